@@ -1,0 +1,1 @@
+//! GPU-direct storage: what a Rust program links.

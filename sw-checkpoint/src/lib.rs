@@ -1,0 +1,1 @@
+//! Checkpoint formats to tensor ranges, load and save.

@@ -1,0 +1,1 @@
+//! CUDA through the driver loaded at run time: memory, copies, streams, capabilities.

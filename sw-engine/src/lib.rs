@@ -1,0 +1,1 @@
+//! The seams, slot table, planner, splitting, striping, checksums, budgets and path report.

@@ -1,0 +1,1 @@
+//! Addresses that carry their space and unit, DMA-safe memory, slabs, device barriers.

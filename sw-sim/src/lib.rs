@@ -1,0 +1,1 @@
+//! Virtual time and modelled devices, faults, shadow memory; deterministic.
