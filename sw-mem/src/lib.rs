@@ -1,1 +1,33 @@
-//! Addresses that carry their space and unit, DMA-safe memory, slabs, device barriers.
+//! Addresses that carry their space and unit, and memory that a device may write.
+//!
+//! ```text
+//!   HostMapping (mmap)      unsafe DmaRegion::from_foreign(...)      a device backend's allocation
+//!        │ exclusive                 │ shared                                │ shared
+//!        ▼                           ▼                                       ▼
+//!     Buffer ──into_span──►      DmaSpan  ◄──span──                     DmaRegion (Arc)
+//!     (slices exist)             (copies in and out; no slices)         (lives while any span does)
+//!        ▲                           │
+//!        └────── into_buffer ────────┘   only if it came from a Buffer
+//! ```
+//!
+//! Invariants:
+//! - No Rust reference to a range exists while a device or peer may write it: [`DmaSpan`] has no slice view, and
+//!   [`Buffer`], which has one, is given away by value before anything is submitted.
+//! - An address never changes its space by `From`; arithmetic is named and checked.
+//! - A region's memory stays mapped until the last span of it is gone.
+//!
+//! Nothing here knows a file, a device, a clock or a thread. Read on: `docs/ARCHITECTURE.md`.
+
+mod addr;
+pub mod barrier;
+mod budget;
+mod host;
+mod region;
+mod slab;
+mod sync;
+
+pub use addr::{BusAddr, ByteLen, GpuVa, HostVa, Iova, PAGE_BYTES, RemoteAddr, align_down, align_up, index};
+pub use budget::{Budget, BudgetExhausted, Permit};
+pub use host::{HostMapping, HugePages, MapError, PageBacking, Populate};
+pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, MemError, Place, RegionId};
+pub use slab::{Slab, SlabPool};

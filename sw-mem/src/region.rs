@@ -1,0 +1,415 @@
+//! Regions, spans and buffers: who may touch which bytes.
+// UNSAFETY: the only place where a raw address becomes bytes. Everything else copies through here.
+#![expect(unsafe_code, reason = "raw copies between checked ranges")]
+
+use core::{any::Any, fmt, ops::Range};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::{
+    addr::{ByteLen, GpuVa, HostVa, index},
+    host::{HostMapping, HugePages, MapError, PageBacking, Populate},
+};
+
+/// Bytes that [`DmaSpan::visit`] copies out at a time: half of a 32 KiB first-level cache, so that the copy stays in it.
+const VISIT_BYTES: usize = 16 << 10;
+
+/// Names a region for as long as the process lives; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(pub u64);
+
+/// An accelerator, by its ordinal among those the process sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId(pub u16);
+
+/// Where bytes live, with the address that its own space uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Memory of this process.
+    Host(HostVa),
+    /// Memory of an accelerator; the CPU must not follow the address.
+    Device(DeviceId, GpuVa),
+}
+
+impl Place {
+    /// The place `len` bytes further, or `None` past the end of its space.
+    pub fn checked_add(self, len: ByteLen) -> Option<Place> {
+        Some(match self {
+            Place::Host(va) => Place::Host(va.checked_add(len)?),
+            Place::Device(device, va) => Place::Device(device, va.checked_add(len)?),
+        })
+    }
+
+    /// The raw address, for alignment arithmetic.
+    pub fn raw(self) -> u64 {
+        match self {
+            Place::Host(va) => va.raw(),
+            Place::Device(_, va) => va.raw(),
+        }
+    }
+
+    /// The process address, if the CPU may use one.
+    pub fn host(self) -> Option<HostVa> {
+        match self {
+            Place::Host(va) => Some(va),
+            Place::Device(..) => None,
+        }
+    }
+}
+
+/// Misuse of a span; nothing was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemError {
+    /// A range past the end.
+    #[error("range {at}+{len} lies outside memory of {have:?}")]
+    OutOfRange {
+        /// First byte asked for.
+        at: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes there are.
+        have: ByteLen,
+    },
+    /// The CPU was asked to touch device memory.
+    #[error("memory of device {0:?} cannot be touched by the CPU; copy it through the device's own engine")]
+    NotHost(DeviceId),
+    /// A region that would wrap around its address space, or a null host address.
+    #[error("region of {len:?} at {raw:#x} is not a range of its address space")]
+    BadAddress {
+        /// The address given.
+        raw: u64,
+        /// The length given.
+        len: ByteLen,
+    },
+}
+
+/// Memory that stays mapped while this handle or any span of it lives. Cloning shares it.
+#[derive(Clone)]
+pub struct DmaRegion(Arc<Inner>);
+
+struct Inner {
+    id: RegionId,
+    base: Place,
+    len: ByteLen,
+    backing: Option<PageBacking>,
+    keep: Keep,
+}
+
+/// What keeps the range mapped.
+enum Keep {
+    Mapping(HostMapping),
+    Foreign { _owner: Box<dyn Any + Send + Sync> },
+}
+
+fn next_id() -> RegionId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    RegionId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl DmaRegion {
+    /// Takes memory that somebody else mapped or allocated; `owner` is dropped after the last span.
+    ///
+    /// # Errors
+    /// [`MemError::BadAddress`] for a null host address or a range that wraps.
+    ///
+    /// # Safety
+    /// The caller guarantees, while the returned region or a span of it lives:
+    /// - `base..base+len` stays mapped (host) or allocated (device) and is not moved; dropping `owner` is what ends that;
+    /// - for host memory, no `&` or `&mut` into the range is alive while an operation on it is in flight, and other
+    ///   threads of the program touch it only between operations.
+    pub unsafe fn from_foreign(base: Place, len: ByteLen, owner: Box<dyn Any + Send + Sync>) -> Result<Self, MemError> {
+        let null = matches!(base, Place::Host(va) if va.raw() == 0);
+        if null || len.0 == 0 || base.checked_add(len).is_none() {
+            return Err(MemError::BadAddress { raw: base.raw(), len });
+        }
+        Ok(Self(Arc::new(Inner { id: next_id(), base, len, backing: None, keep: Keep::Foreign { _owner: owner } })))
+    }
+
+    fn from_mapping(mapping: HostMapping) -> Self {
+        let (base, len, backing) = (Place::Host(mapping.base()), mapping.len(), Some(mapping.backing()));
+        Self(Arc::new(Inner { id: next_id(), base, len, backing, keep: Keep::Mapping(mapping) }))
+    }
+
+    /// Its name.
+    pub fn id(&self) -> RegionId {
+        self.0.id
+    }
+
+    /// Its first byte.
+    pub fn base(&self) -> Place {
+        self.0.base
+    }
+
+    /// Its length in bytes, above zero.
+    pub fn len(&self) -> ByteLen {
+        self.0.len
+    }
+
+    /// Never true.
+    pub fn is_empty(&self) -> bool {
+        self.0.len.0 == 0
+    }
+
+    /// What the pages are, where this crate made them.
+    pub fn backing(&self) -> Option<PageBacking> {
+        self.0.backing
+    }
+
+    /// A part of it, as a range in bytes from its start.
+    ///
+    /// Spans may overlap; who reads or writes when is the caller's business, as between two system calls on one file.
+    ///
+    /// # Errors
+    /// [`MemError::OutOfRange`].
+    pub fn span(&self, at: u64, len: ByteLen) -> Result<DmaSpan, MemError> {
+        check(at, len.0, self.0.len)?;
+        Ok(DmaSpan { region: self.clone(), at, len: len.0, exclusive: false })
+    }
+
+    /// Gives frames to a range now (host mappings of this crate only; others are left alone).
+    ///
+    /// # Errors
+    /// The errno, as [`HostMapping::populate`].
+    pub fn populate(&self, at: u64, len: ByteLen) -> Result<(), i32> {
+        match &self.0.keep {
+            Keep::Mapping(mapping) => mapping.populate(at, len),
+            Keep::Foreign { .. } => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for DmaRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "region {} {:?}+{:?}", self.0.id.0, self.0.base, self.0.len)
+    }
+}
+
+fn check(at: u64, len: u64, have: ByteLen) -> Result<(), MemError> {
+    match at.checked_add(len) {
+        Some(end) if end <= have.0 => Ok(()),
+        _ => Err(MemError::OutOfRange { at, len, have }),
+    }
+}
+
+/// A range of a region, given by value to whoever may let a device write it.
+///
+/// It has no slice view on purpose: bytes go in and out by copy. It is not `Clone`: one owner at a time.
+pub struct DmaSpan {
+    region: DmaRegion,
+    at: u64,
+    len: u64,
+    /// Came from a [`Buffer`], so nobody else has a span of these bytes.
+    exclusive: bool,
+}
+
+impl DmaSpan {
+    /// Its region.
+    pub fn region(&self) -> &DmaRegion {
+        &self.region
+    }
+
+    /// First byte, as an offset in the region.
+    pub fn offset(&self) -> u64 {
+        self.at
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> ByteLen {
+        ByteLen(self.len)
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where its first byte lives.
+    #[inline]
+    pub fn place(&self) -> Place {
+        // In range since the span was made inside the region; `raw + at` cannot wrap because base + len did not.
+        match self.region.0.base {
+            Place::Host(va) => Place::Host(HostVa::new(va.raw() + self.at)),
+            Place::Device(device, va) => Place::Device(device, GpuVa::new(va.raw() + self.at)),
+        }
+    }
+
+    /// Back to a buffer with slices, if it came from one; else unchanged.
+    ///
+    /// # Errors
+    /// The span itself, if others may have spans of the same bytes.
+    pub fn into_buffer(self) -> Result<Buffer, DmaSpan> {
+        if self.exclusive { Ok(Buffer { span: self }) } else { Err(self) }
+    }
+
+    fn host_ptr(&self, at: u64, len: u64) -> Result<*mut u8, MemError> {
+        check(at, len, ByteLen(self.len))?;
+        match self.place() {
+            Place::Host(va) => Ok(core::ptr::with_exposed_provenance_mut(index(va.raw() + at))),
+            Place::Device(device, _) => Err(MemError::NotHost(device)),
+        }
+    }
+
+    /// Copies `from` into the span at byte `at`.
+    ///
+    /// # Errors
+    /// [`MemError`]; nothing is copied then.
+    pub fn write(&self, at: u64, from: &[u8]) -> Result<(), MemError> {
+        let to = self.host_ptr(at, from.len() as u64)?;
+        // SAFETY: `host_ptr` checked the range of the destination, which stays mapped while `self` lives; a Rust slice
+        // never overlaps device memory by the contract of `from_foreign` and the exclusivity of `Buffer`.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
+        Ok(())
+    }
+
+    /// Copies bytes from `at` into `to`.
+    ///
+    /// # Errors
+    /// [`MemError`]; nothing is copied then.
+    pub fn read(&self, at: u64, to: &mut [u8]) -> Result<(), MemError> {
+        let from = self.host_ptr(at, to.len() as u64)?;
+        // SAFETY: as in `write`, with the roles exchanged.
+        unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
+        Ok(())
+    }
+
+    /// Copies `len` bytes of `from` (at `from_at`) to `at` of this span. The ranges may overlap.
+    ///
+    /// # Errors
+    /// [`MemError`]; nothing is copied then.
+    pub fn copy_from(&self, at: u64, from: &DmaSpan, from_at: u64, len: u64) -> Result<(), MemError> {
+        let source = from.host_ptr(from_at, len)?;
+        let to = self.host_ptr(at, len)?;
+        // SAFETY: both ranges were checked and stay mapped while the spans live; `copy` allows overlap. The length fits
+        // `usize` because it lies inside a mapping.
+        unsafe { core::ptr::copy(source, to, index(len)) }
+        Ok(())
+    }
+
+    /// Writes `byte` over `len` bytes from `at`.
+    ///
+    /// # Errors
+    /// [`MemError`]; nothing is written then.
+    pub fn fill(&self, at: u64, len: u64, byte: u8) -> Result<(), MemError> {
+        let to = self.host_ptr(at, len)?;
+        // SAFETY: as in `write`.
+        unsafe { core::ptr::write_bytes(to, byte, index(len)) }
+        Ok(())
+    }
+
+    /// Shows `len` bytes from `at` to `each`, in order, in pieces copied out of the span (at most 16 KiB each).
+    ///
+    /// This is how a checksum or a comparison reads device-writable memory without a reference into it.
+    ///
+    /// # Errors
+    /// [`MemError`]; `each` is not called then.
+    pub fn visit(&self, at: u64, len: u64, mut each: impl FnMut(&[u8])) -> Result<(), MemError> {
+        self.host_ptr(at, len)?;
+        let mut piece = [0u8; VISIT_BYTES];
+        let mut done = 0;
+        while done < len {
+            let now = usize::try_from(len - done).map_or(VISIT_BYTES, |left| left.min(VISIT_BYTES));
+            self.read(at + done, &mut piece[..now])?;
+            each(&piece[..now]);
+            done += now as u64;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for DmaSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}[{}+{}]", self.region, self.at, self.len)
+    }
+}
+
+/// Host memory that one owner holds: the only kind with slices.
+///
+/// [`Buffer::into_span`] gives it to an operation; [`DmaSpan::into_buffer`] brings it back with the result.
+pub struct Buffer {
+    span: DmaSpan,
+}
+
+impl Buffer {
+    /// Fresh zeroed memory of `len` bytes, page aligned, huge pages advised.
+    ///
+    /// # Errors
+    /// [`MapError`].
+    pub fn allocate(len: ByteLen) -> Result<Self, MapError> {
+        Self::allocate_with(len, 0, HugePages::Advise, Populate::Lazy)
+    }
+
+    /// Fresh zeroed memory whose first byte is congruent to `phase` modulo the page size, so that a direct read from
+    /// that file offset lands in place with only its ragged ends bounced.
+    ///
+    /// # Errors
+    /// [`MapError`].
+    pub fn allocate_with(len: ByteLen, phase: u64, huge: HugePages, populate: Populate) -> Result<Self, MapError> {
+        let skew = phase % crate::PAGE_BYTES;
+        let total = skew.checked_add(len.0).ok_or(MapError::BadLength(len))?;
+        let mapping = HostMapping::map(ByteLen(total), 1, huge, populate)?;
+        let region = DmaRegion::from_mapping(mapping);
+        Ok(Self { span: DmaSpan { region, at: skew, len: len.0, exclusive: true } })
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        let base = core::ptr::with_exposed_provenance(index(self.span.place().raw()));
+        // SAFETY: a buffer is made from a fresh host mapping only, is split into disjoint parts only, and is consumed by
+        // `into_span` before anything else may write; so this range is mapped, initialised (zeroed) and ours.
+        unsafe { core::slice::from_raw_parts(base, index(self.span.len)) }
+    }
+
+    /// The bytes, writable.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        let base = core::ptr::with_exposed_provenance_mut(index(self.span.place().raw()));
+        // SAFETY: as in `as_slice`, and `&mut self` makes it unique.
+        unsafe { core::slice::from_raw_parts_mut(base, index(self.span.len)) }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> ByteLen {
+        ByteLen(self.span.len)
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.span.len == 0
+    }
+
+    /// Its region, for registration and for reports.
+    pub fn region(&self) -> &DmaRegion {
+        &self.span.region
+    }
+
+    /// Cuts it in two at byte `at`; both parts keep the mapping alive.
+    ///
+    /// # Errors
+    /// The buffer itself, if `at` is past its end.
+    pub fn split_at(self, at: u64) -> Result<(Buffer, Buffer), Buffer> {
+        if at > self.span.len {
+            return Err(self);
+        }
+        let Range { start, end } = self.span.at..self.span.at + self.span.len;
+        let part = |from: u64, to: u64| Buffer {
+            span: DmaSpan { region: self.span.region.clone(), at: from, len: to - from, exclusive: true },
+        };
+        Ok((part(start, start + at), part(start + at, end)))
+    }
+
+    /// Gives the bytes away, to an operation.
+    pub fn into_span(self) -> DmaSpan {
+        self.span
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "buffer {:?}", self.span)
+    }
+}
+
+#[cfg(test)]
+#[path = "region_tests.rs"]
+mod tests;

@@ -1,0 +1,92 @@
+use super::*;
+
+#[test]
+fn a_buffer_goes_out_as_a_span_and_comes_back() {
+    let mut buffer = Buffer::allocate(ByteLen(10_000)).unwrap();
+    buffer.as_mut_slice()[9_999] = 7;
+    let span = buffer.into_span();
+    span.write(0, b"abc").unwrap();
+    let back = span.into_buffer().unwrap();
+    assert_eq!(&back.as_slice()[..3], b"abc");
+    assert_eq!(back.as_slice()[9_999], 7);
+}
+
+#[test]
+fn a_span_of_a_shared_region_never_becomes_a_buffer() {
+    let buffer = Buffer::allocate(ByteLen(100)).unwrap();
+    let span = buffer.region().span(0, ByteLen(10)).unwrap();
+    assert!(span.into_buffer().is_err());
+}
+
+#[test]
+fn halves_of_a_buffer_are_disjoint_and_keep_it_alive() {
+    let (mut left, mut right) = Buffer::allocate(ByteLen(64)).unwrap().split_at(20).unwrap();
+    left.as_mut_slice().fill(1);
+    right.as_mut_slice().fill(2);
+    assert_eq!((left.len(), right.len()), (ByteLen(20), ByteLen(44)));
+    drop(right);
+    assert!(left.as_slice().iter().all(|byte| *byte == 1));
+    assert!(left.split_at(21).is_err());
+}
+
+#[test]
+fn the_phase_of_an_allocation_is_kept() {
+    let buffer = Buffer::allocate_with(ByteLen(5), 12_345, HugePages::Advise, Populate::Lazy).unwrap();
+    assert_eq!(buffer.as_slice().as_ptr().addr() % 4096, 12_345 % 4096);
+}
+
+#[test]
+fn ranges_outside_are_refused_before_anything_is_touched() {
+    let span = Buffer::allocate(ByteLen(100)).unwrap().into_span();
+    let out = |at, len| MemError::OutOfRange { at, len, have: ByteLen(100) };
+    assert_eq!(span.write(98, b"abc"), Err(out(98, 3)));
+    assert_eq!(span.fill(u64::MAX, 2, 0), Err(out(u64::MAX, 2)));
+    assert_eq!(span.read(101, &mut []), Err(out(101, 0)));
+    assert_eq!(
+        span.region().span(5000, ByteLen(1)).unwrap_err(),
+        MemError::OutOfRange { at: 5000, len: 1, have: ByteLen(4096) }
+    );
+}
+
+#[test]
+fn overlapping_copies_keep_their_bytes() {
+    let span = Buffer::allocate(ByteLen(16)).unwrap().into_span();
+    span.write(0, b"0123456789").unwrap();
+    span.copy_from(2, &span, 0, 10).unwrap();
+    let mut seen = [0; 12];
+    span.read(0, &mut seen).unwrap();
+    assert_eq!(&seen, b"010123456789");
+}
+
+#[test]
+fn visit_shows_every_byte_once_in_order() {
+    let mut buffer = Buffer::allocate(ByteLen(40_000)).unwrap();
+    for (at, byte) in buffer.as_mut_slice().iter_mut().enumerate() {
+        *byte = at.to_le_bytes()[0];
+    }
+    let span = buffer.into_span();
+    let mut seen = Vec::new();
+    span.visit(3, 39_000, |piece| seen.extend_from_slice(piece)).unwrap();
+    assert_eq!(seen.len(), 39_000);
+    assert!(seen.iter().enumerate().all(|(at, byte)| *byte == (at + 3).to_le_bytes()[0]));
+}
+
+#[test]
+fn device_memory_is_never_touched_by_the_cpu() {
+    let place = Place::Device(DeviceId(0), GpuVa::new(0x7000_0000));
+    // SAFETY: device memory is never dereferenced here, which is what the test shows.
+    let region = unsafe { DmaRegion::from_foreign(place, ByteLen(4096), Box::new(())) }.unwrap();
+    let span = region.span(16, ByteLen(16)).unwrap();
+    assert_eq!(span.place(), Place::Device(DeviceId(0), GpuVa::new(0x7000_0010)));
+    assert_eq!(span.fill(0, 1, 0), Err(MemError::NotHost(DeviceId(0))));
+}
+
+#[test]
+fn null_and_wrapping_foreign_ranges_are_refused() {
+    let foreign = |raw, len| {
+        // SAFETY: refused before any use.
+        unsafe { DmaRegion::from_foreign(Place::Host(HostVa::new(raw)), ByteLen(len), Box::new(())) }.unwrap_err()
+    };
+    assert_eq!(foreign(0, 1), MemError::BadAddress { raw: 0, len: ByteLen(1) });
+    assert_eq!(foreign(u64::MAX, 2), MemError::BadAddress { raw: u64::MAX, len: ByteLen(2) });
+}
