@@ -1,1 +1,34 @@
 //! Checkpoint formats to tensor ranges, load and save.
+//!
+//! This crate turns the bytes of a checkpoint's *heads* (file headers and index files) into exact byte ranges, and a list of
+//! tensors into the heads of files to write. It does no I/O and knows no clock, thread or engine: whoever composes it
+//! moves the bytes.
+//!
+//! ```text
+//!   file head ──► HeadReader ──► Header ─┐
+//!                                        ├─► Catalog ──► LoadPlan ──► regions, read parts, tensor views
+//!   *.index.json ──► ShardIndex ─────────┘      (Pattern, LoadLimits)
+//!
+//!   TensorSpec list ──► WritePlan ──► per file: head bytes, offset of each tensor; index.json bytes
+//! ```
+//!
+//! Invariants:
+//! - A [`Header`] exists only if the whole file is accounted for: tensors cover the data section without hole or overlap,
+//!   and the section ends where the file ends. No later stage checks again.
+//! - Nothing is allocated because a file *claims* a length; memory follows bytes that really arrived ([`HeadReader`]).
+//! - Every error is typed, names the tensor, shard or byte offset, and has a stable `code()`.
+//!
+//! Sources: safetensors README "Format" and `safetensors/src/tensor.rs` (version 0.8.0 of the PyPI package is what the
+//! tests compare with); the layout of sharded checkpoints is that of `huggingface_hub` `serialization`.
+
+#![forbid(unsafe_code)]
+
+mod dtype;
+mod header;
+mod header_json;
+mod quote;
+mod read_head;
+
+pub use dtype::Dtype;
+pub use header::{HEADER_LEN_MAX_BYTES, Header, HeaderError, HeaderSpan, LENGTH_LEN_BYTES, RANK_MAX, TensorInfo};
+pub use read_head::{FIRST_STEP_LEN_BYTES, HeadReader, ReadStep, STEP_LEN_MAX_BYTES};
