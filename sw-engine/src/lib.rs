@@ -1,1 +1,28 @@
-//! The seams, slot table, planner, splitting, striping, checksums, budgets and path report.
+//! The engine: it plans, splits and tracks operations, and owns what a device may still touch. It does no I/O itself.
+//!
+//! ```text
+//!  Op ─► Lane ─► Task ─► chunks ─► Slot ─► Transport (a seam) ─► CPU or device copy ─► Completion { DataPath }
+//!          │      (split)  (own memory)     submit · ring · poll   (seam: CopyEngine)
+//!          └── joins: vectored and striped operations, ragged write ends before the core
+//! ```
+//!
+//! Invariants, as absences: nothing here knows a clock (`now` is an argument), a thread, a lock, a file descriptor, an
+//! environment variable or a vendor. Memory of an operation leaves a [`Lane`] only when every slot that names it is free.
+//! Read on: `docs/ARCHITECTURE.md`; the contracts of the seams are in [`seam`].
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod object;
+mod path;
+pub mod seam;
+mod slot;
+mod stripe;
+mod time;
+
+pub use error::{Error, ErrorKind, Fault, Location, Retry, Verb, WriteOutcome};
+pub use object::{Face, Granularity, Object, ObjectId, Residency, Version};
+pub use path::{ByPath, DataPath, Landing, Reason, Route, TransportName};
+pub use slot::{SlotState, Token};
+pub use stripe::StripeGeometry;
+pub use time::Time;

@@ -1,0 +1,201 @@
+//! Which way bytes went, and why not a better one.
+
+use core::fmt;
+use core::ops::AddAssign;
+
+/// A transport by the name that reports print, such as `io_uring`.
+pub type TransportName = &'static str;
+
+/// Who wrote the final bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Landing {
+    /// A device or NIC wrote (or read) the caller's memory itself. This and nothing else is "direct".
+    Dma,
+    /// The kernel copied once between its page cache or socket and the caller's memory.
+    KernelCopy,
+    /// The bytes went through a slab of ours, then a copy engine or the CPU.
+    Staged,
+}
+
+impl Landing {
+    /// The name that reports and policies use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dma => "dma",
+            Self::KernelCopy => "kernel-copy",
+            Self::Staged => "staged",
+        }
+    }
+}
+
+/// A transport and a landing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Who moves the bytes between object and memory.
+    pub transport: TransportName,
+    /// Who writes the final ones.
+    pub landing: Landing,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.transport, self.landing.name())
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// Why a route was refused or not the best. Codes are stable; texts may improve.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Every reason there is, in the order of the documentation.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// The stable code.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// One sentence for people, with the remedy where there is one.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Nothing better exists.
+    Best = "BEST", "no better route exists for this object and memory";
+    /// The policy excludes it.
+    PolicyExcludes = "POLICY_EXCLUDES", "the policy asks for another route";
+    /// A route that ranks higher was accepted.
+    RankedLower = "RANKED_LOWER", "another accepted route ranks higher";
+    /// Measured slower than another of the same rank, or than the page cache for a resident file.
+    MeasuredSlower = "MEASURED_SLOWER", "another route was measured to be faster for this object";
+    /// Most of the file is in the page cache.
+    Resident = "PAGE_CACHE_RESIDENT", "the file is in the page cache, which is faster than its device";
+    /// The file system or device refuses O_DIRECT.
+    DirectRefused = "O_DIRECT_REFUSED", "the file system refuses O_DIRECT; use one that has it (ext4, xfs, btrfs)";
+    /// Nobody could tell the alignment that O_DIRECT needs.
+    DirectUnaligned = "O_DIRECT_ALIGNMENT_UNKNOWN", "the alignment that O_DIRECT needs cannot be found out";
+    /// Memory and object offsets are not congruent to the alignment.
+    MemoryMisaligned = "MEMORY_MISALIGNED", "memory address and object offset differ modulo the device's alignment; place the memory congruent to the offset";
+    /// First or last bytes share a block with bytes that were not asked for.
+    RaggedEnds = "RAGGED_ENDS", "offset or length is not a multiple of the block; the ends go through a bounce block";
+    /// A write whose ends are no whole blocks, on an object that takes only whole blocks.
+    RaggedWrite = "RAGGED_WRITE_UNSUPPORTED", "the object takes whole blocks only; align offset and length of the write";
+    /// The transport cannot reach that memory.
+    MemoryUnreachable = "MEMORY_UNREACHABLE", "the transport cannot address this kind of memory; the bytes are staged in host memory";
+    /// The kernel lacks peer-to-peer pages for device memory.
+    NoPeerPages = "NO_P2PDMA", "no peer-to-peer mapping of device memory was proven on this machine";
+    /// No copy engine for that device.
+    NoCopyEngine = "NO_COPY_ENGINE", "no copy engine serves this device memory";
+    /// No staging slabs were configured.
+    NoStaging = "NO_STAGING", "no staging budget is configured";
+    /// The kernel or a policy blocks io_uring.
+    UringBlocked = "IO_URING_BLOCKED", "io_uring is blocked (seccomp or kernel.io_uring_disabled); allow it for fewer system calls";
+    /// The kernel is too old for something the route needs.
+    KernelTooOld = "KERNEL_TOO_OLD", "the kernel lacks a feature that the route needs";
+    /// The driver library was not found.
+    NoDriver = "NO_GPU_DRIVER", "no GPU driver library was found";
+    /// A self-test failed.
+    SelfTestFailed = "SELF_TEST_FAILED", "the route is offered but its self-test failed";
+    /// The object ends before a whole block.
+    TailOfFile = "TAIL_OF_FILE", "the object ends inside a block";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code(), self.text())
+    }
+}
+
+/// Bytes by who wrote them finally.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ByPath {
+    /// Written (or read) in place by a device.
+    pub dma: u64,
+    /// Copied once by the kernel.
+    pub kernel_copy: u64,
+    /// Through a slab or bounce block of ours.
+    pub staged: u64,
+}
+
+impl ByPath {
+    /// Adds `bytes` under `landing`.
+    #[inline]
+    pub fn add(&mut self, landing: Landing, bytes: u64) {
+        match landing {
+            Landing::Dma => self.dma += bytes,
+            Landing::KernelCopy => self.kernel_copy += bytes,
+            Landing::Staged => self.staged += bytes,
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.dma + self.kernel_copy + self.staged
+    }
+}
+
+impl AddAssign for ByPath {
+    fn add_assign(&mut self, more: ByPath) {
+        self.dma += more.dma;
+        self.kernel_copy += more.kernel_copy;
+        self.staged += more.staged;
+    }
+}
+
+/// The way that the bytes of one operation took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataPath {
+    /// The route that was chosen for its bulk.
+    pub route: Route,
+    /// The caller's bytes, by who wrote them finally.
+    pub bytes: ByPath,
+    /// Of the caller's bytes, those that passed through a slab or bounce block of ours. For a host-memory operation on a
+    /// direct route these are the ragged ends.
+    pub bounced: u64,
+    /// Bytes copied by a CPU on the way, kernel and ours together: each byte counts once per copy.
+    pub cpu_copied: u64,
+    /// Why no better route was taken.
+    pub reason: Reason,
+}
+
+impl DataPath {
+    /// CPU copies per byte of the caller's, in thousandths (integers, so that reports compare exactly).
+    pub fn copies_per_1000_bytes(&self) -> u64 {
+        match self.bytes.total() {
+            0 => 0,
+            total => self.cpu_copied.saturating_mul(1000) / total,
+        }
+    }
+}
+
+impl fmt::Display for DataPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes, {} bounced; {})", self.route, self.bytes.total(), self.bounced, self.reason.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_codes_are_unique_and_upper_case() {
+        let mut codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        assert!(
+            codes.iter().all(|code| code.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
+        );
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Reason::ALL.len());
+    }
+}

@@ -1,0 +1,14 @@
+//! The seams: what the engine asks of a backend.
+//!
+//! Small, synchronous, no default bodies that panic. A backend implements one or more of them and calls
+//! `sw_testkit::conformance` from its tests; it is done when that suite is green.
+
+mod copy;
+mod store;
+mod transport;
+
+pub use copy::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, SlabPin};
+pub use store::{Entry, EntryKind, OpenMode, Store, WriteIntent};
+pub use transport::{
+    Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Submit, Transport, TransportCaps, Wait, Wake,
+};
