@@ -1,2 +1,165 @@
-//! To come.
-fn main() {}
+//! Developer commands: what a developer types by hand is what CI runs.
+//!
+//! ```text
+//! cargo xtask test [--only NAME]… [--list] [--keep-going]   everything that CI runs, fastest first
+//! cargo xtask tidy                                          the project's own checks over the tree
+//! cargo xtask demo [ARGS]                                   build the release command line and run its demo
+//! cargo xtask bench [ARGS]                                  build and run the benchmarks
+//! cargo xtask sim [--seeds N] [--mutants [NAME]]            simulator seeds; mutants must be found
+//! ```
+//!
+//! Kept small on purpose: one dependency (a JSON reader for `cargo metadata`), so that the first call after a clone
+//! starts in seconds. Steps of `test` are rows of data in [`steps`]; add a row there with the first module that it
+//! can catch something in.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a developer command reads the clock and the environment and starts threads; nothing links it"
+)]
+
+mod mutants;
+mod needs;
+mod patch;
+mod proc;
+mod steps;
+mod suite;
+mod tidy;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Why a command stopped: what happened, and what to do about it.
+#[derive(Debug)]
+pub struct Stop {
+    what: String,
+    remedy: String,
+}
+
+impl Stop {
+    /// Both in lower case, without a final full stop: they are joined by a semicolon on one line.
+    pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Stop {
+        Stop { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.remedy)
+    }
+}
+
+/// Where things are. Made once from the environment that cargo gives, then passed down.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The workspace root.
+    pub root: PathBuf,
+    /// Cargo's target directory: `CARGO_TARGET_DIR` if it is set, else `target` below the root.
+    pub target: PathBuf,
+}
+
+impl Place {
+    fn find() -> Result<Place, Stop> {
+        let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let root = manifest
+            .parent()
+            .ok_or_else(|| Stop::new("xtask has no parent directory", "run it from a clone of the repository"))?
+            .to_path_buf();
+        let target = match std::env::var_os("CARGO_TARGET_DIR") {
+            Some(dir) => root.join(dir),
+            None => root.join("target"),
+        };
+        Ok(Place { root, target })
+    }
+}
+
+const USAGE: &str = "usage: cargo xtask <command>
+  test [--only NAME]... [--list] [--keep-going]   everything that CI runs, fastest first
+  tidy                                            the project's own checks over the tree
+  demo [ARGS]                                     build the release command line and run its demo
+  bench [ARGS]                                    build and run the benchmarks
+  sim [--seeds N] [--mutants [NAME]]              simulator seeds; each mutant must be found within its bound";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(code) => code,
+        Err(stop) => {
+            eprintln!("xtask: {stop}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
+    let place = Place::find()?;
+    let (verb, rest) = match args.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("help", args),
+    };
+    match verb {
+        "test" => suite::run(&place, &suite::Options::parse(rest)?),
+        "tidy" => tidy::run(&place),
+        "demo" => demo(&place, rest),
+        "bench" => bench(&place, rest),
+        "sim" => sim(&place, rest),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => Err(Stop::new(format!("unknown command {other}"), "cargo xtask help lists the commands")),
+    }
+}
+
+/// Limit of the commands that a developer starts and watches, in hours; it exists so that no wait is endless.
+const WATCHED_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+fn demo(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
+    let build = ["build", "--release", "--quiet", "-p", "straightway-cli"].map(String::from);
+    let built = proc::Job::cargo(place, &build).limit(WATCHED_LIMIT).watch()?;
+    if built != 0 {
+        return Ok(exit_code(built));
+    }
+    let mut args = vec!["demo".to_string()];
+    args.extend_from_slice(rest);
+    let binary = place.target.join("release/straightway");
+    Ok(exit_code(proc::Job::program(place, &binary, &args).limit(WATCHED_LIMIT).watch()?))
+}
+
+fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
+    let mut args = ["run", "--release", "--quiet", "-p", "straightway-benches", "--"].map(String::from).to_vec();
+    args.extend_from_slice(rest);
+    Ok(exit_code(proc::Job::cargo(place, &args).limit(WATCHED_LIMIT).watch()?))
+}
+
+fn sim(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
+    let mut seeds = None;
+    let mut words = rest.iter().peekable();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--mutants" => {
+                let only = words.next_if(|next| !next.starts_with('-')).map(String::as_str);
+                return mutants::run(place, only);
+            }
+            "--seeds" => {
+                let text = words.next().map(String::as_str).unwrap_or_default();
+                let count: u64 = text
+                    .parse()
+                    .map_err(|_| Stop::new(format!("--seeds wants a number, got {text:?}"), "write --seeds 1000"))?;
+                seeds = Some(count);
+            }
+            other => return Err(Stop::new(format!("sim does not know {other}"), "cargo xtask help lists options")),
+        }
+    }
+    let mut job = proc::Job::cargo(place, &mutants::SEED_SUITE.map(String::from)).limit(WATCHED_LIMIT);
+    if let Some(count) = seeds {
+        job = job.env(mutants::SEEDS_VARIABLE, count.to_string());
+    }
+    Ok(exit_code(job.watch()?))
+}
+
+/// Passes a child's exit status on; what does not fit into a byte becomes 1.
+fn exit_code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
+}

@@ -1,0 +1,297 @@
+//! `cargo xtask sim --mutants`: is the simulator able to find the bugs that it exists for?
+//!
+//! ```text
+//! workspace ──copy──► target/mutants/tree ──► seed suite must pass   (else a red mutant proves nothing)
+//!                          │ + one patch  ──► must compile, must fail within its stated seeds
+//!                          └ ─ one patch  (restored)                         … for each mutant
+//! ```
+//!
+//! One tree and one target directory serve all mutants: only the crates below a patch are compiled again.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::patch::Mutant;
+use crate::proc::{Echo, Ended, Job, Outcome};
+use crate::{Place, Stop};
+
+/// Arguments of cargo that run the simulator's seed suite.
+pub const SEED_SUITE: [&str; 8] = ["test", "--release", "-p", "sw-sim", "--test", "seeds", "--", "--nocapture"];
+/// Tells the suite how many seeds to run.
+pub const SEEDS_VARIABLE: &str = "SW_SIM_SEEDS";
+/// The crate whose dependencies are copied.
+const ROOT_CRATE: &str = "sw-sim";
+const PATCHES: &str = "sw-sim/mutants";
+/// Compiling one mutant, on a loaded machine with two cores.
+const BUILD_LIMIT: Duration = Duration::from_secs(600);
+/// Running one mutant's seeds. The suite bounds virtual time itself, so this is for a mutant that spins.
+const RUN_LIMIT: Duration = Duration::from_secs(300);
+
+/// Runs all mutants, or the one called `only`.
+pub fn run(place: &Place, only: Option<&str>) -> Result<ExitCode, Stop> {
+    let mutants = load(&place.root.join(PATCHES), only)?;
+    let bound = mutants.iter().map(|mutant| mutant.seeds).max().unwrap_or(0);
+    let tree = Copied::make(place)?;
+    println!("mutants: {} in {PATCHES}; first the unchanged code, {bound} seeds", mutants.len());
+    tree.build("unchanged")?;
+    let clean = tree.seeds(bound)?;
+    if !clean.ok() {
+        show_tail(&clean);
+        return Err(Stop::new("the seed suite fails on unchanged code", "cargo xtask sim shows the failing seed"));
+    }
+    println!("unchanged: {bound} seeds pass in {:.1} s", clean.elapsed.as_secs_f64());
+    let mut missed = 0;
+    for mutant in &mutants {
+        let touched = tree.apply(mutant)?;
+        tree.build(&mutant.name)?;
+        let outcome = tree.seeds(mutant.seeds)?;
+        tree.restore(&touched)?;
+        match verdict(&outcome) {
+            Verdict::Found(line) => println!(
+                "found   {} within {} seeds ({}): {}",
+                mutant.name,
+                mutant.seeds,
+                seed_in(&line).map_or("seed not named".to_string(), |seed| format!("first failing seed {seed}")),
+                line.trim()
+            ),
+            Verdict::Missed(reason) => {
+                missed += 1;
+                show_tail(&outcome);
+                println!("MISSED  {} ({}): {reason} with {} seeds", mutant.name, mutant.why, mutant.seeds);
+            }
+        }
+    }
+    println!("mutants: {} found, {missed} missed", mutants.len() - missed);
+    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn load(dir: &Path, only: Option<&str>) -> Result<Vec<Mutant>, Stop> {
+    let unreadable = |path: &Path, error: std::io::Error| {
+        Stop::new(format!("cannot read {} ({error})", path.display()), "check out the tree again")
+    };
+    let mut mutants = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|error| unreadable(dir, error))? {
+        let path = entry.map_err(|error| unreadable(dir, error))?.path();
+        if path.extension().is_none_or(|extension| extension != "patch") {
+            continue;
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if only.is_none_or(|only| only == name) {
+            let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
+            mutants.push(Mutant::parse(&name, &text)?);
+        }
+    }
+    mutants.sort_by(|a, b| a.name.cmp(&b.name));
+    if mutants.is_empty() {
+        return Err(Stop::new(format!("no mutant to run in {PATCHES}"), "check the name, or add a patch"));
+    }
+    Ok(mutants)
+}
+
+/// Whether a mutant was found.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// With the line that says so.
+    Found(String),
+    Missed(&'static str),
+}
+
+/// A mutant counts as found only if a test of the suite failed: a crash of the harness, a kill for time or a suite
+/// that ran nothing proves nothing about the simulator.
+fn verdict(outcome: &Outcome) -> Verdict {
+    match outcome.ended {
+        Ended::OverLimit => return Verdict::Missed("the run did not end"),
+        Ended::Exit(0) => return Verdict::Missed("every seed passed"),
+        Ended::Exit(_) => {}
+    }
+    if !outcome.lines.iter().any(|line| line.starts_with("test result: FAILED")) {
+        return Verdict::Missed("the suite ended without a test result");
+    }
+    let telling = outcome.lines.iter().find(|line| seed_in(line).is_some() && line.to_lowercase().contains("fail"));
+    Verdict::Found(telling.cloned().unwrap_or_else(|| "the suite failed".to_string()))
+}
+
+/// The number after the word `seed`, as in `seed 17 failed` or `seed=17`.
+fn seed_in(line: &str) -> Option<u64> {
+    let lower = line.to_lowercase();
+    lower.match_indices("seed").find_map(|(at, word)| {
+        let rest = lower.get(at + word.len()..)?.trim_start_matches([' ', '=', ':', '#']);
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    })
+}
+
+fn show_tail(outcome: &Outcome) {
+    let from = outcome.lines.len().saturating_sub(20);
+    for line in outcome.lines.iter().skip(from) {
+        println!("    {line}");
+    }
+}
+
+/// The copy of the crates that the simulator needs.
+struct Copied<'a> {
+    place: &'a Place,
+    tree: PathBuf,
+    target: PathBuf,
+}
+
+impl Copied<'_> {
+    /// Makes the copy equal to the workspace. Files that are equal already keep their times, so that cargo compiles
+    /// only what changed since the last run.
+    fn make(place: &Place) -> Result<Copied<'_>, Stop> {
+        let base = place.target.join("mutants");
+        let copied = Copied { place, tree: base.join("tree"), target: base.join("target") };
+        let dirs = crate::needs::crates_below(place, ROOT_CRATE)?;
+        let mut wanted: BTreeSet<PathBuf> = BTreeSet::new();
+        let mut args = ["ls-files", "--cached", "--others", "--exclude-standard", "--"].map(String::from).to_vec();
+        args.extend(dirs.iter().cloned());
+        let listed = Job::program(place, Path::new("git"), &args).echo(Echo::Hidden).run()?;
+        for path in listed.lines {
+            if let Ok(bytes) = std::fs::read(place.root.join(&path)) {
+                copied.put(&path, &bytes)?;
+                wanted.insert(copied.tree.join(&path));
+            }
+        }
+        let manifest = copied.read_original("Cargo.toml")?;
+        copied.put("Cargo.toml", reduce_members(&manifest, &dirs)?.as_bytes())?;
+        copied.put("Cargo.lock", copied.read_original("Cargo.lock")?.as_bytes())?;
+        wanted.extend([copied.tree.join("Cargo.toml"), copied.tree.join("Cargo.lock")]);
+        remove_others(&copied.tree, &wanted)?;
+        Ok(copied)
+    }
+
+    fn read_original(&self, path: &str) -> Result<String, Stop> {
+        std::fs::read_to_string(self.place.root.join(path))
+            .map_err(|error| Stop::new(format!("cannot read {path} ({error})"), "check out the tree again"))
+    }
+
+    fn put(&self, path: &str, bytes: &[u8]) -> Result<(), Stop> {
+        let full = self.tree.join(path);
+        if std::fs::read(&full).is_ok_and(|there| there == bytes) {
+            return Ok(());
+        }
+        let written = full.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&full, bytes));
+        written.map_err(|error| {
+            Stop::new(
+                format!("cannot write {} ({error})", full.display()),
+                "free some space below the target directory",
+            )
+        })
+    }
+
+    /// Applies a mutant and gives the files that it touched. All changes must fit before one is written.
+    fn apply(&self, mutant: &Mutant) -> Result<Vec<String>, Stop> {
+        let mut texts: Vec<(String, String)> = Vec::new();
+        for change in &mutant.changes {
+            let known = texts.iter().position(|(file, _)| *file == change.file);
+            let before = match known.and_then(|at| texts.get(at)) {
+                Some((_, text)) => text.clone(),
+                None => self.read_original(&change.file)?,
+            };
+            let after = change.apply(&mutant.name, &before)?;
+            match known.and_then(|at| texts.get_mut(at)) {
+                Some(entry) => entry.1 = after,
+                None => texts.push((change.file.clone(), after)),
+            }
+        }
+        for (file, text) in &texts {
+            self.put(file, text.as_bytes())?;
+        }
+        Ok(texts.into_iter().map(|(file, _)| file).collect())
+    }
+
+    fn restore(&self, touched: &[String]) -> Result<(), Stop> {
+        touched.iter().try_for_each(|file| self.put(file, self.read_original(file)?.as_bytes()))
+    }
+
+    fn build(&self, name: &str) -> Result<(), Stop> {
+        let mut args = SEED_SUITE.iter().take_while(|arg| **arg != "--").map(|arg| arg.to_string()).collect::<Vec<_>>();
+        args.extend(["--no-run", "--quiet"].map(String::from));
+        let built = self.job(&args).limit(BUILD_LIMIT).run()?;
+        if built.ok() {
+            return Ok(());
+        }
+        Err(Stop::new(format!("{name} does not compile"), "a mutant must be legal Rust that is wrong when it runs"))
+    }
+
+    fn seeds(&self, count: u64) -> Result<Outcome, Stop> {
+        let args = SEED_SUITE.map(String::from);
+        self.job(&args).env(SEEDS_VARIABLE, count.to_string()).echo(Echo::Hidden).limit(RUN_LIMIT).run()
+    }
+
+    fn job(&self, args: &[String]) -> Job {
+        // Link-time optimisation would cost more per mutant than it saves in a run of seconds.
+        Job::cargo(self.place, args)
+            .dir(&self.tree)
+            .env("CARGO_TARGET_DIR", self.target.display().to_string())
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "none")
+    }
+}
+
+/// The root manifest with only `dirs` as members.
+fn reduce_members(manifest: &str, dirs: &BTreeSet<String>) -> Result<String, Stop> {
+    let parts = manifest.split_once("members = [").and_then(|(head, rest)| Some((head, rest.split_once(']')?.1)));
+    let (head, tail) = parts.ok_or_else(|| {
+        Stop::new("the root manifest has no members list", "keep `members = [...]` in one list in Cargo.toml")
+    })?;
+    let members: Vec<String> = dirs.iter().map(|dir| format!("{dir:?}")).collect();
+    Ok(format!("{head}members = [{}]{tail}", members.join(", ")))
+}
+
+fn remove_others(dir: &Path, wanted: &BTreeSet<PathBuf>) -> Result<(), Stop> {
+    let failed = |error: std::io::Error| {
+        Stop::new(format!("cannot clean {} ({error})", dir.display()), "remove the directory by hand")
+    };
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            remove_others(&path, wanted)?;
+        } else if !wanted.contains(&path) {
+            std::fs::remove_file(&path).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(ended: Ended, lines: &[&str]) -> Outcome {
+        Outcome { ended, elapsed: Duration::ZERO, lines: lines.iter().map(|line| line.to_string()).collect() }
+    }
+
+    #[test]
+    fn only_a_failed_test_counts_as_found() {
+        let failed = ["seed 17 failed: foreign byte at 0x10", "test result: FAILED. 0 passed; 1 failed"];
+        assert_eq!(verdict(&outcome(Ended::Exit(101), &failed)), Verdict::Found(failed[0].to_string()));
+        for (ended, lines) in [
+            (Ended::Exit(0), &["test result: ok. 1 passed"][..]),
+            (Ended::Exit(101), &["error: could not compile"]),
+            (Ended::OverLimit, &failed),
+        ] {
+            assert!(matches!(verdict(&outcome(ended, lines)), Verdict::Missed(_)), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_seed_is_read_from_the_line() {
+        assert_eq!(seed_in("seed 17 failed"), Some(17));
+        assert_eq!(seed_in("FAILED with seed=42, op 3"), Some(42));
+        assert_eq!(seed_in("40 seeds failed at seed: 7"), Some(7));
+        assert_eq!(seed_in("no number after the seed"), None);
+    }
+
+    #[test]
+    fn the_manifest_keeps_everything_but_members() {
+        let manifest = "[workspace]\nmembers = [\n    \"a\",\n    \"b\",\n]\n\n[workspace.package]\nversion = \"1\"\n";
+        let dirs = BTreeSet::from(["b".to_string(), "b/nested".to_string()]);
+        let reduced = reduce_members(manifest, &dirs).unwrap();
+        assert_eq!(reduced, "[workspace]\nmembers = [\"b\", \"b/nested\"]\n\n[workspace.package]\nversion = \"1\"\n");
+        assert!(reduce_members("[workspace]\n", &dirs).is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! What a step needs from the machine: met, made, or a reason why not. A reason becomes the step's skip line.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::proc::{Echo, Job};
+use crate::{Place, Stop};
+
+/// One requirement of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Effective user id 0: loop devices and mounts.
+    #[expect(dead_code, reason = "no row needs it yet; remove this line with the first that does")]
+    Root,
+    /// A program from a Debian package; installed with apt-get when we are root and it can be reached.
+    Tool { program: &'static str, package: &'static str },
+    /// As `Tool`, but the step runs without it and its own tests say what they skip.
+    Helps { program: &'static str, package: &'static str },
+    /// The nightly toolchain with Miri.
+    Miri,
+    /// A Python environment at `{target}/pyenv` with the pinned packages.
+    #[expect(dead_code, reason = "no row needs it yet; remove this line with the first that does")]
+    Python,
+}
+
+/// Packages of the Python environment, pinned: an oracle that changes by itself is no oracle.
+const PYTHON_PINS: [&str; 2] = ["numpy==2.4.6", "safetensors==0.8.0"];
+/// Installing packages or components over a slow network.
+const INSTALL_LIMIT: Duration = Duration::from_secs(300);
+/// Asking a tool for its version or a package list.
+const ASK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Meets needs; remembers what need not be done twice.
+pub struct Machine<'a> {
+    place: &'a Place,
+    apt_updated: Cell<Option<bool>>,
+}
+
+impl<'a> Machine<'a> {
+    pub fn new(place: &'a Place) -> Machine<'a> {
+        Machine { place, apt_updated: Cell::new(None) }
+    }
+
+    /// Nothing if the need is met now, else the reason.
+    pub fn meet(&self, need: Need) -> Result<(), String> {
+        match need {
+            Need::Root if self.is_root() => Ok(()),
+            Need::Root => Err("needs root for loop devices and mounts".to_string()),
+            Need::Tool { program, package } => self.tool(program, package),
+            Need::Helps { program, package } => {
+                if let Err(reason) = self.tool(program, package) {
+                    println!("    without {program}: {reason}");
+                }
+                Ok(())
+            }
+            Need::Miri => self.miri(),
+            Need::Python => self.python(),
+        }
+    }
+
+    fn ask(&self, program: &str, args: &[&str], limit: Duration) -> Option<Vec<String>> {
+        let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+        let job = Job::program(self.place, Path::new(program), &args).echo(Echo::Hidden).limit(limit);
+        let job = job.env("DEBIAN_FRONTEND", "noninteractive");
+        job.run().ok().filter(|outcome| outcome.ok()).map(|outcome| outcome.lines)
+    }
+
+    fn is_root(&self) -> bool {
+        self.ask("id", &["-u"], ASK_LIMIT).is_some_and(|lines| lines.first().is_some_and(|uid| uid == "0"))
+    }
+
+    fn tool(&self, program: &str, package: &str) -> Result<(), String> {
+        if on_path(program) {
+            return Ok(());
+        }
+        let remedy = format!("install {package}");
+        if !on_path("apt-get") {
+            return Err(format!("{program} is missing and there is no apt-get; {remedy}"));
+        }
+        if !self.is_root() {
+            return Err(format!("{program} is missing and installing needs root; {remedy}"));
+        }
+        if self.apt_updated.get().is_none() {
+            let updated = self.ask("apt-get", &["update", "-q"], INSTALL_LIMIT).is_some();
+            self.apt_updated.set(Some(updated));
+        }
+        let args = ["install", "-q", "-y", "--no-install-recommends", package];
+        let installed = self.ask("apt-get", &args, INSTALL_LIMIT).is_some();
+        if installed && on_path(program) {
+            return Ok(());
+        }
+        let update =
+            if self.apt_updated.get() == Some(false) { ", the package list could not be fetched either" } else { "" };
+        Err(format!("{program} is missing and apt-get could not install {package}{update}; {remedy}"))
+    }
+
+    fn miri(&self) -> Result<(), String> {
+        let there = || self.ask("cargo", &["+nightly", "miri", "--version"], ASK_LIMIT).is_some();
+        if there() {
+            return Ok(());
+        }
+        if !on_path("rustup") {
+            return Err("Miri needs a nightly toolchain and there is no rustup; install rustup".to_string());
+        }
+        let args = ["component", "add", "miri", "rust-src", "--toolchain", "nightly"];
+        if self.ask("rustup", &args, INSTALL_LIMIT).is_some() && there() {
+            return Ok(());
+        }
+        Err("no nightly with Miri; run rustup component add miri rust-src --toolchain nightly".to_string())
+    }
+
+    fn python(&self) -> Result<(), String> {
+        let dir = self.place.target.join("pyenv");
+        let stamp = dir.join("pins");
+        let pins = PYTHON_PINS.join(" ");
+        if std::fs::read_to_string(&stamp).is_ok_and(|there| there == pins) {
+            return Ok(());
+        }
+        let text = dir.display().to_string();
+        if self.ask("python3", &["-m", "venv", "--clear", &text], INSTALL_LIMIT).is_none() {
+            return Err("python3 -m venv failed; install python3 and python3-venv".to_string());
+        }
+        let pip = dir.join("bin/pip").display().to_string();
+        let mut args = vec!["install", "--quiet", "--disable-pip-version-check", "--no-deps"];
+        args.extend(PYTHON_PINS);
+        if self.ask(&pip, &args, INSTALL_LIMIT).is_none() {
+            return Err(format!("pip could not install {pins}; make the package index reachable"));
+        }
+        std::fs::write(&stamp, &pins)
+            .map_err(|error| format!("cannot write {} ({error}); free some space", stamp.display()))
+    }
+}
+
+/// Whether a program is on PATH or in the directories of system tools, which a user's PATH may lack.
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).any(|dir| dir.join(program).is_file())
+}
+
+/// Directories of `name` and of every workspace crate that it needs to build its tests.
+///
+/// # Errors
+/// If cargo does not answer, or the crate does not exist.
+pub fn crates_below(place: &Place, name: &str) -> Result<BTreeSet<String>, Stop> {
+    let workspace = crate::tidy::members(place)?;
+    let mut dirs = BTreeSet::new();
+    let mut waiting = vec![name.to_string()];
+    while let Some(name) = waiting.pop() {
+        let Some(package) = workspace.find(&name) else { continue };
+        if dirs.insert(package.dir.clone()) {
+            waiting.extend(package.dependencies.iter().map(|dependency| dependency.name.clone()));
+        }
+    }
+    if dirs.is_empty() {
+        return Err(Stop::new(format!("there is no crate {name}"), "see docs/ARCHITECTURE.md for the crates"));
+    }
+    Ok(dirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_tool_gives_a_reason_with_a_remedy() {
+        let dir = std::env::temp_dir();
+        let place = Place { root: dir.clone(), target: dir };
+        let machine = Machine::new(&place);
+        // Pretend that the package list was fetched: the test must not need a network.
+        machine.apt_updated.set(Some(true));
+        assert!(machine.meet(Need::Tool { program: "sh", package: "dash" }).is_ok());
+        let reason = machine.tool("no-such-program-here", "no-such-package-here").unwrap_err();
+        assert!(reason.contains("no-such-program-here") && reason.contains("install no-such-package-here"), "{reason}");
+    }
+}

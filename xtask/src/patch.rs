@@ -1,0 +1,175 @@
+//! The format of mutants: known bugs kept as patches, so that the product has no switch for them.
+//!
+//! ```text
+//! file: sw-engine/src/slots.rs
+//! seeds: 40
+//! why: memory of an expired operation is freed while the device may still write it
+//! <<<<
+//! exact old text
+//! ====
+//! new text
+//! >>>>
+//! ```
+//!
+//! Several blocks may follow each other; a further `file:` line names the file of the blocks after it. The old text
+//! must occur exactly once in its file: a mutant that no longer fits the code fails loudly instead of testing nothing.
+//! Lines that start with `#` before the first block are comments.
+
+use crate::Stop;
+
+/// One mutant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mutant {
+    /// Stem of the patch file.
+    pub name: String,
+    /// Number of seeds within which the simulator must find it.
+    pub seeds: u64,
+    /// What is wrong with it, in one line.
+    pub why: String,
+    pub changes: Vec<Change>,
+}
+
+/// One replacement.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Relative to the workspace root.
+    pub file: String,
+    pub old: String,
+    pub new: String,
+}
+
+/// What a line of a block belongs to.
+enum At {
+    Head,
+    Old(Vec<String>),
+    New(String, Vec<String>),
+}
+
+impl Mutant {
+    /// Reads a patch.
+    ///
+    /// # Errors
+    /// Unknown lines, unfinished blocks, and missing `file`, `seeds` or `why`; the message names patch and line.
+    pub fn parse(name: &str, text: &str) -> Result<Mutant, Stop> {
+        let wrong = |line: usize, what: &str| {
+            Stop::new(format!("mutant {name}, line {}: {what}", line + 1), "the format is in xtask/src/patch.rs")
+        };
+        let mut mutant = Mutant { name: name.to_string(), seeds: 0, why: String::new(), changes: Vec::new() };
+        let mut file = String::new();
+        let mut at = At::Head;
+        for (index, line) in text.lines().enumerate() {
+            at = match (at, line) {
+                (At::Head, "<<<<") if file.is_empty() => return Err(wrong(index, "a block before file:")),
+                (At::Head, "<<<<") => At::Old(Vec::new()),
+                (At::Head, line) => {
+                    mutant.head(line, &mut file).map_err(|what| wrong(index, &what))?;
+                    At::Head
+                }
+                (At::Old(lines), "====") => At::New(lines.join("\n"), Vec::new()),
+                (At::Old(mut lines), line) => {
+                    lines.push(line.to_string());
+                    At::Old(lines)
+                }
+                (At::New(old, lines), ">>>>") => {
+                    mutant.changes.push(Change { file: file.clone(), old, new: lines.join("\n") });
+                    At::Head
+                }
+                (At::New(old, mut lines), line) => {
+                    lines.push(line.to_string());
+                    At::New(old, lines)
+                }
+            };
+        }
+        let end = text.lines().count();
+        match at {
+            At::Head if mutant.changes.is_empty() => Err(wrong(end, "no block")),
+            At::Head if mutant.seeds == 0 => Err(wrong(end, "no seeds: line, or a bound of 0")),
+            At::Head if mutant.why.is_empty() => Err(wrong(end, "no why: line")),
+            At::Head => Ok(mutant),
+            At::Old(_) | At::New(..) => Err(wrong(end, "the last block does not end")),
+        }
+    }
+
+    fn head(&mut self, line: &str, file: &mut String) -> Result<(), String> {
+        if line.trim().is_empty() || line.starts_with('#') {
+            return Ok(());
+        }
+        let (key, value) = line.split_once(':').ok_or_else(|| format!("{line:?} is no key: value"))?;
+        let value = value.trim().to_string();
+        match key {
+            "file" => *file = value,
+            "why" => self.why = value,
+            "seeds" => self.seeds = value.parse().map_err(|_| format!("seeds is no number: {value}"))?,
+            other => return Err(format!("unknown key {other}")),
+        }
+        Ok(())
+    }
+}
+
+impl Change {
+    /// The file's text with the replacement made.
+    ///
+    /// # Errors
+    /// Unless the old text occurs exactly once and the new text differs.
+    pub fn apply(&self, mutant: &str, text: &str) -> Result<String, Stop> {
+        let count = text.matches(&self.old).count();
+        if self.old.is_empty() || self.old == self.new || count != 1 {
+            return Err(Stop::new(
+                format!(
+                    "mutant {mutant}: the old text occurs {count} times in {}, not once, or changes nothing",
+                    self.file
+                ),
+                format!("bring sw-sim/mutants/{mutant}.patch up to date with the code"),
+            ));
+        }
+        Ok(text.replacen(&self.old, &self.new, 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATCH: &str = "# a comment\nfile: a/src/x.rs\nseeds: 40\nwhy: it is wrong\n<<<<\n  if ok {\n====\n  if true {\n>>>>\n\
+        file: b.rs\n<<<<\none\ntwo\n====\n>>>>\n";
+
+    #[test]
+    fn reads_blocks_of_several_files() {
+        let mutant = Mutant::parse("m", PATCH).unwrap();
+        assert_eq!((mutant.seeds, mutant.why.as_str()), (40, "it is wrong"));
+        assert_eq!(
+            mutant.changes,
+            [
+                Change { file: "a/src/x.rs".into(), old: "  if ok {".into(), new: "  if true {".into() },
+                Change { file: "b.rs".into(), old: "one\ntwo".into(), new: String::new() },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_broken_patch_is_refused() {
+        for (old, new) in [
+            ("seeds: 40", "seeds: many"),
+            ("seeds: 40\n", ""),
+            ("why: it is wrong\n", ""),
+            ("file: a/src/x.rs\n", ""),
+            ("why:", "because:"),
+            ("====\n>>>>\n", "====\n"),
+        ] {
+            let text = PATCH.replacen(old, new, 1);
+            assert_ne!(text, PATCH);
+            assert!(Mutant::parse("m", &text).is_err(), "{new:?}");
+        }
+        assert!(Mutant::parse("m", "file: a\nseeds: 1\nwhy: x\n").is_err());
+    }
+
+    #[test]
+    fn the_old_text_must_occur_once() {
+        let change = Change { file: "x.rs".into(), old: "if ok".into(), new: "if true".into() };
+        assert_eq!(change.apply("m", "a if ok b").unwrap(), "a if true b");
+        assert!(change.apply("m", "nothing").is_err());
+        assert!(change.apply("m", "if ok if ok").is_err());
+        let idle = Change { file: "x.rs".into(), old: "if ok".into(), new: "if ok".into() };
+        assert!(idle.apply("m", "if ok").is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! The steps of `cargo xtask test`, fastest first. One row, one job, one line on why it exists.
+//!
+//! To add one: put a row where its time belongs. `needs` that cannot be met skip the step with their reason, so a
+//! need is something of the machine, never a part of this project: a missing part is a failure.
+//! `{target}` in arguments and environment is cargo's target directory.
+
+use crate::needs::Need;
+
+/// One step.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// For `--only`.
+    pub name: &'static str,
+    /// What it catches, in one line.
+    pub why: &'static str,
+    pub program: Program,
+    pub args: &'static [&'static str],
+    pub env: &'static [(&'static str, &'static str)],
+    pub needs: &'static [Need],
+    /// Fewer passed tests than this fail the step: a filter that matches nothing must not look like success.
+    pub tests_min: u64,
+    /// Wall time in seconds after which the step is killed and fails. Several times what it takes on two cores: it
+    /// bounds a hang, it does not measure.
+    pub limit_s: u64,
+}
+
+/// What runs a step.
+#[derive(Debug, Clone, Copy)]
+pub enum Program {
+    Cargo,
+    /// xtask itself.
+    Xtask,
+}
+
+/// Mount and format tools that tests on file systems use where they find them.
+const FILE_SYSTEMS: &[Need] = &[
+    Need::Helps { program: "mkfs.ext4", package: "e2fsprogs" },
+    Need::Helps { program: "mkfs.xfs", package: "xfsprogs" },
+    Need::Helps { program: "mkfs.btrfs", package: "btrfs-progs" },
+];
+
+/// Every step.
+pub const STEPS: &[Step] = &[
+    Step {
+        name: "fmt",
+        why: "one layout of the code, so that diffs show changes",
+        program: Program::Cargo,
+        args: &["fmt", "--all", "--check"],
+        env: &[],
+        needs: &[],
+        tests_min: 0,
+        limit_s: 60,
+    },
+    Step {
+        name: "tidy",
+        why: "layers, unsafe, lengths, marks, links and licences hold",
+        program: Program::Xtask,
+        args: &["tidy"],
+        env: &[],
+        needs: &[Need::Tool { program: "git", package: "git" }],
+        tests_min: 0,
+        limit_s: 300,
+    },
+    Step {
+        name: "clippy",
+        why: "the workspace lints hold in code and tests",
+        program: Program::Cargo,
+        args: &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
+        env: &[],
+        needs: &[],
+        tests_min: 0,
+        limit_s: 1200,
+    },
+    Step {
+        name: "unit",
+        why: "unit, conformance, fault and integration tests of every crate",
+        program: Program::Cargo,
+        args: &["test", "--workspace", "--lib", "--bins", "--tests", "--", "--show-output"],
+        env: &[],
+        needs: FILE_SYSTEMS,
+        tests_min: 60,
+        limit_s: 1500,
+    },
+    Step {
+        name: "doc",
+        why: "the documentation builds and its links resolve",
+        program: Program::Cargo,
+        args: &["doc", "--workspace", "--no-deps", "--lib", "--document-private-items", "--quiet"],
+        env: &[("RUSTDOCFLAGS", "-D warnings")],
+        needs: &[],
+        tests_min: 0,
+        limit_s: 600,
+    },
+    Step {
+        name: "doctest",
+        why: "examples in the documentation compile and run",
+        program: Program::Cargo,
+        args: &["test", "--workspace", "--doc"],
+        env: &[],
+        needs: &[],
+        tests_min: 0,
+        limit_s: 600,
+    },
+    Step {
+        name: "loom",
+        why: "every interleaving of the small concurrent parts of sw-mem",
+        program: Program::Cargo,
+        args: &["test", "-p", "sw-mem", "--release", "--lib", "loom"],
+        env: &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "{target}/loom")],
+        needs: &[],
+        tests_min: 1,
+        limit_s: 600,
+    },
+    Step {
+        name: "miri",
+        why: "undefined behaviour in the memory types, which no ordinary test shows",
+        program: Program::Cargo,
+        args: &["+nightly", "miri", "test", "-p", "sw-mem", "--lib"],
+        env: &[("CARGO_TARGET_DIR", "{target}/miri")],
+        needs: &[Need::Miri],
+        tests_min: 10,
+        limit_s: 900,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_reasons_short() {
+        for (index, step) in STEPS.iter().enumerate() {
+            assert!(STEPS.iter().skip(index + 1).all(|other| other.name != step.name), "{}", step.name);
+            assert!(!step.why.is_empty() && step.why.len() <= 80, "{}", step.name);
+            assert!(step.limit_s > 0);
+        }
+    }
+}

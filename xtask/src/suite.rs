@@ -1,0 +1,303 @@
+//! `cargo xtask test`: runs the rows of [`crate::steps`] in order and tells what happened to each.
+//!
+//! A step passes, fails, or is skipped with a reason; what did not run because an earlier step failed is skipped too.
+//! The closing line counts steps. Tests inside a step that skip print a line that starts with `skip`; those lines are
+//! collected and shown at the end, so that a skip is never mistaken for a pass.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::needs::Machine;
+use crate::proc::{Ended, Job, Outcome};
+use crate::steps::{Program, STEPS, Step};
+use crate::{Place, Stop};
+
+/// Skip lines shown at the end; the rest is counted.
+const SKIPS_SHOWN_MAX: usize = 60;
+
+/// What the command line asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Names of the steps to run; all if empty.
+    only: Vec<String>,
+    list: bool,
+    keep_going: bool,
+}
+
+impl Options {
+    /// # Errors
+    /// Unknown options and step names.
+    pub fn parse(args: &[String]) -> Result<Options, Stop> {
+        let mut options = Options::default();
+        let mut words = args.iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--list" => options.list = true,
+                "--keep-going" => options.keep_going = true,
+                "--only" => {
+                    let name = words.next().map(String::as_str).unwrap_or_default();
+                    if !STEPS.iter().any(|step| step.name == name) {
+                        let remedy = "cargo xtask test --list shows the steps";
+                        return Err(Stop::new(format!("no step is called {name:?}"), remedy));
+                    }
+                    options.only.push(name.to_string());
+                }
+                other => {
+                    return Err(Stop::new(format!("test does not know {other}"), "cargo xtask help lists the options"));
+                }
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, step: &Step) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == step.name)
+    }
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+struct Record {
+    name: &'static str,
+    fate: Fate,
+    elapsed: Duration,
+    tests: Tests,
+}
+
+/// Runs the suite.
+pub fn run(place: &Place, options: &Options) -> Result<ExitCode, Stop> {
+    let chosen: Vec<&Step> = STEPS.iter().filter(|step| options.wants(step)).collect();
+    if options.list {
+        for step in chosen {
+            println!("{:<14} {}\n{:<14} {}", step.name, step.why, "", step.shown());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let machine = Machine::new(place);
+    let mut records: Vec<Record> = Vec::new();
+    for step in chosen {
+        let failed = records.iter().find(|record| matches!(record.fate, Fate::Failed(_)));
+        let record = match failed {
+            Some(earlier) if !options.keep_going => {
+                let reason = format!("not run, {} failed before it", earlier.name);
+                Record {
+                    name: step.name,
+                    fate: Fate::Skipped(reason),
+                    elapsed: Duration::ZERO,
+                    tests: Tests::default(),
+                }
+            }
+            _ => run_step(place, &machine, step),
+        };
+        records.push(record);
+    }
+    Ok(report(&records))
+}
+
+fn run_step(place: &Place, machine: &Machine<'_>, step: &Step) -> Record {
+    println!("\n==> {}: {}\n    {}", step.name, step.why, step.shown());
+    let start = Instant::now();
+    let record = |fate, elapsed, tests| Record { name: step.name, fate, elapsed, tests };
+    for need in step.needs {
+        if let Err(reason) = machine.meet(*need) {
+            println!("==> {} skipped: {reason}", step.name);
+            return record(Fate::Skipped(reason), start.elapsed(), Tests::default());
+        }
+    }
+    let limit = Duration::from_secs(step.limit_s);
+    let (fate, tests) = match step.job(place).and_then(|job| job.limit(limit).run()) {
+        Ok(outcome) => {
+            let tests = Tests::read(&outcome.lines);
+            (fate_of(&outcome, &tests, step), tests)
+        }
+        Err(stop) => (Fate::Failed(stop.to_string()), Tests::default()),
+    };
+    let word = match &fate {
+        Fate::Passed => "passed".to_string(),
+        Fate::Failed(reason) => format!("FAILED ({reason})"),
+        Fate::Skipped(reason) => format!("skipped ({reason})"),
+    };
+    println!("==> {} {word} in {:.1} s", step.name, start.elapsed().as_secs_f64());
+    record(fate, start.elapsed(), tests)
+}
+
+fn fate_of(outcome: &Outcome, tests: &Tests, step: &Step) -> Fate {
+    match outcome.ended {
+        Ended::Exit(0) if tests.passed < step.tests_min => {
+            Fate::Failed(format!("{} tests passed, at least {} must", tests.passed, step.tests_min))
+        }
+        Ended::Exit(0) => Fate::Passed,
+        Ended::Exit(status) => Fate::Failed(format!("exit status {status}")),
+        Ended::OverLimit => Fate::Failed(format!("over its budget of {} s, killed", step.limit_s)),
+    }
+}
+
+/// What the lines of a step say about the tests inside it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tests {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    /// Lines that start with `skip`.
+    skips: Vec<String>,
+}
+
+impl Tests {
+    fn read(lines: &[String]) -> Tests {
+        let mut tests = Tests::default();
+        for line in lines {
+            let line = line.trim();
+            if let Some(counts) = line.strip_prefix("test result: ") {
+                tests.passed += count_before(counts, " passed");
+                tests.failed += count_before(counts, " failed");
+                tests.ignored += count_before(counts, " ignored");
+            } else if line.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("skip")) {
+                tests.skips.push(line.to_string());
+            }
+        }
+        tests.skips.sort();
+        tests.skips.dedup();
+        tests
+    }
+
+    fn shown(&self) -> String {
+        let mut parts = Vec::new();
+        if self.passed + self.failed + self.ignored > 0 {
+            parts.push(format!("{} tests passed", self.passed));
+        }
+        for (count, word) in [(self.failed, "failed"), (self.ignored, "ignored"), (self.skips.len() as u64, "skipped")]
+        {
+            if count > 0 {
+                parts.push(format!("{count} {word}"));
+            }
+        }
+        parts.join(", ")
+    }
+}
+
+/// The number in front of `word`, as in `12 passed; 0 failed`.
+fn count_before(text: &str, word: &str) -> u64 {
+    let head = text.split(word).next().filter(|head| head.len() < text.len()).unwrap_or_default();
+    head.rsplit([' ', ';']).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+fn report(records: &[Record]) -> ExitCode {
+    println!("\n{:<14} {:<8} {:>8}  note", "step", "result", "seconds");
+    for record in records {
+        let (word, reason) = match &record.fate {
+            Fate::Passed => ("passed", ""),
+            Fate::Failed(reason) => ("FAILED", reason.as_str()),
+            Fate::Skipped(reason) => ("skipped", reason.as_str()),
+        };
+        let notes: Vec<String> =
+            [reason.to_string(), record.tests.shown()].into_iter().filter(|note| !note.is_empty()).collect();
+        println!("{:<14} {word:<8} {:>8.1}  {}", record.name, record.elapsed.as_secs_f64(), notes.join("; "));
+    }
+    let skips: Vec<(&str, &String)> =
+        records.iter().flat_map(|record| record.tests.skips.iter().map(|line| (record.name, line))).collect();
+    if !skips.is_empty() {
+        println!("\nskipped inside steps:");
+        for (name, line) in skips.iter().take(SKIPS_SHOWN_MAX) {
+            println!("  {name}: {line}");
+        }
+        if skips.len() > SKIPS_SHOWN_MAX {
+            println!("  and {} more", skips.len() - SKIPS_SHOWN_MAX);
+        }
+    }
+    let count = |wanted: fn(&Fate) -> bool| records.iter().filter(|record| wanted(&record.fate)).count();
+    let failed = count(|fate| matches!(fate, Fate::Failed(_)));
+    let skipped = count(|fate| matches!(fate, Fate::Skipped(_)));
+    println!("\n{} passed, {failed} failed, {skipped} skipped", count(|fate| *fate == Fate::Passed));
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Step {
+    /// The command, as one would type it.
+    fn shown(&self) -> String {
+        let env: Vec<String> = self.env.iter().map(|(name, value)| format!("{name}={value:?} ")).collect();
+        let program = match self.program {
+            Program::Cargo => "cargo",
+            Program::Xtask => "cargo xtask",
+        };
+        format!("{}{program} {}", env.concat(), self.args.join(" "))
+    }
+
+    fn job(&self, place: &Place) -> Result<Job, Stop> {
+        let target = place.target.display().to_string();
+        let args: Vec<String> = self.args.iter().map(|arg| arg.replace("{target}", &target)).collect();
+        let job = match self.program {
+            Program::Cargo => Job::cargo(place, &args),
+
+            Program::Xtask => {
+                let own = std::env::current_exe().map_err(|error| {
+                    Stop::new(format!("cannot find xtask's own program ({error})"), "run it through cargo xtask")
+                })?;
+                Job::program(place, &own, &args)
+            }
+        };
+        Ok(self.env.iter().fold(job, |job, (name, value)| job.env(name, value.replace("{target}", &target))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(String::from).collect()
+    }
+
+    #[test]
+    fn options_are_read_and_unknown_ones_refused() {
+        let options = Options::parse(&words("--only fmt --only tidy --keep-going")).unwrap();
+        assert_eq!(options.only, ["fmt", "tidy"]);
+        assert!(options.keep_going && !options.list);
+        assert!(Options::parse(&words("--only no-such-step")).is_err());
+        assert!(Options::parse(&words("--only")).is_err());
+        assert!(Options::parse(&words("--fast")).is_err());
+    }
+
+    #[test]
+    fn over_budget_a_bad_exit_and_too_few_tests_are_failures() {
+        let outcome = |ended| Outcome { ended, elapsed: Duration::ZERO, lines: Vec::new() };
+        let tests = |passed| Tests { passed, ..Tests::default() };
+        let step = Step { tests_min: 3, limit_s: 9, ..STEPS[0] };
+        assert_eq!(fate_of(&outcome(Ended::Exit(0)), &tests(3), &step), Fate::Passed);
+        assert!(matches!(fate_of(&outcome(Ended::Exit(0)), &tests(2), &step), Fate::Failed(_)));
+        assert!(matches!(fate_of(&outcome(Ended::Exit(101)), &tests(3), &step), Fate::Failed(_)));
+        let over = fate_of(&outcome(Ended::OverLimit), &tests(3), &step);
+        assert_eq!(over, Fate::Failed("over its budget of 9 s, killed".into()));
+    }
+
+    #[test]
+    fn counts_and_skips_come_from_the_lines() {
+        let lines = [
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured",
+            "skipped: no loop device",
+            "SKIP xfs: mkfs.xfs is missing",
+            "skipped: no loop device",
+            "test skip_is_a_name ... ok",
+        ]
+        .map(String::from);
+        let tests = Tests::read(&lines);
+        assert_eq!((tests.passed, tests.failed, tests.ignored), (14, 3, 1));
+        assert_eq!(tests.skips, ["SKIP xfs: mkfs.xfs is missing", "skipped: no loop device"]);
+        assert_eq!(tests.shown(), "14 tests passed, 3 failed, 1 ignored, 2 skipped");
+    }
+
+    #[test]
+    fn a_failed_step_fails_the_suite_and_a_skip_does_not() {
+        let record = |fate| Record { name: "x", fate, elapsed: Duration::ZERO, tests: Tests::default() };
+        let code = |fates: Vec<Fate>| format!("{:?}", report(&fates.into_iter().map(record).collect::<Vec<_>>()));
+        let success = format!("{:?}", ExitCode::SUCCESS);
+        assert_eq!(code(vec![Fate::Passed, Fate::Skipped("r".into())]), success);
+        assert_ne!(code(vec![Fate::Passed, Fate::Failed("r".into())]), success);
+    }
+}
