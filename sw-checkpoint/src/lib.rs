@@ -23,12 +23,22 @@
 
 #![forbid(unsafe_code)]
 
+mod catalog;
 mod dtype;
 mod header;
 mod header_json;
+mod load_plan;
+mod pattern;
 mod quote;
 mod read_head;
+mod shard_index;
+mod write_plan;
 
+pub use catalog::{Catalog, CatalogError, SHARD_COUNT_MAX, Shard};
 pub use dtype::Dtype;
 pub use header::{HEADER_LEN_MAX_BYTES, Header, HeaderError, HeaderSpan, LENGTH_LEN_BYTES, RANK_MAX, TensorInfo};
+pub use load_plan::{Extent, LoadLimits, LoadPlan, LoadTotals, Place, PlanError, ReadPart, Region, TensorView};
+pub use pattern::{PATTERN_LEN_MAX_BYTES, Pattern, PatternError};
 pub use read_head::{FIRST_STEP_LEN_BYTES, HeadReader, ReadStep, STEP_LEN_MAX_BYTES};
+pub use shard_index::{INDEX_LEN_MAX_BYTES, IndexError, ShardIndex, check_shard_name};
+pub use write_plan::{FileLayout, LayoutError, LayoutOptions, PlacedTensor, TensorSpec, WritePlan};
