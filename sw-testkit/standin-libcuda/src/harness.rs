@@ -1,0 +1,154 @@
+//! The tests' side: finds the built library, installs it where a child process will look, and steers it.
+//!
+//! The dynamic loader reads `LD_LIBRARY_PATH` once, at process start. A test that wants the stand-in therefore starts
+//! itself again as a child, with the variable set:
+//!
+//! ```no_run
+//! use standin_libcuda::harness;
+//! # fn main() -> Result<(), String> {
+//! let dir = std::env::temp_dir().join("standin");
+//! harness::install(&dir, &[])?;
+//! // … Command::new(current_exe).env("LD_LIBRARY_PATH", &dir) …, and in the child:
+//! let control = harness::Control::open()?;
+//! control.set_fault("cuMemAlloc_v2", 1, 2);
+//! assert_eq!(control.stat("live"), 0);
+//! # Ok(()) }
+//! ```
+// UNSAFETY: calls the control functions of the loaded library through the loader.
+#![expect(unsafe_code, reason = "calls functions of a library loaded at run time")]
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+pub use crate::fault::{COPY, SILENT_DAMAGE, SILENT_SHORT};
+
+/// File names that clients of the driver ask the loader for.
+pub const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
+
+/// The shared library that cargo built, looked for beside and above the running program.
+///
+/// # Errors
+/// A sentence that says where it was looked for.
+pub fn built_library() -> Result<PathBuf, String> {
+    let program = std::env::current_exe().map_err(|e| format!("the running program has no path: {e}"))?;
+    let mut looked = Vec::new();
+    for folder in program.ancestors().skip(1).take(3) {
+        for place in [folder.to_path_buf(), folder.join("deps")] {
+            let file = place.join("libstandin_libcuda.so");
+            if file.is_file() {
+                return Ok(file);
+            }
+            looked.push(place.display().to_string());
+        }
+    }
+    Err(format!(
+        "libstandin_libcuda.so is not in {}; build it with `cargo build -p standin-libcuda`",
+        looked.join(", ")
+    ))
+}
+
+/// Puts the library into `dir` under the names that clients look for. Each name in `missing` is taken out of the copy's
+/// symbol table, so that looking it up fails as with an older driver.
+///
+/// # Errors
+/// A sentence: the library was not built, the folder cannot be written, or a name to take out is not in it.
+pub fn install(dir: &Path, missing: &[&str]) -> Result<(), String> {
+    let source = built_library()?;
+    let mut bytes = std::fs::read(&source).map_err(|e| format!("{}: {e}", source.display()))?;
+    for name in missing {
+        // The loader finds a name by its hash and then compares texts; a text that differs is "not found".
+        let text = [&[0], name.as_bytes(), &[0]].concat();
+        let mut found = false;
+        while let Some(at) = bytes.windows(text.len()).position(|w| w == text) {
+            if let Some(last) = bytes.get_mut(at + name.len()) {
+                *last = b'#';
+            }
+            found = true;
+        }
+        if !found {
+            return Err(format!("{name} is not a symbol of {}", source.display()));
+        }
+    }
+    std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    for name in NAMES {
+        let target = dir.join(name);
+        std::fs::write(&target, &bytes).map_err(|e| format!("{}: {e}", target.display()))?;
+    }
+    Ok(())
+}
+
+/// The control functions of the stand-in that this process has loaded.
+pub struct Control {
+    library: libloading::Library,
+}
+
+impl Control {
+    /// Opens it through the loader's search path, as a client of the driver does.
+    ///
+    /// # Errors
+    /// The loader's sentence, or "not the stand-in" if a real driver was found.
+    pub fn open() -> Result<Self, String> {
+        // cudarc asks for "libcuda.so" first; the loader keeps one copy for both names only if the file is the same.
+        // SAFETY: loading runs the library's initialisers; the stand-in has none, and a real driver's are made for this.
+        let library = unsafe { libloading::Library::new(NAMES[1]) }.map_err(|e| e.to_string())?;
+        let control = Self { library };
+        if control.call1::<u64>("standin_stat", "live").is_none() {
+            return Err("the libcuda that was found is not the stand-in".to_owned());
+        }
+        Ok(control)
+    }
+
+    /// See `standin_set_fault` in `control.rs`: the `nth` call of `name` answers `code`.
+    pub fn set_fault(&self, name: &str, nth: u64, code: u32) {
+        if let (Ok(text), Some(function)) = (
+            CString::new(name),
+            self.get::<unsafe extern "C" fn(*const libc::c_char, u64, u32) -> u32>("standin_set_fault"),
+        ) {
+            // SAFETY: the signature is that of `control.rs`; the text outlives the call.
+            unsafe { function(text.as_ptr(), nth, code) };
+        }
+    }
+
+    /// Forgets the faults that have not been played.
+    pub fn clear_faults(&self) {
+        if let Some(function) = self.get::<unsafe extern "C" fn()>("standin_clear_faults") {
+            // SAFETY: the signature is that of `control.rs`.
+            unsafe { function() };
+        }
+    }
+
+    /// Every context of the device answers `code` from now on.
+    pub fn lose_device(&self, ordinal: u32, code: u32) {
+        if let Some(function) = self.get::<unsafe extern "C" fn(u32, u32)>("standin_lose_device") {
+            // SAFETY: the signature is that of `control.rs`.
+            unsafe { function(ordinal, code) };
+        }
+    }
+
+    /// Changes a setting; see `standin_set` in `control.rs`.
+    pub fn set(&self, name: &str, value: u64) {
+        if let (Ok(text), Some(function)) =
+            (CString::new(name), self.get::<unsafe extern "C" fn(*const libc::c_char, u64) -> u32>("standin_set"))
+        {
+            // SAFETY: the signature is that of `control.rs`; the text outlives the call.
+            unsafe { function(text.as_ptr(), value) };
+        }
+    }
+
+    /// A counter; see `standin_stat` in `control.rs`. `u64::MAX` for one that does not exist.
+    pub fn stat(&self, name: &str) -> u64 {
+        self.call1("standin_stat", name).unwrap_or(u64::MAX)
+    }
+
+    fn call1<R: Copy>(&self, function: &str, text: &str) -> Option<R> {
+        let text = CString::new(text).ok()?;
+        let function = self.get::<unsafe extern "C" fn(*const libc::c_char) -> R>(function)?;
+        // SAFETY: the only caller passes the name and result type of `control.rs`; the text outlives the call.
+        Some(unsafe { function(text.as_ptr()) })
+    }
+
+    fn get<F: Copy>(&self, name: &str) -> Option<F> {
+        // SAFETY: every caller in this file states the signature that `control.rs` exports under that name.
+        unsafe { self.library.get::<F>(name) }.ok().map(|symbol| *symbol)
+    }
+}
