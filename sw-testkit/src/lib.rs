@@ -1,1 +1,18 @@
-//! Conformance suites, oracles, generators.
+//! Conformance suites, wrappers and generators for whoever implements or uses the engine's seams.
+//!
+//! ```text
+//!  conformance::{block_file, copy_engine, store}   one suite per seam; a backend brings a bed
+//!  wrap::{Checked, Faulty, Recording}              a transport around a transport
+//!  null::NullTransport                             completes at once, moves nothing: measures the engine
+//!  pattern                                         bytes that name their origin
+//! ```
+//!
+//! Nothing here is part of the product; `[dev-dependencies]` of any crate may name it. Read on: `docs/ARCHITECTURE.md`.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod conformance;
+pub mod null;
+pub mod pattern;
+pub mod wrap;

@@ -1,0 +1,143 @@
+//! A transport that completes at once and moves nothing: what is left is the engine's own cost.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use sw_engine::{
+    Error, Face, Granularity, Landing, Object, ObjectId, Residency, Token, TransportName, Version,
+    seam::{Attach, Fence, Io, IoDone, Submit, Transport, TransportCaps, Wait, Wake},
+};
+
+/// Its name in routes.
+pub const NAME: TransportName = "null";
+
+/// Completes every I/O in full at the next poll after a ring. Memory and objects are never touched.
+#[derive(Debug)]
+pub struct NullTransport {
+    caps: TransportCaps,
+    staged: VecDeque<IoDone>,
+    rung: usize,
+    closed: bool,
+}
+
+impl NullTransport {
+    /// With a queue of `queue_depth` I/Os of at most `io_bytes_max` bytes (a power of two).
+    pub fn new(queue_depth: u32, io_bytes_max: u32) -> Self {
+        let caps =
+            TransportCaps { name: NAME, queue_depth, io_bytes_max, segments_max: 3, host: Ok(()), device: Ok(()) };
+        Self { caps, staged: VecDeque::with_capacity(queue_depth as usize), rung: 0, closed: false }
+    }
+
+    /// An object of `len` bytes for it, with one face of this granularity.
+    pub fn object(len: u64, granularity: Granularity) -> Arc<Object> {
+        let face = Face { transport: NAME, handle: 0, granularity, landing: Landing::Dma, because: None };
+        Arc::new(Object {
+            id: Object::next_id(),
+            name: Arc::from("null:"),
+            len,
+            version: Version::default(),
+            faces: vec![face],
+            residency: Residency::Unknown,
+            stripe: None,
+            keep: Box::new(()),
+        })
+    }
+
+    /// Its object has this id nowhere; given for callers that build an [`Io`] by hand.
+    pub const OBJECT: ObjectId = ObjectId(0);
+}
+
+impl Transport for NullTransport {
+    fn caps(&self) -> TransportCaps {
+        self.caps
+    }
+
+    fn attach(&mut self, _hint: Attach<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    #[inline]
+    fn submit(&mut self, io: &Io) -> Submit {
+        if self.closed || self.staged.len() >= self.caps.queue_depth as usize {
+            return Submit::Full;
+        }
+        self.staged.push_back(IoDone { token: io.token, result: Ok(io.len) });
+        Submit::Accepted
+    }
+
+    #[inline]
+    fn ring(&mut self) -> Result<(), Error> {
+        self.rung = self.staged.len();
+        Ok(())
+    }
+
+    #[inline]
+    fn poll(&mut self, wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+        if wait != Wait::No {
+            self.rung = self.staged.len();
+        }
+        // Nothing ends later by itself, so a wait has nothing to wait for.
+        let count = self.rung.min(out.capacity() - out.len());
+        out.extend(self.staged.drain(..count));
+        self.rung -= count;
+        Ok(count)
+    }
+
+    fn cancel(&mut self, _token: Token) {}
+
+    fn fence(&mut self, _timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
+        self.closed = true;
+        let count = self.staged.len().min(out.capacity() - out.len());
+        out.extend(self.staged.drain(..count));
+        self.staged.clear();
+        self.rung = 0;
+        Fence::Quiet
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::new(NoWait)
+    }
+}
+
+struct NoWait;
+
+impl Wake for NoWait {
+    fn wake(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sw_engine::seam::{IoKind, MAX_SEGMENTS, MemorySegment};
+    use sw_mem::{HostVa, Place, RegionId};
+
+    fn io(raw: u64) -> Io {
+        let piece = MemorySegment { place: Place::Host(HostVa::new(4096)), len: 512, region: RegionId(0) };
+        Io {
+            token: Token::from_raw(raw),
+            kind: IoKind::Read,
+            object: NullTransport::OBJECT,
+            handle: 0,
+            offset: 0,
+            len: 512,
+            segment_count: 1,
+            segments: [piece; MAX_SEGMENTS],
+        }
+    }
+
+    #[test]
+    fn ends_come_once_in_order_and_only_after_a_ring() {
+        let mut null = NullTransport::new(2, 1 << 20);
+        let mut out = Vec::with_capacity(8);
+        assert_eq!(
+            [null.submit(&io(1)), null.submit(&io(2)), null.submit(&io(3))],
+            [Submit::Accepted, Submit::Accepted, Submit::Full]
+        );
+        assert_eq!(null.poll(Wait::No, &mut out).unwrap(), 0);
+        null.ring().unwrap();
+        assert_eq!(null.poll(Wait::No, &mut out).unwrap(), 2);
+        assert_eq!(out.iter().map(|done| done.token.raw()).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(null.poll(Wait::No, &mut out).unwrap(), 0);
+        assert_eq!(null.fence(Duration::ZERO, &mut out), Fence::Quiet);
+        assert_eq!(null.submit(&io(4)), Submit::Full);
+    }
+}
