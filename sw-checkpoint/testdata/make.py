@@ -160,6 +160,46 @@ def hostile():
     (out / "expect.tsv").write_text("".join(lines))
 
 
+def hostile_index():
+    out = HERE / "hostile-index"
+    out.mkdir(exist_ok=True)
+
+    def places(file):
+        return json.dumps({"weight_map": {"t": file}}).encode()
+
+    cases = {
+        "empty": (b"", "index-json"),
+        "not-an-object": (b"[]", "index-json"),
+        "not-utf8": (b'{"weight_map":{"\xff":"a.safetensors"}}', "index-not-utf8"),
+        "cut": (b'{"weight_map":{"t":"a.safetensors"', "index-json"),
+        "trailing": (b'{"weight_map":{}}{}', "index-json"),
+        "no-map": (b'{"metadata":{"total_size":1}}', "index-no-weight-map"),
+        "map-is-array": (b'{"weight_map":[]}', "index-json"),
+        "file-is-number": (b'{"weight_map":{"t":1}}', "index-json"),
+        "metadata-is-number": (b'{"metadata":1,"weight_map":{}}', "index-json"),
+        "two-maps": (b'{"weight_map":{},"weight_map":{}}', "index-duplicate"),
+        "two-entries": (b'{"weight_map":{"t":"a.safetensors","t":"a.safetensors"}}', "index-duplicate"),
+        "deep": (b'{"x":' + b"[" * 9000, "index-json"),
+        "deep-total": (b'{"metadata":{"total_size":' + b"[" * 9000, "index-json"),
+        "parent": (places("../a.safetensors"), "index-shard-name"),
+        "absolute": (places("/a.safetensors"), "index-shard-name"),
+        "folder": (places("x/a.safetensors"), "index-shard-name"),
+        "backslash": (places("..\\a.safetensors"), "index-shard-name"),
+        "drive": (places("C:a.safetensors"), "index-shard-name"),
+        "nul": (places("a\0.safetensors"), "index-shard-name"),
+        "dot": (places("."), "index-shard-name"),
+        "nothing": (places(""), "index-shard-name"),
+        "pickle": (places("pytorch_model.bin"), "index-shard-name"),
+        "long": (places("x" * 300 + ".safetensors"), "index-shard-name"),
+    }
+    lines = []
+    for name, (content, code) in sorted(cases.items()):
+        (out / f"{name}.index.json").write_bytes(content)
+        lines.append(f"{name}.index.json\t{code}\n")
+    (out / "expect.tsv").write_text("".join(lines))
+
+
 if __name__ == "__main__":
     golden()
     hostile()
+    hostile_index()

@@ -161,20 +161,33 @@ fn shards_that_disagree_with_the_index_are_refused() {
     assert!(matches!(error, CatalogError::MissingTensor { ref tensor, .. } if tensor == "block.2.a"), "{error}");
 }
 
-#[test]
-fn each_hostile_file_gives_its_error() {
-    let table = std::fs::read_to_string(testdata("hostile/expect.tsv")).unwrap();
-    let mut count = 0;
+/// Checks each file of a hostile folder against the folder's table.
+fn check_hostile(folder: &str, code_of: impl Fn(&[u8]) -> Result<(), (&'static str, String)>) {
+    let table = std::fs::read_to_string(testdata(folder).join("expect.tsv")).unwrap();
     for line in table.lines() {
         let (name, want) = line.split_once('\t').unwrap();
-        let bytes = std::fs::read(testdata("hostile").join(name)).unwrap();
-        match Header::from_head(&bytes, bytes.len() as u64) {
-            Ok(_) => panic!("{name} was accepted"),
-            Err(error) => assert_eq!(error.code(), want, "{name}: {error}"),
-        }
-        count += 1;
+        let bytes = std::fs::read(testdata(folder).join(name)).unwrap();
+        let (code, message) = code_of(&bytes).expect_err(name);
+        assert_eq!(code, want, "{name}: {message}");
     }
-    assert_eq!(count, std::fs::read_dir(testdata("hostile")).unwrap().count() - 1, "files without an expectation");
+    let files = std::fs::read_dir(testdata(folder)).unwrap().count() - 1;
+    assert_eq!(table.lines().count(), files, "files without an expectation in {folder}");
+}
+
+#[test]
+fn each_hostile_file_gives_its_error() {
+    check_hostile("hostile", |bytes| match Header::from_head(bytes, bytes.len() as u64) {
+        Ok(_) => Ok(()),
+        Err(error) => Err((error.code(), error.to_string())),
+    });
+}
+
+#[test]
+fn each_hostile_index_gives_its_error() {
+    check_hostile("hostile-index", |bytes| match ShardIndex::parse(bytes) {
+        Ok(_) => Ok(()),
+        Err(error) => Err((error.code(), error.to_string())),
+    });
 }
 
 #[test]
