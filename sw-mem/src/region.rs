@@ -24,6 +24,11 @@ pub struct RegionId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub u16);
 
+impl DeviceId {
+    /// Ordinals from here on name modelled devices; a backend for real ones never knows such an ordinal.
+    pub const MODEL_FIRST: u16 = 0x8000;
+}
+
 /// Where bytes live, with the address that its own space uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -130,6 +135,20 @@ impl DmaRegion {
     fn from_mapping(mapping: HostMapping) -> Self {
         let (base, len, backing) = (Place::Host(mapping.base()), mapping.len(), Some(mapping.backing()));
         Self(Arc::new(Inner { id: next_id(), base, len, backing, keep: Keep::Mapping(mapping) }))
+    }
+
+    /// Memory of a modelled device: `base` means something to its model only. Nothing is mapped and nothing follows the
+    /// address, and the CPU is refused as for any device memory.
+    ///
+    /// # Errors
+    /// [`MemError::BadAddress`] for an empty range, one that wraps, or a device below [`DeviceId::MODEL_FIRST`].
+    pub fn modelled(device: DeviceId, base: GpuVa, len: ByteLen) -> Result<Self, MemError> {
+        let place = Place::Device(device, base);
+        if device.0 < DeviceId::MODEL_FIRST || len.0 == 0 || place.checked_add(len).is_none() {
+            return Err(MemError::BadAddress { raw: base.raw(), len });
+        }
+        let keep = Keep::Foreign { _owner: Box::new(()) };
+        Ok(Self(Arc::new(Inner { id: next_id(), base: place, len, backing: None, keep })))
     }
 
     /// Its name.

@@ -90,3 +90,13 @@ fn null_and_wrapping_foreign_ranges_are_refused() {
     assert_eq!(foreign(0, 1), MemError::BadAddress { raw: 0, len: ByteLen(1) });
     assert_eq!(foreign(u64::MAX, 2), MemError::BadAddress { raw: u64::MAX, len: ByteLen(2) });
 }
+
+#[test]
+fn modelled_memory_never_names_a_real_device_and_refuses_the_cpu() {
+    let model = DeviceId(DeviceId::MODEL_FIRST);
+    let region = DmaRegion::modelled(model, GpuVa::new(1 << 40), ByteLen(64)).unwrap();
+    assert_eq!(region.span(0, ByteLen(64)).unwrap().read(0, &mut [0]), Err(MemError::NotHost(model)));
+    for (device, base, len) in [(DeviceId(0), 1 << 40, 64), (model, u64::MAX, 64), (model, 1 << 40, 0)] {
+        assert!(DmaRegion::modelled(device, GpuVa::new(base), ByteLen(len)).is_err());
+    }
+}
