@@ -6,6 +6,7 @@
 //! cargo xtask demo [ARGS]                                   build the release command line and run its demo
 //! cargo xtask bench [ARGS]                                  build and run the benchmarks
 //! cargo xtask sim [--seeds N] [--mutants [NAME]]            simulator seeds; mutants must be found
+//! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
 //! ```
 //!
 //! Kept small on purpose: one dependency (a JSON reader for `cargo metadata`), so that the first call after a clone
@@ -17,6 +18,7 @@
     reason = "a developer command reads the clock and the environment and starts threads; nothing links it"
 )]
 
+mod fuzz;
 mod mutants;
 mod needs;
 mod patch;
@@ -79,7 +81,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   tidy                                            the project's own checks over the tree
   demo [ARGS]                                     build the release command line and run its demo
   bench [ARGS]                                    build and run the benchmarks
-  sim [--seeds N] [--mutants [NAME]]              simulator seeds; each mutant must be found within its bound";
+  sim [--seeds N] [--mutants [NAME]]              simulator seeds; each mutant must be found within its bound
+  fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -104,6 +107,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
         "demo" => demo(&place, rest),
         "bench" => bench(&place, rest),
         "sim" => sim(&place, rest),
+        "fuzz" => fuzz::run(&place, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

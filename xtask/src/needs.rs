@@ -20,8 +20,7 @@ pub enum Need {
     Helps { program: &'static str, package: &'static str },
     /// The nightly toolchain with Miri.
     Miri,
-    /// A Python environment at `{target}/pyenv` with the pinned packages.
-    #[expect(dead_code, reason = "no row needs it yet; remove this line with the first that does")]
+    /// A Python environment at `target/pyenv` below the root, where tests look for it, with the pinned packages.
     Python,
 }
 
@@ -112,7 +111,7 @@ impl<'a> Machine<'a> {
     }
 
     fn python(&self) -> Result<(), String> {
-        let dir = self.place.target.join("pyenv");
+        let dir = self.place.root.join("target/pyenv");
         let stamp = dir.join("pins");
         let pins = PYTHON_PINS.join(" ");
         if std::fs::read_to_string(&stamp).is_ok_and(|there| there == pins) {

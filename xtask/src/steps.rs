@@ -19,6 +19,8 @@ pub struct Step {
     pub needs: &'static [Need],
     /// Fewer passed tests than this fail the step: a filter that matches nothing must not look like success.
     pub tests_min: u64,
+    /// Whether tests inside may say that they skip.
+    pub skips: Skips,
     /// Wall time in seconds after which the step is killed and fails. Several times what it takes on two cores: it
     /// bounds a hang, it does not measure.
     pub limit_s: u64,
@@ -30,6 +32,15 @@ pub enum Program {
     Cargo,
     /// xtask itself.
     Xtask,
+}
+
+/// Whether tests inside a step may skip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skips {
+    /// They are listed at the end.
+    Listed,
+    /// The step's needs are met, so nothing is left to skip for.
+    Refused,
 }
 
 /// Mount and format tools that tests on file systems use where they find them.
@@ -49,6 +60,7 @@ pub const STEPS: &[Step] = &[
         env: &[],
         needs: &[],
         tests_min: 0,
+        skips: Skips::Listed,
         limit_s: 60,
     },
     Step {
@@ -59,6 +71,7 @@ pub const STEPS: &[Step] = &[
         env: &[],
         needs: &[Need::Tool { program: "git", package: "git" }],
         tests_min: 0,
+        skips: Skips::Listed,
         limit_s: 300,
     },
     Step {
@@ -69,7 +82,19 @@ pub const STEPS: &[Step] = &[
         env: &[],
         needs: &[],
         tests_min: 0,
+        skips: Skips::Listed,
         limit_s: 1200,
+    },
+    Step {
+        name: "interop",
+        why: "files of the safetensors package are read, and ours are read by it",
+        program: Program::Cargo,
+        args: &["test", "-p", "sw-checkpoint", "--test", "interop", "--", "--nocapture"],
+        env: &[],
+        needs: &[Need::Tool { program: "python3", package: "python3-venv" }, Need::Python],
+        tests_min: 2,
+        skips: Skips::Refused,
+        limit_s: 600,
     },
     Step {
         name: "unit",
@@ -79,6 +104,7 @@ pub const STEPS: &[Step] = &[
         env: &[],
         needs: FILE_SYSTEMS,
         tests_min: 60,
+        skips: Skips::Listed,
         limit_s: 1500,
     },
     Step {
@@ -89,6 +115,7 @@ pub const STEPS: &[Step] = &[
         env: &[("RUSTDOCFLAGS", "-D warnings")],
         needs: &[],
         tests_min: 0,
+        skips: Skips::Listed,
         limit_s: 600,
     },
     Step {
@@ -99,6 +126,7 @@ pub const STEPS: &[Step] = &[
         env: &[],
         needs: &[],
         tests_min: 0,
+        skips: Skips::Listed,
         limit_s: 600,
     },
     Step {
@@ -109,6 +137,7 @@ pub const STEPS: &[Step] = &[
         env: &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "{target}/loom")],
         needs: &[],
         tests_min: 1,
+        skips: Skips::Listed,
         limit_s: 600,
     },
     Step {
@@ -120,6 +149,18 @@ pub const STEPS: &[Step] = &[
         env: &[("CARGO_TARGET_DIR", "{target}/miri"), ("MIRIFLAGS", "-Zmiri-permissive-provenance")],
         needs: &[Need::Miri],
         tests_min: 10,
+        skips: Skips::Listed,
+        limit_s: 900,
+    },
+    Step {
+        name: "fuzz",
+        why: "decoders of outside bytes, with inputs that nobody wrote",
+        program: Program::Xtask,
+        args: &["fuzz", "--seconds", "10"],
+        env: &[],
+        needs: &[Need::Tool { program: "g++", package: "g++" }],
+        tests_min: 0,
+        skips: Skips::Listed,
         limit_s: 900,
     },
 ];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::needs::Machine;
 use crate::proc::{Ended, Job, Outcome};
-use crate::steps::{Program, STEPS, Step};
+use crate::steps::{Program, STEPS, Skips, Step};
 use crate::{Place, Stop};
 
 /// Skip lines shown at the end; the rest is counted.
@@ -131,6 +131,9 @@ fn fate_of(outcome: &Outcome, tests: &Tests, step: &Step) -> Fate {
     match outcome.ended {
         Ended::Exit(0) if tests.passed < step.tests_min => {
             Fate::Failed(format!("{} tests passed, at least {} must", tests.passed, step.tests_min))
+        }
+        Ended::Exit(0) if step.skips == Skips::Refused && !tests.skips.is_empty() => {
+            Fate::Failed(format!("a test skipped although the step's needs are met: {}", tests.skips.join(", ")))
         }
         Ended::Exit(0) => Fate::Passed,
         Ended::Exit(status) => Fate::Failed(format!("exit status {status}")),
@@ -273,6 +276,11 @@ mod tests {
         assert!(matches!(fate_of(&outcome(Ended::Exit(101)), &tests(3), &step), Fate::Failed(_)));
         let over = fate_of(&outcome(Ended::OverLimit), &tests(3), &step);
         assert_eq!(over, Fate::Failed("over its budget of 9 s, killed".into()));
+        let skipping = Tests { passed: 3, skips: vec!["skipped: no reason".into()], ..Tests::default() };
+        let listed = Step { skips: Skips::Listed, ..step };
+        let refused = Step { skips: Skips::Refused, ..step };
+        assert_eq!(fate_of(&outcome(Ended::Exit(0)), &skipping, &listed), Fate::Passed);
+        assert!(matches!(fate_of(&outcome(Ended::Exit(0)), &skipping, &refused), Fate::Failed(_)));
     }
 
     #[test]

@@ -1,0 +1,179 @@
+//! `cargo xtask fuzz`: every fuzz target of the tree, for a bounded time each.
+//!
+//! A crate with decoders has a `fuzz/` directory with a manifest of its own (its own workspace: the product needs
+//! neither libFuzzer nor a C++ compiler). The targets are built with the stable toolchain and LLVM's coverage
+//! instrumentation; `cargo fuzz` on nightly, with the address sanitizer, runs the same targets.
+//!
+//! ```text
+//! <crate>/fuzz/fuzz_targets/NAME.rs ──build──► {target}/fuzz/…/NAME ──► crash: artefact kept, step fails
+//! <crate>/testdata/*, <crate>/fuzz/corpus/NAME ──seeds──┘      └──► new inputs: {target}/fuzz/corpus
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::proc::{Echo, Job};
+use crate::{Place, Stop};
+
+/// Seconds per target unless the command line says otherwise.
+const SECONDS_DEFAULT: u64 = 10;
+/// Compiling libFuzzer and the targets.
+const BUILD_LIMIT: Duration = Duration::from_secs(600);
+/// What a target may take beyond its time: reading seeds, and the last input (libFuzzer's own limit is 10 s).
+const SLACK: Duration = Duration::from_secs(60);
+/// Coverage as libFuzzer reads it (LLVM "SanitizerCoverage", inline 8-bit counters and traced comparisons).
+const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Ccodegen-units=1";
+
+/// Builds and runs; fails on the first crash of each target and goes on to the next target.
+pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
+    let (seconds, only) = parse(args)?;
+    let mut bad = 0;
+    let mut ran = 0;
+    for dir in fuzz_dirs(place)? {
+        let names: Vec<String> =
+            target_names(&dir)?.into_iter().filter(|name| only.is_empty() || only.contains(name)).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let built = build(place, &dir)?;
+        for name in names {
+            ran += 1;
+            match run_target(place, &dir, &built.join(&name), &name, seconds)? {
+                Some(runs) => println!("fuzz: {name}: {runs} inputs in {seconds} s, no crash"),
+                None => bad += 1,
+            }
+        }
+    }
+    if ran == 0 {
+        return Err(Stop::new("no fuzz target matches", "targets are <crate>/fuzz/fuzz_targets/NAME.rs"));
+    }
+    println!("fuzz: {ran} targets, {bad} with a crash");
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn parse(args: &[String]) -> Result<(u64, Vec<String>), Stop> {
+    let mut seconds = SECONDS_DEFAULT;
+    let mut only = Vec::new();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        if word == "--seconds" {
+            let number = words.next().and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
+            seconds = number.ok_or_else(|| Stop::new("--seconds wants a number above 0", "write --seconds 60"))?;
+        } else if word.starts_with('-') {
+            return Err(Stop::new(format!("fuzz does not know {word}"), "cargo xtask help lists the options"));
+        } else {
+            only.push(word.clone());
+        }
+    }
+    Ok((seconds, only))
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Stop> {
+    let failed = |error| Stop::new(format!("cannot read {} ({error})", dir.display()), "check out the tree again");
+    let listed: Result<Vec<_>, _> =
+        std::fs::read_dir(dir).map_err(failed)?.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = listed.map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn fuzz_dirs(place: &Place) -> Result<Vec<PathBuf>, Stop> {
+    let crates = entries(&place.root)?;
+    Ok(crates.iter().map(|dir| dir.join("fuzz")).filter(|dir| dir.join("Cargo.toml").is_file()).collect())
+}
+
+fn target_names(dir: &Path) -> Result<Vec<String>, Stop> {
+    let files = entries(&dir.join("fuzz_targets"))?;
+    let stem = |path: &PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    Ok(files.iter().filter(|path| path.extension().is_some_and(|end| end == "rs")).filter_map(stem).collect())
+}
+
+/// Builds all targets of one directory and gives the directory of the programs.
+fn build(place: &Place, dir: &Path) -> Result<PathBuf, Stop> {
+    let told = Job::program(place, Path::new("rustc"), &["-vV".to_string()]).echo(Echo::Hidden).run()?;
+    let host = told.lines.iter().find_map(|line| line.strip_prefix("host: ").map(String::from));
+    let host = host.ok_or_else(|| Stop::new("rustc does not name its host", "run rustc -vV to see why"))?;
+    let target = place.target.join("fuzz");
+    let manifest = dir.join("Cargo.toml").display().to_string();
+    // An explicit target keeps the instrumentation away from build scripts and procedural macros.
+    let args = ["build", "--release", "--quiet", "--manifest-path", &manifest, "--target", &host].map(String::from);
+    let built = Job::cargo(place, &args)
+        .env("RUSTFLAGS", FLAGS)
+        .env("CARGO_TARGET_DIR", target.display().to_string())
+        .limit(BUILD_LIMIT)
+        .run()?;
+    if !built.ok() {
+        return Err(Stop::new(format!("{manifest} does not build"), "see the compiler's message above"));
+    }
+    Ok(target.join(host).join("release"))
+}
+
+/// Inputs run, or nothing after a crash, a hang or a run without inputs, which is told.
+fn run_target(place: &Place, dir: &Path, program: &Path, name: &str, seconds: u64) -> Result<Option<u64>, Stop> {
+    let crate_dir = dir.parent().unwrap_or(dir);
+    let crate_name = crate_dir.file_name().unwrap_or_default().to_string_lossy();
+    let corpus = place.target.join(format!("fuzz/corpus/{crate_name}/{name}"));
+    std::fs::create_dir_all(&corpus)
+        .map_err(|error| Stop::new(format!("cannot make {} ({error})", corpus.display()), "free some space"))?;
+    let artefacts = place.target.join(format!("fuzz/{crate_name}-{name}-"));
+    let mut args = vec![
+        // libFuzzer reports on stderr; the shell folds it into the stream that is read here.
+        "-c".to_string(),
+        "exec \"$0\" \"$@\" 2>&1".to_string(),
+        program.display().to_string(),
+        format!("-max_total_time={seconds}"),
+        "-timeout=10".to_string(),
+        "-rss_limit_mb=2048".to_string(),
+        "-verbosity=1".to_string(),
+        format!("-artifact_prefix={}", artefacts.display()),
+        corpus.display().to_string(),
+    ];
+    let seeds =
+        [dir.join("corpus").join(name)].into_iter().chain(entries(&crate_dir.join("testdata")).unwrap_or_default());
+    args.extend(seeds.filter(|seed| seed.is_dir()).map(|seed| seed.display().to_string()));
+    let limit = Duration::from_secs(seconds) + SLACK;
+    let outcome = Job::program(place, Path::new("sh"), &args).echo(Echo::Hidden).limit(limit).run()?;
+    let runs = runs_done(&outcome.lines);
+    if outcome.ok() && runs > 0 {
+        return Ok(Some(runs));
+    }
+    for line in outcome.lines.iter().skip(outcome.lines.len().saturating_sub(40)) {
+        println!("    {line}");
+    }
+    println!("fuzz: {name}: {:?} after {runs} inputs; run the program with the artefact named above", outcome.ended);
+    Ok(None)
+}
+
+/// From libFuzzer's closing line, `Done 12345 runs in 10 second(s)`.
+fn runs_done(lines: &[String]) -> u64 {
+    let words = lines.iter().rev().find_map(|line| line.strip_prefix("Done "));
+    words.and_then(|rest| rest.split(' ').next()).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(String::from).collect()
+    }
+
+    #[test]
+    fn options_are_read_and_unknown_ones_refused() {
+        assert_eq!(parse(&words("--seconds 3 header")).unwrap(), (3, vec!["header".to_string()]));
+        assert_eq!(parse(&[]).unwrap(), (SECONDS_DEFAULT, Vec::new()));
+        assert!(parse(&words("--seconds 0")).is_err());
+        assert!(parse(&words("--seconds")).is_err());
+        assert!(parse(&words("--fast")).is_err());
+    }
+
+    #[test]
+    fn a_run_without_inputs_is_seen() {
+        let lines = ["INFO: seed corpus", "Done 12345 runs in 10 second(s)"].map(String::from);
+        assert_eq!(runs_done(&lines), 12345);
+        assert_eq!(runs_done(&lines[..1]), 0);
+    }
+}
