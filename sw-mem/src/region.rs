@@ -171,6 +171,12 @@ impl DmaRegion {
         self.0.len.0 == 0
     }
 
+    /// Handles and spans that keep it mapped now, this one included. For reports and for whoever checks that memory was
+    /// not let go too early; the number may be old when it is read while other threads clone or drop.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// What the pages are, where this crate made them.
     pub fn backing(&self) -> Option<PageBacking> {
         self.0.backing

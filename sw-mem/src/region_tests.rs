@@ -100,3 +100,13 @@ fn modelled_memory_never_names_a_real_device_and_refuses_the_cpu() {
         assert!(DmaRegion::modelled(device, GpuVa::new(base), ByteLen(len)).is_err());
     }
 }
+
+#[test]
+fn holders_are_handles_and_spans() {
+    let buffer = Buffer::allocate(ByteLen(100)).unwrap();
+    let region = buffer.region().clone();
+    let span = region.span(0, ByteLen(1)).unwrap();
+    assert_eq!(region.holders(), 3);
+    drop((buffer, span));
+    assert_eq!(region.holders(), 1);
+}
