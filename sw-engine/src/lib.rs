@@ -12,17 +12,28 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 mod error;
+pub mod inspect;
+mod lane;
 mod object;
+mod op;
 mod path;
+mod plan;
+mod rate;
 pub mod seam;
 mod slot;
+mod split;
 mod stripe;
 mod time;
 
 pub use error::{Error, ErrorKind, Fault, Location, Retry, Verb, WriteOutcome};
+pub use lane::{Counters, Lane, LaneConfig, LaneParts};
 pub use object::{Face, Granularity, Object, ObjectId, Residency, Version};
+pub use op::{Completion, Limits, Op, OpId, OpOptions, Rejected, Segment, Spans, Target, Times};
 pub use path::{ByPath, DataPath, Landing, Reason, Route, TransportName};
-pub use slot::{SlotState, Token};
+pub use plan::{Candidate, Choice, Leg, MemoryFacts, Plan, Policy, RouteMatch, Verdict, Via, plan};
+pub use rate::{RateClass, RateTable};
+pub use slot::{SlotCounts, SlotState, Token};
 pub use stripe::StripeGeometry;
 pub use time::Time;

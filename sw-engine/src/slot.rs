@@ -38,7 +38,6 @@ impl Token {
     }
 
     /// Which use of the slot.
-    #[expect(clippy::cast_possible_truncation, reason = "the high half is the generation by construction")]
     pub fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }

@@ -1,0 +1,345 @@
+//! What happens when a transport or a copy engine answers, up to the completion.
+
+use sw_mem::Place;
+
+use super::{Chunk, Lane, OpState, Phase, RESUBMITS_MAX, Stash, op_id};
+use crate::{
+    checksum::Running,
+    error::{Error, ErrorKind, Fault, Retry, Verb, WriteOutcome},
+    op::Completion,
+    path::{DataPath, Landing, Reason},
+    plan::Via,
+    seam::{CopyDone, IoDone, IoKind},
+    slot::{SlotState, Token},
+};
+
+impl Lane {
+    /// An I/O ended.
+    pub(super) fn io_ended(&mut self, end: IoDone) {
+        let Some((chunk, state)) = self.slots.get(end.token) else {
+            // A dead generation or a word that we never gave out: nothing is touched.
+            self.counters.stale += 1;
+            return;
+        };
+        if chunk.phase != Phase::Io {
+            self.counters.stale += 1;
+            return;
+        }
+        if state != SlotState::InFlight && state != SlotState::Staged {
+            return self.release(end.token);
+        }
+        match end.result {
+            Ok(bytes) => self.io_moved(end.token, bytes),
+            Err(fault) if fault.retry == Retry::Now => self.resubmit(end.token, fault),
+            Err(fault) => self.chunk_failed(end.token, fault),
+        }
+    }
+
+    /// Success is not evidence: the bytes are counted before they are believed.
+    fn io_moved(&mut self, token: Token, bytes: u32) {
+        let Some(chunk) = self.slots.get_mut(token) else { return };
+        let (cut, block) = (chunk.cut, chunk.leg.granularity.block);
+        if cut.len == 0 {
+            return self.chunk_done(token);
+        }
+        if bytes > cut.len - chunk.have {
+            return self.chunk_failed(token, Fault::new(ErrorKind::Protocol, 0));
+        }
+        chunk.have += bytes;
+        let needed = if chunk.kind == IoKind::Read { cut.skip + cut.want } else { cut.len };
+        if chunk.have >= needed {
+            return self.chunk_moved(token);
+        }
+        self.counters.short += 1;
+        // The end of the object inside what was asked for: it shrank, or the device lies. Otherwise the rest is asked for.
+        if bytes == 0 || chunk.have & (block - 1) != 0 {
+            return self.chunk_failed(token, Fault::new(ErrorKind::ShortData, 0));
+        }
+        self.resubmit(token, Fault::new(ErrorKind::Protocol, 0));
+    }
+
+    fn resubmit(&mut self, token: Token, fault: Fault) {
+        let Some(chunk) = self.slots.get_mut(token) else { return };
+        chunk.resubmits += 1;
+        if chunk.resubmits > RESUBMITS_MAX {
+            return self.chunk_failed(token, Fault { retry: Retry::Never, ..fault });
+        }
+        self.counters.resubmits += 1;
+        self.send(token);
+    }
+
+    /// All bytes of a chunk are where the transport was told to put them (or take them from).
+    fn chunk_moved(&mut self, token: Token) {
+        let Some((chunk, _)) = self.slots.get(token) else { return };
+        if chunk.kind != IoKind::Read {
+            return self.chunk_done(token);
+        }
+        let Some(op) = self.ops.get(chunk.op).and_then(|(state, _)| state.op.as_ref()) else { return };
+        let place = op.spans.get(chunk.span).map(sw_mem::DmaSpan::place);
+        if let (Via::Staged, Some(Place::Device(device, _))) = (chunk.leg.via, place) {
+            let Some(copier) = self.copier_of(device) else {
+                return self.chunk_failed(token, Fault::new(ErrorKind::NoDevice, 0));
+            };
+            self.digest_slab(token);
+            self.leave_queue(token);
+            if let Some(chunk) = self.slots.get_mut(token) {
+                chunk.phase = Phase::CopyOut;
+            }
+            return self.copiers[copier].backlog.push_back(token);
+        }
+        self.land(token);
+        self.chunk_done(token);
+    }
+
+    /// Copies what was bounced or staged into the caller's host memory, and takes the checksum in the same pass.
+    fn land(&mut self, token: Token) {
+        let Some((chunk, _)) = self.slots.get(token) else { return };
+        let Some(state) = self.ops.get_mut(chunk.op) else { return };
+        let Some(span) = state.op.as_ref().and_then(|op| op.spans.get(chunk.span)) else { return };
+        let (pool, base) = match (&chunk.stash, &self.staging) {
+            (Stash::Staging(slab), Some(pool)) => (pool, pool.offset(slab)),
+            (Stash::Bounce(slab), _) => (&self.bounce, self.bounce.offset(slab)),
+            // In place as a whole: only a checksum has business with it.
+            _ if state.pieces.is_none() => return,
+            _ => (&self.bounce, 0),
+        };
+        let mut running = state.pieces.as_ref().map(|pieces| Running::new(pieces.algorithm()));
+        for part in parts(chunk) {
+            let to = chunk.memory + part.at;
+            // In range: the cut keeps bounced parts inside the slab, and the flow keeps them inside the span.
+            let landed = match (part.slab_at, &mut running) {
+                (None, None) => Ok(()),
+                (None, Some(running)) => span.visit(to, part.len, |bytes| running.update(bytes)),
+                (Some(from), None) => span.copy_from(to, pool.memory(), base + from, part.len),
+                (Some(from), Some(running)) => {
+                    let mut at = to;
+                    pool.memory().visit(base + from, part.len, |bytes| {
+                        running.update(bytes);
+                        let _ = span.write(at, bytes);
+                        at += bytes.len() as u64;
+                    })
+                }
+            };
+            debug_assert!(landed.is_ok(), "a bounced part left its memory: {landed:?}");
+        }
+        if let (Some(running), Some(pieces)) = (running, &mut state.pieces) {
+            pieces.add(chunk.logical, u64::from(chunk.cut.want), running.value());
+        }
+    }
+
+    /// The checksum of a staged read, from its slab before the copy engine takes it.
+    fn digest_slab(&mut self, token: Token) {
+        let Some((chunk, _)) = self.slots.get(token) else { return };
+        let Some(pieces) = self.ops.get_mut(chunk.op).and_then(|state| state.pieces.as_mut()) else { return };
+        let (Stash::Staging(slab), Some(pool)) = (&chunk.stash, &self.staging) else { return };
+        let mut running = Running::new(pieces.algorithm());
+        let (from, want) = (pool.offset(slab) + u64::from(chunk.cut.skip), u64::from(chunk.cut.want));
+        let _ = pool.memory().visit(from, want, |bytes| running.update(bytes));
+        pieces.add(chunk.logical, want, running.value());
+    }
+
+    /// A copy ended.
+    pub(super) fn copy_ended(&mut self, end: CopyDone) {
+        let Some((chunk, state)) = self.slots.get(end.token) else {
+            self.counters.stale += 1;
+            return;
+        };
+        let phase = chunk.phase;
+        if phase == Phase::Io {
+            self.counters.stale += 1;
+            return;
+        }
+        self.leave_copier(end.token);
+        if state != SlotState::InFlight && state != SlotState::Staged {
+            return self.release(end.token);
+        }
+        match (end.result, phase) {
+            (Err(fault), _) => self.chunk_failed(end.token, fault),
+            (Ok(()), Phase::CopyOut) => self.chunk_done(end.token),
+            (Ok(()), _) => {
+                if let Some(chunk) = self.slots.get_mut(end.token) {
+                    chunk.phase = Phase::Io;
+                }
+                self.digest_source(end.token);
+                self.send(end.token);
+            }
+        }
+    }
+
+    /// A chunk is through: it is counted, and its slot is free.
+    fn chunk_done(&mut self, token: Token) {
+        let Some((chunk, _)) = self.slots.get(token) else { return };
+        if let Some(state) = self.ops.get_mut(chunk.op) {
+            state.count(chunk);
+        }
+        self.release(token);
+    }
+
+    /// A chunk failed and nothing touches its memory any more.
+    pub(super) fn chunk_failed(&mut self, token: Token, fault: Fault) {
+        let Some((chunk, _)) = self.slots.get(token) else { return };
+        let (op, offset) = (chunk.op, chunk.cut.offset + u64::from(chunk.cut.skip));
+        self.counters.faults += 1;
+        self.fail_op(op, fault, offset);
+        self.release(token);
+    }
+
+    pub(super) fn fail_op(&mut self, op: Token, fault: Fault, offset: u64) {
+        if let Some(state) = self.ops.get_mut(op) {
+            state.fault.get_or_insert((fault, offset));
+        }
+    }
+
+    /// Frees a slot: its owner let go.
+    pub(super) fn release(&mut self, token: Token) {
+        let Some(chunk) = self.slots.get_mut(token) else { return };
+        let (op, phase, stash) = (chunk.op, chunk.phase, core::mem::take(&mut chunk.stash));
+        if phase != Phase::CopyOut {
+            self.leave_queue(token);
+        }
+        self.slots.free(token);
+        self.put_stash(stash);
+        if let Some(state) = self.ops.get_mut(op) {
+            state.slots = state.slots.saturating_sub(1);
+        }
+        self.finish_if_over(op);
+    }
+
+    fn leave_queue(&mut self, token: Token) {
+        if let Some((chunk, _)) = self.slots.get(token) {
+            let queue = &mut self.queues[usize::from(chunk.leg.transport)];
+            queue.taken = queue.taken.saturating_sub(1);
+        }
+    }
+
+    fn leave_copier(&mut self, token: Token) {
+        let Some((chunk, _)) = self.slots.get(token) else { return };
+        let op = self.ops.get(chunk.op).and_then(|(state, _)| state.op.as_ref());
+        let place = op.and_then(|op| op.spans.get(chunk.span)).map(sw_mem::DmaSpan::place);
+        if let Some(Place::Device(device, _)) = place
+            && let Some(index) = self.copier_of(device)
+        {
+            let copier = &mut self.copiers[index];
+            copier.taken = copier.taken.saturating_sub(1);
+        }
+    }
+
+    /// Answers the caller once the last slot and flow of an operation are gone; frees its memory if it was answered.
+    pub(super) fn finish_if_over(&mut self, token: Token) {
+        let now = self.now;
+        let Some(state) = self.ops.get_mut(token) else { return };
+        if !state.is_over() {
+            return;
+        }
+        if !state.answered {
+            let result = state.result();
+            let completion = state.completion(token, result, now);
+            self.counters.count(&completion);
+            self.ready.push_back(completion);
+        }
+        // An answered operation's memory is dropped here: the last slot that named it is free.
+        state.op = None;
+        state.pieces = None;
+        self.ops.free(token);
+    }
+}
+
+impl OpState {
+    /// Adds a chunk that went through.
+    fn count(&mut self, chunk: &Chunk) {
+        let want = u64::from(chunk.cut.want);
+        self.moved += want;
+        if chunk.leg.via == Via::Staged {
+            self.bytes.add(Landing::Staged, want);
+            self.bounced += want;
+            let on_host = self
+                .op
+                .as_ref()
+                .and_then(|op| op.spans.get(chunk.span))
+                .is_some_and(|span| span.place().host().is_some());
+            self.cpu_copied += want * (u64::from(on_host) + u64::from(chunk.leg.kernel_copies));
+            return;
+        }
+        // A block too large for the bounce slabs goes through a staging slab although its leg is direct.
+        let bounced = if matches!(chunk.stash, Stash::Staging(_)) { want } else { u64::from(chunk.cut.bounced()) };
+        self.bytes.add(chunk.leg.landing, want - bounced);
+        self.bytes.add(Landing::Staged, bounced);
+        self.bounced += bounced;
+        self.cpu_copied += bounced + want * u64::from(chunk.leg.kernel_copies);
+    }
+
+    fn result(&self) -> Result<u64, Error> {
+        let Some((fault, offset)) = self.fault else { return Ok(self.moved) };
+        let Some(op) = &self.op else { return Err(Error::from_fault(fault, Verb::Read)) };
+        let error = Error::from_fault(fault, op.verb).at(op.target.object.name.clone());
+        let left = (op.offset + op.spans.len()).saturating_sub(offset);
+        let error = explain(error.in_range(offset, left), fault);
+        Err(if op.verb == Verb::Write { error.with_outcome(self.outcome(fault)) } else { error })
+    }
+
+    /// What became of a failed write: only a write whose every chunk was refused for lack of space left nothing behind.
+    fn outcome(&self, fault: Fault) -> WriteOutcome {
+        if self.started.is_none() || (self.moved == 0 && fault.kind == ErrorKind::NoSpace) {
+            WriteOutcome::NotApplied
+        } else {
+            WriteOutcome::Unknown
+        }
+    }
+
+    /// The answer; memory goes with it if nothing can touch it any more.
+    pub(super) fn completion(
+        &mut self,
+        token: Token,
+        result: Result<u64, Error>,
+        now: crate::time::Time,
+    ) -> Completion {
+        self.answered = true;
+        let reason = if self.bounced > 0 && self.reason == Reason::Best { Reason::RaggedEnds } else { self.reason };
+        let path = DataPath {
+            route: self.route,
+            bytes: self.bytes,
+            bounced: self.bounced,
+            cpu_copied: self.cpu_copied,
+            reason,
+        };
+        let checksum = self.pieces.as_ref().filter(|_| result.is_ok()).and_then(|pieces| pieces.whole(self.moved));
+        let user = self.op.as_ref().map_or(0, |op| op.user);
+        let op = if self.slots == 0 { self.op.take() } else { None };
+        Completion { id: op_id(token), user, result, path, times: self.times(now), checksum, op }
+    }
+}
+
+/// A part of a chunk's wanted bytes.
+struct Part {
+    /// First byte, counted from the first wanted one.
+    at: u64,
+    len: u64,
+    /// Where it rests in the slab; `None` if the device put it in place.
+    slab_at: Option<u64>,
+}
+
+/// The wanted bytes of a read chunk in order: bounced head, core in place, bounced tail; or all of it in a slab.
+fn parts(chunk: &Chunk) -> impl Iterator<Item = Part> {
+    let cut = &chunk.cut;
+    let (skip, want_end) = (u64::from(cut.skip), u64::from(cut.skip + cut.want));
+    let head = if matches!(chunk.stash, Stash::Staging(_)) { u64::from(cut.len) } else { u64::from(cut.head) };
+    let core_end = u64::from(cut.len - cut.tail).max(head);
+    let ranges = [(skip, head, Some(skip)), (head.max(skip), core_end, None), (core_end, want_end, Some(head))];
+    ranges.into_iter().filter_map(move |(from, to, slab_at)| {
+        let to = to.min(want_end);
+        (to > from).then(|| Part { at: from - skip, len: to - from, slab_at })
+    })
+}
+
+/// The text and remedy of a fault, in the words of someone who runs storage.
+fn explain(error: Error, fault: Fault) -> Error {
+    match fault.kind {
+        ErrorKind::ShortData => error
+            .detail("the object ended before the range did: it shrank while it was read, or its source gave less than it promised")
+            .remedy("read it again after the writer is done"),
+        ErrorKind::NoSpace => error.detail("no space left").remedy("free space or raise the quota"),
+        ErrorKind::Io => error.detail("the device or file system reported an I/O error").remedy("see the kernel log for the medium"),
+        ErrorKind::Protocol => error.detail("the transport broke its contract (more bytes than asked, or endless short transfers)"),
+        _ => error,
+    }
+}

@@ -1,0 +1,503 @@
+//! A lane: one thread's way from operations to completions.
+//!
+//! ```text
+//!   submit ─► OpState ─► Flow (a cursor) ─► Chunk in a slot ─► Transport ─► [CPU copy | CopyEngine] ─► Completion
+//!             (ops)      (one per member)    (slots)            (queues)     (copiers)                  (ready)
+//! ```
+//!
+//! Calling order: `submit` any number of operations, `ring` if they must start before the next `poll`, `poll`, then `pop`
+//! until it is empty. All of it on one thread at a time; `now` never goes back.
+//!
+//! Back-pressure: an operation of any size takes one [`OpState`] and one flow per stripe member; its chunks wait for
+//! slots, slabs and queue places. `submit` answers `Busy` when operations or flows run out, and gives the operation back.
+//!
+//! Fairness: each transport has its own round of flows, and a flow cuts at most [`QUANTUM`] chunks before the next one has
+//! its turn, so a large operation does not hold up small ones, nor one device another.
+//!
+//! What is not here: planning (`plan.rs`), arithmetic of cuts (`split.rs`), time, threads, I/O.
+
+mod close;
+mod done;
+mod emit;
+mod flow;
+mod report;
+mod take;
+
+use std::collections::VecDeque;
+
+use sw_mem::{HugePages, Slab, SlabPool};
+
+use crate::{
+    checksum::Pieces,
+    error::{Error, ErrorKind, Fault, Verb},
+    object::ObjectId,
+    op::{Completion, Limits, Op, OpId, Times},
+    path::{ByPath, Landing, Reason, Route},
+    seam::{CopyDone, CopyEngine, CopyEngineCaps, IoDone, IoKind, SlabPin, Transport, TransportCaps, Wait},
+    slot::{SlotTable, Token},
+    split::Cut,
+    time::Time,
+};
+use flow::FlowTable;
+pub use report::Counters;
+
+/// Chunks that a flow cuts before the next flow of the same transport has its turn.
+const QUANTUM: u32 = 4;
+/// Times that one chunk is resubmitted (short transfers, `EAGAIN`) before it is a fault: far above what a sane kernel does.
+const RESUBMITS_MAX: u8 = 64;
+/// Slots beside those of the transports, for chunks that are in a copy engine.
+const COPY_SLOTS: u32 = 64;
+/// Flows beside one per operation, so that stripe sets have theirs.
+const STRIPE_FLOWS: u32 = crate::stripe::MEMBERS_MAX;
+
+/// How large a lane is.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneConfig {
+    /// Operations at a time, 1 to 65,536.
+    pub ops_max: u32,
+    /// Bounce slabs for ragged ends: one per chunk that has such an end.
+    pub bounce_slabs: u32,
+    /// Bytes of a bounce slab: holds a block at each end, so twice the largest block served in place.
+    pub bounce_bytes: u32,
+    /// What an operation may be.
+    pub limits: Limits,
+}
+
+impl Default for LaneConfig {
+    /// 256 operations, 64 bounce slabs of 8 KiB (blocks of up to 4 KiB at both ends).
+    fn default() -> Self {
+        Self { ops_max: 256, bounce_slabs: 64, bounce_bytes: 8192, limits: Limits::default() }
+    }
+}
+
+/// What a lane is made of.
+pub struct LaneParts {
+    /// The transports; a [`Choice`](crate::Choice) names them by their index here.
+    pub transports: Vec<Box<dyn Transport>>,
+    /// Copy engines, one per device at most.
+    pub copiers: Vec<Box<dyn CopyEngine>>,
+    /// Slabs for staging, if the engine has a budget for them.
+    pub staging: Option<SlabPool>,
+}
+
+/// A transport with its round of flows.
+struct Queue {
+    /// `Some` until the lane leaks it on purpose.
+    transport: Box<dyn Transport>,
+    caps: TransportCaps,
+    /// Chunks that hold a place of its depth, those in a device-to-slab copy before a write included.
+    taken: u32,
+    /// Flows with bytes left to cut.
+    round: VecDeque<u32>,
+    /// Submitted since the last ring.
+    unrung: Vec<Token>,
+    /// Ready to be submitted, but the transport said `Full`.
+    refused: VecDeque<Token>,
+    /// Why it takes no more, once it broke.
+    broken: Option<Fault>,
+}
+
+/// A copy engine with its backlog.
+struct Copier {
+    engine: Box<dyn CopyEngine>,
+    caps: CopyEngineCaps,
+    taken: u32,
+    backlog: VecDeque<Token>,
+    /// Pins of the staging slabs; dropped before the slabs.
+    _pin: Option<Box<dyn SlabPin>>,
+}
+
+/// Where a chunk's bytes rest on their way.
+#[derive(Debug, Default)]
+enum Stash {
+    #[default]
+    None,
+    Bounce(Slab),
+    Staging(Slab),
+}
+
+/// What a chunk waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The transport.
+    Io,
+    /// A copy engine, before the transport (a write from device memory).
+    CopyIn,
+    /// A copy engine, after the transport (a read into device memory).
+    CopyOut,
+}
+
+/// The body of a slot.
+#[derive(Debug)]
+struct Chunk {
+    op: Token,
+    kind: IoKind,
+    object: ObjectId,
+    leg: crate::plan::Leg,
+    span: u32,
+    cut: Cut,
+    /// Offset of the first wanted byte in its span.
+    memory: u64,
+    /// Offset of the first wanted byte in the operation.
+    logical: u64,
+    /// Bytes of the cut that the transport has moved.
+    have: u32,
+    stash: Stash,
+    phase: Phase,
+    resubmits: u8,
+}
+
+/// An operation in the lane.
+struct OpState {
+    op: Option<Op>,
+    submitted: Time,
+    started: Option<Time>,
+    /// Flows that still have bytes to cut.
+    flows: u32,
+    /// Slots that name this operation.
+    slots: u32,
+    moved: u64,
+    bytes: ByPath,
+    bounced: u64,
+    cpu_copied: u64,
+    route: Route,
+    reason: Reason,
+    /// The first fault and the object offset of its chunk.
+    fault: Option<(Fault, u64)>,
+    pieces: Option<Box<Pieces>>,
+    /// The caller has its answer, or wants none.
+    answered: bool,
+}
+
+/// One thread's engine. See the module documentation.
+pub struct Lane {
+    config: LaneConfig,
+    queues: Vec<Queue>,
+    copiers: Vec<Copier>,
+    staging: Option<SlabPool>,
+    bounce: SlabPool,
+    ops: SlotTable<OpState>,
+    slots: SlotTable<Chunk>,
+    flows: FlowTable,
+    ready: VecDeque<Completion>,
+    now: Time,
+    next_deadline: Time,
+    counters: Counters,
+    closed: bool,
+    /// Scratch for the transports' and copy engines' answers; allocated once.
+    io_done: Vec<IoDone>,
+    copy_done: Vec<CopyDone>,
+}
+
+impl Lane {
+    /// Makes a lane of `parts`.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a configuration out of range, `ResourceLimit` if memory for bounce slabs or pins is refused.
+    pub fn new(config: LaneConfig, parts: LaneParts) -> Result<Self, Error> {
+        check_config(&config, &parts)?;
+        let bounce =
+            SlabPool::new(config.bounce_slabs, sw_mem::ByteLen(u64::from(config.bounce_bytes)), HugePages::Never)
+                .map_err(|cause| {
+                    Error::new(ErrorKind::ResourceLimit, Verb::Setup)
+                        .detail("no memory for bounce slabs")
+                        .caused_by(cause)
+                })?;
+        let queues: Vec<Queue> = parts.transports.into_iter().map(Queue::new).collect();
+        let copiers = parts
+            .copiers
+            .into_iter()
+            .map(|engine| Copier::new(engine, parts.staging.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let depth: u32 = queues.iter().map(|queue| queue.caps.queue_depth).sum();
+        let copies: u32 = copiers.iter().map(|copier| copier.caps.queue_depth.max(COPY_SLOTS)).sum();
+        let done = (depth as usize).max(64);
+        Ok(Self {
+            config,
+            queues,
+            copiers,
+            staging: parts.staging,
+            bounce,
+            ops: SlotTable::new(config.ops_max, OpState::empty),
+            slots: SlotTable::new(depth + copies, Chunk::empty),
+            flows: FlowTable::new(config.ops_max + STRIPE_FLOWS),
+            ready: VecDeque::with_capacity(config.ops_max as usize * 2),
+            now: Time::ZERO,
+            next_deadline: Time::FOREVER,
+            counters: Counters::default(),
+            closed: false,
+            io_done: Vec::with_capacity(done),
+            copy_done: Vec::with_capacity(done),
+        })
+    }
+
+    /// What each transport can do, in the order that choices index.
+    pub fn transport_caps(&self) -> Vec<TransportCaps> {
+        self.queues.iter().map(|queue| queue.caps).collect()
+    }
+
+    /// What each copy engine can do.
+    pub fn copier_caps(&self) -> Vec<CopyEngineCaps> {
+        self.copiers.iter().map(|copier| copier.caps).collect()
+    }
+
+    /// Passes a hint to every transport, and the lane's own slabs with the first region hint.
+    ///
+    /// # Errors
+    /// The first refusal; I/Os work without the hint.
+    pub fn attach(&mut self, hint: crate::seam::Attach<'_>) -> Result<(), Error> {
+        self.queues.iter_mut().try_for_each(|queue| queue.transport.attach(hint))
+    }
+
+    /// Registers the lane's own slabs with its transports, so that staged and bounced chunks are cheap.
+    ///
+    /// # Errors
+    /// The first refusal (limit of locked memory); everything works without.
+    pub fn attach_slabs(&mut self) -> Result<(), Error> {
+        let regions = [Some(self.bounce.region().clone()), self.staging.as_ref().map(|pool| pool.region().clone())];
+        regions.iter().flatten().try_for_each(|region| self.attach(crate::seam::Attach::Region(region)))
+    }
+
+    /// A handle that ends a wait in [`Lane::poll`], one per transport.
+    pub fn wakers(&self) -> Vec<std::sync::Arc<dyn crate::seam::Wake>> {
+        self.queues.iter().map(|queue| queue.transport.waker()).collect()
+    }
+
+    /// Hands everything taken to the devices.
+    ///
+    /// # Errors
+    /// None that end the lane: a broken transport fails its operations.
+    pub fn ring(&mut self) {
+        self.pump();
+        for index in 0..self.queues.len() {
+            self.ring_queue(index);
+        }
+    }
+
+    /// Moves everything forward; waits at most as `wait` says, and not at all if completions are ready.
+    ///
+    /// Returns the number of completions that [`Lane::pop`] has ready.
+    pub fn poll(&mut self, now: Time, wait: Wait) -> usize {
+        self.now = now;
+        self.expire();
+        self.pump();
+        let waiter = self.pick_waiter(wait);
+        for index in 0..self.queues.len() {
+            match waiter {
+                Some((chosen, wait)) if chosen == index => self.poll_queue(index, wait),
+                _ => {
+                    self.ring_queue(index);
+                    self.poll_queue(index, Wait::No);
+                }
+            }
+        }
+        for index in 0..self.copiers.len() {
+            self.poll_copier(index);
+        }
+        self.pump();
+        self.ready.len()
+    }
+
+    /// The next completion, in the order in which they ended.
+    pub fn pop(&mut self) -> Option<Completion> {
+        self.ready.pop_front()
+    }
+
+    /// Operations that have not completed.
+    pub fn in_flight(&self) -> usize {
+        self.config.ops_max as usize - self.ops.free_count()
+    }
+
+    /// Room for operations.
+    pub fn has_room(&self) -> bool {
+        !self.closed && self.ops.free_count() > 0 && self.ready.len() < self.config.ops_max as usize
+    }
+
+    /// The earliest deadline of a live operation.
+    pub fn next_deadline(&self) -> Option<Time> {
+        (self.next_deadline != Time::FOREVER).then_some(self.next_deadline)
+    }
+
+    /// Which queue waits, and how: the one with most in flight, shortly if a copy engine is busy too.
+    fn pick_waiter(&self, wait: Wait) -> Option<(usize, Wait)> {
+        let Wait::For { timeout, min } = wait else { return None };
+        if !self.ready.is_empty() {
+            return None;
+        }
+        // A copy engine has no wake-up; half a microsecond per KiB of a 64 KiB copy is its scale.
+        let copying = self.copiers.iter().any(|copier| copier.taken > 0);
+        let others = self.queues.iter().filter(|queue| queue.taken > 0).count() > 1;
+        let cap = match (copying, others) {
+            (true, _) => core::time::Duration::from_micros(20),
+            (false, true) => core::time::Duration::from_micros(200),
+            (false, false) => timeout,
+        };
+        let busiest = (0..self.queues.len()).max_by_key(|index| self.queues[*index].taken)?;
+        let min = min.clamp(1, self.queues[busiest].taken.max(1));
+        Some((busiest, Wait::For { timeout: timeout.min(cap), min }))
+    }
+
+    fn ring_queue(&mut self, index: usize) {
+        let queue = &mut self.queues[index];
+        if queue.unrung.is_empty() || queue.broken.is_some() {
+            return;
+        }
+        let outcome = queue.transport.ring();
+        self.mark_rung(index);
+        if let Err(error) = outcome {
+            self.break_queue(index, &error);
+        }
+    }
+
+    fn mark_rung(&mut self, index: usize) {
+        let queue = &mut self.queues[index];
+        self.counters.doorbells += u64::from(!queue.unrung.is_empty());
+        for token in queue.unrung.drain(..) {
+            self.slots.fly(token);
+        }
+    }
+
+    fn poll_queue(&mut self, index: usize, wait: Wait) {
+        let queue = &mut self.queues[index];
+        if queue.broken.is_some() || (queue.taken == 0 && wait == Wait::No) {
+            return;
+        }
+        let mut done = core::mem::take(&mut self.io_done);
+        done.clear();
+        let outcome = queue.transport.poll(wait, &mut done);
+        self.counters.polls += 1;
+        self.mark_rung(index);
+        for end in &done {
+            self.io_ended(*end);
+        }
+        self.io_done = done;
+        if let Err(error) = outcome {
+            self.break_queue(index, &error);
+        }
+    }
+
+    fn poll_copier(&mut self, index: usize) {
+        self.feed_copier(index);
+        let copier = &mut self.copiers[index];
+        if copier.taken == 0 {
+            return;
+        }
+        let mut done = core::mem::take(&mut self.copy_done);
+        done.clear();
+        let outcome = copier.engine.ring().and_then(|()| copier.engine.poll(&mut done).map(|_| ()));
+        for end in &done {
+            self.copy_ended(*end);
+        }
+        self.copy_done = done;
+        match outcome {
+            Err(fault) => self.break_copier(index, fault),
+            Ok(()) => self.feed_copier(index),
+        }
+    }
+}
+
+impl Queue {
+    fn new(transport: Box<dyn Transport>) -> Self {
+        let caps = transport.caps();
+        let depth = caps.queue_depth as usize;
+        Self {
+            transport,
+            caps,
+            taken: 0,
+            round: VecDeque::with_capacity(depth),
+            unrung: Vec::with_capacity(depth),
+            refused: VecDeque::with_capacity(depth),
+            broken: None,
+        }
+    }
+}
+
+impl Copier {
+    fn new(mut engine: Box<dyn CopyEngine>, staging: Option<&SlabPool>) -> Result<Self, Error> {
+        let caps = engine.caps();
+        let pin = staging.map(|pool| engine.pin(pool.region())).transpose().map_err(|fault| {
+            Error::from_fault(fault, Verb::Register)
+                .detail("the copy engine cannot pin the staging slabs")
+                .remedy("raise the limit of locked memory or lower the staging budget")
+        })?;
+        Ok(Self { engine, caps, taken: 0, backlog: VecDeque::with_capacity(caps.queue_depth as usize), _pin: pin })
+    }
+}
+
+impl Chunk {
+    fn empty() -> Self {
+        Self {
+            op: Token::from_raw(0),
+            kind: IoKind::Read,
+            object: ObjectId(0),
+            leg: flow::NO_LEG,
+            span: 0,
+            cut: Cut::default(),
+            memory: 0,
+            logical: 0,
+            have: 0,
+            stash: Stash::None,
+            phase: Phase::Io,
+            resubmits: 0,
+        }
+    }
+}
+
+impl OpState {
+    fn empty() -> Self {
+        Self {
+            op: None,
+            submitted: Time::ZERO,
+            started: None,
+            flows: 0,
+            slots: 0,
+            moved: 0,
+            bytes: ByPath::default(),
+            bounced: 0,
+            cpu_copied: 0,
+            route: Route { transport: "none", landing: Landing::Staged },
+            reason: Reason::Best,
+            fault: None,
+            pieces: None,
+            answered: false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.flows == 0 && self.slots == 0
+    }
+
+    fn times(&self, now: Time) -> Times {
+        let started = self.started.unwrap_or(now);
+        Times { queued: started.since(self.submitted), moving: now.since(started) }
+    }
+}
+
+fn check_config(config: &LaneConfig, parts: &LaneParts) -> Result<(), Error> {
+    let wrong = |detail: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail(detail));
+    if !(1..=1 << 16).contains(&config.ops_max) {
+        return wrong("a lane holds 1 to 65,536 operations");
+    }
+    if config.bounce_slabs == 0 || config.bounce_bytes < 1024 || config.limits.op_bytes_max > 1 << 62 {
+        return wrong("a lane needs at least one bounce slab of 1 KiB, and operations of at most 2^62 bytes");
+    }
+    if parts.transports.is_empty() || parts.transports.len() > 64 || parts.copiers.len() > 64 {
+        return wrong("a lane has 1 to 64 transports and at most 64 copy engines");
+    }
+    let odd = |caps: TransportCaps| {
+        caps.queue_depth == 0 || caps.io_bytes_max < 12 << 10 || caps.io_bytes_max > 1 << 30 || caps.segments_max == 0
+    };
+    if parts.transports.iter().any(|transport| odd(transport.caps())) {
+        return wrong("a transport offers no depth, no segment, or an I/O size below 12 KiB or above 1 GiB");
+    }
+    Ok(())
+}
+
+/// The public name of an operation's slot.
+fn op_id(token: Token) -> OpId {
+    OpId(token)
+}
+
+#[cfg(test)]
+#[path = "../lane_tests.rs"]
+mod tests;

@@ -1,0 +1,328 @@
+//! The planner: every candidate route with a verdict and a reason; the first accepted one wins.
+//!
+//! Capability first: fewer CPU copies per byte rank higher. Measurement second: among equals, and for a file that the
+//! page cache holds, the measured rate decides. Never the name.
+
+use core::cmp::Reverse;
+
+use crate::{
+    error::{Error, ErrorKind, Verb},
+    object::{Face, Granularity, Object, Residency},
+    path::{Landing, Reason, Route, TransportName},
+    rate::{RateClass, RateTable},
+    seam::TransportCaps,
+};
+use sw_mem::DeviceId;
+
+/// How the bytes get from the transport to the caller's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The transport reaches the memory itself.
+    Direct,
+    /// Through a slab, then a copy.
+    Staged,
+}
+
+/// What the planner must know of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryFacts {
+    /// Whose memory, `None` for the host's.
+    pub device: Option<DeviceId>,
+    /// Whether a copy engine serves it, and if not, why. Meaningless for host memory.
+    pub copy_engine: Result<(), Reason>,
+    /// Whether staging slabs are there.
+    pub staging: Result<(), Reason>,
+}
+
+impl MemoryFacts {
+    /// Host memory on an engine with staging slabs.
+    pub const HOST: MemoryFacts = MemoryFacts { device: None, copy_engine: Ok(()), staging: Ok(()) };
+}
+
+/// Part of a route that a policy names; `None` matches any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RouteMatch {
+    /// The transport.
+    pub transport: Option<TransportName>,
+    /// The landing.
+    pub landing: Option<Landing>,
+}
+
+impl RouteMatch {
+    fn holds(&self, route: Route) -> bool {
+        self.transport.is_none_or(|name| name == route.transport)
+            && self.landing.is_none_or(|landing| landing == route.landing)
+    }
+}
+
+/// Which routes the caller accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The best there is.
+    #[default]
+    Any,
+    /// That one if it is accepted, else the best there is; the reason says why not.
+    Prefer(RouteMatch),
+    /// That one for every byte; anything else is an error, ragged ends that must bounce included.
+    Require(RouteMatch),
+    /// That one for all whole blocks; ragged ends may bounce, at most two blocks an operation.
+    RequireCore(RouteMatch),
+}
+
+/// A candidate's fate.
+pub type Verdict = Result<(), Reason>;
+
+/// A route that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The route.
+    pub route: Route,
+    /// Which of the object's faces.
+    pub face: usize,
+    /// How it reaches the memory.
+    pub via: Via,
+    /// Accepted, or why not.
+    pub verdict: Verdict,
+    /// Bytes per second, where it was measured.
+    pub measured: Option<u64>,
+}
+
+/// One leg of a choice: everything that the data path needs, without a look at the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// Index among the lane's transports.
+    pub transport: u8,
+    /// How it reaches memory.
+    pub via: Via,
+    /// Who writes the final bytes.
+    pub landing: Landing,
+    /// Whether the kernel copies between its cache and what the transport is given.
+    pub kernel_copies: bool,
+    /// Why nothing better.
+    pub reason: Reason,
+    /// What the face demands.
+    pub granularity: Granularity,
+    /// The face's handle.
+    pub handle: u64,
+}
+
+/// The routes of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// For the bulk.
+    pub main: Leg,
+    /// Where memory and offset are not congruent for `main`; `None` if the policy forbids it.
+    pub unaligned: Option<Leg>,
+    /// For the ragged ends of a write; `None` if the object takes whole blocks only.
+    pub ends: Option<Leg>,
+    /// Whether ragged ends may go another way than `main`.
+    pub ends_may_bounce: bool,
+    /// The route that reports name.
+    pub route: Route,
+}
+
+/// What the planner found.
+#[derive(Debug)]
+pub struct Plan {
+    /// Every candidate, the best first.
+    pub candidates: Vec<Candidate>,
+    /// The choice, or why there is none.
+    pub choice: Result<Choice, Error>,
+}
+
+/// Plans `verb` between `object` and memory with `facts`, over `transports` (in the lane's order).
+pub fn plan(
+    object: &Object,
+    facts: &MemoryFacts,
+    transports: &[TransportCaps],
+    policy: &Policy,
+    rates: &RateTable,
+    verb: Verb,
+) -> Plan {
+    let planner = Planner { object, facts, transports, rates, verb };
+    let mut candidates = planner.candidates();
+    // Stable, so that faces keep the order in which the store gave them.
+    candidates.sort_by_key(|candidate| planner.rank(candidate));
+    let found = planner.choose(&mut candidates, policy);
+    let choice = found.ok_or_else(|| refusal(object, policy, &candidates, verb));
+    Plan { candidates, choice }
+}
+
+struct Planner<'a> {
+    object: &'a Object,
+    facts: &'a MemoryFacts,
+    transports: &'a [TransportCaps],
+    rates: &'a RateTable,
+    verb: Verb,
+}
+
+impl Planner<'_> {
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut all = Vec::with_capacity(self.object.faces.len() * 2);
+        for (index, face) in self.object.faces.iter().enumerate() {
+            for via in [Via::Direct, Via::Staged] {
+                let landing = if via == Via::Direct { face.landing } else { Landing::Staged };
+                let route = Route { transport: face.transport, landing };
+                let verdict = self.verdict(face, via);
+                let measured = self.rates.get(self.class(route));
+                all.push(Candidate { route, face: index, via, verdict, measured });
+            }
+        }
+        all
+    }
+
+    fn class(&self, route: Route) -> RateClass {
+        RateClass { transport: route.transport, landing: route.landing, resident: self.resident() }
+    }
+
+    fn resident(&self) -> bool {
+        // Nine tenths: a few evicted pages cost less than a second pass over the device.
+        matches!(self.object.residency, Residency::Cached(bytes) if bytes >= self.object.len / 10 * 9 && bytes > 0)
+    }
+
+    fn verdict(&self, face: &Face, via: Via) -> Verdict {
+        let caps = self.transports.iter().find(|caps| caps.name == face.transport).ok_or(Reason::MemoryUnreachable)?;
+        match (via, self.facts.device) {
+            (Via::Direct, None) => caps.host,
+            (Via::Direct, Some(_)) => caps.device,
+            (Via::Staged, device) => {
+                self.facts.staging?;
+                if device.is_some() { self.facts.copy_engine } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Lower is better: CPU copies per byte, then a resident file's cache before its device, then the measured rate.
+    fn rank(&self, candidate: &Candidate) -> (bool, u8, Reverse<u64>, u8) {
+        let buffered = self.buffered(candidate.face);
+        let cpu_copies = u8::from(buffered) + u8::from(candidate.via == Via::Staged && self.facts.device.is_none());
+        let cached = self.resident() && self.verb == Verb::Read;
+        let class = match (cached, buffered) {
+            // In the cache already: the copy is cheaper than the device, unless measurement says otherwise.
+            (true, true) => u8::from(self.cache_is_slower(candidate)) * 3,
+            (true, false) => cpu_copies + 1,
+            (false, _) => cpu_copies,
+        };
+        (
+            candidate.verdict.is_err(),
+            class,
+            Reverse(candidate.measured.unwrap_or(0)),
+            u8::from(candidate.via == Via::Staged),
+        )
+    }
+
+    fn cache_is_slower(&self, cached: &Candidate) -> bool {
+        let rate =
+            |landing, resident| self.rates.get(RateClass { transport: cached.route.transport, landing, resident });
+        matches!((rate(Landing::KernelCopy, true), rate(Landing::Dma, false)), (Some(cache), Some(device)) if cache < device)
+    }
+
+    fn buffered(&self, face: usize) -> bool {
+        self.object.faces.get(face).is_some_and(|face| face.landing == Landing::KernelCopy)
+    }
+
+    fn choose(&self, candidates: &mut [Candidate], policy: &Policy) -> Option<Choice> {
+        let (demand, wish) = match policy {
+            Policy::Any => (None, None),
+            Policy::Prefer(wish) => (None, Some(*wish)),
+            Policy::Require(demand) | Policy::RequireCore(demand) => (Some(*demand), None),
+        };
+        if let Some(demand) = demand {
+            let excluded = |c: &&mut Candidate| c.verdict.is_ok() && !demand.holds(c.route);
+            candidates.iter_mut().filter(excluded).for_each(|c| c.verdict = Err(Reason::PolicyExcludes));
+        }
+        let accepted = |c: &Candidate| c.verdict.is_ok();
+        let wished = |c: &Candidate| accepted(c) && wish.is_some_and(|wish| wish.holds(c.route));
+        let best = candidates.iter().position(wished).or_else(|| candidates.iter().position(accepted))?;
+        let chosen = *candidates.get(best)?;
+        let main = self.leg(&chosen, self.why_not_better(&chosen, candidates, wish))?;
+        let free = demand.is_none();
+        let unaligned = candidates.iter().filter(|c| free && accepted(c)).find(|c| self.takes_any_address(c));
+        let unaligned = unaligned.and_then(|c| self.leg(c, Reason::MemoryMisaligned));
+        let ends = self.object.bytewise_face().and_then(|face| self.ends_leg(face));
+        for (index, candidate) in candidates.iter_mut().enumerate() {
+            if index != best && candidate.verdict.is_ok() {
+                candidate.verdict = Err(self.why_lower(candidate, &chosen));
+            }
+        }
+        let ends_may_bounce = !matches!(policy, Policy::Require(_));
+        Some(Choice { main, unaligned, ends, ends_may_bounce, route: chosen.route })
+    }
+
+    /// A slab takes any address, and so does the kernel's own copy.
+    fn takes_any_address(&self, candidate: &Candidate) -> bool {
+        let fine = self.object.faces.get(candidate.face).is_some_and(|face| face.granularity.memory == 1);
+        candidate.via == Via::Staged || fine
+    }
+
+    fn ends_leg(&self, face: usize) -> Option<Leg> {
+        let via = if self.facts.device.is_some() { Via::Staged } else { Via::Direct };
+        let route = Route { transport: self.object.faces.get(face)?.transport, landing: Landing::KernelCopy };
+        self.leg(&Candidate { route, face, via, verdict: Ok(()), measured: None }, Reason::RaggedEnds)
+    }
+
+    fn leg(&self, candidate: &Candidate, reason: Reason) -> Option<Leg> {
+        let face = self.object.faces.get(candidate.face)?;
+        let transport = self.transports.iter().position(|caps| caps.name == face.transport)?;
+        Some(Leg {
+            transport: u8::try_from(transport).ok()?,
+            via: candidate.via,
+            landing: if candidate.via == Via::Staged { Landing::Staged } else { face.landing },
+            kernel_copies: face.landing == Landing::KernelCopy,
+            reason,
+            granularity: face.granularity,
+            handle: face.handle,
+        })
+    }
+
+    /// Why the chosen route is not a better one: the reason of the best refused direct candidate.
+    fn why_not_better(&self, chosen: &Candidate, candidates: &[Candidate], wish: Option<RouteMatch>) -> Reason {
+        if chosen.route.landing == Landing::Dma {
+            return Reason::Best;
+        }
+        if let Some(refused) =
+            wish.and_then(|wish| candidates.iter().find(|c| wish.holds(c.route) && c.verdict.is_err()))
+        {
+            return refused.verdict.err().unwrap_or(Reason::Best);
+        }
+        let direct = candidates.iter().filter(|c| c.route.landing == Landing::Dma);
+        if let Some(reason) = direct.clone().find_map(|c| c.verdict.err()) {
+            return reason;
+        }
+        if direct.count() > 0 {
+            return if self.resident() { Reason::Resident } else { Reason::MeasuredSlower };
+        }
+        self.object.faces.get(chosen.face).and_then(|face| face.because).unwrap_or(Reason::Best)
+    }
+
+    fn why_lower(&self, candidate: &Candidate, chosen: &Candidate) -> Reason {
+        let cached = self.resident() && self.buffered(chosen.face) && !self.buffered(candidate.face);
+        match (cached, candidate.measured, chosen.measured) {
+            (true, ..) => Reason::Resident,
+            (false, Some(slow), Some(fast)) if slow < fast => Reason::MeasuredSlower,
+            _ => Reason::RankedLower,
+        }
+    }
+}
+
+fn refusal(object: &Object, policy: &Policy, candidates: &[Candidate], verb: Verb) -> Error {
+    let mut reasons: Vec<Reason> = candidates.iter().filter_map(|candidate| candidate.verdict.err()).collect();
+    reasons.extend(object.faces.iter().filter_map(|face| face.because));
+    reasons.sort_unstable();
+    reasons.dedup();
+    let (kind, remedy) = match policy {
+        Policy::Any | Policy::Prefer(_) => (ErrorKind::Unsupported, "see `straightway plan` for what each route needs"),
+        Policy::Require(_) | Policy::RequireCore(_) => {
+            (ErrorKind::PolicyUnmet, "relax the policy, or mend the first reason; `straightway plan` explains each")
+        }
+    };
+    Error::new(kind, verb)
+        .at(object.name.clone())
+        .detail("no route meets the policy")
+        .remedy(remedy)
+        .with_reasons(reasons)
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+use crate::object::{ObjectId, Version};
+
+#[derive(Clone, Copy, PartialEq)]
+enum Direct {
+    Offered,
+    Refused,
+}
+
+fn caps(name: TransportName) -> TransportCaps {
+    TransportCaps {
+        name,
+        queue_depth: 8,
+        io_bytes_max: 1 << 20,
+        segments_max: 3,
+        host: Ok(()),
+        device: Err(Reason::NoPeerPages),
+    }
+}
+
+fn file(residency: Residency, direct: Direct) -> Object {
+    let buffered = Face {
+        transport: "io_uring",
+        handle: 4,
+        granularity: Granularity::ANY,
+        landing: Landing::KernelCopy,
+        because: (direct == Direct::Refused).then_some(Reason::DirectRefused),
+    };
+    let block = Granularity { block: 512, memory: 512 };
+    let face = Face { handle: 3, granularity: block, landing: Landing::Dma, because: None, ..buffered };
+    Object {
+        id: ObjectId(1),
+        name: "f".into(),
+        len: 1 << 20,
+        version: Version::default(),
+        faces: if direct == Direct::Offered { vec![face, buffered] } else { vec![buffered] },
+        residency,
+        stripe: None,
+        keep: Box::new(()),
+    }
+}
+
+fn planned(object: &Object, facts: MemoryFacts, policy: Policy, rates: &RateTable) -> Plan {
+    plan(object, &facts, &[caps("io_uring")], &policy, rates, Verb::Read)
+}
+
+const GPU: MemoryFacts = MemoryFacts { device: Some(DeviceId(0)), copy_engine: Ok(()), staging: Ok(()) };
+
+#[test]
+fn a_cold_file_goes_direct_into_host_memory() {
+    let choice = planned(&file(Residency::Unknown, Direct::Offered), MemoryFacts::HOST, Policy::Any, &RateTable::new())
+        .choice
+        .unwrap();
+    assert_eq!(choice.route.to_string(), "io_uring/dma");
+    assert_eq!(choice.main.reason, Reason::Best);
+    assert!(choice.unaligned.is_some() && choice.ends.is_some());
+}
+
+#[test]
+fn a_resident_file_is_copied_from_the_page_cache_and_says_why() {
+    let object = file(Residency::Cached(1 << 20), Direct::Offered);
+    let plan = planned(&object, MemoryFacts::HOST, Policy::Any, &RateTable::new());
+    let choice = plan.choice.unwrap();
+    assert_eq!(choice.route.to_string(), "io_uring/kernel-copy");
+    assert_eq!(choice.main.reason, Reason::Resident);
+    let direct = plan.candidates.iter().find(|c| c.route.landing == Landing::Dma).unwrap();
+    assert_eq!(direct.verdict, Err(Reason::Resident));
+}
+
+#[test]
+fn measurement_overrules_the_page_cache() {
+    let mut rates = RateTable::new();
+    let class = |landing, resident| RateClass { transport: "io_uring", landing, resident };
+    rates.record(class(Landing::KernelCopy, true), 1 << 20, 1_000_000);
+    rates.record(class(Landing::Dma, false), 1 << 20, 100_000);
+    let object = file(Residency::Cached(1 << 20), Direct::Offered);
+    let choice = planned(&object, MemoryFacts::HOST, Policy::Any, &rates).choice.unwrap();
+    assert_eq!(choice.route.landing, Landing::Dma);
+}
+
+#[test]
+fn device_memory_is_staged_and_says_why_not_direct() {
+    let choice =
+        planned(&file(Residency::Unknown, Direct::Offered), GPU, Policy::Any, &RateTable::new()).choice.unwrap();
+    assert_eq!((choice.route.landing, choice.main.via), (Landing::Staged, Via::Staged));
+    assert_eq!(choice.main.reason, Reason::NoPeerPages);
+    assert!(!choice.main.kernel_copies, "the slab is filled by the device, not from the page cache");
+}
+
+#[test]
+fn a_file_system_without_direct_io_says_so() {
+    let choice = planned(&file(Residency::Unknown, Direct::Refused), MemoryFacts::HOST, Policy::Any, &RateTable::new())
+        .choice
+        .unwrap();
+    assert_eq!(choice.route.landing, Landing::KernelCopy);
+    assert_eq!(choice.main.reason, Reason::DirectRefused);
+}
+
+#[test]
+fn a_policy_that_cannot_be_met_lists_the_reasons() {
+    let demand = RouteMatch { transport: None, landing: Some(Landing::Dma) };
+    let error = planned(&file(Residency::Unknown, Direct::Offered), GPU, Policy::Require(demand), &RateTable::new())
+        .choice
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PolicyUnmet);
+    assert!(error.reasons().contains(&Reason::NoPeerPages), "{error}");
+    let error = planned(
+        &file(Residency::Unknown, Direct::Refused),
+        MemoryFacts::HOST,
+        Policy::Require(demand),
+        &RateTable::new(),
+    );
+    assert!(error.choice.unwrap_err().reasons().contains(&Reason::DirectRefused));
+}
+
+#[test]
+fn a_wish_is_granted_where_it_can_be() {
+    let wish = |landing| Policy::Prefer(RouteMatch { transport: None, landing: Some(landing) });
+    let object = file(Residency::Unknown, Direct::Offered);
+    for landing in [Landing::KernelCopy, Landing::Staged, Landing::Dma] {
+        let choice = planned(&object, MemoryFacts::HOST, wish(landing), &RateTable::new()).choice.unwrap();
+        assert_eq!(choice.route.landing, landing);
+    }
+    let choice = planned(&object, GPU, wish(Landing::Dma), &RateTable::new()).choice.unwrap();
+    assert_eq!((choice.route.landing, choice.main.reason), (Landing::Staged, Reason::NoPeerPages));
+}
+
+#[test]
+fn no_transport_and_no_staging_are_reasons() {
+    let object = file(Residency::Unknown, Direct::Offered);
+    let facts = MemoryFacts { staging: Err(Reason::NoStaging), ..GPU };
+    let error = planned(&object, facts, Policy::Any, &RateTable::new()).choice.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.reasons().contains(&Reason::NoStaging));
+    let none = plan(&object, &MemoryFacts::HOST, &[caps("other")], &Policy::Any, &RateTable::new(), Verb::Read);
+    assert!(none.choice.unwrap_err().reasons().contains(&Reason::MemoryUnreachable));
+}
