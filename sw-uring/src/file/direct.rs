@@ -1,0 +1,132 @@
+//! What `O_DIRECT` needs on a file, found out without guessing.
+//!
+//! Order: statx (Linux 6.1, per file); else the logical block size of the block device below; else reads that are tried
+//! at 512 and 4096 bytes. A file system that takes `O_DIRECT` but then copies (tmpfs, FUSE, network file systems) is
+//! refused here: a route that is called direct must be one.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
+
+use sw_engine::{Granularity, Reason};
+
+use crate::sys::{self, DirectFacts, Stat};
+
+/// Largest alignment that is believed: a page of 64 KiB. More is a report that makes no sense.
+const ALIGN_MAX: u32 = 64 << 10;
+
+/// Alignments that are tried when nobody tells.
+const TRIED: [u32; 2] = [512, 4096];
+
+/// Magic numbers of linux `include/uapi/linux/magic.h`: file systems whose `O_DIRECT` goes to a block
+/// device (ext, xfs, btrfs, f2fs).
+const ON_BLOCK_DEVICES: [i64; 4] = [0xEF53, 0x5846_5342, BTRFS, 0xF2F5_2010];
+
+/// `BTRFS_SUPER_MAGIC`.
+const BTRFS: i64 = 0x9123_683E;
+
+/// `FS_COMPR_FL` and `FS_NOCOW_FL` of linux `include/uapi/linux/fs.h`.
+const COMPRESSED: u32 = 0x4;
+const NO_COW: u32 = 0x0080_0000;
+
+/// What the file is opened for, as far as direct I/O cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// The granularity of direct I/O on `fd` (opened with `O_DIRECT`), or why there is none.
+pub(super) fn granularity(fd: BorrowedFd<'_>, stat: &Stat, access: Access) -> Result<Granularity, Reason> {
+    if copies_in_secret(fd, stat, access) {
+        return Err(Reason::DirectRefused);
+    }
+    match sys::direct_facts(fd) {
+        DirectFacts::Refused => Err(Reason::DirectRefused),
+        DirectFacts::Align { memory, offset } => checked(memory, offset).ok_or(Reason::DirectUnaligned),
+        DirectFacts::Silent => without_statx(fd, stat),
+    }
+}
+
+/// The same where statx is silent.
+fn without_statx(fd: BorrowedFd<'_>, stat: &Stat) -> Result<Granularity, Reason> {
+    let block_device = stat.kind() == libc::S_IFBLK;
+    if !block_device && !sys::file_system(fd).is_ok_and(|magic| ON_BLOCK_DEVICES.contains(&magic)) {
+        return Err(Reason::DirectRefused);
+    }
+    let told = if block_device { sys::logical_block(fd).ok() } else { logical_block_below(stat.device) };
+    // The logical block is also what memory must be aligned to before Linux 6.1 told otherwise (open(2), NOTES).
+    told.and_then(|block| checked(block, block)).or_else(|| tried(fd)).ok_or(Reason::DirectUnaligned)
+}
+
+fn checked(memory: u32, offset: u32) -> Option<Granularity> {
+    let sane = |align: u32| align.is_power_of_two() && align <= ALIGN_MAX;
+    (sane(memory) && sane(offset)).then_some(Granularity { block: offset, memory })
+}
+
+/// Logical block size of the disk that holds file system `device`; a partition asks its disk.
+fn logical_block_below(device: u64) -> Option<u32> {
+    let node = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
+    ["queue", "../queue"]
+        .iter()
+        .find_map(|queue| std::fs::read_to_string(Path::new(&node).join(queue).join("logical_block_size")).ok())
+        .and_then(|text| text.trim().parse().ok())
+}
+
+/// The smallest alignment at which a read works. A wrong one says EINVAL and does nothing.
+fn tried(fd: BorrowedFd<'_>) -> Option<Granularity> {
+    // Room for a start at an odd multiple of 512, so that 512 is not accepted only because memory was better aligned.
+    let mut memory = vec![0u8; 4 * 4096];
+    let start = memory.as_ptr().addr().next_multiple_of(4096) - memory.as_ptr().addr();
+    TRIED.into_iter().find_map(|align| {
+        let size = sw_mem::index(u64::from(align));
+        let at = start + size;
+        sys::pread(fd, memory.get_mut(at..at + size)?, i64::from(align)).ok()?;
+        checked(align, align)
+    })
+}
+
+/// Whether the file system takes direct I/O on this file and then goes through the page cache without a word.
+///
+/// btrfs reads compressed extents so, and (Linux 6.15, `btrfs_direct_write`) writes files that have checksums so.
+fn copies_in_secret(fd: BorrowedFd<'_>, stat: &Stat, access: Access) -> bool {
+    if stat.kind() != libc::S_IFREG || !sys::file_system(fd).is_ok_and(|magic| magic == BTRFS) {
+        return false;
+    }
+    // A btrfs that does not tell its flags is given no credit.
+    let flags = sys::inode_flags(fd).unwrap_or(COMPRESSED);
+    flags & COMPRESSED != 0 || (access == Access::Write && flags & NO_COW == 0)
+}
+
+/// Opens a second descriptor of the same file with `O_DIRECT`.
+///
+/// # Errors
+/// Why there is no direct way to this file. `Ok(None)`: the name leads to another file now.
+pub(super) fn open(
+    path: &Path,
+    stat: &Stat,
+    access: Access,
+) -> Result<Option<(std::os::fd::OwnedFd, Granularity)>, Reason> {
+    let flags = if access == Access::Write { libc::O_RDWR } else { libc::O_RDONLY };
+    let fd = sys::open(path, flags | libc::O_DIRECT, 0).map_err(|_| Reason::DirectRefused)?;
+    let same = sys::fstat(fd.as_fd()).is_ok_and(|now| (now.device, now.inode) == (stat.device, stat.inode));
+    if !same {
+        return Ok(None);
+    }
+    let granularity = granularity(fd.as_fd(), stat, access)?;
+    Ok(Some((fd, granularity)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alignments_that_make_no_sense_are_not_believed() {
+        assert_eq!(checked(512, 3), None);
+        assert_eq!(checked(0, 512), None);
+        assert_eq!(checked(4, 1 << 20), None);
+        assert_eq!(checked(4, 512), Some(Granularity { block: 512, memory: 4 }));
+    }
+}

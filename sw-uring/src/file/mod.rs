@@ -1,0 +1,280 @@
+//! Files and block devices by path.
+//!
+//! ```text
+//!   open ─► stat (kind) ─► descriptor ─► + O_DIRECT descriptor? ─► Object { faces: [direct], buffered }
+//!   create ─► .name.…straightway-partial ─► write ─► fsync ─► rename ─► fsync directory
+//! ```
+//!
+//! Invariants: a face that lands as `Dma` goes past the page cache on this very file, as far as the kernel tells (see
+//! [`direct`]); the buffered face says why there is no direct one. An object's two descriptors are of one inode.
+//! A name never shows half a file.
+
+mod create;
+mod direct;
+mod resume;
+
+use std::{
+    any::Any,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sw_engine::{
+    Error, ErrorKind, Face, Granularity, Landing, Object, Reason, Residency, TransportName, Verb, Version,
+    seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
+};
+
+use crate::{
+    fault::path_error,
+    handle::{self, Cache},
+    sys::{self, Stat},
+};
+
+use direct::Access;
+pub use resume::Resumable;
+
+/// Times that opening is tried again when the name is replaced meanwhile.
+const REPLACED_MAX: u32 = 4;
+
+/// Entries of one directory that a listing holds at most (about 200 bytes each).
+const ENTRIES_MAX: usize = 10_000_000;
+
+/// Names of the local file system to objects whose faces one transport understands.
+#[derive(Clone, Copy, Debug)]
+pub struct FileStore {
+    transport: TransportName,
+}
+
+/// Keeps an object's descriptors open.
+pub(crate) struct OpenFile {
+    path: PathBuf,
+    buffered: OwnedFd,
+    /// Only held: its number is in the direct face.
+    _direct: Option<OwnedFd>,
+}
+
+impl FileStore {
+    /// A store for the transport in use: [`crate::IO_URING`] or [`crate::PREADV2`].
+    pub fn new(transport: TransportName) -> Self {
+        Self { transport }
+    }
+
+    fn open_once(&self, path: &Path, access: Access) -> Result<Option<Object>, Error> {
+        let failed = |errno| path_error(errno, Verb::Open, path);
+        // Before opening: opening a pipe waits for its other end, and opening a device may do something.
+        check_kind(&sys::stat(path).map_err(failed)?, path)?;
+        let flags = if access == Access::Write { libc::O_RDWR } else { libc::O_RDONLY };
+        // O_NONBLOCK: should a pipe take the name's place at this moment, opening it must not hang.
+        let buffered = sys::open(path, flags | libc::O_NONBLOCK, 0).map_err(failed)?;
+        let stat = sys::fstat(buffered.as_fd()).map_err(failed)?;
+        check_kind(&stat, path)?;
+        sys::set_blocking(buffered.as_fd()).map_err(failed)?;
+        let (direct, because) = match direct::open(path, &stat, access) {
+            Ok(Some(found)) => (Some(found), None),
+            Ok(None) => return Ok(None),
+            Err(reason) => (None, Some(reason)),
+        };
+        self.object(path, buffered, direct, because, &stat).map(Some)
+    }
+
+    /// The object of open descriptors.
+    fn object(
+        &self,
+        path: &Path,
+        buffered: OwnedFd,
+        direct: Option<(OwnedFd, Granularity)>,
+        because: Option<Reason>,
+        stat: &Stat,
+    ) -> Result<Object, Error> {
+        let len = match stat.kind() {
+            libc::S_IFBLK => {
+                sys::block_device_len(buffered.as_fd()).map_err(|errno| path_error(errno, Verb::Open, path))?
+            }
+            _ => stat.len,
+        };
+        let transport = self.transport;
+        let direct_face = direct.as_ref().map(|(fd, granularity)| Face {
+            transport,
+            handle: handle::pack(fd.as_raw_fd(), Cache::Bypassed),
+            granularity: *granularity,
+            landing: Landing::Dma,
+            because: None,
+        });
+        let buffered_face = Face {
+            transport,
+            handle: handle::pack(buffered.as_raw_fd(), Cache::Used),
+            granularity: Granularity::ANY,
+            landing: Landing::KernelCopy,
+            because,
+        };
+        let residency = sys::cached_bytes(buffered.as_fd()).map_or(Residency::Unknown, Residency::Cached);
+        Ok(Object {
+            id: Object::next_id(),
+            name: path.to_string_lossy().into(),
+            len,
+            version: version(stat),
+            faces: direct_face.into_iter().chain([buffered_face]).collect(),
+            residency,
+            stripe: None,
+            keep: Box::new(OpenFile { path: path.to_owned(), buffered, _direct: direct.map(|(fd, _)| fd) }),
+        })
+    }
+}
+
+impl Store for FileStore {
+    fn open(&self, name: &str, mode: OpenMode) -> Result<Arc<Object>, Error> {
+        let access = match mode {
+            OpenMode::Read => Access::Read,
+            OpenMode::Update => Access::Write,
+        };
+        let path = Path::new(name);
+        for _ in 0..REPLACED_MAX {
+            if let Some(object) = self.open_once(path, access)? {
+                return Ok(Arc::new(object));
+            }
+        }
+        Err(Error::new(ErrorKind::Changed, Verb::Open)
+            .at(name)
+            .detail(format!("the file was replaced {REPLACED_MAX} times while it was opened"))
+            .remedy("try again when its writer is done"))
+    }
+
+    fn create(&self, name: &str, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
+        create::start(self, Path::new(name), len)
+    }
+
+    fn stat(&self, name: &str) -> Result<Entry, Error> {
+        let path = Path::new(name);
+        let stat = sys::stat(path).map_err(|errno| path_error(errno, Verb::Open, path))?;
+        entry(path, &stat)
+    }
+
+    fn list(&self, name: &str) -> Result<Vec<Entry>, Error> {
+        let path = Path::new(name);
+        let failed = |error: &std::io::Error| path_error(sys::code(error), Verb::List, path);
+        let own = sys::stat(path).map_err(|errno| path_error(errno, Verb::List, path))?;
+        if own.kind() != libc::S_IFDIR {
+            return Ok(vec![entry(path, &own)?]);
+        }
+        let mut entries = Vec::new();
+        for item in std::fs::read_dir(path).map_err(|error| failed(&error))? {
+            let child = item.map_err(|error| failed(&error))?.path();
+            if entries.len() == ENTRIES_MAX {
+                return Err(Error::new(ErrorKind::TooLarge, Verb::List)
+                    .at(name)
+                    .detail(format!("more than {ENTRIES_MAX} entries in one directory"))
+                    .remedy("list its parts, or split the directory"));
+            }
+            match sys::stat(&child) {
+                Ok(stat) => entries.push(entry(&child, &stat)?),
+                // Gone since, or a symbolic link to nowhere: not a thing that can be opened.
+                Err(libc::ENOENT | libc::ELOOP) => {}
+                Err(errno) => return Err(path_error(errno, Verb::List, &child)),
+            }
+        }
+        entries.sort_unstable_by(|one, other| one.name.as_bytes().cmp(other.name.as_bytes()));
+        Ok(entries)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = Path::new(name);
+        std::fs::remove_file(path).map_err(|error| path_error(sys::code(&error), Verb::Replace, path))
+    }
+}
+
+/// Whether an object of a [`FileStore`] is still what was opened: not written to, not shrunk, not replaced by name.
+///
+/// The modification time has the resolution of the file system's clock (often 1 to 10 ms): a change within the same
+/// tick that keeps the length is not seen.
+///
+/// # Errors
+/// `Changed`, or what the system reports. `ApiMisuse` for an object of another store.
+pub fn unchanged(object: &Object) -> Result<(), Error> {
+    let open = open_file(object)?;
+    let changed = |what: &'static str| {
+        Error::new(ErrorKind::Changed, Verb::Read)
+            .at(object.name.clone())
+            .detail(what)
+            .remedy("read it again when its writer is done")
+    };
+    let held = sys::fstat(open.buffered.as_fd()).map_err(|errno| path_error(errno, Verb::Read, &open.path))?;
+    if held.kind() == libc::S_IFREG && held.len != object.len {
+        return Err(changed("the file's length changed while it was read"));
+    }
+    if version(&held) != object.version {
+        return Err(changed("the file was written to while it was read"));
+    }
+    match sys::stat(&open.path) {
+        Ok(named) if (named.device, named.inode) == (held.device, held.inode) => Ok(()),
+        Ok(_) => Err(changed("the file was replaced while it was read")),
+        Err(libc::ENOENT) => Err(changed("the file was removed while it was read")),
+        Err(errno) => Err(path_error(errno, Verb::Read, &open.path)),
+    }
+}
+
+/// What the page cache holds of an object now. *Blocking*: one system call, longer on a large cached file.
+pub fn residency(object: &Object) -> Residency {
+    open_file(object)
+        .ok()
+        .and_then(|open| sys::cached_bytes(open.buffered.as_fd()))
+        .map_or(Residency::Unknown, Residency::Cached)
+}
+
+/// Cuts or extends an object that was opened for update. Its [`Object::len`] stays what it was: open it again.
+///
+/// # Errors
+/// What the system reports. `ApiMisuse` for an object of another store.
+pub fn truncate(object: &Object, len: u64) -> Result<(), Error> {
+    let open = open_file(object)?;
+    sys::truncate(open.buffered.as_fd(), len).map_err(|errno| path_error(errno, Verb::Write, &open.path))
+}
+
+/// Reserves space for the first `len` bytes, so that writing them cannot run out of it; extends the file to `len`.
+///
+/// # Errors
+/// `NoSpace`; `Unsupported` where the file system cannot reserve; `ApiMisuse` for an object of another store.
+pub fn preallocate(object: &Object, len: u64) -> Result<(), Error> {
+    let open = open_file(object)?;
+    sys::fallocate(open.buffered.as_fd(), len).map_err(|errno| path_error(errno, Verb::Write, &open.path))
+}
+
+fn open_file(object: &Object) -> Result<&OpenFile, Error> {
+    let keep: &dyn Any = &*object.keep;
+    keep.downcast_ref().ok_or_else(|| {
+        Error::new(ErrorKind::ApiMisuse, Verb::Read).at(object.name.clone()).detail("not an object of the file store")
+    })
+}
+
+fn version(stat: &Stat) -> Version {
+    Version { identity: (stat.device, stat.inode), stamp: stat.modified_ns }
+}
+
+fn entry(path: &Path, stat: &Stat) -> Result<Entry, Error> {
+    let (kind, len) = match stat.kind() {
+        libc::S_IFREG => (EntryKind::Object, stat.len),
+        libc::S_IFDIR => (EntryKind::Directory, 0),
+        libc::S_IFBLK => {
+            // Without the right to open it its length stays unknown; its name is still listed.
+            let fd = sys::open(path, libc::O_RDONLY | libc::O_NONBLOCK, 0).ok();
+            (EntryKind::BlockDevice, fd.and_then(|fd| sys::block_device_len(fd.as_fd()).ok()).unwrap_or(0))
+        }
+        _ => (EntryKind::Other, 0),
+    };
+    Ok(Entry { name: path.to_string_lossy().into_owned(), kind, len, version: version(stat) })
+}
+
+fn check_kind(stat: &Stat, path: &Path) -> Result<(), Error> {
+    let what = match stat.kind() {
+        libc::S_IFREG | libc::S_IFBLK => return Ok(()),
+        libc::S_IFDIR => "it is a directory",
+        libc::S_IFIFO => "it is a pipe",
+        libc::S_IFSOCK => "it is a socket",
+        libc::S_IFCHR => "it is a character device",
+        _ => "it is neither a file nor a block device",
+    };
+    Err(Error::new(ErrorKind::WrongKind, Verb::Open)
+        .at(path.to_string_lossy().as_ref())
+        .detail(what)
+        .remedy("name a file or a block device"))
+}

@@ -1,0 +1,242 @@
+//! System calls on descriptors, as safe functions with errno results.
+// UNSAFETY: libc. Each function checks or builds every pointer it passes.
+#![expect(unsafe_code, reason = "system calls")]
+
+use std::{
+    ffi::CString,
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+/// Times that a call is made again after a signal.
+pub(crate) const INTERRUPTS_MAX: u32 = 16;
+
+/// The errno of this thread's last failed call.
+pub(crate) fn errno() -> i32 {
+    code(&io::Error::last_os_error())
+}
+
+/// The errno inside an I/O error; `EIO` for one that the library made up.
+pub(crate) fn code(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Runs `call` until it is not interrupted, at most [`INTERRUPTS_MAX`] times.
+fn uninterrupted<T: PartialOrd + Default>(mut call: impl FnMut() -> T) -> Result<T, i32> {
+    for _ in 0..INTERRUPTS_MAX {
+        let result = call();
+        if result >= T::default() {
+            return Ok(result);
+        }
+        match errno() {
+            libc::EINTR => {}
+            errno => return Err(errno),
+        }
+    }
+    Err(libc::EINTR)
+}
+
+fn c_path(path: &Path) -> Result<CString, i32> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| libc::EINVAL)
+}
+
+/// `open` with `O_CLOEXEC`; `mode` counts for new files only.
+pub(crate) fn open(path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, i32> {
+    let path = c_path(path)?;
+    // SAFETY: the path is a live string with a final zero.
+    let fd = uninterrupted(|| unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, mode) })?;
+    // SAFETY: the kernel just returned it and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Clears `O_NONBLOCK`: the ring would answer `EAGAIN` instead of waiting for the device.
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: no pointers.
+    let flags = uninterrupted(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) }).map(drop)
+}
+
+/// The facts of a file that this crate needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) mode: u32,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// Of a device file: which device.
+    pub(crate) special: u64,
+    pub(crate) len: u64,
+    pub(crate) modified_ns: i128,
+}
+
+impl Stat {
+    pub(crate) fn kind(&self) -> u32 {
+        self.mode & libc::S_IFMT
+    }
+
+    fn from_raw(raw: &libc::stat) -> Self {
+        Self {
+            mode: raw.st_mode,
+            device: raw.st_dev,
+            inode: raw.st_ino,
+            special: raw.st_rdev,
+            len: u64::try_from(raw.st_size).unwrap_or(0),
+            modified_ns: i128::from(raw.st_mtime) * 1_000_000_000 + i128::from(raw.st_mtime_nsec),
+        }
+    }
+}
+
+pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat, i32> {
+    let mut raw = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the pointer names a live structure of the right type.
+    uninterrupted(|| unsafe { libc::fstat(fd.as_raw_fd(), raw.as_mut_ptr()) })?;
+    // SAFETY: zeroed at first, filled by the call; integers in every bit pattern.
+    Ok(Stat::from_raw(&unsafe { raw.assume_init() }))
+}
+
+/// `stat`: follows symbolic links.
+pub(crate) fn stat(path: &Path) -> Result<Stat, i32> {
+    let path = c_path(path)?;
+    let mut raw = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: a live string with a final zero, and a live structure of the right type.
+    uninterrupted(|| unsafe { libc::stat(path.as_ptr(), raw.as_mut_ptr()) })?;
+    // SAFETY: zeroed at first, filled by the call; integers in every bit pattern.
+    Ok(Stat::from_raw(&unsafe { raw.assume_init() }))
+}
+
+/// What statx tells about `O_DIRECT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DirectFacts {
+    /// The kernel or the file system does not tell.
+    Silent,
+    /// Not possible on this file.
+    Refused,
+    /// Memory and offset alignment in bytes.
+    Align { memory: u32, offset: u32 },
+}
+
+/// `statx` with `STATX_DIOALIGN` (Linux 6.1).
+pub(crate) fn direct_facts(fd: BorrowedFd<'_>) -> DirectFacts {
+    let mut raw = MaybeUninit::<libc::statx>::zeroed();
+    let (number, flags) = (fd.as_raw_fd(), libc::AT_EMPTY_PATH);
+    // SAFETY: an empty string with a final zero, and a live structure of the right type.
+    let done = unsafe { libc::statx(number, c"".as_ptr(), flags, libc::STATX_DIOALIGN, raw.as_mut_ptr()) };
+    // SAFETY: zeroed at first, filled by the call; integers in every bit pattern.
+    let raw = unsafe { raw.assume_init() };
+    if done < 0 || raw.stx_mask & libc::STATX_DIOALIGN == 0 {
+        return DirectFacts::Silent;
+    }
+    match (raw.stx_dio_mem_align, raw.stx_dio_offset_align) {
+        (0, _) | (_, 0) => DirectFacts::Refused,
+        (memory, offset) => DirectFacts::Align { memory, offset },
+    }
+}
+
+/// The file system's magic number (`statfs(2)`).
+pub(crate) fn file_system(fd: BorrowedFd<'_>) -> Result<i64, i32> {
+    let mut raw = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the pointer names a live structure of the right type.
+    uninterrupted(|| unsafe { libc::fstatfs(fd.as_raw_fd(), raw.as_mut_ptr()) })?;
+    // SAFETY: zeroed at first, filled by the call; integers in every bit pattern.
+    Ok(unsafe { raw.assume_init() }.f_type)
+}
+
+/// Length of a block device in bytes.
+pub(crate) fn block_device_len(fd: BorrowedFd<'_>) -> Result<u64, i32> {
+    /// `BLKGETSIZE64` of linux `include/uapi/linux/fs.h`: `_IOR(0x12, 114, size_t)`, on every 64-bit target we build for.
+    const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
+    let mut len = 0u64;
+    // SAFETY: the call writes eight bytes to a live `u64`.
+    uninterrupted(|| unsafe { libc::ioctl(fd.as_raw_fd(), BLKGETSIZE64, &raw mut len) })?;
+    Ok(len)
+}
+
+/// Logical block size of a block device in bytes.
+pub(crate) fn logical_block(fd: BorrowedFd<'_>) -> Result<u32, i32> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: the call writes one `int` to a live one.
+    uninterrupted(|| unsafe { libc::ioctl(fd.as_raw_fd(), libc::BLKSSZGET, &raw mut size) })?;
+    u32::try_from(size).ok().filter(|size| size.is_power_of_two()).ok_or(libc::EINVAL)
+}
+
+/// Inode flags (`FS_IOC_GETFLAGS`), as `chattr` shows them.
+pub(crate) fn inode_flags(fd: BorrowedFd<'_>) -> Result<u32, i32> {
+    let mut flags: libc::c_uint = 0;
+    // SAFETY: the call writes one `int`, in spite of the `long` in its number, to a live one.
+    uninterrupted(|| unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) })?;
+    Ok(flags)
+}
+
+/// Bytes of the file in the page cache; none where the kernel cannot tell (`cachestat(2)`, Linux 6.5).
+pub(crate) fn cached_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
+    /// Both structures as in linux `include/uapi/linux/mman.h`.
+    #[repr(C)]
+    struct Range {
+        offset: u64,
+        len: u64,
+    }
+    #[repr(C)]
+    #[derive(Default)]
+    struct Counts {
+        cache: u64,
+        dirty: u64,
+        writeback: u64,
+        evicted: u64,
+        recently_evicted: u64,
+    }
+    const CACHESTAT: libc::c_long = 451;
+    let whole = Range { offset: 0, len: 0 };
+    let mut counts = Counts::default();
+    // SAFETY: both pointers name live structures of the layout that the kernel expects; the length 0 means to the end.
+    let done = unsafe { libc::syscall(CACHESTAT, fd.as_raw_fd(), &raw const whole, &raw mut counts, 0u32) };
+    // SAFETY: no pointers.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    (done == 0).then(|| counts.cache.saturating_mul(u64::try_from(page).unwrap_or(sw_mem::PAGE_BYTES)))
+}
+
+/// One positional read into a buffer of ours; control plane only.
+pub(crate) fn pread(fd: BorrowedFd<'_>, into: &mut [u8], offset: i64) -> Result<usize, i32> {
+    // SAFETY: pointer and length name a live slice that is ours alone.
+    let done = uninterrupted(|| unsafe { libc::pread(fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), offset) })?;
+    Ok(usize::try_from(done).unwrap_or(0))
+}
+
+pub(crate) fn fsync(fd: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::fsync(fd.as_raw_fd()) }).map(drop)
+}
+
+pub(crate) fn fdatasync(fd: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::fdatasync(fd.as_raw_fd()) }).map(drop)
+}
+
+/// Reserves space and sets the length.
+pub(crate) fn fallocate(fd: BorrowedFd<'_>, len: u64) -> Result<(), i32> {
+    let len = i64::try_from(len).map_err(|_| libc::EFBIG)?;
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, len) }).map(drop)
+}
+
+pub(crate) fn truncate(fd: BorrowedFd<'_>, len: u64) -> Result<(), i32> {
+    let len = i64::try_from(len).map_err(|_| libc::EFBIG)?;
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::ftruncate(fd.as_raw_fd(), len) }).map(drop)
+}
+
+/// Sets the permission bits.
+pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), i32> {
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::fchmod(fd.as_raw_fd(), mode) }).map(drop)
+}
+
+/// Takes the file's advisory lock or says `EWOULDBLOCK`. It goes with the descriptor.
+pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+}

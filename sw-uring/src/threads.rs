@@ -1,0 +1,343 @@
+//! The data plane by a pool of threads with `preadv2` and `pwritev2`, where io_uring is blocked.
+//!
+//! ```text
+//!   submit ─► staged ─ring─► queue ─► N named threads ─► done ─► poll
+//!             (no lock)       └──── one lock for both ────┘
+//! ```
+//!
+//! Invariants: staged, queued, running and done I/Os together never exceed the depth, so no list grows. The lock is held
+//! for list operations only, never during a system call on a file. It costs two thread switches for each I/O: this is
+//! the path that always works, not the fast one.
+// UNSAFETY: preadv2 and pwritev2 read and write caller memory by raw address.
+#![expect(unsafe_code, reason = "preadv2 and pwritev2")]
+
+use std::{
+    collections::VecDeque,
+    ptr,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use sw_engine::{
+    Error, ErrorKind, Fault, Reason, Token, Verb,
+    seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Submit, Transport, TransportCaps, Wait, Wake},
+};
+
+use crate::{fault, handle, sys};
+
+/// Its name in routes and reports.
+pub const PREADV2: &str = "preadv2";
+
+/// Threads that a configuration may ask for.
+const THREADS_MAX: u32 = 256;
+
+/// Longest that dropping the transport waits for its threads.
+const DROP_WAIT: Duration = Duration::from_secs(1);
+
+static LEAKED_THREADS: AtomicU64 = AtomicU64::new(0);
+
+/// Threads of this process that were still inside a system call when their transport was dropped.
+pub fn leaked_threads() -> u64 {
+    LEAKED_THREADS.load(Ordering::Relaxed)
+}
+
+/// What a pool is made with.
+#[derive(Clone, Debug)]
+pub struct ThreadsConfig {
+    /// Threads, 1 to 256: as many I/Os run at once. Default 8.
+    pub threads: u32,
+    /// I/Os taken at most, 1 to [`crate::QUEUE_DEPTH_MAX`]. Default 64.
+    pub queue_depth: u32,
+    /// Bytes in one I/O at most, a multiple of 4096. Default 1 MiB.
+    pub io_bytes_max: u32,
+}
+
+impl Default for ThreadsConfig {
+    fn default() -> Self {
+        Self { threads: 8, queue_depth: 64, io_bytes_max: 1 << 20 }
+    }
+}
+
+/// Files and block devices by blocking calls on other threads.
+pub struct ThreadsTransport {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    staged: Vec<Io>,
+    /// Taken and not yet given back by `poll` or `fence`.
+    outstanding: u32,
+    closed: bool,
+    config: ThreadsConfig,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled for the pool: the queue has work, or it is time to stop.
+    work: Condvar,
+    /// Signalled for the owner: something is done, or a wake, or a thread has ended.
+    news: Condvar,
+}
+
+struct State {
+    queue: VecDeque<Io>,
+    done: VecDeque<IoDone>,
+    running: u32,
+    alive: u32,
+    woken: bool,
+    stop: bool,
+}
+
+impl ThreadsTransport {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a configuration out of range; `ResourceLimit` if the system gives no thread.
+    pub fn new(config: ThreadsConfig) -> Result<Self, Error> {
+        let misuse = |what: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(PREADV2).detail(what));
+        if !(1..=THREADS_MAX).contains(&config.threads) {
+            return misuse("threads must be 1 to 256");
+        }
+        if !(1..=crate::QUEUE_DEPTH_MAX).contains(&config.queue_depth) {
+            return misuse("queue_depth must be 1 to 16384");
+        }
+        if config.io_bytes_max == 0 || !config.io_bytes_max.is_multiple_of(4096) {
+            return misuse("io_bytes_max must be a multiple of 4096 above zero");
+        }
+        let depth = sw_mem::index(u64::from(config.queue_depth));
+        let state = State {
+            queue: VecDeque::with_capacity(depth),
+            done: VecDeque::with_capacity(depth),
+            running: 0,
+            alive: 0,
+            woken: false,
+            stop: false,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), news: Condvar::new() });
+        let mut made = Self {
+            shared,
+            threads: Vec::new(),
+            staged: Vec::with_capacity(depth),
+            outstanding: 0,
+            closed: false,
+            config,
+        };
+        for number in 0..made.config.threads {
+            // Dropping `made` on the way out stops those that run already.
+            made.threads.push(made.start(number)?);
+        }
+        Ok(made)
+    }
+
+    fn start(&self, number: u32) -> Result<JoinHandle<()>, Error> {
+        let shared = self.shared.clone();
+        self.shared.lock().alive += 1;
+        Builder::new().name(format!("sw-file-{number}")).spawn(move || shared.serve()).map_err(|error| {
+            self.shared.lock().alive -= 1;
+            Error::new(ErrorKind::ResourceLimit, Verb::Setup)
+                .at(PREADV2)
+                .with_code(sys::code(&error))
+                .detail("the system gives no more threads")
+                .remedy("raise the limit of processes (ulimit -u) or ask for fewer threads")
+                .caused_by(error)
+        })
+    }
+
+    fn take(&mut self, state: &mut State, out: &mut Vec<IoDone>) -> usize {
+        let before = out.len();
+        while out.len() < out.capacity()
+            && let Some(done) = state.done.pop_front()
+        {
+            out.push(done);
+        }
+        let taken = out.len() - before;
+        self.outstanding = self.outstanding.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
+        taken
+    }
+
+    /// Ends every I/O that no thread has begun.
+    fn cancel_waiting(&mut self, state: &mut State) {
+        let cancelled = |io: Io| IoDone { token: io.token, result: Err(fault::fault(libc::ECANCELED)) };
+        state.done.extend(state.queue.drain(..).chain(self.staged.drain(..)).map(cancelled));
+    }
+}
+
+impl Transport for ThreadsTransport {
+    fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            name: PREADV2,
+            queue_depth: self.config.queue_depth,
+            io_bytes_max: self.config.io_bytes_max,
+            segments_max: 3,
+            host: Ok(()),
+            device: Err(Reason::MemoryUnreachable),
+        }
+    }
+
+    fn attach(&mut self, _hint: Attach<'_>) -> Result<(), Error> {
+        // System calls know neither registered files nor pinned memory.
+        Ok(())
+    }
+
+    fn submit(&mut self, io: &Io) -> Submit {
+        if self.closed || self.outstanding >= self.config.queue_depth {
+            return Submit::Full;
+        }
+        self.staged.push(*io);
+        self.outstanding += 1;
+        Submit::Accepted
+    }
+
+    fn ring(&mut self) -> Result<(), Error> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        let count = self.staged.len();
+        self.shared.lock().queue.extend(self.staged.drain(..));
+        if count == 1 {
+            self.shared.work.notify_one()
+        } else {
+            self.shared.work.notify_all()
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+        let shared = self.shared.clone();
+        let Wait::For { timeout, min } = wait else {
+            return Ok(self.take(&mut shared.lock(), out));
+        };
+        self.ring()?;
+        let room = out.capacity() - out.len();
+        let min = sw_mem::index(u64::from(min.max(1))).min(room);
+        let waiting = |state: &mut State| state.done.len() < min && !state.woken;
+        let result = shared.news.wait_timeout_while(shared.lock(), timeout, waiting);
+        let (mut state, _) = result.unwrap_or_else(PoisonError::into_inner);
+        state.woken = false;
+        Ok(self.take(&mut state, out))
+    }
+
+    fn cancel(&mut self, token: Token) {
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
+        let done = IoDone { token, result: Err(fault::fault(libc::ECANCELED)) };
+        if let Some(at) = state.queue.iter().position(|io| io.token == token) {
+            state.queue.remove(at);
+            state.done.push_back(done);
+        } else if let Some(at) = self.staged.iter().position(|io| io.token == token) {
+            self.staged.remove(at);
+            state.done.push_back(done);
+        }
+    }
+
+    fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
+        let shared = self.shared.clone();
+        self.closed = true;
+        let mut state = shared.lock();
+        self.cancel_waiting(&mut state);
+        let result = shared.news.wait_timeout_while(state, timeout, |state| state.running > 0);
+        let (mut state, _) = result.unwrap_or_else(PoisonError::into_inner);
+        self.take(&mut state, out);
+        match state.running {
+            0 => Fence::Quiet,
+            running => Fence::Busy(running),
+        }
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.shared.clone()
+    }
+}
+
+impl Drop for ThreadsTransport {
+    fn drop(&mut self) {
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
+        self.cancel_waiting(&mut state);
+        state.stop = true;
+        shared.work.notify_all();
+        let result = shared.news.wait_timeout_while(state, DROP_WAIT, |state| state.alive > 0);
+        let alive = result.unwrap_or_else(PoisonError::into_inner).0.alive;
+        if alive == 0 {
+            // They have said goodbye; joining takes no more than the end of the thread itself.
+            self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        } else {
+            LEAKED_THREADS.fetch_add(u64::from(alive), Ordering::Relaxed);
+            tracing::error!(threads = alive, "dropped while threads are inside a system call; they end when it does");
+        }
+    }
+}
+
+impl Shared {
+    /// A panic of ours under this lock is not possible to observe half-done: every section is list operations.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread's life.
+    fn serve(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some(io) = state.queue.pop_front() {
+                state.running += 1;
+                drop(state);
+                let done = IoDone { token: io.token, result: perform(&io) };
+                state = self.lock();
+                state.running -= 1;
+                state.done.push_back(done);
+                self.news.notify_all();
+            } else if state.stop {
+                state.alive -= 1;
+                self.news.notify_all();
+                return;
+            } else {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+impl Wake for Shared {
+    fn wake(&self) {
+        self.lock().woken = true;
+        self.news.notify_all();
+    }
+}
+
+/// Runs one I/O to its end. *Blocking*.
+fn perform(io: &Io) -> Result<u32, Fault> {
+    let fd = handle::fd(io.handle);
+    let mut vector = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_SEGMENTS];
+    let segments = io.segments();
+    for (part, segment) in vector.iter_mut().zip(segments) {
+        let va = segment.place.host().ok_or(Fault::new(ErrorKind::Unsupported, 0))?;
+        part.iov_base = ptr::with_exposed_provenance_mut(sw_mem::index(va.raw()));
+        part.iov_len = sw_mem::index(u64::from(segment.len));
+    }
+    let offset = i64::try_from(io.offset).map_err(|_| fault::fault(libc::EINVAL))?;
+    let (parts, count) = (vector.as_ptr(), i32::from(io.segment_count));
+    for _ in 0..sys::INTERRUPTS_MAX {
+        let done = match io.kind {
+            // SAFETY: no pointers.
+            IoKind::FlushData => unsafe { libc::fdatasync(fd) as isize },
+            // SAFETY: no pointers.
+            IoKind::FlushAll => unsafe { libc::fsync(fd) as isize },
+            // SAFETY: `parts` is a live array of `count` entries; the memory they name stays valid and unreferenced
+            // until the completion or a quiet fence: the contract of `Transport` puts that on the caller.
+            IoKind::Read => unsafe { libc::preadv2(fd, parts, count, offset, 0) },
+            // SAFETY: as for the read.
+            IoKind::Write => unsafe { libc::pwritev2(fd, parts, count, offset, 0) },
+        };
+        if let Ok(done) = u32::try_from(done) {
+            return Ok(done);
+        }
+        // The C library falls back to preadv by itself where the kernel (before 4.6) has no preadv2.
+        match sys::errno() {
+            libc::EINTR => {}
+            errno => return Err(fault::fault(errno)),
+        }
+    }
+    Err(fault::fault(libc::EINTR))
+}

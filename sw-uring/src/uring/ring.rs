@@ -1,0 +1,226 @@
+//! Set-up of a ring and the one system call that drives it.
+// UNSAFETY: io_uring_enter takes pointers.
+#![expect(unsafe_code, reason = "io_uring_enter")]
+
+use std::time::Duration;
+
+use io_uring::{EnterFlags, IoUring, types};
+use sw_engine::{Error, ErrorKind, Verb};
+
+use crate::{fault, sys};
+
+use super::UringConfig;
+
+/// Times that one call is tried again after a signal.
+const INTERRUPTS_MAX: u32 = 16;
+
+/// Entries beyond the I/Os: the eventfd's poll, and cancels.
+const EXTRA_ENTRIES: u32 = 8;
+
+/// Completion entries per submission entry. Twice the depth would do; cancels of every I/O may come on top.
+const CQ_FACTOR: u32 = 4;
+
+/// How the kernel runs completions; the best that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskRun {
+    /// One thread owns the ring; completions are posted when it asks (`DEFER_TASKRUN`, Linux 6.1).
+    Deferred,
+    /// Any thread may take the ring over; completions are posted at the next system call (`COOP_TASKRUN`, 5.19).
+    Cooperative,
+    /// By interrupting the thread: an older kernel, or a kernel thread submits.
+    Interrupting,
+}
+
+/// How the submission queue is laid out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entries {
+    /// In order, and a bad one does not hold up those behind it (Linux 6.6 and 5.18).
+    Plain,
+    /// By an index array, as older kernels want it.
+    Indexed,
+}
+
+/// A ring and what it was given.
+pub(super) struct Ring {
+    pub(super) uring: IoUring,
+    pub(super) task_run: TaskRun,
+    /// The kernel can gather completions for a short time (`IORING_FEAT_MIN_TIMEOUT`, Linux 6.12).
+    pub(super) gathers: bool,
+    sqpoll: bool,
+    enabled: bool,
+}
+
+/// How an enter ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entered {
+    /// As asked, or early: completions may be there.
+    Done,
+    /// The time was over.
+    TimedOut,
+    /// The kernel has no room or memory now; what was staged stays staged.
+    Later,
+}
+
+/// What an enter waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Until {
+    pub(super) min: u32,
+    pub(super) timeout: Duration,
+    /// With `min` above one: return with fewer after this long, once there is one.
+    pub(super) gather: Duration,
+}
+
+impl Ring {
+    pub(super) fn new(config: &UringConfig) -> Result<Self, i32> {
+        let mut last = libc::EINVAL;
+        for task_run in candidates(config) {
+            // Newer conveniences first; a kernel that does not know a flag says EINVAL.
+            for entries in [Entries::Plain, Entries::Indexed] {
+                match build(config, task_run, entries) {
+                    Ok(uring) => {
+                        let gathers = uring.params().is_feature_min_timeout();
+                        let enabled = task_run != TaskRun::Deferred;
+                        return Ok(Self { uring, task_run, gathers, sqpoll: config.sqpoll.is_some(), enabled });
+                    }
+                    Err(libc::EINVAL) => last = libc::EINVAL,
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Hands the staged entries over and does not wait.
+    #[inline]
+    pub(super) fn submit(&mut self) -> Result<Entered, Error> {
+        let staged = self.staged();
+        if staged == 0 {
+            return Ok(Entered::Done);
+        }
+        self.enter(staged, EnterFlags::empty(), None)
+    }
+
+    /// Entries that the kernel has not taken.
+    #[inline]
+    pub(super) fn staged(&mut self) -> u32 {
+        u32::try_from(self.uring.submission().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Lets the kernel post what it holds back: deferred work, or entries that found the completion queue full.
+    #[inline]
+    pub(super) fn flush_completions(&mut self) -> Result<(), Error> {
+        let queue = self.uring.submission();
+        let pending = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        if pending {
+            self.enter(0, EnterFlags::GETEVENTS, None)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the staged entries over and waits, in one system call.
+    #[inline]
+    pub(super) fn submit_and_wait(&mut self, until: Until) -> Result<Entered, Error> {
+        let staged = self.staged();
+        self.enter(staged, EnterFlags::GETEVENTS, Some(until))
+    }
+
+    fn enter(&mut self, staged: u32, mut flags: EnterFlags, until: Option<Until>) -> Result<Entered, Error> {
+        if !self.enabled {
+            self.uring.submitter().register_enable_rings().map_err(|refused| broken(sys::code(&refused)))?;
+            self.enabled = true;
+        }
+        if self.sqpoll {
+            if self.uring.submission().need_wakeup() {
+                flags.insert(EnterFlags::SQ_WAKEUP);
+            } else if until.is_none() && !flags.contains(EnterFlags::GETEVENTS) {
+                return Ok(Entered::Done);
+            }
+        }
+        let submitter = self.uring.submitter();
+        for _ in 0..INTERRUPTS_MAX {
+            let done = match until {
+                // SAFETY: no argument block, and the numbers come from the ring itself; the entries staged were
+                // checked when they were pushed.
+                None => unsafe { submitter.enter::<libc::sigset_t>(staged, 0, flags.bits(), None) },
+                Some(until) => {
+                    let span = types::Timespec::from(until.timeout.min(FOREVER));
+                    let mut args = types::SubmitArgs::new().timespec(&span);
+                    if until.min > 1 {
+                        args = args.min_wait_usec(u32::try_from(until.gather.as_micros()).unwrap_or(u32::MAX));
+                    }
+                    let flags = (flags | EnterFlags::EXT_ARG).bits();
+                    // SAFETY: `args` and the time span that it points to live until the call returns; the rest as
+                    // above.
+                    unsafe { submitter.enter(staged, until.min, flags, Some(&args)) }
+                }
+            };
+            match done.map_err(|refused| sys::code(&refused)) {
+                Ok(_) => return Ok(Entered::Done),
+                Err(libc::ETIME) => return Ok(Entered::TimedOut),
+                // A signal ends a wait: the caller looks around and waits again.
+                Err(libc::EINTR) if until.is_some() => return Ok(Entered::Done),
+                Err(libc::EINTR) => {}
+                Err(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => return Ok(Entered::Later),
+                Err(errno) => return Err(broken(errno)),
+            }
+        }
+        Ok(Entered::Later)
+    }
+}
+
+/// The longest wait that the kernel's signed nanoseconds take without care: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn candidates(config: &UringConfig) -> impl Iterator<Item = TaskRun> {
+    let first = match (config.sqpoll, config.single_issuer) {
+        (Some(_), _) => 2,
+        (None, true) => 0,
+        (None, false) => 1,
+    };
+    [TaskRun::Deferred, TaskRun::Cooperative, TaskRun::Interrupting].into_iter().skip(first)
+}
+
+fn build(config: &UringConfig, task_run: TaskRun, layout: Entries) -> Result<IoUring, i32> {
+    let entries = config.queue_depth.saturating_add(EXTRA_ENTRIES).next_power_of_two();
+    let mut builder = IoUring::builder();
+    builder.setup_cqsize(entries.saturating_mul(CQ_FACTOR)).setup_clamp();
+    if layout == Entries::Plain {
+        builder.setup_no_sqarray().setup_submit_all();
+    }
+    match task_run {
+        TaskRun::Deferred => {
+            // Disabled until its owner uses it first: the kernel takes the enabling thread for the owner.
+            builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_r_disabled();
+        }
+        TaskRun::Cooperative => {
+            builder.setup_coop_taskrun().setup_taskrun_flag();
+        }
+        TaskRun::Interrupting => {}
+    }
+    if let Some(idle_ms) = config.sqpoll {
+        builder.setup_sqpoll(idle_ms);
+    }
+    builder.dontfork();
+    let uring = builder.build(entries).map_err(|refused| sys::code(&refused))?;
+    // EXT_ARG (5.11) gives the wait its timeout, NODROP (5.5) keeps every completion, SUBMIT_STABLE (5.5) lets the
+    // vectors go once an entry is taken. Without them the thread pool serves better.
+    let params = uring.params();
+    if params.is_feature_ext_arg() && params.is_feature_nodrop() && params.is_feature_submit_stable() {
+        Ok(uring)
+    } else {
+        Err(libc::ENOSYS)
+    }
+}
+
+fn broken(errno: i32) -> Error {
+    let error = Error::new(fault::classify(errno).0, Verb::Setup).at("io_uring").with_code(errno);
+    match errno {
+        libc::EEXIST => Error::new(ErrorKind::ApiMisuse, Verb::Setup)
+            .at("io_uring")
+            .with_code(errno)
+            .detail("a ring for one thread was used by another")
+            .remedy("use it from the thread that used it first, or make it without single_issuer"),
+        _ => error.detail("the kernel refuses to drive the ring"),
+    }
+}

@@ -1,0 +1,173 @@
+//! Reads, writes and flushes through every transport, on ordinary files.
+
+mod support;
+
+use support::{Scratch, bytes, io, memory, open, pattern, read, run, segment, transports, write};
+use sw_engine::{
+    ErrorKind, Granularity, Landing,
+    seam::{Attach, IoKind, OpenMode},
+};
+
+#[test]
+fn reads_through_every_face_return_the_bytes_of_the_file() {
+    let scratch = Scratch::new("read");
+    let data = pattern(3 << 20, 1);
+    std::fs::write(scratch.path("file"), &data).unwrap();
+    for (name, mut transport) in transports() {
+        let object = open(&*transport, &scratch.path("file"), OpenMode::Read);
+        for face in 0..object.faces.len() {
+            let at = 1 << 20;
+            let got = read(&mut *transport, &object, face, at, 1 << 20).unwrap();
+            assert!(got == data[1 << 20..2 << 20], "{name}, face {:?}", object.faces[face]);
+        }
+        let odd = object.bytewise_face().unwrap();
+        assert_eq!(read(&mut *transport, &object, odd, 12345, 77).unwrap(), &data[12345..12345 + 77], "{name}");
+    }
+}
+
+#[test]
+fn registered_files_and_buffers_move_the_same_bytes_until_they_are_taken_out_and_after() {
+    let scratch = Scratch::new("registered");
+    let data = pattern(1 << 20, 2);
+    std::fs::write(scratch.path("file"), &data).unwrap();
+    for (name, mut transport) in transports() {
+        let object = open(&*transport, &scratch.path("file"), OpenMode::Read);
+        let span = memory(1 << 20, 0);
+        transport.attach(Attach::Object(&object)).unwrap();
+        transport.attach(Attach::Region(span.region())).unwrap();
+        for round in 0..2 {
+            for face in 0..object.faces.len() {
+                span.fill(0, 1 << 20, 0xEE).unwrap();
+                let piece = io(IoKind::Read, &object, face, 4096, &[segment(&span, 8192, 65536)]);
+                assert_eq!(run(&mut *transport, &piece), Ok(65536), "{name}");
+                assert!(bytes(&span, 8192, 65536) == data[4096..4096 + 65536], "{name}");
+                assert!(bytes(&span, 0, 8192).iter().all(|byte| *byte == 0xEE), "{name}: bytes before");
+                assert!(bytes(&span, 8192 + 65536, 4096).iter().all(|byte| *byte == 0xEE), "{name}: bytes behind");
+            }
+            if round == 0 {
+                transport.attach(Attach::ObjectGone(object.id)).unwrap();
+                transport.attach(Attach::RegionGone(span.region().id())).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn up_to_three_pieces_of_memory_are_filled_in_order() {
+    let scratch = Scratch::new("pieces");
+    let data = pattern(1 << 20, 3);
+    std::fs::write(scratch.path("file"), &data).unwrap();
+    for (name, mut transport) in transports() {
+        let object = open(&*transport, &scratch.path("file"), OpenMode::Read);
+        let span = memory(1 << 20, 0);
+        for face in 0..object.faces.len() {
+            let parts =
+                [segment(&span, 500 << 10, 4096), segment(&span, 0, 128 << 10), segment(&span, 600 << 10, 4096)];
+            let whole = (128 << 10) + 8192;
+            assert_eq!(run(&mut *transport, &io(IoKind::Read, &object, face, 8192, &parts)), Ok(whole), "{name}");
+            assert!(bytes(&span, 500 << 10, 4096) == data[8192..12288], "{name}");
+            assert!(bytes(&span, 0, 128 << 10) == data[12288..12288 + (128 << 10)], "{name}");
+            assert!(bytes(&span, 600 << 10, 4096) == data[12288 + (128 << 10)..][..4096], "{name}");
+        }
+    }
+}
+
+#[test]
+fn written_and_flushed_bytes_are_in_the_file() {
+    let scratch = Scratch::new("write");
+    for (name, mut transport) in transports() {
+        std::fs::write(scratch.path("file"), vec![0u8; 1 << 20]).unwrap();
+        let object = open(&*transport, &scratch.path("file"), OpenMode::Update);
+        let mut expected = vec![0u8; 1 << 20];
+        for face in 0..object.faces.len() {
+            let at = 4096 * (1 + face * 40);
+            let data = pattern(64 << 10, face as u64);
+            assert_eq!(write(&mut *transport, &object, face, at as u64, &data), Ok(64 << 10), "{name}");
+            expected[at..at + (64 << 10)].copy_from_slice(&data);
+        }
+        for kind in [IoKind::FlushData, IoKind::FlushAll] {
+            assert_eq!(run(&mut *transport, &io(kind, &object, 0, 0, &[])), Ok(0), "{name}");
+        }
+        assert!(std::fs::read(scratch.path("file")).unwrap() == expected, "{name}");
+    }
+}
+
+#[test]
+fn the_end_of_the_file_is_short_then_zero_and_holes_are_zeros() {
+    let scratch = Scratch::new("ends");
+    let file = std::fs::File::create(scratch.path("holes")).unwrap();
+    file.set_len(100_000).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"end", 99_997).unwrap();
+    std::fs::write(scratch.path("empty"), b"").unwrap();
+    for (name, mut transport) in transports() {
+        let object = open(&*transport, &scratch.path("holes"), OpenMode::Read);
+        assert_eq!(object.len, 100_000);
+        for face in 0..object.faces.len() {
+            let hole = read(&mut *transport, &object, face, 0, 65536).unwrap();
+            assert!(hole.len() == 65536 && hole.iter().all(|byte| *byte == 0), "{name}");
+            let tail = read(&mut *transport, &object, face, 98304, 8192).unwrap();
+            assert_eq!(tail.len(), 100_000 - 98304, "{name}: short at the end");
+            assert_eq!(&tail[tail.len() - 3..], b"end", "{name}");
+            assert_eq!(read(&mut *transport, &object, face, 1 << 20, 4096).unwrap(), b"", "{name}: past the end");
+        }
+        let empty = open(&*transport, &scratch.path("empty"), OpenMode::Read);
+        for face in 0..empty.faces.len() {
+            assert_eq!(read(&mut *transport, &empty, face, 0, 4096).unwrap(), b"", "{name}: empty file");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_gives_fewer_bytes_and_is_told_changed() {
+    let scratch = Scratch::new("shrinks");
+    for (name, mut transport) in transports() {
+        std::fs::write(scratch.path("file"), pattern(1 << 20, 4)).unwrap();
+        let object = open(&*transport, &scratch.path("file"), OpenMode::Read);
+        sw_uring::unchanged(&object).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(scratch.path("file")).unwrap();
+        file.set_len(6000).unwrap();
+        for face in 0..object.faces.len() {
+            assert_eq!(read(&mut *transport, &object, face, 0, 65536).unwrap().len(), 6000, "{name}");
+            assert_eq!(read(&mut *transport, &object, face, 65536, 65536).unwrap().len(), 0, "{name}");
+        }
+        assert_eq!(sw_uring::unchanged(&object).unwrap_err().kind(), ErrorKind::Changed, "{name}");
+    }
+}
+
+#[test]
+fn a_replaced_file_still_reads_as_the_old_one_and_is_told_changed() {
+    let scratch = Scratch::new("replaced");
+    for (name, mut transport) in transports() {
+        let old = pattern(65536, 5);
+        std::fs::write(scratch.path("file"), &old).unwrap();
+        let object = open(&*transport, &scratch.path("file"), OpenMode::Read);
+        std::fs::write(scratch.path("new"), pattern(65536, 6)).unwrap();
+        std::fs::rename(scratch.path("new"), scratch.path("file")).unwrap();
+        assert!(read(&mut *transport, &object, 0, 0, 65536).unwrap() == old, "{name}");
+        let error = sw_uring::unchanged(&object).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Changed, "{name}: {error}");
+        assert!(error.to_string().contains("replaced"), "{error}");
+    }
+}
+
+#[test]
+fn a_direct_face_refuses_what_is_not_aligned_and_says_why() {
+    let scratch = Scratch::new("unaligned");
+    std::fs::write(scratch.path("file"), pattern(65536, 7)).unwrap();
+    for (name, mut transport) in transports() {
+        let object = open(&*transport, &scratch.path("file"), OpenMode::Read);
+        let face = object.faces[0];
+        if face.landing != Landing::Dma {
+            println!("skip {name}: no direct face here: {:?}", face.because);
+            continue;
+        }
+        assert_ne!(face.granularity, Granularity::ANY);
+        let span = memory(65536, 0);
+        let odd_offset = io(IoKind::Read, &object, 0, 1, &[segment(&span, 0, 4096)]);
+        let odd_memory = io(IoKind::Read, &object, 0, 0, &[segment(&span, 1, 4096)]);
+        for piece in [odd_offset, odd_memory] {
+            let fault = run(&mut *transport, &piece).unwrap_err();
+            assert_eq!((fault.kind, fault.code), (ErrorKind::ApiMisuse, libc::EINVAL), "{name}");
+        }
+    }
+}
