@@ -84,12 +84,10 @@ pub enum HeaderError {
         file_offset: u64,
     },
     /// The header does not start with `{`.
-    #[error(
-        "header starts with byte 0x{found:02x} at byte 8, the format demands `{{`; this is another format, or the file is damaged"
-    )]
+    #[error("header {} at byte 8, the format demands `{{`; this is another format, or the file is damaged", starts_with(*.found))]
     NoBrace {
-        /// The byte found; 0 for an empty header.
-        found: u8,
+        /// The byte found; `None` for an empty header.
+        found: Option<u8>,
     },
     /// The header is not JSON, or a value has the wrong type.
     #[error("header json is wrong at byte {file_offset}{}; write the file again with a conforming writer", in_value_of(.within.as_deref()))]
@@ -230,6 +228,10 @@ pub enum HeaderError {
     },
 }
 
+fn starts_with(found: Option<u8>) -> String {
+    found.map_or_else(|| "is empty".to_owned(), |byte| format!("starts with byte 0x{byte:02x}"))
+}
+
 fn in_value_of(name: Option<&str>) -> String {
     name.map(|name| format!(" (in the value of {})", Quoted(name))).unwrap_or_default()
 }
@@ -359,7 +361,7 @@ impl Header {
             return Err(HeaderError::WrongSlice { given_len_bytes, header_len_bytes: span.header_len_bytes });
         }
         if json.first() != Some(&b'{') {
-            return Err(HeaderError::NoBrace { found: json.first().copied().unwrap_or(0) });
+            return Err(HeaderError::NoBrace { found: json.first().copied() });
         }
         let text = std::str::from_utf8(json)
             .map_err(|fault| HeaderError::NotUtf8 { file_offset: LENGTH_LEN_BYTES + fault.valid_up_to() as u64 })?;

@@ -204,6 +204,10 @@ fn errors_say_what_where_and_what_to_do() {
         read("dtype-unknown.safetensors").to_string(),
         "tensor \"a\" has dtype \"F128\", which is not one that safetensors 0.8 defines; a newer straightway may know it, or convert the file"
     );
+    assert_eq!(
+        read("length-zero.safetensors").to_string(),
+        "header is empty at byte 8, the format demands `{`; this is another format, or the file is damaged"
+    );
     let error = read("shape-negative.safetensors");
     assert!(
         matches!(&error, HeaderError::Json { file_offset: 8..60, within: Some(name), .. } if name == "a"),
