@@ -21,6 +21,7 @@
 mod addr;
 pub mod barrier;
 mod budget;
+mod fork;
 mod host;
 mod region;
 mod slab;
@@ -28,6 +29,7 @@ mod sync;
 
 pub use addr::{BusAddr, ByteLen, GpuVa, HostVa, Iova, PAGE_BYTES, RemoteAddr, align_down, align_up, index};
 pub use budget::{Budget, BudgetExhausted, Permit};
+pub use fork::ForkMark;
 pub use host::{HostMapping, HugePages, MapError, PageBacking, Populate};
 pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, MemError, Place, RegionId};
 pub use slab::{Slab, SlabPool};
