@@ -120,10 +120,6 @@ fn run_target(place: &Place, dir: &Path, program: &Path, name: &str, seconds: u6
         .map_err(|error| Stop::new(format!("cannot make {} ({error})", corpus.display()), "free some space"))?;
     let artefacts = place.target.join(format!("fuzz/{crate_name}-{name}-"));
     let mut args = vec![
-        // libFuzzer reports on stderr; the shell folds it into the stream that is read here.
-        "-c".to_string(),
-        "exec \"$0\" \"$@\" 2>&1".to_string(),
-        program.display().to_string(),
         format!("-max_total_time={seconds}"),
         "-timeout=10".to_string(),
         "-rss_limit_mb=2048".to_string(),
@@ -135,7 +131,7 @@ fn run_target(place: &Place, dir: &Path, program: &Path, name: &str, seconds: u6
         [dir.join("corpus").join(name)].into_iter().chain(entries(&crate_dir.join("testdata")).unwrap_or_default());
     args.extend(seeds.filter(|seed| seed.is_dir()).map(|seed| seed.display().to_string()));
     let limit = Duration::from_secs(seconds) + SLACK;
-    let outcome = Job::program(place, Path::new("sh"), &args).echo(Echo::Hidden).limit(limit).run()?;
+    let outcome = Job::program(place, program, &args).merge_stderr().echo(Echo::Hidden).limit(limit).run()?;
     let runs = runs_done(&outcome.lines);
     if outcome.ok() && runs > 0 {
         return Ok(Some(runs));

@@ -109,7 +109,9 @@ fn verdict(outcome: &Outcome) -> Verdict {
     if !outcome.lines.iter().any(|line| line.starts_with("test result: FAILED")) {
         return Verdict::Missed("the suite ended without a test result");
     }
-    let telling = outcome.lines.iter().find(|line| seed_in(line).is_some() && line.to_lowercase().contains("fail"));
+    // A panic's message stands below its "panicked at" line; before it, a suite may print which seeds passed.
+    let panic = outcome.lines.iter().position(|line| line.contains("panicked at")).unwrap_or(0);
+    let telling = outcome.lines.iter().skip(panic).find(|line| seed_in(line).is_some());
     Verdict::Found(telling.cloned().unwrap_or_else(|| "the suite failed".to_string()))
 }
 
@@ -218,7 +220,7 @@ impl Copied<'_> {
 
     fn seeds(&self, count: u64) -> Result<Outcome, Stop> {
         let args = SEED_SUITE.map(String::from);
-        self.job(&args).env(SEEDS_VARIABLE, count.to_string()).echo(Echo::Hidden).limit(RUN_LIMIT).run()
+        self.job(&args).env(SEEDS_VARIABLE, count.to_string()).merge_stderr().echo(Echo::Hidden).limit(RUN_LIMIT).run()
     }
 
     fn job(&self, args: &[String]) -> Job {
@@ -267,8 +269,13 @@ mod tests {
 
     #[test]
     fn only_a_failed_test_counts_as_found() {
-        let failed = ["seed 17 failed: foreign byte at 0x10", "test result: FAILED. 0 passed; 1 failed"];
-        assert_eq!(verdict(&outcome(Ended::Exit(101), &failed)), Verdict::Found(failed[0].to_string()));
+        let failed = [
+            "seed 16 passed",
+            "thread 'seeds' panicked at sw-sim/tests/seeds.rs:9:5:",
+            "seed 17: foreign byte at 0x10",
+            "test result: FAILED. 0 passed; 1 failed",
+        ];
+        assert_eq!(verdict(&outcome(Ended::Exit(101), &failed)), Verdict::Found(failed[2].to_string()));
         for (ended, lines) in [
             (Ended::Exit(0), &["test result: ok. 1 passed"][..]),
             (Ended::Exit(101), &["error: could not compile"]),

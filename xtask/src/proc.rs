@@ -36,6 +36,7 @@ pub struct Job {
     dir: PathBuf,
     limit: Duration,
     echo: Echo,
+    merged: bool,
 }
 
 /// Whether the child's stdout is shown while it runs.
@@ -84,6 +85,7 @@ impl Job {
             dir: place.root.clone(),
             limit: Duration::from_secs(600),
             echo: Echo::Shown,
+            merged: false,
         }
     }
 
@@ -113,6 +115,12 @@ impl Job {
     /// Chooses whether output is shown.
     pub fn echo(mut self, echo: Echo) -> Job {
         self.echo = echo;
+        self
+    }
+
+    /// Folds stderr into stdout, for programs that report on stderr what is to be read.
+    pub fn merge_stderr(mut self) -> Job {
+        self.merged = true;
         self
     }
 
@@ -149,7 +157,13 @@ impl Job {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = if self.merged {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(&self.program);
+            shell
+        } else {
+            Command::new(&self.program)
+        };
         command.args(&self.args).current_dir(&self.dir).process_group(0);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
@@ -273,6 +287,13 @@ mod tests {
     }
 
     #[test]
+    fn stderr_can_be_read_with_stdout() {
+        let outcome = sh("echo one >&2; echo two").merge_stderr().run().unwrap();
+        assert_eq!(outcome.lines, ["one", "two"]);
+        assert_eq!(sh("echo one >&2; echo two").run().unwrap().lines, ["two"]);
+    }
+
+    #[test]
     fn a_signal_is_not_success() {
         assert_eq!(sh("kill -TERM $$").run().unwrap().ended, Ended::Exit(128 + 15));
     }
@@ -284,9 +305,13 @@ mod tests {
         assert_eq!(outcome.ended, Ended::OverLimit);
         assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
         let grandchild = outcome.lines.first().unwrap().clone();
-        // The grandchild is reparented and reaped by init; until then it may be a zombie, which runs nothing.
-        let state = std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z"), "grandchild still runs: {state}");
+        // A killed process runs until it is scheduled once more, then it is a zombie until init reaps it.
+        let state = || std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();
+        let gone = || state().is_empty() || state().contains(") Z");
+        while !gone() && start.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(gone(), "the grandchild still runs: {}", state());
     }
 
     #[test]
