@@ -1,1 +1,37 @@
-//! Virtual time and modelled devices, faults, shadow memory; deterministic.
+//! A deterministic world for the engine: virtual time, modelled devices, faults as data, memory with a shadow.
+//!
+//! ```text
+//!              World (seed) ── draws ──► Params ─► workload ─► Lane (the product's own code, unchanged)
+//!                 │                                             │ seams
+//!                 │ judges                     SimTransport ◄───┴───► SimCopyEngine
+//!                 ▼                                 │                     │
+//!              Outcome ◄── Shadow (who owns each byte) ◄── Machine: agenda of events, media, device memory
+//! ```
+//!
+//! Invariants: one thread; time moves only inside waits and between steps of the world; every draw comes from a split of
+//! one seed; no float, no address and no process-wide counter enters a decision or the log. So one seed is one history,
+//! and the hash of its event log is the same in every process.
+//!
+//! What a model does is a hypothesis about hardware; what it cannot show is in `docs/ARCHITECTURE.md`.
+
+#![forbid(unsafe_code)]
+
+mod agenda;
+mod copier;
+mod disk;
+mod fault;
+mod hub;
+mod log;
+mod machine;
+mod medium;
+mod rng;
+mod shadow;
+
+pub use copier::CopierParams;
+pub use disk::QueueParams;
+pub use fault::{Act, FaultRule, On};
+pub use hub::{Hub, SimCopyEngine, SimTransport};
+pub use log::{Mark, Marks};
+pub use machine::FaceParams;
+pub use rng::Rng;
+pub use shadow::{Belongs, Violation};

@@ -85,19 +85,25 @@ impl<'a> Driver<'a> {
         })
     }
 
-    /// Submits one; `Full` is not expected because fewer than the depth are in flight.
+    /// Submits one, within the depth. A transport that has no room although it is not that deep in work gets a ring and
+    /// a poll, after which it must take it.
     pub(super) fn submit(&mut self, io: &Io) -> CaseResult {
-        match self.transport.submit(io) {
-            Submit::Accepted => {
+        for _ in 0..POLLS_MAX {
+            let before = self.open.len();
+            if self.transport.submit(io) == Submit::Accepted {
                 self.open.insert(io.token.raw(), *io);
-                Ok(())
+                return Ok(());
             }
-            Submit::Full => fail(format!(
-                "Full with {} in flight of a stated depth of {}",
-                self.open.len(),
-                self.transport.caps().queue_depth
-            )),
+            if before == 0 {
+                break;
+            }
+            self.ring()?;
+            if self.poll(Wait::For { timeout: PATIENCE, min: 1 }, 64)? == 0 {
+                break;
+            }
         }
+        let depth = self.transport.caps().queue_depth;
+        fail(format!("Full for good with {} in flight of a stated depth of {depth}", self.open.len()))
     }
 
     /// Hands over what was submitted.

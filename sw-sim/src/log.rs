@@ -1,0 +1,169 @@
+//! The event log: its last lines for people, its hash for replay, and marks for branches that must be reached.
+
+use core::fmt;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Lines kept for the report of a failure.
+const LINES_KEPT: usize = 60;
+
+/// A rare branch. A batch of seeds that reaches fewer of them than it should tests less than it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are sentences")]
+pub enum Mark {
+    FullBelowDepth,
+    ShortThenRest,
+    ZeroBytesReported,
+    TooManyBytesClaimed,
+    MediumError,
+    RetryNow,
+    EndTwice,
+    EndOfUnknownToken,
+    LostIo,
+    CancelWon,
+    CancelLost,
+    LandedAfterAnswer,
+    ScribbledBeforeLanding,
+    QueueBroke,
+    FenceBusy,
+    FenceKilled,
+    LandedAfterBusyFence,
+    CopyFailed,
+    CopyEngineBroke,
+    LaneBusy,
+    DeadlinePassed,
+    Cancelled,
+    Abandoned,
+    ClosedInFlight,
+    StripedOp,
+    VectoredOp,
+    RaggedWrite,
+    RaggedRead,
+    DeviceRead,
+    DeviceWrite,
+    ChecksumChecked,
+    Misaligned,
+    OutcomeUnknown,
+    OutcomeNotApplied,
+    MemoryQuarantined,
+}
+
+impl Mark {
+    /// Every mark there is.
+    pub const ALL: [Mark; 35] = [
+        Mark::FullBelowDepth,
+        Mark::ShortThenRest,
+        Mark::ZeroBytesReported,
+        Mark::TooManyBytesClaimed,
+        Mark::MediumError,
+        Mark::RetryNow,
+        Mark::EndTwice,
+        Mark::EndOfUnknownToken,
+        Mark::LostIo,
+        Mark::CancelWon,
+        Mark::CancelLost,
+        Mark::LandedAfterAnswer,
+        Mark::ScribbledBeforeLanding,
+        Mark::QueueBroke,
+        Mark::FenceBusy,
+        Mark::FenceKilled,
+        Mark::LandedAfterBusyFence,
+        Mark::CopyFailed,
+        Mark::CopyEngineBroke,
+        Mark::LaneBusy,
+        Mark::DeadlinePassed,
+        Mark::Cancelled,
+        Mark::Abandoned,
+        Mark::ClosedInFlight,
+        Mark::StripedOp,
+        Mark::VectoredOp,
+        Mark::RaggedWrite,
+        Mark::RaggedRead,
+        Mark::DeviceRead,
+        Mark::DeviceWrite,
+        Mark::ChecksumChecked,
+        Mark::Misaligned,
+        Mark::OutcomeUnknown,
+        Mark::OutcomeNotApplied,
+        Mark::MemoryQuarantined,
+    ];
+}
+
+/// How often each mark was reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks(BTreeMap<Mark, u64>);
+
+impl Marks {
+    /// Once more.
+    pub fn hit(&mut self, mark: Mark) {
+        *self.0.entry(mark).or_default() += 1;
+    }
+
+    /// How often.
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.0.get(&mark).copied().unwrap_or(0)
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Marks) {
+        other.0.iter().for_each(|(mark, count)| *self.0.entry(*mark).or_default() += count);
+    }
+
+    /// Those never reached.
+    pub fn missing(&self) -> Vec<Mark> {
+        Mark::ALL.into_iter().filter(|mark| self.count(*mark) == 0).collect()
+    }
+}
+
+/// The log of one run.
+#[derive(Debug)]
+pub(crate) struct Log {
+    hash: u64,
+    events: u64,
+    last: VecDeque<String>,
+    pub(crate) marks: Marks,
+}
+
+impl Log {
+    pub(crate) fn new() -> Self {
+        Self {
+            hash: 0xCBF2_9CE4_8422_2325,
+            events: 0,
+            last: VecDeque::with_capacity(LINES_KEPT),
+            marks: Marks::default(),
+        }
+    }
+
+    /// Notes an event. Words only: no addresses, no process-wide numbers.
+    pub(crate) fn note(&mut self, now: u64, what: &str, words: &[u64]) {
+        self.events += 1;
+        self.mix(now);
+        what.bytes().for_each(|byte| self.mix(u64::from(byte)));
+        words.iter().for_each(|word| self.mix(*word));
+        if self.last.len() == LINES_KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(format!("{:>12} ns  {what} {words:?}", now));
+    }
+
+    /// FNV-1a, a word at a time.
+    fn mix(&mut self, word: u64) {
+        for byte in word.to_le_bytes() {
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(crate) fn events(&self) -> u64 {
+        self.events
+    }
+}
+
+impl fmt::Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "last {} of {} events:", self.last.len(), self.events)?;
+        self.last.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
