@@ -1,3 +1,5 @@
+// UNSAFETY: foreign ranges enter a region through an unsafe constructor, whose refusals are tested here.
+
 use super::*;
 
 #[test]

@@ -63,7 +63,9 @@ pub struct Place {
 
 impl Place {
     fn find() -> Result<Place, Stop> {
-        let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        // Asked when it runs, not when it is compiled: two clones may share one target directory, and with it this program.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let manifest = manifest.ok_or_else(|| Stop::new("CARGO_MANIFEST_DIR is not set", "run it as cargo xtask"))?;
         let root = manifest
             .parent()
             .ok_or_else(|| Stop::new("xtask has no parent directory", "run it from a clone of the repository"))?
