@@ -137,13 +137,21 @@ pub(crate) fn direct_facts(fd: BorrowedFd<'_>) -> DirectFacts {
     }
 }
 
-/// The file system's magic number (`statfs(2)`).
-pub(crate) fn file_system(fd: BorrowedFd<'_>) -> Result<i64, i32> {
+/// What `statfs(2)` tells about a file system.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileSystem {
+    pub(crate) magic: i64,
+    /// Its block in bytes; 0 if that makes no sense.
+    pub(crate) block: u32,
+}
+
+pub(crate) fn file_system(fd: BorrowedFd<'_>) -> Result<FileSystem, i32> {
     let mut raw = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the pointer names a live structure of the right type.
     uninterrupted(|| unsafe { libc::fstatfs(fd.as_raw_fd(), raw.as_mut_ptr()) })?;
     // SAFETY: zeroed at first, filled by the call; integers in every bit pattern.
-    Ok(unsafe { raw.assume_init() }.f_type)
+    let raw = unsafe { raw.assume_init() };
+    Ok(FileSystem { magic: raw.f_type, block: u32::try_from(raw.f_bsize).unwrap_or(0) })
 }
 
 /// Length of a block device in bytes.
@@ -174,6 +182,11 @@ pub(crate) fn inode_flags(fd: BorrowedFd<'_>) -> Result<u32, i32> {
 
 /// Bytes of the file in the page cache; none where the kernel cannot tell (`cachestat(2)`, Linux 6.5).
 pub(crate) fn cached_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
+    /// `OVERLAYFS_SUPER_MAGIC`: its files have no pages of their own, those of the file below count and are not seen.
+    const OVERLAY: i64 = 0x794C_7630;
+    if file_system(fd).is_ok_and(|below| below.magic == OVERLAY) {
+        return None;
+    }
     /// Both structures as in linux `include/uapi/linux/mman.h`.
     #[repr(C)]
     struct Range {

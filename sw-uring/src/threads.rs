@@ -62,6 +62,20 @@ impl Default for ThreadsConfig {
     }
 }
 
+impl ThreadsConfig {
+    /// What a transport of this configuration can do.
+    pub fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            name: PREADV2,
+            queue_depth: self.queue_depth,
+            io_bytes_max: self.io_bytes_max,
+            segments_max: 3,
+            host: Ok(()),
+            device: Err(Reason::NoPeerPages),
+        }
+    }
+}
+
 /// Files and block devices by blocking calls on other threads.
 pub struct ThreadsTransport {
     shared: Arc<Shared>,
@@ -166,14 +180,7 @@ impl ThreadsTransport {
 
 impl Transport for ThreadsTransport {
     fn caps(&self) -> TransportCaps {
-        TransportCaps {
-            name: PREADV2,
-            queue_depth: self.config.queue_depth,
-            io_bytes_max: self.config.io_bytes_max,
-            segments_max: 3,
-            host: Ok(()),
-            device: Err(Reason::MemoryUnreachable),
-        }
+        self.config.caps()
     }
 
     fn attach(&mut self, _hint: Attach<'_>) -> Result<(), Error> {
@@ -211,7 +218,8 @@ impl Transport for ThreadsTransport {
         };
         self.ring()?;
         let room = out.capacity() - out.len();
-        let min = sw_mem::index(u64::from(min.max(1))).min(room);
+        // More than are outstanding will not come.
+        let min = sw_mem::index(u64::from(min.min(self.outstanding).max(1))).min(room);
         let waiting = |state: &mut State| state.done.len() < min && !state.woken;
         let result = shared.news.wait_timeout_while(shared.lock(), timeout, waiting);
         let (mut state, _) = result.unwrap_or_else(PoisonError::into_inner);

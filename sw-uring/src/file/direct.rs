@@ -52,8 +52,16 @@ pub(super) fn granularity(fd: BorrowedFd<'_>, stat: &Stat, access: Access) -> Re
 /// The same where statx is silent.
 fn without_statx(fd: BorrowedFd<'_>, stat: &Stat) -> Result<Granularity, Reason> {
     let block_device = stat.kind() == libc::S_IFBLK;
-    if !block_device && !sys::file_system(fd).is_ok_and(|magic| ON_BLOCK_DEVICES.contains(&magic)) {
-        return Err(Reason::DirectRefused);
+    let below = sys::file_system(fd).ok().filter(|below| ON_BLOCK_DEVICES.contains(&below.magic));
+    match below {
+        _ if block_device => {}
+        None => return Err(Reason::DirectRefused),
+        // Its unit is its own sector, and what is not a multiple of it is copied rather than refused: trying tells
+        // nothing (linux fs/btrfs/direct-io.c, check_direct_IO).
+        Some(below) if below.magic == BTRFS => {
+            return checked(below.block, below.block).ok_or(Reason::DirectUnaligned);
+        }
+        Some(_) => {}
     }
     let told = if block_device { sys::logical_block(fd).ok() } else { logical_block_below(stat.device) };
     // The logical block is also what memory must be aligned to before Linux 6.1 told otherwise (open(2), NOTES).
@@ -91,7 +99,7 @@ fn tried(fd: BorrowedFd<'_>) -> Option<Granularity> {
 ///
 /// btrfs reads compressed extents so, and (Linux 6.15, `btrfs_direct_write`) writes files that have checksums so.
 fn copies_in_secret(fd: BorrowedFd<'_>, stat: &Stat, access: Access) -> bool {
-    if stat.kind() != libc::S_IFREG || !sys::file_system(fd).is_ok_and(|magic| magic == BTRFS) {
+    if stat.kind() != libc::S_IFREG || !sys::file_system(fd).is_ok_and(|below| below.magic == BTRFS) {
         return false;
     }
     // A btrfs that does not tell its flags is given no credit.

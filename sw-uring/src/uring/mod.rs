@@ -96,6 +96,18 @@ impl Default for UringConfig {
 }
 
 impl UringConfig {
+    /// What a transport of this configuration can do.
+    pub fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            name: IO_URING,
+            queue_depth: self.queue_depth,
+            io_bytes_max: self.io_bytes_max,
+            segments_max: 3,
+            host: Ok(()),
+            device: Err(Reason::NoPeerPages),
+        }
+    }
+
     fn validate(&self) -> Result<(), Error> {
         let misuse = |what: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(IO_URING).detail(what));
         if !(1..=QUEUE_DEPTH_MAX).contains(&self.queue_depth) {
@@ -195,14 +207,7 @@ impl UringTransport {
 
 impl Transport for UringTransport {
     fn caps(&self) -> TransportCaps {
-        TransportCaps {
-            name: IO_URING,
-            queue_depth: self.config.queue_depth,
-            io_bytes_max: self.config.io_bytes_max,
-            segments_max: 3,
-            host: Ok(()),
-            device: Err(Reason::MemoryUnreachable),
-        }
+        self.config.caps()
     }
 
     fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
@@ -357,14 +362,18 @@ impl Core {
 
     fn wait(&mut self, until: Until, out: &mut Vec<IoDone>) -> Result<usize, Error> {
         let have = self.reap(out);
-        let missing = until.min.saturating_sub(u32::try_from(have).unwrap_or(u32::MAX));
-        if missing == 0 || out.len() == out.capacity() || !self.waker.begin_wait() {
+        let missing = until.min.saturating_sub(u32::try_from(have).unwrap_or(u32::MAX)).min(self.in_flight);
+        let enough = have > 0 && missing == 0;
+        if enough || out.len() == out.capacity() || !self.waker.begin_wait() {
             self.ring.submit()?;
             return Ok(have);
         }
         self.arm();
-        let min = if self.ring.gathers { missing } else { 1 };
-        let entered = self.ring.submit_and_wait(Until { min, ..until });
+        // With nothing in flight only a wake can end it early.
+        let min = if self.ring.gathers { missing.max(1) } else { 1 };
+        // What is here already waits for more no longer than what comes first.
+        let timeout = if have > 0 { until.timeout.min(until.gather) } else { until.timeout };
+        let entered = self.ring.submit_and_wait(Until { min, timeout, ..until });
         self.waker.end_wait();
         if entered? == Entered::Later {
             // The kernel wants completions taken first; they are, just below, and the caller comes again.

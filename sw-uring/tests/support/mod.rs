@@ -1,6 +1,5 @@
 //! What the tests share: a scratch directory, memory, and a transport driven to the end of one I/O.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
-#![allow(clippy::allow_attributes, reason = "expect does not fit: some binaries use everything")]
+#![expect(clippy::unwrap_used, reason = "test code: a failure to prepare is a failed test")]
 
 use std::{
     path::{Path, PathBuf},
@@ -19,13 +18,13 @@ use sw_mem::{Buffer, ByteLen, DmaSpan, HugePages, Populate};
 use sw_uring::{FileStore, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 /// Longest that a test waits for one I/O.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A directory that is removed again.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new(tag: &str) -> Self {
+    pub(crate) fn new(tag: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Beside the build, which is on a disk: the temporary directory is often a tmpfs without O_DIRECT.
@@ -35,12 +34,8 @@ impl Scratch {
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
-    }
-
-    pub fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
     }
 }
 
@@ -51,30 +46,30 @@ impl Drop for Scratch {
 }
 
 /// Bytes that differ from place to place, so that a shifted copy is seen.
-pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     (0..len as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed).to_le_bytes()[5]).collect()
 }
 
 /// Page-aligned memory of `len` bytes, filled with `byte`.
-pub fn memory(len: u64, byte: u8) -> DmaSpan {
+pub(crate) fn memory(len: u64, byte: u8) -> DmaSpan {
     let mut buffer = Buffer::allocate_with(ByteLen(len), 0, HugePages::Never, Populate::Lazy).unwrap();
     buffer.as_mut_slice().fill(byte);
     buffer.into_span()
 }
 
-pub fn bytes(span: &DmaSpan, at: u64, len: usize) -> Vec<u8> {
+pub(crate) fn bytes(span: &DmaSpan, at: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
     span.read(at, &mut out).unwrap();
     out
 }
 
-pub fn segment(span: &DmaSpan, at: u64, len: u32) -> MemorySegment {
+pub(crate) fn segment(span: &DmaSpan, at: u64, len: u32) -> MemorySegment {
     let place = span.place().checked_add(ByteLen(at)).unwrap();
     MemorySegment { place, len, region: span.region().id() }
 }
 
 /// Makes I/Os with fresh tokens.
-pub fn io(kind: IoKind, object: &Object, face: usize, offset: u64, parts: &[MemorySegment]) -> Io {
+pub(crate) fn io(kind: IoKind, object: &Object, face: usize, offset: u64, parts: &[MemorySegment]) -> Io {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let generation = u64::from(NEXT.fetch_add(1, Ordering::Relaxed));
     let none = memory_free_segment();
@@ -96,7 +91,7 @@ fn memory_free_segment() -> MemorySegment {
 }
 
 /// Runs one I/O to its end.
-pub fn run(transport: &mut dyn Transport, io: &Io) -> Result<u32, Fault> {
+pub(crate) fn run(transport: &mut dyn Transport, io: &Io) -> Result<u32, Fault> {
     assert_eq!(transport.submit(io), Submit::Accepted);
     let mut out: Vec<IoDone> = Vec::with_capacity(1);
     for _ in 0..100 {
@@ -109,7 +104,7 @@ pub fn run(transport: &mut dyn Transport, io: &Io) -> Result<u32, Fault> {
     panic!("no completion of {io:?}");
 }
 
-pub fn read(
+pub(crate) fn read(
     transport: &mut dyn Transport,
     object: &Object,
     face: usize,
@@ -121,7 +116,7 @@ pub fn read(
     Ok(bytes(&span, 0, got as usize))
 }
 
-pub fn write(
+pub(crate) fn write(
     transport: &mut dyn Transport,
     object: &Object,
     face: usize,
@@ -134,12 +129,12 @@ pub fn write(
     run(transport, &io(IoKind::Write, object, face, offset, &[segment(&span, 0, len)]))
 }
 
-pub fn open(transport: &dyn Transport, path: &Path, mode: OpenMode) -> Arc<Object> {
+pub(crate) fn open(transport: &dyn Transport, path: &Path, mode: OpenMode) -> Arc<Object> {
     FileStore::new(transport.caps().name).open(path.to_str().unwrap(), mode).unwrap()
 }
 
 /// Every transport that works here, in every shape it has.
-pub fn transports() -> Vec<(&'static str, Box<dyn Transport>)> {
+pub(crate) fn transports() -> Vec<(&'static str, Box<dyn Transport>)> {
     let mut all: Vec<(&'static str, Box<dyn Transport>)> =
         vec![("preadv2", Box::new(ThreadsTransport::new(ThreadsConfig::default()).unwrap()))];
     let shapes = [

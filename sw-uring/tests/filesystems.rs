@@ -1,0 +1,198 @@
+//! The same work on every file system and block device that can be made here, and the path that it took on each.
+//!
+//! Needs root; a test that lacks a privilege or a tool prints why and does nothing. Every row is printed and asserted.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure to prepare is a failed test")]
+
+#[path = "support/fuse.rs"]
+mod fuse;
+#[path = "support/mounts.rs"]
+mod mounts;
+mod support;
+
+use std::path::Path;
+
+use mounts::{Loop, LoopMount, Mount, Zram};
+use support::{Scratch, io, pattern, read, run, transports, write};
+use sw_engine::{
+    Face, Landing, Object, Reason,
+    seam::{IoKind, OpenMode, Store, Transport},
+};
+use sw_uring::FileStore;
+
+/// Bytes written and read: two odd blocks past 1 MiB.
+const LEN: usize = (1 << 20) + 4096 + 77;
+
+/// What a file is expected to offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Faces {
+    /// O_DIRECT with this block, and the page cache.
+    Direct(u32),
+    /// The page cache only, for this reason.
+    Buffered(Reason),
+}
+
+fn faces(object: &Object) -> Faces {
+    match object.faces.as_slice() {
+        [direct, Face { landing: Landing::KernelCopy, because: None, .. }] if direct.landing == Landing::Dma => {
+            Faces::Direct(direct.granularity.block)
+        }
+        [Face { landing: Landing::KernelCopy, because: Some(reason), .. }] => Faces::Buffered(*reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn row(place: &str, transport: &str, verb: &str, object: &Object) {
+    println!("{place:<14} {transport:<22} {verb:<6} {:?} cached {:?}", faces(object), object.residency);
+}
+
+/// Writes a file through every face, makes it durable, puts it in place, and reads it back aligned and odd.
+fn exercise_directory(place: &str, dir: &Path, for_writing: Faces, for_reading: Faces) {
+    for (name, mut transport) in transports() {
+        let store = FileStore::new(transport.caps().name);
+        let path = dir.join("file").to_str().unwrap().to_owned();
+        let intent = store.create(&path, LEN as u64).unwrap();
+        row(place, name, "write", intent.object());
+        assert_eq!(faces(intent.object()), for_writing, "{place}, {name}, write");
+        let data = pattern(LEN, 9);
+        write_all(&mut *transport, intent.object(), &data);
+        intent.commit().unwrap();
+        assert!(std::fs::read(&path).unwrap() == data, "{place}, {name}: the file as others read it");
+        let object = store.open(&path, OpenMode::Read).unwrap();
+        row(place, name, "read", &object);
+        assert_eq!(faces(&object), for_reading, "{place}, {name}, read");
+        assert_eq!(object.len, LEN as u64);
+        check_reads(place, name, &mut *transport, &object, &data);
+        sw_uring::unchanged(&object).unwrap();
+        let left: Vec<_> = store.list(dir.to_str().unwrap()).unwrap().into_iter().map(|entry| entry.name).collect();
+        assert!(left.iter().all(|name| !name.contains("straightway")), "{place}: {left:?}");
+        store.remove(&path).unwrap();
+    }
+}
+
+/// The aligned middle through the first face, the rest byte by byte as it comes.
+fn write_all(transport: &mut dyn Transport, object: &Object, data: &[u8]) {
+    let block = object.faces[0].granularity.block as usize;
+    let aligned = (1 << 20) / block * block;
+    assert_eq!(write(transport, object, 0, 0, &data[..aligned]), Ok(u32::try_from(aligned).unwrap()));
+    let odd = object.bytewise_face().unwrap();
+    let tail = &data[aligned..];
+    assert_eq!(write(transport, object, odd, aligned as u64, tail), Ok(u32::try_from(tail.len()).unwrap()));
+    assert_eq!(run(transport, &io(IoKind::FlushData, object, 0, 0, &[])), Ok(0));
+}
+
+fn check_reads(place: &str, name: &str, transport: &mut dyn Transport, object: &Object, data: &[u8]) {
+    for face in 0..object.faces.len() {
+        let got = read(transport, object, face, 65536, 1 << 19).unwrap();
+        assert!(got == data[65536..65536 + (1 << 19)], "{place}, {name}: aligned, face {face}");
+    }
+    let odd = object.bytewise_face().unwrap();
+    assert!(read(transport, object, odd, 4097, 70_001).unwrap() == data[4097..4097 + 70_001], "{place}, {name}: odd");
+}
+
+fn exercise_device(place: &str, device: &str, expected: Faces, len: u64) {
+    for (name, mut transport) in transports() {
+        let store = FileStore::new(transport.caps().name);
+        let object = store.open(device, OpenMode::Update).unwrap();
+        row(place, name, "update", &object);
+        assert_eq!(faces(&object), expected, "{place}, {name}");
+        assert_eq!(object.len, len, "{place}, {name}");
+        let data = pattern(2 << 20, 10);
+        for (half, bytes) in data.chunks(1 << 20).enumerate() {
+            assert_eq!(write(&mut *transport, &object, 0, (half << 20) as u64, bytes), Ok(1 << 20), "{place}, {name}");
+        }
+        assert_eq!(run(&mut *transport, &io(IoKind::FlushAll, &object, 0, 0, &[])), Ok(0), "{place}, {name}");
+        check_reads(place, name, &mut *transport, &object, &data);
+        let entry = store.stat(device).unwrap();
+        assert_eq!((entry.kind, entry.len), (sw_engine::seam::EntryKind::BlockDevice, len));
+    }
+}
+
+fn on_loop(place: &str, mkfs: &[&str], len: u64, for_writing: Faces, for_reading: Faces) {
+    let scratch = Scratch::new(place);
+    match LoopMount::new(mkfs, &scratch.path(""), len) {
+        Ok(mount) => exercise_directory(place, mount.path(), for_writing, for_reading),
+        Err(why) => println!("skip {place}: {why}"),
+    }
+}
+
+#[test]
+fn ext4_goes_direct() {
+    on_loop("ext4", &["mkfs.ext4", "-q"], 64 << 20, Faces::Direct(512), Faces::Direct(512));
+}
+
+#[test]
+fn xfs_goes_direct() {
+    on_loop("xfs", &["mkfs.xfs", "-q"], 320 << 20, Faces::Direct(512), Faces::Direct(512));
+}
+
+#[test]
+fn btrfs_reads_direct_and_writes_checksummed_files_through_the_page_cache() {
+    let written = Faces::Buffered(Reason::DirectRefused);
+    on_loop("btrfs", &["mkfs.btrfs", "-q"], 128 << 20, written, Faces::Direct(4096));
+}
+
+#[test]
+fn tmpfs_copies_and_says_so() {
+    let scratch = Scratch::new("tmpfs");
+    match Mount::new(&["-t", "tmpfs", "none"], &scratch.path("mnt")) {
+        Ok(mount) => {
+            let copied = Faces::Buffered(Reason::DirectRefused);
+            exercise_directory("tmpfs", mount.path(), copied, copied);
+        }
+        Err(why) => println!("skip tmpfs: {why}"),
+    }
+}
+
+#[test]
+fn overlayfs_goes_the_way_of_the_file_system_below() {
+    let scratch = Scratch::new("overlay");
+    let made = LoopMount::new(&["mkfs.ext4", "-q"], &scratch.path(""), 64 << 20).and_then(|below| {
+        let dir = |name: &str| below.path().join(name).to_str().unwrap().to_owned();
+        for name in ["lower", "upper", "work"] {
+            std::fs::create_dir(dir(name)).unwrap();
+        }
+        let options = format!("lowerdir={},upperdir={},workdir={}", dir("lower"), dir("upper"), dir("work"));
+        // The upper mount is returned first, so that it is undone first.
+        Ok((Mount::new(&["-t", "overlay", "none", "-o", &options], &scratch.path("over"))?, below))
+    });
+    match &made {
+        Ok((over, _)) => exercise_directory("overlayfs", over.path(), Faces::Direct(512), Faces::Direct(512)),
+        Err(why) => println!("skip overlayfs: {why}"),
+    }
+}
+
+#[test]
+fn fuse_copies_and_says_so() {
+    let scratch = Scratch::new("fuse");
+    let data = pattern(2 << 20, 11);
+    match fuse::mount(&scratch.path("mnt"), data.clone(), 0..0, libc::EIO) {
+        Ok(_session) => {
+            for (name, mut transport) in transports() {
+                let path = scratch.path("mnt").join(fuse::NAME);
+                let object = support::open(&*transport, &path, OpenMode::Update);
+                row("fuse", name, "update", &object);
+                assert_eq!(faces(&object), Faces::Buffered(Reason::DirectRefused), "{name}");
+                write_all(&mut *transport, &object, &data[..LEN]);
+                check_reads("fuse", name, &mut *transport, &object, &data);
+            }
+        }
+        Err(why) => println!("skip fuse: {why}"),
+    }
+}
+
+#[test]
+fn a_loop_device_goes_direct() {
+    let scratch = Scratch::new("loop");
+    match Loop::new(&scratch.path("image"), 16 << 20) {
+        Ok(device) => exercise_device("loop", device.device(), Faces::Direct(512), 16 << 20),
+        Err(why) => println!("skip loop: {why}"),
+    }
+}
+
+#[test]
+fn a_zram_device_goes_direct_in_pages() {
+    match Zram::new(16 << 20) {
+        Ok(zram) => exercise_device("zram", &zram.device(), Faces::Direct(4096), 16 << 20),
+        Err(why) => println!("skip zram: {why}"),
+    }
+}
