@@ -1,1 +1,57 @@
 //! GPU-direct storage: what a Rust program links.
+//!
+//! ```no_run
+//! use straightway::{Destination, Engine, Uri};
+//!
+//! let engine = Engine::builder().build()?;
+//! let object = engine.open(&"/data/shard-0".parse::<Uri>()?)?;
+//! let memory = engine.allocate(Destination::Host, object.len(), 0)?;
+//! let done = engine.read(&object, 0, memory).wait().ok()?;
+//! println!("{}", done.path); // io_uring/dma (1048576 bytes, 0 bounced; BEST)
+//! # Ok::<(), straightway::Error>(())
+//! ```
+//!
+//! ```text
+//!   Uri ─open─► Object ─┐
+//!                       ├─► Request ─ .wait() ──► in line, on an idle lane ─┐
+//!   Destination ─allocate─► Memory ─┘    │ .start(), .await                 ├─► Completed { result, path, memory }
+//!                                        └──► a reactor's lane ─────────────┘
+//! ```
+//!
+//! Every completion says which way its bytes took and why not a better one. A policy can demand a route; then anything
+//! else is an error. Nothing here falls back in silence. This crate composes the backends; it has no I/O of its own.
+
+#![forbid(unsafe_code)]
+
+mod backends;
+mod builder;
+mod cell;
+mod clock;
+mod core;
+mod doctor;
+mod engine;
+mod lane;
+mod memory;
+mod object;
+mod policy;
+mod reactor;
+mod request;
+mod uri;
+
+pub use builder::{EngineBuilder, GpuUse, UringUse};
+pub use doctor::{Doctor, Fact, Health};
+pub use engine::Engine;
+pub use lane::Lane;
+pub use memory::{Memory, Region};
+pub use object::{NewObject, Object, ResumableObject};
+pub use policy::{Destination, parse_policy};
+pub use request::{Batch, Completed, Pending, Request};
+pub use uri::{Uri, parse_bytes};
+
+pub use sw_engine::{
+    ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Landing, Op, OpId, OpOptions, Plan,
+    Policy, Reason, Rejected, Retry, Route, RouteMatch, Spans, Target, Times, Verb, Version, Via, WriteOutcome,
+    checksum, inspect,
+    seam::{Entry, EntryKind},
+};
+pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, GpuVa, HostVa, Place};

@@ -87,6 +87,12 @@ impl Object {
         ObjectId(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Whether the page cache held nearly all of it when it was opened: nine tenths, because a few evicted pages cost less
+    /// than a second pass over the device.
+    pub fn is_resident(&self) -> bool {
+        matches!(self.residency, Residency::Cached(bytes) if bytes > 0 && bytes >= self.len / 10 * 9)
+    }
+
     /// The face whose handle takes any offset, length and address, if there is one.
     pub fn bytewise_face(&self) -> Option<usize> {
         self.faces.iter().position(|face| face.granularity == Granularity::ANY)

@@ -8,7 +8,7 @@ use crate::{
     checksum::Algorithm,
     error::{Error, Verb},
     object::Object,
-    path::DataPath,
+    path::{ByPath, DataPath, Landing, Reason, Route},
     plan::Choice,
     slot::Token,
     time::Time,
@@ -167,4 +167,19 @@ pub struct Completion {
     /// The operation with its memory. `None` if a device may still touch it (deadline, cancel, close): the lane keeps it
     /// until the device let go, then drops it.
     pub op: Option<Op>,
+}
+
+impl Completion {
+    /// The completion of an operation that no lane took: no bytes, no route, no memory.
+    pub fn failed(error: Error) -> Self {
+        let path = DataPath {
+            route: Route { transport: "none", landing: Landing::Staged },
+            bytes: ByPath::default(),
+            bounced: 0,
+            cpu_copied: 0,
+            reason: Reason::Best,
+        };
+        let id = OpId(Token::from_raw(u64::MAX));
+        Self { id, user: 0, result: Err(error), path, times: Times::default(), checksum: None, op: None }
+    }
 }

@@ -7,7 +7,7 @@ use core::cmp::Reverse;
 
 use crate::{
     error::{Error, ErrorKind, Verb},
-    object::{Face, Granularity, Object, Residency},
+    object::{Face, Granularity, Object},
     path::{Landing, Reason, Route, TransportName},
     rate::{RateClass, RateTable},
     seam::TransportCaps,
@@ -176,8 +176,7 @@ impl Planner<'_> {
     }
 
     fn resident(&self) -> bool {
-        // Nine tenths: a few evicted pages cost less than a second pass over the device.
-        matches!(self.object.residency, Residency::Cached(bytes) if bytes >= self.object.len / 10 * 9 && bytes > 0)
+        self.object.is_resident()
     }
 
     fn verdict(&self, face: &Face, via: Via) -> Verdict {

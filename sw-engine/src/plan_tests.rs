@@ -1,5 +1,5 @@
 use super::*;
-use crate::object::{ObjectId, Version};
+use crate::object::{ObjectId, Residency, Version};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Direct {

@@ -119,6 +119,14 @@ impl<T> SlotTable<T> {
         (entry.generation == token.generation() && entry.state != SlotState::Free).then_some(&mut entry.body)
     }
 
+    /// A new generation for a slot that is handed over again, staged: an end of the earlier hand-over finds nothing.
+    pub(crate) fn renew(&mut self, token: Token) -> Option<Token> {
+        let entry = self.live(token)?;
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.state = SlotState::Staged;
+        Some(Token::new(token.index(), entry.generation))
+    }
+
     /// The device has it now.
     #[inline]
     pub(crate) fn fly(&mut self, token: Token) {
@@ -208,6 +216,16 @@ mod tests {
         assert!(table.get(first).is_none());
         table.free(first);
         assert_eq!(table.get(second), Some((&2, SlotState::Staged)));
+    }
+
+    #[test]
+    fn an_end_of_an_earlier_hand_over_finds_nothing() {
+        let mut table = SlotTable::new(1, || 0u8);
+        let first = table.stage(1).unwrap();
+        table.fly(first);
+        let again = table.renew(first).unwrap();
+        assert!(table.get(first).is_none() && table.renew(first).is_none());
+        assert_eq!(table.get(again), Some((&1, SlotState::Staged)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 // UNSAFETY: the only place where a raw address becomes bytes. Everything else copies through here.
 #![expect(unsafe_code, reason = "raw copies between checked ranges")]
 
-use core::{any::Any, fmt, ops::Range};
+use core::{any::Any, fmt};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -260,6 +260,18 @@ impl DmaSpan {
         }
     }
 
+    /// Cuts it in two at byte `at`; both parts keep the region alive.
+    ///
+    /// # Errors
+    /// The span itself, if `at` is past its end.
+    pub fn split_at(self, at: u64) -> Result<(DmaSpan, DmaSpan), DmaSpan> {
+        if at > self.len {
+            return Err(self);
+        }
+        let part = |from, len| DmaSpan { region: self.region.clone(), at: from, len, exclusive: self.exclusive };
+        Ok((part(self.at, at), part(self.at + at, self.len - at)))
+    }
+
     /// Back to a buffer with slices, if it came from one; else unchanged.
     ///
     /// # Errors
@@ -413,14 +425,8 @@ impl Buffer {
     /// # Errors
     /// The buffer itself, if `at` is past its end.
     pub fn split_at(self, at: u64) -> Result<(Buffer, Buffer), Buffer> {
-        if at > self.span.len {
-            return Err(self);
-        }
-        let Range { start, end } = self.span.at..self.span.at + self.span.len;
-        let part = |from: u64, to: u64| Buffer {
-            span: DmaSpan { region: self.span.region.clone(), at: from, len: to - from, exclusive: true },
-        };
-        Ok((part(start, start + at), part(start + at, end)))
+        let cut = self.span.split_at(at);
+        cut.map(|(left, right)| (Buffer { span: left }, Buffer { span: right })).map_err(|span| Buffer { span })
     }
 
     /// Gives the bytes away, to an operation.

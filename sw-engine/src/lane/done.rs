@@ -65,7 +65,10 @@ impl Lane {
             return self.chunk_failed(token, Fault { retry: Retry::Never, ..fault });
         }
         self.counters.resubmits += 1;
-        self.send(token);
+        // A second end for the first hand-over must not pass for an end of the next one.
+        if let Some(again) = self.slots.renew(token) {
+            self.send(again);
+        }
     }
 
     /// All bytes of a chunk are where the transport was told to put them (or take them from).

@@ -332,7 +332,9 @@ impl Lane {
             (false, true) => core::time::Duration::from_micros(200),
             (false, false) => timeout,
         };
-        let busiest = (0..self.queues.len()).max_by_key(|index| self.queues[*index].taken)?;
+        // A broken queue does not wait; chosen, it would make every poll return at once.
+        let works = |index: &usize| self.queues[*index].broken.is_none();
+        let busiest = (0..self.queues.len()).filter(works).max_by_key(|index| self.queues[*index].taken)?;
         let min = min.clamp(1, self.queues[busiest].taken.max(1));
         Some((busiest, Wait::For { timeout: timeout.min(cap), min }))
     }

@@ -1,5 +1,7 @@
 //! What a lane counts and shows.
 
+use core::ops::AddAssign;
+
 use super::Lane;
 use crate::{inspect::Tree, op::Completion, path::ByPath, slot::SlotCounts};
 
@@ -42,6 +44,29 @@ pub struct Counters {
     pub quarantined: u64,
     /// Queues and copy engines that broke.
     pub broken: u64,
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, more: Counters) {
+        self.ops += more.ops;
+        self.ok += more.ok;
+        self.failed += more.failed;
+        self.bytes += more.bytes;
+        self.bounced += more.bounced;
+        self.cpu_copied += more.cpu_copied;
+        self.ios += more.ios;
+        self.copies += more.copies;
+        self.doorbells += more.doorbells;
+        self.polls += more.polls;
+        self.short += more.short;
+        self.resubmits += more.resubmits;
+        self.faults += more.faults;
+        self.abandoned += more.abandoned;
+        self.dropped += more.dropped;
+        self.stale += more.stale;
+        self.quarantined += more.quarantined;
+        self.broken += more.broken;
+    }
 }
 
 impl Counters {

@@ -1,0 +1,179 @@
+//! How an engine is made.
+
+use sw_engine::{Error, ErrorKind, Verb};
+
+use crate::{Engine, parse_bytes};
+
+/// Whether the GPU driver is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum GpuUse {
+    /// When a GPU is first asked for.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// Whether io_uring is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UringUse {
+    /// Where the kernel allows it.
+    #[default]
+    Auto,
+    /// Never: the thread pool moves files.
+    Off,
+}
+
+/// What an engine is made with. Every field has its unit, range and reason in the builder's methods.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Config {
+    pub(crate) reactors: u32,
+    pub(crate) queue_depth: u32,
+    pub(crate) io_bytes: u32,
+    pub(crate) staging_bytes: u64,
+    pub(crate) ops_per_lane: u32,
+    pub(crate) sqpoll_ms: Option<u32>,
+    pub(crate) gpu: GpuUse,
+    pub(crate) io_uring: UringUse,
+}
+
+/// Builds an [`Engine`].
+///
+/// ```
+/// let engine = straightway::Engine::builder().queue_depth(32).build()?;
+/// # Ok::<(), straightway::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct EngineBuilder {
+    config: Config,
+}
+
+impl Default for EngineBuilder {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            config: Config {
+                // More reactors than drives only share them; four feed a modern drive from the page cache.
+                reactors: u32::try_from(cores.clamp(1, 4)).unwrap_or(1),
+                queue_depth: 64,
+                io_bytes: 1 << 20,
+                staging_bytes: 32 << 20,
+                ops_per_lane: 256,
+                sqpoll_ms: None,
+                gpu: GpuUse::Auto,
+                io_uring: UringUse::Auto,
+            },
+        }
+    }
+}
+
+impl EngineBuilder {
+    /// Threads that move bytes of operations that were started and not waited for. 1 to 64; default: one a core, at most 4.
+    #[must_use]
+    pub fn reactors(mut self, count: u32) -> Self {
+        self.config.reactors = count;
+        self
+    }
+
+    /// I/Os in flight on each lane. 1 to 4096; default 64.
+    #[must_use]
+    pub fn queue_depth(mut self, depth: u32) -> Self {
+        self.config.queue_depth = depth;
+        self
+    }
+
+    /// Bytes of one I/O at most: a power of two from 64 KiB to 64 MiB; default 1 MiB (larger ones measured no faster).
+    #[must_use]
+    pub fn io_bytes(mut self, bytes: u32) -> Self {
+        self.config.io_bytes = bytes;
+        self
+    }
+
+    /// Bytes of staging slabs of each lane that feeds a GPU. At least two I/Os; default 32 MiB.
+    #[must_use]
+    pub fn staging_bytes(mut self, bytes: u64) -> Self {
+        self.config.staging_bytes = bytes;
+        self
+    }
+
+    /// Operations in flight on each lane. 1 to 65,536; default 256.
+    #[must_use]
+    pub fn ops_per_lane(mut self, ops: u32) -> Self {
+        self.config.ops_per_lane = ops;
+        self
+    }
+
+    /// Lets a kernel thread take submissions, asleep after so many idle milliseconds. Default off: it burns a core.
+    #[must_use]
+    pub fn sqpoll(mut self, idle_ms: u32) -> Self {
+        self.config.sqpoll_ms = Some(idle_ms);
+        self
+    }
+
+    /// Whether GPUs are used.
+    #[must_use]
+    pub fn gpu(mut self, gpu: GpuUse) -> Self {
+        self.config.gpu = gpu;
+        self
+    }
+
+    /// Whether io_uring is used.
+    #[must_use]
+    pub fn io_uring(mut self, io_uring: UringUse) -> Self {
+        self.config.io_uring = io_uring;
+        self
+    }
+
+    /// Checks everything once and makes the engine. Its threads and rings come with the first operation that needs them.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a value out of range.
+    pub fn build(self) -> Result<Engine, Error> {
+        let Config { reactors, queue_depth, io_bytes, staging_bytes, ops_per_lane, .. } = self.config;
+        let wrong = |detail: String| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail(detail));
+        if !(1..=64).contains(&reactors) {
+            return wrong(format!("{reactors} reactors; use 1 to 64"));
+        }
+        if !(1..=4096).contains(&queue_depth) {
+            return wrong(format!("a queue depth of {queue_depth}; use 1 to 4096"));
+        }
+        if !io_bytes.is_power_of_two() || !(64 << 10..=64 << 20).contains(&io_bytes) {
+            return wrong(format!("I/Os of {io_bytes} bytes; use a power of two from 64 KiB to 64 MiB"));
+        }
+        if staging_bytes < 2 * u64::from(io_bytes) {
+            return wrong(format!("{staging_bytes} bytes of staging; use at least two I/Os of {io_bytes}"));
+        }
+        if !(1..=1 << 16).contains(&ops_per_lane) {
+            return wrong(format!("{ops_per_lane} operations a lane; use 1 to 65,536"));
+        }
+        Ok(Engine::make(self.config))
+    }
+
+    /// Sets one option by the name that the command line uses, as `queue_depth=128` or `staging_bytes=64MiB`.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for an unknown name or a value that does not parse.
+    pub fn set(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        let wrong = || {
+            Error::new(ErrorKind::ApiMisuse, Verb::Setup)
+                .detail(format!("{name}={value} is no option of an engine"))
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, ops_per_lane, sqpoll_ms, gpu=auto|off, io_uring=auto|off")
+        };
+        let bytes = parse_bytes(value);
+        let number = || bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong);
+        match (name, value) {
+            ("reactors", _) => self.config.reactors = number()?,
+            ("queue_depth", _) => self.config.queue_depth = number()?,
+            ("io_bytes", _) => self.config.io_bytes = number()?,
+            ("staging_bytes", _) => self.config.staging_bytes = bytes.ok_or_else(wrong)?,
+            ("ops_per_lane", _) => self.config.ops_per_lane = number()?,
+            ("sqpoll_ms", _) => self.config.sqpoll_ms = Some(number()?),
+            ("gpu", "auto") => self.config.gpu = GpuUse::Auto,
+            ("gpu", "off") => self.config.gpu = GpuUse::Off,
+            ("io_uring", "auto") => self.config.io_uring = UringUse::Auto,
+            ("io_uring", "off") => self.config.io_uring = UringUse::Off,
+            _ => return Err(wrong()),
+        }
+        Ok(self)
+    }
+}

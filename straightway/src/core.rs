@@ -1,0 +1,316 @@
+//! What an engine is inside: groups of lanes, the pool of cells, and whether all is well.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crossbeam_queue::ArrayQueue;
+use sw_engine::{
+    Completion, Counters, Error, ErrorKind, Lane, MemoryFacts, Op, Plan, Policy, RateClass, RateTable, Rejected, Time,
+    Verb, inspect::Tree, seam::Wait,
+};
+use sw_mem::{DeviceId, ForkMark};
+
+use crate::{
+    backends::{Backends, Owner},
+    builder::Config,
+    cell::CellPool,
+    clock::Clock,
+    policy::Destination,
+    reactor::Reactor,
+};
+
+/// GPUs that one engine can serve.
+const GPUS_MAX: usize = 64;
+/// Idle lanes for callers that run their own operation: one a core is enough, as a running one keeps a core busy.
+const INLINE_LANES_MAX: usize = 16;
+/// Longest sleep of a caller that runs its own operation: its lane's waits end earlier by themselves.
+const INLINE_STEP: Duration = Duration::from_secs(1);
+/// Bytes from which an operation says something about a rate.
+const RATED_BYTES: u64 = 1 << 20;
+
+/// Where an object's bytes were when it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Nine tenths or more in the page cache.
+    PageCache,
+    /// On the device, or nobody can tell.
+    Device,
+}
+
+/// Lanes that serve one destination: host memory, or one GPU.
+pub(crate) struct Group {
+    device: Option<u16>,
+    reactors: Vec<OnceLock<Result<Reactor, Arc<Error>>>>,
+    next: AtomicUsize,
+    idle: ArrayQueue<Box<Lane>>,
+    inline_made: AtomicUsize,
+}
+
+/// See the module documentation.
+pub(crate) struct Core {
+    this: Weak<Core>,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) backends: Backends,
+    pub(crate) cells: CellPool,
+    host: Group,
+    gpus: [OnceLock<Group>; GPUS_MAX],
+    rates: Mutex<RateTable>,
+    fork: ForkMark,
+    poisoned: AtomicBool,
+    closed: AtomicBool,
+    stuck: AtomicU32,
+}
+
+impl Group {
+    fn new(device: Option<u16>, reactors: u32) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            device,
+            reactors: (0..reactors).map(|_| OnceLock::new()).collect(),
+            next: AtomicUsize::new(0),
+            idle: ArrayQueue::new(cores.clamp(1, INLINE_LANES_MAX)),
+            inline_made: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Core {
+    pub(crate) fn new(config: Config) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            config,
+            clock: Clock::start(),
+            backends: Backends::find(config),
+            cells: CellPool::new(),
+            host: Group::new(None, config.reactors),
+            gpus: [const { OnceLock::new() }; GPUS_MAX],
+            rates: Mutex::default(),
+            fork: ForkMark::new(),
+            poisoned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            stuck: AtomicU32::new(0),
+        })
+    }
+
+    /// Whether this engine may be used here and now.
+    pub(crate) fn check(&self, verb: Verb) -> Result<(), Error> {
+        let fail = |kind| Error::new(kind, verb).at("engine");
+        if self.fork.is_child() {
+            return Err(fail(ErrorKind::Forked)
+                .detail("the process was forked after the engine was made; its rings and threads belong to the parent")
+                .remedy("make an engine in the child, or start workers with spawn instead of fork"));
+        }
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(fail(ErrorKind::Poisoned)
+                .detail("a bug of ours was contained; this engine takes no more work")
+                .remedy("report the panic message and make a new engine"));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(fail(ErrorKind::Closed).detail("the engine is closed"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn group(&self, destination: Destination) -> Result<&Group, Error> {
+        let Destination::Gpu(ordinal) = destination else { return Ok(&self.host) };
+        let slot = self.gpus.get(usize::from(ordinal)).ok_or_else(|| {
+            Error::new(ErrorKind::NoDevice, Verb::Setup)
+                .at(format!("gpu{ordinal}"))
+                .detail("an engine serves GPUs 0 to 63")
+        })?;
+        self.backends.gpu(ordinal)?;
+        Ok(slot.get_or_init(|| Group::new(Some(ordinal), self.config.reactors)))
+    }
+
+    /// A new lane for a group.
+    pub(crate) fn make_lane(&self, group: &Group, owner: Owner) -> Result<Lane, Error> {
+        Lane::new(self.backends.lane_config(), self.backends.parts(owner, group.device)?)
+    }
+
+    /// The next reactor of a group with its index, started if need be.
+    pub(crate) fn reactor<'a>(&self, group: &'a Group) -> Result<(usize, &'a Reactor), Error> {
+        let index = group.next.fetch_add(1, Ordering::Relaxed) % group.reactors.len();
+        let made = group.reactors[index].get_or_init(|| {
+            let lane = self.make_lane(group, Owner::OneThread).map_err(Arc::new)?;
+            Reactor::start(index, lane, self.clock, self.this.clone()).map_err(Arc::new)
+        });
+        made.as_ref().map(|reactor| (index, reactor)).map_err(|error| {
+            Error::new(error.kind(), Verb::Setup)
+                .at("reactor")
+                .detail(error.to_string())
+                .remedy(error.remedy_text().to_owned())
+        })
+    }
+
+    /// A reactor that was started before.
+    pub(crate) fn started_reactor(&self, destination: Destination, index: usize) -> Option<&Reactor> {
+        self.group(destination).ok()?.reactors.get(index)?.get()?.as_ref().ok()
+    }
+
+    /// Plans over the transports that every lane of this engine has.
+    pub(crate) fn plan(
+        &self,
+        object: &sw_engine::Object,
+        destination: Destination,
+        policy: &Policy,
+        verb: Verb,
+    ) -> Plan {
+        let facts = match destination {
+            Destination::Host => MemoryFacts::HOST,
+            Destination::Gpu(ordinal) => MemoryFacts {
+                device: Some(DeviceId(ordinal)),
+                copy_engine: self.backends.copy_engine_verdict(ordinal),
+                staging: Ok(()),
+            },
+        };
+        sw_engine::plan(object, &facts, &self.backends.transport_caps(), policy, &self.rates(), verb)
+    }
+
+    /// Runs an operation on the calling thread, in a lane that is idle; gives it back if there is none.
+    #[expect(clippy::result_large_err, reason = "the operation goes back by value")]
+    pub(crate) fn run_inline(&self, group: &Group, op: Op) -> Result<Completion, Op> {
+        let Some(mut lane) = self.idle_lane(group) else { return Err(op) };
+        let verb = op.verb;
+        let name = op.target.object.name.clone();
+        let clock = self.clock;
+        let ran = catch_unwind(AssertUnwindSafe(move || {
+            let done = drive(&mut lane, clock, op);
+            (lane, done)
+        }));
+        match ran {
+            Ok((lane, Ok(done))) => {
+                // There is room: at most as many lanes exist as the queue holds.
+                let _ = group.idle.push(lane);
+                Ok(done)
+            }
+            Ok((lane, Err(rejected))) => {
+                let _ = group.idle.push(lane);
+                Ok(crate::request::rejected(*rejected))
+            }
+            Err(_panic) => {
+                self.poison();
+                let error = Error::new(ErrorKind::Poisoned, verb).at(name).detail("a bug of ours was contained");
+                Ok(crate::request::failed(error))
+            }
+        }
+    }
+
+    fn idle_lane(&self, group: &Group) -> Option<Box<Lane>> {
+        if let Some(lane) = group.idle.pop() {
+            return Some(lane);
+        }
+        let made = group.inline_made.fetch_add(1, Ordering::AcqRel);
+        if made < group.idle.capacity()
+            && let Ok(mut lane) = self.make_lane(group, Owner::Anybody)
+        {
+            let _ = lane.attach_slabs();
+            return Some(Box::new(lane));
+        }
+        group.inline_made.fetch_sub(1, Ordering::AcqRel);
+        None
+    }
+
+    /// Remembers how fast a large operation was.
+    pub(crate) fn rate(&self, completion: &Completion, source: Source) {
+        if let Ok(bytes) = completion.result
+            && bytes >= RATED_BYTES
+        {
+            let route = completion.path.route;
+            let class =
+                RateClass { transport: route.transport, landing: route.landing, resident: source == Source::PageCache };
+            let nanos = u64::try_from(completion.times.moving.as_nanos()).unwrap_or(u64::MAX);
+            self.rates.lock().unwrap_or_else(PoisonError::into_inner).record(class, bytes, nanos);
+        }
+    }
+
+    pub(crate) fn rates(&self) -> RateTable {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        std::iter::once(&self.host).chain(self.gpus.iter().filter_map(OnceLock::get))
+    }
+
+    /// Counters and state of every lane that can be looked at now: reactors, and lanes that no caller is running.
+    pub(crate) fn reports(&self) -> Vec<(Counters, Option<Tree>)> {
+        let mut all = Vec::new();
+        for group in self.groups() {
+            let started = group.reactors.iter().filter_map(OnceLock::get).flatten();
+            all.extend(started.map(|reactor| reactor.report(Duration::from_millis(100), self.clock)));
+            for _ in 0..group.idle.len() {
+                let Some(lane) = group.idle.pop() else { break };
+                all.push((*lane.counters(), Some(lane.inspect())));
+                let _ = group.idle.push(lane);
+            }
+        }
+        all
+    }
+
+    /// Ends everything; idempotent. Returns the slots that a device did not let go of.
+    pub(crate) fn close(&self) -> u32 {
+        if self.fork.is_child() || self.closed.swap(true, Ordering::AcqRel) {
+            return self.stuck.load(Ordering::Acquire);
+        }
+        let mut stuck = 0;
+        for group in self.groups() {
+            stuck += group.reactors.iter().filter_map(OnceLock::get).flatten().map(Reactor::stop).sum::<u32>();
+            while let Some(mut lane) = group.idle.pop() {
+                stuck += lane.close(self.clock.now(), Duration::from_secs(1));
+            }
+        }
+        self.stuck.fetch_add(stuck, Ordering::AcqRel);
+        stuck
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Submits and drives one operation to its end.
+fn drive(lane: &mut Lane, clock: Clock, op: Op) -> Result<Completion, Box<Rejected>> {
+    let mut op = op;
+    loop {
+        match lane.submit(clock.now(), op) {
+            Ok(_) => break,
+            // Slots of operations that missed their deadline may fill an idle lane; they end, or the caller's deadline does.
+            Err(rejected) if rejected.error.kind() == ErrorKind::Busy && !is_late(&rejected.op, clock.now()) => {
+                op = rejected.op;
+                lane.poll(clock.now(), Wait::For { timeout: INLINE_STEP, min: 1 });
+            }
+            Err(rejected) => return Err(Box::new(rejected)),
+        }
+    }
+    loop {
+        if let Some(done) = lane.pop() {
+            return Ok(done);
+        }
+        let now = clock.now();
+        let until = lane.next_deadline().unwrap_or(Time::FOREVER).since(now);
+        let min = 4;
+        lane.poll(now, Wait::For { timeout: until.min(INLINE_STEP), min });
+    }
+}
+
+fn is_late(op: &Op, now: Time) -> bool {
+    op.options.deadline.is_some_and(|deadline| deadline <= now)
+}

@@ -1,0 +1,314 @@
+//! The engine, as a program sees it.
+
+use std::{sync::Arc, time::Duration};
+
+use sw_engine::{
+    Counters, Error, ErrorKind, Plan, Policy, Residency, Segment, Spans, StripeGeometry, Verb, Version,
+    inspect::Tree,
+    seam::{Entry, OpenMode, Store},
+};
+use sw_mem::{Buffer, ByteLen, DmaRegion, HugePages, Populate};
+
+use crate::{
+    backends::Owner,
+    builder::{Config, EngineBuilder},
+    core::Core,
+    doctor::Doctor,
+    lane::Lane,
+    memory::{Memory, Region},
+    object::{NewObject, Object, ResumableObject},
+    policy::Destination,
+    request::{Batch, Request},
+    uri::Uri,
+};
+
+/// Moves bytes between objects and memory. Cloning shares it; the last clone closes it.
+///
+/// *Thread*: any. *Blocking*: what opens, lists and allocates; requests only where their methods say so.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    core: Arc<Core>,
+}
+
+impl Engine {
+    /// How to make one.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    pub(crate) fn make(config: Config) -> Self {
+        Self { core: Core::new(config) }
+    }
+
+    /// Opens an object to read.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`, `WrongKind` and what the system reports, each with the name and a remedy.
+    pub fn open(&self, uri: &Uri) -> Result<Object, Error> {
+        self.open_as(uri, OpenMode::Read)
+    }
+
+    /// Opens an existing object to read and to write in place.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_for_update(&self, uri: &Uri) -> Result<Object, Error> {
+        self.open_as(uri, OpenMode::Update)
+    }
+
+    fn open_as(&self, uri: &Uri, mode: OpenMode) -> Result<Object, Error> {
+        self.core.check(Verb::Open)?;
+        match uri {
+            Uri::File(path) => self.core.backends.files.open(path, mode).map(Object::new),
+            Uri::Stripe { unit, members } => self.open_stripe(uri, *unit, members, mode),
+        }
+    }
+
+    fn open_stripe(&self, uri: &Uri, unit: u64, members: &[String], mode: OpenMode) -> Result<Object, Error> {
+        let width = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let geometry = StripeGeometry::new(unit, width).map_err(|error| error.at(uri.to_string()))?;
+        let members =
+            members.iter().map(|path| self.core.backends.files.open(path, mode)).collect::<Result<Vec<_>, _>>()?;
+        let shortest = members.iter().map(|member| member.len).min().unwrap_or(0);
+        let cached = members.iter().try_fold(0u64, |sum, member| match member.residency {
+            Residency::Cached(bytes) => Some(sum + bytes),
+            Residency::Unknown => None,
+        });
+        Ok(Object::new(Arc::new(sw_engine::Object {
+            id: sw_engine::Object::next_id(),
+            name: uri.to_string().into(),
+            len: geometry.logical_len(shortest),
+            version: Version {
+                identity: (0, 0),
+                stamp: members.iter().map(|member| member.version.stamp).max().unwrap_or(0),
+            },
+            faces: Vec::new(),
+            residency: cached.map_or(Residency::Unknown, Residency::Cached),
+            stripe: Some((geometry, members)),
+            keep: Box::new(()),
+        })))
+    }
+
+    /// Starts a new object of `len` bytes: written under a temporary name, put in place as a whole by
+    /// [`NewObject::commit`], never half.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], and `NoSpace` before anything is written.
+    pub fn create(&self, uri: &Uri, len: u64) -> Result<NewObject, Error> {
+        self.core.check(Verb::Create)?;
+        self.core.backends.files.create(file_path(uri, Verb::Create)?, len).map(NewObject::new)
+    }
+
+    /// As [`Engine::create`], but what was recorded survives the writer, and the same call goes on with it. `key` stands
+    /// for the version of what is written, so that a changed source starts anew.
+    ///
+    /// # Errors
+    /// As [`Engine::create`]; `InUse` while another writer has it.
+    pub fn create_resumable(&self, uri: &Uri, len: u64, key: u64) -> Result<ResumableObject, Error> {
+        self.core.check(Verb::Create)?;
+        self.core.backends.files.create_resumable(file_path(uri, Verb::Create)?, len, key).map(ResumableObject::new)
+    }
+
+    /// Facts of a name.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn stat(&self, uri: &Uri) -> Result<Entry, Error> {
+        self.core.backends.files.stat(file_path(uri, Verb::Open)?)
+    }
+
+    /// The entries of a directory in byte order of their names; an object lists as itself.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn list(&self, uri: &Uri) -> Result<Vec<Entry>, Error> {
+        self.core.backends.files.list(file_path(uri, Verb::List)?)
+    }
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn remove(&self, uri: &Uri) -> Result<(), Error> {
+        self.core.backends.files.remove(file_path(uri, Verb::Replace)?)
+    }
+
+    /// Fresh memory of `len` bytes whose address is congruent to `phase` modulo the page size, so that a read from file
+    /// offset `phase` lands in place. Host memory is zeroed, and on huge pages where the kernel has some.
+    ///
+    /// # Errors
+    /// `ResourceLimit`; `NoDevice` if there is no such GPU; `ApiMisuse` for zero bytes.
+    pub fn allocate(&self, destination: Destination, len: u64, phase: u64) -> Result<Memory, Error> {
+        self.core.check(Verb::Register)?;
+        let fail = |kind| Error::new(kind, Verb::Register).at(format!("{len} bytes of {destination} memory"));
+        if len == 0 {
+            return Err(fail(ErrorKind::ApiMisuse).detail("an allocation has at least one byte"));
+        }
+        match destination {
+            Destination::Host => {
+                let buffer = Buffer::allocate_with(ByteLen(len), phase, HugePages::Advise, Populate::Lazy);
+                buffer
+                    .map(Memory::from)
+                    .map_err(|cause| fail(ErrorKind::ResourceLimit).detail(cause.to_string()).caused_by(cause))
+            }
+            Destination::Gpu(ordinal) => {
+                // Staging takes any address; the phase is kept for routes that will land in place.
+                let skew = phase % sw_mem::PAGE_BYTES;
+                let whole = len.checked_add(skew).ok_or_else(|| fail(ErrorKind::TooLarge))?;
+                let region = self.core.backends.allocate_gpu(ordinal, ByteLen(whole))?;
+                region
+                    .span(skew, ByteLen(len))
+                    .map(|span| Memory { span })
+                    .map_err(|cause| fail(ErrorKind::OutOfRange).caused_by(cause))
+            }
+        }
+    }
+
+    /// Makes memory of the caller's known to the engine. Raw pointers become a [`DmaRegion`] by its unsafe constructor,
+    /// which has the contract; from there on everything is checked. Device memory is looked up with the driver.
+    ///
+    /// # Errors
+    /// `NoDevice` if it is device memory that the driver cannot serve; `NotRegistered` if the driver knows the address as
+    /// memory of another device than the region says.
+    pub fn register(&self, region: DmaRegion) -> Result<Region, Error> {
+        self.core.check(Verb::Register)?;
+        if let sw_mem::Place::Device(device, address) = region.base() {
+            self.core.backends.gpu(device.0)?;
+            let owner = self.core.backends.owner_of(address.raw());
+            if owner != Some(device.0) {
+                return Err(Error::new(ErrorKind::NotRegistered, Verb::Register)
+                    .at(format!("{region:?}"))
+                    .detail(format!("the driver knows the address as memory of {owner:?}, not of device {}", device.0))
+                    .remedy("pass the device that allocated it"));
+            }
+        }
+        Ok(Region::new(region))
+    }
+
+    /// Copies memory of any kind into fresh host memory. For verification; it is not the fast path.
+    ///
+    /// # Errors
+    /// The copy engine's; `ResourceLimit`.
+    pub fn copy_to_host(&self, memory: &Memory) -> Result<Buffer, Error> {
+        match memory.destination() {
+            Destination::Gpu(ordinal) => self.core.backends.copy_out(&memory.span, ordinal),
+            Destination::Host => {
+                let fail = |cause| Error::new(ErrorKind::ResourceLimit, Verb::Copy).at("memory").caused_by(cause);
+                let mut buffer = Buffer::allocate(ByteLen(memory.len())).map_err(fail)?;
+                memory.read(0, buffer.as_mut_slice())?;
+                Ok(buffer)
+            }
+        }
+    }
+
+    /// Every route that a transfer could take, with a verdict for each. For a stripe set: of its first member.
+    pub fn plan(&self, object: &Object, destination: Destination, policy: Policy, verb: Verb) -> Plan {
+        let inner = match &object.inner.stripe {
+            Some((_, members)) => members.first().unwrap_or(&object.inner),
+            None => &object.inner,
+        };
+        self.core.plan(inner, destination, &policy, verb)
+    }
+
+    /// Reads as many bytes as `memory` has, from byte `offset`.
+    pub fn read(&self, object: &Object, offset: u64, memory: impl Into<Memory>) -> Request {
+        self.request(object, Verb::Read, offset, Spans::One(memory.into().span))
+    }
+
+    /// Writes the bytes of `memory` at byte `offset`.
+    pub fn write(&self, object: &Object, offset: u64, memory: impl Into<Memory>) -> Request {
+        self.request(object, Verb::Write, offset, Spans::One(memory.into().span))
+    }
+
+    /// Reads each part from its own offset: one operation, one completion.
+    pub fn read_vectored(&self, object: &Object, parts: Vec<(u64, Memory)>) -> Request {
+        self.request(object, Verb::Read, 0, many(parts))
+    }
+
+    /// Writes each part at its own offset: one operation, one completion.
+    pub fn write_vectored(&self, object: &Object, parts: Vec<(u64, Memory)>) -> Request {
+        self.request(object, Verb::Write, 0, many(parts))
+    }
+
+    /// Makes completed writes durable.
+    pub fn flush(&self, object: &Object) -> Request {
+        self.request(object, Verb::Flush, 0, Spans::None)
+    }
+
+    /// Starts requests together.
+    pub fn batch(&self, requests: Vec<Request>) -> Batch {
+        Batch::start(requests)
+    }
+
+    fn request(&self, object: &Object, verb: Verb, offset: u64, spans: Spans) -> Request {
+        Request::new(self.core.clone(), object.clone(), verb, offset, spans)
+    }
+
+    /// A lane for one thread's own use: the shortest way, without a thread switch or an allocation per operation.
+    ///
+    /// # Errors
+    /// What the system refuses; `NoDevice` if there is no such GPU.
+    pub fn lane(&self, destination: Destination) -> Result<Lane, Error> {
+        self.core.check(Verb::Setup)?;
+        let group = self.core.group(destination)?;
+        let lane = self.core.make_lane(group, Owner::OneThread)?;
+        Ok(Lane::new(self.core.clone(), lane, destination))
+    }
+
+    /// Sums over the engine's own lanes (not those that [`Engine::lane`] gave away).
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        self.core.reports().iter().for_each(|(counters, _)| sum += *counters);
+        sum
+    }
+
+    /// The live state, as a tree.
+    pub fn inspect(&self) -> Tree {
+        let lanes = self.core.reports().into_iter().filter_map(|(_, tree)| tree).collect();
+        let rates = self.core.rates();
+        let rate = |(class, rate): &(sw_engine::RateClass, u64)| {
+            let cached = if class.resident { " from the page cache" } else { "" };
+            Tree::leaf(format!("{}/{}{cached}", class.transport, class.landing.name()), format!("{} MiB/s", rate >> 20))
+        };
+        let rates = rates.rows().iter().map(rate).collect();
+        Tree::group("engine", vec![Tree::group("lanes", lanes), Tree::group("measured rates", rates)])
+    }
+
+    /// What this machine can do, and what to change.
+    pub fn doctor(&self) -> Doctor {
+        Doctor::examine(&self.core.backends)
+    }
+
+    /// Answers everything in flight and stops. The last clone does the same when it is dropped.
+    ///
+    /// # Errors
+    /// `Protocol` if a device did not let go of memory in time: that memory is kept for ever, and told.
+    pub fn close(self) -> Result<(), Error> {
+        match self.core.close() {
+            0 => Ok(()),
+            stuck => Err(Error::new(ErrorKind::Protocol, Verb::Setup)
+                .at("engine")
+                .detail(format!(
+                    "{stuck} I/Os could not be stopped; their memory is quarantined until the process ends"
+                ))
+                .remedy("look at the kernel log for the device that does not answer")),
+        }
+    }
+
+    /// Longest that [`Engine::close`] waits for each lane.
+    pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
+}
+
+fn many(parts: Vec<(u64, Memory)>) -> Spans {
+    Spans::Many(parts.into_iter().map(|(offset, memory)| Segment { offset, span: memory.span }).collect())
+}
+
+fn file_path(uri: &Uri, verb: Verb) -> Result<&str, Error> {
+    match uri {
+        Uri::File(path) => Ok(path),
+        Uri::Stripe { .. } => Err(Error::new(ErrorKind::Unsupported, verb)
+            .at(uri.to_string())
+            .detail("a stripe set is opened as it is; it is not created, listed or removed as a whole")
+            .remedy("work on its members by path")),
+    }
+}

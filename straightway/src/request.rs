@@ -1,0 +1,423 @@
+//! Requests: an operation before it starts, while it runs, and when it is over.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use sw_engine::{
+    Completion, DataPath, Error, ErrorKind, Op, OpOptions, Policy, Rejected, Segment, Spans, Target, Times, Verb,
+    checksum::Algorithm,
+};
+
+use crate::{
+    cell::{Cell, park, thread_waker},
+    core::{Core, Source},
+    memory::Memory,
+    object::Object,
+    policy::Destination,
+    reactor::{Command, Reactor},
+};
+
+/// An operation that has not started. Call [`Request::wait`], [`Request::start`], or `.await` it.
+#[must_use = "a request does nothing until it is waited for, started or awaited"]
+#[derive(Debug)]
+pub struct Request {
+    core: Arc<Core>,
+    object: Object,
+    verb: Verb,
+    offset: u64,
+    spans: Spans,
+    policy: Policy,
+    deadline: Option<Duration>,
+    options: OpOptions,
+}
+
+/// The end of an operation.
+#[derive(Debug)]
+pub struct Completed {
+    /// Bytes moved (all that were asked for), or why not.
+    pub result: Result<u64, Error>,
+    /// The way that the bytes took.
+    pub path: DataPath,
+    /// Where the time went.
+    pub times: Times,
+    /// The checksum that was asked for, if the operation succeeded.
+    pub checksum: Option<u64>,
+    spans: Option<Spans>,
+}
+
+/// An operation that was started. Dropping it gives up the answer: the operation is ended early, and its memory is freed
+/// when no device touches it any more.
+#[derive(Debug)]
+pub struct Pending {
+    core: Arc<Core>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No room in the queue yet.
+    Unsent(Box<Unsent>),
+    /// With a reactor.
+    Sent { cell: Arc<Cell>, destination: Destination, reactor: usize },
+    /// Over before it started, or run in line.
+    Over(Option<Box<Completed>>),
+}
+
+#[derive(Debug)]
+struct Unsent {
+    op: Op,
+    destination: Destination,
+}
+
+impl Request {
+    pub(crate) fn new(core: Arc<Core>, object: Object, verb: Verb, offset: u64, spans: Spans) -> Self {
+        let options = OpOptions::default();
+        Self { core, object, verb, offset, spans, policy: Policy::Any, deadline: None, options }
+    }
+
+    /// Which routes are accepted. Default: the best.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How long to wait at most, from the start of the operation. Default: for ever.
+    pub fn deadline(mut self, after: Duration) -> Self {
+        self.deadline = Some(after);
+        self
+    }
+
+    /// Asks for a checksum of the operation's bytes.
+    pub fn checksum(mut self, algorithm: Algorithm) -> Self {
+        self.options.checksum = Some(algorithm);
+        self
+    }
+
+    /// Fills host memory with `byte` before a read, so that bytes that never arrived show.
+    pub fn poison(mut self, byte: u8) -> Self {
+        self.options.poison = Some(byte);
+        self
+    }
+
+    /// For a flush: all metadata too.
+    pub fn all_metadata(mut self) -> Self {
+        self.options.all_metadata = true;
+        self
+    }
+
+    /// Runs it and waits: on this thread where a lane is idle, else on a reactor.
+    pub fn wait(self) -> Completed {
+        let core = self.core.clone();
+        let (op, destination) = match self.prepare() {
+            Ok(ready) => ready,
+            Err(completed) => return *completed,
+        };
+        let source = source_of(&op);
+        let group = match core.group(destination) {
+            Ok(group) => group,
+            Err(error) => return rejected(Rejected { op, error }).into(),
+        };
+        match core.run_inline(group, op) {
+            Ok(done) => {
+                core.rate(&done, source);
+                done.into()
+            }
+            Err(op) => Pending::send(core, op, destination).wait(),
+        }
+    }
+
+    /// Starts it on a reactor and returns at once.
+    pub fn start(self) -> Pending {
+        let core = self.core.clone();
+        match self.prepare() {
+            Ok((op, destination)) => Pending::send(core, op, destination),
+            Err(completed) => Pending { core, state: State::Over(Some(completed)) },
+        }
+    }
+
+    /// Checks and plans: what is left to do is the data path.
+    fn prepare(self) -> Result<(Op, Destination), Box<Completed>> {
+        let Self { core, object, verb, offset, spans, policy, deadline, options } = self;
+        let planned = core
+            .check(verb)
+            .and_then(|()| destination_of(&spans, verb))
+            .and_then(|destination| Ok((target(&core, &object, destination, &policy, verb)?, destination)));
+        match planned {
+            Ok((target, destination)) => {
+                let deadline = deadline.map(|after| core.clock.now().after(after));
+                let options = OpOptions { deadline, ..options };
+                Ok((Op { user: 0, verb, target, offset, spans, options }, destination))
+            }
+            Err(error) => {
+                let mut completed: Completed = failed(error).into();
+                completed.spans = Some(spans);
+                Err(Box::new(completed))
+            }
+        }
+    }
+}
+
+/// Host or which GPU; one operation has one kind of memory.
+fn destination_of(spans: &Spans, verb: Verb) -> Result<Destination, Error> {
+    let of = |span: &sw_mem::DmaSpan| match span.place() {
+        sw_mem::Place::Host(_) => Destination::Host,
+        sw_mem::Place::Device(device, _) => Destination::Gpu(device.0),
+    };
+    match spans {
+        Spans::None => Ok(Destination::Host),
+        Spans::One(span) => Ok(of(span)),
+        Spans::Many(segments) => {
+            let first = segments.first().map_or(Destination::Host, |segment| of(&segment.span));
+            if segments.iter().all(|segment| of(&segment.span) == first) {
+                Ok(first)
+            } else {
+                Err(Error::new(ErrorKind::ApiMisuse, verb)
+                    .detail("the parts of one operation lie in different memories")
+                    .remedy("make one operation for each"))
+            }
+        }
+    }
+}
+
+/// The target of an object for a destination and a policy.
+pub(crate) fn target(
+    core: &Core,
+    object: &Object,
+    destination: Destination,
+    policy: &Policy,
+    verb: Verb,
+) -> Result<Target, Error> {
+    use crate::object::MemoryKind;
+    let kind = if destination == Destination::Host { MemoryKind::Host } else { MemoryKind::Device };
+    let cached = (*policy == Policy::Any).then(|| object.cached_target(kind, verb));
+    if let Some(target) = cached.and_then(|cached| cached.get()) {
+        return Ok(target.clone());
+    }
+    let plan = |object: &sw_engine::Object| core.plan(object, destination, policy, verb).choice;
+    let target = match &object.inner.stripe {
+        None => Target { object: object.inner.clone(), choice: plan(&object.inner)?, members: None },
+        Some((_, members)) => {
+            let choices = members.iter().map(|member| plan(member)).collect::<Result<Arc<[_]>, _>>()?;
+            let first =
+                choices.first().copied().ok_or_else(|| Error::new(ErrorKind::ApiMisuse, verb).detail("no members"))?;
+            Target { object: object.inner.clone(), choice: first, members: Some(choices) }
+        }
+    };
+    if let Some(cached) = cached {
+        let _ = cached.set(target.clone());
+    }
+    Ok(target)
+}
+
+fn source_of(op: &Op) -> Source {
+    if op.target.object.is_resident() { Source::PageCache } else { Source::Device }
+}
+
+impl Pending {
+    fn send(core: Arc<Core>, op: Op, destination: Destination) -> Self {
+        let mut pending = Self { core, state: State::Unsent(Box::new(Unsent { op, destination })) };
+        pending.try_send(None);
+        pending
+    }
+
+    /// Hands an unsent operation to a reactor, or registers `waker` for when there is room.
+    fn try_send(&mut self, waker: Option<&std::task::Waker>) {
+        let State::Unsent(unsent) = std::mem::replace(&mut self.state, State::Over(None)) else { return };
+        let Unsent { op, destination } = *unsent;
+        let found = self
+            .core
+            .check(op.verb)
+            .and_then(|()| self.core.group(destination))
+            .and_then(|group| self.core.reactor(group));
+        let (index, reactor) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.state = State::Over(Some(Box::new(rejected(Rejected { op, error }).into())));
+                return;
+            }
+        };
+        let cell = self.core.cells.take();
+        match reactor.send(Command { op, cell: cell.clone() }, waker) {
+            Ok(()) => self.state = State::Sent { cell, destination, reactor: index },
+            Err(Command { op, .. }) => {
+                self.core.cells.put(cell);
+                self.state = State::Unsent(Box::new(Unsent { op, destination }));
+            }
+        }
+    }
+
+    fn with_reactor(&self, act: impl Fn(&Cell, &Reactor)) {
+        if let State::Sent { cell, destination, reactor } = &self.state
+            && let Some(reactor) = self.core.started_reactor(*destination, *reactor)
+        {
+            act(cell, reactor);
+        }
+    }
+
+    /// Asks for an early end. The answer still comes: `Cancelled`, or what the operation came to first.
+    pub fn cancel(&mut self) {
+        if let State::Unsent(_) = &self.state {
+            let State::Unsent(unsent) = std::mem::replace(&mut self.state, State::Over(None)) else { return };
+            let error = Error::new(ErrorKind::Cancelled, unsent.op.verb).at(unsent.op.target.object.name.clone());
+            self.state = State::Over(Some(Box::new(rejected(Rejected { op: unsent.op, error }).into())));
+        }
+        self.with_reactor(|cell, reactor| {
+            cell.cancel();
+            reactor.attend();
+        });
+    }
+
+    /// Waits on this thread.
+    pub fn wait(mut self) -> Completed {
+        let waker = thread_waker();
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match Pin::new(&mut self).poll(&mut context) {
+                Poll::Ready(completed) => return completed,
+                Poll::Pending => park(None),
+            }
+        }
+    }
+}
+
+impl Future for Pending {
+    type Output = Completed;
+
+    /// *Cancel safety*: dropping it at any point is fine; see [`Pending`].
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completed> {
+        if let State::Unsent(_) = &self.state {
+            self.try_send(Some(context.waker()));
+        }
+        match &mut self.state {
+            State::Unsent(_) => Poll::Pending,
+            State::Over(completed) => Poll::Ready(completed.take().map_or_else(polled_again, |completed| *completed)),
+            State::Sent { cell, .. } => {
+                let Poll::Ready(done) = cell.poll(context) else { return Poll::Pending };
+                if let State::Sent { cell, .. } = std::mem::replace(&mut self.state, State::Over(None)) {
+                    self.core.cells.put(cell);
+                }
+                if let Some(op) = &done.op {
+                    self.core.rate(&done, source_of(op));
+                }
+                Poll::Ready(done.into())
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.with_reactor(|cell, reactor| {
+            cell.drop_answer();
+            reactor.attend();
+        });
+    }
+}
+
+impl IntoFuture for Request {
+    type Output = Completed;
+    type IntoFuture = Pending;
+
+    fn into_future(self) -> Pending {
+        self.start()
+    }
+}
+
+/// Requests that run together. Wait for all, or await it.
+#[must_use = "a batch was started; wait for it or await it"]
+#[derive(Debug)]
+pub struct Batch {
+    pending: Vec<Option<Pending>>,
+    done: Vec<Option<Completed>>,
+}
+
+impl Batch {
+    pub(crate) fn start(requests: Vec<Request>) -> Self {
+        let pending: Vec<_> = requests.into_iter().map(|request| Some(request.start())).collect();
+        let done = pending.iter().map(|_| None).collect();
+        Self { pending, done }
+    }
+
+    /// Waits for all of them; the answers have the order of the requests.
+    pub fn wait(self) -> Vec<Completed> {
+        self.pending.into_iter().flatten().map(Pending::wait).collect()
+    }
+}
+
+impl Future for Batch {
+    type Output = Vec<Completed>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<Completed>> {
+        let Self { pending, done } = &mut *self;
+        for (pending, done) in pending.iter_mut().zip(done.iter_mut()) {
+            if let Some(running) = pending
+                && let Poll::Ready(completed) = Pin::new(running).poll(context)
+            {
+                *pending = None;
+                *done = Some(completed);
+            }
+        }
+        if done.iter().all(Option::is_some) {
+            Poll::Ready(done.iter_mut().filter_map(Option::take).collect())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl Completed {
+    /// The memory of an operation with one part. `None` if a device may still touch it, or if there is none.
+    pub fn into_memory(self) -> Option<Memory> {
+        match self.spans? {
+            Spans::One(span) => Some(Memory { span }),
+            Spans::Many(segments) => segments.into_iter().next().map(|Segment { span, .. }| Memory { span }),
+            Spans::None => None,
+        }
+    }
+
+    /// The memory of all parts, in their order; empty if a device may still touch it.
+    pub fn into_memories(self) -> Vec<Memory> {
+        match self.spans {
+            Some(Spans::One(span)) => vec![Memory { span }],
+            Some(Spans::Many(segments)) => segments.into_iter().map(|Segment { span, .. }| Memory { span }).collect(),
+            Some(Spans::None) | None => Vec::new(),
+        }
+    }
+
+    /// The memory with the path and checksum, or the error.
+    ///
+    /// # Errors
+    /// The operation's; its memory is dropped then.
+    pub fn ok(self) -> Result<Completed, Error> {
+        match self.result {
+            Ok(_) => Ok(self),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl From<Completion> for Completed {
+    fn from(done: Completion) -> Self {
+        let Completion { result, path, times, checksum, op, .. } = done;
+        Self { result, path, times, checksum, spans: op.map(|op| op.spans) }
+    }
+}
+
+/// A completion for an operation that a lane did not take.
+pub(crate) fn rejected(rejected: Rejected) -> Completion {
+    Completion { op: Some(rejected.op), ..failed(rejected.error) }
+}
+
+/// A completion without memory.
+pub(crate) fn failed(error: Error) -> Completion {
+    Completion::failed(error)
+}
+
+fn polled_again() -> Completed {
+    failed(Error::new(ErrorKind::ApiMisuse, Verb::Read).detail("a finished operation was polled again")).into()
+}

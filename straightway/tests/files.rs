@@ -1,0 +1,317 @@
+//! The facade on real files: every way to run an operation, and what users get wrong.
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
+use std::{
+    fs,
+    future::Future,
+    path::PathBuf,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use straightway::{
+    Destination, Engine, ErrorKind, GpuUse, Landing, Lane, Policy, Reason, RouteMatch, Uri, UringUse, Verb,
+    checksum::Algorithm, parse_policy,
+};
+
+/// A directory of the test's own, on the file system of the build (which has O_DIRECT where the build's disk has it).
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, len: usize) -> (Uri, Vec<u8>) {
+        let bytes: Vec<u8> = (0..len).map(|at| (at * 31 + at / 4093).to_le_bytes()[0]).collect();
+        fs::write(self.0.join(name), &bytes).unwrap();
+        (self.uri(name), bytes)
+    }
+
+    fn uri(&self, name: &str) -> Uri {
+        self.0.join(name).to_str().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn engine() -> Engine {
+    Engine::builder().gpu(GpuUse::Off).reactors(2).build().unwrap()
+}
+
+struct Unpark(thread::Thread);
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[test]
+fn waited_started_and_awaited_reads_give_the_same_bytes_and_say_their_way() {
+    let scratch = Scratch::new("ways");
+    let (uri, bytes) = scratch.file("data", 3_000_001);
+    for io_uring in [UringUse::Auto, UringUse::Off] {
+        let engine = Engine::builder().gpu(GpuUse::Off).reactors(2).io_uring(io_uring).build().unwrap();
+        let object = engine.open(&uri).unwrap();
+        let memory = || engine.allocate(Destination::Host, 2_999_000, 777).unwrap();
+        let request = || engine.read(&object, 777, memory()).poison(0xdb).checksum(Algorithm::Crc64Nvme);
+        let answers = [request().wait(), request().start().wait(), block_on(request().into_future_now())];
+        for done in answers {
+            let done = done.ok().unwrap();
+            assert_eq!(done.checksum, Some(Algorithm::Crc64Nvme.of(&bytes[777..2_999_777])));
+            assert_eq!(done.path.bytes.total(), 2_999_000);
+            assert_eq!(done.path.route.transport, if io_uring == UringUse::Auto { "io_uring" } else { "preadv2" });
+            assert!(done.into_memory().unwrap().into_buffer().unwrap().as_slice() == &bytes[777..2_999_777]);
+        }
+        engine.close().unwrap();
+    }
+}
+
+trait IntoFutureNow: IntoFuture + Sized {
+    fn into_future_now(self) -> Self::IntoFuture {
+        self.into_future()
+    }
+}
+impl<T: IntoFuture> IntoFutureNow for T {}
+
+#[test]
+fn a_direct_read_bounces_only_its_ends() {
+    let scratch = Scratch::new("direct");
+    let (uri, bytes) = scratch.file("data", 1_000_000);
+    let engine = engine();
+    let object = engine.open(&uri).unwrap();
+    let policy = parse_policy("require-core=dma").unwrap();
+    let memory = engine.allocate(Destination::Host, 900_001, 4_099).unwrap();
+    let done = engine.read(&object, 4_099, memory).policy(policy).wait();
+    let done = match done.ok() {
+        Err(error) if error.reasons().contains(&Reason::DirectRefused) => {
+            println!("skipped: the build's file system refuses O_DIRECT");
+            return;
+        }
+        done => done.unwrap(),
+    };
+    assert_eq!(done.path.route.landing, Landing::Dma);
+    assert!(done.path.bounced > 0 && done.path.bounced < 2 * 4096, "{}", done.path);
+    assert_eq!(done.path.reason, Reason::RaggedEnds);
+    assert!(done.into_memory().unwrap().into_buffer().unwrap().as_slice() == &bytes[4_099..904_100]);
+
+    let memory = engine.allocate(Destination::Host, 900_001, 4_099).unwrap();
+    let strict = engine.read(&object, 4_099, memory).policy(parse_policy("require=dma").unwrap()).wait();
+    let error = strict.result.as_ref().unwrap_err();
+    assert_eq!((error.kind(), error.reasons()), (ErrorKind::PolicyUnmet, [Reason::RaggedEnds].as_slice()));
+    assert_eq!(strict.into_memory().unwrap().len(), 900_001, "memory comes back with a refusal");
+}
+
+#[test]
+fn a_new_object_appears_whole_or_not_at_all() {
+    let scratch = Scratch::new("create");
+    let engine = engine();
+    let uri = scratch.uri("new");
+    let fill = |byte: u8| {
+        let mut buffer = engine.allocate(Destination::Host, 100_003, 0).unwrap().into_buffer().unwrap();
+        buffer.as_mut_slice().fill(byte);
+        buffer
+    };
+    for (byte, commit) in [(1, true), (2, false), (3, true)] {
+        let new = engine.create(&uri, 100_003).unwrap();
+        engine.write(new.object(), 0, fill(byte)).wait().ok().unwrap();
+        engine.flush(new.object()).wait().ok().unwrap();
+        if commit {
+            new.commit().unwrap();
+        }
+        let expected = if commit { byte } else { 1 };
+        assert!(fs::read(scratch.0.join("new")).unwrap() == vec![expected; 100_003]);
+    }
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1, "no temporary file is left");
+}
+
+#[test]
+fn a_ragged_write_in_place_keeps_its_neighbours() {
+    let scratch = Scratch::new("update");
+    let (uri, mut bytes) = scratch.file("data", 500_000);
+    let engine = engine();
+    let object = engine.open_for_update(&uri).unwrap();
+    let mut buffer = engine.allocate(Destination::Host, 300_000, 12_345).unwrap().into_buffer().unwrap();
+    buffer.as_mut_slice().fill(0xaa);
+    let done = engine.write(&object, 12_345, buffer).wait().ok().unwrap();
+    assert_eq!(done.path.bytes.total(), 300_000);
+    engine.flush(&object).wait().ok().unwrap();
+    bytes[12_345..312_345].fill(0xaa);
+    assert!(fs::read(scratch.0.join("data")).unwrap() == bytes);
+    assert_eq!(object.check_unchanged().unwrap_err().kind(), ErrorKind::Changed);
+}
+
+#[test]
+fn stripes_and_batches_reach_every_byte() {
+    let scratch = Scratch::new("stripe");
+    let engine = engine();
+    let parts: Vec<_> = (0..3).map(|n| scratch.file(&format!("m{n}"), 1 << 20)).collect();
+    let paths: Vec<String> = parts.iter().map(|(uri, _)| uri.to_string()).collect();
+    let set: Uri = format!("stripe:64k:{}", paths.join(",")).parse().unwrap();
+    let object = engine.open(&set).unwrap();
+    assert_eq!(object.len(), 3 << 20);
+    let logical = |x: usize| parts[x / 65_536 % 3].1[x / 65_536 / 3 * 65_536 + x % 65_536];
+    let requests = (0..20u64).map(|n| {
+        let memory = engine.allocate(Destination::Host, 150_001, n * 149_999).unwrap();
+        engine.read(&object, n * 149_999, memory)
+    });
+    for (n, done) in engine.batch(requests.collect()).wait().into_iter().enumerate() {
+        let got = done.ok().unwrap().into_memory().unwrap().into_buffer().unwrap();
+        let start = n * 149_999;
+        assert!(got.as_slice().iter().enumerate().all(|(at, byte)| *byte == logical(start + at)), "part {n}");
+    }
+    assert_eq!(engine.counters().ok, 20);
+}
+
+#[test]
+fn more_requests_than_any_queue_holds_all_complete() {
+    let scratch = Scratch::new("many");
+    let (uri, bytes) = scratch.file("data", 1 << 20);
+    let engine = Engine::builder().gpu(GpuUse::Off).reactors(1).ops_per_lane(4).queue_depth(2).build().unwrap();
+    let object = engine.open(&uri).unwrap();
+    let requests: Vec<_> = (0..3_000u64)
+        .map(|n| engine.read(&object, n * 300, engine.allocate(Destination::Host, 300, 0).unwrap()))
+        .collect();
+    for (n, done) in block_on(engine.batch(requests)).into_iter().enumerate() {
+        let got = done.ok().unwrap().into_memory().unwrap().into_buffer().unwrap();
+        assert!(got.as_slice() == &bytes[n * 300..n * 300 + 300], "request {n}");
+    }
+}
+
+#[test]
+fn a_lane_of_ones_own_runs_without_the_engine_threads() {
+    let scratch = Scratch::new("lane");
+    let (uri, bytes) = scratch.file("data", 1 << 20);
+    let engine = engine();
+    let object = engine.open(&uri).unwrap();
+    let mut lane = engine.lane(Destination::Host).unwrap();
+    lane.attach_object(&object).unwrap();
+    let target = lane.target(&object, &Policy::Any, Verb::Read).unwrap();
+    for n in 0..16 {
+        let memory = engine.allocate(Destination::Host, 65_536, 0).unwrap();
+        lane.submit(Lane::op(n, Verb::Read, target.clone(), n * 65_536, memory)).unwrap();
+    }
+    let mut seen = 0;
+    while seen < 16 {
+        lane.poll(Duration::from_secs(1), 4);
+        while let Some(done) = lane.pop() {
+            assert_eq!(done.result.unwrap(), 65_536);
+            let start = usize::try_from(done.user).unwrap() * 65_536;
+            let got = Lane::memory_of(done.op.unwrap()).unwrap().into_buffer().unwrap();
+            assert!(got.as_slice() == &bytes[start..start + 65_536]);
+            seen += 1;
+        }
+    }
+    lane.detach_object(&object).unwrap();
+    assert_eq!(lane.counters().ok, 16);
+}
+
+#[test]
+fn dropped_and_cancelled_requests_leave_nothing_behind() {
+    let scratch = Scratch::new("drop");
+    let (uri, _) = scratch.file("data", 4 << 20);
+    let engine = engine();
+    let object = engine.open(&uri).unwrap();
+    for n in 0..200 {
+        let memory = engine.allocate(Destination::Host, 4 << 20, 0).unwrap();
+        let mut pending = engine.read(&object, 0, memory).start();
+        if n % 2 == 0 {
+            pending.cancel();
+            let done = pending.wait();
+            assert!(matches!(done.result, Ok(4_194_304)) || done.result.unwrap_err().kind() == ErrorKind::Cancelled);
+        }
+    }
+    let memory = engine.allocate(Destination::Host, 4 << 20, 0).unwrap();
+    engine.read(&object, 0, memory).wait().ok().unwrap();
+    let inspected = engine.inspect().to_string();
+    assert!(inspected.contains("quarantined: 0"), "{inspected}");
+    engine.close().unwrap();
+}
+
+#[test]
+fn closing_answers_what_is_in_flight_and_refuses_the_rest() {
+    let scratch = Scratch::new("close");
+    let (uri, _) = scratch.file("data", 8 << 20);
+    let engine = engine();
+    let object = engine.open(&uri).unwrap();
+    let pending: Vec<_> = (0..20)
+        .map(|_| engine.read(&object, 0, engine.allocate(Destination::Host, 8 << 20, 0).unwrap()).start())
+        .collect();
+    let spare = engine.allocate(Destination::Host, 1, 0).unwrap();
+    let late = engine.read(&object, 0, spare);
+    engine.clone().close().unwrap();
+    for pending in pending {
+        let done = pending.wait();
+        assert!(
+            done.result.as_ref().is_ok_and(|bytes| *bytes == 8 << 20)
+                || done.result.unwrap_err().kind() == ErrorKind::Closed
+        );
+    }
+    assert_eq!(late.wait().result.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn what_users_get_wrong_is_a_typed_error_with_a_remedy() {
+    let scratch = Scratch::new("misuse");
+    let (uri, _) = scratch.file("data", 1000);
+    let (empty, _) = scratch.file("empty", 0);
+    let engine = engine();
+    let open = |uri: &Uri| engine.open(uri).unwrap_err().kind();
+    assert_eq!(open(&scratch.uri("missing")), ErrorKind::NotFound);
+    assert_eq!(open(&scratch.uri(".")), ErrorKind::WrongKind);
+    assert_eq!(engine.open(&empty).unwrap().len(), 0);
+    let object = engine.open(&uri).unwrap();
+    let memory = |len| engine.allocate(Destination::Host, len, 0).unwrap();
+    assert_eq!(engine.read(&object, 999, memory(2)).wait().result.unwrap_err().kind(), ErrorKind::OutOfRange);
+    assert_eq!(engine.read(&object, 999, memory(1)).wait().result.unwrap(), 1);
+    assert_eq!(engine.allocate(Destination::Host, 0, 0).unwrap_err().kind(), ErrorKind::ApiMisuse);
+    assert_eq!(engine.allocate(Destination::Host, 1 << 60, 0).unwrap_err().kind(), ErrorKind::ResourceLimit);
+    assert_eq!(engine.allocate(Destination::Gpu(7), 1, 0).unwrap_err().kind(), ErrorKind::NoDevice);
+    let nowhere = RouteMatch { transport: Some("preadv2"), landing: Some(Landing::Dma) };
+    let unmet = engine.read(&object, 0, memory(1)).policy(Policy::Require(nowhere)).wait().result.unwrap_err();
+    assert_eq!(unmet.kind(), ErrorKind::PolicyUnmet);
+    assert!(!unmet.reasons().is_empty() && unmet.to_string().contains("POLICY_EXCLUDES"), "{unmet}");
+    for error in [engine.open(&scratch.uri("missing")).unwrap_err(), unmet] {
+        assert!(!error.remedy_text().is_empty(), "{error}");
+    }
+    for builder in [Engine::builder().reactors(0), Engine::builder().queue_depth(0), Engine::builder().io_bytes(5000)] {
+        assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::ApiMisuse);
+    }
+}
+
+#[test]
+fn a_deadline_is_kept() {
+    let scratch = Scratch::new("deadline");
+    let (uri, _) = scratch.file("data", 64 << 20);
+    let engine = engine();
+    let object = engine.open(&uri).unwrap();
+    let memory = engine.allocate(Destination::Host, 64 << 20, 0).unwrap();
+    let done = engine
+        .read(&object, 0, memory)
+        .policy(parse_policy("prefer=dma").unwrap())
+        .deadline(Duration::from_nanos(1))
+        .wait();
+    let error = done.result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert!(error.to_string().contains("waited for"), "{error}");
+}
