@@ -41,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         case("the_self_test_passes_on_every_mode", self_test),
         case("the_self_test_sees_damage_and_short_copies", self_test_fails),
         case("a_device_that_is_not_there_is_an_error", no_such_device),
+        case("another_client_of_the_driver_runs_beside_ours", another_client),
     ]
 }
 
@@ -219,4 +220,23 @@ fn no_such_device() -> Outcome {
     same("kind", error.kind, ErrorKind::NoDevice)?;
     let error = error.into_error(sw_engine::Verb::Register);
     holds("names the device and the remedy", error.to_string().contains("gpu7") && error.to_string().contains("doctor"))
+}
+
+/// cudarc's own safe interface, as another library in the process would use it: an independent client of the stand-in,
+/// and a neighbour that shares the primary context with us.
+fn another_client() -> Outcome {
+    let ours = first_context()?;
+    {
+        let theirs = cudarc::driver::CudaContext::new(0).map_err(text)?;
+        let stream = theirs.new_stream().map_err(text)?;
+        let bytes: Vec<u8> = (0..=255).collect();
+        let device = stream.clone_htod(&bytes).map_err(text)?;
+        SelfTest::run(&ours).map_err(text)?;
+        same("their bytes", stream.clone_dtoh(&device).map_err(text)?, bytes)?;
+    }
+    // Its destructor frees beside queued work. The driver allows that; the runner counts it, and it is not ours.
+    let control = Control::open()?;
+    same("theirs", control.stat("freed_in_flight"), 1)?;
+    control.set("freed_in_flight", 0);
+    SelfTest::run(&ours).map(|_| ()).map_err(text)
 }
