@@ -115,7 +115,8 @@ pub(crate) struct Queue {
     ios: BTreeMap<u64, ModelIo>,
     next_io: u64,
     staged: VecDeque<u64>,
-    done: VecDeque<IoDone>,
+    /// Ends that nobody took yet, and whether an I/O has them (or they are lies).
+    done: VecDeque<(IoDone, bool)>,
     tokens: BTreeSet<u64>,
     pub(crate) broken: bool,
     fenced: bool,
@@ -151,7 +152,7 @@ impl Queue {
 
     /// I/Os that have no end yet, or one that nobody took.
     fn open(&self) -> usize {
-        self.ios.len() + self.done.len()
+        self.ios.len() + self.done.iter().filter(|(_, real)| *real).count()
     }
 }
 
@@ -316,7 +317,7 @@ impl Machine {
         self.note("land", &[queue as u64, name, token.raw(), code]);
         let Some(model) = self.queues.get_mut(queue) else { return };
         let done = IoDone { token, result: ended };
-        model.done.push_back(done);
+        model.done.push_back((done, true));
         if model.done.len() > 1 && model.moods.per_mille(300) {
             let other = index(model.moods.below(model.done.len() as u64));
             let last = model.done.len() - 1;
@@ -341,7 +342,7 @@ impl Machine {
         self.note("lie", &[queue as u64, done.token.raw()]);
         let Some(model) = self.queues.get_mut(queue) else { return };
         if !model.fenced {
-            model.done.push_back(done);
+            model.done.push_back((done, false));
             self.lies += 1;
         }
     }
@@ -446,7 +447,7 @@ impl Machine {
         if room > 1 && model.moods.per_mille(model.params.partial_poll) {
             room = index(model.moods.range(1, room as u64));
         }
-        out.extend(model.done.drain(..room));
+        out.extend(model.done.drain(..room).map(|(done, _)| done));
         room
     }
 

@@ -26,6 +26,7 @@ mod machine;
 mod medium;
 mod rng;
 mod shadow;
+mod world;
 
 pub use copier::CopierParams;
 pub use disk::QueueParams;
@@ -35,3 +36,4 @@ pub use log::{Mark, Marks};
 pub use machine::FaceParams;
 pub use rng::Rng;
 pub use shadow::{Belongs, Violation};
+pub use world::{Mood, Outcome, Params, Stats, World};

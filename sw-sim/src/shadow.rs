@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use sw_mem::{DmaRegion, DmaSpan, Place, RegionId, index};
+use sw_mem::{DeviceId, DmaRegion, DmaSpan, Place, RegionId, index};
 
 /// Whose a region is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +158,18 @@ impl Shadow {
         self.areas.get(&region).map_or(u64::MAX, |area| area.number)
     }
 
-    /// Whether the engine owns the region.
-    pub(crate) fn is_engine(&self, region: RegionId) -> bool {
-        self.areas.get(&region).is_some_and(|area| area.belongs == Belongs::Engine)
+    /// Whether anybody but the shadow keeps the region mapped.
+    pub(crate) fn is_held(&self, region: RegionId) -> bool {
+        // The registry holds a handle and a span.
+        self.areas.get(&region).is_some_and(|area| area.region.holders() > 2)
+    }
+
+    /// The device whose memory a region is.
+    pub(crate) fn device_of(&self, region: RegionId) -> Option<DeviceId> {
+        match self.areas.get(&region)?.region.base() {
+            Place::Device(device, _) => Some(device),
+            Place::Host(_) => None,
+        }
     }
 
     /// The caller gives a range to operation `op`.
@@ -233,8 +242,7 @@ impl Shadow {
             return;
         }
         let number = area.number;
-        // The registry holds a handle and a span; whoever owns the operation holds at least one more.
-        let held = area.region.holders() > 2;
+        let held = self.is_held(spot.region);
         let inside = area.lent.iter().any(|lent| lent.at <= spot.at && spot.at + spot.len <= lent.at + lent.len);
         if !inside {
             let evidence = format!("access {who} to region {number} at {}+{}, which the caller has", spot.at, spot.len);

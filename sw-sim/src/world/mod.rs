@@ -1,0 +1,275 @@
+//! One run: a seed becomes a configuration, a workload and a verdict.
+//!
+//! ```text
+//!  draw ─► build ─► [ submit | cancel | abandon | poll | let time pass ]* ─► faults stop, drain ─► close ─► late landings ─► judge
+//! ```
+//!
+//! The lane under test is the product's own. Invariants judged after every step and at the end are listed in `judge.rs`.
+
+mod judge;
+mod params;
+mod targets;
+mod work;
+
+use core::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use sw_engine::{Lane, LaneParts, RateTable, Time, seam::Transport, seam::Wait};
+use sw_mem::{ByteLen, HugePages, SlabPool};
+
+use crate::{
+    hub::Hub,
+    log::{Mark, Marks},
+    rng::Rng,
+    shadow::Violation,
+};
+pub use params::{Mood, Params};
+use targets::SimObject;
+use work::LiveOp;
+
+/// Virtual time that a drain may take after faults stopped: far above the longest modelled delay times the queue.
+const DRAIN_NS: u64 = 3_000_000_000;
+/// Polls in a drain at most.
+const DRAIN_POLLS: u32 = 200_000;
+/// What a close gets for each queue.
+const CLOSE: Duration = Duration::from_millis(50);
+
+/// Counts of one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Operations that the lane took.
+    pub ops: u64,
+    /// Of them, those that succeeded.
+    pub ok: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Bytes of those that succeeded.
+    pub bytes: u64,
+    /// Events of the machine.
+    pub events: u64,
+    /// Virtual nanoseconds.
+    pub virtual_ns: u64,
+}
+
+/// What came out of one run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// Broken invariants; empty is what one hopes for.
+    pub violations: Vec<Violation>,
+    /// Rare branches that were reached.
+    pub marks: Marks,
+    /// Hash of all events: equal in every run of the seed.
+    pub event_hash: u64,
+    /// Counts.
+    pub stats: Stats,
+    /// Everything needed to look into a failure; empty if there is none.
+    pub report: String,
+}
+
+impl Outcome {
+    /// Whether no invariant was broken.
+    pub fn holds(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = self.violations.first();
+        let text = first.map_or("holds".to_string(), |first| {
+            format!("failed at {} ns: {}: {}", first.at, first.rule, first.evidence)
+        });
+        write!(f, "seed {} {text}", self.seed)
+    }
+}
+
+/// A run in progress.
+pub struct World {
+    seed: u64,
+    params: Params,
+    hub: Hub,
+    lane: Lane,
+    rates: RateTable,
+    rng: Rng,
+    objects: Vec<SimObject>,
+    live: BTreeMap<u64, LiveOp>,
+    /// Answered without their memory, or abandoned: the lane keeps it until the device let go.
+    withheld: BTreeMap<u64, LiveOp>,
+    next_user: u64,
+    next_gpu_va: u64,
+    /// Disk pages with a write that is not over.
+    written: BTreeSet<(usize, u64)>,
+    slot_capacity: u32,
+    /// Polls in a row that were to wait, gave nothing and took no time.
+    idle_polls: u32,
+    stats: Stats,
+}
+
+impl World {
+    /// Runs `seed` to its end.
+    pub fn run(seed: u64) -> Outcome {
+        Self::run_with(seed, Params::draw(seed))
+    }
+
+    /// Runs `seed` with a configuration of the caller's.
+    pub fn run_with(seed: u64, params: Params) -> Outcome {
+        let hub = Hub::new();
+        match Self::build(seed, params.clone(), hub.clone()) {
+            Ok(mut world) => {
+                world.play();
+                world.finish()
+            }
+            Err(why) => {
+                hub.lock().violate("model", format!("the world cannot be built: {why}"));
+                outcome(seed, &params, &hub, Stats::default(), String::new())
+            }
+        }
+    }
+
+    fn build(seed: u64, params: Params, hub: Hub) -> Result<Self, String> {
+        for _ in 0..params.disks {
+            hub.add_original_disk(params.disk_bytes);
+        }
+        let objects = targets::build(&hub, &params);
+        let transports = params.queues.iter().map(|queue| {
+            let transport: Box<dyn Transport> = Box::new(hub.add_queue(queue.clone(), seed));
+            transport
+        });
+        let transports = transports.collect();
+        let copiers = params.copiers.iter().map(|copier| Box::new(hub.add_copier(copier.clone(), seed)) as _).collect();
+        let pool = |(count, bytes)| SlabPool::new(count, ByteLen(bytes), HugePages::Never);
+        let staging = params.staging.map(pool).transpose().map_err(|error| error.to_string())?;
+        let parts = LaneParts { transports, copiers, staging };
+        let mut lane = Lane::new(params.lane, parts).map_err(|error| error.to_string())?;
+        lane.attach_slabs().map_err(|error| error.to_string())?;
+        let slot_capacity = judge::slots_in_all(&lane);
+        let rng = Rng::split(seed, "work");
+        Ok(Self {
+            seed,
+            params,
+            hub,
+            lane,
+            rates: RateTable::new(),
+            rng,
+            objects,
+            live: BTreeMap::new(),
+            withheld: BTreeMap::new(),
+            next_user: 1,
+            next_gpu_va: 1 << 40,
+            written: BTreeSet::new(),
+            slot_capacity,
+            idle_polls: 0,
+            stats: Stats::default(),
+        })
+    }
+
+    fn now(&self) -> Time {
+        self.hub.now()
+    }
+
+    fn clean(&self) -> bool {
+        self.hub.lock().shadow.violations.is_empty()
+    }
+
+    /// The workload.
+    fn play(&mut self) {
+        let (mut left, mut steps) = (self.params.work.ops, 0u32);
+        if self.params.work.shrinks {
+            self.hub.shrink_disk(0, self.params.disk_bytes / 2 + 100);
+        }
+        // Each step takes an operation or lets time pass, so the bound is generous.
+        while left > 0 && steps < 20_000 && self.clean() {
+            steps += 1;
+            match self.rng.below(100) {
+                0..45 => left -= u64::from(self.submit_one()),
+                45..60 => self.poll(Wait::No),
+                60..90 => {
+                    let timeout = Duration::from_nanos(self.rng.pick_or(&[1_000, 50_000, 1_000_000], 50_000));
+                    let min = self.rng.range32(1, 4);
+                    self.poll(Wait::For { timeout, min });
+                }
+                90..95 => self.meddle(),
+                _ => {
+                    let until = self.now().0 + self.rng.pick_or(&[100, 20_000, 300_000], 100);
+                    self.hub.run_until(Time(until));
+                }
+            }
+        }
+    }
+
+    /// Faults stop; everything that was taken must end. Then the lane closes, and the last late bytes land.
+    fn finish(mut self) -> Outcome {
+        if !self.params.work.closes_early {
+            self.calm_down();
+            self.drain();
+        } else if !self.live.is_empty() {
+            self.hub.lock().mark(Mark::ClosedInFlight);
+        }
+        let quarantined = self.lane.close(self.now(), CLOSE);
+        self.take_completions();
+        if quarantined > 0 {
+            self.hub.lock().mark(Mark::MemoryQuarantined);
+        }
+        self.judge_closed(quarantined);
+        let (seed, params, hub) = (self.seed, self.params.clone(), self.hub.clone());
+        let tree = if self.clean() { String::new() } else { self.lane.inspect().to_string() };
+        let stats = self.stats;
+        self.judge_after(quarantined);
+        outcome(seed, &params, &hub, stats, tree)
+    }
+
+    fn calm_down(&mut self) {
+        let mut machine = self.hub.lock();
+        machine.queues.iter_mut().for_each(crate::disk::Queue::calm_down);
+        machine.copiers.iter_mut().for_each(crate::copier::Copier::calm_down);
+    }
+
+    fn drain(&mut self) {
+        let until = self.now().0 + DRAIN_NS;
+        for _ in 0..DRAIN_POLLS {
+            if self.live.is_empty() || self.now().0 > until || !self.clean() {
+                break;
+            }
+            self.poll(Wait::For { timeout: Duration::from_millis(10), min: 1 });
+        }
+        self.judge_drained();
+    }
+
+    fn poll(&mut self, wait: Wait) {
+        let now = self.now();
+        let ready = self.lane.poll(now, wait);
+        self.take_completions();
+        self.judge_step(now);
+        let waited = wait == Wait::No || ready > 0 || self.now() > now;
+        self.idle_polls = if waited { 0 } else { self.idle_polls + 1 };
+        if !waited {
+            // The caller's loop takes time too.
+            self.hub.run_until(Time(now.0 + 1_000));
+        }
+        self.judge_idle();
+    }
+}
+
+fn outcome(seed: u64, params: &Params, hub: &Hub, mut stats: Stats, tree: String) -> Outcome {
+    let machine = hub.lock();
+    stats.events = machine.log.events();
+    stats.virtual_ns = machine.now();
+    let violations = machine.shadow.violations.clone();
+    let mut report = String::new();
+    if !violations.is_empty() {
+        report = format!("seed {seed}\n{params}\n{}", machine.log);
+        for violation in &violations {
+            report += &format!("violation at {} ns: {}: {}\n", violation.at, violation.rule, violation.evidence);
+        }
+        report += &tree;
+        report += &format!(
+            "\nreplay: SW_SIM_SEED={seed} cargo test --release -p sw-sim --test seeds -- --nocapture one_seed\n"
+        );
+    }
+    Outcome { seed, violations, marks: machine.log.marks.clone(), event_hash: machine.log.hash(), stats, report }
+}

@@ -1,0 +1,104 @@
+//! The seed suite: the product's lane against modelled hardware, judged after every step.
+//!
+//! `SW_SIM_SEEDS=n` sets how many fixed seeds run (200 if unset); `SW_SIM_SEED=n` makes `one_seed` replay that one.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads its size from the environment and fresh seeds from the clock"
+)]
+
+use std::{
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use sw_sim::{Mark, Marks, Outcome, World};
+
+/// Seeds that run unless the environment says otherwise.
+const FIXED: u64 = 200;
+/// Seeds that nobody has seen before, in each run.
+const FRESH: u64 = 50;
+/// Seeds from which on every mark must have been reached.
+const SEEDS_FOR_ALL_MARKS: u64 = 200;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Panics with everything there is to know about a failure.
+fn must_hold(outcome: &Outcome, nth: u64) {
+    if !outcome.holds() {
+        println!("{}", outcome.report);
+        println!("{outcome}");
+        panic!("seed {} failed; {nth} seeds were needed to find it", outcome.seed);
+    }
+}
+
+#[test]
+fn fixed_seeds_hold_and_reach_every_mark() {
+    let seeds = number("SW_SIM_SEEDS").unwrap_or(FIXED);
+    let mut marks = Marks::default();
+    let (mut ops, mut ok, mut bytes) = (0, 0, 0);
+    for seed in 0..seeds {
+        let outcome = World::run(seed);
+        must_hold(&outcome, seed + 1);
+        marks.add(&outcome.marks);
+        ops += outcome.stats.ops;
+        ok += outcome.stats.ok;
+        bytes += outcome.stats.bytes;
+    }
+    println!("{seeds} seeds: {ops} operations, {ok} succeeded, {bytes} bytes");
+    Mark::ALL.iter().for_each(|mark| println!("  {mark:?}: {}", marks.count(*mark)));
+    if seeds >= SEEDS_FOR_ALL_MARKS {
+        assert_eq!(marks.missing(), [], "branches that {seeds} seeds must reach");
+    }
+}
+
+#[test]
+fn fresh_seeds_hold() {
+    if number("SW_SIM_SEEDS").is_some() {
+        println!("skipped: a stated number of seeds is about the fixed ones");
+        return;
+    }
+    let start =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
+    println!("fresh seeds from {start}");
+    (0..FRESH).for_each(|n| must_hold(&World::run(start.wrapping_add(n)), n + 1));
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = number("SW_SIM_SEED") else {
+        println!("skipped: SW_SIM_SEED names no seed to replay");
+        return;
+    };
+    let outcome = World::run(seed);
+    println!("{outcome}, hash {:016x}, {:?}", outcome.event_hash, outcome.stats);
+    must_hold(&outcome, 1);
+}
+
+#[test]
+fn a_seed_is_one_history_in_this_process() {
+    for seed in [0, 7, 19, 123_456] {
+        let (first, second) = (World::run(seed), World::run(seed));
+        assert_eq!(first.event_hash, second.event_hash, "seed {seed} is not deterministic");
+        assert_eq!(first.stats, second.stats);
+    }
+    assert_ne!(World::run(0).event_hash, World::run(1).event_hash);
+}
+
+#[test]
+fn a_seed_is_one_history_in_every_process() {
+    let seed = 5;
+    let here = format!("hash {:016x}", World::run(seed).event_hash);
+    for _ in 0..2 {
+        let there = Command::new(std::env::current_exe().unwrap())
+            .args(["one_seed", "--exact", "--nocapture"])
+            .env("SW_SIM_SEED", seed.to_string())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&there.stdout);
+        assert!(text.contains(&here), "{here} is not in the output of another process: {text}");
+    }
+}
