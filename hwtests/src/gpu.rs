@@ -1,6 +1,4 @@
 //! The GPU suite: `sw-cuda` on the driver of this machine.
-// UNSAFETY: registers memory of its own again, as a caller of the library would.
-#![expect(unsafe_code, reason = "plays the caller of `register_existing`")]
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +7,8 @@ use sw_cuda::{
     Context, CopyEngineConfig, CudaCopyEngine, Device, DeviceBuffer, DeviceReport, DmaBuf, Gap, ManagedBuffer,
     PinnedBuffer, PointerKind, SelfTest,
 };
+use sw_engine::Token;
 use sw_engine::seam::{CopyDirection, CopyDone, CopyEngine, CopyJob};
-use sw_engine::{ErrorKind, Token};
 use sw_mem::{Buffer, ByteLen, DmaSpan, GpuVa, HostVa};
 
 use crate::harness::{Need, Notes, Tag, Test};
@@ -152,15 +150,16 @@ fn pointers(machine: &Machine, _notes: &mut Notes) -> Result<(), String> {
             }
         }
     }
-    // SAFETY: `device` outlives the region, which is dropped at once.
-    let inside = unsafe { driver.register_existing(device.base().raw() + 512, ByteLen(1000)) };
-    inside.map_err(say)?;
-    // SAFETY: no region comes into being: the range leaves its allocation.
-    let outside = unsafe { driver.register_existing(device.base().raw(), ByteLen((3 << 20) + 1)) };
-    match outside.map(|_| ()).map_err(|error| error.kind) {
-        Err(ErrorKind::OutOfRange) => Ok(()),
-        other => Err(format!("a range past the end of its allocation: {other:?}")),
+    let pageable = [0u8; 64];
+    let facts = driver.pointer_facts(pageable.as_ptr().addr() as u64).map_err(say)?;
+    if facts.kind != PointerKind::Unknown {
+        return Err(format!("pageable memory of the stack is said to be {:?}", facts.kind));
     }
+    let (base, len) = context.address_range(GpuVa::new(device.base().raw() + 4097)).map_err(say)?;
+    if (base, len) != (device.base(), device.len()) {
+        return Err(format!("cuMemGetAddressRange says {base:?} and {len}"));
+    }
+    Ok(())
 }
 
 fn dmabuf(machine: &Machine, notes: &mut Notes) -> Result<(), String> {

@@ -9,6 +9,8 @@
 //!
 //! Exit status: 0 all ran or were skipped with a reason, 1 a test failed or a promise was broken, 2 wrong usage.
 
+#![forbid(unsafe_code)]
+
 mod gpu;
 mod harness;
 mod machine;

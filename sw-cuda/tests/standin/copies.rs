@@ -1,4 +1,5 @@
 //! The copy engine: right bytes, right order, bounded, no allocation, few driver calls.
+// UNSAFETY: plays other clients of the driver, which call it directly, and counts allocations.
 #![expect(clippy::cast_possible_truncation, reason = "test data: the numbers are small, and wrapping bytes are wanted")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

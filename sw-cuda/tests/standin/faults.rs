@@ -1,4 +1,5 @@
 //! Every fault is a typed error, and nothing is left behind (the runner looks after each case).
+// UNSAFETY: forks, to see what a child is told.
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 //! with nothing alive in the stand-in, no copy out of bounds, and no panic caught at its edge.
 //!
 //! `cargo test -p sw-cuda --test standin -- NAME` runs the cases whose name contains NAME.
+// UNSAFETY: cases play callers of unsafe constructors; each file says which.
 #![expect(unsafe_code, reason = "cases act as the callers of unsafe constructors, with memory that they allocated")]
 #![expect(clippy::disallowed_methods, reason = "a test runner of its own: it reads its environment and keeps time")]
 

@@ -1,4 +1,5 @@
 //! Allocating, registering, finding interior pointers, pinning, exporting; several devices and contexts.
+// UNSAFETY: plays the caller who registers memory of its own.
 
 use std::os::fd::{AsFd, AsRawFd};
 
