@@ -1,8 +1,6 @@
 //! Reads, writes and flushes through every transport, on ordinary files.
 
-mod support;
-
-use support::{Scratch, bytes, io, memory, open, pattern, read, run, segment, transports, write};
+use crate::support::{Scratch, bytes, io, memory, open, pattern, read, run, segment, transports, write};
 use sw_engine::{
     ErrorKind, Granularity, Landing,
     seam::{Attach, IoKind, OpenMode},

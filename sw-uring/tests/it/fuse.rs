@@ -29,7 +29,7 @@ struct OneFile {
 
 /// Mounts a file with `content`; reads and writes that touch `bad` get `errno`.
 pub(crate) fn mount(at: &Path, content: Vec<u8>, bad: Range<u64>, errno: i32) -> Result<BackgroundSession, String> {
-    if !super::mounts::is_root() {
+    if !crate::mounts::is_root() {
         return Err("mounting needs root".to_owned());
     }
     std::fs::create_dir_all(at).unwrap();

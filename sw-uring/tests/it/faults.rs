@@ -2,12 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure to prepare is a failed test")]
 #![expect(clippy::disallowed_methods, reason = "bounds in time are measured")]
 
-#[path = "support/fuse.rs"]
-mod fuse;
-#[path = "support/mounts.rs"]
-mod mounts;
-mod support;
-
 use std::{
     io::Write as _,
     os::fd::{AsRawFd, OwnedFd},
@@ -15,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mounts::{Loop, LoopMount, tool};
-use support::{PATIENCE, Scratch, io, memory, open, pattern, read, run, segment, transports, write};
+use crate::fuse;
+use crate::mounts::{Loop, LoopMount, tool};
+use crate::support::{PATIENCE, Scratch, io, memory, open, pattern, read, run, segment, transports, write};
 use sw_engine::{
     ErrorKind, Face, Granularity, Landing, Object, Residency, Retry, Version,
     seam::{Fence, IoDone, IoKind, OpenMode, Store, Submit, Transport, Wait},

@@ -1,6 +1,5 @@
 //! Mounts, loop devices and a zram device, undone when their value is dropped, also by a panic.
 #![expect(clippy::unwrap_used, reason = "test code: a failure to prepare is a failed test")]
-#![expect(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::{
     path::{Path, PathBuf},

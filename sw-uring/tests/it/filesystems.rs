@@ -3,16 +3,11 @@
 //! Needs root; a test that lacks a privilege or a tool prints why and does nothing. Every row is printed and asserted.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure to prepare is a failed test")]
 
-#[path = "support/fuse.rs"]
-mod fuse;
-#[path = "support/mounts.rs"]
-mod mounts;
-mod support;
-
 use std::path::Path;
 
-use mounts::{Loop, LoopMount, Mount, Zram};
-use support::{Scratch, io, pattern, read, run, transports, write};
+use crate::mounts::{Loop, LoopMount, Mount, Zram};
+use crate::support::{Scratch, io, pattern, read, run, transports, write};
+use crate::{fuse, support};
 use sw_engine::{
     Face, Landing, Object, Reason,
     seam::{IoKind, OpenMode, Store, Transport},
