@@ -1,10 +1,10 @@
 //! Set-up of a ring and the one system call that drives it.
-// UNSAFETY: io_uring_enter takes pointers.
+// UNSAFETY: io_uring_enter and io_uring_register take pointers.
 #![expect(unsafe_code, reason = "io_uring_enter")]
 
-use std::time::Duration;
+use std::{os::fd::AsRawFd, ptr, time::Duration};
 
-use io_uring::{EnterFlags, IoUring, types};
+use io_uring::{EnterFlags, IoUring};
 use sw_engine::{Error, ErrorKind, Verb};
 
 use crate::{fault, sys};
@@ -48,6 +48,8 @@ pub(super) struct Ring {
     pub(super) gathers: bool,
     sqpoll: bool,
     enabled: bool,
+    /// Its index in the owner's table of registered rings.
+    registered: Option<u32>,
 }
 
 /// How an enter ended.
@@ -80,7 +82,8 @@ impl Ring {
                     Ok(uring) => {
                         let gathers = uring.params().is_feature_min_timeout();
                         let enabled = task_run != TaskRun::Deferred;
-                        return Ok(Self { uring, task_run, gathers, sqpoll: config.sqpoll.is_some(), enabled });
+                        let sqpoll = config.sqpoll.is_some();
+                        return Ok(Self { uring, task_run, gathers, sqpoll, enabled, registered: None });
                     }
                     Err(libc::EINVAL) => last = libc::EINVAL,
                     Err(errno) => return Err(errno),
@@ -127,8 +130,7 @@ impl Ring {
 
     fn enter(&mut self, staged: u32, mut flags: EnterFlags, until: Option<Until>) -> Result<Entered, Error> {
         if !self.enabled {
-            self.uring.submitter().register_enable_rings().map_err(|refused| broken(sys::code(&refused)))?;
-            self.enabled = true;
+            self.enable()?;
         }
         if self.sqpoll {
             if self.uring.submission().need_wakeup() {
@@ -137,26 +139,9 @@ impl Ring {
                 return Ok(Entered::Done);
             }
         }
-        let submitter = self.uring.submitter();
         for _ in 0..INTERRUPTS_MAX {
-            let done = match until {
-                // SAFETY: no argument block, and the numbers come from the ring itself; the entries staged were
-                // checked when they were pushed.
-                None => unsafe { submitter.enter::<libc::sigset_t>(staged, 0, flags.bits(), None) },
-                Some(until) => {
-                    let span = types::Timespec::from(until.timeout.min(FOREVER));
-                    let mut args = types::SubmitArgs::new().timespec(&span);
-                    if until.min > 1 {
-                        args = args.min_wait_usec(u32::try_from(until.gather.as_micros()).unwrap_or(u32::MAX));
-                    }
-                    let flags = (flags | EnterFlags::EXT_ARG).bits();
-                    // SAFETY: `args` and the time span that it points to live until the call returns; the rest as
-                    // above.
-                    unsafe { submitter.enter(staged, until.min, flags, Some(&args)) }
-                }
-            };
-            match done.map_err(|refused| sys::code(&refused)) {
-                Ok(_) => return Ok(Entered::Done),
+            match self.call(staged, flags.bits(), until) {
+                Ok(()) => return Ok(Entered::Done),
                 Err(libc::ETIME) => return Ok(Entered::TimedOut),
                 // A signal ends a wait: the caller looks around and waits again.
                 Err(libc::EINTR) if until.is_some() => return Ok(Entered::Done),
@@ -167,7 +152,98 @@ impl Ring {
         }
         Ok(Entered::Later)
     }
+
+    /// One `io_uring_enter`.
+    #[inline]
+    fn call(&self, staged: u32, flags: u32, until: Option<Until>) -> Result<(), i32> {
+        let (fd, registered) = match self.registered {
+            Some(index) => (i64::from(index), ENTER_REGISTERED_RING),
+            None => (i64::from(self.uring.as_raw_fd()), 0),
+        };
+        let until = until.unwrap_or(Until { min: 0, timeout: Duration::ZERO, gather: Duration::ZERO });
+        let waits = until.min > 0;
+        let timeout = until.timeout.min(FOREVER);
+        let span = Timespec {
+            seconds: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: i64::from(timeout.subsec_nanos()),
+        };
+        let gather = if until.min > 1 { u32::try_from(until.gather.as_micros()).unwrap_or(u32::MAX) } else { 0 };
+        let wait = WaitArgument {
+            signal_mask: 0,
+            signal_mask_bytes: 0,
+            gather_us: gather,
+            timeout: (&raw const span).expose_provenance() as u64,
+        };
+        let (argument, bytes, extended) = match waits {
+            true => (&raw const wait, size_of::<WaitArgument>(), EnterFlags::EXT_ARG.bits()),
+            false => (ptr::null(), 0, 0),
+        };
+        let flags = flags | registered | extended;
+        // SAFETY: `wait` and the time span that it points to are live until the call returns, and have the layout that
+        // the flag announces; the staged entries were checked when they were pushed.
+        let done = unsafe { libc::syscall(libc::SYS_io_uring_enter, fd, staged, until.min, flags, argument, bytes) };
+        if done < 0 { Err(sys::errno()) } else { Ok(()) }
+    }
+
+    /// Makes the calling thread the ring's owner.
+    fn enable(&mut self) -> Result<(), Error> {
+        self.uring.submitter().register_enable_rings().map_err(|refused| broken(sys::code(&refused)))?;
+        self.enabled = true;
+        let mut update = RingUpdate { offset: u32::MAX, reserved: 0, data: 0 };
+        update.data = u64::try_from(self.uring.as_raw_fd()).unwrap_or(u64::MAX);
+        // A convenience (Linux 5.18): without it the kernel looks the descriptor up each time.
+        self.registered = (register_ring(&self.uring, REGISTER_RING_FDS, &mut update) == 1).then_some(update.offset);
+        Ok(())
+    }
 }
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if let Some(offset) = self.registered {
+            // From another thread this fails: the owner's table then keeps the ring until the owner ends.
+            register_ring(&self.uring, UNREGISTER_RING_FDS, &mut RingUpdate { offset, reserved: 0, data: 0 });
+        }
+    }
+}
+
+/// Registers the ring's own descriptor in the calling thread's table, or takes it out. Returns how many, or -1.
+fn register_ring(uring: &IoUring, operation: u32, update: &mut RingUpdate) -> i64 {
+    let (fd, update) = (uring.as_raw_fd(), ptr::from_mut(update));
+    // SAFETY: one live structure of the layout that the operation takes; the kernel writes at most that.
+    unsafe { libc::syscall(libc::SYS_io_uring_register, fd, operation, update, 1u32) }
+}
+
+/// Of linux `include/uapi/linux/io_uring.h`, as are the structures below.
+const ENTER_REGISTERED_RING: u32 = 1 << 4;
+const REGISTER_RING_FDS: u32 = 20;
+const UNREGISTER_RING_FDS: u32 = 21;
+
+/// `struct io_uring_getevents_arg`.
+#[repr(C)]
+struct WaitArgument {
+    signal_mask: u64,
+    signal_mask_bytes: u32,
+    gather_us: u32,
+    timeout: u64,
+}
+
+/// `struct __kernel_timespec`.
+#[repr(C)]
+struct Timespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+/// `struct io_uring_rsrc_update`.
+#[repr(C)]
+struct RingUpdate {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+// The kernel tells the versions of the argument apart by its size.
+const _: () = assert!(size_of::<WaitArgument>() == 24 && size_of::<RingUpdate>() == 16);
 
 /// The longest wait that the kernel's signed nanoseconds take without care: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

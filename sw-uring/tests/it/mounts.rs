@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 /// Runs a program; its output, or why it did not succeed.
@@ -121,7 +122,14 @@ impl Zram {
 
 impl Drop for Zram {
     fn drop(&mut self) {
-        let _ = std::fs::write(format!("/sys/block/zram{}/reset", self.0), "1");
-        let _ = std::fs::write("/sys/class/zram-control/hot_remove", self.0.to_string());
+        // The kernel closes the last descriptor of a dropped ring a moment later, and until then the device is busy.
+        let undone = (0..50).any(|_| {
+            let reset = std::fs::write(format!("/sys/block/zram{}/reset", self.0), "1");
+            let removed = reset.and_then(|()| std::fs::write("/sys/class/zram-control/hot_remove", self.0.to_string()));
+            removed.inspect_err(|_| std::thread::park_timeout(Duration::from_millis(100))).is_ok()
+        });
+        if !undone {
+            println!("zram{} stays: it is busy", self.0);
+        }
     }
 }
