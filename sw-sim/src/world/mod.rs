@@ -210,6 +210,8 @@ impl World {
         } else if !self.live.is_empty() {
             self.hub.lock().mark(Mark::ClosedInFlight);
         }
+        // What the lane looked like when it was found out, not after it was closed.
+        let tree = if self.clean() { String::new() } else { self.lane.inspect().to_string() };
         let quarantined = self.lane.close(self.now(), CLOSE);
         self.take_completions();
         if quarantined > 0 {
@@ -217,7 +219,7 @@ impl World {
         }
         self.judge_closed(quarantined);
         let (seed, params, hub) = (self.seed, self.params.clone(), self.hub.clone());
-        let tree = if self.clean() { String::new() } else { self.lane.inspect().to_string() };
+        let tree = if tree.is_empty() && !self.clean() { self.lane.inspect().to_string() } else { tree };
         let stats = self.stats;
         self.judge_after(quarantined);
         outcome(seed, &params, &hub, stats, tree)

@@ -97,10 +97,12 @@ impl Params {
             rng.per_mille(800).then(|| (rng.pick_or(&[1, 2, 8], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
         let devices = if staging.is_some() { rng.range(0, 2) } else { 0 };
         let copiers = (0..devices).map(|device| draw_copier(rng, device, mood)).collect();
+        // Bounce slabs hold a block at each end, or staging slabs stand in for them.
+        let bounce_bytes = rng.pick_or(&[8192, 8192, 4096], 8192);
         let lane = LaneConfig {
             ops_max: rng.pick_or(&[1, 4, 32], 32),
             bounce_slabs: rng.pick_or(&[1, 2, 16], 2),
-            bounce_bytes: rng.pick_or(&[8192, 8192, 4096], 8192),
+            bounce_bytes: if staging.is_some() || block == 512 { bounce_bytes } else { 8192 },
             limits: Limits::default(),
         };
         Self {

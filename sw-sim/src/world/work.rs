@@ -267,12 +267,13 @@ impl World {
         let choose = |object: &sw_engine::Object| -> Option<Choice> {
             plan(object, &facts, &caps, &Policy::Any, &self.rates, live.verb).choice.ok()
         };
-        let Some((_, members)) = &object.stripe else {
-            return Some(Target { object: Arc::clone(object), choice: choose(object)?, members: None });
-        };
-        let members: Arc<[Choice]> = members.iter().map(|member| choose(member)).collect::<Option<Vec<_>>>()?.into();
-        let choice = *members.first()?;
-        Some(Target { object: Arc::clone(object), choice, members: Some(members) })
+        match &object.stripe {
+            None => Target::new(Arc::clone(object), choose(object)?).ok(),
+            Some((_, members)) => {
+                let choices = members.iter().map(|member| choose(member)).collect::<Option<Vec<_>>>()?;
+                Target::striped(Arc::clone(object), choices).ok()
+            }
+        }
     }
 
     fn draw_options(&mut self, live: &mut LiveOp) -> OpOptions {
