@@ -180,6 +180,67 @@ pub(crate) fn inode_flags(fd: BorrowedFd<'_>) -> Result<u32, i32> {
     Ok(flags)
 }
 
+/// Whether any extent of the file has one of `flags` (`FS_IOC_FIEMAP`, `FIEMAP_EXTENT_*`), as it is on disk now.
+///
+/// Looks at [`EXTENTS_MAX`] extents at most: a file with more gets `EOVERFLOW`.
+pub(crate) fn has_extent(fd: BorrowedFd<'_>, flags: u32) -> Result<bool, i32> {
+    let mut map = ExtentMap { count: EXTENTS, ..ExtentMap::default() };
+    for _ in 0..EXTENTS_MAX / EXTENTS {
+        (map.len, map.flags, map.mapped) = (u64::MAX - map.start, 0, 0);
+        // SAFETY: the call reads the head and writes it and at most `count` extents of the live structure.
+        uninterrupted(|| unsafe { libc::ioctl(fd.as_raw_fd(), FIEMAP, &raw mut map) })?;
+        let found = map.extents.get(..sw_mem::index(u64::from(map.mapped))).unwrap_or(&map.extents);
+        if found.iter().any(|extent| extent.flags & flags != 0) {
+            return Ok(true);
+        }
+        match found.last() {
+            Some(last) if last.flags & LAST_EXTENT == 0 => map.start = last.logical.saturating_add(last.len),
+            _ => return Ok(false),
+        }
+    }
+    Err(libc::EOVERFLOW)
+}
+
+/// Extents in one call: 56 bytes each.
+const EXTENTS: u32 = 64;
+/// Extents of one file that are looked at.
+const EXTENTS_MAX: u32 = 1 << 16;
+/// `FS_IOC_FIEMAP` and `FIEMAP_EXTENT_LAST` of linux `include/uapi/linux/fs.h` and `fiemap.h`, as are the structures.
+const FIEMAP: libc::Ioctl = 0xC020_660B;
+const LAST_EXTENT: u32 = 1;
+
+#[repr(C)]
+struct ExtentMap {
+    start: u64,
+    len: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+    extents: [Extent; EXTENTS as usize],
+}
+
+impl Default for ExtentMap {
+    fn default() -> Self {
+        let extents = [Extent::default(); EXTENTS as usize];
+        Self { start: 0, len: 0, flags: 0, mapped: 0, count: 0, reserved: 0, extents }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    len: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+// The size is part of the ioctl's number (32 bytes of head), and the extents follow without a gap.
+const _: () = assert!(size_of::<Extent>() == 56 && size_of::<ExtentMap>() == 32 + 56 * EXTENTS as usize);
+
 /// Bytes of the file in the page cache; none where the kernel cannot tell (`cachestat(2)`, Linux 6.5).
 pub(crate) fn cached_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
     /// `OVERLAYFS_SUPER_MAGIC`: its files have no pages of their own, those of the file below count and are not seen.

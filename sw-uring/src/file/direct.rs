@@ -30,6 +30,11 @@ const BTRFS: i64 = 0x9123_683E;
 const COMPRESSED: u32 = 0x4;
 const NO_COW: u32 = 0x0080_0000;
 
+/// `FIEMAP_EXTENT_ENCODED`, `_DATA_INLINE`, and `_UNKNOWN` with `_DELALLOC`, of linux `include/uapi/linux/fiemap.h`.
+const ENCODED: u32 = 0x8;
+const INLINE: u32 = 0x200;
+const NOT_YET: u32 = 0x2 | 0x4;
+
 /// What the file is opened for, as far as direct I/O cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -97,14 +102,16 @@ fn tried(fd: BorrowedFd<'_>) -> Option<Granularity> {
 
 /// Whether the file system takes direct I/O on this file and then goes through the page cache without a word.
 ///
-/// btrfs reads compressed extents so, and (Linux 6.15, `btrfs_direct_write`) writes files that have checksums so.
+/// btrfs reads compressed and inline extents so, and (Linux 6.15, `btrfs_direct_write`) writes files that have checksums
+/// so. Extents that are not yet on disk may become either. A btrfs that does not tell is given no credit.
 fn copies_in_secret(fd: BorrowedFd<'_>, stat: &Stat, access: Access) -> bool {
     if stat.kind() != libc::S_IFREG || !sys::file_system(fd).is_ok_and(|below| below.magic == BTRFS) {
         return false;
     }
-    // A btrfs that does not tell its flags is given no credit.
-    let flags = sys::inode_flags(fd).unwrap_or(COMPRESSED);
-    flags & COMPRESSED != 0 || (access == Access::Write && flags & NO_COW == 0)
+    match access {
+        Access::Write => !sys::inode_flags(fd).is_ok_and(|flags| flags & NO_COW != 0 && flags & COMPRESSED == 0),
+        Access::Read => sys::has_extent(fd, ENCODED | INLINE | NOT_YET).unwrap_or(true),
+    }
 }
 
 /// Opens a second descriptor of the same file with `O_DIRECT`.

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::mounts::{Loop, LoopMount, Mount, Zram};
+use crate::mounts::{Loop, LoopMount, Mount, Zram, tool};
 use crate::support::{Scratch, io, pattern, read, run, transports, write};
 use crate::{fuse, support};
 use sw_engine::{
@@ -91,11 +91,15 @@ fn exercise_device(place: &str, device: &str, expected: Faces, len: u64) {
         row(place, name, "update", &object);
         assert_eq!(faces(&object), expected, "{place}, {name}");
         assert_eq!(object.len, len, "{place}, {name}");
+        let cached = sw_uring::residency(&object);
         let data = pattern(2 << 20, 10);
         for (half, bytes) in data.chunks(1 << 20).enumerate() {
             assert_eq!(write(&mut *transport, &object, 0, (half << 20) as u64, bytes), Ok(1 << 20), "{place}, {name}");
         }
         assert_eq!(run(&mut *transport, &io(IoKind::FlushAll, &object, 0, 0, &[])), Ok(0), "{place}, {name}");
+        assert!(read(&mut *transport, &object, 0, 1 << 20, 1 << 20).unwrap() == data[1 << 20..], "{place}, {name}");
+        let now = sw_uring::residency(&object);
+        assert_eq!(now, cached, "{place}, {name}: direct I/O puts nothing into the page cache");
         check_reads(place, name, &mut *transport, &object, &data);
         let entry = store.stat(device).unwrap();
         assert_eq!((entry.kind, entry.len), (sw_engine::seam::EntryKind::BlockDevice, len));
@@ -124,6 +128,27 @@ fn xfs_goes_direct() {
 fn btrfs_reads_direct_and_writes_checksummed_files_through_the_page_cache() {
     let written = Faces::Buffered(Reason::DirectRefused);
     on_loop("btrfs", &["mkfs.btrfs", "-q"], 128 << 20, written, Faces::Direct(4096));
+}
+
+#[test]
+fn btrfs_reads_what_it_compressed_through_the_page_cache() {
+    let scratch = Scratch::new("btrfs-compressed");
+    let disk = match LoopMount::new(&["mkfs.btrfs", "-q"], &scratch.path(""), 128 << 20) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skip btrfs: {why}"),
+    };
+    tool("mount", &["-o", "remount,compress-force=zstd", disk.path().to_str().unwrap()]).unwrap();
+    let text = "compressible ".repeat(100_000);
+    for (name, len) in [("compressed", text.len()), ("inline", 100)] {
+        let file = std::fs::File::create(disk.path().join(name)).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &text.as_bytes()[..len], 0).unwrap();
+        file.sync_all().unwrap();
+        for (transport, driven) in transports() {
+            let object = support::open(&*driven, &disk.path().join(name), OpenMode::Read);
+            row("btrfs, zstd", transport, "read", &object);
+            assert_eq!(faces(&object), Faces::Buffered(Reason::DirectRefused), "{name}, {transport}");
+        }
+    }
 }
 
 #[test]
