@@ -199,6 +199,11 @@ impl UringTransport {
         self.core.tables.counts()
     }
 
+    /// System calls that moved I/Os or waited for them so far.
+    pub fn system_calls(&self) -> u64 {
+        self.core.ring.enters
+    }
+
     /// I/Os without their completion.
     pub fn in_flight(&self) -> u32 {
         self.core.in_flight

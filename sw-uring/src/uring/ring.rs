@@ -48,6 +48,8 @@ pub(super) struct Ring {
     pub(super) gathers: bool,
     sqpoll: bool,
     enabled: bool,
+    /// Calls of `io_uring_enter` so far.
+    pub(super) enters: u64,
     /// Its index in the owner's table of registered rings.
     registered: Option<u32>,
 }
@@ -83,7 +85,7 @@ impl Ring {
                         let gathers = uring.params().is_feature_min_timeout();
                         let enabled = task_run != TaskRun::Deferred;
                         let sqpoll = config.sqpoll.is_some();
-                        return Ok(Self { uring, task_run, gathers, sqpoll, enabled, registered: None });
+                        return Ok(Self { uring, task_run, gathers, sqpoll, enabled, enters: 0, registered: None });
                     }
                     Err(libc::EINVAL) => last = libc::EINVAL,
                     Err(errno) => return Err(errno),
@@ -140,6 +142,7 @@ impl Ring {
             }
         }
         for _ in 0..INTERRUPTS_MAX {
+            self.enters += 1;
             match self.call(staged, flags.bits(), until) {
                 Ok(()) => return Ok(Entered::Done),
                 Err(libc::ETIME) => return Ok(Entered::TimedOut),
