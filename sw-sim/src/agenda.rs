@@ -29,11 +29,6 @@ impl<E> Agenda<E> {
         self.bodies.insert(sequence, event);
     }
 
-    /// When the next event is due.
-    pub(crate) fn next_at(&self) -> Option<u64> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
-    }
-
     /// Takes the next event that is due at or before `until`, and moves the clock to it.
     pub(crate) fn take_until(&mut self, until: u64) -> Option<E> {
         let Reverse((at, sequence)) = *self.heap.peek()?;

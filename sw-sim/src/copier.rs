@@ -216,7 +216,8 @@ impl Machine {
             machine.copiers.get(copier).map_or_else(Vec::new, |model| model.jobs.keys().copied().collect())
         };
         // A lost device that cannot be stopped does not end its copies either, until much later.
-        while !(broken && !kills) && !flying(self).is_empty() && self.step_until(until) {}
+        let ends = kills || !broken;
+        while ends && !flying(self).is_empty() && self.step_until(until) {}
         let left = flying(self);
         self.note("copy fence", &[copier as u64, left.len() as u64]);
         if kills {

@@ -213,9 +213,10 @@ impl Machine {
             None => rule(true, "an unknown handle"),
             Some(face) => {
                 let (block, memory) = (u64::from(face.block), u64::from(face.memory));
-                rule(io.offset % block != 0 || u64::from(io.len) % block != 0, "not in whole blocks");
-                rule(pieces.iter().any(|piece| u64::from(piece.len) % block != 0), "a piece that is no whole blocks");
-                rule(pieces.iter().any(|piece| piece.place.raw() % memory != 0), "memory not aligned");
+                let whole = |bytes: u64| bytes.is_multiple_of(block);
+                rule(!whole(io.offset) || !whole(io.len.into()), "not in whole blocks");
+                rule(!pieces.iter().all(|piece| whole(piece.len.into())), "a piece that is no whole blocks");
+                rule(!pieces.iter().all(|piece| piece.place.raw().is_multiple_of(memory)), "memory not aligned");
             }
         }
         rule(pieces.iter().any(|piece| piece.device().is_some()), "device memory, which the queue cannot reach");
@@ -295,7 +296,7 @@ impl Machine {
         let Some(spots) = spots else { return };
         self.mark(Mark::ScribbledBeforeLanding);
         for spot in spots {
-            let noise: Vec<u8> = (0..spot.len).map(|at| (at as u8) ^ 0x5C).collect();
+            let noise: Vec<u8> = (0..spot.len).map(|at| at.to_le_bytes()[0] ^ 0x5C).collect();
             self.shadow.land(now, spot, who(queue, name), &noise, Way::Untouched);
         }
     }
@@ -330,7 +331,7 @@ impl Machine {
             }
             Some(Act::Foreign) => {
                 self.mark(Mark::EndOfUnknownToken);
-                let raw = self.queues.get_mut(queue).map_or(0, |model| model.moods.next());
+                let raw = self.queues.get_mut(queue).map_or(0, |model| model.moods.next_u64());
                 let done = IoDone { token: Token::from_raw(raw), ..done };
                 self.agenda.plan(1, Event::Extra { queue, done });
             }

@@ -36,7 +36,7 @@ impl Rng {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         let [a, b, c, d] = self.state;
         let out = b.wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let (c, d) = (c ^ a, d ^ b);
@@ -46,7 +46,7 @@ impl Rng {
 
     /// Below `bound`, which is above zero (0 gives 0). Bias below 2^-32 for the bounds used here.
     pub fn below(&mut self, bound: u64) -> u64 {
-        let wide = u128::from(self.next()) * u128::from(bound);
+        let wide = u128::from(self.next_u64()) * u128::from(bound);
         u64::try_from(wide >> 64).unwrap_or(0)
     }
 
@@ -84,11 +84,11 @@ mod tests {
     fn splits_replay_and_differ() {
         let draw = |name| {
             let mut rng = Rng::split(7, name);
-            [rng.next(), rng.next()]
+            [rng.next_u64(), rng.next_u64()]
         };
         assert_eq!(draw("latency"), draw("latency"));
         assert_ne!(draw("latency"), draw("faults"));
-        assert_ne!(Rng::split(8, "latency").next(), draw("latency")[0]);
+        assert_ne!(Rng::split(8, "latency").next_u64(), draw("latency")[0]);
     }
 
     #[test]
@@ -107,6 +107,6 @@ mod tests {
     fn the_stream_is_that_of_the_paper() {
         // First outputs of xoshiro256** from the state 1, 2, 3, 4 (the reference code prints these).
         let mut rng = Rng { state: [1, 2, 3, 4] };
-        assert_eq!([rng.next(), rng.next(), rng.next()], [11520, 0, 1_509_978_240]);
+        assert_eq!([rng.next_u64(), rng.next_u64(), rng.next_u64()], [11520, 0, 1_509_978_240]);
     }
 }

@@ -10,6 +10,7 @@ use sw_sim::{Act, Belongs, FaceParams, FaultRule, Hub, On, QueueParams};
 use sw_testkit::conformance::{
     End,
     block_file::{self, Bed, Clock, Target},
+    fail,
 };
 
 const NAME: &str = "sim-disk";
@@ -52,8 +53,10 @@ impl Bed for DiskBed {
     }
 
     fn content(&mut self, target: &Target) -> Result<Vec<u8>, End> {
-        let number = target.object.name.trim_start_matches("disk").parse().unwrap();
-        Ok(self.hub.disk_bytes(number))
+        match target.object.name.trim_start_matches("disk").parse() {
+            Ok(number) => Ok(self.hub.disk_bytes(number)),
+            Err(_) => fail(format!("{:?} is not of this bed", target.object)),
+        }
     }
 
     fn failing_object(&mut self) -> Result<Target, End> {

@@ -41,12 +41,12 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(ways: &[Way], on_device: bool) -> Self {
+    fn of(ways: &[Way], live: &LiveOp) -> Self {
         let mut seen = Self::default();
         for way in ways {
             match way {
-                Way::Dma if !on_device => seen.dma += 1,
-                Way::Kernel if !on_device => seen.kernel += 1,
+                Way::Dma if !live.on_device => seen.dma += 1,
+                Way::Kernel if !live.on_device => seen.kernel += 1,
                 Way::SlabKernel => {
                     seen.staged += 1;
                     seen.slab_kernel += 1;
@@ -188,7 +188,8 @@ impl World {
 
     fn judge_read(&self, live: &LiveOp, bytes: &[u8]) {
         let object = self.object(live.object);
-        if object.locate(live.parts.first().map_or(0, |part| part.offset)).1 % u64::from(self.params.block) != 0 {
+        let block = u64::from(self.params.block);
+        if live.parts.iter().any(|part| !part.offset.is_multiple_of(block)) {
             self.hub.lock().mark(Mark::RaggedRead);
         }
         if live.on_device {
@@ -255,7 +256,7 @@ impl World {
 
     /// The report against what the model saw.
     fn judge_path(&self, live: &LiveOp, completion: &Completion, ways: &[Way]) {
-        let seen = Seen::of(ways, live.on_device);
+        let seen = Seen::of(ways, live);
         let path = completion.path;
         let told =
             Seen { dma: path.bytes.dma, kernel: path.bytes.kernel_copy, staged: path.bytes.staged, slab_kernel: 0 };
@@ -327,13 +328,20 @@ impl World {
     pub(super) fn judge_idle(&self) {
         let broken = self.hub.lock().queues.iter().all(|queue| queue.broken);
         if self.idle_polls > IDLE_POLLS_MAX && !broken {
-            self.broken("liveness", format!("{} polls in a row did not wait although they were told to", self.idle_polls));
+            self.broken(
+                "liveness",
+                format!("{} polls in a row did not wait although they were told to", self.idle_polls),
+            );
         }
     }
 
     /// Faults have stopped and time has passed: what still hangs must have lost an I/O, and no deadline.
     pub(super) fn judge_drained(&self) {
-        let lost = self.hub.lock().log.marks.count(Mark::LostIo);
+        let mut lost = self.hub.lock().log.marks.count(Mark::LostIo);
+        // A pool whose every slab is quarantined starves what needs one. The lane keeps such operations until their
+        // deadline or its close; the device that holds the slabs is as lost as an I/O.
+        let pool = self.params.staging.map_or(u32::MAX, |(slabs, _)| slabs);
+        lost += u64::from(self.lane.slot_counts().quarantined >= pool.min(self.params.lane.bounce_slabs));
         for live in self.live.values() {
             if lost == 0 || live.deadline.is_some() {
                 let text = format!("op {} ({:?}) did not end after faults stopped", live.user, live.verb);

@@ -91,8 +91,9 @@ impl Params {
         let (shared_queue, cache_queue) = (rng.per_mille(500), rng.per_mille(300) && faces == Faces::Both);
         let disks = usize::try_from(disks).unwrap_or(1);
         let stripe_unit = (disks > 1 && rng.per_mille(700)).then(|| rng.pick_or(&[4096, 8192, 16_384], 4096));
-        let names = queue_names(disks, shared_queue, cache_queue);
-        let queues = names.into_iter().map(|name| draw_queue(rng, name, mood)).collect();
+        let of_disks = QUEUE_NAMES.iter().take(if shared_queue { 1 } else { disks });
+        let of_cache = QUEUE_NAMES.last().filter(|_| cache_queue);
+        let queues = of_disks.chain(of_cache).map(|name| draw_queue(rng, name, mood)).collect();
         let staging =
             rng.per_mille(800).then(|| (rng.pick_or(&[1, 2, 8], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
         let devices = if staging.is_some() { rng.range(0, 2) } else { 0 };
@@ -122,15 +123,6 @@ impl Params {
             work: draw_work(rng, mood),
         }
     }
-}
-
-fn queue_names(disks: usize, shared: bool, cache: bool) -> Vec<&'static str> {
-    let count = if shared { 1 } else { disks };
-    let mut names: Vec<_> = QUEUE_NAMES.iter().copied().take(count).collect();
-    if cache {
-        names.push(QUEUE_NAMES[4]);
-    }
-    names
 }
 
 fn draw_queue(rng: &mut Rng, name: &'static str, mood: Mood) -> QueueParams {
