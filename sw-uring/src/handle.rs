@@ -26,7 +26,7 @@ pub(crate) fn fd(handle: u64) -> RawFd {
     (handle as u32).cast_signed()
 }
 
-#[cfg(test)]
+#[inline]
 pub(crate) fn is_direct(handle: u64) -> bool {
     handle & DIRECT != 0
 }

@@ -31,6 +31,15 @@ pub enum TaskRun {
     Interrupting,
 }
 
+/// How completions come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Completions {
+    /// The device interrupts, the kernel posts.
+    Posted,
+    /// Whoever waits asks the device (`IORING_SETUP_IOPOLL`).
+    Polled,
+}
+
 /// How the submission queue is laid out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Entries {
@@ -75,12 +84,12 @@ pub(super) struct Until {
 }
 
 impl Ring {
-    pub(super) fn new(config: &UringConfig) -> Result<Self, i32> {
+    pub(super) fn new(config: &UringConfig, completions: Completions) -> Result<Self, i32> {
         let mut last = libc::EINVAL;
-        for task_run in candidates(config) {
+        for task_run in candidates(config, completions) {
             // Newer conveniences first; a kernel that does not know a flag says EINVAL.
             for entries in [Entries::Plain, Entries::Indexed] {
-                match build(config, task_run, entries) {
+                match build(config, completions, task_run, entries) {
                     Ok(uring) => {
                         let gathers = uring.params().is_feature_min_timeout();
                         let enabled = task_run != TaskRun::Deferred;
@@ -121,6 +130,12 @@ impl Ring {
             self.enter(0, EnterFlags::GETEVENTS, None)?;
         }
         Ok(())
+    }
+
+    /// Asks the devices of a polled ring for what has ended.
+    #[inline]
+    pub(super) fn look(&mut self) -> Result<(), Error> {
+        self.enter(0, EnterFlags::GETEVENTS, None).map(drop)
     }
 
     /// Hands the staged entries over and waits, in one system call.
@@ -251,16 +266,16 @@ const _: () = assert!(size_of::<WaitArgument>() == 24 && size_of::<RingUpdate>()
 /// The longest wait that the kernel's signed nanoseconds take without care: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-fn candidates(config: &UringConfig) -> impl Iterator<Item = TaskRun> {
-    let first = match (config.sqpoll, config.single_issuer) {
-        (Some(_), _) => 2,
-        (None, true) => 0,
-        (None, false) => 1,
+fn candidates(config: &UringConfig, completions: Completions) -> impl Iterator<Item = TaskRun> {
+    let first = match (config.sqpoll.is_some() || completions == Completions::Polled, config.single_issuer) {
+        (true, _) => 2,
+        (false, true) => 0,
+        (false, false) => 1,
     };
     [TaskRun::Deferred, TaskRun::Cooperative, TaskRun::Interrupting].into_iter().skip(first)
 }
 
-fn build(config: &UringConfig, task_run: TaskRun, layout: Entries) -> Result<IoUring, i32> {
+fn build(config: &UringConfig, completions: Completions, task_run: TaskRun, layout: Entries) -> Result<IoUring, i32> {
     let entries = config.queue_depth.saturating_add(EXTRA_ENTRIES).next_power_of_two();
     let mut builder = IoUring::builder();
     builder.setup_cqsize(entries.saturating_mul(CQ_FACTOR)).setup_clamp();
@@ -279,6 +294,9 @@ fn build(config: &UringConfig, task_run: TaskRun, layout: Entries) -> Result<IoU
     }
     if let Some(idle_ms) = config.sqpoll {
         builder.setup_sqpoll(idle_ms);
+    }
+    if completions == Completions::Polled {
+        builder.setup_iopoll();
     }
     builder.dontfork();
     let uring = builder.build(entries).map_err(|refused| sys::code(&refused))?;

@@ -58,6 +58,11 @@ impl RingWaker {
         }
     }
 
+    /// Takes a wake that came to a thread which looks instead of waiting.
+    pub(super) fn take(&self) -> bool {
+        self.state.compare_exchange(WOKEN, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// The wait is over.
     pub(super) fn end_wait(&self) {
         self.state.swap(IDLE, Ordering::AcqRel);

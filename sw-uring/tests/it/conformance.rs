@@ -8,8 +8,8 @@ use std::{
 };
 
 use sw_engine::{
-    Error,
-    seam::{OpenMode, Store, Transport},
+    Error, ErrorKind,
+    seam::{IoKind, OpenMode, Store, Transport},
 };
 use sw_testkit::conformance::{
     End,
@@ -19,7 +19,7 @@ use sw_testkit::conformance::{
 use sw_uring::{FileStore, IO_URING, PREADV2, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 use crate::mounts::{Loop, is_root};
-use crate::support::Scratch;
+use crate::support::{Scratch, io, memory, run, segment};
 
 /// Which of a file's faces the suite drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +145,27 @@ fn io_uring_conforms_for_one_thread() {
 #[test]
 fn io_uring_conforms_with_a_kernel_thread() {
     conforms("io_uring, sqpoll", IO_URING, || uring(UringConfig { sqpoll: Some(20), ..UringConfig::default() }));
+}
+
+#[test]
+fn io_uring_with_polled_completions_conforms_where_the_device_has_poll_queues() {
+    let make: Make = || uring(UringConfig { iopoll: true, ..UringConfig::default() });
+    let mut bed = Files::new("io_uring, iopoll", IO_URING, Way::Direct, make);
+    let polls = bed.object(&[0; 4096]).map(|target| {
+        let (mut transport, span) = (bed.transport().unwrap(), memory(4096, 0));
+        let one = io(IoKind::Read, &target.object, target.face, 0, &[segment(&span, 0, 4096)]);
+        run(&mut *transport, &one)
+    });
+    match polls {
+        Ok(Ok(4096)) => conforms("io_uring, iopoll", IO_URING, make),
+        Ok(result) => {
+            // No silent second best: a device that cannot be polled refuses, and what is not direct works as ever.
+            assert_eq!(result.unwrap_err().kind, ErrorKind::Unsupported);
+            println!("skip direct face: the device has no poll queues");
+            block_file::run(&mut Files::new("io_uring, iopoll", IO_URING, Way::Buffered, make)).assert_green(&[]);
+        }
+        Err(why) => println!("skip: {why:?}"),
+    }
 }
 
 #[test]
