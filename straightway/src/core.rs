@@ -178,7 +178,6 @@ impl Core {
     }
 
     /// Runs an operation on the calling thread, in a lane that is idle; gives it back if there is none.
-    #[expect(clippy::result_large_err, reason = "the operation goes back by value")]
     pub(crate) fn run_inline(&self, group: &Group, op: Op) -> Result<Completion, Op> {
         let Some(mut lane) = self.idle_lane(group) else { return Err(op) };
         let verb = op.verb;
@@ -229,8 +228,7 @@ impl Core {
             let route = completion.path.route;
             let class =
                 RateClass { transport: route.transport, landing: route.landing, resident: source == Source::PageCache };
-            let nanos = u64::try_from(completion.times.moving.as_nanos()).unwrap_or(u64::MAX);
-            self.rates.lock().unwrap_or_else(PoisonError::into_inner).record(class, bytes, nanos);
+            self.rates.lock().unwrap_or_else(PoisonError::into_inner).record(class, bytes, completion.times.moving_ns);
         }
     }
 

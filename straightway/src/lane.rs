@@ -74,7 +74,6 @@ impl Lane {
     ///
     /// # Errors
     /// [`Rejected`] with the operation: `Busy` means poll and try again.
-    #[expect(clippy::result_large_err, reason = "the operation goes back to its owner by value")]
     pub fn submit(&mut self, op: Op) -> Result<OpId, Rejected> {
         if let Err(error) = self.core.check(op.verb) {
             return Err(Rejected { op, error });

@@ -119,7 +119,6 @@ impl Reactor {
     }
 
     /// Hands over a command, or gives it back if there is no room: `waker` is then used when there is.
-    #[expect(clippy::result_large_err, reason = "the command goes back by value")]
     pub(crate) fn send(&self, command: Command, waker: Option<&Waker>) -> Result<(), Command> {
         let refused = match self.link.commands.push(command) {
             Ok(()) => {

@@ -200,12 +200,10 @@ pub(crate) fn target(
     }
     let plan = |object: &sw_engine::Object| core.plan(object, destination, policy, verb).choice;
     let target = match &object.inner.stripe {
-        None => Target { object: object.inner.clone(), choice: plan(&object.inner)?, members: None },
+        None => Target::new(object.inner.clone(), plan(&object.inner)?)?,
         Some((_, members)) => {
-            let choices = members.iter().map(|member| plan(member)).collect::<Result<Arc<[_]>, _>>()?;
-            let first =
-                choices.first().copied().ok_or_else(|| Error::new(ErrorKind::ApiMisuse, verb).detail("no members"))?;
-            Target { object: object.inner.clone(), choice: first, members: Some(choices) }
+            let choices = members.iter().map(|member| plan(member)).collect::<Result<_, _>>()?;
+            Target::striped(object.inner.clone(), choices)?
         }
     };
     if let Some(cached) = cached {

@@ -202,7 +202,7 @@ impl Bed {
         let object = self.objects[file].clone();
         let caps = self.lane.transport_caps();
         let choice = plan(&object, &MemoryFacts::HOST, &caps, &policy, &RateTable::new(), verb).choice.unwrap();
-        Target { object, choice, members: None }
+        Target::new(object, choice).unwrap()
     }
 
     fn op(&self, verb: Verb, offset: u64, spans: Spans) -> Op {
@@ -401,9 +401,7 @@ fn vectored_and_striped_operations_reach_every_byte() {
         Segment { offset: 777, span: first.into_span() },
         Segment { offset: 40_960, span: second.into_span() },
     ]));
-    let choice = members[0].choice;
-    let choices: Arc<[crate::Choice]> = members.iter().map(|target| target.choice).collect();
-    let target = Target { object: set, choice, members: Some(choices) };
+    let target = Target::striped(set, members.iter().map(|target| target.choice).collect()).unwrap();
     let options = OpOptions { checksum: Some(Algorithm::Crc32c), ..OpOptions::default() };
     bed.lane.submit(Time(0), Op { user: 1, verb: Verb::Read, target, offset: 0, spans, options }).unwrap();
     let done = bed.run();

@@ -1,12 +1,13 @@
 //! Operations as callers give them, and completions as they come back.
 
+use core::ops::Deref;
 use std::{fmt, sync::Arc, time::Duration};
 
 use sw_mem::DmaSpan;
 
 use crate::{
     checksum::Algorithm,
-    error::{Error, Verb},
+    error::{Error, ErrorKind, Verb},
     object::Object,
     path::{ByPath, DataPath, Landing, Reason, Route},
     plan::Choice,
@@ -18,21 +19,76 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OpId(pub(crate) Token);
 
-/// What an operation is about: an object and how to reach it.
+/// What an operation is about: an object and how to reach it. Made once, shared by any number of operations.
 #[derive(Clone, Debug)]
-pub struct Target {
-    /// The object. A clone of the `Arc` lives until the operation's last slot is free.
+pub struct Target(Arc<Reached>);
+
+/// An object with the planner's choice for it.
+#[derive(Debug)]
+pub struct Reached {
+    /// The object. It lives until the operation's last slot is free.
     pub object: Arc<Object>,
-    /// The planner's choice for it. For a stripe set: that of each member, in `members`.
+    /// The planner's choice for it; for a stripe set, that of its first member.
     pub choice: Choice,
-    /// The choices of a stripe set's members, in their order; `None` for a plain object.
-    pub members: Option<Arc<[Choice]>>,
+    /// The choices of a stripe set's members, in their order; empty for a plain object.
+    members: Vec<Choice>,
+    /// Transports that a lane must have for these choices: one more than the highest index.
+    transports: u8,
+}
+
+impl Deref for Target {
+    type Target = Reached;
+
+    fn deref(&self) -> &Reached {
+        &self.0
+    }
 }
 
 impl Target {
+    /// A plain object with its choice.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a stripe set.
+    pub fn new(object: Arc<Object>, choice: Choice) -> Result<Self, Error> {
+        match object.stripe {
+            None => Ok(Self::make(object, choice, Vec::new())),
+            Some(_) => Err(Self::misfit(&object)),
+        }
+    }
+
+    /// A stripe set with the choices of its members, in their order.
+    ///
+    /// # Errors
+    /// `ApiMisuse` if their number is not that of the members.
+    pub fn striped(object: Arc<Object>, members: Vec<Choice>) -> Result<Self, Error> {
+        match (&object.stripe, members.first().copied()) {
+            (Some((geometry, objects)), Some(first))
+                if members.len() == geometry.width() as usize && objects.len() == members.len() =>
+            {
+                Ok(Self::make(object, first, members))
+            }
+            _ => Err(Self::misfit(&object)),
+        }
+    }
+
+    fn misfit(object: &Object) -> Error {
+        let detail = "the target does not have one choice for each member of its stripe set";
+        Error::new(ErrorKind::ApiMisuse, Verb::Plan).at(object.name.clone()).detail(detail)
+    }
+
+    fn make(object: Arc<Object>, choice: Choice, members: Vec<Choice>) -> Self {
+        let legs = |choice: &Choice| [Some(choice.main), choice.unaligned, choice.ends].into_iter().flatten();
+        let highest = members.iter().chain([&choice]).flat_map(legs).map(|leg| leg.transport).max().unwrap_or(0);
+        Self(Arc::new(Reached { object, choice, members, transports: highest.saturating_add(1) }))
+    }
+
     /// The choices of a stripe set's members; empty for a plain object.
     pub fn member_choices(&self) -> &[Choice] {
-        self.members.as_deref().unwrap_or_default()
+        &self.members
+    }
+
+    pub(crate) fn transports(&self) -> usize {
+        usize::from(self.transports)
     }
 }
 
@@ -140,13 +196,20 @@ impl fmt::Debug for Rejected {
     }
 }
 
-/// Where an operation's time went, as seen at the polls of its lane.
+/// Where an operation's time went, as seen at the polls of its lane. Nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Times {
     /// From `submit` until the first chunk was with the transport.
-    pub queued: Duration,
+    pub queued_ns: u64,
     /// From then until the last chunk was back.
-    pub moving: Duration,
+    pub moving_ns: u64,
+}
+
+impl Times {
+    /// From `submit` to the end.
+    pub fn total(&self) -> Duration {
+        Duration::from_nanos(self.queued_ns.saturating_add(self.moving_ns))
+    }
 }
 
 /// The end of an operation.

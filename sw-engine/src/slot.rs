@@ -127,6 +127,13 @@ impl<T> SlotTable<T> {
         Some(Token::new(token.index(), entry.generation))
     }
 
+    /// The body of a live token, writable, and its state.
+    #[inline]
+    pub(crate) fn get_mut_with_state(&mut self, token: Token) -> Option<(&mut T, SlotState)> {
+        let entry = self.live(token)?;
+        Some((&mut entry.body, entry.state))
+    }
+
     /// The device has it now.
     #[inline]
     pub(crate) fn fly(&mut self, token: Token) {

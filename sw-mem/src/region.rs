@@ -47,7 +47,18 @@ impl Place {
         })
     }
 
+    /// The place `len` bytes further, for a `len` that is known to stay inside one region: it wraps otherwise.
+    #[inline]
+    #[must_use]
+    pub fn advanced(self, len: ByteLen) -> Place {
+        match self {
+            Place::Host(va) => Place::Host(HostVa::new(va.raw().wrapping_add(len.0))),
+            Place::Device(device, va) => Place::Device(device, GpuVa::new(va.raw().wrapping_add(len.0))),
+        }
+    }
+
     /// The raw address, for alignment arithmetic.
+    #[inline]
     pub fn raw(self) -> u64 {
         match self {
             Place::Host(va) => va.raw(),
@@ -253,11 +264,8 @@ impl DmaSpan {
     /// Where its first byte lives.
     #[inline]
     pub fn place(&self) -> Place {
-        // In range since the span was made inside the region; `raw + at` cannot wrap because base + len did not.
-        match self.region.0.base {
-            Place::Host(va) => Place::Host(HostVa::new(va.raw() + self.at)),
-            Place::Device(device, va) => Place::Device(device, GpuVa::new(va.raw() + self.at)),
-        }
+        // In range since the span was made inside the region, so this does not wrap.
+        self.region.0.base.advanced(ByteLen(self.at))
     }
 
     /// Cuts it in two at byte `at`; both parts keep the region alive.

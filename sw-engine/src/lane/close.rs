@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Lane, Phase};
+use super::{Lane, Phase, done::Moved};
 use crate::{
     error::{Error, ErrorKind, Fault, Verb, WriteOutcome},
     op::OpId,
@@ -71,10 +71,11 @@ impl Lane {
                 state.moved
             ));
             if verb == Verb::Write {
-                let untouched = state.started.is_none() && waited_for == 0;
+                let untouched = state.started == Time::FOREVER && waited_for == 0;
                 error = error.with_outcome(if untouched { WriteOutcome::NotApplied } else { WriteOutcome::Unknown });
             }
-            let completion = state.completion(token, Err(error), now);
+            let name = self.queues[usize::from(state.leg.0)].caps.name;
+            let completion = state.completion(token, Err(error), name, now);
             self.counters.count(&completion);
             self.ready.push_back(completion);
         }
@@ -104,7 +105,7 @@ impl Lane {
             queue.refused.retain(|queued| *queued != slot);
             if waiting || queue.refused.len() < before {
                 // No device has it: it is free at once.
-                self.release(slot);
+                self.retire(slot, Moved::No);
             } else if phase == Phase::Io {
                 queue.transport.cancel(slot);
             }
@@ -187,7 +188,7 @@ impl Lane {
         for slot in held {
             let abandoned = self.slots.get(slot).is_some_and(|(_, state)| state == SlotState::Abandoned);
             match (fence, abandoned) {
-                (Fence::Quiet, true) => self.release(slot),
+                (Fence::Quiet, true) => self.retire(slot, Moved::No),
                 (Fence::Quiet, false) => self.chunk_failed(slot, fault),
                 (Fence::Busy(_), _) => {
                     if let Some((chunk, _)) = self.slots.get(slot) {

@@ -7,16 +7,18 @@ use crate::{
     checksum::Running,
     error::{Error, ErrorKind, Fault, Retry, Verb, WriteOutcome},
     op::Completion,
-    path::{DataPath, Landing, Reason},
+    path::{DataPath, Landing, Reason, Route, TransportName},
     plan::Via,
     seam::{CopyDone, IoDone, IoKind},
     slot::{SlotState, Token},
+    time::Time,
 };
 
 impl Lane {
     /// An I/O ended.
+    #[inline]
     pub(super) fn io_ended(&mut self, end: IoDone) {
-        let Some((chunk, state)) = self.slots.get(end.token) else {
+        let Some((chunk, state)) = self.slots.get_mut_with_state(end.token) else {
             // A dead generation or a word that we never gave out: nothing is touched.
             self.counters.stale += 1;
             return;
@@ -25,10 +27,14 @@ impl Lane {
             self.counters.stale += 1;
             return;
         }
-        if state != SlotState::InFlight && state != SlotState::Staged {
-            return self.release(end.token);
+        if !matches!(state, SlotState::InFlight | SlotState::Staged) {
+            return self.retire(end.token, Moved::No);
         }
         match end.result {
+            // The common end: everything at once, nothing to copy.
+            Ok(bytes) if bytes == chunk.cut.len && chunk.have == 0 && !chunk.lands && chunk.leg.via == Via::Direct => {
+                self.retire(end.token, Moved::Yes);
+            }
             Ok(bytes) => self.io_moved(end.token, bytes),
             Err(fault) if fault.retry == Retry::Now => self.resubmit(end.token, fault),
             Err(fault) => self.chunk_failed(end.token, fault),
@@ -39,9 +45,6 @@ impl Lane {
     fn io_moved(&mut self, token: Token, bytes: u32) {
         let Some(chunk) = self.slots.get_mut(token) else { return };
         let (cut, block) = (chunk.cut, chunk.leg.granularity.block);
-        if cut.len == 0 {
-            return self.chunk_done(token);
-        }
         if bytes > cut.len - chunk.have {
             return self.chunk_failed(token, Fault::new(ErrorKind::Protocol, 0));
         }
@@ -75,7 +78,7 @@ impl Lane {
     fn chunk_moved(&mut self, token: Token) {
         let Some((chunk, _)) = self.slots.get(token) else { return };
         if chunk.kind != IoKind::Read {
-            return self.chunk_done(token);
+            return self.retire(token, Moved::Yes);
         }
         let Some(op) = self.ops.get(chunk.op).and_then(|(state, _)| state.op.as_ref()) else { return };
         let place = op.spans.get(chunk.span).map(sw_mem::DmaSpan::place);
@@ -91,7 +94,7 @@ impl Lane {
             return self.copiers[copier].backlog.push_back(token);
         }
         self.land(token);
-        self.chunk_done(token);
+        self.retire(token, Moved::Yes);
     }
 
     /// Copies what was bounced or staged into the caller's host memory, and takes the checksum in the same pass.
@@ -154,11 +157,11 @@ impl Lane {
         }
         self.leave_copier(end.token);
         if state != SlotState::InFlight && state != SlotState::Staged {
-            return self.release(end.token);
+            return self.retire(end.token, Moved::No);
         }
         match (end.result, phase) {
             (Err(fault), _) => self.chunk_failed(end.token, fault),
-            (Ok(()), Phase::CopyOut) => self.chunk_done(end.token),
+            (Ok(()), Phase::CopyOut) => self.retire(end.token, Moved::Yes),
             (Ok(()), _) => {
                 if let Some(chunk) = self.slots.get_mut(end.token) {
                     chunk.phase = Phase::Io;
@@ -169,43 +172,46 @@ impl Lane {
         }
     }
 
-    /// A chunk is through: it is counted, and its slot is free.
-    fn chunk_done(&mut self, token: Token) {
-        let Some((chunk, _)) = self.slots.get(token) else { return };
-        if let Some(state) = self.ops.get_mut(chunk.op) {
-            state.count(chunk);
-        }
-        self.release(token);
-    }
-
     /// A chunk failed and nothing touches its memory any more.
     pub(super) fn chunk_failed(&mut self, token: Token, fault: Fault) {
         let Some((chunk, _)) = self.slots.get(token) else { return };
         let (op, offset) = (chunk.op, chunk.cut.offset + u64::from(chunk.cut.skip));
         self.counters.faults += 1;
         self.fail_op(op, fault, offset);
-        self.release(token);
+        self.retire(token, Moved::No);
     }
 
     pub(super) fn fail_op(&mut self, op: Token, fault: Fault, offset: u64) {
         if let Some(state) = self.ops.get_mut(op) {
-            state.fault.get_or_insert((fault, offset));
+            state.fault.get_or_insert_with(|| Box::new((fault, offset)));
         }
     }
 
-    /// Frees a slot: its owner let go.
-    pub(super) fn release(&mut self, token: Token) {
+    /// Frees a slot: its owner let go. A chunk that went through is counted.
+    #[inline]
+    pub(super) fn retire(&mut self, token: Token, moved: Moved) {
         let Some(chunk) = self.slots.get_mut(token) else { return };
-        let (op, phase, stash) = (chunk.op, chunk.phase, core::mem::take(&mut chunk.stash));
-        if phase != Phase::CopyOut {
-            self.leave_queue(token);
+        let op = chunk.op;
+        if chunk.phase != Phase::CopyOut {
+            let queue = &mut self.queues[usize::from(chunk.leg.transport)];
+            queue.taken = queue.taken.saturating_sub(1);
         }
-        self.slots.free(token);
-        self.put_stash(stash);
+        let mut over = false;
         if let Some(state) = self.ops.get_mut(op) {
+            if moved == Moved::Yes {
+                state.count(chunk);
+            }
             state.slots = state.slots.saturating_sub(1);
+            over = state.is_over();
         }
-        self.finish_if_over(op);
+        let stash = core::mem::take(&mut chunk.stash);
+        self.slots.free(token);
+        if !matches!(stash, Stash::None) {
+            self.put_stash(stash);
+        }
+        if over {
+            self.finish_if_over(op);
+        }
     }
 
     fn leave_queue(&mut self, token: Token) {
@@ -228,6 +234,7 @@ impl Lane {
     }
 
     /// Answers the caller once the last slot and flow of an operation are gone; frees its memory if it was answered.
+    #[inline]
     pub(super) fn finish_if_over(&mut self, token: Token) {
         let now = self.now;
         let Some(state) = self.ops.get_mut(token) else { return };
@@ -235,8 +242,9 @@ impl Lane {
             return;
         }
         if !state.answered {
-            let result = state.result();
-            let completion = state.completion(token, result, now);
+            let name = self.queues[usize::from(state.leg.0)].caps.name;
+            let result = if state.fault.is_none() { Ok(state.moved) } else { Err(state.error()) };
+            let completion = state.completion(token, result, name, now);
             self.counters.count(&completion);
             self.ready.push_back(completion);
         }
@@ -249,9 +257,11 @@ impl Lane {
 
 impl OpState {
     /// Adds a chunk that went through.
+    #[inline]
     fn count(&mut self, chunk: &Chunk) {
         let want = u64::from(chunk.cut.want);
         self.moved += want;
+        let kernel_copied = if chunk.leg.kernel_copies { want } else { 0 };
         if chunk.leg.via == Via::Staged {
             self.bytes.add(Landing::Staged, want);
             self.bounced += want;
@@ -260,29 +270,34 @@ impl OpState {
                 .as_ref()
                 .and_then(|op| op.spans.get(chunk.span))
                 .is_some_and(|span| span.place().host().is_some());
-            self.cpu_copied += want * (u64::from(on_host) + u64::from(chunk.leg.kernel_copies));
+            self.cpu_copied += kernel_copied + if on_host { want } else { 0 };
             return;
         }
-        // A block too large for the bounce slabs goes through a staging slab although its leg is direct.
-        let bounced = if matches!(chunk.stash, Stash::Staging(_)) { want } else { u64::from(chunk.cut.bounced()) };
+        let bounced = match chunk.stash {
+            Stash::None => 0,
+            Stash::Bounce(_) => u64::from(chunk.cut.bounced()),
+            // A block too large for the bounce slabs goes through a staging slab although its leg is direct.
+            Stash::Staging(_) => want,
+        };
         self.bytes.add(chunk.leg.landing, want - bounced);
         self.bytes.add(Landing::Staged, bounced);
         self.bounced += bounced;
-        self.cpu_copied += bounced + want * u64::from(chunk.leg.kernel_copies);
+        self.cpu_copied += bounced + kernel_copied;
     }
 
-    fn result(&self) -> Result<u64, Error> {
-        let Some((fault, offset)) = self.fault else { return Ok(self.moved) };
-        let Some(op) = &self.op else { return Err(Error::from_fault(fault, Verb::Read)) };
+    #[cold]
+    fn error(&self) -> Error {
+        let (fault, offset) = self.fault.as_deref().copied().unwrap_or((Fault::new(ErrorKind::Protocol, 0), 0));
+        let Some(op) = &self.op else { return Error::from_fault(fault, Verb::Read) };
         let error = Error::from_fault(fault, op.verb).at(op.target.object.name.clone());
         let left = (op.offset + op.spans.len()).saturating_sub(offset);
         let error = explain(error.in_range(offset, left), fault);
-        Err(if op.verb == Verb::Write { error.with_outcome(self.outcome(fault)) } else { error })
+        if op.verb == Verb::Write { error.with_outcome(self.outcome(fault)) } else { error }
     }
 
     /// What became of a failed write: only a write whose every chunk was refused for lack of space left nothing behind.
     fn outcome(&self, fault: Fault) -> WriteOutcome {
-        if self.started.is_none() || (self.moved == 0 && fault.kind == ErrorKind::NoSpace) {
+        if self.started == Time::FOREVER || (self.moved == 0 && fault.kind == ErrorKind::NoSpace) {
             WriteOutcome::NotApplied
         } else {
             WriteOutcome::Unknown
@@ -290,26 +305,36 @@ impl OpState {
     }
 
     /// The answer; memory goes with it if nothing can touch it any more.
+    #[inline]
     pub(super) fn completion(
         &mut self,
         token: Token,
         result: Result<u64, Error>,
-        now: crate::time::Time,
+        transport: TransportName,
+        now: Time,
     ) -> Completion {
         self.answered = true;
-        let reason = if self.bounced > 0 && self.reason == Reason::Best { Reason::RaggedEnds } else { self.reason };
-        let path = DataPath {
-            route: self.route,
-            bytes: self.bytes,
-            bounced: self.bounced,
-            cpu_copied: self.cpu_copied,
-            reason,
+        let (_, landing, reason) = self.leg;
+        let reason = if self.bounced > 0 && reason == Reason::Best { Reason::RaggedEnds } else { reason };
+        let route = Route { transport, landing };
+        let path = DataPath { route, bytes: self.bytes, bounced: self.bounced, cpu_copied: self.cpu_copied, reason };
+        let checksum = match &self.pieces {
+            Some(pieces) if result.is_ok() => pieces.whole(self.moved),
+            _ => None,
         };
-        let checksum = self.pieces.as_ref().filter(|_| result.is_ok()).and_then(|pieces| pieces.whole(self.moved));
         let user = self.op.as_ref().map_or(0, |op| op.user);
         let op = if self.slots == 0 { self.op.take() } else { None };
         Completion { id: op_id(token), user, result, path, times: self.times(now), checksum, op }
     }
+}
+
+/// Whether a retired chunk's bytes are where they belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// They are.
+    Yes,
+    /// It failed, or its operation was answered before.
+    No,
 }
 
 /// A part of a chunk's wanted bytes.

@@ -1,30 +1,43 @@
 //! Cutting chunks off flows and handing them to transports and copy engines.
 
-use sw_mem::{ByteLen, Place};
+use sw_mem::{ByteLen, Place, SlabPool};
 
-use super::{Chunk, Lane, Phase, QUANTUM, Stash, flow::Flow};
+use super::{
+    Chunk, Counters, Lane, Phase, QUANTUM, Queue, Stash,
+    flow::{Flow, Piece},
+};
 use crate::{
     checksum::Running,
     error::{ErrorKind, Fault, Verb},
-    object::ObjectId,
-    plan::{Leg, Via},
-    seam::{CopyDirection, CopyJob, Io, IoKind, MAX_SEGMENTS, MemorySegment, Submit},
+    op::Op,
+    path::Reason,
+    plan::Via,
+    seam::{CopyDirection, CopyJob, Io, IoKind, MAX_SEGMENTS, MemorySegment, Submit, TransportCaps},
     slot::Token,
     split::{Cut, Landed, cut},
 };
 
-/// Why a flow cut no further chunk.
-enum Stop {
+/// Why a flow cut no further chunk. The number is the queue that its next chunk goes to.
+pub(super) enum Stop {
     /// It has no bytes left.
     Exhausted,
-    /// Its next piece goes over another transport.
+    /// Its next piece goes over another transport, or others wait there already.
     Elsewhere(u8),
     /// The queue is at its depth; a completion will make room.
-    NoPlace,
+    NoPlace(u8),
     /// All slabs are out; others may need none.
-    NoSlab,
+    NoSlab(u8),
     /// The operation failed.
     Failed(Fault),
+}
+
+/// Whether it is a flow's turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queued {
+    /// It is new: it may go first only if nobody waits.
+    No,
+    /// It has its turn in this queue.
+    Turn(u8),
 }
 
 impl Lane {
@@ -40,11 +53,11 @@ impl Lane {
                         without_slab = 0;
                         self.queues[index].round.push_back(flow);
                     }
-                    Some(Stop::NoPlace) => {
+                    Some(Stop::NoPlace(_)) => {
                         self.queues[index].round.push_front(flow);
                         break;
                     }
-                    Some(Stop::NoSlab) => {
+                    Some(Stop::NoSlab(_)) => {
                         self.queues[index].round.push_back(flow);
                         without_slab += 1;
                         if without_slab >= self.queues[index].round.len() {
@@ -72,108 +85,79 @@ impl Lane {
 
     /// One turn of a flow. `None`: it has more to cut.
     fn turn(&mut self, queue: usize, index: u32) -> Option<Stop> {
-        for _ in 0..QUANTUM {
-            if let Err(stop) = self.cut_one(queue, index) {
-                return Some(stop);
-            }
-        }
-        None
+        let mut flow = self.flows.get(index);
+        // A lane has at most 64 transports.
+        let queued = Queued::Turn(u8::try_from(queue).unwrap_or(u8::MAX));
+        let stop = (0..QUANTUM).find_map(|_| self.cut_one(queued, &mut flow).err());
+        self.flows.set(index, flow);
+        stop
     }
 
-    fn cut_one(&mut self, queue: usize, index: u32) -> Result<(), Stop> {
-        let mut flow = self.flows.get(index);
-        let state = self.ops.get(flow.op).map(|(state, _)| state).ok_or(Stop::Exhausted)?;
-        let op = state.op.as_ref().filter(|_| state.fault.is_none() && !state.answered).ok_or(Stop::Exhausted)?;
-        if matches!(flow.kind, IoKind::FlushData | IoKind::FlushAll) {
-            // `left` marks that the one chunk of a flush was cut.
-            if flow.left == 1 {
-                return Err(Stop::Exhausted);
-            }
-            let leg = flow.choice(op).main;
-            self.place(queue, &flow, leg, Cut::default(), Stash::None)?;
-            flow.left = 1;
-            self.flows.set(index, flow);
-            return Ok(());
-        }
-        if !flow.open(op) {
+    /// Cuts one chunk off a flow, puts it into a slot and sends it on its way. `Ok`: it has more, for that queue.
+    #[inline]
+    pub(super) fn cut_one(&mut self, queued: Queued, flow: &mut Flow) -> Result<u8, Stop> {
+        let Some(state) = self.ops.get_mut(flow.op) else { return Err(Stop::Exhausted) };
+        let Some(op) = &state.op else { return Err(Stop::Exhausted) };
+        let (flush, kind) = (op.verb == Verb::Flush, kind_of(op));
+        if state.fault.is_some() || state.answered || !(if flush { flow.more } else { flow.has_bytes(op) }) {
             return Err(Stop::Exhausted);
         }
         let piece = flow.piece(op);
-        if usize::from(piece.leg.transport) != queue {
-            self.flows.set(index, flow);
-            return Err(Stop::Elsewhere(piece.leg.transport));
+        let leg = piece.leg;
+        let room = &mut self.queues[usize::from(leg.transport)];
+        match queued {
+            Queued::Turn(queue) if queue != leg.transport => return Err(Stop::Elsewhere(leg.transport)),
+            Queued::No if !room.round.is_empty() => return Err(Stop::Elsewhere(leg.transport)),
+            _ => {}
         }
-        let (chunk, landed) = self.shape(&piece.leg, flow.kind, piece.at, piece.len);
-        let stash = self.stash_for(&chunk, landed).ok_or(Stop::NoSlab)?;
-        self.place(queue, &flow, piece.leg, chunk, stash)?;
-        let op = self.ops.get(flow.op).and_then(|(state, _)| state.op.as_ref()).ok_or(Stop::Exhausted)?;
-        flow.advance(op, u64::from(chunk.want));
-        let more = flow.open(op);
-        self.flows.set(index, flow);
-        if more { Ok(()) } else { Err(Stop::Exhausted) }
-    }
-
-    /// The next chunk of a piece, within the limits of transport and slabs.
-    fn shape(&self, leg: &Leg, kind: IoKind, at: u64, len: u64) -> (Cut, Landed) {
-        let caps = &self.queues[usize::from(leg.transport)].caps;
-        let block = leg.granularity.block;
-        let slab = self.staging.as_ref().map_or(0, |pool| pool.slab_bytes().0);
-        let fits_bounce = kind == IoKind::Write || u64::from(block) * 2 <= self.bounce.slab_bytes().0;
-        if leg.via == Via::Staged || !fits_bounce {
-            let most =
-                u32::try_from(slab.min(u64::from(caps.io_bytes_max))).unwrap_or(caps.io_bytes_max) & !(block - 1);
-            return (cut(at, len, leg.granularity, most, Landed::InSlab), Landed::InSlab);
-        }
-        let most = caps.io_bytes_max & !(block - 1);
-        let whole = cut(at, len, leg.granularity, most, Landed::InPlace);
-        let pieces =
-            u8::from(whole.head > 0) + u8::from(whole.tail > 0) + u8::from(whole.head + whole.tail < whole.len);
-        if pieces <= caps.segments_max {
-            return (whole, Landed::InPlace);
-        }
-        // A transport with few segments gets ragged ends as I/Os of their own.
-        let alone =
-            if whole.head > 0 { whole.head - whole.skip } else { whole.want - (whole.want + whole.skip) % block };
-        (cut(at, u64::from(alone), leg.granularity, most, Landed::InPlace), Landed::InPlace)
-    }
-
-    fn stash_for(&mut self, chunk: &Cut, landed: Landed) -> Option<Stash> {
-        match landed {
-            Landed::InSlab => self.staging.as_mut()?.take().map(Stash::Staging),
-            Landed::InPlace if chunk.head + chunk.tail > 0 => self.bounce.take().map(Stash::Bounce),
-            Landed::InPlace => Some(Stash::None),
-        }
-    }
-
-    /// Puts a chunk into a slot and on its way.
-    fn place(&mut self, queue: usize, flow: &Flow, leg: Leg, cut: Cut, stash: Stash) -> Result<(), Stop> {
-        let room = &mut self.queues[queue];
         if let Some(fault) = room.broken {
-            self.put_stash(stash);
             return Err(Stop::Failed(fault));
         }
         if room.taken >= room.caps.queue_depth || self.slots.free_count() == 0 {
-            self.put_stash(stash);
-            return Err(Stop::NoPlace);
+            return Err(Stop::NoPlace(leg.transport));
         }
-        room.taken += 1;
-        let (memory, logical, span) = (flow.memory, flow.logical, flow.span);
-        let phase = Phase::Io;
-        let state = self.ops.get(flow.op).map(|(state, _)| state);
-        let object = state.and_then(|state| state.op.as_ref()).map_or(ObjectId(0), |op| flow.object(op).id);
-        let (op, kind) = (flow.op, flow.kind);
-        let chunk = Chunk { op, kind, object, leg, span, cut, memory, logical, have: 0, stash, phase, resubmits: 0 };
-        let Some(token) = self.slots.stage(chunk) else { return Err(Stop::NoPlace) };
-        if let Some(state) = self.ops.get_mut(flow.op) {
-            state.slots += 1;
-            state.started.get_or_insert(self.now);
-        }
-        if flow.kind == IoKind::Write {
-            self.send_write(token)
+        let (cut, stash) = if flush {
+            (Cut::default(), Stash::None)
         } else {
-            self.send(token)
+            let (cut, landed) = shape(&room.caps, &self.bounce, self.staging.as_ref(), &piece, kind);
+            let stash = stash_for(&mut self.bounce, self.staging.as_mut(), &cut, landed);
+            (cut, stash.ok_or(Stop::NoSlab(leg.transport))?)
+        };
+        let digests = state.pieces.is_some();
+        let plain = matches!(stash, Stash::None) && !digests;
+        let chunk = Chunk {
+            op: flow.op,
+            kind,
+            phase: Phase::Io,
+            resubmits: 0,
+            lands: kind == IoKind::Read && !plain,
+            logical: flow.logical,
+            memory: flow.memory,
+            span: flow.span,
+            have: 0,
+            cut,
+            stash,
+            object: flow.object(op).id,
+            leg,
+        };
+        if leg.reason == Reason::MemoryMisaligned {
+            // The operation's bulk goes another way than planned; the report says so.
+            state.leg = (leg.transport, leg.landing, leg.reason);
         }
-        Ok(())
+        state.slots += 1;
+        state.started = state.started.min(self.now);
+        room.taken += 1;
+        let io = plain.then(|| plain_io(&chunk, op));
+        let Some(token) = self.slots.stage(chunk) else { return Err(Stop::NoPlace(leg.transport)) };
+        flow.advance(op, u64::from(cut.want));
+        flow.more &= !flush;
+        let more = !flush && flow.has_bytes(op);
+        match io {
+            Some(io) => hand_over(room, &mut self.counters, &Io { token, ..io }),
+            None if kind == IoKind::Write => self.send_write(token),
+            None => self.send(token),
+        }
+        if more { Ok(leg.transport) } else { Err(Stop::Exhausted) }
     }
 
     /// A write: bytes that are staged go into the slab first.
@@ -226,51 +210,36 @@ impl Lane {
 
     /// Hands a chunk to its transport, from `have` on.
     pub(super) fn send(&mut self, token: Token) {
-        let Some(io) = self.io_of(token) else { return };
         let Some((chunk, _)) = self.slots.get(token) else { return };
+        let Some(op) = self.ops.get(chunk.op).and_then(|(state, _)| state.op.as_ref()) else { return };
+        let io = self.io_of(token, chunk, op);
         let queue = &mut self.queues[usize::from(chunk.leg.transport)];
-        if let Some(fault) = queue.broken {
-            return self.chunk_failed(token, fault);
-        }
-        match queue.transport.submit(&io) {
-            Submit::Accepted => {
-                self.counters.ios += 1;
-                queue.unrung.push(token);
-            }
-            Submit::Full => queue.refused.push_back(token),
+        match queue.broken {
+            Some(fault) => self.chunk_failed(token, fault),
+            None => hand_over(queue, &mut self.counters, &io),
         }
     }
 
-    fn io_of(&self, token: Token) -> Option<Io> {
-        let (chunk, _) = self.slots.get(token)?;
-        let op = self.ops.get(chunk.op)?.0.op.as_ref()?;
-        let nowhere = MemorySegment { place: Place::Host(sw_mem::HostVa::new(0)), len: 0, region: sw_mem::RegionId(0) };
-        let mut io = Io {
-            token,
-            kind: chunk.kind,
-            object: chunk.object,
-            handle: chunk.leg.handle,
-            offset: chunk.cut.offset + u64::from(chunk.have),
-            len: chunk.cut.len - chunk.have,
-            segment_count: 0,
-            segments: [nowhere; MAX_SEGMENTS],
-        };
-        let mut start = 0u32;
+    fn io_of(&self, token: Token, chunk: &Chunk, op: &Op) -> Io {
+        let mut io = Io { token, ..plain_io(chunk, op) };
+        if matches!(chunk.stash, Stash::None) && chunk.have == 0 {
+            return io;
+        }
+        let (mut start, mut used) = (0u32, 0u8);
         for (place, region, len) in self.memory_of(chunk, op).into_iter().flatten() {
             // Skip what earlier answers delivered.
             let gone = chunk.have.saturating_sub(start).min(len);
             start += len;
-            if gone < len {
-                let place = place.checked_add(ByteLen(u64::from(gone)))?;
-                *io.segments.get_mut(usize::from(io.segment_count))? = MemorySegment { place, len: len - gone, region };
-                io.segment_count += 1;
+            if let (true, Some(segment)) = (gone < len, io.segments.get_mut(usize::from(used))) {
+                *segment = MemorySegment { place: place.advanced(ByteLen(u64::from(gone))), len: len - gone, region };
+                used += 1;
             }
         }
-        Some(io)
+        Io { segment_count: used, ..io }
     }
 
     /// The pieces of memory that the device sees, in object order.
-    fn memory_of(&self, chunk: &Chunk, op: &crate::op::Op) -> [Option<(Place, sw_mem::RegionId, u32)>; MAX_SEGMENTS] {
+    fn memory_of(&self, chunk: &Chunk, op: &Op) -> [Option<(Place, sw_mem::RegionId, u32)>; MAX_SEGMENTS] {
         let cut = &chunk.cut;
         if cut.len == 0 {
             return [None; MAX_SEGMENTS];
@@ -347,5 +316,89 @@ impl Lane {
         }
         self.flows.put(index);
         self.finish_if_over(token);
+    }
+}
+
+fn kind_of(op: &Op) -> IoKind {
+    match (op.verb, op.options.all_metadata) {
+        (Verb::Read, _) => IoKind::Read,
+        (Verb::Write, _) => IoKind::Write,
+        (_, true) => IoKind::FlushAll,
+        (_, false) => IoKind::FlushData,
+    }
+}
+
+/// The I/O of a chunk whose memory is one piece in the caller's span, still without its token; a flush has none.
+#[inline]
+fn plain_io(chunk: &Chunk, op: &Op) -> Io {
+    let len = chunk.cut.len - chunk.have;
+    let segment = match op.spans.get(chunk.span) {
+        // In range: the flow keeps `memory + want` inside the span, and a chunk without a stash is all wanted.
+        Some(span) => {
+            MemorySegment { place: span.place().advanced(ByteLen(chunk.memory)), len, region: span.region().id() }
+        }
+        None => MemorySegment { place: Place::Host(sw_mem::HostVa::new(0)), len: 0, region: sw_mem::RegionId(0) },
+    };
+    Io {
+        token: chunk.op,
+        kind: chunk.kind,
+        object: chunk.object,
+        handle: chunk.leg.handle,
+        offset: chunk.cut.offset + u64::from(chunk.have),
+        len,
+        segment_count: u8::from(len > 0),
+        segments: [segment; MAX_SEGMENTS],
+    }
+}
+
+#[inline]
+fn hand_over(queue: &mut Queue, counters: &mut Counters, io: &Io) {
+    match queue.transport.submit(io) {
+        Submit::Accepted => {
+            counters.ios += 1;
+            queue.unrung.push(io.token);
+        }
+        Submit::Full => queue.refused.push_back(io.token),
+    }
+}
+
+/// The next chunk of a piece, within the limits of transport and slabs.
+#[inline]
+fn shape(
+    caps: &TransportCaps,
+    bounce: &SlabPool,
+    staging: Option<&SlabPool>,
+    piece: &Piece,
+    kind: IoKind,
+) -> (Cut, Landed) {
+    let Piece { leg, at, len } = *piece;
+    let block = leg.granularity.block;
+    let most = caps.io_bytes_max & !(block - 1);
+    let fits_bounce = kind == IoKind::Write || u64::from(block) * 2 <= bounce.slab_bytes().0;
+    if leg.via == Via::Staged || !fits_bounce {
+        let slab = staging.map_or(0, |pool| pool.slab_bytes().0);
+        let most = u32::try_from(slab).unwrap_or(u32::MAX).min(most) & !(block - 1);
+        return (cut(at, len, leg.granularity, most, Landed::InSlab), Landed::InSlab);
+    }
+    let whole = cut(at, len, leg.granularity, most, Landed::InPlace);
+    if whole.head + whole.tail == 0 {
+        return (whole, Landed::InPlace);
+    }
+    let pieces = u8::from(whole.head > 0) + u8::from(whole.tail > 0) + u8::from(whole.head + whole.tail < whole.len);
+    if pieces <= caps.segments_max {
+        return (whole, Landed::InPlace);
+    }
+    // A transport with few segments gets ragged ends as I/Os of their own.
+    let alone = if whole.head > 0 { whole.head - whole.skip } else { whole.want - (whole.want + whole.skip) % block };
+    (cut(at, u64::from(alone), leg.granularity, most, Landed::InPlace), Landed::InPlace)
+}
+
+/// A slab for what cannot land in place; `None` if all are out.
+#[inline]
+fn stash_for(bounce: &mut SlabPool, staging: Option<&mut SlabPool>, cut: &Cut, landed: Landed) -> Option<Stash> {
+    match landed {
+        Landed::InPlace if cut.head + cut.tail == 0 => Some(Stash::None),
+        Landed::InPlace => bounce.take().map(Stash::Bounce),
+        Landed::InSlab => staging?.take().map(Stash::Staging),
     }
 }

@@ -6,7 +6,6 @@ use crate::{
     op::{Op, Spans},
     path::{Landing, Reason},
     plan::{Choice, Leg, Via},
-    seam::IoKind,
     slot::Token,
     split::congruent,
 };
@@ -30,7 +29,6 @@ pub(super) const NO_LEG: Leg = Leg {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flow {
     pub(super) op: Token,
-    pub(super) kind: IoKind,
     /// Which member of a stripe set; `None` for a plain object.
     pub(super) member: Option<u32>,
     /// The next span to open.
@@ -47,8 +45,8 @@ pub(super) struct Flow {
     pub(super) logical: u64,
     /// First byte of the next span in the operation.
     pub(super) next_logical: u64,
-    /// In some queue's round.
-    pub(super) queued: bool,
+    /// There may be further spans; for a flush, its one I/O was not cut yet.
+    pub(super) more: bool,
 }
 
 /// The next thing to cut off a flow.
@@ -60,32 +58,45 @@ pub(super) struct Piece {
 }
 
 impl Flow {
-    pub(super) fn new(op: Token, kind: IoKind, member: Option<u32>) -> Self {
-        Self {
-            op,
-            kind,
+    /// A cursor over the bytes of `op` (on one member of a stripe set), with its first span open.
+    #[inline]
+    pub(super) fn new(token: Token, op: &Op, member: Option<u32>) -> Self {
+        let mut flow = Self {
+            op: token,
             member,
             next_span: 0,
             span: 0,
-            at: 0,
+            at: op.offset,
             left: 0,
             memory: 0,
             logical: 0,
             next_logical: 0,
-            queued: false,
+            more: true,
+        };
+        if let (Spans::One(span), None) = (&op.spans, member) {
+            (flow.left, flow.more) = (span.len().0, false);
         }
+        flow
     }
 
-    /// Opens spans until one has bytes for this flow. False: nothing is left.
-    pub(super) fn open(&mut self, op: &Op) -> bool {
+    /// Whether there are bytes left; opens the next span that has some for this flow.
+    #[inline]
+    pub(super) fn has_bytes(&mut self, op: &Op) -> bool {
+        self.left > 0 || (self.more && self.open_next(op))
+    }
+
+    fn open_next(&mut self, op: &Op) -> bool {
         while self.left == 0 {
             let (offset, len) = match &op.spans {
                 Spans::One(span) if self.next_span == 0 => (op.offset, span.len().0),
-                Spans::Many(segments) => match segments.get(self.next_span as usize) {
-                    Some(segment) => (op.offset + segment.offset, segment.span.len().0),
-                    None => return false,
-                },
-                _ => return false,
+                Spans::Many(segments) if (self.next_span as usize) < segments.len() => {
+                    let segment = &segments[self.next_span as usize];
+                    (op.offset + segment.offset, segment.span.len().0)
+                }
+                _ => {
+                    self.more = false;
+                    return false;
+                }
             };
             self.span = self.next_span;
             self.next_span += 1;
@@ -118,6 +129,7 @@ impl Flow {
     }
 
     /// The next piece that goes over one leg. The open span has bytes.
+    #[inline]
     pub(super) fn piece(&self, op: &Op) -> Piece {
         let choice = self.choice(op);
         let place = op.spans.get(self.span).map_or(0, |span| span.place().raw()).wrapping_add(self.memory);
@@ -135,6 +147,7 @@ impl Flow {
     }
 
     /// Moves past `bytes`, which did not cross a stride.
+    #[inline]
     pub(super) fn advance(&mut self, op: &Op, bytes: u64) {
         self.at += bytes;
         self.left -= bytes;
@@ -151,6 +164,7 @@ impl Flow {
 }
 
 /// Which leg the bytes at `at` take, and how many of `len` take it.
+#[inline]
 pub(super) fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place: u64) -> (Leg, u64) {
     let mut main = choice.main;
     if main.via == Via::Direct
@@ -182,7 +196,19 @@ pub(super) struct FlowTable {
 
 impl FlowTable {
     pub(super) fn new(capacity: u32) -> Self {
-        let empty = Flow::new(Token::from_raw(0), IoKind::Read, None);
+        let op = Token::from_raw(0);
+        let empty = Flow {
+            op,
+            member: None,
+            next_span: 0,
+            span: 0,
+            at: 0,
+            left: 0,
+            memory: 0,
+            logical: 0,
+            next_logical: 0,
+            more: false,
+        };
         Self { flows: (0..capacity).map(|_| empty).collect(), free: (0..capacity).rev().collect() }
     }
 

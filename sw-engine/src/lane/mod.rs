@@ -32,7 +32,8 @@ use crate::{
     error::{Error, ErrorKind, Fault, Verb},
     object::ObjectId,
     op::{Completion, Limits, Op, OpId, Times},
-    path::{ByPath, Landing, Reason, Route},
+    path::{ByPath, Landing, Reason},
+    plan::Leg,
     seam::{CopyDone, CopyEngine, CopyEngineCaps, IoDone, IoKind, SlabPin, Transport, TransportCaps, Wait},
     slot::{SlotTable, Token},
     split::Cut,
@@ -132,26 +133,29 @@ enum Phase {
 struct Chunk {
     op: Token,
     kind: IoKind,
-    object: ObjectId,
-    leg: crate::plan::Leg,
-    span: u32,
-    cut: Cut,
-    /// Offset of the first wanted byte in its span.
-    memory: u64,
-    /// Offset of the first wanted byte in the operation.
-    logical: u64,
-    /// Bytes of the cut that the transport has moved.
-    have: u32,
-    stash: Stash,
     phase: Phase,
     resubmits: u8,
+    /// A read whose bytes must be copied or summed when they are there.
+    lands: bool,
+    /// Offset in the operation of the first wanted byte.
+    logical: u64,
+    /// Offset in its span of the first wanted byte.
+    memory: u64,
+    span: u32,
+    /// Bytes of the cut that the transport has moved.
+    have: u32,
+    cut: Cut,
+    stash: Stash,
+    object: ObjectId,
+    leg: Leg,
 }
 
 /// An operation in the lane.
 struct OpState {
     op: Option<Op>,
     submitted: Time,
-    started: Option<Time>,
+    /// When the first chunk left; [`Time::FOREVER`] until then.
+    started: Time,
     /// Flows that still have bytes to cut.
     flows: u32,
     /// Slots that name this operation.
@@ -160,13 +164,13 @@ struct OpState {
     bytes: ByPath,
     bounced: u64,
     cpu_copied: u64,
-    route: Route,
-    reason: Reason,
-    /// The first fault and the object offset of its chunk.
-    fault: Option<(Fault, u64)>,
-    pieces: Option<Box<Pieces>>,
+    /// Which transport and landing the report names, and why not a better one.
+    leg: (u8, Landing, Reason),
     /// The caller has its answer, or wants none.
     answered: bool,
+    /// The first fault and the object offset of its chunk. Boxed: the common operation has none.
+    fault: Option<Box<(Fault, u64)>>,
+    pieces: Option<Box<Pieces>>,
 }
 
 /// One thread's engine. See the module documentation.
@@ -431,16 +435,17 @@ impl Chunk {
         Self {
             op: Token::from_raw(0),
             kind: IoKind::Read,
-            object: ObjectId(0),
-            leg: flow::NO_LEG,
-            span: 0,
-            cut: Cut::default(),
-            memory: 0,
-            logical: 0,
-            have: 0,
-            stash: Stash::None,
             phase: Phase::Io,
             resubmits: 0,
+            lands: false,
+            logical: 0,
+            memory: 0,
+            span: 0,
+            have: 0,
+            cut: Cut::default(),
+            stash: Stash::None,
+            object: ObjectId(0),
+            leg: flow::NO_LEG,
         }
     }
 }
@@ -450,28 +455,28 @@ impl OpState {
         Self {
             op: None,
             submitted: Time::ZERO,
-            started: None,
+            started: Time::FOREVER,
             flows: 0,
             slots: 0,
             moved: 0,
             bytes: ByPath::default(),
             bounced: 0,
             cpu_copied: 0,
-            route: Route { transport: "none", landing: Landing::Staged },
-            reason: Reason::Best,
+            leg: (0, Landing::Staged, Reason::Best),
+            answered: false,
             fault: None,
             pieces: None,
-            answered: false,
         }
     }
 
+    #[inline]
     fn is_over(&self) -> bool {
         self.flows == 0 && self.slots == 0
     }
 
     fn times(&self, now: Time) -> Times {
-        let started = self.started.unwrap_or(now);
-        Times { queued: started.since(self.submitted), moving: now.since(started) }
+        let started = self.started.min(now).0;
+        Times { queued_ns: started.saturating_sub(self.submitted.0), moving_ns: now.0.saturating_sub(started) }
     }
 }
 

@@ -1,14 +1,19 @@
 //! Taking an operation: everything is checked before anything is done.
 
-use super::{Lane, OpState, flow::Flow, op_id};
+use super::{
+    Lane, OpState,
+    emit::{Queued, Stop},
+    flow::Flow,
+    op_id,
+};
 use crate::{
     checksum::Pieces,
     error::{Error, ErrorKind, Verb},
     object::Object,
-    op::{Op, OpId, Rejected, Spans},
-    path::{Reason, Route},
+    op::{Op, OpId, Rejected, Segment, Spans},
+    path::Reason,
     plan::{Choice, Leg, Via},
-    seam::IoKind,
+    slot::Token,
     split::{congruent, is_ragged},
     time::Time,
 };
@@ -23,13 +28,12 @@ impl Lane {
     /// # Errors
     /// [`Rejected`] with the operation and: `Busy` (poll, then try again), `Closed`, `ApiMisuse`, `OutOfRange`,
     /// `TooLarge`, `PolicyUnmet` (memory or ends that the policy's route cannot take). Nothing was done.
-    #[expect(clippy::result_large_err, reason = "the operation goes back to its owner by value, as the design demands")]
     pub fn submit(&mut self, now: Time, op: Op) -> Result<OpId, Rejected> {
         if let Err(error) = self.check(&op) {
             return Err(Rejected { op, error });
         }
-        let members = op.target.object.stripe.as_ref().map_or(0, |(geometry, _)| geometry.width());
-        if !self.has_room() || self.flows.free_count() < members.max(1) as usize {
+        let members = op.target.member_choices().len();
+        if !self.has_room() || self.flows.free_count() < members.max(1) {
             let error = Error::new(ErrorKind::Busy, op.verb)
                 .detail("the lane is full")
                 .remedy("poll for completions, then try again");
@@ -38,173 +42,162 @@ impl Lane {
         if let (Some(byte), Verb::Read) = (op.options.poison, op.verb) {
             poison(&op.spans, byte);
         }
-        let deadline = op.options.deadline.unwrap_or(Time::FOREVER);
         self.now = now;
-        let token = self.admit(op, members);
-        self.next_deadline = self.next_deadline.min(deadline);
+        if let Some(deadline) = op.options.deadline {
+            self.next_deadline = self.next_deadline.min(deadline);
+        }
+        let token = self.admit(op);
+        if members == 0 {
+            self.start(token, None);
+        } else {
+            // At most 64, checked when the stripe set was made.
+            (0..64).take(members).for_each(|member| self.start(token, Some(member)));
+        }
         self.finish_if_over(token);
         Ok(op_id(token))
     }
 
-    fn admit(&mut self, op: Op, members: u32) -> crate::slot::Token {
-        let kind = match (op.verb, op.options.all_metadata) {
-            (Verb::Read, _) => IoKind::Read,
-            (Verb::Write, _) => IoKind::Write,
-            (_, true) => IoKind::FlushAll,
-            (_, false) => IoKind::FlushData,
-        };
+    #[inline]
+    fn admit(&mut self, op: Op) -> Token {
         let pieces = op.options.checksum.map(|algorithm| Box::new(Pieces::new(algorithm)));
-        let first = op.target.member_choices().first().unwrap_or(&op.target.choice);
-        let (route, reason) = (first.route, first.main.reason);
-        let state = OpState { op: Some(op), submitted: self.now, route, reason, pieces, ..OpState::empty() };
-        let token = self.ops.stage(state).unwrap_or(crate::slot::Token::from_raw(u64::MAX));
+        let main = &op.target.choice.main;
+        let leg = (main.transport, main.landing, main.reason);
+        let state = OpState { op: Some(op), submitted: self.now, leg, pieces, ..OpState::empty() };
+        // There is a free slot: `has_room` said so.
+        let token = self.ops.stage(state).unwrap_or(Token::from_raw(u64::MAX));
         self.ops.fly(token);
         self.counters.ops += 1;
-        for member in 0..members.max(1) {
-            self.start_flow(Flow::new(token, kind, (members > 0).then_some(member)));
-        }
         token
     }
 
-    fn start_flow(&mut self, mut flow: Flow) {
-        let token = flow.op;
-        let Some(state) = self.ops.get_mut(token) else { return };
-        let Some(op) = &state.op else { return };
-        let leg = if matches!(flow.kind, IoKind::FlushData | IoKind::FlushAll) {
-            flow.choice(op).main
-        } else if flow.open(op) {
-            flow.piece(op).leg
-        } else {
-            return;
+    /// Starts a flow: its first chunk leaves at once if nobody waits in that queue; a flow with more joins the round.
+    #[inline]
+    fn start(&mut self, token: Token, member: Option<u32>) {
+        let Some(op) = self.ops.get(token).and_then(|(state, _)| state.op.as_ref()) else { return };
+        let mut flow = Flow::new(token, op, member);
+        let queue = match self.cut_one(Queued::No, &mut flow) {
+            Err(Stop::Exhausted) => return,
+            Err(Stop::Failed(fault)) => return self.fail_op(token, fault, flow.at),
+            Err(Stop::NoPlace(queue) | Stop::NoSlab(queue) | Stop::Elsewhere(queue)) => queue,
+            Ok(queue) => queue,
         };
-        if leg.reason == Reason::MemoryMisaligned {
-            // The operation's bulk goes another way than planned; the report says so.
-            state.reason = leg.reason;
-            let transport = self.queues[usize::from(leg.transport)].caps.name;
-            state.route = Route { transport, landing: leg.landing };
-        }
         if let Some(index) = self.flows.take(flow) {
-            state.flows += 1;
-            self.enqueue(usize::from(leg.transport), index);
+            if let Some(state) = self.ops.get_mut(token) {
+                state.flows += 1;
+            }
+            self.queues[usize::from(queue)].round.push_back(index);
         }
     }
 
-    pub(super) fn enqueue(&mut self, queue: usize, index: u32) {
-        let mut flow = self.flows.get(index);
-        flow.queued = true;
-        self.flows.set(index, flow);
-        self.queues[queue].round.push_back(index);
-    }
-
+    #[inline]
     fn check(&self, op: &Op) -> Result<(), Error> {
-        let fail = |kind| Error::new(kind, op.verb).at(op.target.object.name.clone());
-        if self.closed {
-            return Err(fail(ErrorKind::Closed).detail("the lane is closed"));
-        }
         match (&op.spans, op.verb) {
-            (Spans::None, Verb::Flush) | (Spans::One(_) | Spans::Many(_), Verb::Read | Verb::Write) => {}
-            _ => {
-                return Err(
-                    fail(ErrorKind::ApiMisuse).detail("a lane reads and writes with memory and flushes without")
-                );
-            }
-        }
-        self.check_members(op)?;
-        let (limit, total) = (self.config.limits.op_bytes_max, op.spans.len());
-        if total > limit {
-            return Err(fail(ErrorKind::TooLarge).detail(format!("{total} bytes in one operation, at most {limit}")));
-        }
-        match &op.spans {
-            Spans::None => Ok(()),
-            Spans::One(span) => self.check_span(op, 0, span),
-            Spans::Many(segments) => {
-                let limit = self.config.limits.segments_max;
-                if segments.len() > limit as usize {
-                    let detail = format!("{} segments in one operation, at most {limit}", segments.len());
-                    return Err(fail(ErrorKind::TooLarge).detail(detail).remedy("split the operation"));
-                }
-                segments.iter().try_for_each(|segment| self.check_span(op, segment.offset, &segment.span))
-            }
+            _ if self.closed || op.target.transports() > self.queues.len() => Err(self.unusable(op)),
+            (Spans::One(span), Verb::Read | Verb::Write) => self.check_span(op, 0, span),
+            (Spans::None, Verb::Flush) => Ok(()),
+            (Spans::Many(segments), Verb::Read | Verb::Write) => self.check_many(op, segments),
+            _ => Err(Error::new(ErrorKind::ApiMisuse, op.verb)
+                .at(op.target.object.name.clone())
+                .detail("a lane reads and writes with memory and flushes without")),
         }
     }
 
-    fn check_members(&self, op: &Op) -> Result<(), Error> {
-        let object = &op.target.object;
-        let width = object.stripe.as_ref().map_or(0, |(geometry, _)| geometry.width());
-        let members = object.stripe.as_ref().map_or(0, |(_, members)| members.len());
-        let legs = core::iter::once(&op.target.choice).chain(op.target.member_choices().iter());
-        let mut legs = legs.flat_map(|choice| [Some(choice.main), choice.unaligned, choice.ends]).flatten();
-        if op.target.member_choices().len() != width as usize || members != width as usize {
-            let detail = "the target does not have one choice for each member of its stripe set";
-            return Err(Error::new(ErrorKind::ApiMisuse, op.verb).at(object.name.clone()).detail(detail));
+    #[cold]
+    fn unusable(&self, op: &Op) -> Error {
+        if self.closed {
+            return Error::new(ErrorKind::Closed, op.verb)
+                .at(op.target.object.name.clone())
+                .detail("the lane is closed");
         }
-        if legs.any(|leg| usize::from(leg.transport) >= self.queues.len()) {
-            let detail = "the choice names a transport that this lane does not have";
-            return Err(Error::new(ErrorKind::ApiMisuse, op.verb).at(object.name.clone()).detail(detail));
-        }
-        Ok(())
+        Error::new(ErrorKind::ApiMisuse, op.verb)
+            .at(op.target.object.name.clone())
+            .detail("the choice names a transport that this lane does not have")
     }
 
+    fn check_many(&self, op: &Op, segments: &[Segment]) -> Result<(), Error> {
+        let limit = self.config.limits.segments_max;
+        if segments.len() > limit as usize {
+            let detail = format!("{} segments in one operation, at most {limit}", segments.len());
+            let error = Error::new(ErrorKind::TooLarge, op.verb).at(op.target.object.name.clone());
+            return Err(error.detail(detail).remedy("split the operation"));
+        }
+        let total = op.spans.len();
+        if total > self.config.limits.op_bytes_max {
+            return Err(self.too_large(op, total));
+        }
+        segments.iter().try_for_each(|segment| self.check_span(op, segment.offset, &segment.span))
+    }
+
+    #[cold]
+    fn too_large(&self, op: &Op, total: u64) -> Error {
+        let detail = format!("{total} bytes in one operation, at most {}", self.config.limits.op_bytes_max);
+        Error::new(ErrorKind::TooLarge, op.verb)
+            .at(op.target.object.name.clone())
+            .detail(detail)
+            .remedy("split the operation")
+    }
+
+    #[inline]
     fn check_span(&self, op: &Op, shift: u64, span: &DmaSpan) -> Result<(), Error> {
         let len = span.len().0;
-        let object = &op.target.object;
-        let start =
-            op.offset.checked_add(shift).filter(|start| start.checked_add(len).is_some_and(|end| end <= OFFSET_MAX));
-        let Some(start) = start else {
-            return Err(Error::new(ErrorKind::OutOfRange, op.verb).at(object.name.clone()).in_range(op.offset, len));
-        };
-        let fail = |kind| Error::new(kind, op.verb).at(object.name.clone()).in_range(start, len);
+        let object = &*op.target.object;
+        let end = op.offset.checked_add(shift).and_then(|start| start.checked_add(len)).unwrap_or(u64::MAX);
         // A file grows by writing past its end; a stripe set has no end to grow.
-        if (op.verb == Verb::Read || object.stripe.is_some()) && start + len > object.len {
-            let detail = format!("the range ends past the object, which has {} bytes", object.len);
-            return Err(fail(ErrorKind::OutOfRange).detail(detail).remedy("ask for its length first"));
+        let limit = if op.verb == Verb::Read || object.stripe.is_some() { object.len } else { OFFSET_MAX };
+        if end > limit {
+            return Err(out_of_range(op, shift, len));
         }
+        if len > self.config.limits.op_bytes_max {
+            return Err(self.too_large(op, len));
+        }
+        let (start, place) = (end - len, span.place());
         match &object.stripe {
-            None => self.check_choice(&op.target.choice, object, op.verb, start, len, span.place()),
+            None => self.check_choice(&op.target.choice, object, op.verb, (start, len), place),
             // Units are whole pages, so the phase of memory and member is the same for every member.
-            Some((_, members)) => members
-                .iter()
-                .zip(op.target.member_choices().iter())
-                .try_for_each(|(member, choice)| self.check_choice(choice, member, op.verb, start, len, span.place())),
+            Some((_, members)) => {
+                let mut members = members.iter().zip(op.target.member_choices());
+                members.try_for_each(|(member, choice)| self.check_choice(choice, member, op.verb, (start, len), place))
+            }
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the four facts of a range and the two of its route; a struct would be made here only"
-    )]
+    #[inline]
     fn check_choice(
         &self,
         choice: &Choice,
         object: &Object,
         verb: Verb,
-        at: u64,
-        len: u64,
+        range: (u64, u64),
         place: Place,
     ) -> Result<(), Error> {
-        let fail = |kind, reason| {
-            Err(Error::new(kind, verb).at(object.name.clone()).in_range(at, len).with_reasons(vec![reason]))
-        };
+        let (at, len) = range;
         let main = &choice.main;
         if !self.reaches(main, place) {
             let error = Error::new(ErrorKind::ApiMisuse, verb).at(object.name.clone());
             return Err(error.detail("the route was planned for another kind of memory than it was given"));
         }
-        let aligned = main.via == Via::Staged || congruent(place.raw(), at, main.granularity);
-        if !aligned && choice.unaligned.is_none() {
-            return fail(ErrorKind::PolicyUnmet, Reason::MemoryMisaligned);
+        let refused = |kind, reason| {
+            Err(Error::new(kind, verb)
+                .at(object.name.clone())
+                .in_range(at, len)
+                .with_reasons(vec![reason])
+                .remedy(reason_remedy(reason)))
+        };
+        if main.via == Via::Direct && choice.unaligned.is_none() && !congruent(place.raw(), at, main.granularity) {
+            return refused(ErrorKind::PolicyUnmet, Reason::MemoryMisaligned);
         }
         if is_ragged(at, len, main.granularity) {
             if main.via == Via::Direct && !choice.ends_may_bounce {
-                return fail(ErrorKind::PolicyUnmet, Reason::RaggedEnds);
+                return refused(ErrorKind::PolicyUnmet, Reason::RaggedEnds);
             }
             if verb == Verb::Write && (choice.ends.is_none() || !choice.ends_may_bounce) {
-                return fail(ErrorKind::Unsupported, Reason::RaggedWrite);
+                return refused(ErrorKind::Unsupported, Reason::RaggedWrite);
             }
         }
         Ok(())
     }
 
+    #[inline]
     fn reaches(&self, leg: &Leg, place: Place) -> bool {
         let caps = &self.queues[usize::from(leg.transport)].caps;
         match (leg.via, place) {
@@ -217,6 +210,24 @@ impl Lane {
 
     pub(super) fn copier_of(&self, device: sw_mem::DeviceId) -> Option<usize> {
         self.copiers.iter().position(|copier| copier.caps.device == device)
+    }
+}
+
+#[cold]
+fn out_of_range(op: &Op, shift: u64, len: u64) -> Error {
+    let object = &op.target.object;
+    Error::new(ErrorKind::OutOfRange, op.verb)
+        .at(object.name.clone())
+        .in_range(op.offset.saturating_add(shift), len)
+        .detail(format!("the range ends past the object, which has {} bytes", object.len))
+        .remedy("ask for its length first")
+}
+
+fn reason_remedy(reason: Reason) -> &'static str {
+    match reason {
+        Reason::MemoryMisaligned => "place the memory congruent to the offset, or relax the policy",
+        Reason::RaggedEnds => "use whole blocks, or the policy require-core",
+        _ => "use whole blocks",
     }
 }
 
