@@ -58,6 +58,14 @@ pub(crate) fn path_error(errno: i32, verb: Verb, path: &Path) -> Error {
     error(errno, verb, path.to_string_lossy().as_ref())
 }
 
+/// The error of a transport in a child of the process that made it.
+pub(crate) fn forked(transport: &'static str) -> Error {
+    Error::new(ErrorKind::Forked, Verb::Setup)
+        .at(transport)
+        .detail("the process was forked after the transport was made; its queue belongs to the parent")
+        .remedy("make one in the child")
+}
+
 fn remedy(errno: i32) -> &'static str {
     match errno {
         libc::ENOENT | libc::ENOTDIR => "check the path",

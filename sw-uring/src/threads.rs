@@ -26,6 +26,7 @@ use sw_engine::{
     Error, ErrorKind, Fault, Reason, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Submit, Transport, TransportCaps, Wait, Wake},
 };
+use sw_mem::ForkMark;
 
 use crate::{fault, handle, sys};
 
@@ -85,6 +86,8 @@ pub struct ThreadsTransport {
     outstanding: u32,
     closed: bool,
     config: ThreadsConfig,
+    /// A child has none of the threads, and their lock may be held for ever.
+    fork: ForkMark,
 }
 
 struct Shared {
@@ -137,6 +140,7 @@ impl ThreadsTransport {
             outstanding: 0,
             closed: false,
             config,
+            fork: ForkMark::new(),
         };
         for number in 0..made.config.threads {
             // Dropping `made` on the way out stops those that run already.
@@ -157,6 +161,10 @@ impl ThreadsTransport {
                 .remedy("raise the limit of processes (ulimit -u) or ask for fewer threads")
                 .caused_by(error)
         })
+    }
+
+    fn check_fork(&self) -> Result<(), Error> {
+        if self.fork.is_child() { Err(fault::forked(PREADV2)) } else { Ok(()) }
     }
 
     fn take(&mut self, state: &mut State, out: &mut Vec<IoDone>) -> usize {
@@ -189,7 +197,7 @@ impl Transport for ThreadsTransport {
     }
 
     fn submit(&mut self, io: &Io) -> Submit {
-        if self.closed || self.outstanding >= self.config.queue_depth {
+        if self.fork.is_child() || self.closed || self.outstanding >= self.config.queue_depth {
             return Submit::Full;
         }
         self.staged.push(*io);
@@ -198,6 +206,7 @@ impl Transport for ThreadsTransport {
     }
 
     fn ring(&mut self) -> Result<(), Error> {
+        self.check_fork()?;
         if self.staged.is_empty() {
             return Ok(());
         }
@@ -212,6 +221,7 @@ impl Transport for ThreadsTransport {
     }
 
     fn poll(&mut self, wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+        self.check_fork()?;
         let shared = self.shared.clone();
         let Wait::For { timeout, min } = wait else {
             return Ok(self.take(&mut shared.lock(), out));
@@ -228,6 +238,9 @@ impl Transport for ThreadsTransport {
     }
 
     fn cancel(&mut self, token: Token) {
+        if self.fork.is_child() {
+            return;
+        }
         let shared = self.shared.clone();
         let mut state = shared.lock();
         let done = IoDone { token, result: Err(fault::fault(libc::ECANCELED)) };
@@ -241,6 +254,9 @@ impl Transport for ThreadsTransport {
     }
 
     fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
+        if self.fork.is_child() {
+            return Fence::Quiet;
+        }
         let shared = self.shared.clone();
         self.closed = true;
         let mut state = shared.lock();
@@ -261,6 +277,9 @@ impl Transport for ThreadsTransport {
 
 impl Drop for ThreadsTransport {
     fn drop(&mut self) {
+        if self.fork.is_child() {
+            return;
+        }
         let shared = self.shared.clone();
         let mut state = shared.lock();
         self.cancel_waiting(&mut state);

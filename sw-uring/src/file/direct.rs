@@ -137,6 +137,32 @@ pub(super) fn open(
 mod tests {
     use super::*;
 
+    /// This program's own file, opened with `O_DIRECT`; none where its file system refuses.
+    fn own_file() -> Option<(std::os::fd::OwnedFd, Stat)> {
+        let fd = sys::open(&std::env::current_exe().unwrap(), libc::O_RDONLY | libc::O_DIRECT, 0).ok()?;
+        let stat = sys::fstat(fd.as_fd()).unwrap();
+        Some((fd, stat))
+    }
+
+    #[test]
+    fn what_is_found_without_statx_satisfies_what_statx_tells() {
+        let Some((fd, stat)) = own_file() else { return println!("skip: no O_DIRECT where the tests are built") };
+        let DirectFacts::Align { memory, offset } = sys::direct_facts(fd.as_fd()) else {
+            return println!("skip: statx does not tell here");
+        };
+        let found = without_statx(fd.as_fd(), &stat).unwrap();
+        assert!(found.block.is_multiple_of(offset) && found.memory.is_multiple_of(memory), "{found:?}");
+        let found = tried(fd.as_fd()).unwrap();
+        assert!(found.block.is_multiple_of(offset) && found.memory.is_multiple_of(memory), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_system_that_is_not_on_a_block_device_has_no_direct_way() {
+        let fd = sys::open(Path::new("/proc/self/status"), libc::O_RDONLY, 0).unwrap();
+        let stat = sys::fstat(fd.as_fd()).unwrap();
+        assert_eq!(without_statx(fd.as_fd(), &stat), Err(Reason::DirectRefused));
+    }
+
     #[test]
     fn alignments_that_make_no_sense_are_not_believed() {
         assert_eq!(checked(512, 3), None);

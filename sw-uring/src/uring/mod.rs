@@ -36,6 +36,8 @@ use sw_engine::{
     seam::{Attach, Fence, Io, IoDone, IoKind, Submit, Transport, TransportCaps, Wait, Wake},
 };
 
+use sw_mem::ForkMark;
+
 use crate::{fault, handle};
 
 use channel::Channel;
@@ -143,11 +145,14 @@ pub fn leaked_rings() -> u64 {
 
 /// Files and block devices by io_uring.
 ///
-/// *Thread*: one at a time; with `single_issuer` always the same one. *Fork*: the child has no ring (it is not copied).
+/// *Thread*: one at a time; with `single_issuer` always the same one. *Fork*: in a child every call is `Forked` or does
+/// nothing.
 pub struct UringTransport {
     /// Dropped only when the kernel holds nothing.
     core: ManuallyDrop<Core>,
     config: UringConfig,
+    /// The ring's memory does not exist in a child.
+    fork: ForkMark,
 }
 
 struct Core {
@@ -191,7 +196,11 @@ impl UringTransport {
             refused: Vec::with_capacity(sw_mem::index(u64::from(config.queue_depth))),
             closed: false,
         };
-        Ok(Self { core: ManuallyDrop::new(core), config })
+        Ok(Self { core: ManuallyDrop::new(core), config, fork: ForkMark::new() })
+    }
+
+    fn check_fork(&self) -> Result<(), Error> {
+        if self.fork.is_child() { Err(fault::forked(IO_URING)) } else { Ok(()) }
     }
 
     /// How completions are run: the best that the kernel took.
@@ -221,6 +230,7 @@ impl Transport for UringTransport {
     }
 
     fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
+        self.check_fork()?;
         let core = &mut *self.core;
         for Channel { ring, tables, .. } in core.polled.iter_mut().chain([&mut core.plain]) {
             let submitter = ring.uring.submitter();
@@ -237,7 +247,7 @@ impl Transport for UringTransport {
     #[inline]
     fn submit(&mut self, io: &Io) -> Submit {
         let core = &mut *self.core;
-        if core.closed || core.in_flight >= self.config.queue_depth {
+        if self.fork.is_child() || core.closed || core.in_flight >= self.config.queue_depth {
             return Submit::Full;
         }
         let pushed = match &mut core.polled {
@@ -258,10 +268,12 @@ impl Transport for UringTransport {
     }
 
     fn ring(&mut self) -> Result<(), Error> {
+        self.check_fork()?;
         self.core.submit()
     }
 
     fn poll(&mut self, wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+        self.check_fork()?;
         let core = &mut *self.core;
         match wait {
             Wait::No => {
@@ -276,11 +288,18 @@ impl Transport for UringTransport {
     }
 
     fn cancel(&mut self, token: Token) {
+        if self.fork.is_child() {
+            return;
+        }
         let entry = opcode::AsyncCancel::new(token.raw()).build();
         self.core.push_cancel(entry);
     }
 
     fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
+        if self.fork.is_child() {
+            // What is in flight is the parent's, in the parent's memory.
+            return Fence::Quiet;
+        }
         self.core.fence(timeout, out)
     }
 
@@ -406,8 +425,11 @@ impl Core {
 
     /// Stages a cancel; makes room if there is none. A cancel that finds none is dropped: it is only a wish.
     fn push_cancel(&mut self, entry: squeue::Entry) {
-        // Successes need no completion of their own.
-        let entry = entry.user_data(CANCEL).flags(squeue::Flags::SKIP_SUCCESS);
+        let mut entry = entry.user_data(CANCEL);
+        if self.plain.ring.uring.params().is_feature_skip_cqe_on_success() {
+            // Successes need no completion of their own.
+            entry = entry.flags(squeue::Flags::SKIP_SUCCESS);
+        }
         for _ in 0..2 {
             if self.push_special(&entry) || self.plain.ring.submit().is_err() {
                 return;
@@ -463,6 +485,10 @@ fn now() -> Instant {
 
 impl Drop for UringTransport {
     fn drop(&mut self) {
+        if self.fork.is_child() {
+            // The ring is the parent's; this process keeps its few bytes until it ends.
+            return;
+        }
         // A vector of its own: without one, ended I/Os could not be told from running ones.
         let mut ended = Vec::with_capacity(sw_mem::index(u64::from(self.config.queue_depth)));
         match self.core.fence(DROP_WAIT, &mut ended) {

@@ -14,14 +14,14 @@ use std::{
 };
 
 use sw_engine::{
-    ErrorKind, Reason,
-    seam::{Attach, IoKind, OpenMode, Store, Transport},
+    Error, ErrorKind, Reason,
+    seam::{Attach, IoKind, OpenMode, Store, Transport, Wait},
 };
 use sw_uring::{FileStore, IO_URING, PREADV2, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 use crate::{
     mounts::is_root,
-    support::{Scratch, bytes, io, memory, open, pattern, read, run, segment, write},
+    support::{Scratch, bytes, io, memory, open, pattern, read, run, segment, transports, write},
 };
 
 const ROLE: &str = "SW_URING_TEST_ROLE";
@@ -178,6 +178,42 @@ fn child_denied() {
     assert!(error.to_string().contains(&secret) && !error.remedy_text().is_empty(), "{error}");
     let error = store.create(dir.join("new").to_str().unwrap(), 10).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    println!("child done");
+}
+
+#[test]
+fn a_forked_child_gets_an_error_and_the_parent_goes_on() {
+    let scratch = Scratch::new("forked");
+    std::fs::write(scratch.path("file"), pattern(65536, 32)).unwrap();
+    child_passes("child_forks", "", &scratch.path(""));
+}
+
+#[test]
+#[ignore = "run by its parent in a process of its own"]
+fn child_forks() {
+    let Some((_, dir)) = role() else { return };
+    for (name, mut transport) in transports() {
+        let object = open(&*transport, &dir.join("file"), OpenMode::Read);
+        assert!(read(&mut *transport, &object, 0, 0, 4096).is_ok(), "{name}");
+        // SAFETY: the child does not touch locks of other threads: it allocates (the C library makes that safe), asks
+        // the transport, and leaves by _exit.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let mut out = Vec::with_capacity(1);
+            let poll = transport.poll(Wait::For { timeout: Duration::from_secs(1), min: 1 }, &mut out);
+            let forked = |result: Result<(), Error>| result.is_err_and(|error| error.kind() == ErrorKind::Forked);
+            let right = forked(poll.map(drop)) && forked(transport.ring());
+            transport.cancel(sw_engine::Token::from_raw(1 << 32));
+            drop(transport);
+            // SAFETY: no pointers; ends the child at once.
+            unsafe { libc::_exit(if right { 0 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: the pointer names a live integer.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(status, 0, "{name}: the child ended by itself, and well");
+        assert!(read(&mut *transport, &object, 0, 0, 65536).unwrap() == pattern(65536, 32), "{name}: the parent");
+    }
     println!("child done");
 }
 
