@@ -7,6 +7,8 @@
 //! A backend is done when its suite is green and every skipped case is listed, with its reason, in the backend's test.
 
 pub mod block_file;
+pub mod copy_engine;
 mod report;
+pub mod store;
 
 pub use report::{Case, CaseResult, End, Report, Row, Verdict, fail, skip};
