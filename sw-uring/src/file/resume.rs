@@ -10,7 +10,7 @@
 use std::{
     fs,
     io::Write as _,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -51,17 +51,12 @@ impl FileStore {
         let hidden = |end| create::hidden(&target, &format!("{key:016x}"), end);
         let (partial, sidecar, sidecar_new) = (hidden(create::PARTIAL), hidden(SIDECAR), hidden(SIDECAR_NEW));
         let failed = |errno| path_error(errno, Verb::Create, &target);
-        let fd = sys::open(&partial, libc::O_RDWR | libc::O_CREAT, 0o666).map_err(failed)?;
-        sys::try_lock(fd.as_fd()).map_err(|errno| match errno {
-            libc::EWOULDBLOCK => Error::new(ErrorKind::InUse, Verb::Create)
-                .at(name)
-                .detail("another process writes the same copy")
-                .remedy("wait for it or end it"),
-            _ => failed(errno),
-        })?;
-        let found = sys::fstat(fd.as_fd()).map_err(failed)?;
-        let recorded = if found.len == len { read_sidecar(&sidecar, len) } else { None };
+        let (fd, found_len) = open_locked(&partial, name)?;
+        let recorded = if found_len == len { read_sidecar(&sidecar, len) } else { None };
         if recorded.is_none() {
+            // A record must be gone for good before the file gets the length that would make it count again.
+            let _ = fs::remove_file(&sidecar);
+            create::sync_directory(&target).map_err(failed)?;
             sys::truncate(fd.as_fd(), 0).map_err(failed)?;
         }
         let object = create::finish_opening(self, &partial, &target, fd, len)?;
@@ -119,6 +114,35 @@ impl Resumable {
         let _ = fs::remove_file(&self.sidecar);
         fs::remove_file(&self.partial).map_err(|error| path_error(sys::code(&error), Verb::Replace, &self.partial))
     }
+}
+
+/// Opens or makes the partial file and holds its lock; its length.
+fn open_locked(partial: &Path, name: &str) -> Result<(OwnedFd, u64), Error> {
+    let failed = |errno| path_error(errno, Verb::Create, Path::new(name));
+    for _ in 0..LOCK_TRIES {
+        let fd = sys::open(partial, libc::O_RDWR | libc::O_CREAT, 0o666).map_err(failed)?;
+        match sys::try_lock(fd.as_fd()) {
+            Ok(()) => {}
+            Err(libc::EWOULDBLOCK) => return Err(in_use(name)),
+            Err(errno) => return Err(failed(errno)),
+        }
+        let held = sys::fstat(fd.as_fd()).map_err(failed)?;
+        // Between opening and locking another writer may have finished: then this is the target by now.
+        if sys::stat(partial).is_ok_and(|named| (named.device, named.inode) == (held.device, held.inode)) {
+            return Ok((fd, held.len));
+        }
+    }
+    Err(in_use(name))
+}
+
+/// Times that opening is tried again when another writer finishes meanwhile.
+const LOCK_TRIES: u32 = 4;
+
+fn in_use(name: &str) -> Error {
+    Error::new(ErrorKind::InUse, Verb::Create)
+        .at(name)
+        .detail("another process writes the same copy")
+        .remedy("wait for it or end it")
 }
 
 fn read_sidecar(path: &Path, len: u64) -> Option<u64> {

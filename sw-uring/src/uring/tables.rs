@@ -227,3 +227,32 @@ fn region_error(errno: i32, region: &DmaRegion) -> Error {
         _ => error(fault::classify(errno).0).detail("the kernel refuses to pin the region"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sw_mem::{Buffer, ByteLen, HostVa, Place};
+
+    use super::*;
+
+    #[test]
+    fn a_large_region_is_found_by_its_parts_and_never_across_their_border() {
+        // Only the numbers matter here: nothing is registered or touched.
+        let region = Buffer::allocate(ByteLen(4096)).unwrap().region().clone();
+        let (base, len) = (0x7000_0000_0000, 2 * BUFFER_BYTES_MAX + 4096);
+        let mut tables =
+            Tables { files: Vec::new(), file_slots: Vec::new(), buffers: IdMap::default(), buffer_slots: Vec::new() };
+        tables.buffers.insert(region.id(), Buffers { base, len, slots: vec![7, 3, 9], _region: region.clone() });
+        let find = |at: u64, len: u32| {
+            let place = Place::Host(HostVa::new(base.wrapping_add(at)));
+            tables.buffer(&MemorySegment { place, len, region: region.id() })
+        };
+        assert_eq!(find(0, 4096), Some(7));
+        assert_eq!(find(BUFFER_BYTES_MAX - 4096, 4096), Some(7));
+        assert_eq!(find(BUFFER_BYTES_MAX - 4096, 4097), None, "across a border");
+        assert_eq!(find(BUFFER_BYTES_MAX, 4096), Some(3));
+        assert_eq!(find(2 * BUFFER_BYTES_MAX, 4096), Some(9));
+        assert_eq!(find(2 * BUFFER_BYTES_MAX, 4097), None, "past the end");
+        assert_eq!(find(0u64.wrapping_sub(1), 4096), None, "before the start");
+        assert_eq!(find(0, 0), None, "nothing");
+    }
+}

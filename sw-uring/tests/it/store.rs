@@ -145,6 +145,10 @@ fn a_record_that_does_not_fit_its_file_counts_as_nothing() {
     let partial = scratch.path(".copy.0000000000000001.straightway-partial");
     std::fs::OpenOptions::new().write(true).open(&partial).unwrap().set_len(60_000).unwrap();
     assert_eq!(store().create_resumable(text(&target), 100_000, 1).unwrap().done(), 0);
+    // The file has its full length again, and nothing was written: the old record must not come back.
+    let again = store().create_resumable(text(&target), 100_000, 1).unwrap();
+    assert_eq!((again.object().len, again.done()), (100_000, 0));
+    drop(again);
     std::fs::write(scratch.path(".copy.0000000000000001.straightway-resume"), [0xFF; 4096]).unwrap();
     assert_eq!(store().create_resumable(text(&target), 100_000, 1).unwrap().done(), 0);
 }
