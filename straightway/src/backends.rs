@@ -11,8 +11,8 @@ use sw_cuda::{
     StreamOrder,
 };
 use sw_engine::{
-    Error, ErrorKind, LaneConfig, LaneParts, Reason, TransportName, Verb,
-    seam::{CopyEngine, Transport, TransportCaps},
+    Error, ErrorKind, LaneConfig, LaneParts, Reason, Token, TransportName, Verb,
+    seam::{CopyDirection, CopyEngine, CopyJob, Fence, Transport, TransportCaps},
 };
 use sw_mem::{ByteLen, DmaRegion, HugePages, SlabPool};
 use sw_uring::{FileStore, Probe, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
@@ -197,13 +197,15 @@ impl Backends {
         LaneConfig { ops_max: self.config.ops_per_lane, ..LaneConfig::default() }
     }
 
-    /// Copies device memory into fresh host memory, through a copy engine of its own. For verification, not for speed.
-    pub(crate) fn copy_out(&self, span: &sw_mem::DmaSpan, ordinal: u16) -> Result<sw_mem::Buffer, Error> {
-        let failed =
-            |cause| Error::new(ErrorKind::ResourceLimit, Verb::Copy).detail("no memory for the copy").caused_by(cause);
-        let target = sw_mem::Buffer::allocate(span.len()).map_err(failed)?;
+    /// Copies device memory from `at` out, through a copy engine of its own. For verification, not for speed.
+    pub(crate) fn copy_out(&self, span: &sw_mem::DmaSpan, at: u64, to: &mut [u8], ordinal: u16) -> Result<(), Error> {
+        if at.checked_add(to.len() as u64).is_none_or(|end| end > span.len().0) {
+            return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
+                .at(format!("gpu{ordinal} memory"))
+                .in_range(at, to.len() as u64));
+        }
         let mut engine = copier(&self.gpu(ordinal)?, 4)?;
-        copy_through(engine.as_mut(), span, target)
+        copy_through(engine.as_mut(), span, at, to)
     }
 }
 
@@ -221,56 +223,49 @@ fn copier(context: &Context, depth: u32) -> Result<Box<dyn CopyEngine>, Error> {
     Ok(Box::new(engine))
 }
 
-#[expect(
-    clippy::mem_forget,
-    reason = "a device may still write these slabs; freeing them would corrupt whoever gets them next"
-)]
-fn keep_for_ever(pool: SlabPool) {
-    std::mem::forget(pool);
-}
-
 /// Bytes of one verification copy.
-const COPY_BYTES: u64 = 1 << 20;
+const COPY_BYTES: usize = 1 << 20;
+/// Longest that one piece may take.
+const COPY_WAIT: Duration = Duration::from_secs(10);
 
-/// Device memory into `target`, a piece at a time through one pinned slab.
-fn copy_through(
-    engine: &mut dyn CopyEngine,
-    from: &sw_mem::DmaSpan,
-    target: sw_mem::Buffer,
-) -> Result<sw_mem::Buffer, Error> {
-    use sw_engine::{
-        Token,
-        seam::{CopyDirection, CopyJob, Fence},
-    };
+/// Device memory into `to`, a piece at a time through one pinned slab.
+fn copy_through(engine: &mut dyn CopyEngine, from: &sw_mem::DmaSpan, at: u64, to: &mut [u8]) -> Result<(), Error> {
     let fault = |fault| Error::from_fault(fault, Verb::Copy).detail("a copy from device memory failed");
     let misuse = || Error::new(ErrorKind::ApiMisuse, Verb::Copy).detail("not device memory");
-    let mut pool = SlabPool::new(1, ByteLen(COPY_BYTES), HugePages::Never).map_err(|cause| {
+    let mut pool = SlabPool::new(1, ByteLen(COPY_BYTES as u64), HugePages::Never).map_err(|cause| {
         Error::new(ErrorKind::ResourceLimit, Verb::Copy).detail("no memory for a slab").caused_by(cause)
     })?;
     let slab = pool.take().ok_or_else(misuse)?;
-    let _pin = engine.pin(pool.region()).map_err(fault)?;
+    let pin = engine.pin(pool.region()).map_err(fault)?;
     let host = pool.memory().place().host().ok_or_else(misuse)?;
     let sw_mem::Place::Device(_, base) = from.place() else { return Err(misuse()) };
-    let target = target.into_span();
-    let (mut at, mut done) = (0, Vec::with_capacity(4));
-    while at < from.len().0 {
-        let len = COPY_BYTES.min(from.len().0 - at);
-        let device = base.checked_add(ByteLen(at)).ok_or_else(misuse)?;
-        let short = u32::try_from(len).unwrap_or(u32::MAX);
-        let job = CopyJob { token: Token::from_raw(1), direction: CopyDirection::FromDevice, host, device, len: short };
+    let mut done = Vec::with_capacity(4);
+    let mut device = base.checked_add(ByteLen(at));
+    for piece in to.chunks_mut(COPY_BYTES) {
+        let here = device.ok_or_else(misuse)?;
+        let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+        let job = CopyJob { token: Token::from_raw(1), direction: CopyDirection::FromDevice, host, device: here, len };
         engine.submit(&job).and_then(|()| engine.ring()).map_err(fault)?;
         done.clear();
-        if engine.fence(Duration::from_secs(10), &mut done) != Fence::Quiet {
+        if engine.fence(COPY_WAIT, &mut done) != Fence::Quiet {
             // The slab may still be written: it is kept for ever rather than freed under the device.
-            keep_for_ever(pool);
+            keep_for_ever((pool, pin));
             return Err(
                 Error::new(ErrorKind::DeadlineExceeded, Verb::Copy).detail("a copy from device memory took over 10 s")
             );
         }
         done.iter().try_for_each(|end| end.result).map_err(fault)?;
-        target.copy_from(at, pool.memory(), 0, len).map_err(|cause| misuse().caused_by(cause))?;
-        at += len;
+        pool.memory().read(0, piece).map_err(|cause| misuse().caused_by(cause))?;
+        device = here.checked_add(ByteLen(u64::from(len)));
     }
     pool.put(slab);
-    target.into_buffer().map_err(|_| misuse())
+    Ok(())
+}
+
+#[expect(
+    clippy::mem_forget,
+    reason = "a device may still write these slabs; freeing them would corrupt whoever gets them next"
+)]
+fn keep_for_ever<T>(what: T) {
+    std::mem::forget(what);
 }

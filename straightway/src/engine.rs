@@ -185,20 +185,26 @@ impl Engine {
         Ok(Region::new(region))
     }
 
-    /// Copies memory of any kind into fresh host memory. For verification; it is not the fast path.
+    /// Copies `len` bytes from `at` of memory of any kind into fresh host memory. For verification and headers; it is not
+    /// the fast path.
     ///
     /// # Errors
-    /// The copy engine's; `ResourceLimit`.
-    pub fn copy_to_host(&self, memory: &Memory) -> Result<Buffer, Error> {
+    /// `OutOfRange`; the copy engine's.
+    pub fn copy_range_to_host(&self, memory: &Memory, at: u64, len: u64) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; sw_mem::index(len)];
         match memory.destination() {
-            Destination::Gpu(ordinal) => self.core.backends.copy_out(&memory.span, ordinal),
-            Destination::Host => {
-                let fail = |cause| Error::new(ErrorKind::ResourceLimit, Verb::Copy).at("memory").caused_by(cause);
-                let mut buffer = Buffer::allocate(ByteLen(memory.len())).map_err(fail)?;
-                memory.read(0, buffer.as_mut_slice())?;
-                Ok(buffer)
-            }
+            Destination::Host => memory.read(at, &mut bytes)?,
+            Destination::Gpu(ordinal) => self.core.backends.copy_out(&memory.span, at, &mut bytes, ordinal)?,
         }
+        Ok(bytes)
+    }
+
+    /// Copies all of `memory` into fresh host memory.
+    ///
+    /// # Errors
+    /// As [`Engine::copy_range_to_host`].
+    pub fn copy_to_host(&self, memory: &Memory) -> Result<Vec<u8>, Error> {
+        self.copy_range_to_host(memory, 0, memory.len())
     }
 
     /// Every route that a transfer could take, with a verdict for each. For a stripe set: of its first member.

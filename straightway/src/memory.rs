@@ -56,6 +56,12 @@ impl Memory {
             .map_err(|span| Memory { span })
     }
 
+    /// Makes it a region whose parts can be given to operations one by one, and the offset of its first byte there.
+    /// [`Region::reclaim`] is the way back.
+    pub fn share(self) -> (Region, u64) {
+        (Region { region: self.span.region().clone() }, self.span.offset())
+    }
+
     /// Copies host bytes out.
     ///
     /// # Errors
@@ -88,6 +94,22 @@ impl Region {
     /// `OutOfRange`.
     pub fn part(&self, at: u64, len: u64) -> Result<Memory, Error> {
         self.region.span(at, ByteLen(len)).map(|span| Memory { span }).map_err(|cause| mem_error(cause, Verb::Register))
+    }
+
+    /// The whole range back as memory of one owner, once no operation and no other handle holds it. Device memory and
+    /// foreign memory come back as a shared part: nobody can have slices of those anyway.
+    ///
+    /// # Errors
+    /// `InUse` if somebody still holds a part; `OutOfRange`.
+    pub fn reclaim(self, at: u64, len: u64) -> Result<Memory, Error> {
+        match self.region.reclaim(at, ByteLen(len)) {
+            Ok(buffer) => Ok(buffer.into()),
+            Err(region) if region.holders() == 1 => Self { region }.part(at, len),
+            Err(region) => Err(Error::new(ErrorKind::InUse, Verb::Register)
+                .at(format!("{region:?}"))
+                .detail("a part of the region is still held by an operation or another handle")
+                .remedy("wait for the operations on it first")),
+        }
     }
 
     /// Length in bytes.

@@ -1,8 +1,8 @@
 //! Checkpoint formats to tensor ranges, load and save.
 //!
-//! This crate turns the bytes of a checkpoint's *heads* (file headers and index files) into exact byte ranges, and a list of
-//! tensors into the heads of files to write. It does no I/O and knows no clock, thread or engine: whoever composes it
-//! moves the bytes.
+//! The pure part turns the bytes of a checkpoint's *heads* (file headers and index files) into exact byte ranges, and a
+//! list of tensors into the heads of files to write. It does no I/O and knows no clock, thread or engine. [`load`] and
+//! [`save`] move the bytes, by the engine that they are given and by no other way.
 //!
 //! ```text
 //!   file head ──► HeadReader ──► Header ─┐
@@ -10,6 +10,9 @@
 //!   *.index.json ──► ShardIndex ─────────┘      (Pattern, LoadLimits)
 //!
 //!   TensorSpec list ──► WritePlan ──► per file: head bytes, offset of each tensor; index.json bytes
+//!
+//!   load(engine, path) = heads by the engine ─► LoadPlan ─► regions ─► parts by the engine ─► Loaded
+//!   save(engine, path, tensors) = WritePlan ─► new files under temporary names ─► flush ─► commit, the index last
 //! ```
 //!
 //! Invariants:
@@ -27,18 +30,22 @@ mod catalog;
 mod dtype;
 mod header;
 mod header_json;
+mod load;
 mod load_plan;
 mod pattern;
 mod quote;
 mod read_head;
+mod save;
 mod shard_index;
 mod write_plan;
 
 pub use catalog::{Catalog, CatalogError, SHARD_COUNT_MAX, Shard};
 pub use dtype::Dtype;
 pub use header::{HEADER_LEN_MAX_BYTES, Header, HeaderError, HeaderSpan, LENGTH_LEN_BYTES, RANK_MAX, TensorInfo};
+pub use load::{FileReport, LoadOptions, Loaded, LoadedTensor, Way, load, open_catalog};
 pub use load_plan::{Extent, LoadLimits, LoadPlan, LoadTotals, Place, PlanError, ReadPart, Region, TensorView};
 pub use pattern::{PATTERN_LEN_MAX_BYTES, Pattern, PatternError};
 pub use read_head::{FIRST_STEP_LEN_BYTES, HeadReader, ReadStep, STEP_LEN_MAX_BYTES};
+pub use save::{SaveOptions, Saved, save};
 pub use shard_index::{INDEX_LEN_MAX_BYTES, IndexError, ShardIndex, check_shard_name};
 pub use write_plan::{FileLayout, LayoutError, LayoutOptions, PlacedTensor, TensorSpec, WritePlan};

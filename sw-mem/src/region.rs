@@ -204,6 +204,20 @@ impl DmaRegion {
         Ok(DmaSpan { region: self.clone(), at, len: len.0, exclusive: false })
     }
 
+    /// Back to a buffer over `at..at+len`, if this is the last handle and the memory is one of our own mappings: nobody
+    /// else can have a span of it then.
+    ///
+    /// # Errors
+    /// The region itself, if others hold it, if it is foreign, or if the range is outside.
+    pub fn reclaim(mut self, at: u64, len: ByteLen) -> Result<Buffer, DmaRegion> {
+        let whole = self.0.len;
+        let alone = Arc::get_mut(&mut self.0).is_some_and(|inner| matches!(inner.keep, Keep::Mapping(_)));
+        if !alone || check(at, len.0, whole).is_err() {
+            return Err(self);
+        }
+        Ok(Buffer { span: DmaSpan { region: self, at, len: len.0, exclusive: true } })
+    }
+
     /// Gives frames to a range now (host mappings of this crate only; others are left alone).
     ///
     /// # Errors

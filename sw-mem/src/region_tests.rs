@@ -112,3 +112,14 @@ fn holders_are_handles_and_spans() {
     drop((buffer, span));
     assert_eq!(region.holders(), 1);
 }
+
+#[test]
+fn only_the_last_holder_of_a_mapping_gets_slices_back() {
+    let region = Buffer::allocate(ByteLen(100)).unwrap().region().clone();
+    let span = region.span(0, ByteLen(1)).unwrap();
+    let region = region.reclaim(0, ByteLen(100)).unwrap_err();
+    drop(span);
+    assert!(region.clone().reclaim(0, ByteLen(100)).is_err(), "the clone's original still holds it");
+    let region = region.reclaim(4096, ByteLen(1)).unwrap_err();
+    assert_eq!(region.reclaim(10, ByteLen(90)).unwrap().len(), ByteLen(90));
+}

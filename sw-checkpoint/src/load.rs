@@ -1,0 +1,314 @@
+//! Loads tensors by an engine: every byte through its pipeline, each file with the way that its bytes took.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use straightway::{DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb};
+
+use crate::{
+    Catalog, Dtype, HeadReader, Header, INDEX_LEN_MAX_BYTES, LoadLimits, LoadPlan, Pattern, ReadPart, Shard, ShardIndex,
+};
+
+/// Parts in flight: with parts of 8 MiB and I/Os of 1 MiB enough to keep the queues of a few reactors full, and few enough
+/// that memory of one part is what a failure throws away.
+const PARTS_IN_FLIGHT: usize = 8;
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where tensors land.
+    pub into: Destination,
+    /// Which tensors. Default: all.
+    pub tensors: Pattern,
+    /// Which routes are accepted for the tensors' bytes.
+    pub policy: Policy,
+    /// Whether to compute SHA-256 of each tensor's bytes.
+    pub digest: bool,
+    /// Limits of the plan.
+    pub limits: LoadLimits,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            into: Destination::Host,
+            tensors: Pattern::all(),
+            policy: Policy::Any,
+            digest: false,
+            limits: LoadLimits::default(),
+        }
+    }
+}
+
+/// Reads that went the same way for the same reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The way, with its bytes summed.
+    pub path: DataPath,
+    /// How many reads.
+    pub reads: u64,
+}
+
+/// What was read of one file.
+#[derive(Clone, Debug)]
+pub struct FileReport {
+    /// Its path.
+    pub name: String,
+    /// The ways of its bytes. The header is read apart and is not in them.
+    pub ways: Vec<Way>,
+}
+
+impl FileReport {
+    fn add(&mut self, path: DataPath) {
+        let same = |way: &&mut Way| way.path.route == path.route && way.path.reason == path.reason;
+        match self.ways.iter_mut().find(same) {
+            Some(way) => {
+                way.path.bytes += path.bytes;
+                way.path.bounced += path.bounced;
+                way.path.cpu_copied += path.cpu_copied;
+                way.reads += 1;
+            }
+            None => self.ways.push(Way { path, reads: 1 }),
+        }
+    }
+}
+
+/// A tensor in memory.
+#[derive(Clone, Debug)]
+pub struct LoadedTensor {
+    /// Its name.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Dimensions, outermost first.
+    pub shape: Vec<u64>,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// Position of its file in [`Loaded::files`].
+    pub file: usize,
+    /// Region and offset of its first byte; `None` exactly if it has no bytes.
+    pub place: Option<(usize, u64)>,
+    /// SHA-256 of its bytes, if it was asked for.
+    pub digest: Option<[u8; 32]>,
+}
+
+/// A loaded checkpoint.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The memory. Tensors lie in it with the gaps and padding of their files.
+    pub regions: Vec<Memory>,
+    /// The tensors, by file and then by offset.
+    pub tensors: Vec<LoadedTensor>,
+    /// What was read of each file.
+    pub files: Vec<FileReport>,
+    /// Bytes of the tensors.
+    pub tensor_bytes: u64,
+    /// Bytes read beside them, because reading on is cheaper than a second read.
+    pub gap_bytes: u64,
+}
+
+impl Loaded {
+    /// Copies a tensor's bytes out, whatever memory they are in.
+    ///
+    /// # Errors
+    /// The copy engine's; `NotFound` for a tensor that is not of this checkpoint.
+    pub fn bytes_of(&self, engine: &Engine, tensor: &LoadedTensor) -> Result<Vec<u8>, Error> {
+        let Some((region, offset)) = tensor.place else { return Ok(Vec::new()) };
+        let memory = self
+            .regions
+            .get(region)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, Verb::Copy).at(tensor.name.as_str()))?;
+        engine.copy_range_to_host(memory, offset, tensor.len_bytes)
+    }
+}
+
+/// Loads a checkpoint: a `.safetensors` file, an `*.index.json`, or a directory with one of them.
+///
+/// *Blocking*: until every byte is there. Memory: the regions of the plan and the engine's staging, nothing else.
+///
+/// # Errors
+/// `BadFormat` with file, tensor and remedy; what opening and reading return; `PolicyUnmet`. Nothing is returned half.
+pub fn load(engine: &Engine, path: &Path, options: &LoadOptions) -> Result<Loaded, Error> {
+    let (catalog, objects) = open_catalog(engine, path)?;
+    let plan = LoadPlan::new(&catalog, &options.tensors, options.limits).map_err(|cause| malformed(path, cause))?;
+    let mut files: Vec<FileReport> =
+        objects.iter().map(|object| FileReport { name: object.name().to_owned(), ways: Vec::new() }).collect();
+    let regions = read_all(engine, &plan, &objects, options, &mut files)?;
+    objects.iter().try_for_each(Object::check_unchanged)?;
+    let tensors = plan.views().iter().filter_map(|view| {
+        let info = catalog.shards().get(view.file)?.header.tensors().get(view.tensor)?;
+        Some(LoadedTensor {
+            name: info.name.to_string(),
+            dtype: info.dtype,
+            shape: info.shape.to_vec(),
+            len_bytes: view.len_bytes,
+            file: view.file,
+            place: view.place.map(|place| (place.region, place.region_offset)),
+            digest: None,
+        })
+    });
+    let tensors = tensors.collect();
+    let totals = plan.totals();
+    let mut loaded = Loaded { regions, tensors, files, tensor_bytes: totals.tensor_bytes, gap_bytes: totals.gap_bytes };
+    if options.digest {
+        for at in 0..loaded.tensors.len() {
+            let bytes = loaded.bytes_of(engine, &loaded.tensors[at])?;
+            loaded.tensors[at].digest = Some(Sha256::digest(bytes).into());
+        }
+    }
+    Ok(loaded)
+}
+
+/// A part on its way, with the file that it belongs to.
+struct Running {
+    file: usize,
+    pending: Pending,
+}
+
+fn read_all(
+    engine: &Engine,
+    plan: &LoadPlan,
+    objects: &[Object],
+    options: &LoadOptions,
+    files: &mut [FileReport],
+) -> Result<Vec<Memory>, Error> {
+    let mut regions = Vec::with_capacity(plan.regions().len());
+    for region in plan.regions() {
+        regions.push((engine.allocate(options.into, region.len_bytes, 0)?.share(), region.len_bytes));
+    }
+    let mut running = VecDeque::with_capacity(PARTS_IN_FLIGHT);
+    let mut failed = None;
+    for part in plan.parts() {
+        if running.len() == PARTS_IN_FLIGHT {
+            failed = settle(running.pop_front(), files);
+        }
+        let Some(object) = objects.get(part.file).filter(|_| failed.is_none()) else { break };
+        let Some(((region, base), _)) = regions.get(part.region) else { break };
+        let read = to_whole_blocks(plan, &part, object);
+        let memory = region.part(base + read.region_offset, read.len_bytes)?;
+        let pending = engine.read(object, read.file_offset, memory).policy(options.policy).start();
+        running.push_back(Running { file: part.file, pending });
+    }
+    // After a failure the rest is still waited for: its memory must not be given back under a device.
+    while let Some(part) = running.pop_front() {
+        failed = settle(Some(part), files).or(failed);
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => regions.into_iter().map(|((region, base), len)| region.reclaim(base, len)).collect(),
+    }
+}
+
+fn settle(part: Option<Running>, files: &mut [FileReport]) -> Option<Error> {
+    let Running { file, pending } = part?;
+    let done = pending.wait();
+    if let (Ok(_), Some(report)) = (&done.result, files.get_mut(file)) {
+        report.add(done.path);
+    }
+    done.result.err()
+}
+
+/// The part widened to whole blocks, for which the plan left room, so that nothing is bounced; never past the end of the
+/// file.
+fn to_whole_blocks(plan: &LoadPlan, part: &ReadPart, object: &Object) -> ReadPart {
+    let wide = plan.blocks_of(part);
+    let end = object.len().min(wide.file_offset + wide.len_bytes);
+    ReadPart { len_bytes: end.saturating_sub(wide.file_offset), ..wide }
+}
+
+/// Opens the files of a checkpoint and checks their headers, without reading a tensor.
+///
+/// # Errors
+/// As [`load`].
+pub fn open_catalog(engine: &Engine, path: &Path) -> Result<(Catalog, Vec<Object>), Error> {
+    let path = resolve(engine, path)?;
+    if path.extension().is_none_or(|extension| extension != "json") {
+        let (header, object) = open_header(engine, &path)?;
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        return Ok((Catalog::single(name, header), vec![object]));
+    }
+    let index = ShardIndex::parse(&read_small(engine, &path)?).map_err(|cause| malformed(&path, cause))?;
+    let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let mut shards = Vec::with_capacity(index.files().len());
+    let mut objects = Vec::with_capacity(index.files().len());
+    // Sorted by name, as the catalog keeps them: positions agree.
+    for name in index.files() {
+        let (header, object) = open_header(engine, &directory.join(name))?;
+        shards.push(Shard { name: name.clone(), header });
+        objects.push(object);
+    }
+    let catalog = Catalog::sharded(&index, shards).map_err(|cause| malformed(&path, cause))?;
+    Ok((catalog, objects))
+}
+
+/// The file to start from: the path itself, or the one index or one model file of a directory.
+fn resolve(engine: &Engine, path: &Path) -> Result<PathBuf, Error> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let entries = engine.list(&uri(path)?)?;
+    let ending = |end: &str| {
+        entries.iter().filter(|entry| entry.name.ends_with(end)).map(|entry| entry.name.clone()).collect::<Vec<_>>()
+    };
+    match (ending(".safetensors.index.json").as_slice(), ending(".safetensors").as_slice()) {
+        ([index], _) => Ok(index.into()),
+        ([], [file]) => Ok(file.into()),
+        (indexes, files) => Err(Error::new(ErrorKind::BadFormat, Verb::Open)
+            .at(path.to_string_lossy().as_ref())
+            .detail(format!("the directory has {} index files and {} model files", indexes.len(), files.len()))
+            .remedy("name the file or the *.safetensors.index.json itself")),
+    }
+}
+
+fn open_header(engine: &Engine, path: &Path) -> Result<(Header, Object), Error> {
+    let object = engine.open(&uri(path)?)?;
+    let mut head = HeadReader::new(object.len()).map_err(|cause| malformed(path, cause))?;
+    while let Some(step) = head.need() {
+        let bytes = read_range(engine, &object, step.file_offset, step.len_bytes)?;
+        head.push(&bytes).map_err(|cause| malformed(path, cause))?;
+    }
+    Ok((head.finish().map_err(|cause| malformed(path, cause))?, object))
+}
+
+/// An index file, which is bounded.
+fn read_small(engine: &Engine, path: &Path) -> Result<Vec<u8>, Error> {
+    let object = engine.open(&uri(path)?)?;
+    if object.len() > INDEX_LEN_MAX_BYTES {
+        return Err(Error::new(ErrorKind::BadFormat, Verb::Open)
+            .at(object.name())
+            .detail(format!("an index of {} bytes; at most {INDEX_LEN_MAX_BYTES} are read", object.len()))
+            .remedy("check that it is the index of a checkpoint"));
+    }
+    read_range(engine, &object, 0, object.len())
+}
+
+fn read_range(engine: &Engine, object: &Object, offset: u64, len: u64) -> Result<Vec<u8>, Error> {
+    // The head may be asked for past the end of a short file: the reader of heads says so better than a range check.
+    let len = len.min(object.len().saturating_sub(offset));
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let memory = engine.allocate(Destination::Host, len, offset)?;
+    let memory = engine.read(object, offset, memory).wait().ok()?.into_memory();
+    let memory = memory.ok_or_else(|| Error::new(ErrorKind::Protocol, Verb::Read).at(object.name()))?;
+    engine.copy_range_to_host(&memory, 0, len)
+}
+
+pub(crate) fn uri(path: &Path) -> Result<Uri, Error> {
+    match path.to_str() {
+        Some(text) => Ok(Uri::File(text.to_owned())),
+        None => Err(Error::new(ErrorKind::BadUri, Verb::Open)
+            .at(path.to_string_lossy().as_ref())
+            .detail("a path that is not UTF-8")),
+    }
+}
+
+pub(crate) fn malformed(path: &Path, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::BadFormat, Verb::Parse)
+        .at(path.to_string_lossy().as_ref())
+        .detail(cause.to_string())
+        .caused_by(cause)
+}

@@ -1,0 +1,157 @@
+//! Save and load by the engine, on real files.
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
+use std::{fs, path::PathBuf};
+
+use straightway::{Destination, Engine, ErrorKind, GpuUse, Memory, parse_policy};
+use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Pattern, SaveOptions, TensorSpec, load, save};
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn engine() -> Engine {
+    Engine::builder().gpu(GpuUse::Off).build().unwrap()
+}
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+}
+
+/// A tensor's bytes: a function of its name, so that a mix-up shows.
+fn bytes_of(name: &str, len: usize) -> Vec<u8> {
+    let seed: usize = name.bytes().map(usize::from).sum();
+    (0..len).map(|at| (at * 13 + seed + at / 511).to_le_bytes()[0]).collect()
+}
+
+fn tensors(engine: &Engine) -> Vec<(TensorSpec, Memory)> {
+    let specs = [
+        ("embed", Dtype::F32, vec![1000, 300]),
+        ("odd", Dtype::U8, vec![1, 333]),
+        ("empty", Dtype::F16, vec![0, 5]),
+        ("scalar", Dtype::F64, vec![]),
+        ("layer.0.w", Dtype::Bf16, vec![700, 513]),
+        ("layer.1.w", Dtype::Bf16, vec![700, 513]),
+    ];
+    let with_memory = |(name, dtype, shape): (&str, Dtype, Vec<u64>)| {
+        let count: u64 = shape.iter().product();
+        let len = count
+            * match dtype {
+                Dtype::U8 => 1,
+                Dtype::F32 => 4,
+                Dtype::F64 => 8,
+                _ => 2,
+            };
+        let mut buffer = engine.allocate(Destination::Host, len.max(1), 0).unwrap().into_buffer().unwrap();
+        let bytes = bytes_of(name, usize::try_from(len).unwrap());
+        buffer.as_mut_slice()[..bytes.len()].copy_from_slice(&bytes);
+        let (exact, _) = buffer.split_at(len).unwrap();
+        (TensorSpec { name: name.into(), dtype, shape }, Memory::from(exact))
+    };
+    specs.into_iter().map(with_memory).collect()
+}
+
+#[test]
+fn what_is_saved_is_loaded_single_and_sharded() {
+    let engine = engine();
+    for (name, shard) in [("single", None), ("sharded", Some(800_000))] {
+        let scratch = Scratch::new(name);
+        let layout = LayoutOptions { shard_len_max_bytes: shard, ..LayoutOptions::default() };
+        let saved =
+            save(&engine, &scratch.0, tensors(&engine), &SaveOptions { layout, ..SaveOptions::default() }).unwrap();
+        assert_eq!(saved.files.len(), if shard.is_some() { 4 } else { 1 });
+        assert_eq!(saved.memory.len(), 6);
+        let left: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), saved.files.len(), "{left:?}");
+        let loaded = load(&engine, &scratch.0, &LoadOptions { digest: true, ..LoadOptions::default() }).unwrap();
+        assert_eq!(loaded.tensors.len(), 6);
+        for tensor in &loaded.tensors {
+            let expected = bytes_of(&tensor.name, usize::try_from(tensor.len_bytes).unwrap());
+            assert!(loaded.bytes_of(&engine, tensor).unwrap() == expected, "{}", tensor.name);
+            assert_eq!(tensor.digest.unwrap(), <[u8; 32]>::from(<sha2::Sha256 as sha2::Digest>::digest(&expected)));
+        }
+        let read: u64 = loaded.files.iter().flat_map(|file| &file.ways).map(|way| way.path.bytes.total()).sum();
+        assert!(read >= loaded.tensor_bytes, "every byte has a way");
+    }
+}
+
+#[test]
+fn a_pattern_loads_only_what_it_names() {
+    let (engine, scratch) = (engine(), Scratch::new("pattern"));
+    save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
+    let with = |pattern: &str| LoadOptions { tensors: Pattern::parse(pattern).unwrap(), ..LoadOptions::default() };
+    let loaded = load(&engine, &scratch.0, &with("layer.*")).unwrap();
+    assert_eq!(
+        loaded.tensors.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>(),
+        ["layer.0.w", "layer.1.w"]
+    );
+    assert_eq!(load(&engine, &scratch.0, &with("nothing")).unwrap_err().kind(), ErrorKind::BadFormat);
+}
+
+#[test]
+fn files_of_the_real_package_are_loaded() {
+    let engine = engine();
+    let mut seen = 0;
+    for entry in fs::read_dir(golden("golden")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let loaded = load(&engine, &path, &LoadOptions::default()).unwrap();
+            let whole = fs::read(&path).unwrap();
+            let data: Vec<u8> =
+                loaded.tensors.iter().flat_map(|tensor| loaded.bytes_of(&engine, tensor).unwrap()).collect();
+            assert!(whole.ends_with(&data) && data.len() as u64 == loaded.tensor_bytes, "{}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
+}
+
+#[test]
+fn hostile_and_truncated_files_are_typed_errors() {
+    let (engine, scratch) = (engine(), Scratch::new("hostile"));
+    save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
+    let whole = fs::read(scratch.0.join("model.safetensors")).unwrap();
+    let path = scratch.0.join("cut.safetensors");
+    for cut in [0, 1, 7, 8, 9, 100, 4096, whole.len() - 1] {
+        fs::write(&path, &whole[..cut]).unwrap();
+        assert_eq!(
+            load(&engine, &path, &LoadOptions::default()).unwrap_err().kind(),
+            ErrorKind::BadFormat,
+            "cut at {cut}"
+        );
+    }
+    assert_eq!(
+        load(&engine, &scratch.0.join("none.safetensors"), &LoadOptions::default()).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    let error = load(&engine, &scratch.0, &LoadOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("2 model files"), "{error}");
+}
+
+#[test]
+fn a_policy_reaches_every_part_and_wrong_memory_is_refused() {
+    let (engine, scratch) = (engine(), Scratch::new("policy"));
+    save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
+    let options = LoadOptions { policy: parse_policy("require=kernel-copy").unwrap(), ..LoadOptions::default() };
+    let loaded = load(&engine, &scratch.0, &options).unwrap();
+    assert!(loaded.files[0].ways.iter().all(|way| way.path.route.landing == straightway::Landing::KernelCopy));
+    let options = LoadOptions { policy: parse_policy("require=preadv2").unwrap(), ..LoadOptions::default() };
+    assert_eq!(load(&engine, &scratch.0, &options).unwrap_err().kind(), ErrorKind::PolicyUnmet);
+    let mut wrong = tensors(&engine);
+    wrong[0].0.shape = vec![1000, 301];
+    let error = save(&engine, &scratch.0, wrong, &SaveOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ApiMisuse);
+    assert!(load(&engine, &scratch.0, &LoadOptions::default()).is_ok(), "the old checkpoint is still there");
+}
