@@ -25,7 +25,9 @@ const CQ_FACTOR: u32 = 4;
 pub enum TaskRun {
     /// One thread owns the ring; completions are posted when it asks (`DEFER_TASKRUN`, Linux 6.1).
     Deferred,
-    /// Any thread may take the ring over; completions are posted at the next system call (`COOP_TASKRUN`, 5.19).
+    /// Any thread may take the ring over; completions are posted at the submitting thread's next system call
+    /// (`COOP_TASKRUN`, 5.19). Handed over in flight, an I/O can come late by a tick while the thread that submitted it
+    /// computes; if that thread ends, the kernel may cancel it (it then ends as `Cancelled`).
     Cooperative,
     /// By interrupting the thread: an older kernel, or a kernel thread submits.
     Interrupting,

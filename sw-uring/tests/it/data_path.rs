@@ -1,10 +1,11 @@
 //! Reads, writes and flushes through every transport, on ordinary files.
 
-use crate::support::{Scratch, bytes, io, memory, open, pattern, read, run, segment, transports, write};
+use crate::support::{self, Scratch, bytes, io, memory, open, pattern, read, run, segment, transports, write};
 use sw_engine::{
     ErrorKind, Granularity, Landing,
-    seam::{Attach, IoKind, OpenMode},
+    seam::{Attach, IoDone, IoKind, OpenMode, Submit, Transport, Wait},
 };
+use sw_uring::{QUEUE_DEPTH_MAX, TaskRun, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 #[test]
 fn reads_through_every_face_return_the_bytes_of_the_file() {
@@ -168,4 +169,52 @@ fn a_direct_face_refuses_what_is_not_aligned_and_says_why() {
             assert_eq!((fault.kind, fault.code), (ErrorKind::ApiMisuse, libc::EINVAL), "{name}");
         }
     }
+}
+
+#[test]
+fn a_ring_for_one_thread_refuses_another_and_a_shared_one_is_handed_over_in_flight() {
+    let scratch = Scratch::new("threads");
+    std::fs::write(scratch.path("file"), pattern(65536, 8)).unwrap();
+    let mut own = UringTransport::new(UringConfig { single_issuer: true, ..UringConfig::default() }).unwrap();
+    let object = open(&own, &scratch.path("file"), OpenMode::Read);
+    assert!(read(&mut own, &object, 0, 0, 4096).is_ok());
+    let wait = Wait::For { timeout: support::PATIENCE, min: 1 };
+    if own.task_run() == TaskRun::Deferred {
+        let error = std::thread::scope(|scope| scope.spawn(|| own.poll(wait, &mut Vec::with_capacity(1))).join());
+        assert_eq!(error.unwrap().unwrap_err().kind(), ErrorKind::ApiMisuse);
+        assert!(read(&mut own, &object, 0, 0, 4096).is_ok(), "its owner goes on");
+    } else {
+        println!("skip: no DEFER_TASKRUN here, got {:?}", own.task_run());
+    }
+    let mut shared = UringTransport::new(UringConfig::default()).unwrap();
+    let span = memory(4096, 0);
+    let piece = io(IoKind::Read, &object, 0, 8192, &[segment(&span, 0, 4096)]);
+    assert_eq!(shared.submit(&piece), Submit::Accepted);
+    shared.ring().unwrap();
+    let mut out: Vec<IoDone> = Vec::with_capacity(1);
+    std::thread::scope(|scope| scope.spawn(|| shared.poll(wait, &mut out)).join()).unwrap().unwrap();
+    assert_eq!(out.pop().map(|done| done.result), Some(Ok(4096)));
+    assert!(bytes(&span, 0, 4096) == pattern(65536, 8)[8192..12288]);
+}
+
+#[test]
+fn settings_out_of_range_are_refused_before_anything_is_made() {
+    let uring = [
+        UringConfig { queue_depth: 0, ..UringConfig::default() },
+        UringConfig { queue_depth: QUEUE_DEPTH_MAX + 1, ..UringConfig::default() },
+        UringConfig { io_bytes_max: 5000, ..UringConfig::default() },
+        UringConfig { buffers_max: u16::MAX, ..UringConfig::default() },
+        UringConfig { iopoll: true, sqpoll: Some(1), ..UringConfig::default() },
+    ];
+    for config in uring {
+        assert_eq!(UringTransport::new(config).err().unwrap().kind(), ErrorKind::ApiMisuse);
+    }
+    for config in [
+        ThreadsConfig { threads: 0, ..ThreadsConfig::default() },
+        ThreadsConfig { queue_depth: 0, ..ThreadsConfig::default() },
+        ThreadsConfig { io_bytes_max: 0, ..ThreadsConfig::default() },
+    ] {
+        assert_eq!(ThreadsTransport::new(config).err().unwrap().kind(), ErrorKind::ApiMisuse);
+    }
+    assert!(UringTransport::new(UringConfig { queue_depth: QUEUE_DEPTH_MAX, ..UringConfig::default() }).is_ok());
 }
