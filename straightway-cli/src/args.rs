@@ -1,0 +1,421 @@
+//! The command line: every subcommand, option, default and example.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use straightway::{Destination, Error, Policy, Uri, parse_policy};
+
+use crate::size;
+
+const ABOUT: &str =
+    "Moves dataset and checkpoint bytes between storage and GPU memory, and tells which path every byte took.";
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 permission, 5 policy unmet, 6 verification failed,
+7 no space, 8 unsupported or no device, 9 system limit, 10 in use or exists, 11 malformed data,
+130 interrupted, 141 reader of stdout gone.
+
+Addresses: /path, file:///path, stripe:UNIT:/a,/b,...
+
+Examples:
+  straightway demo
+  straightway plan /data/model.safetensors --into gpu0
+  straightway load /data/model --json";
+
+/// The command.
+#[derive(Parser, Debug)]
+#[command(name = "straightway", version, about = ABOUT, after_help = EXIT_CODES, arg_required_else_help = false)]
+pub struct Cli {
+    /// What all subcommands share.
+    #[command(flatten)]
+    pub common: Common,
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Args, Debug)]
+pub struct Common {
+    /// Print JSON on stdout: one object a line, each with its schema (docs/json.md)
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Draw no progress bars, even if stderr is a terminal
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make data, load it, verify every byte, and explain each route
+    Demo(Demo),
+    /// Tell what this machine can do, and what to change
+    Doctor(Doctor),
+    /// Tell which route a read or write would take, and why not a better one
+    Plan(Plan),
+    /// List what is at an address
+    Ls(Ls),
+    /// Tell kind, length, version and ways of an object
+    Stat(Stat),
+    /// Write the exact bytes of an object to stdout
+    Cat(Cat),
+    /// Copy an object: complete and verified under its name, or not there
+    Cp(Cp),
+    /// Load a safetensors checkpoint into host or GPU memory
+    Load(Load),
+    /// Measure reads or writes beside the machine's own ceiling
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+/// How the engine is built.
+#[derive(Args, Debug, Clone, Default)]
+pub struct EngineArgs {
+    /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, ops_per_lane, sqpoll_ms, gpu=auto|off,
+    /// io_uring=auto|off
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',')]
+    pub engine: Vec<String>,
+}
+
+/// `demo`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway demo
+  straightway demo --dir /mnt/nvme --size 1GiB --into gpu0
+  straightway demo --dir /data --keep --json")]
+pub struct Demo {
+    /// An existing directory for the files [default: TMPDIR, else /tmp]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Bytes to write in all, 16MiB or more
+    #[arg(long, default_value = "256MiB", value_parser = size::parse_positive)]
+    pub size: u64,
+    /// Where to load: auto (GPU memory if there is a GPU), host or gpuN
+    #[arg(long, default_value = "auto", value_parser = parse_auto)]
+    pub into: Auto,
+    /// Keep the files
+    #[arg(long)]
+    pub keep: bool,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `doctor`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway doctor
+  straightway doctor /data /scratch
+  straightway doctor --json")]
+pub struct Doctor {
+    /// Files or directories whose file system is looked at
+    pub paths: Vec<PathBuf>,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `plan`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway plan /data/file
+  straightway plan /data/file --into gpu0 --policy require=dma
+  straightway plan stripe:1MiB:/mnt/a/f,/mnt/b/f --verb write")]
+pub struct Plan {
+    /// The object
+    #[arg(value_parser = parse_uri)]
+    pub uri: Uri,
+    /// Where the bytes go: host or gpuN
+    #[arg(long, default_value = "host", value_parser = parse_into)]
+    pub into: Destination,
+    /// Routes that are accepted: any, prefer=ROUTE, require=ROUTE, require-core=ROUTE
+    #[arg(long, default_value = "any", value_parser = parse_policy)]
+    pub policy: Policy,
+    /// Direction
+    #[arg(long, value_enum, default_value_t = Direction::Read)]
+    pub verb: Direction,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Read or write.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the object.
+    Read,
+    /// To the object.
+    Write,
+}
+
+/// `ls`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway ls /data
+  straightway ls /data --json")]
+pub struct Ls {
+    /// What to list; an object lists itself
+    #[arg(required = true, value_parser = parse_uri)]
+    pub uris: Vec<Uri>,
+}
+
+/// `stat`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway stat /data/file
+  straightway stat /dev/nvme0n1 --json")]
+pub struct Stat {
+    /// What to look at
+    #[arg(required = true, value_parser = parse_uri)]
+    pub uris: Vec<Uri>,
+}
+
+/// `cat`.
+#[derive(Args, Debug)]
+#[command(after_help = "With --json the report is one line on stderr: stdout carries the bytes.
+
+Examples:
+  straightway cat /data/file > copy
+  straightway cat /data/file --offset 1GiB --len 4k | xxd")]
+pub struct Cat {
+    /// The object
+    #[arg(value_parser = parse_uri)]
+    pub uri: Uri,
+    /// First byte
+    #[arg(long, default_value = "0", value_parser = size::parse)]
+    pub offset: u64,
+    /// Bytes [default: all from the offset on]
+    #[arg(long, value_parser = size::parse)]
+    pub len: Option<u64>,
+    /// Routes that are accepted: any, prefer=ROUTE, require=ROUTE, require-core=ROUTE
+    #[arg(long, default_value = "any", value_parser = parse_policy)]
+    pub policy: Policy,
+    /// The pipeline.
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// How much is under way at a time.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct Pipeline {
+    /// Bytes of one piece
+    #[arg(long, default_value = "1MiB", value_name = "SIZE", value_parser = parse_piece)]
+    pub piece: u64,
+    /// Pieces under way at a time, 1 to 256; memory is at most this many pieces
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub depth: u16,
+}
+
+/// `cp`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The copy is written under a hidden name, read back, compared by CRC-64 with the source, made durable and
+then renamed: DST is the old file or the whole new one, never half.
+
+Examples:
+  straightway cp /data/a /scratch/a
+  straightway cp --resume /mnt/nfs/model.safetensors /scratch/
+  straightway cp stripe:1MiB:/mnt/a/f,/mnt/b/f /scratch/f"
+)]
+pub struct Cp {
+    /// The source
+    #[arg(value_parser = parse_uri)]
+    pub src: Uri,
+    /// The destination: a file that may exist, or an existing directory
+    #[arg(value_parser = parse_uri)]
+    pub dst: Uri,
+    /// Keep what is done when interrupted, and go on from there next time
+    #[arg(long)]
+    pub resume: bool,
+    /// Do not read the destination back
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Routes that are accepted: any, prefer=ROUTE, require=ROUTE, require-core=ROUTE
+    #[arg(long, default_value = "any", value_parser = parse_policy)]
+    pub policy: Policy,
+    /// The pipeline.
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `load`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway load model.safetensors
+  straightway load /data/model --into gpu0 --tensors 'model.layers.0.*,lm_head.weight'
+  straightway load /data/model/model.safetensors.index.json --digest --json")]
+pub struct Load {
+    /// A safetensors file, an index.json, or a directory that holds either
+    pub checkpoint: PathBuf,
+    /// Where the bytes go: host or gpuN
+    #[arg(long, default_value = "host", value_parser = parse_into)]
+    pub into: Destination,
+    /// Names to load: a comma list of globs with * and ?
+    #[arg(long, value_name = "PATTERN")]
+    pub tensors: Option<String>,
+    /// Compute the SHA-256 of each tensor's bytes
+    #[arg(long)]
+    pub digest: bool,
+    /// Routes that are accepted: any, prefer=ROUTE, require=ROUTE, require-core=ROUTE
+    #[arg(long, default_value = "any", value_parser = parse_policy)]
+    pub policy: Policy,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `bench`.
+#[derive(Subcommand, Debug)]
+#[command(
+    arg_required_else_help = false,
+    after_help = "Examples:
+  straightway bench read /data/file --size 4k --depth 1,32 --random
+  straightway bench write /scratch/bench.tmp --time 5s"
+)]
+pub enum Bench {
+    /// Measure reads of an existing file or block device
+    Read(BenchRead),
+    /// Measure writes to a file of the bench's own
+    Write(BenchWrite),
+}
+
+/// `bench read`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway bench read /data/file
+  straightway bench read /data/file --size 4k --depth 1,32,128 --random --time 5s
+  straightway bench read /data/file --size 1MiB --depth 16 --offset-shift 511 --json")]
+pub struct BenchRead {
+    /// The object
+    #[arg(value_parser = parse_uri)]
+    pub uri: Uri,
+    /// Where the bytes go: host or gpuN
+    #[arg(long, default_value = "host", value_parser = parse_into)]
+    pub into: Destination,
+    /// What is measured.
+    #[command(flatten)]
+    pub load: Workload,
+}
+
+/// `bench write`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway bench write /scratch/bench.tmp
+  straightway bench write /scratch/bench.tmp --size 4k,1MiB --depth 16 --time 5s --verify
+  straightway bench write /scratch/pattern --file-size 1GiB --verify --keep")]
+pub struct BenchWrite {
+    /// The file to make; it is removed afterwards
+    #[arg(value_parser = parse_uri)]
+    pub uri: Uri,
+    /// Where the bytes come from: host or gpuN
+    #[arg(long, default_value = "host", value_parser = parse_into)]
+    pub into: Destination,
+    /// Length of the file
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = size::parse_positive)]
+    pub file_size: u64,
+    /// Replace what is there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Keep the file
+    #[arg(long)]
+    pub keep: bool,
+    /// What is measured.
+    #[command(flatten)]
+    pub load: Workload,
+}
+
+/// What a bench does.
+#[derive(Args, Debug, Clone)]
+pub struct Workload {
+    /// Bytes of one operation, a list
+    #[arg(long, default_value = "1MiB", value_name = "SIZES", value_delimiter = ',', value_parser = parse_piece)]
+    pub size: Vec<u64>,
+    /// Operations under way in one job, a list, each 1 to 1024
+    #[arg(long, default_value = "16", value_name = "NUMBERS", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub depth: Vec<u32>,
+    /// Threads, each with a queue of its own, 1 to 64
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// Offsets in random order
+    #[arg(long, conflicts_with = "sequential")]
+    pub random: bool,
+    /// Offsets in order; the default
+    #[arg(long)]
+    pub sequential: bool,
+    /// Added to every offset, so that operations are not aligned
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = size::parse)]
+    pub offset_shift: u64,
+    /// Write a pattern and compare every byte with it
+    #[arg(long)]
+    pub verify: bool,
+    /// Time of one measurement
+    #[arg(long, default_value = "3s", value_parser = size::parse_duration, conflicts_with = "bytes")]
+    pub time: Duration,
+    /// Bytes of one measurement, instead of a time
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_positive)]
+    pub bytes: Option<u64>,
+    /// Start of the random numbers and of the pattern
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Do not measure the ceilings
+    #[arg(long)]
+    pub no_ceiling: bool,
+    /// Routes that are accepted: any, prefer=ROUTE, require=ROUTE, require-core=ROUTE
+    #[arg(long, default_value = "prefer=dma", value_parser = parse_policy)]
+    pub policy: Policy,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `completions`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway completions bash > /etc/bash_completion.d/straightway
+  straightway completions zsh > ~/.zfunc/_straightway")]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// A destination, or the best that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto {
+    /// GPU memory if there is a GPU.
+    Auto,
+    /// That one.
+    Fixed(Destination),
+}
+
+/// Longest piece: what one operation of the command line moves at most, in bytes.
+const PIECE_BYTES_MAX: u64 = 1 << 30;
+
+fn parse_piece(text: &str) -> Result<u64, String> {
+    match size::parse_positive(text)? {
+        bytes if bytes > PIECE_BYTES_MAX => Err(format!("`{text}` is over the limit of 1GiB for one operation")),
+        bytes => Ok(bytes),
+    }
+}
+
+fn parse_uri(text: &str) -> Result<Uri, Error> {
+    text.parse()
+}
+
+fn parse_into(text: &str) -> Result<Destination, Error> {
+    text.parse()
+}
+
+fn parse_auto(text: &str) -> Result<Auto, Error> {
+    if text == "auto" { Ok(Auto::Auto) } else { parse_into(text).map(Auto::Fixed) }
+}

@@ -1,0 +1,174 @@
+//! What the machine gives without the engine: plain system calls of a few threads, and memory copies.
+//!
+//! The only I/O of the command that does not go through the engine, because it is what the engine is compared with.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use nix::fcntl::OFlag;
+
+use super::report::{Ceilings, Sequential};
+use crate::{fail::Fail, session::Stopwatch, signals, size};
+
+/// Threads of the pass: enough to keep a drive's queue filled with requests of [`IO_BYTES`].
+const THREADS: u32 = 4;
+/// Bytes of one system call, which also is the alignment of its offset.
+const IO_BYTES: usize = 1 << 20;
+/// Alignment of memory: the largest block of direct I/O.
+const ALIGN_BYTES: usize = 4096;
+/// How long the pass takes; it goes round a short file.
+const TIME: Duration = Duration::from_secs(1);
+/// Longest file that the ceiling of writing makes.
+const WRITE_BYTES_MAX: u64 = 256 << 20;
+/// Bytes that are copied from memory to memory at a time: more than the caches of most processors hold.
+const COPY_BYTES: usize = 64 << 20;
+/// How long memory is copied.
+const COPY_TIME: Duration = Duration::from_millis(200);
+
+/// Ceilings of reading `path`.
+///
+/// # Errors
+/// What the system gives.
+pub fn read(path: &Path, len: u64) -> Result<Ceilings, Fail> {
+    let pass = Pass { path: path.to_owned(), len, kind: Kind::Read };
+    Ok(Ceilings { sequential: pass.run(Rounds::Timed)?, memory_copy_bytes_per_s: memory_copy() })
+}
+
+/// Ceilings of writing beside `path`: to a file of its own, which is removed.
+///
+/// # Errors
+/// What the system gives.
+pub fn write(path: &Path, len: u64) -> Result<Ceilings, Fail> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let own = Removed(path.with_file_name(format!(".{name}.{}.straightway-ceiling", std::process::id())));
+    OpenOptions::new().write(true).create_new(true).open(&own.0).map_err(|error| failed(&own.0, &error))?;
+    let len = len.clamp(IO_BYTES as u64, WRITE_BYTES_MAX);
+    let pass = Pass { path: own.0.clone(), len, kind: Kind::Write };
+    // The first pass gives the file its blocks, as `bench write` does with its own.
+    pass.run(Rounds::One)?;
+    Ok(Ceilings { sequential: pass.run(Rounds::Timed)?, memory_copy_bytes_per_s: memory_copy() })
+}
+
+/// A file that goes with its owner.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        // What cannot be removed is hidden and named for what it is.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rounds {
+    /// Once through the file.
+    One,
+    /// As many as fit into [`TIME`].
+    Timed,
+}
+
+struct Pass {
+    path: PathBuf,
+    len: u64,
+    kind: Kind,
+}
+
+impl Pass {
+    fn run(&self, rounds: Rounds) -> Result<Sequential, Fail> {
+        let (file, o_direct) = self.open().map_err(|error| failed(&self.path, &error))?;
+        let (next, moved) = (AtomicU64::new(0), AtomicU64::new(0));
+        let clock = Stopwatch::start();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..THREADS).map(|_| scope.spawn(|| self.work(&file, (&next, &moved), rounds, clock))).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+        })
+        .map_err(|error| failed(&self.path, &error))?;
+        signals::requested()?;
+        let (bytes, seconds) = (moved.into_inner(), clock.seconds());
+        Ok(Sequential {
+            bytes,
+            seconds,
+            bytes_per_s: size::rate(bytes, seconds),
+            threads: THREADS,
+            io_bytes: IO_BYTES as u64,
+            o_direct,
+        })
+    }
+
+    /// With `O_DIRECT` where the file system has it.
+    fn open(&self) -> io::Result<(File, bool)> {
+        let mut options = OpenOptions::new();
+        options.read(self.kind == Kind::Read).write(self.kind == Kind::Write);
+        match options.custom_flags(OFlag::O_DIRECT.bits()).open(&self.path) {
+            Ok(file) => Ok((file, true)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                options.custom_flags(0).open(&self.path).map(|file| (file, false))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes one piece after the other until the rounds are over.
+    fn work(
+        &self,
+        file: &File,
+        (next, moved): (&AtomicU64, &AtomicU64),
+        rounds: Rounds,
+        clock: Stopwatch,
+    ) -> io::Result<()> {
+        let mut memory = vec![0x5a_u8; IO_BYTES + ALIGN_BYTES];
+        let skip = memory.as_ptr().align_offset(ALIGN_BYTES).min(ALIGN_BYTES);
+        let buffer = &mut memory[skip..skip + IO_BYTES];
+        let pieces = self.len.div_ceil(IO_BYTES as u64).max(1);
+        while signals::requested().is_ok() {
+            let piece = next.fetch_add(1, Ordering::Relaxed);
+            let over = match rounds {
+                Rounds::One => piece >= pieces,
+                Rounds::Timed => clock.elapsed() >= TIME,
+            };
+            if over {
+                break;
+            }
+            let offset = piece % pieces * IO_BYTES as u64;
+            let done = match self.kind {
+                Kind::Read => file.read_at(buffer, offset)?,
+                Kind::Write => file.write_at(buffer, offset)?,
+            };
+            moved.fetch_add(done as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes per second that one thread copies between two pieces of memory, each byte counted once.
+fn memory_copy() -> f64 {
+    let from = vec![1_u8; COPY_BYTES];
+    let mut to = vec![2_u8; COPY_BYTES];
+    let clock = Stopwatch::start();
+    let mut bytes = 0_u64;
+    while clock.elapsed() < COPY_TIME {
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&to);
+        bytes += COPY_BYTES as u64;
+    }
+    size::rate(bytes, clock.seconds())
+}
+
+fn failed(path: &Path, error: &io::Error) -> Fail {
+    Fail::system(&format!("ceiling of {}", path.display()), error)
+}

@@ -1,0 +1,317 @@
+//! `cp`: an object copied as a whole, verified, and put in place by rename.
+//!
+//! ```text
+//!   source ─► reads (half the depth) ─► writes (half the depth) ─► record (with --resume) ─► read back ─► commit
+//! ```
+//!
+//! The destination's name leads to the old object or to the whole new one, never to half of it. Memory is bounded by the
+//! pipeline's depth times its piece.
+
+use std::{collections::VecDeque, fmt, ops::Range, path::Path};
+
+use serde::Serialize;
+use straightway::{Engine, EntryKind, Landing, NewObject, Object, Pending, Policy, ResumableObject, RouteMatch, Uri};
+
+use crate::{
+    args::Cp,
+    fail::Fail,
+    out::{Out, Progress},
+    pipeline::{self, CHECKSUM, Cuts, Spare, Sum},
+    route::{Way, Ways},
+    session, signals,
+    size::{self, Bytes, Rate},
+};
+
+/// With `--resume`, what is done is made durable and recorded each time so many bytes more are: about as much as is
+/// done again after an interruption.
+const RECORD_BYTES: u64 = 256 << 20;
+
+/// What was copied.
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    src: String,
+    dst: String,
+    bytes: u64,
+    /// Bytes that an earlier, interrupted copy had done.
+    resumed_from: u64,
+    verified: bool,
+    crc64_nvme: Option<String>,
+    seconds: f64,
+    bytes_per_s: f64,
+    read_routes: Vec<Way>,
+    write_routes: Vec<Way>,
+    verify_routes: Vec<Way>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} -> {}: {} in {:.3} s, {}",
+            self.src,
+            self.dst,
+            Bytes(self.bytes),
+            self.seconds,
+            Rate(self.bytes_per_s)
+        )?;
+        if self.resumed_from > 0 {
+            write!(f, ", resumed from {}", Bytes(self.resumed_from))?;
+        }
+        for (what, ways) in
+            [("read", &self.read_routes), ("write", &self.write_routes), ("verify", &self.verify_routes)]
+        {
+            for way in ways {
+                write!(f, "\n  {what:<7} {way}")?;
+            }
+        }
+        match (&self.crc64_nvme, self.verified) {
+            (Some(sum), true) => write!(f, "\n  verified, crc64-nvme {sum}"),
+            _ => write!(f, "\n  not verified, as asked"),
+        }
+    }
+}
+
+/// A destination in the making.
+enum Target {
+    /// Gone if it is not committed.
+    Fresh(NewObject),
+    /// Kept for the next attempt if it is not committed.
+    Resumable(ResumableObject),
+}
+
+impl Target {
+    fn object(&self) -> &Object {
+        match self {
+            Self::Fresh(target) => target.object(),
+            Self::Resumable(target) => target.object(),
+        }
+    }
+
+    fn done(&self) -> u64 {
+        match self {
+            Self::Fresh(_) => 0,
+            Self::Resumable(target) => target.done(),
+        }
+    }
+
+    fn commit(self) -> Result<(), Fail> {
+        match self {
+            Self::Fresh(target) => target.commit()?,
+            Self::Resumable(target) => target.commit()?,
+        }
+        Ok(())
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Those of opening, creating, reading, writing; a verification that failed; an interrupt. The destination is untouched then.
+pub fn run(args: &Cp, out: &mut Out) -> Result<(), Fail> {
+    let report = session::with_engine(&args.engine, |engine| {
+        let clock = session::Stopwatch::start();
+        let source = engine.open(&args.src)?;
+        let dst = destination(engine, args)?;
+        refuse_itself(engine, args, &dst)?;
+        let mut target = create(engine, args, &dst, &source)?;
+        let mut copy =
+            Copy { engine, source: &source, args, ways: [Ways::default(), Ways::default(), Ways::default()] };
+        let resumed = copy.trusted_prefix(&mut target, out)?;
+        let progress = out.progress(source.len(), "copy");
+        progress.add(resumed);
+        let sum = copy.bytes(&mut target, resumed, &progress)?;
+        drop(progress);
+        source.check_unchanged()?;
+        engine.flush(target.object()).wait().ok()?;
+        let crc = if args.no_verify { None } else { Some(copy.verify(&target, resumed, sum, out)?) };
+        signals::requested()?;
+        target.commit()?;
+        let seconds = clock.seconds();
+        let [read, write, verify] = copy.ways;
+        Ok(Report {
+            schema: "straightway.cp/1",
+            src: args.src.to_string(),
+            dst: dst.to_string(),
+            bytes: source.len(),
+            resumed_from: resumed,
+            verified: crc.is_some(),
+            crc64_nvme: crc.map(|crc| format!("{crc:016x}")),
+            seconds,
+            bytes_per_s: size::rate(source.len() - resumed, seconds),
+            read_routes: read.report(),
+            write_routes: write.report(),
+            verify_routes: verify.report(),
+        })
+    })?;
+    out.report(&report)
+}
+
+/// The destination; in a directory, the source's own name.
+fn destination(engine: &Engine, args: &Cp) -> Result<Uri, Fail> {
+    let Uri::File(dst) = &args.dst else { return Ok(args.dst.clone()) };
+    let is_directory = engine.stat(&args.dst).is_ok_and(|entry| entry.kind == EntryKind::Directory);
+    if !is_directory {
+        return Ok(args.dst.clone());
+    }
+    let Uri::File(src) = &args.src else {
+        return Err(Fail::usage(
+            format!("{dst} is a directory and the source has no file name"),
+            "name the destination file",
+        ));
+    };
+    let joined = Path::new(src).file_name().map(|name| Path::new(dst).join(name));
+    let text = joined
+        .as_deref()
+        .and_then(Path::to_str)
+        .ok_or_else(|| Fail::usage(format!("{src} has no file name to use in {dst}"), "name the destination file"))?;
+    Ok(Uri::File(text.to_owned()))
+}
+
+/// A copy onto itself would lose the only copy if it were not atomic; it is useless in any case.
+fn refuse_itself(engine: &Engine, args: &Cp, dst: &Uri) -> Result<(), Fail> {
+    let (Uri::File(_), Uri::File(_)) = (&args.src, dst) else { return Ok(()) };
+    let source = engine.stat(&args.src)?;
+    match engine.stat(dst) {
+        Ok(target) if target.version.identity == source.version.identity => {
+            Err(Fail::usage(format!("{} and {dst} are the same object", args.src), "name another destination"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn create(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Target, Fail> {
+    if args.resume {
+        let version = source.version();
+        let words = [version.identity.0.to_le_bytes(), version.identity.1.to_le_bytes()].concat();
+        let key = CHECKSUM.of(&[&words[..], &version.stamp.to_le_bytes()[..]].concat());
+        Ok(Target::Resumable(engine.create_resumable(dst, source.len(), key)?))
+    } else {
+        Ok(Target::Fresh(engine.create(dst, source.len())?))
+    }
+}
+
+/// One copy under way. The ways are those of reading, writing and verifying.
+struct Copy<'a> {
+    engine: &'a Engine,
+    source: &'a Object,
+    args: &'a Cp,
+    ways: [Ways; 3],
+}
+
+impl Copy<'_> {
+    /// Bytes of an interrupted copy that are there and right. What is recorded is believed only after a comparison; if it
+    /// fails, everything is copied again.
+    fn trusted_prefix(&mut self, target: &mut Target, out: &Out) -> Result<u64, Fail> {
+        let done = target.done();
+        if done == 0 || self.args.no_verify {
+            return Ok(done);
+        }
+        let progress = out.progress(done * 2, "check what is there");
+        let there = self.sum_of(target.object(), 0..done, &progress)?;
+        let here = self.sum_of(self.source, 0..done, &progress)?;
+        if there == here {
+            return Ok(done);
+        }
+        if let Target::Resumable(resumable) = target {
+            resumable.record(0)?;
+        }
+        Ok(0)
+    }
+
+    /// Copies from `from` to the end; the checksum of those bytes.
+    fn bytes(&mut self, target: &mut Target, from: u64, progress: &Progress) -> Result<Sum, Fail> {
+        let half = usize::from(self.args.pipeline.depth / 2).max(1);
+        let mut cuts = Cuts::new(from..self.source.len(), self.args.pipeline.piece);
+        let mut spare = Spare::new(self.engine);
+        let mut reads: VecDeque<((u64, u64), Pending)> = VecDeque::with_capacity(half);
+        let mut writes: VecDeque<((u64, u64), Pending)> = VecDeque::with_capacity(half);
+        let (mut sum, mut recorded) = (Sum::default(), from);
+        loop {
+            signals::requested().inspect_err(|_| self.keep(target, &mut writes))?;
+            while reads.len() < half {
+                let Some((offset, len)) = cuts.next() else { break };
+                let memory = spare.take(offset, len)?;
+                let request = self.engine.read(self.source, offset, memory).policy(self.args.policy).checksum(CHECKSUM);
+                reads.push_back(((offset, len), request.start()));
+            }
+            if writes.len() == half || reads.is_empty() {
+                let Some((at, pending)) = writes.pop_front() else { return Ok(sum) };
+                let piece = pipeline::finish(at, pending, &mut self.ways[1])?;
+                spare.put(piece.memory);
+                progress.add(piece.len);
+                // Writes are waited for in order, so everything before this end is written.
+                recorded = record(target, recorded, piece.offset + piece.len)?;
+            }
+            if let Some((at, pending)) = reads.pop_front() {
+                let piece = pipeline::finish(at, pending, &mut self.ways[0])?;
+                sum.add(piece.checksum, piece.len);
+                let request = self.engine.write(target.object(), piece.offset, piece.memory).policy(self.args.policy);
+                writes.push_back((at, request.start()));
+            }
+        }
+    }
+
+    /// On an interrupt: what is under way is waited for and recorded, so that the next attempt need not do it again.
+    /// A failure to record only costs that.
+    fn keep(&self, target: &mut Target, writes: &mut VecDeque<((u64, u64), Pending)>) {
+        let Target::Resumable(target) = target else { return };
+        let mut end = None;
+        while let Some(((offset, len), pending)) = writes.pop_front() {
+            if pending.wait().result.is_err() {
+                break;
+            }
+            end = Some(offset + len);
+        }
+        if let Some(end) = end {
+            let _ = target.record(end);
+        }
+    }
+
+    /// Reads the copied part of the destination back from its device and compares it with what was read from the source.
+    /// Gives the checksum of the whole.
+    fn verify(&mut self, target: &Target, from: u64, copied: Sum, out: &Out) -> Result<u64, Fail> {
+        let len = self.source.len();
+        let progress = out.progress(len, "verify");
+        let before = self.sum_of(target.object(), 0..from, &progress)?;
+        let back = self.sum_of(target.object(), from..len, &progress)?;
+        if back.value() != copied.value() {
+            return Err(Fail::verification(
+                format!(
+                    "{} reads back with crc64-nvme {:016x}, the source had {:016x}; the destination is untouched",
+                    target.object().name(),
+                    back.value(),
+                    copied.value()
+                ),
+                "check the device and its memory, then copy again",
+            ));
+        }
+        let mut whole = before;
+        whole.add(back.value(), len - from);
+        Ok(whole.value())
+    }
+
+    /// The checksum of a range, read past the page cache where that is possible.
+    fn sum_of(&mut self, object: &Object, range: Range<u64>, progress: &Progress) -> Result<Sum, Fail> {
+        let device = Policy::Prefer(RouteMatch { transport: None, landing: Some(Landing::Dma) });
+        let mut sum = Sum::default();
+        let ways = pipeline::read_in_order((self.engine, object), range, self.args.pipeline, device, |piece| {
+            sum.add(piece.checksum, piece.len);
+            progress.add(piece.len);
+            Ok(piece.memory)
+        })?;
+        self.ways[2].join(ways);
+        Ok(sum)
+    }
+}
+
+/// Records with `--resume` that bytes up to `end` are written, each time enough are. Gives the end of the record.
+fn record(target: &mut Target, recorded: u64, end: u64) -> Result<u64, Fail> {
+    match target {
+        Target::Resumable(target) if end - recorded >= RECORD_BYTES => {
+            target.record(end)?;
+            Ok(end)
+        }
+        _ => Ok(recorded),
+    }
+}

@@ -1,0 +1,42 @@
+//! The subcommands, one module each.
+
+mod bench;
+mod cat;
+mod cp;
+mod demo;
+mod doctor;
+mod list;
+mod load;
+mod plan;
+
+use clap::CommandFactory as _;
+
+use crate::{
+    args::{Bench, Cli, Command},
+    fail::Fail,
+    out::Out,
+};
+
+/// Runs a subcommand.
+///
+/// # Errors
+/// Why it ended without success.
+pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
+    match command {
+        Command::Demo(args) => demo::run(&args, out),
+        Command::Doctor(args) => doctor::run(&args, out),
+        Command::Plan(args) => plan::run(&args, out),
+        Command::Ls(args) => list::ls(&args, out),
+        Command::Stat(args) => list::stat(&args, out),
+        Command::Cat(args) => cat::run(&args, out),
+        Command::Cp(args) => cp::run(&args, out),
+        Command::Load(args) => load::run(&args, out),
+        Command::Bench(Bench::Read(args)) => bench::read(&args, out),
+        Command::Bench(Bench::Write(args)) => bench::write(&args, out),
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "straightway", &mut script);
+            out.bytes(&script)
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `plan`: every candidate route with its verdict, and the one that would be taken.
+
+use std::fmt;
+
+use serde::Serialize;
+use straightway::{Reason, Verb, Via};
+
+use super::list::{Face, faces};
+use crate::{
+    args::{Direction, Plan},
+    fail::Fail,
+    out::Out,
+    session,
+    size::{Bytes, Rate},
+};
+
+/// The plan.
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    uri: String,
+    len: u64,
+    into: String,
+    verb: &'static str,
+    faces: Vec<Face>,
+    candidates: Vec<Candidate>,
+    /// Null if no route meets the policy; the error that follows says why.
+    choice: Option<Choice>,
+}
+
+/// A route that was looked at.
+#[derive(Serialize)]
+struct Candidate {
+    route: String,
+    face: usize,
+    via: &'static str,
+    verdict: &'static str,
+    reason: Option<&'static str>,
+    reason_text: Option<&'static str>,
+    measured_bytes_per_s: Option<u64>,
+}
+
+/// What would be taken.
+#[derive(Serialize)]
+struct Choice {
+    route: String,
+    via: &'static str,
+    /// Whether the ragged ends of an operation may go through a bounce block.
+    ends_may_bounce: bool,
+    reason: &'static str,
+    reason_text: &'static str,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {} ({}) into {}", self.verb, self.uri, Bytes(self.len), self.into)?;
+        for (number, face) in self.faces.iter().enumerate() {
+            writeln!(f, "  way {}      {face}", number + 1)?;
+        }
+        for candidate in &self.candidates {
+            writeln!(f, "  candidate  {candidate}")?;
+        }
+        match &self.choice {
+            Some(choice) => write!(f, "  choice     {} ({}: {})", choice.route, choice.reason, choice.reason_text),
+            None => write!(f, "  choice     none"),
+        }
+    }
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<22} {:<7} way {}  {}", self.route, self.via, self.face + 1, self.verdict)?;
+        if let (Some(code), Some(text)) = (self.reason, self.reason_text) {
+            write!(f, " {code}: {text}")?;
+        }
+        match self.measured_bytes_per_s {
+            Some(rate) => write!(f, " [measured {}]", Rate(rate as f64)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Those of opening; the planner's, after the plan was printed.
+pub fn run(args: &Plan, out: &mut Out) -> Result<(), Fail> {
+    session::with_engine(&args.engine, |engine| {
+        let (object, verb) = match args.verb {
+            Direction::Read => (engine.open(&args.uri)?, Verb::Read),
+            Direction::Write => (engine.open_for_update(&args.uri)?, Verb::Write),
+        };
+        let plan = engine.plan(&object, args.into, args.policy, verb);
+        let choice = plan.choice.as_ref().ok().map(|choice| Choice {
+            route: choice.route.to_string(),
+            via: via(choice.main.via),
+            ends_may_bounce: choice.ends_may_bounce,
+            reason: choice.main.reason.code(),
+            reason_text: choice.main.reason.text(),
+        });
+        out.report(&Report {
+            schema: "straightway.plan/1",
+            uri: args.uri.to_string(),
+            len: object.len(),
+            into: args.into.to_string(),
+            verb: if verb == Verb::Read { "read" } else { "write" },
+            faces: faces(&object),
+            candidates: plan.candidates.iter().map(candidate).collect(),
+            choice,
+        })?;
+        plan.choice.map(|_| ()).map_err(Fail::from)
+    })
+}
+
+fn candidate(candidate: &straightway::Candidate) -> Candidate {
+    let reason = candidate.verdict.err();
+    Candidate {
+        route: candidate.route.to_string(),
+        face: candidate.face,
+        via: via(candidate.via),
+        verdict: if reason.is_none() { "chosen" } else { "refused" },
+        reason: reason.map(Reason::code),
+        reason_text: reason.map(Reason::text),
+        measured_bytes_per_s: candidate.measured,
+    }
+}
+
+fn via(via: Via) -> &'static str {
+    match via {
+        Via::Direct => "direct",
+        Via::Staged => "staged",
+    }
+}

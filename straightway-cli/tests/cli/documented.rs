@@ -1,0 +1,144 @@
+//! `docs/json.md` and what `--json` prints are the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::support::{Scratch, lines};
+
+/// The page, next to the sources.
+const PAGE: &str = include_str!("../../../docs/json.md");
+
+/// Field and type, as the page's tables have them.
+type Fields = BTreeMap<String, String>;
+
+/// The tables of the page, by the heading above them.
+fn tables() -> BTreeMap<String, Fields> {
+    let mut tables: BTreeMap<String, Fields> = BTreeMap::new();
+    let mut heading = String::new();
+    for line in PAGE.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            heading = title.to_owned();
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let mut cells = row.split('|').map(str::trim);
+            let field = cells.next().unwrap().trim_end_matches('`').to_owned();
+            tables.entry(heading.clone()).or_default().insert(field, cells.next().unwrap().to_owned());
+        }
+    }
+    tables
+}
+
+/// The fields of a schema with the shared tables put in.
+fn documented(tables: &BTreeMap<String, Fields>, schema: &str) -> Fields {
+    let own = tables.get(schema).unwrap_or_else(|| panic!("docs/json.md has no {schema}"));
+    let mut all = Fields::new();
+    for (field, kind) in own {
+        let shared = tables.get(&format!("Shared: {}", kind.trim_matches(['[', ']', '?'])));
+        let elements = if kind.starts_with('[') { "[]" } else { "" };
+        match shared {
+            Some(shared) => {
+                all.extend(shared.iter().map(|(name, kind)| (format!("{field}{elements}.{name}"), kind.clone())))
+            }
+            None => drop(all.insert(field.clone(), kind.clone())),
+        }
+    }
+    all
+}
+
+/// Every leaf of `value` with its path; arrays of plain values are leaves.
+fn leaves<'a>(value: &'a Value, path: &str, found: &mut Vec<(String, &'a Value)>) {
+    match value {
+        Value::Object(fields) => {
+            let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+            fields.iter().for_each(|(name, value)| leaves(value, &join(name), found));
+        }
+        Value::Array(elements) if elements.iter().any(Value::is_object) => {
+            elements.iter().for_each(|element| leaves(element, &format!("{path}[]"), found));
+        }
+        leaf => found.push((path.to_owned(), leaf)),
+    }
+}
+
+fn is_of(value: &Value, kind: &str) -> bool {
+    let (kind, nullable) = kind.strip_suffix('?').map_or((kind, false), |kind| (kind, true));
+    match kind {
+        _ if value.is_null() => nullable,
+        "string" => value.is_string(),
+        "integer" => value.is_u64(),
+        "number" => value.is_number(),
+        "bool" => value.is_boolean(),
+        _ => match (value, kind.strip_prefix('[').and_then(|kind| kind.strip_suffix(']'))) {
+            (Value::Array(elements), Some(kind)) => elements.iter().all(|element| is_of(element, kind)),
+            _ => false,
+        },
+    }
+}
+
+/// Runs that together print every schema and every field.
+fn everything() -> Vec<Value> {
+    let scratch = Scratch::new();
+    scratch.file("a", 3 << 20);
+    let bench = ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB"];
+    let runs: [&[&str]; 13] = [
+        &["ls", "."],
+        &["stat", "a", "stripe:64k:a,a"],
+        &["plan", "a"],
+        &["plan", "a", "--into", "gpu0", "--engine", "gpu=off"],
+        &["doctor", "a", "absent"],
+        &["cp", "a", "b"],
+        &["cp", "a", "b", "--no-verify"],
+        &["cat", "absent"],
+        &["cp", "absent", "b"],
+        &bench,
+        &[&bench[..], &["--no-ceiling"]].concat(),
+        &["demo", "--size", "16MiB", "--keep"],
+        &["demo", "--size", "16MiB", "--into", "host"],
+    ];
+    let mut all = Vec::new();
+    for arguments in runs {
+        let ran = scratch.run(&[arguments, &["--json"]].concat());
+        all.extend(ran.json());
+        // `cat` has its objects on stderr.
+        all.extend(lines(&ran.stderr.lines().filter(|line| line.starts_with('{')).collect::<Vec<_>>().join("\n")));
+    }
+    let cat = scratch.run(&["cat", "a", "--json"]).ok();
+    all.extend(lines(&cat.stderr));
+    let demo = scratch.names().into_iter().find(|name| name.starts_with("straightway-demo-")).unwrap();
+    let checkpoint = scratch.path(&demo).join("checkpoint");
+    let load = ["load", checkpoint.to_str().unwrap(), "--json"];
+    all.extend(scratch.run(&load).ok().json());
+    all.extend(scratch.run(&[&load[..], &["--digest"]].concat()).ok().json());
+    all
+}
+
+#[test]
+fn every_printed_field_is_documented_and_every_documented_one_is_printed() {
+    let tables = tables();
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for object in everything() {
+        let schema = object["schema"].as_str().unwrap_or_else(|| panic!("no schema in {object}")).to_owned();
+        let documented = documented(&tables, &schema);
+        let mut found = Vec::new();
+        leaves(&object, "", &mut found);
+        for (field, value) in found {
+            // An empty array, or a null object, stands for what it would hold.
+            let inside =
+                |known: &&String| known.starts_with(&format!("{field}[].")) || known.starts_with(&format!("{field}."));
+            let holds_others = documented.keys().any(|known| inside(&known));
+            if !(holds_others && (value.is_null() || value.as_array().is_some_and(Vec::is_empty))) {
+                let kind = documented
+                    .get(&field)
+                    .unwrap_or_else(|| panic!("{schema} prints {field}, which docs/json.md does not list"));
+                assert!(is_of(value, kind), "{schema}: {field} is {value}, docs/json.md says {kind}");
+            }
+            seen.entry(schema.clone()).or_default().insert(field);
+        }
+    }
+    for schema in tables.keys().filter(|heading| heading.starts_with("straightway.")) {
+        let printed = seen.get(schema).unwrap_or_else(|| panic!("nothing printed {schema}"));
+        for (field, kind) in documented(&tables, schema) {
+            let whole = kind.starts_with("object") && printed.iter().any(|name| name.starts_with(&format!("{field}.")));
+            assert!(whole || printed.contains(&field), "{schema}: {field} is documented and was never printed");
+        }
+    }
+}

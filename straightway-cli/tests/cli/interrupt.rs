@@ -1,0 +1,135 @@
+//! Signals: nothing half is left, and what can be resumed is.
+
+use std::{
+    os::fd::OwnedFd,
+    process::{Child, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::support::{Ran, Scratch, content};
+
+/// How long a command may take to start working, and to end after a signal.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+}
+
+/// Waits until `seen` holds, at most [`PATIENCE`].
+#[expect(clippy::disallowed_methods, reason = "a test that watches another process has nothing to wait on but time")]
+fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !seen() {
+        assert!(start.elapsed() < PATIENCE, "{what} did not happen in {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn end(mut child: Child) -> Output {
+    wait_until("the end", || child.try_wait().unwrap().is_some());
+    child.wait_with_output().unwrap()
+}
+
+fn has_partial(scratch: &Scratch) -> bool {
+    scratch.names().iter().any(|name| name.ends_with(".straightway-partial"))
+}
+
+#[test]
+fn an_interrupted_copy_leaves_nothing() {
+    let scratch = Scratch::new();
+    scratch.file("a", 64 << 20);
+    let mut child =
+        scratch.command(&["cp", "a", "b", "--piece", "4k", "--depth", "2"]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the copy", || has_partial(&scratch) || child.try_wait().unwrap().is_some());
+    signal(&child, Signal::SIGINT);
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("signal 2"));
+    assert_eq!(scratch.names(), ["a"]);
+}
+
+#[test]
+fn an_interrupted_resumable_copy_goes_on_where_it_was() {
+    let scratch = Scratch::new();
+    let len = 64 << 20;
+    scratch.file("a", len);
+    let arguments = ["cp", "--resume", "a", "b", "--piece", "64k", "--depth", "4"];
+    let child = scratch.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("some writing", || {
+        use std::os::unix::fs::MetadataExt as _;
+        let partial = scratch.names().into_iter().find(|name| name.ends_with(".straightway-partial"));
+        partial.is_some_and(|name| std::fs::metadata(scratch.path(&name)).is_ok_and(|facts| facts.blocks() > 0))
+    });
+    signal(&child, Signal::SIGTERM);
+    let first = Ran::of(&arguments, end(child));
+    if first.code == Some(0) {
+        println!("skip resume: the copy was done before the signal came");
+        return;
+    }
+    assert_eq!(first.code, Some(143), "{}", first.stderr);
+    assert!(!scratch.path("b").exists());
+    let again = scratch.run(&["cp", "--resume", "a", "b", "--json"]).ok().document("straightway.cp/1");
+    assert_eq!(again["verified"].as_bool(), Some(true));
+    println!("resumed from {} of {len}", again["resumed_from"]);
+    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), content(len));
+    assert_eq!(scratch.names(), ["a", "b"]);
+}
+
+#[test]
+fn a_changed_source_does_not_continue_an_old_copy() {
+    let scratch = Scratch::new();
+    scratch.file("a", 64 << 20);
+    let arguments = ["cp", "--resume", "a", "b", "--piece", "64k", "--depth", "4"];
+    let mut child = scratch.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the copy", || has_partial(&scratch) || child.try_wait().unwrap().is_some());
+    signal(&child, Signal::SIGINT);
+    end(child);
+    let mut other = content(64 << 20);
+    other.reverse();
+    std::fs::write(scratch.path("a"), &other).unwrap();
+    let again = scratch.run(&["cp", "--resume", "a", "b", "--json"]).ok().document("straightway.cp/1");
+    assert_eq!(again["resumed_from"].as_u64(), Some(0));
+    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), other);
+}
+
+#[test]
+fn an_interrupted_bench_and_demo_remove_their_files() {
+    let scratch = Scratch::new();
+    for arguments in [
+        &["bench", "write", "w", "--file-size", "8MiB", "--time", "1h", "--no-ceiling"][..],
+        &["demo", "--size", "512MiB", "--into", "host"],
+    ] {
+        let child = scratch.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("a file", || !scratch.names().is_empty());
+        signal(&child, Signal::SIGINT);
+        let output = end(child);
+        assert_eq!(output.status.code(), Some(130), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(scratch.names().is_empty(), "{:?}", scratch.names());
+    }
+}
+
+#[test]
+fn a_second_interrupt_ends_a_command_that_waits_for_its_reader() {
+    let scratch = Scratch::new();
+    scratch.file("a", 8 << 20);
+    // Nobody reads the pipe, so that the command is stuck in a write.
+    let (reader, writer): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
+    let child = scratch.command(&["cat", "a"]).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the pipe to fill", || blocked(&child));
+    signal(&child, Signal::SIGINT);
+    wait_until("the first signal", || blocked(&child));
+    signal(&child, Signal::SIGINT);
+    assert_eq!(end(child).status.code(), Some(130));
+    drop(reader);
+}
+
+/// Whether its main thread sleeps in a write to a pipe.
+fn blocked(child: &Child) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{}/wchan", child.id())).unwrap_or_default();
+    text.contains("pipe_write")
+}

@@ -1,0 +1,10 @@
+//! The command as its users see it: a process with arguments, output and an exit code.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
+
+mod bench;
+mod copy;
+mod documented;
+mod interrupt;
+mod misuse;
+mod support;
+mod transfer;
