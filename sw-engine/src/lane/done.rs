@@ -2,7 +2,7 @@
 
 use sw_mem::Place;
 
-use super::{Chunk, Lane, OpState, Phase, RESUBMITS_MAX, Stash, op_id};
+use super::{Chunk, Failure, Lane, OpState, Phase, RESUBMITS_MAX, Stash, op_id};
 use crate::{
     checksum::Running,
     error::{Error, ErrorKind, Fault, Retry, Verb, WriteOutcome},
@@ -176,14 +176,19 @@ impl Lane {
     pub(super) fn chunk_failed(&mut self, token: Token, fault: Fault) {
         let Some((chunk, _)) = self.slots.get(token) else { return };
         let (op, offset) = (chunk.op, chunk.cut.offset + u64::from(chunk.cut.skip));
+        // No space before the first byte is a refusal; anything else may have left a part behind.
+        let refused = fault.kind == ErrorKind::NoSpace && chunk.have == 0;
         self.counters.faults += 1;
         self.fail_op(op, fault, offset);
+        if let Some(failure) = self.ops.get_mut(op).and_then(|state| state.fault.as_mut()) {
+            failure.may_have_moved |= !refused;
+        }
         self.retire(token, Moved::No);
     }
 
     pub(super) fn fail_op(&mut self, op: Token, fault: Fault, offset: u64) {
         if let Some(state) = self.ops.get_mut(op) {
-            state.fault.get_or_insert_with(|| Box::new((fault, offset)));
+            state.fault.get_or_insert_with(|| Box::new(Failure { fault, offset, may_have_moved: false }));
         }
     }
 
@@ -287,17 +292,20 @@ impl OpState {
 
     #[cold]
     fn error(&self) -> Error {
-        let (fault, offset) = self.fault.as_deref().copied().unwrap_or((Fault::new(ErrorKind::Protocol, 0), 0));
+        let unknown = Failure { fault: Fault::new(ErrorKind::Protocol, 0), offset: 0, may_have_moved: true };
+        let failure = self.fault.as_deref().copied().unwrap_or(unknown);
+        let Failure { fault, offset, .. } = failure;
         let Some(op) = &self.op else { return Error::from_fault(fault, Verb::Read) };
         let error = Error::from_fault(fault, op.verb).at(op.target.object.name.clone());
         let left = (op.offset + op.spans.len()).saturating_sub(offset);
         let error = explain(error.in_range(offset, left), fault);
-        if op.verb == Verb::Write { error.with_outcome(self.outcome(fault)) } else { error }
+        if op.verb == Verb::Write { error.with_outcome(self.outcome(failure)) } else { error }
     }
 
     /// What became of a failed write: only a write whose every chunk was refused for lack of space left nothing behind.
-    fn outcome(&self, fault: Fault) -> WriteOutcome {
-        if self.started == Time::FOREVER || (self.moved == 0 && fault.kind == ErrorKind::NoSpace) {
+    fn outcome(&self, failure: Failure) -> WriteOutcome {
+        let refused = failure.fault.kind == ErrorKind::NoSpace && !failure.may_have_moved;
+        if self.started == Time::FOREVER || (self.moved == 0 && refused) {
             WriteOutcome::NotApplied
         } else {
             WriteOutcome::Unknown

@@ -168,9 +168,20 @@ struct OpState {
     leg: (u8, Landing, Reason),
     /// The caller has its answer, or wants none.
     answered: bool,
-    /// The first fault and the object offset of its chunk. Boxed: the common operation has none.
-    fault: Option<Box<(Fault, u64)>>,
+    /// Boxed: the common operation has none.
+    fault: Option<Box<Failure>>,
     pieces: Option<Box<Pieces>>,
+}
+
+/// Why an operation fails.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    /// The first fault.
+    fault: Fault,
+    /// The object offset of its chunk.
+    offset: u64,
+    /// Some chunk failed in a way that may have left bytes behind.
+    may_have_moved: bool,
 }
 
 /// One thread's engine. See the module documentation.
