@@ -4,7 +4,7 @@
 use std::{
     ffi::OsStr,
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -27,14 +27,30 @@ struct OneFile {
     errno: Errno,
 }
 
+/// The mounted server; unmounted when dropped.
+pub(crate) struct Fuse {
+    at: PathBuf,
+    _session: BackgroundSession,
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        // Lazily: the kernel closes the last descriptor of a dropped ring a moment later, and until then it is busy. The
+        // server goes on until that has happened.
+        let _ = crate::mounts::tool("umount", &["-l", self.at.to_str().unwrap()]);
+    }
+}
+
 /// Mounts a file with `content`; reads and writes that touch `bad` get `errno`.
-pub(crate) fn mount(at: &Path, content: Vec<u8>, bad: Range<u64>, errno: i32) -> Result<BackgroundSession, String> {
+pub(crate) fn mount(at: &Path, content: Vec<u8>, bad: Range<u64>, errno: i32) -> Result<Fuse, String> {
     if !crate::mounts::is_root() {
         return Err("mounting needs root".to_owned());
     }
     std::fs::create_dir_all(at).unwrap();
     let server = OneFile { content: Mutex::new(content), bad, errno: Errno::from_i32(errno) };
-    fuser::spawn_mount(server, at, &Config::default()).map_err(|error| format!("mounting FUSE: {error}"))
+    let session = fuser::spawn_mount(server, at, &Config::default());
+    let session = session.map_err(|error| format!("mounting FUSE: {error}"))?;
+    Ok(Fuse { at: at.to_owned(), _session: session })
 }
 
 impl OneFile {
