@@ -1,4 +1,4 @@
-//! The suite of the `Transport` seam, on both transports in every shape, on a file system and on a block device.
+//! The suites of the seams: `Transport` on both transports in every shape, and `Store`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure to prepare is a failed test")]
 #![expect(clippy::disallowed_methods, reason = "the bed of a real backend has a real clock")]
 
@@ -8,18 +8,18 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind,
+    Error, ErrorKind, Object,
     seam::{IoKind, OpenMode, Store, Transport},
 };
 use sw_testkit::conformance::{
-    End,
+    CaseResult, End,
     block_file::{self, Bed, Clock, Target},
-    skip,
+    fail, skip, store,
 };
 use sw_uring::{FileStore, IO_URING, PREADV2, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 use crate::mounts::{Loop, is_root};
-use crate::support::{Scratch, io, memory, run, segment};
+use crate::support::{self, Scratch, io, memory, run, segment};
 
 /// Which of a file's faces the suite drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,4 +171,49 @@ fn io_uring_with_polled_completions_conforms_where_the_device_has_poll_queues() 
 #[test]
 fn threads_conform() {
     conforms("preadv2", PREADV2, || Ok(Box::new(ThreadsTransport::new(ThreadsConfig::default())?)));
+}
+
+/// The file store, with a transport to fill and to check its objects.
+struct Names {
+    transport: Box<dyn Transport>,
+    scratch: Scratch,
+    made: u32,
+}
+
+impl store::Bed for Names {
+    fn name(&self) -> String {
+        format!("files by {}", self.transport.caps().name)
+    }
+
+    fn store(&mut self) -> Result<Box<dyn Store>, End> {
+        Ok(Box::new(FileStore::new(self.transport.caps().name)))
+    }
+
+    fn directory(&mut self) -> Result<String, End> {
+        self.made += 1;
+        let path = self.scratch.path(&format!("directory-{}", self.made));
+        std::fs::create_dir(&path).unwrap();
+        Ok(path.to_str().unwrap().to_owned())
+    }
+
+    fn write(&mut self, object: &Object, offset: u64, bytes: &[u8]) -> CaseResult {
+        let face = object.bytewise_face().unwrap();
+        match support::write(&mut *self.transport, object, face, offset, bytes) {
+            Ok(count) if count as usize == bytes.len() => Ok(()),
+            other => fail(format!("write of {} bytes: {other:?}", bytes.len())),
+        }
+    }
+
+    fn read(&mut self, object: &Object, offset: u64, len: u64) -> Result<Vec<u8>, End> {
+        let (face, len) = (object.bytewise_face().unwrap(), u32::try_from(len).unwrap());
+        support::read(&mut *self.transport, object, face, offset, len).or_else(|fault| fail(format!("read: {fault:?}")))
+    }
+}
+
+#[test]
+fn the_file_store_conforms() {
+    for (_, transport) in support::transports() {
+        let mut bed = Names { transport, scratch: Scratch::new("store"), made: 0 };
+        store::run(&mut bed).assert_green(&[]);
+    }
 }
