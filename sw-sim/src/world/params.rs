@@ -132,6 +132,18 @@ fn draw_queue(rng: &mut Rng, name: &'static str, mood: Mood) -> QueueParams {
         for _ in 0..rng.range(0, 3) {
             rules.push(draw_rule(rng, mood));
         }
+        if rng.per_mille(80) {
+            // A disk that fills up: writes end short, and then there is no space for the rest.
+            let on = |every| On { kind: Some(IoKind::Write), range: None, every, times: 0 };
+            rules.push(FaultRule { on: on(2), act: Act::Short { blocks: 1 } });
+            rules.push(FaultRule { on: on(1), act: Act::Fail(Fault::new(ErrorKind::NoSpace, 28)) });
+        }
+    }
+    let stubborn = bad && rng.per_mille(80);
+    if stubborn {
+        // A device that loses I/Os and that no fence can stop.
+        let on = On { kind: None, range: None, every: rng.range(2, 12), times: 2 };
+        rules.insert(0, FaultRule { on, act: Act::Lost });
     }
     let low = rng.pick_or(&[1_000, 10_000], 1_000);
     QueueParams {
@@ -145,7 +157,7 @@ fn draw_queue(rng: &mut Rng, name: &'static str, mood: Mood) -> QueueParams {
         scribble: rng.pick_or(&[0, 300], 0),
         partial_poll: rng.pick_or(&[0, 300], 0),
         cancel_wins: rng.pick_or(&[0, 500, 1000], 500),
-        fence_kills: !bad || rng.per_mille(600),
+        fence_kills: !bad || (!stubborn && rng.per_mille(600)),
         breaks_at: (bad && rng.per_mille(120)).then(|| rng.range(10_000, 3_000_000)),
         rules,
     }
