@@ -189,6 +189,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_document_lists_every_reason_with_its_text() {
+        let document = include_str!("../../docs/paths.md");
+        for reason in Reason::ALL {
+            let row = format!("| `{}` | {} |", reason.code(), reason.text());
+            assert!(document.contains(&row), "docs/paths.md lacks the row {row}");
+        }
+    }
+
+    #[test]
     fn reason_codes_are_unique_and_upper_case() {
         let mut codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
         assert!(
