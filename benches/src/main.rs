@@ -1,2 +1,228 @@
-//! To come.
-fn main() {}
+//! Benchmarks: the product and its peers doing the same job in turn, compared as ratios inside each round.
+//!
+//! ```text
+//!  cases/*  ── which job, which sides, which goals
+//!     │
+//!  rounds  ── interleaves the sides ──► Subject: worker.rs (ours, in a fresh process) │ peers/* (fio, Python loaders)
+//!     │            └─ backing, data: memory and page cache made equal before each run
+//!  report (JSON, the truth) ──► markdown (a view) │ compare (two reports, with noise bounds)
+//! ```
+//!
+//! Nothing here is a timed test: it runs on demand, as `cargo xtask bench`. `--size smoke` is for CI, where it shows that
+//! every side runs and delivers the right bytes.
+
+mod allocations;
+mod backing;
+mod bench;
+mod cases;
+mod compare;
+mod data;
+mod fault;
+mod machine;
+mod markdown;
+mod ours;
+mod peers;
+mod report;
+mod rounds;
+mod usage;
+mod worker;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use bench::{Bench, Size};
+use fault::Fault;
+use peers::{fio, python::Python};
+use report::{Case, Report, SCHEMA};
+
+/// Runs the product beside its peers and reports ratios.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bench",
+    after_help = "Examples:\n  cargo xtask bench all --size smoke\n  cargo xtask bench peers && cargo xtask bench load --rounds 5\n  cargo xtask bench compare before.json after.json"
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// How large the jobs are.
+    #[arg(long, global = true, value_enum, default_value = "real")]
+    size: Size,
+    /// How often each side of a case runs.
+    #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seed of file contents, offsets and sampled bytes.
+    #[arg(long, global = true, default_value_t = 1)]
+    seed: u64,
+    /// Where files to read and write are kept, on the storage to be measured.
+    #[arg(long, global = true, default_value = "target/bench-data")]
+    dir: PathBuf,
+    /// Virtual environment of the Python peers.
+    #[arg(long, global = true, default_value = "target/bench-venv")]
+    venv: PathBuf,
+    /// Where to write the report: NAME.json and NAME.md. Without it the Markdown goes to stdout.
+    #[arg(long, global = true)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Engine without a device, beside fio's null engine and bare io_uring no-ops.
+    Null,
+    /// 4 KiB random reads at depth 1, 32, 128, beside fio.
+    Randread,
+    /// 1 MiB sequential reads and writes, beside fio.
+    Seq,
+    /// Odd offsets and lengths beside aligned ones.
+    Odd,
+    /// A sharded safetensors checkpoint, cold and warm, beside the loaders of PyPI.
+    Load,
+    /// System calls, allocations and lock waits per 1,000 operations.
+    Counts,
+    /// An engine made and closed.
+    Openclose,
+    /// All of the above.
+    All,
+    /// Make the virtual environment of the Python peers (network, minutes, 1.5 GB).
+    Peers,
+    /// What changed between two reports. Ends with 1 if something got worse.
+    Compare {
+        /// The older report.
+        before: PathBuf,
+        /// The newer report.
+        after: PathBuf,
+    },
+    /// One job in a process of its own; for the harness.
+    #[command(hide = true)]
+    Worker {
+        /// The job.
+        #[command(subcommand)]
+        job: worker::Job,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.verb {
+        Verb::Worker { job } => job.run().map(|()| ExitCode::SUCCESS),
+        Verb::Compare { ref before, ref after } => compare_files(before, after),
+        _ => measure(&cli),
+    };
+    result.unwrap_or_else(|fault| {
+        eprintln!("bench: {}", fault.line());
+        ExitCode::from(2)
+    })
+}
+
+fn compare_files(before: &Path, after: &Path) -> Result<ExitCode, Fault> {
+    let load = |path: &Path| -> Result<Report, Fault> {
+        let text = fs::read_to_string(path).map_err(Fault::os("read", path))?;
+        let report: Option<Report> = serde_json::from_str(&text).ok();
+        report.filter(|report| report.schema == SCHEMA).ok_or_else(|| Fault::Missing {
+            what: format!("{} is no report of this form ({SCHEMA})", path.display()),
+            remedy: "make it with --out NAME",
+        })
+    };
+    let (text, worse) = compare::render(&load(before)?, &load(after)?);
+    print!("{text}");
+    Ok(if worse == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn measure(cli: &Cli) -> Result<ExitCode, Fault> {
+    fs::create_dir_all(&cli.dir).map_err(Fault::os("create", &cli.dir))?;
+    let scratch = Bench::folders(&cli.dir)?;
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Fault::os("find", path));
+    let python = Python::new(absolute(&cli.venv)?, scratch.clone());
+    let mut tell = |line: &str| eprintln!("{line}");
+    let mut bench = Bench {
+        size: cli.size,
+        rounds: cli.rounds,
+        seed: cli.seed,
+        dir: absolute(&cli.dir)?,
+        scratch: scratch.clone(),
+        python,
+        tell: &mut tell,
+    };
+    let result = run_verb(cli, &mut bench);
+    fs::remove_dir_all(&scratch).map_err(Fault::os("remove", &scratch))?;
+    result
+}
+
+fn run_verb(cli: &Cli, bench: &mut Bench<'_>) -> Result<ExitCode, Fault> {
+    if matches!(cli.verb, Verb::Peers) {
+        bench.python.install(bench.tell)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut report = empty_report(cli, bench);
+    for run in runs(&cli.verb) {
+        report.cases.extend(run(bench)?);
+    }
+    let text = markdown::render(&report);
+    match &cli.out {
+        None => print!("{text}"),
+        Some(out) => {
+            let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
+            for (ending, text) in [("json", json), ("md", text)] {
+                let path = out.with_extension(ending);
+                fs::write(&path, text).map_err(Fault::os("write", &path))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+type Run = fn(&mut Bench<'_>) -> Result<Vec<Case>, Fault>;
+
+fn runs(verb: &Verb) -> Vec<Run> {
+    match verb {
+        Verb::Null => vec![cases::null::run],
+        Verb::Randread => vec![cases::raw::randread],
+        Verb::Seq => vec![cases::raw::seq],
+        Verb::Odd => vec![cases::raw::odd],
+        Verb::Load => vec![cases::load::run],
+        Verb::Counts => vec![cases::counts::run],
+        Verb::Openclose => vec![cases::openclose::run],
+        Verb::All => vec![
+            cases::null::run,
+            cases::raw::randread,
+            cases::raw::seq,
+            cases::raw::odd,
+            cases::load::run,
+            cases::counts::run,
+            cases::openclose::run,
+        ],
+        Verb::Peers | Verb::Compare { .. } | Verb::Worker { .. } => Vec::new(),
+    }
+}
+
+fn empty_report(cli: &Cli, bench: &Bench<'_>) -> Report {
+    #[expect(clippy::disallowed_methods, reason = "a report carries its date")]
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut tools: BTreeMap<String, String> =
+        fio::version().map(|version| ("fio".to_owned(), version)).into_iter().collect();
+    if matches!(cli.verb, Verb::Load | Verb::All) {
+        let versions = bench.python.versions();
+        tools.extend(versions.found);
+        tools.extend(versions.absent.into_iter().map(|(name, why)| (name, format!("absent: {why}"))));
+    }
+    let size = cli.size.to_possible_value().map_or(cli.size.name().to_owned(), |value| value.get_name().to_owned());
+    Report {
+        schema: SCHEMA.to_owned(),
+        started_unix_s: now,
+        started: machine::utc(now),
+        command: std::env::args().skip(1).collect(),
+        commit: machine::commit(),
+        seed: cli.seed,
+        size,
+        rounds: cli.rounds,
+        machine: machine::facts(&bench.dir),
+        tools,
+        cases: Vec::new(),
+    }
+}

@@ -1,0 +1,24 @@
+"""Prints the versions of the peers' packages that can be imported here, and why the others cannot, as one JSON object."""
+
+import importlib
+import importlib.metadata
+import json
+import sys
+
+PACKAGES = {
+    "numpy": "numpy",
+    "torch": "torch",
+    "safetensors": "safetensors.torch",
+    "fastsafetensors": "fastsafetensors",
+    "runai-model-streamer": "runai_model_streamer",
+    "tensorizer": "tensorizer",
+}
+
+found, absent = {"python": sys.version.split()[0]}, {}
+for package, module in PACKAGES.items():
+    try:
+        importlib.import_module(module)
+        found[package] = importlib.metadata.version(package)
+    except Exception as error:  # an import may fail in any way: a missing library, a driver that is not there
+        absent[package] = f"{type(error).__name__}: {error}"
+print(json.dumps({"found": found, "absent": absent}))

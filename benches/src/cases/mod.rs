@@ -1,0 +1,9 @@
+//! The cases: which job, who does it, what is asked of the ratios.
+//!
+//! The goals are those of the project's first milestone; a report says of each whether it held.
+
+pub(crate) mod counts;
+pub(crate) mod load;
+pub(crate) mod null;
+pub(crate) mod openclose;
+pub(crate) mod raw;

@@ -1,0 +1,110 @@
+//! `randread`, `seq` and `odd`: files, O_DIRECT, beside fio with registered buffers and files.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    bench::{Bench, words},
+    data::{self, CacheState},
+    fault::Fault,
+    peers::fio::Fio,
+    report::{Bound, Case, Metric, Role},
+    rounds::{Before, Subject},
+};
+
+const KIB_4: u32 = 4096;
+const MIB: u32 = 1 << 20;
+/// Operations in flight of the sequential jobs.
+const SEQ_DEPTH: u32 = 16;
+/// An offset and a length that share no block boundary with the file's blocks, nor a multiple of 8.
+const ODD_SHIFT: u64 = 1237;
+const ODD_SHORTER: u64 = 2051;
+
+const COLD: Before = Before { cache: Some(CacheState::Cold), back_bytes: 0, digest: None };
+
+fn fio(bench: &Bench<'_>, mut args: Vec<String>, more: &[String], file: &Path) -> Box<dyn Subject> {
+    args.extend_from_slice(more);
+    let files: Vec<PathBuf> = vec![file.to_owned()];
+    Box::new(Fio { name: "fio".to_owned(), role: Role::Peer, args, files, scratch: bench.scratch.clone() })
+}
+
+fn ours(bench: &Bench<'_>, name: &str, args: &[String], file: &Path) -> Box<dyn Subject> {
+    let mut all = words(&["disk", "--file", &file.to_string_lossy()]);
+    all.extend_from_slice(args);
+    bench.worker(name, Role::Ours, &all, &[file.to_owned()])
+}
+
+/// 4 KiB random reads at depth 1, 32 and 128.
+pub(crate) fn randread(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
+    let file = data::plain(&bench.dir, bench.size.file_bytes(), bench.seed)?;
+    let (time_ms, seed) = (bench.size.time_ms(), bench.seed);
+    let mut cases = Vec::new();
+    for depth in [1, 32, 128] {
+        let args = words(&[
+            "--random",
+            "--block=4096",
+            &format!("--depth={depth}"),
+            &format!("--time-ms={time_ms}"),
+            &format!("--seed={seed}"),
+        ]);
+        let timed = words(&["--time_based", &format!("--runtime={time_ms}ms"), "--readonly"]);
+        let subjects = vec![
+            ours(bench, "straightway", &args, &file),
+            fio(bench, Fio::uring("randread", KIB_4, depth, seed), &timed, &file),
+        ];
+        let what = format!("4 KiB random reads, O_DIRECT, {depth} in flight, one thread");
+        let mut case = bench.case(&format!("randread/depth{depth}"), &what, subjects, &COLD);
+        let (us, peer) = ("straightway", Some("fio"));
+        case.hold("rate at least 0.97 of fio", Metric::OpsPerSecond, us, peer, Bound::AtLeast(0.97));
+        case.hold("CPU time per I/O at most 1.1 of fio", Metric::CpuMicrosPerOp, us, peer, Bound::AtMost(1.1));
+        cases.push(case);
+    }
+    Ok(cases)
+}
+
+/// 1 MiB sequential reads and writes, 16 in flight.
+pub(crate) fn seq(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
+    let len = bench.size.file_bytes();
+    let file = data::plain(&bench.dir, len, bench.seed)?;
+    let target = data::plain(&bench.dir, len, bench.seed ^ 1)?;
+    let ops = len / u64::from(MIB);
+    let mut cases = Vec::new();
+    for (name, rw, path) in [("seq/read", "read", &file), ("seq/write", "write", &target)] {
+        let mut args = words(&["--block=1048576", &format!("--depth={SEQ_DEPTH}"), &format!("--ops={ops}")]);
+        if rw == "write" {
+            args.push("--write".to_owned());
+        }
+        let sized = words(&[&format!("--size={len}"), "--overwrite=1"]);
+        let subjects = vec![
+            ours(bench, "straightway", &args, path),
+            fio(bench, Fio::uring(rw, MIB, SEQ_DEPTH, bench.seed), &sized, path),
+        ];
+        let what = format!("1 MiB sequential {rw}s of a whole file, O_DIRECT, {SEQ_DEPTH} in flight, one thread");
+        let mut case = bench.case(name, &what, subjects, &COLD);
+        let (us, peer) = ("straightway", Some("fio"));
+        case.hold("rate at least 0.98 of fio", Metric::BytesPerSecond, us, peer, Bound::AtLeast(0.98));
+        cases.push(case);
+    }
+    Ok(cases)
+}
+
+/// Odd offsets and odd lengths beside aligned ones.
+pub(crate) fn odd(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
+    let len = bench.size.file_bytes();
+    let file = data::plain(&bench.dir, len, bench.seed)?;
+    let ops = len / u64::from(MIB) - 1;
+    let aligned = words(&["--block=1048576", &format!("--depth={SEQ_DEPTH}"), &format!("--ops={ops}")]);
+    let mut ragged = aligned.clone();
+    ragged.extend([format!("--shift={ODD_SHIFT}"), format!("--shorter={ODD_SHORTER}")]);
+    let subjects = vec![ours(bench, "aligned", &aligned, &file), ours(bench, "odd", &ragged, &file)];
+    let what = format!(
+        "1 MiB reads, {SEQ_DEPTH} in flight: at whole blocks, and {ODD_SHIFT} bytes further and {ODD_SHORTER} bytes shorter"
+    );
+    let mut case = bench.case("odd", &what, subjects, &COLD);
+    let text = "rate at least 0.95 of the aligned rate";
+    case.hold(text, Metric::BytesPerSecond, "odd", Some("aligned"), Bound::AtLeast(0.95));
+    let block = data::direct_block(&file)?;
+    let text = format!("at most two blocks of {block} bytes bounced per operation");
+    case.hold(&text, Metric::BouncedBytesPerOp, "odd", None, Bound::AtMost(f64::from(2 * block)));
+    case.hold("nothing bounced when aligned", Metric::BouncedBytesPerOp, "aligned", None, Bound::AtMost(0.0));
+    Ok(vec![case])
+}

@@ -1,0 +1,212 @@
+//! Files through a lane: random and sequential, aligned and odd, reads and writes.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use straightway::{Completion, Destination, Engine, Error, Lane, Memory, Object, Op, Policy, Target, Uri, Verb};
+
+use crate::{
+    allocations,
+    data::splitmix64,
+    ours::{Paths, per_thousand},
+    report::Sample,
+    usage::{self, Usage},
+};
+
+/// Longest wait for a completion before the job looks again.
+const WAIT: Duration = Duration::from_secs(10);
+/// Completions between two looks at the clock of the job.
+const LOOK: u64 = 64;
+/// Memory starts at this distance, and is congruent to the offsets of the job modulo it.
+const BLOCK: u64 = 4096;
+
+/// What to do to a file.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Disk {
+    /// The file; for a write an existing one, overwritten in place.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// Write instead of read.
+    #[arg(long)]
+    pub write: bool,
+    /// Random offsets, multiples of the block, instead of rising ones.
+    #[arg(long)]
+    pub random: bool,
+    /// Distance of offsets, bytes.
+    #[arg(long)]
+    pub block: u64,
+    /// Operations in flight.
+    #[arg(long)]
+    pub depth: u32,
+    /// Bytes added to each offset.
+    #[arg(long, default_value_t = 0)]
+    pub shift: u64,
+    /// Bytes that each operation is shorter than the block.
+    #[arg(long, default_value_t = 0)]
+    pub shorter: u64,
+    /// End after this many operations.
+    #[arg(long)]
+    pub ops: Option<u64>,
+    /// End after this many milliseconds.
+    #[arg(long)]
+    pub time_ms: Option<u64>,
+    /// Seed of the random offsets.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Whether operations that end are followed by new ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Draining,
+}
+
+struct Run<'a> {
+    disk: &'a Disk,
+    lane: Lane,
+    target: Target,
+    /// Operations submitted.
+    sent: u64,
+    blocks: u64,
+    ended: u64,
+    bytes: u64,
+    paths: Paths,
+    latency_ns: Histogram<u64>,
+}
+
+/// Does it once.
+pub(crate) fn run(disk: &Disk) -> Result<Sample, Error> {
+    let engine = Engine::builder().queue_depth(disk.depth).build()?;
+    let uri = Uri::File(disk.file.to_string_lossy().into_owned());
+    let object = if disk.write { engine.open_for_update(&uri)? } else { engine.open(&uri)? };
+    let mut lane = engine.lane(Destination::Host)?;
+    lane.attach_slabs()?;
+    lane.attach_object(&object)?;
+    let verb = if disk.write { Verb::Write } else { Verb::Read };
+    let target = lane.target(&object, &Policy::Any, verb)?;
+    let memories = memories(&engine, &mut lane, disk)?;
+    let mut run = Run {
+        disk,
+        lane,
+        target,
+        sent: 0,
+        blocks: blocks(&object, disk),
+        ended: 0,
+        bytes: 0,
+        paths: Paths::default(),
+        latency_ns: Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap_or_else(|_| fallback()),
+    };
+    let sample = run.measure(memories)?;
+    run.lane.detach_object(&object)?;
+    drop(run);
+    engine.close()?;
+    Ok(sample)
+}
+
+fn fallback() -> Histogram<u64> {
+    let histogram = Histogram::new(3);
+    histogram.unwrap_or_else(|_| unreachable!("three digits are within the histogram's range of one to five"))
+}
+
+/// Whole blocks of the file that the job may start at.
+fn blocks(object: &Object, disk: &Disk) -> u64 {
+    let reach = object.len().saturating_sub(disk.shift);
+    (reach / disk.block).max(1)
+}
+
+/// One allocation, cut into one piece per operation in flight, each congruent to the offsets of the job.
+fn memories(engine: &Engine, lane: &mut Lane, disk: &Disk) -> Result<Vec<Memory>, Error> {
+    let phase = disk.shift % BLOCK;
+    let stride = disk.block.next_multiple_of(BLOCK) + if phase > 0 { BLOCK } else { 0 };
+    let mut rest = engine.allocate(Destination::Host, stride * u64::from(disk.depth), phase)?;
+    lane.attach_memory(&rest)?;
+    let mut pieces = Vec::new();
+    for _ in 0..disk.depth {
+        let Ok((piece, tail)) = rest.split_at(stride) else { break };
+        let Ok((piece, _)) = piece.split_at(disk.block - disk.shorter) else { break };
+        pieces.push(piece);
+        rest = tail;
+    }
+    Ok(pieces)
+}
+
+impl Run<'_> {
+    fn measure(&mut self, memories: Vec<Memory>) -> Result<Sample, Error> {
+        let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
+        let before = (Usage::now(), allocations::count(), *self.lane.counters());
+        #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+        let start = Instant::now();
+        for memory in memories {
+            let op = Lane::op(0, self.target_verb(), self.target.clone(), 0, memory);
+            self.send(op)?;
+        }
+        let limit = self.disk.time_ms.map(Duration::from_millis);
+        let mut phase = Phase::Running;
+        while self.lane.in_flight() > 0 {
+            self.lane.poll(WAIT, 1);
+            while let Some(completion) = self.lane.pop() {
+                let look = self.ended.is_multiple_of(LOOK) || self.disk.depth == 1;
+                if look && limit.is_some_and(|limit| start.elapsed() >= limit) {
+                    phase = Phase::Draining;
+                }
+                self.end(completion, phase)?;
+            }
+        }
+        sample.seconds = start.elapsed().as_secs_f64();
+        let counters = *self.lane.counters();
+        let allocated = allocations::count() - before.1;
+        Usage::now().charge(before.0, &mut sample);
+        (sample.ops, sample.bytes) = (self.ended, self.bytes);
+        self.paths.tell(&mut sample);
+        let bounced = counters.bounced - before.2.bounced;
+        let more = [
+            ("allocations_per_1000", per_thousand(allocated, self.ended)),
+            ("doorbells_per_1000", per_thousand(counters.doorbells - before.2.doorbells, self.ended)),
+            ("polls_per_1000", per_thousand(counters.polls - before.2.polls, self.ended)),
+            ("bounced_bytes_per_op", per_thousand(bounced, self.ended) / 1000.0),
+            ("p50_us", self.latency_us(50.0)),
+            ("p99_us", self.latency_us(99.0)),
+            ("p99_9_us", self.latency_us(99.9)),
+        ];
+        sample.more.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        Ok(sample)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "latencies are under a minute, in nanoseconds")]
+    fn latency_us(&self, percent: f64) -> f64 {
+        self.latency_ns.value_at_percentile(percent) as f64 / 1e3
+    }
+
+    fn target_verb(&self) -> Verb {
+        if self.disk.write { Verb::Write } else { Verb::Read }
+    }
+
+    /// Gives an operation its next offset and submits it.
+    fn send(&mut self, mut op: Op) -> Result<(), Error> {
+        let block = if self.disk.random {
+            splitmix64(self.disk.seed.wrapping_add(self.sent)) % self.blocks
+        } else {
+            self.sent % self.blocks
+        };
+        op.offset = block * self.disk.block + self.disk.shift;
+        self.sent += 1;
+        self.lane.submit(op).map(|_| ()).map_err(|rejected| rejected.error)
+    }
+
+    fn end(&mut self, completion: Completion, phase: Phase) -> Result<(), Error> {
+        self.bytes += completion.result?;
+        self.ended += 1;
+        self.paths.add(&completion.path);
+        let nanos = completion.times.total().as_nanos();
+        self.latency_ns.saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let more = self.disk.ops.is_none_or(|ops| self.sent < ops);
+        match completion.op {
+            Some(op) if more && phase == Phase::Running => self.send(op),
+            _ => Ok(()),
+        }
+    }
+}

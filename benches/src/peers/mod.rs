@@ -1,0 +1,5 @@
+//! The other sides: what people use today for the same jobs, run as they come.
+
+pub(crate) mod fio;
+pub(crate) mod nop;
+pub(crate) mod python;

@@ -1,0 +1,200 @@
+//! Loaders from PyPI, each run in a fresh process of a virtual environment that the harness makes under `target/`.
+//!
+//! torch comes without its 3 GB of NVIDIA libraries: `peers/make_stubs.py` writes stand-ins that satisfy the loader, and
+//! CUDA is then "not available", which is what a peer that loads into CPU memory needs.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    fault::Fault,
+    report::{Role, Sample},
+    rounds::Subject,
+    usage,
+};
+
+/// A load of 2 GiB by the slowest peer takes 20 s on a busy machine.
+const LOAD_LIMIT: Duration = Duration::from_secs(300);
+/// torch alone is 1.4 GB unpacked.
+const INSTALL_LIMIT: Duration = Duration::from_secs(3600);
+/// Exact versions, so that two reports compare the same peers.
+const PACKAGES: &[&str] = &["numpy==2.4.6", "safetensors==0.8.0"];
+const PACKAGES_WITHOUT_DEPENDENCIES: &[&str] =
+    &["torch==2.15.0", "fastsafetensors==0.5.0", "runai-model-streamer==0.17.0", "tensorizer==2.12.1"];
+/// What those really import on a machine without a GPU.
+const DEPENDENCIES: &[&str] = &[
+    "filelock",
+    "sympy",
+    "networkx",
+    "jinja2",
+    "fsspec",
+    "typing-extensions",
+    "setuptools<81",
+    "humanize",
+    "protobuf",
+    "psutil",
+    "boto3",
+    "redis",
+    "hiredis",
+    "libnacl",
+    "typer",
+];
+
+/// The interpreter with the peers' packages.
+#[derive(Clone, Debug)]
+pub(crate) struct Python {
+    venv: PathBuf,
+    scripts: PathBuf,
+    scratch: PathBuf,
+}
+
+/// What can be imported.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Versions {
+    /// Package to version.
+    pub found: BTreeMap<String, String>,
+    /// Package to the reason it cannot be imported.
+    pub absent: BTreeMap<String, String>,
+}
+
+impl Python {
+    /// The environment in `venv`, which may not exist yet.
+    pub(crate) fn new(venv: PathBuf, scratch: PathBuf) -> Self {
+        Self { venv, scripts: Path::new(env!("CARGO_MANIFEST_DIR")).join("peers"), scratch }
+    }
+
+    fn python(&self) -> PathBuf {
+        self.venv.join("bin/python")
+    }
+
+    /// Makes the environment. Needs a network with a package index, cc and binutils; takes minutes and 1.5 GB.
+    ///
+    /// # Errors
+    /// The step that failed. What is there stays; a second call goes on.
+    pub(crate) fn install(&self, tell: &mut dyn FnMut(&str)) -> Result<(), Fault> {
+        if !self.python().exists() {
+            tell("peers: making a virtual environment");
+            let mut command = Command::new("python3");
+            command.args(["-m", "venv"]).arg(&self.venv);
+            usage::run(command, &self.scratch, INSTALL_LIMIT)?;
+        }
+        let steps: [(&[&str], &[&str]); 3] =
+            [(&[], PACKAGES), (&["--no-deps"], PACKAGES_WITHOUT_DEPENDENCIES), (&[], DEPENDENCIES)];
+        for (flags, packages) in steps {
+            tell(&format!("peers: installing {}", packages.join(" ")));
+            let mut command = Command::new(self.python());
+            command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir"]).args(flags).args(packages);
+            usage::run(command, &self.scratch, INSTALL_LIMIT)?;
+        }
+        tell("peers: writing stand-ins for the NVIDIA libraries that torch is linked to");
+        let mut command = Command::new(self.python());
+        command.arg(self.scripts.join("make_stubs.py")).arg(self.venv.join("stubs")).args(self.torch_libraries());
+        usage::run(command, &self.scratch, INSTALL_LIMIT)?;
+        Ok(())
+    }
+
+    fn torch_libraries(&self) -> Vec<PathBuf> {
+        let entries = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let pythons = entries(self.venv.join("lib"));
+        let libraries = pythons.flat_map(|python| entries(python.join("site-packages/torch/lib")));
+        libraries.filter(|path| path.to_string_lossy().contains(".so")).collect()
+    }
+
+    fn script(&self, name: &str) -> Command {
+        let mut command = Command::new(self.python());
+        command.arg(self.scripts.join(name)).env("LD_LIBRARY_PATH", self.venv.join("stubs"));
+        command
+    }
+
+    /// What can be imported; nothing where the environment was not made.
+    pub(crate) fn versions(&self) -> Versions {
+        let output = usage::run(self.script("versions.py"), &self.scratch, LOAD_LIMIT);
+        let output = output.ok().and_then(|output| serde_json::from_str(output.stdout.trim()).ok());
+        output.unwrap_or_default()
+    }
+
+    /// Writes `files` again as `kind` (`torch` or `tensorizer`) in `dir`; gives the new files.
+    pub(crate) fn convert(&self, kind: &str, dir: &Path, files: &[PathBuf]) -> Result<Vec<PathBuf>, Fault> {
+        let mut command = self.script("prepare.py");
+        command.arg(kind).arg(dir).args(files);
+        let output = usage::run(command, &self.scratch, LOAD_LIMIT)?;
+        Ok(output.stdout.lines().map(PathBuf::from).collect())
+    }
+}
+
+/// Which format a loader reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The checkpoint as it is.
+    Safetensors,
+    /// `torch.save`.
+    Torch,
+    /// `TensorSerializer`.
+    Tensorizer,
+}
+
+/// Name in `peers/load.py`, format, and whether the caller's memory is its own.
+pub(crate) const LOADERS: &[(&str, Format, bool)] = &[
+    ("safetensors", Format::Safetensors, false),
+    ("safetensors-clone", Format::Safetensors, true),
+    ("safetensors-bytes", Format::Safetensors, true),
+    ("fastsafetensors", Format::Safetensors, true),
+    ("runai-2", Format::Safetensors, true),
+    ("runai-16", Format::Safetensors, true),
+    ("tensorizer", Format::Tensorizer, true),
+    ("torch-mmap", Format::Torch, false),
+    ("torch", Format::Torch, true),
+    ("preadv-2", Format::Safetensors, true),
+    ("preadv-direct-4", Format::Safetensors, true),
+];
+
+/// One loader with its files.
+#[derive(Clone, Debug)]
+pub(crate) struct Loader {
+    /// Name in `peers/load.py`.
+    pub name: &'static str,
+    /// Whether the caller's memory is its own.
+    pub own_memory: bool,
+    /// In its format.
+    pub files: Vec<PathBuf>,
+    /// Seed of the sampled places.
+    pub seed: u64,
+    /// Where it runs.
+    pub python: Python,
+}
+
+impl Subject for Loader {
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn role(&self) -> Role {
+        Role::Peer
+    }
+
+    fn own_memory(&self) -> Option<bool> {
+        Some(self.own_memory)
+    }
+
+    fn reads(&self) -> Vec<PathBuf> {
+        self.files.clone()
+    }
+
+    fn run(&mut self) -> Result<Sample, Fault> {
+        if !self.python.python().exists() {
+            let what = "the peers' virtual environment does not exist".to_owned();
+            return Err(Fault::Missing { what, remedy: "make it with `cargo xtask bench peers`" });
+        }
+        let mut command = self.python.script("load.py");
+        command.args(["--peer", self.name, "--seed", &self.seed.to_string()]).args(&self.files);
+        let finished = usage::run(command, &self.python.scratch, LOAD_LIMIT)?;
+        crate::worker::parse(self.name, &finished)
+    }
+}

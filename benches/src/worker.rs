@@ -1,0 +1,147 @@
+//! Jobs in a process of their own, so that memory, faults and CPU of one run are of that run alone.
+//!
+//! The program starts itself again as `worker JOB …`; the job prints one line, a [`Sample`] as JSON. Peers in other
+//! languages print the same line.
+
+use std::{path::PathBuf, process::Command, time::Duration};
+
+use crate::{
+    backing,
+    fault::Fault,
+    ours::{self, disk::Disk},
+    peers::nop,
+    report::{Role, Sample},
+    rounds::Subject,
+    usage::{self, Finished},
+};
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What a worker process does.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Job {
+    /// Touches memory and ends.
+    Back {
+        /// Bytes to touch.
+        bytes: u64,
+    },
+    /// A bare io_uring loop of no-ops.
+    Nop {
+        /// Entries per submission.
+        #[arg(long)]
+        batch: u32,
+        /// Milliseconds to run.
+        #[arg(long)]
+        time_ms: u64,
+    },
+    /// Our engine on the null transport.
+    Null {
+        /// Operations per poll.
+        #[arg(long)]
+        batch: u32,
+        /// Milliseconds to run.
+        #[arg(long)]
+        time_ms: u64,
+    },
+    /// Our engine on a file.
+    Disk(Disk),
+    /// Our loader on a checkpoint.
+    Load {
+        /// The index file.
+        index: PathBuf,
+        /// Seed of the sampled places.
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Engines made, used once and closed.
+    OpenClose {
+        /// File for the first read.
+        file: PathBuf,
+        /// How many.
+        #[arg(long)]
+        times: u32,
+    },
+}
+
+impl Job {
+    /// Does it and prints the sample.
+    pub(crate) fn run(self) -> Result<(), Fault> {
+        let sample = match self {
+            Self::Back { bytes } => return backing::touch(bytes),
+            Self::Nop { batch, time_ms } => nop::run(batch, Duration::from_millis(time_ms))?,
+            Self::Null { batch, time_ms } => ours::null::run(batch, Duration::from_millis(time_ms))?,
+            Self::Disk(disk) => ours::disk::run(&disk)?,
+            Self::Load { index, seed } => ours::load::run(&index, seed)?,
+            Self::OpenClose { file, times } => ours::openclose::run(&file, times)?,
+        };
+        println!("{}", serde_json::to_string(&sample).unwrap_or_default());
+        Ok(())
+    }
+}
+
+/// A side that is a worker process of this program.
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    /// Name of the side.
+    pub name: String,
+    /// Whose side.
+    pub role: Role,
+    /// Whether the caller's memory is its own.
+    pub own_memory: Option<bool>,
+    /// Arguments after `worker`.
+    pub args: Vec<String>,
+    /// Files that it reads.
+    pub files: Vec<PathBuf>,
+    /// Where its output is kept for a moment.
+    pub scratch: PathBuf,
+}
+
+impl Subject for Worker {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn own_memory(&self) -> Option<bool> {
+        self.own_memory
+    }
+
+    fn reads(&self) -> Vec<PathBuf> {
+        self.files.clone()
+    }
+
+    fn run(&mut self) -> Result<Sample, Fault> {
+        let me = std::env::current_exe().map_err(Fault::os("find", "our own program"))?;
+        let mut command = Command::new(me);
+        command.arg("worker").args(&self.args);
+        parse(&self.name, &usage::run(command, &self.scratch, LIMIT)?)
+    }
+}
+
+/// The sample on the last line that a program printed, with what its whole life cost.
+pub(crate) fn parse(program: &str, finished: &Finished) -> Result<Sample, Fault> {
+    let line = finished.stdout.lines().last().unwrap_or_default();
+    let mut sample: Sample = serde_json::from_str(line)
+        .map_err(|_| Fault::Output { program: program.to_owned(), words: line.chars().take(200).collect() })?;
+    sample.process_cpu_s = finished.usage.user_s + finished.usage.sys_s;
+    sample.peak_rss_bytes = sample.peak_rss_bytes.max(finished.usage.peak_rss_bytes);
+    Ok(sample)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_line_is_the_result_whatever_a_library_said_before() {
+        let usage = usage::Usage { user_s: 1.0, sys_s: 0.5, ..usage::Usage::default() };
+        let finished = Finished { stdout: "a library greets\n{\"ops\": 4, \"seconds\": 0.5}\n".to_owned(), usage };
+        let sample = parse("x", &finished).unwrap();
+        assert_eq!((sample.ops, sample.process_cpu_s), (4, 1.5));
+        let silent = Finished { stdout: String::new(), usage };
+        assert!(parse("x", &silent).is_err());
+    }
+}
