@@ -4,6 +4,7 @@
 mod bench;
 mod copy;
 mod documented;
+mod gpu;
 mod interrupt;
 mod misuse;
 mod support;

@@ -1,0 +1,97 @@
+//! Device memory, with the stand-in driver of the test kit: the product's own code, no hardware. It proves the logic.
+
+use std::path::PathBuf;
+
+use standin_libcuda::harness;
+
+use crate::support::{Ran, Scratch};
+
+/// The stand-in where the loader of a child process finds it.
+fn driver(scratch: &Scratch) -> PathBuf {
+    let dir = scratch.path("driver");
+    harness::install(&dir, &[]).unwrap();
+    dir
+}
+
+/// Runs the command with the stand-in as its driver; faults as `STANDIN_FAULTS` has them.
+fn run(scratch: &Scratch, faults: &str, arguments: &[&str]) -> Ran {
+    let mut command = scratch.command(arguments);
+    command.env("LD_LIBRARY_PATH", driver(scratch)).env("STANDIN_FAULTS", faults);
+    Ran::of(arguments, command.output().unwrap())
+}
+
+/// A copy that reports success and flips a bit, the `nth` that runs.
+fn damaged_copy(nth: u64) -> String {
+    format!("{}:{nth}:{}", harness::COPY, harness::SILENT_DAMAGE)
+}
+
+#[test]
+fn the_demo_takes_a_gpu_that_is_there() {
+    let scratch = Scratch::new();
+    let ran = run(&scratch, "", &["demo", "--size", "16MiB", "--json"]).ok();
+    let all = ran.json();
+    let summary = all.last().unwrap();
+    assert_eq!((summary["into"].as_str(), summary["why_not_gpu"].is_null()), (Some("gpu0"), true), "{summary}");
+    assert_eq!(summary["verified_bytes"], summary["read_bytes"]);
+    for read in all.iter().filter(|line| line["schema"] == "straightway.demo.read/1") {
+        let bytes = &read["bytes"];
+        assert!(bytes["staged"].as_u64() > Some(0) && bytes["dma"] == 0 && bytes["kernel_copy"] == 0, "{read}");
+        assert!(read["route"].as_str().unwrap().ends_with("/staged") && read["reason"] != "BEST", "{read}");
+    }
+}
+
+#[test]
+fn a_checkpoint_has_the_same_digests_in_device_and_host_memory() {
+    let scratch = Scratch::new();
+    scratch.run(&["demo", "--size", "16MiB", "--into", "host", "--keep"]).ok();
+    let demo = scratch.names().into_iter().find(|name| name.starts_with("straightway-demo-")).unwrap();
+    let checkpoint = format!("{demo}/checkpoint");
+    let digests = |ran: Ran| -> Vec<_> {
+        let tensors = ran.json().into_iter().filter(|line| line["schema"] == "straightway.load.tensor/1");
+        tensors.map(|line| (line["name"].clone(), line["sha256"].clone())).collect()
+    };
+    let host = digests(scratch.run(&["load", &checkpoint, "--digest", "--json"]).ok());
+    let device = digests(run(&scratch, "", &["load", &checkpoint, "--digest", "--into", "gpu0", "--json"]).ok());
+    assert!(host.len() > 20 && host == device);
+    let some = run(&scratch, "", &["load", &checkpoint, "--into", "gpu0", "--tensors", "layers.0.*", "--json"]).ok();
+    assert_eq!(digests(some).len(), 4);
+}
+
+#[test]
+fn a_bench_verifies_device_memory_and_finds_a_damaged_copy() {
+    let scratch = Scratch::new();
+    let write =
+        ["bench", "write", "w", "--file-size", "2MiB", "--size", "64k", "--bytes", "2MiB", "--verify", "--keep"];
+    scratch.run(&[&write[..], &["--no-ceiling"]].concat()).ok();
+    let read =
+        ["bench", "read", "w", "--size", "10001", "--offset-shift", "3", "--bytes", "1MiB", "--verify", "--no-ceiling"];
+    let arguments = [&read[..], &["--into", "gpu0", "--json"]].concat();
+    let report = run(&scratch, "", &arguments).ok().document("straightway.bench/1");
+    let cell = &report["cells"][0];
+    assert_eq!((&cell["verified_bytes"], &report["into"]), (&cell["bytes"], &"gpu0".into()));
+    run(&scratch, &damaged_copy(60), &arguments[..arguments.len() - 1]).fails(6, &["pattern", "; "]);
+}
+
+#[test]
+fn a_gpu_beyond_the_last_is_not_there() {
+    let scratch = Scratch::new();
+    scratch.file("a", 5000);
+    run(&scratch, "", &["bench", "read", "a", "--size", "4k", "--into", "gpu7", "--no-ceiling"]).fails(8, &["; "]);
+}
+
+#[test]
+fn doctor_tells_what_a_device_can_do() {
+    let scratch = Scratch::new();
+    let doctor = run(&scratch, "", &["doctor", "--json"]).ok().document("straightway.doctor/1");
+    let facts = doctor["facts"].as_array().unwrap();
+    assert!(facts.iter().any(|fact| fact["name"].as_str().unwrap().starts_with("gpu0.")), "{facts:?}");
+}
+
+#[test]
+fn a_route_that_no_device_has_proven_is_refused_by_name() {
+    let scratch = Scratch::new();
+    scratch.file("a", 1 << 20);
+    run(&scratch, "", &["plan", "a", "--into", "gpu0", "--policy", "require=dma"]).fails(5, &["NO_P2PDMA"]);
+    let plan = run(&scratch, "", &["plan", "a", "--into", "gpu0", "--json"]).ok().document("straightway.plan/1");
+    assert!(plan["choice"]["route"].as_str().unwrap().ends_with("/staged"), "{plan}");
+}
