@@ -134,6 +134,13 @@ impl Doctor {
     }
 }
 
+/// Whether the process has CAP_IPC_LOCK, bit 14 of the effective set (capabilities(7)).
+fn may_lock_anything() -> bool {
+    let status = read("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits >> 14 & 1 == 1)
+}
+
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
