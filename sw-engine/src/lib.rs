@@ -24,6 +24,7 @@ mod rate;
 pub mod seam;
 mod slot;
 mod split;
+mod staging;
 mod stripe;
 mod time;
 
@@ -35,5 +36,8 @@ pub use path::{ByPath, DataPath, Landing, Reason, Route, TransportName};
 pub use plan::{Candidate, Choice, Leg, MemoryFacts, Plan, Policy, RouteMatch, Verdict, Via, plan};
 pub use rate::{RateClass, RateTable};
 pub use slot::{SlotCounts, SlotState, Token};
+pub use staging::{
+    SLAB_BYTES_MAX, SLAB_BYTES_MIN, SLABS_MAX, SLABS_MIN, SlabRate, StagingShape, choose_staging, slab_candidates,
+};
 pub use stripe::StripeGeometry;
 pub use time::Time;

@@ -70,7 +70,10 @@ impl Lane {
                 kind.name().replace('_', " "),
                 state.moved
             ));
-            if verb == Verb::Write {
+            if state.fault.as_ref().is_some_and(|failure| failure.fault.kind == kind) {
+                // Ended by the fault itself, with memory that stays: the fault is what the caller must hear of.
+                error = state.error();
+            } else if verb == Verb::Write {
                 let untouched = state.started == Time::FOREVER && waited_for == 0;
                 error = error.with_outcome(if untouched { WriteOutcome::NotApplied } else { WriteOutcome::Unknown });
             }
@@ -170,7 +173,10 @@ impl Lane {
             self.copy_ended(*end);
         }
         self.copy_done = done;
-        self.copiers[index].backlog.clear();
+        while let Some(token) = self.copiers[index].backlog.pop_front() {
+            // No device ever had it.
+            self.chunk_failed(token, fault);
+        }
         let device = self.copiers[index].caps.device;
         let on_device = |chunk: &super::Chunk| {
             let op = self.ops.get(chunk.op).and_then(|(state, _)| state.op.as_ref());
@@ -192,8 +198,8 @@ impl Lane {
                 (Fence::Quiet, false) => self.chunk_failed(slot, fault),
                 (Fence::Busy(_), _) => {
                     if let Some((chunk, _)) = self.slots.get(slot) {
-                        let (op, offset) = (chunk.op, chunk.cut.offset);
-                        self.fail_op(op, fault, offset);
+                        let (op, offset, phase) = (chunk.op, chunk.cut.offset, chunk.phase);
+                        self.fail_op(op, fault, offset, phase);
                         self.stop(op, fault.kind);
                     }
                     self.slots.quarantine(slot);

@@ -176,19 +176,22 @@ impl Lane {
     pub(super) fn chunk_failed(&mut self, token: Token, fault: Fault) {
         let Some((chunk, _)) = self.slots.get(token) else { return };
         let (op, offset) = (chunk.op, chunk.cut.offset + u64::from(chunk.cut.skip));
+        let phase = chunk.phase;
         // No space before the first byte is a refusal; anything else may have left a part behind.
         let refused = fault.kind == ErrorKind::NoSpace && chunk.have == 0;
         self.counters.faults += 1;
-        self.fail_op(op, fault, offset);
+        self.fail_op(op, fault, offset, phase);
         if let Some(failure) = self.ops.get_mut(op).and_then(|state| state.fault.as_mut()) {
             failure.may_have_moved |= !refused;
         }
         self.retire(token, Moved::No);
     }
 
-    pub(super) fn fail_op(&mut self, op: Token, fault: Fault, offset: u64) {
+    /// Remembers the first fault of an operation, met in `phase`.
+    pub(super) fn fail_op(&mut self, op: Token, fault: Fault, offset: u64, phase: Phase) {
+        let copying = phase != Phase::Io;
         if let Some(state) = self.ops.get_mut(op) {
-            state.fault.get_or_insert_with(|| Box::new(Failure { fault, offset, may_have_moved: false }));
+            state.fault.get_or_insert_with(|| Box::new(Failure { fault, offset, may_have_moved: false, copying }));
         }
     }
 
@@ -291,14 +294,16 @@ impl OpState {
     }
 
     #[cold]
-    fn error(&self) -> Error {
-        let unknown = Failure { fault: Fault::new(ErrorKind::Protocol, 0), offset: 0, may_have_moved: true };
+    pub(super) fn error(&self) -> Error {
+        let fault = Fault::new(ErrorKind::Protocol, 0);
+        let unknown = Failure { fault, offset: 0, may_have_moved: true, copying: false };
         let failure = self.fault.as_deref().copied().unwrap_or(unknown);
-        let Failure { fault, offset, .. } = failure;
+        let Failure { fault, offset, copying, .. } = failure;
         let Some(op) = &self.op else { return Error::from_fault(fault, Verb::Read) };
         let error = Error::from_fault(fault, op.verb).at(op.target.object.name.clone());
         let left = (op.offset + op.spans.len()).saturating_sub(offset);
-        let error = explain(error.in_range(offset, left), fault);
+        let error = error.in_range(offset, left);
+        let error = if copying { explain_copy(error) } else { explain(error, fault) };
         if op.verb == Verb::Write { error.with_outcome(self.outcome(failure)) } else { error }
     }
 
@@ -365,6 +370,13 @@ fn parts(chunk: &Chunk) -> impl Iterator<Item = Part> {
         let to = to.min(want_end);
         (to > from).then(|| Part { at: from - skip, len: to - from, slab_at })
     })
+}
+
+/// The text and remedy of a copy's fault; the code is the device driver's.
+fn explain_copy(error: Error) -> Error {
+    error.detail("the copy between a staging slab and device memory failed").remedy(
+        "see `straightway doctor` and the kernel log for the device; a device that was lost needs a new process",
+    )
 }
 
 /// The text and remedy of a fault, in the words of someone who runs storage.

@@ -68,7 +68,7 @@ impl Lane {
                     Some(Stop::Exhausted) => self.end_flow(flow),
                     Some(Stop::Failed(fault)) => {
                         let Flow { op, at, .. } = self.flows.get(flow);
-                        self.fail_op(op, fault, at);
+                        self.fail_op(op, fault, at, Phase::Io);
                         self.end_flow(flow);
                     }
                 }

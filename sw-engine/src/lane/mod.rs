@@ -182,6 +182,8 @@ struct Failure {
     offset: u64,
     /// Some chunk failed in a way that may have left bytes behind.
     may_have_moved: bool,
+    /// It was the copy between slab and device memory, not the I/O.
+    copying: bool,
 }
 
 /// One thread's engine. See the module documentation.
@@ -287,6 +289,7 @@ impl Lane {
         for index in 0..self.queues.len() {
             self.ring_queue(index);
         }
+        self.start_copies();
     }
 
     /// Moves everything forward; waits at most as `wait` says, and not at all if completions are ready.
@@ -296,6 +299,8 @@ impl Lane {
         self.now = now;
         self.expire();
         self.pump();
+        // A write's bytes leave the device first: nothing may wait for a transport that has nothing to do before that.
+        self.start_copies();
         let waiter = self.pick_waiter(wait);
         for index in 0..self.queues.len() {
             match waiter {
@@ -390,6 +395,22 @@ impl Lane {
         self.io_done = done;
         if let Err(error) = outcome {
             self.break_queue(index, &error);
+        }
+    }
+
+    /// Hands waiting copies to their engines.
+    fn start_copies(&mut self) {
+        for index in 0..self.copiers.len() {
+            if self.copiers[index].backlog.is_empty() {
+                continue;
+            }
+            self.feed_copier(index);
+            let copier = &mut self.copiers[index];
+            if copier.taken > 0
+                && let Err(fault) = copier.engine.ring()
+            {
+                self.break_copier(index, fault);
+            }
         }
     }
 

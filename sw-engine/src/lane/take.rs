@@ -1,7 +1,7 @@
 //! Taking an operation: everything is checked before anything is done.
 
 use super::{
-    Lane, OpState,
+    Lane, OpState, Phase,
     emit::{Queued, Stop},
     flow::Flow,
     op_id,
@@ -77,7 +77,7 @@ impl Lane {
         let mut flow = Flow::new(token, op, member);
         let queue = match self.cut_one(Queued::No, &mut flow) {
             Err(Stop::Exhausted) => return,
-            Err(Stop::Failed(fault)) => return self.fail_op(token, fault, flow.at),
+            Err(Stop::Failed(fault)) => return self.fail_op(token, fault, flow.at, Phase::Io),
             Err(Stop::NoPlace(queue) | Stop::NoSlab(queue) | Stop::Elsewhere(queue)) => queue,
             Ok(queue) => queue,
         };
