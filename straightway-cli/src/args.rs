@@ -11,10 +11,9 @@ use crate::size;
 const ABOUT: &str =
     "Moves dataset and checkpoint bytes between storage and GPU memory, and tells which path every byte took.";
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 permission, 5 policy unmet, 6 verification failed,
-7 no space, 8 unsupported or no device, 9 system limit, 10 in use or exists, 11 malformed data,
-130 interrupted, 141 reader of stdout gone.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 permission, 5 policy unmet,
+6 verification failed, 7 no space, 8 unsupported or no device, 9 system limit,
+10 in use or exists, 11 malformed data, 130 interrupted, 141 reader of stdout gone.
 
 Addresses: /path, file:///path, stripe:UNIT:/a,/b,...
 
@@ -39,10 +38,10 @@ pub struct Cli {
 #[derive(Args, Debug)]
 pub struct Common {
     /// Print JSON on stdout: one object a line, each with its schema (docs/json.md)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 101)]
     pub json: bool,
     /// Draw no progress bars, even if stderr is a terminal
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 102)]
     pub no_progress: bool,
 }
 
@@ -77,7 +76,7 @@ pub enum Command {
 pub struct EngineArgs {
     /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, ops_per_lane, sqpoll_ms, gpu=auto|off,
     /// io_uring=auto|off
-    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }
 

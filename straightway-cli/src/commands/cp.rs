@@ -226,9 +226,9 @@ impl Copy<'_> {
         let mut spare = Spare::new(self.engine);
         let mut reads: VecDeque<((u64, u64), Pending)> = VecDeque::with_capacity(half);
         let mut writes: VecDeque<((u64, u64), Pending)> = VecDeque::with_capacity(half);
-        let (mut sum, mut recorded) = (Sum::default(), from);
+        let (mut sum, mut recorded, mut written) = (Sum::default(), from, from);
         loop {
-            signals::requested().inspect_err(|_| self.keep(target, &mut writes))?;
+            signals::requested().inspect_err(|_| keep(target, &mut writes, written))?;
             while reads.len() < half {
                 let Some((offset, len)) = cuts.next() else { break };
                 let memory = spare.take(offset, len)?;
@@ -241,7 +241,8 @@ impl Copy<'_> {
                 spare.put(piece.memory);
                 progress.add(piece.len);
                 // Writes are waited for in order, so everything before this end is written.
-                recorded = record(target, recorded, piece.offset + piece.len)?;
+                written = piece.offset + piece.len;
+                recorded = record(target, recorded, written)?;
             }
             if let Some((at, pending)) = reads.pop_front() {
                 let piece = pipeline::finish(at, pending, &mut self.ways[0])?;
@@ -249,22 +250,6 @@ impl Copy<'_> {
                 let request = self.engine.write(target.object(), piece.offset, piece.memory).policy(self.args.policy);
                 writes.push_back((at, request.start()));
             }
-        }
-    }
-
-    /// On an interrupt: what is under way is waited for and recorded, so that the next attempt need not do it again.
-    /// A failure to record only costs that.
-    fn keep(&self, target: &mut Target, writes: &mut VecDeque<((u64, u64), Pending)>) {
-        let Target::Resumable(target) = target else { return };
-        let mut end = None;
-        while let Some(((offset, len), pending)) = writes.pop_front() {
-            if pending.wait().result.is_err() {
-                break;
-            }
-            end = Some(offset + len);
-        }
-        if let Some(end) = end {
-            let _ = target.record(end);
         }
     }
 
@@ -303,6 +288,20 @@ impl Copy<'_> {
         self.ways[2].join(ways);
         Ok(sum)
     }
+}
+
+/// On an interrupt: what is under way is waited for and recorded, so that the next attempt need not do it again.
+/// A failure to record only costs that.
+fn keep(target: &mut Target, writes: &mut VecDeque<((u64, u64), Pending)>, written: u64) {
+    let Target::Resumable(target) = target else { return };
+    let mut end = written;
+    while let Some(((offset, len), pending)) = writes.pop_front() {
+        if pending.wait().result.is_err() {
+            break;
+        }
+        end = offset + len;
+    }
+    let _ = target.record(end);
 }
 
 /// Records with `--resume` that bytes up to `end` are written, each time enough are. Gives the end of the record.

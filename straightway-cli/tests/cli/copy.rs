@@ -1,5 +1,7 @@
 //! `cp`: whole, verified, or not there.
 
+use std::process::Command;
+
 use crate::support::{Scratch, content};
 
 #[test]
@@ -75,4 +77,22 @@ fn a_stripe_set_is_copied_into_one_file() {
     std::fs::write(scratch.path("y"), &content(131_072)[65_536..]).unwrap();
     scratch.run(&["cp", "stripe:64k:x,y", "b"]).ok();
     assert_eq!(std::fs::read(scratch.path("b")).unwrap(), content(131_072));
+}
+
+#[test]
+fn a_full_disk_is_told_before_a_byte_is_written() {
+    let scratch = Scratch::new();
+    scratch.file("a", 4 << 20);
+    let small = scratch.path("small");
+    std::fs::create_dir(&small).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&small).output();
+    if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
+        println!("skip full disk: no file system can be mounted here ({mounted:?})");
+        return;
+    }
+    let ran = scratch.run(&["cp", "a", "small/b"]);
+    let left = std::fs::read_dir(&small).unwrap().count();
+    let unmounted = Command::new("umount").arg(&small).status().unwrap();
+    ran.fails(7, &["space", "; "]);
+    assert!(left == 0 && unmounted.success());
 }

@@ -81,6 +81,41 @@ fn an_interrupted_resumable_copy_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_damaged_part_of_an_old_copy_is_not_believed() {
+    let scratch = Scratch::new();
+    scratch.file("a", 64 << 20);
+    let arguments = ["cp", "--resume", "a", "b", "--piece", "64k", "--depth", "4"];
+    let mut child = scratch.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the copy", || has_partial(&scratch) || child.try_wait().unwrap().is_some());
+    signal(&child, Signal::SIGINT);
+    if end(child).status.code() == Some(0) {
+        println!("skip damage: the copy was done before the signal came");
+        return;
+    }
+    let partial = scratch.names().into_iter().find(|name| name.ends_with(".straightway-partial")).unwrap();
+    let mut bytes = std::fs::read(scratch.path(&partial)).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(scratch.path(&partial), bytes).unwrap();
+    let again = scratch.run(&["cp", "--resume", "a", "b", "--json"]).ok().document("straightway.cp/1");
+    assert_eq!(again["resumed_from"].as_u64(), Some(0));
+    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), content(64 << 20));
+}
+
+#[test]
+fn a_killed_copy_leaves_the_old_destination() {
+    let scratch = Scratch::new();
+    scratch.file("a", 64 << 20);
+    std::fs::write(scratch.path("b"), "old").unwrap();
+    let mut child = scratch.command(&["cp", "a", "b", "--piece", "4k", "--depth", "2"]).spawn().unwrap();
+    wait_until("the copy", || has_partial(&scratch) || child.try_wait().unwrap().is_some());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), b"old");
+    scratch.run(&["cp", "a", "b"]).ok();
+    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), content(64 << 20));
+}
+
+#[test]
 fn a_changed_source_does_not_continue_an_old_copy() {
     let scratch = Scratch::new();
     scratch.file("a", 64 << 20);

@@ -7,5 +7,6 @@ mod documented;
 mod gpu;
 mod interrupt;
 mod misuse;
+mod reference;
 mod support;
 mod transfer;
