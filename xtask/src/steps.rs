@@ -97,6 +97,17 @@ pub const STEPS: &[Step] = &[
         limit_s: 600,
     },
     Step {
+        name: "interop-cli",
+        why: "`straightway load` of files by the safetensors package and of real weights from a PyPI package",
+        program: Program::Cargo,
+        args: &["test", "-p", "straightway-cli", "--test", "interop", "--", "--nocapture"],
+        env: &[],
+        needs: &[Need::Tool { program: "python3", package: "python3-venv" }, Need::Python],
+        tests_min: 2,
+        skips: Skips::Refused,
+        limit_s: 900,
+    },
+    Step {
         name: "unit",
         why: "unit, conformance, fault and integration tests of every crate",
         program: Program::Cargo,
