@@ -1,6 +1,5 @@
 //! A panic inside the engine's own threads is contained: the process lives, the engine says that it is poisoned, and
 //! memory that a device may write is not freed under it.
-#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use std::{
     future::Future,
