@@ -439,7 +439,7 @@ fn a_full_lane_gives_the_operation_back() {
 fn ends_that_nobody_waits_for_touch_nothing() {
     let mut bed = bed();
     for raw in [0, 3, u64::MAX, 1 << 32] {
-        bed.lane.io_ended(IoDone { token: Token::from_raw(raw), result: Ok(512) });
+        bed.lane.io_ended(&IoDone { token: Token::from_raw(raw), result: Ok(512) });
         bed.lane.copy_ended(CopyDone { token: Token::from_raw(raw), result: Ok(()) });
     }
     assert_eq!(bed.lane.counters().stale, 8);

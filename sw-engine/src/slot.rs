@@ -75,10 +75,24 @@ pub struct SlotCounts {
 
 #[derive(Debug)]
 struct Entry<T> {
+    /// Of its present use; [`NOBODY`] while it is free, so that one comparison tells whether a token is live.
+    token: Token,
+    /// Of its present use, or of the next one while it is free.
     generation: u32,
     state: SlotState,
     body: T,
 }
+
+impl<T> Entry<T> {
+    /// Whether `token` names the present use.
+    #[inline]
+    fn is(&self, token: Token) -> bool {
+        self.token == token
+    }
+}
+
+/// A token that no slot has: a table is smaller than its index.
+const NOBODY: Token = Token(u64::MAX);
 
 /// Slots with a fixed capacity, each with a body of type `T` that outlives its use.
 #[derive(Debug)]
@@ -90,33 +104,32 @@ pub(crate) struct SlotTable<T> {
 impl<T> SlotTable<T> {
     /// `capacity` free slots with bodies from `body`.
     pub(crate) fn new(capacity: u32, body: impl Fn() -> T) -> Self {
-        let entry = |_| Entry { generation: 1, state: SlotState::Free, body: body() };
+        let entry = |_| Entry { token: NOBODY, generation: 1, state: SlotState::Free, body: body() };
         Self { entries: (0..capacity).map(entry).collect(), free: (0..capacity).rev().collect() }
     }
 
-    /// Takes a free slot, staged, or `None` when there is none.
+    /// Takes a free slot, staged, or `None` when there is none. The body is that of its last use, to be overwritten.
     #[inline]
-    pub(crate) fn stage(&mut self, body: T) -> Option<Token> {
+    pub(crate) fn stage(&mut self) -> Option<(Token, &mut T)> {
         let index = self.free.pop()?;
         let entry = self.entries.get_mut(index as usize)?;
         debug_assert_eq!(entry.state, SlotState::Free);
         entry.state = SlotState::Staged;
-        entry.body = body;
-        Some(Token::new(index, entry.generation))
+        entry.token = Token::new(index, entry.generation);
+        Some((entry.token, &mut entry.body))
     }
 
     /// The body of a live token.
     #[inline]
     pub(crate) fn get(&self, token: Token) -> Option<(&T, SlotState)> {
         let entry = self.entries.get(token.index() as usize)?;
-        (entry.generation == token.generation() && entry.state != SlotState::Free).then_some((&entry.body, entry.state))
+        entry.is(token).then_some((&entry.body, entry.state))
     }
 
     /// The body of a live token, writable.
     #[inline]
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut T> {
-        let entry = self.entries.get_mut(token.index() as usize)?;
-        (entry.generation == token.generation() && entry.state != SlotState::Free).then_some(&mut entry.body)
+        Some(&mut self.live(token)?.body)
     }
 
     /// A new generation for a slot that is handed over again, staged: an end of the earlier hand-over finds nothing.
@@ -124,7 +137,8 @@ impl<T> SlotTable<T> {
         let entry = self.live(token)?;
         entry.generation = entry.generation.wrapping_add(1);
         entry.state = SlotState::Staged;
-        Some(Token::new(token.index(), entry.generation))
+        entry.token = Token::new(token.index(), entry.generation);
+        Some(entry.token)
     }
 
     /// The body of a live token, writable, and its state.
@@ -161,20 +175,21 @@ impl<T> SlotTable<T> {
     }
 
     /// The owner provably let go. The generation moves on, so that a late completion finds nothing.
+    ///
+    /// Gives the body of the use that ended, for a last look.
     #[inline]
-    pub(crate) fn free(&mut self, token: Token) {
-        let index = token.index();
-        if let Some(entry) = self.live(token) {
-            entry.state = SlotState::Free;
-            entry.generation = entry.generation.wrapping_add(1);
-            self.free.push(index);
-        }
+    pub(crate) fn free(&mut self, token: Token) -> Option<&mut T> {
+        let entry = self.entries.get_mut(token.index() as usize).filter(|entry| entry.is(token))?;
+        entry.state = SlotState::Free;
+        entry.token = NOBODY;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(token.index());
+        Some(&mut entry.body)
     }
 
     #[inline]
     fn live(&mut self, token: Token) -> Option<&mut Entry<T>> {
-        let entry = self.entries.get_mut(token.index() as usize)?;
-        (entry.generation == token.generation() && entry.state != SlotState::Free).then_some(entry)
+        self.entries.get_mut(token.index() as usize).filter(|entry| entry.is(token))
     }
 
     /// Free slots left.
@@ -200,11 +215,8 @@ impl<T> SlotTable<T> {
 
     /// Tokens and bodies of all slots that are not free.
     pub(crate) fn live_tokens(&self) -> impl Iterator<Item = (Token, SlotState, &T)> {
-        self.entries
-            .iter()
-            .zip(0u32..)
-            .filter(|(entry, _)| entry.state != SlotState::Free)
-            .map(|(entry, index)| (Token::new(index, entry.generation), entry.state, &entry.body))
+        let live = self.entries.iter().filter(|entry| entry.state != SlotState::Free);
+        live.map(|entry| (entry.token, entry.state, &entry.body))
     }
 }
 
@@ -212,13 +224,19 @@ impl<T> SlotTable<T> {
 mod tests {
     use super::*;
 
+    fn stage<T>(table: &mut SlotTable<T>, body: T) -> Token {
+        let (token, place) = table.stage().unwrap();
+        *place = body;
+        token
+    }
+
     #[test]
     fn a_late_completion_of_a_dead_generation_finds_nothing() {
         let mut table = SlotTable::new(1, || 0u8);
-        let first = table.stage(1).unwrap();
+        let first = stage(&mut table, 1);
         table.fly(first);
         table.free(first);
-        let second = table.stage(2).unwrap();
+        let second = stage(&mut table, 2);
         assert_eq!(first.index(), second.index());
         assert!(table.get(first).is_none());
         table.free(first);
@@ -228,7 +246,7 @@ mod tests {
     #[test]
     fn an_end_of_an_earlier_hand_over_finds_nothing() {
         let mut table = SlotTable::new(1, || 0u8);
-        let first = table.stage(1).unwrap();
+        let first = stage(&mut table, 1);
         table.fly(first);
         let again = table.renew(first).unwrap();
         assert!(table.get(first).is_none() && table.renew(first).is_none());
@@ -238,10 +256,10 @@ mod tests {
     #[test]
     fn an_abandoned_slot_is_not_free_until_its_owner_lets_go() {
         let mut table = SlotTable::new(1, || ());
-        let token = table.stage(()).unwrap();
+        let token = stage(&mut table, ());
         table.fly(token);
         table.abandon(token);
-        assert!(table.stage(()).is_none());
+        assert!(table.stage().is_none());
         assert_eq!(table.counts().abandoned, 1);
         table.free(token);
         assert_eq!(table.counts().free, 1);

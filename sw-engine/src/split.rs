@@ -54,6 +54,11 @@ pub(crate) enum Landed {
 /// bits (both checked when the operation was taken).
 pub(crate) fn cut(at: u64, left: u64, granularity: Granularity, most: u32, landed: Landed) -> Cut {
     let block = u64::from(granularity.block);
+    if (at | left) & (block - 1) == 0 {
+        // Whole blocks only, and `most` is one more: nothing is ragged.
+        let len = narrow(left.min(u64::from(most)));
+        return Cut { offset: at, len, skip: 0, want: len, head: 0, tail: 0 };
+    }
     let start = align_down(at, block);
     let skip = at - start;
     // `most` bounds everything below to 32 bits.

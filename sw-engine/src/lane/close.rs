@@ -152,7 +152,7 @@ impl Lane {
         let fence = self.queues[index].transport.fence(timeout, &mut done);
         self.mark_rung(index);
         for end in &done {
-            self.io_ended(*end);
+            self.io_ended(end);
         }
         self.io_done = done;
         let on_queue = |chunk: &super::Chunk| usize::from(chunk.leg.transport) == index && chunk.phase == Phase::Io;

@@ -17,7 +17,7 @@ use crate::{
 impl Lane {
     /// An I/O ended.
     #[inline]
-    pub(super) fn io_ended(&mut self, end: IoDone) {
+    pub(super) fn io_ended(&mut self, end: &IoDone) {
         let Some((chunk, state)) = self.slots.get_mut_with_state(end.token) else {
             // A dead generation or a word that we never gave out: nothing is touched.
             self.counters.stale += 1;
@@ -32,9 +32,7 @@ impl Lane {
         }
         match end.result {
             // The common end: everything at once, nothing to copy.
-            Ok(bytes) if bytes == chunk.cut.len && chunk.have == 0 && !chunk.lands && chunk.leg.via == Via::Direct => {
-                self.retire(end.token, Moved::Yes);
-            }
+            Ok(bytes) if bytes == chunk.cut.len && chunk.have == 0 && chunk.plain => self.retire(end.token, Moved::Yes),
             Ok(bytes) => self.io_moved(end.token, bytes),
             Err(fault) if fault.retry == Retry::Now => self.resubmit(end.token, fault),
             Err(fault) => self.chunk_failed(end.token, fault),
@@ -196,29 +194,27 @@ impl Lane {
     }
 
     /// Frees a slot: its owner let go. A chunk that went through is counted.
-    #[inline]
     pub(super) fn retire(&mut self, token: Token, moved: Moved) {
-        let Some(chunk) = self.slots.get_mut(token) else { return };
+        let Some(chunk) = self.slots.free(token) else { return };
         let op = chunk.op;
         if chunk.phase != Phase::CopyOut {
             let queue = &mut self.queues[usize::from(chunk.leg.transport)];
             queue.taken = queue.taken.saturating_sub(1);
         }
-        let mut over = false;
-        if let Some(state) = self.ops.get_mut(op) {
+        let state = self.ops.get_mut(op);
+        let over = state.is_some_and(|state| {
             if moved == Moved::Yes {
                 state.count(chunk);
             }
             state.slots = state.slots.saturating_sub(1);
-            over = state.is_over();
-        }
-        let stash = core::mem::take(&mut chunk.stash);
-        self.slots.free(token);
-        if !matches!(stash, Stash::None) {
+            state.is_over()
+        });
+        if !matches!(chunk.stash, Stash::None) {
+            let stash = core::mem::take(&mut chunk.stash);
             self.put_stash(stash);
         }
         if over {
-            self.finish_if_over(op);
+            self.finish(op);
         }
     }
 
@@ -241,25 +237,27 @@ impl Lane {
         }
     }
 
-    /// Answers the caller once the last slot and flow of an operation are gone; frees its memory if it was answered.
+    /// Ends an operation whose last slot and flow are gone.
     #[inline]
     pub(super) fn finish_if_over(&mut self, token: Token) {
-        let now = self.now;
-        let Some(state) = self.ops.get_mut(token) else { return };
-        if !state.is_over() {
-            return;
+        if self.ops.get(token).is_some_and(|(state, _)| state.is_over()) {
+            self.finish(token);
         }
+    }
+
+    /// Answers the caller with the memory; frees the memory if the caller has its answer already.
+    fn finish(&mut self, token: Token) {
+        let Some(state) = self.ops.free(token) else { return };
         if !state.answered {
             let name = self.queues[usize::from(state.leg.0)].caps.name;
             let result = if state.fault.is_none() { Ok(state.moved) } else { Err(state.error()) };
-            let completion = state.completion(token, result, name, now);
+            let completion = state.completion(token, result, name, self.now);
             self.counters.count(&completion);
             self.ready.push_back(completion);
         }
         // An answered operation's memory is dropped here: the last slot that named it is free.
         state.op = None;
         state.pieces = None;
-        self.ops.free(token);
     }
 }
 

@@ -123,14 +123,21 @@ impl Lane {
             let stash = stash_for(&mut self.bounce, self.staging.as_mut(), &cut, landed);
             (cut, stash.ok_or(Stop::NoSlab(leg.transport))?)
         };
-        let digests = state.pieces.is_some();
-        let plain = matches!(stash, Stash::None) && !digests;
-        let chunk = Chunk {
+        if leg.reason == Reason::MemoryMisaligned {
+            // The operation's bulk goes another way than planned; the report says so.
+            state.leg = (leg.transport, leg.landing, leg.reason);
+        }
+        let plain = matches!(stash, Stash::None) && state.pieces.is_none();
+        let Some((token, chunk)) = self.slots.stage() else { return Err(Stop::NoPlace(leg.transport)) };
+        state.slots += 1;
+        state.started = state.started.min(self.now);
+        room.taken += 1;
+        *chunk = Chunk {
             op: flow.op,
             kind,
             phase: Phase::Io,
             resubmits: 0,
-            lands: kind == IoKind::Read && !plain,
+            plain,
             logical: flow.logical,
             memory: flow.memory,
             span: flow.span,
@@ -138,26 +145,18 @@ impl Lane {
             cut,
             stash,
             object: flow.object(op).id,
-            leg,
+            leg: *leg,
         };
-        if leg.reason == Reason::MemoryMisaligned {
-            // The operation's bulk goes another way than planned; the report says so.
-            state.leg = (leg.transport, leg.landing, leg.reason);
-        }
-        state.slots += 1;
-        state.started = state.started.min(self.now);
-        room.taken += 1;
-        let io = plain.then(|| plain_io(&chunk, op));
-        let Some(token) = self.slots.stage(chunk) else { return Err(Stop::NoPlace(leg.transport)) };
+        let queue = leg.transport;
         flow.advance(op, u64::from(cut.want));
         flow.more &= !flush;
         let more = !flush && flow.has_bytes(op);
-        match io {
-            Some(io) => hand_over(room, &mut self.counters, &Io { token, ..io }),
-            None if kind == IoKind::Write => self.send_write(token),
-            None => self.send(token),
+        match (plain, kind) {
+            (true, _) => hand_over(room, &mut self.counters, &plain_io(token, chunk, op)),
+            (false, IoKind::Write) => self.send_write(token),
+            (false, _) => self.send(token),
         }
-        if more { Ok(leg.transport) } else { Err(Stop::Exhausted) }
+        if more { Ok(queue) } else { Err(Stop::Exhausted) }
     }
 
     /// A write: bytes that are staged go into the slab first.
@@ -221,7 +220,7 @@ impl Lane {
     }
 
     fn io_of(&self, token: Token, chunk: &Chunk, op: &Op) -> Io {
-        let mut io = Io { token, ..plain_io(chunk, op) };
+        let mut io = plain_io(token, chunk, op);
         if matches!(chunk.stash, Stash::None) && chunk.have == 0 {
             return io;
         }
@@ -328,9 +327,9 @@ fn kind_of(op: &Op) -> IoKind {
     }
 }
 
-/// The I/O of a chunk whose memory is one piece in the caller's span, still without its token; a flush has none.
+/// The I/O of a chunk whose memory is one piece in the caller's span; a flush has none.
 #[inline]
-fn plain_io(chunk: &Chunk, op: &Op) -> Io {
+fn plain_io(token: Token, chunk: &Chunk, op: &Op) -> Io {
     let len = chunk.cut.len - chunk.have;
     let segment = match op.spans.get(chunk.span) {
         // In range: the flow keeps `memory + want` inside the span, and a chunk without a stash is all wanted.
@@ -340,7 +339,7 @@ fn plain_io(chunk: &Chunk, op: &Op) -> Io {
         None => MemorySegment { place: Place::Host(sw_mem::HostVa::new(0)), len: 0, region: sw_mem::RegionId(0) },
     };
     Io {
-        token: chunk.op,
+        token,
         kind: chunk.kind,
         object: chunk.object,
         handle: chunk.leg.handle,
@@ -368,7 +367,7 @@ fn shape(
     caps: &TransportCaps,
     bounce: &SlabPool,
     staging: Option<&SlabPool>,
-    piece: &Piece,
+    piece: &Piece<'_>,
     kind: IoKind,
 ) -> (Cut, Landed) {
     let Piece { leg, at, len } = *piece;

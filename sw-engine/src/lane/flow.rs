@@ -51,8 +51,8 @@ pub(super) struct Flow {
 
 /// The next thing to cut off a flow.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
-    pub(super) leg: Leg,
+pub(super) struct Piece<'a> {
+    pub(super) leg: &'a Leg,
     pub(super) at: u64,
     pub(super) len: u64,
 }
@@ -130,7 +130,7 @@ impl Flow {
 
     /// The next piece that goes over one leg. The open span has bytes.
     #[inline]
-    pub(super) fn piece(&self, op: &Op) -> Piece {
+    pub(super) fn piece<'a>(&self, op: &'a Op) -> Piece<'a> {
         let choice = self.choice(op);
         let place = op.spans.get(self.span).map_or(0, |span| span.place().raw()).wrapping_add(self.memory);
         let len = self.until_stride(op);
@@ -165,19 +165,16 @@ impl Flow {
 
 /// Which leg the bytes at `at` take, and how many of `len` take it.
 #[inline]
-pub(super) fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place: u64) -> (Leg, u64) {
-    let mut main = choice.main;
+pub(super) fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place: u64) -> (&Leg, u64) {
+    let mut main = &choice.main;
     if main.via == Via::Direct
         && !congruent(place, at, main.granularity)
-        && let Some(unaligned) = choice.unaligned
+        && let Some(unaligned) = &choice.unaligned
     {
         main = unaligned;
     }
-    let Some(ends) =
-        choice.ends.filter(|_| verb == Verb::Write && choice.ends_may_bounce && main.granularity.block > 1)
-    else {
-        return (main, len);
-    };
+    let whole_blocks_only = verb == Verb::Write && choice.ends_may_bounce && main.granularity.block > 1;
+    let (true, Some(ends)) = (whole_blocks_only, &choice.ends) else { return (main, len) };
     let unit = WRITE_UNIT.max(u64::from(main.granularity.block));
     let (head, whole) = (at & (unit - 1), len & !(unit - 1));
     match head {

@@ -135,8 +135,8 @@ struct Chunk {
     kind: IoKind,
     phase: Phase,
     resubmits: u8,
-    /// A read whose bytes must be copied or summed when they are there.
-    lands: bool,
+    /// The transport moves its bytes in place and nobody sums them: when they are there, nothing is left to do.
+    plain: bool,
     /// Offset in the operation of the first wanted byte.
     logical: u64,
     /// Offset in its span of the first wanted byte.
@@ -390,7 +390,7 @@ impl Lane {
         self.counters.polls += 1;
         self.mark_rung(index);
         for end in &done {
-            self.io_ended(*end);
+            self.io_ended(end);
         }
         self.io_done = done;
         if let Err(error) = outcome {
@@ -469,7 +469,7 @@ impl Chunk {
             kind: IoKind::Read,
             phase: Phase::Io,
             resubmits: 0,
-            lands: false,
+            plain: true,
             logical: 0,
             memory: 0,
             span: 0,

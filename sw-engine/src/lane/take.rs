@@ -62,11 +62,10 @@ impl Lane {
         let pieces = op.options.checksum.map(|algorithm| Box::new(Pieces::new(algorithm)));
         let main = &op.target.choice.main;
         let leg = (main.transport, main.landing, main.reason);
-        let state = OpState { op: Some(op), submitted: self.now, leg, pieces, ..OpState::empty() };
-        // There is a free slot: `has_room` said so.
-        let token = self.ops.stage(state).unwrap_or(Token::from_raw(u64::MAX));
-        self.ops.fly(token);
         self.counters.ops += 1;
+        // There is a free slot: `has_room` said so.
+        let Some((token, state)) = self.ops.stage() else { return Token::from_raw(u64::MAX) };
+        *state = OpState { op: Some(op), submitted: self.now, leg, pieces, ..OpState::empty() };
         token
     }
 
