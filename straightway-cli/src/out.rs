@@ -132,11 +132,19 @@ impl Out {
 
     /// A bar over `total` bytes, drawn on stderr if that is a terminal.
     pub fn progress(&self, total: u64, what: &str) -> Progress {
+        self.bar(total, what, "{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}")
+    }
+
+    /// The same over `total` steps.
+    pub fn steps(&self, total: u64, what: &str) -> Progress {
+        self.bar(total, what, "{msg} {bar:30} {pos}/{len}")
+    }
+
+    fn bar(&self, total: u64, what: &str, form: &str) -> Progress {
         if self.drawing == Drawing::Forbidden {
             return Progress(ProgressBar::hidden());
         }
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
-        let form = "{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}";
         if let Ok(style) = ProgressStyle::with_template(form) {
             bar.set_style(style);
         }
@@ -155,9 +163,9 @@ fn json_line(to: &mut impl io::Write, report: &impl Serialize) -> io::Result<()>
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Adds bytes that are done.
-    pub fn add(&self, bytes: u64) {
-        self.0.inc(bytes);
+    /// Adds bytes or steps that are done.
+    pub fn add(&self, count: u64) {
+        self.0.inc(count);
     }
 }
 

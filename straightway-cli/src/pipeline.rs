@@ -166,7 +166,11 @@ pub fn compared(memory: Memory, seed: u64, offset: u64, name: &str) -> Result<Me
     }
 }
 
-fn buffer_of(memory: Memory) -> Result<Buffer, Fail> {
+/// Host memory with slices.
+///
+/// # Errors
+/// `Unsupported` for memory that has none.
+pub fn buffer_of(memory: Memory) -> Result<Buffer, Fail> {
     memory.into_buffer().map_err(|memory| {
         Fail::new(Exit::Unsupported, "unsupported", format!("{memory} has no slices"), "use --into host")
     })

@@ -12,16 +12,15 @@ use std::{
 };
 
 use nix::fcntl::OFlag;
+use straightway::{Buffer, Destination, Engine};
 
 use super::report::{Ceilings, Sequential};
-use crate::{fail::Fail, session::Stopwatch, signals, size};
+use crate::{fail::Fail, pipeline, session::Stopwatch, signals, size};
 
-/// Threads of the pass: enough to keep a drive's queue filled with requests of [`IO_BYTES`].
-const THREADS: u32 = 4;
+/// Threads of the pass, each with one request of [`IO_BYTES`] under way: the default depth of a cell.
+const THREADS: u32 = 16;
 /// Bytes of one system call, which also is the alignment of its offset.
 const IO_BYTES: usize = 1 << 20;
-/// Alignment of memory: the largest block of direct I/O.
-const ALIGN_BYTES: usize = 4096;
 /// How long the pass takes; it goes round a short file.
 const TIME: Duration = Duration::from_secs(1);
 /// Longest file that the ceiling of writing makes.
@@ -35,24 +34,34 @@ const COPY_TIME: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// What the system gives.
-pub fn read(path: &Path, len: u64) -> Result<Ceilings, Fail> {
+pub fn read(engine: &Engine, path: &Path, len: u64) -> Result<Ceilings, Fail> {
     let pass = Pass { path: path.to_owned(), len, kind: Kind::Read };
-    Ok(Ceilings { sequential: pass.run(Rounds::Timed)?, memory_copy_bytes_per_s: memory_copy() })
+    Ok(Ceilings { sequential: pass.run(&mut memory(engine)?, Rounds::Timed)?, memory_copy_bytes_per_s: memory_copy() })
 }
 
 /// Ceilings of writing beside `path`: to a file of its own, which is removed.
 ///
 /// # Errors
 /// What the system gives.
-pub fn write(path: &Path, len: u64) -> Result<Ceilings, Fail> {
+pub fn write(engine: &Engine, path: &Path, len: u64) -> Result<Ceilings, Fail> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let own = Removed(path.with_file_name(format!(".{name}.{}.straightway-ceiling", std::process::id())));
     OpenOptions::new().write(true).create_new(true).open(&own.0).map_err(|error| failed(&own.0, &error))?;
     let len = len.clamp(IO_BYTES as u64, WRITE_BYTES_MAX);
     let pass = Pass { path: own.0.clone(), len, kind: Kind::Write };
     // The first pass gives the file its blocks, as `bench write` does with its own.
-    pass.run(Rounds::One)?;
-    Ok(Ceilings { sequential: pass.run(Rounds::Timed)?, memory_copy_bytes_per_s: memory_copy() })
+    let mut memory = memory(engine)?;
+    pass.run(&mut memory, Rounds::One)?;
+    Ok(Ceilings { sequential: pass.run(&mut memory, Rounds::Timed)?, memory_copy_bytes_per_s: memory_copy() })
+}
+
+/// Memory of the threads: of the same kind as the engine's own, since a device can be faster into huge pages.
+fn memory(engine: &Engine) -> Result<Buffer, Fail> {
+    let memory = engine.allocate(Destination::Host, u64::from(THREADS) * IO_BYTES as u64, 0)?;
+    let mut buffer = pipeline::buffer_of(memory)?;
+    // Written once, so that the pass takes no page faults.
+    buffer.as_mut_slice().fill(0x5a);
+    Ok(buffer)
 }
 
 /// A file that goes with its owner.
@@ -86,13 +95,14 @@ struct Pass {
 }
 
 impl Pass {
-    fn run(&self, rounds: Rounds) -> Result<Sequential, Fail> {
+    fn run(&self, memory: &mut Buffer, rounds: Rounds) -> Result<Sequential, Fail> {
         let (file, o_direct) = self.open().map_err(|error| failed(&self.path, &error))?;
         let (next, moved) = (AtomicU64::new(0), AtomicU64::new(0));
         let clock = Stopwatch::start();
         std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..THREADS).map(|_| scope.spawn(|| self.work(&file, (&next, &moved), rounds, clock))).collect();
+            let (file, places) = (&file, (&next, &moved));
+            let start = |piece| scope.spawn(move || self.work(file, piece, places, rounds, clock));
+            let threads: Vec<_> = memory.as_mut_slice().chunks_exact_mut(IO_BYTES).map(start).collect();
             threads
                 .into_iter()
                 .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
@@ -127,13 +137,11 @@ impl Pass {
     fn work(
         &self,
         file: &File,
+        buffer: &mut [u8],
         (next, moved): (&AtomicU64, &AtomicU64),
         rounds: Rounds,
         clock: Stopwatch,
     ) -> io::Result<()> {
-        let mut memory = vec![0x5a_u8; IO_BYTES + ALIGN_BYTES];
-        let skip = memory.as_ptr().align_offset(ALIGN_BYTES).min(ALIGN_BYTES);
-        let buffer = &mut memory[skip..skip + IO_BYTES];
         let pieces = self.len.div_ceil(IO_BYTES as u64).max(1);
         while signals::requested().is_ok() {
             let piece = next.fetch_add(1, Ordering::Relaxed);

@@ -45,7 +45,7 @@ pub fn read(args: &BenchRead, out: &mut Out) -> Result<(), Fail> {
         let bench = Bench { engine, object: &object, verb: Verb::Read, into: args.into, load: &args.load };
         bench.check()?;
         let ceilings = match (&args.uri, args.load.no_ceiling) {
-            (Uri::File(path), false) => Some(ceiling::read(Path::new(path), object.len())?),
+            (Uri::File(path), false) => Some(ceiling::read(engine, Path::new(path), object.len())?),
             _ => None,
         };
         bench.run(args.uri.to_string(), ceilings, out)
@@ -73,7 +73,7 @@ pub fn write(args: &BenchWrite, out: &mut Out) -> Result<(), Fail> {
         bench.check()?;
         bench.lay_out(out)?;
         let ceilings = match (&args.uri, args.load.no_ceiling) {
-            (Uri::File(path), false) => Some(ceiling::write(Path::new(path), object.len())?),
+            (Uri::File(path), false) => Some(ceiling::write(engine, Path::new(path), object.len())?),
             _ => None,
         };
         let mut report = bench.run(args.uri.to_string(), ceilings, out)?;
@@ -119,7 +119,7 @@ impl Bench<'_> {
     fn run(&self, uri: String, ceilings: Option<Ceilings>, out: &Out) -> Result<Report, Fail> {
         let ceiling = ceilings.as_ref().map(|ceilings| ceilings.sequential.bytes_per_s);
         let count = self.load.size.len() * self.load.depth.len();
-        let progress = out.progress(count as u64, "cells");
+        let progress = out.steps(count as u64, "measure");
         let mut cells = Vec::with_capacity(count);
         for &size in &self.load.size {
             for &depth in &self.load.depth {
