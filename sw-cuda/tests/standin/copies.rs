@@ -12,7 +12,7 @@ use sw_engine::seam::{CopyDirection, CopyDone, CopyEngine, CopyJob, Fence, SlabP
 use sw_engine::{ErrorKind, Token};
 use sw_mem::{Buffer, ByteLen, DmaSpan, GpuVa, HostVa};
 
-use crate::{Case, Library, Outcome, case, first_context, holds, same, text};
+use crate::{Case, Outcome, case, first_context, holds, same, text};
 
 pub fn cases() -> Vec<Case> {
     let worker = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100")];
@@ -29,13 +29,11 @@ pub fn cases() -> Vec<Case> {
         case("a_fence_that_runs_out_says_how_many", fence_timeout),
         case("dropping_an_engine_waits_for_its_copies", drop_waits),
         case("the_data_path_allocates_nothing", allocation_free),
-        Case { name: "many_random_copies_match_a_model", library: Library::Standin, settings: worker, run: random },
-        Case { name: "each_way_can_have_several_streams", library: Library::Standin, settings: worker, run: streams },
+        Case { settings: worker, ..case("many_random_copies_match_a_model", random) },
+        Case { settings: worker, ..case("each_way_can_have_several_streams", streams) },
         Case {
-            name: "engines_of_two_devices_do_not_mix",
-            library: Library::Standin,
             settings: &[("STANDIN_DEVICES", "2"), ("STANDIN_MODE", "lazy")],
-            run: two_devices,
+            ..case("engines_of_two_devices_do_not_mix", two_devices)
         },
     ]
 }

@@ -10,7 +10,7 @@ use sw_cuda::{
 use sw_engine::{ErrorKind, seam::CopyEngine};
 use sw_mem::{Buffer, ByteLen, DeviceId, GpuVa, Place};
 
-use crate::{Case, Library, Outcome, case, first_context, holds, same, text};
+use crate::{Case, Outcome, case, first_context, holds, same, text};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -25,10 +25,8 @@ pub fn cases() -> Vec<Case> {
         case("a_context_of_the_caller_is_used_and_not_ended", caller_context),
         case("the_current_context_is_left_as_it_was", current_is_kept),
         Case {
-            name: "several_devices_keep_their_memory_apart",
-            library: Library::Standin,
             settings: &[("STANDIN_DEVICES", "4"), ("STANDIN_VRAM_MIB", "8")],
-            run: several,
+            ..case("several_devices_keep_their_memory_apart", several)
         },
     ]
 }

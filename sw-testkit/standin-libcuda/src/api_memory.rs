@@ -164,8 +164,8 @@ fn release(pointer: u64, kinds: &[Kind], otherwise: u32) -> Answer {
     let owner = state::attempt(|s| {
         s.current_any()?;
         let range = s.arena.find(pointer).filter(|r| r.base == pointer && kinds.contains(&r.kind));
-        let owner = range.map(|r| r.context).ok_or(otherwise)?;
-        s.stats.freed_in_flight += u64::from(queue::is_pending(s, owner));
+        let (owner, base, len) = range.map(|r| (r.context, r.base, r.len)).ok_or(otherwise)?;
+        s.stats.freed_in_flight += u64::from(queue::is_pending_on(s, base, len));
         Ok(owner)
     })?;
     let outcome = queue::drain_context(owner);

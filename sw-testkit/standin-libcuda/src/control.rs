@@ -34,9 +34,8 @@ pub extern "C" fn standin_lose_device(ordinal: u32, code: u32) {
     state::PROGRESS.notify_all();
 }
 
-/// Changes a setting: `mode` (0 lazy, 1 worker, 2 eager), `query_polls`, `delay_us`, `dmabuf`, `p2p`; or
-/// the counter `freed_in_flight`, for a case whose neighbour may do that. Answers 0, or 1
-/// for an unknown name.
+/// Changes a setting: `mode` (0 lazy, 1 worker, 2 eager), `query_polls`, `delay_us`, `dmabuf`, `p2p`. Answers 0, or 1 for
+/// an unknown name.
 #[unsafe(no_mangle)]
 pub extern "C" fn standin_set(name: Text, value: u64) -> u32 {
     let Ok(name) = name.get() else { return 1 };
@@ -53,7 +52,6 @@ pub extern "C" fn standin_set(name: Text, value: u64) -> u32 {
             "delay_us" => s.config.delay_us = value,
             "dmabuf" => s.config.dmabuf = value != 0,
             "p2p" => s.config.p2p = value != 0,
-            "freed_in_flight" => s.stats.freed_in_flight = value,
             _ => return 1,
         }
         0

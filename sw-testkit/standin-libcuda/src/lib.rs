@@ -39,4 +39,5 @@ mod fault;
 pub mod harness;
 mod names;
 mod queue;
+pub mod runner;
 mod state;

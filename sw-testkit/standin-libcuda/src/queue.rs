@@ -318,9 +318,17 @@ pub fn drain_context(context: u64) -> Answer {
     outcome
 }
 
-/// Whether anything queued in `context` has not run.
-pub fn is_pending(s: &State, context: u64) -> bool {
-    s.streams.values().any(|st| st.context == context && st.queued > st.done)
+/// Whether anything that was queued and has not run touches one of `len` bytes from `base`.
+pub fn is_pending_on(s: &State, base: u64, len: u64) -> bool {
+    let meets = |at: u64, bytes: u64| at < base.saturating_add(len) && base < at.saturating_add(bytes);
+    let touches = |task: &Task| match task.work {
+        Work::Copy { dst, src, len } => meets(dst, len) || meets(src, len),
+        Work::Fill { dst, len, .. } => meets(dst, len),
+        Work::Store32 { dst, .. } => meets(dst, 4),
+        Work::Await32 { src, .. } => meets(src, 4),
+        Work::Await { .. } | Work::Host { .. } | Work::Mark => false,
+    };
+    s.streams.values().flat_map(|stream| &stream.tasks).any(touches)
 }
 
 fn start_worker() {

@@ -48,7 +48,7 @@ pub struct Context {
 pub struct Stats {
     /// Panics caught at the edge.
     pub panics: u64,
-    /// Memory freed or unregistered while queued work still named its context.
+    /// Memory freed or unregistered while queued work still named a byte of it.
     pub freed_in_flight: u64,
     /// Copies executed.
     pub copies: u64,
