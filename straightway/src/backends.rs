@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, OnceLock, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use sw_cuda::{
@@ -11,15 +10,17 @@ use sw_cuda::{
     StreamOrder,
 };
 use sw_engine::{
-    Error, ErrorKind, LaneConfig, LaneParts, Reason, Token, TransportName, Verb,
-    seam::{CopyDirection, CopyEngine, CopyJob, Fence, Transport, TransportCaps},
+    Error, ErrorKind, LaneConfig, LaneParts, Reason, StagingShape, TransportName, Verb,
+    seam::{CopyEngine, Transport, TransportCaps},
 };
 use sw_mem::{ByteLen, DmaRegion, HugePages, SlabPool};
 use sw_uring::{FileStore, Probe, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 use crate::{
     builder::Config,
+    clock::Clock,
     doctor::{Fact, Health},
+    staging::{self, Source, Staging},
 };
 
 /// Every transport of this build, by the name that routes print.
@@ -27,6 +28,9 @@ pub(crate) const TRANSPORTS: [TransportName; 2] = [sw_uring::IO_URING, sw_uring:
 
 /// Slabs of a lane that has no GPU to feed: enough to keep a disk busy while misaligned bytes are copied out.
 const HOST_SLABS: u32 = 4;
+
+/// Copies in flight while slab sizes are measured: enough for a round of the smallest size.
+const COPIES_MEASURED: u32 = 32;
 
 /// Who owns the lane that is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +46,20 @@ pub(crate) struct Backends {
     pub(crate) probe: Probe,
     pub(crate) files: FileStore,
     config: Config,
-    gpus: Mutex<BTreeMap<u16, Context>>,
+    clock: Clock,
+    gpus: Mutex<BTreeMap<u16, Arc<Gpu>>>,
     driver: OnceLock<Result<Driver, Refusal>>,
 }
 
+/// A GPU that was opened.
+struct Gpu {
+    context: Context,
+    /// Its staging ring, once it was measured. Control plane: locked while it is.
+    staging: Mutex<Option<Staging>>,
+}
+
 impl Backends {
-    pub(crate) fn find(config: Config) -> Self {
+    pub(crate) fn find(config: Config, clock: Clock) -> Self {
         let probe = match config.io_uring {
             crate::builder::UringUse::Auto => sw_uring::probe(),
             crate::builder::UringUse::Off => {
@@ -55,7 +67,7 @@ impl Backends {
             }
         };
         let files = FileStore::new(probe.transport);
-        Self { probe, files, config, gpus: Mutex::new(BTreeMap::new()), driver: OnceLock::new() }
+        Self { probe, files, config, clock, gpus: Mutex::default(), driver: OnceLock::new() }
     }
 
     /// The driver, loaded when a GPU is first asked for: a program that uses none does not wait for it.
@@ -70,6 +82,10 @@ impl Backends {
 
     /// The context of a GPU; opened once.
     pub(crate) fn gpu(&self, ordinal: u16) -> Result<Context, Error> {
+        self.opened(ordinal).map(|gpu| gpu.context.clone())
+    }
+
+    fn opened(&self, ordinal: u16) -> Result<Arc<Gpu>, Error> {
         let driver = self.driver().map_err(|refusal| match refusal {
             Refusal::NotAsked => Error::new(ErrorKind::NoDevice, Verb::Setup)
                 .at(format!("gpu{ordinal}"))
@@ -78,13 +94,44 @@ impl Backends {
             other => other.into_error(),
         })?;
         let mut gpus = self.gpus.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(context) = gpus.get(&ordinal) {
-            return Ok(context.clone());
+        if let Some(gpu) = gpus.get(&ordinal) {
+            return Ok(gpu.clone());
         }
         let device = driver.device(ordinal).map_err(|error| error.into_error(Verb::Setup))?;
         let context = Context::primary(&device).map_err(|error| error.into_error(Verb::Setup))?;
-        gpus.insert(ordinal, context.clone());
-        Ok(context)
+        let gpu = Arc::new(Gpu { context, staging: Mutex::default() });
+        gpus.insert(ordinal, gpu.clone());
+        Ok(gpu)
+    }
+
+    /// The staging ring of a GPU's lanes; measured the first time unless the builder fixed it. A failed measurement is not
+    /// remembered: the next call tries again.
+    fn staging(&self, ordinal: u16) -> Result<Staging, Error> {
+        let gpu = self.opened(ordinal)?;
+        let mut known = gpu.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(staging) = &*known {
+            return Ok(staging.clone());
+        }
+        let Config { staging_bytes, io_bytes, .. } = self.config;
+        let staging = match self.config.staging {
+            Some((slab_bytes, count)) => Staging { shape: StagingShape { slab_bytes, count }, source: Source::Builder },
+            None => {
+                let window = staging::ROUND_BYTES.max(u64::from(io_bytes));
+                let device = DeviceBuffer::allocate(&gpu.context, ByteLen(window)).and_then(DeviceBuffer::into_region);
+                let device = device.map_err(|error| error.into_error(Verb::Setup))?;
+                let engine = copier(&gpu.context, COPIES_MEASURED)?;
+                staging::measure(engine, device, staging_bytes, io_bytes, self.clock)?
+            }
+        };
+        *known = Some(staging.clone());
+        Ok(staging)
+    }
+
+    /// The staging rings that were chosen so far, by GPU.
+    pub(crate) fn stagings(&self) -> Vec<(u16, Staging)> {
+        let gpus = self.gpus.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |gpu: &Gpu| gpu.staging.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        gpus.iter().filter_map(|(ordinal, gpu)| Some((*ordinal, known(gpu)?))).collect()
     }
 
     /// Whether device memory can be staged, for the planner.
@@ -99,10 +146,32 @@ impl Backends {
         buffer.into_region().map_err(|error| error.into_error(Verb::Setup))
     }
 
-    /// Which GPU owns an address; `None` for host memory and for addresses that no driver knows.
-    pub(crate) fn owner_of(&self, address: u64) -> Option<u16> {
-        let facts = self.driver().ok()?.pointer_facts(address).ok()?;
-        (facts.kind == PointerKind::Device).then_some(facts.device).flatten()
+    /// Checks that `len` bytes from `address` are one allocation of a GPU, as the driver knows it.
+    pub(crate) fn check_device_range(&self, ordinal: u16, address: u64, len: ByteLen) -> Result<(), Error> {
+        self.gpu(ordinal)?;
+        let driver = self.driver().map_err(Refusal::into_error)?;
+        let facts = driver.pointer_facts(address).map_err(|error| error.into_error(Verb::Register))?;
+        let wrong = |kind| Error::new(kind, Verb::Register).at(format!("gpu{ordinal} memory at {address:#x}"));
+        match (facts.kind, facts.device) {
+            (PointerKind::Device, Some(owner)) if owner == ordinal => {}
+            (PointerKind::Device, Some(owner)) => {
+                return Err(wrong(ErrorKind::NotRegistered)
+                    .detail(format!("the driver knows the address as memory of gpu{owner}"))
+                    .remedy("pass the device that allocated it"));
+            }
+            _ => {
+                return Err(wrong(ErrorKind::NotRegistered)
+                    .detail("the driver does not know the address as device memory")
+                    .remedy("pass memory that the driver allocated and that was not freed"));
+            }
+        }
+        if len.0 > facts.bytes_left() {
+            return Err(wrong(ErrorKind::OutOfRange)
+                .in_range(facts.offset, len.0)
+                .detail(format!("the allocation has {} bytes", facts.len))
+                .remedy("register at most up to the end of the allocation"));
+        }
+        Ok(())
     }
 
     /// What the transports of every lane can do, for planning before any lane exists.
@@ -134,12 +203,11 @@ impl Backends {
 
     /// The parts of one lane, for host memory or for one GPU.
     pub(crate) fn parts(&self, owner: Owner, device: Option<u16>) -> Result<LaneParts, Error> {
-        let slab = u64::from(self.config.io_bytes);
-        let count = match device {
-            None => HOST_SLABS,
-            Some(_) => u32::try_from(self.config.staging_bytes / slab).unwrap_or(u32::MAX).clamp(2, 1024),
+        let StagingShape { slab_bytes, count } = match device {
+            None => StagingShape { slab_bytes: self.config.io_bytes, count: HOST_SLABS },
+            Some(ordinal) => self.staging(ordinal)?.shape,
         };
-        let staging = SlabPool::new(count, ByteLen(slab), HugePages::Advise).map_err(|cause| {
+        let staging = SlabPool::new(count, ByteLen(u64::from(slab_bytes)), HugePages::Advise).map_err(|cause| {
             Error::new(ErrorKind::ResourceLimit, Verb::Setup)
                 .detail("no memory for the staging slabs")
                 .remedy("lower the staging budget")
@@ -187,7 +255,15 @@ impl Backends {
                 Err(gap) => fact(&name(what), Health::Neutral, &gap.to_string(), gap.remedy()),
             });
         }
-        facts.push(match SelfTest::run(&context) {
+        // A device that is known not to copy is not measured: that would tell the same fault again.
+        let tested = SelfTest::run(&context);
+        if tested.is_ok() {
+            facts.push(match self.staging(ordinal) {
+                Ok(staging) => fact(&name("staging"), Health::Neutral, &staging.to_string(), ""),
+                Err(error) => fact(&name("staging"), Health::Missing, &error.to_string(), error.remedy_text()),
+            });
+        }
+        facts.push(match tested {
             Ok(_) => fact(&name("self_test"), Health::Good, "wrote, read back, compared, guard bytes intact", ""),
             Err(error) => fact(&name("self_test"), Health::Missing, &error.to_string(), error.remedy),
         });
@@ -199,13 +275,8 @@ impl Backends {
 
     /// Copies device memory from `at` out, through a copy engine of its own. For verification, not for speed.
     pub(crate) fn copy_out(&self, span: &sw_mem::DmaSpan, at: u64, to: &mut [u8], ordinal: u16) -> Result<(), Error> {
-        if at.checked_add(to.len() as u64).is_none_or(|end| end > span.len().0) {
-            return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
-                .at(format!("gpu{ordinal} memory"))
-                .in_range(at, to.len() as u64));
-        }
-        let mut engine = copier(&self.gpu(ordinal)?, 4)?;
-        copy_through(engine.as_mut(), span, at, to)
+        let engine = copier(&self.gpu(ordinal)?, 4)?;
+        staging::copy_out(engine, span, at, to)
     }
 }
 
@@ -221,51 +292,4 @@ fn copier(context: &Context, depth: u32) -> Result<Box<dyn CopyEngine>, Error> {
     };
     let engine = CudaCopyEngine::new(context, config).map_err(|error| error.into_error(Verb::Setup))?;
     Ok(Box::new(engine))
-}
-
-/// Bytes of one verification copy.
-const COPY_BYTES: usize = 1 << 20;
-/// Longest that one piece may take.
-const COPY_WAIT: Duration = Duration::from_secs(10);
-
-/// Device memory into `to`, a piece at a time through one pinned slab.
-fn copy_through(engine: &mut dyn CopyEngine, from: &sw_mem::DmaSpan, at: u64, to: &mut [u8]) -> Result<(), Error> {
-    let fault = |fault| Error::from_fault(fault, Verb::Copy).detail("a copy from device memory failed");
-    let misuse = || Error::new(ErrorKind::ApiMisuse, Verb::Copy).detail("not device memory");
-    let mut pool = SlabPool::new(1, ByteLen(COPY_BYTES as u64), HugePages::Never).map_err(|cause| {
-        Error::new(ErrorKind::ResourceLimit, Verb::Copy).detail("no memory for a slab").caused_by(cause)
-    })?;
-    let slab = pool.take().ok_or_else(misuse)?;
-    let pin = engine.pin(pool.region()).map_err(fault)?;
-    let host = pool.memory().place().host().ok_or_else(misuse)?;
-    let sw_mem::Place::Device(_, base) = from.place() else { return Err(misuse()) };
-    let mut done = Vec::with_capacity(4);
-    let mut device = base.checked_add(ByteLen(at));
-    for piece in to.chunks_mut(COPY_BYTES) {
-        let here = device.ok_or_else(misuse)?;
-        let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-        let job = CopyJob { token: Token::from_raw(1), direction: CopyDirection::FromDevice, host, device: here, len };
-        engine.submit(&job).and_then(|()| engine.ring()).map_err(fault)?;
-        done.clear();
-        if engine.fence(COPY_WAIT, &mut done) != Fence::Quiet {
-            // The slab may still be written: it is kept for ever rather than freed under the device.
-            keep_for_ever((pool, pin));
-            return Err(
-                Error::new(ErrorKind::DeadlineExceeded, Verb::Copy).detail("a copy from device memory took over 10 s")
-            );
-        }
-        done.iter().try_for_each(|end| end.result).map_err(fault)?;
-        pool.memory().read(0, piece).map_err(|cause| misuse().caused_by(cause))?;
-        device = here.checked_add(ByteLen(u64::from(len)));
-    }
-    pool.put(slab);
-    Ok(())
-}
-
-#[expect(
-    clippy::mem_forget,
-    reason = "a device may still write these slabs; freeing them would corrupt whoever gets them next"
-)]
-fn keep_for_ever<T>(what: T) {
-    std::mem::forget(what);
 }

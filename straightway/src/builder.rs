@@ -31,6 +31,7 @@ pub(crate) struct Config {
     pub(crate) queue_depth: u32,
     pub(crate) io_bytes: u32,
     pub(crate) staging_bytes: u64,
+    pub(crate) staging: Option<(u32, u32)>,
     pub(crate) ops_per_lane: u32,
     pub(crate) sqpoll_ms: Option<u32>,
     pub(crate) gpu: GpuUse,
@@ -58,6 +59,7 @@ impl Default for EngineBuilder {
                 queue_depth: 64,
                 io_bytes: 1 << 20,
                 staging_bytes: 32 << 20,
+                staging: None,
                 ops_per_lane: 256,
                 sqpoll_ms: None,
                 gpu: GpuUse::Auto,
@@ -89,10 +91,19 @@ impl EngineBuilder {
         self
     }
 
-    /// Bytes of staging slabs of each lane that feeds a GPU. At least two I/Os; default 32 MiB.
+    /// Bytes of staging slabs of each lane that feeds a GPU. At least two I/Os; default 32 MiB. Size and number of the
+    /// slabs within it are measured when a GPU is first used (under 50 ms; [`Engine::inspect`] tells the choice).
     #[must_use]
     pub fn staging_bytes(mut self, bytes: u64) -> Self {
         self.config.staging_bytes = bytes;
+        self
+    }
+
+    /// Fixes the staging slabs of each lane that feeds a GPU instead of measuring: `count` (2 to 1024) slabs of
+    /// `slab_bytes` (a power of two from 64 KiB to 64 MiB, at most one I/O). `staging_bytes` is not looked at then.
+    #[must_use]
+    pub fn staging(mut self, slab_bytes: u32, count: u32) -> Self {
+        self.config.staging = Some((slab_bytes, count));
         self
     }
 
@@ -143,6 +154,14 @@ impl EngineBuilder {
         if staging_bytes < 2 * u64::from(io_bytes) {
             return wrong(format!("{staging_bytes} bytes of staging; use at least two I/Os of {io_bytes}"));
         }
+        if let Some((slab_bytes, count)) = self.config.staging {
+            let slab_fits = slab_bytes.is_power_of_two() && (64 << 10..=io_bytes).contains(&slab_bytes);
+            if !slab_fits || !(2..=1024).contains(&count) {
+                return wrong(format!(
+                    "{count} staging slabs of {slab_bytes} bytes; use 2 to 1024, of a power of two from 64 KiB to one I/O of {io_bytes}"
+                ));
+            }
+        }
         if !(1..=1 << 16).contains(&ops_per_lane) {
             return wrong(format!("{ops_per_lane} operations a lane; use 1 to 65,536"));
         }
@@ -157,7 +176,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, ops_per_lane, sqpoll_ms, gpu=auto|off, io_uring=auto|off")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, sqpoll_ms, gpu=auto|off, io_uring=auto|off")
         };
         let bytes = parse_bytes(value);
         let number = || bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong);
@@ -166,6 +185,11 @@ impl EngineBuilder {
             ("queue_depth", _) => self.config.queue_depth = number()?,
             ("io_bytes", _) => self.config.io_bytes = number()?,
             ("staging_bytes", _) => self.config.staging_bytes = bytes.ok_or_else(wrong)?,
+            ("staging", _) => {
+                let (slab, count) = value.split_once('x').ok_or_else(wrong)?;
+                let slab = parse_bytes(slab).and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong)?;
+                self.config.staging = Some((slab, count.parse().map_err(|_| wrong())?));
+            }
             ("ops_per_lane", _) => self.config.ops_per_lane = number()?,
             ("sqpoll_ms", _) => self.config.sqpoll_ms = Some(number()?),
             ("gpu", "auto") => self.config.gpu = GpuUse::Auto,

@@ -46,7 +46,9 @@ pub(crate) enum Source {
 /// Lanes that serve one destination: host memory, or one GPU.
 pub(crate) struct Group {
     device: Option<u16>,
-    reactors: Vec<OnceLock<Result<Reactor, Arc<Error>>>>,
+    reactors: Vec<OnceLock<Reactor>>,
+    /// Held while a reactor is started: one at a time, none once the engine closes.
+    starting: Mutex<()>,
     next: AtomicUsize,
     idle: ArrayQueue<Box<Lane>>,
     inline_made: AtomicUsize,
@@ -74,6 +76,7 @@ impl Group {
         Self {
             device,
             reactors: (0..reactors).map(|_| OnceLock::new()).collect(),
+            starting: Mutex::new(()),
             next: AtomicUsize::new(0),
             idle: ArrayQueue::new(cores.clamp(1, INLINE_LANES_MAX)),
             inline_made: AtomicUsize::new(0),
@@ -81,13 +84,27 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Lets idle lanes free what their devices have let go of since: memory of operations that missed their deadline.
+    fn reap(&self, clock: Clock) {
+        for _ in 0..self.idle.len() {
+            let Some(mut lane) = self.idle.pop() else { break };
+            if lane.slot_counts().abandoned > 0 {
+                lane.poll(clock.now(), Wait::No);
+            }
+            let _ = self.idle.push(lane);
+        }
+    }
+}
+
 impl Core {
     pub(crate) fn new(config: Config) -> Arc<Self> {
+        let clock = Clock::start();
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             config,
-            clock: Clock::start(),
-            backends: Backends::find(config),
+            clock,
+            backends: Backends::find(config, clock),
             cells: CellPool::new(),
             host: Group::new(None, config.reactors),
             gpus: [const { OnceLock::new() }; GPUS_MAX],
@@ -129,6 +146,9 @@ impl Core {
                 .at(format!("gpu{ordinal}"))
                 .detail("an engine serves GPUs 0 to 63")
         })?;
+        if let Some(group) = slot.get() {
+            return Ok(group);
+        }
         self.backends.gpu(ordinal)?;
         Ok(slot.get_or_init(|| Group::new(Some(ordinal), self.config.reactors)))
     }
@@ -138,24 +158,27 @@ impl Core {
         Lane::new(self.backends.lane_config(), self.backends.parts(owner, group.device)?)
     }
 
-    /// The next reactor of a group with its index, started if need be.
+    /// The next reactor of a group with its index, started if need be. One that cannot be started is tried again by the
+    /// next operation: memory that was refused may be there then.
     pub(crate) fn reactor<'a>(&self, group: &'a Group) -> Result<(usize, &'a Reactor), Error> {
         let index = group.next.fetch_add(1, Ordering::Relaxed) % group.reactors.len();
-        let made = group.reactors[index].get_or_init(|| {
-            let lane = self.make_lane(group, Owner::OneThread).map_err(Arc::new)?;
-            Reactor::start(index, lane, self.clock, self.this.clone()).map_err(Arc::new)
-        });
-        made.as_ref().map(|reactor| (index, reactor)).map_err(|error| {
-            Error::new(error.kind(), Verb::Setup)
-                .at("reactor")
-                .detail(error.to_string())
-                .remedy(error.remedy_text().to_owned())
-        })
+        let slot = &group.reactors[index];
+        if let Some(reactor) = slot.get() {
+            return Ok((index, reactor));
+        }
+        let _starting = group.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check(Verb::Setup)?;
+        if slot.get().is_none() {
+            let lane = self.make_lane(group, Owner::OneThread)?;
+            let reactor = Reactor::start(index, lane, self.clock, self.this.clone())?;
+            return Ok((index, slot.get_or_init(|| reactor)));
+        }
+        slot.get().map(|reactor| (index, reactor)).ok_or_else(|| Error::new(ErrorKind::Closed, Verb::Setup))
     }
 
     /// A reactor that was started before.
     pub(crate) fn started_reactor(&self, destination: Destination, index: usize) -> Option<&Reactor> {
-        self.group(destination).ok()?.reactors.get(index)?.get()?.as_ref().ok()
+        self.group(destination).ok()?.reactors.get(index)?.get()
     }
 
     /// Plans over the transports that every lane of this engine has.
@@ -182,9 +205,8 @@ impl Core {
         let Some(mut lane) = self.idle_lane(group) else { return Err(op) };
         let verb = op.verb;
         let name = op.target.object.name.clone();
-        let clock = self.clock;
         let ran = catch_unwind(AssertUnwindSafe(move || {
-            let done = drive(&mut lane, clock, op);
+            let done = self.drive(&mut lane, op);
             (lane, done)
         }));
         match ran {
@@ -220,6 +242,42 @@ impl Core {
         None
     }
 
+    /// Lets idle lanes free what their devices have let go of since. For whoever is about to ask for memory.
+    pub(crate) fn reap(&self) {
+        self.groups().for_each(|group| group.reap(self.clock));
+    }
+
+    /// Submits and drives one operation to its end, which the closing of the engine may bring.
+    fn drive(&self, lane: &mut Lane, op: Op) -> Result<Completion, Box<Rejected>> {
+        let clock = self.clock;
+        let mut op = op;
+        loop {
+            match lane.submit(clock.now(), op) {
+                Ok(_) => break,
+                // Slots of operations that missed their deadline may fill an idle lane; they end, or the caller's deadline does.
+                Err(rejected) if rejected.error.kind() == ErrorKind::Busy && !is_late(&rejected.op, clock.now()) => {
+                    op = rejected.op;
+                    lane.poll(clock.now(), Wait::For { timeout: INLINE_STEP, min: 1 });
+                }
+                Err(rejected) => return Err(Box::new(rejected)),
+            }
+        }
+        loop {
+            if let Some(done) = lane.pop() {
+                return Ok(done);
+            }
+            if self.closed.load(Ordering::Acquire) {
+                let stuck = lane.close(clock.now(), INLINE_STEP);
+                self.stuck.fetch_add(stuck, Ordering::AcqRel);
+                continue;
+            }
+            let now = clock.now();
+            let until = lane.next_deadline().unwrap_or(Time::FOREVER).since(now);
+            let min = 4;
+            lane.poll(now, Wait::For { timeout: until.min(INLINE_STEP), min });
+        }
+    }
+
     /// Remembers how fast a large operation was.
     pub(crate) fn rate(&self, completion: &Completion, source: Source) {
         if let Ok(bytes) = completion.result
@@ -244,7 +302,8 @@ impl Core {
     pub(crate) fn reports(&self) -> Vec<(Counters, Option<Tree>)> {
         let mut all = Vec::new();
         for group in self.groups() {
-            let started = group.reactors.iter().filter_map(OnceLock::get).flatten();
+            group.reap(self.clock);
+            let started = group.reactors.iter().filter_map(OnceLock::get);
             all.extend(started.map(|reactor| reactor.report(Duration::from_millis(100), self.clock)));
             for _ in 0..group.idle.len() {
                 let Some(lane) = group.idle.pop() else { break };
@@ -262,7 +321,9 @@ impl Core {
         }
         let mut stuck = 0;
         for group in self.groups() {
-            stuck += group.reactors.iter().filter_map(OnceLock::get).flatten().map(Reactor::stop).sum::<u32>();
+            // Whoever is starting a reactor ends first; nobody starts one afterwards.
+            drop(group.starting.lock().unwrap_or_else(PoisonError::into_inner));
+            stuck += group.reactors.iter().filter_map(OnceLock::get).map(Reactor::stop).sum::<u32>();
             while let Some(mut lane) = group.idle.pop() {
                 stuck += lane.close(self.clock.now(), Duration::from_secs(1));
             }
@@ -281,31 +342,6 @@ impl std::fmt::Debug for Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// Submits and drives one operation to its end.
-fn drive(lane: &mut Lane, clock: Clock, op: Op) -> Result<Completion, Box<Rejected>> {
-    let mut op = op;
-    loop {
-        match lane.submit(clock.now(), op) {
-            Ok(_) => break,
-            // Slots of operations that missed their deadline may fill an idle lane; they end, or the caller's deadline does.
-            Err(rejected) if rejected.error.kind() == ErrorKind::Busy && !is_late(&rejected.op, clock.now()) => {
-                op = rejected.op;
-                lane.poll(clock.now(), Wait::For { timeout: INLINE_STEP, min: 1 });
-            }
-            Err(rejected) => return Err(Box::new(rejected)),
-        }
-    }
-    loop {
-        if let Some(done) = lane.pop() {
-            return Ok(done);
-        }
-        let now = clock.now();
-        let until = lane.next_deadline().unwrap_or(Time::FOREVER).since(now);
-        let min = 4;
-        lane.poll(now, Wait::For { timeout: until.min(INLINE_STEP), min });
     }
 }
 

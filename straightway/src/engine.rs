@@ -144,6 +144,7 @@ impl Engine {
         if len == 0 {
             return Err(fail(ErrorKind::ApiMisuse).detail("an allocation has at least one byte"));
         }
+        self.core.reap();
         match destination {
             Destination::Host => {
                 let buffer = Buffer::allocate_with(ByteLen(len), phase, HugePages::Advise, Populate::Lazy);
@@ -169,18 +170,11 @@ impl Engine {
     ///
     /// # Errors
     /// `NoDevice` if it is device memory that the driver cannot serve; `NotRegistered` if the driver knows the address as
-    /// memory of another device than the region says.
+    /// memory of another device than the region says, or not at all; `OutOfRange` if the region leaves its allocation.
     pub fn register(&self, region: DmaRegion) -> Result<Region, Error> {
         self.core.check(Verb::Register)?;
         if let sw_mem::Place::Device(device, address) = region.base() {
-            self.core.backends.gpu(device.0)?;
-            let owner = self.core.backends.owner_of(address.raw());
-            if owner != Some(device.0) {
-                return Err(Error::new(ErrorKind::NotRegistered, Verb::Register)
-                    .at(format!("{region:?}"))
-                    .detail(format!("the driver knows the address as memory of {owner:?}, not of device {}", device.0))
-                    .remedy("pass the device that allocated it"));
-            }
+            self.core.backends.check_device_range(device.0, address.raw(), region.len())?;
         }
         Ok(Region::new(region))
     }
@@ -277,7 +271,10 @@ impl Engine {
             Tree::leaf(format!("{}/{}{cached}", class.transport, class.landing.name()), format!("{} MiB/s", rate >> 20))
         };
         let rates = rates.rows().iter().map(rate).collect();
-        Tree::group("engine", vec![Tree::group("lanes", lanes), Tree::group("measured rates", rates)])
+        let stagings = self.core.backends.stagings().into_iter();
+        let stagings = stagings.map(|(ordinal, staging)| Tree::leaf(format!("gpu{ordinal}"), staging)).collect();
+        let parts = [("lanes", lanes), ("staging", stagings), ("measured rates", rates)];
+        Tree::group("engine", parts.map(|(name, parts)| Tree::group(name, parts)).into())
     }
 
     /// What this machine can do, and what to change.

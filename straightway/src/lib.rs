@@ -36,6 +36,7 @@ mod object;
 mod policy;
 mod reactor;
 mod request;
+mod staging;
 mod uri;
 
 pub use builder::{EngineBuilder, GpuUse, UringUse};

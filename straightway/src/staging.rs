@@ -1,0 +1,288 @@
+//! Copies of the control plane through a copy engine: measuring slab sizes, and device memory out for verification.
+//!
+//! Both end with a fence. Memory that a device may still touch afterwards is kept for ever, never freed under it.
+
+use std::{fmt, time::Duration};
+
+use sw_engine::{
+    Error, ErrorKind, Fault, SlabRate, StagingShape, Time, Token, Verb, choose_staging,
+    seam::{CopyDirection, CopyDone, CopyEngine, CopyJob, Fence, SlabPin},
+    slab_candidates,
+};
+use sw_mem::{ByteLen, DmaRegion, DmaSpan, GpuVa, HostVa, HugePages, Place, SlabPool};
+
+use crate::clock::Clock;
+
+/// Longest that measuring one GPU may take, set-up included: an engine must not be slow to start.
+const MEASURE_TIME: Duration = Duration::from_millis(40);
+/// Bytes of one round: some 0.3 ms of a 25 GB/s link, far longer than the cost of asking whether it is over.
+pub(crate) const ROUND_BYTES: u64 = 8 << 20;
+/// Rounds of each size; the best counts, so that the first one warms up.
+const ROUNDS: u32 = 3;
+/// Longest that one verification copy may take.
+const COPY_WAIT: Duration = Duration::from_secs(10);
+/// Longest that copies may go on at the end, before their memory is kept for ever.
+const SETTLE_WAIT: Duration = Duration::from_secs(1);
+/// Bytes of one verification copy.
+const COPY_BYTES: usize = 1 << 20;
+
+/// The staging ring of one GPU's lanes, and where its shape comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Staging {
+    pub(crate) shape: StagingShape,
+    pub(crate) source: Source,
+}
+
+/// Where a shape comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// The builder named it.
+    Builder,
+    /// Measured; the rates of every size that was.
+    Measured(Vec<SlabRate>),
+    /// No size could be measured in time: the largest is taken.
+    TooSlow,
+}
+
+impl fmt::Display for Staging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.shape)?;
+        match &self.source {
+            Source::Builder => f.write_str("fixed by the builder")?,
+            Source::TooSlow => write!(f, "no copy of {} MiB ended within {MEASURE_TIME:?}", ROUND_BYTES >> 20)?,
+            Source::Measured(rates) => {
+                f.write_str("measured")?;
+                for (n, rate) in rates.iter().enumerate() {
+                    let comma = if n == 0 { ":" } else { "," };
+                    write!(f, "{comma} {} KiB {} MiB/s", rate.slab_bytes >> 10, rate.bytes_per_s >> 20)?;
+                }
+            }
+        }
+        f.write_str(")")
+    }
+}
+
+/// Whether copies of a round are still running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WentOn {
+    /// All ended.
+    No,
+    /// Some had not when the time was over.
+    PastTheTime,
+}
+
+/// Copies of one size at a time between a pinned pool and device memory.
+struct Rig<'a> {
+    engine: &'a mut dyn CopyEngine,
+    host: HostVa,
+    device: GpuVa,
+    bytes: u64,
+    clock: Clock,
+    done: Vec<CopyDone>,
+}
+
+/// Measures slab sizes and chooses. `device` has [`ROUND_BYTES`] of the engine's device.
+///
+/// # Errors
+/// `ResourceLimit` if slabs cannot be had or pinned; the engine's fault; `DeadlineExceeded` if copies do not end at all.
+pub(crate) fn measure(
+    mut engine: Box<dyn CopyEngine>,
+    device: DmaRegion,
+    budget_bytes: u64,
+    io_bytes: u32,
+    clock: Clock,
+) -> Result<Staging, Error> {
+    let until = clock.now().after(MEASURE_TIME);
+    let sizes = slab_candidates(budget_bytes, io_bytes);
+    let largest = sizes.last().copied().unwrap_or(io_bytes);
+    let bytes = ROUND_BYTES.max(u64::from(largest));
+    let (pool, pin) = pinned(engine.as_mut(), bytes)?;
+    let (Some(host), Place::Device(_, start)) = (pool.memory().place().host(), device.base()) else {
+        return Err(no_device_memory());
+    };
+    let bytes = bytes.min(device.len().0);
+    let done = Vec::with_capacity(engine.caps().queue_depth as usize);
+    let mut rig = Rig { engine: engine.as_mut(), host, device: start, bytes, clock, done };
+    let mut rates = Vec::with_capacity(sizes.len());
+    let mut fault = None;
+    for (n, slab_bytes) in sizes.iter().enumerate() {
+        // Each size gets an equal part of the time that is left.
+        let now = clock.now();
+        let share = until.since(now) / u32::try_from(sizes.len() - n).unwrap_or(1);
+        let (best, went_on) = match rig.rate(*slab_bytes, now.after(share)) {
+            Ok(told) => told,
+            Err(found) => {
+                fault = Some(found);
+                break;
+            }
+        };
+        rates.extend(best.map(|bytes_per_s| SlabRate { slab_bytes: *slab_bytes, bytes_per_s }));
+        if went_on == WentOn::PastTheTime {
+            // Its copies still run and would be counted with the next size.
+            break;
+        }
+    }
+    settle(engine, (pool, pin), device)?;
+    if let Some(fault) = fault {
+        return Err(copy_error(fault).detail("a copy to device memory failed while slab sizes were measured"));
+    }
+    Ok(match choose_staging(&rates, budget_bytes) {
+        Some(shape) => Staging { shape, source: Source::Measured(rates) },
+        None => Staging { shape: StagingShape::within(budget_bytes, largest), source: Source::TooSlow },
+    })
+}
+
+impl Rig<'_> {
+    /// Bytes per second of the best round that ended by `until`, if one did.
+    fn rate(&mut self, slab_bytes: u32, until: Time) -> Result<(Option<u64>, WentOn), Fault> {
+        let mut best = None;
+        for _ in 0..ROUNDS {
+            let start = self.clock.now();
+            if start >= until {
+                break;
+            }
+            if self.round(slab_bytes, until)? == WentOn::PastTheTime {
+                return Ok((best, WentOn::PastTheTime));
+            }
+            let nanos = self.clock.now().since(start).as_nanos().max(1);
+            let rate = u64::try_from(u128::from(self.bytes) * 1_000_000_000 / nanos).unwrap_or(u64::MAX);
+            best = best.max(Some(rate));
+        }
+        Ok((best, WentOn::No))
+    }
+
+    /// Copies the whole window once, as many slabs in flight as the engine takes.
+    fn round(&mut self, slab_bytes: u32, until: Time) -> Result<WentOn, Fault> {
+        let depth = u64::from(self.engine.caps().queue_depth);
+        let count = self.bytes / u64::from(slab_bytes);
+        let (mut sent, mut ended) = (0u64, 0u64);
+        while ended < count {
+            while sent < count && sent - ended < depth {
+                let at = ByteLen(sent * u64::from(slab_bytes));
+                let (Some(host), Some(device)) = (self.host.checked_add(at), self.device.checked_add(at)) else {
+                    return Err(Fault::new(ErrorKind::Protocol, 0));
+                };
+                let (token, direction) = (Token::from_raw(sent), CopyDirection::ToDevice);
+                self.engine.submit(&CopyJob { token, direction, host, device, len: slab_bytes })?;
+                sent += 1;
+            }
+            self.engine.ring()?;
+            self.done.clear();
+            self.engine.poll(&mut self.done)?;
+            self.done.iter().try_for_each(|end| end.result)?;
+            ended += self.done.len() as u64;
+            if ended < count && self.clock.now() >= until {
+                return Ok(WentOn::PastTheTime);
+            }
+            std::hint::spin_loop();
+        }
+        Ok(WentOn::No)
+    }
+}
+
+/// Device memory from byte `at` on into `to`, a piece at a time through one pinned slab. For verification, not for speed.
+///
+/// # Errors
+/// `OutOfRange`, `ResourceLimit`, the engine's fault, `DeadlineExceeded`.
+pub(crate) fn copy_out(mut engine: Box<dyn CopyEngine>, from: &DmaSpan, at: u64, to: &mut [u8]) -> Result<(), Error> {
+    let Place::Device(device, base) = from.place() else { return Err(no_device_memory()) };
+    if at.checked_add(to.len() as u64).is_none_or(|end| end > from.len().0) {
+        return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
+            .at(format!("gpu{} memory", device.0))
+            .in_range(at, to.len() as u64)
+            .detail(format!("the range ends past the memory, which has {} bytes", from.len().0)));
+    }
+    let (pool, pin) = pinned(engine.as_mut(), COPY_BYTES as u64)?;
+    let mut failed = None;
+    let mut next = base.checked_add(ByteLen(at));
+    for piece in to.chunks_mut(COPY_BYTES) {
+        let (Some(here), Some(host)) = (next, pool.memory().place().host()) else { return Err(no_device_memory()) };
+        // A piece is at most `COPY_BYTES` long.
+        let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+        let job = CopyJob { token: Token::from_raw(1), direction: CopyDirection::FromDevice, host, device: here, len };
+        failed = one_copy(engine.as_mut(), &job).err();
+        if failed.is_some() {
+            break;
+        }
+        pool.memory().read(0, piece).map_err(|cause| no_device_memory().caused_by(cause))?;
+        next = here.checked_add(ByteLen(u64::from(len)));
+    }
+    settle(engine, (pool, pin), from.region().clone())?;
+    failed.map_or(Ok(()), Err)
+}
+
+fn one_copy(engine: &mut dyn CopyEngine, job: &CopyJob) -> Result<(), Error> {
+    let fault = |fault| copy_error(fault).detail("a copy from device memory failed");
+    let mut done = Vec::with_capacity(4);
+    engine.submit(job).and_then(|()| engine.ring()).map_err(fault)?;
+    match engine.fence(COPY_WAIT, &mut done) {
+        Fence::Quiet => {}
+        // A lost device says so; one that is merely silent does not.
+        Fence::Busy(_) => {
+            let told = engine.ring().err().map_or_else(too_long, fault);
+            return Err(told);
+        }
+    }
+    match done.first() {
+        Some(end) => end.result.map_err(fault),
+        // Quiet without an end: the copy never ran.
+        None => Err(fault(engine.ring().err().unwrap_or(Fault::new(ErrorKind::Io, 0)))),
+    }
+}
+
+/// A pool of one slab of `bytes`, pinned for `engine`.
+fn pinned(engine: &mut dyn CopyEngine, bytes: u64) -> Result<(SlabPool, Box<dyn SlabPin>), Error> {
+    let pool = SlabPool::new(1, ByteLen(bytes), HugePages::Advise).map_err(|cause| {
+        Error::new(ErrorKind::ResourceLimit, Verb::Copy).detail("no memory for a slab").caused_by(cause)
+    })?;
+    let pin = engine.pin(pool.region()).map_err(|fault| {
+        copy_error(fault)
+            .detail("the copy engine cannot pin a slab")
+            .remedy("raise the limit of locked memory (ulimit -l, LimitMEMLOCK=)")
+    })?;
+    Ok((pool, pin))
+}
+
+/// Lets go of engine and memory once no copy runs; keeps them for ever if one may.
+fn settle(
+    mut engine: Box<dyn CopyEngine>,
+    slabs: (SlabPool, Box<dyn SlabPin>),
+    device: DmaRegion,
+) -> Result<(), Error> {
+    let mut done = Vec::with_capacity(engine.caps().queue_depth as usize);
+    if engine.fence(SETTLE_WAIT, &mut done) == Fence::Quiet {
+        // The pin ends before its memory.
+        let (pool, pin) = slabs;
+        drop(pin);
+        drop(pool);
+        return Ok(());
+    }
+    let lost = engine.ring().err();
+    keep_for_ever((engine, slabs, device));
+    // Known to be lost: the caller tells that. Otherwise it is news.
+    lost.map_or_else(|| Err(too_long()), |fault| Err(copy_error(fault).detail("the device was lost during a copy")))
+}
+
+fn copy_error(fault: Fault) -> Error {
+    Error::from_fault(fault, Verb::Copy).remedy(
+        "see `straightway doctor` and the kernel log for the device; a device that was lost needs a new process",
+    )
+}
+
+fn too_long() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, Verb::Copy)
+        .detail(format!("a copy between a slab and device memory took over {} s", COPY_WAIT.as_secs()))
+        .remedy("see the kernel log for the device")
+}
+
+fn no_device_memory() -> Error {
+    Error::new(ErrorKind::ApiMisuse, Verb::Copy).detail("not device memory")
+}
+
+#[expect(
+    clippy::mem_forget,
+    reason = "a device may still touch this memory; freeing it would corrupt whoever gets it next"
+)]
+fn keep_for_ever<T>(what: T) {
+    std::mem::forget(what);
+}

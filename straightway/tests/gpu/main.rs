@@ -1,0 +1,102 @@
+//! The facade with device memory, on the project's stand-in driver: each case in a process of its own, see
+//! `standin_libcuda::runner`. It proves the logic, not a device.
+//!
+//! `cargo test -p straightway --test gpu -- NAME` runs the cases whose name contains NAME.
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed case")]
+
+mod faults;
+mod reads;
+mod setup;
+mod writes;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use straightway::{Completed, Destination, Engine, EngineBuilder, Landing, Memory, Object, Reason, Uri};
+
+pub(crate) use standin_libcuda::runner::{Case, End, Library, Outcome, case, holds, same, text};
+
+/// The three ways in which the stand-in's streams run: when asked for, on a thread of their own, at once.
+pub(crate) const LAZY: &[(&str, &str)] = &[("STANDIN_MODE", "lazy")];
+pub(crate) const WORKER: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100")];
+pub(crate) const EAGER: &[(&str, &str)] = &[("STANDIN_MODE", "eager")];
+pub(crate) const TWO: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DEVICES", "2")];
+
+fn main() -> ExitCode {
+    let cases: Vec<Case> =
+        [setup::cases(), reads::cases(), writes::cases(), faults::cases()].into_iter().flatten().collect();
+    standin_libcuda::runner::main("straightway-gpu", &cases)
+}
+
+/// An engine with four slabs of 64 KiB for each lane: small enough that every read here goes round the ring many times.
+pub(crate) fn builder() -> EngineBuilder {
+    Engine::builder().reactors(2).staging(64 << 10, 4)
+}
+
+pub(crate) fn engine() -> Engine {
+    builder().build().unwrap()
+}
+
+/// A directory of the case's own, on the file system of the build (which has O_DIRECT where the build's disk has it).
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("gpu-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn uri(&self, name: &str) -> Uri {
+        self.path(name).to_str().unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn file(&self, name: &str, len: usize) -> (Uri, Vec<u8>) {
+        let seed: usize = name.bytes().map(usize::from).sum();
+        let bytes: Vec<u8> = (0..len).map(|at| (at * 31 + at / 4093 + seed).to_le_bytes()[0]).collect();
+        fs::write(self.path(name), &bytes).unwrap();
+        (self.uri(name), bytes)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(crate) const GPU0: Destination = Destination::Gpu(0);
+
+/// Device memory with the bytes of a host vector, by way of a file.
+pub(crate) fn on_gpu(engine: &Engine, scratch: &Scratch, len: usize) -> (Memory, Vec<u8>) {
+    let (uri, bytes) = scratch.file("source", len);
+    let object = engine.open(&uri).unwrap();
+    (read(engine, &object, 0, len).unwrap().into_memory().unwrap(), bytes)
+}
+
+/// Reads `len` bytes from `offset` into fresh memory of GPU 0.
+pub(crate) fn read(engine: &Engine, object: &Object, offset: usize, len: usize) -> Result<Completed, String> {
+    let memory = engine.allocate(GPU0, len as u64, offset as u64).map_err(text)?;
+    engine.read(object, offset as u64, memory).wait().ok().map_err(text)
+}
+
+/// What must hold for every way into or out of device memory on this machine.
+pub(crate) fn went_through_slabs(done: &Completed, len: usize) -> Outcome {
+    let path = &done.path;
+    same("landing", path.route.landing, Landing::Staged)?;
+    same("reason", path.reason, Reason::NoPeerPages)?;
+    same("bytes by path", (path.bytes.staged, path.bytes.total()), (len as u64, len as u64))?;
+    same("bounced", path.bounced, len as u64)?;
+    // At most the kernel's own copy out of or into its page cache: device memory is not touched by a CPU.
+    holds("no CPU copy of ours", path.cpu_copied <= len as u64)
+}
+
+/// The bytes of a part of device memory.
+pub(crate) fn bytes_are(engine: &Engine, memory: &Memory, want: &[u8]) -> Outcome {
+    let got = engine.copy_to_host(memory).map_err(text)?;
+    let differ = got.iter().zip(want).position(|(got, want)| got != want);
+    same("length and first byte that differs", (got.len(), differ), (want.len(), None))
+}
