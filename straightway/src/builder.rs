@@ -33,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) staging_bytes: u64,
     pub(crate) staging: Option<(u32, u32)>,
     pub(crate) ops_per_lane: u32,
+    pub(crate) keep_bytes: u64,
     pub(crate) sqpoll_ms: Option<u32>,
     pub(crate) gpu: GpuUse,
     pub(crate) io_uring: UringUse,
@@ -61,6 +62,7 @@ impl Default for EngineBuilder {
                 staging_bytes: 32 << 20,
                 staging: None,
                 ops_per_lane: 256,
+                keep_bytes: 0,
                 sqpoll_ms: None,
                 gpu: GpuUse::Auto,
                 io_uring: UringUse::Auto,
@@ -111,6 +113,16 @@ impl EngineBuilder {
     #[must_use]
     pub fn ops_per_lane(mut self, ops: u32) -> Self {
         self.config.ops_per_lane = ops;
+        self
+    }
+
+    /// Bytes of freed host memory that are kept for the next [`Engine::allocate`]. Default 0.
+    ///
+    /// Fresh memory costs most of the CPU time of a load (the kernel zeroes it); kept memory costs none, and is *not*
+    /// zeroed. It counts towards the process's memory while it is kept.
+    #[must_use]
+    pub fn keep_bytes(mut self, bytes: u64) -> Self {
+        self.config.keep_bytes = bytes;
         self
     }
 
@@ -176,7 +188,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, sqpoll_ms, gpu=auto|off, io_uring=auto|off")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, gpu=auto|off, io_uring=auto|off")
         };
         let bytes = parse_bytes(value);
         let number = || bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong);
@@ -191,6 +203,7 @@ impl EngineBuilder {
                 self.config.staging = Some((slab, count.parse().map_err(|_| wrong())?));
             }
             ("ops_per_lane", _) => self.config.ops_per_lane = number()?,
+            ("keep_bytes", _) => self.config.keep_bytes = bytes.ok_or_else(wrong)?,
             ("sqpoll_ms", _) => self.config.sqpoll_ms = Some(number()?),
             ("gpu", "auto") => self.config.gpu = GpuUse::Auto,
             ("gpu", "off") => self.config.gpu = GpuUse::Off,

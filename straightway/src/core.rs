@@ -14,7 +14,7 @@ use sw_engine::{
     Completion, Counters, Error, ErrorKind, Lane, MemoryFacts, Op, Plan, Policy, RateClass, RateTable, Rejected, Time,
     Verb, inspect::Tree, seam::Wait,
 };
-use sw_mem::{DeviceId, ForkMark};
+use sw_mem::{ByteLen, DeviceId, ForkMark, KeptMappings};
 
 use crate::{
     backends::{Backends, Owner},
@@ -61,6 +61,7 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) backends: Backends,
     pub(crate) cells: CellPool,
+    pub(crate) kept: KeptMappings,
     host: Group,
     gpus: [OnceLock<Group>; GPUS_MAX],
     rates: Mutex<RateTable>,
@@ -106,6 +107,7 @@ impl Core {
             clock,
             backends: Backends::find(config, clock),
             cells: CellPool::new(),
+            kept: KeptMappings::new(ByteLen(config.keep_bytes)),
             host: Group::new(None, config.reactors),
             gpus: [const { OnceLock::new() }; GPUS_MAX],
             rates: Mutex::default(),

@@ -134,7 +134,8 @@ impl Engine {
     }
 
     /// Fresh memory of `len` bytes whose address is congruent to `phase` modulo the page size, so that a read from file
-    /// offset `phase` lands in place. Host memory is zeroed, and on huge pages where the kernel has some.
+    /// offset `phase` lands in place. Host memory is zeroed (unless the engine keeps freed memory), and on huge pages where
+    /// the kernel has some.
     ///
     /// # Errors
     /// `ResourceLimit`; `NoDevice` if there is no such GPU; `ApiMisuse` for zero bytes.
@@ -147,7 +148,10 @@ impl Engine {
         self.core.reap();
         match destination {
             Destination::Host => {
-                let buffer = Buffer::allocate_with(ByteLen(len), phase, HugePages::Advise, Populate::Lazy);
+                let buffer = match self.core.config.keep_bytes {
+                    0 => Buffer::allocate_with(ByteLen(len), phase, HugePages::Advise, Populate::Lazy),
+                    _ => Buffer::allocate_kept(ByteLen(len), phase, HugePages::Advise, &self.core.kept),
+                };
                 buffer
                     .map(Memory::from)
                     .map_err(|cause| fail(ErrorKind::ResourceLimit).detail(cause.to_string()).caused_by(cause))

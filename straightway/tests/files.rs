@@ -315,3 +315,19 @@ fn a_deadline_is_kept() {
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert!(error.to_string().contains("waited for"), "{error}");
 }
+
+#[test]
+fn kept_memory_is_used_again_and_its_old_bytes_never_reach_a_read() {
+    let scratch = Scratch::new("keep");
+    let (uri, bytes) = scratch.file("data", 3 << 20);
+    let engine = Engine::builder().gpu(GpuUse::Off).keep_bytes(8 << 20).build().unwrap();
+    let object = engine.open(&uri).unwrap();
+    let mut places = Vec::new();
+    for _ in 0..3 {
+        let memory = engine.allocate(Destination::Host, 3 << 20, 0).unwrap();
+        places.push(memory.address());
+        let buffer = engine.read(&object, 0, memory).wait().ok().unwrap().into_memory().unwrap().into_buffer().unwrap();
+        assert!(buffer.as_slice() == bytes);
+    }
+    assert_eq!(places[0], places[2], "the mapping is used again");
+}

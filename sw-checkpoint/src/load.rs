@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use straightway::{DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb};
 
 use crate::{
-    Catalog, Dtype, HeadReader, Header, INDEX_LEN_MAX_BYTES, LoadLimits, LoadPlan, Pattern, ReadPart, Shard, ShardIndex,
+    Catalog, Dtype, HeadReader, Header, INDEX_LEN_MAX_BYTES, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Shard,
+    ShardIndex,
 };
 
 /// Parts in flight: with parts of 8 MiB and I/Os of 1 MiB enough to keep the queues of a few reactors full, and few enough
@@ -133,7 +134,7 @@ impl Loaded {
 /// `BadFormat` with file, tensor and remedy; what opening and reading return; `PolicyUnmet`. Nothing is returned half.
 pub fn load(engine: &Engine, path: &Path, options: &LoadOptions) -> Result<Loaded, Error> {
     let (catalog, objects) = open_catalog(engine, path)?;
-    let plan = LoadPlan::new(&catalog, &options.tensors, options.limits).map_err(|cause| malformed(path, cause))?;
+    let plan = LoadPlan::new(&catalog, &options.tensors, options.limits).map_err(|cause| unplanned(path, cause))?;
     let mut files: Vec<FileReport> =
         objects.iter().map(|object| FileReport { name: object.name().to_owned(), ways: Vec::new() }).collect();
     let regions = read_all(engine, &plan, &objects, options, &mut files)?;
@@ -304,6 +305,16 @@ pub(crate) fn uri(path: &Path) -> Result<Uri, Error> {
             .at(path.to_string_lossy().as_ref())
             .detail("a path that is not UTF-8")),
     }
+}
+
+/// Nothing is wrong with the file: what was asked of it cannot be had.
+fn unplanned(path: &Path, cause: PlanError) -> Error {
+    let kind = match cause {
+        PlanError::NoMatch { .. } => ErrorKind::NotFound,
+        PlanError::OverBudget { .. } => ErrorKind::TooLarge,
+        PlanError::BadAlign { .. } | PlanError::BadPart { .. } => ErrorKind::ApiMisuse,
+    };
+    Error::new(kind, Verb::Plan).at(path.to_string_lossy().as_ref()).detail(cause.to_string()).caused_by(cause)
 }
 
 pub(crate) fn malformed(path: &Path, cause: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -23,6 +23,7 @@ pub mod barrier;
 mod budget;
 mod fork;
 mod host;
+mod keep;
 mod region;
 mod slab;
 mod sync;
@@ -31,5 +32,6 @@ pub use addr::{BusAddr, ByteLen, GpuVa, HostVa, Iova, PAGE_BYTES, RemoteAddr, al
 pub use budget::{Budget, BudgetExhausted, Permit};
 pub use fork::ForkMark;
 pub use host::{HostMapping, HugePages, MapError, PageBacking, Populate};
+pub use keep::KeptMappings;
 pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, MemError, Place, RegionId};
 pub use slab::{Slab, SlabPool};

@@ -11,6 +11,7 @@ use std::sync::{
 use crate::{
     addr::{ByteLen, GpuVa, HostVa, index},
     host::{HostMapping, HugePages, MapError, PageBacking, Populate},
+    keep::KeptMappings,
 };
 
 /// Bytes that [`DmaSpan::visit`] copies out at a time: half of a 32 KiB first-level cache, so that the copy stays in it.
@@ -116,7 +117,31 @@ struct Inner {
 /// What keeps the range mapped.
 enum Keep {
     Mapping(HostMapping),
-    Foreign { _owner: Box<dyn Any + Send + Sync> },
+    /// A mapping that goes to the store of kept ones when the last span is gone.
+    Kept(Option<HostMapping>, KeptMappings),
+    Foreign {
+        _owner: Box<dyn Any + Send + Sync>,
+    },
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        if let Keep::Kept(mapping, store) = self
+            && let Some(mapping) = mapping.take()
+        {
+            store.put(mapping);
+        }
+    }
+}
+
+impl Keep {
+    fn mapping(&self) -> Option<&HostMapping> {
+        match self {
+            Keep::Mapping(mapping) => Some(mapping),
+            Keep::Kept(mapping, _) => mapping.as_ref(),
+            Keep::Foreign { .. } => None,
+        }
+    }
 }
 
 fn next_id() -> RegionId {
@@ -143,9 +168,13 @@ impl DmaRegion {
         Ok(Self(Arc::new(Inner { id: next_id(), base, len, backing: None, keep: Keep::Foreign { _owner: owner } })))
     }
 
-    fn from_mapping(mapping: HostMapping) -> Self {
+    fn from_mapping(mapping: HostMapping, store: Option<&KeptMappings>) -> Self {
         let (base, len, backing) = (Place::Host(mapping.base()), mapping.len(), Some(mapping.backing()));
-        Self(Arc::new(Inner { id: next_id(), base, len, backing, keep: Keep::Mapping(mapping) }))
+        let keep = match store {
+            None => Keep::Mapping(mapping),
+            Some(store) => Keep::Kept(Some(mapping), store.clone()),
+        };
+        Self(Arc::new(Inner { id: next_id(), base, len, backing, keep }))
     }
 
     /// Memory of a modelled device: `base` means something to its model only. Nothing is mapped and nothing follows the
@@ -211,7 +240,7 @@ impl DmaRegion {
     /// The region itself, if others hold it, if it is foreign, or if the range is outside.
     pub fn reclaim(mut self, at: u64, len: ByteLen) -> Result<Buffer, DmaRegion> {
         let whole = self.0.len;
-        let alone = Arc::get_mut(&mut self.0).is_some_and(|inner| matches!(inner.keep, Keep::Mapping(_)));
+        let alone = Arc::get_mut(&mut self.0).is_some_and(|inner| inner.keep.mapping().is_some());
         if !alone || check(at, len.0, whole).is_err() {
             return Err(self);
         }
@@ -223,10 +252,7 @@ impl DmaRegion {
     /// # Errors
     /// The errno, as [`HostMapping::populate`].
     pub fn populate(&self, at: u64, len: ByteLen) -> Result<(), i32> {
-        match &self.0.keep {
-            Keep::Mapping(mapping) => mapping.populate(at, len),
-            Keep::Foreign { .. } => Ok(()),
-        }
+        self.0.keep.mapping().map_or(Ok(()), |mapping| mapping.populate(at, len))
     }
 }
 
@@ -408,7 +434,20 @@ impl Buffer {
         let skew = phase % crate::PAGE_BYTES;
         let total = skew.checked_add(len.0).ok_or(MapError::BadLength(len))?;
         let mapping = HostMapping::map(ByteLen(total), 1, huge, populate)?;
-        let region = DmaRegion::from_mapping(mapping);
+        let region = DmaRegion::from_mapping(mapping, None);
+        Ok(Self { span: DmaSpan { region, at: skew, len: len.0, exclusive: true } })
+    }
+
+    /// As [`Buffer::allocate_with`], from a store of kept mappings, to which it returns when its last span is gone.
+    ///
+    /// Not zeroed: it may have the bytes of whoever in this process had it before.
+    ///
+    /// # Errors
+    /// [`MapError`].
+    pub fn allocate_kept(len: ByteLen, phase: u64, huge: HugePages, store: &KeptMappings) -> Result<Self, MapError> {
+        let skew = phase % crate::PAGE_BYTES;
+        let total = skew.checked_add(len.0).filter(|_| len.0 > 0).ok_or(MapError::BadLength(len))?;
+        let region = DmaRegion::from_mapping(store.map(ByteLen(total), huge)?, Some(store));
         Ok(Self { span: DmaSpan { region, at: skew, len: len.0, exclusive: true } })
     }
 
