@@ -52,6 +52,9 @@ pub(crate) enum Job {
         /// Seed of the sampled places.
         #[arg(long)]
         seed: u64,
+        /// Loads once before the clock starts, and keeps that memory for the load that counts.
+        #[arg(long)]
+        again: bool,
     },
     /// Engines made, used once and closed.
     OpenClose {
@@ -71,7 +74,10 @@ impl Job {
             Self::Nop { batch, time_ms } => nop::run(batch, Duration::from_millis(time_ms))?,
             Self::Null { batch, time_ms } => ours::null::run(batch, Duration::from_millis(time_ms))?,
             Self::Disk(disk) => ours::disk::run(&disk)?,
-            Self::Load { index, seed } => ours::load::run(&index, seed)?,
+            Self::Load { index, seed, again } => {
+                let memory = if again { ours::load::Memory::Kept } else { ours::load::Memory::Fresh };
+                ours::load::run(&index, seed, memory)?
+            }
             Self::OpenClose { file, times } => ours::openclose::run(&file, times)?,
         };
         println!("{}", serde_json::to_string(&sample).unwrap_or_default());

@@ -12,13 +12,33 @@ use crate::{
     usage::{self, Usage},
 };
 
+/// Where the destination comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// Mapped by the load that counts, as in a program that loads once.
+    Fresh,
+    /// Kept from a load before, as in a program that loads the next weights of the same model.
+    Kept,
+}
+
+/// More than any checkpoint of these benchmarks.
+const KEEP_BYTES: u64 = 8 << 30;
+
 /// Makes an engine, loads what `index` names, stops the clock, then takes the digest of sampled bytes.
-pub(crate) fn run(index: &Path, seed: u64) -> Result<Sample, Error> {
+pub(crate) fn run(index: &Path, seed: u64, memory: Memory) -> Result<Sample, Error> {
     let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
+    let warm = match memory {
+        Memory::Fresh => None,
+        Memory::Kept => {
+            let engine = Engine::builder().keep_bytes(KEEP_BYTES).build()?;
+            drop(load(&engine, index, &LoadOptions::default())?);
+            Some(engine)
+        }
+    };
     let before = Usage::now();
     #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
     let start = Instant::now();
-    let engine = Engine::builder().build()?;
+    let engine = warm.map_or_else(|| Engine::builder().build(), Ok)?;
     let loaded = load(&engine, index, &LoadOptions::default())?;
     sample.seconds = start.elapsed().as_secs_f64();
     Usage::now().charge(before, &mut sample);
