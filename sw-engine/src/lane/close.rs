@@ -95,9 +95,9 @@ impl Lane {
             .filter(|(_, _, chunk)| chunk.op == token)
             .map(|(slot, state, chunk)| (slot, state, chunk.phase, chunk.leg.transport))
             .collect();
-        for (slot, _, phase, transport) in mine {
+        for (slot, state, phase, transport) in mine {
             self.slots.abandon(slot);
-            self.counters.abandoned += 1;
+            self.counters.abandoned += u64::from(matches!(state, SlotState::Staged | SlotState::InFlight));
             let waiting = self.copiers.iter_mut().any(|copier| {
                 let before = copier.backlog.len();
                 copier.backlog.retain(|queued| *queued != slot);
@@ -142,6 +142,7 @@ impl Lane {
     }
 
     pub(super) fn break_copier(&mut self, index: usize, fault: Fault) {
+        self.copiers[index].broken = Some(fault);
         self.counters.broken += 1;
         self.fence_copier(index, Duration::from_secs(1), fault);
     }

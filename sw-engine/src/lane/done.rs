@@ -371,7 +371,7 @@ fn parts(chunk: &Chunk) -> impl Iterator<Item = Part> {
 }
 
 /// The text and remedy of a copy's fault; the code is the device driver's.
-fn explain_copy(error: Error) -> Error {
+pub(super) fn explain_copy(error: Error) -> Error {
     error.detail("the copy between a staging slab and device memory failed").remedy(
         "see `straightway doctor` and the kernel log for the device; a device that was lost needs a new process",
     )

@@ -104,6 +104,8 @@ struct Copier {
     caps: CopyEngineCaps,
     taken: u32,
     backlog: VecDeque<Token>,
+    /// Why it takes no more, once it broke.
+    broken: Option<Fault>,
     /// Pins of the staging slabs; dropped before the slabs.
     _pin: Option<Box<dyn SlabPin>>,
 }
@@ -458,7 +460,8 @@ impl Copier {
                 .detail("the copy engine cannot pin the staging slabs")
                 .remedy("raise the limit of locked memory or lower the staging budget")
         })?;
-        Ok(Self { engine, caps, taken: 0, backlog: VecDeque::with_capacity(caps.queue_depth as usize), _pin: pin })
+        let backlog = VecDeque::with_capacity(caps.queue_depth as usize);
+        Ok(Self { engine, caps, taken: 0, backlog, broken: None, _pin: pin })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Lane, OpState, Phase,
+    done::explain_copy,
     emit::{Queued, Stop},
     flow::Flow,
     op_id,
@@ -174,6 +175,11 @@ impl Lane {
         if !self.reaches(main, place) {
             let error = Error::new(ErrorKind::ApiMisuse, verb).at(object.name.clone());
             return Err(error.detail("the route was planned for another kind of memory than it was given"));
+        }
+        if let (Via::Staged, Place::Device(device, _)) = (main.via, place)
+            && let Some(fault) = self.copier_of(device).and_then(|copier| self.copiers[copier].broken)
+        {
+            return Err(explain_copy(Error::from_fault(fault, verb).at(object.name.clone())));
         }
         let refused = |kind, reason| {
             Err(Error::new(kind, verb)
