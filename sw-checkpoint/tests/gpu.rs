@@ -1,0 +1,174 @@
+//! Checkpoints in device memory, on the project's stand-in driver: each case in a process of its own, see
+//! `standin_libcuda::runner`. It proves the logic, not a device.
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed case")]
+
+use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
+
+use standin_libcuda::{
+    harness::{COPY, Control},
+    runner::{Case, End, Outcome, case, holds, same, text},
+};
+use straightway::{Destination, Engine, ErrorKind, Landing, Memory, Reason};
+use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec, load, save};
+
+const WORKER: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100"), ("STANDIN_DEVICES", "2")];
+const GPU0: Destination = Destination::Gpu(0);
+
+fn main() -> ExitCode {
+    let cases = [
+        case("a_sharded_checkpoint_has_the_same_digests_on_a_gpu_when_streams_run_late", sharded),
+        Case {
+            settings: WORKER,
+            ..case("a_sharded_checkpoint_has_the_same_digests_on_a_gpu_when_streams_run_beside", sharded)
+        },
+        Case { settings: WORKER, ..case("a_checkpoint_is_saved_from_one_gpu_and_loaded_into_another", saved_from_gpu) },
+        case("a_gpu_too_small_for_a_checkpoint_is_told_before_anything_is_read", too_small),
+        Case { end: End::Kept, ..case("a_copy_that_fails_fails_the_load", copy_fails) },
+    ];
+    standin_libcuda::runner::main("sw-checkpoint-gpu", &cases)
+}
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("gpu-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn engine() -> Engine {
+    Engine::builder().reactors(2).staging(256 << 10, 4).build().unwrap()
+}
+
+/// Six tensors, some of odd length, one empty, in host memory.
+fn tensors(engine: &Engine) -> Vec<(TensorSpec, Memory)> {
+    let specs: [(&str, Dtype, &[u64], u64); 6] = [
+        ("embed", Dtype::F32, &[1000, 300], 1_200_000),
+        ("odd", Dtype::U8, &[1, 333], 333),
+        ("empty", Dtype::F16, &[0, 5], 0),
+        ("scalar", Dtype::F64, &[], 8),
+        ("layer.0.w", Dtype::Bf16, &[700, 513], 718_200),
+        ("layer.1.w", Dtype::Bf16, &[700, 513], 718_200),
+    ];
+    let with_memory = |(name, dtype, shape, len): (&str, Dtype, &[u64], u64)| {
+        let seed: usize = name.bytes().map(usize::from).sum();
+        let mut buffer = engine.allocate(Destination::Host, len.max(1), 0).unwrap().into_buffer().unwrap();
+        for (at, byte) in buffer.as_mut_slice().iter_mut().enumerate() {
+            *byte = (at * 13 + seed + at / 511).to_le_bytes()[0];
+        }
+        let (exact, _) = buffer.split_at(len).unwrap();
+        (TensorSpec { name: name.into(), dtype, shape: shape.to_vec() }, Memory::from(exact))
+    };
+    specs.into_iter().map(with_memory).collect()
+}
+
+fn in_shards() -> SaveOptions {
+    let layout = LayoutOptions { shard_len_max_bytes: Some(800_000), ..LayoutOptions::default() };
+    SaveOptions { layout, ..SaveOptions::default() }
+}
+
+fn into(destination: Destination) -> LoadOptions {
+    LoadOptions { into: destination, digest: true, ..LoadOptions::default() }
+}
+
+fn digests(loaded: &Loaded) -> BTreeMap<String, Option<[u8; 32]>> {
+    loaded.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.digest)).collect()
+}
+
+/// Every way is staged and says why.
+fn ways_are_staged(loaded: &Loaded) -> Outcome {
+    for way in loaded.files.iter().flat_map(|file| &file.ways) {
+        same("landing", (way.path.route.landing, way.path.reason), (Landing::Staged, Reason::NoPeerPages))?;
+        same("bounced", way.path.bounced, way.path.bytes.total())?;
+    }
+    let read: u64 = loaded.files.iter().flat_map(|file| &file.ways).map(|way| way.path.bytes.total()).sum();
+    holds("every byte has a way", read >= loaded.tensor_bytes)
+}
+
+fn sharded() -> Outcome {
+    let (scratch, engine) = (Scratch::new(), engine());
+    let directory = scratch.directory("model");
+    let saved = save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
+    same("files", saved.files.len(), 4)?;
+    let host = load(&engine, &directory, &into(Destination::Host)).map_err(text)?;
+    let device = load(&engine, &directory, &into(GPU0)).map_err(text)?;
+    same("tensors", device.tensors.len(), 6)?;
+    same("digests", digests(&device), digests(&host))?;
+    ways_are_staged(&device)?;
+    holds("the memory is the device's", device.regions.iter().all(|region| region.destination() == GPU0))?;
+    let some = LoadOptions { tensors: Pattern::parse("layer.*").map_err(text)?, ..into(GPU0) };
+    let some = load(&engine, &directory, &some).map_err(text)?;
+    same("two of them", some.tensors.len(), 2)?;
+    let all = digests(&host);
+    holds("the same two", digests(&some).iter().all(|(name, digest)| all.get(name) == Some(digest)))
+}
+
+fn saved_from_gpu() -> Outcome {
+    let (scratch, engine) = (Scratch::new(), engine());
+    let (first, second) = (scratch.directory("first"), scratch.directory("second"));
+    save(&engine, &first, tensors(&engine), &SaveOptions::default()).map_err(text)?;
+    let mut loaded = load(&engine, &first, &into(GPU0)).map_err(text)?;
+    let want = digests(&loaded);
+    let regions: Vec<_> = std::mem::take(&mut loaded.regions).into_iter().map(Memory::share).collect();
+    let empty = engine.allocate(Destination::Host, 1, 0).map_err(text)?.split_at(0).map_err(|_| "split")?.0;
+    let mut empty = Some(empty);
+    let mut parts = Vec::new();
+    for tensor in &loaded.tensors {
+        let memory = match tensor.place {
+            Some((region, offset)) => {
+                let (region, base) = &regions[region];
+                region.part(base + offset, tensor.len_bytes).map_err(text)?
+            }
+            None => empty.take().ok_or("more than one empty tensor")?,
+        };
+        parts
+            .push((TensorSpec { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() }, memory));
+    }
+    let saved = save(&engine, &second, parts, &in_shards()).map_err(text)?;
+    holds("written through slabs", saved.bytes.staged >= loaded.tensor_bytes)?;
+    let other = load(&engine, &second, &into(Destination::Gpu(1))).map_err(text)?;
+    same("digests", digests(&other), want)?;
+    ways_are_staged(&other)
+}
+
+fn too_small() -> Outcome {
+    let (scratch, engine) = (Scratch::new(), engine());
+    let directory = scratch.directory("model");
+    save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
+    // Held, as the engine loads the driver only with the first device memory.
+    let control = Control::open()?;
+    control.set_fault("cuMemAlloc_v2", 1, 2);
+    let error =
+        load(&engine, &directory, &into(GPU0)).map(|_| ()).err().ok_or("loaded into memory that is not there")?;
+    same("kind", error.kind(), ErrorKind::ResourceLimit)?;
+    holds("remedy", error.remedy_text().contains("device memory"))?;
+    same("copies", control.stat("copies"), 0)?;
+    load(&engine, &directory, &into(GPU0)).map(|_| ()).map_err(text)
+}
+
+fn copy_fails() -> Outcome {
+    let (scratch, engine) = (Scratch::new(), engine());
+    let directory = scratch.directory("model");
+    save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
+    let control = Control::open()?;
+    control.set_fault(COPY, 3, 719);
+    let error = load(&engine, &directory, &into(GPU0)).map(|_| ()).err().ok_or("loaded although a copy failed")?;
+    same("kind, code", (error.kind(), error.code()), (ErrorKind::Io, 719))?;
+    holds("remedy", !error.remedy_text().is_empty())?;
+    // Memory that the lost device may still write is kept, and closing says so.
+    same("close", engine.close().map_err(|error| error.kind()), Err(ErrorKind::Protocol))
+}
