@@ -185,6 +185,7 @@ fn lost_in_read() -> Outcome {
     let engine = builder().reactors(1).build().map_err(text)?;
     let (object, memory, _) = opened(&engine, &scratch, 1 << 20)?;
     let inline = engine.allocate(GPU0, 200_000, 0).map_err(text)?;
+    let spare = engine.allocate(GPU0, 200_000, 0).map_err(text)?;
     let pending = engine.read(&object, 0, memory).start();
     let waiter = {
         let (engine, object) = (engine.clone(), object.clone());
@@ -199,6 +200,12 @@ fn lost_in_read() -> Outcome {
         same("kind, code", failed(&done)?, (ErrorKind::Io, 999))?;
         holds("its memory may still be written", done.into_memory().is_none())?;
     }
+    // Every slab is kept for ever: later reads must hear of the loss, not wait for a slab.
+    let spare = engine.read(&object, 0, spare).wait();
+    same("kind, code", failed(&spare)?, (ErrorKind::Io, 999))?;
+    let spare = engine.read(&object, 0, spare.into_memory().ok_or("no memory")?).start().wait();
+    same("kind, code", failed(&spare)?, (ErrorKind::Io, 999))?;
+    drop(spare);
     is_lost(engine, &object, 999)
 }
 
