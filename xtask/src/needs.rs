@@ -11,9 +11,6 @@ use crate::{Place, Stop};
 /// One requirement of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// A file of this project that is still being written. Goes from the row as soon as the file is there: from then
-    /// on its absence is a failure, not a skip.
-    Part(&'static str),
     /// A program from a Debian package; installed with apt-get when we are root and it can be reached.
     Tool { program: &'static str, package: &'static str },
     /// As `Tool`, but the step runs without it and its own tests say what they skip.
@@ -45,8 +42,6 @@ impl<'a> Machine<'a> {
     /// Nothing if the need is met now, else the reason.
     pub fn meet(&self, need: Need) -> Result<(), String> {
         match need {
-            Need::Part(path) if self.place.root.join(path).exists() => Ok(()),
-            Need::Part(path) => Err(format!("not written yet: {path}")),
             Need::Tool { program, package } => self.tool(program, package),
             Need::Helps { program, package } => {
                 if let Err(reason) = self.tool(program, package) {

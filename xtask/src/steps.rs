@@ -1,7 +1,7 @@
 //! The steps of `cargo xtask test`, fastest first. One row, one job, one line on why it exists.
 //!
-//! To add one: put a row where its time belongs. Needs that cannot be met skip the step with their reason. A need is
-//! something of the machine; only a part that is still being written may be one too (`Need::Part`), for as long as it is.
+//! To add one: put a row where its time belongs. A need is something of the machine; one that cannot be met skips the step
+//! with its reason.
 //! `{target}` in arguments and environment is cargo's target directory.
 
 use crate::needs::Need;
@@ -98,7 +98,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "interop-cli",
-        why: "`straightway load` of files by the safetensors package and of real weights from a PyPI package",
+        why: "`straightway load` of the package's files and of real weights from PyPI",
         program: Program::Cargo,
         args: &["test", "-p", "straightway-cli", "--test", "interop", "--", "--nocapture"],
         env: &[],
@@ -146,7 +146,7 @@ pub const STEPS: &[Step] = &[
         program: Program::Xtask,
         args: &["demo"],
         env: &[],
-        needs: &[Need::Part("straightway-cli/src/demo.rs")],
+        needs: &[],
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 900,
@@ -157,7 +157,7 @@ pub const STEPS: &[Step] = &[
         program: Program::Cargo,
         args: &["test", "--release", "-p", "sw-sim"],
         env: &[],
-        needs: &[Need::Part("sw-sim/tests/seeds.rs")],
+        needs: &[],
         tests_min: 1,
         skips: Skips::Listed,
         limit_s: 900,
@@ -197,12 +197,23 @@ pub const STEPS: &[Step] = &[
         limit_s: 900,
     },
     Step {
+        name: "bench-smoke",
+        why: "every benchmark runs small and its bytes are right; rates are not judged",
+        program: Program::Xtask,
+        args: &["bench", "all", "--size", "smoke", "--rounds", "1"],
+        env: &[],
+        needs: &[Need::Helps { program: "fio", package: "fio" }],
+        tests_min: 0,
+        skips: Skips::Listed,
+        limit_s: 900,
+    },
+    Step {
         name: "mutants",
         why: "the simulator finds the bugs that it exists for, within their stated seeds",
         program: Program::Xtask,
         args: &["sim", "--mutants"],
         env: &[],
-        needs: &[Need::Part("sw-sim/tests/seeds.rs")],
+        needs: &[],
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 1500,
