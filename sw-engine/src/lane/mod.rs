@@ -541,5 +541,8 @@ fn op_id(token: Token) -> OpId {
 }
 
 #[cfg(test)]
+#[path = "../lane_copy_tests.rs"]
+mod copy_tests;
+#[cfg(test)]
 #[path = "../lane_tests.rs"]
 mod tests;
