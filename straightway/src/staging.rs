@@ -17,8 +17,8 @@ use crate::clock::Clock;
 const MEASURE_TIME: Duration = Duration::from_millis(40);
 /// Bytes of one round: some 0.3 ms of a 25 GB/s link, far longer than the cost of asking whether it is over.
 pub(crate) const ROUND_BYTES: u64 = 8 << 20;
-/// Rounds of each size; the best counts, so that the first one warms up.
-const ROUNDS: u32 = 3;
+/// Rounds of each size; the best counts.
+const ROUNDS: usize = 3;
 /// Longest that one verification copy may take.
 const COPY_WAIT: Duration = Duration::from_secs(10);
 /// Longest that copies may go on at the end, before their memory is kept for ever.
@@ -103,29 +103,10 @@ pub(crate) fn measure(
     let bytes = bytes.min(device.len().0);
     let done = Vec::with_capacity(engine.caps().queue_depth as usize);
     let mut rig = Rig { engine: engine.as_mut(), host, device: start, bytes, clock, done };
-    let mut rates = Vec::with_capacity(sizes.len());
-    let mut fault = None;
-    for (n, slab_bytes) in sizes.iter().enumerate() {
-        // Each size gets an equal part of the time that is left.
-        let now = clock.now();
-        let share = until.since(now) / u32::try_from(sizes.len() - n).unwrap_or(1);
-        let (best, went_on) = match rig.rate(*slab_bytes, now.after(share)) {
-            Ok(told) => told,
-            Err(found) => {
-                fault = Some(found);
-                break;
-            }
-        };
-        rates.extend(best.map(|bytes_per_s| SlabRate { slab_bytes: *slab_bytes, bytes_per_s }));
-        if went_on == WentOn::PastTheTime {
-            // Its copies still run and would be counted with the next size.
-            break;
-        }
-    }
+    let measured = rig.rates(&sizes, until);
     settle(engine, (pool, pin), device)?;
-    if let Some(fault) = fault {
-        return Err(copy_error(fault).detail("a copy to device memory failed while slab sizes were measured"));
-    }
+    let rates = measured
+        .map_err(|fault| copy_error(fault).detail("a copy to device memory failed while slab sizes were measured"))?;
     Ok(match choose_staging(&rates, budget_bytes) {
         Some(shape) => Staging { shape, source: Source::Measured(rates) },
         None => Staging { shape: StagingShape::within(budget_bytes, largest), source: Source::TooSlow },
@@ -133,22 +114,28 @@ pub(crate) fn measure(
 }
 
 impl Rig<'_> {
-    /// Bytes per second of the best round that ended by `until`, if one did.
-    fn rate(&mut self, slab_bytes: u32, until: Time) -> Result<(Option<u64>, WentOn), Fault> {
-        let mut best = None;
-        for _ in 0..ROUNDS {
+    /// The best rate of each size of which a round ended by `until`. Sizes take turns, so that a disturbance meets all.
+    fn rates(&mut self, sizes: &[u32], until: Time) -> Result<Vec<SlabRate>, Fault> {
+        let mut rates: Vec<SlabRate> = Vec::with_capacity(sizes.len());
+        // Memory that was never touched, queues that were never used: the first round tells nothing about a rate.
+        let largest = sizes.last().copied().unwrap_or(0);
+        if self.round(largest, until)? == WentOn::PastTheTime {
+            return Ok(rates);
+        }
+        for slab_bytes in sizes.iter().cycle().take(sizes.len() * ROUNDS).copied() {
             let start = self.clock.now();
-            if start >= until {
+            // After a round that was cut off its copies still run; they would be counted with the next one.
+            if start >= until || self.round(slab_bytes, until)? == WentOn::PastTheTime {
                 break;
             }
-            if self.round(slab_bytes, until)? == WentOn::PastTheTime {
-                return Ok((best, WentOn::PastTheTime));
-            }
             let nanos = self.clock.now().since(start).as_nanos().max(1);
-            let rate = u64::try_from(u128::from(self.bytes) * 1_000_000_000 / nanos).unwrap_or(u64::MAX);
-            best = best.max(Some(rate));
+            let bytes_per_s = u64::try_from(u128::from(self.bytes) * 1_000_000_000 / nanos).unwrap_or(u64::MAX);
+            match rates.iter_mut().find(|rate| rate.slab_bytes == slab_bytes) {
+                Some(rate) => rate.bytes_per_s = rate.bytes_per_s.max(bytes_per_s),
+                None => rates.push(SlabRate { slab_bytes, bytes_per_s }),
+            }
         }
-        Ok((best, WentOn::No))
+        Ok(rates)
     }
 
     /// Copies the whole window once, as many slabs in flight as the engine takes.

