@@ -15,6 +15,7 @@ mod gpu;
 mod harness;
 mod machine;
 mod record;
+mod staged;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,7 +57,7 @@ enum Verb {
 fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::List => {
-            for test in gpu::tests() {
+            for test in tests() {
                 let needs: Vec<&str> = test.needs.iter().map(|need| need.name()).collect();
                 println!(
                     "{:<28} {:?}  needs {:<24} this test will {}",
@@ -85,7 +86,7 @@ fn run(name: &str, only: Option<Tag>, folder: Option<PathBuf>, profile: Option<P
     let profile = profile.map_or_else(|| Ok(Profile::default()), |path| Profile::read(&path))?;
     let machine = Machine::look();
     println!("{}", machine.summary());
-    let wanted = gpu::tests().into_iter().filter(|t| t.name.contains(name) && only.is_none_or(|tag| t.tag == tag));
+    let wanted = tests().into_iter().filter(|t| t.name.contains(name) && only.is_none_or(|tag| t.tag == tag));
     let mut rows = Vec::new();
     for test in wanted {
         let row = harness::run(&test, &machine, &profile);
@@ -109,4 +110,9 @@ fn run(name: &str, only: Option<Tag>, folder: Option<PathBuf>, profile: Option<P
         println!("record: {}", path.display());
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Every suite, in the order in which they run.
+fn tests() -> Vec<harness::Test> {
+    gpu::tests().into_iter().chain(staged::tests()).collect()
 }
