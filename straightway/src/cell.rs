@@ -1,7 +1,7 @@
 //! Cells: where a reactor leaves a completion for the caller that waits or polls.
 //!
 //! ```text
-//!   caller: Request ─start─► command queue ─► reactor ─► lane … ─► completion ─► Cell.put ─► waker ─► caller: Cell.take
+//!   caller: Request ─start─► command queue ─► reactor ─► lane … ─► completion ─► Cell.put ─► waker ─► caller: Cell.poll
 //! ```
 //!
 //! A cell holds one completion in a lock-free queue of one, and a waker beside it. The caller registers its waker first
@@ -10,12 +10,10 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Condvar, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
-    time::Duration,
 };
 
 use atomic_waker::AtomicWaker;
@@ -24,6 +22,8 @@ use sw_engine::Completion;
 
 /// Cells that are kept for reuse.
 const POOL_MAX: usize = 1024;
+/// Pooled cells that are looked at before a new one is made: the last ones may still be in a reactor's hand.
+const POOL_LOOKS: usize = 4;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -85,43 +85,63 @@ impl CellPool {
         Self(ArrayQueue::new(POOL_MAX))
     }
 
+    /// A cell that nobody else has.
     pub(crate) fn take(&self) -> Arc<Cell> {
-        self.0.pop().unwrap_or_else(|| Arc::new(Cell::new()))
-    }
-
-    /// Keeps a cell that both sides are done with; one that the reactor still holds is left to its last owner.
-    pub(crate) fn put(&self, mut cell: Arc<Cell>) {
-        if let Some(inner) = Arc::get_mut(&mut cell) {
-            *inner.dropped.get_mut() = false;
-            *inner.cancelled.get_mut() = false;
-            inner.waker.take();
-            inner.done.pop();
+        for _ in 0..POOL_LOOKS {
+            let Some(mut cell) = self.0.pop() else { break };
+            if let Some(inner) = Arc::get_mut(&mut cell) {
+                *inner.dropped.get_mut() = false;
+                *inner.cancelled.get_mut() = false;
+                inner.waker.take();
+                inner.done.pop();
+                return cell;
+            }
+            // The reactor has not let go of it yet: a moment later it has.
             let _ = self.0.push(cell);
         }
+        Arc::new(Cell::new())
+    }
+
+    /// Keeps a cell that the caller is done with.
+    pub(crate) fn put(&self, cell: Arc<Cell>) {
+        let _ = self.0.push(cell);
     }
 }
 
-/// A waker that unparks a thread.
-struct Unpark(Thread);
+/// Where a thread waits for its waker. Not `thread::park`: its one token belongs to whoever runs us, an executor say, and
+/// must not be eaten by a wait inside one of its tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Parker {
+    woken: Mutex<bool>,
+    wake: Condvar,
+}
 
-impl Wake for Unpark {
+impl Wake for Parker {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.wake.notify_one();
     }
 }
 
-/// The calling thread's waker; made once a thread.
-pub(crate) fn thread_waker() -> Waker {
+impl Parker {
+    /// Waits until the waker was used since the last wait.
+    pub(crate) fn park(&self) {
+        let woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut woken = self.wake.wait_while(woken, |woken| !*woken).unwrap_or_else(PoisonError::into_inner);
+        *woken = false;
+    }
+}
+
+/// The calling thread's parker with its waker; made once a thread.
+pub(crate) fn thread_parker() -> (Arc<Parker>, Waker) {
     thread_local! {
-        static WAKER: OnceLock<Waker> = const { OnceLock::new() };
+        static PARKER: OnceLock<(Arc<Parker>, Waker)> = const { OnceLock::new() };
     }
-    WAKER.with(|waker| waker.get_or_init(|| Waker::from(Arc::new(Unpark(thread::current())))).clone())
-}
-
-/// Parks the calling thread until its waker is used or `timeout` is over. May return early.
-pub(crate) fn park(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => thread::park_timeout(timeout),
-        None => thread::park(),
-    }
+    PARKER.with(|parker| {
+        let made = parker.get_or_init(|| {
+            let parker = Arc::new(Parker::default());
+            (parker.clone(), Waker::from(parker))
+        });
+        made.clone()
+    })
 }

@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Condvar, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -30,7 +30,9 @@ const GPUS_MAX: usize = 64;
 /// Idle lanes for callers that run their own operation: one a core is enough, as a running one keeps a core busy.
 const INLINE_LANES_MAX: usize = 16;
 /// Longest sleep of a caller that runs its own operation: its lane's waits end earlier by themselves.
-const INLINE_STEP: Duration = Duration::from_secs(1);
+const INLINE_STEP: Duration = Duration::from_millis(100);
+/// How often a close looks for lanes that callers still run.
+const CLOSE_STEP: Duration = Duration::from_millis(5);
 /// Bytes from which an operation says something about a rate.
 const RATED_BYTES: u64 = 1 << 20;
 
@@ -52,6 +54,8 @@ pub(crate) struct Group {
     next: AtomicUsize,
     idle: ArrayQueue<Box<Lane>>,
     inline_made: AtomicUsize,
+    /// Somebody waits for leased lanes to come back.
+    returned: (Mutex<()>, Condvar),
 }
 
 /// See the module documentation.
@@ -81,6 +85,7 @@ impl Group {
             next: AtomicUsize::new(0),
             idle: ArrayQueue::new(cores.clamp(1, INLINE_LANES_MAX)),
             inline_made: AtomicUsize::new(0),
+            returned: (Mutex::new(()), Condvar::new()),
         }
     }
 }
@@ -95,6 +100,40 @@ impl Group {
             }
             let _ = self.idle.push(lane);
         }
+    }
+}
+
+impl Group {
+    /// Closes the idle lanes, and waits for those that callers are running: each notices the close within a step.
+    /// Returns the slots that a device did not let go of, and the lanes that did not come back.
+    fn close_inline(&self, clock: Clock) -> u32 {
+        let until = clock.now().after(crate::Engine::CLOSE_WAIT);
+        let mut stuck = 0;
+        loop {
+            while let Some(mut lane) = self.idle.pop() {
+                stuck += lane.close(clock.now(), Duration::from_secs(1));
+                self.inline_made.fetch_sub(1, Ordering::AcqRel);
+            }
+            let out = self.inline_made.load(Ordering::Acquire);
+            if out == 0 || clock.now() >= until {
+                return stuck + u32::try_from(out).unwrap_or(u32::MAX);
+            }
+            let returned = self.returned.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // The lock only orders the wait; a return between the look and the wait costs one step.
+            drop(self.returned.1.wait_timeout(returned, CLOSE_STEP));
+        }
+    }
+
+    /// A leased lane comes back; one whose transports all broke is replaced at the next lease.
+    fn give_back(&self, lane: Box<Lane>) {
+        if lane.is_broken() {
+            drop(lane);
+            self.inline_made.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        // There is room: at most as many lanes exist as the queue holds.
+        let _ = self.idle.push(lane);
+        self.returned.1.notify_all();
     }
 }
 
@@ -121,10 +160,8 @@ impl Core {
     /// Whether this engine may be used here and now.
     pub(crate) fn check(&self, verb: Verb) -> Result<(), Error> {
         let fail = |kind| Error::new(kind, verb).at("engine");
-        if self.fork.is_child() {
-            return Err(fail(ErrorKind::Forked)
-                .detail("the process was forked after the engine was made; its rings and threads belong to the parent")
-                .remedy("make an engine in the child, or start workers with spawn instead of fork"));
+        if let Some(error) = self.forked() {
+            return Err(error);
         }
         if self.poisoned.load(Ordering::Acquire) {
             return Err(fail(ErrorKind::Poisoned)
@@ -135,6 +172,16 @@ impl Core {
             return Err(fail(ErrorKind::Closed).detail("the engine is closed"));
         }
         Ok(())
+    }
+
+    /// The error of a forked child; `None` in the process that made the engine.
+    pub(crate) fn forked(&self) -> Option<Error> {
+        self.fork.is_child().then(|| {
+            Error::new(ErrorKind::Forked, Verb::Setup)
+                .at("engine")
+                .detail("the process was forked after the engine was made; its rings and threads belong to the parent")
+                .remedy("make an engine in the child, or start workers with spawn instead of fork")
+        })
     }
 
     pub(crate) fn poison(&self) {
@@ -212,16 +259,12 @@ impl Core {
             (lane, done)
         }));
         match ran {
-            Ok((lane, Ok(done))) => {
-                // There is room: at most as many lanes exist as the queue holds.
-                let _ = group.idle.push(lane);
-                Ok(done)
-            }
-            Ok((lane, Err(rejected))) => {
-                let _ = group.idle.push(lane);
-                Ok(crate::request::rejected(*rejected))
+            Ok((lane, done)) => {
+                group.give_back(lane);
+                Ok(done.unwrap_or_else(|rejected| crate::request::rejected(*rejected)))
             }
             Err(_panic) => {
+                group.inline_made.fetch_sub(1, Ordering::AcqRel);
                 self.poison();
                 let error = Error::new(ErrorKind::Poisoned, verb).at(name).detail("a bug of ours was contained");
                 Ok(crate::request::failed(error))
@@ -257,7 +300,11 @@ impl Core {
             match lane.submit(clock.now(), op) {
                 Ok(_) => break,
                 // Slots of operations that missed their deadline may fill an idle lane; they end, or the caller's deadline does.
-                Err(rejected) if rejected.error.kind() == ErrorKind::Busy && !is_late(&rejected.op, clock.now()) => {
+                Err(rejected)
+                    if rejected.error.kind() == ErrorKind::Busy
+                        && !self.closed.load(Ordering::Acquire)
+                        && !is_late(&rejected.op, clock.now()) =>
+                {
                     op = rejected.op;
                     lane.poll(clock.now(), Wait::For { timeout: INLINE_STEP, min: 1 });
                 }
@@ -306,7 +353,7 @@ impl Core {
         for group in self.groups() {
             group.reap(self.clock);
             let started = group.reactors.iter().filter_map(OnceLock::get);
-            all.extend(started.map(|reactor| reactor.report(Duration::from_millis(100), self.clock)));
+            all.extend(started.map(|reactor| reactor.report(Duration::from_millis(100))));
             for _ in 0..group.idle.len() {
                 let Some(lane) = group.idle.pop() else { break };
                 all.push((*lane.counters(), Some(lane.inspect())));
@@ -326,9 +373,7 @@ impl Core {
             // Whoever is starting a reactor ends first; nobody starts one afterwards.
             drop(group.starting.lock().unwrap_or_else(PoisonError::into_inner));
             stuck += group.reactors.iter().filter_map(OnceLock::get).map(Reactor::stop).sum::<u32>();
-            while let Some(mut lane) = group.idle.pop() {
-                stuck += lane.close(self.clock.now(), Duration::from_secs(1));
-            }
+            stuck += group.close_inline(self.clock);
         }
         self.stuck.fetch_add(stuck, Ordering::AcqRel);
         stuck

@@ -4,17 +4,17 @@ use std::{
     future::{Future, IntoFuture},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use sw_engine::{
-    Completion, DataPath, Error, ErrorKind, Op, OpOptions, Policy, Rejected, Segment, Spans, Target, Times, Verb,
-    checksum::Algorithm,
+    Completion, DataPath, Error, ErrorKind, Op, OpOptions, Policy, Rejected, Segment, Spans, Target, Time, Times, Verb,
+    WriteOutcome, checksum::Algorithm,
 };
 
 use crate::{
-    cell::{Cell, park, thread_waker},
+    cell::{Cell, thread_parker},
     core::{Core, Source},
     memory::Memory,
     object::Object,
@@ -61,7 +61,7 @@ pub struct Pending {
 #[derive(Debug)]
 enum State {
     /// No room in the queue yet.
-    Unsent(Box<Unsent>),
+    Unsent(Unsent),
     /// With a reactor.
     Sent { cell: Arc<Cell>, destination: Destination, reactor: usize },
     /// Over before it started, or run in line.
@@ -72,6 +72,7 @@ enum State {
 struct Unsent {
     op: Op,
     destination: Destination,
+    since: Time,
 }
 
 impl Request {
@@ -218,20 +219,30 @@ fn source_of(op: &Op) -> Source {
 
 impl Pending {
     fn send(core: Arc<Core>, op: Op, destination: Destination) -> Self {
-        let mut pending = Self { core, state: State::Unsent(Box::new(Unsent { op, destination })) };
+        let since = core.clock.now();
+        let mut pending = Self { core, state: State::Unsent(Unsent { op, destination, since }) };
         pending.try_send(None);
         pending
     }
 
-    /// Hands an unsent operation to a reactor, or registers `waker` for when there is room.
-    fn try_send(&mut self, waker: Option<&std::task::Waker>) {
+    fn is_unsent(&self) -> bool {
+        matches!(self.state, State::Unsent(_))
+    }
+
+    /// Hands an unsent operation to a reactor, or registers `waker` for when there is room or its deadline is over.
+    fn try_send(&mut self, waker: Option<&Waker>) {
         let State::Unsent(unsent) = std::mem::replace(&mut self.state, State::Over(None)) else { return };
-        let Unsent { op, destination } = *unsent;
-        let found = self
-            .core
-            .check(op.verb)
-            .and_then(|()| self.core.group(destination))
-            .and_then(|group| self.core.reactor(group));
+        let Unsent { op, destination, since } = unsent;
+        let deadline = op.options.deadline.unwrap_or(Time::FOREVER);
+        let now = self.core.clock.now();
+        if deadline <= now {
+            let waited = now.since(since).as_millis();
+            let detail =
+                format!("deadline exceeded after {waited} ms; waited for a place in a queue, nothing was begun");
+            return self.refuse(op, ErrorKind::DeadlineExceeded, detail);
+        }
+        let found = self.core.check(op.verb).and_then(|()| self.core.group(destination));
+        let found = found.and_then(|group| self.core.reactor(group));
         let (index, reactor) = match found {
             Ok(found) => found,
             Err(error) => {
@@ -240,13 +251,20 @@ impl Pending {
             }
         };
         let cell = self.core.cells.take();
-        match reactor.send(Command { op, cell: cell.clone() }, waker) {
+        match reactor.send(Command { op, cell: cell.clone(), since }, waker, deadline) {
             Ok(()) => self.state = State::Sent { cell, destination, reactor: index },
             Err(Command { op, .. }) => {
                 self.core.cells.put(cell);
-                self.state = State::Unsent(Box::new(Unsent { op, destination }));
+                self.state = State::Unsent(Unsent { op, destination, since });
             }
         }
+    }
+
+    /// Ends an operation that nobody began: its memory comes back.
+    fn refuse(&mut self, op: Op, kind: ErrorKind, detail: String) {
+        let error = Error::new(kind, op.verb).at(op.target.object.name.clone()).detail(detail);
+        let error = if op.verb == Verb::Write { error.with_outcome(WriteOutcome::NotApplied) } else { error };
+        self.state = State::Over(Some(Box::new(rejected(Rejected { op, error }).into())));
     }
 
     fn with_reactor(&self, act: impl Fn(&Cell, &Reactor)) {
@@ -259,10 +277,9 @@ impl Pending {
 
     /// Asks for an early end. The answer still comes: `Cancelled`, or what the operation came to first.
     pub fn cancel(&mut self) {
-        if let State::Unsent(_) = &self.state {
+        if self.is_unsent() {
             let State::Unsent(unsent) = std::mem::replace(&mut self.state, State::Over(None)) else { return };
-            let error = Error::new(ErrorKind::Cancelled, unsent.op.verb).at(unsent.op.target.object.name.clone());
-            self.state = State::Over(Some(Box::new(rejected(Rejected { op: unsent.op, error }).into())));
+            return self.refuse(unsent.op, ErrorKind::Cancelled, "cancelled before it was begun".into());
         }
         self.with_reactor(|cell, reactor| {
             cell.cancel();
@@ -271,14 +288,19 @@ impl Pending {
     }
 
     /// Waits on this thread.
-    pub fn wait(mut self) -> Completed {
-        let waker = thread_waker();
-        let mut context = Context::from_waker(&waker);
-        loop {
-            match Pin::new(&mut self).poll(&mut context) {
-                Poll::Ready(completed) => return completed,
-                Poll::Pending => park(None),
-            }
+    pub fn wait(self) -> Completed {
+        wait_for(self)
+    }
+}
+
+/// Drives a future of ours on the calling thread, without touching the thread's own park token.
+fn wait_for<F: Future + Unpin>(mut future: F) -> F::Output {
+    let (parker, waker) = thread_parker();
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match Pin::new(&mut future).poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => parker.park(),
         }
     }
 }
@@ -288,14 +310,21 @@ impl Future for Pending {
 
     /// *Cancel safety*: dropping it at any point is fine; see [`Pending`].
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completed> {
-        if let State::Unsent(_) = &self.state {
+        if self.is_unsent() {
             self.try_send(Some(context.waker()));
         }
         match &mut self.state {
             State::Unsent(_) => Poll::Pending,
             State::Over(completed) => Poll::Ready(completed.take().map_or_else(polled_again, |completed| *completed)),
-            State::Sent { cell, .. } => {
-                let Poll::Ready(done) = cell.poll(context) else { return Poll::Pending };
+            State::Sent { .. } => {
+                // A child of a fork has no reactor that could ever answer.
+                let forked = self.core.forked();
+                let State::Sent { cell, .. } = &self.state else { return Poll::Pending };
+                let done = match (forked, cell.poll(context)) {
+                    (_, Poll::Ready(done)) => done,
+                    (Some(error), Poll::Pending) => failed(error),
+                    (None, Poll::Pending) => return Poll::Pending,
+                };
                 if let State::Sent { cell, .. } = std::mem::replace(&mut self.state, State::Over(None)) {
                     self.core.cells.put(cell);
                 }
@@ -330,41 +359,48 @@ impl IntoFuture for Request {
 #[must_use = "a batch was started; wait for it or await it"]
 #[derive(Debug)]
 pub struct Batch {
-    pending: Vec<Option<Pending>>,
-    done: Vec<Option<Completed>>,
+    pending: Vec<Pending>,
+    done: Vec<Completed>,
+    /// Everything before it was handed to a reactor.
+    unsent: usize,
 }
 
 impl Batch {
     pub(crate) fn start(requests: Vec<Request>) -> Self {
-        let pending: Vec<_> = requests.into_iter().map(|request| Some(request.start())).collect();
-        let done = pending.iter().map(|_| None).collect();
-        Self { pending, done }
+        let pending: Vec<_> = requests.into_iter().map(Request::start).collect();
+        let unsent = pending.iter().position(Pending::is_unsent).unwrap_or(pending.len());
+        Self { done: Vec::with_capacity(pending.len()), pending, unsent }
     }
 
     /// Waits for all of them; the answers have the order of the requests.
     pub fn wait(self) -> Vec<Completed> {
-        self.pending.into_iter().flatten().map(Pending::wait).collect()
+        wait_for(self)
     }
 }
 
 impl Future for Batch {
     type Output = Vec<Completed>;
 
+    /// Hands over what had no room before, then takes the answers in order: each request is looked at a bounded number of
+    /// times, however many there are.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<Completed>> {
-        let Self { pending, done } = &mut *self;
-        for (pending, done) in pending.iter_mut().zip(done.iter_mut()) {
-            if let Some(running) = pending
-                && let Poll::Ready(completed) = Pin::new(running).poll(context)
-            {
-                *pending = None;
-                *done = Some(completed);
+        let Self { pending, done, unsent } = &mut *self;
+        while let Some(next) = pending.get_mut(*unsent) {
+            if next.is_unsent() {
+                next.try_send(Some(context.waker()));
+            }
+            if next.is_unsent() {
+                break;
+            }
+            *unsent += 1;
+        }
+        while let Some(first) = pending.get_mut(done.len()) {
+            match Pin::new(first).poll(context) {
+                Poll::Ready(completed) => done.push(completed),
+                Poll::Pending => return Poll::Pending,
             }
         }
-        if done.iter().all(Option::is_some) {
-            Poll::Ready(done.iter_mut().filter_map(Option::take).collect())
-        } else {
-            Poll::Pending
-        }
+        Poll::Ready(std::mem::take(done))
     }
 }
 

@@ -113,6 +113,11 @@ impl Lane {
         &self.counters
     }
 
+    /// Whether every transport broke: nothing can be waited on, and operations fail at once.
+    pub fn is_broken(&self) -> bool {
+        self.queues.iter().all(|queue| queue.broken.is_some())
+    }
+
     /// Slots by state; they sum up to the capacity.
     pub fn slot_counts(&self) -> SlotCounts {
         self.slots.counts()
