@@ -466,3 +466,50 @@ fn ranges_and_kinds_are_checked_before_anything_is_done() {
     assert_eq!(bed.run().result.unwrap(), 0);
     bed.idle();
 }
+
+#[test]
+fn what_needs_a_slab_that_no_pool_has_is_refused_not_left_waiting() {
+    let memory = bed().memory.lock().unwrap().caps;
+    let memory = Memory {
+        bytes: vec![vec![0; 65_536]],
+        regions: Vec::new(),
+        taken: VecDeque::new(),
+        caps: memory,
+        lies: VecDeque::new(),
+        hold: false,
+    };
+    let memory = Arc::new(Mutex::new(memory));
+    let parts = LaneParts { transports: vec![Box::new(Disk(memory.clone()))], copiers: Vec::new(), staging: None };
+    let config = LaneConfig { bounce_bytes: 4096, ..LaneConfig::default() };
+    let mut bed = Bed { lane: Lane::new(config, parts).unwrap(), memory, objects: vec![object(0, 65_536)] };
+    let mut large = bed.target(0, Policy::Any, Verb::Read).choice;
+    large.main.granularity = Granularity { block: 4096, memory: 512 };
+    let buffer = bed.buffer(10_000, 100);
+    let mut op = bed.op(Verb::Read, 100, Spans::One(buffer.into_span()));
+    op.target = Target::new(bed.objects[0].clone(), large).unwrap();
+    let rejected = bed.lane.submit(Time(0), op).unwrap_err();
+    assert_eq!(rejected.error.reasons(), [Reason::NoStaging]);
+    // Whole blocks have no ends, so they need no slab.
+    let whole = bed.buffer(8192, 4096);
+    let mut op = bed.op(Verb::Read, 4096, Spans::One(whole.into_span()));
+    op.target = Target::new(bed.objects[0].clone(), large).unwrap();
+    bed.lane.submit(Time(0), op).unwrap();
+    let end = bed.run();
+    assert_eq!(end.result.unwrap(), 8192);
+    assert_eq!((end.path.bytes.dma, end.path.bounced), (8192, 0));
+}
+
+#[test]
+fn an_operation_over_the_limits_is_refused() {
+    let mut bed = bed();
+    bed.lane.config.limits = crate::Limits { op_bytes_max: 1000, segments_max: 2 };
+    let buffer = bed.buffer(1001, 0);
+    let op = bed.op(Verb::Read, 0, Spans::One(buffer.into_span()));
+    assert_eq!(bed.lane.submit(Time(0), op).unwrap_err().error.kind(), ErrorKind::TooLarge);
+    let spans = (0..3).map(|_| Segment { offset: 0, span: bed.buffer(1, 0).into_span() }).collect();
+    let op = bed.op(Verb::Read, 0, Spans::Many(spans));
+    assert_eq!(bed.lane.submit(Time(0), op).unwrap_err().error.kind(), ErrorKind::TooLarge);
+    let spans = (0..2).map(|_| Segment { offset: 0, span: bed.buffer(501, 0).into_span() }).collect();
+    let op = bed.op(Verb::Read, 0, Spans::Many(spans));
+    assert_eq!(bed.lane.submit(Time(0), op).unwrap_err().error.kind(), ErrorKind::TooLarge);
+}

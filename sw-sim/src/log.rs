@@ -45,11 +45,13 @@ pub enum Mark {
     OutcomeUnknown,
     OutcomeNotApplied,
     MemoryQuarantined,
+    NoSlabForEnds,
+    AllSlabsLost,
 }
 
 impl Mark {
     /// Every mark there is.
-    pub const ALL: [Mark; 35] = [
+    pub const ALL: [Mark; 37] = [
         Mark::FullBelowDepth,
         Mark::ShortThenRest,
         Mark::ZeroBytesReported,
@@ -85,6 +87,8 @@ impl Mark {
         Mark::OutcomeUnknown,
         Mark::OutcomeNotApplied,
         Mark::MemoryQuarantined,
+        Mark::NoSlabForEnds,
+        Mark::AllSlabsLost,
     ];
 }
 

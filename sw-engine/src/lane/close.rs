@@ -203,6 +203,9 @@ impl Lane {
                         self.fail_op(op, fault, offset, phase);
                         self.stop(op, fault.kind);
                     }
+                    if let Some((chunk, _)) = self.slots.get(slot) {
+                        self.lost.add(&chunk.stash);
+                    }
                     self.slots.quarantine(slot);
                     self.counters.quarantined += 1;
                 }

@@ -14,8 +14,11 @@ use crate::{
     plan::Via,
     seam::{CopyDirection, CopyJob, Io, IoKind, MAX_SEGMENTS, MemorySegment, Submit, TransportCaps},
     slot::Token,
-    split::{Cut, Landed, cut},
+    split::{Cut, Landed, cut, is_ragged},
 };
+
+/// Every slab is quarantined: none will ever come back.
+const NO_SLAB_LEFT: Fault = Fault::new(ErrorKind::ResourceLimit, 0);
 
 /// Why a flow cut no further chunk. The number is the queue that its next chunk goes to.
 pub(super) enum Stop {
@@ -121,7 +124,9 @@ impl Lane {
         } else {
             let (cut, landed) = shape(&room.caps, &self.bounce, self.staging.as_ref(), &piece, kind);
             let stash = stash_for(&mut self.bounce, self.staging.as_mut(), &cut, landed);
-            (cut, stash.ok_or(Stop::NoSlab(leg.transport))?)
+            let none_left =
+                || if self.lost.all(landed) { Stop::Failed(NO_SLAB_LEFT) } else { Stop::NoSlab(leg.transport) };
+            (cut, stash.ok_or_else(none_left)?)
         };
         if leg.reason == Reason::MemoryMisaligned {
             // The operation's bulk goes another way than planned; the report says so.
@@ -373,8 +378,10 @@ fn shape(
     let Piece { leg, at, len } = *piece;
     let block = leg.granularity.block;
     let most = caps.io_bytes_max & !(block - 1);
-    let fits_bounce = kind == IoKind::Write || u64::from(block) * 2 <= bounce.slab_bytes().0;
-    if leg.via == Via::Staged || !fits_bounce {
+    // Whole blocks have no ends to bounce, however large the blocks are.
+    let ends_fit =
+        kind == IoKind::Write || u64::from(block) * 2 <= bounce.slab_bytes().0 || !is_ragged(at, len, leg.granularity);
+    if leg.via == Via::Staged || !ends_fit {
         let slab = staging.map_or(0, |pool| pool.slab_bytes().0);
         let most = u32::try_from(slab).unwrap_or(u32::MAX).min(most) & !(block - 1);
         return (cut(at, len, leg.granularity, most, Landed::InSlab), Landed::InSlab);

@@ -36,7 +36,7 @@ use crate::{
     plan::Leg,
     seam::{CopyDone, CopyEngine, CopyEngineCaps, IoDone, IoKind, SlabPin, Transport, TransportCaps, Wait},
     slot::{SlotTable, Token},
-    split::Cut,
+    split::{Cut, Landed},
     time::Time,
 };
 use flow::FlowTable;
@@ -188,6 +188,29 @@ struct Failure {
     copying: bool,
 }
 
+/// Slabs that a device may write for ever, and how many there were.
+#[derive(Clone, Copy, Debug, Default)]
+struct LostSlabs {
+    bounce: (u32, u32),
+    staging: (u32, u32),
+}
+
+impl LostSlabs {
+    fn add(&mut self, stash: &Stash) {
+        match stash {
+            Stash::None => {}
+            Stash::Bounce(_) => self.bounce.0 += 1,
+            Stash::Staging(_) => self.staging.0 += 1,
+        }
+    }
+
+    /// Whether none of those that such a chunk needs will ever come back.
+    fn all(&self, landed: Landed) -> bool {
+        let (lost, count) = if landed == Landed::InSlab { self.staging } else { self.bounce };
+        lost >= count
+    }
+}
+
 /// One thread's engine. See the module documentation.
 pub struct Lane {
     config: LaneConfig,
@@ -195,6 +218,7 @@ pub struct Lane {
     copiers: Vec<Copier>,
     staging: Option<SlabPool>,
     bounce: SlabPool,
+    lost: LostSlabs,
     ops: SlotTable<OpState>,
     slots: SlotTable<Chunk>,
     flows: FlowTable,
@@ -235,6 +259,10 @@ impl Lane {
             config,
             queues,
             copiers,
+            lost: LostSlabs {
+                bounce: (0, bounce.capacity()),
+                staging: (0, parts.staging.as_ref().map_or(0, SlabPool::capacity)),
+            },
             staging: parts.staging,
             bounce,
             ops: SlotTable::new(config.ops_max, OpState::empty),
@@ -460,8 +488,14 @@ impl Copier {
                 .detail("the copy engine cannot pin the staging slabs")
                 .remedy("raise the limit of locked memory or lower the staging budget")
         })?;
-        let backlog = VecDeque::with_capacity(caps.queue_depth as usize);
-        Ok(Self { engine, caps, taken: 0, backlog, broken: None, _pin: pin })
+        Ok(Self {
+            engine,
+            caps,
+            taken: 0,
+            backlog: VecDeque::with_capacity(caps.queue_depth as usize),
+            broken: None,
+            _pin: pin,
+        })
     }
 }
 

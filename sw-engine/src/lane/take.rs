@@ -188,8 +188,13 @@ impl Lane {
                 .with_reasons(vec![reason])
                 .remedy(reason_remedy(reason)))
         };
-        if main.via == Via::Direct && choice.unaligned.is_none() && !congruent(place.raw(), at, main.granularity) {
+        let misplaced = main.via == Via::Direct && !congruent(place.raw(), at, main.granularity);
+        if misplaced && choice.unaligned.is_none() {
             return refused(ErrorKind::PolicyUnmet, Reason::MemoryMisaligned);
+        }
+        let leg = if misplaced { choice.unaligned.as_ref().unwrap_or(main) } else { main };
+        if self.wants_slab(leg, verb, at, len) && !self.has_slab_for(leg.granularity.block) {
+            return refused(ErrorKind::Unsupported, Reason::NoStaging);
         }
         if is_ragged(at, len, main.granularity) {
             if main.via == Via::Direct && !choice.ends_may_bounce {
@@ -200,6 +205,19 @@ impl Lane {
             }
         }
         Ok(())
+    }
+
+    /// Whether bytes of that range need a staging slab: a staged leg, or ragged ends of blocks that the bounce slabs cannot
+    /// hold two of.
+    #[inline]
+    fn wants_slab(&self, leg: &Leg, verb: Verb, at: u64, len: u64) -> bool {
+        let large = u64::from(leg.granularity.block) * 2 > self.bounce.slab_bytes().0;
+        leg.via == Via::Staged || (large && verb == Verb::Read && is_ragged(at, len, leg.granularity))
+    }
+
+    #[inline]
+    fn has_slab_for(&self, block: u32) -> bool {
+        self.staging.as_ref().is_some_and(|pool| pool.slab_bytes().0 >= u64::from(block))
     }
 
     #[inline]
@@ -232,6 +250,7 @@ fn reason_remedy(reason: Reason) -> &'static str {
     match reason {
         Reason::MemoryMisaligned => "place the memory congruent to the offset, or relax the policy",
         Reason::RaggedEnds => "use whole blocks, or the policy require-core",
+        Reason::NoStaging => "give the engine staging slabs of at least one block",
         _ => "use whole blocks",
     }
 }

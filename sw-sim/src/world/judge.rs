@@ -3,7 +3,8 @@
 //! - *aliasing*: no device access outside of lent memory, no memory back while a device owns it (`shadow.rs`).
 //! - *slots*: the states sum up to the capacity; no token is used twice; no more stale ends than lies were told.
 //! - *provenance*: every byte of a read was current at some instant between submit and completion; guards are intact.
-//! - *writes*: applied means all bytes, not applied means none, unknown means any mix; nothing else changes a disk.
+//! - *writes*: applied means all bytes, not applied means none, unknown means any mix; nothing else changes a disk (the
+//!   whole image is compared at the end, `image.rs`).
 //! - *path*: bytes by landing are those that the model saw; bounced bytes are counted exactly.
 //! - *limits*: depth, lengths, pieces, alignment (`disk.rs`).
 //! - *status*: success only for all bytes; errors only for a cause; memory comes back on success.
@@ -110,6 +111,14 @@ impl World {
                     Err(error) => error.outcome(),
                 };
                 self.judge_write(&live, outcome);
+                let object = self.object(live.object);
+                match outcome {
+                    Some(WriteOutcome::Applied) => self.image.applied(&live, &object),
+                    Some(WriteOutcome::NotApplied) => {}
+                    Some(WriteOutcome::Unknown) | None => {
+                        self.image.unknown(&live, &object, &self.hub.lock().disks);
+                    }
+                }
             }
             _ => {}
         }
@@ -154,12 +163,15 @@ impl World {
                 self.params.work.cancels > 0
             }
             ErrorKind::Closed => true,
-            ErrorKind::Io
-            | ErrorKind::NoSpace
-            | ErrorKind::Busy
-            | ErrorKind::ShortData
-            | ErrorKind::NoDevice
-            | ErrorKind::ResourceLimit => self.params.mood != Mood::Calm,
+            ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Busy | ErrorKind::ShortData | ErrorKind::NoDevice => {
+                self.params.mood != Mood::Calm
+            }
+            // Without a code it is the lane's own; a driver's refusal of a copy has one.
+            ErrorKind::ResourceLimit if error.code() == 0 => {
+                machine.mark(Mark::AllSlabsLost);
+                self.all_slabs_lost()
+            }
+            ErrorKind::ResourceLimit => self.params.copiers.iter().any(|copier| live.on_device && copier.refuses > 0),
             ErrorKind::Protocol => self.params.mood != Mood::Calm,
             _ => false,
         };
@@ -172,6 +184,14 @@ impl World {
                 format!("op {} ({:?}) says {:?} of its outcome", live.user, live.verb, error.outcome()),
             );
         }
+    }
+
+    /// Whether every slab of a pool is out for good: a device may write it for ever.
+    fn all_slabs_lost(&self) -> bool {
+        let (quarantined, (staging, bounce)) = (self.lane.slot_counts().quarantined, self.lane.slabs_out());
+        let lost = |out: u32, count: u32| out == count && quarantined >= count;
+        lost(bounce, self.params.lane.bounce_slabs)
+            || self.params.staging.is_some_and(|(count, _)| lost(staging, count))
     }
 
     fn judge_guards(&self, live: &LiveOp) {
@@ -337,11 +357,7 @@ impl World {
 
     /// Faults have stopped and time has passed: what still hangs must have lost an I/O, and no deadline.
     pub(super) fn judge_drained(&self) {
-        let mut lost = self.hub.lock().log.marks.count(Mark::LostIo);
-        // A pool whose every slab is quarantined starves what needs one. The lane keeps such operations until their
-        // deadline or its close; the device that holds the slabs is as lost as an I/O.
-        let pool = self.params.staging.map_or(u32::MAX, |(slabs, _)| slabs);
-        lost += u64::from(self.lane.slot_counts().quarantined >= pool.min(self.params.lane.bounce_slabs));
+        let lost = self.hub.lock().log.marks.count(Mark::LostIo);
         for live in self.live.values() {
             if lost == 0 || live.deadline.is_some() {
                 let text = format!("op {} ({:?}) did not end after faults stopped", live.user, live.verb);
@@ -364,7 +380,7 @@ impl World {
 
     /// The lane is gone; the last bytes land; then memory and disks are as they must be.
     pub(super) fn judge_after(self, quarantined: u32) {
-        let World { lane, hub, withheld, objects, .. } = self;
+        let World { lane, hub, withheld, objects, mut image, .. } = self;
         drop(lane);
         let mut machine = hub.lock();
         let until = machine.now() + AFTERMATH_NS;
@@ -379,19 +395,14 @@ impl World {
                 machine.violate("liveness", format!("op {}: {kept} pieces of its memory were leaked", live.user));
             }
         }
-        let Some(first) = objects.first().cloned() else { return };
+        // Their devices let go just now, or never will: old or new, byte by byte.
         for live in withheld.values().filter(|live| live.verb == Verb::Write) {
-            let object = objects.get(live.object).unwrap_or(&first);
-            let offsets = live.parts.iter().flat_map(|part| part.offset..part.offset + part.len);
-            for ((n, at), before) in (0u64..).zip(offsets).zip(&live.before) {
-                let (disk, place) = object.locate(at);
-                let held = machine.disks.get(disk).and_then(|disk| disk.bytes().get(index(place))).copied();
-                if held != Some(written(live.user, n)) && held != Some(*before) {
-                    machine
-                        .violate("writes", format!("op {}: byte {n} is {held:02x?}, neither old nor new", live.user));
-                    break;
-                }
+            if let Some(object) = objects.get(live.object) {
+                image.unknown(live, object, &machine.disks);
             }
+        }
+        for difference in image.differences(&machine.disks) {
+            machine.violate("writes", difference);
         }
     }
 }

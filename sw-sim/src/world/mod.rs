@@ -6,6 +6,7 @@
 //!
 //! The lane under test is the product's own. Invariants judged after every step and at the end are listed in `judge.rs`.
 
+mod image;
 mod judge;
 mod params;
 mod targets;
@@ -26,6 +27,7 @@ use crate::{
     rng::Rng,
     shadow::Violation,
 };
+use image::Image;
 pub use params::{Mood, Params};
 use targets::SimObject;
 use work::LiveOp;
@@ -104,6 +106,7 @@ pub struct World {
     next_gpu_va: u64,
     /// Disk pages with a write that is not over.
     written: BTreeSet<(usize, u64)>,
+    image: Image,
     slot_capacity: u32,
     /// Polls in a row that were to wait, gave nothing and took no time.
     idle_polls: u32,
@@ -135,6 +138,7 @@ impl World {
         for _ in 0..params.disks {
             hub.add_original_disk(params.disk_bytes);
         }
+        let image = Image::of(&hub.lock().disks);
         let objects = targets::build(&hub, &params);
         let transports = params.queues.iter().map(|queue| {
             let transport: Box<dyn Transport> = Box::new(hub.add_queue(queue.clone(), seed));
@@ -162,6 +166,7 @@ impl World {
             next_user: 1,
             next_gpu_va: 1 << 40,
             written: BTreeSet::new(),
+            image,
             slot_capacity,
             idle_polls: 0,
             stats: Stats::default(),
@@ -274,4 +279,39 @@ fn outcome(seed: u64, params: &Params, hub: &Hub, mut stats: Stats, tree: String
         );
     }
     Outcome { seed, violations, marks: machine.log.marks.clone(), event_hash: machine.log.hash(), stats, report }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays `seed` without faults and changes one byte of a disk behind everybody's back.
+    fn with_a_stray_byte(seed: u64, disk: usize, place: u64, byte: u8) -> Outcome {
+        let params = Params { mood: Mood::Calm, ..Params::draw(seed) };
+        let mut world = World::build(seed, params, Hub::new()).unwrap();
+        world.play();
+        world.hub.lock().disks[disk].write(0, place, &[byte]);
+        world.finish()
+    }
+
+    #[test]
+    fn a_byte_that_no_operation_wrote_is_found() {
+        // A seed whose workload only reads, so that nothing covers the byte up.
+        let seed = (0..).find(|seed| {
+            let params = Params::draw(*seed);
+            params.mood == Mood::Calm && params.work.writes == 0
+        });
+        let seed = seed.unwrap();
+        let pristine = crate::medium::origin(0, 70_001);
+        let clean = with_a_stray_byte(seed, 0, 70_001, pristine);
+        assert!(clean.holds(), "{clean}");
+        let stray = with_a_stray_byte(seed, 0, 70_001, !pristine);
+        let found = stray
+            .violations
+            .iter()
+            .any(|violation| violation.rule == "writes" && violation.evidence.contains("byte 70001 of disk 0"));
+        assert!(found, "{}", stray.report);
+        let grown = with_a_stray_byte(seed, 0, 1 << 20, 7);
+        assert!(grown.violations.iter().any(|violation| violation.evidence.contains("bytes instead of")), "{grown}");
+    }
 }

@@ -88,22 +88,25 @@ impl Params {
         let disks = rng.range(1, 4);
         let faces = rng.pick_or(&[Faces::Both, Faces::Both, Faces::Direct, Faces::Buffered], Faces::Both);
         let (block, memory) = rng.pick_or(&[(512, 512), (512, 4), (4096, 512), (4096, 4096)], (512, 512));
-        let (shared_queue, cache_queue) = (rng.per_mille(500), rng.per_mille(300) && faces == Faces::Both);
+        let (shared_queue, cache_queue) = (rng.per_mille(300), rng.per_mille(300) && faces == Faces::Both);
         let disks = usize::try_from(disks).unwrap_or(1);
         let stripe_unit = (disks > 1 && rng.per_mille(700)).then(|| rng.pick_or(&[4096, 8192, 16_384], 4096));
         let of_disks = QUEUE_NAMES.iter().take(if shared_queue { 1 } else { disks });
         let of_cache = QUEUE_NAMES.last().filter(|_| cache_queue);
-        let queues = of_disks.chain(of_cache).map(|name| draw_queue(rng, name, mood)).collect();
+        let queues: Vec<_> = of_disks.chain(of_cache).map(|name| draw_queue(rng, name, mood)).collect();
+        // Where a device keeps its I/Os for good, pools are small enough to be lost whole.
+        let keeps = queues.iter().any(|queue| queue.rules.first().is_some_and(|rule| rule.act == Act::Lost));
+        let slabs: [&[u32]; 2] = if keeps { [&[1], &[1]] } else { [&[1, 2, 8], &[1, 2, 16]] };
         let staging =
-            rng.per_mille(800).then(|| (rng.pick_or(&[1, 2, 8], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
+            rng.per_mille(800).then(|| (rng.pick_or(slabs[0], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
         let devices = if staging.is_some() { rng.range(0, 2) } else { 0 };
         let copiers = (0..devices).map(|device| draw_copier(rng, device, mood)).collect();
-        // Bounce slabs hold a block at each end, or staging slabs stand in for them.
+        // Where bounce slabs do not hold a block at each end, staging slabs stand in; without any the lane must refuse.
         let bounce_bytes = rng.pick_or(&[8192, 8192, 4096], 8192);
         let lane = LaneConfig {
             ops_max: rng.pick_or(&[1, 4, 32], 32),
-            bounce_slabs: rng.pick_or(&[1, 2, 16], 2),
-            bounce_bytes: if staging.is_some() || block == 512 { bounce_bytes } else { 8192 },
+            bounce_slabs: rng.pick_or(slabs[1], 2),
+            bounce_bytes,
             limits: Limits::default(),
         };
         Self {
@@ -142,7 +145,7 @@ fn draw_queue(rng: &mut Rng, name: &'static str, mood: Mood) -> QueueParams {
     let stubborn = bad && rng.per_mille(80);
     if stubborn {
         // A device that loses I/Os and that no fence can stop.
-        let on = On { kind: None, range: None, every: rng.range(2, 12), times: 2 };
+        let on = On { kind: None, range: None, every: rng.range(2, 8), times: 3 };
         rules.insert(0, FaultRule { on, act: Act::Lost });
     }
     let low = rng.pick_or(&[1_000, 10_000], 1_000);
@@ -158,7 +161,7 @@ fn draw_queue(rng: &mut Rng, name: &'static str, mood: Mood) -> QueueParams {
         partial_poll: rng.pick_or(&[0, 300], 0),
         cancel_wins: rng.pick_or(&[0, 500, 1000], 500),
         fence_kills: !bad || (!stubborn && rng.per_mille(600)),
-        breaks_at: (bad && rng.per_mille(120)).then(|| rng.range(10_000, 3_000_000)),
+        breaks_at: (bad && rng.per_mille(if stubborn { 600 } else { 120 })).then(|| rng.range(10_000, 3_000_000)),
         rules,
     }
 }

@@ -8,7 +8,7 @@ use sw_engine::{
 };
 use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, GpuVa, HugePages, Populate, RegionId, index};
 
-use super::World;
+use super::{World, params::Faces};
 use crate::{log::Mark, medium::written, shadow::Belongs};
 
 /// What memory around an operation's bytes holds.
@@ -26,6 +26,13 @@ pub(crate) struct Part {
     pub(crate) region: RegionId,
     pub(crate) at: u64,
     pub(crate) region_len: u64,
+}
+
+impl Part {
+    /// Whether it has an end inside a block.
+    fn is_odd(&self, block: u64) -> bool {
+        !self.offset.is_multiple_of(block) || !self.len.is_multiple_of(block)
+    }
 }
 
 /// What the world knows of an operation. No handle of its memory: holders are counted.
@@ -78,6 +85,10 @@ impl World {
 
     fn took(&mut self, live: LiveOp) {
         self.stats.ops += 1;
+        if self.wants_missing_slab(&live) {
+            let text = format!("op {} was taken, and no slab can ever hold its ends", live.user);
+            self.hub.lock().violate("status", text);
+        }
         let words = [live.user, live.verb as u64, live.object as u64, live.len, live.parts.len() as u64];
         let mut machine = self.hub.lock();
         machine.note("op", &words);
@@ -99,19 +110,24 @@ impl World {
     fn refused(&mut self, live: &LiveOp, rejected: Rejected) {
         let kind = rejected.error.kind();
         let object = self.object(live.object);
-        let block = u64::from(self.params.block);
-        let odd = live.parts.iter().any(|part| part.offset % block != 0 || part.len % block != 0);
         let past_end = live.parts.iter().any(|part| part.offset + part.len > object.object.len);
-        let deserved = match kind {
-            ErrorKind::Busy => true,
-            ErrorKind::Unsupported => live.verb == Verb::Write && odd && !object.takes_odd_writes(&self.params),
-            ErrorKind::PolicyUnmet => !live.congruent && self.params.staging.is_none(),
-            ErrorKind::OutOfRange => past_end,
+        let deserved = match (kind, rejected.error.reasons()) {
+            (ErrorKind::Busy, _) => true,
+            (ErrorKind::Unsupported, [Reason::NoStaging]) => self.wants_missing_slab(live),
+            (ErrorKind::Unsupported, _) => {
+                live.verb == Verb::Write && self.has_odd_part(live) && !object.takes_odd_writes(&self.params)
+            }
+            (ErrorKind::PolicyUnmet, _) => !live.congruent && self.params.staging.is_none(),
+            (ErrorKind::OutOfRange, _) => past_end,
+            (ErrorKind::NoDevice, _) => live.on_device && self.lost_a_device(),
             _ => false,
         };
-        if kind == ErrorKind::Busy {
-            self.hub.lock().mark(Mark::LaneBusy);
-        }
+        let mark = match kind {
+            ErrorKind::Busy => Some(Mark::LaneBusy),
+            ErrorKind::Unsupported if live.verb == Verb::Read => Some(Mark::NoSlabForEnds),
+            _ => None,
+        };
+        mark.into_iter().for_each(|mark| self.hub.lock().mark(mark));
         if !deserved {
             let text = format!("op {} ({:?}) was refused without cause: {}", live.user, live.verb, rejected.error);
             self.hub.lock().violate("status", text);
@@ -121,6 +137,28 @@ impl World {
         }
         self.take_back(live);
         self.put_away(live);
+    }
+
+    fn has_odd_part(&self, live: &LiveOp) -> bool {
+        let block = u64::from(self.params.block);
+        live.parts.iter().any(|part| part.is_odd(block))
+    }
+
+    /// Whether a device broke. Its copy engine tells the lane at the next call, and the lane tells the caller.
+    fn lost_a_device(&self) -> bool {
+        self.hub.lock().log.marks.count(Mark::CopyEngineBroke) > 0
+    }
+
+    /// Whether a read has ragged ends that neither kind of slab can hold: there are no staging slabs, and bounce slabs hold
+    /// less than a block at each end. Memory that the blocks' face cannot take goes another way, without ends.
+    fn wants_missing_slab(&self, live: &LiveOp) -> bool {
+        let (block, memory) = (u64::from(self.params.block), u64::from(self.params.memory));
+        let none = self.params.staging.is_none() && u64::from(self.params.lane.bounce_bytes) < 2 * block;
+        // Regions begin on a page, so the phase of memory is that of its place in the region.
+        let in_place = |part: &Part| part.at % memory == part.offset % memory;
+        none && live.verb == Verb::Read
+            && self.params.faces != Faces::Buffered
+            && live.parts.iter().any(|part| in_place(part) && part.is_odd(block))
     }
 
     fn draw_op(&mut self) -> Option<(LiveOp, Spans)> {
