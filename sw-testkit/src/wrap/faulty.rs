@@ -21,7 +21,7 @@ pub struct On {
 }
 
 /// What a rule does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// The end is this fault (the bytes may have moved).
     Fail(Fault),
