@@ -169,7 +169,7 @@ impl World {
             // Without a code it is the lane's own; a driver's refusal of a copy has one.
             ErrorKind::ResourceLimit if error.code() == 0 => {
                 machine.mark(Mark::AllSlabsLost);
-                self.all_slabs_lost()
+                self.lost_before_close || self.all_slabs_lost()
             }
             ErrorKind::ResourceLimit => self.params.copiers.iter().any(|copier| live.on_device && copier.refuses > 0),
             ErrorKind::Protocol => self.params.mood != Mood::Calm,
@@ -187,7 +187,7 @@ impl World {
     }
 
     /// Whether every slab of a pool is out for good: a device may write it for ever.
-    fn all_slabs_lost(&self) -> bool {
+    pub(super) fn all_slabs_lost(&self) -> bool {
         let (quarantined, (staging, bounce)) = (self.lane.slot_counts().quarantined, self.lane.slabs_out());
         let lost = |out: u32, count: u32| out == count && quarantined >= count;
         lost(bounce, self.params.lane.bounce_slabs)

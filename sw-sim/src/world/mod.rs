@@ -107,6 +107,8 @@ pub struct World {
     /// Disk pages with a write that is not over.
     written: BTreeSet<(usize, u64)>,
     image: Image,
+    /// A pool had lost every slab when the lane was closed; a close may stop the devices after all.
+    lost_before_close: bool,
     slot_capacity: u32,
     /// Polls in a row that were to wait, gave nothing and took no time.
     idle_polls: u32,
@@ -167,6 +169,7 @@ impl World {
             next_gpu_va: 1 << 40,
             written: BTreeSet::new(),
             image,
+            lost_before_close: false,
             slot_capacity,
             idle_polls: 0,
             stats: Stats::default(),
@@ -217,6 +220,7 @@ impl World {
         }
         // What the lane looked like when it was found out, not after it was closed.
         let tree = if self.clean() { String::new() } else { self.lane.inspect().to_string() };
+        self.lost_before_close = self.all_slabs_lost();
         let quarantined = self.lane.close(self.now(), CLOSE);
         self.take_completions();
         if quarantined > 0 {
