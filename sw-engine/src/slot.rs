@@ -109,7 +109,7 @@ impl<T> SlotTable<T> {
     }
 
     /// Takes a free slot, staged, or `None` when there is none. The body is that of its last use, to be overwritten.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stage(&mut self) -> Option<(Token, &mut T)> {
         let index = self.free.pop()?;
         let entry = self.entries.get_mut(index as usize)?;

@@ -52,13 +52,18 @@ pub(crate) enum Landed {
 ///
 /// `most` is a multiple of the block and holds at least three of them. `left` is above zero and `at + left` fits in 64
 /// bits (both checked when the operation was taken).
+#[inline(always)]
 pub(crate) fn cut(at: u64, left: u64, granularity: Granularity, most: u32, landed: Landed) -> Cut {
-    let block = u64::from(granularity.block);
-    if (at | left) & (block - 1) == 0 {
-        // Whole blocks only, and `most` is one more: nothing is ragged.
-        let len = narrow(left.min(u64::from(most)));
-        return Cut { offset: at, len, skip: 0, want: len, head: 0, tail: 0 };
+    if is_ragged(at, left, granularity) {
+        return cut_ragged(at, left, granularity, most, landed);
     }
+    // Whole blocks, and `most` is some too.
+    let len = narrow(left.min(u64::from(most)));
+    Cut { offset: at, len, skip: 0, want: len, head: 0, tail: 0 }
+}
+
+fn cut_ragged(at: u64, left: u64, granularity: Granularity, most: u32, landed: Landed) -> Cut {
+    let block = u64::from(granularity.block);
     let start = align_down(at, block);
     let skip = at - start;
     // `most` bounds everything below to 32 bits.

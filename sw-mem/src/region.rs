@@ -389,6 +389,8 @@ impl DmaSpan {
     ///
     /// # Errors
     /// [`MemError`]; `each` is not called then.
+    // Not inlined: its piece would make the frame of every caller as large, also where they have nothing to visit.
+    #[inline(never)]
     pub fn visit(&self, at: u64, len: u64, mut each: impl FnMut(&[u8])) -> Result<(), MemError> {
         self.host_ptr(at, len)?;
         let mut piece = [0u8; VISIT_BYTES];

@@ -1,6 +1,6 @@
 //! A transport that completes at once and moves nothing: what is left is the engine's own cost.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sw_engine::{
     Error, Face, Granularity, Landing, Object, ObjectId, Residency, Token, TransportName, Version,
@@ -14,7 +14,7 @@ pub const NAME: TransportName = "null";
 #[derive(Debug)]
 pub struct NullTransport {
     caps: TransportCaps,
-    staged: VecDeque<IoDone>,
+    staged: Vec<IoDone>,
     rung: usize,
     closed: bool,
 }
@@ -24,7 +24,7 @@ impl NullTransport {
     pub fn new(queue_depth: u32, io_bytes_max: u32) -> Self {
         let caps =
             TransportCaps { name: NAME, queue_depth, io_bytes_max, segments_max: 3, host: Ok(()), device: Ok(()) };
-        Self { caps, staged: VecDeque::with_capacity(queue_depth as usize), rung: 0, closed: false }
+        Self { caps, staged: Vec::with_capacity(queue_depth as usize), rung: 0, closed: false }
     }
 
     /// An object of `len` bytes for it, with one face of this granularity.
@@ -60,7 +60,7 @@ impl Transport for NullTransport {
         if self.closed || self.staged.len() >= self.caps.queue_depth as usize {
             return Submit::Full;
         }
-        self.staged.push_back(IoDone { token: io.token, result: Ok(io.len) });
+        self.staged.push(IoDone { token: io.token, result: Ok(io.len) });
         Submit::Accepted
     }
 

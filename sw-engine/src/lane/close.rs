@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Lane, Phase, done::Moved};
+use super::{Answer, Lane, OpState, Phase, Ready, done::Moved};
 use crate::{
     error::{Error, ErrorKind, Fault, Verb, WriteOutcome},
     op::OpId,
@@ -22,10 +22,11 @@ impl Lane {
     /// As [`Lane::cancel`], but nobody wants the completion: the caller dropped its future.
     pub fn abandon(&mut self, now: Time, id: OpId) {
         self.now = now;
-        if let Some(state) = self.ops.get_mut(id.0) {
-            state.answered = true;
-            self.counters.dropped += 1;
+        match self.ops.get_mut(id.0) {
+            Some(state) if state.answer != Answer::Ready => state.answer = Answer::Given,
+            _ => return,
         }
+        self.counters.dropped += 1;
         self.let_go(id.0);
     }
 
@@ -35,8 +36,8 @@ impl Lane {
             return;
         }
         let now = self.now;
-        let deadline =
-            |state: &super::OpState| state.op.as_ref().and_then(|op| op.options.deadline).filter(|_| !state.answered);
+        let owed = |state: &OpState| state.answer == Answer::Owed;
+        let deadline = |state: &OpState| state.op.as_ref().and_then(|op| op.options.deadline).filter(|_| owed(state));
         loop {
             let mut live = self.ops.live_tokens();
             let Some(token) =
@@ -56,7 +57,10 @@ impl Lane {
         let now = self.now;
         let (mut waited_for, mut verb) = (0, Verb::Read);
         let Some(state) = self.ops.get_mut(token) else { return };
-        if !state.answered {
+        if state.answer == Answer::Ready {
+            return;
+        }
+        if state.answer == Answer::Owed {
             let mut error = Error::new(kind, Verb::Read);
             if let Some(op) = &state.op {
                 verb = op.verb;
@@ -78,9 +82,9 @@ impl Lane {
                 error = error.with_outcome(if untouched { WriteOutcome::NotApplied } else { WriteOutcome::Unknown });
             }
             let name = self.queues[usize::from(state.leg.0)].caps.name;
-            let completion = state.completion(token, Err(error), name, now);
-            self.counters.count(&completion);
-            self.ready.push_back(completion);
+            (state.answer, state.ended) = (Answer::Given, now);
+            self.counters.count(state);
+            self.ready.push_back(Ready::Early(Box::new(state.answered(token, Err(error), name))));
         }
         self.let_go(token);
     }
@@ -247,7 +251,9 @@ impl Lane {
         reason = "a device may still write this memory; freeing it would corrupt whoever gets it next"
     )]
     fn leak(&mut self) {
-        let empty = || super::SlotTable::new(0, super::OpState::empty);
+        // What is over has no slot: its memory is free.
+        while self.pop().is_some() {}
+        let empty = || super::SlotTable::new(0, OpState::empty);
         core::mem::forget(core::mem::replace(&mut self.ops, empty()));
         core::mem::forget(core::mem::replace(&mut self.slots, super::SlotTable::new(0, super::Chunk::empty)));
         core::mem::forget(self.staging.take());

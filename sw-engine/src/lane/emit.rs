@@ -1,9 +1,9 @@
 //! Cutting chunks off flows and handing them to transports and copy engines.
 
-use sw_mem::{ByteLen, Place, SlabPool};
+use sw_mem::{ByteLen, HostVa, Place, RegionId, SlabPool};
 
 use super::{
-    Chunk, Counters, Lane, Phase, QUANTUM, Queue, Stash,
+    Answer, Chunk, Counters, Lane, Phase, QUANTUM, Queue, Stash,
     flow::{Flow, Piece},
 };
 use crate::{
@@ -97,12 +97,15 @@ impl Lane {
     }
 
     /// Cuts one chunk off a flow, puts it into a slot and sends it on its way. `Ok`: it has more, for that queue.
-    #[inline]
+    #[inline(always)]
     pub(super) fn cut_one(&mut self, queued: Queued, flow: &mut Flow) -> Result<u8, Stop> {
         let Some(state) = self.ops.get_mut(flow.op) else { return Err(Stop::Exhausted) };
         let Some(op) = &state.op else { return Err(Stop::Exhausted) };
         let (flush, kind) = (op.verb == Verb::Flush, kind_of(op));
-        if state.fault.is_some() || state.answered || !(if flush { flow.more } else { flow.has_bytes(op) }) {
+        if state.fault.is_some()
+            || state.answer != Answer::Owed
+            || !(if flush { flow.more } else { flow.has_bytes(op) })
+        {
             return Err(Stop::Exhausted);
         }
         let piece = flow.piece(op);
@@ -153,11 +156,9 @@ impl Lane {
             leg: *leg,
         };
         let queue = leg.transport;
-        flow.advance(op, u64::from(cut.want));
-        flow.more &= !flush;
-        let more = !flush && flow.has_bytes(op);
+        let more = !flush && flow.goes_on(op, u64::from(cut.want));
         match (plain, kind) {
-            (true, _) => hand_over(room, &mut self.counters, &plain_io(token, chunk, op)),
+            (true, _) => hand_over(room, &mut self.counters, &plain_io(token, chunk, piece.memory)),
             (false, IoKind::Write) => self.send_write(token),
             (false, _) => self.send(token),
         }
@@ -225,10 +226,7 @@ impl Lane {
     }
 
     fn io_of(&self, token: Token, chunk: &Chunk, op: &Op) -> Io {
-        let mut io = plain_io(token, chunk, op);
-        if matches!(chunk.stash, Stash::None) && chunk.have == 0 {
-            return io;
-        }
+        let mut io = plain_io(token, chunk, None);
         let (mut start, mut used) = (0u32, 0u8);
         for (place, region, len) in self.memory_of(chunk, op).into_iter().flatten() {
             // Skip what earlier answers delivered.
@@ -332,17 +330,15 @@ fn kind_of(op: &Op) -> IoKind {
     }
 }
 
+/// What stands in the pieces of an I/O that are not in use.
+const NOWHERE: MemorySegment = MemorySegment { place: Place::Host(HostVa::new(0)), len: 0, region: RegionId(0) };
+
 /// The I/O of a chunk whose memory is one piece in the caller's span; a flush has none.
-#[inline]
-fn plain_io(token: Token, chunk: &Chunk, op: &Op) -> Io {
+#[inline(always)]
+fn plain_io(token: Token, chunk: &Chunk, memory: Option<(Place, RegionId)>) -> Io {
     let len = chunk.cut.len - chunk.have;
-    let segment = match op.spans.get(chunk.span) {
-        // In range: the flow keeps `memory + want` inside the span, and a chunk without a stash is all wanted.
-        Some(span) => {
-            MemorySegment { place: span.place().advanced(ByteLen(chunk.memory)), len, region: span.region().id() }
-        }
-        None => MemorySegment { place: Place::Host(sw_mem::HostVa::new(0)), len: 0, region: sw_mem::RegionId(0) },
-    };
+    let (place, region) = memory.unwrap_or((NOWHERE.place, NOWHERE.region));
+    let segments = [MemorySegment { place, len, region }, NOWHERE, NOWHERE];
     Io {
         token,
         kind: chunk.kind,
@@ -351,11 +347,11 @@ fn plain_io(token: Token, chunk: &Chunk, op: &Op) -> Io {
         offset: chunk.cut.offset + u64::from(chunk.have),
         len,
         segment_count: u8::from(len > 0),
-        segments: [segment; MAX_SEGMENTS],
+        segments,
     }
 }
 
-#[inline]
+#[inline(always)]
 fn hand_over(queue: &mut Queue, counters: &mut Counters, io: &Io) {
     match queue.transport.submit(io) {
         Submit::Accepted => {
@@ -367,7 +363,7 @@ fn hand_over(queue: &mut Queue, counters: &mut Counters, io: &Io) {
 }
 
 /// The next chunk of a piece, within the limits of transport and slabs.
-#[inline]
+#[inline(always)]
 fn shape(
     caps: &TransportCaps,
     bounce: &SlabPool,
@@ -375,7 +371,7 @@ fn shape(
     piece: &Piece<'_>,
     kind: IoKind,
 ) -> (Cut, Landed) {
-    let Piece { leg, at, len } = *piece;
+    let Piece { leg, at, len, .. } = *piece;
     let block = leg.granularity.block;
     let most = caps.io_bytes_max & !(block - 1);
     // Whole blocks have no ends to bounce, however large the blocks are.
@@ -400,7 +396,7 @@ fn shape(
 }
 
 /// A slab for what cannot land in place; `None` if all are out.
-#[inline]
+#[inline(always)]
 fn stash_for(bounce: &mut SlabPool, staging: Option<&mut SlabPool>, cut: &Cut, landed: Landed) -> Option<Stash> {
     match landed {
         Landed::InPlace if cut.head + cut.tail == 0 => Some(Stash::None),

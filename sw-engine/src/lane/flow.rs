@@ -1,5 +1,7 @@
 //! Flows: cursors over the bytes of an operation, one per stripe member.
 
+use sw_mem::{ByteLen, DmaSpan, Place, RegionId};
+
 use crate::{
     error::Verb,
     object::{Granularity, Object},
@@ -53,13 +55,15 @@ pub(super) struct Flow {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<'a> {
     pub(super) leg: &'a Leg,
+    /// The memory of its first byte, and the region that it lies in; `None` for a flush.
+    pub(super) memory: Option<(Place, RegionId)>,
     pub(super) at: u64,
     pub(super) len: u64,
 }
 
 impl Flow {
     /// A cursor over the bytes of `op` (on one member of a stripe set), with its first span open.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(token: Token, op: &Op, member: Option<u32>) -> Self {
         let mut flow = Self {
             op: token,
@@ -80,12 +84,17 @@ impl Flow {
     }
 
     /// Whether there are bytes left; opens the next span that has some for this flow.
-    #[inline]
+    #[inline(always)]
     pub(super) fn has_bytes(&mut self, op: &Op) -> bool {
-        self.left > 0 || (self.more && self.open_next(op))
+        if self.left == 0 && self.more {
+            *self = self.with_next_open(op);
+        }
+        self.left > 0
     }
 
-    fn open_next(&mut self, op: &Op) -> bool {
+    // By value, here and in `advanced`: a cursor whose address is never taken stays in registers on the common way.
+    #[inline(never)]
+    fn with_next_open(mut self, op: &Op) -> Self {
         while self.left == 0 {
             let (offset, len) = match &op.spans {
                 Spans::One(span) if self.next_span == 0 => (op.offset, span.len().0),
@@ -95,7 +104,7 @@ impl Flow {
                 }
                 _ => {
                     self.more = false;
-                    return false;
+                    return self;
                 }
             };
             self.span = self.next_span;
@@ -111,7 +120,7 @@ impl Flow {
                 _ => (self.at, self.left, self.memory, self.logical) = (offset, len, 0, base),
             }
         }
-        true
+        self
     }
 
     /// The object that this flow moves bytes of.
@@ -129,13 +138,16 @@ impl Flow {
     }
 
     /// The next piece that goes over one leg. The open span has bytes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn piece<'a>(&self, op: &'a Op) -> Piece<'a> {
         let choice = self.choice(op);
-        let place = op.spans.get(self.span).map_or(0, |span| span.place().raw()).wrapping_add(self.memory);
+        // In range: the flow keeps `memory` inside the span.
+        let here = |span: &DmaSpan| (span.place().advanced(ByteLen(self.memory)), span.region().id());
+        let memory = op.spans.get(self.span).map(here);
+        let place = memory.map_or(0, |(place, _)| place.raw());
         let len = self.until_stride(op);
         let (leg, len) = route_piece(choice, op.verb, self.at, len, place);
-        Piece { leg, at: self.at, len }
+        Piece { leg, memory, at: self.at, len }
     }
 
     /// Bytes until memory jumps: the end of the span, or of the stripe unit.
@@ -146,9 +158,19 @@ impl Flow {
         }
     }
 
-    /// Moves past `bytes`, which did not cross a stride.
-    #[inline]
-    pub(super) fn advance(&mut self, op: &Op, bytes: u64) {
+    /// Moves past `bytes`, which did not cross a stride; says whether there are more. Once there are none, nobody looks at
+    /// the cursor again.
+    #[inline(always)]
+    pub(super) fn goes_on(&mut self, op: &Op, bytes: u64) -> bool {
+        if self.left == bytes && !self.more {
+            return false;
+        }
+        *self = self.advanced(op, bytes);
+        self.has_bytes(op)
+    }
+
+    #[inline(never)]
+    fn advanced(mut self, op: &Op, bytes: u64) -> Self {
         self.at += bytes;
         self.left -= bytes;
         self.memory += bytes;
@@ -160,11 +182,12 @@ impl Flow {
             self.memory += others;
             self.logical += others;
         }
+        self
     }
 }
 
 /// Which leg the bytes at `at` take, and how many of `len` take it.
-#[inline]
+#[inline(always)]
 pub(super) fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place: u64) -> (&Leg, u64) {
     let mut main = &choice.main;
     if main.via == Via::Direct

@@ -168,11 +168,31 @@ struct OpState {
     cpu_copied: u64,
     /// Which transport and landing the report names, and why not a better one.
     leg: (u8, Landing, Reason),
-    /// The caller has its answer, or wants none.
-    answered: bool,
+    answer: Answer,
+    /// When its last slot and flow were gone.
+    ended: Time,
     /// Boxed: the common operation has none.
     fault: Option<Box<Failure>>,
     pieces: Option<Box<Pieces>>,
+}
+
+/// What the caller of an operation gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Its completion, at the end.
+    Owed,
+    /// Its completion, which waits to be popped. The operation is over.
+    Ready,
+    /// Nothing more: it has its answer, or wants none.
+    Given,
+}
+
+/// A completion that waits to be popped.
+enum Ready {
+    /// That of an operation that is over; it is made out of its slot when it is popped.
+    Over(Token),
+    /// An answer before the end: deadline, cancel, close.
+    Early(Box<Completion>),
 }
 
 /// Why an operation fails.
@@ -222,7 +242,9 @@ pub struct Lane {
     ops: SlotTable<OpState>,
     slots: SlotTable<Chunk>,
     flows: FlowTable,
-    ready: VecDeque<Completion>,
+    ready: VecDeque<Ready>,
+    /// How many of those are [`Ready::Over`].
+    over: usize,
     now: Time,
     next_deadline: Time,
     counters: Counters,
@@ -269,6 +291,7 @@ impl Lane {
             slots: SlotTable::new(depth + copies, Chunk::empty),
             flows: FlowTable::new(config.ops_max + STRIPE_FLOWS),
             ready: VecDeque::with_capacity(config.ops_max as usize * 2),
+            over: 0,
             now: Time::ZERO,
             next_deadline: Time::FOREVER,
             counters: Counters::default(),
@@ -350,15 +373,22 @@ impl Lane {
 
     /// The next completion, in the order in which they ended.
     pub fn pop(&mut self) -> Option<Completion> {
-        self.ready.pop_front()
+        match self.ready.pop_front()? {
+            Ready::Early(completion) => Some(*completion),
+            Ready::Over(token) => {
+                self.over -= 1;
+                let state = self.ops.free(token)?;
+                Some(state.completion(token, self.queues[usize::from(state.leg.0)].caps.name))
+            }
+        }
     }
 
     /// Operations that have not completed.
     pub fn in_flight(&self) -> usize {
-        self.config.ops_max as usize - self.ops.free_count()
+        self.config.ops_max as usize - self.ops.free_count() - self.over
     }
 
-    /// Room for operations.
+    /// Room for operations. One that ended keeps its place until its completion is popped.
     pub fn has_room(&self) -> bool {
         !self.closed && self.ops.free_count() > 0 && self.ready.len() < self.config.ops_max as usize
     }
@@ -532,10 +562,27 @@ impl OpState {
             bounced: 0,
             cpu_copied: 0,
             leg: (0, Landing::Staged, Reason::Best),
-            answered: false,
+            answer: Answer::Owed,
+            ended: Time::ZERO,
             fault: None,
             pieces: None,
         }
+    }
+
+    /// Takes an operation. The last one's numbers are overwritten in place; its memory is gone already.
+    #[inline(always)]
+    fn begin(&mut self, op: Op, now: Time, leg: (u8, Landing, Reason), pieces: Option<Box<Pieces>>) {
+        debug_assert!(self.op.is_none(), "an operation whose slot is free has given its memory back");
+        self.op = Some(op);
+        self.leg = leg;
+        if self.pieces.is_some() || pieces.is_some() {
+            self.pieces = pieces;
+        }
+        (self.submitted, self.started) = (now, Time::FOREVER);
+        (self.flows, self.slots, self.moved) = (0, 0, 0);
+        (self.bytes, self.bounced, self.cpu_copied) = (ByPath::default(), 0, 0);
+        self.answer = Answer::Owed;
+        self.fault = None;
     }
 
     #[inline]
@@ -543,9 +590,9 @@ impl OpState {
         self.flows == 0 && self.slots == 0
     }
 
-    fn times(&self, now: Time) -> Times {
-        let started = self.started.min(now).0;
-        Times { queued_ns: started.saturating_sub(self.submitted.0), moving_ns: now.0.saturating_sub(started) }
+    fn times(&self) -> Times {
+        let (ended, started) = (self.ended.0, self.started.min(self.ended).0);
+        Times { queued_ns: started.saturating_sub(self.submitted.0), moving_ns: ended.saturating_sub(started) }
     }
 }
 

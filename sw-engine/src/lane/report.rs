@@ -2,8 +2,8 @@
 
 use core::ops::AddAssign;
 
-use super::Lane;
-use crate::{inspect::Tree, op::Completion, path::ByPath, slot::SlotCounts};
+use super::{Answer, Lane, OpState};
+use crate::{inspect::Tree, path::ByPath, slot::SlotCounts};
 
 /// Sums since the lane was made. Plain numbers: the lane has one owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,14 +70,13 @@ impl AddAssign for Counters {
 }
 
 impl Counters {
-    pub(super) fn count(&mut self, completion: &Completion) {
-        match completion.result {
-            Ok(_) => self.ok += 1,
-            Err(_) => self.failed += 1,
-        }
-        self.bytes += completion.path.bytes;
-        self.bounced += completion.path.bounced;
-        self.cpu_copied += completion.path.cpu_copied;
+    /// Counts an operation that gets its answer: at its end, or before.
+    pub(super) fn count(&mut self, state: &OpState) {
+        let ok = state.answer == Answer::Ready && state.fault.is_none();
+        *if ok { &mut self.ok } else { &mut self.failed } += 1;
+        self.bytes += state.bytes;
+        self.bounced += state.bounced;
+        self.cpu_copied += state.cpu_copied;
     }
 
     /// Name and value of each, for reports.
@@ -169,7 +168,7 @@ impl Lane {
                 state.moved,
                 state.slots,
                 state.flows,
-                if state.answered { ", answered" } else { "" }
+                if state.answer == Answer::Owed { "" } else { ", answered" }
             );
             Some(Tree::leaf(format!("op {:#x}", token.raw()), text))
         });

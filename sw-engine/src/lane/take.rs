@@ -1,7 +1,7 @@
 //! Taking an operation: everything is checked before anything is done.
 
 use super::{
-    Lane, OpState, Phase,
+    Lane, Phase,
     done::explain_copy,
     emit::{Queued, Stop},
     flow::Flow,
@@ -47,31 +47,30 @@ impl Lane {
         if let Some(deadline) = op.options.deadline {
             self.next_deadline = self.next_deadline.min(deadline);
         }
-        let token = self.admit(op);
+        let pieces = op.options.checksum.map(|algorithm| Box::new(Pieces::new(algorithm)));
+        let main = &op.target.choice.main;
+        let leg = (main.transport, main.landing, main.reason);
+        // There is a free slot: `has_room` said so.
+        let Some((token, state)) = self.ops.stage() else { return Ok(op_id(Token::from_raw(u64::MAX))) };
+        state.begin(op, now, leg, pieces);
+        self.counters.ops += 1;
         if members == 0 {
             self.start(token, None);
         } else {
-            // At most 64, checked when the stripe set was made.
-            (0..64).take(members).for_each(|member| self.start(token, Some(member)));
+            self.start_members(token, members);
         }
         self.finish_if_over(token);
         Ok(op_id(token))
     }
 
-    #[inline]
-    fn admit(&mut self, op: Op) -> Token {
-        let pieces = op.options.checksum.map(|algorithm| Box::new(Pieces::new(algorithm)));
-        let main = &op.target.choice.main;
-        let leg = (main.transport, main.landing, main.reason);
-        self.counters.ops += 1;
-        // There is a free slot: `has_room` said so.
-        let Some((token, state)) = self.ops.stage() else { return Token::from_raw(u64::MAX) };
-        *state = OpState { op: Some(op), submitted: self.now, leg, pieces, ..OpState::empty() };
-        token
+    #[inline(never)]
+    fn start_members(&mut self, token: Token, members: usize) {
+        // At most 64, checked when the stripe set was made.
+        (0..64).take(members).for_each(|member| self.start(token, Some(member)));
     }
 
     /// Starts a flow: its first chunk leaves at once if nobody waits in that queue; a flow with more joins the round.
-    #[inline]
+    #[inline(always)]
     fn start(&mut self, token: Token, member: Option<u32>) {
         let Some(op) = self.ops.get(token).and_then(|(state, _)| state.op.as_ref()) else { return };
         let mut flow = Flow::new(token, op, member);
@@ -89,7 +88,7 @@ impl Lane {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn check(&self, op: &Op) -> Result<(), Error> {
         match (&op.spans, op.verb) {
             _ if self.closed || op.target.transports() > self.queues.len() => Err(self.unusable(op)),
@@ -137,7 +136,7 @@ impl Lane {
             .remedy("split the operation")
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_span(&self, op: &Op, shift: u64, span: &DmaSpan) -> Result<(), Error> {
         let len = span.len().0;
         let object = &*op.target.object;
@@ -161,7 +160,7 @@ impl Lane {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_choice(
         &self,
         choice: &Choice,

@@ -56,7 +56,7 @@ pub struct Io {
     pub len: u32,
     /// Pieces in use.
     pub segment_count: u8,
-    /// The pieces, in object order; those past `segment_count` are copies of the first and mean nothing.
+    /// The pieces, in object order; those past `segment_count` mean nothing.
     pub segments: [MemorySegment; MAX_SEGMENTS],
 }
 
