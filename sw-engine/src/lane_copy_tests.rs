@@ -144,14 +144,15 @@ impl Bed {
     /// `len` bytes of device memory to or from a file of 64 KiB.
     fn op(&self, verb: Verb, len: u64) -> Op {
         let granularity = Granularity { block: 4096, memory: 4096 };
-        let face = Face { transport: "mem", handle: 0, granularity, landing: Landing::Dma, because: None };
+        let face =
+            Face { transport: "mem", handle: 0, granularity, write_unit: 1, landing: Landing::Dma, because: None };
         let object = Arc::new(Object {
             id: Object::next_id(),
             name: "mem".into(),
             len: 64 << 10,
             version: Version::default(),
             faces: vec![face],
-            residency: Residency::Unknown,
+            residency: Residency::Unknown.into(),
             stripe: None,
             keep: Box::new(()),
         });

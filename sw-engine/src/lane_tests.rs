@@ -48,7 +48,8 @@ impl Memory {
         let mut moved = 0;
         for segment in io.segments().to_vec() {
             let region = self.regions.iter().find(|region| region.id() == segment.region).unwrap();
-            let span = region.span(segment.place.raw() - region.base().raw(), ByteLen(segment.len.into())).unwrap();
+            let from = segment.place.raw() - region.base().raw();
+            let span = sw_mem::model_span(region, from, ByteLen(segment.len.into())).unwrap();
             let len = segment.len as usize;
             match io.kind {
                 IoKind::Read => {
@@ -148,6 +149,7 @@ fn object(file: usize, len: usize) -> Arc<Object> {
         transport: "mem",
         handle: handle as u64,
         granularity,
+        write_unit: if granularity == Granularity::ANY { 1 } else { 4096 },
         landing,
         because: None,
     };
@@ -160,7 +162,7 @@ fn object(file: usize, len: usize) -> Arc<Object> {
             face(file * 2, Granularity { block: BLOCK, memory: BLOCK }, Landing::Dma),
             face(file * 2 + 1, Granularity::ANY, Landing::KernelCopy),
         ],
-        residency: Residency::Unknown,
+        residency: Residency::Unknown.into(),
         stripe: None,
         keep: Box::new(()),
     })
@@ -391,7 +393,7 @@ fn vectored_and_striped_operations_reach_every_byte() {
         len: geometry.logical_len(32_768),
         version: Version::default(),
         faces: Vec::new(),
-        residency: Residency::Unknown,
+        residency: Residency::Unknown.into(),
         stripe: Some((geometry, bed.objects.clone())),
         keep: Box::new(()),
     });
@@ -513,3 +515,6 @@ fn an_operation_over_the_limits_is_refused() {
     let op = bed.op(Verb::Read, 0, Spans::Many(spans));
     assert_eq!(bed.lane.submit(Time(0), op).unwrap_err().error.kind(), ErrorKind::TooLarge);
 }
+
+#[path = "lane_path_tests.rs"]
+mod path;

@@ -1,6 +1,13 @@
 //! Objects: something with bytes at offsets, and the faces by which transports reach it.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::{
     path::{Landing, Reason, TransportName},
@@ -34,6 +41,10 @@ pub struct Face {
     pub handle: u64,
     /// What it demands.
     pub granularity: Granularity,
+    /// Unit in bytes (a power of two) that a write over this face and one over another face of the object must not share:
+    /// the page of the cache or the block of the file system, whichever is larger. 1 where it means nothing: the bytewise
+    /// face, an object with one face only, or one that is not open for writing.
+    pub write_unit: u32,
     /// Who writes (or reads) memory that the transport can reach: [`Landing::Dma`] or [`Landing::KernelCopy`].
     pub landing: Landing,
     /// Why this face is not better, where it stands in for a better one (buffered instead of direct).
@@ -59,6 +70,40 @@ pub enum Residency {
     Cached(u64),
 }
 
+/// A [`Residency`] that is asked for again now and then, by whoever composes the engine; planners look at it.
+#[derive(Debug)]
+pub struct ResidencyNow(AtomicU64);
+
+impl ResidencyNow {
+    const UNKNOWN: u64 = u64::MAX;
+
+    fn word(residency: Residency) -> u64 {
+        match residency {
+            Residency::Unknown => Self::UNKNOWN,
+            Residency::Cached(bytes) => bytes.min(Self::UNKNOWN - 1),
+        }
+    }
+
+    /// The last answer.
+    pub fn get(&self) -> Residency {
+        match self.0.load(Ordering::Relaxed) {
+            Self::UNKNOWN => Residency::Unknown,
+            bytes => Residency::Cached(bytes),
+        }
+    }
+
+    /// A newer answer.
+    pub fn set(&self, residency: Residency) {
+        self.0.store(Self::word(residency), Ordering::Relaxed);
+    }
+}
+
+impl From<Residency> for ResidencyNow {
+    fn from(residency: Residency) -> Self {
+        Self(AtomicU64::new(Self::word(residency)))
+    }
+}
+
 /// Something with bytes at offsets. Made by a store, shared by `Arc`, alive while any operation uses it.
 pub struct Object {
     /// Its name in the process.
@@ -71,8 +116,8 @@ pub struct Object {
     pub version: Version,
     /// Ways to reach it, best first.
     pub faces: Vec<Face>,
-    /// What the page cache held when it was opened.
-    pub residency: Residency,
+    /// What the page cache held when it was last asked.
+    pub residency: ResidencyNow,
     /// Members and geometry, if it is a stripe set; it then has no faces of its own.
     pub stripe: Option<(StripeGeometry, Vec<Arc<Object>>)>,
     /// Keeps descriptors or sessions open; dropped after the last operation.
@@ -82,15 +127,25 @@ pub struct Object {
 impl Object {
     /// A fresh [`ObjectId`].
     pub fn next_id() -> ObjectId {
-        use std::sync::atomic::{AtomicU64, Ordering};
         static NEXT: AtomicU64 = AtomicU64::new(1);
         ObjectId(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Whether the page cache held nearly all of it when it was opened: nine tenths, because a few evicted pages cost less
+    /// Whether the page cache held nearly all of it when it was last asked: nine tenths, because a few evicted pages cost less
     /// than a second pass over the device.
     pub fn is_resident(&self) -> bool {
-        matches!(self.residency, Residency::Cached(bytes) if bytes > 0 && bytes >= self.len / 10 * 9)
+        self.is_resident_with(self.residency.get())
+    }
+
+    /// [`Object::is_resident`] for another answer.
+    pub fn is_resident_with(&self, residency: Residency) -> bool {
+        matches!(residency, Residency::Cached(bytes) if bytes > 0 && bytes >= self.len / 10 * 9)
+    }
+
+    /// What a range must be whole multiples of (offset and length, in bytes), so that any face moves it in place and no other
+    /// write shares a unit with it. A power of two.
+    pub fn whole_unit(&self) -> u32 {
+        self.faces.iter().map(|face| face.write_unit.max(face.granularity.block)).max().unwrap_or(1)
     }
 
     /// The face whose handle takes any offset, length and address, if there is one.

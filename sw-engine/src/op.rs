@@ -59,12 +59,13 @@ impl Target {
     /// A stripe set with the choices of its members, in their order.
     ///
     /// # Errors
-    /// `ApiMisuse` if their number is not that of the members.
+    /// `ApiMisuse` if their number is not that of the members; `Unsupported` if the stripe unit divides a block of a member.
     pub fn striped(object: Arc<Object>, members: Vec<Choice>) -> Result<Self, Error> {
         match (&object.stripe, members.first().copied()) {
             (Some((geometry, objects)), Some(first))
                 if members.len() == geometry.width() as usize && objects.len() == members.len() =>
             {
+                geometry.check_members(objects)?;
                 Ok(Self::make(object, first, members))
             }
             _ => Err(Self::misfit(&object)),

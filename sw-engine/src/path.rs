@@ -74,6 +74,8 @@ reasons! {
     Best = "BEST", "no better route exists for this object and memory";
     /// The policy excludes it.
     PolicyExcludes = "POLICY_EXCLUDES", "the policy asks for another route";
+    /// The policy prefers it, although another accepted route ranks higher.
+    Preferred = "PREFERRED", "the policy prefers this route; without it another one would have been taken";
     /// A route that ranks higher was accepted.
     RankedLower = "RANKED_LOWER", "another accepted route ranks higher";
     /// Measured slower than another of the same rank, or than the page cache for a resident file.
@@ -138,6 +140,16 @@ impl ByPath {
         }
     }
 
+    /// Those under `landing`.
+    #[inline]
+    pub fn of(&self, landing: Landing) -> u64 {
+        match landing {
+            Landing::Dma => self.dma,
+            Landing::KernelCopy => self.kernel_copy,
+            Landing::Staged => self.staged,
+        }
+    }
+
     /// All of them.
     pub fn total(&self) -> u64 {
         self.dma + self.kernel_copy + self.staged
@@ -155,7 +167,7 @@ impl AddAssign for ByPath {
 /// The way that the bytes of one operation took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataPath {
-    /// The route that was chosen for its bulk.
+    /// The route of most of its bytes; the planned one at a tie or before any byte moved.
     pub route: Route,
     /// The caller's bytes, by who wrote them finally.
     pub bytes: ByPath,
@@ -164,7 +176,7 @@ pub struct DataPath {
     pub bounced: u64,
     /// Bytes copied by a CPU on the way, kernel and ours together: each byte counts once per copy.
     pub cpu_copied: u64,
-    /// Why no better route was taken.
+    /// Why the least direct of its bytes went no better way.
     pub reason: Reason,
 }
 

@@ -63,9 +63,11 @@ pub enum Policy {
     Any,
     /// That one if it is accepted, else the best there is; the reason says why not.
     Prefer(RouteMatch),
-    /// That one for every byte; anything else is an error, ragged ends that must bounce included.
+    /// That one for every byte; anything else is an error, ragged ends that must go another way included. A write must then
+    /// be whole write units.
     Require(RouteMatch),
-    /// That one for all whole blocks; ragged ends may bounce, at most two blocks an operation.
+    /// That one for all whole blocks, of which there must be one. Other ways are open to the ragged ends of each part only: up
+    /// to a block at each end of a read, up to a write unit at each end of a write.
     RequireCore(RouteMatch),
 }
 
@@ -117,7 +119,11 @@ pub struct Choice {
     pub ends: Option<Leg>,
     /// Whether ragged ends may go another way than `main`.
     pub ends_may_bounce: bool,
-    /// The route that reports name.
+    /// Whether some byte must go `main`'s way: an operation that is nothing but ends is refused.
+    pub core_required: bool,
+    /// Bytes, a power of two: `main` and `ends` never write into the same unit ([`Face::write_unit`]).
+    pub write_unit: u32,
+    /// The planned route.
     pub route: Route,
 }
 
@@ -234,18 +240,38 @@ impl Planner<'_> {
         let wished = |c: &Candidate| accepted(c) && wish.is_some_and(|wish| wish.holds(c.route));
         let best = candidates.iter().position(wished).or_else(|| candidates.iter().position(accepted))?;
         let chosen = *candidates.get(best)?;
-        let main = self.leg(&chosen, self.why_not_better(&chosen, candidates, wish))?;
+        let unwished = candidates.iter().position(accepted);
+        let reason =
+            if unwished == Some(best) { self.why_not_better(&chosen, candidates, wish) } else { Reason::Preferred };
+        let main = self.leg(&chosen, reason)?;
         let free = demand.is_none();
         let unaligned = candidates.iter().filter(|c| free && accepted(c)).find(|c| self.takes_any_address(c));
         let unaligned = unaligned.and_then(|c| self.leg(c, Reason::MemoryMisaligned));
         let ends = self.object.bytewise_face().and_then(|face| self.ends_leg(face));
         for (index, candidate) in candidates.iter_mut().enumerate() {
             if index != best && candidate.verdict.is_ok() {
-                candidate.verdict = Err(self.why_lower(candidate, &chosen));
+                let passed_over = unwished.is_some_and(|first| first != best && index < best);
+                let lower = || self.why_lower(candidate, &chosen);
+                candidate.verdict = Err(if passed_over { Reason::PolicyExcludes } else { lower() });
             }
         }
-        let ends_may_bounce = !matches!(policy, Policy::Require(_));
-        Some(Choice { main, unaligned, ends, ends_may_bounce, route: chosen.route })
+        // Ends that go the demanded way are no exception to it.
+        let ends_obey = demand.is_none_or(|demand| ends.is_some_and(|ends| demand.holds(self.route_of(&ends))));
+        let write_unit = if main.granularity.block > 1 { self.object.whole_unit() } else { 1 };
+        Some(Choice {
+            main,
+            unaligned,
+            ends,
+            ends_may_bounce: ends_obey || !matches!(policy, Policy::Require(_)),
+            core_required: !ends_obey && matches!(policy, Policy::RequireCore(_)),
+            write_unit,
+            route: chosen.route,
+        })
+    }
+
+    fn route_of(&self, leg: &Leg) -> Route {
+        let transport = self.transports.get(usize::from(leg.transport)).map_or("none", |caps| caps.name);
+        Route { transport, landing: leg.landing }
     }
 
     /// A slab takes any address, and so does the kernel's own copy.
@@ -274,22 +300,24 @@ impl Planner<'_> {
         })
     }
 
-    /// Why the chosen route is not a better one: the reason of the best refused direct candidate.
+    /// Why the chosen route is not a better one: the reason of a refused wish, else of the best refused direct candidate.
     fn why_not_better(&self, chosen: &Candidate, candidates: &[Candidate], wish: Option<RouteMatch>) -> Reason {
+        // A wish that no accepted route grants: its reason is what the caller asks for.
+        let denied = wish.filter(|wish| !wish.holds(chosen.route));
+        let denied =
+            denied.and_then(|wish| candidates.iter().filter(|c| wish.holds(c.route)).find_map(|c| c.verdict.err()));
+        if let Some(reason) = denied {
+            return reason;
+        }
         if chosen.route.landing == Landing::Dma {
             return Reason::Best;
         }
-        if let Some(refused) =
-            wish.and_then(|wish| candidates.iter().find(|c| wish.holds(c.route) && c.verdict.is_err()))
-        {
-            return refused.verdict.err().unwrap_or(Reason::Best);
-        }
-        let direct = candidates.iter().filter(|c| c.route.landing == Landing::Dma);
+        let mut direct = candidates.iter().filter(|c| c.route.landing == Landing::Dma);
         if let Some(reason) = direct.clone().find_map(|c| c.verdict.err()) {
             return reason;
         }
-        if direct.count() > 0 {
-            return if self.resident() { Reason::Resident } else { Reason::MeasuredSlower };
+        if let Some(direct) = direct.next() {
+            return self.why_lower(direct, chosen);
         }
         self.object.faces.get(chosen.face).and_then(|face| face.because).unwrap_or(Reason::Best)
     }

@@ -23,18 +23,20 @@ fn file(residency: Residency, direct: Direct) -> Object {
         transport: "io_uring",
         handle: 4,
         granularity: Granularity::ANY,
+        write_unit: 1,
         landing: Landing::KernelCopy,
         because: (direct == Direct::Refused).then_some(Reason::DirectRefused),
     };
     let block = Granularity { block: 512, memory: 512 };
-    let face = Face { handle: 3, granularity: block, landing: Landing::Dma, because: None, ..buffered };
+    let face =
+        Face { handle: 3, granularity: block, write_unit: 4096, landing: Landing::Dma, because: None, ..buffered };
     Object {
         id: ObjectId(1),
         name: "f".into(),
         len: 1 << 20,
         version: Version::default(),
         faces: if direct == Direct::Offered { vec![face, buffered] } else { vec![buffered] },
-        residency,
+        residency: residency.into(),
         stripe: None,
         keep: Box::new(()),
     }
@@ -134,4 +136,54 @@ fn no_transport_and_no_staging_are_reasons() {
     assert!(error.reasons().contains(&Reason::NoStaging));
     let none = plan(&object, &MemoryFacts::HOST, &[caps("other")], &Policy::Any, &RateTable::new(), Verb::Read);
     assert!(none.choice.unwrap_err().reasons().contains(&Reason::MemoryUnreachable));
+}
+
+#[test]
+fn a_wish_explains_itself() {
+    let wish = |landing| Policy::Prefer(RouteMatch { transport: None, landing: Some(landing) });
+    let cold = file(Residency::Unknown, Direct::Offered);
+    let plan = planned(&cold, MemoryFacts::HOST, wish(Landing::KernelCopy), &RateTable::new());
+    assert_eq!(plan.choice.unwrap().main.reason, Reason::Preferred, "nothing was measured");
+    let direct = plan.candidates.iter().find(|c| c.route.landing == Landing::Dma).unwrap();
+    assert_eq!(direct.verdict, Err(Reason::PolicyExcludes));
+    // What would have been taken without the wish has the reason that it has without the wish.
+    let choice = planned(&cold, MemoryFacts::HOST, wish(Landing::Dma), &RateTable::new()).choice.unwrap();
+    assert_eq!(choice.main.reason, Reason::Best);
+    let resident = file(Residency::Cached(1 << 20), Direct::Offered);
+    let choice = planned(&resident, MemoryFacts::HOST, wish(Landing::KernelCopy), &RateTable::new()).choice.unwrap();
+    assert_eq!(choice.main.reason, Reason::Resident);
+    // A wish that cannot be granted says why, also where the direct route takes its place.
+    let facts = MemoryFacts { staging: Err(Reason::NoStaging), ..MemoryFacts::HOST };
+    let choice = planned(&cold, facts, wish(Landing::Staged), &RateTable::new()).choice.unwrap();
+    assert_eq!((choice.route.landing, choice.main.reason), (Landing::Dma, Reason::NoStaging));
+}
+
+#[test]
+fn ends_that_go_the_demanded_way_are_no_exception() {
+    let object = file(Residency::Unknown, Direct::Offered);
+    let demand = |transport, landing| RouteMatch { transport, landing };
+    let chosen = |facts, policy| planned(&object, facts, policy, &RateTable::new()).choice.unwrap();
+    let dma = demand(None, Some(Landing::Dma));
+    let choice = chosen(MemoryFacts::HOST, Policy::Require(dma));
+    assert!(!choice.ends_may_bounce && !choice.core_required);
+    let choice = chosen(MemoryFacts::HOST, Policy::RequireCore(dma));
+    assert!(choice.ends_may_bounce && choice.core_required);
+    // Staged ends of a staged write, and any landing of the demanded transport.
+    for (facts, demand) in
+        [(GPU, demand(None, Some(Landing::Staged))), (MemoryFacts::HOST, demand(Some("io_uring"), None))]
+    {
+        assert!(chosen(facts, Policy::Require(demand)).ends_may_bounce);
+        assert!(!chosen(facts, Policy::RequireCore(demand)).core_required);
+    }
+}
+
+#[test]
+fn the_write_unit_is_that_of_the_widest_face() {
+    let mut object = file(Residency::Unknown, Direct::Offered);
+    object.faces[0].write_unit = 16_384;
+    let choice = planned(&object, MemoryFacts::HOST, Policy::Any, &RateTable::new()).choice.unwrap();
+    assert_eq!(choice.write_unit, 16_384);
+    let object = file(Residency::Unknown, Direct::Refused);
+    let choice = planned(&object, MemoryFacts::HOST, Policy::Any, &RateTable::new()).choice.unwrap();
+    assert_eq!(choice.write_unit, 1);
 }

@@ -1,6 +1,11 @@
 //! Stripe geometry: a logical object laid over members in units, as RAID 0 does.
 
-use crate::error::{Error, ErrorKind, Verb};
+use std::sync::Arc;
+
+use crate::{
+    error::{Error, ErrorKind, Verb},
+    object::Object,
+};
 
 /// Members at most in one set.
 pub const MEMBERS_MAX: u32 = 64;
@@ -38,6 +43,25 @@ impl StripeGeometry {
                 .remedy(format!("use 1 to {MEMBERS_MAX} members and a power of two of at least 4096 bytes")));
         }
         Ok(Self { unit, width })
+    }
+
+    /// Checks that no block of a member, nor a unit that its writes must not share, lies in two units of the set.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the unit that would do.
+    pub fn check_members(&self, members: &[Arc<Object>]) -> Result<(), Error> {
+        let Some(widest) = members.iter().max_by_key(|member| member.whole_unit()) else { return Ok(()) };
+        let needed = u64::from(widest.whole_unit());
+        if self.unit >= needed {
+            return Ok(());
+        }
+        let unit = self.unit;
+        Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+            .at(widest.name.clone())
+            .detail(format!(
+                "a stripe unit of {unit} bytes divides the {needed} bytes that this member takes as a whole"
+            ))
+            .remedy(format!("use a stripe unit of at least {needed} bytes, or a file system with smaller blocks")))
     }
 
     /// Bytes that lie on one member before the next one follows.

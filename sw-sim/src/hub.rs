@@ -118,6 +118,8 @@ impl Hub {
             transport,
             handle: self.add_face(*face),
             granularity: Granularity { block: face.block, memory: face.memory },
+            // The page of a cache that has no larger blocks below it.
+            write_unit: if face.block > 1 { 4096.max(face.block) } else { 1 },
             landing: face.landing,
             because: None,
         });
@@ -127,7 +129,7 @@ impl Hub {
             len,
             version: Version::default(),
             faces: faces.collect(),
-            residency: Residency::Unknown,
+            residency: Residency::Unknown.into(),
             stripe: None,
             keep: Box::new(()),
         })

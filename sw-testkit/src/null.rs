@@ -29,14 +29,16 @@ impl NullTransport {
 
     /// An object of `len` bytes for it, with one face of this granularity.
     pub fn object(len: u64, granularity: Granularity) -> Arc<Object> {
-        let face = Face { transport: NAME, handle: 0, granularity, landing: Landing::Dma, because: None };
+        // One face, so no other write can share a unit with one of its own.
+        let face =
+            Face { transport: NAME, handle: 0, granularity, write_unit: 1, landing: Landing::Dma, because: None };
         Arc::new(Object {
             id: Object::next_id(),
             name: Arc::from("null:"),
             len,
             version: Version::default(),
             faces: vec![face],
-            residency: Residency::Unknown,
+            residency: Residency::Unknown.into(),
             stripe: None,
             keep: Box::new(()),
         })

@@ -71,6 +71,8 @@ pub(crate) struct Stat {
     /// Of a device file: which device.
     pub(crate) special: u64,
     pub(crate) len: u64,
+    /// What the file system prefers to move at once, in bytes; 0 for a device file, where it says nothing of the device.
+    pub(crate) block: u32,
     pub(crate) modified_ns: i128,
 }
 
@@ -86,6 +88,11 @@ impl Stat {
             inode: raw.st_ino,
             special: raw.st_rdev,
             len: u64::try_from(raw.st_size).unwrap_or(0),
+            block: if raw.st_mode & libc::S_IFMT == libc::S_IFREG {
+                u32::try_from(raw.st_blksize).unwrap_or(u32::MAX)
+            } else {
+                0
+            },
             modified_ns: i128::from(raw.st_mtime) * 1_000_000_000 + i128::from(raw.st_mtime_nsec),
         }
     }
@@ -268,9 +275,14 @@ pub(crate) fn cached_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
     let mut counts = Counts::default();
     // SAFETY: both pointers name live structures of the layout that the kernel expects; the length 0 means to the end.
     let done = unsafe { libc::syscall(CACHESTAT, fd.as_raw_fd(), &raw const whole, &raw mut counts, 0u32) };
+    (done == 0).then(|| counts.cache.saturating_mul(u64::from(page_bytes())))
+}
+
+/// Bytes of a page of the page cache: 4 KiB, on some machines 16 or 64.
+pub(crate) fn page_bytes() -> u32 {
     // SAFETY: no pointers.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    (done == 0).then(|| counts.cache.saturating_mul(u64::try_from(page).unwrap_or(sw_mem::PAGE_BYTES)))
+    u32::try_from(page).unwrap_or(4096)
 }
 
 /// One positional read into a buffer of ours; control plane only.

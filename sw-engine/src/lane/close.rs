@@ -81,7 +81,7 @@ impl Lane {
                 let untouched = state.started == Time::FOREVER && waited_for == 0;
                 error = error.with_outcome(if untouched { WriteOutcome::NotApplied } else { WriteOutcome::Unknown });
             }
-            let name = self.queues[usize::from(state.leg.0)].caps.name;
+            let name = self.queues[state.main_transport()].caps.name;
             (state.answer, state.ended) = (Answer::Given, now);
             self.counters.count(state);
             self.ready.push_back(Ready::Early(Box::new(state.answered(token, Err(error), name))));

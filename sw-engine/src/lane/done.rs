@@ -2,13 +2,13 @@
 
 use sw_mem::Place;
 
-use super::{Answer, Chunk, Failure, Lane, OpState, Phase, RESUBMITS_MAX, Ready, Stash, op_id};
+use super::{Answer, Chunk, Failure, Lane, OpState, Phase, RESUBMITS_MAX, Ready, Stash, Way, op_id};
 use crate::{
     checksum::Running,
     error::{Error, ErrorKind, Fault, Retry, Verb, WriteOutcome},
     op::Completion,
     path::{DataPath, Landing, Reason, Route, TransportName},
-    plan::Via,
+    plan::{Leg, Via},
     seam::{CopyDone, IoDone, IoKind},
     slot::{SlotState, Token},
     time::Time,
@@ -273,12 +273,58 @@ impl Lane {
     }
 }
 
+impl Way {
+    /// What the plan says; for a stripe set the members' own ways count once their bytes moved.
+    #[inline]
+    pub(super) fn planned(leg: &Leg, is_whole: bool) -> Self {
+        let rank = if is_whole { Self::rank_of(leg.landing, leg.reason) } else { 0 };
+        Self { landing: leg.landing, transports: [leg.transport; 3], reason: leg.reason, rank }
+    }
+
+    /// Less direct ways rank higher, above zero. Ragged ends explain less than what concerns the bulk; beyond that the order
+    /// of the reasons decides, so that the order of completions does not.
+    #[inline]
+    fn rank_of(landing: Landing, reason: Reason) -> u16 {
+        let bulk = u16::from(reason != Reason::RaggedEnds);
+        ((landing as u16) << 9 | bulk << 8 | (reason as u16 & 0xff)) + 1
+    }
+
+    #[inline]
+    fn note(&mut self, leg: &Leg) {
+        self.transports[leg.landing as usize] = leg.transport;
+        let rank = Self::rank_of(leg.landing, leg.reason);
+        if rank > self.rank {
+            (self.rank, self.reason) = (rank, leg.reason);
+        }
+    }
+}
+
 impl OpState {
+    /// The landing of most bytes; the planned one at a tie.
+    #[inline]
+    pub(super) fn main_landing(&self) -> Landing {
+        let planned = self.way.landing;
+        let as_planned = self.bytes.of(planned);
+        if as_planned == self.moved {
+            return planned;
+        }
+        let others = [Landing::Dma, Landing::KernelCopy, Landing::Staged].into_iter();
+        let most = others.rev().max_by_key(|landing| self.bytes.of(*landing)).unwrap_or(planned);
+        if self.bytes.of(most) > as_planned { most } else { planned }
+    }
+
+    /// The transport of [`OpState::main_landing`].
+    #[inline]
+    pub(super) fn main_transport(&self) -> usize {
+        usize::from(self.way.transports[self.main_landing() as usize])
+    }
+
     /// Adds a chunk that went through.
     #[inline]
     fn count(&mut self, chunk: &Chunk) {
         let want = u64::from(chunk.cut.want);
         self.moved += want;
+        self.way.note(&chunk.leg);
         let kernel_copied = if chunk.leg.kernel_copies { want } else { 0 };
         if chunk.leg.via == Via::Staged {
             self.bytes.add(Landing::Staged, want);
@@ -342,9 +388,10 @@ impl OpState {
         result: Result<u64, Error>,
         transport: TransportName,
     ) -> Completion {
-        let (_, landing, reason) = self.leg;
-        let reason = if self.bounced > 0 && reason == Reason::Best { Reason::RaggedEnds } else { reason };
-        let route = Route { transport, landing };
+        // Bounced bytes of chunks that went direct.
+        let ends_only = self.bounced > 0 && self.way.rank < Way::rank_of(Landing::KernelCopy, Reason::RaggedEnds);
+        let reason = if ends_only { Reason::RaggedEnds } else { self.way.reason };
+        let route = Route { transport, landing: self.main_landing() };
         let path = DataPath { route, bytes: self.bytes, bounced: self.bounced, cpu_copied: self.cpu_copied, reason };
         let checksum = match &self.pieces {
             Some(pieces) if result.is_ok() => pieces.whole(self.moved),

@@ -10,7 +10,6 @@ use crate::{
     checksum::Running,
     error::{ErrorKind, Fault, Verb},
     op::Op,
-    path::Reason,
     plan::Via,
     seam::{CopyDirection, CopyJob, Io, IoKind, MAX_SEGMENTS, MemorySegment, Submit, TransportCaps},
     slot::Token,
@@ -19,6 +18,9 @@ use crate::{
 
 /// Every slab is quarantined: none will ever come back.
 const NO_SLAB_LEFT: Fault = Fault::new(ErrorKind::ResourceLimit, 0);
+
+/// A write would carry bytes that nobody gave. Checks before the first chunk keep it from happening; it is never sent.
+const RAGGED_WRITE: Fault = Fault::new(ErrorKind::Protocol, 0);
 
 /// Why a flow cut no further chunk. The number is the queue that its next chunk goes to.
 pub(super) enum Stop {
@@ -126,15 +128,14 @@ impl Lane {
             (Cut::default(), Stash::None)
         } else {
             let (cut, landed) = shape(&room.caps, &self.bounce, self.staging.as_ref(), &piece, kind);
+            if kind == IoKind::Write && cut.want != cut.len {
+                return Err(Stop::Failed(RAGGED_WRITE));
+            }
             let stash = stash_for(&mut self.bounce, self.staging.as_mut(), &cut, landed);
             let none_left =
                 || if self.lost.all(landed) { Stop::Failed(NO_SLAB_LEFT) } else { Stop::NoSlab(leg.transport) };
             (cut, stash.ok_or_else(none_left)?)
         };
-        if leg.reason == Reason::MemoryMisaligned {
-            // The operation's bulk goes another way than planned; the report says so.
-            state.leg = (leg.transport, leg.landing, leg.reason);
-        }
         let plain = matches!(stash, Stash::None) && state.pieces.is_none();
         let Some((token, chunk)) = self.slots.stage() else { return Err(Stop::NoPlace(leg.transport)) };
         state.slots += 1;
@@ -377,7 +378,13 @@ fn shape(
     // Whole blocks have no ends to bounce, however large the blocks are.
     let ends_fit =
         kind == IoKind::Write || u64::from(block) * 2 <= bounce.slab_bytes().0 || !is_ragged(at, len, leg.granularity);
+    if leg.via == Via::Direct && !ends_fit && at & u64::from(block - 1) == 0 && len >= u64::from(block) {
+        // The core of a range whose ends are too large for a bounce slab.
+        return (cut(at, len & !u64::from(block - 1), leg.granularity, most, Landed::InPlace), Landed::InPlace);
+    }
     if leg.via == Via::Staged || !ends_fit {
+        let head = at & u64::from(block - 1);
+        let len = if leg.via == Via::Direct && head > 0 { len.min(u64::from(block) - head) } else { len };
         let slab = staging.map_or(0, |pool| pool.slab_bytes().0);
         let most = u32::try_from(slab).unwrap_or(u32::MAX).min(most) & !(block - 1);
         return (cut(at, len, leg.granularity, most, Landed::InSlab), Landed::InSlab);

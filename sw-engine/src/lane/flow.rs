@@ -12,10 +12,6 @@ use crate::{
     split::congruent,
 };
 
-/// The smallest unit that a buffered and a direct write may share a file in: one page. Two writes that meet inside a page,
-/// one through the page cache and one past it, can undo each other (the cache reads the page before and writes it after).
-const WRITE_UNIT: u64 = sw_mem::PAGE_BYTES;
-
 /// A leg of a slot that is not in use.
 pub(super) const NO_LEG: Leg = Leg {
     transport: 0,
@@ -198,7 +194,9 @@ pub(super) fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place:
     }
     let whole_blocks_only = verb == Verb::Write && choice.ends_may_bounce && main.granularity.block > 1;
     let (true, Some(ends)) = (whole_blocks_only, &choice.ends) else { return (main, len) };
-    let unit = WRITE_UNIT.max(u64::from(main.granularity.block));
+    // Two writes that meet inside a unit, one through the page cache and one past it, can undo each other (the cache reads the
+    // unit before and writes it after).
+    let unit = u64::from(choice.write_unit.max(main.granularity.block));
     let (head, whole) = (at & (unit - 1), len & !(unit - 1));
     match head {
         0 if whole > 0 => (main, whole),

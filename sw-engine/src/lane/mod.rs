@@ -152,6 +152,19 @@ struct Chunk {
     leg: Leg,
 }
 
+/// The way of an operation's bytes, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    /// The planned landing.
+    landing: Landing,
+    /// The transport of each landing: the planned one until a chunk went through.
+    transports: [u8; 3],
+    /// Why the least direct chunk went no better way; the plan's reason before that.
+    reason: Reason,
+    /// How indirect that chunk was ([`Way::rank_of`]).
+    rank: u16,
+}
+
 /// An operation in the lane.
 struct OpState {
     op: Option<Op>,
@@ -166,8 +179,8 @@ struct OpState {
     bytes: ByPath,
     bounced: u64,
     cpu_copied: u64,
-    /// Which transport and landing the report names, and why not a better one.
-    leg: (u8, Landing, Reason),
+    /// What the report will say of the way.
+    way: Way,
     answer: Answer,
     /// When its last slot and flow were gone.
     ended: Time,
@@ -378,7 +391,7 @@ impl Lane {
             Ready::Over(token) => {
                 self.over -= 1;
                 let state = self.ops.free(token)?;
-                Some(state.completion(token, self.queues[usize::from(state.leg.0)].caps.name))
+                Some(state.completion(token, self.queues[state.main_transport()].caps.name))
             }
         }
     }
@@ -561,7 +574,7 @@ impl OpState {
             bytes: ByPath::default(),
             bounced: 0,
             cpu_copied: 0,
-            leg: (0, Landing::Staged, Reason::Best),
+            way: Way { landing: Landing::Staged, transports: [0; 3], reason: Reason::Best, rank: 0 },
             answer: Answer::Owed,
             ended: Time::ZERO,
             fault: None,
@@ -571,10 +584,10 @@ impl OpState {
 
     /// Takes an operation. The last one's numbers are overwritten in place; its memory is gone already.
     #[inline(always)]
-    fn begin(&mut self, op: Op, now: Time, leg: (u8, Landing, Reason), pieces: Option<Box<Pieces>>) {
+    fn begin(&mut self, op: Op, now: Time, way: Way, pieces: Option<Box<Pieces>>) {
         debug_assert!(self.op.is_none(), "an operation whose slot is free has given its memory back");
         self.op = Some(op);
-        self.leg = leg;
+        self.way = way;
         if self.pieces.is_some() || pieces.is_some() {
             self.pieces = pieces;
         }

@@ -1,7 +1,7 @@
 //! Taking an operation: everything is checked before anything is done.
 
 use super::{
-    Lane, Phase,
+    Lane, Phase, Way,
     done::explain_copy,
     emit::{Queued, Stop},
     flow::Flow,
@@ -30,7 +30,7 @@ impl Lane {
     /// [`Rejected`] with the operation and: `Busy` (poll, then try again), `Closed`, `ApiMisuse`, `OutOfRange`,
     /// `TooLarge`, `PolicyUnmet` (memory or ends that the policy's route cannot take). Nothing was done.
     pub fn submit(&mut self, now: Time, op: Op) -> Result<OpId, Rejected> {
-        if let Err(error) = self.check(&op) {
+        if let Err(error) = self.check(&op).and_then(|()| check_core(&op)) {
             return Err(Rejected { op, error });
         }
         let members = op.target.member_choices().len();
@@ -48,11 +48,10 @@ impl Lane {
             self.next_deadline = self.next_deadline.min(deadline);
         }
         let pieces = op.options.checksum.map(|algorithm| Box::new(Pieces::new(algorithm)));
-        let main = &op.target.choice.main;
-        let leg = (main.transport, main.landing, main.reason);
+        let way = Way::planned(&op.target.choice.main, members == 0);
         // There is a free slot: `has_room` said so.
         let Some((token, state)) = self.ops.stage() else { return Ok(op_id(Token::from_raw(u64::MAX))) };
-        state.begin(op, now, leg, pieces);
+        state.begin(op, now, way, pieces);
         self.counters.ops += 1;
         if members == 0 {
             self.start(token, None);
@@ -195,11 +194,13 @@ impl Lane {
         if self.wants_slab(leg, verb, at, len) && !self.has_slab_for(leg.granularity.block) {
             return refused(ErrorKind::Unsupported, Reason::NoStaging);
         }
-        if is_ragged(at, len, main.granularity) {
-            if main.via == Via::Direct && !choice.ends_may_bounce {
+        let unit = unit_of(choice, verb);
+        if (at | len) & (unit - 1) != 0 {
+            let has_other_way = verb == Verb::Write && choice.ends.is_some();
+            if !choice.ends_may_bounce && (main.via == Via::Direct || has_other_way) {
                 return refused(ErrorKind::PolicyUnmet, Reason::RaggedEnds);
             }
-            if verb == Verb::Write && (choice.ends.is_none() || !choice.ends_may_bounce) {
+            if verb == Verb::Write && !has_other_way {
                 return refused(ErrorKind::Unsupported, Reason::RaggedWrite);
             }
         }
@@ -233,6 +234,54 @@ impl Lane {
     pub(super) fn copier_of(&self, device: sw_mem::DeviceId) -> Option<usize> {
         self.copiers.iter().position(|copier| copier.caps.device == device)
     }
+}
+
+/// What the ends of a range must be multiples of to need no other way: the write unit where a write has another way, else
+/// the block.
+#[inline]
+fn unit_of(choice: &Choice, verb: Verb) -> u64 {
+    let block = choice.main.granularity.block;
+    let shared = verb == Verb::Write && choice.ends.is_some();
+    u64::from(if shared { choice.write_unit.max(block) } else { block })
+}
+
+/// Where the policy wants the whole blocks to go its way, there must be one.
+#[inline]
+fn check_core(op: &Op) -> Result<(), Error> {
+    if op.target.choice.core_required && op.verb != Verb::Flush { find_core(op) } else { Ok(()) }
+}
+
+#[cold]
+fn find_core(op: &Op) -> Result<(), Error> {
+    let target = &op.target;
+    let on_main = |choice: &Choice, at: u64, len: u64| {
+        let unit = unit_of(choice, op.verb);
+        // A staged read has no ends that go another way.
+        let no_ends = op.verb == Verb::Read && choice.main.via == Via::Staged;
+        no_ends || sw_mem::align_up(at, unit).is_some_and(|start| at + len >= start.saturating_add(unit))
+    };
+    let has_core = |at: u64, len: u64| match &target.object.stripe {
+        None => on_main(&target.choice, at, len),
+        Some((geometry, _)) => (0..).zip(target.member_choices()).any(|(member, choice)| {
+            geometry.on_member(member, at, len).is_some_and(|range| on_main(choice, range.member_offset, range.len))
+        }),
+    };
+    // Sums fit: every part was checked before.
+    let met = match &op.spans {
+        Spans::None => true,
+        Spans::One(span) => has_core(op.offset, span.len().0),
+        Spans::Many(segments) => segments.iter().any(|part| has_core(op.offset + part.offset, part.span.len().0)),
+    };
+    if met || op.spans.is_empty() {
+        return Ok(());
+    }
+    let unit = unit_of(&target.choice, op.verb);
+    Err(Error::new(ErrorKind::PolicyUnmet, op.verb)
+        .at(target.object.name.clone())
+        .in_range(op.offset, op.spans.len())
+        .with_reasons(vec![Reason::RaggedEnds])
+        .detail(format!("no whole unit of {unit} bytes is in the range: all of it would go another way"))
+        .remedy("ask for at least one whole unit, or relax the policy"))
 }
 
 #[cold]

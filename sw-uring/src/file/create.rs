@@ -120,7 +120,7 @@ pub(super) fn finish_opening(
         Ok(None) => return Err(failed(libc::ESTALE)),
         Err(reason) => (None, Some(reason)),
     };
-    let mut object = store.object(temporary, fd, direct, because, &stat)?;
+    let mut object = store.object(temporary, fd, (direct, because), &stat, Access::Write)?;
     object.name = target.to_string_lossy().into();
     Ok(object)
 }

@@ -54,6 +54,21 @@ pub(super) fn granularity(fd: BorrowedFd<'_>, stat: &Stat, access: Access) -> Re
     }
 }
 
+/// The unit in which writes through the page cache and past it may share a file (see `Face::write_unit`).
+///
+/// The cache fills and writes back pages, and where the file system's blocks are larger (xfs since Linux 6.12, up to 64
+/// KiB) whole blocks. A block device has no file system: its cache works in pages.
+pub(super) fn write_unit(fd: BorrowedFd<'_>, stat: &Stat, granularity: Granularity) -> u32 {
+    let below = if stat.kind() == libc::S_IFBLK { 0 } else { sys::file_system(fd).map_or(ALIGN_MAX, |fs| fs.block) };
+    widest_unit([sys::page_bytes(), below, stat.block, granularity.block])
+}
+
+/// The widest of these as a power of two. Reports of more than a block can have (a stripe width, a transfer size) are cut
+/// down to the largest block.
+fn widest_unit(units: [u32; 4]) -> u32 {
+    units.into_iter().map(|unit| unit.clamp(1, ALIGN_MAX).next_power_of_two()).max().unwrap_or(ALIGN_MAX)
+}
+
 /// The same where statx is silent.
 fn without_statx(fd: BorrowedFd<'_>, stat: &Stat) -> Result<Granularity, Reason> {
     let block_device = stat.kind() == libc::S_IFBLK;
@@ -161,6 +176,15 @@ mod tests {
         let fd = sys::open(Path::new("/proc/self/status"), libc::O_RDONLY, 0).unwrap();
         let stat = sys::fstat(fd.as_fd()).unwrap();
         assert_eq!(without_statx(fd.as_fd(), &stat), Err(Reason::DirectRefused));
+    }
+
+    #[test]
+    fn a_write_unit_is_a_power_of_two_that_holds_page_and_block() {
+        assert_eq!(widest_unit([4096, 1024, 4096, 512]), 4096);
+        assert_eq!(widest_unit([4096, 16_384, 4096, 512]), 16_384);
+        assert_eq!(widest_unit([65_536, 4096, 4096, 512]), 65_536);
+        assert_eq!(widest_unit([4096, 4096, 1_536_000, 512]), ALIGN_MAX);
+        assert_eq!(widest_unit([4096, 0, 5000, 512]), 8192);
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl FileStore {
             Ok(None) => return Ok(None),
             Err(reason) => (None, Some(reason)),
         };
-        self.object(path, buffered, direct, because, &stat).map(Some)
+        self.object(path, buffered, (direct, because), &stat, access).map(Some)
     }
 
     /// The object of open descriptors.
@@ -83,9 +83,9 @@ impl FileStore {
         &self,
         path: &Path,
         buffered: OwnedFd,
-        direct: Option<(OwnedFd, Granularity)>,
-        because: Option<Reason>,
+        (direct, because): (Option<(OwnedFd, Granularity)>, Option<Reason>),
         stat: &Stat,
+        access: Access,
     ) -> Result<Object, Error> {
         let len = match stat.kind() {
             libc::S_IFBLK => {
@@ -98,6 +98,10 @@ impl FileStore {
             transport,
             handle: handle::pack(fd.as_raw_fd(), Cache::Bypassed),
             granularity: *granularity,
+            write_unit: match access {
+                Access::Read => 1,
+                Access::Write => direct::write_unit(buffered.as_fd(), stat, *granularity),
+            },
             landing: Landing::Dma,
             because: None,
         });
@@ -105,6 +109,7 @@ impl FileStore {
             transport,
             handle: handle::pack(buffered.as_raw_fd(), Cache::Used),
             granularity: Granularity::ANY,
+            write_unit: 1,
             landing: Landing::KernelCopy,
             because,
         };
@@ -115,7 +120,7 @@ impl FileStore {
             len,
             version: version(stat),
             faces: direct_face.into_iter().chain([buffered_face]).collect(),
-            residency,
+            residency: residency.into(),
             stripe: None,
             keep: Box::new(OpenFile { path: path.to_owned(), buffered, _direct: direct.map(|(fd, _)| fd) }),
         })

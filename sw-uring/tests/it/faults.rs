@@ -24,6 +24,7 @@ fn object_of(fd: OwnedFd, transport: &'static str) -> Object {
         transport,
         handle: u64::from(fd.as_raw_fd().cast_unsigned()),
         granularity: Granularity::ANY,
+        write_unit: 1,
         landing: Landing::KernelCopy,
         because: None,
     };
@@ -33,7 +34,7 @@ fn object_of(fd: OwnedFd, transport: &'static str) -> Object {
         len: 0,
         version: Version::default(),
         faces: vec![face],
-        residency: Residency::Unknown,
+        residency: Residency::Unknown.into(),
         stripe: None,
         keep: Box::new(fd),
     }
