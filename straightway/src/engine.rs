@@ -59,9 +59,13 @@ impl Engine {
     fn open_as(&self, uri: &Uri, mode: OpenMode) -> Result<Object, Error> {
         self.core.check(Verb::Open)?;
         match uri {
-            Uri::File(path) => self.core.backends.files.open(path, mode).map(Object::new),
+            Uri::File(path) => self.core.backends.files.open(path, mode).map(|inner| self.object(inner)),
             Uri::Stripe { unit, members } => self.open_stripe(uri, *unit, members, mode),
         }
+    }
+
+    fn object(&self, inner: Arc<sw_engine::Object>) -> Object {
+        Object::new(inner, self.core.clock)
     }
 
     fn open_stripe(&self, uri: &Uri, unit: u64, members: &[String], mode: OpenMode) -> Result<Object, Error> {
@@ -69,12 +73,13 @@ impl Engine {
         let geometry = StripeGeometry::new(unit, width).map_err(|error| error.at(uri.to_string()))?;
         let members =
             members.iter().map(|path| self.core.backends.files.open(path, mode)).collect::<Result<Vec<_>, _>>()?;
+        geometry.check_members(&members)?;
         let shortest = members.iter().map(|member| member.len).min().unwrap_or(0);
-        let cached = members.iter().try_fold(0u64, |sum, member| match member.residency {
+        let cached = members.iter().try_fold(0u64, |sum, member| match member.residency.get() {
             Residency::Cached(bytes) => Some(sum + bytes),
             Residency::Unknown => None,
         });
-        Ok(Object::new(Arc::new(sw_engine::Object {
+        Ok(self.object(Arc::new(sw_engine::Object {
             id: sw_engine::Object::next_id(),
             name: uri.to_string().into(),
             len: geometry.logical_len(shortest),
@@ -83,7 +88,7 @@ impl Engine {
                 stamp: members.iter().map(|member| member.version.stamp).max().unwrap_or(0),
             },
             faces: Vec::new(),
-            residency: cached.map_or(Residency::Unknown, Residency::Cached),
+            residency: cached.map_or(Residency::Unknown, Residency::Cached).into(),
             stripe: Some((geometry, members)),
             keep: Box::new(()),
         })))
@@ -96,7 +101,11 @@ impl Engine {
     /// As [`Engine::open`], and `NoSpace` before anything is written.
     pub fn create(&self, uri: &Uri, len: u64) -> Result<NewObject, Error> {
         self.core.check(Verb::Create)?;
-        self.core.backends.files.create(file_path(uri, Verb::Create)?, len).map(NewObject::new)
+        self.core
+            .backends
+            .files
+            .create(file_path(uri, Verb::Create)?, len)
+            .map(|intent| NewObject::new(intent, self.core.clock))
     }
 
     /// As [`Engine::create`], but what was recorded survives the writer, and the same call goes on with it. `key` stands
@@ -106,7 +115,11 @@ impl Engine {
     /// As [`Engine::create`]; `InUse` while another writer has it.
     pub fn create_resumable(&self, uri: &Uri, len: u64, key: u64) -> Result<ResumableObject, Error> {
         self.core.check(Verb::Create)?;
-        self.core.backends.files.create_resumable(file_path(uri, Verb::Create)?, len, key).map(ResumableObject::new)
+        self.core
+            .backends
+            .files
+            .create_resumable(file_path(uri, Verb::Create)?, len, key)
+            .map(|inner| ResumableObject::new(inner, self.core.clock))
     }
 
     /// Facts of a name.
@@ -180,7 +193,7 @@ impl Engine {
         if let sw_mem::Place::Device(device, address) = region.base() {
             self.core.backends.check_device_range(device.0, address.raw(), region.len())?;
         }
-        Ok(Region::new(region))
+        Region::new(&region)
     }
 
     /// Copies `len` bytes from `at` of memory of any kind into fresh host memory. For verification and headers; it is not
@@ -189,6 +202,14 @@ impl Engine {
     /// # Errors
     /// `OutOfRange`; the copy engine's.
     pub fn copy_range_to_host(&self, memory: &Memory, at: u64, len: u64) -> Result<Vec<u8>, Error> {
+        // Before the allocation: a length from outside may be any number.
+        if at.checked_add(len).is_none_or(|end| end > memory.len()) {
+            return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
+                .at(format!("{} memory", memory.destination()))
+                .in_range(at, len)
+                .detail(format!("the range ends past the memory, which has {} bytes", memory.len()))
+                .remedy("ask for bytes that it has"));
+        }
         let mut bytes = vec![0; sw_mem::index(len)];
         match memory.destination() {
             Destination::Host => memory.read(at, &mut bytes)?,
@@ -207,6 +228,7 @@ impl Engine {
 
     /// Every route that a transfer could take, with a verdict for each. For a stripe set: of its first member.
     pub fn plan(&self, object: &Object, destination: Destination, policy: Policy, verb: Verb) -> Plan {
+        object.refresh();
         let inner = match &object.inner.stripe {
             Some((_, members)) => members.first().unwrap_or(&object.inner),
             None => &object.inner,
@@ -245,6 +267,7 @@ impl Engine {
     }
 
     fn request(&self, object: &Object, verb: Verb, offset: u64, spans: Spans) -> Request {
+        object.refresh();
         Request::new(self.core.clone(), object.clone(), verb, offset, spans)
     }
 

@@ -67,6 +67,7 @@ impl Lane {
     /// # Errors
     /// `PolicyUnmet` or `Unsupported` with the reasons.
     pub fn target(&self, object: &Object, policy: &Policy, verb: Verb) -> Result<Target, Error> {
+        object.refresh();
         request::target(&self.core, object, self.destination, policy, verb)
     }
 

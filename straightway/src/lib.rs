@@ -37,6 +37,7 @@ mod policy;
 mod reactor;
 mod request;
 mod staging;
+mod targets;
 mod uri;
 
 pub use builder::{EngineBuilder, GpuUse, UringUse};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, Place};
+use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, Place, SharedSpan};
 
 use crate::policy::Destination;
 
@@ -56,10 +56,12 @@ impl Memory {
             .map_err(|span| Memory { span })
     }
 
-    /// Makes it a region whose parts can be given to operations one by one, and the offset of its first byte there.
+    /// Makes it a region whose parts can be given to operations one by one, and the offset of its first byte there: parts
+    /// count from the start of the allocation, of which the region is this memory and nothing else.
     /// [`Region::reclaim`] is the way back.
     pub fn share(self) -> (Region, u64) {
-        (Region { region: self.span.region().clone() }, self.span.offset())
+        let start = self.span.offset();
+        (Region { shared: self.span.share(), start }, start)
     }
 
     /// Copies host bytes out.
@@ -69,6 +71,14 @@ impl Memory {
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
         self.span.read(at, to).map_err(|cause| mem_error(cause, Verb::Copy))
     }
+
+    /// Shows `len` host bytes from `at` to `each`, in order, in copies of at most 16 KiB each: a hash needs no more.
+    ///
+    /// # Errors
+    /// `OutOfRange`; `ApiMisuse` for device memory. `each` is not called then.
+    pub fn visit(&self, at: u64, len: u64, each: impl FnMut(&[u8])) -> Result<(), Error> {
+        self.span.visit(at, len, each).map_err(|cause| mem_error(cause, Verb::Copy))
+    }
 }
 
 impl From<Buffer> for Memory {
@@ -77,58 +87,82 @@ impl From<Buffer> for Memory {
     }
 }
 
-/// Memory of the caller's, known to the engine. Cloning shares it.
+/// Memory of which parts are given to operations one by one. Cloning shares it.
+///
+/// Parts of host memory that the engine allocated never overlap while they live, so that two operations cannot write the
+/// same bytes under each other. Parts of device memory and of memory that was registered may: two operations on the same
+/// bytes then race as two system calls do.
 #[derive(Clone, Debug)]
 pub struct Region {
-    region: DmaRegion,
+    shared: SharedSpan,
+    /// Where it starts in its allocation.
+    start: u64,
 }
 
 impl Region {
-    pub(crate) fn new(region: DmaRegion) -> Self {
-        Self { region }
+    /// All of a region that is not memory of the engine's.
+    pub(crate) fn new(region: &DmaRegion) -> Result<Self, Error> {
+        let whole = region.span(0, region.len()).map_err(|cause| mem_error(cause, Verb::Register))?;
+        Ok(Self { shared: whole.share(), start: 0 })
     }
 
-    /// A part of it, to give to an operation. Parts may overlap; two operations on the same bytes race as two system calls do.
+    /// A part of it, to give to an operation: `at` counts from the start of its allocation, as [`Memory::share`] told.
     ///
     /// # Errors
-    /// `OutOfRange`.
+    /// `OutOfRange`; `InUse` if it overlaps a part that was given out before. A range is free again when all parts of the
+    /// region are gone.
     pub fn part(&self, at: u64, len: u64) -> Result<Memory, Error> {
-        self.region.span(at, ByteLen(len)).map(|span| Memory { span }).map_err(|cause| mem_error(cause, Verb::Register))
+        let span = self.within(at, len).and_then(|at| self.shared.part(at, ByteLen(len)));
+        span.map(|span| Memory { span }).map_err(|cause| mem_error(cause, Verb::Register))
     }
 
-    /// The whole range back as memory of one owner, once no operation and no other handle holds it. Device memory and
-    /// foreign memory come back as a shared part: nobody can have slices of those anyway.
+    fn within(&self, at: u64, len: u64) -> Result<u64, sw_mem::MemError> {
+        at.checked_sub(self.start).ok_or(sw_mem::MemError::OutOfRange { at, len, have: self.shared.len() })
+    }
+
+    /// A range of it back as memory of one owner, once no operation, no part, no other handle and no other piece of the
+    /// allocation is left. Device memory and registered memory come back as a shared part: nobody can have slices of
+    /// those anyway.
     ///
     /// # Errors
     /// `InUse` if somebody still holds a part; `OutOfRange`.
     pub fn reclaim(self, at: u64, len: u64) -> Result<Memory, Error> {
-        match self.region.reclaim(at, ByteLen(len)) {
-            Ok(buffer) => Ok(buffer.into()),
-            Err(region) if region.holders() == 1 => Self { region }.part(at, len),
-            Err(region) => Err(Error::new(ErrorKind::InUse, Verb::Register)
-                .at(format!("{region:?}"))
-                .detail("a part of the region is still held by an operation or another handle")
-                .remedy("wait for the operations on it first")),
+        let from = self.within(at, len).map_err(|cause| mem_error(cause, Verb::Register))?;
+        if from.checked_add(len).is_none_or(|end| end > self.len()) {
+            let have = self.shared.len();
+            return Err(mem_error(sw_mem::MemError::OutOfRange { at: from, len, have }, Verb::Register));
         }
+        self.shared.reclaim(from, ByteLen(len)).map(|span| Memory { span }).map_err(|shared| {
+            Error::new(ErrorKind::InUse, Verb::Register)
+                .at(format!("{shared:?}"))
+                .detail("a part of the region is still held by an operation or another handle")
+                .remedy("wait for the operations on it first")
+        })
     }
 
     /// Length in bytes.
     pub fn len(&self) -> u64 {
-        self.region.len().0
+        self.shared.len().0
     }
 
-    /// Never true.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
-        false
+        self.len() == 0
     }
 }
 
 pub(crate) fn mem_error(cause: sw_mem::MemError, verb: Verb) -> Error {
-    let kind = match cause {
-        sw_mem::MemError::OutOfRange { .. } => ErrorKind::OutOfRange,
-        _ => ErrorKind::ApiMisuse,
+    use sw_mem::MemError;
+    let (kind, remedy) = match cause {
+        MemError::OutOfRange { .. } => (ErrorKind::OutOfRange, "ask for bytes that it has"),
+        MemError::InUse { .. } => {
+            (ErrorKind::InUse, "give operations parts that do not overlap, or drop the parts first")
+        }
+        MemError::Owned => (ErrorKind::ApiMisuse, "give the memory itself, or share it and give parts"),
+        MemError::NotHost(_) => (ErrorKind::ApiMisuse, "copy it to the host first"),
+        MemError::BadAddress { .. } => (ErrorKind::ApiMisuse, "give the address and length of one allocation"),
     };
-    Error::new(kind, verb).at("memory").detail(cause.to_string()).caused_by(cause)
+    Error::new(kind, verb).at("memory").detail(cause.to_string()).remedy(remedy).caused_by(cause)
 }
 
 impl fmt::Display for Memory {

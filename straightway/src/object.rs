@@ -1,22 +1,32 @@
 //! Open objects and new ones in the making.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use sw_engine::{Error, Residency, Target, Verb, Version, seam::WriteIntent};
+use sw_engine::{Error, Residency, Verb, Version, seam::WriteIntent};
 use sw_uring::Resumable;
+
+pub(crate) use crate::targets::MemoryKind;
+use crate::{
+    clock::Clock,
+    targets::{TargetSlot, Targets},
+};
 
 /// An open object: a file, a block device, a stripe set. Cloning shares it; it closes when the last clone is gone and no
 /// operation uses it.
 #[derive(Clone, Debug)]
 pub struct Object {
     pub(crate) inner: Arc<sw_engine::Object>,
-    /// Targets under the policy `any`, planned once: host and device memory, read and write.
-    pub(crate) targets: Arc<[OnceLock<Target>; 4]>,
+    targets: Arc<Targets>,
 }
 
 impl Object {
-    pub(crate) fn new(inner: Arc<sw_engine::Object>) -> Self {
-        Self { inner, targets: Arc::new([const { OnceLock::new() }; 4]) }
+    pub(crate) fn new(inner: Arc<sw_engine::Object>, clock: Clock) -> Self {
+        Self { inner, targets: Arc::new(Targets::new(clock)) }
+    }
+
+    /// Looks at the page cache again if the last answer is old. Called wherever a plan may follow.
+    pub(crate) fn refresh(&self) {
+        self.targets.refresh(&self.inner);
     }
 
     /// Its name in the operator's words.
@@ -39,9 +49,10 @@ impl Object {
         self.inner.version
     }
 
-    /// Bytes in the page cache when it was opened; `None` if nobody can tell.
+    /// Bytes in the page cache when it was last asked: 1 ms ago, up to 100 ms where asking takes long; `None` if nobody can tell.
     pub fn cached_bytes(&self) -> Option<u64> {
-        match self.inner.residency {
+        self.refresh();
+        match self.inner.residency.get() {
             Residency::Cached(bytes) => Some(bytes),
             Residency::Unknown => None,
         }
@@ -63,19 +74,10 @@ impl Object {
         &self.inner
     }
 
-    pub(crate) fn cached_target(&self, kind: MemoryKind, verb: Verb) -> &OnceLock<Target> {
-        let column = usize::from(verb == Verb::Write);
-        &self.targets[kind as usize * 2 + column]
+    /// Where the target under the policy `any` is kept.
+    pub(crate) fn cached_target(&self, kind: MemoryKind, verb: Verb) -> TargetSlot<'_> {
+        self.targets.slot(&self.inner, kind, verb)
     }
-}
-
-/// Which of the two kinds of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MemoryKind {
-    /// Memory of this process.
-    Host = 0,
-    /// Memory of an accelerator.
-    Device = 1,
 }
 
 /// An object in the making: written under a temporary name, put in place as a whole by [`NewObject::commit`]. Dropped
@@ -86,8 +88,8 @@ pub struct NewObject {
 }
 
 impl NewObject {
-    pub(crate) fn new(intent: Box<dyn WriteIntent>) -> Self {
-        let object = Object::new(intent.object().clone());
+    pub(crate) fn new(intent: Box<dyn WriteIntent>, clock: Clock) -> Self {
+        let object = Object::new(intent.object().clone(), clock);
         Self { intent, object }
     }
 
@@ -112,8 +114,8 @@ pub struct ResumableObject {
 }
 
 impl ResumableObject {
-    pub(crate) fn new(inner: Resumable) -> Self {
-        let object = Object::new(inner.object().clone());
+    pub(crate) fn new(inner: Resumable, clock: Clock) -> Self {
+        let object = Object::new(inner.object().clone(), clock);
         Self { inner, object }
     }
 

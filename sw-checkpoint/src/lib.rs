@@ -46,6 +46,6 @@ pub use load::{FileReport, LoadOptions, Loaded, LoadedTensor, Way, load, open_ca
 pub use load_plan::{Extent, LoadLimits, LoadPlan, LoadTotals, Place, PlanError, ReadPart, Region, TensorView};
 pub use pattern::{PATTERN_LEN_MAX_BYTES, Pattern, PatternError};
 pub use read_head::{FIRST_STEP_LEN_BYTES, HeadReader, ReadStep, STEP_LEN_MAX_BYTES};
-pub use save::{SaveOptions, Saved, save};
+pub use save::{SaveError, SaveOptions, Saved, save};
 pub use shard_index::{INDEX_LEN_MAX_BYTES, IndexError, ShardIndex, check_shard_name};
 pub use write_plan::{FileLayout, LayoutError, LayoutOptions, PlacedTensor, TensorSpec, WritePlan};

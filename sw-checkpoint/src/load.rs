@@ -17,6 +17,9 @@ use crate::{
 /// that memory of one part is what a failure throws away.
 const PARTS_IN_FLIGHT: usize = 8;
 
+/// Bytes of device memory that are copied out at a time: one slab of a verification copy.
+const VISIT_BYTES: u64 = 1 << 20;
+
 /// How to load.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -117,12 +120,33 @@ impl Loaded {
     /// # Errors
     /// The copy engine's; `NotFound` for a tensor that is not of this checkpoint.
     pub fn bytes_of(&self, engine: &Engine, tensor: &LoadedTensor) -> Result<Vec<u8>, Error> {
-        let Some((region, offset)) = tensor.place else { return Ok(Vec::new()) };
-        let memory = self
-            .regions
-            .get(region)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, Verb::Copy).at(tensor.name.as_str()))?;
-        engine.copy_range_to_host(memory, offset, tensor.len_bytes)
+        match tensor.place {
+            Some((region, offset)) => engine.copy_range_to_host(self.region(region, tensor)?, offset, tensor.len_bytes),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Shows a tensor's bytes to `each` in order, whatever memory they are in, in copies of at most 1 MiB each.
+    ///
+    /// # Errors
+    /// As [`Loaded::bytes_of`]; `each` may have seen a part then.
+    pub fn visit(&self, engine: &Engine, tensor: &LoadedTensor, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+        let Some((region, offset)) = tensor.place else { return Ok(()) };
+        let memory = self.region(region, tensor)?;
+        if memory.destination() == Destination::Host {
+            return memory.visit(offset, tensor.len_bytes, each);
+        }
+        let mut done = 0;
+        while done < tensor.len_bytes {
+            let len = (tensor.len_bytes - done).min(VISIT_BYTES);
+            each(&engine.copy_range_to_host(memory, offset + done, len)?);
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn region(&self, region: usize, tensor: &LoadedTensor) -> Result<&Memory, Error> {
+        self.regions.get(region).ok_or_else(|| Error::new(ErrorKind::NotFound, Verb::Copy).at(tensor.name.as_str()))
     }
 }
 
@@ -156,8 +180,9 @@ pub fn load(engine: &Engine, path: &Path, options: &LoadOptions) -> Result<Loade
     let mut loaded = Loaded { regions, tensors, files, tensor_bytes: totals.tensor_bytes, gap_bytes: totals.gap_bytes };
     if options.digest {
         for at in 0..loaded.tensors.len() {
-            let bytes = loaded.bytes_of(engine, &loaded.tensors[at])?;
-            loaded.tensors[at].digest = Some(Sha256::digest(bytes).into());
+            let mut hash = Sha256::new();
+            loaded.visit(engine, &loaded.tensors[at], |piece| hash.update(piece))?;
+            loaded.tensors[at].digest = Some(hash.finalize().into());
         }
     }
     Ok(loaded)
@@ -195,7 +220,8 @@ fn read_all(
     }
     // After a failure the rest is still waited for: its memory must not be given back under a device.
     while let Some(part) = running.pop_front() {
-        failed = settle(Some(part), files).or(failed);
+        let later = settle(Some(part), files);
+        failed = failed.or(later);
     }
     match failed {
         Some(error) => Err(error),

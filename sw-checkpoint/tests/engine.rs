@@ -151,7 +151,36 @@ fn a_policy_reaches_every_part_and_wrong_memory_is_refused() {
     assert_eq!(load(&engine, &scratch.0, &options).unwrap_err().kind(), ErrorKind::PolicyUnmet);
     let mut wrong = tensors(&engine);
     wrong[0].0.shape = vec![1000, 301];
-    let error = save(&engine, &scratch.0, wrong, &SaveOptions::default()).unwrap_err();
+    let error = save(&engine, &scratch.0, wrong, &SaveOptions::default()).unwrap_err().error;
     assert_eq!(error.kind(), ErrorKind::ApiMisuse);
     assert!(load(&engine, &scratch.0, &LoadOptions::default()).is_ok(), "the old checkpoint is still there");
+}
+
+/// The bytes of each tensor's memory that came back.
+fn given_back(engine: &Engine, memory: &[Option<Memory>]) -> Vec<Vec<u8>> {
+    memory.iter().map(|memory| engine.copy_to_host(memory.as_ref().unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn a_failed_save_gives_every_tensor_back() {
+    let (engine, scratch) = (engine(), Scratch::new("given-back"));
+    let want: Vec<_> = tensors(&engine).iter().map(|(_, memory)| engine.copy_to_host(memory).unwrap()).collect();
+    // Before anything is written: memory that is too short, and a layout that cannot be.
+    let mut wrong = tensors(&engine);
+    wrong[4].0.shape = vec![701, 513];
+    let failed = save(&engine, &scratch.0, wrong, &SaveOptions::default()).unwrap_err();
+    assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::ApiMisuse, want.clone()));
+    let mut twice = tensors(&engine);
+    twice[1].0.name = "embed".into();
+    let failed = save(&engine, &scratch.0, twice, &SaveOptions::default()).unwrap_err();
+    assert_eq!(given_back(&engine, &failed.memory), want);
+    // On the way: a policy that no write can meet.
+    let policy = parse_policy("require=preadv2").unwrap();
+    let failed = save(&engine, &scratch.0, tensors(&engine), &SaveOptions { policy, ..SaveOptions::default() });
+    let failed = failed.unwrap_err();
+    assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::PolicyUnmet, want.clone()));
+    let nowhere = scratch.0.join("none");
+    let failed = save(&engine, &nowhere, tensors(&engine), &SaveOptions::default()).unwrap_err();
+    assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::NotFound, want));
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0, "nothing is left behind");
 }

@@ -115,7 +115,7 @@ mod tests {
     fn a_span_in_flight_keeps_the_mapping_out_of_the_store() {
         let kept = KeptMappings::new(ByteLen(1 << 20));
         let buffer = buffer(&kept, 4096);
-        let span = buffer.region().span(0, ByteLen(1)).unwrap();
+        let span = crate::model_span(buffer.region(), 0, ByteLen(1)).unwrap();
         drop(buffer);
         assert_eq!(kept.bytes(), ByteLen(0));
         drop(span);

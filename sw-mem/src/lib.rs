@@ -10,6 +10,8 @@
 //!        └────── into_buffer ────────┘   only if it came from a Buffer
 //! ```
 //!
+//! [`DmaSpan::share`] makes a [`SharedSpan`], which gives out parts of an own mapping that do not overlap.
+//!
 //! Invariants:
 //! - No Rust reference to a range exists while a device or peer may write it: [`DmaSpan`] has no slice view, and
 //!   [`Buffer`], which has one, is given away by value before anything is submitted.
@@ -25,6 +27,7 @@ mod fork;
 mod host;
 mod keep;
 mod region;
+mod shared;
 mod slab;
 mod sync;
 
@@ -34,4 +37,7 @@ pub use fork::ForkMark;
 pub use host::{HostMapping, HugePages, MapError, PageBacking, Populate};
 pub use keep::KeptMappings;
 pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, MemError, Place, RegionId};
+pub use shared::SharedSpan;
+#[cfg(any(test, feature = "models"))]
+pub use shared::model_span;
 pub use slab::{Slab, SlabPool};

@@ -2,7 +2,7 @@
 // UNSAFETY: the only place where a raw address becomes bytes. Everything else copies through here.
 #![expect(unsafe_code, reason = "raw copies between checked ranges")]
 
-use core::{any::Any, fmt};
+use core::{any::Any, cell::Cell, fmt, marker::PhantomData};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -12,6 +12,7 @@ use crate::{
     addr::{ByteLen, GpuVa, HostVa, index},
     host::{HostMapping, HugePages, MapError, PageBacking, Populate},
     keep::KeptMappings,
+    shared::SharedSpan,
 };
 
 /// Bytes that [`DmaSpan::visit`] copies out at a time: half of a 32 KiB first-level cache, so that the copy stays in it.
@@ -88,6 +89,17 @@ pub enum MemError {
         len: u64,
         /// Bytes there are.
         have: ByteLen,
+    },
+    /// Parts of an own mapping were asked for behind its owner's back.
+    #[error("the memory has an owner with slices; share it to give out parts")]
+    Owned,
+    /// A part that overlaps one given out before.
+    #[error("range {at}+{len} overlaps a part that was given out before")]
+    InUse {
+        /// First byte asked for, from the start of the shared range.
+        at: u64,
+        /// Bytes asked for.
+        len: u64,
     },
     /// The CPU was asked to touch device memory.
     #[error("memory of device {0:?} cannot be touched by the CPU; copy it through the device's own engine")]
@@ -222,15 +234,26 @@ impl DmaRegion {
         self.0.backing
     }
 
-    /// A part of it, as a range in bytes from its start.
+    /// A part of memory that is not one of this crate's mappings, as a range in bytes from its start.
     ///
-    /// Spans may overlap; who reads or writes when is the caller's business, as between two system calls on one file.
+    /// Spans may overlap: who reads or writes when is part of the contract of [`DmaRegion::from_foreign`].
     ///
     /// # Errors
-    /// [`MemError::OutOfRange`].
+    /// [`MemError::OutOfRange`]; [`MemError::Owned`] for a mapping of this crate, of which somebody may have slices:
+    /// [`DmaSpan::share`] gives out parts of those.
     pub fn span(&self, at: u64, len: ByteLen) -> Result<DmaSpan, MemError> {
         check(at, len.0, self.0.len)?;
-        Ok(DmaSpan { region: self.clone(), at, len: len.0, exclusive: false })
+        if self.is_owned() { Err(MemError::Owned) } else { Ok(self.part(at, len.0)) }
+    }
+
+    /// Whether it is one of this crate's mappings: memory that has one owner at a time.
+    pub fn is_owned(&self) -> bool {
+        self.0.keep.mapping().is_some()
+    }
+
+    /// The caller has checked the range, and that it may be shared.
+    pub(crate) fn part(&self, at: u64, len: u64) -> DmaSpan {
+        DmaSpan { region: self.clone(), at, len, exclusive: false, one_thread: PhantomData }
     }
 
     /// Back to a buffer over `at..at+len`, if this is the last handle and the memory is one of our own mappings: nobody
@@ -244,7 +267,7 @@ impl DmaRegion {
         if !alone || check(at, len.0, whole).is_err() {
             return Err(self);
         }
-        Ok(Buffer { span: DmaSpan { region: self, at, len: len.0, exclusive: true } })
+        Ok(Buffer { span: DmaSpan { region: self, at, len: len.0, exclusive: true, one_thread: PhantomData } })
     }
 
     /// Gives frames to a range now (host mappings of this crate only; others are left alone).
@@ -262,7 +285,7 @@ impl fmt::Debug for DmaRegion {
     }
 }
 
-fn check(at: u64, len: u64, have: ByteLen) -> Result<(), MemError> {
+pub(crate) fn check(at: u64, len: u64, have: ByteLen) -> Result<(), MemError> {
     match at.checked_add(len) {
         Some(end) if end <= have.0 => Ok(()),
         _ => Err(MemError::OutOfRange { at, len, have }),
@@ -271,13 +294,20 @@ fn check(at: u64, len: u64, have: ByteLen) -> Result<(), MemError> {
 
 /// A range of a region, given by value to whoever may let a device write it.
 ///
-/// It has no slice view on purpose: bytes go in and out by copy. It is not `Clone`: one owner at a time.
+/// It has no slice view on purpose: bytes go in and out by copy. It is not `Clone`: one owner at a time. It is `Send` and
+/// not `Sync`, because it writes through `&self`: two threads would race in safe code.
+///
+/// ```compile_fail,E0277
+/// let span = sw_mem::Buffer::allocate(sw_mem::ByteLen(8)).unwrap().into_span();
+/// std::thread::scope(|scope| scope.spawn(|| span.fill(0, 8, 1)).join().unwrap()).unwrap();
+/// ```
 pub struct DmaSpan {
     region: DmaRegion,
     at: u64,
     len: u64,
     /// Came from a [`Buffer`], so nobody else has a span of these bytes.
     exclusive: bool,
+    one_thread: PhantomData<Cell<()>>,
 }
 
 impl DmaSpan {
@@ -316,7 +346,7 @@ impl DmaSpan {
         if at > self.len {
             return Err(self);
         }
-        let part = |from, len| DmaSpan { region: self.region.clone(), at: from, len, exclusive: self.exclusive };
+        let part = |from, len| DmaSpan { exclusive: self.exclusive, ..self.region.part(from, len) };
         Ok((part(self.at, at), part(self.at + at, self.len - at)))
     }
 
@@ -326,6 +356,11 @@ impl DmaSpan {
     /// The span itself, if others may have spans of the same bytes.
     pub fn into_buffer(self) -> Result<Buffer, DmaSpan> {
         if self.exclusive { Ok(Buffer { span: self }) } else { Err(self) }
+    }
+
+    /// Shares it: parts of it can be given out one by one. [`SharedSpan::reclaim`] is the way back.
+    pub fn share(self) -> SharedSpan {
+        SharedSpan::new(self)
     }
 
     fn host_ptr(&self, at: u64, len: u64) -> Result<*mut u8, MemError> {
@@ -437,7 +472,7 @@ impl Buffer {
         let total = skew.checked_add(len.0).ok_or(MapError::BadLength(len))?;
         let mapping = HostMapping::map(ByteLen(total), 1, huge, populate)?;
         let region = DmaRegion::from_mapping(mapping, None);
-        Ok(Self { span: DmaSpan { region, at: skew, len: len.0, exclusive: true } })
+        Ok(Self { span: DmaSpan { region, at: skew, len: len.0, exclusive: true, one_thread: PhantomData } })
     }
 
     /// As [`Buffer::allocate_with`], from a store of kept mappings, to which it returns when its last span is gone.
@@ -450,7 +485,7 @@ impl Buffer {
         let skew = phase % crate::PAGE_BYTES;
         let total = skew.checked_add(len.0).filter(|_| len.0 > 0).ok_or(MapError::BadLength(len))?;
         let region = DmaRegion::from_mapping(store.map(ByteLen(total), huge)?, Some(store));
-        Ok(Self { span: DmaSpan { region, at: skew, len: len.0, exclusive: true } })
+        Ok(Self { span: DmaSpan { region, at: skew, len: len.0, exclusive: true, one_thread: PhantomData } })
     }
 
     /// The bytes.

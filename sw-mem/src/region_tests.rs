@@ -14,10 +14,17 @@ fn a_buffer_goes_out_as_a_span_and_comes_back() {
 }
 
 #[test]
-fn a_span_of_a_shared_region_never_becomes_a_buffer() {
+fn a_part_of_shared_memory_never_becomes_a_buffer() {
+    let shared = Buffer::allocate(ByteLen(100)).unwrap().into_span().share();
+    assert!(shared.part(0, ByteLen(10)).unwrap().into_buffer().is_err());
+}
+
+#[test]
+fn a_region_of_own_memory_gives_no_spans_behind_its_owner() {
     let buffer = Buffer::allocate(ByteLen(100)).unwrap();
-    let span = buffer.region().span(0, ByteLen(10)).unwrap();
-    assert!(span.into_buffer().is_err());
+    assert_eq!(buffer.region().span(0, ByteLen(10)).unwrap_err(), MemError::Owned);
+    let span = buffer.into_span();
+    assert_eq!(span.region().span(0, ByteLen(10)).unwrap_err(), MemError::Owned);
 }
 
 #[test]
@@ -45,7 +52,7 @@ fn ranges_outside_are_refused_before_anything_is_touched() {
     assert_eq!(span.fill(u64::MAX, 2, 0), Err(out(u64::MAX, 2)));
     assert_eq!(span.read(101, &mut []), Err(out(101, 0)));
     assert_eq!(
-        span.region().span(5000, ByteLen(1)).unwrap_err(),
+        crate::model_span(span.region(), 5000, ByteLen(1)).unwrap_err(),
         MemError::OutOfRange { at: 5000, len: 1, have: ByteLen(4096) }
     );
 }
@@ -107,7 +114,7 @@ fn modelled_memory_never_names_a_real_device_and_refuses_the_cpu() {
 fn holders_are_handles_and_spans() {
     let buffer = Buffer::allocate(ByteLen(100)).unwrap();
     let region = buffer.region().clone();
-    let span = region.span(0, ByteLen(1)).unwrap();
+    let span = crate::model_span(&region, 0, ByteLen(1)).unwrap();
     assert_eq!(region.holders(), 3);
     drop((buffer, span));
     assert_eq!(region.holders(), 1);
@@ -116,7 +123,7 @@ fn holders_are_handles_and_spans() {
 #[test]
 fn only_the_last_holder_of_a_mapping_gets_slices_back() {
     let region = Buffer::allocate(ByteLen(100)).unwrap().region().clone();
-    let span = region.span(0, ByteLen(1)).unwrap();
+    let span = crate::model_span(&region, 0, ByteLen(1)).unwrap();
     let region = region.reclaim(0, ByteLen(100)).unwrap_err();
     drop(span);
     assert!(region.clone().reclaim(0, ByteLen(100)).is_err(), "the clone's original still holds it");

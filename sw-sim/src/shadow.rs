@@ -129,7 +129,7 @@ impl Shadow {
         self.next_number += 1;
         let len = index(region.len().0);
         let device = matches!(region.base(), Place::Device(..)).then(|| vec![0; len]);
-        let whole = region.span(0, region.len()).ok();
+        let whole = sw_mem::model_span(region, 0, region.len()).ok();
         let ways = if belongs == Belongs::Engine { vec![Way::Untouched; len] } else { Vec::new() };
         let area = Area { number, belongs, region: region.clone(), whole, device, lent: Vec::new(), ways };
         self.areas.insert(region.id(), area);

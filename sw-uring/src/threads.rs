@@ -55,11 +55,13 @@ pub struct ThreadsConfig {
     pub queue_depth: u32,
     /// Bytes in one I/O at most, a multiple of 4096. Default 1 MiB.
     pub io_bytes_max: u32,
+    /// Longest that a completion waits for others when a poll asks for several. Default 100 microseconds, as for io_uring.
+    pub gather_us: u32,
 }
 
 impl Default for ThreadsConfig {
     fn default() -> Self {
-        Self { threads: 8, queue_depth: 64, io_bytes_max: 1 << 20 }
+        Self { threads: 8, queue_depth: 64, io_bytes_max: 1 << 20, gather_us: 100 }
     }
 }
 
@@ -230,8 +232,13 @@ impl Transport for ThreadsTransport {
         let room = out.capacity() - out.len();
         // More than are outstanding will not come.
         let min = sw_mem::index(u64::from(min.min(self.outstanding).max(1))).min(room);
-        let waiting = |state: &mut State| state.done.len() < min && !state.woken;
-        let result = shared.news.wait_timeout_while(shared.lock(), timeout, waiting);
+        // One is what the caller needs; the others are gathered for a short time, so that a slow one holds up nobody.
+        let few = |state: &State, count: usize| state.done.len() < count.min(min) && !state.woken;
+        let result = shared.news.wait_timeout_while(shared.lock(), timeout, |state| few(state, 1));
+        let (state, first) = result.unwrap_or_else(PoisonError::into_inner);
+        let gather =
+            if first.timed_out() { Duration::ZERO } else { Duration::from_micros(self.config.gather_us.into()) };
+        let result = shared.news.wait_timeout_while(state, gather.min(timeout), |state| few(state, min));
         let (mut state, _) = result.unwrap_or_else(PoisonError::into_inner);
         state.woken = false;
         Ok(self.take(&mut state, out))

@@ -57,7 +57,7 @@ pub(crate) fn build(hub: &Hub, params: &Params) -> Vec<SimObject> {
             len: geometry.logical_len(params.disk_bytes),
             version: sw_engine::Version::default(),
             faces: Vec::<Face>::new(),
-            residency: sw_engine::Residency::Unknown,
+            residency: sw_engine::Residency::Unknown.into(),
             stripe: Some((geometry, members)),
             keep: Box::new(()),
         };

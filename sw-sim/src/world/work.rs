@@ -263,7 +263,7 @@ impl World {
         let region = if live.on_device { self.device_region(region_len)? } else { host_region(region_len)? };
         self.hub.memory(&region, Belongs::Caller);
         let at = GUARD_BYTES + phase;
-        let span = region.span(at, ByteLen(len)).ok()?;
+        let span = sw_mem::model_span(&region, at, ByteLen(len)).ok()?;
         self.hub.poke(&region, 0, &vec![GUARD; index(region.len().0)]);
         Some((Part { offset, len, region: region.id(), at, region_len: region.len().0 }, span))
     }

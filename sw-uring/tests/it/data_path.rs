@@ -218,3 +218,28 @@ fn settings_out_of_range_are_refused_before_anything_is_made() {
     }
     assert!(UringTransport::new(UringConfig { queue_depth: QUEUE_DEPTH_MAX, ..UringConfig::default() }).is_ok());
 }
+
+/// A poll for two is answered for one when the other takes longer than the gathering: 256 MiB take some tens of
+/// milliseconds, gathering 100 us.
+#[test]
+fn a_pool_of_threads_does_not_hold_one_completion_for_a_slow_one() {
+    let scratch = Scratch::new("gather");
+    let len = 256 << 20;
+    std::fs::File::create(scratch.path("file")).unwrap().set_len(len).unwrap();
+    let config = ThreadsConfig { threads: 2, io_bytes_max: 256 << 20, ..ThreadsConfig::default() };
+    let mut transport = ThreadsTransport::new(config).unwrap();
+    let object = open(&transport, &scratch.path("file"), OpenMode::Read);
+    let face = object.bytewise_face().unwrap();
+    let (large, small) = (memory(len, 1), memory(4096, 1));
+    let slow = io(IoKind::Read, &object, face, 0, &[segment(&large, 0, 256 << 20)]);
+    let fast = io(IoKind::Read, &object, face, 0, &[segment(&small, 0, 4096)]);
+    assert_eq!(transport.submit(&slow), Submit::Accepted);
+    assert_eq!(transport.submit(&fast), Submit::Accepted);
+    let mut done: Vec<IoDone> = Vec::with_capacity(2);
+    let wait = Wait::For { timeout: support::PATIENCE, min: 2 };
+    transport.poll(wait, &mut done).unwrap();
+    assert_eq!(done.iter().map(|end| end.result).collect::<Vec<_>>(), [Ok(4096)]);
+    while done.len() < 2 {
+        assert!(transport.poll(wait, &mut done).unwrap() > 0, "the slow one never ended");
+    }
+}

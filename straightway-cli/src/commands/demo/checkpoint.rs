@@ -39,7 +39,8 @@ impl Run<'_> {
             total += len;
         }
         let layout = LayoutOptions { shard_len_max_bytes: Some(total.div_ceil(FILES)), ..LayoutOptions::default() };
-        let saved = sw_checkpoint::save(self.engine, &dir, tensors, &SaveOptions { layout, ..SaveOptions::default() })?;
+        let options = SaveOptions { layout, ..SaveOptions::default() };
+        let saved = sw_checkpoint::save(self.engine, &dir, tensors, &options).map_err(|failed| failed.error)?;
         self.written += saved.bytes.total();
         let count = seeds.len();
         self.out.text(format_args!("checkpoint: {count} tensors written to {} files", saved.files.len()))?;

@@ -1,0 +1,144 @@
+//! Targets that are kept with an object, and the page cache that they were planned for.
+//!
+//! A plan depends on whether the page cache holds the object, and that changes under us. So it is asked again when the
+//! answer is old, and there is a kept target for either answer: a change costs no plan and no allocation the second time.
+//!
+//! *Ordering*: `epoch` is odd while the answers of an object and its members change, as in a sequence lock. Whoever planned
+//! across a change keeps nothing.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+    },
+    time::Duration,
+};
+
+use sw_engine::{Object, Residency, Target, Time, Verb};
+
+use crate::clock::Clock;
+
+/// Shortest time between two looks at the page cache.
+const ASK_EVERY: Duration = Duration::from_millis(1);
+/// A look may cost this part of the time: the kernel walks what is cached, 0.4 us for a small file and more for a large one.
+const ASK_SHARE: u32 = 100;
+
+/// Longest time between two looks, however long one took: it may have lost the processor on the way.
+const ASK_WITHIN: Duration = Duration::from_millis(100);
+
+/// Which of the two kinds of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemoryKind {
+    /// Memory of this process.
+    Host = 0,
+    /// Memory of an accelerator.
+    Device = 1,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Targets {
+    /// By kind of memory, read or write, and cached or not.
+    kept: [OnceLock<Target>; 8],
+    clock: Clock,
+    /// When to ask next, in nanoseconds of the clock.
+    due: AtomicU64,
+    asking: AtomicBool,
+    epoch: AtomicU32,
+}
+
+/// Where one target is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct TargetSlot<'a> {
+    kept: &'a OnceLock<Target>,
+    of: &'a Targets,
+    epoch: u32,
+}
+
+impl Targets {
+    /// The object was just opened, so its answer is fresh.
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            kept: [const { OnceLock::new() }; 8],
+            clock,
+            due: AtomicU64::new(nanos(clock.now().after(ASK_EVERY))),
+            asking: AtomicBool::new(false),
+            epoch: AtomicU32::new(0),
+        }
+    }
+
+    /// Asks for the residency of `object` if the last answer is old and there was one.
+    pub(crate) fn refresh(&self, object: &Object) {
+        if object.residency.get() == Residency::Unknown {
+            return;
+        }
+        let start = self.clock.now();
+        if nanos(start) < self.due.load(Ordering::Relaxed) || self.asking.swap(true, Ordering::Acquire) {
+            return;
+        }
+        self.ask(object);
+        let end = self.clock.now();
+        let pause = (end.since(start) * ASK_SHARE).clamp(ASK_EVERY, ASK_WITHIN);
+        self.due.store(nanos(end.after(pause)), Ordering::Relaxed);
+        self.asking.store(false, Ordering::Release);
+    }
+
+    fn ask(&self, object: &Object) {
+        let before = object.is_resident();
+        let now = match &object.stripe {
+            None => sw_uring::residency(object),
+            Some((_, members)) => sum(members.iter().map(|member| sw_uring::residency(member))),
+        };
+        let changed = object.is_resident_with(now) != before;
+        if changed {
+            self.epoch.fetch_add(1, Ordering::Relaxed);
+            fence(Ordering::Release);
+        }
+        object.residency.set(now);
+        if let Some((_, members)) = &object.stripe {
+            // Members are planned one by one, and are cached or not as the set is: one answer has one kept target.
+            let resident = object.is_resident();
+            members
+                .iter()
+                .for_each(|member| member.residency.set(Residency::Cached(if resident { member.len } else { 0 })));
+        }
+        if changed {
+            self.epoch.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn slot(&self, object: &Object, kind: MemoryKind, verb: Verb) -> TargetSlot<'_> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let (write, resident) = (usize::from(verb == Verb::Write), usize::from(object.is_resident()));
+        TargetSlot { kept: &self.kept[kind as usize * 4 + write * 2 + resident], of: self, epoch }
+    }
+}
+
+impl<'a> TargetSlot<'a> {
+    /// The target, if it was planned before.
+    pub(crate) fn get(self) -> Option<&'a Target> {
+        self.kept.get()
+    }
+
+    /// Keeps `target`, unless the page cache changed since the slot was asked for.
+    ///
+    /// # Errors
+    /// The target itself, if it is not kept.
+    pub(crate) fn set(self, target: Target) -> Result<(), Target> {
+        fence(Ordering::Acquire);
+        let now = self.of.epoch.load(Ordering::Relaxed);
+        if now == self.epoch && now.is_multiple_of(2) { self.kept.set(target) } else { Err(target) }
+    }
+}
+
+fn sum(all: impl Iterator<Item = Residency>) -> Residency {
+    let add = |sum: Residency, one| match (sum, one) {
+        (Residency::Cached(sum), Residency::Cached(one)) => Residency::Cached(sum.saturating_add(one)),
+        _ => Residency::Unknown,
+    };
+    all.fold(Residency::Cached(0), add)
+}
+
+fn nanos(time: Time) -> u64 {
+    u64::try_from(time.since(Time::ZERO).as_nanos()).unwrap_or(u64::MAX)
+}
