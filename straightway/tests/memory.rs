@@ -1,4 +1,5 @@
 //! Memory: parts that do not meet, ranges that are checked, and plans that follow the page cache.
+// UNSAFETY: posix_fadvise.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use std::{fs, os::fd::AsRawFd, path::PathBuf, thread, time::Duration};
