@@ -276,8 +276,8 @@ impl Lane {
 impl Way {
     /// What the plan says; for a stripe set the members' own ways count once their bytes moved.
     #[inline]
-    pub(super) fn planned(leg: &Leg, is_whole: bool) -> Self {
-        let rank = if is_whole { Self::rank_of(leg.landing, leg.reason) } else { 0 };
+    pub(super) fn planned(leg: &Leg, members: usize) -> Self {
+        let rank = if members == 0 { Self::rank_of(leg.landing, leg.reason) } else { 0 };
         Self { landing: leg.landing, transports: [leg.transport; 3], reason: leg.reason, rank }
     }
 

@@ -48,7 +48,7 @@ impl Lane {
             self.next_deadline = self.next_deadline.min(deadline);
         }
         let pieces = op.options.checksum.map(|algorithm| Box::new(Pieces::new(algorithm)));
-        let way = Way::planned(&op.target.choice.main, members == 0);
+        let way = Way::planned(&op.target.choice.main, members);
         // There is a free slot: `has_room` said so.
         let Some((token, state)) = self.ops.stage() else { return Ok(op_id(Token::from_raw(u64::MAX))) };
         state.begin(op, now, way, pieces);
