@@ -9,9 +9,11 @@ use crate::mounts::{Loop, LoopMount, Mount, Zram, tool};
 use crate::support::{Scratch, io, pattern, read, run, transports, write};
 use crate::{fuse, support};
 use sw_engine::{
-    Face, Landing, Object, Reason,
-    seam::{IoKind, OpenMode, Store, Transport},
+    Completion, Face, Landing, Lane, LaneConfig, LaneParts, MemoryFacts, Object, Op, OpOptions, Policy, RateTable,
+    Reason, RouteMatch, Spans, Target, Time, Verb, plan,
+    seam::{IoKind, OpenMode, Store, Transport, Wait},
 };
+use sw_mem::{Buffer, ByteLen, HugePages, Populate};
 use sw_uring::FileStore;
 
 /// Bytes written and read: two odd blocks past 1 MiB.
@@ -122,6 +124,98 @@ fn ext4_goes_direct() {
 #[test]
 fn xfs_goes_direct() {
     on_loop("xfs", &["mkfs.xfs", "-q"], 320 << 20, Faces::Direct(512), Faces::Direct(512));
+}
+
+#[test]
+fn writers_that_meet_inside_a_large_block_keep_their_bytes() {
+    let scratch = Scratch::new("xfs-16k");
+    match LoopMount::new(&["mkfs.xfs", "-q", "-b", "size=16384"], &scratch.path(""), 320 << 20) {
+        Ok(mount) => exercise_neighbours(&mount.path().join("file"), 16_384),
+        // Blocks above a page need Linux 6.12.
+        Err(why) => println!("skip xfs with blocks of 16 KiB: {why}"),
+    }
+}
+
+/// Writers with odd neighbouring ranges and a reader, again and again; what is on the disk is what was written.
+fn exercise_neighbours(path: &Path, unit: u32) {
+    let (_, transport) = transports().swap_remove(0);
+    let store = FileStore::new(transport.caps().name);
+    std::fs::write(path, vec![0; SHARED]).unwrap();
+    let name = path.to_str().unwrap();
+    let object = store.open(name, OpenMode::Read).unwrap();
+    assert_eq!(object.whole_unit(), object.faces[0].granularity.block, "nothing is written: blocks are enough");
+    let object = store.open(name, OpenMode::Update).unwrap();
+    assert_eq!(object.faces[0].write_unit, unit, "{:?}", object.faces);
+    let parts = LaneParts { transports: vec![transport], copiers: Vec::new(), staging: None };
+    let mut lane = Lane::new(LaneConfig::default(), parts).unwrap();
+    lane.attach_slabs().unwrap();
+    let mut cuts: Vec<usize> = (0..SHARED).step_by(20_003).collect();
+    cuts.push(SHARED);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Bounded: a failed assertion of the writer must not leave it waiting for this thread.
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) && std::time::Instant::now() < end {
+                assert_eq!(std::fs::read(path).unwrap().len(), SHARED);
+            }
+        });
+        let wrong = (1..=ROUNDS).find_map(|round| {
+            let fill = vec![round; SHARED];
+            let ranges: Vec<_> = cuts.windows(2).map(|cut| (cut[0], &fill[cut[0]..cut[1]])).collect();
+            all(&mut lane, &object, Verb::Write, Policy::Any, &ranges);
+            all(&mut lane, &object, Verb::Flush, Policy::Any, &[(0, &[])]);
+            let direct = Policy::Require(RouteMatch { transport: None, landing: Some(Landing::Dma) });
+            let read = all(&mut lane, &object, Verb::Read, direct, &[(0, &fill)]).remove(0);
+            assert_eq!(read.path.bytes.dma, SHARED as u64);
+            let Spans::One(span) = read.op.unwrap().spans else { panic!("a read without memory") };
+            let got = span.into_buffer().unwrap();
+            got.as_slice().iter().position(|byte| *byte != round).map(|at| (round, at))
+        });
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(wrong, None, "round and first byte that is not what was written and flushed");
+    });
+}
+
+/// Bytes and rounds of [`exercise_neighbours`].
+const SHARED: usize = 1 << 20;
+const ROUNDS: u8 = 100;
+
+/// Runs one operation a range, all at once.
+fn all(
+    lane: &mut Lane,
+    object: &std::sync::Arc<Object>,
+    verb: Verb,
+    policy: Policy,
+    ranges: &[(usize, &[u8])],
+) -> Vec<Completion> {
+    let caps = lane.transport_caps();
+    let choice = plan(object, &MemoryFacts::HOST, &caps, &policy, &RateTable::new(), verb).choice.unwrap();
+    let target = Target::new(object.clone(), choice).unwrap();
+    for (at, bytes) in ranges {
+        let (at, len) = (*at as u64, bytes.len() as u64);
+        let spans = if verb == Verb::Flush {
+            Spans::None
+        } else {
+            let mut buffer = Buffer::allocate_with(ByteLen(len), at, HugePages::Never, Populate::Lazy).unwrap();
+            buffer.as_mut_slice().copy_from_slice(bytes);
+            Spans::One(buffer.into_span())
+        };
+        let options = OpOptions { poison: (verb == Verb::Read).then_some(0), ..OpOptions::default() };
+        lane.submit(Time(0), Op { user: at, verb, target: target.clone(), offset: at, spans, options }).unwrap();
+    }
+    let mut done = Vec::new();
+    for _ in 0..100_000 {
+        lane.poll(Time(1), Wait::For { timeout: std::time::Duration::from_millis(10), min: 1 });
+        while let Some(end) = lane.pop() {
+            assert_eq!(end.result.as_ref().map_err(ToString::to_string), Ok(&end.path.bytes.total()));
+            done.push(end);
+        }
+        if done.len() == ranges.len() {
+            return done;
+        }
+    }
+    panic!("{verb} does not end\n{}", lane.inspect());
 }
 
 #[test]
