@@ -74,8 +74,8 @@ pub enum Command {
 /// How the engine is built.
 #[derive(Args, Debug, Clone, Default)]
 pub struct EngineArgs {
-    /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, ops_per_lane, sqpoll_ms, gpu=auto|off,
-    /// io_uring=auto|off
+    /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane,
+    /// keep_bytes, sqpoll_ms, gpu=auto|off, io_uring=auto|off
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }

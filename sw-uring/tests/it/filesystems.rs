@@ -2,6 +2,7 @@
 //!
 //! Needs root; a test that lacks a privilege or a tool prints why and does nothing. Every row is printed and asserted.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure to prepare is a failed test")]
+#![expect(clippy::disallowed_methods, reason = "a reader beside the writer is bounded in time")]
 
 use std::path::Path;
 
