@@ -1,8 +1,8 @@
 //! Checkpoint formats to tensor ranges, load and save.
 //!
 //! The pure part turns the bytes of a checkpoint's *heads* (file headers and index files) into exact byte ranges, and a
-//! list of tensors into the heads of files to write. It does no I/O and knows no clock, thread or engine. [`load`] and
-//! [`save`] move the bytes, by the engine that they are given and by no other way.
+//! list of tensors into the heads of files to write. It does no I/O and knows no clock, thread or engine. [`load()`] and
+//! [`save()`] move the bytes, by the engine that they are given and by no other way.
 //!
 //! ```text
 //!   file head ──► HeadReader ──► Header ─┐
