@@ -187,7 +187,7 @@ impl Default for Limits {
 pub struct Rejected {
     /// The operation, with its memory.
     pub op: Op,
-    /// Why. [`ErrorKind::Busy`](crate::ErrorKind::Busy) means: poll, then try again.
+    /// Why. [`ErrorKind::Busy`] means: poll, then try again.
     pub error: Error,
 }
 
