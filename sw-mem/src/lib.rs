@@ -26,6 +26,7 @@ mod budget;
 mod fork;
 mod host;
 mod keep;
+mod mmio;
 mod region;
 mod shared;
 mod slab;
@@ -36,7 +37,8 @@ pub use budget::{Budget, BudgetExhausted, Permit};
 pub use fork::ForkMark;
 pub use host::{HostMapping, HugePages, MapError, PageBacking, Populate};
 pub use keep::KeptMappings;
-pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, MemError, Place, RegionId};
+pub use mmio::Mmio;
+pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, Guest, GuestKey, MemError, Place, RegionId};
 pub use shared::SharedSpan;
 #[cfg(any(test, feature = "models"))]
 pub use shared::model_span;

@@ -4,7 +4,7 @@
 
 use core::{any::Any, cell::Cell, fmt, marker::PhantomData};
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -123,8 +123,25 @@ struct Inner {
     base: Place,
     len: ByteLen,
     backing: Option<PageBacking>,
+    /// Dropped before `keep`: a mapping of the memory for a device ends while the memory is still there.
+    guests: Mutex<Vec<(GuestKey, Guest)>>,
     keep: Keep,
 }
+
+/// Who bound something to a region: one key per mapper (an IOMMU context, a NIC's protection domain).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GuestKey(u64);
+
+impl GuestKey {
+    /// A key that nobody else has.
+    pub fn fresh() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What a device backend binds to a region: it is dropped when the last handle of the region goes, before the memory does.
+pub type Guest = Box<dyn Any + Send + Sync>;
 
 /// What keeps the range mapped.
 enum Keep {
@@ -156,6 +173,12 @@ impl Keep {
     }
 }
 
+impl Inner {
+    fn new(base: Place, len: ByteLen, backing: Option<PageBacking>, keep: Keep) -> Self {
+        Self { id: next_id(), base, len, backing, guests: Mutex::default(), keep }
+    }
+}
+
 fn next_id() -> RegionId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     RegionId(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -177,7 +200,7 @@ impl DmaRegion {
         if null || len.0 == 0 || base.checked_add(len).is_none() {
             return Err(MemError::BadAddress { raw: base.raw(), len });
         }
-        Ok(Self(Arc::new(Inner { id: next_id(), base, len, backing: None, keep: Keep::Foreign { _owner: owner } })))
+        Ok(Self(Arc::new(Inner::new(base, len, None, Keep::Foreign { _owner: owner }))))
     }
 
     fn from_mapping(mapping: HostMapping, store: Option<&KeptMappings>) -> Self {
@@ -186,7 +209,7 @@ impl DmaRegion {
             None => Keep::Mapping(mapping),
             Some(store) => Keep::Kept(Some(mapping), store.clone()),
         };
-        Self(Arc::new(Inner { id: next_id(), base, len, backing, keep }))
+        Self(Arc::new(Inner::new(base, len, backing, keep)))
     }
 
     /// Memory of a modelled device: `base` means something to its model only. Nothing is mapped and nothing follows the
@@ -200,7 +223,7 @@ impl DmaRegion {
             return Err(MemError::BadAddress { raw: base.raw(), len });
         }
         let keep = Keep::Foreign { _owner: Box::new(()) };
-        Ok(Self(Arc::new(Inner { id: next_id(), base: place, len, backing: None, keep })))
+        Ok(Self(Arc::new(Inner::new(place, len, None, keep))))
     }
 
     /// Its name.
@@ -268,6 +291,35 @@ impl DmaRegion {
             return Err(self);
         }
         Ok(Buffer { span: DmaSpan { region: self, at, len: len.0, exclusive: true, one_thread: PhantomData } })
+    }
+
+    /// Binds what a mapper needs to end with the memory (an IOMMU mapping, a memory registration), unless it has bound
+    /// something already; `make` runs under a lock, so two threads do not map twice. Control plane.
+    ///
+    /// # Errors
+    /// What `make` says; nothing is bound then.
+    pub fn bind<E>(&self, key: GuestKey, make: impl FnOnce() -> Result<Guest, E>) -> Result<(), E> {
+        let mut guests = self.0.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if !guests.iter().any(|(other, _)| *other == key) {
+            guests.push((key, make()?));
+        }
+        Ok(())
+    }
+
+    /// Looks at what a mapper bound; `None` if it bound nothing or something of another type. Control plane.
+    pub fn bound<T: 'static, R>(&self, key: GuestKey, look: impl FnOnce(&T) -> R) -> Option<R> {
+        let guests = self.0.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, guest) = guests.iter().find(|(other, _)| *other == key)?;
+        guest.downcast_ref().map(look)
+    }
+
+    /// Ends what a mapper bound, before the memory goes. Nothing of the mapper may use it any more.
+    pub fn unbind(&self, key: GuestKey) {
+        let mut guests = self.0.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = guests.iter().position(|(other, _)| *other == key);
+        let guest = at.map(|at| guests.swap_remove(at));
+        drop(guests);
+        drop(guest);
     }
 
     /// Gives frames to a range now (host mappings of this crate only; others are left alone).
@@ -392,6 +444,37 @@ impl DmaSpan {
         // SAFETY: as in `write`, with the roles exchanged.
         unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
         Ok(())
+    }
+
+    /// Loads the 32-bit little-endian word at byte `at` once: for a phase or valid word that a device writes. Order against
+    /// other accesses comes from [`crate::barrier`] alone.
+    ///
+    /// # Errors
+    /// [`MemError`]; [`MemError::OutOfRange`] also for a word that is not aligned in the process.
+    #[inline]
+    pub fn load32(&self, at: u64) -> Result<u32, MemError> {
+        let word = self.word(at)?;
+        // SAFETY: `word` checked range and alignment; a volatile load of mapped memory may race with the device, which
+        // writes the aligned word in one piece.
+        Ok(u32::from_le(unsafe { word.read_volatile() }))
+    }
+
+    /// Stores the 32-bit little-endian word at byte `at` once: for a word that a device reads while it runs.
+    ///
+    /// # Errors
+    /// As [`DmaSpan::load32`].
+    #[inline]
+    pub fn store32(&self, at: u64, value: u32) -> Result<(), MemError> {
+        let word = self.word(at)?;
+        // SAFETY: as in `load32`.
+        unsafe { word.write_volatile(value.to_le()) }
+        Ok(())
+    }
+
+    #[inline]
+    fn word(&self, at: u64) -> Result<*mut u32, MemError> {
+        let word: *mut u32 = self.host_ptr(at, 4)?.cast();
+        if word.is_aligned() { Ok(word) } else { Err(MemError::OutOfRange { at, len: 4, have: ByteLen(self.len) }) }
     }
 
     /// Copies `len` bytes of `from` (at `from_at`) to `at` of this span. The ranges may overlap.

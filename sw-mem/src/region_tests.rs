@@ -130,3 +130,47 @@ fn only_the_last_holder_of_a_mapping_gets_slices_back() {
     let region = region.reclaim(4096, ByteLen(1)).unwrap_err();
     assert_eq!(region.reclaim(10, ByteLen(90)).unwrap().len(), ByteLen(90));
 }
+
+/// Says when it goes, and whether the memory's owner had gone before.
+struct Guest(std::sync::Arc<std::sync::Mutex<Vec<&'static str>>>, &'static str);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push(self.1);
+    }
+}
+
+#[test]
+fn guests_go_before_the_memory_and_with_the_last_handle() {
+    let log = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let owner = Box::new(Guest(log.clone(), "memory"));
+    let mut word = Box::new(0u64);
+    let place = Place::Host(HostVa::new((&raw mut *word) as u64));
+    // SAFETY: the box outlives the region; nobody else touches it.
+    let region = unsafe { DmaRegion::from_foreign(place, ByteLen(8), owner) }.unwrap();
+    let (key, other) = (GuestKey::fresh(), GuestKey::fresh());
+    region.bind::<()>(key, || Ok(Box::new(Guest(log.clone(), "guest")))).unwrap();
+    region.bind::<()>(key, || unreachable!("bound already")).unwrap();
+    assert_eq!(region.bind(other, || Err("refused")), Err("refused"));
+    assert_eq!(region.bound(key, |guest: &Guest| guest.1), Some("guest"));
+    assert_eq!(region.bound(other, |guest: &Guest| guest.1), None);
+    region.bind::<()>(other, || Ok(Box::new(Guest(log.clone(), "early")))).unwrap();
+    region.unbind(other);
+    let span = region.span(0, ByteLen(8)).unwrap();
+    drop(region);
+    assert_eq!(*log.lock().unwrap(), ["early"]);
+    drop(span);
+    assert_eq!(*log.lock().unwrap(), ["early", "guest", "memory"]);
+}
+
+#[test]
+fn words_are_aligned_little_endian_and_inside() {
+    let span = Buffer::allocate(ByteLen(16)).unwrap().into_span();
+    span.write(4, &[1, 2, 3, 4]).unwrap();
+    assert_eq!(span.load32(4), Ok(0x0403_0201));
+    span.store32(8, 0x0a0b_0c0d).unwrap();
+    let mut bytes = [0; 4];
+    span.read(8, &mut bytes).unwrap();
+    assert_eq!(bytes, [0x0d, 0x0c, 0x0b, 0x0a]);
+    assert!(span.load32(13).is_err() && span.load32(2).is_err() && span.store32(16, 0).is_err());
+}

@@ -1,0 +1,18 @@
+//! NVMe: structures of the specification, controller and queues, and the engine's transport over them.
+//!
+//! ```text
+//!   sw-vfio (a real function)  ─┐                 wire      registers, commands, completions, identify, logs
+//!                               ├─► Bus ─► Controller ─► QueuePair ─► NvmeTransport (a `sw_engine::seam::Transport`)
+//!   sw-sim (a modelled one)    ─┘                 prp, sgl   where the bytes of a command lie
+//! ```
+//!
+//! Everything here is generic over a [`bus::Bus`]: registers, memory that the controller reaches, interrupts, time. The
+//! crate itself does no I/O and knows no clock; the same code drives a device through VFIO and a model in the simulator.
+//!
+//! Invariants: what the device says is checked before it is used (identifier, generation, length, range); a wait has a
+//! limit that the specification or the caller gives; memory of a command is let go of by its completion or by a controller
+//! that was seen disabled, never by time alone.
+
+#![forbid(unsafe_code)]
+
+pub mod bus;
