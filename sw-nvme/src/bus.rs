@@ -52,6 +52,15 @@ pub trait QueueMemory: Send + 'static {
     fn after_valid(&self);
     /// An earlier store to queue memory is visible to the controller before a later load from it (shadow doorbells).
     fn store_then_load(&self);
+    /// Another handle of the same memory, for shadow doorbells: the handles go to the threads of different queues, each of
+    /// which touches only the words of its own queue, by `load32`, `store32` and `store_then_load`. The memory stays until
+    /// the last handle is dropped. `None`, which is what this says unless it is implemented: shadow doorbells are not used.
+    fn alias(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
     /// Whether it has no bytes; never true.
     fn is_empty(&self) -> bool {
         self.len() == 0
