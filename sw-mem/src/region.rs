@@ -27,6 +27,8 @@ pub struct RegionId(pub u64);
 pub struct DeviceId(pub u16);
 
 impl DeviceId {
+    /// Ordinals from here on name memory behind BARs of PCIe functions, in the order in which the process named them.
+    pub const PEER_FIRST: u16 = 0x4000;
     /// Ordinals from here on name modelled devices; a backend for real ones never knows such an ordinal.
     pub const MODEL_FIRST: u16 = 0x8000;
 }
