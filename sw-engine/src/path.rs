@@ -96,6 +96,16 @@ reasons! {
     MemoryUnreachable = "MEMORY_UNREACHABLE", "the transport cannot address this kind of memory; the bytes are staged in host memory";
     /// The kernel lacks peer-to-peer pages for device memory.
     NoPeerPages = "NO_P2PDMA", "no peer-to-peer mapping of device memory was proven on this machine";
+    /// Drive and memory hang on different branches of the PCI tree.
+    P2pNoCommonSwitch = "P2P_NO_COMMON_SWITCH", "the drive and the device memory share no PCI switch, and the kernel lists no host bridge between them as safe for peer-to-peer DMA; put both below one switch";
+    /// A bridge between them sends peer-to-peer requests to the root complex.
+    P2pAcsRedirect = "P2P_ACS_REDIRECT", "a PCI bridge between the drive and the device memory redirects peer-to-peer DMA (ACS); see the kernel parameter pci=disable_acs_redir";
+    /// The object is on no PCI device.
+    P2pNotPci = "P2P_NOT_PCI", "the object is on no PCI device, and peer-to-peer DMA is between PCI devices";
+    /// The kernel refused a peer-to-peer I/O that it was asked for.
+    P2pRefused = "P2P_REFUSED", "the kernel refused peer-to-peer DMA between the drive and the device memory; its log says why";
+    /// io_uring of this kernel takes no dma-buf for storage.
+    NoDmabufRegistration = "NO_DMABUF_REGISTRATION", "io_uring of this kernel cannot register a dma-buf for storage I/O";
     /// No copy engine for that device.
     NoCopyEngine = "NO_COPY_ENGINE", "no copy engine serves this device memory";
     /// No staging slabs were configured.
