@@ -16,3 +16,8 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod limits;
+pub mod prp;
+pub mod sgl;
+pub mod status;
+pub mod wire;
