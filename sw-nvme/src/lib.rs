@@ -16,8 +16,12 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod controller;
+pub mod life;
 pub mod limits;
+pub mod namespace;
 pub mod prp;
+pub mod queue;
 pub mod sgl;
 pub mod status;
 pub mod wire;

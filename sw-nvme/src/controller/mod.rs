@@ -1,0 +1,422 @@
+//! A controller: bring-up, facts, namespaces, queue pairs, events, reset, shutdown. Control plane only.
+//!
+//! ```text
+//!   Controller (Arc, shared by the threads)
+//!     ├─ life     one word: up in epoch e, resetting, dead and quiet, dead and loud          (lock-free)
+//!     ├─ facts    what it said about itself at bring-up                                      (constant)
+//!     └─ control  behind a mutex: admin queue, identifiers, namespaces, shadow doorbells
+//! ```
+//!
+//! Every wait has a limit that the specification or [`ControllerConfig`] gives, and ends when registers read as all ones.
+//! After a reset, or if the controller dies, each owner of a queue pair learns it from [`Controller::life`] and lets its
+//! pair go; see [`life`](crate::life) for what each state says about memory.
+//!
+//! Base, "Controller Initialization", "Controller Level Reset", "Controller Shutdown".
+
+mod admin;
+mod enable;
+mod events;
+mod namespaces;
+mod queues;
+mod reset;
+
+use core::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use sw_engine::{Error, ErrorKind, Verb};
+
+pub use crate::life::Life;
+use crate::{
+    bus::{Bus, Registers},
+    life::LifeWord,
+    namespace::Namespace,
+    queue::{QueuePair, QueueShape},
+    status::RetryDelays,
+    wire::{
+        Command,
+        feature::{Feature, Switch},
+        identify::IdentifyController,
+        regs::{self, Cap, Cmb, Pmrcap, Version},
+    },
+};
+use admin::Admin;
+pub use admin::AdminCounters;
+pub use namespaces::NAMESPACES_MAX;
+use queues::Ids;
+pub use queues::{Notify, Pair, PairRequest};
+pub use reset::{Reset, Then};
+
+/// How a controller is brought up.
+#[derive(Clone, Copy, Debug)]
+pub struct ControllerConfig {
+    /// I/O queue pairs to ask for, 1 to 65,535: one per lane. Default 16.
+    pub queue_pairs: u16,
+    /// How long an admin command may take before the controller counts as hung. Default 60 s, as in Linux
+    /// (`nvme_core.admin_timeout`).
+    pub admin_timeout: Duration,
+    /// Whether shadow doorbells are used where there are some. Default yes.
+    pub shadow_doorbells: ShadowDoorbells,
+    /// Resets in a row, each within [`RESET_ROW`] of the one before, until the controller is given up. Default 3.
+    pub resets_max: u32,
+}
+
+/// Two resets that lie closer together belong to one row.
+pub const RESET_ROW: Duration = Duration::from_secs(60);
+
+/// Whether shadow doorbells are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShadowDoorbells {
+    /// Where the controller has them and the bus can share queue memory.
+    WhereOffered,
+    /// Never.
+    Never,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self {
+            queue_pairs: 16,
+            admin_timeout: Duration::from_secs(60),
+            shadow_doorbells: ShadowDoorbells::WhereOffered,
+            resets_max: 3,
+        }
+    }
+}
+
+impl ControllerConfig {
+    fn validate(&self) -> Result<(), Error> {
+        let misuse = |text: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail(text));
+        if self.queue_pairs == 0 {
+            return misuse("queue_pairs must be 1 to 65535");
+        }
+        if self.admin_timeout.is_zero() {
+            return misuse("admin_timeout must be above zero");
+        }
+        Ok(())
+    }
+}
+
+/// What a controller said about itself when it was brought up.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// VS.
+    pub version: Version,
+    /// CAP.
+    pub cap: Cap,
+    /// Identify Controller.
+    pub info: IdentifyController,
+    /// Bytes of one command at most, from MDTS; `None` for no limit.
+    pub transfer_bytes_max: Option<u64>,
+    /// Whether it has a volatile write cache, so that a flush means something.
+    pub write_cache: bool,
+    /// The delays that CRD of a status names.
+    pub retry_delays: RetryDelays,
+    /// The controller memory buffer, if there is one that can be read of.
+    pub cmb: Option<Cmb>,
+    /// The persistent memory region, if there is one.
+    pub pmr: Option<Pmrcap>,
+    /// I/O queue pairs that there are.
+    pub queue_pairs: u16,
+    /// Shadow doorbells are in use.
+    pub shadow_doorbells: bool,
+}
+
+/// What only one thread at a time may use.
+struct Control<B: Bus> {
+    admin: Admin<B>,
+    cap: Cap,
+    ids: Ids,
+    pairs_max: u16,
+    namespaces: Vec<Namespace>,
+    /// Shadow doorbell buffer and EventIdx buffer, a page each.
+    shadow: Option<(B::Memory, B::Memory)>,
+    /// The controller took them.
+    shadowed: bool,
+    /// Rings that the controller may know although their creation failed.
+    doubtful: Vec<QueuePair<B>>,
+    /// What happened, for whoever asks.
+    log: events::Log,
+    row: reset::Row,
+}
+
+/// See the module documentation. Shared by `Arc`.
+///
+/// *Blocking*: every method but the getters may wait, at most as long as the limits say. Dropped, it disables the
+/// controller; if that fails it stops it from outside, and if that fails too the admin queue's memory is never freed.
+pub struct Controller<B: Bus> {
+    bus: Arc<B>,
+    config: ControllerConfig,
+    life: LifeWord,
+    /// Counts changes of the namespaces.
+    inventory: AtomicU64,
+    facts: Facts,
+    /// `None` once it was shut down.
+    control: Mutex<Option<Control<B>>>,
+}
+
+impl<B: Bus> Controller<B> {
+    /// Brings a controller up: reset, enable, identify, queue count, namespaces, event requests.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for the configuration; `NoDevice`; `Protocol` for registers and data that no controller has;
+    /// `Unsupported` for one without the NVM command set or pages of 4 KiB; `DeadlineExceeded`; what the bus says. The
+    /// controller is disabled then, or stopped from outside.
+    pub fn open(bus: Arc<B>, config: ControllerConfig) -> Result<Arc<Self>, Error> {
+        config.validate()?;
+        let mut control = Control::new(bus.clone(), &config)?;
+        match control.start(&config) {
+            Ok(facts) => Ok(Arc::new(Self {
+                bus,
+                config,
+                life: LifeWord::new(Life::Up(1)),
+                inventory: AtomicU64::new(1),
+                facts,
+                control: Mutex::new(Some(control)),
+            })),
+            Err(error) => {
+                control.put_to_rest();
+                Err(error)
+            }
+        }
+    }
+
+    /// The function in the operator's words.
+    pub fn name(&self) -> &str {
+        self.bus.name()
+    }
+
+    /// The function.
+    pub fn bus(&self) -> &Arc<B> {
+        &self.bus
+    }
+
+    /// What it said about itself.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether it lives. One atomic load.
+    #[inline]
+    pub fn life(&self) -> Life {
+        self.life.get()
+    }
+
+    /// A number that grows when namespaces come, go or change. One atomic load.
+    #[inline]
+    pub fn inventory(&self) -> u64 {
+        self.inventory.load(Ordering::Acquire)
+    }
+
+    /// Its active namespaces, as last identified; at most [`NAMESPACES_MAX`].
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        self.control(|control| Ok(control.namespaces.clone())).unwrap_or_default()
+    }
+
+    /// I/O queue pairs that are out now.
+    pub fn queue_pairs_in_use(&self) -> usize {
+        self.control(|control| Ok(control.ids.out_count())).unwrap_or(0)
+    }
+
+    /// Counts of the control plane.
+    pub fn counters(&self) -> AdminCounters {
+        self.control(|control| Ok(control.admin.counters)).unwrap_or_default()
+    }
+
+    /// Asks for an end of a command, within ACL and without waiting. `false`: it was not sent (limit, another thread has
+    /// the admin queue, the controller is not up).
+    pub fn abort(&self, qid: u16, cid: u16) -> bool {
+        let Life::Up(_) = self.life() else { return false };
+        let mut guard = match self.control.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        guard.as_mut().is_some_and(|control| control.admin.abort(qid, cid))
+    }
+
+    /// Shuts the controller down in good order (CC.SHN, bounded by RTD3E) and disables it. Queue pairs that are left are
+    /// let go of: their owners find [`Life::Quiet`].
+    ///
+    /// # Errors
+    /// What went wrong; [`Controller::life`] then says whether memory may still be touched.
+    pub fn shut_down(&self) -> Result<(), Error> {
+        let mut guard = self.lock();
+        let Some(control) = guard.take() else { return Ok(()) };
+        let Life::Up(epoch) = self.life() else {
+            *guard = Some(control);
+            return Err(Error::new(ErrorKind::NoDevice, Verb::Setup)
+                .at(self.name())
+                .detail("the controller is not up"));
+        };
+        self.life.set(Life::Resetting(epoch));
+        let result = control.admin.shut_down(&self.facts.cap, self.facts.info.shutdown_limit);
+        let quiet = control.put_to_rest();
+        self.life.set(if quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Control<B>>> {
+        // Whatever a panic left half done ends in errors of the admin queue, and then in a reset.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn control<R>(&self, run: impl FnOnce(&mut Control<B>) -> Result<R, Error>) -> Result<R, Error> {
+        match self.lock().as_mut() {
+            Some(control) => run(control),
+            None => Err(Error::new(ErrorKind::Closed, Verb::Setup)
+                .at(self.bus.name())
+                .detail("the controller was shut down")),
+        }
+    }
+}
+
+impl<B: Bus> Control<B> {
+    fn new(bus: Arc<B>, config: &ControllerConfig) -> Result<Self, Error> {
+        let registers = bus.registers();
+        let raw = registers.read64(regs::CAP);
+        let cap = Cap::decode(raw).map_err(|cause| {
+            let kind = if raw == u64::MAX { ErrorKind::NoDevice } else { ErrorKind::Protocol };
+            Error::new(kind, Verb::Setup).at(bus.name()).detail(cause.to_string()).caused_by(cause)
+        })?;
+        let shape =
+            QueueShape { qid: 0, entries: admin::ADMIN_ENTRIES, data_bytes_max: 0, stride: cap.doorbell_stride };
+        let queue = QueuePair::new(&*bus, shape)?;
+        let mut ids = Ids::default();
+        ids.set_vectors(bus.vectors());
+        Ok(Self {
+            admin: Admin::new(bus, queue, config.admin_timeout)?,
+            cap,
+            ids,
+            pairs_max: 0,
+            namespaces: Vec::new(),
+            shadow: None,
+            shadowed: false,
+            doubtful: Vec::new(),
+            log: events::Log::default(),
+            row: reset::Row::default(),
+        })
+    }
+
+    /// From whatever state the controller is in to one that works.
+    fn start(&mut self, config: &ControllerConfig) -> Result<Facts, Error> {
+        self.admin.disable(&self.cap, Duration::MAX)?;
+        self.admin.enable(&self.cap)?;
+        let info = self.identify_controller()?;
+        self.admin.aborts_max = u32::from(info.aborts_max);
+        if config.shadow_doorbells == ShadowDoorbells::WhereOffered && info.admin.doorbell_buffers() {
+            self.allocate_shadow()?;
+        }
+        let (cmb, pmr) = self.memory_facts();
+        self.configure(config, &info)?;
+        self.identify_namespaces(&info)?;
+        Ok(Facts {
+            version: Version(self.admin.registers.read32(regs::VS)),
+            cap: self.cap,
+            transfer_bytes_max: crate::limits::mdts_bytes(info.mdts, self.cap.page_bytes_min),
+            write_cache: info.volatile_write_cache,
+            retry_delays: info.retry_delays,
+            info,
+            cmb,
+            pmr,
+            queue_pairs: self.pairs_max,
+            shadow_doorbells: self.shadowed,
+        })
+    }
+
+    /// What a controller forgets when it is reset.
+    fn configure(&mut self, config: &ControllerConfig, info: &IdentifyController) -> Result<(), Error> {
+        self.negotiate_queues(config.queue_pairs)?;
+        self.offer_shadow()?;
+        self.allow_retry_delays(info)?;
+        self.ask_for_events(info)
+    }
+
+    /// Lets the controller interrupt commands and name a delay (Host Behavior Support, ACRE), where it has delays.
+    fn allow_retry_delays(&mut self, info: &IdentifyController) -> Result<(), Error> {
+        if info.retry_delays == RetryDelays::default() {
+            return Ok(());
+        }
+        let feature = Feature::HostBehavior { advanced_retry: Switch::On };
+        self.admin.fill_page(&feature.data());
+        // A refusal costs nothing: commands are then retried without delay.
+        self.admin.run(feature.data_bytes(), |data| Command::set_features(&feature, data)).map(drop)
+    }
+
+    fn allocate_shadow(&mut self) -> Result<(), Error> {
+        use crate::bus::QueueMemory;
+        let page = || self.admin.bus.allocate(admin::ADMIN_DATA_BYTES);
+        let (doorbells, events) = (page()?, page()?);
+        if doorbells.alias().is_some() && events.alias().is_some() {
+            self.shadow = Some((doorbells, events));
+        }
+        Ok(())
+    }
+
+    /// Controller memory and persistent memory, as far as the registers tell; nothing is switched on but the registers
+    /// themselves (CMBMSC.CRE), without which CMBLOC and CMBSZ read zero.
+    fn memory_facts(&self) -> (Option<Cmb>, Option<Pmrcap>) {
+        let registers = &self.admin.registers;
+        if self.cap.controller_memory {
+            registers.write64(regs::CMBMSC, regs::cmbmsc(None));
+        }
+        let cmb = Cmb::decode(registers.read32(regs::CMBLOC), registers.read32(regs::CMBSZ));
+        let pmr = self.cap.persistent_memory.then(|| Pmrcap::decode(registers.read32(regs::PMRCAP)));
+        // A buffer that no revision describes is not used: the controller works without.
+        (cmb.ok().flatten(), pmr)
+    }
+
+    /// Makes sure that the controller touches no memory any more and frees its own; leaks that if it cannot be made sure.
+    /// `true`: quiet.
+    fn put_to_rest(self) -> bool {
+        let quiet = self.admin.disable(&self.cap, Duration::MAX).is_ok() || self.admin.bus.stop();
+        if !quiet {
+            self.leak();
+        }
+        quiet
+    }
+
+    #[expect(clippy::mem_forget, reason = "the controller could not be stopped and may still write this memory")]
+    fn leak(self) {
+        core::mem::forget(self.shadow);
+        self.doubtful.into_iter().for_each(QueuePair::leak);
+        self.admin.leak();
+    }
+}
+
+impl<B: Bus> Admin<B> {
+    /// The error of a controller that was given up.
+    fn gone_for_good(&self) -> Error {
+        if self.csts().is_gone() {
+            return self.gone();
+        }
+        self.error(ErrorKind::NoDevice, "the controller was given up after a failed reset")
+            .remedy("look at the kernel log and the drive's firmware, then open it again")
+    }
+}
+
+impl<B: Bus> Drop for Controller<B> {
+    fn drop(&mut self) {
+        let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        match (control, self.life.get()) {
+            (None, _) => {}
+            (Some(control), Life::Quiet(_)) => drop(control),
+            (Some(control), Life::Loud(_)) => control.leak(),
+            (Some(control), Life::Up(_) | Life::Resetting(_)) => {
+                control.put_to_rest();
+            }
+        }
+    }
+}
+
+impl<B: Bus> core::fmt::Debug for Controller<B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Controller")
+            .field("name", &self.name())
+            .field("life", &self.life())
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,117 @@
+//! Controller reset: what proves that memory is let go of, and what comes after.
+
+use core::time::Duration;
+
+use std::sync::TryLockError;
+
+use sw_engine::{Error, Time};
+
+use crate::{
+    bus::Bus,
+    controller::{Control, Controller, Life, RESET_ROW, admin::Patience},
+};
+
+/// What a reset came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// The controller was seen disabled and works again, in this epoch.
+    Again(u64),
+    /// It touches no memory and takes no commands any more.
+    Dead,
+    /// It could neither be disabled nor stopped: it may touch memory for ever.
+    Unproven,
+    /// Another thread had the admin queue all the time; nothing was done.
+    Late,
+}
+
+/// Resets in a row.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    last: Option<Time>,
+    count: u32,
+}
+
+impl Row {
+    fn next(&mut self, now: Time) -> u32 {
+        let near = self.last.is_some_and(|last| now.since(last) < RESET_ROW);
+        self.count = if near { self.count + 1 } else { 1 };
+        self.last = Some(now);
+        self.count
+    }
+}
+
+/// What is to be done with the controller after it was disabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Bring it up again, for those that still use it.
+    Enable,
+    /// Leave it disabled.
+    LeaveOff,
+}
+
+impl<B: Bus> Controller<B> {
+    /// Resets the controller that lived in `epoch`, unless somebody did so since: disables it, sees CSTS.RDY fall, and
+    /// brings it up again. All queue pairs of the epoch are void afterwards. `at_most` bounds the wait for the admin queue
+    /// and for RDY, besides CAP.TO.
+    ///
+    /// A controller that cannot be disabled is stopped from outside. After [`ControllerConfig::resets_max`]
+    /// (see [`ControllerConfig`](super::ControllerConfig)) resets in a row it is left disabled.
+    pub fn reset(&self, epoch: u64, at_most: Duration, then: Then) -> Reset {
+        let begun = self.bus.now();
+        let mut patience = Patience::new();
+        let mut guard = loop {
+            match self.control.try_lock() {
+                Ok(guard) => break guard,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if self.bus.now().since(begun) >= at_most => return Reset::Late,
+                Err(TryLockError::WouldBlock) => patience.pause(&*self.bus),
+            }
+        };
+        match self.life() {
+            Life::Up(now) if now > epoch => return Reset::Again(now),
+            Life::Up(_) | Life::Resetting(_) => {}
+            Life::Quiet(_) => return Reset::Dead,
+            Life::Loud(_) => return Reset::Unproven,
+        }
+        let Some(control) = guard.as_mut() else { return Reset::Dead };
+        self.reset_with(control, epoch, at_most.saturating_sub(self.bus.now().since(begun)), then)
+    }
+
+    fn reset_with(&self, control: &mut Control<B>, epoch: u64, at_most: Duration, then: Then) -> Reset {
+        self.life.set(Life::Resetting(epoch));
+        control.admin.counters.resets += 1;
+        let row = control.row.next(self.bus.now());
+        if control.admin.disable(&self.facts.cap, at_most).is_err() {
+            let quiet = self.bus.stop();
+            self.life.set(if quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
+            return if quiet { Reset::Dead } else { Reset::Unproven };
+        }
+        control.admin.forget();
+        control.doubtful.clear();
+        if then == Then::Enable && row <= self.config.resets_max && self.bring_back(control).is_ok() {
+            self.life.set(Life::Up(epoch + 1));
+            return Reset::Again(epoch + 1);
+        }
+        // Not up again: make sure that a half-enabled controller is off.
+        let quiet = control.admin.disable(&self.facts.cap, Duration::MAX).is_ok() || self.bus.stop();
+        self.life.set(if quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
+        if quiet { Reset::Dead } else { Reset::Unproven }
+    }
+
+    fn bring_back(&self, control: &mut Control<B>) -> Result<(), Error> {
+        control.admin.enable(&self.facts.cap)?;
+        control.configure(&self.config, &self.facts.info)?;
+        self.rescan_with(control)
+    }
+
+    /// Checks the registers of a controller that was silent: `None` while it looks alive.
+    ///
+    /// Gone (all ones) or fatal (CSTS.CFS) it is reset or given up; the answer is what that came to.
+    pub fn check(&self, epoch: u64, at_most: Duration) -> Option<Reset> {
+        use crate::bus::Registers;
+        let csts = crate::wire::regs::Csts(self.bus.registers().read32(crate::wire::regs::CSTS));
+        // Not ready without our doing: somebody else reset it, or it fell over.
+        let alive = !csts.is_gone() && !csts.is_fatal() && csts.is_ready();
+        (!alive && self.life() == Life::Up(epoch)).then(|| self.reset(epoch, at_most, Then::Enable))
+    }
+}
