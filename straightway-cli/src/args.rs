@@ -15,7 +15,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 
 6 verification failed, 7 no space, 8 unsupported or no device, 9 system limit,
 10 in use or exists, 11 malformed data, 130 interrupted, 141 reader of stdout gone.
 
-Addresses: /path, file:///path, stripe:UNIT:/a,/b,...
+Addresses: /path, file:///path, nvme://PCI-ADDRESS/NSID, stripe:UNIT:ADDRESS,ADDRESS,...
+A part of one: file:///path?offset=N&len=N, nvme://0000:3b:00.0/1?offset=1MiB
 
 Examples:
   straightway demo
@@ -216,12 +217,14 @@ pub struct Pipeline {
 #[derive(Args, Debug)]
 #[command(
     after_help = "The copy is written under a hidden name, read back, compared by CRC-64 with the source, made durable and
-then renamed: DST is the old file or the whole new one, never half.
+then renamed: DST is the old file or the whole new one, never half. A namespace and a part of an object are written in
+place, and for a namespace DST must name the controller's serial number.
 
 Examples:
   straightway cp /data/a /scratch/a
   straightway cp --resume /mnt/nfs/model.safetensors /scratch/
-  straightway cp stripe:1MiB:/mnt/a/f,/mnt/b/f /scratch/f"
+  straightway cp stripe:1MiB:/mnt/a/f,/mnt/b/f /scratch/f
+  straightway cp model.safetensors 'nvme://0000:3b:00.0/1?serial=S64XNE0R&offset=1MiB'"
 )]
 pub struct Cp {
     /// The source
@@ -254,8 +257,9 @@ pub struct Cp {
   straightway load /data/model --into gpu0 --tensors 'model.layers.0.*,lm_head.weight'
   straightway load /data/model/model.safetensors.index.json --digest --json")]
 pub struct Load {
-    /// A safetensors file, an index.json, or a directory that holds either
-    pub checkpoint: PathBuf,
+    /// A safetensors file, an index.json, a directory that holds either, or another object with the bytes of one such file
+    #[arg(value_parser = parse_uri)]
+    pub checkpoint: Uri,
     /// Where the bytes go: host or gpuN
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,

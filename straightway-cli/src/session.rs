@@ -1,11 +1,8 @@
 //! What commands share: the engine they use, and how they end.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use straightway::{Engine, EngineBuilder, Uri};
+use straightway::{Engine, EngineBuilder};
 
 use crate::{args::EngineArgs, fail::Fail};
 
@@ -56,16 +53,5 @@ impl Stopwatch {
     /// The same in seconds.
     pub fn seconds(self) -> f64 {
         self.elapsed().as_secs_f64()
-    }
-}
-
-/// A path as an address.
-///
-/// # Errors
-/// Usage, for a path that is not UTF-8: addresses are text.
-pub fn path_uri(path: &Path) -> Result<Uri, Fail> {
-    match path.to_str() {
-        Some(text) => Ok(Uri::File(text.to_owned())),
-        None => Err(Fail::usage(format!("{} is not UTF-8", path.display()), "rename it, or reach it by another path")),
     }
 }

@@ -20,6 +20,8 @@ use crate::{
     builder::Config,
     clock::Clock,
     doctor::{Fact, Health},
+    nvme::Nvme,
+    policy::Destination,
     staging::{self, Source, Staging},
 };
 
@@ -45,6 +47,7 @@ pub(crate) enum Owner {
 pub(crate) struct Backends {
     pub(crate) probe: Probe,
     pub(crate) files: FileStore,
+    pub(crate) nvme: Nvme,
     config: Config,
     clock: Clock,
     gpus: Mutex<BTreeMap<u16, Arc<Gpu>>>,
@@ -67,7 +70,8 @@ impl Backends {
             }
         };
         let files = FileStore::new(probe.transport);
-        Self { probe, files, config, clock, gpus: Mutex::default(), driver: OnceLock::new() }
+        let nvme = Nvme::find(config, clock);
+        Self { probe, files, nvme, config, clock, gpus: Mutex::default(), driver: OnceLock::new() }
     }
 
     /// The driver, loaded when a GPU is first asked for: a program that uses none does not wait for it.
@@ -134,16 +138,33 @@ impl Backends {
         gpus.iter().filter_map(|(ordinal, gpu)| Some((*ordinal, known(gpu)?))).collect()
     }
 
+    /// Opens the device of a destination, once.
+    pub(crate) fn check_device(&self, destination: Destination) -> Result<(), Error> {
+        match destination {
+            Destination::Host => Ok(()),
+            Destination::Gpu(ordinal) => self.gpu(ordinal).map(|_| ()),
+            Destination::Bar(bar) => self.nvme.peer(bar).map(|_| ()),
+        }
+    }
+
     /// Whether device memory can be staged, for the planner.
-    pub(crate) fn copy_engine_verdict(&self, ordinal: u16) -> Result<(), Reason> {
-        self.driver().map_err(|_| Reason::NoDriver)?;
-        self.gpu(ordinal).map(|_| ()).map_err(|_| Reason::NoCopyEngine)
+    pub(crate) fn copy_engine_verdict(&self, destination: Destination) -> Result<(), Reason> {
+        if let Destination::Gpu(_) = destination {
+            self.driver().map_err(|_| Reason::NoDriver)?;
+        }
+        self.check_device(destination).map_err(|_| Reason::NoCopyEngine)
     }
 
     /// Device memory.
-    pub(crate) fn allocate_gpu(&self, ordinal: u16, len: ByteLen) -> Result<DmaRegion, Error> {
-        let buffer = DeviceBuffer::allocate(&self.gpu(ordinal)?, len).map_err(|error| error.into_error(Verb::Setup))?;
-        buffer.into_region().map_err(|error| error.into_error(Verb::Setup))
+    pub(crate) fn allocate_on_device(&self, destination: Destination, len: ByteLen) -> Result<DmaRegion, Error> {
+        match destination {
+            Destination::Host => Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail("host memory has no device")),
+            Destination::Gpu(ordinal) => {
+                let buffer = DeviceBuffer::allocate(&self.gpu(ordinal)?, len);
+                buffer.and_then(DeviceBuffer::into_region).map_err(|error| error.into_error(Verb::Setup))
+            }
+            Destination::Bar(bar) => self.nvme.peer(bar)?.allocate(len),
+        }
     }
 
     /// Checks that `len` bytes from `address` are one allocation of a GPU, as the driver knows it.
@@ -175,14 +196,15 @@ impl Backends {
     }
 
     /// What the transports of every lane can do, for planning before any lane exists.
-    pub(crate) fn transport_caps(&self) -> [TransportCaps; 1] {
+    pub(crate) fn transport_caps(&self, destination: Destination) -> Vec<TransportCaps> {
         let Config { queue_depth, io_bytes, .. } = self.config;
-        [match self.probe.transport {
+        let files = match self.probe.transport {
             sw_uring::PREADV2 => {
                 ThreadsConfig { queue_depth, io_bytes_max: io_bytes, ..ThreadsConfig::default() }.caps()
             }
             _ => UringConfig { queue_depth, io_bytes_max: io_bytes, ..UringConfig::default() }.caps(),
-        }]
+        };
+        std::iter::once(files).chain(self.nvme.caps(destination)).collect()
     }
 
     fn transport(&self, owner: Owner) -> Result<Box<dyn Transport>, Error> {
@@ -202,10 +224,12 @@ impl Backends {
     }
 
     /// The parts of one lane, for host memory or for one GPU.
-    pub(crate) fn parts(&self, owner: Owner, device: Option<u16>) -> Result<LaneParts, Error> {
-        let StagingShape { slab_bytes, count } = match device {
-            None => StagingShape { slab_bytes: self.config.io_bytes, count: HOST_SLABS },
-            Some(ordinal) => self.staging(ordinal)?.shape,
+    pub(crate) fn parts(&self, owner: Owner, destination: Destination) -> Result<LaneParts, Error> {
+        let StagingShape { slab_bytes, count } = match destination {
+            Destination::Gpu(ordinal) => self.staging(ordinal)?.shape,
+            Destination::Host | Destination::Bar(_) => {
+                StagingShape { slab_bytes: self.config.io_bytes, count: HOST_SLABS }
+            }
         };
         let staging = SlabPool::new(count, ByteLen(u64::from(slab_bytes)), HugePages::Advise).map_err(|cause| {
             Error::new(ErrorKind::ResourceLimit, Verb::Setup)
@@ -213,9 +237,10 @@ impl Backends {
                 .remedy("lower the staging budget")
                 .caused_by(cause)
         })?;
-        let copiers = device.map(|ordinal| copier(&self.gpu(ordinal)?, count)).transpose()?;
-        let copiers = copiers.into_iter().collect();
-        Ok(LaneParts { transports: vec![self.transport(owner)?], copiers, staging: Some(staging) })
+        let copiers = self.copier_of(destination, count)?.into_iter().collect();
+        let mut transports = vec![self.transport(owner)?];
+        transports.extend(self.nvme.transport()?);
+        Ok(LaneParts { transports, copiers, staging: Some(staging) })
     }
 
     /// Driver and devices, fact by fact.
@@ -273,10 +298,27 @@ impl Backends {
         LaneConfig { ops_max: self.config.ops_per_lane, ..LaneConfig::default() }
     }
 
-    /// Copies device memory from `at` out, through a copy engine of its own. For verification, not for speed.
-    pub(crate) fn copy_out(&self, span: &sw_mem::DmaSpan, at: u64, to: &mut [u8], ordinal: u16) -> Result<(), Error> {
-        let engine = copier(&self.gpu(ordinal)?, 4)?;
-        staging::copy_out(engine, span, at, to)
+    fn copier_of(&self, destination: Destination, depth: u32) -> Result<Option<Box<dyn CopyEngine>>, Error> {
+        match destination {
+            Destination::Host => Ok(None),
+            Destination::Gpu(ordinal) => copier(&self.gpu(ordinal)?, depth).map(Some),
+            Destination::Bar(bar) => self.nvme.peer(bar)?.copier(depth).map(Some),
+        }
+    }
+
+    /// Copies device memory from `at` out, through a copy engine of its own. For verification, not for speed. Nothing
+    /// happens for host memory.
+    pub(crate) fn copy_out(
+        &self,
+        span: &sw_mem::DmaSpan,
+        at: u64,
+        to: &mut [u8],
+        destination: Destination,
+    ) -> Result<(), Error> {
+        match self.copier_of(destination, 4)? {
+            Some(engine) => staging::copy_out(engine, span, at, to),
+            None => Ok(()),
+        }
     }
 }
 

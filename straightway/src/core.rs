@@ -14,14 +14,14 @@ use sw_engine::{
     Completion, Counters, Error, ErrorKind, Lane, MemoryFacts, Op, Plan, Policy, RateClass, RateTable, Rejected, Time,
     Verb, inspect::Tree, seam::Wait,
 };
-use sw_mem::{ByteLen, DeviceId, ForkMark, KeptMappings};
+use sw_mem::{ByteLen, ForkMark, KeptMappings};
 
 use crate::{
     backends::{Backends, Owner},
     builder::Config,
     cell::CellPool,
     clock::Clock,
-    policy::Destination,
+    policy::{BARS_MAX, Destination},
     reactor::Reactor,
 };
 
@@ -45,9 +45,9 @@ pub(crate) enum Source {
     Device,
 }
 
-/// Lanes that serve one destination: host memory, or one GPU.
+/// Lanes that serve one destination: host memory, one GPU, or the memory behind one BAR.
 pub(crate) struct Group {
-    device: Option<u16>,
+    destination: Destination,
     reactors: Vec<OnceLock<Reactor>>,
     /// Held while a reactor is started: one at a time, none once the engine closes.
     starting: Mutex<()>,
@@ -68,6 +68,7 @@ pub(crate) struct Core {
     pub(crate) kept: KeptMappings,
     host: Group,
     gpus: [OnceLock<Group>; GPUS_MAX],
+    bars: [OnceLock<Group>; BARS_MAX],
     rates: Mutex<RateTable>,
     fork: ForkMark,
     poisoned: AtomicBool,
@@ -76,10 +77,10 @@ pub(crate) struct Core {
 }
 
 impl Group {
-    fn new(device: Option<u16>, reactors: u32) -> Self {
+    fn new(destination: Destination, reactors: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
-            device,
+            destination,
             reactors: (0..reactors).map(|_| OnceLock::new()).collect(),
             starting: Mutex::new(()),
             next: AtomicUsize::new(0),
@@ -147,8 +148,9 @@ impl Core {
             backends: Backends::find(config, clock),
             cells: CellPool::new(),
             kept: KeptMappings::new(ByteLen(config.keep_bytes)),
-            host: Group::new(None, config.reactors),
+            host: Group::new(Destination::Host, config.reactors),
             gpus: [const { OnceLock::new() }; GPUS_MAX],
+            bars: [const { OnceLock::new() }; BARS_MAX],
             rates: Mutex::default(),
             fork: ForkMark::new(),
             poisoned: AtomicBool::new(false),
@@ -189,22 +191,26 @@ impl Core {
     }
 
     pub(crate) fn group(&self, destination: Destination) -> Result<&Group, Error> {
-        let Destination::Gpu(ordinal) = destination else { return Ok(&self.host) };
-        let slot = self.gpus.get(usize::from(ordinal)).ok_or_else(|| {
+        let slot = match destination {
+            Destination::Host => return Ok(&self.host),
+            Destination::Gpu(ordinal) => self.gpus.get(usize::from(ordinal)),
+            Destination::Bar(bar) => bar.index().and_then(|index| self.bars.get(usize::from(index))),
+        };
+        let slot = slot.ok_or_else(|| {
             Error::new(ErrorKind::NoDevice, Verb::Setup)
-                .at(format!("gpu{ordinal}"))
-                .detail("an engine serves GPUs 0 to 63")
+                .at(destination.to_string())
+                .detail("an engine serves GPUs 0 to 63, and a process 64 different BARs")
         })?;
         if let Some(group) = slot.get() {
             return Ok(group);
         }
-        self.backends.gpu(ordinal)?;
-        Ok(slot.get_or_init(|| Group::new(Some(ordinal), self.config.reactors)))
+        self.backends.check_device(destination)?;
+        Ok(slot.get_or_init(|| Group::new(destination, self.config.reactors)))
     }
 
     /// A new lane for a group.
     pub(crate) fn make_lane(&self, group: &Group, owner: Owner) -> Result<Lane, Error> {
-        Lane::new(self.backends.lane_config(), self.backends.parts(owner, group.device)?)
+        Lane::new(self.backends.lane_config(), self.backends.parts(owner, group.destination)?)
     }
 
     /// The next reactor of a group with its index, started if need be. One that cannot be started is tried again by the
@@ -238,15 +244,12 @@ impl Core {
         policy: &Policy,
         verb: Verb,
     ) -> Plan {
-        let facts = match destination {
-            Destination::Host => MemoryFacts::HOST,
-            Destination::Gpu(ordinal) => MemoryFacts {
-                device: Some(DeviceId(ordinal)),
-                copy_engine: self.backends.copy_engine_verdict(ordinal),
-                staging: Ok(()),
-            },
+        let facts = MemoryFacts {
+            device: destination.device(),
+            copy_engine: self.backends.copy_engine_verdict(destination),
+            staging: Ok(()),
         };
-        sw_engine::plan(object, &facts, &self.backends.transport_caps(), policy, &self.rates(), verb)
+        sw_engine::plan(object, &facts, &self.backends.transport_caps(destination), policy, &self.rates(), verb)
     }
 
     /// Runs an operation on the calling thread, in a lane that is idle; gives it back if there is none.
@@ -344,7 +347,7 @@ impl Core {
     }
 
     fn groups(&self) -> impl Iterator<Item = &Group> {
-        std::iter::once(&self.host).chain(self.gpus.iter().filter_map(OnceLock::get))
+        std::iter::once(&self.host).chain(self.gpus.iter().chain(&self.bars).filter_map(OnceLock::get))
     }
 
     /// Counters and state of every lane that can be looked at now: reactors, and lanes that no caller is running.

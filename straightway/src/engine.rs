@@ -59,8 +59,21 @@ impl Engine {
     fn open_as(&self, uri: &Uri, mode: OpenMode) -> Result<Object, Error> {
         self.core.check(Verb::Open)?;
         match uri {
-            Uri::File(path) => self.core.backends.files.open(path, mode).map(|inner| self.object(inner)),
+            Uri::File(_) | Uri::Nvme(_) => self.open_single(uri, mode).map(|inner| self.object(inner)),
             Uri::Stripe { unit, members } => self.open_stripe(uri, *unit, members, mode),
+            Uri::Part { of, offset, len } => self.open_as(of, mode)?.part(*offset, *len),
+        }
+    }
+
+    /// An object that is no set and no part.
+    fn open_single(&self, uri: &Uri, mode: OpenMode) -> Result<Arc<sw_engine::Object>, Error> {
+        match uri {
+            Uri::File(path) => self.core.backends.files.open(path, mode),
+            Uri::Nvme(namespace) => self.core.backends.nvme.open(namespace, mode),
+            Uri::Stripe { .. } | Uri::Part { .. } => Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+                .at(uri.to_string())
+                .detail("a member of a stripe set is a whole object")
+                .remedy("name files, block devices or namespaces")),
         }
     }
 
@@ -68,11 +81,10 @@ impl Engine {
         Object::new(inner, self.core.clock)
     }
 
-    fn open_stripe(&self, uri: &Uri, unit: u64, members: &[String], mode: OpenMode) -> Result<Object, Error> {
+    fn open_stripe(&self, uri: &Uri, unit: u64, members: &[Uri], mode: OpenMode) -> Result<Object, Error> {
         let width = u32::try_from(members.len()).unwrap_or(u32::MAX);
         let geometry = StripeGeometry::new(unit, width).map_err(|error| error.at(uri.to_string()))?;
-        let members =
-            members.iter().map(|path| self.core.backends.files.open(path, mode)).collect::<Result<Vec<_>, _>>()?;
+        let members = members.iter().map(|member| self.open_single(member, mode)).collect::<Result<Vec<_>, _>>()?;
         geometry.check_members(&members)?;
         let shortest = members.iter().map(|member| member.len).min().unwrap_or(0);
         let cached = members.iter().try_fold(0u64, |sum, member| match member.residency.get() {
@@ -127,7 +139,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::open`].
     pub fn stat(&self, uri: &Uri) -> Result<Entry, Error> {
-        self.core.backends.files.stat(file_path(uri, Verb::Open)?)
+        match uri.whole() {
+            (Uri::Nvme(namespace), ..) => self.core.backends.nvme.stat(namespace),
+            _ => self.core.backends.files.stat(file_path(uri, Verb::Open)?),
+        }
     }
 
     /// The entries of a directory in byte order of their names; an object lists as itself.
@@ -169,11 +184,11 @@ impl Engine {
                     .map(Memory::from)
                     .map_err(|cause| fail(ErrorKind::ResourceLimit).detail(cause.to_string()).caused_by(cause))
             }
-            Destination::Gpu(ordinal) => {
-                // Staging takes any address; the phase is kept for routes that will land in place.
+            Destination::Gpu(_) | Destination::Bar(_) => {
+                // Staging takes any address; the phase is kept for routes that land in place.
                 let skew = phase % sw_mem::PAGE_BYTES;
                 let whole = len.checked_add(skew).ok_or_else(|| fail(ErrorKind::TooLarge))?;
-                let region = self.core.backends.allocate_gpu(ordinal, ByteLen(whole))?;
+                let region = self.core.backends.allocate_on_device(destination, ByteLen(whole))?;
                 region
                     .span(skew, ByteLen(len))
                     .map(|span| Memory { span })
@@ -190,8 +205,11 @@ impl Engine {
     /// memory of another device than the region says, or not at all; `OutOfRange` if the region leaves its allocation.
     pub fn register(&self, region: DmaRegion) -> Result<Region, Error> {
         self.core.check(Verb::Register)?;
-        if let sw_mem::Place::Device(device, address) = region.base() {
-            self.core.backends.check_device_range(device.0, address.raw(), region.len())?;
+        match (Destination::of(region.base()), region.base()) {
+            (Destination::Gpu(ordinal), place) => {
+                self.core.backends.check_device_range(ordinal, place.raw(), region.len())?;
+            }
+            (Destination::Host | Destination::Bar(_), _) => {}
         }
         Region::new(&region)
     }
@@ -213,7 +231,7 @@ impl Engine {
         let mut bytes = vec![0; sw_mem::index(len)];
         match memory.destination() {
             Destination::Host => memory.read(at, &mut bytes)?,
-            Destination::Gpu(ordinal) => self.core.backends.copy_out(&memory.span, at, &mut bytes, ordinal)?,
+            device => self.core.backends.copy_out(&memory.span, at, &mut bytes, device)?,
         }
         Ok(bytes)
     }
@@ -340,5 +358,13 @@ fn file_path(uri: &Uri, verb: Verb) -> Result<&str, Error> {
             .at(uri.to_string())
             .detail("a stripe set is opened as it is; it is not created, listed or removed as a whole")
             .remedy("work on its members by path")),
+        Uri::Nvme(_) => Err(Error::new(ErrorKind::Unsupported, verb)
+            .at(uri.to_string())
+            .detail("a namespace is there or not; it is not created, listed or removed by an address")
+            .remedy("open it for update and write in place")),
+        Uri::Part { .. } => Err(Error::new(ErrorKind::Unsupported, verb)
+            .at(uri.to_string())
+            .detail("a part of an object is opened and written in place; it is not created, listed or removed")
+            .remedy("name the whole object")),
     }
 }

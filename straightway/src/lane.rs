@@ -82,7 +82,7 @@ impl Lane {
         self.lane.submit(self.core.clock.now(), op)
     }
 
-    /// An operation on `target`, to submit.
+    /// An operation on `target`, to submit. `offset` counts from the start of the whole object: see [`Object::position`].
     pub fn op(user: u64, verb: Verb, target: Target, offset: u64, memory: Memory) -> Op {
         Op { user, verb, target, offset, spans: Spans::One(memory.span), options: OpOptions::default() }
     }

@@ -32,6 +32,7 @@ mod doctor;
 mod engine;
 mod lane;
 mod memory;
+mod nvme;
 mod object;
 mod policy;
 mod reactor;
@@ -46,9 +47,9 @@ pub use engine::Engine;
 pub use lane::Lane;
 pub use memory::{Memory, Region};
 pub use object::{NewObject, Object, ResumableObject};
-pub use policy::{Destination, parse_policy};
+pub use policy::{Destination, PciBar, parse_policy};
 pub use request::{Batch, Completed, Pending, Request};
-pub use uri::{Uri, parse_bytes};
+pub use uri::{NvmeUri, Uri, parse_bytes};
 
 pub use sw_engine::{
     ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Landing, Op, OpId, OpOptions, Plan,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, Place, SharedSpan};
+use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, SharedSpan};
 
 use crate::policy::Destination;
 
@@ -26,10 +26,7 @@ impl Memory {
 
     /// Where it is.
     pub fn destination(&self) -> Destination {
-        match self.span.place() {
-            Place::Host(_) => Destination::Host,
-            Place::Device(device, _) => Destination::Gpu(device.0),
-        }
+        Destination::of(self.span.place())
     }
 
     /// Address of its first byte, in the space of [`Memory::destination`].

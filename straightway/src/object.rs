@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sw_engine::{Error, Residency, Verb, Version, seam::WriteIntent};
+use sw_engine::{Error, ErrorKind, Residency, Verb, Version, seam::WriteIntent};
 use sw_uring::Resumable;
 
 pub(crate) use crate::targets::MemoryKind;
@@ -17,11 +17,47 @@ use crate::{
 pub struct Object {
     pub(crate) inner: Arc<sw_engine::Object>,
     targets: Arc<Targets>,
+    /// The part of it that this handle shows: first byte and length. All of it, for what was opened as a whole.
+    part: (u64, u64),
 }
 
 impl Object {
     pub(crate) fn new(inner: Arc<sw_engine::Object>, clock: Clock) -> Self {
-        Self { inner, targets: Arc::new(Targets::new(clock)) }
+        let part = (0, inner.len);
+        Self { inner, targets: Arc::new(Targets::new(clock)), part }
+    }
+
+    /// A part of it, as an object of its own that starts at byte `offset` and has `len` bytes (`None`: all up to the end).
+    /// Operations on it cannot leave it.
+    ///
+    /// # Errors
+    /// `OutOfRange` if it is not inside.
+    pub fn part(&self, offset: u64, len: Option<u64>) -> Result<Object, Error> {
+        let rest = self.len().checked_sub(offset);
+        match (rest, len) {
+            (Some(rest), None) => Ok(Self { part: (self.part.0 + offset, rest), ..self.clone() }),
+            (Some(rest), Some(len)) if len <= rest => Ok(Self { part: (self.part.0 + offset, len), ..self.clone() }),
+            _ => Err(self.outside(Verb::Open, offset, len.unwrap_or(0))),
+        }
+    }
+
+    /// Where byte `offset` of this part lies in the whole object: what an operation in a [`Lane`](crate::Lane) names.
+    ///
+    /// # Errors
+    /// `OutOfRange` if `len` bytes from there are not inside.
+    pub fn position(&self, verb: Verb, offset: u64, len: u64) -> Result<u64, Error> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.part.1 => Ok(self.part.0 + offset),
+            _ => Err(self.outside(verb, offset, len)),
+        }
+    }
+
+    fn outside(&self, verb: Verb, offset: u64, len: u64) -> Error {
+        Error::new(ErrorKind::OutOfRange, verb)
+            .at(self.name())
+            .in_range(offset, len)
+            .detail(format!("the range ends past the object, which has {} bytes", self.len()))
+            .remedy("ask for bytes that it has")
     }
 
     /// Looks at the page cache again if the last answer is old. Called wherever a plan may follow.
@@ -36,12 +72,12 @@ impl Object {
 
     /// Length in bytes when it was opened.
     pub fn len(&self) -> u64 {
-        self.inner.len
+        self.part.1
     }
 
     /// Whether it had no bytes when it was opened.
     pub fn is_empty(&self) -> bool {
-        self.inner.len == 0
+        self.len() == 0
     }
 
     /// Its version when it was opened.

@@ -1,8 +1,15 @@
 //! Policies and destinations as people write them.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Mutex, PoisonError},
+};
 
 use sw_engine::{Error, ErrorKind, Landing, Policy, RouteMatch, Verb};
+use sw_mem::{DeviceId, Place};
+
+use crate::uri::pci_address;
 
 /// Where bytes shall land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -12,20 +19,96 @@ pub enum Destination {
     Host,
     /// Memory of GPU n, counted as the driver counts.
     Gpu(u16),
+    /// Memory behind a BAR of a PCIe function that is bound to vfio-pci.
+    Bar(PciBar),
+}
+
+/// A BAR of a PCIe function. Written `bar:0000:02:00.0/2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PciBar {
+    /// The function's place: domain, bus, device and function number.
+    address: (u16, u8, u8, u8),
+    /// Which of its BARs, 0 to 5.
+    bar: u8,
+}
+
+/// The BARs that destinations of this process named, by their place among the devices: few, and never forgotten, so that a
+/// device stands for the same BAR as long as the process lives.
+static BARS: Mutex<Vec<PciBar>> = Mutex::new(Vec::new());
+
+/// Different BARs that one process can name.
+pub(crate) const BARS_MAX: usize = 64;
+
+impl PciBar {
+    fn parse(text: &str) -> Option<Self> {
+        let (address, bar) = text.split_once('/')?;
+        let address = pci_address(address)?;
+        let field = |from: usize, to: usize| u16::from_str_radix(address.get(from..to)?, 16).ok();
+        let byte = |from, to| u8::try_from(field(from, to)?).ok();
+        let bar = bar.parse().ok().filter(|bar| *bar < 6)?;
+        Some(Self { address: (field(0, 4)?, byte(5, 7)?, byte(8, 10)?, byte(11, 12)?), bar })
+    }
+
+    /// The PCI address, as `0000:02:00.0`.
+    pub fn address(self) -> String {
+        let (domain, bus, device, function) = self.address;
+        format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
+    }
+
+    /// Which BAR, 0 to 5.
+    pub fn number(self) -> u8 {
+        self.bar
+    }
+
+    /// Its place among the BARs that were named; `None` if there are too many.
+    pub(crate) fn index(self) -> Option<u16> {
+        let mut bars = BARS.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = bars.iter().position(|known| *known == self);
+        if at.is_none() && bars.len() == BARS_MAX {
+            return None;
+        }
+        let at = at.unwrap_or_else(|| {
+            bars.push(self);
+            bars.len() - 1
+        });
+        u16::try_from(at).ok()
+    }
+
+    fn named(index: u16) -> Option<Self> {
+        BARS.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(index)).copied()
+    }
+}
+
+impl Destination {
+    /// The device whose memory it is; `None` for host memory, and for a BAR too many.
+    pub(crate) fn device(self) -> Option<DeviceId> {
+        match self {
+            Destination::Host => None,
+            Destination::Gpu(ordinal) => Some(DeviceId(ordinal)),
+            Destination::Bar(bar) => bar.index().map(|index| DeviceId(DeviceId::PEER_FIRST + index)),
+        }
+    }
+
+    /// Where memory is. Memory of a device that is no BAR is a GPU's.
+    pub(crate) fn of(place: Place) -> Self {
+        let Place::Device(DeviceId(device), _) = place else { return Destination::Host };
+        let bar = device.checked_sub(DeviceId::PEER_FIRST).and_then(PciBar::named);
+        bar.map_or(Destination::Gpu(device), Destination::Bar)
+    }
 }
 
 impl FromStr for Destination {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let gpu = text.strip_prefix("gpu").and_then(|ordinal| ordinal.parse().ok());
-        match (text, gpu) {
-            ("host", _) => Ok(Destination::Host),
-            (_, Some(ordinal)) => Ok(Destination::Gpu(ordinal)),
-            _ => Err(Error::new(ErrorKind::ApiMisuse, Verb::Plan)
+        let gpu = || text.strip_prefix("gpu").and_then(|ordinal| ordinal.parse().ok()).map(Destination::Gpu);
+        let bar = || text.strip_prefix("bar:").and_then(PciBar::parse).map(Destination::Bar);
+        let host = || (text == "host").then_some(Destination::Host);
+        host().or_else(gpu).or_else(bar).ok_or_else(|| {
+            Error::new(ErrorKind::ApiMisuse, Verb::Plan)
                 .detail(format!("{text:?} is no destination"))
-                .remedy("write host, gpu0, gpu1, …")),
-        }
+                .remedy("write host, gpu0, gpu1, … or bar:PCI-ADDRESS/N, as in bar:0000:02:00.0/2")
+        })
     }
 }
 
@@ -34,6 +117,7 @@ impl fmt::Display for Destination {
         match self {
             Destination::Host => f.write_str("host"),
             Destination::Gpu(ordinal) => write!(f, "gpu{ordinal}"),
+            Destination::Bar(bar) => write!(f, "bar:{}/{}", bar.address(), bar.bar),
         }
     }
 }
@@ -94,10 +178,16 @@ mod tests {
     }
 
     #[test]
-    fn destinations_are_host_or_a_gpu() {
+    fn destinations_are_host_a_gpu_or_a_bar() {
         assert_eq!("gpu12".parse::<Destination>().unwrap(), Destination::Gpu(12));
         assert_eq!(Destination::Gpu(3).to_string().parse::<Destination>().unwrap(), Destination::Gpu(3));
-        for wrong in ["", "gpu", "gpu-1", "gpu99999", "cpu"] {
+        let bar: Destination = "bar:2:00.0/2".parse::<Destination>().or_else(|_| "bar:02:00.0/2".parse()).unwrap();
+        assert_eq!(bar.to_string(), "bar:0000:02:00.0/2");
+        let Destination::Bar(pci) = bar else { panic!("{bar}") };
+        let device = DeviceId(DeviceId::PEER_FIRST + pci.index().unwrap());
+        assert_eq!(Destination::of(Place::Device(device, sw_mem::GpuVa::new(4096))), bar);
+        assert_eq!(Destination::of(Place::Device(DeviceId(7), sw_mem::GpuVa::new(4096))), Destination::Gpu(7));
+        for wrong in ["", "gpu", "gpu-1", "gpu99999", "cpu", "bar:", "bar:02:00.0", "bar:02:00.0/6", "bar:02:00.9/0"] {
             assert!(wrong.parse::<Destination>().is_err(), "{wrong:?}");
         }
     }

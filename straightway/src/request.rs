@@ -143,13 +143,16 @@ impl Request {
 
     /// Checks and plans: what is left to do is the data path.
     fn prepare(self) -> Result<(Op, Destination), Box<Completed>> {
-        let Self { core, object, verb, offset, spans, policy, deadline, options } = self;
+        let Self { core, object, verb, offset, mut spans, policy, deadline, options } = self;
         let planned = core
             .check(verb)
-            .and_then(|()| destination_of(&spans, verb))
-            .and_then(|destination| Ok((target(&core, &object, destination, &policy, verb)?, destination)));
+            .and_then(|()| placed(&object, verb, offset, &mut spans))
+            .and_then(|offset| Ok((offset, destination_of(&spans, verb)?)))
+            .and_then(|(offset, destination)| {
+                Ok((target(&core, &object, destination, &policy, verb)?, offset, destination))
+            });
         match planned {
-            Ok((target, destination)) => {
+            Ok((target, offset, destination)) => {
                 let deadline = deadline.map(|after| core.clock.now().after(after));
                 let options = OpOptions { deadline, ..options };
                 Ok((Op { user: 0, verb, target, offset, spans, options }, destination))
@@ -163,12 +166,23 @@ impl Request {
     }
 }
 
+/// Offsets of the part that the object is become offsets of the whole.
+fn placed(object: &Object, verb: Verb, offset: u64, spans: &mut Spans) -> Result<u64, Error> {
+    match spans {
+        Spans::None => Ok(offset),
+        Spans::One(span) => object.position(verb, offset, span.len().0),
+        Spans::Many(segments) => {
+            for segment in segments.iter_mut() {
+                segment.offset = object.position(verb, segment.offset, segment.span.len().0)?;
+            }
+            Ok(offset)
+        }
+    }
+}
+
 /// Host or which GPU; one operation has one kind of memory.
 fn destination_of(spans: &Spans, verb: Verb) -> Result<Destination, Error> {
-    let of = |span: &sw_mem::DmaSpan| match span.place() {
-        sw_mem::Place::Host(_) => Destination::Host,
-        sw_mem::Place::Device(device, _) => Destination::Gpu(device.0),
-    };
+    let of = |span: &sw_mem::DmaSpan| Destination::of(span.place());
     match spans {
         Spans::None => Ok(Destination::Host),
         Spans::One(span) => Ok(of(span)),

@@ -1,16 +1,16 @@
 //! Addresses of objects.
 //!
 //! ```text
-//!   /path/to/file            file:///path/to/file            stripe:1MiB:/mnt/a/f,/mnt/b/f
+//!   /path/to/file     file:///path/to/file     nvme://0000:3b:00.0/1     stripe:1MiB:ADDRESS,ADDRESS,…
+//!   any of them with ?offset=N&len=N: that part of it
 //! ```
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 22] = [
-    "nvme",
+const PLANNED: [&str; 21] = [
     "nvme+tcp",
     "nvme+rdma",
     "s3",
@@ -34,18 +34,121 @@ const PLANNED: [&str; 22] = [
     "lustre",
 ];
 
+/// What may be written, for the remedy of a wrong address.
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1 or stripe:UNIT:/a,/b";
+
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Uri {
     /// A file, directory or block device of this machine.
     File(String),
-    /// A stripe set over files or block devices of this machine.
+    /// A namespace of an NVMe controller that this process drives itself.
+    Nvme(NvmeUri),
+    /// A stripe set over files, block devices or namespaces of this machine.
     Stripe {
         /// Bytes on one member before the next one follows: a power of two of at least 4096.
         unit: u64,
-        /// The members' paths, in order.
-        members: Vec<String>,
+        /// The members, in order; none is a stripe set itself.
+        members: Vec<Uri>,
     },
+    /// A part of another address.
+    Part {
+        /// The whole.
+        of: Box<Uri>,
+        /// First byte.
+        offset: u64,
+        /// Bytes; `None`: up to the end.
+        len: Option<u64>,
+    },
+}
+
+/// A namespace by the PCI address of its controller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NvmeUri {
+    /// The PCI address, as `0000:3b:00.0`.
+    pub controller: String,
+    /// The namespace, from 1.
+    pub nsid: u32,
+    /// The serial number that the controller must have. Nothing is written to a namespace whose address has none.
+    pub serial: Option<String>,
+}
+
+impl NvmeUri {
+    /// `0000:3b:00.0/1` with what stands behind a `?`.
+    fn parse(rest: &str, serial: Option<String>) -> Option<Self> {
+        let (controller, nsid) = rest.split_once('/')?;
+        let nsid = nsid.parse().ok().filter(|nsid| *nsid != 0 && *nsid != u32::MAX)?;
+        Some(Self { controller: pci_address(controller)?, nsid, serial })
+    }
+}
+
+/// A PCI address in its full form: `3b:00.0` gets the domain 0000.
+pub(crate) fn pci_address(text: &str) -> Option<String> {
+    let hex = |text: &str, digits: usize| {
+        let fits = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        fits.then(|| u32::from_str_radix(text, 16).ok()).flatten()
+    };
+    let full = if text.matches(':').count() == 1 { format!("0000:{text}") } else { text.to_owned() };
+    let (domain, rest) = full.split_once(':')?;
+    let (bus, rest) = rest.split_once(':')?;
+    let (device, function) = rest.split_once('.')?;
+    let (domain, bus, device, function) = (hex(domain, 4)?, hex(bus, 2)?, hex(device, 2)?, hex(function, 1)?);
+    (device < 32 && function < 8).then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
+}
+
+/// What may stand behind the `?` of an address.
+#[derive(Default)]
+struct Query {
+    offset: Option<u64>,
+    len: Option<u64>,
+    serial: Option<String>,
+}
+
+impl Query {
+    fn parse(text: &str) -> Option<Self> {
+        let mut query = Self::default();
+        for pair in text.split('&') {
+            match pair.split_once('=')? {
+                ("offset", value) if query.offset.is_none() => query.offset = Some(parse_bytes(value)?),
+                ("len", value) if query.len.is_none() => query.len = Some(parse_bytes(value)?),
+                ("serial", value) if query.serial.is_none() && !value.is_empty() => {
+                    query.serial = Some(value.to_owned());
+                }
+                _ => return None,
+            }
+        }
+        Some(query)
+    }
+}
+
+impl Uri {
+    /// The address of a file of this machine.
+    ///
+    /// # Errors
+    /// `BadUri` for a path that is not UTF-8: addresses are text.
+    pub fn from_path(path: &Path) -> Result<Self, Error> {
+        path.to_str().map(|text| Uri::File(text.to_owned())).ok_or_else(|| {
+            Error::new(ErrorKind::BadUri, Verb::Open)
+                .at(path.to_string_lossy().into_owned())
+                .detail("a path that is not UTF-8")
+                .remedy("rename it, or reach it by another path")
+        })
+    }
+
+    /// The address without the part that it names, and the part.
+    pub fn whole(&self) -> (&Uri, u64, Option<u64>) {
+        match self {
+            Uri::Part { of, offset, len } => (of, *offset, *len),
+            whole => (whole, 0, None),
+        }
+    }
+
+    fn part(self, offset: Option<u64>, len: Option<u64>) -> Self {
+        match (offset, len) {
+            (None, None) => self,
+            _ => Uri::Part { of: Box::new(self), offset: offset.unwrap_or(0), len },
+        }
+    }
 }
 
 impl FromStr for Uri {
@@ -58,29 +161,51 @@ impl FromStr for Uri {
         }
         if let Some(rest) = text.strip_prefix("stripe:") {
             return stripe(rest).ok_or_else(|| {
-                bad("not a stripe set".into()).remedy("write stripe:UNIT:/path/a,/path/b with a unit such as 1MiB")
+                bad("not a stripe set".into())
+                    .remedy("write stripe:UNIT:A,B with a unit such as 1MiB and paths or nvme:// addresses")
             });
         }
         let Some((scheme, rest)) = text.split_once("://") else { return Ok(Uri::File(text.into())) };
+        let wrong_query = || {
+            bad("what stands behind the ? is not understood".into())
+                .remedy("write ?offset=N, ?len=N or both with &; &serial=S for an NVMe controller")
+        };
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) if scheme == "nvme" || scheme == "file" => {
+                (rest, Query::parse(query).ok_or_else(wrong_query)?)
+            }
+            _ => (rest, Query::default()),
+        };
+        let Query { offset, len, serial } = query;
         match scheme {
+            "nvme" => match NvmeUri::parse(rest, serial) {
+                Some(nvme) => Ok(Uri::Nvme(nvme).part(offset, len)),
+                None => Err(bad("not a namespace of an NVMe controller".into())
+                    .remedy("write nvme://PCI-ADDRESS/NSID, as in nvme://0000:3b:00.0/1")),
+            },
+            "file" if serial.is_some() => Err(wrong_query()),
             // RFC 8089 §2 "Syntax": file://host/path; only the local host has files here.
-            "file" if rest.starts_with('/') => Ok(Uri::File(rest.into())),
-            "file" if rest.starts_with("localhost/") => Ok(Uri::File(rest["localhost".len()..].into())),
+            "file" if rest.starts_with('/') => Ok(Uri::File(rest.into()).part(offset, len)),
+            "file" if rest.starts_with("localhost/") => {
+                Ok(Uri::File(rest["localhost".len()..].into()).part(offset, len))
+            }
             "file" => Err(bad("a file address names this machine only".into()).remedy("write file:///absolute/path")),
             scheme if PLANNED.contains(&scheme) => Err(bad(format!("scheme {scheme} is not built in"))
-                .remedy("use a path, file:///path or stripe:UNIT:/a,/b; mount the store to reach it by path")),
-            scheme => {
-                Err(bad(format!("unknown scheme {scheme}")).remedy("use a path, file:///path or stripe:UNIT:/a,/b"))
-            }
+                .remedy(format!("{KNOWN}; mount the store to reach it by path"))),
+            scheme => Err(bad(format!("unknown scheme {scheme}")).remedy(KNOWN)),
         }
     }
 }
 
 fn stripe(rest: &str) -> Option<Uri> {
     let (unit, members) = rest.split_once(':')?;
-    let members: Vec<String> = members.split(',').map(str::to_owned).collect();
     let unit = parse_bytes(unit)?;
-    members.iter().all(|member| !member.is_empty()).then_some(Uri::Stripe { unit, members })
+    let member = |text: &str| match text.parse().ok()? {
+        Uri::Stripe { .. } => None,
+        member => Some(member),
+    };
+    let members = members.split(',').map(member).collect::<Option<Vec<_>>>()?;
+    Some(Uri::Stripe { unit, members })
 }
 
 /// A number of bytes as people write it: `4096`, `4k`, `4KiB`, `1M`, `2GiB`, `1T` (powers of 1024). `None` if it is not one
@@ -103,7 +228,24 @@ impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Uri::File(path) => f.write_str(path),
-            Uri::Stripe { unit, members } => write!(f, "stripe:{unit}:{}", members.join(",")),
+            Uri::Nvme(NvmeUri { controller, nsid, serial }) => {
+                write!(f, "nvme://{controller}/{nsid}")?;
+                serial.as_ref().map_or(Ok(()), |serial| write!(f, "?serial={serial}"))
+            }
+            Uri::Stripe { unit, members } => {
+                write!(f, "stripe:{unit}:")?;
+                members.iter().enumerate().try_for_each(|(n, member)| match n {
+                    0 => write!(f, "{member}"),
+                    _ => write!(f, ",{member}"),
+                })
+            }
+            Uri::Part { of, offset, len } => {
+                let scheme = if matches!(**of, Uri::File(_)) { "file://" } else { "" };
+                let whole = of.to_string();
+                let first = if whole.contains('?') { '&' } else { '?' };
+                write!(f, "{scheme}{whole}{first}offset={offset}")?;
+                len.map_or(Ok(()), |len| write!(f, "&len={len}"))
+            }
         }
     }
 }
@@ -122,8 +264,49 @@ mod tests {
     #[test]
     fn a_stripe_set_has_a_unit_and_members() {
         let uri: Uri = "stripe:64k:/a,/b".parse().unwrap();
-        assert_eq!(uri, Uri::Stripe { unit: 65_536, members: vec!["/a".into(), "/b".into()] });
+        let members = vec![Uri::File("/a".into()), Uri::File("/b".into())];
+        assert_eq!(uri, Uri::Stripe { unit: 65_536, members });
         assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
+    }
+
+    #[test]
+    fn a_namespace_has_a_controller_and_perhaps_a_serial_and_a_part() {
+        let uri: Uri = "nvme://3B:00.0/1?serial=S1&offset=1MiB&len=4k".parse().unwrap();
+        let nvme = NvmeUri { controller: "0000:3b:00.0".into(), nsid: 1, serial: Some("S1".into()) };
+        assert_eq!(uri.whole(), (&Uri::Nvme(nvme.clone()), 1 << 20, Some(4096)));
+        assert_eq!(uri.to_string(), "nvme://0000:3b:00.0/1?serial=S1&offset=1048576&len=4096");
+        assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
+        let plain: Uri = "nvme://0000:3b:00.0/1".parse().unwrap();
+        assert_eq!(plain, Uri::Nvme(NvmeUri { serial: None, ..nvme }));
+        let set: Uri = "stripe:1MiB:nvme://3b:00.0/1,nvme://3c:00.0/1?serial=S2".parse().unwrap();
+        assert_eq!(set.to_string().parse::<Uri>().unwrap(), set);
+        for wrong in [
+            "nvme://",
+            "nvme://3b:00.0",
+            "nvme://3b:00.0/0",
+            "nvme://3b:00.0/4294967295",
+            "nvme://3b:00.0/x",
+            "nvme://3b:00.8/1",
+            "nvme://3b:20.0/1",
+            "nvme://0:3b:00.0/1",
+            "nvme://3b:00.0/1?",
+            "nvme://3b:00.0/1?len=",
+            "nvme://3b:00.0/1?len=1&len=2",
+            "nvme://3b:00.0/1?serial=",
+            "nvme://+b:00.0/1",
+            "file:///a?serial=x",
+        ] {
+            assert_eq!(wrong.parse::<Uri>().unwrap_err().kind(), ErrorKind::BadUri, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_file_is_written_with_its_scheme() {
+        let uri: Uri = "file:///a?offset=4k".parse().unwrap();
+        assert_eq!(uri, Uri::Part { of: Box::new(Uri::File("/a".into())), offset: 4096, len: None });
+        assert_eq!(uri.to_string(), "file:///a?offset=4096");
+        // A path is taken as it is: names may have question marks.
+        assert_eq!("/a?offset=4k".parse::<Uri>().unwrap(), Uri::File("/a?offset=4k".into()));
     }
 
     #[test]

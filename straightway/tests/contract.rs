@@ -150,10 +150,10 @@ fn an_engine_that_closes_in_the_middle_of_everything_answers_everybody() {
 fn a_full_lane_is_back_pressure_not_an_error() {
     let scratch = Scratch::new("flows");
     let engine = Engine::builder().gpu(GpuUse::Off).reactors(1).build().unwrap();
-    let members: Vec<String> = (0..8)
+    let members: Vec<Uri> = (0..8)
         .map(|at| {
             scratch.file(&format!("m{at}"), 1 << 18);
-            scratch.0.join(format!("m{at}")).to_str().unwrap().to_owned()
+            Uri::from_path(&scratch.0.join(format!("m{at}"))).unwrap()
         })
         .collect();
     let object = engine.open(&Uri::Stripe { unit: 65_536, members }).unwrap();

@@ -67,6 +67,29 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
+fn operations_on_a_part_stay_inside_it() {
+    let scratch = Scratch::new("part");
+    let (uri, bytes) = scratch.file("data", 100_000);
+    let engine = engine();
+    let whole = engine.open(&uri).unwrap();
+    let part = whole.part(10_000, Some(50_000)).unwrap().part(1_000, None).unwrap();
+    assert_eq!((part.len(), part.position(Verb::Read, 5, 10).unwrap()), (49_000, 11_005));
+    let memory = |len| engine.allocate(Destination::Host, len, 11_000).unwrap();
+    let read = engine.read(&part, 0, memory(49_000)).wait().ok().unwrap().into_memory().unwrap();
+    assert!(read.into_buffer().unwrap().as_slice() == &bytes[11_000..60_000]);
+    let parts = vec![(100, memory(10)), (48_990, memory(10))];
+    let many = engine.read_vectored(&part, parts).wait().ok().unwrap().into_memories();
+    let many: Vec<_> = many.into_iter().map(|memory| memory.into_buffer().unwrap()).collect();
+    assert!(many[0].as_slice() == &bytes[11_100..11_110] && many[1].as_slice() == &bytes[59_990..60_000]);
+    let outside = engine.read(&part, 48_991, memory(10)).wait();
+    assert_eq!(outside.result.as_ref().unwrap_err().kind(), ErrorKind::OutOfRange);
+    assert!(outside.into_memory().is_some(), "the memory comes back");
+    for (offset, len) in [(100_001, None), (0, Some(100_001)), (u64::MAX, Some(2)), (99_999, Some(2))] {
+        assert_eq!(whole.part(offset, len).unwrap_err().kind(), ErrorKind::OutOfRange);
+    }
+}
+
+#[test]
 fn waited_started_and_awaited_reads_give_the_same_bytes_and_say_their_way() {
     let scratch = Scratch::new("ways");
     let (uri, bytes) = scratch.file("data", 3_000_001);

@@ -150,15 +150,16 @@ impl Loaded {
     }
 }
 
-/// Loads a checkpoint: a `.safetensors` file, an `*.index.json`, or a directory with one of them.
+/// Loads a checkpoint: a `.safetensors` file, an `*.index.json`, a directory with one of them, or any other object that
+/// holds the bytes of one `.safetensors` file (a part of a raw namespace, say).
 ///
 /// *Blocking*: until every byte is there. Memory: the regions of the plan and the engine's staging, nothing else.
 ///
 /// # Errors
 /// `BadFormat` with file, tensor and remedy; what opening and reading return; `PolicyUnmet`. Nothing is returned half.
-pub fn load(engine: &Engine, path: &Path, options: &LoadOptions) -> Result<Loaded, Error> {
-    let (catalog, objects) = open_catalog(engine, path)?;
-    let plan = LoadPlan::new(&catalog, &options.tensors, options.limits).map_err(|cause| unplanned(path, cause))?;
+pub fn load(engine: &Engine, at: &Uri, options: &LoadOptions) -> Result<Loaded, Error> {
+    let (catalog, objects) = open_catalog(engine, at)?;
+    let plan = LoadPlan::new(&catalog, &options.tensors, options.limits).map_err(|cause| unplanned(at, cause))?;
     let mut files: Vec<FileReport> =
         objects.iter().map(|object| FileReport { name: object.name().to_owned(), ways: Vec::new() }).collect();
     let regions = read_all(engine, &plan, &objects, options, &mut files)?;
@@ -250,24 +251,29 @@ fn to_whole_blocks(plan: &LoadPlan, part: &ReadPart, object: &Object) -> ReadPar
 ///
 /// # Errors
 /// As [`load`].
-pub fn open_catalog(engine: &Engine, path: &Path) -> Result<(Catalog, Vec<Object>), Error> {
-    let path = resolve(engine, path)?;
+pub fn open_catalog(engine: &Engine, at: &Uri) -> Result<(Catalog, Vec<Object>), Error> {
+    let Uri::File(path) = at else {
+        let (header, object) = open_header(engine, at)?;
+        return Ok((Catalog::single(at.to_string(), header), vec![object]));
+    };
+    let path = resolve(engine, Path::new(path))?;
+    let at = &Uri::from_path(&path)?;
     if path.extension().is_none_or(|extension| extension != "json") {
-        let (header, object) = open_header(engine, &path)?;
+        let (header, object) = open_header(engine, at)?;
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         return Ok((Catalog::single(name, header), vec![object]));
     }
-    let index = ShardIndex::parse(&read_small(engine, &path)?).map_err(|cause| malformed(&path, cause))?;
+    let index = ShardIndex::parse(&read_small(engine, at)?).map_err(|cause| malformed(at, cause))?;
     let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     let mut shards = Vec::with_capacity(index.files().len());
     let mut objects = Vec::with_capacity(index.files().len());
     // Sorted by name, as the catalog keeps them: positions agree.
     for name in index.files() {
-        let (header, object) = open_header(engine, &directory.join(name))?;
+        let (header, object) = open_header(engine, &Uri::from_path(&directory.join(name))?)?;
         shards.push(Shard { name: name.clone(), header });
         objects.push(object);
     }
-    let catalog = Catalog::sharded(&index, shards).map_err(|cause| malformed(&path, cause))?;
+    let catalog = Catalog::sharded(&index, shards).map_err(|cause| malformed(at, cause))?;
     Ok((catalog, objects))
 }
 
@@ -276,7 +282,7 @@ fn resolve(engine: &Engine, path: &Path) -> Result<PathBuf, Error> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
-    let entries = engine.list(&uri(path)?)?;
+    let entries = engine.list(&Uri::from_path(path)?)?;
     let ending = |end: &str| {
         entries.iter().filter(|entry| entry.name.ends_with(end)).map(|entry| entry.name.clone()).collect::<Vec<_>>()
     };
@@ -290,19 +296,19 @@ fn resolve(engine: &Engine, path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-fn open_header(engine: &Engine, path: &Path) -> Result<(Header, Object), Error> {
-    let object = engine.open(&uri(path)?)?;
-    let mut head = HeadReader::new(object.len()).map_err(|cause| malformed(path, cause))?;
+fn open_header(engine: &Engine, at: &Uri) -> Result<(Header, Object), Error> {
+    let object = engine.open(at)?;
+    let mut head = HeadReader::new(object.len()).map_err(|cause| malformed(at, cause))?;
     while let Some(step) = head.need() {
         let bytes = read_range(engine, &object, step.file_offset, step.len_bytes)?;
-        head.push(&bytes).map_err(|cause| malformed(path, cause))?;
+        head.push(&bytes).map_err(|cause| malformed(at, cause))?;
     }
-    Ok((head.finish().map_err(|cause| malformed(path, cause))?, object))
+    Ok((head.finish().map_err(|cause| malformed(at, cause))?, object))
 }
 
 /// An index file, which is bounded.
-fn read_small(engine: &Engine, path: &Path) -> Result<Vec<u8>, Error> {
-    let object = engine.open(&uri(path)?)?;
+fn read_small(engine: &Engine, at: &Uri) -> Result<Vec<u8>, Error> {
+    let object = engine.open(at)?;
     if object.len() > INDEX_LEN_MAX_BYTES {
         return Err(Error::new(ErrorKind::BadFormat, Verb::Open)
             .at(object.name())
@@ -324,28 +330,16 @@ fn read_range(engine: &Engine, object: &Object, offset: u64, len: u64) -> Result
     engine.copy_range_to_host(&memory, 0, len)
 }
 
-pub(crate) fn uri(path: &Path) -> Result<Uri, Error> {
-    match path.to_str() {
-        Some(text) => Ok(Uri::File(text.to_owned())),
-        None => Err(Error::new(ErrorKind::BadUri, Verb::Open)
-            .at(path.to_string_lossy().as_ref())
-            .detail("a path that is not UTF-8")),
-    }
-}
-
 /// Nothing is wrong with the file: what was asked of it cannot be had.
-fn unplanned(path: &Path, cause: PlanError) -> Error {
+fn unplanned(at: &Uri, cause: PlanError) -> Error {
     let kind = match cause {
         PlanError::NoMatch { .. } => ErrorKind::NotFound,
         PlanError::OverBudget { .. } => ErrorKind::TooLarge,
         PlanError::BadAlign { .. } | PlanError::BadPart { .. } => ErrorKind::ApiMisuse,
     };
-    Error::new(kind, Verb::Plan).at(path.to_string_lossy().as_ref()).detail(cause.to_string()).caused_by(cause)
+    Error::new(kind, Verb::Plan).at(at.to_string()).detail(cause.to_string()).caused_by(cause)
 }
 
-pub(crate) fn malformed(path: &Path, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::BadFormat, Verb::Parse)
-        .at(path.to_string_lossy().as_ref())
-        .detail(cause.to_string())
-        .caused_by(cause)
+pub(crate) fn malformed(at: &Uri, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::BadFormat, Verb::Parse).at(at.to_string()).detail(cause.to_string()).caused_by(cause)
 }

@@ -2,12 +2,9 @@
 
 use std::{fmt, path::Path};
 
-use straightway::{ByPath, Destination, Engine, Error, ErrorKind, Memory, NewObject, Pending, Policy, Verb};
+use straightway::{ByPath, Destination, Engine, Error, ErrorKind, Memory, NewObject, Pending, Policy, Uri, Verb};
 
-use crate::{
-    FileLayout, LayoutOptions, TensorSpec, WritePlan,
-    load::{malformed, uri},
-};
+use crate::{FileLayout, LayoutOptions, TensorSpec, WritePlan, load::malformed};
 
 /// How to save.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +85,8 @@ fn save_all(
     memory: &mut [Option<Memory>],
     options: &SaveOptions,
 ) -> Result<Saved, Error> {
-    let plan = WritePlan::new(specs, &options.layout).map_err(|cause| malformed(directory, cause))?;
+    let at = Uri::from_path(directory)?;
+    let plan = WritePlan::new(specs, &options.layout).map_err(|cause| malformed(&at, cause))?;
     plan.files.iter().try_for_each(|file| check_lengths(file, specs, memory))?;
     let mut saved = Saved { files: Vec::new(), bytes: ByPath::default(), memory: Vec::new() };
     let mut ready = Vec::with_capacity(plan.files.len());
@@ -98,7 +96,7 @@ fn save_all(
     }
     ready.into_iter().try_for_each(NewObject::commit)?;
     if let Some((name, bytes)) = &plan.index {
-        let new = engine.create(&uri(&directory.join(name))?, bytes.len() as u64)?;
+        let new = engine.create(&Uri::from_path(&directory.join(name))?, bytes.len() as u64)?;
         engine.write(new.object(), 0, host_bytes(engine, bytes)?).wait().ok()?;
         new.commit()?;
         saved.files.push(name.clone());
@@ -130,7 +128,7 @@ fn write_file(
     options: &SaveOptions,
     saved: &mut Saved,
 ) -> Result<NewObject, Error> {
-    let new = engine.create(&uri(&directory.join(&file.name))?, file.len_bytes)?;
+    let new = engine.create(&Uri::from_path(&directory.join(&file.name))?, file.len_bytes)?;
     let head = engine.write(new.object(), 0, host_bytes(engine, &file.head)?).wait().ok()?;
     saved.bytes += head.path.bytes;
     let mut running: Vec<(usize, Pending)> = Vec::with_capacity(WRITES_IN_FLIGHT);

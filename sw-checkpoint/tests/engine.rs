@@ -1,9 +1,12 @@
 //! Save and load by the engine, on real files.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use straightway::{Destination, Engine, ErrorKind, GpuUse, Memory, parse_policy};
+use straightway::{Destination, Engine, ErrorKind, GpuUse, Memory, Uri, parse_policy};
 use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Pattern, SaveOptions, TensorSpec, load, save};
 
 struct Scratch(PathBuf);
@@ -75,7 +78,7 @@ fn what_is_saved_is_loaded_single_and_sharded() {
         assert_eq!(saved.memory.len(), 6);
         let left: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), saved.files.len(), "{left:?}");
-        let loaded = load(&engine, &scratch.0, &LoadOptions { digest: true, ..LoadOptions::default() }).unwrap();
+        let loaded = load(&engine, &at(&scratch.0), &LoadOptions { digest: true, ..LoadOptions::default() }).unwrap();
         assert_eq!(loaded.tensors.len(), 6);
         for tensor in &loaded.tensors {
             let expected = bytes_of(&tensor.name, usize::try_from(tensor.len_bytes).unwrap());
@@ -88,16 +91,33 @@ fn what_is_saved_is_loaded_single_and_sharded() {
 }
 
 #[test]
+fn a_checkpoint_inside_a_larger_object_is_loaded_from_there() {
+    let (engine, scratch) = (engine(), Scratch::new("inside"));
+    save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
+    let file = fs::read(scratch.0.join("model.safetensors")).unwrap();
+    let image = scratch.0.join("image");
+    fs::write(&image, [&vec![9; 12_345][..], &file, &[9; 777]].concat()).unwrap();
+    let of = Box::new(at(&image));
+    let part = Uri::Part { of, offset: 12_345, len: Some(file.len() as u64) };
+    let loaded = load(&engine, &part, &LoadOptions::default()).unwrap();
+    assert_eq!(loaded.tensors.len(), 6);
+    for tensor in &loaded.tensors {
+        let expected = bytes_of(&tensor.name, usize::try_from(tensor.len_bytes).unwrap());
+        assert!(loaded.bytes_of(&engine, tensor).unwrap() == expected, "{}", tensor.name);
+    }
+}
+
+#[test]
 fn a_pattern_loads_only_what_it_names() {
     let (engine, scratch) = (engine(), Scratch::new("pattern"));
     save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
     let with = |pattern: &str| LoadOptions { tensors: Pattern::parse(pattern).unwrap(), ..LoadOptions::default() };
-    let loaded = load(&engine, &scratch.0, &with("layer.*")).unwrap();
+    let loaded = load(&engine, &at(&scratch.0), &with("layer.*")).unwrap();
     assert_eq!(
         loaded.tensors.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>(),
         ["layer.0.w", "layer.1.w"]
     );
-    assert_eq!(load(&engine, &scratch.0, &with("nothing")).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(load(&engine, &at(&scratch.0), &with("nothing")).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
@@ -107,7 +127,7 @@ fn files_of_the_real_package_are_loaded() {
     for entry in fs::read_dir(golden("golden")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "safetensors") {
-            let loaded = load(&engine, &path, &LoadOptions::default()).unwrap();
+            let loaded = load(&engine, &at(&path), &LoadOptions::default()).unwrap();
             let whole = fs::read(&path).unwrap();
             let data: Vec<u8> =
                 loaded.tensors.iter().flat_map(|tensor| loaded.bytes_of(&engine, tensor).unwrap()).collect();
@@ -127,16 +147,16 @@ fn hostile_and_truncated_files_are_typed_errors() {
     for cut in [0, 1, 7, 8, 9, 100, 4096, whole.len() - 1] {
         fs::write(&path, &whole[..cut]).unwrap();
         assert_eq!(
-            load(&engine, &path, &LoadOptions::default()).unwrap_err().kind(),
+            load(&engine, &at(&path), &LoadOptions::default()).unwrap_err().kind(),
             ErrorKind::BadFormat,
             "cut at {cut}"
         );
     }
     assert_eq!(
-        load(&engine, &scratch.0.join("none.safetensors"), &LoadOptions::default()).unwrap_err().kind(),
+        load(&engine, &at(&scratch.0.join("none.safetensors")), &LoadOptions::default()).unwrap_err().kind(),
         ErrorKind::NotFound
     );
-    let error = load(&engine, &scratch.0, &LoadOptions::default()).unwrap_err();
+    let error = load(&engine, &at(&scratch.0), &LoadOptions::default()).unwrap_err();
     assert!(error.to_string().contains("2 model files"), "{error}");
 }
 
@@ -145,15 +165,15 @@ fn a_policy_reaches_every_part_and_wrong_memory_is_refused() {
     let (engine, scratch) = (engine(), Scratch::new("policy"));
     save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
     let options = LoadOptions { policy: parse_policy("require=kernel-copy").unwrap(), ..LoadOptions::default() };
-    let loaded = load(&engine, &scratch.0, &options).unwrap();
+    let loaded = load(&engine, &at(&scratch.0), &options).unwrap();
     assert!(loaded.files[0].ways.iter().all(|way| way.path.route.landing == straightway::Landing::KernelCopy));
     let options = LoadOptions { policy: parse_policy("require=preadv2").unwrap(), ..LoadOptions::default() };
-    assert_eq!(load(&engine, &scratch.0, &options).unwrap_err().kind(), ErrorKind::PolicyUnmet);
+    assert_eq!(load(&engine, &at(&scratch.0), &options).unwrap_err().kind(), ErrorKind::PolicyUnmet);
     let mut wrong = tensors(&engine);
     wrong[0].0.shape = vec![1000, 301];
     let error = save(&engine, &scratch.0, wrong, &SaveOptions::default()).unwrap_err().error;
     assert_eq!(error.kind(), ErrorKind::ApiMisuse);
-    assert!(load(&engine, &scratch.0, &LoadOptions::default()).is_ok(), "the old checkpoint is still there");
+    assert!(load(&engine, &at(&scratch.0), &LoadOptions::default()).is_ok(), "the old checkpoint is still there");
 }
 
 /// The bytes of each tensor's memory that came back.
@@ -183,4 +203,8 @@ fn a_failed_save_gives_every_tensor_back() {
     let failed = save(&engine, &nowhere, tensors(&engine), &SaveOptions::default()).unwrap_err();
     assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::NotFound, want));
     assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0, "nothing is left behind");
+}
+
+fn at(path: &Path) -> Uri {
+    Uri::from_path(path).unwrap()
 }

@@ -2,13 +2,18 @@
 //! `standin_libcuda::runner`. It proves the logic, not a device.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed case")]
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use standin_libcuda::{
     harness::{COPY, Control},
     runner::{Case, End, Outcome, case, holds, same, text},
 };
-use straightway::{Destination, Engine, ErrorKind, Landing, Memory, Reason};
+use straightway::{Destination, Engine, ErrorKind, Landing, Memory, Reason, Uri};
 use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec, load, save};
 
 const WORKER: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100"), ("STANDIN_DEVICES", "2")];
@@ -104,14 +109,14 @@ fn sharded() -> Outcome {
     let directory = scratch.directory("model");
     let saved = save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
     same("files", saved.files.len(), 4)?;
-    let host = load(&engine, &directory, &into(Destination::Host)).map_err(text)?;
-    let device = load(&engine, &directory, &into(GPU0)).map_err(text)?;
+    let host = load(&engine, &at(&directory), &into(Destination::Host)).map_err(text)?;
+    let device = load(&engine, &at(&directory), &into(GPU0)).map_err(text)?;
     same("tensors", device.tensors.len(), 6)?;
     same("digests", digests(&device), digests(&host))?;
     ways_are_staged(&device)?;
     holds("the memory is the device's", device.regions.iter().all(|region| region.destination() == GPU0))?;
     let some = LoadOptions { tensors: Pattern::parse("layer.*").map_err(text)?, ..into(GPU0) };
-    let some = load(&engine, &directory, &some).map_err(text)?;
+    let some = load(&engine, &at(&directory), &some).map_err(text)?;
     same("two of them", some.tensors.len(), 2)?;
     let all = digests(&host);
     holds("the same two", digests(&some).iter().all(|(name, digest)| all.get(name) == Some(digest)))
@@ -121,7 +126,7 @@ fn saved_from_gpu() -> Outcome {
     let (scratch, engine) = (Scratch::new(), engine());
     let (first, second) = (scratch.directory("first"), scratch.directory("second"));
     save(&engine, &first, tensors(&engine), &SaveOptions::default()).map_err(text)?;
-    let mut loaded = load(&engine, &first, &into(GPU0)).map_err(text)?;
+    let mut loaded = load(&engine, &at(&first), &into(GPU0)).map_err(text)?;
     let want = digests(&loaded);
     let regions: Vec<_> = std::mem::take(&mut loaded.regions).into_iter().map(Memory::share).collect();
     let empty = engine.allocate(Destination::Host, 1, 0).map_err(text)?.split_at(0).map_err(|_| "split")?.0;
@@ -140,7 +145,7 @@ fn saved_from_gpu() -> Outcome {
     }
     let saved = save(&engine, &second, parts, &in_shards()).map_err(text)?;
     holds("written through slabs", saved.bytes.staged >= loaded.tensor_bytes)?;
-    let other = load(&engine, &second, &into(Destination::Gpu(1))).map_err(text)?;
+    let other = load(&engine, &at(&second), &into(Destination::Gpu(1))).map_err(text)?;
     same("digests", digests(&other), want)?;
     ways_are_staged(&other)
 }
@@ -153,11 +158,11 @@ fn too_small() -> Outcome {
     let control = Control::open()?;
     control.set_fault("cuMemAlloc_v2", 1, 2);
     let error =
-        load(&engine, &directory, &into(GPU0)).map(|_| ()).err().ok_or("loaded into memory that is not there")?;
+        load(&engine, &at(&directory), &into(GPU0)).map(|_| ()).err().ok_or("loaded into memory that is not there")?;
     same("kind", error.kind(), ErrorKind::ResourceLimit)?;
     holds("remedy", error.remedy_text().contains("device memory"))?;
     same("copies", control.stat("copies"), 0)?;
-    load(&engine, &directory, &into(GPU0)).map(|_| ()).map_err(text)
+    load(&engine, &at(&directory), &into(GPU0)).map(|_| ()).map_err(text)
 }
 
 fn copy_fails() -> Outcome {
@@ -166,9 +171,13 @@ fn copy_fails() -> Outcome {
     save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
     let control = Control::open()?;
     control.set_fault(COPY, 3, 719);
-    let error = load(&engine, &directory, &into(GPU0)).map(|_| ()).err().ok_or("loaded although a copy failed")?;
+    let error = load(&engine, &at(&directory), &into(GPU0)).map(|_| ()).err().ok_or("loaded although a copy failed")?;
     same("kind, code", (error.kind(), error.code()), (ErrorKind::Io, 719))?;
     holds("remedy", !error.remedy_text().is_empty())?;
     // Memory that the lost device may still write is kept, and closing says so.
     same("close", engine.close().map_err(|error| error.kind()), Err(ErrorKind::Protocol))
+}
+
+fn at(path: &Path) -> Uri {
+    Uri::from_path(path).unwrap()
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Instant};
 
 use sha2::{Digest, Sha256};
-use straightway::{Engine, Error};
+use straightway::{Engine, Error, Uri};
 use sw_checkpoint::{LoadOptions, Loaded, load};
 
 use crate::{
@@ -26,6 +26,7 @@ const KEEP_BYTES: u64 = 8 << 30;
 
 /// Makes an engine, loads what `index` names, stops the clock, then takes the digest of sampled bytes.
 pub(crate) fn run(index: &Path, seed: u64, memory: Memory) -> Result<Sample, Error> {
+    let index = &Uri::from_path(index)?;
     let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
     let warm = match memory {
         Memory::Fresh => None,

@@ -4,17 +4,21 @@
 //!   source ─► reads (half the depth) ─► writes (half the depth) ─► record (with --resume) ─► read back ─► commit
 //! ```
 //!
-//! The destination's name leads to the old object or to the whole new one, never to half of it. Memory is bounded by the
-//! pipeline's depth times its piece.
+//! A file's name leads to the old file or to the whole new one, never to half of it. A namespace, or a part of an object, is
+//! written in place: an interrupted copy leaves it half written, and says so. Memory is bounded by the pipeline's depth times
+//! its piece.
 
 use std::{collections::VecDeque, fmt, ops::Range, path::Path};
 
 use serde::Serialize;
-use straightway::{Engine, EntryKind, Landing, NewObject, Object, Pending, Policy, ResumableObject, RouteMatch, Uri};
+use straightway::{
+    Destination, Engine, EntryKind, ErrorKind, Landing, Memory, NewObject, Object, Pending, Policy, ResumableObject,
+    RouteMatch, Uri,
+};
 
 use crate::{
     args::Cp,
-    fail::Fail,
+    fail::{Exit, Fail},
     out::{Out, Progress},
     pipeline::{self, CHECKSUM, Cuts, Spare, Sum},
     route::{Way, Ways},
@@ -78,6 +82,8 @@ enum Target {
     Fresh(NewObject),
     /// Kept for the next attempt if it is not committed.
     Resumable(ResumableObject),
+    /// Bytes that are there already and are overwritten.
+    InPlace(Object),
 }
 
 impl Target {
@@ -85,12 +91,13 @@ impl Target {
         match self {
             Self::Fresh(target) => target.object(),
             Self::Resumable(target) => target.object(),
+            Self::InPlace(object) => object,
         }
     }
 
     fn done(&self) -> u64 {
         match self {
-            Self::Fresh(_) => 0,
+            Self::Fresh(_) | Self::InPlace(_) => 0,
             Self::Resumable(target) => target.done(),
         }
     }
@@ -99,8 +106,17 @@ impl Target {
         match self {
             Self::Fresh(target) => target.commit()?,
             Self::Resumable(target) => target.commit()?,
+            Self::InPlace(_) => {}
         }
         Ok(())
+    }
+
+    /// What becomes of the destination if the copy fails.
+    fn fate(&self) -> &'static str {
+        match self {
+            Self::Fresh(_) | Self::Resumable(_) => "the destination is untouched",
+            Self::InPlace(_) => "the destination was written in place and holds a part of the copy",
+        }
     }
 }
 
@@ -170,6 +186,12 @@ fn destination(engine: &Engine, args: &Cp) -> Result<Uri, Fail> {
 
 /// A copy onto itself would lose the only copy if it were not atomic; it is useless in any case.
 fn refuse_itself(engine: &Engine, args: &Cp, dst: &Uri) -> Result<(), Fail> {
+    if args.src.whole().0 == dst.whole().0 && matches!(dst, Uri::Part { .. } | Uri::Nvme(_)) {
+        return Err(Fail::usage(
+            format!("{} and {dst} are of the same object", args.src),
+            "copy through a third place, so that parts cannot overlap",
+        ));
+    }
     let (Uri::File(_), Uri::File(_)) = (&args.src, dst) else { return Ok(()) };
     let source = engine.stat(&args.src)?;
     match engine.stat(dst) {
@@ -181,6 +203,9 @@ fn refuse_itself(engine: &Engine, args: &Cp, dst: &Uri) -> Result<(), Fail> {
 }
 
 fn create(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Target, Fail> {
+    if matches!(dst, Uri::Nvme(_) | Uri::Part { .. }) {
+        return in_place(engine, args, dst, source);
+    }
     if args.resume {
         let version = source.version();
         let words = [version.identity.0.to_le_bytes(), version.identity.1.to_le_bytes()].concat();
@@ -189,6 +214,40 @@ fn create(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Targ
     } else {
         Ok(Target::Fresh(engine.create(dst, source.len())?))
     }
+}
+
+/// A destination that exists and is overwritten: it must be large enough, and an interrupted copy starts anew.
+fn in_place(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Target, Fail> {
+    if args.resume {
+        return Err(Fail::usage(
+            format!("{dst} is written in place, which cannot be resumed"),
+            "copy it again from the start, without --resume",
+        ));
+    }
+    let object = engine.open_for_update(dst)?;
+    let unit = block_of(&object);
+    if source.len() > object.len() {
+        return Err(Fail::new(
+            Exit::NoSpace,
+            ErrorKind::NoSpace.name(),
+            format!("{dst} has {} bytes, the source {}; nothing was written", object.len(), source.len()),
+            "name a larger part",
+        ));
+    }
+    if !args.pipeline.piece.is_multiple_of(unit) {
+        return Err(Fail::usage(
+            format!("{dst} takes whole blocks of {unit} bytes"),
+            format!("use a --piece that is a multiple of {unit}"),
+        ));
+    }
+    Ok(Target::InPlace(object))
+}
+
+/// What writes to an object must be whole multiples of: 1, where some way takes any byte.
+fn block_of(object: &Object) -> u64 {
+    let inner = object.as_engine_object();
+    let bytewise = inner.stripe.is_some() || inner.bytewise_face().is_some();
+    if bytewise { 1 } else { u64::from(inner.whole_unit()) }
 }
 
 /// One copy under way. The ways are those of reading, writing and verifying.
@@ -247,10 +306,33 @@ impl Copy<'_> {
             if let Some((at, pending)) = reads.pop_front() {
                 let piece = pipeline::finish(at, pending, &mut self.ways[0])?;
                 sum.add(piece.checksum, piece.len);
-                let request = self.engine.write(target.object(), piece.offset, piece.memory).policy(self.args.policy);
+                let memory = self.whole_blocks(target, piece)?;
+                let request = self.engine.write(target.object(), at.0, memory).policy(self.args.policy);
                 writes.push_back((at, request.start()));
             }
         }
+    }
+
+    /// The last piece of a copy onto an object that takes whole blocks only gets the rest of its block from there.
+    fn whole_blocks(&mut self, target: &Target, piece: pipeline::Piece) -> Result<Memory, Fail> {
+        let block = match target {
+            Target::InPlace(object) => block_of(object),
+            Target::Fresh(_) | Target::Resumable(_) => 1,
+        };
+        let len = piece.len.next_multiple_of(block);
+        if len == piece.len {
+            return Ok(piece.memory);
+        }
+        let last = self.engine.allocate(Destination::Host, block, piece.offset + len - block)?;
+        let read = self.engine.read(target.object(), piece.offset + len - block, last).start();
+        let last = pipeline::finish((piece.offset + len - block, block), read, &mut self.ways[2])?;
+        let last = pipeline::buffer_of(last.memory)?;
+        let head = pipeline::buffer_of(piece.memory)?;
+        let mut whole = pipeline::buffer_of(self.engine.allocate(Destination::Host, len, piece.offset)?)?;
+        let (old, new) = (whole.len().0 - block, head.as_slice().len());
+        whole.as_mut_slice()[usize::try_from(old).unwrap_or(0)..].copy_from_slice(last.as_slice());
+        whole.as_mut_slice()[..new].copy_from_slice(head.as_slice());
+        Ok(whole.into())
     }
 
     /// Reads the copied part of the destination back from its device and compares it with what was read from the source.
@@ -263,10 +345,11 @@ impl Copy<'_> {
         if back.value() != copied.value() {
             return Err(Fail::verification(
                 format!(
-                    "{} reads back with crc64-nvme {:016x}, the source had {:016x}; the destination is untouched",
+                    "{} reads back with crc64-nvme {:016x}, the source had {:016x}; {}",
                     target.object().name(),
                     back.value(),
-                    copied.value()
+                    copied.value(),
+                    target.fate()
                 ),
                 "check the device and its memory, then copy again",
             ));

@@ -91,12 +91,12 @@ fn fact(fact: Fact) -> FactReport {
 
 /// A file as it is; of a directory, a file that is made in it and goes away.
 fn look(engine: &Engine, path: &Path) -> Result<Object, Fail> {
-    let uri = session::path_uri(path)?;
+    let uri = Uri::from_path(path)?;
     if engine.stat(&uri)?.kind != EntryKind::Directory {
         return Ok(engine.open(&uri)?);
     }
     let name = format!(".straightway-doctor-{}", std::process::id());
-    let probe: Uri = session::path_uri(&path.join(name))?;
+    let probe: Uri = Uri::from_path(&path.join(name))?;
     let new = engine.create(&probe, PROBE_BYTES)?;
     Ok(new.object().clone())
 }

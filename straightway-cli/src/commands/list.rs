@@ -148,13 +148,13 @@ pub fn stat(args: &Stat, out: &mut Out) -> Result<(), Fail> {
 
 fn stat_one(engine: &Engine, uri: &Uri) -> Result<StatReport, Fail> {
     let (entry, object) = match uri {
-        // A stripe set has no entry of its own: what it is follows from its members.
-        Uri::Stripe { .. } => {
+        // A stripe set or a part has no entry of its own: what it is follows from what it is made of.
+        Uri::Stripe { .. } | Uri::Part { .. } => {
             let object = engine.open(uri)?;
             let (name, len) = (uri.to_string(), object.len());
             (Entry { name, kind: EntryKind::Object, len, version: object.version() }, Some(object))
         }
-        Uri::File(_) => {
+        Uri::File(_) | Uri::Nvme(_) => {
             let entry = engine.stat(uri)?;
             let bytes = matches!(entry.kind, EntryKind::Object | EntryKind::BlockDevice);
             // What may be looked at may not always be read: the ways are then unknown, the rest is not.

@@ -122,7 +122,7 @@ pub fn run(args: &Load, out: &mut Out) -> Result<(), Fail> {
         }
         out.report(&Report {
             schema: "straightway.load/1",
-            checkpoint: args.checkpoint.display().to_string(),
+            checkpoint: args.checkpoint.to_string(),
             into: args.into.to_string(),
             files: loaded.files.len(),
             tensors: loaded.tensors.len(),

@@ -80,6 +80,24 @@ fn a_stripe_set_is_copied_into_one_file() {
 }
 
 #[test]
+fn a_part_is_written_in_place_and_the_rest_stays() {
+    let scratch = Scratch::new();
+    scratch.file("a", 10_001);
+    std::fs::write(scratch.path("b"), vec![7; 50_000]).unwrap();
+    let part = format!("file://{}?offset=3000&len=20000", scratch.path("b").display());
+    scratch.run(&["cp", "a", &part]).ok();
+    let after = std::fs::read(scratch.path("b")).unwrap();
+    assert!(after[3000..13_001] == content(10_001) && after.len() == 50_000);
+    assert!(after[..3000].iter().chain(&after[13_001..]).all(|byte| *byte == 7));
+    assert!(scratch.run(&["cat", &part, "--len", "10001"]).ok().stdout == content(10_001));
+    scratch.file("large", 20_001);
+    scratch.run(&["cp", "large", &part]).fails(7, &["20000 bytes", "nothing was written", "; "]);
+    scratch.run(&["cp", "a", &part, "--resume"]).fails(2, &["in place", "; "]);
+    scratch.run(&["cp", &part, &part]).fails(2, &["same object", "; "]);
+    scratch.run(&["cat", &part, "--len", "20001"]).fails(1, &["20000 bytes", "; "]);
+}
+
+#[test]
 fn a_full_disk_is_told_before_a_byte_is_written() {
     let scratch = Scratch::new();
     scratch.file("a", 4 << 20);

@@ -151,7 +151,8 @@ impl<'a> Worker<'a> {
         };
         self.offsets[index] = offset;
         self.started[index] = nanos(clock);
-        let op = Lane::op(index as u64, self.cell.verb, self.target.clone(), offset, memory);
+        let place = self.cell.object.position(self.cell.verb, offset, memory.len())?;
+        let op = Lane::op(index as u64, self.cell.verb, self.target.clone(), place, memory);
         self.lane.submit(op).map(|_| ()).map_err(|rejected| rejected.error.into())
     }
 

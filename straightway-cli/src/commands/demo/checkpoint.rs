@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use straightway::{Destination, Memory};
+use straightway::{Destination, Memory, Uri};
 use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, SaveOptions, TensorSpec};
 
 use super::{Run, dataset::LARGE_SEED};
@@ -48,7 +48,7 @@ impl Run<'_> {
         signals::requested()?;
         let clock = Stopwatch::start();
         let options = LoadOptions { into: self.into, ..LoadOptions::default() };
-        let loaded = sw_checkpoint::load(self.engine, &dir, &options)?;
+        let loaded = sw_checkpoint::load(self.engine, &Uri::from_path(&dir)?, &options)?;
         self.read_s += clock.seconds();
         if loaded.tensors.len() != count {
             let text = format!("{} tensors came back of {count}", loaded.tensors.len());

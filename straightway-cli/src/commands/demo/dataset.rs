@@ -10,7 +10,7 @@ use crate::{
     pattern, pipeline,
     pipeline::{Cuts, Spare},
     route::Ways,
-    session::{self, Stopwatch},
+    session::Stopwatch,
     signals,
     size::Bytes,
 };
@@ -39,7 +39,7 @@ impl Run<'_> {
     }
 
     pub fn uri(&self, name: &str) -> Result<Uri, Fail> {
-        session::path_uri(&self.dir.join(name))
+        Ok(Uri::from_path(&self.dir.join(name))?)
     }
 
     fn write_samples(&mut self, bytes: u64) -> Result<Vec<(Uri, u64)>, Fail> {
