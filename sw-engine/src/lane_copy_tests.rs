@@ -13,7 +13,7 @@ use crate::{
     op::{OpOptions, Spans, Target},
     plan::{MemoryFacts, Policy, plan},
     rate::RateTable,
-    seam::{Attach, CopyJob, Fence, Io, Submit, Wake},
+    seam::{Attach, CopyJob, Fence, Io, Regions, Submit, Wake},
 };
 
 const DEVICE: DeviceId = DeviceId(DeviceId::MODEL_FIRST);
@@ -38,8 +38,8 @@ struct Disk(Arc<Mutex<World>>);
 
 impl Transport for Disk {
     fn caps(&self) -> TransportCaps {
-        let device = Err(Reason::NoPeerPages);
-        TransportCaps { name: "mem", queue_depth: 8, io_bytes_max: 16 << 10, segments_max: 3, host: Ok(()), device }
+        let (host, device, regions) = (Ok(()), Err(Reason::NoPeerPages), Regions::Any);
+        TransportCaps { name: "mem", queue_depth: 8, io_bytes_max: 16 << 10, segments_max: 3, host, device, regions }
     }
 
     fn attach(&mut self, _hint: Attach<'_>) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use crate::{
     op::{OpOptions, Segment, Spans, Target},
     plan::{MemoryFacts, Policy, plan},
     rate::RateTable,
-    seam::{Attach, Fence, Io, Submit, Wake},
+    seam::{Attach, Fence, Io, Regions, Submit, Wake},
     stripe::StripeGeometry,
 };
 
@@ -176,6 +176,7 @@ fn bed_with(files: usize, len: usize, segments_max: u8, depth: u32) -> Bed {
         segments_max,
         host: Ok(()),
         device: Err(Reason::MemoryUnreachable),
+        regions: Regions::Any,
     };
     let bytes = (0..files).map(|file| (0..len).map(|at| pattern(file, at)).collect()).collect();
     let memory =

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, ErrorKind, Verb},
     object::Object,
     path::{ByPath, DataPath, Landing, Reason, Route},
-    plan::Choice,
+    plan::{Choice, Via},
     slot::Token,
     time::Time,
 };
@@ -34,6 +34,8 @@ pub struct Reached {
     members: Vec<Choice>,
     /// Transports that a lane must have for these choices: one more than the highest index.
     transports: u8,
+    /// A bit for each transport (a lane has 64 at most) that moves bytes of the operation's own memory in these choices.
+    direct: u64,
 }
 
 impl Deref for Target {
@@ -79,8 +81,11 @@ impl Target {
 
     fn make(object: Arc<Object>, choice: Choice, members: Vec<Choice>) -> Self {
         let legs = |choice: &Choice| [Some(choice.main), choice.unaligned, choice.ends].into_iter().flatten();
-        let highest = members.iter().chain([&choice]).flat_map(legs).map(|leg| leg.transport).max().unwrap_or(0);
-        Self(Arc::new(Reached { object, choice, members, transports: highest.saturating_add(1) }))
+        let all = members.iter().chain([&choice]).flat_map(legs);
+        let highest = all.clone().map(|leg| leg.transport).max().unwrap_or(0);
+        let direct = all.filter(|leg| leg.via == Via::Direct);
+        let direct = direct.fold(0, |bits, leg| bits | 1u64.checked_shl(leg.transport.into()).unwrap_or(0));
+        Self(Arc::new(Reached { object, choice, members, transports: highest.saturating_add(1), direct }))
     }
 
     /// The choices of a stripe set's members; empty for a plain object.
@@ -90,6 +95,11 @@ impl Target {
 
     pub(crate) fn transports(&self) -> usize {
         usize::from(self.transports)
+    }
+
+    /// A bit for each transport that moves bytes of the operation's own memory.
+    pub(crate) fn direct(&self) -> u64 {
+        self.direct
     }
 }
 
@@ -126,6 +136,16 @@ impl Spans {
     /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Each span, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &DmaSpan> {
+        let (one, many) = match self {
+            Spans::None => (None, [].as_slice()),
+            Spans::One(span) => (Some(span), [].as_slice()),
+            Spans::Many(segments) => (None, &**segments),
+        };
+        one.into_iter().chain(many.iter().map(|segment| &segment.span))
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&DmaSpan> {

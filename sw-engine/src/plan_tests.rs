@@ -1,5 +1,8 @@
 use super::*;
-use crate::object::{ObjectId, Residency, Version};
+use crate::{
+    object::{ObjectId, Residency, Version},
+    seam::Regions,
+};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Direct {
@@ -15,6 +18,7 @@ fn caps(name: TransportName) -> TransportCaps {
         segments_max: 3,
         host: Ok(()),
         device: Err(Reason::NoPeerPages),
+        regions: Regions::Any,
     }
 }
 

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sw_engine::{
     ErrorKind, Fault, Landing, Retry, Token, TransportName,
-    seam::{Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Submit, TransportCaps},
+    seam::{Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Regions, Submit, TransportCaps},
 };
-use sw_mem::index;
+use sw_mem::{RegionId, index};
 
 use crate::{
     fault::{Act, FaultRule, FaultTable},
@@ -42,6 +42,8 @@ pub struct QueueParams {
     pub io_bytes_max: u32,
     /// Pieces of memory in one I/O at most.
     pub segments_max: u8,
+    /// Whether it must be told of memory before.
+    pub regions: Regions,
     /// Shortest and longest time of an I/O.
     pub latency_ns: (u64, u64),
     /// Chance of the long tail, and how much longer it is.
@@ -70,6 +72,7 @@ impl QueueParams {
             queue_depth: 32,
             io_bytes_max: 128 << 10,
             segments_max: 3,
+            regions: Regions::Any,
             latency_ns: (10_000, 100_000),
             tail: (0, 0),
             full: 0,
@@ -90,6 +93,7 @@ impl QueueParams {
             segments_max: self.segments_max,
             host: Ok(()),
             device: Err(sw_engine::Reason::NoPeerPages),
+            regions: self.regions,
         }
     }
 }
@@ -118,6 +122,7 @@ pub(crate) struct Queue {
     /// Ends that nobody took yet, and whether an I/O has them (or they are lies).
     done: VecDeque<(IoDone, bool)>,
     tokens: BTreeSet<u64>,
+    attached: BTreeSet<RegionId>,
     pub(crate) broken: bool,
     fenced: bool,
 }
@@ -135,6 +140,7 @@ impl Queue {
             staged: VecDeque::new(),
             done: VecDeque::new(),
             tokens: BTreeSet::new(),
+            attached: BTreeSet::new(),
             broken: false,
             fenced: false,
         }
@@ -157,6 +163,23 @@ impl Queue {
 }
 
 impl Machine {
+    pub(crate) fn attach_region(&mut self, queue: usize, region: RegionId) {
+        if let Some(model) = self.queues.get_mut(queue) {
+            model.attached.insert(region);
+        }
+    }
+
+    /// A device must not lose sight of memory that it has I/Os on.
+    pub(crate) fn detach_region(&mut self, queue: usize, region: RegionId) {
+        let Some(model) = self.queues.get_mut(queue) else { return };
+        model.attached.remove(&region);
+        let held = model.ios.values().any(|open| open.io.segments().iter().any(|piece| piece.region == region));
+        self.mark(Mark::RegionDetached);
+        if held {
+            self.violate("limits", format!("queue {queue} lost a region that it has I/Os on"));
+        }
+    }
+
     pub(crate) fn submit_io(&mut self, queue: usize, io: &Io) -> Submit {
         let number = queue as u64;
         let Some(model) = self.queues.get_mut(queue) else { return Submit::Full };
@@ -180,6 +203,12 @@ impl Machine {
             );
         }
         self.check_shape(queue, io);
+        if !self.reaches(queue, io) {
+            let fault = Fault::new(ErrorKind::NotRegistered, 0);
+            let end = IoDone { token: io.token, result: Err(fault) };
+            self.queues.get_mut(queue).into_iter().for_each(|model| model.done.push_back((end, true)));
+            return Submit::Accepted;
+        }
         let Some(model) = self.queues.get_mut(queue) else { return Submit::Full };
         let name = model.next_io;
         model.next_io += 1;
@@ -195,7 +224,8 @@ impl Machine {
 
     /// What the engine promises of an I/O.
     fn check_shape(&mut self, queue: usize, io: &Io) {
-        let Some(params) = self.queues.get(queue).map(|queue| queue.params.clone()) else { return };
+        let Some(model) = self.queues.get(queue) else { return };
+        let params = &model.params;
         let pieces = io.segments();
         let sum: u64 = pieces.iter().map(|piece| u64::from(piece.len)).sum();
         let flush = matches!(io.kind, IoKind::FlushData | IoKind::FlushAll);
@@ -220,10 +250,18 @@ impl Machine {
             }
         }
         rule(pieces.iter().any(|piece| piece.device().is_some()), "device memory, which the queue cannot reach");
+        rule(!self.reaches(queue, io), "memory that was not attached");
         if !wrong.is_empty() {
             let text = format!("queue {queue} got {}: {:?} {}+{}", wrong.join(", "), io.kind, io.offset, io.len);
             self.violate("limits", text);
         }
+    }
+
+    /// Whether the queue was told of the memory, where it must be.
+    fn reaches(&self, queue: usize, io: &Io) -> bool {
+        let Some(model) = self.queues.get(queue) else { return false };
+        let known = |piece: &MemorySegment| model.attached.contains(&piece.region);
+        model.params.regions == Regions::Any || io.segments().iter().all(known)
     }
 
     fn face(&self, io: &Io) -> Option<FaceParams> {

@@ -190,8 +190,8 @@ pub struct SimTransport {
     wake: Arc<WakeFlag>,
 }
 
-#[derive(Debug)]
-struct WakeFlag(AtomicBool);
+#[derive(Debug, Default)]
+pub(crate) struct WakeFlag(pub(crate) AtomicBool);
 
 impl Wake for WakeFlag {
     fn wake(&self) {
@@ -204,7 +204,7 @@ fn broken(fault: Fault) -> Error {
     Error::from_fault(fault, Verb::Setup).detail("the modelled queue broke").remedy("replay the seed")
 }
 
-fn nanos(span: Duration) -> u64 {
+pub(crate) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -216,9 +216,14 @@ impl Transport for SimTransport {
     }
 
     fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
-        if let Attach::Region(region) = hint {
-            // Regions of the caller are known already; what else comes is the engine's own.
-            self.hub.memory(region, Belongs::Engine);
+        match hint {
+            Attach::Region(region) => {
+                // Regions of the caller are known already; what else comes is the engine's own.
+                self.hub.memory(region, Belongs::Engine);
+                self.hub.lock().attach_region(self.queue, region.id());
+            }
+            Attach::RegionGone(region) => self.hub.lock().detach_region(self.queue, region),
+            Attach::Object(_) | Attach::ObjectGone(_) => {}
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use sw_engine::{
     Error, Face, Granularity, Landing, Object, ObjectId, Residency, Token, TransportName, Version,
-    seam::{Attach, Fence, Io, IoDone, Submit, Transport, TransportCaps, Wait, Wake},
+    seam::{Attach, Fence, Io, IoDone, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 
 /// Its name in routes.
@@ -22,9 +22,16 @@ pub struct NullTransport {
 impl NullTransport {
     /// With a queue of `queue_depth` I/Os of at most `io_bytes_max` bytes (a power of two).
     pub fn new(queue_depth: u32, io_bytes_max: u32) -> Self {
-        let caps =
-            TransportCaps { name: NAME, queue_depth, io_bytes_max, segments_max: 3, host: Ok(()), device: Ok(()) };
+        let (host, device, regions) = (Ok(()), Ok(()), Regions::Any);
+        let caps = TransportCaps { name: NAME, queue_depth, io_bytes_max, segments_max: 3, host, device, regions };
         Self { caps, staged: Vec::with_capacity(queue_depth as usize), rung: 0, closed: false }
+    }
+
+    /// The same, which asks to be told of memory or not. It never looks whether it was.
+    #[must_use]
+    pub fn with_regions(mut self, regions: Regions) -> Self {
+        self.caps.regions = regions;
+        self
     }
 
     /// An object of `len` bytes for it, with one face of this granularity.

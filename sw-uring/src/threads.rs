@@ -24,7 +24,7 @@ use std::{
 
 use sw_engine::{
     Error, ErrorKind, Fault, Reason, Token, Verb,
-    seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Submit, Transport, TransportCaps, Wait, Wake},
+    seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::ForkMark;
 
@@ -75,6 +75,7 @@ impl ThreadsConfig {
             segments_max: 3,
             host: Ok(()),
             device: Err(Reason::NoPeerPages),
+            regions: Regions::Any,
         }
     }
 }

@@ -16,6 +16,7 @@
 //!
 //! What is not here: planning (`plan.rs`), arithmetic of cuts (`split.rs`), time, threads, I/O.
 
+mod attach;
 mod close;
 mod done;
 mod emit;
@@ -39,6 +40,7 @@ use crate::{
     split::{Cut, Landed},
     time::Time,
 };
+use attach::Attached;
 use flow::FlowTable;
 pub use report::Counters;
 
@@ -96,6 +98,8 @@ struct Queue {
     refused: VecDeque<Token>,
     /// Why it takes no more, once it broke.
     broken: Option<Fault>,
+    /// What was attached to it for operations, if it must be told of memory.
+    attached: Option<Box<Attached>>,
 }
 
 /// A copy engine with its backlog.
@@ -248,6 +252,8 @@ impl LostSlabs {
 pub struct Lane {
     config: LaneConfig,
     queues: Vec<Queue>,
+    /// A bit for each queue whose transport must be told of memory.
+    must_attach: u64,
     copiers: Vec<Copier>,
     staging: Option<SlabPool>,
     bounce: SlabPool,
@@ -271,7 +277,8 @@ impl Lane {
     /// Makes a lane of `parts`.
     ///
     /// # Errors
-    /// `ApiMisuse` for a configuration out of range, `ResourceLimit` if memory for bounce slabs or pins is refused.
+    /// `ApiMisuse` for a configuration out of range, `ResourceLimit` if memory for bounce slabs or pins is refused; what a
+    /// transport that must be told of memory says to the slabs.
     pub fn new(config: LaneConfig, parts: LaneParts) -> Result<Self, Error> {
         check_config(&config, &parts)?;
         let bounce =
@@ -290,9 +297,12 @@ impl Lane {
         let depth: u32 = queues.iter().map(|queue| queue.caps.queue_depth).sum();
         let copies: u32 = copiers.iter().map(|copier| copier.caps.queue_depth.max(COPY_SLOTS)).sum();
         let done = (depth as usize).max(64);
-        Ok(Self {
+        let must_attach = (0..).zip(&queues).filter(|(_, queue)| queue.attached.is_some());
+        let must_attach = must_attach.fold(0, |bits, (index, _): (u32, _)| bits | 1 << index);
+        let mut lane = Self {
             config,
             queues,
+            must_attach,
             copiers,
             lost: LostSlabs {
                 bounce: (0, bounce.capacity()),
@@ -311,7 +321,9 @@ impl Lane {
             closed: false,
             io_done: Vec::with_capacity(done),
             copy_done: Vec::with_capacity(done),
-        })
+        };
+        lane.attach_slabs_where_needed()?;
+        Ok(lane)
     }
 
     /// What each transport can do, in the order that choices index.
@@ -322,23 +334,6 @@ impl Lane {
     /// What each copy engine can do.
     pub fn copier_caps(&self) -> Vec<CopyEngineCaps> {
         self.copiers.iter().map(|copier| copier.caps).collect()
-    }
-
-    /// Passes a hint to every transport, and the lane's own slabs with the first region hint.
-    ///
-    /// # Errors
-    /// The first refusal; I/Os work without the hint.
-    pub fn attach(&mut self, hint: crate::seam::Attach<'_>) -> Result<(), Error> {
-        self.queues.iter_mut().try_for_each(|queue| queue.transport.attach(hint))
-    }
-
-    /// Registers the lane's own slabs with its transports, so that staged and bounced chunks are cheap.
-    ///
-    /// # Errors
-    /// The first refusal (limit of locked memory); everything works without.
-    pub fn attach_slabs(&mut self) -> Result<(), Error> {
-        let regions = [Some(self.bounce.region().clone()), self.staging.as_ref().map(|pool| pool.region().clone())];
-        regions.iter().flatten().try_for_each(|region| self.attach(crate::seam::Attach::Region(region)))
     }
 
     /// A handle that ends a wait in [`Lane::poll`], one per transport.
@@ -519,6 +514,7 @@ impl Queue {
             unrung: Vec::with_capacity(depth),
             refused: VecDeque::with_capacity(depth),
             broken: None,
+            attached: Attached::for_transport(&caps),
         }
     }
 }
@@ -634,6 +630,9 @@ fn op_id(token: Token) -> OpId {
     OpId(token)
 }
 
+#[cfg(test)]
+#[path = "../lane_attach_tests.rs"]
+mod attach_tests;
 #[cfg(test)]
 #[path = "../lane_copy_tests.rs"]
 mod copy_tests;

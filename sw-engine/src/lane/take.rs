@@ -28,7 +28,8 @@ impl Lane {
     ///
     /// # Errors
     /// [`Rejected`] with the operation and: `Busy` (poll, then try again), `Closed`, `ApiMisuse`, `OutOfRange`,
-    /// `TooLarge`, `PolicyUnmet` (memory or ends that the policy's route cannot take). Nothing was done.
+    /// `TooLarge`, `PolicyUnmet` (memory or ends that the policy's route cannot take), or what a transport that must be told
+    /// of memory says about the operation's. Nothing was done.
     pub fn submit(&mut self, now: Time, op: Op) -> Result<OpId, Rejected> {
         if let Err(error) = self.check(&op).and_then(|()| check_core(&op)) {
             return Err(Rejected { op, error });
@@ -38,6 +39,9 @@ impl Lane {
             let error = Error::new(ErrorKind::Busy, op.verb)
                 .detail("the lane is full")
                 .remedy("poll for completions, then try again");
+            return Err(Rejected { op, error });
+        }
+        if let Err(error) = self.attach_memory(&op) {
             return Err(Rejected { op, error });
         }
         if let (Some(byte), Verb::Read) = (op.options.poison, op.verb) {

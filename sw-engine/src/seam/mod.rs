@@ -10,5 +10,6 @@ mod transport;
 pub use copy::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, SlabPin};
 pub use store::{Entry, EntryKind, OpenMode, Store, WriteIntent};
 pub use transport::{
-    Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Submit, Transport, TransportCaps, Wait, Wake,
+    Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Regions, Submit, Transport, TransportCaps, Wait,
+    Wake,
 };

@@ -92,6 +92,19 @@ pub struct TransportCaps {
     pub host: Reach,
     /// Whether device memory can be reached.
     pub device: Reach,
+    /// Whether it must be told of memory before it can reach it.
+    pub regions: Regions,
+}
+
+/// Which regions, of the kinds of memory that a transport reaches, an I/O may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Regions {
+    /// Any. [`Attach::Region`] is a hint: it makes I/Os cheaper, and they work without.
+    Any,
+    /// Only those that were attached before (memory that a device sees through an IOMMU mapping, say). [`Attach::Region`]
+    /// is then a duty of the lane, which has attached its own slabs before the first operation and the regions of an
+    /// operation before its first chunk, and never detaches one that a live operation has memory in.
+    Attached,
 }
 
 /// Whether a kind of memory can be reached, and if not, why.
@@ -129,16 +142,18 @@ pub enum Fence {
     Busy(u32),
 }
 
-/// Control-plane news for a transport. Hints: a transport that has no use for one ignores it.
+/// Control-plane news for a transport. Hints that a transport without use for them ignores; but see [`Regions::Attached`],
+/// for which `Region` and `RegionGone` are orders.
 #[derive(Clone, Copy, Debug)]
 pub enum Attach<'a> {
     /// Many I/Os on this object will come; make them cheap (a registered file).
     Object(&'a Object),
     /// The last one is done.
     ObjectGone(ObjectId),
-    /// Many I/Os into this region will come; make them cheap (pinned once).
+    /// Many I/Os into this region will come; make them cheap (pinned once). The transport keeps a handle of the region until
+    /// `RegionGone`. A second time changes nothing.
     Region(&'a DmaRegion),
-    /// The last one is done.
+    /// The last one is done. For a region that is not attached it changes nothing.
     RegionGone(RegionId),
 }
 
@@ -151,8 +166,9 @@ pub trait Wake: Send + Sync {
 /// Moves bytes between an object and memory.
 ///
 /// One thread uses it at a time and may hand it over between calls. The engine validates: offsets and lengths are
-/// multiples of the face's granularity, memory is reachable, depth and length limits hold; the transport may assert
-/// these in debug builds and must return a [`Fault`], never panic, for what the world below does.
+/// multiples of the face's granularity, memory is reachable (and attached, see [`Regions`]), depth and length limits hold;
+/// the transport may assert these in debug builds and must return a [`Fault`], never panic, for what the world below does.
+/// One that asks for attached regions ends an I/O into another with a fault of kind `NotRegistered` and sends nothing.
 ///
 /// *Complete* means: for a read, the bytes are where the segments say and visible to the CPU for host memory (device
 /// memory: see the device's own visibility class); for a write, the object holds them (durable after a flush).
@@ -167,7 +183,8 @@ pub trait Transport: Send {
     /// Takes or drops a hint. Control plane: may be slow.
     ///
     /// # Errors
-    /// A limit of the system (locked memory, table size); I/Os work without the hint too.
+    /// A limit of the system (locked memory, table size). I/Os work without the hint too, except into a region that
+    /// [`Regions::Attached`] asks for: that one is not attached then. `ResourceLimit` says that detaching others may help.
     fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error>;
 
     /// Takes an I/O. It need not reach the device before `ring`.

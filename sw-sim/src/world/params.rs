@@ -2,7 +2,10 @@
 
 use core::fmt;
 
-use sw_engine::{ErrorKind, Fault, LaneConfig, Limits, Retry, seam::IoKind};
+use sw_engine::{
+    ErrorKind, Fault, LaneConfig, Limits, Retry,
+    seam::{IoKind, Regions},
+};
 
 use crate::{
     copier::CopierParams,
@@ -93,7 +96,11 @@ impl Params {
         let stripe_unit = (disks > 1 && rng.per_mille(700)).then(|| rng.pick_or(&[4096, 8192, 16_384], 4096));
         let of_disks = QUEUE_NAMES.iter().take(if shared_queue { 1 } else { disks });
         let of_cache = QUEUE_NAMES.last().filter(|_| cache_queue);
-        let queues: Vec<_> = of_disks.chain(of_cache).map(|name| draw_queue(rng, name, mood)).collect();
+        let mut queues: Vec<_> = of_disks.chain(of_cache).map(|name| draw_queue(rng, name, mood)).collect();
+        let told = &mut Rng::split(seed, "regions");
+        queues
+            .iter_mut()
+            .for_each(|queue| queue.regions = told.pick_or(&[Regions::Any, Regions::Attached], Regions::Any));
         // Where a device keeps its I/Os for good, pools are small enough to be lost whole.
         let keeps = queues.iter().any(|queue| queue.rules.first().is_some_and(|rule| rule.act == Act::Lost));
         let slabs: [&[u32]; 2] = if keeps { [&[1], &[1]] } else { [&[1, 2, 8], &[1, 2, 16]] };
@@ -154,6 +161,7 @@ fn draw_queue(rng: &mut Rng, name: &'static str, mood: Mood) -> QueueParams {
         queue_depth: rng.pick_or(&[1, 2, 4, 16, 64], 4),
         io_bytes_max: rng.pick_or(&[12 << 10, 16 << 10, 32 << 10, 128 << 10], 16 << 10),
         segments_max: rng.pick_or(&[1, 2, 3, 3], 3),
+        regions: Regions::Any,
         latency_ns: (low, low * rng.pick_or(&[1, 3, 30], 3)),
         tail: if rng.per_mille(300) { (20, 3_000_000) } else { (0, 0) },
         full: if rng.per_mille(300) { 100 } else { 0 },

@@ -1,17 +1,23 @@
 //! Asserts the contract of [`Transport`] from both sides: what the engine asks, and what the transport answers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use sw_engine::{
     Error, Token,
-    seam::{Attach, Fence, Io, IoDone, IoKind, Submit, Transport, TransportCaps, Wait, Wake},
+    seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
+use sw_mem::RegionId;
 
 /// Panics with the evidence at the first broken rule. For tests.
 pub struct Checked<T> {
     inner: T,
     caps: TransportCaps,
     open: BTreeMap<u64, Io>,
+    attached: BTreeSet<RegionId>,
     quiet: bool,
 }
 
@@ -19,7 +25,7 @@ impl<T: Transport> Checked<T> {
     /// Around `inner`, which has nothing in flight.
     pub fn new(inner: T) -> Self {
         let caps = inner.caps();
-        Self { inner, caps, open: BTreeMap::new(), quiet: false }
+        Self { inner, caps, open: BTreeMap::new(), attached: BTreeSet::new(), quiet: false }
     }
 
     /// I/Os taken that have no end yet.
@@ -44,6 +50,8 @@ impl<T: Transport> Checked<T> {
         for piece in pieces {
             let reach = if piece.device().is_some() { self.caps.device } else { self.caps.host };
             assert!(reach.is_ok(), "memory that the transport cannot reach: {io:?}");
+            let known = self.caps.regions == Regions::Any || self.attached.contains(&piece.region);
+            assert!(known, "memory that was not attached: {io:?}");
         }
     }
 
@@ -62,7 +70,18 @@ impl<T: Transport> Transport for Checked<T> {
     }
 
     fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
-        self.inner.attach(hint)
+        let told = self.inner.attach(hint);
+        match (hint, &told) {
+            (Attach::Region(region), Ok(())) => drop(self.attached.insert(region.id())),
+            (Attach::RegionGone(region), _) => {
+                let held = |io: &Io| io.segments().iter().any(|piece| piece.region == region);
+                let taken = self.caps.regions == Regions::Attached && self.open.values().any(held);
+                assert!(!taken, "{region:?} is taken away from I/Os in flight");
+                self.attached.remove(&region);
+            }
+            _ => {}
+        }
+        told
     }
 
     fn submit(&mut self, io: &Io) -> Submit {

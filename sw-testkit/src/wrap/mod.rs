@@ -16,7 +16,7 @@ mod tests {
     use crate::null::NullTransport;
     use sw_engine::{
         ErrorKind, Fault, Token,
-        seam::{Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Submit, Transport, Wait},
+        seam::{Attach, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Regions, Submit, Transport, Wait},
     };
     use sw_mem::{HostVa, Place, RegionId};
 
@@ -89,6 +89,25 @@ mod tests {
         assert!(panics(|| checked.submit(&Io { segment_count: 0, len: 0, ..io(2) })), "an empty read");
         assert_eq!(checked.fence(std::time::Duration::ZERO, &mut Vec::with_capacity(8)), sw_engine::seam::Fence::Quiet);
         assert!(panics(|| checked.submit(&io(3))), "after Quiet");
+    }
+
+    #[test]
+    fn the_checker_fires_at_memory_that_was_not_attached() {
+        let memory = sw_mem::Buffer::allocate(sw_mem::ByteLen(512)).unwrap();
+        let region = memory.region();
+        let on = |raw| {
+            let plain = io(raw);
+            let piece = MemorySegment { region: region.id(), place: region.base(), ..plain.segments[0] };
+            Io { segments: [piece; MAX_SEGMENTS], ..plain }
+        };
+        let mut checked = Checked::new(null().with_regions(Regions::Attached));
+        assert!(panics(|| checked.submit(&on(1))), "never attached");
+        checked.attach(Attach::Region(region)).unwrap();
+        assert_eq!(checked.submit(&on(1)), Submit::Accepted);
+        assert!(panics(|| checked.attach(Attach::RegionGone(region.id()))), "taken away in flight");
+        let mut hinted = Checked::new(null());
+        assert_eq!(hinted.submit(&on(1)), Submit::Accepted);
+        hinted.attach(Attach::RegionGone(region.id())).unwrap();
     }
 
     #[test]

@@ -33,7 +33,7 @@ use std::{
 use io_uring::{opcode, squeue, types};
 use sw_engine::{
     Error, ErrorKind, Reason, Token, Verb,
-    seam::{Attach, Fence, Io, IoDone, IoKind, Submit, Transport, TransportCaps, Wait, Wake},
+    seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 
 use sw_mem::ForkMark;
@@ -115,6 +115,7 @@ impl UringConfig {
             segments_max: 3,
             host: Ok(()),
             device: Err(Reason::NoPeerPages),
+            regions: Regions::Any,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Cases about bytes: the right ones arrive, and no others are touched.
 
 use sw_engine::{
-    ObjectId,
+    ErrorKind, ObjectId,
     seam::{Attach, Io, IoKind, Transport},
 };
 
@@ -198,11 +198,35 @@ pub(super) fn works_with_and_without_hints(bed: &mut dyn Bed) -> CaseResult {
         [Attach::Object(&object), Attach::Region(&region)],
     ] {
         for hint in hints {
-            if let Err(error) = driver.transport.attach(hint) {
-                println!("    hint refused, which is allowed: {error}");
-            }
+            driver.hint(hint)?;
         }
         round(&mut driver, &mut arena, "after a hint")?;
+    }
+    arena.check_guards()
+}
+
+pub(super) fn memory_not_attached_is_refused(bed: &mut dyn Bed) -> CaseResult {
+    let (mut driver, mut arena) = setup(bed)?;
+    if !driver.must_attach() {
+        return skip("the transport reaches memory that it was not told of");
+    }
+    let (block, memory) = driver.granularity()?;
+    let piece = arena.piece(block.max(4096), memory.into(), 0)?;
+    let region = arena.region().clone();
+    for round in 0..2 {
+        for kind in [IoKind::Read, IoKind::Write] {
+            let io = driver.io_as_it_is(kind, 8192, &arena, piece)?;
+            match driver.one(io)? {
+                Err(fault) if fault.kind == ErrorKind::NotRegistered => {}
+                other => return fail(format!("round {round}: a {kind:?} with memory not attached gave {other:?}")),
+            }
+        }
+        // Twice: the second time changes nothing.
+        driver.hint(Attach::Region(&region))?;
+        driver.hint(Attach::Region(&region))?;
+        driver.whole(IoKind::Read, 8192, &arena, piece)?;
+        expect("attached memory", &arena.read(piece)?, &pattern::bytes(BEFORE, 8192, piece.len as usize))?;
+        driver.hint(Attach::RegionGone(region.id()))?;
     }
     arena.check_guards()
 }

@@ -1,10 +1,13 @@
 //! Drives a transport as the engine does: within its limits, and counting every end.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sw_engine::{
     Fault, Token,
-    seam::{Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Submit, Transport, Wait},
+    seam::{Attach, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Regions, Submit, Transport, Wait},
 };
 use sw_mem::{HostVa, Place, RegionId};
 
@@ -24,6 +27,8 @@ pub(super) struct Driver<'a> {
     pub(super) transport: Box<dyn Transport>,
     pub(super) target: Target,
     next: u64,
+    /// Regions that the transport was told of.
+    attached: BTreeSet<RegionId>,
     /// I/Os taken that have no end yet.
     pub(super) open: BTreeMap<u64, Io>,
     /// Ends by token.
@@ -44,7 +49,15 @@ impl<'a> Driver<'a> {
         if face.transport != name {
             return fail(format!("face {face:?} does not belong to transport {name}"));
         }
-        Ok(Self { bed, transport, target, next: 1, open: BTreeMap::new(), ends: BTreeMap::new() })
+        Ok(Self {
+            bed,
+            transport,
+            target,
+            next: 1,
+            attached: BTreeSet::new(),
+            open: BTreeMap::new(),
+            ends: BTreeMap::new(),
+        })
     }
 
     /// Block and memory granularity of the face, in bytes.
@@ -53,11 +66,40 @@ impl<'a> Driver<'a> {
         Ok((granularity.block, granularity.memory))
     }
 
-    /// An I/O on pieces of `arena`, with a token that no other has.
+    /// Passes a hint on. A transport that must be told of memory may not refuse to be told of that of a case.
+    pub(super) fn hint(&mut self, hint: Attach<'_>) -> CaseResult {
+        let told = self.transport.attach(hint);
+        match (hint, told) {
+            (Attach::Region(region), Ok(())) => drop(self.attached.insert(region.id())),
+            (Attach::RegionGone(region), Ok(())) => drop(self.attached.remove(&region)),
+            (Attach::Region(_) | Attach::RegionGone(_), Err(error)) if self.must_attach() => {
+                return fail(format!("memory that the transport must know of was refused: {error}"));
+            }
+            (_, Ok(())) => {}
+            (_, Err(error)) => println!("    hint refused, which is allowed: {error}"),
+        }
+        Ok(())
+    }
+
+    /// Whether I/Os may name attached memory only.
+    pub(super) fn must_attach(&self) -> bool {
+        self.transport.caps().regions == Regions::Attached
+    }
+
+    /// An I/O on pieces of `arena`, with a token that no other has. Attaches the arena where the transport asks for it.
     pub(super) fn io(&mut self, kind: IoKind, offset: u64, arena: &Arena, pieces: &[Piece]) -> Result<Io, End> {
         let segments: Vec<MemorySegment> =
             pieces.iter().map(|piece| arena.segment(*piece)).collect::<Result<_, _>>()?;
+        if self.must_attach() && !self.attached.contains(&arena.region().id()) {
+            self.hint(Attach::Region(arena.region()))?;
+        }
         self.io_of(kind, offset, &segments)
+    }
+
+    /// As [`Driver::io`], but nothing is attached for it.
+    pub(super) fn io_as_it_is(&mut self, kind: IoKind, offset: u64, arena: &Arena, piece: Piece) -> Result<Io, End> {
+        let segment = arena.segment(piece)?;
+        self.io_of(kind, offset, &[segment])
     }
 
     /// A flush.

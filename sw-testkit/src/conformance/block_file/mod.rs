@@ -94,6 +94,7 @@ pub const CASES: &[Case<Run>] = &[
     Case { name: "the_largest_io_works", run: data::the_largest_io_works },
     Case { name: "any_offset_and_address_on_a_bytewise_face", run: data::any_offset_on_a_bytewise_face },
     Case { name: "works_with_and_without_hints", run: data::works_with_and_without_hints },
+    Case { name: "memory_that_was_not_attached_is_refused", run: data::memory_not_attached_is_refused },
     Case { name: "many_ios_end_exactly_once_with_their_own_data", run: data::many_ios_end_exactly_once },
     Case { name: "writes_and_reads_mixed_keep_every_byte", run: data::mixed_keep_every_byte },
     Case { name: "a_flush_ends_with_zero_bytes", run: data::a_flush_ends_with_zero_bytes },
