@@ -142,9 +142,10 @@ impl IdentifyNamespace {
         let features = byte(raw, 24);
         let counted = |at: usize| u32::from(le16(raw, at)) + 1;
         let atomic = |at| (features >> 1 & 1 != 0).then(|| counted(at));
-        // OPTPERF is NSFEAT bit 4, and bits 5:4 from NVM Command Set 1.1 on: 01b and 11b have NPWG, NPWA, NPDG, NOWS in
-        // the places used here; 10b leaves NPDG to other fields.
-        let optimal = |at| (features >> 4 & 1 != 0).then(|| counted(at));
+        // OPTPERF, NSFEAT 5:4 (bit 4 alone before NVM Command Set 1.1): anything but 00b says that NPWG, NPWA and NOWS
+        // hold. 10b has the deallocation granularity in fields that are wider and elsewhere.
+        let optperf = features >> 4 & 3;
+        let optimal = |at| (optperf != 0).then(|| counted(at));
         let (dps, fpi, dlfeat, noiob) = (byte(raw, 29), byte(raw, 32), byte(raw, 33), le16(raw, 46));
         Self {
             size_blocks: le64(raw, 0),
@@ -172,7 +173,7 @@ impl IdentifyNamespace {
             capacity_bytes: le128(raw, 48),
             write_granularity_blocks: optimal(64),
             write_alignment_blocks: optimal(66),
-            deallocate_granularity_blocks: optimal(68),
+            deallocate_granularity_blocks: (optperf & 1 != 0).then(|| counted(68)),
             write_optimal_blocks: optimal(72),
             copy_range_blocks: le16(raw, 74),
             ana_group: le32(raw, 92),
