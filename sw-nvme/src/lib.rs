@@ -25,3 +25,6 @@ pub mod queue;
 pub mod sgl;
 pub mod status;
 pub mod wire;
+
+#[cfg(test)]
+mod testbus;

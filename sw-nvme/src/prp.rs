@@ -315,3 +315,6 @@ impl<L: ListMemory> Writer<'_, L> {
         self.list_bytes = self.list_bytes.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
     }
 }
+
+#[cfg(test)]
+mod tests;

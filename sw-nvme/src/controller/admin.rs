@@ -30,6 +30,20 @@ const RUN: u64 = 1 << 32;
 const EVENT: u64 = 2 << 32;
 const ABORT: u64 = 3 << 32;
 
+/// What stands in the page before a command writes it: success does not prove that the data landed (an IOMMU may have
+/// refused the write), and yesterday's answer must not pass for today's.
+const UNWRITTEN: u8 = 0xA5;
+
+/// The data of an admin command, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Data {
+    None,
+    /// The controller writes it.
+    In(usize),
+    /// The controller reads it; [`Admin::fill_page`] comes before.
+    Out(usize),
+}
+
 /// The end of an admin command.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer {
@@ -131,11 +145,12 @@ impl<B: Bus> Admin<B> {
             .remedy("look for a removed drive or a link that is down in the kernel log")
     }
 
-    /// Runs a command whose data, if any, goes through the page; `data` is its length.
+    /// Runs a command whose data, if any, goes through the page.
     ///
     /// # Errors
-    /// `NoDevice`, `Io` for a fatal status, `Protocol` for a broken queue, `DeadlineExceeded`. A status is no error here.
-    pub(super) fn run(&mut self, data: usize, command: impl FnOnce(DataPointer) -> Command) -> Result<Answer, Error> {
+    /// `NoDevice`, `Io` for a fatal status, `Protocol` for a broken queue or data that never came, `DeadlineExceeded`. A
+    /// status is no error here.
+    pub(super) fn run(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Answer, Error> {
         if self.stuck {
             return Err(self
                 .error(ErrorKind::Busy, "an admin command was never answered; only a reset frees the admin queue")
@@ -143,8 +158,16 @@ impl<B: Bus> Admin<B> {
         }
         self.run = self.run.wrapping_add(1);
         let word = RUN | u64::from(self.run);
-        let segment = Segment { iova: self.page.iova(), len: ByteLen(data as u64) };
-        let pieces = if data == 0 { &[][..] } else { core::slice::from_ref(&segment) };
+        let len = match data {
+            Data::None => 0,
+            Data::In(len) => {
+                self.page.write(0, &[UNWRITTEN; ADMIN_DATA_BYTES]);
+                len
+            }
+            Data::Out(len) => len,
+        };
+        let segment = Segment { iova: self.page.iova(), len: ByteLen(len as u64) };
+        let pieces = if len == 0 { &[][..] } else { core::slice::from_ref(&segment) };
         if self.queue.stage(pieces, word, command).is_err() {
             return Err(self.error(ErrorKind::Protocol, "the admin queue takes no command: it is broken or full"));
         }
@@ -154,7 +177,7 @@ impl<B: Bus> Admin<B> {
         let mut patience = Patience::new();
         loop {
             if let Some(answer) = self.reap(word) {
-                return Ok(answer);
+                return self.landed(data, answer);
             }
             self.check_life()?;
             if self.bus.now().since(begun) >= self.timeout {
@@ -164,11 +187,21 @@ impl<B: Bus> Admin<B> {
         }
     }
 
+    fn landed(&self, data: Data, answer: Answer) -> Result<Answer, Error> {
+        let Data::In(len) = data else { return Ok(answer) };
+        if answer.status.is_success() && self.page().iter().take(len).all(|byte| *byte == UNWRITTEN) {
+            return Err(self
+                .error(ErrorKind::Protocol, "the controller reports success for data that never reached memory")
+                .remedy("look for IOMMU faults of this function in the kernel log"));
+        }
+        Ok(answer)
+    }
+
     /// As [`Admin::run`], but a status other than success is an error that names `what`.
     pub(super) fn expect(
         &mut self,
         what: &str,
-        data: usize,
+        data: Data,
         command: impl FnOnce(DataPointer) -> Command,
     ) -> Result<Answer, Error> {
         let answer = self.run(data, command)?;

@@ -9,7 +9,10 @@ use sw_engine::{Error, ErrorKind};
 
 use crate::{
     bus::Bus,
-    controller::{Control, Controller, Life, admin::ADMIN_DATA_BYTES},
+    controller::{
+        Control, Controller, Life,
+        admin::{ADMIN_DATA_BYTES, Data},
+    },
     wire::{
         Command,
         feature::{Feature, async_events},
@@ -52,7 +55,7 @@ impl<B: Bus> Control<B> {
         let notices = async_events::NAMESPACE_ATTRIBUTE | async_events::FIRMWARE_ACTIVATION;
         let feature = Feature::AsyncEvents { bits: async_events::SMART | info.async_events & notices };
         // Refused by some old devices: errors are reported all the same.
-        self.admin.run(0, |data| Command::set_features(&feature, data))?;
+        self.admin.run(Data::None, |data| Command::set_features(&feature, data))?;
         self.admin.requests_max = u32::from(info.async_requests_max).min(REQUESTS_MAX);
         self.admin.request_events();
         Ok(())
@@ -88,7 +91,7 @@ impl<B: Bus> Control<B> {
         let len = sw_mem::index(u64::from(len_bytes)).min(ADMIN_DATA_BYTES);
         // Never the other one: lengths here are multiples of 4 above zero. It would do nothing.
         let command = |data| Command::get_log_page(page, 0, len_bytes, data).unwrap_or(Command::keep_alive());
-        let answer = self.admin.run(len, command)?;
+        let answer = self.admin.run(Data::In(len), command)?;
         Ok(answer.status.is_success().then(|| self.admin.page()))
     }
 }

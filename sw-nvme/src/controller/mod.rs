@@ -342,7 +342,7 @@ impl<B: Bus> Control<B> {
         let feature = Feature::HostBehavior { advanced_retry: Switch::On };
         self.admin.fill_page(&feature.data());
         // A refusal costs nothing: commands are then retried without delay.
-        self.admin.run(feature.data_bytes(), |data| Command::set_features(&feature, data)).map(drop)
+        self.admin.run(admin::Data::Out(feature.data_bytes()), |data| Command::set_features(&feature, data)).map(drop)
     }
 
     fn allocate_shadow(&mut self) -> Result<(), Error> {
@@ -420,3 +420,6 @@ impl<B: Bus> core::fmt::Debug for Controller<B> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use sw_engine::{Error, ErrorKind};
 
 use crate::{
     bus::{Bus, Registers},
-    controller::{Control, Controller},
+    controller::{Control, Controller, admin::Data},
     limits::TransferLimits,
     namespace::{Identity, Namespace, Unusable},
     wire::{
@@ -28,7 +28,7 @@ pub const NAMESPACES_MAX: usize = 1024;
 impl<B: Bus> Control<B> {
     /// Runs an Identify and gives the page.
     fn identify(&mut self, what: Identify, name: &str) -> Result<[u8; IDENTIFY_BYTES], Error> {
-        self.admin.expect(name, IDENTIFY_BYTES, |data| Command::identify(what, data))?;
+        self.admin.expect(name, Data::In(IDENTIFY_BYTES), |data| Command::identify(what, data))?;
         Ok(self.admin.page())
     }
 
@@ -86,7 +86,8 @@ impl<B: Bus> Control<B> {
         version: Version,
     ) -> Result<Option<Namespace>, Error> {
         let names = if version >= Version::V1_3 { self.descriptors(nsid)? } else { NamespaceDescriptors::default() };
-        let answer = self.admin.run(IDENTIFY_BYTES, |data| Command::identify(Identify::Namespace { nsid }, data))?;
+        let answer =
+            self.admin.run(Data::In(IDENTIFY_BYTES), |data| Command::identify(Identify::Namespace { nsid }, data))?;
         if !answer.status.is_success() {
             // Gone since the list was read, or of a command set that this structure does not describe.
             return Ok(None);
@@ -114,7 +115,7 @@ impl<B: Bus> Control<B> {
     /// Identify Namespace serve then, as in Linux (`nvme_identify_ns_descs`).
     fn descriptors(&mut self, nsid: u32) -> Result<NamespaceDescriptors, Error> {
         let what = Identify::NamespaceDescriptors { nsid };
-        let answer = self.admin.run(IDENTIFY_BYTES, |data| Command::identify(what, data))?;
+        let answer = self.admin.run(Data::In(IDENTIFY_BYTES), |data| Command::identify(what, data))?;
         if !answer.status.is_success() {
             return Ok(NamespaceDescriptors::default());
         }

@@ -4,11 +4,11 @@ use sw_engine::{Error, ErrorKind, Verb};
 
 use crate::{
     bus::{Bus, QueueMemory, Waiter},
-    controller::{Control, Controller, Life},
+    controller::{Control, Controller, Life, admin::Data},
     queue::{QueuePair, QueueShape, Shadow},
     wire::{
         Command,
-        admin::{self, CqInterrupt},
+        admin::{self as wire, CqInterrupt},
         feature::{Feature, QueueCounts},
     },
 };
@@ -98,7 +98,8 @@ impl<B: Bus> Control<B> {
         // Within 1 to 65,535.
         let dword11 = QueueCounts { submission: wanted, completion: wanted }.encode().unwrap_or(0);
         let feature = Feature::NumberOfQueues { dword11 };
-        let answer = self.admin.expect("set number of queues", 0, |data| Command::set_features(&feature, data))?;
+        let answer =
+            self.admin.expect("set number of queues", Data::None, |data| Command::set_features(&feature, data))?;
         let there = QueueCounts::decode(answer.dw0);
         // The controller may give more than was asked for; those are not used.
         self.pairs_max = u16::try_from(there.submission.min(there.completion).min(wanted)).unwrap_or(u16::MAX);
@@ -117,7 +118,7 @@ impl<B: Bus> Control<B> {
         doorbells.write(0, &zeroes);
         events.write(0, &zeroes);
         let (doorbells, events) = (doorbells.iova(), events.iova());
-        let answer = self.admin.run(0, |_| Command::doorbell_buffer_config(doorbells, events))?;
+        let answer = self.admin.run(Data::None, |_| Command::doorbell_buffer_config(doorbells, events))?;
         self.shadowed = answer.status.is_success();
         Ok(())
     }
@@ -172,7 +173,7 @@ impl<B: Bus> Control<B> {
         let interrupt = vector.map(|vector| bus.interrupt(vector)).transpose()?;
         let mut queue = QueuePair::new(&*bus, shape)?;
         let notify = vector.map_or(CqInterrupt::Polled, CqInterrupt::Vector);
-        let ring = |iova| admin::QueueShape { qid, entries, iova };
+        let ring = |iova| wire::QueueShape { qid, entries, iova };
         let (cq, sq) =
             (Command::create_cq(ring(queue.cq_iova()), notify), Command::create_sq(ring(queue.sq_iova()), qid));
         let (Some(cq), Some(sq)) = (cq, sq) else {
@@ -182,13 +183,16 @@ impl<B: Bus> Control<B> {
         if let Some(shadow) = self.shadow_of(qid) {
             queue.set_shadow(shadow);
         }
-        if let Err(error) = self.admin.expect("create I/O completion queue", 0, |_| cq) {
+        if let Err(error) = self.admin.expect("create I/O completion queue", Data::None, |_| cq) {
             return Err(self.undo(queue, error));
         }
-        if let Err(error) = self.admin.expect("create I/O submission queue", 0, |_| sq) {
+        if let Err(error) = self.admin.expect("create I/O submission queue", Data::None, |_| sq) {
             // An answer that never came leaves the queue in doubt, and so does a deletion that failed.
             let deleted = !self.admin.stuck
-                && self.admin.run(0, |_| Command::delete_cq(qid)).is_ok_and(|answer| answer.status.is_success());
+                && self
+                    .admin
+                    .run(Data::None, |_| Command::delete_cq(qid))
+                    .is_ok_and(|answer| answer.status.is_success());
             self.admin.stuck |= !deleted;
             return Err(self.undo(queue, error));
         }
@@ -205,7 +209,8 @@ impl<B: Bus> Control<B> {
 
     /// Deletes both queues of a pair; `true`: the controller confirmed both.
     fn delete(&mut self, qid: u16) -> bool {
-        let mut gone = |command: Command| self.admin.run(0, |_| command).is_ok_and(|answer| answer.status.is_success());
+        let mut gone =
+            |command: Command| self.admin.run(Data::None, |_| command).is_ok_and(|answer| answer.status.is_success());
         gone(Command::delete_sq(qid)) && gone(Command::delete_cq(qid))
     }
 }

@@ -1,0 +1,212 @@
+use std::{sync::Arc, time::Duration};
+
+use sw_engine::ErrorKind;
+
+use super::{Controller, ControllerConfig, Life, Notify, PairRequest, Reset, Then};
+use crate::{
+    namespace::{Identity, Unusable},
+    status::Status,
+    testbus::{Model, ModelNamespace, TestBus},
+    wire::{admin::opcode, log::EventKind},
+};
+
+fn open(model: Model) -> (Arc<TestBus>, Arc<Controller<TestBus>>) {
+    let bus = TestBus::new(model);
+    let controller = Controller::open(bus.clone(), ControllerConfig::default()).unwrap();
+    (bus, controller)
+}
+
+fn refused(model: Model) -> (ErrorKind, String) {
+    let error = Controller::open(TestBus::new(model), ControllerConfig::default()).unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+const REQUEST: PairRequest = PairRequest { depth: 31, data_bytes_max: 1 << 17, notify: Notify::Interrupt };
+
+#[test]
+fn bring_up_finds_facts_and_namespaces() {
+    let mut named = ModelNamespace::new(7, 12, 64);
+    named.uuid = Some(*b"0123456789abcdef");
+    let mut odd = ModelNamespace::new(9, 9, 64);
+    odd.metadata_bytes = 8;
+    let namespaces = vec![named, odd, ModelNamespace::new(2, 9, 100)];
+    let (_, controller) = open(Model { namespaces, cap_high: 1 << 25, ..Model::default() });
+    let facts = controller.facts();
+    assert_eq!((facts.queue_pairs, facts.transfer_bytes_max), (8, Some(4096 << 5)));
+    assert!(facts.write_cache && !facts.shadow_doorbells);
+    let cmb = facts.cmb.unwrap();
+    assert_eq!((cmb.bar, cmb.len_bytes), (2, 4 << 20), "seen only after CMBMSC.CRE was set");
+    let namespaces = controller.namespaces();
+    let [two, seven, nine] = &namespaces[..] else { panic!("{namespaces:?}") };
+    assert_eq!((two.nsid, two.block_bytes(), two.blocks()), (2, 512, 100));
+    assert_eq!(two.identity, Identity::Serial("SERIAL".to_owned(), 2));
+    assert_eq!((seven.block_bytes(), seven.len_bytes()), (4096, 64 * 4096));
+    assert_eq!(seven.identity, Identity::Uuid(*b"0123456789abcdef"));
+    assert_eq!(seven.identity.to_string(), "uuid.30313233-3435-3637-3839-616263646566");
+    assert_eq!(nine.unusable, Some(Unusable::Metadata));
+}
+
+#[test]
+fn a_list_of_namespaces_goes_over_pages() {
+    let namespaces = (1..=1024).map(|nsid| ModelNamespace::new(nsid, 9, 1)).collect();
+    let (bus, controller) = open(Model { namespaces, ..Model::default() });
+    assert_eq!(controller.namespaces().len(), 1024);
+    assert_eq!(controller.namespaces().last().unwrap().nsid, 1024);
+    drop(bus);
+}
+
+#[test]
+fn a_controller_before_1_1_is_scanned_by_number() {
+    let (_, controller) = open(Model { version: 0x0001_0000, ..Model::default() });
+    assert_eq!(controller.namespaces().iter().map(|one| one.nsid).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn what_is_no_controller_is_refused_with_the_reason() {
+    let (kind, text) = refused(Model { gone: true, ..Model::default() });
+    assert!(kind == ErrorKind::NoDevice && text.contains("all ones"), "{text}");
+    let (kind, text) = refused(Model { ready_after_ns: 10_000_000_000, ..Model::default() });
+    assert!(kind == ErrorKind::DeadlineExceeded && text.contains("RDY to become 1"), "{text}");
+    let (kind, text) = refused(Model { fatal: true, ..Model::default() });
+    assert!(kind == ErrorKind::Io && text.contains("CFS"), "{text}");
+    let (kind, text) = refused(Model { cap_high: 1 << 16 | 1 << 20, ..Model::default() });
+    assert!(kind == ErrorKind::Unsupported && text.contains("8192"), "{text}");
+    let (kind, text) = refused(Model { mute: Some(opcode::IDENTIFY), ..Model::default() });
+    assert!(kind == ErrorKind::DeadlineExceeded && text.contains("no answer"), "{text}");
+    let (kind, text) = refused(Model { nothing_lands: true, ..Model::default() });
+    assert!(kind == ErrorKind::Protocol && text.contains("never reached memory"), "{text}");
+    let (kind, text) = refused(Model { mqes: 0, ..Model::default() });
+    assert!(kind == ErrorKind::Protocol && text.contains("MQES"), "{text}");
+}
+
+#[test]
+fn ready_just_before_the_limit_is_ready() {
+    let (_, controller) = open(Model { ready_after_ns: 499_000_000, ..Model::default() });
+    assert_eq!(controller.life(), Life::Up(1));
+}
+
+#[test]
+fn pairs_are_limited_given_back_and_have_vectors_of_their_own() {
+    let (bus, controller) = open(Model { queues_given: 2, ..Model::default() });
+    let first = controller.create_pair(&REQUEST).unwrap();
+    let second = controller.create_pair(&REQUEST).unwrap();
+    assert_eq!((first.queue.qid(), second.queue.qid()), (1, 2));
+    assert_eq!((first.interrupt, second.interrupt), (Some(3), Some(2)));
+    let none = controller.create_pair(&REQUEST).map(drop).unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::ResourceLimit);
+    assert!(controller.delete_pair(1, 1));
+    assert_eq!(controller.create_pair(&REQUEST).unwrap().queue.qid(), 1);
+    assert!(bus.model().admin_log.contains(&opcode::DELETE_CQ));
+}
+
+#[test]
+fn a_pair_fits_what_the_controller_allows() {
+    let (_, controller) = open(Model { mqes: 99, vectors: 0, ..Model::default() });
+    let pair = controller.create_pair(&PairRequest { depth: 1000, ..REQUEST }).unwrap();
+    assert_eq!(pair.queue.entries(), 64, "a power of two within MQES");
+    assert_eq!(pair.interrupt, None);
+}
+
+#[test]
+fn a_submission_queue_that_is_refused_leaves_no_completion_queue() {
+    let (bus, controller) = open(Model::default());
+    bus.model().refuse = Some((opcode::CREATE_SQ, Status::INVALID_QUEUE_SIZE));
+    assert!(controller.create_pair(&REQUEST).is_err());
+    assert_eq!(controller.queue_pairs_in_use(), 0);
+    bus.model().refuse = None;
+    assert!(controller.create_pair(&REQUEST).is_ok(), "the identifiers are free again");
+}
+
+#[test]
+fn a_reset_voids_earlier_pairs_and_keeps_their_identifiers() {
+    let (_, controller) = open(Model::default());
+    let old = controller.create_pair(&REQUEST).unwrap();
+    assert_eq!(controller.reset(1, Duration::from_secs(5), Then::Enable), Reset::Again(2));
+    assert!(controller.life().lets_go_of(old.epoch));
+    assert_eq!(controller.reset(1, Duration::from_secs(5), Then::Enable), Reset::Again(2), "somebody did it already");
+    let new = controller.create_pair(&REQUEST).unwrap();
+    assert_eq!((new.queue.qid(), new.epoch), (2, 2), "1 is out until its owner gives it back");
+    controller.release_pair(1);
+    assert_eq!(controller.create_pair(&REQUEST).unwrap().queue.qid(), 1);
+    assert_eq!(controller.counters().resets, 1);
+}
+
+#[test]
+fn a_controller_that_cannot_be_disabled_is_stopped_from_outside() {
+    for (can_stop, want, life) in [(true, Reset::Dead, Life::Quiet(1)), (false, Reset::Unproven, Life::Loud(1))] {
+        let (bus, controller) = open(Model { can_stop, ..Model::default() });
+        bus.model().stays_ready = true;
+        assert_eq!(controller.reset(1, Duration::from_secs(5), Then::Enable), want);
+        assert_eq!((controller.life(), bus.model().stops), (life, 1));
+        assert_eq!(controller.create_pair(&REQUEST).map(drop).unwrap_err().kind(), ErrorKind::NoDevice);
+    }
+}
+
+#[test]
+fn resets_in_a_row_end() {
+    let (_, controller) = open(Model::default());
+    for epoch in 1..=3 {
+        assert_eq!(controller.reset(epoch, Duration::from_secs(5), Then::Enable), Reset::Again(epoch + 1));
+    }
+    assert_eq!(controller.reset(4, Duration::from_secs(5), Then::Enable), Reset::Dead);
+    assert_eq!(controller.life(), Life::Quiet(4));
+}
+
+#[test]
+fn a_look_at_a_silent_controller_resets_a_fatal_one_and_gives_up_a_gone_one() {
+    let (bus, controller) = open(Model::default());
+    assert_eq!(controller.check(1, Duration::from_secs(5)), None);
+    bus.model().fatal = true;
+    assert_eq!(controller.check(1, Duration::from_secs(5)), Some(Reset::Again(2)));
+    bus.model().gone = true;
+    assert_eq!(controller.check(2, Duration::from_secs(5)), Some(Reset::Dead));
+}
+
+#[test]
+fn an_event_about_namespaces_is_looked_into_and_asked_for_again() {
+    let (bus, controller) = open(Model::default());
+    let before = controller.inventory();
+    bus.model().namespaces.push(ModelNamespace::new(3, 9, 8));
+    // Notice, namespace attribute changed, log page 4.
+    (0..2).for_each(|_| bus.model().raise(0x0004_0002));
+    controller.service().unwrap();
+    assert_eq!(controller.namespaces().len(), 2);
+    assert_eq!(controller.inventory(), before + 1);
+    assert!(bus.model().admin_log.contains(&opcode::GET_LOG_PAGE));
+    let events = controller.take_events();
+    assert!(events.len() == 2 && events.iter().all(|event| event.kind == EventKind::NamespaceAttribute));
+    // Requests that completed were sent again: three are outstanding (AERL 2).
+    let requests = bus.model().admin_log.iter().filter(|code| **code == opcode::ASYNC_EVENT_REQUEST).count();
+    assert_eq!(requests, 5);
+}
+
+#[test]
+fn log_pages_are_decoded() {
+    let (_, controller) = open(Model::default());
+    assert!(controller.error_log(8).unwrap().is_empty());
+    assert!(controller.smart().is_ok());
+}
+
+#[test]
+fn shut_down_ends_in_a_disabled_controller() {
+    let (bus, controller) = open(Model::default());
+    controller.shut_down().unwrap();
+    assert_eq!(controller.life(), Life::Quiet(1));
+    let mut model = bus.model();
+    assert_eq!(model.read32(crate::wire::regs::CC) & (1 | 3 << 14), 1 << 14, "SHN 01b, then EN 0");
+    drop(model);
+    assert_eq!(controller.create_pair(&REQUEST).map(drop).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_dropped_controller_is_disabled() {
+    let (bus, controller) = open(Model::default());
+    drop(controller);
+    assert_eq!(bus.model().read32(crate::wire::regs::CC) & 1, 0);
+}
+
+#[test]
+fn shadow_doorbells_are_used_where_offered() {
+    let (_, controller) = open(Model { shadow_offered: true, ..Model::default() });
+    assert!(controller.facts().shadow_doorbells);
+}
