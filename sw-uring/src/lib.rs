@@ -1,4 +1,5 @@
-//! Kernel files and block devices: by io_uring, and by a thread pool where io_uring is blocked.
+//! Kernel files and block devices: by io_uring, and by a thread pool where io_uring is blocked. NVMe namespaces by commands
+//! through the kernel's driver, and memory of devices that drives reach.
 //!
 //! ```text
 //!   FileStore ── names ──► Object { faces: direct (O_DIRECT), buffered }
@@ -15,12 +16,17 @@
 mod fault;
 mod file;
 mod handle;
+pub mod passthrough;
+pub mod peer;
 mod probe;
 mod sys;
+mod sysfs;
 mod threads;
 mod uring;
 
 pub use file::{FileStore, Resumable, preallocate, residency, truncate, unchanged};
+pub use passthrough::{NVME_PASSTHROUGH, PassthroughTransport};
 pub use probe::{Probe, probe};
+pub use sysfs::{Machine, PciAddress};
 pub use threads::{PREADV2, ThreadsConfig, ThreadsTransport, leaked_threads};
-pub use uring::{IO_URING, QUEUE_DEPTH_MAX, TaskRun, UringConfig, UringTransport, leaked_rings};
+pub use uring::{IO_URING, QUEUE_DEPTH_MAX, RingTransport, TaskRun, UringConfig, UringTransport, leaked_rings};

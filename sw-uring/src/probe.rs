@@ -38,9 +38,9 @@ fn reason(errno: i32) -> Reason {
     }
 }
 
-/// The error of a ring that the kernel refuses.
-pub(crate) fn setup_error(errno: i32) -> Error {
-    let error = |kind| Error::new(kind, Verb::Setup).at(IO_URING).with_code(errno).with_retry(Retry::Never);
+/// The error of a ring for `transport` that the kernel refuses. `too_old` is what to do if it lacks a feature.
+pub(crate) fn setup_error(transport: TransportName, too_old: &'static str, errno: i32) -> Error {
+    let error = |kind| Error::new(kind, Verb::Setup).at(transport).with_code(errno).with_retry(Retry::Never);
     match errno {
         libc::EPERM | libc::EACCES | libc::ENOSYS => {
             error(ErrorKind::Unsupported).detail("io_uring is blocked").with_reasons(vec![Reason::UringBlocked]).remedy(
@@ -50,7 +50,7 @@ pub(crate) fn setup_error(errno: i32) -> Error {
         libc::EINVAL => error(ErrorKind::Unsupported)
             .detail("the kernel's io_uring lacks a feature")
             .with_reasons(vec![Reason::KernelTooOld])
-            .remedy("use Linux 5.11 or newer; the thread pool serves meanwhile"),
+            .remedy(too_old),
         libc::ENOMEM => error(ErrorKind::ResourceLimit)
             .detail("no memory for the ring")
             .remedy("raise RLIMIT_MEMLOCK (ulimit -l) or lower queue_depth"),

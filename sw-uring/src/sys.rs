@@ -62,6 +62,14 @@ pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> Result<(), i32> {
     uninterrupted(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) }).map(drop)
 }
 
+/// Whether this process may read and write a path, as the kernel sees its effective user.
+pub(crate) fn accessible(path: &Path) -> bool {
+    let Ok(path) = c_path(path) else { return false };
+    let mode = libc::R_OK | libc::W_OK;
+    // SAFETY: the path is a live string with a final zero.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_EACCESS) == 0 }
+}
+
 /// The facts of a file that this crate needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -161,10 +169,15 @@ pub(crate) fn file_system(fd: BorrowedFd<'_>) -> Result<FileSystem, i32> {
     Ok(FileSystem { magic: raw.f_type, block: u32::try_from(raw.f_bsize).unwrap_or(0) })
 }
 
+/// The number of an ioctl in the type that the target's C library takes: musl has the same 32 bits as a signed number.
+pub(crate) const fn request(number: u32) -> libc::Ioctl {
+    number as libc::Ioctl
+}
+
 /// Length of a block device in bytes.
 pub(crate) fn block_device_len(fd: BorrowedFd<'_>) -> Result<u64, i32> {
     /// `BLKGETSIZE64` of linux `include/uapi/linux/fs.h`: `_IOR(0x12, 114, size_t)`, on every 64-bit target we build for.
-    const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
+    const BLKGETSIZE64: libc::Ioctl = request(0x8008_1272);
     let mut len = 0u64;
     // SAFETY: the call writes eight bytes to a live `u64`.
     uninterrupted(|| unsafe { libc::ioctl(fd.as_raw_fd(), BLKGETSIZE64, &raw mut len) })?;
@@ -213,7 +226,7 @@ const EXTENTS: u32 = 64;
 /// Extents of one file that are looked at.
 const EXTENTS_MAX: u32 = 1 << 16;
 /// `FS_IOC_FIEMAP` and `FIEMAP_EXTENT_LAST` of linux `include/uapi/linux/fs.h` and `fiemap.h`, as are the structures.
-const FIEMAP: libc::Ioctl = 0xC020_660B;
+const FIEMAP: libc::Ioctl = request(0xC020_660B);
 const LAST_EXTENT: u32 = 1;
 
 #[repr(C)]

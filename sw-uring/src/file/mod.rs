@@ -15,7 +15,7 @@ mod resume;
 
 use std::{
     any::Any,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -28,7 +28,10 @@ use sw_engine::{
 use crate::{
     fault::path_error,
     handle::{self, Cache},
+    passthrough::node::{self, OpenNamespace},
+    peer::{self, PeerMemory},
     sys::{self, Stat},
+    sysfs::Machine,
 };
 
 use direct::Access;
@@ -50,14 +53,73 @@ pub struct FileStore {
 pub(crate) struct OpenFile {
     path: PathBuf,
     buffered: OwnedFd,
-    /// Only held: its number is in the direct face.
-    _direct: Option<OwnedFd>,
+    /// Its number is in the direct face.
+    direct: Option<OwnedFd>,
+}
+
+impl OpenFile {
+    /// Through the page cache.
+    pub(crate) fn buffered(&self) -> BorrowedFd<'_> {
+        self.buffered.as_fd()
+    }
+
+    /// Past it.
+    pub(crate) fn direct(&self) -> Option<BorrowedFd<'_>> {
+        self.direct.as_ref().map(OwnedFd::as_fd)
+    }
+
+    /// The device that holds the bytes: the block device itself, or the one below the file system.
+    ///
+    /// # Errors
+    /// The errno of `fstat`.
+    pub(crate) fn device(&self) -> Result<u64, i32> {
+        let stat = sys::fstat(self.buffered())?;
+        Ok(if stat.kind() == libc::S_IFBLK { stat.special } else { stat.device })
+    }
 }
 
 impl FileStore {
     /// A store for the transport in use: [`crate::IO_URING`] or [`crate::PREADV2`].
     pub fn new(transport: TransportName) -> Self {
         Self { transport }
+    }
+
+    /// As [`Store::open`], for I/O between the object and memory of another device.
+    ///
+    /// The object has its direct face only if the drive can reach that memory: the PCI tree is asked first, without trying
+    /// anything, and where it does not say no, a [`peer::self_test`] decides. Without the face, the buffered one says why, so
+    /// that a plan names the reason and a policy that demands `dma` is refused before a byte moves.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_for_peer(&self, name: &str, mode: OpenMode, peer: &PeerMemory) -> Result<Arc<Object>, Error> {
+        let mut object = self.open_object(name, mode)?;
+        if let Err(reason) = peer::prove(&object, peer) {
+            object.faces = peer::without_direct(&object.faces, reason);
+        }
+        Ok(Arc::new(object))
+    }
+
+    fn open_object(&self, name: &str, mode: OpenMode) -> Result<Object, Error> {
+        let access = match mode {
+            OpenMode::Read => Access::Read,
+            OpenMode::Update => Access::Write,
+        };
+        let path = Path::new(name);
+        if let Ok(stat) = sys::stat(path)
+            && is_namespace(&stat)
+        {
+            return node::open(&Machine::this(), path, mode);
+        }
+        for _ in 0..REPLACED_MAX {
+            if let Some(object) = self.open_once(path, access)? {
+                return Ok(object);
+            }
+        }
+        Err(Error::new(ErrorKind::Changed, Verb::Open)
+            .at(name)
+            .detail(format!("the file was replaced {REPLACED_MAX} times while it was opened"))
+            .remedy("try again when its writer is done"))
     }
 
     fn open_once(&self, path: &Path, access: Access) -> Result<Option<Object>, Error> {
@@ -122,27 +184,14 @@ impl FileStore {
             faces: direct_face.into_iter().chain([buffered_face]).collect(),
             residency: residency.into(),
             stripe: None,
-            keep: Box::new(OpenFile { path: path.to_owned(), buffered, _direct: direct.map(|(fd, _)| fd) }),
+            keep: Box::new(OpenFile { path: path.to_owned(), buffered, direct: direct.map(|(fd, _)| fd) }),
         })
     }
 }
 
 impl Store for FileStore {
     fn open(&self, name: &str, mode: OpenMode) -> Result<Arc<Object>, Error> {
-        let access = match mode {
-            OpenMode::Read => Access::Read,
-            OpenMode::Update => Access::Write,
-        };
-        let path = Path::new(name);
-        for _ in 0..REPLACED_MAX {
-            if let Some(object) = self.open_once(path, access)? {
-                return Ok(Arc::new(object));
-            }
-        }
-        Err(Error::new(ErrorKind::Changed, Verb::Open)
-            .at(name)
-            .detail(format!("the file was replaced {REPLACED_MAX} times while it was opened"))
-            .remedy("try again when its writer is done"))
+        self.open_object(name, mode).map(Arc::new)
     }
 
     fn create(&self, name: &str, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
@@ -191,11 +240,15 @@ impl Store for FileStore {
 /// Whether an object of a [`FileStore`] is still what was opened: not written to, not shrunk, not replaced by name.
 ///
 /// The modification time has the resolution of the file system's clock (often 1 to 10 ms): a change within the same
-/// tick that keeps the length is not seen.
+/// tick that keeps the length is not seen. A block device, and a namespace opened for commands, has no such mark.
 ///
 /// # Errors
 /// `Changed`, or what the system reports. `ApiMisuse` for an object of another store.
 pub fn unchanged(object: &Object) -> Result<(), Error> {
+    if open_namespace(object).is_some() {
+        // A device keeps no mark of its writers.
+        return Ok(());
+    }
     let open = open_file(object)?;
     let changed = |what: &'static str| {
         Error::new(ErrorKind::Changed, Verb::Read)
@@ -244,18 +297,33 @@ pub fn preallocate(object: &Object, len: u64) -> Result<(), Error> {
     sys::fallocate(open.buffered.as_fd(), len).map_err(|errno| path_error(errno, Verb::Write, &open.path))
 }
 
-fn open_file(object: &Object) -> Result<&OpenFile, Error> {
+pub(crate) fn open_file(object: &Object) -> Result<&OpenFile, Error> {
     let keep: &dyn Any = &*object.keep;
     keep.downcast_ref().ok_or_else(|| {
         Error::new(ErrorKind::ApiMisuse, Verb::Read).at(object.name.clone()).detail("not an object of the file store")
     })
 }
 
+pub(crate) fn open_namespace(object: &Object) -> Option<&OpenNamespace> {
+    let keep: &dyn Any = &*object.keep;
+    keep.downcast_ref()
+}
+
 fn version(stat: &Stat) -> Version {
     Version { identity: (stat.device, stat.inode), stamp: stat.modified_ns }
 }
 
+/// Whether it is a generic node of an NVMe namespace, which is opened for commands.
+fn is_namespace(stat: &Stat) -> bool {
+    stat.kind() == libc::S_IFCHR && node::is_generic(&Machine::this(), stat.special)
+}
+
 fn entry(path: &Path, stat: &Stat) -> Result<Entry, Error> {
+    if stat.kind() == libc::S_IFCHR
+        && let Some(entry) = node::entry(&Machine::this(), path, stat)
+    {
+        return Ok(entry);
+    }
     let (kind, len) = match stat.kind() {
         libc::S_IFREG => (EntryKind::Object, stat.len),
         libc::S_IFDIR => (EntryKind::Directory, 0),

@@ -17,8 +17,10 @@
 #![expect(unsafe_code, reason = "submission entries carry addresses")]
 
 mod channel;
+mod files;
 mod ring;
-mod tables;
+pub(crate) mod shape;
+pub(crate) mod tables;
 mod wake;
 
 use std::{
@@ -30,25 +32,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring::{opcode, squeue, types};
+use io_uring::{cqueue, opcode, squeue, types};
 use sw_engine::{
-    Error, ErrorKind, Reason, Token, Verb,
-    seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
+    Error, ErrorKind, Reason, Token, TransportName, Verb,
+    seam::{Attach, Fence, Io, IoDone, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 
 use sw_mem::ForkMark;
 
-use crate::{fault, handle};
+use crate::fault;
 
 use channel::Channel;
-pub use ring::TaskRun;
-use ring::{Completions, Entered, Until};
+pub use files::Files;
+pub use ring::{Completions, TaskRun};
+use ring::{Entered, Until};
+use shape::Shape;
 use wake::RingWaker;
 
 /// Its name in routes and reports.
 pub const IO_URING: &str = "io_uring";
 
-/// Words that no token is: their low half would name a slot past any table.
+/// User data that no I/O has: as a token, its low half would name a slot past any table.
 const WAKE: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
 
@@ -106,21 +110,25 @@ impl Default for UringConfig {
 }
 
 impl UringConfig {
-    /// What a transport of this configuration can do.
+    /// What a [`UringTransport`] of this configuration can do.
     pub fn caps(&self) -> TransportCaps {
+        self.caps_of::<Files>()
+    }
+
+    pub(crate) fn caps_of<S: Shape>(&self) -> TransportCaps {
         TransportCaps {
-            name: IO_URING,
+            name: S::NAME,
             queue_depth: self.queue_depth,
             io_bytes_max: self.io_bytes_max,
-            segments_max: 3,
+            segments_max: S::SEGMENTS_MAX,
             host: Ok(()),
             device: Err(Reason::NoPeerPages),
             regions: Regions::Any,
         }
     }
 
-    fn validate(&self) -> Result<(), Error> {
-        let misuse = |what: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(IO_URING).detail(what));
+    fn validate(&self, name: TransportName) -> Result<(), Error> {
+        let misuse = |what: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(name).detail(what));
         if !(1..=QUEUE_DEPTH_MAX).contains(&self.queue_depth) {
             return misuse("queue_depth must be 1 to 16384");
         }
@@ -145,22 +153,25 @@ pub fn leaked_rings() -> u64 {
 }
 
 /// Files and block devices by io_uring.
+pub type UringTransport = RingTransport<Files>;
+
+/// A transport that is a ring (two, if completions are polled for); the shape says what its entries are.
 ///
 /// *Thread*: one at a time; with `single_issuer` always the same one. *Fork*: in a child every call is `Forked` or does
 /// nothing.
-pub struct UringTransport {
+pub struct RingTransport<S: Shape> {
     /// Dropped only when the kernel holds nothing.
-    core: ManuallyDrop<Core>,
+    core: ManuallyDrop<Core<S>>,
     config: UringConfig,
     /// The ring's memory does not exist in a child.
     fork: ForkMark,
 }
 
-struct Core {
+struct Core<S: Shape> {
     /// For everything, or for what a polled ring does not take.
-    plain: Channel,
-    /// For direct reads and writes, if completions are polled for.
-    polled: Option<Channel>,
+    plain: Channel<S>,
+    /// For what can be polled ([`Shape::is_polled`]), if completions are polled for.
+    polled: Option<Channel<S>>,
     waker: Arc<RingWaker>,
     /// The eventfd's poll is with the kernel.
     armed: bool,
@@ -175,15 +186,16 @@ struct Core {
     closed: bool,
 }
 
-impl UringTransport {
+impl<S: Shape> RingTransport<S> {
     /// Makes a ring.
     ///
     /// # Errors
     /// `ApiMisuse` for a configuration out of range. `Unsupported` with the errno where io_uring is blocked or too old:
-    /// [`crate::ThreadsTransport`] then serves. `ResourceLimit` where locked memory or descriptors run out.
+    /// [`crate::ThreadsTransport`] then serves files. `ResourceLimit` where locked memory or descriptors run out.
     pub fn new(config: UringConfig) -> Result<Self, Error> {
-        config.validate()?;
-        let channel = |completions| Channel::new(&config, completions).map_err(crate::probe::setup_error);
+        config.validate(S::NAME)?;
+        let refused = |errno| crate::probe::setup_error(S::NAME, S::TOO_OLD, errno);
+        let channel = |completions| Channel::new(&config, completions).map_err(refused);
         let polled = config.iopoll.then(|| channel(Completions::Polled)).transpose()?;
         let waker = RingWaker::new().map_err(|errno| fault::error(errno, Verb::Setup, "eventfd"))?;
         let core = Core {
@@ -201,7 +213,7 @@ impl UringTransport {
     }
 
     fn check_fork(&self) -> Result<(), Error> {
-        if self.fork.is_child() { Err(fault::forked(IO_URING)) } else { Ok(()) }
+        if self.fork.is_child() { Err(fault::forked(S::NAME)) } else { Ok(()) }
     }
 
     /// How completions are run: the best that the kernel took.
@@ -225,9 +237,9 @@ impl UringTransport {
     }
 }
 
-impl Transport for UringTransport {
+impl<S: Shape> Transport for RingTransport<S> {
     fn caps(&self) -> TransportCaps {
-        self.config.caps()
+        self.config.caps_of::<S>()
     }
 
     fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
@@ -236,7 +248,7 @@ impl Transport for UringTransport {
         for Channel { ring, tables, .. } in core.polled.iter_mut().chain([&mut core.plain]) {
             let submitter = ring.uring.submitter();
             match hint {
-                Attach::Object(object) => tables.add_object(&submitter, object, IO_URING)?,
+                Attach::Object(object) => tables.add_object::<S>(&submitter, object)?,
                 Attach::Region(region) => tables.add_region(&submitter, region)?,
                 Attach::ObjectGone(object) => tables.remove_object(&submitter, object),
                 Attach::RegionGone(region) => tables.remove_region(&submitter, region),
@@ -252,7 +264,7 @@ impl Transport for UringTransport {
             return Submit::Full;
         }
         let pushed = match &mut core.polled {
-            Some(polled) if handle::is_direct(io.handle) && matches!(io.kind, IoKind::Read | IoKind::Write) => {
+            Some(polled) if S::is_polled(io) => {
                 let pushed = polled.push(io);
                 core.polled_in_flight += u32::from(pushed == Ok(true));
                 pushed
@@ -292,8 +304,9 @@ impl Transport for UringTransport {
         if self.fork.is_child() {
             return;
         }
-        let entry = opcode::AsyncCancel::new(token.raw()).build();
-        self.core.push_cancel(entry);
+        if let Some(word) = self.core.plain.shape.word(token) {
+            self.core.push_cancel(opcode::AsyncCancel::new(word).build());
+        }
     }
 
     fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
@@ -309,7 +322,7 @@ impl Transport for UringTransport {
     }
 }
 
-impl Core {
+impl<S: Shape> Core<S> {
     /// Moves ended I/Os to `out` while it has room.
     #[inline]
     fn reap(&mut self, out: &mut Vec<IoDone>) -> usize {
@@ -322,11 +335,12 @@ impl Core {
         let mut queue = self.plain.ring.uring.completion();
         while out.len() < out.capacity() {
             let Some(entry) = queue.next() else { break };
+            let entry: cqueue::Entry = entry.into();
             match entry.user_data() {
                 // A poll that fires again says so; without that it has ended.
-                WAKE => self.armed = io_uring::cqueue::more(entry.flags()),
+                WAKE => self.armed = cqueue::more(entry.flags()),
                 CANCEL => {}
-                raw => out.push(IoDone { token: Token::from_raw(raw), result: fault::outcome(entry.result()) }),
+                word => out.extend(self.plain.shape.end(word, entry.result())),
             }
         }
         drop(queue);
@@ -335,8 +349,8 @@ impl Core {
             while out.len() < out.capacity()
                 && let Some(entry) = queue.next()
             {
-                let token = Token::from_raw(entry.user_data());
-                out.push(IoDone { token, result: fault::outcome(entry.result()) });
+                let entry: cqueue::Entry = entry.into();
+                out.extend(polled.shape.end(entry.user_data(), entry.result()));
                 self.polled_in_flight = self.polled_in_flight.saturating_sub(1);
             }
         }
@@ -419,7 +433,7 @@ impl Core {
             self.specials = 0;
         }
         // SAFETY: the entry names no memory: it is a cancel, or the poll of the eventfd, which lives as long as the ring.
-        let pushed = unsafe { self.plain.ring.uring.submission().push(entry) }.is_ok();
+        let pushed = unsafe { self.plain.ring.uring.submission().push(&entry.clone().into()) }.is_ok();
         self.specials += u32::from(pushed);
         pushed
     }
@@ -484,7 +498,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-impl Drop for UringTransport {
+impl<S: Shape> Drop for RingTransport<S> {
     fn drop(&mut self) {
         if self.fork.is_child() {
             // The ring is the parent's; this process keeps its few bytes until it ends.
@@ -500,6 +514,7 @@ impl Drop for UringTransport {
             Fence::Busy(count) => {
                 LEAKED_RINGS.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
+                    transport = S::NAME,
                     in_flight = count,
                     "ring dropped with I/Os in flight; it and its regions are kept for ever"
                 );

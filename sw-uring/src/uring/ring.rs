@@ -2,14 +2,18 @@
 // UNSAFETY: io_uring_enter and io_uring_register take pointers.
 #![expect(unsafe_code, reason = "io_uring_enter")]
 
-use std::{os::fd::AsRawFd, ptr, time::Duration};
+use std::{
+    os::fd::{AsRawFd, RawFd},
+    ptr,
+    time::Duration,
+};
 
 use io_uring::{EnterFlags, IoUring};
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, TransportName, Verb};
 
 use crate::{fault, sys};
 
-use super::UringConfig;
+use super::{UringConfig, shape::Shape};
 
 /// Times that one call is tried again after a signal.
 const INTERRUPTS_MAX: u32 = 16;
@@ -35,7 +39,7 @@ pub enum TaskRun {
 
 /// How completions come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Completions {
+pub enum Completions {
     /// The device interrupts, the kernel posts.
     Posted,
     /// Whoever waits asks the device (`IORING_SETUP_IOPOLL`).
@@ -52,8 +56,8 @@ enum Entries {
 }
 
 /// A ring and what it was given.
-pub(super) struct Ring {
-    pub(super) uring: IoUring,
+pub(super) struct Ring<S: Shape> {
+    pub(super) uring: IoUring<S::Submission, S::Completion>,
     pub(super) task_run: TaskRun,
     /// The kernel can gather completions for a short time (`IORING_FEAT_MIN_TIMEOUT`, Linux 6.12).
     pub(super) gathers: bool,
@@ -85,13 +89,13 @@ pub(super) struct Until {
     pub(super) gather: Duration,
 }
 
-impl Ring {
+impl<S: Shape> Ring<S> {
     pub(super) fn new(config: &UringConfig, completions: Completions) -> Result<Self, i32> {
         let mut last = libc::EINVAL;
         for task_run in candidates(config, completions) {
             // Newer conveniences first; a kernel that does not know a flag says EINVAL.
             for entries in [Entries::Plain, Entries::Indexed] {
-                match build(config, completions, task_run, entries) {
+                match build::<S>(config, completions, task_run, entries) {
                     Ok(uring) => {
                         let gathers = uring.params().is_feature_min_timeout();
                         let enabled = task_run != TaskRun::Deferred;
@@ -167,7 +171,7 @@ impl Ring {
                 Err(libc::EINTR) if until.is_some() => return Ok(Entered::Done),
                 Err(libc::EINTR) => {}
                 Err(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => return Ok(Entered::Later),
-                Err(errno) => return Err(broken(errno)),
+                Err(errno) => return Err(broken(S::NAME, errno)),
             }
         }
         Ok(Entered::Later)
@@ -207,28 +211,30 @@ impl Ring {
 
     /// Makes the calling thread the ring's owner.
     fn enable(&mut self) -> Result<(), Error> {
-        self.uring.submitter().register_enable_rings().map_err(|refused| broken(sys::code(&refused)))?;
+        self.uring.submitter().register_enable_rings().map_err(|refused| broken(S::NAME, sys::code(&refused)))?;
         self.enabled = true;
         let mut update = RingUpdate { offset: u32::MAX, reserved: 0, data: 0 };
         update.data = u64::try_from(self.uring.as_raw_fd()).unwrap_or(u64::MAX);
         // A convenience (Linux 5.18): without it the kernel looks the descriptor up each time.
-        self.registered = (register_ring(&self.uring, REGISTER_RING_FDS, &mut update) == 1).then_some(update.offset);
+        let done = register_ring(self.uring.as_raw_fd(), REGISTER_RING_FDS, &mut update);
+        self.registered = (done == 1).then_some(update.offset);
         Ok(())
     }
 }
 
-impl Drop for Ring {
+impl<S: Shape> Drop for Ring<S> {
     fn drop(&mut self) {
         if let Some(offset) = self.registered {
             // From another thread this fails: the owner's table then keeps the ring until the owner ends.
-            register_ring(&self.uring, UNREGISTER_RING_FDS, &mut RingUpdate { offset, reserved: 0, data: 0 });
+            let mut update = RingUpdate { offset, reserved: 0, data: 0 };
+            register_ring(self.uring.as_raw_fd(), UNREGISTER_RING_FDS, &mut update);
         }
     }
 }
 
 /// Registers the ring's own descriptor in the calling thread's table, or takes it out. Returns how many, or -1.
-fn register_ring(uring: &IoUring, operation: u32, update: &mut RingUpdate) -> i64 {
-    let (fd, update) = (uring.as_raw_fd(), ptr::from_mut(update));
+fn register_ring(fd: RawFd, operation: u32, update: &mut RingUpdate) -> i64 {
+    let update = ptr::from_mut(update);
     // SAFETY: one live structure of the layout that the operation takes; the kernel writes at most that.
     unsafe { libc::syscall(libc::SYS_io_uring_register, fd, operation, update, 1u32) }
 }
@@ -277,9 +283,14 @@ fn candidates(config: &UringConfig, completions: Completions) -> impl Iterator<I
     [TaskRun::Deferred, TaskRun::Cooperative, TaskRun::Interrupting].into_iter().skip(first)
 }
 
-fn build(config: &UringConfig, completions: Completions, task_run: TaskRun, layout: Entries) -> Result<IoUring, i32> {
+fn build<S: Shape>(
+    config: &UringConfig,
+    completions: Completions,
+    task_run: TaskRun,
+    layout: Entries,
+) -> Result<IoUring<S::Submission, S::Completion>, i32> {
     let entries = config.queue_depth.saturating_add(EXTRA_ENTRIES).next_power_of_two();
-    let mut builder = IoUring::builder();
+    let mut builder = IoUring::<S::Submission, S::Completion>::builder();
     builder.setup_cqsize(entries.saturating_mul(CQ_FACTOR)).setup_clamp();
     if layout == Entries::Plain {
         builder.setup_no_sqarray().setup_submit_all();
@@ -312,11 +323,11 @@ fn build(config: &UringConfig, completions: Completions, task_run: TaskRun, layo
     }
 }
 
-fn broken(errno: i32) -> Error {
-    let error = Error::new(fault::classify(errno).0, Verb::Setup).at("io_uring").with_code(errno);
+fn broken(name: TransportName, errno: i32) -> Error {
+    let error = Error::new(fault::classify(errno).0, Verb::Setup).at(name).with_code(errno);
     match errno {
         libc::EEXIST => Error::new(ErrorKind::ApiMisuse, Verb::Setup)
-            .at("io_uring")
+            .at(name)
             .with_code(errno)
             .detail("a ring for one thread was used by another")
             .remedy("use it from the thread that used it first, or make it without single_issuer"),

@@ -12,11 +12,13 @@ use std::{
     ptr,
 };
 
-use io_uring::Submitter;
+use io_uring::{Submitter, squeue, types};
 use sw_engine::{Error, ErrorKind, Object, ObjectId, Verb, seam::MemorySegment};
 use sw_mem::{DmaRegion, RegionId};
 
-use crate::{fault, handle, sys};
+use crate::{fault, peer, sys};
+
+use super::shape::Shape;
 
 /// Bytes in one registered buffer at most (linux `io_uring/rsrc.c`, `io_buffer_validate`: 1 GiB). A larger region
 /// takes several; the few I/Os that cross such a border go unregistered.
@@ -59,7 +61,7 @@ struct Buffers {
 }
 
 /// Registered files and buffers of one ring.
-pub(super) struct Tables {
+pub struct Tables {
     /// By descriptor: descriptors are small numbers, so this is an array.
     files: Vec<Option<FileSlot>>,
     file_slots: Vec<u32>,
@@ -80,6 +82,12 @@ impl Tables {
         }
     }
 
+    /// Without room for anything.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self { files: Vec::new(), file_slots: Vec::new(), buffers: IdMap::default(), buffer_slots: Vec::new() }
+    }
+
     /// The registered file of a descriptor, if its object is attached.
     #[inline]
     pub(super) fn file(&self, object: ObjectId, fd: RawFd) -> Option<u32> {
@@ -87,9 +95,18 @@ impl Tables {
         (entry.object == object).then_some(entry.slot)
     }
 
+    /// What an entry names to reach a descriptor: a registered file travels in the same field, told apart by the flag.
+    #[inline]
+    pub(crate) fn target(&self, object: ObjectId, fd: RawFd) -> (types::Fd, squeue::Flags) {
+        match self.file(object, fd) {
+            Some(slot) => (types::Fd(slot.cast_signed()), squeue::Flags::FIXED_FILE),
+            None => (types::Fd(fd), squeue::Flags::empty()),
+        }
+    }
+
     /// The registered buffer that holds a whole segment, if its region is attached.
     #[inline]
-    pub(super) fn buffer(&self, segment: &MemorySegment) -> Option<u16> {
+    pub(crate) fn buffer(&self, segment: &MemorySegment) -> Option<u16> {
         if self.buffers.is_empty() {
             return None;
         }
@@ -101,15 +118,10 @@ impl Tables {
         buffers.slots.get(usize::try_from(first_part).ok()?).copied()
     }
 
-    /// Registers every descriptor of an object that `transport` understands.
-    pub(super) fn add_object(
-        &mut self,
-        submitter: &Submitter<'_>,
-        object: &Object,
-        transport: &str,
-    ) -> Result<(), Error> {
-        for face in object.faces.iter().filter(|face| face.transport == transport) {
-            let fd = handle::fd(face.handle);
+    /// Registers every descriptor of an object that the shape understands.
+    pub(super) fn add_object<S: Shape>(&mut self, submitter: &Submitter<'_>, object: &Object) -> Result<(), Error> {
+        for face in object.faces.iter().filter(|face| face.transport == S::NAME) {
+            let fd = S::fd(face.handle);
             if self.file(object.id, fd).is_some() {
                 continue;
             }
@@ -156,10 +168,11 @@ impl Tables {
         }
     }
 
-    /// Registers (pins) a region of host memory.
+    /// Registers (pins) a region of host memory that can be pinned.
     pub(super) fn add_region(&mut self, submitter: &Submitter<'_>, region: &DmaRegion) -> Result<(), Error> {
         let Some(base) = region.base().host().map(sw_mem::HostVa::raw) else { return Ok(()) };
-        if self.buffers.contains_key(&region.id()) {
+        // The kernel pins no peer memory for long (`EFAULT`); I/Os into it go unregistered.
+        if self.buffers.contains_key(&region.id()) || peer::is_peer(region.id()) {
             return Ok(());
         }
         let len = region.len().0;
@@ -239,8 +252,7 @@ mod tests {
         // Only the numbers matter here: nothing is registered or touched.
         let region = Buffer::allocate(ByteLen(4096)).unwrap().region().clone();
         let (base, len) = (0x7000_0000_0000, 2 * BUFFER_BYTES_MAX + 4096);
-        let mut tables =
-            Tables { files: Vec::new(), file_slots: Vec::new(), buffers: IdMap::default(), buffer_slots: Vec::new() };
+        let mut tables = Tables::none();
         tables.buffers.insert(region.id(), Buffers { base, len, slots: vec![7, 3, 9], _region: region.clone() });
         let find = |at: u64, len: u32| {
             let place = Place::Host(HostVa::new(base.wrapping_add(at)));

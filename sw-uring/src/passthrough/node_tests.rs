@@ -1,0 +1,122 @@
+//! sysfs as the driver lays it out.
+
+use std::{
+    os::unix::fs::symlink,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use super::*;
+
+/// A tree with the namespace `ng0n1` of controller `nvme0` as character device 240:0.
+struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    fn new(parent: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("generic-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let tree = Self { root: fs::canonicalize(std::env::temp_dir()).unwrap().join(name) };
+        tree.put("sys/class/nvme-generic/uevent", "");
+        tree.put("sys/class/mem/uevent", "");
+        tree.put(&format!("{parent}/ng0n1/dev"), "240:0\n");
+        tree.link(&format!("{parent}/ng0n1/subsystem"), "sys/class/nvme-generic");
+        tree.link("sys/dev/char/240:0", &format!("{parent}/ng0n1"));
+        for (file, text) in [
+            ("size", "131072"),
+            ("dev", "259:0"),
+            ("queue/zoned", "none"),
+            ("queue/io_poll", "0"),
+            ("queue/dma_alignment", "3"),
+            ("queue/max_hw_sectors_kb", "512"),
+            ("queue/max_segments", "127"),
+        ] {
+            tree.put(&format!("{parent}/nvme0n1/{file}"), &format!("{text}\n"));
+        }
+        tree
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn link(&self, path: &str, to: &str) {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(self.root.join(to), path).unwrap();
+    }
+
+    fn facts(&self) -> Option<Facts> {
+        Facts::of(&Machine::at(&self.root), libc::makedev(240, 0))
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+const CONTROLLER: &str = "sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/nvme/nvme0";
+
+fn tree() -> Tree {
+    Tree::new(CONTROLLER)
+}
+
+#[test]
+fn a_node_is_known_by_its_class_and_leads_to_its_block_device() {
+    for parent in [CONTROLLER, "sys/devices/virtual/nvme-subsystem/nvme-subsys0"] {
+        let tree = Tree::new(parent);
+        let facts = tree.facts().unwrap();
+        assert_eq!(facts.disk, "nvme0n1");
+        assert_eq!(facts.directory, tree.root.join(parent).join("nvme0n1"));
+        assert_eq!(facts.len(), 64 << 20);
+        assert!(!facts.zoned());
+    }
+    let tree = tree();
+    let machine = Machine::at(&tree.root);
+    assert!(is_generic(&machine, libc::makedev(240, 0)));
+    assert!(!is_generic(&machine, libc::makedev(240, 1)), "no such device");
+    tree.put("sys/devices/virtual/mem/null/dev", "1:3\n");
+    tree.link("sys/devices/virtual/mem/null/subsystem", "sys/class/mem");
+    tree.link("sys/dev/char/1:3", "sys/devices/virtual/mem/null");
+    assert!(!is_generic(&machine, libc::makedev(1, 3)), "another kind of device");
+}
+
+#[test]
+fn commands_keep_to_the_pieces_that_the_driver_moves_in_place() {
+    let tree = tree();
+    let facts = tree.facts().unwrap();
+    assert_eq!(facts.command_bytes(), 126 * 4096, "the pieces are the narrower limit");
+    tree.put(&format!("{CONTROLLER}/nvme0n1/queue/max_hw_sectors_kb"), "128\n");
+    assert_eq!(facts.command_bytes(), 128 << 10);
+    assert_eq!(facts.memory(), 4);
+    for (mask, want) in [("511", 512), ("0", 4), ("4095", 4096), ("x", 512)] {
+        tree.put(&format!("{CONTROLLER}/nvme0n1/queue/dma_alignment"), mask);
+        assert_eq!(facts.memory(), want, "{mask}");
+    }
+}
+
+#[test]
+fn namespaces_that_take_no_plain_commands_are_refused_with_a_remedy() {
+    let tree = tree();
+    let facts = tree.facts().unwrap();
+    assert!(refuse_strange(&facts, Path::new("/dev/ng0n1")).is_ok());
+    tree.put(&format!("{CONTROLLER}/nvme0n1/queue/zoned"), "host-managed\n");
+    let zoned = refuse_strange(&facts, Path::new("/dev/ng0n1")).unwrap_err();
+    assert_eq!(zoned.kind(), ErrorKind::Unsupported);
+    assert!(zoned.to_string().contains("/dev/ng0n1") && !zoned.remedy_text().is_empty());
+    fs::remove_dir_all(facts.directory.join("queue")).unwrap();
+    assert_eq!(refuse_strange(&facts, Path::new("/dev/ng0n1")).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn refusals_name_the_node() {
+    let path = Path::new("/dev/ng0n1");
+    assert_eq!(refusal(Refused::Errno(libc::EACCES), path).kind(), ErrorKind::PermissionDenied);
+    let status = refusal(Refused::Status(ioctl::status_of(0x400B)), path);
+    assert_eq!(status.kind(), ErrorKind::NoDevice);
+    assert!(status.to_string().contains("/dev/ng0n1") && status.to_string().contains("dnr"), "{status}");
+}

@@ -1,0 +1,80 @@
+//! Which regions are peer memory, for the data path: a few words, no lock.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use sw_mem::RegionId;
+
+/// Regions of peer memory that a process has at once, at most: a device has few, and each holds what it was mapped for.
+pub(super) const REGIONS_MAX: usize = 64;
+
+/// No region: ids begin above zero.
+const NONE: u64 = 0;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+static REGIONS: [AtomicU64; REGIONS_MAX] = [const { AtomicU64::new(NONE) }; REGIONS_MAX];
+
+/// Whether a region is peer memory. A process that has none pays one load.
+#[inline]
+pub(crate) fn is_peer(region: RegionId) -> bool {
+    COUNT.load(Ordering::Relaxed) != 0 && listed(region)
+}
+
+#[cold]
+fn listed(region: RegionId) -> bool {
+    REGIONS.iter().any(|place| place.load(Ordering::Relaxed) == region.0)
+}
+
+/// A place in the list, from before the region has its id until after the region is gone.
+#[derive(Debug)]
+pub(super) struct Place(usize);
+
+impl Place {
+    /// A free place, or none.
+    pub(super) fn take() -> Option<Self> {
+        let free = REGIONS
+            .iter()
+            .position(|place| place.compare_exchange(NONE, u64::MAX, Ordering::Relaxed, Ordering::Relaxed).is_ok())?;
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        Some(Self(free))
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.0
+    }
+}
+
+/// Names the region at a place that was taken. The region travels to other threads by the program's own synchronisation,
+/// which orders this store before their loads.
+pub(super) fn name(index: usize, region: RegionId) {
+    if let Some(place) = REGIONS.get(index) {
+        place.store(region.0, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(place) = REGIONS.get(self.0) {
+            place.store(NONE, Ordering::Relaxed);
+        }
+        COUNT.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_peer_memory_while_its_place_is_held_and_places_run_out() {
+        let region = RegionId(u64::MAX - 7);
+        assert!(!is_peer(region));
+        let place = Place::take().unwrap();
+        name(place.index(), region);
+        assert!(is_peer(region));
+        drop(place);
+        assert!(!is_peer(region));
+
+        let held: Vec<_> = std::iter::from_fn(Place::take).collect();
+        assert!(held.len() <= REGIONS_MAX && Place::take().is_none());
+    }
+}
