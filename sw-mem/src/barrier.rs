@@ -44,6 +44,16 @@ pub fn flush_write_combining() {
     arch::flush_write_combining();
 }
 
+/// Makes an earlier CPU write visible to the device before a later read of memory that the device writes.
+///
+/// Call between telling the device something in memory and looking at what it said in memory (shadow doorbells): each side
+/// stores first and loads second, so that at least one sees the other. The only barrier here that costs more than a few
+/// cycles.
+#[inline]
+pub fn store_to_device_then_load() {
+    arch::store_to_device_then_load();
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -52,5 +62,6 @@ mod tests {
         super::from_device_after_valid();
         super::order_to_device();
         super::flush_write_combining();
+        super::store_to_device_then_load();
     }
 }

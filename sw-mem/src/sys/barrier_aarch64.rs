@@ -28,3 +28,9 @@ pub(super) fn flush_write_combining() {
     // SAFETY: as above.
     unsafe { asm!("dsb st", options(nostack, preserves_flags)) }
 }
+
+#[inline]
+pub(super) fn store_to_device_then_load() {
+    // SAFETY: as above.
+    unsafe { asm!("dmb osh", options(nostack, preserves_flags)) }
+}

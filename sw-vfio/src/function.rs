@@ -1,0 +1,237 @@
+//! A PCI function, opened: its regions, its interrupts, its reset.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sw_engine::{Error, ErrorKind, Verb};
+
+use crate::{
+    bar::BarMap,
+    caps::{self, Region},
+    config::Config,
+    fault,
+    pci::PciAddress,
+    presence::{Gone, News, Presence, Watcher},
+    space::{DmaSpace, Membership},
+    sys::{self, event::EventFd, vfio::IrqInfo},
+};
+
+/// Interrupt vectors that are enabled at once at most where the kernel cannot add single ones later: 64 queues and the
+/// admin queue. Each takes a vector of the machine's, of which there are about 200 a processor.
+pub(crate) const VECTORS_MAX: u16 = 65;
+
+/// Message-signalled interrupts of a function.
+#[derive(Debug)]
+struct Vectors {
+    /// `VFIO_PCI_MSIX_IRQ_INDEX` or `VFIO_PCI_MSI_IRQ_INDEX`.
+    index: u32,
+    count: u16,
+    can_grow: bool,
+    /// Those that were asked for; empty until the first one.
+    enabled: Mutex<Vec<Option<Arc<EventFd>>>>,
+}
+
+/// An open function. Its registers, memory and interrupts keep it open; the last of them closes it: interrupts off, DMA off,
+/// file closed, group left.
+#[derive(Debug)]
+pub(crate) struct Function {
+    name: Arc<str>,
+    address: PciAddress,
+    space: DmaSpace,
+    config: Config,
+    can_reset: bool,
+    vectors: Option<Vectors>,
+    presence: Arc<Presence>,
+    // In this order: the watcher has a copy of the descriptor, and the group is left after the function is closed.
+    watcher: Option<Watcher>,
+    device: OwnedFd,
+    _member: Membership,
+}
+
+impl Function {
+    /// Opens a function into a space and lets it answer and start accesses. It is reset first, as vfio-pci does on opening.
+    ///
+    /// # Errors
+    /// `InUse`, `NoDevice`, `PermissionDenied`, `Unsupported`, with what to do about it.
+    pub(crate) fn open(space: &DmaSpace, address: PciAddress) -> Result<Arc<Self>, Error> {
+        space.sysfs().expect_function(address)?;
+        let name: Arc<str> = address.to_string().into();
+        let (device, member) = space.join(address)?;
+        let failed = |errno, what| fault::error(errno, Verb::Open, Arc::clone(&name), what);
+        let info = sys::vfio::device_info(device.as_fd()).map_err(|errno| failed(errno, "asking what it is"))?;
+        if info.flags & sys::vfio::DEVICE_IS_PCI == 0 || info.regions <= sys::vfio::CONFIG {
+            return Err(Error::new(ErrorKind::WrongKind, Verb::Open).at(name).detail("it is no PCI function"));
+        }
+        let config =
+            region_of(device.as_fd(), sys::vfio::CONFIG).map_err(|errno| failed(errno, "its configuration space"))?;
+        let config = Config { offset: config.offset };
+        let vectors = find_vectors(device.as_fd());
+        let mut function = Self {
+            name: Arc::clone(&name),
+            address,
+            space: space.clone(),
+            config,
+            can_reset: info.flags & sys::vfio::DEVICE_CAN_RESET != 0,
+            vectors,
+            presence: Arc::default(),
+            watcher: None,
+            device,
+            _member: member,
+        };
+        function.watcher = function.watch().map_err(|errno| failed(errno, "asking to be told of its removal"))?;
+        config.enable(function.fd()).map_err(|errno| failed(errno, "switching on its memory and DMA"))?;
+        Ok(Arc::new(function))
+    }
+
+    /// Asks the kernel to tell of removal and errors, if it can, and starts waiting for it.
+    fn watch(&self) -> Result<Option<Watcher>, i32> {
+        let news = News::new()?;
+        let mut told = false;
+        for (index, event) in [(sys::vfio::REQ, &news.request), (sys::vfio::ERR, &news.error)] {
+            // Some functions have no error reporting: what there is counts.
+            if sys::vfio::irq_info(self.fd(), index).is_ok_and(|info| info.count > 0) {
+                sys::vfio::set_irq_events(self.fd(), index, 0, &[Some(event.as_fd())])?;
+                told = true;
+            }
+        }
+        if !told {
+            return Ok(None);
+        }
+        let device = self.device.try_clone().map_err(|error| sys::code(&error))?;
+        Watcher::start(&self.name, news, device, self.config, Arc::clone(&self.presence)).map(Some)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+
+    pub(crate) fn device(&self) -> &OwnedFd {
+        &self.device
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    pub(crate) fn space(&self) -> &DmaSpace {
+        &self.space
+    }
+
+    pub(crate) fn presence(&self) -> &Arc<Presence> {
+        &self.presence
+    }
+
+    /// Why it is no longer ours, if it is not.
+    pub(crate) fn gone(&self) -> Option<Gone> {
+        self.presence.gone()
+    }
+
+    /// Maps a BAR. The mapping keeps the function open.
+    pub(crate) fn map_bar(self: &Arc<Self>, bar: u32) -> Result<Arc<BarMap>, Error> {
+        let failed = |errno| fault::error(errno, Verb::Open, Arc::clone(&self.name), &format!("mapping BAR {bar}"));
+        if bar > sys::vfio::BAR5 {
+            return Err(failed(libc::EINVAL));
+        }
+        let region = region_of(self.fd(), bar).map_err(failed)?;
+        BarMap::new(self.fd(), &region, &self.presence, Arc::clone(self) as _).map_err(failed)
+    }
+
+    /// Vectors that [`Function::interrupt`] can enable.
+    pub(crate) fn vector_count(&self) -> u16 {
+        self.vectors.as_ref().map_or(0, |vectors| vectors.count)
+    }
+
+    /// Connects interrupt `vector` to an event, or gives the one that is connected already.
+    pub(crate) fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, Error> {
+        let failed =
+            |errno| fault::error(errno, Verb::Setup, Arc::clone(&self.name), &format!("enabling interrupt {vector}"));
+        let vectors =
+            self.vectors.as_ref().filter(|vectors| vector < vectors.count).ok_or_else(|| failed(libc::EINVAL))?;
+        let mut enabled = vectors.enabled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Some(event)) = enabled.get(usize::from(vector)) {
+            return Ok(Arc::clone(event));
+        }
+        let event = Arc::new(EventFd::new().map_err(failed)?);
+        let first = enabled.is_empty();
+        if first {
+            enabled.resize(usize::from(vectors.count), None);
+        }
+        let done = if first && !vectors.can_grow {
+            // All of them at once, this one connected: the others can then be connected one by one.
+            let mut fds = vec![None; enabled.len()];
+            if let Some(fd) = fds.get_mut(usize::from(vector)) {
+                *fd = Some(event.as_fd());
+            }
+            sys::vfio::set_irq_events(self.fd(), vectors.index, 0, &fds)
+        } else {
+            sys::vfio::set_irq_events(self.fd(), vectors.index, vector.into(), &[Some(event.as_fd())])
+        };
+        match done {
+            Ok(0) => {}
+            // The machine has fewer vectors left than the function has.
+            Ok(_) | Err(_) => {
+                if first {
+                    enabled.clear();
+                }
+                let errno = done.err().unwrap_or(libc::ENOSPC);
+                return Err(failed(errno).remedy("use fewer queues or polled completion"));
+            }
+        }
+        if let Some(slot) = enabled.get_mut(usize::from(vector)) {
+            *slot = Some(Arc::clone(&event));
+        }
+        self.presence.tell(&event);
+        Ok(event)
+    }
+
+    /// Takes bus mastership away; `true`: it can touch no memory any more.
+    pub(crate) fn stop_dma(&self) -> bool {
+        self.config.stop_dma(self.fd())
+    }
+
+    /// Resets it and lets it start accesses again.
+    ///
+    /// # Errors
+    /// `Unsupported` where it has no reset of its own; the kernel's.
+    pub(crate) fn reset(&self) -> Result<(), Error> {
+        let failed = |errno, what| fault::error(errno, Verb::Setup, Arc::clone(&self.name), what);
+        if !self.can_reset {
+            return Err(failed(libc::EOPNOTSUPP, "it has no reset of its own"));
+        }
+        sys::vfio::reset(self.fd()).map_err(|errno| failed(errno, "resetting it"))?;
+        self.config.enable(self.fd()).map_err(|errno| failed(errno, "switching it on after a reset"))
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        // Its watcher must not report a removal that is an orderly end.
+        self.watcher = None;
+        if let Some(vectors) = &self.vectors {
+            let _ = sys::vfio::disable_irqs(self.fd(), vectors.index);
+        }
+        if !self.stop_dma() {
+            tracing::warn!(function = &*self.name, "could not switch its DMA off; closing it resets it");
+        }
+    }
+}
+
+fn region_of(device: BorrowedFd<'_>, index: u32) -> Result<Region, i32> {
+    let told = sys::vfio::region_info(device, index)?;
+    caps::region(&told).filter(|region| region.len > 0).ok_or(libc::ENXIO)
+}
+
+/// MSI-X if there is any, else MSI. A line interrupt is not worth having: it is shared and has to be unmasked each time.
+fn find_vectors(device: BorrowedFd<'_>) -> Option<Vectors> {
+    let found = |index| sys::vfio::irq_info(device, index).ok().filter(|info: &IrqInfo| info.count > 0);
+    let (index, info) = [sys::vfio::MSIX, sys::vfio::MSI].into_iter().find_map(|index| Some((index, found(index)?)))?;
+    let count = u16::try_from(info.count).unwrap_or(u16::MAX).min(VECTORS_MAX);
+    let can_grow = info.flags & sys::vfio::IRQ_NORESIZE == 0;
+    Some(Vectors { index, count, can_grow, enabled: Mutex::default() })
+}

@@ -1,0 +1,170 @@
+//! Whether a function is still ours, told by the kernel and told on to everybody who uses it.
+//!
+//! vfio-pci raises one event when the kernel wants the device back (hot removal, unbinding) and one when the device reported
+//! a fatal error. A thread of its own waits for both, so that polling and waiting users learn of it alike and the data path
+//! makes no system call for it. It first stops the function's DMA, then sets the mark after which every register reads as
+//! all ones, then raises every interrupt of the function so that nobody sleeps on it.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use crate::{
+    config::Config,
+    sys::event::{Epoll, EventFd},
+};
+
+/// Why a function is no longer used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Gone {
+    /// The kernel asks for it back: it is being removed or unbound.
+    Requested = 1,
+    /// It reported an uncorrectable error.
+    Failed = 2,
+    /// Its registers are not mapped any more.
+    Unmapped = 3,
+}
+
+/// Shared by a function, its registers and its watcher.
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    gone: AtomicU8,
+    interrupts: Mutex<Vec<Weak<EventFd>>>,
+}
+
+impl Presence {
+    /// Why it is gone, if it is.
+    #[inline]
+    pub(crate) fn gone(&self) -> Option<Gone> {
+        match self.gone.load(Ordering::Acquire) {
+            1 => Some(Gone::Requested),
+            2 => Some(Gone::Failed),
+            3 => Some(Gone::Unmapped),
+            _ => None,
+        }
+    }
+
+    /// Marks it as gone, the first reason counts, and wakes whoever waits for its interrupts.
+    pub(crate) fn lose(&self, why: Gone) {
+        let _ = self.gone.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
+        let interrupts = self.interrupts.lock().unwrap_or_else(PoisonError::into_inner);
+        interrupts.iter().filter_map(Weak::upgrade).for_each(|event| event.raise());
+    }
+
+    /// The mark itself, for the handler of bus errors: it may not take a lock.
+    pub(crate) fn mark(&self) -> &AtomicU8 {
+        &self.gone
+    }
+
+    /// Adds an interrupt to those that are raised when the function goes.
+    pub(crate) fn tell(&self, event: &Arc<EventFd>) {
+        let mut interrupts = self.interrupts.lock().unwrap_or_else(PoisonError::into_inner);
+        interrupts.retain(|other| other.strong_count() > 0);
+        interrupts.push(Arc::downgrade(event));
+        drop(interrupts);
+        if self.gone().is_some() {
+            event.raise();
+        }
+    }
+}
+
+/// The thread that waits for bad news. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the kernel raises.
+#[derive(Debug)]
+pub(crate) struct News {
+    pub(crate) request: EventFd,
+    pub(crate) error: EventFd,
+}
+
+impl News {
+    pub(crate) fn new() -> Result<Self, i32> {
+        Ok(Self { request: EventFd::new()?, error: EventFd::new()? })
+    }
+}
+
+impl Watcher {
+    /// Waits for `news` of the function behind `device`, whose configuration space is `config`.
+    pub(crate) fn start(
+        name: &str,
+        news: News,
+        device: OwnedFd,
+        config: Config,
+        presence: Arc<Presence>,
+    ) -> Result<Self, i32> {
+        const REQUEST: u64 = 0;
+        const ERROR: u64 = 1;
+        const STOP: u64 = 2;
+        let (set, stop) = (Epoll::new()?, Arc::new(EventFd::new()?));
+        set.add(news.request.as_fd(), REQUEST)?;
+        set.add(news.error.as_fd(), ERROR)?;
+        set.add(stop.as_fd(), STOP)?;
+        let watch = move |stop: Arc<EventFd>| {
+            let mut ended = false;
+            while !ended {
+                set.wait(None, |number| match number {
+                    REQUEST if news.request.take() => lose(&presence, &config, &device, Gone::Requested),
+                    ERROR if news.error.take() => lose(&presence, &config, &device, Gone::Failed),
+                    STOP => ended = stop.take(),
+                    _ => {}
+                });
+            }
+        };
+        let builder = std::thread::Builder::new().name(format!("sw-vfio {name}"));
+        let theirs = Arc::clone(&stop);
+        let thread = builder.spawn(move || watch(theirs)).map_err(|error| crate::sys::code(&error))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+fn lose(presence: &Presence, config: &Config, device: &OwnedFd, why: Gone) {
+    let stopped = config.stop_dma(device.as_fd());
+    tracing::warn!(?why, stopped, "a PCI function is being taken away");
+    presence.lose(why);
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.raise();
+        if let Some(thread) = self.thread.take() {
+            // It cannot panic in a way that matters here; its work is over.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_stops_dma_marks_and_wakes() {
+        let (file, config) = crate::config::fake(0x0006);
+        let news = News::new().unwrap();
+        let presence = Arc::new(Presence::default());
+        let interrupt = Arc::new(EventFd::new().unwrap());
+        presence.tell(&interrupt);
+        news.request.raise();
+        let watcher = Watcher::start("test", news, file.try_clone().unwrap(), config, Arc::clone(&presence)).unwrap();
+        let set = Epoll::new().unwrap();
+        set.add(interrupt.as_fd(), 0).unwrap();
+        set.wait(Some(std::time::Duration::from_secs(20)), |_| ());
+        assert!(interrupt.take(), "whoever waits for the interrupt is woken");
+        assert_eq!(presence.gone(), Some(Gone::Requested));
+        assert_eq!(config.command(file.as_fd()), Ok(0x0002), "memory stays on, DMA is off");
+        presence.lose(Gone::Failed);
+        assert_eq!(presence.gone(), Some(Gone::Requested), "the first reason counts");
+        drop(watcher);
+    }
+}

@@ -1,0 +1,434 @@
+//! One address space for DMA, shared by all functions that a process opened together.
+//!
+//! ```text
+//!   DmaRegion ──map──► pages outwards ─► IOVA from the allocator ─► back end: type 1 (VFIO container)
+//!       ▲                                                                      iommufd (IOAS)
+//!       └── guest: Mapping (unmaps when the last handle of the region goes)    no IOMMU (physical addresses)
+//! ```
+//!
+//! A region is mapped once, whatever number of functions uses it, and unmapped in exactly the unit it was mapped in.
+//!
+//! A type-1 container forgets its mappings when its last group leaves it (Linux `vfio_iommu_type1_detach_group`). Each such
+//! moment begins a new *epoch*: mappings of an older one are gone, and a region that carries one is mapped anew.
+
+mod iommufd;
+mod noiommu;
+mod type1;
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use sw_engine::{Error, ErrorKind, Verb};
+use sw_mem::{ByteLen, DmaRegion, Guest, GuestKey, Iova, Place, align_down, align_up};
+
+use crate::{
+    fault,
+    iova::{IovaAllocator, IovaError, Window},
+    pci::PciAddress,
+    sys,
+    sysfs::Sysfs,
+};
+
+/// Mappings of one type-1 container unless the kernel says another number: `dma_entry_limit` of `vfio_iommu_type1`, the
+/// default of Linux `drivers/vfio/vfio_iommu_type1.c`.
+const TYPE1_ENTRIES: usize = 65_535;
+/// Mappings that are made without a limit of the kernel's: 1 TiB of 2 MiB slabs.
+const OWN_ENTRIES: usize = 1 << 19;
+
+/// How functions are opened and memory is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// A VFIO container of type 1 version 2: every kernel with VFIO has it.
+    Type1,
+    /// `/dev/iommu` with the functions' own files: Linux 6.6 and later, where it is configured.
+    Iommufd,
+    /// No IOMMU: the device gets physical addresses and can reach all memory of the machine. Never chosen by itself.
+    NoIommu,
+}
+
+impl Backend {
+    /// Its name in settings and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Type1 => "type1",
+            Self::Iommufd => "iommufd",
+            Self::NoIommu => "noiommu",
+        }
+    }
+
+    /// The one for a function: type 1 where its group has a file, because it maps a peer's BAR on every kernel; else iommufd.
+    ///
+    /// # Errors
+    /// `NoDevice` if the function cannot be opened through VFIO at all, with what to do about it.
+    pub fn detect(sysfs: &Sysfs, address: PciAddress) -> Result<Self, Error> {
+        sysfs.expect_function(address)?;
+        let group = sysfs.group(address);
+        if let Some(group) = &group
+            && !group.is_noiommu
+            && sysfs.exists("dev/vfio/vfio")
+            && sysfs.exists(&group.file())
+        {
+            return Ok(Self::Type1);
+        }
+        if sysfs.exists("dev/iommu") && sysfs.cdev(address).is_some() {
+            return Ok(Self::Iommufd);
+        }
+        Err(not_bound(sysfs, address, Self::Type1))
+    }
+}
+
+/// Why a function cannot be opened, in the order in which a reader would have to mend it.
+fn not_bound(sysfs: &Sysfs, address: PciAddress, backend: Backend) -> Error {
+    let has_iommu = sysfs.group(address).is_some_and(|group| !group.is_noiommu);
+    let error = Error::new(ErrorKind::NoDevice, Verb::Open).at(address.to_string());
+    match sysfs.driver(address) {
+        _ if !has_iommu && backend != Backend::NoIommu => error
+            .detail("it is behind no IOMMU")
+            .remedy("switch the IOMMU on in the firmware and boot with intel_iommu=on or amd_iommu=on"),
+        Some(driver) if driver != "vfio-pci" => error
+            .detail(format!("the kernel's driver {driver} has it"))
+            .remedy(format!("straightway nvme bind {address} gives it to vfio-pci")),
+        None => {
+            error.detail("no driver has it").remedy(format!("straightway nvme bind {address} gives it to vfio-pci"))
+        }
+        Some(_) => error
+            .detail("vfio-pci has it, but there is no file to open it by")
+            .remedy("load the modules: modprobe vfio_iommu_type1 or modprobe iommufd"),
+    }
+}
+
+/// What a region of a peer's BAR brings along for being mapped.
+#[derive(Debug)]
+pub(crate) struct PeerBacking {
+    /// Where the region's first byte is mapped in the process.
+    pub(crate) va: u64,
+    /// The BAR as a dma-buf, where the kernel exports it.
+    pub(crate) dma_buf: Option<OwnedFd>,
+    /// The region's first byte in the BAR.
+    pub(crate) offset: u64,
+    /// The region's first byte on the bus.
+    pub(crate) bus: Option<u64>,
+}
+
+/// The key under which a region of a peer's BAR carries its [`PeerBacking`].
+pub(crate) fn peer_key() -> GuestKey {
+    static KEY: OnceLock<GuestKey> = OnceLock::new();
+    *KEY.get_or_init(GuestKey::fresh)
+}
+
+/// Where the bytes are that get mapped: whole pages.
+#[derive(Debug)]
+enum Source {
+    /// At this address of the process.
+    Va(u64),
+    /// In this dma-buf, from this byte.
+    DmaBuf(OwnedFd, u64),
+    /// On the bus at this address.
+    Bus(u64),
+}
+
+/// A region rounded outwards to pages.
+#[derive(Debug)]
+struct Pages {
+    source: Source,
+    /// The region's first byte in its first page.
+    skew: u64,
+    len: u64,
+}
+
+/// A function's place in a space, given up on drop. The function's file is closed before.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    space: DmaSpace,
+    group: Option<String>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if let Some(group) = self.group.take() {
+            self.space.leave(&group);
+        }
+    }
+}
+
+/// The numbers of a space, for reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceReport {
+    /// How it maps.
+    pub backend: Backend,
+    /// Bytes that devices can reach now.
+    pub mapped: ByteLen,
+    /// Mappings now.
+    pub entries: usize,
+    /// Mappings at most.
+    pub entries_max: usize,
+    /// Mappings that the kernel refused to end; their addresses are not used again.
+    pub stuck: u64,
+}
+
+/// See the [module](self). Clones share it.
+#[derive(Clone, Debug)]
+pub struct DmaSpace(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sysfs: Sysfs,
+    backend: Backend,
+    key: GuestKey,
+    state: Mutex<State>,
+    stuck: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    mapper: Mapper,
+    iovas: IovaAllocator,
+    epoch: u64,
+}
+
+#[derive(Debug)]
+enum Mapper {
+    Type1(type1::Container),
+    Iommufd(iommufd::Ioas),
+}
+
+/// A mapping, bound to its region.
+#[derive(Debug)]
+struct Mapping {
+    space: DmaSpace,
+    epoch: u64,
+    /// Of the first page; `None` for a physical address, which needs no unmapping.
+    iova: Option<u64>,
+    len: u64,
+    /// Of the region's first byte.
+    first: Iova,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Some(iova) = self.iova {
+            self.space.unmap(self.epoch, iova, self.len);
+        }
+    }
+}
+
+impl DmaSpace {
+    /// An empty space. Nothing can be mapped before a function is opened in it.
+    ///
+    /// # Errors
+    /// The kernel has no such back end, or its file may not be opened.
+    pub fn new(sysfs: &Sysfs, backend: Backend) -> Result<Self, Error> {
+        let mapper = match backend {
+            Backend::Type1 => Mapper::Type1(type1::Container::open(sysfs, type1::Kind::Type1)?),
+            Backend::NoIommu => Mapper::Type1(type1::Container::open(sysfs, type1::Kind::NoIommu)?),
+            Backend::Iommufd => Mapper::Iommufd(iommufd::Ioas::open(sysfs)?),
+        };
+        let state = State { mapper, iovas: IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES), epoch: 0 };
+        let (key, stuck) = (GuestKey::fresh(), AtomicU64::new(0));
+        Ok(Self(Arc::new(Inner { sysfs: sysfs.clone(), backend, key, state: Mutex::new(state), stuck })))
+    }
+
+    /// How it maps.
+    pub fn backend(&self) -> Backend {
+        self.0.backend
+    }
+
+    /// The tree that it was made with.
+    pub(crate) fn sysfs(&self) -> &Sysfs {
+        &self.0.sysfs
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a function into the space, exclusively.
+    pub(crate) fn join(&self, address: PciAddress) -> Result<(OwnedFd, Membership), Error> {
+        let mut state = self.state();
+        let State { mapper, iovas, .. } = &mut *state;
+        let (device, group, limits) = match mapper {
+            Mapper::Type1(container) => {
+                let (device, group, limits) = container.join(&self.0.sysfs, address)?;
+                (device, Some(group), limits)
+            }
+            Mapper::Iommufd(ioas) => {
+                let (device, limits) = ioas.join(&self.0.sysfs, address)?;
+                (device, None, limits)
+            }
+        };
+        // From here on the drop of the membership leaves the group again; it takes the lock.
+        let member = Membership { space: self.clone(), group };
+        if let Some(Limits { usable, unit, entries_max }) = limits {
+            let reserved = self.0.sysfs.bar_windows();
+            if iovas.entries() == 0 {
+                *iovas = IovaAllocator::new(&usable, &reserved, unit.max(sys::page_bytes()), entries_max);
+            } else {
+                iovas.restrict(&usable, &reserved);
+            }
+        }
+        Ok((device, member))
+    }
+
+    fn leave(&self, group: &str) {
+        let mut state = self.state();
+        let State { mapper: Mapper::Type1(container), iovas, epoch } = &mut *state else { return };
+        if container.leave(group) == type1::Left::Last {
+            *epoch += 1;
+            *iovas = IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES);
+        }
+    }
+
+    /// Makes a region reachable for every function of the space and says where they see its first byte. A region that is
+    /// mapped already keeps its address. It is unmapped when its last handle goes.
+    ///
+    /// # Errors
+    /// `ResourceLimit`: locked memory, entries or addresses of the IOMMU. `Unsupported`: memory of a device that is not a
+    /// [`PeerBar`](crate::PeerBar), or that this back end cannot map; memory that is not contiguous, without an IOMMU.
+    pub fn map(&self, region: &DmaRegion) -> Result<Iova, Error> {
+        let key = self.0.key;
+        let epoch = self.state().epoch;
+        if region.bound(key, |mapping: &Mapping| mapping.epoch != epoch) == Some(true) {
+            region.unbind(key);
+        }
+        // Looked at before `bind`, which holds the lock of the region's guests while it makes one.
+        let pages = self.pages(region)?;
+        region.bind(key, || self.map_pages(region, &pages).map(|mapping| Box::new(mapping) as Guest))?;
+        region.bound(key, |mapping: &Mapping| mapping.first).ok_or_else(|| {
+            Error::new(ErrorKind::Closed, Verb::Register)
+                .at(format!("{region:?}"))
+                .detail("the mapping was ended meanwhile")
+        })
+    }
+
+    fn pages(&self, region: &DmaRegion) -> Result<Pages, Error> {
+        let unit = self.state().iovas.unit();
+        let unsupported = |detail: &'static str| {
+            Error::new(ErrorKind::Unsupported, Verb::Register).at(format!("{region:?}")).detail(detail)
+        };
+        let rounded = |first: u64, source: &dyn Fn(u64) -> Source| {
+            let start = align_down(first, unit);
+            let end = first.checked_add(region.len().0).and_then(|end| align_up(end, unit));
+            let end = end.ok_or_else(|| unsupported("it ends at the end of the address space"))?;
+            Ok(Pages { source: source(start), skew: first - start, len: end - start })
+        };
+        match region.base() {
+            Place::Host(va) => rounded(va.raw(), &Source::Va),
+            Place::Device(..) => {
+                let look = |peer: &PeerBacking| {
+                    let dma_buf = peer.dma_buf.as_ref().map(OwnedFd::try_clone).transpose();
+                    (peer.va, peer.offset, peer.bus, dma_buf)
+                };
+                let (va, offset, bus, dma_buf) = region.bound(peer_key(), look).ok_or_else(|| {
+                    unsupported("memory of a device whose driver lets no other device map it")
+                        .remedy("read through host memory: a route with staging")
+                })?;
+                match self.0.backend {
+                    Backend::Type1 => rounded(va, &Source::Va),
+                    Backend::NoIommu => {
+                        let bus = bus.ok_or_else(|| unsupported("the bus address of this BAR is not known"))?;
+                        rounded(bus, &Source::Bus)
+                    }
+                    Backend::Iommufd => {
+                        let fd = dma_buf.ok().flatten().ok_or_else(|| {
+                            unsupported("the kernel does not export this BAR as a dma-buf, which iommufd needs")
+                                .remedy("use Linux 7.0 or later, or the type1 back end")
+                        })?;
+                        let at = align_down(offset, unit);
+                        let end = offset.checked_add(region.len().0).and_then(|end| align_up(end, unit));
+                        let end = end.ok_or_else(|| unsupported("it ends past the BAR"))?;
+                        Ok(Pages { source: Source::DmaBuf(fd, at), skew: offset - at, len: end - at })
+                    }
+                }
+            }
+        }
+    }
+
+    fn map_pages(&self, region: &DmaRegion, pages: &Pages) -> Result<Mapping, Error> {
+        let name = format!("{region:?}");
+        if self.0.backend == Backend::NoIommu {
+            let first = match pages.source {
+                Source::Bus(at) => at,
+                Source::Va(va) => noiommu::physical(&self.0.sysfs, va, pages.len).map_err(|error| error.at(name))?,
+                Source::DmaBuf(..) => return Err(Error::new(ErrorKind::Unsupported, Verb::Register).at(name)),
+            };
+            let first = Iova::new(first + pages.skew);
+            return Ok(Mapping { space: self.clone(), epoch: 0, iova: None, len: pages.len, first });
+        }
+        let mut state = self.state();
+        let State { mapper, iovas, epoch } = &mut *state;
+        let memory = match pages.source {
+            Source::Va(at) | Source::DmaBuf(_, at) | Source::Bus(at) => at,
+        };
+        let iova = iovas.take(pages.len, memory).map_err(|why| no_address(why, iovas, &name))?;
+        let done = match mapper {
+            Mapper::Type1(container) => container.map(&pages.source, iova, pages.len),
+            Mapper::Iommufd(ioas) => ioas.map(&pages.source, iova, pages.len),
+        };
+        if let Err(errno) = done {
+            iovas.free(iova);
+            return Err(fault::map_error(errno, name, pages.len));
+        }
+        let first = Iova::new(iova + pages.skew);
+        Ok(Mapping { space: self.clone(), epoch: *epoch, iova: Some(iova), len: pages.len, first })
+    }
+
+    fn unmap(&self, of: u64, iova: u64, len: u64) {
+        let mut state = self.state();
+        let State { mapper, iovas, epoch } = &mut *state;
+        if of != *epoch {
+            return;
+        }
+        let done = match mapper {
+            Mapper::Type1(container) => container.unmap(iova, len),
+            Mapper::Iommufd(ioas) => ioas.unmap(iova, len),
+        };
+        match done {
+            Ok(unmapped) if unmapped == len => {
+                iovas.free(iova);
+            }
+            // Whatever is still mapped there, the address is not given out again: a device might reach the wrong memory.
+            other => {
+                self.0.stuck.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(iova = format_args!("{iova:#x}"), len, ?other, "the kernel did not end a DMA mapping");
+            }
+        }
+    }
+
+    /// Its numbers now.
+    pub fn report(&self) -> SpaceReport {
+        let state = self.state();
+        SpaceReport {
+            backend: self.0.backend,
+            mapped: ByteLen(state.iovas.taken_bytes()),
+            entries: state.iovas.entries(),
+            entries_max: state.iovas.entries_max(),
+            stuck: self.0.stuck.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What a back end can map once a function has joined.
+#[derive(Debug)]
+struct Limits {
+    usable: Vec<Window>,
+    unit: u64,
+    entries_max: usize,
+}
+
+fn no_address(why: IovaError, iovas: &IovaAllocator, name: &str) -> Error {
+    let error = Error::new(ErrorKind::ResourceLimit, Verb::Register).at(name);
+    match why {
+        IovaError::NoEntries => error
+            .detail(format!("the IOMMU container has all of its {} mappings", iovas.entries_max()))
+            .remedy("map fewer, larger regions, or raise dma_entry_limit of vfio_iommu_type1"),
+        IovaError::NoSpace if iovas.entries_max() > 0 => error
+            .detail(format!("no gap in the device's addresses is large enough beside {} mappings", iovas.entries()))
+            .remedy("map less at a time; a function must be open before memory is mapped for it"),
+        IovaError::NoSpace | IovaError::BadLength => Error::new(ErrorKind::ApiMisuse, Verb::Register).at(name),
+    }
+}

@@ -1,0 +1,152 @@
+//! Reading and writing the kernel's text files, below a root that tests replace.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use sw_engine::{Error, ErrorKind, Verb};
+
+use crate::{iova::Window, pci::PciAddress, sys};
+
+/// Names in one directory that are looked at: a machine has a few thousand PCI functions at most.
+const NAMES_MAX: usize = 1 << 16;
+
+/// The tree with `sys`, `proc`, `dev` and `run`: the machine's own, or one that a test made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self { root: PathBuf::from("/") }
+    }
+}
+
+/// The IOMMU group of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// Its number, as text.
+    pub(crate) number: String,
+    /// Made up by vfio for a function without IOMMU.
+    pub(crate) is_noiommu: bool,
+}
+
+impl Group {
+    /// Its file below `dev/vfio`.
+    pub(crate) fn file(&self) -> String {
+        format!("dev/vfio/{}{}", if self.is_noiommu { "noiommu-" } else { "" }, self.number)
+    }
+}
+
+impl Sysfs {
+    /// The tree below another root than `/`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// `relative` in the tree.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// The content of a small file without spaces at its ends; `None` if it cannot be read.
+    pub(crate) fn read(&self, relative: &str) -> Option<String> {
+        let text = fs::read(self.path(relative)).ok()?;
+        Some(String::from_utf8_lossy(&text).trim().to_owned())
+    }
+
+    /// Writes to a file that exists.
+    pub(crate) fn write(&self, relative: &str, text: &str) -> Result<(), i32> {
+        let mut file = fs::OpenOptions::new().write(true).open(self.path(relative)).map_err(|e| sys::code(&e))?;
+        file.write_all(text.as_bytes()).map_err(|e| sys::code(&e))
+    }
+
+    /// The last part of what a symbolic link names.
+    pub(crate) fn link_name(&self, relative: &str) -> Option<String> {
+        let target = fs::read_link(self.path(relative)).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// The names in a directory, sorted; none if it cannot be read.
+    pub(crate) fn names(&self, relative: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(relative)) else { return Vec::new() };
+        let names =
+            entries.take(NAMES_MAX).filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// Whether there is something.
+    pub(crate) fn exists(&self, relative: &str) -> bool {
+        self.path(relative).exists()
+    }
+
+    /// The directory of a function.
+    pub(crate) fn function(address: PciAddress) -> String {
+        format!("sys/bus/pci/devices/{address}")
+    }
+
+    /// The driver that has a function.
+    pub(crate) fn driver(&self, address: PciAddress) -> Option<String> {
+        self.link_name(&format!("{}/driver", Self::function(address)))
+    }
+
+    /// The IOMMU group of a function, if it has one.
+    pub(crate) fn group(&self, address: PciAddress) -> Option<Group> {
+        let link = format!("{}/iommu_group", Self::function(address));
+        let number = self.link_name(&link)?;
+        let is_noiommu = self.read(&format!("{link}/name")).is_some_and(|name| name == "vfio-noiommu");
+        Some(Group { number, is_noiommu })
+    }
+
+    /// The file of a function that is driven by VFIO, below `dev/vfio/devices` (Linux 6.6).
+    pub(crate) fn cdev(&self, address: PciAddress) -> Option<String> {
+        let names = self.names(&format!("{}/vfio-dev", Self::function(address)));
+        names.into_iter().find(|name| name.starts_with("vfio")).map(|name| format!("dev/vfio/devices/{name}"))
+    }
+
+    /// Bus addresses that belong to some function's BARs.
+    pub(crate) fn bar_windows(&self) -> Vec<Window> {
+        let functions = self.names("sys/bus/pci/devices");
+        functions.iter().flat_map(|name| self.resources(name)).flatten().collect()
+    }
+
+    /// The resources of a function in order, the six BARs first; `None` for one that it does not have.
+    fn resources(&self, name: &str) -> Vec<Option<Window>> {
+        /// `IORESOURCE_MEM` of linux `include/linux/ioport.h`.
+        const MEMORY: u64 = 0x200;
+        let text = self.read(&format!("sys/bus/pci/devices/{name}/resource")).unwrap_or_default();
+        let window = |line: &str| {
+            let mut numbers = line.split_whitespace().map(|n| u64::from_str_radix(n.trim_start_matches("0x"), 16).ok());
+            let (first, last, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
+            (flags & MEMORY != 0 && first < last).then_some(Window { first, last })
+        };
+        text.lines().map(window).collect()
+    }
+
+    /// Where BAR `bar` of a function lies on the bus.
+    pub(crate) fn bar_address(&self, address: PciAddress, bar: u32) -> Option<u64> {
+        let bars = self.resources(&address.to_string());
+        bars.get(sw_mem::index(bar.into())).copied().flatten().map(|window| window.first)
+    }
+
+    /// An error unless the function is there.
+    pub(crate) fn expect_function(&self, address: PciAddress) -> Result<(), Error> {
+        if self.exists(&Self::function(address)) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NoDevice, Verb::Open)
+            .at(address.to_string())
+            .detail("there is no PCI function with this address")
+            .remedy("straightway nvme list shows the ones there are"))
+    }
+
+    /// The root itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+}
