@@ -72,3 +72,6 @@ impl TransferLimits {
         BlockCount::new(u32::try_from(take).ok()?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,3 +151,6 @@ fn block(support: SglSupport, of: &Segment) -> Result<[u8; DESCRIPTOR_BYTES], No
     let len = u32::try_from(of.len.0).ok().filter(|_| iova.checked_add(of.len).is_some());
     Ok(data_block(iova, len.ok_or(NotSgl::TooLong { iova })?))
 }
+
+#[cfg(test)]
+mod tests;

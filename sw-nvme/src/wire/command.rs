@@ -335,3 +335,6 @@ impl fmt::Debug for Command {
         f.write_str(")")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,3 +113,6 @@ impl core::fmt::Debug for Completion {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

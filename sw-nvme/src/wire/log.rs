@@ -325,7 +325,7 @@ impl Firmware {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangedNamespaces {
     /// These changed; ascending.
-    Some(Vec<u32>),
+    Listed(Vec<u32>),
     /// More than 1,024 changed: look at all.
     TooMany,
 }
@@ -336,10 +336,11 @@ impl ChangedNamespaces {
     /// # Errors
     /// Fewer than 4,096 bytes; identifiers that do not ascend.
     pub fn decode(raw: &[u8]) -> Result<Self, WireError> {
+        whole("Changed Namespace List", raw, 4096)?;
         if le32(raw, 0) == NSID_ALL {
             return Ok(Self::TooMany);
         }
-        Ok(Self::Some(super::identify::namespace_list("Changed Namespace List", raw, 0)?))
+        Ok(Self::Listed(super::identify::namespace_list("Changed Namespace List", raw, 0)?))
     }
 }
 
@@ -414,3 +415,6 @@ impl core::fmt::Debug for CommandEffects {
         write!(f, "CommandEffects({admin} admin and {io} i/o commands supported)")
     }
 }
+
+#[cfg(test)]
+mod tests;

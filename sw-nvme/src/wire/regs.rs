@@ -580,3 +580,6 @@ impl Pmrcap {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

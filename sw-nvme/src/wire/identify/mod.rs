@@ -64,3 +64,6 @@ pub fn command_set_combination(raw: &[u8], wanted: u64) -> Result<Option<(u16, u
     let fits = fits.filter(|&(_, sets)| sets != 0 && sets & wanted == wanted);
     Ok(fits.min_by_key(|&(_, sets)| sets.count_ones()))
 }
+
+#[cfg(test)]
+mod tests;
