@@ -7,6 +7,7 @@
 //! cargo xtask bench [ARGS]                                  build and run the benchmarks
 //! cargo xtask sim [--seeds N] [--mutants [NAME]]            simulator seeds; mutants must be found
 //! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
+//! cargo xtask vm nvme | --list | fetch | kernel             guests on an emulated machine with NVMe controllers
 //! ```
 //!
 //! Kept small on purpose: one dependency (a JSON reader for `cargo metadata`), so that the first call after a clone
@@ -26,6 +27,7 @@ mod proc;
 mod steps;
 mod suite;
 mod tidy;
+mod vm;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -84,7 +86,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   demo [ARGS]                                     build the release command line and run its demo
   bench [ARGS]                                    build and run the benchmarks
   sim [--seeds N] [--mutants [NAME]]              simulator seeds; each mutant must be found within its bound
-  fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each";
+  fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each
+  vm nvme | --list | fetch | kernel               guests on an emulated machine with NVMe controllers";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -110,6 +113,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
         "bench" => bench(&place, rest),
         "sim" => sim(&place, rest),
         "fuzz" => fuzz::run(&place, rest),
+        "vm" => vm::run(&place, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

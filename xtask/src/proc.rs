@@ -244,12 +244,17 @@ fn kill_group(group: u32) {
 }
 
 /// Kills a process group when xtask ends before the group does. See the module's picture.
-struct Lifeline {
+#[derive(Debug)]
+pub struct Lifeline {
     shell: Child,
 }
 
 impl Lifeline {
-    fn tie(group: u32) -> Result<Lifeline, Stop> {
+    /// Binds the group to us.
+    ///
+    /// # Errors
+    /// No shell can be started.
+    pub fn tie(group: u32) -> Result<Lifeline, Stop> {
         let script = format!("read -r line; kill -KILL -{group}");
         Command::new("sh")
             .args(["-c", &script])
@@ -263,7 +268,7 @@ impl Lifeline {
     }
 
     /// The group has ended: the shell goes first, and only then the pipe, so that it kills nothing.
-    fn cut(mut self) {
+    pub fn cut(mut self) {
         drop(self.shell.kill());
         drop(self.shell.wait());
     }

@@ -1,0 +1,252 @@
+//! Drives that reach a device's memory: controller memory stands for a GPU's. Where the PCI tree allows it bytes go across
+//! without a copy; where it does not, the planner says so before anything is tried.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use sw_engine::seam::{Attach, Io, IoKind, OpenMode, Store, Transport};
+use sw_engine::{
+    Error, ErrorKind, Face, Landing, MemoryFacts, Object, Policy, RateTable, Reason, RouteMatch, Verb, plan,
+};
+use sw_mem::ByteLen;
+use sw_uring::peer::{self, PeerMemory, Verdict as Reach};
+use sw_uring::{FileStore, IO_URING, Machine, PciAddress, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
+
+use crate::block::{self, Namespace};
+use crate::context::Context;
+use crate::io::{bytes, io, piece, run};
+use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
+
+pub const SUITE: Suite = Suite {
+    name: "peer-dma",
+    tests: &[
+        Test::new("provider", "the device that gives memory out is found, with its size", provider),
+        Test::new("memory", "its memory can be mapped, used by the CPU, exhausted and given back", memory),
+        Test::new("tree", "the PCI tree tells one device, one switch and another root port apart", tree),
+        Test::new("across", "a drive under the same switch reads and writes it byte for byte", across),
+        Test::new("same-device", "the device's own drive does, too", same_device),
+        Test::new("by-threads", "so does the thread pool", by_threads),
+        Test::new("other-port", "a drive under another root port is refused before anything is tried", other_port),
+        Test::new("tried-anyway", "the kernel's refusal is a typed error with the tree's reason", tried_anyway),
+        Test::new("buffered", "the page cache reaches it by the CPU, and is reported as that", buffered),
+        Test::new("unregistered", "a ring takes it as a hint that it has no use for", unregistered),
+        Test::new("commands", "commands through the kernel's driver reach it or are refused by type", commands),
+    ],
+};
+
+/// Bytes of controller memory.
+const PROVIDED: u64 = 64 << 20;
+/// Bytes of one transfer, and of the guards on both sides of it.
+const LEN: u32 = 64 << 10;
+const GUARD: u64 = 4096;
+
+fn address(context: &Context, role: &str) -> Result<PciAddress, Stop> {
+    let device = context.device(role)?;
+    device.bind("nvme")?;
+    PciAddress::parse(&device.address).map_or_else(|| fail(format!("{} is no address", device.address)), Ok)
+}
+
+/// Memory of the device that gives some out.
+fn lend(context: &Context, len: u64) -> Result<PeerMemory, Stop> {
+    match PeerMemory::map(address(context, "nvme-cmb")?, ByteLen(len)) {
+        Ok(memory) => Ok(memory),
+        Err(error) if error.reasons() == [Reason::NoPeerPages] => skip("this kernel has no CONFIG_PCI_P2PDMA"),
+        Err(error) => fail(error.to_string()),
+    }
+}
+
+fn namespace(context: &Context, role: &str) -> Result<Namespace, Stop> {
+    let count = if role == "nvme-a" { 2 } else { 1 };
+    let all = block::namespaces(context, &context.device(role)?, count)?;
+    all.into_iter().next().map_or_else(|| fail("no namespace"), Ok)
+}
+
+fn path(namespace: &Namespace) -> String {
+    namespace.node.to_string_lossy().into_owned()
+}
+
+fn direct(object: &Object) -> Option<&Face> {
+    object.faces.iter().find(|face| face.landing == Landing::Dma)
+}
+
+fn provider(context: &Context) -> Verdict {
+    drop(lend(context, 4096)?);
+    let found = peer::providers(&Machine::this());
+    let cmb = address(context, "nvme-cmb")?;
+    let Some(one) = found.iter().find(|one| one.address == cmb) else { return fail(format!("{cmb} not in {found:?}")) };
+    same("provider", &(one.size, one.published, one.accessible), &(PROVIDED, true, true))?;
+    same("others", &found.len(), &1)
+}
+
+fn memory(context: &Context) -> Verdict {
+    let lent = lend(context, 3 * GUARD - 100)?;
+    same("rounded up", &lent.region().len(), &ByteLen(3 * GUARD))?;
+    let span = lent.span(0, ByteLen(3 * GUARD))?;
+    let pattern = block::pattern(1, 0, 3 * 4096);
+    span.write(0, &pattern)?;
+    same("the CPU", &(bytes(&span, 0, pattern.len())? == pattern), &true)?;
+    same("past the end", &lent.span(GUARD, ByteLen(3 * GUARD)).map(drop).map_err(|e| e.kind()), &Err(ErrorKind::OutOfRange))?;
+
+    let cmb = lent.provider();
+    let left = || peer::providers(&Machine::this()).into_iter().find(|one| one.address == cmb).map(|one| one.available);
+    same("taken", &left(), &Some(PROVIDED - 3 * GUARD))?;
+    let too_much = PeerMemory::map(cmb, ByteLen(PROVIDED)).map(drop).map_err(|error| error.kind());
+    same("exhausted", &too_much, &Err(ErrorKind::NoSpace))?;
+    // A span keeps the memory when the handle is gone.
+    drop(lent);
+    same("still taken", &left(), &Some(PROVIDED - 3 * GUARD))?;
+    drop(span);
+    same("given back", &left(), &Some(PROVIDED))
+}
+
+fn tree(context: &Context) -> Verdict {
+    let lent = lend(context, GUARD)?;
+    let told = |role| -> Result<Reach, Stop> {
+        let object = FileStore::new(IO_URING).open(&path(&namespace(context, role)?), OpenMode::Read)?;
+        Ok(peer::reach(&object, &lent)?)
+    };
+    same("itself", &told("nvme-cmb")?, &Reach::Across { hops: 0 })?;
+    same("the same switch", &told("nvme-near")?, &Reach::Across { hops: 4 })?;
+    // The emulated board's host bridge is in no table, and the emulated processor is no Zen.
+    same("another root port", &told("nvme-a")?, &Reach::Refused(Reason::P2pNoCommonSwitch))
+}
+
+/// Reads and writes through a transport, with guard bytes around, checked through the kernel and the CPU.
+fn moves(context: &Context, role: &str, transport: &mut dyn Transport) -> Verdict {
+    let lent = lend(context, u64::from(LEN) + 2 * GUARD)?;
+    let namespace = namespace(context, role)?;
+    let object = FileStore::new(transport.caps().name).open_for_peer(&path(&namespace), OpenMode::Update, &lent)?;
+    same("the direct face is there", &direct(&object).is_some(), &true)?;
+    let proof = peer::self_test(&object, &lent)?;
+    context.fact(&json!({"role": role, "transport": transport.caps().name, "self_test_bytes": proof.bytes}));
+
+    let (length, whole) = (usize::try_from(LEN)?, u64::from(LEN) + 2 * GUARD);
+    let span = lent.span(0, ByteLen(whole))?;
+    for (seed, offset) in [(21, 0u64), (22, 3 << 20)] {
+        block::write_and_check(&namespace, seed, offset, length)?;
+        span.fill(0, whole, 0x5C)?;
+        let read = io(IoKind::Read, &object, offset, Some(piece(&span, GUARD, LEN)?))?;
+        same("read", &run(transport, &read)?, &Ok(LEN))?;
+        let got = bytes(&span, 0, usize::try_from(whole)?)?;
+        same("data", &(got[4096..4096 + length] == block::pattern(seed, offset, length)), &true)?;
+        let guards = got[..4096].iter().chain(&got[4096 + length..]);
+        same("guards", &guards.copied().all(|byte| byte == 0x5C), &true)?;
+
+        span.write(GUARD, &block::pattern(seed + 50, offset, length))?;
+        let write = io(IoKind::Write, &object, offset, Some(piece(&span, GUARD, LEN)?))?;
+        same("written", &run(transport, &write)?, &Ok(LEN))?;
+        block::check(&namespace, seed + 50, offset, length)?;
+    }
+    Ok(())
+}
+
+fn across(context: &Context) -> Verdict {
+    moves(context, "nvme-near", &mut UringTransport::new(UringConfig::default())?)
+}
+
+fn same_device(context: &Context) -> Verdict {
+    moves(context, "nvme-cmb", &mut UringTransport::new(UringConfig::default())?)
+}
+
+fn by_threads(context: &Context) -> Verdict {
+    moves(context, "nvme-near", &mut ThreadsTransport::new(ThreadsConfig::default())?)
+}
+
+fn demand_dma(object: &Object) -> Result<sw_engine::Choice, Error> {
+    let demand = Policy::Require(RouteMatch { transport: None, landing: Some(Landing::Dma) });
+    let caps = [UringConfig::default().caps()];
+    plan(object, &MemoryFacts::HOST, &caps, &demand, &RateTable::default(), Verb::Read).choice
+}
+
+fn other_port(context: &Context) -> Verdict {
+    let lent = lend(context, GUARD)?;
+    let name = path(&namespace(context, "nvme-a")?);
+    let plain = FileStore::new(IO_URING).open(&name, OpenMode::Read)?;
+    same("for ordinary memory", &demand_dma(&plain).is_ok(), &true)?;
+    drop(context.kernel_log());
+    let object = FileStore::new(IO_URING).open_for_peer(&name, OpenMode::Read, &lent)?;
+    same("no direct face", &direct(&object).is_none(), &true)?;
+    let refused = demand_dma(&object).map(drop).map_err(|error| (error.kind(), error.reasons().to_vec()));
+    same("refused", &refused, &Err((ErrorKind::PolicyUnmet, vec![Reason::P2pNoCommonSwitch])))?;
+    let complaints: Vec<String> = context.kernel_log().into_iter().filter(|line| line.contains("peer-to-peer")).collect();
+    same("the kernel was not asked", &complaints, &Vec::new())
+}
+
+fn tried_anyway(context: &Context) -> Verdict {
+    let lent = lend(context, GUARD)?;
+    let object = FileStore::new(IO_URING).open(&path(&namespace(context, "nvme-a")?), OpenMode::Read)?;
+    let span = lent.span(0, ByteLen(GUARD))?;
+    span.fill(0, GUARD, 0x5C)?;
+    let mut transport = UringTransport::new(UringConfig::default())?;
+    let read = io(IoKind::Read, &object, 0, Some(piece(&span, 0, 4096)?))?;
+    let fault = match run(&mut transport, &read)? {
+        Err(fault) => fault,
+        Ok(count) => return fail(format!("{count} bytes went where the tree said none would")),
+    };
+    same("kind", &fault.kind, &ErrorKind::Unsupported)?;
+    same("untouched", &bytes(&span, 0, 4096)?.iter().all(|byte| *byte == 0x5C), &true)?;
+    let error = Error::from_fault(fault, Verb::Read).at(object.name.clone()).in_range(0, 4096);
+    let told = peer::explain(error, &object, &lent);
+    same("reason", &told.reasons(), &[Reason::P2pNoCommonSwitch].as_slice())?;
+    context.fact(&json!({"errno": fault.code, "text": told.to_string()}));
+    let tested = peer::self_test(&object, &lent).map(drop).map_err(|error| (error.kind(), error.reasons().to_vec()));
+    same("the self-test says so", &tested, &Err((ErrorKind::Unsupported, vec![Reason::P2pRefused])))?;
+    // Ordinary memory on the same ring: the transport did not break.
+    let ordinary = crate::io::memory(4096, 0)?;
+    let read = io(IoKind::Read, &object, 0, Some(piece(&ordinary, 0, 4096)?))?;
+    same("ordinary memory", &run(&mut transport, &read)?, &Ok(4096))
+}
+
+/// One I/O on another face than the first.
+fn on_face(io: Io, face: &Face) -> Io {
+    Io { handle: face.handle, ..io }
+}
+
+fn buffered(context: &Context) -> Verdict {
+    let lent = lend(context, GUARD)?;
+    let namespace = namespace(context, "nvme-a")?;
+    block::write_and_check(&namespace, 33, 0, 4096)?;
+    let object = FileStore::new(IO_URING).open_for_peer(&path(&namespace), OpenMode::Read, &lent)?;
+    let Some(face) = object.faces.first() else { return fail("no face") };
+    same("landing", &(face.landing, face.because), &(Landing::KernelCopy, Some(Reason::P2pNoCommonSwitch)))?;
+    let span = lent.span(0, ByteLen(GUARD))?;
+    span.fill(0, GUARD, 0x5C)?;
+    let mut transport = UringTransport::new(UringConfig::default())?;
+    let read = on_face(io(IoKind::Read, &object, 3, Some(piece(&span, 5, 1001)?))?, face);
+    same("read", &run(&mut transport, &read)?, &Ok(1001))?;
+    same("data", &(bytes(&span, 5, 1001)? == block::pattern(33, 0, 4096)[3..1004]), &true)
+}
+
+fn unregistered(context: &Context) -> Verdict {
+    let lent = lend(context, GUARD)?;
+    let mut transport = UringTransport::new(UringConfig::default())?;
+    transport.attach(Attach::Region(lent.region()))?;
+    same("registered", &transport.registered(), &(0, 0))?;
+    transport.attach(Attach::RegionGone(lent.region().id()))?;
+    Ok(())
+}
+
+fn commands(context: &Context) -> Verdict {
+    let lent = lend(context, u64::from(LEN))?;
+    let namespace = namespace(context, "nvme-near")?;
+    block::write_and_check(&namespace, 44, 0, usize::try_from(LEN)?)?;
+    let node = path(&namespace).replacen("nvme", "ng", 1);
+    let object: Arc<Object> = FileStore::new(IO_URING).open(&node, OpenMode::Read)?;
+    same("the tree", &peer::reach(&object, &lent)?, &Reach::Across { hops: 4 })?;
+    let proof = peer::self_test(&object, &lent);
+    context.fact(&json!({"self_test": format!("{proof:?}")}));
+    let span = lent.span(0, ByteLen(LEN.into()))?;
+    let mut transport = sw_uring::PassthroughTransport::new(UringConfig::passthrough())?;
+    let read = io(IoKind::Read, &object, 0, Some(piece(&span, 0, LEN)?))?;
+    let done = run(&mut transport, &read)?;
+    context.fact(&json!({"read": format!("{done:?}")}));
+    match (proof, done) {
+        (Ok(_), Ok(LEN)) => {
+            same("data", &(bytes(&span, 0, usize::try_from(LEN)?)? == block::pattern(44, 0, usize::try_from(LEN)?)), &true)
+        }
+        (Err(error), Err(fault)) => {
+            same("kinds", &(error.kind(), fault.kind), &(ErrorKind::Unsupported, ErrorKind::Unsupported))
+        }
+        (proof, done) => fail(format!("self-test and I/O disagree: {proof:?}, {done:?}")),
+    }
+}

@@ -1,0 +1,34 @@
+#!/bin/busybox sh
+# The guest's first program: mounts what tests look at, loads the modules that the host carried in (in the order of
+# their names), runs the suites that the kernel command line names, and hands the result to QEMU's exit port.
+# 42 is the one status that means success, so that no accident looks like it.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+mount -t tmpfs none /tmp
+mount -t tmpfs none /run
+mount -t debugfs none /sys/kernel/debug 2>/dev/null
+
+# The second serial port carries lines between the tests and the host: no echo, no translation.
+# Held open, so that it never falls back.
+exec 3<>/dev/ttyS1
+stty -F /dev/ttyS1 raw -echo
+echo "SW-UP $(cut -d' ' -f1 /proc/uptime)" > /dev/ttyS1
+
+for module in /sw/modules/*.ko; do
+    [ -e "$module" ] || continue
+    insmod "$module" || echo "init: $module did not load"
+done
+
+/sw/straightway-guest run
+status=$?
+sync
+[ "$status" = 0 ] && status=42 || { [ "$status" -ge 42 ] && status=41; }
+if grep -q sw.shell /proc/cmdline; then
+    echo "init: tests ended with $status; a shell follows, poweroff -f ends it"
+    setsid cttyhack sh
+fi
+printf "\\x$(printf %02x "$status")" | dd of=/dev/port bs=1 seek=1281 count=1 2>/dev/null
+poweroff -f

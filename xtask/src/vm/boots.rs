@@ -1,0 +1,80 @@
+//! What `cargo xtask vm GROUP` boots: one row, one guest. Add checks to a suite rather than rows here: a boot costs
+//! seconds, a check milliseconds.
+
+use super::kernels::Kernel;
+use super::machine::{Device, Iommu};
+
+/// One guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Boot {
+    /// For `--boot`, and the record's name.
+    pub name: &'static str,
+    /// The group it belongs to.
+    pub group: &'static str,
+    /// What it shows, in one line.
+    pub why: &'static str,
+    /// Suites of `straightway-guest`, in order.
+    pub suites: &'static [&'static str],
+    pub kernel: Kernel,
+    pub devices: &'static [Device],
+    pub iommu: Iommu,
+    pub memory_mib: u32,
+    /// Fewer passed tests than this fail the row: a suite that was renamed must not look like success.
+    pub tests_min: usize,
+    /// Wall time of the whole row in seconds, second phase included. Several times what it takes on two loaded cores.
+    pub limit_s: u64,
+}
+
+/// Every guest.
+pub const BOOTS: &[Boot] = &[
+    Boot {
+        name: "nvme",
+        group: "nvme",
+        why: "the bed itself and the driver by VFIO type 1, on the kernel that machines run",
+        suites: &["bed"],
+        kernel: Kernel::Stock,
+        devices: &[Device::NvmeA, Device::NvmeB, Device::NvmeFaulty, Device::Peer],
+        iommu: Iommu::On,
+        memory_mib: 768,
+        tests_min: 9,
+        limit_s: 240,
+    },
+    Boot {
+        name: "power",
+        group: "nvme",
+        why: "a power cut during writes, and what is left of them",
+        suites: &["power"],
+        kernel: Kernel::Stock,
+        devices: &[Device::NvmeLog],
+        iommu: Iommu::On,
+        memory_mib: 512,
+        tests_min: 1,
+        limit_s: 180,
+    },
+    Boot {
+        name: "p2p",
+        group: "nvme",
+        why: "the kernel's peer-to-peer pages: the direct route, and its refusal across root ports",
+        suites: &["peer-pages"],
+        kernel: Kernel::Backports,
+        devices: &[Device::NvmeA, Device::NvmeCmb, Device::NvmeNear],
+        iommu: Iommu::Off,
+        memory_mib: 768,
+        tests_min: 1,
+        limit_s: 180,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_reasons_short() {
+        for (index, boot) in BOOTS.iter().enumerate() {
+            assert!(BOOTS.iter().skip(index + 1).all(|other| other.name != boot.name), "{}", boot.name);
+            assert!(!boot.why.is_empty() && boot.why.len() <= 90, "{}", boot.name);
+            assert!(!boot.suites.is_empty() && boot.tests_min > 0 && boot.limit_s > 0, "{}", boot.name);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! One guest from power-on to its end: starts QEMU, reads what the tests say, does what they ask for, and keeps the
+//! time. Nothing of a guest outlives this module: QEMU is killed by its process group when time is up or xtask ends.
+//!
+//! ```text
+//! serial 0 ──► console.log            the kernel's and the tests' free text
+//! serial 1 ◄─► QEMU's stdin/stdout    lines of [`super::wire`], answers to requests
+//! monitor  ◄─► a socket               device removal and return
+//! ```
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::boots::Boot;
+use super::host::{Answer, Host};
+use super::kernels::Prepared;
+use super::machine;
+use super::packages::{Root, at};
+use super::wire::{Line, Test};
+use crate::Stop;
+use crate::proc::Lifeline;
+
+/// The status that `init` leaves for success, as QEMU's exit port turns it into an exit status: (42 << 1) | 1.
+const SUCCESS: i32 = 85;
+/// Lines of the guest that may wait for us.
+const LINES_MAX: usize = 10_000;
+/// How long QEMU may take to end after its serial port closed.
+const REAP_LIMIT: Duration = Duration::from_secs(10);
+/// Longest sleep between two looks at a child that is ending.
+const REAP_POLL: Duration = Duration::from_millis(20);
+
+/// What one guest needs, besides its row.
+#[derive(Debug)]
+pub struct Guest<'a> {
+    pub boot: &'a Boot,
+    pub root: &'a Root,
+    pub kernel: &'a Prepared,
+    /// Disks, logs and the initial file system.
+    pub dir: &'a Path,
+    pub initramfs: PathBuf,
+    pub phase: u32,
+    /// Words for the kernel command line, for the test program.
+    pub words: Vec<String>,
+    pub deadline: Instant,
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Its tests ended and all passed or were skipped.
+    Success,
+    /// Its tests ended and one failed, or the kernel stopped, or QEMU did: QEMU's exit status.
+    Status(i32),
+    /// A test asked for the power to be cut.
+    PowerCut,
+    /// Killed, over its time.
+    OverTime,
+}
+
+/// What a guest left.
+#[derive(Debug)]
+pub struct Outcome {
+    pub ended: Ended,
+    /// Seconds until `init` ran, by the guest's clock; none if it never did.
+    pub up_s: Option<f64>,
+    /// Seconds at the end of the tests, by the guest's clock.
+    pub end_s: Option<f64>,
+    pub wall: Duration,
+    pub tests: Vec<Test>,
+    pub facts: Vec<(String, Value)>,
+    pub notes: Vec<String>,
+    pub kernel_log: Vec<String>,
+    /// What the host did on request, with its answers.
+    pub requests: Vec<String>,
+}
+
+impl Outcome {
+    fn new() -> Outcome {
+        Outcome {
+            ended: Ended::OverTime,
+            up_s: None,
+            end_s: None,
+            wall: Duration::ZERO,
+            tests: Vec::new(),
+            facts: Vec::new(),
+            notes: Vec::new(),
+            kernel_log: Vec::new(),
+            requests: Vec::new(),
+        }
+    }
+}
+
+/// Boots and waits for the end.
+///
+/// # Errors
+/// QEMU cannot be started; a guest that fails is an [`Outcome`].
+pub fn run(guest: &Guest<'_>) -> Result<Outcome, Stop> {
+    let start = Instant::now();
+    let sockets = Sockets::make(guest.boot.name)?;
+    let mut qemu = Qemu::start(guest, &sockets)?;
+    let mut host = Host::new(guest.boot.devices, guest.dir, sockets.monitor());
+    let mut outcome = Outcome::new();
+    let ended = loop {
+        let left = guest.deadline.saturating_duration_since(Instant::now());
+        match qemu.lines.recv_timeout(left) {
+            Ok(text) => {
+                if let Some(ended) = take(&text, &mut outcome, &mut host, &mut qemu.stdin) {
+                    break Some(ended);
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => break Some(Ended::OverTime),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break None,
+        }
+    };
+    outcome.ended = match ended {
+        Some(ended) => {
+            qemu.kill();
+            ended
+        }
+        None => qemu.reap(),
+    };
+    outcome.wall = start.elapsed();
+    Ok(outcome)
+}
+
+/// Takes in one line; gives an end if the line asks for one.
+fn take(text: &str, outcome: &mut Outcome, host: &mut Host<'_>, stdin: &mut ChildStdin) -> Option<Ended> {
+    match Line::parse(text)? {
+        Line::Up(seconds) => outcome.up_s = Some(seconds),
+        Line::Begin(_) => {}
+        Line::Test(test) => {
+            let reason = if test.reason.is_empty() { String::new() } else { format!(": {}", test.reason) };
+            println!("    {:<4} {} ({:.1} s){reason}", test.end.word(), test.name, test.seconds);
+            outcome.tests.push(test);
+        }
+        Line::Fact { test, value } => outcome.facts.push((test, value)),
+        Line::Note(note) => outcome.notes.push(note),
+        Line::Log(line) => outcome.kernel_log.push(line),
+        Line::End { seconds, .. } => outcome.end_s = Some(seconds),
+        Line::Host { verb, argument } => {
+            let answer = host.answer(&verb, &argument);
+            outcome.requests.push(format!("{verb} {argument} -> {answer:?}"));
+            let line = match answer {
+                Answer::PowerCut => return Some(Ended::PowerCut),
+                Answer::Ok(text) => format!("ok {text}\n"),
+                Answer::No(reason) => format!("no {reason}\n"),
+            };
+            // A guest that is gone does not read; its end is seen on the other pipe.
+            drop(stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()));
+        }
+    }
+    None
+}
+
+struct Qemu {
+    child: Child,
+    stdin: ChildStdin,
+    lines: mpsc::Receiver<String>,
+    lifeline: Option<Lifeline>,
+}
+
+impl Qemu {
+    fn start(guest: &Guest<'_>, sockets: &Sockets) -> Result<Qemu, Stop> {
+        let (program, mut args, modules) = guest.root.qemu();
+        args.extend(arguments(guest, sockets));
+        let log = guest.dir.join(format!("qemu-{}.log", guest.phase));
+        let stderr = std::fs::File::create(&log).map_err(|error| at(&log, "cannot make", &error))?;
+        let mut child = Command::new(&program)
+            .args(&args)
+            .env(modules.0, modules.1)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .map_err(|error| {
+                Stop::new(format!("QEMU does not start ({error})"), "remove target/vm/root and try again")
+            })?;
+        let lifeline = Some(Lifeline::tie(child.id())?);
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Stop::new("QEMU has no pipes", "run it again"));
+        };
+        let (sender, lines) = mpsc::sync_channel(LINES_MAX);
+        // Detached on purpose: it ends with the pipe, which closes when QEMU ends.
+        std::thread::spawn(move || read_lines(stdout, &sender));
+        Ok(Qemu { child, stdin, lines, lifeline })
+    }
+
+    fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        self.let_go();
+    }
+
+    /// The exit status of a QEMU that closed its output.
+    fn reap(&mut self) -> Ended {
+        let start = Instant::now();
+        while start.elapsed() < REAP_LIMIT {
+            match self.child.try_wait() {
+                Ok(Some(status)) => {
+                    self.let_go();
+                    let status = status.code().unwrap_or(-1);
+                    return if status == SUCCESS { Ended::Success } else { Ended::Status(status) };
+                }
+                Ok(None) => std::thread::sleep(REAP_POLL),
+                Err(_) => break,
+            }
+        }
+        self.kill();
+        Ended::Status(-1)
+    }
+
+    fn let_go(&mut self) {
+        if let Some(lifeline) = self.lifeline.take() {
+            lifeline.cut();
+        }
+    }
+}
+
+fn read_lines(stdout: ChildStdout, sender: &mpsc::SyncSender<String>) {
+    let mut reader = BufReader::new(stdout);
+    let mut raw = Vec::new();
+    loop {
+        raw.clear();
+        match reader.read_until(b'\n', &mut raw) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        if sender.send(String::from_utf8_lossy(&raw).trim_end().to_string()).is_err() {
+            return;
+        }
+    }
+}
+
+fn arguments(guest: &Guest<'_>, sockets: &Sockets) -> Vec<String> {
+    let boot = guest.boot;
+    let console = guest.dir.join(format!("console-{}.log", guest.phase));
+    let mut append = vec![
+        // Without `no_timer_check` one boot in ten dies in early start-up on a loaded machine.
+        "console=ttyS0 quiet panic=-1 no_timer_check".to_string(),
+        format!("sw.suites={} sw.phase={}", boot.suites.join(","), guest.phase),
+        match boot.iommu {
+            machine::Iommu::On => "intel_iommu=on".to_string(),
+            machine::Iommu::Off => "intel_iommu=off".to_string(),
+        },
+    ];
+    append.extend(machine::facts_for_guest(boot.devices));
+    append.extend(guest.words.iter().cloned());
+    let fixed = "-accel tcg,thread=multi -cpu max -M q35 -smp 2 -nodefaults -no-user-config -no-reboot -display none \
+                 -device isa-debug-exit,iobase=0x501,iosize=1 -serial chardev:console -chardev stdio,id=wire,signal=off \
+                 -serial chardev:wire -mon chardev=monitor,mode=control";
+    let mut args: Vec<String> = vec![
+        "-chardev".to_string(),
+        format!("file,id=console,path={}", console.display()),
+        "-chardev".to_string(),
+        format!("socket,id=monitor,path={},server=on,wait=off", sockets.monitor().display()),
+    ];
+    args.extend(fixed.split_whitespace().map(String::from));
+    args.extend(["-m".to_string(), boot.memory_mib.to_string()]);
+    args.extend(["-kernel".to_string(), guest.kernel.image.display().to_string()]);
+    args.extend(["-initrd".to_string(), guest.initramfs.display().to_string()]);
+    args.extend(["-append".to_string(), append.join(" ")]);
+    args.extend(machine::arguments(boot.devices, boot.iommu, guest.dir));
+    args
+}
+
+/// A directory for the monitor's socket with a short path: the address of a socket holds about a hundred bytes.
+struct Sockets {
+    dir: PathBuf,
+}
+
+impl Sockets {
+    fn make(boot: &str) -> Result<Sockets, Stop> {
+        let dir = std::env::temp_dir().join(format!("sw-vm-{}-{boot}", std::process::id()));
+        std::fs::create_dir_all(&dir).map_err(|error| at(&dir, "cannot make", &error))?;
+        let sockets = Sockets { dir };
+        drop(std::fs::remove_file(sockets.monitor()));
+        Ok(sockets)
+    }
+
+    fn monitor(&self) -> PathBuf {
+        self.dir.join("monitor")
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.dir));
+    }
+}

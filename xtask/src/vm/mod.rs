@@ -1,0 +1,450 @@
+//! `cargo xtask vm`: small QEMU guests where the NVMe driver and the kernel's direct routes run for real.
+//!
+//! ```text
+//! target/vm ── packages (apt, unpacked) ──► QEMU, busybox, kernels ┐
+//! cargo (musl) ──► straightway-guest ──► initial file system ──────┼──► guest ──► lines ──► verdict, record
+//! machine: controllers, peer BAR, switch, faults ──────────────────┘      ◄── requests (pull a device, cut power)
+//! ```
+//!
+//! Nothing is installed on the machine; everything is below `target/vm` and is used again. Software emulation only: what
+//! this proves is logic and bytes, never speed. `hwtests/guest` has the tests, [`boots`] the rows, [`machine`] the
+//! devices, [`host`] what a test may ask for.
+
+mod boots;
+mod cpio;
+mod drive;
+mod guest;
+mod host;
+mod kernels;
+mod logwrites;
+mod machine;
+mod own;
+mod packages;
+mod qmp;
+mod record;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use self::boots::{BOOTS, Boot};
+use self::drive::{Ended, Outcome};
+use self::kernels::{Kernel, Prepared};
+use self::packages::{Archive, Root};
+use self::wire::{End, Test};
+use crate::proc::Job;
+use crate::{Place, Stop};
+
+/// Lines of the console that a failure shows; the whole is in the file.
+const CONSOLE_LINES_SHOWN: usize = 25;
+/// Words in the kernel's log that fail a row whatever the tests say.
+const KERNEL_TROUBLE: [&str; 6] = ["BUG:", "WARNING:", "Oops", "hung_task", "general protection", "Kernel panic"];
+/// How long to wait for another run of the bed in the same clone.
+const TURN_LIMIT: Duration = Duration::from_secs(1800);
+const TURN_POLL: Duration = Duration::from_millis(500);
+
+const USAGE: &str = "cargo xtask vm nvme [--boot NAME]... [--only TEST] [--kernel stock|backports|own] [--record]
+cargo xtask vm --list    the guests and what each shows
+cargo xtask vm fetch     packages and kernels only
+cargo xtask vm kernel    build the bed's own kernel";
+
+/// The bed's directory below the root: shared by every target directory, like the Python environment.
+pub fn directory(place: &Place) -> PathBuf {
+    place.root.join("target/vm")
+}
+
+/// FNV-1a, 64 bits (draft-eastlake-fnv, "The FNV Non-Cryptographic Hash Algorithm"): names caches and compares bytes.
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What the command line asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    /// A group of rows, or `fetch` or `kernel`.
+    what: String,
+    boots: Vec<String>,
+    only: Option<String>,
+    kernel: Option<Kernel>,
+    list: bool,
+    record: bool,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Options, Stop> {
+        let unknown = |what: String| Stop::new(what, format!("usage:\n{USAGE}"));
+        let mut options = Options::default();
+        let mut words = args.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().cloned().ok_or_else(|| unknown(format!("{word} wants a value")));
+            match word.as_str() {
+                "--list" => options.list = true,
+                "--record" => options.record = true,
+                "--only" => options.only = Some(value()?),
+                "--boot" => {
+                    let name = value()?;
+                    if !BOOTS.iter().any(|boot| boot.name == name) {
+                        return Err(unknown(format!("no guest is called {name}")));
+                    }
+                    options.boots.push(name);
+                }
+                "--kernel" => {
+                    let name = value()?;
+                    let kernel = Kernel::named(&name).ok_or_else(|| unknown(format!("no kernel is called {name}")))?;
+                    options.kernel = Some(kernel);
+                }
+                word if !word.starts_with('-') && options.what.is_empty() => options.what = word.to_string(),
+                other => return Err(unknown(format!("vm does not know {other}"))),
+            }
+        }
+        if options.what.is_empty() && !options.list {
+            return Err(unknown("vm wants to know what".to_string()));
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, boot: &Boot) -> bool {
+        (self.what.is_empty() || boot.group == self.what)
+            && (self.boots.is_empty() || self.boots.iter().any(|name| name == boot.name))
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the bed is made of cannot be had; a test that fails is an exit status.
+pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
+    let options = Options::parse(args)?;
+    let archive = Archive::new(place, &directory(place));
+    match options.what.as_str() {
+        "kernel" => {
+            let _turn = Turn::take(place, "own.lock")?;
+            return own::build(place, &archive).map(|_| ExitCode::SUCCESS);
+        }
+        "fetch" => {
+            let _turn = Turn::take(place, "bed.lock")?;
+            let root = archive.root()?;
+            for kernel in [Kernel::Stock, Kernel::Backports] {
+                println!("vm: kernel {} is {}", kernel.name(), kernels::stock(place, &archive, &root, kernel)?.release);
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let chosen: Vec<&Boot> = BOOTS.iter().filter(|boot| options.wants(boot)).collect();
+    if chosen.is_empty() {
+        return Err(Stop::new(format!("no guest belongs to {:?}", options.what), "cargo xtask vm --list shows them"));
+    }
+    if options.list {
+        for boot in chosen {
+            println!("{:<10} {:<10} {}\n{:<21} suites {}", boot.group, boot.name, boot.why, "", boot.suites.join(", "));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _turn = Turn::take(place, "bed.lock")?;
+    rows(place, &archive, &options, &chosen)
+}
+
+/// One run of the bed at a time in a clone: they share directories, and two cores carry one guest well.
+struct Turn {
+    _lock: std::fs::File,
+}
+
+impl Turn {
+    fn take(place: &Place, name: &str) -> Result<Turn, Stop> {
+        let dir = directory(place);
+        packages::make_dir(&dir)?;
+        let path = dir.join(name);
+        let lock = std::fs::File::create(&path).map_err(|error| packages::at(&path, "cannot make", &error))?;
+        let start = Instant::now();
+        while lock.try_lock().is_err() {
+            if start.elapsed() > TURN_LIMIT {
+                let remedy = "wait for the other run of the bed, or end it";
+                return Err(Stop::new(format!("{} is held by another run", path.display()), remedy));
+            }
+            std::thread::sleep(TURN_POLL);
+        }
+        Ok(Turn { _lock: lock })
+    }
+}
+
+/// A row that was run, or not.
+#[derive(Debug)]
+pub struct Row {
+    boot: &'static Boot,
+    release: String,
+    /// One for each phase.
+    outcomes: Vec<Outcome>,
+    verdict: Verdict,
+}
+
+impl Row {
+    fn tests(&self) -> impl Iterator<Item = &Test> {
+        self.outcomes.iter().flat_map(|outcome| &outcome.tests)
+    }
+
+    fn count(&self, end: End) -> usize {
+        self.tests().filter(|test| test.end == end).count()
+    }
+}
+
+/// What became of a row.
+#[derive(Debug)]
+enum Verdict {
+    Passed,
+    Failed(Vec<String>),
+    Skipped(String),
+}
+
+impl Verdict {
+    fn word(&self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed(_) => "failed",
+            Verdict::Skipped(_) => "skipped",
+        }
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        match self {
+            Verdict::Passed => Vec::new(),
+            Verdict::Failed(reasons) => reasons.clone(),
+            Verdict::Skipped(reason) => vec![reason.clone()],
+        }
+    }
+}
+
+fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'static Boot]) -> Result<ExitCode, Stop> {
+    let root = archive.root()?;
+    let (program, mut args, modules) = root.qemu();
+    args.push("--version".to_string());
+    let version = packages::collect("QEMU", Job::program(place, &program, &args).env(modules.0, modules.1))?;
+    let version = version.into_iter().next().unwrap_or_default();
+    let setting = record::Setting::find(place, &version);
+    let binary = guest::build(place)?;
+    let mut rows = Vec::new();
+    for &boot in chosen {
+        println!("\n--> {}: {}", boot.name, boot.why);
+        let kernel = options.kernel.unwrap_or(boot.kernel);
+        let prepared = match kernel {
+            Kernel::Own => own::cached(place)?,
+            kernel => Some(kernels::stock(place, archive, &root, kernel)?),
+        };
+        let row = match prepared {
+            Some(kernel) => Bench { place, root: &root, kernel: &kernel, binary: &binary, options }.run(boot)?,
+            None => Row {
+                boot,
+                release: String::new(),
+                outcomes: Vec::new(),
+                verdict: Verdict::Skipped(own::ABSENT.to_string()),
+            },
+        };
+        record::write(&directory(place).join("records"), &setting, &row)?;
+        if options.record {
+            record::write(&place.root.join("hwtests/records"), &setting, &row)?;
+        }
+        rows.push(row);
+    }
+    Ok(report(&rows))
+}
+
+/// What a row runs on.
+struct Bench<'a> {
+    place: &'a Place,
+    root: &'a Root,
+    kernel: &'a Prepared,
+    binary: &'a Path,
+    options: &'a Options,
+}
+
+impl Bench<'_> {
+    fn run(&self, boot: &'static Boot) -> Result<Row, Stop> {
+        let dir = directory(self.place).join("runs").join(boot.name);
+        packages::remove_dir(&dir)?;
+        packages::make_dir(&dir)?;
+        machine::make_disks(boot.devices, &dir)?;
+        let deadline = Instant::now() + Duration::from_secs(boot.limit_s);
+        let mut outcomes = vec![self.phase(boot, &dir, 1, &[], deadline)?];
+        if let Some(cut) = outcomes.first().filter(|outcome| outcome.ended == Ended::PowerCut) {
+            let notes = cut.notes.clone();
+            power_cut(boot, &dir)?;
+            outcomes.push(self.phase(boot, &dir, 2, &notes, deadline)?);
+        }
+        for (index, outcome) in outcomes.iter().enumerate() {
+            let path = dir.join(format!("kernel-{}.log", index + 1));
+            packages::write(&path, outcome.kernel_log.join("\n").as_bytes())?;
+        }
+        let mut row = Row { boot, release: self.kernel.release.clone(), outcomes, verdict: Verdict::Passed };
+        // With `--only`, one passed test is enough and none is a typing error.
+        let tests_min = if self.options.only.is_some() { 1 } else { boot.tests_min };
+        let reasons = reasons(&row, tests_min);
+        if !reasons.is_empty() {
+            show_console(&dir, row.outcomes.len());
+            row.verdict = Verdict::Failed(reasons);
+        }
+        Ok(row)
+    }
+
+    /// One guest. A boot that never reached `init` says nothing about a test and is tried once more, visibly.
+    fn phase(
+        &self,
+        boot: &'static Boot,
+        dir: &Path,
+        phase: u32,
+        notes: &[String],
+        deadline: Instant,
+    ) -> Result<Outcome, Stop> {
+        let initramfs = dir.join(format!("initramfs-{phase}.cpio"));
+        guest::write_initramfs(self.place, self.root, self.kernel, self.binary, notes, &initramfs)?;
+        let words = self.options.only.iter().map(|only| format!("sw.only={only}")).collect();
+        let guest = drive::Guest { boot, root: self.root, kernel: self.kernel, dir, initramfs, phase, words, deadline };
+        let outcome = drive::run(&guest)?;
+        if outcome.up_s.is_some() || outcome.ended == Ended::OverTime {
+            return Ok(outcome);
+        }
+        println!("    the guest did not reach its first program ({:?}); once more", outcome.ended);
+        drive::run(&guest)
+    }
+}
+
+/// Makes the disk with the write log anew, as the cut may have left it.
+fn power_cut(boot: &Boot, dir: &Path) -> Result<(), Stop> {
+    if boot.devices.contains(&machine::Device::NvmeLog) {
+        let log = dir.join("phase-1.log");
+        let from = dir.join("disk-log1.log");
+        std::fs::rename(&from, &log).map_err(|error| packages::at(&from, "cannot move", &error))?;
+        machine::make_disks(&[machine::Device::NvmeLog], dir)?;
+        let done = logwrites::replay(&log, &dir.join("disk-log1.img"))?;
+        println!(
+            "    power cut: {} writes kept, {} after the last of {} flushes dropped",
+            done.applied, done.dropped, done.flushes
+        );
+    }
+    Ok(())
+}
+
+/// Why a row failed; empty if it passed.
+fn reasons(row: &Row, tests_min: usize) -> Vec<String> {
+    let mut reasons: Vec<String> = Vec::new();
+    for test in row.tests().filter(|test| test.end == End::Fail) {
+        reasons.push(format!("{}: {}", test.name, test.reason));
+    }
+    match row.outcomes.last().map(|outcome| outcome.ended) {
+        Some(Ended::Success) => {}
+        Some(Ended::OverTime) => reasons.push(format!("over its {} s, killed", row.boot.limit_s)),
+        Some(Ended::PowerCut) => reasons.push("the second phase asked for a power cut".to_string()),
+        Some(Ended::Status(_)) if !reasons.is_empty() => {}
+        Some(Ended::Status(status)) => reasons.push(format!("the guest ended without a result (QEMU status {status})")),
+        None => reasons.push("no guest ran".to_string()),
+    }
+    let passed = row.count(End::Ok);
+    if passed < tests_min {
+        reasons.push(format!("{passed} tests passed, at least {tests_min} must"));
+    }
+    let log = row.outcomes.iter().flat_map(|outcome| &outcome.kernel_log);
+    let trouble = log.filter(|line| KERNEL_TROUBLE.iter().any(|word| line.contains(word)));
+    reasons.extend(trouble.map(|line| format!("kernel log: {line}")));
+    reasons
+}
+
+/// The end of the console of the last phase.
+fn show_console(dir: &Path, phase: usize) {
+    for file in [format!("console-{phase}.log"), format!("qemu-{phase}.log")] {
+        let path = dir.join(file);
+        let text = std::fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        println!("    {} ({} lines), the last:", path.display(), lines.len());
+        for line in lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES_SHOWN)) {
+            println!("      | {}", line.trim_end());
+        }
+    }
+}
+
+fn report(rows: &[Row]) -> ExitCode {
+    println!("\n{:<10} {:<8} {:>8}  note", "guest", "result", "seconds");
+    for row in rows {
+        let seconds: f64 = row.outcomes.iter().map(|outcome| outcome.wall.as_secs_f64()).sum();
+        let mut notes = vec![row.release.clone(), format!("{} ok", row.count(End::Ok))];
+        let skipped = row.count(End::Skip);
+        if skipped > 0 {
+            notes.push(format!("{skipped} skipped"));
+        }
+        println!("{:<10} {:<8} {seconds:>8.1}  {}", row.boot.name, row.verdict.word(), notes.join(", "));
+        for reason in row.verdict.reasons() {
+            println!("{:<10} {reason}", "");
+        }
+        if let Verdict::Skipped(reason) = &row.verdict {
+            // The line that `cargo xtask test` collects.
+            println!("skipped guest {}: {reason}", row.boot.name);
+        }
+    }
+    let sum = |end| rows.iter().map(|row| row.count(end)).sum::<usize>();
+    let failed = rows.iter().filter(|row| matches!(row.verdict, Verdict::Failed(_))).count();
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    let (passed, bad, skipped) = (sum(End::Ok), sum(End::Fail).max(failed), sum(End::Skip));
+    println!("\ntest result: {word}. {passed} passed; {bad} failed; {skipped} ignored");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(String::from).collect()
+    }
+
+    #[test]
+    fn options_are_read_and_unknown_ones_refused() {
+        let options = Options::parse(&words("nvme --boot nvme --only bed.io --kernel own --record")).unwrap();
+        assert_eq!((options.what.as_str(), options.kernel), ("nvme", Some(Kernel::Own)));
+        assert!(options.record && options.wants(&BOOTS[0]));
+        for line in ["", "nvme --boot none", "nvme --kernel minix", "nvme --only", "nvme --fast", "nvme twice"] {
+            assert!(Options::parse(&words(line)).is_err(), "{line}");
+        }
+    }
+
+    fn row(tests: &[(&str, End)], ended: Ended, log: &[&str]) -> Row {
+        let test = |(name, end): &(&str, End)| Test {
+            name: (*name).to_string(),
+            end: *end,
+            seconds: 0.0,
+            reason: "r".to_string(),
+        };
+        let outcome = Outcome {
+            ended,
+            up_s: Some(1.0),
+            end_s: Some(2.0),
+            wall: Duration::ZERO,
+            tests: tests.iter().map(test).collect(),
+            facts: Vec::new(),
+            notes: Vec::new(),
+            kernel_log: log.iter().map(|line| (*line).to_string()).collect(),
+            requests: Vec::new(),
+        };
+        Row { boot: &BOOTS[0], release: String::new(), outcomes: vec![outcome], verdict: Verdict::Passed }
+    }
+
+    #[test]
+    fn nothing_but_enough_passed_tests_and_a_clean_end_is_success() {
+        let reasons = |row: &Row| super::reasons(row, 3);
+        let enough: Vec<(&str, End)> = (0..3).map(|_| ("a.b", End::Ok)).collect();
+        assert!(reasons(&row(&enough, Ended::Success, &["quiet"])).is_empty());
+        let with = |extra| [enough.clone(), vec![extra]].concat();
+        assert!(!reasons(&row(&with(("a.c", End::Fail)), Ended::Status(3), &[])).is_empty());
+        assert!(!reasons(&row(&enough, Ended::Status(0), &[])).is_empty());
+        assert!(!reasons(&row(&enough, Ended::OverTime, &[])).is_empty());
+        assert!(!reasons(&row(&enough, Ended::PowerCut, &[])).is_empty());
+        assert!(!reasons(&row(&enough[1..], Ended::Success, &[])).is_empty());
+        assert!(!reasons(&row(&enough, Ended::Success, &["[ 1.0] WARNING: CPU: 0"])).is_empty());
+        assert!(!reasons(&row(&[], Ended::Success, &[])).is_empty());
+    }
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

@@ -1,0 +1,97 @@
+//! The record of a run: one JSON document a guest, in `target/vm/records`, and in `hwtests/records` when asked for.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::Row;
+use super::packages;
+use super::wire::Test;
+use crate::{Place, Stop};
+
+/// Changes when a field changes its meaning.
+const SCHEMA: &str = "straightway-vm/1";
+
+/// What is the same for every guest of a run.
+#[derive(Debug)]
+pub struct Setting {
+    pub date: String,
+    pub commit: String,
+    pub qemu: String,
+    pub cpu: String,
+}
+
+impl Setting {
+    /// Asks the clock, git, QEMU and the processor. What does not answer is "unknown".
+    pub fn find(place: &Place, qemu_version: &str) -> Setting {
+        let ask = |program: &str, args: &[&str]| {
+            let output = Command::new(program).args(args).current_dir(&place.root).output().ok()?;
+            Some(String::from_utf8_lossy(&output.stdout).trim().to_string()).filter(|_| output.status.success())
+        };
+        let unknown = || "unknown".to_string();
+        let mut commit = ask("git", &["rev-parse", "HEAD"]).unwrap_or_else(unknown);
+        if ask("git", &["status", "--porcelain"]).is_none_or(|changes| !changes.is_empty()) {
+            commit.push_str(" with changes");
+        }
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
+        Setting {
+            date: ask("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_else(unknown),
+            commit,
+            qemu: qemu_version.to_string(),
+            cpu: model.map_or_else(unknown, String::from),
+        }
+    }
+}
+
+/// Writes a row's record and gives its path.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn write(folder: &Path, setting: &Setting, row: &Row) -> Result<PathBuf, Stop> {
+    packages::make_dir(folder)?;
+    let path = folder.join(format!("vm-{}.json", row.boot.name));
+    let document = json!({
+        "schema": SCHEMA,
+        "suite": row.boot.name,
+        "why": row.boot.why,
+        "date": setting.date,
+        "commit": setting.commit,
+        "emulator": setting.qemu,
+        "accelerator": "tcg",
+        "host_cpu": setting.cpu,
+        "kernel": row.release,
+        "iommu": format!("{:?}", row.boot.iommu).to_lowercase(),
+        "devices": row.boot.devices.iter().map(|device| device.name()).collect::<Vec<_>>(),
+        "verdict": row.verdict.word(),
+        "reasons": row.verdict.reasons(),
+        "guests": row.outcomes.iter().map(|outcome| json!({
+            "ended": format!("{:?}", outcome.ended),
+            "init_after_s": outcome.up_s,
+            "tests_ended_after_s": outcome.end_s,
+            "wall_s": rounded(outcome.wall.as_secs_f64()),
+            "requests": outcome.requests,
+        })).collect::<Vec<_>>(),
+        "tests": row.tests().map(test).collect::<Vec<_>>(),
+        "facts": row.outcomes.iter().flat_map(|outcome| &outcome.facts)
+            .map(|(test, value)| json!({"test": test, "value": value})).collect::<Vec<_>>(),
+        "kernel_log_lines": row.outcomes.iter().map(|outcome| outcome.kernel_log.len()).sum::<usize>(),
+    });
+    let text = serde_json::to_string_pretty(&document)
+        .map_err(|error| Stop::new(format!("the record is no JSON ({error})"), "see xtask/src/vm/record.rs"))?;
+    packages::write(&path, format!("{text}\n").as_bytes())?;
+    Ok(path)
+}
+
+fn test(test: &Test) -> Value {
+    let mut value = json!({"name": test.name, "end": test.end.word(), "seconds": test.seconds});
+    if !test.reason.is_empty() {
+        value["reason"] = json!(test.reason);
+    }
+    value
+}
+
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0
+}
