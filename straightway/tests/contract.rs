@@ -5,54 +5,38 @@
 use std::{
     fs,
     future::{Future, poll_fn},
-    path::PathBuf,
-    pin::{Pin, pin},
-    sync::{Arc, mpsc},
-    task::{Context, Poll, Wake, Waker},
+    pin::Pin,
+    sync::mpsc,
+    task::Poll,
     thread,
     time::Duration,
 };
 
 use straightway::{Destination, Engine, ErrorKind, GpuUse, Object, Pending, Uri, WriteOutcome};
+use sw_testkit::{scratch::Scratch, wait::block_on};
 
 /// Long enough for anything that does not hang, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, len: usize) -> Uri {
-        fs::write(self.0.join(name), vec![7u8; len]).unwrap();
-        self.uri(name)
-    }
-
-    /// A hole of `len` bytes: reads of it cost the memory only.
-    fn hole(&self, name: &str, len: u64) -> Uri {
-        fs::File::create(self.0.join(name)).unwrap().set_len(len).unwrap();
-        self.uri(name)
-    }
-
-    fn uri(&self, name: &str) -> Uri {
-        self.0.join(name).to_str().unwrap().parse().unwrap()
-    }
+fn scratch(tag: &str) -> Scratch {
+    Scratch::new(env!("CARGO_TARGET_TMPDIR"), tag)
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn file(scratch: &Scratch, name: &str, len: usize) -> Uri {
+    scratch.file(name, len);
+    Uri::from_path(&scratch.path(name)).unwrap()
+}
+
+/// A hole of `len` bytes: reads of it cost the memory only.
+fn hole(scratch: &Scratch, name: &str, len: u64) -> Uri {
+    fs::File::create(scratch.path(name)).unwrap().set_len(len).unwrap();
+    Uri::from_path(&scratch.path(name)).unwrap()
 }
 
 /// An engine whose one lane takes one operation, and an operation that keeps it busy for a good part of a second.
 fn busy(scratch: &Scratch) -> (Engine, Object, Pending) {
     let engine = Engine::builder().gpu(GpuUse::Off).reactors(1).ops_per_lane(1).build().unwrap();
-    let hole = engine.open(&scratch.hole("hole", 1 << 30)).unwrap();
+    let hole = engine.open(&hole(scratch, "hole", 1 << 30)).unwrap();
     let slow = engine.read(&hole, 0, engine.allocate(Destination::Host, 1 << 30, 0).unwrap()).start();
     thread::sleep(Duration::from_millis(20));
     (engine, hole, slow)
@@ -64,7 +48,7 @@ fn small(engine: &Engine) -> straightway::Memory {
 
 #[test]
 fn a_deadline_or_a_cancel_in_the_backlog_is_answered_in_time_with_its_memory() {
-    let scratch = Scratch::new("backlog");
+    let scratch = scratch("backlog");
     let (engine, hole, slow) = busy(&scratch);
     let mut cancelled = engine.read(&hole, 0, small(&engine)).start();
     let late = engine.read(&hole, 0, small(&engine)).deadline(Duration::from_millis(10)).start();
@@ -80,9 +64,10 @@ fn a_deadline_or_a_cancel_in_the_backlog_is_answered_in_time_with_its_memory() {
 
 #[test]
 fn a_write_that_was_dropped_or_cancelled_before_it_began_never_happens() {
-    let scratch = Scratch::new("unbegun");
+    let scratch = scratch("unbegun");
     let (engine, _, slow) = busy(&scratch);
-    let target = engine.open_for_update(&scratch.file("target", 4096)).unwrap();
+    let target = engine.open_for_update(&file(&scratch, "target", 4096)).unwrap();
+    let before = fs::read(scratch.path("target")).unwrap();
     let filled = || {
         let mut buffer = small(&engine).into_buffer().unwrap();
         buffer.as_mut_slice().fill(9);
@@ -95,12 +80,12 @@ fn a_write_that_was_dropped_or_cancelled_before_it_began_never_happens() {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Cancelled, Some(WriteOutcome::NotApplied)));
     slow.wait().ok().unwrap();
     engine.flush(&target).start().wait().ok().unwrap();
-    assert_eq!(fs::read(scratch.0.join("target")).unwrap(), vec![7; 4096]);
+    assert!(fs::read(scratch.path("target")).unwrap() == before);
 }
 
 #[test]
 fn callers_that_wait_for_a_place_are_answered_when_the_engine_closes() {
-    let scratch = Scratch::new("room");
+    let scratch = scratch("room");
     let (engine, hole, slow) = busy(&scratch);
     // More than queue and backlog hold together.
     let all: Vec<_> = (0..2_100).map(|_| engine.read(&hole, 0, small(&engine)).start()).collect();
@@ -119,8 +104,8 @@ fn callers_that_wait_for_a_place_are_answered_when_the_engine_closes() {
 
 #[test]
 fn an_engine_that_closes_in_the_middle_of_everything_answers_everybody() {
-    let scratch = Scratch::new("race");
-    let uri = scratch.file("data", 1 << 20);
+    let scratch = scratch("race");
+    let uri = file(&scratch, "data", 1 << 20);
     for round in 0..60u64 {
         let engine = Engine::builder().gpu(GpuUse::Off).reactors(1).build().unwrap();
         let object = engine.open(&uri).unwrap();
@@ -148,12 +133,12 @@ fn an_engine_that_closes_in_the_middle_of_everything_answers_everybody() {
 
 #[test]
 fn a_full_lane_is_back_pressure_not_an_error() {
-    let scratch = Scratch::new("flows");
+    let scratch = scratch("flows");
     let engine = Engine::builder().gpu(GpuUse::Off).reactors(1).build().unwrap();
     let members: Vec<Uri> = (0..8)
         .map(|at| {
-            scratch.file(&format!("m{at}"), 1 << 18);
-            Uri::from_path(&scratch.0.join(format!("m{at}"))).unwrap()
+            file(&scratch, &format!("m{at}"), 1 << 18);
+            Uri::from_path(&scratch.path(&format!("m{at}"))).unwrap()
         })
         .collect();
     let object = engine.open(&Uri::Stripe { unit: 65_536, members }).unwrap();
@@ -164,31 +149,13 @@ fn a_full_lane_is_back_pressure_not_an_error() {
     }
 }
 
-/// The executor of the documentation of `std::task::Wake`: it sleeps by `thread::park`.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
 #[test]
 fn a_wait_inside_a_task_does_not_eat_the_wake_of_its_executor() {
     let (tell, told) = mpsc::channel();
     let run = move || {
-        let scratch = Scratch::new("nested");
+        let scratch = scratch("nested");
         let engine = Engine::builder().gpu(GpuUse::Off).reactors(1).build().unwrap();
-        let object = engine.open(&scratch.hole("hole", 64 << 20)).unwrap();
+        let object = engine.open(&hole(&scratch, "hole", 64 << 20)).unwrap();
         let mut outer = engine.read(&object, 0, small(&engine)).start();
         let mut inner = Some(engine.read(&object, 0, engine.allocate(Destination::Host, 64 << 20, 0).unwrap()));
         block_on(poll_fn(|context| {

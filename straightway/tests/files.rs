@@ -1,75 +1,35 @@
 //! The facade on real files: every way to run an operation, and what users get wrong.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
-use std::{
-    fs,
-    future::Future,
-    path::PathBuf,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread,
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use straightway::{
     Destination, Engine, ErrorKind, GpuUse, Landing, Lane, Policy, Reason, RouteMatch, Uri, UringUse, Verb,
     checksum::Algorithm, parse_policy,
 };
+use sw_testkit::{scratch::Scratch, wait::block_on};
 
-/// A directory of the test's own, on the file system of the build (which has O_DIRECT where the build's disk has it).
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, len: usize) -> (Uri, Vec<u8>) {
-        let bytes: Vec<u8> = (0..len).map(|at| (at * 31 + at / 4093).to_le_bytes()[0]).collect();
-        fs::write(self.0.join(name), &bytes).unwrap();
-        (self.uri(name), bytes)
-    }
-
-    fn uri(&self, name: &str) -> Uri {
-        self.0.join(name).to_str().unwrap().parse().unwrap()
-    }
+fn scratch(tag: &str) -> Scratch {
+    Scratch::new(env!("CARGO_TARGET_TMPDIR"), tag)
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn file(scratch: &Scratch, name: &str, len: usize) -> (Uri, Vec<u8>) {
+    let bytes = scratch.file(name, len);
+    (at(scratch, name), bytes)
+}
+
+fn at(scratch: &Scratch, name: &str) -> Uri {
+    scratch.text(name).parse().unwrap()
 }
 
 fn engine() -> Engine {
     Engine::builder().gpu(GpuUse::Off).reactors(2).build().unwrap()
 }
 
-struct Unpark(thread::Thread);
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
 #[test]
 fn operations_on_a_part_stay_inside_it() {
-    let scratch = Scratch::new("part");
-    let (uri, bytes) = scratch.file("data", 100_000);
+    let scratch = scratch("part");
+    let (uri, bytes) = file(&scratch, "data", 100_000);
     let engine = engine();
     let whole = engine.open(&uri).unwrap();
     let part = whole.part(10_000, Some(50_000)).unwrap().part(1_000, None).unwrap();
@@ -91,8 +51,8 @@ fn operations_on_a_part_stay_inside_it() {
 
 #[test]
 fn waited_started_and_awaited_reads_give_the_same_bytes_and_say_their_way() {
-    let scratch = Scratch::new("ways");
-    let (uri, bytes) = scratch.file("data", 3_000_001);
+    let scratch = scratch("ways");
+    let (uri, bytes) = file(&scratch, "data", 3_000_001);
     for io_uring in [UringUse::Auto, UringUse::Off] {
         let engine = Engine::builder().gpu(GpuUse::Off).reactors(2).io_uring(io_uring).build().unwrap();
         let object = engine.open(&uri).unwrap();
@@ -119,8 +79,8 @@ impl<T: IntoFuture> IntoFutureNow for T {}
 
 #[test]
 fn a_direct_read_bounces_only_its_ends() {
-    let scratch = Scratch::new("direct");
-    let (uri, bytes) = scratch.file("data", 1_000_000);
+    let scratch = scratch("direct");
+    let (uri, bytes) = file(&scratch, "data", 1_000_000);
     let engine = engine();
     let object = engine.open(&uri).unwrap();
     let policy = parse_policy("require-core=dma").unwrap();
@@ -147,9 +107,9 @@ fn a_direct_read_bounces_only_its_ends() {
 
 #[test]
 fn a_new_object_appears_whole_or_not_at_all() {
-    let scratch = Scratch::new("create");
+    let scratch = scratch("create");
     let engine = engine();
-    let uri = scratch.uri("new");
+    let uri = at(&scratch, "new");
     let fill = |byte: u8| {
         let mut buffer = engine.allocate(Destination::Host, 100_003, 0).unwrap().into_buffer().unwrap();
         buffer.as_mut_slice().fill(byte);
@@ -163,15 +123,15 @@ fn a_new_object_appears_whole_or_not_at_all() {
             new.commit().unwrap();
         }
         let expected = if commit { byte } else { 1 };
-        assert!(fs::read(scratch.0.join("new")).unwrap() == vec![expected; 100_003]);
+        assert!(fs::read(scratch.path("new")).unwrap() == vec![expected; 100_003]);
     }
-    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1, "no temporary file is left");
+    assert_eq!(fs::read_dir(scratch.root()).unwrap().count(), 1, "no temporary file is left");
 }
 
 #[test]
 fn a_ragged_write_in_place_keeps_its_neighbours() {
-    let scratch = Scratch::new("update");
-    let (uri, mut bytes) = scratch.file("data", 500_000);
+    let scratch = scratch("update");
+    let (uri, mut bytes) = file(&scratch, "data", 500_000);
     let engine = engine();
     let object = engine.open_for_update(&uri).unwrap();
     let mut buffer = engine.allocate(Destination::Host, 300_000, 12_345).unwrap().into_buffer().unwrap();
@@ -180,15 +140,15 @@ fn a_ragged_write_in_place_keeps_its_neighbours() {
     assert_eq!(done.path.bytes.total(), 300_000);
     engine.flush(&object).wait().ok().unwrap();
     bytes[12_345..312_345].fill(0xaa);
-    assert!(fs::read(scratch.0.join("data")).unwrap() == bytes);
+    assert!(fs::read(scratch.path("data")).unwrap() == bytes);
     assert_eq!(object.check_unchanged().unwrap_err().kind(), ErrorKind::Changed);
 }
 
 #[test]
 fn stripes_and_batches_reach_every_byte() {
-    let scratch = Scratch::new("stripe");
+    let scratch = scratch("stripe");
     let engine = engine();
-    let parts: Vec<_> = (0..3).map(|n| scratch.file(&format!("m{n}"), 1 << 20)).collect();
+    let parts: Vec<_> = (0..3).map(|n| file(&scratch, &format!("m{n}"), 1 << 20)).collect();
     let paths: Vec<String> = parts.iter().map(|(uri, _)| uri.to_string()).collect();
     let set: Uri = format!("stripe:64k:{}", paths.join(",")).parse().unwrap();
     let object = engine.open(&set).unwrap();
@@ -208,8 +168,8 @@ fn stripes_and_batches_reach_every_byte() {
 
 #[test]
 fn more_requests_than_any_queue_holds_all_complete() {
-    let scratch = Scratch::new("many");
-    let (uri, bytes) = scratch.file("data", 1 << 20);
+    let scratch = scratch("many");
+    let (uri, bytes) = file(&scratch, "data", 1 << 20);
     let engine = Engine::builder().gpu(GpuUse::Off).reactors(1).ops_per_lane(4).queue_depth(2).build().unwrap();
     let object = engine.open(&uri).unwrap();
     let requests: Vec<_> = (0..3_000u64)
@@ -223,8 +183,8 @@ fn more_requests_than_any_queue_holds_all_complete() {
 
 #[test]
 fn a_lane_of_ones_own_runs_without_the_engine_threads() {
-    let scratch = Scratch::new("lane");
-    let (uri, bytes) = scratch.file("data", 1 << 20);
+    let scratch = scratch("lane");
+    let (uri, bytes) = file(&scratch, "data", 1 << 20);
     let engine = engine();
     let object = engine.open(&uri).unwrap();
     let mut lane = engine.lane(Destination::Host).unwrap();
@@ -251,8 +211,8 @@ fn a_lane_of_ones_own_runs_without_the_engine_threads() {
 
 #[test]
 fn dropped_and_cancelled_requests_leave_nothing_behind() {
-    let scratch = Scratch::new("drop");
-    let (uri, _) = scratch.file("data", 4 << 20);
+    let scratch = scratch("drop");
+    let (uri, _) = file(&scratch, "data", 4 << 20);
     let engine = engine();
     let object = engine.open(&uri).unwrap();
     for n in 0..200 {
@@ -273,8 +233,8 @@ fn dropped_and_cancelled_requests_leave_nothing_behind() {
 
 #[test]
 fn closing_answers_what_is_in_flight_and_refuses_the_rest() {
-    let scratch = Scratch::new("close");
-    let (uri, _) = scratch.file("data", 8 << 20);
+    let scratch = scratch("close");
+    let (uri, _) = file(&scratch, "data", 8 << 20);
     let engine = engine();
     let object = engine.open(&uri).unwrap();
     let pending: Vec<_> = (0..20)
@@ -295,13 +255,13 @@ fn closing_answers_what_is_in_flight_and_refuses_the_rest() {
 
 #[test]
 fn what_users_get_wrong_is_a_typed_error_with_a_remedy() {
-    let scratch = Scratch::new("misuse");
-    let (uri, _) = scratch.file("data", 1000);
-    let (empty, _) = scratch.file("empty", 0);
+    let scratch = scratch("misuse");
+    let (uri, _) = file(&scratch, "data", 1000);
+    let (empty, _) = file(&scratch, "empty", 0);
     let engine = engine();
     let open = |uri: &Uri| engine.open(uri).unwrap_err().kind();
-    assert_eq!(open(&scratch.uri("missing")), ErrorKind::NotFound);
-    assert_eq!(open(&scratch.uri(".")), ErrorKind::WrongKind);
+    assert_eq!(open(&at(&scratch, "missing")), ErrorKind::NotFound);
+    assert_eq!(open(&at(&scratch, ".")), ErrorKind::WrongKind);
     assert_eq!(engine.open(&empty).unwrap().len(), 0);
     let object = engine.open(&uri).unwrap();
     let memory = |len| engine.allocate(Destination::Host, len, 0).unwrap();
@@ -314,7 +274,7 @@ fn what_users_get_wrong_is_a_typed_error_with_a_remedy() {
     let unmet = engine.read(&object, 0, memory(1)).policy(Policy::Require(nowhere)).wait().result.unwrap_err();
     assert_eq!(unmet.kind(), ErrorKind::PolicyUnmet);
     assert!(!unmet.reasons().is_empty() && unmet.to_string().contains("POLICY_EXCLUDES"), "{unmet}");
-    for error in [engine.open(&scratch.uri("missing")).unwrap_err(), unmet] {
+    for error in [engine.open(&at(&scratch, "missing")).unwrap_err(), unmet] {
         assert!(!error.remedy_text().is_empty(), "{error}");
     }
     for builder in [Engine::builder().reactors(0), Engine::builder().queue_depth(0), Engine::builder().io_bytes(5000)] {
@@ -324,8 +284,8 @@ fn what_users_get_wrong_is_a_typed_error_with_a_remedy() {
 
 #[test]
 fn a_deadline_is_kept() {
-    let scratch = Scratch::new("deadline");
-    let (uri, _) = scratch.file("data", 64 << 20);
+    let scratch = scratch("deadline");
+    let (uri, _) = file(&scratch, "data", 64 << 20);
     let engine = engine();
     let object = engine.open(&uri).unwrap();
     let memory = engine.allocate(Destination::Host, 64 << 20, 0).unwrap();
@@ -341,8 +301,8 @@ fn a_deadline_is_kept() {
 
 #[test]
 fn kept_memory_is_used_again_and_its_old_bytes_never_reach_a_read() {
-    let scratch = Scratch::new("keep");
-    let (uri, bytes) = scratch.file("data", 3 << 20);
+    let scratch = scratch("keep");
+    let (uri, bytes) = file(&scratch, "data", 3 << 20);
     let engine = Engine::builder().gpu(GpuUse::Off).keep_bytes(8 << 20).build().unwrap();
     let object = engine.open(&uri).unwrap();
     let mut places = Vec::new();

@@ -2,30 +2,24 @@
 // UNSAFETY: posix_fadvise.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
-use std::{fs, os::fd::AsRawFd, path::PathBuf, thread, time::Duration};
+use std::{fs, os::fd::AsRawFd, thread, time::Duration};
 
 use straightway::{Buffer, ByteLen, Destination, Engine, ErrorKind, GpuUse, Lane, Memory, Policy, Reason, Spans, Verb};
+use sw_testkit::scratch::Scratch;
 
-struct Scratch(PathBuf);
+fn scratch(tag: &str, len: usize) -> (Scratch, straightway::Uri) {
+    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), tag);
+    scratch.file("data", len);
+    let uri = straightway::Uri::from_path(&scratch.path("data")).unwrap();
+    (scratch, uri)
+}
 
-impl Scratch {
-    fn new(name: &str, len: usize) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        fs::write(&path, vec![7u8; len]).unwrap();
-        Self(path)
-    }
-
-    fn uri(&self) -> straightway::Uri {
-        self.0.to_str().unwrap().parse().unwrap()
-    }
-
-    /// Out of the page cache, and long enough ago for the engine to look again.
-    fn evict(&self) {
-        let file = fs::File::open(&self.0).unwrap();
-        file.sync_all().unwrap();
-        evict(&file);
-        thread::park_timeout(Duration::from_millis(250));
-    }
+/// Out of the page cache, and long enough ago for the engine to look again.
+fn evict_and_wait(scratch: &Scratch) {
+    let file = fs::File::open(scratch.path("data")).unwrap();
+    file.sync_all().unwrap();
+    evict(&file);
+    thread::park_timeout(Duration::from_millis(250));
 }
 
 #[expect(unsafe_code, reason = "the standard library has no posix_fadvise")]
@@ -33,12 +27,6 @@ fn evict(file: &fs::File) {
     // SAFETY: no pointers; the descriptor is open.
     let rc = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     assert_eq!(rc, 0);
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 fn engine() -> Engine {
@@ -72,8 +60,8 @@ fn own_memory_has_no_second_way_in() {
     let engine = engine();
     assert_eq!(engine.register(buffer.region().clone()).unwrap_err().kind(), ErrorKind::ApiMisuse);
     // What a lane takes and gives back names the region too.
-    let scratch = Scratch::new("second", 4096);
-    let object = engine.open(&scratch.uri()).unwrap();
+    let (_scratch, uri) = scratch("second", 4096);
+    let object = engine.open(&uri).unwrap();
     let lane = engine.lane(Destination::Host).unwrap();
     let target = lane.target(&object, &Policy::Any, Verb::Read).unwrap();
     let op = Lane::op(0, Verb::Read, target, 0, host(&engine, 4096));
@@ -83,8 +71,8 @@ fn own_memory_has_no_second_way_in() {
 
 #[test]
 fn parts_that_meet_are_refused_until_all_are_gone() {
-    let (engine, scratch) = (engine(), Scratch::new("parts", 8192));
-    let object = engine.open(&scratch.uri()).unwrap();
+    let (engine, (scratch, uri)) = (engine(), scratch("parts", 8192));
+    let object = engine.open(&uri).unwrap();
     let (region, base) = host(&engine, 8192).share();
     let first = region.part(base, 4096).unwrap();
     let second = region.clone().part(base + 4096, 4096).unwrap();
@@ -94,7 +82,7 @@ fn parts_that_meet_are_refused_until_all_are_gone() {
     let whole = region.part(base, 8192).unwrap();
     let mut bytes = vec![0; 8192];
     whole.read(0, &mut bytes).unwrap();
-    assert!(bytes.iter().all(|byte| *byte == 7));
+    assert!(bytes == fs::read(scratch.path("data")).unwrap());
     let other = region.clone();
     drop(whole);
     assert_eq!(other.reclaim(base, 8192).unwrap_err().kind(), ErrorKind::InUse, "another handle");
@@ -114,9 +102,9 @@ fn a_range_of_any_size_is_checked_before_memory_is_taken_for_it() {
 
 #[test]
 fn a_plan_follows_the_page_cache() {
-    let (engine, scratch) = (engine(), Scratch::new("evicted", 4 << 20));
-    fs::read(&scratch.0).unwrap();
-    let object = engine.open(&scratch.uri()).unwrap();
+    let (engine, (scratch, uri)) = (engine(), scratch("evicted", 4 << 20));
+    fs::read(scratch.path("data")).unwrap();
+    let object = engine.open(&uri).unwrap();
     let faces = object.as_engine_object().faces.len();
     if object.cached_bytes().is_none_or(|bytes| bytes < 4 << 20) || faces < 2 {
         println!("skipped: no O_DIRECT here, or nobody can tell what is cached ({:?})", object.cached_bytes());
@@ -124,10 +112,10 @@ fn a_plan_follows_the_page_cache() {
     }
     let read = || engine.read(&object, 0, host(&engine, 4 << 20)).wait().ok().unwrap().path.reason;
     assert_eq!(read(), Reason::Resident);
-    scratch.evict();
+    evict_and_wait(&scratch);
     assert_ne!(read(), Reason::Resident, "it is not in the cache any more");
     assert_eq!(object.cached_bytes(), Some(0));
-    fs::read(&scratch.0).unwrap();
+    fs::read(scratch.path("data")).unwrap();
     thread::park_timeout(Duration::from_millis(250));
     assert_eq!(read(), Reason::Resident, "and now it is again");
 }

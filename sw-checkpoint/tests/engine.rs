@@ -8,21 +8,10 @@ use std::{
 
 use straightway::{Destination, Engine, ErrorKind, GpuUse, Memory, Uri, parse_policy};
 use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Pattern, SaveOptions, TensorSpec, load, save};
+use sw_testkit::scratch::Scratch;
 
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn scratch(tag: &str) -> Scratch {
+    Scratch::new(env!("CARGO_TARGET_TMPDIR"), tag)
 }
 
 fn engine() -> Engine {
@@ -70,15 +59,16 @@ fn tensors(engine: &Engine) -> Vec<(TensorSpec, Memory)> {
 fn what_is_saved_is_loaded_single_and_sharded() {
     let engine = engine();
     for (name, shard) in [("single", None), ("sharded", Some(800_000))] {
-        let scratch = Scratch::new(name);
+        let scratch = scratch(name);
         let layout = LayoutOptions { shard_len_max_bytes: shard, ..LayoutOptions::default() };
         let saved =
-            save(&engine, &scratch.0, tensors(&engine), &SaveOptions { layout, ..SaveOptions::default() }).unwrap();
+            save(&engine, scratch.root(), tensors(&engine), &SaveOptions { layout, ..SaveOptions::default() }).unwrap();
         assert_eq!(saved.files.len(), if shard.is_some() { 4 } else { 1 });
         assert_eq!(saved.memory.len(), 6);
-        let left: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(scratch.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), saved.files.len(), "{left:?}");
-        let loaded = load(&engine, &at(&scratch.0), &LoadOptions { digest: true, ..LoadOptions::default() }).unwrap();
+        let loaded =
+            load(&engine, &at(scratch.root()), &LoadOptions { digest: true, ..LoadOptions::default() }).unwrap();
         assert_eq!(loaded.tensors.len(), 6);
         for tensor in &loaded.tensors {
             let expected = bytes_of(&tensor.name, usize::try_from(tensor.len_bytes).unwrap());
@@ -92,10 +82,10 @@ fn what_is_saved_is_loaded_single_and_sharded() {
 
 #[test]
 fn a_checkpoint_inside_a_larger_object_is_loaded_from_there() {
-    let (engine, scratch) = (engine(), Scratch::new("inside"));
-    save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
-    let file = fs::read(scratch.0.join("model.safetensors")).unwrap();
-    let image = scratch.0.join("image");
+    let (engine, scratch) = (engine(), scratch("inside"));
+    save(&engine, scratch.root(), tensors(&engine), &SaveOptions::default()).unwrap();
+    let file = fs::read(scratch.path("model.safetensors")).unwrap();
+    let image = scratch.path("image");
     fs::write(&image, [&vec![9; 12_345][..], &file, &[9; 777]].concat()).unwrap();
     let of = Box::new(at(&image));
     let part = Uri::Part { of, offset: 12_345, len: Some(file.len() as u64) };
@@ -109,15 +99,15 @@ fn a_checkpoint_inside_a_larger_object_is_loaded_from_there() {
 
 #[test]
 fn a_pattern_loads_only_what_it_names() {
-    let (engine, scratch) = (engine(), Scratch::new("pattern"));
-    save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
+    let (engine, scratch) = (engine(), scratch("pattern"));
+    save(&engine, scratch.root(), tensors(&engine), &SaveOptions::default()).unwrap();
     let with = |pattern: &str| LoadOptions { tensors: Pattern::parse(pattern).unwrap(), ..LoadOptions::default() };
-    let loaded = load(&engine, &at(&scratch.0), &with("layer.*")).unwrap();
+    let loaded = load(&engine, &at(scratch.root()), &with("layer.*")).unwrap();
     assert_eq!(
         loaded.tensors.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>(),
         ["layer.0.w", "layer.1.w"]
     );
-    assert_eq!(load(&engine, &at(&scratch.0), &with("nothing")).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(load(&engine, &at(scratch.root()), &with("nothing")).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
@@ -140,10 +130,10 @@ fn files_of_the_real_package_are_loaded() {
 
 #[test]
 fn hostile_and_truncated_files_are_typed_errors() {
-    let (engine, scratch) = (engine(), Scratch::new("hostile"));
-    save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
-    let whole = fs::read(scratch.0.join("model.safetensors")).unwrap();
-    let path = scratch.0.join("cut.safetensors");
+    let (engine, scratch) = (engine(), scratch("hostile"));
+    save(&engine, scratch.root(), tensors(&engine), &SaveOptions::default()).unwrap();
+    let whole = fs::read(scratch.path("model.safetensors")).unwrap();
+    let path = scratch.path("cut.safetensors");
     for cut in [0, 1, 7, 8, 9, 100, 4096, whole.len() - 1] {
         fs::write(&path, &whole[..cut]).unwrap();
         assert_eq!(
@@ -153,27 +143,27 @@ fn hostile_and_truncated_files_are_typed_errors() {
         );
     }
     assert_eq!(
-        load(&engine, &at(&scratch.0.join("none.safetensors")), &LoadOptions::default()).unwrap_err().kind(),
+        load(&engine, &at(&scratch.path("none.safetensors")), &LoadOptions::default()).unwrap_err().kind(),
         ErrorKind::NotFound
     );
-    let error = load(&engine, &at(&scratch.0), &LoadOptions::default()).unwrap_err();
+    let error = load(&engine, &at(scratch.root()), &LoadOptions::default()).unwrap_err();
     assert!(error.to_string().contains("2 model files"), "{error}");
 }
 
 #[test]
 fn a_policy_reaches_every_part_and_wrong_memory_is_refused() {
-    let (engine, scratch) = (engine(), Scratch::new("policy"));
-    save(&engine, &scratch.0, tensors(&engine), &SaveOptions::default()).unwrap();
+    let (engine, scratch) = (engine(), scratch("policy"));
+    save(&engine, scratch.root(), tensors(&engine), &SaveOptions::default()).unwrap();
     let options = LoadOptions { policy: parse_policy("require=kernel-copy").unwrap(), ..LoadOptions::default() };
-    let loaded = load(&engine, &at(&scratch.0), &options).unwrap();
+    let loaded = load(&engine, &at(scratch.root()), &options).unwrap();
     assert!(loaded.files[0].ways.iter().all(|way| way.path.route.landing == straightway::Landing::KernelCopy));
     let options = LoadOptions { policy: parse_policy("require=preadv2").unwrap(), ..LoadOptions::default() };
-    assert_eq!(load(&engine, &at(&scratch.0), &options).unwrap_err().kind(), ErrorKind::PolicyUnmet);
+    assert_eq!(load(&engine, &at(scratch.root()), &options).unwrap_err().kind(), ErrorKind::PolicyUnmet);
     let mut wrong = tensors(&engine);
     wrong[0].0.shape = vec![1000, 301];
-    let error = save(&engine, &scratch.0, wrong, &SaveOptions::default()).unwrap_err().error;
+    let error = save(&engine, scratch.root(), wrong, &SaveOptions::default()).unwrap_err().error;
     assert_eq!(error.kind(), ErrorKind::ApiMisuse);
-    assert!(load(&engine, &at(&scratch.0), &LoadOptions::default()).is_ok(), "the old checkpoint is still there");
+    assert!(load(&engine, &at(scratch.root()), &LoadOptions::default()).is_ok(), "the old checkpoint is still there");
 }
 
 /// The bytes of each tensor's memory that came back.
@@ -183,26 +173,26 @@ fn given_back(engine: &Engine, memory: &[Option<Memory>]) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_failed_save_gives_every_tensor_back() {
-    let (engine, scratch) = (engine(), Scratch::new("given-back"));
+    let (engine, scratch) = (engine(), scratch("given-back"));
     let want: Vec<_> = tensors(&engine).iter().map(|(_, memory)| engine.copy_to_host(memory).unwrap()).collect();
     // Before anything is written: memory that is too short, and a layout that cannot be.
     let mut wrong = tensors(&engine);
     wrong[4].0.shape = vec![701, 513];
-    let failed = save(&engine, &scratch.0, wrong, &SaveOptions::default()).unwrap_err();
+    let failed = save(&engine, scratch.root(), wrong, &SaveOptions::default()).unwrap_err();
     assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::ApiMisuse, want.clone()));
     let mut twice = tensors(&engine);
     twice[1].0.name = "embed".into();
-    let failed = save(&engine, &scratch.0, twice, &SaveOptions::default()).unwrap_err();
+    let failed = save(&engine, scratch.root(), twice, &SaveOptions::default()).unwrap_err();
     assert_eq!(given_back(&engine, &failed.memory), want);
     // On the way: a policy that no write can meet.
     let policy = parse_policy("require=preadv2").unwrap();
-    let failed = save(&engine, &scratch.0, tensors(&engine), &SaveOptions { policy, ..SaveOptions::default() });
+    let failed = save(&engine, scratch.root(), tensors(&engine), &SaveOptions { policy, ..SaveOptions::default() });
     let failed = failed.unwrap_err();
     assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::PolicyUnmet, want.clone()));
-    let nowhere = scratch.0.join("none");
+    let nowhere = scratch.path("none");
     let failed = save(&engine, &nowhere, tensors(&engine), &SaveOptions::default()).unwrap_err();
     assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::NotFound, want));
-    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0, "nothing is left behind");
+    assert_eq!(fs::read_dir(scratch.root()).unwrap().count(), 0, "nothing is left behind");
 }
 
 fn at(path: &Path) -> Uri {

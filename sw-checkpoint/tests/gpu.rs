@@ -15,6 +15,7 @@ use standin_libcuda::{
 };
 use straightway::{Destination, Engine, ErrorKind, Landing, Memory, Reason, Uri};
 use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec, load, save};
+use sw_testkit::scratch::Scratch;
 
 const WORKER: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100"), ("STANDIN_DEVICES", "2")];
 const GPU0: Destination = Destination::Gpu(0);
@@ -33,26 +34,14 @@ fn main() -> ExitCode {
     standin_libcuda::runner::main("sw-checkpoint-gpu", &cases)
 }
 
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("gpu-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn directory(&self, name: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::create_dir_all(&path).unwrap();
-        path
-    }
+fn scratch() -> Scratch {
+    Scratch::new(env!("CARGO_TARGET_TMPDIR"), "gpu")
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn directory(scratch: &Scratch, name: &str) -> PathBuf {
+    let path = scratch.path(name);
+    fs::create_dir_all(&path).unwrap();
+    path
 }
 
 fn engine() -> Engine {
@@ -105,8 +94,8 @@ fn ways_are_staged(loaded: &Loaded) -> Outcome {
 }
 
 fn sharded() -> Outcome {
-    let (scratch, engine) = (Scratch::new(), engine());
-    let directory = scratch.directory("model");
+    let (scratch, engine) = (scratch(), engine());
+    let directory = directory(&scratch, "model");
     let saved = save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
     same("files", saved.files.len(), 4)?;
     let host = load(&engine, &at(&directory), &into(Destination::Host)).map_err(text)?;
@@ -123,8 +112,8 @@ fn sharded() -> Outcome {
 }
 
 fn saved_from_gpu() -> Outcome {
-    let (scratch, engine) = (Scratch::new(), engine());
-    let (first, second) = (scratch.directory("first"), scratch.directory("second"));
+    let (scratch, engine) = (scratch(), engine());
+    let (first, second) = (directory(&scratch, "first"), directory(&scratch, "second"));
     save(&engine, &first, tensors(&engine), &SaveOptions::default()).map_err(text)?;
     let mut loaded = load(&engine, &at(&first), &into(GPU0)).map_err(text)?;
     let want = digests(&loaded);
@@ -151,8 +140,8 @@ fn saved_from_gpu() -> Outcome {
 }
 
 fn too_small() -> Outcome {
-    let (scratch, engine) = (Scratch::new(), engine());
-    let directory = scratch.directory("model");
+    let (scratch, engine) = (scratch(), engine());
+    let directory = directory(&scratch, "model");
     save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
     // Held, as the engine loads the driver only with the first device memory.
     let control = Control::open()?;
@@ -166,8 +155,8 @@ fn too_small() -> Outcome {
 }
 
 fn copy_fails() -> Outcome {
-    let (scratch, engine) = (Scratch::new(), engine());
-    let directory = scratch.directory("model");
+    let (scratch, engine) = (scratch(), engine());
+    let directory = directory(&scratch, "model");
     save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
     let control = Control::open()?;
     control.set_fault(COPY, 3, 719);

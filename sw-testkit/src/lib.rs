@@ -5,6 +5,7 @@
 //!  wrap::{Checked, Faulty, Recording}              a transport around a transport
 //!  null::NullTransport                             completes at once, moves nothing: measures the engine
 //!  pattern                                         bytes that name their origin
+//!  scratch, wait                                   a directory of a test's own; the smallest executor
 //! ```
 //!
 //! Nothing here is part of the product; `[dev-dependencies]` of any crate may name it. Read on: `docs/ARCHITECTURE.md`.
@@ -15,4 +16,6 @@ pub mod clock;
 pub mod conformance;
 pub mod null;
 pub mod pattern;
+pub mod scratch;
+pub mod wait;
 pub mod wrap;

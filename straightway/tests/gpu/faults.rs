@@ -10,7 +10,8 @@ use standin_libcuda::harness::{COPY, Control};
 use straightway::{Completed, Engine, ErrorKind, Memory, WriteOutcome};
 
 use crate::{
-    Case, End, GPU0, Outcome, Scratch, WORKER, builder, bytes_are, case, engine, holds, on_gpu, read, same, text,
+    Case, End, GPU0, Outcome, Scratch, WORKER, at, builder, bytes_are, case, engine, file, holds, on_gpu, read, same,
+    scratch, text,
 };
 
 /// Streams of the stand-in that take this long for every copy, beside the program.
@@ -56,7 +57,7 @@ fn failed(done: &Completed) -> Result<(ErrorKind, i32), String> {
 
 /// A file, opened, with memory for all of it.
 fn opened(engine: &Engine, scratch: &Scratch, len: usize) -> Result<(straightway::Object, Memory, Vec<u8>), String> {
-    let (uri, bytes) = scratch.file("data", len);
+    let (uri, bytes) = file(scratch, "data", len);
     let object = engine.open(&uri).map_err(text)?;
     Ok((object, engine.allocate(GPU0, len as u64, 0).map_err(text)?, bytes))
 }
@@ -75,7 +76,7 @@ fn out_of_memory() -> Outcome {
 }
 
 fn pin_refused() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = engine();
     let (object, mut memory, bytes) = opened(&engine, &scratch, 200_000)?;
     let control = Control::open()?;
@@ -99,7 +100,7 @@ fn pin_refused() -> Outcome {
 
 /// Each driver call that a first read makes, refused once.
 fn set_up_refused() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let control = Control::open()?;
     let faults: [(&str, u64, u32, ErrorKind); 7] = [
         ("cuDevicePrimaryCtxRetain", 1, 2, ErrorKind::ResourceLimit),
@@ -113,7 +114,7 @@ fn set_up_refused() -> Outcome {
     for (name, nth, code, kind) in faults {
         // Measured, so that the measurement's own calls are refused too; one lane, so that nothing hides the refusal.
         let engine = Engine::builder().reactors(1).staging_bytes(2 << 20).build().map_err(text)?;
-        let (uri, _) = scratch.file("data", 1000);
+        let (uri, _) = file(&scratch, "data", 1000);
         let object = engine.open(&uri).map_err(text)?;
         let played = control.stat("faults_played");
         control.set_fault(name, nth, code);
@@ -131,7 +132,7 @@ fn set_up_refused() -> Outcome {
 }
 
 fn copy_refused() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let (object, memory, bytes) = opened(&engine, &scratch, 1 << 20)?;
     let control = Control::open()?;
@@ -142,7 +143,7 @@ fn copy_refused() -> Outcome {
     let done = engine.read(&object, 0, memory).wait().ok().map_err(text)?;
     bytes_are(&engine, &done.into_memory().ok_or("no memory")?, &bytes)?;
     let (memory, _) = on_gpu(&engine, &scratch, 200_000);
-    let new = engine.create(&scratch.uri("new"), 200_000).map_err(text)?;
+    let new = engine.create(&at(&scratch, "new"), 200_000).map_err(text)?;
     control.set_fault("cuMemcpyDtoHAsync_v2", 2, 1);
     let done = engine.write(new.object(), 0, memory).wait();
     same("kind, code", failed(&done)?, (ErrorKind::ApiMisuse, 1))?;
@@ -168,7 +169,7 @@ fn is_lost(engine: Engine, object: &straightway::Object, code: i32) -> Outcome {
 }
 
 fn copy_failed() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let (object, memory, _) = opened(&engine, &scratch, 1 << 20)?;
     Control::open()?.set_fault(COPY, 4, 719);
@@ -181,7 +182,7 @@ fn copy_failed() -> Outcome {
 }
 
 fn lost_in_read() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let (object, memory, _) = opened(&engine, &scratch, 1 << 20)?;
     let inline = engine.allocate(GPU0, 200_000, 0).map_err(text)?;
@@ -210,10 +211,10 @@ fn lost_in_read() -> Outcome {
 }
 
 fn lost_in_write() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let (memory, _) = on_gpu(&engine, &scratch, 200_000);
-    let (uri, bytes) = scratch.file("data", 200_000);
+    let (uri, bytes) = file(&scratch, "data", 200_000);
     let object = engine.open_for_update(&uri).map_err(text)?;
     let pending = engine.write(&object, 0, memory).start();
     sleep_ms(SLOW_MS / 2);
@@ -227,7 +228,7 @@ fn lost_in_write() -> Outcome {
 }
 
 fn lost_in_copy_out() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let (memory, _) = on_gpu(&engine, &scratch, 1000);
     let verifier = {
@@ -254,7 +255,7 @@ fn given_back(engine: &Engine, control: &Control, allocations: u64) -> Outcome {
 }
 
 fn deadline() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let control = Control::open()?;
     for started in [false, true] {
@@ -277,7 +278,7 @@ fn deadline() -> Outcome {
 }
 
 fn cancelled() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let (object, memory, _) = opened(&engine, &scratch, 200_000)?;
     let mut pending = engine.read(&object, 0, memory).start();
@@ -293,7 +294,7 @@ fn cancelled() -> Outcome {
 }
 
 fn dropped() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let (object, memory, _) = opened(&engine, &scratch, 200_000)?;
     let pending = engine.read(&object, 0, memory).start();
@@ -306,7 +307,7 @@ fn dropped() -> Outcome {
 }
 
 fn closing() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = builder().reactors(1).build().map_err(text)?;
     let (object, memory, _) = opened(&engine, &scratch, 1 << 20)?;
     let inline = engine.allocate(GPU0, 1 << 20, 0).map_err(text)?;
@@ -328,7 +329,7 @@ fn closing() -> Outcome {
 }
 
 fn outlives() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = engine();
     let (memory, bytes) = on_gpu(&engine, &scratch, 10_000);
     engine.close().map_err(text)?;

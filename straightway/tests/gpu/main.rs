@@ -9,9 +9,10 @@ mod reads;
 mod setup;
 mod writes;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use straightway::{Completed, Destination, Engine, EngineBuilder, Landing, Memory, Object, Reason, Uri};
+use sw_testkit::scratch::Scratch;
 
 pub(crate) use standin_libcuda::runner::{Case, End, Library, Outcome, case, holds, same, text};
 
@@ -36,43 +37,24 @@ pub(crate) fn engine() -> Engine {
     builder().build().unwrap()
 }
 
-/// A directory of the case's own, on the file system of the build (which has O_DIRECT where the build's disk has it).
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("gpu-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    pub(crate) fn uri(&self, name: &str) -> Uri {
-        self.path(name).to_str().unwrap().parse().unwrap()
-    }
-
-    pub(crate) fn file(&self, name: &str, len: usize) -> (Uri, Vec<u8>) {
-        let seed: usize = name.bytes().map(usize::from).sum();
-        let bytes: Vec<u8> = (0..len).map(|at| (at * 31 + at / 4093 + seed).to_le_bytes()[0]).collect();
-        fs::write(self.path(name), &bytes).unwrap();
-        (self.uri(name), bytes)
-    }
+pub(crate) fn scratch() -> Scratch {
+    Scratch::new(env!("CARGO_TARGET_TMPDIR"), "gpu")
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+pub(crate) fn at(scratch: &Scratch, name: &str) -> Uri {
+    scratch.text(name).parse().unwrap()
+}
+
+pub(crate) fn file(scratch: &Scratch, name: &str, len: usize) -> (Uri, Vec<u8>) {
+    let bytes = scratch.file(name, len);
+    (at(scratch, name), bytes)
 }
 
 pub(crate) const GPU0: Destination = Destination::Gpu(0);
 
 /// Device memory with the bytes of a host vector, by way of a file.
 pub(crate) fn on_gpu(engine: &Engine, scratch: &Scratch, len: usize) -> (Memory, Vec<u8>) {
-    let (uri, bytes) = scratch.file("source", len);
+    let (uri, bytes) = file(scratch, "source", len);
     let object = engine.open(&uri).unwrap();
     (read(engine, &object, 0, len).unwrap().into_memory().unwrap(), bytes)
 }

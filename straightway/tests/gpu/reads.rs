@@ -7,8 +7,8 @@ use straightway::checksum::Algorithm;
 use straightway::{Destination, Engine, ErrorKind, Landing, Lane, Policy, Reason, Uri, UringUse, Verb, parse_policy};
 
 use crate::{
-    Case, EAGER, GPU0, LAZY, Outcome, Scratch, TWO, WORKER, builder, bytes_are, case, engine, holds, read, same, text,
-    went_through_slabs,
+    Case, EAGER, GPU0, LAZY, Outcome, TWO, WORKER, builder, bytes_are, case, engine, file, holds, read, same, scratch,
+    text, went_through_slabs,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -29,8 +29,8 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn shapes() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 5_000_003);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 5_000_003);
     for io_uring in [UringUse::Auto, UringUse::Off] {
         let engine = builder().io_uring(io_uring).build().map_err(text)?;
         let object = engine.open(&uri).map_err(text)?;
@@ -67,8 +67,8 @@ fn shapes() -> Outcome {
 }
 
 fn interior() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 300_000);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 300_000);
     let engine = engine();
     let object = engine.open(&uri).map_err(text)?;
     let memory = read(&engine, &object, 0, 300_000)?.into_memory().ok_or("no memory")?;
@@ -85,8 +85,8 @@ fn interior() -> Outcome {
 }
 
 fn vectored() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 1 << 20);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 1 << 20);
     let engine = engine();
     let object = engine.open(&uri).map_err(text)?;
     let places = [(0usize, 1usize), (700_001, 99_999), (4096, 4096), (8191, 300_000), (1_048_575, 1)];
@@ -105,9 +105,9 @@ fn vectored() -> Outcome {
 }
 
 fn striped() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = engine();
-    let members: Vec<(Uri, Vec<u8>)> = (0..3).map(|n| scratch.file(&format!("m{n}"), 1 << 20)).collect();
+    let members: Vec<(Uri, Vec<u8>)> = (0..3).map(|n| file(&scratch, &format!("m{n}"), 1 << 20)).collect();
     let paths: Vec<String> = members.iter().map(|(uri, _)| uri.to_string()).collect();
     let set: Uri = format!("stripe:64k:{}", paths.join(",")).parse().map_err(text)?;
     let object = engine.open(&set).map_err(text)?;
@@ -122,8 +122,8 @@ fn striped() -> Outcome {
 }
 
 fn two_gpus() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 2_000_000);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 2_000_000);
     let engine = engine();
     let object = engine.open(&uri).map_err(text)?;
     let request = |n: u64| {
@@ -144,8 +144,8 @@ fn two_gpus() -> Outcome {
 }
 
 fn many() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 1 << 20);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 1 << 20);
     let engine = builder().reactors(1).ops_per_lane(8).queue_depth(4).staging(64 << 10, 2).build().map_err(text)?;
     let object = engine.open(&uri).map_err(text)?;
     let request = |n: u64| Ok(engine.read(&object, n * 1001, engine.allocate(GPU0, 3000, 0).map_err(text)?));
@@ -158,8 +158,8 @@ fn many() -> Outcome {
 }
 
 fn own_lane() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 1 << 20);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 1 << 20);
     let engine = engine();
     let object = engine.open(&uri).map_err(text)?;
     let mut lane = engine.lane(GPU0).map_err(text)?;
@@ -185,8 +185,8 @@ fn own_lane() -> Outcome {
 }
 
 fn policy() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 8192);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 8192);
     let engine = engine();
     let object = engine.open(&uri).map_err(text)?;
     let memory = engine.allocate(GPU0, 8192, 0).map_err(text)?;
@@ -206,8 +206,8 @@ fn policy() -> Outcome {
 }
 
 fn mixed() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, _) = scratch.file("data", 8192);
+    let scratch = scratch();
+    let (uri, _) = file(&scratch, "data", 8192);
     let engine: Engine = engine();
     let object = engine.open(&uri).map_err(text)?;
     let (host, device) = (engine.allocate(Destination::Host, 10, 0), engine.allocate(GPU0, 10, 0));

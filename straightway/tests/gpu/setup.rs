@@ -7,7 +7,8 @@ use straightway::{
 use sw_cuda::{Context, DeviceBuffer, Driver};
 
 use crate::{
-    Case, GPU0, LAZY, Library, Outcome, Scratch, TWO, WORKER, builder, bytes_are, case, engine, holds, read, same, text,
+    Case, GPU0, LAZY, Library, Outcome, TWO, WORKER, builder, bytes_are, case, engine, file, holds, read, same,
+    scratch, text,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -36,8 +37,8 @@ fn fact<'a>(doctor: &'a Doctor, name: &str) -> Result<&'a straightway::Fact, Str
 }
 
 fn no_driver() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, _) = scratch.file("data", 4096);
+    let scratch = scratch();
+    let (uri, _) = file(&scratch, "data", 4096);
     let engine = Engine::builder().build().map_err(text)?;
     let object = engine.open(&uri).map_err(text)?;
     let error = engine.allocate(GPU0, 4096, 0).err().ok_or("device memory without a device")?;
@@ -75,8 +76,8 @@ fn foreign(device: u16, address: u64, len: u64) -> Result<DmaRegion, String> {
 }
 
 fn register() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 200_000);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 200_000);
     let engine = engine();
     let object = engine.open(&uri).map_err(text)?;
     let driver = Driver::load().map_err(text)?;
@@ -103,8 +104,8 @@ fn register() -> Outcome {
 }
 
 fn measured() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 3_000_001);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 3_000_001);
     let engine = Engine::builder().reactors(1).staging_bytes(4 << 20).build().map_err(text)?;
     let object = engine.open(&uri).map_err(text)?;
     holds("nothing is measured before it is needed", !engine.inspect().to_string().contains("slabs of"))?;
@@ -127,8 +128,8 @@ fn measured() -> Outcome {
 }
 
 fn fixed() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, _) = scratch.file("data", 1000);
+    let scratch = scratch();
+    let (uri, _) = file(&scratch, "data", 1000);
     let engine = builder().set("staging", "128KiBx3").map_err(text)?.build().map_err(text)?;
     let object = engine.open(&uri).map_err(text)?;
     read(&engine, &object, 0, 1000)?;
@@ -142,8 +143,8 @@ fn fixed() -> Outcome {
 }
 
 fn too_slow() -> Outcome {
-    let scratch = Scratch::new();
-    let (uri, bytes) = scratch.file("data", 100_000);
+    let scratch = scratch();
+    let (uri, bytes) = file(&scratch, "data", 100_000);
     let engine = Engine::builder().reactors(1).staging_bytes(4 << 20).build().map_err(text)?;
     let object = engine.open(&uri).map_err(text)?;
     let done = read(&engine, &object, 0, 100_000)?;

@@ -4,7 +4,9 @@ use std::fs;
 
 use straightway::{ErrorKind, WriteOutcome, checksum::Algorithm, parse_policy};
 
-use crate::{Case, EAGER, LAZY, Outcome, Scratch, WORKER, case, engine, holds, on_gpu, same, text, went_through_slabs};
+use crate::{
+    Case, EAGER, LAZY, Outcome, WORKER, at, case, engine, file, holds, on_gpu, same, scratch, text, went_through_slabs,
+};
 
 pub fn cases() -> Vec<Case> {
     let with = |settings, name, run| Case { settings, ..case(name, run) };
@@ -18,12 +20,12 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn new_file() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = engine();
     for (n, len) in [1, 4096, 100_003, 1 << 20, 1_234_567].into_iter().enumerate() {
         let (memory, bytes) = on_gpu(&engine, &scratch, len);
         let name = format!("new{n}");
-        let new = engine.create(&scratch.uri(&name), len as u64).map_err(text)?;
+        let new = engine.create(&at(&scratch, &name), len as u64).map_err(text)?;
         let request = engine.write(new.object(), 0, memory).checksum(Algorithm::Crc64Nvme);
         let done = if n % 2 == 0 { request.wait() } else { request.start().wait() };
         let done = done.ok().map_err(text)?;
@@ -37,10 +39,10 @@ fn new_file() -> Outcome {
 }
 
 fn in_place() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = engine();
     let (memory, source) = on_gpu(&engine, &scratch, 300_000);
-    let (uri, mut bytes) = scratch.file("data", 500_000);
+    let (uri, mut bytes) = file(&scratch, "data", 500_000);
     let object = engine.open_for_update(&uri).map_err(text)?;
     let (head, rest) = memory.split_at(1_001).map_err(|_| "split")?;
     let done = engine.write(&object, 12_345, rest).wait().ok().map_err(text)?;
@@ -57,10 +59,10 @@ fn in_place() -> Outcome {
 }
 
 fn policy() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let engine = engine();
     let (memory, _) = on_gpu(&engine, &scratch, 8192);
-    let new = engine.create(&scratch.uri("new"), 8192).map_err(text)?;
+    let new = engine.create(&at(&scratch, "new"), 8192).map_err(text)?;
     let done = engine.write(new.object(), 0, memory).policy(parse_policy("require=dma").map_err(text)?).wait();
     let error = done.result.as_ref().err().ok_or("met a policy that nothing meets")?;
     same("kind", error.kind(), ErrorKind::PolicyUnmet)?;
