@@ -58,3 +58,4 @@ pub use sw_engine::{
     seam::{Entry, EntryKind},
 };
 pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, GpuVa, HostVa, Place};
+pub use sw_vfio::PciAddress;

@@ -35,15 +35,15 @@ impl Nvme {
         namespace: &NvmeUri,
         _mode: OpenMode,
     ) -> Result<std::sync::Arc<sw_engine::Object>, Error> {
-        Err(not_composed(namespace.controller.clone()))
+        Err(not_composed(namespace.controller.to_string()))
     }
 
     pub(crate) fn stat(&self, namespace: &NvmeUri) -> Result<Entry, Error> {
-        Err(not_composed(namespace.controller.clone()))
+        Err(not_composed(namespace.controller.to_string()))
     }
 
     pub(crate) fn peer(&self, bar: PciBar) -> Result<Peer, Error> {
-        Err(not_composed(bar.address()))
+        Err(not_composed(bar.address.to_string()))
     }
 
     pub(crate) fn caps(&self, _destination: Destination) -> Option<TransportCaps> {

@@ -8,8 +8,7 @@ use std::{
 
 use sw_engine::{Error, ErrorKind, Landing, Policy, RouteMatch, Verb};
 use sw_mem::{DeviceId, Place};
-
-use crate::uri::pci_address;
+use sw_vfio::PciAddress;
 
 /// Where bytes shall land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -26,10 +25,10 @@ pub enum Destination {
 /// A BAR of a PCIe function. Written `bar:0000:02:00.0/2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PciBar {
-    /// The function's place: domain, bus, device and function number.
-    address: (u16, u8, u8, u8),
+    /// The function's place.
+    pub address: PciAddress,
     /// Which of its BARs, 0 to 5.
-    bar: u8,
+    pub bar: u8,
 }
 
 /// The BARs that destinations of this process named, by their place among the devices: few, and never forgotten, so that a
@@ -42,22 +41,8 @@ pub(crate) const BARS_MAX: usize = 64;
 impl PciBar {
     fn parse(text: &str) -> Option<Self> {
         let (address, bar) = text.split_once('/')?;
-        let address = pci_address(address)?;
-        let field = |from: usize, to: usize| u16::from_str_radix(address.get(from..to)?, 16).ok();
-        let byte = |from, to| u8::try_from(field(from, to)?).ok();
         let bar = bar.parse().ok().filter(|bar| *bar < 6)?;
-        Some(Self { address: (field(0, 4)?, byte(5, 7)?, byte(8, 10)?, byte(11, 12)?), bar })
-    }
-
-    /// The PCI address, as `0000:02:00.0`.
-    pub fn address(self) -> String {
-        let (domain, bus, device, function) = self.address;
-        format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
-    }
-
-    /// Which BAR, 0 to 5.
-    pub fn number(self) -> u8 {
-        self.bar
+        Some(Self { address: address.parse().ok()?, bar })
     }
 
     /// Its place among the BARs that were named; `None` if there are too many.
@@ -117,7 +102,7 @@ impl fmt::Display for Destination {
         match self {
             Destination::Host => f.write_str("host"),
             Destination::Gpu(ordinal) => write!(f, "gpu{ordinal}"),
-            Destination::Bar(bar) => write!(f, "bar:{}/{}", bar.address(), bar.bar),
+            Destination::Bar(bar) => write!(f, "bar:{}/{}", bar.address, bar.bar),
         }
     }
 }
@@ -181,7 +166,7 @@ mod tests {
     fn destinations_are_host_a_gpu_or_a_bar() {
         assert_eq!("gpu12".parse::<Destination>().unwrap(), Destination::Gpu(12));
         assert_eq!(Destination::Gpu(3).to_string().parse::<Destination>().unwrap(), Destination::Gpu(3));
-        let bar: Destination = "bar:2:00.0/2".parse::<Destination>().or_else(|_| "bar:02:00.0/2".parse()).unwrap();
+        let bar: Destination = "bar:2:00.0/2".parse().unwrap();
         assert_eq!(bar.to_string(), "bar:0000:02:00.0/2");
         let Destination::Bar(pci) = bar else { panic!("{bar}") };
         let device = DeviceId(DeviceId::PEER_FIRST + pci.index().unwrap());

@@ -8,6 +8,7 @@
 use std::{fmt, path::Path, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, Verb};
+use sw_vfio::PciAddress;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
 const PLANNED: [&str; 21] = [
@@ -65,8 +66,8 @@ pub enum Uri {
 /// A namespace by the PCI address of its controller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NvmeUri {
-    /// The PCI address, as `0000:3b:00.0`.
-    pub controller: String,
+    /// The controller's place.
+    pub controller: PciAddress,
     /// The namespace, from 1.
     pub nsid: u32,
     /// The serial number that the controller must have. Nothing is written to a namespace whose address has none.
@@ -78,22 +79,8 @@ impl NvmeUri {
     fn parse(rest: &str, serial: Option<String>) -> Option<Self> {
         let (controller, nsid) = rest.split_once('/')?;
         let nsid = nsid.parse().ok().filter(|nsid| *nsid != 0 && *nsid != u32::MAX)?;
-        Some(Self { controller: pci_address(controller)?, nsid, serial })
+        Some(Self { controller: controller.parse().ok()?, nsid, serial })
     }
-}
-
-/// A PCI address in its full form: `3b:00.0` gets the domain 0000.
-pub(crate) fn pci_address(text: &str) -> Option<String> {
-    let hex = |text: &str, digits: usize| {
-        let fits = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        fits.then(|| u32::from_str_radix(text, 16).ok()).flatten()
-    };
-    let full = if text.matches(':').count() == 1 { format!("0000:{text}") } else { text.to_owned() };
-    let (domain, rest) = full.split_once(':')?;
-    let (bus, rest) = rest.split_once(':')?;
-    let (device, function) = rest.split_once('.')?;
-    let (domain, bus, device, function) = (hex(domain, 4)?, hex(bus, 2)?, hex(device, 2)?, hex(function, 1)?);
-    (device < 32 && function < 8).then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
 }
 
 /// What may stand behind the `?` of an address.
@@ -272,7 +259,7 @@ mod tests {
     #[test]
     fn a_namespace_has_a_controller_and_perhaps_a_serial_and_a_part() {
         let uri: Uri = "nvme://3B:00.0/1?serial=S1&offset=1MiB&len=4k".parse().unwrap();
-        let nvme = NvmeUri { controller: "0000:3b:00.0".into(), nsid: 1, serial: Some("S1".into()) };
+        let nvme = NvmeUri { controller: "3b:00.0".parse().unwrap(), nsid: 1, serial: Some("S1".into()) };
         assert_eq!(uri.whole(), (&Uri::Nvme(nvme.clone()), 1 << 20, Some(4096)));
         assert_eq!(uri.to_string(), "nvme://0000:3b:00.0/1?serial=S1&offset=1048576&len=4096");
         assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
@@ -288,7 +275,6 @@ mod tests {
             "nvme://3b:00.0/x",
             "nvme://3b:00.8/1",
             "nvme://3b:20.0/1",
-            "nvme://0:3b:00.0/1",
             "nvme://3b:00.0/1?",
             "nvme://3b:00.0/1?len=",
             "nvme://3b:00.0/1?len=1&len=2",
