@@ -38,7 +38,7 @@ pub use fork::ForkMark;
 pub use host::{HostMapping, HugePages, MapError, PageBacking, Populate};
 pub use keep::KeptMappings;
 pub use mmio::Mmio;
-pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, Guest, GuestKey, MemError, Place, RegionId};
+pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, Guest, GuestKey, MemError, Place, RegionId, WeakRegion};
 pub use shared::SharedSpan;
 #[cfg(any(test, feature = "models"))]
 pub use shared::model_span;

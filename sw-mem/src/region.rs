@@ -4,7 +4,7 @@
 
 use core::{any::Any, cell::Cell, fmt, marker::PhantomData};
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, PoisonError, Weak,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -119,6 +119,30 @@ pub enum MemError {
 /// Memory that stays mapped while this handle or any span of it lives. Cloning shares it.
 #[derive(Clone)]
 pub struct DmaRegion(Arc<Inner>);
+
+/// Names a region without keeping its memory: for whoever maps it for a device and must find it again while it is there.
+#[derive(Clone, Debug)]
+pub struct WeakRegion {
+    id: RegionId,
+    inner: Weak<Inner>,
+}
+
+impl WeakRegion {
+    /// The region's name.
+    pub fn id(&self) -> RegionId {
+        self.id
+    }
+
+    /// A handle, while the memory is there.
+    pub fn upgrade(&self) -> Option<DmaRegion> {
+        self.inner.upgrade().map(DmaRegion)
+    }
+
+    /// Whether the memory is there now.
+    pub fn is_alive(&self) -> bool {
+        self.inner.strong_count() > 0
+    }
+}
 
 struct Inner {
     id: RegionId,
@@ -254,6 +278,11 @@ impl DmaRegion {
         Arc::strong_count(&self.0)
     }
 
+    /// A name for it that does not keep its memory.
+    pub fn downgrade(&self) -> WeakRegion {
+        WeakRegion { id: self.0.id, inner: Arc::downgrade(&self.0) }
+    }
+
     /// What the pages are, where this crate made them.
     pub fn backing(&self) -> Option<PageBacking> {
         self.0.backing
@@ -286,9 +315,11 @@ impl DmaRegion {
     ///
     /// # Errors
     /// The region itself, if others hold it, if it is foreign, or if the range is outside.
-    pub fn reclaim(mut self, at: u64, len: ByteLen) -> Result<Buffer, DmaRegion> {
+    pub fn reclaim(self, at: u64, len: ByteLen) -> Result<Buffer, DmaRegion> {
         let whole = self.0.len;
-        let alone = Arc::get_mut(&mut self.0).is_some_and(|inner| inner.keep.mapping().is_some());
+        // A weak handle may become one again at any time, as `Buffer::region` may be cloned: neither gives spans of an own
+        // mapping.
+        let alone = Arc::strong_count(&self.0) == 1 && self.is_owned();
         if !alone || check(at, len.0, whole).is_err() {
             return Err(self);
         }

@@ -174,3 +174,18 @@ fn words_are_aligned_little_endian_and_inside() {
     assert_eq!(bytes, [0x0d, 0x0c, 0x0b, 0x0a]);
     assert!(span.load32(13).is_err() && span.load32(2).is_err() && span.store32(16, 0).is_err());
 }
+
+#[test]
+fn a_weak_handle_finds_a_region_and_keeps_no_memory() {
+    let log = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let buffer = Buffer::allocate(ByteLen(100)).unwrap();
+    let weak = buffer.region().downgrade();
+    assert_eq!(weak.upgrade().unwrap().id(), buffer.region().id());
+    let key = GuestKey::fresh();
+    buffer.region().bind::<()>(key, || Ok(Box::new(Guest(log.clone(), "guest")))).unwrap();
+    let region = buffer.into_span().region().clone();
+    assert!(weak.is_alive(), "the clone holds it");
+    let buffer = region.reclaim(0, ByteLen(100)).unwrap();
+    drop(buffer);
+    assert!(!weak.is_alive() && weak.upgrade().is_none() && *log.lock().unwrap() == ["guest"]);
+}
