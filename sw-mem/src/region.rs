@@ -320,6 +320,8 @@ impl DmaRegion {
         // A weak handle may become one again at any time, as `Buffer::region` may be cloned: neither gives spans of an own
         // mapping.
         let alone = Arc::strong_count(&self.0) == 1 && self.is_owned();
+        // What another thread did with a span happened before it let go of it.
+        core::sync::atomic::fence(Ordering::Acquire);
         if !alone || check(at, len.0, whole).is_err() {
             return Err(self);
         }
