@@ -26,6 +26,6 @@ fn main() {
         println!("{:>5}  {kind}  {:?}", seeds.len(), seeds.iter().take(8).collect::<Vec<_>>());
     }
     let failed: usize = failures.values().map(Vec::len).sum();
-    println!("{failed} of {count} seeds failed; marks never reached: {:?}", marks.missing());
+    println!("{failed} of {count} seeds failed; marks never reached: {:?}", marks.missing(&Mark::ALL));
     println!("{}", Mark::ALL.map(|mark| format!("{mark:?} {}", marks.count(mark))).join(", "));
 }

@@ -24,6 +24,7 @@ mod hub;
 mod log;
 mod machine;
 mod medium;
+mod nvme;
 mod rng;
 mod shadow;
 mod world;
@@ -34,6 +35,10 @@ pub use fault::{Act, FaultRule, On};
 pub use hub::{Hub, SimCopyEngine, SimTransport};
 pub use log::{Mark, Marks};
 pub use machine::FaceParams;
+pub use nvme::{
+    Mishap, NamespaceParams, Noise, NvmeAct, NvmeCounts, NvmeParams, NvmeRule, OnCommand, QueueKind, SimBus,
+    SimInterrupt, SimMemory, SimRegisters, SimWaiter, StatusParams,
+};
 pub use rng::Rng;
 pub use shadow::{Belongs, Violation};
 pub use world::{Mood, Outcome, Params, Stats, World};

@@ -10,6 +10,7 @@ use crate::{
     disk::Queue,
     log::{Log, Mark},
     medium::Medium,
+    nvme::{Controller, NvmeEvent, Taint, memory::Memories},
     shadow::Shadow,
 };
 
@@ -41,6 +42,8 @@ pub(crate) enum Event {
     CopyEnd { copier: usize, job: u64 },
     /// A copy engine breaks.
     BreakCopier { copier: usize },
+    /// A controller does something; what an earlier life of it planned is nothing any more.
+    Nvme { number: usize, life: u64, what: NvmeEvent },
 }
 
 /// See the module documentation.
@@ -53,6 +56,11 @@ pub(crate) struct Machine {
     pub(crate) faces: Vec<FaceParams>,
     pub(crate) queues: Vec<Queue>,
     pub(crate) copiers: Vec<Copier>,
+    pub(crate) nvme: Vec<Controller>,
+    /// Memory of the controllers' rings and lists.
+    pub(crate) memories: Memories,
+    /// Bytes that no oracle may judge.
+    pub(crate) taint: Taint,
     /// Operations whose caller has an answer although their memory stayed.
     pub(crate) answered: BTreeSet<u64>,
     /// Ends that no I/O had: a lane may count as many stale ones, and no more.
@@ -69,6 +77,9 @@ impl Machine {
             faces: Vec::new(),
             queues: Vec::new(),
             copiers: Vec::new(),
+            nvme: Vec::new(),
+            memories: Memories::new(),
+            taint: Taint::default(),
             answered: BTreeSet::new(),
             lies: 0,
         }
@@ -118,6 +129,7 @@ impl Machine {
             Event::BreakQueue { queue } => self.break_queue(queue),
             Event::CopyEnd { copier, job } => self.end_copy(copier, job),
             Event::BreakCopier { copier } => self.break_copier(copier),
+            Event::Nvme { number, life, what } => self.nvme_event(number, life, what),
         }
     }
 }

@@ -7,6 +7,7 @@
 //!   whole image is compared at the end, `image.rs`).
 //! - *path*: bytes by landing are those that the model saw; bounced bytes are counted exactly.
 //! - *limits*: depth, lengths, pieces, alignment (`disk.rs`).
+//! - *order*, *wire*: what a driver owes a controller (`nvme/`).
 //! - *status*: success only for all bytes; errors only for a cause; memory comes back on success.
 //! - *liveness*: everything ends by its deadline, or soon after faults stop; gauges return to zero.
 
@@ -98,13 +99,16 @@ impl World {
         let ways = self.memory_back(&live);
         let bytes = self.memory_bytes(&live);
         self.judge_guards(&live);
+        let promised = self.is_promised(&live, &ways);
         if ok {
             self.stats.bytes += live.len;
+        }
+        if ok && promised {
             self.judge_path(&live, &completion, &ways);
             self.judge_checksum(&live, &completion, &bytes);
         }
         match live.verb {
-            Verb::Read if ok => self.judge_read(&live, &bytes),
+            Verb::Read if ok && promised => self.judge_read(&live, &bytes),
             Verb::Write => {
                 let outcome = match &completion.result {
                     Ok(_) => Some(WriteOutcome::Applied),
@@ -127,6 +131,13 @@ impl World {
         });
         drop(completion);
         self.put_away(&live);
+    }
+
+    /// Whether no lie that only a device can tell took the promise about the operation's bytes away.
+    fn is_promised(&self, live: &LiveOp, ways: &[Way]) -> bool {
+        let machine = self.hub.lock();
+        let staged = ways.iter().any(|way| !matches!(way, Way::Dma | Way::Kernel));
+        !(machine.taint.ops.contains(&live.user) || machine.taint.slabs && staged)
     }
 
     fn memory_back(&self, live: &LiveOp) -> Vec<Way> {
@@ -246,7 +257,13 @@ impl World {
         }
         let held: Vec<u8> =
             live.parts.iter().flat_map(|part| self.object_bytes(live.object, part.offset, part.len)).collect();
+        let (object, tainted) = (self.object(live.object), !self.hub.lock().taint.ranges.is_empty());
+        let mut places = live.parts.iter().flat_map(|part| part.offset..part.offset + part.len);
         for ((at, held), before) in (0u64..).zip(&held).zip(&live.before) {
+            let spot = places.next().map(|place| object.locate(place));
+            if tainted && spot.is_some_and(|(disk, place)| self.hub.lock().taint.covers(disk, place)) {
+                continue;
+            }
             let new = written(live.user, at);
             let fine = match outcome {
                 Some(WriteOutcome::Applied) => *held == new,
@@ -401,7 +418,7 @@ impl World {
                 image.unknown(live, object, &machine.disks);
             }
         }
-        for difference in image.differences(&machine.disks) {
+        for difference in image.differences(&machine.disks, &machine.taint) {
             machine.violate("writes", difference);
         }
     }

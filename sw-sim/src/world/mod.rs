@@ -238,6 +238,7 @@ impl World {
         let mut machine = self.hub.lock();
         machine.queues.iter_mut().for_each(crate::disk::Queue::calm_down);
         machine.copiers.iter_mut().for_each(crate::copier::Copier::calm_down);
+        machine.nvme.iter_mut().for_each(crate::nvme::Controller::calm_down);
     }
 
     fn drain(&mut self) {
