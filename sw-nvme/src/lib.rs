@@ -9,6 +9,20 @@
 //! Everything here is generic over a [`bus::Bus`]: registers, memory that the controller reaches, interrupts, time. The
 //! crate itself does no I/O and knows no clock; the same code drives a device through VFIO and a model in the simulator.
 //!
+//! How the parts go together:
+//!
+//! ```text
+//!   let controller = Controller::open(Arc::new(bus), ControllerConfig::default())?;       // reset, enable, identify
+//!   let directory = Arc::new(Directory::default());                                       // one per engine
+//!   let index = directory.add(controller)?;
+//!   let face = directory::face(index, &controller.namespaces()[0])?;                       // for an Object
+//!   let transport = NvmeTransport::new(directory, waiter, NvmeConfig::default())?;         // one per lane
+//! ```
+//!
+//! A bus brings [`bus::Registers`], [`bus::QueueMemory`] (with `alias`, if shadow doorbells shall be used), a
+//! [`bus::Waiter`], and the clock. A transport makes its queue pair on a controller when the first I/O asks for it, in the
+//! poll that follows a submit that was answered `Full`.
+//!
 //! Invariants: what the device says is checked before it is used (identifier, generation, length, range); a wait has a
 //! limit that the specification or the caller gives; memory of a command is let go of by its completion or by a controller
 //! that was seen disabled, never by time alone.
@@ -17,6 +31,7 @@
 
 pub mod bus;
 pub mod controller;
+pub mod directory;
 pub mod life;
 pub mod limits;
 pub mod namespace;
@@ -24,6 +39,7 @@ pub mod prp;
 pub mod queue;
 pub mod sgl;
 pub mod status;
+pub mod transport;
 pub mod wire;
 
 #[cfg(test)]

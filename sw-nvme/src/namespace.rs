@@ -8,7 +8,7 @@ use crate::{
     limits::TransferLimits,
     wire::{
         IoFlags,
-        identify::{IdentifyNamespace, MetadataVerdict, NamespaceDescriptors},
+        identify::{IdentifyNamespace, MetadataReason, MetadataVerdict, NamespaceDescriptors},
     },
 };
 
@@ -80,12 +80,22 @@ impl fmt::Display for Identity {
 /// Why a namespace takes no reads and writes of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// Its metadata is not handled; see [`Namespace::metadata`].
-    Metadata,
+    /// Its metadata is not handled.
+    Metadata(MetadataReason),
     /// One block is more than a command may move.
     Limits,
     /// It belongs to an I/O command set other than NVM.
     CommandSet(u8),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Metadata(reason) => reason.fmt(f),
+            Self::Limits => f.write_str("one block is more than a command may move (MDTS)"),
+            Self::CommandSet(csi) => write!(f, "it belongs to I/O command set {csi:#04x}, not NVM"),
+        }
+    }
 }
 
 /// One active namespace.

@@ -47,7 +47,7 @@ pub use admin::AdminCounters;
 pub use namespaces::NAMESPACES_MAX;
 use queues::Ids;
 pub use queues::{Notify, Pair, PairRequest};
-pub use reset::{Reset, Then};
+pub use reset::{Reset, ResetLimits, Then};
 
 /// How a controller is brought up.
 #[derive(Clone, Copy, Debug)]

@@ -101,7 +101,7 @@ impl<B: Bus> Control<B> {
         let metadata = MetadataVerdict::of(&info, extended);
         let limits = TransferLimits::new(controller, self.cap.page_bytes_min, &info);
         let unusable = match (names.csi.unwrap_or(csi::NVM), metadata, limits) {
-            (csi::NVM, MetadataVerdict::Refused(_), _) => Some(Unusable::Metadata),
+            (csi::NVM, MetadataVerdict::Refused(reason), _) => Some(Unusable::Metadata(reason)),
             (csi::NVM, _, None) => Some(Unusable::Limits),
             (csi::NVM, _, Some(_)) => None,
             (other, ..) => Some(Unusable::CommandSet(other)),

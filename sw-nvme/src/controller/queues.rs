@@ -1,5 +1,7 @@
 //! Queue pairs of a controller: identifiers, interrupt vectors, shadow doorbells, creation and deletion.
 
+use core::time::Duration;
+
 use sw_engine::{Error, ErrorKind, Verb};
 
 use crate::{
@@ -230,12 +232,15 @@ impl<B: Bus> Controller<B> {
     }
 
     /// Deletes a pair whose commands all ended, or that the caller wants to end: the controller ends those that are in
-    /// flight, as far as it answers. `true`: it confirmed both deletions, and `qid` is free for others.
+    /// flight, as far as it answers, each within `at_most`. `true`: it confirmed both deletions, and `qid` is free for others.
     ///
     /// Confirmed or not, commands without a completion may still touch memory until the controller is disabled.
-    pub fn delete_pair(&self, qid: u16, epoch: u64) -> bool {
+    pub fn delete_pair(&self, qid: u16, epoch: u64, at_most: Duration) -> bool {
         let deleted = self.control(|control| {
+            let usual = control.admin.timeout;
+            control.admin.timeout = usual.min(at_most);
             let deleted = self.life() == Life::Up(epoch) && control.delete(qid);
+            control.admin.timeout = usual;
             if deleted {
                 control.ids.give_back(qid);
             }

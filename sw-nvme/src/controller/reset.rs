@@ -7,8 +7,9 @@ use std::sync::TryLockError;
 use sw_engine::{Error, Time};
 
 use crate::{
-    bus::Bus,
+    bus::{Bus, Registers},
     controller::{Control, Controller, Life, RESET_ROW, admin::Patience},
+    wire::regs::{self, Csts},
 };
 
 /// What a reset came to.
@@ -40,6 +41,15 @@ impl Row {
     }
 }
 
+/// How long a reset may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct ResetLimits {
+    /// For another thread that has the admin queue.
+    pub queue: Duration,
+    /// For CSTS.RDY to fall, if that is less than CAP.TO.
+    pub ready: Duration,
+}
+
 /// What is to be done with the controller after it was disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
@@ -51,19 +61,18 @@ pub enum Then {
 
 impl<B: Bus> Controller<B> {
     /// Resets the controller that lived in `epoch`, unless somebody did so since: disables it, sees CSTS.RDY fall, and
-    /// brings it up again. All queue pairs of the epoch are void afterwards. `at_most` bounds the wait for the admin queue
-    /// and for RDY, besides CAP.TO.
+    /// brings it up again. All queue pairs of the epoch are void afterwards.
     ///
     /// A controller that cannot be disabled is stopped from outside. After [`ControllerConfig::resets_max`]
     /// (see [`ControllerConfig`](super::ControllerConfig)) resets in a row it is left disabled.
-    pub fn reset(&self, epoch: u64, at_most: Duration, then: Then) -> Reset {
+    pub fn reset(&self, epoch: u64, limits: ResetLimits, then: Then) -> Reset {
         let begun = self.bus.now();
         let mut patience = Patience::new();
         let mut guard = loop {
             match self.control.try_lock() {
                 Ok(guard) => break guard,
                 Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) if self.bus.now().since(begun) >= at_most => return Reset::Late,
+                Err(TryLockError::WouldBlock) if self.bus.now().since(begun) >= limits.queue => return Reset::Late,
                 Err(TryLockError::WouldBlock) => patience.pause(&*self.bus),
             }
         };
@@ -74,14 +83,14 @@ impl<B: Bus> Controller<B> {
             Life::Loud(_) => return Reset::Unproven,
         }
         let Some(control) = guard.as_mut() else { return Reset::Dead };
-        self.reset_with(control, epoch, at_most.saturating_sub(self.bus.now().since(begun)), then)
+        self.reset_with(control, epoch, limits.ready, then)
     }
 
-    fn reset_with(&self, control: &mut Control<B>, epoch: u64, at_most: Duration, then: Then) -> Reset {
+    fn reset_with(&self, control: &mut Control<B>, epoch: u64, ready: Duration, then: Then) -> Reset {
         self.life.set(Life::Resetting(epoch));
         control.admin.counters.resets += 1;
         let row = control.row.next(self.bus.now());
-        if control.admin.disable(&self.facts.cap, at_most).is_err() {
+        if control.admin.disable(&self.facts.cap, ready).is_err() {
             let quiet = self.bus.stop();
             self.life.set(if quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
             return if quiet { Reset::Dead } else { Reset::Unproven };
@@ -104,14 +113,11 @@ impl<B: Bus> Controller<B> {
         self.rescan_with(control)
     }
 
-    /// Checks the registers of a controller that was silent: `None` while it looks alive.
-    ///
-    /// Gone (all ones) or fatal (CSTS.CFS) it is reset or given up; the answer is what that came to.
-    pub fn check(&self, epoch: u64, at_most: Duration) -> Option<Reset> {
-        use crate::bus::Registers;
-        let csts = crate::wire::regs::Csts(self.bus.registers().read32(crate::wire::regs::CSTS));
-        // Not ready without our doing: somebody else reset it, or it fell over.
-        let alive = !csts.is_gone() && !csts.is_fatal() && csts.is_ready();
-        (!alive && self.life() == Life::Up(epoch)).then(|| self.reset(epoch, at_most, Then::Enable))
+    /// Checks the registers of a controller that was silent: whether it is gone (all ones), fatal (CSTS.CFS), or not ready
+    /// without our doing. A reset is next then.
+    pub fn is_ill(&self, epoch: u64) -> bool {
+        let csts = Csts(self.bus.registers().read32(regs::CSTS));
+        let well = !csts.is_gone() && !csts.is_fatal() && csts.is_ready();
+        !well && self.life() == Life::Up(epoch)
     }
 }

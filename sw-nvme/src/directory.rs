@@ -1,0 +1,97 @@
+//! The controllers of an engine, by the index that handles carry.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sw_engine::{Error, ErrorKind, Face, Landing, Verb};
+
+use crate::{bus::Bus, controller::Controller, namespace::Namespace, transport::NVME};
+
+/// Controllers that one directory holds at most.
+pub const CONTROLLERS_MAX: usize = 256;
+
+/// Shared by all lanes of an engine. Controllers are added and never taken out: one that died stays under its index.
+pub struct Directory<B: Bus>(RwLock<Vec<Arc<Controller<B>>>>);
+
+impl<B: Bus> Default for Directory<B> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<B: Bus> Directory<B> {
+    /// Adds an opened controller and gives its index.
+    ///
+    /// # Errors
+    /// `ResourceLimit` past [`CONTROLLERS_MAX`].
+    pub fn add(&self, controller: Arc<Controller<B>>) -> Result<u32, Error> {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= CONTROLLERS_MAX {
+            return Err(Error::new(ErrorKind::ResourceLimit, Verb::Open)
+                .at(controller.name())
+                .detail(format!("{CONTROLLERS_MAX} controllers are open already"))
+                .remedy("make another engine"));
+        }
+        all.push(controller);
+        // At most 256.
+        Ok(u32::try_from(all.len() - 1).unwrap_or(0))
+    }
+
+    /// The controller of an index.
+    pub fn get(&self, index: u32) -> Option<Arc<Controller<B>>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(sw_mem::index(u64::from(index))).cloned()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// All controllers, by index.
+    pub fn all(&self) -> Vec<Arc<Controller<B>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The handle of a face: controller index above, NSID below.
+pub const fn handle(controller: u32, nsid: u32) -> u64 {
+    (controller as u64) << 32 | nsid as u64
+}
+
+/// Controller index and NSID of a handle.
+#[inline]
+pub(crate) const fn split(handle: u64) -> (u64, u32) {
+    (handle >> 32, (handle & 0xFFFF_FFFF) as u32)
+}
+
+/// The face of an object that is a namespace of controller `index`.
+///
+/// # Errors
+/// `Unsupported` with the reason for a namespace that cannot be used.
+pub fn face(index: u32, namespace: &Namespace) -> Result<Face, Error> {
+    if let Some(unusable) = namespace.unusable {
+        return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+            .detail(format!("namespace {} cannot be used: {unusable}", namespace.nsid))
+            .remedy("format it without metadata, or leave it to the kernel driver"));
+    }
+    Ok(Face {
+        transport: NVME,
+        handle: handle(index, namespace.nsid),
+        granularity: namespace.granularity(),
+        write_unit: 1,
+        landing: Landing::Dma,
+        because: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_come_apart_again() {
+        for (controller, nsid) in [(0, 1), (255, 0xFFFF_FFFE), (u32::MAX, 7)] {
+            assert_eq!(split(handle(controller, nsid)), (u64::from(controller), nsid));
+        }
+    }
+}

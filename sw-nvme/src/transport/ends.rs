@@ -1,0 +1,257 @@
+//! Ends other than a completion: cancels, late commands, breaches, resets, controllers that are gone, fences.
+
+use core::time::Duration;
+
+use sw_engine::{
+    Error, ErrorKind, Fault, Retry, Time, Token, Verb,
+    seam::{Fence, IoDone},
+};
+
+use super::{LOOK_EVERY, NVME, NvmeTransport, POLLS_PER_CLOCK, Place, waited};
+use crate::{
+    bus::{Bus, Waiter},
+    controller::{Life, Reset, ResetLimits, Then},
+    transport::link::Link,
+};
+
+/// The clock advances by so much between two looks at most: a machine that slept must not make every command late.
+const STEP_MAX: Duration = Duration::from_secs(1);
+/// Longest that a transport which is dropped waits for what is in flight, and again for a reset.
+const DROP_WAIT: Duration = Duration::from_secs(1);
+/// What a reset from inside a poll may take: little for another thread's business, all that CAP.TO allows for RDY.
+const FROM_POLL: ResetLimits = ResetLimits { queue: Duration::from_millis(10), ready: Duration::MAX };
+
+/// A coarse clock for what is late.
+#[derive(Debug)]
+pub(super) struct Watch {
+    polls: u32,
+    last: Time,
+    /// Looks, or more where they were far apart: units of [`LOOK_EVERY`].
+    tick: u32,
+}
+
+impl Watch {
+    pub(super) fn new(now: Time) -> Self {
+        Self { polls: 0, last: now, tick: 0 }
+    }
+
+    pub(super) fn tick(&self) -> u32 {
+        self.tick
+    }
+
+    /// Whether it is time for a look at the clock.
+    #[inline]
+    pub(super) fn is_due(&mut self) -> bool {
+        self.polls = self.polls.wrapping_add(1);
+        self.polls.is_multiple_of(POLLS_PER_CLOCK)
+    }
+
+    /// The ticks that passed, at least one, or `None` before the next look is due.
+    fn advance(&mut self, now: Time) -> Option<u32> {
+        let passed = now.since(self.last);
+        if passed < LOOK_EVERY {
+            return None;
+        }
+        self.last = now;
+        let ticks = ticks(passed.min(STEP_MAX));
+        self.tick = self.tick.wrapping_add(ticks);
+        Some(ticks)
+    }
+}
+
+/// A span in units of [`LOOK_EVERY`], rounded down.
+fn ticks(span: Duration) -> u32 {
+    u32::try_from(span.as_nanos() / LOOK_EVERY.as_nanos()).unwrap_or(u32::MAX)
+}
+
+impl<B: Bus> NvmeTransport<B> {
+    /// Looks after all controllers, if it is time.
+    pub(super) fn look(&mut self, now: Time) {
+        let Some(passed) = self.watch.advance(now) else { return };
+        for index in 0..self.places.len() {
+            self.look_at(index, passed);
+        }
+    }
+
+    fn look_at(&mut self, index: usize, passed: u32) {
+        let tick = self.watch.tick;
+        let (abort_after, reset_after) = (
+            ticks(self.config.command_timeout),
+            ticks(self.config.command_timeout.saturating_add(self.config.abort_timeout)),
+        );
+        let Some(Place::Linked(link)) = self.places.get_mut(index) else { return };
+        link.queue.set_tick(tick);
+        let mut ill = link.controller.service().is_err();
+        link.refresh();
+        if link.queue.in_flight() > 0 {
+            ill |= link.is_silent() && link.is_ill();
+            let age = |born: u32| tick.wrapping_sub(born);
+            ill |= link.queue.live().any(|(_, _, born)| age(born) >= reset_after);
+            let late = |born| age(born) >= abort_after && age(born).saturating_sub(passed) < abort_after;
+            let aborted = link.queue.live().filter(|(_, _, born)| late(*born));
+            let sent = aborted.filter(|(cid, ..)| link.controller.abort(link.queue.qid(), *cid)).count();
+            self.counters.aborts += sent as u64;
+        }
+        if ill {
+            self.reset(index);
+        }
+    }
+
+    /// Resets the controller of a link and lets the link go, as far as the controller lets go of it.
+    #[cold]
+    pub(super) fn reset(&mut self, index: usize) {
+        if let Some(Place::Linked(link)) = self.places.get(index) {
+            self.counters.resets += 1;
+            link.controller.reset(link.epoch, FROM_POLL, Then::Enable);
+        }
+        self.link_changed(index);
+    }
+
+    /// The controller of a link is not in the link's epoch any more.
+    #[cold]
+    pub(super) fn link_changed(&mut self, index: usize) {
+        let Some(Place::Linked(link)) = self.places.get(index) else { return };
+        let life = link.controller.life();
+        if !life.lets_go_of(link.epoch) {
+            self.loud |= matches!(life, Life::Loud(_));
+            return;
+        }
+        let after = match life {
+            Life::Quiet(_) => Place::Dead(Fault::new(ErrorKind::NoDevice, 0)),
+            _ => Place::Unlinked,
+        };
+        let fault = match life {
+            Life::Quiet(_) => Fault::new(ErrorKind::NoDevice, 0),
+            // The controller was seen disabled: nothing of the old commands lands any more, so that they may go again.
+            _ => Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now },
+        };
+        self.end_all_of(index, fault);
+        if let Place::Linked(link) = core::mem::replace(&mut self.places[index], after) {
+            link.controller.release_pair(link.queue.qid());
+            self.keep_counts(&link);
+        }
+    }
+
+    fn end_all_of(&mut self, index: usize, fault: Fault) {
+        for slot in self.parents.indexes(|parent| sw_mem::index(u64::from(parent.link)) == index) {
+            if let Some(parent) = self.parents.get_mut(slot) {
+                let cancelled = Fault::new(ErrorKind::Cancelled, 0);
+                parent.fail(0, if parent.cancelled { cancelled } else { fault });
+            }
+            self.ended.extend(self.parents.finish(slot));
+        }
+    }
+
+    fn keep_counts(&mut self, link: &Link<B>) {
+        self.counters.queues += link.queue.counters();
+        self.counters.retries += link.counters.retries;
+        self.counters.splits += link.counters.splits;
+    }
+
+    /// The error of a controller that may touch memory for ever.
+    pub(super) fn loud_error(&self) -> Error {
+        Error::new(ErrorKind::NoDevice, Verb::Setup)
+            .at(NVME)
+            .detail("a controller could neither be disabled nor stopped: memory of its I/Os may still be written")
+            .remedy("end the process; reset the function or reboot before the memory is used for something else")
+    }
+
+    pub(super) fn cancel_io(&mut self, token: Token) {
+        for slot in self.parents.indexes(|parent| parent.token == token) {
+            let Some(parent) = self.parents.get_mut(slot) else { continue };
+            parent.cancelled = true;
+            let (over, index) = (parent.is_over(), sw_mem::index(u64::from(parent.link)));
+            let Some(Place::Linked(link)) = self.places.get_mut(index) else { continue };
+            if over {
+                link.forget(slot);
+                self.ended.extend(self.parents.finish(slot));
+            } else {
+                self.counters.aborts += link.abort(slot);
+            }
+        }
+    }
+
+    /// Appends ends that no poll has given out yet.
+    pub(super) fn give_out(&mut self, out: &mut Vec<IoDone>) {
+        while out.len() < out.capacity()
+            && let Some(done) = self.ended.pop()
+        {
+            out.push(done);
+        }
+    }
+
+    pub(super) fn fence_all(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
+        self.closed = true;
+        let begun = self.waiter.now();
+        // What is in flight gets half of the time, aborted commands the rest.
+        let _ = sw_engine::seam::Transport::ring(self);
+        self.drain(begun, timeout / 2, out);
+        if self.parents.live_count() > 0 {
+            for slot in self.parents.indexes(|_| true) {
+                if let Some(parent) = self.parents.get_mut(slot) {
+                    let token = parent.token;
+                    self.cancel_io(token);
+                }
+            }
+            self.drain(begun, timeout, out);
+        }
+        for index in 0..self.places.len() {
+            self.close_link(index, timeout);
+        }
+        self.give_out(out);
+        match self.parents.live_count() {
+            0 => Fence::Quiet,
+            busy => Fence::Busy(u32::try_from(busy).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// Takes completions until nothing is in flight or `limit` since `begun` is over.
+    fn drain(&mut self, begun: Time, limit: Duration, out: &mut Vec<IoDone>) {
+        loop {
+            self.reap(out);
+            self.give_out(out);
+            if self.parents.live_count() == 0 || self.loud || waited(&self.waiter, begun) >= limit {
+                return;
+            }
+            self.waiter.relax();
+        }
+    }
+
+    /// Gives a queue pair back; resets its controller if commands are left that the controller does not end.
+    fn close_link(&mut self, index: usize, timeout: Duration) {
+        let Some(Place::Linked(link)) = self.places.get_mut(index) else { return };
+        if link.controller.life() == Life::Up(link.epoch) && link.queue.breach().is_none() {
+            let deleted = link.controller.delete_pair(link.queue.qid(), link.epoch, timeout.max(LOOK_EVERY));
+            // Those that the deletion ended have their completions by now.
+            link.take_last(&mut self.parents, &mut self.ended);
+            if deleted && link.queue.in_flight() == 0 {
+                if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Unlinked) {
+                    self.keep_counts(&link);
+                }
+                return;
+            }
+        }
+        let limits = ResetLimits { queue: timeout.max(LOOK_EVERY), ready: timeout.max(LOOK_EVERY) };
+        self.counters.resets += 1;
+        if link.controller.reset(link.epoch, limits, Then::Enable) == Reset::Unproven {
+            self.loud = true;
+        }
+        self.link_changed(index);
+    }
+}
+
+impl<B: Bus> Drop for NvmeTransport<B> {
+    /// Fences if nobody did. Rings, lists and regions that a controller may still touch are never freed, and counted.
+    #[expect(clippy::mem_forget, reason = "a controller that could not be stopped may still touch this memory")]
+    fn drop(&mut self) {
+        if !self.closed {
+            self.fence_all(DROP_WAIT, &mut Vec::new());
+        }
+        for place in core::mem::take(&mut self.places) {
+            let Place::Linked(link) = place else { continue };
+            super::LEAKED_PAIRS.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            link.leak();
+            core::mem::forget(core::mem::take(&mut self.attached));
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! The engine's transport over NVMe queue pairs: one per controller, made when the first I/O asks for it.
+//!
+//! ```text
+//!   Directory ──► Link per controller { QueuePair, RegionTable, backlog }
+//!   Io ─► Parent ─► one or more commands ─► … ─► one IoDone
+//! ```
+//!
+//! An [`Io`] becomes several commands where MDTS, NOIOB or the joints of its memory ask for it. A status without DNR is
+//! sent again by the transport, at most five times per I/O, after the delay that CRD names; a fault that it reports is
+//! therefore final. If some commands of an I/O fail, the bytes before the first one that failed are reported; the engine
+//! asks for the rest and gets the fault with its place.
+//!
+//! Ends of a controller: after a reset (by this transport or another one of the same controller) I/Os that were in flight
+//! end with `Retry::Now`, because it was seen disabled: nothing of them can land any more. If the controller is given up
+//! they end with `NoDevice`. If it could neither be disabled nor stopped, `poll` says so and `fence` counts them.
+//!
+//! *Thread*: one at a time. On the data path nothing is allocated, locked or logged. Control plane inside `poll`: making
+//! queue pairs, resets, and a look at each controller every [`LOOK_EVERY`].
+
+mod ends;
+mod link;
+mod parents;
+mod regions;
+mod wait;
+
+use core::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use std::sync::Arc;
+
+use sw_engine::{
+    Error, ErrorKind, Fault, Reason, Time, Token, Verb,
+    seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport, TransportCaps, Wait, Wake},
+};
+use sw_mem::{ByteLen, DmaRegion, RegionId};
+
+use crate::{
+    bus::{Bus, Waiter},
+    controller::{Notify, PairRequest},
+    directory::{Directory, split},
+    prp::Segment,
+    queue::QueueCounters,
+};
+use link::Link;
+use parents::Parents;
+
+/// Its name in routes and reports.
+pub const NVME: &str = "nvme";
+
+/// I/Os in flight at most that a configuration may ask for.
+pub const DEPTH_MAX: u32 = 1 << 14;
+/// Bytes in one I/O at most that a configuration may ask for.
+pub const IO_BYTES_MAX: u32 = 16 << 20;
+/// How often controllers are looked at: events, silence, commands that are late.
+pub const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Polls between two looks at the clock.
+const POLLS_PER_CLOCK: u32 = 256;
+
+/// How completions are noticed by a poll that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// By looking, all the time: lowest latency, a core in use while something is in flight.
+    Polled,
+    /// By interrupt.
+    Interrupt,
+    /// By looking for so long, then by interrupt.
+    Hybrid {
+        /// How long.
+        spin: Duration,
+    },
+}
+
+static LEAKED_PAIRS: AtomicU64 = AtomicU64::new(0);
+
+/// Queue pairs of this process whose memory was never freed, because their controller could not be stopped.
+pub fn leaked_pairs() -> u64 {
+    LEAKED_PAIRS.load(Ordering::Relaxed)
+}
+
+/// What a transport is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct NvmeConfig {
+    /// I/Os in flight at most, over all controllers, 1 to [`DEPTH_MAX`]. Default 128.
+    pub queue_depth: u32,
+    /// Commands in flight at most on one controller, 1 to 4,095; fewer where the controller allows fewer. Default 128.
+    pub commands_per_controller: u32,
+    /// Bytes in one I/O at most: a multiple of 4096 up to [`IO_BYTES_MAX`]. Default 1 MiB. Commands are cut further by
+    /// what the controller takes.
+    pub io_bytes_max: u32,
+    /// How completions are noticed. Default polled.
+    pub completion: Completion,
+    /// Whether device memory can be reached, and if not, why. Default no: `NO_P2PDMA`.
+    pub device: Result<(), Reason>,
+    /// After this long without an end, a command is aborted. Default 30 s, Linux's `nvme_core.io_timeout`.
+    pub command_timeout: Duration,
+    /// After so much longer without an end, the controller is reset. Default 10 s.
+    pub abort_timeout: Duration,
+}
+
+impl Default for NvmeConfig {
+    fn default() -> Self {
+        Self {
+            queue_depth: 128,
+            commands_per_controller: 128,
+            io_bytes_max: 1 << 20,
+            completion: Completion::Polled,
+            device: Err(Reason::NoPeerPages),
+            command_timeout: Duration::from_secs(30),
+            abort_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl NvmeConfig {
+    fn validate(&self) -> Result<(), Error> {
+        let misuse = |text: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(NVME).detail(text));
+        if !(1..=DEPTH_MAX).contains(&self.queue_depth) {
+            return misuse("queue_depth must be 1 to 16384");
+        }
+        if !(1..crate::queue::ENTRIES_MAX).contains(&self.commands_per_controller) {
+            return misuse("commands_per_controller must be 1 to 4095");
+        }
+        if self.io_bytes_max == 0 || self.io_bytes_max > IO_BYTES_MAX || !self.io_bytes_max.is_multiple_of(4096) {
+            return misuse("io_bytes_max must be a multiple of 4096 up to 16 MiB");
+        }
+        if self.command_timeout < LOOK_EVERY || self.abort_timeout < LOOK_EVERY {
+            return misuse("timeouts must be at least 100 milliseconds");
+        }
+        Ok(())
+    }
+}
+
+/// Counts since the transport was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NvmeCounters {
+    /// Of the queue pairs, those that are gone included.
+    pub queues: QueueCounters,
+    /// Commands sent again after a status that allows it.
+    pub retries: u64,
+    /// Commands beyond the first of an I/O.
+    pub splits: u64,
+    /// Aborts asked for because a command was late or the engine cancelled.
+    pub aborts: u64,
+    /// Resets that this transport asked for.
+    pub resets: u64,
+    /// Queue pairs made.
+    pub pairs: u64,
+    /// Waits that ended without an interrupt although completions were there.
+    pub lost_interrupts: u64,
+}
+
+/// A controller, as far as this transport got with it.
+enum Place<B: Bus> {
+    /// Not used yet, or let go of: the next I/O asks for it.
+    Unlinked,
+    /// An I/O waits for its queue pair.
+    Wanted,
+    /// In use.
+    Linked(Box<Link<B>>),
+    /// No pair could be made. The next I/O gets the fault, and the one after it asks again.
+    Refused(Fault),
+    /// Given up: every I/O gets the fault.
+    Dead(Fault),
+}
+
+/// See the module documentation.
+pub struct NvmeTransport<B: Bus> {
+    directory: Arc<Directory<B>>,
+    config: NvmeConfig,
+    /// I/Os at a time, those included whose end no poll has given out yet.
+    depth: usize,
+    waiter: B::Waiter,
+    /// By controller index.
+    places: Vec<Place<B>>,
+    /// Some place is wanted.
+    wanted: bool,
+    parents: Parents,
+    /// Attached regions.
+    attached: Vec<DmaRegion>,
+    /// Ends that no poll has given out yet, with room for all I/Os.
+    ended: Vec<IoDone>,
+    counters: NvmeCounters,
+    watch: ends::Watch,
+    /// A controller that may touch memory for ever.
+    loud: bool,
+    closed: bool,
+}
+
+impl<B: Bus> NvmeTransport<B> {
+    /// Makes a transport over the controllers of `directory`; `waiter` watches the interrupts of its queues.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a configuration out of range.
+    pub fn new(directory: Arc<Directory<B>>, waiter: B::Waiter, config: NvmeConfig) -> Result<Self, Error> {
+        config.validate()?;
+        let depth = sw_mem::index(u64::from(config.queue_depth));
+        Ok(Self {
+            depth,
+            watch: ends::Watch::new(waiter.now()),
+            directory,
+            config,
+            waiter,
+            places: Vec::new(),
+            wanted: false,
+            parents: Parents::new(config.queue_depth),
+            attached: Vec::new(),
+            ended: Vec::with_capacity(depth),
+            counters: NvmeCounters::default(),
+            loud: false,
+            closed: false,
+        })
+    }
+
+    /// Counts so far.
+    pub fn counters(&self) -> NvmeCounters {
+        self.links().fold(self.counters, |mut sum, link| {
+            sum.queues += link.queue.counters();
+            sum.retries += link.counters.retries;
+            sum.splits += link.counters.splits;
+            sum
+        })
+    }
+
+    /// I/Os without their end.
+    pub fn in_flight(&self) -> usize {
+        self.parents.live_count()
+    }
+
+    fn links(&self) -> impl Iterator<Item = &Link<B>> {
+        self.places.iter().filter_map(|place| match place {
+            Place::Linked(link) => Some(&**link),
+            _ => None,
+        })
+    }
+
+    /// Makes queue pairs for controllers that I/Os wait for.
+    #[cold]
+    fn link_wanted(&mut self) {
+        self.wanted = false;
+        for index in 0..self.places.len() {
+            if matches!(self.places[index], Place::Wanted) {
+                self.places[index] = self.link_to(index);
+                self.wanted |= matches!(self.places[index], Place::Wanted);
+            }
+        }
+    }
+
+    fn link_to(&mut self, index: usize) -> Place<B> {
+        let controller = u32::try_from(index).ok().and_then(|index| self.directory.get(index));
+        let Some(controller) = controller else { return Place::Dead(Fault::new(ErrorKind::NoDevice, 0)) };
+        let notify = if self.config.completion == Completion::Polled { Notify::Polled } else { Notify::Interrupt };
+        let request = PairRequest {
+            depth: self.config.commands_per_controller,
+            data_bytes_max: self.config.io_bytes_max,
+            notify,
+        };
+        let pair = match controller.create_pair(&request) {
+            Ok(pair) => pair,
+            // It is being reset: the I/O waits.
+            Err(error) if error.kind() == ErrorKind::Busy => return Place::Wanted,
+            Err(error) if error.kind() == ErrorKind::NoDevice => {
+                return Place::Dead(Fault::new(ErrorKind::NoDevice, error.code()));
+            }
+            Err(error) => return Place::Refused(Fault::new(error.kind(), error.code())),
+        };
+        self.counters.pairs += 1;
+        let interrupts = match &pair.interrupt {
+            Some(interrupt) => self.waiter.watch(interrupt).is_ok(),
+            None => false,
+        };
+        let mut link = Box::new(Link::new(controller, pair, self.config.queue_depth));
+        link.interrupts = interrupts;
+        link.queue.set_tick(self.watch.tick());
+        for region in &self.attached {
+            // Refused: I/Os into it end as not registered.
+            if let Ok(iova) = link.controller.bus().map(region) {
+                link.regions.add(region, iova);
+            }
+        }
+        Place::Linked(link)
+    }
+
+    fn attach_region(&mut self, region: &DmaRegion) -> Result<(), Error> {
+        if self.attached.iter().any(|known| known.id() == region.id()) {
+            return Ok(());
+        }
+        // Every controller maps it now, so that a refusal is known before the first I/O; one that is gone has no say.
+        for controller in self.directory.all() {
+            if let crate::controller::Life::Up(_) = controller.life() {
+                controller.bus().map(region)?;
+            }
+        }
+        for place in &mut self.places {
+            if let Place::Linked(link) = place
+                && let Ok(iova) = link.controller.bus().map(region)
+            {
+                link.regions.add(region, iova);
+            }
+        }
+        self.attached.push(region.clone());
+        Ok(())
+    }
+
+    fn detach_region(&mut self, id: RegionId) {
+        for place in &mut self.places {
+            if let Place::Linked(link) = place {
+                link.regions.remove(id);
+            }
+        }
+        self.attached.retain(|region| region.id() != id);
+    }
+
+    /// Asks for a queue pair of a controller that has none.
+    fn want(&mut self, index: usize) {
+        if index >= self.places.len() && index < crate::directory::CONTROLLERS_MAX {
+            self.places.resize_with(index + 1, || Place::Unlinked);
+        }
+        if let Some(place @ (Place::Unlinked | Place::Refused(_))) = self.places.get_mut(index) {
+            *place = Place::Wanted;
+            self.wanted = true;
+        }
+    }
+
+    /// An I/O for a controller without a queue pair.
+    #[cold]
+    fn submit_unlinked(&mut self, io: &Io) -> Submit {
+        let index = sw_mem::index(split(io.handle).0);
+        let fault = match self.places.get_mut(index) {
+            Some(Place::Dead(fault)) => *fault,
+            Some(place @ Place::Refused(_)) => match core::mem::replace(place, Place::Unlinked) {
+                Place::Refused(fault) => fault,
+                _ => return Submit::Full,
+            },
+            None if index >= self.directory.count() => Fault::new(ErrorKind::NoDevice, 0),
+            _ => {
+                self.want(index);
+                return Submit::Full;
+            }
+        };
+        self.end_at_once(io.token, Err(fault))
+    }
+
+    fn end_at_once(&mut self, token: Token, result: Result<u32, Fault>) -> Submit {
+        self.ended.push(IoDone { token, result });
+        Submit::Accepted
+    }
+}
+
+impl<B: Bus> Transport for NvmeTransport<B> {
+    fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            name: NVME,
+            queue_depth: self.config.queue_depth,
+            io_bytes_max: self.config.io_bytes_max,
+            segments_max: 3,
+            host: Ok(()),
+            device: self.config.device,
+            regions: Regions::Attached,
+        }
+    }
+
+    fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
+        match hint {
+            Attach::Object(object) => {
+                for face in object.faces.iter().filter(|face| face.transport == NVME) {
+                    self.want(sw_mem::index(split(face.handle).0));
+                }
+                self.link_wanted();
+                Ok(())
+            }
+            Attach::Region(region) => self.attach_region(region),
+            Attach::RegionGone(id) => {
+                self.detach_region(id);
+                Ok(())
+            }
+            Attach::ObjectGone(_) => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn submit(&mut self, io: &Io) -> Submit {
+        if self.closed || self.ended.len() + self.parents.live_count() >= self.depth {
+            return Submit::Full;
+        }
+        let (index, nsid) = split(io.handle);
+        let Some(Place::Linked(link)) = self.places.get_mut(sw_mem::index(index)) else {
+            return self.submit_unlinked(io);
+        };
+        let moves = matches!(io.kind, IoKind::Read | IoKind::Write);
+        if !moves && link.flushes_at_once() {
+            return self.end_at_once(io.token, Ok(0));
+        }
+        let Some((slot, parent)) = self.parents.take() else { return Submit::Full };
+        parent.token = io.token;
+        parent.kind = io.kind;
+        // Below the number of controllers.
+        parent.link = u32::try_from(index).unwrap_or(u32::MAX);
+        parent.nsid = nsid;
+        parent.offset = io.offset;
+        parent.work = if moves { io.len } else { 1 };
+        parent.segment_count = if moves { io.segment_count.min(MAX_SEGMENTS_U8) } else { 0 };
+        for (to, from) in parent.segments.iter_mut().zip(io.segments()).take(usize::from(parent.segment_count)) {
+            let Some(iova) = link.regions.iova(from.region, from.place, from.len) else {
+                self.parents.finish(slot);
+                self.ended.push(IoDone { token: io.token, result: Err(NOT_ATTACHED) });
+                return Submit::Accepted;
+            };
+            *to = Segment { iova, len: ByteLen(u64::from(from.len)) };
+        }
+        if let Some(done) = link.begin(slot, &mut self.parents) {
+            self.ended.push(done);
+        }
+        Submit::Accepted
+    }
+
+    #[inline]
+    fn ring(&mut self) -> Result<(), Error> {
+        for place in &mut self.places {
+            if let Place::Linked(link) = place {
+                link.ring();
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn poll(&mut self, wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+        match wait {
+            Wait::No => self.poll_now(out),
+            Wait::For { timeout, min } => self.poll_waiting(timeout, min, out),
+        }
+    }
+
+    fn cancel(&mut self, token: Token) {
+        self.cancel_io(token);
+    }
+
+    fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
+        self.fence_all(timeout, out)
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waiter.waker()
+    }
+}
+
+/// An I/O into memory that was never attached: nothing was sent.
+const NOT_ATTACHED: Fault = Fault::new(ErrorKind::NotRegistered, 0);
+const MAX_SEGMENTS_U8: u8 = 3;
+const _: () = assert!(MAX_SEGMENTS == MAX_SEGMENTS_U8 as usize, "an I/O has as many pieces as the seam allows");
+
+/// Time since `since`, as the waiter counts.
+fn waited<W: Waiter>(waiter: &W, since: Time) -> Duration {
+    waiter.now().since(since)
+}
+
+#[cfg(test)]
+mod tests;
