@@ -249,6 +249,7 @@ fn arguments(guest: &Guest<'_>, sockets: &Sockets) -> Vec<String> {
             machine::Iommu::Off => "intel_iommu=off".to_string(),
         },
     ];
+    append.push(boot.append.to_string());
     append.extend(machine::facts_for_guest(boot.devices));
     append.extend(guest.words.iter().cloned());
     let fixed = "-accel tcg,thread=multi -cpu max -M q35 -smp 2 -nodefaults -no-user-config -no-reboot -display none \

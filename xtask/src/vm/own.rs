@@ -127,7 +127,7 @@ fn libelf(place: &Place) -> Result<(), Stop> {
 /// Lines of the fragment that the finished configuration lacks.
 fn not_taken(fragment: &str, config: &str) -> Vec<String> {
     let there: std::collections::BTreeSet<&str> = config.lines().collect();
-    // An option that depends on what is off does not appear at all, which is "not set" too.
+    // Lines "is not set" are left out: an option that depends on what is off does not appear at all.
     let set = |line: &&str| line.starts_with("CONFIG_");
     fragment.lines().filter(set).filter(|line| !there.contains(line)).map(String::from).collect()
 }
