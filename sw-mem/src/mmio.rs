@@ -5,7 +5,10 @@
 use core::any::Any;
 use std::sync::Arc;
 
-use crate::addr::index;
+use crate::{
+    HostVa, MemError,
+    addr::{ByteLen, index},
+};
 
 /// A mapped range of device registers (a part of a BAR). Clones share it; it stays mapped while one lives.
 ///
@@ -86,6 +89,104 @@ impl Mmio {
     }
 }
 
+/// Bytes of the widest access that [`Mmio::write_from`] and [`Mmio::read_into`] make.
+const WORD: u64 = 8;
+
+/// Memory behind a BAR (a device's RAM, not its registers): copies of any length and alignment. Towards the device they are
+/// aligned 64-bit accesses, with single bytes at ragged ends. A store is not sure to have arrived before something was read
+/// back from the same range.
+impl Mmio {
+    /// Copies `from` to byte `at`.
+    ///
+    /// # Errors
+    /// [`MemError::OutOfRange`]; nothing is written then.
+    pub fn write_bytes(&self, at: u64, from: &[u8]) -> Result<(), MemError> {
+        let va = HostVa::new(from.as_ptr().expose_provenance() as u64);
+        // SAFETY: the slice is live and readable.
+        unsafe { self.write_from(at, va, from.len() as u64) }
+    }
+
+    /// Copies bytes from `at` into `to`.
+    ///
+    /// # Errors
+    /// [`MemError::OutOfRange`]; nothing is read then.
+    pub fn read_bytes(&self, at: u64, to: &mut [u8]) -> Result<(), MemError> {
+        let va = HostVa::new(to.as_mut_ptr().expose_provenance() as u64);
+        // SAFETY: the slice is live, writable and ours alone.
+        unsafe { self.read_into(at, va, to.len() as u64) }
+    }
+
+    fn check(&self, at: u64, len: u64) -> Result<(), MemError> {
+        crate::region::check(at, len, ByteLen(self.len))
+    }
+
+    /// The longest piece that one access can copy at `at` with `left` bytes to go.
+    fn step(&self, at: u64, left: u64) -> u64 {
+        let aligned = (self.base.addr() as u64).wrapping_add(at).is_multiple_of(WORD);
+        if aligned && left >= WORD { WORD } else { 1 }
+    }
+
+    /// Copies `len` bytes of host memory at `from` to byte `at`.
+    ///
+    /// # Errors
+    /// [`MemError::OutOfRange`]; nothing is written then.
+    ///
+    /// # Safety
+    /// The host range is mapped, readable, and not written by others meanwhile.
+    pub unsafe fn write_from(&self, at: u64, from: HostVa, len: u64) -> Result<(), MemError> {
+        self.check(at, len)?;
+        let source: *const u8 = core::ptr::with_exposed_provenance(index(from.raw()));
+        let mut done = 0;
+        while done < len {
+            let step = self.step(at + done, len - done);
+            let (to, from) = (self.base.wrapping_add(index(at + done)), source.wrapping_add(index(done)));
+            if step == WORD {
+                // SAFETY: `step` bytes of the host range are left, by the loop's condition and the contract.
+                let word = unsafe { from.cast::<u64>().read_unaligned() };
+                // SAFETY: inside the mapping by `check`, aligned by `step`.
+                unsafe { to.cast::<u64>().write_volatile(word) };
+            } else {
+                // SAFETY: as above, one byte.
+                let byte = unsafe { from.read() };
+                // SAFETY: as above, one byte.
+                unsafe { to.write_volatile(byte) };
+            }
+            done += step;
+        }
+        Ok(())
+    }
+
+    /// Copies `len` bytes from `at` to host memory at `to`.
+    ///
+    /// # Errors
+    /// [`MemError::OutOfRange`]; nothing is read then.
+    ///
+    /// # Safety
+    /// The host range is mapped, writable, and not touched by others meanwhile.
+    pub unsafe fn read_into(&self, at: u64, to: HostVa, len: u64) -> Result<(), MemError> {
+        self.check(at, len)?;
+        let target: *mut u8 = core::ptr::with_exposed_provenance_mut(index(to.raw()));
+        let mut done = 0;
+        while done < len {
+            let step = self.step(at + done, len - done);
+            let (from, to) = (self.base.wrapping_add(index(at + done)), target.wrapping_add(index(done)));
+            if step == WORD {
+                // SAFETY: inside the mapping by `check`, aligned by `step`.
+                let word = unsafe { from.cast::<u64>().read_volatile() };
+                // SAFETY: `step` bytes of the host range are left, by the loop's condition and the contract.
+                unsafe { to.cast::<u64>().write_unaligned(word) };
+            } else {
+                // SAFETY: as above, one byte.
+                let byte = unsafe { from.read_volatile() };
+                // SAFETY: as above, one byte.
+                unsafe { to.write(byte) };
+            }
+            done += step;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +207,28 @@ mod tests {
         assert_eq!((mmio.read64(28), mmio.read64(4), mmio.read32(2)), (u64::MAX, u64::MAX, u32::MAX));
         drop(mmio);
         assert_eq!(words, [0x1122_3344_0000_0000, 0, 0, 7]);
+    }
+
+    #[test]
+    fn memory_copies_of_any_length_and_alignment_keep_to_their_bytes() {
+        let mut words = vec![0u64; 16];
+        let base = words.as_mut_ptr().cast();
+        // SAFETY: the vector outlives `mmio`, and nobody else touches it meanwhile.
+        let mmio = unsafe { Mmio::new(base, 128, Arc::new(())) };
+        let pattern: Vec<u8> = (1..=128).collect();
+        for (at, len) in [(0u64, 128), (1, 7), (7, 2), (8, 8), (3, 40), (127, 1), (5, 0)] {
+            mmio.write_bytes(0, &[0xEE; 128]).unwrap();
+            let (at_index, from) = (index(at), &pattern[..len]);
+            mmio.write_bytes(at, from).unwrap();
+            let mut all = [0; 128];
+            mmio.read_bytes(0, &mut all).unwrap();
+            assert_eq!(&all[at_index..at_index + len], from, "at {at}");
+            let beside = all[..at_index].iter().chain(&all[at_index + len..]);
+            assert!(beside.copied().all(|byte| byte == 0xEE), "{len} bytes at {at} touched others");
+            let mut back = vec![0; len];
+            mmio.read_bytes(at, &mut back).unwrap();
+            assert_eq!(back, from);
+        }
+        assert!(mmio.write_bytes(121, &[0; 8]).is_err() && mmio.read_bytes(u64::MAX, &mut [0; 2]).is_err());
     }
 }

@@ -52,6 +52,10 @@ impl VfioFunction {
         Ok(Self { function, registers, start })
     }
 
+    pub(crate) fn function(&self) -> &Arc<Function> {
+        &self.function
+    }
+
     /// Its address.
     pub fn address(&self) -> PciAddress {
         self.function.address()

@@ -185,3 +185,60 @@ fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::sys::map::{Reserved, memory_file};
+
+    const LEN: u64 = 64 << 10;
+
+    /// A mapping whose file was cut short: every access is a bus error.
+    fn cut() -> Reserved {
+        let file = memory_file(LEN).unwrap();
+        let range = Reserved::new(LEN).unwrap();
+        range.put(0, file.as_fd(), 0, LEN).unwrap();
+        std::fs::File::from(file).set_len(0).unwrap();
+        range
+    }
+
+    #[test]
+    fn a_bus_error_in_a_registered_range_reads_as_all_ones_and_marks() {
+        let (range, presence) = (cut(), Arc::new(Presence::default()));
+        let guard = Guarded::new(range.base(), range.len(), Arc::clone(&presence)).unwrap();
+        assert_eq!(presence.gone(), None);
+        let before = replaced_pages();
+        let far = range.base().wrapping_add(3 * 4096).cast::<u32>();
+        // SAFETY: inside the reserved range and aligned.
+        assert_eq!(unsafe { far.read_volatile() }, u32::MAX);
+        assert_eq!(presence.gone(), Some(Gone::Unmapped));
+        let near = range.base().cast::<u32>();
+        // SAFETY: as above; a write that comes first is taken, too.
+        unsafe { near.write_volatile(5) };
+        assert!(replaced_pages() >= before + 2);
+        drop(guard);
+    }
+
+    /// What the child of the next test does: dies of a bus error that is none of ours.
+    #[test]
+    #[ignore = "run by a_foreign_bus_error_still_ends_the_process"]
+    fn foreign_bus_error() {
+        let (ours, foreign) = (cut(), cut());
+        let _guard = Guarded::new(ours.base(), ours.len(), Arc::default()).unwrap();
+        // SAFETY: inside the reserved range and aligned.
+        unsafe { foreign.base().cast::<u32>().read_volatile() };
+    }
+
+    #[test]
+    fn a_foreign_bus_error_still_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt;
+        let me = std::env::current_exe().unwrap();
+        let name = "bus_error::tests::foreign_bus_error";
+        let mut child = std::process::Command::new(me);
+        let status =
+            child.args(["--ignored", "--exact", name]).stderr(std::process::Stdio::null()).output().unwrap().status;
+        assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
+    }
+}

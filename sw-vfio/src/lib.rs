@@ -9,6 +9,7 @@ mod fault;
 mod function;
 mod iova;
 mod pci;
+mod peer;
 mod presence;
 mod space;
 mod sys;
@@ -16,6 +17,7 @@ mod sysfs;
 
 pub use bus::{VfioFunction, VfioInterrupt, VfioMemory, VfioRegisters, VfioWaiter};
 pub use pci::PciAddress;
+pub use peer::{PeerBar, PeerCopyEngine, QUEUE_DEPTH_MAX};
 pub use presence::Gone;
 pub use space::{Backend, DmaSpace, SpaceReport};
 pub use sysfs::Sysfs;

@@ -16,6 +16,7 @@ mod noiommu;
 mod type1;
 
 use std::{
+    collections::BTreeSet,
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -103,12 +104,12 @@ fn not_bound(sysfs: &Sysfs, address: PciAddress, backend: Backend) -> Error {
 }
 
 /// What a region of a peer's BAR brings along for being mapped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PeerBacking {
     /// Where the region's first byte is mapped in the process.
     pub(crate) va: u64,
     /// The BAR as a dma-buf, where the kernel exports it.
-    pub(crate) dma_buf: Option<OwnedFd>,
+    pub(crate) dma_buf: Option<Arc<OwnedFd>>,
     /// The region's first byte in the BAR.
     pub(crate) offset: u64,
     /// The region's first byte on the bus.
@@ -127,7 +128,7 @@ enum Source {
     /// At this address of the process.
     Va(u64),
     /// In this dma-buf, from this byte.
-    DmaBuf(OwnedFd, u64),
+    DmaBuf(Arc<OwnedFd>, u64),
     /// On the bus at this address.
     Bus(u64),
 }
@@ -145,14 +146,13 @@ struct Pages {
 #[derive(Debug)]
 pub(crate) struct Membership {
     space: DmaSpace,
+    address: PciAddress,
     group: Option<String>,
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        if let Some(group) = self.group.take() {
-            self.space.leave(&group);
-        }
+        self.space.leave(self.address, self.group.as_deref());
     }
 }
 
@@ -189,6 +189,8 @@ struct State {
     mapper: Mapper,
     iovas: IovaAllocator,
     epoch: u64,
+    /// Functions that are open: the kernel would hand out a second descriptor of the same one.
+    open: BTreeSet<PciAddress>,
 }
 
 #[derive(Debug)]
@@ -228,7 +230,8 @@ impl DmaSpace {
             Backend::NoIommu => Mapper::Type1(type1::Container::open(sysfs, type1::Kind::NoIommu)?),
             Backend::Iommufd => Mapper::Iommufd(iommufd::Ioas::open(sysfs)?),
         };
-        let state = State { mapper, iovas: IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES), epoch: 0 };
+        let iovas = IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES);
+        let state = State { mapper, iovas, epoch: 0, open: BTreeSet::new() };
         let (key, stuck) = (GuestKey::fresh(), AtomicU64::new(0));
         Ok(Self(Arc::new(Inner { sysfs: sysfs.clone(), backend, key, state: Mutex::new(state), stuck })))
     }
@@ -250,7 +253,13 @@ impl DmaSpace {
     /// Opens a function into the space, exclusively.
     pub(crate) fn join(&self, address: PciAddress) -> Result<(OwnedFd, Membership), Error> {
         let mut state = self.state();
-        let State { mapper, iovas, .. } = &mut *state;
+        let State { mapper, iovas, open, .. } = &mut *state;
+        if open.contains(&address) {
+            return Err(Error::new(ErrorKind::InUse, Verb::Open)
+                .at(address.to_string())
+                .detail("this process has it open already")
+                .remedy("a controller has one owner: share the open one, or close it first"));
+        }
         let (device, group, limits) = match mapper {
             Mapper::Type1(container) => {
                 let (device, group, limits) = container.join(&self.0.sysfs, address)?;
@@ -262,7 +271,8 @@ impl DmaSpace {
             }
         };
         // From here on the drop of the membership leaves the group again; it takes the lock.
-        let member = Membership { space: self.clone(), group };
+        open.insert(address);
+        let member = Membership { space: self.clone(), address, group };
         if let Some(Limits { usable, unit, entries_max }) = limits {
             let reserved = self.0.sysfs.bar_windows();
             if iovas.entries() == 0 {
@@ -274,10 +284,11 @@ impl DmaSpace {
         Ok((device, member))
     }
 
-    fn leave(&self, group: &str) {
+    fn leave(&self, address: PciAddress, group: Option<&str>) {
         let mut state = self.state();
-        let State { mapper: Mapper::Type1(container), iovas, epoch } = &mut *state else { return };
-        if container.leave(group) == type1::Left::Last {
+        state.open.remove(&address);
+        let State { mapper: Mapper::Type1(container), iovas, epoch, .. } = &mut *state else { return };
+        if group.is_some_and(|group| container.leave(group) == type1::Left::Last) {
             *epoch += 1;
             *iovas = IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES);
         }
@@ -319,11 +330,8 @@ impl DmaSpace {
         match region.base() {
             Place::Host(va) => rounded(va.raw(), &Source::Va),
             Place::Device(..) => {
-                let look = |peer: &PeerBacking| {
-                    let dma_buf = peer.dma_buf.as_ref().map(OwnedFd::try_clone).transpose();
-                    (peer.va, peer.offset, peer.bus, dma_buf)
-                };
-                let (va, offset, bus, dma_buf) = region.bound(peer_key(), look).ok_or_else(|| {
+                let peer = region.bound(peer_key(), |peer: &PeerBacking| peer.clone());
+                let PeerBacking { va, offset, bus, dma_buf } = peer.ok_or_else(|| {
                     unsupported("memory of a device whose driver lets no other device map it")
                         .remedy("read through host memory: a route with staging")
                 })?;
@@ -334,7 +342,7 @@ impl DmaSpace {
                         rounded(bus, &Source::Bus)
                     }
                     Backend::Iommufd => {
-                        let fd = dma_buf.ok().flatten().ok_or_else(|| {
+                        let fd = dma_buf.ok_or_else(|| {
                             unsupported("the kernel does not export this BAR as a dma-buf, which iommufd needs")
                                 .remedy("use Linux 7.0 or later, or the type1 back end")
                         })?;
@@ -360,7 +368,7 @@ impl DmaSpace {
             return Ok(Mapping { space: self.clone(), epoch: 0, iova: None, len: pages.len, first });
         }
         let mut state = self.state();
-        let State { mapper, iovas, epoch } = &mut *state;
+        let State { mapper, iovas, epoch, .. } = &mut *state;
         let memory = match pages.source {
             Source::Va(at) | Source::DmaBuf(_, at) | Source::Bus(at) => at,
         };
@@ -379,7 +387,7 @@ impl DmaSpace {
 
     fn unmap(&self, of: u64, iova: u64, len: u64) {
         let mut state = self.state();
-        let State { mapper, iovas, epoch } = &mut *state;
+        let State { mapper, iovas, epoch, .. } = &mut *state;
         if of != *epoch {
             return;
         }
