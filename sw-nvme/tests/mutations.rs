@@ -9,7 +9,7 @@ mod bodies;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const MUTATIONS: u32 = 20_000;
+const MUTATIONS: u32 = 10_000;
 
 /// SplitMix64: enough for choosing bytes, and replays from its seed.
 struct Dice(u64);
