@@ -166,12 +166,20 @@ pub(crate) fn file_system(fd: BorrowedFd<'_>) -> Result<FileSystem, i32> {
     uninterrupted(|| unsafe { libc::fstatfs(fd.as_raw_fd(), raw.as_mut_ptr()) })?;
     // SAFETY: zeroed at first, filled by the call; integers in every bit pattern.
     let raw = unsafe { raw.assume_init() };
-    Ok(FileSystem { magic: raw.f_type, block: u32::try_from(raw.f_bsize).unwrap_or(0) })
+    Ok(FileSystem { magic: signed(raw.f_type), block: u32::try_from(raw.f_bsize).unwrap_or(0) })
 }
 
 /// The number of an ioctl in the type that the target's C library takes: musl has the same 32 bits as a signed number.
 pub(crate) const fn request(number: u32) -> libc::Ioctl {
     number as libc::Ioctl
+}
+
+/// A word that some C libraries declare signed and others not; 0 if it does not fit, which no magic number is.
+fn signed<T>(word: T) -> i64
+where
+    i64: TryFrom<T>,
+{
+    i64::try_from(word).unwrap_or(0)
 }
 
 /// Length of a block device in bytes.

@@ -22,6 +22,7 @@
 
 mod block;
 mod context;
+mod io;
 mod kernel_log;
 mod pci;
 mod registry;

@@ -1,6 +1,8 @@
 //! Every suite.
 
 mod bed;
+mod passthrough;
+mod peer_dma;
 mod peer_pages;
 mod power;
 mod ways;
@@ -9,5 +11,5 @@ use crate::registry::Suite;
 
 /// Every suite, in no particular order: the host's rows choose.
 pub fn all() -> &'static [Suite] {
-    &[bed::SUITE, power::SUITE, peer_pages::SUITE, ways::SUITE]
+    &[bed::SUITE, power::SUITE, peer_pages::SUITE, passthrough::SUITE, peer_dma::SUITE, ways::SUITE]
 }

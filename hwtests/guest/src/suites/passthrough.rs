@@ -23,7 +23,8 @@ pub const SUITE: Suite = Suite {
     name: "passthrough",
     tests: &[
         Test::new("opens", "a generic node opens as whole blocks that a device moves", opens),
-        Test::new("conforms", "the transport keeps the contract on blocks of 512 and 4096 bytes", conforms).limit_s(120),
+        Test::new("conforms", "the transport keeps the contract on blocks of 512 and 4096 bytes", conforms)
+            .limit_s(120),
         Test::new("conforms-polled", "the same with completions that are polled for", conforms_polled).limit_s(120),
         Test::new("same-bytes", "commands and the block device see the same bytes", same_bytes),
         Test::new("claim", "a writer has the namespace alone, a mounted one is refused", claim),
@@ -49,8 +50,7 @@ const SKIPS: [&str; 4] = [
 ];
 
 /// Further cases that need several pieces of memory in one I/O.
-const PIECES: [&str; 2] =
-    ["pieces_of_memory_fill_in_object_order", "pieces_of_memory_are_written_in_object_order"];
+const PIECES: [&str; 2] = ["pieces_of_memory_fill_in_object_order", "pieces_of_memory_are_written_in_object_order"];
 
 fn namespaces(context: &Context) -> Result<Vec<Namespace>, Stop> {
     block::namespaces(context, &context.device("nvme-a")?, 2)
@@ -86,11 +86,10 @@ fn conforms(context: &Context) -> Verdict {
     for namespace in namespaces(context)? {
         for (label, config) in [
             ("passthrough", UringConfig::passthrough()),
-            ("passthrough, one thread, depth 3", UringConfig {
-                single_issuer: true,
-                queue_depth: 3,
-                ..UringConfig::passthrough()
-            }),
+            (
+                "passthrough, one thread, depth 3",
+                UringConfig { single_issuer: true, queue_depth: 3, ..UringConfig::passthrough() },
+            ),
         ] {
             let skips: Vec<&str> = SKIPS.into_iter().chain(PIECES).collect();
             block_file::run(&mut Passthrough::new(label, &namespace, config)).assert_green(&skips);
@@ -161,7 +160,11 @@ fn claim(context: &Context) -> Verdict {
     drop(reader);
     let writer = open(namespace, OpenMode::Update)?;
     same("claimed", &exclusive().map(drop).map_err(|error| error.raw_os_error()), &Err(Some(libc::EBUSY)))?;
-    same("a second writer", &open(namespace, OpenMode::Update).map(drop).map_err(|e| e.kind()), &Err(ErrorKind::InUse))?;
+    same(
+        "a second writer",
+        &open(namespace, OpenMode::Update).map(drop).map_err(|e| e.kind()),
+        &Err(ErrorKind::InUse),
+    )?;
     drop(writer);
     let holder = exclusive()?;
     same("held", &open(namespace, OpenMode::Update).map(drop).map_err(|e| e.kind()), &Err(ErrorKind::InUse))?;
