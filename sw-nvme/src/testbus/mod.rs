@@ -157,7 +157,7 @@ impl Waiter for TestWaiter {
 
     fn relax(&mut self) {
         let mut model = self.bus.model();
-        model.now_ns += 1000;
+        model.now_ns += 10_000;
         model.let_time_pass();
     }
 

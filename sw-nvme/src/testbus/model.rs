@@ -144,6 +144,8 @@ pub(crate) struct Model {
     pub(crate) order: Order,
     /// I/O commands are taken and not completed.
     pub(crate) hold: bool,
+    /// When they are completed.
+    pub(crate) release_at: Option<u64>,
     /// So many I/O commands are lost for ever.
     pub(crate) lose: u32,
     pub(crate) lie: Option<Lie>,
@@ -206,6 +208,7 @@ impl Default for Model {
             namespaces: vec![ModelNamespace::new(1, 9, 4096)],
             order: Order::Forward,
             hold: false,
+            release_at: None,
             lose: 0,
             lie: None,
             statuses: VecDeque::new(),
@@ -258,6 +261,10 @@ impl Model {
             let _ = at;
             self.ready = ready;
             self.ready_at = None;
+        }
+        if self.release_at.is_some_and(|at| at <= self.now_ns) {
+            self.release_at = None;
+            self.release();
         }
         self.look_at_shadows();
     }
@@ -358,7 +365,8 @@ impl Model {
         self.fetch(qid);
     }
 
-    /// Takes tails and heads from the shadow buffer, as a device that polls it does; tells that the register is not needed.
+    /// Takes tails and heads from the shadow buffer, as a device that polls it does. The event index stays one behind: no
+    /// register is needed for what comes next.
     fn look_at_shadows(&mut self) {
         let Some((doorbells, events)) = self.shadow else { return };
         let qids: Vec<u16> = self.sqs.keys().copied().filter(|qid| *qid != 0).collect();
@@ -368,7 +376,10 @@ impl Model {
             assert!(
                 self.memory.read(doorbells + word(0), &mut tail) && self.memory.read(doorbells + word(1), &mut head)
             );
-            assert!(self.memory.write(events + word(0), &tail) && self.memory.write(events + word(1), &head));
+            let entries = self.sqs[&qid].entries;
+            let behind = |word: [u8; 4]| ((u32::from_le_bytes(word) + entries - 1) % entries).to_le_bytes();
+            assert!(self.memory.write(events + word(0), &behind(tail)));
+            assert!(self.memory.write(events + word(1), &behind(head)));
             if let Some(sq) = self.sqs.get_mut(&qid) {
                 sq.doorbell = u32::from_le_bytes(tail);
             }

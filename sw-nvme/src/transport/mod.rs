@@ -113,6 +113,19 @@ impl Default for NvmeConfig {
 }
 
 impl NvmeConfig {
+    /// What a transport of this configuration can do.
+    pub fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            name: NVME,
+            queue_depth: self.queue_depth,
+            io_bytes_max: self.io_bytes_max,
+            segments_max: MAX_SEGMENTS_U8,
+            host: Ok(()),
+            device: self.device,
+            regions: Regions::Attached,
+        }
+    }
+
     fn validate(&self) -> Result<(), Error> {
         let misuse = |text: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(NVME).detail(text));
         if !(1..=DEPTH_MAX).contains(&self.queue_depth) {
@@ -349,15 +362,7 @@ impl<B: Bus> NvmeTransport<B> {
 
 impl<B: Bus> Transport for NvmeTransport<B> {
     fn caps(&self) -> TransportCaps {
-        TransportCaps {
-            name: NVME,
-            queue_depth: self.config.queue_depth,
-            io_bytes_max: self.config.io_bytes_max,
-            segments_max: 3,
-            host: Ok(()),
-            device: self.config.device,
-            regions: Regions::Attached,
-        }
+        self.config.caps()
     }
 
     fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {

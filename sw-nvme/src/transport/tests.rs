@@ -4,7 +4,7 @@ use sw_engine::{
     ErrorKind, Fault, Retry, Token,
     seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Submit, Transport, Wait},
 };
-use sw_mem::{ByteLen, DmaRegion, DmaSpan, HostMapping, HugePages, SlabPool, model_span};
+use sw_mem::{ByteLen, DmaRegion, DmaSpan, HugePages, SlabPool, model_span};
 
 use super::{Completion, NVME, NvmeConfig, NvmeTransport};
 use crate::{
@@ -133,4 +133,462 @@ fn a_write_and_a_flush_reach_the_blocks() {
     let flush = bed.io(2, IoKind::FlushAll, 0, &[]);
     assert_eq!(bed.one(&flush), Ok(0));
     assert_eq!(bed.bus.model().io_log.last().unwrap().opcode(), opcode::FLUSH);
+}
+
+#[test]
+fn a_batch_costs_one_doorbell_each_way() {
+    let mut bed = Bed::new(Model { order: Order::Reverse, ..Model::default() });
+    let first = bed.read(99, 0, 0, 4096);
+    bed.one(&first).unwrap();
+    let before = bed.transport.counters().queues;
+    for slot in 0..32u32 {
+        let at = u64::from(slot) * 4096;
+        let io = bed.read(u64::from(slot), at, at, 4096);
+        bed.submit(&io);
+    }
+    let done = bed.poll();
+    assert_eq!(done.len(), 32);
+    assert_eq!(done[0].0, 31, "completions come in any order");
+    let after = bed.transport.counters().queues;
+    assert_eq!((after.sq_doorbells - before.sq_doorbells, after.cq_doorbells - before.cq_doorbells), (1, 1));
+    assert_eq!(after.prp_list_bytes, before.prp_list_bytes, "one page needs no list");
+    assert_eq!(bed.bytes(0, 32 * 4096), bed.stored(0, 32 * 4096));
+    assert_eq!(bed.poll(), [], "a poll that finds nothing rings nothing");
+    assert_eq!(bed.transport.counters().queues.cq_doorbells, after.cq_doorbells);
+}
+
+#[test]
+fn an_io_is_cut_by_what_a_command_may_move() {
+    let mut bed = Bed::new(Model { mdts: 1, ..Model::default() });
+    let io = bed.read(1, 1024, 512, 64 << 10);
+    assert_eq!(bed.one(&io), Ok(64 << 10));
+    assert_eq!(bed.bytes(512, 64 << 10), bed.stored(1024, 64 << 10));
+    assert_eq!((bed.commands(), bed.transport.counters().splits), (8, 7));
+}
+
+#[test]
+fn no_command_crosses_the_boundary_of_the_namespace() {
+    let mut namespace = ModelNamespace::new(1, 9, 4096);
+    namespace.boundary_blocks = 16;
+    let mut bed = Bed::new(Model { namespaces: vec![namespace], ..Model::default() });
+    let io = bed.read(1, 12 * 512, 0, 40 * 512);
+    assert_eq!(bed.one(&io), Ok(40 * 512));
+    let cuts: Vec<(u64, u32)> =
+        bed.bus.model().io_log.iter().map(|one| (one.range().slba, one.range().nlb.get())).collect();
+    assert_eq!(cuts, [(12, 4), (16, 16), (32, 16), (48, 4)]);
+}
+
+#[test]
+fn pieces_that_meet_between_pages_go_in_one_command_and_others_do_not() {
+    let mut bed = Bed::new(Model::default());
+    let joined = bed.io(1, IoKind::Read, 0, &[(3584, 512), (16384, 8192), (65536, 512)]);
+    assert_eq!(bed.one(&joined), Ok(512 + 8192 + 512));
+    assert_eq!(bed.commands(), 1);
+    let ragged = bed.io(2, IoKind::Read, 0, &[(0, 512), (17408, 8192), (65536, 512)]);
+    assert_eq!(bed.one(&ragged), Ok(512 + 8192 + 512));
+    assert_eq!(bed.commands(), 1 + 3);
+    let mut there = bed.bytes(0, 512);
+    there.extend(bed.bytes(17408, 8192));
+    there.extend(bed.bytes(65536, 512));
+    assert_eq!(there, bed.stored(0, 512 + 8192 + 512));
+}
+
+#[test]
+fn an_io_of_more_commands_than_the_queue_has_places_goes_through() {
+    let namespaces = vec![ModelNamespace::new(1, 12, 512)];
+    let config = NvmeConfig { commands_per_controller: 3, ..NvmeConfig::default() };
+    let mut bed = Bed::with(Model { namespaces, mdts: 0, order: Order::Reverse, ..Model::default() }, config);
+    bed.bus.model().namespaces[0].boundary_blocks = 1;
+    bed.transport.directory.get(0).unwrap().rescan().unwrap();
+    let ios = [bed.read(1, 0, 0, 1 << 20), bed.read(2, 1 << 20, 1 << 20, 1 << 20)];
+    ios.iter().for_each(|io| bed.submit(io));
+    let mut done = Vec::new();
+    for _ in 0..400 {
+        done.extend(bed.poll());
+    }
+    assert_eq!(done, [(1, Ok(1 << 20)), (2, Ok(1 << 20))]);
+    assert_eq!(bed.commands(), 512);
+    assert_eq!(bed.bytes(0, 2 << 20), bed.stored(0, 2 << 20));
+}
+
+#[test]
+fn bytes_before_a_bad_block_are_reported_and_the_rest_is_the_error() {
+    let mut bed = Bed::new(Model { mdts: 1, ..Model::default() });
+    let bad = Status::UNRECOVERED_READ.with_dnr();
+    bed.bus.model().statuses.extend([Status::SUCCESS, bad, Status::SUCCESS, Status::SUCCESS]);
+    let io = bed.read(1, 0, 0, 32 << 10);
+    assert_eq!(bed.one(&io), Ok(8 << 10));
+    bed.bus.model().statuses.extend([bad]);
+    let rest = bed.read(2, 8 << 10, 8 << 10, 24 << 10);
+    let result = bed.one(&rest);
+    assert!(error(ErrorKind::Io)(&result), "{result:?}");
+    assert_eq!(result.unwrap_err().code, i32::from(bad.code()));
+}
+
+#[test]
+fn a_status_that_allows_it_is_retried_after_its_delay() {
+    let mut bed = Bed::new(Model { crdt1: 2, ..Model::default() });
+    bed.bus.model().statuses.extend([Status::NAMESPACE_NOT_READY.with_crd(1)]);
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    assert_eq!(bed.poll(), []);
+    bed.bus.model().now_ns += 199_000_000;
+    assert_eq!(bed.poll(), []);
+    assert_eq!(bed.commands(), 1, "the delay is not over");
+    bed.bus.model().now_ns += 1_000_000;
+    bed.poll();
+    assert_eq!(bed.poll(), [(1, Ok(4096))]);
+    assert_eq!((bed.commands(), bed.transport.counters().retries), (2, 1));
+}
+
+#[test]
+fn retries_end() {
+    let mut bed = Bed::new(Model::default());
+    bed.bus.model().statuses.extend([Status::INTERNAL; 20]);
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    let mut done = Vec::new();
+    for _ in 0..30 {
+        done.extend(bed.poll());
+    }
+    assert!(done.len() == 1 && error(ErrorKind::Io)(&done[0].1), "{done:?}");
+    assert_eq!(done[0].1.unwrap_err().retry, Retry::Never, "the engine does not retry what was retried");
+    assert_eq!(bed.commands(), 6);
+}
+
+#[test]
+fn memory_that_was_not_attached_is_refused_before_anything_is_sent() {
+    let mut bed = Bed::new(Model::default());
+    let good = bed.read(1, 0, 0, 4096);
+    bed.one(&good).unwrap();
+    let mut foreign = good;
+    foreign.segments[0].region = sw_mem::RegionId(u64::MAX);
+    assert!(error(ErrorKind::NotRegistered)(&bed.one(&foreign)));
+    let mut outside = good;
+    outside.segments[0].place = bed.region.base().advanced(ByteLen(MEMORY));
+    assert!(error(ErrorKind::NotRegistered)(&bed.one(&outside)));
+    bed.transport.attach(Attach::RegionGone(bed.region.id())).unwrap();
+    assert!(error(ErrorKind::NotRegistered)(&bed.one(&good)));
+    assert_eq!(bed.commands(), 1);
+    assert!(bed.bus.model().memory.faults.is_empty());
+}
+
+#[test]
+fn what_is_not_there_is_no_device() {
+    let mut bed = Bed::new(Model::default());
+    let mut io = bed.read(1, 0, 0, 4096);
+    io.handle = handle(3, 1);
+    assert!(error(ErrorKind::NoDevice)(&bed.one(&io)));
+    io.handle = handle(0, 2);
+    assert!(error(ErrorKind::NoDevice)(&bed.one(&io)));
+    io.handle = handle(0, 1);
+    io.offset = 4096 * 512 - 512;
+    assert!(error(ErrorKind::OutOfRange)(&bed.one(&io)));
+}
+
+#[test]
+fn without_a_write_cache_a_flush_is_done_at_once() {
+    let mut bed = Bed::new(Model { write_cache: false, ..Model::default() });
+    let flush = bed.io(2, IoKind::FlushData, 0, &[]);
+    assert_eq!(bed.one(&flush), Ok(0));
+    assert_eq!(bed.commands(), 0);
+}
+
+#[test]
+fn a_cancelled_io_is_aborted_and_ends_once() {
+    let mut bed = Bed::new(Model { hold: true, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    assert_eq!(bed.poll(), []);
+    bed.transport.cancel(Token::from_raw(2));
+    bed.transport.cancel(io.token);
+    let done = bed.poll();
+    assert!(done.len() == 1 && error(ErrorKind::Cancelled)(&done[0].1), "{done:?}");
+    assert_eq!((bed.transport.in_flight(), bed.transport.counters().aborts), (0, 1));
+}
+
+#[test]
+fn a_cancelled_io_that_waits_for_room_ends_without_a_command() {
+    let config = NvmeConfig { commands_per_controller: 1, ..NvmeConfig::default() };
+    let mut bed = Bed::with(Model { hold: true, ..Model::default() }, config);
+    let ios = [bed.read(1, 0, 0, 4096), bed.read(2, 0, 4096, 4096)];
+    ios.iter().for_each(|io| bed.submit(io));
+    assert_eq!(bed.poll(), []);
+    bed.transport.cancel(ios[1].token);
+    let done = bed.poll();
+    assert!(done.len() == 1 && done[0].0 == 2 && error(ErrorKind::Cancelled)(&done[0].1), "{done:?}");
+    bed.bus.model().release();
+    assert_eq!(bed.poll(), [(1, Ok(4096))]);
+    assert_eq!(bed.commands(), 1);
+}
+
+#[test]
+fn a_lie_of_the_controller_ends_in_a_reset_and_the_ios_may_go_again() {
+    let lies = [Lie::Twice, Lie::StaleCid, Lie::UnknownCid, Lie::OtherQueue, Lie::HeadPastTail, Lie::HeadOutside];
+    for lie in lies {
+        let mut bed = Bed::new(Model::default());
+        let warm_up = bed.read(9, 0, 0, 4096);
+        bed.one(&warm_up).unwrap();
+        bed.bus.model().lie = Some(lie);
+        let ios = [bed.read(1, 0, 0, 4096), bed.read(2, 4096, 4096, 4096)];
+        ios.iter().for_each(|io| bed.submit(io));
+        let mut done = bed.poll();
+        done.extend(bed.poll());
+        assert_eq!(done.len(), 2, "{lie:?}: {done:?}");
+        let again = done.iter().filter(|(_, result)| result.is_err()).count();
+        assert_eq!(again, if lie == Lie::Twice { 1 } else { 2 }, "{lie:?}: {done:?}");
+        let now = |result: &Result<u32, Fault>| result.is_ok() || result.is_err_and(|fault| fault.retry == Retry::Now);
+        assert!(done.iter().all(|(_, result)| now(result)), "{lie:?}: {done:?}");
+        let counters = bed.transport.counters();
+        assert_eq!((counters.queues.breaches, counters.resets, counters.pairs), (1, 1, 1), "{lie:?}");
+        assert_eq!(bed.one(&ios[1]), Ok(4096), "{lie:?}: it works again");
+        assert_eq!(bed.transport.counters().pairs, 2);
+        assert_eq!(bed.bus.model().bad_doorbells, 0, "{lie:?}");
+    }
+}
+
+#[test]
+fn a_controller_that_is_gone_fails_its_ios() {
+    for completion in [Completion::Polled, Completion::Interrupt, Completion::Hybrid { spin: Duration::from_millis(1) }]
+    {
+        let mut bed =
+            Bed::with(Model { hold: true, ..Model::default() }, NvmeConfig { completion, ..NvmeConfig::default() });
+        let io = bed.read(1, 0, 0, 4096);
+        bed.submit(&io);
+        bed.transport.ring().unwrap();
+        bed.bus.model().gone = true;
+        let wait = Wait::For { timeout: Duration::from_secs(10), min: 1 };
+        bed.out.clear();
+        bed.transport.poll(wait, &mut bed.out).unwrap();
+        assert!(error(ErrorKind::NoDevice)(&bed.out[0].result), "{:?}", bed.out);
+        assert!(error(ErrorKind::NoDevice)(&bed.one(&io)), "later ones fail at once");
+        assert_eq!(bed.transport.fence(Duration::from_secs(1), &mut bed.out), Fence::Quiet);
+    }
+}
+
+#[test]
+fn a_lost_command_is_aborted_and_then_the_controller_is_reset() {
+    let interrupt = NvmeConfig { completion: Completion::Interrupt, ..NvmeConfig::default() };
+    let mut bed = Bed::with(Model { lose: 1, ..Model::default() }, interrupt);
+    let lost = bed.read(1, 0, 0, 4096);
+    bed.submit(&lost);
+    bed.transport.ring().unwrap();
+    let begun = bed.bus.model().now_ns;
+    bed.out.clear();
+    let wait = Wait::For { timeout: Duration::from_secs(300), min: 1 };
+    assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap(), 1);
+    assert_eq!(bed.out[0].result, Err(Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now }));
+    let seconds = (bed.bus.model().now_ns - begun) / 1_000_000_000;
+    assert!((40..45).contains(&seconds), "{seconds}");
+    let counters = bed.transport.counters();
+    assert_eq!((counters.aborts, counters.resets), (1, 1));
+    assert_eq!(bed.one(&lost), Ok(4096));
+}
+
+#[test]
+fn a_clock_that_jumps_makes_no_command_late() {
+    let mut bed = Bed::new(Model { hold: true, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.bus.model().now_ns += 3_600_000_000_000;
+    for _ in 0..1000 {
+        assert_eq!(bed.poll(), []);
+    }
+    assert_eq!((bed.transport.counters().aborts, bed.transport.counters().resets), (0, 0));
+    bed.bus.model().release();
+    assert_eq!(bed.poll(), [(1, Ok(4096))]);
+}
+
+#[test]
+fn a_fence_with_nothing_in_flight_gives_the_queue_back() {
+    let mut bed = Bed::new(Model::default());
+    let io = bed.read(1, 0, 0, 4096);
+    bed.one(&io).unwrap();
+    assert_eq!(bed.transport.fence(Duration::from_secs(1), &mut bed.out), Fence::Quiet);
+    let controller = bed.transport.directory.get(0).unwrap();
+    assert_eq!((controller.queue_pairs_in_use(), controller.counters().resets), (0, 0));
+    assert_eq!(bed.transport.submit(&io), Submit::Full, "closed");
+}
+
+#[test]
+fn a_fence_ends_what_is_in_flight() {
+    for lose in [0, 2] {
+        let mut bed = Bed::new(Model { hold: true, lose, ..Model::default() });
+        let ios = [bed.read(1, 0, 0, 4096), bed.read(2, 0, 4096, 4096)];
+        ios.iter().for_each(|io| bed.submit(io));
+        if lose > 0 {
+            bed.transport.ring().unwrap();
+            bed.bus.model().release();
+        }
+        bed.out.clear();
+        assert_eq!(bed.transport.fence(Duration::from_secs(1), &mut bed.out), Fence::Quiet);
+        assert_eq!(bed.out.len(), 2);
+        assert!(bed.out.iter().all(|done| error(ErrorKind::Cancelled)(&done.result)), "{:?}", bed.out);
+        let controller = bed.transport.directory.get(0).unwrap();
+        assert_eq!(controller.counters().resets, u64::from(lose > 0), "a reset only if aborts do not help");
+        assert_eq!(controller.queue_pairs_in_use(), 0);
+    }
+}
+
+#[test]
+fn a_controller_that_cannot_be_stopped_keeps_its_memory_for_ever() {
+    let mut bed = Bed::new(Model { lose: 1, can_stop: false, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.bus.model().stays_ready = true;
+    let holders = bed.region.holders();
+    assert_eq!(bed.transport.fence(Duration::from_millis(200), &mut bed.out), Fence::Busy(1));
+    let leaked = super::leaked_pairs();
+    let Bed { transport, region, .. } = bed;
+    drop(transport);
+    assert!(super::leaked_pairs() > leaked);
+    assert!(region.holders() >= holders - 1, "the transport's handle of the region was not dropped");
+}
+
+#[test]
+fn a_loud_controller_breaks_the_poll() {
+    let mut bed = Bed::new(Model { lose: 1, can_stop: false, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.bus.model().stays_ready = true;
+    bed.bus.model().fatal = true;
+    let wait = Wait::For { timeout: Duration::from_secs(60), min: 1 };
+    let broken = bed.transport.poll(wait, &mut bed.out).unwrap_err();
+    assert!(broken.to_string().contains("neither be disabled nor stopped"), "{broken}");
+    assert_eq!(bed.transport.fence(Duration::from_millis(200), &mut bed.out), Fence::Busy(1));
+}
+
+#[test]
+fn a_reset_by_one_transport_is_learnt_by_the_other() {
+    let mut bed = Bed::new(Model { hold: true, ..Model::default() });
+    let directory = bed.transport.directory.clone();
+    let mut other = NvmeTransport::new(directory, bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    assert_eq!(bed.poll(), []);
+    other.attach(Attach::Region(&bed.region)).unwrap();
+    assert_eq!(other.submit(&io), Submit::Full);
+    other.poll(Wait::No, &mut bed.out).unwrap();
+    assert_eq!(other.submit(&io), Submit::Accepted);
+    other.ring().unwrap();
+    bed.bus.model().mute = Some(crate::wire::admin::opcode::ABORT);
+    bed.bus.model().refuse = Some((crate::wire::admin::opcode::DELETE_SQ, Status::INVALID_QUEUE_ID));
+    assert_eq!(other.fence(Duration::from_millis(100), &mut bed.out), Fence::Quiet);
+    let done = bed.poll();
+    assert_eq!(done, [(1, Err(Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now }))]);
+    bed.bus.model().hold = false;
+    assert_eq!(bed.one(&io), Ok(4096));
+    assert_eq!(bed.bus.model().bad_doorbells, 0);
+}
+
+#[test]
+fn waits_end_by_interrupt_wake_up_and_time() {
+    let interrupt = NvmeConfig { completion: Completion::Interrupt, ..NvmeConfig::default() };
+    let mut bed = Bed::with(Model::default(), interrupt);
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    let wait = Wait::For { timeout: Duration::from_secs(5), min: 1 };
+    bed.out.clear();
+    assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap(), 1, "it rings before it waits");
+    // The interrupt of the first read is still there.
+    assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap(), 0);
+    let before = bed.bus.model().now_ns;
+    assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap(), 0);
+    let waited = bed.bus.model().now_ns - before;
+    assert!((5_000_000_000..5_200_000_000).contains(&waited), "{waited}");
+    bed.transport.waker().wake();
+    let before = bed.bus.model().now_ns;
+    assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap(), 0);
+    assert!(bed.bus.model().now_ns - before < 1_000_000);
+}
+
+#[test]
+fn a_lost_interrupt_costs_a_moment() {
+    let interrupt = NvmeConfig { completion: Completion::Interrupt, ..NvmeConfig::default() };
+    let mut bed = Bed::with(Model { hold: true, interrupts_lost: true, ..Model::default() }, interrupt);
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    assert_eq!(bed.poll(), []);
+    bed.bus.model().release_at = Some(5_000_000_000);
+    bed.bus.model().now_ns = 4_999_000_000;
+    bed.out.clear();
+    let wait = Wait::For { timeout: Duration::from_secs(5), min: 1 };
+    assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap(), 1);
+    assert!(bed.bus.model().now_ns < 5_050_000_000, "{}", bed.bus.model().now_ns);
+    assert_eq!(bed.transport.counters().lost_interrupts, 1);
+}
+
+#[test]
+fn without_a_free_queue_pair_an_io_fails_and_the_next_one_asks_again() {
+    let mut bed = Bed::new(Model { queues_given: 1, ..Model::default() });
+    let directory = bed.transport.directory.clone();
+    let mut other = NvmeTransport::new(directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let io = bed.read(1, 0, 0, 4096);
+    bed.one(&io).unwrap();
+    other.attach(Attach::Region(&bed.region)).unwrap();
+    let mut done = Vec::with_capacity(4);
+    assert_eq!(other.submit(&io), Submit::Full);
+    other.poll(Wait::No, &mut done).unwrap();
+    assert_eq!(other.submit(&io), Submit::Accepted);
+    other.poll(Wait::No, &mut done).unwrap();
+    assert!(error(ErrorKind::ResourceLimit)(&done[0].result), "{done:?}");
+    bed.transport.fence(Duration::from_secs(1), &mut bed.out);
+    assert_eq!(other.submit(&io), Submit::Full);
+    other.poll(Wait::No, &mut done).unwrap();
+    assert_eq!(other.submit(&io), Submit::Accepted);
+}
+
+#[test]
+fn shadow_doorbells_spare_registers_and_a_nudge_helps_a_device_that_missed_one() {
+    let mut bed = Bed::new(Model { shadow_offered: true, ..Model::default() });
+    for token in 0..200 {
+        let io = bed.read(token, 0, 0, 4096);
+        bed.submit(&io);
+        bed.transport.ring().unwrap();
+        // The device looks at its shadow buffer in its own time.
+        bed.bus.model().let_time_pass();
+        assert_eq!(bed.poll(), [(token, Ok(4096))]);
+    }
+    let counters = bed.transport.counters().queues;
+    assert!(counters.shadowed > 0 && counters.sq_doorbells + counters.cq_doorbells < 400, "{counters:?}");
+    assert_eq!(counters.shadowed + counters.sq_doorbells + counters.cq_doorbells, 400);
+    assert!(bed.bus.model().full_barriers >= 400);
+}
+
+#[test]
+fn a_namespace_that_comes_later_is_found() {
+    let mut bed = Bed::new(Model::default());
+    let mut io = bed.read(1, 0, 0, 4096);
+    bed.one(&io).unwrap();
+    bed.bus.model().namespaces.push(ModelNamespace::new(5, 12, 16));
+    bed.bus.model().raise(0x0004_0002);
+    bed.bus.model().now_ns += 200_000_000;
+    (0..256).for_each(|_| drop(bed.poll()));
+    io.handle = handle(0, 5);
+    assert_eq!(bed.one(&io), Ok(4096));
+    let namespaces = bed.transport.directory.get(0).unwrap().namespaces();
+    let face = face(0, &namespaces[1]).unwrap();
+    assert_eq!((face.handle, face.transport, face.granularity.block), (handle(0, 5), NVME, 4096));
+}
+
+#[test]
+fn every_length_and_offset_of_a_page_arrives() {
+    let namespaces = vec![ModelNamespace::new(1, 9, 8192)];
+    let mut bed = Bed::new(Model { namespaces, mdts: 9, ..Model::default() });
+    for (len, at) in [(512, 0), (512, 3584), (512, 3588), (4096, 4), (8192, 0), (8192, 2048), (12288, 4092)]
+        .into_iter()
+        .chain([(1 << 20, 0), (1 << 20, 4), (1 << 20, 4092), ((1 << 20) - 512, 2044)])
+    {
+        bed.memory().fill(0, MEMORY, 0xEE).unwrap();
+        let io = bed.read(1, 512, at, len);
+        assert_eq!(bed.one(&io), Ok(len), "{len} at {at}");
+        let (start, end) = (usize::try_from(at).unwrap(), usize::try_from(at).unwrap() + len as usize);
+        let all = bed.bytes(0, usize::try_from(MEMORY).unwrap());
+        assert_eq!(all[start..end], bed.stored(512, len as usize), "{len} at {at}");
+        assert!(all[..start].iter().chain(&all[end..]).all(|byte| *byte == 0xEE), "{len} at {at}");
+    }
+    assert_eq!(bed.transport.counters().splits, 0);
 }

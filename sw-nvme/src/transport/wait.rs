@@ -28,10 +28,14 @@ impl<B: Bus> NvmeTransport<B> {
         if self.watch.is_due() {
             self.look(self.waiter.now());
         }
+        // Ends of before first, so that a busy queue does not hold them back.
         if !self.ended.is_empty() {
             self.give_out(out);
         }
         self.reap(out);
+        if !self.ended.is_empty() {
+            self.give_out(out);
+        }
         let found = out.len() - before;
         if self.loud && found == 0 { Err(self.loud_error()) } else { Ok(found) }
     }
