@@ -178,7 +178,7 @@ pub fn registers(raw: &[u8]) -> &'static str {
     assert!(cap.ready_limit(Some(crto)) >= cap.ready_timeout && !cap.ready_timeout.is_zero());
     let qid = u16::from_le_bytes(bytes(raw, 52));
     if let (Some(tail), Some(head)) = (cap.doorbell_stride.sq_tail(qid), cap.doorbell_stride.cq_head(qid)) {
-        assert!(tail >= 0x1000 && head - tail == cap.doorbell_stride.bytes() && tail % 4 == 0);
+        assert!(tail >= 0x1000 && head - tail == cap.doorbell_stride.bytes() && tail.is_multiple_of(4));
     }
     for page_bytes in [cap.page_bytes_min, cap.page_bytes_max] {
         let code = cap.page_code(page_bytes).expect("a size that it names");
@@ -235,11 +235,14 @@ impl ListMemory for Watched {
 
     fn put(&mut self, index: u32, at_bytes: usize, entries: &[u8]) {
         let (at, room) = self.chunks[index as usize];
-        assert!(at_bytes % 8 == 0 && entries.len() % 8 == 0 && !entries.is_empty());
+        assert!(at_bytes.is_multiple_of(8) && entries.len().is_multiple_of(8) && !entries.is_empty());
         assert!(at_bytes + entries.len() <= 8 * room as usize, "written past chunk {index}");
         for entry in entries.chunks_exact(8).map(|entry| le64(entry, 0)) {
             let link = self.chunks.get(index as usize + 1).is_some_and(|&(next, _)| next == entry);
-            assert!(entry == POISON_PRP || entry % self.page.bytes() == 0 || link, "{entry:#x} in chunk {index}");
+            assert!(
+                entry == POISON_PRP || entry.is_multiple_of(self.page.bytes()) || link,
+                "{entry:#x} in chunk {index}"
+            );
         }
         let last = at + at_bytes as u64 + entries.len() as u64 - 1;
         assert_eq!(at / self.page.bytes(), last / self.page.bytes(), "a chunk lies inside one page");
