@@ -51,7 +51,7 @@ static REPLACED: AtomicU64 = AtomicU64::new(0);
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 
 /// Pages of device memory that were gone when they were touched, since the process began.
-pub(crate) fn replaced_pages() -> u64 {
+pub fn replaced_pages() -> u64 {
     REPLACED.load(Ordering::Relaxed)
 }
 
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_bus_error_in_a_registered_range_reads_as_all_ones_and_marks() {
         let (range, presence) = (cut(), Arc::new(Presence::default()));
-        let guard = Guarded::new(range.base(), range.len(), Arc::clone(&presence)).unwrap();
+        let guard = Guarded::new(range.base(), LEN, Arc::clone(&presence)).unwrap();
         assert_eq!(presence.gone(), None);
         let before = replaced_pages();
         let far = range.base().wrapping_add(3 * 4096).cast::<u32>();
@@ -226,7 +226,7 @@ mod tests {
     #[ignore = "run by a_foreign_bus_error_still_ends_the_process"]
     fn foreign_bus_error() {
         let (ours, foreign) = (cut(), cut());
-        let _guard = Guarded::new(ours.base(), ours.len(), Arc::default()).unwrap();
+        let _guard = Guarded::new(ours.base(), LEN, Arc::default()).unwrap();
         // SAFETY: inside the reserved range and aligned.
         unsafe { foreign.base().cast::<u32>().read_volatile() };
     }

@@ -1,10 +1,6 @@
 //! Reading and writing the kernel's text files, below a root that tests replace.
 
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{fs, io::Write, path::PathBuf};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
@@ -143,10 +139,5 @@ impl Sysfs {
             .at(address.to_string())
             .detail("there is no PCI function with this address")
             .remedy("straightway nvme list shows the ones there are"))
-    }
-
-    /// The root itself.
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
     }
 }

@@ -47,11 +47,6 @@ impl Reserved {
     pub(crate) fn base(&self) -> *mut u8 {
         self.base
     }
-
-    /// Bytes.
-    pub(crate) fn len(&self) -> u64 {
-        self.len
-    }
 }
 
 impl Drop for Reserved {

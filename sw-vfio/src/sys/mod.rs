@@ -83,12 +83,6 @@ pub(crate) fn page_bytes() -> u64 {
     u64::try_from(page).ok().filter(|page| page.is_power_of_two()).unwrap_or(sw_mem::PAGE_BYTES)
 }
 
-/// Whether the effective user may do what file permissions forbid.
-pub(crate) fn is_root() -> bool {
-    // SAFETY: no pointers; it cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
 /// The limit of locked memory of this process in bytes; `None` if there is none.
 pub(crate) fn memlock_limit() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

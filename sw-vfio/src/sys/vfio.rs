@@ -59,11 +59,7 @@ pub(crate) const ERR: u32 = 3;
 /// `VFIO_PCI_REQ_IRQ_INDEX`: the kernel asks for the device back.
 pub(crate) const REQ: u32 = 4;
 
-/// `VFIO_REGION_INFO_FLAG_READ`, `_WRITE`, `_MMAP`.
-pub(crate) const REGION_READ: u32 = 1;
-/// See [`REGION_READ`].
-pub(crate) const REGION_WRITE: u32 = 2;
-/// See [`REGION_READ`].
+/// `VFIO_REGION_INFO_FLAG_MMAP`.
 pub(crate) const REGION_MMAP: u32 = 4;
 /// `VFIO_IRQ_INFO_NORESIZE`: vectors cannot be added to a set that is enabled.
 pub(crate) const IRQ_NORESIZE: u32 = 8;

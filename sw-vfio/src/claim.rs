@@ -1,0 +1,246 @@
+//! Who owns a controller, and that nobody loses data by it: as values that a driver must have.
+//!
+//! ```text
+//!   ControllerClaim::take ─► nobody else has a lock on it, the kernel does not drive it
+//!         └── namespace(…) ─► the serial is the one that was asked for, and the kernel uses the same namespace by no other way
+//! ```
+//!
+//! The lock is an advisory one (`flock(2)`) on the function's own file in sysfs: every user may take it, it needs no directory,
+//! leaves nothing behind, and containers that share the device share it. VFIO itself lets one process open a group or a
+//! device; the lock comes first, so that the second process learns who the first one is instead of that something is busy.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::MetadataExt,
+    sync::Arc,
+};
+
+use sw_engine::{Error, ErrorKind, Verb};
+
+use crate::{
+    bind::{self, VFIO_PCI},
+    fault,
+    inventory::{self, Use},
+    pci::PciAddress,
+    sys,
+    sysfs::Sysfs,
+};
+
+/// What a namespace says of itself: from Identify Controller and Identify Namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// The controller's serial number, without the spaces that fill it up.
+    pub serial: String,
+    /// Which namespace of the controller.
+    pub nsid: u32,
+    /// Namespace Globally Unique Identifier; zeros if it has none.
+    pub nguid: [u8; 16],
+    /// IEEE Extended Unique Identifier; zeros if it has none.
+    pub eui64: [u8; 8],
+}
+
+/// A controller that this process, and nobody else, drives. Given up on drop.
+#[derive(Debug)]
+pub struct ControllerClaim {
+    sysfs: Sysfs,
+    address: PciAddress,
+    _lock: OwnedFd,
+}
+
+/// A namespace whose bytes may be written: it belongs to a claimed controller, is the one that was asked for, and the kernel
+/// does not use it.
+#[derive(Clone, Debug)]
+pub struct NamespaceClaim {
+    controller: Arc<ControllerClaim>,
+    identity: Identity,
+}
+
+impl ControllerClaim {
+    /// Claims the controller at `address`.
+    ///
+    /// # Errors
+    /// `InUse` if another process has it, with its number where it can be found, or if the kernel's driver has it, with what
+    /// is mounted from it; `NoDevice`.
+    pub fn take(sysfs: &Sysfs, address: PciAddress) -> Result<Arc<Self>, Error> {
+        sysfs.expect_function(address)?;
+        if let Some(driver) = sysfs.driver(address).filter(|driver| driver != VFIO_PCI) {
+            let uses: Vec<String> = inventory::look(sysfs, address).uses().map(Use::to_string).collect();
+            let used = if uses.is_empty() { String::new() } else { format!(" ({})", uses.join(", ")) };
+            return Err(Error::new(ErrorKind::InUse, Verb::Open)
+                .at(address.to_string())
+                .detail(format!("the kernel's driver {driver} has it{used}"))
+                .remedy(format!("straightway nvme bind {address} gives it to vfio-pci")));
+        }
+        let file = format!("{}/vendor", Sysfs::function(address));
+        let failed = |errno| fault::error(errno, Verb::Open, address.to_string(), "locking it");
+        let lock = sys::open(&sysfs.path(&file), libc::O_RDONLY).map_err(failed)?;
+        match sys::try_lock(lock.as_fd()) {
+            Ok(()) => Ok(Arc::new(Self { sysfs: sysfs.clone(), address, _lock: lock })),
+            Err(libc::EWOULDBLOCK) => Err(in_use(sysfs, address, &file)),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    /// Claims a namespace of it: `serial` is what the caller asked for, if anything; `identity` what the device said.
+    ///
+    /// # Errors
+    /// `Changed` if another device is there than the caller named; `InUse` if the kernel mounts the same namespace through
+    /// another controller.
+    pub fn namespace(self: &Arc<Self>, identity: Identity, serial: Option<&str>) -> Result<NamespaceClaim, Error> {
+        let place = format!("{}/{}", self.address, identity.nsid);
+        if let Some(wanted) = serial.filter(|wanted| wanted.trim() != identity.serial.trim()) {
+            return Err(Error::new(ErrorKind::Changed, Verb::Open)
+                .at(place)
+                .detail(format!("its serial number is {:?}, not {:?}", identity.serial.trim(), wanted.trim()))
+                .remedy(
+                    "PCI addresses can change between two starts: look for the serial number in straightway nvme list",
+                ));
+        }
+        let twins = twins(&self.sysfs, &identity);
+        let uses: Vec<String> =
+            twins.iter().flat_map(|name| inventory::uses(&self.sysfs, name)).map(|found| found.to_string()).collect();
+        if !uses.is_empty() {
+            return Err(Error::new(ErrorKind::InUse, Verb::Open)
+                .at(place)
+                .detail(format!("the kernel uses the same namespace through another controller: {}", uses.join(", ")))
+                .remedy("unmount it first"));
+        }
+        Ok(NamespaceClaim { controller: Arc::clone(self), identity })
+    }
+}
+
+impl NamespaceClaim {
+    /// Its controller.
+    pub fn controller(&self) -> &ControllerClaim {
+        &self.controller
+    }
+
+    /// What it said of itself.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+fn in_use(sysfs: &Sysfs, address: PciAddress, file: &str) -> Error {
+    let owner = lock_owner(sysfs, file).or_else(|| bind::owner(sysfs, address));
+    let who = owner.map_or_else(|| "another process".into(), |pid| format!("process {pid}"));
+    Error::new(ErrorKind::InUse, Verb::Open)
+        .at(address.to_string())
+        .detail(format!("{who} has it; a controller has one owner"))
+        .remedy("stop that process, or use another controller")
+}
+
+/// The process that holds the lock on a file: `/proc/locks` names it by the file's device and number (proc(5)).
+fn lock_owner(sysfs: &Sysfs, file: &str) -> Option<u32> {
+    let told = std::fs::metadata(sysfs.path(file)).ok()?;
+    let locks = sysfs.read("proc/locks")?;
+    let (major, minor) = (libc::major(told.dev()), libc::minor(told.dev()));
+    let wanted = format!("{major:02x}:{minor:02x}:{}", told.ino());
+    let pid = |line: &str| {
+        // `1: FLOCK  ADVISORY  WRITE 1234 00:15:4711 0 EOF`
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == wanted)?;
+        words.get(at.checked_sub(1)?)?.parse::<u32>().ok().filter(|pid| *pid > 0)
+    };
+    locks.lines().filter(|line| line.contains("FLOCK")).find_map(pid)
+}
+
+/// Block devices of the kernel that are the same namespace, seen through another controller.
+fn twins(sysfs: &Sysfs, identity: &Identity) -> Vec<String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let known = |bytes: &[u8]| bytes.iter().any(|byte| *byte != 0).then(|| hex(bytes));
+    let (nguid, eui) = (known(&identity.nguid), known(&identity.eui64));
+    let plain = |text: String| text.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_lowercase();
+    let same = |name: &String| {
+        let told = |file: &str| sysfs.read(&format!("sys/class/block/{name}/{file}")).map(plain);
+        (nguid.is_some() && told("nguid") == nguid) || (eui.is_some() && told("eui") == eui)
+    };
+    let names = sysfs.names("sys/class/block");
+    names.into_iter().filter(|name| name.starts_with("nvme") && same(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Tree;
+
+    fn free() -> (Tree, PciAddress) {
+        let tree = Tree::new();
+        let address = tree.function("0000:01:00.0", "0x010802", VFIO_PCI, "4");
+        (tree, address)
+    }
+
+    fn identity() -> Identity {
+        Identity { serial: "S123   ".into(), nsid: 1, nguid: [0xAB; 16], eui64: [0; 8] }
+    }
+
+    #[test]
+    fn a_controller_has_one_owner_who_is_named() {
+        let (tree, address) = free();
+        let first = ControllerClaim::take(tree.sysfs(), address).unwrap();
+        let second = ControllerClaim::take(tree.sysfs(), address).unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::InUse);
+        assert!(second.to_string().contains("another process has it; a controller has one owner"), "{second}");
+        let ino = std::fs::metadata(tree.sysfs().path("sys/bus/pci/devices/0000:01:00.0/vendor")).unwrap();
+        let (major, minor) = (libc::major(ino.dev()), libc::minor(ino.dev()));
+        tree.write(
+            "proc/locks",
+            &format!("1: FLOCK  ADVISORY  WRITE 4711 {major:02x}:{minor:02x}:{} 0 EOF\n", ino.ino()),
+        );
+        let told = ControllerClaim::take(tree.sysfs(), address).unwrap_err();
+        assert!(told.to_string().contains("process 4711 has it"), "{told}");
+        drop(first);
+        assert!(ControllerClaim::take(tree.sysfs(), address).is_ok());
+    }
+
+    #[test]
+    fn the_real_table_of_locks_names_this_process() {
+        let path = std::env::temp_dir().join(format!("sw-vfio-lock-{}", std::process::id()));
+        std::fs::write(&path, "").unwrap();
+        let file = sys::open(&path, libc::O_RDONLY).unwrap();
+        sys::try_lock(file.as_fd()).unwrap();
+        let relative = path.to_string_lossy().trim_start_matches('/').to_owned();
+        assert_eq!(lock_owner(&Sysfs::default(), &relative), Some(std::process::id()));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_the_kernel_drives_is_not_claimed() {
+        let tree = Tree::new();
+        let address = tree.nvme("0000:01:00.0", "nvme0", "4");
+        tree.write("proc/self/mountinfo", "22 1 259:0 / /data rw - ext4 /dev/nvme0n1 rw\n");
+        let refused = ControllerClaim::take(tree.sysfs(), address).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InUse);
+        let text = refused.to_string();
+        assert!(text.contains("driver nvme has it (nvme0n1 is mounted at /data)"), "{text}");
+        assert!(text.contains("straightway nvme bind 0000:01:00.0"), "{text}");
+    }
+
+    #[test]
+    fn another_serial_is_another_device() {
+        let (tree, address) = free();
+        let controller = ControllerClaim::take(tree.sysfs(), address).unwrap();
+        assert!(controller.namespace(identity(), Some("S123")).is_ok());
+        assert!(controller.namespace(identity(), None).is_ok());
+        assert_eq!(controller.namespace(identity(), Some("S12")).unwrap_err().kind(), ErrorKind::Changed);
+    }
+
+    #[test]
+    fn a_namespace_that_is_mounted_through_another_controller_is_refused() {
+        let (tree, address) = free();
+        tree.nvme("0000:02:00.0", "nvme1", "5");
+        tree.write("sys/class/block/nvme1n1/nguid", "abababab-abab-abab-abab-abababababab\n");
+        let controller = ControllerClaim::take(tree.sysfs(), address).unwrap();
+        assert!(controller.namespace(identity(), None).is_ok(), "nobody uses it there either");
+        tree.write("proc/self/mountinfo", "22 1 259:0 / /data rw - ext4 /dev/nvme1n1 rw\n");
+        let refused = controller.namespace(identity(), None).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InUse);
+        let other = Identity { nguid: [1; 16], ..identity() };
+        assert!(controller.namespace(other, None).is_ok());
+    }
+}
