@@ -21,7 +21,7 @@
 //!
 //! A bus brings [`bus::Registers`], [`bus::QueueMemory`] (with `alias`, if shadow doorbells shall be used), a
 //! [`bus::Waiter`], and the clock. A transport makes its queue pair on a controller when the first I/O asks for it, in the
-//! poll that follows a submit that was answered `Full`.
+//! ring or poll that follows.
 //!
 //! Invariants: what the device says is checked before it is used (identifier, generation, length, range); a wait has a
 //! limit that the specification or the caller gives; memory of a command is let go of by its completion or by a controller

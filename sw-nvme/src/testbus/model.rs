@@ -92,13 +92,15 @@ pub(crate) struct ModelNamespace {
     pub(crate) metadata_bytes: u16,
     pub(crate) boundary_blocks: u16,
     pub(crate) uuid: Option<[u8; 16]>,
+    /// Every read and write fails with an error of the medium.
+    pub(crate) bad: bool,
     pub(crate) data: Vec<u8>,
 }
 
 impl ModelNamespace {
     pub(crate) fn new(nsid: u32, block_log2: u8, blocks: usize) -> Self {
         let data = (0..blocks << block_log2).map(|at| u8::try_from((at * 31 + at / 4096) % 251).unwrap()).collect();
-        Self { nsid, block_log2, metadata_bytes: 0, boundary_blocks: 0, uuid: None, data }
+        Self { nsid, block_log2, metadata_bytes: 0, boundary_blocks: 0, uuid: None, bad: false, data }
     }
 }
 
@@ -253,7 +255,7 @@ impl Default for Model {
 
 impl Model {
     pub(crate) fn take_interrupts(&mut self, watched: &[u16]) -> bool {
-        watched.iter().fold(false, |any, vector| self.raised.remove(vector) || any)
+        watched.iter().filter(|vector| self.raised.remove(vector)).count() > 0
     }
 
     pub(crate) fn let_time_pass(&mut self) {
@@ -474,6 +476,9 @@ impl Model {
         let Some(at) = self.namespaces.iter().position(|namespace| namespace.nsid == range.nsid) else {
             return Status::INVALID_NAMESPACE.with_dnr();
         };
+        if self.namespaces[at].bad {
+            return Status::UNRECOVERED_READ.with_dnr();
+        }
         let shift = self.namespaces[at].block_log2;
         let start = usize::try_from(range.slba).unwrap() << shift;
         let len = sw_mem::index(u64::from(range.nlb.get())) << shift;

@@ -157,6 +157,10 @@ impl<B: Bus> NvmeTransport<B> {
     }
 
     pub(super) fn cancel_io(&mut self, token: Token) {
+        if let Some(at) = self.parked.iter().position(|io| io.token == token) {
+            self.parked.remove(at);
+            return self.ended.push(IoDone { token, result: Err(Fault::new(ErrorKind::Cancelled, 0)) });
+        }
         for slot in self.parents.indexes(|parent| parent.token == token) {
             let Some(parent) = self.parents.get_mut(slot) else { continue };
             parent.cancelled = true;
@@ -184,6 +188,9 @@ impl<B: Bus> NvmeTransport<B> {
         self.closed = true;
         let begun = self.waiter.now();
         // What is in flight gets half of the time, aborted commands the rest.
+        while let Some(io) = self.parked.front() {
+            self.cancel_io(io.token);
+        }
         let _ = sw_engine::seam::Transport::ring(self);
         self.drain(begun, timeout / 2, out);
         if self.parents.live_count() > 0 {

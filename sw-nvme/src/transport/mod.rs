@@ -15,7 +15,7 @@
 //! they end with `NoDevice`. If it could neither be disabled nor stopped, `poll` says so and `fence` counts them.
 //!
 //! *Thread*: one at a time. On the data path nothing is allocated, locked or logged. Control plane inside `poll`: making
-//! queue pairs, resets, and a look at each controller every [`LOOK_EVERY`].
+//! queue pairs (also inside `ring`), resets, and a look at each controller every [`LOOK_EVERY`].
 
 mod ends;
 mod link;
@@ -27,7 +27,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use sw_engine::{
     Error, ErrorKind, Fault, Reason, Time, Token, Verb,
@@ -165,14 +165,10 @@ pub struct NvmeCounters {
 
 /// A controller, as far as this transport got with it.
 enum Place<B: Bus> {
-    /// Not used yet, or let go of: the next I/O asks for it.
+    /// Not used yet, or let go of: the next I/O asks for a queue pair.
     Unlinked,
-    /// An I/O waits for its queue pair.
-    Wanted,
     /// In use.
     Linked(Box<Link<B>>),
-    /// No pair could be made. The next I/O gets the fault, and the one after it asks again.
-    Refused(Fault),
     /// Given up: every I/O gets the fault.
     Dead(Fault),
 }
@@ -186,8 +182,8 @@ pub struct NvmeTransport<B: Bus> {
     waiter: B::Waiter,
     /// By controller index.
     places: Vec<Place<B>>,
-    /// Some place is wanted.
-    wanted: bool,
+    /// I/Os for controllers without a queue pair: the next poll makes one and sends them.
+    parked: VecDeque<Io>,
     parents: Parents,
     /// Attached regions.
     attached: Vec<DmaRegion>,
@@ -215,7 +211,7 @@ impl<B: Bus> NvmeTransport<B> {
             config,
             waiter,
             places: Vec::new(),
-            wanted: false,
+            parked: VecDeque::new(),
             parents: Parents::new(config.queue_depth),
             attached: Vec::new(),
             ended: Vec::with_capacity(depth),
@@ -236,8 +232,9 @@ impl<B: Bus> NvmeTransport<B> {
     }
 
     /// I/Os without their end.
+    #[inline]
     pub fn in_flight(&self) -> usize {
-        self.parents.live_count()
+        self.parents.live_count() + self.parked.len()
     }
 
     fn links(&self) -> impl Iterator<Item = &Link<B>> {
@@ -247,42 +244,62 @@ impl<B: Bus> NvmeTransport<B> {
         })
     }
 
-    /// Makes queue pairs for controllers that I/Os wait for.
+    /// Sends what waits for queue pairs, and makes those.
     #[cold]
-    fn link_wanted(&mut self) {
-        self.wanted = false;
-        for index in 0..self.places.len() {
-            if matches!(self.places[index], Place::Wanted) {
-                self.places[index] = self.link_to(index);
-                self.wanted |= matches!(self.places[index], Place::Wanted);
+    fn send_parked(&mut self) {
+        for _ in 0..self.parked.len() {
+            let Some(io) = self.parked.pop_front() else { return };
+            let index = sw_mem::index(split(io.handle).0);
+            match self.link(index) {
+                Ok(true) => self.send(&io, index),
+                // It is being reset: the I/O waits.
+                Ok(false) => self.parked.push_back(io),
+                Err(fault) => self.ended.push(IoDone { token: io.token, result: Err(fault) }),
             }
         }
     }
 
-    fn link_to(&mut self, index: usize) -> Place<B> {
+    /// Makes a queue pair on a controller, unless there is one. `Ok(false)`: not now.
+    fn link(&mut self, index: usize) -> Result<bool, Fault> {
+        if index >= self.places.len() && index < self.directory.count() {
+            self.places.resize_with(index + 1, || Place::Unlinked);
+        }
+        match self.places.get(index) {
+            None => Err(Fault::new(ErrorKind::NoDevice, 0)),
+            Some(Place::Dead(fault)) => Err(*fault),
+            Some(Place::Linked(_)) => Ok(true),
+            Some(Place::Unlinked) => {
+                let made = self.make_link(index);
+                let (place, result) = match made {
+                    Ok(link) => (Place::Linked(Box::new(link)), Ok(true)),
+                    Err(fault) if fault.kind == ErrorKind::Busy => (Place::Unlinked, Ok(false)),
+                    Err(fault) if fault.kind == ErrorKind::NoDevice => (Place::Dead(fault), Err(fault)),
+                    // Perhaps the next I/O has more luck.
+                    Err(fault) => (Place::Unlinked, Err(fault)),
+                };
+                self.places[index] = place;
+                result
+            }
+        }
+    }
+
+    fn make_link(&mut self, index: usize) -> Result<Link<B>, Fault> {
+        let fault = |error: Error| Fault::new(error.kind(), error.code());
         let controller = u32::try_from(index).ok().and_then(|index| self.directory.get(index));
-        let Some(controller) = controller else { return Place::Dead(Fault::new(ErrorKind::NoDevice, 0)) };
+        let controller = controller.ok_or(Fault::new(ErrorKind::NoDevice, 0))?;
         let notify = if self.config.completion == Completion::Polled { Notify::Polled } else { Notify::Interrupt };
         let request = PairRequest {
             depth: self.config.commands_per_controller,
             data_bytes_max: self.config.io_bytes_max,
             notify,
         };
-        let pair = match controller.create_pair(&request) {
-            Ok(pair) => pair,
-            // It is being reset: the I/O waits.
-            Err(error) if error.kind() == ErrorKind::Busy => return Place::Wanted,
-            Err(error) if error.kind() == ErrorKind::NoDevice => {
-                return Place::Dead(Fault::new(ErrorKind::NoDevice, error.code()));
-            }
-            Err(error) => return Place::Refused(Fault::new(error.kind(), error.code())),
-        };
+        let pair = controller.create_pair(&request).map_err(fault)?;
         self.counters.pairs += 1;
         let interrupts = match &pair.interrupt {
             Some(interrupt) => self.waiter.watch(interrupt).is_ok(),
             None => false,
         };
-        let mut link = Box::new(Link::new(controller, pair, self.config.queue_depth));
+        let mut link = Link::new(controller, pair, self.config.queue_depth);
         link.interrupts = interrupts;
         link.queue.set_tick(self.watch.tick());
         for region in &self.attached {
@@ -291,7 +308,7 @@ impl<B: Bus> NvmeTransport<B> {
                 link.regions.add(region, iova);
             }
         }
-        Place::Linked(link)
+        Ok(link)
     }
 
     fn attach_region(&mut self, region: &DmaRegion) -> Result<(), Error> {
@@ -324,39 +341,45 @@ impl<B: Bus> NvmeTransport<B> {
         self.attached.retain(|region| region.id() != id);
     }
 
-    /// Asks for a queue pair of a controller that has none.
-    fn want(&mut self, index: usize) {
-        if index >= self.places.len() && index < crate::directory::CONTROLLERS_MAX {
-            self.places.resize_with(index + 1, || Place::Unlinked);
-        }
-        if let Some(place @ (Place::Unlinked | Place::Refused(_))) = self.places.get_mut(index) {
-            *place = Place::Wanted;
-            self.wanted = true;
-        }
-    }
-
     /// An I/O for a controller without a queue pair.
     #[cold]
-    fn submit_unlinked(&mut self, io: &Io) -> Submit {
-        let index = sw_mem::index(split(io.handle).0);
-        let fault = match self.places.get_mut(index) {
-            Some(Place::Dead(fault)) => *fault,
-            Some(place @ Place::Refused(_)) => match core::mem::replace(place, Place::Unlinked) {
-                Place::Refused(fault) => fault,
-                _ => return Submit::Full,
-            },
-            None if index >= self.directory.count() => Fault::new(ErrorKind::NoDevice, 0),
-            _ => {
-                self.want(index);
-                return Submit::Full;
-            }
-        };
-        self.end_at_once(io.token, Err(fault))
+    fn submit_unlinked(&mut self, io: &Io, index: usize) {
+        match self.places.get(index) {
+            Some(Place::Dead(fault)) => self.ended.push(IoDone { token: io.token, result: Err(*fault) }),
+            _ => self.parked.push_back(*io),
+        }
     }
 
-    fn end_at_once(&mut self, token: Token, result: Result<u32, Fault>) -> Submit {
-        self.ended.push(IoDone { token, result });
-        Submit::Accepted
+    /// Takes an I/O for a controller that has a queue pair.
+    #[inline]
+    fn send(&mut self, io: &Io, index: usize) {
+        let Some(Place::Linked(link)) = self.places.get_mut(index) else {
+            return self.submit_unlinked(io, index);
+        };
+        let moves = matches!(io.kind, IoKind::Read | IoKind::Write);
+        if !moves && link.flushes_at_once() {
+            return self.ended.push(IoDone { token: io.token, result: Ok(0) });
+        }
+        // There is always one: the depth was checked, and nobody else takes any.
+        let Some((slot, parent)) = self.parents.take() else { return };
+        parent.token = io.token;
+        parent.kind = io.kind;
+        // Below the number of controllers.
+        parent.link = u32::try_from(index).unwrap_or(u32::MAX);
+        parent.nsid = split(io.handle).1;
+        parent.offset = io.offset;
+        parent.work = if moves { io.len } else { 1 };
+        parent.segment_count = if moves { io.segment_count.min(MAX_SEGMENTS_U8) } else { 0 };
+        for (to, from) in parent.segments.iter_mut().zip(io.segments()).take(usize::from(parent.segment_count)) {
+            let Some(iova) = link.regions.iova(from.region, from.place, from.len) else {
+                self.parents.finish(slot);
+                return self.ended.push(IoDone { token: io.token, result: Err(NOT_ATTACHED) });
+            };
+            *to = Segment { iova, len: ByteLen(u64::from(from.len)) };
+        }
+        if let Some(done) = link.begin(slot, &mut self.parents) {
+            self.ended.push(done);
+        }
     }
 }
 
@@ -369,9 +392,9 @@ impl<B: Bus> Transport for NvmeTransport<B> {
         match hint {
             Attach::Object(object) => {
                 for face in object.faces.iter().filter(|face| face.transport == NVME) {
-                    self.want(sw_mem::index(split(face.handle).0));
+                    // A refusal is told to the first I/O.
+                    let _ = self.link(sw_mem::index(split(face.handle).0));
                 }
-                self.link_wanted();
                 Ok(())
             }
             Attach::Region(region) => self.attach_region(region),
@@ -385,42 +408,18 @@ impl<B: Bus> Transport for NvmeTransport<B> {
 
     #[inline]
     fn submit(&mut self, io: &Io) -> Submit {
-        if self.closed || self.ended.len() + self.parents.live_count() >= self.depth {
+        if self.closed || self.ended.len() + self.in_flight() >= self.depth {
             return Submit::Full;
         }
-        let (index, nsid) = split(io.handle);
-        let Some(Place::Linked(link)) = self.places.get_mut(sw_mem::index(index)) else {
-            return self.submit_unlinked(io);
-        };
-        let moves = matches!(io.kind, IoKind::Read | IoKind::Write);
-        if !moves && link.flushes_at_once() {
-            return self.end_at_once(io.token, Ok(0));
-        }
-        let Some((slot, parent)) = self.parents.take() else { return Submit::Full };
-        parent.token = io.token;
-        parent.kind = io.kind;
-        // Below the number of controllers.
-        parent.link = u32::try_from(index).unwrap_or(u32::MAX);
-        parent.nsid = nsid;
-        parent.offset = io.offset;
-        parent.work = if moves { io.len } else { 1 };
-        parent.segment_count = if moves { io.segment_count.min(MAX_SEGMENTS_U8) } else { 0 };
-        for (to, from) in parent.segments.iter_mut().zip(io.segments()).take(usize::from(parent.segment_count)) {
-            let Some(iova) = link.regions.iova(from.region, from.place, from.len) else {
-                self.parents.finish(slot);
-                self.ended.push(IoDone { token: io.token, result: Err(NOT_ATTACHED) });
-                return Submit::Accepted;
-            };
-            *to = Segment { iova, len: ByteLen(u64::from(from.len)) };
-        }
-        if let Some(done) = link.begin(slot, &mut self.parents) {
-            self.ended.push(done);
-        }
+        self.send(io, sw_mem::index(split(io.handle).0));
         Submit::Accepted
     }
 
     #[inline]
     fn ring(&mut self) -> Result<(), Error> {
+        if !self.parked.is_empty() {
+            self.send_parked();
+        }
         for place in &mut self.places {
             if let Place::Linked(link) = place {
                 link.ring();
@@ -460,5 +459,7 @@ fn waited<W: Waiter>(waiter: &W, since: Time) -> Duration {
     waiter.now().since(since)
 }
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

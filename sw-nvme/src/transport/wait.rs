@@ -22,8 +22,8 @@ impl<B: Bus> NvmeTransport<B> {
     #[inline]
     pub(super) fn poll_now(&mut self, out: &mut Vec<IoDone>) -> Result<usize, Error> {
         let before = out.len();
-        if self.wanted {
-            self.link_wanted();
+        if !self.parked.is_empty() {
+            sw_engine::seam::Transport::ring(self)?;
         }
         if self.watch.is_due() {
             self.look(self.waiter.now());
@@ -61,11 +61,9 @@ impl<B: Bus> NvmeTransport<B> {
 
     pub(super) fn poll_waiting(&mut self, timeout: Duration, min: u32, out: &mut Vec<IoDone>) -> Result<usize, Error> {
         let before = out.len();
-        // An I/O waits for a queue pair: it is made now, and the I/O comes again.
-        let linking = self.wanted;
         sw_engine::seam::Transport::ring(self)?;
         let mut found = self.poll_now(out)?;
-        if linking || timeout.is_zero() || out.len() == out.capacity() {
+        if timeout.is_zero() || out.len() == out.capacity() {
             return Ok(found);
         }
         let until = Until { min: sw_mem::index(u64::from(min.max(1))), timeout };
@@ -73,7 +71,7 @@ impl<B: Bus> NvmeTransport<B> {
         while found < until.min && out.len() < out.capacity() {
             let passed = waited(&self.waiter, begun);
             let limit = if found > 0 { until.timeout.min(GATHER) } else { until.timeout };
-            let none_left = found > 0 && self.parents.live_count() == 0;
+            let none_left = found > 0 && self.in_flight() == 0;
             if none_left || passed >= limit || self.waiter.woken() {
                 break;
             }
@@ -92,14 +90,15 @@ impl<B: Bus> NvmeTransport<B> {
 
     /// Looks once more, or sleeps until an interrupt.
     fn wait_a_moment(&mut self, passed: Duration, left: Duration) -> Slept {
-        let idle = self.parents.live_count() == 0;
+        let idle = self.in_flight() == 0;
         let spins = match self.config.completion {
             Completion::Polled => true,
             Completion::Interrupt => false,
             Completion::Hybrid { spin } => passed < spin,
         };
         // Nothing in flight: only a wake-up can end it. Otherwise sleep only if every busy queue can end the sleep.
-        let sleeps = idle || !spins && self.links().all(|link| link.interrupts || link.is_idle());
+        let sleeps =
+            idle || !spins && self.parked.is_empty() && self.links().all(|link| link.interrupts || link.is_idle());
         if !sleeps {
             self.waiter.relax();
             return Slept::No;
