@@ -16,6 +16,7 @@ use std::{
 };
 
 use sw_engine::{Error, ErrorKind, Verb};
+use sw_nvme::namespace::Identity;
 
 use crate::{
     bind::{self, VFIO_PCI},
@@ -25,19 +26,6 @@ use crate::{
     sys,
     sysfs::Sysfs,
 };
-
-/// What a namespace says of itself: from Identify Controller and Identify Namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Identity {
-    /// The controller's serial number, without the spaces that fill it up.
-    pub serial: String,
-    /// Which namespace of the controller.
-    pub nsid: u32,
-    /// Namespace Globally Unique Identifier; zeros if it has none.
-    pub nguid: [u8; 16],
-    /// IEEE Extended Unique Identifier; zeros if it has none.
-    pub eui64: [u8; 8],
-}
 
 /// A controller that this process, and nobody else, drives. Given up on drop.
 #[derive(Debug)]
@@ -52,7 +40,18 @@ pub struct ControllerClaim {
 #[derive(Clone, Debug)]
 pub struct NamespaceClaim {
     controller: Arc<ControllerClaim>,
-    identity: Identity,
+    nsid: u32,
+}
+
+/// What a device said of one of its namespaces.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The controller's serial number.
+    pub serial: &'a str,
+    /// Which namespace of the controller.
+    pub nsid: u32,
+    /// The name that the namespace has everywhere.
+    pub identity: &'a Identity,
 }
 
 impl ControllerClaim {
@@ -86,22 +85,23 @@ impl ControllerClaim {
         self.address
     }
 
-    /// Claims a namespace of it: `serial` is what the caller asked for, if anything; `identity` what the device said.
+    /// Claims a namespace of it, of which the device said what is `found`; `serial` is what the caller asked for, if anything.
     ///
     /// # Errors
     /// `Changed` if another device is there than the caller named; `InUse` if the kernel mounts the same namespace through
     /// another controller.
-    pub fn namespace(self: &Arc<Self>, identity: Identity, serial: Option<&str>) -> Result<NamespaceClaim, Error> {
-        let place = format!("{}/{}", self.address, identity.nsid);
-        if let Some(wanted) = serial.filter(|wanted| wanted.trim() != identity.serial.trim()) {
+    pub fn namespace(self: &Arc<Self>, found: Found<'_>, serial: Option<&str>) -> Result<NamespaceClaim, Error> {
+        let place = format!("{}/{}", self.address, found.nsid);
+        let has = found.serial.trim();
+        if let Some(wanted) = serial.map(str::trim).filter(|wanted| *wanted != has) {
             return Err(Error::new(ErrorKind::Changed, Verb::Open)
                 .at(place)
-                .detail(format!("its serial number is {:?}, not {:?}", identity.serial.trim(), wanted.trim()))
+                .detail(format!("its serial number is {has:?}, not {wanted:?}"))
                 .remedy(
                     "PCI addresses can change between two starts: look for the serial number in straightway nvme list",
                 ));
         }
-        let twins = twins(&self.sysfs, &identity);
+        let twins = twins(&self.sysfs, found);
         let uses: Vec<String> =
             twins.iter().flat_map(|name| inventory::uses(&self.sysfs, name)).map(|found| found.to_string()).collect();
         if !uses.is_empty() {
@@ -110,7 +110,7 @@ impl ControllerClaim {
                 .detail(format!("the kernel uses the same namespace through another controller: {}", uses.join(", ")))
                 .remedy("unmount it first"));
         }
-        Ok(NamespaceClaim { controller: Arc::clone(self), identity })
+        Ok(NamespaceClaim { controller: Arc::clone(self), nsid: found.nsid })
     }
 }
 
@@ -120,9 +120,9 @@ impl NamespaceClaim {
         &self.controller
     }
 
-    /// What it said of itself.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    /// Which namespace of the controller.
+    pub fn nsid(&self) -> u32 {
+        self.nsid
     }
 }
 
@@ -151,14 +151,19 @@ fn lock_owner(sysfs: &Sysfs, file: &str) -> Option<u32> {
 }
 
 /// Block devices of the kernel that are the same namespace, seen through another controller.
-fn twins(sysfs: &Sysfs, identity: &Identity) -> Vec<String> {
+fn twins(sysfs: &Sysfs, found: Found<'_>) -> Vec<String> {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let known = |bytes: &[u8]| bytes.iter().any(|byte| *byte != 0).then(|| hex(bytes));
-    let (nguid, eui) = (known(&identity.nguid), known(&identity.eui64));
     let plain = |text: String| text.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_lowercase();
     let same = |name: &String| {
-        let told = |file: &str| sysfs.read(&format!("sys/class/block/{name}/{file}")).map(plain);
-        (nguid.is_some() && told("nguid") == nguid) || (eui.is_some() && told("eui") == eui)
+        let told = |file: &str| sysfs.read(&format!("sys/class/block/{name}/{file}"));
+        match found.identity {
+            Identity::Uuid(bytes) => told("uuid").map(plain) == Some(hex(bytes)),
+            Identity::Nguid(bytes) => told("nguid").map(plain) == Some(hex(bytes)),
+            Identity::Eui64(bytes) => told("eui").map(plain) == Some(hex(bytes)),
+            Identity::Serial(serial, nsid) => {
+                told("device/serial").as_deref() == Some(serial.trim()) && told("nsid") == Some(nsid.to_string())
+            }
+        }
     };
     let names = sysfs.names("sys/class/block");
     names.into_iter().filter(|name| name.starts_with("nvme") && same(name)).collect()
@@ -175,8 +180,8 @@ mod tests {
         (tree, address)
     }
 
-    fn identity() -> Identity {
-        Identity { serial: "S123   ".into(), nsid: 1, nguid: [0xAB; 16], eui64: [0; 8] }
+    fn found(identity: &Identity) -> Found<'_> {
+        Found { serial: "S123   ", nsid: 1, identity }
     }
 
     #[test]
@@ -225,9 +230,10 @@ mod tests {
     fn another_serial_is_another_device() {
         let (tree, address) = free();
         let controller = ControllerClaim::take(tree.sysfs(), address).unwrap();
-        assert!(controller.namespace(identity(), Some("S123")).is_ok());
-        assert!(controller.namespace(identity(), None).is_ok());
-        assert_eq!(controller.namespace(identity(), Some("S12")).unwrap_err().kind(), ErrorKind::Changed);
+        let identity = Identity::Nguid([0xAB; 16]);
+        assert_eq!(controller.namespace(found(&identity), Some("S123")).unwrap().nsid(), 1);
+        assert!(controller.namespace(found(&identity), None).is_ok());
+        assert_eq!(controller.namespace(found(&identity), Some("S12")).unwrap_err().kind(), ErrorKind::Changed);
     }
 
     #[test]
@@ -235,12 +241,16 @@ mod tests {
         let (tree, address) = free();
         tree.nvme("0000:02:00.0", "nvme1", "5");
         tree.write("sys/class/block/nvme1n1/nguid", "abababab-abab-abab-abab-abababababab\n");
+        tree.write("sys/class/block/nvme1n1/device/serial", "S9  \n");
         let controller = ControllerClaim::take(tree.sysfs(), address).unwrap();
-        assert!(controller.namespace(identity(), None).is_ok(), "nobody uses it there either");
+        let same = Identity::Nguid([0xAB; 16]);
+        assert!(controller.namespace(found(&same), None).is_ok(), "nobody uses it there either");
         tree.write("proc/self/mountinfo", "22 1 259:0 / /data rw - ext4 /dev/nvme1n1 rw\n");
-        let refused = controller.namespace(identity(), None).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::InUse);
-        let other = Identity { nguid: [1; 16], ..identity() };
-        assert!(controller.namespace(other, None).is_ok());
+        for same in [same, Identity::Serial("S9".into(), 1)] {
+            assert_eq!(controller.namespace(found(&same), None).unwrap_err().kind(), ErrorKind::InUse);
+        }
+        for other in [Identity::Nguid([1; 16]), Identity::Uuid([0xAB; 16]), Identity::Serial("S9".into(), 2)] {
+            assert!(controller.namespace(found(&other), None).is_ok(), "{other}");
+        }
     }
 }

@@ -24,7 +24,7 @@ mod sysfs;
 pub use bind::{BindPlan, Step, VFIO_PCI, plan_bind, plan_unbind};
 pub use bus::{VfioFunction, VfioInterrupt, VfioMemory, VfioRegisters, VfioWaiter};
 pub use bus_error::replaced_pages;
-pub use claim::{ControllerClaim, Identity, NamespaceClaim};
+pub use claim::{ControllerClaim, Found, NamespaceClaim};
 pub use facts::{Fact, Health, facts};
 pub use inventory::{FunctionFacts, NamespaceFacts, Use, Which, list, look};
 pub use pci::PciAddress;
