@@ -1,6 +1,6 @@
 //! Runs many seeds and lists those that fail, by their first violation: what to look at first after a change.
 //!
-//! `cargo run --release -p sw-sim --example survey -- FIRST COUNT`
+//! `cargo run --release -p sw-sim --example survey -- FIRST COUNT [nvme]`
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +11,13 @@ use sw_sim::{Mark, Marks, World};
 fn main() {
     let mut numbers = std::env::args().skip(1).map(|word| word.parse().unwrap_or(0u64));
     let (first, count) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(1000));
+    // With the word behind the numbers, the worlds are those of modelled NVMe controllers.
+    let nvme = std::env::args().nth(3).is_some_and(|word| word == "nvme");
+    let all = if nvme { &Mark::NVME[..] } else { &Mark::ALL[..] };
     let mut failures: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     let mut marks = Marks::default();
     for seed in first..first.saturating_add(count) {
-        let outcome = World::run(seed);
+        let outcome = if nvme { World::run_nvme(seed) } else { World::run(seed) };
         marks.add(&outcome.marks);
         if let Some(violation) = outcome.violations.first() {
             // Digits differ from seed to seed; the rest names the kind of failure.
@@ -26,6 +29,6 @@ fn main() {
         println!("{:>5}  {kind}  {:?}", seeds.len(), seeds.iter().take(8).collect::<Vec<_>>());
     }
     let failed: usize = failures.values().map(Vec::len).sum();
-    println!("{failed} of {count} seeds failed; marks never reached: {:?}", marks.missing(&Mark::ALL));
-    println!("{}", Mark::ALL.map(|mark| format!("{mark:?} {}", marks.count(mark))).join(", "));
+    println!("{failed} of {count} seeds failed; marks never reached: {:?}", marks.missing(all));
+    println!("{}", all.iter().map(|mark| format!("{mark:?} {}", marks.count(*mark))).collect::<Vec<_>>().join(", "));
 }

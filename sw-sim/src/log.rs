@@ -82,6 +82,7 @@ pub enum Mark {
     NvmeDeletedInFlight,
     NvmeDoorbellBuffer,
     NvmeEvent,
+    NvmeNoise,
 }
 
 impl Mark {
@@ -128,7 +129,7 @@ impl Mark {
     ];
 
     /// Every mark of runs with modelled controllers, besides those of the engine.
-    pub const NVME: [Mark; 34] = [
+    pub const NVME: [Mark; 35] = [
         Mark::IommuFault,
         Mark::IommuFull,
         Mark::NvmeFatal,
@@ -163,6 +164,7 @@ impl Mark {
         Mark::NvmeDeletedInFlight,
         Mark::NvmeDoorbellBuffer,
         Mark::NvmeEvent,
+        Mark::NvmeNoise,
     ];
 }
 

@@ -1,7 +1,10 @@
 //! The seed suite: the product's lane against modelled hardware, judged after every step.
 //!
-//! `SW_SIM_SEEDS=n` sets how many fixed seeds run (200 if unset, and more while a mark is missing); `SW_SIM_SEED=n` makes
-//! `one_seed` replay that one.
+//! Two kinds of worlds: modelled disks behind the `Transport` seam, and modelled NVMe controllers behind the bus seam, with
+//! the product's driver between them and the lane.
+//!
+//! `SW_SIM_SEEDS=n` sets how many fixed seeds of each kind run (200 if unset, and more while a mark is missing);
+//! `SW_SIM_SEED=n` makes `one_seed` and `one_nvme_seed` replay that one.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -36,14 +39,14 @@ fn must_hold(outcome: &Outcome, nth: u64) {
     }
 }
 
-#[test]
-fn fixed_seeds_hold_and_reach_every_mark() {
+/// Runs fixed seeds until all marks are reached.
+fn fixed(run: fn(u64) -> Outcome, all: &[Mark]) {
     let stated = number("SW_SIM_SEEDS");
     let (least, most) = (stated.unwrap_or(FIXED), stated.unwrap_or(SEEDS_FOR_ALL_MARKS));
     let (mut seeds, mut marks) = (0, Marks::default());
     let (mut ops, mut ok, mut bytes) = (0, 0, 0);
-    while seeds < least || (seeds < most && !marks.missing(&Mark::ALL).is_empty()) {
-        let outcome = World::run(seeds);
+    while seeds < least || (seeds < most && !marks.missing(all).is_empty()) {
+        let outcome = run(seeds);
         seeds += 1;
         must_hold(&outcome, seeds);
         marks.add(&outcome.marks);
@@ -52,14 +55,13 @@ fn fixed_seeds_hold_and_reach_every_mark() {
         bytes += outcome.stats.bytes;
     }
     println!("{seeds} seeds: {ops} operations, {ok} succeeded, {bytes} bytes");
-    Mark::ALL.iter().for_each(|mark| println!("  {mark:?}: {}", marks.count(*mark)));
+    all.iter().for_each(|mark| println!("  {mark:?}: {}", marks.count(*mark)));
     if seeds >= SEEDS_FOR_ALL_MARKS {
-        assert_eq!(marks.missing(&Mark::ALL), [], "branches that {seeds} seeds must reach");
+        assert_eq!(marks.missing(all), [], "branches that {seeds} seeds must reach");
     }
 }
 
-#[test]
-fn fresh_seeds_hold() {
+fn fresh(run: fn(u64) -> Outcome) {
     if number("SW_SIM_SEEDS").is_some() {
         println!("skipped: a stated number of seeds is about the fixed ones");
         return;
@@ -67,26 +69,57 @@ fn fresh_seeds_hold() {
     let start =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
     println!("fresh seeds from {start}");
-    (0..FRESH).for_each(|n| must_hold(&World::run(start.wrapping_add(n)), n + 1));
+    (0..FRESH).for_each(|n| must_hold(&run(start.wrapping_add(n)), n + 1));
 }
 
-#[test]
-fn one_seed() {
+fn one(run: fn(u64) -> Outcome) {
     let Some(seed) = number("SW_SIM_SEED") else {
         println!("skipped: SW_SIM_SEED names no seed to replay");
         return;
     };
-    let outcome = World::run(seed);
+    let outcome = run(seed);
     println!("{outcome}, hash {:016x}, {:?}", outcome.event_hash, outcome.stats);
     must_hold(&outcome, 1);
 }
 
 #[test]
+fn fixed_seeds_hold_and_reach_every_mark() {
+    fixed(World::run, &Mark::ALL);
+}
+
+#[test]
+fn fixed_nvme_seeds_hold_and_reach_every_mark() {
+    fixed(World::run_nvme, &Mark::NVME);
+}
+
+#[test]
+fn fresh_seeds_hold() {
+    fresh(World::run);
+}
+
+#[test]
+fn fresh_nvme_seeds_hold() {
+    fresh(World::run_nvme);
+}
+
+#[test]
+fn one_seed() {
+    one(World::run);
+}
+
+#[test]
+fn one_nvme_seed() {
+    one(World::run_nvme);
+}
+
+#[test]
 fn a_seed_is_one_history_in_this_process() {
     for seed in [0, 7, 19, 123_456] {
-        let (first, second) = (World::run(seed), World::run(seed));
-        assert_eq!(first.event_hash, second.event_hash, "seed {seed} is not deterministic");
-        assert_eq!(first.stats, second.stats);
+        for run in [World::run, World::run_nvme] {
+            let (first, second) = (run(seed), run(seed));
+            assert_eq!(first.event_hash, second.event_hash, "seed {seed} is not deterministic");
+            assert_eq!(first.stats, second.stats);
+        }
     }
     assert_ne!(World::run(0).event_hash, World::run(1).event_hash);
 }
@@ -94,10 +127,10 @@ fn a_seed_is_one_history_in_this_process() {
 #[test]
 fn a_seed_is_one_history_in_every_process() {
     let seed = 5;
-    let here = format!("hash {:016x}", World::run(seed).event_hash);
-    for _ in 0..2 {
+    for (run, test) in [(World::run as fn(u64) -> Outcome, "one_seed"), (World::run_nvme, "one_nvme_seed")] {
+        let here = format!("hash {:016x}", run(seed).event_hash);
         let there = Command::new(std::env::current_exe().unwrap())
-            .args(["one_seed", "--exact", "--nocapture"])
+            .args([test, "--exact", "--nocapture"])
             .env("SW_SIM_SEED", seed.to_string())
             .output()
             .unwrap();

@@ -35,6 +35,8 @@ const QUEUE_DELETION: u16 = status(1, 0x0C);
 
 const QUEUES_FEATURE: u8 = 0x07;
 const EVENTS_FEATURE: u8 = 0x0B;
+/// Host Behavior Support; its first byte is ACRE.
+pub(super) const HOST_BEHAVIOR: u8 = 0x16;
 /// Features that are kept as they are set: arbitration, power, temperature, error recovery, write cache, coalescing, vector
 /// configuration, atomicity.
 const PLAIN_FEATURES: [u8; 8] = [0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0A];
@@ -51,6 +53,7 @@ impl Step<'_> {
             GET_LOG => Ok(4 * ((u64::from(sqe.low(11)) << 16 | u64::from(sqe.high(10))) + 1)),
             // The queue's own memory, and the buffers: addresses, not data.
             CREATE_SQ | CREATE_CQ | DOORBELL_BUFFER => Ok(0),
+            SET_FEATURES | GET_FEATURES if sqe.word(10) & 0xFF == u32::from(HOST_BEHAVIOR) => Ok(512),
             DELETE_SQ | DELETE_CQ | ABORT | KEEP_ALIVE | SET_FEATURES | GET_FEATURES => Ok(0),
             _ => Err(INVALID_OPCODE),
         }
@@ -60,7 +63,7 @@ impl Step<'_> {
         match sqe.opcode() {
             IDENTIFY => self.identify(name, sqe),
             GET_LOG => self.get_log(name, sqe),
-            SET_FEATURES => self.set_features(sqe),
+            SET_FEATURES => self.set_features(name, sqe),
             GET_FEATURES => self.get_features(sqe),
             CREATE_CQ => (self.create_cq(sqe), 0),
             CREATE_SQ => (self.create_sq(sqe), 0),
@@ -114,9 +117,15 @@ impl Step<'_> {
         (SUCCESS, 0)
     }
 
-    fn set_features(&mut self, sqe: &Sqe) -> Answer {
+    fn set_features(&mut self, name: u64, sqe: &Sqe) -> Answer {
         let feature = u8::try_from(sqe.word(10) & 0xFF).unwrap_or(0);
         match feature {
+            HOST_BEHAVIOR => {
+                if self.take_data(name).first() == Some(&1) {
+                    self.ctrl.features.insert(feature, 1);
+                }
+                (SUCCESS, 0)
+            }
             QUEUES_FEATURE => {
                 if self.ctrl.sqs.len() > 1 || self.ctrl.cqs.len() > 1 {
                     self.violate("wire", "the number of queues is set while there are I/O queues".to_string());

@@ -17,8 +17,8 @@ use crate::{
     shadow::Belongs,
 };
 
-/// Time that a look without a wait takes: a loop of looks makes time pass.
-const RELAX_NS: u64 = 100;
+/// Time that a look without a wait takes at most: a loop of looks makes time pass, up to the next event.
+const RELAX_NS: u64 = 20_000;
 
 /// One modelled function.
 #[derive(Debug)]
@@ -81,6 +81,12 @@ impl Hub {
     pub fn add_controller(&self, params: super::NvmeParams, seed: u64) -> SimBus {
         let number = self.lock().add_controller(params, seed);
         SimBus { hub: self.clone(), number, name: format!("sim:{number:02x}.0"), key: GuestKey::fresh() }
+    }
+
+    /// Something befalls a controller after so many nanoseconds.
+    pub fn befall(&self, number: usize, after_ns: u64, what: super::Mishap) {
+        let what = super::NvmeEvent::Mishap { what };
+        self.lock().agenda.plan(after_ns, crate::machine::Event::Nvme { number, life: u64::MAX, what });
     }
 
     /// A waiter for transports over modelled functions.
@@ -349,7 +355,9 @@ impl Waiter for SimWaiter {
     fn relax(&mut self) {
         let mut machine = self.hub.lock();
         let until = machine.now() + RELAX_NS;
-        machine.run_until(until);
+        if !machine.step_until(until) {
+            machine.run_until(until);
+        }
     }
 
     fn now(&self) -> Time {

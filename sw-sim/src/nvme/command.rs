@@ -84,6 +84,9 @@ pub(super) struct Command {
     pub(super) late: bool,
 }
 
+/// SCT and SC of a write that finds no space.
+const CAPACITY_EXCEEDED: (u8, u8) = (0, 0x81);
+
 /// A status: SCT and SC, the others zero.
 pub(super) const fn status(kind: u16, code: u16) -> u16 {
     kind << 8 | code
@@ -236,8 +239,11 @@ impl Step<'_> {
         }
         if let Some(NvmeAct::Fail(fail)) = act {
             self.mark(if fail.do_not_retry { Mark::NvmeFailed } else { Mark::NvmeFailedForNow });
-            let retry = u16::from(fail.delay & 3) << 11 | u16::from(fail.do_not_retry) << 14;
-            if fail.do_not_retry && queue > 0 {
+            // A delay is named to hosts that know of it (Host Behavior Support, ACRE).
+            let delay = if self.ctrl.features.contains_key(&super::admin::HOST_BEHAVIOR) { fail.delay & 3 } else { 0 };
+            let retry = u16::from(delay) << 11 | u16::from(fail.do_not_retry) << 14;
+            // No space and "later" are refusals: nothing moved.
+            if fail.do_not_retry && queue > 0 && (fail.kind, fail.code) != CAPACITY_EXCEEDED {
                 self.move_some(name);
             }
             return self.finish(name, status(fail.kind.into(), fail.code.into()) | retry, 0);
@@ -298,7 +304,7 @@ impl Step<'_> {
             Some(NvmeAct::WrongPhase) => self.mark(Mark::NvmeWrongPhase),
             _ => {}
         }
-        let extra = self.ctrl.params.noise.map_or(0, |noise| noise.extra);
+        let extra = self.ctrl.noise.map_or(0, |noise| noise.extra);
         if self.ctrl.moods.per_mille(extra) {
             let stale = self.ctrl.ended.front().copied();
             let (queue, cid) = stale.unwrap_or((queue, cid));

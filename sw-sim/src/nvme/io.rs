@@ -34,7 +34,8 @@ impl Step<'_> {
 
     /// Logical blocks of a namespace.
     pub(super) fn blocks(&self, namespace: &NamespaceParams) -> u64 {
-        let len = self.disks.get(namespace.disk).map_or(0, |disk| disk.bytes().len() as u64);
+        // It may have shrunk since the driver asked.
+        let len = self.disks.get(namespace.disk).map_or(0, |disk| disk.end.min(disk.bytes().len() as u64));
         len / u64::from(namespace.block)
     }
 

@@ -75,7 +75,7 @@ pub(crate) enum NvmeEvent {
     /// An interrupt arrives.
     Interrupt { vector: u16 },
     /// Asynchronous events happen.
-    Mishap { which: usize },
+    Mishap { what: Mishap },
 }
 
 /// Counts that cost tests look at.
@@ -112,14 +112,21 @@ pub(crate) struct Taint {
     pub(crate) ops: BTreeSet<u64>,
     /// A slab was hit: any staged byte may be wrong.
     pub(crate) slabs: bool,
+    /// A controller makes no sense: nothing is promised of any byte.
+    pub(crate) all: bool,
     /// Ranges of disks whose writes were swallowed: disk, offset, length.
     pub(crate) ranges: Vec<(usize, u64, u64)>,
 }
 
 impl Taint {
+    /// Whether some byte of some disk is nobody's promise.
+    pub(crate) fn any_range(&self) -> bool {
+        self.all || !self.ranges.is_empty()
+    }
+
     /// Whether a byte of a disk is nobody's promise.
     pub(crate) fn covers(&self, disk: usize, at: u64) -> bool {
-        self.ranges.iter().any(|(on, from, len)| *on == disk && *from <= at && at - from < *len)
+        self.all || self.ranges.iter().any(|(on, from, len)| *on == disk && *from <= at && at - from < *len)
     }
 }
 
@@ -163,6 +170,7 @@ pub(crate) struct Controller {
     stopped: bool,
     /// It made no sense at some time: what the driver sends it may make none either.
     hostile: bool,
+    noise: Option<Noise>,
 }
 
 impl Controller {
@@ -193,7 +201,8 @@ impl Controller {
             gone: Arc::default(),
             counts: NvmeCounts::default(),
             stopped: false,
-            hostile: params.noise.is_some(),
+            hostile: false,
+            noise: None,
             params,
         }
     }
@@ -203,7 +212,7 @@ impl Controller {
         self.rules.quiet = true;
         self.params.reset_hangs = 0;
         self.params.interrupts_lost = 0;
-        self.params.noise = None;
+        self.noise = None;
     }
 
     /// Time that passes in a barrier.
@@ -228,11 +237,7 @@ pub(crate) struct Step<'a> {
 impl Machine {
     pub(crate) fn add_controller(&mut self, params: NvmeParams, seed: u64) -> usize {
         let number = self.nvme.len();
-        let mishaps = params.mishaps.clone();
         self.nvme.push(Controller::new(params, seed, number));
-        for (which, (at, _)) in mishaps.iter().enumerate() {
-            self.agenda.plan(*at, Event::Nvme { number, life: u64::MAX, what: NvmeEvent::Mishap { which } });
-        }
         number
     }
 
@@ -316,16 +321,15 @@ impl Step<'_> {
             NvmeEvent::Extra { queue, cid, taken } => self.extra_entry(queue, cid, taken),
             NvmeEvent::Post { queue } => self.post(queue),
             NvmeEvent::Interrupt { vector } => self.interrupt(vector),
-            NvmeEvent::Mishap { which } => self.mishap(which),
+            NvmeEvent::Mishap { what } => self.mishap(what),
         }
     }
 
-    fn mishap(&mut self, which: usize) {
-        let Some((_, mishap)) = self.ctrl.params.mishaps.get(which).copied() else { return };
+    fn mishap(&mut self, mishap: Mishap) {
         if self.ctrl.rules.quiet {
             return;
         }
-        self.note("mishap", &[self.number as u64, which as u64]);
+        self.note(mishap.name(), &[self.number as u64]);
         match mishap {
             Mishap::Fatal => {
                 self.mark(Mark::NvmeFatal);
@@ -342,6 +346,12 @@ impl Step<'_> {
                 self.ctrl.registers.vanish();
             }
             Mishap::Events(count) => (0..count).for_each(|n| self.raise_event(n)),
+            Mishap::Noise(noise) => {
+                self.mark(Mark::NvmeNoise);
+                self.ctrl.noise = Some(noise);
+                self.ctrl.hostile = true;
+                self.taint.all = true;
+            }
         }
     }
 

@@ -98,6 +98,8 @@ pub enum Mishap {
     Stuck,
     /// This many asynchronous events at once.
     Events(u8),
+    /// From now on it makes no sense. What it holds is nobody's promise any more.
+    Noise(Noise),
 }
 
 /// What a controller is like. Times in nanoseconds; chances in thousandths.
@@ -167,10 +169,6 @@ pub struct NvmeParams {
     pub retry_delays: [u16; 3],
     /// Its faults.
     pub rules: Vec<NvmeRule>,
-    /// What befalls it, and when.
-    pub mishaps: Vec<(u64, Mishap)>,
-    /// Writes noise instead of answers: entries, identify data and registers are random.
-    pub noise: Option<Noise>,
 }
 
 /// How a controller that makes no sense makes none. Chances in thousandths.
@@ -184,6 +182,18 @@ pub struct Noise {
     pub data: u64,
     /// An entry comes that nothing asked for.
     pub extra: u64,
+}
+
+impl Mishap {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Mishap::Fatal => "fatal",
+            Mishap::Gone => "gone",
+            Mishap::Stuck => "stuck",
+            Mishap::Events(_) => "events",
+            Mishap::Noise(_) => "noise",
+        }
+    }
 }
 
 impl NvmeParams {
@@ -222,8 +232,6 @@ impl NvmeParams {
             map_ns: 0,
             retry_delays: [1, 2, 3],
             rules: Vec::new(),
-            mishaps: Vec::new(),
-            noise: None,
         }
     }
 }

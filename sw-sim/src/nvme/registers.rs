@@ -12,6 +12,10 @@ use crate::log::Mark;
 
 /// Reads of a controller that is gone before a run is stopped: a driver that goes on asks for ever.
 const GONE_READS_MAX: u64 = 20_000;
+/// How long after CAP.TO a controller that hangs in a reset is off after all: nobody waits for it any more.
+const HANG_NS: u64 = 1_000_000_000;
+const CC: u32 = 0x14;
+const CSTS: u32 = 0x1C;
 /// Bytes before the doorbells.
 const DOORBELLS: u32 = 0x1000;
 
@@ -124,8 +128,8 @@ impl Registers {
             0x00 | 0x04 => half(self.cap),
             0x08 => 0x0001_0400,
             0x0C | 0x10 => u64::from(self.masked),
-            0x14 => u64::from(self.cc),
-            0x1C => u64::from(self.status()),
+            CC => u64::from(self.cc),
+            CSTS => u64::from(self.status()),
             0x24 => u64::from(self.aqa),
             0x28 | 0x2C => half(self.asq),
             // ACQ is at 0x30, a multiple of 8 as the others are.
@@ -158,10 +162,14 @@ impl Step<'_> {
             self.violate("limits", format!("register {at:#x} is read"));
             return u32::MAX;
         }
-        if let Some(noise) = self.ctrl.params.noise
+        if let Some(noise) = self.ctrl.noise
             && self.ctrl.moods.per_mille(noise.registers)
         {
-            return self.ctrl.moods.range32(0, u32::MAX);
+            // CC.EN and CSTS.RDY stay true, and no status is all ones: they are all that a driver has to tell whether memory is
+            // still touched, and no driver could be right without them.
+            let (kept, cleared) = if matches!(at, CC | CSTS) { (1, 1 << 31) } else { (0, 0) };
+            let noise = self.ctrl.moods.range32(0, u32::MAX) & !(kept | cleared);
+            return noise | self.ctrl.registers.word(at) & kept;
         }
         self.ctrl.registers.word(at)
     }
@@ -184,7 +192,7 @@ impl Step<'_> {
         match at {
             0x0C => registers.masked |= value,
             0x10 => registers.masked &= !value,
-            0x14 => self.write_cc(value),
+            CC => self.write_cc(value),
             0x24 | 0x28 | 0x2C | 0x30 | 0x34 if enabled => {
                 self.violate("order", format!("register {at:#x} is written while CC.EN is 1"));
             }
@@ -259,7 +267,9 @@ impl Step<'_> {
         self.ctrl.registers.state = State::Disabling;
         let hangs = self.ctrl.params.reset_hangs;
         if self.ctrl.moods.per_mille(hangs) {
-            return self.mark(Mark::NvmeResetHangs);
+            self.mark(Mark::NvmeResetHangs);
+            let late = self.ctrl.registers.timeout_ns + HANG_NS;
+            return self.plan(late, NvmeEvent::Disabled);
         }
         let (low, high) = self.ctrl.params.ready_ns;
         let delay = self.ctrl.latency.range(low, high).min(self.ctrl.registers.timeout_ns / 2);

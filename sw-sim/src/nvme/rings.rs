@@ -359,7 +359,7 @@ impl Step<'_> {
 
     /// Makes noise of bytes, if that is what this controller does.
     pub(super) fn garble(&mut self, bytes: &mut [u8], what: Noisy) {
-        let Some(noise) = self.ctrl.params.noise else { return };
+        let Some(noise) = self.ctrl.noise else { return };
         let chance = match what {
             Noisy::Entry => noise.entries,
             Noisy::Data => noise.data,

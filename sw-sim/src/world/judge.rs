@@ -137,7 +137,8 @@ impl World {
     fn is_promised(&self, live: &LiveOp, ways: &[Way]) -> bool {
         let machine = self.hub.lock();
         let staged = ways.iter().any(|way| !matches!(way, Way::Dma | Way::Kernel));
-        !(machine.taint.ops.contains(&live.user) || machine.taint.slabs && staged)
+        let taint = &machine.taint;
+        !(taint.all || taint.ops.contains(&live.user) || taint.slabs && staged)
     }
 
     fn memory_back(&self, live: &LiveOp) -> Vec<Way> {
@@ -177,6 +178,8 @@ impl World {
             ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Busy | ErrorKind::ShortData | ErrorKind::NoDevice => {
                 self.params.mood != Mood::Calm
             }
+            ErrorKind::OutOfRange => self.params.work.shrinks,
+            ErrorKind::ResourceLimit if machine.log.marks.count(Mark::IommuFull) > 0 => true,
             // Without a code it is the lane's own; a driver's refusal of a copy has one.
             ErrorKind::ResourceLimit if error.code() == 0 => {
                 machine.mark(Mark::AllSlabsLost);
@@ -257,7 +260,7 @@ impl World {
         }
         let held: Vec<u8> =
             live.parts.iter().flat_map(|part| self.object_bytes(live.object, part.offset, part.len)).collect();
-        let (object, tainted) = (self.object(live.object), !self.hub.lock().taint.ranges.is_empty());
+        let (object, tainted) = (self.object(live.object), self.hub.lock().taint.any_range());
         let mut places = live.parts.iter().flat_map(|part| part.offset..part.offset + part.len);
         for ((at, held), before) in (0u64..).zip(&held).zip(&live.before) {
             let spot = places.next().map(|place| object.locate(place));
@@ -397,8 +400,9 @@ impl World {
 
     /// The lane is gone; the last bytes land; then memory and disks are as they must be.
     pub(super) fn judge_after(self, quarantined: u32) {
-        let World { lane, hub, withheld, objects, mut image, .. } = self;
+        let World { lane, hub, withheld, objects, mut image, drivers, .. } = self;
         drop(lane);
+        drop(drivers);
         let mut machine = hub.lock();
         let until = machine.now() + AFTERMATH_NS;
         machine.run_until(until);

@@ -8,6 +8,7 @@
 
 mod image;
 mod judge;
+mod nvme;
 mod params;
 mod targets;
 mod work;
@@ -28,12 +29,15 @@ use crate::{
     shadow::Violation,
 };
 use image::Image;
+use nvme::Drivers;
 pub use params::{Mood, Params};
 use targets::SimObject;
 use work::LiveOp;
 
 /// Virtual time that a drain may take after faults stopped: far above the longest modelled delay times the queue.
 const DRAIN_NS: u64 = 3_000_000_000;
+/// The same over controllers: commands time out, are aborted, controllers are reset three times, each within its limits.
+const NVME_DRAIN_NS: u64 = 30_000_000_000;
 /// Polls in a drain at most.
 const DRAIN_POLLS: u32 = 200_000;
 /// What a close gets for each queue.
@@ -90,6 +94,9 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// Drivers, transports, and an object for each disk.
+type Targets = (Drivers, Vec<Box<dyn Transport>>, Vec<SimObject>);
+
 /// A run in progress.
 pub struct World {
     seed: u64,
@@ -99,6 +106,8 @@ pub struct World {
     rates: RateTable,
     rng: Rng,
     objects: Vec<SimObject>,
+    /// The drivers of modelled controllers, if there are any. They outlive the lane.
+    drivers: Drivers,
     live: BTreeMap<u64, LiveOp>,
     /// Answered without their memory, or abandoned: the lane keeps it until the device let go.
     withheld: BTreeMap<u64, LiveOp>,
@@ -121,10 +130,23 @@ impl World {
         Self::run_with(seed, Params::draw(seed))
     }
 
+    /// Runs `seed` over modelled NVMe controllers to its end.
+    pub fn run_nvme(seed: u64) -> Outcome {
+        Self::run_with(seed, Params::draw_nvme(seed))
+    }
+
     /// Runs `seed` with a configuration of the caller's.
     pub fn run_with(seed: u64, params: Params) -> Outcome {
         let hub = Hub::new();
         match Self::build(seed, params.clone(), hub.clone()) {
+            // A controller that is late or hostile need not come up; one that is well must.
+            Ok(world) if world.objects.is_empty() => {
+                if params.mood == Mood::Calm {
+                    hub.lock().violate("liveness", "no controller came up".to_string());
+                }
+                drop(world);
+                outcome(seed, &params, &hub, Stats::default(), String::new())
+            }
             Ok(mut world) => {
                 world.play();
                 world.finish()
@@ -141,12 +163,8 @@ impl World {
             hub.add_original_disk(params.disk_bytes);
         }
         let image = Image::of(&hub.lock().disks);
-        let objects = targets::build(&hub, &params);
-        let transports = params.queues.iter().map(|queue| {
-            let transport: Box<dyn Transport> = Box::new(hub.add_queue(queue.clone(), seed));
-            transport
-        });
-        let transports = transports.collect();
+        let (drivers, transports, plain) = Self::build_targets(seed, &params, &hub)?;
+        let objects = targets::with_stripe_set(plain, &params);
         let copiers = params.copiers.iter().map(|copier| Box::new(hub.add_copier(copier.clone(), seed)) as _).collect();
         let pool = |(count, bytes)| SlabPool::new(count, ByteLen(bytes), HugePages::Never);
         let staging = params.staging.map(pool).transpose().map_err(|error| error.to_string())?;
@@ -163,6 +181,7 @@ impl World {
             rates: RateTable::new(),
             rng,
             objects,
+            drivers,
             live: BTreeMap::new(),
             withheld: BTreeMap::new(),
             next_user: 1,
@@ -174,6 +193,22 @@ impl World {
             idle_polls: 0,
             stats: Stats::default(),
         })
+    }
+
+    fn build_targets(seed: u64, params: &Params, hub: &Hub) -> Result<Targets, String> {
+        if let Some(setup) = &params.nvme {
+            let (drivers, failed) = Drivers::open(hub, seed, setup)?;
+            if let Some(why) = failed.first().filter(|_| params.mood == Mood::Calm) {
+                return Err(format!("a controller without faults does not come up: {why}"));
+            }
+            let (transport, objects) = (drivers.transport(hub, setup)?, drivers.objects(params)?);
+            return Ok((drivers, vec![transport], objects));
+        }
+        let transports = params.queues.iter().map(|queue| {
+            let transport: Box<dyn Transport> = Box::new(hub.add_queue(queue.clone(), seed));
+            transport
+        });
+        Ok((Drivers::default(), transports.collect(), targets::build(hub, params)))
     }
 
     fn now(&self) -> Time {
@@ -242,7 +277,7 @@ impl World {
     }
 
     fn drain(&mut self) {
-        let until = self.now().0 + DRAIN_NS;
+        let until = self.now().0 + if self.params.nvme.is_some() { NVME_DRAIN_NS } else { DRAIN_NS };
         for _ in 0..DRAIN_POLLS {
             if self.live.is_empty() || self.now().0 > until || !self.clean() {
                 break;
@@ -280,7 +315,8 @@ fn outcome(seed: u64, params: &Params, hub: &Hub, mut stats: Stats, tree: String
         }
         report += &tree;
         report += &format!(
-            "\nreplay: SW_SIM_SEED={seed} cargo test --release -p sw-sim --test seeds -- --nocapture one_seed\n"
+            "\nreplay: SW_SIM_SEED={seed} cargo test --release -p sw-sim --test seeds -- --nocapture {}\n",
+            if params.nvme.is_some() { "one_nvme_seed" } else { "one_seed" }
         );
     }
     Outcome { seed, violations, marks: machine.log.marks.clone(), event_hash: machine.log.hash(), stats, report }

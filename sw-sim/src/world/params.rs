@@ -7,6 +7,7 @@ use sw_engine::{
     seam::{IoKind, Regions},
 };
 
+use super::nvme::NvmeSetup;
 use crate::{
     copier::CopierParams,
     disk::QueueParams,
@@ -57,6 +58,8 @@ pub struct Params {
     /// Slabs and bytes of each.
     pub(crate) staging: Option<(u32, u64)>,
     pub(crate) lane: LaneConfig,
+    /// Modelled controllers in place of modelled disk queues.
+    pub(crate) nvme: Option<NvmeSetup>,
     pub(crate) work: Work,
 }
 
@@ -130,6 +133,7 @@ impl Params {
             copiers,
             staging,
             lane,
+            nvme: None,
             work: draw_work(rng, mood),
         }
     }
@@ -205,7 +209,7 @@ fn draw_rule(rng: &mut Rng, mood: Mood) -> FaultRule {
     FaultRule { on, act }
 }
 
-fn draw_copier(rng: &mut Rng, device: u64, mood: Mood) -> CopierParams {
+pub(super) fn draw_copier(rng: &mut Rng, device: u64, mood: Mood) -> CopierParams {
     let device = DeviceId(DeviceId::MODEL_FIRST + u16::try_from(device).unwrap_or(0));
     let bad = mood != Mood::Calm;
     CopierParams {
@@ -219,7 +223,7 @@ fn draw_copier(rng: &mut Rng, device: u64, mood: Mood) -> CopierParams {
     }
 }
 
-fn draw_work(rng: &mut Rng, mood: Mood) -> Work {
+pub(super) fn draw_work(rng: &mut Rng, mood: Mood) -> Work {
     let short = rng.per_mille(500);
     Work {
         ops: rng.range(20, 80),
@@ -258,6 +262,10 @@ impl fmt::Display for Params {
         )?;
         self.queues.iter().try_for_each(|queue| writeln!(f, "  {queue:?}"))?;
         self.copiers.iter().try_for_each(|copier| writeln!(f, "  {copier:?}"))?;
+        if let Some(setup) = &self.nvme {
+            setup.controllers.iter().zip(&setup.mishaps).try_for_each(|pair| writeln!(f, "  {pair:?}"))?;
+            writeln!(f, "  {:?}\n  {:?}", setup.transport, setup.controller)?;
+        }
         writeln!(f, "  staging {:?}, {:?}", self.staging, self.lane)?;
         write!(f, "  {:?}", self.work)
     }

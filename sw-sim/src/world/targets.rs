@@ -17,6 +17,11 @@ pub(crate) struct SimObject {
 }
 
 impl SimObject {
+    /// A disk of its own.
+    pub(super) fn plain(object: Arc<Object>, disk: usize, len: u64) -> Self {
+        Self { object, disks: vec![disk], unit: len.max(1) }
+    }
+
     /// Disk and offset of byte `at`: the definition of a stripe set, without the product's arithmetic.
     pub(crate) fn locate(&self, at: u64) -> (usize, u64) {
         let width = self.disks.len() as u64;
@@ -35,20 +40,20 @@ impl SimObject {
     }
 }
 
-/// All objects of a run: one for each disk, and the stripe set over all of them.
+/// An object for each disk, over modelled queues.
 pub(crate) fn build(hub: &Hub, params: &Params) -> Vec<SimObject> {
-    let plain: Vec<SimObject> = (0..params.disks)
-        .map(|disk| {
-            let name = format!("sim:disk{disk}");
-            let object = hub.object(&name, params.disk_bytes, &faces(params, disk));
-            SimObject { object, disks: vec![disk], unit: params.disk_bytes.max(1) }
-        })
-        .collect();
+    let plain = |disk| {
+        let name = format!("sim:disk{disk}");
+        SimObject::plain(hub.object(&name, params.disk_bytes, &faces(params, disk)), disk, params.disk_bytes)
+    };
+    (0..params.disks).map(plain).collect()
+}
+
+/// All objects of a run: the plain ones, and the stripe set over all of them.
+pub(crate) fn with_stripe_set(plain: Vec<SimObject>, params: &Params) -> Vec<SimObject> {
     let mut all = plain.clone();
-    let geometry = params.stripe_unit.and_then(|unit| {
-        let width = u32::try_from(params.disks).ok()?;
-        StripeGeometry::new(unit, width).ok()
-    });
+    let width = u32::try_from(plain.len()).unwrap_or(0);
+    let geometry = params.stripe_unit.filter(|_| width > 1).and_then(|unit| StripeGeometry::new(unit, width).ok());
     if let Some(geometry) = geometry {
         let members: Vec<Arc<Object>> = plain.iter().map(|plain| Arc::clone(&plain.object)).collect();
         let object = Object {
@@ -61,7 +66,7 @@ pub(crate) fn build(hub: &Hub, params: &Params) -> Vec<SimObject> {
             stripe: Some((geometry, members)),
             keep: Box::new(()),
         };
-        let disks = (0..params.disks).collect();
+        let disks = plain.iter().flat_map(|plain| plain.disks.clone()).collect();
         all.push(SimObject { object: Arc::new(object), disks, unit: geometry.unit() });
     }
     all

@@ -119,6 +119,7 @@ impl World {
             }
             (ErrorKind::PolicyUnmet, _) => !live.congruent && self.params.staging.is_none(),
             (ErrorKind::OutOfRange, _) => past_end,
+            (ErrorKind::ResourceLimit, _) => self.hub.marks().count(Mark::IommuFull) > 0,
             (ErrorKind::NoDevice, _) => live.on_device && self.lost_a_device(),
             _ => false,
         };

@@ -1,0 +1,296 @@
+//! Worlds whose disks are namespaces of modelled controllers: the product's own controller and transport stand between the
+//! lane and the wire.
+
+use std::{sync::Arc, time::Duration};
+
+use sw_engine::{LaneConfig, Limits, Object, Reason, Residency, seam::Transport};
+use sw_nvme::{
+    controller::{Controller, ControllerConfig, ShadowDoorbells},
+    directory::{Directory, face},
+    transport::{Completion, NvmeConfig, NvmeTransport},
+};
+
+use super::{
+    params::{Faces, Mood, Params, draw_copier, draw_work},
+    targets::SimObject,
+};
+use crate::{
+    hub::Hub,
+    nvme::{Mishap, NamespaceParams, Noise, NvmeAct, NvmeParams, NvmeRule, OnCommand, QueueKind, SimBus, StatusParams},
+    rng::Rng,
+};
+
+const READ: u8 = 0x02;
+const WRITE: u8 = 0x01;
+/// Admin commands that a driver sends in the middle of a run: create and delete queues, log pages, identify, abort.
+const ADMIN_OPCODES: [u8; 6] = [0x00, 0x01, 0x02, 0x05, 0x06, 0x08];
+
+/// The controllers of a world and how the driver is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct NvmeSetup {
+    pub(crate) controllers: Vec<NvmeParams>,
+    /// For each controller: what befalls it, and how long after the start.
+    pub(crate) mishaps: Vec<Vec<(u64, Mishap)>>,
+    pub(crate) transport: NvmeConfig,
+    pub(crate) controller: ControllerConfig,
+}
+
+/// The driver's side of a world. Dropped after the lane.
+#[derive(Default)]
+pub(super) struct Drivers {
+    directory: Arc<Directory<SimBus>>,
+    pub(super) controllers: Vec<Arc<Controller<SimBus>>>,
+}
+
+impl Drivers {
+    /// Brings the controllers up; one that does not come up is left out.
+    pub(super) fn open(hub: &Hub, seed: u64, setup: &NvmeSetup) -> Result<(Self, Vec<String>), String> {
+        let (mut drivers, mut failed) = (Self::default(), Vec::new());
+        for params in &setup.controllers {
+            let bus = hub.add_controller(params.clone(), seed);
+            match Controller::open(Arc::new(bus), setup.controller) {
+                Ok(controller) => {
+                    drivers.directory.add(Arc::clone(&controller)).map_err(|error| error.to_string())?;
+                    drivers.controllers.push(controller);
+                }
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        for (number, mishaps) in setup.mishaps.iter().enumerate() {
+            mishaps.iter().for_each(|(after, mishap)| hub.befall(number, *after, *mishap));
+        }
+        Ok((drivers, failed))
+    }
+
+    /// The one transport over all of them.
+    pub(super) fn transport(&self, hub: &Hub, setup: &NvmeSetup) -> Result<Box<dyn Transport>, String> {
+        let transport = NvmeTransport::new(Arc::clone(&self.directory), hub.waiter(), setup.transport);
+        transport.map(|transport| Box::new(transport) as _).map_err(|error| error.to_string())
+    }
+
+    /// An object for each namespace, as the store of the product makes them.
+    pub(super) fn objects(&self, params: &Params) -> Result<Vec<SimObject>, String> {
+        let mut objects = Vec::new();
+        for (index, controller) in (0..).zip(&self.controllers) {
+            let number = controller.bus().number();
+            let known = params.nvme.iter().flat_map(|setup| setup.controllers.get(number));
+            let known: Vec<NamespaceParams> = known.flat_map(|controller| controller.namespaces.clone()).collect();
+            for namespace in controller.namespaces() {
+                let Some(model) = known.iter().find(|model| model.nsid == namespace.nsid) else {
+                    return Err(format!("the driver found namespace {}, which there is not", namespace.nsid));
+                };
+                let face = face(index, &namespace).map_err(|error| error.to_string())?;
+                let object = Object {
+                    id: Object::next_id(),
+                    name: Arc::from(format!("nvme://sim{number}/{}", namespace.nsid)),
+                    len: params.disk_bytes,
+                    version: namespace.version(),
+                    faces: vec![face],
+                    residency: Residency::Unknown.into(),
+                    stripe: None,
+                    keep: Box::new(()),
+                };
+                objects.push(SimObject::plain(Arc::new(object), model.disk, params.disk_bytes));
+            }
+        }
+        Ok(objects)
+    }
+}
+
+impl Params {
+    /// Draws a world of modelled controllers from `seed`.
+    pub fn draw_nvme(seed: u64) -> Self {
+        let rng = &mut Rng::split(seed, "nvme params");
+        let mood = rng.pick_or(&[Mood::Calm, Mood::Faulty, Mood::Faulty, Mood::Hostile], Mood::Calm);
+        let block = rng.pick_or(&[512, 512, 4096], 512);
+        let mut disks = 0;
+        let mut controllers = Vec::new();
+        for _ in 0..if rng.per_mille(300) { 2 } else { 1 } {
+            let namespaces = draw_namespaces(rng, &mut disks, block);
+            controllers.push(draw_controller(rng, namespaces, mood));
+        }
+        let mishaps = controllers.iter().map(|_| draw_mishaps(rng, mood)).collect();
+        let setup = NvmeSetup { controllers, mishaps, transport: draw_transport(rng), controller: draw_driver(rng) };
+        let staging =
+            rng.per_mille(700).then(|| (rng.pick_or(&[1, 2, 8], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
+        let devices = if staging.is_some() { rng.range(0, 1) } else { 0 };
+        let lane = LaneConfig {
+            ops_max: rng.pick_or(&[1, 4, 32], 32),
+            bounce_slabs: rng.pick_or(&[1, 2, 16], 2),
+            bounce_bytes: rng.pick_or(&[8192, 8192, 4096], 8192),
+            limits: Limits::default(),
+        };
+        Self {
+            mood,
+            disks,
+            disk_bytes: rng.pick_or(&[128 << 10, 256 << 10], 128 << 10),
+            stripe_unit: (disks > 1 && rng.per_mille(600)).then(|| rng.pick_or(&[4096, 8192, 16_384], 4096)),
+            faces: Faces::Direct,
+            block,
+            memory: 4,
+            shared_queue: true,
+            cache_queue: false,
+            queues: Vec::new(),
+            copiers: (0..devices).map(|device| draw_copier(rng, device, mood)).collect(),
+            staging,
+            lane,
+            nvme: Some(setup),
+            work: draw_work(rng, mood),
+        }
+    }
+}
+
+fn draw_namespaces(rng: &mut Rng, disks: &mut usize, block: u32) -> Vec<NamespaceParams> {
+    let boundary = rng.pick_or(&[0, 0, 8, 32], 0);
+    // Numbers need not be dense.
+    let first = rng.pick_or(&[1, 1, 3], 1);
+    let count = if rng.per_mille(300) { 2 } else { 1 };
+    let mut namespaces = Vec::new();
+    for n in 0..count {
+        let boundary_blocks = if block == 512 { boundary } else { boundary / 8 };
+        namespaces.push(NamespaceParams { nsid: first + 4 * n, disk: *disks, block, metadata: 0, boundary_blocks });
+        *disks += 1;
+    }
+    namespaces
+}
+
+fn draw_controller(rng: &mut Rng, namespaces: Vec<NamespaceParams>, mood: Mood) -> NvmeParams {
+    let bad = mood != Mood::Calm;
+    let low = rng.pick_or(&[1_000, 10_000], 1_000);
+    let ready = rng.pick_or(&[100_000, 3_000_000], 100_000);
+    let late = bad && rng.per_mille(60);
+    let rules = if bad { (0..rng.range(0, 3)).map(|_| draw_rule(rng, mood)).collect() } else { Vec::new() };
+    let hangs = bad && rng.per_mille(100);
+    NvmeParams {
+        entries_max: rng.pick_or(&[2, 2, 4, 16, 64, 1024], 16),
+        queue_pairs: rng.pick_or(&[1, 2, 8], 1),
+        vectors: rng.pick_or(&[0, 1, 2, 9], 2),
+        stride: rng.pick_or(&[0, 0, 1, 4], 0),
+        mdts: rng.pick_or(&[0, 1, 2, 5], 2),
+        doorbell_buffer: rng.per_mille(400),
+        aborts_max: rng.pick_or(&[1, 4], 4),
+        events_max: rng.pick_or(&[1, 4], 4),
+        timeout_halves: 1,
+        // Around the limit of CAP.TO: just before it, or just after.
+        ready_ns: if late { (470_000_000, 515_000_000) } else { (ready, 2 * ready) },
+        left_enabled: rng.per_mille(200),
+        write_cache: rng.per_mille(600),
+        latency_ns: (low, low * rng.pick_or(&[1, 3, 30], 3)),
+        tail: if rng.per_mille(300) { (20, 3_000_000) } else { (0, 0) },
+        fetch_burst: rng.pick_or(&[1, 4, 64], 4),
+        barrier_ns: rng.pick_or(&[0, 300, 2_000], 0),
+        scribble: rng.pick_or(&[0, 300], 0),
+        interrupts_lost: if bad { rng.pick_or(&[0, 100], 0) } else { 0 },
+        interrupt_ns: rng.pick_or(&[0, 5_000], 0),
+        interrupts_spurious: rng.pick_or(&[0, 100], 0),
+        abort_wins: rng.pick_or(&[0, 500, 1000], 500),
+        stop_works: !hangs || rng.per_mille(500),
+        reset_hangs: if hangs { rng.pick_or(&[300, 1000], 300) } else { 0 },
+        iommu_entries: if rng.per_mille(150) { sw_mem::index(rng.range(12, 30)) } else { 65_535 },
+        iova_first: rng.pick_or(&[0x1000, 0xFED0_0000, 1 << 40], 0x1000),
+        stale_ns: if bad { rng.pick_or(&[0, 1_000_000], 0) } else { 0 },
+        map_ns: rng.pick_or(&[0, 0, 200_000], 0),
+        retry_delays: rng.pick_or(&[[0, 0, 0], [1, 1, 2]], [0, 0, 0]),
+        rules,
+        ..NvmeParams::calm(namespaces)
+    }
+}
+
+fn draw_rule(rng: &mut Rng, mood: Mood) -> NvmeRule {
+    let status = |kind, code, do_not_retry| StatusParams { kind, code, do_not_retry, delay: 0 };
+    let soon = |delay| NvmeAct::Fail(StatusParams { kind: 0, code: 0x82, do_not_retry: false, delay });
+    let on = |opcode| OnCommand { queue: QueueKind::Io, opcode, every: 1, times: 1 };
+    let legal = [
+        // Unrecovered Read Error and Write Fault, Capacity Exceeded, Internal Error, Command Interrupted.
+        (on(Some(READ)), NvmeAct::Fail(status(2, 0x81, true))),
+        (on(Some(WRITE)), NvmeAct::Fail(status(2, 0x80, true))),
+        (on(Some(WRITE)), NvmeAct::Fail(status(0, 0x81, true))),
+        (on(None), NvmeAct::Fail(status(0, 0x06, false))),
+        (on(None), NvmeAct::Fail(status(0, 0x21, false))),
+        (on(None), soon(0)),
+        (on(None), soon(1)),
+        (on(None), soon(3)),
+        (on(None), NvmeAct::Slow(5_000_000)),
+        (on(None), NvmeAct::Slow(250_000_000)),
+        (on(None), NvmeAct::Lost),
+        (on(None), NvmeAct::Lost),
+    ];
+    let lies = [
+        NvmeAct::Twice(1),
+        NvmeAct::Twice(20_000),
+        NvmeAct::Twice(500_000),
+        NvmeAct::UnknownCid,
+        NvmeAct::WrongSq,
+        NvmeAct::WrongHead,
+        NvmeAct::WrongPhase,
+        NvmeAct::ShortData,
+        NvmeAct::LostPage,
+        NvmeAct::LateData(1),
+        NvmeAct::LateData(300_000),
+    ];
+    let admin = [
+        NvmeAct::Lost,
+        NvmeAct::Slow(30_000_000),
+        NvmeAct::Fail(status(0, 0x06, true)),
+        NvmeAct::Fail(status(1, 0x03, true)),
+    ];
+    let first = on(None);
+    let (on, act) = if mood == Mood::Hostile && rng.per_mille(650) {
+        (first, rng.pick_or(&lies, NvmeAct::Twice(1)))
+    } else if rng.per_mille(150) {
+        let opcode = rng.pick(&ADMIN_OPCODES).copied();
+        (OnCommand { queue: QueueKind::Admin, opcode, ..first }, rng.pick_or(&admin, NvmeAct::Lost))
+    } else {
+        rng.pick_or(&legal, (first, NvmeAct::Lost))
+    };
+    NvmeRule { on: OnCommand { every: rng.range(1, 20), times: rng.pick_or(&[1, 3, 0], 3), ..on }, act }
+}
+
+fn draw_mishaps(rng: &mut Rng, mood: Mood) -> Vec<(u64, Mishap)> {
+    let mut mishaps = Vec::new();
+    let at = |rng: &mut Rng| rng.range(10_000, 3_000_000);
+    if rng.per_mille(200) {
+        mishaps.push((at(rng), Mishap::Events(rng.pick_or(&[1, 6], 1))));
+    }
+    if mood == Mood::Calm {
+        return mishaps;
+    }
+    if rng.per_mille(250) {
+        let mishap = rng.pick_or(&[Mishap::Fatal, Mishap::Stuck, Mishap::Gone], Mishap::Fatal);
+        mishaps.push((at(rng), mishap));
+    }
+    if mood == Mood::Hostile && rng.per_mille(300) {
+        let noise = Noise {
+            registers: rng.pick_or(&[0, 20], 0),
+            entries: rng.pick_or(&[0, 100], 0),
+            data: rng.pick_or(&[0, 300], 0),
+            extra: rng.pick_or(&[0, 200], 0),
+        };
+        mishaps.push((at(rng), Mishap::Noise(noise)));
+    }
+    mishaps
+}
+
+fn draw_transport(rng: &mut Rng) -> NvmeConfig {
+    let spin = Duration::from_nanos(rng.pick_or(&[5_000, 50_000], 5_000));
+    let completions = [Completion::Polled, Completion::Interrupt, Completion::Hybrid { spin }];
+    NvmeConfig {
+        queue_depth: rng.pick_or(&[1, 2, 8, 64], 8),
+        commands_per_controller: rng.pick_or(&[1, 2, 7, 31, 128], 7),
+        io_bytes_max: rng.pick_or(&[12 << 10, 16 << 10, 64 << 10, 1 << 20], 16 << 10),
+        completion: rng.pick_or(&completions, Completion::Polled),
+        device: Err(Reason::NoPeerPages),
+        command_timeout: Duration::from_millis(rng.pick_or(&[100, 200], 100)),
+        abort_timeout: Duration::from_millis(100),
+    }
+}
+
+fn draw_driver(rng: &mut Rng) -> ControllerConfig {
+    let shadow = [ShadowDoorbells::WhereOffered, ShadowDoorbells::WhereOffered, ShadowDoorbells::Never];
+    ControllerConfig {
+        queue_pairs: rng.pick_or(&[1, 4], 1),
+        admin_timeout: Duration::from_millis(rng.pick_or(&[100, 400], 100)),
+        shadow_doorbells: rng.pick_or(&shadow, ShadowDoorbells::WhereOffered),
+        resets_max: rng.pick_or(&[1, 3], 3),
+    }
+}
