@@ -171,6 +171,10 @@ fn a_list_may_be_a_part_of_a_page_and_says_what_it_lacks() {
     let error = describe(page, &[segment(0x10_0200, 17 * 4096)], &mut Lists::new(&part)).expect_err("18 pages");
     assert_eq!(error, NotPrp::ListFull { fits_bytes });
     holds(page, &[segment(0x10_0200, fits_bytes)], &mut Lists::new(&part));
+    // A second chunk does not help: only the last entry of a page links.
+    let apart = [(0x5000_0400, 16), (0x6000_0000, 16)];
+    let error = describe(page, &[segment(0x10_0000, 18 * 4096)], &mut Lists::new(&apart)).expect_err("no place");
+    assert_eq!(error, NotPrp::ListFull { fits_bytes: 17 * 4096 });
     // 16 entries at the end of a page can link to 4 more.
     let linked = [(0x5000_0F80, 16), (0x6000_0000, 4)];
     holds(page, &[segment(0x10_0000, 20 * 4096)], &mut Lists::new(&linked));

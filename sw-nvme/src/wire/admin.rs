@@ -173,8 +173,7 @@ impl Command {
 
     /// Set Features, for as long as the controller is enabled (SV 0). `data` is what [`Feature::data_bytes`] says.
     pub fn set_features(feature: &Feature, data: DataPointer) -> Self {
-        let (c11, c12) = (feature.dword11(), feature.dword12());
-        admin(opcode::SET_FEATURES, 0, data, [feature.id().into(), c11, c12, 0, 0, 0])
+        admin(opcode::SET_FEATURES, 0, data, [feature.id().into(), feature.dword11(), 0, 0, 0, 0])
     }
 
     /// Get Features: the value comes in dword 0 of the completion, or in `data` where the feature has such.
@@ -231,7 +230,8 @@ impl Command {
         let c10 = u32::from(page.id()) | u32::from(page.retain()) << 15 | (numd_z & 0xFFFF) << 16;
         let (low, high) = super::halves(offset_bytes);
         let nsid = page.nsid();
-        Some(admin(opcode::GET_LOG_PAGE, nsid, data, [c10, numd_z >> 16, low, high, page.csi_dword(), 0]))
+        // Dword 14 has CSI in its top byte; the NVM command set is 0.
+        Some(admin(opcode::GET_LOG_PAGE, nsid, data, [c10, numd_z >> 16, low, high, 0, 0]))
     }
 
     /// Doorbell Buffer Config: shadow doorbells and event indexes, one page each, of the layout of the doorbells.

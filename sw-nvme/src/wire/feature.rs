@@ -237,11 +237,6 @@ impl Feature {
         }
     }
 
-    /// Dword 12 of Set Features: zero for all of these.
-    pub const fn dword12(&self) -> u32 {
-        0
-    }
-
     /// Bytes of the data that goes with it, 0 for none.
     pub const fn data_bytes(&self) -> usize {
         match self {

@@ -68,11 +68,6 @@ impl LogPage {
         }
     }
 
-    /// CSI in the top byte of dword 14: the NVM command set is 0.
-    pub(crate) const fn csi_dword(self) -> u32 {
-        0
-    }
-
     /// Bytes of the whole page; of one entry for Error Information.
     pub const fn len_bytes(self) -> u32 {
         match self {

@@ -294,7 +294,8 @@ fn kind(value: u8) -> ControllerKind {
     }
 }
 
-/// Limits of single commands of the NVM command set (CNS 06h, CSI 00h). All zero where the controller does not say.
+/// Limits of single commands of the NVM command set (CNS 06h, CSI 00h). All zero where the controller does not say. Powers
+/// of two of pages become bytes through [`mdts_bytes`](crate::limits::mdts_bytes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NvmLimits {
     /// VSL: Verify, as a power of two of `CAP.MPSMIN` pages of data; 0 for no limit.
