@@ -102,17 +102,20 @@ struct Facts {
 }
 
 impl Facts {
-    /// None: the number is not that of an NVMe namespace.
+    /// None: the number is not that of an NVMe namespace, or the kernel makes no block device for it.
     fn of(machine: &Machine, number: u64) -> Option<Self> {
-        let node = machine.path(&format!("sys/dev/char/{}:{}", libc::major(number), libc::minor(number)));
-        let subsystem = fs::canonicalize(node.join("subsystem")).ok()?;
-        if subsystem.file_name()? != "nvme-generic" {
+        if !is_generic(machine, number) {
             return None;
         }
-        let directory = fs::canonicalize(node).ok()?;
-        // `ng0n1` beside `nvme0n1`: both hang from the controller, or from the subsystem where paths are shared.
-        let disk = format!("nvme{}", directory.file_name()?.to_str()?.strip_prefix("ng")?);
-        Some(Self { directory: directory.parent()?.join(&disk), disk })
+        let directory = fs::canonicalize(node(machine, number)).ok()?;
+        let (_, number) = numbers("ng", directory.file_name()?.to_str()?)?;
+        // Both hang from the controller, or from the subsystem where paths are shared. `ng1n2` may be beside `nvme0n2`: the
+        // first number is the controller's in one and the subsystem's in the other (linux 7.3 drivers/nvme/host/core.c,
+        // nvme_add_ns_cdev, and multipath.c, nvme_mpath_set_disk_name).
+        let beside = directory.parent()?;
+        let names = sysfs::names(beside);
+        let disk = names.into_iter().find(|name| numbers("nvme", name).is_some_and(|(_, other)| other == number))?;
+        Some(Self { directory: beside.join(&disk), disk })
     }
 
     fn queue(&self, name: &str) -> PathBuf {
@@ -151,9 +154,20 @@ impl Facts {
     }
 }
 
+/// The two numbers of a name such as `nvme0n1`.
+fn numbers(prefix: &str, name: &str) -> Option<(u32, u32)> {
+    let (first, second) = name.strip_prefix(prefix)?.split_once('n')?;
+    Some((first.parse().ok()?, second.parse().ok()?))
+}
+
 /// Whether a device number is that of an NVMe namespace's generic node.
 pub(crate) fn is_generic(machine: &Machine, number: u64) -> bool {
-    Facts::of(machine, number).is_some()
+    let subsystem = fs::canonicalize(node(machine, number).join("subsystem")).ok();
+    subsystem.as_deref().and_then(Path::file_name).is_some_and(|class| class == "nvme-generic")
+}
+
+fn node(machine: &Machine, number: u64) -> PathBuf {
+    machine.path(&format!("sys/dev/char/{}:{}", libc::major(number), libc::minor(number)))
 }
 
 /// The answer of a stat.
@@ -171,7 +185,7 @@ fn version(stat: &Stat) -> Version {
 /// have it mounted or in a volume, and nobody can from now on.
 ///
 /// # Errors
-/// `WrongKind` for another character device; `Unsupported` for a namespace with metadata, zones, or blocks over 64 KiB, and
+/// `Unsupported` for a namespace with metadata, zones, or blocks over 64 KiB, and
 /// for one that the kernel makes no block device for; `InUse` if somebody holds the block device; `NoDevice` for a
 /// namespace that is not active; `PermissionDenied`; `Protocol` if the controller's answer makes no sense.
 pub(crate) fn open(machine: &Machine, path: &Path, mode: OpenMode) -> Result<Object, Error> {
@@ -180,7 +194,10 @@ pub(crate) fn open(machine: &Machine, path: &Path, mode: OpenMode) -> Result<Obj
     let node = sys::open(path, flags, 0).map_err(failed)?;
     let stat = sys::fstat(node.as_fd()).map_err(failed)?;
     let facts = Facts::of(machine, stat.special).ok_or_else(|| {
-        Error::new(ErrorKind::WrongKind, Verb::Open).at(name(path)).detail("it is not a namespace's generic node")
+        Error::new(ErrorKind::Unsupported, Verb::Open)
+            .at(name(path))
+            .detail("the kernel makes no block device for the namespace: its command set is not one of plain blocks")
+            .remedy("format it with the NVM command set")
     })?;
     refuse_strange(&facts, path)?;
     let nsid = ioctl::namespace_id(node.as_fd()).map_err(failed)?;
@@ -221,17 +238,11 @@ fn name(path: &Path) -> String {
 
 /// What commands of ours must not be sent to.
 fn refuse_strange(facts: &Facts, path: &Path) -> Result<(), Error> {
-    let unsupported = |detail: &'static str, remedy: &'static str| {
-        Err(Error::new(ErrorKind::Unsupported, Verb::Open).at(name(path)).detail(detail).remedy(remedy))
-    };
-    if !facts.directory.join("queue").exists() {
-        return unsupported(
-            "the kernel makes no block device for the namespace: its command set or format is not one of plain blocks",
-            "format it with the NVM command set and without metadata",
-        );
-    }
     if facts.zoned() {
-        return unsupported("the namespace has zones, which are written in order only", "use its block device");
+        return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+            .at(name(path))
+            .detail("the namespace has zones, which are written in order only")
+            .remedy("use its block device"));
     }
     Ok(())
 }

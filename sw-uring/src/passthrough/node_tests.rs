@@ -108,8 +108,19 @@ fn namespaces_that_take_no_plain_commands_are_refused_with_a_remedy() {
     let zoned = refuse_strange(&facts, Path::new("/dev/ng0n1")).unwrap_err();
     assert_eq!(zoned.kind(), ErrorKind::Unsupported);
     assert!(zoned.to_string().contains("/dev/ng0n1") && !zoned.remedy_text().is_empty());
-    fs::remove_dir_all(facts.directory.join("queue")).unwrap();
-    assert_eq!(refuse_strange(&facts, Path::new("/dev/ng0n1")).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn numbers_of_node_and_block_device_may_differ_in_the_controller() {
+    let tree = tree();
+    fs::rename(tree.root.join(CONTROLLER).join("nvme0n1"), tree.root.join(CONTROLLER).join("nvme3n1")).unwrap();
+    // A path of another namespace and the controller's own attributes are no block devices of this one.
+    tree.put(&format!("{CONTROLLER}/nvme3n12/size"), "8\n");
+    tree.put(&format!("{CONTROLLER}/nvme3c0n1/size"), "8\n");
+    assert_eq!(tree.facts().unwrap().disk, "nvme3n1");
+    fs::remove_dir_all(tree.root.join(CONTROLLER).join("nvme3n1")).unwrap();
+    assert!(tree.facts().is_none(), "a command set without blocks");
+    assert!(is_generic(&Machine::at(&tree.root), libc::makedev(240, 0)), "and still a namespace");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use sw_testkit::conformance::{End, fail as fail_case, skip as skip_case};
 use sw_uring::{FileStore, IO_URING, NVME_PASSTHROUGH, PassthroughTransport, UringConfig};
 
 use crate::block::{self, Aligned, Namespace};
-use crate::context::{Context, name, read_text};
+use crate::context::{Context, entries, name, read_text};
 use crate::io::{bytes, io, memory, piece, run};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
 
@@ -56,8 +56,14 @@ fn namespaces(context: &Context) -> Result<Vec<Namespace>, Stop> {
     block::namespaces(context, &context.device("nvme-a")?, 2)
 }
 
-fn open(namespace: &Namespace, mode: OpenMode) -> Result<Arc<Object>, sw_engine::Error> {
-    FileStore::new(IO_URING).open(&generic(namespace).to_string_lossy(), mode)
+fn open(namespace: &Namespace, mode: OpenMode) -> Result<Arc<Object>, Stop> {
+    Ok(FileStore::new(IO_URING).open(&generic(namespace)?.to_string_lossy(), mode)?)
+}
+
+/// The kind of the error that opening gives.
+fn refused(namespace: &Namespace, mode: OpenMode) -> Result<Option<ErrorKind>, Stop> {
+    let opened = FileStore::new(IO_URING).open(&generic(namespace)?.to_string_lossy(), mode);
+    Ok(opened.err().map(|error| error.kind()))
 }
 
 fn opens(context: &Context) -> Verdict {
@@ -72,7 +78,7 @@ fn opens(context: &Context) -> Verdict {
             let told = read_text(&queue(namespace, "dma_alignment")).is_ok();
             same("memory", &face.granularity.memory, &if told { 4 } else { 512 })?;
         }
-        let entry = FileStore::new(IO_URING).stat(&generic(namespace).to_string_lossy())?;
+        let entry = FileStore::new(IO_URING).stat(&generic(namespace)?.to_string_lossy())?;
         same("entry", &(entry.kind, entry.len), &(EntryKind::BlockDevice, DISK_BYTES))?;
     }
     Ok(())
@@ -160,14 +166,10 @@ fn claim(context: &Context) -> Verdict {
     drop(reader);
     let writer = open(namespace, OpenMode::Update)?;
     same("claimed", &exclusive().map(drop).map_err(|error| error.raw_os_error()), &Err(Some(libc::EBUSY)))?;
-    same(
-        "a second writer",
-        &open(namespace, OpenMode::Update).map(drop).map_err(|e| e.kind()),
-        &Err(ErrorKind::InUse),
-    )?;
+    same("a second writer", &refused(namespace, OpenMode::Update)?, &Some(ErrorKind::InUse))?;
     drop(writer);
     let holder = exclusive()?;
-    same("held", &open(namespace, OpenMode::Update).map(drop).map_err(|e| e.kind()), &Err(ErrorKind::InUse))?;
+    same("held", &refused(namespace, OpenMode::Update)?, &Some(ErrorKind::InUse))?;
     same("readers come in", &open(namespace, OpenMode::Read).is_ok(), &true)?;
     drop(holder);
     same("free again", &open(namespace, OpenMode::Update).is_ok(), &true)?;
@@ -276,10 +278,17 @@ fn not_a_namespace(_context: &Context) -> Verdict {
     same("/dev/null", &error, &Err(ErrorKind::WrongKind))
 }
 
-/// The generic node beside a namespace's block device.
-fn generic(namespace: &Namespace) -> PathBuf {
-    let leaf = name(&namespace.node).replacen("nvme", "ng", 1);
-    namespace.node.with_file_name(leaf)
+/// The generic node of a namespace: below the same controller, with the same number of the namespace. The number of the
+/// controller may differ.
+pub fn generic(namespace: &Namespace) -> Result<PathBuf, Stop> {
+    let disk = std::fs::canonicalize(format!("/sys/block/{}", name(&namespace.node)))?;
+    let number = name(&disk).rsplit('n').next().unwrap_or_default().to_string();
+    let ours = |leaf: &String| leaf.starts_with("ng") && leaf.ends_with(&format!("n{number}"));
+    let found = disk.parent().and_then(|controller| entries(controller).iter().map(|path| name(path)).find(ours));
+    match found {
+        Some(leaf) => Ok(namespace.node.with_file_name(leaf)),
+        None => fail(format!("no generic node beside {}", disk.display())),
+    }
 }
 
 /// A namespace whose content is made and looked at through its block device, past the page cache.
@@ -322,7 +331,7 @@ impl Bed for Passthrough {
         image.bytes_mut().copy_from_slice(content);
         let file = told("the block device", block::open(&self.namespace.node))?;
         told("a write", file.write_all_at(image.bytes(), 0))?;
-        let node = generic(&self.namespace);
+        let node = told("the generic node", generic(&self.namespace))?;
         let opened = FileStore::new(IO_URING).open(&node.to_string_lossy(), OpenMode::Update);
         Ok(Target { object: told("open", opened)?, face: 0 })
     }

@@ -18,6 +18,7 @@ use crate::block::{self, Namespace};
 use crate::context::Context;
 use crate::io::{bytes, io, piece, run};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
+use crate::suites::passthrough::generic;
 
 pub const SUITE: Suite = Suite {
     name: "peer-dma",
@@ -242,8 +243,8 @@ fn commands(context: &Context) -> Verdict {
     let lent = lend(context, u64::from(LEN))?;
     let namespace = namespace(context, "nvme-near")?;
     block::write_and_check(&namespace, 44, 0, usize::try_from(LEN)?)?;
-    let node = path(&namespace).replacen("nvme", "ng", 1);
-    let object: Arc<Object> = FileStore::new(IO_URING).open(&node, OpenMode::Read)?;
+    let node = |namespace| -> Result<String, Stop> { Ok(generic(namespace)?.to_string_lossy().into_owned()) };
+    let object: Arc<Object> = FileStore::new(IO_URING).open(&node(&namespace)?, OpenMode::Read)?;
     same("the tree", &peer::reach(&object, &lent)?, &Reach::Across { hops: 4 })?;
     let proof = peer::self_test(&object, &lent);
     context.fact(&json!({"self_test": format!("{proof:?}")}));
@@ -264,7 +265,7 @@ fn commands(context: &Context) -> Verdict {
         (proof, done) => fail(format!("self-test and I/O disagree: {proof:?}, {done:?}")),
     }?;
     // From another root port they are refused as reads of the block device are.
-    let far = path(&self::namespace(context, "nvme-a")?).replacen("nvme", "ng", 1);
+    let far = node(&self::namespace(context, "nvme-a")?)?;
     let object = FileStore::new(IO_URING).open(&far, OpenMode::Read)?;
     let read = io(IoKind::Read, &object, 0, Some(piece(&span, 0, 4096)?))?;
     let refused = run(&mut transport, &read)?.map_err(|fault| fault.kind);
