@@ -2,17 +2,22 @@
 //! through the kernel's driver, and memory of devices that drives reach.
 //!
 //! ```text
-//!   FileStore ── names ──► Object { faces: direct (O_DIRECT), buffered }
-//!                                     │ handle = descriptor
-//!        UringTransport  ◄────────────┴────────────►  ThreadsTransport
-//!        "io_uring": one ring, one system call        "preadv2": a bounded queue and
-//!        for a batch and the wait for it              named threads, where probe() says so
+//!   FileStore ── names ──► Object { faces: direct (O_DIRECT), buffered }    /dev/ngXnY: Object { one face: commands }
+//!                                     │ handle = descriptor                                   │
+//!        UringTransport  ◄────────────┴────────────►  ThreadsTransport                        ▼
+//!        "io_uring": one ring, one system call        "preadv2": a bounded queue and   PassthroughTransport
+//!        for a batch and the wait for it              named threads, where probe()     "nvme-passthrough": the same ring
+//!                                                     says so                          with commands in its entries
+//!
+//!   peer::PeerMemory: memory of a PCI device that drives may reach; an object is opened for it (open_for_peer)
 //! ```
 //!
 //! Invariants, as absences: nothing here chooses a route, splits an operation or retries one; that is the engine's.
 //! Nothing here frees memory that the kernel may still write. No I/O between `submit` and completion allocates.
 //! Read on: [`sw_engine::seam`] for the contracts, `docs/paths.md` for routes and reason codes.
 
+mod dmabuf;
+mod facts;
 mod fault;
 mod file;
 mod handle;
@@ -24,6 +29,8 @@ mod sysfs;
 mod threads;
 mod uring;
 
+pub use dmabuf::{DmabufRegistration, dmabuf_registration};
+pub use facts::{DirectFact, Standing, direct_facts};
 pub use file::{FileStore, Resumable, preallocate, residency, truncate, unchanged};
 pub use passthrough::{NVME_PASSTHROUGH, PassthroughTransport};
 pub use probe::{Probe, probe};

@@ -137,4 +137,42 @@ mod tests {
         assert!(passed[52..].iter().all(|byte| *byte == 0));
         assert!(passed[1..4].iter().chain(&passed[8..24]).all(|byte| *byte == 0));
     }
+
+    /// What the kernel's own header says, by a C compiler; none where this machine has no compiler or no such header.
+    fn header() -> Option<Vec<u64>> {
+        const PROGRAM: &str = r#"
+            #include <linux/nvme_ioctl.h>
+            #include <linux/fs.h>
+            #include <stddef.h>
+            #include <stdio.h>
+            #define AT(field) printf("%zu\n", offsetof(struct nvme_uring_cmd, field));
+            int main(void) {
+                printf("%zu\n%zu\n", sizeof(struct nvme_uring_cmd), sizeof(struct nvme_passthru_cmd));
+                AT(opcode) AT(nsid) AT(cdw2) AT(metadata) AT(addr) AT(metadata_len) AT(data_len) AT(cdw10) AT(cdw15)
+                AT(timeout_ms)
+                printf("%lu\n%lu\n", (unsigned long)NVME_IOCTL_ID, (unsigned long)NVME_IOCTL_ADMIN_CMD);
+                printf("%lu\n%lu\n", (unsigned long)NVME_IOCTL_IO_CMD, (unsigned long)NVME_URING_CMD_IO);
+                printf("%lu\n", (unsigned long)BLKFLSBUF);
+                return 0;
+            }"#;
+        let directory = std::env::temp_dir().join(format!("sw-uring-layout-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).ok()?;
+        let (source, program) = (directory.join("layout.c"), directory.join("layout"));
+        std::fs::write(&source, PROGRAM).ok()?;
+        let built = std::process::Command::new("cc").arg("-o").args([&program, &source]).output().ok();
+        let output = built
+            .filter(|built| built.status.success())
+            .and_then(|_| std::process::Command::new(&program).output().ok().map(|output| output.stdout));
+        let _ = std::fs::remove_dir_all(&directory);
+        Some(String::from_utf8(output?).unwrap().lines().map(|line| line.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn layout_and_numbers_are_those_of_the_kernels_header() {
+        let Some(header) = header() else { return println!("skip: no C compiler with linux/nvme_ioctl.h") };
+        let command = u64::try_from(COMMAND_BYTES).unwrap();
+        let numbers = [IOCTL_ID, IOCTL_ADMIN, IOCTL_IO, URING_IO, BLKFLSBUF].map(u64::from);
+        let places = [0, 4, 8, 16, 24, 32, 36, 40, 60, 64];
+        assert_eq!(header, [&[command, command], &places[..], &numbers].concat());
+    }
 }

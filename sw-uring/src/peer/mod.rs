@@ -27,4 +27,4 @@ pub use prove::{Proof, explain, reach, self_test};
 pub use topology::{Doubt, Verdict};
 
 pub(crate) use live::is_peer;
-pub(crate) use prove::{as_refusal, prove, without_direct};
+pub(crate) use prove::{as_refusal, prove, reach_of, without_direct};

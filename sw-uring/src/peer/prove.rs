@@ -20,7 +20,7 @@ use crate::{
     file::{open_file, open_namespace},
     passthrough::node::OpenNamespace,
     sys,
-    sysfs::Machine,
+    sysfs::{Machine, PciAddress},
 };
 
 /// Guard bytes on both sides of the block that a self-test reads: a page, so that a transfer that is a page off is seen.
@@ -53,7 +53,12 @@ pub fn reach(object: &Object, peer: &PeerMemory) -> Result<Verdict, Error> {
             device.map_err(|errno| fault::error(errno, Verb::Plan, object.name.clone()))?
         }
     };
-    Ok(topology::verdict(&machine, peer.provider(), &topology::below(&machine, device)))
+    Ok(reach_of(&machine, peer.provider(), device))
+}
+
+/// What the PCI tree says of a block device by its number.
+pub(crate) fn reach_of(machine: &Machine, provider: PciAddress, device: u64) -> Verdict {
+    topology::verdict(machine, provider, &topology::below(machine, device))
 }
 
 /// Whether an object's direct face works for a peer memory: what the tree refuses is not tried.
