@@ -437,6 +437,13 @@ impl<B: Bus> QueuePair<B> {
         true
     }
 
+    /// Whether a completion is there to be taken: one load.
+    #[inline]
+    pub fn has_completion(&self) -> bool {
+        let at = self.layout.cq_at + index(u64::from(self.cq_head)) * CQE_BYTES;
+        phase_of(self.memory.load32(at + PHASE_WORD_AT)) == self.phase
+    }
+
     /// Takes at most `budget` completions, then writes the head doorbell once if there were any. Stops at a breach, which
     /// [`QueuePair::breach`] then tells.
     #[inline]

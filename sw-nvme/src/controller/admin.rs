@@ -134,7 +134,7 @@ impl<B: Bus> Admin<B> {
         Csts(self.registers.read32(regs::CSTS))
     }
 
-    /// Whether anything of an earlier command may still land in its memory.
+    /// An error of this controller.
     pub(super) fn error(&self, kind: ErrorKind, text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
         Error::new(kind, Verb::Setup).at(self.bus.name()).detail(text)
     }
@@ -151,11 +151,7 @@ impl<B: Bus> Admin<B> {
     /// `NoDevice`, `Io` for a fatal status, `Protocol` for a broken queue or data that never came, `DeadlineExceeded`. A
     /// status is no error here.
     pub(super) fn run(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Answer, Error> {
-        if self.stuck {
-            return Err(self
-                .error(ErrorKind::Busy, "an admin command was never answered; only a reset frees the admin queue")
-                .with_retry(Retry::AfterFence));
-        }
+        self.check_usable()?;
         self.run = self.run.wrapping_add(1);
         let word = RUN | u64::from(self.run);
         let len = match data {
@@ -185,6 +181,16 @@ impl<B: Bus> Admin<B> {
             }
             patience.pause(&*self.bus);
         }
+    }
+
+    /// Refuses an admin queue whose memory an earlier command may still write.
+    pub(super) fn check_usable(&self) -> Result<(), Error> {
+        if self.stuck {
+            return Err(self
+                .error(ErrorKind::Busy, "an admin command was never answered; only a reset frees the admin queue")
+                .with_retry(Retry::AfterFence));
+        }
+        Ok(())
     }
 
     fn landed(&self, data: Data, answer: Answer) -> Result<Answer, Error> {

@@ -2,8 +2,8 @@
 //!
 //! Base, "Asynchronous Event Request command", "Get Log Page command".
 
+use core::time::Duration;
 use std::collections::VecDeque;
-use std::sync::TryLockError;
 
 use sw_engine::{Error, ErrorKind};
 
@@ -104,13 +104,10 @@ impl<B: Bus> Controller<B> {
     /// What the admin queue says: [`Controller::reset`] is next.
     pub fn service(&self) -> Result<(), Error> {
         let Life::Up(_) = self.life() else { return Ok(()) };
-        let mut guard = match self.control.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
-        };
+        let Some(mut guard) = self.lock_within(Duration::ZERO) else { return Ok(()) };
         let Some(control) = guard.as_mut() else { return Ok(()) };
         control.admin.reap_idle();
+        control.admin.check_usable()?;
         if control.take_events()? > 0 || control.log.inventory_stale {
             self.refresh(control)?;
         }

@@ -229,12 +229,8 @@ impl<B: Bus> Controller<B> {
     /// the admin queue, the controller is not up).
     pub fn abort(&self, qid: u16, cid: u16) -> bool {
         let Life::Up(_) = self.life() else { return false };
-        let mut guard = match self.control.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
-        guard.as_mut().is_some_and(|control| control.admin.abort(qid, cid))
+        let guard = self.lock_within(Duration::ZERO);
+        guard.is_some_and(|mut guard| guard.as_mut().is_some_and(|control| control.admin.abort(qid, cid)))
     }
 
     /// Shuts the controller down in good order (CC.SHN, bounded by RTD3E) and disables it. Queue pairs that are left are
@@ -263,6 +259,20 @@ impl<B: Bus> Controller<B> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock, or `None` if another thread has it for `limit`.
+    fn lock_within(&self, limit: Duration) -> Option<MutexGuard<'_, Option<Control<B>>>> {
+        let begun = self.bus.now();
+        let mut patience = admin::Patience::new();
+        loop {
+            match self.control.try_lock() {
+                Ok(guard) => return Some(guard),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if self.bus.now().since(begun) >= limit => return None,
+                Err(TryLockError::WouldBlock) => patience.pause(&*self.bus),
+            }
+        }
+    }
+
     fn control<R>(&self, run: impl FnOnce(&mut Control<B>) -> Result<R, Error>) -> Result<R, Error> {
         match self.lock().as_mut() {
             Some(control) => run(control),
@@ -284,12 +294,10 @@ impl<B: Bus> Control<B> {
         let shape =
             QueueShape { qid: 0, entries: admin::ADMIN_ENTRIES, data_bytes_max: 0, stride: cap.doorbell_stride };
         let queue = QueuePair::new(&*bus, shape)?;
-        let mut ids = Ids::default();
-        ids.set_vectors(bus.vectors());
         Ok(Self {
             admin: Admin::new(bus, queue, config.admin_timeout)?,
             cap,
-            ids,
+            ids: Ids::default(),
             pairs_max: 0,
             namespaces: Vec::new(),
             shadow: None,

@@ -41,52 +41,59 @@ pub struct Pair<B: Bus> {
     pub queue: QueuePair<B>,
     /// The epoch that it belongs to.
     pub epoch: u64,
-    /// Its interrupt, if it has one of its own.
-    pub interrupt: Option<<B::Waiter as Waiter>::Interrupt>,
+    /// Its interrupt with the vector's number, if it asked for one and has one of its own.
+    pub interrupt: Option<(u16, <B::Waiter as Waiter>::Interrupt)>,
 }
 
-/// Identifiers and vectors that are out.
+/// Identifiers that are out.
 ///
-/// An identifier stays out across a reset until its owner gives it back: a doorbell that the owner wrote late then hits a
-/// queue that does not exist, never one of another thread.
+/// One stays out across a reset until its owner gives it back: a doorbell that the owner wrote late then hits a queue that
+/// does not exist, never one of another thread.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
-    /// Of I/O queue `index + 1`: whether it is out, and with which vector.
-    out: Vec<Option<Option<u16>>>,
-    /// Vectors that no queue has.
-    vectors: Vec<u16>,
+    /// Of I/O queue `index + 1`.
+    out: Vec<bool>,
 }
 
 impl Ids {
-    /// Vector 0 is the admin queue's and goes last.
-    pub(super) fn set_vectors(&mut self, count: u16) {
-        self.vectors = (0..count).collect();
-    }
-
     /// Sets how many there are. Those above that are out stay out until they are given back.
     pub(super) fn set_count(&mut self, count: u16) {
         let count = usize::from(count);
-        let last_out = self.out.iter().rposition(Option::is_some).map_or(0, |at| at + 1);
-        self.out.resize(count.max(last_out), None);
+        let last_out = self.out.iter().rposition(|out| *out).map_or(0, |at| at + 1);
+        self.out.resize(count.max(last_out), false);
     }
 
-    fn take(&mut self, count: u16, notify: Notify) -> Option<(u16, Option<u16>)> {
-        let at = self.out.iter().take(usize::from(count)).position(Option::is_none)?;
-        let vector = if notify == Notify::Interrupt { self.vectors.pop() } else { None };
-        self.out[at] = Some(vector);
-        Some((u16::try_from(at).ok()? + 1, vector))
+    /// The lowest of `count` that is free; `wish` if that is.
+    fn take(&mut self, count: u16, wish: u16) -> Option<u16> {
+        let all = self.out.iter().take(usize::from(count));
+        let free = |qid: &u16| qid.checked_sub(1).and_then(|at| self.out.get(usize::from(at))) == Some(&false);
+        let qid = match Some(wish).filter(|wish| *wish <= count).filter(free) {
+            Some(wish) => wish,
+            None => u16::try_from(all.clone().position(|out| !out)?).ok()? + 1,
+        };
+        self.out[usize::from(qid) - 1] = true;
+        Some(qid)
     }
 
     fn give_back(&mut self, qid: u16) {
-        let place = usize::from(qid).checked_sub(1).and_then(|at| self.out.get_mut(at));
-        if let Some(Some(vector)) = place.and_then(Option::take) {
-            self.vectors.push(vector);
+        if let Some(out) = usize::from(qid).checked_sub(1).and_then(|at| self.out.get_mut(at)) {
+            *out = false;
         }
     }
 
     /// How many are out.
     pub(super) fn out_count(&self) -> usize {
-        self.out.iter().flatten().count()
+        self.out.iter().filter(|out| **out).count()
+    }
+}
+
+/// The vector of a queue, of `vectors` that there are: its own number, so that it has the same one after a reset. Vector 0 is
+/// that of the admin queue, which is polled; the first queue past the others has it.
+fn vector_of(qid: u16, vectors: u16) -> Option<u16> {
+    match qid.cmp(&vectors) {
+        core::cmp::Ordering::Less => Some(qid),
+        core::cmp::Ordering::Equal => Some(0),
+        core::cmp::Ordering::Greater => None,
     }
 }
 
@@ -141,8 +148,8 @@ impl<B: Bus> Control<B> {
         Some(Shadow { doorbells: doorbells.alias()?, events: events.alias()?, sq_at, cq_at })
     }
 
-    fn create(&mut self, request: &PairRequest, epoch: u64) -> Result<Pair<B>, Error> {
-        let Some((qid, vector)) = self.ids.take(self.pairs_max, request.notify) else {
+    fn create(&mut self, request: &PairRequest, wish: u16, epoch: u64) -> Result<Pair<B>, Error> {
+        let Some(qid) = self.ids.take(self.pairs_max, wish) else {
             return Err(self
                 .admin
                 .error(
@@ -151,20 +158,14 @@ impl<B: Bus> Control<B> {
                 )
                 .remedy("use fewer lanes, or close an engine that uses this controller"));
         };
-        let made = self.create_with(request, epoch, qid, vector);
+        let made = self.create_with(request, epoch, qid);
         if made.is_err() {
             self.ids.give_back(qid);
         }
         made
     }
 
-    fn create_with(
-        &mut self,
-        request: &PairRequest,
-        epoch: u64,
-        qid: u16,
-        vector: Option<u16>,
-    ) -> Result<Pair<B>, Error> {
+    fn create_with(&mut self, request: &PairRequest, epoch: u64, qid: u16) -> Result<Pair<B>, Error> {
         // One entry stays empty; a power of two within CAP.MQES, rounded down (MQES need not be one).
         let most = self.cap.queue_entries_max.min(crate::queue::ENTRIES_MAX);
         let most = if most.is_power_of_two() { most } else { most.next_power_of_two() / 2 };
@@ -172,9 +173,11 @@ impl<B: Bus> Control<B> {
         let shape =
             QueueShape { qid, entries, data_bytes_max: request.data_bytes_max, stride: self.cap.doorbell_stride };
         let bus = self.admin.bus.clone();
-        let interrupt = vector.map(|vector| bus.interrupt(vector)).transpose()?;
+        let vector = vector_of(qid, bus.vectors()).filter(|_| request.notify == Notify::Interrupt);
+        // The machine may have fewer vectors than the function: the queue is polled then, and the pair says so.
+        let interrupt = vector.and_then(|vector| Some((vector, bus.interrupt(vector).ok()?)));
         let mut queue = QueuePair::new(&*bus, shape)?;
-        let notify = vector.map_or(CqInterrupt::Polled, CqInterrupt::Vector);
+        let notify = interrupt.as_ref().map_or(CqInterrupt::Polled, |(vector, _)| CqInterrupt::Vector(*vector));
         let ring = |iova| wire::QueueShape { qid, entries, iova };
         let (cq, sq) =
             (Command::create_cq(ring(queue.cq_iova()), notify), Command::create_sq(ring(queue.sq_iova()), qid));
@@ -224,29 +227,38 @@ impl<B: Bus> Controller<B> {
     /// `ResourceLimit` if none is left, `NoDevice` if the controller is gone or was given up, `Busy` while it is being
     /// reset, what the controller and the bus say.
     pub fn create_pair(&self, request: &PairRequest) -> Result<Pair<B>, Error> {
+        self.create_pair_again(request, 0)
+    }
+
+    /// As [`Controller::create_pair`], with the identifier (and thereby the vector) that a pair had before a reset, if that
+    /// is free; 0 for none.
+    ///
+    /// # Errors
+    /// As [`Controller::create_pair`].
+    pub fn create_pair_again(&self, request: &PairRequest, qid: u16) -> Result<Pair<B>, Error> {
         self.control(|control| match self.life() {
-            Life::Up(epoch) => control.create(request, epoch),
+            Life::Up(epoch) => control.create(request, qid, epoch),
             Life::Resetting(_) => Err(control.admin.error(ErrorKind::Busy, "the controller is being reset")),
             Life::Quiet(_) | Life::Loud(_) => Err(control.admin.gone_for_good()),
         })
     }
 
     /// Deletes a pair whose commands all ended, or that the caller wants to end: the controller ends those that are in
-    /// flight, as far as it answers, each within `at_most`. `true`: it confirmed both deletions, and `qid` is free for others.
+    /// flight. `true`: it confirmed both deletions, and `qid` is free for others. Each of the waits, for another thread and
+    /// for two answers, ends after `at_most`.
     ///
     /// Confirmed or not, commands without a completion may still touch memory until the controller is disabled.
     pub fn delete_pair(&self, qid: u16, epoch: u64, at_most: Duration) -> bool {
-        let deleted = self.control(|control| {
-            let usual = control.admin.timeout;
-            control.admin.timeout = usual.min(at_most);
-            let deleted = self.life() == Life::Up(epoch) && control.delete(qid);
-            control.admin.timeout = usual;
-            if deleted {
-                control.ids.give_back(qid);
-            }
-            Ok(deleted)
-        });
-        deleted.unwrap_or(false)
+        let Some(mut guard) = self.lock_within(at_most) else { return false };
+        let Some(control) = guard.as_mut().filter(|_| self.life() == Life::Up(epoch)) else { return false };
+        let usual = control.admin.timeout;
+        control.admin.timeout = usual.min(at_most);
+        let deleted = control.delete(qid);
+        control.admin.timeout = usual;
+        if deleted {
+            control.ids.give_back(qid);
+        }
+        deleted
     }
 
     /// Gives an identifier back after a reset or the controller's end. Its owner writes no doorbell of it any more.
@@ -256,5 +268,19 @@ impl<B: Bus> Controller<B> {
             control.ids.give_back(qid);
             Ok(())
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::vector_of;
+
+    #[test]
+    fn queues_have_vectors_of_their_own_as_long_as_there_are_some() {
+        let of = |vectors| (1..=4).map(move |qid| vector_of(qid, vectors)).collect::<Vec<_>>();
+        assert_eq!(of(0), [None; 4]);
+        assert_eq!(of(1), [Some(0), None, None, None]);
+        assert_eq!(of(3), [Some(1), Some(2), Some(0), None]);
+        assert_eq!(of(9), [Some(1), Some(2), Some(3), Some(4)]);
     }
 }

@@ -2,13 +2,11 @@
 
 use core::time::Duration;
 
-use std::sync::TryLockError;
-
 use sw_engine::{Error, Time};
 
 use crate::{
     bus::{Bus, Registers},
-    controller::{Control, Controller, Life, RESET_ROW, admin::Patience},
+    controller::{Control, Controller, Life, RESET_ROW},
     wire::regs::{self, Csts},
 };
 
@@ -66,16 +64,7 @@ impl<B: Bus> Controller<B> {
     /// A controller that cannot be disabled is stopped from outside. After [`ControllerConfig::resets_max`]
     /// (see [`ControllerConfig`](super::ControllerConfig)) resets in a row it is left disabled.
     pub fn reset(&self, epoch: u64, limits: ResetLimits, then: Then) -> Reset {
-        let begun = self.bus.now();
-        let mut patience = Patience::new();
-        let mut guard = loop {
-            match self.control.try_lock() {
-                Ok(guard) => break guard,
-                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) if self.bus.now().since(begun) >= limits.queue => return Reset::Late,
-                Err(TryLockError::WouldBlock) => patience.pause(&*self.bus),
-            }
-        };
+        let Some(mut guard) = self.lock_within(limits.queue) else { return Reset::Late };
         match self.life() {
             Life::Up(now) if now > epoch => return Reset::Again(now),
             Life::Up(_) | Life::Resetting(_) => {}

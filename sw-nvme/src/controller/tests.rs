@@ -93,7 +93,7 @@ fn pairs_are_limited_given_back_and_have_vectors_of_their_own() {
     let first = controller.create_pair(&REQUEST).unwrap();
     let second = controller.create_pair(&REQUEST).unwrap();
     assert_eq!((first.queue.qid(), second.queue.qid()), (1, 2));
-    assert_eq!((first.interrupt, second.interrupt), (Some(3), Some(2)));
+    assert_eq!((first.interrupt, second.interrupt), (Some((1, 1)), Some((2, 2))));
     let none = controller.create_pair(&REQUEST).map(drop).unwrap_err();
     assert_eq!(none.kind(), ErrorKind::ResourceLimit);
     assert!(controller.delete_pair(1, 1, Duration::from_secs(1)));
@@ -129,7 +129,9 @@ fn a_reset_voids_earlier_pairs_and_keeps_their_identifiers() {
     let new = controller.create_pair(&REQUEST).unwrap();
     assert_eq!((new.queue.qid(), new.epoch), (2, 2), "1 is out until its owner gives it back");
     controller.release_pair(1);
-    assert_eq!(controller.create_pair(&REQUEST).unwrap().queue.qid(), 1);
+    let third = controller.create_pair_again(&REQUEST, 5).unwrap();
+    assert_eq!(third.queue.qid(), 5, "the one that it had before");
+    assert_eq!(controller.create_pair_again(&REQUEST, 5).unwrap().queue.qid(), 1, "it is out");
     assert_eq!(controller.counters().resets, 1);
 }
 

@@ -19,7 +19,7 @@ const STEP_MAX: Duration = Duration::from_secs(1);
 /// Longest that a transport which is dropped waits for what is in flight, and again for a reset.
 const DROP_WAIT: Duration = Duration::from_secs(1);
 /// What a reset from inside a poll may take: little for another thread's business, all that CAP.TO allows for RDY.
-const FROM_POLL: ResetLimits = ResetLimits { queue: Duration::from_millis(10), ready: Duration::MAX };
+pub(super) const FROM_POLL: ResetLimits = ResetLimits { queue: Duration::from_millis(10), ready: Duration::MAX };
 
 /// A coarse clock for what is late.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl<B: Bus> NvmeTransport<B> {
         }
         let after = match life {
             Life::Quiet(_) => Place::Dead(Fault::new(ErrorKind::NoDevice, 0)),
-            _ => Place::Unlinked,
+            _ => Place::Unlinked(link.queue.qid()),
         };
         let fault = match life {
             Life::Quiet(_) => Fault::new(ErrorKind::NoDevice, 0),
@@ -232,7 +232,7 @@ impl<B: Bus> NvmeTransport<B> {
             // Those that the deletion ended have their completions by now.
             link.take_last(&mut self.parents, &mut self.ended);
             if deleted && link.queue.in_flight() == 0 {
-                if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Unlinked) {
+                if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Unlinked(0)) {
                     self.keep_counts(&link);
                 }
                 return;

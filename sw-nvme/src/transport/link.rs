@@ -268,7 +268,7 @@ impl<B: Bus> Link<B> {
     /// Takes at most `budget` completions; each ends at most one I/O, whose end goes to `out`.
     #[inline]
     pub(super) fn poll(&mut self, budget: usize, parents: &mut Parents, out: &mut Vec<IoDone>) -> usize {
-        let Self { queue, again, controller, counters, .. } = self;
+        let Self { queue, again, backlog, controller, counters, .. } = self;
         queue.poll(budget, |ended: Ended| {
             let part = Part::of(ended.user);
             let Some(parent) = parents.get_mut(part.parent) else { return };
@@ -282,10 +282,12 @@ impl<B: Bus> Link<B> {
                 parent.open -= 1;
                 parent.fail(part.at, fault_of(parent, ended.status));
             }
-            if parent.is_over()
-                && let Some(done) = parents.finish(part.parent)
-            {
-                out.push(done);
+            if parent.is_over() {
+                if parent.sent < parent.work {
+                    // Given up before all was sent.
+                    backlog.retain(|waiting| *waiting != part.parent);
+                }
+                out.extend(parents.finish(part.parent));
             }
         })
     }
@@ -383,6 +385,7 @@ impl<B: Bus> Link<B> {
             self.again.swap_remove(at);
             parent.open -= 1;
             if parent.is_over() {
+                self.backlog.retain(|waiting| *waiting != index);
                 out.extend(parents.finish(index));
             }
         }

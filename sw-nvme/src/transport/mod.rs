@@ -30,14 +30,14 @@ use core::{
 use std::{collections::VecDeque, sync::Arc};
 
 use sw_engine::{
-    Error, ErrorKind, Fault, Reason, Time, Token, Verb,
+    Error, ErrorKind, Fault, Reason, Retry, Time, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::{ByteLen, DmaRegion, RegionId};
 
 use crate::{
     bus::{Bus, Waiter},
-    controller::{Notify, PairRequest},
+    controller::{Controller, Life, Notify, PairRequest, Then},
     directory::{Directory, split},
     prp::Segment,
     queue::QueueCounters,
@@ -159,14 +159,16 @@ pub struct NvmeCounters {
     pub resets: u64,
     /// Queue pairs made.
     pub pairs: u64,
+    /// Of those, how many have no interrupt although the configuration asks for some: their waits look instead.
+    pub polled_pairs: u64,
     /// Waits that ended without an interrupt although completions were there.
     pub lost_interrupts: u64,
 }
 
 /// A controller, as far as this transport got with it.
 enum Place<B: Bus> {
-    /// Not used yet, or let go of: the next I/O asks for a queue pair.
-    Unlinked,
+    /// Not used yet, or let go of: the next I/O asks for a queue pair. The identifier of the last one, 0 for none.
+    Unlinked(u16),
     /// In use.
     Linked(Box<Link<B>>),
     /// Given up: every I/O gets the fault.
@@ -191,6 +193,8 @@ pub struct NvmeTransport<B: Bus> {
     ended: Vec<IoDone>,
     counters: NvmeCounters,
     watch: ends::Watch,
+    /// Controllers and vectors whose interrupts the waiter watches.
+    watched: Vec<(usize, u16)>,
     /// A controller that may touch memory for ever.
     loud: bool,
     closed: bool,
@@ -216,6 +220,7 @@ impl<B: Bus> NvmeTransport<B> {
             attached: Vec::new(),
             ended: Vec::with_capacity(depth),
             counters: NvmeCounters::default(),
+            watched: Vec::new(),
             loud: false,
             closed: false,
         })
@@ -262,20 +267,20 @@ impl<B: Bus> NvmeTransport<B> {
     /// Makes a queue pair on a controller, unless there is one. `Ok(false)`: not now.
     fn link(&mut self, index: usize) -> Result<bool, Fault> {
         if index >= self.places.len() && index < self.directory.count() {
-            self.places.resize_with(index + 1, || Place::Unlinked);
+            self.places.resize_with(index + 1, || Place::Unlinked(0));
         }
         match self.places.get(index) {
             None => Err(Fault::new(ErrorKind::NoDevice, 0)),
             Some(Place::Dead(fault)) => Err(*fault),
             Some(Place::Linked(_)) => Ok(true),
-            Some(Place::Unlinked) => {
-                let made = self.make_link(index);
-                let (place, result) = match made {
+            Some(Place::Unlinked(qid)) => {
+                let qid = *qid;
+                let (place, result) = match self.make_link(index, qid) {
                     Ok(link) => (Place::Linked(Box::new(link)), Ok(true)),
-                    Err(fault) if fault.kind == ErrorKind::Busy => (Place::Unlinked, Ok(false)),
+                    Err(fault) if fault.kind == ErrorKind::Busy => (Place::Unlinked(qid), Ok(false)),
                     Err(fault) if fault.kind == ErrorKind::NoDevice => (Place::Dead(fault), Err(fault)),
                     // Perhaps the next I/O has more luck.
-                    Err(fault) => (Place::Unlinked, Err(fault)),
+                    Err(fault) => (Place::Unlinked(qid), Err(fault)),
                 };
                 self.places[index] = place;
                 result
@@ -283,8 +288,7 @@ impl<B: Bus> NvmeTransport<B> {
         }
     }
 
-    fn make_link(&mut self, index: usize) -> Result<Link<B>, Fault> {
-        let fault = |error: Error| Fault::new(error.kind(), error.code());
+    fn make_link(&mut self, index: usize, qid: u16) -> Result<Link<B>, Fault> {
         let controller = u32::try_from(index).ok().and_then(|index| self.directory.get(index));
         let controller = controller.ok_or(Fault::new(ErrorKind::NoDevice, 0))?;
         let notify = if self.config.completion == Completion::Polled { Notify::Polled } else { Notify::Interrupt };
@@ -293,12 +297,18 @@ impl<B: Bus> NvmeTransport<B> {
             data_bytes_max: self.config.io_bytes_max,
             notify,
         };
-        let pair = controller.create_pair(&request).map_err(fault)?;
+        let pair = controller.create_pair_again(&request, qid).map_err(|error| self.not_linked(&controller, &error))?;
         self.counters.pairs += 1;
-        let interrupts = match &pair.interrupt {
-            Some(interrupt) => self.waiter.watch(interrupt).is_ok(),
-            None => false,
-        };
+        let interrupts = pair.interrupt.as_ref().is_some_and(|(vector, interrupt)| {
+            // A waiter watches what it once watched.
+            let name = (index, *vector);
+            let watched = self.watched.contains(&name) || self.waiter.watch(interrupt).is_ok();
+            if watched && !self.watched.contains(&name) {
+                self.watched.push(name);
+            }
+            watched
+        });
+        self.counters.polled_pairs += u64::from(notify == Notify::Interrupt && !interrupts);
         let mut link = Link::new(controller, pair, self.config.queue_depth);
         link.interrupts = interrupts;
         link.queue.set_tick(self.watch.tick());
@@ -309,6 +319,18 @@ impl<B: Bus> NvmeTransport<B> {
             }
         }
         Ok(link)
+    }
+
+    /// Why there is no queue pair. An admin queue that only a reset frees gets one, and the I/O waits meanwhile.
+    fn not_linked(&mut self, controller: &Controller<B>, error: &Error) -> Fault {
+        match (error.retry(), controller.life()) {
+            (Retry::AfterFence, Life::Up(epoch)) => {
+                self.counters.resets += 1;
+                controller.reset(epoch, ends::FROM_POLL, Then::Enable);
+                Fault::new(ErrorKind::Busy, 0)
+            }
+            _ => Fault::new(error.kind(), error.code()),
+        }
     }
 
     fn attach_region(&mut self, region: &DmaRegion) -> Result<(), Error> {

@@ -12,6 +12,9 @@ const SLEEP_MAX: Duration = Duration::from_millis(20);
 /// Longest that completions which are there wait for more, about one read of an SSD: what `min` may cost.
 const GATHER: Duration = Duration::from_micros(100);
 
+/// Looks at the queues for each look at the clock.
+const LOOKS_PER_CLOCK: u32 = 32;
+
 /// Ends with [`NvmeTransport::poll_waiting`].
 struct Until {
     min: usize,
@@ -100,7 +103,13 @@ impl<B: Bus> NvmeTransport<B> {
         let sleeps =
             idle || !spins && self.parked.is_empty() && self.links().all(|link| link.interrupts || link.is_idle());
         if !sleeps {
-            self.waiter.relax();
+            // Several looks for each look at the clock, which costs more than they do.
+            for _ in 0..LOOKS_PER_CLOCK {
+                self.waiter.relax();
+                if self.links().any(|link| link.queue.has_completion()) {
+                    break;
+                }
+            }
             return Slept::No;
         }
         // Sleep no longer than until a retry is due or the controllers want a look.
