@@ -585,3 +585,7 @@ impl<B: Bus> core::fmt::Debug for QueuePair<B> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -284,6 +284,11 @@ impl Model {
         self.deliver_events();
     }
 
+    /// A completion for a command that the controller was never told of.
+    pub(crate) fn forge(&mut self, qid: u16, cid: u16) {
+        self.post(qid, cid, Status::SUCCESS, 0, None);
+    }
+
     /// Completes what is held.
     pub(crate) fn release(&mut self) {
         self.hold = false;
