@@ -22,6 +22,7 @@
 
 mod block;
 mod context;
+mod file_system;
 mod io;
 mod kernel_log;
 mod pci;

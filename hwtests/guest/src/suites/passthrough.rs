@@ -12,10 +12,11 @@ use sw_engine::seam::{Attach, EntryKind, IoKind, OpenMode, Store, Transport};
 use sw_engine::{ErrorKind, Landing, Object, Retry};
 use sw_testkit::conformance::block_file::{self, Bed, Clock, Target};
 use sw_testkit::conformance::{End, fail as fail_case, skip as skip_case};
-use sw_uring::{FileStore, IO_URING, NVME_PASSTHROUGH, PassthroughTransport, UringConfig};
+use sw_uring::{FileStore, IO_URING, NVME_PASSTHROUGH, PassthroughTransport, UringConfig, UringTransport};
 
 use crate::block::{self, Aligned, Namespace};
 use crate::context::{Context, entries, name, read_text};
+use crate::file_system;
 use crate::io::{bytes, io, memory, piece, run};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
 
@@ -26,6 +27,12 @@ pub const SUITE: Suite = Suite {
         Test::new("conforms", "the transport keeps the contract on blocks of 512 and 4096 bytes", conforms)
             .limit_s(120),
         Test::new("conforms-polled", "the same with completions that are polled for", conforms_polled).limit_s(120),
+        Test::new(
+            "block-device-polled",
+            "the block device's transport keeps the contract when polled for",
+            block_polled,
+        )
+        .limit_s(60),
         Test::new("same-bytes", "commands and the block device see the same bytes", same_bytes),
         Test::new("claim", "a writer has the namespace alone, a mounted one is refused", claim),
         Test::new("media-error", "an error of the medium is a fault with the controller's status", media_error),
@@ -123,6 +130,20 @@ fn conforms_polled(context: &Context) -> Verdict {
     Ok(())
 }
 
+/// Not commands, but the same queues: direct reads and writes of the block device in a ring that is polled.
+fn block_polled(context: &Context) -> Verdict {
+    let all = namespaces(context)?;
+    let Some(namespace) = all.first() else { return fail("no namespace") };
+    if read_text(&queue(namespace, "io_poll"))? != "1" {
+        return skip("the driver has no poll queues here (nvme.poll_queues)");
+    }
+    let config = UringConfig { iopoll: true, ..UringConfig::default() };
+    let mut bed = Passthrough::new("io_uring, polled", namespace, config);
+    bed.node = Node::Block;
+    block_file::run(&mut bed).assert_green(&SKIPS);
+    Ok(())
+}
+
 /// Written by commands and read by the block device, and the reverse; registered memory and other.
 fn same_bytes(context: &Context) -> Verdict {
     for (seed, namespace) in (1..).zip(namespaces(context)?) {
@@ -173,6 +194,10 @@ fn claim(context: &Context) -> Verdict {
     same("readers come in", &open(namespace, OpenMode::Read).is_ok(), &true)?;
     drop(holder);
     same("free again", &open(namespace, OpenMode::Update).is_ok(), &true)?;
+    file_system::mounted(namespace, |_| {
+        same("mounted", &refused(namespace, OpenMode::Update)?, &Some(ErrorKind::InUse))?;
+        same("readers of a mounted one", &refused(namespace, OpenMode::Read)?, &None)
+    })?;
 
     // What was written by commands is what a later reader of the page cache sees, though it looked before.
     let through_cache = File::open(&namespace.node)?;
@@ -291,9 +316,19 @@ pub fn generic(namespace: &Namespace) -> Result<PathBuf, Stop> {
     }
 }
 
+/// Which of a namespace's nodes is driven.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Node {
+    /// `ngXnY`, by commands.
+    Generic,
+    /// `nvmeXnY`, by the direct face.
+    Block,
+}
+
 /// A namespace whose content is made and looked at through its block device, past the page cache.
 struct Passthrough {
     label: String,
+    node: Node,
     namespace: Namespace,
     config: UringConfig,
     /// Length of the content of the last object.
@@ -304,7 +339,8 @@ struct Passthrough {
 impl Passthrough {
     fn new(label: &str, namespace: &Namespace, config: UringConfig) -> Self {
         let namespace = namespace.clone();
-        Self { label: format!("{label}, {:?}", namespace.node), namespace, config, content: 0, start: Instant::now() }
+        let label = format!("{label}, {:?}", namespace.node);
+        Self { label, node: Node::Generic, namespace, config, content: 0, start: Instant::now() }
     }
 }
 
@@ -319,7 +355,10 @@ impl Bed for Passthrough {
     }
 
     fn transport(&mut self) -> Result<Box<dyn Transport>, End> {
-        Ok(Box::new(told("a ring", PassthroughTransport::new(self.config.clone()))?))
+        Ok(match self.node {
+            Node::Generic => Box::new(told("a ring", PassthroughTransport::new(self.config.clone()))?),
+            Node::Block => Box::new(told("a ring", UringTransport::new(self.config.clone()))?),
+        })
     }
 
     fn object(&mut self, content: &[u8]) -> Result<Target, End> {
@@ -331,7 +370,10 @@ impl Bed for Passthrough {
         image.bytes_mut().copy_from_slice(content);
         let file = told("the block device", block::open(&self.namespace.node))?;
         told("a write", file.write_all_at(image.bytes(), 0))?;
-        let node = told("the generic node", generic(&self.namespace))?;
+        let node = match self.node {
+            Node::Generic => told("the generic node", generic(&self.namespace))?,
+            Node::Block => self.namespace.node.clone(),
+        };
         let opened = FileStore::new(IO_URING).open(&node.to_string_lossy(), OpenMode::Update);
         Ok(Target { object: told("open", opened)?, face: 0 })
     }

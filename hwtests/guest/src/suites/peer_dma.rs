@@ -1,6 +1,8 @@
 //! Drives that reach a device's memory: controller memory stands for a GPU's. Where the PCI tree allows it bytes go across
 //! without a copy; where it does not, the planner says so before anything is tried.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -16,6 +18,7 @@ use sw_uring::{
 
 use crate::block::{self, Namespace};
 use crate::context::Context;
+use crate::file_system;
 use crate::io::{bytes, io, piece, run};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
 use crate::suites::passthrough::generic;
@@ -27,6 +30,7 @@ pub const SUITE: Suite = Suite {
         Test::new("memory", "its memory can be mapped, used by the CPU, exhausted and given back", memory),
         Test::new("tree", "the PCI tree tells one device, one switch and another root port apart", tree),
         Test::new("across", "a drive under the same switch reads and writes it byte for byte", across),
+        Test::new("file", "so does a file on a file system of that drive", file),
         Test::new("same-device", "the device's own drive does, too", same_device),
         Test::new("by-threads", "so does the thread pool", by_threads),
         Test::new("other-port", "a drive under another root port is refused before anything is tried", other_port),
@@ -118,19 +122,25 @@ fn tree(context: &Context) -> Verdict {
     same("another root port", &told("nvme-a")?, &Reach::Refused(Reason::P2pNoCommonSwitch))
 }
 
-/// Reads and writes through a transport, with guard bytes around, checked through the kernel and the CPU.
-fn moves(context: &Context, role: &str, transport: &mut dyn Transport) -> Verdict {
-    let lent = lend(context, u64::from(LEN) + 2 * GUARD)?;
-    let namespace = namespace(context, role)?;
-    let object = FileStore::new(transport.caps().name).open_for_peer(&path(&namespace), OpenMode::Update, &lent)?;
+/// Reads and writes of an object through a transport, with guard bytes around, checked by the CPU and in `check`, which looks
+/// at the object in another way: (seed, offset, length).
+fn moves(
+    context: &Context,
+    name: &str,
+    transport: &mut dyn Transport,
+    check: impl Fn(Look, u64, u64, usize) -> Verdict,
+) -> Verdict {
+    let whole = u64::from(LEN) + 2 * GUARD;
+    let lent = lend(context, whole)?;
+    let object = FileStore::new(transport.caps().name).open_for_peer(name, OpenMode::Update, &lent)?;
     same("the direct face is there", &direct(&object).is_some(), &true)?;
     let proof = peer::self_test(&object, &lent)?;
-    context.fact(&json!({"role": role, "transport": transport.caps().name, "self_test_bytes": proof.bytes}));
+    context.fact(&json!({"object": name, "transport": transport.caps().name, "self_test_bytes": proof.bytes}));
 
-    let (length, whole) = (usize::try_from(LEN)?, u64::from(LEN) + 2 * GUARD);
+    let length = usize::try_from(LEN)?;
     let span = lent.span(0, ByteLen(whole))?;
     for (seed, offset) in [(21, 0u64), (22, 3 << 20)] {
-        block::write_and_check(&namespace, seed, offset, length)?;
+        check(Look::Written, seed, offset, length)?;
         span.fill(0, whole, 0x5C)?;
         let read = io(IoKind::Read, &object, offset, Some(piece(&span, GUARD, LEN)?))?;
         same("read", &run(transport, &read)?, &Ok(LEN))?;
@@ -142,21 +152,58 @@ fn moves(context: &Context, role: &str, transport: &mut dyn Transport) -> Verdic
         span.write(GUARD, &block::pattern(seed + 50, offset, length))?;
         let write = io(IoKind::Write, &object, offset, Some(piece(&span, GUARD, LEN)?))?;
         same("written", &run(transport, &write)?, &Ok(LEN))?;
-        block::check(&namespace, seed + 50, offset, length)?;
+        check(Look::Read, seed + 50, offset, length)?;
     }
     Ok(())
 }
 
+/// What the other way to an object does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Writes the pattern.
+    Written,
+    /// Reads and compares with it.
+    Read,
+}
+
+/// A drive's first namespace as a block device.
+fn moves_disk(context: &Context, role: &str, transport: &mut dyn Transport) -> Verdict {
+    let namespace = namespace(context, role)?;
+    moves(context, &path(&namespace), transport, |look, seed, offset, length| match look {
+        Look::Written => block::write_and_check(&namespace, seed, offset, length),
+        Look::Read => block::check(&namespace, seed, offset, length),
+    })
+}
+
+fn file(context: &Context) -> Verdict {
+    file_system::mounted(&namespace(context, "nvme-near")?, |directory| {
+        let file = directory.join("file");
+        std::fs::write(&file, vec![0; 4 << 20])?;
+        let name = file.to_string_lossy();
+        moves(context, &name, &mut UringTransport::new(UringConfig::default())?, |look, seed, offset, length| {
+            let pattern = block::pattern(seed, offset, length);
+            let other = File::options().read(true).write(true).open(&file)?;
+            if look == Look::Written {
+                other.write_all_at(&pattern, offset)?;
+                other.sync_all()?;
+            }
+            let mut got = vec![0; length];
+            other.read_exact_at(&mut got, offset)?;
+            same("the file", &(got == pattern), &true)
+        })
+    })
+}
+
 fn across(context: &Context) -> Verdict {
-    moves(context, "nvme-near", &mut UringTransport::new(UringConfig::default())?)
+    moves_disk(context, "nvme-near", &mut UringTransport::new(UringConfig::default())?)
 }
 
 fn same_device(context: &Context) -> Verdict {
-    moves(context, "nvme-cmb", &mut UringTransport::new(UringConfig::default())?)
+    moves_disk(context, "nvme-cmb", &mut UringTransport::new(UringConfig::default())?)
 }
 
 fn by_threads(context: &Context) -> Verdict {
-    moves(context, "nvme-near", &mut ThreadsTransport::new(ThreadsConfig::default())?)
+    moves_disk(context, "nvme-near", &mut ThreadsTransport::new(ThreadsConfig::default())?)
 }
 
 fn demand_dma(object: &Object) -> Result<sw_engine::Choice, Error> {
