@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use straightway::{Destination, Error, Policy, Uri, parse_policy};
+use straightway::{Destination, Error, PciAddress, Policy, Uri, parse_policy};
 
 use crate::size;
 
@@ -68,6 +68,9 @@ pub enum Command {
     /// Measure reads or writes beside the machine's own ceiling
     #[command(subcommand)]
     Bench(Bench),
+    /// Show NVMe controllers; give one to this program or back to the kernel
+    #[command(subcommand)]
+    Nvme(Nvme),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -76,7 +79,8 @@ pub enum Command {
 #[derive(Args, Debug, Clone, Default)]
 pub struct EngineArgs {
     /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane,
-    /// keep_bytes, sqpoll_ms, gpu=auto|off, io_uring=auto|off
+    /// keep_bytes, sqpoll_ms, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu,
+    /// nvme_completion=polled|interrupt|hybrid
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }
@@ -129,7 +133,7 @@ pub struct Plan {
     /// The object
     #[arg(value_parser = parse_uri)]
     pub uri: Uri,
-    /// Where the bytes go: host or gpuN
+    /// Where the bytes go: host, gpuN or bar:PCI-ADDRESS/N
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,
     /// Routes that are accepted: any, prefer=ROUTE, require=ROUTE, require-core=ROUTE
@@ -260,7 +264,7 @@ pub struct Load {
     /// A safetensors file, an index.json, a directory that holds either, or another object with the bytes of one such file
     #[arg(value_parser = parse_uri)]
     pub checkpoint: Uri,
-    /// Where the bytes go: host or gpuN
+    /// Where the bytes go: host, gpuN or bar:PCI-ADDRESS/N
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,
     /// Names to load: a comma list of globs with * and ?
@@ -275,6 +279,58 @@ pub struct Load {
     /// The engine.
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// `nvme`.
+#[derive(Subcommand, Debug)]
+#[command(
+    arg_required_else_help = false,
+    after_help = "Examples:
+  straightway nvme list
+  straightway nvme bind 0000:3b:00.0
+  straightway cat nvme://0000:3b:00.0/1 --len 4k | xxd
+  straightway nvme unbind 0000:3b:00.0"
+)]
+pub enum Nvme {
+    /// Show controllers, who drives them, who uses their namespaces, and what can be done
+    List(NvmeList),
+    /// Give a function to vfio-pci, so that this program can drive it; says every step first
+    Bind(NvmeChange),
+    /// Give a function back to the driver that had it before; says every step first
+    Unbind(NvmeChange),
+}
+
+/// `nvme list`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway nvme list
+  straightway nvme list --all --json")]
+pub struct NvmeList {
+    /// Every PCI function that is no bridge: any of them can lend a BAR as memory
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `nvme bind` and `nvme unbind`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "A function whose namespaces are mounted, held or swap is refused, and so is one whose IOMMU group has
+other functions that the kernel drives.
+
+Examples:
+  straightway nvme bind 0000:3b:00.0 --dry-run
+  straightway nvme bind 0000:3b:00.0 --yes
+  straightway nvme unbind 0000:3b:00.0 --yes"
+)]
+pub struct NvmeChange {
+    /// The PCI address, as nvme list prints it
+    pub address: PciAddress,
+    /// Say the steps and do nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// `bench`.
@@ -302,7 +358,7 @@ pub struct BenchRead {
     /// The object
     #[arg(value_parser = parse_uri)]
     pub uri: Uri,
-    /// Where the bytes go: host or gpuN
+    /// Where the bytes go: host, gpuN or bar:PCI-ADDRESS/N
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,
     /// What is measured.
@@ -320,7 +376,7 @@ pub struct BenchWrite {
     /// The file to make; it is removed afterwards
     #[arg(value_parser = parse_uri)]
     pub uri: Uri,
-    /// Where the bytes come from: host or gpuN
+    /// Where the bytes come from: host, gpuN or bar:PCI-ADDRESS/N
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,
     /// Length of the file

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 2] = [sw_uring::IO_URING, sw_uring::PREADV2];
+pub(crate) const TRANSPORTS: [TransportName; 3] = [sw_uring::IO_URING, sw_uring::PREADV2, sw_nvme::transport::NVME];
 
 /// Slabs of a lane that has no GPU to feed: enough to keep a disk busy while misaligned bytes are copied out.
 const HOST_SLABS: u32 = 4;
@@ -302,7 +302,10 @@ impl Backends {
         match destination {
             Destination::Host => Ok(None),
             Destination::Gpu(ordinal) => copier(&self.gpu(ordinal)?, depth).map(Some),
-            Destination::Bar(bar) => self.nvme.peer(bar)?.copier(depth).map(Some),
+            Destination::Bar(bar) => {
+                let engine: Box<dyn CopyEngine> = Box::new(self.nvme.peer(bar)?.copy_engine(depth)?);
+                Ok(Some(engine))
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! How an engine is made.
 
+use std::time::Duration;
+
 use sw_engine::{Error, ErrorKind, Verb};
 
 use crate::{Engine, parse_bytes};
@@ -24,6 +26,48 @@ pub enum UringUse {
     Off,
 }
 
+/// Whether NVMe controllers that are bound to vfio-pci are driven by the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NvmeUse {
+    /// When an address names one.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// How controllers and peers are opened and memory is mapped for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NvmeBackend {
+    /// A VFIO container of type 1 where there is one, else iommufd.
+    #[default]
+    Auto,
+    /// A VFIO container of type 1.
+    Type1,
+    /// iommufd.
+    Iommufd,
+    /// Without an IOMMU: the device can reach all memory of the machine. Never chosen by itself.
+    NoIommu,
+}
+
+/// How completions of controllers are noticed by a lane that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NvmeCompletion {
+    /// By looking all the time: lowest latency, one core busy while something is in flight.
+    Polled,
+    /// By interrupt.
+    Interrupt,
+    /// By looking for so long, then by interrupt.
+    Hybrid(Duration),
+}
+
+impl Default for NvmeCompletion {
+    /// 50 microseconds of looking, then the interrupt: a fast drive answers within it, a slow one costs no core.
+    fn default() -> Self {
+        Self::Hybrid(Duration::from_micros(50))
+    }
+}
+
 /// What an engine is made with. Every field has its unit, range and reason in the builder's methods.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
@@ -37,6 +81,9 @@ pub(crate) struct Config {
     pub(crate) sqpoll_ms: Option<u32>,
     pub(crate) gpu: GpuUse,
     pub(crate) io_uring: UringUse,
+    pub(crate) nvme: NvmeUse,
+    pub(crate) nvme_backend: NvmeBackend,
+    pub(crate) nvme_completion: NvmeCompletion,
 }
 
 /// Builds an [`Engine`].
@@ -66,6 +113,9 @@ impl Default for EngineBuilder {
                 sqpoll_ms: None,
                 gpu: GpuUse::Auto,
                 io_uring: UringUse::Auto,
+                nvme: NvmeUse::Auto,
+                nvme_backend: NvmeBackend::Auto,
+                nvme_completion: NvmeCompletion::default(),
             },
         }
     }
@@ -147,6 +197,27 @@ impl EngineBuilder {
         self
     }
 
+    /// Whether NVMe controllers are driven by the engine.
+    #[must_use]
+    pub fn nvme(mut self, nvme: NvmeUse) -> Self {
+        self.config.nvme = nvme;
+        self
+    }
+
+    /// How controllers are opened and memory is mapped for them.
+    #[must_use]
+    pub fn nvme_backend(mut self, backend: NvmeBackend) -> Self {
+        self.config.nvme_backend = backend;
+        self
+    }
+
+    /// How completions of controllers are noticed.
+    #[must_use]
+    pub fn nvme_completion(mut self, completion: NvmeCompletion) -> Self {
+        self.config.nvme_completion = completion;
+        self
+    }
+
     /// Checks everything once and makes the engine. Its threads and rings come with the first operation that needs them.
     ///
     /// # Errors
@@ -188,7 +259,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, gpu=auto|off, io_uring=auto|off")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid")
         };
         let bytes = parse_bytes(value);
         let number = || bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong);
@@ -209,6 +280,15 @@ impl EngineBuilder {
             ("gpu", "off") => self.config.gpu = GpuUse::Off,
             ("io_uring", "auto") => self.config.io_uring = UringUse::Auto,
             ("io_uring", "off") => self.config.io_uring = UringUse::Off,
+            ("nvme", "auto") => self.config.nvme = NvmeUse::Auto,
+            ("nvme", "off") => self.config.nvme = NvmeUse::Off,
+            ("nvme_backend", "auto") => self.config.nvme_backend = NvmeBackend::Auto,
+            ("nvme_backend", "type1") => self.config.nvme_backend = NvmeBackend::Type1,
+            ("nvme_backend", "iommufd") => self.config.nvme_backend = NvmeBackend::Iommufd,
+            ("nvme_backend", "noiommu") => self.config.nvme_backend = NvmeBackend::NoIommu,
+            ("nvme_completion", "polled") => self.config.nvme_completion = NvmeCompletion::Polled,
+            ("nvme_completion", "interrupt") => self.config.nvme_completion = NvmeCompletion::Interrupt,
+            ("nvme_completion", "hybrid") => self.config.nvme_completion = NvmeCompletion::default(),
             _ => return Err(wrong()),
         }
         Ok(self)

@@ -14,6 +14,11 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// When it was made, for backends that read the same clock.
+    pub(crate) fn start_instant(self) -> Instant {
+        self.0
+    }
+
     /// Now, for the cores below.
     pub(crate) fn now(self) -> Time {
         Time::ZERO.after(self.0.elapsed())

@@ -379,6 +379,7 @@ impl Core {
             stuck += group.close_inline(self.clock);
         }
         self.stuck.fetch_add(stuck, Ordering::AcqRel);
+        self.backends.nvme.shut_down();
         stuck
     }
 }

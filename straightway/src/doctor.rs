@@ -56,6 +56,7 @@ impl Doctor {
         doctor.io_uring(backends);
         doctor.memory();
         doctor.gpus(backends);
+        doctor.controllers(backends);
         doctor
     }
 
@@ -117,9 +118,11 @@ impl Doctor {
     }
 
     fn gpus(&mut self, backends: &Backends) {
-        for fact in backends.gpu_facts() {
-            self.facts.push(fact);
-        }
+        self.facts.extend(backends.gpu_facts());
+    }
+
+    fn controllers(&mut self, backends: &Backends) {
+        self.facts.extend(backends.nvme.facts());
     }
 
     /// The worst health of all facts that are not merely told.

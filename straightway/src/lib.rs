@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+pub mod binding;
 mod builder;
 mod cell;
 mod clock;
@@ -41,7 +42,7 @@ mod staging;
 mod targets;
 mod uri;
 
-pub use builder::{EngineBuilder, GpuUse, UringUse};
+pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringUse};
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use lane::Lane;

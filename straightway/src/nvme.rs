@@ -1,66 +1,289 @@
-//! NVMe controllers that this process drives itself, and memory behind BARs.
+//! NVMe controllers that this process drives itself: who has which, and what lanes need of them.
+//!
+//! ```text
+//!   nvme://ADDRESS/NSID ─► controller (opened once) ─► Directory ◄── NvmeTransport of every lane
+//!                                │                                         │ attached regions
+//!   bar:ADDRESS/N ─► peer BAR ───┴──────────── one DmaSpace ◄──────────────┘
+//! ```
+//!
+//! Controllers and peers of an engine share one DMA address space, so that memory is mapped once, whoever moves it.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use sw_engine::{
-    Error, ErrorKind, Verb,
-    seam::{CopyEngine, Entry, OpenMode, Transport, TransportCaps},
+    Error, ErrorKind, Object, Reason, Residency, Verb,
+    seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
-use sw_mem::{ByteLen, DmaRegion};
+use sw_nvme::{
+    controller::{Controller, ControllerConfig},
+    directory::{self, Directory},
+    namespace::Namespace,
+    transport::{Completion, IO_BYTES_MAX, NvmeConfig, NvmeTransport},
+};
+use sw_vfio::{
+    Backend, ControllerClaim, DmaSpace, Found, NamespaceClaim, PciAddress, PeerBar, Sysfs, VfioFunction, VfioWaiter,
+};
 
 use crate::{
-    builder::Config,
+    builder::{Config, NvmeBackend, NvmeCompletion, NvmeUse},
     clock::Clock,
+    doctor::{Fact, Health},
     policy::{Destination, PciBar},
     uri::NvmeUri,
 };
 
-/// Nothing yet: the driver is not composed.
-pub(crate) struct Nvme;
+/// I/O queue pairs that a controller is asked for: one a lane. Reactors, lanes of callers and lanes that were given away.
+const QUEUE_PAIRS: u16 = 64;
 
-pub(crate) struct Peer;
+/// See the module documentation.
+pub(crate) struct Nvme {
+    sysfs: Sysfs,
+    config: Config,
+    clock: Clock,
+    directory: Arc<Directory<VfioFunction>>,
+    /// Held while a function is opened: control plane.
+    opened: Mutex<Opened>,
+}
 
-fn not_composed(at: String) -> Error {
-    Error::new(ErrorKind::Unsupported, Verb::Open)
-        .at(at)
-        .detail("the NVMe driver is not part of this build yet")
-        .remedy("use the kernel's block device")
+/// What was opened so far.
+#[derive(Default)]
+struct Opened {
+    space: Option<DmaSpace>,
+    controllers: BTreeMap<PciAddress, Driven>,
+    peers: BTreeMap<u16, PeerBar>,
+}
+
+/// A controller that this process drives.
+#[derive(Clone)]
+struct Driven {
+    index: u32,
+    controller: Arc<Controller<VfioFunction>>,
+    claim: Arc<ControllerClaim>,
+}
+
+impl Driven {
+    fn serial(&self) -> String {
+        self.controller.facts().info.serial.to_string()
+    }
+}
+
+/// Keeps a namespace's controller, and tells whether the namespace is still what it was.
+struct Keep {
+    controller: Arc<Controller<VfioFunction>>,
+    nsid: u32,
+    /// What lets us write to it; nothing was claimed to read.
+    _claim: Option<NamespaceClaim>,
 }
 
 impl Nvme {
-    pub(crate) fn find(_config: Config, _clock: Clock) -> Self {
-        Self
+    pub(crate) fn find(config: Config, clock: Clock) -> Self {
+        Self { sysfs: Sysfs::default(), config, clock, directory: Arc::default(), opened: Mutex::default() }
     }
 
-    pub(crate) fn open(
-        &self,
-        namespace: &NvmeUri,
-        _mode: OpenMode,
-    ) -> Result<std::sync::Arc<sw_engine::Object>, Error> {
-        Err(not_composed(namespace.controller.to_string()))
+    /// Whether lanes get a transport for controllers. Told by the machine when a lane is made: a machine without VFIO pays
+    /// nothing for it.
+    fn is_possible(&self) -> bool {
+        self.config.nvme == NvmeUse::Auto && (Path::new("/dev/vfio").exists() || Path::new("/dev/iommu").exists())
     }
 
-    pub(crate) fn stat(&self, namespace: &NvmeUri) -> Result<Entry, Error> {
-        Err(not_composed(namespace.controller.to_string()))
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn peer(&self, bar: PciBar) -> Result<Peer, Error> {
-        Err(not_composed(bar.address.to_string()))
+    /// The shared address space, made for the first function that is opened.
+    fn space(&self, opened: &mut Opened, address: PciAddress) -> Result<DmaSpace, Error> {
+        if self.config.nvme == NvmeUse::Off {
+            return Err(Error::new(ErrorKind::NoDevice, Verb::Open)
+                .at(address.to_string())
+                .detail("the engine was built without NVMe controllers of its own")
+                .remedy("build it with NvmeUse::Auto (--engine nvme=auto)"));
+        }
+        if let Some(space) = &opened.space {
+            return Ok(space.clone());
+        }
+        let backend = match self.config.nvme_backend {
+            NvmeBackend::Auto => Backend::detect(&self.sysfs, address)?,
+            NvmeBackend::Type1 => Backend::Type1,
+            NvmeBackend::Iommufd => Backend::Iommufd,
+            NvmeBackend::NoIommu => Backend::NoIommu,
+        };
+        let space = DmaSpace::new(&self.sysfs, backend)?;
+        opened.space = Some(space.clone());
+        Ok(space)
     }
 
-    pub(crate) fn caps(&self, _destination: Destination) -> Option<TransportCaps> {
-        None
+    /// The controller at an address; claimed and brought up once.
+    fn controller(&self, address: PciAddress) -> Result<Driven, Error> {
+        let mut opened = self.opened();
+        if let Some(driven) = opened.controllers.get(&address) {
+            return Ok(driven.clone());
+        }
+        let claim = ControllerClaim::take(&self.sysfs, address)?;
+        let space = self.space(&mut opened, address)?;
+        let function = VfioFunction::open(&space, address, self.clock.start_instant())?;
+        let config = ControllerConfig { queue_pairs: QUEUE_PAIRS, ..ControllerConfig::default() };
+        let controller = Controller::open(Arc::new(function), config)?;
+        let index = self.directory.add(controller.clone())?;
+        let driven = Driven { index, controller, claim };
+        opened.controllers.insert(address, driven.clone());
+        Ok(driven)
     }
 
+    /// The memory behind a BAR; opened and tested once.
+    pub(crate) fn peer(&self, bar: PciBar) -> Result<PeerBar, Error> {
+        let fail = |kind| Error::new(kind, Verb::Open).at(format!("bar:{}/{}", bar.address, bar.bar));
+        let device = Destination::Bar(bar)
+            .device()
+            .ok_or_else(|| fail(ErrorKind::ResourceLimit).detail("too many different BARs in one process"))?;
+        let mut opened = self.opened();
+        if let Some(peer) = opened.peers.get(&device.0) {
+            return Ok(peer.clone());
+        }
+        let space = self.space(&mut opened, bar.address)?;
+        let peer = PeerBar::open(&space, bar.address, bar.bar, device)?;
+        peer.self_test()?;
+        opened.peers.insert(device.0, peer.clone());
+        Ok(peer)
+    }
+
+    /// Opens a namespace. Its controller is brought up by the first one, and belongs to this process until the engine ends.
+    pub(crate) fn open(&self, uri: &NvmeUri, mode: OpenMode) -> Result<Arc<Object>, Error> {
+        let (driven, namespace) = self.namespace(uri)?;
+        let claim = (mode == OpenMode::Update).then(|| claim(&driven, &namespace, uri)).transpose()?;
+        let Driven { index, controller, .. } = driven;
+        let face = directory::face(index, &namespace).map_err(|error| error.at(uri.to_string()))?;
+        Ok(Arc::new(Object {
+            id: Object::next_id(),
+            name: uri.to_string().into(),
+            len: namespace.len_bytes(),
+            version: namespace.version(),
+            faces: vec![face],
+            residency: Residency::Unknown.into(),
+            stripe: None,
+            keep: Box::new(Keep { controller, nsid: uri.nsid, _claim: claim }),
+        }))
+    }
+
+    /// Facts of a namespace.
+    pub(crate) fn stat(&self, uri: &NvmeUri) -> Result<Entry, Error> {
+        let (_, namespace) = self.namespace(uri)?;
+        Ok(Entry {
+            name: uri.to_string(),
+            kind: EntryKind::BlockDevice,
+            len: namespace.len_bytes(),
+            version: namespace.version(),
+        })
+    }
+
+    fn namespace(&self, uri: &NvmeUri) -> Result<(Driven, Namespace), Error> {
+        let driven = self.controller(uri.controller)?;
+        let serial = driven.serial();
+        if uri.serial.as_ref().is_some_and(|wanted| *wanted != serial) {
+            return Err(Error::new(ErrorKind::Changed, Verb::Open)
+                .at(uri.to_string())
+                .detail(format!("the controller has the serial number {serial}; it is not the one that was named"))
+                .remedy("look at `straightway nvme list`: addresses change when hardware does"));
+        }
+        let all = driven.controller.namespaces();
+        match all.iter().find(|namespace| namespace.nsid == uri.nsid) {
+            Some(namespace) => Ok((driven, namespace.clone())),
+            None => {
+                let there: Vec<String> = all.iter().map(|namespace| namespace.nsid.to_string()).collect();
+                Err(Error::new(ErrorKind::NotFound, Verb::Open)
+                    .at(uri.to_string())
+                    .detail(format!("the controller has no active namespace {}", uri.nsid))
+                    .remedy(format!("its namespaces are: {}", there.join(", "))))
+            }
+        }
+    }
+
+    fn transport_config(&self) -> NvmeConfig {
+        let Config { queue_depth, io_bytes, .. } = self.config;
+        NvmeConfig {
+            queue_depth,
+            commands_per_controller: queue_depth.min(4095),
+            io_bytes_max: io_bytes.min(IO_BYTES_MAX),
+            completion: match self.config.nvme_completion {
+                NvmeCompletion::Polled => Completion::Polled,
+                NvmeCompletion::Interrupt => Completion::Interrupt,
+                NvmeCompletion::Hybrid(spin) => Completion::Hybrid { spin },
+            },
+            device: Ok(()),
+            ..NvmeConfig::default()
+        }
+    }
+
+    /// What the transport of a lane for `destination` can do; `None` where lanes have none.
+    pub(crate) fn caps(&self, destination: Destination) -> Option<TransportCaps> {
+        let caps = self.transport_config().caps();
+        // Memory of a GPU is out of reach until a probe proves otherwise.
+        let device = match destination {
+            Destination::Host | Destination::Bar(_) => Ok(()),
+            Destination::Gpu(_) => Err(Reason::NoPeerPages),
+        };
+        self.is_possible().then_some(TransportCaps { device, ..caps })
+    }
+
+    /// The transport of one lane; `None` where there can be no controller.
     pub(crate) fn transport(&self) -> Result<Option<Box<dyn Transport>>, Error> {
-        Ok(None)
+        if !self.is_possible() {
+            return Ok(None);
+        }
+        let waiter = VfioWaiter::new(self.clock.start_instant())?;
+        Ok(Some(Box::new(NvmeTransport::new(self.directory.clone(), waiter, self.transport_config())?)))
+    }
+
+    /// What the machine has of PCI, VFIO and IOMMU.
+    pub(crate) fn facts(&self) -> Vec<Fact> {
+        let health = |health| match health {
+            sw_vfio::Health::Good => Health::Good,
+            sw_vfio::Health::Limited => Health::Limited,
+            sw_vfio::Health::Missing => Health::Missing,
+            sw_vfio::Health::Neutral => Health::Neutral,
+        };
+        let facts = sw_vfio::facts(&self.sysfs).into_iter();
+        facts
+            .map(|fact| Fact { name: fact.name, health: health(fact.health), value: fact.value, remedy: fact.remedy })
+            .collect()
+    }
+
+    /// Shuts the controllers down in good order. After the lanes: nothing is in flight.
+    pub(crate) fn shut_down(&self) {
+        for controller in self.directory.all() {
+            // One that is gone or was given up has nothing left to shut down.
+            let _ = controller.shut_down();
+        }
     }
 }
 
-impl Peer {
-    pub(crate) fn allocate(&self, _len: ByteLen) -> Result<DmaRegion, Error> {
-        Err(not_composed("bar".into()))
+/// Claims a namespace for writing: only by an address that names the controller's serial number.
+fn claim(driven: &Driven, namespace: &Namespace, uri: &NvmeUri) -> Result<NamespaceClaim, Error> {
+    let serial = driven.serial();
+    if uri.serial.is_none() {
+        return Err(Error::new(ErrorKind::ApiMisuse, Verb::Open)
+            .at(uri.to_string())
+            .detail("a namespace is written only by an address that names the controller's serial number")
+            .remedy(format!("if it is the right one, write nvme://{}/{}?serial={serial}", uri.controller, uri.nsid)));
     }
+    let found = Found { serial: &serial, nsid: namespace.nsid, identity: &namespace.identity };
+    driven.claim.namespace(found, uri.serial.as_deref())
+}
 
-    pub(crate) fn copier(&self, _depth: u32) -> Result<Box<dyn CopyEngine>, Error> {
-        Err(not_composed("bar".into()))
-    }
+/// Whether a namespace is what it was when it was opened; `None` for an object that is no namespace.
+pub(crate) fn unchanged(object: &Object) -> Option<Result<(), Error>> {
+    let keep = object.keep.downcast_ref::<Keep>()?;
+    let now = keep.controller.namespaces().into_iter().find(|namespace| namespace.nsid == keep.nsid);
+    let same = now.is_some_and(|now| now.version() == object.version && now.len_bytes() == object.len);
+    Some(if same {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::Changed, Verb::Read)
+            .at(object.name.clone())
+            .detail("the namespace was deleted, formatted or resized while it was read")
+            .remedy("open it again"))
+    })
 }

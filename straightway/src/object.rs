@@ -8,6 +8,7 @@ use sw_uring::Resumable;
 pub(crate) use crate::targets::MemoryKind;
 use crate::{
     clock::Clock,
+    nvme,
     targets::{TargetSlot, Targets},
 };
 
@@ -99,9 +100,11 @@ impl Object {
     /// # Errors
     /// `Changed` with what changed, or the error of looking.
     pub fn check_unchanged(&self) -> Result<(), Error> {
+        let unchanged =
+            |object: &sw_engine::Object| nvme::unchanged(object).unwrap_or_else(|| sw_uring::unchanged(object));
         match &self.inner.stripe {
-            None => sw_uring::unchanged(&self.inner),
-            Some((_, members)) => members.iter().try_for_each(|member| sw_uring::unchanged(member)),
+            None => unchanged(&self.inner),
+            Some((_, members)) => members.iter().try_for_each(|member| unchanged(member)),
         }
     }
 

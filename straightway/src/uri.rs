@@ -83,6 +83,13 @@ impl NvmeUri {
     }
 }
 
+impl fmt::Display for NvmeUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nvme://{}/{}", self.controller, self.nsid)?;
+        self.serial.as_ref().map_or(Ok(()), |serial| write!(f, "?serial={serial}"))
+    }
+}
+
 /// What may stand behind the `?` of an address.
 #[derive(Default)]
 struct Query {
@@ -215,10 +222,7 @@ impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Uri::File(path) => f.write_str(path),
-            Uri::Nvme(NvmeUri { controller, nsid, serial }) => {
-                write!(f, "nvme://{controller}/{nsid}")?;
-                serial.as_ref().map_or(Ok(()), |serial| write!(f, "?serial={serial}"))
-            }
+            Uri::Nvme(nvme) => nvme.fmt(f),
             Uri::Stripe { unit, members } => {
                 write!(f, "stripe:{unit}:")?;
                 members.iter().enumerate().try_for_each(|(n, member)| match n {

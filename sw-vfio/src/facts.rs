@@ -50,6 +50,8 @@ pub fn facts(sysfs: &Sysfs) -> Vec<Fact> {
     let mut found = vec![iommu(sysfs), vfio(sysfs), iommufd(sysfs), memlock(limit(sysfs))];
     found.extend(noiommu(sysfs));
     if !functions.iter().any(FunctionFacts::is_nvme) {
+        // A machine without a controller lacks nothing.
+        found.iter_mut().for_each(|fact| fact.health = Health::Neutral);
         found.push(fact("nvme", Health::Neutral, "no NVMe controller on this machine's PCI bus", ""));
     }
     found.extend(functions.iter().map(|function| describe(sysfs, function)));
@@ -200,13 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_machine_says_what_is_missing() {
-        let none = Sysfs::at("/proc/self/nothing");
-        let all = facts(&none);
-        let missing: Vec<&str> =
-            all.iter().filter(|fact| fact.health == Health::Missing).map(|fact| fact.name.as_str()).collect();
-        assert_eq!(missing, ["iommu", "vfio"]);
-        assert!(all.iter().all(|fact| fact.health != Health::Missing || !fact.remedy.is_empty()));
+    fn a_controller_shows_what_is_missing_and_a_machine_without_one_lacks_nothing() {
+        let tree = Tree::new();
+        tree.nvme("0000:01:00.0", "nvme0", "4");
+        let missing = |sysfs: &Sysfs| {
+            let all = facts(sysfs);
+            assert!(all.iter().all(|fact| fact.health != Health::Missing || !fact.remedy.is_empty()));
+            let missing = all.into_iter().filter(|fact| fact.health == Health::Missing);
+            missing.map(|fact| fact.name).collect::<Vec<_>>()
+        };
+        std::fs::remove_dir_all(tree.sysfs().path("sys/kernel/iommu_groups")).unwrap();
+        std::fs::remove_dir_all(tree.sysfs().path("sys/bus/pci/drivers/vfio-pci")).unwrap();
+        assert_eq!(missing(tree.sysfs())[..2], ["iommu", "vfio"]);
+        assert!(missing(&Sysfs::at("/proc/self/nothing")).is_empty());
     }
 
     #[test]

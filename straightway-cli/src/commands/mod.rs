@@ -7,12 +7,13 @@ mod demo;
 mod doctor;
 mod list;
 mod load;
+mod nvme;
 mod plan;
 
 use clap::CommandFactory as _;
 
 use crate::{
-    args::{Bench, Cli, Command},
+    args::{Bench, Cli, Command, Nvme},
     fail::Fail,
     out::Out,
 };
@@ -33,6 +34,9 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Load(args) => load::run(&args, out),
         Command::Bench(Bench::Read(args)) => bench::read(&args, out),
         Command::Bench(Bench::Write(args)) => bench::write(&args, out),
+        Command::Nvme(Nvme::List(args)) => nvme::list(&args, out),
+        Command::Nvme(Nvme::Bind(args)) => nvme::bind(&args, out),
+        Command::Nvme(Nvme::Unbind(args)) => nvme::unbind(&args, out),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "straightway", &mut script);

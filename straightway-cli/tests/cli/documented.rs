@@ -9,6 +9,9 @@ use crate::support::{Scratch, lines};
 /// The page, next to the sources.
 const PAGE: &str = include_str!("../../../docs/json.md");
 
+/// What only a machine with a controller behind an IOMMU prints; the guests of `cargo xtask vm` have one.
+const ELSEWHERE: [&str; 3] = ["straightway.nvme.list/1", "straightway.nvme.bind/1", "straightway.nvme.unbind/1"];
+
 /// Field and type, as the page's tables have them.
 type Fields = BTreeMap<String, String>;
 
@@ -79,12 +82,13 @@ fn everything() -> Vec<Value> {
     let scratch = Scratch::new();
     scratch.file("a", 3 << 20);
     let bench = ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB"];
-    let runs: [&[&str]; 13] = [
+    let runs: [&[&str]; 14] = [
         &["ls", "."],
         &["stat", "a", "stripe:64k:a,a"],
         &["plan", "a"],
         &["plan", "a", "--into", "gpu0", "--engine", "gpu=off"],
         &["doctor", "a", "absent"],
+        &["nvme", "list", "--all"],
         &["cp", "a", "b"],
         &["cp", "a", "b", "--no-verify"],
         &["cat", "absent"],
@@ -134,7 +138,8 @@ fn every_printed_field_is_documented_and_every_documented_one_is_printed() {
             seen.entry(schema.clone()).or_default().insert(field);
         }
     }
-    for schema in tables.keys().filter(|heading| heading.starts_with("straightway.")) {
+    let here = |heading: &&String| heading.starts_with("straightway.") && !ELSEWHERE.contains(&heading.as_str());
+    for schema in tables.keys().filter(here) {
         let printed = seen.get(schema).unwrap_or_else(|| panic!("nothing printed {schema}"));
         for (field, kind) in documented(&tables, schema) {
             let whole = kind.starts_with("object") && printed.iter().any(|name| name.starts_with(&format!("{field}.")));
