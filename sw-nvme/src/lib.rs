@@ -30,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod commands;
 pub mod controller;
 pub mod directory;
 pub mod life;

@@ -163,23 +163,13 @@ pub fn describe<L: ListMemory>(page: PageSize, data: &[Segment], list: &mut L) -
     let pages = check(page, data)?;
     let mut walk = Pages { page, data, segment: 0, next: None };
     let prp1 = walk.next().ok_or(NotPrp::Empty)?;
-    match pages {
-        1 => Ok(Prps { prp1, prp2: POISON_PRP, list_bytes: 0 }),
-        2 => Ok(Prps { prp1, prp2: walk.next().ok_or(NotPrp::Empty)?, list_bytes: 0 }),
-        _ => {
-            let first = page.bytes() - page.offset_in(prp1);
-            let mut writer = Writer { page, list, list_bytes: 0, first_bytes: first };
-            let prp2 = writer.write(&mut walk, pages - 1)?;
-            Ok(Prps { prp1, prp2, list_bytes: writer.list_bytes })
-        }
+    if pages <= 2 {
+        return Ok(Prps { prp1, prp2: walk.next().unwrap_or(POISON_PRP), list_bytes: 0 });
     }
-}
-
-/// How many entries a list needs for `len` bytes that start `offset` bytes into a page: what a caller sizes chunks by.
-/// Without the links between chunks, and without PRP1; 0 where no list is needed.
-pub fn list_entries(page: PageSize, offset: u64, len: ByteLen) -> u64 {
-    let pages = (page.offset_in(offset) + len.0).div_ceil(page.bytes());
-    if pages <= 2 { 0 } else { pages - 1 }
+    let first_bytes = page.bytes() - page.offset_in(prp1);
+    let mut writer = Writer { page, list, list_bytes: 0, first_bytes };
+    let prp2 = writer.write(&mut walk, pages - 1)?;
+    Ok(Prps { prp1, prp2, list_bytes: writer.list_bytes })
 }
 
 /// Checks the rules for each segment and gives the number of pages.
