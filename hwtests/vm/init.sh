@@ -3,7 +3,7 @@
 # their names), runs the suites that the kernel command line names, and hands the result to QEMU's exit port.
 # 42 is the one status that means success, so that no accident looks like it.
 /bin/busybox --install -s /bin
-export PATH=/bin
+export PATH=/bin:/usr/bin
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
@@ -17,9 +17,17 @@ exec 3<>/dev/ttyS1
 stty -F /dev/ttyS1 raw -echo
 echo "SW-UP $(cut -d' ' -f1 /proc/uptime)" > /dev/ttyS1
 
+# busybox does not read `MODULE.PARAMETER=VALUE` from the kernel command line as the kernel does for its own drivers.
 for module in /sw/modules/*.ko; do
     [ -e "$module" ] || continue
-    insmod "$module" || echo "init: $module did not load"
+    name=${module##*/??-}
+    name=${name%.ko}
+    parameters=
+    for word in $(cat /proc/cmdline); do
+        case $word in "$name".*) parameters="$parameters ${word#"$name".}" ;; esac
+    done
+    # shellcheck disable=SC2086  # words, not one argument
+    insmod "$module" $parameters || echo "init: $module did not load"
 done
 
 /sw/straightway-guest run

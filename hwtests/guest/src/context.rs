@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::kernel_log::KernelLog;
 use crate::pci::Device;
 use crate::registry::{Stop, fail, skip};
-use crate::wire::{InBed, Wire};
+use crate::wire::{InBed, LINE_CHARS_MAX, Wire};
 
 /// Notes of the first phase, carried into the second.
 const NOTES: &str = "/sw/notes";
@@ -109,8 +109,13 @@ impl Context {
     }
 
     /// Puts a measured value into the record of the run.
+    /// One that is longer than a line holds is replaced by its length.
     pub fn fact(&self, value: &serde_json::Value) {
-        self.wire.borrow_mut().send(&format!("SW-FACT {} {value}", self.test));
+        let mut line = format!("SW-FACT {} {value}", self.test);
+        if line.chars().count() > LINE_CHARS_MAX {
+            line = format!("SW-FACT {} {{\"too_long_chars\": {}}}", self.test, line.len());
+        }
+        self.wire.borrow_mut().send(&line);
     }
 
     /// Leaves a line for the second phase. It has reached the host when a later request is answered.

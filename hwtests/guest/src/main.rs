@@ -23,6 +23,7 @@
 mod block;
 mod context;
 mod file_system;
+mod fio;
 mod io;
 mod kernel_log;
 mod pci;

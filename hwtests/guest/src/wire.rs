@@ -6,8 +6,8 @@ use std::path::Path;
 
 /// The second serial port of the guest.
 const PORT: &str = "/dev/ttyS1";
-/// Characters of a line: the port is slow, and a reason is a sentence.
-const LINE_CHARS_MAX: usize = 2000;
+/// Characters of a line: the port is slow.
+pub const LINE_CHARS_MAX: usize = 8000;
 
 /// The way to the host. Outside of the bed there is none; lines then go to stdout.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! What `cargo xtask vm GROUP` boots: one row, one guest. Add checks to a suite rather than rows here: a boot costs
 //! seconds, a check milliseconds.
 
+use super::guest::Extra;
 use super::kernels::Kernel;
 use super::machine::{Device, Iommu};
 
@@ -17,6 +18,8 @@ pub struct Boot {
     pub suites: &'static [&'static str],
     pub kernel: Kernel,
     pub devices: &'static [Device],
+    /// Programs beside the tests.
+    pub extras: &'static [Extra],
     pub iommu: Iommu,
     /// Words for the kernel's command line.
     pub append: &'static str,
@@ -33,13 +36,14 @@ pub const BOOTS: &[Boot] = &[
         name: "nvme",
         group: "nvme",
         why: "the bed itself and the driver by VFIO type 1, on the kernel that machines run",
-        suites: &["bed"],
+        suites: &["bed", "passthrough"],
         kernel: Kernel::Stock,
         devices: &[Device::NvmeA, Device::NvmeB, Device::NvmeFaulty, Device::Peer],
+        extras: &[],
         iommu: Iommu::On,
         append: "",
         memory_mib: 768,
-        tests_min: 9,
+        tests_min: 18,
         limit_s: 240,
     },
     Boot {
@@ -49,6 +53,7 @@ pub const BOOTS: &[Boot] = &[
         suites: &["power"],
         kernel: Kernel::Stock,
         devices: &[Device::NvmeLog],
+        extras: &[],
         iommu: Iommu::On,
         append: "",
         memory_mib: 512,
@@ -59,13 +64,28 @@ pub const BOOTS: &[Boot] = &[
         name: "p2p",
         group: "nvme",
         why: "the kernel's peer-to-peer pages: the direct route, and its refusal across root ports",
-        suites: &["peer-pages"],
+        suites: &["peer-pages", "peer-dma"],
         kernel: Kernel::Backports,
         devices: &[Device::NvmeA, Device::NvmeCmb, Device::NvmeNear],
+        extras: &[],
         iommu: Iommu::Off,
         append: "",
         memory_mib: 768,
-        tests_min: 1,
+        tests_min: 12,
+        limit_s: 180,
+    },
+    Boot {
+        name: "direct",
+        group: "nvme",
+        why: "both direct routes through the kernel's driver, with queues that are polled",
+        suites: &["passthrough", "peer-dma"],
+        kernel: Kernel::Own,
+        devices: &[Device::NvmeA, Device::NvmeB, Device::NvmeFaulty, Device::NvmeCmb, Device::NvmeNear],
+        extras: &[],
+        iommu: Iommu::Off,
+        append: "nvme.poll_queues=1",
+        memory_mib: 768,
+        tests_min: 21,
         limit_s: 180,
     },
     Boot {
@@ -75,6 +95,7 @@ pub const BOOTS: &[Boot] = &[
         suites: &["bed", "ways"],
         kernel: Kernel::Own,
         devices: &[Device::NvmeA, Device::NvmeB, Device::NvmeFaulty, Device::Peer],
+        extras: &[],
         iommu: Iommu::On,
         append: "",
         memory_mib: 768,
@@ -88,11 +109,26 @@ pub const BOOTS: &[Boot] = &[
         suites: &["ways"],
         kernel: Kernel::Own,
         devices: &[Device::NvmeA, Device::NvmeB],
+        extras: &[],
         iommu: Iommu::Off,
         append: "vfio.enable_unsafe_noiommu_mode=1",
         memory_mib: 768,
         tests_min: 1,
         limit_s: 120,
+    },
+    Boot {
+        name: "speed",
+        group: "nvme",
+        why: "rates beside the kernel's driver and fio in one run; the command's view of the machine",
+        suites: &["speed", "command"],
+        kernel: Kernel::Stock,
+        devices: &[Device::NvmeA, Device::NvmeB, Device::Peer],
+        extras: &[Extra::Fio, Extra::Straightway],
+        iommu: Iommu::On,
+        append: "",
+        memory_mib: 1024,
+        tests_min: 2,
+        limit_s: 180,
     },
 ];
 

@@ -9,34 +9,44 @@ use super::packages::{self, Root};
 use crate::proc::{Ended, Job};
 use crate::{Place, Stop};
 
-const PACKAGE: &str = "straightway-guest";
 const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Cargo profile of the guest: optimised, without the link-time optimisation that costs minutes.
 const PROFILE: &str = "guest";
-const BUILD_LIMIT: Duration = Duration::from_secs(600);
+const BUILD_LIMIT: Duration = Duration::from_secs(900);
 /// The first program of the guest.
 const INIT: &str = "hwtests/vm/init.sh";
 /// Where notes of the first phase lie in the second.
 const NOTES: &str = "sw/notes";
 
-/// Builds the test program.
+/// A program that only some guests carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extra {
+    /// The `straightway` command, as `/bin/straightway`.
+    Straightway,
+    /// The distribution's fio with its libraries, as `/usr/bin/fio`: 80 MB, so only where speeds are compared.
+    Fio,
+}
+
+/// Builds the test program, and the command if `extras` has it, into one directory.
 ///
 /// # Errors
-/// It does not compile, or the target's standard library cannot be had.
-pub fn build(place: &Place) -> Result<PathBuf, Stop> {
+/// They do not compile, or the target's standard library cannot be had.
+pub fn build(place: &Place, extras: &[Extra]) -> Result<PathBuf, Stop> {
     let listed = Job::program(place, Path::new("rustup"), &["target", "list", "--installed"].map(String::from));
     let installed = packages::collect("rustup target list", listed).unwrap_or_default();
     if !installed.iter().any(|line| line == TARGET) {
         let add = Job::program(place, Path::new("rustup"), &["target", "add", TARGET].map(String::from));
         packages::collect("rustup target add", add).map_err(|stop| {
-            Stop::new(
-                format!("the standard library of {TARGET} is missing ({stop})"),
-                format!("rustup target add {TARGET}"),
-            )
+            let remedy = format!("rustup target add {TARGET}");
+            Stop::new(format!("the standard library of {TARGET} is missing ({stop})"), remedy)
         })?;
     }
-    let args =
-        ["build", "--quiet", "--locked", "-p", PACKAGE, "--target", TARGET, "--profile", PROFILE].map(String::from);
+    let mut args =
+        ["build", "--quiet", "--locked", "--target", TARGET, "--profile", PROFILE].map(String::from).to_vec();
+    args.extend(["-p", "straightway-guest"].map(String::from));
+    if extras.contains(&Extra::Straightway) {
+        args.extend(["-p", "straightway-cli"].map(String::from));
+    }
     // Its own directory: the flags differ from those of every other build, and neither shall evict the other.
     let target = place.target.join("vm-guest");
     let job = Job::cargo(place, &args)
@@ -45,38 +55,56 @@ pub fn build(place: &Place) -> Result<PathBuf, Stop> {
         .limit(BUILD_LIMIT);
     let outcome = job.run()?;
     if outcome.ended != Ended::Exit(0) {
-        return Err(Stop::new(
-            format!("{PACKAGE} does not build for {TARGET} ({:?})", outcome.ended),
-            "see the errors above",
-        ));
+        let what = format!("the guest's programs do not build for {TARGET} ({:?})", outcome.ended);
+        return Err(Stop::new(what, "see the errors above"));
     }
-    Ok(target.join(TARGET).join(PROFILE).join(PACKAGE))
+    Ok(target.join(TARGET).join(PROFILE))
 }
 
-/// Writes the initial file system: busybox, modules, the test program, `init`, and notes of an earlier phase.
-///
-/// # Errors
-/// A file cannot be read or written.
-pub fn write_initramfs(
-    place: &Place,
-    root: &Root,
-    kernel: &Prepared,
-    program: &Path,
-    notes: &[String],
-    to: &Path,
-) -> Result<(), Stop> {
-    let mut archive = cpio::Archive::default();
-    for dir in ["dev", "proc", "sys", "tmp", "run", "mnt", "bin", "sw/modules"] {
-        archive.directory(dir);
+/// What goes into a guest.
+#[derive(Debug)]
+pub struct Content<'a> {
+    pub root: &'a Root,
+    pub kernel: &'a Prepared,
+    /// Directory of the built programs.
+    pub built: &'a Path,
+    pub extras: &'a [Extra],
+    /// The tree with fio, if a guest carries it.
+    pub fio: Option<&'a Root>,
+}
+
+impl Content<'_> {
+    /// Writes the initial file system: busybox, modules, programs, `init`, and notes of an earlier phase.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn write_initramfs(&self, place: &Place, notes: &[String], to: &Path) -> Result<(), Stop> {
+        let mut archive = cpio::Archive::default();
+        for dir in ["dev", "proc", "sys", "tmp", "run", "mnt", "bin", "sw/modules"] {
+            archive.directory(dir);
+        }
+        archive.device("dev/console", 5, 1);
+        let mut program = |name: &str, path: &Path| -> Result<(), Stop> {
+            archive.file(name, Mode::Program, &packages::read(path)?);
+            Ok(())
+        };
+        program("init", &place.root.join(INIT))?;
+        program("bin/busybox", &self.root.busybox())?;
+        program("sw/straightway-guest", &self.built.join("straightway-guest"))?;
+        if self.extras.contains(&Extra::Straightway) {
+            program("bin/straightway", &self.built.join("straightway"))?;
+        }
+        if let (true, Some(fio)) = (self.extras.contains(&Extra::Fio), self.fio) {
+            for (name, path) in fio.closure(place, "usr/bin/fio")? {
+                program(&name, &path)?;
+            }
+        }
+        for module in &self.kernel.modules {
+            let name = module.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            program(&format!("sw/modules/{name}"), module)?;
+        }
+        let notes: String = notes.iter().map(|note| format!("{note}\n")).collect();
+        archive.file(NOTES, Mode::Data, notes.as_bytes());
+        packages::write(to, &archive.finish())
     }
-    archive.device("dev/console", 5, 1);
-    archive.file("init", Mode::Program, &packages::read(&place.root.join(INIT))?);
-    archive.file("bin/busybox", Mode::Program, &packages::read(&root.busybox())?);
-    archive.file("sw/straightway-guest", Mode::Program, &packages::read(program)?);
-    for module in &kernel.modules {
-        let name = module.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        archive.file(&format!("sw/modules/{name}"), Mode::Data, &packages::read(module)?);
-    }
-    archive.file(NOTES, Mode::Data, notes.iter().map(|note| format!("{note}\n")).collect::<String>().as_bytes());
-    packages::write(to, &archive.finish())
 }

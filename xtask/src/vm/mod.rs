@@ -30,8 +30,9 @@ use std::time::{Duration, Instant};
 
 use self::boots::{BOOTS, Boot};
 use self::drive::{Ended, Outcome};
-use self::kernels::{Kernel, Prepared};
-use self::packages::{Archive, Root};
+use self::guest::{Content, Extra};
+use self::kernels::Kernel;
+use self::packages::Archive;
 use self::wire::{End, Test};
 use crate::proc::Job;
 use crate::{Place, Stop};
@@ -222,7 +223,9 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
     let version = packages::collect("QEMU", Job::program(place, &program, &args).env(modules.0, modules.1))?;
     let version = version.into_iter().next().unwrap_or_default();
     let setting = record::Setting::find(place, &version);
-    let binary = guest::build(place)?;
+    let extras: Vec<Extra> = chosen.iter().flat_map(|boot| boot.extras).copied().collect();
+    let built = guest::build(place, &extras)?;
+    let fio = if extras.contains(&Extra::Fio) { Some(archive.tree("fio", &["fio"])?) } else { None };
     let mut rows = Vec::new();
     for &boot in chosen {
         println!("\n--> {}: {}", boot.name, boot.why);
@@ -232,7 +235,11 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
             kernel => Some(kernels::stock(place, archive, &root, kernel)?),
         };
         let row = match prepared {
-            Some(kernel) => Bench { place, root: &root, kernel: &kernel, binary: &binary, options }.run(boot)?,
+            Some(kernel) => {
+                let (root, fio, extras) = (&root, fio.as_ref(), boot.extras);
+                let content = Content { root, kernel: &kernel, built: &built, extras, fio };
+                Bench { place, content, options }.run(boot)?
+            }
             None => Row {
                 boot,
                 release: String::new(),
@@ -252,9 +259,7 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
 /// What a row runs on.
 struct Bench<'a> {
     place: &'a Place,
-    root: &'a Root,
-    kernel: &'a Prepared,
-    binary: &'a Path,
+    content: Content<'a>,
     options: &'a Options,
 }
 
@@ -275,7 +280,7 @@ impl Bench<'_> {
             let path = dir.join(format!("kernel-{}.log", index + 1));
             packages::write(&path, outcome.kernel_log.join("\n").as_bytes())?;
         }
-        let mut row = Row { boot, release: self.kernel.release.clone(), outcomes, verdict: Verdict::Passed };
+        let mut row = Row { boot, release: self.content.kernel.release.clone(), outcomes, verdict: Verdict::Passed };
         // With `--only`, one passed test is enough and none is a typing error.
         let tests_min = if self.options.only.is_some() { 1 } else { boot.tests_min };
         let reasons = reasons(&row, tests_min);
@@ -296,9 +301,18 @@ impl Bench<'_> {
         deadline: Instant,
     ) -> Result<Outcome, Stop> {
         let initramfs = dir.join(format!("initramfs-{phase}.cpio"));
-        guest::write_initramfs(self.place, self.root, self.kernel, self.binary, notes, &initramfs)?;
+        self.content.write_initramfs(self.place, notes, &initramfs)?;
         let words = self.options.only.iter().map(|only| format!("sw.only={only}")).collect();
-        let guest = drive::Guest { boot, root: self.root, kernel: self.kernel, dir, initramfs, phase, words, deadline };
+        let guest = drive::Guest {
+            boot,
+            root: self.content.root,
+            kernel: self.content.kernel,
+            dir,
+            initramfs,
+            phase,
+            words,
+            deadline,
+        };
         let outcome = drive::run(&guest)?;
         if outcome.up_s.is_some() || outcome.ended == Ended::OverTime {
             return Ok(outcome);

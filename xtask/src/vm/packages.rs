@@ -28,8 +28,10 @@ const ARCHIVE_VARIABLE: &str = "STRAIGHTWAY_DEBIAN_ARCHIVE";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What the root holds; the rest comes with them.
 const ROOT_PACKAGES: [&str; 2] = ["qemu-system-x86", "busybox-static"];
-/// Where libraries lie in the root.
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+/// Where libraries lie in the root; the last are fio's.
+const LIBRARIES: [&str; 3] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/ceph"];
+/// Where programs look for the loader.
+const LOADER_IN_GUEST: &str = "lib64/ld-linux-x86-64.so.2";
 /// One call of apt or dpkg, network included.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Lines of a failing program that an error shows.
@@ -54,20 +56,33 @@ impl<'a> Archive<'a> {
     /// # Errors
     /// No apt on this machine, archive not reachable, disk full.
     pub fn root(&self) -> Result<Root, Stop> {
-        let dir = self.dir.join("root");
-        let stamp = self.dir.join("root.stamp");
-        let wanted = ROOT_PACKAGES.join(" ");
+        self.tree("root", &ROOT_PACKAGES)
+    }
+
+    /// A directory with packages and all they need, fetched and unpacked on the first call.
+    ///
+    /// # Errors
+    /// As [`Archive::root`].
+    pub fn tree(&self, name: &str, packages: &[&str]) -> Result<Root, Stop> {
+        let dir = self.dir.join(name);
+        let stamp = self.dir.join(format!("{name}.stamp"));
+        let wanted = packages.join(" ");
         if std::fs::read_to_string(&stamp).is_ok_and(|there| there == wanted) {
             return Ok(Root { dir });
         }
         self.update()?;
         println!("    fetching {wanted} and what they need");
-        self.apt(&[&["-y", "--download-only", "install"], ROOT_PACKAGES.as_slice()].concat())?;
+        let fetched = self.dir.join("apt/fetched");
+        remove_dir(&fetched)?;
+        make_dir(&fetched.join("partial"))?;
+        let option = format!("Dir::Cache::archives={}", fetched.display());
+        self.apt(&[&["-y", "--download-only", "-o", &option, "install"], packages].concat())?;
         remove_dir(&dir)?;
         make_dir(&dir)?;
-        for deb in files_ending(&self.dir.join("apt/cache/archives"), ".deb")? {
+        for deb in files_ending(&fetched, ".deb")? {
             self.unpack(&deb, &dir)?;
         }
+        remove_dir(&fetched)?;
         write(&stamp, wanted.as_bytes())?;
         Ok(Root { dir })
     }
@@ -171,13 +186,35 @@ fn configuration(apt: &Path) -> String {
     )
 }
 
-/// The unpacked programs.
+/// Unpacked packages with every library they need.
 #[derive(Debug, Clone)]
 pub struct Root {
     dir: PathBuf,
 }
 
 impl Root {
+    /// A program (a path below the root) and its libraries, each with the path at which a guest needs it.
+    ///
+    /// # Errors
+    /// The loader does not find a library.
+    pub fn closure(&self, place: &Place, program: &str) -> Result<Vec<(String, PathBuf)>, Stop> {
+        let (loader, mut args) = self.runner(program);
+        args.insert(0, "--list".to_string());
+        let lines = collect(&format!("the loader of {program}"), Job::program(place, &loader, &args))?;
+        let mut files = vec![(program.to_string(), self.dir.join(program)), (LOADER_IN_GUEST.to_string(), loader)];
+        for line in lines {
+            // NAME => PATH (ADDRESS); the loader and the kernel's own library have no arrow.
+            let Some((_, rest)) = line.split_once(" => ") else { continue };
+            let Some(path) = rest.split_whitespace().next().filter(|path| path.starts_with('/')) else {
+                return Err(Stop::new(format!("{program} lacks a library: {line}"), "remove target/vm and try again"));
+            };
+            let path = PathBuf::from(path);
+            let inside = path.strip_prefix(&self.dir).unwrap_or(&path);
+            files.push((inside.display().to_string().trim_start_matches('/').to_string(), path.clone()));
+        }
+        Ok(files)
+    }
+
     /// busybox, which is static.
     pub fn busybox(&self) -> PathBuf {
         self.dir.join("bin/busybox")

@@ -1,15 +1,26 @@
 //! Every suite.
 
 mod bed;
+mod command;
 mod passthrough;
 mod peer_dma;
 mod peer_pages;
 mod power;
+mod speed;
 mod ways;
 
 use crate::registry::Suite;
 
 /// Every suite, in no particular order: the host's rows choose.
 pub fn all() -> &'static [Suite] {
-    &[bed::SUITE, power::SUITE, peer_pages::SUITE, passthrough::SUITE, peer_dma::SUITE, ways::SUITE]
+    &[
+        bed::SUITE,
+        power::SUITE,
+        peer_pages::SUITE,
+        passthrough::SUITE,
+        peer_dma::SUITE,
+        ways::SUITE,
+        speed::SUITE,
+        command::SUITE,
+    ]
 }
