@@ -22,6 +22,7 @@ use sw_mem::{ByteLen, Iova, index};
 use crate::{
     bus::{Bus, QueueMemory, Registers},
     prp::{self, ListMemory, NotPrp, PageSize, Segment},
+    sgl::{self, SglAlignment, SglSupport},
     status::Status,
     wire::{
         CQE_BYTES, Command, Completion, DataPointer, SQE_BYTES,
@@ -34,6 +35,10 @@ use crate::{
 pub const ENTRIES_MAX: u32 = 4096;
 /// The page of rings and lists: the one memory page size that the driver selects (CC.MPS 0).
 const PAGE: usize = 4096;
+/// Descriptors of a scatter gather list at most: pieces of memory in one I/O, rounded up to a power of two.
+const DESCRIPTORS: usize = 4;
+/// Room that a slot's list has for them, at least.
+const SGL_BYTES: usize = DESCRIPTORS * sgl::DESCRIPTOR_BYTES;
 /// A slot that holds no command.
 const NOBODY: u32 = u32::MAX;
 /// Not used as a CID: the Error Information log page uses it for "no command" (Base, "Common Command Format").
@@ -121,6 +126,8 @@ pub struct QueueCounters {
     pub shadowed: u64,
     /// Bytes written to PRP lists.
     pub prp_list_bytes: u64,
+    /// Commands whose data a scatter gather list describes.
+    pub sgl_commands: u64,
     /// Breaches of the controller.
     pub breaches: u64,
 }
@@ -133,6 +140,7 @@ impl core::ops::AddAssign for QueueCounters {
         self.cq_doorbells += more.cq_doorbells;
         self.shadowed += more.shadowed;
         self.prp_list_bytes += more.prp_list_bytes;
+        self.sgl_commands += more.sgl_commands;
         self.breaches += more.breaches;
     }
 }
@@ -195,8 +203,8 @@ impl Layout {
         let needed = index(u64::from(shape.data_bytes_max)).div_ceil(PAGE);
         let per_page = PAGE / prp::ENTRY_BYTES;
         let list_bytes = match needed {
-            0 | 1 => 0,
-            few if few <= per_page => (few * prp::ENTRY_BYTES).next_power_of_two(),
+            0 => 0,
+            few if few <= per_page => (few * prp::ENTRY_BYTES).next_power_of_two().max(SGL_BYTES),
             // The last entry of each page but the last one is a link.
             many => (many - 1).div_ceil(per_page - 1) * PAGE,
         };
@@ -235,6 +243,8 @@ pub struct QueuePair<B: Bus> {
     memory: B::Memory,
     registers: B::Registers,
     shadow: Option<Shadow<B::Memory>>,
+    /// What the controller takes where PRP entries cannot describe the data.
+    sgl: SglSupport,
     layout: Layout,
     qid: u16,
     /// Entries less one: entries are a power of two.
@@ -285,6 +295,7 @@ impl<B: Bus> QueuePair<B> {
             memory,
             registers,
             shadow: None,
+            sgl: SglSupport::decode(0),
             layout,
             qid: shape.qid,
             mask: shape.entries - 1,
@@ -366,6 +377,11 @@ impl<B: Bus> QueuePair<B> {
         self.shadow = Some(shadow);
     }
 
+    /// Allows scatter gather lists, as far as the controller takes them, for pieces of memory that meet inside a page.
+    pub fn set_sgl(&mut self, support: SglSupport) {
+        self.sgl = support;
+    }
+
     /// Writes an entry behind the tail. `data` is what the command moves (empty for none); `command` gets its pointer.
     ///
     /// Nothing reaches the controller before [`QueuePair::ring`].
@@ -413,9 +429,27 @@ impl<B: Bus> QueuePair<B> {
         }
         let at = self.layout.lists_at + usize::from(slot) * self.layout.list_bytes;
         let mut list = SlotList { memory: &self.memory, at, bytes: self.layout.list_bytes };
-        let prps = prp::describe(PageSize::KIB4, data, &mut list).map_err(NotStaged::Shape)?;
-        self.counters.prp_list_bytes += u64::from(prps.list_bytes);
-        Ok(prps.pointer())
+        match prp::describe(PageSize::KIB4, data, &mut list) {
+            Ok(prps) => {
+                self.counters.prp_list_bytes += u64::from(prps.list_bytes);
+                Ok(prps.pointer())
+            }
+            Err(ragged @ NotPrp::Ragged { .. }) => self.describe_ragged(at, data).ok_or(NotStaged::Shape(ragged)),
+            Err(other) => Err(NotStaged::Shape(other)),
+        }
+    }
+
+    /// A scatter gather list at `at` for pieces that meet inside a page; `None` if the controller takes none.
+    fn describe_ragged(&mut self, at: usize, data: &[Segment]) -> Option<DataPointer> {
+        if self.layout.list_bytes < SGL_BYTES || self.sgl.alignment == SglAlignment::None {
+            return None;
+        }
+        let mut list = [[0; sgl::DESCRIPTOR_BYTES]; DESCRIPTORS];
+        let iova = self.memory.iova().checked_add(ByteLen(at as u64))?;
+        let (pointer, bytes) = sgl::describe(self.sgl, data, (iova, &mut list)).ok()?;
+        self.memory.write(at, list.as_flattened().get(..index(u64::from(bytes)))?);
+        self.counters.sgl_commands += 1;
+        Some(pointer)
     }
 
     /// Hands over what was staged, by one doorbell; says whether there was something.

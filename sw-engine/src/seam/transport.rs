@@ -150,8 +150,9 @@ pub enum Attach<'a> {
     Object(&'a Object),
     /// The last one is done.
     ObjectGone(ObjectId),
-    /// Many I/Os into this region will come; make them cheap (pinned once). The transport keeps a handle of the region until
-    /// `RegionGone`. A second time changes nothing.
+    /// Many I/Os into this region will come; make them cheap (pinned once). The transport may keep a handle of the region
+    /// until `RegionGone`; one with [`Regions::Attached`] keeps none, so that memory goes when its owner lets go of it
+    /// (what it needs beside it is bound to the region, see [`DmaRegion::bind`]). A second time changes nothing.
     Region(&'a DmaRegion),
     /// The last one is done. For a region that is not attached it changes nothing.
     RegionGone(RegionId),

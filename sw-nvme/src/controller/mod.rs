@@ -34,6 +34,7 @@ use crate::{
     life::LifeWord,
     namespace::Namespace,
     queue::{QueuePair, QueueShape},
+    sgl::SglSupport,
     status::RetryDelays,
     wire::{
         Command,
@@ -112,6 +113,8 @@ pub struct Facts {
     pub transfer_bytes_max: Option<u64>,
     /// Whether it has a volatile write cache, so that a flush means something.
     pub write_cache: bool,
+    /// Whether I/O commands may use scatter gather lists.
+    pub sgl: SglSupport,
     /// The delays that CRD of a status names.
     pub retry_delays: RetryDelays,
     /// The controller memory buffer, if there is one that can be read of.
@@ -325,6 +328,7 @@ impl<B: Bus> Control<B> {
             cap: self.cap,
             transfer_bytes_max: crate::limits::mdts_bytes(info.mdts, self.cap.page_bytes_min),
             write_cache: info.volatile_write_cache,
+            sgl: SglSupport::decode(info.sgls),
             retry_delays: info.retry_delays,
             info,
             cmb,

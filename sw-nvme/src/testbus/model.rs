@@ -53,6 +53,15 @@ impl Memory {
         Some(iova)
     }
 
+    pub(crate) fn forget(&mut self, region: sw_mem::RegionId) {
+        self.regions.retain(|(_, mapped)| mapped.id() != region);
+    }
+
+    /// What the end of a region does to its mapping.
+    pub(crate) fn unmap(&mut self, id: sw_mem::RegionId) {
+        self.regions.retain(|(_, region)| region.id() != id);
+    }
+
     fn queue_range(&self, at: u64, len: usize) -> Option<core::ops::Range<usize>> {
         let start = usize::try_from(at.checked_sub(QUEUE_BASE)?).ok()?;
         (start + len <= self.queue.len()).then_some(start..start + len)
@@ -171,6 +180,7 @@ pub(crate) struct Model {
     pub(crate) write_cache: bool,
     pub(crate) crdt1: u16,
     pub(crate) shadow_offered: bool,
+    pub(crate) sgl_offered: bool,
     pub(crate) version: u32,
     pub(crate) cap_high: u32,
     pub(crate) interrupts_lost: bool,
@@ -227,6 +237,7 @@ impl Default for Model {
             write_cache: true,
             crdt1: 0,
             shadow_offered: false,
+            sgl_offered: false,
             version: 0x0001_0400,
             cap_high: 0,
             interrupts_lost: false,
@@ -516,7 +527,11 @@ impl Model {
 
     /// The pieces of memory that PRP entries name; `None` if they break the rules.
     fn walk(&mut self, pointer: DataPointer, len: usize) -> Option<Vec<(u64, usize)>> {
-        let DataPointer::Prp(prp1, prp2) = pointer else { return None };
+        let (prp1, prp2) = match pointer {
+            DataPointer::Prp(prp1, prp2) => (prp1, prp2),
+            DataPointer::Sgl(descriptor) => return self.scattered(descriptor, len),
+            DataPointer::None => return None,
+        };
         let first = len.min(4096 - usize::try_from(prp1 % 4096).unwrap());
         let mut pieces = vec![(prp1, first)];
         let mut left = len - first;
@@ -538,6 +553,24 @@ impl Model {
             }
         }
         pieces.iter().skip(1).all(|(iova, _)| iova.is_multiple_of(4096)).then_some(pieces)
+    }
+
+    /// The pieces of a last segment of data blocks.
+    fn scattered(&mut self, descriptor: [u8; 16], len: usize) -> Option<Vec<(u64, usize)>> {
+        let parts = |raw: &[u8]| {
+            let address = u64::from_le_bytes(raw[..8].try_into().unwrap());
+            (raw[15] >> 4, address, u32::from_le_bytes(raw[8..12].try_into().unwrap()) as usize)
+        };
+        let (kind, address, bytes) = parts(&descriptor);
+        if !self.sgl_offered || kind != 3 {
+            return None;
+        }
+        let mut list = vec![0; bytes];
+        assert!(self.memory.read(address, &mut list), "the list is not mapped");
+        let pieces: Vec<_> = list.chunks_exact(16).map(parts).collect();
+        let fits =
+            pieces.iter().all(|(kind, ..)| *kind == 0) && pieces.iter().map(|(.., len)| len).sum::<usize>() == len;
+        fits.then(|| pieces.into_iter().map(|(_, address, len)| (address, len)).collect())
     }
 
     fn deliver_events(&mut self) {
@@ -670,6 +703,7 @@ impl Model {
                 put(512, &[0x66, 0x44]);
                 put(516, &8u32.to_le_bytes());
                 put(525, &[u8::from(self.write_cache)]);
+                put(536, &[u8::from(self.sgl_offered)]);
             }
             2 => {
                 let mut ids: Vec<u32> =

@@ -6,6 +6,7 @@ use sw_engine::{
     Error, ErrorKind, Fault, Retry, Time, Token, Verb,
     seam::{Fence, IoDone},
 };
+use sw_mem::WeakRegion;
 
 use super::{LOOK_EVERY, NVME, NvmeTransport, POLLS_PER_CLOCK, Place, waited};
 use crate::{
@@ -249,7 +250,6 @@ impl<B: Bus> NvmeTransport<B> {
 
 impl<B: Bus> Drop for NvmeTransport<B> {
     /// Fences if nobody did. Rings, lists and regions that a controller may still touch are never freed, and counted.
-    #[expect(clippy::mem_forget, reason = "a controller that could not be stopped may still touch this memory")]
     fn drop(&mut self) {
         if !self.closed {
             self.fence_all(DROP_WAIT, &mut Vec::new());
@@ -258,7 +258,8 @@ impl<B: Bus> Drop for NvmeTransport<B> {
             let Place::Linked(link) = place else { continue };
             super::LEAKED_PAIRS.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
             link.leak();
-            core::mem::forget(core::mem::take(&mut self.attached));
+            let attached = core::mem::take(&mut self.attached);
+            attached.iter().filter_map(WeakRegion::upgrade).for_each(core::mem::forget);
         }
     }
 }

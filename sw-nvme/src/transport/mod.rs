@@ -33,7 +33,7 @@ use sw_engine::{
     Error, ErrorKind, Fault, Reason, Retry, Time, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
-use sw_mem::{ByteLen, DmaRegion, RegionId};
+use sw_mem::{ByteLen, DmaRegion, RegionId, WeakRegion};
 
 use crate::{
     bus::{Bus, Waiter},
@@ -78,6 +78,15 @@ pub fn leaked_pairs() -> u64 {
     LEAKED_PAIRS.load(Ordering::Relaxed)
 }
 
+/// Whether scatter gather lists are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScatterGather {
+    /// Where the controller takes them and PRP entries do not do.
+    WhereOffered,
+    /// Never.
+    Never,
+}
+
 /// What a transport is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct NvmeConfig {
@@ -92,6 +101,9 @@ pub struct NvmeConfig {
     pub completion: Completion,
     /// Whether device memory can be reached, and if not, why. Default no: `NO_P2PDMA`.
     pub device: Result<(), Reason>,
+    /// Whether pieces of memory that meet inside a page may go in one command with a scatter gather list, where the
+    /// controller takes such; otherwise they go in a command each. Default yes.
+    pub scatter_gather: ScatterGather,
     /// After this long without an end, a command is aborted. Default 30 s, Linux's `nvme_core.io_timeout`.
     pub command_timeout: Duration,
     /// After so much longer without an end, the controller is reset. Default 10 s.
@@ -106,6 +118,7 @@ impl Default for NvmeConfig {
             io_bytes_max: 1 << 20,
             completion: Completion::Polled,
             device: Err(Reason::NoPeerPages),
+            scatter_gather: ScatterGather::WhereOffered,
             command_timeout: Duration::from_secs(30),
             abort_timeout: Duration::from_secs(10),
         }
@@ -188,7 +201,7 @@ pub struct NvmeTransport<B: Bus> {
     parked: VecDeque<Io>,
     parents: Parents,
     /// Attached regions.
-    attached: Vec<DmaRegion>,
+    attached: Vec<WeakRegion>,
     /// Ends that no poll has given out yet, with room for all I/Os.
     ended: Vec<IoDone>,
     counters: NvmeCounters,
@@ -311,11 +324,14 @@ impl<B: Bus> NvmeTransport<B> {
         self.counters.polled_pairs += u64::from(notify == Notify::Interrupt && !interrupts);
         let mut link = Link::new(controller, pair, self.config.queue_depth);
         link.interrupts = interrupts;
+        if self.config.scatter_gather == ScatterGather::WhereOffered {
+            link.queue.set_sgl(link.controller.facts().sgl);
+        }
         link.queue.set_tick(self.watch.tick());
-        for region in &self.attached {
+        for region in self.attached.iter().filter_map(WeakRegion::upgrade) {
             // Refused: I/Os into it end as not registered.
-            if let Ok(iova) = link.controller.bus().map(region) {
-                link.regions.add(region, iova);
+            if let Ok(iova) = link.controller.bus().map(&region) {
+                link.regions.add(&region, iova);
             }
         }
         Ok(link)
@@ -350,8 +366,24 @@ impl<B: Bus> NvmeTransport<B> {
                 link.regions.add(region, iova);
             }
         }
-        self.attached.push(region.clone());
+        self.forget_dead_regions();
+        // No handle: memory goes when its owner lets go of it, and its mapping with it.
+        self.attached.push(region.downgrade());
         Ok(())
+    }
+
+    /// Takes regions whose memory is gone out of the tables. Their ids are never used again, so that nobody asks for them.
+    fn forget_dead_regions(&mut self) {
+        let Self { attached, places, .. } = self;
+        attached.retain(|region| {
+            let alive = region.is_alive();
+            for place in places.iter_mut() {
+                if let (Place::Linked(link), false) = (place, alive) {
+                    link.regions.remove(region.id());
+                }
+            }
+            alive
+        });
     }
 
     fn detach_region(&mut self, id: RegionId) {
