@@ -11,6 +11,7 @@ use super::*;
 use crate::{
     object::{Face, Granularity, Object, Residency, Version},
     op::{OpOptions, Segment, Spans, Target},
+    path::Landing,
     plan::{MemoryFacts, Policy, plan},
     rate::RateTable,
     seam::{Attach, Fence, Io, Regions, Submit, Wake},

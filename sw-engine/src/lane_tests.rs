@@ -13,6 +13,7 @@ use crate::{
     checksum::Algorithm,
     object::{Face, Granularity, Object, Residency, Version},
     op::{OpOptions, Segment, Spans, Target},
+    path::Landing,
     plan::{MemoryFacts, Policy, plan},
     rate::RateTable,
     seam::{Attach, Fence, Io, Regions, Submit, Wake},

@@ -36,6 +36,44 @@ pub struct Reached {
     transports: u8,
     /// A bit for each transport (a lane has 64 at most) that moves bytes of the operation's own memory in these choices.
     direct: u64,
+    whole: WholeRules,
+}
+
+/// When every byte of an operation takes the main leg in place: looked up once for a target, so that the common operation is
+/// checked in one pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WholeRules {
+    /// Bits that are zero in the distance of memory and object offset.
+    memory: u64,
+    /// Bits that are zero in offset and length of a read; all of them for a target whose operations are never whole.
+    read: u64,
+    /// The same for a write.
+    write: u64,
+}
+
+impl WholeRules {
+    /// No operation with bytes is whole.
+    const NEVER: Self = Self { memory: u64::MAX, read: u64::MAX, write: u64::MAX };
+
+    fn of(object: &Object, choice: &Choice) -> Self {
+        let main = &choice.main;
+        if object.stripe.is_some() || main.via != Via::Direct {
+            return Self::NEVER;
+        }
+        let low_bits = |unit: u32| u64::from(unit) - 1;
+        Self {
+            memory: low_bits(main.granularity.memory),
+            read: low_bits(choice.unit_of(Verb::Read)),
+            write: low_bits(choice.unit_of(Verb::Write)),
+        }
+    }
+
+    /// Whether `len` bytes (above zero) between object offset `at` and memory at `place` are whole.
+    #[inline(always)]
+    pub(crate) fn hold(&self, verb: Verb, at: u64, len: u64, place: u64) -> bool {
+        let ends = if verb == Verb::Write { self.write } else { self.read };
+        (at | len) & ends == 0 && place.wrapping_sub(at) & self.memory == 0
+    }
 }
 
 impl Deref for Target {
@@ -85,7 +123,8 @@ impl Target {
         let highest = all.clone().map(|leg| leg.transport).max().unwrap_or(0);
         let direct = all.filter(|leg| leg.via == Via::Direct);
         let direct = direct.fold(0, |bits, leg| bits | 1u64.checked_shl(leg.transport.into()).unwrap_or(0));
-        Self(Arc::new(Reached { object, choice, members, transports: highest.saturating_add(1), direct }))
+        let (transports, whole) = (highest.saturating_add(1), WholeRules::of(&object, &choice));
+        Self(Arc::new(Reached { object, choice, members, transports, direct, whole }))
     }
 
     /// The choices of a stripe set's members; empty for a plain object.
@@ -95,6 +134,10 @@ impl Target {
 
     pub(crate) fn transports(&self) -> usize {
         usize::from(self.transports)
+    }
+
+    pub(crate) fn whole(&self) -> &WholeRules {
+        &self.whole
     }
 
     /// A bit for each transport that moves bytes of the operation's own memory.
@@ -148,6 +191,7 @@ impl Spans {
         one.into_iter().chain(many.iter().map(|segment| &segment.span))
     }
 
+    #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&DmaSpan> {
         match self {
             Spans::None => None,
@@ -254,15 +298,18 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// The path of no bytes.
+    pub(crate) const NO_PATH: DataPath = DataPath {
+        route: Route { transport: "none", landing: Landing::Staged },
+        bytes: ByPath { dma: 0, kernel_copy: 0, staged: 0 },
+        bounced: 0,
+        cpu_copied: 0,
+        reason: Reason::Best,
+    };
+
     /// The completion of an operation that no lane took: no bytes, no route, no memory.
     pub fn failed(error: Error) -> Self {
-        let path = DataPath {
-            route: Route { transport: "none", landing: Landing::Staged },
-            bytes: ByPath::default(),
-            bounced: 0,
-            cpu_copied: 0,
-            reason: Reason::Best,
-        };
+        let path = Self::NO_PATH;
         let id = OpId(Token::from_raw(u64::MAX));
         Self { id, user: 0, result: Err(error), path, times: Times::default(), checksum: None, op: None }
     }

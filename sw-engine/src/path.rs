@@ -140,6 +140,13 @@ pub struct ByPath {
 }
 
 impl ByPath {
+    /// `bytes`, all of them under `landing`.
+    #[inline]
+    pub(crate) fn only(landing: Landing, bytes: u64) -> Self {
+        let under = |this: Landing| if landing == this { bytes } else { 0 };
+        Self { dma: under(Landing::Dma), kernel_copy: under(Landing::KernelCopy), staged: under(Landing::Staged) }
+    }
+
     /// Adds `bytes` under `landing`.
     #[inline]
     pub fn add(&mut self, landing: Landing, bytes: u64) {

@@ -127,6 +127,16 @@ pub struct Choice {
     pub route: Route,
 }
 
+impl Choice {
+    /// What the ends of a range must be multiples of to need no other way, in bytes: the write unit where a write has another
+    /// way, else the block. A power of two.
+    pub(crate) fn unit_of(&self, verb: Verb) -> u32 {
+        let block = self.main.granularity.block;
+        let shared = verb == Verb::Write && self.ends.is_some();
+        if shared { self.write_unit.max(block) } else { block }
+    }
+}
+
 /// What the planner found.
 #[derive(Debug)]
 pub struct Plan {

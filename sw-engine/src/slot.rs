@@ -1,13 +1,13 @@
 //! The slot table: everything that a device or peer may still touch has a slot until it provably let go.
 //!
 //! ```text
-//!   Free ─stage─► Staged ─ring─► InFlight ─done─► Free
-//!                   │               │ deadline, cancel, drop
-//!                   └──unstage──►   ▼
-//!                              Abandoned ─done─► Free
-//!                                   │ the transport cannot be fenced
-//!                                   ▼
-//!                              Quarantined   (kept, counted, reported)
+//!   Free ─stage─► Staged ─the transport took it─► InFlight ─done─► Free
+//!                   │                                │ deadline, cancel, drop
+//!                   └────────────────────────────►   ▼
+//!                                               Abandoned ─done─► Free
+//!                                                    │ the transport cannot be fenced
+//!                                                    ▼
+//!                                               Quarantined   (kept, counted, reported)
 //! ```
 //!
 //! A token names a slot and its generation. A completion with a dead generation finds nothing and is counted.
@@ -22,7 +22,7 @@ impl Token {
     }
 
     /// From the word that a device gave back. Nothing is believed: the table checks it.
-    pub fn from_raw(raw: u64) -> Self {
+    pub const fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
 
@@ -48,9 +48,9 @@ impl Token {
 pub enum SlotState {
     /// Nobody touches its memory.
     Free,
-    /// Filled in, not yet with the device.
+    /// Filled in, not yet taken by a transport or copy engine.
     Staged,
-    /// The device may touch its memory and the caller waits.
+    /// A transport or copy engine took it: its device may touch its memory, and the caller waits.
     InFlight,
     /// The device may touch its memory and the caller has its answer.
     Abandoned,
@@ -79,6 +79,8 @@ struct Entry<T> {
     token: Token,
     /// Of its present use, or of the next one while it is free.
     generation: u32,
+    /// The slot that is taken after it, while it is free; [`NONE`] for the last one.
+    next_free: u32,
     state: SlotState,
     body: T,
 }
@@ -93,30 +95,107 @@ impl<T> Entry<T> {
 
 /// A token that no slot has: a table is smaller than its index.
 const NOBODY: Token = Token(u64::MAX);
+/// No slot: a table is smaller than that.
+const NONE: u32 = u32::MAX;
 
 /// Slots with a fixed capacity, each with a body of type `T` that outlives its use.
 #[derive(Debug)]
 pub(crate) struct SlotTable<T> {
     entries: Box<[Entry<T>]>,
-    free: Vec<u32>,
+    free: FreeList,
+}
+
+/// The free slots: a list through the entries, the one freed last in front, as its memory is warm.
+#[derive(Debug)]
+struct FreeList {
+    /// [`NONE`] if there is none.
+    first: u32,
+    count: u32,
+}
+
+/// A slot in use, found once.
+#[derive(Debug)]
+pub(crate) struct Live<'a, T> {
+    entry: &'a mut Entry<T>,
+    free: &'a mut FreeList,
+}
+
+impl<'a, T> Live<'a, T> {
+    #[inline(always)]
+    pub(crate) fn token(&self) -> Token {
+        self.entry.token
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(&self) -> SlotState {
+        self.entry.state
+    }
+
+    #[inline(always)]
+    pub(crate) fn body(&mut self) -> &mut T {
+        &mut self.entry.body
+    }
+
+    /// The body alone.
+    #[inline(always)]
+    pub(crate) fn into_body(self) -> &'a mut T {
+        &mut self.entry.body
+    }
+
+    /// A transport or copy engine has it now.
+    #[inline(always)]
+    pub(crate) fn fly(&mut self) {
+        if self.entry.state == SlotState::Staged {
+            self.entry.state = SlotState::InFlight;
+        }
+    }
+
+    /// The owner provably let go. The generation moves on, so that a late completion finds nothing.
+    ///
+    /// Gives the body of the use that ended, for a last look.
+    #[inline(always)]
+    pub(crate) fn free(self) -> &'a mut T {
+        let index = self.entry.token.index();
+        self.entry.state = SlotState::Free;
+        self.entry.token = NOBODY;
+        self.entry.generation = self.entry.generation.wrapping_add(1);
+        self.entry.next_free = self.free.first;
+        self.free.first = index;
+        self.free.count += 1;
+        &mut self.entry.body
+    }
 }
 
 impl<T> SlotTable<T> {
     /// `capacity` free slots with bodies from `body`.
     pub(crate) fn new(capacity: u32, body: impl Fn() -> T) -> Self {
-        let entry = |_| Entry { token: NOBODY, generation: 1, state: SlotState::Free, body: body() };
-        Self { entries: (0..capacity).map(entry).collect(), free: (0..capacity).rev().collect() }
+        let entry = |index: u32| {
+            let next_free = if index + 1 < capacity { index + 1 } else { NONE };
+            Entry { token: NOBODY, generation: 1, next_free, state: SlotState::Free, body: body() }
+        };
+        let free = FreeList { first: if capacity > 0 { 0 } else { NONE }, count: capacity };
+        Self { entries: (0..capacity).map(entry).collect(), free }
     }
 
     /// Takes a free slot, staged, or `None` when there is none. The body is that of its last use, to be overwritten.
     #[inline(always)]
-    pub(crate) fn stage(&mut self) -> Option<(Token, &mut T)> {
-        let index = self.free.pop()?;
+    pub(crate) fn stage(&mut self) -> Option<Live<'_, T>> {
+        let index = self.free.first;
+        // `NONE` is no index.
         let entry = self.entries.get_mut(index as usize)?;
         debug_assert_eq!(entry.state, SlotState::Free);
+        self.free.first = entry.next_free;
+        self.free.count -= 1;
         entry.state = SlotState::Staged;
         entry.token = Token::new(index, entry.generation);
-        Some((entry.token, &mut entry.body))
+        Some(Live { entry, free: &mut self.free })
+    }
+
+    /// The slot of a live token.
+    #[inline(always)]
+    pub(crate) fn live(&mut self, token: Token) -> Option<Live<'_, T>> {
+        let entry = self.entries.get_mut(token.index() as usize).filter(|entry| entry.is(token))?;
+        Some(Live { entry, free: &mut self.free })
     }
 
     /// The body of a live token.
@@ -129,38 +208,26 @@ impl<T> SlotTable<T> {
     /// The body of a live token, writable.
     #[inline]
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut T> {
-        Some(&mut self.live(token)?.body)
+        Some(self.live(token)?.into_body())
     }
 
     /// A new generation for a slot that is handed over again, staged: an end of the earlier hand-over finds nothing.
     pub(crate) fn renew(&mut self, token: Token) -> Option<Token> {
-        let entry = self.live(token)?;
+        let entry = self.live(token)?.entry;
         entry.generation = entry.generation.wrapping_add(1);
         entry.state = SlotState::Staged;
         entry.token = Token::new(token.index(), entry.generation);
         Some(entry.token)
     }
 
-    /// The body of a live token, writable, and its state.
-    #[inline]
-    pub(crate) fn get_mut_with_state(&mut self, token: Token) -> Option<(&mut T, SlotState)> {
-        let entry = self.live(token)?;
-        Some((&mut entry.body, entry.state))
-    }
-
-    /// The device has it now.
-    #[inline]
+    /// [`Live::fly`], for a token.
     pub(crate) fn fly(&mut self, token: Token) {
-        if let Some(entry) = self.live(token)
-            && entry.state == SlotState::Staged
-        {
-            entry.state = SlotState::InFlight;
-        }
+        self.live(token).into_iter().for_each(|mut slot| slot.fly());
     }
 
     /// The caller has its answer; the memory stays.
     pub(crate) fn abandon(&mut self, token: Token) {
-        if let Some(entry) = self.live(token)
+        if let Some(Live { entry, .. }) = self.live(token)
             && matches!(entry.state, SlotState::InFlight | SlotState::Staged)
         {
             entry.state = SlotState::Abandoned;
@@ -169,33 +236,21 @@ impl<T> SlotTable<T> {
 
     /// The owner could not be stopped; the slot is never used again.
     pub(crate) fn quarantine(&mut self, token: Token) {
-        if let Some(entry) = self.live(token) {
+        if let Some(Live { entry, .. }) = self.live(token) {
             entry.state = SlotState::Quarantined;
         }
     }
 
-    /// The owner provably let go. The generation moves on, so that a late completion finds nothing.
-    ///
-    /// Gives the body of the use that ended, for a last look.
+    /// [`Live::free`], for a token.
     #[inline]
     pub(crate) fn free(&mut self, token: Token) -> Option<&mut T> {
-        let entry = self.entries.get_mut(token.index() as usize).filter(|entry| entry.is(token))?;
-        entry.state = SlotState::Free;
-        entry.token = NOBODY;
-        entry.generation = entry.generation.wrapping_add(1);
-        self.free.push(token.index());
-        Some(&mut entry.body)
-    }
-
-    #[inline]
-    fn live(&mut self, token: Token) -> Option<&mut Entry<T>> {
-        self.entries.get_mut(token.index() as usize).filter(|entry| entry.is(token))
+        Some(self.live(token)?.free())
     }
 
     /// Free slots left.
     #[inline]
     pub(crate) fn free_count(&self) -> usize {
-        self.free.len()
+        self.free.count as usize
     }
 
     /// Slots by state.
@@ -225,9 +280,9 @@ mod tests {
     use super::*;
 
     fn stage<T>(table: &mut SlotTable<T>, body: T) -> Token {
-        let (token, place) = table.stage().unwrap();
-        *place = body;
-        token
+        let mut slot = table.stage().unwrap();
+        *slot.body() = body;
+        slot.token()
     }
 
     #[test]
@@ -263,6 +318,21 @@ mod tests {
         assert_eq!(table.counts().abandoned, 1);
         table.free(token);
         assert_eq!(table.counts().free, 1);
+    }
+
+    #[test]
+    fn every_slot_is_taken_once_and_the_one_freed_last_is_taken_first() {
+        let mut table = SlotTable::new(3, || 0u8);
+        let tokens = [1, 2, 3].map(|body| stage(&mut table, body));
+        assert_eq!((tokens.map(Token::index), table.free_count()), ([0, 1, 2], 0));
+        assert!(table.stage().is_none());
+        table.free(tokens[0]);
+        table.free(tokens[2]);
+        table.free(tokens[2]);
+        assert_eq!(table.free_count(), 2);
+        assert_eq!([stage(&mut table, 4).index(), stage(&mut table, 5).index()], [2, 0]);
+        assert!(table.stage().is_none());
+        assert!(SlotTable::new(0, || ()).stage().is_none());
     }
 
     #[test]

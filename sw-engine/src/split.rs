@@ -31,6 +31,13 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
+    /// Whole blocks from `at` on: at most `most` bytes of `left`, both some whole blocks.
+    #[inline(always)]
+    pub(crate) fn whole(at: u64, left: u64, most: u32) -> Self {
+        let len = narrow(left.min(u64::from(most)));
+        Self { offset: at, len, skip: 0, want: len, head: 0, tail: 0 }
+    }
+
     /// Bytes of the caller's that pass through bounce blocks.
     pub(crate) fn bounced(&self) -> u32 {
         let (want_end, core_end) = (self.skip + self.want, self.len - self.tail);
@@ -52,14 +59,11 @@ pub(crate) enum Landed {
 ///
 /// `most` is a multiple of the block and holds at least three of them. `left` is above zero and `at + left` fits in 64
 /// bits (both checked when the operation was taken).
-#[inline(always)]
 pub(crate) fn cut(at: u64, left: u64, granularity: Granularity, most: u32, landed: Landed) -> Cut {
     if is_ragged(at, left, granularity) {
         return cut_ragged(at, left, granularity, most, landed);
     }
-    // Whole blocks, and `most` is some too.
-    let len = narrow(left.min(u64::from(most)));
-    Cut { offset: at, len, skip: 0, want: len, head: 0, tail: 0 }
+    Cut::whole(at, left, most)
 }
 
 fn cut_ragged(at: u64, left: u64, granularity: Granularity, most: u32, landed: Landed) -> Cut {

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Answer, Lane, OpState, Phase, Ready, done::Moved};
+use super::{Answer, Lane, OpState, Phase, done::Moved};
 use crate::{
     error::{Error, ErrorKind, Fault, Verb, WriteOutcome},
     op::OpId,
@@ -72,7 +72,7 @@ impl Lane {
             error = error.detail(format!(
                 "{} after {waited} ms with {} bytes moved; waited for {waited_for} I/Os{left}",
                 kind.name().replace('_', " "),
-                state.moved
+                state.moved()
             ));
             if state.fault.as_ref().is_some_and(|failure| failure.fault.kind == kind) {
                 // Ended by the fault itself, with memory that stays: the fault is what the caller must hear of.
@@ -81,10 +81,9 @@ impl Lane {
                 let untouched = state.started == Time::FOREVER && waited_for == 0;
                 error = error.with_outcome(if untouched { WriteOutcome::NotApplied } else { WriteOutcome::Unknown });
             }
-            let name = self.queues[state.main_transport()].caps.name;
             (state.answer, state.ended) = (Answer::Given, now);
             self.counters.count(state);
-            self.ready.push_back(Ready::Early(Box::new(state.answered(token, Err(error), name))));
+            self.ready.push_early(state.answered(token, Err(error), &self.queues));
         }
         self.let_go(token);
     }

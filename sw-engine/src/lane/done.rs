@@ -2,12 +2,15 @@
 
 use sw_mem::Place;
 
-use super::{Answer, Chunk, Failure, Lane, OpState, Phase, RESUBMITS_MAX, Ready, Stash, Way, op_id};
+use super::{
+    Answer, Chunk, Counters, Failure, Lane, NO_TRANSPORT, OpState, Others, Phase, Queue, RESUBMITS_MAX, ReadyList,
+    Stash, op_id,
+};
 use crate::{
     checksum::Running,
     error::{Error, ErrorKind, Fault, Retry, Verb, WriteOutcome},
-    op::Completion,
-    path::{DataPath, Landing, Reason, Route, TransportName},
+    op::{Completion, Op},
+    path::{ByPath, DataPath, Landing, Reason, Route, TransportName},
     plan::{Leg, Via},
     seam::{CopyDone, IoDone, IoKind},
     slot::{SlotState, Token},
@@ -16,25 +19,34 @@ use crate::{
 
 impl Lane {
     /// An I/O ended.
-    #[inline]
+    #[inline(always)]
     pub(super) fn io_ended(&mut self, end: &IoDone) {
-        let Some((chunk, state)) = self.slots.get_mut_with_state(end.token) else {
-            // A dead generation or a word that we never gave out: nothing is touched.
-            self.counters.stale += 1;
-            return;
-        };
+        let Some(mut slot) = self.slots.live(end.token) else { return self.stale() };
+        let state = slot.state();
+        let chunk = slot.body();
+        // The common end: everything at once, nothing to copy, and somebody waits for it.
+        if chunk.plain && state == SlotState::InFlight && end.result.is_ok_and(|bytes| bytes == chunk.cut.len) {
+            return self.plain_ended(end.token);
+        }
+        self.io_ended_otherwise(end);
+    }
+
+    /// An end that names no live slot, or one that waits for something else.
+    #[cold]
+    fn stale(&mut self) {
+        self.counters.stale += 1;
+    }
+
+    #[inline(never)]
+    fn io_ended_otherwise(&mut self, end: &IoDone) {
+        let Some((chunk, state)) = self.slots.get(end.token) else { return self.stale() };
         if chunk.phase != Phase::Io {
-            self.counters.stale += 1;
-            return;
+            return self.stale();
         }
         if !matches!(state, SlotState::InFlight | SlotState::Staged) {
             return self.retire(end.token, Moved::No);
         }
         match end.result {
-            // The common end: everything at once, nothing to copy.
-            Ok(bytes) if bytes == chunk.cut.len && chunk.have == 0 && chunk.plain => {
-                self.let_slot_go(end.token, Moved::Yes);
-            }
             Ok(bytes) => self.io_moved(end.token, bytes),
             Err(fault) if fault.retry == Retry::Now => self.resubmit(end.token, fault),
             Err(fault) => self.chunk_failed(end.token, fault),
@@ -49,6 +61,7 @@ impl Lane {
             return self.chunk_failed(token, Fault::new(ErrorKind::Protocol, 0));
         }
         chunk.have += bytes;
+        chunk.plain = false;
         let needed = if chunk.kind == IoKind::Read { cut.skip + cut.want } else { cut.len };
         if chunk.have >= needed {
             return self.chunk_moved(token);
@@ -197,39 +210,44 @@ impl Lane {
 
     /// Frees a slot: its owner let go. A chunk that went through is counted.
     pub(super) fn retire(&mut self, token: Token, moved: Moved) {
-        self.let_slot_go(token, moved);
-    }
-
-    /// As [`Lane::retire`], for the way that every good chunk takes.
-    #[inline(always)]
-    fn let_slot_go(&mut self, token: Token, moved: Moved) {
-        let Some(chunk) = self.slots.free(token) else { return };
+        let Some(slot) = self.slots.live(token) else { return };
+        let chunk = slot.free();
         let op = chunk.op;
         if chunk.phase != Phase::CopyOut {
-            let queue = &mut self.queues[usize::from(chunk.leg.transport)];
-            queue.taken = queue.taken.saturating_sub(1);
+            self.queues[usize::from(chunk.leg.transport)].leave();
         }
-        let state = self.ops.get_mut(op);
-        let over = state.is_some_and(|state| {
+        let over = self.ops.get_mut(op).is_some_and(|state| {
             if moved == Moved::Yes {
                 state.count(chunk);
             }
-            state.slots = state.slots.saturating_sub(1);
-            state.is_over()
+            state.lose_slot()
         });
-        if !matches!(chunk.stash, Stash::None) {
-            let stash = core::mem::take(&mut chunk.stash);
-            self.put_stash(stash);
-        }
+        let stash = core::mem::take(&mut chunk.stash);
+        self.put_stash(stash);
         if over {
             self.finish(op);
         }
     }
 
+    /// The way that every good chunk takes: all of it is where it belongs, and it has no slab.
+    #[inline(always)]
+    fn plain_ended(&mut self, token: Token) {
+        let Some(slot) = self.slots.live(token) else { return };
+        let chunk = slot.free();
+        self.queues[usize::from(chunk.leg.transport)].leave();
+        let op = chunk.op;
+        let Some(state) = self.ops.get_mut(op) else { return };
+        state.count(chunk);
+        match (state.lose_slot(), state.answer) {
+            (false, _) => {}
+            (true, Answer::Owed) => state.make_ready(op, self.now, &mut self.counters, &mut self.ready),
+            (true, _) => self.finish(op),
+        }
+    }
+
     fn leave_queue(&mut self, token: Token) {
         if let Some((chunk, _)) = self.slots.get(token) {
-            let queue = &mut self.queues[usize::from(chunk.leg.transport)];
-            queue.taken = queue.taken.saturating_sub(1);
+            self.queues[usize::from(chunk.leg.transport)].leave();
         }
     }
 
@@ -254,87 +272,46 @@ impl Lane {
     }
 
     /// The caller is owed its answer: that is ready now. Nobody waits any more: the memory is freed.
-    #[inline(always)]
     fn finish(&mut self, token: Token) {
         let Some(state) = self.ops.get_mut(token) else { return };
         match state.answer {
             Answer::Owed => {
-                (state.answer, state.ended) = (Answer::Ready, self.now);
-                self.counters.count(state);
-                self.ready.push_back(Ready::Over(token));
-                self.over += 1;
+                state.make_ready(token, self.now, &mut self.counters, &mut self.ready);
             }
             Answer::Ready => {}
             Answer::Given => {
-                (state.op, state.pieces) = (None, None);
+                state.drop_parts();
                 self.ops.free(token);
             }
         }
     }
 }
 
-impl Way {
-    /// What the plan says; for a stripe set the members' own ways count once their bytes moved.
-    #[inline]
-    pub(super) fn planned(leg: &Leg, members: usize) -> Self {
-        let rank = if members == 0 { Self::rank_of(leg.landing, leg.reason) } else { 0 };
-        Self { landing: leg.landing, transports: [leg.transport; 3], reason: leg.reason, rank }
-    }
+/// Less direct ways rank higher, above zero. Ragged ends explain less than what concerns the bulk; beyond that the order of
+/// the reasons decides, so that the order of completions does not.
+fn rank_of(landing: Landing, reason: Reason) -> u16 {
+    let bulk = u16::from(reason != Reason::RaggedEnds);
+    ((landing as u16) << 9 | bulk << 8 | (reason as u16 & 0xff)) + 1
+}
 
-    /// Less direct ways rank higher, above zero. Ragged ends explain less than what concerns the bulk; beyond that the order
-    /// of the reasons decides, so that the order of completions does not.
-    #[inline]
-    fn rank_of(landing: Landing, reason: Reason) -> u16 {
-        let bulk = u16::from(reason != Reason::RaggedEnds);
-        ((landing as u16) << 9 | bulk << 8 | (reason as u16 & 0xff)) + 1
-    }
-
-    #[inline]
+impl Others {
     fn note(&mut self, leg: &Leg) {
         self.transports[leg.landing as usize] = leg.transport;
-        let rank = Self::rank_of(leg.landing, leg.reason);
+        let rank = rank_of(leg.landing, leg.reason);
         if rank > self.rank {
             (self.rank, self.reason) = (rank, leg.reason);
         }
     }
-}
 
-impl OpState {
-    /// The landing of most bytes; the planned one at a tie.
-    #[inline]
-    pub(super) fn main_landing(&self) -> Landing {
-        let planned = self.way.landing;
-        let as_planned = self.bytes.of(planned);
-        if as_planned == self.moved {
-            return planned;
-        }
-        let others = [Landing::Dma, Landing::KernelCopy, Landing::Staged].into_iter();
-        let most = others.rev().max_by_key(|landing| self.bytes.of(*landing)).unwrap_or(planned);
-        if self.bytes.of(most) > as_planned { most } else { planned }
-    }
-
-    /// The transport of [`OpState::main_landing`].
-    #[inline]
-    pub(super) fn main_transport(&self) -> usize {
-        usize::from(self.way.transports[self.main_landing() as usize])
-    }
-
-    /// Adds a chunk that went through.
-    #[inline]
-    fn count(&mut self, chunk: &Chunk) {
+    /// Adds a chunk that went through. `on_host`: its memory is the host's.
+    fn count(&mut self, chunk: &Chunk, on_host: impl FnOnce() -> bool) {
         let want = u64::from(chunk.cut.want);
-        self.moved += want;
-        self.way.note(&chunk.leg);
+        self.note(&chunk.leg);
         let kernel_copied = if chunk.leg.kernel_copies { want } else { 0 };
         if chunk.leg.via == Via::Staged {
             self.bytes.add(Landing::Staged, want);
             self.bounced += want;
-            let on_host = self
-                .op
-                .as_ref()
-                .and_then(|op| op.spans.get(chunk.span))
-                .is_some_and(|span| span.place().host().is_some());
-            self.cpu_copied += kernel_copied + if on_host { want } else { 0 };
+            self.cpu_copied += kernel_copied + if on_host() { want } else { 0 };
             return;
         }
         let bounced = match chunk.stash {
@@ -347,6 +324,91 @@ impl OpState {
         self.bytes.add(Landing::Staged, bounced);
         self.bounced += bounced;
         self.cpu_copied += bounced + kernel_copied;
+    }
+}
+
+impl OpState {
+    /// Adds a chunk that went through.
+    #[inline(always)]
+    fn count(&mut self, chunk: &Chunk) {
+        if chunk.as_planned { self.planned += u64::from(chunk.cut.want) } else { self.count_other(chunk) }
+    }
+
+    #[inline(never)]
+    fn count_other(&mut self, chunk: &Chunk) {
+        let span = self.op.as_ref().and_then(|op| op.spans.get(chunk.span));
+        self.others.count(chunk, || span.is_some_and(|span| span.place().host().is_some()));
+    }
+
+    /// One slot fewer names it. Whether it is over now.
+    #[inline(always)]
+    fn lose_slot(&mut self) -> bool {
+        self.slots = self.slots.saturating_sub(1);
+        self.is_over()
+    }
+
+    /// Bytes that moved.
+    #[inline]
+    pub(super) fn moved(&self) -> u64 {
+        self.planned + self.others.bytes.total()
+    }
+
+    /// Bytes that moved, by who wrote them finally.
+    #[inline]
+    pub(super) fn bytes(&self) -> ByPath {
+        let mut bytes = self.others.bytes;
+        if let Some(op) = &self.op {
+            bytes.add(op.target.choice.main.landing, self.planned);
+        }
+        bytes
+    }
+
+    /// Bytes that a CPU copied.
+    #[inline]
+    pub(super) fn cpu_copied(&self) -> u64 {
+        let kernel_copies = self.op.as_ref().is_some_and(|op| op.target.choice.main.kernel_copies);
+        self.others.cpu_copied + if kernel_copies { self.planned } else { 0 }
+    }
+
+    /// It is over, and its completion is ready.
+    #[inline(always)]
+    fn make_ready(&mut self, token: Token, now: Time, counters: &mut Counters, ready: &mut ReadyList) {
+        (self.answer, self.ended) = (Answer::Ready, now);
+        counters.count(self);
+        ready.push_over(token);
+    }
+
+    /// Whether nothing moved but by plan.
+    #[inline]
+    pub(super) fn all_planned(&self) -> bool {
+        self.others.rank == 0
+    }
+
+    /// How the bytes went.
+    fn path(&self, queues: &[Queue]) -> DataPath {
+        let Some(op) = &self.op else { return Completion::NO_PATH };
+        let (main, others, bytes) = (&op.target.choice.main, &self.others, self.bytes());
+        // The landing of most bytes; the planned one at a tie.
+        let landings = [Landing::Staged, Landing::KernelCopy, Landing::Dma].into_iter();
+        let most = landings.max_by_key(|landing| bytes.of(*landing)).unwrap_or(main.landing);
+        let landing = if bytes.of(most) > bytes.of(main.landing) { most } else { main.landing };
+        let transport = match others.transports[landing as usize] {
+            NO_TRANSPORT => main.transport,
+            transport => transport,
+        };
+        // For a stripe set the members' own ways count, as far as their bytes moved.
+        let planned_rank = if op.target.member_choices().is_empty() { rank_of(main.landing, main.reason) } else { 0 };
+        let (rank, reason) =
+            if others.rank > planned_rank { (others.rank, others.reason) } else { (planned_rank, main.reason) };
+        // Bounced bytes of chunks that went direct.
+        let ends_only = others.bounced > 0 && rank < rank_of(Landing::KernelCopy, Reason::RaggedEnds);
+        DataPath {
+            route: Route { transport: name_of(queues, transport), landing },
+            bytes,
+            bounced: others.bounced,
+            cpu_copied: self.cpu_copied(),
+            reason: if ends_only { Reason::RaggedEnds } else { reason },
+        }
     }
 
     #[cold]
@@ -366,41 +428,55 @@ impl OpState {
     /// What became of a failed write: only a write whose every chunk was refused for lack of space left nothing behind.
     fn outcome(&self, failure: Failure) -> WriteOutcome {
         let refused = failure.fault.kind == ErrorKind::NoSpace && !failure.may_have_moved;
-        if self.started == Time::FOREVER || (self.moved == 0 && refused) {
+        if self.started == Time::FOREVER || (self.moved() == 0 && refused) {
             WriteOutcome::NotApplied
         } else {
             WriteOutcome::Unknown
         }
     }
 
-    /// The answer; memory goes with it if nothing can touch it any more.
-    #[inline]
-    pub(super) fn completion(&mut self, token: Token, transport: TransportName) -> Completion {
-        let result = if self.fault.is_none() { Ok(self.moved) } else { Err(self.error()) };
-        self.answered(token, result, transport)
+    /// The path, if all went by plan.
+    #[inline(always)]
+    pub(super) fn planned_path(&self, main: &Leg, queues: &[Queue]) -> DataPath {
+        DataPath {
+            route: Route { transport: name_of(queues, main.transport), landing: main.landing },
+            bytes: ByPath::only(main.landing, self.planned),
+            bounced: 0,
+            cpu_copied: if main.kernel_copies { self.planned } else { 0 },
+            reason: main.reason,
+        }
     }
 
-    /// The answer with a given result.
-    #[inline]
-    pub(super) fn answered(
-        &mut self,
-        token: Token,
-        result: Result<u64, Error>,
-        transport: TransportName,
-    ) -> Completion {
-        // Bounced bytes of chunks that went direct.
-        let ends_only = self.bounced > 0 && self.way.rank < Way::rank_of(Landing::KernelCopy, Reason::RaggedEnds);
-        let reason = if ends_only { Reason::RaggedEnds } else { self.way.reason };
-        let route = Route { transport, landing: self.main_landing() };
-        let path = DataPath { route, bytes: self.bytes, bounced: self.bounced, cpu_copied: self.cpu_copied, reason };
+    /// The operation and its memory, if there is nothing to tell of it but that what was planned happened. It is over.
+    #[inline(always)]
+    pub(super) fn take_if_planned(&mut self) -> Option<Op> {
+        let plain = self.all_planned() && self.fault.is_none() && self.pieces.is_none();
+        if plain { self.op.take() } else { None }
+    }
+
+    /// The answer of an operation that is over; its memory goes with it.
+    #[inline(never)]
+    pub(super) fn completion(&mut self, token: Token, queues: &[Queue]) -> Completion {
+        let result = if self.fault.is_none() { Ok(self.moved()) } else { Err(self.error()) };
+        self.answered(token, result, queues)
+    }
+
+    /// The answer with a given result; memory goes with it if nothing can touch it any more.
+    pub(super) fn answered(&mut self, token: Token, result: Result<u64, Error>, queues: &[Queue]) -> Completion {
+        let path = self.path(queues);
         let checksum = match &self.pieces {
-            Some(pieces) if result.is_ok() => pieces.whole(self.moved),
+            Some(pieces) if result.is_ok() => pieces.whole(self.moved()),
             _ => None,
         };
         let user = self.op.as_ref().map_or(0, |op| op.user);
         let op = if self.slots == 0 { self.op.take() } else { None };
         Completion { id: op_id(token), user, result, path, times: self.times(), checksum, op }
     }
+}
+
+#[inline]
+fn name_of(queues: &[Queue], transport: u8) -> TransportName {
+    queues.get(usize::from(transport)).map_or("none", |queue| queue.caps.name)
 }
 
 /// Whether a retired chunk's bytes are where they belong.

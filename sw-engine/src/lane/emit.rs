@@ -3,17 +3,18 @@
 use sw_mem::{ByteLen, HostVa, Place, RegionId, SlabPool};
 
 use super::{
-    Answer, Chunk, Counters, Lane, Phase, QUANTUM, Queue, Stash,
-    flow::{Flow, Piece},
+    Answer, Chunk, Counters, Lane, LostSlabs, OpState, Phase, QUANTUM, Queue, Stash,
+    flow::{Flow, Piece, Shape, Spot},
 };
 use crate::{
     checksum::Running,
     error::{ErrorKind, Fault, Verb},
-    op::Op,
-    plan::Via,
+    op::{Op, Spans},
+    plan::{Leg, Via},
     seam::{CopyDirection, CopyJob, Io, IoKind, MAX_SEGMENTS, MemorySegment, Submit, TransportCaps},
-    slot::Token,
+    slot::{SlotTable, Token},
     split::{Cut, Landed, cut, is_ragged},
+    time::Time,
 };
 
 /// Every slab is quarantined: none will ever come back.
@@ -72,8 +73,8 @@ impl Lane {
                     Some(Stop::Elsewhere(queue)) => self.queues[usize::from(queue)].round.push_back(flow),
                     Some(Stop::Exhausted) => self.end_flow(flow),
                     Some(Stop::Failed(fault)) => {
-                        let Flow { op, at, .. } = self.flows.get(flow);
-                        self.fail_op(op, fault, at, Phase::Io);
+                        let Flow { op, here, .. } = self.flows.get(flow);
+                        self.fail_op(op, fault, here.at, Phase::Io);
                         self.end_flow(flow);
                     }
                 }
@@ -93,77 +94,46 @@ impl Lane {
         let mut flow = self.flows.get(index);
         // A lane has at most 64 transports.
         let queued = Queued::Turn(u8::try_from(queue).unwrap_or(u8::MAX));
-        let stop = (0..QUANTUM).find_map(|_| self.cut_one(queued, &mut flow).err());
+        let stop = (0..QUANTUM).find_map(|_| match self.cut_next(queued, &mut flow) {
+            Ok(more) => more.is_none().then_some(Stop::Exhausted),
+            Err(stop) => Some(stop),
+        });
         self.flows.set(index, flow);
         stop
     }
 
-    /// Cuts one chunk off a flow, puts it into a slot and sends it on its way. `Ok`: it has more, for that queue.
+    /// Cuts one chunk off a flow and sends it on its way. `Ok`: the queue of its next one, if it has more.
+    #[inline(never)]
+    pub(super) fn cut_next(&mut self, queued: Queued, flow: &mut Flow) -> Result<Option<u8>, Stop> {
+        let (ops, mut out) = self.split();
+        let Some(state) = ops.get_mut(flow.op) else { return Err(Stop::Exhausted) };
+        let left = out.cut_one(queued, state, flow)?;
+        let more = state.op.as_ref().is_some_and(|op| flow.goes_on(op, left.want));
+        left.waiting.into_iter().for_each(|token| self.send_first(token));
+        Ok(more.then_some(left.queue))
+    }
+
+    /// The operations, and what their chunks take on their way out.
     #[inline(always)]
-    pub(super) fn cut_one(&mut self, queued: Queued, flow: &mut Flow) -> Result<u8, Stop> {
-        let Some(state) = self.ops.get_mut(flow.op) else { return Err(Stop::Exhausted) };
-        let Some(op) = &state.op else { return Err(Stop::Exhausted) };
-        let (flush, kind) = (op.verb == Verb::Flush, kind_of(op));
-        if state.fault.is_some()
-            || state.answer != Answer::Owed
-            || !(if flush { flow.more } else { flow.has_bytes(op) })
-        {
-            return Err(Stop::Exhausted);
-        }
-        let piece = flow.piece(op);
-        let leg = piece.leg;
-        let room = &mut self.queues[usize::from(leg.transport)];
-        match queued {
-            Queued::Turn(queue) if queue != leg.transport => return Err(Stop::Elsewhere(leg.transport)),
-            Queued::No if !room.round.is_empty() => return Err(Stop::Elsewhere(leg.transport)),
-            _ => {}
-        }
-        if let Some(fault) = room.broken {
-            return Err(Stop::Failed(fault));
-        }
-        if room.taken >= room.caps.queue_depth || self.slots.free_count() == 0 {
-            return Err(Stop::NoPlace(leg.transport));
-        }
-        let (cut, stash) = if flush {
-            (Cut::default(), Stash::None)
-        } else {
-            let (cut, landed) = shape(&room.caps, &self.bounce, self.staging.as_ref(), &piece, kind);
-            if kind == IoKind::Write && cut.want != cut.len {
-                return Err(Stop::Failed(RAGGED_WRITE));
-            }
-            let stash = stash_for(&mut self.bounce, self.staging.as_mut(), &cut, landed);
-            let none_left =
-                || if self.lost.all(landed) { Stop::Failed(NO_SLAB_LEFT) } else { Stop::NoSlab(leg.transport) };
-            (cut, stash.ok_or_else(none_left)?)
+    pub(super) fn split(&mut self) -> (&mut SlotTable<OpState>, Outlet<'_>) {
+        let out = Outlet {
+            queues: &mut self.queues,
+            slots: &mut self.slots,
+            bounce: &mut self.bounce,
+            staging: self.staging.as_mut(),
+            lost: &self.lost,
+            counters: &mut self.counters,
+            now: self.now,
         };
-        let plain = matches!(stash, Stash::None) && state.pieces.is_none();
-        let Some((token, chunk)) = self.slots.stage() else { return Err(Stop::NoPlace(leg.transport)) };
-        state.slots += 1;
-        state.started = state.started.min(self.now);
-        room.taken += 1;
-        *chunk = Chunk {
-            op: flow.op,
-            kind,
-            phase: Phase::Io,
-            resubmits: 0,
-            plain,
-            logical: flow.logical,
-            memory: flow.memory,
-            span: flow.span,
-            have: 0,
-            cut,
-            stash,
-            object: flow.object(op).id,
-            leg: *leg,
-        };
-        let queue = leg.transport;
-        let more = !flush && flow.goes_on(op, u64::from(cut.want));
-        match (plain, kind) {
-            (true, _) => hand_over(room, &mut self.counters, &plain_io(token, chunk, piece.memory)),
-            (false, IoKind::Write) => self.send_write(token),
-            (false, _) => self.send(token),
+        (&mut self.ops, out)
+    }
+
+    /// Sends a chunk that is more than its I/O.
+    pub(super) fn send_first(&mut self, token: Token) {
+        match self.slots.get(token) {
+            Some((chunk, _)) if chunk.kind == IoKind::Write => self.send_write(token),
+            _ => self.send(token),
         }
-        if more { Ok(queue) } else { Err(Stop::Exhausted) }
     }
 
     /// A write: bytes that are staged go into the slab first.
@@ -222,7 +192,11 @@ impl Lane {
         let queue = &mut self.queues[usize::from(chunk.leg.transport)];
         match queue.broken {
             Some(fault) => self.chunk_failed(token, fault),
-            None => hand_over(queue, &mut self.counters, &io),
+            None => {
+                if hand_over(queue, &mut self.counters, &io) == Submit::Accepted {
+                    self.slots.fly(token);
+                }
+            }
         }
     }
 
@@ -322,6 +296,143 @@ impl Lane {
     }
 }
 
+/// What a chunk takes on its way out, besides its operation.
+pub(super) struct Outlet<'a> {
+    queues: &'a mut [Queue],
+    slots: &'a mut SlotTable<Chunk>,
+    bounce: &'a mut SlabPool,
+    staging: Option<&'a mut SlabPool>,
+    lost: &'a LostSlabs,
+    pub(super) counters: &'a mut Counters,
+    now: Time,
+}
+
+/// A chunk that was cut.
+pub(super) struct Left {
+    /// The chunk, if more is to be done for it than to hand it over (which was done otherwise).
+    pub(super) waiting: Option<Token>,
+    /// Bytes of the operation that it takes.
+    pub(super) want: u64,
+    /// The queue that it went to.
+    pub(super) queue: u8,
+}
+
+impl Outlet<'_> {
+    /// Cuts one chunk off a flow and puts it into a slot.
+    fn cut_one(&mut self, queued: Queued, state: &mut OpState, flow: &mut Flow) -> Result<Left, Stop> {
+        let Some(op) = &state.op else { return Err(Stop::Exhausted) };
+        if state.fault.is_some() || state.answer != Answer::Owed || !flow.has_more(op) {
+            return Err(Stop::Exhausted);
+        }
+        if flow.shape == Shape::Whole {
+            return self.cut_whole(queued, state, flow.op, flow.here);
+        }
+        let (piece, kind) = (flow.piece(op), kind_of(op));
+        let room = room_in(self.queues, queued, piece.leg.transport)?;
+        if self.slots.free_count() == 0 {
+            return Err(Stop::NoPlace(piece.leg.transport));
+        }
+        let (cut, stash) = if flow.shape == Shape::Flush {
+            (Cut::default(), Stash::None)
+        } else {
+            let staging = self.staging.as_deref();
+            let (cut, landed) = shape(&room.caps, self.bounce, staging, &piece, kind);
+            if kind == IoKind::Write && cut.want != cut.len {
+                return Err(Stop::Failed(RAGGED_WRITE));
+            }
+            let stash = stash_for(self.bounce, self.staging.as_deref_mut(), &cut, landed);
+            let none_left =
+                || if self.lost.all(landed) { Stop::Failed(NO_SLAB_LEFT) } else { Stop::NoSlab(piece.leg.transport) };
+            (cut, stash.ok_or_else(none_left)?)
+        };
+        let mut chunk = Chunk::of(flow.op, op, flow.here, kind, piece.leg);
+        (chunk.object, chunk.cut, chunk.stash) = (flow.object(op).id, cut, stash);
+        self.emit(state, chunk, piece.memory)
+    }
+
+    /// Cuts whole blocks of one span, in place: nothing is left to decide but their number.
+    #[inline(always)]
+    pub(super) fn cut_whole(
+        &mut self,
+        queued: Queued,
+        state: &mut OpState,
+        token: Token,
+        here: Spot,
+    ) -> Result<Left, Stop> {
+        let Some(op) = &state.op else { return Err(Stop::Exhausted) };
+        let Spans::One(span) = &op.spans else { return Err(Stop::Exhausted) };
+        let leg = &op.target.choice.main;
+        let room = room_in(self.queues, queued, leg.transport)?;
+        let kind = if op.verb == Verb::Write { IoKind::Write } else { IoKind::Read };
+        let mut chunk = Chunk::of(token, op, here, kind, leg);
+        chunk.as_planned = true;
+        chunk.cut = Cut::whole(here.at, here.left, most_of(&room.caps, leg));
+        let memory = here.memory_in(span);
+        self.emit(state, chunk, Some(memory))
+    }
+
+    /// Puts a chunk into a slot, and hands it over if nothing else is to be done for it.
+    #[inline(always)]
+    fn emit(&mut self, state: &mut OpState, mut chunk: Chunk, memory: Option<(Place, RegionId)>) -> Result<Left, Stop> {
+        let (want, queue) = (u64::from(chunk.cut.want), chunk.leg.transport);
+        let Some(mut slot) = self.slots.stage() else { return Err(Stop::NoPlace(queue)) };
+        let room = &mut self.queues[usize::from(queue)];
+        room.taken += 1;
+        state.slots += 1;
+        state.started = state.started.min(self.now);
+        chunk.plain = matches!(chunk.stash, Stash::None) && state.pieces.is_none();
+        let (token, plain) = (slot.token(), chunk.plain);
+        let io = plain_io(token, &chunk, memory);
+        *slot.body() = chunk;
+        if !plain {
+            return Ok(Left { waiting: Some(token), want, queue });
+        }
+        if hand_over(room, self.counters, &io) == Submit::Accepted {
+            slot.fly();
+        }
+        Ok(Left { waiting: None, want, queue })
+    }
+}
+
+impl Chunk {
+    /// The bytes of an operation from `here` on, of which nothing was cut yet.
+    #[inline(always)]
+    fn of(token: Token, op: &Op, here: Spot, kind: IoKind, leg: &Leg) -> Self {
+        Self {
+            op: token,
+            kind,
+            phase: Phase::Io,
+            resubmits: 0,
+            plain: false,
+            as_planned: false,
+            logical: here.logical,
+            memory: here.memory,
+            span: here.span,
+            have: 0,
+            cut: Cut::default(),
+            stash: Stash::None,
+            object: op.target.object.id,
+            leg: *leg,
+        }
+    }
+}
+
+/// The queue, if a chunk may go there now.
+#[inline(always)]
+fn room_in(queues: &mut [Queue], queued: Queued, transport: u8) -> Result<&mut Queue, Stop> {
+    let room = &mut queues[usize::from(transport)];
+    match queued {
+        Queued::Turn(queue) if queue != transport => return Err(Stop::Elsewhere(transport)),
+        Queued::No if !room.round.is_empty() => return Err(Stop::Elsewhere(transport)),
+        _ => {}
+    }
+    if let Some(fault) = room.broken {
+        return Err(Stop::Failed(fault));
+    }
+    if room.taken >= room.caps.queue_depth { Err(Stop::NoPlace(transport)) } else { Ok(room) }
+}
+
+#[inline(always)]
 fn kind_of(op: &Op) -> IoKind {
     match (op.verb, op.options.all_metadata) {
         (Verb::Read, _) => IoKind::Read,
@@ -353,18 +464,25 @@ fn plain_io(token: Token, chunk: &Chunk, memory: Option<(Place, RegionId)>) -> I
 }
 
 #[inline(always)]
-fn hand_over(queue: &mut Queue, counters: &mut Counters, io: &Io) {
-    match queue.transport.submit(io) {
+fn hand_over(queue: &mut Queue, counters: &mut Counters, io: &Io) -> Submit {
+    let taken = queue.transport.submit(io);
+    match taken {
         Submit::Accepted => {
             counters.ios += 1;
-            queue.unrung.push(io.token);
+            queue.unrung += 1;
         }
         Submit::Full => queue.refused.push_back(io.token),
     }
+    taken
+}
+
+/// Bytes in one I/O of a leg at most: whole blocks.
+#[inline(always)]
+fn most_of(caps: &TransportCaps, leg: &Leg) -> u32 {
+    caps.io_bytes_max & !(leg.granularity.block - 1)
 }
 
 /// The next chunk of a piece, within the limits of transport and slabs.
-#[inline(always)]
 fn shape(
     caps: &TransportCaps,
     bounce: &SlabPool,
@@ -374,7 +492,7 @@ fn shape(
 ) -> (Cut, Landed) {
     let Piece { leg, at, len, .. } = *piece;
     let block = leg.granularity.block;
-    let most = caps.io_bytes_max & !(block - 1);
+    let most = most_of(caps, leg);
     // Whole blocks have no ends to bounce, however large the blocks are.
     let ends_fit =
         kind == IoKind::Write || u64::from(block) * 2 <= bounce.slab_bytes().0 || !is_ragged(at, len, leg.granularity);
@@ -403,7 +521,6 @@ fn shape(
 }
 
 /// A slab for what cannot land in place; `None` if all are out.
-#[inline(always)]
 fn stash_for(bounce: &mut SlabPool, staging: Option<&mut SlabPool>, cut: &Cut, landed: Landed) -> Option<Stash> {
     match landed {
         Landed::InPlace if cut.head + cut.tail == 0 => Some(Stash::None),

@@ -23,24 +23,43 @@ pub(super) const NO_LEG: Leg = Leg {
     handle: 0,
 };
 
+/// What the bytes of an operation need on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Whole blocks of a plain object in one span, all of them in place over the main leg: nothing is left to decide.
+    Whole,
+    /// Each piece is looked at: ragged ends, memory that is not congruent, staging, stripes.
+    Mixed,
+    /// No bytes: one I/O that flushes.
+    Flush,
+}
+
+/// Where bytes of an operation are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spot {
+    /// The span that they lie in.
+    pub(super) span: u32,
+    /// First byte in the (member) object.
+    pub(super) at: u64,
+    /// Bytes of the span on this object from there on.
+    pub(super) left: u64,
+    /// First byte in the span.
+    pub(super) memory: u64,
+    /// First byte in the operation.
+    pub(super) logical: u64,
+}
+
 /// A cursor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flow {
     pub(super) op: Token,
+    pub(super) shape: Shape,
     /// Which member of a stripe set; `None` for a plain object.
     pub(super) member: Option<u32>,
     /// The next span to open.
     pub(super) next_span: u32,
-    /// The open span.
-    pub(super) span: u32,
-    /// Next byte in the (member) object.
-    pub(super) at: u64,
-    /// Bytes left of the open span on this object.
-    pub(super) left: u64,
-    /// Next byte in the span.
-    pub(super) memory: u64,
-    /// Next byte in the operation.
-    pub(super) logical: u64,
+    /// Its next byte, and what is left of the open span.
+    pub(super) here: Spot,
     /// First byte of the next span in the operation.
     pub(super) next_logical: u64,
     /// There may be further spans; for a flush, its one I/O was not cut yet.
@@ -57,41 +76,57 @@ pub(super) struct Piece<'a> {
     pub(super) len: u64,
 }
 
+impl Spot {
+    /// The start of a span at the operation's offset.
+    #[inline(always)]
+    pub(super) fn start(op: &Op, span: &DmaSpan) -> Self {
+        Self { span: 0, at: op.offset, left: span.len().0, memory: 0, logical: 0 }
+    }
+
+    /// The place of the first byte and the region that it lies in.
+    pub(super) fn memory_of(&self, op: &Op) -> Option<(Place, RegionId)> {
+        Some(self.memory_in(op.spans.get(self.span)?))
+    }
+
+    #[inline(always)]
+    pub(super) fn memory_in(&self, span: &DmaSpan) -> (Place, RegionId) {
+        // In range: a flow keeps `memory` inside the span.
+        (span.place().advanced(ByteLen(self.memory)), span.region().id())
+    }
+}
+
 impl Flow {
     /// A cursor over the bytes of `op` (on one member of a stripe set), with its first span open.
-    #[inline(always)]
-    pub(super) fn new(token: Token, op: &Op, member: Option<u32>) -> Self {
+    pub(super) fn new(token: Token, op: &Op, shape: Shape, member: Option<u32>) -> Self {
         let mut flow = Self {
             op: token,
+            shape,
             member,
             next_span: 0,
-            span: 0,
-            at: op.offset,
-            left: 0,
-            memory: 0,
-            logical: 0,
+            here: Spot { at: op.offset, ..Spot::default() },
             next_logical: 0,
             more: true,
         };
         if let (Spans::One(span), None) = (&op.spans, member) {
-            (flow.left, flow.more) = (span.len().0, false);
+            (flow.here.left, flow.more) = (span.len().0, false);
         }
         flow
     }
 
-    /// Whether there are bytes left; opens the next span that has some for this flow.
-    #[inline(always)]
-    pub(super) fn has_bytes(&mut self, op: &Op) -> bool {
-        if self.left == 0 && self.more {
-            *self = self.with_next_open(op);
+    /// Whether there is something left to cut; opens the next span that has bytes for this flow.
+    pub(super) fn has_more(&mut self, op: &Op) -> bool {
+        if self.shape == Shape::Flush {
+            return self.more;
         }
-        self.left > 0
+        if self.here.left == 0 && self.more {
+            self.open_next(op);
+        }
+        self.here.left > 0
     }
 
-    // By value, here and in `advanced`: a cursor whose address is never taken stays in registers on the common way.
-    #[inline(never)]
-    fn with_next_open(mut self, op: &Op) -> Self {
-        while self.left == 0 {
+    /// Opens the next span that has bytes for this flow.
+    fn open_next(&mut self, op: &Op) {
+        while self.here.left == 0 {
             let (offset, len) = match &op.spans {
                 Spans::One(span) if self.next_span == 0 => (op.offset, span.len().0),
                 Spans::Many(segments) if (self.next_span as usize) < segments.len() => {
@@ -100,23 +135,22 @@ impl Flow {
                 }
                 _ => {
                     self.more = false;
-                    return self;
+                    return;
                 }
             };
-            self.span = self.next_span;
+            self.here.span = self.next_span;
             self.next_span += 1;
             let base = self.next_logical;
             self.next_logical += len;
             match (self.member, &op.target.object.stripe) {
                 (Some(member), Some((geometry, _))) => {
                     let Some(range) = geometry.on_member(member, offset, len) else { continue };
-                    (self.at, self.left) = (range.member_offset, range.len);
-                    (self.memory, self.logical) = (range.logical_start, base + range.logical_start);
+                    (self.here.at, self.here.left) = (range.member_offset, range.len);
+                    (self.here.memory, self.here.logical) = (range.logical_start, base + range.logical_start);
                 }
-                _ => (self.at, self.left, self.memory, self.logical) = (offset, len, 0, base),
+                _ => (self.here.at, self.here.left, self.here.memory, self.here.logical) = (offset, len, 0, base),
             }
         }
-        self
     }
 
     /// The object that this flow moves bytes of.
@@ -134,57 +168,50 @@ impl Flow {
     }
 
     /// The next piece that goes over one leg. The open span has bytes.
-    #[inline(always)]
     pub(super) fn piece<'a>(&self, op: &'a Op) -> Piece<'a> {
-        let choice = self.choice(op);
-        // In range: the flow keeps `memory` inside the span.
-        let here = |span: &DmaSpan| (span.place().advanced(ByteLen(self.memory)), span.region().id());
-        let memory = op.spans.get(self.span).map(here);
+        let memory = self.here.memory_of(op);
         let place = memory.map_or(0, |(place, _)| place.raw());
-        let len = self.until_stride(op);
-        let (leg, len) = route_piece(choice, op.verb, self.at, len, place);
-        Piece { leg, memory, at: self.at, len }
+        let (leg, len) = route_piece(self.choice(op), op.verb, self.here.at, self.until_stride(op), place);
+        Piece { leg, memory, at: self.here.at, len }
     }
 
     /// Bytes until memory jumps: the end of the span, or of the stripe unit.
     fn until_stride(&self, op: &Op) -> u64 {
         match (self.member, &op.target.object.stripe) {
-            (Some(_), Some((geometry, _))) => self.left.min(geometry.unit() - (self.at & (geometry.unit() - 1))),
-            _ => self.left,
+            (Some(_), Some((geometry, _))) => {
+                self.here.left.min(geometry.unit() - (self.here.at & (geometry.unit() - 1)))
+            }
+            _ => self.here.left,
         }
     }
 
     /// Moves past `bytes`, which did not cross a stride; says whether there are more. Once there are none, nobody looks at
     /// the cursor again.
-    #[inline(always)]
     pub(super) fn goes_on(&mut self, op: &Op, bytes: u64) -> bool {
-        if self.left == bytes && !self.more {
+        if self.shape == Shape::Flush || (self.here.left == bytes && !self.more) {
             return false;
         }
-        *self = self.advanced(op, bytes);
-        self.has_bytes(op)
+        self.advance(op, bytes);
+        self.has_more(op)
     }
 
-    #[inline(never)]
-    fn advanced(mut self, op: &Op, bytes: u64) -> Self {
-        self.at += bytes;
-        self.left -= bytes;
-        self.memory += bytes;
-        self.logical += bytes;
+    fn advance(&mut self, op: &Op, bytes: u64) {
+        self.here.at += bytes;
+        self.here.left -= bytes;
+        self.here.memory += bytes;
+        self.here.logical += bytes;
         if let (Some(_), Some((geometry, _))) = (self.member, &op.target.object.stripe)
-            && self.at & (geometry.unit() - 1) == 0
+            && self.here.at & (geometry.unit() - 1) == 0
         {
             let others = geometry.unit() * u64::from(geometry.width() - 1);
-            self.memory += others;
-            self.logical += others;
+            self.here.memory += others;
+            self.here.logical += others;
         }
-        self
     }
 }
 
 /// Which leg the bytes at `at` take, and how many of `len` take it.
-#[inline(always)]
-pub(super) fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place: u64) -> (&Leg, u64) {
+fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place: u64) -> (&Leg, u64) {
     let mut main = &choice.main;
     if main.via == Via::Direct
         && !congruent(place, at, main.granularity)
@@ -217,13 +244,10 @@ impl FlowTable {
         let op = Token::from_raw(0);
         let empty = Flow {
             op,
+            shape: Shape::Mixed,
             member: None,
             next_span: 0,
-            span: 0,
-            at: 0,
-            left: 0,
-            memory: 0,
-            logical: 0,
+            here: Spot::default(),
             next_logical: 0,
             more: false,
         };

@@ -26,14 +26,14 @@ mod take;
 
 use std::collections::VecDeque;
 
-use sw_mem::{HugePages, Slab, SlabPool};
+use sw_mem::{HugePages, Place, Slab, SlabPool};
 
 use crate::{
     checksum::Pieces,
     error::{Error, ErrorKind, Fault, Verb},
     object::ObjectId,
     op::{Completion, Limits, Op, OpId, Times},
-    path::{ByPath, Landing, Reason},
+    path::{ByPath, Reason},
     plan::Leg,
     seam::{CopyDone, CopyEngine, CopyEngineCaps, IoDone, IoKind, SlabPin, Transport, TransportCaps, Wait},
     slot::{SlotTable, Token},
@@ -92,8 +92,8 @@ struct Queue {
     taken: u32,
     /// Flows with bytes left to cut.
     round: VecDeque<u32>,
-    /// Submitted since the last ring.
-    unrung: Vec<Token>,
+    /// I/Os that it took since the last ring.
+    unrung: u32,
     /// Ready to be submitted, but the transport said `Full`.
     refused: VecDeque<Token>,
     /// Why it takes no more, once it broke.
@@ -141,8 +141,11 @@ struct Chunk {
     kind: IoKind,
     phase: Phase,
     resubmits: u8,
-    /// The transport moves its bytes in place and nobody sums them: when they are there, nothing is left to do.
+    /// The transport moves its bytes in place, nobody sums them, and none have come so far: when all come at once, nothing is
+    /// left to do.
     plain: bool,
+    /// It takes the way that was planned for the operation, so its bytes are counted as such.
+    as_planned: bool,
     /// Offset in the operation of the first wanted byte.
     logical: u64,
     /// Offset in its span of the first wanted byte.
@@ -156,17 +159,32 @@ struct Chunk {
     leg: Leg,
 }
 
-/// The way of an operation's bytes, as far as it is known.
+/// The bytes of an operation that were not moved by plan, in place over the main leg of a plain object, and their way.
 #[derive(Clone, Copy, Debug)]
-struct Way {
-    /// The planned landing.
-    landing: Landing,
-    /// The transport of each landing: the planned one until a chunk went through.
+struct Others {
+    bytes: ByPath,
+    bounced: u64,
+    cpu_copied: u64,
+    /// The transport that such bytes of each landing took last; [`NO_TRANSPORT`] before.
     transports: [u8; 3],
-    /// Why the least direct chunk went no better way; the plan's reason before that.
+    /// Why the least direct chunk of these went no better way.
     reason: Reason,
-    /// How indirect that chunk was ([`Way::rank_of`]).
+    /// How indirect that chunk was ([`done::rank_of`]); 0 before there is one.
     rank: u16,
+}
+
+/// A lane has 64 transports at most.
+const NO_TRANSPORT: u8 = u8::MAX;
+
+impl Others {
+    const NONE: Self = Self {
+        bytes: ByPath { dma: 0, kernel_copy: 0, staged: 0 },
+        bounced: 0,
+        cpu_copied: 0,
+        transports: [NO_TRANSPORT; 3],
+        reason: Reason::Best,
+        rank: 0,
+    };
 }
 
 /// An operation in the lane.
@@ -179,12 +197,10 @@ struct OpState {
     flows: u32,
     /// Slots that name this operation.
     slots: u32,
-    moved: u64,
-    bytes: ByPath,
-    bounced: u64,
-    cpu_copied: u64,
-    /// What the report will say of the way.
-    way: Way,
+    /// Bytes that moved by plan.
+    planned: u64,
+    /// Those that did not.
+    others: Others,
     answer: Answer,
     /// When its last slot and flow were gone.
     ended: Time,
@@ -204,12 +220,39 @@ enum Answer {
     Given,
 }
 
-/// A completion that waits to be popped.
-enum Ready {
-    /// That of an operation that is over; it is made out of its slot when it is popped.
-    Over(Token),
-    /// An answer before the end: deadline, cancel, close.
-    Early(Box<Completion>),
+/// Answers that wait to be popped, oldest first.
+///
+/// Those of operations that are over keep their slots, so there are no more of them than slots. A lane with that many others
+/// takes no operation ([`Lane::has_room`]), so there are fewer than twice that many of those.
+struct ReadyList {
+    /// Whose answer: a slot of an operation that is over, of which the completion is made when it is popped; or [`EARLY`].
+    order: VecDeque<Token>,
+    /// Answers before the end: deadline, cancel, close.
+    early: VecDeque<Completion>,
+}
+
+/// In the place of a slot: the next one of [`ReadyList::early`].
+const EARLY: Token = Token::from_raw(u64::MAX);
+
+impl ReadyList {
+    fn new(ops_max: u32) -> Self {
+        Self { order: VecDeque::with_capacity(ops_max as usize * 2), early: VecDeque::new() }
+    }
+
+    #[inline]
+    fn push_over(&mut self, token: Token) {
+        self.order.push_back(token);
+    }
+
+    fn push_early(&mut self, completion: Completion) {
+        self.order.push_back(EARLY);
+        self.early.push_back(completion);
+    }
+
+    /// Operations that are over and keep their slots.
+    fn over(&self) -> usize {
+        self.order.len() - self.early.len()
+    }
 }
 
 /// Why an operation fails.
@@ -261,9 +304,7 @@ pub struct Lane {
     ops: SlotTable<OpState>,
     slots: SlotTable<Chunk>,
     flows: FlowTable,
-    ready: VecDeque<Ready>,
-    /// How many of those are [`Ready::Over`].
-    over: usize,
+    ready: ReadyList,
     now: Time,
     next_deadline: Time,
     counters: Counters,
@@ -313,8 +354,7 @@ impl Lane {
             ops: SlotTable::new(config.ops_max, OpState::empty),
             slots: SlotTable::new(depth + copies, Chunk::empty),
             flows: FlowTable::new(config.ops_max + STRIPE_FLOWS),
-            ready: VecDeque::with_capacity(config.ops_max as usize * 2),
-            over: 0,
+            ready: ReadyList::new(config.ops_max),
             now: Time::ZERO,
             next_deadline: Time::FOREVER,
             counters: Counters::default(),
@@ -376,29 +416,37 @@ impl Lane {
             self.poll_copier(index);
         }
         self.pump();
-        self.ready.len()
+        self.ready.order.len()
     }
 
     /// The next completion, in the order in which they ended.
     pub fn pop(&mut self) -> Option<Completion> {
-        match self.ready.pop_front()? {
-            Ready::Early(completion) => Some(*completion),
-            Ready::Over(token) => {
-                self.over -= 1;
-                let state = self.ops.free(token)?;
-                Some(state.completion(token, self.queues[state.main_transport()].caps.name))
-            }
+        let token = self.ready.order.pop_front()?;
+        if token == EARLY {
+            return self.ready.early.pop_front();
         }
+        let state = self.ops.free(token)?;
+        let Some(op) = state.take_if_planned() else { return Some(state.completion(token, &self.queues)) };
+        Some(Completion {
+            id: op_id(token),
+            user: op.user,
+            result: Ok(state.planned),
+            path: state.planned_path(&op.target.choice.main, &self.queues),
+            times: state.times(),
+            checksum: None,
+            op: Some(op),
+        })
     }
 
     /// Operations that have not completed.
     pub fn in_flight(&self) -> usize {
-        self.config.ops_max as usize - self.ops.free_count() - self.over
+        self.config.ops_max as usize - self.ops.free_count() - self.ready.over()
     }
 
     /// Room for operations. One that ended keeps its place until its completion is popped.
+    #[inline]
     pub fn has_room(&self) -> bool {
-        !self.closed && self.ops.free_count() > 0 && self.ready.len() < self.config.ops_max as usize
+        !self.closed && self.ops.free_count() > 0 && self.ready.early.len() < self.config.ops_max as usize
     }
 
     /// The earliest deadline of a live operation.
@@ -409,7 +457,7 @@ impl Lane {
     /// Which queue waits, and how: the one with most in flight, shortly if a copy engine is busy too.
     fn pick_waiter(&self, wait: Wait) -> Option<(usize, Wait)> {
         let Wait::For { timeout, min } = wait else { return None };
-        if !self.ready.is_empty() {
+        if !self.ready.order.is_empty() {
             return None;
         }
         // A copy engine has no wake-up; half a microsecond per KiB of a 64 KiB copy is its scale.
@@ -429,7 +477,7 @@ impl Lane {
 
     fn ring_queue(&mut self, index: usize) {
         let queue = &mut self.queues[index];
-        if queue.unrung.is_empty() || queue.broken.is_some() {
+        if queue.unrung == 0 || queue.broken.is_some() {
             return;
         }
         let outcome = queue.transport.ring();
@@ -440,11 +488,8 @@ impl Lane {
     }
 
     fn mark_rung(&mut self, index: usize) {
-        let queue = &mut self.queues[index];
-        self.counters.doorbells += u64::from(!queue.unrung.is_empty());
-        for token in queue.unrung.drain(..) {
-            self.slots.fly(token);
-        }
+        let unrung = core::mem::take(&mut self.queues[index].unrung);
+        self.counters.doorbells += u64::from(unrung > 0);
     }
 
     fn poll_queue(&mut self, index: usize, wait: Wait) {
@@ -503,6 +548,21 @@ impl Lane {
 }
 
 impl Queue {
+    /// A chunk gives its place back.
+    #[inline(always)]
+    fn leave(&mut self) {
+        self.taken = self.taken.saturating_sub(1);
+    }
+
+    /// Whether the transport can be given such memory.
+    #[inline]
+    fn reaches(&self, place: Place) -> bool {
+        match place {
+            Place::Host(_) => self.caps.host.is_ok(),
+            Place::Device(..) => self.caps.device.is_ok(),
+        }
+    }
+
     fn new(transport: Box<dyn Transport>) -> Self {
         let caps = transport.caps();
         let depth = caps.queue_depth as usize;
@@ -511,7 +571,7 @@ impl Queue {
             caps,
             taken: 0,
             round: VecDeque::with_capacity(depth),
-            unrung: Vec::with_capacity(depth),
+            unrung: 0,
             refused: VecDeque::with_capacity(depth),
             broken: None,
             attached: Attached::for_transport(&caps),
@@ -546,6 +606,7 @@ impl Chunk {
             phase: Phase::Io,
             resubmits: 0,
             plain: true,
+            as_planned: false,
             logical: 0,
             memory: 0,
             span: 0,
@@ -566,11 +627,8 @@ impl OpState {
             started: Time::FOREVER,
             flows: 0,
             slots: 0,
-            moved: 0,
-            bytes: ByPath::default(),
-            bounced: 0,
-            cpu_copied: 0,
-            way: Way { landing: Landing::Staged, transports: [0; 3], reason: Reason::Best, rank: 0 },
+            planned: 0,
+            others: Others::NONE,
             answer: Answer::Owed,
             ended: Time::ZERO,
             fault: None,
@@ -578,20 +636,34 @@ impl OpState {
         }
     }
 
-    /// Takes an operation. The last one's numbers are overwritten in place; its memory is gone already.
+    /// Makes room for an operation. The last one's numbers are overwritten in place; its memory is gone already.
     #[inline(always)]
-    fn begin(&mut self, op: Op, now: Time, way: Way, pieces: Option<Box<Pieces>>) {
-        debug_assert!(self.op.is_none(), "an operation whose slot is free has given its memory back");
-        self.op = Some(op);
-        self.way = way;
-        if self.pieces.is_some() || pieces.is_some() {
+    fn begin(&mut self, now: Time, pieces: Option<Box<Pieces>>) {
+        if self.op.is_some() || self.pieces.is_some() || self.fault.is_some() {
+            self.drop_parts();
+        }
+        if pieces.is_some() {
             self.pieces = pieces;
         }
         (self.submitted, self.started) = (now, Time::FOREVER);
-        (self.flows, self.slots, self.moved) = (0, 0, 0);
-        (self.bytes, self.bounced, self.cpu_copied) = (ByPath::default(), 0, 0);
+        (self.flows, self.slots, self.planned) = (0, 0, 0);
+        self.others = Others::NONE;
         self.answer = Answer::Owed;
-        self.fault = None;
+    }
+
+    /// The operation itself, after [`OpState::begin`].
+    #[inline(always)]
+    #[expect(clippy::mem_forget, reason = "there is none: forgetting that spares each operation a call that looks")]
+    fn put(&mut self, op: Op) {
+        let before = self.op.replace(op);
+        debug_assert!(before.is_none(), "an operation was never given back");
+        core::mem::forget(before);
+    }
+
+    /// What owns memory. Apart, so that the common operation, which has none of these left, does not carry the code.
+    #[cold]
+    fn drop_parts(&mut self) {
+        (self.op, self.pieces, self.fault) = (None, None, None);
     }
 
     #[inline]

@@ -71,12 +71,19 @@ impl AddAssign for Counters {
 
 impl Counters {
     /// Counts an operation that gets its answer: at its end, or before.
+    #[inline]
     pub(super) fn count(&mut self, state: &OpState) {
         let ok = state.answer == Answer::Ready && state.fault.is_none();
         *if ok { &mut self.ok } else { &mut self.failed } += 1;
-        self.bytes += state.bytes;
-        self.bounced += state.bounced;
-        self.cpu_copied += state.cpu_copied;
+        if let (true, Some(op)) = (state.all_planned(), &state.op) {
+            let main = &op.target.choice.main;
+            self.bytes.add(main.landing, state.planned);
+            self.cpu_copied += if main.kernel_copies { state.planned } else { 0 };
+            return;
+        }
+        self.bytes += state.bytes();
+        self.bounced += state.others.bounced;
+        self.cpu_copied += state.cpu_copied();
     }
 
     /// Name and value of each, for reports.
@@ -135,7 +142,7 @@ impl Lane {
                 vec![
                     Tree::leaf("in flight", format!("{} of {}", queue.taken, queue.caps.queue_depth)),
                     Tree::leaf("flows waiting", queue.round.len()),
-                    Tree::leaf("not yet rung", queue.unrung.len()),
+                    Tree::leaf("not yet rung", queue.unrung),
                     Tree::leaf("refused for now", queue.refused.len()),
                     Tree::leaf("state", if queue.broken.is_some() { "broken" } else { "works" }),
                 ],
@@ -165,7 +172,7 @@ impl Lane {
                 op.target.object.name,
                 op.offset,
                 op.spans.len(),
-                state.moved,
+                state.moved(),
                 state.slots,
                 state.flows,
                 if state.answer == Answer::Owed { "" } else { ", answered" }

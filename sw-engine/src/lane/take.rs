@@ -1,10 +1,10 @@
 //! Taking an operation: everything is checked before anything is done.
 
 use super::{
-    Lane, Phase, Way,
+    Lane, Phase,
     done::explain_copy,
-    emit::{Queued, Stop},
-    flow::Flow,
+    emit::{Left, Queued, Stop},
+    flow::{Flow, Shape, Spot},
     op_id,
 };
 use crate::{
@@ -23,6 +23,14 @@ use sw_mem::{DmaSpan, Place};
 /// Offsets stay below this, as `off_t` demands.
 const OFFSET_MAX: u64 = i64::MAX as u64;
 
+/// What the bytes of an operation need.
+enum Fit {
+    /// Whole blocks in place, from there on.
+    Whole(Spot),
+    /// A look at each piece; or there are none.
+    Mixed,
+}
+
 impl Lane {
     /// Takes an operation. It starts at the next `ring` or `poll`.
     ///
@@ -31,15 +39,13 @@ impl Lane {
     /// `TooLarge`, `PolicyUnmet` (memory or ends that the policy's route cannot take), or what a transport that must be told
     /// of memory says about the operation's. Nothing was done.
     pub fn submit(&mut self, now: Time, op: Op) -> Result<OpId, Rejected> {
-        if let Err(error) = self.check(&op).and_then(|()| check_core(&op)) {
-            return Err(Rejected { op, error });
-        }
+        let fit = match self.check(&op) {
+            Ok(fit) => fit,
+            Err(error) => return Err(Rejected { op, error }),
+        };
         let members = op.target.member_choices().len();
         if !self.has_room() || self.flows.free_count() < members.max(1) {
-            let error = Error::new(ErrorKind::Busy, op.verb)
-                .detail("the lane is full")
-                .remedy("poll for completions, then try again");
-            return Err(Rejected { op, error });
+            return Err(self.no_room(op));
         }
         if let Err(error) = self.attach_memory(&op) {
             return Err(Rejected { op, error });
@@ -52,56 +58,125 @@ impl Lane {
             self.next_deadline = self.next_deadline.min(deadline);
         }
         let pieces = op.options.checksum.map(|algorithm| Box::new(Pieces::new(algorithm)));
-        let way = Way::planned(&op.target.choice.main, members);
+        let (ops, mut out) = self.split();
         // There is a free slot: `has_room` said so.
-        let Some((token, state)) = self.ops.stage() else { return Ok(op_id(Token::from_raw(u64::MAX))) };
-        state.begin(op, now, way, pieces);
-        self.counters.ops += 1;
-        if members == 0 {
-            self.start(token, None);
-        } else {
-            self.start_members(token, members);
+        let Some(slot) = ops.stage() else { return Ok(op_id(Token::from_raw(u64::MAX))) };
+        let token = slot.token();
+        let state = slot.into_body();
+        state.begin(now, pieces);
+        state.put(op);
+        out.counters.ops += 1;
+        let Fit::Whole(here) = fit else {
+            self.start(token, members);
+            return Ok(op_id(token));
+        };
+        match out.cut_whole(Queued::No, state, token, here) {
+            // The common operation: all of it is with its transport.
+            Ok(Left { waiting: None, want, .. }) if want == here.left => {}
+            left => self.started(token, left),
         }
-        self.finish_if_over(token);
         Ok(op_id(token))
     }
 
-    #[inline(never)]
-    fn start_members(&mut self, token: Token, members: usize) {
-        // At most 64, checked when the stripe set was made.
-        (0..64).take(members).for_each(|member| self.start(token, Some(member)));
+    /// Full, or closed.
+    #[cold]
+    fn no_room(&self, op: Op) -> Rejected {
+        let error = if self.closed {
+            self.unusable(&op)
+        } else {
+            Error::new(ErrorKind::Busy, op.verb)
+                .detail("the lane is full")
+                .remedy("poll for completions, then try again")
+        };
+        Rejected { op, error }
     }
 
-    /// Starts a flow: its first chunk leaves at once if nobody waits in that queue; a flow with more joins the round.
-    #[inline(always)]
-    fn start(&mut self, token: Token, member: Option<u32>) {
+    /// Starts the flows of an operation, one for each member of a stripe set.
+    #[inline(never)]
+    fn start(&mut self, token: Token, members: usize) {
+        // At most 64, checked when the stripe set was made.
+        let members = (0..64).take(members).map(Some);
+        let plain = members.len() == 0;
+        for member in members.chain(plain.then_some(None)) {
+            let Some(op) = self.ops.get(token).and_then(|(state, _)| state.op.as_ref()) else { break };
+            let shape = if op.verb == Verb::Flush { Shape::Flush } else { Shape::Mixed };
+            let mut flow = Flow::new(token, op, shape, member);
+            let next = self.cut_next(Queued::No, &mut flow);
+            self.join(flow, next);
+        }
+        self.finish_if_over(token);
+    }
+
+    /// What is left to do for whole blocks after their first chunk.
+    #[inline(never)]
+    fn started(&mut self, token: Token, left: Result<Left, Stop>) {
         let Some(op) = self.ops.get(token).and_then(|(state, _)| state.op.as_ref()) else { return };
-        let mut flow = Flow::new(token, op, member);
-        let queue = match self.cut_one(Queued::No, &mut flow) {
-            Err(Stop::Exhausted) => return,
-            Err(Stop::Failed(fault)) => return self.fail_op(token, fault, flow.at, Phase::Io),
-            Err(Stop::NoPlace(queue) | Stop::NoSlab(queue) | Stop::Elsewhere(queue)) => queue,
-            Ok(queue) => queue,
+        let mut flow = Flow::new(token, op, Shape::Whole, None);
+        let next = match left {
+            Ok(left) => {
+                let more = flow.goes_on(op, left.want);
+                left.waiting.into_iter().for_each(|token| self.send_first(token));
+                Ok(more.then_some(left.queue))
+            }
+            Err(stop) => Err(stop),
+        };
+        self.join(flow, next);
+        self.finish_if_over(token);
+    }
+
+    /// A flow that has more joins the round of the queue that its next chunk goes to.
+    fn join(&mut self, flow: Flow, next: Result<Option<u8>, Stop>) {
+        let queue = match next {
+            Ok(None) | Err(Stop::Exhausted) => return,
+            Err(Stop::Failed(fault)) => return self.fail_op(flow.op, fault, flow.here.at, Phase::Io),
+            Err(Stop::NoPlace(queue) | Stop::NoSlab(queue) | Stop::Elsewhere(queue)) | Ok(Some(queue)) => queue,
         };
         if let Some(index) = self.flows.take(flow) {
-            if let Some(state) = self.ops.get_mut(token) {
+            if let Some(state) = self.ops.get_mut(flow.op) {
                 state.flows += 1;
             }
             self.queues[usize::from(queue)].round.push_back(index);
         }
     }
 
-    #[inline(never)]
-    fn check(&self, op: &Op) -> Result<(), Error> {
-        match (&op.spans, op.verb) {
-            _ if self.closed || op.target.transports() > self.queues.len() => Err(self.unusable(op)),
-            (Spans::One(span), Verb::Read | Verb::Write) => self.check_span(op, 0, span),
-            (Spans::None, Verb::Flush) => Ok(()),
-            (Spans::Many(segments), Verb::Read | Verb::Write) => self.check_many(op, segments),
-            _ => Err(Error::new(ErrorKind::ApiMisuse, op.verb)
-                .at(op.target.object.name.clone())
-                .detail("a lane reads and writes with memory and flushes without")),
+    /// Whether the lane can take it, and what its bytes need on their way.
+    #[inline(always)]
+    fn check(&self, op: &Op) -> Result<Fit, Error> {
+        match &op.spans {
+            Spans::One(span) if op.verb != Verb::Flush && self.is_whole(op, op.offset, span) => {
+                Ok(Fit::Whole(Spot::start(op, span)))
+            }
+            _ => self.check_parts(op).map(|()| Fit::Mixed),
         }
+    }
+
+    /// Whether a span is in range and takes the main leg in place, as whole blocks: all that is checked otherwise holds then.
+    #[inline(always)]
+    fn is_whole(&self, op: &Op, at: u64, span: &DmaSpan) -> bool {
+        let (len, place, object) = (span.len().0, span.place(), &*op.target.object);
+        let limit = if op.verb == Verb::Read { object.len } else { OFFSET_MAX };
+        len > 0
+            && len <= self.config.limits.op_bytes_max
+            && at.checked_add(len).is_some_and(|end| end <= limit)
+            && op.target.whole().hold(op.verb, at, len, place.raw())
+            && self.queues.get(usize::from(op.target.choice.main.transport)).is_some_and(|queue| queue.reaches(place))
+            && op.target.transports() <= self.queues.len()
+    }
+
+    #[inline(never)]
+    fn check_parts(&self, op: &Op) -> Result<(), Error> {
+        match (&op.spans, op.verb) {
+            _ if self.closed || op.target.transports() > self.queues.len() => return Err(self.unusable(op)),
+            (Spans::One(span), Verb::Read | Verb::Write) => self.check_span(op, 0, span)?,
+            (Spans::None, Verb::Flush) => {}
+            (Spans::Many(segments), Verb::Read | Verb::Write) => self.check_many(op, segments)?,
+            _ => {
+                return Err(Error::new(ErrorKind::ApiMisuse, op.verb)
+                    .at(op.target.object.name.clone())
+                    .detail("a lane reads and writes with memory and flushes without"));
+            }
+        }
+        check_core(op)
     }
 
     #[cold]
@@ -139,7 +214,6 @@ impl Lane {
             .remedy("split the operation")
     }
 
-    #[inline(always)]
     fn check_span(&self, op: &Op, shift: u64, span: &DmaSpan) -> Result<(), Error> {
         let len = span.len().0;
         let object = &*op.target.object;
@@ -163,7 +237,6 @@ impl Lane {
         }
     }
 
-    #[inline(always)]
     fn check_choice(
         &self,
         choice: &Choice,
@@ -198,7 +271,7 @@ impl Lane {
         if self.wants_slab(leg, verb, at, len) && !self.has_slab_for(leg.granularity.block) {
             return refused(ErrorKind::Unsupported, Reason::NoStaging);
         }
-        let unit = unit_of(choice, verb);
+        let unit = u64::from(choice.unit_of(verb));
         if (at | len) & (unit - 1) != 0 {
             let has_other_way = verb == Verb::Write && choice.ends.is_some();
             if !choice.ends_may_bounce && (main.via == Via::Direct || has_other_way) {
@@ -213,23 +286,18 @@ impl Lane {
 
     /// Whether bytes of that range need a staging slab: a staged leg, or ragged ends of blocks that the bounce slabs cannot
     /// hold two of.
-    #[inline]
     fn wants_slab(&self, leg: &Leg, verb: Verb, at: u64, len: u64) -> bool {
         let large = u64::from(leg.granularity.block) * 2 > self.bounce.slab_bytes().0;
         leg.via == Via::Staged || (large && verb == Verb::Read && is_ragged(at, len, leg.granularity))
     }
 
-    #[inline]
     fn has_slab_for(&self, block: u32) -> bool {
         self.staging.as_ref().is_some_and(|pool| pool.slab_bytes().0 >= u64::from(block))
     }
 
-    #[inline]
     fn reaches(&self, leg: &Leg, place: Place) -> bool {
-        let caps = &self.queues[usize::from(leg.transport)].caps;
         match (leg.via, place) {
-            (Via::Direct, Place::Host(_)) => caps.host.is_ok(),
-            (Via::Direct, Place::Device(..)) => caps.device.is_ok(),
+            (Via::Direct, _) => self.queues[usize::from(leg.transport)].reaches(place),
             (Via::Staged, Place::Host(_)) => self.staging.is_some(),
             (Via::Staged, Place::Device(device, _)) => self.staging.is_some() && self.copier_of(device).is_some(),
         }
@@ -240,17 +308,7 @@ impl Lane {
     }
 }
 
-/// What the ends of a range must be multiples of to need no other way: the write unit where a write has another way, else
-/// the block.
-#[inline]
-fn unit_of(choice: &Choice, verb: Verb) -> u64 {
-    let block = choice.main.granularity.block;
-    let shared = verb == Verb::Write && choice.ends.is_some();
-    u64::from(if shared { choice.write_unit.max(block) } else { block })
-}
-
 /// Where the policy wants the whole blocks to go its way, there must be one.
-#[inline]
 fn check_core(op: &Op) -> Result<(), Error> {
     if op.target.choice.core_required && op.verb != Verb::Flush { find_core(op) } else { Ok(()) }
 }
@@ -259,7 +317,7 @@ fn check_core(op: &Op) -> Result<(), Error> {
 fn find_core(op: &Op) -> Result<(), Error> {
     let target = &op.target;
     let on_main = |choice: &Choice, at: u64, len: u64| {
-        let unit = unit_of(choice, op.verb);
+        let unit = u64::from(choice.unit_of(op.verb));
         // A staged read has no ends that go another way.
         let no_ends = op.verb == Verb::Read && choice.main.via == Via::Staged;
         no_ends || sw_mem::align_up(at, unit).is_some_and(|start| at + len >= start.saturating_add(unit))
@@ -279,7 +337,7 @@ fn find_core(op: &Op) -> Result<(), Error> {
     if met || op.spans.is_empty() {
         return Ok(());
     }
-    let unit = unit_of(&target.choice, op.verb);
+    let unit = target.choice.unit_of(op.verb);
     Err(Error::new(ErrorKind::PolicyUnmet, op.verb)
         .at(target.object.name.clone())
         .in_range(op.offset, op.spans.len())
