@@ -208,6 +208,20 @@ pub const STEPS: &[Step] = &[
         limit_s: 900,
     },
     Step {
+        name: "vm",
+        why: "drivers and direct routes on emulated NVMe controllers, under real kernels",
+        program: Program::Xtask,
+        args: &["vm", "nvme"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "apt-get", package: "apt" },
+            Need::Tool { program: "dpkg-deb", package: "dpkg" },
+        ],
+        tests_min: 30,
+        skips: Skips::Listed,
+        limit_s: 1800,
+    },
+    Step {
         name: "mutants",
         why: "the simulator finds the bugs that it exists for, within their stated seeds",
         program: Program::Xtask,
