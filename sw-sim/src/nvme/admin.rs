@@ -3,7 +3,8 @@
 use super::{
     Step,
     command::{
-        Entry, INVALID_FIELD, INVALID_NAMESPACE, INVALID_OPCODE, SEQUENCE_ERROR, SQ_DELETED, SUCCESS, Sqe, status,
+        Entry, INVALID_FIELD, INVALID_NAMESPACE, INVALID_OPCODE, NEVER, SEQUENCE_ERROR, SQ_DELETED, SUCCESS, Sqe,
+        status,
     },
     identify,
     iommu::Reached,
@@ -24,14 +25,14 @@ pub(super) const EVENT_REQUEST: u8 = 0x0C;
 const KEEP_ALIVE: u8 = 0x18;
 const DOORBELL_BUFFER: u8 = 0x7C;
 
-const CQ_INVALID: u16 = status(1, 0x00);
-const QID_INVALID: u16 = status(1, 0x01);
-const QUEUE_SIZE: u16 = status(1, 0x02);
+const CQ_INVALID: u16 = NEVER | status(1, 0x00);
+const QID_INVALID: u16 = NEVER | status(1, 0x01);
+const QUEUE_SIZE: u16 = NEVER | status(1, 0x02);
 const ABORT_LIMIT: u16 = status(1, 0x03);
-const EVENT_LIMIT: u16 = status(1, 0x05);
-const VECTOR_INVALID: u16 = status(1, 0x08);
-const LOG_PAGE: u16 = status(1, 0x09);
-const QUEUE_DELETION: u16 = status(1, 0x0C);
+const EVENT_LIMIT: u16 = NEVER | status(1, 0x05);
+const VECTOR_INVALID: u16 = NEVER | status(1, 0x08);
+const LOG_PAGE: u16 = NEVER | status(1, 0x09);
+const QUEUE_DELETION: u16 = NEVER | status(1, 0x0C);
 
 const QUEUES_FEATURE: u8 = 0x07;
 const EVENTS_FEATURE: u8 = 0x0B;

@@ -8,6 +8,7 @@ use super::{
     iommu::Reached,
     prp::{Bad, walk},
     rings::Noisy,
+    sgl,
 };
 use crate::{
     log::Mark,
@@ -59,6 +60,11 @@ impl Sqe {
         u8::try_from(self.word(0) & 0xFF).unwrap_or(0)
     }
 
+    /// PSDT: 0 for PRP entries, 1 for a scatter gather list.
+    pub(super) fn pointer(&self) -> u32 {
+        self.word(0) >> 14 & 3
+    }
+
     pub(super) fn cid(&self) -> u16 {
         self.high(0)
     }
@@ -93,15 +99,17 @@ pub(super) const fn status(kind: u16, code: u16) -> u16 {
 }
 
 pub(super) const SUCCESS: u16 = 0;
-pub(super) const INVALID_OPCODE: u16 = status(0, 0x01);
-pub(super) const INVALID_FIELD: u16 = status(0, 0x02);
+/// DNR: it fails again.
+pub(super) const NEVER: u16 = 1 << 14;
+pub(super) const INVALID_OPCODE: u16 = NEVER | status(0, 0x01);
+pub(super) const INVALID_FIELD: u16 = NEVER | status(0, 0x02);
 pub(super) const TRANSFER_ERROR: u16 = status(0, 0x04);
 pub(super) const ABORT_REQUESTED: u16 = status(0, 0x07);
 pub(super) const SQ_DELETED: u16 = status(0, 0x08);
-pub(super) const INVALID_NAMESPACE: u16 = status(0, 0x0B);
-pub(super) const SEQUENCE_ERROR: u16 = status(0, 0x0C);
-pub(super) const PRP_OFFSET: u16 = status(0, 0x13);
-pub(super) const LBA_RANGE: u16 = status(0, 0x80);
+pub(super) const INVALID_NAMESPACE: u16 = NEVER | status(0, 0x0B);
+pub(super) const SEQUENCE_ERROR: u16 = NEVER | status(0, 0x0C);
+pub(super) const PRP_OFFSET: u16 = NEVER | status(0, 0x13);
+pub(super) const LBA_RANGE: u16 = NEVER | status(0, 0x80);
 
 impl Step<'_> {
     /// The command's name in the shadow.
@@ -133,7 +141,8 @@ impl Step<'_> {
         let act = self.ctrl.rules.decide(kind, sqe.opcode());
         let command = Command { queue, sqe, pieces: Vec::new(), owned: Vec::new(), act, aborted: false, late: false };
         self.ctrl.commands.insert(name, command);
-        if sqe.word(0) >> 8 & 0xFF != 0 {
+        let lists = queue > 0 && self.ctrl.params.lists > 0;
+        if sqe.word(0) >> 8 & 0x3F != 0 || sqe.pointer() > u32::from(lists) {
             self.violate("wire", format!("opcode {:#x} with FUSE or PSDT set: {:#x}", sqe.opcode(), sqe.word(0)));
             return self.finish(name, INVALID_FIELD, 0);
         }
@@ -160,10 +169,23 @@ impl Step<'_> {
     /// Walks the command's pages and begins to own them.
     fn reach(&mut self, name: u64, sqe: &Sqe, len: u64, rung: u64) -> Result<(), u16> {
         let page = self.ctrl.registers.page();
-        let runs = walk(sqe.wide(6), sqe.wide(8), len, page, |at, len| {
+        let unit = u64::from(self.ctrl.params.lists).max(1);
+        let read = |at, len| {
             self.ctrl.counts.list_bytes += len;
             self.dma_read(at, len, rung)
-        });
+        };
+        let runs = if sqe.pointer() == 1 {
+            let mut first = [0; 16];
+            first
+                .as_chunks_mut()
+                .0
+                .iter_mut()
+                .zip([sqe.wide(6), sqe.wide(8)])
+                .for_each(|(to, from)| *to = from.to_le_bytes());
+            sgl::walk(first, len, unit, read)
+        } else {
+            walk(sqe.wide(6), sqe.wide(8), len, page, read)
+        };
         let runs = match runs {
             Ok(runs) => runs,
             Err(Bad::Entry(text)) => {

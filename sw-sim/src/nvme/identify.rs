@@ -51,6 +51,8 @@ pub(super) fn controller(params: &NvmeParams, number: usize) -> Vec<u8> {
     // ONCS: compare, dataset management, write zeroes, verify.
     bytes.put(520, &(1u16 | 1 << 2 | 1 << 3 | 1 << 7).to_le_bytes());
     bytes.put(525, &[u8::from(params.write_cache)]);
+    // SGLS: 01b is any alignment, 10b that of a double word.
+    bytes.put(536, &u32::from(params.lists.div_ceil(2)).to_le_bytes());
     bytes.put(768, format!("nqn.2024-01.sim:controller{number}").as_bytes());
     bytes.0
 }

@@ -24,6 +24,7 @@ mod params;
 mod prp;
 mod registers;
 mod rings;
+mod sgl;
 #[cfg(test)]
 mod tests;
 

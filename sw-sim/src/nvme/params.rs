@@ -117,6 +117,8 @@ pub struct NvmeParams {
     pub stride: u8,
     /// MDTS: 2^n pages in one command; 0 for no limit.
     pub mdts: u8,
+    /// What scatter gather lists are multiples of: 1 or 4 bytes; 0 for none.
+    pub lists: u8,
     /// Doorbell Buffer Config is there.
     pub doorbell_buffer: bool,
     /// Abort commands at once: ACL + 1.
@@ -206,6 +208,7 @@ impl NvmeParams {
             vectors: 9,
             stride: 0,
             mdts: 5,
+            lists: 0,
             doorbell_buffer: false,
             aborts_max: 4,
             events_max: 4,

@@ -217,8 +217,10 @@ impl Step<'_> {
             }
             (1, 0) => {
                 let timeout = self.ctrl.registers.timeout_ns;
+                // A driver that was shown a fatal status gives up earlier.
                 if let State::Enabling { since } = state
                     && !self.ctrl.registers.fatal
+                    && !self.ctrl.hostile
                     && now < since + timeout
                 {
                     self.violate("order", "CC.EN is cleared before CSTS.RDY was 1".to_string());

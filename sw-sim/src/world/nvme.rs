@@ -167,6 +167,7 @@ fn draw_controller(rng: &mut Rng, namespaces: Vec<NamespaceParams>, mood: Mood) 
         vectors: rng.pick_or(&[0, 1, 2, 9], 2),
         stride: rng.pick_or(&[0, 0, 1, 4], 0),
         mdts: rng.pick_or(&[0, 1, 2, 5], 2),
+        lists: rng.pick_or(&[0, 0, 1, 4], 0),
         doorbell_buffer: rng.per_mille(400),
         aborts_max: rng.pick_or(&[1, 4], 4),
         events_max: rng.pick_or(&[1, 4], 4),
@@ -282,6 +283,7 @@ fn draw_transport(rng: &mut Rng) -> NvmeConfig {
         device: Err(Reason::NoPeerPages),
         command_timeout: Duration::from_millis(rng.pick_or(&[100, 200], 100)),
         abort_timeout: Duration::from_millis(100),
+        ..NvmeConfig::default()
     }
 }
 
