@@ -7,6 +7,8 @@
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: [u64; 4],
+    /// Words that come first, last one first: a fuzzer's choices.
+    tape: Vec<u64>,
 }
 
 /// SplitMix64: one step of the stream, and its output.
@@ -22,7 +24,14 @@ impl Rng {
     /// From a seed; any value is fine.
     pub fn new(seed: u64) -> Self {
         let mut state = seed;
-        Self { state: [(); 4].map(|()| split_mix(&mut state)) }
+        Self { state: [(); 4].map(|()| split_mix(&mut state)), tape: Vec::new() }
+    }
+
+    /// The same with `bytes`, eight by eight, as its first words.
+    #[must_use]
+    pub fn with_tape(mut self, bytes: &[u8]) -> Self {
+        self.tape = bytes.as_chunks().0.iter().rev().map(|word| u64::from_le_bytes(*word)).collect();
+        self
     }
 
     /// A generator for `name` below `seed`: the same every time, and unrelated to those of other names.
@@ -37,6 +46,9 @@ impl Rng {
 
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
+        if let Some(word) = self.tape.pop() {
+            return word;
+        }
         let [a, b, c, d] = self.state;
         let out = b.wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let (c, d) = (c ^ a, d ^ b);
@@ -92,6 +104,12 @@ mod tests {
     }
 
     #[test]
+    fn a_tape_comes_first() {
+        let mut rng = Rng::new(3).with_tape(&[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!([rng.next_u64(), rng.next_u64(), rng.next_u64()], [1, 2, Rng::new(3).next_u64()]);
+    }
+
+    #[test]
     fn numbers_stay_in_range_and_spread() {
         let mut rng = Rng::new(1);
         let mut seen = [0u32; 10];
@@ -106,7 +124,7 @@ mod tests {
     #[test]
     fn the_stream_is_that_of_the_paper() {
         // First outputs of xoshiro256** from the state 1, 2, 3, 4 (the reference code prints these).
-        let mut rng = Rng { state: [1, 2, 3, 4] };
+        let mut rng = Rng { state: [1, 2, 3, 4], tape: Vec::new() };
         assert_eq!([rng.next_u64(), rng.next_u64(), rng.next_u64()], [11520, 0, 1_509_978_240]);
     }
 }

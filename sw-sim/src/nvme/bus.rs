@@ -83,6 +83,20 @@ impl Hub {
         SimBus { hub: self.clone(), number, name: format!("sim:{number:02x}.0"), key: GuestKey::fresh() }
     }
 
+    /// The controller's choices begin with these bytes: a fuzzer's.
+    pub fn choose(&self, number: usize, bytes: &[u8]) {
+        if let Some(ctrl) = self.lock().nvme.get_mut(number) {
+            ctrl.moods = ctrl.moods.clone().with_tape(bytes);
+        }
+    }
+
+    /// Adds a namespace. A driver sees it when it looks again.
+    pub fn add_namespace(&self, number: usize, namespace: super::NamespaceParams) {
+        if let Some(ctrl) = self.lock().nvme.get_mut(number) {
+            ctrl.params.namespaces.push(namespace);
+        }
+    }
+
     /// Something befalls a controller after so many nanoseconds.
     pub fn befall(&self, number: usize, after_ns: u64, what: super::Mishap) {
         let what = super::NvmeEvent::Mishap { what };

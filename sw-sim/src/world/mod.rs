@@ -135,6 +135,12 @@ impl World {
         Self::run_with(seed, Params::draw_nvme(seed))
     }
 
+    /// Runs a world of modelled NVMe controllers that make no sense, with the choices of a fuzzer.
+    pub fn run_fuzzed(bytes: &[u8]) -> Outcome {
+        let (seed, params) = Params::fuzzed(bytes);
+        Self::run_with(seed, params)
+    }
+
     /// Runs `seed` with a configuration of the caller's.
     pub fn run_with(seed: u64, params: Params) -> Outcome {
         let hub = Hub::new();
@@ -201,7 +207,7 @@ impl World {
             if let Some(why) = failed.first().filter(|_| params.mood == Mood::Calm) {
                 return Err(format!("a controller without faults does not come up: {why}"));
             }
-            let (transport, objects) = (drivers.transport(hub, setup)?, drivers.objects(params)?);
+            let (transport, objects) = (drivers.transport(hub, setup)?, drivers.objects(hub, params)?);
             return Ok((drivers, vec![transport], objects));
         }
         let transports = params.queues.iter().map(|queue| {

@@ -29,8 +29,10 @@ const ADMIN_OPCODES: [u8; 6] = [0x00, 0x01, 0x02, 0x05, 0x06, 0x08];
 #[derive(Clone, Debug)]
 pub(crate) struct NvmeSetup {
     pub(crate) controllers: Vec<NvmeParams>,
-    /// For each controller: what befalls it, and how long after the start.
+    /// For each controller: what befalls it, and how long after it was brought up; 0 is before that.
     pub(crate) mishaps: Vec<Vec<(u64, Mishap)>>,
+    /// What the controllers choose first: a fuzzer's bytes.
+    pub(crate) tape: Vec<u8>,
     pub(crate) transport: NvmeConfig,
     pub(crate) controller: ControllerConfig,
 }
@@ -46,8 +48,13 @@ impl Drivers {
     /// Brings the controllers up; one that does not come up is left out.
     pub(super) fn open(hub: &Hub, seed: u64, setup: &NvmeSetup) -> Result<(Self, Vec<String>), String> {
         let (mut drivers, mut failed) = (Self::default(), Vec::new());
-        for params in &setup.controllers {
+        for (params, mishaps) in setup.controllers.iter().zip(&setup.mishaps) {
             let bus = hub.add_controller(params.clone(), seed);
+            hub.choose(bus.number(), &setup.tape);
+            mishaps
+                .iter()
+                .filter(|(after, _)| *after == 0)
+                .for_each(|(_, mishap)| hub.befall(bus.number(), 0, *mishap));
             match Controller::open(Arc::new(bus), setup.controller) {
                 Ok(controller) => {
                     drivers.directory.add(Arc::clone(&controller)).map_err(|error| error.to_string())?;
@@ -57,7 +64,8 @@ impl Drivers {
             }
         }
         for (number, mishaps) in setup.mishaps.iter().enumerate() {
-            mishaps.iter().for_each(|(after, mishap)| hub.befall(number, *after, *mishap));
+            let later = mishaps.iter().filter(|(after, _)| *after > 0);
+            later.for_each(|(after, mishap)| hub.befall(number, *after, *mishap));
         }
         Ok((drivers, failed))
     }
@@ -69,17 +77,21 @@ impl Drivers {
     }
 
     /// An object for each namespace, as the store of the product makes them.
-    pub(super) fn objects(&self, params: &Params) -> Result<Vec<SimObject>, String> {
+    pub(super) fn objects(&self, hub: &Hub, params: &Params) -> Result<Vec<SimObject>, String> {
+        // Who is told nonsense may find namespaces that there are not.
+        let nonsense = hub.lock().taint.all;
         let mut objects = Vec::new();
         for (index, controller) in (0..).zip(&self.controllers) {
             let number = controller.bus().number();
             let known = params.nvme.iter().flat_map(|setup| setup.controllers.get(number));
             let known: Vec<NamespaceParams> = known.flat_map(|controller| controller.namespaces.clone()).collect();
             for namespace in controller.namespaces() {
-                let Some(model) = known.iter().find(|model| model.nsid == namespace.nsid) else {
-                    return Err(format!("the driver found namespace {}, which there is not", namespace.nsid));
+                let model = known.iter().find(|model| model.nsid == namespace.nsid);
+                let (model, face) = match (model, face(index, &namespace)) {
+                    (Some(model), Ok(face)) if face.granularity.block == params.block => (model, face),
+                    _ if nonsense => continue,
+                    (_, found) => return Err(format!("the driver made of namespace {}: {found:?}", namespace.nsid)),
                 };
-                let face = face(index, &namespace).map_err(|error| error.to_string())?;
                 let object = Object {
                     id: Object::next_id(),
                     name: Arc::from(format!("nvme://sim{number}/{}", namespace.nsid)),
@@ -98,6 +110,20 @@ impl Drivers {
 }
 
 impl Params {
+    /// A world of one controller that makes no sense, as a fuzzer chooses: the first bytes are the seed, the others what
+    /// the controller makes of everything.
+    pub(super) fn fuzzed(bytes: &[u8]) -> (u64, Self) {
+        let seed = bytes.first_chunk().map_or(0, |seed| u64::from_le_bytes(*seed));
+        let mut params = Self { mood: Mood::Hostile, ..Self::draw_nvme(seed) };
+        if let Some(setup) = &mut params.nvme {
+            let rng = &mut Rng::split(seed, "fuzz");
+            let after = if rng.per_mille(500) { 0 } else { rng.range(1, 1_000_000) };
+            setup.mishaps.iter_mut().for_each(|mishaps| *mishaps = vec![(after, Mishap::Noise(draw_noise(rng)))]);
+            setup.tape = bytes.get(8..).unwrap_or_default().to_vec();
+        }
+        (seed, params)
+    }
+
     /// Draws a world of modelled controllers from `seed`.
     pub fn draw_nvme(seed: u64) -> Self {
         let rng = &mut Rng::split(seed, "nvme params");
@@ -110,7 +136,8 @@ impl Params {
             controllers.push(draw_controller(rng, namespaces, mood));
         }
         let mishaps = controllers.iter().map(|_| draw_mishaps(rng, mood)).collect();
-        let setup = NvmeSetup { controllers, mishaps, transport: draw_transport(rng), controller: draw_driver(rng) };
+        let (transport, controller) = (draw_transport(rng), draw_driver(rng));
+        let setup = NvmeSetup { controllers, mishaps, tape: Vec::new(), transport, controller };
         let staging =
             rng.per_mille(700).then(|| (rng.pick_or(&[1, 2, 8], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
         let devices = if staging.is_some() { rng.range(0, 1) } else { 0 };
@@ -233,7 +260,7 @@ fn draw_rule(rng: &mut Rng, mood: Mood) -> NvmeRule {
         NvmeAct::Lost,
         NvmeAct::Slow(30_000_000),
         NvmeAct::Fail(status(0, 0x06, true)),
-        NvmeAct::Fail(status(1, 0x03, true)),
+        NvmeAct::Fail(status(0, 0x06, false)),
     ];
     let first = on(None);
     let (on, act) = if mood == Mood::Hostile && rng.per_mille(650) {
@@ -261,15 +288,20 @@ fn draw_mishaps(rng: &mut Rng, mood: Mood) -> Vec<(u64, Mishap)> {
         mishaps.push((at(rng), mishap));
     }
     if mood == Mood::Hostile && rng.per_mille(300) {
-        let noise = Noise {
-            registers: rng.pick_or(&[0, 20], 0),
-            entries: rng.pick_or(&[0, 100], 0),
-            data: rng.pick_or(&[0, 300], 0),
-            extra: rng.pick_or(&[0, 200], 0),
-        };
-        mishaps.push((at(rng), Mishap::Noise(noise)));
+        let noise = draw_noise(rng);
+        let early = rng.per_mille(300);
+        mishaps.push((if early { 0 } else { at(rng) }, Mishap::Noise(noise)));
     }
     mishaps
+}
+
+fn draw_noise(rng: &mut Rng) -> Noise {
+    Noise {
+        registers: rng.pick_or(&[0, 20], 0),
+        entries: rng.pick_or(&[0, 100], 0),
+        data: rng.pick_or(&[0, 300], 0),
+        extra: rng.pick_or(&[0, 200], 0),
+    }
 }
 
 fn draw_transport(rng: &mut Rng) -> NvmeConfig {
