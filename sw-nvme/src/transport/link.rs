@@ -164,17 +164,16 @@ impl<B: Bus> Link<B> {
         self.recent = 0;
     }
 
+    /// Index of a namespace's entry.
     #[inline]
-    fn target(&mut self, nsid: u32) -> Option<Target> {
+    fn target(&mut self, nsid: u32) -> Option<usize> {
         match self.targets.get(self.recent) {
-            Some(target) if target.nsid == nsid => Some(*target),
-            _ => self.find_target(nsid),
+            Some(target) if target.nsid == nsid => Some(self.recent),
+            _ => {
+                self.recent = self.targets.iter().position(|target| target.nsid == nsid)?;
+                Some(self.recent)
+            }
         }
-    }
-
-    fn find_target(&mut self, nsid: u32) -> Option<Target> {
-        self.recent = self.targets.iter().position(|target| target.nsid == nsid)?;
-        self.targets.get(self.recent).copied()
     }
 
     /// Whether it has something in flight or waiting.
@@ -223,11 +222,12 @@ impl<B: Bus> Link<B> {
     #[inline]
     fn emit(&mut self, parent: &Parent, index: u32) -> Emitted {
         let at = parent.sent;
-        let Some(target) = self.target(parent.nsid) else {
+        let found = self.target(parent.nsid);
+        let Some(target) = found.and_then(|found| self.targets.get(found)) else {
             return Emitted::Fault(Fault::new(ErrorKind::NoDevice, i32::from(Status::INVALID_NAMESPACE.code())));
         };
         if !parent.moves() {
-            return staged(self.stage(parent, &target, Part { parent: index, at: 0, len: 0 }), 1);
+            return staged(stage(&mut self.queue, parent, target, Part { parent: index, at: 0, len: 0 }), 1);
         }
         let first = parent.offset + u64::from(at);
         let left = u64::from(parent.work - at);
@@ -235,33 +235,9 @@ impl<B: Bus> Link<B> {
             return Emitted::Fault(Fault::new(ErrorKind::ApiMisuse, 0));
         };
         let len = blocks.get() << target.block_shift;
-        match self.stage(parent, &target, Part { parent: index, at, len }) {
-            Err(NotStaged::Shape(NotPrp::Ragged { after_bytes } | NotPrp::ListFull { fits_bytes: after_bytes })) => {
-                // Whole blocks that fit; without one, nothing does.
-                let len = u32::try_from(after_bytes).unwrap_or(0) >> target.block_shift << target.block_shift;
-                if len == 0 {
-                    return Emitted::Fault(Fault::new(ErrorKind::Unsupported, 0));
-                }
-                staged(self.stage(parent, &target, Part { parent: index, at, len }), len)
-            }
-            other => staged(other, len),
-        }
-    }
-
-    /// Stages one command.
-    #[inline]
-    fn stage(&mut self, parent: &Parent, target: &Target, part: Part) -> Result<u16, NotStaged> {
-        let Some(nlb) = BlockCount::new(part.len >> target.block_shift) else {
-            return self.queue.stage(&[], part.word(), |_| Command::flush(target.nsid));
-        };
-        let slba = (parent.offset + u64::from(part.at)) >> target.block_shift;
-        let range = LbaRange { nsid: target.nsid, slba, nlb };
-        let (memory, count) = parent.memory(part.at, part.len);
-        let memory = memory.get(..count).unwrap_or(&[]);
-        if parent.kind == IoKind::Read {
-            self.queue.stage(memory, part.word(), |data| Command::read(range, data, target.read))
-        } else {
-            self.queue.stage(memory, part.word(), |data| Command::write(range, data, target.write))
+        match stage(&mut self.queue, parent, target, Part { parent: index, at, len }) {
+            Ok(_) => Emitted::Yes(len),
+            Err(why) => stage_less(&mut self.queue, parent, target, Part { parent: index, at, len: 0 }, why),
         }
     }
 
@@ -371,8 +347,9 @@ impl<B: Bus> Link<B> {
                 at += 1;
                 continue;
             } else {
-                let target = self.target(parent.nsid);
-                match target.map(|target| self.stage(parent, &target, again.part)) {
+                let found = self.target(parent.nsid);
+                let target = found.and_then(|found| self.targets.get(found));
+                match target.map(|target| stage(&mut self.queue, parent, target, again.part)) {
                     Some(Ok(_)) => {
                         self.again.swap_remove(at);
                         continue;
@@ -435,6 +412,46 @@ fn fault_of(parent: &Parent, status: Status) -> Fault {
     }
     let fault = status.fault(&crate::status::RetryDelays::default());
     Fault { retry: Retry::Never, ..fault.unwrap_or(Fault::new(ErrorKind::Io, 0)) }
+}
+
+/// Stages as much as PRP entries can describe, for what they cannot as a whole.
+#[cold]
+fn stage_less<B: Bus>(
+    queue: &mut QueuePair<B>,
+    parent: &Parent,
+    target: &Target,
+    part: Part,
+    why: NotStaged,
+) -> Emitted {
+    let NotStaged::Shape(NotPrp::Ragged { after_bytes } | NotPrp::ListFull { fits_bytes: after_bytes }) = why else {
+        return staged(Err(why), 0);
+    };
+    // Whole blocks that fit; without one, nothing does.
+    let len = u32::try_from(after_bytes).unwrap_or(0) >> target.block_shift << target.block_shift;
+    if len == 0 {
+        return Emitted::Fault(Fault::new(ErrorKind::Unsupported, 0));
+    }
+    staged(stage(queue, parent, target, Part { len, ..part }), len)
+}
+
+/// Stages one command.
+#[inline]
+fn stage<B: Bus>(queue: &mut QueuePair<B>, parent: &Parent, target: &Target, part: Part) -> Result<u16, NotStaged> {
+    let Some(nlb) = BlockCount::new(part.len >> target.block_shift) else {
+        return queue.stage(&[], part.word(), |_| Command::flush(target.nsid));
+    };
+    let slba = (parent.offset + u64::from(part.at)) >> target.block_shift;
+    let range = LbaRange { nsid: target.nsid, slba, nlb };
+    let reads = parent.kind == IoKind::Read;
+    let command = |data| {
+        if reads { Command::read(range, data, target.read) } else { Command::write(range, data, target.write) }
+    };
+    // The common one is a single piece, all of it.
+    if part.at == 0 && parent.segment_count == 1 && u64::from(part.len) == parent.segments[0].len.0 {
+        return queue.stage(&parent.segments[..1], part.word(), command);
+    }
+    let (memory, count) = parent.memory(part.at, part.len);
+    queue.stage(memory.get(..count).unwrap_or(&[]), part.word(), command)
 }
 
 #[inline]
