@@ -266,6 +266,8 @@ pub struct QueuePair<B: Bus> {
     slots: Box<[Slot]>,
     free: Vec<u16>,
     breach: Option<Breach>,
+    /// Its doorbells are not there any more.
+    retired: bool,
     counters: QueueCounters,
 }
 
@@ -312,6 +314,7 @@ impl<B: Bus> QueuePair<B> {
             slots: (0..entries).map(slot).collect(),
             free: (0..entries - 1).rev().collect(),
             breach: None,
+            retired: false,
             counters: QueueCounters::default(),
         })
     }
@@ -396,7 +399,7 @@ impl<B: Bus> QueuePair<B> {
         command: impl FnOnce(DataPointer) -> Command,
     ) -> Result<u16, NotStaged> {
         let next_tail = (self.tail + 1) & self.mask;
-        if self.breach.is_some() {
+        if self.breach.is_some() || self.retired {
             return Err(NotStaged::Broken);
         }
         if next_tail == self.head {
@@ -455,7 +458,7 @@ impl<B: Bus> QueuePair<B> {
     /// Hands over what was staged, by one doorbell; says whether there was something.
     #[inline]
     pub fn ring(&mut self) -> bool {
-        if self.tail == self.rung || self.breach.is_some() {
+        if self.tail == self.rung || self.breach.is_some() || self.retired {
             return false;
         }
         self.memory.before_doorbell();
@@ -512,6 +515,9 @@ impl<B: Bus> QueuePair<B> {
     }
 
     fn tell_head(&mut self, old: u32) {
+        if self.retired {
+            return;
+        }
         match &self.shadow {
             Some(shadow) if !shadow.moves(shadow.cq_at, old, self.cq_head) => self.counters.shadowed += 1,
             _ => {
@@ -552,13 +558,18 @@ impl<B: Bus> QueuePair<B> {
 
     /// Writes both doorbells to their registers whatever the shadow buffer says: for a controller that was silent for long.
     pub fn nudge(&mut self) {
-        if self.breach.is_none() {
+        if self.breach.is_none() && !self.retired {
             self.memory.before_doorbell();
             self.registers.write32(self.sq_doorbell, self.rung);
             self.registers.write32(self.cq_doorbell, self.cq_head);
             self.counters.sq_doorbells += 1;
             self.counters.cq_doorbells += 1;
         }
+    }
+
+    /// Writes no doorbell from now on: the queue is deleted, or about to be. Completions that are there can be taken.
+    pub fn retire(&mut self) {
+        self.retired = true;
     }
 
     /// Back to empty rings, for a controller that was disabled in between: commands in flight are forgotten, generations
@@ -575,6 +586,17 @@ impl<B: Bus> QueuePair<B> {
                 self.free.push(at);
             }
         }
+    }
+
+    /// Makes what stands in the rings visible to the controller before a register write that lets it look at them, other than
+    /// a doorbell: the one that enables it.
+    pub fn publish(&self) {
+        self.memory.before_doorbell();
+    }
+
+    /// What was written to the rings is visible to the controller before the next register write: for whoever enables it.
+    pub fn publish(&self) {
+        self.memory.before_doorbell();
     }
 
     /// Never frees the memory of rings and lists: the controller may still read or write it.

@@ -308,6 +308,7 @@ impl<B: Bus> Link<B> {
     /// Takes the completions that are left after the queue was deleted.
     pub(super) fn take_last(&mut self, parents: &mut Parents, out: &mut Vec<IoDone>) {
         let all = sw_mem::index(u64::from(self.queue.entries()));
+        self.queue.retire();
         self.poll(all, parents, out);
     }
 
