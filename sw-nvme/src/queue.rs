@@ -588,12 +588,6 @@ impl<B: Bus> QueuePair<B> {
         }
     }
 
-    /// Makes what stands in the rings visible to the controller before a register write that lets it look at them, other than
-    /// a doorbell: the one that enables it.
-    pub fn publish(&self) {
-        self.memory.before_doorbell();
-    }
-
     /// What was written to the rings is visible to the controller before the next register write: for whoever enables it.
     pub fn publish(&self) {
         self.memory.before_doorbell();

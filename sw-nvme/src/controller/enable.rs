@@ -99,8 +99,6 @@ impl<B: Bus> Admin<B> {
         self.registers.write32(regs::AQA, aqa.encode().unwrap_or(0));
         self.registers.write64(regs::ASQ, self.queue.sq_iova().raw());
         self.registers.write64(regs::ACQ, self.queue.cq_iova().raw());
-        // The rings were zeroed: an entry of before must not pass for one of now.
-        self.queue.publish();
         // Rings that were emptied for this: no zero may land on an entry of the controller's.
         self.queue.publish();
         self.registers.write32(regs::CC, Cc::enabled(page_code, sets).raw());
