@@ -91,11 +91,18 @@ impl FileStore {
     /// that a plan names the reason and a policy that demands `dma` is refused before a byte moves.
     ///
     /// # Errors
-    /// As [`Store::open`].
+    /// As [`Store::open`]; `Unsupported` with the reason for an object that has no other way (a namespace's generic node).
     pub fn open_for_peer(&self, name: &str, mode: OpenMode, peer: &PeerMemory) -> Result<Arc<Object>, Error> {
         let mut object = self.open_object(name, mode)?;
         if let Err(reason) = peer::prove(&object, peer) {
             object.faces = peer::without_direct(&object.faces, reason);
+            if object.faces.is_empty() {
+                return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+                    .at(name)
+                    .detail(format!("it has no way to memory of {}", peer.provider()))
+                    .with_reasons(vec![reason])
+                    .remedy("open its block device, whose page cache reaches any memory"));
+            }
         }
         Ok(Arc::new(object))
     }

@@ -3,6 +3,7 @@
 mod bed;
 mod command;
 mod passthrough;
+mod passthrough_load;
 mod peer_dma;
 mod peer_pages;
 mod power;
@@ -18,6 +19,7 @@ pub fn all() -> &'static [Suite] {
         power::SUITE,
         peer_pages::SUITE,
         passthrough::SUITE,
+        passthrough_load::SUITE,
         peer_dma::SUITE,
         ways::SUITE,
         speed::SUITE,

@@ -313,6 +313,9 @@ fn commands(context: &Context) -> Verdict {
     }?;
     // From another root port they are refused as reads of the block device are.
     let far = node(&self::namespace(context, "nvme-a")?)?;
+    let opened = FileStore::new(IO_URING).open_for_peer(&far, OpenMode::Read, &lent).map(drop);
+    let reasons = opened.map_err(|error| (error.kind(), error.reasons().to_vec()));
+    same("no way at all", &reasons, &Err((ErrorKind::Unsupported, vec![Reason::P2pNoCommonSwitch])))?;
     let object = FileStore::new(IO_URING).open(&far, OpenMode::Read)?;
     let read = io(IoKind::Read, &object, 0, Some(piece(&span, 0, 4096)?))?;
     let refused = run(&mut transport, &read)?.map_err(|fault| fault.kind);
