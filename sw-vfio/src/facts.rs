@@ -59,7 +59,7 @@ pub fn facts(sysfs: &Sysfs) -> Vec<Fact> {
 }
 
 fn iommu(sysfs: &Sysfs) -> Fact {
-    match sysfs.names("sys/kernel/iommu_groups").len() {
+    match sysfs.iommu_groups() {
         0 => fact(
             "iommu",
             Health::Missing,

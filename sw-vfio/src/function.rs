@@ -204,7 +204,7 @@ impl Function {
         if !self.can_reset {
             return Err(failed(libc::EOPNOTSUPP, "it has no reset of its own"));
         }
-        sys::vfio::reset(self.fd()).map_err(|errno| failed(errno, "resetting it"))?;
+        sys::with_lock(|| sys::vfio::reset(self.fd())).map_err(|errno| failed(errno, "resetting it"))?;
         self.config.enable(self.fd()).map_err(|errno| failed(errno, "switching it on after a reset"))
     }
 }

@@ -1,6 +1,6 @@
 //! Reading and writing the kernel's text files, below a root that tests replace.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{fs, io::Write, path::PathBuf, time::Duration};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
@@ -8,6 +8,10 @@ use crate::{iova::Window, pci::PciAddress, sys};
 
 /// Names in one directory that are looked at: a machine has a few thousand PCI functions at most.
 const NAMES_MAX: usize = 1 << 16;
+
+/// Looks for a file of VFIO that should be there, and the time between two: 2 s in all.
+const FILE_LOOKS: u32 = 200;
+const FILE_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The tree with `sys`, `proc`, `dev` and `run`: the machine's own, or one that a test made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +109,14 @@ impl Sysfs {
         names.into_iter().find(|name| name.starts_with("vfio")).map(|name| format!("dev/vfio/devices/{name}"))
     }
 
+    /// Groups behind a real IOMMU.
+    pub(crate) fn iommu_groups(&self) -> usize {
+        let dir = "sys/kernel/iommu_groups";
+        let is_real =
+            |group: &String| self.read(&format!("{dir}/{group}/name")).is_none_or(|name| name != "vfio-noiommu");
+        self.names(dir).iter().filter(|group| is_real(group)).count()
+    }
+
     /// Bus addresses that belong to some function's BARs.
     pub(crate) fn bar_windows(&self) -> Vec<Window> {
         let functions = self.names("sys/bus/pci/devices");
@@ -128,6 +140,19 @@ impl Sysfs {
     pub(crate) fn bar_address(&self, address: PciAddress, bar: u32) -> Option<u64> {
         let bars = self.resources(&address.to_string());
         bars.get(sw_mem::index(bar.into())).copied().flatten().map(|window| window.first)
+    }
+
+    /// Gives a file of VFIO that is about to appear a moment: the driver's name stands at the function before the driver has
+    /// made it, and the rules of udev come after that. Returns at once unless vfio-pci has the function.
+    #[expect(clippy::disallowed_methods, reason = "control plane; sysfs has nothing to wait on")]
+    pub(crate) fn await_file(&self, address: PciAddress, file: impl Fn() -> Option<String>) {
+        for _ in 0..FILE_LOOKS {
+            let there = file().is_some_and(|file| self.exists(&file));
+            if there || self.driver(address).as_deref() != Some(crate::bind::VFIO_PCI) {
+                return;
+            }
+            std::thread::sleep(FILE_LOOK_EVERY);
+        }
     }
 
     /// An error unless the function is there.

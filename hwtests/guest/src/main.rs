@@ -30,6 +30,7 @@ mod pci;
 mod registry;
 mod run;
 mod suites;
+mod vfio_rig;
 mod wire;
 
 use std::process::ExitCode;

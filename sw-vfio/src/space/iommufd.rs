@@ -26,11 +26,13 @@ impl Ioas {
 
     pub(super) fn join(&self, sysfs: &Sysfs, address: PciAddress) -> Result<(OwnedFd, Option<Limits>), Error> {
         let name = address.to_string();
+        sysfs.await_file(address, || sysfs.cdev(address));
         let file = sysfs.cdev(address).ok_or_else(|| super::not_bound(sysfs, address, Backend::Iommufd))?;
         let failed = |errno, what| fault::error(errno, Verb::Open, name.as_str(), what);
         let device = sys::open(&sysfs.path(&file), libc::O_RDWR)
             .map_err(|errno| fault::open_error(errno, &format!("/{file}")))?;
-        sys::vfio::bind_iommufd(device.as_fd(), self.fd.as_fd()).map_err(|errno| match errno {
+        let bind = || sys::vfio::bind_iommufd(device.as_fd(), self.fd.as_fd());
+        sys::with_lock(bind).map_err(|errno| match errno {
             // The file may be opened any number of times; ownership is taken here.
             libc::EBUSY | libc::EPERM | libc::EINVAL => {
                 fault::open_error(libc::EBUSY, &format!("/{file}")).with_code(errno)

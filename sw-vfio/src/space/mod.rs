@@ -68,6 +68,7 @@ impl Backend {
     /// `NoDevice` if the function cannot be opened through VFIO at all, with what to do about it.
     pub fn detect(sysfs: &Sysfs, address: PciAddress) -> Result<Self, Error> {
         sysfs.expect_function(address)?;
+        sysfs.await_file(address, || sysfs.group(address).map(|group| group.file()).or_else(|| sysfs.cdev(address)));
         let group = sysfs.group(address);
         if let Some(group) = &group
             && !group.is_noiommu

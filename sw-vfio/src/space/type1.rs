@@ -84,6 +84,7 @@ impl Container {
         address: PciAddress,
     ) -> Result<(OwnedFd, String, Option<Limits>), Error> {
         let name = address.to_string();
+        sysfs.await_file(address, || sysfs.group(address).map(|group| group.file()));
         let group = sysfs
             .group(address)
             .filter(|group| group.is_noiommu == (self.kind == Kind::NoIommu))
@@ -133,7 +134,7 @@ impl Container {
     fn open_device(&self, group: &str, name: &str) -> Result<(OwnedFd, Option<Limits>), Error> {
         let failed = |errno, what| fault::error(errno, Verb::Open, name, what);
         let member = self.groups.get(group).ok_or_else(|| failed(libc::ENODEV, "its group"))?;
-        let device = sys::vfio::group_device(member.fd.as_fd(), name)
+        let device = sys::with_lock(|| sys::vfio::group_device(member.fd.as_fd(), name))
             .map_err(|errno| failed(errno, "opening it in its group"))?;
         if self.kind == Kind::NoIommu {
             return Ok((device, None));

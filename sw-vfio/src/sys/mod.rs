@@ -15,6 +15,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    time::Duration,
 };
 
 /// Times that a call is made again after a signal.
@@ -43,6 +44,24 @@ fn uninterrupted<T: PartialOrd + Default>(mut call: impl FnMut() -> T) -> Result
         }
     }
     Err(libc::EINTR)
+}
+
+/// Tries of a call that is refused while somebody else has the function's lock, and the time between two: 2 s in all.
+const LOCK_TRIES: u32 = 200;
+const LOCK_TRY_EVERY: Duration = Duration::from_millis(10);
+
+/// Repeats a call while it is refused with `EAGAIN`: opening and resetting a function need its lock, and the kernel does not
+/// wait for it (`pci_try_reset_function` in Linux `drivers/pci/pci.c`). A driver that is just probing another function of the
+/// same slot, or has just given this one up, holds it for some milliseconds.
+#[expect(clippy::disallowed_methods, reason = "control plane; the kernel offers nothing to wait on")]
+pub(crate) fn with_lock<T>(mut call: impl FnMut() -> Result<T, i32>) -> Result<T, i32> {
+    for _ in 1..LOCK_TRIES {
+        match call() {
+            Err(libc::EAGAIN) => std::thread::sleep(LOCK_TRY_EVERY),
+            other => return other,
+        }
+    }
+    call()
 }
 
 /// Opens a device file or a lock file for reading and writing, with `O_CLOEXEC`; `create` for a lock file.
@@ -135,4 +154,26 @@ const fn size_field<T>() -> u32 {
 unsafe fn owned(number: i32) -> OwnedFd {
     // SAFETY: by the contract of this function.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_taken_is_tried_again_and_other_errors_are_not() {
+        let mut left = 3;
+        let mut busy = || {
+            left -= 1;
+            if left > 0 { Err(libc::EAGAIN) } else { Ok(7) }
+        };
+        assert_eq!(with_lock(&mut busy), Ok(7));
+        assert_eq!(left, 0);
+        let mut calls = 0;
+        let refused = with_lock(|| -> Result<(), i32> {
+            calls += 1;
+            Err(libc::EBUSY)
+        });
+        assert_eq!((refused, calls), (Err(libc::EBUSY), 1));
+    }
 }

@@ -8,6 +8,7 @@ mod peer_dma;
 mod peer_pages;
 mod power;
 mod speed;
+mod vfio;
 mod ways;
 
 use crate::registry::Suite;
@@ -22,6 +23,7 @@ pub fn all() -> &'static [Suite] {
         passthrough_load::SUITE,
         peer_dma::SUITE,
         ways::SUITE,
+        vfio::SUITE,
         speed::SUITE,
         command::SUITE,
     ]
