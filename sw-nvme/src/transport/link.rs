@@ -70,6 +70,8 @@ impl Part {
 struct Again {
     part: Part,
     due: Time,
+    /// What it failed with, in case that it is not sent again.
+    fault: Fault,
 }
 
 /// Counts of one link, beside those of its queue pair.
@@ -253,7 +255,7 @@ impl<B: Bus> Link<B> {
             } else if let Some(due) = retry_due(parent, ended.status, controller) {
                 counters.retries += 1;
                 parent.retries += 1;
-                again.push(Again { part, due });
+                again.push(Again { part, due, fault: fault_of(parent, ended.status) });
             } else {
                 parent.open -= 1;
                 parent.fail(part.at, fault_of(parent, ended.status));
@@ -342,8 +344,9 @@ impl<B: Bus> Link<B> {
                 continue;
             };
             if parent.stops() {
-                // Nobody wants it any more: what failed or was cancelled decides.
-                parent.fail(again.part.at, Fault::new(ErrorKind::Cancelled, 0));
+                // Another command of the I/O failed for good, or it was cancelled: this one is not sent again.
+                let cancelled = Fault::new(ErrorKind::Cancelled, again.fault.code);
+                parent.fail(again.part.at, if parent.cancelled { cancelled } else { again.fault });
             } else if again.due > now {
                 at += 1;
                 continue;

@@ -260,6 +260,19 @@ fn a_status_that_allows_it_is_retried_after_its_delay() {
 }
 
 #[test]
+fn a_command_that_waits_for_its_retry_fails_with_its_own_status_if_another_one_fails_for_good() {
+    let mut bed = Bed::new(Model { mdts: 1, crdt1: 2, ..Model::default() });
+    let bad = Status::UNRECOVERED_READ.with_dnr();
+    bed.bus.model().statuses.extend([Status::NAMESPACE_NOT_READY.with_crd(1), bad]);
+    let io = bed.read(1, 0, 0, 16 << 10);
+    bed.submit(&io);
+    let mut done = bed.poll();
+    done.extend(bed.poll());
+    assert!(done.len() == 1 && error(ErrorKind::Busy)(&done[0].1), "{done:?}");
+    assert_eq!(bed.commands(), 2);
+}
+
+#[test]
 fn retries_end() {
     let mut bed = Bed::new(Model::default());
     bed.bus.model().statuses.extend([Status::INTERNAL; 20]);
