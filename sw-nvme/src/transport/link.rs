@@ -252,6 +252,7 @@ impl<B: Bus> Link<B> {
             let Some(parent) = parents.get_mut(part.parent) else { return };
             if ended.status.is_success() {
                 parent.open -= 1;
+                parent.moved = true;
             } else if let Some(due) = retry_due(parent, ended.status, controller) {
                 counters.retries += 1;
                 parent.retries += 1;

@@ -1,7 +1,7 @@
 //! I/Os in the transport: what each still has to send, and what its commands came to.
 
 use sw_engine::{
-    Fault, Token,
+    ErrorKind, Fault, Token,
     seam::{IoDone, IoKind, MAX_SEGMENTS},
 };
 use sw_mem::{ByteLen, Iova};
@@ -22,6 +22,8 @@ pub(super) struct Parent {
     pub(super) segment_count: u8,
     /// Commands of it that were sent again.
     pub(super) retries: u8,
+    /// A command of it succeeded.
+    pub(super) moved: bool,
     pub(super) link: u32,
     pub(super) nsid: u32,
     /// First byte in the namespace.
@@ -49,6 +51,7 @@ impl Parent {
             cancelled: false,
             segment_count: 0,
             retries: 0,
+            moved: false,
             link: 0,
             nsid: 0,
             offset: 0,
@@ -56,7 +59,7 @@ impl Parent {
             sent: 0,
             open: 0,
             failed_at: NOWHERE,
-            fault: Fault::new(sw_engine::ErrorKind::Io, 0),
+            fault: Fault::new(ErrorKind::Io, 0),
             segments: [NO_SEGMENT; MAX_SEGMENTS],
         }
     }
@@ -87,12 +90,18 @@ impl Parent {
         let bytes = |units: u32| if self.moves() { units } else { 0 };
         let result = match self.failed_at {
             NOWHERE if self.sent >= self.work => Ok(bytes(self.work)),
-            NOWHERE => Err(Fault::new(sw_engine::ErrorKind::Cancelled, 0)),
-            0 => Err(self.fault),
-            _ if self.cancelled || self.fault.kind == sw_engine::ErrorKind::NoDevice => Err(self.fault),
+            NOWHERE => Err(Fault::new(ErrorKind::Cancelled, 0)),
+            0 => Err(self.final_fault()),
+            _ if self.cancelled || self.fault.kind == ErrorKind::NoDevice => Err(self.fault),
             at => Ok(bytes(at)),
         };
         IoDone { token: self.token, result }
+    }
+
+    /// The fault, for an I/O of which the first command failed. `NoSpace` would say that not one byte was written.
+    fn final_fault(&self) -> Fault {
+        let partly = self.moved && self.kind == IoKind::Write && self.fault.kind == ErrorKind::NoSpace;
+        if partly { Fault { kind: ErrorKind::Io, ..self.fault } } else { self.fault }
     }
 
     /// Whether it moves bytes.
@@ -149,7 +158,8 @@ impl Parents {
         let index = self.free.pop()?;
         let parent = self.all.get_mut(index as usize)?;
         parent.live = true;
-        (parent.cancelled, parent.retries, parent.sent, parent.open, parent.failed_at) = (false, 0, 0, 0, NOWHERE);
+        (parent.cancelled, parent.moved, parent.retries) = (false, false, 0);
+        (parent.sent, parent.open, parent.failed_at) = (0, 0, NOWHERE);
         Some((index, parent))
     }
 

@@ -273,6 +273,19 @@ fn a_command_that_waits_for_its_retry_fails_with_its_own_status_if_another_one_f
 }
 
 #[test]
+fn no_space_is_said_only_if_nothing_was_written() {
+    let full = Status::new(crate::status::sct::GENERIC, 0x81).with_dnr();
+    for (statuses, kind) in [(vec![full, full], ErrorKind::NoSpace), (vec![full, Status::SUCCESS], ErrorKind::Io)] {
+        let mut bed = Bed::new(Model { mdts: 1, ..Model::default() });
+        bed.bus.model().statuses.extend(statuses);
+        let io = bed.io(1, IoKind::Write, 0, &[(0, 16 << 10)]);
+        let result = bed.one(&io);
+        assert!(error(kind)(&result), "{result:?}");
+        assert_eq!(result.unwrap_err().code, i32::from(full.code()));
+    }
+}
+
+#[test]
 fn retries_end() {
     let mut bed = Bed::new(Model::default());
     bed.bus.model().statuses.extend([Status::INTERNAL; 20]);
