@@ -7,7 +7,7 @@
 //! cargo xtask bench [ARGS]                                  build and run the benchmarks
 //! cargo xtask sim [--seeds N] [--mutants [NAME]]            simulator seeds; mutants must be found
 //! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
-//! cargo xtask vm nvme | --list | fetch | kernel             guests on an emulated machine with NVMe controllers
+//! cargo xtask vm nvme | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
 //! ```
 //!
 //! Kept small on purpose: one dependency (a JSON reader for `cargo metadata`), so that the first call after a clone
@@ -87,7 +87,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   bench [ARGS]                                    build and run the benchmarks
   sim [--seeds N] [--mutants [NAME]]              simulator seeds; each mutant must be found within its bound
   fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each
-  vm nvme | --list | fetch | kernel               guests on an emulated machine with NVMe controllers";
+  vm nvme | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -34,6 +34,14 @@ const REAP_LIMIT: Duration = Duration::from_secs(10);
 /// Longest sleep between two looks at a child that is ending.
 const REAP_POLL: Duration = Duration::from_millis(20);
 
+/// Where the kernel's console is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Console {
+    Log,
+    /// The terminal that xtask runs in; nobody listens on the second port.
+    Terminal,
+}
+
 /// What one guest needs, besides its row.
 #[derive(Debug)]
 pub struct Guest<'a> {
@@ -128,6 +136,20 @@ pub fn run(guest: &Guest<'_>) -> Result<Outcome, Stop> {
     Ok(outcome)
 }
 
+/// Boots a guest with its console on our terminal and waits until somebody ends it: `poweroff -f` inside, since Ctrl-C
+/// goes to the guest.
+///
+/// # Errors
+/// QEMU cannot be started.
+pub fn shell(guest: &Guest<'_>) -> Result<(), Stop> {
+    let sockets = Sockets::make(guest.boot.name)?;
+    let (program, mut args, modules) = guest.root.qemu();
+    args.extend(arguments(guest, &sockets, Console::Terminal));
+    // Not a group of its own: it must stay in the terminal's foreground to read from it.
+    let ended = Command::new(&program).args(&args).env(modules.0, modules.1).status();
+    ended.map(drop).map_err(|error| cannot_start(&error))
+}
+
 /// Takes in one line; gives an end if the line asks for one.
 fn take(text: &str, outcome: &mut Outcome, host: &mut Host<'_>, stdin: &mut ChildStdin) -> Option<Ended> {
     match Line::parse(text)? {
@@ -167,7 +189,7 @@ struct Qemu {
 impl Qemu {
     fn start(guest: &Guest<'_>, sockets: &Sockets) -> Result<Qemu, Stop> {
         let (program, mut args, modules) = guest.root.qemu();
-        args.extend(arguments(guest, sockets));
+        args.extend(arguments(guest, sockets, Console::Log));
         let log = guest.dir.join(format!("qemu-{}.log", guest.phase));
         let stderr = std::fs::File::create(&log).map_err(|error| at(&log, "cannot make", &error))?;
         let mut child = Command::new(&program)
@@ -178,9 +200,7 @@ impl Qemu {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()
-            .map_err(|error| {
-                Stop::new(format!("QEMU does not start ({error})"), "remove target/vm/root and try again")
-            })?;
+            .map_err(|error| cannot_start(&error))?;
         let lifeline = Some(Lifeline::tie(child.id())?);
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Stop::new("QEMU has no pipes", "run it again"));
@@ -237,9 +257,17 @@ fn read_lines(stdout: ChildStdout, sender: &mpsc::SyncSender<String>) {
     }
 }
 
-fn arguments(guest: &Guest<'_>, sockets: &Sockets) -> Vec<String> {
+fn cannot_start(error: &std::io::Error) -> Stop {
+    Stop::new(format!("QEMU does not start ({error})"), "remove target/vm/root and try again")
+}
+
+fn arguments(guest: &Guest<'_>, sockets: &Sockets, console: Console) -> Vec<String> {
     let boot = guest.boot;
-    let console = guest.dir.join(format!("console-{}.log", guest.phase));
+    let log = guest.dir.join(format!("console-{}.log", guest.phase));
+    let (console, wire) = match console {
+        Console::Log => (format!("file,id=console,path={}", log.display()), "stdio,id=wire,signal=off"),
+        Console::Terminal => ("stdio,id=console,signal=off".to_string(), "null,id=wire"),
+    };
     let mut append = vec![
         // Without `no_timer_check` one boot in ten dies in early start-up on a loaded machine.
         "console=ttyS0 quiet panic=-1 no_timer_check".to_string(),
@@ -253,11 +281,13 @@ fn arguments(guest: &Guest<'_>, sockets: &Sockets) -> Vec<String> {
     append.extend(machine::facts_for_guest(boot.devices));
     append.extend(guest.words.iter().cloned());
     let fixed = "-accel tcg,thread=multi -cpu max -M q35 -smp 2 -nodefaults -no-user-config -no-reboot -display none \
-                 -device isa-debug-exit,iobase=0x501,iosize=1 -serial chardev:console -chardev stdio,id=wire,signal=off \
+                 -device isa-debug-exit,iobase=0x501,iosize=1 -serial chardev:console \
                  -serial chardev:wire -mon chardev=monitor,mode=control";
     let mut args: Vec<String> = vec![
         "-chardev".to_string(),
-        format!("file,id=console,path={}", console.display()),
+        console,
+        "-chardev".to_string(),
+        wire.to_string(),
         "-chardev".to_string(),
         format!("socket,id=monitor,path={},server=on,wait=off", sockets.monitor().display()),
     ];

@@ -31,8 +31,8 @@ use std::time::{Duration, Instant};
 use self::boots::{BOOTS, Boot};
 use self::drive::{Ended, Outcome};
 use self::guest::{Content, Extra};
-use self::kernels::Kernel;
-use self::packages::Archive;
+use self::kernels::{Kernel, Prepared};
+use self::packages::{Archive, Root};
 use self::wire::{End, Test};
 use crate::proc::Job;
 use crate::{Place, Stop};
@@ -44,8 +44,11 @@ const KERNEL_TROUBLE: [&str; 6] = ["BUG:", "WARNING:", "Oops", "hung_task", "gen
 /// How long to wait for another run of the bed in the same clone.
 const TURN_LIMIT: Duration = Duration::from_secs(1800);
 const TURN_POLL: Duration = Duration::from_millis(500);
+/// What the tree with fio holds.
+const FIO: [&str; 1] = ["fio"];
 
 const USAGE: &str = "cargo xtask vm nvme [--boot NAME]... [--only TEST] [--kernel stock|backports|own] [--record]
+cargo xtask vm shell     a guest with its console here and no tests (of --boot NAME, else of the first)
 cargo xtask vm --list    the guests and what each shows
 cargo xtask vm fetch     packages and kernels only
 cargo xtask vm kernel    build the bed's own kernel";
@@ -133,6 +136,9 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
         }
         _ => {}
     }
+    if options.what == "shell" {
+        return shell(place, &archive, &options);
+    }
     let chosen: Vec<&Boot> = BOOTS.iter().filter(|boot| options.wants(boot)).collect();
     if chosen.is_empty() {
         return Err(Stop::new(format!("no guest belongs to {:?}", options.what), "cargo xtask vm --list shows them"));
@@ -147,6 +153,47 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
     rows(place, &archive, &options, &chosen)
 }
 
+/// Boots the machine of a row for somebody to look around.
+fn shell(place: &Place, archive: &Archive<'_>, options: &Options) -> Result<ExitCode, Stop> {
+    let named = options.boots.first();
+    let boot = BOOTS.iter().find(|boot| named.is_none_or(|name| name == boot.name));
+    let boot = boot.ok_or_else(|| Stop::new("there is no guest", "cargo xtask vm --list shows them"))?;
+    let _turn = Turn::take(place, "bed.lock")?;
+    let root = archive.root()?;
+    let built = guest::build(place, boot.extras)?;
+    let fio = if boot.extras.contains(&Extra::Fio) { Some(archive.tree("fio", &FIO)?) } else { None };
+    let kernel = options.kernel.unwrap_or(boot.kernel);
+    let kernel = prepared(place, archive, &root, kernel)?.ok_or_else(|| Stop::new("no kernel", own::ABSENT))?;
+    let content = Content { root: &root, kernel: &kernel, built: &built, extras: boot.extras, fio: fio.as_ref() };
+    let dir = directory(place).join("runs/shell");
+    packages::remove_dir(&dir)?;
+    packages::make_dir(&dir)?;
+    machine::make_disks(boot.devices, &dir)?;
+    let initramfs = dir.join("initramfs.cpio");
+    content.write_initramfs(place, &[], &initramfs)?;
+    println!("vm: {} on {}; poweroff -f ends it", boot.name, kernel.release);
+    drive::shell(&drive::Guest {
+        boot,
+        root: &root,
+        kernel: &kernel,
+        dir: &dir,
+        initramfs,
+        phase: 1,
+        // The last word of a name wins.
+        words: vec!["sw.suites= sw.shell".to_string()],
+        deadline: Instant::now(),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A kernel, if it can be had without building it.
+fn prepared(place: &Place, archive: &Archive<'_>, root: &Root, kernel: Kernel) -> Result<Option<Prepared>, Stop> {
+    match kernel {
+        Kernel::Own => own::cached(place),
+        kernel => kernels::stock(place, archive, root, kernel).map(Some),
+    }
+}
+
 /// One run of the bed at a time in a clone: they share directories, and two cores carry one guest well.
 struct Turn {
     _lock: std::fs::File,
@@ -159,7 +206,12 @@ impl Turn {
         let path = dir.join(name);
         let lock = std::fs::File::create(&path).map_err(|error| packages::at(&path, "cannot make", &error))?;
         let start = Instant::now();
+        let mut told = false;
         while lock.try_lock().is_err() {
+            if !told {
+                println!("vm: waiting for another run of the bed");
+                told = true;
+            }
             if start.elapsed() > TURN_LIMIT {
                 let remedy = "wait for the other run of the bed, or end it";
                 return Err(Stop::new(format!("{} is held by another run", path.display()), remedy));
@@ -225,16 +277,12 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
     let setting = record::Setting::find(place, &version);
     let extras: Vec<Extra> = chosen.iter().flat_map(|boot| boot.extras).copied().collect();
     let built = guest::build(place, &extras)?;
-    let fio = if extras.contains(&Extra::Fio) { Some(archive.tree("fio", &["fio"])?) } else { None };
+    let fio = if extras.contains(&Extra::Fio) { Some(archive.tree("fio", &FIO)?) } else { None };
     let mut rows = Vec::new();
     for &boot in chosen {
         println!("\n--> {}: {}", boot.name, boot.why);
         let kernel = options.kernel.unwrap_or(boot.kernel);
-        let prepared = match kernel {
-            Kernel::Own => own::cached(place)?,
-            kernel => Some(kernels::stock(place, archive, &root, kernel)?),
-        };
-        let row = match prepared {
+        let row = match prepared(place, archive, &root, kernel)? {
             Some(kernel) => {
                 let (root, fio, extras) = (&root, fio.as_ref(), boot.extras);
                 let content = Content { root, kernel: &kernel, built: &built, extras, fio };
@@ -379,8 +427,11 @@ fn show_console(dir: &Path, phase: usize) {
 fn report(rows: &[Row]) -> ExitCode {
     println!("\n{:<10} {:<8} {:>8}  note", "guest", "result", "seconds");
     for row in rows {
-        let seconds: f64 = row.outcomes.iter().map(|outcome| outcome.wall.as_secs_f64()).sum();
-        let mut notes = vec![row.release.clone(), format!("{} ok", row.count(End::Ok))];
+        let seconds = row.outcomes.iter().map(|outcome| outcome.wall).sum::<Duration>().as_secs_f64();
+        let mut notes = Vec::new();
+        if !row.outcomes.is_empty() {
+            notes.extend([row.release.clone(), format!("{} ok", row.count(End::Ok))]);
+        }
         let skipped = row.count(End::Skip);
         if skipped > 0 {
             notes.push(format!("{skipped} skipped"));
