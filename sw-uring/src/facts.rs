@@ -4,6 +4,7 @@ use sw_mem::ByteLen;
 
 use crate::{
     dmabuf::{DmabufRegistration, dmabuf_registration},
+    passthrough::node,
     peer::{self, Provider, Verdict},
     sys,
     sysfs::{self, Machine},
@@ -85,13 +86,7 @@ fn peer_with_disks(machine: &Machine, provider: &Provider) -> Vec<DirectFact> {
 fn disks(machine: &Machine) -> Vec<(String, u64)> {
     let directory = machine.path("sys/block");
     let names = sysfs::names(&directory).into_iter().filter(|name| name.starts_with("nvme")).take(DISKS_MAX);
-    names
-        .filter_map(|name| {
-            let numbers = sysfs::text(&directory.join(&name).join("dev"))?;
-            let (major, minor) = numbers.split_once(':')?;
-            Some((name, libc::makedev(major.parse().ok()?, minor.parse().ok()?)))
-        })
-        .collect()
+    names.filter_map(|name| Some((name.clone(), sysfs::device_number(&directory.join(&name).join("dev"))?))).collect()
 }
 
 fn told(verdict: Verdict) -> (Standing, String, &'static str) {
@@ -109,7 +104,7 @@ fn told(verdict: Verdict) -> (Standing, String, &'static str) {
 }
 
 fn generic_nodes(machine: &Machine) -> Vec<DirectFact> {
-    let names = sysfs::names(&machine.path("sys/class/nvme-generic"));
+    let names = node::names(machine);
     if names.is_empty() {
         let value = "no generic node of an NVMe namespace";
         return vec![fact(

@@ -99,6 +99,13 @@ pub(crate) fn hex(path: &Path) -> Option<u32> {
     u32::from_str_radix(text(path)?.strip_prefix("0x")?, 16).ok()
 }
 
+/// A device number in a file, as `MAJOR:MINOR`.
+pub(crate) fn device_number(path: &Path) -> Option<u64> {
+    let text = text(path)?;
+    let (major, minor) = text.split_once(':')?;
+    Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// Names in a directory, sorted; none if it cannot be read.
 pub(crate) fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(path)

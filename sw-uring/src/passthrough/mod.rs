@@ -32,6 +32,7 @@ use sw_nvme::{
 
 use crate::{
     fault, peer,
+    sysfs::Machine,
     uring::{Completions, RingTransport, UringConfig, shape::Shape, tables::Tables},
 };
 
@@ -57,6 +58,12 @@ impl UringConfig {
     pub fn passthrough_caps(&self) -> TransportCaps {
         self.caps_of::<Commands>()
     }
+}
+
+/// Whether there is a namespace that commands can be sent to. A program may leave the transport out where there is none.
+/// *Blocking*: reads a directory of sysfs.
+pub fn is_possible(machine: &Machine) -> bool {
+    !node::names(machine).is_empty()
 }
 
 /// Entries of 128 bytes with a command in them.

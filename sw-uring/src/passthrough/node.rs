@@ -47,21 +47,22 @@ const MEMORY_UNTOLD: u64 = 512;
 pub(crate) struct OpenNamespace {
     node: OwnedFd,
     word: Word,
-    /// The namespace's block device; with an object that is written, opened so that nobody mounts it meanwhile.
-    disk: Option<Disk>,
+    /// The number of its block device.
+    device: Option<u64>,
+    /// The block device; with an object that is written, opened so that nobody mounts it meanwhile.
+    _disk: Option<Disk>,
 }
 
 /// The block device of a namespace, open.
 struct Disk {
     fd: OwnedFd,
-    number: u64,
     mode: OpenMode,
 }
 
 impl OpenNamespace {
-    /// The number of its block device, where it could be opened.
+    /// The number of its block device, by which sysfs leads to the PCI functions below it.
     pub(crate) fn device(&self) -> Option<u64> {
-        self.disk.as_ref().map(|disk| disk.number)
+        self.device
     }
 
     /// Reads the namespace's first `bytes` bytes (whole blocks, one command) to `address`, and waits. Control plane.
@@ -127,6 +128,11 @@ impl Facts {
         sysfs::number(&self.directory.join("size")).unwrap_or(0).saturating_mul(512)
     }
 
+    /// The number of the block device.
+    fn number(&self) -> Option<u64> {
+        sysfs::device_number(&self.directory.join("dev"))
+    }
+
     fn zoned(&self) -> bool {
         sysfs::text(&self.queue("zoned")).is_some_and(|kind| kind != "none")
     }
@@ -158,6 +164,11 @@ impl Facts {
 fn numbers(prefix: &str, name: &str) -> Option<(u32, u32)> {
     let (first, second) = name.strip_prefix(prefix)?.split_once('n')?;
     Some((first.parse().ok()?, second.parse().ok()?))
+}
+
+/// Generic nodes of this machine, such as `ng0n1`, sorted.
+pub(crate) fn names(machine: &Machine) -> Vec<String> {
+    sysfs::names(&machine.path("sys/class/nvme-generic"))
 }
 
 /// Whether a device number is that of an NVMe namespace's generic node.
@@ -228,7 +239,7 @@ pub(crate) fn open(machine: &Machine, path: &Path, mode: OpenMode) -> Result<Obj
         }],
         residency: Residency::Unknown.into(),
         stripe: None,
-        keep: Box::new(OpenNamespace { node, word, disk }),
+        keep: Box::new(OpenNamespace { node, word, device: facts.number(), _disk: disk }),
     })
 }
 
@@ -310,17 +321,17 @@ fn word(
 ///
 /// A reader without the right to open it does without.
 fn disk(facts: &Facts, path: &Path, mode: OpenMode) -> Result<Option<Disk>, Error> {
-    let device = path.with_file_name(&facts.disk);
+    // Through symbolic links: the block device is beside the node itself.
+    let node = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let device = node.with_file_name(&facts.disk);
     let claim = if mode == OpenMode::Update { libc::O_EXCL } else { 0 };
     let opened = sys::open(&device, libc::O_RDONLY | claim, 0).and_then(|fd| {
         let stat = sys::fstat(fd.as_fd())?;
-        let want = sysfs::text(&facts.directory.join("dev"));
-        let number = format!("{}:{}", libc::major(stat.special), libc::minor(stat.special));
         // Some other thing by that name in the directory of the node.
-        if stat.kind() != libc::S_IFBLK || want != Some(number) {
+        if stat.kind() != libc::S_IFBLK || facts.number() != Some(stat.special) {
             return Err(libc::ENOENT);
         }
-        Ok(Disk { fd, number: stat.special, mode })
+        Ok(Disk { fd, mode })
     });
     match (opened, mode) {
         (Ok(disk), _) => {

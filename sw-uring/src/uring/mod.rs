@@ -87,7 +87,8 @@ pub struct UringConfig {
     pub single_issuer: bool,
     /// Objects' descriptors that can be registered at once. Default 1024.
     pub files_max: u32,
-    /// Buffers (regions, or GiB of larger ones) that can be registered at once, up to 16384. Default 1024.
+    /// Buffers (regions, or GiB of larger ones) that can be registered at once, up to 16384; 0: hints about regions are
+    /// ignored, and nothing is pinned. Default 1024.
     pub buffers_max: u16,
     /// With `min` of a wait above one: the longest that the first completion waits for more, in microseconds. It is
     /// also how late a wake can be then. Default 100, about one read of an SSD. Linux 6.12; without it `min` is one.

@@ -67,6 +67,16 @@ pub struct Tables {
     file_slots: Vec<u32>,
     buffers: IdMap<RegionId, Buffers>,
     buffer_slots: Vec<u16>,
+    /// Whether the ring was made with room for buffers.
+    takes_buffers: TakesBuffers,
+}
+
+/// Whether regions are registered at all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TakesBuffers {
+    Yes,
+    /// The configuration wants none: hints about regions mean nothing.
+    No,
 }
 
 impl Tables {
@@ -79,13 +89,16 @@ impl Tables {
             file_slots: (0..files).rev().collect(),
             buffers: IdMap::default(),
             buffer_slots: (0..buffers).rev().collect(),
+            takes_buffers: if buffers_max == 0 { TakesBuffers::No } else { TakesBuffers::Yes },
         }
     }
 
     /// Without room for anything.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self { files: Vec::new(), file_slots: Vec::new(), buffers: IdMap::default(), buffer_slots: Vec::new() }
+        let buffers = IdMap::default();
+        let takes_buffers = TakesBuffers::No;
+        Self { files: Vec::new(), file_slots: Vec::new(), buffers, buffer_slots: Vec::new(), takes_buffers }
     }
 
     /// The registered file of a descriptor, if its object is attached.
@@ -172,7 +185,8 @@ impl Tables {
     pub(super) fn add_region(&mut self, submitter: &Submitter<'_>, region: &DmaRegion) -> Result<(), Error> {
         let Some(base) = region.base().host().map(sw_mem::HostVa::raw) else { return Ok(()) };
         // The kernel pins no peer memory for long (`EFAULT`); I/Os into it go unregistered.
-        if self.buffers.contains_key(&region.id()) || peer::is_peer(region.id()) {
+        let no_use = self.takes_buffers == TakesBuffers::No || peer::is_peer(region.id());
+        if no_use || self.buffers.contains_key(&region.id()) {
             return Ok(());
         }
         let len = region.len().0;

@@ -198,6 +198,24 @@ fn a_ring_for_one_thread_refuses_another_and_a_shared_one_is_handed_over_in_flig
 }
 
 #[test]
+fn a_ring_without_room_for_buffers_ignores_hints_about_regions() {
+    let Ok(mut transport) = UringTransport::new(UringConfig { buffers_max: 0, ..UringConfig::default() }) else {
+        return println!("skip: no io_uring here");
+    };
+    let scratch = Scratch::new("no-buffers");
+    std::fs::write(scratch.path("file"), pattern(8192, 3)).unwrap();
+    let object = open(&transport, &scratch.path("file"), OpenMode::Read);
+    let span = memory(4096, 0);
+    transport.attach(Attach::Region(span.region())).unwrap();
+    assert_eq!(transport.registered(), (0, 0));
+    let face = object.bytewise_face().unwrap();
+    let read = io(IoKind::Read, &object, face, 4096, &[segment(&span, 0, 4096)]);
+    assert_eq!(run(&mut transport, &read), Ok(4096));
+    assert!(bytes(&span, 0, 4096) == pattern(8192, 3)[4096..]);
+    transport.attach(Attach::RegionGone(span.region().id())).unwrap();
+}
+
+#[test]
 fn settings_out_of_range_are_refused_before_anything_is_made() {
     let uring = [
         UringConfig { queue_depth: 0, ..UringConfig::default() },
