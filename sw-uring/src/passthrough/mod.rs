@@ -9,7 +9,7 @@
 //! the controller. Registered buffers are used where a region is attached. Needs Linux 6.1.
 //!
 //! Invariants, as absences: no command is longer than the device and the driver move without a copy (the kernel would copy in
-//! secret a transfer with more pieces than the device takes; see [`node`]); a longer I/O ends short, and the engine asks for
+//! secret a transfer with more pieces than the device takes: `node.rs`); a longer I/O ends short, and the engine asks for
 //! the rest. No write without a claim of the block device. No namespace with metadata.
 //!
 //! Cancelling does nothing: the driver takes no cancel, and its own timeout ends what hangs.
