@@ -54,7 +54,8 @@ impl Running {
 #[derive(Debug)]
 pub(crate) struct Pieces {
     algorithm: Algorithm,
-    /// Disjoint `(start, len, checksum)`, sorted by start, never two that touch. At most one more than the chunks in flight.
+    /// Disjoint `(start, len, checksum)`, sorted by start, never two that touch. While one member of a stripe set lags, those
+    /// of the others add up; [`Pieces::must_wait`] is what bounds them.
     pieces: Vec<(u64, u64, u64)>,
 }
 
@@ -86,6 +87,21 @@ impl Pieces {
             self.pieces.remove(at + 1);
             self.pieces[at] = (start, len + next_len, self.algorithm.combine(value, next_value, next_len));
         }
+    }
+
+    /// Whether bytes from `start` on should wait, because `most` pieces wait for earlier bytes already.
+    ///
+    /// The bytes right behind the first piece never wait: adding them makes no further piece. So there are at most `most`
+    /// pieces and one for each chunk that was on its way when that many were there.
+    pub(crate) fn must_wait(&self, start: u64, most: usize) -> bool {
+        let contiguous = self.pieces.first().filter(|piece| piece.0 == 0).map_or(0, |piece| piece.1);
+        self.pieces.len() >= most && start > contiguous
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.pieces.len()
     }
 
     /// The checksum of bytes `0..len`, if every one of them was added.

@@ -520,3 +520,5 @@ fn an_operation_over_the_limits_is_refused() {
 
 #[path = "lane_path_tests.rs"]
 mod path;
+#[path = "lane_stripe_tests.rs"]
+mod stripe;

@@ -247,6 +247,12 @@ impl<T> SlotTable<T> {
         Some(self.live(token)?.free())
     }
 
+    /// Slots in all.
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Free slots left.
     #[inline]
     pub(crate) fn free_count(&self) -> usize {

@@ -31,8 +31,9 @@ pub(super) enum Stop {
     Elsewhere(u8),
     /// The queue is at its depth; a completion will make room.
     NoPlace(u8),
-    /// All slabs are out; others may need none.
-    NoSlab(u8),
+    /// It waits for its own kind of thing, which others may not need: all slabs are out, or the checksum's earlier bytes are
+    /// too far behind.
+    Later(u8),
     /// The operation failed.
     Failed(Fault),
 }
@@ -51,22 +52,22 @@ impl Lane {
     pub(super) fn pump(&mut self) {
         for index in 0..self.queues.len() {
             self.resubmit_refused(index);
-            // Flows in a row that found no slab: when all have, a completion must come first.
-            let mut without_slab = 0;
+            // Flows in a row that wait: when all do, a completion must come first.
+            let mut waiting = 0;
             while let Some(flow) = self.queues[index].round.pop_front() {
                 match self.turn(index, flow) {
                     None => {
-                        without_slab = 0;
+                        waiting = 0;
                         self.queues[index].round.push_back(flow);
                     }
                     Some(Stop::NoPlace(_)) => {
                         self.queues[index].round.push_front(flow);
                         break;
                     }
-                    Some(Stop::NoSlab(_)) => {
+                    Some(Stop::Later(_)) => {
                         self.queues[index].round.push_back(flow);
-                        without_slab += 1;
-                        if without_slab >= self.queues[index].round.len() {
+                        waiting += 1;
+                        if waiting >= self.queues[index].round.len() {
                             break;
                         }
                     }
@@ -332,6 +333,11 @@ impl Outlet<'_> {
         if self.slots.free_count() == 0 {
             return Err(Stop::NoPlace(piece.leg.transport));
         }
+        // Twice what can be on its way: no flow waits as long as none lags by more than that.
+        let most = self.slots.capacity() * 2;
+        if state.pieces.as_ref().is_some_and(|pieces| pieces.must_wait(flow.here.logical, most)) {
+            return Err(Stop::Later(piece.leg.transport));
+        }
         let (cut, stash) = if flow.shape == Shape::Flush {
             (Cut::default(), Stash::None)
         } else {
@@ -342,7 +348,7 @@ impl Outlet<'_> {
             }
             let stash = stash_for(self.bounce, self.staging.as_deref_mut(), &cut, landed);
             let none_left =
-                || if self.lost.all(landed) { Stop::Failed(NO_SLAB_LEFT) } else { Stop::NoSlab(piece.leg.transport) };
+                || if self.lost.all(landed) { Stop::Failed(NO_SLAB_LEFT) } else { Stop::Later(piece.leg.transport) };
             (cut, stash.ok_or_else(none_left)?)
         };
         let mut chunk = Chunk::of(flow.op, op, flow.here, kind, piece.leg);

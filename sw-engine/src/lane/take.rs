@@ -129,7 +129,7 @@ impl Lane {
         let queue = match next {
             Ok(None) | Err(Stop::Exhausted) => return,
             Err(Stop::Failed(fault)) => return self.fail_op(flow.op, fault, flow.here.at, Phase::Io),
-            Err(Stop::NoPlace(queue) | Stop::NoSlab(queue) | Stop::Elsewhere(queue)) | Ok(Some(queue)) => queue,
+            Err(Stop::NoPlace(queue) | Stop::Later(queue) | Stop::Elsewhere(queue)) | Ok(Some(queue)) => queue,
         };
         if let Some(index) = self.flows.take(flow) {
             if let Some(state) = self.ops.get_mut(flow.op) {
