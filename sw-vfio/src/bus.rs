@@ -218,14 +218,10 @@ impl Wake for Waker {
 }
 
 impl Waker {
+    /// Takes what came. The event always, too: it may be raised after the flag was taken.
     fn take(&self) -> bool {
-        // The event first: a wake-up that comes between the two raises it again only after it has seen the flag down.
-        let called = self.called.load(Ordering::Acquire);
-        if called {
-            self.event.take();
-            self.called.store(false, Ordering::Release);
-        }
-        called
+        self.event.take();
+        self.called.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -353,5 +349,64 @@ impl Bus for VfioFunction {
 
     fn stop(&self) -> bool {
         self.function.stop_dma()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[expect(clippy::disallowed_methods, reason = "a test owns its clock")]
+    fn waiter() -> VfioWaiter {
+        VfioWaiter::new(Instant::now()).unwrap()
+    }
+
+    #[test]
+    fn a_wake_before_a_wait_is_not_lost_and_is_taken_once() {
+        let mut waiter = waiter();
+        assert!(!waiter.woken());
+        let waker = waiter.waker();
+        waker.wake();
+        waker.wake();
+        assert!(waiter.woken() && !waiter.woken());
+        waker.wake();
+        let before = waiter.now();
+        waiter.wait(LONG);
+        assert!(waiter.now().since(before) < LONG / 2, "the wait ended early");
+        assert!(!waiter.woken(), "the wait took it");
+        let before = waiter.now();
+        waiter.wait(Duration::from_millis(20));
+        assert!(waiter.now().since(before) >= Duration::from_millis(15), "nothing was left");
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_ends_a_wait() {
+        let mut waiter = waiter();
+        for _ in 0..200 {
+            let waker = waiter.waker();
+            let before = waiter.now();
+            std::thread::scope(|scope| {
+                scope.spawn(move || waker.wake());
+                waiter.wait(LONG);
+            });
+            assert!(waiter.now().since(before) < LONG / 2);
+            waiter.woken();
+        }
+    }
+
+    #[test]
+    fn each_watched_interrupt_ends_a_wait() {
+        let mut waiter = waiter();
+        let interrupts: Vec<_> = (0..3).map(|_| VfioInterrupt(Arc::new(EventFd::new().unwrap()))).collect();
+        interrupts.iter().for_each(|interrupt| waiter.watch(interrupt).unwrap());
+        for interrupt in &interrupts {
+            interrupt.0.raise();
+            let before = waiter.now();
+            waiter.wait(LONG);
+            assert!(waiter.now().since(before) < LONG / 2);
+            assert!(!interrupt.0.take(), "the wait took it");
+        }
     }
 }

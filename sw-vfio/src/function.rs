@@ -58,7 +58,8 @@ impl Function {
     pub(crate) fn open(space: &DmaSpace, address: PciAddress) -> Result<Arc<Self>, Error> {
         space.sysfs().expect_function(address)?;
         let name: Arc<str> = address.to_string().into();
-        let (device, member) = space.join(address)?;
+        // Declared in this order: an error below closes the device before its group is left.
+        let (member, device) = space.join(address)?;
         let failed = |errno, what| fault::error(errno, Verb::Open, Arc::clone(&name), what);
         let info = sys::vfio::device_info(device.as_fd()).map_err(|errno| failed(errno, "asking what it is"))?;
         if info.flags & sys::vfio::DEVICE_IS_PCI == 0 || info.regions <= sys::vfio::CONFIG {

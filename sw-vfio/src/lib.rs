@@ -1,4 +1,22 @@
 //! PCIe functions through VFIO and iommufd: registers, DMA mappings, interrupts, peer BARs; binding and claiming.
+//!
+//! ```text
+//!   inventory, bind, claim, facts     who has what, as values over a root that tests replace      (no device is touched)
+//!        │
+//!   DmaSpace ◄─ type 1 | iommufd | no IOMMU        one for all functions; IOVA allocator; regions mapped once
+//!        │ open
+//!   Function ─► BarMap ─► VfioFunction: sw_nvme's Bus (registers, queue memory, interrupts)
+//!        │         └────► PeerBar: device memory for other functions' DMA, and a copy engine
+//!        └─ watcher thread: removal and errors
+//! ```
+//!
+//! Invariants:
+//! - A function has one owner, and who is refused learns who that is.
+//! - Everything that can be touched by a device keeps its mapping, and a mapping keeps its space. A mapping ends with its
+//!   memory, in exactly the unit it was made in; an address whose mapping did not end is not used again.
+//! - A function that is taken away is stopped first, then reads as all ones, then wakes who waits for it. An access to
+//!   registers that are gone never ends the process.
+//! - Nothing is bound, unbound or opened that the kernel uses, and every step of a binding is said before it is done.
 
 mod bar;
 mod bind;

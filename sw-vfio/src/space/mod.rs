@@ -252,7 +252,7 @@ impl DmaSpace {
     }
 
     /// Opens a function into the space, exclusively.
-    pub(crate) fn join(&self, address: PciAddress) -> Result<(OwnedFd, Membership), Error> {
+    pub(crate) fn join(&self, address: PciAddress) -> Result<(Membership, OwnedFd), Error> {
         let mut state = self.state();
         let State { mapper, iovas, open, .. } = &mut *state;
         if open.contains(&address) {
@@ -282,7 +282,7 @@ impl DmaSpace {
                 iovas.restrict(&usable, &reserved);
             }
         }
-        Ok((device, member))
+        Ok((member, device))
     }
 
     fn leave(&self, address: PciAddress, group: Option<&str>) {
