@@ -334,10 +334,9 @@ impl Core {
     pub(crate) fn rate(&self, completion: &Completion, source: Source) {
         if let Ok(bytes) = completion.result
             && bytes >= RATED_BYTES
+            && let Some(class) = completion.rate_class()
         {
-            let route = completion.path.route;
-            let class =
-                RateClass { transport: route.transport, landing: route.landing, resident: source == Source::PageCache };
+            let class = RateClass { resident: source == Source::PageCache, ..class };
             self.rates.lock().unwrap_or_else(PoisonError::into_inner).record(class, bytes, completion.times.moving_ns);
         }
     }

@@ -313,7 +313,10 @@ impl Engine {
         let rates = self.core.rates();
         let rate = |(class, rate): &(sw_engine::RateClass, u64)| {
             let cached = if class.resident { " from the page cache" } else { "" };
-            Tree::leaf(format!("{}/{}{cached}", class.transport, class.landing.name()), format!("{} MiB/s", rate >> 20))
+            let face = if class.face == class.landing { "" } else { class.face.name() };
+            let filled = if face.is_empty() { String::new() } else { format!(" filled by {face}") };
+            let name = format!("{}/{}{filled}{cached}", class.transport, class.landing.name());
+            Tree::leaf(name, format!("{} MiB/s", rate >> 20))
         };
         let rates = rates.rows().iter().map(rate).collect();
         let stagings = self.core.backends.stagings().into_iter();

@@ -11,6 +11,7 @@ use crate::{
     object::Object,
     path::{ByPath, DataPath, Landing, Reason, Route},
     plan::{Choice, Via},
+    rate::RateClass,
     slot::Token,
     time::Time,
 };
@@ -306,6 +307,13 @@ impl Completion {
         cpu_copied: 0,
         reason: Reason::Best,
     };
+
+    /// What its rate says something about, for a source outside of the page cache. `None` without the operation.
+    pub fn rate_class(&self) -> Option<RateClass> {
+        let Route { transport, landing } = self.path.route;
+        let face = self.op.as_ref()?.target.choice.face_landing(landing);
+        Some(RateClass { transport, landing, face, resident: false })
+    }
 
     /// The completion of an operation that no lane took: no bytes, no route, no memory.
     pub fn failed(error: Error) -> Self {

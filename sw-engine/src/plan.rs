@@ -127,7 +127,25 @@ pub struct Choice {
     pub route: Route,
 }
 
+impl Leg {
+    /// Who fills memory on its face.
+    fn face_landing(&self) -> Landing {
+        if self.kernel_copies { Landing::KernelCopy } else { Landing::Dma }
+    }
+}
+
 impl Choice {
+    /// Who fills memory on the face that bytes of that landing went over: what lands directly says it itself.
+    pub(crate) fn face_landing(&self, landing: Landing) -> Landing {
+        let legs = [Some(&self.main), self.unaligned.as_ref()].into_iter().flatten();
+        match landing {
+            Landing::Staged => {
+                legs.filter(|leg| leg.via == Via::Staged).map(Leg::face_landing).next().unwrap_or(landing)
+            }
+            direct => direct,
+        }
+    }
+
     /// What the ends of a range must be multiples of to need no other way, in bytes: the write unit where a write has another
     /// way, else the block. A power of two.
     pub(crate) fn unit_of(&self, verb: Verb) -> u32 {
@@ -180,15 +198,15 @@ impl Planner<'_> {
                 let landing = if via == Via::Direct { face.landing } else { Landing::Staged };
                 let route = Route { transport: face.transport, landing };
                 let verdict = self.verdict(face, via);
-                let measured = self.rates.get(self.class(route));
+                let measured = self.rates.get(self.class(route, face.landing));
                 all.push(Candidate { route, face: index, via, verdict, measured });
             }
         }
         all
     }
 
-    fn class(&self, route: Route) -> RateClass {
-        RateClass { transport: route.transport, landing: route.landing, resident: self.resident() }
+    fn class(&self, route: Route, face: Landing) -> RateClass {
+        RateClass { transport: route.transport, landing: route.landing, face, resident: self.resident() }
     }
 
     fn resident(&self) -> bool {
@@ -226,9 +244,13 @@ impl Planner<'_> {
         )
     }
 
+    /// Whether the cache was measured to be slower than the device: into slabs, if that is the only way to the memory.
     fn cache_is_slower(&self, cached: &Candidate) -> bool {
-        let rate =
-            |landing, resident| self.rates.get(RateClass { transport: cached.route.transport, landing, resident });
+        let rate = |face, resident| {
+            let in_place = cached.via == Via::Direct || self.facts.device.is_none();
+            let landing = if in_place { face } else { Landing::Staged };
+            self.rates.get(RateClass { resident, ..self.class(Route { landing, ..cached.route }, face) })
+        };
         matches!((rate(Landing::KernelCopy, true), rate(Landing::Dma, false)), (Some(cache), Some(device)) if cache < device)
     }
 

@@ -76,12 +76,37 @@ fn a_resident_file_is_copied_from_the_page_cache_and_says_why() {
 #[test]
 fn measurement_overrules_the_page_cache() {
     let mut rates = RateTable::new();
-    let class = |landing, resident| RateClass { transport: "io_uring", landing, resident };
+    let class = |landing, resident| RateClass { transport: "io_uring", landing, face: landing, resident };
     rates.record(class(Landing::KernelCopy, true), 1 << 20, 1_000_000);
     rates.record(class(Landing::Dma, false), 1 << 20, 100_000);
     let object = file(Residency::Cached(1 << 20), Direct::Offered);
     let choice = planned(&object, MemoryFacts::HOST, Policy::Any, &rates).choice.unwrap();
     assert_eq!(choice.route.landing, Landing::Dma);
+}
+
+#[test]
+fn a_slab_that_the_kernel_fills_has_a_rate_of_its_own() {
+    let class = |face, resident| RateClass { transport: "io_uring", landing: Landing::Staged, face, resident };
+    let object = file(Residency::Cached(1 << 20), Direct::Offered);
+    let choose = |rates: &RateTable| planned(&object, GPU, Policy::Any, rates).choice.unwrap();
+    let mut rates = RateTable::new();
+    rates.record(class(Landing::KernelCopy, true), 1 << 20, 100_000);
+    rates.record(class(Landing::Dma, false), 1 << 20, 200_000);
+    let cached = choose(&rates);
+    assert!(cached.main.kernel_copies, "the cache was faster");
+    assert_eq!(cached.face_landing(Landing::Staged), Landing::KernelCopy);
+    let mut rates = RateTable::new();
+    rates.record(class(Landing::KernelCopy, true), 1 << 20, 200_000);
+    rates.record(class(Landing::Dma, false), 1 << 20, 100_000);
+    let device = choose(&rates);
+    assert!(!device.main.kernel_copies, "the device was faster");
+    assert_eq!(device.face_landing(Landing::Staged), Landing::Dma);
+    // What lands in host memory says nothing about slabs.
+    let mut rates = RateTable::new();
+    let direct = |landing, resident| RateClass { transport: "io_uring", landing, face: landing, resident };
+    rates.record(direct(Landing::KernelCopy, true), 1 << 20, 200_000);
+    rates.record(direct(Landing::Dma, false), 1 << 20, 100_000);
+    assert!(choose(&rates).main.kernel_copies);
 }
 
 #[test]

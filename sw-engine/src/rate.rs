@@ -14,6 +14,9 @@ pub struct RateClass {
     pub transport: TransportName,
     /// The landing.
     pub landing: Landing,
+    /// Who fills memory on the object's face: the device or the kernel. For what lands directly it is the landing; a slab can
+    /// be filled by either, at different rates.
+    pub face: Landing,
     /// Whether the source was in the page cache.
     pub resident: bool,
 }
@@ -60,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_average_follows_and_short_measurements_are_ignored() {
-        let class = RateClass { transport: "t", landing: Landing::Dma, resident: false };
+        let class = RateClass { transport: "t", landing: Landing::Dma, face: Landing::Dma, resident: false };
         let mut table = RateTable::new();
         table.record(class, 100, 1);
         assert_eq!(table.get(class), None);
