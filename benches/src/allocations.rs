@@ -4,10 +4,16 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    // Constant and without a destructor, so that counting allocates nothing itself.
+    static HERE: Cell<u64> = const { Cell::new(0) };
+}
 
 struct Counting;
 
@@ -19,22 +25,32 @@ pub(crate) fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
+/// The same for the calling thread alone.
+pub(crate) fn count_here() -> u64 {
+    HERE.get()
+}
+
+fn add_one() {
+    COUNT.fetch_add(1, Ordering::Relaxed);
+    HERE.set(HERE.get() + 1);
+}
+
 // SAFETY: every call goes to the system allocator unchanged; counting touches no memory of the caller.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.fetch_add(1, Ordering::Relaxed);
+        add_one();
         // SAFETY: the caller keeps the contract of `alloc`, which is handed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        COUNT.fetch_add(1, Ordering::Relaxed);
+        add_one();
         // SAFETY: the caller keeps the contract of `alloc_zeroed`, which is handed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        COUNT.fetch_add(1, Ordering::Relaxed);
+        add_one();
         // SAFETY: the caller keeps the contract of `realloc`, which is handed on.
         unsafe { System.realloc(memory, layout, new_size) }
     }
@@ -49,8 +65,21 @@ unsafe impl GlobalAlloc for Counting {
 mod tests {
     #[test]
     fn an_allocation_is_seen() {
-        let before = super::count();
+        let before = (super::count(), super::count_here());
         std::hint::black_box(Box::new(7_u64));
-        assert!(super::count() > before);
+        assert!(super::count() > before.0);
+        assert_eq!(super::count_here(), before.1 + 1);
+    }
+
+    #[test]
+    fn an_allocation_of_another_thread_is_not_ours() {
+        let other = std::thread::Builder::new().spawn(|| {
+            let before = super::count_here();
+            std::hint::black_box(Box::new(7_u64));
+            super::count_here() - before
+        });
+        let before = super::count_here();
+        assert_eq!(other.unwrap().join().unwrap(), 1);
+        assert_eq!(super::count_here(), before);
     }
 }

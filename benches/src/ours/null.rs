@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use sw_engine::{
-    Granularity, Lane, LaneConfig, LaneParts, MemoryFacts, Op, OpOptions, Policy, RateTable, Spans, Target, Time, Verb,
+    Completion, Granularity, Lane, LaneConfig, LaneParts, MemoryFacts, Op, OpOptions, Policy, RateTable, Spans, Target, Time, Verb,
     seam::Wait,
 };
 use sw_mem::{Buffer, ByteLen};
@@ -47,7 +47,7 @@ pub(crate) fn run(batch: u32, time: Duration) -> Result<Sample, straightway::Err
 
 fn measure(lane: &mut Lane, mut ops: Vec<Op>, time: Duration) -> Result<Sample, straightway::Error> {
     let mut sample = Sample::default();
-    let (before, allocated) = (Usage::now(), allocations::count());
+    let (before, allocated) = (Usage::now(), allocations::count_here());
     #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
     let start = Instant::now();
     loop {
@@ -63,7 +63,7 @@ fn measure(lane: &mut Lane, mut ops: Vec<Op>, time: Duration) -> Result<Sample, 
     }
     sample.seconds = start.elapsed().as_secs_f64();
     sample.bytes = sample.ops * BLOCK;
-    let allocated = allocations::count() - allocated;
+    let allocated = allocations::count_here() - allocated;
     Usage::now().charge(before, &mut sample);
     sample.more.insert("allocations_per_1000".to_owned(), per_thousand(allocated, sample.ops));
     Ok(sample)
@@ -79,9 +79,11 @@ fn turn(lane: &mut Lane, ops: &mut Vec<Op>, now: Time) -> u64 {
     }
     let mut ended = 0;
     lane.poll(now, Wait::For { timeout: Duration::from_secs(1), min: 1 });
-    while let Some(completion) = lane.pop() {
-        ended += u64::from(completion.result.is_ok());
-        ops.extend(completion.op);
+    while let Some(Completion { result, op, .. }) = lane.pop() {
+        ended += u64::from(result.is_ok());
+        if let Some(op) = op {
+            ops.push(op);
+        }
     }
     ended
 }
@@ -94,5 +96,6 @@ mod tests {
     fn operations_end_well_and_nothing_is_allocated_for_them() {
         let sample = run(32, Duration::from_millis(5)).unwrap();
         assert!(sample.ops >= 32 * BATCHES, "{}", sample.ops);
+        assert_eq!(sample.more["allocations_per_1000"], 0.0);
     }
 }
