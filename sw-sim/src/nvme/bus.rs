@@ -173,7 +173,7 @@ impl Bus for SimBus {
         let len = len.max(1).next_multiple_of(sw_mem::index(PAGE));
         let name = self.hub.lock().memories.reserve();
         let iova = self.map_behind(Behind::Queue(name), len as u64)?;
-        self.hub.lock().memories.allocate(name, iova, len);
+        self.hub.lock().memories.allocate(name, self.number, iova, len);
         Ok(SimMemory(Arc::new(Allocation { hub: self.hub.clone(), number: self.number, name, iova, len })))
     }
 

@@ -31,6 +31,8 @@ struct Clocks {
 /// One allocation.
 #[derive(Debug)]
 struct QueueMem {
+    /// The controller that it is mapped for.
+    owner: usize,
     iova: u64,
     bytes: Vec<u8>,
     /// A word's last store by the CPU: the stretch, 0 for none.
@@ -72,10 +74,11 @@ impl Memories {
         self.next - 1
     }
 
-    /// Zeroed memory that a controller sees at `iova`.
-    pub(crate) fn allocate(&mut self, name: u64, iova: u64, len: usize) {
+    /// Zeroed memory that controller `owner` sees at `iova`.
+    pub(crate) fn allocate(&mut self, name: u64, owner: usize, iova: u64, len: usize) {
         let words = len.div_ceil(WORD);
         let memory = QueueMem {
+            owner,
             iova,
             bytes: vec![0; len],
             stored: vec![0; words],
@@ -210,6 +213,12 @@ impl Memories {
         }
     }
 
+    /// Whether all that the CPU stored for a controller is visible to it.
+    pub(crate) fn is_visible(&self, owner: usize) -> bool {
+        let mut mine = self.all.values().filter(|memory| memory.owner == owner);
+        mine.all(|memory| memory.stored.iter().all(|stored| *stored < self.clocks.stretch))
+    }
+
     /// A word as a controller sees it, and the stretch in which the CPU stored it.
     pub(crate) fn device_word(&self, name: u64, at: u64) -> Option<(u32, u64)> {
         let memory = self.all.get(&name)?;
@@ -240,7 +249,7 @@ mod tests {
     fn with_memory() -> (Memories, u64) {
         let mut memories = Memories::new();
         let name = memories.reserve();
-        memories.allocate(name, 0x1000, 4096);
+        memories.allocate(name, 0, 0x1000, 4096);
         (memories, name)
     }
 
@@ -255,6 +264,9 @@ mod tests {
         let (_, complaint) = memories.device_read(name, 64, 64, rung);
         assert!(complaint.is_some(), "a barrier after the doorbell is too late");
         assert_eq!(memories.device_read(name, 64, 64, memories.stretch()).1, None);
+        assert!(memories.is_visible(0));
+        assert_eq!(memories.cpu_write(name, 0, &[1]), None);
+        assert!(memories.is_visible(1) && !memories.is_visible(0));
     }
 
     #[test]
@@ -276,7 +288,7 @@ mod tests {
     fn a_load_may_pass_a_store_without_a_full_barrier() {
         let (mut memories, shadow) = with_memory();
         let events = memories.reserve();
-        memories.allocate(events, 0x3000, 4096);
+        memories.allocate(events, 0, 0x3000, 4096);
         memories.watch_doorbells((shadow, 0), (events, 0), 4096);
         memories.device_write(events, 8, &5u32.to_le_bytes());
         assert_eq!(memories.cpu_store(shadow, 8, 6), None);

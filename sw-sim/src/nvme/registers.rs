@@ -11,7 +11,7 @@ use super::{NvmeEvent, NvmeParams, Step};
 use crate::log::Mark;
 
 /// Reads of a controller that is gone before a run is stopped: a driver that goes on asks for ever.
-const GONE_READS_MAX: u64 = 20_000;
+const GONE_READS_MAX: u64 = 200;
 /// How long after CAP.TO a controller that hangs in a reset is off after all: nobody waits for it any more.
 const HANG_NS: u64 = 1_000_000_000;
 const CC: u32 = 0x14;
@@ -241,6 +241,9 @@ impl Step<'_> {
 
     fn enable(&mut self) {
         self.ctrl.stopped = false;
+        if !self.memories.is_visible(self.number) {
+            self.violate("order", "CC.EN is set and no barrier follows what was stored into rings".to_string());
+        }
         let registers = &self.ctrl.registers;
         let (asq, acq, aqa, page) = (registers.asq, registers.acq, registers.aqa, registers.page());
         let sizes = (aqa & 0xFFF, aqa >> 16 & 0xFFF);

@@ -27,6 +27,13 @@ const AFTERMATH_NS: u64 = 3_000_000_000;
 /// Polls that may find a reason not to wait (a queue that says `Full`, a break that is just found), in a row.
 const IDLE_POLLS_MAX: u32 = 50;
 
+/// How long an operation may take over controllers without faults: less than any timer of the driver (its `LOOK_EVERY` is
+/// 100 ms), more than all that the calm ones and the workload do.
+const PROMPT_NS: u64 = 90_000_000;
+
+/// Operations above this many bytes may take longer.
+const PROMPT_BYTES: u64 = 100_000;
+
 /// All slots of a lane.
 pub(super) fn slots_in_all(lane: &Lane) -> u32 {
     let counts = lane.slot_counts();
@@ -82,7 +89,18 @@ impl World {
         machine.disks.iter_mut().for_each(|disk| disk.forget_before(oldest));
     }
 
+    /// Where nothing is wrong, nothing waits until a driver's timer finds out: a lost doorbell or a forgotten look is a hang
+    /// that a timer hides.
+    fn judge_promptness(&self, live: &LiveOp) {
+        let took = self.now().0 - live.submitted;
+        let short = self.params.work.op_bytes_max <= PROMPT_BYTES;
+        if self.params.nvme.is_some() && self.params.mood == Mood::Calm && short && took > PROMPT_NS {
+            self.broken("liveness", format!("op {} took {took} ns, and nothing went wrong", live.user));
+        }
+    }
+
     fn judge(&mut self, live: LiveOp, completion: Completion) {
+        self.judge_promptness(&live);
         let ok = completion.result.is_ok();
         if ok {
             self.stats.ok += 1
@@ -230,18 +248,17 @@ impl World {
             self.hub.lock().mark(Mark::DeviceRead);
         }
         let offsets = live.parts.iter().flat_map(|part| part.offset..part.offset + part.len);
+        let mut machine = self.hub.lock();
         for (at, byte) in offsets.zip(bytes) {
             let (disk, place) = object.locate(at);
-            let machine = self.hub.lock();
             let had = machine.disks.get(disk).is_some_and(|disk| disk.had(place, *byte, live.submitted));
-            let holds = machine.disks.get(disk).and_then(|disk| disk.bytes().get(index(place))).copied();
-            drop(machine);
             if !had {
+                let holds = machine.disks.get(disk).and_then(|disk| disk.bytes().get(index(place))).copied();
                 let text = format!(
                     "op {}: byte {at} of its object is {byte:#04x}; disk {disk} holds {holds:02x?} at {place} and never held that since {}",
                     live.user, live.submitted
                 );
-                return self.broken("provenance", text);
+                return machine.violate("provenance", text);
             }
         }
     }
@@ -412,7 +429,9 @@ impl World {
         }
         for live in withheld.values() {
             let kept = live.parts.iter().filter(|part| machine.shadow.is_held(part.region)).count();
-            if quarantined == 0 && kept > 0 {
+            // A controller that cannot be stopped keeps all that it was told of.
+            let unstoppable = machine.log.marks.count(Mark::NvmeStopRefused) > 0;
+            if quarantined == 0 && kept > 0 && !unstoppable {
                 machine.violate("liveness", format!("op {}: {kept} pieces of its memory were leaked", live.user));
             }
         }

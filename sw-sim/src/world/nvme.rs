@@ -136,7 +136,17 @@ impl Params {
             controllers.push(draw_controller(rng, namespaces, mood));
         }
         let mishaps = controllers.iter().map(|_| draw_mishaps(rng, mood)).collect();
-        let (transport, controller) = (draw_transport(rng), draw_driver(rng));
+        // Commands whose lists fill more than a page: large, therefore few and rare.
+        let long = rng.per_mille(40);
+        let (mut transport, controller) = (draw_transport(rng), draw_driver(rng));
+        if long {
+            controllers.iter_mut().for_each(|controller| controller.mdts = 0);
+            transport.io_bytes_max = 4 << 20;
+        }
+        let mut work = draw_work(rng, mood);
+        if long {
+            (work.ops, work.op_bytes_max, work.aligned, work.vectored) = (6, 3 << 20, 1000, 0);
+        }
         let setup = NvmeSetup { controllers, mishaps, tape: Vec::new(), transport, controller };
         let staging =
             rng.per_mille(700).then(|| (rng.pick_or(&[1, 2, 8], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
@@ -150,7 +160,7 @@ impl Params {
         Self {
             mood,
             disks,
-            disk_bytes: rng.pick_or(&[128 << 10, 256 << 10], 128 << 10),
+            disk_bytes: if long { 4 << 20 } else { rng.pick_or(&[128 << 10, 256 << 10], 128 << 10) },
             stripe_unit: (disks > 1 && rng.per_mille(600)).then(|| rng.pick_or(&[4096, 8192, 16_384], 4096)),
             faces: Faces::Direct,
             block,
@@ -162,7 +172,7 @@ impl Params {
             staging,
             lane,
             nvme: Some(setup),
-            work: draw_work(rng, mood),
+            work,
         }
     }
 }
