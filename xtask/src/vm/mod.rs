@@ -396,8 +396,12 @@ fn reasons(row: &Row, tests_min: usize) -> Vec<String> {
         Some(Ended::Success) => {}
         Some(Ended::OverTime) => reasons.push(format!("over its {} s, killed", row.boot.limit_s)),
         Some(Ended::PowerCut) => reasons.push("the second phase asked for a power cut".to_string()),
-        Some(Ended::Status(_)) if !reasons.is_empty() => {}
-        Some(Ended::Status(status)) => reasons.push(format!("the guest ended without a result (QEMU status {status})")),
+        // The tests ended, and a failed one is named above.
+        Some(Ended::Status(_))
+            if !reasons.is_empty() && row.outcomes.last().is_some_and(|last| last.end_s.is_some()) => {}
+        Some(Ended::Status(status)) => {
+            reasons.push(format!("the guest ended before its tests did (QEMU status {status})"));
+        }
         None => reasons.push("no guest ran".to_string()),
     }
     let passed = row.count(End::Ok);
@@ -417,7 +421,11 @@ fn show_console(dir: &Path, phase: usize) {
         let text = std::fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        println!("    {} ({} lines), the last:", path.display(), lines.len());
+        println!("    {} ({} lines), trouble and the last:", path.display(), lines.len());
+        let trouble = lines.iter().filter(|line| KERNEL_TROUBLE.iter().any(|word| line.contains(word)));
+        for line in trouble.take(CONSOLE_LINES_SHOWN) {
+            println!("      ! {}", line.trim_end());
+        }
         for line in lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES_SHOWN)) {
             println!("      | {}", line.trim_end());
         }
@@ -498,7 +506,11 @@ mod tests {
         let enough: Vec<(&str, End)> = (0..3).map(|_| ("a.b", End::Ok)).collect();
         assert!(reasons(&row(&enough, Ended::Success, &["quiet"])).is_empty());
         let with = |extra| [enough.clone(), vec![extra]].concat();
-        assert!(!reasons(&row(&with(("a.c", End::Fail)), Ended::Status(3), &[])).is_empty());
+        let mut failed = row(&with(("a.c", End::Fail)), Ended::Status(3), &[]);
+        assert_eq!(reasons(&failed), ["a.c: r"]);
+        // A guest that died on the way says so, whatever failed before.
+        failed.outcomes[0].end_s = None;
+        assert_eq!(reasons(&failed).len(), 2);
         assert!(!reasons(&row(&enough, Ended::Status(0), &[])).is_empty());
         assert!(!reasons(&row(&enough, Ended::OverTime, &[])).is_empty());
         assert!(!reasons(&row(&enough, Ended::PowerCut, &[])).is_empty());
