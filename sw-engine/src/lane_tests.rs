@@ -475,7 +475,7 @@ fn ranges_and_kinds_are_checked_before_anything_is_done() {
 fn what_needs_a_slab_that_no_pool_has_is_refused_not_left_waiting() {
     let memory = bed().memory.lock().unwrap().caps;
     let memory = Memory {
-        bytes: vec![vec![0; 65_536]],
+        bytes: vec![(0..65_536).map(|at| pattern(0, at)).collect()],
         regions: Vec::new(),
         taken: VecDeque::new(),
         caps: memory,
@@ -490,9 +490,20 @@ fn what_needs_a_slab_that_no_pool_has_is_refused_not_left_waiting() {
     large.main.granularity = Granularity { block: 4096, memory: 512 };
     let buffer = bed.buffer(10_000, 100);
     let mut op = bed.op(Verb::Read, 100, Spans::One(buffer.into_span()));
-    op.target = Target::new(bed.objects[0].clone(), large).unwrap();
+    let mut blocks_only = large;
+    blocks_only.ends = None;
+    op.target = Target::new(bed.objects[0].clone(), blocks_only).unwrap();
     let rejected = bed.lane.submit(Time(0), op).unwrap_err();
     assert_eq!(rejected.error.reasons(), [Reason::NoStaging]);
+    // Another face takes the ends, byte for byte.
+    let mut op = rejected.op;
+    op.target = Target::new(bed.objects[0].clone(), large).unwrap();
+    bed.lane.submit(Time(0), op).unwrap();
+    let end = bed.run();
+    assert_eq!(end.path.bytes, ByPath { dma: 4096, kernel_copy: 3996 + 1908, staged: 0 });
+    assert_eq!((end.path.reason, end.path.bounced), (Reason::RaggedEnds, 0));
+    let expected: Vec<u8> = (100..10_100).map(|at| pattern(0, at)).collect();
+    assert!(buffer_of(end).as_slice() == expected);
     // Whole blocks have no ends, so they need no slab.
     let whole = bed.buffer(8192, 4096);
     let mut op = bed.op(Verb::Read, 4096, Spans::One(whole.into_span()));
@@ -501,6 +512,21 @@ fn what_needs_a_slab_that_no_pool_has_is_refused_not_left_waiting() {
     let end = bed.run();
     assert_eq!(end.result.unwrap(), 8192);
     assert_eq!((end.path.bytes.dma, end.path.bounced), (8192, 0));
+}
+
+#[test]
+fn what_no_slab_is_left_for_fails_with_a_remedy() {
+    let mut bed = bed();
+    // As after fences that said Busy: a device keeps both.
+    bed.lane.lost.bounce.0 = 2;
+    let kept = [bed.lane.bounce.take().unwrap(), bed.lane.bounce.take().unwrap()];
+    let buffer = bed.buffer(1000, 7);
+    let op = bed.op(Verb::Read, 7, Spans::One(buffer.into_span()));
+    bed.lane.submit(Time(0), op).unwrap();
+    let error = bed.run().result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceLimit);
+    assert!(!error.remedy_text().is_empty() && error.to_string().contains("slab"), "{error}");
+    kept.into_iter().for_each(|slab| bed.lane.bounce.put(slab));
 }
 
 #[test]

@@ -523,6 +523,10 @@ fn explain(error: Error, fault: Fault) -> Error {
         ErrorKind::ShortData => error
             .detail("the object ended before the range did: it shrank while it was read, or its source gave less than it promised")
             .remedy("read it again after the writer is done"),
+        // The lane's own: a driver's limit comes with its code.
+        ErrorKind::ResourceLimit if fault.code == 0 => error
+            .detail("every slab that the bytes could go through is kept by a device that did not stop")
+            .remedy("make a new engine, which has slabs of its own; see the kernel log for the device"),
         ErrorKind::NoSpace => error.detail("no space left").remedy("free space or raise the quota"),
         ErrorKind::Io => error.detail("the device or file system reported an I/O error").remedy("see the kernel log for the medium"),
         ErrorKind::Protocol => error.detail("the transport broke its contract (more bytes than asked, or endless short transfers)"),

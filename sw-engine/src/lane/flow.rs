@@ -30,6 +30,8 @@ pub(super) enum Shape {
     Whole,
     /// Each piece is looked at: ragged ends, memory that is not congruent, staging, stripes.
     Mixed,
+    /// The same for a read whose blocks no slab holds: its ragged ends take the leg that takes any bytes.
+    EndsApart,
     /// No bytes: one I/O that flushes.
     Flush,
 }
@@ -171,7 +173,13 @@ impl Flow {
     pub(super) fn piece<'a>(&self, op: &'a Op) -> Piece<'a> {
         let memory = self.here.memory_of(op);
         let place = memory.map_or(0, |(place, _)| place.raw());
-        let (leg, len) = route_piece(self.choice(op), op.verb, self.here.at, self.until_stride(op), place);
+        let choice = self.choice(op);
+        let unit = match (op.verb, self.shape) {
+            (Verb::Write, _) => choice.write_unit,
+            (_, Shape::EndsApart) => 1,
+            _ => 0,
+        };
+        let (leg, len) = route_piece(choice, unit, self.here.at, self.until_stride(op), place);
         Piece { leg, memory, at: self.here.at, len }
     }
 
@@ -210,8 +218,9 @@ impl Flow {
     }
 }
 
-/// Which leg the bytes at `at` take, and how many of `len` take it.
-fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place: u64) -> (&Leg, u64) {
+/// Which leg the bytes at `at` take, and how many of `len` take it. `unit` is what a piece of the main leg must be multiples
+/// of besides its blocks; 0 if the main leg takes ragged ends too.
+fn route_piece(choice: &Choice, unit: u32, at: u64, len: u64, place: u64) -> (&Leg, u64) {
     let mut main = &choice.main;
     if main.via == Via::Direct
         && !congruent(place, at, main.granularity)
@@ -219,11 +228,11 @@ fn route_piece(choice: &Choice, verb: Verb, at: u64, len: u64, place: u64) -> (&
     {
         main = unaligned;
     }
-    let whole_blocks_only = verb == Verb::Write && choice.ends_may_bounce && main.granularity.block > 1;
+    let whole_blocks_only = unit > 0 && choice.ends_may_bounce && main.granularity.block > 1;
     let (true, Some(ends)) = (whole_blocks_only, &choice.ends) else { return (main, len) };
     // Two writes that meet inside a unit, one through the page cache and one past it, can undo each other (the cache reads the
     // unit before and writes it after).
-    let unit = u64::from(choice.write_unit.max(main.granularity.block));
+    let unit = u64::from(unit.max(main.granularity.block));
     let (head, whole) = (at & (unit - 1), len & !(unit - 1));
     match head {
         0 if whole > 0 => (main, whole),

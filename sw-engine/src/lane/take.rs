@@ -101,6 +101,9 @@ impl Lane {
             let Some(op) = self.ops.get(token).and_then(|(state, _)| state.op.as_ref()) else { break };
             let shape = if op.verb == Verb::Flush { Shape::Flush } else { Shape::Mixed };
             let mut flow = Flow::new(token, op, shape, member);
+            if self.ends_apart(flow.choice(op), op.verb) {
+                flow.shape = Shape::EndsApart;
+            }
             let next = self.cut_next(Queued::No, &mut flow);
             self.join(flow, next);
         }
@@ -268,7 +271,8 @@ impl Lane {
             return refused(ErrorKind::PolicyUnmet, Reason::MemoryMisaligned);
         }
         let leg = if misplaced { choice.unaligned.as_ref().unwrap_or(main) } else { main };
-        if self.wants_slab(leg, verb, at, len) && !self.has_slab_for(leg.granularity.block) {
+        let apart = !misplaced && self.ends_apart(choice, verb);
+        if self.wants_slab(leg, verb, at, len) && !self.has_slab_for(leg.granularity.block) && !apart {
             return refused(ErrorKind::Unsupported, Reason::NoStaging);
         }
         let unit = u64::from(choice.unit_of(verb));
@@ -287,8 +291,23 @@ impl Lane {
     /// Whether bytes of that range need a staging slab: a staged leg, or ragged ends of blocks that the bounce slabs cannot
     /// hold two of.
     fn wants_slab(&self, leg: &Leg, verb: Verb, at: u64, len: u64) -> bool {
-        let large = u64::from(leg.granularity.block) * 2 > self.bounce.slab_bytes().0;
+        let large = self.is_too_large_to_bounce(leg.granularity.block);
         leg.via == Via::Staged || (large && verb == Verb::Read && is_ragged(at, len, leg.granularity))
+    }
+
+    fn is_too_large_to_bounce(&self, block: u32) -> bool {
+        u64::from(block) * 2 > self.bounce.slab_bytes().0
+    }
+
+    /// Whether ragged ends of a read in place take the leg for ends, because no slab holds the blocks that they lie in.
+    fn ends_apart(&self, choice: &Choice, verb: Verb) -> bool {
+        let block = choice.main.granularity.block;
+        verb == Verb::Read
+            && choice.main.via == Via::Direct
+            && choice.ends_may_bounce
+            && choice.ends.is_some_and(|ends| ends.via == Via::Direct)
+            && self.is_too_large_to_bounce(block)
+            && !self.has_slab_for(block)
     }
 
     fn has_slab_for(&self, block: u32) -> bool {

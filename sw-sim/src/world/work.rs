@@ -150,15 +150,15 @@ impl World {
         self.hub.lock().log.marks.count(Mark::CopyEngineBroke) > 0
     }
 
-    /// Whether a read has ragged ends that neither kind of slab can hold: there are no staging slabs, and bounce slabs hold
-    /// less than a block at each end. Memory that the blocks' face cannot take goes another way, without ends.
+    /// Whether a read has ragged ends that neither kind of slab can hold, nor another face take: there are no staging slabs,
+    /// and bounce slabs hold less than a block at each end. Memory that the blocks' face cannot take goes another way, without ends.
     fn wants_missing_slab(&self, live: &LiveOp) -> bool {
         let (block, memory) = (u64::from(self.params.block), u64::from(self.params.memory));
         let none = self.params.staging.is_none() && u64::from(self.params.lane.bounce_bytes) < 2 * block;
         // Regions begin on a page, so the phase of memory is that of its place in the region.
         let in_place = |part: &Part| part.at % memory == part.offset % memory;
         none && live.verb == Verb::Read
-            && self.params.faces != Faces::Buffered
+            && self.params.faces == Faces::Direct
             && live.parts.iter().any(|part| in_place(part) && part.is_odd(block))
     }
 
