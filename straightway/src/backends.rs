@@ -14,7 +14,9 @@ use sw_engine::{
     seam::{CopyEngine, Transport, TransportCaps},
 };
 use sw_mem::{ByteLen, DmaRegion, HugePages, SlabPool};
-use sw_uring::{FileStore, Probe, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
+use sw_uring::{
+    FileStore, Machine, PassthroughTransport, Probe, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport,
+};
 
 use crate::{
     builder::Config,
@@ -26,7 +28,8 @@ use crate::{
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 3] = [sw_uring::IO_URING, sw_uring::PREADV2, sw_nvme::transport::NVME];
+pub(crate) const TRANSPORTS: [TransportName; 4] =
+    [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME];
 
 /// Slabs of a lane that has no GPU to feed: enough to keep a disk busy while misaligned bytes are copied out.
 const HOST_SLABS: u32 = 4;
@@ -48,6 +51,10 @@ pub(crate) struct Backends {
     pub(crate) probe: Probe,
     pub(crate) files: FileStore,
     pub(crate) nvme: Nvme,
+    machine: Machine,
+    /// The rings of NVMe commands through the kernel's driver, where there is a namespace for them. Looked up once, so that all
+    /// lanes and plans of an engine number their transports alike.
+    commands: Option<UringConfig>,
     config: Config,
     clock: Clock,
     gpus: Mutex<BTreeMap<u16, Arc<Gpu>>>,
@@ -71,7 +78,12 @@ impl Backends {
         };
         let files = FileStore::new(probe.transport);
         let nvme = Nvme::find(config, clock);
-        Self { probe, files, nvme, config, clock, gpus: Mutex::default(), driver: OnceLock::new() }
+        let machine = Machine::this();
+        let possible = probe.transport == sw_uring::IO_URING && sw_uring::passthrough::is_possible(&machine);
+        // No buffers of their own: memory that is registered with the file rings is not pinned twice.
+        let rings = || UringConfig { queue_depth: config.queue_depth, buffers_max: 0, ..UringConfig::passthrough() };
+        let commands = possible.then(rings);
+        Self { probe, files, nvme, machine, commands, config, clock, gpus: Mutex::default(), driver: OnceLock::new() }
     }
 
     /// The driver, loaded when a GPU is first asked for: a program that uses none does not wait for it.
@@ -204,7 +216,8 @@ impl Backends {
             }
             _ => UringConfig { queue_depth, io_bytes_max: io_bytes, ..UringConfig::default() }.caps(),
         };
-        std::iter::once(files).chain(self.nvme.caps(destination)).collect()
+        let commands = self.commands.as_ref().map(UringConfig::passthrough_caps);
+        std::iter::once(files).chain(commands).chain(self.nvme.caps(destination)).collect()
     }
 
     fn transport(&self, owner: Owner) -> Result<Box<dyn Transport>, Error> {
@@ -239,8 +252,23 @@ impl Backends {
         })?;
         let copiers = self.copier_of(destination, count)?.into_iter().collect();
         let mut transports = vec![self.transport(owner)?];
+        if let Some(config) = self.commands.clone() {
+            let config = UringConfig { single_issuer: owner == Owner::OneThread, ..config };
+            transports.push(Box::new(PassthroughTransport::new(config)?));
+        }
         transports.extend(self.nvme.transport()?);
         Ok(LaneParts { transports, copiers, staging: Some(staging) })
+    }
+
+    /// What the kernel offers beside plain file I/O: commands to drives, memory of other devices.
+    pub(crate) fn direct_facts(&self) -> Vec<Fact> {
+        let health = |standing| match standing {
+            sw_uring::Standing::Good => Health::Good,
+            sw_uring::Standing::Limited => Health::Limited,
+            sw_uring::Standing::Neutral => Health::Neutral,
+        };
+        let facts = sw_uring::direct_facts(&self.machine).into_iter();
+        facts.map(|found| fact(&found.name, health(found.standing), &found.value, found.remedy)).collect()
     }
 
     /// Driver and devices, fact by fact.

@@ -123,6 +123,7 @@ impl Doctor {
 
     fn controllers(&mut self, backends: &Backends) {
         self.facts.extend(backends.nvme.facts());
+        self.facts.extend(backends.direct_facts());
     }
 
     /// The worst health of all facts that are not merely told.

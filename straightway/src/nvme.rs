@@ -42,6 +42,9 @@ const QUEUE_PAIRS: u16 = 64;
 /// See the module documentation.
 pub(crate) struct Nvme {
     sysfs: Sysfs,
+    /// Whether lanes get a transport for controllers: a machine without VFIO pays nothing for it. Looked up once, so that all
+    /// lanes and plans of an engine number their transports alike.
+    is_possible: bool,
     config: Config,
     clock: Clock,
     directory: Arc<Directory<VfioFunction>>,
@@ -81,13 +84,15 @@ struct Keep {
 
 impl Nvme {
     pub(crate) fn find(config: Config, clock: Clock) -> Self {
-        Self { sysfs: Sysfs::default(), config, clock, directory: Arc::default(), opened: Mutex::default() }
-    }
-
-    /// Whether lanes get a transport for controllers. Told by the machine when a lane is made: a machine without VFIO pays
-    /// nothing for it.
-    fn is_possible(&self) -> bool {
-        self.config.nvme == NvmeUse::Auto && (Path::new("/dev/vfio").exists() || Path::new("/dev/iommu").exists())
+        let there = Path::new("/dev/vfio").exists() || Path::new("/dev/iommu").exists();
+        Self {
+            sysfs: Sysfs::default(),
+            is_possible: config.nvme == NvmeUse::Auto && there,
+            config,
+            clock,
+            directory: Arc::default(),
+            opened: Mutex::default(),
+        }
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
@@ -101,6 +106,12 @@ impl Nvme {
                 .at(address.to_string())
                 .detail("the engine was built without NVMe controllers of its own")
                 .remedy("build it with NvmeUse::Auto (--engine nvme=auto)"));
+        }
+        if !self.is_possible {
+            return Err(Error::new(ErrorKind::NoDevice, Verb::Open)
+                .at(address.to_string())
+                .detail("the machine had no VFIO when the engine was made")
+                .remedy(format!("straightway nvme bind {address}, then make a new engine")));
         }
         if let Some(space) = &opened.space {
             return Ok(space.clone());
@@ -225,12 +236,12 @@ impl Nvme {
             Destination::Host | Destination::Bar(_) => Ok(()),
             Destination::Gpu(_) => Err(Reason::NoPeerPages),
         };
-        self.is_possible().then_some(TransportCaps { device, ..caps })
+        self.is_possible.then_some(TransportCaps { device, ..caps })
     }
 
     /// The transport of one lane; `None` where there can be no controller.
     pub(crate) fn transport(&self) -> Result<Option<Box<dyn Transport>>, Error> {
-        if !self.is_possible() {
+        if !self.is_possible {
             return Ok(None);
         }
         let waiter = VfioWaiter::new(self.clock.start_instant())?;
