@@ -20,6 +20,11 @@ use crate::{
 /// Time that a look without a wait takes at most: a loop of looks makes time pass, up to the next event.
 const RELAX_NS: u64 = 20_000;
 
+/// Time that a wait takes at least, as a system call does.
+const WAIT_NS: u64 = 500;
+/// Waits for no time in a row, at most: more of them are a loop that burns a core.
+const HOT_WAITS_MAX: u32 = 200;
+
 /// One modelled function.
 #[derive(Debug)]
 pub struct SimBus {
@@ -62,6 +67,8 @@ pub struct SimWaiter {
     hub: Hub,
     watched: BTreeSet<SimInterrupt>,
     wake: Arc<WakeFlag>,
+    /// Waits for no time at all, in a row.
+    hot: u32,
 }
 
 /// What ends with a region: its entry in the IOMMU. Dropped under locks of others, so it only leaves a note.
@@ -105,7 +112,7 @@ impl Hub {
 
     /// A waiter for transports over modelled functions.
     pub fn waiter(&self) -> SimWaiter {
-        SimWaiter { hub: self.clone(), watched: BTreeSet::new(), wake: Arc::default() }
+        SimWaiter { hub: self.clone(), watched: BTreeSet::new(), wake: Arc::default(), hot: 0 }
     }
 
     /// What a controller counted.
@@ -350,7 +357,11 @@ impl Waiter for SimWaiter {
 
     fn wait(&mut self, timeout: Duration) {
         let mut machine = self.hub.lock();
-        let until = machine.now().saturating_add(nanos(timeout));
+        self.hot = if timeout.is_zero() { self.hot + 1 } else { 0 };
+        if self.hot == HOT_WAITS_MAX {
+            machine.violate("liveness", format!("{HOT_WAITS_MAX} waits in a row were for no time at all"));
+        }
+        let until = machine.now().saturating_add(nanos(timeout).max(WAIT_NS));
         loop {
             let woken = self.wake.0.swap(false, Ordering::Relaxed);
             if take_pending(&mut machine, &self.watched) || woken {

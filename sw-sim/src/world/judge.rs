@@ -27,12 +27,9 @@ const AFTERMATH_NS: u64 = 3_000_000_000;
 /// Polls that may find a reason not to wait (a queue that says `Full`, a break that is just found), in a row.
 const IDLE_POLLS_MAX: u32 = 50;
 
-/// How long an operation may take over controllers without faults: less than any timer of the driver (its `LOOK_EVERY` is
-/// 100 ms), more than all that the calm ones and the workload do.
+/// How long operations over controllers without faults may make no progress: less than any timer of the driver (its
+/// `LOOK_EVERY` is 100 ms), more than all that the calm ones and the workload do.
 const PROMPT_NS: u64 = 90_000_000;
-
-/// Operations above this many bytes may take longer.
-const PROMPT_BYTES: u64 = 100_000;
 
 /// All slots of a lane.
 pub(super) fn slots_in_all(lane: &Lane) -> u32 {
@@ -91,16 +88,22 @@ impl World {
 
     /// Where nothing is wrong, nothing waits until a driver's timer finds out: a lost doorbell or a forgotten look is a hang
     /// that a timer hides.
-    fn judge_promptness(&self, live: &LiveOp) {
-        let took = self.now().0 - live.submitted;
-        let short = self.params.work.op_bytes_max <= PROMPT_BYTES;
-        if self.params.nvme.is_some() && self.params.mood == Mood::Calm && short && took > PROMPT_NS {
-            self.broken("liveness", format!("op {} took {took} ns, and nothing went wrong", live.user));
+    pub(super) fn judge_promptness(&mut self) {
+        let (now, posted) = (self.now().0, self.hub.lock().nvme.iter().map(|ctrl| ctrl.counts.posted).sum());
+        if posted != self.progress.1 || self.live.is_empty() {
+            self.progress = (now, posted);
+        }
+        let idle = now - self.progress.0;
+        if self.params.nvme.is_some() && self.params.mood == Mood::Calm && idle > PROMPT_NS {
+            let count = self.live.len();
+            self.broken(
+                "liveness",
+                format!("{count} operations made no progress for {idle} ns, and nothing went wrong"),
+            );
         }
     }
 
     fn judge(&mut self, live: LiveOp, completion: Completion) {
-        self.judge_promptness(&live);
         let ok = completion.result.is_ok();
         if ok {
             self.stats.ok += 1

@@ -121,6 +121,8 @@ pub struct World {
     slot_capacity: u32,
     /// Polls in a row that were to wait, gave nothing and took no time.
     idle_polls: u32,
+    /// When the controllers gave their last completion, and how many there were.
+    progress: (u64, u64),
     stats: Stats,
 }
 
@@ -197,6 +199,7 @@ impl World {
             lost_before_close: false,
             slot_capacity,
             idle_polls: 0,
+            progress: (0, 0),
             stats: Stats::default(),
         })
     }
@@ -298,6 +301,7 @@ impl World {
         let ready = self.lane.poll(now, wait);
         self.take_completions();
         self.judge_step(now);
+        self.judge_promptness();
         let waited = wait == Wait::No || ready > 0 || self.now() > now;
         self.idle_polls = if waited { 0 } else { self.idle_polls + 1 };
         if !waited {
