@@ -9,7 +9,7 @@ use sw_mem::ByteLen;
 
 use crate::{
     bus::{Bus, QueueMemory},
-    controller::{Controller, Notify, Pair, PairRequest, Reset, ResetLimits, Then},
+    controller::{Controller, Notify, Pair, PairRequest, Reset, ResetLimits},
     namespace::Namespace,
     prp::Segment,
     queue::{Ended, NotStaged},
@@ -253,7 +253,7 @@ impl<B: Bus> Commands<B> {
             return;
         }
         let limits = ResetLimits { queue: ENDING, ready: Duration::MAX };
-        match self.controller.reset(epoch, limits, Then::Enable) {
+        match self.controller.reset(epoch, limits) {
             Reset::Again(_) | Reset::Dead => self.controller.release_pair(qid),
             Reset::Unproven | Reset::Late => {
                 core::mem::forget(self.data.take());

@@ -48,7 +48,7 @@ pub use admin::AdminCounters;
 pub use namespaces::NAMESPACES_MAX;
 use queues::Ids;
 pub use queues::{Notify, Pair, PairRequest};
-pub use reset::{Reset, ResetLimits, Then};
+pub use reset::{Reset, ResetLimits};
 
 /// How a controller is brought up.
 #[derive(Clone, Copy, Debug)]
@@ -60,11 +60,12 @@ pub struct ControllerConfig {
     pub admin_timeout: Duration,
     /// Whether shadow doorbells are used where there are some. Default yes.
     pub shadow_doorbells: ShadowDoorbells,
-    /// Resets in a row, each within [`RESET_ROW`] of the one before, until the controller is given up. Default 3.
+    /// Resets in a row, each within [`RESET_ROW`] and the time of an admin command of the one before, until the controller is
+    /// given up. Default 3.
     pub resets_max: u32,
 }
 
-/// Two resets that lie closer together belong to one row.
+/// Two resets that lie closer together, the time that one admin command may take left out, belong to one row.
 pub const RESET_ROW: Duration = Duration::from_secs(60);
 
 /// Whether shadow doorbells are used.

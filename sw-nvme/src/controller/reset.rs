@@ -26,15 +26,16 @@ pub enum Reset {
 /// Resets in a row.
 #[derive(Debug, Default)]
 pub(super) struct Row {
+    /// When the last one was over.
     last: Option<Time>,
     count: u32,
 }
 
 impl Row {
-    fn next(&mut self, now: Time) -> u32 {
-        let near = self.last.is_some_and(|last| now.since(last) < RESET_ROW);
+    /// Counts a reset that begins at `now`; one that follows the end of the last one within `span` belongs to its row.
+    fn next(&mut self, now: Time, span: Duration) -> u32 {
+        let near = self.last.is_some_and(|last| now.since(last) < span);
         self.count = if near { self.count + 1 } else { 1 };
-        self.last = Some(now);
         self.count
     }
 }
@@ -48,22 +49,13 @@ pub struct ResetLimits {
     pub ready: Duration,
 }
 
-/// What is to be done with the controller after it was disabled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
-    /// Bring it up again, for those that still use it.
-    Enable,
-    /// Leave it disabled.
-    LeaveOff,
-}
-
 impl<B: Bus> Controller<B> {
     /// Resets the controller that lived in `epoch`, unless somebody did so since: disables it, sees CSTS.RDY fall, and
     /// brings it up again. All queue pairs of the epoch are void afterwards.
     ///
     /// A controller that cannot be disabled is stopped from outside. After [`ControllerConfig::resets_max`]
     /// (see [`ControllerConfig`](super::ControllerConfig)) resets in a row it is left disabled.
-    pub fn reset(&self, epoch: u64, limits: ResetLimits, then: Then) -> Reset {
+    pub fn reset(&self, epoch: u64, limits: ResetLimits) -> Reset {
         let Some(mut guard) = self.lock_within(limits.queue) else { return Reset::Late };
         match self.life() {
             Life::Up(now) if now > epoch => return Reset::Again(now),
@@ -72,13 +64,14 @@ impl<B: Bus> Controller<B> {
             Life::Loud(_) => return Reset::Unproven,
         }
         let Some(control) = guard.as_mut() else { return Reset::Dead };
-        self.reset_with(control, epoch, limits.ready, then)
+        self.reset_with(control, epoch, limits.ready)
     }
 
-    fn reset_with(&self, control: &mut Control<B>, epoch: u64, ready: Duration, then: Then) -> Reset {
+    fn reset_with(&self, control: &mut Control<B>, epoch: u64, ready: Duration) -> Reset {
         self.life.set(Life::Resetting(epoch));
         control.admin.counters.resets += 1;
-        let row = control.row.next(self.bus.now());
+        // An admin command that is never answered takes its time, and must not make a row of resets look like single ones.
+        let row = control.row.next(self.bus.now(), RESET_ROW.saturating_add(self.config.admin_timeout));
         if control.admin.disable(&self.facts.cap, ready).is_err() {
             let quiet = self.bus.stop();
             self.life.set(if quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
@@ -86,7 +79,8 @@ impl<B: Bus> Controller<B> {
         }
         control.admin.forget();
         control.doubtful.clear();
-        if then == Then::Enable && row <= self.config.resets_max && self.bring_back(control).is_ok() {
+        if row <= self.config.resets_max && self.bring_back(control).is_ok() {
+            control.row.last = Some(self.bus.now());
             self.life.set(Life::Up(epoch + 1));
             return Reset::Again(epoch + 1);
         }

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use sw_engine::ErrorKind;
 
-use super::{Controller, ControllerConfig, Life, Notify, PairRequest, Reset, ResetLimits, Then};
+use super::{Controller, ControllerConfig, Life, Notify, PairRequest, Reset, ResetLimits};
 use crate::{
     namespace::{Identity, Unusable},
     status::Status,
@@ -123,9 +123,9 @@ fn a_submission_queue_that_is_refused_leaves_no_completion_queue() {
 fn a_reset_voids_earlier_pairs_and_keeps_their_identifiers() {
     let (_, controller) = open(Model::default());
     let old = controller.create_pair(&REQUEST).unwrap();
-    assert_eq!(controller.reset(1, LIMITS, Then::Enable), Reset::Again(2));
+    assert_eq!(controller.reset(1, LIMITS), Reset::Again(2));
     assert!(controller.life().lets_go_of(old.epoch));
-    assert_eq!(controller.reset(1, LIMITS, Then::Enable), Reset::Again(2), "somebody did it already");
+    assert_eq!(controller.reset(1, LIMITS), Reset::Again(2), "somebody did it already");
     let new = controller.create_pair(&REQUEST).unwrap();
     assert_eq!((new.queue.qid(), new.epoch), (2, 2), "1 is out until its owner gives it back");
     controller.release_pair(1);
@@ -140,7 +140,7 @@ fn a_controller_that_cannot_be_disabled_is_stopped_from_outside() {
     for (can_stop, want, life) in [(true, Reset::Dead, Life::Quiet(1)), (false, Reset::Unproven, Life::Loud(1))] {
         let (bus, controller) = open(Model { can_stop, ..Model::default() });
         bus.model().stays_ready = true;
-        assert_eq!(controller.reset(1, LIMITS, Then::Enable), want);
+        assert_eq!(controller.reset(1, LIMITS), want);
         assert_eq!((controller.life(), bus.model().stops), (life, 1));
         assert_eq!(controller.create_pair(&REQUEST).map(drop).unwrap_err().kind(), ErrorKind::NoDevice);
     }
@@ -150,9 +150,9 @@ fn a_controller_that_cannot_be_disabled_is_stopped_from_outside() {
 fn resets_in_a_row_end() {
     let (_, controller) = open(Model::default());
     for epoch in 1..=3 {
-        assert_eq!(controller.reset(epoch, LIMITS, Then::Enable), Reset::Again(epoch + 1));
+        assert_eq!(controller.reset(epoch, LIMITS), Reset::Again(epoch + 1));
     }
-    assert_eq!(controller.reset(4, LIMITS, Then::Enable), Reset::Dead);
+    assert_eq!(controller.reset(4, LIMITS), Reset::Dead);
     assert_eq!(controller.life(), Life::Quiet(4));
 }
 
@@ -162,10 +162,10 @@ fn a_fatal_controller_comes_back_and_a_gone_one_does_not() {
     assert!(!controller.is_ill(1));
     bus.model().fatal = true;
     assert!(controller.is_ill(1));
-    assert_eq!(controller.reset(1, LIMITS, Then::Enable), Reset::Again(2));
+    assert_eq!(controller.reset(1, LIMITS), Reset::Again(2));
     bus.model().gone = true;
     assert!(controller.is_ill(2));
-    assert_eq!(controller.reset(2, LIMITS, Then::Enable), Reset::Dead);
+    assert_eq!(controller.reset(2, LIMITS), Reset::Dead);
 }
 
 #[test]

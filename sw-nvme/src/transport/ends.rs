@@ -11,7 +11,7 @@ use sw_mem::WeakRegion;
 use super::{LOOK_EVERY, NVME, NvmeTransport, POLLS_PER_CLOCK, Place, waited};
 use crate::{
     bus::{Bus, Waiter},
-    controller::{Life, Reset, ResetLimits, Then},
+    controller::{Life, Reset, ResetLimits},
     transport::link::Link,
 };
 
@@ -103,7 +103,7 @@ impl<B: Bus> NvmeTransport<B> {
     pub(super) fn reset(&mut self, index: usize) {
         if let Some(Place::Linked(link)) = self.places.get(index) {
             self.counters.resets += 1;
-            link.controller.reset(link.epoch, FROM_POLL, Then::Enable);
+            link.controller.reset(link.epoch, FROM_POLL);
         }
         self.link_changed(index);
     }
@@ -241,7 +241,7 @@ impl<B: Bus> NvmeTransport<B> {
         }
         let limits = ResetLimits { queue: timeout.max(LOOK_EVERY), ready: timeout.max(LOOK_EVERY) };
         self.counters.resets += 1;
-        if link.controller.reset(link.epoch, limits, Then::Enable) == Reset::Unproven {
+        if link.controller.reset(link.epoch, limits) == Reset::Unproven {
             self.loud = true;
         }
         self.link_changed(index);

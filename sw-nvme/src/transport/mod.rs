@@ -37,7 +37,7 @@ use sw_mem::{ByteLen, DmaRegion, RegionId, WeakRegion};
 
 use crate::{
     bus::{Bus, Waiter},
-    controller::{Controller, Life, Notify, PairRequest, Then},
+    controller::{Controller, Life, Notify, PairRequest},
     directory::{Directory, split},
     prp::Segment,
     queue::QueueCounters,
@@ -342,7 +342,7 @@ impl<B: Bus> NvmeTransport<B> {
         match (error.retry(), controller.life()) {
             (Retry::AfterFence, Life::Up(epoch)) => {
                 self.counters.resets += 1;
-                controller.reset(epoch, ends::FROM_POLL, Then::Enable);
+                controller.reset(epoch, ends::FROM_POLL);
                 Fault::new(ErrorKind::Busy, 0)
             }
             _ => Fault::new(error.kind(), error.code()),

@@ -8,7 +8,7 @@ use sw_mem::{ByteLen, DmaRegion, DmaSpan, HugePages, SlabPool, model_span};
 
 use super::{Completion, NVME, NvmeConfig, NvmeTransport};
 use crate::{
-    controller::{Controller, ControllerConfig},
+    controller::{Controller, ControllerConfig, Life},
     directory::{Directory, face, handle},
     status::Status,
     testbus::{Lie, Model, ModelNamespace, Order, TestBus},
@@ -610,6 +610,30 @@ fn without_a_free_queue_pair_an_io_fails_and_the_next_one_asks_again() {
     done.clear();
     other.poll(Wait::No, &mut done).unwrap();
     assert_eq!(done[0].result, Ok(4096));
+}
+
+#[test]
+fn a_queue_pair_that_is_never_answered_costs_a_reset_and_the_io_waits() {
+    let mut bed = Bed::new(Model::default());
+    bed.bus.model().mute = Some(crate::wire::admin::opcode::CREATE_CQ);
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    assert_eq!(bed.poll(), [], "the admin queue is stuck, and the controller was reset");
+    let controller = bed.transport.directory.get(0).unwrap();
+    assert_eq!((controller.life(), controller.queue_pairs_in_use()), (Life::Up(3), 0));
+    bed.bus.model().mute = None;
+    assert_eq!(bed.poll(), [(1, Ok(4096))]);
+    assert_eq!(bed.transport.counters().resets, 2);
+}
+
+#[test]
+fn a_controller_that_never_answers_is_given_up() {
+    let mut bed = Bed::new(Model::default());
+    bed.bus.model().mute = Some(crate::wire::admin::opcode::CREATE_CQ);
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    let done: Vec<_> = (0..4).flat_map(|_| bed.poll()).collect();
+    assert!(done.len() == 1 && error(ErrorKind::NoDevice)(&done[0].1), "{done:?}");
 }
 
 #[test]
