@@ -373,9 +373,10 @@ impl<B: Bus> Link<B> {
         }
     }
 
-    /// When the first command that waits is to be sent again.
+    /// When the first command that waits is to be sent again; `None` also while there is no room, which a completion makes.
     pub(super) fn next_due(&self) -> Option<Time> {
-        self.again.iter().map(|again| again.due).min()
+        let room = self.queue.room() > 0;
+        self.again.iter().map(|again| again.due).min().filter(|_| room)
     }
 
     /// Asks the controller for an early end of all commands of an I/O, within ACL.
