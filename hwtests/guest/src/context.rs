@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::kernel_log::KernelLog;
 use crate::pci::Device;
-use crate::registry::{Stop, fail, skip};
+use crate::profile::Machine;
+use crate::registry::{Harm, Stop, fail, skip};
 use crate::wire::{InBed, LINE_CHARS_MAX, Wire};
 
 /// Notes of the first phase, carried into the second.
 const NOTES: &str = "/sw/notes";
+/// Why nobody pulls a device or cuts the power of a real machine.
+pub const NO_BED: &str = "no test bed around this machine";
 /// Between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -53,6 +56,8 @@ impl Words {
 pub struct Context {
     test: String,
     words: Words,
+    /// A real machine instead of the bed's, and what the test may do to it.
+    machine: Option<(Machine, Harm)>,
     wire: RefCell<Wire>,
     kernel_log: RefCell<KernelLog>,
 }
@@ -65,7 +70,40 @@ impl Context {
             wire: RefCell::new(Wire::open(words.in_bed())),
             kernel_log: RefCell::new(KernelLog::from_now()),
             words,
+            machine: None,
         }
+    }
+
+    /// For a test on a real machine. What it says goes to the file `said`.
+    pub fn on_machine(test: &str, machine: Machine, harm: Harm, said: &Path) -> Context {
+        Context {
+            test: test.to_string(),
+            words: Words::default(),
+            machine: Some((machine, harm)),
+            wire: RefCell::new(Wire::to_file(said)),
+            kernel_log: RefCell::new(KernelLog::from_now()),
+        }
+    }
+
+    /// Whether the devices are a real machine's, of which a test cannot know sizes and counts beforehand.
+    pub fn is_real(&self) -> bool {
+        self.machine.is_some()
+    }
+
+    /// The serial number that the device of a role must have.
+    pub fn serial(&self, role: &str) -> String {
+        match &self.machine {
+            Some((machine, _)) => {
+                machine.profile.roles.get(role).and_then(|role| role.serial.clone()).unwrap_or_default()
+            }
+            None => role.replace("nvme-", "sw-"),
+        }
+    }
+
+    /// The BAR of a role that is used as memory. The bed's peer has its memory in BAR 2.
+    pub fn bar(&self, role: &str) -> u8 {
+        let told = self.machine.as_ref().and_then(|(machine, _)| machine.profile.roles.get(role)?.bar);
+        told.unwrap_or(2)
     }
 
     /// The device of a role, such as `nvme-a`; the machine's roles are in `xtask/src/vm/machine.rs`.
@@ -73,6 +111,9 @@ impl Context {
     /// # Errors
     /// A skip where this machine has none; a failure where it should be there and is not.
     pub fn device(&self, role: &str) -> Result<Device, Stop> {
+        if let Some((machine, harm)) = &self.machine {
+            return machine.device(role, *harm);
+        }
         let Some(ports) = self.words.get(&format!("port.{role}")) else {
             return skip(format!("this machine has no {role}"));
         };
@@ -81,6 +122,9 @@ impl Context {
 
     /// Whether a device of a role is there now, without waiting.
     pub fn present(&self, role: &str) -> bool {
+        if let Some((machine, _)) = &self.machine {
+            return machine.profile.roles.get(role).is_some_and(|role| Device::at(&role.address).is_some());
+        }
         self.words.get(&format!("port.{role}")).is_some_and(|ports| Device::behind(ports).is_some())
     }
 
@@ -98,8 +142,11 @@ impl Context {
     /// Asks the host for something; verbs are in `xtask/src/vm/host.rs`.
     ///
     /// # Errors
-    /// The host's refusal is a failure.
+    /// The host's refusal is a failure; where there is no host, it is a skip.
     pub fn host(&self, verb: &str, argument: &str) -> Result<String, Stop> {
+        if self.is_real() {
+            return skip(NO_BED);
+        }
         self.ask_host(verb, argument).or_else(|reason| fail(format!("the host refused {verb} {argument}: {reason}")))
     }
 

@@ -11,9 +11,13 @@
 //! VFIO resets what the test had. What a test leaves behind otherwise is a device's driver binding; each test asks for
 //! the binding that it needs ([`pci::Device::bind`]) and none relies on the one before.
 //!
+//! On a real machine `hwtest` does the same for devices that a profile names (`profile.rs`, `machine.rs`,
+//! `docs/hardware.md`).
+//!
 //! **To add a test**: a function `fn(&Context) -> Verdict` and a row in a suite below `suites/`. A suite that is new also
 //! needs a name in a row of `xtask/src/vm/boots.rs`. `?` turns any error into a failure; [`registry::skip`] is a skip
-//! with a reason.
+//! with a reason. A test counts as destructive unless it is marked [`registry::Test::harmless`]; one that expects
+//! the bed's own devices, or its host, is marked [`registry::Test::bed_only`].
 #![forbid(unsafe_code)]
 #![expect(
     clippy::disallowed_methods,
@@ -26,7 +30,9 @@ mod file_system;
 mod fio;
 mod io;
 mod kernel_log;
+mod machine;
 mod pci;
+mod profile;
 mod registry;
 mod run;
 mod suites;
@@ -35,7 +41,8 @@ mod wire;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: straightway-guest run | list | test NAME RESULT-FILE";
+const USAGE: &str = "usage: straightway-guest run | list | test NAME RESULT-FILE
+       straightway-guest hwtest --profile FILE [--destructive] [--only NAME] [--record FILE] [--json]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -50,7 +57,9 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        ["test", name, file] => run::one(name, std::path::Path::new(file)),
+        ["test", name, file] => run::one(name, std::path::Path::new(file), |_| context::Context::new(name)),
+        ["test", name, file, more @ ..] => machine::one(name, std::path::Path::new(file), more),
+        ["hwtest", more @ ..] => machine::all(more),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::context::{entries, name, read_text, write_text};
-use crate::registry::{Stop, Verdict, fail};
+use crate::registry::{Stop, Verdict, fail, skip};
 
 /// The root bus of the emulated board.
 const ROOT_BUS: &str = "/sys/devices/pci0000:00";
@@ -20,6 +20,14 @@ pub struct Device {
     path: PathBuf,
     /// `DDDD:BB:DD.F`.
     pub address: String,
+    permit: Permit,
+}
+
+/// Whether a device's driver may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Permit {
+    Bind,
+    Look,
 }
 
 impl Device {
@@ -32,7 +40,18 @@ impl Device {
         let path = functions(&at).into_iter().next()?;
         let address = name(&path);
         // The bus lists a device when its files are complete; its directory is there a moment before.
-        Path::new(BUS_DEVICES).join(&address).exists().then_some(Device { path, address })
+        Path::new(BUS_DEVICES).join(&address).exists().then_some(Device { path, address, permit: Permit::Bind })
+    }
+
+    /// The device at an address.
+    pub fn at(address: &str) -> Option<Device> {
+        let path = std::fs::canonicalize(Path::new(BUS_DEVICES).join(address)).ok()?;
+        Some(Device { path, address: address.to_string(), permit: Permit::Bind })
+    }
+
+    /// The same one for a test that has promised to leave it as it is.
+    pub fn only_looked_at(self) -> Device {
+        Device { permit: Permit::Look, ..self }
     }
 
     pub fn path(&self) -> &Path {
@@ -84,10 +103,13 @@ impl Device {
     /// Gives the device to a driver, which must take it.
     ///
     /// # Errors
-    /// A failure: sysfs refused, or another driver has it afterwards.
+    /// A failure: sysfs refused, or another driver has it afterwards. A skip: this test only looks.
     pub fn bind(&self, driver: &str) -> Verdict {
         if self.driver().as_deref() == Some(driver) {
             return Ok(());
+        }
+        if self.permit == Permit::Look {
+            return skip(format!("{} would have to be taken from {:?}", self.address, self.driver()));
         }
         write_text(&self.path.join("driver_override"), driver)?;
         if self.driver().is_some() {

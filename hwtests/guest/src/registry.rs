@@ -23,7 +23,27 @@ pub struct Test {
     pub limit_s: u64,
     /// 1, or 2 for what is looked at after a power cut.
     pub phase: u32,
+    pub harm: Harm,
+    pub needs: Needs,
     pub run: fn(&Context) -> Verdict,
+}
+
+/// What a test does to the devices of its roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// It reads, and leaves each device with the driver that has it.
+    Nothing,
+    /// It writes to a device, resets it, or takes it from its driver.
+    Device,
+}
+
+/// Where a test can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Any device that can play the role.
+    Devices,
+    /// The bed: its host does something, or the test expects sizes, serials or programs that only its guests have.
+    Bed,
 }
 
 /// Limit of a test that names none. Tests take milliseconds; an emulated machine on loaded cores takes its time.
@@ -31,11 +51,21 @@ const LIMIT_S: u64 = 30;
 
 impl Test {
     pub const fn new(name: &'static str, why: &'static str, run: fn(&Context) -> Verdict) -> Test {
-        Test { name, why, limit_s: LIMIT_S, phase: 1, run }
+        Test { name, why, limit_s: LIMIT_S, phase: 1, harm: Harm::Device, needs: Needs::Devices, run }
     }
 
     pub const fn limit_s(self, limit_s: u64) -> Test {
         Test { limit_s, ..self }
+    }
+
+    /// Marks a test that is known to leave devices as they are. Without the mark it counts as destructive.
+    pub const fn harmless(self) -> Test {
+        Test { harm: Harm::Nothing, ..self }
+    }
+
+    /// Marks a test that means nothing outside of the bed.
+    pub const fn bed_only(self) -> Test {
+        Test { needs: Needs::Bed, ..self }
     }
 
     /// Runs after a power cut only.

@@ -47,7 +47,7 @@ fn run_suite(suite: &Suite, words: &Words, wire: &mut Wire) -> bool {
         }
         println!("--- {name}");
         let start = Instant::now();
-        let verdict = in_process(&name, test);
+        let verdict = in_process(&name, test, Path::new(RESULT), &[]);
         let seconds = start.elapsed().as_secs_f64();
         let (word, reason) = match &verdict {
             Ok(()) => ("ok", ""),
@@ -61,13 +61,20 @@ fn run_suite(suite: &Suite, words: &Words, wire: &mut Wire) -> bool {
     good
 }
 
-/// Runs a test in a process of its own and gives its end.
-fn in_process(name: &str, test: &Test) -> Verdict {
-    drop(std::fs::remove_file(RESULT));
-    let child = Command::new("/proc/self/exe").args(["test", name, RESULT]).stdin(Stdio::null()).spawn();
+/// Runs a test in a process of its own, with `more` arguments, and gives its end, which it leaves in the file `result`.
+/// What it prints is for people.
+pub fn in_process(name: &str, test: &Test, result: &Path, more: &[String]) -> Verdict {
+    drop(std::fs::remove_file(result));
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["test", name]).arg(result).args(more).stdin(Stdio::null());
+    if !more.is_empty() {
+        // Stdout may carry a record.
+        command.stdout(std::io::stderr());
+    }
+    let child = command.spawn();
     let mut child = child.map_err(|error| Stop::Fail(format!("cannot start a process ({error})")))?;
     let ended = wait(&mut child, Duration::from_secs(test.limit_s));
-    match (ended, std::fs::read_to_string(RESULT)) {
+    match (ended, std::fs::read_to_string(result)) {
         (Some(_), Ok(text)) => parse_result(&text),
         (Some(status), Err(_)) => Err(Stop::Fail(format!("the test ended without a result ({status})"))),
         (None, _) => Err(Stop::Fail(format!("over its {} s, killed", test.limit_s))),
@@ -87,8 +94,8 @@ fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> 
     None
 }
 
-/// `test NAME FILE`: runs it here and leaves its end in the file.
-pub fn one(name: &str, file: &Path) -> ExitCode {
+/// `test NAME FILE`: runs it here and leaves its end in the file. `context` gives what the test is given.
+pub fn one(name: &str, file: &Path, context: impl FnOnce(&Test) -> Context) -> ExitCode {
     let test = name.split_once('.').and_then(|(suite, test)| {
         suites::all().iter().find(|other| other.name == suite)?.tests.iter().find(|other| other.name == test)
     });
@@ -101,7 +108,7 @@ pub fn one(name: &str, file: &Path) -> ExitCode {
         eprintln!("{info}");
         drop(std::fs::write(&path, format!("fail {info}")));
     }));
-    let verdict = (test.run)(&Context::new(name));
+    let verdict = (test.run)(&context(test));
     if let Err(error) = std::fs::write(file, result_text(&verdict)) {
         eprintln!("{}: {error}", file.display());
     }

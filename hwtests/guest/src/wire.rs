@@ -9,10 +9,11 @@ const PORT: &str = "/dev/ttyS1";
 /// Characters of a line: the port is slow.
 pub const LINE_CHARS_MAX: usize = 8000;
 
-/// The way to the host. Outside of the bed there is none; lines then go to stdout.
+/// The way to the host. Outside of the bed there is none: lines then go to a file, or to stdout.
 #[derive(Debug)]
 pub struct Wire {
     port: Option<BufReader<File>>,
+    file: Option<File>,
 }
 
 impl Wire {
@@ -20,7 +21,12 @@ impl Wire {
     pub fn open(in_bed: InBed) -> Wire {
         let open = || File::options().read(true).write(true).open(Path::new(PORT)).ok();
         let port = if in_bed == InBed::Yes { open() } else { None };
-        Wire { port: port.map(BufReader::new) }
+        Wire { port: port.map(BufReader::new), file: None }
+    }
+
+    /// Lines go to a file, which a test's parent reads afterwards.
+    pub fn to_file(path: &Path) -> Wire {
+        Wire { port: None, file: File::options().append(true).create(true).open(path).ok() }
     }
 
     /// Sends one line; what would break it is replaced.
@@ -28,9 +34,10 @@ impl Wire {
         let mut line: String =
             line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE_CHARS_MAX).collect();
         line.push('\n');
-        let sent = match &mut self.port {
-            Some(port) => port.get_mut().write_all(line.as_bytes()),
-            None => std::io::stdout().write_all(line.as_bytes()),
+        let sent = match (&mut self.port, &mut self.file) {
+            (Some(port), _) => port.get_mut().write_all(line.as_bytes()),
+            (None, Some(file)) => file.write_all(line.as_bytes()),
+            (None, None) => std::io::stdout().write_all(line.as_bytes()),
         };
         if let Err(error) = sent {
             // The console is all that is left; the host fails a guest without results.

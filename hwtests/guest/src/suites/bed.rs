@@ -14,15 +14,19 @@ use crate::registry::{Suite, Test, Verdict, fail, same};
 pub const SUITE: Suite = Suite {
     name: "bed",
     tests: &[
-        Test::new("host-answers", "the host does what it knows and refuses the rest", host_answers),
-        Test::new("kernel-log", "a test reads what the kernel logs meanwhile", kernel_log),
-        Test::new("machine", "controllers have their serials, namespaces, block sizes and limits", machine),
-        Test::new("groups", "each device is alone in its IOMMU group", groups),
+        Test::new("host-answers", "the host does what it knows and refuses the rest", host_answers).bed_only(),
+        Test::new("kernel-log", "a test reads what the kernel logs meanwhile", kernel_log).harmless(),
+        Test::new("machine", "controllers have their serials, namespaces, block sizes and limits", machine).bed_only(),
+        Test::new("groups", "each device is alone in its IOMMU group", groups).harmless(),
         Test::new("kernel-io", "the kernel's driver writes and reads every namespace", kernel_io),
         Test::new("vfio-and-back", "a controller goes to vfio-pci and back, and keeps its data", vfio_and_back),
-        Test::new("peer", "the peer has a memory BAR, which the host sees", peer),
-        Test::new("media-errors", "injected errors hit their sectors and no neighbour", media_errors).limit_s(60),
-        Test::new("removal", "a controller that is pulled out is gone, and works when put back", removal).limit_s(60),
+        Test::new("peer", "the peer has a memory BAR, which the host sees", peer).bed_only(),
+        Test::new("media-errors", "injected errors hit their sectors and no neighbour", media_errors)
+            .bed_only()
+            .limit_s(60),
+        Test::new("removal", "a controller that is pulled out is gone, and works when put back", removal)
+            .bed_only()
+            .limit_s(60),
     ],
 };
 

@@ -14,15 +14,19 @@ use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
 pub const SUITE: Suite = Suite {
     name: "command",
     tests: &[
-        Test::new("doctor", "doctor finds controllers, IOMMU and groups, and says what to bind", doctor),
-        Test::new("bind", "bind says its steps, does them, and is refused where data is in use", bind),
-        Test::new("copy", "bytes written to a namespace are read back the direct way", copy).limit_s(60),
-        Test::new("refusals", "what is wrong is told, with a remedy and its exit code", refusals).limit_s(60),
-        Test::new("peer-bar", "a checkpoint is loaded from a namespace into a peer's BAR", peer_bar).limit_s(90),
-        Test::new("bench", "bench measures a namespace and tells the way", bench).limit_s(60),
-        Test::new("one-owner", "a second process is told who has the controller", one_owner).limit_s(60),
-        Test::new("stripe", "two controllers are one object", stripe).limit_s(60),
-        Test::new("unbind", "after unbind the kernel reads the bytes that we wrote", unbind),
+        Test::new("doctor", "doctor finds controllers, IOMMU and groups, and says what to bind", doctor).bed_only(),
+        Test::new("bind", "bind says its steps, does them, and is refused where data is in use", bind).bed_only(),
+        Test::new("copy", "bytes written to a namespace are read back the direct way", copy).bed_only().limit_s(60),
+        Test::new("refusals", "what is wrong is told, with a remedy and its exit code", refusals)
+            .bed_only()
+            .limit_s(60),
+        Test::new("peer-bar", "a checkpoint is loaded from a namespace into a peer's BAR", peer_bar)
+            .bed_only()
+            .limit_s(90),
+        Test::new("bench", "bench measures a namespace and tells the way", bench).bed_only().limit_s(60),
+        Test::new("one-owner", "a second process is told who has the controller", one_owner).bed_only().limit_s(60),
+        Test::new("stripe", "two controllers are one object", stripe).bed_only().limit_s(60),
+        Test::new("unbind", "after unbind the kernel reads the bytes that we wrote", unbind).bed_only(),
     ],
 };
 

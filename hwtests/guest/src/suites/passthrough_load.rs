@@ -18,7 +18,9 @@ pub const SUITE: Suite = Suite {
     name: "passthrough-load",
     tests: &[
         Test::new("reset", "a reset under load ends commands with advice to try again", reset).limit_s(60),
-        Test::new("removal", "a controller that is pulled out ends commands with a typed fault", removal).limit_s(60),
+        Test::new("removal", "a controller that is pulled out ends commands with a typed fault", removal)
+            .bed_only()
+            .limit_s(60),
     ],
 };
 

@@ -26,9 +26,9 @@ use crate::suites::passthrough::generic;
 pub const SUITE: Suite = Suite {
     name: "peer-dma",
     tests: &[
-        Test::new("provider", "the device that gives memory out is found, with its size", provider),
-        Test::new("memory", "its memory can be mapped, used by the CPU, exhausted and given back", memory),
-        Test::new("tree", "the PCI tree tells one device, one switch and another root port apart", tree),
+        Test::new("provider", "the device that gives memory out is found, with its size", provider).bed_only(),
+        Test::new("memory", "its memory can be mapped, used by the CPU, exhausted and given back", memory).bed_only(),
+        Test::new("tree", "the PCI tree tells one device, one switch and another root port apart", tree).bed_only(),
         Test::new("across", "a drive under the same switch reads and writes it byte for byte", across),
         Test::new("file", "so does a file on a file system of that drive", file),
         Test::new("same-device", "the device's own drive does, too", same_device),

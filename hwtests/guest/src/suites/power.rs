@@ -13,9 +13,11 @@ pub const SUITE: Suite = Suite {
     name: "power",
     tests: &[
         Test::new("kernel-kept", "what the kernel's driver flushed outlived the cut, the rest did not", kernel_kept)
+            .bed_only()
             .after_power_cut(),
         // The last of its phase: it does not come back.
         Test::new("kernel-cut", "records are written and flushed through the kernel until the power goes", kernel_cut)
+            .bed_only()
             .limit_s(60),
     ],
 };
