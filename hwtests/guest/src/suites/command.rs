@@ -26,7 +26,15 @@ pub const SUITE: Suite = Suite {
         Test::new("bench", "bench measures a namespace and tells the way", bench).bed_only().limit_s(60),
         Test::new("one-owner", "a second process is told who has the controller", one_owner).bed_only().limit_s(60),
         Test::new("stripe", "two controllers are one object", stripe).bed_only().limit_s(60),
+        Test::new(
+            "transcript",
+            "the way of docs/nvme.md: bind, plan, read into a peer's BAR, verify, give back",
+            transcript,
+        )
+        .bed_only()
+        .limit_s(90),
         Test::new("unbind", "after unbind the kernel reads the bytes that we wrote", unbind).bed_only(),
+        Test::new("generic-node", "the same bytes by commands through the kernel's driver", generic_node).bed_only(),
     ],
 };
 
@@ -284,6 +292,58 @@ fn stripe(context: &Context) -> Verdict {
         return fail(format!("the set gives other bytes, or by another way: {ways:?}"));
     }
     good(context, &["nvme", "unbind", &second, "--yes"]).map(drop)
+}
+
+/// As a person would do it: text, one command after the other. The record has all that was printed.
+fn transcript(context: &Context) -> Verdict {
+    let (device, peer) = (context.device("nvme-a")?, context.device("peer")?);
+    for device in [&device, &peer] {
+        if device.driver().as_deref() == Some("vfio-pci") {
+            good(context, &["nvme", "unbind", &device.address, "--yes"])?;
+        }
+    }
+    block::namespaces(context, &device, 2)?;
+    let file = checkpoint(2 << 20);
+    std::fs::write("/tmp/model.safetensors", &file)?;
+    let namespace = format!("nvme://{}/1", device.address);
+    let part = format!("{namespace}?serial={SERIAL_A}&offset=8MiB&len={}", file.len());
+    let bar = format!("bar:{}/2", peer.address);
+    let digest = ["load", "/tmp/model.safetensors", "--digest"];
+    let before = good(context, &digest)?;
+    good(context, &["nvme", "list"])?;
+    good(context, &["nvme", "bind", &device.address, "--yes"])?;
+    good(context, &["nvme", "bind", &peer.address, "--yes"])?;
+    good(context, &["cp", "/tmp/model.safetensors", &part])?;
+    good(context, &["plan", &part, "--into", &bar, "--policy", "require=dma"])?;
+    let there = good(context, &["load", &part, "--into", &bar, "--policy", "require=dma", "--digest"])?;
+    good(context, &["nvme", "unbind", &device.address, "--yes"])?;
+    good(context, &["nvme", "unbind", &peer.address, "--yes"])?;
+    let sum = |output: &Output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.split_whitespace().find(|word| word.len() == 64).map(String::from)
+    };
+    match (sum(&before), sum(&there)) {
+        (Some(before), Some(there)) => same("digest", &there, &before),
+        sums => fail(format!("no digests: {sums:?}")),
+    }
+}
+
+fn generic_node(context: &Context) -> Verdict {
+    let device = context.device("nvme-a")?;
+    let found = block::namespaces(context, &device, 2)?;
+    for namespace in &found {
+        let node = namespace.node.to_string_lossy().into_owned();
+        let generic = node.replacen("nvme", "ng", 1);
+        context.until(Duration::from_secs(5), &generic, || Path::new(&generic).exists().then_some(()))?;
+        let (offset, len) = (OFFSET.to_string(), "700001");
+        let plain = good(context, &["cat", &node, "--offset", &offset, "--len", len])?;
+        let (bytes, report) = json_of_cat(context, &["cat", &generic, "--offset", &offset, "--len", len])?;
+        let ways = report["routes"].as_array().cloned().unwrap_or_default();
+        if bytes != plain.stdout || !ways.iter().all(|way| way["route"] == "nvme-passthrough/dma") {
+            return fail(format!("{generic}: other bytes than {node}, or another way: {ways:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn unbind(context: &Context) -> Verdict {
