@@ -9,6 +9,7 @@ mod peer_pages;
 mod power;
 mod speed;
 mod vfio;
+mod vfio_transport;
 mod ways;
 
 use crate::registry::Suite;
@@ -24,6 +25,7 @@ pub fn all() -> &'static [Suite] {
         peer_dma::SUITE,
         ways::SUITE,
         vfio::SUITE,
+        vfio_transport::SUITE,
         speed::SUITE,
         command::SUITE,
     ]
