@@ -75,6 +75,8 @@ struct Cli {
 enum Verb {
     /// Engine without a device, beside fio's null engine and bare io_uring no-ops.
     Null,
+    /// NVMe commands against a queue in memory, beside an io_uring loop of no-ops
+    NvmeDriver,
     /// 4 KiB random reads at depth 1, 32, 128, beside fio.
     Randread,
     /// 1 MiB sequential reads and writes, beside fio.
@@ -182,6 +184,7 @@ type Run = fn(&mut Bench<'_>) -> Result<Vec<Case>, Fault>;
 fn runs(verb: &Verb) -> Vec<Run> {
     match verb {
         Verb::Null => vec![cases::null::run],
+        Verb::NvmeDriver => vec![cases::nvme_driver::run],
         Verb::Randread => vec![cases::raw::randread],
         Verb::Seq => vec![cases::raw::seq],
         Verb::Odd => vec![cases::raw::odd],
@@ -190,6 +193,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Openclose => vec![cases::openclose::run],
         Verb::All => vec![
             cases::null::run,
+            cases::nvme_driver::run,
             cases::raw::randread,
             cases::raw::seq,
             cases::raw::odd,

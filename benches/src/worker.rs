@@ -43,6 +43,15 @@ pub(crate) enum Job {
         #[arg(long)]
         time_ms: u64,
     },
+    /// The NVMe driver's queue on a queue in memory.
+    Nvme {
+        /// Commands per doorbell.
+        #[arg(long)]
+        batch: u32,
+        /// Milliseconds to run.
+        #[arg(long)]
+        time_ms: u64,
+    },
     /// Our engine on a file.
     Disk(Disk),
     /// Our loader on a checkpoint.
@@ -73,6 +82,7 @@ impl Job {
             Self::Back { bytes } => return backing::touch(bytes),
             Self::Nop { batch, time_ms } => nop::run(batch, Duration::from_millis(time_ms))?,
             Self::Null { batch, time_ms } => ours::null::run(batch, Duration::from_millis(time_ms))?,
+            Self::Nvme { batch, time_ms } => ours::nvme::run(batch, Duration::from_millis(time_ms))?,
             Self::Disk(disk) => ours::disk::run(&disk)?,
             Self::Load { index, seed, again } => {
                 let memory = if again { ours::load::Memory::Kept } else { ours::load::Memory::Fresh };

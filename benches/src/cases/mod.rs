@@ -5,5 +5,6 @@
 pub(crate) mod counts;
 pub(crate) mod load;
 pub(crate) mod null;
+pub(crate) mod nvme_driver;
 pub(crate) mod openclose;
 pub(crate) mod raw;

@@ -3,6 +3,7 @@
 pub(crate) mod disk;
 pub(crate) mod load;
 pub(crate) mod null;
+pub(crate) mod nvme;
 pub(crate) mod openclose;
 
 use straightway::{ByPath, DataPath, Route};

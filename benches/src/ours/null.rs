@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use sw_engine::{
-    Completion, Granularity, Lane, LaneConfig, LaneParts, MemoryFacts, Op, OpOptions, Policy, RateTable, Spans, Target, Time, Verb,
-    seam::Wait,
+    Completion, Granularity, Lane, LaneConfig, LaneParts, MemoryFacts, Op, OpOptions, Policy, RateTable, Spans, Target,
+    Time, Verb, seam::Wait,
 };
 use sw_mem::{Buffer, ByteLen};
 use sw_testkit::null::NullTransport;
