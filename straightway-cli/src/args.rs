@@ -71,6 +71,8 @@ pub enum Command {
     /// Show NVMe controllers; give one to this program or back to the kernel
     #[command(subcommand)]
     Nvme(Nvme),
+    /// Run the suites of the test bed on this machine's own devices
+    Hwtest(Hwtest),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -436,6 +438,33 @@ pub struct Workload {
     /// The engine.
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// `hwtest`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The tests are in a program of their own: cargo build --release -p straightway-guest. A test that
+writes to a device, resets it or takes it from its driver runs only with --destructive, on a device whose serial is in the
+profile and matches, and that nobody uses. The profile is explained in docs/hardware.md.
+
+Examples:
+  straightway hwtest --profile machine.json
+  straightway hwtest --profile machine.json --only vfio.identify --destructive
+  straightway hwtest --profile machine.json --destructive --record record.json"
+)]
+pub struct Hwtest {
+    /// The file that names this machine's devices by role
+    #[arg(long, value_name = "FILE")]
+    pub profile: PathBuf,
+    /// Also run tests that destroy data on the devices whose serial is in the profile
+    #[arg(long)]
+    pub destructive: bool,
+    /// Only tests whose name, SUITE.TEST, has this in it
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
+    /// Write the record of the run, a JSON document, to a file
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
 }
 
 /// `completions`.

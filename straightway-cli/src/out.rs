@@ -57,6 +57,11 @@ impl Out {
         Self { format, drawing, carries, stdout: BufWriter::new(io::stdout()) }
     }
 
+    /// Whether programs read stdout.
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// Prints a report, and flushes: a reader of JSON lines sees each as it comes.
     ///
     /// # Errors

@@ -335,4 +335,29 @@ mod tests {
             assert!(Options::parse(words).is_err(), "{words:?}");
         }
     }
+
+    #[test]
+    fn the_page_has_every_field_of_the_record() {
+        const PAGE: &str = include_str!("../../../docs/json.md");
+        let section = PAGE.split("## ").find(|part| part.starts_with(SCHEMA)).unwrap();
+        let rows = section.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_string()));
+        let mut told: Vec<String> = rows.collect();
+        let profile = r#"{"name": "m", "suites": ["vfio"], "roles": {"nvme-a": {"address": "ffff:ff:1f.7"}}}"#;
+        let machine = Machine::new(Profile::parse(profile).unwrap(), Consent::Missing);
+        let options = Options::default();
+        let mut session = Session::new(&options, machine, Path::new("/nowhere"));
+        session.note("vfio.reset", &Err(Stop::Fail("no".into())), 0.5);
+        session.facts.push(json!({"test": "vfio.reset", "value": {}}));
+        let document = session.document("failed");
+        let mut printed = Vec::new();
+        for (name, value) in document.as_object().unwrap() {
+            match value.as_array().and_then(|all| all.first()?.as_object()) {
+                Some(first) => printed.extend(first.keys().map(|key| format!("{name}[].{key}"))),
+                None => printed.push(name.clone()),
+            }
+        }
+        told.sort();
+        printed.sort();
+        assert_eq!(printed, told);
+    }
 }

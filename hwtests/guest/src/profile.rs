@@ -60,7 +60,11 @@ impl Profile {
         Profile::parse(&text).map_err(|reason| format!("{}: {reason}", path.display()))
     }
 
-    fn parse(text: &str) -> Result<Profile, String> {
+    /// Checks the text of one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Profile, String> {
         let mut profile: Profile = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let mut addresses = BTreeSet::new();
         for (name, role) in &mut profile.roles {

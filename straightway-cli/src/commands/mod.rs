@@ -5,6 +5,7 @@ mod cat;
 mod cp;
 mod demo;
 mod doctor;
+mod hwtest;
 mod list;
 mod load;
 mod nvme;
@@ -37,6 +38,7 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Nvme(Nvme::List(args)) => nvme::list(&args, out),
         Command::Nvme(Nvme::Bind(args)) => nvme::bind(&args, out),
         Command::Nvme(Nvme::Unbind(args)) => nvme::unbind(&args, out),
+        Command::Hwtest(args) => hwtest::run(&args, out),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "straightway", &mut script);

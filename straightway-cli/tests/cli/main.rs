@@ -5,6 +5,7 @@ mod bench;
 mod copy;
 mod documented;
 mod gpu;
+mod hwtest;
 mod interrupt;
 mod misuse;
 mod reference;

@@ -6,7 +6,7 @@ use crate::support::Scratch;
 const PAGE: &str = include_str!("../../../docs/cli-reference.md");
 
 /// Every command, as the page orders them.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "",
     "demo",
     "doctor",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 13] = [
     "bench",
     "bench read",
     "bench write",
+    "hwtest",
     "completions",
 ];
 
