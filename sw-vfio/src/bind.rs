@@ -202,6 +202,7 @@ impl BindPlan {
         let failed = failed.or_else(|| self.misplaced(sysfs));
         let Some(error) = failed else { return Ok(()) };
         let remedy = match self.undo(sysfs, kernel, done) {
+            Ok(()) if error.kind() == ErrorKind::PermissionDenied => "run it as root; everything is as it was before",
             Ok(()) => "everything is as it was before",
             Err(_) => {
                 "and undoing it failed, too: look at the kernel log, then write the address to /sys/bus/pci/drivers_probe"
@@ -363,6 +364,16 @@ mod tests {
             let overridden = tree.sysfs().read(&format!("{}/driver_override", Sysfs::function(address)));
             assert_eq!(overridden.as_deref(), Some(""), "{failing}");
         }
+    }
+
+    #[test]
+    fn who_may_not_write_is_told_who_may() {
+        let tree = Tree::new();
+        let address = tree.nvme("0000:01:00.0", "nvme0", "4");
+        tree.fail_once_with("driver_override", libc::EACCES);
+        let error = plan_bind(tree.sysfs(), address).unwrap().run_on(tree.sysfs(), &tree).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert!(error.remedy_text().starts_with("run it as root"), "{error}");
     }
 
     #[test]

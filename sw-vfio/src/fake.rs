@@ -13,7 +13,7 @@ use crate::{bind::Kernel, pci::PciAddress, sysfs::Sysfs};
 pub(crate) struct Tree {
     sysfs: Sysfs,
     root: PathBuf,
-    fail: RefCell<Option<String>>,
+    fail: RefCell<Option<(String, i32)>>,
     refused: RefCell<Option<String>>,
 }
 
@@ -75,7 +75,12 @@ impl Tree {
 
     /// The next write to a path that ends so is refused.
     pub(crate) fn fail_once(&self, path_end: &str) {
-        *self.fail.borrow_mut() = Some(path_end.to_owned());
+        self.fail_once_with(path_end, libc::EIO);
+    }
+
+    /// As [`Tree::fail_once`], with an errno.
+    pub(crate) fn fail_once_with(&self, path_end: &str, errno: i32) {
+        *self.fail.borrow_mut() = Some((path_end.to_owned(), errno));
     }
 
     /// This driver takes nothing.
@@ -93,8 +98,8 @@ impl Tree {
 
 impl Kernel for Tree {
     fn write(&self, path: &str, text: &str) -> Result<(), i32> {
-        if self.fail.borrow_mut().take_if(|end| path.ends_with(end.as_str())).is_some() {
-            return Err(libc::EIO);
+        if let Some((_, errno)) = self.fail.borrow_mut().take_if(|(end, _)| path.ends_with(end.as_str())) {
+            return Err(errno);
         }
         let link = |name: &str| self.sysfs.path(&format!("sys/bus/pci/devices/{name}/driver"));
         let chosen = |name: &str| {

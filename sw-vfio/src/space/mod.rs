@@ -172,7 +172,8 @@ pub struct SpaceReport {
     pub stuck: u64,
 }
 
-/// See the [module](self). Clones share it.
+/// One address space for DMA, shared by the functions that are opened in it and by every region that they reach. Clones
+/// share it.
 #[derive(Clone, Debug)]
 pub struct DmaSpace(Arc<Inner>);
 
