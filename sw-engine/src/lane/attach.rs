@@ -147,22 +147,40 @@ impl Lane {
     ///
     /// # Errors
     /// What the transport says. `Busy` while operations hold all places; `TooLarge` if this operation alone needs more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn attach_memory(&mut self, op: &Op) -> Result<(), Error> {
         let queues = self.must_attach & op.target.direct();
-        if queues == 0 { Ok(()) } else { self.attach_spans(op, queues) }
+        match &op.spans {
+            _ if queues == 0 => Ok(()),
+            Spans::One(span) if self.knows(queues, span.region().id()) => Ok(()),
+            _ => self.attach_spans(op, queues),
+        }
     }
 
+    /// Whether the region lies where it should in the table of each of these queues.
+    #[inline(always)]
+    fn knows(&self, mut queues: u64, id: RegionId) -> bool {
+        // No bit left is the number 64, which no queue has.
+        while let Some(queue) = self.queues.get(queues.trailing_zeros() as usize) {
+            if !queue.attached.as_ref().is_some_and(|table| table.is_home(id)) {
+                return false;
+            }
+            queues &= queues - 1;
+        }
+        true
+    }
+
+    #[inline(never)]
     fn attach_spans(&mut self, op: &Op, mut queues: u64) -> Result<(), Error> {
         while queues != 0 {
             let index = queues.trailing_zeros() as usize;
             queues &= queues - 1;
             // One that broke fails the operation with its own fault.
             let broken = self.queues[index].broken.is_some();
-            let missing = |span: &&DmaSpan| {
+            let missing = |span: &DmaSpan| {
                 self.queues[index].attached.as_ref().is_some_and(|table| !table.is_home(span.region().id()))
             };
-            if !broken && op.spans.iter().any(|span| missing(&span)) {
+            if !broken && op.spans.iter().any(missing) {
                 self.attach_missing(op, index)?;
             }
         }
