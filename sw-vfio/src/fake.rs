@@ -1,4 +1,6 @@
-//! A machine in a temporary directory, with a kernel that reacts to writes. For tests.
+//! A machine in a temporary directory, with a kernel that reacts to writes, and forked children. For tests.
+// UNSAFETY: fork and waitpid.
+#![expect(unsafe_code, reason = "system calls")]
 
 use std::{
     cell::RefCell,
@@ -94,6 +96,24 @@ impl Tree {
             symlink(self.sysfs.path(&format!("sys/bus/pci/drivers/{driver}")), link).unwrap();
         }
     }
+}
+
+/// Runs `child` in a forked child and says whether it returned `true` within 20 s.
+pub(crate) fn in_child(child: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child takes no lock that another thread of the parent may hold but the allocator's, which glibc and musl
+    // make usable after a fork; it leaves by _exit, and an alarm ends it if it hangs.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: no pointers.
+        unsafe { libc::alarm(20) };
+        let fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
+        // SAFETY: ends the child without running the parent's handlers.
+        unsafe { libc::_exit(if fine { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    // SAFETY: a child of ours and a writable status.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    waited == pid && status == 0
 }
 
 impl Kernel for Tree {

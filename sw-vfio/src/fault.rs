@@ -27,6 +27,14 @@ pub(crate) fn error(errno: i32, verb: Verb, name: impl Into<Arc<str>>, what: &st
     Error::new(kind(errno), verb).at(name).with_code(errno).detail(format!("{what}: {text}"))
 }
 
+/// A call in a forked child. The function, its descriptors and its mappings are the parent's.
+pub(crate) fn forked(verb: Verb, name: impl Into<Arc<str>>) -> Error {
+    Error::new(ErrorKind::Forked, verb)
+        .at(name)
+        .detail("it was opened before this process was forked; it belongs to the parent")
+        .remedy("open it in the process that uses it, or start workers without fork (spawn)")
+}
+
 /// Opening a device file of VFIO or iommufd failed.
 pub(crate) fn open_error(errno: i32, path: &str) -> Error {
     let error = error(errno, Verb::Open, path, "cannot open it");

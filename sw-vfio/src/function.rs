@@ -34,7 +34,7 @@ struct Vectors {
 }
 
 /// An open function. Its registers, memory and interrupts keep it open; the last of them closes it: interrupts off, DMA off,
-/// file closed, group left.
+/// file closed, group left. A forked child closes its copies of the descriptors and does nothing else.
 #[derive(Debug)]
 pub(crate) struct Function {
     name: Arc<str>,
@@ -133,8 +133,14 @@ impl Function {
         self.presence.gone()
     }
 
+    /// An error in a forked child, which may not touch its parent's function.
+    fn expect_own(&self, verb: Verb) -> Result<(), Error> {
+        if self.presence.is_child() { Err(fault::forked(verb, Arc::clone(&self.name))) } else { Ok(()) }
+    }
+
     /// Maps a BAR. The mapping keeps the function open.
     pub(crate) fn map_bar(self: &Arc<Self>, bar: u32) -> Result<Arc<BarMap>, Error> {
+        self.expect_own(Verb::Open)?;
         let failed = |errno| fault::error(errno, Verb::Open, Arc::clone(&self.name), &format!("mapping BAR {bar}"));
         if bar > sys::vfio::BAR5 {
             return Err(failed(libc::EINVAL));
@@ -150,6 +156,7 @@ impl Function {
 
     /// Connects interrupt `vector` to an event, or gives the one that is connected already.
     pub(crate) fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, Error> {
+        self.expect_own(Verb::Setup)?;
         let failed =
             |errno| fault::error(errno, Verb::Setup, Arc::clone(&self.name), &format!("enabling interrupt {vector}"));
         let vectors =
@@ -191,16 +198,18 @@ impl Function {
         Ok(event)
     }
 
-    /// Takes bus mastership away; `true`: it can touch no memory any more.
+    /// Takes bus mastership away; `true`: it can touch no memory any more. In a forked child it is left alone: it never
+    /// reaches the child's memory, which is a copy.
     pub(crate) fn stop_dma(&self) -> bool {
-        self.config.stop_dma(self.fd())
+        self.presence.is_child() || self.config.stop_dma(self.fd())
     }
 
     /// Resets it and lets it start accesses again.
     ///
     /// # Errors
-    /// `Unsupported` where it has no reset of its own; the kernel's.
+    /// `Unsupported` where it has no reset of its own; `Forked`; the kernel's.
     pub(crate) fn reset(&self) -> Result<(), Error> {
+        self.expect_own(Verb::Setup)?;
         let failed = |errno, what| fault::error(errno, Verb::Setup, Arc::clone(&self.name), what);
         if !self.can_reset {
             return Err(failed(libc::EOPNOTSUPP, "it has no reset of its own"));
@@ -212,6 +221,10 @@ impl Function {
 
 impl Drop for Function {
     fn drop(&mut self) {
+        // The descriptors are shared: what a forked child switched off would be off for its parent. It closes its copies.
+        if self.presence.is_child() {
+            return;
+        }
         // Its watcher must not report a removal that is an orderly end.
         self.watcher = None;
         if let Some(vectors) = &self.vectors {
@@ -235,4 +248,53 @@ fn find_vectors(device: BorrowedFd<'_>) -> Option<Vectors> {
     let count = u16::try_from(info.count).unwrap_or(u16::MAX).min(VECTORS_MAX);
     let can_grow = info.flags & sys::vfio::IRQ_NORESIZE == 0;
     Some(Vectors { index, count, can_grow, enabled: Mutex::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, fake::in_child, space, sysfs::Sysfs};
+
+    /// A function whose file is memory, with its DMA switched on and its watcher running.
+    fn opened() -> (Arc<Function>, OwnedFd, Config) {
+        let (file, config) = config::fake(0x0006);
+        let address = "0000:01:00.0".parse().unwrap();
+        let (space, member) = space::joined(&Sysfs::at("/nowhere"), address);
+        let presence = Arc::<Presence>::default();
+        let copy = || file.try_clone().unwrap();
+        let watcher = Watcher::start("test", News::new().unwrap(), copy(), config, Arc::clone(&presence)).unwrap();
+        let function = Function {
+            name: "0000:01:00.0".into(),
+            address,
+            space,
+            config,
+            can_reset: true,
+            vectors: None,
+            presence,
+            watcher: Some(watcher),
+            device: copy(),
+            _member: member,
+        };
+        (Arc::new(function), file, config)
+    }
+
+    #[test]
+    fn a_forked_child_touches_nothing_of_its_parents_function() {
+        let (function, file, config) = opened();
+        let held = function.space().clone();
+        let mut function = Some(function);
+        assert!(in_child(|| {
+            let own = function.take().unwrap();
+            let forked = |result: Result<(), Error>| result.is_err_and(|error| error.kind() == ErrorKind::Forked);
+            let stopped = own.stop_dma();
+            let refused = forked(own.reset()) && forked(own.interrupt(0).map(drop)) && forked(own.map_bar(0).map(drop));
+            let closed = Arc::into_inner(own).map(drop).is_some();
+            stopped && refused && closed
+        }));
+        assert_eq!(config.command(file.as_fd()), Ok(0x0006), "DMA of the parent's function is on");
+        assert_eq!(held.open_functions(), 1);
+        drop(function);
+        assert_eq!(config.command(file.as_fd()), Ok(0x0002), "the parent's drop switches it off");
+        assert_eq!(held.open_functions(), 0);
+    }
 }

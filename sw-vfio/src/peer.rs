@@ -27,6 +27,7 @@ use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa, Guest, Mmio, Place, align_up, 
 use crate::{
     bar::BarMap,
     bus::VfioFunction,
+    fault,
     function::Function,
     iova::{IovaAllocator, IovaError, Window},
     pci::PciAddress,
@@ -66,7 +67,10 @@ struct Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.bar.room().free(self.at);
+        // In a forked child the lock may be held for ever, and the room is the parent's.
+        if !self.bar.0.presence.is_child() {
+            self.bar.room().free(self.at);
+        }
     }
 }
 
@@ -145,8 +149,11 @@ impl PeerBar {
     /// `len` bytes of it, from a page of their own; not zeroed. The address of the region counts bytes from the BAR's start.
     ///
     /// # Errors
-    /// `ResourceLimit` if no gap of that length is left; `ApiMisuse` for no bytes.
+    /// `ResourceLimit` if no gap of that length is left; `ApiMisuse` for no bytes; `Forked` in a forked child.
     pub fn allocate(&self, len: ByteLen) -> Result<DmaRegion, Error> {
+        if self.0.presence.is_child() {
+            return Err(fault::forked(Verb::Register, &*self.0.name));
+        }
         let refused = |kind, detail: String| Error::new(kind, Verb::Register).at(&*self.0.name).detail(detail);
         let mut room = self.room();
         let page = room.unit();

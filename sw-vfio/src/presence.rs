@@ -5,6 +5,7 @@
 //! makes no system call for it. It first stops the function's DMA, then sets the mark after which every register reads as
 //! all ones, then raises every interrupt of the function so that nobody sleeps on it.
 
+use core::mem::ManuallyDrop;
 use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{
@@ -13,6 +14,8 @@ use std::{
     },
     thread::JoinHandle,
 };
+
+use sw_mem::ForkMark;
 
 use crate::{
     config::Config,
@@ -29,19 +32,32 @@ pub enum Gone {
     Failed = 2,
     /// Its registers are not mapped any more.
     Unmapped = 3,
+    /// This process was forked from the one that opened it.
+    Forked = 4,
 }
 
 /// Shared by a function, its registers and its watcher.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     gone: AtomicU8,
+    /// A child of a fork has the registers mapped, too: it must not touch them.
+    fork: ForkMark,
     interrupts: Mutex<Vec<Weak<EventFd>>>,
 }
 
 impl Presence {
+    /// Whether this process was forked from the one that has the function.
+    #[inline]
+    pub(crate) fn is_child(&self) -> bool {
+        self.fork.is_child()
+    }
+
     /// Why it is gone, if it is.
     #[inline]
     pub(crate) fn gone(&self) -> Option<Gone> {
+        if self.is_child() {
+            return Some(Gone::Forked);
+        }
         match self.gone.load(Ordering::Acquire) {
             1 => Some(Gone::Requested),
             2 => Some(Gone::Failed),
@@ -74,9 +90,10 @@ impl Presence {
     }
 }
 
-/// The thread that waits for bad news. Dropping it ends it.
+/// The thread that waits for bad news. Dropping it ends it; in a forked child, which has no such thread, it is forgotten.
 #[derive(Debug)]
 pub(crate) struct Watcher {
+    fork: ForkMark,
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -124,7 +141,7 @@ impl Watcher {
         let builder = std::thread::Builder::new().name(format!("sw-vfio {name}"));
         let theirs = Arc::clone(&stop);
         let thread = builder.spawn(move || watch(theirs)).map_err(|error| crate::sys::code(&error))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { fork: ForkMark::new(), stop, thread: Some(thread) })
     }
 }
 
@@ -136,6 +153,11 @@ fn lose(presence: &Presence, config: &Config, device: &OwnedFd, why: Gone) {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
+        if self.fork.is_child() {
+            // Not even detached: the thread's own data is not there.
+            let _parents = ManuallyDrop::new(self.thread.take());
+            return;
+        }
         self.stop.raise();
         if let Some(thread) = self.thread.take() {
             // It cannot panic in a way that matters here; its work is over.
@@ -165,6 +187,35 @@ mod tests {
         assert_eq!(config.command(file.as_fd()), Ok(0x0002), "memory stays on, DMA is off");
         presence.lose(Gone::Failed);
         assert_eq!(presence.gone(), Some(Gone::Requested), "the first reason counts");
+        drop(watcher);
+    }
+
+    #[test]
+    fn a_forked_child_forgets_and_the_parent_is_watched_on() {
+        let (file, config) = crate::config::fake(0x0006);
+        let news = News::new().unwrap();
+        let request = news.request.as_fd().try_clone_to_owned().unwrap();
+        let presence = Arc::new(Presence::default());
+        let interrupt = Arc::new(EventFd::new().unwrap());
+        presence.tell(&interrupt);
+        let mut watcher =
+            Some(Watcher::start("test", news, file.try_clone().unwrap(), config, Arc::clone(&presence)).unwrap());
+        assert_eq!(presence.gone(), None);
+        assert!(crate::fake::in_child(|| {
+            interrupt.raise();
+            // Would wait for a thread that is not there, and end the parent's.
+            watcher = None;
+            presence.gone() == Some(Gone::Forked)
+        }));
+        assert!(!interrupt.take(), "the child raised nothing");
+        interrupt.raise();
+        assert!(crate::fake::in_child(|| !interrupt.take()));
+        assert!(interrupt.take(), "the child took nothing");
+        std::io::Write::write_all(&mut std::fs::File::from(request), &1u64.to_ne_bytes()).unwrap();
+        let set = Epoll::new().unwrap();
+        set.add(interrupt.as_fd(), 0).unwrap();
+        set.wait(Some(std::time::Duration::from_secs(20)), |_| ());
+        assert_eq!(presence.gone(), Some(Gone::Requested), "the thread still watches");
         drop(watcher);
     }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use sw_engine::{Error, Verb};
+use sw_mem::ForkMark;
 
 use super::{Backend, Limits, OWN_ENTRIES, Source, Window};
 use crate::{fault, pci::PciAddress, sys, sysfs::Sysfs};
@@ -11,6 +12,7 @@ use crate::{fault, pci::PciAddress, sys, sysfs::Sysfs};
 pub(super) struct Ioas {
     fd: OwnedFd,
     id: u32,
+    fork: ForkMark,
 }
 
 impl Ioas {
@@ -21,7 +23,13 @@ impl Ioas {
         })?;
         let id = sys::iommufd::ioas_alloc(fd.as_fd())
             .map_err(|errno| fault::error(errno, Verb::Open, FILE, "making an address space"))?;
-        Ok(Self { fd, id })
+        Ok(Self { fd, id, fork: ForkMark::new() })
+    }
+
+    /// A file that refuses every request.
+    #[cfg(test)]
+    pub(super) fn fake() -> Self {
+        Self { fd: sys::map::memory_file(4096).unwrap(), id: 0, fork: ForkMark::new() }
     }
 
     pub(super) fn join(&self, sysfs: &Sysfs, address: PciAddress) -> Result<(OwnedFd, Option<Limits>), Error> {
@@ -63,6 +71,10 @@ impl Ioas {
 
 impl Drop for Ioas {
     fn drop(&mut self) {
+        // The address space is the parent's.
+        if self.fork.is_child() {
+            return;
+        }
         // Mappings hold the space and functions their membership, so nothing uses it any more; closing the file ends it too.
         if let Err(errno) = sys::iommufd::destroy(self.fd.as_fd(), self.id) {
             tracing::debug!(errno, "the address space was still in use when its owner went");

@@ -25,7 +25,7 @@ use std::{
 };
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_mem::{ByteLen, DmaRegion, Guest, GuestKey, Iova, Place, align_down, align_up};
+use sw_mem::{ByteLen, DmaRegion, ForkMark, Guest, GuestKey, Iova, Place, align_down, align_up};
 
 use crate::{
     fault,
@@ -182,6 +182,8 @@ struct Inner {
     sysfs: Sysfs,
     backend: Backend,
     key: GuestKey,
+    /// A child shares the kernel's mappings with its parent, and its copy of the lock may be held for ever.
+    fork: ForkMark,
     state: Mutex<State>,
     stuck: AtomicU64,
 }
@@ -234,8 +236,17 @@ impl DmaSpace {
         };
         let iovas = IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES);
         let state = State { mapper, iovas, epoch: 0, open: BTreeSet::new() };
-        let (key, stuck) = (GuestKey::fresh(), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { sysfs: sysfs.clone(), backend, key, state: Mutex::new(state), stuck })))
+        Ok(Self::with(sysfs.clone(), backend, state))
+    }
+
+    fn with(sysfs: Sysfs, backend: Backend, state: State) -> Self {
+        let (key, fork, state) = (GuestKey::fresh(), ForkMark::new(), Mutex::new(state));
+        Self(Arc::new(Inner { sysfs, backend, key, fork, state, stuck: AtomicU64::new(0) }))
+    }
+
+    /// An error in a forked child.
+    fn expect_own(&self, verb: Verb, name: impl Into<Arc<str>>) -> Result<(), Error> {
+        if self.0.fork.is_child() { Err(fault::forked(verb, name)) } else { Ok(()) }
     }
 
     /// How it maps.
@@ -254,6 +265,7 @@ impl DmaSpace {
 
     /// Opens a function into the space, exclusively.
     pub(crate) fn join(&self, address: PciAddress) -> Result<(Membership, OwnedFd), Error> {
+        self.expect_own(Verb::Open, address.to_string())?;
         let mut state = self.state();
         let State { mapper, iovas, open, .. } = &mut *state;
         if open.contains(&address) {
@@ -287,6 +299,9 @@ impl DmaSpace {
     }
 
     fn leave(&self, address: PciAddress, group: Option<&str>) {
+        if self.0.fork.is_child() {
+            return;
+        }
         let mut state = self.state();
         state.open.remove(&address);
         let State { mapper: Mapper::Type1(container), iovas, epoch, .. } = &mut *state else { return };
@@ -302,7 +317,9 @@ impl DmaSpace {
     /// # Errors
     /// `ResourceLimit`: locked memory, entries or addresses of the IOMMU. `Unsupported`: memory of a device that is not a
     /// [`PeerBar`](crate::PeerBar), or that this back end cannot map; memory that is not contiguous, without an IOMMU.
+    /// `Forked` in a forked child.
     pub fn map(&self, region: &DmaRegion) -> Result<Iova, Error> {
+        self.expect_own(Verb::Register, format!("{region:?}"))?;
         let key = self.0.key;
         let epoch = self.state().epoch;
         if region.bound(key, |mapping: &Mapping| mapping.epoch != epoch) == Some(true) {
@@ -388,6 +405,9 @@ impl DmaSpace {
     }
 
     fn unmap(&self, of: u64, iova: u64, len: u64) {
+        if self.0.fork.is_child() {
+            return;
+        }
         let mut state = self.state();
         let State { mapper, iovas, epoch, .. } = &mut *state;
         if of != *epoch {
@@ -407,6 +427,12 @@ impl DmaSpace {
                 tracing::error!(iova = format_args!("{iova:#x}"), len, ?other, "the kernel did not end a DMA mapping");
             }
         }
+    }
+
+    /// Functions that are open in it.
+    #[cfg(test)]
+    pub(crate) fn open_functions(&self) -> usize {
+        self.state().open.len()
     }
 
     /// Its numbers now.
@@ -440,5 +466,41 @@ fn no_address(why: IovaError, iovas: &IovaAllocator, name: &str) -> Error {
             .detail(format!("no gap in the device's addresses is large enough beside {} mappings", iovas.entries()))
             .remedy("map less at a time; a function must be open before memory is mapped for it"),
         IovaError::NoSpace | IovaError::BadLength => Error::new(ErrorKind::ApiMisuse, Verb::Register).at(name),
+    }
+}
+
+/// A space without a kernel behind it, in which a function is open.
+#[cfg(test)]
+pub(crate) fn joined(sysfs: &Sysfs, address: PciAddress) -> (DmaSpace, Membership) {
+    let mapper = Mapper::Iommufd(iommufd::Ioas::fake());
+    let window = Window { first: 0, last: (1 << 30) - 1 };
+    let iovas = IovaAllocator::new(&[window], &[], sys::page_bytes(), 16);
+    let state = State { mapper, iovas, epoch: 0, open: BTreeSet::from([address]) };
+    let space = DmaSpace::with(sysfs.clone(), Backend::Iommufd, state);
+    (space.clone(), Membership { space, address, group: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::in_child;
+
+    #[test]
+    fn a_forked_child_ends_no_mapping_and_makes_none() {
+        let (space, _member) = joined(&Sysfs::at("/nowhere"), "0000:01:00.0".parse().unwrap());
+        let iova = space.state().iovas.take(4096, 0).unwrap();
+        let mut mapping =
+            Some(Mapping { space: space.clone(), epoch: 0, iova: Some(iova), len: 4096, first: Iova::new(iova) });
+        let region = sw_mem::Buffer::allocate(ByteLen(4096)).unwrap().into_span().region().clone();
+        // The child's lock is as it would be if a thread of the parent had it at the moment of the fork.
+        let lock = space.state();
+        assert!(in_child(|| {
+            mapping = None;
+            space.map(&region).is_err_and(|error| error.kind() == ErrorKind::Forked)
+        }));
+        drop(lock);
+        assert_eq!((space.report().entries, space.report().stuck), (1, 0));
+        drop(mapping);
+        assert_eq!(space.report().stuck, 1, "the parent asks its kernel, which knows nothing of it here");
     }
 }

@@ -7,14 +7,20 @@ use std::{
     time::Duration,
 };
 
+use sw_mem::ForkMark;
+
 use super::{errno, owned, uninterrupted};
 
 /// Events that one wait takes at most; more stay ready for the next.
 pub(crate) const EVENTS_MAX: usize = 32;
 
-/// A kernel event counter (`eventfd(2)`), not blocking.
+/// A kernel event counter (`eventfd(2)`), not blocking. Parent and child of a fork share the counter, so a child neither
+/// raises nor takes what was made before the fork: it would wake, or rob, the threads of its parent.
 #[derive(Debug)]
-pub(crate) struct EventFd(OwnedFd);
+pub(crate) struct EventFd {
+    fd: OwnedFd,
+    fork: ForkMark,
+}
 
 impl EventFd {
     pub(crate) fn new() -> Result<Self, i32> {
@@ -24,28 +30,35 @@ impl EventFd {
             return Err(errno());
         }
         // SAFETY: the call just made it.
-        Ok(Self(unsafe { owned(fd) }))
+        Ok(Self { fd: unsafe { owned(fd) }, fork: ForkMark::new() })
     }
 
-    /// Adds one. A counter that is full is as good as raised.
+    /// Adds one; nothing in a forked child. A counter that is full is as good as raised.
     pub(crate) fn raise(&self) {
+        if self.fork.is_child() {
+            return;
+        }
         let one = 1u64;
         // SAFETY: the call reads eight bytes of a live `u64`.
-        let _ = uninterrupted(|| unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) });
+        let _ =
+            uninterrupted(|| unsafe { libc::write(self.fd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) });
     }
 
-    /// Takes what was raised; `false` if nothing was.
+    /// Takes what was raised; `false` if nothing was, and in a forked child.
     pub(crate) fn take(&self) -> bool {
+        if self.fork.is_child() {
+            return false;
+        }
         let mut count = 0u64;
         // SAFETY: the call writes eight bytes to a live `u64`.
-        let read = || unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+        let read = || unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
         uninterrupted(read).is_ok_and(|done| done == 8)
     }
 }
 
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
