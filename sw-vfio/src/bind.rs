@@ -6,12 +6,13 @@
 //! ```
 
 use core::fmt;
+use std::os::fd::OwnedFd;
 
 use sw_engine::{Error, ErrorKind, Verb};
 
 use crate::{
     fault,
-    inventory::{self, FunctionFacts},
+    inventory::{self, FunctionFacts, Use},
     pci::PciAddress,
     sysfs::Sysfs,
 };
@@ -22,6 +23,8 @@ pub const VFIO_PCI: &str = "vfio-pci";
 const RECORDS: &str = "run/straightway/bound";
 /// In a record: nobody drove it.
 const NOBODY: &str = "-";
+/// Uses that one refusal names.
+const USES_SHOWN: usize = 8;
 const PROBE: &str = "sys/bus/pci/drivers_probe";
 
 /// One step of a plan.
@@ -73,7 +76,7 @@ fn refused(kind: ErrorKind, address: PciAddress, detail: impl Into<String>) -> E
 /// Plans to give a function to vfio-pci. An empty plan: vfio-pci has it.
 ///
 /// # Errors
-/// `InUse` if a namespace is mounted, held or swap, or if another function of its IOMMU group is driven by the kernel;
+/// `InUse` if a namespace is mounted, held, swap, exported or open in a process that this user may see, or if another function of its IOMMU group is driven by the kernel;
 /// `Unsupported` without vfio-pci or an IOMMU; `WrongKind` for a bridge; `NoDevice`.
 pub fn plan_bind(sysfs: &Sysfs, address: PciAddress) -> Result<BindPlan, Error> {
     sysfs.expect_function(address)?;
@@ -81,12 +84,8 @@ pub fn plan_bind(sysfs: &Sysfs, address: PciAddress) -> Result<BindPlan, Error> 
     if function.is_bridge() {
         return Err(refused(ErrorKind::WrongKind, address, "it is a bridge: the kernel needs it"));
     }
-    let uses: Vec<String> = function.uses().map(ToString::to_string).collect();
-    if !uses.is_empty() {
-        return Err(
-            refused(ErrorKind::InUse, address, uses.join(", ")).remedy("unmount it, or take it out of use, first")
-        );
-    }
+    expect_unused(address, function.uses())?;
+    expect_unused(address, &inventory::openers(sysfs, &function, &[]))?;
     if !sysfs.exists(&format!("sys/bus/pci/drivers/{VFIO_PCI}")) {
         return Err(refused(ErrorKind::Unsupported, address, "the kernel has no vfio-pci driver loaded")
             .remedy("load it: modprobe vfio-pci"));
@@ -105,6 +104,17 @@ pub fn plan_bind(sysfs: &Sysfs, address: PciAddress) -> Result<BindPlan, Error> 
         plan.steps.push(Step::Probe);
     }
     Ok(plan)
+}
+
+fn expect_unused<'a>(address: PciAddress, uses: impl IntoIterator<Item = &'a Use>) -> Result<(), Error> {
+    let mut uses = uses.into_iter().peekable();
+    if uses.peek().is_none() { Ok(()) } else { Err(in_use(address, uses)) }
+}
+
+fn in_use<'a>(address: PciAddress, uses: impl IntoIterator<Item = &'a Use>) -> Error {
+    let uses: Vec<String> = uses.into_iter().take(USES_SHOWN).map(ToString::to_string).collect();
+    refused(ErrorKind::InUse, address, uses.join(", "))
+        .remedy("unmount it, stop who has it open, or take it out of use, first")
 }
 
 /// A group is given to user space as a whole: VFIO refuses it while the kernel drives one of its functions.
@@ -136,10 +146,7 @@ pub fn plan_unbind(sysfs: &Sysfs, address: PciAddress) -> Result<BindPlan, Error
         let has = before.map_or_else(|| "no driver has it".into(), |driver| format!("{driver} has it"));
         return Err(refused(ErrorKind::ApiMisuse, address, format!("{has}, not vfio-pci")));
     }
-    if let Some(owner) = owner(sysfs, address) {
-        return Err(refused(ErrorKind::InUse, address, format!("process {owner} has it open"))
-            .remedy("stop that process first"));
-    }
+    expect_closed(sysfs, address)?;
     let told = sysfs.read(&record(address));
     let mut steps = vec![Step::Override(None), Step::Unbind(VFIO_PCI.into())];
     let after = match told.as_deref() {
@@ -158,6 +165,12 @@ pub fn plan_unbind(sysfs: &Sysfs, address: PciAddress) -> Result<BindPlan, Error
         steps.push(Step::Forget);
     }
     Ok(BindPlan { address, before, after, steps })
+}
+
+/// An error if a process has the function open through VFIO: the kernel would wait for that process.
+fn expect_closed(sysfs: &Sysfs, address: PciAddress) -> Result<(), Error> {
+    let Some(owner) = owner(sysfs, address) else { return Ok(()) };
+    Err(refused(ErrorKind::InUse, address, format!("process {owner} has it open")).remedy("stop that process first"))
 }
 
 /// A process that has the function open through VFIO, as far as this user may see.
@@ -182,19 +195,25 @@ impl BindPlan {
         &self.steps
     }
 
-    /// Does it, and looks whether the function is where it should be. If a step fails, what was done is undone.
+    /// Does it, and looks whether the function is where it should be. If a step fails, what was done is undone. First it
+    /// looks again who uses the function, since time may have gone by, and keeps its namespaces from being mounted meanwhile.
     ///
     /// # Errors
-    /// The kernel's refusal, with what became of the function; `PermissionDenied` for who may not.
+    /// `InUse` or `Changed`: it is not as it was when this was planned, and nothing was done. The kernel's refusal, with what became of the function; `PermissionDenied` for who may not.
     pub fn run(&self, sysfs: &Sysfs) -> Result<(), Error> {
         self.run_on(sysfs, sysfs)
     }
 
     pub(crate) fn run_on(&self, sysfs: &Sysfs, kernel: &dyn Kernel) -> Result<(), Error> {
+        let mut held = self.look_again(sysfs)?;
         let mut done = 0;
         let failed = self.steps.iter().find_map(|step| match self.step(sysfs, kernel, step) {
             Ok(()) => {
                 done += 1;
+                if matches!(step, Step::Unbind(_)) {
+                    // The block devices are gone; a descriptor would keep what is left of them.
+                    held.clear();
+                }
                 None
             }
             Err(errno) => Some(fault::error(errno, Verb::Setup, self.address.to_string(), &self.told(step))),
@@ -209,6 +228,30 @@ impl BindPlan {
             }
         };
         Err(error.remedy(remedy))
+    }
+
+    /// Whether what was planned may still be done. With the block devices of the function, held for this process alone.
+    fn look_again(&self, sysfs: &Sysfs) -> Result<Vec<OwnedFd>, Error> {
+        if self.steps.is_empty() {
+            return Ok(Vec::new());
+        }
+        sysfs.expect_function(self.address)?;
+        let function = inventory::look(sysfs, self.address);
+        if function.driver != self.before {
+            let name = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".into());
+            let detail = format!("{} has it now, not {}", name(&function.driver), name(&self.before));
+            return Err(refused(ErrorKind::Changed, self.address, detail).remedy("plan it again"));
+        }
+        if self.before.as_deref() == Some(VFIO_PCI) {
+            expect_closed(sysfs, self.address)?;
+            return Ok(Vec::new());
+        }
+        check_group(sysfs, &function)?;
+        expect_unused(self.address, function.uses())?;
+        let held = inventory::hold(sysfs, &function).map_err(|busy| in_use(self.address, [&busy]))?;
+        // After that: whoever opens it from now on gets a device that is about to go, but nobody who has it is missed.
+        expect_unused(self.address, &inventory::openers(sysfs, &function, &held))?;
+        Ok(held)
     }
 
     /// An error if another driver has the function than was planned.
@@ -394,6 +437,56 @@ mod tests {
         let error = plan_bind(tree.sysfs(), address).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InUse);
         assert!(error.to_string().contains("nvme0n1 is mounted at /data"), "{error}");
+    }
+
+    #[test]
+    fn an_open_generic_node_is_refused_too() {
+        let tree = Tree::new();
+        let address = tree.nvme("0000:01:00.0", "nvme0", "4");
+        tree.open_file(4711, "9", "/dev/ng0n1");
+        let error = plan_bind(tree.sysfs(), address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse);
+        assert!(error.to_string().contains("process 4711 has ng0n1 open"), "{error}");
+    }
+
+    #[test]
+    fn what_came_into_use_after_the_plan_stops_its_first_step() {
+        type Change = fn(&Tree);
+        let changes: [(Change, ErrorKind); 4] = [
+            (
+                |tree| tree.write("proc/self/mountinfo", "22 1 259:0 / /data rw - ext4 /dev/nvme0n1 rw\n"),
+                ErrorKind::InUse,
+            ),
+            (|tree| tree.open_file(4711, "9", "/dev/nvme0n1"), ErrorKind::InUse),
+            (
+                |tree| assert!(tree.function("0000:01:00.1", "0x020000", "e1000", "4").to_string().ends_with(".1")),
+                ErrorKind::InUse,
+            ),
+            (
+                |tree| Kernel::write(tree, "sys/bus/pci/drivers/nvme/unbind", "0000:01:00.0").unwrap(),
+                ErrorKind::Changed,
+            ),
+        ];
+        for (n, (change, kind)) in changes.into_iter().enumerate() {
+            let tree = Tree::new();
+            let address = tree.nvme("0000:01:00.0", "nvme0", "4");
+            let plan = plan_bind(tree.sysfs(), address).unwrap();
+            change(&tree);
+            let driver = tree.sysfs().driver(address);
+            assert_eq!(plan.run_on(tree.sysfs(), &tree).unwrap_err().kind(), kind, "{n}");
+            assert_eq!(tree.sysfs().driver(address), driver, "{n}: nothing was done");
+            assert!(!tree.sysfs().exists(&record(address)), "{n}");
+        }
+    }
+
+    #[test]
+    fn a_function_that_was_opened_after_the_plan_is_not_taken_back() {
+        let (tree, address) = bound();
+        let plan = plan_unbind(tree.sysfs(), address).unwrap();
+        tree.open_file(4711, "9", "/dev/vfio/4");
+        let error = plan.run_on(tree.sysfs(), &tree).unwrap_err();
+        assert!(error.to_string().contains("process 4711 has it open"), "{error}");
+        assert_eq!(tree.sysfs().driver(address).as_deref(), Some(VFIO_PCI));
     }
 
     #[test]

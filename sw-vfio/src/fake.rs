@@ -75,6 +75,13 @@ impl Tree {
         self.write(&format!("sys/class/block/{block}/{name}/dev"), number);
     }
 
+    /// A process has something open.
+    pub(crate) fn open_file(&self, pid: u32, fd: &str, target: &str) {
+        let path = self.sysfs.path(&format!("proc/{pid}/fd/{fd}"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(target, path).unwrap();
+    }
+
     /// The next write to a path that ends so is refused.
     pub(crate) fn fail_once(&self, path_end: &str) {
         self.fail_once_with(path_end, libc::EIO);

@@ -1,8 +1,16 @@
 //! What PCI functions there are, who drives them, and who uses their namespaces: read from sysfs and procfs.
 
 use core::fmt;
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
 
-use crate::{pci::PciAddress, sys, sysfs::Sysfs};
+use crate::{
+    pci::PciAddress,
+    sys::{self, NodeKind},
+    sysfs::Sysfs,
+};
 
 /// Class code of an NVMe I/O controller without its programming interface (PCI Code and ID Assignment §1.2, base class 01h,
 /// sub-class 08h).
@@ -48,6 +56,20 @@ pub enum Use {
         /// The block device.
         device: String,
     },
+    /// Open in a process that need not have it for itself: a virtual machine, a database, a tool.
+    Open {
+        /// The block device, the generic node (`ng0n1`) or the controller (`nvme0`).
+        device: String,
+        /// The process.
+        pid: u32,
+    },
+    /// Given on by the kernel: an NVMe target or a loop device.
+    Exported {
+        /// The block device.
+        device: String,
+        /// Who gives it on.
+        by: String,
+    },
 }
 
 impl fmt::Display for Use {
@@ -57,6 +79,9 @@ impl fmt::Display for Use {
             Self::Held { device, by } => write!(f, "{device} is part of {by}"),
             Self::Swap { device } => write!(f, "{device} is swap space"),
             Self::Exclusive { device } => write!(f, "{device} is in use"),
+            Self::Open { device, pid } if *pid == std::process::id() => write!(f, "this process has {device} open"),
+            Self::Open { device, pid } => write!(f, "process {pid} has {device} open"),
+            Self::Exported { device, by } => write!(f, "{device} is given on by {by}"),
         }
     }
 }
@@ -180,14 +205,17 @@ fn namespaces(sysfs: &Sysfs, controller: &str) -> Vec<NamespaceFacts> {
     blocks.map(fact).collect()
 }
 
-/// Who uses a block device or a partition of it.
-pub(crate) fn uses(sysfs: &Sysfs, name: &str) -> Vec<Use> {
+/// A block device and its partitions: names, and directories in sysfs.
+fn with_partitions(sysfs: &Sysfs, name: &str) -> Vec<(String, String)> {
     let dir = format!("sys/class/block/{name}");
     let parts = sysfs.names(&dir).into_iter().filter(|entry| sysfs.exists(&format!("{dir}/{entry}/partition")));
-    let devices: Vec<(String, String)> = core::iter::once((name.to_owned(), dir.clone()))
-        .chain(parts.map(|part| (part.clone(), format!("{dir}/{part}"))))
-        .take(BLOCKS_MAX)
-        .collect();
+    let parts = parts.map(|part| (part.clone(), format!("{dir}/{part}")));
+    core::iter::once((name.to_owned(), dir.clone())).chain(parts).take(BLOCKS_MAX).collect()
+}
+
+/// Who uses a block device or a partition of it.
+pub(crate) fn uses(sysfs: &Sysfs, name: &str) -> Vec<Use> {
+    let devices = with_partitions(sysfs, name);
     let (mounts, swaps) = (sysfs.read("proc/self/mountinfo"), sysfs.read("proc/swaps"));
     let mut found = Vec::new();
     for (device, dir) in devices {
@@ -227,6 +255,110 @@ fn mounted_at(mountinfo: &str, number: &str, path: &str) -> Vec<String> {
 /// Whether somebody has the block device for himself: an exclusive open is refused then.
 fn is_held(sysfs: &Sysfs, name: &str) -> bool {
     sys::open(&sysfs.path(&format!("dev/{name}")), libc::O_RDONLY | libc::O_EXCL).err() == Some(libc::EBUSY)
+}
+
+/// A device node of a controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Node {
+    name: String,
+    kind: NodeKind,
+    /// `major:minor`; empty if the kernel does not tell.
+    number: String,
+}
+
+/// Every node by which a process can reach a controller or its namespaces: block devices, partitions, generic nodes, itself.
+fn nodes(sysfs: &Sysfs, function: &FunctionFacts) -> Vec<Node> {
+    let number = |dir: &str| sysfs.read(&format!("{dir}/dev")).unwrap_or_default();
+    let mut nodes = Vec::new();
+    let mut add = |name: String, kind, dir: &str| nodes.push(Node { number: number(dir), name, kind });
+    for namespace in function.namespaces.iter().map(|namespace| &namespace.name) {
+        for (device, dir) in with_partitions(sysfs, namespace) {
+            add(device, NodeKind::Block, &dir);
+        }
+        // `nvme0n1` and `ng0n1` are two nodes of one namespace (Linux `drivers/nvme/host/core.c`, `nvme_add_ns_cdev`).
+        let generic = namespace.replacen("nvme", "ng", 1);
+        let dir = format!("sys/class/nvme-generic/{generic}");
+        add(generic, NodeKind::Character, &dir);
+    }
+    for controller in sysfs.names(&format!("{}/nvme", Sysfs::function(function.address))) {
+        let dir = format!("sys/class/nvme/{controller}");
+        add(controller, NodeKind::Character, &dir);
+    }
+    nodes
+}
+
+/// Who has a node of a controller open, or gives a namespace of it on: what shows neither as mounted nor as exclusive. As far
+/// as this user may see other processes; `except` are descriptors of this one that do not count.
+pub(crate) fn openers(sysfs: &Sysfs, function: &FunctionFacts, except: &[OwnedFd]) -> Vec<Use> {
+    let nodes = nodes(sysfs, function);
+    let mut found = exports(sysfs, &nodes);
+    if nodes.is_empty() {
+        return found;
+    }
+    let ours = std::process::id();
+    let is_except = |pid: u32, fd: &str| pid == ours && except.iter().any(|held| held.as_raw_fd().to_string() == fd);
+    for pid in sysfs.names("proc").into_iter().filter_map(|name| name.parse::<u32>().ok()) {
+        let dir = format!("proc/{pid}/fd");
+        for fd in sysfs.names(&dir).iter().filter(|fd| !is_except(pid, fd)) {
+            let path = sysfs.path(&format!("{dir}/{fd}"));
+            if let Some(node) = node_of(&nodes, &path) {
+                found.push(Use::Open { device: node.name.clone(), pid });
+            }
+        }
+    }
+    found.dedup();
+    found
+}
+
+/// The node that a process's descriptor is open on: by name, or by number, since a container may have given it another name.
+fn node_of<'a>(nodes: &'a [Node], descriptor: &Path) -> Option<&'a Node> {
+    let target = std::fs::read_link(descriptor).ok()?;
+    // Sockets, pipes and the like have no path.
+    let target = target.to_str().filter(|target| target.starts_with('/'))?;
+    let by_name = |node: &&Node| target.strip_prefix("/dev/") == Some(node.name.as_str());
+    nodes.iter().find(by_name).or_else(|| {
+        let (kind, number) = sys::device_number(descriptor)?;
+        nodes.iter().find(|node| node.kind == kind && node.number == number)
+    })
+}
+
+/// What the kernel itself gives on without having it exclusively. It has no descriptor in any process then.
+fn exports(sysfs: &Sysfs, nodes: &[Node]) -> Vec<Use> {
+    const SUBSYSTEMS: &str = "sys/kernel/config/nvmet/subsystems";
+    let is_number = |entry: &String| entry.bytes().all(|byte| byte.is_ascii_digit());
+    let targets = sysfs.names(SUBSYSTEMS).into_iter().flat_map(|subsystem| {
+        let dir = format!("{SUBSYSTEMS}/{subsystem}/namespaces");
+        let numbers = sysfs.names(&dir).into_iter().filter(is_number);
+        numbers.map(move |n| (format!("{dir}/{n}/device_path"), format!("the NVMe target {subsystem}")))
+    });
+    let loops = sysfs.names("sys/class/block").into_iter().filter(|name| name.starts_with("loop"));
+    let loops = loops.map(|name| (format!("sys/class/block/{name}/loop/backing_file"), format!("/dev/{name}")));
+    let used = |(file, by): (String, String)| {
+        let path = sysfs.read(&file).filter(|path| path.starts_with('/'))?;
+        // By way of links such as `/dev/disk/by-id`.
+        let real = std::fs::canonicalize(sysfs.path(&path[1..])).unwrap_or_else(|_| path.clone().into());
+        let name = real.file_name()?.to_str()?;
+        let node = nodes.iter().find(|node| node.kind == NodeKind::Block && node.name == name)?;
+        Some(Use::Exported { device: node.name.clone(), by })
+    };
+    targets.chain(loops).filter_map(used).collect()
+}
+
+/// Takes a controller's block devices for this process alone, as far as they can be opened: nobody can mount them then.
+///
+/// # Errors
+/// One that somebody has already.
+pub(crate) fn hold(sysfs: &Sysfs, function: &FunctionFacts) -> Result<Vec<OwnedFd>, Use> {
+    let mut held = Vec::new();
+    for NamespaceFacts { name, .. } in &function.namespaces {
+        match sys::open(&sysfs.path(&format!("dev/{name}")), libc::O_RDONLY | libc::O_EXCL) {
+            Ok(fd) => held.push(fd),
+            Err(libc::EBUSY) => return Err(Use::Exclusive { device: name.clone() }),
+            // No node, no right, no medium: the look at the processes has to do.
+            Err(_) => {}
+        }
+    }
+    Ok(held)
 }
 
 /// Processes that have a file open, as far as this user may see: for the question who owns a controller.
@@ -293,6 +425,73 @@ mod tests {
         tree.write("proc/swaps", "");
         tree.write("sys/class/block/nvme0n1/holders/dm-0/x", "");
         assert_eq!(uses(), ["nvme0n1 is part of dm-0"]);
+    }
+
+    #[test]
+    fn who_has_a_node_open_is_found_by_name_and_by_number() {
+        let tree = Tree::new();
+        let address = tree.nvme("0000:01:00.0", "nvme0", "4");
+        tree.partition("nvme0n1", "nvme0n1p1", "259:1");
+        let found = |except: &[OwnedFd]| {
+            let function = look(tree.sysfs(), address);
+            openers(tree.sysfs(), &function, except).iter().map(Use::to_string).collect::<Vec<_>>()
+        };
+        tree.open_file(700, "0", "/dev/null");
+        tree.open_file(700, "3", "socket:[12]");
+        assert_eq!(found(&[]), [""; 0]);
+        for (pid, target) in [
+            (701, "/dev/nvme0n1"),
+            (702, "/dev/nvme0n1p1"),
+            (703, "/dev/ng0n1"),
+            (704, "/dev/nvme0"),
+            (705, "/dev/nvme0n2"),
+        ] {
+            tree.open_file(pid, "5", target);
+        }
+        assert_eq!(
+            found(&[]),
+            ["nvme0n1", "nvme0n1p1", "ng0n1", "nvme0"]
+                .iter()
+                .zip(701..)
+                .map(|(name, pid)| format!("process {pid} has {name} open"))
+                .collect::<Vec<_>>()
+        );
+        // `/dev/null` is 1:3 everywhere (Linux `Documentation/admin-guide/devices.txt`): another name of the same node.
+        tree.write("sys/class/nvme-generic/ng0n1/dev", "1:3\n");
+        assert_eq!(found(&[])[0], "process 700 has ng0n1 open");
+    }
+
+    #[test]
+    fn own_descriptors_that_hold_it_do_not_count() {
+        let tree = Tree::new();
+        let address = tree.nvme("0000:01:00.0", "nvme0", "4");
+        tree.write("dev/nvme0n1", "");
+        let function = look(tree.sysfs(), address);
+        let held = hold(tree.sysfs(), &function).unwrap();
+        assert_eq!(held.len(), 1);
+        tree.open_file(std::process::id(), &held[0].as_raw_fd().to_string(), "/dev/nvme0n1");
+        assert_eq!(openers(tree.sysfs(), &function, &held), []);
+        let told: Vec<_> = openers(tree.sysfs(), &function, &[]).iter().map(Use::to_string).collect();
+        assert_eq!(told, ["this process has nvme0n1 open"]);
+    }
+
+    #[test]
+    fn what_the_kernel_gives_on_is_found() {
+        let tree = Tree::new();
+        let address = tree.nvme("0000:01:00.0", "nvme0", "4");
+        let found = || {
+            let function = look(tree.sysfs(), address);
+            openers(tree.sysfs(), &function, &[]).iter().map(Use::to_string).collect::<Vec<_>>()
+        };
+        tree.write("dev/nvme0n1", "");
+        tree.write("dev/disk/x", "");
+        std::os::unix::fs::symlink("../nvme0n1", tree.sysfs().path("dev/disk/by-name")).unwrap();
+        tree.write("sys/kernel/config/nvmet/subsystems/here/namespaces/1/device_path", "/dev/disk/by-name\n");
+        tree.write("sys/kernel/config/nvmet/subsystems/here/namespaces/2/device_path", "(null)\n");
+        assert_eq!(found(), ["nvme0n1 is given on by the NVMe target here"]);
+        std::fs::remove_dir_all(tree.sysfs().path("sys/kernel")).unwrap();
+        tree.write("sys/class/block/loop3/loop/backing_file", "/dev/nvme0n1\n");
+        assert_eq!(found(), ["nvme0n1 is given on by /dev/loop3"]);
     }
 
     #[test]

@@ -12,7 +12,10 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt},
+        },
     },
     path::Path,
     time::Duration,
@@ -93,6 +96,24 @@ pub(crate) fn pwrite_exact(fd: BorrowedFd<'_>, from: &[u8], offset: u64) -> Resu
 pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<(), i32> {
     // SAFETY: no pointers.
     uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+}
+
+/// The two kinds of device nodes. Each has numbers of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    Block,
+    Character,
+}
+
+/// The kind and number (`major:minor`) of a device node; nothing for another file. Symbolic links are followed.
+pub(crate) fn device_number(path: &Path) -> Option<(NodeKind, String)> {
+    let told = std::fs::metadata(path).ok()?;
+    let kind = match told.file_type() {
+        kind if kind.is_block_device() => NodeKind::Block,
+        kind if kind.is_char_device() => NodeKind::Character,
+        _ => return None,
+    };
+    Some((kind, format!("{}:{}", libc::major(told.rdev()), libc::minor(told.rdev()))))
 }
 
 /// Bytes of a page of the kernel: 4 KiB, on some machines 16 or 64.
