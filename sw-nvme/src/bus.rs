@@ -81,7 +81,10 @@ pub trait Waiter: Send + 'static {
 
     /// Waits at most `timeout` for any watched interrupt or a wake-up, and takes it. Spurious returns are allowed; an
     /// interrupt or wake-up that came before the call is not lost.
-    fn wait(&mut self, timeout: Duration);
+    ///
+    /// `true`: it took a wake-up, whenever that came. Nobody else will see it.
+    #[must_use = "a wake-up that was taken here is not told again"]
+    fn wait(&mut self, timeout: Duration) -> bool;
 
     /// Takes a wake-up that came since the last look, without waiting.
     fn woken(&mut self) -> bool;

@@ -251,16 +251,16 @@ impl Waiter for VfioWaiter {
         Ok(())
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration) -> bool {
         let (events, wake) = (&self.events, &self.wake);
+        let mut woken = false;
         self.set.wait(Some(timeout), |number| match usize::try_from(number).ok().and_then(|at| events.get(at)) {
             Some(event) => {
                 event.take();
             }
-            None => {
-                wake.take();
-            }
+            None => woken |= wake.take(),
         });
+        woken
     }
 
     #[inline]
@@ -373,11 +373,11 @@ mod tests {
         assert!(waiter.woken() && !waiter.woken());
         waker.wake();
         let before = waiter.now();
-        waiter.wait(LONG);
+        assert!(waiter.wait(LONG), "the wait says what it took");
         assert!(waiter.now().since(before) < LONG / 2, "the wait ended early");
         assert!(!waiter.woken(), "the wait took it");
         let before = waiter.now();
-        waiter.wait(Duration::from_millis(20));
+        assert!(!waiter.wait(Duration::from_millis(20)));
         assert!(waiter.now().since(before) >= Duration::from_millis(15), "nothing was left");
     }
 
@@ -389,10 +389,10 @@ mod tests {
             let before = waiter.now();
             std::thread::scope(|scope| {
                 scope.spawn(move || waker.wake());
-                waiter.wait(LONG);
+                assert!(waiter.wait(LONG));
             });
             assert!(waiter.now().since(before) < LONG / 2);
-            waiter.woken();
+            assert!(!waiter.woken(), "the wait took it");
         }
     }
 
@@ -404,7 +404,7 @@ mod tests {
         for interrupt in &interrupts {
             interrupt.0.raise();
             let before = waiter.now();
-            waiter.wait(LONG);
+            assert!(!waiter.wait(LONG), "an interrupt is no wake-up");
             assert!(waiter.now().since(before) < LONG / 2);
             assert!(!interrupt.0.take(), "the wait took it");
         }

@@ -124,7 +124,9 @@ impl Waiter for Never {
     fn watch(&mut self, _interrupt: &()) -> Result<(), Error> {
         Ok(())
     }
-    fn wait(&mut self, _timeout: Duration) {}
+    fn wait(&mut self, _timeout: Duration) -> bool {
+        false
+    }
     fn woken(&mut self) -> bool {
         false
     }

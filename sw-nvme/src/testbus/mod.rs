@@ -46,7 +46,7 @@ impl TestBus {
     }
 
     pub(crate) fn waiter(&self) -> TestWaiter {
-        TestWaiter { bus: self.clone(), watched: Vec::new() }
+        TestWaiter { bus: self.clone(), watched: Vec::new(), wakes_late: false }
     }
 }
 
@@ -128,6 +128,8 @@ impl QueueMemory for TestMemory {
 pub(crate) struct TestWaiter {
     bus: TestBus,
     watched: Vec<u16>,
+    /// The next wait takes a wake-up that comes in the moment in which its time is over.
+    pub(crate) wakes_late: bool,
 }
 
 impl Waiter for TestWaiter {
@@ -138,10 +140,11 @@ impl Waiter for TestWaiter {
         Ok(())
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration) -> bool {
         if self.woken() {
-            return;
+            return true;
         }
+        let late = core::mem::take(&mut self.wakes_late);
         let mut model = self.bus.model();
         model.waits += 1;
         let raised = model.take_interrupts(&self.watched);
@@ -149,6 +152,7 @@ impl Waiter for TestWaiter {
             model.now_ns += u64::try_from(timeout.as_nanos()).unwrap();
             model.let_time_pass();
         }
+        late
     }
 
     fn woken(&mut self) -> bool {

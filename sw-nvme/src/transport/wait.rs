@@ -82,8 +82,8 @@ impl<B: Bus> NvmeTransport<B> {
             self.look(self.waiter.now());
             let more = self.poll_now(out)?;
             found = out.len() - before;
-            // An interrupt or a wake-up ended the sleep. Without a completion it was a wake-up, or spurious.
-            if slept == Slept::Woken && more == 0 {
+            // The sleep took the wake-up, so that `woken` would not see it any more. Anything else goes on waiting.
+            if slept == Slept::Woken {
                 break;
             }
             self.counters.lost_interrupts += u64::from(slept == Slept::Through && more > 0);
@@ -116,8 +116,11 @@ impl<B: Bus> NvmeTransport<B> {
         let now = self.waiter.now();
         let due = self.links().filter_map(|link| link.next_due()).map(|due| due.since(now)).min();
         let span = left.min(if idle { LOOK_EVERY } else { SLEEP_MAX }).min(due.unwrap_or(Duration::MAX));
-        self.waiter.wait(span);
-        if waited(&self.waiter, now) >= span { Slept::Through } else { Slept::Woken }
+        match self.waiter.wait(span) {
+            true => Slept::Woken,
+            false if waited(&self.waiter, now) >= span => Slept::Through,
+            false => Slept::Interrupted,
+        }
     }
 }
 
@@ -127,6 +130,8 @@ enum Slept {
     No,
     /// Until the time was over.
     Through,
-    /// Something ended it.
+    /// An interrupt ended it, or nothing did.
+    Interrupted,
+    /// A wake-up came, early or at the last moment.
     Woken,
 }

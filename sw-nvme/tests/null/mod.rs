@@ -339,7 +339,9 @@ impl Waiter for NullWaiter {
         Ok(())
     }
 
-    fn wait(&mut self, _timeout: Duration) {}
+    fn wait(&mut self, _timeout: Duration) -> bool {
+        false
+    }
 
     #[inline]
     fn woken(&mut self) -> bool {

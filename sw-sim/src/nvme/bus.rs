@@ -355,7 +355,7 @@ impl Waiter for SimWaiter {
         Ok(())
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration) -> bool {
         let mut machine = self.hub.lock();
         self.hot = if timeout.is_zero() { self.hot + 1 } else { 0 };
         if self.hot == HOT_WAITS_MAX {
@@ -365,10 +365,11 @@ impl Waiter for SimWaiter {
         loop {
             let woken = self.wake.0.swap(false, Ordering::Relaxed);
             if take_pending(&mut machine, &self.watched) || woken {
-                return;
+                return woken;
             }
             if !machine.step_until(until) {
-                return machine.run_until(until);
+                machine.run_until(until);
+                return false;
             }
         }
     }

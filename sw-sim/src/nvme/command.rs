@@ -79,6 +79,8 @@ impl Sqe {
 pub(super) struct Command {
     pub(super) queue: u16,
     pub(super) sqe: Sqe,
+    /// The stretch of stores in which it was rung: what it reads was stored before.
+    rung: u64,
     /// Its memory, in order.
     pub(super) pieces: Vec<Reached>,
     /// Names of its accesses in the shadow.
@@ -139,7 +141,8 @@ impl Step<'_> {
         }
         let kind = if queue == 0 { QueueKind::Admin } else { QueueKind::Io };
         let act = self.ctrl.rules.decide(kind, sqe.opcode());
-        let command = Command { queue, sqe, pieces: Vec::new(), owned: Vec::new(), act, aborted: false, late: false };
+        let command =
+            Command { queue, sqe, rung, pieces: Vec::new(), owned: Vec::new(), act, aborted: false, late: false };
         self.ctrl.commands.insert(name, command);
         let lists = queue > 0 && self.ctrl.params.lists > 0;
         if sqe.word(0) >> 8 & 0x3F != 0 || sqe.pointer() > u32::from(lists) {
@@ -357,16 +360,16 @@ impl Step<'_> {
 
     /// The bytes that the command's pages hold.
     pub(super) fn take_data(&mut self, name: u64) -> Vec<u8> {
-        let Some(pieces) = self.ctrl.commands.get(&name).map(|command| command.pieces.clone()) else {
-            return Vec::new();
-        };
+        let found = self.ctrl.commands.get(&name).map(|command| (command.pieces.clone(), command.rung));
+        let Some((pieces, rung)) = found else { return Vec::new() };
         let (now, who) = (self.now(), self.who(name));
         let mut bytes = Vec::new();
         for piece in pieces {
             match piece {
-                // Written before the doorbell: checked when the entry and its lists were read; data has no other rule.
                 Reached::Queue(memory, at, len) => {
-                    bytes.extend(self.memories.device_read(memory, at, len, u64::MAX).0);
+                    let (read, complaint) = self.memories.device_read(memory, at, len, rung);
+                    self.complain(complaint);
+                    bytes.extend(read);
                 }
                 Reached::Region(region, at, len) => {
                     bytes.extend(self.shadow.fetch(now, Spot { region, at, len }, who, Way::Dma));

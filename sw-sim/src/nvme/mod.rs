@@ -347,6 +347,11 @@ impl Step<'_> {
                 self.ctrl.registers.vanish();
             }
             Mishap::Events(count) => (0..count).for_each(|n| self.raise_event(n)),
+            Mishap::Detached => {
+                self.mark(Mark::NvmeDetached);
+                self.ctrl.params.namespaces.pop();
+                self.raise_event(0);
+            }
             Mishap::Noise(noise) => {
                 self.mark(Mark::NvmeNoise);
                 self.ctrl.noise = Some(noise);

@@ -98,6 +98,8 @@ pub enum Mishap {
     Stuck,
     /// This many asynchronous events at once.
     Events(u8),
+    /// Its last namespace is detached, and a notice says so.
+    Detached,
     /// From now on it makes no sense. What it holds is nobody's promise any more.
     Noise(Noise),
 }
@@ -193,6 +195,7 @@ impl Mishap {
             Mishap::Gone => "gone",
             Mishap::Stuck => "stuck",
             Mishap::Events(_) => "events",
+            Mishap::Detached => "detached",
             Mishap::Noise(_) => "noise",
         }
     }

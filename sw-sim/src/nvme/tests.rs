@@ -468,12 +468,12 @@ fn interrupts_end_a_wait_unless_they_are_lost() {
         pair.stage(&words);
         hand.ring(&pair);
         let start = hand.hub.now().0;
-        waiter.wait(Duration::from_millis(100));
+        assert!(!waiter.wait(Duration::from_millis(100)), "no wake-up");
         let took = hand.hub.now().0 - start;
         assert_eq!(took < 1_000_000, lost == 0, "{took} ns");
         assert!(pair.take().is_some());
         waiter.waker().wake();
-        waiter.wait(Duration::from_secs(9));
+        assert!(waiter.wait(Duration::from_secs(9)), "it says that it took the wake-up");
         assert!(hand.hub.now().0 < 1_000_000_000);
         assert!(hand.bus.interrupt(99).is_err());
     }
