@@ -20,6 +20,7 @@ pub(crate) struct BarMap {
     _guard: Guarded,
     range: sys::map::Reserved,
     len: u64,
+    hole: Option<(u64, u64)>,
     _keep: Keep,
 }
 
@@ -40,16 +41,16 @@ impl BarMap {
         }
         let whole = region.len.checked_next_multiple_of(page).ok_or(libc::EINVAL)?;
         let range = sys::map::Reserved::new(whole)?;
-        let all = [(0, whole)];
-        for (at, len) in region.areas.as_deref().unwrap_or(&all) {
-            let (at, len) = (*at, align_down(*len, page));
-            if at.is_multiple_of(page) && len > 0 {
-                let offset = region.offset.checked_add(at).ok_or(libc::EINVAL)?;
-                range.put(at, device.as_fd(), offset, len)?;
-            }
+        let areas = region.areas.clone().unwrap_or_else(|| vec![(0, whole)]);
+        let in_pages = areas.into_iter().map(|(at, len)| (at, align_down(len, page)));
+        let areas: Vec<_> = in_pages.filter(|(at, len)| at.is_multiple_of(page) && *len > 0).collect();
+        for (at, len) in &areas {
+            let offset = region.offset.checked_add(*at).ok_or(libc::EINVAL)?;
+            range.put(*at, device.as_fd(), offset, *len)?;
         }
+        let hole = first_hole(areas, region.len);
         let guard = Guarded::new(range.base(), whole, Arc::clone(presence))?;
-        Ok(Arc::new(Self { _guard: guard, range, len: region.len, _keep: keep }))
+        Ok(Arc::new(Self { _guard: guard, range, len: region.len, hole, _keep: keep }))
     }
 
     /// First byte in the process.
@@ -61,6 +62,11 @@ impl BarMap {
     pub(crate) fn len(&self) -> u64 {
         self.len
     }
+
+    /// The first part that is not the device's but private memory of this process: its first byte and the one behind it.
+    pub(crate) fn hole(&self) -> Option<(u64, u64)> {
+        self.hole
+    }
 }
 
 impl BarMap {
@@ -69,5 +75,38 @@ impl BarMap {
         // SAFETY: the range stays mapped readable and writable while the owner, this mapping, lives; it begins at a page,
         // and its holes are ordinary memory.
         unsafe { Mmio::new(self.base(), self.len, Arc::clone(self) as _) }
+    }
+}
+
+/// The first part of `len` bytes that no area (offset and length) covers.
+fn first_hole(mut areas: Vec<(u64, u64)>, len: u64) -> Option<(u64, u64)> {
+    areas.sort_unstable();
+    let mut covered = 0;
+    for (at, bytes) in areas {
+        if at > covered {
+            return Some((covered, at.min(len)));
+        }
+        covered = covered.max(at.saturating_add(bytes));
+    }
+    (covered < len).then_some((covered, len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_part_that_is_not_the_devices_is_found() {
+        for (areas, hole) in [
+            (vec![(0, 100)], None),
+            (vec![(0, 200)], None),
+            (vec![(40, 60), (0, 50)], None),
+            (vec![(0, 40), (50, 50)], Some((40, 50))),
+            (vec![(10, 90)], Some((0, 10))),
+            (vec![(0, 90)], Some((90, 100))),
+            (vec![], Some((0, 100))),
+        ] {
+            assert_eq!(first_hole(areas.clone(), 100), hole, "{areas:?}");
+        }
     }
 }

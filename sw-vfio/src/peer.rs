@@ -79,7 +79,7 @@ impl PeerBar {
     /// lies from [`DeviceId::PEER_FIRST`] to [`DeviceId::MODEL_FIRST`] and is nobody else's in this process.
     ///
     /// # Errors
-    /// As [`VfioFunction::open`]; `Unsupported` for a BAR that is not there or cannot be mapped; `ApiMisuse` for a device
+    /// As [`VfioFunction::open`]; `Unsupported` for a BAR that is not there or cannot be mapped as a whole; `ApiMisuse` for a device
     /// outside its range.
     pub fn open(space: &DmaSpace, address: PciAddress, bar: u8, device: DeviceId) -> Result<Self, Error> {
         Self::of(&Function::open(space, address)?, bar, device)
@@ -114,6 +114,14 @@ impl PeerBar {
     ) -> Result<Self, Error> {
         if !(DeviceId::PEER_FIRST..DeviceId::MODEL_FIRST).contains(&device.0) {
             return Err(Error::new(ErrorKind::ApiMisuse, Verb::Open).at(name).detail("its ordinal is no peer's"));
+        }
+        if let Some((from, to)) = bar.hole() {
+            return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+                .at(name)
+                .detail(format!(
+                    "its bytes {from:#x} to {to:#x} cannot be mapped, so not all of it is the device's memory"
+                ))
+                .remedy("use a BAR without an MSI-X table, or a newer kernel"));
         }
         let page = sys::page_bytes();
         let window = Window { first: page, last: page + (bar.len() - 1) };
@@ -386,11 +394,27 @@ mod tests {
 
     /// A BAR that is ordinary memory, with the file behind it.
     fn fake() -> (PeerBar, OwnedFd) {
+        let (bar, file) = mapped(None);
+        (bar.unwrap(), file)
+    }
+
+    fn mapped(areas: Option<Vec<(u64, u64)>>) -> (Result<PeerBar, Error>, OwnedFd) {
         let file = sys::map::memory_file(BAR_BYTES).unwrap();
-        let region = Region { flags: sys::vfio::REGION_MMAP, len: BAR_BYTES, offset: 0, areas: None };
+        let region = Region { flags: sys::vfio::REGION_MMAP, len: BAR_BYTES, offset: 0, areas };
         let presence = Arc::default();
         let bar = BarMap::new(file.as_fd(), &region, &presence, Arc::new(())).unwrap();
-        (PeerBar::new("test/2", DEVICE, bar, presence, None, None).unwrap(), file)
+        (PeerBar::new("test/2", DEVICE, bar, presence, None, None), file)
+    }
+
+    #[test]
+    fn a_bar_with_a_hole_is_no_memory_for_peers() {
+        let half = BAR_BYTES / 2;
+        assert!(mapped(Some(vec![(0, half), (half, half)])).0.is_ok());
+        for areas in [vec![(0, half)], vec![(0, half), (half + 0x1_0000, half - 0x1_0000)], vec![]] {
+            let refused = mapped(Some(areas)).0.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported);
+            assert!(refused.to_string().contains("cannot be mapped"), "{refused}");
+        }
     }
 
     struct Bed(PeerBar, RealClock);
