@@ -63,6 +63,12 @@ impl BarMap {
         self.len
     }
 
+    /// Shows the bytes of `fd` from `offset` at page `at`, too.
+    #[cfg(test)]
+    pub(crate) fn alias(&self, fd: BorrowedFd<'_>, at: u64, offset: u64) {
+        self.range.put(at, fd, offset, sys::page_bytes()).unwrap();
+    }
+
     /// The first part that is not the device's but private memory of this process: its first byte and the one behind it.
     pub(crate) fn hole(&self) -> Option<(u64, u64)> {
         self.hole

@@ -12,10 +12,11 @@ use std::{
 };
 
 use sw_engine::{Error, ErrorKind, Time, Verb, seam::Wake};
-use sw_mem::{ByteLen, DmaRegion, DmaSpan, HostMapping, HugePages, Iova, Mmio, Place, Populate, barrier};
+use sw_mem::{ByteLen, DmaRegion, DmaSpan, ForkMark, HostMapping, HugePages, Iova, Mmio, Place, Populate, barrier};
 use sw_nvme::bus::{Bus, QueueMemory, Registers, Waiter};
 
 use crate::{
+    config::Dma,
     fault,
     function::Function,
     pci::PciAddress,
@@ -43,10 +44,12 @@ impl VfioFunction {
     /// `InUse` if another process has it, `NoDevice` if it is not there or not bound to vfio-pci, `PermissionDenied`,
     /// `Unsupported` if it has no registers that can be mapped; each with what to do about it.
     pub fn open(space: &DmaSpace, address: PciAddress, start: Instant) -> Result<Self, Error> {
-        let function = Function::open(space, address)?;
+        let function = Function::open(space, address, Dma::On)?;
         let bar = function.map_bar(sys::vfio::BAR0)?;
-        // Registers of a controller are far below 4 GiB; what lies beyond has no offset in the seam.
-        let len = u32::try_from(bar.len()).unwrap_or(u32::MAX);
+        // What lies behind a hole could be reached, but a doorbell in the hole would be lost in silence. Registers of a
+        // controller are far below 4 GiB; what lies beyond has no offset in the seam.
+        let end = bar.hole().map_or(bar.len(), |(from, _)| from);
+        let len = u32::try_from(end).unwrap_or(u32::MAX);
         let mmio = bar.mmio();
         let registers = VfioRegisters { mmio, len, presence: Arc::clone(function.presence()) };
         Ok(Self { function, registers, start })
@@ -196,6 +199,7 @@ pub struct VfioWaiter {
     events: Vec<Arc<EventFd>>,
     wake: Arc<Waker>,
     start: Instant,
+    fork: ForkMark,
 }
 
 /// Wake-ups of one waiter.
@@ -235,7 +239,7 @@ impl VfioWaiter {
         let wake = Arc::new(Waker { event: EventFd::new().map_err(failed)?, called: AtomicBool::new(false) });
         let set = Epoll::new().map_err(failed)?;
         set.add(wake.event.as_fd(), WAKE).map_err(failed)?;
-        Ok(Self { set, events: Vec::new(), wake, start })
+        Ok(Self { set, events: Vec::new(), wake, start, fork: ForkMark::new() })
     }
 }
 
@@ -252,6 +256,11 @@ impl Waiter for VfioWaiter {
     }
 
     fn wait(&mut self, timeout: Duration) -> bool {
+        if self.fork.is_child() {
+            // What is ready is the parent's and stays ready: a loop that waits would spin.
+            sleep(timeout);
+            return false;
+        }
         let (events, wake) = (&self.events, &self.wake);
         let mut woken = false;
         self.set.wait(Some(timeout), |number| match usize::try_from(number).ok().and_then(|at| events.get(at)) {
@@ -288,6 +297,11 @@ const _: () = assert!(EVENTS_MAX >= 2);
 
 fn since(start: Instant) -> Time {
     Time::ZERO.after(start.elapsed())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the driver's waits of bring-up are given in time by the specification")]
+fn sleep(span: Duration) {
+    std::thread::sleep(span);
 }
 
 impl Bus for VfioFunction {
@@ -339,12 +353,8 @@ impl Bus for VfioFunction {
         since(self.start)
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the driver's waits of bring-up are given in time by the specification"
-    )]
     fn pause(&self, span: Duration) {
-        std::thread::sleep(span);
+        sleep(span);
     }
 
     fn stop(&self) -> bool {
@@ -355,6 +365,7 @@ impl Bus for VfioFunction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{bar::BarMap, caps::Region};
 
     const LONG: Duration = Duration::from_secs(30);
 
@@ -394,6 +405,32 @@ mod tests {
             assert!(waiter.now().since(before) < LONG / 2);
             assert!(!waiter.woken(), "the wait took it");
         }
+    }
+
+    #[test]
+    fn a_forked_child_neither_takes_nor_gives_a_wake_up_and_touches_no_register() {
+        let file = sys::map::memory_file(4096).unwrap();
+        let region = Region { flags: sys::vfio::REGION_MMAP, len: 4096, offset: 0, areas: None };
+        let presence = Arc::<Presence>::default();
+        let bar = BarMap::new(file.as_fd(), &region, &presence, Arc::new(())).unwrap();
+        let registers = VfioRegisters { mmio: bar.mmio(), len: 4096, presence };
+        registers.write32(0x14, 5);
+        let mut waiter = waiter();
+        waiter.waker().wake();
+        let slice = Duration::from_millis(20);
+        assert!(crate::fake::in_child(|| {
+            registers.write32(0x14, 0);
+            let before = waiter.now();
+            let slept = !waiter.wait(slice) && waiter.now().since(before) >= slice;
+            slept && registers.read32(0x14) == u32::MAX
+        }));
+        assert_eq!(registers.read32(0x14), 5, "the child's write went nowhere");
+        assert!(waiter.wait(LONG), "the wake-up is still there");
+        assert!(crate::fake::in_child(|| {
+            waiter.waker().wake();
+            true
+        }));
+        assert!(!waiter.wait(slice), "the child woke nobody");
     }
 
     #[test]

@@ -13,6 +13,13 @@ const BUS_MASTER: u16 = 1 << 2;
 /// What a function that is not there answers.
 const NOBODY: u16 = u16::MAX;
 
+/// Whether a function may start accesses of its own. One that is only memory for others has no need to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dma {
+    On,
+    Off,
+}
+
 /// Where configuration space lies in the file of a function.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
@@ -30,13 +37,14 @@ impl Config {
         sys::pwrite_exact(device, &value.to_le_bytes(), self.offset + COMMAND)
     }
 
-    /// Lets it answer, and start accesses of its own. Both bits are off when a function is opened.
-    pub(crate) fn enable(self, device: BorrowedFd<'_>) -> Result<(), i32> {
+    /// Lets it answer and, with `dma`, start accesses of its own. Both bits are off when a function is opened.
+    pub(crate) fn enable(self, device: BorrowedFd<'_>, dma: Dma) -> Result<(), i32> {
         let command = self.command(device)?;
         if command == NOBODY {
             return Err(libc::ENODEV);
         }
-        self.set_command(device, command | MEMORY | BUS_MASTER)
+        let master = if dma == Dma::On { BUS_MASTER } else { 0 };
+        self.set_command(device, (command & !BUS_MASTER) | MEMORY | master)
     }
 
     /// Takes bus mastership away. `true`: it can start no access any more, because the bit is off or nobody is there.
@@ -76,7 +84,9 @@ mod tests {
     #[test]
     fn enabling_and_stopping_touch_their_bits_only() {
         let (file, config) = fake(0x0400);
-        config.enable(file.as_fd()).unwrap();
+        config.enable(file.as_fd(), Dma::Off).unwrap();
+        assert_eq!(config.command(file.as_fd()), Ok(0x0402));
+        config.enable(file.as_fd(), Dma::On).unwrap();
         assert_eq!(config.command(file.as_fd()), Ok(0x0406));
         assert!(config.stop_dma(file.as_fd()));
         assert_eq!(config.command(file.as_fd()), Ok(0x0402));
@@ -86,7 +96,7 @@ mod tests {
     fn a_function_that_is_gone_can_do_nothing() {
         let (file, config) = fake(NOBODY);
         assert!(config.stop_dma(file.as_fd()));
-        assert_eq!(config.enable(file.as_fd()), Err(libc::ENODEV));
+        assert_eq!(config.enable(file.as_fd(), Dma::On), Err(libc::ENODEV));
     }
 
     #[test]

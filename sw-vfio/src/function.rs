@@ -10,7 +10,7 @@ use sw_engine::{Error, ErrorKind, Verb};
 use crate::{
     bar::BarMap,
     caps::{self, Region},
-    config::Config,
+    config::{Config, Dma},
     fault,
     pci::PciAddress,
     presence::{Gone, News, Presence, Watcher},
@@ -41,6 +41,7 @@ pub(crate) struct Function {
     address: PciAddress,
     space: DmaSpace,
     config: Config,
+    dma: Dma,
     can_reset: bool,
     vectors: Option<Vectors>,
     presence: Arc<Presence>,
@@ -51,11 +52,11 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    /// Opens a function into a space and lets it answer and start accesses. It is reset first, as vfio-pci does on opening.
+    /// Opens a function into a space and lets it answer and, with `dma`, start accesses. It is reset first, as vfio-pci does on opening.
     ///
     /// # Errors
     /// `InUse`, `NoDevice`, `PermissionDenied`, `Unsupported`, with what to do about it.
-    pub(crate) fn open(space: &DmaSpace, address: PciAddress) -> Result<Arc<Self>, Error> {
+    pub(crate) fn open(space: &DmaSpace, address: PciAddress, dma: Dma) -> Result<Arc<Self>, Error> {
         space.sysfs().expect_function(address)?;
         let name: Arc<str> = address.to_string().into();
         // Declared in this order: an error below closes the device before its group is left.
@@ -74,6 +75,7 @@ impl Function {
             address,
             space: space.clone(),
             config,
+            dma,
             can_reset: info.flags & sys::vfio::DEVICE_CAN_RESET != 0,
             vectors,
             presence: Arc::default(),
@@ -82,7 +84,7 @@ impl Function {
             _member: member,
         };
         function.watcher = function.watch().map_err(|errno| failed(errno, "asking to be told of its removal"))?;
-        config.enable(function.fd()).map_err(|errno| failed(errno, "switching on its memory and DMA"))?;
+        config.enable(function.fd(), dma).map_err(|errno| failed(errno, "switching on its memory and DMA"))?;
         Ok(Arc::new(function))
     }
 
@@ -204,7 +206,7 @@ impl Function {
         self.presence.is_child() || self.config.stop_dma(self.fd())
     }
 
-    /// Resets it and lets it start accesses again.
+    /// Resets it and lets it do again what it was opened for.
     ///
     /// # Errors
     /// `Unsupported` where it has no reset of its own; `Forked`; the kernel's.
@@ -215,7 +217,7 @@ impl Function {
             return Err(failed(libc::EOPNOTSUPP, "it has no reset of its own"));
         }
         sys::with_lock(|| sys::vfio::reset(self.fd())).map_err(|errno| failed(errno, "resetting it"))?;
-        self.config.enable(self.fd()).map_err(|errno| failed(errno, "switching it on after a reset"))
+        self.config.enable(self.fd(), self.dma).map_err(|errno| failed(errno, "switching it on after a reset"))
     }
 }
 
@@ -268,6 +270,7 @@ mod tests {
             address,
             space,
             config,
+            dma: Dma::On,
             can_reset: true,
             vectors: None,
             presence,

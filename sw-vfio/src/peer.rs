@@ -27,13 +27,16 @@ use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa, Guest, Mmio, Place, align_up, 
 use crate::{
     bar::BarMap,
     bus::VfioFunction,
+    config::Dma,
     fault,
     function::Function,
+    inventory,
     iova::{IovaAllocator, IovaError, Window},
     pci::PciAddress,
     presence::Presence,
     space::{Backend, DmaSpace, PeerBacking, peer_key},
     sys,
+    sysfs::{BarKind, Sysfs},
 };
 
 /// Copies of one engine that wait at most, whatever is asked for.
@@ -79,10 +82,13 @@ impl PeerBar {
     /// lies from [`DeviceId::PEER_FIRST`] to [`DeviceId::MODEL_FIRST`] and is nobody else's in this process.
     ///
     /// # Errors
-    /// As [`VfioFunction::open`]; `Unsupported` for a BAR that is not there or cannot be mapped as a whole; `ApiMisuse` for a device
+    /// As [`VfioFunction::open`]; `WrongKind` for a BAR that is no memory, but registers; `Unsupported` for one that is not
+    /// there or cannot be mapped as a whole; `ApiMisuse` for a device
     /// outside its range.
     pub fn open(space: &DmaSpace, address: PciAddress, bar: u8, device: DeviceId) -> Result<Self, Error> {
-        Self::of(&Function::open(space, address)?, bar, device)
+        // Before it is opened: what is refused here is not even reset.
+        expect_memory(space.sysfs(), address, bar)?;
+        Self::of(&Function::open(space, address, Dma::Off)?, bar, device)
     }
 
     /// As [`PeerBar::open`], of a function that is open already: the controller memory of an NVMe controller.
@@ -90,6 +96,7 @@ impl PeerBar {
     /// # Errors
     /// As [`PeerBar::open`].
     pub fn of_function(function: &VfioFunction, bar: u8, device: DeviceId) -> Result<Self, Error> {
+        expect_memory(function.space().sysfs(), function.address(), bar)?;
         Self::of(function.function(), bar, device)
     }
 
@@ -210,7 +217,7 @@ impl PeerBar {
     }
 
     /// Writes a pattern at odd offsets, reads it back, and looks whether bytes beside it were left alone. What was there is
-    /// restored. The part it uses is one that nobody has.
+    /// restored, also if it fails. The part it uses is one that nobody has.
     ///
     /// # Errors
     /// `ChecksumMismatch` with the first byte that was wrong: this BAR is no plain memory. `ResourceLimit` if all of it is
@@ -220,6 +227,14 @@ impl PeerBar {
         let at = region.base().raw();
         let mut before = vec![0; 3 * TEST_BYTES];
         self.access(self.0.mmio.read_bytes(at, &mut before))?;
+        let tested = self.try_pattern(at);
+        let restored = self.access(self.0.mmio.write_bytes(at, &before));
+        // The first error is the one that says more.
+        tested?;
+        restored
+    }
+
+    fn try_pattern(&self, at: u64) -> Result<(), Error> {
         let guard = |byte: usize| if byte.is_multiple_of(2) { 0xA5 } else { 0x5A };
         let mut image: Vec<u8> = (0..3 * TEST_BYTES).map(guard).collect();
         self.access(self.0.mmio.write_bytes(at, &image))?;
@@ -230,7 +245,6 @@ impl PeerBar {
         image[from..from + len].copy_from_slice(&pattern);
         let mut got = vec![0; image.len()];
         self.access(self.0.mmio.read_bytes(at, &mut got))?;
-        self.access(self.0.mmio.write_bytes(at, &before))?;
         match got.iter().zip(&image).position(|(got, want)| got != want) {
             None => Ok(()),
             Some(byte) => Err(Error::new(ErrorKind::ChecksumMismatch, Verb::Copy)
@@ -253,6 +267,28 @@ impl PeerBar {
 impl core::fmt::Debug for PeerBar {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "bar {} of {}", self.0.name, self.len())
+    }
+}
+
+/// An error unless a BAR can be taken for memory: writes to registers are commands.
+fn expect_memory(sysfs: &Sysfs, address: PciAddress, number: u8) -> Result<(), Error> {
+    sysfs.expect_function(address)?;
+    let refused = |kind, detail: &'static str| {
+        Error::new(kind, Verb::Open)
+            .at(format!("{address}/{number}"))
+            .detail(detail)
+            .remedy("name a prefetchable memory BAR: lspci -v shows them")
+    };
+    // NVM Express Base Specification 1.4 §2.1.10 "Offset 10h: MLBAR (BAR0)".
+    if number == 0 && inventory::look(sysfs, address).is_nvme() {
+        return Err(refused(ErrorKind::WrongKind, "it holds the registers of an NVMe controller"));
+    }
+    match sysfs.bar_kind(address, number.into()) {
+        BarKind::Prefetchable => Ok(()),
+        BarKind::Registers => {
+            Err(refused(ErrorKind::WrongKind, "it is not prefetchable: it may hold registers, not memory"))
+        }
+        BarKind::None => Err(refused(ErrorKind::Unsupported, "the function has no memory BAR of this number")),
     }
 }
 
@@ -387,7 +423,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::caps::Region;
+    use crate::{caps::Region, fake::Tree};
 
     const BAR_BYTES: u64 = 4 << 20;
     const DEVICE: DeviceId = DeviceId(DeviceId::PEER_FIRST + 3);
@@ -453,6 +489,44 @@ mod tests {
         let mut after = [0; 20_000];
         sys::pread_exact(file.as_fd(), &mut after, 0).unwrap();
         assert!(after.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn the_self_test_restores_also_where_memory_is_no_memory() {
+        // One page of the file is mapped at the place of its neighbour, too: what is written beside changes the pattern.
+        let file = sys::map::memory_file(BAR_BYTES).unwrap();
+        sys::pwrite_exact(file.as_fd(), &[7; 4 * TEST_BYTES], 0).unwrap();
+        let region = Region { flags: sys::vfio::REGION_MMAP, len: BAR_BYTES, offset: 0, areas: None };
+        let presence = Arc::default();
+        let bar = BarMap::new(file.as_fd(), &region, &presence, Arc::new(())).unwrap();
+        bar.alias(file.as_fd(), sys::page_bytes(), 0);
+        let bar = PeerBar::new("test/2", DEVICE, bar, presence, None, None).unwrap();
+        assert_eq!(bar.self_test().unwrap_err().kind(), ErrorKind::ChecksumMismatch);
+        let mut after = [0; 4 * TEST_BYTES];
+        sys::pread_exact(file.as_fd(), &mut after, 0).unwrap();
+        assert!(after.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn only_prefetchable_memory_is_taken_and_no_registers() {
+        let tree = Tree::new();
+        let nvme = tree.function("0000:01:00.0", "0x010802", "vfio-pci", "1");
+        let other = tree.function("0000:02:00.0", "0x050000", "vfio-pci", "2");
+        let lines = "0xfe000000 0xfe003fff 0x14220c\n0xfe100000 0xfe100fff 0x40200\n0xe000 0xe0ff 0x40101\n\
+                     0x0 0x0 0x0\n0x380000000000 0x3800003fffff 0x14220c\n";
+        for address in [nvme, other] {
+            tree.write(&format!("sys/bus/pci/devices/{address}/resource"), lines);
+        }
+        let kind = |address, bar| expect_memory(tree.sysfs(), address, bar).map_err(|error| error.kind());
+        assert_eq!(kind(other, 0), Ok(()));
+        assert_eq!(kind(other, 4), Ok(()));
+        assert_eq!(kind(nvme, 4), Ok(()), "a controller's memory buffer");
+        assert_eq!(kind(nvme, 0), Err(ErrorKind::WrongKind), "its registers");
+        assert_eq!(kind(other, 1), Err(ErrorKind::WrongKind), "not prefetchable");
+        for (bar, what) in [(2, "I/O ports"), (3, "an empty one"), (5, "one that is not told")] {
+            assert_eq!(kind(other, bar), Err(ErrorKind::Unsupported), "{what}");
+        }
+        assert_eq!(kind("0000:03:00.0".parse().unwrap(), 0), Err(ErrorKind::NoDevice));
     }
 
     #[test]

@@ -34,6 +34,24 @@ pub(crate) struct Group {
     pub(crate) is_noiommu: bool,
 }
 
+/// A part of the bus's addresses that belongs to a function: a BAR, or what a bridge passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Resource {
+    window: Window,
+    is_prefetchable: bool,
+}
+
+/// What a BAR is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BarKind {
+    /// Not there, or no memory.
+    None,
+    /// Reading may have an effect, as with registers.
+    Registers,
+    /// Reading has no effect, and writes may be merged (PCI Local Bus Specification 3.0 §6.2.5.1 "Address Maps"): memory.
+    Prefetchable,
+}
+
 impl Group {
     /// Its file below `dev/vfio`.
     pub(crate) fn file(&self) -> String {
@@ -120,26 +138,41 @@ impl Sysfs {
     /// Bus addresses that belong to some function's BARs.
     pub(crate) fn bar_windows(&self) -> Vec<Window> {
         let functions = self.names("sys/bus/pci/devices");
-        functions.iter().flat_map(|name| self.resources(name)).flatten().collect()
+        functions.iter().flat_map(|name| self.resources(name)).flatten().map(|resource| resource.window).collect()
     }
 
     /// The resources of a function in order, the six BARs first; `None` for one that it does not have.
-    fn resources(&self, name: &str) -> Vec<Option<Window>> {
-        /// `IORESOURCE_MEM` of linux `include/linux/ioport.h`.
+    fn resources(&self, name: &str) -> Vec<Option<Resource>> {
+        // `IORESOURCE_MEM` and `IORESOURCE_PREFETCH` of Linux `include/linux/ioport.h`.
         const MEMORY: u64 = 0x200;
+        const PREFETCH: u64 = 0x2000;
         let text = self.read(&format!("sys/bus/pci/devices/{name}/resource")).unwrap_or_default();
         let window = |line: &str| {
             let mut numbers = line.split_whitespace().map(|n| u64::from_str_radix(n.trim_start_matches("0x"), 16).ok());
             let (first, last, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
-            (flags & MEMORY != 0 && first < last).then_some(Window { first, last })
+            let is_prefetchable = flags & PREFETCH != 0;
+            (flags & MEMORY != 0 && first < last)
+                .then_some(Resource { window: Window { first, last }, is_prefetchable })
         };
         text.lines().map(window).collect()
     }
 
     /// Where BAR `bar` of a function lies on the bus.
     pub(crate) fn bar_address(&self, address: PciAddress, bar: u32) -> Option<u64> {
-        let bars = self.resources(&address.to_string());
-        bars.get(sw_mem::index(bar.into())).copied().flatten().map(|window| window.first)
+        self.bar(address, bar).map(|resource| resource.window.first)
+    }
+
+    fn bar(&self, address: PciAddress, bar: u32) -> Option<Resource> {
+        self.resources(&address.to_string()).get(sw_mem::index(bar.into())).copied().flatten()
+    }
+
+    /// What BAR `bar` (0 to 5) of a function is.
+    pub(crate) fn bar_kind(&self, address: PciAddress, bar: u32) -> BarKind {
+        match self.bar(address, bar) {
+            None => BarKind::None,
+            Some(Resource { is_prefetchable: false, .. }) => BarKind::Registers,
+            Some(Resource { is_prefetchable: true, .. }) => BarKind::Prefetchable,
+        }
     }
 
     /// Gives a file of VFIO that is about to appear a moment: the driver's name stands at the function before the driver has
