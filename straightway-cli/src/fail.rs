@@ -123,6 +123,13 @@ impl Fail {
         Self::new(exit, kind.name(), format!("{doing} failed: {error}"), "")
     }
 
+    /// The same, with something more to know.
+    #[must_use]
+    pub fn and(self, more: &str) -> Self {
+        let told = self.to_string();
+        if self.is_silent() { self } else { Self { message: format!("{told}; {more}"), remedy: String::new(), ..self } }
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit

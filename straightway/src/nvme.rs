@@ -278,7 +278,10 @@ fn claim(driven: &Driven, namespace: &Namespace, uri: &NvmeUri) -> Result<Namesp
         return Err(Error::new(ErrorKind::ApiMisuse, Verb::Open)
             .at(uri.to_string())
             .detail("a namespace is written only by an address that names the controller's serial number")
-            .remedy(format!("if it is the right one, write nvme://{}/{}?serial={serial}", uri.controller, uri.nsid)));
+            .remedy(format!(
+                "if it is the right one, write 'nvme://{}/{}?serial={serial}' in quotes",
+                uri.controller, uri.nsid
+            )));
     }
     let found = Found { serial: &serial, nsid: namespace.nsid, identity: &namespace.identity };
     driven.claim.namespace(found, uri.serial.as_deref())

@@ -111,11 +111,11 @@ impl Target {
         Ok(())
     }
 
-    /// What becomes of the destination if the copy fails.
-    fn fate(&self) -> &'static str {
+    /// A failure of the copy, with what became of the destination.
+    fn told(&self, fail: Fail) -> Fail {
         match self {
-            Self::Fresh(_) | Self::Resumable(_) => "the destination is untouched",
-            Self::InPlace(_) => "the destination was written in place and holds a part of the copy",
+            Self::Fresh(_) | Self::Resumable(_) => fail,
+            Self::InPlace(_) => fail.and("the destination is written in place and may hold a part of the copy"),
         }
     }
 }
@@ -123,7 +123,8 @@ impl Target {
 /// Runs it.
 ///
 /// # Errors
-/// Those of opening, creating, reading, writing; a verification that failed; an interrupt. The destination is untouched then.
+/// Those of opening, creating, reading, writing; a verification that failed; an interrupt. The message says what became of a
+/// destination that is written in place; any other is untouched then.
 pub fn run(args: &Cp, out: &mut Out) -> Result<(), Fail> {
     let report = session::with_engine(&args.engine, |engine| {
         let clock = session::Stopwatch::start();
@@ -136,12 +137,9 @@ pub fn run(args: &Cp, out: &mut Out) -> Result<(), Fail> {
         let resumed = copy.trusted_prefix(&mut target, out)?;
         let progress = out.progress(source.len(), "copy");
         progress.add(resumed);
-        let sum = copy.bytes(&mut target, resumed, &progress)?;
+        let moved = copy.moved(&mut target, resumed, &progress, out);
         drop(progress);
-        source.check_unchanged()?;
-        engine.flush(target.object()).wait().ok()?;
-        let crc = if args.no_verify { None } else { Some(copy.verify(&target, resumed, sum, out)?) };
-        signals::requested()?;
+        let crc = moved.map_err(|fail| target.told(fail))?;
         target.commit()?;
         let seconds = clock.seconds();
         let [read, write, verify] = copy.ways;
@@ -186,12 +184,6 @@ fn destination(engine: &Engine, args: &Cp) -> Result<Uri, Fail> {
 
 /// A copy onto itself would lose the only copy if it were not atomic; it is useless in any case.
 fn refuse_itself(engine: &Engine, args: &Cp, dst: &Uri) -> Result<(), Fail> {
-    if args.src.whole().0 == dst.whole().0 && matches!(dst, Uri::Part { .. } | Uri::Nvme(_)) {
-        return Err(Fail::usage(
-            format!("{} and {dst} are of the same object", args.src),
-            "copy through a third place, so that parts cannot overlap",
-        ));
-    }
     let (Uri::File(_), Uri::File(_)) = (&args.src, dst) else { return Ok(()) };
     let source = engine.stat(&args.src)?;
     match engine.stat(dst) {
@@ -226,12 +218,36 @@ fn in_place(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Ta
     }
     let object = engine.open_for_update(dst)?;
     let unit = block_of(&object);
-    if source.len() > object.len() {
+    let (_, offset, _) = dst.whole();
+    if !matches!(dst, Uri::Part { .. }) {
+        // A shell cuts an address without quotes at its `&`, and what is left names the whole namespace.
+        return Err(Fail::usage(
+            format!("{dst} names no place to write to"),
+            format!(
+                "write '{dst}{}offset=0' in quotes for its start",
+                if dst.to_string().contains('?') { '&' } else { '?' }
+            ),
+        ));
+    }
+    if identities(source).iter().any(|source| identities(&object).contains(source)) {
+        return Err(Fail::usage(
+            format!("{} and {dst} are of the same object", args.src),
+            "copy through a third place, so that parts cannot overlap",
+        ));
+    }
+    if source.len().next_multiple_of(unit) > object.len() {
+        let blocks = if unit > 1 { format!(" in blocks of {unit}") } else { String::new() };
         return Err(Fail::new(
             Exit::NoSpace,
             ErrorKind::NoSpace.name(),
-            format!("{dst} has {} bytes, the source {}; nothing was written", object.len(), source.len()),
+            format!("{dst} has {} bytes, the source {}{blocks}; nothing was written", object.len(), source.len()),
             "name a larger part",
+        ));
+    }
+    if !offset.is_multiple_of(unit) {
+        return Err(Fail::usage(
+            format!("{dst} takes whole blocks of {unit} bytes"),
+            format!("use an offset that is a multiple of {unit}"),
         ));
     }
     if !args.pipeline.piece.is_multiple_of(unit) {
@@ -241,6 +257,15 @@ fn in_place(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Ta
         ));
     }
     Ok(Target::InPlace(object))
+}
+
+/// What tells an object, or each member of a set, from others: the whole of it, if it is a part.
+fn identities(object: &Object) -> Vec<(u64, u64)> {
+    let inner = object.as_engine_object();
+    match &inner.stripe {
+        None => vec![inner.version.identity],
+        Some((_, members)) => members.iter().map(|member| member.version.identity).collect(),
+    }
 }
 
 /// What writes to an object must be whole multiples of: 1, where some way takes any byte.
@@ -276,6 +301,16 @@ impl Copy<'_> {
             resumable.record(0)?;
         }
         Ok(0)
+    }
+
+    /// Everything between opening and putting in place; the checksum of the whole, if it was verified.
+    fn moved(&mut self, target: &mut Target, from: u64, progress: &Progress, out: &Out) -> Result<Option<u64>, Fail> {
+        let sum = self.bytes(target, from, progress)?;
+        self.source.check_unchanged()?;
+        self.engine.flush(target.object()).wait().ok()?;
+        let crc = if self.args.no_verify { None } else { Some(self.verify(target, from, sum, out)?) };
+        signals::requested()?;
+        Ok(crc)
     }
 
     /// Copies from `from` to the end; the checksum of those bytes.
@@ -345,11 +380,10 @@ impl Copy<'_> {
         if back.value() != copied.value() {
             return Err(Fail::verification(
                 format!(
-                    "{} reads back with crc64-nvme {:016x}, the source had {:016x}; {}",
+                    "{} reads back with crc64-nvme {:016x}, the source had {:016x}; nothing was put in place",
                     target.object().name(),
                     back.value(),
-                    copied.value(),
-                    target.fate()
+                    copied.value()
                 ),
                 "check the device and its memory, then copy again",
             ));

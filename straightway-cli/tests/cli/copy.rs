@@ -94,6 +94,8 @@ fn a_part_is_written_in_place_and_the_rest_stays() {
     scratch.run(&["cp", "large", &part]).fails(7, &["20000 bytes", "nothing was written", "; "]);
     scratch.run(&["cp", "a", &part, "--resume"]).fails(2, &["in place", "; "]);
     scratch.run(&["cp", &part, &part]).fails(2, &["same object", "; "]);
+    std::os::unix::fs::symlink(scratch.path("b"), scratch.path("link")).unwrap();
+    scratch.run(&["cp", "link", &part]).fails(2, &["same object", "; "]);
     scratch.run(&["cat", &part, "--len", "20001"]).fails(1, &["20000 bytes", "; "]);
 }
 

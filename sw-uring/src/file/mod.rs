@@ -138,6 +138,9 @@ impl FileStore {
         let buffered = sys::open(path, flags | libc::O_NONBLOCK, 0).map_err(failed)?;
         let stat = sys::fstat(buffered.as_fd()).map_err(failed)?;
         check_kind(&stat, path)?;
+        if access == Access::Write && stat.kind() == libc::S_IFBLK {
+            check_unused(path)?;
+        }
         sys::set_blocking(buffered.as_fd()).map_err(failed)?;
         let (direct, because) = match direct::open(path, &stat, access) {
             Ok(Some(found)) => (Some(found), None),
@@ -275,6 +278,18 @@ pub fn unchanged(object: &Object) -> Result<(), Error> {
         Ok(_) => Err(changed("the file was replaced while it was read")),
         Err(libc::ENOENT) => Err(changed("the file was removed while it was read")),
         Err(errno) => Err(path_error(errno, Verb::Read, &open.path)),
+    }
+}
+
+/// A block device that is mounted, swap, or part of a volume is not written behind the back of whoever uses it. The kernel says
+/// so to an exclusive opener (open(2), O_EXCL without O_CREAT).
+fn check_unused(path: &Path) -> Result<(), Error> {
+    match sys::open(path, libc::O_RDONLY | libc::O_EXCL | libc::O_NONBLOCK, 0) {
+        Err(libc::EBUSY) => Err(Error::new(ErrorKind::InUse, Verb::Open)
+            .at(path.to_string_lossy().into_owned())
+            .detail("the block device is mounted, or the kernel uses it otherwise")
+            .remedy("unmount it, or take it out of use, first; write files through their file system")),
+        _ => Ok(()),
     }
 }
 

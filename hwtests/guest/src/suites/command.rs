@@ -186,6 +186,12 @@ fn refusals(context: &Context) -> Verdict {
     let at = |rest: &str| format!("nvme://{address}/{rest}");
     refused(context, &["cp", "/tmp/source", &at("1")], 2, &["serial", &format!("?serial={SERIAL_A}")])?;
     refused(context, &["cp", "/tmp/source", &at("1?serial=other")], 1, &["serial number sw-a"])?;
+    let whole = at(&format!("1?serial={SERIAL_A}"));
+    refused(context, &["cp", "/tmp/source", &whole], 2, &["no place to write to", "in quotes"])?;
+    let (from, to) = (at("1?offset=0&len=1MiB"), format!("{whole}&offset=4MiB"));
+    refused(context, &["cp", &from, &to], 2, &["same object"])?;
+    refused(context, &["cp", "/tmp/source", &format!("{whole}&offset=100")], 2, &["whole blocks of 512"])?;
+    refused(context, &["cp", "/tmp/source", &format!("{whole}&offset=0&len=8000")], 7, &["nothing was written"])?;
     refused(context, &["cat", &at("9")], 3, &["no active namespace 9", "1, 2"])?;
     refused(context, &["cat", &at("1?offset=1TiB")], 1, &["has 67108864 bytes"])?;
     refused(context, &["cat", "nvme://0000:7f:00.0/1"], 8, &["no PCI function"])?;
@@ -283,7 +289,7 @@ fn stripe(context: &Context) -> Verdict {
     for (address, serial, half) in [(&first, SERIAL_A, 0), (&second, "sw-b", 1)] {
         let units: Vec<u8> = pattern(1 << 20).chunks(65_536).skip(half).step_by(2).flat_map(<[u8]>::to_vec).collect();
         std::fs::write("/tmp/half", units)?;
-        good(context, &["cp", "/tmp/half", &format!("nvme://{address}/1?serial={serial}")])?;
+        good(context, &["cp", "/tmp/half", &format!("nvme://{address}/1?serial={serial}&offset=0")])?;
     }
     let set = format!("stripe:64KiB:nvme://{first}/1,nvme://{second}/1");
     let (bytes, report) = json_of_cat(context, &["cat", &set, "--len", "1MiB"])?;
