@@ -53,15 +53,38 @@ impl<B: Bus> Directory<B> {
     }
 }
 
-/// The handle of a face: controller index above, NSID below.
+/// Bits of a handle above those of the NSID: the index of the controller, then the generation of the namespace.
+const INDEX_BITS: u32 = 8;
+const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+const _: () = assert!(CONTROLLERS_MAX == 1 << INDEX_BITS, "an index has its bits in a handle");
+/// Generations are told apart by so many bits.
+const GENERATION_MASK: u64 = (1 << (32 - INDEX_BITS)) - 1;
+
+/// The handle of a namespace that is as it was when its controller (index 0 to 255) was opened.
 pub const fn handle(controller: u32, nsid: u32) -> u64 {
-    (controller as u64) << 32 | nsid as u64
+    (controller as u64 & INDEX_MASK) << 32 | nsid as u64
+}
+
+/// The handle of a namespace as it is: I/Os with it fail once the namespace is another one or has another format.
+const fn handle_of(controller: u32, nsid: u32, generation: u32) -> u64 {
+    (generation as u64 & GENERATION_MASK) << (32 + INDEX_BITS) | handle(controller, nsid)
 }
 
 /// Controller index and NSID of a handle.
 #[inline]
 pub(crate) const fn split(handle: u64) -> (u64, u32) {
-    (handle >> 32, (handle & 0xFFFF_FFFF) as u32)
+    (handle >> 32 & INDEX_MASK, (handle & 0xFFFF_FFFF) as u32)
+}
+
+/// The generation in a handle.
+#[inline]
+pub(crate) const fn generation(handle: u64) -> u32 {
+    (handle >> (32 + INDEX_BITS)) as u32
+}
+
+/// A namespace's generation as a handle carries it.
+pub(crate) const fn in_handle(generation: u32) -> u32 {
+    (generation as u64 & GENERATION_MASK) as u32
 }
 
 /// The face of an object that is a namespace of controller `index`.
@@ -76,7 +99,7 @@ pub fn face(index: u32, namespace: &Namespace) -> Result<Face, Error> {
     }
     Ok(Face {
         transport: NVME,
-        handle: handle(index, namespace.nsid),
+        handle: handle_of(index, namespace.nsid, namespace.generation),
         granularity: namespace.granularity(),
         write_unit: 1,
         landing: Landing::Dma,
@@ -90,8 +113,10 @@ mod tests {
 
     #[test]
     fn handles_come_apart_again() {
-        for (controller, nsid) in [(0, 1), (255, 0xFFFF_FFFE), (u32::MAX, 7)] {
-            assert_eq!(split(handle(controller, nsid)), (u64::from(controller), nsid));
+        for (controller, nsid, number) in [(0, 1, 0), (255, 0xFFFF_FFFE, 0xFF_FFFF), (3, 7, 0x100_0001)] {
+            let handle = handle_of(controller, nsid, number);
+            assert_eq!((split(handle), generation(handle)), ((u64::from(controller), nsid), in_handle(number)));
         }
+        assert_eq!(handle(3, 7), handle_of(3, 7, 0));
     }
 }

@@ -7,7 +7,7 @@ use sw_engine::{Granularity, Version};
 use crate::{
     limits::TransferLimits,
     wire::{
-        IoFlags,
+        IoFlags, WireError,
         identify::{IdentifyNamespace, MetadataReason, MetadataVerdict, NamespaceDescriptors},
     },
 };
@@ -86,6 +86,10 @@ pub enum Unusable {
     Limits,
     /// It belongs to an I/O command set other than NVM.
     CommandSet(u8),
+    /// What Identify says about it cannot be.
+    Odd(WireError),
+    /// The controller has more formats than the basic ones and does not say which one this is (CNS 05h).
+    FormatNotTold,
 }
 
 impl fmt::Display for Unusable {
@@ -93,6 +97,8 @@ impl fmt::Display for Unusable {
         match self {
             Self::Metadata(reason) => reason.fmt(f),
             Self::Limits => f.write_str("one block is more than a command may move (MDTS)"),
+            Self::Odd(cause) => write!(f, "what the controller says about it cannot be: {cause}"),
+            Self::FormatNotTold => f.write_str("the controller does not say which format it has (Identify, CNS 05h)"),
             Self::CommandSet(csi) => write!(f, "it belongs to I/O command set {csi:#04x}, not NVM"),
         }
     }
@@ -113,9 +119,36 @@ pub struct Namespace {
     pub identity: Identity,
     /// Why it cannot be used, if it cannot.
     pub unusable: Option<Unusable>,
+    /// Another number each time that a namespace of this NSID comes, or becomes another one, or gets another format; 0
+    /// for those that were there when the controller was opened. Not a part of what the device says.
+    pub generation: u32,
 }
 
 impl Namespace {
+    /// One that is there and about which the controller says what cannot be.
+    pub(crate) fn odd(nsid: u32, serial: &str, names: &NamespaceDescriptors, why: Unusable) -> Self {
+        let info = IdentifyNamespace::default();
+        Self {
+            nsid,
+            identity: Identity::of(nsid, serial, &info, names),
+            info,
+            metadata: MetadataVerdict::None,
+            limits: None,
+            unusable: Some(why),
+            generation: 0,
+        }
+    }
+
+    /// Whether what was opened as `earlier` can be read and written as this. A namespace without a name of its own counts
+    /// as another one if its size changed.
+    pub(crate) fn continues(&self, earlier: &Self) -> bool {
+        let named = !matches!(self.identity, Identity::Serial(..));
+        self.identity == earlier.identity
+            && self.info.format.block_bytes == earlier.info.format.block_bytes
+            && self.metadata == earlier.metadata
+            && (named || self.info.size_blocks == earlier.info.size_blocks)
+    }
+
     /// Bytes of a block: a power of two from 512.
     pub fn block_bytes(&self) -> u32 {
         self.info.format.block_bytes

@@ -135,6 +135,8 @@ struct Control<B: Bus> {
     ids: Ids,
     pairs_max: u16,
     namespaces: Vec<Namespace>,
+    /// Looks at the namespaces that were over.
+    scans: u32,
     /// Shadow doorbell buffer and EventIdx buffer, a page each.
     shadow: Option<(B::Memory, B::Memory)>,
     /// The controller took them.
@@ -304,6 +306,7 @@ impl<B: Bus> Control<B> {
             ids: Ids::default(),
             pairs_max: 0,
             namespaces: Vec::new(),
+            scans: 0,
             shadow: None,
             shadowed: false,
             doubtful: Vec::new(),

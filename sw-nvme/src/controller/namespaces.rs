@@ -50,11 +50,15 @@ impl<B: Bus> Control<B> {
         let version = Version(self.admin.registers.read32(regs::VS));
         let mut found = Vec::new();
         for nsid in self.active_namespaces(info, version)? {
-            if let Some(namespace) = self.identify_namespace(nsid, info, version)? {
+            if let Some(mut namespace) = self.identify_namespace(nsid, info, version)? {
+                let earlier = self.namespaces.iter().find(|earlier| earlier.nsid == nsid);
+                let same = earlier.filter(|earlier| namespace.continues(earlier));
+                namespace.generation = same.map_or(self.scans, |earlier| earlier.generation);
                 found.push(namespace);
             }
         }
         self.namespaces = found;
+        self.scans = self.scans.wrapping_add(1);
         Ok(())
     }
 
@@ -92,12 +96,20 @@ impl<B: Bus> Control<B> {
             // Gone since the list was read, or of a command set that this structure does not describe.
             return Ok(None);
         }
-        let page = self.admin.page();
-        let Some(info) = IdentifyNamespace::decode(&page).map_err(|cause| self.broken(cause))? else {
-            return Ok(None);
+        // One odd namespace must not keep the others from use.
+        let odd = |why| Ok(Some(Namespace::odd(nsid, controller.serial.as_str(), &names, why)));
+        let info = match IdentifyNamespace::decode(&self.admin.page()) {
+            Ok(Some(info)) => info,
+            Ok(None) => return Ok(None),
+            Err(cause) => return odd(Unusable::Odd(cause)),
         };
-        let extended =
-            if controller.extended_formats() { self.extended_format(nsid, info.format.index)? } else { None };
+        let extended = match controller.extended_formats().then(|| self.extended_format(nsid, info.format.index)) {
+            None => None,
+            Some(told) => match told? {
+                Ok(extended) => Some(extended),
+                Err(why) => return odd(why),
+            },
+        };
         let metadata = MetadataVerdict::of(&info, extended);
         let limits = TransferLimits::new(controller, self.cap.page_bytes_min, &info);
         let unusable = match (names.csi.unwrap_or(csi::NVM), metadata, limits) {
@@ -108,7 +120,7 @@ impl<B: Bus> Control<B> {
         };
         let identity = Identity::of(nsid, controller.serial.as_str(), &info, &names);
         let limits = limits.filter(|_| unusable.is_none());
-        Ok(Some(Namespace { nsid, info, metadata, limits, identity, unusable }))
+        Ok(Some(Namespace { nsid, info, metadata, limits, identity, unusable, generation: 0 }))
     }
 
     /// Names beyond those of Identify Namespace. A controller that refuses or garbles the list has none: the names in
@@ -122,11 +134,15 @@ impl<B: Bus> Control<B> {
         Ok(NamespaceDescriptors::decode(&self.admin.page()).unwrap_or_default())
     }
 
-    /// What CNS 05h says about the format in use. An error is one: without it guards of other sizes would pass for plain.
-    fn extended_format(&mut self, nsid: u32, index: u8) -> Result<Option<ExtendedFormat>, Error> {
+    /// What CNS 05h says about the format in use. Without it guards of other sizes would pass for plain: the namespace
+    /// cannot be used then.
+    fn extended_format(&mut self, nsid: u32, index: u8) -> Result<Result<ExtendedFormat, Unusable>, Error> {
         let what = Identify::CommandSetNamespace { nsid, csi: csi::NVM };
-        let page = self.identify(what, "identify namespace, NVM command set")?;
-        ExtendedFormat::decode(&page, index).map(Some).map_err(|cause| self.broken(cause))
+        let answer = self.admin.run(Data::In(IDENTIFY_BYTES), |data| Command::identify(what, data))?;
+        if !answer.status.is_success() {
+            return Ok(Err(Unusable::FormatNotTold));
+        }
+        Ok(ExtendedFormat::decode(&self.admin.page(), index).map_err(Unusable::Odd))
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     bus::Bus,
     controller::{Controller, Life, Pair},
+    directory,
     limits::TransferLimits,
     prp::NotPrp,
     queue::{Ended, NotStaged, QueuePair},
@@ -32,10 +33,14 @@ const RETRIES_MAX: u8 = 5;
 /// A controller with commands in flight that completes nothing for so many looks is looked at: one second.
 const SILENT_LOOKS: u32 = 10;
 
+/// The NSID names another namespace by now, or one with another format: nothing was sent.
+const CHANGED: Fault = Fault::new(ErrorKind::Changed, 0);
+
 /// A namespace, as far as the data path needs it.
 #[derive(Clone, Copy, Debug)]
 struct Target {
     nsid: u32,
+    generation: u32,
     block_shift: u32,
     limits: TransferLimits,
     read: IoFlags,
@@ -160,22 +165,28 @@ impl<B: Bus> Link<B> {
                 let (read, write) = namespace.io_flags();
                 let limits = namespace.limits?;
                 let block_shift = limits.block_bytes.trailing_zeros();
-                Some(Target { nsid: namespace.nsid, block_shift, limits, read, write })
+                let generation = directory::in_handle(namespace.generation);
+                Some(Target { nsid: namespace.nsid, generation, block_shift, limits, read, write })
             })
             .collect();
         self.recent = 0;
     }
 
-    /// Index of a namespace's entry.
+    /// Index of the entry of an I/O's namespace.
     #[inline]
-    fn target(&mut self, nsid: u32) -> Option<usize> {
-        match self.targets.get(self.recent) {
-            Some(target) if target.nsid == nsid => Some(self.recent),
-            _ => {
-                self.recent = self.targets.iter().position(|target| target.nsid == nsid)?;
-                Some(self.recent)
-            }
-        }
+    fn target(&mut self, parent: &Parent) -> Result<usize, Fault> {
+        let recent = self.targets.get(self.recent).filter(|target| target.nsid == parent.nsid);
+        let Some(target) = recent else { return self.seek(parent) };
+        if target.generation == parent.generation { Ok(self.recent) } else { Err(CHANGED) }
+    }
+
+    #[cold]
+    fn seek(&mut self, parent: &Parent) -> Result<usize, Fault> {
+        let Some(found) = self.targets.iter().position(|target| target.nsid == parent.nsid) else {
+            return Err(Fault::new(ErrorKind::NoDevice, i32::from(Status::INVALID_NAMESPACE.code())));
+        };
+        self.recent = found;
+        if self.targets[found].generation == parent.generation { Ok(found) } else { Err(CHANGED) }
     }
 
     /// Whether it has something in flight or waiting.
@@ -224,15 +235,20 @@ impl<B: Bus> Link<B> {
     #[inline]
     fn emit(&mut self, parent: &Parent, index: u32) -> Emitted {
         let at = parent.sent;
-        let found = self.target(parent.nsid);
-        let Some(target) = found.and_then(|found| self.targets.get(found)) else {
-            return Emitted::Fault(Fault::new(ErrorKind::NoDevice, i32::from(Status::INVALID_NAMESPACE.code())));
+        let found = match self.target(parent) {
+            Ok(found) => found,
+            Err(fault) => return Emitted::Fault(fault),
         };
+        let target = &self.targets[found];
         if !parent.moves() {
             return staged(stage(&mut self.queue, parent, target, Part { parent: index, at: 0, len: 0 }), 1);
         }
         let first = parent.offset + u64::from(at);
         let left = u64::from(parent.work - at);
+        if (first | left) & ((1 << target.block_shift) - 1) != 0 {
+            // Whole blocks only: cut off, it would land at another place.
+            return Emitted::Fault(Fault::new(ErrorKind::ApiMisuse, 0));
+        }
         let Some(blocks) = target.limits.next(first >> target.block_shift, left >> target.block_shift) else {
             return Emitted::Fault(Fault::new(ErrorKind::ApiMisuse, 0));
         };
@@ -352,16 +368,15 @@ impl<B: Bus> Link<B> {
                 at += 1;
                 continue;
             } else {
-                let found = self.target(parent.nsid);
-                let target = found.and_then(|found| self.targets.get(found));
-                match target.map(|target| stage(&mut self.queue, parent, target, again.part)) {
-                    Some(Ok(_)) => {
+                let found = self.target(parent);
+                match found.map(|found| stage(&mut self.queue, parent, &self.targets[found], again.part)) {
+                    Ok(Ok(_)) => {
                         self.again.swap_remove(at);
                         continue;
                     }
-                    Some(Err(NotStaged::Full | NotStaged::Broken)) => return,
-                    Some(Err(NotStaged::Shape(_))) => parent.fail(again.part.at, Fault::new(ErrorKind::Protocol, 0)),
-                    None => parent.fail(again.part.at, Fault::new(ErrorKind::NoDevice, 0)),
+                    Ok(Err(NotStaged::Full | NotStaged::Broken)) => return,
+                    Ok(Err(NotStaged::Shape(_))) => parent.fail(again.part.at, Fault::new(ErrorKind::Protocol, 0)),
+                    Err(fault) => parent.fail(again.part.at, fault),
                 }
             }
             self.again.swap_remove(at);

@@ -38,7 +38,7 @@ use sw_mem::{ByteLen, DmaRegion, RegionId, WeakRegion};
 use crate::{
     bus::{Bus, Waiter},
     controller::{Controller, Life, Notify, PairRequest},
-    directory::{Directory, split},
+    directory::{self, Directory, split},
     prp::Segment,
     queue::QueueCounters,
 };
@@ -421,6 +421,7 @@ impl<B: Bus> NvmeTransport<B> {
         // Below the number of controllers.
         parent.link = u32::try_from(index).unwrap_or(u32::MAX);
         parent.nsid = split(io.handle).1;
+        parent.generation = directory::generation(io.handle);
         parent.offset = io.offset;
         parent.work = if moves { io.len } else { 1 };
         parent.segment_count = if moves { io.segment_count.min(MAX_SEGMENTS_U8) } else { 0 };

@@ -26,6 +26,8 @@ pub(super) struct Parent {
     pub(super) moved: bool,
     pub(super) link: u32,
     pub(super) nsid: u32,
+    /// Of the namespace, as the handle says.
+    pub(super) generation: u32,
     /// First byte in the namespace.
     pub(super) offset: u64,
     /// Units of work: bytes, or 1 for a flush.
@@ -54,6 +56,7 @@ impl Parent {
             moved: false,
             link: 0,
             nsid: 0,
+            generation: 0,
             offset: 0,
             work: 0,
             sent: 0,

@@ -9,7 +9,7 @@ use sw_mem::{ByteLen, DmaRegion, DmaSpan, HugePages, SlabPool, model_span};
 use super::{Completion, NVME, NvmeConfig, NvmeTransport};
 use crate::{
     controller::{Controller, ControllerConfig, Life},
-    directory::{Directory, face, handle},
+    directory::{Directory, face, handle, split},
     status::Status,
     testbus::{Lie, Model, ModelNamespace, Order, TestBus},
     wire::command::opcode,
@@ -663,11 +663,11 @@ fn a_namespace_that_comes_later_is_found() {
     bed.bus.model().raise(0x0004_0002);
     bed.bus.model().now_ns += 200_000_000;
     (0..256).for_each(|_| drop(bed.poll()));
-    io.handle = handle(0, 5);
-    assert_eq!(bed.one(&io), Ok(4096));
     let namespaces = bed.transport.directory.get(0).unwrap().namespaces();
     let face = face(0, &namespaces[1]).unwrap();
-    assert_eq!((face.handle, face.transport, face.granularity.block), (handle(0, 5), NVME, 4096));
+    assert_eq!((split(face.handle), face.transport, face.granularity.block), ((0, 5), NVME, 4096));
+    io.handle = face.handle;
+    assert_eq!(bed.one(&io), Ok(4096));
 }
 
 #[test]

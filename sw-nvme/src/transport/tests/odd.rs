@@ -16,3 +16,82 @@ fn a_wake_up_that_comes_as_the_sleep_ends_ends_the_poll() {
     assert_eq!(bed.transport.poll(Wait::For { timeout, min: 1 }, &mut bed.out).unwrap(), 0);
     assert!(bed.bus.model().now_ns - before >= 1_000_000_000);
 }
+
+impl Bed {
+    /// Lets the controller tell that its namespaces changed, and the transport hear it.
+    fn tell_namespaces(&mut self) {
+        self.bus.model().raise(0x0004_0002);
+        self.bus.model().now_ns += 200_000_000;
+        (0..256).for_each(|_| drop(self.poll()));
+    }
+
+    fn face(&self) -> sw_engine::Face {
+        face(0, &self.transport.directory.get(0).unwrap().namespaces()[0]).unwrap()
+    }
+}
+
+#[test]
+fn a_namespace_that_was_formatted_or_made_anew_is_not_touched_through_what_was_opened_before() {
+    let other = ModelNamespace { uuid: Some([7; 16]), ..ModelNamespace::new(1, 9, 4096) };
+    for after in [ModelNamespace::new(1, 12, 512), other, ModelNamespace::new(1, 9, 2048)] {
+        let mut bed = Bed::new(Model::default());
+        let write = bed.io(1, IoKind::Write, 512, &[(0, 512)]);
+        assert_eq!(bed.one(&write), Ok(512));
+        bed.bus.model().namespaces[0] = after;
+        bed.tell_namespaces();
+        let (before, flush) = (bed.commands(), bed.io(2, IoKind::FlushAll, 0, &[]));
+        for io in [write, bed.read(1, 0, 0, 4096), flush] {
+            let result = bed.one(&io);
+            assert!(error(ErrorKind::Changed)(&result), "{result:?}");
+        }
+        assert_eq!(bed.commands(), before, "nothing was sent");
+        let again = Io { handle: bed.face().handle, ..bed.read(3, 4096, 0, 4096) };
+        assert_eq!(bed.one(&again), Ok(4096), "what is opened anew works");
+    }
+}
+
+#[test]
+fn a_look_at_namespaces_that_stayed_and_a_reset_leave_what_was_opened_in_use() {
+    let grows = ModelNamespace { uuid: Some([7; 16]), ..ModelNamespace::new(1, 9, 4096) };
+    let mut bed = Bed::new(Model { namespaces: vec![grows], ..Model::default() });
+    let read = bed.read(1, 512, 0, 512);
+    assert_eq!(bed.one(&read), Ok(512));
+    let larger = ModelNamespace { uuid: Some([7; 16]), ..ModelNamespace::new(1, 9, 8192) };
+    bed.bus.model().namespaces[0] = larger;
+    bed.tell_namespaces();
+    assert_eq!(bed.one(&read), Ok(512));
+    bed.transport.reset(0);
+    assert_eq!(bed.one(&read), Ok(512));
+}
+
+#[test]
+fn an_offset_or_length_that_is_no_multiple_of_the_block_is_refused() {
+    let mut bed = Bed::new(Model { namespaces: vec![ModelNamespace::new(1, 12, 512)], ..Model::default() });
+    for (offset, len) in [(512, 4096), (0, 512), (4096, 4608)] {
+        for kind in [IoKind::Read, IoKind::Write] {
+            let io = bed.io(1, kind, offset, &[(0, len)]);
+            let result = bed.one(&io);
+            assert!(error(ErrorKind::ApiMisuse)(&result), "{result:?}");
+        }
+    }
+    assert_eq!(bed.commands(), 0);
+}
+
+#[test]
+fn one_odd_namespace_leaves_the_others_in_use() {
+    // Blocks of one byte, which no format has.
+    let odd = ModelNamespace { block_log2: 0, ..ModelNamespace::new(2, 9, 16) };
+    let mut bed = Bed::new(Model { namespaces: vec![ModelNamespace::new(1, 9, 4096), odd], ..Model::default() });
+    let namespaces = bed.transport.directory.get(0).unwrap().namespaces();
+    let text = face(0, &namespaces[1]).unwrap_err().to_string();
+    assert!(text.contains("what the controller says about it cannot be"), "{text}");
+    let read = bed.read(1, 0, 0, 512);
+    assert_eq!(bed.one(&read), Ok(512));
+    let io = Io { handle: handle(0, 2), ..read };
+    assert!(error(ErrorKind::NoDevice)(&bed.one(&io)));
+    // And one that becomes odd while the controller runs costs no reset.
+    bed.bus.model().namespaces[1].nsid = 3;
+    bed.tell_namespaces();
+    assert_eq!(bed.one(&read), Ok(512));
+    assert_eq!(bed.transport.counters().resets, 0);
+}

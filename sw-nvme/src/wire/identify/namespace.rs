@@ -8,7 +8,7 @@ pub const LBADS_MIN: u8 = 9;
 pub const LBADS_MAX: u8 = 31;
 
 /// One LBA format, and how the namespace uses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockFormat {
     /// Its index in the list.
     pub index: u8,
@@ -21,9 +21,10 @@ pub struct BlockFormat {
 }
 
 /// DLFEAT 2:0: what deallocated blocks read as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeallocatedReads {
     /// Not said.
+    #[default]
     NotSaid,
     /// Zeroes.
     Zeroes,
@@ -32,7 +33,9 @@ pub enum DeallocatedReads {
 }
 
 /// What the driver uses of Identify Namespace. Counts are plain, the wire's zero-based values are gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// The default is that of a namespace about which nothing is known: no blocks, and none of a size.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdentifyNamespace {
     /// NSZE: blocks of the namespace, at least 1; its bytes have 64 bits.
     pub size_blocks: u64,
