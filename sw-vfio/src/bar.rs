@@ -18,7 +18,7 @@ pub(crate) type Keep = Arc<dyn core::any::Any + Send + Sync>;
 pub(crate) struct BarMap {
     // In this order: no bus error is looked for once the range is unmapped, and the function is closed last.
     _guard: Guarded,
-    range: sys::map::Reserved,
+    range: Arc<sys::map::Reserved>,
     len: u64,
     hole: Option<(u64, u64)>,
     _keep: Keep,
@@ -40,7 +40,7 @@ impl BarMap {
             return Err(libc::EOPNOTSUPP);
         }
         let whole = region.len.checked_next_multiple_of(page).ok_or(libc::EINVAL)?;
-        let range = sys::map::Reserved::new(whole)?;
+        let range = Arc::new(sys::map::Reserved::new(whole)?);
         let areas = region.areas.clone().unwrap_or_else(|| vec![(0, whole)]);
         let in_pages = areas.into_iter().map(|(at, len)| (at, align_down(len, page)));
         let areas: Vec<_> = in_pages.filter(|(at, len)| at.is_multiple_of(page) && *len > 0).collect();
@@ -50,6 +50,7 @@ impl BarMap {
         }
         let hole = first_hole(areas, region.len);
         let guard = Guarded::new(range.base(), whole, Arc::clone(presence))?;
+        presence.tell_bar(&range);
         Ok(Arc::new(Self { _guard: guard, range, len: region.len, hole, _keep: keep }))
     }
 

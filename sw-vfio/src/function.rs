@@ -47,7 +47,7 @@ pub(crate) struct Function {
     presence: Arc<Presence>,
     // In this order: the watcher has a copy of the descriptor, and the group is left after the function is closed.
     watcher: Option<Watcher>,
-    device: OwnedFd,
+    device: Arc<OwnedFd>,
     _member: Membership,
 }
 
@@ -80,7 +80,7 @@ impl Function {
             vectors,
             presence: Arc::default(),
             watcher: None,
-            device,
+            device: Arc::new(device),
             _member: member,
         };
         function.watcher = function.watch().map_err(|errno| failed(errno, "asking to be told of its removal"))?;
@@ -102,8 +102,7 @@ impl Function {
         if !told {
             return Ok(None);
         }
-        let device = self.device.try_clone().map_err(|error| sys::code(&error))?;
-        Watcher::start(&self.name, news, device, self.config, Arc::clone(&self.presence)).map(Some)
+        Watcher::start(&self.name, news, Arc::clone(&self.device), self.config, Arc::clone(&self.presence)).map(Some)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -135,9 +134,15 @@ impl Function {
         self.presence.gone()
     }
 
-    /// An error in a forked child, which may not touch its parent's function.
+    /// An error in a forked child, which may not touch its parent's function, and once the kernel wants it back.
     fn expect_own(&self, verb: Verb) -> Result<(), Error> {
-        if self.presence.is_child() { Err(fault::forked(verb, Arc::clone(&self.name))) } else { Ok(()) }
+        match self.gone() {
+            Some(Gone::Forked) => Err(fault::forked(verb, Arc::clone(&self.name))),
+            Some(Gone::Requested) => Err(Error::new(ErrorKind::NoDevice, verb)
+                .at(Arc::clone(&self.name))
+                .detail("it was taken away: removed, or unbound from vfio-pci")),
+            Some(Gone::Failed | Gone::Unmapped) | None => Ok(()),
+        }
     }
 
     /// Maps a BAR. The mapping keeps the function open.
@@ -148,7 +153,10 @@ impl Function {
             return Err(failed(libc::EINVAL));
         }
         let region = region_of(self.fd(), bar).map_err(failed)?;
-        BarMap::new(self.fd(), &region, &self.presence, Arc::clone(self) as _).map_err(failed)
+        let bar = BarMap::new(self.fd(), &region, &self.presence, Arc::clone(self) as _).map_err(failed)?;
+        // Again: a mapping that came after the function was closed would keep it open.
+        self.expect_own(Verb::Open)?;
+        Ok(bar)
     }
 
     /// Vectors that [`Function::interrupt`] can enable.
@@ -203,7 +211,7 @@ impl Function {
     /// Takes bus mastership away; `true`: it can touch no memory any more. In a forked child it is left alone: it never
     /// reaches the child's memory, which is a copy.
     pub(crate) fn stop_dma(&self) -> bool {
-        self.presence.is_child() || self.config.stop_dma(self.fd())
+        self.presence.is_child() || self.presence.is_stopped() || self.config.stop_dma(self.fd())
     }
 
     /// Resets it and lets it do again what it was opened for.
@@ -254,17 +262,27 @@ fn find_vectors(device: BorrowedFd<'_>) -> Option<Vectors> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, io::Write as _, os::unix::fs::MetadataExt as _};
+
     use super::*;
-    use crate::{config, fake::in_child, space, sysfs::Sysfs};
+    use crate::{caps::Region, config, fake::in_child, space, sysfs::Sysfs};
 
     /// A function whose file is memory, with its DMA switched on and its watcher running.
     fn opened() -> (Arc<Function>, OwnedFd, Config) {
+        let (function, file, config, _) = opened_with_request();
+        (function, file, config)
+    }
+
+    /// With the event by which the kernel asks for it back.
+    fn opened_with_request() -> (Arc<Function>, OwnedFd, Config, File) {
         let (file, config) = config::fake(0x0006);
         let address = "0000:01:00.0".parse().unwrap();
         let (space, member) = space::joined(&Sysfs::at("/nowhere"), address);
         let presence = Arc::<Presence>::default();
-        let copy = || file.try_clone().unwrap();
-        let watcher = Watcher::start("test", News::new().unwrap(), copy(), config, Arc::clone(&presence)).unwrap();
+        let device = Arc::new(file.try_clone().unwrap());
+        let news = News::new().unwrap();
+        let request = File::from(news.request.as_fd().try_clone_to_owned().unwrap());
+        let watcher = Watcher::start("test", news, Arc::clone(&device), config, Arc::clone(&presence)).unwrap();
         let function = Function {
             name: "0000:01:00.0".into(),
             address,
@@ -275,10 +293,10 @@ mod tests {
             vectors: None,
             presence,
             watcher: Some(watcher),
-            device: copy(),
+            device,
             _member: member,
         };
-        (Arc::new(function), file, config)
+        (Arc::new(function), file, config, request)
     }
 
     #[test]
@@ -299,5 +317,52 @@ mod tests {
         drop(function);
         assert_eq!(config.command(file.as_fd()), Ok(0x0002), "the parent's drop switches it off");
         assert_eq!(held.open_functions(), 0);
+    }
+
+    fn inode(fd: BorrowedFd<'_>) -> u64 {
+        File::from(fd.try_clone_to_owned().unwrap()).metadata().unwrap().ino()
+    }
+
+    /// Asks for it back and waits for what comes of it.
+    fn ask(function: &Function, mut request: File) {
+        request.write_all(&1u64.to_ne_bytes()).unwrap();
+        let clock = sw_testkit::clock::RealClock::start();
+        while !function.presence.is_stopped() && clock.now() < std::time::Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        // The watcher keeps this lock until it is through.
+        function.presence.tell_bar(&Arc::new(sys::map::Reserved::new(sys::page_bytes()).unwrap()));
+    }
+
+    #[test]
+    fn what_the_kernel_wants_back_is_closed_though_somebody_holds_its_registers() {
+        let (function, file, config, request) = opened_with_request();
+        let region = Region { flags: sys::vfio::REGION_MMAP, len: 4096, offset: 0, areas: None };
+        let bar = BarMap::new(function.fd(), &region, function.presence(), Arc::new(())).unwrap();
+        let registers = bar.mmio();
+        registers.write32(0x40, 7);
+        assert_eq!(inode(function.fd()), inode(file.as_fd()));
+        ask(&function, request);
+        assert_eq!(function.gone(), Some(Gone::Requested));
+        assert_ne!(inode(function.fd()), inode(file.as_fd()), "the descriptor names something else");
+        assert_eq!(registers.read32(0x40), u32::MAX);
+        registers.write32(0x40, 9);
+        let mut bytes = [0; 4];
+        sys::pread_exact(file.as_fd(), &mut bytes, 0x40).unwrap();
+        assert_eq!(bytes, 7u32.to_le_bytes(), "a late write does not reach it");
+        assert_eq!(config.command(file.as_fd()), Ok(0x0002), "its DMA was off before");
+        assert!(function.stop_dma());
+        assert_eq!(function.reset().unwrap_err().kind(), ErrorKind::NoDevice);
+        assert_eq!(function.map_bar(0).map(drop).unwrap_err().kind(), ErrorKind::NoDevice);
+    }
+
+    #[test]
+    fn what_is_lent_stays_open_until_its_users_are_gone() {
+        let (function, file, config, request) = opened_with_request();
+        function.presence().lend();
+        ask(&function, request);
+        assert_eq!(function.gone(), Some(Gone::Requested));
+        assert_eq!(inode(function.fd()), inode(file.as_fd()));
+        assert_eq!(config.command(file.as_fd()), Ok(0x0002));
     }
 }

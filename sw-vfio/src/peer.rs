@@ -101,6 +101,8 @@ impl PeerBar {
     }
 
     fn of(function: &Arc<Function>, number: u8, device: DeviceId) -> Result<Self, Error> {
+        // Before it is mapped: from here on the function is closed after the last region that others reach.
+        function.presence().lend();
         let bar = function.map_bar(number.into())?;
         let dma_buf = match function.space().backend() {
             Backend::Iommufd => export(function, number, bar.len()),

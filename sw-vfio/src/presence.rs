@@ -4,13 +4,18 @@
 //! a fatal error. A thread of its own waits for both, so that polling and waiting users learn of it alike and the data path
 //! makes no system call for it. It first stops the function's DMA, then sets the mark after which every register reads as
 //! all ones, then raises every interrupt of the function so that nobody sleeps on it.
+//!
+//! A function that the kernel wants back is closed then, whoever still holds registers of it: the kernel waits for that
+//! (Linux `drivers/vfio/vfio_main.c`, `vfio_unregister_group_dev`), and a job may run on for days. One whose memory is lent to
+//! other functions is not: it is closed when the last region of it is gone.
 
 use core::mem::ManuallyDrop;
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     thread::JoinHandle,
 };
@@ -19,7 +24,11 @@ use sw_mem::ForkMark;
 
 use crate::{
     config::Config,
-    sys::event::{Epoll, EventFd},
+    sys::{
+        self,
+        event::{Epoll, EventFd},
+        map::Reserved,
+    },
 };
 
 /// Why a function is no longer used.
@@ -42,7 +51,12 @@ pub(crate) struct Presence {
     gone: AtomicU8,
     /// A child of a fork has the registers mapped, too: it must not touch them.
     fork: ForkMark,
+    /// It can start no access any more, and never will again.
+    stopped: AtomicBool,
+    /// Other functions reach its memory: it stays open until they let go, or its addresses could become somebody else's.
+    lent: AtomicBool,
     interrupts: Mutex<Vec<Weak<EventFd>>>,
+    bars: Mutex<Vec<Weak<Reserved>>>,
 }
 
 impl Presence {
@@ -71,6 +85,37 @@ impl Presence {
         let _ = self.gone.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
         let interrupts = self.interrupts.lock().unwrap_or_else(PoisonError::into_inner);
         interrupts.iter().filter_map(Weak::upgrade).for_each(|event| event.raise());
+    }
+
+    /// Adds a mapping that keeps the function's file open.
+    pub(crate) fn tell_bar(&self, range: &Arc<Reserved>) {
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        bars.retain(|other| other.strong_count() > 0);
+        bars.push(Arc::downgrade(range));
+    }
+
+    /// From now on it is closed by its users alone.
+    pub(crate) fn lend(&self) {
+        self.lent.store(true, Ordering::Release);
+    }
+
+    /// Whether its DMA was seen off after it was lost.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Lets go of the function's file, so that the kernel need not wait for those who still hold registers of it: the BARs
+    /// become all ones, the descriptor becomes one of `/dev/null`. `Ok(false)`: it has to stay, since its memory is lent.
+    fn let_go(&self, device: BorrowedFd<'_>) -> Result<bool, i32> {
+        self.stopped.store(true, Ordering::Release);
+        // The lock is kept to the end: a BAR that is mapped meanwhile comes after, and is given up by who mapped it.
+        let bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lent.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let nothing = sys::open(Path::new("/dev/null"), libc::O_RDWR)?;
+        bars.iter().filter_map(Weak::upgrade).try_for_each(|range| range.blank())?;
+        sys::replace(device, nothing.as_fd()).map(|()| true)
     }
 
     /// The mark itself, for the handler of bus errors: it may not take a lock.
@@ -116,7 +161,7 @@ impl Watcher {
     pub(crate) fn start(
         name: &str,
         news: News,
-        device: OwnedFd,
+        device: Arc<OwnedFd>,
         config: Config,
         presence: Arc<Presence>,
     ) -> Result<Self, i32> {
@@ -146,9 +191,19 @@ impl Watcher {
 }
 
 fn lose(presence: &Presence, config: &Config, device: &OwnedFd, why: Gone) {
+    if presence.is_stopped() {
+        return;
+    }
     let stopped = config.stop_dma(device.as_fd());
     tracing::warn!(?why, stopped, "a PCI function is being taken away");
     presence.lose(why);
+    if why == Gone::Requested && stopped {
+        match presence.let_go(device.as_fd()) {
+            Ok(true) => tracing::info!("it is closed"),
+            Ok(false) => tracing::info!("its memory is lent: it is closed when the last region of it is gone"),
+            Err(errno) => tracing::warn!(errno, "could not close it: the kernel waits until its users are gone"),
+        }
+    }
 }
 
 impl Drop for Watcher {
@@ -178,7 +233,8 @@ mod tests {
         let interrupt = Arc::new(EventFd::new().unwrap());
         presence.tell(&interrupt);
         news.request.raise();
-        let watcher = Watcher::start("test", news, file.try_clone().unwrap(), config, Arc::clone(&presence)).unwrap();
+        let watcher =
+            Watcher::start("test", news, Arc::new(file.try_clone().unwrap()), config, Arc::clone(&presence)).unwrap();
         let set = Epoll::new().unwrap();
         set.add(interrupt.as_fd(), 0).unwrap();
         set.wait(Some(std::time::Duration::from_secs(20)), |_| ());
@@ -198,8 +254,9 @@ mod tests {
         let presence = Arc::new(Presence::default());
         let interrupt = Arc::new(EventFd::new().unwrap());
         presence.tell(&interrupt);
-        let mut watcher =
-            Some(Watcher::start("test", news, file.try_clone().unwrap(), config, Arc::clone(&presence)).unwrap());
+        let mut watcher = Some(
+            Watcher::start("test", news, Arc::new(file.try_clone().unwrap()), config, Arc::clone(&presence)).unwrap(),
+        );
         assert_eq!(presence.gone(), None);
         assert!(crate::fake::in_child(|| {
             interrupt.raise();

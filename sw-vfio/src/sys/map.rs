@@ -2,11 +2,14 @@
 // UNSAFETY: mmap and munmap of ranges that this file made itself.
 #![expect(unsafe_code, reason = "memory mapping system calls")]
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use sw_mem::index;
 
 use super::errno;
+
+/// Bytes of a range that are replaced at most: registers of controllers are some KiB.
+const BLANK_MAX: u64 = 16 << 20;
 
 /// A range of addresses with mappings of descriptors inside, unmapped as one on drop.
 #[derive(Debug)]
@@ -40,6 +43,19 @@ impl Reserved {
         let place = self.base.wrapping_add(index(at)).cast();
         // SAFETY: the range lies inside the one that `new` mapped and nobody has a reference into it.
         let got = unsafe { libc::mmap(place, index(len), protection, flags, fd.as_raw_fd(), offset) };
+        if got == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
+    }
+
+    /// Replaces everything in it by private bytes that are all ones, in one step. Nothing keeps a file open after that.
+    pub(crate) fn blank(&self) -> Result<(), i32> {
+        if self.len > BLANK_MAX {
+            return Err(libc::E2BIG);
+        }
+        let ones = memory_file(self.len)?;
+        super::pwrite_exact(ones.as_fd(), &vec![0xFF; index(self.len)], 0)?;
+        let (flags, protection) = (libc::MAP_PRIVATE | libc::MAP_FIXED, libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: exactly the range of `new`, and nobody has a reference into it; an access finds the old or the new page.
+        let got = unsafe { libc::mmap(self.base.cast(), index(self.len), protection, flags, ones.as_raw_fd(), 0) };
         if got == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
     }
 

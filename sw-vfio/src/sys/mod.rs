@@ -92,6 +92,13 @@ pub(crate) fn pwrite_exact(fd: BorrowedFd<'_>, from: &[u8], offset: u64) -> Resu
     if usize::try_from(done) == Ok(from.len()) { Ok(()) } else { Err(libc::EIO) }
 }
 
+/// Closes what `fd` names and lets the number name the same as `by` from then on, in one step: a call of another thread that
+/// is under way ends as it would have, a later one gets the new file.
+pub(crate) fn replace(fd: BorrowedFd<'_>, by: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: no pointers; both numbers are open, and the owner of `fd` goes on owning it.
+    uninterrupted(|| unsafe { libc::dup3(by.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) }).map(drop)
+}
+
 /// Takes the file's advisory lock or says `EWOULDBLOCK`. It goes with the descriptor.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<(), i32> {
     // SAFETY: no pointers.
