@@ -33,6 +33,7 @@ pub mod bus;
 pub mod commands;
 pub mod controller;
 pub mod directory;
+mod fork;
 pub mod life;
 pub mod limits;
 pub mod namespace;

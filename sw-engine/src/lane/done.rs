@@ -517,12 +517,28 @@ pub(super) fn explain_copy(error: Error) -> Error {
     )
 }
 
+/// Codes of `ResourceLimit` faults that no system names, for drivers of our own; they are no part of an [`Error`].
+impl Fault {
+    /// A `ResourceLimit`: the device has no queue left for one more lane.
+    pub const NO_QUEUE_LEFT: i32 = -1;
+    /// A `ResourceLimit`: the device may reach no more memory.
+    pub const NOT_MAPPED: i32 = -2;
+}
+
 /// The text and remedy of a fault, in the words of someone who runs storage.
 fn explain(error: Error, fault: Fault) -> Error {
     match fault.kind {
         ErrorKind::ShortData => error
             .detail("the object ended before the range did: it shrank while it was read, or its source gave less than it promised")
             .remedy("read it again after the writer is done"),
+        ErrorKind::ResourceLimit if fault.code == Fault::NO_QUEUE_LEFT => error
+            .with_code(0)
+            .detail("all queue pairs of the device are in use by other lanes, each thread that reads or writes has one")
+            .remedy("use fewer threads or reactors, or close an engine that uses the device"),
+        ErrorKind::ResourceLimit if fault.code == Fault::NOT_MAPPED => error
+            .with_code(0)
+            .detail("the device may reach no more memory: locked memory or mappings of the IOMMU ran out")
+            .remedy("raise the limit of locked memory (ulimit -l, LimitMEMLOCK=), or register less memory"),
         // The lane's own: a driver's limit comes with its code.
         ErrorKind::ResourceLimit if fault.code == 0 => error
             .detail("every slab that the bytes could go through is kept by a device that did not stop")
@@ -531,5 +547,23 @@ fn explain(error: Error, fault: Fault) -> Error {
         ErrorKind::Io => error.detail("the device or file system reported an I/O error").remedy("see the kernel log for the medium"),
         ErrorKind::Protocol => error.detail("the transport broke its contract (more bytes than asked, or endless short transfers)"),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_has_its_own_words_and_no_made_up_code() {
+        let told = |code| {
+            let fault = Fault::new(ErrorKind::ResourceLimit, code);
+            explain(Error::from_fault(fault, Verb::Read), fault).to_string()
+        };
+        for (code, words) in [(Fault::NO_QUEUE_LEFT, "queue pairs"), (Fault::NOT_MAPPED, "ulimit -l"), (0, "slab")] {
+            let text = told(code);
+            assert!(text.contains(words) && !text.contains("(code"), "{text}");
+        }
+        assert!(told(12).contains("(code 12)"));
     }
 }

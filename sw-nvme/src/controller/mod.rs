@@ -31,6 +31,7 @@ use sw_engine::{Error, ErrorKind, Verb};
 pub use crate::life::Life;
 use crate::{
     bus::{Bus, Registers},
+    fork::Origin,
     life::LifeWord,
     namespace::Namespace,
     queue::{QueuePair, QueueShape},
@@ -151,7 +152,8 @@ struct Control<B: Bus> {
 /// See the module documentation. Shared by `Arc`.
 ///
 /// *Blocking*: every method but the getters may wait, at most as long as the limits say. Dropped, it disables the
-/// controller; if that fails it stops it from outside, and if that fails too the admin queue's memory is never freed.
+/// controller; if that fails it stops it from outside, and if that fails too the admin queue's memory is never freed. In a
+/// forked child a drop does nothing: the controller is the parent's.
 pub struct Controller<B: Bus> {
     bus: Arc<B>,
     config: ControllerConfig,
@@ -159,6 +161,7 @@ pub struct Controller<B: Bus> {
     /// Counts changes of the namespaces.
     inventory: AtomicU64,
     facts: Facts,
+    pub(crate) fork: Origin,
     /// `None` once it was shut down.
     control: Mutex<Option<Control<B>>>,
 }
@@ -180,6 +183,7 @@ impl<B: Bus> Controller<B> {
                 life: LifeWord::new(Life::Up(1)),
                 inventory: AtomicU64::new(1),
                 facts,
+                fork: Origin::default(),
                 control: Mutex::new(Some(control)),
             })),
             Err(error) => {
@@ -243,8 +247,13 @@ impl<B: Bus> Controller<B> {
     /// let go of: their owners find [`Life::Quiet`].
     ///
     /// # Errors
-    /// What went wrong; [`Controller::life`] then says whether memory may still be touched.
+    /// `Forked` in a child of the process that opened it: it is the parent's, and nothing was done. What went wrong; [`Controller::life`] then says whether memory may still be touched.
     pub fn shut_down(&self) -> Result<(), Error> {
+        if self.fork.is_elsewhere() {
+            return Err(Error::new(ErrorKind::Forked, Verb::Setup)
+                .at(self.name())
+                .detail("the controller belongs to the parent of this process"));
+        }
         let mut guard = self.lock();
         let Some(control) = guard.take() else { return Ok(()) };
         let Life::Up(epoch) = self.life() else {
@@ -414,8 +423,13 @@ impl<B: Bus> Admin<B> {
 }
 
 impl<B: Bus> Drop for Controller<B> {
+    #[expect(clippy::mem_forget, reason = "in a forked child, registers, memory and function are the parent's")]
     fn drop(&mut self) {
         let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if self.fork.is_elsewhere() {
+            // One handle more, so that the function is not closed here either.
+            return core::mem::forget((control, Arc::clone(&self.bus)));
+        }
         match (control, self.life.get()) {
             (None, _) => {}
             (Some(control), Life::Quiet(_)) => drop(control),

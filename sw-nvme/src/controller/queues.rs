@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, Fault, Verb};
 
 use crate::{
     bus::{Bus, QueueMemory, Waiter},
@@ -156,6 +156,7 @@ impl<B: Bus> Control<B> {
                     ErrorKind::ResourceLimit,
                     format!("all {} queue pairs of the controller are in use", self.pairs_max),
                 )
+                .with_code(Fault::NO_QUEUE_LEFT)
                 .remedy("use fewer lanes, or close an engine that uses this controller"));
         };
         let made = self.create_with(request, epoch, qid);

@@ -187,6 +187,13 @@ impl<B: Bus> NvmeTransport<B> {
 
     pub(super) fn fence_all(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
         self.closed = true;
+        if self.fork.is_elsewhere() {
+            // The parent's device works for the parent: nothing here is for this process to end.
+            return match u32::try_from(self.in_flight()).unwrap_or(u32::MAX) {
+                0 => Fence::Quiet,
+                busy => Fence::Busy(busy),
+            };
+        }
         let begun = self.waiter.now();
         // What is in flight gets half of the time, aborted commands the rest.
         while let Some(io) = self.parked.front() {
@@ -250,7 +257,12 @@ impl<B: Bus> NvmeTransport<B> {
 
 impl<B: Bus> Drop for NvmeTransport<B> {
     /// Fences if nobody did. Rings, lists and regions that a controller may still touch are never freed, and counted.
+    /// In a forked child nothing is touched and nothing is freed: all of it is the parent's.
+    #[expect(clippy::mem_forget, reason = "the parent's device uses what the links hold")]
     fn drop(&mut self) {
+        if self.fork.is_elsewhere() {
+            return core::mem::forget(core::mem::take(&mut self.places));
+        }
         if !self.closed {
             self.fence_all(DROP_WAIT, &mut Vec::new());
         }

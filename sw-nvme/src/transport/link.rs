@@ -9,9 +9,10 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use sw_engine::{
-    ErrorKind, Fault, Retry, Time,
+    Error, ErrorKind, Fault, Retry, Time,
     seam::{IoDone, IoKind},
 };
+use sw_mem::{DmaRegion, RegionId};
 
 use super::{
     parents::{Parent, Parents},
@@ -100,6 +101,8 @@ pub(super) struct Link<B: Bus> {
     /// Its completions raise an interrupt that the transport's waiter watches.
     pub(super) interrupts: bool,
     pub(super) regions: RegionTable,
+    /// Regions that are not in the table because the bus refused them.
+    refused: Vec<(RegionId, Fault)>,
     silence: Silence,
     inventory: u64,
     targets: Vec<Target>,
@@ -134,6 +137,7 @@ impl<B: Bus> Link<B> {
             epoch: pair.epoch,
             interrupts: false,
             regions: RegionTable::new(),
+            refused: Vec::new(),
             silence: Silence::default(),
             inventory: 0,
             targets: Vec::new(),
@@ -144,6 +148,30 @@ impl<B: Bus> Link<B> {
         };
         link.refresh();
         link
+    }
+
+    /// Lets I/Os use a region that they do not use yet. A refusal is kept for them.
+    pub(super) fn attach(&mut self, region: &DmaRegion) -> Result<(), Error> {
+        self.refused.retain(|(id, _)| *id != region.id());
+        match self.controller.bus().map(region) {
+            Ok(iova) => self.regions.add(region, iova),
+            Err(error) => {
+                self.refused.push((region.id(), super::refusal(&error)));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a region.
+    pub(super) fn detach(&mut self, id: RegionId) {
+        self.regions.remove(id);
+        self.refused.retain(|(refused, _)| *refused != id);
+    }
+
+    /// Why a region cannot be used, if the bus refused it.
+    pub(super) fn refused(&self, id: RegionId) -> Option<Fault> {
+        self.refused.iter().find(|(refused, _)| *refused == id).map(|(_, fault)| *fault)
     }
 
     /// Takes over the controller's list of namespaces if it changed. One atomic load if it did not.

@@ -39,6 +39,7 @@ use crate::{
     bus::{Bus, Waiter},
     controller::{Controller, Life, Notify, PairRequest},
     directory::{self, Directory, split},
+    fork::Origin,
     prp::Segment,
     queue::QueueCounters,
 };
@@ -211,6 +212,7 @@ pub struct NvmeTransport<B: Bus> {
     /// A controller that may touch memory for ever.
     loud: bool,
     closed: bool,
+    fork: Origin,
 }
 
 impl<B: Bus> NvmeTransport<B> {
@@ -236,6 +238,7 @@ impl<B: Bus> NvmeTransport<B> {
             watched: Vec::new(),
             loud: false,
             closed: false,
+            fork: Origin::default(),
         })
     }
 
@@ -329,10 +332,8 @@ impl<B: Bus> NvmeTransport<B> {
         }
         link.queue.set_tick(self.watch.tick());
         for region in self.attached.iter().filter_map(WeakRegion::upgrade) {
-            // Refused: I/Os into it end as not registered.
-            if let Ok(iova) = link.controller.bus().map(&region) {
-                link.regions.add(&region, iova);
-            }
+            // A refusal is kept for I/Os into it, and the next attach asks again.
+            let _ = link.attach(&region);
         }
         Ok(link)
     }
@@ -345,11 +346,12 @@ impl<B: Bus> NvmeTransport<B> {
                 controller.reset(epoch, ends::FROM_POLL);
                 Fault::new(ErrorKind::Busy, 0)
             }
-            _ => Fault::new(error.kind(), error.code()),
+            _ => refusal(error),
         }
     }
 
     fn attach_region(&mut self, region: &DmaRegion) -> Result<(), Error> {
+        self.attach_refused(region)?;
         if self.attached.iter().any(|known| known.id() == region.id()) {
             return Ok(());
         }
@@ -360,15 +362,29 @@ impl<B: Bus> NvmeTransport<B> {
             }
         }
         for place in &mut self.places {
-            if let Place::Linked(link) = place
-                && let Ok(iova) = link.controller.bus().map(region)
-            {
-                link.regions.add(region, iova);
+            if let Place::Linked(link) = place {
+                // One that is gone has no say; the others have it mapped.
+                let _ = link.attach(region);
             }
         }
         self.forget_dead_regions();
         // No handle: memory goes when its owner lets go of it, and its mapping with it.
         self.attached.push(region.downgrade());
+        Ok(())
+    }
+
+    /// Asks again for regions that a controller refused when its queue pair was made. An error is about `region`.
+    fn attach_refused(&mut self, region: &DmaRegion) -> Result<(), Error> {
+        let Self { attached, places, .. } = self;
+        for place in places {
+            let Place::Linked(link) = place else { continue };
+            for missing in attached.iter().filter(|known| link.refused(known.id()).is_some()).collect::<Vec<_>>() {
+                match missing.upgrade().map(|missing| link.attach(&missing)) {
+                    Some(Err(error)) if missing.id() == region.id() => return Err(error),
+                    _ => {}
+                }
+            }
+        }
         Ok(())
     }
 
@@ -379,7 +395,7 @@ impl<B: Bus> NvmeTransport<B> {
             let alive = region.is_alive();
             for place in places.iter_mut() {
                 if let (Place::Linked(link), false) = (place, alive) {
-                    link.regions.remove(region.id());
+                    link.detach(region.id());
                 }
             }
             alive
@@ -389,7 +405,7 @@ impl<B: Bus> NvmeTransport<B> {
     fn detach_region(&mut self, id: RegionId) {
         for place in &mut self.places {
             if let Place::Linked(link) = place {
-                link.regions.remove(id);
+                link.detach(id);
             }
         }
         self.attached.retain(|region| region.id() != id);
@@ -427,8 +443,9 @@ impl<B: Bus> NvmeTransport<B> {
         parent.segment_count = if moves { io.segment_count.min(MAX_SEGMENTS_U8) } else { 0 };
         for (to, from) in parent.segments.iter_mut().zip(io.segments()).take(usize::from(parent.segment_count)) {
             let Some(iova) = link.regions.iova(from.region, from.place, from.len) else {
+                let fault = link.refused(from.region).unwrap_or(NOT_ATTACHED);
                 self.parents.finish(slot);
-                return self.ended.push(IoDone { token: io.token, result: Err(NOT_ATTACHED) });
+                return self.ended.push(IoDone { token: io.token, result: Err(fault) });
             };
             *to = Segment { iova, len: ByteLen(u64::from(from.len)) };
         }
@@ -501,6 +518,17 @@ impl<B: Bus> Transport for NvmeTransport<B> {
 
     fn waker(&self) -> Arc<dyn Wake> {
         self.waiter.waker()
+    }
+}
+
+/// The fault of I/Os for a queue pair or a mapping that was refused. A limit without a code of the system gets one with
+/// words of its own.
+fn refusal(error: &Error) -> Fault {
+    match (error.kind(), error.code()) {
+        (ErrorKind::ResourceLimit, code) if code != Fault::NO_QUEUE_LEFT => {
+            Fault::new(ErrorKind::ResourceLimit, Fault::NOT_MAPPED)
+        }
+        (kind, code) => Fault::new(kind, code),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What happens beside the usual ways: late wake-ups, namespaces that change, forks, refusals.
 
-use super::*;
+use super::{super::Place, *};
 
 #[test]
 fn a_wake_up_that_comes_as_the_sleep_ends_ends_the_poll() {
@@ -94,4 +94,75 @@ fn one_odd_namespace_leaves_the_others_in_use() {
     bed.tell_namespaces();
     assert_eq!(bed.one(&read), Ok(512));
     assert_eq!(bed.transport.counters().resets, 0);
+}
+
+#[test]
+fn a_region_that_is_refused_at_first_says_why_and_is_asked_for_again() {
+    let mut bed = Bed::new(Model::default());
+    let (region, read) = (bed.region.clone(), bed.read(1, 0, 0, 4096));
+    assert_eq!(bed.one(&read), Ok(4096));
+    bed.bus.model().memory.full = true;
+    bed.bus.model().memory.forget(region.id());
+    let Place::Linked(link) = &mut bed.transport.places[0] else { panic!("it is linked") };
+    // As when the pair is made.
+    link.detach(region.id());
+    link.attach(&region).unwrap_err();
+    assert_eq!(bed.one(&read), Err(Fault::new(ErrorKind::ResourceLimit, Fault::NOT_MAPPED)));
+    let error = bed.transport.attach(Attach::Region(&region)).unwrap_err();
+    assert!(error.to_string().contains("the test says no"), "{error}");
+    bed.bus.model().memory.full = false;
+    // The attach of another region asks for it too.
+    let other = SlabPool::new(1, ByteLen(4096), HugePages::Never).unwrap();
+    bed.transport.attach(Attach::Region(other.region())).unwrap();
+    assert_eq!(bed.one(&read), Ok(4096));
+}
+
+#[test]
+fn without_a_queue_pair_the_fault_says_that_and_nothing_else() {
+    let mut bed = Bed::new(Model { queues_given: 1, ..Model::default() });
+    let directory = bed.transport.directory.clone();
+    let read = bed.read(1, 0, 0, 4096);
+    assert_eq!(bed.one(&read), Ok(4096));
+    let mut other = NvmeTransport::new(directory, bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    assert_eq!(other.submit(&read), Submit::Accepted);
+    bed.out.clear();
+    other.poll(Wait::No, &mut bed.out).unwrap();
+    assert_eq!(bed.out[0].result, Err(Fault::new(ErrorKind::ResourceLimit, Fault::NO_QUEUE_LEFT)));
+}
+
+#[test]
+fn a_forked_child_leaves_the_controller_alone() {
+    let mut bed = Bed::new(Model { hold: true, ..Model::default() });
+    let read = bed.read(1, 0, 0, 4096);
+    bed.submit(&read);
+    assert_eq!(bed.poll(), []);
+    let count = |bus: &TestBus| {
+        let model = bus.model();
+        (model.admin_log.len(), model.stops)
+    };
+    let before = count(&bed.bus);
+    let controller = bed.transport.directory.get(0).unwrap();
+    bed.transport.fork.pretend_child();
+    controller.fork.pretend_child();
+    assert_eq!(bed.transport.fence(Duration::from_secs(1), &mut bed.out), Fence::Busy(1));
+    assert_eq!(controller.shut_down().unwrap_err().kind(), ErrorKind::Forked);
+    let Bed { bus, transport, region, _pool, .. } = bed;
+    drop(transport);
+    drop(controller);
+    assert_eq!(count(&bus), before, "no command, no stop");
+    let mut model = bus.model();
+    assert_eq!(model.read32(crate::wire::regs::CC) & 1, 1, "it is still enabled");
+    drop(model);
+    assert!(Arc::strong_count(&bus) > 1, "nobody closed the function");
+    drop(region);
+}
+
+#[test]
+fn a_forked_child_that_drops_the_last_handle_of_a_controller_leaves_it_enabled() {
+    let bus = TestBus::new(Model::default());
+    let controller = Controller::open(bus.clone(), ControllerConfig::default()).unwrap();
+    controller.fork.pretend_child();
+    drop(controller);
+    assert_eq!(bus.model().read32(crate::wire::regs::CC) & 1, 1);
+    assert!(Arc::strong_count(&bus) > 1, "nobody closed the function");
 }
