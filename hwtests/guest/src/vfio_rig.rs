@@ -50,7 +50,7 @@ pub fn offers(address: PciAddress, backend: Backend) -> bool {
 /// # Errors
 /// The first failure, with the back end's name; a skip if there is none.
 pub fn on_each(context: &Context, test: impl Fn(Backend) -> Result<(), Stop>) -> Result<(), Stop> {
-    let address = bound(context, "nvme-b")?;
+    let address = bound(context, "nvme-a")?;
     let mut tried = 0;
     for backend in BACKENDS.into_iter().filter(|backend| offers(address, *backend)) {
         tried += 1;

@@ -8,7 +8,7 @@ use std::{
 use sw_engine::{Error, ErrorKind, Verb};
 
 use super::{Backend, Limits, OWN_ENTRIES, Source, TYPE1_ENTRIES, Window};
-use crate::{caps, fault, pci::PciAddress, sys, sysfs::Sysfs};
+use crate::{bind::VFIO_PCI, caps, fault, pci::PciAddress, sys, sysfs::Sysfs};
 
 /// What the container does with addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Container {
             let fd = self.open_group(sysfs, &group.file(), &name)?;
             self.groups.insert(number.clone(), Member { fd, functions: 0 });
         }
-        let opened = self.open_device(&number, &name);
+        let opened = self.open_device(sysfs, &number, address);
         match (opened, self.groups.get_mut(&number)) {
             (Ok((device, limits)), Some(member)) => {
                 member.functions += 1;
@@ -131,11 +131,16 @@ impl Container {
         Ok(fd)
     }
 
-    fn open_device(&self, group: &str, name: &str) -> Result<(OwnedFd, Option<Limits>), Error> {
+    fn open_device(&self, sysfs: &Sysfs, group: &str, address: PciAddress) -> Result<(OwnedFd, Option<Limits>), Error> {
+        let name = &*address.to_string();
         let failed = |errno, what| fault::error(errno, Verb::Open, name, what);
         let member = self.groups.get(group).ok_or_else(|| failed(libc::ENODEV, "its group"))?;
-        let device = sys::with_lock(|| sys::vfio::group_device(member.fd.as_fd(), name))
-            .map_err(|errno| failed(errno, "opening it in its group"))?;
+        // A function that has just come back is in its group a moment before VFIO knows it.
+        let open = || match sys::vfio::group_device(member.fd.as_fd(), name) {
+            Err(libc::ENODEV) if sysfs.driver(address).as_deref() == Some(VFIO_PCI) => Err(libc::EAGAIN),
+            other => other,
+        };
+        let device = sys::with_lock(open).map_err(|errno| failed(errno, "opening it in its group"))?;
         if self.kind == Kind::NoIommu {
             return Ok((device, None));
         }

@@ -1,5 +1,6 @@
 //! Functions through VFIO, by every back end that the kernel has: claims, mappings, interrupts, a peer's BAR, loss.
 
+use std::cell::Cell;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -502,10 +503,11 @@ fn load(lane: &mut dyn Transport, object: &Object, span: &DmaSpan, reads: &Atomi
 }
 
 fn removal(context: &Context) -> Verdict {
+    let there = Cell::new(Put::Back);
     on_each(context, |backend| {
         for completion in [Completion::Polled, Completion::Interrupt] {
-            if pulled_out(context, backend, completion)? == Put::Nowhere {
-                break;
+            if there.get() == Put::Back {
+                there.set(pulled_out(context, backend, completion)?);
             }
         }
         Ok(())
@@ -513,7 +515,7 @@ fn removal(context: &Context) -> Verdict {
 }
 
 /// Whether a device that was pulled out is there again.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Put {
     Back,
     Nowhere,
@@ -560,8 +562,8 @@ fn pulled_out(context: &Context, backend: Backend, completion: Completion) -> Re
     let path = format!("/sys/bus/pci/devices/{address}");
     let gone = || (!std::path::Path::new(&path).exists()).then_some(());
     context.until(Duration::from_secs(10), "the kernel lets go of it", gone)?;
-    // An emulated controller whose bus mastership ended between a command and its data waits for ever for the data's memory
-    // (QEMU 7.2, `dma_blk_cb`), and QEMU then keeps the device. One removal in twenty here; nothing that a driver can mend.
+    // An emulated controller whose bus mastership ended between a command and its data retries for ever, by its source
+    // (QEMU 7.2, `dma_blk_cb`), and QEMU then keeps the device: one removal in twenty here, more on a busy machine.
     if let Err(reason) = context.ask_host("device_add", "nvme-b") {
         context.fact(&json!({"not_put_back": reason}));
         return Ok(Put::Nowhere);
