@@ -83,6 +83,8 @@ pub enum Mark {
     NvmeDoorbellBuffer,
     NvmeEvent,
     NvmeNoise,
+    NvmeDetached,
+    NvmePeer,
 }
 
 impl Mark {
@@ -129,7 +131,7 @@ impl Mark {
     ];
 
     /// Every mark of runs with modelled controllers, besides those of the engine.
-    pub const NVME: [Mark; 35] = [
+    pub const NVME: [Mark; 37] = [
         Mark::IommuFault,
         Mark::IommuFull,
         Mark::NvmeFatal,
@@ -165,6 +167,8 @@ impl Mark {
         Mark::NvmeDoorbellBuffer,
         Mark::NvmeEvent,
         Mark::NvmeNoise,
+        Mark::NvmeDetached,
+        Mark::NvmePeer,
     ];
 }
 

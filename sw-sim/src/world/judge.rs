@@ -51,7 +51,8 @@ impl Seen {
         let mut seen = Self::default();
         for way in ways {
             match way {
-                Way::Dma if !live.on_device => seen.dma += 1,
+                // Also between a controller and a device, where the transport reaches that.
+                Way::Dma => seen.dma += 1,
                 Way::Kernel if !live.on_device => seen.kernel += 1,
                 Way::SlabKernel => {
                     seen.staged += 1;
@@ -200,6 +201,8 @@ impl World {
                 self.params.mood != Mood::Calm
             }
             ErrorKind::OutOfRange => self.params.work.shrinks,
+            // A namespace that says to be another one by now.
+            ErrorKind::Changed => machine.taint.all,
             ErrorKind::ResourceLimit if machine.log.marks.count(Mark::IommuFull) > 0 => true,
             // Without a code it is the lane's own; a driver's refusal of a copy has one.
             ErrorKind::ResourceLimit if error.code() == 0 => {
@@ -320,6 +323,9 @@ impl World {
         let path = completion.path;
         let told =
             Seen { dma: path.bytes.dma, kernel: path.bytes.kernel_copy, staged: path.bytes.staged, slab_kernel: 0 };
+        if live.on_device && seen.dma > 0 {
+            self.hub.lock().mark(Mark::NvmePeer);
+        }
         if told != (Seen { slab_kernel: 0, ..seen }) {
             return self.broken("path", format!("op {} says {told:?}, the model saw {seen:?}", live.user));
         }

@@ -144,6 +144,10 @@ impl Params {
             transport.io_bytes_max = 4 << 20;
         }
         let mut work = draw_work(rng, mood);
+        if transport.device.is_ok() {
+            // In place in a device's memory, whole blocks only and no checksum: what a lane does with others is its own story.
+            (work.aligned, work.checksums) = (1000, 0);
+        }
         if long {
             (work.ops, work.op_bytes_max, work.aligned, work.vectored) = (6, 3 << 20, 1000, 0);
         }
@@ -294,7 +298,7 @@ fn draw_mishaps(rng: &mut Rng, mood: Mood) -> Vec<(u64, Mishap)> {
         return mishaps;
     }
     if rng.per_mille(250) {
-        let mishap = rng.pick_or(&[Mishap::Fatal, Mishap::Stuck, Mishap::Gone], Mishap::Fatal);
+        let mishap = rng.pick_or(&[Mishap::Fatal, Mishap::Stuck, Mishap::Gone, Mishap::Detached], Mishap::Fatal);
         mishaps.push((at(rng), mishap));
     }
     if mood == Mood::Hostile && rng.per_mille(300) {
@@ -322,7 +326,8 @@ fn draw_transport(rng: &mut Rng) -> NvmeConfig {
         commands_per_controller: rng.pick_or(&[1, 2, 7, 31, 128], 7),
         io_bytes_max: rng.pick_or(&[12 << 10, 16 << 10, 64 << 10, 1 << 20], 16 << 10),
         completion: rng.pick_or(&completions, Completion::Polled),
-        device: Err(Reason::NoPeerPages),
+        // A peer's memory that is mapped as the host's is.
+        device: rng.pick_or(&[Ok(()), Err(Reason::NoPeerPages)], Ok(())),
         command_timeout: Duration::from_millis(rng.pick_or(&[100, 200], 100)),
         abort_timeout: Duration::from_millis(100),
         ..NvmeConfig::default()
