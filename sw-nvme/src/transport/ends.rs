@@ -194,7 +194,7 @@ impl<B: Bus> NvmeTransport<B> {
                 busy => Fence::Busy(busy),
             };
         }
-        let begun = self.waiter.now();
+        let (begun, before) = (self.waiter.now(), out.len());
         // What is in flight gets half of the time, aborted commands the rest.
         while let Some(io) = self.parked.front() {
             self.cancel_io(io.token);
@@ -214,6 +214,12 @@ impl<B: Bus> NvmeTransport<B> {
             self.close_link(index, timeout);
         }
         self.give_out(out);
+        if self.loud {
+            // A controller was lost: what the fence called off was not cancelled by anybody.
+            let ended = out.iter_mut().skip(before);
+            let called_off = |done: &&mut IoDone| done.result.is_err_and(|fault| fault.kind == ErrorKind::Cancelled);
+            ended.filter(called_off).for_each(|done| done.result = Err(Fault::new(ErrorKind::NoDevice, 0)));
+        }
         match self.parents.live_count() {
             0 => Fence::Quiet,
             busy => Fence::Busy(u32::try_from(busy).unwrap_or(u32::MAX)),
