@@ -85,6 +85,7 @@ pub enum Mark {
     NvmeNoise,
     NvmeDetached,
     NvmePeer,
+    NvmeMisplaced,
 }
 
 impl Mark {
@@ -131,7 +132,7 @@ impl Mark {
     ];
 
     /// Every mark of runs with modelled controllers, besides those of the engine.
-    pub const NVME: [Mark; 37] = [
+    pub const NVME: [Mark; 38] = [
         Mark::IommuFault,
         Mark::IommuFull,
         Mark::NvmeFatal,
@@ -169,6 +170,7 @@ impl Mark {
         Mark::NvmeNoise,
         Mark::NvmeDetached,
         Mark::NvmePeer,
+        Mark::NvmeMisplaced,
     ];
 }
 

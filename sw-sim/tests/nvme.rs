@@ -1,7 +1,6 @@
 //! The product's NVMe driver over the modelled controller: the suite that every backend runs, what its work costs, and a
 //! controller that makes no sense.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
-
 #![forbid(unsafe_code)]
 
 use std::{sync::Arc, time::Duration};

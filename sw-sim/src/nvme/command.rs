@@ -324,6 +324,14 @@ impl Step<'_> {
                     self.plan(1, NvmeEvent::Extra { queue, cid, taken });
                 }
             }
+            Some(NvmeAct::Misplaced) => {
+                let open = self.ctrl.commands.values().find(|open| open.queue == queue && !open.late);
+                if let Some(cid) = open.map(|open| open.sqe.cid()) {
+                    self.mark(Mark::NvmeMisplaced);
+                    *self.lies += 1;
+                    self.give(Entry { queue, cid, status: SUCCESS, dw0: 0, act: Some(NvmeAct::WrongSq) });
+                }
+            }
             Some(NvmeAct::WrongSq) => self.mark(Mark::NvmeWrongSq),
             Some(NvmeAct::WrongHead) => self.mark(Mark::NvmeWrongHead),
             Some(NvmeAct::WrongPhase) => self.mark(Mark::NvmeWrongPhase),

@@ -66,6 +66,8 @@ pub enum NvmeAct {
     UnknownCid,
     /// Its entry names another submission queue: a lie, and the command has no other end.
     WrongSq,
+    /// Ends, and an entry for another queue comes with the CID of a command that is under way in this one: a lie.
+    Misplaced,
     /// Its entry says that the head of the queue is outside of it: a lie.
     WrongHead,
     /// Its entry and those of one lap have the phase of the lap before: a lie.

@@ -200,8 +200,14 @@ fn draw_controller(rng: &mut Rng, namespaces: Vec<NamespaceParams>, mood: Mood) 
     let low = rng.pick_or(&[1_000, 10_000], 1_000);
     let ready = rng.pick_or(&[100_000, 3_000_000], 100_000);
     let late = bad && rng.per_mille(60);
-    let rules = if bad { (0..rng.range(0, 3)).map(|_| draw_rule(rng, mood)).collect() } else { Vec::new() };
+    let mut rules: Vec<NvmeRule> =
+        if bad { (0..rng.range(0, 3)).map(|_| draw_rule(rng, mood)).collect() } else { Vec::new() };
     let hangs = bad && rng.per_mille(100);
+    if hangs {
+        // One that keeps commands for ever and that perhaps nobody can stop.
+        let on = OnCommand { every: rng.range(2, 8), times: 3, ..OnCommand::default() };
+        rules.insert(0, NvmeRule { on, act: NvmeAct::Lost });
+    }
     NvmeParams {
         entries_max: rng.pick_or(&[2, 2, 4, 16, 64, 1024], 16),
         queue_pairs: rng.pick_or(&[1, 2, 8], 1),
@@ -263,6 +269,7 @@ fn draw_rule(rng: &mut Rng, mood: Mood) -> NvmeRule {
         NvmeAct::Twice(500_000),
         NvmeAct::UnknownCid,
         NvmeAct::WrongSq,
+        NvmeAct::Misplaced,
         NvmeAct::WrongHead,
         NvmeAct::WrongPhase,
         NvmeAct::ShortData,
