@@ -169,7 +169,7 @@ struct Others {
     transports: [u8; 3],
     /// Why the least direct chunk of these went no better way.
     reason: Reason,
-    /// How indirect that chunk was ([`done::rank_of`]); 0 before there is one.
+    /// How indirect that chunk was (`rank_of` in `done.rs`); 0 before there is one.
     rank: u16,
 }
 

@@ -53,7 +53,7 @@ impl<B: Bus> Controller<B> {
     /// Resets the controller that lived in `epoch`, unless somebody did so since: disables it, sees CSTS.RDY fall, and
     /// brings it up again. All queue pairs of the epoch are void afterwards.
     ///
-    /// A controller that cannot be disabled is stopped from outside. After [`ControllerConfig::resets_max`]
+    /// A controller that cannot be disabled is stopped from outside. After [`resets_max`](super::ControllerConfig::resets_max)
     /// (see [`ControllerConfig`](super::ControllerConfig)) resets in a row it is left disabled.
     pub fn reset(&self, epoch: u64, limits: ResetLimits) -> Reset {
         let Some(mut guard) = self.lock_within(limits.queue) else { return Reset::Late };
