@@ -28,25 +28,33 @@ const SECONDS: u32 = 1;
 const ROUNDS: usize = 5;
 const DEPTHS: [u32; 2] = [1, 32];
 const PROGRAM: &str = "/bin/straightway";
+/// Ways to notice completions that are measured; which is the faster depends on how busy the host's cores are.
+const COMPLETIONS: [&str; 2] = ["polled", "hybrid"];
 
 fn beside(context: &Context) -> Verdict {
     let device = context.device("nvme-a")?;
-    let mut rates: [[Vec<f64>; 2]; 2] = Default::default();
+    let mut rates: [[Vec<f64>; 2]; 3] = Default::default();
     for _ in 0..ROUNDS {
         let found = block::namespaces(context, &device, 2)?;
         let Some(namespace) = found.first() else { return fail("no namespace") };
         for (at, depth) in DEPTHS.iter().enumerate() {
             rates[0][at].push(fio::random_reads(&namespace.node, *depth, SECONDS)?);
         }
-        for (at, iops) in ours(&device)?.into_iter().enumerate() {
-            rates[1][at].push(iops);
+        for (way, completion) in COMPLETIONS.iter().enumerate() {
+            for (at, iops) in ours(&device, completion)?.into_iter().enumerate() {
+                rates[1 + way][at].push(iops);
+            }
         }
     }
-    let [kernel, ours] = rates.map(|depths| depths.map(median));
+    let [kernel, polled, hybrid] = rates.map(|depths| depths.map(median));
     let mut slower = Vec::new();
-    for ((depth, kernel), ours) in DEPTHS.iter().zip(kernel).zip(ours) {
+    for (at, depth) in DEPTHS.iter().enumerate() {
+        let (kernel, polled, hybrid) = (kernel[at], polled[at], hybrid[at]);
+        let ours = polled.max(hybrid);
         let ratio = ours / kernel;
-        context.fact(&json!({"depth": depth, "fio_kernel_iops": kernel, "ours_iops": ours, "ratio": ratio}));
+        context.fact(&json!({
+            "depth": depth, "fio_kernel_iops": kernel, "polled_iops": polled, "hybrid_iops": hybrid, "ratio": ratio
+        }));
         if ratio <= 1.0 {
             slower.push(format!("at depth {depth} {ours:.0} a second, fio through the kernel {kernel:.0}"));
         }
@@ -55,16 +63,17 @@ fn beside(context: &Context) -> Verdict {
 }
 
 /// Reads a second at each depth, by the command's own bench: all of the engine is in it.
-fn ours(device: &Device) -> Result<Vec<f64>, Stop> {
+fn ours(device: &Device, completion: &str) -> Result<Vec<f64>, Stop> {
     if !Path::new(PROGRAM).exists() {
         return skip("this guest carries no straightway");
     }
     device.bind("vfio-pci")?;
     let depths = DEPTHS.map(|depth| depth.to_string()).join(",");
     let (uri, time) = (format!("nvme://{}/1", device.address), format!("{SECONDS}s"));
+    let engine = format!("nvme_completion={completion}");
     let output = Command::new(PROGRAM)
         .args(["bench", "read", &uri, "--size", "4k", "--random", "--no-ceiling", "--json", "--depth", &depths])
-        .args(["--time", &time, "--engine", "nvme_completion=polled"])
+        .args(["--time", &time, "--engine", &engine])
         .output()?;
     if !output.status.success() {
         return fail(format!("bench: {}", String::from_utf8_lossy(&output.stderr)));
