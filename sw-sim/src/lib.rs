@@ -3,10 +3,17 @@
 //! ```text
 //!              World (seed) ── draws ──► Params ─► workload ─► Lane (the product's own code, unchanged)
 //!                 │                                             │ seams
-//!                 │ judges                     SimTransport ◄───┴───► SimCopyEngine
-//!                 ▼                                 │                     │
+//!                 │ judges            SimTransport ◄────────────┼───► SimCopyEngine
+//!                 │                        │           NvmeTransport (the product's)
+//!                 │                        │                    │ bus seam
+//!                 │                        │     SimBus ─► registers, rings, IOMMU, PRP walks (`nvme/`)
+//!                 ▼                        ▼                    ▼
 //!              Outcome ◄── Shadow (who owns each byte) ◄── Machine: agenda of events, media, device memory
 //! ```
+//!
+//! Two kinds of worlds: [`World::run`] has modelled disks behind the `Transport` seam; [`World::run_nvme`] has modelled NVMe
+//! controllers behind the bus seam of `sw-nvme`, so that the driver is the product's too. [`World::run_fuzzed`] is the latter
+//! with controllers that make no sense.
 //!
 //! Invariants: one thread; time moves only inside waits and between steps of the world; every draw comes from a split of
 //! one seed; no float, no address and no process-wide counter enters a decision or the log. So one seed is one history,

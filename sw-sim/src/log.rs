@@ -86,6 +86,8 @@ pub enum Mark {
     NvmeDetached,
     NvmePeer,
     NvmeMisplaced,
+    NvmeSlept,
+    NvmeShutDown,
 }
 
 impl Mark {
@@ -132,7 +134,7 @@ impl Mark {
     ];
 
     /// Every mark of runs with modelled controllers, besides those of the engine.
-    pub const NVME: [Mark; 38] = [
+    pub const NVME: [Mark; 40] = [
         Mark::IommuFault,
         Mark::IommuFull,
         Mark::NvmeFatal,
@@ -171,6 +173,8 @@ impl Mark {
         Mark::NvmeDetached,
         Mark::NvmePeer,
         Mark::NvmeMisplaced,
+        Mark::NvmeSlept,
+        Mark::NvmeShutDown,
     ];
 }
 

@@ -239,7 +239,7 @@ impl Step<'_> {
             return QID_INVALID;
         }
         if self.ctrl.sqs.values().any(|sq| sq.cq == queue) {
-            self.violate("order", format!("completion queue {queue} is deleted before its submission queue"));
+            self.violate("state", format!("completion queue {queue} is deleted before its submission queue"));
             return QUEUE_DELETION;
         }
         self.ctrl.cqs.remove(&queue);

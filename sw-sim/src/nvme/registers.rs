@@ -197,7 +197,7 @@ impl Step<'_> {
             0x10 => registers.masked &= !value,
             CC => self.write_cc(value),
             0x24 | 0x28 | 0x2C | 0x30 | 0x34 if enabled => {
-                self.violate("order", format!("register {at:#x} is written while CC.EN is 1"));
+                self.violate("state", format!("register {at:#x} is written while CC.EN is 1"));
             }
             0x24 => registers.aqa = value,
             0x28 | 0x2C => registers.asq = put_half(registers.asq, at, value),
@@ -214,7 +214,7 @@ impl Step<'_> {
         match (old & 1, value & 1) {
             (0, 1) => {
                 if state != State::Disabled {
-                    self.violate("order", "CC.EN is set before CSTS.RDY was 0".to_string());
+                    self.violate("state", "CC.EN is set before CSTS.RDY was 0".to_string());
                 }
                 self.enable();
             }
@@ -226,12 +226,12 @@ impl Step<'_> {
                     && !self.ctrl.hostile
                     && now < since + timeout
                 {
-                    self.violate("order", "CC.EN is cleared before CSTS.RDY was 1".to_string());
+                    self.violate("state", "CC.EN is cleared before CSTS.RDY was 1".to_string());
                 }
                 self.disable();
             }
             (1, 1) if (old ^ value) & 0x3FF0 != 0 => {
-                self.violate("order", format!("CC goes from {old:#x} to {value:#x} while it is enabled"));
+                self.violate("state", format!("CC goes from {old:#x} to {value:#x} while it is enabled"));
             }
             _ => {}
         }
@@ -311,6 +311,7 @@ impl Step<'_> {
     }
 
     pub(super) fn become_shut_down(&mut self) {
+        self.mark(Mark::NvmeShutDown);
         self.ctrl.registers.shutdown = 2;
     }
 

@@ -99,14 +99,14 @@ impl Step<'_> {
             return self.violate("limits", format!("{at:#x} is no doorbell"));
         }
         if !self.is_ready() {
-            return self.violate("order", format!("a doorbell of queue {queue} is rung while CSTS.RDY or CC.EN is 0"));
+            return self.violate("state", format!("a doorbell of queue {queue} is rung while CSTS.RDY or CC.EN is 0"));
         }
         self.note("doorbell", &[self.number as u64, u64::from(index), u64::from(value)]);
         let side = if index % 2 == 0 { Side::Tail } else { Side::Head };
         if let Some((shadow, _)) = self.shadow_word(queue, side)
             && shadow != value
         {
-            self.violate("order", format!("the doorbell of queue {queue} says {value}, its shadow {shadow}"));
+            self.violate("state", format!("the doorbell of queue {queue} says {value}, its shadow {shadow}"));
         }
         match side {
             Side::Tail => {

@@ -517,7 +517,7 @@ fn a_shadow_doorbell_is_seen_by_the_register_or_by_the_second_look() {
     assert!(pair.take().is_some());
     calm_so_far(&hand);
     hand.registers.write32(0x1008, pair.tail + 1);
-    assert_eq!(hand.rules()[0], "order", "the register says more than the shadow");
+    assert_eq!(hand.rules()[0], "state", "the register says more than the shadow");
 }
 
 #[test]
@@ -553,7 +553,7 @@ fn registers_in_the_wrong_state_are_found() {
     hand.registers.write32(0x14, 0x0046_0000);
     hand.registers.write32(0x14, 0x0046_0001);
     let _ = hand.registers.read32(0x3);
-    assert_eq!(hand.rules(), ["order", "limits", "order", "order", "order", "limits", "limits"]);
+    assert_eq!(hand.rules(), ["state", "limits", "state", "state", "state", "limits", "limits"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //!   whole image is compared at the end, `image.rs`).
 //! - *path*: bytes by landing are those that the model saw; bounced bytes are counted exactly.
 //! - *limits*: depth, lengths, pieces, alignment (`disk.rs`).
-//! - *order*, *wire*: what a driver owes a controller (`nvme/`).
+//! - *order*, *state*, *wire*: what a driver owes a controller (`nvme/`).
 //! - *status*: success only for all bytes; errors only for a cause; memory comes back on success.
 //! - *liveness*: everything ends by its deadline, or soon after faults stop; gauges return to zero.
 
@@ -16,6 +16,7 @@ use sw_mem::index;
 
 use super::{
     World,
+    nvme::NvmeSetup,
     params::{Faces, Mood},
     work::{GUARD, LiveOp},
 };
@@ -201,8 +202,8 @@ impl World {
                 self.params.mood != Mood::Calm
             }
             ErrorKind::OutOfRange => self.params.work.shrinks,
-            // A namespace that says to be another one by now.
-            ErrorKind::Changed => machine.taint.all,
+            // A namespace that says to be another one by now, or that cannot tell its name.
+            ErrorKind::Changed => machine.taint.all || self.params.nvme.as_ref().is_some_and(NvmeSetup::loses_names),
             ErrorKind::ResourceLimit if machine.log.marks.count(Mark::IommuFull) > 0 => true,
             // Without a code it is the lane's own; a driver's refusal of a copy has one.
             ErrorKind::ResourceLimit if error.code() == 0 => {

@@ -38,6 +38,8 @@ use work::LiveOp;
 const DRAIN_NS: u64 = 3_000_000_000;
 /// The same over controllers: commands time out, are aborted, controllers are reset three times, each within its limits.
 const NVME_DRAIN_NS: u64 = 30_000_000_000;
+/// How long a machine sleeps that is suspended in the middle of its work.
+const SLEEP_NS: u64 = 40_000_000_000;
 /// Polls in a drain at most.
 const DRAIN_POLLS: u32 = 200_000;
 /// What a close gets for each queue.
@@ -246,12 +248,22 @@ impl World {
                     self.poll(Wait::For { timeout, min });
                 }
                 90..95 => self.meddle(),
+                _ if self.sleeps() => {
+                    // A machine that was suspended: the controller's time went on, and every timer of the driver is over.
+                    self.hub.lock().mark(Mark::NvmeSlept);
+                    let until = self.now().0 + SLEEP_NS;
+                    self.hub.run_until(Time(until));
+                }
                 _ => {
                     let until = self.now().0 + self.rng.pick_or(&[100, 20_000, 300_000], 100);
                     self.hub.run_until(Time(until));
                 }
             }
         }
+    }
+
+    fn sleeps(&mut self) -> bool {
+        self.params.nvme.is_some() && self.params.mood != Mood::Calm && self.rng.per_mille(30)
     }
 
     /// Faults stop; everything that was taken must end. Then the lane closes, and the last late bytes land.
@@ -271,11 +283,24 @@ impl World {
             self.hub.lock().mark(Mark::MemoryQuarantined);
         }
         self.judge_closed(quarantined);
+        self.shut_down();
         let (seed, params, hub) = (self.seed, self.params.clone(), self.hub.clone());
         let tree = if tree.is_empty() && !self.clean() { self.lane.inspect().to_string() } else { tree };
         let stats = self.stats;
         self.judge_after(quarantined);
         outcome(seed, &params, &hub, stats, tree)
+    }
+
+    /// Some controllers are shut down in good order; the others are dropped.
+    fn shut_down(&mut self) {
+        for controller in &self.drivers.controllers {
+            let asked = self.rng.per_mille(500);
+            if let Some(Err(error)) = asked.then(|| controller.shut_down())
+                && self.params.mood == Mood::Calm
+            {
+                self.hub.lock().violate("liveness", format!("a controller that is well did not shut down: {error}"));
+            }
+        }
     }
 
     fn calm_down(&mut self) {

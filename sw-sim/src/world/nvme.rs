@@ -22,8 +22,9 @@ use crate::{
 
 const READ: u8 = 0x02;
 const WRITE: u8 = 0x01;
+const IDENTIFY: u8 = 0x06;
 /// Admin commands that a driver sends in the middle of a run: create and delete queues, log pages, identify, abort.
-const ADMIN_OPCODES: [u8; 6] = [0x00, 0x01, 0x02, 0x05, 0x06, 0x08];
+const ADMIN_OPCODES: [u8; 6] = [0x00, 0x01, 0x02, 0x05, IDENTIFY, 0x08];
 
 /// The controllers of a world and how the driver is set up.
 #[derive(Clone, Debug)]
@@ -35,6 +36,17 @@ pub(crate) struct NvmeSetup {
     pub(crate) tape: Vec<u8>,
     pub(crate) transport: NvmeConfig,
     pub(crate) controller: ControllerConfig,
+}
+
+impl NvmeSetup {
+    /// Whether Identify may fail in the middle of a run.
+    pub(super) fn loses_names(&self) -> bool {
+        let fails = |rule: &NvmeRule| {
+            let identify = rule.on.queue == QueueKind::Admin && rule.on.opcode == Some(IDENTIFY);
+            identify && matches!(rule.act, NvmeAct::Fail(_))
+        };
+        self.controllers.iter().flat_map(|controller| &controller.rules).any(fails)
+    }
 }
 
 /// The driver's side of a world. Dropped after the lane.
@@ -127,7 +139,7 @@ impl Params {
     /// Draws a world of modelled controllers from `seed`.
     pub fn draw_nvme(seed: u64) -> Self {
         let rng = &mut Rng::split(seed, "nvme params");
-        let mood = rng.pick_or(&[Mood::Calm, Mood::Faulty, Mood::Faulty, Mood::Hostile], Mood::Calm);
+        let mood = rng.pick_or(&[Mood::Calm, Mood::Faulty, Mood::Faulty, Mood::Hostile, Mood::Hostile], Mood::Calm);
         let block = rng.pick_or(&[512, 512, 4096], 512);
         let mut disks = 0;
         let mut controllers = Vec::new();
@@ -265,6 +277,7 @@ fn draw_rule(rng: &mut Rng, mood: Mood) -> NvmeRule {
     ];
     let lies = [
         NvmeAct::Twice(1),
+        NvmeAct::Twice(2_000),
         NvmeAct::Twice(20_000),
         NvmeAct::Twice(500_000),
         NvmeAct::UnknownCid,
