@@ -152,7 +152,10 @@ impl Params {
         let long = rng.per_mille(40);
         let (mut transport, controller) = (draw_transport(rng), draw_driver(rng));
         if long {
-            controllers.iter_mut().for_each(|controller| controller.mdts = 0);
+            for controller in &mut controllers {
+                controller.mdts = 0;
+                controller.namespaces.iter_mut().for_each(|namespace| namespace.boundary_blocks = 0);
+            }
             transport.io_bytes_max = 4 << 20;
         }
         let mut work = draw_work(rng, mood);
@@ -177,7 +180,7 @@ impl Params {
             mood,
             disks,
             disk_bytes: if long { 4 << 20 } else { rng.pick_or(&[128 << 10, 256 << 10], 128 << 10) },
-            stripe_unit: (disks > 1 && rng.per_mille(600)).then(|| rng.pick_or(&[4096, 8192, 16_384], 4096)),
+            stripe_unit: (disks > 1 && !long && rng.per_mille(600)).then(|| rng.pick_or(&[4096, 8192, 16_384], 4096)),
             faces: Faces::Direct,
             block,
             memory: 4,
@@ -282,6 +285,8 @@ fn draw_rule(rng: &mut Rng, mood: Mood) -> NvmeRule {
         NvmeAct::Twice(500_000),
         NvmeAct::UnknownCid,
         NvmeAct::WrongSq,
+        // Twice, since it needs another command under way.
+        NvmeAct::Misplaced,
         NvmeAct::Misplaced,
         NvmeAct::WrongHead,
         NvmeAct::WrongPhase,
