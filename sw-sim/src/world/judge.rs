@@ -123,6 +123,9 @@ impl World {
         let bytes = self.memory_bytes(&live);
         self.judge_guards(&live);
         let promised = self.is_promised(&live, &ways);
+        if live.verb == Verb::Write && !promised {
+            self.taint_written(&live);
+        }
         if ok {
             self.stats.bytes += live.len;
         }
@@ -162,6 +165,19 @@ impl World {
         let staged = ways.iter().any(|way| !matches!(way, Way::Dma | Way::Kernel));
         let taint = &machine.taint;
         !(taint.all || taint.ops.contains(&live.user) || taint.slabs && staged)
+    }
+
+    /// A write whose bytes a device changed in memory: what it wrote is nobody's promise.
+    fn taint_written(&self, live: &LiveOp) {
+        let object = self.object(live.object);
+        let mut machine = self.hub.lock();
+        let places = live.parts.iter().flat_map(|part| part.offset..part.offset + part.len).map(|at| object.locate(at));
+        for (disk, place) in places {
+            match machine.taint.ranges.last_mut() {
+                Some((on, from, len)) if *on == disk && *from + *len == place => *len += 1,
+                _ => machine.taint.ranges.push((disk, place, 1)),
+            }
+        }
     }
 
     fn memory_back(&self, live: &LiveOp) -> Vec<Way> {
