@@ -106,6 +106,14 @@ impl Lane {
         self.lane.poll(self.core.clock.now(), wait)
     }
 
+    /// As [`Lane::poll`], for a caller that keeps much in flight: lets a few completions gather, so that their
+    /// successors go to the device together. Rates are higher by it, the first completion is later by at most the
+    /// gathering time of the transport (100 microseconds for io_uring).
+    pub fn poll_gathering(&mut self, timeout: Duration) -> usize {
+        let wait = Wait::gathering(timeout, self.lane.in_flight());
+        self.lane.poll(self.core.clock.now(), wait)
+    }
+
     /// The next completion.
     pub fn pop(&mut self) -> Option<Completion> {
         self.lane.pop()

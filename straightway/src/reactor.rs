@@ -40,8 +40,6 @@ const COMMANDS_MAX: usize = 1024;
 const IDLE: Duration = Duration::from_secs(1);
 /// Longest sleep of a reactor whose every transport broke: it has nothing to wait on but must answer.
 const BROKEN: Duration = Duration::from_millis(10);
-/// Completions that a busy reactor lets gather before it is woken: an eighth of the default depth.
-const GATHER: u32 = 8;
 
 /// A started operation on its way to a reactor.
 pub(crate) struct Command {
@@ -285,8 +283,7 @@ impl Worker {
         }
         let deadline = self.lane.next_deadline().unwrap_or(Time::FOREVER).min(next);
         let timeout = deadline.since(self.clock.now()).min(IDLE);
-        let min = u32::try_from(self.lane.in_flight() / 4).unwrap_or(1).clamp(1, GATHER);
-        Wait::For { timeout, min }
+        Wait::gathering(timeout, self.lane.in_flight())
     }
 
     /// Moves commands from the queue to the backlog, and from there to the lane. Whether any moved.

@@ -147,7 +147,7 @@ impl Run<'_> {
         let limit = self.disk.time_ms.map(Duration::from_millis);
         let mut phase = Phase::Running;
         while self.lane.in_flight() > 0 {
-            self.lane.poll(WAIT, 1);
+            self.lane.poll_gathering(WAIT);
             while let Some(completion) = self.lane.pop() {
                 let look = self.ended.is_multiple_of(LOOK) || self.disk.depth == 1;
                 if look && limit.is_some_and(|limit| start.elapsed() >= limit) {

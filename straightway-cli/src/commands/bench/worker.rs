@@ -17,8 +17,6 @@ use crate::{
 const BLOCK_BYTES: u64 = 4096;
 /// Longest sleep between two looks at the clock and the signals.
 const STEP: Duration = Duration::from_millis(100);
-/// Completions that are gathered before the lane returns, at most: what the engine's own threads gather.
-const GATHER_MAX: u32 = 8;
 /// Longest latency that the histogram holds, in nanoseconds: 10 minutes. Longer ones count as this.
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
 
@@ -113,7 +111,6 @@ impl<'a> Worker<'a> {
     /// Of an operation; a byte that is not what it should be; an interrupt.
     pub fn run(mut self) -> Result<Found, Fail> {
         let clock = Stopwatch::start();
-        let gather = (self.cell.depth / 4).clamp(1, GATHER_MAX);
         let mut taken = 0;
         loop {
             signals::requested()?;
@@ -124,8 +121,7 @@ impl<'a> Worker<'a> {
             if self.lane.in_flight() == 0 {
                 break;
             }
-            let in_flight = u32::try_from(self.lane.in_flight()).unwrap_or(u32::MAX);
-            self.lane.poll(STEP, gather.min(in_flight));
+            self.lane.poll_gathering(STEP);
             let now = nanos(clock);
             while let Some(done) = self.lane.pop() {
                 self.complete(done, now)?;
