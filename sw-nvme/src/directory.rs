@@ -6,11 +6,12 @@ use sw_engine::{Error, ErrorKind, Face, Landing, Verb};
 
 use crate::{bus::Bus, controller::Controller, namespace::Namespace, transport::NVME};
 
-/// Controllers that one directory holds at most.
+/// Controllers that one directory has an index for, those that were taken out included.
 pub const CONTROLLERS_MAX: usize = 256;
 
-/// Shared by all lanes of an engine. Controllers are added and never taken out: one that died stays under its index.
-pub struct Directory<B: Bus>(RwLock<Vec<Arc<Controller<B>>>>);
+/// Shared by all lanes of an engine. The index of a controller that was taken out stays empty: handles of its namespaces
+/// must not reach another one.
+pub struct Directory<B: Bus>(RwLock<Vec<Option<Arc<Controller<B>>>>>);
 
 impl<B: Bus> Default for Directory<B> {
     fn default() -> Self {
@@ -28,28 +29,35 @@ impl<B: Bus> Directory<B> {
         if all.len() >= CONTROLLERS_MAX {
             return Err(Error::new(ErrorKind::ResourceLimit, Verb::Open)
                 .at(controller.name())
-                .detail(format!("{CONTROLLERS_MAX} controllers are open already"))
+                .detail(format!("{CONTROLLERS_MAX} controllers were opened already"))
                 .remedy("make another engine"));
         }
-        all.push(controller);
+        all.push(Some(controller));
         // At most 256.
         Ok(u32::try_from(all.len() - 1).unwrap_or(0))
+    }
+
+    /// Takes a controller out for good. Lanes that have a queue pair of it let go of it when they see that it is no longer
+    /// up; from others it is gone at once: their I/Os end with `NoDevice`.
+    pub fn take_out(&self, index: u32) -> Option<Arc<Controller<B>>> {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.get_mut(sw_mem::index(u64::from(index)))?.take()
     }
 
     /// The controller of an index.
     pub fn get(&self, index: u32) -> Option<Arc<Controller<B>>> {
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        all.get(sw_mem::index(u64::from(index))).cloned()
+        all.get(sw_mem::index(u64::from(index)))?.clone()
     }
 
-    /// How many there are.
+    /// How many indexes are given out: those of controllers that were taken out, too.
     pub fn count(&self) -> usize {
         self.0.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// All controllers, by index.
+    /// All controllers that are in it, by index.
     pub fn all(&self) -> Vec<Arc<Controller<B>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().flatten().cloned().collect()
     }
 }
 

@@ -166,3 +166,34 @@ fn a_forked_child_that_drops_the_last_handle_of_a_controller_leaves_it_enabled()
     assert_eq!(bus.model().read32(crate::wire::regs::CC) & 1, 1);
     assert!(Arc::strong_count(&bus) > 1, "nobody closed the function");
 }
+
+#[test]
+fn a_controller_that_was_taken_out_is_closed_by_its_last_lane_and_its_successor_has_another_index() {
+    let mut bed = Bed::new(Model::default());
+    let directory = bed.transport.directory.clone();
+    let read = bed.read(1, 0, 0, 4096);
+    assert_eq!(bed.one(&read), Ok(4096));
+    let mut other = NvmeTransport::new(directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    other.attach(Attach::Region(&bed.region)).unwrap();
+    let dead = directory.take_out(0).unwrap();
+    dead.shut_down().unwrap();
+    let dead = {
+        let weak = Arc::downgrade(&dead);
+        drop(dead);
+        weak
+    };
+    assert!(dead.upgrade().is_some(), "the lane has a queue pair of it");
+    let successor = Controller::open(TestBus::new(Model::default()), ControllerConfig::default()).unwrap();
+    assert_eq!(directory.add(successor).unwrap(), 1);
+    assert_eq!((directory.count(), directory.all().len()), (2, 1));
+    let gone = Err(Fault::new(ErrorKind::NoDevice, 0));
+    assert_eq!(bed.one(&read), gone);
+    assert!(dead.upgrade().is_none(), "the lane let go of it");
+    // A lane that never had a queue pair of it.
+    assert_eq!(other.submit(&read), Submit::Accepted);
+    bed.out.clear();
+    other.poll(Wait::No, &mut bed.out).unwrap();
+    assert_eq!(bed.out[0].result, gone);
+    let through = sw_engine::seam::Io { handle: handle(1, 1), token: Token::from_raw(2), ..read };
+    assert_eq!(bed.one(&through), Ok(4096));
+}
