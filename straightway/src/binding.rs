@@ -3,8 +3,9 @@
 //! A plan says its steps before anything is done; a step that fails undoes those before it; `plan_unbind` undoes the whole.
 
 use sw_engine::Error;
+pub use sw_engine::PciAddress;
 use sw_vfio::Sysfs;
-pub use sw_vfio::{BindPlan, FunctionFacts, NamespaceFacts, PciAddress, Step, Use, Which};
+pub use sw_vfio::{BindPlan, FunctionFacts, NamespaceFacts, Step, Use, Which};
 
 /// The functions of this machine, by address.
 pub fn functions(which: Which) -> Vec<FunctionFacts> {

@@ -53,10 +53,9 @@ pub use request::{Batch, Completed, Pending, Request};
 pub use uri::{NvmeUri, Uri, parse_bytes};
 
 pub use sw_engine::{
-    ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Landing, Op, OpId, OpOptions, Plan,
-    Policy, Reason, Rejected, Retry, Route, RouteMatch, Spans, Target, Times, Verb, Version, Via, WriteOutcome,
-    checksum, inspect,
+    ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Landing, Op, OpId, OpOptions,
+    PciAddress, Plan, Policy, Reason, Rejected, Retry, Route, RouteMatch, Spans, Target, Times, Verb, Version, Via,
+    WriteOutcome, checksum, inspect,
     seam::{Entry, EntryKind},
 };
 pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, GpuVa, HostVa, Place};
-pub use sw_vfio::PciAddress;

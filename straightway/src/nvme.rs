@@ -15,18 +15,16 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Object, Reason, Residency, Verb,
+    Error, ErrorKind, Object, PciAddress, Reason, Residency, Verb,
     seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
 use sw_nvme::{
-    controller::{Controller, ControllerConfig},
+    controller::{Controller, ControllerConfig, Life},
     directory::{self, Directory},
     namespace::Namespace,
     transport::{Completion, IO_BYTES_MAX, NvmeConfig, NvmeTransport},
 };
-use sw_vfio::{
-    Backend, ControllerClaim, DmaSpace, Found, NamespaceClaim, PciAddress, PeerBar, Sysfs, VfioFunction, VfioWaiter,
-};
+use sw_vfio::{Backend, ControllerClaim, DmaSpace, Found, NamespaceClaim, PeerBar, Sysfs, VfioFunction, VfioWaiter};
 
 use crate::{
     builder::{Config, NvmeBackend, NvmeCompletion, NvmeUse},
@@ -55,6 +53,8 @@ pub(crate) struct Nvme {
 /// What was opened so far.
 #[derive(Default)]
 struct Opened {
+    /// The engine was closed: nothing is opened any more.
+    is_closed: bool,
     space: Option<DmaSpace>,
     controllers: BTreeMap<PciAddress, Driven>,
     peers: BTreeMap<u16, PeerBar>,
@@ -69,6 +69,20 @@ struct Driven {
 }
 
 impl Driven {
+    /// Whether it takes commands, or will again after its reset.
+    fn lives(&self) -> bool {
+        let up = matches!(self.controller.life(), Life::Up(_) | Life::Resetting(_));
+        up && self.controller.bus().gone().is_none()
+    }
+
+    /// Shuts it down and closes its function, whatever objects and lanes still hold: their I/Os end typed. `false`: it may
+    /// still touch memory, or its memory is lent, and stays open and claimed.
+    fn let_go(&self) -> bool {
+        // One that is gone or was given up has nothing left to shut down.
+        let _ = self.controller.shut_down();
+        self.controller.bus().close()
+    }
+
     fn serial(&self) -> String {
         self.controller.facts().info.serial.to_string()
     }
@@ -113,6 +127,11 @@ impl Nvme {
                 .detail("the machine had no VFIO when the engine was made")
                 .remedy(format!("straightway nvme bind {address}, then make a new engine")));
         }
+        if opened.is_closed {
+            return Err(Error::new(ErrorKind::Closed, Verb::Open)
+                .at(address.to_string())
+                .detail("the engine is closed"));
+        }
         if let Some(space) = &opened.space {
             return Ok(space.clone());
         }
@@ -131,11 +150,22 @@ impl Nvme {
     fn controller(&self, address: PciAddress) -> Result<Driven, Error> {
         let mut opened = self.opened();
         if let Some(driven) = opened.controllers.get(&address) {
-            return Ok(driven.clone());
+            if driven.lives() {
+                return Ok(driven.clone());
+            }
+            if !driven.let_go() {
+                return Err(Error::new(ErrorKind::NoDevice, Verb::Open)
+                    .at(address.to_string())
+                    .detail("it is dead and could not be closed: it may still reach memory of this process")
+                    .remedy("free memory behind its BARs, or end the process"));
+            }
+            self.directory.take_out(driven.index);
+            opened.controllers.remove(&address);
         }
         let claim = ControllerClaim::take(&self.sysfs, address)?;
         let space = self.space(&mut opened, address)?;
         let function = VfioFunction::open(&space, address, self.clock.start_instant())?;
+        function.tie(Arc::clone(&claim));
         let config = ControllerConfig { queue_pairs: QUEUE_PAIRS, ..ControllerConfig::default() };
         let controller = Controller::open(Arc::new(function), config)?;
         let index = self.directory.add(controller.clone())?;
@@ -151,9 +181,10 @@ impl Nvme {
             .device()
             .ok_or_else(|| fail(ErrorKind::ResourceLimit).detail("too many different BARs in one process"))?;
         let mut opened = self.opened();
-        if let Some(peer) = opened.peers.get(&device.0) {
+        if let Some(peer) = opened.peers.get(&device.0).filter(|peer| peer.gone().is_none()) {
             return Ok(peer.clone());
         }
+        opened.peers.remove(&device.0);
         let space = self.space(&mut opened, bar.address)?;
         let peer = PeerBar::open(&space, bar.address, bar.bar, device)?;
         peer.self_test()?;
@@ -262,12 +293,16 @@ impl Nvme {
             .collect()
     }
 
-    /// Shuts the controllers down in good order. After the lanes: nothing is in flight.
+    /// Shuts the controllers down in good order and gives functions and claims back, whatever objects still hold of them.
+    /// After the lanes: nothing is in flight.
     pub(crate) fn shut_down(&self) {
-        for controller in self.directory.all() {
-            // One that is gone or was given up has nothing left to shut down.
-            let _ = controller.shut_down();
+        let mut opened = self.opened();
+        opened.is_closed = true;
+        for (_, driven) in core::mem::take(&mut opened.controllers) {
+            driven.let_go();
         }
+        opened.peers.clear();
+        opened.space = None;
     }
 }
 
@@ -290,6 +325,12 @@ fn claim(driven: &Driven, namespace: &Namespace, uri: &NvmeUri) -> Result<Namesp
 /// Whether a namespace is what it was when it was opened; `None` for an object that is no namespace.
 pub(crate) fn unchanged(object: &Object) -> Option<Result<(), Error>> {
     let keep = object.keep.downcast_ref::<Keep>()?;
+    if keep.controller.bus().gone().is_some() {
+        return Some(Err(Error::new(ErrorKind::NoDevice, Verb::Read)
+            .at(object.name.clone())
+            .detail("the controller was removed, or given back when its engine was closed")
+            .remedy("open it again when it is back")));
+    }
     let now = keep.controller.namespaces().into_iter().find(|namespace| namespace.nsid == keep.nsid);
     let same = now.is_some_and(|now| now.version() == object.version && now.len_bytes() == object.len);
     Some(if same {

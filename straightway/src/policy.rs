@@ -6,9 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use sw_engine::{Error, ErrorKind, Landing, Policy, RouteMatch, Verb};
+use sw_engine::{Error, ErrorKind, Landing, PciAddress, Policy, RouteMatch, Verb};
 use sw_mem::{DeviceId, Place};
-use sw_vfio::PciAddress;
 
 /// Where bytes shall land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

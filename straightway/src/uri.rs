@@ -7,8 +7,7 @@
 
 use std::{fmt, path::Path, str::FromStr};
 
-use sw_engine::{Error, ErrorKind, Verb};
-use sw_vfio::PciAddress;
+use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
 const PLANNED: [&str; 21] = [

@@ -34,6 +34,6 @@ pub use facts::{DirectFact, Standing, direct_facts};
 pub use file::{FileStore, Resumable, preallocate, residency, truncate, unchanged};
 pub use passthrough::{NVME_PASSTHROUGH, PassthroughTransport};
 pub use probe::{Probe, probe};
-pub use sysfs::{Machine, PciAddress};
+pub use sysfs::Machine;
 pub use threads::{PREADV2, ThreadsConfig, ThreadsTransport, leaked_threads};
 pub use uring::{IO_URING, QUEUE_DEPTH_MAX, RingTransport, TaskRun, UringConfig, UringTransport, leaked_rings};

@@ -8,12 +8,11 @@
 use core::fmt;
 use std::os::fd::OwnedFd;
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 
 use crate::{
     fault,
     inventory::{self, FunctionFacts, Use},
-    pci::PciAddress,
     sysfs::Sysfs,
 };
 

@@ -11,15 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sw_engine::{Error, ErrorKind, Time, Verb, seam::Wake};
+use sw_engine::{Error, ErrorKind, PciAddress, Time, Verb, seam::Wake};
 use sw_mem::{ByteLen, DmaRegion, DmaSpan, ForkMark, HostMapping, HugePages, Iova, Mmio, Place, Populate, barrier};
 use sw_nvme::bus::{Bus, QueueMemory, Registers, Waiter};
 
 use crate::{
+    claim::ControllerClaim,
     config::Dma,
     fault,
     function::Function,
-    pci::PciAddress,
     presence::{Gone, Presence},
     space::{Backend, DmaSpace},
     sys::{
@@ -72,6 +72,20 @@ impl VfioFunction {
     /// Why it is no longer ours, if it is not. Its registers read as all ones then.
     pub fn gone(&self) -> Option<Gone> {
         self.function.gone()
+    }
+
+    /// Lets the function's claim end with it: whoever still holds the claim has nothing then.
+    pub fn tie(&self, claim: Arc<ControllerClaim>) {
+        self.function.tie(claim);
+    }
+
+    /// Closes the function now and gives its claim up, although others still hold it or its registers: those find nobody
+    /// from then on. For one that nothing is in flight on, or that is gone; what it touched before is theirs again.
+    ///
+    /// `false`: it stays open, because its DMA cannot be stopped, the kernel refuses, or its memory is lent to others.
+    /// Nothing is done in a forked child. *Blocking*: the kernel resets the function, some 100 ms.
+    pub fn close(&self) -> bool {
+        self.function.close()
     }
 
     /// Resets the function (`VFIO_DEVICE_RESET`) and lets it start accesses again. Blocks for some 100 ms.

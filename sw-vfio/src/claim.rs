@@ -12,27 +12,28 @@
 use std::{
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::MetadataExt,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, PciAddress, Verb};
+use sw_mem::ForkMark;
 use sw_nvme::namespace::Identity;
 
 use crate::{
     bind::{self, VFIO_PCI},
     fault,
     inventory::{self, Use},
-    pci::PciAddress,
     sys,
     sysfs::Sysfs,
 };
 
-/// A controller that this process, and nobody else, drives. Given up on drop.
+/// A controller that this process, and nobody else, drives. Given up on drop, or before.
 #[derive(Debug)]
 pub struct ControllerClaim {
     sysfs: Sysfs,
     address: PciAddress,
-    _lock: OwnedFd,
+    fork: ForkMark,
+    lock: Mutex<Option<OwnedFd>>,
 }
 
 /// A namespace whose bytes may be written: it belongs to a claimed controller, is the one that was asked for, and the kernel
@@ -74,9 +75,24 @@ impl ControllerClaim {
         let failed = |errno| fault::error(errno, Verb::Open, address.to_string(), "locking it");
         let lock = sys::open(&sysfs.path(&file), libc::O_RDONLY).map_err(failed)?;
         match sys::try_lock(lock.as_fd()) {
-            Ok(()) => Ok(Arc::new(Self { sysfs: sysfs.clone(), address, _lock: lock })),
+            Ok(()) => {
+                let (fork, lock) = (ForkMark::new(), Mutex::new(Some(lock)));
+                Ok(Arc::new(Self { sysfs: sysfs.clone(), address, fork, lock }))
+            }
             Err(libc::EWOULDBLOCK) => Err(in_use(sysfs, address, &file)),
             Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Gives the controller up now, although others still hold this value: it is anybody's from then on. In a forked child
+    /// nothing is done.
+    pub fn release(&self) {
+        if self.fork.is_child() {
+            return;
+        }
+        if let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Children of a fork share the lock: it would live as long as they do.
+            let _ = sys::unlock(lock.as_fd());
         }
     }
 
@@ -114,6 +130,12 @@ impl ControllerClaim {
     }
 }
 
+impl Drop for ControllerClaim {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 impl NamespaceClaim {
     /// Its controller.
     pub fn controller(&self) -> &ControllerClaim {
@@ -128,9 +150,14 @@ impl NamespaceClaim {
 
 fn in_use(sysfs: &Sysfs, address: PciAddress, file: &str) -> Error {
     let owner = lock_owner(sysfs, file).or_else(|| bind::owner(sysfs, address));
+    let error = Error::new(ErrorKind::InUse, Verb::Open).at(address.to_string());
+    if owner == Some(std::process::id()) {
+        return error
+            .detail("this process has it already, by another engine; a controller has one owner")
+            .remedy("use the engine that has it, or close that engine first");
+    }
     let who = owner.map_or_else(|| "another process".into(), |pid| format!("process {pid}"));
-    Error::new(ErrorKind::InUse, Verb::Open)
-        .at(address.to_string())
+    error
         .detail(format!("{who} has it; a controller has one owner"))
         .remedy("stop that process, or use another controller")
 }
@@ -199,8 +226,33 @@ mod tests {
         );
         let told = ControllerClaim::take(tree.sysfs(), address).unwrap_err();
         assert!(told.to_string().contains("process 4711 has it"), "{told}");
+        let own = std::process::id();
+        tree.write(
+            "proc/locks",
+            &format!("1: FLOCK  ADVISORY  WRITE {own} {major:02x}:{minor:02x}:{} 0 EOF\n", ino.ino()),
+        );
+        let told = ControllerClaim::take(tree.sysfs(), address).unwrap_err();
+        assert!(told.to_string().contains("this process has it already"), "{told}");
+        assert!(told.remedy_text().contains("close that engine"), "{told}");
         drop(first);
         assert!(ControllerClaim::take(tree.sysfs(), address).is_ok());
+    }
+
+    #[test]
+    fn a_claim_is_given_up_while_others_hold_it_and_a_forked_child_gives_nothing_up() {
+        let (tree, address) = free();
+        let claim = ControllerClaim::take(tree.sysfs(), address).unwrap();
+        let held = claim.namespace(found(&Identity::Nguid([7; 16])), None).unwrap();
+        assert!(crate::fake::in_child(|| {
+            claim.release();
+            true
+        }));
+        assert_eq!(ControllerClaim::take(tree.sysfs(), address).unwrap_err().kind(), ErrorKind::InUse);
+        claim.release();
+        let second = ControllerClaim::take(tree.sysfs(), address).unwrap();
+        drop((held, claim));
+        assert!(ControllerClaim::take(tree.sysfs(), address).is_err(), "the old value does not give up the new claim");
+        drop(second);
     }
 
     #[test]

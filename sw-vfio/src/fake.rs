@@ -10,7 +10,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::{bind::Kernel, pci::PciAddress, sysfs::Sysfs};
+use sw_engine::PciAddress;
+
+use crate::{bind::Kernel, sysfs::Sysfs};
 
 pub(crate) struct Tree {
     sysfs: Sysfs,

@@ -5,16 +5,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 
 use crate::{
     bar::BarMap,
     caps::{self, Region},
+    claim::ControllerClaim,
     config::{Config, Dma},
     fault,
-    pci::PciAddress,
-    presence::{Gone, News, Presence, Watcher},
-    space::{DmaSpace, Membership},
+    presence::{Gone, Hold, News, Presence, Watcher},
+    space::DmaSpace,
     sys::{self, event::EventFd, vfio::IrqInfo},
 };
 
@@ -44,11 +44,9 @@ pub(crate) struct Function {
     dma: Dma,
     can_reset: bool,
     vectors: Option<Vectors>,
-    presence: Arc<Presence>,
-    // In this order: the watcher has a copy of the descriptor, and the group is left after the function is closed.
+    // In this order: the watcher has a handle of it.
     watcher: Option<Watcher>,
-    device: Arc<OwnedFd>,
-    _member: Membership,
+    hold: Arc<Hold>,
 }
 
 impl Function {
@@ -78,10 +76,8 @@ impl Function {
             dma,
             can_reset: info.flags & sys::vfio::DEVICE_CAN_RESET != 0,
             vectors,
-            presence: Arc::default(),
             watcher: None,
-            device: Arc::new(device),
-            _member: member,
+            hold: Arc::new(Hold::new(Arc::default(), config, device, Some(member))),
         };
         function.watcher = function.watch().map_err(|errno| failed(errno, "asking to be told of its removal"))?;
         config.enable(function.fd(), dma).map_err(|errno| failed(errno, "switching on its memory and DMA"))?;
@@ -102,15 +98,15 @@ impl Function {
         if !told {
             return Ok(None);
         }
-        Watcher::start(&self.name, news, Arc::clone(&self.device), self.config, Arc::clone(&self.presence)).map(Some)
+        Watcher::start(&self.name, news, Arc::clone(&self.hold)).map(Some)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.device.as_fd()
+        self.hold.device().as_fd()
     }
 
     pub(crate) fn device(&self) -> &OwnedFd {
-        &self.device
+        self.hold.device()
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -126,12 +122,12 @@ impl Function {
     }
 
     pub(crate) fn presence(&self) -> &Arc<Presence> {
-        &self.presence
+        self.hold.presence()
     }
 
     /// Why it is no longer ours, if it is not.
     pub(crate) fn gone(&self) -> Option<Gone> {
-        self.presence.gone()
+        self.presence().gone()
     }
 
     /// An error in a forked child, which may not touch its parent's function, and once the kernel wants it back.
@@ -140,7 +136,11 @@ impl Function {
             Some(Gone::Forked) => Err(fault::forked(verb, Arc::clone(&self.name))),
             Some(Gone::Requested) => Err(Error::new(ErrorKind::NoDevice, verb)
                 .at(Arc::clone(&self.name))
-                .detail("it was taken away: removed, or unbound from vfio-pci")),
+                .detail("it was taken away: removed, or unbound from vfio-pci")
+                .remedy("open it again when it is back and bound to vfio-pci")),
+            Some(Gone::Closed) => {
+                Err(Error::new(ErrorKind::Closed, verb).at(Arc::clone(&self.name)).detail("this process closed it"))
+            }
             Some(Gone::Failed | Gone::Unmapped) | None => Ok(()),
         }
     }
@@ -153,7 +153,7 @@ impl Function {
             return Err(failed(libc::EINVAL));
         }
         let region = region_of(self.fd(), bar).map_err(failed)?;
-        let bar = BarMap::new(self.fd(), &region, &self.presence, Arc::clone(self) as _).map_err(failed)?;
+        let bar = BarMap::new(self.fd(), &region, self.presence(), Arc::clone(self) as _).map_err(failed)?;
         // Again: a mapping that came after the function was closed would keep it open.
         self.expect_own(Verb::Open)?;
         Ok(bar)
@@ -204,14 +204,25 @@ impl Function {
         if let Some(slot) = enabled.get_mut(usize::from(vector)) {
             *slot = Some(Arc::clone(&event));
         }
-        self.presence.tell(&event);
+        self.presence().tell(&event);
         Ok(event)
+    }
+
+    /// Gives `claim` up when the function is closed.
+    pub(crate) fn tie(&self, claim: Arc<ControllerClaim>) {
+        self.hold.tie(claim);
+    }
+
+    /// Closes it now, whoever still holds it or registers of it. `false`: it stays open, because its DMA cannot be stopped or
+    /// its memory is lent to other functions. In a forked child nothing is done.
+    pub(crate) fn close(&self) -> bool {
+        !self.presence().is_child() && self.hold.lose(Gone::Closed)
     }
 
     /// Takes bus mastership away; `true`: it can touch no memory any more. In a forked child it is left alone: it never
     /// reaches the child's memory, which is a copy.
     pub(crate) fn stop_dma(&self) -> bool {
-        self.presence.is_child() || self.presence.is_stopped() || self.config.stop_dma(self.fd())
+        self.presence().is_child() || self.presence().is_stopped() || self.config.stop_dma(self.fd())
     }
 
     /// Resets it and lets it do again what it was opened for.
@@ -232,7 +243,7 @@ impl Function {
 impl Drop for Function {
     fn drop(&mut self) {
         // The descriptors are shared: what a forked child switched off would be off for its parent. It closes its copies.
-        if self.presence.is_child() {
+        if self.presence().is_child() {
             return;
         }
         // Its watcher must not report a removal that is an orderly end.
@@ -278,11 +289,10 @@ mod tests {
         let (file, config) = config::fake(0x0006);
         let address = "0000:01:00.0".parse().unwrap();
         let (space, member) = space::joined(&Sysfs::at("/nowhere"), address);
-        let presence = Arc::<Presence>::default();
-        let device = Arc::new(file.try_clone().unwrap());
         let news = News::new().unwrap();
         let request = File::from(news.request.as_fd().try_clone_to_owned().unwrap());
-        let watcher = Watcher::start("test", news, Arc::clone(&device), config, Arc::clone(&presence)).unwrap();
+        let hold = Arc::new(Hold::new(Arc::default(), config, file.try_clone().unwrap(), Some(member)));
+        let watcher = Watcher::start("test", news, Arc::clone(&hold)).unwrap();
         let function = Function {
             name: "0000:01:00.0".into(),
             address,
@@ -291,10 +301,8 @@ mod tests {
             dma: Dma::On,
             can_reset: true,
             vectors: None,
-            presence,
             watcher: Some(watcher),
-            device,
-            _member: member,
+            hold,
         };
         (Arc::new(function), file, config, request)
     }
@@ -327,11 +335,11 @@ mod tests {
     fn ask(function: &Function, mut request: File) {
         request.write_all(&1u64.to_ne_bytes()).unwrap();
         let clock = sw_testkit::clock::RealClock::start();
-        while !function.presence.is_stopped() && clock.now() < std::time::Duration::from_secs(20) {
+        while !function.presence().is_stopped() && clock.now() < std::time::Duration::from_secs(20) {
             std::thread::yield_now();
         }
         // The watcher keeps this lock until it is through.
-        function.presence.tell_bar(&Arc::new(sys::map::Reserved::new(sys::page_bytes()).unwrap()));
+        function.presence().tell_bar(&Arc::new(sys::map::Reserved::new(sys::page_bytes()).unwrap()));
     }
 
     #[test]
@@ -354,6 +362,50 @@ mod tests {
         assert!(function.stop_dma());
         assert_eq!(function.reset().unwrap_err().kind(), ErrorKind::NoDevice);
         assert_eq!(function.map_bar(0).map(drop).unwrap_err().kind(), ErrorKind::NoDevice);
+    }
+
+    #[test]
+    fn what_is_taken_away_or_closed_leaves_its_group_and_its_claim() {
+        let tree = crate::fake::Tree::new();
+        let address = tree.function("0000:01:00.0", "0x010802", "vfio-pci", "4");
+        for removed in [true, false] {
+            let (function, file, config, request) = opened_with_request();
+            let claim = crate::claim::ControllerClaim::take(tree.sysfs(), address).unwrap();
+            function.tie(Arc::clone(&claim));
+            let space = function.space().clone();
+            assert_eq!(space.open_functions(), 1);
+            if removed {
+                ask(&function, request);
+                let clock = sw_testkit::clock::RealClock::start();
+                while space.open_functions() > 0 && clock.now() < std::time::Duration::from_secs(20) {
+                    std::thread::yield_now();
+                }
+            }
+            assert!(function.close(), "again changes nothing");
+            assert!(function.close());
+            assert_eq!(function.gone(), Some(if removed { Gone::Requested } else { Gone::Closed }));
+            assert_eq!(config.command(file.as_fd()), Ok(0x0002));
+            assert_ne!(inode(function.fd()), inode(file.as_fd()));
+            assert_eq!(space.open_functions(), 0, "it may be opened again");
+            let again = crate::claim::ControllerClaim::take(tree.sysfs(), address).unwrap();
+            // What comes too late is given up at once.
+            function.tie(Arc::clone(&again));
+            assert!(crate::claim::ControllerClaim::take(tree.sysfs(), address).is_ok());
+            let refused = function.reset().unwrap_err().kind();
+            assert_eq!(refused, if removed { ErrorKind::NoDevice } else { ErrorKind::Closed });
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_stopped_is_not_closed() {
+        let (function, file, config) = opened();
+        // A file that takes no writes: the bit stays on.
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        let sealed = sys::open(std::path::Path::new(&path), libc::O_RDONLY).unwrap();
+        sys::replace(function.fd(), sealed.as_fd()).unwrap();
+        assert!(!function.close());
+        assert_eq!(function.space().open_functions(), 1);
+        assert_eq!(config.command(file.as_fd()), Ok(0x0006));
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::{
     path::Path,
 };
 
+use sw_engine::PciAddress;
+
 use crate::{
-    pci::PciAddress,
     sys::{self, NodeKind},
     sysfs::Sysfs,
 };

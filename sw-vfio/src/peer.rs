@@ -19,7 +19,7 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Fault, Verb,
+    Error, ErrorKind, Fault, PciAddress, Verb,
     seam::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, Fence, SlabPin},
 };
 use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa, Guest, Mmio, Place, align_up, barrier};
@@ -32,8 +32,7 @@ use crate::{
     function::Function,
     inventory,
     iova::{IovaAllocator, IovaError, Window},
-    pci::PciAddress,
-    presence::Presence,
+    presence::{Gone, Presence},
     space::{Backend, DmaSpace, PeerBacking, peer_key},
     sys,
     sysfs::{BarKind, Sysfs},
@@ -151,6 +150,11 @@ impl PeerBar {
     /// Its ordinal among the devices of the process.
     pub fn device(&self) -> DeviceId {
         self.0.device
+    }
+
+    /// Why its function is no longer ours, if it is not.
+    pub fn gone(&self) -> Option<Gone> {
+        self.0.presence.gone()
     }
 
     /// Bytes of the BAR.

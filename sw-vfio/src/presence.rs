@@ -6,15 +6,16 @@
 //! all ones, then raises every interrupt of the function so that nobody sleeps on it.
 //!
 //! A function that the kernel wants back is closed then, whoever still holds registers of it: the kernel waits for that
-//! (Linux `drivers/vfio/vfio_main.c`, `vfio_unregister_group_dev`), and a job may run on for days. One whose memory is lent to
-//! other functions is not: it is closed when the last region of it is gone.
+//! (Linux `drivers/vfio/vfio_main.c`, `vfio_unregister_group_dev`), and a job may run on for days. Its group is left and its
+//! claim is given up with it, so that it can be opened again when it is back. One whose memory is lent to other functions
+//! is not closed so: that happens when the last region of it is gone.
 
 use core::mem::ManuallyDrop;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     thread::JoinHandle,
@@ -23,7 +24,9 @@ use std::{
 use sw_mem::ForkMark;
 
 use crate::{
+    claim::ControllerClaim,
     config::Config,
+    space::Membership,
     sys::{
         self,
         event::{Epoll, EventFd},
@@ -43,6 +46,8 @@ pub enum Gone {
     Unmapped = 3,
     /// This process was forked from the one that opened it.
     Forked = 4,
+    /// This process closed it.
+    Closed = 5,
 }
 
 /// Shared by a function, its registers and its watcher.
@@ -53,6 +58,8 @@ pub(crate) struct Presence {
     fork: ForkMark,
     /// It can start no access any more, and never will again.
     stopped: AtomicBool,
+    /// Its file is closed.
+    closed: AtomicBool,
     /// Other functions reach its memory: it stays open until they let go, or its addresses could become somebody else's.
     lent: AtomicBool,
     interrupts: Mutex<Vec<Weak<EventFd>>>,
@@ -76,6 +83,7 @@ impl Presence {
             1 => Some(Gone::Requested),
             2 => Some(Gone::Failed),
             3 => Some(Gone::Unmapped),
+            5 => Some(Gone::Closed),
             _ => None,
         }
     }
@@ -99,6 +107,11 @@ impl Presence {
         self.lent.store(true, Ordering::Release);
     }
 
+    /// Whether its file was closed under those who still hold registers of it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Whether its DMA was seen off after it was lost.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
@@ -115,7 +128,9 @@ impl Presence {
         }
         let nothing = sys::open(Path::new("/dev/null"), libc::O_RDWR)?;
         bars.iter().filter_map(Weak::upgrade).try_for_each(|range| range.blank())?;
-        sys::replace(device, nothing.as_fd()).map(|()| true)
+        sys::replace(device, nothing.as_fd())?;
+        self.closed.store(true, Ordering::Release);
+        Ok(true)
     }
 
     /// The mark itself, for the handler of bus errors: it may not take a lock.
@@ -132,6 +147,84 @@ impl Presence {
         if self.gone().is_some() {
             event.raise();
         }
+    }
+}
+
+/// What the process has of a function in the kernel, shared by the function and its watcher. Dropped: the file is closed,
+/// then its group is left.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    presence: Arc<Presence>,
+    config: Config,
+    device: OwnedFd,
+    ties: Mutex<Ties>,
+}
+
+/// What ends with a function's file.
+#[derive(Debug, Default)]
+pub(crate) struct Ties {
+    /// Its place in the space.
+    pub(crate) member: Option<Membership>,
+    /// Who says that it is this process's.
+    pub(crate) claim: Option<Arc<ControllerClaim>>,
+}
+
+impl Hold {
+    pub(crate) fn new(presence: Arc<Presence>, config: Config, device: OwnedFd, member: Option<Membership>) -> Self {
+        Self { presence, config, device, ties: Mutex::new(Ties { member, claim: None }) }
+    }
+
+    fn ties(&self) -> MutexGuard<'_, Ties> {
+        self.ties.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn presence(&self) -> &Arc<Presence> {
+        &self.presence
+    }
+
+    /// Its file; one of `/dev/null` once it was closed.
+    pub(crate) fn device(&self) -> &OwnedFd {
+        &self.device
+    }
+
+    /// From now on the claim ends with the function's file, whoever still has a handle of it.
+    pub(crate) fn tie(&self, claim: Arc<ControllerClaim>) {
+        self.ties().claim = Some(claim);
+        // It was closed meanwhile: nobody else comes to give the claim up.
+        if self.presence.is_closed() {
+            self.untie();
+        }
+    }
+
+    /// Leaves its group and gives its claim up. After the file was closed: a group with an open function is not left.
+    fn untie(&self) {
+        let Ties { member, claim } = core::mem::take(&mut *self.ties());
+        drop(member);
+        if let Some(claim) = claim {
+            claim.release();
+        }
+    }
+
+    /// Stops its DMA, tells everybody that it is gone, and, if it may be closed at once, closes it. `true`: it is closed.
+    pub(crate) fn lose(&self, why: Gone) -> bool {
+        if self.presence.is_closed() {
+            return true;
+        }
+        let stopped = self.presence.is_stopped() || self.config.stop_dma(self.device.as_fd());
+        tracing::debug!(?why, stopped, "a PCI function goes");
+        self.presence.lose(why);
+        if !stopped || !matches!(why, Gone::Requested | Gone::Closed) {
+            return false;
+        }
+        match self.presence.let_go(self.device.as_fd()) {
+            Ok(true) => {
+                self.untie();
+                return true;
+            }
+            Ok(false) => tracing::info!("its memory is lent: it is closed when the last region of it is gone"),
+            Err(errno) => tracing::warn!(errno, "could not close it: the kernel waits until its users are gone"),
+        }
+        false
     }
 }
 
@@ -157,14 +250,8 @@ impl News {
 }
 
 impl Watcher {
-    /// Waits for `news` of the function behind `device`, whose configuration space is `config`.
-    pub(crate) fn start(
-        name: &str,
-        news: News,
-        device: Arc<OwnedFd>,
-        config: Config,
-        presence: Arc<Presence>,
-    ) -> Result<Self, i32> {
+    /// Waits for `news` of a function.
+    pub(crate) fn start(name: &str, news: News, hold: Arc<Hold>) -> Result<Self, i32> {
         const REQUEST: u64 = 0;
         const ERROR: u64 = 1;
         const STOP: u64 = 2;
@@ -176,8 +263,8 @@ impl Watcher {
             let mut ended = false;
             while !ended {
                 set.wait(None, |number| match number {
-                    REQUEST if news.request.take() => lose(&presence, &config, &device, Gone::Requested),
-                    ERROR if news.error.take() => lose(&presence, &config, &device, Gone::Failed),
+                    REQUEST if news.request.take() => lose(&hold, Gone::Requested),
+                    ERROR if news.error.take() => lose(&hold, Gone::Failed),
                     STOP => ended = stop.take(),
                     _ => {}
                 });
@@ -190,19 +277,11 @@ impl Watcher {
     }
 }
 
-fn lose(presence: &Presence, config: &Config, device: &OwnedFd, why: Gone) {
-    if presence.is_stopped() {
-        return;
-    }
-    let stopped = config.stop_dma(device.as_fd());
-    tracing::warn!(?why, stopped, "a PCI function is being taken away");
-    presence.lose(why);
-    if why == Gone::Requested && stopped {
-        match presence.let_go(device.as_fd()) {
-            Ok(true) => tracing::info!("it is closed"),
-            Ok(false) => tracing::info!("its memory is lent: it is closed when the last region of it is gone"),
-            Err(errno) => tracing::warn!(errno, "could not close it: the kernel waits until its users are gone"),
-        }
+fn lose(hold: &Hold, why: Gone) {
+    let known = hold.presence.gone();
+    let closed = hold.lose(why);
+    if known.is_none() {
+        tracing::warn!(?why, closed, "a PCI function is being taken away");
     }
 }
 
@@ -233,8 +312,8 @@ mod tests {
         let interrupt = Arc::new(EventFd::new().unwrap());
         presence.tell(&interrupt);
         news.request.raise();
-        let watcher =
-            Watcher::start("test", news, Arc::new(file.try_clone().unwrap()), config, Arc::clone(&presence)).unwrap();
+        let hold = Hold::new(Arc::clone(&presence), config, file.try_clone().unwrap(), None);
+        let watcher = Watcher::start("test", news, Arc::new(hold)).unwrap();
         let set = Epoll::new().unwrap();
         set.add(interrupt.as_fd(), 0).unwrap();
         set.wait(Some(std::time::Duration::from_secs(20)), |_| ());
@@ -254,9 +333,8 @@ mod tests {
         let presence = Arc::new(Presence::default());
         let interrupt = Arc::new(EventFd::new().unwrap());
         presence.tell(&interrupt);
-        let mut watcher = Some(
-            Watcher::start("test", news, Arc::new(file.try_clone().unwrap()), config, Arc::clone(&presence)).unwrap(),
-        );
+        let hold = Hold::new(Arc::clone(&presence), config, file.try_clone().unwrap(), None);
+        let mut watcher = Some(Watcher::start("test", news, Arc::new(hold)).unwrap());
         assert_eq!(presence.gone(), None);
         assert!(crate::fake::in_child(|| {
             interrupt.raise();

@@ -2,9 +2,9 @@
 
 use std::{fs, io::Write, path::PathBuf, time::Duration};
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 
-use crate::{iova::Window, pci::PciAddress, sys};
+use crate::{iova::Window, sys};
 
 /// Names in one directory that are looked at: a machine has a few thousand PCI functions at most.
 const NAMES_MAX: usize = 1 << 16;

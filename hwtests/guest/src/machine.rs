@@ -12,7 +12,8 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use sw_vfio::{PciAddress, Sysfs};
+use sw_engine::PciAddress;
+use sw_vfio::Sysfs;
 
 use crate::context::{Context, NO_BED, write_text};
 use crate::kernel_log::KernelLog;

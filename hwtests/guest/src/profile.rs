@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
-use sw_vfio::{PciAddress, Sysfs};
+use sw_engine::PciAddress;
+use sw_vfio::Sysfs;
 
 use crate::pci::Device;
 use crate::registry::{Harm, Stop, skip};

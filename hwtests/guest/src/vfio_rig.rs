@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sw_engine::seam::{Attach, IoKind, Transport};
-use sw_engine::{Fault, Object, Residency};
+use sw_engine::{Fault, Object, PciAddress, Residency};
 use sw_mem::DmaRegion;
 use sw_nvme::controller::{Controller, ControllerConfig};
 use sw_nvme::directory::{Directory, face};
 use sw_nvme::namespace::Namespace;
 use sw_nvme::transport::{Completion, NvmeConfig, NvmeTransport};
-use sw_vfio::{Backend, ControllerClaim, DmaSpace, PciAddress, Sysfs, VfioFunction, VfioWaiter};
+use sw_vfio::{Backend, ControllerClaim, DmaSpace, Sysfs, VfioFunction, VfioWaiter};
 
 use crate::context::Context;
 use crate::io::{io, piece, run};

@@ -9,13 +9,13 @@ use std::{
     ptr,
 };
 
-use sw_engine::{Error, ErrorKind, Reason, Verb};
+use sw_engine::{Error, ErrorKind, PciAddress, Reason, Verb};
 use sw_mem::{ByteLen, DmaRegion, DmaSpan, HostVa, Place, align_up};
 
 use super::live;
 use crate::{
     fault, sys,
-    sysfs::{self, Machine, PciAddress},
+    sysfs::{self, Machine},
 };
 
 /// A PCI device that gives memory out for peer-to-peer DMA.
@@ -36,7 +36,7 @@ pub struct Provider {
 /// The providers of a machine, in the order of their addresses. *Blocking*: reads sysfs.
 pub fn providers(machine: &Machine) -> Vec<Provider> {
     let names = sysfs::names(&machine.path("sys/bus/pci/devices"));
-    let addresses = names.iter().filter_map(|name| PciAddress::parse(name));
+    let addresses = names.iter().filter_map(|name| PciAddress::of_name(name));
     addresses.filter_map(|address| provider(machine, address)).collect()
 }
 

@@ -8,7 +8,7 @@ use std::{
     ptr,
 };
 
-use sw_engine::{Error, ErrorKind, Face, Fault, Landing, Object, Reason, Verb};
+use sw_engine::{Error, ErrorKind, Face, Fault, Landing, Object, PciAddress, Reason, Verb};
 use sw_mem::{ByteLen, DmaSpan};
 
 use super::{
@@ -20,7 +20,7 @@ use crate::{
     file::{open_file, open_namespace},
     passthrough::node::OpenNamespace,
     sys,
-    sysfs::{Machine, PciAddress},
+    sysfs::Machine,
 };
 
 /// Guard bytes on both sides of the block that a self-test reads: a page, so that a transfer that is a page off is seen.

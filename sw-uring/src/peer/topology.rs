@@ -16,10 +16,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use sw_engine::Reason;
+use sw_engine::{PciAddress, Reason};
 
 use super::acs::{self, Redirect};
-use crate::sysfs::{self, Machine, PciAddress};
+use crate::sysfs::{self, Machine};
 
 /// Levels of stacked block devices that are looked through, and devices in all.
 const STACK_MAX: u32 = 8;
@@ -215,7 +215,7 @@ fn functions(path: &Path) -> Vec<PciAddress> {
         if name.starts_with("pci") && name.contains(':') {
             // A root bus: what is above it belongs to another domain (a controller that makes a domain of its own).
             chain.clear();
-        } else if let Some(address) = PciAddress::parse(name) {
+        } else if let Some(address) = PciAddress::of_name(name) {
             chain.push(address);
         }
     }
@@ -235,7 +235,7 @@ impl Chain {
         let nodes: Vec<_> = path
             .ancestors()
             .take(count)
-            .filter_map(|node| Some((PciAddress::parse(node.file_name()?.to_str()?)?, node.to_owned())))
+            .filter_map(|node| Some((PciAddress::of_name(node.file_name()?.to_str()?)?, node.to_owned())))
             .collect();
         let root_bus = path.ancestors().nth(count)?.to_owned();
         (nodes.len() == count && count > 0).then_some(Self { nodes, root_bus })
@@ -316,7 +316,7 @@ enum Listed {
 
 /// Whether the first function of a root bus is in the table (`pci_host_bridge_dev`, `__host_bridge_whitelist`).
 fn head_listed(root_bus: &Path, span: Span) -> Listed {
-    let mut on_bus: Vec<_> = sysfs::names(root_bus).iter().filter_map(|name| PciAddress::parse(name)).collect();
+    let mut on_bus: Vec<_> = sysfs::names(root_bus).iter().filter_map(|name| PciAddress::of_name(name)).collect();
     on_bus.sort_unstable();
     let Some(head) = on_bus.first() else { return Listed::No };
     let node = root_bus.join(head.to_string());

@@ -86,7 +86,7 @@ impl Tree {
     }
 
     fn between(&self, provider: &str, client: &str) -> Verdict {
-        between(&self.machine(), PciAddress::parse(provider).unwrap(), PciAddress::parse(client).unwrap())
+        between(&self.machine(), PciAddress::of_name(provider).unwrap(), PciAddress::of_name(client).unwrap())
     }
 }
 
@@ -190,7 +190,7 @@ fn a_function_that_is_not_there_is_not_reached() {
 #[test]
 fn a_domain_behind_a_controller_ends_at_its_own_root() {
     let path = Path::new("/sys/devices/pci0000:00/0000:00:0e.0/pci10000:00/10000:00:02.0/10000:01:00.0/nvme/nvme0");
-    let want = ["10000:00:02.0", "10000:01:00.0"].map(|text| PciAddress::parse(text).unwrap());
+    let want = ["10000:00:02.0", "10000:01:00.0"].map(|text| PciAddress::of_name(text).unwrap());
     assert_eq!(functions(path), want);
 }
 
@@ -198,7 +198,7 @@ fn a_domain_behind_a_controller_ends_at_its_own_root() {
 fn block_devices_lead_to_their_functions() {
     let tree = Tree::with_switch(Some(0));
     let below = |major, minor| below(&tree.machine(), libc::makedev(major, minor));
-    let address = |text| PciAddress::parse(text).unwrap();
+    let address = |text| PciAddress::of_name(text).unwrap();
     let drive = "pci0000:00/0000:00:03.0/0000:05:00.0/nvme/nvme0/nvme0n1";
     tree.disk(drive, "259:0");
     tree.disk(&format!("{drive}/nvme0n1p2"), "259:2");
@@ -225,7 +225,7 @@ fn stacks_are_as_good_as_their_worst_member() {
     tree.disk("virtual/block/md0", "9:0");
     tree.link("sys/devices/virtual/block/md0/slaves/nvme1n1", &format!("sys/devices/{switch}"));
     let machine = tree.machine();
-    let memory = PciAddress::parse(MEMORY).unwrap();
+    let memory = PciAddress::of_name(MEMORY).unwrap();
     assert_eq!(verdict(&machine, memory, &below(9, 0)), Verdict::Across { hops: 4 });
     tree.link("sys/devices/virtual/block/md0/slaves/nvme0n1", &format!("sys/devices/{other}"));
     assert_eq!(verdict(&machine, memory, &below(9, 0)), Verdict::Refused(Reason::P2pNoCommonSwitch));
@@ -247,7 +247,7 @@ fn a_namespace_with_several_controllers_is_reached_over_all_of_them() {
         tree.put(&format!("sys/devices/{path}/cntlid"), "0\n");
         tree.link(&format!("sys/devices/{subsystem}/{name}"), &format!("sys/devices/{path}"));
     }
-    let want = [SAME_SWITCH, OTHER_PORT].map(|text| PciAddress::parse(text).unwrap());
+    let want = [SAME_SWITCH, OTHER_PORT].map(|text| PciAddress::of_name(text).unwrap());
     assert_eq!(below(&tree.machine(), libc::makedev(259, 3)), Below::Functions(want.to_vec()));
 }
 

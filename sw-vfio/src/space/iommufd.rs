@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use sw_engine::{Error, Verb};
+use sw_engine::{Error, PciAddress, Verb};
 use sw_mem::ForkMark;
 
 use super::{Backend, Limits, OWN_ENTRIES, Source, Window};
-use crate::{fault, pci::PciAddress, sys, sysfs::Sysfs};
+use crate::{fault, sys, sysfs::Sysfs};
 
 #[derive(Debug)]
 pub(super) struct Ioas {

@@ -24,13 +24,12 @@ use std::{
     },
 };
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 use sw_mem::{ByteLen, DmaRegion, ForkMark, Guest, GuestKey, Iova, Place, align_down, align_up};
 
 use crate::{
     fault,
     iova::{IovaAllocator, IovaError, Window},
-    pci::PciAddress,
     sys,
     sysfs::Sysfs,
 };

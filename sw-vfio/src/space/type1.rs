@@ -5,10 +5,10 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 
 use super::{Backend, Limits, OWN_ENTRIES, Source, TYPE1_ENTRIES, Window};
-use crate::{bind::VFIO_PCI, caps, fault, pci::PciAddress, sys, sysfs::Sysfs};
+use crate::{bind::VFIO_PCI, caps, fault, sys, sysfs::Sysfs};
 
 /// What the container does with addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -105,6 +105,12 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<(), i32> {
     uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
 }
 
+/// Gives the file's advisory lock up, for every descriptor that shares it.
+pub(crate) fn unlock(fd: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) }).map(drop)
+}
+
 /// The two kinds of device nodes. Each has numbers of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NodeKind {

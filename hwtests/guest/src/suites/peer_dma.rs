@@ -8,13 +8,11 @@ use std::sync::Arc;
 use serde_json::json;
 use sw_engine::seam::{Attach, Io, IoKind, OpenMode, Store, Transport};
 use sw_engine::{
-    Error, ErrorKind, Face, Landing, MemoryFacts, Object, Policy, RateTable, Reason, RouteMatch, Verb, plan,
+    Error, ErrorKind, Face, Landing, MemoryFacts, Object, PciAddress, Policy, RateTable, Reason, RouteMatch, Verb, plan,
 };
 use sw_mem::ByteLen;
 use sw_uring::peer::{self, PeerMemory, Verdict as Reach};
-use sw_uring::{
-    FileStore, IO_URING, Machine, PciAddress, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport,
-};
+use sw_uring::{FileStore, IO_URING, Machine, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 use crate::block::{self, Namespace};
 use crate::context::Context;
@@ -50,7 +48,7 @@ const GUARD: u64 = 4096;
 fn address(context: &Context, role: &str) -> Result<PciAddress, Stop> {
     let device = context.device(role)?;
     device.bind("nvme")?;
-    PciAddress::parse(&device.address).map_or_else(|| fail(format!("{} is no address", device.address)), Ok)
+    Ok(device.address.parse()?)
 }
 
 /// Memory of the device that gives some out.

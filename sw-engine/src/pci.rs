@@ -1,13 +1,13 @@
-//! Names of PCI functions.
+//! Names of PCI functions: where a device is, in the operator's words.
 
-use core::{fmt, str::FromStr};
+use core::{fmt, ops::RangeInclusive, str::FromStr};
 
-use sw_engine::{Error, ErrorKind, Verb};
+use crate::error::{Error, ErrorKind, Verb};
 
-/// The address of a PCI function: domain, bus, device, function, as `lspci -D` prints it.
+/// The address of a PCI function: domain, bus, device, function. Printed as `lspci -D` and the kernel do, `0000:3b:00.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PciAddress {
-    /// Domain (segment); 32 bits, because some hosts number virtual ones past 16.
+    /// Domain (segment); 32 bits, because some bridges make domains of their own past 16.
     pub domain: u32,
     /// Bus, 0 to 255.
     pub bus: u8,
@@ -17,14 +17,23 @@ pub struct PciAddress {
     pub function: u8,
 }
 
+impl PciAddress {
+    /// The function that the kernel calls `name`, as directories of sysfs are called; `None` for any other name, a shorter
+    /// way to write an address included.
+    pub fn of_name(name: &str) -> Option<Self> {
+        parse(name).filter(|address| address.to_string() == name)
+    }
+}
+
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
+        let Self { domain, bus, device, function } = self;
+        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
     }
 }
 
 fn parse(text: &str) -> Option<PciAddress> {
-    let hex = |part: &str, digits: core::ops::RangeInclusive<usize>| {
+    let hex = |part: &str, digits: RangeInclusive<usize>| {
         let plain = digits.contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_hexdigit());
         u32::from_str_radix(part, 16).ok().filter(|_| plain)
     };
@@ -74,6 +83,16 @@ mod tests {
         {
             let refused = text.parse::<PciAddress>().unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::BadUri, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_names_are_told_from_what_people_write() {
+        for name in ["0000:3b:00.0", "0001:00:1f.7", "10000:01:00.0"] {
+            assert_eq!(PciAddress::of_name(name).unwrap().to_string(), name);
+        }
+        for other in ["", "3b:00.0", "0000:3B:00.0", "0000:3b:0.0", "+000:3b:00.0", "0000:3b:20.0", "pci0000:00"] {
+            assert_eq!(PciAddress::of_name(other), None, "{other}");
         }
     }
 }
