@@ -332,6 +332,7 @@ impl Bus for VfioFunction {
     }
 
     fn allocate(&self, len: usize) -> Result<VfioMemory, Error> {
+        self.function.expect_own(Verb::Register)?;
         let failed = |cause: String| Error::new(ErrorKind::ResourceLimit, Verb::Register).at(self.name()).detail(cause);
         let len = ByteLen(len.max(1) as u64);
         // Without an IOMMU only one page, small or huge, is in one piece for the controller.
@@ -352,6 +353,7 @@ impl Bus for VfioFunction {
     }
 
     fn map(&self, region: &DmaRegion) -> Result<Iova, Error> {
+        self.function.expect_own(Verb::Register)?;
         self.space().map(region)
     }
 

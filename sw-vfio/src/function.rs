@@ -131,7 +131,7 @@ impl Function {
     }
 
     /// An error in a forked child, which may not touch its parent's function, and once the kernel wants it back.
-    fn expect_own(&self, verb: Verb) -> Result<(), Error> {
+    pub(crate) fn expect_own(&self, verb: Verb) -> Result<(), Error> {
         match self.gone() {
             Some(Gone::Forked) => Err(fault::forked(verb, Arc::clone(&self.name))),
             Some(Gone::Requested) => Err(Error::new(ErrorKind::NoDevice, verb)

@@ -26,6 +26,7 @@ use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa, Guest, Mmio, Place, align_up, 
 
 use crate::{
     bar::BarMap,
+    bind::VFIO_PCI,
     bus::VfioFunction,
     config::Dma,
     fault,
@@ -33,7 +34,7 @@ use crate::{
     inventory,
     iova::{IovaAllocator, IovaError, Window},
     presence::{Gone, Presence},
-    space::{Backend, DmaSpace, PeerBacking, peer_key},
+    space::{Backend, DmaSpace, PeerBacking, not_bound, peer_key},
     sys,
     sysfs::{BarKind, Sysfs},
 };
@@ -88,6 +89,19 @@ impl PeerBar {
         // Before it is opened: what is refused here is not even reset.
         expect_memory(space.sysfs(), address, bar)?;
         Self::of(&Function::open(space, address, Dma::Off)?, bar, device)
+    }
+
+    /// Whether [`PeerBar::open`] has a chance, by what the machine tells. Nothing is opened, reset or written.
+    ///
+    /// # Errors
+    /// `WrongKind` and `Unsupported` as [`PeerBar::open`]; `NoDevice` for a function that is not there, or that vfio-pci does
+    /// not have.
+    pub fn expect(sysfs: &Sysfs, address: PciAddress, bar: u8) -> Result<(), Error> {
+        expect_memory(sysfs, address, bar)?;
+        match sysfs.driver(address).as_deref() {
+            Some(VFIO_PCI) => Ok(()),
+            _ => Err(not_bound(sysfs, address, Backend::NoIommu)),
+        }
     }
 
     /// As [`PeerBar::open`], of a function that is open already: the controller memory of an NVMe controller.

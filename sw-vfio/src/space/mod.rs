@@ -84,7 +84,7 @@ impl Backend {
 }
 
 /// Why a function cannot be opened, in the order in which a reader would have to mend it.
-fn not_bound(sysfs: &Sysfs, address: PciAddress, backend: Backend) -> Error {
+pub(crate) fn not_bound(sysfs: &Sysfs, address: PciAddress, backend: Backend) -> Error {
     let has_iommu = sysfs.group(address).is_some_and(|group| !group.is_noiommu);
     let error = Error::new(ErrorKind::NoDevice, Verb::Open).at(address.to_string());
     match sysfs.driver(address) {

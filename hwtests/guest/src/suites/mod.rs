@@ -2,6 +2,7 @@
 
 mod bed;
 mod command;
+mod engine;
 mod passthrough;
 mod passthrough_load;
 mod peer_dma;
@@ -28,5 +29,6 @@ pub fn all() -> &'static [Suite] {
         vfio_transport::SUITE,
         speed::SUITE,
         command::SUITE,
+        engine::SUITE,
     ]
 }

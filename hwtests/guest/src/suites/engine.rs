@@ -1,0 +1,164 @@
+//! The engine over controllers that come and go: a job keeps its engine and its objects while a drive is replaced.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use straightway::{Engine, Memory, NvmeBackend, Object, Uri};
+use sw_engine::{ErrorKind, PciAddress};
+use sw_mem::{Buffer, ByteLen, HugePages, Populate};
+use sw_vfio::{Backend, ControllerClaim, Sysfs};
+
+use crate::block;
+use crate::context::{Context, write_text};
+use crate::registry::{Stop, Suite, Test, Verdict, fail, same};
+use crate::vfio_rig::{bound, on_each};
+
+pub const SUITE: Suite = Suite {
+    name: "engine",
+    tests: &[
+        Test::new("replaced", "a drive is pulled out and put back under an engine that has objects of it", replaced)
+            .bed_only()
+            .limit_s(90),
+        Test::new("unbound", "a drive is taken from an engine that has objects of it, and given again", unbound)
+            .bed_only()
+            .limit_s(90),
+        Test::new("closed", "a closed engine has given its controllers back, whoever holds objects", closed)
+            .bed_only()
+            .limit_s(60),
+    ],
+};
+
+const AT: u64 = 12 << 20;
+const LEN: usize = 256 << 10;
+const SEED: u64 = 41;
+/// Longest that the kernel may take to let go of a function once it was asked to.
+const LET_GO: Duration = Duration::from_secs(10);
+
+fn engine(backend: Backend) -> Result<Engine, Stop> {
+    let backend = match backend {
+        Backend::Type1 => NvmeBackend::Type1,
+        Backend::Iommufd => NvmeBackend::Iommufd,
+        Backend::NoIommu => NvmeBackend::NoIommu,
+    };
+    Ok(Engine::builder().nvme_backend(backend).build()?)
+}
+
+fn uri(address: PciAddress) -> Result<Uri, Stop> {
+    Ok(format!("nvme://{address}/1").parse()?)
+}
+
+/// Memory that every back end takes.
+fn memory(backend: Backend) -> Result<Memory, Stop> {
+    let pages = if backend == Backend::NoIommu { HugePages::Reserved } else { HugePages::Advise };
+    Ok(Memory::from(Buffer::allocate_with(ByteLen(LEN as u64), 0, pages, Populate::Now)?))
+}
+
+/// Reads what the kernel wrote before.
+fn read(engine: &Engine, object: &Object, backend: Backend) -> Verdict {
+    let done = engine.read(object, AT, memory(backend)?).wait().ok()?;
+    let mut got = vec![0; LEN];
+    match done.into_memory() {
+        Some(memory) => memory.read(0, &mut got)?,
+        None => return fail("the memory did not come back"),
+    }
+    same("the bytes", &(got == block::pattern(SEED, AT, LEN)), &true)
+}
+
+/// A read that must fail so.
+fn refused(engine: &Engine, object: &Object, backend: Backend, kind: ErrorKind) -> Verdict {
+    let done = engine.read(object, AT, memory(backend)?).wait().ok();
+    same("a read of the old object", &done.err().map(|error| error.kind()), &Some(kind))
+}
+
+/// The controller, with known bytes on its namespace, bound.
+fn filled(context: &Context) -> Result<PciAddress, Stop> {
+    let device = context.device("nvme-b")?;
+    let found = block::namespaces(context, &device, 1)?;
+    let Some(namespace) = found.first() else { return fail("no namespace") };
+    block::write_and_check(namespace, SEED, AT, LEN)?;
+    bound(context, "nvme-b")
+}
+
+fn replaced(context: &Context) -> Verdict {
+    on_each(context, |backend| {
+        let address = filled(context)?;
+        let engine = engine(backend)?;
+        let held = engine.open(&uri(address)?)?;
+        read(&engine, &held, backend)?;
+        for _ in 0..2 {
+            let path = PathBuf::from(format!("/sys/bus/pci/devices/{address}"));
+            let start = Instant::now();
+            context.host("device_del", "nvme-b")?;
+            let asked = start.elapsed();
+            context.until(LET_GO, "the kernel lets go of it", || (!path.exists()).then_some(()))?;
+            let gone = start.elapsed();
+            refused(&engine, &held, backend, ErrorKind::NoDevice)?;
+            let while_gone = engine.open(&uri(address)?).err().map(|error| error.kind());
+            same("opened while it is gone", &while_gone, &Some(ErrorKind::NoDevice))?;
+            let log: Vec<String> = context.kernel_log().into_iter().filter(|line| line.contains("pci")).collect();
+            context.fact(&json!({"backend": backend.name(), "host_answered_after_s": asked.as_secs_f64(),
+                "gone_after_s": gone.as_secs_f64(), "log": log}));
+            context.host("device_add", "nvme-b")?;
+            same("its address", &bound(context, "nvme-b")?, &address)?;
+            let again = engine.open(&uri(address)?)?;
+            read(&engine, &again, backend)?;
+            refused(&engine, &held, backend, ErrorKind::NoDevice)?;
+        }
+        same("the old object", &held.check_unchanged().err().map(|error| error.kind()), &Some(ErrorKind::NoDevice))
+    })
+}
+
+/// Writes to a file of sysfs on another thread: the kernel blocks there until it has its way.
+fn write_within(limit: Duration, path: PathBuf, text: String) -> Result<Duration, Stop> {
+    let start = Instant::now();
+    let (done, told) = std::sync::mpsc::channel();
+    // Left behind if it hangs: the row then fails, and the guest ends.
+    std::thread::spawn(move || done.send(write_text(&path, &text)));
+    match told.recv_timeout(limit) {
+        Ok(written) => written.map(|()| start.elapsed()),
+        Err(_) => fail(format!("the kernel still waits after {limit:?}")),
+    }
+}
+
+fn unbound(context: &Context) -> Verdict {
+    on_each(context, |backend| {
+        let address = filled(context)?;
+        let engine = engine(backend)?;
+        let held = engine.open(&uri(address)?)?;
+        read(&engine, &held, backend)?;
+        let took = write_within(LET_GO, Path::new("/sys/bus/pci/drivers/vfio-pci/unbind").into(), address.to_string())?;
+        context.fact(&json!({"backend": backend.name(), "unbound_after_s": took.as_secs_f64()}));
+        refused(&engine, &held, backend, ErrorKind::NoDevice)?;
+        // Its claim went, too: anybody may have it.
+        bound(context, "nvme-b")?;
+        drop(ControllerClaim::take(&Sysfs::default(), address)?);
+        let again = engine.open(&uri(address)?)?;
+        read(&engine, &again, backend)?;
+        refused(&engine, &held, backend, ErrorKind::NoDevice)
+    })
+}
+
+fn closed(context: &Context) -> Verdict {
+    on_each(context, |backend| {
+        let address = filled(context)?;
+        let first = engine(backend)?;
+        let held = first.open(&uri(address)?)?;
+        read(&first, &held, backend)?;
+        let second = engine(backend)?;
+        match second.open(&uri(address)?) {
+            Err(error) if error.kind() == ErrorKind::InUse && error.to_string().contains("this process has it") => {}
+            Err(error) => return fail(format!("the second engine: {error}")),
+            Ok(_) => return fail("the second engine has it, too"),
+        }
+        first.clone().close()?;
+        refused(&first, &held, backend, ErrorKind::Closed)?;
+        read(&second, &second.open(&uri(address)?)?, backend)?;
+        second.close()?;
+        // Nobody has it open: the kernel gets it back as the command does it.
+        sw_vfio::plan_unbind(&Sysfs::default(), address)?.run(&Sysfs::default())?;
+        let device = context.device("nvme-b")?;
+        same("its driver", &device.driver().as_deref(), &Some("nvme"))?;
+        refused(&first, &held, backend, ErrorKind::Closed)
+    })
+}
