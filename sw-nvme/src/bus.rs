@@ -145,4 +145,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Tries to stop all DMA of the function from outside (function-level reset, bus master off). `true`: it can touch no
     /// memory any more.
     fn stop(&self) -> bool;
+
+    /// Whether the system said that the function is not this process's any more: pulled out, taken back, failed. No access
+    /// is made for it. `false`, which is what this says unless it is implemented, means nothing.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }

@@ -376,6 +376,10 @@ impl Bus for VfioFunction {
     fn stop(&self) -> bool {
         self.function.stop_dma()
     }
+
+    fn is_gone(&self) -> bool {
+        self.function.gone().is_some()
+    }
 }
 
 #[cfg(test)]

@@ -196,6 +196,9 @@ impl Bus for TestBus {
     }
 
     fn map(&self, region: &DmaRegion) -> Result<Iova, Error> {
+        if self.model().told_gone {
+            return Err(Error::new(ErrorKind::NoDevice, Verb::Register).detail("it is gone"));
+        }
         match self.model().memory.map(region) {
             Some(iova) => Ok(Iova::new(iova)),
             None => Err(Error::new(ErrorKind::ResourceLimit, Verb::Register).detail("the test says no")),
@@ -230,5 +233,9 @@ impl Bus for TestBus {
             model.kill();
         }
         stopped
+    }
+
+    fn is_gone(&self) -> bool {
+        self.model().told_gone
     }
 }

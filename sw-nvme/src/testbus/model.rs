@@ -163,6 +163,8 @@ pub(crate) struct Model {
     /// Statuses of the next I/O commands that move data; they move none then.
     pub(crate) statuses: VecDeque<Status>,
     pub(crate) gone: bool,
+    /// The system says so.
+    pub(crate) told_gone: bool,
     pub(crate) fatal: bool,
     /// RDY follows EN so much later.
     pub(crate) ready_after_ns: u64,
@@ -225,6 +227,7 @@ impl Default for Model {
             lie: None,
             statuses: VecDeque::new(),
             gone: false,
+            told_gone: false,
             fatal: false,
             ready_after_ns: 1_000_000,
             stays_ready: false,

@@ -85,7 +85,8 @@ impl<B: Bus> NvmeTransport<B> {
         let mut ill = link.controller.service().is_err();
         link.refresh();
         if link.queue.in_flight() > 0 {
-            ill |= link.is_silent() && link.is_ill();
+            // Silence takes a second to tell; who is told by the system knows at once.
+            ill |= link.controller.bus().is_gone() || link.is_silent() && link.is_ill();
             let age = |born: u32| tick.wrapping_sub(born);
             ill |= link.queue.live().any(|(_, _, born)| age(born) >= reset_after);
             let late = |born| age(born) >= abort_after && age(born).saturating_sub(passed) < abort_after;

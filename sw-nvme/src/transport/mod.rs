@@ -358,7 +358,11 @@ impl<B: Bus> NvmeTransport<B> {
         // Every controller maps it now, so that a refusal is known before the first I/O; one that is gone has no say.
         for controller in self.directory.all() {
             if let crate::controller::Life::Up(_) = controller.life() {
-                controller.bus().map(region)?;
+                match controller.bus().map(region) {
+                    // It was taken away a moment ago: its own I/Os tell.
+                    Err(error) if error.kind() == ErrorKind::NoDevice => {}
+                    other => drop(other?),
+                }
             }
         }
         for place in &mut self.places {

@@ -197,3 +197,48 @@ fn a_controller_that_was_taken_out_is_closed_by_its_last_lane_and_its_successor_
     let through = sw_engine::seam::Io { handle: handle(1, 1), token: Token::from_raw(2), ..read };
     assert_eq!(bed.one(&through), Ok(4096));
 }
+
+#[test]
+fn a_controller_whose_loss_the_system_tells_fails_its_ios_within_two_looks() {
+    for (told, longest_ms) in [(true, 300), (false, 1_500)] {
+        let mut bed = Bed::new(Model { hold: true, ..Model::default() });
+        let io = bed.read(1, 0, 0, 4096);
+        bed.submit(&io);
+        bed.transport.ring().unwrap();
+        let begun = {
+            let mut model = bed.bus.model();
+            (model.gone, model.told_gone) = (true, told);
+            model.now_ns
+        };
+        let wait = Wait::For { timeout: Duration::from_secs(10), min: 1 };
+        bed.out.clear();
+        bed.transport.poll(wait, &mut bed.out).unwrap();
+        assert!(error(ErrorKind::NoDevice)(&bed.out[0].result), "{:?}", bed.out);
+        let took = bed.bus.model().now_ns - begun;
+        assert!(took < longest_ms * 1_000_000, "told: {told}; it took {took} ns");
+    }
+}
+
+#[test]
+fn memory_is_attached_although_a_controller_was_just_taken_away() {
+    let mut bed = Bed::new(Model::default());
+    let io = bed.read(1, 0, 0, 4096);
+    assert_eq!(bed.one(&io), Ok(4096));
+    (bed.bus.model().gone, bed.bus.model().told_gone) = (true, true);
+    let other = SlabPool::new(1, ByteLen(4096), HugePages::Never).unwrap();
+    bed.transport.attach(Attach::Region(other.region())).unwrap();
+    let into = Io { token: Token::from_raw(2), ..io };
+    let into = Io {
+        segments: [sw_engine::seam::MemorySegment {
+            place: other.region().base(),
+            len: 4096,
+            region: other.region().id(),
+        }; 3],
+        ..into
+    };
+    bed.submit(&into);
+    bed.out.clear();
+    let wait = Wait::For { timeout: Duration::from_secs(10), min: 1 };
+    bed.transport.poll(wait, &mut bed.out).unwrap();
+    assert!(error(ErrorKind::NoDevice)(&bed.out[0].result), "{:?}", bed.out);
+}
