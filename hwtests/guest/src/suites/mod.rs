@@ -8,6 +8,7 @@ mod passthrough_load;
 mod peer_dma;
 mod peer_pages;
 mod power;
+mod power_driver;
 mod speed;
 mod vfio;
 mod vfio_transport;
@@ -20,6 +21,7 @@ pub fn all() -> &'static [Suite] {
     &[
         bed::SUITE,
         power::SUITE,
+        power_driver::SUITE,
         peer_pages::SUITE,
         passthrough::SUITE,
         passthrough_load::SUITE,
