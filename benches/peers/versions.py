@@ -12,6 +12,7 @@ PACKAGES = {
     "fastsafetensors": "fastsafetensors",
     "runai-model-streamer": "runai_model_streamer",
     "tensorizer": "tensorizer",
+    "kvikio-cu12": "kvikio",
 }
 
 found, absent = {"python": sys.version.split()[0]}, {}

@@ -153,6 +153,36 @@ fn digest(shards: &[PathBuf], tensors: &mut [Tensor], seed: u64) -> Result<Strin
     Ok(hex(&sha.finalize()))
 }
 
+/// SHA-256 over samples of each part of `part_bytes` of `len` bytes: both ends, where transfers go wrong, and places
+/// between, as `peers/gpu_read.py` takes it. `read` is given the part, the place in it, and what to fill.
+pub(crate) fn digest_of_parts<E>(
+    len: u64,
+    part_bytes: u64,
+    seed: u64,
+    mut read: impl FnMut(usize, u64, &mut [u8]) -> Result<(), E>,
+) -> Result<String, E> {
+    let mut sha = Sha256::new();
+    for (part, start) in (0_u64..).zip((0..len).step_by(usize::try_from(part_bytes).unwrap_or(usize::MAX))) {
+        let here = part_bytes.min(len - start);
+        let ends = [0, here.saturating_sub(SAMPLE_BYTES as u64)];
+        for place in ends.into_iter().chain(sample_places(here, part, seed)) {
+            let mut bytes = [0; SAMPLE_BYTES];
+            read(usize::try_from(part).unwrap_or(usize::MAX), place, &mut bytes)?;
+            sha.update(bytes);
+        }
+    }
+    Ok(hex(&sha.finalize()))
+}
+
+/// [`digest_of_parts`] of a file.
+pub(crate) fn digest_of_file(path: &Path, part_bytes: u64, seed: u64) -> Result<String, Fault> {
+    let file = File::open(path).map_err(Fault::os("open", path))?;
+    let len = file.metadata().map_err(Fault::os("look at", path))?.len();
+    digest_of_parts(len, part_bytes, seed, |part, at, to| {
+        file.read_exact_at(to, part as u64 * part_bytes + at).map_err(Fault::os("read", path))
+    })
+}
+
 /// Where the samples of the `index`-th tensor (in order of name) of `len` bytes start. `len` is a sample's or more.
 pub(crate) fn sample_places(len: u64, index: u64, seed: u64) -> impl Iterator<Item = u64> {
     let places = (len + 1).saturating_sub(SAMPLE_BYTES as u64).max(1);

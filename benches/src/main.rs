@@ -89,6 +89,8 @@ enum Verb {
     Counts,
     /// An engine made and closed.
     Openclose,
+    /// A file from the page cache into GPU memory, beside pinned copies and KvikIO; skipped without a GPU.
+    Gpu,
     /// All of the above.
     All,
     /// Make the virtual environment of the Python peers (network, minutes, 1.5 GB).
@@ -191,6 +193,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Load => vec![cases::load::run],
         Verb::Counts => vec![cases::counts::run],
         Verb::Openclose => vec![cases::openclose::run],
+        Verb::Gpu => vec![cases::gpu::run],
         Verb::All => vec![
             cases::null::run,
             cases::nvme_driver::run,
@@ -200,6 +203,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::load::run,
             cases::counts::run,
             cases::openclose::run,
+            cases::gpu::run,
         ],
         Verb::Peers | Verb::Compare { .. } | Verb::Worker { .. } => Vec::new(),
     }
@@ -210,7 +214,7 @@ fn empty_report(cli: &Cli, bench: &Bench<'_>) -> Report {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut tools: BTreeMap<String, String> =
         fio::version().map(|version| ("fio".to_owned(), version)).into_iter().collect();
-    if matches!(cli.verb, Verb::Load | Verb::All) {
+    if matches!(cli.verb, Verb::Load | Verb::Gpu | Verb::All) {
         let versions = bench.python.versions();
         tools.extend(versions.found);
         tools.extend(versions.absent.into_iter().map(|(name, why)| (name, format!("absent: {why}"))));

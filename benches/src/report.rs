@@ -274,6 +274,14 @@ impl Case {
         });
     }
 
+    /// Takes every goal's judgement back, because the numbers do not mean what they say; `why` goes before its text.
+    pub(crate) fn void(&mut self, why: &str) {
+        for goal in &mut self.goals {
+            goal.text = format!("({why}) {}", goal.text);
+            goal.held = None;
+        }
+    }
+
     /// The best peer by the median of `metric` among those that `accept` takes.
     pub(crate) fn best_peer(&self, metric: Metric, best: Best, accept: impl Fn(&Side) -> bool) -> Option<&Side> {
         let peers = self.sides.iter().filter(|side| side.role == Role::Peer && accept(side));

@@ -46,6 +46,14 @@ fn missed_bound_is_not_held() {
 }
 
 #[test]
+fn goal_that_was_made_void_is_not_held_and_says_why() {
+    let mut case = case(&[1.0], &[2.0]);
+    case.hold("rate", Metric::OpsPerSecond, "ours", Some("fio"), Bound::AtLeast(0.97));
+    case.void("not a device");
+    assert_eq!((case.goals[0].held, case.goals[0].text.as_str()), (None, "(not a device) rate"));
+}
+
+#[test]
 fn best_peer_is_never_our_own_side() {
     let case = case(&[0.1], &[1.0]);
     let best = case.best_peer(Metric::BytesPerSecond, Best::Highest, |_| true);

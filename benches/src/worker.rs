@@ -8,7 +8,11 @@ use std::{path::PathBuf, process::Command, time::Duration};
 use crate::{
     backing,
     fault::Fault,
-    ours::{self, disk::Disk},
+    ours::{
+        self,
+        disk::Disk,
+        gpu::{Copies, Staged},
+    },
     peers::nop,
     report::{Role, Sample},
     rounds::Subject,
@@ -65,6 +69,10 @@ pub(crate) enum Job {
         #[arg(long)]
         again: bool,
     },
+    /// Our engine from a file into the first GPU's memory.
+    GpuRead(Staged),
+    /// Copies from pinned memory to the first GPU.
+    GpuCopy(Copies),
     /// Engines made, used once and closed.
     OpenClose {
         /// File for the first read.
@@ -88,6 +96,8 @@ impl Job {
                 let memory = if again { ours::load::Memory::Kept } else { ours::load::Memory::Fresh };
                 ours::load::run(&index, seed, memory)?
             }
+            Self::GpuRead(job) => ours::gpu::read(&job)?,
+            Self::GpuCopy(job) => ours::gpu::copies(&job)?,
             Self::OpenClose { file, times } => ours::openclose::run(&file, times)?,
         };
         println!("{}", serde_json::to_string(&sample).unwrap_or_default());

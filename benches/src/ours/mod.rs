@@ -1,6 +1,7 @@
 //! Our side: the product as a program would use it, each job in a worker process.
 
 pub(crate) mod disk;
+pub(crate) mod gpu;
 pub(crate) mod load;
 pub(crate) mod null;
 pub(crate) mod nvme;

@@ -28,6 +28,15 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(3600);
 const PACKAGES: &[&str] = &["numpy==2.4.6", "safetensors==0.8.0"];
 const PACKAGES_WITHOUT_DEPENDENCIES: &[&str] =
     &["torch==2.15.0", "fastsafetensors==0.5.0", "runai-model-streamer==0.17.0", "tensorizer==2.12.1"];
+/// KvikIO with what it loads, and without cupy and the CUDA toolkit (gigabytes): `gpu_read.py` brings memory of its own.
+/// Wheels for Python 3.11 and later, 110 MB unpacked.
+const KVIKIO: &[&str] = &[
+    "kvikio-cu12==26.10.0",
+    "libkvikio-cu12==26.10.0",
+    "rapids-logger==0.3.0",
+    "cuda-pathfinder==1.9.1",
+    "nvidia-cufile-cu12==1.14.1.1",
+];
 /// What those really import on a machine without a GPU.
 const DEPENDENCIES: &[&str] = &[
     "filelock",
@@ -93,6 +102,13 @@ impl Python {
             command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir"]).args(flags).args(packages);
             usage::run(command, &self.scratch, INSTALL_LIMIT)?;
         }
+        tell(&format!("peers: installing {}", KVIKIO.join(" ")));
+        let mut command = Command::new(self.python());
+        command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps"]).args(KVIKIO);
+        if let Err(fault) = usage::run(command, &self.scratch, INSTALL_LIMIT) {
+            // Only the case `gpu` wants it, and not every Python and processor has a wheel.
+            tell(&format!("peers: no KvikIO: {}", fault.line()));
+        }
         tell("peers: writing stand-ins for the NVIDIA libraries that torch is linked to");
         let mut command = Command::new(self.python());
         command.arg(self.scripts.join("make_stubs.py")).arg(self.venv.join("stubs")).args(self.torch_libraries());
@@ -111,6 +127,26 @@ impl Python {
         let mut command = Command::new(self.python());
         command.arg(self.scripts.join(name)).env("LD_LIBRARY_PATH", self.venv.join("stubs"));
         command
+    }
+
+    /// Runs a peer that needs the GPU's driver and takes the sample that it printed. It does not see the stand-ins for
+    /// NVIDIA's libraries: what torch only has to load, this peer calls.
+    ///
+    /// # Errors
+    /// The environment was not made; the peer failed.
+    pub(crate) fn peer_with_driver(&self, name: &str, script: &str, args: &[String]) -> Result<Sample, Fault> {
+        self.ready()?;
+        let mut command = Command::new(self.python());
+        command.arg(self.scripts.join(script)).args(args);
+        crate::worker::parse(name, &usage::run(command, &self.scratch, LOAD_LIMIT)?)
+    }
+
+    fn ready(&self) -> Result<(), Fault> {
+        if self.python().exists() {
+            return Ok(());
+        }
+        let what = "the peers' virtual environment does not exist".to_owned();
+        Err(Fault::Missing { what, remedy: "make it with `cargo xtask bench peers`" })
     }
 
     /// What can be imported; nothing where the environment was not made.
@@ -188,10 +224,7 @@ impl Subject for Loader {
     }
 
     fn run(&mut self) -> Result<Sample, Fault> {
-        if !self.python.python().exists() {
-            let what = "the peers' virtual environment does not exist".to_owned();
-            return Err(Fault::Missing { what, remedy: "make it with `cargo xtask bench peers`" });
-        }
+        self.python.ready()?;
         let mut command = self.python.script("load.py");
         command.args(["--peer", self.name, "--seed", &self.seed.to_string()]).args(&self.files);
         let finished = usage::run(command, &self.python.scratch, LOAD_LIMIT)?;
