@@ -162,17 +162,24 @@ pub enum Known {
 pub fn gate(name: &str, role: &Role, consent: Consent, facts: &Facts, known: Known) -> Result<(), String> {
     let address = &role.address;
     if consent == Consent::Missing {
-        return Err("it is destructive and --destructive was not given".to_string());
+        return Err(format!(
+            "it is destructive and --destructive was not given; give it if {name} at {address} may lose its data"
+        ));
     }
     let Some(wanted) = role.serial() else {
-        return Err(format!("it is destructive and the profile has no serial for {name}"));
+        return Err(format!(
+            "it is destructive and the profile has no serial for {name}; write it there if the device may lose its data"
+        ));
     };
     if !facts.uses.is_empty() {
         return Err(format!("{name} at {address} is in use: {}", facts.uses.join(", ")));
     }
     match facts.serial.as_deref() {
         Some(serial) if serial == wanted => Ok(()),
-        Some(serial) => Err(format!("{name} at {address} has serial {serial:?}, the profile says {wanted:?}")),
+        Some(serial) => Err(format!(
+            "{name} at {address} has serial {serial:?}, the profile says {wanted:?}; correct the profile if this device \
+             may lose its data"
+        )),
         // Between tests vfio-pci has it, and its serial is not to be read.
         None if known == Known::FromStart && facts.driver.as_deref() != Some("nvme") => Ok(()),
         None if facts.driver.as_deref() == Some("vfio-pci") => Err(format!(

@@ -3,6 +3,7 @@
 mod bed;
 mod command;
 mod engine;
+mod hwtest;
 mod passthrough;
 mod passthrough_load;
 mod peer_dma;
@@ -32,5 +33,6 @@ pub fn all() -> &'static [Suite] {
         speed::SUITE,
         command::SUITE,
         engine::SUITE,
+        hwtest::SUITE,
     ]
 }
