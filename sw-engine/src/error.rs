@@ -219,6 +219,22 @@ impl Fault {
     pub const fn new(kind: ErrorKind, code: i32) -> Self {
         Self { kind, code, retry: Retry::Never }
     }
+
+    /// The same for an I/O whose memory the device may still touch: see [`IoDone`](crate::seam::IoDone).
+    #[must_use]
+    pub const fn kept(self) -> Self {
+        Self { retry: Retry::AfterFence, ..self }
+    }
+
+    /// Whether the memory of the I/O stays with the device.
+    pub const fn keeps_memory(&self) -> bool {
+        matches!(self.retry, Retry::AfterFence)
+    }
+
+    /// The code of a `ResourceLimit` that no system names: the device has no queue left for one more lane.
+    pub const NO_QUEUE_LEFT: i32 = -1;
+    /// The code of a `ResourceLimit` that no system names: the device may reach no more memory.
+    pub const NOT_MAPPED: i32 = -2;
 }
 
 /// A typed error. One line in `Display`; the source is not repeated there.
@@ -279,6 +295,18 @@ impl Error {
     #[must_use]
     pub fn detail(mut self, text: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = text.into();
+        self
+    }
+
+    /// Takes the text and the remedy of `why`, whose code is no part of it if the layer below made it up.
+    #[must_use]
+    pub(crate) fn explained_by(mut self, why: &Self) -> Self {
+        self.0.detail = match why.0.at.name.as_ref().filter(|_| !why.0.detail.is_empty()) {
+            Some(name) => format!("{name}: {}", why.0.detail).into(),
+            None => why.0.detail.clone(),
+        };
+        self.0.remedy = why.0.remedy.clone();
+        self.0.code = self.0.code.max(0);
         self
     }
 

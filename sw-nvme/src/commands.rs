@@ -9,7 +9,7 @@ use sw_mem::ByteLen;
 
 use crate::{
     bus::{Bus, QueueMemory},
-    controller::{Controller, Notify, Pair, PairRequest, Reset, ResetLimits},
+    controller::{Controller, Notify, Pair, PairRequest, Reset},
     namespace::Namespace,
     prp::Segment,
     queue::{Ended, NotStaged},
@@ -248,13 +248,11 @@ impl<B: Bus> Commands<B> {
     fn end(&mut self) {
         let Some(pair) = self.pair.take() else { return };
         let (qid, epoch) = (pair.queue.qid(), pair.epoch);
-        let idle = pair.queue.in_flight() == 0 && pair.queue.breach().is_none();
-        if idle && self.controller.delete_pair(qid, epoch, ENDING) {
-            return;
+        if pair.queue.in_flight() == 0 && pair.queue.breach().is_none() {
+            return self.controller.discard(pair.queue, epoch);
         }
-        let limits = ResetLimits { queue: ENDING, ready: Duration::MAX };
-        match self.controller.reset(epoch, limits) {
-            Reset::Again(_) | Reset::Dead => self.controller.release_pair(qid),
+        match self.controller.quiesce(epoch, ENDING) {
+            Reset::Again(_) | Reset::Dead | Reset::Down => self.controller.release_pair(qid),
             Reset::Unproven | Reset::Late => {
                 core::mem::forget(self.data.take());
                 pair.queue.leak();

@@ -76,7 +76,7 @@ impl Lane {
             ));
             if state.fault.as_ref().is_some_and(|failure| failure.fault.kind == kind) {
                 // Ended by the fault itself, with memory that stays: the fault is what the caller must hear of.
-                error = state.error();
+                error = state.error(&self.queues);
             } else if verb == Verb::Write {
                 let untouched = state.started == Time::FOREVER && waited_for == 0;
                 error = error.with_outcome(if untouched { WriteOutcome::NotApplied } else { WriteOutcome::Unknown });
@@ -160,8 +160,13 @@ impl Lane {
         }
         self.io_done = done;
         let on_queue = |chunk: &super::Chunk| usize::from(chunk.leg.transport) == index && chunk.phase == Phase::Io;
-        let held: Vec<_> =
-            self.slots.live_tokens().filter(|(_, _, chunk)| on_queue(chunk)).map(|(slot, ..)| slot).collect();
+        // Those that ended with memory that stays are quarantined already.
+        let held: Vec<_> = self
+            .slots
+            .live_tokens()
+            .filter(|(_, state, chunk)| *state != SlotState::Quarantined && on_queue(chunk))
+            .map(|(slot, ..)| slot)
+            .collect();
         while let Some(token) = self.queues[index].refused.pop_front() {
             // No device ever had it.
             self.chunk_failed(token, fault);
@@ -200,20 +205,28 @@ impl Lane {
             match (fence, abandoned) {
                 (Fence::Quiet, true) => self.retire(slot, Moved::No),
                 (Fence::Quiet, false) => self.chunk_failed(slot, fault),
-                (Fence::Busy(_), _) => {
-                    if let Some((chunk, _)) = self.slots.get(slot) {
-                        let (op, offset, phase) = (chunk.op, chunk.cut.offset, chunk.phase);
-                        self.fail_op(op, fault, offset, phase);
-                        self.stop(op, fault.kind);
-                    }
-                    if let Some((chunk, _)) = self.slots.get(slot) {
-                        self.lost.add(&chunk.stash);
-                    }
-                    self.slots.quarantine(slot);
-                    self.counters.quarantined += 1;
-                }
+                (Fence::Busy(_), _) => self.keep(slot, fault),
             }
         }
+    }
+
+    /// A device that was given up may touch the slot's memory for ever: its operation fails, and the slot is quarantined.
+    pub(super) fn keep(&mut self, slot: Token, fault: Fault) {
+        if let Some((chunk, _)) = self.slots.get(slot) {
+            let (op, offset, phase) = (chunk.op, chunk.cut.offset, chunk.phase);
+            let face = (chunk.leg.transport, chunk.leg.handle);
+            self.fail_op(op, fault, offset, phase);
+            self.met_at(op, fault, face);
+            self.stop(op, fault.kind);
+        }
+        if let Some((chunk, _)) = self.slots.get(slot) {
+            self.lost.add(&chunk.stash);
+            if chunk.phase == Phase::Io {
+                self.queues[usize::from(chunk.leg.transport)].kept += 1;
+            }
+        }
+        self.slots.quarantine(slot);
+        self.counters.quarantined += 1;
     }
 
     /// Closes: every operation is answered, every transport fenced, within about `timeout` each.

@@ -40,8 +40,13 @@ impl Lane {
     #[inline(never)]
     fn io_ended_otherwise(&mut self, end: &IoDone) {
         let Some((chunk, state)) = self.slots.get(end.token) else { return self.stale() };
-        if chunk.phase != Phase::Io {
+        if chunk.phase != Phase::Io || state == SlotState::Quarantined {
             return self.stale();
+        }
+        if let Err(fault) = end.result
+            && fault.keeps_memory()
+        {
+            return self.keep(end.token, fault);
         }
         if !matches!(state, SlotState::InFlight | SlotState::Staged) {
             return self.retire(end.token, Moved::No);
@@ -189,11 +194,12 @@ impl Lane {
     pub(super) fn chunk_failed(&mut self, token: Token, fault: Fault) {
         let Some((chunk, _)) = self.slots.get(token) else { return };
         let (op, offset) = (chunk.op, chunk.cut.offset + u64::from(chunk.cut.skip));
-        let phase = chunk.phase;
+        let (phase, face) = (chunk.phase, (chunk.leg.transport, chunk.leg.handle));
         // No space before the first byte is a refusal; anything else may have left a part behind.
         let refused = fault.kind == ErrorKind::NoSpace && chunk.have == 0;
         self.counters.faults += 1;
         self.fail_op(op, fault, offset, phase);
+        self.met_at(op, fault, face);
         if let Some(failure) = self.ops.get_mut(op).and_then(|state| state.fault.as_mut()) {
             failure.may_have_moved |= !refused;
         }
@@ -204,7 +210,17 @@ impl Lane {
     pub(super) fn fail_op(&mut self, op: Token, fault: Fault, offset: u64, phase: Phase) {
         let copying = phase != Phase::Io;
         if let Some(state) = self.ops.get_mut(op) {
-            state.fault.get_or_insert_with(|| Box::new(Failure { fault, offset, may_have_moved: false, copying }));
+            state
+                .fault
+                .get_or_insert_with(|| Box::new(Failure { fault, offset, may_have_moved: false, copying, face: None }));
+        }
+    }
+
+    /// Which transport reported the fault of an operation, for which handle.
+    pub(super) fn met_at(&mut self, op: Token, fault: Fault, face: (u8, u64)) {
+        let failure = self.ops.get_mut(op).and_then(|state| state.fault.as_mut());
+        if let Some(failure) = failure.filter(|failure| failure.fault == fault) {
+            failure.face.get_or_insert(face);
         }
     }
 
@@ -412,16 +428,23 @@ impl OpState {
     }
 
     #[cold]
-    pub(super) fn error(&self) -> Error {
+    pub(super) fn error(&self, queues: &[Queue]) -> Error {
         let fault = Fault::new(ErrorKind::Protocol, 0);
-        let unknown = Failure { fault, offset: 0, may_have_moved: true, copying: false };
+        let unknown = Failure { fault, offset: 0, may_have_moved: true, copying: false, face: None };
         let failure = self.fault.as_deref().copied().unwrap_or(unknown);
         let Failure { fault, offset, copying, .. } = failure;
         let Some(op) = &self.op else { return Error::from_fault(fault, Verb::Read) };
         let error = Error::from_fault(fault, op.verb).at(op.target.object.name.clone());
         let left = (op.offset + op.spans.len()).saturating_sub(offset);
         let error = error.in_range(offset, left);
-        let error = if copying { explain_copy(error) } else { explain(error, fault) };
+        let why = failure.face.filter(|_| !copying).and_then(|(transport, handle)| {
+            queues.get(usize::from(transport)).and_then(|queue| queue.transport.explain(handle, fault))
+        });
+        let error = match why {
+            Some(why) => error.explained_by(why),
+            None if copying => explain_copy(error),
+            None => explain(error, fault),
+        };
         if op.verb == Verb::Write { error.with_outcome(self.outcome(failure)) } else { error }
     }
 
@@ -457,7 +480,7 @@ impl OpState {
     /// The answer of an operation that is over; its memory goes with it.
     #[inline(never)]
     pub(super) fn completion(&mut self, token: Token, queues: &[Queue]) -> Completion {
-        let result = if self.fault.is_none() { Ok(self.moved()) } else { Err(self.error()) };
+        let result = if self.fault.is_none() { Ok(self.moved()) } else { Err(self.error(queues)) };
         self.answered(token, result, queues)
     }
 
@@ -515,14 +538,6 @@ pub(super) fn explain_copy(error: Error) -> Error {
     error.detail("the copy between a staging slab and device memory failed").remedy(
         "see `straightway doctor` and the kernel log for the device; a device that was lost needs a new process",
     )
-}
-
-/// Codes of `ResourceLimit` faults that no system names, for drivers of our own; they are no part of an [`Error`].
-impl Fault {
-    /// A `ResourceLimit`: the device has no queue left for one more lane.
-    pub const NO_QUEUE_LEFT: i32 = -1;
-    /// A `ResourceLimit`: the device may reach no more memory.
-    pub const NOT_MAPPED: i32 = -2;
 }
 
 /// The text and remedy of a fault, in the words of someone who runs storage.

@@ -90,6 +90,8 @@ struct Queue {
     caps: TransportCaps,
     /// Chunks that hold a place of its depth, those in a device-to-slab copy before a write included.
     taken: u32,
+    /// Of those, the ones whose memory the device may touch for ever: their places never come back.
+    kept: u32,
     /// Flows with bytes left to cut.
     round: VecDeque<u32>,
     /// I/Os that it took since the last ring.
@@ -266,6 +268,8 @@ struct Failure {
     may_have_moved: bool,
     /// It was the copy between slab and device memory, not the I/O.
     copying: bool,
+    /// The transport that reported it, and the handle of the I/O.
+    face: Option<(u8, u64)>,
 }
 
 /// Slabs that a device may write for ever, and how many there were.
@@ -462,7 +466,7 @@ impl Lane {
         }
         // A copy engine has no wake-up; half a microsecond per KiB of a 64 KiB copy is its scale.
         let copying = self.copiers.iter().any(|copier| copier.taken > 0);
-        let others = self.queues.iter().filter(|queue| queue.taken > 0).count() > 1;
+        let others = self.queues.iter().filter(|queue| queue.busy() > 0).count() > 1;
         let cap = match (copying, others) {
             (true, _) => core::time::Duration::from_micros(20),
             (false, true) => core::time::Duration::from_micros(200),
@@ -470,8 +474,8 @@ impl Lane {
         };
         // A broken queue does not wait; chosen, it would make every poll return at once.
         let works = |index: &usize| self.queues[*index].broken.is_none();
-        let busiest = (0..self.queues.len()).filter(works).max_by_key(|index| self.queues[*index].taken)?;
-        let min = min.clamp(1, self.queues[busiest].taken.max(1));
+        let busiest = (0..self.queues.len()).filter(works).max_by_key(|index| self.queues[*index].busy())?;
+        let min = min.clamp(1, self.queues[busiest].busy().max(1));
         Some((busiest, Wait::For { timeout: timeout.min(cap), min }))
     }
 
@@ -494,7 +498,7 @@ impl Lane {
 
     fn poll_queue(&mut self, index: usize, wait: Wait) {
         let queue = &mut self.queues[index];
-        if queue.broken.is_some() || (queue.taken == 0 && wait == Wait::No) {
+        if queue.broken.is_some() || (queue.busy() == 0 && wait == Wait::No) {
             return;
         }
         let mut done = core::mem::take(&mut self.io_done);
@@ -506,8 +510,10 @@ impl Lane {
             self.io_ended(end);
         }
         self.io_done = done;
-        if let Err(error) = outcome {
-            self.break_queue(index, &error);
+        match outcome {
+            Err(error) => self.break_queue(index, &error),
+            Ok(_) if self.queues[index].is_lost() => self.break_queue(index, &lost_error(self.queues[index].caps.name)),
+            Ok(_) => {}
         }
     }
 
@@ -554,6 +560,18 @@ impl Queue {
         self.taken = self.taken.saturating_sub(1);
     }
 
+    /// Chunks that hold a place and will give it back.
+    #[inline]
+    fn busy(&self) -> u32 {
+        self.taken.saturating_sub(self.kept)
+    }
+
+    /// Whether no place will ever come back: nothing can be submitted any more.
+    #[inline]
+    fn is_lost(&self) -> bool {
+        self.kept >= self.caps.queue_depth
+    }
+
     /// Whether the transport can be given such memory.
     #[inline]
     fn reaches(&self, place: Place) -> bool {
@@ -570,6 +588,7 @@ impl Queue {
             transport,
             caps,
             taken: 0,
+            kept: 0,
             round: VecDeque::with_capacity(depth),
             unrung: 0,
             refused: VecDeque::with_capacity(depth),
@@ -695,6 +714,14 @@ fn check_config(config: &LaneConfig, parts: &LaneParts) -> Result<(), Error> {
         return wrong("a transport offers no depth, no segment, or an I/O size below 12 KiB or above 1 GiB");
     }
     Ok(())
+}
+
+#[cold]
+fn lost_error(name: crate::path::TransportName) -> Error {
+    Error::new(ErrorKind::NoDevice, Verb::Setup)
+        .at(name)
+        .detail("every place of the lane's queue is kept by a device that did not stop")
+        .remedy("make a new engine; see the kernel log for the device")
 }
 
 /// The public name of an operation's slot.

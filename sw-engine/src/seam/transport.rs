@@ -69,6 +69,11 @@ impl Io {
 }
 
 /// The end of an I/O.
+///
+/// A fault that [keeps the memory](Fault::keeps_memory) ends the I/O for its caller only: the device could not be stopped and
+/// may touch the segments for ever. The lane never frees them (the slot is quarantined, counted and reported), and gives the
+/// place in the queue up; the transport goes on with the I/Os of other devices and counts this one in every later
+/// [`Fence::Busy`].
 #[derive(Clone, Copy, Debug)]
 pub struct IoDone {
     /// Whose.
@@ -149,7 +154,7 @@ impl Wait {
 /// Whether a transport has let go of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fence {
-    /// It provably touches no memory of earlier I/Os any more; those without an [`IoDone`] will never have one.
+    /// It provably touches no memory of earlier I/Os any more, and none ended with memory that stays; those without an [`IoDone`] will never have one.
     Quiet,
     /// This many I/Os may still touch memory.
     Busy(u32),
@@ -187,7 +192,7 @@ pub trait Wake: Send + Sync {
 /// *Complete* means: for a read, the bytes are where the segments say and visible to the CPU for host memory (device
 /// memory: see the device's own visibility class); for a write, the object holds them (durable after a flush).
 /// *Memory*: from `submit` until the matching [`IoDone`], or until [`Transport::fence`] says `Quiet`, the transport may
-/// touch the segments; afterwards never. A cancelled I/O still ends with an [`IoDone`].
+/// touch the segments; afterwards never, but for an end that says so (see [`IoDone`]). A cancelled I/O still ends with an [`IoDone`].
 ///
 /// *Blocking*: only `poll` with [`Wait::For`] and `fence` wait, both bounded.
 pub trait Transport: Send {
@@ -225,6 +230,13 @@ pub trait Transport: Send {
     ///
     /// Ended I/Os are appended to `out`. After `Quiet` the transport takes no further I/O.
     fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence;
+
+    /// What stands behind a fault of an I/O with `handle`, if the transport knows more than the fault says: text and remedy go
+    /// into the error of the operation. Asked when an operation fails.
+    fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {
+        let _ = (handle, fault);
+        None
+    }
 
     /// A handle that ends a wait in `poll`.
     fn waker(&self) -> Arc<dyn Wake>;

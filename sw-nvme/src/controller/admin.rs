@@ -1,6 +1,9 @@
 //! The admin queue: one command at a time for the control plane, with events and aborts beside it.
 
-use core::time::Duration;
+use core::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 use std::sync::Arc;
 
 use sw_engine::{Error, ErrorKind, Retry, Time, Verb};
@@ -98,6 +101,9 @@ pub(super) struct Admin<B: Bus> {
     run: u32,
     /// A command was given up: its data may still land in the page. Only a reset ends that.
     pub(super) stuck: bool,
+    /// The epoch of the controller, and the newest one whose end somebody wants: then no answer is waited for.
+    pub(super) epoch: u64,
+    pub(super) urgent: Arc<AtomicU64>,
     pub(super) timeout: Duration,
     /// Abort commands under way, and how many may be.
     pub(super) aborts: u32,
@@ -120,6 +126,8 @@ impl<B: Bus> Admin<B> {
             page,
             run: 0,
             stuck: false,
+            epoch: 1,
+            urgent: Arc::default(),
             timeout,
             aborts: 0,
             aborts_max: 1,
@@ -176,6 +184,12 @@ impl<B: Bus> Admin<B> {
                 return self.landed(data, answer);
             }
             self.check_life()?;
+            if self.urgent.load(Ordering::Acquire) >= self.epoch {
+                self.stuck = true;
+                return Err(self
+                    .error(ErrorKind::Busy, "an admin command was given up for a reset of the controller")
+                    .with_retry(Retry::AfterFence));
+            }
             if self.bus.now().since(begun) >= self.timeout {
                 return Err(self.give_up(begun));
             }
@@ -191,6 +205,11 @@ impl<B: Bus> Admin<B> {
                 .with_retry(Retry::AfterFence));
         }
         Ok(())
+    }
+
+    /// Whether only a reset helps.
+    pub(super) fn is_broken(&self) -> bool {
+        self.stuck || self.queue.breach().is_some()
     }
 
     fn landed(&self, data: Data, answer: Answer) -> Result<Answer, Error> {
@@ -307,8 +326,9 @@ impl<B: Bus> Admin<B> {
         true
     }
 
-    /// The controller was disabled: nothing of before is under way any more.
-    pub(super) fn forget(&mut self) {
+    /// The controller was disabled: nothing of before is under way any more. It lives in `epoch` next.
+    pub(super) fn forget(&mut self, epoch: u64) {
+        self.epoch = epoch;
         self.queue.reset();
         (self.stuck, self.aborts, self.requests) = (false, 0, 0);
     }

@@ -28,6 +28,8 @@ use crate::{
 const REQUESTS_MAX: u32 = 4;
 /// Events kept for whoever asks; the oldest goes first.
 const KEPT_MAX: usize = 64;
+/// Looks at the namespaces for one notice at most, if they fail.
+const RESCANS_MAX: u32 = 5;
 /// Events handled in one service at most: a controller that has more to say is asked again at the next one.
 const HANDLED_MAX: usize = 16;
 
@@ -37,6 +39,8 @@ pub(super) struct Log {
     kept: VecDeque<AsyncEvent>,
     /// The namespaces must be looked at again; stays set until that worked.
     inventory_stale: bool,
+    /// How often that failed since it worked.
+    failures: u32,
 }
 
 impl Log {
@@ -86,6 +90,11 @@ impl<B: Bus> Control<B> {
         self.read_log(page, page.len_bytes()).map(drop)
     }
 
+    /// Whether there is something for a service.
+    pub(super) fn has_news(&self) -> bool {
+        !self.admin.events.is_empty() || self.log.inventory_stale
+    }
+
     /// Reads the start of a log page; `None` if the controller does not have it.
     fn read_log(&mut self, page: LogPage, len_bytes: u32) -> Result<Option<[u8; ADMIN_DATA_BYTES]>, Error> {
         let len = sw_mem::index(u64::from(len_bytes)).min(ADMIN_DATA_BYTES);
@@ -106,18 +115,19 @@ impl<B: Bus> Controller<B> {
         let Life::Up(_) = self.life() else { return Ok(()) };
         let Some(mut guard) = self.lock_within(Duration::ZERO) else { return Ok(()) };
         let Some(control) = guard.as_mut() else { return Ok(()) };
-        control.admin.reap_idle();
-        control.admin.check_usable()?;
-        if control.take_events()? > 0 || control.log.inventory_stale {
-            self.refresh(control)?;
-        }
-        Ok(())
+        self.service_with(control)
     }
 
-    fn refresh(&self, control: &mut Control<B>) -> Result<(), Error> {
+    pub(super) fn service_with(&self, control: &mut Control<B>) -> Result<(), Error> {
+        control.admin.reap_idle();
+        control.admin.check_usable()?;
+        control.take_events()?;
         if control.log.inventory_stale {
+            control.log.failures += 1;
+            // An answer that makes no sense is asked for again, and then left: the list is as it was.
+            control.log.inventory_stale = control.log.failures < RESCANS_MAX;
             self.rescan_with(control)?;
-            control.log.inventory_stale = false;
+            (control.log.inventory_stale, control.log.failures) = (false, 0);
         }
         Ok(())
     }
@@ -135,7 +145,7 @@ impl<B: Bus> Controller<B> {
         let entries =
             usize::from(most.min(self.facts.info.error_entries)).clamp(1, ADMIN_DATA_BYTES / ERROR_ENTRY_BYTES);
         let len = u32::try_from(entries * ERROR_ENTRY_BYTES).unwrap_or(0);
-        self.control(|control| {
+        self.control_up(|control, _| {
             let page = control.read_log(LogPage::Errors(Retain::Keep), len)?.ok_or_else(|| control.no_page("error"))?;
             let raw = page.chunks_exact(ERROR_ENTRY_BYTES).take(entries);
             // An entry has its 64 bytes here, so that only unused ones are left out.
@@ -148,7 +158,7 @@ impl<B: Bus> Controller<B> {
     /// # Errors
     /// What the controller says.
     pub fn smart(&self) -> Result<Smart, Error> {
-        self.control(|control| {
+        self.control_up(|control, _| {
             let len = u32::try_from(SMART_BYTES).unwrap_or(0);
             let page = control.read_log(LogPage::Smart(Retain::Keep), len)?.ok_or_else(|| control.no_page("health"))?;
             Smart::decode(&page).map_err(|cause| control.admin.error(ErrorKind::Protocol, cause.to_string()))
@@ -160,7 +170,7 @@ impl<B: Bus> Controller<B> {
     /// # Errors
     /// What the controller says.
     pub fn changed_namespaces(&self) -> Result<ChangedNamespaces, Error> {
-        self.control(|control| {
+        self.control_up(|control, _| {
             let page = LogPage::ChangedNamespaces(Retain::Clear);
             let page =
                 control.read_log(page, page.len_bytes())?.ok_or_else(|| control.no_page("changed namespaces"))?;

@@ -4,8 +4,12 @@
 //!   Controller (Arc, shared by the threads)
 //!     ├─ life     one word: up in epoch e, resetting, dead and quiet, dead and loud          (lock-free)
 //!     ├─ facts    what it said about itself at bring-up                                      (constant)
+//!     ├─ desk     orders of lanes, pairs to delete, wanted resets: never held for long           (short lock)
 //!     └─ control  behind a mutex: admin queue, identifiers, namespaces, shadow doorbells
 //! ```
+//!
+//! What may take long is done by [`Controller::work`], on a thread of the layer above; lanes leave orders and look for the
+//! answers.
 //!
 //! Every wait has a limit that the specification or [`ControllerConfig`] gives, and ends when registers read as all ones.
 //! After a reset, or if the controller dies, each owner of a queue pair learns it from [`Controller::life`] and lets its
@@ -14,11 +18,13 @@
 //! Base, "Controller Initialization", "Controller Level Reset", "Controller Shutdown".
 
 mod admin;
+mod desk;
 mod enable;
 mod events;
 mod namespaces;
 mod queues;
 mod reset;
+mod work;
 
 use core::{
     sync::atomic::{AtomicU64, Ordering},
@@ -46,6 +52,8 @@ use crate::{
 };
 use admin::Admin;
 pub use admin::AdminCounters;
+use desk::Desk;
+pub(crate) use desk::Ticket;
 pub use namespaces::NAMESPACES_MAX;
 use queues::Ids;
 pub use queues::{Notify, Pair, PairRequest};
@@ -142,8 +150,10 @@ struct Control<B: Bus> {
     shadow: Option<(B::Memory, B::Memory)>,
     /// The controller took them.
     shadowed: bool,
-    /// Rings that the controller may know although their creation failed.
+    /// Rings that the controller may know although their creation or their deletion failed.
     doubtful: Vec<QueuePair<B>>,
+    /// It was disabled and is to be brought up by whoever needs it.
+    is_down: bool,
     /// What happened, for whoever asks.
     log: events::Log,
     row: reset::Row,
@@ -151,7 +161,8 @@ struct Control<B: Bus> {
 
 /// See the module documentation. Shared by `Arc`.
 ///
-/// *Blocking*: every method but the getters may wait, at most as long as the limits say. Dropped, it disables the
+/// *Blocking*: every method but the getters may wait, at most as long as the limits say. The transport calls none that does,
+/// as long as somebody [attends](Controller::attend). Dropped, it disables the
 /// controller; if that fails it stops it from outside, and if that fails too the admin queue's memory is never freed. In a
 /// forked child a drop does nothing: the controller is the parent's.
 pub struct Controller<B: Bus> {
@@ -162,6 +173,9 @@ pub struct Controller<B: Bus> {
     inventory: AtomicU64,
     facts: Facts,
     pub(crate) fork: Origin,
+    desk: Desk<B>,
+    /// Its namespaces as last identified, for whoever must not wait.
+    published: Mutex<Arc<[Namespace]>>,
     /// `None` once it was shut down.
     control: Mutex<Option<Control<B>>>,
 }
@@ -176,6 +190,7 @@ impl<B: Bus> Controller<B> {
     pub fn open(bus: Arc<B>, config: ControllerConfig) -> Result<Arc<Self>, Error> {
         config.validate()?;
         let mut control = Control::new(bus.clone(), &config)?;
+        let desk = Desk::new(control.admin.urgent.clone());
         match control.start(&config) {
             Ok(facts) => Ok(Arc::new(Self {
                 bus,
@@ -184,6 +199,8 @@ impl<B: Bus> Controller<B> {
                 inventory: AtomicU64::new(1),
                 facts,
                 fork: Origin::default(),
+                desk,
+                published: Mutex::new(control.namespaces.as_slice().into()),
                 control: Mutex::new(Some(control)),
             })),
             Err(error) => {
@@ -220,14 +237,18 @@ impl<B: Bus> Controller<B> {
         self.inventory.load(Ordering::Acquire)
     }
 
-    /// Its active namespaces, as last identified; at most [`NAMESPACES_MAX`].
+    /// Its active namespaces, as last identified; at most [`NAMESPACES_MAX`]. Never waits for the admin queue.
     pub fn namespaces(&self) -> Vec<Namespace> {
-        self.control(|control| Ok(control.namespaces.clone())).unwrap_or_default()
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).to_vec()
     }
 
     /// I/O queue pairs that are out now.
     pub fn queue_pairs_in_use(&self) -> usize {
-        self.control(|control| Ok(control.ids.out_count())).unwrap_or(0)
+        let count = self.control(|control| {
+            self.take_back(control);
+            Ok(control.ids.out_count())
+        });
+        count.unwrap_or(0)
     }
 
     /// Counts of the control plane.
@@ -250,12 +271,16 @@ impl<B: Bus> Controller<B> {
     /// `Forked` in a child of the process that opened it: it is the parent's, and nothing was done. What went wrong; [`Controller::life`] then says whether memory may still be touched.
     pub fn shut_down(&self) -> Result<(), Error> {
         if self.fork.is_elsewhere() {
-            return Err(Error::new(ErrorKind::Forked, Verb::Setup)
-                .at(self.name())
-                .detail("the controller belongs to the parent of this process"));
+            return Err(self.forked());
         }
         let mut guard = self.lock();
-        let Some(control) = guard.take() else { return Ok(()) };
+        let Some(mut control) = guard.take() else { return Ok(()) };
+        if let (Life::Resetting(epoch), true) = (self.life(), control.is_down) {
+            // It was seen disabled, and nobody needed it since.
+            self.life.set(Life::Quiet(epoch));
+            return Ok(());
+        }
+        self.take_back(&mut control);
         let Life::Up(epoch) = self.life() else {
             *guard = Some(control);
             return Err(Error::new(ErrorKind::NoDevice, Verb::Setup)
@@ -276,6 +301,9 @@ impl<B: Bus> Controller<B> {
 
     /// The lock, or `None` if another thread has it for `limit`.
     fn lock_within(&self, limit: Duration) -> Option<MutexGuard<'_, Option<Control<B>>>> {
+        if self.fork.is_elsewhere() {
+            return None;
+        }
         let begun = self.bus.now();
         let mut patience = admin::Patience::new();
         loop {
@@ -289,12 +317,31 @@ impl<B: Bus> Controller<B> {
     }
 
     fn control<R>(&self, run: impl FnOnce(&mut Control<B>) -> Result<R, Error>) -> Result<R, Error> {
+        if self.fork.is_elsewhere() {
+            return Err(self.forked());
+        }
         match self.lock().as_mut() {
             Some(control) => run(control),
-            None => Err(Error::new(ErrorKind::Closed, Verb::Setup)
-                .at(self.bus.name())
-                .detail("the controller was shut down")),
+            None => Err(self.closed()),
         }
+    }
+
+    /// As `control`, for what needs a controller that takes commands: one that was left disabled is brought up.
+    fn control_up<R>(&self, run: impl FnOnce(&mut Control<B>, u64) -> Result<R, Error>) -> Result<R, Error> {
+        self.control(|control| {
+            let epoch = self.ready(control)?;
+            run(control, epoch)
+        })
+    }
+
+    fn forked(&self) -> Error {
+        Error::new(ErrorKind::Forked, Verb::Setup)
+            .at(self.name())
+            .detail("the controller belongs to the parent of this process")
+    }
+
+    fn closed(&self) -> Error {
+        Error::new(ErrorKind::Closed, Verb::Setup).at(self.name()).detail("the controller was shut down")
     }
 }
 
@@ -319,6 +366,7 @@ impl<B: Bus> Control<B> {
             shadow: None,
             shadowed: false,
             doubtful: Vec::new(),
+            is_down: false,
             log: events::Log::default(),
             row: reset::Row::default(),
         })
@@ -427,15 +475,21 @@ impl<B: Bus> Drop for Controller<B> {
     fn drop(&mut self) {
         let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if self.fork.is_elsewhere() {
+            self.desk.leak();
             // One handle more, so that the function is not closed here either.
             return core::mem::forget((control, Arc::clone(&self.bus)));
         }
         match (control, self.life.get()) {
             (None, _) => {}
             (Some(control), Life::Quiet(_)) => drop(control),
-            (Some(control), Life::Loud(_)) => control.leak(),
+            (Some(control), Life::Loud(_)) => {
+                self.desk.leak();
+                control.leak();
+            }
             (Some(control), Life::Up(_) | Life::Resetting(_)) => {
-                control.put_to_rest();
+                if !control.put_to_rest() {
+                    self.desk.leak();
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Base, "Identify command"; NVM Command Set for Identify Namespace.
 
 use core::sync::atomic::Ordering;
+use std::sync::PoisonError;
 
 use sw_engine::{Error, ErrorKind};
 
@@ -152,13 +153,16 @@ impl<B: Bus> Controller<B> {
     /// # Errors
     /// What the controller says; the list is as it was then.
     pub fn rescan(&self) -> Result<(), Error> {
-        self.control(|control| self.rescan_with(control))
+        self.control_up(|control, _| self.rescan_with(control))
     }
 
     pub(super) fn rescan_with(&self, control: &mut Control<B>) -> Result<(), Error> {
         let before = control.namespaces.clone();
         control.identify_namespaces(&self.facts.info)?;
         if control.namespaces != before {
+            let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+            *published = control.namespaces.as_slice().into();
+            drop(published);
             self.inventory.fetch_add(1, Ordering::AcqRel);
         }
         Ok(())

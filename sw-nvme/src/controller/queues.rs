@@ -75,7 +75,7 @@ impl Ids {
         Some(qid)
     }
 
-    fn give_back(&mut self, qid: u16) {
+    pub(super) fn give_back(&mut self, qid: u16) {
         if let Some(out) = usize::from(qid).checked_sub(1).and_then(|at| self.out.get_mut(at)) {
             *out = false;
         }
@@ -148,7 +148,7 @@ impl<B: Bus> Control<B> {
         Some(Shadow { doorbells: doorbells.alias()?, events: events.alias()?, sq_at, cq_at })
     }
 
-    fn create(&mut self, request: &PairRequest, wish: u16, epoch: u64) -> Result<Pair<B>, Error> {
+    pub(super) fn create(&mut self, request: &PairRequest, wish: u16, epoch: u64) -> Result<Pair<B>, Error> {
         let Some(qid) = self.ids.take(self.pairs_max, wish) else {
             return Err(self
                 .admin
@@ -214,7 +214,7 @@ impl<B: Bus> Control<B> {
     }
 
     /// Deletes both queues of a pair; `true`: the controller confirmed both.
-    fn delete(&mut self, qid: u16) -> bool {
+    pub(super) fn delete(&mut self, qid: u16) -> bool {
         let mut gone =
             |command: Command| self.admin.run(Data::None, |_| command).is_ok_and(|answer| answer.status.is_success());
         gone(Command::delete_sq(qid)) && gone(Command::delete_cq(qid))
@@ -225,8 +225,8 @@ impl<B: Bus> Controller<B> {
     /// Makes a queue pair. Control plane: waits for admin commands.
     ///
     /// # Errors
-    /// `ResourceLimit` if none is left, `NoDevice` if the controller is gone or was given up, `Busy` while it is being
-    /// reset, what the controller and the bus say.
+    /// `ResourceLimit` if none is left, `NoDevice` if the controller is gone or was given up, `Forked` in a child of the
+    /// process that opened it, what the controller and the bus say.
     pub fn create_pair(&self, request: &PairRequest) -> Result<Pair<B>, Error> {
         self.create_pair_again(request, 0)
     }
@@ -237,10 +237,9 @@ impl<B: Bus> Controller<B> {
     /// # Errors
     /// As [`Controller::create_pair`].
     pub fn create_pair_again(&self, request: &PairRequest, qid: u16) -> Result<Pair<B>, Error> {
-        self.control(|control| match self.life() {
-            Life::Up(epoch) => control.create(request, qid, epoch),
-            Life::Resetting(_) => Err(control.admin.error(ErrorKind::Busy, "the controller is being reset")),
-            Life::Quiet(_) | Life::Loud(_) => Err(control.admin.gone_for_good()),
+        self.control_up(|control, epoch| {
+            self.take_back(control);
+            control.create(request, qid, epoch)
         })
     }
 
@@ -262,13 +261,10 @@ impl<B: Bus> Controller<B> {
         deleted
     }
 
-    /// Gives an identifier back after a reset or the controller's end. Its owner writes no doorbell of it any more.
+    /// Gives an identifier back after a reset or the controller's end. Its owner writes no doorbell of it any more. Never
+    /// waits.
     pub fn release_pair(&self, qid: u16) {
-        // Closed: nobody will ask for one.
-        let _ = self.control(|control| {
-            control.ids.give_back(qid);
-            Ok(())
-        });
+        self.desk.free(qid);
     }
 }
 

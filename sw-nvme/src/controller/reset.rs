@@ -6,9 +6,12 @@ use sw_engine::{Error, Time};
 
 use crate::{
     bus::{Bus, Registers},
-    controller::{Control, Controller, Life, RESET_ROW},
+    controller::{Control, Controller, Life, RESET_ROW, admin::Patience},
     wire::regs::{self, Csts},
 };
+
+/// What a wait for CSTS.RDY gets at least: a controller that is well needs less.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What a reset came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +22,10 @@ pub enum Reset {
     Dead,
     /// It could neither be disabled nor stopped: it may touch memory for ever.
     Unproven,
-    /// Another thread had the admin queue all the time; nothing was done.
+    /// Another thread had the admin queue all the time and did not get so far; a reset is wanted now.
     Late,
+    /// The controller was seen disabled. It is left so until somebody needs it.
+    Down,
 }
 
 /// Resets in a row.
@@ -33,11 +38,15 @@ pub(super) struct Row {
 
 impl Row {
     /// Counts a reset that begins at `now`; one that follows the end of the last one within `span` belongs to its row.
-    fn next(&mut self, now: Time, span: Duration) -> u32 {
+    fn next(&mut self, now: Time, span: Duration) {
         let near = self.last.is_some_and(|last| now.since(last) < span);
         self.count = if near { self.count + 1 } else { 1 };
-        self.count
     }
+}
+
+impl ResetLimits {
+    /// All that CAP.TO and CRTO allow, by whoever has the admin queue.
+    pub(super) const WHOLE: Duration = Duration::MAX;
 }
 
 /// How long a reset may wait.
@@ -64,30 +73,97 @@ impl<B: Bus> Controller<B> {
             Life::Loud(_) => return Reset::Unproven,
         }
         let Some(control) = guard.as_mut() else { return Reset::Dead };
+        if let (Life::Resetting(next), true) = (self.life(), control.is_down) {
+            return self.bring_up(control, next);
+        }
         self.reset_with(control, epoch, limits.ready)
     }
 
-    fn reset_with(&self, control: &mut Control<B>, epoch: u64, ready: Duration) -> Reset {
+    /// Sees to it that the commands of `epoch` touch no memory any more, and does no more than that: disables the controller
+    /// and leaves it disabled, to be brought up by whoever needs it next. If another thread has the admin queue, it is asked
+    /// for the same, and what it comes to is waited for.
+    ///
+    /// Waits at most `at_most` for that thread and as much for CSTS.RDY; 100 ms at least.
+    pub fn quiesce(&self, epoch: u64, at_most: Duration) -> Reset {
+        let begun = self.bus.now();
+        let mut patience = Patience::new();
+        loop {
+            match self.life() {
+                Life::Up(now) if now > epoch => return Reset::Again(now),
+                Life::Resetting(now) if now > epoch => return Reset::Down,
+                Life::Quiet(_) => return Reset::Dead,
+                Life::Loud(_) => return Reset::Unproven,
+                Life::Up(_) | Life::Resetting(_) => {}
+            }
+            if let Some(mut guard) = self.lock_within(Duration::ZERO)
+                && let Some(control) = guard.as_mut()
+                && self.life() == Life::Up(epoch)
+            {
+                let left = at_most.saturating_sub(self.bus.now().since(begun)).max(LOOK);
+                return self.take_down(control, epoch, left).err().unwrap_or(Reset::Down);
+            }
+            // Whoever has it gives up what it waits for.
+            self.desk.want_reset(epoch);
+            self.desk.post();
+            if self.bus.now().since(begun) >= at_most || self.fork.is_elsewhere() {
+                return Reset::Late;
+            }
+            patience.pause(&*self.bus);
+        }
+    }
+
+    pub(super) fn reset_with(&self, control: &mut Control<B>, epoch: u64, ready: Duration) -> Reset {
+        match self.take_down(control, epoch, ready) {
+            Ok(next) => self.bring_up(control, next),
+            Err(end) => end,
+        }
+    }
+
+    /// Disables the controller. From then on it lets go of all that `epoch` had; gives the next one.
+    ///
+    /// # Errors
+    /// What became of a controller that could not be disabled.
+    fn take_down(&self, control: &mut Control<B>, epoch: u64, ready: Duration) -> Result<u64, Reset> {
         self.life.set(Life::Resetting(epoch));
         control.admin.counters.resets += 1;
         // An admin command that is never answered takes its time, and must not make a row of resets look like single ones.
-        let row = control.row.next(self.bus.now(), RESET_ROW.saturating_add(self.config.admin_timeout));
+        control.row.next(self.bus.now(), RESET_ROW.saturating_add(self.config.admin_timeout));
         if control.admin.disable(&self.facts.cap, ready).is_err() {
-            let quiet = self.bus.stop();
-            self.life.set(if quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
-            return if quiet { Reset::Dead } else { Reset::Unproven };
+            return Err(self.give_up(epoch, self.bus.stop()));
         }
-        control.admin.forget();
-        control.doubtful.clear();
-        if row <= self.config.resets_max && self.bring_back(control).is_ok() {
+        let next = epoch + 1;
+        control.admin.forget(next);
+        for queue in control.doubtful.drain(..) {
+            control.ids.give_back(queue.qid());
+        }
+        (control.is_down, control.row.last) = (true, Some(self.bus.now()));
+        self.life.set(Life::Resetting(next));
+        Ok(next)
+    }
+
+    /// Brings a disabled controller up, in `epoch`; tries again as long as its row of resets allows.
+    pub(super) fn bring_up(&self, control: &mut Control<B>, epoch: u64) -> Reset {
+        control.is_down = false;
+        while control.row.count <= self.config.resets_max {
+            let is_back = self.bring_back(control).is_ok();
             control.row.last = Some(self.bus.now());
-            self.life.set(Life::Up(epoch + 1));
-            return Reset::Again(epoch + 1);
+            if is_back {
+                self.life.set(Life::Up(epoch));
+                return Reset::Again(epoch);
+            }
+            // A half-enabled controller: off before the next try, or for good.
+            if control.admin.disable(&self.facts.cap, Duration::MAX).is_err() {
+                return self.give_up(epoch, self.bus.stop());
+            }
+            control.admin.forget(epoch);
+            control.row.count += 1;
         }
-        // Not up again: make sure that a half-enabled controller is off.
-        let quiet = control.admin.disable(&self.facts.cap, Duration::MAX).is_ok() || self.bus.stop();
-        self.life.set(if quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
-        if quiet { Reset::Dead } else { Reset::Unproven }
+        self.give_up(epoch, true)
+    }
+
+    fn give_up(&self, epoch: u64, is_quiet: bool) -> Reset {
+        self.life.set(if is_quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
+        if is_quiet { Reset::Dead } else { Reset::Unproven }
     }
 
     fn bring_back(&self, control: &mut Control<B>) -> Result<(), Error> {

@@ -153,7 +153,7 @@ fn resets_in_a_row_end() {
         assert_eq!(controller.reset(epoch, LIMITS), Reset::Again(epoch + 1));
     }
     assert_eq!(controller.reset(4, LIMITS), Reset::Dead);
-    assert_eq!(controller.life(), Life::Quiet(4));
+    assert_eq!(controller.life(), Life::Quiet(5), "it was seen disabled, and lives no more");
 }
 
 #[test]

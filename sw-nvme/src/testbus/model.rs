@@ -174,6 +174,10 @@ pub(crate) struct Model {
     pub(crate) mute: Option<u8>,
     /// Admin commands with this opcode fail.
     pub(crate) refuse: Option<(u8, Status)>,
+    /// So often; none is without an end.
+    pub(crate) refusals: Option<u32>,
+    /// No admin command is answered.
+    pub(crate) deaf: bool,
     /// Data of Identify never reaches memory, and its status is success.
     pub(crate) nothing_lands: bool,
     pub(crate) queues_given: u16,
@@ -233,6 +237,8 @@ impl Default for Model {
             stays_ready: false,
             mute: None,
             refuse: None,
+            refusals: None,
+            deaf: false,
             nothing_lands: false,
             queues_given: 8,
             mqes: 127,
@@ -588,10 +594,12 @@ impl Model {
     fn admin(&mut self, command: Command) {
         let opcode = command.opcode();
         self.admin_log.push(opcode);
-        if self.mute == Some(opcode) {
+        if self.deaf || self.mute == Some(opcode) {
             return;
         }
-        if let Some((_, status)) = self.refuse.filter(|(refused, _)| *refused == opcode) {
+        let left = self.refusals != Some(0);
+        if let Some((_, status)) = self.refuse.filter(|(refused, _)| left && *refused == opcode) {
+            self.refusals = self.refusals.map(|left| left - 1);
             return self.complete(0, &command, status, 0);
         }
         if opcode == admin::ASYNC_EVENT_REQUEST {

@@ -11,16 +11,25 @@ use sw_mem::WeakRegion;
 use super::{LOOK_EVERY, NVME, NvmeTransport, POLLS_PER_CLOCK, Place, waited};
 use crate::{
     bus::{Bus, Waiter},
-    controller::{Life, Reset, ResetLimits},
+    controller::Life,
     transport::link::Link,
 };
 
 /// The clock advances by so much between two looks at most: a machine that slept must not make every command late.
 const STEP_MAX: Duration = Duration::from_secs(1);
+/// What a controller that is to be closed gets at least.
+const CLOSE_MIN: Duration = Duration::from_millis(100);
 /// Longest that a transport which is dropped waits for what is in flight, and again for a reset.
 const DROP_WAIT: Duration = Duration::from_secs(1);
-/// What a reset from inside a poll may take: little for another thread's business, all that CAP.TO allows for RDY.
-pub(super) const FROM_POLL: ResetLimits = ResetLimits { queue: Duration::from_millis(10), ready: Duration::MAX };
+
+/// The error of a forked child, whose calls do nothing.
+#[cold]
+pub(super) fn forked() -> Error {
+    Error::new(ErrorKind::Forked, Verb::Setup)
+        .at(NVME)
+        .detail("the queues belong to the parent of this process")
+        .remedy("make a new engine in the child")
+}
 
 /// A coarse clock for what is late.
 #[derive(Debug)]
@@ -65,6 +74,14 @@ fn ticks(span: Duration) -> u32 {
     u32::try_from(span.as_nanos() / LOOK_EVERY.as_nanos()).unwrap_or(u32::MAX)
 }
 
+/// The error of a controller that may touch memory for ever.
+fn loud_error(name: &str) -> Error {
+    Error::new(ErrorKind::NoDevice, Verb::Setup)
+        .at(name)
+        .detail("the controller could neither be disabled nor stopped: memory of its I/Os may still be written")
+        .remedy("end the process; reset the function or reboot before the memory is used for something else")
+}
+
 impl<B: Bus> NvmeTransport<B> {
     /// Looks after all controllers, if it is time.
     pub(super) fn look(&mut self, now: Time) {
@@ -82,8 +99,9 @@ impl<B: Bus> NvmeTransport<B> {
         );
         let Some(Place::Linked(link)) = self.places.get_mut(index) else { return };
         link.queue.set_tick(tick);
-        let mut ill = link.controller.service().is_err();
+        link.controller.glance();
         link.refresh();
+        let mut ill = false;
         if link.queue.in_flight() > 0 {
             // Silence takes a second to tell; who is told by the system knows at once.
             ill |= link.controller.bus().is_gone() || link.is_silent() && link.is_ill();
@@ -99,38 +117,59 @@ impl<B: Bus> NvmeTransport<B> {
         }
     }
 
-    /// Resets the controller of a link and lets the link go, as far as the controller lets go of it.
+    /// Asks for a reset of the controller of a link, and lets the link go, as far as the controller lets go of it.
     #[cold]
     pub(super) fn reset(&mut self, index: usize) {
-        if let Some(Place::Linked(link)) = self.places.get(index) {
-            self.counters.resets += 1;
-            link.controller.reset(link.epoch, FROM_POLL);
+        if let Some(Place::Linked(link)) = self.places.get_mut(index) {
+            self.counters.resets += u64::from(!link.asked_reset);
+            link.asked_reset = true;
+            link.controller.ask_for_reset(link.epoch);
         }
         self.link_changed(index);
     }
 
-    /// The controller of a link is not in the link's epoch any more.
+    /// The controller of a link is perhaps not in the link's epoch any more.
     #[cold]
     pub(super) fn link_changed(&mut self, index: usize) {
         let Some(Place::Linked(link)) = self.places.get(index) else { return };
         let life = link.controller.life();
+        if life == Life::Loud(link.epoch) {
+            return self.keep_all_of(index);
+        }
         if !life.lets_go_of(link.epoch) {
-            self.loud |= matches!(life, Life::Loud(_));
             return;
         }
-        let after = match life {
-            Life::Quiet(_) => Place::Dead(Fault::new(ErrorKind::NoDevice, 0)),
-            _ => Place::Unlinked(link.queue.qid()),
-        };
-        let fault = match life {
-            Life::Quiet(_) => Fault::new(ErrorKind::NoDevice, 0),
+        let gone = Fault::new(ErrorKind::NoDevice, 0);
+        let (after, fault) = match life {
+            Life::Quiet(_) => (Place::Dead(gone), gone),
             // The controller was seen disabled: nothing of the old commands lands any more, so that they may go again.
-            _ => Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now },
+            _ => (Place::Unlinked(link.queue.qid()), Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now }),
         };
         self.end_all_of(index, fault);
         if let Place::Linked(link) = core::mem::replace(&mut self.places[index], after) {
-            link.controller.release_pair(link.queue.qid());
+            if !link.is_deleted {
+                link.controller.release_pair(link.queue.qid());
+            }
             self.keep_counts(&link);
+        }
+    }
+
+    /// A controller that may touch memory for ever: its I/Os end, their memory stays, and so does that of the queue pair.
+    fn keep_all_of(&mut self, index: usize) {
+        let gone = Fault::new(ErrorKind::NoDevice, 0);
+        for slot in self.parents.indexes(|parent| sw_mem::index(u64::from(parent.link)) == index) {
+            let Some(parent) = self.parents.get_mut(slot) else { continue };
+            // One that sent nothing has nothing that could be touched.
+            let (token, is_out) = (parent.token, parent.sent > 0);
+            self.parents.finish(slot);
+            self.kept += u32::from(is_out);
+            self.ended.push(IoDone { token, result: Err(if is_out { gone.kept() } else { gone }) });
+        }
+        if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Dead(gone)) {
+            self.whys[index] = Some(loud_error(link.controller.name()));
+            self.keep_counts(&link);
+            super::LEAKED_PAIRS.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            link.leak();
         }
     }
 
@@ -148,14 +187,6 @@ impl<B: Bus> NvmeTransport<B> {
         self.counters.queues += link.queue.counters();
         self.counters.retries += link.counters.retries;
         self.counters.splits += link.counters.splits;
-    }
-
-    /// The error of a controller that may touch memory for ever.
-    pub(super) fn loud_error(&self) -> Error {
-        Error::new(ErrorKind::NoDevice, Verb::Setup)
-            .at(NVME)
-            .detail("a controller could neither be disabled nor stopped: memory of its I/Os may still be written")
-            .remedy("end the process; reset the function or reboot before the memory is used for something else")
     }
 
     pub(super) fn cancel_io(&mut self, token: Token) {
@@ -195,13 +226,13 @@ impl<B: Bus> NvmeTransport<B> {
                 busy => Fence::Busy(busy),
             };
         }
-        let (begun, before) = (self.waiter.now(), out.len());
-        // What is in flight gets half of the time, aborted commands the rest.
+        let (begun, before, kept) = (self.waiter.now(), out.len(), self.kept);
+        // What is in flight gets a quarter of the time, aborted commands another one, and the controllers the rest.
         while let Some(io) = self.parked.front() {
             self.cancel_io(io.token);
         }
         let _ = sw_engine::seam::Transport::ring(self);
-        self.drain(begun, timeout / 2, out);
+        self.drain(begun, timeout / 4, out);
         if self.parents.live_count() > 0 {
             for slot in self.parents.indexes(|_| true) {
                 if let Some(parent) = self.parents.get_mut(slot) {
@@ -209,56 +240,63 @@ impl<B: Bus> NvmeTransport<B> {
                     self.cancel_io(token);
                 }
             }
-            self.drain(begun, timeout, out);
+            self.drain(begun, timeout / 2, out);
         }
         for index in 0..self.places.len() {
-            self.close_link(index, timeout);
+            self.close_link(index, begun, timeout);
         }
         self.give_out(out);
-        if self.loud {
+        if self.kept > kept {
             // A controller was lost: what the fence called off was not cancelled by anybody.
             let ended = out.iter_mut().skip(before);
             let called_off = |done: &&mut IoDone| done.result.is_err_and(|fault| fault.kind == ErrorKind::Cancelled);
             ended.filter(called_off).for_each(|done| done.result = Err(Fault::new(ErrorKind::NoDevice, 0)));
         }
-        match self.parents.live_count() {
+        match self.kept + u32::try_from(self.parents.live_count()).unwrap_or(u32::MAX) {
             0 => Fence::Quiet,
-            busy => Fence::Busy(u32::try_from(busy).unwrap_or(u32::MAX)),
+            busy => Fence::Busy(busy),
         }
     }
 
-    /// Takes completions until nothing is in flight or `limit` since `begun` is over.
+    /// Takes completions until nothing is in flight or `limit` since `begun` is over, whether `out` has room or not.
     fn drain(&mut self, begun: Time, limit: Duration, out: &mut Vec<IoDone>) {
+        let mut found = Vec::with_capacity(self.depth);
         loop {
-            self.reap(out);
+            self.reap(&mut found);
+            self.ended.append(&mut found);
             self.give_out(out);
-            if self.parents.live_count() == 0 || self.loud || waited(&self.waiter, begun) >= limit {
+            if self.parents.live_count() == 0 || waited(&self.waiter, begun) >= limit {
                 return;
             }
             self.waiter.relax();
         }
     }
 
-    /// Gives a queue pair back; resets its controller if commands are left that the controller does not end.
-    fn close_link(&mut self, index: usize, timeout: Duration) {
+    /// Gives a queue pair back; disables its controller if commands are left that the controller does not end. All that
+    /// within `timeout` since `begun`, or [`CLOSE_MIN`].
+    fn close_link(&mut self, index: usize, begun: Time, timeout: Duration) {
+        if let Some(Place::Asked(..)) = self.places.get(index) {
+            // A pair that is made after all is discarded.
+            self.places[index] = Place::Unlinked(0);
+        }
         let Some(Place::Linked(link)) = self.places.get_mut(index) else { return };
-        if link.controller.life() == Life::Up(link.epoch) && link.queue.breach().is_none() {
-            let deleted = link.controller.delete_pair(link.queue.qid(), link.epoch, timeout.max(LOOK_EVERY));
+        let left = |waiter: &B::Waiter| timeout.saturating_sub(waited(waiter, begun)).max(CLOSE_MIN);
+        if link.is_current() && link.queue.breach().is_none() && link.queue.in_flight() > 0 {
+            // A wait for another thread and for two answers.
+            link.is_deleted = link.controller.delete_pair(link.queue.qid(), link.epoch, left(&self.waiter) / 4);
             // Those that the deletion ended have their completions by now.
             link.take_last(&mut self.parents, &mut self.ended);
-            if deleted && link.queue.in_flight() == 0 {
-                if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Unlinked(0)) {
-                    self.keep_counts(&link);
-                }
-                return;
-            }
         }
-        let limits = ResetLimits { queue: timeout.max(LOOK_EVERY), ready: timeout.max(LOOK_EVERY) };
-        self.counters.resets += 1;
-        if link.controller.reset(link.epoch, limits) == Reset::Unproven {
-            self.loud = true;
+        if link.queue.in_flight() > 0 || link.queue.breach().is_some() {
+            self.counters.resets += 1;
+            link.controller.quiesce(link.epoch, left(&self.waiter));
+            self.link_changed(index);
+            return;
         }
-        self.link_changed(index);
+        if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Unlinked(0)) {
+            self.keep_counts(&link);
+            link.discard();
+        }
     }
 }
 
@@ -271,12 +309,15 @@ impl<B: Bus> Drop for NvmeTransport<B> {
             return core::mem::forget(core::mem::take(&mut self.places));
         }
         if !self.closed {
-            self.fence_all(DROP_WAIT, &mut Vec::new());
+            self.fence_all(DROP_WAIT, &mut Vec::with_capacity(self.depth));
         }
         for place in core::mem::take(&mut self.places) {
             let Place::Linked(link) = place else { continue };
             super::LEAKED_PAIRS.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
             link.leak();
+            self.kept += 1;
+        }
+        if self.kept > 0 {
             let attached = core::mem::take(&mut self.attached);
             attached.iter().filter_map(WeakRegion::upgrade).for_each(core::mem::forget);
         }

@@ -98,6 +98,10 @@ pub(super) struct Link<B: Bus> {
     pub(super) controller: Arc<Controller<B>>,
     pub(super) queue: QueuePair<B>,
     pub(super) epoch: u64,
+    /// A reset of its controller was asked for.
+    pub(super) asked_reset: bool,
+    /// The controller confirmed its deletion, so that its identifier may be another lane's by now.
+    pub(super) is_deleted: bool,
     /// Its completions raise an interrupt that the transport's waiter watches.
     pub(super) interrupts: bool,
     pub(super) regions: RegionTable,
@@ -135,6 +139,8 @@ impl<B: Bus> Link<B> {
             controller,
             queue: pair.queue,
             epoch: pair.epoch,
+            asked_reset: false,
+            is_deleted: false,
             interrupts: false,
             regions: RegionTable::new(),
             refused: Vec::new(),
@@ -357,6 +363,13 @@ impl<B: Bus> Link<B> {
         let all = sw_mem::index(u64::from(self.queue.entries()));
         self.queue.retire();
         self.poll(all, parents, out);
+    }
+
+    /// Gives the pair back. Nothing is in flight.
+    pub(super) fn discard(self) {
+        if !self.is_deleted {
+            self.controller.discard(self.queue, self.epoch);
+        }
     }
 
     /// Never frees rings and lists: the controller may still touch them.

@@ -12,10 +12,12 @@
 //!
 //! Ends of a controller: after a reset (by this transport or another one of the same controller) I/Os that were in flight
 //! end with `Retry::Now`, because it was seen disabled: nothing of them can land any more. If the controller is given up
-//! they end with `NoDevice`. If it could neither be disabled nor stopped, `poll` says so and `fence` counts them.
+//! they end with `NoDevice`. If it could neither be disabled nor stopped, they end with a fault that keeps their memory
+//! ([`Fault::kept`]); other controllers go on, and `fence` counts them.
 //!
-//! *Thread*: one at a time. On the data path nothing is allocated, locked or logged. Control plane inside `poll`: making
-//! queue pairs (also inside `ring`), resets, and a look at each controller every [`LOOK_EVERY`].
+//! *Thread*: one at a time. On the data path nothing is allocated, locked or logged. The control plane is the controller's
+//! own (`controller/work.rs`): `ring` and `poll` ask for queue pairs and resets, park the I/Os, and find what came of it; they
+//! look at each controller every [`LOOK_EVERY`] and never wait for its admin queue, as long as somebody attends it.
 
 mod ends;
 mod link;
@@ -30,14 +32,14 @@ use core::{
 use std::{collections::VecDeque, sync::Arc};
 
 use sw_engine::{
-    Error, ErrorKind, Fault, Reason, Retry, Time, Token, Verb,
+    Error, ErrorKind, Fault, Reason, Time, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::{ByteLen, DmaRegion, RegionId, WeakRegion};
 
 use crate::{
     bus::{Bus, Waiter},
-    controller::{Controller, Life, Notify, PairRequest},
+    controller::{Controller, Notify, Pair, PairRequest, Ticket},
     directory::{self, Directory, split},
     fork::Origin,
     prp::Segment,
@@ -183,6 +185,8 @@ pub struct NvmeCounters {
 enum Place<B: Bus> {
     /// Not used yet, or let go of: the next I/O asks for a queue pair. The identifier of the last one, 0 for none.
     Unlinked(u16),
+    /// A queue pair was asked for: the I/Os wait. With the identifier of the last one.
+    Asked(Ticket<B>, u16),
     /// In use.
     Linked(Box<Link<B>>),
     /// Given up: every I/O gets the fault.
@@ -198,7 +202,9 @@ pub struct NvmeTransport<B: Bus> {
     waiter: B::Waiter,
     /// By controller index.
     places: Vec<Place<B>>,
-    /// I/Os for controllers without a queue pair: the next poll makes one and sends them.
+    /// Why the last I/Os of a place got a fault without being sent, in the words of whoever refused the queue pair.
+    whys: Vec<Option<Error>>,
+    /// I/Os for controllers without a queue pair: they are sent once there is one.
     parked: VecDeque<Io>,
     parents: Parents,
     /// Attached regions.
@@ -209,8 +215,8 @@ pub struct NvmeTransport<B: Bus> {
     watch: ends::Watch,
     /// Controllers and vectors whose interrupts the waiter watches.
     watched: Vec<(usize, u16)>,
-    /// A controller that may touch memory for ever.
-    loud: bool,
+    /// I/Os whose memory a controller may touch for ever.
+    kept: u32,
     closed: bool,
     fork: Origin,
 }
@@ -230,13 +236,14 @@ impl<B: Bus> NvmeTransport<B> {
             config,
             waiter,
             places: Vec::new(),
+            whys: Vec::new(),
             parked: VecDeque::new(),
             parents: Parents::new(config.queue_depth),
             attached: Vec::new(),
             ended: Vec::with_capacity(depth),
             counters: NvmeCounters::default(),
             watched: Vec::new(),
-            loud: false,
+            kept: 0,
             closed: false,
             fork: Origin::default(),
         })
@@ -265,7 +272,7 @@ impl<B: Bus> NvmeTransport<B> {
         })
     }
 
-    /// Sends what waits for queue pairs, and makes those.
+    /// Sends what waits for queue pairs, and asks for those.
     #[cold]
     fn send_parked(&mut self) {
         for _ in 0..self.parked.len() {
@@ -273,47 +280,64 @@ impl<B: Bus> NvmeTransport<B> {
             let index = sw_mem::index(split(io.handle).0);
             match self.link(index) {
                 Ok(true) => self.send(&io, index),
-                // It is being reset: the I/O waits.
+                // It is on its way: the I/O waits.
                 Ok(false) => self.parked.push_back(io),
                 Err(fault) => self.ended.push(IoDone { token: io.token, result: Err(fault) }),
             }
         }
     }
 
-    /// Makes a queue pair on a controller, unless there is one. `Ok(false)`: not now.
+    /// Asks for a queue pair on a controller, unless there is one. `Ok(false)`: not yet.
     fn link(&mut self, index: usize) -> Result<bool, Fault> {
         if index >= self.places.len() && index < self.directory.count() {
             self.places.resize_with(index + 1, || Place::Unlinked(0));
+            self.whys.resize_with(index + 1, || None);
         }
         match self.places.get(index) {
-            None => Err(Fault::new(ErrorKind::NoDevice, 0)),
-            Some(Place::Dead(fault)) => Err(*fault),
-            Some(Place::Linked(_)) => Ok(true),
+            None => return Err(Fault::new(ErrorKind::NoDevice, 0)),
+            Some(Place::Dead(fault)) => return Err(*fault),
+            Some(Place::Linked(_)) => return Ok(true),
+            Some(Place::Asked(ticket, _)) => ticket.controller().press(ticket),
             Some(Place::Unlinked(qid)) => {
                 let qid = *qid;
-                let (place, result) = match self.make_link(index, qid) {
-                    Ok(link) => (Place::Linked(Box::new(link)), Ok(true)),
-                    Err(fault) if fault.kind == ErrorKind::Busy => (Place::Unlinked(qid), Ok(false)),
-                    Err(fault) if fault.kind == ErrorKind::NoDevice => (Place::Dead(fault), Err(fault)),
-                    // Perhaps the next I/O has more luck.
-                    Err(fault) => (Place::Unlinked(qid), Err(fault)),
-                };
-                self.places[index] = place;
-                result
+                let controller = u32::try_from(index).ok().and_then(|index| self.directory.get(index));
+                let controller = controller.ok_or(Fault::new(ErrorKind::NoDevice, 0))?;
+                let ticket = controller.ask_for_pair(self.pair_request(), qid, self.waiter.waker());
+                self.places[index] = Place::Asked(ticket, qid);
             }
+        }
+        self.take_pair(index)
+    }
+
+    fn pair_request(&self) -> PairRequest {
+        let polled = self.config.completion == Completion::Polled;
+        PairRequest {
+            depth: self.config.commands_per_controller,
+            data_bytes_max: self.config.io_bytes_max,
+            notify: if polled { Notify::Polled } else { Notify::Interrupt },
         }
     }
 
-    fn make_link(&mut self, index: usize, qid: u16) -> Result<Link<B>, Fault> {
-        let controller = u32::try_from(index).ok().and_then(|index| self.directory.get(index));
-        let controller = controller.ok_or(Fault::new(ErrorKind::NoDevice, 0))?;
-        let notify = if self.config.completion == Completion::Polled { Notify::Polled } else { Notify::Interrupt };
-        let request = PairRequest {
-            depth: self.config.commands_per_controller,
-            data_bytes_max: self.config.io_bytes_max,
-            notify,
+    /// Takes the queue pair that was asked for, if it is there.
+    fn take_pair(&mut self, index: usize) -> Result<bool, Fault> {
+        let Some(Place::Asked(ticket, qid)) = self.places.get(index) else { return Ok(false) };
+        let (controller, qid) = (ticket.controller().clone(), *qid);
+        let Some(answer) = ticket.take() else { return Ok(false) };
+        let (place, result) = match answer {
+            Ok(pair) => (Place::Linked(Box::new(self.make_link(index, controller, pair))), Ok(true)),
+            Err(error) => {
+                let fault = refusal(&error);
+                let is_gone = fault.kind == ErrorKind::NoDevice;
+                self.whys[index] = Some(error);
+                // Perhaps the next I/O has more luck, unless the controller is gone.
+                (if is_gone { Place::Dead(fault) } else { Place::Unlinked(qid) }, Err(fault))
+            }
         };
-        let pair = controller.create_pair_again(&request, qid).map_err(|error| self.not_linked(&controller, &error))?;
+        self.places[index] = place;
+        result
+    }
+
+    fn make_link(&mut self, index: usize, controller: Arc<Controller<B>>, pair: Pair<B>) -> Link<B> {
         self.counters.pairs += 1;
         let interrupts = pair.interrupt.as_ref().is_some_and(|(vector, interrupt)| {
             // A waiter watches what it once watched.
@@ -324,7 +348,7 @@ impl<B: Bus> NvmeTransport<B> {
             }
             watched
         });
-        self.counters.polled_pairs += u64::from(notify == Notify::Interrupt && !interrupts);
+        self.counters.polled_pairs += u64::from(self.config.completion != Completion::Polled && !interrupts);
         let mut link = Link::new(controller, pair, self.config.queue_depth);
         link.interrupts = interrupts;
         if self.config.scatter_gather == ScatterGather::WhereOffered {
@@ -335,19 +359,7 @@ impl<B: Bus> NvmeTransport<B> {
             // A refusal is kept for I/Os into it, and the next attach asks again.
             let _ = link.attach(&region);
         }
-        Ok(link)
-    }
-
-    /// Why there is no queue pair. An admin queue that only a reset frees gets one, and the I/O waits meanwhile.
-    fn not_linked(&mut self, controller: &Controller<B>, error: &Error) -> Fault {
-        match (error.retry(), controller.life()) {
-            (Retry::AfterFence, Life::Up(epoch)) => {
-                self.counters.resets += 1;
-                controller.reset(epoch, ends::FROM_POLL);
-                Fault::new(ErrorKind::Busy, 0)
-            }
-            _ => refusal(error),
-        }
+        link
     }
 
     fn attach_region(&mut self, region: &DmaRegion) -> Result<(), Error> {
@@ -484,7 +496,7 @@ impl<B: Bus> Transport for NvmeTransport<B> {
 
     #[inline]
     fn submit(&mut self, io: &Io) -> Submit {
-        if self.closed || self.ended.len() + self.in_flight() >= self.depth {
+        if self.fork.is_elsewhere() || self.closed || self.ended.len() + self.in_flight() >= self.depth {
             return Submit::Full;
         }
         self.send(io, sw_mem::index(split(io.handle).0));
@@ -493,6 +505,9 @@ impl<B: Bus> Transport for NvmeTransport<B> {
 
     #[inline]
     fn ring(&mut self) -> Result<(), Error> {
+        if self.fork.is_elsewhere() {
+            return Err(ends::forked());
+        }
         if !self.parked.is_empty() {
             self.send_parked();
         }
@@ -518,6 +533,11 @@ impl<B: Bus> Transport for NvmeTransport<B> {
 
     fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
         self.fence_all(timeout, out)
+    }
+
+    fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {
+        let why = self.whys.get(sw_mem::index(split(handle).0))?.as_ref();
+        why.filter(|why| why.kind() == fault.kind)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -15,6 +15,7 @@ use crate::{
     wire::command::opcode,
 };
 
+mod control;
 mod odd;
 
 /// Memory for reads and writes, page aligned.
@@ -515,8 +516,10 @@ fn a_controller_that_cannot_be_stopped_keeps_its_memory_for_ever() {
     bed.poll();
     bed.bus.model().stays_ready = true;
     let holders = bed.region.holders();
-    assert_eq!(bed.transport.fence(Duration::from_millis(200), &mut bed.out), Fence::Busy(1));
     let leaked = super::leaked_pairs();
+    bed.out.clear();
+    assert_eq!(bed.transport.fence(Duration::from_millis(200), &mut bed.out), Fence::Busy(1));
+    assert!(bed.out.len() == 1 && bed.out[0].result.unwrap_err().keeps_memory(), "{:?}", bed.out);
     let Bed { transport, region, .. } = bed;
     drop(transport);
     assert!(super::leaked_pairs() > leaked);
@@ -524,17 +527,37 @@ fn a_controller_that_cannot_be_stopped_keeps_its_memory_for_ever() {
 }
 
 #[test]
-fn a_loud_controller_breaks_the_poll() {
+fn a_loud_controller_ends_its_ios_with_memory_that_stays_and_the_others_go_on() {
     let mut bed = Bed::new(Model { lose: 1, can_stop: false, ..Model::default() });
+    let other = TestBus::new(Model::default());
+    let second = Controller::open(other.clone(), ControllerConfig::default()).unwrap();
+    assert_eq!(bed.transport.directory.add(second).unwrap(), 1);
+    bed.transport.attach(Attach::RegionGone(bed.region.id())).unwrap();
+    let region = bed.region.clone();
+    bed.transport.attach(Attach::Region(&region)).unwrap();
     let io = bed.read(1, 0, 0, 4096);
     bed.submit(&io);
-    bed.poll();
+    let well = Io { handle: handle(1, 1), ..bed.read(2, 8192, 8192, 4096) };
+    other.model().hold = true;
+    bed.submit(&well);
+    assert_eq!(bed.poll(), []);
     bed.bus.model().stays_ready = true;
     bed.bus.model().fatal = true;
+    bed.out.clear();
     let wait = Wait::For { timeout: Duration::from_secs(60), min: 1 };
-    let broken = bed.transport.poll(wait, &mut bed.out).unwrap_err();
-    assert!(broken.to_string().contains("neither be disabled nor stopped"), "{broken}");
-    assert_eq!(bed.transport.fence(Duration::from_millis(200), &mut bed.out), Fence::Busy(1));
+    assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap(), 1);
+    let fault = bed.out[0].result.unwrap_err();
+    assert!(bed.out[0].token == io.token && fault.kind == ErrorKind::NoDevice && fault.keeps_memory(), "{fault:?}");
+    // What comes later is not sent, so that its memory is free; and it is told why.
+    let later = bed.one(&bed.read(3, 0, 0, 4096)).unwrap_err();
+    assert!(later.kind == ErrorKind::NoDevice && !later.keeps_memory(), "{later:?}");
+    let why = bed.transport.explain(io.handle, later).unwrap().to_string();
+    assert!(why.contains("0000:00:04.0") && why.contains("neither be disabled nor stopped"), "{why}");
+    other.model().release();
+    assert_eq!(bed.poll(), [(2, Ok(4096))], "the other controller goes on");
+    assert_eq!(bed.one(&well), Ok(4096));
+    assert_eq!(bed.transport.fence(Duration::from_millis(200), &mut bed.out), Fence::Busy(1), "the one that was kept");
+    assert!(bed.out.iter().all(|done| done.result.is_ok() || done.token == io.token), "{:?}", bed.out);
 }
 
 #[test]
@@ -624,7 +647,7 @@ fn a_queue_pair_that_is_never_answered_costs_a_reset_and_the_io_waits() {
     assert_eq!((controller.life(), controller.queue_pairs_in_use()), (Life::Up(3), 0));
     bed.bus.model().mute = None;
     assert_eq!(bed.poll(), [(1, Ok(4096))]);
-    assert_eq!(bed.transport.counters().resets, 2);
+    assert_eq!(controller.counters().resets, 2);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use crate::bus::{Bus, Waiter};
 
 /// Longest sleep before the queues are looked at without an interrupt: what a lost one costs.
 const SLEEP_MAX: Duration = Duration::from_millis(20);
+/// Longest sleep while all I/Os wait for a queue pair: whoever makes it wakes us.
+const PARKED_MAX: Duration = Duration::from_millis(1);
 /// Longest that completions which are there wait for more, about one read of an SSD: what `min` may cost.
 const GATHER: Duration = Duration::from_micros(100);
 
@@ -24,6 +26,9 @@ struct Until {
 impl<B: Bus> NvmeTransport<B> {
     #[inline]
     pub(super) fn poll_now(&mut self, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+        if self.fork.is_elsewhere() {
+            return Err(super::ends::forked());
+        }
         let before = out.len();
         if !self.parked.is_empty() {
             sw_engine::seam::Transport::ring(self)?;
@@ -39,8 +44,7 @@ impl<B: Bus> NvmeTransport<B> {
         if !self.ended.is_empty() {
             self.give_out(out);
         }
-        let found = out.len() - before;
-        if self.loud && found == 0 { Err(self.loud_error()) } else { Ok(found) }
+        Ok(out.len() - before)
     }
 
     /// Takes completions of all controllers, as many as `out` has room for.
@@ -93,15 +97,16 @@ impl<B: Bus> NvmeTransport<B> {
 
     /// Looks once more, or sleeps until an interrupt.
     fn wait_a_moment(&mut self, passed: Duration, left: Duration) -> Slept {
-        let idle = self.in_flight() == 0;
+        let (idle, parked) = (self.in_flight() == 0, self.parents.live_count() == 0 && !self.parked.is_empty());
         let spins = match self.config.completion {
             Completion::Polled => true,
             Completion::Interrupt => false,
             Completion::Hybrid { spin } => passed < spin,
         };
         // Nothing in flight: only a wake-up can end it. Otherwise sleep only if every busy queue can end the sleep.
-        let sleeps =
-            idle || !spins && self.parked.is_empty() && self.links().all(|link| link.interrupts || link.is_idle());
+        let sleeps = idle
+            || parked
+            || !spins && self.parked.is_empty() && self.links().all(|link| link.interrupts || link.is_idle());
         if !sleeps {
             // Several looks for each look at the clock, which costs more than they do.
             for _ in 0..LOOKS_PER_CLOCK {
@@ -115,7 +120,12 @@ impl<B: Bus> NvmeTransport<B> {
         // Sleep no longer than until a retry is due or the controllers want a look.
         let now = self.waiter.now();
         let due = self.links().filter_map(|link| link.next_due()).map(|due| due.since(now)).min();
-        let span = left.min(if idle { LOOK_EVERY } else { SLEEP_MAX }).min(due.unwrap_or(Duration::MAX));
+        let longest = match (idle, parked) {
+            (true, _) => LOOK_EVERY,
+            (_, true) => PARKED_MAX,
+            _ => SLEEP_MAX,
+        };
+        let span = left.min(longest).min(due.unwrap_or(Duration::MAX));
         match self.waiter.wait(span) {
             true => Slept::Woken,
             false if waited(&self.waiter, now) >= span => Slept::Through,

@@ -1,0 +1,266 @@
+//! Lanes and whoever does the slow work of their controller.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use sw_engine::seam::Wake;
+
+use super::*;
+use crate::{controller::Reset, wire::admin::opcode as admin};
+
+/// Counts how often it was told.
+#[derive(Default)]
+struct Bell(AtomicU32);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Bell {
+    fn rang(&self) -> bool {
+        self.0.swap(0, Ordering::SeqCst) > 0
+    }
+}
+
+/// What a lane may wait for the control plane.
+const PROMPT_NS: u64 = 10_000_000;
+
+impl Bed {
+    fn controller(&self) -> Arc<Controller<TestBus>> {
+        self.transport.directory.get(0).unwrap()
+    }
+
+    fn attended(model: Model) -> (Self, Arc<Bell>) {
+        let (bed, bell) = (Self::new(model), Arc::new(Bell::default()));
+        bed.controller().attend(bell.clone());
+        (bed, bell)
+    }
+
+    /// A poll that must not wait.
+    fn poll_promptly(&mut self) -> Vec<(u64, Result<u32, Fault>)> {
+        let before = self.bus.model().now_ns;
+        let done = self.poll();
+        let passed = self.bus.model().now_ns - before;
+        assert!(passed < PROMPT_NS, "a poll took {passed} ns");
+        done
+    }
+
+    /// Looks after the controller until the next look at it.
+    fn let_look(&mut self) {
+        self.bus.model().now_ns += 200_000_000;
+        for _ in 0..256 {
+            assert_eq!(self.poll_promptly(), []);
+        }
+    }
+}
+
+const AGAIN: Fault = Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now };
+
+#[test]
+fn a_queue_pair_is_asked_for_and_its_ios_wait() {
+    let (mut bed, bell) = Bed::attended(Model::default());
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    assert_eq!(bed.poll_promptly(), []);
+    assert!(bell.rang() && bed.controller().wants_work());
+    assert!(!bed.bus.model().admin_log.contains(&admin::CREATE_CQ));
+    assert_eq!(bed.poll_promptly(), []);
+    assert!(!bell.rang(), "told once");
+    bed.controller().work();
+    assert!(!bed.controller().wants_work());
+    // The answer ends a wait.
+    let before = bed.bus.model().now_ns;
+    bed.out.clear();
+    bed.transport.poll(Wait::For { timeout: Duration::from_secs(5), min: 2 }, &mut bed.out).unwrap();
+    assert!(bed.bus.model().now_ns - before < PROMPT_NS);
+    assert_eq!(bed.out.iter().map(|done| done.result).collect::<Vec<_>>(), [Ok(4096)]);
+}
+
+#[test]
+fn a_controller_that_does_not_answer_holds_up_no_poll_and_no_fence() {
+    for mute in [admin::CREATE_CQ, admin::IDENTIFY, admin::GET_LOG_PAGE, admin::DELETE_SQ] {
+        let (mut bed, _) = Bed::attended(Model { queues_given: 1, ..Model::default() });
+        let io = bed.read(1, 0, 0, 4096);
+        bed.submit(&io);
+        bed.poll_promptly();
+        if mute != admin::CREATE_CQ {
+            bed.controller().work();
+            assert_eq!(bed.poll_promptly(), [(1, Ok(4096))]);
+        }
+        bed.bus.model().mute = Some(mute);
+        bed.bus.model().raise(0x0004_0002);
+        bed.let_look();
+        assert!(bed.controller().wants_work());
+        let before = bed.bus.model().now_ns;
+        bed.out.clear();
+        assert_eq!(bed.transport.fence(Duration::from_millis(50), &mut bed.out), Fence::Quiet);
+        let passed = bed.bus.model().now_ns - before;
+        assert!(passed < 60_000_000, "{mute:#04x}: a fence of 50 ms took {passed} ns");
+        // The work takes what it takes, elsewhere.
+        bed.controller().work();
+    }
+}
+
+#[test]
+fn a_reset_is_asked_for_and_the_ios_end_when_it_was_seen_disabled() {
+    let (mut bed, bell) = Bed::attended(Model::default());
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.controller().work();
+    bed.poll();
+    bed.bus.model().lie = Some(Lie::UnknownCid);
+    bed.submit(&io);
+    assert_eq!(bed.poll_promptly(), []);
+    assert_eq!(bed.poll_promptly(), []);
+    assert_eq!((bed.controller().life(), bed.transport.counters().resets), (Life::Up(1), 1));
+    assert!(bell.rang());
+    // It comes up again only after its first try failed: a row of resets is not over with one.
+    bed.bus.model().refuse = Some((admin::SET_FEATURES, Status::INTERNAL.with_dnr()));
+    bed.bus.model().refusals = Some(1);
+    bed.controller().work();
+    assert_eq!(bed.controller().life(), Life::Up(2));
+    assert_eq!(bed.poll_promptly(), [(1, Err(AGAIN))]);
+}
+
+#[test]
+fn events_are_looked_into_by_whoever_works() {
+    let (mut bed, bell) = Bed::attended(Model::default());
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.controller().work();
+    bed.poll();
+    bell.rang();
+    bed.bus.model().namespaces.push(ModelNamespace::new(5, 12, 16));
+    bed.bus.model().raise(0x0004_0002);
+    bed.let_look();
+    assert!(bell.rang());
+    assert_eq!(
+        (bed.controller().namespaces().len(), bed.bus.model().admin_log.contains(&admin::GET_LOG_PAGE)),
+        (1, false)
+    );
+    bed.controller().work();
+    assert_eq!(bed.controller().namespaces().len(), 2);
+}
+
+#[test]
+fn lanes_go_on_while_another_thread_has_the_admin_queue() {
+    let (mut bed, _) = Bed::attended(Model::default());
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.controller().work();
+    assert_eq!(bed.poll(), [(1, Ok(4096))]);
+    let controller = bed.controller();
+    let mut other =
+        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    controller.while_busy(|| {
+        bed.let_look();
+        bed.submit(&io);
+        assert_eq!(bed.poll_promptly(), [(1, Ok(4096))]);
+        assert_eq!(controller.namespaces().len(), 1);
+        bed.bus.model().hold = true;
+        bed.submit(&io);
+        bed.transport.cancel(io.token);
+        assert_eq!(bed.poll_promptly(), []);
+        let before = bed.bus.model().now_ns;
+        assert_eq!(other.submit(&io), Submit::Accepted);
+        other.poll(Wait::No, &mut bed.out).unwrap();
+        assert!(bed.bus.model().now_ns - before < PROMPT_NS);
+        drop(other);
+        assert!(bed.bus.model().now_ns - before < PROMPT_NS, "nothing of it is in flight");
+    });
+}
+
+#[test]
+fn a_pair_that_nobody_waits_for_any_more_is_deleted() {
+    let (mut bed, _) = Bed::attended(Model::default());
+    let mut other =
+        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    assert_eq!(other.submit(&io), Submit::Accepted);
+    other.ring().unwrap();
+    // One goes before the answer, one after it.
+    assert_eq!(bed.transport.fence(Duration::from_secs(1), &mut bed.out), Fence::Quiet);
+    bed.controller().work();
+    assert_eq!(bed.controller().queue_pairs_in_use(), 1);
+    drop(other);
+    bed.controller().work();
+    assert_eq!(bed.controller().queue_pairs_in_use(), 0);
+    assert!(bed.bus.model().admin_log.contains(&admin::DELETE_CQ));
+}
+
+#[test]
+fn lanes_work_for_themselves_once_nobody_attends() {
+    let (mut bed, _) = Bed::attended(Model::default());
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    assert_eq!(bed.poll(), []);
+    bed.controller().leave();
+    assert_eq!(bed.poll(), [(1, Ok(4096))]);
+}
+
+/// Two lanes with lost commands close at once: the first one disables, the second one sees that in the life word.
+#[test]
+fn lanes_that_close_together_wait_for_one_disabled_controller_and_for_no_bring_up() {
+    let (mut bed, _) = Bed::attended(Model { hold: true, ready_after_ns: 1_000_000, ..Model::default() });
+    let mut other =
+        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    other.attach(Attach::Region(&bed.region)).unwrap();
+    let io = bed.read(1, 0, 0, 4096);
+    for lane in [&mut bed.transport, &mut other] {
+        assert_eq!(lane.submit(&io), Submit::Accepted);
+        lane.ring().unwrap();
+    }
+    bed.controller().work();
+    for lane in [&mut bed.transport, &mut other] {
+        lane.poll(Wait::No, &mut bed.out).unwrap();
+        assert_eq!(lane.parents.live_count(), 1);
+    }
+    // From now on no admin command is answered: a bring-up would take minutes.
+    bed.bus.model().deaf = true;
+    let before = bed.bus.model().now_ns;
+    let timeout = Duration::from_millis(400);
+    bed.out.clear();
+    assert_eq!(bed.transport.fence(timeout, &mut bed.out), Fence::Quiet);
+    assert_eq!(other.fence(timeout, &mut bed.out), Fence::Quiet);
+    let passed = bed.bus.model().now_ns - before;
+    assert!(passed < 900_000_000, "two fences of 400 ms took {passed} ns");
+    assert_eq!((bed.controller().life(), bed.out.len()), (Life::Resetting(2), 2));
+    // Whoever needs it next brings it up.
+    bed.bus.model().deaf = false;
+    bed.bus.model().hold = false;
+    let mut third =
+        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    third.attach(Attach::Region(&bed.region)).unwrap();
+    assert_eq!(third.submit(&io), Submit::Accepted);
+    third.ring().unwrap();
+    bed.controller().work();
+    bed.out.clear();
+    third.poll(Wait::For { timeout: Duration::from_secs(1), min: 1 }, &mut bed.out).unwrap();
+    assert_eq!((bed.controller().life(), bed.out[0].result), (Life::Up(2), Ok(4096)));
+}
+
+#[test]
+fn whoever_works_gives_a_command_up_for_a_lane_that_must_stop_the_controller() {
+    let (mut bed, _) = Bed::attended(Model { hold: true, lose: 1, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.controller().work();
+    bed.poll();
+    let controller = bed.controller();
+    controller.while_busy(|| assert_eq!(controller.quiesce(1, Duration::from_millis(50)), Reset::Late));
+    // The wish stays: the next admin command is not waited for, and the reset comes instead.
+    let before = bed.bus.model().now_ns;
+    bed.bus.model().mute = Some(admin::IDENTIFY);
+    assert!(controller.rescan().is_err());
+    assert!(bed.bus.model().now_ns - before < PROMPT_NS);
+    bed.bus.model().mute = None;
+    controller.work();
+    assert_eq!(controller.life(), Life::Up(2));
+}
