@@ -41,7 +41,7 @@ pub(super) struct Discarded<B: Bus> {
 enum Answer<B: Bus> {
     /// Not there yet.
     Open,
-    Given(Result<Pair<B>, Error>),
+    Given(Box<Result<Pair<B>, Error>>),
     /// Nobody wants it any more.
     Unwanted,
 }
@@ -75,7 +75,7 @@ impl<B: Bus> Order<B> {
         if matches!(*answer, Answer::Unwanted) {
             return result.ok();
         }
-        *answer = Answer::Given(result);
+        *answer = Answer::Given(Box::new(result));
         drop(answer);
         self.reply.is_given.store(true, Ordering::Release);
         None
@@ -95,7 +95,7 @@ impl<B: Bus> Ticket<B> {
             return None;
         }
         match self.reply.swap(Answer::Unwanted) {
-            Answer::Given(result) => Some(result),
+            Answer::Given(result) => Some(*result),
             Answer::Open | Answer::Unwanted => None,
         }
     }
@@ -113,7 +113,9 @@ impl<B: Bus> Ticket<B> {
 
 impl<B: Bus> Drop for Ticket<B> {
     fn drop(&mut self) {
-        if let Answer::Given(Ok(pair)) = self.reply.swap(Answer::Unwanted) {
+        if let Answer::Given(result) = self.reply.swap(Answer::Unwanted)
+            && let Ok(pair) = *result
+        {
             self.controller.discard(pair.queue, pair.epoch);
         }
     }

@@ -77,6 +77,9 @@ pub struct ControllerConfig {
 /// Two resets that lie closer together, the time that one admin command may take left out, belong to one row.
 pub const RESET_ROW: Duration = Duration::from_secs(60);
 
+/// How long a shutdown waits for the work of somebody else before it asks that to be given up.
+const HURRY: Duration = Duration::from_secs(1);
+
 /// Whether shadow doorbells are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShadowDoorbells {
@@ -273,7 +276,13 @@ impl<B: Bus> Controller<B> {
         if self.fork.is_elsewhere() {
             return Err(self.forked());
         }
-        let mut guard = self.lock();
+        let mut guard = self.lock_within(HURRY).unwrap_or_else(|| {
+            // Whoever has it waits for an answer that nobody needs any more.
+            if let Life::Up(epoch) = self.life() {
+                self.desk.want_reset(epoch);
+            }
+            self.lock()
+        });
         let Some(mut control) = guard.take() else { return Ok(()) };
         if let (Life::Resetting(epoch), true) = (self.life(), control.is_down) {
             // It was seen disabled, and nobody needed it since.

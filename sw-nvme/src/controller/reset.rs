@@ -129,7 +129,7 @@ impl<B: Bus> Controller<B> {
         // An admin command that is never answered takes its time, and must not make a row of resets look like single ones.
         control.row.next(self.bus.now(), RESET_ROW.saturating_add(self.config.admin_timeout));
         if control.admin.disable(&self.facts.cap, ready).is_err() {
-            return Err(self.give_up(epoch, self.bus.stop()));
+            return Err(self.stop(epoch));
         }
         let next = epoch + 1;
         control.admin.forget(next);
@@ -153,17 +153,22 @@ impl<B: Bus> Controller<B> {
             }
             // A half-enabled controller: off before the next try, or for good.
             if control.admin.disable(&self.facts.cap, Duration::MAX).is_err() {
-                return self.give_up(epoch, self.bus.stop());
+                return self.stop(epoch);
             }
             control.admin.forget(epoch);
             control.row.count += 1;
         }
-        self.give_up(epoch, true)
+        self.give_up(Life::Quiet(epoch))
     }
 
-    fn give_up(&self, epoch: u64, is_quiet: bool) -> Reset {
-        self.life.set(if is_quiet { Life::Quiet(epoch) } else { Life::Loud(epoch) });
-        if is_quiet { Reset::Dead } else { Reset::Unproven }
+    /// It could not be disabled: the last try is from outside.
+    fn stop(&self, epoch: u64) -> Reset {
+        self.give_up(if self.bus.stop() { Life::Quiet(epoch) } else { Life::Loud(epoch) })
+    }
+
+    fn give_up(&self, life: Life) -> Reset {
+        self.life.set(life);
+        if matches!(life, Life::Quiet(_)) { Reset::Dead } else { Reset::Unproven }
     }
 
     fn bring_back(&self, control: &mut Control<B>) -> Result<(), Error> {
