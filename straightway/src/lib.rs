@@ -34,6 +34,7 @@ mod engine;
 mod lane;
 mod memory;
 mod nvme;
+mod nvme_control;
 mod object;
 mod policy;
 mod reactor;

@@ -30,6 +30,7 @@ use crate::{
     builder::{Config, NvmeBackend, NvmeCompletion, NvmeUse},
     clock::Clock,
     doctor::{Fact, Health},
+    nvme_control::Attendant,
     policy::{Destination, PciBar},
     uri::NvmeUri,
 };
@@ -66,6 +67,8 @@ struct Driven {
     index: u32,
     controller: Arc<Controller<VfioFunction>>,
     claim: Arc<ControllerClaim>,
+    /// Does its slow work, until nobody drives it any more.
+    _attendant: Arc<Attendant>,
 }
 
 impl Driven {
@@ -169,7 +172,8 @@ impl Nvme {
         let config = ControllerConfig { queue_pairs: QUEUE_PAIRS, ..ControllerConfig::default() };
         let controller = Controller::open(Arc::new(function), config)?;
         let index = self.directory.add(controller.clone())?;
-        let driven = Driven { index, controller, claim };
+        let attendant = Arc::new(Attendant::start(&controller)?);
+        let driven = Driven { index, controller, claim, _attendant: attendant };
         opened.controllers.insert(address, driven.clone());
         Ok(driven)
     }

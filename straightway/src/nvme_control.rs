@@ -1,0 +1,77 @@
+//! The thread that does the slow work of one NVMe controller, so that no lane waits for it: queue pairs, resets, log pages.
+//!
+//! Wake-up: whoever leaves work unparks the thread after it left it; the thread looks for work before it parks, and an unpark
+//! that came in between makes the park return at once.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use std::thread::Thread;
+
+use sw_engine::{Error, ErrorKind, Verb, seam::Wake};
+use sw_nvme::{bus::Bus, controller::Controller};
+
+/// Attends one controller until it is dropped. The thread then ends once the work that it is at is done, which nobody waits
+/// for; lanes do what is left by themselves.
+#[derive(Debug)]
+pub(crate) struct Attendant {
+    stops: Arc<AtomicBool>,
+    thread: Thread,
+}
+
+/// Ends a park.
+struct Bell(Thread);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.unpark();
+    }
+}
+
+/// Hands the work back to the lanes, also if a panic ends the thread.
+struct Attended<B: Bus>(Arc<Controller<B>>);
+
+impl<B: Bus> Drop for Attended<B> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+impl Attendant {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// `ResourceLimit` if the system refuses one.
+    pub(crate) fn start<B: Bus>(controller: &Arc<Controller<B>>) -> Result<Self, Error> {
+        let stops = Arc::new(AtomicBool::new(false));
+        let (attended, stopping) = (Attended(Arc::clone(controller)), Arc::clone(&stops));
+        let run = move || {
+            let controller = &attended.0;
+            controller.attend(Arc::new(Bell(std::thread::current())));
+            while !stopping.load(Ordering::Acquire) {
+                controller.work();
+                if !controller.wants_work() {
+                    std::thread::park();
+                }
+            }
+        };
+        let name = format!("nvme {}", controller.name());
+        let thread = std::thread::Builder::new().name(name).spawn(run).map_err(|cause| {
+            Error::new(ErrorKind::ResourceLimit, Verb::Open)
+                .at(controller.name())
+                .detail("the system refuses a thread")
+                .remedy("raise the limit of processes (ulimit -u)")
+                .with_code(cause.raw_os_error().unwrap_or(0))
+                .caused_by(cause)
+        })?;
+        Ok(Self { stops, thread: thread.thread().clone() })
+    }
+}
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        self.stops.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
