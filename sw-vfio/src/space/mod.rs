@@ -10,6 +10,15 @@
 //!
 //! A type-1 container forgets its mappings when its last group leaves it (Linux `vfio_iommu_type1_detach_group`). Each such
 //! moment begins a new *epoch*: mappings of an older one are gone, and a region that carries one is mapped anew.
+//!
+//! Pinning takes the kernel about a second for tens of gigabytes. Meanwhile nobody waits but those who want the same region,
+//! and an end of the epoch:
+//!
+//! ```text
+//!   epoch (shared) ─┬─ state: take an address ─┬─ the kernel maps ─┬─ bound to the region: seen from here on
+//!                   │                          │                   └─ refused: the address is given back
+//!                   └─ the kernel unmaps ── state: the address is free, not before
+//! ```
 
 mod iommufd;
 mod noiommu;
@@ -19,7 +28,7 @@ use std::{
     collections::BTreeSet,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -183,15 +192,18 @@ struct Inner {
     key: GuestKey,
     /// A child shares the kernel's mappings with its parent, and its copy of the lock may be held for ever.
     fork: ForkMark,
+    mapper: Mapper,
+    /// Shared while the kernel maps or unmaps, so that no mapping is made for one epoch and lands in the next. Taken before
+    /// `state`.
+    epoch: RwLock<u64>,
+    /// Never held while the kernel maps or unmaps.
     state: Mutex<State>,
     stuck: AtomicU64,
 }
 
 #[derive(Debug)]
 struct State {
-    mapper: Mapper,
     iovas: IovaAllocator,
-    epoch: u64,
     /// Functions that are open: the kernel would hand out a second descriptor of the same one.
     open: BTreeSet<PciAddress>,
 }
@@ -200,6 +212,30 @@ struct State {
 enum Mapper {
     Type1(type1::Container),
     Iommufd(iommufd::Ioas),
+    /// A kernel that does what a test says.
+    #[cfg(test)]
+    Fake(tests::Kernel),
+}
+
+impl Mapper {
+    fn map(&self, source: &Source, iova: u64, len: u64) -> Result<(), i32> {
+        match self {
+            Self::Type1(container) => container.map(source, iova, len),
+            Self::Iommufd(ioas) => ioas.map(source, iova, len),
+            #[cfg(test)]
+            Self::Fake(kernel) => kernel.map(iova, len),
+        }
+    }
+
+    /// The bytes that were unmapped.
+    fn unmap(&self, iova: u64, len: u64) -> Result<u64, i32> {
+        match self {
+            Self::Type1(container) => container.unmap(iova, len),
+            Self::Iommufd(ioas) => ioas.unmap(iova, len),
+            #[cfg(test)]
+            Self::Fake(kernel) => kernel.unmap(iova, len),
+        }
+    }
 }
 
 /// A mapping, bound to its region.
@@ -234,13 +270,12 @@ impl DmaSpace {
             Backend::Iommufd => Mapper::Iommufd(iommufd::Ioas::open(sysfs)?),
         };
         let iovas = IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES);
-        let state = State { mapper, iovas, epoch: 0, open: BTreeSet::new() };
-        Ok(Self::with(sysfs.clone(), backend, state))
+        Ok(Self::with(sysfs.clone(), backend, mapper, State { iovas, open: BTreeSet::new() }))
     }
 
-    fn with(sysfs: Sysfs, backend: Backend, state: State) -> Self {
-        let (key, fork, state) = (GuestKey::fresh(), ForkMark::new(), Mutex::new(state));
-        Self(Arc::new(Inner { sysfs, backend, key, fork, state, stuck: AtomicU64::new(0) }))
+    fn with(sysfs: Sysfs, backend: Backend, mapper: Mapper, state: State) -> Self {
+        let (key, fork, epoch, state) = (GuestKey::fresh(), ForkMark::new(), RwLock::default(), Mutex::new(state));
+        Self(Arc::new(Inner { sysfs, backend, key, fork, mapper, epoch, state, stuck: AtomicU64::new(0) }))
     }
 
     /// An error in a forked child.
@@ -262,18 +297,23 @@ impl DmaSpace {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The epoch, which does not end while the guard lives.
+    fn epoch(&self) -> RwLockReadGuard<'_, u64> {
+        self.0.epoch.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens a function into the space, exclusively.
     pub(crate) fn join(&self, address: PciAddress) -> Result<(Membership, OwnedFd), Error> {
         self.expect_own(Verb::Open, address.to_string())?;
         let mut state = self.state();
-        let State { mapper, iovas, open, .. } = &mut *state;
+        let State { iovas, open } = &mut *state;
         if open.contains(&address) {
             return Err(Error::new(ErrorKind::InUse, Verb::Open)
                 .at(address.to_string())
                 .detail("this process has it open already")
                 .remedy("a controller has one owner: share the open one, or close it first"));
         }
-        let (device, group, limits) = match mapper {
+        let (device, group, limits) = match &self.0.mapper {
             Mapper::Type1(container) => {
                 let (device, group, limits) = container.join(&self.0.sysfs, address)?;
                 (device, Some(group), limits)
@@ -282,6 +322,8 @@ impl DmaSpace {
                 let (device, limits) = ioas.join(&self.0.sysfs, address)?;
                 (device, None, limits)
             }
+            #[cfg(test)]
+            Mapper::Fake(_) => return Err(fault::error(libc::ENODEV, Verb::Open, address.to_string(), "a fake")),
         };
         // From here on the drop of the membership leaves the group again; it takes the lock.
         open.insert(address);
@@ -301,12 +343,13 @@ impl DmaSpace {
         if self.0.fork.is_child() {
             return;
         }
+        let mut epoch = self.0.epoch.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state();
         state.open.remove(&address);
-        let State { mapper: Mapper::Type1(container), iovas, epoch, .. } = &mut *state else { return };
+        let Mapper::Type1(container) = &self.0.mapper else { return };
         if group.is_some_and(|group| container.leave(group) == type1::Left::Last) {
             *epoch += 1;
-            *iovas = IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES);
+            state.iovas = IovaAllocator::new(&[], &[], sys::page_bytes(), OWN_ENTRIES);
         }
     }
 
@@ -320,7 +363,7 @@ impl DmaSpace {
     pub fn map(&self, region: &DmaRegion) -> Result<Iova, Error> {
         self.expect_own(Verb::Register, format!("{region:?}"))?;
         let key = self.0.key;
-        let epoch = self.state().epoch;
+        let epoch = *self.epoch();
         if region.bound(key, |mapping: &Mapping| mapping.epoch != epoch) == Some(true) {
             region.unbind(key);
         }
@@ -385,18 +428,16 @@ impl DmaSpace {
             let first = Iova::new(first + pages.skew);
             return Ok(Mapping { space: self.clone(), epoch: 0, iova: None, len: pages.len, first });
         }
-        let mut state = self.state();
-        let State { mapper, iovas, epoch, .. } = &mut *state;
         let memory = match pages.source {
             Source::Va(at) | Source::DmaBuf(_, at) | Source::Bus(at) => at,
         };
-        let iova = iovas.take(pages.len, memory).map_err(|why| no_address(why, iovas, &name))?;
-        let done = match mapper {
-            Mapper::Type1(container) => container.map(&pages.source, iova, pages.len),
-            Mapper::Iommufd(ioas) => ioas.map(&pages.source, iova, pages.len),
+        let epoch = self.epoch();
+        let iova = {
+            let iovas = &mut self.state().iovas;
+            iovas.take(pages.len, memory).map_err(|why| no_address(why, iovas, &name))?
         };
-        if let Err(errno) = done {
-            iovas.free(iova);
+        if let Err(errno) = self.0.mapper.map(&pages.source, iova, pages.len) {
+            self.state().iovas.free(iova);
             return Err(fault::map_error(errno, name, pages.len));
         }
         let first = Iova::new(iova + pages.skew);
@@ -407,18 +448,13 @@ impl DmaSpace {
         if self.0.fork.is_child() {
             return;
         }
-        let mut state = self.state();
-        let State { mapper, iovas, epoch, .. } = &mut *state;
+        let epoch = self.epoch();
         if of != *epoch {
             return;
         }
-        let done = match mapper {
-            Mapper::Type1(container) => container.unmap(iova, len),
-            Mapper::Iommufd(ioas) => ioas.unmap(iova, len),
-        };
-        match done {
+        match self.0.mapper.unmap(iova, len) {
             Ok(unmapped) if unmapped == len => {
-                iovas.free(iova);
+                self.state().iovas.free(iova);
             }
             // Whatever is still mapped there, the address is not given out again: a device might reach the wrong memory.
             other => {
@@ -471,35 +507,8 @@ fn no_address(why: IovaError, iovas: &IovaAllocator, name: &str) -> Error {
 /// A space without a kernel behind it, in which a function is open.
 #[cfg(test)]
 pub(crate) fn joined(sysfs: &Sysfs, address: PciAddress) -> (DmaSpace, Membership) {
-    let mapper = Mapper::Iommufd(iommufd::Ioas::fake());
-    let window = Window { first: 0, last: (1 << 30) - 1 };
-    let iovas = IovaAllocator::new(&[window], &[], sys::page_bytes(), 16);
-    let state = State { mapper, iovas, epoch: 0, open: BTreeSet::from([address]) };
-    let space = DmaSpace::with(sysfs.clone(), Backend::Iommufd, state);
-    (space.clone(), Membership { space, address, group: None })
+    tests::joined(Mapper::Iommufd(iommufd::Ioas::fake()), sysfs, address)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fake::in_child;
-
-    #[test]
-    fn a_forked_child_ends_no_mapping_and_makes_none() {
-        let (space, _member) = joined(&Sysfs::at("/nowhere"), "0000:01:00.0".parse().unwrap());
-        let iova = space.state().iovas.take(4096, 0).unwrap();
-        let mut mapping =
-            Some(Mapping { space: space.clone(), epoch: 0, iova: Some(iova), len: 4096, first: Iova::new(iova) });
-        let region = sw_mem::Buffer::allocate(ByteLen(4096)).unwrap().into_span().region().clone();
-        // The child's lock is as it would be if a thread of the parent had it at the moment of the fork.
-        let lock = space.state();
-        assert!(in_child(|| {
-            mapping = None;
-            space.map(&region).is_err_and(|error| error.kind() == ErrorKind::Forked)
-        }));
-        drop(lock);
-        assert_eq!((space.report().entries, space.report().stuck), (1, 0));
-        drop(mapping);
-        assert_eq!(space.report().stuck, 1, "the parent asks its kernel, which knows nothing of it here");
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use sw_engine::{Error, ErrorKind, PciAddress, Verb};
@@ -33,6 +34,13 @@ impl Kind {
     }
 }
 
+/// Whether a group that is opened is the only one: the container gets its type then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Yes,
+    No,
+}
+
 /// Whether a group that left was the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
@@ -51,7 +59,7 @@ pub(super) struct Container {
     fd: OwnedFd,
     kind: Kind,
     /// By number. A group can be opened once, so its functions share the descriptor.
-    groups: BTreeMap<String, Member>,
+    groups: Mutex<BTreeMap<String, Member>>,
 }
 
 impl Container {
@@ -64,7 +72,7 @@ impl Container {
             sys::vfio::has_extension(fd.as_fd(), kind.number()).map_err(|errno| failed(errno, "asking for type 1"))?;
         let unsupported = |detail: String| Error::new(ErrorKind::Unsupported, Verb::Open).at(FILE).detail(detail);
         match (version, kind) {
-            (sys::vfio::API_VERSION, _) if has => Ok(Self { fd, kind, groups: BTreeMap::new() }),
+            (sys::vfio::API_VERSION, _) if has => Ok(Self { fd, kind, groups: Mutex::default() }),
             (sys::vfio::API_VERSION, Kind::Type1) => {
                 Err(unsupported("the kernel has no type-1 IOMMU, version 2".into())
                     .remedy("load the module: modprobe vfio_iommu_type1"))
@@ -78,11 +86,7 @@ impl Container {
     }
 
     /// Opens a function: its group (unless it is open already), the container, the device. With the limits that hold then.
-    pub(super) fn join(
-        &mut self,
-        sysfs: &Sysfs,
-        address: PciAddress,
-    ) -> Result<(OwnedFd, String, Option<Limits>), Error> {
+    pub(super) fn join(&self, sysfs: &Sysfs, address: PciAddress) -> Result<(OwnedFd, String, Option<Limits>), Error> {
         let name = address.to_string();
         sysfs.await_file(address, || sysfs.group(address).map(|group| group.file()));
         let group = sysfs
@@ -90,27 +94,27 @@ impl Container {
             .filter(|group| group.is_noiommu == (self.kind == Kind::NoIommu))
             .ok_or_else(|| super::not_bound(sysfs, address, self.kind.backend()))?;
         let number = group.number.clone();
-        if !self.groups.contains_key(&number) {
-            let fd = self.open_group(sysfs, &group.file(), &name)?;
-            self.groups.insert(number.clone(), Member { fd, functions: 0 });
-        }
-        let opened = self.open_device(sysfs, &number, address);
-        match (opened, self.groups.get_mut(&number)) {
-            (Ok((device, limits)), Some(member)) => {
-                member.functions += 1;
-                Ok((device, number, limits))
+        let mut groups = self.groups();
+        let mut member = match groups.remove(&number) {
+            Some(member) => member,
+            None => {
+                let first = if groups.is_empty() { First::Yes } else { First::No };
+                Member { fd: self.open_group(sysfs, &group.file(), &name, first)?, functions: 0 }
             }
-            (Err(error), Some(member)) => {
-                if member.functions == 0 {
-                    self.groups.remove(&number);
-                }
-                Err(error)
-            }
-            (_, None) => Err(Error::new(ErrorKind::Closed, Verb::Open).at(name)),
+        };
+        let opened = self.open_device(sysfs, &member, address);
+        member.functions += usize::from(opened.is_ok());
+        if member.functions > 0 {
+            groups.insert(number.clone(), member);
         }
+        opened.map(|(device, limits)| (device, number, limits))
     }
 
-    fn open_group(&self, sysfs: &Sysfs, file: &str, name: &str) -> Result<OwnedFd, Error> {
+    fn groups(&self) -> MutexGuard<'_, BTreeMap<String, Member>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_group(&self, sysfs: &Sysfs, file: &str, name: &str, first: First) -> Result<OwnedFd, Error> {
         let fd = sys::open(&sysfs.path(file), libc::O_RDWR)
             .map_err(|errno| fault::open_error(errno, &format!("/{file}")))?;
         let failed = |errno, what| fault::error(errno, Verb::Open, name, what);
@@ -124,17 +128,21 @@ impl Container {
         }
         sys::vfio::group_join(fd.as_fd(), self.fd.as_fd())
             .map_err(|errno| failed(errno, "adding its group to a container"))?;
-        if self.groups.is_empty() {
+        if first == First::Yes {
             let set = sys::vfio::set_iommu(self.fd.as_fd(), self.kind.number());
             set.map_err(|errno| failed(errno, "setting the container's type"))?;
         }
         Ok(fd)
     }
 
-    fn open_device(&self, sysfs: &Sysfs, group: &str, address: PciAddress) -> Result<(OwnedFd, Option<Limits>), Error> {
+    fn open_device(
+        &self,
+        sysfs: &Sysfs,
+        member: &Member,
+        address: PciAddress,
+    ) -> Result<(OwnedFd, Option<Limits>), Error> {
         let name = &*address.to_string();
         let failed = |errno, what| fault::error(errno, Verb::Open, name, what);
-        let member = self.groups.get(group).ok_or_else(|| failed(libc::ENODEV, "its group"))?;
         // A function that has just come back is in its group a moment before VFIO knows it.
         let open = || match sys::vfio::group_device(member.fd.as_fd(), name) {
             Err(libc::ENODEV) if sysfs.driver(address).as_deref() == Some(VFIO_PCI) => Err(libc::EAGAIN),
@@ -150,14 +158,15 @@ impl Container {
         Ok((device, Some(limits(&told))))
     }
 
-    pub(super) fn leave(&mut self, group: &str) -> Left {
-        let Some(member) = self.groups.get_mut(group) else { return Left::Others };
+    pub(super) fn leave(&self, group: &str) -> Left {
+        let mut groups = self.groups();
+        let Some(member) = groups.get_mut(group) else { return Left::Others };
         member.functions = member.functions.saturating_sub(1);
         if member.functions > 0 {
             return Left::Others;
         }
-        self.groups.remove(group);
-        if self.groups.is_empty() { Left::Last } else { Left::Others }
+        groups.remove(group);
+        if groups.is_empty() { Left::Last } else { Left::Others }
     }
 
     pub(super) fn map(&self, source: &Source, iova: u64, len: u64) -> Result<(), i32> {
