@@ -10,8 +10,11 @@
 //! generation above: a late or repeated completion names a dead generation and is found out. Base, "Submission Queues and
 //! Completion Queues"; PCIe Transport, "Doorbell registers".
 //!
-//! What the controller says is checked: the CID names a command that was rung, SQID is this queue, SQHD lies between its
-//! last value and the tail that was rung. A breach breaks the queue: nothing more is staged, rung or believed, and only a
+//! What the controller says is checked: the CID names a command that was rung, SQID is this queue, SQHD lies in the ring.
+//! SQHD is a snapshot of when the entry was made, and entries of several engines may overtake each other, so one that goes
+//! back is counted and means nothing. Nothing depends on it: a command without its completion has a slot, there is a slot
+//! less than the ring has entries, and what was not fetched has no completion, so the tail never meets the controller's head.
+//! A breach breaks the queue: nothing more is staged, rung or believed, and only a
 //! disabled controller frees what is in flight.
 //!
 //! *Thread*: one. Nothing is allocated, locked or waited for after [`QueuePair::new`].
@@ -75,22 +78,20 @@ pub enum Breach {
         /// The queue.
         want: u16,
     },
-    /// A submission queue head outside what was handed over.
-    #[error("submission queue head {got}, which is not from {from} to {to}")]
+    /// A submission queue head outside the ring.
+    #[error("submission queue head {got} in a ring of {entries} entries")]
     Head {
         /// SQHD of the entry.
         got: u16,
-        /// The last head.
-        from: u32,
-        /// The tail that was rung.
-        to: u32,
+        /// Of the ring.
+        entries: u32,
     },
 }
 
 /// Why a command was not staged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStaged {
-    /// No slot, or no room in the ring: a completion makes some.
+    /// No slot, and thereby perhaps no room in the ring: a completion makes some.
     Full,
     /// The queue is broken.
     Broken,
@@ -130,6 +131,8 @@ pub struct QueueCounters {
     pub sgl_commands: u64,
     /// Breaches of the controller.
     pub breaches: u64,
+    /// Submission queue heads that went back, or past what was handed over.
+    pub odd_heads: u64,
 }
 
 impl core::ops::AddAssign for QueueCounters {
@@ -142,6 +145,7 @@ impl core::ops::AddAssign for QueueCounters {
         self.prp_list_bytes += more.prp_list_bytes;
         self.sgl_commands += more.sgl_commands;
         self.breaches += more.breaches;
+        self.odd_heads += more.odd_heads;
     }
 }
 
@@ -254,7 +258,7 @@ pub struct QueuePair<B: Bus> {
     tail: u32,
     /// The tail that the controller was told.
     rung: u32,
-    /// How far the controller says it took entries.
+    /// How far the controller says it took entries, for people.
     head: u32,
     cq_head: u32,
     /// What the phase bit of a new entry is.
@@ -342,9 +346,7 @@ impl<B: Bus> QueuePair<B> {
     /// Commands that may be staged now.
     #[inline]
     pub fn room(&self) -> u32 {
-        let ring = self.head.wrapping_sub(self.tail).wrapping_sub(1) & self.mask;
-        let free = u32::try_from(self.free.len()).unwrap_or(u32::MAX);
-        if self.breach.is_some() { 0 } else { ring.min(free) }
+        if self.breach.is_some() { 0 } else { u32::try_from(self.free.len()).unwrap_or(u32::MAX) }
     }
 
     /// Commands without their completion, staged ones included.
@@ -401,9 +403,6 @@ impl<B: Bus> QueuePair<B> {
         let next_tail = (self.tail + 1) & self.mask;
         if self.breach.is_some() || self.retired {
             return Err(NotStaged::Broken);
-        }
-        if next_tail == self.head {
-            return Err(NotStaged::Full);
         }
         let Some(slot) = self.free.last().copied() else { return Err(NotStaged::Full) };
         let pointer = self.describe(slot, data)?;
@@ -536,9 +535,10 @@ impl<B: Bus> QueuePair<B> {
         }
         let head = u32::from(entry.sq_head());
         let passed = |to: u32| to.wrapping_sub(self.head) & self.mask;
-        if head > self.mask || passed(head) > passed(self.rung) {
-            return Err(Breach::Head { got: entry.sq_head(), from: self.head, to: self.rung });
+        if head > self.mask {
+            return Err(Breach::Head { got: entry.sq_head(), entries: self.entries() });
         }
+        let is_odd = passed(head) > passed(self.rung);
         let (mask, rung) = (self.mask, self.rung_count);
         let slot = usize::try_from(u32::from(cid) & mask).unwrap_or(0);
         let place = &mut self.slots[slot];
@@ -552,7 +552,8 @@ impl<B: Bus> QueuePair<B> {
         let user = place.user;
         // An index below 4096.
         self.free.push(u16::try_from(slot).unwrap_or(0));
-        self.head = head;
+        self.counters.odd_heads += u64::from(is_odd);
+        self.head = if is_odd { self.head } else { head };
         Ok(Ended { user, status: entry.status(), dw0: entry.dw0(), cid })
     }
 

@@ -401,7 +401,7 @@ fn a_cancelled_io_that_waits_for_room_ends_without_a_command() {
 
 #[test]
 fn a_lie_of_the_controller_ends_in_a_reset_and_the_ios_may_go_again() {
-    let lies = [Lie::Twice, Lie::StaleCid, Lie::UnknownCid, Lie::OtherQueue, Lie::HeadPastTail, Lie::HeadOutside];
+    let lies = [Lie::Twice, Lie::StaleCid, Lie::UnknownCid, Lie::OtherQueue, Lie::HeadOutside];
     for lie in lies {
         let mut bed = Bed::new(Model::default());
         let warm_up = bed.read(9, 0, 0, 4096);

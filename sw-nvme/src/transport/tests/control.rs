@@ -264,3 +264,65 @@ fn whoever_works_gives_a_command_up_for_a_lane_that_must_stop_the_controller() {
     controller.work();
     assert_eq!(controller.life(), Life::Up(2));
 }
+
+#[test]
+fn a_fence_takes_what_ended_whether_or_not_the_caller_has_room() {
+    for drops in [false, true] {
+        let mut bed = Bed::new(Model { hold: true, ..Model::default() });
+        let ios = [bed.read(1, 0, 0, 4096), bed.read(2, 0, 4096, 4096)];
+        ios.iter().for_each(|io| bed.submit(io));
+        assert_eq!(bed.poll(), []);
+        bed.bus.model().release();
+        let before = bed.bus.model().now_ns;
+        let Bed { bus, mut transport, .. } = bed;
+        let controller = transport.directory.get(0).unwrap();
+        if !drops {
+            assert_eq!(transport.fence(Duration::from_secs(10), &mut Vec::new()), Fence::Quiet);
+            assert_eq!(transport.counters().aborts, 0);
+        }
+        drop(transport);
+        let passed = bus.model().now_ns - before;
+        assert!(passed < PROMPT_NS, "it waited {passed} ns for what was there");
+        let counters = controller.counters();
+        assert_eq!((counters.resets, counters.aborts, controller.queue_pairs_in_use()), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_forked_child_submits_rings_polls_and_makes_nothing() {
+    let mut bed = Bed::new(Model::default());
+    let io = bed.read(1, 0, 0, 4096);
+    assert_eq!(bed.one(&io), Ok(4096));
+    let controller = bed.controller();
+    let rung = bed.bus.model().doorbell_writes.len();
+    bed.submit(&io);
+    bed.transport.fork.pretend_child();
+    controller.fork.pretend_child();
+    assert_eq!(bed.transport.submit(&io), Submit::Full);
+    assert_eq!(bed.transport.ring().unwrap_err().kind(), ErrorKind::Forked);
+    for wait in [Wait::No, Wait::For { timeout: Duration::from_secs(1), min: 1 }] {
+        assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap_err().kind(), ErrorKind::Forked);
+    }
+    let request =
+        crate::controller::PairRequest { depth: 8, data_bytes_max: 4096, notify: crate::controller::Notify::Polled };
+    assert_eq!(controller.create_pair(&request).map(drop).unwrap_err().kind(), ErrorKind::Forked);
+    assert_eq!(controller.rescan().unwrap_err().kind(), ErrorKind::Forked);
+    controller.work();
+    assert_eq!(bed.bus.model().doorbell_writes.len(), rung);
+}
+
+#[test]
+fn the_error_of_a_refused_queue_pair_is_told_with_its_remedy() {
+    let mut bed = Bed::new(Model { queues_given: 1, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    assert_eq!(bed.one(&io), Ok(4096));
+    let mut other =
+        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    assert_eq!(other.submit(&io), Submit::Accepted);
+    bed.out.clear();
+    other.poll(Wait::No, &mut bed.out).unwrap();
+    let fault = bed.out[0].result.unwrap_err();
+    let why = other.explain(io.handle, fault).unwrap();
+    assert!(why.to_string().contains("all 1 queue pairs") && why.remedy_text().contains("fewer lanes"), "{why}");
+    assert!(other.explain(io.handle, Fault::new(ErrorKind::Io, 5)).is_none(), "another fault has another reason");
+}
