@@ -1,11 +1,13 @@
 //! Datasets: which sample comes when, and where its bytes are.
 //!
-//! So far the order alone: [`order`]. It does no I/O and knows no clock, thread or engine.
+//! Pure so far: [`order`], and [`formats`] of files. No I/O, clock, thread or engine.
 //!
 //! ```text
 //!   Cursor (epoch, taken) ──► Share of one rank ──► positions ──► Epoch::at / Mixture::at ──► sample numbers
+//!   file ──► Scan (tar, TFRecord) ──► extents of samples
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod formats;
 pub mod order;

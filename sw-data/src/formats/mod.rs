@@ -1,0 +1,192 @@
+//! Where samples lie in files that other software wrote.
+//!
+//! A [`Scan`] walks one file: it says which bytes it needs, is given them, and tells what it found. It does no I/O, so that
+//! the same code reads local files, objects and archives inside archives, and a test can cut the bytes anywhere.
+//!
+//! ```text
+//!   Scan::need() ─► caller reads ─► push(bytes) ─► next() … None ─► need() … None: the file is accounted for
+//! ```
+//!
+//! Nothing is allocated because a file claims a length; what is kept at once is bounded by the limits named in each format.
+
+mod line;
+mod tar;
+mod tfrecord;
+mod webdataset;
+
+pub use tar::{Member, TarScan};
+pub use tfrecord::{Payloads, Record, TfRecordScan};
+pub use webdataset::{Field, Grouping, Sample};
+
+use std::collections::VecDeque;
+
+/// Bytes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Extent {
+    /// First byte, from the start of the file.
+    pub offset: u64,
+    /// How many.
+    pub len: u64,
+}
+
+/// Walks one file. Calling order: all that [`next`](Self::next) has, then [`need`](Self::need), read, [`push`](Self::push).
+pub trait Scan {
+    /// What it finds.
+    type Found;
+
+    /// The next bytes to read, at least one and never past the end of the file; `None` when the walk is over.
+    fn need(&self) -> Option<Extent>;
+
+    /// Takes the bytes that the last `need` asked for, or a first part of them.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and where. The walk is over then.
+    fn push(&mut self, bytes: &[u8]) -> Result<(), FormatError>;
+
+    /// The next thing found.
+    fn next(&mut self) -> Option<Self::Found>;
+}
+
+/// What is wrong with a file, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{wrong} at byte {offset}")]
+pub struct FormatError {
+    /// Where in the file it was noticed.
+    pub offset: u64,
+    /// What.
+    pub wrong: Wrong,
+}
+
+/// Kinds of [`FormatError`]. Names in them are shown as text; bytes that are none are replaced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Wrong {
+    /// The file ends before something that it announced.
+    #[error("the file ends inside {what}: {missing} bytes are missing; it was cut or is still being written")]
+    Cut {
+        /// What is incomplete.
+        what: &'static str,
+        /// Bytes that are not there.
+        missing: u64,
+    },
+    /// A read brought nothing although the file is longer: it became shorter meanwhile.
+    #[error("a read of {what} brought no bytes; the file became shorter while it was read")]
+    Shrank {
+        /// What was read.
+        what: &'static str,
+    },
+    /// A stored checksum is not that of the bytes.
+    #[error(
+        "the checksum of {what} is {stored:#x} in the file and {computed:#x} of its bytes; the file is damaged, or of another format"
+    )]
+    Checksum {
+        /// What it is of.
+        what: &'static str,
+        /// In the file.
+        stored: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// A field that cannot be read.
+    #[error("{field} cannot be read")]
+    Field {
+        /// Its name in the format.
+        field: &'static str,
+    },
+    /// A length beyond what this reader takes.
+    #[error("{what} claims {len} bytes, and {max} is the most that is read")]
+    TooLong {
+        /// What is too long.
+        what: &'static str,
+        /// Its length.
+        len: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// A part of the format that is not supported.
+    #[error("{what} ({name}) is not supported; write the archive without")]
+    Unsupported {
+        /// The part.
+        what: &'static str,
+        /// Where it was met.
+        name: String,
+    },
+    /// Two fields of one sample have one name.
+    #[error("sample {key} has two fields {field}; each may come once")]
+    TwoFields {
+        /// The sample.
+        key: String,
+        /// The field.
+        field: String,
+    },
+}
+
+/// Bytes of a shape that the format gives: asked for, collected over short reads, then taken.
+#[derive(Debug)]
+struct Collector {
+    file_len: u64,
+    /// What is collected now.
+    wanted: Option<(Extent, &'static str)>,
+    have: Vec<u8>,
+}
+
+impl Collector {
+    fn new(file_len: u64) -> Self {
+        Self { file_len, wanted: None, have: Vec::new() }
+    }
+
+    /// Asks for `len` bytes, which are `what`.
+    ///
+    /// # Errors
+    /// `Cut` if the file is too short for them.
+    fn want(&mut self, offset: u64, len: u64, what: &'static str) -> Result<(), FormatError> {
+        self.have.clear();
+        let end = offset.checked_add(len);
+        if end.is_none_or(|end| end > self.file_len) {
+            self.wanted = None;
+            let missing = len.saturating_sub(self.file_len.saturating_sub(offset));
+            return Err(FormatError { offset, wrong: Wrong::Cut { what, missing } });
+        }
+        self.wanted = (len > 0).then_some((Extent { offset, len }, what));
+        Ok(())
+    }
+
+    fn need(&self) -> Option<Extent> {
+        let (wanted, _) = self.wanted?;
+        let have = self.have.len() as u64;
+        Some(Extent { offset: wanted.offset + have, len: wanted.len - have })
+    }
+
+    /// Takes bytes; returns all that were wanted once they are there.
+    fn push(&mut self, bytes: &[u8]) -> Result<Option<(u64, Vec<u8>)>, FormatError> {
+        let Some((wanted, what)) = self.wanted else { return Ok(None) };
+        if bytes.is_empty() {
+            self.wanted = None;
+            return Err(FormatError { offset: wanted.offset, wrong: Wrong::Shrank { what } });
+        }
+        let missing = usize::try_from(wanted.len).unwrap_or(usize::MAX) - self.have.len();
+        self.have.extend_from_slice(&bytes[..bytes.len().min(missing)]);
+        if (self.have.len() as u64) < wanted.len {
+            return Ok(None);
+        }
+        self.wanted = None;
+        Ok(Some((wanted.offset, std::mem::take(&mut self.have))))
+    }
+}
+
+/// Walks bytes in memory to the end.
+///
+/// # Errors
+/// Of the format.
+pub fn scan_slice<S: Scan>(scan: &mut S, file: &[u8]) -> Result<Vec<S::Found>, FormatError> {
+    let mut found = VecDeque::new();
+    loop {
+        while let Some(next) = scan.next() {
+            found.push_back(next);
+        }
+        let Some(need) = scan.need() else { return Ok(found.into()) };
+        let from = usize::try_from(need.offset).unwrap_or(usize::MAX).min(file.len());
+        let len = usize::try_from(need.len).unwrap_or(usize::MAX).min(file.len() - from);
+        scan.push(&file[from..from + len])?;
+    }
+}

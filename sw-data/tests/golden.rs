@@ -1,0 +1,274 @@
+//! Files that other people's software wrote (`testdata/make.py`), and the same files cut and damaged.
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::path::{Path, PathBuf};
+
+use proptest::{prelude::*, sample::Index};
+use serde_json::Value;
+use sw_data::formats::{
+    Extent, FormatError, Grouping, Member, Payloads, Sample, Scan, TarScan, TfRecordScan, Wrong, scan_slice,
+};
+
+const TARS: [&str; 6] = ["python-ustar.tar", "python-gnu.tar", "python-pax.tar", "gnu.tar", "gnu-pax.tar", "v7.tar"];
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+}
+
+fn file(name: &str) -> Vec<u8> {
+    std::fs::read(path(name)).unwrap()
+}
+
+fn expected(name: &str) -> Vec<Value> {
+    serde_json::from_slice(&file(&format!("{name}.json"))).unwrap()
+}
+
+fn tar(file: &[u8]) -> Result<Vec<Member>, FormatError> {
+    scan_slice(&mut TarScan::new(file.len() as u64)?, file)
+}
+
+fn records(file: &[u8], payloads: Payloads) -> Result<Vec<Extent>, FormatError> {
+    let found = scan_slice(&mut TfRecordScan::new(file.len() as u64, payloads)?, file)?;
+    Ok(found.into_iter().map(|record| record.payload).collect())
+}
+
+fn bytes(file: &[u8], extent: Extent) -> &[u8] {
+    let offset = usize::try_from(extent.offset).unwrap();
+    &file[offset..offset + usize::try_from(extent.len).unwrap()]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn archives_of_python_and_gnu_tar_have_the_members_that_python_finds() {
+    for name in TARS {
+        let found: Vec<Value> = tar(&file(name))
+            .unwrap()
+            .into_iter()
+            .map(|member| {
+                let text = String::from_utf8(member.name).unwrap();
+                serde_json::json!({"name": text, "offset": member.content.offset, "len": member.content.len})
+            })
+            .collect();
+        assert_eq!(found, expected(name), "{name}");
+        assert!(found.len() >= 3);
+    }
+}
+
+#[test]
+fn directories_and_links_are_gone_over_and_counted() {
+    let file = file("python-pax.tar");
+    let mut scan = TarScan::new(file.len() as u64).unwrap();
+    scan_slice(&mut scan, &file).unwrap();
+    assert_eq!(scan.passed(), 2);
+}
+
+#[test]
+fn sparse_files_are_refused_by_name() {
+    for name in ["sparse-gnu.tar", "sparse-pax.tar"] {
+        let error = tar(&file(name)).unwrap_err();
+        assert!(matches!(&error.wrong, Wrong::Unsupported { what: "a sparse file", .. }), "{name}: {error}");
+        assert!(error.to_string().contains("sparse.bin"), "{error}");
+    }
+}
+
+#[test]
+fn samples_are_those_of_the_webdataset_library() {
+    let file = file("webdataset.tar");
+    let mut grouping = Grouping::default();
+    let mut samples: Vec<Sample> =
+        tar(&file).unwrap().iter().filter_map(|member| grouping.add(member).unwrap()).collect();
+    samples.extend(grouping.finish());
+    let found: Vec<Value> = samples
+        .into_iter()
+        .map(|sample| {
+            let fields = sample.fields.into_iter().map(|field| (field.name, hex(bytes(&file, field.content)).into()));
+            serde_json::json!({"key": sample.key, "fields": fields.collect::<serde_json::Map<_, _>>()})
+        })
+        .collect();
+    assert_eq!(found, expected("webdataset.tar"));
+}
+
+#[test]
+fn names_without_extension_and_notes_belong_to_no_sample() {
+    let mut grouping = Grouping::default();
+    let mut add = |name: &str| grouping.add(&Member { name: name.into(), content: Extent { offset: 512, len: 1 } });
+    for name in ["README", "a.dir/README", ".hidden", "a/.hidden", "__meta__/x.json", "a/__notes__"] {
+        assert_eq!(add(name), Ok(None), "{name}");
+    }
+    assert_eq!(add("a.b/c.tar.GZ"), Ok(None));
+    let twice = add("a.b/c.TAR.gz").unwrap_err();
+    assert_eq!(twice.wrong, Wrong::TwoFields { key: "a.b/c".into(), field: "tar.gz".into() });
+    assert_eq!(grouping.skipped(), 6);
+    let odd = Member { name: vec![b'a', 0xff, b'.', b'b'], content: Extent { offset: 0, len: 0 } };
+    assert!(matches!(grouping.add(&odd).unwrap_err().wrong, Wrong::Field { .. }));
+}
+
+#[test]
+fn records_of_tensorflow_are_found_with_and_without_reading_payloads() {
+    let file = file("tensorflow.tfrecord");
+    for payloads in [Payloads::GoOver, Payloads::Check] {
+        let found: Vec<Value> =
+            records(&file, payloads).unwrap().into_iter().map(|extent| hex(bytes(&file, extent)).into()).collect();
+        assert_eq!(found, expected("tensorflow.tfrecord"));
+    }
+}
+
+#[test]
+fn a_damaged_payload_is_found_by_who_reads_it() {
+    let mut file = file("tensorflow.tfrecord");
+    let extent = records(&file, Payloads::GoOver).unwrap()[3];
+    file[usize::try_from(extent.offset + 7).unwrap()] ^= 1;
+    assert_eq!(records(&file, Payloads::GoOver).unwrap().len(), 5);
+    let error = records(&file, Payloads::Check).unwrap_err();
+    assert!(matches!(error.wrong, Wrong::Checksum { what: "a record's payload", .. }));
+    assert_eq!(error.offset, extent.offset);
+}
+
+#[test]
+fn a_long_record_is_read_in_pieces() {
+    // 3 MiB and 5 bytes, framed by hand: more than the scan asks for at once.
+    let payload: Vec<u8> = (0..(3u32 << 20) + 5).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let masked = |bytes: &[u8]| {
+        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
+        u32::try_from(sum).unwrap().rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+    };
+    let len = (payload.len() as u64).to_le_bytes();
+    let mut file = [len.as_slice(), &masked(&len), &payload, &masked(&payload)].concat();
+    let mut scan = TfRecordScan::new(file.len() as u64, Payloads::Check).unwrap();
+    let mut asked = Vec::new();
+    while let Some(need) = scan.need() {
+        asked.push(need.len);
+        scan.push(bytes(&file, need)).unwrap();
+    }
+    assert_eq!(asked, [12, 1 << 20, 1 << 20, 1 << 20, 9]);
+    assert_eq!(scan.next().unwrap().framed(), Extent { offset: 0, len: file.len() as u64 });
+    let last = file.len() - 5;
+    file[last] ^= 0x80;
+    assert!(records(&file, Payloads::Check).is_err());
+}
+
+/// Walks with reads of a byte at a time.
+fn by_the_byte<S: Scan>(mut scan: S, file: &[u8]) -> Vec<S::Found> {
+    let mut found = Vec::new();
+    loop {
+        while let Some(next) = scan.next() {
+            found.push(next);
+        }
+        let Some(need) = scan.need() else { return found };
+        scan.push(bytes(file, Extent { len: 1, ..need })).unwrap();
+    }
+}
+
+#[test]
+fn short_reads_change_nothing() {
+    for name in TARS {
+        let file = file(name);
+        assert_eq!(by_the_byte(TarScan::new(file.len() as u64).unwrap(), &file), tar(&file).unwrap());
+    }
+    let file = file("tensorflow.tfrecord");
+    for payloads in [Payloads::GoOver, Payloads::Check] {
+        let found = by_the_byte(TfRecordScan::new(file.len() as u64, payloads).unwrap(), &file);
+        assert_eq!(found.iter().map(|record| record.payload).collect::<Vec<_>>(), records(&file, payloads).unwrap());
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_is_told() {
+    let mut scan = TarScan::new(10240).unwrap();
+    assert!(matches!(scan.push(&[]).unwrap_err().wrong, Wrong::Shrank { .. }));
+    assert_eq!(scan.need(), None);
+}
+
+/// A cut file either is a whole one that is shorter, or says so; what was found before is right.
+#[test]
+fn every_cut_is_noticed_or_harmless() {
+    for name in TARS {
+        let whole = file(name);
+        let all = tar(&whole).unwrap();
+        // The end mark begins at the block behind the last one that is not all zeros.
+        let end = (whole.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(512);
+        for len in 0..whole.len() {
+            match tar(&whole[..len]) {
+                // Without an end mark it may end behind a member, padding or not.
+                Ok(found) => assert_eq!(found, all[..found.len()], "{name} cut to {len}"),
+                Err(error) => assert!(
+                    matches!(error.wrong, Wrong::Cut { missing, .. } if missing > 0) && len < end + 1024,
+                    "{name} cut to {len}: {error}"
+                ),
+            }
+        }
+    }
+    let whole = file("tensorflow.tfrecord");
+    let all = records(&whole, Payloads::GoOver).unwrap();
+    for len in 0..whole.len() {
+        let at_a_record = all.iter().any(|extent| extent.offset == len as u64 + 12);
+        match records(&whole[..len], Payloads::Check) {
+            Ok(found) => assert!(at_a_record && found == all[..found.len()], "cut to {len}"),
+            Err(error) => {
+                assert!(
+                    !at_a_record && matches!(error.wrong, Wrong::Cut { missing, .. } if missing > 0),
+                    "{len}: {error}"
+                );
+            }
+        }
+    }
+}
+
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let names: Vec<&str> =
+        TARS.into_iter().chain(["sparse-pax.tar", "sparse-gnu.tar", "tensorflow.tfrecord"]).collect();
+    let change = (any::<Index>(), any::<u8>());
+    (prop::sample::select(names), prop::collection::vec(change, 1..8)).prop_map(|(name, changes)| {
+        let mut file = file(name);
+        // Header fields, where damage means something, stand in the first bytes of blocks.
+        for (place, byte) in changes {
+            let at = place.index(file.len());
+            file[at] = byte;
+        }
+        file
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// No panic, and nothing outside the file.
+    #[test]
+    fn damage_gives_an_error_or_extents_inside_the_file(file in damaged()) {
+        let inside = |extent: Extent| extent.offset.checked_add(extent.len).is_some_and(|end| end <= file.len() as u64);
+        for member in tar(&file).unwrap_or_default() {
+            prop_assert!(inside(member.content));
+        }
+        for payloads in [Payloads::GoOver, Payloads::Check] {
+            for extent in records(&file, payloads).unwrap_or_default() {
+                prop_assert!(inside(extent));
+            }
+        }
+    }
+
+    /// As before, with the checksum of each header put right, so that the damage is believed.
+    #[test]
+    fn damage_that_is_believed_stays_inside_too(
+        name in prop::sample::select(TARS.to_vec()),
+        block in any::<Index>(),
+        at in 0usize..512,
+        bytes in prop::collection::vec(any::<u8>(), 1..14),
+    ) {
+        let mut file = file(name);
+        let start = block.index(file.len() / 512) * 512;
+        let end = (start + at + bytes.len()).min(start + 512);
+        let len = end - start - at;
+        file[start + at..end].copy_from_slice(&bytes[..len]);
+        let header = &mut file[start..start + 512];
+        header[148..156].copy_from_slice(b"        ");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        for member in tar(&file).unwrap_or_default() {
+            let extent = member.content;
+            prop_assert!(extent.offset.checked_add(extent.len).is_some_and(|end| end <= file.len() as u64));
+        }
+    }
+}
