@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use sw_engine::seam::{Attach, IoKind, Transport};
 use sw_engine::{Fault, Object, PciAddress, Residency};
-use sw_mem::DmaRegion;
+use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan};
 use sw_nvme::controller::{Controller, ControllerConfig};
 use sw_nvme::directory::{Directory, face};
 use sw_nvme::namespace::Namespace;
@@ -13,7 +13,7 @@ use sw_nvme::transport::{Completion, NvmeConfig, NvmeTransport};
 use sw_vfio::{Backend, ControllerClaim, DmaSpace, Sysfs, VfioFunction, VfioWaiter};
 
 use crate::context::Context;
-use crate::io::{io, piece, run};
+use crate::io::{io, memory, piece, run};
 use crate::registry::{Stop, fail, skip};
 
 /// Every back end.
@@ -66,6 +66,9 @@ pub fn on_each(context: &Context, test: impl Fn(Backend) -> Result<(), Stop>) ->
     if tried == 0 { skip("this kernel opens no function to user space") } else { Ok(()) }
 }
 
+/// The transport of one thread.
+pub type Lane = NvmeTransport<VfioFunction>;
+
 /// A controller of ours.
 pub struct Rig {
     pub space: DmaSpace,
@@ -97,8 +100,15 @@ impl Rig {
     ///
     /// # Errors
     /// A failure.
-    pub fn lane(&self, completion: Completion) -> Result<NvmeTransport<VfioFunction>, Stop> {
-        let config = NvmeConfig { completion, queue_depth: 32, device: Ok(()), ..NvmeConfig::default() };
+    pub fn lane(&self, completion: Completion) -> Result<Lane, Stop> {
+        self.lane_with(NvmeConfig { completion, queue_depth: 32, device: Ok(()), ..NvmeConfig::default() })
+    }
+
+    /// A lane as a test wants it.
+    ///
+    /// # Errors
+    /// A failure.
+    pub fn lane_with(&self, config: NvmeConfig) -> Result<Lane, Stop> {
         Ok(NvmeTransport::new(Arc::clone(&self.directory), VfioWaiter::new(self.start)?, config)?)
     }
 
@@ -128,6 +138,23 @@ impl Rig {
             keep: Box::new(()),
         })
     }
+}
+
+/// Memory of one huge page, so that a device without an IOMMU finds it in one piece; of the process otherwise. All `fill`.
+///
+/// # Errors
+/// A skip where no huge pages are reserved.
+pub fn data(backend: Backend, len: u64, fill: u8) -> Result<DmaSpan, Stop> {
+    if backend != Backend::NoIommu {
+        return memory(len, fill);
+    }
+    let buffer = Buffer::allocate_with(ByteLen(len), 0, sw_mem::HugePages::Reserved, sw_mem::Populate::Now);
+    let mut buffer = match buffer {
+        Ok(buffer) => buffer,
+        Err(error) => return skip(format!("no reserved huge pages: {error}")),
+    };
+    buffer.as_mut_slice().fill(fill);
+    Ok(buffer.into_span())
 }
 
 /// One read or write of `len` bytes at `offset` of an object, with memory from `at` of `span`.

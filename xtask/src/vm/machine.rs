@@ -8,6 +8,7 @@
 //! 00:07.0 root port ── switch ─┬─ nvme-cmb    64 MiB of controller memory
 //!                              └─ nvme-near   under the same switch
 //! 00:08.0 root port ── nvme-log     its writes are logged in order, with flushes: what a power cut may leave
+//! 00:09.0 root port ── nvme-many    namespaces of several sizes, with gaps between their numbers; large MDTS
 //! ```
 //!
 //! A device behind its own root port is alone in its IOMMU group. Everything is a JSON value in QEMU's own words, so
@@ -30,10 +31,21 @@ pub enum Device {
     NvmeCmb,
     NvmeNear,
     NvmeLog,
+    NvmeMany,
 }
 
-/// Bytes of every disk and of the peer's BAR.
+/// Bytes of most disks and of the peer's BAR.
 pub const DISK_BYTES: u64 = 64 << 20;
+/// Bytes of a disk, by its node name. Those of `nvme-many` differ, and one is no multiple of a page.
+fn disk_bytes(disk: &str) -> u64 {
+    match disk {
+        "disk-many1" => 16 << 20,
+        "disk-many3" | "disk-many9" => 8 << 20,
+        "disk-many7" => (24 << 20) + 512,
+        _ => DISK_BYTES,
+    }
+}
+
 /// Sector (of 512 bytes) of `nvme-faulty` whose reads fail; the guest learns it by the kernel command line.
 pub const BAD_READ_SECTOR: u64 = 2048;
 /// Sector whose writes fail.
@@ -42,7 +54,7 @@ pub const BAD_WRITE_SECTOR: u64 = 4096;
 const EIO: u32 = 5;
 
 impl Device {
-    pub const ALL: [Device; 7] = [
+    pub const ALL: [Device; 8] = [
         Device::NvmeA,
         Device::NvmeB,
         Device::NvmeFaulty,
@@ -50,6 +62,7 @@ impl Device {
         Device::NvmeCmb,
         Device::NvmeNear,
         Device::NvmeLog,
+        Device::NvmeMany,
     ];
 
     /// The role by which tests ask for it, and its id in QEMU.
@@ -62,6 +75,7 @@ impl Device {
             Device::NvmeCmb => "nvme-cmb",
             Device::NvmeNear => "nvme-near",
             Device::NvmeLog => "nvme-log",
+            Device::NvmeMany => "nvme-many",
         }
     }
 
@@ -79,6 +93,7 @@ impl Device {
             Device::NvmeCmb => "07.0/00.0/00.0",
             Device::NvmeNear => "07.0/00.0/01.0",
             Device::NvmeLog => "08.0",
+            Device::NvmeMany => "09.0",
         }
     }
 
@@ -92,6 +107,7 @@ impl Device {
             Device::NvmeCmb => &["disk-cmb1"],
             Device::NvmeNear => &["disk-near1"],
             Device::NvmeLog => &["disk-log1"],
+            Device::NvmeMany => &["disk-many1", "disk-many3", "disk-many7", "disk-many9"],
         }
     }
 
@@ -117,6 +133,21 @@ impl Device {
             Device::NvmeCmb => vec![with(with(nvme("sw-cmb"), "cmb_size_mb", json!(64)), "drive", json!("disk-cmb1"))],
             Device::NvmeNear => vec![with(nvme("sw-near"), "drive", json!("disk-near1"))],
             Device::NvmeLog => vec![with(nvme("sw-log"), "drive", json!("disk-log1"))],
+            Device::NvmeMany => {
+                let namespace = |nsid: u32, block_bytes: u32| {
+                    json!({"driver": "nvme-ns", "drive": format!("disk-many{nsid}"), "bus": id, "nsid": nsid,
+                           "logical_block_size": block_bytes, "physical_block_size": block_bytes})
+                };
+                vec![
+                    // 4 MiB in one command: lists that are chained.
+                    with(with(nvme("sw-many"), "mdts", json!(10)), "max_ioqpairs", json!(4)),
+                    namespace(1, 512),
+                    namespace(3, 4096),
+                    namespace(7, 512),
+                    // Eight bytes of metadata a block that nobody protects: not to be used, and said to be so.
+                    with(namespace(9, 512), "ms", json!(8)),
+                ]
+            }
         }
     }
 
@@ -206,13 +237,11 @@ pub fn facts_for_guest(devices: &[Device]) -> Vec<String> {
 /// Makes the disks' files, empty and sparse.
 pub fn make_disks(devices: &[Device], dir: &Path) -> Result<(), Stop> {
     for device in devices {
-        let mut files: Vec<String> = device.disks().iter().map(|disk| format!("{disk}.img")).collect();
-        if *device == Device::Peer {
-            files.push("peer.bar".to_string());
-        }
-        for file in files {
+        let disks = device.disks().iter().map(|disk| (format!("{disk}.img"), disk_bytes(disk)));
+        let bar = (*device == Device::Peer).then(|| ("peer.bar".to_string(), DISK_BYTES));
+        for (file, len_bytes) in disks.chain(bar) {
             let path = dir.join(file);
-            let made = std::fs::File::create(&path).and_then(|file| file.set_len(DISK_BYTES));
+            let made = std::fs::File::create(&path).and_then(|file| file.set_len(len_bytes));
             made.map_err(|error| at(&path, "cannot make", &error))?;
         }
         if *device == Device::NvmeLog {

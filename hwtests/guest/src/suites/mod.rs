@@ -2,6 +2,8 @@
 
 mod bed;
 mod command;
+mod driver_io;
+mod driver_load;
 mod engine;
 mod hwtest;
 mod passthrough;
@@ -32,6 +34,8 @@ pub fn all() -> &'static [Suite] {
         vfio_transport::SUITE,
         speed::SUITE,
         command::SUITE,
+        driver_io::SUITE,
+        driver_load::SUITE,
         engine::SUITE,
         hwtest::SUITE,
     ]

@@ -21,7 +21,7 @@ use crate::block;
 use crate::context::Context;
 use crate::io::{bytes, io, memory, piece};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
-use crate::vfio_rig::{Rig, all, attach, bound, on_each};
+use crate::vfio_rig::{Rig, all, attach, bound, data, on_each};
 
 pub const SUITE: Suite = Suite {
     name: "vfio",
@@ -182,20 +182,6 @@ fn identify(context: &Context) -> Verdict {
     })
 }
 
-/// Memory of one huge page, so that a device without an IOMMU finds it in one piece.
-fn data(backend: Backend, len: u64, fill: u8) -> Result<DmaSpan, Stop> {
-    if backend != Backend::NoIommu {
-        return memory(len, fill);
-    }
-    let buffer = Buffer::allocate_with(ByteLen(len), 0, sw_mem::HugePages::Reserved, sw_mem::Populate::Now);
-    let mut buffer = match buffer {
-        Ok(buffer) => buffer,
-        Err(error) => return skip(format!("no reserved huge pages: {error}")),
-    };
-    buffer.as_mut_slice().fill(fill);
-    Ok(buffer.into_span())
-}
-
 fn interop(context: &Context) -> Verdict {
     let device = context.device("nvme-b")?;
     on_each(context, |backend| {
@@ -341,7 +327,11 @@ fn unmapped(context: &Context) -> Verdict {
     })
 }
 
-fn peer(context: &Context, space: &DmaSpace) -> Result<PeerBar, Stop> {
+/// The peer's BAR that is used as memory.
+///
+/// # Errors
+/// A skip where there is no peer.
+pub(super) fn peer(context: &Context, space: &DmaSpace) -> Result<PeerBar, Stop> {
     let address = bound(context, "peer")?;
     Ok(PeerBar::open(space, address, context.bar("peer"), PEER)?)
 }
@@ -440,7 +430,10 @@ fn peer_dma(context: &Context) -> Verdict {
 }
 
 /// Copies all of `host` to a part of the BAR, or the reverse.
-fn copy(bar: &PeerBar, direction: CopyDirection, host: &DmaSpan, part: &DmaSpan) -> Verdict {
+///
+/// # Errors
+/// A failure of the copy.
+pub(super) fn copy(bar: &PeerBar, direction: CopyDirection, host: &DmaSpan, part: &DmaSpan) -> Verdict {
     let mut engine = bar.copy_engine(1)?;
     let fault = |fault: sw_engine::Fault| Stop::Fail(format!("{fault:?}"));
     let _pin = engine.pin(host.region()).map_err(fault)?;
