@@ -9,18 +9,18 @@
 //! - *limits*: depth, lengths, pieces, alignment (`disk.rs`).
 //! - *order*, *state*, *wire*: what a driver owes a controller (`nvme/`).
 //! - *status*: success only for all bytes; errors only for a cause; memory comes back on success.
-//! - *liveness*: everything ends by its deadline, or soon after faults stop; gauges return to zero.
+//! - *liveness*: a poll and a close take no longer than they were told to; everything ends by its deadline, or soon after faults stop; gauges return to zero.
 
-use sw_engine::{Completion, ErrorKind, Lane, Time, Verb, WriteOutcome};
+use sw_engine::{Completion, ErrorKind, Lane, Time, Verb, WriteOutcome, seam::Wait};
 use sw_mem::index;
 
 use super::{
-    World,
-    nvme::NvmeSetup,
+    CLOSE, World,
+    nvme::{ControlBy, NvmeSetup},
     params::{Faces, Mood},
     work::{GUARD, LiveOp},
 };
-use crate::{log::Mark, medium::written, shadow::Way};
+use crate::{hub::nanos, log::Mark, medium::written, shadow::Way};
 
 /// How long a run goes on after the lane is gone, so that the last late bytes land.
 const AFTERMATH_NS: u64 = 3_000_000_000;
@@ -31,6 +31,11 @@ const IDLE_POLLS_MAX: u32 = 50;
 /// How long operations over controllers without faults may make no progress: less than any timer of the driver (its
 /// `LOOK_EVERY` is 100 ms), more than all that the calm ones and the workload do.
 const PROMPT_NS: u64 = 90_000_000;
+
+/// What a poll may take beyond the wait that it was told: no wait for a controller's admin queue or registers.
+const POLL_NS: u64 = 10_000_000;
+/// What a close may take beyond its time for each controller: to delete a queue pair, and to disable the controller.
+const CLOSE_NS: u64 = 300_000_000;
 
 /// All slots of a lane.
 pub(super) fn slots_in_all(lane: &Lane) -> u32 {
@@ -102,6 +107,30 @@ impl World {
                 "liveness",
                 format!("{count} operations made no progress for {idle} ns, and nothing went wrong"),
             );
+        }
+    }
+
+    /// A poll waits as long as it was told to and for nothing else, whatever state the controllers are in.
+    pub(super) fn judge_poll(&self, begun: Time, wait: Wait) {
+        let told = match wait {
+            Wait::No => 0,
+            Wait::For { timeout, .. } => nanos(timeout),
+        };
+        self.judge_span("poll", begun, told + POLL_NS);
+    }
+
+    /// A close is over soon after its time.
+    pub(super) fn judge_close(&self, begun: Time) {
+        let queues =
+            self.params.queues.len() + self.params.nvme.iter().map(|setup| setup.controllers.len()).sum::<usize>();
+        self.judge_span("close", begun, nanos(CLOSE) + queues as u64 * CLOSE_NS);
+    }
+
+    fn judge_span(&self, what: &str, begun: Time, most: u64) {
+        let attended = self.params.nvme.as_ref().is_some_and(|setup| setup.control == ControlBy::Attendant);
+        let took = self.now().0 - begun.0;
+        if attended && took > most {
+            self.broken("liveness", format!("a {what} took {took} ns, and {most} ns are enough"));
         }
     }
 

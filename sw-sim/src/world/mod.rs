@@ -277,7 +277,10 @@ impl World {
         // What the lane looked like when it was found out, not after it was closed.
         let tree = if self.clean() { String::new() } else { self.lane.inspect().to_string() };
         self.lost_before_close = self.all_slabs_lost();
-        let quarantined = self.lane.close(self.now(), CLOSE);
+        let begun = self.now();
+        let quarantined = self.lane.close(begun, CLOSE);
+        self.judge_close(begun);
+        self.drivers.work();
         self.take_completions();
         if quarantined > 0 {
             self.hub.lock().mark(Mark::MemoryQuarantined);
@@ -322,8 +325,11 @@ impl World {
     }
 
     fn poll(&mut self, wait: Wait) {
-        let now = self.now();
+        let (now, broken) = (self.now(), self.lane.counters().broken);
         let ready = self.lane.poll(now, wait);
+        if self.lane.counters().broken == broken {
+            self.judge_poll(now, wait);
+        }
         self.take_completions();
         self.judge_step(now);
         self.judge_promptness();
@@ -334,6 +340,7 @@ impl World {
             self.hub.run_until(Time(now.0 + 1_000));
         }
         self.judge_idle();
+        self.drivers.work();
     }
 }
 

@@ -1,7 +1,10 @@
 //! Worlds whose disks are namespaces of modelled controllers: the product's own controller and transport stand between the
 //! lane and the wire.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use sw_engine::{LaneConfig, Limits, Object, Reason, Residency, seam::Transport};
 use sw_nvme::{
@@ -15,13 +18,15 @@ use super::{
     targets::SimObject,
 };
 use crate::{
-    hub::Hub,
+    hub::{Hub, WakeFlag},
     nvme::{Mishap, NamespaceParams, Noise, NvmeAct, NvmeParams, NvmeRule, OnCommand, QueueKind, SimBus, StatusParams},
     rng::Rng,
 };
 
 const READ: u8 = 0x02;
 const WRITE: u8 = 0x01;
+/// Rounds of work after one wake-up at most: a row of resets ends long before.
+const ROUNDS_MAX: u32 = 100;
 const IDENTIFY: u8 = 0x06;
 /// Admin commands that a driver sends in the middle of a run: create and delete queues, log pages, identify, abort.
 const ADMIN_OPCODES: [u8; 6] = [0x00, 0x01, 0x02, 0x05, IDENTIFY, 0x08];
@@ -36,6 +41,16 @@ pub(crate) struct NvmeSetup {
     pub(crate) tape: Vec<u8>,
     pub(crate) transport: NvmeConfig,
     pub(crate) controller: ControllerConfig,
+    pub(crate) control: ControlBy,
+}
+
+/// Who does the slow work of the controllers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ControlBy {
+    /// A thread of its own: between two steps of the world, if it was woken.
+    Attendant,
+    /// The lane itself.
+    Lane,
 }
 
 impl NvmeSetup {
@@ -54,6 +69,8 @@ impl NvmeSetup {
 pub(super) struct Drivers {
     directory: Arc<Directory<SimBus>>,
     pub(super) controllers: Vec<Arc<Controller<SimBus>>>,
+    /// For each of them, if somebody attends: whether there is work.
+    bells: Vec<Arc<WakeFlag>>,
 }
 
 impl Drivers {
@@ -70,6 +87,11 @@ impl Drivers {
             match Controller::open(Arc::new(bus), setup.controller) {
                 Ok(controller) => {
                     drivers.directory.add(Arc::clone(&controller)).map_err(|error| error.to_string())?;
+                    if setup.control == ControlBy::Attendant {
+                        let bell = Arc::new(WakeFlag::default());
+                        controller.attend(bell.clone());
+                        drivers.bells.push(bell);
+                    }
                     drivers.controllers.push(controller);
                 }
                 Err(error) => failed.push(error.to_string()),
@@ -80,6 +102,20 @@ impl Drivers {
             later.for_each(|(after, mishap)| hub.befall(number, *after, *mishap));
         }
         Ok((drivers, failed))
+    }
+
+    /// What the threads that attend the controllers do when they were woken, and only then. It may take long.
+    pub(super) fn work(&self) {
+        for (controller, bell) in self.controllers.iter().zip(&self.bells) {
+            let mut has_work = bell.0.swap(false, Ordering::Relaxed);
+            for _ in 0..ROUNDS_MAX {
+                if !has_work {
+                    break;
+                }
+                controller.work();
+                has_work = controller.wants_work();
+            }
+        }
     }
 
     /// The one transport over all of them.
@@ -166,7 +202,9 @@ impl Params {
         if long {
             (work.ops, work.op_bytes_max, work.aligned, work.vectored) = (6, 3 << 20, 1000, 0);
         }
-        let setup = NvmeSetup { controllers, mishaps, tape: Vec::new(), transport, controller };
+        let attended = Rng::split(seed, "control").per_mille(750);
+        let control = if attended { ControlBy::Attendant } else { ControlBy::Lane };
+        let setup = NvmeSetup { controllers, mishaps, tape: Vec::new(), transport, controller, control };
         let staging =
             rng.per_mille(700).then(|| (rng.pick_or(&[1, 2, 8], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
         let devices = if staging.is_some() { rng.range(0, 1) } else { 0 };

@@ -301,7 +301,7 @@ impl World {
         let staging = if self.params.staging.is_some() { Ok(()) } else { Err(Reason::NoStaging) };
         let first = live.parts.first().map(|part| part.region);
         let device = first.filter(|_| live.on_device).and_then(|region| self.hub.lock().shadow.device_of(region));
-        let facts = MemoryFacts { device, copy_engine: Ok(()), staging };
+        let facts = MemoryFacts { device, staging, ..MemoryFacts::HOST };
         let caps = self.lane.transport_caps();
         let choose = |object: &sw_engine::Object| -> Option<Choice> {
             plan(object, &facts, &caps, &Policy::Any, &self.rates, live.verb).choice.ok()
