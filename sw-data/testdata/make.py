@@ -1,6 +1,6 @@
 """Writes the files of this folder with other people's software, and beside each what must be found in it.
 
-Needs webdataset, tensorflow (or tensorflow-cpu) and GNU tar. The files are committed; run this again only to add one:
+Needs webdataset, tensorflow (or tensorflow-cpu), torch, megatron-core and GNU tar. The files are committed; run this again only to add one:
     python make.py
 """
 
@@ -110,9 +110,58 @@ def tfrecord():
     expect("tensorflow.tfrecord", found)
 
 
+def numpy_files():
+    import numpy
+
+    arrays = {
+        "f4": numpy.arange(12, dtype="<f4").reshape(3, 4),
+        "fortran": numpy.asfortranarray(numpy.arange(6, dtype=">i2").reshape(2, 3)),
+        "scalar": numpy.array(7, dtype="u1"),
+        "empty": numpy.zeros((0, 5), dtype="c16"),
+        "text": numpy.array(["ab", "ü"]),
+        "dates": numpy.array(["2026-11-28"], dtype="M8[D]"),
+        "bool": numpy.array([True, False]),
+        "v2": numpy.zeros(3, dtype="f8"),
+    }
+    for name, array in arrays.items():
+        path = os.path.join(HERE, f"numpy-{name}.npy")
+        with open(path, "wb") as file:
+            numpy.lib.format.write_array(file, array, version=(2, 0) if name == "v2" else None)
+        expect(f"numpy-{name}.npy", {
+            "descr": array.dtype.str, "item_len": array.dtype.itemsize, "shape": list(array.shape),
+            "fortran": array.flags.f_contiguous and not array.flags.c_contiguous,
+            "offset": os.path.getsize(path) - array.nbytes, "len": array.nbytes,
+        })
+    structure = numpy.zeros(2, dtype=[("a", "<i4"), ("b", "<f8", (2,))])
+    numpy.save(os.path.join(HERE, "numpy-structure.npy"), structure)
+    numpy.save(os.path.join(HERE, "numpy-objects.npy"), numpy.array([{}], dtype=object), allow_pickle=True)
+
+
+def megatron():
+    import numpy
+    import torch
+    from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
+
+    for name, dtype in [("u16", numpy.uint16), ("i32", numpy.int32)]:
+        prefix = os.path.join(HERE, f"megatron-{name}")
+        builder = IndexedDatasetBuilder(prefix + ".bin", dtype=dtype)
+        for number, size in enumerate([5, 1, 300, 0, 17]):
+            builder.add_item(torch.arange(number, number + size))
+            if number in (1, 4):
+                builder.end_document()
+        builder.finalize(prefix + ".idx")
+        dataset = IndexedDataset(prefix)
+        expect(f"megatron-{name}", {
+            "sequences": [dataset[at].tolist() for at in range(len(dataset))],
+            "documents": dataset.document_indices.tolist(),
+        })
+
+
 python_tar("python-ustar.tar", tarfile.USTAR_FORMAT)
 python_tar("python-gnu.tar", tarfile.GNU_FORMAT)
 python_tar("python-pax.tar", tarfile.PAX_FORMAT)
 gnu_tar()
 webdataset_tar()
 tfrecord()
+numpy_files()
+megatron()

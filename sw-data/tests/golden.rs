@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use proptest::{prelude::*, sample::Index};
 use serde_json::Value;
 use sw_data::formats::{
-    Extent, FormatError, Grouping, Member, Payloads, Sample, Scan, TarScan, TfRecordScan, Wrong, scan_slice,
+    Array, Extent, FormatError, Grouping, Layout, Member, NpyScan, Payloads, Sample, Scan, TarScan, TfRecordScan,
+    Token, TokenIndexScan, Wrong, scan_slice,
 };
 
 const TARS: [&str; 6] = ["python-ustar.tar", "python-gnu.tar", "python-pax.tar", "gnu.tar", "gnu-pax.tar", "v7.tar"];
@@ -150,6 +151,111 @@ fn a_long_record_is_read_in_pieces() {
     assert!(records(&file, Payloads::Check).is_err());
 }
 
+fn npy(file: &[u8]) -> Result<Array, FormatError> {
+    let mut found = scan_slice(&mut NpyScan::new(file.len() as u64)?, file)?;
+    assert_eq!(found.len(), 1);
+    Ok(found.remove(0))
+}
+
+#[test]
+fn arrays_are_those_that_numpy_wrote() {
+    for name in ["f4", "fortran", "scalar", "empty", "text", "dates", "bool", "v2"] {
+        let name = format!("numpy-{name}.npy");
+        let array = npy(&file(&name)).unwrap();
+        let found = serde_json::json!({
+            "descr": array.descr, "item_len": array.item_len, "shape": array.shape,
+            "fortran": array.layout == Layout::ColumnMajor,
+            "offset": array.content.offset, "len": array.content.len,
+        });
+        let wanted: Value = serde_json::from_slice(&file(&format!("{name}.json"))).unwrap();
+        assert_eq!(found, wanted, "{name}");
+    }
+}
+
+#[test]
+fn structures_and_pickles_are_refused_by_name() {
+    for (name, said) in [("structure", "[('a', '<i4'), ('b', '<f8', (2,))]"), ("objects", "|O")] {
+        let error = npy(&file(&format!("numpy-{name}.npy"))).unwrap_err();
+        assert!(
+            matches!(&error.wrong, Wrong::Unsupported { what: "an element type", name } if name == said),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn headers_that_numpy_would_not_write_are_refused() {
+    let made = |header: &str| {
+        let len = u16::try_from(header.len()).unwrap().to_le_bytes();
+        npy(&[b"\x93NUMPY\x01\x00".as_slice(), &len, header.as_bytes(), &[0; 64]].concat())
+    };
+    let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }";
+    assert_eq!(made(good).unwrap().content.len, 48);
+    assert_eq!(made(&good.replace("(3, 4)", "(3L, 4L)")).unwrap().shape, [3, 4]);
+    for (from, to) in [
+        ("'shape': (3, 4)", "'fortran_order': True"),
+        ("(3, 4)", "(3, -4)"),
+        ("(3, 4)", "(3 4)"),
+        ("(3, 4)", "(18446744073709551615, 2)"),
+        ("False", "0"),
+        ("'descr'", "'dtype'"),
+        ("'descr': '<f4', ", ""),
+        (", }", ", } + 1"),
+        ("{", ""),
+    ] {
+        let error = made(&good.replacen(from, to, 1)).unwrap_err();
+        assert!(matches!(error.wrong, Wrong::Field { .. }), "{from} as {to}: {error}");
+    }
+    let many = format!("({})", "1, ".repeat(65));
+    assert!(matches!(made(&good.replace("(3, 4)", &many)).unwrap_err().wrong, Wrong::Field { .. }));
+    assert!(matches!(made(&good.replace("(3, 4)", "(3, 40)")).unwrap_err().wrong, Wrong::Cut { missing: 416, .. }));
+    let newer = [b"\x93NUMPY\x04\x00".as_slice(), &[0; 80]].concat();
+    assert!(matches!(npy(&newer).unwrap_err().wrong, Wrong::Unsupported { .. }));
+}
+
+fn sequences(index: &[u8], tokens_len: u64) -> Result<(Vec<Extent>, TokenIndexScan), FormatError> {
+    let mut scan = TokenIndexScan::new(index.len() as u64, tokens_len)?;
+    Ok((scan_slice(&mut scan, index)?, scan))
+}
+
+#[test]
+fn sequences_are_those_that_megatron_reads() {
+    for (name, token) in [("megatron-u16", Token::U16), ("megatron-i32", Token::I32)] {
+        let (index, tokens) = (file(&format!("{name}.idx")), file(&format!("{name}.bin")));
+        let (found, scan) = sequences(&index, tokens.len() as u64).unwrap();
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0i64, |sum, byte| sum * 256 + i64::from(*byte));
+        let item = usize::try_from(token.item_len()).unwrap();
+        let read = |extent: &Extent| -> Vec<i64> { bytes(&tokens, *extent).chunks(item).map(number).collect() };
+        let documents: Vec<i64> = bytes(&index, scan.documents_at().unwrap()).chunks(8).map(number).collect();
+        let found = serde_json::json!({
+            "sequences": found.iter().map(read).collect::<Vec<_>>(), "documents": documents,
+        });
+        let wanted: Value = serde_json::from_slice(&file(&format!("{name}.json"))).unwrap();
+        assert_eq!(found, wanted, "{name}");
+        assert_eq!(scan.shape().unwrap().token, token);
+    }
+}
+
+#[test]
+fn an_index_of_another_file_is_noticed() {
+    let index = file("megatron-i32.idx");
+    let error = sequences(&index, 1291).unwrap_err();
+    assert_eq!(error.wrong, Wrong::OutOfFile { what: "a sequence", number: 4 });
+    // Its head, and 5 sequences of 12 bytes.
+    assert_eq!(sequences(&index, 1292).unwrap().0.len(), 5);
+    for len in 0..index.len() {
+        let error = sequences(&index[..len], 1292).unwrap_err();
+        assert!(matches!(error.wrong, Wrong::Cut { missing, .. } if missing > 0), "{len}: {error}");
+    }
+    let mut damaged = index.clone();
+    damaged[9] = 2;
+    assert!(matches!(sequences(&damaged, 1292).unwrap_err().wrong, Wrong::Unsupported { .. }));
+    // A count that no file holds asks for nothing.
+    let mut huge = index;
+    huge[18..26].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(matches!(sequences(&huge, 1292).unwrap_err().wrong, Wrong::Cut { .. }));
+}
+
 /// Walks with reads of a byte at a time.
 fn by_the_byte<S: Scan>(mut scan: S, file: &[u8]) -> Vec<S::Found> {
     let mut found = Vec::new();
@@ -168,6 +274,10 @@ fn short_reads_change_nothing() {
         let file = file(name);
         assert_eq!(by_the_byte(TarScan::new(file.len() as u64).unwrap(), &file), tar(&file).unwrap());
     }
+    let (index, array) = (file("megatron-u16.idx"), file("numpy-f4.npy"));
+    let found = by_the_byte(TokenIndexScan::new(index.len() as u64, 646).unwrap(), &index);
+    assert_eq!(found, sequences(&index, 646).unwrap().0);
+    assert_eq!(by_the_byte(NpyScan::new(array.len() as u64).unwrap(), &array), [npy(&array).unwrap()]);
     let file = file("tensorflow.tfrecord");
     for payloads in [Payloads::GoOver, Payloads::Check] {
         let found = by_the_byte(TfRecordScan::new(file.len() as u64, payloads).unwrap(), &file);
@@ -218,8 +328,17 @@ fn every_cut_is_noticed_or_harmless() {
 }
 
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
-    let names: Vec<&str> =
-        TARS.into_iter().chain(["sparse-pax.tar", "sparse-gnu.tar", "tensorflow.tfrecord"]).collect();
+    let names: Vec<&str> = TARS
+        .into_iter()
+        .chain([
+            "sparse-pax.tar",
+            "sparse-gnu.tar",
+            "tensorflow.tfrecord",
+            "numpy-f4.npy",
+            "numpy-structure.npy",
+            "megatron-i32.idx",
+        ])
+        .collect();
     let change = (any::<Index>(), any::<u8>());
     (prop::sample::select(names), prop::collection::vec(change, 1..8)).prop_map(|(name, changes)| {
         let mut file = file(name);
@@ -241,6 +360,12 @@ proptest! {
         let inside = |extent: Extent| extent.offset.checked_add(extent.len).is_some_and(|end| end <= file.len() as u64);
         for member in tar(&file).unwrap_or_default() {
             prop_assert!(inside(member.content));
+        }
+        if let Ok(array) = npy(&file) {
+            prop_assert!(inside(array.content));
+        }
+        for extent in sequences(&file, 1292).map(|(found, _)| found).unwrap_or_default() {
+            prop_assert!(extent.offset.checked_add(extent.len).is_some_and(|end| end <= 1292));
         }
         for payloads in [Payloads::GoOver, Payloads::Check] {
             for extent in records(&file, payloads).unwrap_or_default() {

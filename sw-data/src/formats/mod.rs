@@ -10,10 +10,14 @@
 //! Nothing is allocated because a file claims a length; what is kept at once is bounded by the limits named in each format.
 
 mod line;
+mod megatron;
+mod npy;
 mod tar;
 mod tfrecord;
 mod webdataset;
 
+pub use megatron::{Shape, Token, TokenIndexScan};
+pub use npy::{Array, Layout, NpyScan};
 pub use tar::{Member, TarScan};
 pub use tfrecord::{Payloads, Record, TfRecordScan};
 pub use webdataset::{Field, Grouping, Sample};
@@ -110,6 +114,16 @@ pub enum Wrong {
         what: &'static str,
         /// Where it was met.
         name: String,
+    },
+    /// An index points outside of the file that it is about.
+    #[error(
+        "{what} number {number} lies outside of its file; the index belongs to another file, or one of them was cut"
+    )]
+    OutOfFile {
+        /// What the index is of.
+        what: &'static str,
+        /// Which of them.
+        number: u64,
     },
     /// Two fields of one sample have one name.
     #[error("sample {key} has two fields {field}; each may come once")]
