@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub use ioctl::{COMMAND_BYTES, IOCTL_ADMIN, IOCTL_ID, IOCTL_IO, URING_IO};
-use word::{PollQueues, Word};
+use word::{Link, PollQueues, Word};
 
 /// Its name in routes and reports.
 pub const NVME_PASSTHROUGH: &str = "nvme-passthrough";
@@ -82,6 +82,8 @@ struct Ticket {
     /// Bytes that the command moves; none while the ticket is free.
     bytes: Option<u32>,
     memory: Memory,
+    /// What to do if the driver gives up on it.
+    given_up: Retry,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,7 +102,8 @@ impl Shape for Commands {
     const TOO_OLD: &'static str = "use Linux 6.1 or newer; the block device of the namespace serves meanwhile";
 
     fn new(_entries: u32, queue_depth: u32, completions: Completions) -> Self {
-        let unused = Ticket { token: Token::from_raw(0), bytes: None, memory: Memory::Ordinary };
+        let unused =
+            Ticket { token: Token::from_raw(0), bytes: None, memory: Memory::Ordinary, given_up: Retry::Never };
         Self {
             tickets: vec![unused; sw_mem::index(u64::from(queue_depth))].into_boxed_slice(),
             free: (0..queue_depth).rev().collect(),
@@ -143,7 +146,8 @@ impl Shape for Commands {
             Some((segment, _)) if peer::is_peer(segment.region) => Memory::Peer,
             _ => Memory::Ordinary,
         };
-        let number = self.take(Ticket { token: io.token, bytes: Some(bytes), memory })?;
+        let given_up = after_giving_up(io.kind, word.link);
+        let number = self.take(Ticket { token: io.token, bytes: Some(bytes), memory, given_up })?;
         let (fd, flags) = tables.target(io.object, word.fd);
         let mut payload = [0; 80];
         payload[..COMMAND_BYTES].copy_from_slice(&ioctl::pass(&command, address, bytes));
@@ -154,10 +158,10 @@ impl Shape for Commands {
     #[inline]
     fn end(&mut self, word: u64, result: i32) -> Option<IoDone> {
         let ticket = self.tickets.get_mut(usize::try_from(word).ok()?)?;
-        let Ticket { token, memory, .. } = *ticket;
+        let Ticket { token, memory, given_up, .. } = *ticket;
         let bytes = ticket.bytes.take()?;
         self.free.push(u32::try_from(word).ok()?);
-        let result = outcome(result, bytes);
+        let result = outcome(result, bytes, given_up);
         let result = if memory == Memory::Peer { result.map_err(peer::as_refusal) } else { result };
         Some(IoDone { token, result })
     }
@@ -195,14 +199,27 @@ fn transfer(io: &Io, word: &Word, bytes: u32) -> Result<Command, Fault> {
     })
 }
 
+/// Whether a command that the driver gave up on may be sent again.
+///
+/// Over PCI the driver has disabled the controller before, so nothing comes late. Over a network it has closed its own end: no
+/// memory of ours is touched any more, but the other side may still carry out what it was sent. A write that comes late would
+/// undo a newer one, so it is not repeated, and its outcome is unknown (linux drivers/nvme/host/ioctl.c,
+/// nvme_uring_cmd_end_io; core.c, nvme_cancel_request; tcp.c and rdma.c, error recovery).
+#[inline]
+fn after_giving_up(kind: IoKind, link: Link) -> Retry {
+    match (kind, link) {
+        (IoKind::Write, Link::Network) => Retry::Never,
+        _ => Retry::Now,
+    }
+}
+
 /// What a completion says: minus an errno, or an NVMe status as the driver returns it.
 #[inline]
-fn outcome(result: i32, bytes: u32) -> Result<u32, Fault> {
+fn outcome(result: i32, bytes: u32, given_up: Retry) -> Result<u32, Fault> {
     match result {
         0 => Ok(bytes),
-        // The driver gave up on it: a timeout, or a reset. It has disabled the controller before, so nothing comes late
-        // (linux drivers/nvme/host/ioctl.c, nvme_uring_cmd_end_io; core.c, nvme_cancel_request).
-        result if result == -libc::EINTR => Err(Fault { kind: ErrorKind::Io, code: libc::EINTR, retry: Retry::Now }),
+        // The driver gave up on it: a timeout, or a reset.
+        result if result == -libc::EINTR => Err(Fault { kind: ErrorKind::Io, code: libc::EINTR, retry: given_up }),
         ..0 => fault::outcome(result),
         status => {
             let status = u16::try_from(status).ok().map(ioctl::status_of);

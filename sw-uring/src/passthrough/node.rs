@@ -28,7 +28,7 @@ use sw_nvme::{
 use super::{
     NVME_PASSTHROUGH,
     ioctl::{self, Refused},
-    word::{BLOCK_SHIFTS, COMMAND_SHIFTS, PollQueues, Word},
+    word::{BLOCK_SHIFTS, COMMAND_SHIFTS, Link, PollQueues, Word},
 };
 use crate::{
     fault,
@@ -144,6 +144,22 @@ impl Facts {
         }
     }
 
+    /// How the kernel reaches the controllers of the namespace: over PCI only if every one of them says so.
+    fn link(&self) -> Link {
+        let Some(above) = self.directory.parent() else { return Link::Network };
+        let transport = |controller: &Path| sysfs::text(&controller.join("transport"));
+        // Below its controller, or below the subsystem, which has links to its controllers (linux 7.3
+        // drivers/nvme/host/core.c, nvme_init_subsystem; sysfs.c, the attribute `transport`).
+        let names = sysfs::names(above).into_iter();
+        let below = names.filter(|name| name.strip_prefix("nvme").is_some_and(|rest| rest.parse::<u32>().is_ok()));
+        let told: Vec<_> = match transport(above) {
+            Some(own) => vec![Some(own)],
+            None => below.map(|name| transport(&above.join(name))).collect(),
+        };
+        let pcie = !told.is_empty() && told.iter().all(|transport| transport.as_deref() == Some("pcie"));
+        if pcie { Link::Pcie } else { Link::Network }
+    }
+
     /// Alignment of memory in bytes.
     fn memory(&self) -> u32 {
         // The file has the mask. A command's data begins at a dword in any case (NVMe, PRP entries).
@@ -214,7 +230,7 @@ pub(crate) fn open(machine: &Machine, path: &Path, mode: OpenMode) -> Result<Obj
     let nsid = ioctl::namespace_id(node.as_fd()).map_err(failed)?;
     let (namespace, limits) = identify(node.as_fd(), nsid, path)?;
     let bytes_max = limits.bytes_max().min(facts.command_bytes());
-    let word = word(node.as_fd(), nsid, &namespace, bytes_max, facts.poll_queues());
+    let word = word(node.as_fd(), nsid, &namespace, bytes_max, &facts);
     let (word, handle) = word.and_then(|word| Some((word, word.pack()?))).ok_or_else(|| {
         let (block, fd) = (namespace.format.block_bytes, node.as_raw_fd());
         Error::new(ErrorKind::Unsupported, Verb::Open)
@@ -303,17 +319,12 @@ fn refusal(refused: Refused, path: &Path) -> Error {
 }
 
 /// The face's word; none if block or command are out of its range.
-fn word(
-    node: BorrowedFd<'_>,
-    nsid: u32,
-    namespace: &IdentifyNamespace,
-    bytes_max: u64,
-    poll_queues: PollQueues,
-) -> Option<Word> {
+fn word(node: BorrowedFd<'_>, nsid: u32, namespace: &IdentifyNamespace, bytes_max: u64, facts: &Facts) -> Option<Word> {
     let block_shift = u8::try_from(namespace.format.block_bytes.trailing_zeros()).ok()?;
     let command_shift = u8::try_from(bytes_max.checked_ilog2()?).ok()?.min(*COMMAND_SHIFTS.end());
     let fits = BLOCK_SHIFTS.contains(&block_shift) && COMMAND_SHIFTS.contains(&command_shift);
-    let word = Word { fd: node.as_raw_fd(), nsid, block_shift, command_shift, poll_queues };
+    let (poll_queues, link) = (facts.poll_queues(), facts.link());
+    let word = Word { fd: node.as_raw_fd(), nsid, block_shift, command_shift, poll_queues, link };
     (fits && command_shift >= block_shift).then_some(word)
 }
 

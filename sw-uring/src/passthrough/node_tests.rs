@@ -100,6 +100,31 @@ fn commands_keep_to_the_pieces_that_the_driver_moves_in_place() {
 }
 
 #[test]
+fn a_namespace_is_on_pci_only_if_all_its_controllers_say_so() {
+    let tree = tree();
+    let facts = tree.facts().unwrap();
+    assert_eq!(facts.link(), Link::Network, "nobody tells");
+    for (transport, want) in
+        [("pcie", Link::Pcie), ("tcp", Link::Network), ("rdma", Link::Network), ("fc", Link::Network)]
+    {
+        tree.put(&format!("{CONTROLLER}/transport"), &format!("{transport}\n"));
+        assert_eq!(facts.link(), want, "{transport}");
+    }
+    // Shared paths: the node hangs from the subsystem, which has links to its controllers.
+    let subsystem = "sys/devices/virtual/nvme-subsystem/nvme-subsys0";
+    let tree = Tree::new(subsystem);
+    let facts = tree.facts().unwrap();
+    assert_eq!(facts.link(), Link::Network, "no controller");
+    for (name, transport) in [("nvme0", "pcie"), ("nvme1", "tcp")] {
+        let controller = format!("sys/devices/{name}");
+        tree.put(&format!("{controller}/transport"), &format!("{transport}\n"));
+        tree.link(&format!("{subsystem}/{name}"), &controller);
+        let want = if transport == "pcie" { Link::Pcie } else { Link::Network };
+        assert_eq!(facts.link(), want, "with {name} over {transport}");
+    }
+}
+
+#[test]
 fn namespaces_that_take_no_plain_commands_are_refused_with_a_remedy() {
     let tree = tree();
     let facts = tree.facts().unwrap();

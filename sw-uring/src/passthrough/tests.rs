@@ -3,7 +3,8 @@ use sw_mem::{HostVa, Place, RegionId};
 
 use super::*;
 
-const WORD: Word = Word { fd: 5, nsid: 3, block_shift: 12, command_shift: 17, poll_queues: PollQueues::None };
+const WORD: Word =
+    Word { fd: 5, nsid: 3, block_shift: 12, command_shift: 17, poll_queues: PollQueues::None, link: Link::Pcie };
 
 fn io(kind: IoKind, offset: u64, len: u32, token: u64) -> Io {
     let place = Place::Host(HostVa::new(0x7000_0000_1000));
@@ -22,9 +23,9 @@ fn io(kind: IoKind, offset: u64, len: u32, token: u64) -> Io {
 
 #[test]
 fn a_completion_is_bytes_an_errno_or_a_status() {
+    let outcome = |result, bytes| super::outcome(result, bytes, Retry::Now);
     assert_eq!(outcome(0, 4096), Ok(4096));
     assert_eq!(outcome(-libc::EACCES, 0).unwrap_err().kind, ErrorKind::PermissionDenied);
-    assert_eq!(outcome(-libc::EINTR, 0).unwrap_err().retry, Retry::Now);
     // Unrecovered read error, as the driver returns it: sct 2h, sc 81h, do not retry.
     let media = outcome(0x4281, 4096).unwrap_err();
     assert_eq!((media.kind, media.code, media.retry), (ErrorKind::Io, 0x281, Retry::Never));
@@ -33,6 +34,26 @@ fn a_completion_is_bytes_an_errno_or_a_status() {
     assert_eq!(outcome(0x2000, 4096).unwrap_err().kind, ErrorKind::Protocol);
     assert_eq!(outcome(i32::MAX, 4096).unwrap_err().kind, ErrorKind::Protocol);
     assert_eq!(outcome(i32::MIN, 4096).unwrap_err().kind, ErrorKind::Io);
+}
+
+#[test]
+fn a_write_that_the_driver_gave_up_on_is_sent_again_over_pci_only() {
+    let tables = Tables::none();
+    let mut shape = Commands::new(2, 1, Completions::Posted);
+    let mut given_up = |kind, link| {
+        let len = if kind == IoKind::FlushAll { 0 } else { 4096 };
+        let one = Io { handle: Word { link, ..WORD }.pack().unwrap(), ..io(kind, 0, len, 9) };
+        let entry = shape.entry(&one, &tables).unwrap();
+        let done = shape.end(squeue::EntryMarker::get_user_data(&entry), -libc::EINTR).unwrap();
+        done.result.unwrap_err()
+    };
+    let unknown = Fault { kind: ErrorKind::Io, code: libc::EINTR, retry: Retry::Never };
+    let again = Fault { retry: Retry::Now, ..unknown };
+    assert_eq!(given_up(IoKind::Write, Link::Pcie), again);
+    assert_eq!(given_up(IoKind::Write, Link::Network), unknown, "the other side may still carry it out");
+    for kind in [IoKind::Read, IoKind::FlushAll] {
+        assert_eq!(given_up(kind, Link::Network), again, "twice is as good as once");
+    }
 }
 
 #[test]
