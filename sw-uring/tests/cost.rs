@@ -21,7 +21,7 @@ use sw_engine::{
 };
 use sw_uring::{UringConfig, UringTransport};
 
-use support::{PATIENCE, Scratch, io, memory, open, pattern, segment};
+use support::{PATIENCE, io, memory, open, pattern, scratch, segment};
 
 const DEPTH: u32 = 32;
 const ROUNDS: u64 = 1000;
@@ -52,7 +52,7 @@ static COUNTING: Counting = Counting;
 
 /// I/Os ended, allocations, system calls.
 fn drive(transport: &mut UringTransport, face: usize) -> (u64, u64, u64) {
-    let scratch = Scratch::new("cost");
+    let scratch = scratch("cost");
     std::fs::File::create(scratch.path("file")).unwrap().write_all(&pattern(1 << 20, 50)).unwrap();
     let object = open(transport, &scratch.path("file"), OpenMode::Read);
     let span = memory(u64::from(DEPTH) * 8192, 0);

@@ -16,10 +16,11 @@ use sw_testkit::conformance::{
     block_file::{self, Bed, Clock, Target},
     fail, skip, store,
 };
+use sw_testkit::scratch::Scratch;
 use sw_uring::{FileStore, IO_URING, PREADV2, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 use crate::mounts::{Loop, is_root};
-use crate::support::{self, Scratch, io, memory, run, segment};
+use crate::support::{self, io, memory, run, scratch, segment};
 
 /// Which of a file's faces the suite drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ struct Files {
 
 impl Files {
     fn new(label: &'static str, transport: &'static str, way: Way, make: Make) -> Self {
-        let (store, scratch) = (FileStore::new(transport), Scratch::new("conformance"));
+        let (store, scratch) = (FileStore::new(transport), scratch("conformance"));
         Self { label, make, store, way, scratch, made: 0, failing: None, start: Instant::now() }
     }
 
@@ -217,7 +218,7 @@ impl store::Bed for Names {
 #[test]
 fn the_file_store_conforms() {
     for (_, transport) in support::transports() {
-        let mut bed = Names { transport, scratch: Scratch::new("store"), made: 0 };
+        let mut bed = Names { transport, scratch: scratch("store"), made: 0 };
         store::run(&mut bed).assert_green(&[]);
     }
 }

@@ -1,6 +1,6 @@
 //! Reads, writes and flushes through every transport, on ordinary files.
 
-use crate::support::{self, Scratch, bytes, io, memory, open, pattern, read, run, segment, transports, write};
+use crate::support::{self, bytes, io, memory, open, pattern, read, run, scratch, segment, transports, write};
 use sw_engine::{
     ErrorKind, Granularity, Landing,
     seam::{Attach, IoDone, IoKind, OpenMode, Submit, Transport, Wait},
@@ -9,7 +9,7 @@ use sw_uring::{QUEUE_DEPTH_MAX, TaskRun, ThreadsConfig, ThreadsTransport, UringC
 
 #[test]
 fn reads_through_every_face_return_the_bytes_of_the_file() {
-    let scratch = Scratch::new("read");
+    let scratch = scratch("read");
     let data = pattern(3 << 20, 1);
     std::fs::write(scratch.path("file"), &data).unwrap();
     for (name, mut transport) in transports() {
@@ -26,7 +26,7 @@ fn reads_through_every_face_return_the_bytes_of_the_file() {
 
 #[test]
 fn registered_files_and_buffers_move_the_same_bytes_until_they_are_taken_out_and_after() {
-    let scratch = Scratch::new("registered");
+    let scratch = scratch("registered");
     let data = pattern(1 << 20, 2);
     std::fs::write(scratch.path("file"), &data).unwrap();
     for (name, mut transport) in transports() {
@@ -53,7 +53,7 @@ fn registered_files_and_buffers_move_the_same_bytes_until_they_are_taken_out_and
 
 #[test]
 fn up_to_three_pieces_of_memory_are_filled_in_order() {
-    let scratch = Scratch::new("pieces");
+    let scratch = scratch("pieces");
     let data = pattern(1 << 20, 3);
     std::fs::write(scratch.path("file"), &data).unwrap();
     for (name, mut transport) in transports() {
@@ -73,7 +73,7 @@ fn up_to_three_pieces_of_memory_are_filled_in_order() {
 
 #[test]
 fn written_and_flushed_bytes_are_in_the_file() {
-    let scratch = Scratch::new("write");
+    let scratch = scratch("write");
     for (name, mut transport) in transports() {
         std::fs::write(scratch.path("file"), vec![0u8; 1 << 20]).unwrap();
         let object = open(&*transport, &scratch.path("file"), OpenMode::Update);
@@ -93,7 +93,7 @@ fn written_and_flushed_bytes_are_in_the_file() {
 
 #[test]
 fn the_end_of_the_file_is_short_then_zero_and_holes_are_zeros() {
-    let scratch = Scratch::new("ends");
+    let scratch = scratch("ends");
     let file = std::fs::File::create(scratch.path("holes")).unwrap();
     file.set_len(100_000).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"end", 99_997).unwrap();
@@ -118,7 +118,7 @@ fn the_end_of_the_file_is_short_then_zero_and_holes_are_zeros() {
 
 #[test]
 fn a_file_that_shrinks_gives_fewer_bytes_and_is_told_changed() {
-    let scratch = Scratch::new("shrinks");
+    let scratch = scratch("shrinks");
     for (name, mut transport) in transports() {
         std::fs::write(scratch.path("file"), pattern(1 << 20, 4)).unwrap();
         let object = open(&*transport, &scratch.path("file"), OpenMode::Read);
@@ -135,7 +135,7 @@ fn a_file_that_shrinks_gives_fewer_bytes_and_is_told_changed() {
 
 #[test]
 fn a_replaced_file_still_reads_as_the_old_one_and_is_told_changed() {
-    let scratch = Scratch::new("replaced");
+    let scratch = scratch("replaced");
     for (name, mut transport) in transports() {
         let old = pattern(65536, 5);
         std::fs::write(scratch.path("file"), &old).unwrap();
@@ -151,7 +151,7 @@ fn a_replaced_file_still_reads_as_the_old_one_and_is_told_changed() {
 
 #[test]
 fn a_direct_face_refuses_what_is_not_aligned_and_says_why() {
-    let scratch = Scratch::new("unaligned");
+    let scratch = scratch("unaligned");
     std::fs::write(scratch.path("file"), pattern(65536, 7)).unwrap();
     for (name, mut transport) in transports() {
         let object = open(&*transport, &scratch.path("file"), OpenMode::Read);
@@ -173,7 +173,7 @@ fn a_direct_face_refuses_what_is_not_aligned_and_says_why() {
 
 #[test]
 fn a_ring_for_one_thread_refuses_another_and_a_shared_one_is_handed_over_in_flight() {
-    let scratch = Scratch::new("threads");
+    let scratch = scratch("threads");
     std::fs::write(scratch.path("file"), pattern(65536, 8)).unwrap();
     let mut own = UringTransport::new(UringConfig { single_issuer: true, ..UringConfig::default() }).unwrap();
     let object = open(&own, &scratch.path("file"), OpenMode::Read);
@@ -202,7 +202,7 @@ fn a_ring_without_room_for_buffers_ignores_hints_about_regions() {
     let Ok(mut transport) = UringTransport::new(UringConfig { buffers_max: 0, ..UringConfig::default() }) else {
         return println!("skip: no io_uring here");
     };
-    let scratch = Scratch::new("no-buffers");
+    let scratch = scratch("no-buffers");
     std::fs::write(scratch.path("file"), pattern(8192, 3)).unwrap();
     let object = open(&transport, &scratch.path("file"), OpenMode::Read);
     let span = memory(4096, 0);
@@ -241,7 +241,7 @@ fn settings_out_of_range_are_refused_before_anything_is_made() {
 /// milliseconds, gathering 100 us.
 #[test]
 fn a_pool_of_threads_does_not_hold_one_completion_for_a_slow_one() {
-    let scratch = Scratch::new("gather");
+    let scratch = scratch("gather");
     let len = 256 << 20;
     std::fs::File::create(scratch.path("file")).unwrap().set_len(len).unwrap();
     let config = ThreadsConfig { threads: 2, io_bytes_max: 256 << 20, ..ThreadsConfig::default() };

@@ -11,7 +11,7 @@ use std::{
 
 use crate::fuse;
 use crate::mounts::{Loop, LoopMount, tool};
-use crate::support::{PATIENCE, Scratch, io, memory, open, pattern, read, run, segment, transports, write};
+use crate::support::{PATIENCE, io, memory, open, pattern, read, run, scratch, segment, transports, write};
 use sw_engine::{
     ErrorKind, Face, Granularity, Landing, Object, Residency, Retry, Version,
     seam::{Fence, IoDone, IoKind, OpenMode, Store, Submit, Transport, Wait},
@@ -48,7 +48,7 @@ fn silent_pipe(transport: &'static str) -> (Object, std::io::PipeWriter) {
 
 #[test]
 fn a_read_error_of_a_file_system_is_an_io_fault_and_the_rest_of_the_file_still_reads() {
-    let scratch = Scratch::new("eio-fuse");
+    let scratch = scratch("eio-fuse");
     let data = pattern(1 << 20, 20);
     // The kernel reads ahead only in whole answers, so the bad range is far from the good one.
     match fuse::mount(&scratch.path("mnt"), data.clone(), 900_000..900_001, libc::EIO) {
@@ -66,7 +66,7 @@ fn a_read_error_of_a_file_system_is_an_io_fault_and_the_rest_of_the_file_still_r
 
 #[test]
 fn a_read_error_of_a_device_is_an_io_fault_on_both_faces() {
-    let scratch = Scratch::new("eio-loop");
+    let scratch = scratch("eio-loop");
     let device = match Loop::new(&scratch.path("image"), 8 << 20) {
         Ok(device) => device,
         Err(why) => return println!("skip: {why}"),
@@ -86,7 +86,7 @@ fn a_read_error_of_a_device_is_an_io_fault_on_both_faces() {
 
 #[test]
 fn a_full_disk_is_known_before_the_first_byte_and_leaves_the_old_file() {
-    let scratch = Scratch::new("full");
+    let scratch = scratch("full");
     let disk = match LoopMount::new(&["mkfs.ext4", "-q"], &scratch.path(""), 16 << 20) {
         Ok(disk) => disk,
         Err(why) => return println!("skip: {why}"),
@@ -116,7 +116,7 @@ fn a_full_disk_is_known_before_the_first_byte_and_leaves_the_old_file() {
 
 #[test]
 fn again_means_now() {
-    let scratch = Scratch::new("again");
+    let scratch = scratch("again");
     match fuse::mount(&scratch.path("mnt"), pattern(1 << 20, 23), 900_000..900_001, libc::EAGAIN) {
         Ok(_session) => {
             for (name, mut transport) in transports() {
@@ -174,7 +174,7 @@ fn a_fence_ends_what_can_be_ended_and_then_takes_no_more() {
 
 #[test]
 fn a_write_that_the_kernel_holds_makes_the_fence_busy_and_the_drop_leak() {
-    let scratch = Scratch::new("frozen");
+    let scratch = scratch("frozen");
     let disk = match LoopMount::new(&["mkfs.ext4", "-q"], &scratch.path(""), 16 << 20) {
         Ok(disk) => disk,
         Err(why) => return println!("skip: {why}"),
@@ -245,7 +245,7 @@ fn a_wake_ends_a_wait_of_another_thread_and_one_in_advance_counts() {
 
 #[test]
 fn the_depth_is_a_limit_and_a_short_list_of_completions_loses_none() {
-    let scratch = Scratch::new("depth");
+    let scratch = scratch("depth");
     std::fs::File::create(scratch.path("file")).unwrap().write_all(&pattern(1 << 20, 22)).unwrap();
     let shapes: Vec<Box<dyn Transport>> = vec![
         Box::new(UringTransport::new(UringConfig { queue_depth: 8, ..UringConfig::default() }).unwrap()),

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::mounts::{Loop, LoopMount, Mount, Zram, tool};
-use crate::support::{Scratch, io, pattern, read, run, transports, write};
+use crate::support::{io, pattern, read, run, scratch, transports, write};
 use crate::{fuse, support};
 use sw_engine::{
     Completion, Face, Landing, Lane, LaneConfig, LaneParts, MemoryFacts, Object, Op, OpOptions, Policy, RateTable,
@@ -110,7 +110,7 @@ fn exercise_device(place: &str, device: &str, expected: Faces, len: u64) {
 }
 
 fn on_loop(place: &str, mkfs: &[&str], len: u64, for_writing: Faces, for_reading: Faces) {
-    let scratch = Scratch::new(place);
+    let scratch = scratch(place);
     match LoopMount::new(mkfs, &scratch.path(""), len) {
         Ok(mount) => exercise_directory(place, mount.path(), for_writing, for_reading),
         Err(why) => println!("skip {place}: {why}"),
@@ -129,7 +129,7 @@ fn xfs_goes_direct() {
 
 #[test]
 fn writers_that_meet_inside_a_large_block_keep_their_bytes() {
-    let scratch = Scratch::new("xfs-16k");
+    let scratch = scratch("xfs-16k");
     match LoopMount::new(&["mkfs.xfs", "-q", "-b", "size=16384"], &scratch.path(""), 320 << 20) {
         Ok(mount) => exercise_neighbours(&mount.path().join("file"), 16_384),
         // Blocks above a page need Linux 6.12.
@@ -227,7 +227,7 @@ fn btrfs_reads_direct_and_writes_checksummed_files_through_the_page_cache() {
 
 #[test]
 fn btrfs_reads_what_it_compressed_through_the_page_cache() {
-    let scratch = Scratch::new("btrfs-compressed");
+    let scratch = scratch("btrfs-compressed");
     let disk = match LoopMount::new(&["mkfs.btrfs", "-q"], &scratch.path(""), 128 << 20) {
         Ok(disk) => disk,
         Err(why) => return println!("skip btrfs: {why}"),
@@ -248,7 +248,7 @@ fn btrfs_reads_what_it_compressed_through_the_page_cache() {
 
 #[test]
 fn tmpfs_copies_and_says_so() {
-    let scratch = Scratch::new("tmpfs");
+    let scratch = scratch("tmpfs");
     match Mount::new(&["-t", "tmpfs", "none"], &scratch.path("mnt")) {
         Ok(mount) => {
             let copied = Faces::Buffered(Reason::DirectRefused);
@@ -260,7 +260,7 @@ fn tmpfs_copies_and_says_so() {
 
 #[test]
 fn overlayfs_goes_the_way_of_the_file_system_below() {
-    let scratch = Scratch::new("overlay");
+    let scratch = scratch("overlay");
     let made = LoopMount::new(&["mkfs.ext4", "-q"], &scratch.path(""), 64 << 20).and_then(|below| {
         let dir = |name: &str| below.path().join(name).to_str().unwrap().to_owned();
         for name in ["lower", "upper", "work"] {
@@ -278,7 +278,7 @@ fn overlayfs_goes_the_way_of_the_file_system_below() {
 
 #[test]
 fn fuse_copies_and_says_so() {
-    let scratch = Scratch::new("fuse");
+    let scratch = scratch("fuse");
     let data = pattern(2 << 20, 11);
     match fuse::mount(&scratch.path("mnt"), data.clone(), 0..0, libc::EIO) {
         Ok(_session) => {
@@ -297,7 +297,7 @@ fn fuse_copies_and_says_so() {
 
 #[test]
 fn a_loop_device_goes_direct() {
-    let scratch = Scratch::new("loop");
+    let scratch = scratch("loop");
     match Loop::new(&scratch.path("image"), 16 << 20) {
         Ok(device) => exercise_device("loop", device.device(), Faces::Direct(512), 16 << 20),
         Err(why) => println!("skip loop: {why}"),

@@ -21,7 +21,7 @@ use sw_uring::{FileStore, IO_URING, PREADV2, ThreadsConfig, ThreadsTransport, Ur
 
 use crate::{
     mounts::is_root,
-    support::{Scratch, bytes, io, memory, open, pattern, read, run, segment, transports, write},
+    support::{bytes, io, memory, open, pattern, read, run, scratch, segment, transports, write},
 };
 
 const ROLE: &str = "SW_URING_TEST_ROLE";
@@ -83,7 +83,7 @@ fn become_nobody() {
 
 #[test]
 fn where_io_uring_is_blocked_threads_serve_and_the_reason_is_told() {
-    let scratch = Scratch::new("blocked");
+    let scratch = scratch("blocked");
     std::fs::write(scratch.path("file"), pattern(65536, 30)).unwrap();
     child_passes("child_blocked", &libc::EPERM.to_string(), &scratch.path(""));
     child_passes("child_blocked", &libc::ENOSYS.to_string(), &scratch.path(""));
@@ -116,7 +116,7 @@ fn too_little_locked_memory_refuses_the_hint_and_not_the_io() {
     if !is_root() {
         return println!("skip: only root can give up the right to lock memory");
     }
-    let scratch = Scratch::new("memlock");
+    let scratch = scratch("memlock");
     std::fs::write(scratch.path("file"), pattern(1 << 20, 31)).unwrap();
     child_passes("child_memlock", "", &scratch.path(""));
 }
@@ -146,7 +146,7 @@ fn permission_and_descriptors_are_told_with_the_name_and_the_remedy() {
     if !is_root() {
         return println!("skip: only root can make what others may not read");
     }
-    let scratch = Scratch::new("denied");
+    let scratch = scratch("denied");
     std::fs::write(scratch.path("file"), b"secret").unwrap();
     std::fs::set_permissions(scratch.path("file"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     child_passes("child_denied", "", &scratch.path(""));
@@ -183,7 +183,7 @@ fn child_denied() {
 
 #[test]
 fn a_forked_child_gets_an_error_and_the_parent_goes_on() {
-    let scratch = Scratch::new("forked");
+    let scratch = scratch("forked");
     std::fs::write(scratch.path("file"), pattern(65536, 32)).unwrap();
     child_passes("child_forks", "", &scratch.path(""));
 }
@@ -219,7 +219,7 @@ fn child_forks() {
 
 #[test]
 fn a_killed_writer_leaves_the_old_file_or_the_new_one() {
-    let scratch = Scratch::new("killed");
+    let scratch = scratch("killed");
     let target = scratch.path("target");
     let versions = [pattern(WRITTEN, 0), pattern(WRITTEN, 1)];
     std::fs::write(&target, &versions[0]).unwrap();

@@ -14,7 +14,7 @@ use sw_uring::{FileStore, IO_URING, UringConfig, UringTransport};
 
 use crate::{
     mounts::tool,
-    support::{Scratch, pattern, read, write},
+    support::{pattern, read, scratch, write},
 };
 
 fn store() -> FileStore {
@@ -33,7 +33,7 @@ fn hidden(dir: &Path) -> Vec<String> {
 
 #[test]
 fn what_is_not_bytes_is_refused_by_kind_with_its_name() {
-    let scratch = Scratch::new("kinds");
+    let scratch = scratch("kinds");
     tool("mkfifo", &[text(&scratch.path("pipe"))]).unwrap();
     let _socket = UnixListener::bind(scratch.path("socket")).unwrap();
     std::fs::create_dir(scratch.path("dir")).unwrap();
@@ -61,7 +61,7 @@ fn what_is_not_bytes_is_refused_by_kind_with_its_name() {
 
 #[test]
 fn a_new_file_appears_at_commit_and_keeps_the_old_ones_permissions() {
-    let scratch = Scratch::new("commit");
+    let scratch = scratch("commit");
     let target = scratch.path("file");
     std::fs::write(&target, b"old").unwrap();
     std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o640)).unwrap();
@@ -81,7 +81,7 @@ fn a_new_file_appears_at_commit_and_keeps_the_old_ones_permissions() {
 
 #[test]
 fn a_dropped_new_file_leaves_nothing_and_a_symbolic_link_keeps_being_one() {
-    let scratch = Scratch::new("dropped");
+    let scratch = scratch("dropped");
     std::fs::write(scratch.path("real"), b"old").unwrap();
     std::os::unix::fs::symlink("real", scratch.path("link")).unwrap();
     let intent = store().create(text(&scratch.path("link")), 10).unwrap();
@@ -96,7 +96,7 @@ fn a_dropped_new_file_leaves_nothing_and_a_symbolic_link_keeps_being_one() {
 
 #[test]
 fn what_cannot_be_replaced_is_refused_at_create() {
-    let scratch = Scratch::new("refused");
+    let scratch = scratch("refused");
     std::fs::create_dir(scratch.path("dir")).unwrap();
     let kind = |name: &Path, len| store().create(text(name), len).err().unwrap().kind();
     assert_eq!(kind(&scratch.path("dir"), 1), ErrorKind::WrongKind);
@@ -108,7 +108,7 @@ fn what_cannot_be_replaced_is_refused_at_create() {
 
 #[test]
 fn a_copy_goes_on_where_it_was_recorded_and_only_for_the_same_source() {
-    let scratch = Scratch::new("resume");
+    let scratch = scratch("resume");
     let target = scratch.path("copy");
     let mut transport = UringTransport::new(UringConfig::default()).unwrap();
     let data = pattern(200_000, 41);
@@ -137,7 +137,7 @@ fn a_copy_goes_on_where_it_was_recorded_and_only_for_the_same_source() {
 
 #[test]
 fn a_record_that_does_not_fit_its_file_counts_as_nothing() {
-    let scratch = Scratch::new("record");
+    let scratch = scratch("record");
     let target = scratch.path("copy");
     let mut first = store().create_resumable(text(&target), 100_000, 1).unwrap();
     first.record(50_000).unwrap();
@@ -155,7 +155,7 @@ fn a_record_that_does_not_fit_its_file_counts_as_nothing() {
 
 #[test]
 fn listings_are_in_byte_order_and_name_what_opens() {
-    let scratch = Scratch::new("list");
+    let scratch = scratch("list");
     for name in ["b", "a", "B", "ä", "a.b"] {
         std::fs::write(scratch.path(name), name).unwrap();
     }
@@ -175,7 +175,7 @@ fn listings_are_in_byte_order_and_name_what_opens() {
 
 #[test]
 fn removed_truncated_and_reserved() {
-    let scratch = Scratch::new("remove");
+    let scratch = scratch("remove");
     let path = scratch.path("file");
     std::fs::write(&path, b"0123456789").unwrap();
     let object = store().open(text(&path), OpenMode::Update).unwrap();

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test code: a failure to prepare is a failed test")]
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -15,34 +15,15 @@ use sw_engine::{
     seam::{Io, IoDone, IoKind, MemorySegment, OpenMode, Store, Submit, Transport, Wait},
 };
 use sw_mem::{Buffer, ByteLen, DmaSpan, HugePages, Populate};
+use sw_testkit::scratch::Scratch;
 use sw_uring::{FileStore, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 /// Longest that a test waits for one I/O.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A directory that is removed again.
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(crate) fn new(tag: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Beside the build, which is on a disk: the temporary directory is often a tmpfs without O_DIRECT.
-        let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let path = root.join(format!("{tag}-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A directory beside the build, which is on a disk: the temporary directory is often a tmpfs without O_DIRECT.
+pub(crate) fn scratch(tag: &str) -> Scratch {
+    Scratch::new(env!("CARGO_TARGET_TMPDIR"), tag)
 }
 
 /// Bytes that differ from place to place, so that a shifted copy is seen.
