@@ -130,12 +130,13 @@ pub struct Doctor {
 #[command(after_help = "Examples:
   straightway plan /data/file
   straightway plan /data/file --into gpu0 --policy require=dma
+  straightway plan /dev/nvme0n1 --into p2pmem:0000:3b:00.0
   straightway plan stripe:1MiB:/mnt/a/f,/mnt/b/f --verb write")]
 pub struct Plan {
     /// The object
     #[arg(value_parser = parse_uri)]
     pub uri: Uri,
-    /// Where the bytes go: host, gpuN or bar:PCI-ADDRESS/N
+    /// Where the bytes go: host, gpuN, bar:PCI-ADDRESS/N or p2pmem:PCI-ADDRESS
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,
     /// Routes that are accepted: any, prefer=ROUTE, require=ROUTE, require-core=ROUTE
@@ -266,7 +267,7 @@ pub struct Load {
     /// A safetensors file, an index.json, a directory that holds either, or another object with the bytes of one such file
     #[arg(value_parser = parse_uri)]
     pub checkpoint: Uri,
-    /// Where the bytes go: host, gpuN or bar:PCI-ADDRESS/N
+    /// Where the bytes go: host, gpuN, bar:PCI-ADDRESS/N or p2pmem:PCI-ADDRESS
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,
     /// Names to load: a comma list of globs with * and ?
@@ -360,7 +361,7 @@ pub struct BenchRead {
     /// The object
     #[arg(value_parser = parse_uri)]
     pub uri: Uri,
-    /// Where the bytes go: host, gpuN or bar:PCI-ADDRESS/N
+    /// Where the bytes go: host, gpuN, bar:PCI-ADDRESS/N or p2pmem:PCI-ADDRESS
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,
     /// What is measured.
@@ -378,7 +379,7 @@ pub struct BenchWrite {
     /// The file to make; it is removed afterwards
     #[arg(value_parser = parse_uri)]
     pub uri: Uri,
-    /// Where the bytes come from: host, gpuN or bar:PCI-ADDRESS/N
+    /// Where the bytes come from: host, gpuN, bar:PCI-ADDRESS/N or p2pmem:PCI-ADDRESS
     #[arg(long, default_value = "host", value_parser = parse_into)]
     pub into: Destination,
     /// Length of the file

@@ -16,6 +16,7 @@ use sw_engine::{
 use sw_mem::{ByteLen, DmaRegion, HugePages, SlabPool};
 use sw_uring::{
     FileStore, Machine, PassthroughTransport, Probe, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport,
+    peer::PeerMemory,
 };
 
 use crate::{
@@ -156,15 +157,29 @@ impl Backends {
             Destination::Host => Ok(()),
             Destination::Gpu(ordinal) => self.gpu(ordinal).map(|_| ()),
             Destination::Bar(bar) => self.nvme.peer(bar).map(|_| ()),
+            Destination::PeerMemory(_) => self.expect_memory(destination),
+        }
+    }
+
+    /// Whether there is such memory, from facts: nothing is opened. A GPU's is asked about with its copy engine.
+    pub(crate) fn expect_memory(&self, destination: Destination) -> Result<(), Error> {
+        match destination {
+            Destination::Host | Destination::Gpu(_) => Ok(()),
+            Destination::Bar(bar) => self.nvme.expect_peer(bar),
+            Destination::PeerMemory(provider) => sw_uring::peer::expect(&self.machine, provider),
         }
     }
 
     /// Whether device memory can be staged, for the planner.
     pub(crate) fn copy_engine_verdict(&self, destination: Destination) -> Result<(), Reason> {
-        if let Destination::Gpu(_) = destination {
-            self.driver().map_err(|_| Reason::NoDriver)?;
+        match destination {
+            Destination::Gpu(ordinal) => {
+                self.driver().map_err(|_| Reason::NoDriver)?;
+                self.gpu(ordinal).map(|_| ()).map_err(|_| Reason::NoCopyEngine)
+            }
+            // The CPU copies.
+            Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => Ok(()),
         }
-        self.check_device(destination).map_err(|_| Reason::NoCopyEngine)
     }
 
     /// Device memory.
@@ -176,6 +191,7 @@ impl Backends {
                 buffer.and_then(DeviceBuffer::into_region).map_err(|error| error.into_error(Verb::Setup))
             }
             Destination::Bar(bar) => self.nvme.peer(bar)?.allocate(len),
+            Destination::PeerMemory(provider) => Ok(PeerMemory::map(provider, len)?.region().clone()),
         }
     }
 
@@ -240,7 +256,7 @@ impl Backends {
     pub(crate) fn parts(&self, owner: Owner, destination: Destination) -> Result<LaneParts, Error> {
         let StagingShape { slab_bytes, count } = match destination {
             Destination::Gpu(ordinal) => self.staging(ordinal)?.shape,
-            Destination::Host | Destination::Bar(_) => {
+            Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => {
                 StagingShape { slab_bytes: self.config.io_bytes, count: HOST_SLABS }
             }
         };
@@ -328,7 +344,7 @@ impl Backends {
 
     fn copier_of(&self, destination: Destination, depth: u32) -> Result<Option<Box<dyn CopyEngine>>, Error> {
         match destination {
-            Destination::Host => Ok(None),
+            Destination::Host | Destination::PeerMemory(_) => Ok(None),
             Destination::Gpu(ordinal) => copier(&self.gpu(ordinal)?, depth).map(Some),
             Destination::Bar(bar) => {
                 let engine: Box<dyn CopyEngine> = Box::new(self.nvme.peer(bar)?.copy_engine(depth)?);

@@ -11,8 +11,8 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 use sw_engine::{
-    Completion, Counters, Error, ErrorKind, Lane, MemoryFacts, Op, Plan, Policy, RateClass, RateTable, Rejected, Time,
-    Verb, inspect::Tree, seam::Wait,
+    Completion, Counters, Error, ErrorKind, Lane, MemoryFacts, Op, Plan, Policy, RateClass, RateTable, Reason,
+    Rejected, Time, Verb, inspect::Tree, seam::Wait,
 };
 use sw_mem::{ByteLen, ForkMark, KeptMappings};
 
@@ -21,7 +21,9 @@ use crate::{
     builder::Config,
     cell::CellPool,
     clock::Clock,
+    object::Object,
     policy::{BARS_MAX, Destination},
+    reach::{Ask, Reach, SelfTest},
     reactor::Reactor,
 };
 
@@ -192,7 +194,8 @@ impl Core {
 
     pub(crate) fn group(&self, destination: Destination) -> Result<&Group, Error> {
         let slot = match destination {
-            Destination::Host => return Ok(&self.host),
+            // Peer memory has addresses of this process: the same lanes move its bytes.
+            Destination::Host | Destination::PeerMemory(_) => return Ok(&self.host),
             Destination::Gpu(ordinal) => self.gpus.get(usize::from(ordinal)),
             Destination::Bar(bar) => bar.index().and_then(|index| self.bars.get(usize::from(index))),
         };
@@ -236,20 +239,52 @@ impl Core {
         self.group(destination).ok()?.reactors.get(index)?.get()
     }
 
-    /// Plans over the transports that every lane of this engine has.
+    /// Plans over the transports that every lane of this engine has, for `object`: all of `whole`, or a member of it.
     pub(crate) fn plan(
         &self,
+        whole: &Object,
         object: &sw_engine::Object,
-        destination: Destination,
+        (destination, ask): (Destination, Ask),
         policy: &Policy,
         verb: Verb,
     ) -> Plan {
+        let present = match ask {
+            Ask::Facts => self.backends.expect_memory(destination),
+            // Whoever is about to use it has it.
+            Ask::Proof => Ok(()),
+        };
         let facts = MemoryFacts {
             device: destination.device(),
+            present: if present.is_ok() { Ok(()) } else { Err(Reason::NoSuchMemory) },
+            in_place: self.reach(whole, object, destination, ask).in_place,
             copy_engine: self.backends.copy_engine_verdict(destination),
             staging: Ok(()),
         };
-        sw_engine::plan(object, &facts, &self.backends.transport_caps(destination), policy, &self.rates(), verb)
+        let caps = self.backends.transport_caps(destination);
+        let plan = sw_engine::plan(object, &facts, &caps, policy, &self.rates(), verb);
+        match present {
+            Ok(()) => plan,
+            // It says what is missing, and what to do.
+            Err(error) => Plan { choice: Err(error), ..plan },
+        }
+    }
+
+    /// What is known of `object` (a member of `whole`, or all of it) and a destination.
+    pub(crate) fn reach(
+        &self,
+        whole: &Object,
+        object: &sw_engine::Object,
+        destination: Destination,
+        ask: Ask,
+    ) -> Reach {
+        match destination {
+            Destination::Host | Destination::Gpu(_) => Reach::UNASKED,
+            Destination::Bar(bar) if self.backends.nvme.has_peer(bar) => {
+                Reach { self_test: SelfTest::Done, ..Reach::UNASKED }
+            }
+            Destination::Bar(_) => Reach { self_test: SelfTest::AtFirstUse, ..Reach::UNASKED },
+            Destination::PeerMemory(provider) => whole.reaches().get(object, provider, ask),
+        }
     }
 
     /// Runs an operation on the calling thread, in a lane that is idle; gives it back if there is none.

@@ -18,6 +18,7 @@ use crate::{
     memory::{Memory, Region},
     object::{NewObject, Object, ResumableObject},
     policy::Destination,
+    reach::{Ask, Reach},
     request::{Batch, Request},
     uri::Uri,
 };
@@ -184,7 +185,7 @@ impl Engine {
                     .map(Memory::from)
                     .map_err(|cause| fail(ErrorKind::ResourceLimit).detail(cause.to_string()).caused_by(cause))
             }
-            Destination::Gpu(_) | Destination::Bar(_) => {
+            Destination::Gpu(_) | Destination::Bar(_) | Destination::PeerMemory(_) => {
                 // Staging takes any address; the phase is kept for routes that land in place.
                 let skew = phase % sw_mem::PAGE_BYTES;
                 let whole = len.checked_add(skew).ok_or_else(|| fail(ErrorKind::TooLarge))?;
@@ -205,11 +206,11 @@ impl Engine {
     /// memory of another device than the region says, or not at all; `OutOfRange` if the region leaves its allocation.
     pub fn register(&self, region: DmaRegion) -> Result<Region, Error> {
         self.core.check(Verb::Register)?;
-        match (Destination::of(region.base()), region.base()) {
+        match (Destination::of(&region), region.base()) {
             (Destination::Gpu(ordinal), place) => {
                 self.core.backends.check_device_range(ordinal, place.raw(), region.len())?;
             }
-            (Destination::Host | Destination::Bar(_), _) => {}
+            (Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_), _) => {}
         }
         Region::new(&region)
     }
@@ -230,7 +231,7 @@ impl Engine {
         }
         let mut bytes = vec![0; sw_mem::index(len)];
         match memory.destination() {
-            Destination::Host => memory.read(at, &mut bytes)?,
+            Destination::Host | Destination::PeerMemory(_) => memory.read(at, &mut bytes)?,
             device => self.core.backends.copy_out(&memory.span, at, &mut bytes, device)?,
         }
         Ok(bytes)
@@ -245,13 +246,17 @@ impl Engine {
     }
 
     /// Every route that a transfer could take, with a verdict for each. For a stripe set: of its first member.
+    ///
+    /// Made from facts: nothing is written, and no memory of a device is opened or touched. What a self-test has yet to show is
+    /// told by [`Engine::reach`].
     pub fn plan(&self, object: &Object, destination: Destination, policy: Policy, verb: Verb) -> Plan {
         object.refresh();
-        let inner = match &object.inner.stripe {
-            Some((_, members)) => members.first().unwrap_or(&object.inner),
-            None => &object.inner,
-        };
-        self.core.plan(inner, destination, &policy, verb)
+        self.core.plan(object, first_of(object), (destination, Ask::Facts), &policy, verb)
+    }
+
+    /// What is known of an object and a destination, before anything is tried or after. For a stripe set: of its first member.
+    pub fn reach(&self, object: &Object, destination: Destination) -> Reach {
+        self.core.reach(object, first_of(object), destination, Ask::Facts)
     }
 
     /// Reads as many bytes as `memory` has, from byte `offset`.
@@ -348,6 +353,14 @@ impl Engine {
 
     /// Longest that [`Engine::close`] waits for each lane.
     pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
+}
+
+/// The object itself, or the first member of a stripe set.
+fn first_of(object: &Object) -> &sw_engine::Object {
+    match &object.inner.stripe {
+        Some((_, members)) => members.first().unwrap_or(&object.inner),
+        None => &object.inner,
+    }
 }
 
 fn many(parts: Vec<(u64, Memory)>) -> Spans {

@@ -37,6 +37,7 @@ mod nvme;
 mod nvme_control;
 mod object;
 mod policy;
+mod reach;
 mod reactor;
 mod request;
 mod staging;
@@ -50,6 +51,7 @@ pub use lane::Lane;
 pub use memory::{Memory, Region};
 pub use object::{NewObject, Object, ResumableObject};
 pub use policy::{Destination, PciBar, parse_policy};
+pub use reach::{Reach, SelfTest};
 pub use request::{Batch, Completed, Pending, Request};
 pub use uri::{NvmeUri, Uri, parse_bytes};
 
@@ -60,3 +62,4 @@ pub use sw_engine::{
     seam::{Entry, EntryKind},
 };
 pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, GpuVa, HostVa, Place};
+pub use sw_uring::peer::{Doubt as PeerDoubt, Verdict as PeerVerdict};

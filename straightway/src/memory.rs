@@ -26,7 +26,7 @@ impl Memory {
 
     /// Where it is.
     pub fn destination(&self) -> Destination {
-        Destination::of(self.span.place())
+        Destination::of(self.span.region())
     }
 
     /// Address of its first byte, in the space of [`Memory::destination`].

@@ -116,8 +116,8 @@ impl Nvme {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The shared address space, made for the first function that is opened.
-    fn space(&self, opened: &mut Opened, address: PciAddress) -> Result<DmaSpace, Error> {
+    /// An error unless functions can be opened at all: by this engine, and on this machine.
+    fn expect_vfio(&self, address: PciAddress) -> Result<(), Error> {
         if self.config.nvme == NvmeUse::Off {
             return Err(Error::new(ErrorKind::NoDevice, Verb::Open)
                 .at(address.to_string())
@@ -130,6 +130,12 @@ impl Nvme {
                 .detail("the machine had no VFIO when the engine was made")
                 .remedy(format!("straightway nvme bind {address}, then make a new engine")));
         }
+        Ok(())
+    }
+
+    /// The shared address space, made for the first function that is opened.
+    fn space(&self, opened: &mut Opened, address: PciAddress) -> Result<DmaSpace, Error> {
+        self.expect_vfio(address)?;
         if opened.is_closed {
             return Err(Error::new(ErrorKind::Closed, Verb::Open)
                 .at(address.to_string())
@@ -176,6 +182,21 @@ impl Nvme {
         let driven = Driven { index, controller, claim, _attendant: attendant };
         opened.controllers.insert(address, driven.clone());
         Ok(driven)
+    }
+
+    /// Whether the memory behind a BAR is open. It was tested then.
+    pub(crate) fn has_peer(&self, bar: PciBar) -> bool {
+        let device = Destination::Bar(bar).device();
+        device.is_some_and(|device| self.opened().peers.get(&device.0).is_some_and(|peer| peer.gone().is_none()))
+    }
+
+    /// An error unless a BAR could be opened as memory, by what the machine tells. Nothing is opened, reset or written.
+    pub(crate) fn expect_peer(&self, bar: PciBar) -> Result<(), Error> {
+        if self.has_peer(bar) {
+            return Ok(());
+        }
+        self.expect_vfio(bar.address)?;
+        PeerBar::expect(&self.sysfs, bar.address, bar.bar)
     }
 
     /// The memory behind a BAR; opened and tested once.
@@ -268,7 +289,7 @@ impl Nvme {
         let caps = self.transport_config().caps();
         // Memory of a GPU is out of reach until a probe proves otherwise.
         let device = match destination {
-            Destination::Host | Destination::Bar(_) => Ok(()),
+            Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => Ok(()),
             Destination::Gpu(_) => Err(Reason::NoPeerPages),
         };
         self.is_possible.then_some(TransportCaps { device, ..caps })

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use sw_engine::{Error, ErrorKind, Residency, Verb, Version, seam::WriteIntent};
 use sw_uring::Resumable;
 
-pub(crate) use crate::targets::MemoryKind;
 use crate::{
     clock::Clock,
     nvme,
+    policy::Destination,
+    reach::Reaches,
     targets::{TargetSlot, Targets},
 };
 
@@ -18,6 +19,7 @@ use crate::{
 pub struct Object {
     pub(crate) inner: Arc<sw_engine::Object>,
     targets: Arc<Targets>,
+    reaches: Arc<Reaches>,
     /// The part of it that this handle shows: first byte and length. All of it, for what was opened as a whole.
     part: (u64, u64),
 }
@@ -25,7 +27,7 @@ pub struct Object {
 impl Object {
     pub(crate) fn new(inner: Arc<sw_engine::Object>, clock: Clock) -> Self {
         let part = (0, inner.len);
-        Self { inner, targets: Arc::new(Targets::new(clock)), part }
+        Self { inner, targets: Arc::new(Targets::new(clock)), reaches: Arc::default(), part }
     }
 
     /// A part of it, as an object of its own that starts at byte `offset` and has `len` bytes (`None`: all up to the end).
@@ -114,8 +116,13 @@ impl Object {
     }
 
     /// Where the target under the policy `any` is kept.
-    pub(crate) fn cached_target(&self, kind: MemoryKind, verb: Verb) -> TargetSlot<'_> {
-        self.targets.slot(&self.inner, kind, verb)
+    pub(crate) fn cached_target(&self, destination: Destination, verb: Verb) -> TargetSlot<'_> {
+        self.targets.slot(&self.inner, destination, verb)
+    }
+
+    /// What is known of its ways to memory of other devices.
+    pub(crate) fn reaches(&self) -> &Reaches {
+        &self.reaches
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sw_engine::{Error, ErrorKind, Landing, PciAddress, Policy, RouteMatch, Verb};
-use sw_mem::{DeviceId, Place};
+use sw_mem::{DeviceId, DmaRegion, Place, RegionId};
 
 /// Where bytes shall land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -19,6 +19,9 @@ pub enum Destination {
     Gpu(u16),
     /// Memory behind a BAR of a PCIe function that is bound to vfio-pci.
     Bar(PciBar),
+    /// Memory that a PCI device gives out through its kernel driver for peer-to-peer DMA (`p2pmem` in sysfs). Written
+    /// `p2pmem:0000:3b:00.0`. It has addresses of this process; whether a drive reaches it in place depends on both.
+    PeerMemory(PciAddress),
 }
 
 /// A BAR of a PCIe function. Written `bar:0000:02:00.0/2`.
@@ -64,18 +67,25 @@ impl PciBar {
 }
 
 impl Destination {
-    /// The device whose memory it is; `None` for host memory, and for a BAR too many.
+    /// The device whose memory it is; `None` for what has addresses of this process, and for a BAR too many.
     pub(crate) fn device(self) -> Option<DeviceId> {
         match self {
-            Destination::Host => None,
+            Destination::Host | Destination::PeerMemory(_) => None,
             Destination::Gpu(ordinal) => Some(DeviceId(ordinal)),
             Destination::Bar(bar) => bar.index().map(|index| DeviceId(DeviceId::PEER_FIRST + index)),
         }
     }
 
-    /// Where memory is. Memory of a device that is no BAR is a GPU's.
-    pub(crate) fn of(place: Place) -> Self {
-        let Place::Device(DeviceId(device), _) = place else { return Destination::Host };
+    /// Where memory is.
+    pub(crate) fn of(region: &DmaRegion) -> Self {
+        Self::at(region.base(), region.id())
+    }
+
+    /// Memory of a device that is no BAR is a GPU's.
+    fn at(place: Place, region: RegionId) -> Self {
+        let Place::Device(DeviceId(device), _) = place else {
+            return sw_uring::peer::provider_of(region).map_or(Destination::Host, Destination::PeerMemory);
+        };
         let bar = device.checked_sub(DeviceId::PEER_FIRST).and_then(PciBar::named);
         bar.map_or(Destination::Gpu(device), Destination::Bar)
     }
@@ -87,11 +97,12 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, Error> {
         let gpu = || text.strip_prefix("gpu").and_then(|ordinal| ordinal.parse().ok()).map(Destination::Gpu);
         let bar = || text.strip_prefix("bar:").and_then(PciBar::parse).map(Destination::Bar);
+        let peer = || text.strip_prefix("p2pmem:").and_then(|at| at.parse().ok()).map(Destination::PeerMemory);
         let host = || (text == "host").then_some(Destination::Host);
-        host().or_else(gpu).or_else(bar).ok_or_else(|| {
+        host().or_else(gpu).or_else(bar).or_else(peer).ok_or_else(|| {
             Error::new(ErrorKind::ApiMisuse, Verb::Plan)
                 .detail(format!("{text:?} is no destination"))
-                .remedy("write host, gpu0, gpu1, … or bar:PCI-ADDRESS/N, as in bar:0000:02:00.0/2")
+                .remedy("write host, gpu0, gpu1, …, bar:PCI-ADDRESS/N or p2pmem:PCI-ADDRESS, as in bar:0000:02:00.0/2")
         })
     }
 }
@@ -102,6 +113,7 @@ impl fmt::Display for Destination {
             Destination::Host => f.write_str("host"),
             Destination::Gpu(ordinal) => write!(f, "gpu{ordinal}"),
             Destination::Bar(bar) => write!(f, "bar:{}/{}", bar.address, bar.bar),
+            Destination::PeerMemory(provider) => write!(f, "p2pmem:{provider}"),
         }
     }
 }
@@ -162,16 +174,24 @@ mod tests {
     }
 
     #[test]
-    fn destinations_are_host_a_gpu_or_a_bar() {
+    fn destinations_are_host_a_gpu_a_bar_or_peer_memory() {
         assert_eq!("gpu12".parse::<Destination>().unwrap(), Destination::Gpu(12));
         assert_eq!(Destination::Gpu(3).to_string().parse::<Destination>().unwrap(), Destination::Gpu(3));
         let bar: Destination = "bar:2:00.0/2".parse().unwrap();
         assert_eq!(bar.to_string(), "bar:0000:02:00.0/2");
         let Destination::Bar(pci) = bar else { panic!("{bar}") };
         let device = DeviceId(DeviceId::PEER_FIRST + pci.index().unwrap());
-        assert_eq!(Destination::of(Place::Device(device, sw_mem::GpuVa::new(4096))), bar);
-        assert_eq!(Destination::of(Place::Device(DeviceId(7), sw_mem::GpuVa::new(4096))), Destination::Gpu(7));
-        for wrong in ["", "gpu", "gpu-1", "gpu99999", "cpu", "bar:", "bar:02:00.0", "bar:02:00.0/6", "bar:02:00.9/0"] {
+        let at = |device| Destination::at(Place::Device(device, sw_mem::GpuVa::new(4096)), RegionId(1));
+        assert_eq!(at(device), bar);
+        assert_eq!(at(DeviceId(7)), Destination::Gpu(7));
+        let peer: Destination = "p2pmem:3b:00.0".parse().unwrap();
+        assert_eq!((peer.to_string().as_str(), peer.device()), ("p2pmem:0000:3b:00.0", None));
+        assert_eq!(peer.to_string().parse::<Destination>().unwrap(), peer);
+        let host = sw_mem::Buffer::allocate(sw_mem::ByteLen(1)).unwrap();
+        assert_eq!(Destination::of(host.region()), Destination::Host);
+        let gpus = ["", "gpu", "gpu-1", "gpu99999", "cpu"];
+        let pci = ["bar:", "bar:02:00.0", "bar:02:00.0/6", "bar:02:00.9/0", "p2pmem:", "p2pmem", "p2pmem:3b:00.0/0"];
+        for wrong in gpus.iter().chain(&pci) {
             assert!(wrong.parse::<Destination>().is_err(), "{wrong:?}");
         }
     }

@@ -19,6 +19,7 @@ use crate::{
     memory::Memory,
     object::Object,
     policy::Destination,
+    reach::Ask,
     reactor::{Command, Reactor},
 };
 
@@ -180,9 +181,9 @@ fn placed(object: &Object, verb: Verb, offset: u64, spans: &mut Spans) -> Result
     }
 }
 
-/// Host or which GPU; one operation has one kind of memory.
+/// Whose memory it is; one operation has one kind of memory.
 fn destination_of(spans: &Spans, verb: Verb) -> Result<Destination, Error> {
-    let of = |span: &sw_mem::DmaSpan| Destination::of(span.place());
+    let of = |span: &sw_mem::DmaSpan| Destination::of(span.region());
     match spans {
         Spans::None => Ok(Destination::Host),
         Spans::One(span) => Ok(of(span)),
@@ -207,13 +208,11 @@ pub(crate) fn target(
     policy: &Policy,
     verb: Verb,
 ) -> Result<Target, Error> {
-    use crate::object::MemoryKind;
-    let kind = if destination == Destination::Host { MemoryKind::Host } else { MemoryKind::Device };
-    let cached = (*policy == Policy::Any).then(|| object.cached_target(kind, verb));
+    let cached = (*policy == Policy::Any).then(|| object.cached_target(destination, verb));
     if let Some(target) = cached.and_then(|cached| cached.get()) {
         return Ok(target.clone());
     }
-    let plan = |object: &sw_engine::Object| core.plan(object, destination, policy, verb).choice;
+    let plan = |inner: &sw_engine::Object| core.plan(object, inner, (destination, Ask::Proof), policy, verb).choice;
     let target = match &object.inner.stripe {
         None => Target::new(object.inner.clone(), plan(&object.inner)?)?,
         Some((_, members)) => {
@@ -452,7 +451,19 @@ impl Completed {
 impl From<Completion> for Completed {
     fn from(done: Completion) -> Self {
         let Completion { result, path, times, checksum, op, .. } = done;
+        let result = result.map_err(|error| explained(error, op.as_ref()));
         Self { result, path, times, checksum, spans: op.map(|op| op.spans) }
+    }
+}
+
+/// A refusal of the kernel between a drive and peer memory in the words of the PCI tree; any other error as it is.
+fn explained(error: Error, op: Option<&Op>) -> Error {
+    let destination = op.and_then(|op| destination_of(&op.spans, op.verb).ok());
+    match (op, destination) {
+        (Some(op), Some(Destination::PeerMemory(provider))) => {
+            sw_uring::peer::explain(error, &op.target.object, provider)
+        }
+        _ => error,
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use sw_engine::{Object, Residency, Target, Time, Verb};
 
-use crate::clock::Clock;
+use crate::{clock::Clock, policy::Destination};
 
 /// Shortest time between two looks at the page cache.
 const ASK_EVERY: Duration = Duration::from_millis(1);
@@ -26,20 +26,24 @@ const ASK_SHARE: u32 = 100;
 /// Longest time between two looks, however long one took: it may have lost the processor on the way.
 const ASK_WITHIN: Duration = Duration::from_millis(100);
 
-/// Which of the two kinds of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MemoryKind {
-    /// Memory of this process.
-    Host = 0,
-    /// Memory of an accelerator.
-    Device = 1,
+/// Kinds of memory for which one target is kept.
+const KINDS: usize = 4;
+
+/// The kind of a destination. Targets for different GPUs, or BARs, are equal; those for peer memory of two devices are not.
+fn kind(destination: Destination) -> usize {
+    match destination {
+        Destination::Host => 0,
+        Destination::Gpu(_) => 1,
+        Destination::Bar(_) => 2,
+        Destination::PeerMemory(_) => 3,
+    }
 }
 
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Targets {
     /// By kind of memory, read or write, and cached or not.
-    kept: [OnceLock<Target>; 8],
+    kept: [OnceLock<(Destination, Target)>; 4 * KINDS],
     clock: Clock,
     /// When to ask next, in nanoseconds of the clock.
     due: AtomicU64,
@@ -50,7 +54,8 @@ pub(crate) struct Targets {
 /// Where one target is kept.
 #[derive(Clone, Copy)]
 pub(crate) struct TargetSlot<'a> {
-    kept: &'a OnceLock<Target>,
+    kept: &'a OnceLock<(Destination, Target)>,
+    destination: Destination,
     of: &'a Targets,
     epoch: u32,
 }
@@ -59,7 +64,7 @@ impl Targets {
     /// The object was just opened, so its answer is fresh.
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
-            kept: [const { OnceLock::new() }; 8],
+            kept: [const { OnceLock::new() }; 4 * KINDS],
             clock,
             due: AtomicU64::new(nanos(clock.now().after(ASK_EVERY))),
             asking: AtomicBool::new(false),
@@ -107,17 +112,20 @@ impl Targets {
         }
     }
 
-    pub(crate) fn slot(&self, object: &Object, kind: MemoryKind, verb: Verb) -> TargetSlot<'_> {
+    pub(crate) fn slot(&self, object: &Object, destination: Destination, verb: Verb) -> TargetSlot<'_> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let (write, resident) = (usize::from(verb == Verb::Write), usize::from(object.is_resident()));
-        TargetSlot { kept: &self.kept[kind as usize * 4 + write * 2 + resident], of: self, epoch }
+        let kept = &self.kept[kind(destination) * 4 + write * 2 + resident];
+        TargetSlot { kept, destination, of: self, epoch }
     }
 }
 
 impl<'a> TargetSlot<'a> {
     /// The target, if it was planned before.
     pub(crate) fn get(self) -> Option<&'a Target> {
-        self.kept.get()
+        let (destination, target) = self.kept.get()?;
+        let other = matches!(self.destination, Destination::PeerMemory(_)) && *destination != self.destination;
+        (!other).then_some(target)
     }
 
     /// Keeps `target`, unless the page cache changed since the slot was asked for.
@@ -127,7 +135,10 @@ impl<'a> TargetSlot<'a> {
     pub(crate) fn set(self, target: Target) -> Result<(), Target> {
         fence(Ordering::Acquire);
         let now = self.of.epoch.load(Ordering::Relaxed);
-        if now == self.epoch && now.is_multiple_of(2) { self.kept.set(target) } else { Err(target) }
+        if now != self.epoch || !now.is_multiple_of(2) {
+            return Err(target);
+        }
+        self.kept.set((self.destination, target)).map_err(|(_, target)| target)
     }
 }
 

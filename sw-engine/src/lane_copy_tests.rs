@@ -157,7 +157,7 @@ impl Bed {
             stripe: None,
             keep: Box::new(()),
         });
-        let facts = MemoryFacts { device: Some(DEVICE), copy_engine: Ok(()), staging: Ok(()) };
+        let facts = MemoryFacts { device: Some(DEVICE), ..MemoryFacts::HOST };
         let caps = self.lane.transport_caps();
         let choice = plan(&object, &facts, &caps, &Policy::Any, &RateTable::new(), verb).choice.unwrap();
         let region = DmaRegion::modelled(DEVICE, GpuVa::new(1 << 40), ByteLen(64 << 10)).unwrap();

@@ -94,6 +94,8 @@ reasons! {
     RaggedWrite = "RAGGED_WRITE_UNSUPPORTED", "the object takes whole blocks only; align offset and length of the write";
     /// The transport cannot reach that memory.
     MemoryUnreachable = "MEMORY_UNREACHABLE", "the transport cannot address this kind of memory; the bytes are staged in host memory";
+    /// The memory is not there, or nobody can use it.
+    NoSuchMemory = "NO_SUCH_MEMORY", "the destination names no memory that this process can use";
     /// The kernel lacks peer-to-peer pages for device memory.
     NoPeerPages = "NO_P2PDMA", "no peer-to-peer mapping of device memory was proven on this machine";
     /// Drive and memory hang on different branches of the PCI tree.

@@ -26,17 +26,23 @@ pub enum Via {
 /// What the planner must know of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryFacts {
-    /// Whose memory, `None` for the host's.
+    /// Whose memory, `None` for what has an address of this process.
     pub device: Option<DeviceId>,
+    /// Whether there is such memory. No route leads to what is not there.
+    pub present: Verdict,
+    /// Whether the devices that hold the object may read and write this memory in place: a fact of both. `Ok` for ordinary
+    /// host memory, and where it is the transport alone that decides ([`TransportCaps::device`]).
+    pub in_place: Verdict,
     /// Whether a copy engine serves it, and if not, why. Meaningless for host memory.
-    pub copy_engine: Result<(), Reason>,
+    pub copy_engine: Verdict,
     /// Whether staging slabs are there.
-    pub staging: Result<(), Reason>,
+    pub staging: Verdict,
 }
 
 impl MemoryFacts {
     /// Host memory on an engine with staging slabs.
-    pub const HOST: MemoryFacts = MemoryFacts { device: None, copy_engine: Ok(()), staging: Ok(()) };
+    pub const HOST: MemoryFacts =
+        MemoryFacts { device: None, present: Ok(()), in_place: Ok(()), copy_engine: Ok(()), staging: Ok(()) };
 }
 
 /// Part of a route that a policy names; `None` matches any.
@@ -214,13 +220,16 @@ impl Planner<'_> {
     }
 
     fn verdict(&self, face: &Face, via: Via) -> Verdict {
+        self.facts.present?;
         let caps = self.transports.iter().find(|caps| caps.name == face.transport).ok_or(Reason::MemoryUnreachable)?;
-        match (via, self.facts.device) {
-            (Via::Direct, None) => caps.host,
-            (Via::Direct, Some(_)) => caps.device,
-            (Via::Staged, device) => {
+        match via {
+            Via::Direct => {
+                if self.facts.device.is_some() { caps.device } else { caps.host }?;
+                if face.landing == Landing::Dma { self.facts.in_place } else { Ok(()) }
+            }
+            Via::Staged => {
                 self.facts.staging?;
-                if device.is_some() { self.facts.copy_engine } else { Ok(()) }
+                if self.facts.device.is_some() { self.facts.copy_engine } else { Ok(()) }
             }
         }
     }

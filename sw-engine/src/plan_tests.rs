@@ -50,7 +50,7 @@ fn planned(object: &Object, facts: MemoryFacts, policy: Policy, rates: &RateTabl
     plan(object, &facts, &[caps("io_uring")], &policy, rates, Verb::Read)
 }
 
-const GPU: MemoryFacts = MemoryFacts { device: Some(DeviceId(0)), copy_engine: Ok(()), staging: Ok(()) };
+const GPU: MemoryFacts = MemoryFacts { device: Some(DeviceId(0)), ..MemoryFacts::HOST };
 
 #[test]
 fn a_cold_file_goes_direct_into_host_memory() {
@@ -116,6 +116,32 @@ fn device_memory_is_staged_and_says_why_not_direct() {
     assert_eq!((choice.route.landing, choice.main.via), (Landing::Staged, Via::Staged));
     assert_eq!(choice.main.reason, Reason::NoPeerPages);
     assert!(!choice.main.kernel_copies, "the slab is filled by the device, not from the page cache");
+}
+
+#[test]
+fn memory_that_the_objects_device_cannot_reach_is_filled_by_the_cpu_and_says_why() {
+    let facts = MemoryFacts { in_place: Err(Reason::P2pNoCommonSwitch), ..MemoryFacts::HOST };
+    let object = file(Residency::Unknown, Direct::Offered);
+    let plan = planned(&object, facts, Policy::Any, &RateTable::new());
+    let choice = plan.choice.unwrap();
+    assert_eq!((choice.route.landing, choice.main.reason), (Landing::KernelCopy, Reason::P2pNoCommonSwitch));
+    let direct = plan.candidates.iter().find(|c| c.route.landing == Landing::Dma).unwrap();
+    assert_eq!(direct.verdict, Err(Reason::P2pNoCommonSwitch));
+    // An object with no other face goes through a slab, which any device reaches.
+    let raw = Object { faces: vec![object.faces[0]], ..file(Residency::Unknown, Direct::Offered) };
+    let choice = planned(&raw, facts, Policy::Any, &RateTable::new()).choice.unwrap();
+    assert_eq!((choice.main.via, choice.main.reason), (Via::Staged, Reason::P2pNoCommonSwitch));
+    let demand = RouteMatch { transport: None, landing: Some(Landing::Dma) };
+    let error = planned(&object, facts, Policy::Require(demand), &RateTable::new()).choice.unwrap_err();
+    assert!(error.reasons().contains(&Reason::P2pNoCommonSwitch), "{error}");
+}
+
+#[test]
+fn no_route_leads_to_memory_that_is_not_there() {
+    let facts = MemoryFacts { present: Err(Reason::NoSuchMemory), ..MemoryFacts::HOST };
+    let plan = planned(&file(Residency::Unknown, Direct::Offered), facts, Policy::Any, &RateTable::new());
+    assert!(plan.candidates.iter().all(|candidate| candidate.verdict == Err(Reason::NoSuchMemory)));
+    assert_eq!(plan.choice.unwrap_err().reasons(), [Reason::NoSuchMemory]);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn peer_with_disks(machine: &Machine, provider: &Provider) -> Vec<DirectFact> {
     let published = if provider.published { "published" } else { "not published to other drivers" };
     let value = format!("{}, {} free, {published}", ByteLen(provider.size), ByteLen(provider.available));
     let own = match provider.accessible {
-        true => fact(&name, Standing::Good, value, ""),
+        true => fact(&name, Standing::Good, format!("{value}; --into p2pmem:{}", provider.address), ""),
         false => {
             let remedy =
                 "p2pmem/allocate of the device in sysfs is root's by default; change its owner, or run as root";
@@ -90,17 +90,13 @@ fn disks(machine: &Machine) -> Vec<(String, u64)> {
 }
 
 fn told(verdict: Verdict) -> (Standing, String, &'static str) {
-    match verdict {
-        Verdict::Across { hops: 0 } => (Standing::Good, "reaches it: the same device".into(), ""),
-        Verdict::Across { hops } => {
-            (Standing::Good, format!("reaches it across {hops} links, without the host bridge"), "")
-        }
-        Verdict::HostBridge { hops } => {
-            (Standing::Good, format!("may reach it through the host bridge, {hops} links; a self-test decides"), "")
-        }
-        Verdict::Unproven(doubt) => (Standing::Neutral, format!("{}; a self-test decides", doubt.text()), ""),
-        Verdict::Refused(reason) => (Standing::Neutral, format!("does not reach it: {}", reason.code()), reason.text()),
-    }
+    let (standing, rest, remedy) = match verdict {
+        Verdict::Across { .. } => (Standing::Good, "", ""),
+        Verdict::HostBridge { .. } => (Standing::Good, "; a self-test decides", ""),
+        Verdict::Unproven(_) => (Standing::Neutral, "; a self-test decides", ""),
+        Verdict::Refused(reason) => (Standing::Neutral, "", reason.text()),
+    };
+    (standing, format!("{verdict}{rest}"), remedy)
 }
 
 fn generic_nodes(machine: &Machine) -> Vec<DirectFact> {
@@ -227,7 +223,7 @@ mod tests {
         tree.put("sys/module/nvme/parameters/poll_queues", "2\n");
         let facts = tree.facts();
         let find = |name: &str| facts.iter().find(|fact| fact.name == name).unwrap();
-        assert_eq!(find("peer.0000:01:00.0").value, "64 MiB, 64 KiB free, published");
+        assert_eq!(find("peer.0000:01:00.0").value, "64 MiB, 64 KiB free, published; --into p2pmem:0000:01:00.0");
         assert_eq!(find("peer.0000:01:00.0.nvme0n1").value, "reaches it: the same device");
         assert_eq!(find("nvme.ng0n1").standing, Standing::Good);
         assert_eq!(find("nvme.ng0n2").standing, Standing::Limited, "no node in dev");

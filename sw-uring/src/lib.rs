@@ -9,7 +9,7 @@
 //!        for a batch and the wait for it              named threads, where probe()     "nvme-passthrough": the same ring
 //!                                                     says so                          with commands in its entries
 //!
-//!   peer::PeerMemory: memory of a PCI device that drives may reach; an object is opened for it (open_for_peer)
+//!   peer::PeerMemory: memory of a PCI device that drives may reach, or not: a fact of both (peer::reach, peer::prove)
 //! ```
 //!
 //! Invariants, as absences: nothing here chooses a route, splits an operation or retries one; that is the engine's.

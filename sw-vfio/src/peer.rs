@@ -550,6 +550,21 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_opened_is_told_without_opening_it() {
+        let tree = Tree::new();
+        let bound = tree.function("0000:02:00.0", "0x050000", "vfio-pci", "2");
+        let other = tree.function("0000:03:00.0", "0x050000", "somebody", "3");
+        for address in [bound, other] {
+            tree.write(&format!("sys/bus/pci/devices/{address}/resource"), "0xfe000000 0xfe003fff 0x14220c\n");
+        }
+        PeerBar::expect(tree.sysfs(), bound, 0).unwrap();
+        assert_eq!(PeerBar::expect(tree.sysfs(), bound, 1).unwrap_err().kind(), ErrorKind::Unsupported);
+        let refused = PeerBar::expect(tree.sysfs(), other, 0).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NoDevice);
+        assert!(refused.to_string().contains("somebody") && refused.remedy_text().contains("nvme bind"), "{refused}");
+    }
+
+    #[test]
     fn parts_are_disjoint_and_come_back() {
         let (bar, _file) = fake();
         let first = bar.allocate(ByteLen(1)).unwrap();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use straightway::{Reason, Verb, Via};
+use straightway::{Reach, Reason, SelfTest, Verb, Via};
 
 use super::list::{Face, faces};
 use crate::{
@@ -23,9 +23,22 @@ struct Report {
     into: String,
     verb: &'static str,
     faces: Vec<Face>,
+    /// Null for memory whose way does not depend on where object and memory are.
+    reach: Option<Reached>,
     candidates: Vec<Candidate>,
     /// Null if no route meets the policy; the error that follows says why.
     choice: Option<Choice>,
+}
+
+/// What is known of the way between the object and the memory.
+#[derive(Serialize)]
+struct Reached {
+    in_place: bool,
+    reason: Option<&'static str>,
+    /// What the PCI tree says; null where it is not asked.
+    tree: Option<String>,
+    /// Planning tests nothing: `none` is needed, or it runs `at-first-use`.
+    self_test: &'static str,
 }
 
 /// A route that was looked at.
@@ -57,12 +70,29 @@ impl fmt::Display for Report {
         for (number, face) in self.faces.iter().enumerate() {
             writeln!(f, "  way {}      {face}", number + 1)?;
         }
+        if let Some(reach) = &self.reach {
+            writeln!(f, "  reach      {reach}")?;
+        }
         for candidate in &self.candidates {
             writeln!(f, "  candidate  {candidate}")?;
         }
         match &self.choice {
             Some(choice) => write!(f, "  choice     {} ({}: {})", choice.route, choice.reason, choice.reason_text),
             None => write!(f, "  choice     none"),
+        }
+    }
+}
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.tree, self.reason) {
+            (Some(tree), _) => f.write_str(tree)?,
+            (None, Some(reason)) => f.write_str(reason)?,
+            (None, None) => f.write_str("not a matter of the PCI tree")?,
+        }
+        match self.self_test {
+            "at-first-use" => f.write_str("; a self-test runs when the memory is first used"),
+            _ => Ok(()),
         }
     }
 }
@@ -105,11 +135,23 @@ pub fn run(args: &Plan, out: &mut Out) -> Result<(), Fail> {
             into: args.into.to_string(),
             verb: if verb == Verb::Read { "read" } else { "write" },
             faces: faces(&object),
+            reach: reached(engine.reach(&object, args.into)),
             candidates: plan.candidates.iter().map(candidate).collect(),
             choice,
         })?;
         plan.choice.map(|_| ()).map_err(Fail::from)
     })
+}
+
+fn reached(reach: Reach) -> Option<Reached> {
+    let self_test = match reach.self_test {
+        SelfTest::None if reach.tree.is_none() && reach.in_place.is_ok() => return None,
+        SelfTest::None => "none",
+        SelfTest::AtFirstUse => "at-first-use",
+        SelfTest::Done => "done",
+    };
+    let reason = reach.in_place.err().map(Reason::code);
+    Some(Reached { in_place: reason.is_none(), reason, tree: reach.tree.map(|tree| tree.to_string()), self_test })
 }
 
 fn candidate(candidate: &straightway::Candidate) -> Candidate {

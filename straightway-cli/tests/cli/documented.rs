@@ -84,11 +84,12 @@ fn everything() -> Vec<Value> {
     let scratch = Scratch::new();
     scratch.file("a", 3 << 20);
     let bench = ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB"];
-    let runs: [&[&str]; 14] = [
+    let runs: [&[&str]; 15] = [
         &["ls", "."],
         &["stat", "a", "stripe:64k:a,a"],
         &["plan", "a"],
         &["plan", "a", "--into", "gpu0", "--engine", "gpu=off"],
+        &["plan", "a", "--into", "p2pmem:ffff:00:00.0"],
         &["doctor", "a", "absent"],
         &["nvme", "list", "--all"],
         &["cp", "a", "b"],

@@ -29,7 +29,6 @@ use crate::{
     fault::path_error,
     handle::{self, Cache},
     passthrough::node::{self, OpenNamespace},
-    peer::{self, PeerMemory},
     sys::{self, Stat},
     sysfs::Machine,
 };
@@ -82,29 +81,6 @@ impl FileStore {
     /// A store for the transport in use: [`crate::IO_URING`] or [`crate::PREADV2`].
     pub fn new(transport: TransportName) -> Self {
         Self { transport }
-    }
-
-    /// As [`Store::open`], for I/O between the object and memory of another device.
-    ///
-    /// The object has its direct face only if the drive can reach that memory: the PCI tree is asked first, without trying
-    /// anything, and where it does not say no, a [`peer::self_test`] decides. Without the face, the buffered one says why, so
-    /// that a plan names the reason and a policy that demands `dma` is refused before a byte moves.
-    ///
-    /// # Errors
-    /// As [`Store::open`]; `Unsupported` with the reason for an object that has no other way (a namespace's generic node).
-    pub fn open_for_peer(&self, name: &str, mode: OpenMode, peer: &PeerMemory) -> Result<Arc<Object>, Error> {
-        let mut object = self.open_object(name, mode)?;
-        if let Err(reason) = peer::prove(&object, peer) {
-            object.faces = peer::without_direct(&object.faces, reason);
-            if object.faces.is_empty() {
-                return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
-                    .at(name)
-                    .detail(format!("it has no way to memory of {}", peer.provider()))
-                    .with_reasons(vec![reason])
-                    .remedy("open its block device, whose page cache reaches any memory"));
-            }
-        }
-        Ok(Arc::new(object))
     }
 
     fn open_object(&self, name: &str, mode: OpenMode) -> Result<Object, Error> {

@@ -1,7 +1,8 @@
-//! Which regions are peer memory, for the data path: a few words, no lock.
+//! Which regions are peer memory, and of which device, for the data path: a few words, no lock.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use sw_engine::PciAddress;
 use sw_mem::RegionId;
 
 /// Regions of peer memory that a process has at once, at most: a device has few, and each holds what it was mapped for.
@@ -12,16 +13,39 @@ const NONE: u64 = 0;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static REGIONS: [AtomicU64; REGIONS_MAX] = [const { AtomicU64::new(NONE) }; REGIONS_MAX];
+/// Whose memory each of them is: written before the region, and meaningless without one.
+static PROVIDERS: [AtomicU64; REGIONS_MAX] = [const { AtomicU64::new(0) }; REGIONS_MAX];
 
 /// Whether a region is peer memory. A process that has none pays one load.
 #[inline]
 pub(crate) fn is_peer(region: RegionId) -> bool {
-    COUNT.load(Ordering::Relaxed) != 0 && listed(region)
+    COUNT.load(Ordering::Relaxed) != 0 && listed(region).is_some()
+}
+
+/// The device whose memory a region is; `None` for any other memory. A process that has no peer memory pays one load.
+#[inline]
+pub fn provider_of(region: RegionId) -> Option<PciAddress> {
+    if COUNT.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    let word = PROVIDERS.get(listed(region)?)?.load(Ordering::Relaxed);
+    Some(unpack(word))
 }
 
 #[cold]
-fn listed(region: RegionId) -> bool {
-    REGIONS.iter().any(|place| place.load(Ordering::Relaxed) == region.0)
+fn listed(region: RegionId) -> Option<usize> {
+    REGIONS.iter().position(|place| place.load(Ordering::Relaxed) == region.0)
+}
+
+fn pack(address: PciAddress) -> u64 {
+    let PciAddress { domain, bus, device, function } = address;
+    u64::from(domain) << 24 | u64::from(bus) << 16 | u64::from(device) << 8 | u64::from(function)
+}
+
+fn unpack(word: u64) -> PciAddress {
+    let [function, device, bus, rest @ ..] = word.to_le_bytes();
+    let [a, b, c, d, _] = rest;
+    PciAddress { domain: u32::from_le_bytes([a, b, c, d]), bus, device, function }
 }
 
 /// A place in the list, from before the region has its id until after the region is gone.
@@ -43,10 +67,11 @@ impl Place {
     }
 }
 
-/// Names the region at a place that was taken. The region travels to other threads by the program's own synchronisation,
-/// which orders this store before their loads.
-pub(super) fn name(index: usize, region: RegionId) {
-    if let Some(place) = REGIONS.get(index) {
+/// Names the region at a place that was taken, and its device. The region travels to other threads by the program's own synchronisation,
+/// which orders these stores before their loads.
+pub(super) fn name(index: usize, region: RegionId, provider: PciAddress) {
+    if let (Some(place), Some(whose)) = (REGIONS.get(index), PROVIDERS.get(index)) {
+        whose.store(pack(provider), Ordering::Relaxed);
         place.store(region.0, Ordering::Relaxed);
     }
 }
@@ -69,10 +94,13 @@ mod tests {
         let region = RegionId(u64::MAX - 7);
         assert!(!is_peer(region));
         let place = Place::take().unwrap();
-        name(place.index(), region);
+        let provider = PciAddress { domain: 0xffff_fffe, bus: 0xfd, device: 31, function: 7 };
+        name(place.index(), region, provider);
         assert!(is_peer(region));
+        assert_eq!((provider_of(region), provider_of(RegionId(1 << 60))), (Some(provider), None));
         drop(place);
         assert!(!is_peer(region));
+        assert_eq!(provider_of(region), None);
 
         let held: Vec<_> = std::iter::from_fn(Place::take).collect();
         assert!(held.len() <= REGIONS_MAX && Place::take().is_none());

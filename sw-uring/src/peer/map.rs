@@ -37,10 +37,10 @@ pub struct Provider {
 pub fn providers(machine: &Machine) -> Vec<Provider> {
     let names = sysfs::names(&machine.path("sys/bus/pci/devices"));
     let addresses = names.iter().filter_map(|name| PciAddress::of_name(name));
-    addresses.filter_map(|address| provider(machine, address)).collect()
+    addresses.filter_map(|address| find(machine, address)).collect()
 }
 
-fn provider(machine: &Machine, address: PciAddress) -> Option<Provider> {
+fn find(machine: &Machine, address: PciAddress) -> Option<Provider> {
     let directory = directory(machine, address);
     Some(Provider {
         address,
@@ -49,6 +49,19 @@ fn provider(machine: &Machine, address: PciAddress) -> Option<Provider> {
         published: sysfs::number(&directory.join("published")) == Some(1),
         accessible: sys::accessible(&directory.join("allocate")),
     })
+}
+
+/// An error unless the device at `address` gives memory out that this process may map. Nothing is mapped. *Blocking*: reads
+/// sysfs.
+///
+/// # Errors
+/// `Unsupported` with `NO_P2PDMA` if it gives none out; `PermissionDenied`.
+pub fn expect(machine: &Machine, address: PciAddress) -> Result<(), Error> {
+    match find(machine, address) {
+        None => Err(refusal(address, 0, libc::ENOENT)),
+        Some(Provider { accessible: false, .. }) => Err(refusal(address, 0, libc::EACCES)),
+        Some(_) => Ok(()),
+    }
 }
 
 fn directory(machine: &Machine, address: PciAddress) -> PathBuf {
@@ -99,7 +112,7 @@ impl PeerMemory {
         // the region drops last. There is no reference into it: only this address leaves here.
         let region = unsafe { DmaRegion::from_foreign(host, ByteLen(len), owner) };
         let region = region.map_err(|cause| failed(ErrorKind::ApiMisuse).caused_by(cause))?;
-        live::name(index, region.id());
+        live::name(index, region.id(), provider);
         Ok(Self { region, provider })
     }
 

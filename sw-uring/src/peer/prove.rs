@@ -8,7 +8,7 @@ use std::{
     ptr,
 };
 
-use sw_engine::{Error, ErrorKind, Face, Fault, Landing, Object, PciAddress, Reason, Verb};
+use sw_engine::{Error, ErrorKind, Fault, Landing, Object, PciAddress, Reason, Verb};
 use sw_mem::{ByteLen, DmaSpan};
 
 use super::{
@@ -39,11 +39,11 @@ pub struct Proof {
     pub bytes: u64,
 }
 
-/// What the PCI tree says of an object and a peer memory. Nothing is tried. *Blocking*: reads sysfs.
+/// What the PCI tree says of an object and memory of the device at `provider`. Nothing is tried. *Blocking*: reads sysfs.
 ///
 /// # Errors
 /// `ApiMisuse` for an object of another store.
-pub fn reach(object: &Object, peer: &PeerMemory) -> Result<Verdict, Error> {
+pub fn reach(object: &Object, provider: PciAddress) -> Result<Verdict, Error> {
     let machine = Machine::this();
     let device = match open_namespace(object).map(OpenNamespace::device) {
         Some(None) => return Ok(Verdict::Unproven(Doubt::NoDevice)),
@@ -53,7 +53,7 @@ pub fn reach(object: &Object, peer: &PeerMemory) -> Result<Verdict, Error> {
             device.map_err(|errno| fault::error(errno, Verb::Plan, object.name.clone()))?
         }
     };
-    Ok(reach_of(&machine, peer.provider(), device))
+    Ok(reach_of(&machine, provider, device))
 }
 
 /// What the PCI tree says of a block device by its number.
@@ -61,17 +61,24 @@ pub(crate) fn reach_of(machine: &Machine, provider: PciAddress, device: u64) -> 
     topology::verdict(machine, provider, &topology::below(machine, device))
 }
 
-/// Whether an object's direct face works for a peer memory: what the tree refuses is not tried.
-pub(crate) fn prove(object: &Object, peer: &PeerMemory) -> Result<(), Reason> {
+/// Whether bytes between an object and memory of `provider` may go in place: what the tree refuses is not tried, and the rest
+/// is shown by a [`self_test`]. For the planner ([`sw_engine::MemoryFacts::in_place`]). An object that has nothing to be shown
+/// with (no direct face, no bytes) is not refused here: its other faces say why.
+///
+/// *Blocking*: reads sysfs and a block of the object.
+///
+/// # Errors
+/// The tree's reason; `P2P_REFUSED` or `SELF_TEST_FAILED` of the test, whose error is logged.
+pub fn prove(object: &Object, provider: PciAddress) -> Result<(), Reason> {
     if !object.faces.iter().any(|face| face.landing == Landing::Dma) || object.len == 0 {
         return Ok(());
     }
-    match reach(object, peer) {
+    match reach(object, provider) {
         Ok(Verdict::Refused(reason)) => return Err(reason),
         Ok(Verdict::Across { .. } | Verdict::HostBridge { .. } | Verdict::Unproven(_)) => {}
         Err(_) => return Err(Reason::SelfTestFailed),
     }
-    match self_test(object, peer) {
+    match self_test(object, provider) {
         Ok(_) => Ok(()),
         Err(error) => {
             tracing::warn!(%error, "peer memory is not used directly");
@@ -80,13 +87,7 @@ pub(crate) fn prove(object: &Object, peer: &PeerMemory) -> Result<(), Reason> {
     }
 }
 
-/// The faces that are left when the direct one is refused; the buffered one tells why.
-pub(crate) fn without_direct(faces: &[Face], reason: Reason) -> Vec<Face> {
-    let left = faces.iter().filter(|face| face.landing != Landing::Dma);
-    left.map(|face| Face { because: Some(reason), ..*face }).collect()
-}
-
-/// Reads the first block of an object into scratch memory of the peer's device, past the page cache, and compares it with
+/// Reads the first block of an object into scratch memory of the device at `provider`, past the page cache, and compares it with
 /// what the page cache shows; bytes before and after must stay as they were. Reads only: that the way back works too is
 /// shown by the first write, whose error [`explain`] puts into words.
 ///
@@ -96,8 +97,8 @@ pub(crate) fn without_direct(faces: &[Face], reason: Reason) -> Vec<Face> {
 /// `Unsupported` with `P2P_REFUSED` if the kernel refuses the read; `ChecksumMismatch` with `SELF_TEST_FAILED` if other
 /// bytes arrived, or arrived elsewhere; `Unsupported` with the face's reason if the object has no direct face;
 /// `ShortData` for an empty object, which proves nothing; what [`PeerMemory::map`] says if there is no room for the test.
-pub fn self_test(object: &Object, peer: &PeerMemory) -> Result<Proof, Error> {
-    let error = |kind| Error::new(kind, Verb::Plan).at(format!("{} into memory of {}", object.name, peer.provider()));
+pub fn self_test(object: &Object, provider: PciAddress) -> Result<Proof, Error> {
+    let error = |kind| Error::new(kind, Verb::Plan).at(format!("{} into memory of {provider}", object.name));
     let Some(face) = object.faces.iter().find(|face| face.landing == Landing::Dma) else {
         let reasons = object.faces.iter().filter_map(|face| face.because).collect();
         return Err(error(ErrorKind::Unsupported).detail("the object has no direct way").with_reasons(reasons));
@@ -107,7 +108,7 @@ pub fn self_test(object: &Object, peer: &PeerMemory) -> Result<Proof, Error> {
         return Err(error(ErrorKind::ShortData).detail(format!("{} bytes cannot be tested", object.len)));
     }
     let (whole, ways) = (block + 2 * GUARD, Ways::of(object)?);
-    let scratch = PeerMemory::map(peer.provider(), ByteLen(whole))?;
+    let scratch = PeerMemory::map(provider, ByteLen(whole))?;
     let span = scratch.span(0, ByteLen(whole))?;
     for _ in 0..TRIES {
         match compare(&ways, &span, block) {
@@ -225,19 +226,19 @@ fn refusal(errno: i32, error: Error) -> Error {
     error.detail("reading the object failed")
 }
 
-/// Puts a failed I/O between an object and a peer memory into words: what the PCI tree says of the two, if the kernel's
+/// Puts a failed I/O between an object and memory of the device at `provider` into words: what the PCI tree says of the two, if the kernel's
 /// code is one of a refusal. Any other error comes back unchanged.
-pub fn explain(error: Error, object: &Object, peer: &PeerMemory) -> Error {
+pub fn explain(error: Error, object: &Object, provider: PciAddress) -> Error {
     if error.kind() != ErrorKind::Unsupported || !is_refusal(error.code()) {
         return error;
     }
-    let reason = match reach(object, peer) {
+    let reason = match reach(object, provider) {
         Ok(Verdict::Refused(reason)) => reason,
         _ => Reason::P2pRefused,
     };
     let range = error.location().range;
     let told = Error::new(ErrorKind::Unsupported, error.verb())
-        .at(format!("{} with memory of {}", object.name, peer.provider()))
+        .at(format!("{} with memory of {provider}", object.name))
         .with_code(error.code())
         .detail("the kernel refuses peer-to-peer DMA between them")
         .with_reasons(vec![reason])

@@ -11,7 +11,7 @@
 //! cannot see is [`Verdict::Unproven`]: only a self-test tells.
 
 use std::{
-    fs,
+    fmt, fs,
     io::Read as _,
     path::{Component, Path, PathBuf},
 };
@@ -84,6 +84,19 @@ pub enum Verdict {
     Unproven(Doubt),
     /// The kernel will refuse.
     Refused(Reason),
+}
+
+impl fmt::Display for Verdict {
+    /// For people: the way, or why there is none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Across { hops: 0 } => f.write_str("reaches it: the same device"),
+            Self::Across { hops } => write!(f, "reaches it across {hops} links, without the host bridge"),
+            Self::HostBridge { hops } => write!(f, "may reach it through the host bridge, {hops} links"),
+            Self::Unproven(doubt) => f.write_str(doubt.text()),
+            Self::Refused(reason) => write!(f, "does not reach it: {}", reason.code()),
+        }
+    }
 }
 
 /// Why the tree does not decide.

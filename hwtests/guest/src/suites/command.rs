@@ -64,7 +64,7 @@ fn run(context: &Context, args: &[&str]) -> Result<Output, Stop> {
 }
 
 /// A run that must succeed.
-fn good(context: &Context, args: &[&str]) -> Result<Output, Stop> {
+pub(super) fn good(context: &Context, args: &[&str]) -> Result<Output, Stop> {
     let output = run(context, args)?;
     if !output.status.success() {
         return fail(format!("{args:?}: {} {}", output.status, String::from_utf8_lossy(&output.stderr)));
@@ -73,14 +73,14 @@ fn good(context: &Context, args: &[&str]) -> Result<Output, Stop> {
 }
 
 /// The JSON lines of a run that must succeed.
-fn json_of(context: &Context, args: &[&str]) -> Result<Vec<Value>, Stop> {
+pub(super) fn json_of(context: &Context, args: &[&str]) -> Result<Vec<Value>, Stop> {
     let output = good(context, &[args, &["--json"]].concat())?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
 /// A run that must fail with an exit code and words.
-fn refused(context: &Context, args: &[&str], exit: i32, words: &[&str]) -> Verdict {
+pub(super) fn refused(context: &Context, args: &[&str], exit: i32, words: &[&str]) -> Verdict {
     let output = run(context, args)?;
     let told = String::from_utf8_lossy(&output.stderr);
     if output.status.code() != Some(exit) || !words.iter().all(|word| told.contains(word)) {
@@ -205,10 +205,15 @@ fn refusals(context: &Context) -> Verdict {
 }
 
 /// A safetensors file with one tensor of `len` bytes.
-fn checkpoint(len: usize) -> Vec<u8> {
+pub(super) fn checkpoint(len: usize) -> Vec<u8> {
     let header = format!("{{\"w\":{{\"dtype\":\"U8\",\"shape\":[{len}],\"data_offsets\":[0,{len}]}}}}");
     let padded = format!("{header:<width$}", width = 4096 - 8);
     [&(padded.len() as u64).to_le_bytes()[..], padded.as_bytes(), &pattern(len)].concat()
+}
+
+/// The digest of the only tensor of a `load --digest --json`.
+pub(super) fn digest(lines: &[Value]) -> Option<Value> {
+    lines.iter().find(|line| line["schema"] == "straightway.load.tensor/1").map(|line| line["sha256"].clone())
 }
 
 fn peer_bar(context: &Context) -> Verdict {
@@ -221,10 +226,7 @@ fn peer_bar(context: &Context) -> Verdict {
     let bar = format!("bar:{peer}/2");
     let plan = json_of(context, &["plan", &part, "--into", &bar, "--policy", "require=dma"])?;
     same("planned route", &plan.first().map(|plan| plan["choice"]["route"].clone()), &Some(json!("nvme/dma")))?;
-    good(context, &["plan", &part, "--into", &bar])?;
-    let digest = |lines: &[Value]| {
-        lines.iter().find(|line| line["schema"] == "straightway.load.tensor/1").map(|line| line["sha256"].clone())
-    };
+    plan_leaves_the_bar_alone(context, &part, &peer, &bar)?;
     let host = json_of(context, &["load", "/tmp/model.safetensors", "--digest"])?;
     let there = json_of(context, &["load", &part, "--into", &bar, "--digest", "--policy", "require=dma"])?;
     same("digest of the tensor in the BAR", &digest(&there), &digest(&host))?;
@@ -232,6 +234,19 @@ fn peer_bar(context: &Context) -> Verdict {
     same("digest after the staged way", &digest(&staged), &digest(&host))?;
     let from_file = json_of(context, &["load", "/tmp/model.safetensors", "--into", &bar, "--digest"])?;
     same("digest after the way from a file", &digest(&from_file), &digest(&host))
+}
+
+/// Planning opens nothing: it works while somebody else has the only handle of the function's group.
+fn plan_leaves_the_bar_alone(context: &Context, part: &str, peer: &str, bar: &str) -> Verdict {
+    let group = std::fs::canonicalize(format!("/sys/bus/pci/devices/{peer}/iommu_group"))?;
+    let group = Path::new("/dev/vfio").join(group.file_name().unwrap_or_default());
+    let held = std::fs::File::options().read(true).write(true).open(&group)?;
+    let plan = json_of(context, &["plan", part, "--into", bar])?;
+    let plan = plan.first().cloned().unwrap_or_default();
+    same("planned without opening it", &plan["reach"]["self_test"], &json!("at-first-use"))?;
+    refused(context, &["load", part, "--into", bar], 10, &[])?;
+    drop(held);
+    refused(context, &["plan", part, "--into", &format!("bar:{peer}/5")], 5, &["no memory BAR", "prefetchable"])
 }
 
 fn bench(context: &Context) -> Verdict {

@@ -8,6 +8,7 @@ mod engine;
 mod hwtest;
 mod passthrough;
 mod passthrough_load;
+mod peer_command;
 mod peer_dma;
 mod peer_pages;
 mod power;
@@ -29,6 +30,7 @@ pub fn all() -> &'static [Suite] {
         passthrough::SUITE,
         passthrough_load::SUITE,
         peer_dma::SUITE,
+        peer_command::SUITE,
         ways::SUITE,
         vfio::SUITE,
         vfio_transport::SUITE,

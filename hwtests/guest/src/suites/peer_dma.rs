@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde_json::json;
 use sw_engine::seam::{Attach, Io, IoKind, OpenMode, Store, Transport};
 use sw_engine::{
-    Error, ErrorKind, Face, Landing, MemoryFacts, Object, PciAddress, Policy, RateTable, Reason, RouteMatch, Verb, plan,
+    Choice, Error, ErrorKind, Face, Landing, MemoryFacts, Object, PciAddress, Policy, RateTable, Reason, RouteMatch,
+    Verb, plan,
 };
 use sw_mem::ByteLen;
 use sw_uring::peer::{self, PeerMemory, Verdict as Reach};
@@ -45,14 +46,14 @@ const PROVIDED: u64 = 64 << 20;
 const LEN: u32 = 64 << 10;
 const GUARD: u64 = 4096;
 
-fn address(context: &Context, role: &str) -> Result<PciAddress, Stop> {
+pub(super) fn address(context: &Context, role: &str) -> Result<PciAddress, Stop> {
     let device = context.device(role)?;
     device.bind("nvme")?;
     Ok(device.address.parse()?)
 }
 
 /// Memory of the device that gives some out.
-fn lend(context: &Context, len: u64) -> Result<PeerMemory, Stop> {
+pub(super) fn lend(context: &Context, len: u64) -> Result<PeerMemory, Stop> {
     match PeerMemory::map(address(context, "nvme-cmb")?, ByteLen(len)) {
         Ok(memory) => Ok(memory),
         Err(error) if error.reasons() == [Reason::NoPeerPages] => skip("this kernel has no CONFIG_PCI_P2PDMA"),
@@ -60,13 +61,13 @@ fn lend(context: &Context, len: u64) -> Result<PeerMemory, Stop> {
     }
 }
 
-fn namespace(context: &Context, role: &str) -> Result<Namespace, Stop> {
+pub(super) fn namespace(context: &Context, role: &str) -> Result<Namespace, Stop> {
     let count = if role == "nvme-a" { 2 } else { 1 };
     let all = block::namespaces(context, &context.device(role)?, count)?;
     all.into_iter().next().map_or_else(|| fail("no namespace"), Ok)
 }
 
-fn path(namespace: &Namespace) -> String {
+pub(super) fn path(namespace: &Namespace) -> String {
     namespace.node.to_string_lossy().into_owned()
 }
 
@@ -112,7 +113,7 @@ fn tree(context: &Context) -> Verdict {
     let lent = lend(context, GUARD)?;
     let told = |role| -> Result<Reach, Stop> {
         let object = FileStore::new(IO_URING).open(&path(&namespace(context, role)?), OpenMode::Read)?;
-        Ok(peer::reach(&object, &lent)?)
+        Ok(peer::reach(&object, lent.provider())?)
     };
     same("itself", &told("nvme-cmb")?, &Reach::Across { hops: 0 })?;
     same("the same switch", &told("nvme-near")?, &Reach::Across { hops: 4 })?;
@@ -130,9 +131,10 @@ fn moves(
 ) -> Verdict {
     let whole = u64::from(LEN) + 2 * GUARD;
     let lent = lend(context, whole)?;
-    let object = FileStore::new(transport.caps().name).open_for_peer(name, OpenMode::Update, &lent)?;
+    let object = FileStore::new(transport.caps().name).open(name, OpenMode::Update)?;
     same("the direct face is there", &direct(&object).is_some(), &true)?;
-    let proof = peer::self_test(&object, &lent)?;
+    same("and leads there", &peer::prove(&object, lent.provider()), &Ok(()))?;
+    let proof = peer::self_test(&object, lent.provider())?;
     context.fact(&json!({"object": name, "transport": transport.caps().name, "self_test_bytes": proof.bytes}));
 
     let length = usize::try_from(LEN)?;
@@ -204,21 +206,22 @@ fn by_threads(context: &Context) -> Verdict {
     moves_disk(context, "nvme-near", &mut ThreadsTransport::new(ThreadsConfig::default())?)
 }
 
-fn demand_dma(object: &Object) -> Result<sw_engine::Choice, Error> {
-    let demand = Policy::Require(RouteMatch { transport: None, landing: Some(Landing::Dma) });
-    let caps = [UringConfig::default().caps()];
-    plan(object, &MemoryFacts::HOST, &caps, &demand, &RateTable::default(), Verb::Read).choice
+fn planned(object: &Object, in_place: Result<(), Reason>, policy: Policy) -> Result<Choice, Error> {
+    let facts = MemoryFacts { in_place, ..MemoryFacts::HOST };
+    plan(object, &facts, &[UringConfig::default().caps()], &policy, &RateTable::default(), Verb::Read).choice
 }
+
+const DEMAND_DMA: Policy = Policy::Require(RouteMatch { transport: None, landing: Some(Landing::Dma) });
 
 fn other_port(context: &Context) -> Verdict {
     let lent = lend(context, GUARD)?;
     let name = path(&namespace(context, "nvme-a")?);
-    let plain = FileStore::new(IO_URING).open(&name, OpenMode::Read)?;
-    same("for ordinary memory", &demand_dma(&plain).is_ok(), &true)?;
+    let object = FileStore::new(IO_URING).open(&name, OpenMode::Read)?;
+    same("for ordinary memory", &planned(&object, Ok(()), DEMAND_DMA).is_ok(), &true)?;
     drop(context.kernel_log());
-    let object = FileStore::new(IO_URING).open_for_peer(&name, OpenMode::Read, &lent)?;
-    same("no direct face", &direct(&object).is_none(), &true)?;
-    match demand_dma(&object) {
+    let proof = peer::prove(&object, lent.provider());
+    same("not in place", &proof, &Err(Reason::P2pNoCommonSwitch))?;
+    match planned(&object, proof, DEMAND_DMA) {
         Err(error) => {
             same("refused", &error.kind(), &ErrorKind::PolicyUnmet)?;
             same("for the tree's reason", &error.reasons().contains(&Reason::P2pNoCommonSwitch), &true)?;
@@ -244,10 +247,11 @@ fn tried_anyway(context: &Context) -> Verdict {
     same("kind", &fault.kind, &ErrorKind::Unsupported)?;
     same("untouched", &bytes(&span, 0, 4096)?.iter().all(|byte| *byte == 0x5C), &true)?;
     let error = Error::from_fault(fault, Verb::Read).at(object.name.clone()).in_range(0, 4096);
-    let told = peer::explain(error, &object, &lent);
+    let told = peer::explain(error, &object, lent.provider());
     same("reason", &told.reasons(), &[Reason::P2pNoCommonSwitch].as_slice())?;
     context.fact(&json!({"errno": fault.code, "text": told.to_string()}));
-    let tested = peer::self_test(&object, &lent).map(drop).map_err(|error| (error.kind(), error.reasons().to_vec()));
+    let tested =
+        peer::self_test(&object, lent.provider()).map(drop).map_err(|error| (error.kind(), error.reasons().to_vec()));
     same("the self-test says so", &tested, &Err((ErrorKind::Unsupported, vec![Reason::P2pRefused])))?;
     // Ordinary memory on the same ring: the transport did not break.
     let ordinary = crate::io::memory(4096, 0)?;
@@ -264,9 +268,11 @@ fn buffered(context: &Context) -> Verdict {
     let lent = lend(context, GUARD)?;
     let namespace = namespace(context, "nvme-a")?;
     block::write_and_check(&namespace, 33, 0, 4096)?;
-    let object = FileStore::new(IO_URING).open_for_peer(&path(&namespace), OpenMode::Read, &lent)?;
-    let Some(face) = object.faces.first() else { return fail("no face") };
-    same("landing", &(face.landing, face.because), &(Landing::KernelCopy, Some(Reason::P2pNoCommonSwitch)))?;
+    let object = FileStore::new(IO_URING).open(&path(&namespace), OpenMode::Read)?;
+    let choice = planned(&object, peer::prove(&object, lent.provider()), Policy::Any)?;
+    let (landing, reason) = (choice.route.landing, choice.main.reason);
+    same("planned", &(landing, reason), &(Landing::KernelCopy, Reason::P2pNoCommonSwitch))?;
+    let Some(face) = object.faces.iter().find(|face| face.landing == landing) else { return fail("no face") };
     let span = lent.span(0, ByteLen(GUARD))?;
     span.fill(0, GUARD, 0x5C)?;
     let mut transport = UringTransport::new(UringConfig::default())?;
@@ -290,8 +296,8 @@ fn commands(context: &Context) -> Verdict {
     block::write_and_check(&namespace, 44, 0, usize::try_from(LEN)?)?;
     let node = |namespace| -> Result<String, Stop> { Ok(generic(namespace)?.to_string_lossy().into_owned()) };
     let object: Arc<Object> = FileStore::new(IO_URING).open(&node(&namespace)?, OpenMode::Read)?;
-    same("the tree", &peer::reach(&object, &lent)?, &Reach::Across { hops: 4 })?;
-    let proof = peer::self_test(&object, &lent);
+    same("the tree", &peer::reach(&object, lent.provider())?, &Reach::Across { hops: 4 })?;
+    let proof = peer::self_test(&object, lent.provider());
     context.fact(&json!({"self_test": format!("{proof:?}")}));
     let span = lent.span(0, ByteLen(LEN.into()))?;
     let mut transport = sw_uring::PassthroughTransport::new(UringConfig::passthrough())?;
@@ -311,10 +317,8 @@ fn commands(context: &Context) -> Verdict {
     }?;
     // From another root port they are refused as reads of the block device are.
     let far = node(&self::namespace(context, "nvme-a")?)?;
-    let opened = FileStore::new(IO_URING).open_for_peer(&far, OpenMode::Read, &lent).map(drop);
-    let reasons = opened.map_err(|error| (error.kind(), error.reasons().to_vec()));
-    same("no way at all", &reasons, &Err((ErrorKind::Unsupported, vec![Reason::P2pNoCommonSwitch])))?;
     let object = FileStore::new(IO_URING).open(&far, OpenMode::Read)?;
+    same("not in place", &peer::prove(&object, lent.provider()), &Err(Reason::P2pNoCommonSwitch))?;
     let read = io(IoKind::Read, &object, 0, Some(piece(&span, 0, 4096)?))?;
     let refused = run(&mut transport, &read)?.map_err(|fault| fault.kind);
     same("another root port", &refused, &Err(ErrorKind::Unsupported))
