@@ -66,6 +66,9 @@ struct Cli {
     /// Virtual environment of the Python peers.
     #[arg(long, global = true, default_value = "target/bench-venv")]
     venv: PathBuf,
+    /// Folder of the peers' scripts; for a program that was carried to another machine.
+    #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))]
+    peers: PathBuf,
     /// Where to write the report: NAME.json and NAME.md. Without it the Markdown goes to stdout.
     #[arg(long, global = true)]
     out: Option<PathBuf>,
@@ -142,7 +145,7 @@ fn measure(cli: &Cli) -> Result<ExitCode, Fault> {
     fs::create_dir_all(&cli.dir).map_err(Fault::os("create", &cli.dir))?;
     let scratch = Bench::folders(&cli.dir)?;
     let absolute = |path: &Path| std::path::absolute(path).map_err(Fault::os("find", path));
-    let python = Python::new(absolute(&cli.venv)?, scratch.clone());
+    let python = Python::new(absolute(&cli.venv)?, absolute(&cli.peers)?, scratch.clone());
     let mut tell = |line: &str| eprintln!("{line}");
     let mut bench = Bench {
         size: cli.size,

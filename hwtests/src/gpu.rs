@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use straightway::{Destination, Engine};
 use sw_cuda::{
     Context, CopyEngineConfig, CudaCopyEngine, Device, DeviceBuffer, DeviceReport, DmaBuf, Gap, ManagedBuffer,
     PinnedBuffer, PointerKind, SelfTest,
@@ -13,6 +14,7 @@ use sw_mem::{Buffer, ByteLen, DmaSpan, GpuVa, HostVa};
 
 use crate::harness::{Need, Notes, Tag, Test};
 use crate::machine::Machine;
+use crate::staged::Folder;
 
 /// Bytes moved for each measured rate.
 const RATE_BYTES: u64 = 1 << 30;
@@ -20,6 +22,8 @@ const RATE_BYTES: u64 = 1 << 30;
 const SLAB_BYTES: u64 = 1 << 20;
 /// How long a measurement may take.
 const RATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long what was dropped may take to be gone.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// All of them.
 pub fn tests() -> Vec<Test> {
@@ -44,6 +48,20 @@ pub fn tests() -> Vec<Test> {
             tag: Tag::Quick,
             needs: &[Need::Gpu],
             run: pointers,
+        },
+        Test {
+            name: "gpu.regions",
+            will: "make regions of device, managed and page-locked memory, use them, and see them freed with the last span",
+            tag: Tag::Quick,
+            needs: &[Need::Gpu],
+            run: regions,
+        },
+        Test {
+            name: "gpu.leaks",
+            will: "make and drop engines, copies and memory, and find device memory, pins and descriptors as before",
+            tag: Tag::Quick,
+            needs: &[Need::Gpu],
+            run: leaks,
         },
         Test {
             name: "gpu.dmabuf",
@@ -162,6 +180,108 @@ fn pointers(machine: &Machine, _notes: &mut Notes) -> Result<(), String> {
     Ok(())
 }
 
+fn regions(machine: &Machine, _notes: &mut Notes) -> Result<(), String> {
+    let context = first_context(machine)?;
+    let driver = context.device().driver();
+    let len = ByteLen(3_000_001);
+    let device = DeviceBuffer::allocate(&context, len).map_err(say)?.into_region().map_err(say)?;
+    let managed = ManagedBuffer::allocate(&context, len).map_err(say)?.into_region().map_err(say)?;
+    let pinned = PinnedBuffer::allocate(&context, len).map_err(say)?.into_region().map_err(say)?;
+    if device.span(0, ByteLen(4)).map_err(say)?.write(0, b"no").is_ok() {
+        return Err("the CPU was let into device memory".to_owned());
+    }
+    for (name, region) in [("managed", &managed), ("pinned", &pinned)] {
+        let span = region.span(2_999_990, ByteLen(11)).map_err(say)?;
+        span.write(0, b"eleven byte").map_err(say)?;
+        let mut back = [0; 11];
+        span.read(0, &mut back).map_err(say)?;
+        if &back != b"eleven byte" {
+            return Err(format!("{name} memory lost what the CPU wrote"));
+        }
+    }
+    for region in [device, managed, pinned] {
+        let (place, last) = (region.base(), region.span(7, ByteLen(1)).map_err(say)?);
+        let kind = || driver.pointer_facts(place.raw()).map(|facts| facts.kind).map_err(say);
+        drop(region);
+        if kind()? == PointerKind::Unknown {
+            return Err(format!("{place:?} was freed although a span lives"));
+        }
+        drop(last);
+        if kind()? != PointerKind::Unknown {
+            return Err(format!("{place:?} was not freed with its last span"));
+        }
+    }
+    Ok(())
+}
+
+fn leaks(machine: &Machine, notes: &mut Notes) -> Result<(), String> {
+    const ROUNDS: u32 = 5;
+    let folder = Folder::new()?;
+    folder.file("source", 3 << 20)?;
+    let context = first_context(machine)?;
+    let round = || {
+        let mut rate = Rate::new(&context, CopyEngineConfig { queue_depth: 4, ..Default::default() })?;
+        rate.copy(CopyDirection::ToDevice, 8)?;
+        let managed = ManagedBuffer::allocate(&context, ByteLen::mib(3)).map_err(say)?;
+        let engine = Engine::builder().build().map_err(say)?;
+        let object = engine.open(&folder.uri("source")?).map_err(say)?;
+        let memory = engine.allocate(Destination::Gpu(0), 3 << 20, 0).map_err(say)?;
+        engine.read(&object, 0, memory).wait().ok().map_err(say)?;
+        drop((managed, object));
+        engine.close().map_err(say)
+    };
+    // What driver and kernel keep for later is there after the first two.
+    round()?;
+    round()?;
+    let before = Held::now(&context)?;
+    for _ in 0..ROUNDS {
+        round()?;
+    }
+    let mut after = Held::now(&context)?;
+    // The kernel takes rings down behind our back.
+    let start = now();
+    while after.is_more_than(&before) && start.elapsed() < SETTLE {
+        std::thread::yield_now();
+        after = Held::now(&context)?;
+    }
+    let lost = before.device_free_bytes.saturating_sub(after.device_free_bytes);
+    notes.insert("device_bytes_lost".to_owned(), json!(lost));
+    notes.insert("descriptors".to_owned(), json!([before.descriptors, after.descriptors]));
+    notes.insert("pinned_kib".to_owned(), json!([before.pinned_kib, after.pinned_kib]));
+    // Another process may use the device: what a round leaks it leaks every time.
+    if lost >= u64::from(ROUNDS) << 20 {
+        return Err(format!("{lost} bytes of device memory did not come back in {ROUNDS} rounds"));
+    }
+    if after.is_more_than(&before) {
+        return Err(format!("left behind in {ROUNDS} rounds: {before:?}, then {after:?}"));
+    }
+    Ok(())
+}
+
+/// What a process holds and must give back.
+#[derive(Debug)]
+struct Held {
+    device_free_bytes: u64,
+    descriptors: usize,
+    pinned_kib: u64,
+}
+
+impl Held {
+    fn is_more_than(&self, before: &Self) -> bool {
+        self.descriptors > before.descriptors || self.pinned_kib > before.pinned_kib
+    }
+
+    fn now(context: &Context) -> Result<Self, String> {
+        let status = std::fs::read_to_string("/proc/self/status").map_err(say)?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmPin:"));
+        Ok(Self {
+            device_free_bytes: context.memory_info().map_err(say)?.0,
+            descriptors: std::fs::read_dir("/proc/self/fd").map_err(say)?.count(),
+            pinned_kib: line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0),
+        })
+    }
+}
+
 fn dmabuf(machine: &Machine, notes: &mut Notes) -> Result<(), String> {
     const TIMES: u32 = 100;
     let context = first_context(machine)?;
@@ -224,8 +344,12 @@ impl Rate {
 
     /// Keeps the queue full until [`RATE_BYTES`] have moved; answers the seconds.
     fn run(&mut self, direction: CopyDirection) -> Result<f64, String> {
+        self.copy(direction, RATE_BYTES / SLAB_BYTES)
+    }
+
+    /// The same for `count` slabs.
+    fn copy(&mut self, direction: CopyDirection, count: u64) -> Result<f64, String> {
         let (base, device) = (self.host.place().host().ok_or("host memory")?, self.device.base());
-        let count = RATE_BYTES / SLAB_BYTES;
         let (mut submitted, mut ended) = (0, 0);
         let start = now();
         while ended < count {

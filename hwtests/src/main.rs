@@ -9,8 +9,7 @@
 //!
 //! Exit status: 0 all ran or were skipped with a reason, 1 a test failed or a promise was broken, 2 wrong usage.
 
-#![forbid(unsafe_code)]
-
+mod caller;
 mod gpu;
 mod harness;
 mod machine;
@@ -114,5 +113,5 @@ fn run(name: &str, only: Option<Tag>, folder: Option<PathBuf>, profile: Option<P
 
 /// Every suite, in the order in which they run.
 fn tests() -> Vec<harness::Test> {
-    gpu::tests().into_iter().chain(staged::tests()).collect()
+    [gpu::tests(), caller::tests(), staged::tests()].into_iter().flatten().collect()
 }

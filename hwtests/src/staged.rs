@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use straightway::{Destination, Engine, Memory, Object, Uri};
+use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, SaveOptions, TensorSpec, load, save};
 
 use crate::harness::{Need, Notes, Tag, Test};
 use crate::machine::Machine;
@@ -29,6 +30,13 @@ pub fn tests() -> Vec<Test> {
             run: round_trip,
         },
         Test {
+            name: "engine.checkpoint",
+            will: "save a sharded checkpoint, load it into each device, and compare the digest of every tensor",
+            tag: Tag::Quick,
+            needs: &[Need::Gpu],
+            run: checkpoint,
+        },
+        Test {
             name: "engine.staged_rate",
             will: "measure staged reads from the page cache into the first device, and verify the bytes",
             tag: Tag::Timed,
@@ -43,20 +51,23 @@ fn say(error: impl std::fmt::Debug) -> String {
 }
 
 /// A folder that is removed at the end.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Result<Self, String> {
+    /// An empty one.
+    pub fn new() -> Result<Self, String> {
         let path = std::env::temp_dir().join(format!("straightway-hwtests-{}", std::process::id()));
         std::fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(Self(path))
     }
 
-    fn uri(&self, name: &str) -> Result<Uri, String> {
+    /// Address of a file in it.
+    pub fn uri(&self, name: &str) -> Result<Uri, String> {
         self.0.join(name).to_str().ok_or("a path that is not UTF-8")?.parse().map_err(say)
     }
 
-    fn file(&self, name: &str, len: usize) -> Result<Vec<u8>, String> {
+    /// Writes a file of `len` bytes, and gives them.
+    pub fn file(&self, name: &str, len: usize) -> Result<Vec<u8>, String> {
         let bytes: Vec<u8> = (0..len).map(|at| (at * 31 + at / 4093).to_le_bytes()[0]).collect();
         std::fs::write(self.0.join(name), &bytes).map_err(say)?;
         Ok(bytes)
@@ -70,7 +81,7 @@ impl Drop for Folder {
 }
 
 /// Fails with the first byte that differs.
-fn compare(engine: &Engine, memory: &Memory, want: &[u8]) -> Result<(), String> {
+pub fn compare(engine: &Engine, memory: &Memory, want: &[u8]) -> Result<(), String> {
     let got = engine.copy_to_host(memory).map_err(say)?;
     match got.iter().zip(want).position(|(got, want)| got != want) {
         None if got.len() == want.len() => Ok(()),
@@ -100,6 +111,46 @@ fn round_trip(machine: &Machine, notes: &mut Notes) -> Result<(), String> {
             return Err(format!("gpu{}: the file written differs", gpu.ordinal));
         }
     }
+    engine.close().map_err(say)
+}
+
+fn checkpoint(machine: &Machine, notes: &mut Notes) -> Result<(), String> {
+    let folder = Folder::new()?;
+    let engine = Engine::builder().build().map_err(say)?;
+    let shapes: [(&str, Dtype, &[u64], usize); 4] = [
+        ("embed", Dtype::F32, &[1000, 700], 2_800_000),
+        ("odd", Dtype::U8, &[1, 333], 333),
+        ("scalar", Dtype::F64, &[], 8),
+        ("layer", Dtype::Bf16, &[1400, 513], 1_436_400),
+    ];
+    let mut tensors = Vec::new();
+    for (name, dtype, shape, len) in shapes {
+        let memory = engine.allocate(Destination::Host, len as u64, 0).map_err(say)?;
+        let mut buffer = memory.into_buffer().map_err(|_| "memory of the engine's own is shared".to_owned())?;
+        let seed = name.len();
+        buffer.as_mut_slice().iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 13 + seed).to_le_bytes()[0]);
+        tensors.push((TensorSpec { name: name.into(), dtype, shape: shape.to_vec() }, Memory::from(buffer)));
+    }
+    let layout = LayoutOptions { shard_len_max_bytes: Some(2_000_000), ..LayoutOptions::default() };
+    save(&engine, &folder.0, tensors, &SaveOptions { layout, ..SaveOptions::default() }).map_err(say)?;
+    let index = folder.uri("model.safetensors.index.json")?;
+    let digests = |into| -> Result<Vec<_>, String> {
+        let options = LoadOptions { into, digest: true, ..LoadOptions::default() };
+        let loaded = load(&engine, &index, &options).map_err(say)?;
+        let mut digests: Vec<_> = loaded.tensors.into_iter().map(|tensor| (tensor.name, tensor.digest)).collect();
+        digests.sort();
+        Ok(digests)
+    };
+    let want = digests(Destination::Host)?;
+    if want.len() != shapes.len() || want.iter().any(|(_, digest)| digest.is_none()) {
+        return Err(format!("{} tensors came back, and not each with a digest", want.len()));
+    }
+    for gpu in &machine.gpus {
+        if digests(Destination::Gpu(gpu.ordinal))? != want {
+            return Err(format!("gpu{}: tensors differ from what the host was given", gpu.ordinal));
+        }
+    }
+    notes.insert("tensors".to_owned(), json!(want.len()));
     engine.close().map_err(say)
 }
 

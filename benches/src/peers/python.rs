@@ -74,9 +74,9 @@ pub(crate) struct Versions {
 }
 
 impl Python {
-    /// The environment in `venv`, which may not exist yet.
-    pub(crate) fn new(venv: PathBuf, scratch: PathBuf) -> Self {
-        Self { venv, scripts: Path::new(env!("CARGO_MANIFEST_DIR")).join("peers"), scratch }
+    /// The environment in `venv`, which may not exist yet, and the scripts that it runs.
+    pub(crate) fn new(venv: PathBuf, scripts: PathBuf, scratch: PathBuf) -> Self {
+        Self { venv, scripts, scratch }
     }
 
     fn python(&self) -> PathBuf {
