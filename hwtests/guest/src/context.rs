@@ -46,6 +46,11 @@ impl Words {
         self.get("phase").and_then(|text| text.parse().ok()).unwrap_or(1)
     }
 
+    /// How often each test runs.
+    pub fn repeat(&self) -> u32 {
+        self.get("repeat").and_then(|text| text.parse().ok()).unwrap_or(1)
+    }
+
     pub fn in_bed(&self) -> InBed {
         if self.0.contains_key("suites") { InBed::Yes } else { InBed::No }
     }

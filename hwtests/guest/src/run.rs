@@ -45,20 +45,26 @@ fn run_suite(suite: &Suite, words: &Words, wire: &mut Wire) -> bool {
         if words.get("only").is_some_and(|only| !name.contains(only)) {
             continue;
         }
-        println!("--- {name}");
-        let start = Instant::now();
-        let verdict = in_process(&name, test, Path::new(RESULT), &[]);
-        let seconds = start.elapsed().as_secs_f64();
-        let (word, reason) = match &verdict {
-            Ok(()) => ("ok", ""),
-            Err(Stop::Skip(reason)) => ("skip", reason.as_str()),
-            Err(Stop::Fail(reason)) => ("fail", reason.as_str()),
-        };
-        println!("--- {name} {word} {reason}");
-        wire.send(&format!("SW-TEST {name} {word} {seconds:.2} {reason}"));
-        good &= word != "fail";
+        for _ in 0..words.repeat() {
+            good &= run_test(&name, test, wire);
+        }
     }
     good
+}
+
+fn run_test(name: &str, test: &Test, wire: &mut Wire) -> bool {
+    println!("--- {name}");
+    let start = Instant::now();
+    let verdict = in_process(name, test, Path::new(RESULT), &[]);
+    let seconds = start.elapsed().as_secs_f64();
+    let (word, reason) = match &verdict {
+        Ok(()) => ("ok", ""),
+        Err(Stop::Skip(reason)) => ("skip", reason.as_str()),
+        Err(Stop::Fail(reason)) => ("fail", reason.as_str()),
+    };
+    println!("--- {name} {word} {reason}");
+    wire.send(&format!("SW-TEST {name} {word} {seconds:.2} {reason}"));
+    word != "fail"
 }
 
 /// Runs a test in a process of its own, with `more` arguments, and gives its end, which it leaves in the file `result`.

@@ -44,10 +44,13 @@ const KERNEL_TROUBLE: [&str; 6] = ["BUG:", "WARNING:", "Oops", "hung_task", "gen
 /// How long to wait for another run of the bed in the same clone.
 const TURN_LIMIT: Duration = Duration::from_secs(1800);
 const TURN_POLL: Duration = Duration::from_millis(500);
+/// Most times that a test is repeated.
+const REPEAT_MAX: u32 = 1000;
 /// What the tree with fio holds.
 const FIO: [&str; 1] = ["fio"];
 
-const USAGE: &str = "cargo xtask vm nvme [--boot NAME]... [--only TEST] [--kernel stock|backports|own] [--record]
+const USAGE: &str =
+    "cargo xtask vm nvme [--boot NAME]... [--only TEST] [--repeat N] [--kernel stock|backports|own] [--record]
 cargo xtask vm shell     a guest with its console here and no tests (of --boot NAME, else of the first)
 cargo xtask vm --list    the guests and what each shows
 cargo xtask vm fetch     packages and kernels only
@@ -70,6 +73,8 @@ struct Options {
     what: String,
     boots: Vec<String>,
     only: Option<String>,
+    /// How often each test runs in one guest; once if it is not said.
+    repeat: Option<u32>,
     kernel: Option<Kernel>,
     list: bool,
     record: bool,
@@ -86,6 +91,12 @@ impl Options {
                 "--list" => options.list = true,
                 "--record" => options.record = true,
                 "--only" => options.only = Some(value()?),
+                "--repeat" => {
+                    let text = value()?;
+                    let times = text.parse().ok().filter(|times| (1..=REPEAT_MAX).contains(times));
+                    let wrong = || unknown(format!("--repeat wants 1 to {REPEAT_MAX}, not {text}"));
+                    options.repeat = Some(times.ok_or_else(wrong)?);
+                }
                 "--boot" => {
                     let name = value()?;
                     if !BOOTS.iter().any(|boot| boot.name == name) {
@@ -317,7 +328,7 @@ impl Bench<'_> {
         packages::remove_dir(&dir)?;
         packages::make_dir(&dir)?;
         machine::make_disks(boot.devices, &dir)?;
-        let deadline = Instant::now() + Duration::from_secs(boot.limit_s);
+        let deadline = Instant::now() + Duration::from_secs(boot.limit_s) * self.options.repeat.unwrap_or(1);
         let mut outcomes = vec![self.phase(boot, &dir, 1, &[], deadline)?];
         if let Some(cut) = outcomes.first().filter(|outcome| outcome.ended == Ended::PowerCut) {
             let notes = cut.notes.clone();
@@ -350,7 +361,8 @@ impl Bench<'_> {
     ) -> Result<Outcome, Stop> {
         let initramfs = dir.join(format!("initramfs-{phase}.cpio"));
         self.content.write_initramfs(self.place, notes, &initramfs)?;
-        let words = self.options.only.iter().map(|only| format!("sw.only={only}")).collect();
+        let only = self.options.only.iter().map(|only| format!("sw.only={only}"));
+        let words = only.chain(self.options.repeat.iter().map(|times| format!("sw.repeat={times}"))).collect();
         let guest = drive::Guest {
             boot,
             root: self.content.root,
@@ -471,10 +483,19 @@ mod tests {
 
     #[test]
     fn options_are_read_and_unknown_ones_refused() {
-        let options = Options::parse(&words("nvme --boot nvme --only bed.io --kernel own --record")).unwrap();
+        let options =
+            Options::parse(&words("nvme --boot nvme --only bed.io --repeat 20 --kernel own --record")).unwrap();
         assert_eq!((options.what.as_str(), options.kernel), ("nvme", Some(Kernel::Own)));
-        assert!(options.record && options.wants(&BOOTS[0]));
-        for line in ["", "nvme --boot none", "nvme --kernel minix", "nvme --only", "nvme --fast", "nvme twice"] {
+        assert!(options.record && options.wants(&BOOTS[0]) && options.repeat == Some(20));
+        for line in [
+            "",
+            "nvme --boot none",
+            "nvme --kernel minix",
+            "nvme --only",
+            "nvme --repeat 0",
+            "nvme --fast",
+            "nvme twice",
+        ] {
             assert!(Options::parse(&words(line)).is_err(), "{line}");
         }
     }
