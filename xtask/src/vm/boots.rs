@@ -49,7 +49,7 @@ pub const BOOTS: &[Boot] = &[
     Boot {
         name: "driver",
         group: "nvme",
-        why: "what our driver moves, byte for byte: commands, corners of memory, namespaces, queues, resets",
+        why: "our driver byte for byte and under load: corners of memory, queues, resets",
         suites: &["driver-io", "driver-load"],
         kernel: Kernel::Stock,
         devices: &[Device::NvmeA, Device::NvmeB, Device::NvmeFaulty, Device::NvmeMany, Device::Peer],
@@ -77,7 +77,7 @@ pub const BOOTS: &[Boot] = &[
     Boot {
         name: "power-driver",
         group: "nvme",
-        why: "a power cut during writes of our own driver: nothing acknowledged is lost, no block is torn",
+        why: "a power cut during our driver's writes: nothing acknowledged is lost, no block torn",
         suites: &["power-driver"],
         kernel: Kernel::Stock,
         devices: &[Device::NvmeLog],
@@ -147,7 +147,7 @@ pub const BOOTS: &[Boot] = &[
     Boot {
         name: "hwtest",
         group: "nvme",
-        why: "straightway hwtest with a profile of the guest's controllers: the gate, the giving back, the record",
+        why: "straightway hwtest on the guest's controllers: the gate, the giving back, the record",
         suites: &["hwtest"],
         kernel: Kernel::Stock,
         devices: &[Device::NvmeA, Device::NvmeB, Device::Peer],

@@ -22,6 +22,7 @@ mod own;
 mod packages;
 mod qmp;
 mod record;
+mod spent;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use self::drive::{Ended, Outcome};
 use self::guest::{Content, Extra};
 use self::kernels::{Kernel, Prepared};
 use self::packages::{Archive, Root};
+use self::spent::{Spent, Stopwatch};
 use self::wire::{End, Test};
 use crate::proc::Job;
 use crate::{Place, Stop};
@@ -44,6 +46,8 @@ const KERNEL_TROUBLE: [&str; 6] = ["BUG:", "WARNING:", "Oops", "hung_task", "gen
 /// How long to wait for another run of the bed in the same clone.
 const TURN_LIMIT: Duration = Duration::from_secs(1800);
 const TURN_POLL: Duration = Duration::from_millis(500);
+/// A step that took less is not in the table.
+const STEP_SHOWN_S: f64 = 0.5;
 /// Most times that a test is repeated.
 const REPEAT_MAX: u32 = 1000;
 /// What the tree with fio holds.
@@ -241,6 +245,7 @@ pub struct Row {
     /// One for each phase.
     outcomes: Vec<Outcome>,
     verdict: Verdict,
+    spent: Spent,
 }
 
 impl Row {
@@ -280,20 +285,21 @@ impl Verdict {
 }
 
 fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'static Boot]) -> Result<ExitCode, Stop> {
-    let root = archive.root()?;
-    let (program, mut args, modules) = root.qemu();
-    args.push("--version".to_string());
-    let version = packages::collect("QEMU", Job::program(place, &program, &args).env(modules.0, modules.1))?;
-    let version = version.into_iter().next().unwrap_or_default();
-    let setting = record::Setting::find(place, &version);
+    let mut steps = Steps::default();
+    let root = steps.take("QEMU", || archive.root())?;
+    let setting = record::Setting::find(place, &version(place, &root)?);
     let extras: Vec<Extra> = chosen.iter().flat_map(|boot| boot.extras).copied().collect();
-    let built = guest::build(place, &extras)?;
-    let fio = if extras.contains(&Extra::Fio) { Some(archive.tree("fio", &FIO)?) } else { None };
+    let built = steps.take("programs of the guests", || guest::build(place, &extras))?;
+    let fio = match extras.contains(&Extra::Fio) {
+        true => Some(steps.take("fio", || archive.tree("fio", &FIO))?),
+        false => None,
+    };
     let mut rows = Vec::new();
     for &boot in chosen {
         println!("\n--> {}: {}", boot.name, boot.why);
         let kernel = options.kernel.unwrap_or(boot.kernel);
-        let row = match prepared(place, archive, &root, kernel)? {
+        let name = format!("kernel {}", kernel.name());
+        let row = match steps.take(&name, || prepared(place, archive, &root, kernel))? {
             Some(kernel) => {
                 let (root, fio, extras) = (&root, fio.as_ref(), boot.extras);
                 let content = Content { root, kernel: &kernel, built: &built, extras, fio };
@@ -304,6 +310,7 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
                 release: String::new(),
                 outcomes: Vec::new(),
                 verdict: Verdict::Skipped(own::ABSENT.to_string()),
+                spent: Spent::default(),
             },
         };
         record::write(&directory(place).join("records"), &setting, &row)?;
@@ -312,7 +319,28 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
         }
         rows.push(row);
     }
-    Ok(report(&rows))
+    Ok(report(&steps, &rows))
+}
+
+/// What QEMU says that it is.
+fn version(place: &Place, root: &Root) -> Result<String, Stop> {
+    let (program, mut args, modules) = root.qemu();
+    args.push("--version".to_string());
+    let lines = packages::collect("QEMU", Job::program(place, &program, &args).env(modules.0, modules.1))?;
+    Ok(lines.into_iter().next().unwrap_or_default())
+}
+
+/// What was made ready before guests ran, and what that took.
+#[derive(Debug, Default)]
+struct Steps(Vec<(String, Spent)>);
+
+impl Steps {
+    fn take<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T, Stop>) -> Result<T, Stop> {
+        let watch = Stopwatch::start();
+        let done = step()?;
+        self.0.push((name.to_string(), watch.spent()));
+        Ok(done)
+    }
 }
 
 /// What a row runs on.
@@ -324,6 +352,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn run(&self, boot: &'static Boot) -> Result<Row, Stop> {
+        let watch = Stopwatch::start();
         let dir = directory(self.place).join("runs").join(boot.name);
         packages::remove_dir(&dir)?;
         packages::make_dir(&dir)?;
@@ -339,7 +368,8 @@ impl Bench<'_> {
             let path = dir.join(format!("kernel-{}.log", index + 1));
             packages::write(&path, outcome.kernel_log.join("\n").as_bytes())?;
         }
-        let mut row = Row { boot, release: self.content.kernel.release.clone(), outcomes, verdict: Verdict::Passed };
+        let (release, spent) = (self.content.kernel.release.clone(), watch.spent());
+        let mut row = Row { boot, release, outcomes, verdict: Verdict::Passed, spent };
         // With `--only`, one passed test is enough and none is a typing error.
         let tests_min = if self.options.only.is_some() { 1 } else { boot.tests_min };
         let reasons = reasons(&row, tests_min);
@@ -444,10 +474,20 @@ fn show_console(dir: &Path, phase: usize) {
     }
 }
 
-fn report(rows: &[Row]) -> ExitCode {
-    println!("\n{:<10} {:<8} {:>8}  note", "guest", "result", "seconds");
+/// One line of the table.
+fn line(name: &str, result: &str, spent: Spent, note: &str) {
+    println!("{name:<22} {result:<8} {:>8.1} {:>8.1}  {note}", spent.wall_s, spent.cpu_s);
+}
+
+fn report(steps: &Steps, rows: &[Row]) -> ExitCode {
+    println!("\n{:<22} {:<8} {:>8} {:>8}  note", "guest", "result", "seconds", "of CPUs");
+    let mut all = Spent::default();
+    let spent = steps.0.iter().map(|(_, spent)| spent).chain(rows.iter().map(|row| &row.spent));
+    spent.for_each(|spent| (all.wall_s, all.cpu_s) = (all.wall_s + spent.wall_s, all.cpu_s + spent.cpu_s));
+    for (name, spent) in steps.0.iter().filter(|(_, spent)| spent.wall_s >= STEP_SHOWN_S) {
+        line(name, "ready", *spent, "");
+    }
     for row in rows {
-        let seconds = row.outcomes.iter().map(|outcome| outcome.wall).sum::<Duration>().as_secs_f64();
         let mut notes = Vec::new();
         if !row.outcomes.is_empty() {
             notes.extend([row.release.clone(), format!("{} ok", row.count(End::Ok))]);
@@ -456,15 +496,16 @@ fn report(rows: &[Row]) -> ExitCode {
         if skipped > 0 {
             notes.push(format!("{skipped} skipped"));
         }
-        println!("{:<10} {:<8} {seconds:>8.1}  {}", row.boot.name, row.verdict.word(), notes.join(", "));
+        line(row.boot.name, row.verdict.word(), row.spent, &notes.join(", "));
         for reason in row.verdict.reasons() {
-            println!("{:<10} {reason}", "");
+            println!("{:<22} {reason}", "");
         }
         if let Verdict::Skipped(reason) = &row.verdict {
             // The line that `cargo xtask test` collects.
             println!("skipped guest {}: {reason}", row.boot.name);
         }
     }
+    line("all", "", all, "");
     let sum = |end| rows.iter().map(|row| row.count(end)).sum::<usize>();
     let failed = rows.iter().filter(|row| matches!(row.verdict, Verdict::Failed(_))).count();
     let word = if failed == 0 { "ok" } else { "FAILED" };
@@ -518,7 +559,8 @@ mod tests {
             kernel_log: log.iter().map(|line| (*line).to_string()).collect(),
             requests: Vec::new(),
         };
-        Row { boot: &BOOTS[0], release: String::new(), outcomes: vec![outcome], verdict: Verdict::Passed }
+        let (release, outcomes, spent) = (String::new(), vec![outcome], Spent::default());
+        Row { boot: &BOOTS[0], release, outcomes, verdict: Verdict::Passed, spent }
     }
 
     #[test]

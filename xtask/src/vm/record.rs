@@ -64,6 +64,8 @@ pub fn write(folder: &Path, setting: &Setting, row: &Row) -> Result<PathBuf, Sto
         "kernel": row.release,
         "iommu": format!("{:?}", row.boot.iommu).to_lowercase(),
         "devices": row.boot.devices.iter().map(|device| device.name()).collect::<Vec<_>>(),
+        "wall_s": rounded(row.spent.wall_s),
+        "cpu_s": rounded(row.spent.cpu_s),
         "verdict": row.verdict.word(),
         "reasons": row.verdict.reasons(),
         "guests": row.outcomes.iter().map(|outcome| json!({

@@ -1,0 +1,58 @@
+//! Where the time of a run goes: wall clock and processor seconds of each step. On a machine that others use, too, only
+//! the second says what the bed costs.
+
+use std::time::Instant;
+
+/// Clock ticks a second in `/proc/PID/stat` (USER_HZ of x86-64 and aarch64, Linux `include/asm-generic/param.h`).
+const TICKS_PER_S: f64 = 100.0;
+/// Fields of `/proc/PID/stat` behind the program's name: utime and stime, and cutime and cstime, of children that were
+/// waited for, theirs included (proc(5)).
+const CPU_FIELDS: std::ops::Range<usize> = 11..15;
+
+/// What a step took.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Spent {
+    pub wall_s: f64,
+    /// Of all processes; 0 where the system does not tell.
+    pub cpu_s: f64,
+}
+
+/// Measures from its making on.
+#[derive(Debug)]
+pub struct Stopwatch {
+    start: Instant,
+    cpu_s: f64,
+}
+
+impl Stopwatch {
+    pub fn start() -> Stopwatch {
+        Stopwatch { start: Instant::now(), cpu_s: cpu_s() }
+    }
+
+    pub fn spent(&self) -> Spent {
+        Spent { wall_s: self.start.elapsed().as_secs_f64(), cpu_s: cpu_s() - self.cpu_s }
+    }
+}
+
+fn cpu_s() -> f64 {
+    parse(&std::fs::read_to_string("/proc/self/stat").unwrap_or_default()).unwrap_or(0.0)
+}
+
+fn parse(stat: &str) -> Option<f64> {
+    // The name may hold anything, parentheses included.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(CPU_FIELDS)?.iter().map(|field| field.parse::<f64>().ok());
+    Some(ticks.sum::<Option<f64>>()? / TICKS_PER_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_and_childrens_ticks_are_added() {
+        let stat = "1 (a) b) S 1 1 1 0 -1 4194560 0 0 0 0 100 50 25 25 20 0 1 0";
+        assert_eq!(parse(stat), Some(2.0));
+        assert_eq!(parse("1 (a"), None);
+    }
+}
