@@ -25,6 +25,7 @@ use crate::{
     doctor::{Fact, Health},
     nvme::Nvme,
     policy::Destination,
+    reach::Scratches,
     staging::{self, Source, Staging},
 };
 
@@ -52,6 +53,7 @@ pub(crate) struct Backends {
     pub(crate) probe: Probe,
     pub(crate) files: FileStore,
     pub(crate) nvme: Nvme,
+    pub(crate) scratches: Scratches,
     machine: Machine,
     /// The rings of NVMe commands through the kernel's driver, where there is a namespace for them. Looked up once, so that all
     /// lanes and plans of an engine number their transports alike.
@@ -84,7 +86,18 @@ impl Backends {
         // No buffers of their own: memory that is registered with the file rings is not pinned twice.
         let rings = || UringConfig { queue_depth: config.queue_depth, buffers_max: 0, ..UringConfig::passthrough() };
         let commands = possible.then(rings);
-        Self { probe, files, nvme, machine, commands, config, clock, gpus: Mutex::default(), driver: OnceLock::new() }
+        Self {
+            probe,
+            files,
+            nvme,
+            scratches: Scratches::default(),
+            machine,
+            commands,
+            config,
+            clock,
+            gpus: Mutex::default(),
+            driver: OnceLock::new(),
+        }
     }
 
     /// The driver, loaded when a GPU is first asked for: a program that uses none does not wait for it.
@@ -191,7 +204,10 @@ impl Backends {
                 buffer.and_then(DeviceBuffer::into_region).map_err(|error| error.into_error(Verb::Setup))
             }
             Destination::Bar(bar) => self.nvme.peer(bar)?.allocate(len),
-            Destination::PeerMemory(provider) => Ok(PeerMemory::map(provider, len)?.region().clone()),
+            Destination::PeerMemory(provider) => {
+                self.scratches.keep(provider);
+                Ok(PeerMemory::map(provider, len)?.region().clone())
+            }
         }
     }
 

@@ -283,7 +283,7 @@ impl Core {
                 Reach { self_test: SelfTest::Done, ..Reach::UNASKED }
             }
             Destination::Bar(_) => Reach { self_test: SelfTest::AtFirstUse, ..Reach::UNASKED },
-            Destination::PeerMemory(provider) => whole.reaches().get(object, provider, ask),
+            Destination::PeerMemory(provider) => whole.reaches().get(object, provider, ask, &self.backends.scratches),
         }
     }
 

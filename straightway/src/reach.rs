@@ -7,10 +7,13 @@
 //!   first operation ─────────► the same, then a self-test where it may be ─┴─► MemoryFacts::in_place ─► the planner
 //! ```
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
 use sw_engine::{Object, ObjectId, PciAddress, Reason};
-use sw_uring::peer::{self, Verdict};
+use sw_uring::peer::{self, PeerMemory, Verdict};
 
 /// What is known of an object and a destination. [`Engine::reach`](crate::Engine::reach) tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +85,14 @@ impl Reach {
 impl Reaches {
     /// What is known of `object` and memory of `provider`.
     ///
-    /// *Blocking*: for [`Ask::Proof`] the first time; the lock keeps others from testing the same again meanwhile.
-    pub(crate) fn get(&self, object: &Object, provider: PciAddress, ask: Ask) -> Reach {
+    /// *Blocking*: for [`Ask::Proof`] the first time, when `scratches` lends memory for the test; the lock keeps others from
+    /// testing the same again meanwhile.
+    pub(crate) fn get(&self, object: &Object, provider: PciAddress, ask: Ask, scratches: &Scratches) -> Reach {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = known.iter().position(|one| (one.object, one.provider) == (object.id, provider));
         let mut reach = at.map_or_else(|| Reach::told(object, provider), |at| known[at].reach);
         if ask == Ask::Proof && reach.self_test == SelfTest::AtFirstUse {
-            reach = Reach { in_place: peer::prove(object, provider), self_test: SelfTest::Done, ..reach };
+            reach = Reach { in_place: scratches.prove(object, provider), self_test: SelfTest::Done, ..reach };
         }
         let one = Known { object: object.id, provider, reach };
         match at {
@@ -101,6 +105,29 @@ impl Reaches {
             }
         }
         reach
+    }
+}
+
+/// Memory of each provider that is kept for self-tests, so that a program which takes all the rest is still tested for.
+#[derive(Debug, Default)]
+pub(crate) struct Scratches(Mutex<BTreeMap<PciAddress, PeerMemory>>);
+
+impl Scratches {
+    /// Keeps some of `provider`'s memory, once. Without any left, a test fails later and says so.
+    pub(crate) fn keep(&self, provider: PciAddress) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.contains_key(&provider)
+            && let Ok(memory) = PeerMemory::map(provider, peer::SELF_TEST_BYTES)
+        {
+            kept.insert(provider, memory);
+        }
+    }
+
+    /// One test at a time, because the scratch memory is one.
+    fn prove(&self, object: &Object, provider: PciAddress) -> Result<(), Reason> {
+        self.keep(provider);
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&provider).map_or(Err(Reason::SelfTestFailed), |scratch| peer::prove(object, scratch))
     }
 }
 
@@ -127,18 +154,18 @@ mod tests {
     fn an_object_that_the_kernel_has_no_device_of_is_not_reached_in_place() {
         let provider = PciAddress { domain: 0xfffe, bus: 0, device: 0, function: 0 };
         for ask in [Ask::Facts, Ask::Proof] {
-            let reach = Reaches::default().get(&object(1), provider, ask);
+            let reach = Reaches::default().get(&object(1), provider, ask, &Scratches::default());
             assert_eq!(reach, Reach { in_place: Err(Reason::NoPeerPages), ..Reach::UNASKED });
         }
     }
 
     #[test]
     fn answers_are_kept_up_to_a_bound() {
-        let (reaches, object) = (Reaches::default(), object(1));
+        let (reaches, scratches, object) = (Reaches::default(), Scratches::default(), object(1));
         for domain in 0..200 {
             let provider = PciAddress { domain, bus: 0, device: 0, function: 0 };
-            reaches.get(&object, provider, Ask::Facts);
-            reaches.get(&object, provider, Ask::Facts);
+            reaches.get(&object, provider, Ask::Facts, &scratches);
+            reaches.get(&object, provider, Ask::Facts, &scratches);
         }
         assert_eq!(reaches.0.lock().unwrap().len(), KNOWN_MAX);
     }

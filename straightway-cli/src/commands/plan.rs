@@ -85,15 +85,14 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Reached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.tree, self.reason) {
-            (Some(tree), _) => f.write_str(tree)?,
-            (None, Some(reason)) => f.write_str(reason)?,
-            (None, None) => f.write_str("not a matter of the PCI tree")?,
-        }
-        match self.self_test {
-            "at-first-use" => f.write_str("; a self-test runs when the memory is first used"),
-            _ => Ok(()),
-        }
+        let known = self.tree.as_deref().or(self.reason);
+        let tested = match self.self_test {
+            "at-first-use" => Some("a self-test runs when the memory is first used"),
+            "done" => Some("a self-test has run"),
+            _ => None,
+        };
+        let parts: Vec<&str> = known.into_iter().chain(tested).collect();
+        f.write_str(&parts.join("; "))
     }
 }
 

@@ -27,6 +27,8 @@ use crate::{
 const GUARD: u64 = 4096;
 /// Largest unit that a self-test reads: a block of 64 KiB.
 const UNIT_MAX: u64 = 64 << 10;
+/// Memory that a [`self_test`] needs, in bytes.
+pub const SELF_TEST_BYTES: ByteLen = ByteLen(UNIT_MAX + 2 * GUARD);
 /// What memory holds before a read: each bit is once set and once clear, so that every byte is seen to be written.
 const POISONS: [u8; 2] = [0xA5, 0x5A];
 /// Reads of an object that somebody else writes meanwhile.
@@ -61,24 +63,24 @@ pub(crate) fn reach_of(machine: &Machine, provider: PciAddress, device: u64) -> 
     topology::verdict(machine, provider, &topology::below(machine, device))
 }
 
-/// Whether bytes between an object and memory of `provider` may go in place: what the tree refuses is not tried, and the rest
-/// is shown by a [`self_test`]. For the planner ([`sw_engine::MemoryFacts::in_place`]). An object that has nothing to be shown
+/// Whether bytes between an object and memory of a device may go in place: what the tree refuses is not tried, and the rest
+/// is shown by a [`self_test`] in `scratch`. For the planner ([`sw_engine::MemoryFacts::in_place`]). An object that has nothing to be shown
 /// with (no direct face, no bytes) is not refused here: its other faces say why.
 ///
 /// *Blocking*: reads sysfs and a block of the object.
 ///
 /// # Errors
 /// The tree's reason; `P2P_REFUSED` or `SELF_TEST_FAILED` of the test, whose error is logged.
-pub fn prove(object: &Object, provider: PciAddress) -> Result<(), Reason> {
+pub fn prove(object: &Object, scratch: &PeerMemory) -> Result<(), Reason> {
     if !object.faces.iter().any(|face| face.landing == Landing::Dma) || object.len == 0 {
         return Ok(());
     }
-    match reach(object, provider) {
+    match reach(object, scratch.provider()) {
         Ok(Verdict::Refused(reason)) => return Err(reason),
         Ok(Verdict::Across { .. } | Verdict::HostBridge { .. } | Verdict::Unproven(_)) => {}
         Err(_) => return Err(Reason::SelfTestFailed),
     }
-    match self_test(object, provider) {
+    match self_test(object, scratch) {
         Ok(_) => Ok(()),
         Err(error) => {
             tracing::warn!(%error, "peer memory is not used directly");
@@ -87,18 +89,19 @@ pub fn prove(object: &Object, provider: PciAddress) -> Result<(), Reason> {
     }
 }
 
-/// Reads the first block of an object into scratch memory of the device at `provider`, past the page cache, and compares it with
+/// Reads the first block of an object into `scratch`, past the page cache, and compares it with
 /// what the page cache shows; bytes before and after must stay as they were. Reads only: that the way back works too is
 /// shown by the first write, whose error [`explain`] puts into words.
 ///
-/// *Blocking*: a few reads. It takes three blocks of the device's memory for that time.
+/// *Blocking*: a few reads. Nobody else uses `scratch` meanwhile, of which [`SELF_TEST_BYTES`] are enough for any object.
 ///
 /// # Errors
 /// `Unsupported` with `P2P_REFUSED` if the kernel refuses the read; `ChecksumMismatch` with `SELF_TEST_FAILED` if other
 /// bytes arrived, or arrived elsewhere; `Unsupported` with the face's reason if the object has no direct face;
-/// `ShortData` for an empty object, which proves nothing; what [`PeerMemory::map`] says if there is no room for the test.
-pub fn self_test(object: &Object, provider: PciAddress) -> Result<Proof, Error> {
-    let error = |kind| Error::new(kind, Verb::Plan).at(format!("{} into memory of {provider}", object.name));
+/// `ShortData` for an empty object, which proves nothing; `OutOfRange` for scratch memory that is too short.
+pub fn self_test(object: &Object, scratch: &PeerMemory) -> Result<Proof, Error> {
+    let place = || format!("{} into memory of {}", object.name, scratch.provider());
+    let error = |kind| Error::new(kind, Verb::Plan).at(place());
     let Some(face) = object.faces.iter().find(|face| face.landing == Landing::Dma) else {
         let reasons = object.faces.iter().filter_map(|face| face.because).collect();
         return Err(error(ErrorKind::Unsupported).detail("the object has no direct way").with_reasons(reasons));
@@ -108,7 +111,6 @@ pub fn self_test(object: &Object, provider: PciAddress) -> Result<Proof, Error> 
         return Err(error(ErrorKind::ShortData).detail(format!("{} bytes cannot be tested", object.len)));
     }
     let (whole, ways) = (block + 2 * GUARD, Ways::of(object)?);
-    let scratch = PeerMemory::map(provider, ByteLen(whole))?;
     let span = scratch.span(0, ByteLen(whole))?;
     for _ in 0..TRIES {
         match compare(&ways, &span, block) {

@@ -246,7 +246,7 @@ fn plan_leaves_the_bar_alone(context: &Context, part: &str, peer: &str, bar: &st
     same("planned without opening it", &plan["reach"]["self_test"], &json!("at-first-use"))?;
     refused(context, &["load", part, "--into", bar], 10, &[])?;
     drop(held);
-    refused(context, &["plan", part, "--into", &format!("bar:{peer}/5")], 5, &["no memory BAR", "prefetchable"])
+    refused(context, &["plan", part, "--into", &format!("bar:{peer}/5")], 8, &["no memory BAR", "prefetchable"])
 }
 
 fn bench(context: &Context) -> Verdict {

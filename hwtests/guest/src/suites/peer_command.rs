@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
+use sw_uring::{Machine, peer};
 
 use crate::context::Context;
 use crate::file_system;
@@ -27,6 +28,7 @@ pub const SUITE: Suite = Suite {
             .bed_only()
             .limit_s(60),
         Test::new("bench", "reads and writes of a file are measured with their way", bench).bed_only().limit_s(60),
+        Test::new("all-of-it", "a program that takes all of the memory is still tested for", all_of_it).bed_only(),
         Test::new("wrong", "what gives no memory out is refused with what to do", wrong).bed_only(),
     ],
 };
@@ -140,11 +142,14 @@ fn bench(context: &Context) -> Verdict {
     let into = destination(context)?;
     file_system::mounted(&namespace(context, "nvme-near")?, |directory| {
         let file = directory.join("file").to_string_lossy().into_owned();
-        let size = ["--size", "64k", "--depth", "4", "--bytes", "8MiB", "--no-ceiling", "--policy", "require=dma"];
+        let size = ["--size", "64k", "--depth", "4", "--bytes", "2MiB", "--no-ceiling", "--policy", "require=dma"];
         // The pattern comes from host memory, so that the reads below can be verified.
-        good(context, &["bench", "write", &file, "--file-size", "8MiB", "--verify", "--keep", "--bytes", "8MiB"])?;
+        good(
+            context,
+            &["bench", "write", &file, "--file-size", "2MiB", "--verify", "--keep", "--bytes", "2MiB", "--no-ceiling"],
+        )?;
         let read = ["bench", "read", &file, "--into", &into, "--verify"];
-        let write = ["bench", "write", "/mnt/other", "--into", &into, "--file-size", "8MiB"];
+        let write = ["bench", "write", "/mnt/other", "--into", &into, "--file-size", "2MiB"];
         for args in [&read[..], &write] {
             let report = json_of(context, &[args, &size].concat())?;
             let cell = report.last().map(|report| report["cells"][0].clone()).unwrap_or_default();
@@ -155,12 +160,32 @@ fn bench(context: &Context) -> Verdict {
     })
 }
 
+/// Bytes of one operation where memory is short.
+const SIZE: u64 = 256 << 10;
+
+fn all_of_it(context: &Context) -> Verdict {
+    let into = destination(context)?;
+    let cmb = address(context, "nvme-cmb")?;
+    let found = peer::providers(&Machine::this()).into_iter().find(|one| one.address == cmb);
+    let Some(provider) = found else { return fail("no provider") };
+    // All but what one operation takes, and what the engine keeps for its self-tests.
+    let others = lend(context, provider.available - peer::SELF_TEST_BYTES.0 - SIZE)?;
+    let size = SIZE.to_string();
+    let node = path(&namespace(context, "nvme-near")?);
+    let args = ["bench", "read", &node, "--into", &into, "--size", &size, "--depth", "1", "--bytes", &size];
+    let report = json_of(context, &[&args[..], &["--policy", "require=dma", "--no-ceiling"]].concat())?;
+    let cell = report.last().map(|report| report["cells"][0].clone()).unwrap_or_default();
+    drop(others);
+    all_ways(cell["routes"].as_array().map_or(&[], Vec::as_slice), "io_uring/dma", "BEST")
+}
+
 fn wrong(context: &Context) -> Verdict {
     drop(lend(context, 4096)?);
     let node = path(&namespace(context, "nvme-near")?);
     let none = format!("p2pmem:{}", address(context, "nvme-near")?);
-    for command in ["plan", "load"] {
-        refused(context, &[command, &node, "--into", &none], 5, &["NO_P2PDMA", "CONFIG_PCI_P2PDMA"])?;
+    let bench = ["bench", "read", &node, "--into", &none, "--no-ceiling"];
+    for args in [&["plan", &node, "--into", &none][..], &bench] {
+        refused(context, args, 8, &["NO_P2PDMA", "CONFIG_PCI_P2PDMA"])?;
     }
     refused(context, &["plan", &node, "--into", "p2pmem:3b"], 2, &["p2pmem:PCI-ADDRESS"])
 }

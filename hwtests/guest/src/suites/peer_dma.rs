@@ -130,11 +130,11 @@ fn moves(
     check: impl Fn(Look, u64, u64, usize) -> Verdict,
 ) -> Verdict {
     let whole = u64::from(LEN) + 2 * GUARD;
-    let lent = lend(context, whole)?;
+    let (lent, scratch) = (lend(context, whole)?, lend(context, peer::SELF_TEST_BYTES.0)?);
     let object = FileStore::new(transport.caps().name).open(name, OpenMode::Update)?;
     same("the direct face is there", &direct(&object).is_some(), &true)?;
-    same("and leads there", &peer::prove(&object, lent.provider()), &Ok(()))?;
-    let proof = peer::self_test(&object, lent.provider())?;
+    same("and leads there", &peer::prove(&object, &scratch), &Ok(()))?;
+    let proof = peer::self_test(&object, &scratch)?;
     context.fact(&json!({"object": name, "transport": transport.caps().name, "self_test_bytes": proof.bytes}));
 
     let length = usize::try_from(LEN)?;
@@ -219,7 +219,7 @@ fn other_port(context: &Context) -> Verdict {
     let object = FileStore::new(IO_URING).open(&name, OpenMode::Read)?;
     same("for ordinary memory", &planned(&object, Ok(()), DEMAND_DMA).is_ok(), &true)?;
     drop(context.kernel_log());
-    let proof = peer::prove(&object, lent.provider());
+    let proof = peer::prove(&object, &lent);
     same("not in place", &proof, &Err(Reason::P2pNoCommonSwitch))?;
     match planned(&object, proof, DEMAND_DMA) {
         Err(error) => {
@@ -234,7 +234,7 @@ fn other_port(context: &Context) -> Verdict {
 }
 
 fn tried_anyway(context: &Context) -> Verdict {
-    let lent = lend(context, GUARD)?;
+    let lent = lend(context, peer::SELF_TEST_BYTES.0)?;
     let object = FileStore::new(IO_URING).open(&path(&namespace(context, "nvme-a")?), OpenMode::Read)?;
     let span = lent.span(0, ByteLen(GUARD))?;
     span.fill(0, GUARD, 0x5C)?;
@@ -250,8 +250,7 @@ fn tried_anyway(context: &Context) -> Verdict {
     let told = peer::explain(error, &object, lent.provider());
     same("reason", &told.reasons(), &[Reason::P2pNoCommonSwitch].as_slice())?;
     context.fact(&json!({"errno": fault.code, "text": told.to_string()}));
-    let tested =
-        peer::self_test(&object, lent.provider()).map(drop).map_err(|error| (error.kind(), error.reasons().to_vec()));
+    let tested = peer::self_test(&object, &lent).map(drop).map_err(|error| (error.kind(), error.reasons().to_vec()));
     same("the self-test says so", &tested, &Err((ErrorKind::Unsupported, vec![Reason::P2pRefused])))?;
     // Ordinary memory on the same ring: the transport did not break.
     let ordinary = crate::io::memory(4096, 0)?;
@@ -269,7 +268,7 @@ fn buffered(context: &Context) -> Verdict {
     let namespace = namespace(context, "nvme-a")?;
     block::write_and_check(&namespace, 33, 0, 4096)?;
     let object = FileStore::new(IO_URING).open(&path(&namespace), OpenMode::Read)?;
-    let choice = planned(&object, peer::prove(&object, lent.provider()), Policy::Any)?;
+    let choice = planned(&object, peer::prove(&object, &lent), Policy::Any)?;
     let (landing, reason) = (choice.route.landing, choice.main.reason);
     same("planned", &(landing, reason), &(Landing::KernelCopy, Reason::P2pNoCommonSwitch))?;
     let Some(face) = object.faces.iter().find(|face| face.landing == landing) else { return fail("no face") };
@@ -297,7 +296,7 @@ fn commands(context: &Context) -> Verdict {
     let node = |namespace| -> Result<String, Stop> { Ok(generic(namespace)?.to_string_lossy().into_owned()) };
     let object: Arc<Object> = FileStore::new(IO_URING).open(&node(&namespace)?, OpenMode::Read)?;
     same("the tree", &peer::reach(&object, lent.provider())?, &Reach::Across { hops: 4 })?;
-    let proof = peer::self_test(&object, lent.provider());
+    let proof = peer::self_test(&object, &lent);
     context.fact(&json!({"self_test": format!("{proof:?}")}));
     let span = lent.span(0, ByteLen(LEN.into()))?;
     let mut transport = sw_uring::PassthroughTransport::new(UringConfig::passthrough())?;
@@ -318,7 +317,7 @@ fn commands(context: &Context) -> Verdict {
     // From another root port they are refused as reads of the block device are.
     let far = node(&self::namespace(context, "nvme-a")?)?;
     let object = FileStore::new(IO_URING).open(&far, OpenMode::Read)?;
-    same("not in place", &peer::prove(&object, lent.provider()), &Err(Reason::P2pNoCommonSwitch))?;
+    same("not in place", &peer::prove(&object, &lent), &Err(Reason::P2pNoCommonSwitch))?;
     let read = io(IoKind::Read, &object, 0, Some(piece(&span, 0, 4096)?))?;
     let refused = run(&mut transport, &read)?.map_err(|fault| fault.kind);
     same("another root port", &refused, &Err(ErrorKind::Unsupported))
