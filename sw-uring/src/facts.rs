@@ -161,44 +161,12 @@ fn dmabuf(found: DmabufRegistration) -> DirectFact {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink, path::PathBuf};
-
     use super::*;
-
-    struct Tree(PathBuf);
-
-    impl Tree {
-        fn new(tag: &str) -> Self {
-            let root = fs::canonicalize(std::env::temp_dir()).unwrap();
-            Self(root.join(format!("facts-{tag}-{}", std::process::id())))
-        }
-
-        fn put(&self, path: &str, text: &str) {
-            let path = self.0.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-
-        fn link(&self, path: &str, to: &str) {
-            let path = self.0.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            symlink(self.0.join(to), path).unwrap();
-        }
-
-        fn facts(&self) -> Vec<DirectFact> {
-            direct_facts(&Machine::at(&self.0))
-        }
-    }
-
-    impl Drop for Tree {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::made::Made;
 
     #[test]
     fn a_machine_without_any_of_it_is_not_broken() {
-        let facts = Tree::new("none").facts();
+        let facts = direct_facts(&Made::new("none").machine());
         let names: Vec<&str> = facts.iter().map(|fact| fact.name.as_str()).collect();
         assert_eq!(names, ["peer.providers", "nvme.generic", "nvme.poll_queues", "io_uring.dmabuf"]);
         assert!(facts.iter().all(|fact| fact.standing == Standing::Neutral && !fact.value.is_empty()), "{facts:?}");
@@ -206,7 +174,7 @@ mod tests {
 
     #[test]
     fn providers_disks_and_nodes_are_told_by_name() {
-        let tree = Tree::new("all");
+        let tree = Made::new("all");
         let device = "sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0";
         for (file, text) in [("size", "67108864"), ("available", "65536"), ("published", "1"), ("allocate", "")] {
             tree.put(&format!("{device}/p2pmem/{file}"), text);
@@ -221,7 +189,7 @@ mod tests {
         tree.put("sys/class/nvme-generic/ng0n2/dev", "240:1\n");
         tree.put("dev/ng0n1", "");
         tree.put("sys/module/nvme/parameters/poll_queues", "2\n");
-        let facts = tree.facts();
+        let facts = direct_facts(&tree.machine());
         let find = |name: &str| facts.iter().find(|fact| fact.name == name).unwrap();
         assert_eq!(find("peer.0000:01:00.0").value, "64 MiB, 64 KiB free, published; --into p2pmem:0000:01:00.0");
         assert_eq!(find("peer.0000:01:00.0.nvme0n1").value, "reaches it: the same device");

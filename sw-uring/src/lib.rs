@@ -21,6 +21,8 @@ mod facts;
 mod fault;
 mod file;
 mod handle;
+#[cfg(test)]
+mod made;
 pub mod passthrough;
 pub mod peer;
 mod probe;

@@ -1,22 +1,24 @@
 //! sysfs as the driver lays it out.
 
-use std::{
-    os::unix::fs::symlink,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::ops::Deref;
 
 use super::*;
+use crate::made::Made;
 
-/// A tree with the namespace `ng0n1` of controller `nvme0` as character device 240:0.
-struct Tree {
-    root: PathBuf,
+/// A machine with the namespace `ng0n1` of controller `nvme0` as character device 240:0.
+struct Tree(Made);
+
+impl Deref for Tree {
+    type Target = Made;
+
+    fn deref(&self) -> &Made {
+        &self.0
+    }
 }
 
 impl Tree {
     fn new(parent: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("generic-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let tree = Self { root: fs::canonicalize(std::env::temp_dir()).unwrap().join(name) };
+        let tree = Self(Made::new("generic"));
         tree.put("sys/class/nvme-generic/uevent", "");
         tree.put("sys/class/mem/uevent", "");
         tree.put(&format!("{parent}/ng0n1/dev"), "240:0\n");
@@ -31,31 +33,13 @@ impl Tree {
             ("queue/max_hw_sectors_kb", "512"),
             ("queue/max_segments", "127"),
         ] {
-            tree.put(&format!("{parent}/nvme0n1/{file}"), &format!("{text}\n"));
+            tree.put(&format!("{parent}/nvme0n1/{file}"), format!("{text}\n"));
         }
         tree
     }
 
-    fn put(&self, path: &str, text: &str) {
-        let path = self.root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn link(&self, path: &str, to: &str) {
-        let path = self.root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        symlink(self.root.join(to), path).unwrap();
-    }
-
     fn facts(&self) -> Option<Facts> {
-        Facts::of(&Machine::at(&self.root), libc::makedev(240, 0))
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.root);
+        Facts::of(&self.machine(), libc::makedev(240, 0))
     }
 }
 
@@ -71,12 +55,12 @@ fn a_node_is_known_by_its_class_and_leads_to_its_block_device() {
         let tree = Tree::new(parent);
         let facts = tree.facts().unwrap();
         assert_eq!(facts.disk, "nvme0n1");
-        assert_eq!(facts.directory, tree.root.join(parent).join("nvme0n1"));
+        assert_eq!(facts.directory, tree.path(parent).join("nvme0n1"));
         assert_eq!(facts.len(), 64 << 20);
         assert!(!facts.zoned());
     }
     let tree = tree();
-    let machine = Machine::at(&tree.root);
+    let machine = tree.machine();
     assert!(is_generic(&machine, libc::makedev(240, 0)));
     assert!(!is_generic(&machine, libc::makedev(240, 1)), "no such device");
     tree.put("sys/devices/virtual/mem/null/dev", "1:3\n");
@@ -107,7 +91,7 @@ fn a_namespace_is_on_pci_only_if_all_its_controllers_say_so() {
     for (transport, want) in
         [("pcie", Link::Pcie), ("tcp", Link::Network), ("rdma", Link::Network), ("fc", Link::Network)]
     {
-        tree.put(&format!("{CONTROLLER}/transport"), &format!("{transport}\n"));
+        tree.put(&format!("{CONTROLLER}/transport"), format!("{transport}\n"));
         assert_eq!(facts.link(), want, "{transport}");
     }
     // Shared paths: the node hangs from the subsystem, which has links to its controllers.
@@ -117,7 +101,7 @@ fn a_namespace_is_on_pci_only_if_all_its_controllers_say_so() {
     assert_eq!(facts.link(), Link::Network, "no controller");
     for (name, transport) in [("nvme0", "pcie"), ("nvme1", "tcp")] {
         let controller = format!("sys/devices/{name}");
-        tree.put(&format!("{controller}/transport"), &format!("{transport}\n"));
+        tree.put(&format!("{controller}/transport"), format!("{transport}\n"));
         tree.link(&format!("{subsystem}/{name}"), &controller);
         let want = if transport == "pcie" { Link::Pcie } else { Link::Network };
         assert_eq!(facts.link(), want, "with {name} over {transport}");
@@ -138,14 +122,14 @@ fn namespaces_that_take_no_plain_commands_are_refused_with_a_remedy() {
 #[test]
 fn numbers_of_node_and_block_device_may_differ_in_the_controller() {
     let tree = tree();
-    fs::rename(tree.root.join(CONTROLLER).join("nvme0n1"), tree.root.join(CONTROLLER).join("nvme3n1")).unwrap();
+    fs::rename(tree.path(CONTROLLER).join("nvme0n1"), tree.path(CONTROLLER).join("nvme3n1")).unwrap();
     // A path of another namespace and the controller's own attributes are no block devices of this one.
     tree.put(&format!("{CONTROLLER}/nvme3n12/size"), "8\n");
     tree.put(&format!("{CONTROLLER}/nvme3c0n1/size"), "8\n");
     assert_eq!(tree.facts().unwrap().disk, "nvme3n1");
-    fs::remove_dir_all(tree.root.join(CONTROLLER).join("nvme3n1")).unwrap();
+    fs::remove_dir_all(tree.path(CONTROLLER).join("nvme3n1")).unwrap();
     assert!(tree.facts().is_none(), "a command set without blocks");
-    assert!(is_generic(&Machine::at(&tree.root), libc::makedev(240, 0)), "and still a namespace");
+    assert!(is_generic(&tree.machine(), libc::makedev(240, 0)), "and still a namespace");
 }
 
 #[test]

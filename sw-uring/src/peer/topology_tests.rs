@@ -1,12 +1,9 @@
 //! PCI trees as the kernel lays them out in sysfs, made by hand.
 
-use std::{
-    os::unix::fs::symlink,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::ops::Deref;
 
 use super::*;
-use crate::peer::acs::tests::space;
+use crate::{made::Made, peer::acs::tests::space};
 
 /// Port types of the PCI Express capability.
 const ENDPOINT: u16 = 0;
@@ -14,40 +11,27 @@ const ROOT_PORT: u16 = 4;
 const UPSTREAM: u16 = 5;
 const DOWNSTREAM: u16 = 6;
 
-/// A tree below a directory that is removed again.
-struct Tree {
-    root: PathBuf,
+/// A machine with PCI functions and block devices.
+struct Tree(Made);
+
+impl Deref for Tree {
+    type Target = Made;
+
+    fn deref(&self) -> &Made {
+        &self.0
+    }
 }
 
 impl Tree {
     /// An Intel machine that no rule allows anything, with a kernel whose table is known.
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("sysfs-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let root = fs::canonicalize(std::env::temp_dir()).unwrap().join(name);
-        let tree = Self { root };
+        let tree = Self(Made::new("pci"));
         tree.put("proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\n");
         tree.put("proc/sys/kernel/osrelease", "7.3.4-amd64\n");
         // The host bridge device of a q35 machine: not in the kernel's table.
         tree.function("pci0000:00/0000:00:00.0", ENDPOINT, None);
         tree.ids("pci0000:00/0000:00:00.0", 0x8086, 0x29c0);
         tree
-    }
-
-    fn machine(&self) -> Machine {
-        Machine::at(&self.root)
-    }
-
-    fn put(&self, path: &str, text: impl AsRef<[u8]>) {
-        let path = self.root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn link(&self, path: &str, to: &str) {
-        let path = self.root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        symlink(self.root.join(to), path).unwrap();
     }
 
     /// A function at `path` below `sys/devices`, with its link in `sys/bus/pci/devices`.
@@ -87,12 +71,6 @@ impl Tree {
 
     fn between(&self, provider: &str, client: &str) -> Verdict {
         between(&self.machine(), PciAddress::of_name(provider).unwrap(), PciAddress::of_name(client).unwrap())
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.root);
     }
 }
 
@@ -177,7 +155,7 @@ fn redirecting_ports_are_seen_and_unreadable_ones_are_not_guessed() {
     let tree = Tree::with_switch(Some(0));
     let port = "sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/0000:02:01.0";
     // A privileged file with the size of the whole space, of which only the head can be read.
-    fs::remove_file(tree.root.join(port).join("config")).unwrap();
+    fs::remove_file(tree.path(port).join("config")).unwrap();
     tree.put(&format!("{port}/config"), &space(DOWNSTREAM, Some(0))[..64]);
     assert_eq!(tree.between(MEMORY, SAME_SWITCH), Verdict::Across { hops: 4 }, "64 bytes in all: a conventional port");
 }
