@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   Cursor (epoch, taken) ──► Share of one rank ──► positions ──► Epoch::at / Mixture::at ──► sample numbers
-//!   file ──► Scan (tar, TFRecord, npy, token index) ──► extents of samples
+//!   file ──► Scan (tar, TFRecord, MDS, npy, token index) ──► extents of samples
 //! ```
 
 #![forbid(unsafe_code)]

@@ -1,6 +1,7 @@
 """Writes the files of this folder with other people's software, and beside each what must be found in it.
 
-Needs webdataset, tensorflow (or tensorflow-cpu), torch, megatron-core and GNU tar. The files are committed; run this again only to add one:
+Needs webdataset, tensorflow (or tensorflow-cpu), torch, megatron-core,
+mosaicml-streaming and GNU tar. The files are committed; run this again only to add one:
     python make.py
 """
 
@@ -157,6 +158,28 @@ def megatron():
         })
 
 
+def mds():
+    import shutil
+
+    import numpy
+    from streaming import MDSWriter, StreamingDataset
+
+    columns = {"image": "bytes", "label": "int", "name": "str", "box": "ndarray:float32:2"}
+    for name, options in [("mds", {"size_limit": 1500}), ("mds-zstd", {"size_limit": 1500, "compression": "zstd"})]:
+        folder = os.path.join(HERE, name)
+        shutil.rmtree(folder, ignore_errors=True)
+        with MDSWriter(out=folder, columns=columns, hashes=["xxh64"], **options) as writer:
+            for number in range(7):
+                box = numpy.array([number, number / 2], dtype="float32")
+                size = 100 * number
+                writer.write({"image": content(number, size), "label": number, "name": "n" * number, "box": box})
+    dataset = StreamingDataset(local=os.path.join(HERE, "mds"), shuffle=False, batch_size=1)
+    expect("mds", [
+        {"image": s["image"].hex(), "label": s["label"], "name": s["name"], "box": s["box"].tobytes().hex()}
+        for s in (dataset[at] for at in range(7))
+    ])
+
+
 python_tar("python-ustar.tar", tarfile.USTAR_FORMAT)
 python_tar("python-gnu.tar", tarfile.GNU_FORMAT)
 python_tar("python-pax.tar", tarfile.PAX_FORMAT)
@@ -165,3 +188,4 @@ webdataset_tar()
 tfrecord()
 numpy_files()
 megatron()
+mds()

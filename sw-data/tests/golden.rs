@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use proptest::{prelude::*, sample::Index};
 use serde_json::Value;
 use sw_data::formats::{
-    Array, Extent, FormatError, Grouping, Layout, Member, NpyScan, Payloads, Sample, Scan, TarScan, TfRecordScan,
-    Token, TokenIndexScan, Wrong, scan_slice,
+    Array, Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, Member, NpyScan, Payloads, Sample, Scan, TarScan,
+    TfRecordScan, Token, TokenIndexScan, Wrong, mds_index, scan_slice,
 };
 
 const TARS: [&str; 6] = ["python-ustar.tar", "python-gnu.tar", "python-pax.tar", "gnu.tar", "gnu-pax.tar", "v7.tar"];
@@ -256,6 +256,71 @@ fn an_index_of_another_file_is_noticed() {
     assert!(matches!(sequences(&huge, 1292).unwrap_err().wrong, Wrong::Cut { .. }));
 }
 
+fn mds(shard: &MdsShard, file: &[u8]) -> Result<Vec<Vec<Extent>>, FormatError> {
+    let samples = scan_slice(&mut MdsScan::new(file.len() as u64, shard.samples)?, file)?;
+    let head = |sample: &Extent| {
+        let from = usize::try_from(sample.offset).unwrap();
+        let len = usize::try_from(shard.head_len().min(sample.len)).unwrap();
+        &file[from..from + len]
+    };
+    samples.iter().map(|sample| shard.columns_of(*sample, head(sample))).collect()
+}
+
+#[test]
+fn samples_are_those_that_streaming_reads() {
+    let shards = mds_index(&file("mds/index.json")).unwrap();
+    assert_eq!(shards.len(), 2);
+    let mut found = Vec::new();
+    for shard in &shards {
+        let file = file(&format!("mds/{}", shard.name));
+        assert_eq!(file.len() as u64, shard.len);
+        for columns in mds(shard, &file).unwrap() {
+            let named = shard.columns.iter().zip(columns).map(|(column, extent)| {
+                let value = bytes(&file, extent);
+                let value = match column.encoding.as_str() {
+                    "int" => i64::from_le_bytes(value.try_into().unwrap()).into(),
+                    "str" => str::from_utf8(value).unwrap().into(),
+                    _ => hex(value).into(),
+                };
+                (column.name.clone(), value)
+            });
+            found.push(Value::from(named.collect::<serde_json::Map<_, _>>()));
+        }
+    }
+    assert_eq!(found, expected("mds"));
+}
+
+#[test]
+fn shards_that_do_not_fit_their_index_are_told() {
+    let shard = mds_index(&file("mds/index.json")).unwrap().remove(0);
+    let whole = file("mds/shard.00000.mds");
+    for len in 0..whole.len() {
+        let error = mds(&shard, &whole[..len]).unwrap_err();
+        assert!(matches!(error.wrong, Wrong::Cut { .. } | Wrong::OutOfFile { .. }), "{len}: {error}");
+    }
+    let other = MdsShard { samples: shard.samples + 1, ..shard.clone() };
+    assert_eq!(
+        mds(&other, &whole).unwrap_err().wrong,
+        Wrong::Differs { what: "the number of samples", here: 5, index: 6 }
+    );
+    let narrower = MdsShard { columns: shard.columns[1..].to_vec(), ..shard };
+    assert!(matches!(
+        mds(&narrower, &whole).unwrap_err().wrong,
+        Wrong::Field { field: "the columns of an MDS sample" }
+    ));
+}
+
+#[test]
+fn indexes_that_cannot_be_used_are_refused() {
+    let text = String::from_utf8(file("mds/index.json")).unwrap();
+    let refuse = |from: &str, to: &str| mds_index(text.replacen(from, to, 1).as_bytes()).unwrap_err().to_string();
+    assert!(mds_index(&file("mds-zstd/index.json")).unwrap_err().to_string().contains("shard.00000.mds, zstd"));
+    assert!(refuse("shard.00000.mds", "../shard.00000.mds").contains("the name of an MDS shard"));
+    assert!(refuse("\"mds\"", "\"jsonl\"").contains("jsonl 2"));
+    assert!(refuse("\"box\", ", "").contains("the columns of an MDS shard"));
+    assert!(mds_index(b"{}").unwrap_err().to_string().contains("the index of MDS shards"));
+}
+
 /// Walks with reads of a byte at a time.
 fn by_the_byte<S: Scan>(mut scan: S, file: &[u8]) -> Vec<S::Found> {
     let mut found = Vec::new();
@@ -275,6 +340,9 @@ fn short_reads_change_nothing() {
         assert_eq!(by_the_byte(TarScan::new(file.len() as u64).unwrap(), &file), tar(&file).unwrap());
     }
     let (index, array) = (file("megatron-u16.idx"), file("numpy-f4.npy"));
+    let shard = file("mds/shard.00001.mds");
+    let scan = || MdsScan::new(shard.len() as u64, 2).unwrap();
+    assert_eq!(by_the_byte(scan(), &shard), scan_slice(&mut scan(), &shard).unwrap());
     let found = by_the_byte(TokenIndexScan::new(index.len() as u64, 646).unwrap(), &index);
     assert_eq!(found, sequences(&index, 646).unwrap().0);
     assert_eq!(by_the_byte(NpyScan::new(array.len() as u64).unwrap(), &array), [npy(&array).unwrap()]);
@@ -360,6 +428,10 @@ proptest! {
         let inside = |extent: Extent| extent.offset.checked_add(extent.len).is_some_and(|end| end <= file.len() as u64);
         for member in tar(&file).unwrap_or_default() {
             prop_assert!(inside(member.content));
+        }
+        let shard = mds_index(&self::file("mds/index.json")).unwrap().remove(1);
+        for extent in mds(&shard, &file).unwrap_or_default().into_iter().flatten() {
+            prop_assert!(inside(extent));
         }
         if let Ok(array) = npy(&file) {
             prop_assert!(inside(array.content));

@@ -10,12 +10,14 @@
 //! Nothing is allocated because a file claims a length; what is kept at once is bounded by the limits named in each format.
 
 mod line;
+mod mds;
 mod megatron;
 mod npy;
 mod tar;
 mod tfrecord;
 mod webdataset;
 
+pub use mds::{Column, MdsScan, MdsShard, mds_index};
 pub use megatron::{Shape, Token, TokenIndexScan};
 pub use npy::{Array, Layout, NpyScan};
 pub use tar::{Member, TarScan};
@@ -124,6 +126,16 @@ pub enum Wrong {
         what: &'static str,
         /// Which of them.
         number: u64,
+    },
+    /// A file and its index say different things.
+    #[error("{what} is {here} in the file and {index} in its index; they do not belong together, or one is damaged")]
+    Differs {
+        /// What differs.
+        what: &'static str,
+        /// In the file.
+        here: u64,
+        /// In the index.
+        index: u64,
     },
     /// Two fields of one sample have one name.
     #[error("sample {key} has two fields {field}; each may come once")]
