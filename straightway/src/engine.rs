@@ -166,6 +166,8 @@ impl Engine {
     /// offset `phase` lands in place. Host memory is zeroed (unless the engine keeps freed memory), and on huge pages where
     /// the kernel has some.
     ///
+    /// *Blocking*: an engine that drives NVMe controllers pins large host memory here, about a second for tens of gigabytes.
+    ///
     /// # Errors
     /// `ResourceLimit`; `NoDevice` if there is no such GPU; `ApiMisuse` for zero bytes.
     pub fn allocate(&self, destination: Destination, len: u64, phase: u64) -> Result<Memory, Error> {
@@ -181,9 +183,11 @@ impl Engine {
                     0 => Buffer::allocate_with(ByteLen(len), phase, HugePages::Advise, Populate::Lazy),
                     _ => Buffer::allocate_kept(ByteLen(len), phase, HugePages::Advise, &self.core.kept),
                 };
-                buffer
+                let memory = buffer
                     .map(Memory::from)
-                    .map_err(|cause| fail(ErrorKind::ResourceLimit).detail(cause.to_string()).caused_by(cause))
+                    .map_err(|cause| fail(ErrorKind::ResourceLimit).detail(cause.to_string()).caused_by(cause))?;
+                self.core.backends.nvme.pin(memory.span.region());
+                Ok(memory)
             }
             Destination::Gpu(_) | Destination::Bar(_) | Destination::PeerMemory(_) => {
                 // Staging takes any address; the phase is kept for routes that land in place.
@@ -201,6 +205,8 @@ impl Engine {
     /// Makes memory of the caller's known to the engine. Raw pointers become a [`DmaRegion`] by its unsafe constructor,
     /// which has the contract; from there on everything is checked. Device memory is looked up with the driver.
     ///
+    /// *Blocking*: as [`Engine::allocate`].
+    ///
     /// # Errors
     /// `NoDevice` if it is device memory that the driver cannot serve; `NotRegistered` if the driver knows the address as
     /// memory of another device than the region says, or not at all; `OutOfRange` if the region leaves its allocation.
@@ -212,6 +218,7 @@ impl Engine {
             }
             (Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_), _) => {}
         }
+        self.core.backends.nvme.pin(&region);
         Region::new(&region)
     }
 

@@ -18,6 +18,7 @@ use sw_engine::{
     Error, ErrorKind, Object, PciAddress, Reason, Residency, Verb,
     seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
+use sw_mem::DmaRegion;
 use sw_nvme::{
     controller::{Controller, ControllerConfig, Life},
     directory::{self, Directory},
@@ -37,6 +38,10 @@ use crate::{
 
 /// I/O queue pairs that a controller is asked for: one a lane. Reactors, lanes of callers and lanes that were given away.
 const QUEUE_PAIRS: u16 = 64;
+
+/// Memory from this size on is pinned by the thread that brings it. Below, a lane does it at the first I/O, and takes less
+/// than some milliseconds: the kernel pins 4 KiB pages at 10 GB/s or so.
+const PIN_EARLY_BYTES: u64 = 16 << 20;
 
 /// See the module documentation.
 pub(crate) struct Nvme {
@@ -177,8 +182,8 @@ impl Nvme {
         function.tie(Arc::clone(&claim));
         let config = ControllerConfig { queue_pairs: QUEUE_PAIRS, ..ControllerConfig::default() };
         let controller = Controller::open(Arc::new(function), config)?;
-        let index = self.directory.add(controller.clone())?;
         let attendant = Arc::new(Attendant::start(&controller)?);
+        let index = self.directory.add(controller.clone())?;
         let driven = Driven { index, controller, claim, _attendant: attendant };
         opened.controllers.insert(address, driven.clone());
         Ok(driven)
@@ -215,6 +220,21 @@ impl Nvme {
         peer.self_test()?;
         opened.peers.insert(device.0, peer.clone());
         Ok(peer)
+    }
+
+    /// Maps large memory for the controllers now, so that no lane stands still for it later. A refusal is told to the first
+    /// I/O that needs it, which asks again.
+    pub(crate) fn pin(&self, region: &DmaRegion) {
+        if region.len().0 < PIN_EARLY_BYTES {
+            return;
+        }
+        // Somebody opens a controller, which may take long: lanes do what is left.
+        let Ok(opened) = self.opened.try_lock() else { return };
+        let space = opened.space.clone().filter(|_| !opened.controllers.is_empty());
+        drop(opened);
+        if let Some(Err(error)) = space.map(|space| space.map(region)) {
+            tracing::debug!(%error, "memory was not pinned early");
+        }
     }
 
     /// Opens a namespace. Its controller is brought up by the first one, and belongs to this process until the engine ends.

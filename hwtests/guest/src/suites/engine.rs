@@ -23,6 +23,13 @@ pub const SUITE: Suite = Suite {
         Test::new("unbound", "a drive is taken from an engine that has objects of it, and given again", unbound)
             .bed_only()
             .limit_s(90),
+        Test::new(
+            "pinned",
+            "large memory is pinned by who brings it, and another thread's I/O goes on meanwhile",
+            pinned,
+        )
+        .bed_only()
+        .limit_s(60),
         Test::new("closed", "a closed engine has given its controllers back, whoever holds objects", closed)
             .bed_only()
             .limit_s(60),
@@ -136,6 +143,58 @@ fn unbound(context: &Context) -> Verdict {
         let again = engine.open(&uri(address)?)?;
         read(&engine, &again, backend)?;
         refused(&engine, &held, backend, ErrorKind::NoDevice)
+    })
+}
+
+/// Locked memory of this process in KiB: what type 1 pins is counted there (Linux `vfio_lock_acct`).
+fn locked_kib() -> Result<u64, Stop> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+    Ok(line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0))
+}
+
+fn pinned(context: &Context) -> Verdict {
+    const LARGE: u64 = 192 << 20;
+    on_each(context, |backend| {
+        if backend == Backend::NoIommu {
+            return Ok(());
+        }
+        let address = filled(context)?;
+        let engine = engine(backend)?;
+        let object = engine.open(&uri(address)?)?;
+        read(&engine, &object, backend)?;
+        let before = locked_kib()?;
+        let (memory, took, meanwhile) = std::thread::scope(|scope| {
+            let large = scope.spawn(|| {
+                let start = Instant::now();
+                engine.allocate(straightway::Destination::Host, LARGE, 0).map(|memory| (memory, start.elapsed()))
+            });
+            let mut meanwhile = Vec::new();
+            // The memory of these reads is known already.
+            let mut own = Some(memory(backend)?);
+            while !large.is_finished() {
+                let Some(memory) = own.take() else { return fail("the memory did not come back") };
+                let start = Instant::now();
+                own = engine.read(&object, AT, memory).wait().ok()?.into_memory();
+                meanwhile.push(start.elapsed());
+            }
+            match large.join() {
+                Ok(made) => made.map(|(memory, took)| (memory, took, meanwhile)).map_err(Stop::from),
+                Err(_) => fail("the allocation panicked"),
+            }
+        })?;
+        let after = locked_kib()?;
+        if backend == Backend::Type1 && after < before + LARGE / 1024 {
+            return fail(format!("{before} KiB were locked before and {after} KiB after"));
+        }
+        let start = Instant::now();
+        drop(memory);
+        context.fact(
+            &json!({"backend": backend.name(), "pinned_s": took.as_secs_f64(), "reads_meanwhile": meanwhile.len(),
+            "longest_read_s": meanwhile.iter().max().map(Duration::as_secs_f64),
+            "unpinned_and_freed_s": start.elapsed().as_secs_f64()}),
+        );
+        Ok(())
     })
 }
 

@@ -40,6 +40,9 @@ pub const SUITE: Suite = Suite {
         Test::new("mappings", "mappings are counted, limited, reused, and end with their memory", mappings)
             .bed_only()
             .limit_s(60),
+        Test::new("unpinning", "what unmapping of large memory costs beside freeing it", unpinning)
+            .bed_only()
+            .limit_s(60),
         Test::new("unmapped", "DMA to an address that is not mapped is stopped by the IOMMU", unmapped).bed_only(),
         Test::new("peer-copies", "the CPU copies into a BAR and out of it", peer_copies).limit_s(90),
         Test::new("peer-dma", "reads land in a BAR and writes come from it, byte for byte", peer_dma).limit_s(60),
@@ -289,6 +292,38 @@ fn mappings(context: &Context) -> Verdict {
         let large = Buffer::allocate(ByteLen(8 << 20))?;
         let (iova, va) = (rig.function.map(large.region())?, large.region().base().raw());
         same("congruent to 2 MiB", &(iova.raw() % (2 << 20)), &(va % (2 << 20)))
+    })
+}
+
+/// Three times each: map, unmap and free, and free alone. The numbers go into the record.
+fn unpinning(context: &Context) -> Verdict {
+    const LEN: u64 = 128 << 20;
+    on_each(context, |backend| {
+        if backend == Backend::NoIommu {
+            return Ok(());
+        }
+        let rig = Rig::open(context, "nvme-b", backend)?;
+        let before = rig.space.report();
+        for pages in [sw_mem::HugePages::Never, sw_mem::HugePages::Advise] {
+            let mut took = Vec::new();
+            for _ in 0..3 {
+                let made = || Buffer::allocate_with(ByteLen(LEN), 0, pages, sw_mem::Populate::Now);
+                let (buffer, other) = (made()?, made()?);
+                let begun = Instant::now();
+                rig.space.map(buffer.region())?;
+                let mapped = Instant::now();
+                drop(buffer);
+                let gone = Instant::now();
+                same("mappings", &rig.space.report(), &before)?;
+                let begun_free = Instant::now();
+                drop(other);
+                let spans = [mapped - begun, gone - mapped, begun_free.elapsed()];
+                took.push(spans.map(|span| span.as_secs_f64()));
+            }
+            context.fact(&json!({"backend": backend.name(), "bytes": LEN, "pages": format!("{pages:?}"),
+                "map_unmap_with_free_and_free_s": took}));
+        }
+        Ok(())
     })
 }
 
