@@ -369,19 +369,9 @@ impl Backends {
         }
     }
 
-    /// Copies device memory from `at` out, through a copy engine of its own. For verification, not for speed. Nothing
-    /// happens for host memory.
-    pub(crate) fn copy_out(
-        &self,
-        span: &sw_mem::DmaSpan,
-        at: u64,
-        to: &mut [u8],
-        destination: Destination,
-    ) -> Result<(), Error> {
-        match self.copier_of(destination, 4)? {
-            Some(engine) => staging::copy_out(engine, span, at, to),
-            None => Ok(()),
-        }
+    /// A reader of device memory, with a copy engine of its own; `None` for memory with addresses of this process.
+    pub(crate) fn reader(&self, destination: Destination) -> Result<Option<staging::Reader>, Error> {
+        self.copier_of(destination, 4)?.map(staging::Reader::new).transpose()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     core::Core,
     doctor::Doctor,
     lane::Lane,
-    memory::{Memory, Region},
+    memory::{CopyOut, Memory, Region},
     object::{NewObject, Object, ResumableObject},
     policy::Destination,
     reach::{Ask, Reach},
@@ -222,25 +222,25 @@ impl Engine {
         Region::new(&region)
     }
 
-    /// Copies `len` bytes from `at` of memory of any kind into fresh host memory. For verification and headers; it is not
-    /// the fast path.
+    /// A way to look at memory of one kind from the host. For verification and headers; it is not the fast path.
+    ///
+    /// # Errors
+    /// The driver's, if `destination` is a device.
+    pub fn copy_out(&self, destination: Destination) -> Result<CopyOut, Error> {
+        self.core.check(Verb::Copy)?;
+        Ok(CopyOut::new(self.core.backends.reader(destination)?, destination))
+    }
+
+    /// Copies `len` bytes from `at` of memory of any kind into fresh host memory. For more than one range of a device's
+    /// memory, [`Engine::copy_out`] does the set-up once.
     ///
     /// # Errors
     /// `OutOfRange`; the copy engine's.
     pub fn copy_range_to_host(&self, memory: &Memory, at: u64, len: u64) -> Result<Vec<u8>, Error> {
         // Before the allocation: a length from outside may be any number.
-        if at.checked_add(len).is_none_or(|end| end > memory.len()) {
-            return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
-                .at(format!("{} memory", memory.destination()))
-                .in_range(at, len)
-                .detail(format!("the range ends past the memory, which has {} bytes", memory.len()))
-                .remedy("ask for bytes that it has"));
-        }
-        let mut bytes = vec![0; sw_mem::index(len)];
-        match memory.destination() {
-            Destination::Host | Destination::PeerMemory(_) => memory.read(at, &mut bytes)?,
-            device => self.core.backends.copy_out(&memory.span, at, &mut bytes, device)?,
-        }
+        memory.check_range(at, len)?;
+        let mut bytes = Vec::with_capacity(sw_mem::index(len));
+        self.copy_out(memory.destination())?.visit(memory, at, len, |piece| bytes.extend_from_slice(piece))?;
         Ok(bytes)
     }
 

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, SharedSpan};
+use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, MemError, SharedSpan};
 
-use crate::policy::Destination;
+use crate::{policy::Destination, staging::Reader};
 
 /// A range of host or device memory, owned by whoever holds it: you, or the operation that you gave it to.
 #[derive(Debug)]
@@ -76,11 +76,88 @@ impl Memory {
     pub fn visit(&self, at: u64, len: u64, each: impl FnMut(&[u8])) -> Result<(), Error> {
         self.span.visit(at, len, each).map_err(|cause| mem_error(cause, Verb::Copy))
     }
+
+    /// # Errors
+    /// `OutOfRange` if `len` bytes from `at` are not inside.
+    pub(crate) fn check_range(&self, at: u64, len: u64) -> Result<(), Error> {
+        if at.checked_add(len).is_some_and(|end| end <= self.len()) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
+            .at(format!("{} memory", self.destination()))
+            .in_range(at, len)
+            .detail(format!("the range ends past the memory, which has {} bytes", self.len()))
+            .remedy("ask for bytes that it has"))
+    }
 }
 
 impl From<Buffer> for Memory {
     fn from(buffer: Buffer) -> Self {
         Self { span: buffer.into_span() }
+    }
+}
+
+/// A region that did not become memory of one owner, and why. Try again when its operations have ended.
+#[derive(Debug)]
+pub struct NotReclaimed {
+    /// The region, as it was.
+    pub region: Region,
+    /// `InUse` or `OutOfRange`.
+    pub error: Error,
+}
+
+impl fmt::Display for NotReclaimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for NotReclaimed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<NotReclaimed> for Error {
+    fn from(not: NotReclaimed) -> Self {
+        not.error
+    }
+}
+
+/// Looks at memory of one kind from the host, a piece at a time: see [`Engine::copy_out`](crate::Engine::copy_out). For device
+/// memory it has a copy engine and a pinned slab of its own, for as long as it lives.
+pub struct CopyOut {
+    reader: Option<Reader>,
+    destination: Destination,
+}
+
+impl CopyOut {
+    pub(crate) fn new(reader: Option<Reader>, destination: Destination) -> Self {
+        Self { reader, destination }
+    }
+
+    /// Shows `len` bytes from `at` to `each` in order; bytes of a device in pieces of at most 1 MiB.
+    ///
+    /// # Errors
+    /// `OutOfRange`; `ApiMisuse` for memory of another kind; the copy engine's, after which it takes nothing more (`Closed`).
+    pub fn visit(&mut self, memory: &Memory, at: u64, len: u64, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+        memory.check_range(at, len)?;
+        if memory.destination() != self.destination {
+            return Err(Error::new(ErrorKind::ApiMisuse, Verb::Copy)
+                .at(format!("{} memory", memory.destination()))
+                .detail(format!("it was made for {} memory", self.destination))
+                .remedy("make one for each kind of memory"));
+        }
+        match &mut self.reader {
+            None => memory.visit(at, len, each),
+            Some(reader) => reader.visit(&memory.span, (at, len), &mut each),
+        }
+    }
+}
+
+impl fmt::Debug for CopyOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CopyOut").field("destination", &self.destination).finish_non_exhaustive()
     }
 }
 
@@ -113,8 +190,8 @@ impl Region {
         span.map(|span| Memory { span }).map_err(|cause| mem_error(cause, Verb::Register))
     }
 
-    fn within(&self, at: u64, len: u64) -> Result<u64, sw_mem::MemError> {
-        at.checked_sub(self.start).ok_or(sw_mem::MemError::OutOfRange { at, len, have: self.shared.len() })
+    fn within(&self, at: u64, len: u64) -> Result<u64, MemError> {
+        at.checked_sub(self.start).ok_or(MemError::OutOfRange { at, len, have: self.shared.len() })
     }
 
     /// A range of it back as memory of one owner, once no operation, no part, no other handle and no other piece of the
@@ -122,19 +199,26 @@ impl Region {
     /// those anyway.
     ///
     /// # Errors
-    /// `InUse` if somebody still holds a part; `OutOfRange`.
-    pub fn reclaim(self, at: u64, len: u64) -> Result<Memory, Error> {
-        let from = self.within(at, len).map_err(|cause| mem_error(cause, Verb::Register))?;
-        if from.checked_add(len).is_none_or(|end| end > self.len()) {
-            let have = self.shared.len();
-            return Err(mem_error(sw_mem::MemError::OutOfRange { at: from, len, have }, Verb::Register));
-        }
+    /// The region with the reason: `InUse` if somebody still holds a part; `OutOfRange`.
+    pub fn reclaim(self, at: u64, len: u64) -> Result<Memory, NotReclaimed> {
+        let have = self.shared.len();
+        let from = match self.within(at, len) {
+            Ok(from) if from.checked_add(len).is_some_and(|end| end <= have.0) => from,
+            Ok(from) => return Err(self.kept(mem_error(MemError::OutOfRange { at: from, len, have }, Verb::Register))),
+            Err(cause) => return Err(self.kept(mem_error(cause, Verb::Register))),
+        };
+        let start = self.start;
         self.shared.reclaim(from, ByteLen(len)).map(|span| Memory { span }).map_err(|shared| {
-            Error::new(ErrorKind::InUse, Verb::Register)
+            let error = Error::new(ErrorKind::InUse, Verb::Register)
                 .at(format!("{shared:?}"))
                 .detail("a part of the region is still held by an operation or another handle")
-                .remedy("wait for the operations on it first")
+                .remedy("wait for the operations on it first");
+            NotReclaimed { region: Self { shared, start }, error }
         })
+    }
+
+    fn kept(self, error: Error) -> NotReclaimed {
+        NotReclaimed { region: self, error }
     }
 
     /// Length in bytes.
@@ -148,8 +232,7 @@ impl Region {
     }
 }
 
-pub(crate) fn mem_error(cause: sw_mem::MemError, verb: Verb) -> Error {
-    use sw_mem::MemError;
+pub(crate) fn mem_error(cause: MemError, verb: Verb) -> Error {
     let (kind, remedy) = match cause {
         MemError::OutOfRange { .. } => (ErrorKind::OutOfRange, "ask for bytes that it has"),
         MemError::InUse { .. } => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sw_engine::{Error, ErrorKind, Residency, Verb, Version, seam::WriteIntent};
+use sw_engine::{Error, ErrorKind, Policy, Residency, Verb, Version, seam::WriteIntent};
 use sw_uring::Resumable;
 
 use crate::{
@@ -115,9 +115,9 @@ impl Object {
         &self.inner
     }
 
-    /// Where the target under the policy `any` is kept.
-    pub(crate) fn cached_target(&self, destination: Destination, verb: Verb) -> TargetSlot<'_> {
-        self.targets.slot(&self.inner, destination, verb)
+    /// Where the target under a policy is kept.
+    pub(crate) fn cached_target(&self, destination: Destination, policy: Policy, verb: Verb) -> TargetSlot<'_> {
+        self.targets.slot(&self.inner, destination, policy, verb)
     }
 
     /// What is known of its ways to memory of other devices.

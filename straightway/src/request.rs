@@ -208,8 +208,8 @@ pub(crate) fn target(
     policy: &Policy,
     verb: Verb,
 ) -> Result<Target, Error> {
-    let cached = (*policy == Policy::Any).then(|| object.cached_target(destination, verb));
-    if let Some(target) = cached.and_then(|cached| cached.get()) {
+    let cached = object.cached_target(destination, *policy, verb);
+    if let Some(target) = cached.get() {
         return Ok(target.clone());
     }
     let plan = |inner: &sw_engine::Object| core.plan(object, inner, (destination, Ask::Proof), policy, verb).choice;
@@ -220,9 +220,7 @@ pub(crate) fn target(
             Target::striped(object.inner.clone(), choices)?
         }
     };
-    if let Some(cached) = cached {
-        let _ = cached.set(target.clone());
-    }
+    let _ = cached.set(target.clone());
     Ok(target)
 }
 

@@ -167,35 +167,81 @@ impl Rig<'_> {
     }
 }
 
-/// Device memory from byte `at` on into `to`, a piece at a time through one pinned slab. For verification, not for speed.
-///
-/// # Errors
-/// `OutOfRange`, `ResourceLimit`, the engine's fault, `DeadlineExceeded`.
-pub(crate) fn copy_out(mut engine: Box<dyn CopyEngine>, from: &DmaSpan, at: u64, to: &mut [u8]) -> Result<(), Error> {
-    let Place::Device(device, base) = from.place() else { return Err(no_device_memory()) };
-    if at.checked_add(to.len() as u64).is_none_or(|end| end > from.len().0) {
-        return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
-            .at(format!("gpu{} memory", device.0))
-            .in_range(at, to.len() as u64)
-            .detail(format!("the range ends past the memory, which has {} bytes", from.len().0)));
+/// Device memory to the host, a piece at a time through one pinned slab. For verification, not for speed. Between calls
+/// nothing is in flight.
+pub(crate) struct Reader {
+    parts: Option<Parts>,
+}
+
+/// Fields drop in this order: the pin ends before its memory.
+struct Parts {
+    pin: Box<dyn SlabPin>,
+    pool: SlabPool,
+    engine: Box<dyn CopyEngine>,
+}
+
+impl Reader {
+    /// # Errors
+    /// `ResourceLimit` if a slab cannot be had or pinned.
+    pub(crate) fn new(mut engine: Box<dyn CopyEngine>) -> Result<Self, Error> {
+        let (pool, pin) = pinned(engine.as_mut(), COPY_BYTES as u64)?;
+        Ok(Self { parts: Some(Parts { pin, pool, engine }) })
     }
-    let (pool, pin) = pinned(engine.as_mut(), COPY_BYTES as u64)?;
-    let mut failed = None;
-    let mut next = base.checked_add(ByteLen(at));
-    for piece in to.chunks_mut(COPY_BYTES) {
-        let (Some(here), Some(host)) = (next, pool.memory().place().host()) else { return Err(no_device_memory()) };
-        // A piece is at most `COPY_BYTES` long.
-        let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-        let job = CopyJob { token: Token::from_raw(1), direction: CopyDirection::FromDevice, host, device: here, len };
-        failed = one_copy(engine.as_mut(), &job).err();
-        if failed.is_some() {
-            break;
+
+    /// Shows `len` bytes from byte `at` on to `each`, in order.
+    ///
+    /// # Errors
+    /// `OutOfRange`, the engine's fault, `DeadlineExceeded`; `Closed` after a copy that failed.
+    pub(crate) fn visit(
+        &mut self,
+        from: &DmaSpan,
+        (at, len): (u64, u64),
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        let Place::Device(device, base) = from.place() else { return Err(no_device_memory()) };
+        if at.checked_add(len).is_none_or(|end| end > from.len().0) {
+            return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
+                .at(format!("gpu{} memory", device.0))
+                .in_range(at, len)
+                .detail(format!("the range ends past the memory, which has {} bytes", from.len().0)));
         }
-        pool.memory().read(0, piece).map_err(|cause| no_device_memory().caused_by(cause))?;
-        next = here.checked_add(ByteLen(u64::from(len)));
+        let Some(mut parts) = self.parts.take() else {
+            return Err(Error::new(ErrorKind::Closed, Verb::Copy).detail("a copy failed before").remedy("begin anew"));
+        };
+        match parts.copy(base, (at, len), each) {
+            Ok(()) => {
+                self.parts = Some(parts);
+                Ok(())
+            }
+            Err(error) => {
+                settle(parts.engine, (parts.pool, parts.pin), from.region().clone())?;
+                Err(error)
+            }
+        }
     }
-    settle(engine, (pool, pin), from.region().clone())?;
-    failed.map_or(Ok(()), Err)
+}
+
+impl Parts {
+    fn copy(&mut self, base: GpuVa, (at, len): (u64, u64), each: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
+        let mut piece = vec![0; COPY_BYTES.min(sw_mem::index(len))];
+        let mut done = 0;
+        while done < len {
+            let now = (len - done).min(COPY_BYTES as u64);
+            let here = at.checked_add(done).and_then(|at| base.checked_add(ByteLen(at)));
+            let (Some(device), Some(host)) = (here, self.pool.memory().place().host()) else {
+                return Err(no_device_memory());
+            };
+            // A piece is at most `COPY_BYTES` long.
+            let len = u32::try_from(now).unwrap_or(u32::MAX);
+            let job = CopyJob { token: Token::from_raw(1), direction: CopyDirection::FromDevice, host, device, len };
+            one_copy(self.engine.as_mut(), &job)?;
+            let Some(bytes) = piece.get_mut(..sw_mem::index(now)) else { return Err(no_device_memory()) };
+            self.pool.memory().read(0, bytes).map_err(|cause| no_device_memory().caused_by(cause))?;
+            each(bytes);
+            done += now;
+        }
+        Ok(())
+    }
 }
 
 fn one_copy(engine: &mut dyn CopyEngine, job: &CopyJob) -> Result<(), Error> {

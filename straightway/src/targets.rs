@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use sw_engine::{Object, Residency, Target, Time, Verb};
+use sw_engine::{Object, Policy, Residency, Target, Time, Verb};
 
 use crate::{clock::Clock, policy::Destination};
 
@@ -26,8 +26,11 @@ const ASK_SHARE: u32 = 100;
 /// Longest time between two looks, however long one took: it may have lost the processor on the way.
 const ASK_WITHIN: Duration = Duration::from_millis(100);
 
-/// Kinds of memory for which one target is kept.
+/// Kinds of memory for which targets are kept.
 const KINDS: usize = 4;
+/// Policies whose targets are kept for each kind of memory, verb and answer of the page cache, besides `any`. A program has
+/// one or two; what it asks for beyond is planned each time.
+const POLICIES: usize = 3;
 
 /// The kind of a destination. Targets for different GPUs, or BARs, are equal; those for peer memory of two devices are not.
 fn kind(destination: Destination) -> usize {
@@ -43,7 +46,7 @@ fn kind(destination: Destination) -> usize {
 #[derive(Debug)]
 pub(crate) struct Targets {
     /// By kind of memory, read or write, and cached or not.
-    kept: [OnceLock<(Destination, Target)>; 4 * KINDS],
+    kept: [Shelf; 4 * KINDS],
     clock: Clock,
     /// When to ask next, in nanoseconds of the clock.
     due: AtomicU64,
@@ -51,10 +54,24 @@ pub(crate) struct Targets {
     epoch: AtomicU32,
 }
 
+/// Targets that differ in their policy. The first place is for `any`; the others are filled in order, and never again.
+#[derive(Debug)]
+struct Shelf {
+    any: OnceLock<(Destination, Target)>,
+    others: [OnceLock<(Policy, Destination, Target)>; POLICIES],
+}
+
+impl Shelf {
+    const fn new() -> Self {
+        Self { any: OnceLock::new(), others: [const { OnceLock::new() }; POLICIES] }
+    }
+}
+
 /// Where one target is kept.
 #[derive(Clone, Copy)]
 pub(crate) struct TargetSlot<'a> {
-    kept: &'a OnceLock<(Destination, Target)>,
+    kept: &'a Shelf,
+    policy: Policy,
     destination: Destination,
     of: &'a Targets,
     epoch: u32,
@@ -64,7 +81,7 @@ impl Targets {
     /// The object was just opened, so its answer is fresh.
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
-            kept: [const { OnceLock::new() }; 4 * KINDS],
+            kept: [const { Shelf::new() }; 4 * KINDS],
             clock,
             due: AtomicU64::new(nanos(clock.now().after(ASK_EVERY))),
             asking: AtomicBool::new(false),
@@ -112,23 +129,33 @@ impl Targets {
         }
     }
 
-    pub(crate) fn slot(&self, object: &Object, destination: Destination, verb: Verb) -> TargetSlot<'_> {
+    /// Where the target for an object, a destination, a policy and a verb is kept.
+    pub(crate) fn slot(&self, object: &Object, destination: Destination, policy: Policy, verb: Verb) -> TargetSlot<'_> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let (write, resident) = (usize::from(verb == Verb::Write), usize::from(object.is_resident()));
         let kept = &self.kept[kind(destination) * 4 + write * 2 + resident];
-        TargetSlot { kept, destination, of: self, epoch }
+        TargetSlot { kept, policy, destination, of: self, epoch }
     }
 }
 
 impl<'a> TargetSlot<'a> {
     /// The target, if it was planned before.
     pub(crate) fn get(self) -> Option<&'a Target> {
-        let (destination, target) = self.kept.get()?;
-        let other = matches!(self.destination, Destination::PeerMemory(_)) && *destination != self.destination;
-        (!other).then_some(target)
+        if self.policy == Policy::Any {
+            let (destination, target) = self.kept.any.get()?;
+            return self.is_for(*destination).then_some(target);
+        }
+        let kept = self.kept.others.iter().map_while(OnceLock::get);
+        let mut fitting = kept.filter(|(policy, destination, _)| *policy == self.policy && self.is_for(*destination));
+        fitting.next().map(|(_, _, target)| target)
     }
 
-    /// Keeps `target`, unless the page cache changed since the slot was asked for.
+    /// Whether a target that was planned for `destination` is one for the slot's own.
+    fn is_for(self, destination: Destination) -> bool {
+        !matches!(self.destination, Destination::PeerMemory(_)) || destination == self.destination
+    }
+
+    /// Keeps `target`, unless the page cache changed since the slot was asked for, or there is no room.
     ///
     /// # Errors
     /// The target itself, if it is not kept.
@@ -138,7 +165,17 @@ impl<'a> TargetSlot<'a> {
         if now != self.epoch || !now.is_multiple_of(2) {
             return Err(target);
         }
-        self.kept.set((self.destination, target)).map_err(|(_, target)| target)
+        if self.policy == Policy::Any {
+            return self.kept.any.set((self.destination, target)).map_err(|(_, target)| target);
+        }
+        let mut entry = (self.policy, self.destination, target);
+        for place in &self.kept.others {
+            match place.set(entry) {
+                Ok(()) => return Ok(()),
+                Err(back) => entry = back,
+            }
+        }
+        Err(entry.2)
     }
 }
 

@@ -27,6 +27,36 @@ fn engine() -> Engine {
 }
 
 #[test]
+fn a_policy_is_planned_once_for_an_object_and_a_verb() {
+    let scratch = scratch("planned");
+    let (uri, _) = file(&scratch, "data", 100_000);
+    let engine = engine();
+    let object = engine.open_for_update(&uri).unwrap();
+    let lane = engine.lane(Destination::Host).unwrap();
+    let prefer = |landing| Policy::Prefer(RouteMatch { landing: Some(landing), ..RouteMatch::default() });
+    let policies = [Policy::Any, prefer(Landing::Dma), prefer(Landing::KernelCopy), prefer(Landing::Staged)];
+    // Two operations that share a plan share their target.
+    let plan = |policy, verb| lane.target(&object, policy, verb).unwrap();
+    let address = |target: &straightway::Target| std::ptr::from_ref(&**target).addr();
+    let mut seen = Vec::new();
+    for verb in [Verb::Read, Verb::Write] {
+        for policy in &policies {
+            let first = plan(policy, verb);
+            assert_eq!(address(&first), address(&plan(policy, verb)), "{policy:?} {verb:?}");
+            seen.push(first);
+        }
+    }
+    let mut places: Vec<_> = seen.iter().map(address).collect();
+    places.sort_unstable();
+    places.dedup();
+    assert_eq!(places.len(), seen.len(), "no policy and no verb is given the plan of another");
+    // One policy too many: planned each time, and the others stay.
+    let more = Policy::Prefer(RouteMatch::default());
+    assert_ne!(address(&plan(&more, Verb::Read)), address(&plan(&policies[1], Verb::Read)));
+    assert_eq!(address(&plan(&policies[3], Verb::Read)), address(&seen[3]));
+}
+
+#[test]
 fn operations_on_a_part_stay_inside_it() {
     let scratch = scratch("part");
     let (uri, bytes) = file(&scratch, "data", 100_000);

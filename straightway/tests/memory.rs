@@ -48,9 +48,14 @@ fn a_half_that_is_shared_gives_no_part_of_the_other() {
         assert_eq!(region.part(at, len).unwrap_err().kind(), ErrorKind::OutOfRange, "{at}+{len}");
     }
     assert_eq!(region.part(base, 4096).unwrap().len(), 4096);
-    assert_eq!(region.clone().reclaim(0, 4096).unwrap_err().kind(), ErrorKind::OutOfRange);
-    assert_eq!(region.reclaim(base, 4096).unwrap_err().kind(), ErrorKind::InUse, "the left half is held");
+    assert_eq!(region.clone().reclaim(0, 4096).unwrap_err().error.kind(), ErrorKind::OutOfRange);
+    let not = region.reclaim(base, 4096).unwrap_err();
+    assert_eq!(not.error.kind(), ErrorKind::InUse, "the left half is held");
+    let not = not.region.reclaim(base + 4095, 2).unwrap_err();
+    assert_eq!(not.error.kind(), ErrorKind::OutOfRange);
     assert!(left.as_slice().iter().all(|byte| *byte == 0));
+    drop(left);
+    assert_eq!(not.region.reclaim(base, 4096).unwrap().len(), 4096, "the region came back with the error each time");
 }
 
 #[test]
@@ -85,7 +90,9 @@ fn parts_that_meet_are_refused_until_all_are_gone() {
     assert!(bytes == fs::read(scratch.path("data")).unwrap());
     let other = region.clone();
     drop(whole);
-    assert_eq!(other.reclaim(base, 8192).unwrap_err().kind(), ErrorKind::InUse, "another handle");
+    let not = other.reclaim(base, 8192).unwrap_err();
+    assert_eq!(not.error.kind(), ErrorKind::InUse, "another handle");
+    drop(not);
     assert_eq!(region.reclaim(base, 8192).unwrap().into_buffer().unwrap().as_slice(), bytes);
 }
 

@@ -6,7 +6,9 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use straightway::{DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb};
+use straightway::{
+    CopyOut, DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb,
+};
 
 use crate::{
     Catalog, Dtype, HeadReader, Header, INDEX_LEN_MAX_BYTES, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Shard,
@@ -16,9 +18,6 @@ use crate::{
 /// Parts in flight: with parts of 8 MiB and I/Os of 1 MiB enough to keep the queues of a few reactors full, and few enough
 /// that memory of one part is what a failure throws away.
 const PARTS_IN_FLIGHT: usize = 8;
-
-/// Bytes of device memory that are copied out at a time: one slab of a verification copy.
-const VISIT_BYTES: u64 = 1 << 20;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -130,19 +129,16 @@ impl Loaded {
     ///
     /// # Errors
     /// As [`Loaded::bytes_of`]; `each` may have seen a part then.
-    pub fn visit(&self, engine: &Engine, tensor: &LoadedTensor, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+    pub fn visit(&self, engine: &Engine, tensor: &LoadedTensor, each: impl FnMut(&[u8])) -> Result<(), Error> {
+        let Some((region, _)) = tensor.place else { return Ok(()) };
+        let destination = self.region(region, tensor)?.destination();
+        self.visit_by(&mut engine.copy_out(destination)?, tensor, each)
+    }
+
+    /// [`Loaded::visit`] by a way out that was made before.
+    fn visit_by(&self, out: &mut CopyOut, tensor: &LoadedTensor, each: impl FnMut(&[u8])) -> Result<(), Error> {
         let Some((region, offset)) = tensor.place else { return Ok(()) };
-        let memory = self.region(region, tensor)?;
-        if memory.destination() == Destination::Host {
-            return memory.visit(offset, tensor.len_bytes, each);
-        }
-        let mut done = 0;
-        while done < tensor.len_bytes {
-            let len = (tensor.len_bytes - done).min(VISIT_BYTES);
-            each(&engine.copy_range_to_host(memory, offset + done, len)?);
-            done += len;
-        }
-        Ok(())
+        out.visit(self.region(region, tensor)?, offset, tensor.len_bytes, each)
     }
 
     fn region(&self, region: usize, tensor: &LoadedTensor) -> Result<&Memory, Error> {
@@ -180,9 +176,11 @@ pub fn load(engine: &Engine, at: &Uri, options: &LoadOptions) -> Result<Loaded, 
     let totals = plan.totals();
     let mut loaded = Loaded { regions, tensors, files, tensor_bytes: totals.tensor_bytes, gap_bytes: totals.gap_bytes };
     if options.digest {
+        // One way out for all: a copy engine is made once.
+        let mut out = engine.copy_out(options.into)?;
         for at in 0..loaded.tensors.len() {
             let mut hash = Sha256::new();
-            loaded.visit(engine, &loaded.tensors[at], |piece| hash.update(piece))?;
+            loaded.visit_by(&mut out, &loaded.tensors[at], |piece| hash.update(piece))?;
             loaded.tensors[at].digest = Some(hash.finalize().into());
         }
     }
@@ -226,7 +224,7 @@ fn read_all(
     }
     match failed {
         Some(error) => Err(error),
-        None => regions.into_iter().map(|((region, base), len)| region.reclaim(base, len)).collect(),
+        None => regions.into_iter().map(|((region, base), len)| Ok(region.reclaim(base, len)?)).collect(),
     }
 }
 

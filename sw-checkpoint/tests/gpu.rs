@@ -104,6 +104,12 @@ fn sharded() -> Outcome {
     same("digests", digests(&device), digests(&host))?;
     ways_are_staged(&device)?;
     holds("the memory is the device's", device.regions.iter().all(|region| region.destination() == GPU0))?;
+    // The lanes are there; what is made now is the way out for the digests of all six tensors.
+    let control = Control::open()?;
+    let streams = || control.stat("calls.cuStreamCreate");
+    let before = streams();
+    load(&engine, &at(&directory), &into(GPU0)).map_err(text)?;
+    same("streams of one copy engine, one each way", streams() - before, 2)?;
     let some = LoadOptions { tensors: Pattern::parse("layer.*").map_err(text)?, ..into(GPU0) };
     let some = load(&engine, &at(&directory), &some).map_err(text)?;
     same("two of them", some.tensors.len(), 2)?;
