@@ -90,6 +90,24 @@ fn policies_that_cannot_be_met_name_the_reasons() {
 }
 
 #[test]
+fn memory_of_another_device_that_is_not_there() {
+    let scratch = Scratch::new();
+    scratch.file("a", 10_001);
+    for (into, word) in [("p2pmem:fffe:00:00.0", "CONFIG_PCI_P2PDMA"), ("bar:fffe:00:00.0/2", "nvme ")] {
+        let ran = scratch.run(&["plan", "a", "--into", into, "--json"]);
+        assert_eq!(ran.code, Some(8), "{}", ran.stderr);
+        let plan = &ran.json()[0];
+        let candidates = plan["candidates"].as_array().unwrap();
+        assert!(!candidates.is_empty() && plan["choice"].is_null(), "{plan}");
+        assert!(candidates.iter().all(|candidate| candidate["reason"] == "NO_SUCH_MEMORY"), "{plan}");
+        assert_eq!(plan["into"], into);
+        scratch.run(&["plan", "a", "--into", into]).fails(8, &[word, "; "]);
+        scratch.run(&["bench", "read", "a", "--size", "4k", "--into", into]).fails(8, &[word, "; "]);
+    }
+    scratch.run(&["plan", "a", "--into", "p2pmem:3b"]).fails(2, &["p2pmem:PCI-ADDRESS"]);
+}
+
+#[test]
 fn a_gpu_that_is_not_there() {
     let scratch = Scratch::new();
     scratch.file("a", 5000);
