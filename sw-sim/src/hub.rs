@@ -18,6 +18,7 @@ use sw_engine::{
 use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa};
 
 use crate::{
+    attendant::Baton,
     copier::{Copier, CopierParams},
     disk::{Queue, QueueParams},
     log::Marks,
@@ -26,9 +27,12 @@ use crate::{
     shadow::{Belongs, Violation},
 };
 
-/// The modelled hardware, shared by its transports and copy engines. One thread; the lock is never contended.
+/// The modelled hardware, shared by its transports and copy engines. One thread at a time; the lock is never contended.
 #[derive(Clone, Debug)]
-pub struct Hub(Arc<Mutex<Machine>>);
+pub struct Hub {
+    machine: Arc<Mutex<Machine>>,
+    baton: Arc<Baton>,
+}
 
 impl Default for Hub {
     fn default() -> Self {
@@ -39,11 +43,37 @@ impl Default for Hub {
 impl Hub {
     /// An empty machine at time zero.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Machine::new())))
+        Self { machine: Arc::new(Mutex::new(Machine::new())), baton: Arc::default() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Machine> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn baton(&self) -> &Baton {
+        &self.baton
+    }
+
+    /// The attendant's turn, if it has something to do. Not with the machine locked.
+    pub(crate) fn take_turns(&self) {
+        self.baton.let_it_run(self.now().0);
+    }
+
+    /// One of the two threads lets time pass until `until`, and the other one runs meanwhile.
+    pub(crate) fn pause_until(&self, until: u64) {
+        if self.baton.is_attendants() {
+            if !self.baton.pause_until(until) {
+                self.run_until(Time(until));
+            }
+            return;
+        }
+        self.take_turns();
+        while let Some(due) = self.baton.due_before(until) {
+            self.run_until(Time(due.max(self.now().0)));
+            self.take_turns();
+        }
+        self.run_until(Time(until.max(self.now().0)));
+        self.take_turns();
     }
 
     /// Virtual time.

@@ -15,7 +15,8 @@
 //! controllers behind the bus seam of `sw-nvme`, so that the driver is the product's too. [`World::run_fuzzed`] is the latter
 //! with controllers that make no sense.
 //!
-//! Invariants: one thread; time moves only inside waits and between steps of the world; every draw comes from a split of
+//! Invariants: one thread at a time (in some worlds an attendant of the controllers takes turns with the world,
+//! `attendant.rs`); time moves only inside waits and between steps of the world; every draw comes from a split of
 //! one seed; no float, no address and no process-wide counter enters a decision or the log. So one seed is one history,
 //! and the hash of its event log is the same in every process.
 //!
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod agenda;
+mod attendant;
 mod copier;
 mod disk;
 mod fault;

@@ -276,13 +276,14 @@ impl<B: Bus> Controller<B> {
         if self.fork.is_elsewhere() {
             return Err(self.forked());
         }
-        let mut guard = self.lock_within(HURRY).unwrap_or_else(|| {
+        let hurried = self.lock_within(HURRY).or_else(|| {
             // Whoever has it waits for an answer that nobody needs any more.
             if let Life::Up(epoch) = self.life() {
                 self.desk.want_reset(epoch);
             }
             self.lock()
         });
+        let Some(mut guard) = hurried else { return Err(self.forked()) };
         let Some(mut control) = guard.take() else { return Ok(()) };
         if let (Life::Resetting(epoch), true) = (self.life(), control.is_down) {
             // It was seen disabled, and nobody needed it since.
@@ -303,12 +304,14 @@ impl<B: Bus> Controller<B> {
         result
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Control<B>>> {
-        // Whatever a panic left half done ends in errors of the admin queue, and then in a reset.
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The lock, however long another thread has it: each of its waits has a limit. `None` in a forked child, which may have
+    /// inherited it taken.
+    fn lock(&self) -> Option<MutexGuard<'_, Option<Control<B>>>> {
+        self.lock_within(Duration::MAX)
     }
 
-    /// The lock, or `None` if another thread has it for `limit`.
+    /// The lock, or `None` if another thread has it for `limit`, or in a forked child. It is waited for by looks, so that the
+    /// bus lets time pass meanwhile.
     fn lock_within(&self, limit: Duration) -> Option<MutexGuard<'_, Option<Control<B>>>> {
         if self.fork.is_elsewhere() {
             return None;
@@ -318,6 +321,7 @@ impl<B: Bus> Controller<B> {
         loop {
             match self.control.try_lock() {
                 Ok(guard) => return Some(guard),
+                // Whatever a panic left half done ends in errors of the admin queue, and then in a reset.
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) if self.bus.now().since(begun) >= limit => return None,
                 Err(TryLockError::WouldBlock) => patience.pause(&*self.bus),
@@ -326,10 +330,8 @@ impl<B: Bus> Controller<B> {
     }
 
     fn control<R>(&self, run: impl FnOnce(&mut Control<B>) -> Result<R, Error>) -> Result<R, Error> {
-        if self.fork.is_elsewhere() {
-            return Err(self.forked());
-        }
-        match self.lock().as_mut() {
+        let mut guard = self.lock().ok_or_else(|| self.forked())?;
+        match guard.as_mut() {
             Some(control) => run(control),
             None => Err(self.closed()),
         }

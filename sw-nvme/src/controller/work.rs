@@ -46,10 +46,7 @@ impl<B: Bus> Controller<B> {
     /// *Blocking*: as long as the limits of the specification and of [`ControllerConfig`](super::ControllerConfig) say, which
     /// is minutes for a controller that is ill. Never call it where somebody waits for other devices.
     pub fn work(&self) {
-        if self.fork.is_elsewhere() {
-            return;
-        }
-        let mut guard = self.lock();
+        let Some(mut guard) = self.lock() else { return };
         for _ in 0..LOOKS_MAX {
             if !self.wants_work() {
                 break;
@@ -193,7 +190,7 @@ impl<B: Bus> Controller<B> {
     /// Runs `act` while another thread seems to have the admin queue.
     #[cfg(test)]
     pub(crate) fn while_busy(&self, act: impl FnOnce()) {
-        let guard = self.lock();
+        let guard = self.lock_within(Duration::ZERO).unwrap();
         act();
         drop(guard);
     }

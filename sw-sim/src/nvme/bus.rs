@@ -214,8 +214,7 @@ impl Bus for SimBus {
     }
 
     fn pause(&self, span: Duration) {
-        let until = self.hub.now().0.saturating_add(nanos(span));
-        self.hub.run_until(Time(until));
+        self.hub.pause_until(self.hub.now().0.saturating_add(nanos(span)));
     }
 
     fn stop(&self) -> bool {
@@ -362,13 +361,23 @@ impl Waiter for SimWaiter {
             machine.violate("liveness", format!("{HOT_WAITS_MAX} waits in a row were for no time at all"));
         }
         let until = machine.now().saturating_add(nanos(timeout).max(WAIT_NS));
+        drop(machine);
         loop {
-            let woken = self.wake.0.swap(false, Ordering::Relaxed);
-            if take_pending(&mut machine, &self.watched) || woken {
-                return woken;
+            self.hub.take_turns();
+            let next = self.hub.baton().due_before(until).unwrap_or(until);
+            let mut machine = self.hub.lock();
+            let next = next.max(machine.now());
+            loop {
+                let woken = self.wake.0.swap(false, Ordering::Relaxed);
+                if take_pending(&mut machine, &self.watched) || woken {
+                    return woken;
+                }
+                if !machine.step_until(next) {
+                    machine.run_until(next);
+                    break;
+                }
             }
-            if !machine.step_until(until) {
-                machine.run_until(until);
+            if next >= until {
                 return false;
             }
         }
@@ -384,6 +393,8 @@ impl Waiter for SimWaiter {
         if !machine.step_until(until) {
             machine.run_until(until);
         }
+        drop(machine);
+        self.hub.take_turns();
     }
 
     fn now(&self) -> Time {

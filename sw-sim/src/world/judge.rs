@@ -127,7 +127,7 @@ impl World {
     }
 
     fn judge_span(&self, what: &str, begun: Time, most: u64) {
-        let attended = self.params.nvme.as_ref().is_some_and(|setup| setup.control == ControlBy::Attendant);
+        let attended = self.params.nvme.as_ref().is_some_and(|setup| setup.control != ControlBy::Lane);
         let took = self.now().0 - begun.0;
         if attended && took > most {
             self.broken("liveness", format!("a {what} took {took} ns, and {most} ns are enough"));

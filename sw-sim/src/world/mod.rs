@@ -280,7 +280,8 @@ impl World {
         let begun = self.now();
         let quarantined = self.lane.close(begun, CLOSE);
         self.judge_close(begun);
-        self.drivers.work();
+        self.drivers.work(&self.hub);
+        self.drivers.dismiss();
         self.take_completions();
         if quarantined > 0 {
             self.hub.lock().mark(Mark::MemoryQuarantined);
@@ -340,7 +341,7 @@ impl World {
             self.hub.run_until(Time(now.0 + 1_000));
         }
         self.judge_idle();
-        self.drivers.work();
+        self.drivers.work(&self.hub);
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     targets::SimObject,
 };
 use crate::{
+    attendant::Attendant,
     hub::{Hub, WakeFlag},
     nvme::{Mishap, NamespaceParams, Noise, NvmeAct, NvmeParams, NvmeRule, OnCommand, QueueKind, SimBus, StatusParams},
     rng::Rng,
@@ -47,8 +48,10 @@ pub(crate) struct NvmeSetup {
 /// Who does the slow work of the controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ControlBy {
-    /// A thread of its own: between two steps of the world, if it was woken.
+    /// Somebody else, between two steps of the world, if he was woken: a thread that is always fast enough.
     Attendant,
+    /// A thread of its own, which runs while the lane polls.
+    Thread,
     /// The lane itself.
     Lane,
 }
@@ -71,6 +74,7 @@ pub(super) struct Drivers {
     pub(super) controllers: Vec<Arc<Controller<SimBus>>>,
     /// For each of them, if somebody attends: whether there is work.
     bells: Vec<Arc<WakeFlag>>,
+    attendant: Option<Attendant>,
 }
 
 impl Drivers {
@@ -87,15 +91,24 @@ impl Drivers {
             match Controller::open(Arc::new(bus), setup.controller) {
                 Ok(controller) => {
                     drivers.directory.add(Arc::clone(&controller)).map_err(|error| error.to_string())?;
-                    if setup.control == ControlBy::Attendant {
-                        let bell = Arc::new(WakeFlag::default());
-                        controller.attend(bell.clone());
-                        drivers.bells.push(bell);
+                    match setup.control {
+                        ControlBy::Attendant => {
+                            let bell = Arc::new(WakeFlag::default());
+                            controller.attend(bell.clone());
+                            drivers.bells.push(bell);
+                        }
+                        ControlBy::Thread => controller.attend(hub.baton().bell.clone()),
+                        ControlBy::Lane => {}
                     }
                     drivers.controllers.push(controller);
                 }
                 Err(error) => failed.push(error.to_string()),
             }
+        }
+        if setup.control == ControlBy::Thread {
+            let attended = drivers.controllers.clone();
+            let work = move || attended.iter().for_each(|controller| work_on(controller));
+            drivers.attendant = Some(Attendant::start(hub, work)?);
         }
         for (number, mishaps) in setup.mishaps.iter().enumerate() {
             let later = mishaps.iter().filter(|(after, _)| *after > 0);
@@ -105,17 +118,19 @@ impl Drivers {
     }
 
     /// What the threads that attend the controllers do when they were woken, and only then. It may take long.
-    pub(super) fn work(&self) {
+    pub(super) fn work(&self, hub: &Hub) {
         for (controller, bell) in self.controllers.iter().zip(&self.bells) {
-            let mut has_work = bell.0.swap(false, Ordering::Relaxed);
-            for _ in 0..ROUNDS_MAX {
-                if !has_work {
-                    break;
-                }
-                controller.work();
-                has_work = controller.wants_work();
+            if bell.0.swap(false, Ordering::Relaxed) {
+                work_on(controller);
             }
         }
+        hub.take_turns();
+    }
+
+    /// Nobody attends any more.
+    pub(super) fn dismiss(&mut self) {
+        self.attendant = None;
+        self.controllers.iter().for_each(|controller| controller.leave());
     }
 
     /// The one transport over all of them.
@@ -154,6 +169,15 @@ impl Drivers {
             }
         }
         Ok(objects)
+    }
+}
+
+fn work_on(controller: &Controller<SimBus>) {
+    for _ in 0..ROUNDS_MAX {
+        controller.work();
+        if !controller.wants_work() {
+            break;
+        }
     }
 }
 
@@ -202,8 +226,8 @@ impl Params {
         if long {
             (work.ops, work.op_bytes_max, work.aligned, work.vectored) = (6, 3 << 20, 1000, 0);
         }
-        let attended = Rng::split(seed, "control").per_mille(750);
-        let control = if attended { ControlBy::Attendant } else { ControlBy::Lane };
+        let by = [ControlBy::Thread, ControlBy::Thread, ControlBy::Attendant, ControlBy::Lane];
+        let control = Rng::split(seed, "control").pick_or(&by, ControlBy::Lane);
         let setup = NvmeSetup { controllers, mishaps, tape: Vec::new(), transport, controller, control };
         let staging =
             rng.per_mille(700).then(|| (rng.pick_or(&[1, 2, 8], 2), rng.pick_or(&[8192, 16_384, 65_536], 16_384)));
