@@ -18,7 +18,7 @@ fn two_disks() -> (Lane, [Arc<Mutex<Memory>>; 2], Target) {
         Arc::new(Mutex::new(Memory { bytes, regions: Vec::new(), taken, caps, lies, hold: false }))
     };
     let disks = [disk("mem0", 0), disk("mem1", 1)];
-    let transports = disks.iter().map(|disk| Box::new(Disk(disk.clone())) as _).collect();
+    let transports = disks.iter().map(super::disk).collect();
     let lane = Lane::new(LaneConfig::default(), LaneParts { transports, copiers: Vec::new(), staging: None }).unwrap();
     let member = |(file, name)| {
         let plain = object(file, len);

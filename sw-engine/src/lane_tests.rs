@@ -74,7 +74,13 @@ impl Memory {
     }
 }
 
-struct Disk(Arc<Mutex<Memory>>);
+/// With what stands behind its faults.
+struct Disk(Arc<Mutex<Memory>>, Error);
+
+fn disk(memory: &Arc<Mutex<Memory>>) -> Box<dyn Transport> {
+    let why = Error::new(ErrorKind::NoDevice, Verb::Setup).at("mem0").detail("it burnt down").remedy("buy another");
+    Box::new(Disk(Arc::clone(memory), why))
+}
 
 impl Transport for Disk {
     fn caps(&self) -> TransportCaps {
@@ -128,6 +134,10 @@ impl Transport for Disk {
         }
         memory.taken.clear();
         Fence::Quiet
+    }
+
+    fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {
+        (handle == 0 && fault.kind == ErrorKind::NoDevice).then_some(&self.1)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -184,8 +194,7 @@ fn bed_with(files: usize, len: usize, segments_max: u8, depth: u32) -> Bed {
         Memory { bytes, regions: Vec::new(), taken: VecDeque::new(), caps, lies: VecDeque::new(), hold: false };
     let memory = Arc::new(Mutex::new(memory));
     let staging = SlabPool::new(4, ByteLen(8192), HugePages::Never).unwrap();
-    let parts =
-        LaneParts { transports: vec![Box::new(Disk(memory.clone()))], copiers: Vec::new(), staging: Some(staging) };
+    let parts = LaneParts { transports: vec![disk(&memory)], copiers: Vec::new(), staging: Some(staging) };
     let mut lane = Lane::new(LaneConfig { ops_max: 4, bounce_slabs: 2, ..LaneConfig::default() }, parts).unwrap();
     lane.attach_slabs().unwrap();
     Bed { lane, memory, objects: (0..files).map(|file| object(file, len)).collect() }
@@ -384,6 +393,72 @@ fn a_device_that_cannot_be_stopped_is_quarantined_at_close() {
     assert_eq!(bed.lane.submit(Time(2), op).unwrap_err().error.kind(), ErrorKind::Closed);
 }
 
+const KEPT: Fault = Fault::new(ErrorKind::NoDevice, 0).kept();
+
+#[test]
+fn an_io_that_ends_with_memory_that_stays_is_quarantined_and_the_queue_goes_on() {
+    let mut bed = bed();
+    let buffer = bed.buffer(4_096, 0);
+    let weak = buffer.region().downgrade();
+    let op = bed.op(Verb::Write, 0, Spans::One(buffer.into_span()));
+    bed.memory.lock().unwrap().lies.push_back(Err(KEPT));
+    bed.lane.submit(Time(0), op).unwrap();
+    let done = bed.run();
+    let error = done.result.unwrap_err();
+    assert!(done.op.is_none(), "a device may still touch it");
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::NoDevice, Some(crate::error::WriteOutcome::Unknown)));
+    assert!(error.to_string().contains("failed: mem0: it burnt down ["), "{error}");
+    assert_eq!(error.remedy_text(), "buy another");
+    assert_eq!((bed.lane.slot_counts().quarantined, bed.lane.counters().quarantined), (1, 1));
+    // Others go on in the places that are left.
+    for _ in 0..20 {
+        let buffer = bed.buffer(40_960, 0);
+        let op = bed.op(Verb::Read, 0, Spans::One(buffer.into_span()));
+        bed.lane.submit(Time(0), op).unwrap();
+        assert_eq!(bed.run().result.unwrap(), 40_960);
+    }
+    assert_eq!(bed.lane.counters().broken, 0);
+    bed.memory.lock().unwrap().regions.clear();
+    assert_eq!(bed.lane.close(Time(1), Duration::ZERO), 1, "a quiet fence frees none that was given up");
+    drop(bed);
+    assert!(weak.is_alive(), "leaked on purpose");
+}
+
+#[test]
+fn an_abandoned_io_that_ends_so_is_quarantined_too() {
+    let mut bed = bed();
+    bed.memory.lock().unwrap().hold = true;
+    let buffer = bed.buffer(4_096, 0);
+    let mut op = bed.op(Verb::Read, 0, Spans::One(buffer.into_span()));
+    op.options.deadline = Some(Time(10));
+    bed.lane.submit(Time(0), op).unwrap();
+    bed.lane.ring();
+    bed.lane.poll(Time(10), Wait::No);
+    assert_eq!(bed.lane.pop().unwrap().result.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    let mut memory = bed.memory.lock().unwrap();
+    memory.hold = false;
+    memory.lies.push_back(Err(KEPT));
+    drop(memory);
+    bed.lane.poll(Time(20), Wait::No);
+    let counts = bed.lane.slot_counts();
+    assert_eq!((counts.abandoned, counts.quarantined), (0, 1));
+}
+
+#[test]
+fn a_queue_whose_every_place_is_kept_is_broken_and_nobody_waits_for_it() {
+    let mut bed = bed_with(1, 100_000, 3, 2);
+    bed.memory.lock().unwrap().lies.extend([Err(KEPT), Err(KEPT)]);
+    for offset in [0, 4_096, 8_192] {
+        let buffer = bed.buffer(4_096, 0);
+        let op = bed.op(Verb::Read, offset, Spans::One(buffer.into_span()));
+        bed.lane.submit(Time(0), op).unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(bed.run().result.unwrap_err().kind(), ErrorKind::NoDevice);
+    }
+    assert_eq!((bed.lane.counters().broken, bed.lane.slot_counts().quarantined), (1, 2));
+}
+
 #[test]
 fn vectored_and_striped_operations_reach_every_byte() {
     let mut bed = bed_with(3, 32_768, 3, 4);
@@ -483,7 +558,7 @@ fn what_needs_a_slab_that_no_pool_has_is_refused_not_left_waiting() {
         hold: false,
     };
     let memory = Arc::new(Mutex::new(memory));
-    let parts = LaneParts { transports: vec![Box::new(Disk(memory.clone()))], copiers: Vec::new(), staging: None };
+    let parts = LaneParts { transports: vec![disk(&memory)], copiers: Vec::new(), staging: None };
     let config = LaneConfig { bounce_bytes: 4096, ..LaneConfig::default() };
     let mut bed = Bed { lane: Lane::new(config, parts).unwrap(), memory, objects: vec![object(0, 65_536)] };
     let mut large = bed.target(0, Policy::Any, Verb::Read).choice;

@@ -1,15 +1,16 @@
 //! Whether a controller lives, as the threads that own its queues see it: one word, one load per poll.
 //!
 //! ```text
-//!   Up(e) ──reset begins──► Resetting(e) ──CSTS.RDY 0, enabled again──► Up(e + 1)
-//!                               │
-//!                               ├── disabled or stopped, not enabled again ──► Dead, quiet
-//!                               └── neither disabled nor stopped ────────────► Dead, loud
+//!   Up(e) ──reset begins──► Resetting(e) ──CSTS.RDY 0──► Resetting(e + 1) ──enabled again──► Up(e + 1)
+//!                               │                            │ (perhaps not before somebody needs it)
+//!                               │                            └── not enabled again ──► Dead, quiet
+//!                               ├── stopped from outside ──────────────────────────► Dead, quiet
+//!                               └── neither disabled nor stopped ──────────────────► Dead, loud
 //! ```
 //!
-//! A queue pair belongs to the epoch in which it was created. `Up` with a later epoch, and `Dead` and quiet, both say that
+//! A queue pair belongs to the epoch in which it was created. A later epoch, and `Dead` and quiet, both say that
 //! the controller was seen disabled (CC.EN 0 and CSTS.RDY 0) or stopped from outside after that: it touches no memory of
-//! the pair any more. While it is resetting, or dead and loud, it may.
+//! the pair any more. While it is resetting in the pair's own epoch, or dead and loud, it may.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

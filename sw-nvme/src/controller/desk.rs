@@ -121,6 +121,13 @@ impl<B: Bus> Drop for Ticket<B> {
     }
 }
 
+/// Whether somebody lacks a queue pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Short {
+    Yes,
+    No,
+}
+
 /// What lies on the desk.
 struct Papers<B: Bus> {
     orders: VecDeque<Order<B>>,
@@ -135,6 +142,8 @@ pub(super) struct Desk<B: Bus> {
     posted: AtomicBool,
     /// The newest epoch whose end somebody wants; shared with the admin queue, which gives up a wait for it.
     pub(super) reset: Arc<AtomicU64>,
+    /// An order was refused because all queue pairs were out, and none came back since.
+    short: AtomicBool,
     /// Events came, or namespaces are to be looked at.
     service: AtomicBool,
     papers: Mutex<Papers<B>>,
@@ -147,6 +156,7 @@ impl<B: Bus> Desk<B> {
         Self {
             posted: AtomicBool::new(false),
             reset,
+            short: AtomicBool::new(false),
             service: AtomicBool::new(false),
             papers: Mutex::new(Papers { orders: VecDeque::new(), discarded: Vec::new(), freed: Vec::new() }),
             attendant: Mutex::new(None),
@@ -236,6 +246,14 @@ impl<B: Bus> Desk<B> {
 
     pub(super) fn wants_reset(&self, epoch: u64) -> bool {
         self.reset.load(Ordering::Acquire) >= epoch
+    }
+
+    pub(super) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_short(&self, short: Short) {
+        self.short.store(short == Short::Yes, Ordering::Relaxed);
     }
 
     pub(super) fn want_service(&self) {

@@ -7,11 +7,11 @@
 use core::time::Duration;
 use std::sync::{Arc, MutexGuard};
 
-use sw_engine::{Error, Retry, seam::Wake};
+use sw_engine::{Error, Fault, Retry, seam::Wake};
 
 use super::{
     Control, Controller, Life, PairRequest, ResetLimits,
-    desk::{Discarded, Ticket},
+    desk::{Discarded, Short, Ticket},
 };
 use crate::{bus::Bus, queue::QueuePair};
 
@@ -78,6 +78,11 @@ impl<B: Bus> Controller<B> {
         }
     }
 
+    /// Whether a lane was refused a queue pair because all were out: who has one and does not use it gives it back.
+    pub(crate) fn is_short_of_pairs(&self) -> bool {
+        self.desk.is_short()
+    }
+
     /// Takes a queue pair of which no command is in flight and that nobody uses any more: it is deleted, and its memory
     /// stays until that is confirmed or the controller was disabled.
     pub(crate) fn discard(&self, queue: QueuePair<B>, epoch: u64) {
@@ -139,6 +144,7 @@ impl<B: Bus> Controller<B> {
                 life if life.lets_go_of(epoch) => control.ids.give_back(queue.qid()),
                 Life::Up(_) if !control.admin.stuck && control.delete(queue.qid()) => {
                     control.ids.give_back(queue.qid());
+                    self.desk.set_short(Short::No);
                 }
                 // Not confirmed: its memory and its identifier stay until the controller is disabled.
                 _ => control.doubtful.push(queue),
@@ -160,6 +166,9 @@ impl<B: Bus> Controller<B> {
                     return self.desk.repeat();
                 }
                 (made, _) => {
+                    if made.as_ref().is_err_and(|error| error.code() == Fault::NO_QUEUE_LEFT) {
+                        self.desk.set_short(Short::Yes);
+                    }
                     // Whoever works for itself is awake, and others look soon.
                     let wake = Some(order.wake()).filter(|_| self.desk.is_attended());
                     let unwanted = order.answer(made);

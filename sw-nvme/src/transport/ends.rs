@@ -99,6 +99,9 @@ impl<B: Bus> NvmeTransport<B> {
         );
         let Some(Place::Linked(link)) = self.places.get_mut(index) else { return };
         link.queue.set_tick(tick);
+        if link.is_unused() && link.controller.is_short_of_pairs() && link.is_current() {
+            return self.give_back(index);
+        }
         link.controller.glance();
         link.refresh();
         let mut ill = false;
@@ -114,6 +117,14 @@ impl<B: Bus> NvmeTransport<B> {
         }
         if ill {
             self.reset(index);
+        }
+    }
+
+    /// Another lane lacks a queue pair, and this one does not use its own: the next I/O asks for one again.
+    fn give_back(&mut self, index: usize) {
+        if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Unlinked(0)) {
+            self.keep_counts(&link);
+            link.discard();
         }
     }
 
@@ -293,10 +304,7 @@ impl<B: Bus> NvmeTransport<B> {
             self.link_changed(index);
             return;
         }
-        if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Unlinked(0)) {
-            self.keep_counts(&link);
-            link.discard();
-        }
+        self.give_back(index);
     }
 }
 

@@ -34,6 +34,9 @@ const RETRIES_MAX: u8 = 5;
 /// A controller with commands in flight that completes nothing for so many looks is looked at: one second.
 const SILENT_LOOKS: u32 = 10;
 
+/// A queue pair that did nothing for so many looks is given back where others lack one: one second.
+const UNUSED_LOOKS: u32 = 10;
+
 /// The NSID names another namespace by now, or one with another format: nothing was sent.
 const CHANGED: Fault = Fault::new(ErrorKind::Changed, 0);
 
@@ -108,6 +111,8 @@ pub(super) struct Link<B: Bus> {
     /// Regions that are not in the table because the bus refused them.
     refused: Vec<(RegionId, Fault)>,
     silence: Silence,
+    /// How long nothing was done, in looks.
+    unused: Silence,
     inventory: u64,
     targets: Vec<Target>,
     /// The one that was used last.
@@ -145,6 +150,7 @@ impl<B: Bus> Link<B> {
             regions: RegionTable::new(),
             refused: Vec::new(),
             silence: Silence::default(),
+            unused: Silence::default(),
             inventory: 0,
             targets: Vec::new(),
             recent: 0,
@@ -347,6 +353,14 @@ impl<B: Bus> Link<B> {
         let looks = if completions == self.silence.completions { self.silence.looks + 1 } else { 0 };
         self.silence = Silence { completions, looks: looks % SILENT_LOOKS };
         looks >= SILENT_LOOKS
+    }
+
+    /// Counts a look; whether nothing was done for [`UNUSED_LOOKS`] of them.
+    pub(super) fn is_unused(&mut self) -> bool {
+        let completions = self.queue.counters().completions;
+        let same = completions == self.unused.completions && self.is_idle();
+        self.unused = Silence { completions, looks: if same { self.unused.looks.saturating_add(1) } else { 0 } };
+        self.unused.looks >= UNUSED_LOOKS
     }
 
     /// Looks whether a silent controller lives, and tells it once more what there is to do. `true`: it does not.

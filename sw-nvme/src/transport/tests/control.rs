@@ -326,3 +326,32 @@ fn the_error_of_a_refused_queue_pair_is_told_with_its_remedy() {
     assert!(why.to_string().contains("all 1 queue pairs") && why.remedy_text().contains("fewer lanes"), "{why}");
     assert!(other.explain(io.handle, Fault::new(ErrorKind::Io, 5)).is_none(), "another fault has another reason");
 }
+
+#[test]
+fn a_lane_that_does_not_use_its_queue_pair_leaves_it_to_one_that_has_none() {
+    let (mut bed, _) = Bed::attended(Model { queues_given: 1, ..Model::default() });
+    let mut other =
+        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    other.attach(Attach::Region(&bed.region)).unwrap();
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.controller().work();
+    assert_eq!(bed.poll(), [(1, Ok(4096))]);
+    (0..20).for_each(|_| bed.let_look());
+    assert_eq!(bed.controller().queue_pairs_in_use(), 1, "nobody else wants it");
+    let mut ask = |bed: &mut Bed| {
+        assert_eq!(other.submit(&io), Submit::Accepted);
+        other.ring().unwrap();
+        bed.controller().work();
+        bed.out.clear();
+        other.poll(Wait::No, &mut bed.out).unwrap();
+        other.poll(Wait::No, &mut bed.out).unwrap();
+        bed.out[0].result
+    };
+    assert_eq!(ask(&mut bed), Err(Fault::new(ErrorKind::ResourceLimit, Fault::NO_QUEUE_LEFT)));
+    bed.let_look();
+    bed.controller().work();
+    assert_eq!(ask(&mut bed), Ok(4096));
+    assert_eq!(bed.bus.model().bad_doorbells, 0);
+}
