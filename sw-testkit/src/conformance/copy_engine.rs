@@ -334,6 +334,11 @@ fn fence_idle(bed: &mut dyn Bed) -> CaseResult {
 fn fence_busy(bed: &mut dyn Bed) -> CaseResult {
     let mut rig = Rig::new(bed)?;
     let count = rig.engine.caps().queue_depth.min(8);
+    // What comes back differs from what is there, or a copy that goes on after `Quiet` would not be seen.
+    let len = count * 65_536;
+    rig.put(0, &pattern::bytes(11, 0, len as usize))?;
+    rig.copy(CopyDirection::ToDevice, 0, 0, len)?;
+    rig.put(0, &vec![0; len as usize])?;
     for n in 0..u64::from(count) {
         let job = rig.job(CopyDirection::FromDevice, n * 65_536, n * 65_536, 65_536)?;
         rig.submit(&job)?;
