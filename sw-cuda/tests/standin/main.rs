@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "cases act as the callers of unsafe constructors, with memory that they allocated")]
 #![expect(clippy::disallowed_methods, reason = "cases keep time and start a stream's host function late")]
 
+mod conformance;
 mod copies;
 mod faults;
 mod memory;
@@ -16,8 +17,10 @@ use std::process::ExitCode;
 pub use standin_libcuda::runner::{Case, Library, Outcome, case, holds, same, text};
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> =
-        [probes::cases(), memory::cases(), copies::cases(), faults::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [probes::cases(), memory::cases(), copies::cases(), conformance::cases(), faults::cases()]
+        .into_iter()
+        .flatten()
+        .collect();
     standin_libcuda::runner::main("sw-cuda-standin", &cases)
 }
 
