@@ -335,20 +335,20 @@ impl Bus for VfioFunction {
         self.function.expect_own(Verb::Register)?;
         let failed = |cause: String| Error::new(ErrorKind::ResourceLimit, Verb::Register).at(self.name()).detail(cause);
         let len = ByteLen(len.max(1) as u64);
-        // Without an IOMMU only one page, small or huge, is in one piece for the controller.
-        let pages = match self.space().backend() {
-            Backend::NoIommu if len.0 > sys::page_bytes() => HugePages::Reserved,
-            _ => HugePages::Never,
+        let region = match self.space().backend() {
+            Backend::NoIommu => self.space().rings().allocate(len).map_err(|error| error.at(self.name()))?,
+            Backend::Type1 | Backend::Iommufd => {
+                let mapping = HostMapping::map(len, sys::page_bytes(), HugePages::Never, Populate::Now);
+                let mapping = mapping.map_err(|cause| failed(cause.to_string()))?;
+                let (base, whole) = (Place::Host(mapping.base()), mapping.len());
+                // SAFETY: the mapping is the owner, so the range stays mapped while the region lives, and there is no
+                // reference into it: every access goes through the spans of the region.
+                let region = unsafe { DmaRegion::from_foreign(base, whole, Box::new(mapping)) };
+                region.map_err(|cause| failed(cause.to_string()))?
+            }
         };
-        let mapping = HostMapping::map(len, sys::page_bytes(), pages, Populate::Now);
-        let mapping = mapping.map_err(|cause| failed(cause.to_string()))?;
-        let (base, whole) = (Place::Host(mapping.base()), mapping.len());
-        // SAFETY: the mapping is the owner, so the range stays mapped while the region lives, and there is no reference into
-        // it: every access goes through the spans of the region.
-        let region = unsafe { DmaRegion::from_foreign(base, whole, Box::new(mapping)) };
-        let region = region.map_err(|cause| failed(cause.to_string()))?;
         let iova = self.space().map(&region)?;
-        let span = region.span(0, whole).map_err(|cause| failed(cause.to_string()))?;
+        let span = region.span(0, region.len()).map_err(|cause| failed(cause.to_string()))?;
         Ok(VfioMemory { span, iova })
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use sw_engine::Landing;
 use sw_mem::ByteLen;
 
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
     inventory::{self, FunctionFacts, Use, Which},
     sys,
     sysfs::Sysfs,
+    visibility::Visibility,
 };
 
 /// Locked memory that rings, lists and the slabs of a few lanes take.
@@ -55,7 +57,26 @@ pub fn facts(sysfs: &Sysfs) -> Vec<Fact> {
         found.push(fact("nvme", Health::Neutral, "no NVMe controller on this machine's PCI bus", ""));
     }
     found.extend(functions.iter().map(|function| describe(sysfs, function)));
+    let all = inventory::list(sysfs, Which::All);
+    found.extend(all.iter().filter(|other| !other.is_nvme()).flat_map(|other| peers(sysfs, other)));
     found
+}
+
+/// The BARs of a function of ours that drives no storage: memory for `--into bar:`.
+fn peers(sysfs: &Sysfs, function: &FunctionFacts) -> Vec<Fact> {
+    if function.driver.as_deref() != Some(VFIO_PCI) {
+        return Vec::new();
+    }
+    let told = |(number, bytes): (u8, u64)| {
+        let (dma, copies) = (Visibility::of(Landing::Dma), Visibility::of(Landing::Staged));
+        fact(
+            format!("bar.{}/{number}", function.address),
+            Health::Limited,
+            format!("{} of memory; visibility of a drive's DMA: {dma}, of copies by the CPU: {copies}", ByteLen(bytes)),
+            "where work on the device follows a read at once: --policy require=staged, until a record shows that DMA is seen",
+        )
+    };
+    sysfs.memory_bars(function.address).into_iter().map(told).collect()
 }
 
 fn iommu(sysfs: &Sysfs) -> Fact {
@@ -215,6 +236,19 @@ mod tests {
         std::fs::remove_dir_all(tree.sysfs().path("sys/bus/pci/drivers/vfio-pci")).unwrap();
         assert_eq!(missing(tree.sysfs())[..2], ["iommu", "vfio"]);
         assert!(missing(&Sysfs::at("/proc/self/nothing")).is_empty());
+    }
+
+    #[test]
+    fn a_peers_memory_says_when_bytes_are_seen() {
+        let tree = Tree::new();
+        tree.function("0000:02:00.0", "0x050000", VFIO_PCI, "5");
+        let bars = "0x0 0x0 0x0\n0xfe000000 0xfe00ffff 0x40200\n0x800000000 0x803ffffff 0x14220c\n";
+        tree.write("sys/bus/pci/devices/0000:02:00.0/resource", bars);
+        let (health, value, remedy) = find(&tree, "bar.0000:02:00.0/2");
+        assert_eq!(health, Health::Limited);
+        assert_eq!(value, "64 MiB of memory; visibility of a drive's DMA: unproven, of copies by the CPU: read-back");
+        assert!(remedy.contains("require=staged"), "{remedy}");
+        assert_eq!(shown(&tree).iter().filter(|fact| fact.0.starts_with("bar.")).count(), 1, "registers are no memory");
     }
 
     #[test]

@@ -34,9 +34,11 @@ mod inventory;
 mod iova;
 mod peer;
 mod presence;
+mod rings;
 mod space;
 mod sys;
 mod sysfs;
+mod visibility;
 
 pub use bind::{BindPlan, Step, VFIO_PCI, plan_bind, plan_unbind};
 pub use bus::{VfioFunction, VfioInterrupt, VfioMemory, VfioRegisters, VfioWaiter};
@@ -48,3 +50,4 @@ pub use peer::{PeerBar, PeerCopyEngine, QUEUE_DEPTH_MAX};
 pub use presence::Gone;
 pub use space::{Backend, DmaSpace, SpaceReport};
 pub use sysfs::Sysfs;
+pub use visibility::Visibility;

@@ -19,7 +19,7 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Fault, PciAddress, Verb,
+    Error, ErrorKind, Fault, Landing, PciAddress, Verb,
     seam::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, Fence, SlabPin},
 };
 use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa, Guest, Mmio, Place, align_up, barrier};
@@ -37,6 +37,7 @@ use crate::{
     space::{Backend, DmaSpace, PeerBacking, not_bound, peer_key},
     sys,
     sysfs::{BarKind, Sysfs},
+    visibility::Visibility,
 };
 
 /// Copies of one engine that wait at most, whatever is asked for.
@@ -169,6 +170,11 @@ impl PeerBar {
     /// Why its function is no longer ours, if it is not.
     pub fn gone(&self) -> Option<Gone> {
         self.0.presence.gone()
+    }
+
+    /// When bytes that come to it so are there for work on its device, once they were told as complete.
+    pub fn visibility(&self, landing: Landing) -> Visibility {
+        Visibility::of(landing)
     }
 
     /// Bytes of the BAR.

@@ -166,6 +166,14 @@ impl Sysfs {
         self.resources(&address.to_string()).get(sw_mem::index(bar.into())).copied().flatten()
     }
 
+    /// The BARs of a function that can be taken for memory: number and bytes.
+    pub(crate) fn memory_bars(&self, address: PciAddress) -> Vec<(u8, u64)> {
+        let bars = (0..6u8).zip(self.resources(&address.to_string()));
+        let memory =
+            bars.filter_map(|(number, resource)| Some((number, resource.filter(|it| it.is_prefetchable)?.window)));
+        memory.map(|(number, window)| (number, (window.last - window.first).saturating_add(1))).collect()
+    }
+
     /// What BAR `bar` (0 to 5) of a function is.
     pub(crate) fn bar_kind(&self, address: PciAddress, bar: u32) -> BarKind {
         match self.bar(address, bar) {

@@ -34,11 +34,12 @@ use std::{
 };
 
 use sw_engine::{Error, ErrorKind, PciAddress, Verb};
-use sw_mem::{ByteLen, DmaRegion, ForkMark, Guest, GuestKey, Iova, Place, align_down, align_up};
+use sw_mem::{ByteLen, DmaRegion, ForkMark, Guest, GuestKey, HugePages, Iova, Place, align_down, align_up};
 
 use crate::{
     fault,
     iova::{IovaAllocator, IovaError, Window},
+    rings::Rings,
     sys,
     sysfs::Sysfs,
 };
@@ -199,6 +200,8 @@ struct Inner {
     /// Never held while the kernel maps or unmaps.
     state: Mutex<State>,
     stuck: AtomicU64,
+    /// For rings where there is no IOMMU.
+    rings: Rings,
 }
 
 #[derive(Debug)]
@@ -275,7 +278,8 @@ impl DmaSpace {
 
     fn with(sysfs: Sysfs, backend: Backend, mapper: Mapper, state: State) -> Self {
         let (key, fork, epoch, state) = (GuestKey::fresh(), ForkMark::new(), RwLock::default(), Mutex::new(state));
-        Self(Arc::new(Inner { sysfs, backend, key, fork, mapper, epoch, state, stuck: AtomicU64::new(0) }))
+        let (stuck, rings) = (AtomicU64::new(0), Rings::new(HugePages::Reserved));
+        Self(Arc::new(Inner { sysfs, backend, key, fork, mapper, epoch, state, stuck, rings }))
     }
 
     /// An error in a forked child.
@@ -291,6 +295,11 @@ impl DmaSpace {
     /// The tree that it was made with.
     pub(crate) fn sysfs(&self) -> &Sysfs {
         &self.0.sysfs
+    }
+
+    /// Memory for rings that is safe without an IOMMU.
+    pub(crate) fn rings(&self) -> &Rings {
+        &self.0.rings
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -358,7 +367,8 @@ impl DmaSpace {
     ///
     /// # Errors
     /// `ResourceLimit`: locked memory, entries or addresses of the IOMMU. `Unsupported`: memory of a device that is not a
-    /// [`PeerBar`](crate::PeerBar), or that this back end cannot map; memory that is not contiguous, without an IOMMU.
+    /// [`PeerBar`](crate::PeerBar), or that this back end cannot map; without an IOMMU, memory that is not of reserved huge
+    /// pages or not in one piece.
     /// `Forked` in a forked child.
     pub fn map(&self, region: &DmaRegion) -> Result<Iova, Error> {
         self.expect_own(Verb::Register, format!("{region:?}"))?;

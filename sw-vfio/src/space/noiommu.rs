@@ -1,12 +1,17 @@
 //! Physical addresses, for machines that are run without an IOMMU on purpose.
 //!
-//! Nothing keeps a device from other memory here, and nothing but `mlock` and the absence of page migration keeps a page
-//! where it is. Pages of the reserved pool do not move; others may, if the kernel compacts memory. So: queues in one page
-//! or one reserved huge page, data in reserved huge pages.
+//! Nothing keeps a device from other memory here, so the kernel must leave the pages where they are. Locked memory is not
+//! enough: the kernel compacts it (`vm.compact_unevictable_allowed`), moves it between NUMA nodes, and gives the parent of a
+//! fork a copy when it writes. Pages of the reserved pool (hugetlbfs, `MAP_HUGETLB`) are left alone by all of these; only
+//! contiguous allocations (CMA), memory that is unplugged, and who asks for it (`migrate_pages(2)`) move them. Other memory
+//! is refused, and a child of a fork gets none of it (`MADV_DONTFORK`; it stays so for the rest of the mapping's life).
+//!
+//! With an IOMMU none of this is needed: pinned pages stay, and the kernel copies them for the child at once (Linux 5.9).
 
 use std::{fs::File, os::unix::fs::FileExt};
 
 use sw_engine::{Error, ErrorKind, Verb};
+use sw_mem::{align_down, align_up};
 
 use crate::{sys, sysfs::Sysfs};
 
@@ -20,11 +25,25 @@ fn error(kind: ErrorKind, detail: impl Into<std::borrow::Cow<'static, str>>) -> 
     Error::new(kind, Verb::Register).detail(detail)
 }
 
-/// The physical address of `len` bytes at `va` (whole pages), which it locks in memory.
+/// The physical address of `len` bytes at `va` (whole pages), which stay there.
 ///
 /// # Errors
-/// `Unsupported` if they are not contiguous; `PermissionDenied` for a user who may not see physical addresses.
+/// `Unsupported` if they are not of the reserved pool or not contiguous; `PermissionDenied` for a user who may not see
+/// physical addresses.
 pub(super) fn physical(sysfs: &Sysfs, va: u64, len: u64) -> Result<u64, Error> {
+    let maps = sysfs.read("proc/self/smaps").unwrap_or_default();
+    let huge = reserved(&maps, va, len).ok_or_else(|| {
+        error(
+            ErrorKind::Unsupported,
+            "without an IOMMU memory must be of reserved huge pages: the kernel moves other pages",
+        )
+        .remedy("reserve some (echo 64 > /proc/sys/vm/nr_hugepages) and map them (MAP_HUGETLB), or switch the IOMMU on")
+    })?;
+    let start = align_down(va, huge);
+    // It ends inside the mapping that was just found.
+    let whole = align_up(va + len, huge).map_or(len, |end| end - start);
+    sys::map::dont_fork(start, whole)
+        .map_err(|errno| crate::fault::error(errno, Verb::Register, "", "keeping it from forked children"))?;
     sys::map::lock(va, len).map_err(|errno| crate::fault::map_error(errno, "", len))?;
     let page = sys::page_bytes();
     let path = sysfs.path("proc/self/pagemap");
@@ -39,6 +58,31 @@ pub(super) fn physical(sysfs: &Sysfs, va: u64, len: u64) -> Result<u64, Error> {
         }
         Ok(())
     })
+}
+
+/// Bytes of a page of the mappings that cover `len` bytes from `va`, if all of them have pages of the reserved pool: the
+/// largest, as the kernel tells it in `smaps` (`KernelPageSize`, proc(5); transparent huge pages do not count there).
+fn reserved(smaps: &str, va: u64, len: u64) -> Option<u64> {
+    let base = sys::page_bytes();
+    let end = va.checked_add(len).filter(|_| len > 0)?;
+    let (mut covered, mut largest, mut range) = (va, base, None);
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next()?;
+        if let Some((from, to)) = first.split_once('-') {
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            range = number(from).zip(number(to));
+        } else if let ("KernelPageSize:", Some((from, to))) = (first, range) {
+            let page = words.next()?.parse::<u64>().ok()?.checked_mul(1024)?;
+            if page > base && page.is_power_of_two() && (from..to).contains(&covered) {
+                (covered, largest) = (to, largest.max(page));
+            }
+        }
+        if covered >= end {
+            return Some(largest);
+        }
+    }
+    None
 }
 
 /// The address of the first of `pages` pages, if each follows its neighbour. `read` fills in the entries from a page on.
@@ -99,6 +143,36 @@ mod tests {
         let refused = look(&broken).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Unsupported);
         assert!(refused.to_string().contains("huge pages"), "{refused}");
+    }
+
+    #[test]
+    fn only_pages_of_the_reserved_pool_count() {
+        let map = |from: u64, to: u64, kib: u64| {
+            format!(
+                "{from:x}-{to:x} rw-p 00000000 00:0f 12 /anon_hugepage (deleted)\nSize: 4096 kB\nKernelPageSize: {kib:8} kB\n\
+                 MMUPageSize: {kib:8} kB\nAnonHugePages: 2048 kB\nVmFlags: rd wr mr mw me de ht \n"
+            )
+        };
+        let (m, huge) = (1 << 20, 2048);
+        let text =
+            [map(m, 2 * m, 4), map(4 * m, 8 * m, huge), map(8 * m, 10 * m, huge), map(10 * m, 12 * m, 4)].concat();
+        assert_eq!(reserved(&text, 4 * m, 6 * m), Some(2 * m));
+        assert_eq!(reserved(&text, 5 * m + 4096, 4096), Some(2 * m));
+        assert_eq!(reserved(&text, 9 * m, 2 * m), None, "its end is of small pages");
+        for (va, len) in [(m, 4096), (3 * m, 4096), (11 * m, 4096), (9 * m, 0), (u64::MAX, 2)] {
+            assert_eq!(reserved(&text, va, len), None, "{va:#x}");
+        }
+        let (gigabyte, wide) = (map(1 << 30, 2 << 30, 1 << 20), map(0x4000_0000 - 2 * m, 1 << 30, huge));
+        assert_eq!(reserved(&[wide, gigabyte].concat(), 0x4000_0000 - m, 2 * m), Some(1 << 30));
+        assert_eq!(reserved("", m, 4096), None);
+    }
+
+    #[test]
+    fn ordinary_memory_of_this_process_is_refused_with_a_remedy() {
+        let buffer = sw_mem::Buffer::allocate(sw_mem::ByteLen(4 << 20)).unwrap();
+        let refused = physical(&Sysfs::default(), buffer.region().base().raw(), 4096).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        assert!(refused.remedy_text().contains("nr_hugepages"), "{refused}");
     }
 
     #[test]

@@ -81,6 +81,14 @@ pub(crate) fn lock(va: u64, len: u64) -> Result<(), i32> {
     if done == 0 { Ok(()) } else { Err(errno()) }
 }
 
+/// `MADV_DONTFORK`: a forked child does not get the range.
+pub(crate) fn dont_fork(va: u64, len: u64) -> Result<(), i32> {
+    let at = core::ptr::with_exposed_provenance_mut(index(va));
+    // SAFETY: the advice changes what a child gets, nothing that this process sees; a range that is not mapped is an error.
+    let done = unsafe { libc::madvise(at, index(len), libc::MADV_DONTFORK) };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
+
 /// A file of `len` zero bytes in memory, without a name.
 pub(crate) fn memory_file(len: u64) -> Result<OwnedFd, i32> {
     // SAFETY: a literal with a final zero.
