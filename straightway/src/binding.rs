@@ -15,7 +15,8 @@ pub fn functions(which: Which) -> Vec<FunctionFacts> {
 /// What giving a function to vfio-pci takes. An empty plan: it has it.
 ///
 /// # Errors
-/// `InUse` if a namespace is mounted, held or swap, or if another function of its IOMMU group is driven by the kernel;
+/// `InUse` if a namespace is mounted, held or swap, open in a process (as far as this user may see), or exported by the kernel's
+/// NVMe target or a loop device; or if another function of its IOMMU group is driven by the kernel;
 /// `Unsupported` without vfio-pci or an IOMMU; `WrongKind` for a bridge; `NoDevice`.
 pub fn plan_bind(address: PciAddress) -> Result<BindPlan, Error> {
     sw_vfio::plan_bind(&Sysfs::default(), address)
