@@ -170,7 +170,7 @@ pub const BOOTS: &[Boot] = &[
         append: "",
         memory_mib: 1024,
         tests_min: 10,
-        limit_s: 180,
+        limit_s: 300,
     },
 ];
 
