@@ -101,20 +101,34 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 fn doctor(context: &Context) -> Verdict {
-    let device = context.device("nvme-a")?;
-    device.bind("nvme")?;
+    let devices = [context.device("nvme-a")?, context.device("nvme-b")?];
+    for (device, count) in devices.iter().zip([2, 1]) {
+        block::namespaces(context, device, count)?;
+    }
     let output = start(&["doctor", "--json"])?.wait_with_output()?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     context.fact(&report);
     let facts = report.get("facts").and_then(Value::as_array).cloned().unwrap_or_default();
     let fact = |name: &str| facts.iter().find(|fact| fact["name"] == name).cloned().unwrap_or_default();
     same("the IOMMU's health", &fact("iommu")["health"], &json!("good"))?;
-    let controller = fact(&format!("nvme.{}", device.address));
-    let remedy = controller["remedy"].as_str().unwrap_or_default();
-    if !remedy.contains(&format!("straightway nvme bind {}", device.address)) {
-        return fail(format!("doctor does not say how to bind {}: {controller}", device.address));
+    same("VFIO's health", &fact("vfio")["health"], &json!("good"))?;
+    for (device, serial) in devices.iter().zip([SERIAL_A, "sw-b"]) {
+        let controller = fact(&format!("nvme.{}", device.address));
+        let text = |field: &str| controller[field].as_str().unwrap_or_default().to_string();
+        let group = format!("IOMMU group {}", device.iommu_group().unwrap_or_default());
+        if !text("value").contains(serial) || !text("value").ends_with(&group) {
+            return fail(format!("doctor does not know {serial} in {group}: {controller}"));
+        }
+        if !text("remedy").contains(&format!("straightway nvme bind {}", device.address)) {
+            return fail(format!("doctor does not say how to bind {}: {controller}", device.address));
+        }
     }
-    Ok(())
+    // What it says to do can be done, and is then not said again.
+    good(context, &["nvme", "bind", &devices[1].address, "--yes"])?;
+    let output = start(&["doctor", "--json"])?.wait_with_output()?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    good(context, &["nvme", "unbind", &devices[1].address, "--yes"])?;
+    same("said again", &told.contains(&format!("nvme bind {}", devices[1].address)), &false)
 }
 
 fn bind(context: &Context) -> Verdict {

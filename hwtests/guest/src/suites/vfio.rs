@@ -55,6 +55,8 @@ pub const SUITE: Suite = Suite {
 
 /// Where a test works on a namespace, apart from the others' places.
 const AT: u64 = 8 << 20;
+/// What no data of these tests is.
+const POISON: u8 = 0x77;
 /// What the BAR is called in these tests.
 const PEER: DeviceId = DeviceId(DeviceId::PEER_FIRST);
 
@@ -335,29 +337,43 @@ fn unmapped(context: &Context) -> Verdict {
         let rig = Rig::open(context, "nvme-b", backend)?;
         let request = PairRequest { depth: 4, data_bytes_max: 1 << 16, notify: Notify::Polled };
         let mut pair = rig.controller.create_pair(&request)?;
-        // The last mapping that is made, so that nothing else gets its address.
-        let gone = memory(1 << 16, 0x77)?;
-        let iova = rig.function.map(gone.region())?;
+        // Memory that is mapped, and beside it what is mapped last and not any more, so that nothing else gets its address.
+        let (here, gone) = (memory(1 << 16, POISON)?, memory(1 << 16, POISON)?);
+        let (mapped, unmapped) = (rig.function.map(here.region())?, rig.function.map(gone.region())?);
         drop(gone);
-        context.kernel_log();
-        let range = LbaRange { nsid: 1, slba: 0, nlb: BlockCount::new(8).ok_or(Stop::Fail("8 blocks".into()))? };
-        let segment = [Segment { iova, len: ByteLen(4096) }];
-        let staged = pair.queue.stage(&segment, 1, |pointer| Command::read(range, pointer, IoFlags::default()));
-        if let Err(why) = staged {
-            return fail(format!("not staged: {why:?}"));
+        let range = LbaRange { nsid: 1, slba: 0, nlb: BlockCount::new(16).ok_or(Stop::Fail("16 blocks".into()))? };
+        let page = |iova| Segment { iova, len: ByteLen(4096) };
+        // Alone; and as the second page of a command whose first one is good.
+        for (what, segments, write) in [
+            ("read", [page(unmapped), page(unmapped)], false),
+            ("read, its second page", [page(mapped), page(unmapped)], false),
+            ("write", [page(unmapped), page(unmapped)], true),
+        ] {
+            context.kernel_log();
+            let staged = pair.queue.stage(&segments, 1, |pointer| match write {
+                true => Command::write(range, pointer, IoFlags::default()),
+                false => Command::read(range, pointer, IoFlags::default()),
+            });
+            if let Err(why) = staged {
+                return fail(format!("{what} not staged: {why:?}"));
+            }
+            pair.queue.ring();
+            let mut status = None;
+            let start = Instant::now();
+            while status.is_none() && start.elapsed() < Duration::from_secs(5) {
+                pair.queue.poll(4, |ended| status = Some(ended.status));
+            }
+            let log = context.until(Duration::from_secs(5), "the fault in the kernel's log", || {
+                let lines = context.kernel_log();
+                lines.into_iter().find(|line| line.contains("DMAR") && line.contains("fault"))
+            })?;
+            // An answer without an error is no proof that bytes came: poison that is still there tells.
+            let poisoned = bytes(&here, 0, 1 << 16)?.iter().filter(|byte| **byte == POISON).count();
+            context.fact(&json!({"backend": backend.name(), "command": what, "status": format!("{status:?}"),
+                "log": log, "bytes_of_ours_still_poisoned": poisoned}));
+            same("our memory behind the first page", &(poisoned >= (1 << 16) - 4096), &true)?;
         }
-        pair.queue.ring();
-        let mut status = None;
-        let start = Instant::now();
-        while status.is_none() && start.elapsed() < Duration::from_secs(5) {
-            pair.queue.poll(4, |ended| status = Some(ended.status));
-        }
-        let log = context.until(Duration::from_secs(5), "the fault in the kernel's log", || {
-            let lines = context.kernel_log();
-            lines.into_iter().find(|line| line.contains("DMAR") && line.contains("fault"))
-        })?;
         rig.controller.delete_pair(pair.queue.qid(), pair.epoch, Duration::from_secs(5));
-        context.fact(&json!({"backend": backend.name(), "status": format!("{status:?}"), "log": log}));
         Ok(())
     })
 }
