@@ -186,4 +186,26 @@ mod tests {
             assert!(!boot.suites.is_empty() && boot.tests_min > 0 && boot.limit_s > 0, "{}", boot.name);
         }
     }
+
+    #[test]
+    fn the_page_has_every_row_and_its_records_passed() {
+        let page = include_str!("../../../docs/hardware.md");
+        for boot in BOOTS {
+            let start = format!("| `{}` |", boot.name);
+            let line = page.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{}", boot.name));
+            let cells: Vec<&str> = line.split(" | ").collect();
+            let mut told: Vec<&str> = cells[3].split(", ").map(|name| name.trim_matches('`')).collect();
+            let mut suites = boot.suites.to_vec();
+            suites.sort_unstable();
+            told.sort_unstable();
+            assert_eq!(told, suites, "suites of {}", boot.name);
+            let record = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(format!("../hwtests/records/vm-{}.json", boot.name));
+            if let Ok(text) = std::fs::read_to_string(record) {
+                let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+                let verdict = record["verdict"].as_str().unwrap();
+                assert!(cells[5].contains(verdict), "{}: the page says {}, the record {verdict}", boot.name, cells[5]);
+            }
+        }
+    }
 }
