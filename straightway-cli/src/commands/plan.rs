@@ -37,8 +37,19 @@ struct Reached {
     reason: Option<&'static str>,
     /// What the PCI tree says; null where it is not asked.
     tree: Option<String>,
-    /// Planning tests nothing: `none` is needed, or it runs `at-first-use`.
-    self_test: &'static str,
+    self_test: Tested,
+}
+
+/// Planning tests nothing itself.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Tested {
+    /// There is nothing to test.
+    None,
+    /// When the memory is first used.
+    AtFirstUse,
+    /// It has run.
+    Done,
 }
 
 /// A route that was looked at.
@@ -87,9 +98,9 @@ impl fmt::Display for Reached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = self.tree.as_deref().or(self.reason);
         let tested = match self.self_test {
-            "at-first-use" => Some("a self-test runs when the memory is first used"),
-            "done" => Some("a self-test has run"),
-            _ => None,
+            Tested::AtFirstUse => Some("a self-test runs when the memory is first used"),
+            Tested::Done => Some("a self-test has run"),
+            Tested::None => None,
         };
         let parts: Vec<&str> = known.into_iter().chain(tested).collect();
         f.write_str(&parts.join("; "))
@@ -145,9 +156,9 @@ pub fn run(args: &Plan, out: &mut Out) -> Result<(), Fail> {
 fn reached(reach: Reach) -> Option<Reached> {
     let self_test = match reach.self_test {
         SelfTest::None if reach.tree.is_none() && reach.in_place.is_ok() => return None,
-        SelfTest::None => "none",
-        SelfTest::AtFirstUse => "at-first-use",
-        SelfTest::Done => "done",
+        SelfTest::None => Tested::None,
+        SelfTest::AtFirstUse => Tested::AtFirstUse,
+        SelfTest::Done => Tested::Done,
     };
     let reason = reach.in_place.err().map(Reason::code);
     Some(Reached { in_place: reason.is_none(), reason, tree: reach.tree.map(|tree| tree.to_string()), self_test })
