@@ -350,11 +350,20 @@ impl DmaRegion {
 
     /// Ends what a mapper bound, before the memory goes. Nothing of the mapper may use it any more.
     pub fn unbind(&self, key: GuestKey) {
+        drop(self.take_guest(key, |_| true));
+    }
+
+    /// As [`DmaRegion::unbind`], only if what is bound is a `T` of which `is_over` says so: looked at and taken under one
+    /// lock, so that nobody ends what another thread has bound meanwhile. Whether it was ended.
+    pub fn unbind_if<T: 'static>(&self, key: GuestKey, is_over: impl FnOnce(&T) -> bool) -> bool {
+        self.take_guest(key, |guest| guest.downcast_ref().is_some_and(is_over)).is_some()
+    }
+
+    /// Takes a guest out for being dropped: not under the lock, because that may take the kernel long.
+    fn take_guest(&self, key: GuestKey, is_over: impl FnOnce(&Guest) -> bool) -> Option<Guest> {
         let mut guests = self.0.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = guests.iter().position(|(other, _)| *other == key);
-        let guest = at.map(|at| guests.swap_remove(at));
-        drop(guests);
-        drop(guest);
+        let at = guests.iter().position(|(other, _)| *other == key)?;
+        is_over(&guests.get(at)?.1).then(|| guests.swap_remove(at).1)
     }
 
     /// Gives frames to a range now (host mappings of this crate only; others are left alone).

@@ -155,6 +155,12 @@ fn guests_go_before_the_memory_and_with_the_last_handle() {
     assert_eq!(region.bound(key, |guest: &Guest| guest.1), Some("guest"));
     assert_eq!(region.bound(other, |guest: &Guest| guest.1), None);
     region.bind::<()>(other, || Ok(Box::new(Guest(log.clone(), "early")))).unwrap();
+    assert!(!region.unbind_if(other, |guest: &Guest| guest.1 == "late"), "it is another one than the caller saw");
+    assert!(!region.unbind_if(other, |_: &String| true), "no guest of that type");
+    assert!(!region.unbind_if(GuestKey::fresh(), |_: &Guest| true));
+    assert!(log.lock().unwrap().is_empty());
+    assert!(region.unbind_if(other, |guest: &Guest| guest.1 == "early"));
+    assert_eq!(region.bound(other, |guest: &Guest| guest.1), None);
     region.unbind(other);
     let span = region.span(0, ByteLen(8)).unwrap();
     drop(region);

@@ -374,9 +374,8 @@ impl DmaSpace {
         self.expect_own(Verb::Register, format!("{region:?}"))?;
         let key = self.0.key;
         let epoch = *self.epoch();
-        if region.bound(key, |mapping: &Mapping| mapping.epoch != epoch) == Some(true) {
-            region.unbind(key);
-        }
+        // One look under one lock: another thread may have replaced it already, and a device may use the new one.
+        region.unbind_if(key, |mapping: &Mapping| mapping.epoch < epoch);
         // Looked at before `bind`, which holds the lock of the region's guests while it makes one.
         let pages = self.pages(region)?;
         region.bind(key, || self.map_pages(region, &pages).map(|mapping| Box::new(mapping) as Guest))?;
@@ -436,7 +435,7 @@ impl DmaSpace {
                 Source::DmaBuf(..) => return Err(Error::new(ErrorKind::Unsupported, Verb::Register).at(name)),
             };
             let first = Iova::new(first + pages.skew);
-            return Ok(Mapping { space: self.clone(), epoch: 0, iova: None, len: pages.len, first });
+            return Ok(Mapping { space: self.clone(), epoch: *self.epoch(), iova: None, len: pages.len, first });
         }
         let memory = match pages.source {
             Source::Va(at) | Source::DmaBuf(_, at) | Source::Bus(at) => at,

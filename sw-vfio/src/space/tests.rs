@@ -209,3 +209,49 @@ fn an_epoch_does_not_end_under_a_mapping_in_progress() {
     assert_eq!(space.open_functions(), 0);
     let_run(&space);
 }
+
+/// Begins an epoch as the last function's leaving does: the kernel has forgotten all mappings.
+fn begin_epoch(space: &DmaSpace) {
+    let mut epoch = space.0.epoch.write().unwrap();
+    *epoch += 1;
+    kernel(space).mapped.lock().unwrap().clear();
+    let window = Window { first: 0, last: (1 << 30) - 1 };
+    space.state().iovas = IovaAllocator::new(&[window], &[], sys::page_bytes(), 16);
+}
+
+#[test]
+fn of_two_who_find_an_old_mapping_none_ends_the_others_new_one() {
+    let (space, _member, _hand) = with_kernel();
+    let region = region();
+    space.map(&region).unwrap();
+    for round in 0..300 {
+        begin_epoch(&space);
+        let barrier = std::sync::Barrier::new(4);
+        let told: Vec<Iova> = std::thread::scope(|scope| {
+            let map = || {
+                barrier.wait();
+                space.map(&region).unwrap()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(map)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let mapped = kernel(&space).mapped.lock().unwrap().clone();
+        assert_eq!(mapped.len(), 1, "round {round}: {mapped:?}");
+        assert!(
+            told.iter().all(|iova| mapped.contains_key(&sw_mem::align_down(iova.raw(), 4096))),
+            "{told:?} {mapped:?}"
+        );
+    }
+    assert_eq!(space.report().stuck, 0);
+}
+
+#[test]
+fn a_mapping_has_the_epoch_of_its_making_also_without_an_iommu() {
+    let iovas = IovaAllocator::new(&[], &[], sys::page_bytes(), 16);
+    let state = State { iovas, open: BTreeSet::new() };
+    let space = DmaSpace::with(Sysfs::at("/nowhere"), Backend::NoIommu, Mapper::Fake(Kernel::new().0), state);
+    *space.0.epoch.write().unwrap() = 3;
+    let pages = Pages { source: Source::Bus(0x1000), skew: 8, len: 4096 };
+    let mapping = space.map_pages(&region(), &pages).unwrap();
+    assert_eq!((mapping.epoch, mapping.first, mapping.iova), (3, Iova::new(0x1008), None));
+}
