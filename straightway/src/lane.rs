@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use sw_engine::{
-    Completion, Counters, Error, Op, OpId, OpOptions, Policy, Rejected, Spans, Target, Verb,
+    Completion, Counters, Error, ErrorKind, Op, OpId, OpOptions, PciAddress, Policy, Rejected, Spans, Target, Verb,
     inspect::Tree,
     seam::{Attach, Wait},
 };
+use sw_mem::RegionId;
 
 use crate::{core::Core, memory::Memory, object::Object, policy::Destination, request};
 
@@ -74,9 +75,11 @@ impl Lane {
     /// Takes an operation; it starts at the next [`Lane::ring`] or [`Lane::poll`].
     ///
     /// # Errors
-    /// [`Rejected`] with the operation: `Busy` means poll and try again.
+    /// [`Rejected`] with the operation: `Busy` means poll and try again; `ApiMisuse` is memory that the lane was not made
+    /// for, peer memory in a lane for host memory included: targets of one are not planned for the other.
     pub fn submit(&mut self, op: Op) -> Result<OpId, Rejected> {
-        if let Err(error) = self.core.check(op.verb) {
+        let fits = || expect_own(self.destination, op.verb, &op.spans, sw_uring::peer::provider_of);
+        if let Err(error) = self.core.check(op.verb).and_then(|()| fits()) {
             return Err(Rejected { op, error });
         }
         self.lane.submit(self.core.clock.now(), op)
@@ -137,5 +140,65 @@ impl Lane {
     /// The live state.
     pub fn inspect(&self) -> Tree {
         self.lane.inspect()
+    }
+}
+
+/// An error unless all memory of an operation is peer memory of the lane's own provider, or none of it is peer memory: to
+/// the engine both have addresses of this process. What has none it tells apart itself.
+fn expect_own(
+    destination: Destination,
+    verb: Verb,
+    spans: &Spans,
+    provider_of: impl Fn(RegionId) -> Option<PciAddress>,
+) -> Result<(), Error> {
+    let own = match destination {
+        Destination::PeerMemory(provider) => Some(provider),
+        Destination::Host | Destination::Gpu(_) | Destination::Bar(_) => None,
+    };
+    let other = match spans {
+        Spans::None => None,
+        Spans::One(span) => Some(provider_of(span.region().id())).filter(|provider| *provider != own),
+        Spans::Many(segments) => {
+            segments.iter().map(|segment| provider_of(segment.span.region().id())).find(|provider| *provider != own)
+        }
+    };
+    let Some(other) = other else { return Ok(()) };
+    let given =
+        other.map_or_else(|| "memory of no such device".to_owned(), |at| Destination::PeerMemory(at).to_string());
+    Err(Error::new(ErrorKind::ApiMisuse, verb)
+        .at(format!("a lane for {destination}"))
+        .detail(format!("was given {given}"))
+        .remedy("make a lane for each destination, and targets from it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sw_engine::Segment;
+    use sw_mem::{Buffer, ByteLen, DmaSpan};
+
+    use super::*;
+
+    fn span() -> DmaSpan {
+        Buffer::allocate(ByteLen(4096)).unwrap().into_span()
+    }
+
+    #[test]
+    fn a_lane_takes_memory_of_its_own_provider_only() {
+        let at = |bus| PciAddress { domain: 0, bus, device: 0, function: 0 };
+        let (near, far) = (Destination::PeerMemory(at(3)), Destination::PeerMemory(at(4)));
+        let (host, peer) = (Spans::One(span()), Spans::One(span()));
+        let Spans::One(lent) = &peer else { panic!() };
+        let lent = lent.region().id();
+        let provider_of = |region| (region == lent).then_some(at(3));
+        let misused = |destination, spans: &Spans| {
+            expect_own(destination, Verb::Read, spans, provider_of).map_err(|error| error.kind())
+        };
+        let refused = Err(ErrorKind::ApiMisuse);
+        assert_eq!((misused(Destination::Host, &host), misused(Destination::Host, &peer)), (Ok(()), refused));
+        assert_eq!((misused(near, &host), misused(near, &peer), misused(far, &peer)), (refused, Ok(()), refused));
+        assert_eq!((misused(near, &Spans::None), misused(Destination::Gpu(0), &host)), (Ok(()), Ok(())));
+        let (Spans::One(one), Spans::One(other)) = (host, peer) else { panic!() };
+        let mixed = Spans::Many(vec![Segment { offset: 0, span: one }, Segment { offset: 4096, span: other }].into());
+        assert_eq!((misused(Destination::Host, &mixed), misused(near, &mixed)), (refused, refused));
     }
 }
