@@ -32,24 +32,14 @@ fn error(kind: ErrorKind, detail: impl Into<std::borrow::Cow<'static, str>>) -> 
 /// physical addresses.
 pub(super) fn physical(sysfs: &Sysfs, va: u64, len: u64) -> Result<u64, Error> {
     let maps = sysfs.read("proc/self/smaps").unwrap_or_default();
-    let huge = reserved(&maps, va, len).ok_or_else(|| {
-        error(
-            ErrorKind::Unsupported,
-            "without an IOMMU memory must be of reserved huge pages: the kernel moves other pages",
-        )
-        .remedy("reserve some (echo 64 > /proc/sys/vm/nr_hugepages) and map them (MAP_HUGETLB), or switch the IOMMU on")
-    })?;
-    let start = align_down(va, huge);
-    // It ends inside the mapping that was just found.
-    let whole = align_up(va + len, huge).map_or(len, |end| end - start);
-    sys::map::dont_fork(start, whole)
-        .map_err(|errno| crate::fault::error(errno, Verb::Register, "", "keeping it from forked children"))?;
+    let huge = reserved(&maps, va, len)?;
+    // Gives each page its frame. The kernel counts no locked memory for pages of the pool, so there is nothing to undo.
     sys::map::lock(va, len).map_err(|errno| crate::fault::map_error(errno, "", len))?;
     let page = sys::page_bytes();
     let path = sysfs.path("proc/self/pagemap");
     let file =
         File::open(&path).map_err(|cause| error(ErrorKind::PermissionDenied, "reading pagemap").caused_by(cause))?;
-    contiguous(page, va / page, len / page, |first, entries| {
+    let first = contiguous(page, va / page, len / page, |first, entries| {
         let bytes: &mut [u8] = &mut vec![0; entries.len() * 8];
         file.read_exact_at(bytes, first * 8)
             .map_err(|cause| error(ErrorKind::Io, "reading pagemap").caused_by(cause))?;
@@ -57,32 +47,55 @@ pub(super) fn physical(sysfs: &Sysfs, va: u64, len: u64) -> Result<u64, Error> {
             *entry = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
         }
         Ok(())
-    })
+    })?;
+    // Last: memory that is refused stays as the program made it. Both ends lie inside the mappings, which have whole pages of
+    // this size only.
+    let start = align_down(va, huge);
+    let whole = align_up(va + len, huge).map_or(len, |end| end - start);
+    sys::map::dont_fork(start, whole)
+        .map_err(|errno| crate::fault::error(errno, Verb::Register, "", "keeping it from forked children"))?;
+    Ok(first)
 }
 
-/// Bytes of a page of the mappings that cover `len` bytes from `va`, if all of them have pages of the reserved pool: the
-/// largest, as the kernel tells it in `smaps` (`KernelPageSize`, proc(5); transparent huge pages do not count there).
-fn reserved(smaps: &str, va: u64, len: u64) -> Option<u64> {
+/// Bytes of a page of the mappings that cover `len` bytes from `va`, if all of them have pages of the reserved pool and of one
+/// size, as the kernel tells it in `smaps` (`KernelPageSize`, proc(5); transparent huge pages do not count there).
+///
+/// # Errors
+/// `Unsupported` otherwise.
+fn reserved(smaps: &str, va: u64, len: u64) -> Result<u64, Error> {
     let base = sys::page_bytes();
-    let end = va.checked_add(len).filter(|_| len > 0)?;
-    let (mut covered, mut largest, mut range) = (va, base, None);
+    let end = va.checked_add(len).filter(|_| len > 0).ok_or_else(not_reserved)?;
+    let (mut covered, mut size, mut range) = (va, None, None);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
-        let first = words.next()?;
+        let Some(first) = words.next() else { continue };
         if let Some((from, to)) = first.split_once('-') {
             let number = |text| u64::from_str_radix(text, 16).ok();
             range = number(from).zip(number(to));
         } else if let ("KernelPageSize:", Some((from, to))) = (first, range) {
-            let page = words.next()?.parse::<u64>().ok()?.checked_mul(1024)?;
+            let kib: Option<u64> = words.next().and_then(|word| word.parse().ok());
+            let page = kib.and_then(|kib| kib.checked_mul(1024)).unwrap_or(0);
             if page > base && page.is_power_of_two() && (from..to).contains(&covered) {
-                (covered, largest) = (to, largest.max(page));
+                if *size.get_or_insert(page) != page {
+                    return Err(error(ErrorKind::Unsupported, "without an IOMMU memory must have pages of one size")
+                        .remedy("register each mapping on its own"));
+                }
+                covered = to;
             }
         }
         if covered >= end {
-            return Some(largest);
+            break;
         }
     }
-    None
+    size.filter(|_| covered >= end).ok_or_else(not_reserved)
+}
+
+fn not_reserved() -> Error {
+    error(
+        ErrorKind::Unsupported,
+        "without an IOMMU memory must be of reserved huge pages: the kernel moves other pages",
+    )
+    .remedy("reserve some (echo 64 > /proc/sys/vm/nr_hugepages) and map them (MAP_HUGETLB), or switch the IOMMU on")
 }
 
 /// The address of the first of `pages` pages, if each follows its neighbour. `read` fills in the entries from a page on.
@@ -153,18 +166,65 @@ mod tests {
                  MMUPageSize: {kib:8} kB\nAnonHugePages: 2048 kB\nVmFlags: rd wr mr mw me de ht \n"
             )
         };
+        let size = |text: &str, va, len| reserved(text, va, len).ok();
         let (m, huge) = (1 << 20, 2048);
         let text =
             [map(m, 2 * m, 4), map(4 * m, 8 * m, huge), map(8 * m, 10 * m, huge), map(10 * m, 12 * m, 4)].concat();
-        assert_eq!(reserved(&text, 4 * m, 6 * m), Some(2 * m));
-        assert_eq!(reserved(&text, 5 * m + 4096, 4096), Some(2 * m));
-        assert_eq!(reserved(&text, 9 * m, 2 * m), None, "its end is of small pages");
+        assert_eq!(size(&text, 4 * m, 6 * m), Some(2 * m));
+        assert_eq!(size(&text, 5 * m + 4096, 4096), Some(2 * m));
+        assert_eq!(size(&text, 9 * m, 2 * m), None, "its end is of small pages");
         for (va, len) in [(m, 4096), (3 * m, 4096), (11 * m, 4096), (9 * m, 0), (u64::MAX, 2)] {
-            assert_eq!(reserved(&text, va, len), None, "{va:#x}");
+            assert_eq!(size(&text, va, len), None, "{va:#x}");
         }
         let (gigabyte, wide) = (map(1 << 30, 2 << 30, 1 << 20), map(0x4000_0000 - 2 * m, 1 << 30, huge));
-        assert_eq!(reserved(&[wide, gigabyte].concat(), 0x4000_0000 - m, 2 * m), Some(1 << 30));
-        assert_eq!(reserved("", m, 4096), None);
+        let mixed = [wide, gigabyte].concat();
+        assert_eq!(size(&mixed, 0x4000_0000 - m, m), Some(2 * m));
+        assert_eq!(size(&mixed, 0x4000_0000, m), Some(1 << 30));
+        let refused = reserved(&mixed, 0x4000_0000 - m, 2 * m).unwrap_err();
+        assert!(refused.to_string().contains("of one size"), "{refused}");
+        assert_eq!(size("", m, 4096), None);
+    }
+
+    /// Whether a forked child gets the memory at `va`, by what the kernel says (`dc` of `VmFlags`, proc(5)).
+    fn is_kept_from_children(va: u64) -> bool {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut is_ours = false;
+        for line in maps.lines() {
+            let first = line.split_whitespace().next().unwrap();
+            if let Some((from, to)) = first.split_once('-') {
+                let number = |text| u64::from_str_radix(text, 16).unwrap();
+                is_ours = (number(from)..number(to)).contains(&va);
+            } else if is_ours && first == "VmFlags:" {
+                return line.split_whitespace().any(|flag| flag == "dc");
+            }
+        }
+        panic!("{va:#x} is not mapped")
+    }
+
+    #[test]
+    fn memory_that_is_refused_still_goes_to_children() {
+        const HUGE: u64 = 2 << 20;
+        let mapping =
+            sw_mem::HostMapping::map(sw_mem::ByteLen(HUGE), HUGE, sw_mem::HugePages::Never, sw_mem::Populate::Lazy);
+        let mapping = mapping.unwrap();
+        let va = mapping.base().raw();
+        // A kernel that calls these pages huge, and shows them where this test says.
+        let tree = crate::fake::Tree::new();
+        let end = va + HUGE;
+        tree.write("proc/self/smaps", &format!("{va:x}-{end:x} rw-p 0 00:0f 1 x\nKernelPageSize: 2048 kB\n"));
+        tree.write("proc/self/pagemap", "");
+        let pagemap = File::options().write(true).open(tree.sysfs().path("proc/self/pagemap")).unwrap();
+        let show = |frames: [u64; 2]| {
+            let bytes: Vec<u8> = frames.iter().flat_map(|frame| (PRESENT | frame).to_le_bytes()).collect();
+            pagemap.write_all_at(&bytes, va / sys::page_bytes() * 8).unwrap();
+        };
+        let len = 2 * sys::page_bytes();
+        show([7, 9]);
+        assert_eq!(physical(tree.sysfs(), va, len).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert!(!is_kept_from_children(va), "the program goes on with it, and so may a child");
+        show([7, 8]);
+        assert_eq!(physical(tree.sysfs(), va, len).unwrap(), 7 * sys::page_bytes());
+        assert!(is_kept_from_children(va) && is_kept_from_children(end - 1));
     }
 
     #[test]
