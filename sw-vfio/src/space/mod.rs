@@ -314,28 +314,27 @@ impl DmaSpace {
     /// Opens a function into the space, exclusively.
     pub(crate) fn join(&self, address: PciAddress) -> Result<(Membership, OwnedFd), Error> {
         self.expect_own(Verb::Open, address.to_string())?;
-        let mut state = self.state();
-        let State { iovas, open } = &mut *state;
-        if open.contains(&address) {
+        if !self.state().open.insert(address) {
             return Err(Error::new(ErrorKind::InUse, Verb::Open)
                 .at(address.to_string())
                 .detail("this process has it open already")
                 .remedy("a controller has one owner: share the open one, or close it first"));
         }
-        let (device, group, limits) = match &self.0.mapper {
+        // Opening takes the kernel a reset: nobody who maps or unmaps waits for it.
+        let joined = match &self.0.mapper {
             Mapper::Type1(container) => {
-                let (device, group, limits) = container.join(&self.0.sysfs, address)?;
-                (device, Some(group), limits)
+                container.join(&self.0.sysfs, address).map(|(device, group, limits)| (device, Some(group), limits))
             }
-            Mapper::Iommufd(ioas) => {
-                let (device, limits) = ioas.join(&self.0.sysfs, address)?;
-                (device, None, limits)
-            }
+            Mapper::Iommufd(ioas) => ioas.join(&self.0.sysfs, address).map(|(device, limits)| (device, None, limits)),
             #[cfg(test)]
-            Mapper::Fake(_) => return Err(fault::error(libc::ENODEV, Verb::Open, address.to_string(), "a fake")),
+            Mapper::Fake(_) => Err(fault::error(libc::ENODEV, Verb::Open, address.to_string(), "a fake")),
         };
+        let mut state = self.state();
+        let State { iovas, open } = &mut *state;
+        let (device, group, limits) = joined.inspect_err(|_| {
+            open.remove(&address);
+        })?;
         // From here on the drop of the membership leaves the group again; it takes the lock.
-        open.insert(address);
         let member = Membership { space: self.clone(), address, group };
         if let Some(Limits { usable, unit, entries_max }) = limits {
             let reserved = self.0.sysfs.bar_windows();

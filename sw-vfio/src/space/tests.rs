@@ -255,3 +255,13 @@ fn a_mapping_has_the_epoch_of_its_making_also_without_an_iommu() {
     let mapping = space.map_pages(&region(), &pages).unwrap();
     assert_eq!((mapping.epoch, mapping.first, mapping.iova), (3, Iova::new(0x1008), None));
 }
+
+#[test]
+fn an_address_that_could_not_be_opened_is_not_taken_for_open() {
+    let (space, _member, _hand) = with_kernel();
+    assert_eq!(space.join(address()).unwrap_err().kind(), ErrorKind::InUse);
+    for _ in 0..2 {
+        assert_eq!(space.join("0000:02:00.0".parse().unwrap()).unwrap_err().kind(), ErrorKind::NoDevice);
+    }
+    assert_eq!(space.open_functions(), 1);
+}
