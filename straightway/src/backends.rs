@@ -29,6 +29,9 @@ use crate::{
     staging::{self, Source, Staging},
 };
 
+/// Bytes of a reserved huge page.
+const RESERVED_PAGE_BYTES: u32 = 2 << 20;
+
 /// Every transport of this build, by the name that routes print.
 pub(crate) const TRANSPORTS: [TransportName; 4] =
     [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME];
@@ -276,9 +279,13 @@ impl Backends {
                 StagingShape { slab_bytes: self.config.io_bytes, count: HOST_SLABS }
             }
         };
-        let staging = SlabPool::new(count, ByteLen(u64::from(slab_bytes)), HugePages::Advise).map_err(|cause| {
+        let pages = self.nvme.slab_pages(destination);
+        // Without an IOMMU a region has to be in one piece, and only one reserved page is.
+        let in_a_page = (RESERVED_PAGE_BYTES / slab_bytes.max(1)).max(1);
+        let count = if pages == HugePages::Reserved { count.min(in_a_page) } else { count };
+        let staging = SlabPool::new(count, ByteLen(u64::from(slab_bytes)), pages).map_err(|cause| {
             Error::new(ErrorKind::ResourceLimit, Verb::Setup)
-                .detail("no memory for the staging slabs")
+                .detail(format!("no memory for the staging slabs: {cause}"))
                 .remedy("lower the staging budget")
                 .caused_by(cause)
         })?;
@@ -355,7 +362,11 @@ impl Backends {
     }
 
     pub(crate) fn lane_config(&self) -> LaneConfig {
-        LaneConfig { ops_max: self.config.ops_per_lane, ..LaneConfig::default() }
+        let usual = LaneConfig { ops_max: self.config.ops_per_lane, ..LaneConfig::default() };
+        match self.nvme.slab_pages(Destination::Host) {
+            HugePages::Reserved => LaneConfig { bounce_pages: HugePages::Reserved, ..usual },
+            HugePages::Never | HugePages::Advise => usual,
+        }
     }
 
     fn copier_of(&self, destination: Destination, depth: u32) -> Result<Option<Box<dyn CopyEngine>>, Error> {

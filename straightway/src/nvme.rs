@@ -18,7 +18,7 @@ use sw_engine::{
     Error, ErrorKind, Object, PciAddress, Reason, Residency, Verb,
     seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
-use sw_mem::DmaRegion;
+use sw_mem::{DmaRegion, HugePages};
 use sw_nvme::{
     controller::{Controller, ControllerConfig, Life},
     directory::{self, Directory},
@@ -220,6 +220,16 @@ impl Nvme {
         peer.self_test()?;
         opened.peers.insert(device.0, peer.clone());
         Ok(peer)
+    }
+
+    /// What the slabs of a lane for `destination` are made of: without an IOMMU controllers reach nothing but reserved pages.
+    pub(crate) fn slab_pages(&self, destination: Destination) -> HugePages {
+        let bare = self.is_possible && self.config.nvme_backend == NvmeBackend::NoIommu;
+        match destination {
+            Destination::Gpu(_) => HugePages::Advise,
+            _ if bare => HugePages::Reserved,
+            _ => HugePages::Advise,
+        }
     }
 
     /// Maps large memory for the controllers now, so that no lane stands still for it later. A refusal is told to the first

@@ -62,14 +62,22 @@ pub struct LaneConfig {
     pub bounce_slabs: u32,
     /// Bytes of a bounce slab: holds a block at each end, so twice the largest block served in place.
     pub bounce_bytes: u32,
+    /// Pages of the bounce slabs: others than the default only where a transport reaches no others.
+    pub bounce_pages: HugePages,
     /// What an operation may be.
     pub limits: Limits,
 }
 
 impl Default for LaneConfig {
-    /// 256 operations, 64 bounce slabs of 8 KiB (blocks of up to 4 KiB at both ends).
+    /// 256 operations, 64 bounce slabs of 8 KiB (blocks of up to 4 KiB at both ends) on small pages.
     fn default() -> Self {
-        Self { ops_max: 256, bounce_slabs: 64, bounce_bytes: 8192, limits: Limits::default() }
+        Self {
+            ops_max: 256,
+            bounce_slabs: 64,
+            bounce_bytes: 8192,
+            bounce_pages: HugePages::Never,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -327,7 +335,7 @@ impl Lane {
     pub fn new(config: LaneConfig, parts: LaneParts) -> Result<Self, Error> {
         check_config(&config, &parts)?;
         let bounce =
-            SlabPool::new(config.bounce_slabs, sw_mem::ByteLen(u64::from(config.bounce_bytes)), HugePages::Never)
+            SlabPool::new(config.bounce_slabs, sw_mem::ByteLen(u64::from(config.bounce_bytes)), config.bounce_pages)
                 .map_err(|cause| {
                     Error::new(ErrorKind::ResourceLimit, Verb::Setup)
                         .detail("no memory for bounce slabs")

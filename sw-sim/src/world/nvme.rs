@@ -236,6 +236,7 @@ impl Params {
             ops_max: rng.pick_or(&[1, 4, 32], 32),
             bounce_slabs: rng.pick_or(&[1, 2, 16], 2),
             bounce_bytes: rng.pick_or(&[8192, 8192, 4096], 8192),
+            bounce_pages: sw_mem::HugePages::Never,
             limits: Limits::default(),
         };
         Self {

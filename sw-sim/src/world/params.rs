@@ -117,6 +117,7 @@ impl Params {
             ops_max: rng.pick_or(&[1, 4, 32], 32),
             bounce_slabs: rng.pick_or(slabs[1], 2),
             bounce_bytes,
+            bounce_pages: sw_mem::HugePages::Never,
             limits: Limits::default(),
         };
         Self {
