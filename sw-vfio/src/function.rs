@@ -222,7 +222,7 @@ impl Function {
     /// Takes bus mastership away; `true`: it can touch no memory any more. In a forked child it is left alone: it never
     /// reaches the child's memory, which is a copy.
     pub(crate) fn stop_dma(&self) -> bool {
-        self.presence().is_child() || self.presence().is_stopped() || self.config.stop_dma(self.fd())
+        self.presence().is_child() || self.hold.stop_dma()
     }
 
     /// Resets it and lets it do again what it was opened for.
@@ -411,7 +411,7 @@ mod tests {
     #[test]
     fn what_is_lent_stays_open_until_its_users_are_gone() {
         let (function, file, config, request) = opened_with_request();
-        function.presence().lend();
+        function.presence().lend().settle();
         ask(&function, request);
         assert_eq!(function.gone(), Some(Gone::Requested));
         assert_eq!(inode(function.fd()), inode(file.as_fd()));

@@ -116,7 +116,7 @@ impl PeerBar {
 
     fn of(function: &Arc<Function>, number: u8, device: DeviceId) -> Result<Self, Error> {
         // Before it is mapped: from here on the function is closed after the last region that others reach.
-        function.presence().lend();
+        let loan = function.presence().lend();
         let bar = function.map_bar(number.into())?;
         let dma_buf = match function.space().backend() {
             Backend::Iommufd => export(function, number, bar.len()),
@@ -124,7 +124,9 @@ impl PeerBar {
         };
         let bus = function.space().sysfs().bar_address(function.address(), number.into());
         let name = format!("{}/{number}", function.name());
-        Self::new(&name, device, bar, Arc::clone(function.presence()), dma_buf, bus)
+        let opened = Self::new(&name, device, bar, Arc::clone(function.presence()), dma_buf, bus)?;
+        loan.settle();
+        Ok(opened)
     }
 
     fn new(

@@ -16,7 +16,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
 };
@@ -60,8 +60,9 @@ pub(crate) struct Presence {
     stopped: AtomicBool,
     /// Its file is closed.
     closed: AtomicBool,
-    /// Other functions reach its memory: it stays open until they let go, or its addresses could become somebody else's.
-    lent: AtomicBool,
+    /// BARs of it that other functions may reach: it stays open until they let go, or its addresses could become somebody
+    /// else's.
+    lent: AtomicUsize,
     interrupts: Mutex<Vec<Weak<EventFd>>>,
     bars: Mutex<Vec<Weak<Reserved>>>,
 }
@@ -102,9 +103,10 @@ impl Presence {
         bars.push(Arc::downgrade(range));
     }
 
-    /// From now on it is closed by its users alone.
-    pub(crate) fn lend(&self) {
-        self.lent.store(true, Ordering::Release);
+    /// From now on it is closed by its users alone, unless the loan is dropped: then nobody got the memory.
+    pub(crate) fn lend(self: &Arc<Self>) -> Loan {
+        self.lent.fetch_add(1, Ordering::AcqRel);
+        Loan(Arc::clone(self))
     }
 
     /// Whether its file was closed under those who still hold registers of it.
@@ -123,7 +125,7 @@ impl Presence {
         self.stopped.store(true, Ordering::Release);
         // The lock is kept to the end: a BAR that is mapped meanwhile comes after, and is given up by who mapped it.
         let bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.lent.load(Ordering::Acquire) {
+        if self.lent.load(Ordering::Acquire) > 0 {
             return Ok(false);
         }
         let nothing = sys::open(Path::new("/dev/null"), libc::O_RDWR)?;
@@ -147,6 +149,24 @@ impl Presence {
         if self.gone().is_some() {
             event.raise();
         }
+    }
+}
+
+/// A BAR that is about to be lent.
+#[derive(Debug)]
+#[must_use = "dropped, it takes the loan back"]
+pub(crate) struct Loan(Arc<Presence>);
+
+impl Loan {
+    /// Somebody has the memory: it stays lent for the function's life.
+    pub(crate) fn settle(self) {
+        self.0.lent.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.0.lent.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -210,11 +230,16 @@ impl Hold {
         if self.presence.is_closed() {
             return true;
         }
-        let stopped = self.presence.is_stopped() || self.config.stop_dma(self.device.as_fd());
+        let stopped = self.stop_dma();
+        let for_good = stopped && matches!(why, Gone::Requested | Gone::Closed);
         tracing::debug!(?why, stopped, "a PCI function goes");
+        if for_good {
+            // Before anybody learns of it: who asks then must not find a file that answers no more.
+            self.presence.stopped.store(true, Ordering::Release);
+        }
         self.presence.lose(why);
-        if !stopped || !matches!(why, Gone::Requested | Gone::Closed) {
-            return false;
+        if !for_good {
+            return self.presence.is_closed();
         }
         match self.presence.let_go(self.device.as_fd()) {
             Ok(true) => {
@@ -224,7 +249,15 @@ impl Hold {
             Ok(false) => tracing::info!("its memory is lent: it is closed when the last region of it is gone"),
             Err(errno) => tracing::warn!(errno, "could not close it: the kernel waits until its users are gone"),
         }
-        false
+        // Another thread may have done it meanwhile.
+        self.presence.is_closed()
+    }
+
+    /// Takes bus mastership away; `true`: it can touch no memory any more. Asked again at the end: another thread may have
+    /// stopped it for good and closed the file that was asked in between.
+    pub(crate) fn stop_dma(&self) -> bool {
+        let presence = &self.presence;
+        presence.is_stopped() || self.config.stop_dma(self.device.as_fd()) || presence.is_stopped()
     }
 }
 
@@ -323,6 +356,47 @@ mod tests {
         presence.lose(Gone::Failed);
         assert_eq!(presence.gone(), Some(Gone::Requested), "the first reason counts");
         drop(watcher);
+    }
+
+    #[test]
+    fn who_asks_while_another_thread_closes_it_learns_that_it_is_quiet() {
+        for round in 0..500 {
+            let (file, config) = crate::config::fake(0x0006);
+            let hold = Hold::new(Arc::default(), config, file, None);
+            let barrier = std::sync::Barrier::new(3);
+            let (closed, also, stopped) = std::thread::scope(|scope| {
+                let close = |why| {
+                    let (hold, barrier) = (&hold, &barrier);
+                    move || {
+                        barrier.wait();
+                        hold.lose(why)
+                    }
+                };
+                let (first, second) = (scope.spawn(close(Gone::Requested)), scope.spawn(close(Gone::Closed)));
+                barrier.wait();
+                let stopped = hold.stop_dma();
+                (first.join().unwrap(), second.join().unwrap(), stopped)
+            });
+            assert!(closed && also && stopped, "round {round}: {closed} {also} {stopped}");
+        }
+    }
+
+    #[test]
+    fn a_loan_that_comes_to_nothing_is_taken_back() {
+        let (file, config) = crate::config::fake(0x0006);
+        let presence = Arc::new(Presence::default());
+        let hold = Hold::new(Arc::clone(&presence), config, file, None);
+        let (kept, failed) = (presence.lend(), presence.lend());
+        drop(failed);
+        assert!(!hold.lose(Gone::Requested), "the other one may still get it");
+        drop(kept);
+        assert!(hold.lose(Gone::Requested));
+        let (file, config) = crate::config::fake(0x0006);
+        let presence = Arc::new(Presence::default());
+        let hold = Hold::new(Arc::clone(&presence), config, file, None);
+        presence.lend().settle();
+        drop(presence.lend());
+        assert!(!hold.lose(Gone::Requested), "it is lent");
     }
 
     #[test]
