@@ -3,8 +3,10 @@
 //! Nothing keeps a device from other memory here, so the kernel must leave the pages where they are. Locked memory is not
 //! enough: the kernel compacts it (`vm.compact_unevictable_allowed`), moves it between NUMA nodes, and gives the parent of a
 //! fork a copy when it writes. Pages of the reserved pool (hugetlbfs, `MAP_HUGETLB`) are left alone by all of these; only
-//! contiguous allocations (CMA), memory that is unplugged, and who asks for it (`migrate_pages(2)`) move them. Other memory
-//! is refused, and a child of a fork gets none of it (`MADV_DONTFORK`; it stays so for the rest of the mapping's life).
+//! contiguous allocations (CMA), memory that is unplugged, who asks for it (`migrate_pages(2)`), and soft offlining move them:
+//! the last is what a kernel or a daemon (`ras_cec`, mcelog, rasdaemon) does to pages with corrected memory errors. Nothing here
+//! keeps it from that; a machine that is run so has it switched off. Other memory is refused, and a child of a fork gets none
+//! of it (`MADV_DONTFORK`; it stays so for the rest of the mapping's life).
 //!
 //! With an IOMMU none of this is needed: pinned pages stay, and the kernel copies them for the child at once (Linux 5.9).
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -56,7 +57,9 @@ struct Member {
 
 #[derive(Debug)]
 pub(super) struct Container {
+    /// Another file after the last group has left.
     fd: OwnedFd,
+    path: PathBuf,
     kind: Kind,
     /// By number. A group can be opened once, so its functions share the descriptor.
     groups: Mutex<BTreeMap<String, Member>>,
@@ -65,14 +68,15 @@ pub(super) struct Container {
 impl Container {
     pub(super) fn open(sysfs: &Sysfs, kind: Kind) -> Result<Self, Error> {
         const FILE: &str = "/dev/vfio/vfio";
-        let fd = sys::open(&sysfs.path(&FILE[1..]), libc::O_RDWR).map_err(|errno| fault::open_error(errno, FILE))?;
+        let path = sysfs.path(&FILE[1..]);
+        let fd = sys::open(&path, libc::O_RDWR).map_err(|errno| fault::open_error(errno, FILE))?;
         let failed = |errno, what| fault::error(errno, Verb::Open, FILE, what);
         let version = sys::vfio::api_version(fd.as_fd()).map_err(|errno| failed(errno, "asking for the version"))?;
         let has =
             sys::vfio::has_extension(fd.as_fd(), kind.number()).map_err(|errno| failed(errno, "asking for type 1"))?;
         let unsupported = |detail: String| Error::new(ErrorKind::Unsupported, Verb::Open).at(FILE).detail(detail);
         match (version, kind) {
-            (sys::vfio::API_VERSION, _) if has => Ok(Self { fd, kind, groups: Mutex::default() }),
+            (sys::vfio::API_VERSION, _) if has => Ok(Self { fd, path, kind, groups: Mutex::default() }),
             (sys::vfio::API_VERSION, Kind::Type1) => {
                 Err(unsupported("the kernel has no type-1 IOMMU, version 2".into())
                     .remedy("load the module: modprobe vfio_iommu_type1"))
@@ -158,6 +162,7 @@ impl Container {
         Ok((device, Some(limits(&told))))
     }
 
+    /// Called while nobody maps or unmaps.
     pub(super) fn leave(&self, group: &str) -> Left {
         let mut groups = self.groups();
         let Some(member) = groups.get_mut(group) else { return Left::Others };
@@ -166,7 +171,16 @@ impl Container {
             return Left::Others;
         }
         groups.remove(group);
-        if groups.is_empty() { Left::Last } else { Left::Others }
+        if !groups.is_empty() {
+            return Left::Others;
+        }
+        // A forked child may keep the group, and with it the container, which then has its type already: the next group
+        // that joins gets a new one.
+        let renewed = sys::open(&self.path, libc::O_RDWR).and_then(|new| sys::replace(self.fd.as_fd(), new.as_fd()));
+        if let Err(errno) = renewed {
+            tracing::debug!(errno, "the old container is used again");
+        }
+        Left::Last
     }
 
     pub(super) fn map(&self, source: &Source, iova: u64, len: u64) -> Result<(), i32> {
@@ -205,6 +219,32 @@ mod tests {
         let old = limits(&caps::Iommu { page_sizes: 0x20_0000, ranges: None, entries_left: None });
         assert_eq!((old.unit, old.entries_max), (2 << 20, TYPE1_ENTRIES));
         assert!(old.usable.iter().all(|window| window.last < 0xFEE0_0000 || window.first > 0xFEEF_FFFF));
+    }
+
+    #[test]
+    fn after_the_last_group_the_container_is_a_new_one() {
+        let tree = crate::fake::Tree::new();
+        let file = |text: &str| {
+            tree.write("dev/vfio/vfio.new", text);
+            let path = tree.sysfs().path("dev/vfio/vfio");
+            std::fs::rename(tree.sysfs().path("dev/vfio/vfio.new"), &path).unwrap();
+            path
+        };
+        let path = file("old");
+        let member = || Member { fd: sys::open(&path, libc::O_RDWR).unwrap(), functions: 1 };
+        let groups = Mutex::new([("1".to_owned(), member()), ("2".to_owned(), member())].into());
+        let fd = sys::open(&path, libc::O_RDWR).unwrap();
+        let container = Container { fd, path: path.clone(), kind: Kind::Type1, groups };
+        file("new");
+        let text = || {
+            let mut bytes = [0; 3];
+            sys::pread_exact(container.fd.as_fd(), &mut bytes, 0).unwrap();
+            String::from_utf8(bytes.into()).unwrap()
+        };
+        assert_eq!(container.leave("1"), Left::Others);
+        assert_eq!(text(), "old");
+        assert_eq!(container.leave("2"), Left::Last);
+        assert_eq!(text(), "new");
     }
 
     #[test]
