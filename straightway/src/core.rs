@@ -261,7 +261,8 @@ impl Core {
             staging: Ok(()),
         };
         let caps = self.backends.transport_caps(destination);
-        let plan = sw_engine::plan(object, &facts, &caps, policy, &self.rates(), verb);
+        let rates = if is_rated(destination) { self.rates() } else { RateTable::new() };
+        let plan = sw_engine::plan(object, &facts, &caps, policy, &rates, verb);
         match present {
             Ok(()) => plan,
             // It says what is missing, and what to do.
@@ -365,10 +366,11 @@ impl Core {
         }
     }
 
-    /// Remembers how fast a large operation was.
-    pub(crate) fn rate(&self, completion: &Completion, source: Source) {
+    /// Remembers how fast a large operation into (or from) `destination` was.
+    pub(crate) fn rate(&self, completion: &Completion, destination: Destination, source: Source) {
         if let Ok(bytes) = completion.result
             && bytes >= RATED_BYTES
+            && is_rated(destination)
             && let Some(class) = completion.rate_class()
         {
             let class = RateClass { resident: source == Source::PageCache, ..class };
@@ -427,6 +429,15 @@ impl std::fmt::Debug for Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// Whether rates of this memory are kept, and looked at in its plans. Behind PCI the same landing has another rate than in
+/// host memory, and the table does not tell the two apart; a GPU's is always staged.
+fn is_rated(destination: Destination) -> bool {
+    match destination {
+        Destination::Host | Destination::Gpu(_) => true,
+        Destination::Bar(_) | Destination::PeerMemory(_) => false,
     }
 }
 

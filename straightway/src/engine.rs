@@ -391,3 +391,36 @@ fn file_path(uri: &Uri, verb: Verb) -> Result<&str, Error> {
             .remedy("name the whole object")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sw_engine::PciAddress;
+
+    use super::*;
+    use crate::{core::Source, policy::PciBar};
+
+    #[test]
+    fn rates_behind_pci_are_not_taken_for_rates_of_host_memory() {
+        let path = std::env::temp_dir().join(format!("straightway-rated-{}", std::process::id()));
+        std::fs::write(&path, vec![7; 2 << 20]).unwrap();
+        let engine = Engine::builder().build().unwrap();
+        let object = engine.open(&Uri::from_path(&path).unwrap()).unwrap();
+        let mut lane = engine.lane(Destination::Host).unwrap();
+        let target = lane.target(&object, &Policy::Any, Verb::Read).unwrap();
+        let memory = engine.allocate(Destination::Host, 2 << 20, 0).unwrap();
+        lane.submit(crate::Lane::op(0, Verb::Read, target, 0, memory)).unwrap();
+        while lane.poll(Duration::from_secs(1), 1) == 0 {}
+        let done = lane.pop().unwrap();
+        std::fs::remove_file(&path).unwrap();
+
+        let address = PciAddress { domain: 0, bus: 3, device: 0, function: 0 };
+        for behind_pci in [Destination::PeerMemory(address), Destination::Bar(PciBar { address, bar: 2 })] {
+            engine.core.rate(&done, behind_pci, Source::PageCache);
+        }
+        assert_eq!(engine.core.rates().rows(), &[]);
+        engine.core.rate(&done, Destination::Host, Source::PageCache);
+        assert_eq!(engine.core.rates().rows().len(), 1);
+    }
+}

@@ -126,7 +126,7 @@ impl Request {
         };
         match core.run_inline(group, op) {
             Ok(done) => {
-                core.rate(&done, source);
+                core.rate(&done, destination, source);
                 done.into()
             }
             Err(op) => Pending::send(core, op, destination).wait(),
@@ -336,11 +336,11 @@ impl Future for Pending {
                     (Some(error), Poll::Pending) => failed(error),
                     (None, Poll::Pending) => return Poll::Pending,
                 };
-                if let State::Sent { cell, .. } = std::mem::replace(&mut self.state, State::Over(None)) {
+                if let State::Sent { cell, destination, .. } = std::mem::replace(&mut self.state, State::Over(None)) {
                     self.core.cells.put(cell);
-                }
-                if let Some(op) = &done.op {
-                    self.core.rate(&done, source_of(op));
+                    if let Some(op) = &done.op {
+                        self.core.rate(&done, destination, source_of(op));
+                    }
                 }
                 Poll::Ready(done.into())
             }
