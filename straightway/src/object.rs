@@ -27,7 +27,8 @@ pub struct Object {
 impl Object {
     pub(crate) fn new(inner: Arc<sw_engine::Object>, clock: Clock) -> Self {
         let part = (0, inner.len);
-        Self { inner, targets: Arc::new(Targets::new(clock)), reaches: Arc::default(), part }
+        let members = inner.stripe.as_ref().map_or(0, |(_, members)| members.len());
+        Self { inner, targets: Arc::new(Targets::new(clock)), reaches: Arc::new(Reaches::new(members)), part }
     }
 
     /// A part of it, as an object of its own that starts at byte `offset` and has `len` bytes (`None`: all up to the end).
@@ -118,6 +119,13 @@ impl Object {
     /// Where the target under a policy is kept.
     pub(crate) fn cached_target(&self, destination: Destination, policy: Policy, verb: Verb) -> TargetSlot<'_> {
         self.targets.slot(&self.inner, destination, policy, verb)
+    }
+
+    /// What it consists of: its members, or itself.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &sw_engine::Object> {
+        let members = self.inner.stripe.as_ref().map_or(&[][..], |(_, members)| members);
+        let alone = members.is_empty().then_some(&self.inner);
+        members.iter().chain(alone).map(|inner| &**inner)
     }
 
     /// What is known of its ways to memory of other devices.

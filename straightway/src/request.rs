@@ -220,8 +220,19 @@ pub(crate) fn target(
             Target::striped(object.inner.clone(), choices)?
         }
     };
-    let _ = cached.set(target.clone());
+    // What was planned for now only is planned again.
+    if object.members().all(|inner| is_settled(object, inner, destination)) {
+        let _ = cached.set(target.clone());
+    }
     Ok(target)
+}
+
+/// Whether the same plan follows next time from what is known of `inner` (`object`, or a member of it) and a destination.
+fn is_settled(object: &Object, inner: &sw_engine::Object, destination: Destination) -> bool {
+    match destination {
+        Destination::Host | Destination::Gpu(_) | Destination::Bar(_) => true,
+        Destination::PeerMemory(provider) => object.reaches().is_settled(inner.id, provider),
+    }
 }
 
 fn source_of(op: &Op) -> Source {

@@ -27,7 +27,7 @@ pub(crate) fn code(error: &io::Error) -> i32 {
 }
 
 /// Runs `call` until it is not interrupted, at most [`INTERRUPTS_MAX`] times.
-fn uninterrupted<T: PartialOrd + Default>(mut call: impl FnMut() -> T) -> Result<T, i32> {
+pub(crate) fn uninterrupted<T: PartialOrd + Default>(mut call: impl FnMut() -> T) -> Result<T, i32> {
     for _ in 0..INTERRUPTS_MAX {
         let result = call();
         if result >= T::default() {
@@ -311,6 +311,19 @@ pub(crate) fn pread(fd: BorrowedFd<'_>, into: &mut [u8], offset: i64) -> Result<
     // SAFETY: pointer and length name a live slice that is ours alone.
     let done = uninterrupted(|| unsafe { libc::pread(fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), offset) })?;
     Ok(usize::try_from(done).unwrap_or(0))
+}
+
+/// Where the data of a file goes on, at or after `offset`; `None` if there is only a hole up to its end. Blocks that are
+/// reserved and were never written are a hole.
+pub(crate) fn next_data(fd: BorrowedFd<'_>, offset: i64) -> Result<Option<u64>, i32> {
+    // SAFETY: no pointers.
+    match uninterrupted(|| unsafe { libc::lseek(fd.as_raw_fd(), offset, libc::SEEK_DATA) }) {
+        Ok(at) => Ok(u64::try_from(at).ok()),
+        Err(libc::ENXIO) => Ok(None),
+        // Nobody knows of holes here.
+        Err(libc::EINVAL) => Ok(u64::try_from(offset).ok()),
+        Err(errno) => Err(errno),
+    }
 }
 
 pub(crate) fn fsync(fd: BorrowedFd<'_>) -> Result<(), i32> {

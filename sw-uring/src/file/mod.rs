@@ -75,6 +75,15 @@ impl OpenFile {
         let stat = sys::fstat(self.buffered())?;
         Ok(if stat.kind() == libc::S_IFBLK { stat.special } else { stat.device })
     }
+
+    /// Its own number, if it is a block device itself.
+    ///
+    /// # Errors
+    /// The errno of `fstat`.
+    pub(crate) fn block_device(&self) -> Result<Option<u64>, i32> {
+        let stat = sys::fstat(self.buffered())?;
+        Ok((stat.kind() == libc::S_IFBLK).then_some(stat.special))
+    }
 }
 
 impl FileStore {

@@ -21,11 +21,12 @@ mod acs;
 mod live;
 mod map;
 mod prove;
+mod relay;
 mod topology;
 
 pub use live::provider_of;
 pub use map::{PeerMemory, Provider, expect, providers};
-pub use prove::{Proof, SELF_TEST_BYTES, explain, prove, reach, self_test};
+pub use prove::{Answer, Lasts, Proof, SELF_TEST_BYTES, explain, prove, reach, self_test};
 pub use topology::{Doubt, Verdict};
 
 pub(crate) use live::is_peer;

@@ -141,6 +141,24 @@ pub(super) fn verdict(machine: &Machine, provider: PciAddress, below: &Below) ->
     }
 }
 
+/// Whether a block that arrives right shows it for all drives below: it does for one drive, and across a switch the bytes of
+/// each drive turn round in the same way.
+pub(super) fn one_block_shows(below: &Below, tree: Verdict) -> bool {
+    match (below, tree) {
+        (_, Verdict::Across { .. }) => true,
+        (Below::Functions(drives), _) => drives.len() == 1,
+        // There may be several.
+        (Below::Unknown(Doubt::NoDevice), _) => false,
+        (Below::Unknown(_) | Below::NotPci, _) => true,
+    }
+}
+
+/// Whether a block device is a drive itself, or a part of one: what is read of it, zeros as well, the drive has written.
+pub(super) fn is_drive(machine: &Machine, device: u64) -> bool {
+    let node = machine.path(&format!("sys/dev/block/{}:{}", libc::major(device), libc::minor(device)));
+    fs::canonicalize(node).is_ok_and(|node| !functions(&node).is_empty())
+}
+
 fn worse(one: Verdict, other: Verdict) -> Verdict {
     let rank = |verdict: &Verdict| match verdict {
         Verdict::Across { hops } => (0, *hops),
@@ -256,9 +274,8 @@ impl Chain {
 }
 
 fn between(machine: &Machine, provider: PciAddress, client: PciAddress) -> Verdict {
-    let (Some(up), Some(down)) = (Chain::of(machine, provider), Chain::of(machine, client)) else {
-        return Verdict::Refused(Reason::P2pNotPci);
-    };
+    let Some(up) = Chain::of(machine, provider) else { return Verdict::Refused(Reason::NoPeerPages) };
+    let Some(down) = Chain::of(machine, client) else { return Verdict::Refused(Reason::P2pNotPci) };
     let common = up.nodes.iter().enumerate().find_map(|(from_provider, (address, _))| {
         let from_client = down.nodes.iter().position(|(other, _)| other == address)?;
         Some((from_provider, from_client))

@@ -162,7 +162,36 @@ fn redirecting_ports_are_seen_and_unreadable_ones_are_not_guessed() {
 
 #[test]
 fn a_function_that_is_not_there_is_not_reached() {
-    assert_eq!(Tree::new().between("0000:77:00.0", "0000:00:00.0"), Verdict::Refused(Reason::P2pNotPci));
+    let tree = Tree::new();
+    assert_eq!(tree.between("0000:00:00.0", "0000:77:00.0"), Verdict::Refused(Reason::P2pNotPci));
+    // The memory is missing, and may come: nothing is said of the object.
+    assert_eq!(tree.between("0000:77:00.0", "0000:00:00.0"), Verdict::Refused(Reason::NoPeerPages));
+}
+
+#[test]
+fn one_block_shows_nothing_for_drives_that_it_is_not_on() {
+    let [one, other] = [SAME_SWITCH, OTHER_PORT].map(|text| PciAddress::of_name(text).unwrap());
+    let (across, bridge) = (Verdict::Across { hops: 4 }, Verdict::HostBridge { hops: 6 });
+    let (alone, both) = (Below::Functions(vec![one]), Below::Functions(vec![one, other]));
+    assert!(one_block_shows(&alone, bridge) && one_block_shows(&both, across));
+    let untold = Verdict::Unproven(Doubt::AcsUnreadable);
+    assert!(!one_block_shows(&both, bridge) && !one_block_shows(&both, untold));
+    let nobody = |doubt| one_block_shows(&Below::Unknown(doubt), Verdict::Unproven(doubt));
+    assert!(!nobody(Doubt::NoDevice), "btrfs over any number of drives");
+    assert!(nobody(Doubt::Fabrics));
+}
+
+#[test]
+fn drives_and_their_partitions_are_told_from_volumes() {
+    let tree = Tree::with_switch(Some(0));
+    let drive = "pci0000:00/0000:00:03.0/0000:05:00.0/nvme/nvme0/nvme0n1";
+    tree.disk(drive, "259:0");
+    tree.disk(&format!("{drive}/nvme0n1p2"), "259:2");
+    tree.disk("virtual/block/dm-0", "253:0");
+    tree.link("sys/devices/virtual/block/dm-0/slaves/nvme0n1", &format!("sys/devices/{drive}"));
+    let told = [(259, 0), (259, 2), (253, 0), (8, 0)]
+        .map(|(major, minor)| is_drive(&tree.machine(), libc::makedev(major, minor)));
+    assert_eq!(told, [true, true, false, false]);
 }
 
 #[test]
