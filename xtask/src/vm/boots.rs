@@ -113,7 +113,7 @@ pub const BOOTS: &[Boot] = &[
         iommu: Iommu::Off,
         append: "nvme.poll_queues=1",
         memory_mib: 768,
-        tests_min: 25,
+        tests_min: 32,
         limit_s: 180,
     },
     Boot {

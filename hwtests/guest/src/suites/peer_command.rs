@@ -132,6 +132,7 @@ fn commands(context: &Context) -> Verdict {
         |role| -> Result<String, Stop> { Ok(generic(&namespace(context, role)?)?.to_string_lossy().into_owned()) };
     let ways = load(context, &part(&node("nvme-near")?), &into, "any", &want)?;
     context.fact(&json!({"near": near, "by commands": ways}));
+    all_ways(&ways, "nvme-passthrough/dma", "BEST")?;
     let (_, want) = stored(context, "nvme-a")?;
     let far = part(&node("nvme-a")?);
     // A namespace's generic node has no page cache: a slab is the other way.
