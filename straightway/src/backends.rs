@@ -23,14 +23,11 @@ use crate::{
     builder::Config,
     clock::Clock,
     doctor::{Fact, Health},
-    nvme::Nvme,
+    nvme::{Nvme, RESERVED_PAGE_BYTES},
     policy::Destination,
     reach::Scratches,
     staging::{self, Source, Staging},
 };
-
-/// Bytes of a reserved huge page.
-const RESERVED_PAGE_BYTES: u32 = 2 << 20;
 
 /// Every transport of this build, by the name that routes print.
 pub(crate) const TRANSPORTS: [TransportName; 4] =
@@ -273,16 +270,14 @@ impl Backends {
 
     /// The parts of one lane, for host memory or for one GPU.
     pub(crate) fn parts(&self, owner: Owner, destination: Destination) -> Result<LaneParts, Error> {
-        let StagingShape { slab_bytes, count } = match destination {
+        let shape = match destination {
             Destination::Gpu(ordinal) => self.staging(ordinal)?.shape,
             Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => {
                 StagingShape { slab_bytes: self.config.io_bytes, count: HOST_SLABS }
             }
         };
-        let pages = self.nvme.slab_pages(destination);
-        // Without an IOMMU a region has to be in one piece, and only one reserved page is.
-        let in_a_page = (RESERVED_PAGE_BYTES / slab_bytes.max(1)).max(1);
-        let count = if pages == HugePages::Reserved { count.min(in_a_page) } else { count };
+        let pages = self.nvme.slab_pages();
+        let StagingShape { slab_bytes, count } = if pages == HugePages::Reserved { in_one_page(shape) } else { shape };
         let staging = SlabPool::new(count, ByteLen(u64::from(slab_bytes)), pages).map_err(|cause| {
             Error::new(ErrorKind::ResourceLimit, Verb::Setup)
                 .detail(format!("no memory for the staging slabs: {cause}"))
@@ -363,7 +358,7 @@ impl Backends {
 
     pub(crate) fn lane_config(&self) -> LaneConfig {
         let usual = LaneConfig { ops_max: self.config.ops_per_lane, ..LaneConfig::default() };
-        match self.nvme.slab_pages(Destination::Host) {
+        match self.nvme.slab_pages() {
             HugePages::Reserved => LaneConfig { bounce_pages: HugePages::Reserved, ..usual },
             HugePages::Never | HugePages::Advise => usual,
         }
@@ -386,6 +381,12 @@ impl Backends {
     }
 }
 
+/// As much of a ring as lies in one reserved page, at least two slabs: without an IOMMU a region has to be in one piece.
+fn in_one_page(shape: StagingShape) -> StagingShape {
+    let slab_bytes = shape.slab_bytes.min(RESERVED_PAGE_BYTES / 2);
+    StagingShape { slab_bytes, count: shape.count.min(RESERVED_PAGE_BYTES / slab_bytes.max(1)) }
+}
+
 fn fact(name: &str, health: Health, value: &str, remedy: &str) -> Fact {
     Fact { name: name.to_owned(), health, value: value.to_owned(), remedy: remedy.to_owned() }
 }
@@ -398,4 +399,23 @@ fn copier(context: &Context, depth: u32) -> Result<Box<dyn CopyEngine>, Error> {
     };
     let engine = CudaCopyEngine::new(context, config).map_err(|error| error.into_error(Verb::Setup))?;
     Ok(Box::new(engine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_for_reserved_pages_fits_one_of_them() {
+        let shape = |slab_bytes, count| StagingShape { slab_bytes, count };
+        for (asked, got) in [
+            (shape(1 << 20, 4), shape(1 << 20, 2)),
+            (shape(64 << 20, 2), shape(1 << 20, 2)),
+            (shape(256 << 10, 1024), shape(256 << 10, 8)),
+            (shape(64 << 10, 2), shape(64 << 10, 2)),
+        ] {
+            assert_eq!(in_one_page(asked), got);
+            assert!(got.slab_bytes * got.count <= RESERVED_PAGE_BYTES);
+        }
+    }
 }

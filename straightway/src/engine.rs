@@ -168,6 +168,9 @@ impl Engine {
     ///
     /// *Blocking*: an engine that drives NVMe controllers pins large host memory here, about a second for tens of gigabytes.
     ///
+    /// With [`NvmeBackend::NoIommu`](crate::NvmeBackend::NoIommu), host memory of up to 2 MiB is a reserved huge page of its
+    /// own, as long as there are some; controllers reach other memory through slabs only.
+    ///
     /// # Errors
     /// `ResourceLimit`; `NoDevice` if there is no such GPU; `ApiMisuse` for zero bytes.
     pub fn allocate(&self, destination: Destination, len: u64, phase: u64) -> Result<Memory, Error> {
@@ -179,9 +182,10 @@ impl Engine {
         self.core.reap();
         match destination {
             Destination::Host => {
-                let buffer = match self.core.config.keep_bytes {
-                    0 => Buffer::allocate_with(ByteLen(len), phase, HugePages::Advise, Populate::Lazy),
-                    _ => Buffer::allocate_kept(ByteLen(len), phase, HugePages::Advise, &self.core.kept),
+                let buffer = match (self.core.backends.nvme.allocate(len, phase), self.core.config.keep_bytes) {
+                    (Some(buffer), _) => Ok(buffer),
+                    (None, 0) => Buffer::allocate_with(ByteLen(len), phase, HugePages::Advise, Populate::Lazy),
+                    (None, _) => Buffer::allocate_kept(ByteLen(len), phase, HugePages::Advise, &self.core.kept),
                 };
                 let memory = buffer
                     .map(Memory::from)

@@ -18,7 +18,7 @@ use sw_engine::{
     Error, ErrorKind, Object, PciAddress, Reason, Residency, Verb,
     seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
-use sw_mem::{DmaRegion, HugePages};
+use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, HugePages, Populate};
 use sw_nvme::{
     controller::{Controller, ControllerConfig, Life},
     directory::{self, Directory},
@@ -42,6 +42,9 @@ const QUEUE_PAIRS: u16 = 64;
 /// Memory from this size on is pinned by the thread that brings it. Below, a lane does it at the first I/O, and takes less
 /// than some milliseconds: the kernel pins 4 KiB pages at 10 GB/s or so.
 const PIN_EARLY_BYTES: u64 = 16 << 20;
+
+/// Bytes of a reserved huge page on x86-64 and on aarch64 with 4 KiB pages.
+pub(crate) const RESERVED_PAGE_BYTES: u32 = 2 << 20;
 
 /// See the module documentation.
 pub(crate) struct Nvme {
@@ -207,8 +210,9 @@ impl Nvme {
     /// The memory behind a BAR; opened and tested once.
     pub(crate) fn peer(&self, bar: PciBar) -> Result<PeerBar, Error> {
         let fail = |kind| Error::new(kind, Verb::Open).at(format!("bar:{}/{}", bar.address, bar.bar));
-        let device = Destination::Bar(bar)
-            .device()
+        let device = bar
+            .index()
+            .map(|index| DeviceId(DeviceId::PEER_FIRST + index))
             .ok_or_else(|| fail(ErrorKind::ResourceLimit).detail("too many different BARs in one process"))?;
         let mut opened = self.opened();
         if let Some(peer) = opened.peers.get(&device.0).filter(|peer| peer.gone().is_none()) {
@@ -222,20 +226,34 @@ impl Nvme {
         Ok(peer)
     }
 
-    /// What the slabs of a lane for `destination` are made of: without an IOMMU controllers reach nothing but reserved pages.
-    pub(crate) fn slab_pages(&self, destination: Destination) -> HugePages {
-        let bare = self.is_possible && self.config.nvme_backend == NvmeBackend::NoIommu;
-        match destination {
-            Destination::Gpu(_) => HugePages::Advise,
-            _ if bare => HugePages::Reserved,
-            _ => HugePages::Advise,
+    /// Whether controllers reach nothing but reserved pages, and regions in one piece.
+    fn is_bare(&self) -> bool {
+        self.is_possible && self.config.nvme_backend == NvmeBackend::NoIommu
+    }
+
+    /// What the slabs of a lane are made of.
+    pub(crate) fn slab_pages(&self) -> HugePages {
+        if self.is_bare() { HugePages::Reserved } else { HugePages::Advise }
+    }
+
+    /// Host memory that controllers reach, where that needs other memory than usual and `len` bytes of it can be had. Without
+    /// an IOMMU that is one page of the machine's reserved pool. `None`: take the usual memory; what it is no good for is told
+    /// by the I/O that needs it.
+    pub(crate) fn allocate(&self, len: u64, phase: u64) -> Option<Buffer> {
+        let whole = len.checked_add(phase % sw_mem::PAGE_BYTES)?;
+        if !self.is_bare() || whole > RESERVED_PAGE_BYTES.into() {
+            return None;
         }
+        Buffer::allocate_with(ByteLen(len), phase, HugePages::Reserved, Populate::Lazy)
+            .inspect_err(|error| tracing::debug!(%error, "memory that no controller reaches is taken"))
+            .ok()
     }
 
     /// Maps large memory for the controllers now, so that no lane stands still for it later. A refusal is told to the first
     /// I/O that needs it, which asks again.
     pub(crate) fn pin(&self, region: &DmaRegion) {
-        if region.len().0 < PIN_EARLY_BYTES {
+        // Without an IOMMU nothing is pinned.
+        if region.len().0 < PIN_EARLY_BYTES || self.is_bare() {
             return;
         }
         // Somebody opens a controller, which may take long: lanes do what is left.

@@ -97,7 +97,10 @@ fn not_reserved() -> Error {
         ErrorKind::Unsupported,
         "without an IOMMU memory must be of reserved huge pages: the kernel moves other pages",
     )
-    .remedy("reserve some (echo 64 > /proc/sys/vm/nr_hugepages) and map them (MAP_HUGETLB), or switch the IOMMU on")
+    .remedy(
+        "reserve some (echo 64 > /proc/sys/vm/nr_hugepages) and map them (MAP_HUGETLB), read and write \
+             through slabs (--policy require=staged), or switch the IOMMU on",
+    )
 }
 
 /// The address of the first of `pages` pages, if each follows its neighbour. `read` fills in the entries from a page on.
@@ -128,7 +131,8 @@ fn contiguous(
                     ),
                 )
                 .remedy(
-                    "use reserved huge pages (vm.nr_hugepages) and regions of one huge page, or switch the IOMMU on",
+                    "use regions of one reserved huge page (vm.nr_hugepages), read and write through slabs (--policy \
+                     require=staged), or switch the IOMMU on",
                 ));
             }
             done += 1;
