@@ -28,6 +28,9 @@ const ASK_WITHIN: Duration = Duration::from_millis(100);
 
 /// Kinds of memory for which targets are kept.
 const KINDS: usize = 4;
+/// Targets for `any` that are kept for each kind of memory, verb and answer of the page cache: all kinds need one, peer
+/// memory one for each device. A program uses that of a few.
+const DEVICES: usize = 4;
 /// Policies whose targets are kept for each kind of memory, verb and answer of the page cache, besides `any`. A program has
 /// one or two; what it asks for beyond is planned each time.
 const POLICIES: usize = 3;
@@ -54,16 +57,17 @@ pub(crate) struct Targets {
     epoch: AtomicU32,
 }
 
-/// Targets that differ in their policy. The first place is for `any`; the others are filled in order, and never again.
+/// Targets that differ in their policy, or in the device whose peer memory they are for. Places are filled in order, and
+/// never again.
 #[derive(Debug)]
 struct Shelf {
-    any: OnceLock<(Destination, Target)>,
+    any: [OnceLock<(Destination, Target)>; DEVICES],
     others: [OnceLock<(Policy, Destination, Target)>; POLICIES],
 }
 
 impl Shelf {
     const fn new() -> Self {
-        Self { any: OnceLock::new(), others: [const { OnceLock::new() }; POLICIES] }
+        Self { any: [const { OnceLock::new() }; DEVICES], others: [const { OnceLock::new() }; POLICIES] }
     }
 }
 
@@ -142,8 +146,8 @@ impl<'a> TargetSlot<'a> {
     /// The target, if it was planned before.
     pub(crate) fn get(self) -> Option<&'a Target> {
         if self.policy == Policy::Any {
-            let (destination, target) = self.kept.any.get()?;
-            return self.is_for(*destination).then_some(target);
+            let mut kept = self.kept.any.iter().map_while(OnceLock::get);
+            return kept.find(|(destination, _)| self.is_for(*destination)).map(|(_, target)| target);
         }
         let kept = self.kept.others.iter().map_while(OnceLock::get);
         let mut fitting = kept.filter(|(policy, destination, _)| *policy == self.policy && self.is_for(*destination));
@@ -166,17 +170,21 @@ impl<'a> TargetSlot<'a> {
             return Err(target);
         }
         if self.policy == Policy::Any {
-            return self.kept.any.set((self.destination, target)).map_err(|(_, target)| target);
+            return put(&self.kept.any, (self.destination, target)).map_err(|(_, target)| target);
         }
-        let mut entry = (self.policy, self.destination, target);
-        for place in &self.kept.others {
-            match place.set(entry) {
-                Ok(()) => return Ok(()),
-                Err(back) => entry = back,
-            }
-        }
-        Err(entry.2)
+        put(&self.kept.others, (self.policy, self.destination, target)).map_err(|(_, _, target)| target)
     }
+}
+
+/// Fills the first place that is free; gives `entry` back if none is.
+fn put<T>(places: &[OnceLock<T>], mut entry: T) -> Result<(), T> {
+    for place in places {
+        match place.set(entry) {
+            Ok(()) => return Ok(()),
+            Err(back) => entry = back,
+        }
+    }
+    Err(entry)
 }
 
 fn sum(all: impl Iterator<Item = Residency>) -> Residency {
@@ -189,4 +197,39 @@ fn sum(all: impl Iterator<Item = Residency>) -> Residency {
 
 fn nanos(time: Time) -> u64 {
     u64::try_from(time.since(Time::ZERO).as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sw_engine::{MemoryFacts, PciAddress, RateTable, seam::OpenMode, seam::Store as _};
+    use sw_uring::{FileStore, PREADV2, ThreadsConfig, ThreadsTransport};
+
+    use super::*;
+
+    #[test]
+    fn targets_for_peer_memory_of_several_devices_are_kept_side_by_side() {
+        use sw_engine::seam::Transport as _;
+        let path = std::env::current_exe().unwrap();
+        let object: Arc<Object> = FileStore::new(PREADV2).open(path.to_str().unwrap(), OpenMode::Read).unwrap();
+        let caps = [ThreadsTransport::new(ThreadsConfig::default()).unwrap().caps()];
+        let plan =
+            sw_engine::plan(&object, &MemoryFacts::HOST, &caps, &Policy::Any, &RateTable::new(), Verb::Read).choice;
+        let target = Target::new(object.clone(), plan.unwrap()).unwrap();
+        let targets = Targets::new(Clock::start());
+        let memory = |bus| Destination::PeerMemory(PciAddress { domain: 0, bus, device: 0, function: 0 });
+        let slot = |destination| targets.slot(&object, destination, Policy::Any, Verb::Read);
+        for bus in [1, 2] {
+            assert!(slot(memory(bus)).get().is_none());
+            slot(memory(bus)).set(target.clone()).unwrap();
+        }
+        assert!(slot(memory(1)).get().is_some() && slot(memory(2)).get().is_some());
+        assert!(slot(memory(3)).get().is_none() && slot(Destination::Host).get().is_none());
+        // Any GPU's is any other GPU's.
+        slot(Destination::Gpu(0)).set(target.clone()).unwrap();
+        assert!(slot(Destination::Gpu(1)).get().is_some());
+        let full = (3..20).filter(|bus| slot(memory(*bus)).set(target.clone()).is_err()).count();
+        assert_eq!(full, 17 + 2 - DEVICES);
+    }
 }
