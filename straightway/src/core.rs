@@ -197,7 +197,13 @@ impl Core {
             // Peer memory has addresses of this process: the same lanes move its bytes.
             Destination::Host | Destination::PeerMemory(_) => return Ok(&self.host),
             Destination::Gpu(ordinal) => self.gpus.get(usize::from(ordinal)),
-            Destination::Bar(bar) => bar.index().and_then(|index| self.bars.get(usize::from(index))),
+            Destination::Bar(bar) => {
+                if bar.known().is_none() {
+                    // Opens it, which gives it a place.
+                    self.backends.check_device(destination)?;
+                }
+                bar.known().and_then(|index| self.bars.get(usize::from(index)))
+            }
         };
         let slot = slot.ok_or_else(|| {
             Error::new(ErrorKind::NoDevice, Verb::Setup)

@@ -33,12 +33,15 @@ pub struct PciBar {
     pub bar: u8,
 }
 
-/// The BARs that destinations of this process named, by their place among the devices: few, and never forgotten, so that a
-/// device stands for the same BAR as long as the process lives.
+/// The BARs that this process opened, by their place among the devices: few, and never forgotten, so that a device stands
+/// for the same BAR as long as the process lives.
 static BARS: Mutex<Vec<PciBar>> = Mutex::new(Vec::new());
 
-/// Different BARs that one process can name.
+/// Different BARs that one process can open.
 pub(crate) const BARS_MAX: usize = 64;
+
+/// Stands for a BAR that was not opened, in plans: it is no device that has memory.
+const UNOPENED: DeviceId = DeviceId(u16::MAX);
 
 impl PciBar {
     fn parse(text: &str) -> Option<Self> {
@@ -47,7 +50,13 @@ impl PciBar {
         Some(Self { address: address.parse().ok()?, bar })
     }
 
-    /// Its place among the BARs that were named; `None` if there are too many.
+    /// Its place among the BARs that were opened.
+    pub(crate) fn known(self) -> Option<u16> {
+        let bars = BARS.lock().unwrap_or_else(PoisonError::into_inner);
+        u16::try_from(bars.iter().position(|known| *known == self)?).ok()
+    }
+
+    /// Takes a place for it, for who opens it; `None` if there are too many.
     pub(crate) fn index(self) -> Option<u16> {
         let mut bars = BARS.lock().unwrap_or_else(PoisonError::into_inner);
         let at = bars.iter().position(|known| *known == self);
@@ -67,12 +76,13 @@ impl PciBar {
 }
 
 impl Destination {
-    /// The device whose memory it is; `None` for what has addresses of this process, and for a BAR too many.
+    /// The device whose memory it is; `None` for what has addresses of this process. A BAR that was not opened has no memory
+    /// yet: one device stands for all of those.
     pub(crate) fn device(self) -> Option<DeviceId> {
         match self {
             Destination::Host | Destination::PeerMemory(_) => None,
             Destination::Gpu(ordinal) => Some(DeviceId(ordinal)),
-            Destination::Bar(bar) => bar.index().map(|index| DeviceId(DeviceId::PEER_FIRST + index)),
+            Destination::Bar(bar) => Some(bar.known().map_or(UNOPENED, |index| DeviceId(DeviceId::PEER_FIRST + index))),
         }
     }
 
@@ -171,6 +181,18 @@ mod tests {
         {
             assert_eq!(parse_policy(wrong).unwrap_err().kind(), ErrorKind::ApiMisuse, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_bar_that_is_only_planned_for_takes_no_place() {
+        let bar = |domain| PciBar { address: PciAddress { domain, bus: 9, device: 0, function: 0 }, bar: 0 };
+        for domain in 0..2 * u32::try_from(BARS_MAX).unwrap() {
+            assert_eq!((Destination::Bar(bar(domain)).device(), bar(domain).known()), (Some(UNOPENED), None));
+        }
+        let index = bar(1).index();
+        assert!(index.is_some() && bar(1).known() == index);
+        let device = DeviceId(DeviceId::PEER_FIRST + index.unwrap());
+        assert_eq!(Destination::Bar(bar(1)).device(), Some(device));
     }
 
     #[test]
