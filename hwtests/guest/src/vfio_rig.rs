@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::json;
 use sw_engine::seam::{Attach, IoKind, Transport};
 use sw_engine::{Fault, Object, PciAddress, Residency};
 use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan};
@@ -45,25 +46,34 @@ pub fn offers(address: PciAddress, backend: Backend) -> bool {
     }
 }
 
-/// Runs a test on each back end that there is.
+/// Runs a test on each back end that there is. One that a back end has no use for goes on with the next one.
 ///
 /// # Errors
-/// The first failure, with the back end's name; a skip if there is none.
+/// The first failure, with the back end's name; a skip if there is none, or if no back end had a use for it. What one of
+/// several had no use for is a fact.
 pub fn on_each(context: &Context, test: impl Fn(Backend) -> Result<(), Stop>) -> Result<(), Stop> {
     let address = bound(context, "nvme-a")?;
-    let mut tried = 0;
+    let (mut passed, mut skipped) = (0, Vec::new());
     for backend in BACKENDS.into_iter().filter(|backend| offers(address, *backend)) {
-        tried += 1;
         if backend == Backend::NoIommu {
             // Rings of more than a page, and data, need memory in one piece.
             std::fs::write(HUGE_PAGES, HUGE_PAGES_COUNT)?;
         }
         match test(backend) {
+            Ok(()) => passed += 1,
+            Err(Stop::Skip(reason)) => skipped.push(format!("{}: {reason}", backend.name())),
             Err(Stop::Fail(reason)) => return fail(format!("{}: {reason}", backend.name())),
-            other => other?,
         }
     }
-    if tried == 0 { skip("this kernel opens no function to user space") } else { Ok(()) }
+    match (passed, skipped.is_empty()) {
+        (0, true) => skip("this kernel opens no function to user space"),
+        (0, false) => skip(skipped.join("; ")),
+        (_, true) => Ok(()),
+        (_, false) => {
+            context.fact(&json!({"skipped": skipped}));
+            Ok(())
+        }
+    }
 }
 
 /// The transport of one thread.

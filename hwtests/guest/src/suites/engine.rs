@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use straightway::{Engine, Memory, NvmeBackend, Object, Uri};
+use straightway::{Destination, Engine, Memory, NvmeBackend, Object, Policy, Uri};
 use sw_engine::{ErrorKind, PciAddress};
 use sw_mem::{Buffer, ByteLen, HugePages, Populate};
 use sw_vfio::{Backend, ControllerClaim, Sysfs};
 
 use crate::block;
 use crate::context::{Context, write_text};
-use crate::registry::{Stop, Suite, Test, Verdict, fail, same};
+use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
 use crate::vfio_rig::{bound, on_each};
 
 pub const SUITE: Suite = Suite {
@@ -27,6 +27,13 @@ pub const SUITE: Suite = Suite {
             "pinned",
             "large memory is pinned by who brings it, and another thread's I/O goes on meanwhile",
             pinned,
+        )
+        .bed_only()
+        .limit_s(60),
+        Test::new(
+            "memory",
+            "what the engine allocates, any memory through slabs, and files beside a controller",
+            any_memory,
         )
         .bed_only()
         .limit_s(60),
@@ -157,7 +164,7 @@ fn pinned(context: &Context) -> Verdict {
     const LARGE: u64 = 192 << 20;
     on_each(context, |backend| {
         if backend == Backend::NoIommu {
-            return Ok(());
+            return skip("without an IOMMU nothing is pinned");
         }
         let address = filled(context)?;
         let engine = engine(backend)?;
@@ -169,7 +176,7 @@ fn pinned(context: &Context) -> Verdict {
         let (memory, took, meanwhile) = std::thread::scope(|scope| {
             let large = scope.spawn(|| {
                 let start = Instant::now();
-                engine.allocate(straightway::Destination::Host, LARGE, 0).map(|memory| (memory, start.elapsed()))
+                engine.allocate(Destination::Host, LARGE, 0).map(|memory| (memory, start.elapsed()))
             });
             let mut meanwhile = Vec::new();
             while !large.is_finished() {
@@ -195,6 +202,43 @@ fn pinned(context: &Context) -> Verdict {
             "unpinned_and_freed_s": start.elapsed().as_secs_f64()}),
         );
         Ok(())
+    })
+}
+
+/// The engine's own memory as it comes; memory that a controller may not reach, through slabs; a file, while the engine has a
+/// controller.
+fn any_memory(context: &Context) -> Verdict {
+    on_each(context, |backend| {
+        let address = filled(context)?;
+        let engine = engine(backend)?;
+        let object = engine.open(&uri(address)?)?;
+        let (want, staged) = (block::pattern(SEED, AT, LEN), straightway::parse_policy("require=staged")?);
+        let check = |what: &str, source: &Object, at: u64, policy: Policy, memory: Memory| {
+            let done = engine.read(source, at, memory).policy(policy).wait().ok()?;
+            let way = done.path.to_string();
+            let mut got = vec![0; LEN];
+            match done.into_memory() {
+                Some(memory) => memory.read(0, &mut got)?,
+                None => return fail(format!("{what}: the memory did not come back")),
+            }
+            context.fact(&json!({"backend": backend.name(), "memory": what, "way": way}));
+            same(what, &(got == want), &true)
+        };
+        let own = || engine.allocate(Destination::Host, LEN as u64, AT);
+        let usual =
+            || Buffer::allocate_with(ByteLen(LEN as u64), 0, HugePages::Never, Populate::Lazy).map(Memory::from);
+        check("its own memory", &object, AT, Policy::Any, own()?)?;
+        check("any memory, through slabs", &object, AT, staged, usual()?)?;
+        let large = engine.allocate(Destination::Host, 16 << 20, 0)?;
+        let done = engine.read(&object, 0, large).policy(staged).wait().ok()?;
+        same("large memory, through slabs", &done.result?, &(16 << 20))?;
+        let path = std::env::temp_dir().join("straightway-engine-memory");
+        std::fs::write(&path, &want)?;
+        let file = engine.open(&Uri::from_path(&path)?)?;
+        let read = check("a file into any memory", &file, 0, Policy::Any, usual()?)
+            .and_then(|()| check("a file into its own memory", &file, 0, Policy::Any, own()?));
+        std::fs::remove_file(&path)?;
+        read
     })
 }
 
