@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Machine;
+use crate::{fault::Fault, machine::Machine};
 
 /// Version of the JSON form. A field may be added under the same number; a change of meaning raises it.
 pub(crate) const SCHEMA: &str = "straightway-bench/1";
@@ -83,6 +83,9 @@ pub(crate) struct Side {
     /// Why it has no samples.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub absent: Option<String>,
+    /// Whether it is the product's and absent because it failed, not because something is not on this machine.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub failed: bool,
     /// One per round.
     pub samples: Vec<Sample>,
 }
@@ -181,6 +184,13 @@ impl Sample {
 }
 
 impl Side {
+    /// Leaves it out of its case.
+    pub(crate) fn leave_out(&mut self, fault: &Fault) {
+        self.absent = Some(fault.line());
+        self.failed = self.role == Role::Ours && !matches!(fault, Fault::Missing { .. });
+        self.samples.clear();
+    }
+
     /// Median of a metric over the rounds.
     pub(crate) fn median(&self, metric: Metric) -> Option<f64> {
         median(self.samples.iter().filter_map(|sample| sample.value(metric)).collect())

@@ -2,7 +2,14 @@ use super::*;
 
 fn side(name: &str, role: Role, seconds: &[f64]) -> Side {
     let sample = |s: &f64| Sample { ops: 100, bytes: 1000, seconds: *s, cpu_user_s: *s / 2.0, ..Sample::default() };
-    Side { name: name.into(), role, own_memory: None, absent: None, samples: seconds.iter().map(sample).collect() }
+    Side {
+        name: name.into(),
+        role,
+        own_memory: None,
+        absent: None,
+        failed: false,
+        samples: seconds.iter().map(sample).collect(),
+    }
 }
 
 fn case(ours: &[f64], peer: &[f64]) -> Case {

@@ -62,6 +62,7 @@ pub(crate) fn run(
         role: subject.role(),
         own_memory: subject.own_memory(),
         absent: None,
+        failed: false,
         samples: Vec::new(),
     };
     let mut sides: Vec<Side> = subjects.iter().map(|subject| side(subject.as_ref())).collect();
@@ -86,8 +87,7 @@ pub(crate) fn run(
                 // A side that fails once has no complete set of rounds to be compared in.
                 Err(fault) => {
                     tell(&format!("{name} round {} {}: absent: {}", round + 1, side.name, fault.line()));
-                    side.absent = Some(fault.line());
-                    side.samples.clear();
+                    side.leave_out(&fault);
                 }
             }
         }
@@ -136,7 +136,7 @@ mod tests {
         }
 
         fn role(&self) -> Role {
-            Role::Peer
+            if self.name == "ours" { Role::Ours } else { Role::Peer }
         }
 
         fn run(&mut self) -> Result<Sample, Fault> {
@@ -173,6 +173,21 @@ mod tests {
         assert_eq!(order.iter().filter(|name| **name == "b").count(), 2);
         assert_eq!(case.sides[1].absent.as_deref(), Some("luck; try again"));
         assert!(case.sides[1].samples.is_empty());
+    }
+
+    #[test]
+    fn only_our_own_side_fails_and_not_for_what_is_missing() {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let failed = |name, fails_at, checksum| {
+            let fake = Fake { name, order: Rc::clone(&order), fails_at, checksum, runs: 0 };
+            let before = Before { digest: Some("x".to_owned()), ..Before::default() };
+            let case = run("case", "a case", vec![Box::new(fake)], 1, &before, &mut |_| ());
+            assert!(case.sides[0].absent.is_some());
+            case.sides[0].failed
+        };
+        assert!(failed("ours", 0, "wrong"));
+        assert!(!failed("peer", 0, "wrong"));
+        assert!(!failed("ours", 1, "x"), "not on this machine");
     }
 
     #[test]

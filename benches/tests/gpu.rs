@@ -58,11 +58,15 @@ fn on_the_stand_in_our_sides_deliver_the_bytes_and_no_goal_is_judged() {
     // The harness compared it with the file's before it took the sample.
     assert_eq!(ours["checksum"].as_str().unwrap().len(), 64);
     assert_eq!(ours["path"]["bytes"]["staged"], 64 << 20, "{ours}");
-    // Each process measures its slabs anew, so the two may differ; the ring is the engine's budget in both.
-    for side in [ours, &sides[2]["samples"][0]] {
-        let number = |name: &str| side["more"][name].as_f64().unwrap();
-        assert_eq!(number("slab_bytes") * number("slabs"), f64::from(32 << 20), "{side}");
-    }
+    // The copies that they are held against are of the same slabs; the ring is the engine's budget.
+    let shape = |side: &serde_json::Value| {
+        let number = |name: &str| side["samples"][0]["more"][name].as_f64().unwrap();
+        (number("slab_bytes"), number("slabs"))
+    };
+    let (slab_bytes, slabs) = shape(&sides[0]);
+    assert_eq!(slab_bytes * slabs, f64::from(32 << 20), "{ours}");
+    assert!([&sides[1], &sides[2]].map(shape).iter().all(|other| *other == (slab_bytes, slabs)), "{sides:?}");
+    assert!(ours["path"]["staging"].as_str().unwrap().contains(" slabs of "), "{ours}");
     let goals = case["goals"].as_array().unwrap();
     assert_eq!(goals.len(), 3);
     for goal in goals {
@@ -89,6 +93,8 @@ fn a_device_that_loses_bytes_makes_our_side_absent() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("straightway: absent: straightway delivered wrong bytes"), "{said}");
+    assert!(said.contains("bench: gpu: straightway failed: straightway delivered wrong bytes"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
 }
 
 /// The last byte of each copy does not arrive. Samples are a few bytes of each part, but its ends are always among them.

@@ -55,17 +55,20 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     data::set_cache(std::slice::from_ref(&file), CacheState::Warm)?;
     // Not counted: it tells the shape of the ring, which the ceiling of the same slabs needs.
     let mut first = ours(bench, US, &file, &[]);
-    let shape = match first.run() {
-        Ok(sample) => Shape::of(&sample),
+    let shape = match first.run().and_then(|sample| Shape::of(&sample)) {
+        Ok(shape) => shape,
         Err(fault) => {
-            let why = format!("no staged read: {}", fault.line());
-            (bench.tell)(&format!("gpu: {why}"));
-            return Ok(vec![with_goals(absent(&why))]);
+            (bench.tell)(&format!("gpu: no staged read: {}", fault.line()));
+            let mut case = absent(&fault.line());
+            case.sides.iter_mut().for_each(|side| side.leave_out(&fault));
+            return Ok(vec![with_goals(case)]);
         }
     };
+    // The counted runs keep to that shape: measured anew it may be another, and the ceiling's would be of other slabs.
+    let staging = shape.staging();
     let mut subjects: Vec<Box<dyn Subject>> = vec![
-        Box::new(first),
-        Box::new(ours(bench, US_8, &file, &["--reactors=8"])),
+        Box::new(ours(bench, US, &file, &[&staging])),
+        Box::new(ours(bench, US_8, &file, &[&staging, "--reactors=8"])),
         copies(bench, SAME_SLABS, &shape.slab_bytes.to_string(), shape.ring_bytes),
         copies(bench, BEST_SLABS, SLAB_SIZES, BEST_RING_BYTES),
     ];
@@ -90,16 +93,27 @@ struct Shape {
 }
 
 impl Shape {
+    /// What a worker told of its ring.
+    ///
+    /// # Errors
+    /// `Output` if it told nothing: then there is nothing to compare with.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "whole numbers that a worker wrote as such, below 2^32"
     )]
-    fn of(sample: &Sample) -> Self {
-        let number = |name: &str, or: f64| sample.more.get(name).map_or(or, |value| *value) as u64;
-        // What the engine uses unless it measures something else: 32 slabs of 1 MiB.
-        let slab_bytes = number("slab_bytes", f64::from(1 << 20));
-        Self { slab_bytes, ring_bytes: slab_bytes * number("slabs", 32.0) }
+    fn of(sample: &Sample) -> Result<Self, Fault> {
+        let number = |name: &str| sample.more.get(name).map(|value| *value as u64).filter(|value| *value > 0);
+        let (Some(slab_bytes), Some(slabs)) = (number("slab_bytes"), number("slabs")) else {
+            let words = format!("no shape of its ring: {:?}", sample.path);
+            return Err(Fault::Output { program: US.to_owned(), words });
+        };
+        Ok(Self { slab_bytes, ring_bytes: slab_bytes * slabs })
+    }
+
+    /// As an argument of the worker.
+    fn staging(&self) -> String {
+        format!("--staging={}x{}", self.slab_bytes, self.ring_bytes / self.slab_bytes)
     }
 }
 
@@ -152,6 +166,7 @@ fn absent(why: &str) -> Case {
         role,
         own_memory: None,
         absent: Some(why.to_owned()),
+        failed: false,
         samples: Vec::new(),
     };
     let ours = [US, US_8].map(|name| side(name, Role::Ours));
@@ -192,7 +207,9 @@ mod tests {
         let mut sample = Sample::default();
         sample.more.insert("slab_bytes".to_owned(), 524_288.0);
         sample.more.insert("slabs".to_owned(), 64.0);
-        let shape = Shape::of(&sample);
+        let shape = Shape::of(&sample).unwrap();
         assert_eq!((shape.slab_bytes, shape.ring_bytes), (512 << 10, 32 << 20));
+        assert_eq!(shape.staging(), "--staging=524288x64");
+        assert!(Shape::of(&Sample::default()).is_err());
     }
 }

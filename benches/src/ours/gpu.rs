@@ -60,6 +60,9 @@ pub(crate) struct Staged {
     /// Threads that move bytes; the engine's own choice unless told.
     #[arg(long)]
     pub reactors: Option<u32>,
+    /// The staging slabs, BYTESxCOUNT; measured by the engine unless told.
+    #[arg(long)]
+    pub staging: Option<String>,
     /// Seed of the sampled places.
     #[arg(long)]
     pub seed: u64,
@@ -82,7 +85,11 @@ pub(crate) struct Copies {
 /// Reads the file `passes` times, all parts at once, then takes the digest of what is on the device.
 pub(crate) fn read(job: &Staged) -> Result<Sample, Fault> {
     let builder = Engine::builder();
-    let engine = job.reactors.map_or(builder.clone(), |count| builder.reactors(count)).build()?;
+    let builder = job.reactors.map_or(builder.clone(), |count| builder.reactors(count));
+    let engine = match &job.staging {
+        None => builder.build()?,
+        Some(shape) => builder.set("staging", shape)?.build()?,
+    };
     let object = engine.open(&Uri::from_path(&job.file)?)?;
     let mut memory = Vec::new();
     let mut at = 0;
