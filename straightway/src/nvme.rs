@@ -25,7 +25,9 @@ use sw_nvme::{
     namespace::Namespace,
     transport::{Completion, IO_BYTES_MAX, NvmeConfig, NvmeTransport},
 };
-use sw_vfio::{Backend, ControllerClaim, DmaSpace, Found, NamespaceClaim, PeerBar, Sysfs, VfioFunction, VfioWaiter};
+use sw_vfio::{
+    Backend, ControllerClaim, DmaSpace, Found, NamespaceClaim, PeerBar, StaysOpen, Sysfs, VfioFunction, VfioWaiter,
+};
 
 use crate::{
     builder::{Config, NvmeBackend, NvmeCompletion, NvmeUse},
@@ -86,9 +88,9 @@ impl Driven {
         up && self.controller.bus().gone().is_none()
     }
 
-    /// Shuts it down and closes its function, whatever objects and lanes still hold: their I/Os end typed. `false`: it may
-    /// still touch memory, or its memory is lent, and stays open and claimed.
-    fn let_go(&self) -> bool {
+    /// Shuts it down and closes its function, whatever objects and lanes still hold: their I/Os end typed. An error: it
+    /// stays open and claimed.
+    fn let_go(&self) -> Result<(), StaysOpen> {
         // One that is gone or was given up has nothing left to shut down.
         let _ = self.controller.shut_down();
         self.controller.bus().close()
@@ -171,12 +173,12 @@ impl Nvme {
                 return Ok(driven.clone());
             }
             self.directory.take_out(driven.index);
-            if !driven.let_go() {
-                return Err(Error::new(ErrorKind::NoDevice, Verb::Open)
+            driven.let_go().map_err(|why| {
+                Error::new(ErrorKind::NoDevice, Verb::Open)
                     .at(address.to_string())
-                    .detail("it is dead and could not be closed: it may still reach memory of this process")
-                    .remedy("free memory behind its BARs, or end the process"));
-            }
+                    .detail(format!("it is dead and could not be closed: {why}"))
+                    .remedy(why.remedy())
+            })?;
             opened.controllers.remove(&address);
         }
         let claim = ControllerClaim::take(&self.sysfs, address)?;
@@ -372,7 +374,9 @@ impl Nvme {
         let mut opened = self.opened();
         opened.is_closed = true;
         for (_, driven) in core::mem::take(&mut opened.controllers) {
-            driven.let_go();
+            if let Err(why) = driven.let_go() {
+                tracing::warn!(controller = driven.controller.name(), %why, "it stays open until the process ends");
+            }
         }
         opened.peers.clear();
         opened.space = None;

@@ -20,7 +20,7 @@ use crate::{
     config::Dma,
     fault,
     function::Function,
-    presence::{Gone, Presence},
+    presence::{Gone, Presence, StaysOpen},
     space::{Backend, DmaSpace},
     sys::{
         self,
@@ -82,9 +82,11 @@ impl VfioFunction {
     /// Closes the function now and gives its claim up, although others still hold it or its registers: those find nobody
     /// from then on. For one that nothing is in flight on, or that is gone; what it touched before is theirs again.
     ///
-    /// `false`: it stays open, because its DMA cannot be stopped, the kernel refuses, or its memory is lent to others.
     /// Nothing is done in a forked child. *Blocking*: the kernel resets the function, some 100 ms.
-    pub fn close(&self) -> bool {
+    ///
+    /// # Errors
+    /// Why it stays open.
+    pub fn close(&self) -> Result<(), StaysOpen> {
         self.function.close()
     }
 

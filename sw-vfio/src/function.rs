@@ -13,7 +13,7 @@ use crate::{
     claim::ControllerClaim,
     config::{Config, Dma},
     fault,
-    presence::{Gone, Hold, News, Presence, Watcher},
+    presence::{Gone, Hold, News, Presence, StaysOpen, Watcher},
     space::DmaSpace,
     sys::{self, event::EventFd, vfio::IrqInfo},
 };
@@ -213,10 +213,9 @@ impl Function {
         self.hold.tie(claim);
     }
 
-    /// Closes it now, whoever still holds it or registers of it. `false`: it stays open, because its DMA cannot be stopped or
-    /// its memory is lent to other functions. In a forked child nothing is done.
-    pub(crate) fn close(&self) -> bool {
-        !self.presence().is_child() && self.hold.lose(Gone::Closed)
+    /// Closes it now, whoever still holds it or registers of it. In a forked child nothing is done.
+    pub(crate) fn close(&self) -> Result<(), StaysOpen> {
+        if self.presence().is_child() { Err(StaysOpen::Forked) } else { self.hold.lose(Gone::Closed) }
     }
 
     /// Takes bus mastership away; `true`: it can touch no memory any more. In a forked child it is left alone: it never
@@ -381,8 +380,8 @@ mod tests {
                     std::thread::yield_now();
                 }
             }
-            assert!(function.close(), "again changes nothing");
-            assert!(function.close());
+            assert_eq!(function.close(), Ok(()));
+            assert_eq!(function.close(), Ok(()), "again changes nothing");
             assert_eq!(function.gone(), Some(if removed { Gone::Requested } else { Gone::Closed }));
             assert_eq!(config.command(file.as_fd()), Ok(0x0002));
             assert_ne!(inode(function.fd()), inode(file.as_fd()));
@@ -403,7 +402,7 @@ mod tests {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         let sealed = sys::open(std::path::Path::new(&path), libc::O_RDONLY).unwrap();
         sys::replace(function.fd(), sealed.as_fd()).unwrap();
-        assert!(!function.close());
+        assert_eq!(function.close(), Err(StaysOpen::Loud));
         assert_eq!(function.space().open_functions(), 1);
         assert_eq!(config.command(file.as_fd()), Ok(0x0006));
     }
@@ -416,5 +415,6 @@ mod tests {
         assert_eq!(function.gone(), Some(Gone::Requested));
         assert_eq!(inode(function.fd()), inode(file.as_fd()));
         assert_eq!(config.command(file.as_fd()), Ok(0x0002));
+        assert_eq!(function.close(), Err(StaysOpen::Lent));
     }
 }

@@ -47,7 +47,7 @@ pub use claim::{ControllerClaim, Found, NamespaceClaim};
 pub use facts::{Fact, Health, facts};
 pub use inventory::{FunctionFacts, NamespaceFacts, Use, Which, list, look};
 pub use peer::{PeerBar, PeerCopyEngine, QUEUE_DEPTH_MAX};
-pub use presence::Gone;
+pub use presence::{Gone, StaysOpen};
 pub use space::{Backend, DmaSpace, SpaceReport};
 pub use sysfs::Sysfs;
 pub use visibility::Visibility;

@@ -50,6 +50,46 @@ pub enum Gone {
     Closed = 5,
 }
 
+/// Why a function that was to be closed stays open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StaysOpen {
+    /// Its DMA could not be switched off: it may still reach memory of this process.
+    Loud,
+    /// Memory behind its BARs is lent to other functions, which reach it.
+    Lent,
+    /// The kernel refused what closing needs, with this errno.
+    Refused(i32),
+    /// It reported a fatal error: its users let go of it, nobody asked to close it.
+    NotAsked,
+    /// This process was forked from the one that has it.
+    Forked,
+}
+
+impl StaysOpen {
+    /// What the process can do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Loud => "end the process: the kernel resets the function then",
+            Self::Lent => "free the memory behind its BARs, then open it again",
+            Self::Refused(_) => "free memory and descriptors, then open it again, or end the process",
+            Self::NotAsked => "close what uses it",
+            Self::Forked => "leave it to the parent",
+        }
+    }
+}
+
+impl core::fmt::Display for StaysOpen {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Loud => f.write_str("its DMA could not be switched off: it may still reach memory of this process"),
+            Self::Lent => f.write_str("memory behind its BARs is lent to other functions"),
+            Self::Refused(errno) => write!(f, "the kernel refused to let go of it (errno {errno})"),
+            Self::NotAsked => f.write_str("it reported a fatal error, and its users have it still"),
+            Self::Forked => f.write_str("a forked child leaves it alone"),
+        }
+    }
+}
+
 /// Shared by a function, its registers and its watcher.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
@@ -120,19 +160,19 @@ impl Presence {
     }
 
     /// Lets go of the function's file, so that the kernel need not wait for those who still hold registers of it: the BARs
-    /// become all ones, the descriptor becomes one of `/dev/null`. `Ok(false)`: it has to stay, since its memory is lent.
-    fn let_go(&self, device: BorrowedFd<'_>) -> Result<bool, i32> {
+    /// become all ones, the descriptor becomes one of `/dev/null`.
+    fn let_go(&self, device: BorrowedFd<'_>) -> Result<(), StaysOpen> {
         self.stopped.store(true, Ordering::Release);
         // The lock is kept to the end: a BAR that is mapped meanwhile comes after, and is given up by who mapped it.
         let bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
         if self.lent.load(Ordering::Acquire) > 0 {
-            return Ok(false);
+            return Err(StaysOpen::Lent);
         }
-        let nothing = sys::open(Path::new("/dev/null"), libc::O_RDWR)?;
-        bars.iter().filter_map(Weak::upgrade).try_for_each(|range| range.blank())?;
-        sys::replace(device, nothing.as_fd())?;
+        let nothing = sys::open(Path::new("/dev/null"), libc::O_RDWR).map_err(StaysOpen::Refused)?;
+        let blanked = bars.iter().filter_map(Weak::upgrade).try_for_each(|range| range.blank());
+        blanked.and_then(|()| sys::replace(device, nothing.as_fd())).map_err(StaysOpen::Refused)?;
         self.closed.store(true, Ordering::Release);
-        Ok(true)
+        Ok(())
     }
 
     /// The mark itself, for the handler of bus errors: it may not take a lock.
@@ -225,10 +265,10 @@ impl Hold {
         }
     }
 
-    /// Stops its DMA, tells everybody that it is gone, and, if it may be closed at once, closes it. `true`: it is closed.
-    pub(crate) fn lose(&self, why: Gone) -> bool {
+    /// Stops its DMA, tells everybody that it is gone, and, if it may be closed at once, closes it.
+    pub(crate) fn lose(&self, why: Gone) -> Result<(), StaysOpen> {
         if self.presence.is_closed() {
-            return true;
+            return Ok(());
         }
         let stopped = self.stop_dma();
         let for_good = stopped && matches!(why, Gone::Requested | Gone::Closed);
@@ -238,19 +278,21 @@ impl Hold {
             self.presence.stopped.store(true, Ordering::Release);
         }
         self.presence.lose(why);
-        if !for_good {
-            return self.presence.is_closed();
-        }
-        match self.presence.let_go(self.device.as_fd()) {
-            Ok(true) => {
-                self.untie();
-                return true;
+        let closed = match (stopped, for_good) {
+            (false, _) => Err(StaysOpen::Loud),
+            (true, false) => Err(StaysOpen::NotAsked),
+            (true, true) => self.presence.let_go(self.device.as_fd()),
+        };
+        match closed {
+            Ok(()) => self.untie(),
+            // Another thread has done it meanwhile.
+            Err(_) if self.presence.is_closed() => return Ok(()),
+            Err(StaysOpen::Lent) => {
+                tracing::info!("its memory is lent: it is closed when the last region of it is gone");
             }
-            Ok(false) => tracing::info!("its memory is lent: it is closed when the last region of it is gone"),
-            Err(errno) => tracing::warn!(errno, "could not close it: the kernel waits until its users are gone"),
+            Err(why) => tracing::warn!(%why, "could not close it: the kernel waits until its users are gone"),
         }
-        // Another thread may have done it meanwhile.
-        self.presence.is_closed()
+        closed
     }
 
     /// Takes bus mastership away; `true`: it can touch no memory any more. Asked again at the end: another thread may have
@@ -312,7 +354,7 @@ impl Watcher {
 
 fn lose(hold: &Hold, why: Gone) {
     let known = hold.presence.gone();
-    let closed = hold.lose(why);
+    let closed = hold.lose(why).is_ok();
     if known.is_none() {
         tracing::warn!(?why, closed, "a PCI function is being taken away");
     }
@@ -369,7 +411,7 @@ mod tests {
                     let (hold, barrier) = (&hold, &barrier);
                     move || {
                         barrier.wait();
-                        hold.lose(why)
+                        hold.lose(why).is_ok()
                     }
                 };
                 let (first, second) = (scope.spawn(close(Gone::Requested)), scope.spawn(close(Gone::Closed)));
@@ -388,15 +430,15 @@ mod tests {
         let hold = Hold::new(Arc::clone(&presence), config, file, None);
         let (kept, failed) = (presence.lend(), presence.lend());
         drop(failed);
-        assert!(!hold.lose(Gone::Requested), "the other one may still get it");
+        assert_eq!(hold.lose(Gone::Requested), Err(StaysOpen::Lent), "the other one may still get it");
         drop(kept);
-        assert!(hold.lose(Gone::Requested));
+        assert_eq!(hold.lose(Gone::Requested), Ok(()));
         let (file, config) = crate::config::fake(0x0006);
         let presence = Arc::new(Presence::default());
         let hold = Hold::new(Arc::clone(&presence), config, file, None);
         presence.lend().settle();
         drop(presence.lend());
-        assert!(!hold.lose(Gone::Requested), "it is lent");
+        assert_eq!(hold.lose(Gone::Requested), Err(StaysOpen::Lent));
     }
 
     #[test]

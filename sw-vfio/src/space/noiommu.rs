@@ -161,7 +161,7 @@ mod tests {
         broken[700] += 1;
         let refused = look(&broken).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Unsupported);
-        assert!(refused.to_string().contains("huge pages"), "{refused}");
+        assert!(refused.to_string().contains("reserved huge page"), "{refused}");
     }
 
     #[test]

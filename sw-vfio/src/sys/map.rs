@@ -8,8 +8,8 @@ use sw_mem::index;
 
 use super::errno;
 
-/// Bytes of a range that are replaced at most: registers of controllers are some KiB.
-const BLANK_MAX: u64 = 16 << 20;
+/// Bytes of a range that are replaced at a time.
+const BLANK_BYTES: u64 = 2 << 20;
 
 /// A range of addresses with mappings of descriptors inside, unmapped as one on drop.
 #[derive(Debug)]
@@ -46,17 +46,26 @@ impl Reserved {
         if got == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
     }
 
-    /// Replaces everything in it by private bytes that are all ones, in one step. Nothing keeps a file open after that.
+    /// Replaces everything in it by private bytes that are all ones: each access finds the old or the new page. Nothing keeps
+    /// a file open after that. An error may leave a part as it was.
     pub(crate) fn blank(&self) -> Result<(), i32> {
-        if self.len > BLANK_MAX {
-            return Err(libc::E2BIG);
-        }
-        let ones = memory_file(self.len)?;
-        super::pwrite_exact(ones.as_fd(), &vec![0xFF; index(self.len)], 0)?;
+        let piece = self.len.min(BLANK_BYTES);
+        let ones = memory_file(piece)?;
+        super::pwrite_exact(ones.as_fd(), &vec![0xFF; index(piece)], 0)?;
         let (flags, protection) = (libc::MAP_PRIVATE | libc::MAP_FIXED, libc::PROT_READ | libc::PROT_WRITE);
-        // SAFETY: exactly the range of `new`, and nobody has a reference into it; an access finds the old or the new page.
-        let got = unsafe { libc::mmap(self.base.cast(), index(self.len), protection, flags, ones.as_raw_fd(), 0) };
-        if got == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
+        let mut at = 0;
+        while at < self.len {
+            let len = piece.min(self.len - at);
+            let place = self.base.wrapping_add(index(at)).cast();
+            // SAFETY: the part lies inside the range of `new`, and nobody has a reference into it; an access finds the old
+            // or the new page.
+            let got = unsafe { libc::mmap(place, index(len), protection, flags, ones.as_raw_fd(), 0) };
+            if got == libc::MAP_FAILED {
+                return Err(errno());
+            }
+            at += len;
+        }
+        Ok(())
     }
 
     /// First byte.
@@ -102,4 +111,22 @@ pub(crate) fn memory_file(len: u64) -> Result<OwnedFd, i32> {
     // SAFETY: no pointers.
     let done = unsafe { libc::ftruncate(fd.as_raw_fd(), len) };
     if done == 0 { Ok(fd) } else { Err(errno()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_range_becomes_all_ones_to_its_last_byte() {
+        let page = super::super::page_bytes();
+        let len = 2 * BLANK_BYTES + page;
+        let (range, file) = (Reserved::new(len).unwrap(), memory_file(len).unwrap());
+        range.put(0, file.as_fd(), 0, len).unwrap();
+        range.blank().unwrap();
+        let mut seen = vec![0; index(len)];
+        // SAFETY: the range is mapped and nobody writes it.
+        unsafe { core::ptr::copy_nonoverlapping(range.base(), seen.as_mut_ptr(), seen.len()) };
+        assert!(seen.iter().all(|byte| *byte == 0xFF));
+    }
 }
