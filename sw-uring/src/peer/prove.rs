@@ -437,7 +437,7 @@ mod tests {
         let folder = Scratch::new(std::env::temp_dir().to_str().unwrap(), "prove");
         let file = file(&folder, 100 * BLOCK);
         assert_eq!(tested(&file, Zeros::Anyone), Tested::Nothing, "a hole");
-        file.write_all_at(&[0; 2 * BLOCK as usize], 0).unwrap();
+        file.write_all_at(&vec![0; 2 * sw_mem::index(BLOCK)], 0).unwrap();
         assert_eq!(tested(&file, Zeros::Anyone), Tested::Nothing, "zeros");
         assert_eq!(tested(&file, Zeros::Drive), Tested::Equal(BLOCK), "zeros that a drive wrote");
         file.write_all_at(b"data", 3 * BLOCK + 5).unwrap();
@@ -452,9 +452,9 @@ mod tests {
     fn other_bytes_are_seen_and_memory_that_is_gone_is_no_signal() {
         let folder = Scratch::new(std::env::temp_dir().to_str().unwrap(), "prove-other");
         let right = file(&folder, 0);
-        right.write_all_at(&[7; BLOCK as usize], 0).unwrap();
+        right.write_all_at(&vec![7; sw_mem::index(BLOCK)], 0).unwrap();
         let wrong = File::options().read(true).write(true).create_new(true).open(folder.root().join("wrong")).unwrap();
-        wrong.write_all_at(&[8; BLOCK as usize], 0).unwrap();
+        wrong.write_all_at(&vec![8; sw_mem::index(BLOCK)], 0).unwrap();
         let ways = Ways::File { direct: wrong.as_fd(), buffered: right.as_fd(), zeros: Zeros::Anyone };
         let memory = sw_mem::Buffer::allocate(SELF_TEST_BYTES).unwrap().into_span();
         assert_eq!(tries(&ways, &memory, BLOCK), Ok(Tested::Different));
