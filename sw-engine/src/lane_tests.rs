@@ -424,6 +424,51 @@ fn an_io_that_ends_with_memory_that_stays_is_quarantined_and_the_queue_goes_on()
     assert!(weak.is_alive(), "leaked on purpose");
 }
 
+/// As many operations as the lane holds end with memory that stays: the lane has room for others all the same.
+#[test]
+fn kept_memory_takes_no_place_of_an_operation() {
+    let mut bed = bed_with(1, 100_000, 3, 16);
+    let mut kept = Vec::new();
+    for _ in 0..4 {
+        let buffer = bed.buffer(4_096, 0);
+        kept.push(buffer.region().downgrade());
+        let op = bed.op(Verb::Write, 0, Spans::One(buffer.into_span()));
+        bed.memory.lock().unwrap().lies.push_back(Err(KEPT));
+        bed.lane.submit(Time(0), op).unwrap();
+    }
+    for _ in 0..4 {
+        assert_eq!(bed.run().result.unwrap_err().kind(), ErrorKind::NoDevice);
+    }
+    assert!(bed.lane.has_room() && bed.lane.in_flight() == 0, "{}", bed.lane.inspect());
+    assert_eq!((bed.lane.slot_counts().quarantined, bed.lane.counters().quarantined), (4, 4));
+    assert!(bed.lane.inspect().to_string().contains("kept"), "{}", bed.lane.inspect());
+    let buffer = bed.buffer(40_960, 0);
+    let op = bed.op(Verb::Read, 0, Spans::One(buffer.into_span()));
+    bed.lane.submit(Time(0), op).unwrap();
+    assert_eq!(bed.run().result.unwrap(), 40_960);
+    bed.memory.lock().unwrap().regions.clear();
+    drop(bed);
+    assert!(kept.iter().all(sw_mem::WeakRegion::is_alive), "leaked on purpose");
+}
+
+/// Some I/Os of an operation are kept, others end: its memory stays, also if its caller went away.
+#[test]
+fn an_operation_of_which_one_io_is_kept_keeps_all_its_memory() {
+    let mut bed = bed_with(1, 100_000, 3, 16);
+    let buffer = bed.buffer(40_960, 0);
+    let weak = buffer.region().downgrade();
+    let op = bed.op(Verb::Read, 0, Spans::One(buffer.into_span()));
+    bed.memory.lock().unwrap().lies.push_back(Err(KEPT));
+    let id = bed.lane.submit(Time(0), op).unwrap();
+    bed.lane.ring();
+    bed.lane.abandon(Time(1), id);
+    bed.lane.poll(Time(2), Wait::No);
+    assert!(bed.lane.pop().is_none());
+    assert_eq!((bed.lane.in_flight(), bed.lane.slot_counts().quarantined), (0, 1));
+    bed.memory.lock().unwrap().regions.clear();
+    assert!(weak.is_alive());
+}
+
 #[test]
 fn an_abandoned_io_that_ends_so_is_quarantined_too() {
     let mut bed = bed();

@@ -23,7 +23,8 @@ impl Lane {
     pub fn abandon(&mut self, now: Time, id: OpId) {
         self.now = now;
         match self.ops.get_mut(id.0) {
-            Some(state) if state.answer != Answer::Ready => state.answer = Answer::Given,
+            Some(state) if state.answer == Answer::Owed => state.answer = Answer::Given,
+            Some(state) if state.answer != Answer::Ready => {}
             _ => return,
         }
         self.counters.dropped += 1;
@@ -192,8 +193,8 @@ impl Lane {
             let place = op.and_then(|op| op.spans.get(chunk.span)).map(sw_mem::DmaSpan::place);
             chunk.phase != Phase::Io && matches!(place, Some(sw_mem::Place::Device(mine, _)) if mine == device)
         };
-        let held: Vec<_> =
-            self.slots.live_tokens().filter(|(_, _, chunk)| on_device(chunk)).map(|(slot, ..)| slot).collect();
+        let held = self.slots.live_tokens().filter(|(_, state, _)| *state != SlotState::Quarantined);
+        let held: Vec<_> = held.filter(|(_, _, chunk)| on_device(chunk)).map(|(slot, ..)| slot).collect();
         self.copiers[index].taken = 0;
         self.settle(held, fence, fault);
     }
@@ -210,23 +211,28 @@ impl Lane {
         }
     }
 
-    /// A device that was given up may touch the slot's memory for ever: its operation fails, and the slot is quarantined.
+    /// A device that was given up may touch the slot's memory for ever: its operation fails, and the slot is quarantined with
+    /// what the operation owns. The operation's own place is free once no other slot needs it.
     pub(super) fn keep(&mut self, slot: Token, fault: Fault) {
-        if let Some((chunk, _)) = self.slots.get(slot) {
-            let (op, offset, phase) = (chunk.op, chunk.cut.offset, chunk.phase);
-            let face = (chunk.leg.transport, chunk.leg.handle);
-            self.fail_op(op, fault, offset, phase);
-            self.met_at(op, fault, face);
-            self.stop(op, fault.kind);
-        }
-        if let Some((chunk, _)) = self.slots.get(slot) {
-            self.lost.add(&chunk.stash);
-            if chunk.phase == Phase::Io {
-                self.queues[usize::from(chunk.leg.transport)].kept += 1;
-            }
+        let Some((chunk, _)) = self.slots.get(slot) else { return };
+        let (op, offset, phase) = (chunk.op, chunk.cut.offset, chunk.phase);
+        let face = (chunk.leg.transport, chunk.leg.handle);
+        self.fail_op(op, fault, offset, phase);
+        self.met_at(op, fault, face);
+        self.stop(op, fault.kind);
+        // One that no device had is free by now.
+        let Some((chunk, _)) = self.slots.get(slot) else { return };
+        self.lost.add(&chunk.stash);
+        if chunk.phase == Phase::Io {
+            self.queues[usize::from(chunk.leg.transport)].kept += 1;
         }
         self.slots.quarantine(slot);
         self.counters.quarantined += 1;
+        if let Some(state) = self.ops.get_mut(op) {
+            state.answer = Answer::Kept;
+            state.lose_slot();
+            self.finish_if_over(op);
+        }
     }
 
     /// Closes: every operation is answered, every transport fenced, within about `timeout` each.
@@ -267,6 +273,7 @@ impl Lane {
         while self.pop().is_some() {}
         let empty = || super::SlotTable::new(0, OpState::empty);
         core::mem::forget(core::mem::replace(&mut self.ops, empty()));
+        core::mem::forget(core::mem::take(&mut self.kept));
         core::mem::forget(core::mem::replace(&mut self.slots, super::SlotTable::new(0, super::Chunk::empty)));
         core::mem::forget(self.staging.take());
         if let Ok(bounce) = sw_mem::SlabPool::new(1, sw_mem::ByteLen(1), sw_mem::HugePages::Never) {

@@ -169,7 +169,7 @@ impl Lane {
             return;
         };
         let phase = chunk.phase;
-        if phase == Phase::Io {
+        if phase == Phase::Io || state == SlotState::Quarantined {
             self.counters.stale += 1;
             return;
         }
@@ -295,7 +295,10 @@ impl Lane {
                 state.make_ready(token, self.now, &mut self.counters, &mut self.ready);
             }
             Answer::Ready => {}
-            Answer::Given => {
+            Answer::Given | Answer::Kept => {
+                if state.answer == Answer::Kept {
+                    self.kept.extend(state.op.take());
+                }
                 state.drop_parts();
                 self.ops.free(token);
             }
@@ -358,7 +361,7 @@ impl OpState {
 
     /// One slot fewer names it. Whether it is over now.
     #[inline(always)]
-    fn lose_slot(&mut self) -> bool {
+    pub(super) fn lose_slot(&mut self) -> bool {
         self.slots = self.slots.saturating_sub(1);
         self.is_over()
     }

@@ -228,6 +228,8 @@ enum Answer {
     Ready,
     /// Nothing more: it has its answer, or wants none.
     Given,
+    /// Likewise, and a device may touch its memory for ever.
+    Kept,
 }
 
 /// Answers that wait to be popped, oldest first.
@@ -313,6 +315,8 @@ pub struct Lane {
     staging: Option<SlabPool>,
     bounce: SlabPool,
     lost: LostSlabs,
+    /// Operations whose memory a device may touch for ever. They are over, and their places are free.
+    kept: Vec<Op>,
     ops: SlotTable<OpState>,
     slots: SlotTable<Chunk>,
     flows: FlowTable,
@@ -363,6 +367,7 @@ impl Lane {
             },
             staging: parts.staging,
             bounce,
+            kept: Vec::new(),
             ops: SlotTable::new(config.ops_max, OpState::empty),
             slots: SlotTable::new(depth + copies, Chunk::empty),
             flows: FlowTable::new(config.ops_max + STRIPE_FLOWS),

@@ -179,11 +179,12 @@ impl Lane {
             );
             Some(Tree::leaf(format!("op {:#x}", token.raw()), text))
         });
+        let kept = Tree::leaf("memory kept of operations that are over", self.kept.len());
         let (staging, bounce) = self.slabs_out();
         let mut parts = vec![
             Tree::group("slots", slots.map(|(name, count)| Tree::leaf(name, count)).into()),
             Tree::group("slabs out", vec![Tree::leaf("staging", staging), Tree::leaf("bounce", bounce)]),
-            Tree::group("operations", ops.collect()),
+            Tree::group("operations", ops.chain([kept]).collect()),
             Tree::group("counters", self.counters.rows().map(|(name, value)| Tree::leaf(name, value)).into()),
         ];
         parts.extend(self.queues.iter().map(queue));
