@@ -123,7 +123,8 @@ impl<B: Bus> Admin<B> {
         announced
     }
 
-    fn ready_limit(&self, cap: &Cap) -> Duration {
+    /// How long it may take to become ready, and not ready: CAP.TO and CRTO.
+    pub(super) fn ready_limit(&self, cap: &Cap) -> Duration {
         let modes = cap.ready_modes;
         let has_crto = modes.with_media || modes.independent_of_media;
         cap.ready_limit(has_crto.then(|| Crto::decode(self.registers.read32(regs::CRTO))))

@@ -291,7 +291,7 @@ impl<B: Bus> Controller<B> {
             return Ok(());
         }
         self.take_back(&mut control);
-        let Life::Up(epoch) = self.life() else {
+        let (Life::Up(epoch) | Life::Resetting(epoch)) = self.life() else {
             *guard = Some(control);
             return Err(Error::new(ErrorKind::NoDevice, Verb::Setup)
                 .at(self.name())
@@ -491,6 +491,7 @@ impl<B: Bus> Drop for Controller<B> {
             return core::mem::forget((control, Arc::clone(&self.bus)));
         }
         match (control, self.life.get()) {
+            (None, Life::Loud(_)) => self.desk.leak(),
             (None, _) => {}
             (Some(control), Life::Quiet(_)) => drop(control),
             (Some(control), Life::Loud(_)) => {

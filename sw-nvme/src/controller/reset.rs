@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use sw_engine::{Error, Time};
+use sw_engine::{Error, ErrorKind, Time};
 
 use crate::{
     bus::{Bus, Registers},
@@ -22,7 +22,8 @@ pub enum Reset {
     Dead,
     /// It could neither be disabled nor stopped: it may touch memory for ever.
     Unproven,
-    /// Another thread had the admin queue all the time and did not get so far; a reset is wanted now.
+    /// The time was over before the controller was seen disabled, or before another thread was done with the admin queue. A
+    /// reset with all that CAP.TO allows is wanted now.
     Late,
     /// The controller was seen disabled. It is left so until somebody needs it.
     Down,
@@ -37,10 +38,11 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Counts a reset that begins at `now`; one that follows the end of the last one within `span` belongs to its row.
-    fn next(&mut self, now: Time, span: Duration) {
-        let near = self.last.is_some_and(|last| now.since(last) < span);
-        self.count = if near { self.count + 1 } else { 1 };
+    /// Something begins at `now`; unless it follows the end of the last one within `span`, a new row begins.
+    fn look(&mut self, now: Time, span: Duration) {
+        if self.last.is_none_or(|last| now.since(last) >= span) {
+            self.count = 0;
+        }
     }
 }
 
@@ -66,22 +68,22 @@ impl<B: Bus> Controller<B> {
     /// (see [`ControllerConfig`](super::ControllerConfig)) resets in a row it is left disabled.
     pub fn reset(&self, epoch: u64, limits: ResetLimits) -> Reset {
         let Some(mut guard) = self.lock_within(limits.queue) else { return Reset::Late };
-        match self.life() {
+        let now = match self.life() {
             Life::Up(now) if now > epoch => return Reset::Again(now),
-            Life::Up(_) | Life::Resetting(_) => {}
+            Life::Up(now) | Life::Resetting(now) => now,
             Life::Quiet(_) => return Reset::Dead,
             Life::Loud(_) => return Reset::Unproven,
-        }
+        };
         let Some(control) = guard.as_mut() else { return Reset::Dead };
-        if let (Life::Resetting(next), true) = (self.life(), control.is_down) {
-            return self.bring_up(control, next);
+        if control.is_down {
+            return self.bring_up(control, now);
         }
-        self.reset_with(control, epoch, limits.ready)
+        self.reset_with(control, now, limits.ready)
     }
 
     /// Sees to it that the commands of `epoch` touch no memory any more, and does no more than that: disables the controller
     /// and leaves it disabled, to be brought up by whoever needs it next. If another thread has the admin queue, it is asked
-    /// for the same, and what it comes to is waited for.
+    /// for the same, and what it comes to is waited for. It is no part of a row of resets.
     ///
     /// Waits at most `at_most` for that thread and as much for CSTS.RDY; 100 ms at least.
     pub fn quiesce(&self, epoch: u64, at_most: Duration) -> Reset {
@@ -97,7 +99,7 @@ impl<B: Bus> Controller<B> {
             }
             if let Some(mut guard) = self.lock_within(Duration::ZERO)
                 && let Some(control) = guard.as_mut()
-                && self.life() == Life::Up(epoch)
+                && matches!(self.life(), Life::Up(now) | Life::Resetting(now) if now == epoch)
             {
                 let left = at_most.saturating_sub(self.bus.now().since(begun)).max(LOOK);
                 return self.take_down(control, epoch, left).err().unwrap_or(Reset::Down);
@@ -113,6 +115,9 @@ impl<B: Bus> Controller<B> {
     }
 
     pub(super) fn reset_with(&self, control: &mut Control<B>, epoch: u64, ready: Duration) -> Reset {
+        // An admin command that is never answered takes its time, and must not make a row of resets look like single ones.
+        control.row.look(self.bus.now(), RESET_ROW.saturating_add(self.config.admin_timeout));
+        control.row.count += 1;
         match self.take_down(control, epoch, ready) {
             Ok(next) => self.bring_up(control, next),
             Err(end) => end,
@@ -122,13 +127,17 @@ impl<B: Bus> Controller<B> {
     /// Disables the controller. From then on it lets go of all that `epoch` had; gives the next one.
     ///
     /// # Errors
-    /// What became of a controller that could not be disabled.
+    /// What became of a controller that could not be disabled. It is stopped from outside, which ends it for all lanes, only
+    /// after all the time that it may take: less than that is the hurry of one lane, and whoever works waits for the rest.
     fn take_down(&self, control: &mut Control<B>, epoch: u64, ready: Duration) -> Result<u64, Reset> {
+        control.admin.counters.resets += u64::from(self.life() == Life::Up(epoch));
         self.life.set(Life::Resetting(epoch));
-        control.admin.counters.resets += 1;
-        // An admin command that is never answered takes its time, and must not make a row of resets look like single ones.
-        control.row.next(self.bus.now(), RESET_ROW.saturating_add(self.config.admin_timeout));
-        if control.admin.disable(&self.facts.cap, ready).is_err() {
+        if let Err(error) = control.admin.disable(&self.facts.cap, ready) {
+            if error.kind() == ErrorKind::DeadlineExceeded && ready < control.admin.ready_limit(&self.facts.cap) {
+                self.desk.want_reset(epoch);
+                self.desk.post();
+                return Err(Reset::Late);
+            }
             return Err(self.stop(epoch));
         }
         let next = epoch + 1;
@@ -144,6 +153,7 @@ impl<B: Bus> Controller<B> {
     /// Brings a disabled controller up, in `epoch`; tries again as long as its row of resets allows.
     pub(super) fn bring_up(&self, control: &mut Control<B>, epoch: u64) -> Reset {
         control.is_down = false;
+        control.row.look(self.bus.now(), RESET_ROW.saturating_add(self.config.admin_timeout));
         while control.row.count <= self.config.resets_max {
             let is_back = self.bring_back(control).is_ok();
             control.row.last = Some(self.bus.now());

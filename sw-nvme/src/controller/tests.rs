@@ -157,6 +157,29 @@ fn resets_in_a_row_end() {
 }
 
 #[test]
+fn a_hurry_never_stops_a_controller_from_outside_and_the_reset_that_follows_has_all_its_time() {
+    let (bus, controller) = open(Model::default());
+    bus.model().ready_after_ns = 400_000_000;
+    assert_eq!(controller.quiesce(1, Duration::from_millis(100)), Reset::Late);
+    assert_eq!((controller.life(), bus.model().stops, controller.wants_work()), (Life::Resetting(1), 0, true));
+    controller.work();
+    assert_eq!((controller.life(), bus.model().stops), (Life::Up(2), 0));
+    // A shutdown that comes between ends it as well.
+    assert_eq!(controller.quiesce(2, Duration::from_millis(100)), Reset::Late);
+    controller.shut_down().unwrap();
+    assert_eq!((controller.life(), bus.model().stops), (Life::Quiet(2), 0));
+}
+
+#[test]
+fn lanes_that_disable_a_controller_in_good_order_make_no_row_of_resets() {
+    let (_, controller) = open(Model::default());
+    for epoch in 1..=6 {
+        assert_eq!(controller.create_pair(&REQUEST).unwrap().epoch, epoch);
+        assert_eq!(controller.quiesce(epoch, Duration::from_secs(1)), Reset::Down);
+    }
+}
+
+#[test]
 fn a_fatal_controller_comes_back_and_a_gone_one_does_not() {
     let (bus, controller) = open(Model::default());
     assert!(!controller.is_ill(1));
@@ -202,6 +225,33 @@ fn shut_down_ends_in_a_disabled_controller() {
     assert_eq!(model.read32(crate::wire::regs::CC) & (1 | 3 << 14), 1 << 14, "SHN 01b, then EN 0");
     drop(model);
     assert_eq!(controller.create_pair(&REQUEST).map(drop).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+struct Nobody;
+
+impl sw_engine::seam::Wake for Nobody {
+    fn wake(&self) {}
+}
+
+/// It was told of rings that a lane left after the controller was shut down and could not be stopped.
+#[test]
+fn rings_that_a_loud_controller_may_write_are_never_freed() {
+    let left = [false, true].map(|discards| {
+        let (bus, controller) = open(Model { can_stop: false, ..Model::default() });
+        controller.attend(Arc::new(Nobody));
+        let pair = controller.create_pair(&REQUEST).unwrap();
+        bus.model().stays_ready = true;
+        assert!(controller.shut_down().is_err());
+        assert_eq!(controller.life(), Life::Loud(1));
+        if discards {
+            controller.discard(pair.queue, pair.epoch)
+        } else {
+            drop(pair)
+        }
+        drop(controller);
+        bus.handles()
+    });
+    assert!(left[1] > left[0], "{left:?}");
 }
 
 #[test]

@@ -78,6 +78,13 @@ impl<B: Bus> Controller<B> {
         }
     }
 
+    /// As long as a reset is wanted and nobody attends, whoever waits for its end does the work.
+    pub(crate) fn press_reset(&self) {
+        if self.wants_work() && !self.desk.is_attended() {
+            self.stir();
+        }
+    }
+
     /// Whether a lane was refused a queue pair because all were out: who has one and does not use it gives it back.
     pub(crate) fn is_short_of_pairs(&self) -> bool {
         self.desk.is_short()
@@ -118,10 +125,15 @@ impl<B: Bus> Controller<B> {
     fn work_with(&self, guard: &mut MutexGuard<'_, Option<Control<B>>>) {
         self.desk.begin();
         let Some(control) = guard.as_mut() else { return self.turn_away() };
-        if let Life::Up(epoch) = self.life()
-            && self.desk.wants_reset(epoch)
-        {
-            self.reset_with(control, epoch, ResetLimits::WHOLE);
+        match self.life() {
+            Life::Up(epoch) if self.desk.wants_reset(epoch) => {
+                self.reset_with(control, epoch, ResetLimits::WHOLE);
+            }
+            // A lane in a hurry began to disable it.
+            Life::Resetting(epoch) if !control.is_down => {
+                self.reset_with(control, epoch, ResetLimits::WHOLE);
+            }
+            _ => {}
         }
         self.take_back(control);
         self.answer_orders(control);
@@ -187,8 +199,10 @@ impl<B: Bus> Controller<B> {
     /// # Errors
     /// `NoDevice` if it was given up.
     pub(super) fn ready(&self, control: &mut Control<B>) -> Result<u64, Error> {
-        if let (Life::Resetting(epoch), true) = (self.life(), control.is_down) {
-            self.bring_up(control, epoch);
+        match self.life() {
+            Life::Resetting(epoch) if control.is_down => drop(self.bring_up(control, epoch)),
+            Life::Resetting(epoch) => drop(self.reset_with(control, epoch, ResetLimits::WHOLE)),
+            _ => {}
         }
         match self.life() {
             Life::Up(epoch) => Ok(epoch),

@@ -45,6 +45,11 @@ impl TestBus {
         self.0.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Handles of the function; memory that was allocated has one each.
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     pub(crate) fn waiter(&self) -> TestWaiter {
         TestWaiter { bus: self.clone(), watched: Vec::new(), wakes_late: false }
     }

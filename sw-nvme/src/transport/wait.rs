@@ -53,6 +53,10 @@ impl<B: Bus> NvmeTransport<B> {
         for index in 0..self.places.len() {
             let Place::Linked(link) = &mut self.places[index] else { continue };
             if !link.is_current() {
+                // One that closes has no time for that.
+                if !self.closed {
+                    link.controller.press_reset();
+                }
                 self.link_changed(index);
                 continue;
             }

@@ -46,6 +46,15 @@ impl Bed {
         done
     }
 
+    /// An I/O for which a queue pair is perhaps missing.
+    fn one_after_work(&mut self, io: &Io) -> Result<u32, Fault> {
+        self.submit(io);
+        let mut done = self.poll();
+        self.controller().work();
+        done.extend(self.poll());
+        done[0].1
+    }
+
     /// Looks after the controller until the next look at it.
     fn let_look(&mut self) {
         self.bus.model().now_ns += 200_000_000;
@@ -354,4 +363,45 @@ fn a_lane_that_does_not_use_its_queue_pair_leaves_it_to_one_that_has_none() {
     bed.controller().work();
     assert_eq!(ask(&mut bed), Ok(4096));
     assert_eq!(bed.bus.model().bad_doorbells, 0);
+}
+
+/// A lane that closes in a hurry pays for that itself: the controller has all its time, and the other lanes go on.
+#[test]
+fn the_hurry_of_one_lane_does_not_end_the_controller_for_the_others() {
+    for attended in [true, false] {
+        let mut bed = Bed::new(Model { hold: true, ..Model::default() });
+        if attended {
+            bed.controller().attend(Arc::new(Bell::default()));
+        }
+        let mut other =
+            NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+        other.attach(Attach::Region(&bed.region)).unwrap();
+        let io = bed.read(1, 0, 0, 4096);
+        for lane in [&mut bed.transport, &mut other] {
+            assert_eq!(lane.submit(&io), Submit::Accepted);
+            lane.ring().unwrap();
+        }
+        bed.controller().work();
+        for lane in [&mut bed.transport, &mut other] {
+            lane.poll(Wait::No, &mut bed.out).unwrap();
+            assert_eq!(lane.parents.live_count(), 1);
+        }
+        // Within CAP.TO, and longer than the lane has.
+        bed.bus.model().ready_after_ns = 400_000_000;
+        bed.bus.model().refuse = Some((admin::DELETE_SQ, Status::INVALID_QUEUE_ID));
+        bed.bus.model().mute = Some(admin::ABORT);
+        assert_eq!(other.fence(Duration::from_millis(200), &mut bed.out), Fence::Busy(1));
+        assert_eq!((bed.controller().life(), bed.bus.model().stops), (Life::Resetting(1), 0));
+        drop(other);
+        bed.bus.model().hold = false;
+        if attended {
+            assert_eq!(bed.poll_promptly(), []);
+            bed.controller().work();
+        }
+        let done: Vec<_> = (0..2).flat_map(|_| bed.poll()).collect();
+        assert_eq!((done, bed.controller().life()), (vec![(1, Err(AGAIN))], Life::Up(2)));
+        assert_eq!(bed.one_after_work(&io), Ok(4096));
+        let model = bed.bus.model();
+        assert_eq!((model.stops, model.bad_doorbells), (0, 0));
+    }
 }
