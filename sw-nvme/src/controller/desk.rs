@@ -121,6 +121,9 @@ impl<B: Bus> Drop for Ticket<B> {
     }
 }
 
+/// The epoch past all others.
+const CLOSING: u64 = u64::MAX;
+
 /// Whether somebody lacks a queue pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Short {
@@ -140,7 +143,7 @@ struct Papers<B: Bus> {
 pub(super) struct Desk<B: Bus> {
     /// Something was left since the last look.
     posted: AtomicBool,
-    /// The newest epoch whose end somebody wants; shared with the admin queue, which gives up a wait for it.
+    /// The newest epoch whose end somebody wants, or [`CLOSING`]; shared with the admin queue, which gives up a wait for it.
     pub(super) reset: Arc<AtomicU64>,
     /// An order was refused because all queue pairs were out, and none came back since.
     short: AtomicBool,
@@ -245,7 +248,22 @@ impl<B: Bus> Desk<B> {
     }
 
     pub(super) fn wants_reset(&self, epoch: u64) -> bool {
-        self.reset.load(Ordering::Acquire) >= epoch
+        let newest = self.reset.load(Ordering::Acquire);
+        newest >= epoch && newest != CLOSING
+    }
+
+    /// The controller is to be shut down: nobody waits for an answer of its admin queue any more, in whichever epoch.
+    pub(super) fn close(&self) {
+        self.reset.store(CLOSING, Ordering::Release);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.reset.load(Ordering::Acquire) == CLOSING
+    }
+
+    /// Whoever shuts it down has the admin queue now, and waits for its answers.
+    pub(super) fn hold(&self) {
+        self.reset.store(0, Ordering::Release);
     }
 
     pub(super) fn is_short(&self) -> bool {

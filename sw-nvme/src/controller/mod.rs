@@ -77,8 +77,8 @@ pub struct ControllerConfig {
 /// Two resets that lie closer together, the time that one admin command may take left out, belong to one row.
 pub const RESET_ROW: Duration = Duration::from_secs(60);
 
-/// How long a shutdown waits for the work of somebody else before it asks that to be given up.
-const HURRY: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for the deletion of queue pairs that were left; the disabled controller forgets them all the same.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// Whether shadow doorbells are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,7 +267,8 @@ impl<B: Bus> Controller<B> {
         guard.is_some_and(|mut guard| guard.as_mut().is_some_and(|control| control.admin.abort(qid, cid)))
     }
 
-    /// Shuts the controller down in good order (CC.SHN, bounded by RTD3E) and disables it. Queue pairs that are left are
+    /// Shuts the controller down in good order (CC.SHN, bounded by RTD3E) and disables it. Work that is under way is given up
+    /// at its next look, so that this takes a few times CAP.TO at most besides. Queue pairs that are left are
     /// let go of: their owners find [`Life::Quiet`].
     ///
     /// # Errors
@@ -276,20 +277,17 @@ impl<B: Bus> Controller<B> {
         if self.fork.is_elsewhere() {
             return Err(self.forked());
         }
-        let hurried = self.lock_within(HURRY).or_else(|| {
-            // Whoever has it waits for an answer that nobody needs any more.
-            if let Life::Up(epoch) = self.life() {
-                self.desk.want_reset(epoch);
-            }
-            self.lock()
-        });
-        let Some(mut guard) = hurried else { return Err(self.forked()) };
+        // Whoever has it waits for answers that nobody needs any more, or brings up what nobody will use.
+        self.desk.close();
+        let Some(mut guard) = self.lock() else { return Err(self.forked()) };
         let Some(mut control) = guard.take() else { return Ok(()) };
+        self.desk.hold();
         if let (Life::Resetting(epoch), true) = (self.life(), control.is_down) {
             // It was seen disabled, and nobody needed it since.
             self.life.set(Life::Quiet(epoch));
             return Ok(());
         }
+        control.admin.timeout = control.admin.timeout.min(TIDY);
         self.take_back(&mut control);
         let (Life::Up(epoch) | Life::Resetting(epoch)) = self.life() else {
             *guard = Some(control);

@@ -155,6 +155,11 @@ impl<B: Bus> Controller<B> {
         control.is_down = false;
         control.row.look(self.bus.now(), RESET_ROW.saturating_add(self.config.admin_timeout));
         while control.row.count <= self.config.resets_max {
+            if self.desk.is_closing() {
+                // It is disabled, and nobody will use it.
+                (control.is_down, control.row.last) = (true, Some(self.bus.now()));
+                return Reset::Down;
+            }
             let is_back = self.bring_back(control).is_ok();
             control.row.last = Some(self.bus.now());
             if is_back {

@@ -227,6 +227,65 @@ fn shut_down_ends_in_a_disabled_controller() {
     assert_eq!(controller.create_pair(&REQUEST).map(drop).unwrap_err().kind(), ErrorKind::Closed);
 }
 
+/// Whoever works is at its first try of a bring-up that no command answers: nobody waits for the tries that are left.
+#[test]
+fn a_shutdown_waits_for_no_bring_up() {
+    let bus = TestBus::new(Model::default());
+    let config = ControllerConfig { admin_timeout: Duration::from_secs(6000), ..ControllerConfig::default() };
+    let controller = Controller::open(bus.clone(), config).unwrap();
+    controller.attend(Arc::new(Nobody));
+    bus.model().deaf = true;
+    controller.ask_for_reset(1);
+    let begun = bus.model().now_ns;
+    std::thread::scope(|scope| {
+        scope.spawn(|| controller.work());
+        while controller.life() != Life::Resetting(2) {
+            std::thread::yield_now();
+        }
+        controller.shut_down().unwrap();
+    });
+    assert_eq!(controller.life(), Life::Quiet(2));
+    let seconds = (bus.model().now_ns - begun) / 1_000_000_000;
+    assert!(seconds < 6000, "{seconds}");
+}
+
+#[test]
+fn nothing_is_begun_for_a_controller_that_is_to_be_shut_down() {
+    for is_down in [false, true] {
+        let (bus, controller) = open(Model::default());
+        controller.attend(Arc::new(Nobody));
+        if is_down {
+            assert_eq!(controller.quiesce(1, Duration::from_secs(1)), Reset::Down);
+        }
+        let ticket = controller.ask_for_pair(REQUEST, 0, Arc::new(Nobody));
+        let (life, commands) = (controller.life(), bus.model().admin_log.len());
+        controller.desk.close();
+        controller.work();
+        let refused = ticket.take().unwrap().map(drop).unwrap_err();
+        assert_eq!((refused.kind(), controller.life()), (ErrorKind::Closed, life));
+        assert_eq!(bus.model().admin_log.len(), commands);
+        assert!(!is_down || controller.rescan().is_err() && controller.life() == life);
+        controller.shut_down().unwrap();
+    }
+}
+
+/// Pairs that lanes left are deleted in good order, but a controller that does not answer is not waited for.
+#[test]
+fn a_shutdown_waits_a_moment_for_the_deletion_of_pairs() {
+    let (bus, controller) = open(Model::default());
+    controller.attend(Arc::new(Nobody));
+    for _ in 0..3 {
+        let pair = controller.create_pair(&REQUEST).unwrap();
+        controller.discard(pair.queue, pair.epoch);
+    }
+    bus.model().deaf = true;
+    let begun = bus.model().now_ns;
+    controller.shut_down().unwrap();
+    let passed = bus.model().now_ns - begun;
+    assert!(passed < 2_000_000_000, "{passed}");
+    assert_eq!(controller.life(), Life::Quiet(1));
+}
+
 struct Nobody;
 
 impl sw_engine::seam::Wake for Nobody {

@@ -125,6 +125,9 @@ impl<B: Bus> Controller<B> {
     fn work_with(&self, guard: &mut MutexGuard<'_, Option<Control<B>>>) {
         self.desk.begin();
         let Some(control) = guard.as_mut() else { return self.turn_away() };
+        if self.desk.is_closing() {
+            return self.turn_orders_away();
+        }
         match self.life() {
             Life::Up(epoch) if self.desk.wants_reset(epoch) => {
                 self.reset_with(control, epoch, ResetLimits::WHOLE);
@@ -141,6 +144,7 @@ impl<B: Bus> Controller<B> {
             && self.desk.take_service()
             && self.service_with(control).is_err()
             && control.admin.stuck
+            && !self.desk.is_closing()
         {
             self.reset_with(control, epoch, ResetLimits::WHOLE);
         }
@@ -171,6 +175,10 @@ impl<B: Bus> Controller<B> {
             }
             let made = self.ready(control).and_then(|epoch| control.create(&order.request, order.wish, epoch));
             match (made, self.life()) {
+                (Err(_), _) if self.desk.is_closing() => {
+                    order.answer(Err(self.closed()));
+                    return self.turn_orders_away();
+                }
                 (Err(error), Life::Up(epoch)) if error.retry() == Retry::AfterFence => {
                     // Only a reset frees the admin queue. It is one of a row, which ends.
                     self.desk.put_back(order);
@@ -218,11 +226,16 @@ impl<B: Bus> Controller<B> {
         drop(guard);
     }
 
-    /// The controller was shut down.
-    fn turn_away(&self) {
+    /// The controller is being shut down: what lanes left is for whoever does that.
+    fn turn_orders_away(&self) {
         while let Some(order) = self.desk.next_order() {
             order.answer(Err(self.closed()));
         }
+    }
+
+    /// The controller was shut down.
+    fn turn_away(&self) {
+        self.turn_orders_away();
         // Its memory is let go of, unless the controller could not be stopped.
         if matches!(self.life(), Life::Loud(_)) {
             self.desk.leak()
