@@ -105,6 +105,12 @@ impl<B: Bus> Ticket<B> {
         self.reply.is_given.load(Ordering::Acquire)
     }
 
+    /// Whether the answer is there, and no pair.
+    pub(crate) fn is_refused(&self) -> bool {
+        let answer = || self.reply.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_answered() && matches!(&*answer(), Answer::Given(result) if result.is_err())
+    }
+
     /// Whose queue pair it is.
     pub(crate) fn controller(&self) -> &Arc<Controller<B>> {
         &self.controller

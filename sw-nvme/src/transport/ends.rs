@@ -12,6 +12,7 @@ use super::{LOOK_EVERY, NVME, NvmeTransport, POLLS_PER_CLOCK, Place, waited};
 use crate::{
     bus::{Bus, Waiter},
     controller::Life,
+    directory::split,
     transport::link::Link,
 };
 
@@ -82,6 +83,14 @@ fn loud_error(name: &str) -> Error {
         .remedy("end the process; reset the function or reboot before the memory is used for something else")
 }
 
+/// The error of a controller that takes no commands any more.
+fn dead_error(name: &str) -> Error {
+    Error::new(ErrorKind::NoDevice, Verb::Setup)
+        .at(name)
+        .detail("the controller is gone, was shut down, or was given up after a failed reset")
+        .remedy("look for it in the kernel log, then open it again")
+}
+
 impl<B: Bus> NvmeTransport<B> {
     /// Looks after all controllers, if it is time.
     pub(super) fn look(&mut self, now: Time) {
@@ -97,6 +106,13 @@ impl<B: Bus> NvmeTransport<B> {
             ticks(self.config.command_timeout),
             ticks(self.config.command_timeout.saturating_add(self.config.abort_timeout)),
         );
+        if let Some(Place::Asked(ticket, _)) = self.places.get(index)
+            && ticket.is_answered()
+            && !self.parked.iter().any(|io| sw_mem::index(split(io.handle).0) == index)
+        {
+            // Whoever wanted the queue pair is gone: unused, it is given to others that lack one.
+            let _ = self.take_pair(index);
+        }
         let Some(Place::Linked(link)) = self.places.get_mut(index) else { return };
         link.queue.set_tick(tick);
         if link.is_unused() && link.controller.is_short_of_pairs() && link.is_current() {
@@ -158,6 +174,9 @@ impl<B: Bus> NvmeTransport<B> {
         };
         self.end_all_of(index, fault);
         if let Place::Linked(link) = core::mem::replace(&mut self.places[index], after) {
+            if let Place::Dead(_) = self.places[index] {
+                self.whys[index] = Some(dead_error(link.controller.name()));
+            }
             if !link.is_deleted {
                 link.controller.release_pair(link.queue.qid());
             }
@@ -304,6 +323,8 @@ impl<B: Bus> NvmeTransport<B> {
             self.link_changed(index);
             return;
         }
+        // Some may wait for their time to be sent again, while the controller is being reset for another lane.
+        self.end_all_of(index, Fault::new(ErrorKind::Cancelled, 0));
         self.give_back(index);
     }
 }

@@ -366,7 +366,8 @@ impl<B: Bus> Link<B> {
     /// Looks whether a silent controller lives, and tells it once more what there is to do. `true`: it does not.
     pub(super) fn is_ill(&mut self) -> bool {
         let ill = self.controller.is_ill(self.epoch);
-        if !ill {
+        // While it is being disabled it has no doorbells, and afterwards it does not know this queue.
+        if !ill && self.is_current() {
             self.queue.nudge();
         }
         ill

@@ -324,7 +324,10 @@ impl<B: Bus> NvmeTransport<B> {
         let (controller, qid) = (ticket.controller().clone(), *qid);
         let Some(answer) = ticket.take() else { return Ok(false) };
         let (place, result) = match answer {
-            Ok(pair) => (Place::Linked(Box::new(self.make_link(index, controller, pair))), Ok(true)),
+            Ok(pair) => {
+                self.whys[index] = None;
+                (Place::Linked(Box::new(self.make_link(index, controller, pair))), Ok(true))
+            }
             Err(error) => {
                 let fault = refusal(&error);
                 let is_gone = fault.kind == ErrorKind::NoDevice;
@@ -431,9 +434,14 @@ impl<B: Bus> NvmeTransport<B> {
     #[cold]
     fn submit_unlinked(&mut self, io: &Io, index: usize) {
         match self.places.get(index) {
-            Some(Place::Dead(fault)) => self.ended.push(IoDone { token: io.token, result: Err(*fault) }),
-            _ => self.parked.push_back(*io),
+            Some(Place::Dead(fault)) => return self.ended.push(IoDone { token: io.token, result: Err(*fault) }),
+            // Refused before anybody needed it: it is asked for again.
+            Some(Place::Asked(ticket, qid)) if self.parked.is_empty() && ticket.is_refused() => {
+                self.places[index] = Place::Unlinked(*qid);
+            }
+            _ => {}
         }
+        self.parked.push_back(*io);
     }
 
     /// Takes an I/O for a controller that has a queue pair.
@@ -537,7 +545,12 @@ impl<B: Bus> Transport for NvmeTransport<B> {
 
     fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {
         let why = self.whys.get(sw_mem::index(split(handle).0))?.as_ref();
-        why.filter(|why| why.kind() == fault.kind)
+        let told = |why: &&Error| {
+            let of = refusal(why);
+            // Whether memory stays is the I/O's own.
+            (of.kind, of.code) == (fault.kind, fault.code)
+        };
+        why.filter(told)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -365,6 +365,111 @@ fn a_lane_that_does_not_use_its_queue_pair_leaves_it_to_one_that_has_none() {
     assert_eq!(bed.bus.model().bad_doorbells, 0);
 }
 
+#[test]
+fn nobody_rings_doorbells_of_a_controller_that_is_being_disabled() {
+    let (mut bed, _) = Bed::attended(Model { hold: true, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.controller().work();
+    bed.poll();
+    bed.bus.model().ready_after_ns = 20_000_000_000;
+    assert_eq!(bed.controller().quiesce(1, Duration::from_millis(100)), Reset::Late);
+    let rung = bed.bus.model().doorbell_writes.len();
+    (0..20).for_each(|_| bed.let_look());
+    assert_eq!(bed.bus.model().doorbell_writes.len(), rung);
+}
+
+/// It waits for its time to be sent again, while the controller is being reset for another lane: no device has anything of it.
+#[test]
+fn an_io_that_is_to_be_sent_again_is_no_reason_to_keep_memory() {
+    let (mut bed, _) = Bed::attended(Model { crdt1: 2, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.bus.model().statuses.extend([Status::NAMESPACE_NOT_READY.with_crd(1)]);
+    bed.controller().work();
+    assert_eq!(bed.poll(), []);
+    assert_eq!((bed.poll(), bed.commands()), (vec![], 1));
+    bed.bus.model().ready_after_ns = 20_000_000_000;
+    assert_eq!(bed.controller().quiesce(1, Duration::from_millis(100)), Reset::Late);
+    bed.out.clear();
+    assert_eq!(bed.transport.fence(Duration::from_millis(100), &mut bed.out), Fence::Quiet);
+    assert!(bed.out.len() == 1 && error(ErrorKind::Cancelled)(&bed.out[0].result), "{:?}", bed.out);
+}
+
+#[test]
+fn a_refusal_from_before_an_io_is_not_told_to_it() {
+    for looks in [false, true] {
+        let (mut bed, _) = Bed::attended(Model::default());
+        let face = face(0, &bed.controller().namespaces()[0]).unwrap();
+        let object = sw_engine::Object {
+            id: sw_engine::Object::next_id(),
+            name: "one".into(),
+            len: 1 << 20,
+            version: sw_engine::Version::default(),
+            faces: vec![face],
+            residency: sw_engine::Residency::Unknown.into(),
+            stripe: None,
+            keep: Box::new(()),
+        };
+        bed.bus.model().refuse = Some((admin::CREATE_CQ, Status::INTERNAL.with_dnr()));
+        bed.transport.attach(Attach::Object(&Arc::new(object))).unwrap();
+        bed.controller().work();
+        bed.bus.model().refuse = None;
+        if looks {
+            bed.let_look();
+        }
+        let io = bed.read(1, 0, 0, 4096);
+        bed.submit(&io);
+        assert_eq!(bed.poll_promptly(), []);
+        bed.controller().work();
+        assert_eq!(bed.poll_promptly(), [(1, Ok(4096))]);
+    }
+}
+
+#[test]
+fn a_pair_that_came_after_its_io_was_called_off_goes_to_whoever_lacks_one() {
+    let (mut bed, _) = Bed::attended(Model { queues_given: 1, ..Model::default() });
+    let mut other =
+        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.transport.cancel(io.token);
+    assert_eq!(bed.poll().len(), 1);
+    bed.controller().work();
+    assert_eq!(other.submit(&io), Submit::Accepted);
+    other.ring().unwrap();
+    bed.controller().work();
+    (0..20).for_each(|_| bed.let_look());
+    bed.controller().work();
+    assert_eq!(bed.controller().queue_pairs_in_use(), 0);
+}
+
+/// The words of a refusal are for the I/Os that it ended, and for no other failure of the same kind.
+#[test]
+fn an_old_refusal_explains_no_later_fault() {
+    let mut bed = Bed::new(Model::default());
+    bed.bus.model().refuse = Some((admin::CREATE_CQ, Status::INTERNAL.with_dnr()));
+    let io = bed.read(1, 0, 0, 4096);
+    let refused = bed.one(&io).unwrap_err();
+    let why = bed.transport.explain(io.handle, refused).unwrap().to_string();
+    assert!(why.contains("create I/O completion queue"), "{why}");
+    let bad = Status::UNRECOVERED_READ.with_dnr();
+    let media = Fault::new(ErrorKind::Io, i32::from(bad.code()));
+    assert!(bed.transport.explain(io.handle, media).is_none(), "another code");
+    bed.bus.model().refuse = None;
+    assert_eq!(bed.one(&io), Ok(4096));
+    assert!(bed.transport.explain(io.handle, refused).is_none(), "it has its pair since");
+    // One that dies tells why.
+    bed.controller().shut_down().unwrap();
+    assert_eq!(bed.poll(), []);
+    let dead = bed.one(&io).unwrap_err();
+    let why = bed.transport.explain(io.handle, dead).unwrap();
+    assert!(why.to_string().contains("shut down") && why.remedy_text().contains("open it again"), "{why}");
+}
+
 /// A lane that closes in a hurry pays for that itself: the controller has all its time, and the other lanes go on.
 #[test]
 fn the_hurry_of_one_lane_does_not_end_the_controller_for_the_others() {
