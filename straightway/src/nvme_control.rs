@@ -48,12 +48,16 @@ impl Attendant {
         let (attended, stopping) = (Attended(Arc::clone(controller)), Arc::clone(&stops));
         let run = move || {
             let controller = &attended.0;
-            controller.attend(Arc::new(Bell(std::thread::current())));
             while !stopping.load(Ordering::Acquire) {
                 controller.work();
                 if !controller.wants_work() {
                     std::thread::park();
                 }
+            }
+            // What was left until now is for nobody else; from here on whoever leaves something works.
+            controller.leave();
+            if controller.wants_work() {
+                controller.work();
             }
         };
         let name = format!("nvme {}", controller.name());
@@ -65,6 +69,8 @@ impl Attendant {
                 .with_code(cause.raw_os_error().unwrap_or(0))
                 .caused_by(cause)
         })?;
+        // Before the first lane can ask for anything, whenever the thread comes to run.
+        controller.attend(Arc::new(Bell(thread.thread().clone())));
         Ok(Self { stops, thread: thread.thread().clone() })
     }
 }
