@@ -173,6 +173,8 @@ impl<B: Bus> Admin<B> {
         let segment = Segment { iova: self.page.iova(), len: ByteLen(len as u64) };
         let pieces = if len == 0 { &[][..] } else { core::slice::from_ref(&segment) };
         if self.queue.stage(pieces, word, command).is_err() {
+            // One that broke while nobody waited: only a reset helps.
+            self.check_life()?;
             return Err(self.error(ErrorKind::Protocol, "the admin queue takes no command: it is broken or full"));
         }
         self.queue.ring();

@@ -286,6 +286,19 @@ fn a_shutdown_waits_a_moment_for_the_deletion_of_pairs() {
     assert_eq!(controller.life(), Life::Quiet(1));
 }
 
+/// It broke while nobody waited for an answer.
+#[test]
+fn a_broken_admin_queue_costs_a_reset_and_no_order() {
+    let (bus, controller) = open(Model::default());
+    controller.attend(Arc::new(Nobody));
+    bus.model().forge(0, 0x7777);
+    // A look that finds it broken.
+    assert!(!controller.abort(1, 1));
+    let ticket = controller.ask_for_pair(REQUEST, 0, Arc::new(Nobody));
+    controller.work();
+    assert_eq!(ticket.take().unwrap().map(|pair| pair.epoch).unwrap(), 2);
+}
+
 struct Nobody;
 
 impl sw_engine::seam::Wake for Nobody {

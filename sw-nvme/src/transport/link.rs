@@ -444,9 +444,10 @@ impl<B: Bus> Link<B> {
         }
     }
 
-    /// When the first command that waits is to be sent again; `None` also while there is no room, which a completion makes.
+    /// When the first command that waits is to be sent again; `None` also while there is no room, which a completion makes,
+    /// and while the controller is being reset, after which it goes no more.
     pub(super) fn next_due(&self) -> Option<Time> {
-        let room = self.queue.room() > 0;
+        let room = self.queue.room() > 0 && self.is_current();
         self.again.iter().map(|again| again.due).min().filter(|_| room)
     }
 
