@@ -127,7 +127,7 @@ pub const BOOTS: &[Boot] = &[
         iommu: Iommu::On,
         append: "",
         memory_mib: 768,
-        tests_min: 27,
+        tests_min: 26,
         limit_s: 300,
     },
     Boot {

@@ -345,10 +345,11 @@ fn unmapped(context: &Context) -> Verdict {
         let page = |iova| Segment { iova, len: ByteLen(4096) };
         // Alone; and as the second page of a command whose first one is good.
         for (what, segments, write, may_change) in [
-            ("write", [page(unmapped), page(unmapped)], true, 0),
             ("read", [page(unmapped), page(unmapped)], false, 0),
             ("read, its second page", [page(mapped), page(unmapped)], false, 4096),
+            ("write", [page(unmapped), page(unmapped)], true, 0),
         ] {
+            here.fill(0, 1 << 16, POISON)?;
             context.kernel_log();
             let staged = pair.queue.stage(&segments, 1, |pointer| match write {
                 true => Command::write(range, pointer, IoFlags::default()),
