@@ -33,6 +33,8 @@ const GPUS_MAX: usize = 64;
 const INLINE_LANES_MAX: usize = 16;
 /// Longest sleep of a caller that runs its own operation: its lane's waits end earlier by themselves.
 const INLINE_STEP: Duration = Duration::from_millis(100);
+/// How long a lane that closes waits for its devices to let go of memory. What they hold then stays theirs for ever.
+const FENCE_WAIT: Duration = Duration::from_secs(1);
 /// How often a close looks for lanes that callers still run.
 const CLOSE_STEP: Duration = Duration::from_millis(5);
 /// Bytes from which an operation says something about a rate.
@@ -114,7 +116,7 @@ impl Group {
         let mut stuck = 0;
         loop {
             while let Some(mut lane) = self.idle.pop() {
-                stuck += lane.close(clock.now(), Duration::from_secs(1));
+                stuck += lane.close(clock.now(), FENCE_WAIT);
                 self.inline_made.fetch_sub(1, Ordering::AcqRel);
             }
             let out = self.inline_made.load(Ordering::Acquire);
@@ -361,7 +363,7 @@ impl Core {
                 return Ok(done);
             }
             if self.closed.load(Ordering::Acquire) {
-                let stuck = lane.close(clock.now(), INLINE_STEP);
+                let stuck = lane.close(clock.now(), FENCE_WAIT);
                 self.stuck.fetch_add(stuck, Ordering::AcqRel);
                 continue;
             }
