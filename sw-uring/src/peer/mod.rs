@@ -10,7 +10,7 @@
 //! slowly. So every ordinary way works, and each is reported as what it is: an `O_DIRECT` I/O is `dma`, because the drive
 //! reads or writes the device's memory; a buffered one is `kernel-copy`, because the CPU carries every byte over PCI. What
 //! is different is that the direct way may be impossible between two devices, and that is a fact of both: neither the object
-//! nor the memory knows it. Whoever plans asks [`reach`] or [`prove`] for the pair, and gives the answer to the planner
+//! nor the memory knows it. Whoever plans asks [`reach`] or [`prove()`] for the pair, and gives the answer to the planner
 //! ([`sw_engine::MemoryFacts::in_place`]).
 //!
 //! Needs Linux 6.2 with `CONFIG_PCI_P2PDMA`, a device whose driver gives its memory out that way (an NVMe controller
