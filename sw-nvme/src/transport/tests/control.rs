@@ -37,6 +37,24 @@ impl Bed {
         (bed, bell)
     }
 
+    /// Another lane over the same controllers.
+    fn lane(&self) -> NvmeTransport<TestBus> {
+        NvmeTransport::new(self.transport.directory.clone(), self.bus.waiter(), NvmeConfig::default()).unwrap()
+    }
+
+    /// Puts one I/O in flight in each of both lanes.
+    fn both_in_flight(&mut self, other: &mut NvmeTransport<TestBus>, io: &Io) {
+        for lane in [&mut self.transport, &mut *other] {
+            assert_eq!(lane.submit(io), Submit::Accepted);
+            lane.ring().unwrap();
+        }
+        self.controller().work();
+        for lane in [&mut self.transport, other] {
+            lane.poll(Wait::No, &mut self.out).unwrap();
+            assert_eq!(lane.parents.live_count(), 1);
+        }
+    }
+
     /// A poll that must not wait.
     fn poll_promptly(&mut self) -> Vec<(u64, Result<u32, Fault>)> {
         let before = self.bus.model().now_ns;
@@ -163,8 +181,7 @@ fn lanes_go_on_while_another_thread_has_the_admin_queue() {
     bed.controller().work();
     assert_eq!(bed.poll(), [(1, Ok(4096))]);
     let controller = bed.controller();
-    let mut other =
-        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let mut other = bed.lane();
     controller.while_busy(|| {
         bed.let_look();
         bed.submit(&io);
@@ -186,8 +203,7 @@ fn lanes_go_on_while_another_thread_has_the_admin_queue() {
 #[test]
 fn a_pair_that_nobody_waits_for_any_more_is_deleted() {
     let (mut bed, _) = Bed::attended(Model::default());
-    let mut other =
-        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let mut other = bed.lane();
     let io = bed.read(1, 0, 0, 4096);
     bed.submit(&io);
     bed.poll();
@@ -217,19 +233,10 @@ fn lanes_work_for_themselves_once_nobody_attends() {
 #[test]
 fn lanes_that_close_together_wait_for_one_disabled_controller_and_for_no_bring_up() {
     let (mut bed, _) = Bed::attended(Model { hold: true, ready_after_ns: 1_000_000, ..Model::default() });
-    let mut other =
-        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let mut other = bed.lane();
     other.attach(Attach::Region(&bed.region)).unwrap();
     let io = bed.read(1, 0, 0, 4096);
-    for lane in [&mut bed.transport, &mut other] {
-        assert_eq!(lane.submit(&io), Submit::Accepted);
-        lane.ring().unwrap();
-    }
-    bed.controller().work();
-    for lane in [&mut bed.transport, &mut other] {
-        lane.poll(Wait::No, &mut bed.out).unwrap();
-        assert_eq!(lane.parents.live_count(), 1);
-    }
+    bed.both_in_flight(&mut other, &io);
     // From now on no admin command is answered: a bring-up would take minutes.
     bed.bus.model().deaf = true;
     let before = bed.bus.model().now_ns;
@@ -243,8 +250,7 @@ fn lanes_that_close_together_wait_for_one_disabled_controller_and_for_no_bring_u
     // Whoever needs it next brings it up.
     bed.bus.model().deaf = false;
     bed.bus.model().hold = false;
-    let mut third =
-        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let mut third = bed.lane();
     third.attach(Attach::Region(&bed.region)).unwrap();
     assert_eq!(third.submit(&io), Submit::Accepted);
     third.ring().unwrap();
@@ -325,8 +331,7 @@ fn the_error_of_a_refused_queue_pair_is_told_with_its_remedy() {
     let mut bed = Bed::new(Model { queues_given: 1, ..Model::default() });
     let io = bed.read(1, 0, 0, 4096);
     assert_eq!(bed.one(&io), Ok(4096));
-    let mut other =
-        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let mut other = bed.lane();
     assert_eq!(other.submit(&io), Submit::Accepted);
     bed.out.clear();
     other.poll(Wait::No, &mut bed.out).unwrap();
@@ -339,8 +344,7 @@ fn the_error_of_a_refused_queue_pair_is_told_with_its_remedy() {
 #[test]
 fn a_lane_that_does_not_use_its_queue_pair_leaves_it_to_one_that_has_none() {
     let (mut bed, _) = Bed::attended(Model { queues_given: 1, ..Model::default() });
-    let mut other =
-        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let mut other = bed.lane();
     other.attach(Attach::Region(&bed.region)).unwrap();
     let io = bed.read(1, 0, 0, 4096);
     bed.submit(&io);
@@ -431,8 +435,7 @@ fn a_refusal_from_before_an_io_is_not_told_to_it() {
 #[test]
 fn a_pair_that_came_after_its_io_was_called_off_goes_to_whoever_lacks_one() {
     let (mut bed, _) = Bed::attended(Model { queues_given: 1, ..Model::default() });
-    let mut other =
-        NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+    let mut other = bed.lane();
     let io = bed.read(1, 0, 0, 4096);
     bed.submit(&io);
     bed.poll();
@@ -478,19 +481,10 @@ fn the_hurry_of_one_lane_does_not_end_the_controller_for_the_others() {
         if attended {
             bed.controller().attend(Arc::new(Bell::default()));
         }
-        let mut other =
-            NvmeTransport::new(bed.transport.directory.clone(), bed.bus.waiter(), NvmeConfig::default()).unwrap();
+        let mut other = bed.lane();
         other.attach(Attach::Region(&bed.region)).unwrap();
         let io = bed.read(1, 0, 0, 4096);
-        for lane in [&mut bed.transport, &mut other] {
-            assert_eq!(lane.submit(&io), Submit::Accepted);
-            lane.ring().unwrap();
-        }
-        bed.controller().work();
-        for lane in [&mut bed.transport, &mut other] {
-            lane.poll(Wait::No, &mut bed.out).unwrap();
-            assert_eq!(lane.parents.live_count(), 1);
-        }
+        bed.both_in_flight(&mut other, &io);
         // Within CAP.TO, and longer than the lane has.
         bed.bus.model().ready_after_ns = 400_000_000;
         bed.bus.model().refuse = Some((admin::DELETE_SQ, Status::INVALID_QUEUE_ID));
