@@ -14,11 +14,9 @@ import ctypes
 import hashlib
 import json
 import os
-import resource
 import sys
-import time
 
-from load import MASK, SAMPLE_BYTES, SAMPLES, resident, splitmix64
+from load import MASK, SAMPLE_BYTES, SAMPLES, Meter, splitmix64
 
 
 class Driver:
@@ -103,22 +101,16 @@ def main():
             raise RuntimeError(f"{got} of {size} bytes")
 
     read()
-    rss_before, before, start = resident(), resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    meter = Meter()
     for _ in range(args.passes):
         read()
     # A copy that is still in a stream would not have been paid for.
     driver.call("cuCtxSynchronize")
-    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF)
+    used = meter.stop()
     result = {
         "ops": args.passes,
         "bytes": size * args.passes,
-        "seconds": seconds,
-        "cpu_user_s": after.ru_utime - before.ru_utime,
-        "cpu_sys_s": after.ru_stime - before.ru_stime,
-        "minor_faults": after.ru_minflt - before.ru_minflt,
-        "major_faults": after.ru_majflt - before.ru_majflt,
-        "peak_rss_bytes": after.ru_maxrss * 1024,
-        "rss_before_bytes": rss_before,
+        **used,
         "checksum": digest(driver, address, size, args.part_bytes, args.seed),
         "path": {
             "kvikio": kvikio.__version__,

@@ -205,6 +205,25 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
+class Meter:
+    """What the process used since it was made, and how long that took."""
+
+    def __init__(self):
+        self.rss, self.usage, self.start = resident(), resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+
+    def stop(self):
+        seconds, before, after = time.monotonic() - self.start, self.usage, resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "seconds": seconds,
+            "cpu_user_s": after.ru_utime - before.ru_utime,
+            "cpu_sys_s": after.ru_stime - before.ru_stime,
+            "minor_faults": after.ru_minflt - before.ru_minflt,
+            "major_faults": after.ru_majflt - before.ru_majflt,
+            "peak_rss_bytes": after.ru_maxrss * 1024,
+            "rss_before_bytes": self.rss,
+        }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, choices=sorted(PEERS))
@@ -212,20 +231,14 @@ def main():
     parser.add_argument("files", nargs="+")
     args = parser.parse_args()
     run = PEERS[args.peer](args.files)
-    rss_before, before, start = resident(), resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    meter = Meter()
     tensors = run()
-    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF)
+    used = meter.stop()
     views = {name: data if isinstance(data, memoryview) else flat(data) for name, data in tensors.items()}
     result = {
         "ops": len(views),
         "bytes": sum(len(view) for view in views.values()),
-        "seconds": seconds,
-        "cpu_user_s": after.ru_utime - before.ru_utime,
-        "cpu_sys_s": after.ru_stime - before.ru_stime,
-        "minor_faults": after.ru_minflt - before.ru_minflt,
-        "major_faults": after.ru_majflt - before.ru_majflt,
-        "peak_rss_bytes": after.ru_maxrss * 1024,
-        "rss_before_bytes": rss_before,
+        **used,
         "checksum": digest(views, args.seed),
     }
     sys.stdout.write(json.dumps(result) + "\n")
