@@ -2,19 +2,23 @@
 
 #![forbid(unsafe_code)]
 
+mod beds;
+
 use std::time::Duration;
 
 use sw_engine::{
-    ErrorKind, Fault, Landing, Time,
-    seam::{CopyEngine, IoKind, Regions, Transport},
+    ErrorKind, Fault, Landing,
+    seam::{IoKind, Regions, Transport},
 };
-use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa};
+use sw_mem::DmaRegion;
 use sw_sim::{Act, Belongs, CopierParams, FaceParams, FaultRule, Hub, On, QueueParams};
 use sw_testkit::conformance::{
     End,
     block_file::{self, Bed, Clock, Target},
     copy_engine, fail,
 };
+
+use beds::{DEVICE, DeviceBed};
 
 const NAME: &str = "sim-disk";
 
@@ -148,48 +152,12 @@ fn an_unruly_disk_conforms() {
     check(DiskBed::new("unruly", params, 512, 4, Landing::Dma), &[THREADS, BYTEWISE, ATTACHED]);
 }
 
-const DEVICE: DeviceId = DeviceId(DeviceId::MODEL_FIRST + 3);
-
-struct DeviceBed {
-    hub: Hub,
-    params: CopierParams,
-    next: u64,
-}
-
-impl copy_engine::Bed for DeviceBed {
-    fn name(&self) -> String {
-        format!("{:?}", self.params)
-    }
-
-    fn engine(&mut self) -> Result<Box<dyn CopyEngine>, End> {
-        Ok(Box::new(self.hub.add_copier(self.params.clone(), self.next)))
-    }
-
-    fn device_memory(&mut self, len: ByteLen) -> Result<DmaRegion, End> {
-        self.next += 1;
-        let base = GpuVa::new(self.next << 32);
-        self.hub.device_memory(DEVICE, base, len, Belongs::Engine).or_else(|error| fail(error.to_string()))
-    }
-
-    fn memory(&mut self, region: &DmaRegion) {
-        self.hub.memory(region, Belongs::Engine);
-    }
-
-    fn now(&self) -> Duration {
-        Duration::from_nanos(self.hub.now().0)
-    }
-
-    fn idle(&mut self) {
-        self.hub.run_until(Time(self.hub.now().0 + 10_000));
-    }
-}
-
 #[test]
 fn modelled_device_memory_conforms() {
     let slow = CopierParams { queue_depth: 1, latency_ns: (100_000, 900_000), ..CopierParams::calm(DEVICE) };
     let waits = CopierParams { fence_kills: false, ..CopierParams::calm(DEVICE) };
     for params in [CopierParams::calm(DEVICE), slow, waits] {
-        let mut bed = DeviceBed { hub: Hub::new(), params, next: 0 };
+        let mut bed = DeviceBed::new(params, 10_000);
         copy_engine::run(&mut bed).assert_green(&[]);
         assert_eq!(bed.hub.violations(), []);
     }

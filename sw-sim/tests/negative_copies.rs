@@ -2,21 +2,22 @@
 
 #![forbid(unsafe_code)]
 
+mod beds;
+
 use std::time::Duration;
 
 use sw_engine::{
-    ErrorKind, Fault, Time, Token,
+    ErrorKind, Fault, Token,
     seam::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, Fence, SlabPin},
 };
-use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa};
-use sw_sim::{Belongs, CopierParams, Hub};
+use sw_mem::{ByteLen, DmaRegion};
+use sw_sim::CopierParams;
 use sw_testkit::conformance::{
     End,
     copy_engine::{self, Bed},
-    fail,
 };
 
-const DEVICE: DeviceId = DeviceId(DeviceId::MODEL_FIRST + 5);
+use beds::{DEVICE, DeviceBed};
 
 /// What is wrong with a copy engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,9 +129,8 @@ impl CopyEngine for Broken {
 }
 
 struct BrokenBed {
-    hub: Hub,
+    bed: DeviceBed,
     wrong: Wrong,
-    next: u64,
 }
 
 impl Bed for BrokenBed {
@@ -139,32 +139,29 @@ impl Bed for BrokenBed {
     }
 
     fn engine(&mut self) -> Result<Box<dyn CopyEngine>, End> {
-        let inner = Box::new(self.hub.add_copier(CopierParams::calm(DEVICE), self.next));
         let asked = std::cell::Cell::new(0);
-        Ok(Box::new(Broken { inner, wrong: self.wrong, asked, submitted: 0, pins: 0, told: 0 }))
+        Ok(Box::new(Broken { inner: self.bed.engine()?, wrong: self.wrong, asked, submitted: 0, pins: 0, told: 0 }))
     }
 
     fn device_memory(&mut self, len: ByteLen) -> Result<DmaRegion, End> {
-        self.next += 1;
-        let base = GpuVa::new(self.next << 32);
-        self.hub.device_memory(DEVICE, base, len, Belongs::Engine).or_else(|error| fail(error.to_string()))
+        self.bed.device_memory(len)
     }
 
     fn memory(&mut self, region: &DmaRegion) {
-        self.hub.memory(region, Belongs::Engine);
+        self.bed.memory(region);
     }
 
     fn now(&self) -> Duration {
-        Duration::from_nanos(self.hub.now().0)
+        self.bed.now()
     }
 
     fn idle(&mut self) {
-        self.hub.run_until(Time(self.hub.now().0 + 1_000_000));
+        self.bed.idle();
     }
 }
 
 fn failed(wrong: Wrong) -> Vec<&'static str> {
-    let report = copy_engine::run(&mut BrokenBed { hub: Hub::new(), wrong, next: 0 });
+    let report = copy_engine::run(&mut BrokenBed { bed: DeviceBed::new(CopierParams::calm(DEVICE), 1_000_000), wrong });
     println!("{report}");
     report.failed().map(|row| row.case).collect()
 }
