@@ -1,6 +1,6 @@
 //! Datasets: which sample comes when, and where its bytes are.
 //!
-//! Pure so far: [`order`], and [`formats`] of files. No I/O, clock, thread or engine.
+//! Pure so far: [`order`], [`formats`] of files, and the seam [`samples`] between a table of them and its readers.
 //!
 //! ```text
 //!   Cursor (epoch, taken) ──► Share of one rank ──► positions ──► Epoch::at / Mixture::at ──► sample numbers
@@ -11,3 +11,4 @@
 
 pub mod formats;
 pub mod order;
+pub mod samples;
