@@ -47,6 +47,14 @@ impl Size {
         }
     }
 
+    /// Positions that a job of seeks looks up.
+    pub(crate) fn seeks(self) -> u64 {
+        match self {
+            Self::Smoke => 10_000,
+            Self::Real => 5_000_000,
+        }
+    }
+
     /// Milliseconds of a job that is bounded by time.
     pub(crate) fn time_ms(self) -> u64 {
         match self {

@@ -95,6 +95,8 @@ enum Verb {
     Openclose,
     /// A file from the page cache into GPU memory, beside pinned copies and KvikIO; skipped without a GPU.
     Gpu,
+    /// Seeks into the shuffled order of 10⁸ samples.
+    Order,
     /// All of the above.
     All,
     /// Make the virtual environment of the Python peers (network, minutes, 1.5 GB).
@@ -203,6 +205,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Load => vec![cases::load::run],
         Verb::Counts => vec![cases::counts::run],
         Verb::Openclose => vec![cases::openclose::run],
+        Verb::Order => vec![cases::order::run],
         Verb::Gpu => vec![cases::gpu::run],
         Verb::All => vec![
             cases::null::run,
@@ -214,6 +217,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::counts::run,
             cases::openclose::run,
             cases::gpu::run,
+            cases::order::run,
         ],
         Verb::Peers | Verb::Compare { .. } | Verb::Worker { .. } => Vec::new(),
     }

@@ -73,6 +73,8 @@ pub(crate) enum Job {
     GpuRead(Staged),
     /// Copies from pinned memory to the first GPU.
     GpuCopy(Copies),
+    /// The order of samples.
+    Order(ours::order::Seeks),
     /// Engines made, used once and closed.
     OpenClose {
         /// File for the first read.
@@ -98,6 +100,7 @@ impl Job {
             }
             Self::GpuRead(job) => ours::gpu::read(&job)?,
             Self::GpuCopy(job) => ours::gpu::copies(&job)?,
+            Self::Order(job) => ours::order::run(&job)?,
             Self::OpenClose { file, times } => ours::openclose::run(&file, times)?,
         };
         println!("{}", serde_json::to_string(&sample).unwrap_or_default());

@@ -8,4 +8,5 @@ pub(crate) mod load;
 pub(crate) mod null;
 pub(crate) mod nvme_driver;
 pub(crate) mod openclose;
+pub(crate) mod order;
 pub(crate) mod raw;

@@ -6,6 +6,7 @@ pub(crate) mod load;
 pub(crate) mod null;
 pub(crate) mod nvme;
 pub(crate) mod openclose;
+pub(crate) mod order;
 
 use straightway::{ByPath, DataPath, Route};
 
