@@ -7,6 +7,7 @@
 //! cargo xtask bench [ARGS]                                  build and run the benchmarks
 //! cargo xtask sim [--seeds N] [--mutants [NAME]]            simulator seeds; mutants must be found
 //! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
+//! cargo xtask python [PYTEST ARGS]                         the Python package: pip install from the tree, pytest
 //! cargo xtask vm nvme | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
 //! ```
 //!
@@ -24,6 +25,7 @@ mod mutants;
 mod needs;
 mod patch;
 mod proc;
+mod python;
 mod steps;
 mod suite;
 mod tidy;
@@ -87,6 +89,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   bench [ARGS]                                    build and run the benchmarks
   sim [--seeds N] [--mutants [NAME]]              simulator seeds; each mutant must be found within its bound
   fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each
+  python [PYTEST ARGS]                            the Python package: pip install from the tree, then its tests
   vm nvme | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
 
 fn main() -> ExitCode {
@@ -113,6 +116,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
         "bench" => bench(&place, rest),
         "sim" => sim(&place, rest),
         "fuzz" => fuzz::run(&place, rest),
+        "python" => python::run(&place, rest),
         "vm" => vm::run(&place, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

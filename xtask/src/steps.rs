@@ -152,6 +152,20 @@ pub const STEPS: &[Step] = &[
         limit_s: 900,
     },
     Step {
+        name: "python",
+        why: "the Python package installs from the tree; numpy, torch, lifetimes, signals, fork",
+        program: Program::Xtask,
+        args: &["python"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "python3", package: "python3-venv" },
+            Need::Helps { program: "cc", package: "gcc" },
+        ],
+        tests_min: 20,
+        skips: Skips::Listed,
+        limit_s: 1800,
+    },
+    Step {
         name: "sim",
         why: "the engine against modelled devices with faults, many seeds",
         program: Program::Cargo,

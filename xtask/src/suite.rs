@@ -160,6 +160,9 @@ impl Tests {
                 tests.passed += count_before(counts, " passed");
                 tests.failed += count_before(counts, " failed");
                 tests.ignored += count_before(counts, " ignored");
+            } else if let Some(counts) = pytest_counts(line) {
+                tests.passed += count_before(counts, " passed");
+                tests.failed += count_before(counts, " failed") + count_before(counts, " error");
             } else if line.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("skip")) {
                 tests.skips.push(line.to_string());
             }
@@ -182,6 +185,14 @@ impl Tests {
         }
         parts.join(", ")
     }
+}
+
+/// The counts of pytest's closing line, as in `12 passed, 1 skipped in 0.52s`, with or without a ruler around it.
+fn pytest_counts(line: &str) -> Option<&str> {
+    let (counts, time) = line.trim_matches(['=', ' ']).split_once(" in ")?;
+    let timed = time.starts_with(|c: char| c.is_ascii_digit()) && time.contains('s');
+    let counted = [" passed", " failed", " error"].iter().any(|word| count_before(counts, word) > 0);
+    (timed && counted).then_some(counts)
 }
 
 /// The number in front of `word`, as in `12 passed; 0 failed`.
@@ -292,12 +303,15 @@ mod tests {
             "SKIP xfs: mkfs.xfs is missing",
             "skipped: no loop device",
             "test skip_is_a_name ... ok",
+            "==== 2 failed, 5 passed, 1 skipped in 0.52s ====",
+            "1 passed in 61.10s (0:01:01)",
+            "3 passed in a row",
         ]
         .map(String::from);
         let tests = Tests::read(&lines);
-        assert_eq!((tests.passed, tests.failed, tests.ignored), (14, 3, 1));
+        assert_eq!((tests.passed, tests.failed, tests.ignored), (20, 5, 1));
         assert_eq!(tests.skips, ["SKIP xfs: mkfs.xfs is missing", "skipped: no loop device"]);
-        assert_eq!(tests.shown(), "14 tests passed, 3 failed, 1 ignored, 2 skipped");
+        assert_eq!(tests.shown(), "20 tests passed, 5 failed, 1 ignored, 2 skipped");
     }
 
     #[test]

@@ -16,9 +16,9 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 /// The word that appears in one backend, in documents and in tests only.
 const VENDOR_WORD: &str = "cuda";
-/// Directories whose code may say it: the backend, the test kit with its stand-in, developer tools, and the command
-/// line, which prints it.
-const VENDOR_DIRS: &[&str] = &["sw-cuda/", "sw-testkit/", "hwtests/", "benches/", "straightway-cli/", "xtask/"];
+/// Directories whose code may say it: the backend, the test kit with its stand-in, developer tools, the command line, which
+/// prints it, and the bindings, whose protocols have it in their names.
+const VENDOR_DIRS: &[&str] = &["sw-cuda/", "sw-testkit/", "hwtests/", "benches/", "straightway-cli/", "xtask/", "ffi/"];
 /// The crate that composes backends; one file of it may say the word.
 const COMPOSING_DIR: &str = "straightway/src/";
 

@@ -1,0 +1,118 @@
+"""torch tensors from and to checkpoints.
+
+`load_file`, `save_file` and `safe_open` take the arguments of `safetensors.torch` and give its results.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Union
+
+import torch
+
+from .. import load_file as _load_file
+from .. import save_file as _save_file
+from .._native import Buffer
+from .._open import safe_open
+
+__all__ = ["from_buffer", "load_file", "safe_open", "save_file"]
+
+_NAMES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+}
+for _attribute, _name in {
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float4_e2m1fn_x2": "F4",
+}.items():
+    if hasattr(torch, _attribute):
+        _NAMES[getattr(torch, _attribute)] = _name
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+def from_buffer(buffer: Buffer) -> torch.Tensor:
+    """A tensor that shares the buffer's memory, on its device. Raises `TypeError` for what torch cannot have."""
+    dtype = _DTYPES.get(buffer.dtype)
+    if dtype is None:
+        raise TypeError(f"torch {torch.__version__} has no {buffer.dtype}")
+    # As bytes first: not every torch takes every type by DLPack, and all take bytes.
+    shape = list(buffer.shape)
+    if buffer.dtype == "F4":
+        shape = [*shape[:-1], shape[-1] // 2]
+    if buffer.nbytes == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.from_dlpack(buffer.view("U8")).view(dtype).view(shape)
+
+
+def _bytes_of(tensor: torch.Tensor) -> Any:
+    """The bytes of a dense tensor, shared; on its device. What its stream has yet to do is waited for."""
+    if tensor.numel() == 0:
+        return b""
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
+    return tensor.detach().reshape(-1).view(torch.uint8)
+
+
+def _row(name: str, tensor: torch.Tensor) -> tuple[str, str, list[int], Any]:
+    """What `Engine.save` takes."""
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name}: a {tensor.layout} tensor has no safetensors form; make it dense first")
+    if tensor.dtype not in _NAMES:
+        raise TypeError(f"{name}: {tensor.dtype} is no element type of safetensors")
+    shape = list(tensor.shape)
+    if _NAMES[tensor.dtype] == "F4":
+        shape = [*shape[:-1], shape[-1] * 2]
+    return name, _NAMES[tensor.dtype], shape, _bytes_of(tensor.contiguous())
+
+
+def load_file(
+    filename: Union[str, os.PathLike[str]],
+    device: Union[str, int, torch.device] = "cpu",
+    *,
+    backend: str = "mmap",
+) -> dict[str, torch.Tensor]:
+    """As `safetensors.torch.load_file`. The tensors of a file share one region; `backend` is accepted and not used."""
+    del backend
+    return dict(_load_file(filename, device, framework="torch"))
+
+
+def save_file(
+    tensors: Mapping[str, torch.Tensor],
+    filename: Union[str, os.PathLike[str]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """As `safetensors.torch.save_file`; the file appears as a whole and is durable.
+
+    Raises `ValueError` for a tensor that is not dense, and `RuntimeError` for tensors that share memory.
+    """
+    spans = []
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"Key `{name}` is invalid, expected torch.Tensor but received {type(tensor)}")
+        if tensor.layout != torch.strided or not tensor.is_contiguous():
+            raise ValueError(f"You are trying to save a non contiguous tensor: `{name}`; call .contiguous() first")
+        if tensor.numel():
+            start = tensor.data_ptr()
+            spans.append((str(tensor.device), start, start + tensor.numel() * tensor.element_size(), name))
+    spans.sort()
+    for (device, _, stop, name), (other_device, start, _, other) in zip(spans, spans[1:]):
+        if device == other_device and start < stop:
+            raise RuntimeError(f"Some tensors share memory, which a file cannot say: {name}, {other}; clone one of them")
+    _save_file(tensors, filename, metadata)

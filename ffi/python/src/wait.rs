@@ -1,0 +1,116 @@
+//! Waiting for the engine without the interpreter, in slices, so that a signal is answered.
+
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use pyo3::prelude::*;
+use straightway::{Error, ErrorKind, Verb};
+
+use crate::error::Fail;
+
+/// Longest time without a look for signals: Ctrl-C is answered within it.
+pub const SLICE: Duration = Duration::from_millis(50);
+
+/// Unparks the thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Drives a future of the engine on this thread, without the interpreter. Each slice ends with a look for signals.
+///
+/// # Errors
+/// The exception of a signal handler (`KeyboardInterrupt`): `future` is dropped then, which gives up its answer. `Poisoned`
+/// for a panic of ours.
+pub fn finish<F>(py: Python<'_>, mut future: F) -> Result<F::Output, Fail>
+where
+    F: Future + Unpin + Send,
+    F::Output: Send,
+{
+    loop {
+        let slice = py.detach(|| contained(|| look(&mut future)))?;
+        match slice {
+            Some(output) => return Ok(output),
+            None => py.check_signals()?,
+        }
+    }
+}
+
+/// Polls until there is an answer or one slice is over.
+fn look<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    if let Poll::Ready(output) = Pin::new(&mut *future).poll(&mut context) {
+        return Some(output);
+    }
+    // Wakes early if the answer came in between, or for a token that somebody else left: then the next slice looks again.
+    thread::park_timeout(SLICE);
+    match Pin::new(future).poll(&mut context) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+/// Runs what may block or take long without the interpreter.
+///
+/// # Errors
+/// That of `work`; `Poisoned` for a panic of ours.
+pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Fail> {
+    py.detach(|| contained(work))?.map_err(Fail::from)
+}
+
+/// Runs what takes long on a thread of its own, so that this one answers signals meanwhile. After a signal the work goes on
+/// to its end by itself, and what it made is dropped.
+///
+/// # Errors
+/// As [`finish`] and [`detached`].
+pub fn interruptible<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Fail> {
+    let waiting = thread::current();
+    let builder = thread::Builder::new().name("straightway-py".into());
+    let worker = builder.spawn(move || {
+        let done = contained(work);
+        waiting.unpark();
+        done
+    });
+    let worker = worker.map_err(|cause| {
+        Error::new(ErrorKind::ResourceLimit, Verb::Setup).at("thread").detail(cause.to_string()).caused_by(cause)
+    })?;
+    loop {
+        if worker.is_finished() {
+            let done = worker.join().map_err(|_| poisoned("a thread"))?;
+            return Ok(done??);
+        }
+        py.detach(|| thread::park_timeout(SLICE));
+        py.check_signals()?;
+    }
+}
+
+/// A panic stops here.
+fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
+    // What a panic leaves half done is only reached through the engine, which has its own containment.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        poisoned(&text.unwrap_or_else(|| "no message".to_owned()))
+    })
+}
+
+fn poisoned(what: &str) -> Error {
+    Error::new(ErrorKind::Poisoned, Verb::Setup)
+        .at("python")
+        .detail(format!("a panic was contained: {what}"))
+        .remedy("make a new engine, and report this with the message")
+}

@@ -1,0 +1,47 @@
+"""What the tests share: files of known bytes, and processes that must end by themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A process of a test that hangs is a failure, not a wait.
+LIMIT_S = 60
+
+
+def pattern(length: int, seed: int = 0) -> bytes:
+    """Bytes that tell their position: a shifted or torn read does not compare equal."""
+    words = bytearray()
+    for index in range((length + 7) // 8):
+        words += ((index * 0x9E3779B97F4A7C15 + seed) & (1 << 64) - 1).to_bytes(8, "little")
+    return bytes(words[:length])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> tuple[Path, bytes]:
+    """A file of a few MiB whose length is no multiple of anything."""
+    content = pattern((3 << 20) + 777)
+    path = tmp_path / "data"
+    path.write_bytes(content)
+    return path, content
+
+
+@pytest.fixture
+def script(tmp_path: Path):
+    """Runs a Python program in a process of its own."""
+
+    def run(text: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        path = tmp_path / "script.py"
+        path.write_text(text)
+        command = [sys.executable, str(path), *map(str, args)]
+        environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment)
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
