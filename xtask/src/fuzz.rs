@@ -6,8 +6,10 @@
 //!
 //! ```text
 //! <crate>/fuzz/fuzz_targets/NAME.rs ──build──► {target}/fuzz/…/NAME ──► crash: artefact kept, step fails
-//! <crate>/testdata/*, <crate>/fuzz/corpus/NAME ──seeds──┘      └──► new inputs: {target}/fuzz/corpus
+//! <crate>/testdata, <crate>/fuzz/corpus/NAME ────seeds───┘      └──► new inputs: {target}/fuzz/corpus
 //! ```
+//!
+//! Seeds in `testdata` are the files that end in `.NAME`, in it and in its folders; where there are none, the folders as a whole.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -127,9 +129,9 @@ fn run_target(place: &Place, dir: &Path, program: &Path, name: &str, seconds: u6
         format!("-artifact_prefix={}", artefacts.display()),
         corpus.display().to_string(),
     ];
-    let seeds =
-        [dir.join("corpus").join(name)].into_iter().chain(entries(&crate_dir.join("testdata")).unwrap_or_default());
-    args.extend(seeds.filter(|seed| seed.is_dir()).map(|seed| seed.display().to_string()));
+    let known = dir.join("corpus").join(name);
+    args.extend(known.is_dir().then(|| known.display().to_string()));
+    args.extend(seeds(&crate_dir.join("testdata"), name));
     let limit = Duration::from_secs(seconds) + SLACK;
     let outcome = Job::program(place, program, &args).merge_stderr().echo(Echo::Hidden).limit(limit).run()?;
     let runs = runs_done(&outcome.lines);
@@ -141,6 +143,20 @@ fn run_target(place: &Place, dir: &Path, program: &Path, name: &str, seconds: u6
     }
     println!("fuzz: {name}: {:?} after {runs} inputs; run the program with the artefact named above", outcome.ended);
     Ok(None)
+}
+
+/// libFuzzer's arguments for the seeds of a target.
+fn seeds(testdata: &Path, name: &str) -> Vec<String> {
+    let here = entries(testdata).unwrap_or_default();
+    let folders: Vec<&PathBuf> = here.iter().filter(|path| path.is_dir()).collect();
+    let inside = folders.iter().flat_map(|folder| entries(folder).unwrap_or_default());
+    let is_own = |path: &PathBuf| path.extension().is_some_and(|ending| ending == name);
+    let own: Vec<String> =
+        here.iter().cloned().chain(inside).filter(is_own).map(|path| path.display().to_string()).collect();
+    if own.is_empty() {
+        return folders.iter().map(|folder| folder.display().to_string()).collect();
+    }
+    vec![format!("-seed_inputs={}", own.join(","))]
 }
 
 /// From libFuzzer's closing line, `Done 12345 runs in 10 second(s)`.
@@ -164,6 +180,16 @@ mod tests {
         assert!(parse(&words("--seconds 0")).is_err());
         assert!(parse(&words("--seconds")).is_err());
         assert!(parse(&words("--fast")).is_err());
+    }
+
+    #[test]
+    fn seeds_are_the_files_of_a_targets_ending_or_all_folders() {
+        let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sw-data/testdata");
+        let shards = seeds(&testdata, "mds");
+        assert_eq!(shards.len(), 1);
+        assert!(shards[0].starts_with("-seed_inputs=/") && shards[0].contains("/mds/shard.00001.mds"), "{shards:?}");
+        let all = seeds(&testdata, "none");
+        assert!(all.len() >= 2 && all.iter().all(|folder| Path::new(folder).is_dir()), "{all:?}");
     }
 
     #[test]

@@ -32,10 +32,32 @@ pub struct MdsShard {
     pub name: String,
     /// Bytes of the file.
     pub len: u64,
+    /// How the file is compressed as a whole; then it is a block that must be decoded ([`crate::decode::mds_shard`]).
+    pub compression: Option<MdsCompression>,
     /// Samples in it.
     pub samples: u64,
     /// Columns of each sample.
     pub columns: Vec<Column>,
+}
+
+/// How a shard is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MdsCompression {
+    /// `gz`.
+    Gzip,
+    /// `zstd`.
+    Zstd,
+}
+
+impl MdsCompression {
+    /// By its name in an index, behind which a level may stand: `zstd:7`.
+    fn of(name: &str) -> Option<Self> {
+        match name.split(':').next() {
+            Some("gz") => Some(Self::Gzip),
+            Some("zstd") => Some(Self::Zstd),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -50,6 +72,7 @@ struct Shard {
     version: u64,
     compression: Option<String>,
     raw_data: File,
+    zip_data: Option<File>,
     samples: u64,
     column_names: Vec<String>,
     column_encodings: Vec<String>,
@@ -65,8 +88,8 @@ struct File {
 /// Reads an `index.json`.
 ///
 /// # Errors
-/// `Field` for what is no index; `Unsupported` for versions other than 2, shards that are not MDS, and compressed shards: they
-/// can only be read as a whole.
+/// `Field` for what is no index; `Unsupported` for versions other than 2, shards that are not MDS, and those compressed by
+/// `br`, `snappy` or `bz2`.
 pub fn mds_index(json: &[u8]) -> Result<Vec<MdsShard>, FormatError> {
     let fail = |wrong| FormatError { offset: 0, wrong };
     let unsupported = |what, name| fail(Wrong::Unsupported { what, name });
@@ -76,13 +99,18 @@ pub fn mds_index(json: &[u8]) -> Result<Vec<MdsShard>, FormatError> {
         return Err(unsupported("a version of the MDS index", index.version.to_string()));
     }
     let read = |shard: Shard| {
-        let name = shard.raw_data.basename;
         if shard.format != "mds" || shard.version != 2 {
             return Err(unsupported("a format of shards", format!("{} {}", shard.format, shard.version)));
         }
-        if let Some(compression) = shard.compression {
-            return Err(unsupported("a compressed shard", format!("{name}, {compression}")));
-        }
+        let (compression, file) = match (shard.compression, shard.zip_data) {
+            (None, _) => (None, shard.raw_data),
+            (Some(name), Some(file)) => match MdsCompression::of(&name) {
+                Some(compression) => (Some(compression), file),
+                None => return Err(unsupported("a compression of MDS shards", format!("{}, {name}", file.basename))),
+            },
+            (Some(_), None) => return Err(fail(Wrong::Field { field: "the compressed file of an MDS shard" })),
+        };
+        let name = file.basename;
         // A name is that of a file beside the index, and of no other.
         if name.is_empty() || name.starts_with('/') || name.split('/').any(|part| part == "..") {
             return Err(fail(Wrong::Field { field: "the name of an MDS shard" }));
@@ -93,7 +121,7 @@ pub fn mds_index(json: &[u8]) -> Result<Vec<MdsShard>, FormatError> {
         }
         let parts = shard.column_names.into_iter().zip(shard.column_encodings).zip(shard.column_sizes);
         let columns = parts.map(|((name, encoding), len)| Column { name, encoding, len }).collect();
-        Ok(MdsShard { name, len: shard.raw_data.bytes, samples: shard.samples, columns })
+        Ok(MdsShard { name, len: file.bytes, compression, samples: shard.samples, columns })
     };
     index.shards.into_iter().map(read).collect()
 }

@@ -9,17 +9,26 @@
 //!
 //! Nothing is allocated because a file claims a length; what is kept at once is bounded by the limits named in each format.
 
+mod example;
 mod line;
 mod mds;
 mod megatron;
 mod npy;
+mod npz;
+mod parquet;
+mod sidecar;
 mod tar;
 mod tfrecord;
+mod thrift;
 mod webdataset;
 
-pub use mds::{Column, MdsScan, MdsShard, mds_index};
+pub use example::{Feature, Values, example, feature_bytes};
+pub use mds::{Column, MdsCompression, MdsScan, MdsShard, mds_index};
 pub use megatron::{Shape, Token, TokenIndexScan};
 pub use npy::{Array, Layout, NpyScan};
+pub use npz::{NpzArray, NpzContent, NpzScan};
+pub use parquet::{Codec, ColumnCoding, PageHeader, PageKind, ParquetRows, ParquetScan, Physical};
+pub use sidecar::{TfRecordIndexScan, WdsIndexScan};
 pub use tar::{Member, TarScan};
 pub use tfrecord::{Payloads, Record, TfRecordScan};
 pub use webdataset::{Field, Grouping, Sample};
@@ -51,6 +60,21 @@ pub trait Scan {
 
     /// The next thing found.
     fn next(&mut self) -> Option<Self::Found>;
+
+    /// The next part that is damaged but does not end the walk; the formats that know such parts say so. Damage elsewhere is
+    /// an error of [`push`](Self::push). Whether a damaged part may be left out is the caller's to decide.
+    fn damaged(&mut self) -> Option<Damaged> {
+        None
+    }
+}
+
+/// A part of a file that is damaged, while what follows it can be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The part.
+    pub extent: Extent,
+    /// What is wrong with it.
+    pub error: FormatError,
 }
 
 /// What is wrong with a file, and where.
@@ -110,7 +134,7 @@ pub enum Wrong {
         max: u64,
     },
     /// A part of the format that is not supported.
-    #[error("{what} ({name}) is not supported; write the archive without")]
+    #[error("{what} ({name}) is not supported; write the file without")]
     Unsupported {
         /// The part.
         what: &'static str,
@@ -136,6 +160,17 @@ pub enum Wrong {
         here: u64,
         /// In the index.
         index: u64,
+    },
+    /// What is wrong with a zip archive.
+    #[error(transparent)]
+    Archive(sw_zip::Wrong),
+    /// There is no column that samples are, or more than one.
+    #[error("{asked}; name one column of: {columns}")]
+    Column {
+        /// What was asked for.
+        asked: String,
+        /// What there is.
+        columns: String,
     },
     /// Two fields of one sample have one name.
     #[error("sample {key} has two fields {field}; each may come once")]
@@ -181,6 +216,11 @@ impl Collector {
         let (wanted, _) = self.wanted?;
         let have = self.have.len() as u64;
         Some(Extent { offset: wanted.offset + have, len: wanted.len - have })
+    }
+
+    /// Asks for nothing more.
+    fn stop(&mut self) {
+        self.wanted = None;
     }
 
     /// Takes bytes; returns all that were wanted once they are there.

@@ -28,6 +28,28 @@ pub struct Array {
     pub content: Extent,
 }
 
+impl Array {
+    /// How many items there are along the first axis: samples, as loaders take them. A scalar is one.
+    ///
+    /// # Errors
+    /// `Unsupported` for an array in Fortran order with more than one axis: its items are not one run of bytes.
+    pub fn items(&self) -> Result<u64, FormatError> {
+        if self.layout == Layout::ColumnMajor && self.shape.len() > 1 {
+            let wrong =
+                Wrong::Unsupported { what: "an array in Fortran order", name: format!("shape {:?}", self.shape) };
+            return Err(FormatError { offset: self.content.offset, wrong });
+        }
+        Ok(self.shape.first().copied().unwrap_or(1))
+    }
+
+    /// Where item `number` along the first axis is; `None` if there is none.
+    pub fn item(&self, number: u64) -> Option<Extent> {
+        let items = self.items().ok().filter(|items| number < *items)?;
+        let len = self.content.len / items;
+        Some(Extent { offset: self.content.offset + number * len, len })
+    }
+}
+
 /// Which dimension runs fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {

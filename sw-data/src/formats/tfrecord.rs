@@ -3,12 +3,12 @@
 //! Source: tensorflow `core/lib/io/record_writer.h` and `core/lib/hash/crc32c.h`: each record is a length of 8 bytes, its masked
 //! CRC-32C, the payload, and the payload's. There is no file header and no index: the file can only be walked.
 
-use super::{Collector, Extent, FormatError, Scan, Wrong};
+use super::{Collector, Damaged, Extent, FormatError, Scan, Wrong};
 
 /// Length and its checksum.
-const HEAD: u64 = 12;
+pub(super) const HEAD: u64 = 12;
 /// The payload's checksum.
-const FOOT: u64 = 4;
+pub(super) const FOOT: u64 = 4;
 
 /// A record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +30,11 @@ impl Record {
 pub enum Payloads {
     /// Only heads are read: 12 bytes a record.
     GoOver,
-    /// Everything is read.
+    /// Everything is read. A wrong checksum ends the walk.
     Check,
+    /// Everything is read. A payload with a wrong checksum is told by [`Scan::damaged`], and the walk goes on behind it; a wrong
+    /// checksum of a length ends it, since nothing else says where the next record begins.
+    CheckAndGoOn,
 }
 
 /// Walks a TFRecord file.
@@ -42,6 +45,7 @@ pub struct TfRecordScan {
     /// The record whose payload is being read; `None` while a head is.
     record: Option<Checking>,
     found: Option<Record>,
+    damaged: Option<Damaged>,
 }
 
 /// A payload that is read piece by piece, however long it is.
@@ -82,7 +86,7 @@ impl TfRecordScan {
     /// # Errors
     /// `Cut` if it is shorter than one head. An empty file has no records.
     pub fn new(file_len: u64, payloads: Payloads) -> Result<Self, FormatError> {
-        let mut scan = Self { bytes: Collector::new(file_len), payloads, record: None, found: None };
+        let mut scan = Self { bytes: Collector::new(file_len), payloads, record: None, found: None, damaged: None };
         scan.go_on(0)?;
         Ok(scan)
     }
@@ -99,10 +103,11 @@ impl TfRecordScan {
         let (Some((len, sum)), 12) = (head.split_first_chunk::<8>(), head.len()) else {
             return Err(fail(Wrong::Field { field: "a record's head" }));
         };
-        compare(offset, "a record's length", sum, {
-            let mut crc = Crc::new();
-            crc.add(len);
-            crc
+        let mut crc = Crc::new();
+        crc.add(len);
+        compare(offset, "a record's length", sum, crc).map_err(|error| match compression(offset, head) {
+            Some(name) => fail(Wrong::Unsupported { what: "a TFRecord file that is compressed as a whole", name }),
+            None => error,
         })?;
         let len = u64::from_le_bytes(*len);
         let record = Record { payload: Extent { offset: offset + HEAD, len } };
@@ -116,7 +121,7 @@ impl TfRecordScan {
                 self.found = Some(record);
                 self.go_on(end)
             }
-            Payloads::Check => self.check(Checking { record, done: 0, sum: Crc::new() }),
+            Payloads::Check | Payloads::CheckAndGoOn => self.check(Checking { record, done: 0, sum: Crc::new() }),
         }
     }
 
@@ -140,8 +145,13 @@ impl TfRecordScan {
         if foot.is_empty() {
             return self.check(checking);
         }
-        compare(payload.offset, "a record's payload", foot, checking.sum)?;
-        self.found = Some(checking.record);
+        match compare(payload.offset, "a record's payload", foot, checking.sum) {
+            Ok(()) => self.found = Some(checking.record),
+            Err(error) if self.payloads == Payloads::CheckAndGoOn => {
+                self.damaged = Some(Damaged { extent: payload, error });
+            }
+            Err(error) => return Err(error),
+        }
         self.go_on(payload.offset + payload.len + FOOT)
     }
 }
@@ -164,6 +174,22 @@ impl Scan for TfRecordScan {
     fn next(&mut self) -> Option<Record> {
         self.found.take()
     }
+
+    fn damaged(&mut self) -> Option<Damaged> {
+        self.damaged.take()
+    }
+}
+
+/// How a file is compressed that begins so, as tensorflow's `TFRecordOptions` names it. The file itself does not say.
+fn compression(offset: u64, head: &[u8]) -> Option<String> {
+    let name = match head {
+        _ if offset > 0 => return None,
+        [0x1f, 0x8b, 8, ..] => "GZIP",
+        // RFC 1950: deflate, and a check that makes the pair a multiple of 31.
+        [0x78, flags, ..] if (0x7800 + u16::from(*flags)) % 31 == 0 => "ZLIB",
+        _ => return None,
+    };
+    Some(name.to_owned())
 }
 
 /// Compares a stored masked checksum with that of the bytes.

@@ -26,6 +26,8 @@ pub struct Sample {
 #[derive(Debug, Default)]
 pub struct Grouping {
     sample: Option<Sample>,
+    /// Key of a sample that has a field twice: what is left of it is gone over.
+    spoilt: Option<String>,
     skipped: u64,
 }
 
@@ -33,7 +35,7 @@ impl Grouping {
     /// Takes the next member; returns the sample that is complete by it.
     ///
     /// # Errors
-    /// `Field` for a name that is not UTF-8; `TwoFields`.
+    /// `Field` for a name that is not UTF-8; `TwoFields`: its sample is given up as a whole. Grouping can go on after either.
     pub fn add(&mut self, member: &Member) -> Result<Option<Sample>, FormatError> {
         let fail = |wrong| FormatError { offset: member.content.offset, wrong };
         let name =
@@ -42,6 +44,11 @@ impl Grouping {
             self.skipped += 1;
             return Ok(None);
         };
+        if self.spoilt.as_deref() == Some(key) {
+            self.skipped += 1;
+            return Ok(None);
+        }
+        self.spoilt = None;
         let field = Field { name: extension.to_lowercase(), content: member.content };
         let sample = self.sample.take();
         let (complete, mut sample) = match sample {
@@ -49,6 +56,8 @@ impl Grouping {
             other => (other, Sample { key: key.to_owned(), fields: Vec::new() }),
         };
         if sample.fields.iter().any(|other| other.name == field.name) {
+            self.skipped += sample.fields.len() as u64 + 1;
+            self.spoilt = Some(sample.key.clone());
             return Err(fail(Wrong::TwoFields { key: sample.key, field: field.name }));
         }
         sample.fields.push(field);
@@ -68,7 +77,7 @@ impl Grouping {
 }
 
 /// Key and extension: the base name is cut at its first dot, which is neither its first byte nor absent.
-fn split(name: &str) -> Option<(&str, &str)> {
+pub(super) fn split(name: &str) -> Option<(&str, &str)> {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = base + name.get(base..)?.find('.')?;
     if dot == base { None } else { Some((&name[..dot], &name[dot + 1..])) }

@@ -1,0 +1,37 @@
+//! Deflated members of npz archives.
+
+use super::codec::{Compression, expand};
+use super::{DecodeError, Limits, check_crc};
+use crate::formats::{Array, NpyScan, scan_slice};
+
+/// An npy file that was deflated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Npz {
+    /// The whole npy file.
+    pub file: Vec<u8>,
+    /// The array in it.
+    pub array: Array,
+}
+
+/// Inflates a member of `len` bytes, whose CRC-32 is `crc32` where it is known, and finds the array in it.
+///
+/// # Errors
+/// What is wrong with it; `Format` for an array that is a pickle or a structure.
+pub fn npz_array(block: &[u8], len: Option<u64>, crc32: Option<u32>, limits: Limits) -> Result<Npz, DecodeError> {
+    let file = expand(Compression::Deflate, block, len, limits)?;
+    if let Some(crc32) = crc32 {
+        check_crc("a member of an npz archive", &file, crc32)?;
+    }
+    let found = scan_slice(&mut NpyScan::new(file.len() as u64)?, &file)?;
+    let array = found.into_iter().next().ok_or(DecodeError::Damaged { what: "a member of an npz archive" })?;
+    Ok(Npz { file, array })
+}
+
+impl Npz {
+    /// The elements of the array.
+    pub fn elements(&self) -> &[u8] {
+        // The scan held both against the file's length.
+        let part = usize::try_from(self.array.content.offset).ok().zip(usize::try_from(self.array.content.len).ok());
+        part.and_then(|(from, len)| self.file.get(from..)?.get(..len)).unwrap_or_default()
+    }
+}
