@@ -3,10 +3,15 @@
 
 use std::fmt::Debug;
 
+use sw_data::decode::{Limits, Rows, mds_shard, npz_array, parquet_rows};
 use sw_data::formats::{
-    Extent, FormatError, Grouping, MdsScan, NpyScan, Payloads, Scan, TarScan, TfRecordIndexScan, TfRecordScan,
-    TokenIndexScan, Values, WdsIndexScan, example, feature_bytes, mds_index,
+    Codec, ColumnCoding, Extent, FormatError, Grouping, MdsScan, NpyScan, NpzContent, NpzScan, ParquetRows,
+    ParquetScan, Payloads, Physical, Scan, TarScan, TfRecordIndexScan, TfRecordScan, TokenIndexScan, Values,
+    WdsIndexScan, Wrong, example, feature_bytes, mds_index,
 };
+
+/// What a block of a few bytes may decode to.
+const LIMITS: Limits = Limits { bytes: 1 << 20 };
 
 /// Bytes of the file that a side-car or an index is about.
 const OTHER_LEN: u64 = 20_480;
@@ -55,7 +60,8 @@ fn assert_inside(extent: Extent, len: u64) {
 
 /// One line that a terminal can show, of bounded length.
 fn check_message(message: &str) {
-    assert!(message.len() < 1 << 21, "{} bytes", message.len());
+    assert!(!message.chars().any(char::is_control), "{message:?}");
+    assert!(message.len() < 10_000, "{} bytes", message.len());
 }
 
 fn told<T>(result: Result<T, FormatError>) -> &'static str {
@@ -64,14 +70,26 @@ fn told<T>(result: Result<T, FormatError>) -> &'static str {
         Err(error) => {
             let wrong = format!("{:?}", error.wrong);
             // The name of the kind, of which there are few.
-            let kind = wrong.split([' ', '{']).next().unwrap_or_default();
+            let kind = wrong.split([' ', '(', '{']).next().unwrap_or_default();
             KINDS.iter().find(|known| **known == kind).copied().unwrap_or("another kind")
         }
     }
 }
 
-const KINDS: [&str; 10] =
-    ["Cut", "Shrank", "Checksum", "Field", "TooLong", "Unsupported", "OutOfFile", "Differs", "TwoFields", "Damaged"];
+const KINDS: [&str; 12] = [
+    "Cut",
+    "Shrank",
+    "Checksum",
+    "Field",
+    "TooLong",
+    "Unsupported",
+    "OutOfFile",
+    "Differs",
+    "TwoFields",
+    "TooMany",
+    "Archive",
+    "Column",
+];
 
 /// Takes `file` for an archive, with its members grouped to samples.
 pub fn tar(file: &[u8]) -> &'static str {
@@ -169,4 +187,104 @@ pub fn sidecar(file: &[u8]) -> &'static str {
         assert_inside(record.framed(), 1185);
     }
     told(found)
+}
+
+/// Takes `file` for an archive of arrays, and inflates those that are deflated.
+pub fn npz(file: &[u8]) -> &'static str {
+    let found = walk(|| NpzScan::new(file.len() as u64), file);
+    for array in found.iter().flatten() {
+        assert_inside(array.member, file.len() as u64);
+        match &array.content {
+            NpzContent::Stored(array) => assert_inside(array.content, file.len() as u64),
+            NpzContent::Deflated(len) => {
+                let member = part(file, array.member);
+                if let Ok(npz) = npz_array(member, Some(*len), Some(array.crc32), LIMITS) {
+                    assert!(npz.file.len() as u64 == *len && npz.elements().len() <= npz.file.len());
+                }
+            }
+        }
+    }
+    told(found)
+}
+
+fn part(file: &[u8], extent: Extent) -> &[u8] {
+    let from = usize::try_from(extent.offset).expect("inside the slice");
+    &file[from..from + usize::try_from(extent.len).expect("inside the slice")]
+}
+
+/// Takes `file` for a Parquet file, and decodes the blocks that are found.
+pub fn parquet(file: &[u8]) -> &'static str {
+    let len = file.len() as u64;
+    let mut column = None;
+    let mut found = walk(|| ParquetScan::new(len, None), file);
+    if let Err(FormatError { wrong: Wrong::Column { columns, .. }, .. }) = &found {
+        column = columns.split(", ").next().map(str::to_owned);
+        found = walk(|| ParquetScan::new(len, column.as_deref()), file);
+    }
+    let mut coding = None;
+    if let Ok(mut scan) = ParquetScan::new(len, column.as_deref()) {
+        while let (None, Some(need)) = (scan.coding(), scan.need()) {
+            if scan.push(part(file, need)).is_err() {
+                break;
+            }
+        }
+        coding = scan.coding();
+    }
+    for rows in found.iter().flatten() {
+        match (*rows, coding) {
+            (ParquetRows::Values { first, rows }, _) => {
+                let len_all = first.len.checked_mul(rows).expect("in the file");
+                assert_inside(Extent { len: len_all, ..first }, len);
+            }
+            (ParquetRows::Missing { rows }, _) => assert!(rows > 0),
+            (ParquetRows::Block { extent, rows, .. }, Some(coding)) => {
+                assert!(rows > 0);
+                assert_inside(extent, len);
+                if let Ok(rows) = parquet_rows(&coding, part(file, extent), LIMITS) {
+                    check_rows(&rows);
+                }
+            }
+            (ParquetRows::Block { .. }, None) => panic!("a block, and nobody knows how it is coded"),
+        }
+    }
+    told(found)
+}
+
+fn check_rows(rows: &Rows) {
+    let all: usize = (0..rows.len()).map(|row| rows.get(row).expect("a row").len()).sum();
+    assert!(all as u64 <= LIMITS.bytes);
+    assert_eq!(rows.get(rows.len()), None);
+}
+
+/// Takes `bytes` for a block of each kind; the first four say how a Parquet column is coded.
+pub fn block(bytes: &[u8]) -> &'static str {
+    const PHYSICALS: [Physical; 8] = [
+        Physical::Bytes,
+        Physical::Boolean,
+        Physical::Int32,
+        Physical::Int64,
+        Physical::Int96,
+        Physical::Float,
+        Physical::Double,
+        Physical::Fixed(5),
+    ];
+    const CODECS: [Codec; 5] = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd];
+    let shard = mds_shard(bytes, LIMITS).map(|rows| check_rows(&rows));
+    let array = npz_array(bytes, None, None, LIMITS).map(drop);
+    let Some(([physical, codec, definition, repetition], block)) = bytes.split_first_chunk::<4>() else {
+        return "too short";
+    };
+    let coding = ColumnCoding {
+        physical: PHYSICALS[usize::from(*physical) % PHYSICALS.len()],
+        codec: CODECS[usize::from(*codec) % CODECS.len()],
+        definition: definition % 4,
+        repetition: repetition % 3,
+    };
+    let rows = parquet_rows(&coding, block, LIMITS).map(|rows| check_rows(&rows));
+    match (rows, shard, array) {
+        (Ok(()), ..) => "rows",
+        (_, Ok(()), _) => "shard",
+        (.., Ok(())) => "array",
+        _ => "none",
+    }
 }

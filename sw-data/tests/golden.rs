@@ -96,7 +96,8 @@ fn samples_are_those_of_the_webdataset_library() {
 #[test]
 fn names_without_extension_and_notes_belong_to_no_sample() {
     let mut grouping = Grouping::default();
-    let mut add = |name: &str| grouping.add(&Member { name: name.into(), content: Extent { offset: 512, len: 1 } });
+    let member = |name: &str| Member { name: name.into(), content: Extent { offset: 512, len: 1 } };
+    let mut add = |name: &str| grouping.add(&member(name));
     for name in ["README", "a.dir/README", ".hidden", "a/.hidden", "__meta__/x.json", "a/__notes__"] {
         assert_eq!(add(name), Ok(None), "{name}");
     }
@@ -108,6 +109,13 @@ fn names_without_extension_and_notes_belong_to_no_sample() {
     assert_eq!(add("a.b/d.jpg"), Ok(None));
     assert_eq!(add("a.b/e.jpg").unwrap().unwrap().key, "a.b/d");
     assert_eq!(grouping.skipped(), 9);
+    grouping.finish();
+    for number in 0..1024 {
+        assert_eq!(grouping.add(&member(&format!("many.{number}"))), Ok(None));
+    }
+    let many = grouping.add(&member("many.more")).unwrap_err();
+    assert_eq!(many.wrong, Wrong::TooMany { what: "the fields of a sample", max: 1024 });
+    assert_eq!(grouping.finish(), None);
     let odd = Member { name: vec![b'a', 0xff, b'.', b'b'], content: Extent { offset: 0, len: 0 } };
     assert!(matches!(grouping.add(&odd).unwrap_err().wrong, Wrong::Field { .. }));
 }
@@ -408,6 +416,8 @@ fn headers_that_numpy_would_not_write_are_refused() {
     let many = format!("({})", "1, ".repeat(65));
     assert!(matches!(made(&good.replace("(3, 4)", &many)).unwrap_err().wrong, Wrong::Field { .. }));
     assert!(matches!(made(&good.replace("(3, 4)", "(3, 40)")).unwrap_err().wrong, Wrong::Cut { missing: 416, .. }));
+    let empty = made(&good.replace("(3, 4)", "(1099511627776, 0)")).unwrap();
+    assert!(matches!(empty.items().unwrap_err().wrong, Wrong::TooMany { .. }));
     let newer = [b"\x93NUMPY\x04\x00".as_slice(), &[0; 80]].concat();
     assert!(matches!(npy(&newer).unwrap_err().wrong, Wrong::Unsupported { .. }));
 }

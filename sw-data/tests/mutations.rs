@@ -9,6 +9,8 @@ mod bodies;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use sw_data::formats::{Codec, ParquetRows, ParquetScan, scan_slice};
+
 /// SplitMix64: enough for choosing bytes, and replays from its seed.
 struct Dice(u64);
 
@@ -69,11 +71,10 @@ fn seeds(endings: &[&str]) -> Vec<Vec<u8>> {
     files
 }
 
-/// Runs `body` on the files of `endings` and on mutations of them; what came of it, and how often.
-fn run(body: fn(&[u8]) -> &'static str, endings: &[&str], mutations: u32) -> BTreeMap<&'static str, u32> {
-    let seeds = seeds(endings);
+/// Runs `body` on `seeds` and on mutations of them; what came of it, and how often.
+fn run(body: fn(&[u8]) -> &'static str, seeds: &[Vec<u8>], mutations: u32) -> BTreeMap<&'static str, u32> {
     let mut outcomes = BTreeMap::new();
-    for seed in &seeds {
+    for seed in seeds {
         *outcomes.entry(body(seed)).or_default() += 1;
     }
     let mut dice = Dice(1);
@@ -95,35 +96,78 @@ fn check(outcomes: &BTreeMap<&str, u32>, kinds: &[&str]) {
 
 #[test]
 fn tar() {
-    check(&run(bodies::tar, &[".tar"], 4_000), &["ok", "Cut", "Checksum", "Unsupported"]);
+    check(&run(bodies::tar, &seeds(&[".tar"]), 4_000), &["ok", "Cut", "Checksum", "Unsupported"]);
 }
 
 #[test]
 fn tfrecord() {
-    check(&run(bodies::tfrecord, &[".tfrecord"], 10_000), &["ok", "Cut", "Checksum"]);
+    check(&run(bodies::tfrecord, &seeds(&[".tfrecord"]), 10_000), &["ok", "Cut", "Checksum"]);
 }
 
 #[test]
 fn example() {
-    check(&run(bodies::example_message, &[".example"], 20_000), &["ok", "Field"]);
+    check(&run(bodies::example_message, &seeds(&[".example"]), 20_000), &["ok", "Field"]);
 }
 
 #[test]
 fn mds() {
-    check(&run(bodies::mds, &[".mds", "index.json"], 10_000), &["ok", "Cut", "Field", "OutOfFile"]);
+    check(&run(bodies::mds, &seeds(&[".mds", "index.json"]), 10_000), &["ok", "Cut", "Field", "OutOfFile"]);
 }
 
 #[test]
 fn npy() {
-    check(&run(bodies::npy, &[".npy"], 10_000), &["ok", "Cut", "Field", "TooLong", "Unsupported"]);
+    check(&run(bodies::npy, &seeds(&[".npy"]), 10_000), &["ok", "Cut", "Field", "TooLong", "Unsupported"]);
 }
 
 #[test]
 fn idx() {
-    check(&run(bodies::idx, &[".idx"], 10_000), &["ok", "Cut", "Field", "OutOfFile", "Unsupported"]);
+    check(&run(bodies::idx, &seeds(&[".idx"]), 10_000), &["ok", "Cut", "Field", "OutOfFile", "Unsupported"]);
 }
 
 #[test]
 fn sidecar() {
-    check(&run(bodies::sidecar, &[".sidecar"], 10_000), &["ok", "Field", "Differs", "OutOfFile", "Unsupported"]);
+    check(
+        &run(bodies::sidecar, &seeds(&[".sidecar"]), 10_000),
+        &["ok", "Field", "Differs", "OutOfFile", "Unsupported"],
+    );
+}
+
+#[test]
+fn npz() {
+    let kinds = ["ok", "Archive"];
+    check(&run(bodies::npz, &seeds(&[".npz"]), 10_000), &kinds);
+}
+
+#[test]
+fn parquet() {
+    let kinds = ["ok", "Cut", "Field", "TooLong", "Unsupported", "OutOfFile", "Differs", "Column"];
+    check(&run(bodies::parquet, &seeds(&[".parquet"]), 20_000), &kinds);
+}
+
+/// Blocks of Parquet files behind the four bytes that [`bodies::block`] takes for their coding, and compressed shards.
+fn block_seeds() -> Vec<Vec<u8>> {
+    let mut blocks = seeds(&[".zstd"]);
+    for file in seeds(&[".parquet"]) {
+        let Ok(mut scan) = ParquetScan::new(file.len() as u64, None) else { continue };
+        let found = scan_slice(&mut scan, &file).unwrap_or_default();
+        let Some(coding) = scan.coding() else { continue };
+        let codec = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd];
+        let codec = codec.iter().position(|codec| *codec == coding.codec).unwrap();
+        for rows in found {
+            let ParquetRows::Block { extent, .. } = rows else { continue };
+            let from = usize::try_from(extent.offset).unwrap();
+            let block = &file[from..from + usize::try_from(extent.len).unwrap()];
+            let head = [0, u8::try_from(codec).unwrap(), coding.definition, coding.repetition];
+            blocks.push([&head, block].concat());
+        }
+    }
+    assert!(blocks.len() > 20);
+    blocks
+}
+
+#[test]
+fn block() {
+    let outcomes = run(bodies::block, &block_seeds(), 20_000);
+    check(&outcomes, &["rows", "shard", "none"]);
+    assert!(outcomes["rows"] > 1_000, "{outcomes:?}");
 }

@@ -7,10 +7,12 @@
 //! Pure: no I/O, no threads. What a block decodes to is bounded by [`Limits`], and nothing is allocated because a block claims a
 //! length: memory grows with what was really decoded.
 
+mod bits;
 mod codec;
 mod mds;
 mod npz;
 mod parquet;
+mod values;
 
 pub use mds::mds_shard;
 pub use npz::{Npz, npz_array};

@@ -1,57 +1,30 @@
-//! Pages of a Parquet column chunk.
+//! Pages of a Parquet column chunk to rows.
 //!
-//! Heads, checksums and compression are ours, so that they are bounded and need no C compiler; levels and values are decoded by the
-//! `parquet` crate, which is given one page after the other.
+//! ```text
+//!   block: head │ page │ head │ page … ──► checksum, decompress ──► levels of repetition, of definition, values ──► Rows
+//! ```
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::borrow::Cow;
 
-use parquet::basic::{Encoding, Repetition, Type};
-use parquet::column::page::{Page, PageMetadata, PageReader};
-use parquet::column::reader::ColumnReaderImpl;
-use parquet::data_type::{
-    AsBytes, BoolType, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, FloatType, Int32Type, Int64Type,
-    Int96Type,
-};
-use parquet::errors::ParquetError;
-use parquet::schema::types::{ColumnDescriptor, ColumnPath, Type as SchemaType};
-
+use super::bits::{Hybrid, VALUES};
 use super::codec::{Compression, expand};
+use super::values::Values;
 use super::{DecodeError, Limits, Rows, check_crc};
-use crate::formats::{Codec, ColumnCoding, PageHeader, PageKind, Physical};
+use crate::formats::{Codec, ColumnCoding, PageHeader, PageKind, VALUES_MAX};
 
-/// Rows that are decoded at once.
-const BATCH: usize = 1024;
-/// Most values of a page. Writers end a page at 1 MiB or 20,000 rows unless they are told otherwise.
-const PAGE_VALUES_MAX: u32 = 1 << 24;
+/// How levels must be encoded: what came before was given up with version 1 of the format.
+const RLE: u8 = 3;
+/// How the values of a dictionary are.
+const PLAIN: u8 = 0;
 
 /// Decodes pages that follow each other: a page, or a dictionary and what follows it. Rows are those of the pages in order. A row of
 /// a repeated column has its values end to end, numbers in little-endian order; a missing value has no bytes.
 ///
 /// # Errors
 /// What is wrong with the block.
-pub fn parquet_rows(coding: &ColumnCoding, block: &[u8], limits: Limits) -> Result<Rows, DecodeError> {
-    let pages = pages(coding, block, limits)?;
-    match coding.physical {
-        Physical::Boolean => rows::<BoolType>(coding, pages, limits),
-        Physical::Int32 => rows::<Int32Type>(coding, pages, limits),
-        Physical::Int64 => rows::<Int64Type>(coding, pages, limits),
-        Physical::Int96 => rows::<Int96Type>(coding, pages, limits),
-        Physical::Float => rows::<FloatType>(coding, pages, limits),
-        Physical::Double => rows::<DoubleType>(coding, pages, limits),
-        Physical::Bytes => rows::<ByteArrayType>(coding, pages, limits),
-        Physical::Fixed(_) => rows::<FixedLenByteArrayType>(coding, pages, limits),
-    }
-}
-
-fn damaged(what: &'static str) -> DecodeError {
-    DecodeError::Damaged { what }
-}
-
-/// The pages of a block, no longer compressed.
-fn pages(coding: &ColumnCoding, mut block: &[u8], limits: Limits) -> Result<Pages, DecodeError> {
-    let mut pages = VecDeque::new();
-    let mut left = limits.bytes;
+pub fn parquet_rows(coding: &ColumnCoding, mut block: &[u8], limits: Limits) -> Result<Rows, DecodeError> {
+    let mut making = Making { rows: Rows::default(), is_open: false, limits };
+    let mut dictionary = None;
     while !block.is_empty() {
         let header = PageHeader::read(block).ok().flatten().ok_or_else(|| damaged("the head of a page"))?;
         let stored = usize::try_from(header.stored_len).map_err(|_| damaged("the head of a page"))?;
@@ -61,185 +34,162 @@ fn pages(coding: &ColumnCoding, mut block: &[u8], limits: Limits) -> Result<Page
         if let Some(crc) = header.crc {
             check_crc("a page", stored, crc)?;
         }
-        // All pages are held at once.
-        left = left.checked_sub(header.len.into()).ok_or(DecodeError::TooLong { max: limits.bytes })?;
-        pages.extend(page(coding, &header, stored, limits)?);
+        if header.values() > VALUES_MAX {
+            return Err(DecodeError::Unsupported { what: "a page of more than 16,777,216 values" });
+        }
+        match header.kind {
+            PageKind::Dictionary { values, .. } => {
+                let bytes = expanded(coding, stored, header.len.into(), limits)?;
+                dictionary = Some(self::dictionary(coding, &bytes, values.into(), limits)?);
+            }
+            PageKind::V1 { .. } | PageKind::V2 { .. } => {
+                let page = Page::read(coding, &header, stored, limits)?;
+                making.page(coding, &page, dictionary.as_ref())?;
+            }
+            PageKind::Other => {}
+        }
     }
-    Ok(Pages(pages))
+    making.finish()
 }
 
-fn page(
+fn damaged(what: &'static str) -> DecodeError {
+    DecodeError::Damaged { what }
+}
+
+fn expanded<'a>(
     coding: &ColumnCoding,
-    header: &PageHeader,
-    stored: &[u8],
+    stored: &'a [u8],
+    len: u64,
     limits: Limits,
-) -> Result<Option<Page>, DecodeError> {
-    if header.values() > PAGE_VALUES_MAX {
-        return Err(DecodeError::Unsupported { what: "a page of more than 16,777,216 values" });
-    }
-    Ok(Some(match header.kind {
-        PageKind::Dictionary { values, encoding } => {
-            let buf = expanded(coding, stored, header.len.into(), limits)?;
-            // The decoder makes room for as many values as are claimed.
-            let least = coding.physical.plain_len().unwrap_or(if coding.physical == Physical::Bytes { 4 } else { 1 });
-            if u64::from(values).checked_mul(least).is_none_or(|len| len > buf.len() as u64) {
-                return Err(damaged("a dictionary"));
-            }
-            let encoding = self::encoding(encoding)?;
-            Page::DictionaryPage { buf: buf.into(), num_values: values, encoding, is_sorted: false }
-        }
-        PageKind::V1 { values, encoding, levels: [definition, repetition] } => Page::DataPage {
-            buf: expanded(coding, stored, header.len.into(), limits)?.into(),
-            num_values: values,
-            encoding: self::encoding(encoding)?,
-            def_level_encoding: self::encoding(definition)?,
-            rep_level_encoding: self::encoding(repetition)?,
-            statistics: None,
-        },
-        PageKind::V2 { values, nulls, rows, encoding, definition_len, repetition_len, is_compressed } => {
-            let split = u64::from(definition_len) + u64::from(repetition_len);
-            let at = usize::try_from(split).map_err(|_| damaged("the levels of a page"))?;
-            let (levels, own) = stored.split_at_checked(at).ok_or_else(|| damaged("the levels of a page"))?;
-            let len = u64::from(header.len).checked_sub(split).ok_or_else(|| damaged("the levels of a page"))?;
-            let mut buf = levels.to_vec();
-            // Nothing is not compressed to something by every writer.
-            if is_compressed && !own.is_empty() {
-                buf.extend(expanded(coding, own, len, limits)?);
-            } else {
-                buf.extend_from_slice(own);
-            }
-            Page::DataPageV2 {
-                buf: buf.into(),
-                num_values: values,
-                encoding: self::encoding(encoding)?,
-                num_nulls: nulls,
-                num_rows: rows,
-                def_levels_byte_len: definition_len,
-                rep_levels_byte_len: repetition_len,
-                is_compressed: false,
-                statistics: None,
-            }
-        }
-        PageKind::Other => return Ok(None),
-    }))
-}
-
-fn expanded(coding: &ColumnCoding, stored: &[u8], len: u64, limits: Limits) -> Result<Vec<u8>, DecodeError> {
+) -> Result<Cow<'a, [u8]>, DecodeError> {
     let how = match coding.codec {
         Codec::Plain => {
             let is_whole = stored.len() as u64 == len;
-            return if is_whole { Ok(stored.to_vec()) } else { Err(damaged("a page whose two lengths differ")) };
+            return if is_whole { Ok(Cow::Borrowed(stored)) } else { Err(damaged("a page whose two lengths differ")) };
         }
         Codec::Snappy => Compression::Snappy,
         Codec::Gzip => Compression::Gzip,
         Codec::Lz4 => Compression::Lz4,
         Codec::Zstd => Compression::Zstd,
     };
-    expand(how, stored, Some(len), limits)
+    expand(how, stored, Some(len), limits).map(Cow::Owned)
 }
 
-/// An encoding by its number in the format.
-fn encoding(code: u8) -> Result<Encoding, DecodeError> {
-    Ok(match code {
-        0 => Encoding::PLAIN,
-        2 => Encoding::PLAIN_DICTIONARY,
-        3 => Encoding::RLE,
-        5 => Encoding::DELTA_BINARY_PACKED,
-        6 => Encoding::DELTA_LENGTH_BYTE_ARRAY,
-        7 => Encoding::DELTA_BYTE_ARRAY,
-        8 => Encoding::RLE_DICTIONARY,
-        9 => Encoding::BYTE_STREAM_SPLIT,
-        // BIT_PACKED, given up with format version 1, and whatever comes later.
-        _ => return Err(DecodeError::Unsupported { what: "an encoding of a Parquet page" }),
-    })
-}
-
-/// Pages, as the crate asks for them.
-struct Pages(VecDeque<Page>);
-
-impl Iterator for Pages {
-    type Item = Result<Page, ParquetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.pop_front().map(Ok)
-    }
-}
-
-impl PageReader for Pages {
-    fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
-        Ok(self.0.pop_front())
-    }
-
-    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
-        Ok(self.0.front().map(|page| PageMetadata {
-            num_rows: None,
-            num_levels: usize::try_from(page.num_values()).ok(),
-            is_dict: page.is_dictionary_page(),
-        }))
-    }
-
-    fn skip_next_page(&mut self) -> Result<(), ParquetError> {
-        self.0.pop_front();
-        Ok(())
-    }
-}
-
-/// The column, as the crate describes one.
-fn descriptor(coding: &ColumnCoding) -> Result<ColumnDescriptor, DecodeError> {
-    let physical = match coding.physical {
-        Physical::Boolean => Type::BOOLEAN,
-        Physical::Int32 => Type::INT32,
-        Physical::Int64 => Type::INT64,
-        Physical::Int96 => Type::INT96,
-        Physical::Float => Type::FLOAT,
-        Physical::Double => Type::DOUBLE,
-        Physical::Bytes => Type::BYTE_ARRAY,
-        Physical::Fixed(_) => Type::FIXED_LEN_BYTE_ARRAY,
-    };
-    let len = match coding.physical {
-        Physical::Fixed(len) => i32::try_from(len).map_err(|_| damaged("the width of a column"))?,
-        _ => -1,
-    };
-    let builder = SchemaType::primitive_type_builder("column", physical);
-    let built = builder.with_repetition(Repetition::REQUIRED).with_length(len).build();
-    let primitive = built.map_err(|_| damaged("the type of a column"))?;
-    let levels = (i16::from(coding.definition), i16::from(coding.repetition));
-    Ok(ColumnDescriptor::new(Arc::new(primitive), levels.0, levels.1, ColumnPath::new(Vec::new())))
-}
-
-fn rows<T: DataType>(coding: &ColumnCoding, pages: Pages, limits: Limits) -> Result<Rows, DecodeError> {
-    let mut reader = ColumnReaderImpl::<T>::new(Arc::new(descriptor(coding)?), Box::new(pages));
-    let (has_definition, has_repetition) = (coding.definition > 0, coding.repetition > 0);
-    let most = i16::from(coding.definition);
-    let (mut definition, mut repetition, mut values) = (Vec::new(), Vec::new(), Vec::new());
+fn dictionary(coding: &ColumnCoding, bytes: &[u8], count: u64, limits: Limits) -> Result<Rows, DecodeError> {
+    let mut values = Values::new(PLAIN, coding.physical, bytes, None, (count, limits))?;
     let mut rows = Rows::default();
-    let mut is_open = false;
-    loop {
-        definition.clear();
-        repetition.clear();
-        values.clear();
-        let asked = (has_definition.then_some(&mut definition), has_repetition.then_some(&mut repetition));
-        let read = reader.read_records(BATCH, asked.0, asked.1, &mut values);
-        let (records, _, levels) = read.map_err(|_| damaged("the values of a page"))?;
-        if records == 0 && levels == 0 {
-            break;
-        }
-        let mut values = values.iter();
-        for at in 0..levels {
-            if repetition.get(at).is_none_or(|level| *level == 0) {
-                if is_open {
-                    rows.end_row(limits)?;
-                }
-                is_open = true;
-            }
-            if definition.get(at).is_none_or(|level| *level == most) {
-                let value = values.next().ok_or_else(|| damaged("the values of a page"))?;
-                rows.extend(value.as_bytes(), limits)?;
-            }
-        }
-    }
-    if is_open {
+    for _ in 0..count {
+        values.add_to(&mut rows, limits).map_err(|_| damaged("a dictionary"))?;
         rows.end_row(limits)?;
     }
     Ok(rows)
+}
+
+/// A page of values, no longer compressed.
+struct Page<'a> {
+    values: u32,
+    encoding: u8,
+    /// Levels of repetition and of definition; none where the column has none.
+    levels: [Cow<'a, [u8]>; 2],
+    bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> Page<'a> {
+    fn read(coding: &ColumnCoding, header: &PageHeader, stored: &'a [u8], limits: Limits) -> Result<Self, DecodeError> {
+        match header.kind {
+            PageKind::V1 { values, encoding, levels: [definition, repetition] } => {
+                let has = [coding.repetition > 0, coding.definition > 0];
+                if (has[0] && repetition != RLE) || (has[1] && definition != RLE) {
+                    return Err(DecodeError::Unsupported { what: "an encoding of the levels of a Parquet page" });
+                }
+                let whole = expanded(coding, stored, header.len.into(), limits)?;
+                let mut rest = &whole[..];
+                let mut levels: [Cow<'a, [u8]>; 2] = [Cow::Borrowed(&[]), Cow::Borrowed(&[])];
+                for (own, _) in levels.iter_mut().zip(has).filter(|(_, has)| *has) {
+                    *own = Cow::Owned(part(&mut rest)?.to_vec());
+                }
+                let at = whole.len() - rest.len();
+                let bytes = match whole {
+                    Cow::Borrowed(whole) => Cow::Borrowed(&whole[at..]),
+                    Cow::Owned(mut whole) => Cow::Owned(whole.split_off(at)),
+                };
+                Ok(Self { values, encoding, levels, bytes })
+            }
+            PageKind::V2 { values, encoding, definition_len, repetition_len, is_compressed, .. } => {
+                let levels = || damaged("the levels of a page");
+                let [repetition_len, definition_len] =
+                    [repetition_len, definition_len].map(|len| usize::try_from(len).unwrap_or(usize::MAX));
+                let (repetition, rest) = stored.split_at_checked(repetition_len).ok_or_else(levels)?;
+                let (definition, own) = rest.split_at_checked(definition_len).ok_or_else(levels)?;
+                let before = (repetition.len() + definition.len()) as u64;
+                let len = u64::from(header.len).checked_sub(before).ok_or_else(levels)?;
+                // Nothing is not compressed to something by every writer.
+                let bytes = match is_compressed && !own.is_empty() {
+                    true => expanded(coding, own, len, limits)?,
+                    false => Cow::Borrowed(own),
+                };
+                Ok(Self { values, encoding, levels: [Cow::Borrowed(repetition), Cow::Borrowed(definition)], bytes })
+            }
+            PageKind::Dictionary { .. } | PageKind::Other => Err(damaged("a page")),
+        }
+    }
+}
+
+/// Levels of version 1, with their length before them.
+fn part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
+    let read = |rest: &mut &'a [u8]| {
+        let (len, behind) = rest.split_first_chunk::<4>()?;
+        let (own, behind) = behind.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;
+        *rest = behind;
+        Some(own)
+    };
+    read(rest).ok_or_else(|| damaged("the levels of a page"))
+}
+
+/// Rows that are being made.
+struct Making {
+    rows: Rows,
+    /// Whether the last row may go on.
+    is_open: bool,
+    limits: Limits,
+}
+
+impl Making {
+    fn page(&mut self, coding: &ColumnCoding, page: &Page<'_>, dictionary: Option<&Rows>) -> Result<(), DecodeError> {
+        let count = u64::from(page.values);
+        let (bytes, limits) = (&page.bytes[..], self.limits);
+        let mut values = Values::new(page.encoding, coding.physical, bytes, dictionary, (count, limits))?;
+        let levels = |bytes, most: u8| match most {
+            0 => Ok(None),
+            most => Hybrid::new(bytes, u8::BITS - most.leading_zeros()).map(Some).ok_or(VALUES),
+        };
+        let mut repetition = levels(&page.levels[0], coding.repetition)?;
+        let mut definition = levels(&page.levels[1], coding.definition)?;
+        for _ in 0..count {
+            let level = |levels: &mut Option<Hybrid<'_>>| match levels {
+                None => Ok(None),
+                Some(levels) => levels.next().map(Some).ok_or_else(|| damaged("the levels of a page")),
+            };
+            if level(&mut repetition)?.unwrap_or_default() == 0 {
+                self.end_row()?;
+                self.is_open = true;
+            }
+            if !self.is_open {
+                return Err(damaged("the levels of a page"));
+            }
+            if level(&mut definition)?.is_none_or(|level| level == u64::from(coding.definition)) {
+                values.add_to(&mut self.rows, limits)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_row(&mut self) -> Result<(), DecodeError> {
+        if std::mem::take(&mut self.is_open) { self.rows.end_row(self.limits) } else { Ok(()) }
+    }
+
+    fn finish(mut self) -> Result<Rows, DecodeError> {
+        self.end_row()?;
+        Ok(self.rows)
+    }
 }

@@ -9,7 +9,7 @@
 //!
 //! Nothing is copied but numbers, nothing is deeper than this picture, and no length is believed beyond what encloses it.
 
-use super::{Extent, FormatError, Wrong};
+use super::{Extent, FormatError, Wrong, shown};
 
 /// A feature of an example.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +61,7 @@ pub fn feature_bytes(payload: &[u8], name: &str) -> Result<Option<Extent>, Forma
     })?;
     let Some(feature) = found else { return Ok(None) };
     let other = || {
-        let wrong = Wrong::Unsupported { what: "a feature that is not one byte string", name: name.to_owned() };
+        let wrong = Wrong::Unsupported { what: "a feature that is not one byte string", name: shown(name.as_bytes()) };
         FormatError { offset: feature.at as u64, wrong }
     };
     let (BYTES, list) = kind(feature)?.ok_or_else(other)? else { return Err(other()) };

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use serde::Deserialize;
 
-use super::{Collector, Extent, FormatError, Scan, Wrong};
+use super::{Collector, Extent, FormatError, Scan, Wrong, shown};
 
 /// Bytes of a place, and of the number of samples.
 const WORD: u64 = 4;
@@ -100,13 +100,21 @@ pub fn mds_index(json: &[u8]) -> Result<Vec<MdsShard>, FormatError> {
     }
     let read = |shard: Shard| {
         if shard.format != "mds" || shard.version != 2 {
-            return Err(unsupported("a format of shards", format!("{} {}", shard.format, shard.version)));
+            return Err(unsupported(
+                "a format of shards",
+                shown(format!("{} {}", shard.format, shard.version).as_bytes()),
+            ));
         }
         let (compression, file) = match (shard.compression, shard.zip_data) {
             (None, _) => (None, shard.raw_data),
             (Some(name), Some(file)) => match MdsCompression::of(&name) {
                 Some(compression) => (Some(compression), file),
-                None => return Err(unsupported("a compression of MDS shards", format!("{}, {name}", file.basename))),
+                None => {
+                    return Err(unsupported(
+                        "a compression of MDS shards",
+                        shown(format!("{}, {name}", file.basename).as_bytes()),
+                    ));
+                }
             },
             (Some(_), None) => return Err(fail(Wrong::Field { field: "the compressed file of an MDS shard" })),
         };

@@ -27,6 +27,7 @@ pub use mds::{Column, MdsCompression, MdsScan, MdsShard, mds_index};
 pub use megatron::{Shape, Token, TokenIndexScan};
 pub use npy::{Array, Layout, NpyScan};
 pub use npz::{NpzArray, NpzContent, NpzScan};
+pub(crate) use parquet::VALUES_MAX;
 pub use parquet::{Codec, ColumnCoding, PageHeader, PageKind, ParquetRows, ParquetScan, Physical};
 pub use sidecar::{TfRecordIndexScan, WdsIndexScan};
 pub use tar::{Member, TarScan};
@@ -130,6 +131,14 @@ pub enum Wrong {
         what: &'static str,
         /// Its length.
         len: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// More of something than this reader takes.
+    #[error("{what} are more than {max}, the most that is read")]
+    TooMany {
+        /// What.
+        what: &'static str,
         /// The limit.
         max: u64,
     },
@@ -238,6 +247,13 @@ impl Collector {
         self.wanted = None;
         Ok(Some((wanted.offset, std::mem::take(&mut self.have))))
     }
+}
+
+/// A name from a file for an error: as text, cut to what a line can show.
+fn shown(name: &[u8]) -> String {
+    const MOST: usize = 200;
+    let text = String::from_utf8_lossy(&name[..name.len().min(MOST)]);
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Walks bytes in memory to the end.

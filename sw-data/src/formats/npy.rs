@@ -3,7 +3,7 @@
 //! Source: numpy `lib/format.py`, "Format Version 1.0" to "3.0": magic, version, length of a header, the header as the literal of a
 //! Python dictionary, the array's bytes without a gap.
 
-use super::{Collector, Extent, FormatError, Scan, Wrong};
+use super::{Collector, Extent, FormatError, Scan, Wrong, shown};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Magic, version, and the longer of the two forms of a length.
@@ -12,6 +12,8 @@ const HEAD: u64 = 12;
 const HEADER_MAX: u64 = 64 << 10;
 /// Dimensions that numpy allows at most (`NPY_MAXDIMS` of numpy 2).
 const DIMENSIONS_MAX: usize = 64;
+/// Most items without a byte.
+const EMPTY_ITEMS_MAX: u64 = 1 << 20;
 
 /// An array in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,14 +34,20 @@ impl Array {
     /// How many items there are along the first axis: samples, as loaders take them. A scalar is one.
     ///
     /// # Errors
-    /// `Unsupported` for an array in Fortran order with more than one axis: its items are not one run of bytes.
+    /// `Unsupported` for an array in Fortran order with more than one axis: its items are not one run of bytes. `TooMany`.
     pub fn items(&self) -> Result<u64, FormatError> {
         if self.layout == Layout::ColumnMajor && self.shape.len() > 1 {
             let wrong =
                 Wrong::Unsupported { what: "an array in Fortran order", name: format!("shape {:?}", self.shape) };
             return Err(FormatError { offset: self.content.offset, wrong });
         }
-        Ok(self.shape.first().copied().unwrap_or(1))
+        let items = self.shape.first().copied().unwrap_or(1);
+        // Items without bytes are as many as a header says.
+        if self.content.len == 0 && items > EMPTY_ITEMS_MAX {
+            let wrong = Wrong::TooMany { what: "the empty items of an array", max: EMPTY_ITEMS_MAX };
+            return Err(FormatError { offset: self.content.offset, wrong });
+        }
+        Ok(items)
     }
 
     /// Where item `number` along the first axis is; `None` if there is none.
@@ -108,7 +116,7 @@ impl NpyScan {
         let unread = || fail(Wrong::Field { field: "the header of an npy file" });
         let header = Literal(str::from_utf8(text).map_err(|_| unread())?.trim_end()).header().ok_or_else(unread)?;
         let Some(item_len) = item_len(&header.descr) else {
-            return Err(fail(Wrong::Unsupported { what: "an element type", name: header.descr }));
+            return Err(fail(Wrong::Unsupported { what: "an element type", name: shown(header.descr.as_bytes()) }));
         };
         let content = offset + text.len() as u64;
         let len = header.shape.iter().try_fold(item_len, |len, extent| len.checked_mul(*extent)).ok_or_else(unread)?;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::tfrecord::{FOOT, HEAD};
-use super::{Collector, Extent, Field, FormatError, Record, Sample, Scan, Wrong, line, webdataset};
+use super::{Collector, Extent, Field, FormatError, Record, Sample, Scan, Wrong, line, shown, webdataset};
 
 /// Text that is read at once.
 const PIECE: u64 = 64 << 10;
@@ -242,7 +242,7 @@ fn shape(text: &str) -> Result<(usize, u64), Wrong> {
         "v1.1" => 3,
         "v1.2" => 4,
         _ => {
-            let name = version.chars().take(32).collect();
+            let name = shown(version.as_bytes());
             return Err(Wrong::Unsupported { what: "a version of the index of a WebDataset archive", name });
         }
     };

@@ -4,12 +4,14 @@
 
 use std::collections::VecDeque;
 
-use super::{Collector, Extent, FormatError, Scan, Wrong, line};
+use super::{Collector, Extent, FormatError, Scan, Wrong, line, shown};
 
 /// A header, and the unit in which everything is padded.
 const BLOCK: u64 = 512;
 /// Most bytes of an extended header or a long name. Real ones have some hundred.
 const EXTENSION_MAX: u64 = 1 << 20;
+/// Most bytes of a name: four times what Linux takes for a path. A global header may give its name to every member.
+const NAME_MAX: usize = 16 << 10;
 
 /// A regular file in an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +152,10 @@ impl TarScan {
         let next = std::mem::take(&mut self.next);
         let fail = |wrong| FormatError { offset: content - BLOCK, wrong };
         let name = next.name.or_else(|| self.global.name.clone()).unwrap_or(header.name);
+        if name.len() > NAME_MAX {
+            let (len, max) = (name.len() as u64, NAME_MAX as u64);
+            return Err(fail(Wrong::TooLong { what: "the name of a member", len, max }));
+        }
         let unsupported = match header.kind {
             b'S' => Some("a sparse file"),
             _ if next.sparse || self.global.sparse => Some("a sparse file"),
@@ -157,7 +163,7 @@ impl TarScan {
             _ => None,
         };
         if let Some(what) = unsupported {
-            return Err(fail(Wrong::Unsupported { what, name: String::from_utf8_lossy(&name).into_owned() }));
+            return Err(fail(Wrong::Unsupported { what, name: shown(&name) }));
         }
         // Links, devices, directories and FIFOs have no content, whatever their size says (so do GNU tar and Go).
         let has_content = !matches!(header.kind, b'1'..=b'6');

@@ -2,7 +2,10 @@
 //!
 //! Source: webdataset `src/webdataset/tariterators.py`, `base_plus_ext`, `tar_file_iterator`, `group_by_keys` (version 1.0).
 
-use super::{Extent, FormatError, Member, Wrong};
+use super::{Extent, FormatError, Member, Wrong, shown};
+
+/// Most fields of a sample. Real ones have some ten.
+const FIELDS_MAX: usize = 1024;
 
 /// One part of a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +38,8 @@ impl Grouping {
     /// Takes the next member; returns the sample that is complete by it.
     ///
     /// # Errors
-    /// `Field` for a name that is not UTF-8; `TwoFields`: its sample is given up as a whole. Grouping can go on after either.
+    /// `Field` for a name that is not UTF-8; `TwoFields` and `TooMany`: the sample is given up as a whole. Grouping can go on after
+    /// any of them.
     pub fn add(&mut self, member: &Member) -> Result<Option<Sample>, FormatError> {
         let fail = |wrong| FormatError { offset: member.content.offset, wrong };
         let name =
@@ -55,10 +59,15 @@ impl Grouping {
             Some(sample) if sample.key == key => (None, sample),
             other => (other, Sample { key: key.to_owned(), fields: Vec::new() }),
         };
-        if sample.fields.iter().any(|other| other.name == field.name) {
+        let twice = sample.fields.iter().any(|other| other.name == field.name);
+        if twice || sample.fields.len() == FIELDS_MAX {
             self.skipped += sample.fields.len() as u64 + 1;
-            self.spoilt = Some(sample.key.clone());
-            return Err(fail(Wrong::TwoFields { key: sample.key, field: field.name }));
+            let key = shown(sample.key.as_bytes());
+            self.spoilt = Some(sample.key);
+            return Err(fail(match twice {
+                true => Wrong::TwoFields { key, field: shown(field.name.as_bytes()) },
+                false => Wrong::TooMany { what: "the fields of a sample", max: FIELDS_MAX as u64 },
+            }));
         }
         sample.fields.push(field);
         self.sample = Some(sample);

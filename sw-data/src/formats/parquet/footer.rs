@@ -2,7 +2,7 @@
 
 use super::{Codec, ColumnCoding, Physical};
 use crate::formats::thrift::{Bad, Kind, Read, Thrift};
-use crate::formats::{Extent, FormatError, Wrong};
+use crate::formats::{Extent, FormatError, Wrong, shown};
 
 /// Most columns of a schema, and most bytes of their paths together.
 const COLUMNS_MAX: usize = 100_000;
@@ -181,7 +181,7 @@ impl Reader<'_> {
 
     fn add(&mut self, rows: u64, meta: Meta) -> Result<(), Fail> {
         let Some((_, column)) = &self.chosen else { return Err(Fail::Bad) };
-        let path = || column.path.clone();
+        let path = || shown(column.path.as_bytes());
         if meta.is_encrypted {
             return Err(encrypted());
         }
@@ -355,9 +355,10 @@ fn choose(columns: Vec<Column>, path: Option<&str>) -> Result<(usize, Column), F
         (None, None) => "there is no column of byte strings".to_owned(),
         (None, Some(None)) => "there are several columns of byte strings".to_owned(),
     };
-    let mut names: Vec<&str> = columns.iter().take(NAMED_MAX).map(|column| column.path.as_str()).collect();
+    let mut names: Vec<String> = columns.iter().take(NAMED_MAX).map(|column| shown(column.path.as_bytes())).collect();
     if columns.len() > NAMED_MAX {
-        names.push("…");
+        names.push("…".to_owned());
     }
+    let asked = shown(asked.as_bytes());
     Err(Fail::Wrong(Wrong::Column { asked, columns: names.join(", ") }))
 }

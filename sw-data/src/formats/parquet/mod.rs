@@ -17,6 +17,7 @@ mod scan;
 
 use std::{fmt, str::FromStr};
 
+pub(crate) use page::VALUES_MAX;
 pub use page::{PageHeader, PageKind};
 pub use scan::{ParquetRows, ParquetScan};
 

@@ -63,6 +63,9 @@ pub(crate) const PLAIN_DICTIONARY: u8 = 2;
 pub(crate) const RLE: u8 = 3;
 pub(crate) const RLE_DICTIONARY: u8 = 8;
 
+/// Most values of a page. Writers end a page at 1 MiB or 20,000 rows unless they are told otherwise.
+pub(crate) const VALUES_MAX: u32 = 1 << 24;
+
 impl PageHeader {
     /// Reads the head at the start of `bytes`; `None` if it goes on behind them.
     ///

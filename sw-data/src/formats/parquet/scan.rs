@@ -83,8 +83,8 @@ struct Pages {
     chunk: Chunk,
     /// Where the next head is.
     next: u64,
-    /// Rows of the pages before it.
-    rows: u64,
+    /// Values of the pages before it: of a column that is not repeated, rows.
+    values: u64,
     /// Whether the chunk began with a dictionary.
     has_dictionary: bool,
     /// Pages from the start of the chunk that are to be one block, and rows in them that were not told yet.
@@ -175,17 +175,17 @@ impl ParquetScan {
         self.go_on()
     }
 
+    fn is_repeated(&self) -> bool {
+        self.coding.is_some_and(|coding| coding.repetition > 0)
+    }
+
     /// Begins with the next chunk.
     fn go_on(&mut self) -> Result<(), FormatError> {
         self.at = At::Over;
-        while let Some(chunk) = self.chunks.pop_front() {
-            let is_repeated = self.coding.is_some_and(|coding| coding.repetition > 0);
-            if is_repeated {
-                // Rows may go on from page to page.
-                self.found.push_back(ParquetRows::Block { extent: chunk.extent, first_row: 0, rows: chunk.rows });
-                continue;
-            }
-            if chunk.values != chunk.rows {
+        if let Some(chunk) = self.chunks.pop_front() {
+            // A row of a repeated column has a value or a missing one at least.
+            let fits = if self.is_repeated() { chunk.values >= chunk.rows } else { chunk.values == chunk.rows };
+            if !fits {
                 let wrong = Wrong::Differs {
                     what: "the number of values of a column chunk",
                     here: chunk.values,
@@ -193,7 +193,7 @@ impl ParquetScan {
                 };
                 return Err(FormatError { offset: chunk.extent.offset, wrong });
             }
-            let pages = Pages { chunk, next: chunk.extent.offset, rows: 0, has_dictionary: false, block: None };
+            let pages = Pages { chunk, next: chunk.extent.offset, values: 0, has_dictionary: false, block: None };
             return self.next_page(pages);
         }
         Ok(())
@@ -201,14 +201,17 @@ impl ParquetScan {
 
     /// Asks for the next head, or ends the chunk.
     fn next_page(&mut self, pages: Pages) -> Result<(), FormatError> {
-        let Pages { chunk, next, rows, .. } = pages;
-        // Some writers count bytes of the chunk that are no pages; its rows say when it is over.
-        if rows < chunk.rows {
+        let Pages { chunk, next, values, .. } = pages;
+        // Some writers count bytes of the chunk that are no pages; its values say when it is over.
+        if values < chunk.values {
             return self.head_of(pages, HEAD_FIRST);
         }
-        if rows > chunk.rows {
-            let wrong = Wrong::Differs { what: "the number of rows of a row group", here: rows, index: chunk.rows };
-            return Err(FormatError { offset: next, wrong });
+        if values > chunk.values {
+            return Err(other_count(&pages));
+        }
+        if self.is_repeated() {
+            // Rows may go on from page to page.
+            self.block(Extent { len: next - chunk.extent.offset, ..chunk.extent }, 0, chunk.rows);
         }
         if let Some((extent, rows)) = pages.block {
             self.block(extent, 0, rows);
@@ -225,9 +228,7 @@ impl ParquetScan {
     fn head_of(&mut self, pages: Pages, most: u64) -> Result<(), FormatError> {
         let left = pages.chunk.extent.offset + pages.chunk.extent.len - pages.next;
         if left == 0 {
-            let wrong =
-                Wrong::Differs { what: "the number of rows of a row group", here: pages.rows, index: pages.chunk.rows };
-            return Err(FormatError { offset: pages.next, wrong });
+            return Err(other_count(&pages));
         }
         self.bytes.want(pages.next, left.min(most), "the head of a page")?;
         self.at = At::Head(pages, most);
@@ -261,8 +262,12 @@ impl ParquetScan {
             pages.has_dictionary = true;
         }
         let values = u64::from(header.values());
-        pages.rows += values;
-        if values == 0 {
+        if header.values() > page::VALUES_MAX {
+            let wrong = Wrong::TooMany { what: "the values of a page", max: page::VALUES_MAX.into() };
+            return Err(FormatError { offset: whole.offset, wrong });
+        }
+        pages.values += values;
+        if values == 0 || self.is_repeated() {
             return self.next_page(pages);
         }
         if header.needs_dictionary() {
@@ -273,11 +278,11 @@ impl ParquetScan {
             // From the dictionary on: what lies between is decoded too, and gone over.
             let rows = pages.block.take().map_or(0, |(_, rows)| rows);
             let extent = Extent { offset: start, len: pages.next - start };
-            let is_contiguous = rows + values == pages.rows;
+            let is_contiguous = rows + values == pages.values;
             if is_contiguous {
-                pages.block = Some((extent, pages.rows));
+                pages.block = Some((extent, pages.values));
             } else {
-                self.block(extent, pages.rows - values, values);
+                self.block(extent, pages.values - values, values);
             }
             return self.next_page(pages);
         }
@@ -423,6 +428,15 @@ impl ParquetScan {
         self.bytes.want(strings.next, rest.min(if last > JUMP { 4 } else { WINDOW }), "the values of a page")?;
         self.at = At::Strings(pages, strings);
         Ok(())
+    }
+}
+
+/// The pages of a chunk have other values than the footer says.
+fn other_count(pages: &Pages) -> FormatError {
+    let (here, index) = (pages.values, pages.chunk.values);
+    FormatError {
+        offset: pages.next,
+        wrong: Wrong::Differs { what: "the number of values of a column chunk", here, index },
     }
 }
 
