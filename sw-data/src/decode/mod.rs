@@ -21,7 +21,8 @@ pub use parquet::parquet_rows;
 /// Bounds of decoding one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most bytes that a block may decode to.
+    /// Most bytes that a block may decode to. Missing values count as one. Memory is a few times that at most: a page that is
+    /// no longer compressed, a dictionary, the rows.
     pub bytes: u64,
 }
 

@@ -23,7 +23,7 @@ const PLAIN: u8 = 0;
 /// # Errors
 /// What is wrong with the block.
 pub fn parquet_rows(coding: &ColumnCoding, mut block: &[u8], limits: Limits) -> Result<Rows, DecodeError> {
-    let mut making = Making { rows: Rows::default(), is_open: false, limits };
+    let mut making = Making { rows: Rows::default(), is_open: false, values: 0, limits };
     let mut dictionary = None;
     while !block.is_empty() {
         let header = PageHeader::read(block).ok().flatten().ok_or_else(|| damaged("the head of a page"))?;
@@ -151,12 +151,19 @@ struct Making {
     rows: Rows,
     /// Whether the last row may go on.
     is_open: bool,
+    /// Values and missing ones so far.
+    values: u64,
     limits: Limits,
 }
 
 impl Making {
     fn page(&mut self, coding: &ColumnCoding, page: &Page<'_>, dictionary: Option<&Rows>) -> Result<(), DecodeError> {
         let count = u64::from(page.values);
+        // Missing values of a repeated column add nothing to the rows, and time to the work.
+        self.values += count;
+        if self.values > self.limits.bytes {
+            return Err(DecodeError::TooLong { max: self.limits.bytes });
+        }
         let (bytes, limits) = (&page.bytes[..], self.limits);
         let mut values = Values::new(page.encoding, coding.physical, bytes, dictionary, (count, limits))?;
         let levels = |bytes, most: u8| match most {
