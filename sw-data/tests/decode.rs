@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sw_data::decode::{DecodeError, Limits, Rows, mds_shard, npz_array, parquet_rows};
+use sw_data::decode::{DecodeError, Limits, Rows, mds_shard, npz_array, parquet_rows, rows};
 use sw_data::formats::{
     ColumnCoding, Extent, FormatError, Layout, MdsCompression, MdsScan, NpzArray, NpzContent, NpzScan, ParquetRows,
     ParquetScan, Scan, Wrong, mds_index, scan_slice,
 };
+use sw_data::samples::Format;
 
 fn file(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)).unwrap()
@@ -31,7 +32,9 @@ fn scan(file: &[u8], column: Option<&str>) -> Result<(Vec<ParquetRows>, ColumnCo
 }
 
 fn decode(coding: &ColumnCoding, block: &[u8]) -> Result<Rows, DecodeError> {
-    parquet_rows(coding, block, Limits::default())
+    let found = rows(Format::Parquet, &coding.to_string(), block, Limits::default());
+    assert_eq!(found, parquet_rows(coding, block, Limits::default()));
+    found
 }
 
 /// The value of every row, found in place or decoded, as a loader would have it.
@@ -242,6 +245,8 @@ fn arrays_of_archives_are_those_that_numpy_reads() {
                     assert!(npz_array(member, None, None, Limits { bytes: len - 1 }).is_err());
                     let npz = npz_array(member, Some(len), Some(found.crc32), Limits::default()).unwrap();
                     let elements = npz.elements().to_vec();
+                    let row = rows(Format::Npz, "", member, Limits::default()).unwrap();
+                    assert_eq!((row.len(), row.get(0)), (1, Some(&elements[..])));
                     (npz.array, elements)
                 }
             };

@@ -18,6 +18,34 @@ pub use mds::mds_shard;
 pub use npz::{Npz, npz_array};
 pub use parquet::parquet_rows;
 
+use crate::{formats::ColumnCoding, samples::Format};
+
+/// Decodes a block of an object: `coding` is what its index keeps of it, a [`ColumnCoding`] for Parquet and nothing for the others.
+/// An array is one row, its elements.
+///
+/// # Errors
+/// What is wrong with the block; `Unsupported` for formats whose samples lie in the file as they are.
+pub fn rows(format: Format, coding: &str, block: &[u8], limits: Limits) -> Result<Rows, DecodeError> {
+    match format {
+        Format::Parquet => {
+            let coding: ColumnCoding =
+                coding.parse().map_err(|_| DecodeError::Damaged { what: "the coding of a column" })?;
+            parquet_rows(&coding, block, limits)
+        }
+        Format::Mds => mds_shard(block, limits),
+        Format::Npz => {
+            let array = npz_array(block, None, None, limits)?;
+            let mut rows = Rows::default();
+            rows.extend(array.elements(), limits)?;
+            rows.end_row(limits)?;
+            Ok(rows)
+        }
+        Format::Raw | Format::Tar | Format::TfRecord | Format::Npy | Format::Tokens => {
+            Err(DecodeError::Unsupported { what: "a block of a format that has none" })
+        }
+    }
+}
+
 /// Bounds of decoding one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
