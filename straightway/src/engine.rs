@@ -15,7 +15,7 @@ use crate::{
     core::Core,
     doctor::Doctor,
     lane::Lane,
-    memory::{CopyOut, Memory, Region},
+    memory::{CopyIn, CopyOut, Memory, Region},
     object::{NewObject, Object, ResumableObject},
     policy::Destination,
     reach::{Ask, Reach},
@@ -233,6 +233,15 @@ impl Engine {
     pub fn copy_out(&self, destination: Destination) -> Result<CopyOut, Error> {
         self.core.check(Verb::Copy)?;
         Ok(CopyOut::new(self.core.backends.reader(destination)?, destination))
+    }
+
+    /// A way to put host bytes into memory of one kind: for bytes that no read can put in place. It is not the fast path.
+    ///
+    /// # Errors
+    /// The driver's, if `destination` is a device.
+    pub fn copy_in(&self, destination: Destination) -> Result<CopyIn, Error> {
+        self.core.check(Verb::Copy)?;
+        Ok(CopyIn::new(self.core.backends.reader(destination)?, destination))
     }
 
     /// Copies `len` bytes from `at` of memory of any kind into fresh host memory. For more than one range of a device's

@@ -48,7 +48,7 @@ pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, U
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use lane::Lane;
-pub use memory::{CopyOut, Memory, NotReclaimed, Region};
+pub use memory::{CopyIn, CopyOut, Memory, NotReclaimed, Region};
 pub use object::{NewObject, Object, ResumableObject};
 pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};

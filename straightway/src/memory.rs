@@ -89,6 +89,18 @@ impl Memory {
             .detail(format!("the range ends past the memory, which has {} bytes", self.len()))
             .remedy("ask for bytes that it has"))
     }
+
+    /// # Errors
+    /// `ApiMisuse` if a way in or out was made for memory of another kind.
+    fn check_kind(&self, made_for: Destination) -> Result<(), Error> {
+        if self.destination() == made_for {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::ApiMisuse, Verb::Copy)
+            .at(format!("{} memory", self.destination()))
+            .detail(format!("it was made for {made_for} memory"))
+            .remedy("make one for each kind of memory"))
+    }
 }
 
 impl From<Buffer> for Memory {
@@ -142,16 +154,43 @@ impl CopyOut {
     /// `OutOfRange`; `ApiMisuse` for memory of another kind; the copy engine's, after which it takes nothing more (`Closed`).
     pub fn visit(&mut self, memory: &Memory, at: u64, len: u64, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
         memory.check_range(at, len)?;
-        if memory.destination() != self.destination {
-            return Err(Error::new(ErrorKind::ApiMisuse, Verb::Copy)
-                .at(format!("{} memory", memory.destination()))
-                .detail(format!("it was made for {} memory", self.destination))
-                .remedy("make one for each kind of memory"));
-        }
+        memory.check_kind(self.destination)?;
         match &mut self.reader {
             None => memory.visit(at, len, each),
             Some(reader) => reader.visit(&memory.span, (at, len), &mut each),
         }
+    }
+}
+
+/// Puts host bytes into memory of one kind: see [`Engine::copy_in`](crate::Engine::copy_in). For device memory it has a copy
+/// engine and a pinned slab of its own, for as long as it lives.
+pub struct CopyIn {
+    writer: Option<Reader>,
+    destination: Destination,
+}
+
+impl CopyIn {
+    pub(crate) fn new(writer: Option<Reader>, destination: Destination) -> Self {
+        Self { writer, destination }
+    }
+
+    /// Copies `bytes` to byte `at` of `memory`; they are there when it returns.
+    ///
+    /// # Errors
+    /// As [`CopyOut::visit`]; a part of the bytes may be there then.
+    pub fn put(&mut self, memory: &Memory, at: u64, bytes: &[u8]) -> Result<(), Error> {
+        memory.check_range(at, bytes.len() as u64)?;
+        memory.check_kind(self.destination)?;
+        match &mut self.writer {
+            None => memory.span.write(at, bytes).map_err(|cause| mem_error(cause, Verb::Copy)),
+            Some(writer) => writer.put(&memory.span, at, bytes),
+        }
+    }
+}
+
+impl fmt::Debug for CopyIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CopyIn").field("destination", &self.destination).finish_non_exhaustive()
     }
 }
 

@@ -167,8 +167,8 @@ impl Rig<'_> {
     }
 }
 
-/// Device memory to the host, a piece at a time through one pinned slab. For verification, not for speed. Between calls
-/// nothing is in flight.
+/// Device memory to the host and back, a piece at a time through one pinned slab. For verification and for bytes that no
+/// read can put in place, not for speed. Between calls nothing is in flight.
 pub(crate) struct Reader {
     parts: Option<Parts>,
 }
@@ -198,23 +198,40 @@ impl Reader {
         (at, len): (u64, u64),
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<(), Error> {
-        let Place::Device(device, base) = from.place() else { return Err(no_device_memory()) };
-        if at.checked_add(len).is_none_or(|end| end > from.len().0) {
+        self.with(from, (at, len), |parts, base| parts.copy_out(base, (at, len), each))
+    }
+
+    /// Copies `bytes` to byte `at` on.
+    ///
+    /// # Errors
+    /// As [`Reader::visit`].
+    pub(crate) fn put(&mut self, to: &DmaSpan, at: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.with(to, (at, bytes.len() as u64), |parts, base| parts.copy_in(base, at, bytes))
+    }
+
+    fn with(
+        &mut self,
+        span: &DmaSpan,
+        (at, len): (u64, u64),
+        copy: impl FnOnce(&mut Parts, GpuVa) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Place::Device(device, base) = span.place() else { return Err(no_device_memory()) };
+        if at.checked_add(len).is_none_or(|end| end > span.len().0) {
             return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
                 .at(format!("gpu{} memory", device.0))
                 .in_range(at, len)
-                .detail(format!("the range ends past the memory, which has {} bytes", from.len().0)));
+                .detail(format!("the range ends past the memory, which has {} bytes", span.len().0)));
         }
         let Some(mut parts) = self.parts.take() else {
             return Err(Error::new(ErrorKind::Closed, Verb::Copy).detail("a copy failed before").remedy("begin anew"));
         };
-        match parts.copy(base, (at, len), each) {
+        match copy(&mut parts, base) {
             Ok(()) => {
                 self.parts = Some(parts);
                 Ok(())
             }
             Err(error) => {
-                settle(parts.engine, (parts.pool, parts.pin), from.region().clone())?;
+                settle(parts.engine, (parts.pool, parts.pin), span.region().clone())?;
                 Err(error)
             }
         }
@@ -222,30 +239,43 @@ impl Reader {
 }
 
 impl Parts {
-    fn copy(&mut self, base: GpuVa, (at, len): (u64, u64), each: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
+    fn copy_out(&mut self, base: GpuVa, (at, len): (u64, u64), each: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
         let mut piece = vec![0; COPY_BYTES.min(sw_mem::index(len))];
         let mut done = 0;
         while done < len {
             let now = (len - done).min(COPY_BYTES as u64);
-            let here = at.checked_add(done).and_then(|at| base.checked_add(ByteLen(at)));
-            let (Some(device), Some(host)) = (here, self.pool.memory().place().host()) else {
-                return Err(no_device_memory());
-            };
-            // A piece is at most `COPY_BYTES` long.
-            let len = u32::try_from(now).unwrap_or(u32::MAX);
-            let job = CopyJob { token: Token::from_raw(1), direction: CopyDirection::FromDevice, host, device, len };
-            one_copy(self.engine.as_mut(), &job)?;
             let Some(bytes) = piece.get_mut(..sw_mem::index(now)) else { return Err(no_device_memory()) };
+            self.one(CopyDirection::FromDevice, base, (at.saturating_add(done), now))?;
             self.pool.memory().read(0, bytes).map_err(|cause| no_device_memory().caused_by(cause))?;
             each(bytes);
             done += now;
         }
         Ok(())
     }
+
+    fn copy_in(&mut self, base: GpuVa, at: u64, bytes: &[u8]) -> Result<(), Error> {
+        let mut done = 0;
+        for piece in bytes.chunks(COPY_BYTES) {
+            self.pool.memory().write(0, piece).map_err(|cause| no_device_memory().caused_by(cause))?;
+            let now = piece.len() as u64;
+            self.one(CopyDirection::ToDevice, base, (at.saturating_add(done), now))?;
+            done += now;
+        }
+        Ok(())
+    }
+
+    /// Moves at most `COPY_BYTES` between the slab and the device, and waits for it.
+    fn one(&mut self, direction: CopyDirection, base: GpuVa, (at, len): (u64, u64)) -> Result<(), Error> {
+        let (Some(device), Some(host)) = (base.checked_add(ByteLen(at)), self.pool.memory().place().host()) else {
+            return Err(no_device_memory());
+        };
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        one_copy(self.engine.as_mut(), &CopyJob { token: Token::from_raw(1), direction, host, device, len })
+    }
 }
 
 fn one_copy(engine: &mut dyn CopyEngine, job: &CopyJob) -> Result<(), Error> {
-    let fault = |fault| copy_error(fault).detail("a copy from device memory failed");
+    let fault = |fault| copy_error(fault).detail("a copy between a slab and device memory failed");
     let mut done = Vec::with_capacity(4);
     engine.submit(job).and_then(|()| engine.ring()).map_err(fault)?;
     match engine.fence(COPY_WAIT, &mut done) {

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use sw_checkpoint::{Catalog, HeadReader, Header, LoadLimits, LoadPlan, Pattern, Shard, ShardIndex};
+use sw_checkpoint::{Catalog, HeadReader, Header, LoadLimits, LoadPlan, Pattern, Shard, ShardIndex, Want};
 
 fn read_header(path: &Path) -> Result<Header, Box<dyn Error>> {
     let file = File::open(path).map_err(|error| format!("open {} failed: {error}", path.display()))?;
@@ -40,16 +40,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = args.next().ok_or("usage: show FILE.safetensors|FILE.index.json [PATTERN]")?;
     let pattern = args.next().map_or_else(|| Ok(Pattern::all()), |text| Pattern::parse(&text))?;
     let catalog = open(Path::new(&path))?;
-    let plan = LoadPlan::new(&catalog, &pattern, LoadLimits::default())?;
+    let plan = LoadPlan::new(&catalog, &Want::matching(&catalog, &pattern)?, LoadLimits::default())?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     for view in plan.views() {
-        let shard = &catalog.shards()[view.file];
-        let tensor = &shard.header.tensors()[view.tensor];
+        let tensor = &catalog.tensors()[view.tensor];
         let name = tensor.name.escape_debug();
-        writeln!(out, "{name}\t{}\t{:?}\t{}\t{} bytes", tensor.dtype, tensor.shape, shard.name, tensor.len_bytes)?;
+        writeln!(out, "{name}\t{}\t{:?}\t{} bytes", tensor.dtype, tensor.shape, tensor.len_bytes)?;
     }
     for part in plan.parts() {
-        let Shard { name, .. } = &catalog.shards()[part.file];
+        let name = &catalog.files()[part.file].name;
         let (from, to) = (part.file_offset, part.region_offset);
         writeln!(out, "read {name} byte {from} +{} into region {} byte {to}", part.len_bytes, part.region)?;
     }

@@ -3,7 +3,7 @@
 
 use sw_checkpoint::{
     Catalog, HeadReader, Header, HeaderError, LayoutOptions, LoadLimits, LoadPlan, Pattern, ShardIndex, TensorSpec,
-    WritePlan,
+    Want, WritePlan,
 };
 
 /// Takes `file` for a whole safetensors file. Returns `ok` or the error's code.
@@ -33,7 +33,8 @@ pub fn header(file: &[u8]) -> &'static str {
     assert_eq!(at, file_len_bytes);
     rewrite(&header);
     let catalog = Catalog::single("f.safetensors".to_owned(), header);
-    let plan = LoadPlan::new(&catalog, &Pattern::all(), LoadLimits::default()).expect("a real file fits memory");
+    let wants = Want::matching(&catalog, &Pattern::all()).expect("a pattern for all matches");
+    let plan = LoadPlan::new(&catalog, &wants, LoadLimits::default()).expect("a real file fits memory");
     let read: u64 = plan.parts().map(|part| part.len_bytes).sum();
     assert_eq!(read, catalog.tensor_len_bytes());
     "ok"

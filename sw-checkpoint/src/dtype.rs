@@ -1,10 +1,11 @@
-//! Element types of safetensors.
+//! Element types.
 
 use std::fmt;
 
-/// Element type of a tensor, as safetensors 0.8 names them (`safetensors/src/tensor.rs`, `enum Dtype`).
+/// Element type of a tensor: those of safetensors 0.8 (`safetensors/src/tensor.rs`, `enum Dtype`), by its names, and two
+/// that only `PyTorch` has.
 ///
-/// The order of the variants is the order of upstream's enum: by growing alignment. A writer lays out tensors by
+/// The order of the first 22 variants is the order of upstream's enum: by growing alignment. A writer lays out tensors by
 /// *descending* order, then by name, so that each starts at a multiple of its element size when the data section does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -53,10 +54,14 @@ pub enum Dtype {
     I64,
     /// Unsigned, 64 bits.
     U64,
+    /// Complex of two halves. Not in safetensors.
+    C32,
+    /// Complex of two doubles. Not in safetensors.
+    C128,
 }
 
 impl Dtype {
-    /// All element types, in the order of the enum.
+    /// All element types of safetensors, in the order of the enum.
     pub const ALL: [Self; 22] = [
         Self::Bool,
         Self::F4,
@@ -82,7 +87,7 @@ impl Dtype {
         Self::U64,
     ];
 
-    /// The name in a header.
+    /// The name: in a safetensors header, and here.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -108,10 +113,12 @@ impl Dtype {
             Self::F64 => "F64",
             Self::I64 => "I64",
             Self::U64 => "U64",
+            Self::C32 => "C32",
+            Self::C128 => "C128",
         }
     }
 
-    /// Size of one element in bits: 4, 6, 8, 16, 32 or 64.
+    /// Size of one element in bits: 4, 6, 8, 16, 32, 64 or 128.
     #[must_use]
     pub const fn bits(self) -> u64 {
         match self {
@@ -126,9 +133,45 @@ impl Dtype {
             | Self::F8E4m3Fnuz
             | Self::F8E5m2Fnuz => 8,
             Self::I16 | Self::U16 | Self::F16 | Self::Bf16 => 16,
-            Self::I32 | Self::U32 | Self::F32 => 32,
+            Self::I32 | Self::U32 | Self::F32 | Self::C32 => 32,
             Self::C64 | Self::F64 | Self::I64 | Self::U64 => 64,
+            Self::C128 => 128,
         }
+    }
+
+    /// Whether a safetensors file can hold it.
+    #[must_use]
+    pub const fn is_safetensors(self) -> bool {
+        !matches!(self, Self::C32 | Self::C128)
+    }
+
+    /// The type that `PyTorch` calls `torch.name`.
+    #[must_use]
+    pub fn from_torch(name: &str) -> Option<Self> {
+        Some(match name {
+            "bool" => Self::Bool,
+            "uint8" => Self::U8,
+            "int8" => Self::I8,
+            "float8_e5m2" => Self::F8E5m2,
+            "float8_e4m3fn" => Self::F8E4m3,
+            "float8_e8m0fnu" => Self::F8E8m0,
+            "float8_e4m3fnuz" => Self::F8E4m3Fnuz,
+            "float8_e5m2fnuz" => Self::F8E5m2Fnuz,
+            "int16" => Self::I16,
+            "uint16" => Self::U16,
+            "float16" => Self::F16,
+            "bfloat16" => Self::Bf16,
+            "int32" => Self::I32,
+            "uint32" => Self::U32,
+            "float32" => Self::F32,
+            "complex32" => Self::C32,
+            "complex64" => Self::C64,
+            "float64" => Self::F64,
+            "int64" => Self::I64,
+            "uint64" => Self::U64,
+            "complex128" => Self::C128,
+            _ => return None,
+        })
     }
 
     /// The type that a header calls `name`; `None` for an unknown one. Case matters, as upstream.

@@ -397,6 +397,11 @@ impl Header {
         &self.tensors
     }
 
+    /// The tensors, without the rest.
+    pub(crate) fn into_tensors(self) -> Vec<TensorInfo> {
+        self.tensors
+    }
+
     /// The tensor called `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {

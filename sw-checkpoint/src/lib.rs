@@ -6,12 +6,14 @@
 //!
 //! ```text
 //!   file head ──► HeadReader ──► Header ─┐
-//!                                        ├─► Catalog ──► LoadPlan ──► regions, read parts, tensor views
-//!   *.index.json ──► ShardIndex ─────────┘      (Pattern, LoadLimits)
+//!                                        ├─► Catalog { files, tensors in chunks } ──┐
+//!   *.index.json ──► ShardIndex ─────────┘                                          │
+//!                                                  Want: a tensor or a slice of it ─┴─► LoadPlan ──► regions, reads, views
 //!
 //!   TensorSpec list ──► WritePlan ──► per file: head bytes, offset of each tensor; index.json bytes
 //!
-//!   load(engine, path) = heads by the engine ─► LoadPlan ─► regions ─► parts by the engine ─► Loaded
+//!   Checkpoint::open(engine, path) = heads by the engine ─► Catalog
+//!   Checkpoint::load(engine, wants) = LoadPlan ─► regions ─► parts by the engine ─► Loaded
 //!   save(engine, path, tensors) = WritePlan ─► new files under temporary names ─► flush ─► commit, the index last
 //! ```
 //!
@@ -26,26 +28,44 @@
 
 #![forbid(unsafe_code)]
 
+mod boxes;
 mod catalog;
+mod dcp;
 mod dtype;
 mod header;
 mod header_json;
 mod load;
 mod load_plan;
+mod open;
 mod pattern;
+mod pickle;
 mod quote;
+mod ranges;
 mod read_head;
 mod save;
 mod shard_index;
+mod shards;
+mod torch;
+mod want;
 mod write_plan;
+mod zip;
 
-pub use catalog::{Catalog, CatalogError, SHARD_COUNT_MAX, Shard};
+pub use catalog::{Catalog, CatalogBuilder, CatalogFile, Chunk, Format, Held, LayoutFault, Leaf, LeafValue, Tensor};
+pub use dcp::DcpError;
 pub use dtype::Dtype;
 pub use header::{HEADER_LEN_MAX_BYTES, Header, HeaderError, HeaderSpan, LENGTH_LEN_BYTES, RANK_MAX, TensorInfo};
-pub use load::{FileReport, LoadOptions, Loaded, LoadedTensor, Way, load, open_catalog};
-pub use load_plan::{Extent, LoadLimits, LoadPlan, LoadTotals, Place, PlanError, ReadPart, Region, TensorView};
+pub use load::{FileReport, LoadOptions, Loaded, LoadedTensor, Way, load};
+pub use load_plan::{
+    Extent, Gather, LoadLimits, LoadPlan, LoadTotals, Place, PlanError, ReadPart, Region, Room, TensorView, Window,
+};
+pub use open::Checkpoint;
 pub use pattern::{PATTERN_LEN_MAX_BYTES, Pattern, PatternError};
+pub use pickle::PickleError;
 pub use read_head::{FIRST_STEP_LEN_BYTES, HeadReader, ReadStep, STEP_LEN_MAX_BYTES};
 pub use save::{SaveError, SaveOptions, Saved, save};
 pub use shard_index::{INDEX_LEN_MAX_BYTES, IndexError, ShardIndex, check_shard_name};
+pub use shards::{CatalogError, SHARD_COUNT_MAX, Shard};
+pub use torch::TorchError;
+pub use want::Want;
 pub use write_plan::{FileLayout, LayoutError, LayoutOptions, PlacedTensor, TensorSpec, WritePlan};
+pub use zip::ZipError;

@@ -1,18 +1,16 @@
 //! Loads tensors by an engine: every byte through its pipeline, each file with the way that its bytes took.
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-};
+use std::collections::VecDeque;
 
 use sha2::{Digest, Sha256};
 use straightway::{
-    CopyOut, DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb,
+    CopyIn, CopyOut, DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb,
 };
 
+pub(crate) use crate::open::malformed;
 use crate::{
-    Catalog, Dtype, HeadReader, Header, INDEX_LEN_MAX_BYTES, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Shard,
-    ShardIndex,
+    Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Want,
+    load_plan::{Place, Window},
 };
 
 /// Parts in flight: with parts of 8 MiB and I/Os of 1 MiB enough to keep the queues of a few reactors full, and few enough
@@ -24,7 +22,7 @@ const PARTS_IN_FLIGHT: usize = 8;
 pub struct LoadOptions {
     /// Where tensors land.
     pub into: Destination,
-    /// Which tensors. Default: all.
+    /// Which tensors [`load()`] loads. Default: all.
     pub tensors: Pattern,
     /// Which routes are accepted for the tensors' bytes.
     pub policy: Policy,
@@ -60,7 +58,7 @@ pub struct Way {
 pub struct FileReport {
     /// Its path.
     pub name: String,
-    /// The ways of its bytes. The header is read apart and is not in them.
+    /// The ways of its bytes. The head is read apart and is not in them.
     pub ways: Vec<Way>,
 }
 
@@ -79,19 +77,19 @@ impl FileReport {
     }
 }
 
-/// A tensor in memory.
+/// A tensor, or a slice of one, in memory.
 #[derive(Clone, Debug)]
 pub struct LoadedTensor {
     /// Its name.
     pub name: String,
     /// Element type.
     pub dtype: Dtype,
-    /// Dimensions, outermost first.
+    /// Dimensions of what was loaded, outermost first.
     pub shape: Vec<u64>,
     /// Length in bytes.
     pub len_bytes: u64,
-    /// Position of its file in [`Loaded::files`].
-    pub file: usize,
+    /// Position in [`Loaded::files`] of the file that has the tensor's first chunk; `None` if it has none.
+    pub file: Option<usize>,
     /// Region and offset of its first byte; `None` exactly if it has no bytes.
     pub place: Option<(usize, u64)>,
     /// SHA-256 of its bytes, if it was asked for.
@@ -101,9 +99,10 @@ pub struct LoadedTensor {
 /// A loaded checkpoint.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The memory. Tensors lie in it with the gaps and padding of their files.
+    /// The memory. Tensors lie in it with the gaps and padding of their files; given memory is here in the order of the
+    /// wants that have bytes.
     pub regions: Vec<Memory>,
-    /// The tensors, by file and then by offset.
+    /// The tensors, in the order of the wants; for [`load()`] in that of the catalog.
     pub tensors: Vec<LoadedTensor>,
     /// What was read of each file.
     pub files: Vec<FileReport>,
@@ -146,95 +145,227 @@ impl Loaded {
     }
 }
 
-/// Loads a checkpoint: a `.safetensors` file, an `*.index.json`, a directory with one of them, or any other object that
-/// holds the bytes of one `.safetensors` file (a part of a raw namespace, say).
+/// Loads a checkpoint of any format that [`Checkpoint::open`] knows.
 ///
-/// *Blocking*: until every byte is there. Memory: the regions of the plan and the engine's staging, nothing else.
+/// *Blocking*: until every byte is there. Memory: the regions of the plan and the engine's staging, nothing else; where
+/// short runs are gathered, 64 MiB more.
 ///
 /// # Errors
-/// `BadFormat` with file, tensor and remedy; what opening and reading return; `PolicyUnmet`. Nothing is returned half.
+/// As [`Checkpoint::open`] and [`Checkpoint::load`].
 pub fn load(engine: &Engine, at: &Uri, options: &LoadOptions) -> Result<Loaded, Error> {
-    let (catalog, objects) = open_catalog(engine, at)?;
-    let plan = LoadPlan::new(&catalog, &options.tensors, options.limits).map_err(|cause| unplanned(at, cause))?;
-    let mut files: Vec<FileReport> =
-        objects.iter().map(|object| FileReport { name: object.name().to_owned(), ways: Vec::new() }).collect();
-    let regions = read_all(engine, &plan, &objects, options, &mut files)?;
-    objects.iter().try_for_each(Object::check_unchanged)?;
-    let tensors = plan.views().iter().filter_map(|view| {
-        let info = catalog.shards().get(view.file)?.header.tensors().get(view.tensor)?;
+    let checkpoint = Checkpoint::open(engine, at)?;
+    checkpoint.load(engine, &checkpoint.wants(&options.tensors)?, options)
+}
+
+impl Checkpoint {
+    /// Loads `wants` into fresh memory. [`LoadOptions::tensors`] is not looked at.
+    ///
+    /// *Blocking*, memory: as [`load()`].
+    ///
+    /// # Errors
+    /// `PolicyUnmet`; what planning, allocating and reading return. Nothing is returned half.
+    pub fn load(&self, engine: &Engine, wants: &[Want], options: &LoadOptions) -> Result<Loaded, Error> {
+        let plan = LoadPlan::new(self.catalog(), wants, options.limits);
+        let plan = plan.map_err(|cause| unplanned(self.at(), cause))?;
+        let allocate = |region: &crate::Region| engine.allocate(options.into, region.len_bytes, 0);
+        let memory = plan.regions().iter().map(allocate).collect::<Result<_, _>>()?;
+        self.fill(engine, (&plan, wants), memory, options)
+    }
+
+    /// Loads `wants` into `memory`: one for each want that has bytes, in order, of exactly its length, all of the kind
+    /// [`LoadOptions::into`]. It comes back in [`Loaded::regions`].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`]; `ApiMisuse` if number, kind or length do not fit, before anything is read. The memory is
+    /// let go of then, and may have been written to.
+    pub fn load_into(
+        &self,
+        engine: &Engine,
+        wants: &[Want],
+        memory: Vec<Memory>,
+        options: &LoadOptions,
+    ) -> Result<Loaded, Error> {
+        let plan = LoadPlan::into_given(self.catalog(), wants, options.limits);
+        let plan = plan.map_err(|cause| unplanned(self.at(), cause))?;
+        let fits = memory.len() == plan.regions().len()
+            && memory
+                .iter()
+                .zip(plan.regions())
+                .all(|(memory, region)| memory.len() == region.len_bytes && memory.destination() == options.into);
+        if !fits {
+            let wanted: Vec<u64> = plan.regions().iter().map(|region| region.len_bytes).collect();
+            let given: Vec<u64> = memory.iter().map(Memory::len).collect();
+            return Err(Error::new(ErrorKind::ApiMisuse, Verb::Plan)
+                .at(self.at().to_string())
+                .detail(format!("memory of {given:?} bytes was given for wants of {wanted:?} in {}", options.into))
+                .remedy("give one memory for each want that has bytes, of its length, all of one kind"));
+        }
+        self.fill(engine, (&plan, wants), memory, options)
+    }
+
+    fn fill(
+        &self,
+        engine: &Engine,
+        (plan, wants): (&LoadPlan, &[Want]),
+        memory: Vec<Memory>,
+        options: &LoadOptions,
+    ) -> Result<Loaded, Error> {
+        let report = |object: &Object| FileReport { name: object.name().to_owned(), ways: Vec::new() };
+        let files = self.objects().iter().map(report).collect();
+        let mut run = Run { engine, objects: self.objects(), policy: options.policy, files };
+        let regions = run.read_all(plan, memory)?;
+        run.gather_all(plan, &regions, options.into)?;
+        self.objects().iter().try_for_each(Object::check_unchanged)?;
+        let tensors = loaded_tensors(self.catalog(), plan, wants);
+        let totals = plan.totals();
+        let mut loaded = Loaded {
+            regions,
+            tensors,
+            files: run.files,
+            tensor_bytes: totals.tensor_bytes,
+            gap_bytes: totals.gap_bytes,
+        };
+        if options.digest {
+            // One way out for all: a copy engine is made once.
+            let mut out = engine.copy_out(options.into)?;
+            for at in 0..loaded.tensors.len() {
+                let mut hash = Sha256::new();
+                loaded.visit_by(&mut out, &loaded.tensors[at], |piece| hash.update(piece))?;
+                loaded.tensors[at].digest = Some(hash.finalize().into());
+            }
+        }
+        Ok(loaded)
+    }
+}
+
+fn loaded_tensors(catalog: &Catalog, plan: &LoadPlan, wants: &[Want]) -> Vec<LoadedTensor> {
+    let tensors = plan.views().iter().zip(wants).filter_map(|(view, want)| {
+        let tensor = catalog.tensors().get(view.tensor)?;
         Some(LoadedTensor {
-            name: info.name.to_string(),
-            dtype: info.dtype,
-            shape: info.shape.to_vec(),
+            name: tensor.name.to_string(),
+            dtype: tensor.dtype,
+            shape: want.sizes.to_vec(),
             len_bytes: view.len_bytes,
-            file: view.file,
+            file: tensor.file(),
             place: view.place.map(|place| (place.region, place.region_offset)),
             digest: None,
         })
     });
-    let tensors = tensors.collect();
-    let totals = plan.totals();
-    let mut loaded = Loaded { regions, tensors, files, tensor_bytes: totals.tensor_bytes, gap_bytes: totals.gap_bytes };
-    if options.digest {
-        // One way out for all: a copy engine is made once.
-        let mut out = engine.copy_out(options.into)?;
-        for at in 0..loaded.tensors.len() {
-            let mut hash = Sha256::new();
-            loaded.visit_by(&mut out, &loaded.tensors[at], |piece| hash.update(piece))?;
-            loaded.tensors[at].digest = Some(hash.finalize().into());
-        }
-    }
-    Ok(loaded)
+    tensors.collect()
 }
 
-/// A part on its way, with the file that it belongs to.
+/// A read on its way, with the file that it belongs to.
 struct Running {
     file: usize,
     pending: Pending,
 }
 
-fn read_all(
-    engine: &Engine,
-    plan: &LoadPlan,
-    objects: &[Object],
-    options: &LoadOptions,
-    files: &mut [FileReport],
-) -> Result<Vec<Memory>, Error> {
-    let mut regions = Vec::with_capacity(plan.regions().len());
-    for region in plan.regions() {
-        regions.push((engine.allocate(options.into, region.len_bytes, 0)?.share(), region.len_bytes));
-    }
-    let mut running = VecDeque::with_capacity(PARTS_IN_FLIGHT);
-    let mut failed = None;
-    for part in plan.parts() {
-        if running.len() == PARTS_IN_FLIGHT {
-            failed = settle(running.pop_front(), files);
+/// One load.
+struct Run<'l> {
+    engine: &'l Engine,
+    objects: &'l [Object],
+    policy: Policy,
+    files: Vec<FileReport>,
+}
+
+impl Run<'_> {
+    /// Reads what lands in place.
+    fn read_all(&mut self, plan: &LoadPlan, memory: Vec<Memory>) -> Result<Vec<Memory>, Error> {
+        let share = |memory: Memory| {
+            let len = memory.len();
+            (memory.share(), len)
+        };
+        let regions: Vec<_> = memory.into_iter().map(share).collect();
+        let mut running = VecDeque::with_capacity(PARTS_IN_FLIGHT);
+        let mut failed = None;
+        for part in plan.parts() {
+            if running.len() == PARTS_IN_FLIGHT {
+                failed = self.settle(running.pop_front()).err();
+            }
+            let Some(object) = self.objects.get(part.file).filter(|_| failed.is_none()) else { break };
+            let Some(((region, base), _)) = regions.get(part.region) else { break };
+            let read = to_whole_blocks(plan, &part, object);
+            let memory = region.part(base + read.region_offset, read.len_bytes)?;
+            let pending = self.engine.read(object, read.file_offset, memory).policy(self.policy).start();
+            running.push_back(Running { file: part.file, pending });
         }
-        let Some(object) = objects.get(part.file).filter(|_| failed.is_none()) else { break };
-        let Some(((region, base), _)) = regions.get(part.region) else { break };
-        let read = to_whole_blocks(plan, &part, object);
-        let memory = region.part(base + read.region_offset, read.len_bytes)?;
-        let pending = engine.read(object, read.file_offset, memory).policy(options.policy).start();
-        running.push_back(Running { file: part.file, pending });
+        // After a failure the rest is still waited for: its memory must not be given back under a device.
+        while let Some(part) = running.pop_front() {
+            let later = self.settle(Some(part)).err();
+            failed = failed.or(later);
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => regions.into_iter().map(|((region, base), len)| Ok(region.reclaim(base, len)?)).collect(),
+        }
     }
-    // After a failure the rest is still waited for: its memory must not be given back under a device.
-    while let Some(part) = running.pop_front() {
-        let later = settle(Some(part), files);
-        failed = failed.or(later);
+
+    /// Reads short runs into memory beside the regions and copies them to their places.
+    fn gather_all(&mut self, plan: &LoadPlan, regions: &[Memory], into: Destination) -> Result<(), Error> {
+        if plan.gathers().is_empty() {
+            return Ok(());
+        }
+        let mut way_in = self.engine.copy_in(into)?;
+        let mut running: VecDeque<(Running, Window<'_>)> = VecDeque::with_capacity(PARTS_IN_FLIGHT);
+        let mut windows = plan.gathers().iter().flat_map(|gather| plan.windows(gather));
+        loop {
+            while running.len() < PARTS_IN_FLIGHT {
+                let Some(window) = windows.next() else { break };
+                let Some(object) = self.objects.get(window.gather.file) else { break };
+                // Congruent with the file, so that a direct read needs no bounce.
+                let memory = self.engine.allocate(Destination::Host, window.len_bytes, window.file_offset)?;
+                let pending = self.engine.read(object, window.file_offset, memory).policy(self.policy).start();
+                running.push_back((Running { file: window.gather.file, pending }, window));
+            }
+            let Some((read, window)) = running.pop_front() else { return Ok(()) };
+            let bytes = self.settle(Some(read))?.and_then(|memory| memory.into_buffer().ok());
+            let place = plan.views().get(window.gather.view).and_then(|view| view.place);
+            let memory = place.and_then(|place| regions.get(place.region));
+            let (Some(bytes), Some(place), Some(memory)) = (bytes, place, memory) else {
+                return Err(Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back without its memory"));
+            };
+            scatter(&window, bytes.as_slice(), &mut way_in, (memory, place))?;
+        }
     }
-    match failed {
-        Some(error) => Err(error),
-        None => regions.into_iter().map(|((region, base), len)| Ok(region.reclaim(base, len)?)).collect(),
+
+    /// Waits for a read and notes its way; gives its memory back.
+    fn settle(&mut self, read: Option<Running>) -> Result<Option<Memory>, Error> {
+        let Some(Running { file, pending }) = read else { return Ok(None) };
+        let done = pending.wait();
+        if let (Ok(_), Some(report)) = (&done.result, self.files.get_mut(file)) {
+            report.add(done.path);
+        }
+        Ok(done.ok()?.into_memory())
     }
 }
 
-fn settle(part: Option<Running>, files: &mut [FileReport]) -> Option<Error> {
-    let Running { file, pending } = part?;
-    let done = pending.wait();
-    if let (Ok(_), Some(report)) = (&done.result, files.get_mut(file)) {
-        report.add(done.path);
+/// Copies the runs of a window to their places, neighbours together.
+fn scatter(
+    window: &Window<'_>,
+    bytes: &[u8],
+    way_in: &mut CopyIn,
+    (memory, place): (&Memory, Place),
+) -> Result<(), Error> {
+    let range = |from: u64, len: u64| {
+        let from = usize::try_from(from).ok()?;
+        bytes.get(from..from.checked_add(usize::try_from(len).ok()?)?)
+    };
+    let mut together: Vec<u8> = Vec::new();
+    let mut start = 0;
+    for (from, to, len) in window.copies() {
+        let run = range(from, len).ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back shorter than its window")
+        })?;
+        if !together.is_empty() && start + together.len() as u64 != to {
+            way_in.put(memory, place.region_offset + start, &together)?;
+            together.clear();
+        }
+        if together.is_empty() {
+            start = to;
+        }
+        together.extend_from_slice(run);
     }
-    done.result.err()
+    way_in.put(memory, place.region_offset + start, &together)
 }
 
 /// The part widened to whole blocks, for which the plan left room, so that nothing is bounced; never past the end of the
@@ -245,99 +376,14 @@ fn to_whole_blocks(plan: &LoadPlan, part: &ReadPart, object: &Object) -> ReadPar
     ReadPart { len_bytes: end.saturating_sub(wide.file_offset), ..wide }
 }
 
-/// Opens the files of a checkpoint and checks their headers, without reading a tensor.
-///
-/// # Errors
-/// As [`load`].
-pub fn open_catalog(engine: &Engine, at: &Uri) -> Result<(Catalog, Vec<Object>), Error> {
-    let Uri::File(path) = at else {
-        let (header, object) = open_header(engine, at)?;
-        return Ok((Catalog::single(at.to_string(), header), vec![object]));
-    };
-    let path = resolve(engine, Path::new(path))?;
-    let at = &Uri::from_path(&path)?;
-    if path.extension().is_none_or(|extension| extension != "json") {
-        let (header, object) = open_header(engine, at)?;
-        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        return Ok((Catalog::single(name, header), vec![object]));
-    }
-    let index = ShardIndex::parse(&read_small(engine, at)?).map_err(|cause| malformed(at, cause))?;
-    let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
-    let mut shards = Vec::with_capacity(index.files().len());
-    let mut objects = Vec::with_capacity(index.files().len());
-    // Sorted by name, as the catalog keeps them: positions agree.
-    for name in index.files() {
-        let (header, object) = open_header(engine, &Uri::from_path(&directory.join(name))?)?;
-        shards.push(Shard { name: name.clone(), header });
-        objects.push(object);
-    }
-    let catalog = Catalog::sharded(&index, shards).map_err(|cause| malformed(at, cause))?;
-    Ok((catalog, objects))
-}
-
-/// The file to start from: the path itself, or the one index or one model file of a directory.
-fn resolve(engine: &Engine, path: &Path) -> Result<PathBuf, Error> {
-    if !path.is_dir() {
-        return Ok(path.to_path_buf());
-    }
-    let entries = engine.list(&Uri::from_path(path)?)?;
-    let ending = |end: &str| {
-        entries.iter().filter(|entry| entry.name.ends_with(end)).map(|entry| entry.name.clone()).collect::<Vec<_>>()
-    };
-    match (ending(".safetensors.index.json").as_slice(), ending(".safetensors").as_slice()) {
-        ([index], _) => Ok(index.into()),
-        ([], [file]) => Ok(file.into()),
-        (indexes, files) => Err(Error::new(ErrorKind::BadFormat, Verb::Open)
-            .at(path.to_string_lossy().as_ref())
-            .detail(format!("the directory has {} index files and {} model files", indexes.len(), files.len()))
-            .remedy("name the file or the *.safetensors.index.json itself")),
-    }
-}
-
-fn open_header(engine: &Engine, at: &Uri) -> Result<(Header, Object), Error> {
-    let object = engine.open(at)?;
-    let mut head = HeadReader::new(object.len()).map_err(|cause| malformed(at, cause))?;
-    while let Some(step) = head.need() {
-        let bytes = read_range(engine, &object, step.file_offset, step.len_bytes)?;
-        head.push(&bytes).map_err(|cause| malformed(at, cause))?;
-    }
-    Ok((head.finish().map_err(|cause| malformed(at, cause))?, object))
-}
-
-/// An index file, which is bounded.
-fn read_small(engine: &Engine, at: &Uri) -> Result<Vec<u8>, Error> {
-    let object = engine.open(at)?;
-    if object.len() > INDEX_LEN_MAX_BYTES {
-        return Err(Error::new(ErrorKind::BadFormat, Verb::Open)
-            .at(object.name())
-            .detail(format!("an index of {} bytes; at most {INDEX_LEN_MAX_BYTES} are read", object.len()))
-            .remedy("check that it is the index of a checkpoint"));
-    }
-    read_range(engine, &object, 0, object.len())
-}
-
-fn read_range(engine: &Engine, object: &Object, offset: u64, len: u64) -> Result<Vec<u8>, Error> {
-    // The head may be asked for past the end of a short file: the reader of heads says so better than a range check.
-    let len = len.min(object.len().saturating_sub(offset));
-    if len == 0 {
-        return Ok(Vec::new());
-    }
-    let memory = engine.allocate(Destination::Host, len, offset)?;
-    let memory = engine.read(object, offset, memory).wait().ok()?.into_memory();
-    let memory = memory.ok_or_else(|| Error::new(ErrorKind::Protocol, Verb::Read).at(object.name()))?;
-    engine.copy_range_to_host(&memory, 0, len)
-}
-
 /// Nothing is wrong with the file: what was asked of it cannot be had.
-fn unplanned(at: &Uri, cause: PlanError) -> Error {
+pub(crate) fn unplanned(at: &Uri, cause: PlanError) -> Error {
     let kind = match cause {
-        PlanError::NoMatch { .. } => ErrorKind::NotFound,
+        PlanError::NoMatch { .. } | PlanError::NoTensor { .. } => ErrorKind::NotFound,
         PlanError::OverBudget { .. } => ErrorKind::TooLarge,
-        PlanError::BadAlign { .. } | PlanError::BadPart { .. } => ErrorKind::ApiMisuse,
+        PlanError::Refused { .. } => ErrorKind::Unsupported,
+        PlanError::OutsideTensor { .. } | PlanError::PartialByte { .. } => ErrorKind::OutOfRange,
+        PlanError::OtherTensor { .. } | PlanError::BadAlign { .. } | PlanError::BadPart { .. } => ErrorKind::ApiMisuse,
     };
     Error::new(kind, Verb::Plan).at(at.to_string()).detail(cause.to_string()).caused_by(cause)
-}
-
-pub(crate) fn malformed(at: &Uri, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::BadFormat, Verb::Parse).at(at.to_string()).detail(cause.to_string()).caused_by(cause)
 }

@@ -8,9 +8,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use thiserror::Error;
 
-use crate::catalog::SHARD_COUNT_MAX;
 use crate::header_json::text_offset;
 use crate::quote::Quoted;
+use crate::shards::SHARD_COUNT_MAX;
 
 /// Longest index in bytes. The format has no limit; ours is that of a header, since an index names the same tensors.
 pub const INDEX_LEN_MAX_BYTES: u64 = 100_000_000;

@@ -12,12 +12,12 @@ use std::fmt::Write as _;
 
 use thiserror::Error;
 
-use crate::catalog::SHARD_COUNT_MAX;
 use crate::dtype::{Dtype, SizeFault};
 use crate::header::{HEADER_LEN_MAX_BYTES, LENGTH_LEN_BYTES, RANK_MAX};
 use crate::header_json::METADATA_KEY;
 use crate::quote::Quoted;
 use crate::shard_index::check_shard_name;
+use crate::shards::SHARD_COUNT_MAX;
 
 /// Largest alignment of the data section in bytes.
 const DATA_ALIGN_MAX_BYTES: u64 = 1 << 20;
@@ -58,6 +58,14 @@ pub enum LayoutError {
         dtype: Dtype,
         /// Its size in bits.
         bits: u64,
+    },
+    /// An element type that safetensors does not have.
+    #[error("tensor {} has dtype {dtype}, which safetensors does not have; leave it out, or cast it", Quoted(.tensor))]
+    NotInFormat {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: Dtype,
     },
     /// The head of a file is longer than the format allows.
     #[error("header of {} would have {header_len_bytes} bytes, over the format's limit of {HEADER_LEN_MAX_BYTES}; use smaller shards or less metadata", Quoted(.file))]
@@ -104,6 +112,7 @@ impl LayoutError {
             Self::RankOverLimit { .. } => "layout-rank-over-limit",
             Self::SizeOverflow { .. } => "layout-size-overflow",
             Self::PartialByte { .. } => "layout-partial-byte",
+            Self::NotInFormat { .. } => "layout-not-in-format",
             Self::HeaderOverLimit { .. } => "layout-header-over-limit",
             Self::TooManyShards { .. } => "layout-too-many-shards",
             Self::BadAlign { .. } => "layout-bad-align",
@@ -238,6 +247,9 @@ fn checked_lens(specs: &[TensorSpec]) -> Result<Vec<u64>, LayoutError> {
         let tensor = || spec.name.clone();
         if spec.shape.len() > RANK_MAX {
             return Err(LayoutError::RankOverLimit { tensor: tensor(), rank: spec.shape.len() });
+        }
+        if !spec.dtype.is_safetensors() {
+            return Err(LayoutError::NotInFormat { tensor: tensor(), dtype: spec.dtype });
         }
         let len = spec.dtype.len_bytes(&spec.shape).map_err(|fault| match fault {
             SizeFault::Overflow => LayoutError::SizeOverflow { tensor: tensor() },

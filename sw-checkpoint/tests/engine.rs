@@ -147,7 +147,7 @@ fn hostile_and_truncated_files_are_typed_errors() {
         ErrorKind::NotFound
     );
     let error = load(&engine, &at(scratch.root()), &LoadOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("2 model files"), "{error}");
+    assert!(error.to_string().contains("2 safetensors files"), "{error}");
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn tensor_report<'a>(loaded: &'a Loaded, tensor: &'a LoadedTensor, sha256: Optio
         dtype: tensor.dtype.name(),
         shape: &tensor.shape,
         len: tensor.len_bytes,
-        file: loaded.files.get(tensor.file).map_or("", |file| &file.name),
+        file: tensor.file.and_then(|file| loaded.files.get(file)).map_or("", |file| &file.name),
         sha256,
     }
 }

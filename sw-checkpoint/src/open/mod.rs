@@ -1,0 +1,243 @@
+//! Finds out what a checkpoint is and opens it: its files by the engine, their heads read and checked.
+//!
+//! ```text
+//!   a file ──► its first bytes: a zip file of torch.save, else safetensors; an index is named *.json
+//!   a directory ──► .metadata: DCP, Megatron if metadata.json and common.pt are beside it
+//!               ├─► latest_checkpointed_iteration.txt: Megatron, the directory of that iteration
+//!               ├─► one index, or one file
+//!               └─► safetensors shards that tell their place in DCP_SHARDING_INFO
+//! ```
+
+mod dcp;
+mod heads;
+
+use std::path::{Path, PathBuf};
+
+use straightway::{Engine, Error, ErrorKind, Object, Uri, Verb};
+
+use crate::ranges::Failed;
+use crate::torch::{self, LEGACY_MAGIC, TorchError, ZIP_MAGIC};
+use crate::{Catalog, HeadReader, Header, INDEX_LEN_MAX_BYTES, Pattern, Shard, ShardIndex, Want, load::unplanned};
+
+pub(crate) use heads::{ObjectRanges, read_range};
+
+/// Most bytes of the file that names Megatron's last iteration: a number or `release`.
+const TRACKER_LEN_MAX_BYTES: u64 = 64;
+
+/// Endings of files that `torch.save` wrote, where a directory has one of them and nothing better.
+const TORCH_ENDINGS: &[&str] = &[".pt", ".pth", ".bin", ".ckpt"];
+
+/// An open checkpoint: what it holds, and its files.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    at: Uri,
+    catalog: Catalog,
+    objects: Vec<Object>,
+}
+
+impl Checkpoint {
+    /// Opens the files of a checkpoint and checks their heads, without reading a tensor.
+    ///
+    /// `at` is a `.safetensors` file, an `*.index.json`, a file of `torch.save`, a directory of
+    /// `torch.distributed.checkpoint` or Megatron, a directory with one of the former, or any other object that holds the
+    /// bytes of one file (a part of a raw namespace, say).
+    ///
+    /// # Errors
+    /// `BadFormat` with file, tensor and remedy; what opening and reading return.
+    pub fn open(engine: &Engine, at: &Uri) -> Result<Self, Error> {
+        let (catalog, objects) = open_files(engine, at)?;
+        Ok(Self { at: at.clone(), catalog, objects })
+    }
+
+    /// Where it was opened.
+    #[must_use]
+    pub const fn at(&self) -> &Uri {
+        &self.at
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub const fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Its files, at the positions of [`Catalog::files`].
+    #[must_use]
+    pub fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+
+    /// All of each tensor that `pattern` matches.
+    ///
+    /// # Errors
+    /// `NotFound` if an item of the pattern matches none.
+    pub fn wants(&self, pattern: &Pattern) -> Result<Vec<Want>, Error> {
+        Want::matching(&self.catalog, pattern).map_err(|cause| unplanned(&self.at, cause))
+    }
+}
+
+type Opened = (Catalog, Vec<Object>);
+
+fn open_files(engine: &Engine, at: &Uri) -> Result<Opened, Error> {
+    let Uri::File(path) = at else { return open_single(engine, at, at.to_string()) };
+    let path = Path::new(path);
+    if path.file_name().is_some_and(|name| name == crate::dcp::METADATA_NAME) {
+        return open_directory(engine, path.parent().unwrap_or(path));
+    }
+    if path.is_dir() { open_directory(engine, path) } else { open_file(engine, path) }
+}
+
+fn open_file(engine: &Engine, path: &Path) -> Result<Opened, Error> {
+    let at = Uri::from_path(path)?;
+    if path.extension().is_some_and(|extension| extension == "json") {
+        return open_index(engine, &at, path);
+    }
+    open_single(engine, &at, file_name(path))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// A directory: see the picture at the top.
+fn open_directory(engine: &Engine, directory: &Path) -> Result<Opened, Error> {
+    let entries = engine.list(&Uri::from_path(directory)?)?;
+    let names: Vec<String> = entries.iter().map(|entry| file_name(Path::new(&entry.name))).collect();
+    let has = |name: &str| names.iter().any(|known| known == name);
+    if has(crate::dcp::METADATA_NAME) {
+        return dcp::open(engine, directory, &names);
+    }
+    if has(dcp::TRACKER_NAME) {
+        let text = read_small(engine, &Uri::from_path(&directory.join(dcp::TRACKER_NAME))?, TRACKER_LEN_MAX_BYTES)?;
+        let iteration = directory.join(dcp::iteration_directory(&text).map_err(|detail| odd(directory, detail))?);
+        let entries = engine.list(&Uri::from_path(&iteration)?)?;
+        let names: Vec<String> = entries.iter().map(|entry| file_name(Path::new(&entry.name))).collect();
+        return dcp::open(engine, &iteration, &names);
+    }
+    let ending = |ends: &[&str]| {
+        let fits = |name: &&String| ends.iter().any(|end| name.ends_with(end));
+        names.iter().filter(fits).map(|name| directory.join(name)).collect::<Vec<PathBuf>>()
+    };
+    let indexes = ending(&[".safetensors.index.json"]);
+    let (files, pickles) = (ending(&[".safetensors"]), ending(TORCH_ENDINGS));
+    match (indexes.as_slice(), files.as_slice(), pickles.as_slice()) {
+        ([index], ..) => open_file(engine, index),
+        ([], [file], _) | ([], [], [file]) => open_file(engine, file),
+        ([], [_, _, ..], _) => open_distributed(engine, directory, &files),
+        _ => Err(odd(
+            directory,
+            format!(
+                "the directory has {} index files, {} safetensors files and {} files of torch.save",
+                indexes.len(),
+                files.len(),
+                pickles.len()
+            ),
+        )),
+    }
+}
+
+fn odd(directory: &Path, detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::BadFormat, Verb::Open)
+        .at(directory.to_string_lossy().as_ref())
+        .detail(detail.into())
+        .remedy("name the file, the *.safetensors.index.json or the directory of the checkpoint itself")
+}
+
+/// One file, by its first bytes.
+fn open_single(engine: &Engine, at: &Uri, name: String) -> Result<Opened, Error> {
+    let object = engine.open(at)?;
+    let first = read_range(engine, &object, 0, crate::FIRST_STEP_LEN_BYTES)?;
+    if first.starts_with(&ZIP_MAGIC) {
+        let mut ranges = ObjectRanges::whole(engine, &object);
+        let catalog = torch::catalog(name, &mut ranges).map_err(|failed| unread(at, failed))?;
+        return Ok((catalog, vec![object]));
+    }
+    if first.starts_with(&LEGACY_MAGIC) {
+        return Err(malformed(at, TorchError::Legacy));
+    }
+    let header = read_header(engine, at, &object, &first)?;
+    Ok((Catalog::single(name, header), vec![object]))
+}
+
+fn open_index(engine: &Engine, at: &Uri, path: &Path) -> Result<Opened, Error> {
+    let index =
+        ShardIndex::parse(&read_small(engine, at, INDEX_LEN_MAX_BYTES)?).map_err(|cause| malformed(at, cause))?;
+    let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let mut shards = Vec::with_capacity(index.files().len());
+    let mut objects = Vec::with_capacity(index.files().len());
+    // Sorted by name, as the catalog keeps them: positions agree.
+    for name in index.files() {
+        let (header, object) = open_header(engine, &Uri::from_path(&directory.join(name))?)?;
+        shards.push(Shard { name: name.clone(), header });
+        objects.push(object);
+    }
+    let catalog = Catalog::sharded(&index, shards).map_err(|cause| malformed(at, cause))?;
+    Ok((catalog, objects))
+}
+
+/// Several safetensors files without an index: shards of a distributed checkpoint, if they say so.
+fn open_distributed(engine: &Engine, directory: &Path, files: &[PathBuf]) -> Result<Opened, Error> {
+    let several = || odd(directory, format!("the directory has no index file and {} safetensors files", files.len()));
+    let mut shards = Vec::with_capacity(files.len());
+    let mut objects = Vec::with_capacity(files.len());
+    for file in files {
+        let (header, object) = match open_header(engine, &Uri::from_path(file)?) {
+            Ok((header, object)) => (header, object),
+            // The first one decides what the directory is; one that is no safetensors file decides nothing.
+            Err(error) if shards.is_empty() && error.kind() == ErrorKind::BadFormat => return Err(several()),
+            Err(error) => return Err(error),
+        };
+        if shards.is_empty() && !header.metadata().contains_key(crate::shards::SHARDING_KEY) {
+            return Err(several());
+        }
+        shards.push(Shard { name: file_name(file), header });
+        objects.push(object);
+    }
+    let catalog = Catalog::distributed(shards).map_err(|cause| malformed(&Uri::File(lossy(directory)), cause))?;
+    Ok((catalog, objects))
+}
+
+fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn open_header(engine: &Engine, at: &Uri) -> Result<(Header, Object), Error> {
+    let object = engine.open(at)?;
+    let first = read_range(engine, &object, 0, crate::FIRST_STEP_LEN_BYTES)?;
+    Ok((read_header(engine, at, &object, &first)?, object))
+}
+
+/// The header of a file of which `first` is the first step.
+fn read_header(engine: &Engine, at: &Uri, object: &Object, first: &[u8]) -> Result<Header, Error> {
+    let mut head = HeadReader::new(object.len()).map_err(|cause| malformed(at, cause))?;
+    head.push(first).map_err(|cause| malformed(at, cause))?;
+    while let Some(step) = head.need() {
+        let bytes = read_range(engine, object, step.file_offset, step.len_bytes)?;
+        head.push(&bytes).map_err(|cause| malformed(at, cause))?;
+    }
+    head.finish().map_err(|cause| malformed(at, cause))
+}
+
+/// A whole file, which is bounded.
+fn read_small(engine: &Engine, at: &Uri, max: u64) -> Result<Vec<u8>, Error> {
+    let object = engine.open(at)?;
+    if object.len() > max {
+        return Err(Error::new(ErrorKind::BadFormat, Verb::Open)
+            .at(object.name())
+            .detail(format!("a file of {} bytes; at most {max} are read", object.len()))
+            .remedy("check that it belongs to a checkpoint"));
+    }
+    read_range(engine, &object, 0, object.len())
+}
+
+/// A head that could not be had, as an error of the engine's.
+fn unread<F: std::error::Error + Send + Sync + 'static>(at: &Uri, failed: Failed<Error, F>) -> Error {
+    match failed {
+        Failed::Read(error) => error,
+        Failed::Format(cause) => malformed(at, cause),
+    }
+}
+
+pub(crate) fn malformed(at: &Uri, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::BadFormat, Verb::Parse).at(at.to_string()).detail(cause.to_string()).caused_by(cause)
+}
