@@ -7,7 +7,7 @@ use pyo3::{
     types::{PyDict, PyString},
 };
 use straightway::{Destination, Error, ErrorKind, Memory, Uri, Verb, parse_policy};
-use sw_checkpoint::{Catalog, Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec};
+use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec};
 
 use crate::{
     buffer::{Buffer, Held},
@@ -22,16 +22,15 @@ use crate::{
 #[derive(Debug)]
 pub struct Checkpoint {
     engine: Handle,
-    catalog: Catalog,
-    objects: Vec<straightway::Object>,
+    opened: sw_checkpoint::Checkpoint,
 }
 
 impl Checkpoint {
     /// Opens the files of a checkpoint, without reading a tensor.
     pub fn open(py: Python<'_>, engine: Handle, at: Uri) -> Result<Self, Fail> {
         let inner = straightway::Engine::clone(&engine);
-        let (catalog, objects) = wait::interruptible(py, move || sw_checkpoint::open_catalog(&inner, &at))?;
-        Ok(Self { engine, catalog, objects })
+        let opened = wait::interruptible(py, move || sw_checkpoint::Checkpoint::open(&inner, &at))?;
+        Ok(Self { engine, opened })
     }
 }
 
@@ -41,23 +40,31 @@ type Row<'a> = (&'a str, &'static str, Vec<u64>, u64, usize, u64);
 #[pymethods]
 impl Checkpoint {
     /// `(name, element type, shape, bytes, file, offset in the file)` of each tensor, by file and offset.
-    fn tensors(&self) -> Vec<Row<'_>> {
-        let mut rows: Vec<Row<'_>> = self
-            .catalog
-            .tensors()
-            .map(|(file, info)| {
-                (&*info.name, info.dtype.name(), info.shape.to_vec(), info.len_bytes, file, info.file_offset)
-            })
-            .collect();
-        rows.sort_by_key(|row| (row.4, row.5));
-        rows
+    ///
+    /// A tensor that is not one range of one file (in several chunks, or a view that is not contiguous) is an error.
+    fn tensors(&self) -> Result<Vec<Row<'_>>, Fail> {
+        let row = |tensor: &'_ sw_checkpoint::Tensor| match tensor.chunks() {
+            [chunk] => Ok((chunk.file, chunk.file_offset)),
+            [] if tensor.len_bytes == 0 => Ok((0, 0)),
+            chunks => Err(misuse(
+                format!("tensor {:?} is in {} chunks", tensor.name, chunks.len()),
+                "load it instead of asking where it is",
+            )),
+        };
+        let mut rows = Vec::with_capacity(self.opened.catalog().tensors().len());
+        for tensor in self.opened.catalog().tensors() {
+            let (file, offset) = row(tensor)?;
+            rows.push((&*tensor.name, tensor.dtype.name(), tensor.shape.to_vec(), tensor.len_bytes, file, offset));
+        }
+        rows.sort_by_key(|row: &Row<'_>| (row.4, row.5));
+        Ok(rows)
     }
 
     /// Free-form strings of a file's header.
     #[pyo3(signature = (file=0))]
     fn metadata<'py>(&self, py: Python<'py>, file: usize) -> PyResult<Bound<'py, PyDict>> {
         let strings = PyDict::new(py);
-        for (key, value) in self.catalog.shards().get(file).into_iter().flat_map(|shard| shard.header.metadata()) {
+        for (key, value) in self.opened.catalog().files().get(file).into_iter().flat_map(|file| &file.metadata) {
             strings.set_item(key, value)?;
         }
         Ok(strings)
@@ -66,13 +73,13 @@ impl Checkpoint {
     /// One of its files.
     #[pyo3(signature = (file=0))]
     fn object(&self, file: usize) -> Result<Object, Fail> {
-        let object = self.objects.get(file).ok_or_else(|| misuse("there is no such file", "count from 0"))?;
+        let object = self.opened.objects().get(file).ok_or_else(|| misuse("there is no such file", "count from 0"))?;
         Ok(Object::new(self.engine.clone(), object.clone()))
     }
 
     fn __repr__(&self) -> String {
-        let tensors = self.catalog.tensors().count();
-        format!("<straightway.Checkpoint {tensors} tensors in {} files>", self.objects.len())
+        let tensors = self.opened.catalog().tensors().len();
+        format!("<straightway.Checkpoint {tensors} tensors in {} files>", self.opened.objects().len())
     }
 }
 
