@@ -248,6 +248,18 @@ impl Engine {
         checkpoint::save(slf.py(), &slf.get().handle, directory, given, layout)
     }
 
+    /// CRC-32 (ISO-HDLC, as zip files have it) of the bytes of `source`, in host memory or a GPU's.
+    fn crc32(&self, py: Python<'_>, source: &Bound<'_, PyAny>) -> Result<u32, Fail> {
+        let Some(memory) = foreign::memory_of(&self.handle, source, Access::Source)? else { return Ok(0) };
+        wait::detached(py, move || {
+            let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32IsoHdlc);
+            let mut out = self.handle.copy_out(memory.destination())?;
+            out.visit(&memory, 0, memory.len(), |piece| digest.update(piece))?;
+            // The algorithm has 32 bits.
+            Ok(u32::try_from(digest.finalize() & u64::from(u32::MAX)).unwrap_or_default())
+        })
+    }
+
     /// What this machine can do, and what to change.
     fn doctor<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyAny>, Fail> {
         let doctor = wait::detached(py, || Ok(self.handle.doctor()))?;

@@ -92,3 +92,12 @@ def make(text: str, fields: dict[str, Any]) -> Error:
         error.strerror = os.strerror(fields["system_code"]) if fields["system_code"] > 0 else text
         error.filename = fields["location"]
     return error
+
+
+def new(kind: str, text: str, location: str | None = None) -> Error:
+    """An error of the Python half."""
+    fields: dict[str, Any] = {"kind": kind, "code": _CODES.get(kind, 0), "system_code": 0, "location": location}
+    return make(text, fields)
+
+
+_CODES = {"out_of_range": 6, "cancelled": 18, "bad_format": 25}

@@ -1,0 +1,336 @@
+"""torch.distributed.checkpoint: our reader and writer beside the original ones, alone and with ranks."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+import straightway
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+import torch.distributed.checkpoint as dcp  # noqa: E402
+
+from straightway.torch import _blob  # noqa: E402
+from straightway.torch.checkpoint import StorageReader, StorageWriter  # noqa: E402
+
+DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64"]
+DTYPES += ["complex128", "uint16", "uint32", "float8_e4m3fn", "float8_e5m2"]
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def state(seed: int) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    tensors = {}
+    for name in DTYPES:
+        dtype = getattr(torch, name)
+        raw = torch.randint(0, 2, (4, 6, 8 * dtype.itemsize), generator=generator, dtype=torch.uint8)
+        tensors[name] = raw.bool() if dtype == torch.bool else raw.view(dtype)
+    return {
+        "types": tensors,
+        "large": random(700, 999),
+        "scalar": random(1)[0],
+        "empty": torch.zeros(0, 4),
+        "parameter": torch.nn.Parameter(random(5, 5)),
+        "transposed": random(30, 40).T,
+        "odd , ä name": random(3),
+        "objects": {"step": seed, "text": "x" * 1000, "list": [1, (2, 3)]},
+    }
+
+
+def flat(nested: dict, prefix: str = "") -> dict:
+    rows = {}
+    for key, value in nested.items():
+        rows |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
+    return rows
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def same(left: dict, right: dict) -> None:
+    left, right = flat(left), flat(right)
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        if isinstance(value, torch.Tensor):
+            assert (value.dtype, value.shape, raw(value)) == (right[key].dtype, right[key].shape, raw(right[key])), key
+        else:
+            assert value == right[key], key
+
+
+@pytest.mark.parametrize("writer", [dcp.FileSystemWriter, StorageWriter])
+@pytest.mark.parametrize("reader", [dcp.FileSystemReader, StorageReader])
+def test_each_reader_reads_what_each_writer_wrote(tmp_path: Path, writer, reader):
+    saved, loaded = state(1), state(2)
+    dcp.save(saved, storage_writer=writer(tmp_path), no_dist=True)
+    used = reader(tmp_path)
+    dcp.load(loaded, storage_reader=used, no_dist=True)
+    same(saved, loaded)
+    if reader is StorageReader:
+        # The original writes a transposed tensor with its strides.
+        assert used.by_torch == ([] if writer is StorageWriter else ["transposed"])
+        files = sum(file.stat().st_size for file in tmp_path.glob("*.distcp"))
+        assert used.read_bytes < files + 200_000
+
+
+def test_every_blob_of_ours_is_a_file_of_torch(tmp_path: Path):
+    import zipfile
+
+    saved = state(3)
+    dcp.save(saved, storage_writer=StorageWriter(tmp_path), no_dist=True)
+    metadata = dcp.FileSystemReader(tmp_path).read_metadata()
+    content = (tmp_path / "__0_0.distcp").read_bytes()
+    tensors = flat(saved)
+    for index, info in metadata.storage_data.items():
+        blob = content[info.offset : info.offset + info.length]
+        value = torch.load(io.BytesIO(blob), weights_only=True)
+        if index.offset is not None:
+            assert zipfile.ZipFile(io.BytesIO(blob)).testzip() is None
+            assert raw(value) == raw(tensors[index.fqn.replace(".", "/")])
+            where = _blob.locate(memoryview(blob)[: _blob.HEAD_BYTES], len(blob))
+            if value.numel() * value.element_size() >= 256 << 10:
+                assert (info.offset + where.at) % 4096 == 0
+
+
+def test_a_blob_beyond_4_gib_is_a_file_of_torch(tmp_path: Path):
+    count = (4 << 30) + 4096
+    frame = _blob.Zip(torch.uint8, (count,), 0, 4096)
+    head, tail = frame.finish(0)
+    assert len(head) == frame.head_len and len(head) % 4096 == 0 and len(tail) == frame.tail_len()
+    with open(tmp_path / "large.pt", "wb") as file:
+        file.write(head)
+        file.seek(len(head) + count - 1)
+        file.write(b"\x07")
+        file.write(tail)
+    loaded = torch.load(tmp_path / "large.pt", mmap=True, weights_only=True)
+    assert loaded.shape == (count,) and loaded[-1] == 7 and loaded[0] == 0
+
+
+def test_destinations_of_other_types_and_strides_are_filled(tmp_path: Path):
+    saved = {"a": torch.randn(300, 200), "b": torch.randn(64, 64), "c": torch.randn(2000, 40)}
+    dcp.save(saved, storage_writer=dcp.FileSystemWriter(tmp_path), no_dist=True)
+    wide = torch.zeros(2000, 80)
+    loaded = {"a": torch.zeros(300, 200, dtype=torch.float64), "b": torch.zeros(64, 64).T, "c": wide[:, 20:60]}
+    reader = StorageReader(tmp_path)
+    dcp.load(loaded, storage_reader=reader, no_dist=True)
+    assert torch.equal(loaded["a"], saved["a"].double()) and torch.equal(loaded["b"], saved["b"])
+    assert torch.equal(wide[:, 20:60], saved["c"]) and not wide[:, :20].any() and not wide[:, 60:].any()
+    assert set(reader.staged) == {"a", "b", "c"}
+
+
+def test_a_wrong_shape_is_an_error(tmp_path: Path):
+    dcp.save({"a": torch.zeros(4, 4)}, storage_writer=StorageWriter(tmp_path), no_dist=True)
+    with pytest.raises(BaseException, match="(?i)size|shape|mismatch"):
+        dcp.load({"a": torch.zeros(4, 5)}, storage_reader=StorageReader(tmp_path), no_dist=True)
+
+
+def test_metadata_that_calls_something_is_refused(tmp_path: Path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "called"),)
+
+    for content in [pickle.dumps(Evil()), b"", b"\x80\x04.", pickle.dumps({"a": 1})]:
+        (tmp_path / ".metadata").write_bytes(content)
+        with pytest.raises(straightway.BadFormat):
+            StorageReader(tmp_path).read_metadata()
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_blob_that_calls_something_is_not_run(tmp_path: Path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "called"),)
+
+    blob = io.BytesIO()
+    torch.save(Evil(), blob)
+    assert _blob.locate(memoryview(blob.getvalue())[: _blob.HEAD_BYTES], len(blob.getvalue())) is None
+    for cut in range(0, 900, 7):
+        whole = io.BytesIO()
+        torch.save(torch.arange(1000.0), whole)
+        damaged = bytearray(whole.getvalue())
+        damaged[cut] ^= 0x55
+        where = _blob.locate(memoryview(damaged)[: _blob.HEAD_BYTES], len(damaged))
+        assert where is None or 0 < where.at <= len(damaged) - 4000
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_truncated_file_is_an_error(tmp_path: Path):
+    dcp.save({"a": torch.randn(1000, 1000)}, storage_writer=StorageWriter(tmp_path), no_dist=True)
+    os.truncate(tmp_path / "__0_0.distcp", 2_000_000)
+    with pytest.raises(BaseException, match="past the object|__0_0"):
+        dcp.load({"a": torch.zeros(1000, 1000)}, storage_reader=StorageReader(tmp_path), no_dist=True)
+
+
+def test_no_checkpoint_is_left_by_a_save_that_failed(tmp_path: Path):
+    class Broken(StorageWriter):
+        def write_data(self, plan, planner):
+            super().write_data(plan, planner)
+            raise OSError("after the data")
+
+    with pytest.raises(BaseException, match="after the data"):
+        dcp.save({"a": torch.zeros(4)}, storage_writer=Broken(tmp_path), no_dist=True)
+    assert not (tmp_path / ".metadata").exists()
+    with pytest.raises(BaseException, match="(?i)no such file|not found"):
+        dcp.load({"a": torch.zeros(4)}, storage_reader=StorageReader(tmp_path), no_dist=True)
+
+
+def test_ten_thousand_tensors(tmp_path: Path):
+    saved = {f"t{n}": torch.full((n % 13 + 1,), float(n)) for n in range(10_000)}
+    dcp.save(saved, storage_writer=StorageWriter(tmp_path), no_dist=True)
+    loaded = {name: torch.zeros_like(tensor) for name, tensor in saved.items()}
+    dcp.load(loaded, storage_reader=StorageReader(tmp_path), no_dist=True)
+    same(saved, loaded)
+
+
+RANKS = r"""
+import os, sys, time, warnings
+warnings.simplefilter("ignore")
+import torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from straightway.torch.checkpoint import StorageReader, StorageWriter
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + sys.argv[4], rank=rank, world_size=world)
+mesh = init_device_mesh("cpu", (world,))
+def whole(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+SHAPES = {"rows": (400, 500), "columns": (400, 500), "same": (300, 1000), "odd": (7, 3)}
+def sharded(tensors):
+    places = {"rows": Shard(0), "columns": Shard(1), "same": Replicate(), "odd": Shard(0)}
+    return {name: distribute_tensor(tensor, mesh, [places[name]]) for name, tensor in tensors.items()}
+def check(loaded, seed):
+    for name, tensor in whole(seed).items():
+        assert torch.equal(loaded[name].full_tensor(), tensor), name
+"""
+
+
+def ranks(tmp_path: Path, world: int, body: str, folder: Path, check: bool = True) -> list[subprocess.CompletedProcess[str]]:
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS + body)
+    meeting = tmp_path / f"meeting-{time.monotonic_ns()}"
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), str(world), str(folder), str(meeting)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(world)
+    ]
+    done = []
+    for process in started:
+        try:
+            out, err = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            for other in started:
+                other.kill()
+            raise
+        done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    if check:
+        assert all(process.returncode == 0 for process in done), "\n".join(process.stderr[-3000:] for process in done)
+    return done
+
+
+# World 4: save, each rank alone, shared, an error of one rank; then one dies.
+FOUR = r"""
+dcp.save(sharded(whole(1)), storage_writer=StorageWriter(folder))
+for share in (False, True):
+    reader = StorageReader(folder, share=share)
+    loaded = sharded(whole(2))
+    dcp.load(loaded, storage_reader=reader)
+    check(loaded, 1)
+    assert not reader.by_torch
+    print("READ", share, reader.read_bytes, flush=True)
+
+class Bad(StorageReader):
+    def _read(self, items, planner):
+        if rank == 2:
+            raise OSError("the disk of rank 2 is gone")
+        super()._read(items, planner)
+
+start = time.monotonic()
+try:
+    dcp.load(sharded(whole(2)), storage_reader=Bad(folder, share=True))
+except BaseException as error:
+    assert "the disk of rank 2 is gone" in str(error), error
+    print("RAISED", time.monotonic() - start, flush=True)
+
+class Dies(StorageReader):
+    def _read(self, items, planner):
+        if rank == 2:
+            os._exit(7)
+        super()._read(items, planner)
+
+start = time.monotonic()
+try:
+    dcp.load(sharded(whole(2)), storage_reader=Dies(folder, share=True, timeout=10))
+except BaseException:
+    print("ENDED", time.monotonic() - start, flush=True)
+os._exit(0)
+"""
+TWO = r"""
+theirs = sharded(whole(2))
+dcp.load(theirs, storage_reader=dcp.FileSystemReader(folder))
+check(theirs, 1)
+ours = sharded(whole(3))
+dcp.load(ours, storage_reader=StorageReader(folder, share=True))
+check(ours, 1)
+state = sharded(whole(4))
+future = dcp.async_save(state, storage_writer=StorageWriter(folder + "-later"))
+for tensor in state.values():
+    tensor.to_local().zero_()
+future.result()
+dcp.load(ours, storage_reader=StorageReader(folder + "-later"))
+check(ours, 4)
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_save_load_share_and_fail_together(tmp_path: Path):
+    folder = tmp_path / "checkpoint"
+    done = ranks(tmp_path, 4, FOUR, folder, check=False)
+    report = "\n".join(process.stdout + process.stderr[-3000:] for process in done)
+    lines = [[line.split() for line in process.stdout.splitlines()] for process in done]
+    assert len(list(folder.glob("*.distcp"))) == 4, report
+    read = {share: sum(int(line[2]) for rank in lines for line in rank if line[:2] == ["READ", share]) for share in ("False", "True")}
+    # Each byte once, and a head of 2 KiB for each chunk at each rank that looks for it: 4 chunks each of three tensors, at the rank
+    # that has them, the fourth tensor at the rank that reads it for all.
+    tensors = 4 * (2 * 400 * 500 + 300 * 1000 + 21)
+    assert tensors <= read["True"] <= tensors + 16 * 2048, report
+    assert read["False"] >= tensors + 3 * 4 * 300 * 1000, report
+    for rank in range(4):
+        took = [float(line[1]) for line in lines[rank] if line[0] == "RAISED"]
+        assert took and took[0] < 20, report
+    # A rank that dies ends the others within the time limit of the exchange.
+    assert done[2].returncode == 7, report
+    for rank in (0, 1, 3):
+        took = [float(line[1]) for line in lines[rank] if line[0] == "ENDED"]
+        assert took and took[0] < 30, report
+
+
+def test_another_world_size_loads_and_an_asynchronous_save_takes_what_was_there(tmp_path: Path):
+    folder = tmp_path / "checkpoint"
+    ranks(tmp_path, 4, "dcp.save(sharded(whole(1)), storage_writer=StorageWriter(folder))\ndist.destroy_process_group()\n", folder)
+    ranks(tmp_path, 2, TWO, folder)
