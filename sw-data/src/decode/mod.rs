@@ -7,8 +7,8 @@
 //! Pure: no I/O, no threads. What a block decodes to is bounded by [`Limits`], and nothing is allocated because a block claims a
 //! length: memory grows with what was really decoded.
 
-mod bits;
 mod codec;
+mod deltas;
 mod mds;
 mod npz;
 mod parquet;

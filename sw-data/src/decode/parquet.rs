@@ -6,11 +6,11 @@
 
 use std::borrow::Cow;
 
-use super::bits::{Hybrid, VALUES};
 use super::codec::{Compression, expand};
+use super::deltas::VALUES;
 use super::values::Values;
 use super::{DecodeError, Limits, Rows, check_crc};
-use crate::formats::{Codec, ColumnCoding, PageHeader, PageKind, VALUES_MAX};
+use crate::formats::{Codec, ColumnCoding, Hybrid, PageHeader, PageKind, VALUES_MAX};
 
 /// How levels must be encoded: what came before was given up with version 1 of the format.
 const RLE: u8 = 3;

@@ -2,9 +2,9 @@
 //!
 //! Source: parquet-format `Encodings.md`.
 
-use super::bits::{Hybrid, VALUES, deltas};
+use super::deltas::{VALUES, deltas};
 use super::{DecodeError, Limits, Rows};
-use crate::formats::Physical;
+use crate::formats::{Hybrid, Physical};
 
 /// Values that are to come.
 pub(super) enum Values<'a> {

@@ -9,7 +9,7 @@
 //!
 //! Nothing is copied but numbers, nothing is deeper than this picture, and no length is believed beyond what encloses it.
 
-use super::{Extent, FormatError, Wrong, shown};
+use super::{Extent, FormatError, Wrong, shown, varint};
 
 /// A feature of an example.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,21 +119,11 @@ impl<'a> Span<'a> {
         Some(taken)
     }
 
-    /// Seven bits a byte, the lowest first; at most ten bytes, of which the last has one bit.
     fn varint(&mut self) -> Option<u64> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.take(1)?.bytes.first()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            number |= bits << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
+        let mut rest = self.bytes;
+        let number = varint::unsigned(&mut rest).ok()?;
+        self.take(self.bytes.len() - rest.len())?;
+        Some(number)
     }
 
     fn field(&mut self) -> Option<(u64, Value<'a>)> {

@@ -20,6 +20,7 @@ mod sidecar;
 mod tar;
 mod tfrecord;
 mod thrift;
+pub(crate) mod varint;
 mod webdataset;
 
 pub use example::{Feature, Values, example, feature_bytes};
@@ -27,8 +28,8 @@ pub use mds::{Column, MdsCompression, MdsScan, MdsShard, mds_index};
 pub use megatron::{Shape, Token, TokenIndexScan};
 pub use npy::{Array, Layout, NpyScan};
 pub use npz::{NpzArray, NpzContent, NpzScan};
-pub(crate) use parquet::VALUES_MAX;
 pub use parquet::{Codec, ColumnCoding, PageHeader, PageKind, ParquetRows, ParquetScan, Physical};
+pub(crate) use parquet::{Hybrid, VALUES_MAX, bits};
 pub use sidecar::{TfRecordIndexScan, WdsIndexScan};
 pub use tar::{Member, TarScan};
 pub use tfrecord::{Payloads, Record, TfRecordScan};

@@ -3,17 +3,10 @@
 //! Source: Apache Thrift `doc/specs/thrift-compact-protocol.md`. A struct is a run of fields, each with a number and a kind; what is
 //! not asked for is gone over. Nothing is allocated, and nesting is bounded.
 
+use super::varint::{self, Bad};
+
 /// How deep unknown fields may be nested.
 const DEPTH_MAX: usize = 16;
-
-/// Why something was not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bad {
-    /// The bytes end inside it.
-    Short,
-    /// It is not what it should be.
-    Wrong,
-}
 
 /// Kind of a field or an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,27 +65,13 @@ impl<'a> Thrift<'a> {
         self.take(1).map(|bytes| bytes[0])
     }
 
-    /// A number that is written without a sign.
-    pub fn unsigned(&mut self) -> Result<u64, Bad> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return Err(Bad::Wrong);
-            }
-            number |= bits << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(Bad::Wrong)
+    fn unsigned(&mut self) -> Result<u64, Bad> {
+        varint::unsigned(&mut self.rest)
     }
 
     /// An integer of any width.
     pub fn int(&mut self) -> Result<i64, Bad> {
-        let number = self.unsigned()?;
-        Ok((number >> 1).cast_signed() ^ -((number & 1).cast_signed()))
+        varint::signed(&mut self.rest)
     }
 
     pub fn binary(&mut self) -> Result<&'a [u8], Bad> {

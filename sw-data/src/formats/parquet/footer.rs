@@ -1,7 +1,8 @@
 //! What the footer of a Parquet file says about one column.
 
 use super::{Codec, ColumnCoding, Physical};
-use crate::formats::thrift::{Bad, Kind, Read, Thrift};
+use crate::formats::thrift::{Kind, Read, Thrift};
+use crate::formats::varint::Bad;
 use crate::formats::{Extent, FormatError, Wrong, shown};
 
 /// Most columns of a schema, and most bytes of their paths together.

@@ -12,11 +12,13 @@
 //! the rows in it, for [`crate::decode`]. What a decoder must know besides those bytes is the [`ColumnCoding`], one for a file.
 
 mod footer;
+mod hybrid;
 mod page;
 mod scan;
 
 use std::{fmt, str::FromStr};
 
+pub(crate) use hybrid::{Hybrid, bits};
 pub(crate) use page::VALUES_MAX;
 pub use page::{PageHeader, PageKind};
 pub use scan::{ParquetRows, ParquetScan};

@@ -1,6 +1,8 @@
 //! The head of a page, and the levels of its values.
 
-use crate::formats::thrift::{Bad, Kind, Read, Thrift};
+use super::hybrid::Hybrid;
+use crate::formats::thrift::{Kind, Read, Thrift};
+use crate::formats::varint::Bad;
 
 /// What stands before a page's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,50 +214,22 @@ fn v2(thrift: &mut Thrift<'_>) -> Result<PageKind, Bad> {
 
 /// Whether each value is there, as runs: from levels of definition, `most` of them at most. `None` if there are more runs, or if
 /// the levels are fewer than `values` or none.
-///
-/// Source: parquet-format `Encodings.md`, "Run Length Encoding / Bit-Packing Hybrid".
-pub(super) fn presence(mut levels: &[u8], definition: u8, values: u64, most: usize) -> Option<Vec<(bool, u64)>> {
-    let width = u8::BITS - definition.leading_zeros();
+pub(super) fn presence(levels: &[u8], definition: u8, values: u64, most: usize) -> Option<Vec<(bool, u64)>> {
     let mut runs: Vec<(bool, u64)> = Vec::new();
+    let mut levels = Hybrid::new(levels, u8::BITS - definition.leading_zeros())?;
     let mut left = values;
-    let mut add = |is_there: bool, count: u64, left: &mut u64| {
-        let count = count.min(*left);
-        *left -= count;
+    while left > 0 {
+        let (level, count) = levels.next_of(left)?;
+        if level > u64::from(definition) {
+            return None;
+        }
+        left -= count;
+        let is_there = level == u64::from(definition);
         let is_full = runs.len() == most;
         match runs.last_mut() {
             Some((last, sum)) if *last == is_there => *sum += count,
             _ if is_full => return None,
-            _ if count > 0 => runs.push((is_there, count)),
-            _ => {}
-        }
-        Some(())
-    };
-    while left > 0 {
-        let mut thrift = Thrift::new(levels);
-        let head = thrift.unsigned().ok()?;
-        levels = &levels[levels.len() - thrift.left()..];
-        if head & 1 == 0 {
-            let (level, rest) = levels.split_first()?;
-            if head == 0 || *level > definition {
-                return None;
-            }
-            levels = rest;
-            add(*level == definition, head >> 1, &mut left)?;
-            continue;
-        }
-        // Groups of eight levels, `width` bytes each, the lowest bits first.
-        let len = usize::try_from((head >> 1).checked_mul(width.into())?).ok()?;
-        let (packed, rest) = levels.split_at_checked(len)?;
-        levels = rest;
-        for group in packed.chunks_exact(usize::try_from(width).ok()?) {
-            let bits = group.iter().rev().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
-            for at in 0..8 {
-                let level = (bits >> (at * width)) & ((1 << width) - 1);
-                add(level == u64::from(definition), 1, &mut left)?;
-            }
-            if left == 0 {
-                break;
-            }
+            _ => runs.push((is_there, count)),
         }
     }
     Some(runs)
