@@ -196,6 +196,23 @@ fn a_block_that_grows_beyond_the_limit_is_refused() {
 }
 
 #[test]
+fn missing_values_without_end_are_refused() {
+    // A page of version 1 of 2²⁰ missing values of one row: levels of repetition 0, 1, 1, …, and of definition 0.
+    let values = [0x80, 0x80, 0x80, 0x01];
+    let rest_of_row = [0xfe, 0xff, 0x7f, 1];
+    let levels = [&[6, 0, 0, 0, 2, 0][..], &rest_of_row, &[5, 0, 0, 0], &values, &[0]].concat();
+    let len = u8::try_from(2 * levels.len()).unwrap();
+    let head = [&[0x15, 0, 0x15, len, 0x15, len, 0x2c, 0x15][..], &values, &[0x15, 0, 0x15, 6, 0x15, 6, 0, 0]].concat();
+    let page = [head, levels].concat();
+    let coding: ColumnCoding = "bytes plain 2 1".parse().unwrap();
+    let limits = Limits { bytes: 1 << 21 };
+    let one = parquet_rows(&coding, &page, limits).unwrap();
+    assert_eq!((one.len(), one.get(0)), (1, Some(&[][..])));
+    assert_eq!(parquet_rows(&coding, &page.repeat(2), limits).unwrap().len(), 2);
+    assert_eq!(parquet_rows(&coding, &page.repeat(3), limits), Err(DecodeError::TooLong { max: 1 << 21 }));
+}
+
+#[test]
 fn compressed_shards_have_the_samples_of_plain_ones() {
     let (plain, packed) = (file("mds/index.json"), file("mds-zstd/index.json"));
     let shards = mds_index(&plain).unwrap().into_iter().zip(mds_index(&packed).unwrap());
