@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sw_engine::{
-    Counters, Error, ErrorKind, Plan, Policy, Residency, Segment, Spans, StripeGeometry, Verb, Version,
+    Counters, Error, ErrorKind, Plan, Policy, Residency, Segment, Spans, StripeGeometry, Target, Verb, Version,
     inspect::Tree,
     seam::{Entry, OpenMode, Store},
 };
@@ -19,7 +19,7 @@ use crate::{
     object::{NewObject, Object, ResumableObject},
     policy::Destination,
     reach::{Ask, Reach},
-    request::{Batch, Request},
+    request::{self, Batch, Request},
     uri::Uri,
 };
 
@@ -272,6 +272,22 @@ impl Engine {
     pub fn plan(&self, object: &Object, destination: Destination, policy: Policy, verb: Verb) -> Plan {
         object.refresh();
         self.core.plan(object, first_of(object), (destination, Ask::Facts), &policy, verb)
+    }
+
+    /// What operations in a [`Lane`] for `destination` name: an object, and the way to it. Planned once, kept with the object.
+    ///
+    /// # Errors
+    /// `PolicyUnmet` or `Unsupported` with the reasons.
+    pub fn target(
+        &self,
+        object: &Object,
+        destination: Destination,
+        policy: &Policy,
+        verb: Verb,
+    ) -> Result<Target, Error> {
+        self.core.check(verb)?;
+        object.refresh();
+        request::target(&self.core, object, destination, policy, verb)
     }
 
     /// What is known of an object and a destination, before anything is tried or after. For a stripe set: of its first member.

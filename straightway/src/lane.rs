@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use sw_engine::{
-    Completion, Counters, Error, ErrorKind, Op, OpId, OpOptions, PciAddress, Policy, Rejected, Spans, Target, Verb,
+    Completion, Counters, Error, ErrorKind, Op, OpId, OpOptions, PciAddress, Policy, Rejected, Spans, Target, Time,
+    Verb,
     inspect::Tree,
-    seam::{Attach, Wait},
+    seam::{Attach, Wait, Wake},
 };
 use sw_mem::RegionId;
 
@@ -18,6 +19,17 @@ pub struct Lane {
     core: Arc<Core>,
     lane: sw_engine::Lane,
     destination: Destination,
+}
+
+/// Ends a wait of the thread that polls a [`Lane`]. Cloning shares it.
+#[derive(Clone)]
+pub struct LaneWaker(Arc<[Arc<dyn Wake>]>);
+
+impl LaneWaker {
+    /// Makes a poll that waits, or the next one to wait, return soon. Any thread; never blocks.
+    pub fn wake(&self) {
+        self.0.iter().for_each(|waker| waker.wake());
+    }
 }
 
 impl Lane {
@@ -96,6 +108,16 @@ impl Lane {
             Spans::One(span) => Some(Memory { span }),
             _ => None,
         }
+    }
+
+    /// The point in time `after` from now, for the deadline of an operation: [`OpOptions::deadline`].
+    pub fn deadline(&self, after: Duration) -> Time {
+        self.core.clock.now().after(after)
+    }
+
+    /// How another thread ends a wait in [`Lane::poll`].
+    pub fn waker(&self) -> LaneWaker {
+        LaneWaker(self.lane.wakers().into())
     }
 
     /// Hands everything taken to the devices.

@@ -47,7 +47,7 @@ mod uri;
 pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringUse};
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
-pub use lane::Lane;
+pub use lane::{Lane, LaneWaker};
 pub use memory::{CopyIn, CopyOut, Memory, NotReclaimed, Region};
 pub use object::{NewObject, Object, ResumableObject};
 pub use policy::{Destination, PciBar, parse_policy};
@@ -57,8 +57,8 @@ pub use uri::{NvmeUri, Uri, parse_bytes};
 
 pub use sw_engine::{
     ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Landing, Op, OpId, OpOptions,
-    PciAddress, Plan, Policy, Reason, Rejected, Retry, Route, RouteMatch, Spans, Target, Times, Verb, Version, Via,
-    WriteOutcome, checksum, inspect,
+    PciAddress, Plan, Policy, Reason, Rejected, Retry, Route, RouteMatch, Spans, Target, Time, Times, Verb, Version,
+    Via, WriteOutcome, checksum, inspect,
     seam::{Entry, EntryKind},
 };
 pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, GpuVa, HostVa, Place};

@@ -35,10 +35,17 @@ pub struct ObjectEntry {
     pub uri: String,
     /// Bytes it had when it was indexed.
     pub len: u64,
-    /// Its version when it was indexed, as text that the backend compares: changed means an error, never a mix.
+    /// Its version when it was indexed, as [`version_text`] makes it: changed means an error, never a mix. Empty: not known,
+    /// and not compared.
     pub version: String,
     /// What it holds.
     pub format: Format,
+}
+
+/// The version of an object as an [`ObjectEntry`] keeps it: the time of its last change. Its place on a device is no part
+/// of it, so that an index stays true when a dataset is copied with its times, or mounted elsewhere.
+pub fn version_text(version: &straightway::Version) -> String {
+    format!("mtime-ns:{}", version.stamp)
 }
 
 /// Where one sample is.

@@ -580,6 +580,11 @@ pub struct Buffer {
     span: DmaSpan,
 }
 
+// SAFETY: all that a shared buffer can do is to show its bytes: nothing writes through `&Buffer`, nobody else has a span of
+// them, and its region refuses to make one ([`MemError::Owned`]). Its span is not `Sync` because it writes through `&self`;
+// a buffer never shows its span.
+unsafe impl Sync for Buffer {}
+
 impl Buffer {
     /// Fresh zeroed memory of `len` bytes, page aligned, huge pages advised.
     ///

@@ -1,12 +1,15 @@
 //! Several datasets by weight.
 
-use super::{Method, OrderError, Permutation, Sampler, key::Key};
+use serde::{Deserialize, Serialize};
+
+use super::{Method, OrderError, Permutation, Sampler, key::Key, share::Version};
 
 /// Positions of a cycle at most: what weights in lowest terms may add up to.
 const CYCLE_MAX: u64 = 1 << 20;
 
 /// One dataset of a mixture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Source {
     /// Samples.
     pub len: u64,
@@ -38,6 +41,40 @@ pub struct Mixture {
     sources: Vec<Part>,
     cycle: u64,
     key: Key,
+    /// As it was made, for its cursor.
+    given: Vec<Source>,
+    seed: u64,
+}
+
+/// What a job keeps to go on with a mixture: [`Cursor`](super::Cursor) for several datasets. The same on every rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixtureCursor {
+    /// Version of this structure.
+    version: Version,
+    sources: Vec<Source>,
+    seed: u64,
+    /// Positions that all ranks together have taken.
+    pub taken: u64,
+}
+
+impl MixtureCursor {
+    /// The beginning of a mixture.
+    pub fn start(mixture: &Mixture) -> Self {
+        Self { version: Version, sources: mixture.given.clone(), seed: mixture.seed, taken: 0 }
+    }
+
+    /// Whether it belongs to a mixture's order.
+    ///
+    /// # Errors
+    /// [`OrderError::OtherOrder`].
+    pub fn check(&self, mixture: &Mixture) -> Result<(), OrderError> {
+        let differs = [("seed", self.seed != mixture.seed), ("sources", self.sources != mixture.given)];
+        match differs.into_iter().find(|(_, differs)| *differs) {
+            Some((what, _)) => Err(OrderError::OtherOrder { what }),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -77,7 +114,7 @@ impl Mixture {
         if end > CYCLE_MAX {
             return Err(OrderError::WeightsTooLarge { sum: end, max: CYCLE_MAX });
         }
-        Ok(Self { sources: parts, cycle: end, key: key.part(0) })
+        Ok(Self { sources: parts, cycle: end, key: key.part(0), given: sources.to_vec(), seed })
     }
 
     /// Positions after which each source has come exactly as often as its weight says.
@@ -156,6 +193,18 @@ mod tests {
             (0..2000).map(|position| mixture.at(position)).filter(|p| p.source == wanted).map(|p| p.index).collect()
         };
         assert_ne!(order(0), order(1));
+    }
+
+    #[test]
+    fn a_cursor_belongs_to_one_mixture() {
+        let mixture = Mixture::new(&[source(5, 1), source(9, 2)], 3).unwrap();
+        let kept = serde_json::to_string(&MixtureCursor { taken: 7, ..MixtureCursor::start(&mixture) }).unwrap();
+        let cursor: MixtureCursor = serde_json::from_str(&kept).unwrap();
+        assert_eq!((cursor.taken, cursor.check(&mixture)), (7, Ok(())));
+        let other = |sources: &[Source], seed| cursor.check(&Mixture::new(sources, seed).unwrap()).unwrap_err();
+        assert_eq!(other(&[source(5, 1), source(9, 2)], 4), OrderError::OtherOrder { what: "seed" });
+        assert_eq!(other(&[source(5, 1), source(9, 3)], 3), OrderError::OtherOrder { what: "sources" });
+        assert!(serde_json::from_str::<MixtureCursor>(&kept.replace("\"version\":1", "\"version\":2")).is_err());
     }
 
     #[test]

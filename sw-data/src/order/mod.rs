@@ -16,7 +16,7 @@ mod permutation;
 mod sampler;
 mod share;
 
-pub use mixture::{Mixture, Picked, Source};
+pub use mixture::{Mixture, MixtureCursor, Picked, Source};
 pub use permutation::Permutation;
 pub use sampler::{Epoch, Method, Sampler};
 pub use share::{Cursor, Share, Tail, World};
@@ -66,7 +66,7 @@ pub enum OrderError {
         "the cursor belongs to another order ({what} differs); begin anew, or give the dataset, seed and method it was kept with"
     )]
     OtherOrder {
-        /// What is different: `len`, `seed` or `method`.
+        /// What is different: `len`, `seed`, `method` or `sources`.
         what: &'static str,
     },
     /// The cursor is past the end of its epoch.

@@ -64,7 +64,7 @@ pub struct Cursor {
 /// Versions of [`Cursor`]: one so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
-struct Version;
+pub(super) struct Version;
 
 impl TryFrom<u32> for Version {
     type Error = String;

@@ -1,0 +1,214 @@
+//! Deals out batches: which samples, in which order, and what the state is once the caller has them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{LoadError, SampleId},
+    options::{LastBatch, LoaderOptions},
+};
+use crate::order::{Cursor, Epoch, Mixture, MixtureCursor, Sampler, Share, Source, Tail, World};
+
+/// Where a loader is: what its caller has taken, nothing that was only read ahead. The same on every rank that has taken as
+/// many batches, and good for any number of ranks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoaderState {
+    /// In a dataset.
+    Dataset(Cursor),
+    /// In a mixture of several.
+    Mixture(MixtureCursor),
+}
+
+/// What is to be loaded next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Dealt {
+    /// A batch.
+    Batch { epoch: u64, samples: Vec<SampleId>, after: LoaderState },
+    /// The epoch is over.
+    EpochEnd { epoch: u64, after: LoaderState },
+    /// Everything is.
+    End,
+}
+
+/// See the module documentation.
+pub(super) struct Dealer {
+    order: Order,
+    world: World,
+    tail: Tail,
+    batch: u32,
+    last: LastBatch,
+    /// Epochs left, the current one included.
+    epochs: u64,
+    share: Share,
+}
+
+enum Order {
+    One { sampler: Sampler, epoch: Epoch, cursor: Cursor },
+    Mixed { mixture: Mixture, cursor: MixtureCursor },
+}
+
+impl Dealer {
+    /// For datasets of so many samples with so much weight each.
+    ///
+    /// # Errors
+    /// [`LoadError::Order`], [`LoadError::OtherState`].
+    pub(super) fn new(
+        datasets: &[(u64, u32)],
+        options: &LoaderOptions,
+        state: Option<LoaderState>,
+    ) -> Result<Self, LoadError> {
+        let (world, tail) = (options.world, options.tail);
+        let other = |have, want| LoadError::OtherState { have, want };
+        let (one, several) = ("one dataset", "a mixture");
+        let (order, share) = match (datasets, state) {
+            ([_], Some(LoaderState::Mixture(_))) => return Err(other(several, one)),
+            ([(len, _)], state) => {
+                let sampler = Sampler::new(*len, options.seed, options.method)?;
+                let cursor = match state {
+                    Some(LoaderState::Dataset(cursor)) => cursor,
+                    _ => Cursor::start(&sampler, 0),
+                };
+                cursor.check(&sampler)?;
+                let share = Share::new(*len, cursor.taken, world, tail);
+                (Order::One { sampler, epoch: sampler.epoch(cursor.epoch), cursor }, share)
+            }
+            (_, Some(LoaderState::Dataset(_))) => return Err(other(one, several)),
+            (datasets, state) => {
+                let source = |&(len, weight)| Source { len, weight, method: options.method };
+                let sources: Vec<Source> = datasets.iter().map(source).collect();
+                let mixture = Mixture::new(&sources, options.seed)?;
+                let cursor = match state {
+                    Some(LoaderState::Mixture(cursor)) => cursor,
+                    _ => MixtureCursor::start(&mixture),
+                };
+                cursor.check(&mixture)?;
+                let share = Share::new(u64::MAX, cursor.taken, world, tail);
+                (Order::Mixed { mixture, cursor }, share)
+            }
+        };
+        Ok(Self { order, world, tail, batch: options.batch, last: options.last, epochs: options.epochs, share })
+    }
+
+    /// Where the loader is before anything was taken.
+    pub(super) fn state(&self) -> LoaderState {
+        let taken = self.share.taken();
+        match &self.order {
+            Order::One { cursor, .. } => {
+                let mut cursor = *cursor;
+                cursor.taken = taken;
+                LoaderState::Dataset(cursor)
+            }
+            Order::Mixed { cursor, .. } => {
+                let mut cursor = cursor.clone();
+                cursor.taken = taken;
+                LoaderState::Mixture(cursor)
+            }
+        }
+    }
+
+    /// The next batch, or the end.
+    pub(super) fn next(&mut self) -> Dealt {
+        if self.epochs == 0 {
+            return Dealt::End;
+        }
+        let short = self.share.left() < u64::from(self.batch);
+        if self.share.left() == 0 || (short && self.last == LastBatch::Drop) {
+            return self.end_epoch();
+        }
+        let positions = (&mut self.share).take(usize::try_from(self.batch).unwrap_or(usize::MAX));
+        let (epoch, samples) = match &self.order {
+            Order::One { epoch, cursor, .. } => {
+                let numbers = positions.filter_map(|position| epoch.at(position));
+                (cursor.epoch, numbers.map(|number| SampleId { dataset: 0, number }).collect())
+            }
+            Order::Mixed { mixture, .. } => {
+                let picked = positions.map(|position| mixture.at(position));
+                let id = |picked: crate::order::Picked| SampleId {
+                    dataset: u32::try_from(picked.source).unwrap_or(u32::MAX),
+                    number: picked.index,
+                };
+                (0, picked.map(id).collect())
+            }
+        };
+        Dealt::Batch { epoch, samples, after: self.state() }
+    }
+
+    fn end_epoch(&mut self) -> Dealt {
+        let Order::One { sampler, epoch, cursor } = &mut self.order else {
+            self.epochs = 0;
+            return Dealt::End;
+        };
+        let over = cursor.epoch;
+        if self.epochs != u64::MAX {
+            self.epochs -= 1;
+        }
+        *cursor = Cursor::start(sampler, over.saturating_add(1));
+        *epoch = sampler.epoch(cursor.epoch);
+        self.share = Share::new(sampler.len(), 0, self.world, self.tail);
+        Dealt::EpochEnd { epoch: over, after: self.state() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(batch: u32, rank: u64, size: u64) -> LoaderOptions {
+        LoaderOptions { batch, world: World::new(rank, size).unwrap(), epochs: 2, ..LoaderOptions::default() }
+    }
+
+    fn numbers(dealt: &Dealt) -> Vec<u64> {
+        match dealt {
+            Dealt::Batch { samples, .. } => samples.iter().map(|sample| sample.number).collect(),
+            Dealt::EpochEnd { .. } | Dealt::End => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn epochs_end_and_the_next_begins_in_another_order() {
+        let mut dealer = Dealer::new(&[(10, 1)], &options(4, 0, 1), None).unwrap();
+        let all: Vec<Dealt> = (0..9).map(|_| dealer.next()).collect();
+        let lens: Vec<usize> = all.iter().map(|dealt| numbers(dealt).len()).collect();
+        assert_eq!(lens, [4, 4, 2, 0, 4, 4, 2, 0, 0]);
+        assert!(
+            matches!(all[3], Dealt::EpochEnd { epoch: 0, .. }) && matches!(all[7], Dealt::EpochEnd { epoch: 1, .. })
+        );
+        assert_eq!(all[8], Dealt::End);
+        let epoch = |from: usize| all[from..from + 3].iter().flat_map(numbers).collect::<Vec<_>>();
+        let (mut first, second) = (epoch(0), epoch(4));
+        assert_ne!(first, second);
+        first.sort_unstable();
+        assert_eq!(first, (0..10).collect::<Vec<_>>());
+        let Dealt::EpochEnd { after: LoaderState::Dataset(cursor), .. } = &all[3] else { panic!() };
+        assert_eq!((cursor.epoch, cursor.taken), (1, 0));
+    }
+
+    #[test]
+    fn a_last_batch_that_is_dropped_is_no_batch() {
+        let options = LoaderOptions { last: LastBatch::Drop, ..options(4, 0, 1) };
+        let mut dealer = Dealer::new(&[(10, 1)], &options, None).unwrap();
+        let lens: Vec<usize> = (0..4).map(|_| numbers(&dealer.next()).len()).collect();
+        assert_eq!(lens, [4, 4, 0, 4]);
+    }
+
+    #[test]
+    fn a_mixture_has_no_end_and_a_state_of_its_own() {
+        let datasets = [(100, 3), (50, 1)];
+        let mut dealer = Dealer::new(&datasets, &options(8, 0, 1), None).unwrap();
+        let mut after = dealer.state();
+        let mut of_first = 0;
+        for _ in 0..100 {
+            let Dealt::Batch { samples, after: state, .. } = dealer.next() else { panic!("a mixture ended") };
+            of_first += samples.iter().filter(|sample| sample.dataset == 0).count();
+            after = state;
+        }
+        assert_eq!(of_first, 600);
+        let next = dealer.next();
+        let text = serde_json::to_string(&after).unwrap();
+        let state: LoaderState = serde_json::from_str(&text).unwrap();
+        let mut again = Dealer::new(&datasets, &options(8, 0, 1), Some(state.clone())).unwrap();
+        assert_eq!(again.next(), next);
+        let refused = Dealer::new(&datasets[..1], &options(8, 0, 1), Some(state)).map(|_| ());
+        assert!(matches!(refused, Err(LoadError::OtherState { .. })));
+    }
+}

@@ -1,0 +1,216 @@
+//! The first stage: deals out batches, asks the tables, plans the reads and finds memory.
+
+use std::sync::Arc;
+
+use straightway::Destination;
+
+use super::{
+    clock,
+    deal::{Dealer, Dealt, LoaderState},
+    decode::BlockSlot,
+    error::{BadSample, LoadError, SampleId, Why},
+    options::{Layout, PadTo, Verify},
+    plan::{BlockRead, From, Item, Job, Key, Placing},
+    pool::Patience,
+    shared::{Shared, Step},
+};
+use crate::samples::Place;
+
+/// The thread of the stage.
+pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
+    let mut turn = 0;
+    for seq in 0.. {
+        let start = clock::now();
+        let room = shared.out.wait_room(seq);
+        shared.counts.planning_held.since(start);
+        if !room {
+            return;
+        }
+        match dealer.next() {
+            Dealt::End => return shared.out.put(seq, Step::End),
+            Dealt::EpochEnd { epoch, after } => shared.out.put(seq, Step::EpochEnd { epoch, after }),
+            Dealt::Batch { epoch, samples, after } => match plan(shared, Head { seq, turn, epoch, after }, samples) {
+                Ok(Some(job)) => {
+                    turn += 1;
+                    shared.inbox.job(job);
+                }
+                Ok(None) => return,
+                Err(error) => shared.out.put(seq, Step::Failed(error)),
+            },
+        }
+    }
+}
+
+/// What a batch is before it has samples.
+struct Head {
+    seq: u64,
+    turn: u64,
+    epoch: u64,
+    after: LoaderState,
+}
+
+/// A batch with its reads and its memory; `None` if everything ends.
+fn plan(shared: &Shared, head: Head, mut samples: Vec<SampleId>) -> Result<Option<Box<Job>>, LoadError> {
+    let start = clock::now();
+    shared.counts.quarantined.add(shared.bad.sift(&mut samples));
+    let places = locate(shared, &samples)?;
+    let Head { seq, turn, epoch, after } = head;
+    let (items, runs, owners, blocks, bad) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut job = Box::new(Job {
+        seq,
+        turn,
+        epoch,
+        after,
+        items,
+        runs,
+        owners,
+        blocks,
+        room: 0,
+        stride: None,
+        memory: None,
+        bad,
+    });
+    job.items.reserve(samples.len());
+    for (id, place) in samples.into_iter().zip(places) {
+        match source_of(shared, &mut job.blocks, id, place) {
+            Ok(from) => job.items.push(Item { id, place, from, lost: false }),
+            Err(why) => job.bad.push(shared.bad_sample(id, &place, why)),
+        }
+    }
+    if shared.options.into != Destination::Host {
+        job.stride = fit(&shared.options.layout, &mut job.items, &mut job.bad, |item, why| {
+            shared.bad_sample(item.id, &item.place, why)
+        });
+    }
+    let planned = lay_out(shared, &mut job);
+    shared.counts.planning.since(start);
+    planned?;
+    let start = clock::now();
+    let found = find_memory(shared, &mut job, Patience::Wait);
+    shared.counts.planning_held.since(start);
+    Ok(found?.then_some(job))
+}
+
+/// Where each sample is, in the order of `samples`.
+fn locate(shared: &Shared, samples: &[SampleId]) -> Result<Vec<Place>, LoadError> {
+    let mut places = Vec::with_capacity(samples.len());
+    let mut numbers = Vec::with_capacity(samples.len());
+    let ask = |dataset: u32, numbers: &[u64], places: &mut Vec<Place>| {
+        let before = places.len();
+        let table = usize::try_from(dataset).ok().and_then(|index| shared.datasets.get(index));
+        let Some(table) = table else { return Err(LoadError::Broken { stage: "planner" }) };
+        table.locate(numbers, places).map_err(|cause| LoadError::Locate { dataset, cause })?;
+        // A table is somebody else's code: a wrong number of places would shift all that follow.
+        let told = places.len().checked_sub(before);
+        if told == Some(numbers.len()) { Ok(()) } else { Err(LoadError::WrongPlaces { dataset }) }
+    };
+    if shared.datasets.len() == 1 {
+        numbers.extend(samples.iter().map(|sample| sample.number));
+        ask(0, &numbers, &mut places)?;
+        return Ok(places);
+    }
+    // One question for each dataset, then back into the order of the batch.
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by_key(|&at| samples[at].dataset);
+    for of_one in order.chunk_by(|&a, &b| samples[a].dataset == samples[b].dataset) {
+        numbers.clear();
+        numbers.extend(of_one.iter().map(|&at| samples[at].number));
+        let dataset = of_one.first().map_or(0, |&at| samples[at].dataset);
+        ask(dataset, &numbers, &mut places)?;
+    }
+    let mut back: Vec<(usize, Place)> = order.into_iter().zip(places).collect();
+    back.sort_unstable_by_key(|(at, _)| *at);
+    Ok(back.into_iter().map(|(_, place)| place).collect())
+}
+
+/// Whether a sample's place can be true, and where its bytes will come from.
+fn source_of(shared: &Shared, blocks: &mut Vec<BlockRead>, id: SampleId, place: Place) -> Result<From, Why> {
+    let key = Key { dataset: id.dataset, object: place.object };
+    let entry = shared.entry(key).ok_or(Why::NoObject { object: place.object })?;
+    let end = place.extent.offset.checked_add(place.extent.len);
+    if end.is_none_or(|end| end > entry.len) {
+        return Err(Why::OutOfObject { object_len: entry.len });
+    }
+    if place.row.is_none() {
+        return Ok(From::Memory(0));
+    }
+    if shared.options.decoder(entry.format).is_none() {
+        return Err(Why::NoDecoder { format: entry.format });
+    }
+    let (slot, promise): (Arc<BlockSlot>, _) = shared.blocks.want(key, place.extent.offset);
+    if let Some(promise) = promise {
+        blocks.push(BlockRead { key, place, at: 0, promise, lost: false });
+    }
+    Ok(From::Block(slot))
+}
+
+/// How long the places of samples are, if all are equally long. Samples that do not fit are lost.
+pub(super) fn fit(
+    layout: &Layout,
+    items: &mut [Item],
+    bad: &mut Vec<BadSample>,
+    named: impl Fn(&Item, Why) -> BadSample,
+) -> Option<u64> {
+    let lens = |items: &[Item]| -> Vec<u64> {
+        items.iter().filter(|item| !item.lost).map(|item| item.place.extent.len).collect()
+    };
+    let stride = stride_of(layout, &lens(items))?;
+    for item in items.iter_mut().filter(|item| !item.lost) {
+        if let Err(why) = fits(layout, item.place.extent.len, stride) {
+            item.lost = true;
+            bad.push(named(item, why));
+        }
+    }
+    Some(stride)
+}
+
+/// Bytes of each place for samples of these lengths; `None` where places are not equally long.
+pub(super) fn stride_of(layout: &Layout, lens: &[u64]) -> Option<u64> {
+    match layout {
+        Layout::Ragged => None,
+        Layout::Padded(PadTo::Longest) => Some(lens.iter().copied().max().unwrap_or(0)),
+        Layout::Padded(PadTo::Bytes(bytes)) => Some(*bytes),
+        Layout::Fixed { bytes } => Some(bytes.or_else(|| lens.first().copied()).unwrap_or(0)),
+    }
+}
+
+/// Whether a sample may have a place of `stride` bytes.
+pub(super) fn fits(layout: &Layout, len: u64, stride: u64) -> Result<(), Why> {
+    match layout {
+        Layout::Fixed { .. } if len != stride => Err(Why::NotFixed { len, want: stride }),
+        Layout::Padded(_) if len > stride => Err(Why::TooLong { len, max: stride }),
+        _ => Ok(()),
+    }
+}
+
+/// Plans the reads of a batch, by where it lands.
+pub(super) fn lay_out(shared: &Shared, job: &mut Job) -> Result<(), LoadError> {
+    let options = &shared.options;
+    let known = |item: &Item| item.place.crc32c.is_some();
+    let placing = match (options.into, job.stride) {
+        (Destination::Host, _) => Placing::Joined { gap_bytes: options.gap_bytes, join_bytes: options.join_bytes },
+        (_, Some(stride)) => {
+            // Places are counted in samples that are left.
+            job.items.retain(|item| !item.lost);
+            Placing::Strided { stride }
+        }
+        // The engine has one checksum for each read, so each sample is one.
+        (_, None) if options.verify == Verify::Known && job.items.iter().any(known) => Placing::Alone,
+        (_, None) => Placing::Joined { gap_bytes: options.gap_bytes, join_bytes: options.join_bytes },
+    };
+    let over = LoadError::OverBudget { need_bytes: u64::MAX, budget_bytes: options.memory_bytes };
+    job.lay_out(placing).ok_or(over)?;
+    if let (Placing::Strided { stride }, false) = (placing, job.items.is_empty()) {
+        job.room = stride.saturating_mul(job.items.len() as u64);
+    }
+    Ok(())
+}
+
+/// Finds the memory of a batch; `false` if everything ends.
+pub(super) fn find_memory(shared: &Shared, job: &mut Job, patience: Patience) -> Result<bool, LoadError> {
+    if job.room > 0 {
+        job.memory = shared.pool.acquire(job.room, patience)?;
+        return Ok(job.memory.is_some());
+    }
+    Ok(true)
+}

@@ -1,0 +1,229 @@
+//! Memory of batches: within a budget, used again and again, since fresh memory costs page faults and zeroing.
+//!
+//! ```text
+//!   acquire ─► job ─► Batch ─lend─► caller … drop ─► take_back ─► free ─► acquire
+//!      held: free memory and memory of jobs. What the caller has is the caller's and does not count.
+//! ```
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use straightway::{Destination, Engine, Memory};
+
+use super::error::LoadError;
+
+/// Sizes are rounded up to an eighth of a power of two, at least this: batches of nearly one size use the same memory.
+const STEP_MIN: u64 = 64 << 10;
+
+/// See the module documentation.
+pub(super) struct Pool {
+    engine: Engine,
+    into: Destination,
+    budget: u64,
+    state: Mutex<State>,
+    freed: Condvar,
+    process: u32,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes of `free` and of what jobs have.
+    held: u64,
+    free: Vec<Memory>,
+    closed: bool,
+    fresh: u64,
+    reused: u64,
+}
+
+/// Whether to wait for memory within the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Until there is some.
+    Wait,
+    /// Not: for who has memory already and would wait for itself.
+    None,
+}
+
+/// How often memory was fresh and how often used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct MemoryUse {
+    /// Allocations.
+    pub fresh: u64,
+    /// Times that earlier memory was used.
+    pub reused: u64,
+    /// Bytes that the loader holds now, in batches on their way and for later ones.
+    pub held_bytes: u64,
+}
+
+impl Pool {
+    pub(super) fn new(engine: Engine, into: Destination, budget: u64) -> Arc<Self> {
+        let process = std::process::id();
+        Arc::new(Self { engine, into, budget, state: Mutex::default(), freed: Condvar::new(), process })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory of at least `bytes`; `None` once the pool is closed.
+    ///
+    /// # Errors
+    /// [`LoadError::OverBudget`]; the engine's.
+    pub(super) fn acquire(&self, bytes: u64, patience: Patience) -> Result<Option<Memory>, LoadError> {
+        let over = LoadError::OverBudget { need_bytes: bytes, budget_bytes: self.budget };
+        let Some(size) = rounded(bytes) else { return Err(over) };
+        // The rounding is ours, so it does not make a batch too large.
+        if bytes > self.budget && patience == Patience::Wait {
+            return Err(over);
+        }
+        let size = if size > self.budget { bytes } else { size };
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return Ok(None);
+            }
+            if let Some(memory) = take_fitting(&mut state.free, size) {
+                state.reused += 1;
+                return Ok(Some(memory));
+            }
+            while state.held + size > self.budget
+                && let Some(other) = state.free.pop()
+            {
+                state.held -= other.len();
+                drop(other);
+            }
+            if state.held + size <= self.budget || patience == Patience::None {
+                state.held += size;
+                state.fresh += 1;
+                break;
+            }
+            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        match self.engine.allocate(self.into, size, 0) {
+            Ok(memory) => Ok(Some(memory)),
+            Err(error) => {
+                self.forget(size);
+                Err(LoadError::Engine(Arc::new(error)))
+            }
+        }
+    }
+
+    /// A job is done with memory.
+    pub(super) fn put(&self, memory: Memory) {
+        let mut state = self.lock();
+        let len = memory.len();
+        if state.closed || state.held > self.budget {
+            state.held -= len.min(state.held);
+            drop(state);
+            drop(memory);
+        } else {
+            state.free.push(memory);
+        }
+        self.freed.notify_all();
+    }
+
+    /// Memory of so many bytes went to the caller, or will never come back.
+    pub(super) fn forget(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.held -= bytes.min(state.held);
+        drop(state);
+        self.freed.notify_all();
+    }
+
+    /// The caller is done with memory. It is kept if it fits, else freed.
+    pub(super) fn take_back(&self, memory: Memory) {
+        // In a forked child the lock may be held by a thread that is not there.
+        if std::process::id() != self.process {
+            return;
+        }
+        let mut state = self.lock();
+        if !state.closed && state.held + memory.len() <= self.budget {
+            state.held += memory.len();
+            state.free.push(memory);
+            drop(state);
+            self.freed.notify_all();
+        }
+    }
+
+    /// Frees what is free; whoever waits is told that there is nothing more.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let free = std::mem::take(&mut state.free);
+        state.held -= free.iter().map(Memory::len).sum::<u64>().min(state.held);
+        drop(state);
+        drop(free);
+        self.freed.notify_all();
+    }
+
+    pub(super) fn used(&self) -> MemoryUse {
+        let state = self.lock();
+        MemoryUse { fresh: state.fresh, reused: state.reused, held_bytes: state.held }
+    }
+}
+
+/// The smallest that is large enough, unless most of it would lie idle.
+fn take_fitting(free: &mut Vec<Memory>, size: u64) -> Option<Memory> {
+    let fits = |memory: &Memory| (size..=size.saturating_mul(2)).contains(&memory.len());
+    let fitting = free.iter().enumerate().filter(|(_, memory)| fits(memory));
+    let (at, _) = fitting.min_by_key(|(_, memory)| memory.len())?;
+    Some(free.swap_remove(at))
+}
+
+fn rounded(bytes: u64) -> Option<u64> {
+    let step = (bytes.checked_next_power_of_two()? / 8).max(STEP_MIN);
+    bytes.max(1).checked_next_multiple_of(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn pool(budget: u64) -> Arc<Pool> {
+        Pool::new(Engine::builder().build().unwrap(), Destination::Host, budget)
+    }
+
+    fn acquire(pool: &Pool, bytes: u64) -> Memory {
+        pool.acquire(bytes, Patience::Wait).unwrap().unwrap()
+    }
+
+    #[test]
+    fn batches_of_nearly_one_size_use_the_same_memory() {
+        let pool = pool(8 * MIB);
+        for bytes in [MIB, MIB - 70_000, MIB - 3, MIB - 120_000] {
+            let memory = acquire(&pool, bytes);
+            pool.forget(memory.len());
+            pool.take_back(memory);
+        }
+        assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 3, held_bytes: MIB });
+    }
+
+    #[test]
+    fn what_the_caller_has_does_not_count_and_what_is_free_makes_room() {
+        let pool = pool(4 * MIB);
+        let held: Vec<Memory> = (0..10).map(|_| acquire(&pool, 3 * MIB)).inspect(|m| pool.forget(m.len())).collect();
+        assert_eq!(pool.used().held_bytes, 0);
+        held.into_iter().for_each(|memory| pool.take_back(memory));
+        assert_eq!(pool.used().held_bytes, 3 * MIB, "one fits, the rest was freed");
+        let other = acquire(&pool, MIB / 2 * 3);
+        assert_eq!(pool.used().held_bytes, other.len(), "the free one went");
+        assert!(pool.acquire(5 * MIB, Patience::Wait).is_err());
+        assert!(pool.acquire(5 * MIB, Patience::None).unwrap().is_some());
+    }
+
+    #[test]
+    fn whoever_waits_gets_what_is_put_back_and_is_sent_away_at_the_end() {
+        let pool = pool(2 * MIB);
+        let first = acquire(&pool, 2 * MIB);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| acquire(&pool, 2 * MIB).len());
+            pool.put(first);
+            assert_eq!(waiting.join().unwrap(), 2 * MIB);
+            let waiting = scope.spawn(|| pool.acquire(2 * MIB, Patience::Wait).unwrap().is_none());
+            pool.close();
+            assert!(waiting.join().unwrap());
+        });
+    }
+}

@@ -1,0 +1,226 @@
+//! The third stage: checks, decodes, maps and puts batches together, one batch a thread.
+
+use std::sync::Arc;
+
+use straightway::{Buffer, Memory};
+
+use super::{
+    batch::Parts,
+    clock,
+    decode::{Block, guarded},
+    error::{BadSample, LoadError, Why},
+    options::SampleRef,
+    plan::{BlockRead, From, Item, Job},
+    planner::{fits, stride_of},
+    pool::Patience,
+    shared::{Shared, Step, bytes_at},
+};
+
+/// The thread of the stage.
+pub(super) fn run(shared: &Shared) {
+    // Where mapped samples are put before their length is known; it keeps its size from batch to batch.
+    let mut mapped = Vec::new();
+    while let Some(job) = shared.work.pop() {
+        let start = clock::now();
+        work(shared, job, &mut mapped);
+        shared.counts.working.since(start);
+    }
+}
+
+fn work(shared: &Shared, mut job: Box<Job>, mapped: &mut Vec<u8>) {
+    let read = match job.memory.take().map(Memory::into_buffer) {
+        None => None,
+        Some(Ok(buffer)) => Some(buffer),
+        Some(Err(memory)) => {
+            shared.pool.put(memory);
+            return shared.out.put(job.seq, Step::Failed(LoadError::Broken { stage: "worker" }));
+        }
+    };
+    let bytes = read.as_ref().map_or(&[][..], Buffer::as_slice);
+    for item in &mut job.items {
+        if let (From::Memory(at), false) = (&item.from, item.lost) {
+            let found = bytes_at(bytes, *at, item.place.extent).ok_or(OUTSIDE);
+            if let Err(why) = found.and_then(|bytes| shared.check(item.place.crc32c, bytes)) {
+                lose(shared, item, &mut job.bad, why);
+            }
+        }
+    }
+    if !shared.options.assembles() {
+        job.memory = read.map(Memory::from);
+        return shared.hand_over(job);
+    }
+    for block in &job.blocks {
+        decode(shared, block, bytes);
+    }
+    // The duties to fill slots are done.
+    job.blocks.clear();
+    let seq = job.seq;
+    let assembled = assemble(shared, job, bytes, mapped);
+    read.into_iter().for_each(|buffer| shared.pool.put(Memory::from(buffer)));
+    match assembled {
+        Ok(Some((parts, memory, bad))) => shared.finish(parts, memory, bad),
+        Ok(None) => {}
+        Err(error) => shared.out.put(seq, Step::Failed(error)),
+    }
+}
+
+/// A plan of ours that leaves its memory would be a bug; it is an error of one sample, not of the process.
+const OUTSIDE: Why = Why::Panicked { who: "loader", message: String::new() };
+
+fn lose(shared: &Shared, item: &mut Item, bad: &mut Vec<BadSample>, why: Why) {
+    item.lost = true;
+    bad.push(shared.bad_sample(item.id, &item.place, why));
+}
+
+fn decode(shared: &Shared, block: &BlockRead, bytes: &[u8]) {
+    if block.lost {
+        return;
+    }
+    let decoded = bytes_at(bytes, block.at, block.place.extent).ok_or(OUTSIDE).and_then(|bytes| {
+        shared.check(block.place.crc32c, bytes)?;
+        let entry = shared.entry(block.key).ok_or(Why::NoObject { object: block.key.object })?;
+        let decoder = shared.options.decoder(entry.format).ok_or(Why::NoDecoder { format: entry.format })?;
+        guarded("decoder", || decoder.decode(entry, block.place.extent, bytes))?.map_err(Why::Decode)
+    });
+    shared.blocks.settled(block.key, block.place.extent.offset, &decoded);
+    block.promise.slot().put(decoded);
+}
+
+/// A batch that was put together.
+type Assembled = (Parts, Option<Memory>, Vec<BadSample>);
+
+/// Puts a batch together; `None` if everything ends.
+fn assemble(
+    shared: &Shared,
+    mut job: Box<Job>,
+    read: &[u8],
+    mapped: &mut Vec<u8>,
+) -> Result<Option<Assembled>, LoadError> {
+    mapped.clear();
+    let mut pieces = Vec::with_capacity(job.items.len());
+    let (epoch, mut bad) = (job.epoch, std::mem::take(&mut job.bad));
+    for item in job.items.iter_mut().filter(|item| !item.lost) {
+        match piece_of(shared, item, epoch, read, mapped) {
+            Ok(piece) => pieces.push(piece),
+            Err(why) => {
+                lose(shared, item, &mut bad, why);
+            }
+        }
+    }
+    let layout = &shared.options.layout;
+    let kept: Vec<&Item> = job.items.iter().filter(|item| !item.lost).collect();
+    let lens: Vec<u64> = pieces.iter().map(Piece::len).collect();
+    let stride = stride_of(layout, &lens);
+    let count = pieces.len();
+    let mut parts = Parts {
+        seq: job.seq,
+        epoch,
+        after: job.after.clone(),
+        ids: Vec::with_capacity(count),
+        offsets: Vec::with_capacity(count),
+        lengths: Vec::with_capacity(count),
+        stride,
+        used: 0,
+    };
+    let mut chosen = Vec::with_capacity(count);
+    for (item, piece) in kept.into_iter().zip(pieces) {
+        let len = piece.len();
+        match stride.map_or(Ok(()), |stride| fits(layout, len, stride)) {
+            Ok(()) => {
+                parts.push(item.id, parts.used, len);
+                parts.used = parts.used.checked_add(stride.unwrap_or(len)).ok_or_else(|| over(shared))?;
+                chosen.push(piece);
+            }
+            Err(why) => bad.push(shared.bad_sample(item.id, &item.place, why)),
+        }
+    }
+    if parts.used == 0 {
+        return Ok(Some((parts, None, bad)));
+    }
+    let Some(memory) = shared.pool.acquire(parts.used, Patience::None)? else { return Ok(None) };
+    let mut buffer = memory.into_buffer().map_err(|_| LoadError::Broken { stage: "worker" })?;
+    fill(&parts, &chosen, (read, mapped), buffer.as_mut_slice());
+    shared.counts.assembled_bytes.add(lens.iter().sum());
+    Ok(Some((parts, Some(Memory::from(buffer)), bad)))
+}
+
+fn over(shared: &Shared) -> LoadError {
+    LoadError::OverBudget { need_bytes: u64::MAX, budget_bytes: shared.options.memory_bytes }
+}
+
+/// Where the bytes of a sample are before they go to their place.
+enum Piece {
+    /// In what was read.
+    Read(usize, usize),
+    /// In what was mapped.
+    Mapped(usize, usize),
+    /// An item of a block.
+    Row(Arc<dyn Block>, u32),
+}
+
+impl Piece {
+    fn bytes<'a>(&'a self, read: &'a [u8], mapped: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Read(start, end) => read.get(*start..*end).unwrap_or_default(),
+            Self::Mapped(start, end) => mapped.get(*start..*end).unwrap_or_default(),
+            Self::Row(block, row) => block.row(*row).unwrap_or_default(),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Read(start, end) | Self::Mapped(start, end) => (end - start) as u64,
+            Self::Row(block, row) => block.row(*row).map_or(0, <[u8]>::len) as u64,
+        }
+    }
+}
+
+/// The bytes of a sample, decoded and mapped.
+fn piece_of(shared: &Shared, item: &Item, epoch: u64, read: &[u8], mapped: &mut Vec<u8>) -> Result<Piece, Why> {
+    let piece = match &item.from {
+        From::Memory(at) => {
+            let bytes = bytes_at(read, *at, item.place.extent).ok_or(OUTSIDE)?;
+            let start = usize::try_from(*at).map_err(|_| OUTSIDE)?;
+            Piece::Read(start, start + bytes.len())
+        }
+        From::Block(slot) => {
+            let (block, row) = (slot.wait()?, item.place.row.unwrap_or(0));
+            if block.row(row).is_none() {
+                return Err(Why::NoRow { row, have: block.rows() });
+            }
+            Piece::Row(block, row)
+        }
+    };
+    let Some(map) = &shared.options.map else { return Ok(piece) };
+    let format = shared.entry(item.key()).ok_or(Why::NoObject { object: item.place.object })?.format;
+    let start = mapped.len();
+    let sample = SampleRef { id: item.id, epoch, format, bytes: piece.bytes(read, &[]) };
+    let called = guarded("map function", || map(sample, mapped)).and_then(|result| result.map_err(Why::Map));
+    if let Err(why) = called {
+        // What it appended before it failed is nobody's.
+        mapped.truncate(start);
+        return Err(why);
+    }
+    if mapped.len() < start {
+        return Err(Why::Map(Arc::new(Shortened)));
+    }
+    Ok(Piece::Mapped(start, mapped.len()))
+}
+
+/// A map function that took away what was there before it.
+#[derive(Debug, thiserror::Error)]
+#[error("it made the output shorter; it may only append")]
+struct Shortened;
+
+/// Copies samples to their places; what is left of a place becomes zero.
+fn fill(parts: &Parts, pieces: &[Piece], (read, mapped): (&[u8], &[u8]), to: &mut [u8]) {
+    for (piece, &offset) in pieces.iter().zip(&parts.offsets) {
+        let bytes = piece.bytes(read, mapped);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let place = parts.stride.and_then(|stride| usize::try_from(stride).ok()).unwrap_or(bytes.len());
+        let Some(to) = start.checked_add(place).and_then(|end| to.get_mut(start..end)) else { continue };
+        let (filled, rest) = to.split_at_mut(bytes.len().min(place));
+        filled.copy_from_slice(&bytes[..filled.len()]);
+        rest.fill(0);
+    }
+}

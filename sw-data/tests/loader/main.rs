@@ -1,0 +1,8 @@
+//! The loader on real files: order, bytes, layouts, faults, ends.
+#![expect(clippy::unwrap_used, reason = "test code: a failure to prepare is a failed test")]
+
+mod bad;
+mod ends;
+mod flow;
+mod hang;
+mod set;
