@@ -86,7 +86,12 @@ impl Dealer {
                 (Order::Mixed { mixture, cursor }, share)
             }
         };
-        Ok(Self { order, world, tail, batch: options.batch, last: options.last, epochs: options.epochs, share })
+        let begun = match &order {
+            Order::One { cursor, .. } => cursor.epoch,
+            Order::Mixed { .. } => 0,
+        };
+        let epochs = if options.epochs == u64::MAX { u64::MAX } else { options.epochs.saturating_sub(begun) };
+        Ok(Self { order, world, tail, batch: options.batch, last: options.last, epochs, share })
     }
 
     /// Where the loader is before anything was taken.

@@ -112,6 +112,22 @@ pub enum LoadError {
         "the process was forked after the loader was made, and its threads are the parent's; make a loader in the child, or start workers with spawn"
     )]
     Forked,
+    /// The kernel does not come back from starting or awaiting reads, so that no deadline can end one of them. Nothing is
+    /// loaded until it does.
+    #[error(
+        "no read has ended for {} ms and the kernel does not return; {reads} are in flight, the first of them {object}, bytes {}+{}; look at what it is stored on",
+        after.as_millis(), extent.offset, extent.len
+    )]
+    Stuck {
+        /// The object of a read in flight.
+        object: Arc<str>,
+        /// Its bytes.
+        extent: Extent,
+        /// Reads in flight.
+        reads: u32,
+        /// How long already.
+        after: Duration,
+    },
     /// A bug of ours, contained.
     #[error("a thread of the loader ({stage}) ended by a bug of ours; report its message and make a new loader")]
     Broken {

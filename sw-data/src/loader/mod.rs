@@ -47,7 +47,6 @@ mod worker;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -69,9 +68,13 @@ use shared::{Found, Shared, Step};
 /// Loads samples of one dataset, or of several by weight. *Thread*: any, several at once: each batch goes to one of them.
 pub struct Loader {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
     process: u32,
 }
+
+/// How often a caller who waits looks whether the reader is held.
+const LOOK: Duration = Duration::from_millis(250);
+/// Time beyond the deadline of reads after which the reader is taken to be held: its own waits end within 100 ms.
+const HELD_MORE: Duration = Duration::from_secs(1);
 
 /// What comes next.
 #[derive(Debug)]
@@ -111,7 +114,7 @@ impl Loader {
         let datasets = datasets.into_iter().map(|dataset| dataset.samples).collect();
         let (openers, workers) = (options.openers, options.workers);
         let shared = Arc::new(Shared::new(engine, datasets, options, dealer.state()));
-        let mut loader = Self { shared: shared.clone(), threads: Vec::new(), process: std::process::id() };
+        let loader = Self { shared: shared.clone(), process: std::process::id() };
         let mut reader = Reader::new(shared.clone(), lane);
         loader.spawn("reader", move |_| reader.run())?;
         for _ in 0..openers {
@@ -124,7 +127,7 @@ impl Loader {
         Ok(loader)
     }
 
-    fn spawn(&mut self, stage: &'static str, run: impl FnOnce(&Shared) + Send + 'static) -> Result<(), LoadError> {
+    fn spawn(&self, stage: &'static str, run: impl FnOnce(&Shared) + Send + 'static) -> Result<(), LoadError> {
         let shared = self.shared.clone();
         shared.begin_thread();
         let body = move || {
@@ -134,10 +137,9 @@ impl Loader {
             shared.end_thread();
         };
         match std::thread::Builder::new().name(format!("sw-load {stage}")).spawn(body) {
-            Ok(thread) => {
-                self.threads.push(thread);
-                Ok(())
-            }
+            // Nobody joins it: a thread whose ring has a read that never ends is held in its last system call, long after it
+            // did its last here. It is counted instead.
+            Ok(_) => Ok(()),
             Err(error) => {
                 self.shared.end_thread();
                 Err(LoadError::NoThread { errno: error.raw_os_error().unwrap_or(0) })
@@ -169,16 +171,35 @@ impl Loader {
             return Err(LoadError::Forked);
         }
         let start = clock::now();
-        let found = self.shared.out.take(patience);
+        let found = loop {
+            let left = patience.saturating_sub(clock::now().duration_since(start));
+            let found = self.shared.out.take(left.min(LOOK));
+            if !matches!(found, Found::Nothing) || left <= LOOK {
+                break found;
+            }
+            self.expect_answers()?;
+        };
         self.shared.counts.starved.since(start);
         match found {
-            Found::Nothing => Ok(Next::NotYet),
+            Found::Nothing => {
+                self.expect_answers()?;
+                Ok(Next::NotYet)
+            }
             Found::Closed(Some(why)) => Err(why),
             Found::Closed(None) | Found::Step(Step::End, _) => Ok(Next::End),
             Found::Step(Step::EpochEnd { epoch, .. }, _) => Ok(Next::EpochEnd(epoch)),
             Found::Step(Step::Failed(error), _) => Err(error),
             Found::Step(Step::Batch(batch), since) => Ok(Next::Batch(self.taken(batch, since))),
         }
+    }
+
+    /// An error if the reader is held in the kernel for longer than any read may take: its own deadlines cannot end that.
+    fn expect_answers(&self) -> Result<(), LoadError> {
+        let Some((held, after)) = self.shared.watch.stuck(self.shared.options.deadline + HELD_MORE) else {
+            return Ok(());
+        };
+        let object = self.shared.entry(held.key).map_or("", |entry| entry.uri.as_str());
+        Err(LoadError::Stuck { object: object.into(), extent: held.extent, reads: held.reads, after })
     }
 
     fn taken(&self, batch: Box<Batch>, since: Instant) -> Box<Batch> {
@@ -227,10 +248,6 @@ impl Drop for Loader {
         }
         self.shared.stop(None);
         self.shared.wait_threads(Self::STOP_WAIT);
-        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
-            // A panic in it was told by the batch that it broke.
-            let _ = thread.join();
-        }
     }
 }
 

@@ -108,7 +108,8 @@ pub struct LoaderOptions {
     pub world: World,
     /// What becomes of samples that cannot be dealt evenly to the ranks. Default: the first ranks get one more.
     pub tail: Tail,
-    /// Epochs to go through; `u64::MAX`: no end. Default 1. A mixture has no epochs and no end.
+    /// The epoch to stop before, counted from 0, so that a job that goes on from a state ends where it would have; `u64::MAX`:
+    /// no end. Default 1. A mixture has no epochs and no end.
     pub epochs: u64,
     /// How samples lie in a batch.
     pub layout: Layout,

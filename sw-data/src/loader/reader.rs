@@ -21,8 +21,9 @@ use super::{
     plan::{Job, Key, Owner, Run, owners_of},
     planner,
     pool::Patience,
-    shared::{Mail, Shared, Step, same_checksum},
+    shared::{InFlight, Mail, Shared, Step, same_checksum},
 };
+use crate::formats::Extent;
 
 /// Longest wait before the thread looks around again.
 const LOOK: Duration = Duration::from_millis(100);
@@ -52,7 +53,7 @@ struct Active {
 struct Flight {
     ticket: Ticket,
     key: Key,
-    bytes: u64,
+    extent: Extent,
 }
 
 pub(super) struct Reader {
@@ -203,7 +204,7 @@ impl Reader {
         match self.lane.submit(op) {
             Ok(_) => {
                 self.in_flight += 1;
-                self.bytes += flight.bytes;
+                self.bytes += flight.extent.len;
                 self.flights[index] = Some(flight);
                 Ok(())
             }
@@ -236,7 +237,7 @@ impl Reader {
                 Ok((made, options.deadline, options.verify))
             });
             match made {
-                Ok(((mut op, bytes), deadline, verify)) => {
+                Ok(((mut op, extent), deadline, verify)) => {
                     active.started.get_or_insert_with(clock::now);
                     op.options.deadline = Some(self.lane.deadline(deadline));
                     if verify == Verify::Known
@@ -245,7 +246,7 @@ impl Reader {
                     {
                         op.options.checksum = Some(Algorithm::Crc32c);
                     }
-                    return Some((op, Flight { ticket, key: run.key, bytes }));
+                    return Some((op, Flight { ticket, key: run.key, extent }));
                 }
                 Err(why) => {
                     self.objects.release(run.key);
@@ -263,7 +264,11 @@ impl Reader {
         let most = if self.held.is_some() { LOOK_SOON } else { LOOK };
         let mail = self.shared.inbox.falls_asleep() || self.shared.is_stopped();
         let timeout = if mail { Duration::ZERO } else { most };
+        if let Some(flight) = self.flights.iter().flatten().next() {
+            self.shared.watch.enter(InFlight { key: flight.key, extent: flight.extent, reads: self.in_flight });
+        }
         self.lane.poll_gathering(timeout);
+        self.shared.watch.leave();
         self.shared.inbox.wakes_up();
     }
 
@@ -272,15 +277,15 @@ impl Reader {
         let Some(flight) = self.flights.get_mut(index).and_then(Option::take) else { return };
         self.free.push(index);
         self.in_flight -= 1;
-        self.bytes -= flight.bytes;
+        self.bytes -= flight.extent.len;
         self.objects.release(flight.key);
         // Its part of the job's memory goes; without an operation the device still has it.
         drop(done.op);
-        let Flight { ticket, bytes, .. } = flight;
+        let Flight { ticket, extent, .. } = flight;
         match done.result {
             Err(error) => self.fail(ticket, &Why::Storage(Arc::new(error))),
             Ok(_) => {
-                self.shared.counts.read(done.path, bytes);
+                self.shared.counts.read(done.path, extent.len);
                 match self.compared(ticket, done.checksum) {
                     Ok(()) => self.ended(ticket.job),
                     Err(why) => self.fail(ticket, &why),
@@ -400,8 +405,8 @@ fn stored(job: &Job, run: &Run) -> Option<u32> {
     }
 }
 
-/// The operation of a run, and the bytes that it reads.
-fn read_of(opened: &Opened, run: &Run, active: &Active, into: Destination) -> Result<(Op, u64), Why> {
+/// The operation of a run, and the bytes of the object that it reads.
+fn read_of(opened: &Opened, run: &Run, active: &Active, into: Destination) -> Result<(Op, Extent), Why> {
     let storage = |error| Why::Storage(Arc::new(error));
     let main = opened.target.choice.main;
     // What goes through slabs may as well be exact.
@@ -410,5 +415,5 @@ fn read_of(opened: &Opened, run: &Run, active: &Active, into: Destination) -> Re
     let Some((region, start, _)) = &active.memory else { return Err(Why::NoObject { object: run.key.object }) };
     let part = region.part(start + at, extent.len).map_err(storage)?;
     let offset = opened.object.position(Verb::Read, extent.offset, extent.len).map_err(storage)?;
-    Ok((Lane::op(0, Verb::Read, opened.target.clone(), offset, part), extent.len))
+    Ok((Lane::op(0, Verb::Read, opened.target.clone(), offset, part), extent))
 }

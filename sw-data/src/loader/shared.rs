@@ -53,6 +53,7 @@ pub(super) struct Shared {
     pub(super) opens: Queue<OpenOrder>,
     pub(super) work: Work,
     pub(super) out: Outlet,
+    pub(super) watch: Watch,
     stopped: AtomicBool,
     alive: (Mutex<usize>, Condvar),
 }
@@ -75,6 +76,7 @@ impl Shared {
             opens: Queue::default(),
             work: Work { order, state: Mutex::default(), there: Condvar::new() },
             out: Outlet::new(options.ahead, state),
+            watch: Watch::default(),
             stopped: AtomicBool::new(false),
             alive: (Mutex::new(0), Condvar::new()),
             options,
@@ -312,6 +314,36 @@ impl Inbox {
 
     pub(super) fn wakes_up(&self) {
         self.asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Since when the reader is in its lane, and with what: a file system may hold it there (FUSE with direct I/O does, in the
+/// system call that starts a read), and a thread that is held cannot tell.
+#[derive(Default)]
+pub(super) struct Watch(Mutex<Option<(Instant, InFlight)>>);
+
+/// A read in flight, for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    pub(super) key: Key,
+    pub(super) extent: Extent,
+    pub(super) reads: u32,
+}
+
+impl Watch {
+    pub(super) fn enter(&self, what: InFlight) {
+        *lock(&self.0) = Some((clock::now(), what));
+    }
+
+    pub(super) fn leave(&self) {
+        *lock(&self.0) = None;
+    }
+
+    /// What the reader has been held with for longer than `patience`, and for how long.
+    pub(super) fn stuck(&self, patience: Duration) -> Option<(InFlight, Duration)> {
+        let (since, what) = (*lock(&self.0))?;
+        let held = clock::now().duration_since(since);
+        (held > patience).then_some((what, held))
     }
 }
 

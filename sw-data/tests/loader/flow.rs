@@ -187,7 +187,7 @@ fn a_state_goes_on_with_the_next_batch_and_from_epoch_to_epoch() {
     for (taken, state) in states.into_iter().enumerate() {
         let again = start(Some(state));
         let next = again.next_batch().unwrap().map(|batch| batch.ids().to_vec());
-        assert_eq!(next, steps.get(taken).cloned().flatten().filter(|_| taken < 7), "after {taken} steps");
+        assert_eq!(next, steps.get(taken).cloned().flatten(), "after {taken} steps");
     }
 }
 
