@@ -4,6 +4,8 @@
 //!   index file, or a scan in memory ──► Samples::locate(numbers) ──► Place { object, extent, row } ──► loader reads and decodes
 //! ```
 
+use straightway::Version;
+
 use crate::formats::Extent;
 
 /// What an object holds, and so how a sample is got out of the bytes of its extent.
@@ -42,10 +44,10 @@ pub struct ObjectEntry {
     pub format: Format,
 }
 
-/// The version of an object as an [`ObjectEntry`] keeps it: the time of its last change. Its place on a device is no part
-/// of it, so that an index stays true when a dataset is copied with its times, or mounted elsewhere.
-pub fn version_text(version: &straightway::Version) -> String {
-    format!("mtime-ns:{}", version.stamp)
+/// A version as text: the modification time, and which file it is on its file system (a generation and an identity for other
+/// stores). The number of the device is not in it, because the same file has another one on each machine that mounts it.
+pub fn version_text(version: Version) -> String {
+    format!("{:x}-{:x}", version.stamp, version.identity.1)
 }
 
 /// Where one sample is.

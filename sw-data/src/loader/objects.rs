@@ -210,7 +210,7 @@ pub(super) fn open(engine: &Engine, entry: &ObjectEntry, into: Destination, poli
     if object.len() != entry.len {
         return changed("its length in bytes", entry.len.to_string(), object.len().to_string());
     }
-    let version = version_text(&object.version());
+    let version = version_text(object.version());
     if !entry.version.is_empty() && entry.version != version {
         return changed("its version", entry.version.clone(), version);
     }
