@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed case")]
 
 #[path = "loader/set.rs"]
+#[expect(dead_code, reason = "the other test programs use the rest")]
 mod set;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test code: a failure to prepare is a failed test")]
 
 #[path = "loader/set.rs"]
+#[expect(dead_code, reason = "the other test programs use the rest")]
 mod set;
 
 use std::{fs, ops::RangeBounds, sync::Arc, time::Duration};

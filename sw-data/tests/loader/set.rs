@@ -1,5 +1,4 @@
 //! A dataset on disk whose bytes are known.
-#![allow(dead_code, clippy::allow_attributes, reason = "several test programs have this file, and none uses all of it")]
 
 use std::{fs, sync::Arc};
 
