@@ -12,6 +12,7 @@
 //!
 //! Source: PKWARE APPNOTE 6.3.10 §4.3 "General Format of a .ZIP file", §4.5.3 "Zip64 Extended Information Extra Field".
 
+use sw_zip::records;
 use thiserror::Error;
 
 use crate::quote::Quoted;
@@ -20,11 +21,9 @@ use crate::ranges::{Failed, Ranges, read_in_pieces};
 /// Longest directory in bytes: a million storages take about 100 MB.
 const DIRECTORY_LEN_MAX_BYTES: u64 = 1 << 30;
 
-/// Bytes of the end record without comment, of its zip64 locator, of the zip64 end record, of a local header.
-const END_LEN_BYTES: u64 = 22;
-const LOCATOR_LEN_BYTES: u64 = 20;
-const END64_LEN_BYTES: u64 = 56;
-const LOCAL_LEN_BYTES: u64 = 30;
+/// Bytes of the records at the end, and of a local header without name.
+const ENDS_LEN_BYTES: u64 = (records::END + records::LOCATOR + records::END64) as u64;
+const LOCAL_LEN_BYTES: u64 = records::LOCAL as u64;
 
 /// What to read from the end of a file at first: the end records, and the directory of a checkpoint of a few hundred storages.
 pub(crate) const TAIL_LEN_BYTES: u64 = 64 << 10;
@@ -115,7 +114,7 @@ impl Archive {
     /// Reads the directory; `tail_len_bytes` are read at first, and are enough if it is shorter than that.
     pub(crate) fn read<R: Ranges>(from: &mut R, tail_len_bytes: u64) -> Result<Self, Fault<R>> {
         let len_bytes = from.len_bytes();
-        let tail_len = len_bytes.min(tail_len_bytes.max(END_LEN_BYTES + LOCATOR_LEN_BYTES + END64_LEN_BYTES));
+        let tail_len = len_bytes.min(tail_len_bytes.max(ENDS_LEN_BYTES));
         let tail_offset = len_bytes - tail_len;
         let tail = if tail_len == 0 { Vec::new() } else { from.read(tail_offset, tail_len).map_err(Failed::Read)? };
         let end = End::find(&tail, tail_offset, len_bytes)?;
@@ -233,20 +232,15 @@ struct End {
 
 impl End {
     fn find(tail: &[u8], tail_offset: u64, len_bytes: u64) -> Result<Self, ZipError> {
-        let record = len_bytes.checked_sub(END_LEN_BYTES).ok_or(ZipError::NoEnd { len_bytes })?;
-        let fields = Fields(slice(tail, record.wrapping_sub(tail_offset), END_LEN_BYTES).unwrap_or_default());
+        let no_end = || ZipError::NoEnd { len_bytes };
         // A comment would follow the record; `torch.save` writes none.
-        let (Some(0x0605_4b50), Some(0)) = (fields.u32(0), fields.u16(20)) else {
-            return Err(ZipError::NoEnd { len_bytes });
-        };
-        let numbers = (fields.u16(10), fields.u32(12), fields.u32(16));
-        let (Some(count), Some(directory_len), Some(offset)) = numbers else {
-            return Err(ZipError::NoEnd { len_bytes });
-        };
-        let mut end = Self { offset: offset.into(), len_bytes: directory_len.into(), count: count.into() };
+        let at = records::find_end(tail).filter(|at| at + records::END == tail.len()).ok_or_else(no_end)?;
+        let record = tail_offset + at as u64;
+        let mut end = Self::of(&records::end(&tail[at..]).map_err(|_| no_end())?);
         let mut directory_end = record;
-        if let Some((record64, at)) = Self::zip64(tail, tail_offset, record)? {
-            (end, directory_end) = (record64, at);
+        let locator = at.checked_sub(records::LOCATOR).and_then(|locator| records::locator(&tail[locator..at]));
+        if let Some(offset) = locator {
+            (end, directory_end) = (Self::zip64(&tail[..at], tail_offset, offset)?, offset);
         }
         if end.offset.checked_add(end.len_bytes) != Some(directory_end) {
             return Err(ZipError::Directory { what: "it does not end where its end record begins" });
@@ -254,50 +248,27 @@ impl End {
         Ok(end)
     }
 
-    /// The zip64 end record and where it begins, if there is a locator for one.
-    fn zip64(tail: &[u8], tail_offset: u64, record: u64) -> Result<Option<(Self, u64)>, ZipError> {
+    fn of(directory: &records::Directory) -> Self {
+        Self { offset: directory.offset, len_bytes: directory.len, count: directory.members }
+    }
+
+    /// The zip64 end record at `offset`: right before its locator, which ends `tail`.
+    fn zip64(tail: &[u8], tail_offset: u64, offset: u64) -> Result<Self, ZipError> {
+        let at = tail.len().checked_sub(records::LOCATOR + records::END64);
+        let at = at.filter(|at| tail_offset + *at as u64 == offset);
+        let record = at.and_then(|at| tail.get(at..at + records::END64)).and_then(|record| records::end64(record).ok());
         let wrong = ZipError::Directory { what: "its zip64 end record is not where the locator says" };
-        let locator = record.checked_sub(LOCATOR_LEN_BYTES).and_then(|at| at.checked_sub(tail_offset));
-        let fields = Fields(locator.and_then(|at| slice(tail, at, LOCATOR_LEN_BYTES)).unwrap_or_default());
-        if fields.u32(0) != Some(0x0706_4b50) {
-            return Ok(None);
-        }
-        let at = fields.u64(8).filter(|at| at.checked_add(END64_LEN_BYTES + LOCATOR_LEN_BYTES) == Some(record));
-        let Some(at) = at else { return Err(wrong) };
-        let bytes = at.checked_sub(tail_offset).and_then(|at| slice(tail, at, END64_LEN_BYTES));
-        let fields = Fields(bytes.unwrap_or_default());
-        match (fields.u32(0), fields.u64(32), fields.u64(40), fields.u64(48)) {
-            (Some(0x0606_4b50), Some(count), Some(len_bytes), Some(offset)) => {
-                Ok(Some((Self { offset, len_bytes, count }, at)))
-            }
-            _ => Err(wrong),
-        }
+        record.map(|directory| Self::of(&directory)).ok_or(wrong)
     }
 }
 
 /// One record of the directory, and what follows it.
 fn central(bytes: &[u8]) -> Result<(Entry, &[u8]), ZipError> {
-    const FIXED_LEN: usize = 46;
-    let cut = ZipError::Directory { what: "a record is cut or has no signature" };
-    let fields = Fields(bytes);
-    let lens = (fields.u16(28), fields.u16(30), fields.u16(32));
-    let (Some(0x0201_4b50), (Some(name_len), Some(extra_len), Some(comment_len))) = (fields.u32(0), lens) else {
-        return Err(cut);
-    };
-    let name_end = FIXED_LEN + usize::from(name_len);
-    let extra_end = name_end + usize::from(extra_len);
-    let end = extra_end + usize::from(comment_len);
-    let (Some(name), Some(extra), Some(rest)) =
-        (bytes.get(FIXED_LEN..name_end), bytes.get(name_end..extra_end), bytes.get(end..))
-    else {
-        return Err(cut);
-    };
-    let numbers = (fields.u16(8), fields.u16(10), fields.u32(16), fields.u32(20), fields.u32(24), fields.u32(42));
-    let (Some(flags), Some(method), Some(crc32), Some(packed), Some(len), Some(offset)) = numbers else {
-        return Err(cut);
-    };
-    let name = std::str::from_utf8(name).map_err(|_| ZipError::Directory { what: "a name is not UTF-8" })?.to_owned();
-    let how = match (method, flags & 1) {
+    let cut = || ZipError::Directory { what: "a record is cut, has no signature, or lacks its zip64 field" };
+    let (entry, len) = records::entry(bytes).ok().flatten().ok_or_else(cut)?;
+    let name = String::from_utf8(entry.name.clone());
+    let name = name.map_err(|_| ZipError::Directory { what: "a name is not UTF-8" })?;
+    let how = match (entry.method, entry.flags & 1) {
         (0, 0) => None,
         (_, 1) => Some("encrypted"),
         _ => Some("compressed"),
@@ -305,54 +276,20 @@ fn central(bytes: &[u8]) -> Result<(Entry, &[u8]), ZipError> {
     if let Some(how) = how {
         return Err(ZipError::NotStored { entry: name, how });
     }
-    let mut wide = Zip64::of(extra);
-    let len_bytes = wide.widen(len);
-    let packed_len = wide.widen(packed);
-    let header_offset = wide.widen(offset);
-    let (Some(len_bytes), Some(packed_len), Some(header_offset)) = (len_bytes, packed_len, header_offset) else {
-        return Err(ZipError::Entry { entry: name, what: "its zip64 field is too short" });
-    };
-    if packed_len != len_bytes {
+    let (len_bytes, header_offset) = (entry.len, entry.header);
+    if entry.stored_len != len_bytes {
         return Err(ZipError::Entry { entry: name, what: "it is stored, but has two lengths" });
     }
     // A descriptor repeats checksum and lengths after the data; the lengths are wide where the entry needs zip64. What
     // writers do beyond that differs (none after no data), so this is a hint that is proven before it is used.
     let needs_64 = len_bytes.max(header_offset) >= u32::MAX.into();
-    let descriptor_len = match (flags & 8 != 0 && len_bytes > 0, needs_64) {
+    let descriptor_len = match (entry.flags & 8 != 0 && len_bytes > 0, needs_64) {
         (false, _) => 0,
         (true, false) => 16,
         (true, true) => 24,
     };
-    Ok((Entry { name, crc32, len_bytes, header_offset, next_offset: 0, descriptor_len }, rest))
-}
-
-/// The zip64 numbers of a record that are not read yet.
-struct Zip64<'b>(&'b [u8]);
-
-impl<'b> Zip64<'b> {
-    /// Finds them among the extra fields.
-    fn of(mut extra: &'b [u8]) -> Self {
-        while let (Some(kind), Some(len)) = (Fields(extra).u16(0), Fields(extra).u16(2)) {
-            let body = extra.get(4..).unwrap_or_default();
-            let (field, rest) = body.split_at(body.len().min(len.into()));
-            if kind == 1 {
-                return Self(field);
-            }
-            extra = rest;
-        }
-        Self(&[])
-    }
-
-    /// The next 64-bit number, if `narrow` says that there is one, else `narrow`. In the order length, packed length,
-    /// offset.
-    fn widen(&mut self, narrow: u32) -> Option<u64> {
-        if narrow != u32::MAX {
-            return Some(narrow.into());
-        }
-        let number = Fields(self.0).u64(0)?;
-        self.0 = self.0.get(8..)?;
-        Some(number)
-    }
+    let crc32 = entry.crc32;
+    Ok((Entry { name, crc32, len_bytes, header_offset, next_offset: 0, descriptor_len }, &bytes[len..]))
 }
 
 /// Little-endian numbers in a record.
@@ -369,10 +306,6 @@ impl Fields<'_> {
 
     fn u32(&self, at: usize) -> Option<u32> {
         self.array(at).map(u32::from_le_bytes)
-    }
-
-    fn u64(&self, at: usize) -> Option<u64> {
-        self.array(at).map(u64::from_le_bytes)
     }
 }
 

@@ -9,11 +9,12 @@
 //! ```
 //!
 //! [`ZipScan`] does no I/O: it says which bytes it needs, is given them, and tells what it found. It keeps a piece of the directory
-//! and the members in it, however many there are. Nothing is decompressed here.
+//! and the members in it, however many there are. [`records`] are for readers with stricter rules of their own. Nothing is
+//! decompressed here.
 
 #![forbid(unsafe_code)]
 
-mod records;
+pub mod records;
 mod scan;
 
 pub use scan::ZipScan;

@@ -3,15 +3,15 @@
 use crate::{Method, Wrong};
 
 /// Bytes of an end record without its comment.
-pub(crate) const END: usize = 22;
+pub const END: usize = 22;
 /// Bytes of the record that says where the zip64 end record is; it stands right before the end record.
-pub(crate) const LOCATOR: usize = 20;
+pub const LOCATOR: usize = 20;
 /// Bytes of a zip64 end record without what later versions add.
-pub(crate) const END64: usize = 56;
+pub const END64: usize = 56;
 /// Bytes of a directory entry without name, extra fields and comment.
-pub(crate) const ENTRY: usize = 46;
+pub const ENTRY: usize = 46;
 /// Bytes of a member's own header without name and extra fields.
-pub(crate) const LOCAL: usize = 30;
+pub const LOCAL: usize = 30;
 
 /// Numbers of a record, by their place in it.
 #[derive(Clone, Copy)]
@@ -33,16 +33,19 @@ impl Numbers<'_> {
 
 /// Where the directory is, and how many members it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Directory {
+pub struct Directory {
+    /// Its first byte.
     pub offset: u64,
+    /// Bytes.
     pub len: u64,
+    /// Members.
     pub members: u64,
     /// Whether `members` is only the low half of the number.
     pub is_short: bool,
 }
 
 /// The end record in the last bytes of an archive, and where it begins in them: the last one whose comment ends with the archive.
-pub(crate) fn find_end(tail: &[u8]) -> Option<usize> {
+pub fn find_end(tail: &[u8]) -> Option<usize> {
     let last = tail.len().checked_sub(END)?;
     (0..=last).rev().find(|at| {
         let comment = Numbers(tail).u16(at + 20).map(usize::from);
@@ -51,7 +54,10 @@ pub(crate) fn find_end(tail: &[u8]) -> Option<usize> {
 }
 
 /// Reads an end record.
-pub(crate) fn end(record: &[u8]) -> Result<Directory, Wrong> {
+///
+/// # Errors
+/// `Record`; `Unsupported` for one of several volumes.
+pub fn end(record: &[u8]) -> Result<Directory, Wrong> {
     let numbers = Numbers(record);
     let read = || {
         let directory = Directory {
@@ -70,12 +76,15 @@ pub(crate) fn end(record: &[u8]) -> Result<Directory, Wrong> {
 }
 
 /// Where the zip64 end record is, if the bytes before the end record say so.
-pub(crate) fn locator(record: &[u8]) -> Option<u64> {
+pub fn locator(record: &[u8]) -> Option<u64> {
     record.starts_with(b"PK\x06\x07").then(|| Numbers(record).u64(8)).flatten()
 }
 
 /// Reads a zip64 end record.
-pub(crate) fn end64(record: &[u8]) -> Result<Directory, Wrong> {
+///
+/// # Errors
+/// As [`end`].
+pub fn end64(record: &[u8]) -> Result<Directory, Wrong> {
     let numbers = Numbers(record);
     let read = || {
         let directory =
@@ -90,20 +99,28 @@ pub(crate) fn end64(record: &[u8]) -> Result<Directory, Wrong> {
 
 /// A member, as the directory describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
+    /// Its name, as bytes.
     pub name: Vec<u8>,
     /// Bytes in the archive.
     pub stored_len: u64,
+    /// Bytes when they are no longer compressed.
     pub len: u64,
+    /// CRC-32 of those.
     pub crc32: u32,
     /// Where its own header is.
     pub header: u64,
-    flags: u16,
-    method: u16,
+    /// General purpose bits, APPNOTE §4.4.4.
+    pub flags: u16,
+    /// Its number of the method of compression, §4.4.5.
+    pub method: u16,
 }
 
 /// Reads the entry at the start of `bytes`, and says how many of them it has; nothing if it is not whole.
-pub(crate) fn entry(bytes: &[u8]) -> Result<Option<(Entry, usize)>, Wrong> {
+///
+/// # Errors
+/// `Record` for what is no entry.
+pub fn entry(bytes: &[u8]) -> Result<Option<(Entry, usize)>, Wrong> {
     let what = || Wrong::Record { what: "an entry of the directory" };
     let numbers = Numbers(bytes);
     if bytes.len() < ENTRY {
@@ -133,7 +150,7 @@ pub(crate) fn entry(bytes: &[u8]) -> Result<Option<(Entry, usize)>, Wrong> {
     Ok(Some((entry, end)))
 }
 
-/// Lengths and place of a member; those that are all ones stand in the zip64 extra field, one behind the other.
+/// Lengths and place of a member; those that are all ones stand in the zip64 extra field, one behind the other, which must be there.
 fn widen(narrow: [u32; 3], mut extra: &[u8]) -> Option<[u64; 3]> {
     let mut wide = narrow.map(u64::from);
     if !narrow.contains(&u32::MAX) {
@@ -155,12 +172,14 @@ fn widen(narrow: [u32; 3], mut extra: &[u8]) -> Option<[u64; 3]> {
         }
         return Some(wide);
     }
-    // Without the field the number is what it is.
-    Some(wide)
+    None
 }
 
 impl Entry {
     /// How its bytes are stored.
+    ///
+    /// # Errors
+    /// `Unsupported`, `Method`, `OtherMember` if it is stored and has two lengths.
     pub fn method(&self) -> Result<Method, Wrong> {
         match (self.flags & 1, self.method) {
             (1, _) => Err(Wrong::Unsupported { what: "an encrypted member" }),
@@ -176,7 +195,10 @@ impl Entry {
         (LOCAL + self.name.len()) as u64
     }
 
-    /// Bytes between the start of the member's own header and its content.
+    /// Bytes between the start of the member's own header and its content, from the first [`header_len`](Self::header_len) of it.
+    ///
+    /// # Errors
+    /// `Record`; `OtherMember` if it is the header of another one.
     pub fn content_at(&self, header: &[u8]) -> Result<u64, Wrong> {
         let what = || Wrong::Record { what: "the header of a member" };
         let numbers = Numbers(header);
