@@ -63,8 +63,11 @@ pub enum Command {
     Cat(Cat),
     /// Copy an object: complete and verified under its name, or not there
     Cp(Cp),
-    /// Load a safetensors checkpoint into host or GPU memory
+    /// Load a checkpoint into host or GPU memory
     Load(Load),
+    /// Show, verify, compare and convert checkpoints
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Measure reads or writes beside the machine's own ceiling
     #[command(subcommand)]
     Bench(Bench),
@@ -264,7 +267,8 @@ pub struct Cp {
   straightway load /data/model --into gpu0 --tensors 'model.layers.0.*,lm_head.weight'
   straightway load /data/model/model.safetensors.index.json --digest --json")]
 pub struct Load {
-    /// A safetensors file, an index.json, a directory that holds either, or another object with the bytes of one such file
+    /// A safetensors file, an index.json, a file of torch.save, a directory of torch.distributed.checkpoint or Megatron, a
+    /// directory that holds one of the files, or another object with the bytes of one
     #[arg(value_parser = parse_uri)]
     pub checkpoint: Uri,
     /// Where the bytes go: host, gpuN, bar:PCI-ADDRESS/N or p2pmem:PCI-ADDRESS
@@ -282,6 +286,117 @@ pub struct Load {
     /// The engine.
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// `checkpoint`.
+#[derive(Subcommand, Debug)]
+#[command(
+    arg_required_else_help = false,
+    after_help = "Formats: safetensors (one file, shards with an index, shards of a distributed export), torch.save,
+torch.distributed.checkpoint (DCP), Megatron torch_dist. Pickles are read by an unpickler that runs nothing.
+
+Examples:
+  straightway checkpoint show /data/step-1000
+  straightway checkpoint verify model.pt
+  straightway checkpoint diff step-1000 model.safetensors
+  straightway checkpoint convert step-1000 --to safetensors --out /data/model"
+)]
+pub enum CheckpointCommand {
+    /// List files, tensors and other values, without reading a tensor
+    Show(CheckpointShow),
+    /// Read every byte and compare the checksums that are stored
+    Verify(CheckpointVerify),
+    /// Compare names, types, shapes and bytes of the tensors; exit code 1 if they differ
+    Diff(CheckpointDiff),
+    /// Write the tensors in another format, a bounded part at a time
+    Convert(CheckpointConvert),
+}
+
+/// `checkpoint show`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway checkpoint show model.pt
+  straightway checkpoint show /data/step-1000 --json")]
+pub struct CheckpointShow {
+    /// The checkpoint
+    #[arg(value_parser = parse_uri)]
+    pub checkpoint: Uri,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `checkpoint verify`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway checkpoint verify model.pt
+  straightway checkpoint verify /data/step-1000 --json")]
+pub struct CheckpointVerify {
+    /// The checkpoint
+    #[arg(value_parser = parse_uri)]
+    pub checkpoint: Uri,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `checkpoint diff`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway checkpoint diff step-1000 step-2000
+  straightway checkpoint diff model.pt model.safetensors --json")]
+pub struct CheckpointDiff {
+    /// One checkpoint
+    #[arg(value_parser = parse_uri)]
+    pub first: Uri,
+    /// The other, of the same format or another one
+    #[arg(value_parser = parse_uri)]
+    pub second: Uri,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `checkpoint convert`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  straightway checkpoint convert model.pt --to safetensors --out /data/model
+  straightway checkpoint convert step-1000 --to safetensors --out /data/model --shard-size 5GB --tensors 'model.*'")]
+pub struct CheckpointConvert {
+    /// The checkpoint
+    #[arg(value_parser = parse_uri)]
+    pub checkpoint: Uri,
+    /// The format to write
+    #[arg(long, value_enum)]
+    pub to: ConvertTo,
+    /// An existing directory for the files
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Names to write: a comma list of globs with * and ?
+    #[arg(long, value_name = "PATTERN")]
+    pub tensors: Option<String>,
+    /// Longest file, for shards with an index [default: one file]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_positive)]
+    pub shard_size: Option<u64>,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// A format to write.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConvertTo {
+    /// A safetensors file, or shards with an index.
+    Safetensors,
+}
+
+impl ConvertTo {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+        }
+    }
 }
 
 /// `nvme`.

@@ -73,6 +73,42 @@ fn rewrite(header: &Header) {
     }
 }
 
+/// Takes `file` for a whole file of `torch.save`. Returns `ok` or the error's code.
+pub fn torch(file: &[u8]) -> &'static str {
+    match Catalog::of_torch_bytes("f.pt".to_owned(), file) {
+        Ok(catalog) => {
+            for tensor in catalog.tensors() {
+                assert_eq!(catalog.get(&tensor.name), Some(tensor));
+                for chunk in tensor.chunks() {
+                    assert!(chunk.file_offset + chunk.len_bytes <= file.len() as u64);
+                }
+            }
+            let whole = |at| Want::whole(&catalog, at).expect("a position of the catalog");
+            let loadable = |at: &usize| matches!(catalog.tensors()[*at].held, sw_checkpoint::Held::Chunks(_));
+            let wants: Vec<Want> = (0..catalog.tensors().len()).filter(loadable).map(whole).collect();
+            let plan = LoadPlan::new(&catalog, &wants, LoadLimits::default()).expect("a real file fits memory");
+            let end = |part: sw_checkpoint::ReadPart| part.file_offset + part.len_bytes;
+            assert!(plan.parts().all(|part| end(part) <= file.len() as u64));
+            "ok"
+        }
+        Err(error) => {
+            check_message(&error.to_string());
+            error.code()
+        }
+    }
+}
+
+/// Takes `metadata` for a `.metadata` file. Returns `ok` or the error's code.
+pub fn dcp(metadata: &[u8]) -> &'static str {
+    match sw_checkpoint::dcp_names(metadata) {
+        Ok(_) => "ok",
+        Err(error) => {
+            check_message(&error.to_string());
+            error.code()
+        }
+    }
+}
+
 /// Takes `text` for an index file. Returns `ok` or the error's code.
 pub fn index(text: &[u8]) -> &'static str {
     match ShardIndex::parse(text) {

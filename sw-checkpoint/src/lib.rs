@@ -28,9 +28,12 @@
 
 #![forbid(unsafe_code)]
 
+mod batches;
 mod boxes;
 mod catalog;
+mod convert;
 mod dcp;
+mod diff;
 mod dtype;
 mod header;
 mod header_json;
@@ -45,13 +48,17 @@ mod read_head;
 mod save;
 mod shard_index;
 mod shards;
+mod share;
 mod torch;
+mod verify;
 mod want;
 mod write_plan;
 mod zip;
 
 pub use catalog::{Catalog, CatalogBuilder, CatalogFile, Chunk, Format, Held, LayoutFault, Leaf, LeafValue, Tensor};
-pub use dcp::DcpError;
+pub use convert::Converted;
+pub use dcp::{DcpError, dcp_names};
+pub use diff::Difference;
 pub use dtype::Dtype;
 pub use header::{HEADER_LEN_MAX_BYTES, Header, HeaderError, HeaderSpan, LENGTH_LEN_BYTES, RANK_MAX, TensorInfo};
 pub use load::{FileReport, LoadOptions, Loaded, LoadedTensor, Way, load};
@@ -65,7 +72,9 @@ pub use read_head::{FIRST_STEP_LEN_BYTES, HeadReader, ReadStep, STEP_LEN_MAX_BYT
 pub use save::{SaveError, SaveOptions, Saved, save};
 pub use shard_index::{INDEX_LEN_MAX_BYTES, IndexError, ShardIndex, check_shard_name};
 pub use shards::{CatalogError, SHARD_COUNT_MAX, Shard};
+pub use share::{Cut, FileRange, RankShare, Scope, Share, ShareLimits, Transfer, share};
 pub use torch::TorchError;
+pub use verify::{Mismatch, Verified};
 pub use want::Want;
 pub use write_plan::{FileLayout, LayoutError, LayoutOptions, PlacedTensor, TensorSpec, WritePlan};
 pub use zip::ZipError;

@@ -43,7 +43,6 @@ pub(crate) fn read_in_pieces<R: Ranges>(from: &mut R, offset: u64, len: u64) -> 
     Ok(all)
 }
 
-#[cfg(any(test, fuzzing))]
 impl Ranges for &[u8] {
     type Error = std::convert::Infallible;
 

@@ -162,6 +162,10 @@ impl Archive {
         Ok(Self { entries, by_name })
     }
 
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&Entry> {
         let at = self.by_name.binary_search_by(|&at| self.entries[at].name.as_str().cmp(name)).ok()?;
         self.entries.get(self.by_name[at])

@@ -14,7 +14,9 @@ use standin_libcuda::{
     runner::{Case, End, Outcome, case, holds, same, text},
 };
 use straightway::{Destination, Engine, ErrorKind, Landing, Memory, Reason, Uri};
-use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec, load, save};
+use sw_checkpoint::{
+    Checkpoint, Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec, Want, load, save,
+};
 use sw_testkit::scratch::Scratch;
 
 const WORKER: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100"), ("STANDIN_DEVICES", "2")];
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
             ..case("a_sharded_checkpoint_has_the_same_digests_on_a_gpu_when_streams_run_beside", sharded)
         },
         Case { settings: WORKER, ..case("a_checkpoint_is_saved_from_one_gpu_and_loaded_into_another", saved_from_gpu) },
+        Case { settings: WORKER, ..case("chunks_and_slices_are_put_together_in_device_memory", put_together) },
         case("a_gpu_too_small_for_a_checkpoint_is_told_before_anything_is_read", too_small),
         Case { end: End::Kept, ..case("a_copy_that_fails_fails_the_load", copy_fails) },
     ];
@@ -143,6 +146,30 @@ fn saved_from_gpu() -> Outcome {
     let other = load(&engine, &at(&second), &into(Destination::Gpu(1))).map_err(text)?;
     same("digests", digests(&other), want)?;
     ways_are_staged(&other)
+}
+
+/// Files of PyTorch: tensors in chunks along every dimension, and slices of them, whose short runs are gathered.
+fn put_together() -> Outcome {
+    let engine = engine();
+    for name in ["views.pt", "training.pt", "dcp", "hf"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/torch").join(name);
+        let host = load(&engine, &at(&path), &into(Destination::Host)).map_err(text)?;
+        let device = load(&engine, &at(&path), &into(GPU0)).map_err(text)?;
+        same(name, digests(&device), digests(&host))?;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/torch/dcp");
+    let checkpoint = Checkpoint::open(&engine, &at(&path)).map_err(text)?;
+    for (name, ranges) in [("model.columns", vec![1..6, 2..9]), ("model.cube", vec![1..3, 1..7, 2..4])] {
+        let want = [Want::slice(checkpoint.catalog(), name, &ranges).map_err(text)?];
+        let host = checkpoint.load(&engine, &want, &into(Destination::Host)).map_err(text)?;
+        let device = checkpoint.load(&engine, &want, &into(GPU0)).map_err(text)?;
+        same(name, digests(&device), digests(&host))?;
+        let len = device.tensors[0].len_bytes;
+        let given = vec![engine.allocate(GPU0, len, 0).map_err(text)?];
+        let given = checkpoint.load_into(&engine, &want, given, &into(GPU0)).map_err(text)?;
+        same(name, digests(&given), digests(&host))?;
+    }
+    Ok(())
 }
 
 fn too_small() -> Outcome {

@@ -153,3 +153,44 @@ fn mutated_patterns_parse_or_are_refused() {
         bodies::pattern(&text);
     }
 }
+
+#[test]
+fn mutated_files_of_torch_give_a_catalog_or_a_typed_error() {
+    let mut seeds = files("torch", ".pt");
+    seeds.extend(files("hostile-torch", "e.pt"));
+    seeds.extend(files("hostile-torch", "p.pt"));
+    let mut dice = Dice(5);
+    let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();
+    for _ in 0..MUTATIONS {
+        let mut file = seeds[dice.roll(seeds.len())].clone();
+        // In place, so that the container still holds together and the pickle behind it is reached.
+        for _ in 0..=dice.roll(3) {
+            let at = dice.roll(file.len());
+            file[at] = u8::try_from(dice.roll(256)).unwrap();
+        }
+        *outcomes.entry(bodies::torch(&file)).or_default() += 1;
+    }
+    println!("{outcomes:?}");
+    assert!(outcomes.len() >= 12, "only {} outcomes: {outcomes:?}", outcomes.len());
+    assert!(outcomes["ok"] > 100, "{outcomes:?}");
+    for _ in 0..MUTATIONS / 4 {
+        let mut file = seeds[dice.roll(seeds.len())].clone();
+        mutate(&mut dice, &mut file);
+        bodies::torch(&file);
+    }
+}
+
+#[test]
+fn mutated_metadata_of_dcp_is_read_or_refused() {
+    let seeds = [files("torch/dcp", ".metadata"), files("torch/dcp-one", ".metadata")].concat();
+    let mut dice = Dice(6);
+    let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();
+    for _ in 0..MUTATIONS {
+        let mut bytes = seeds[dice.roll(seeds.len())].clone();
+        mutate(&mut dice, &mut bytes);
+        *outcomes.entry(bodies::dcp(&bytes)).or_default() += 1;
+    }
+    println!("{outcomes:?}");
+    assert!(outcomes.len() >= 6, "only {} outcomes: {outcomes:?}", outcomes.len());
+    assert!(outcomes["ok"] > 100, "{outcomes:?}");
+}

@@ -1,4 +1,4 @@
-//! `load`: a safetensors checkpoint into host or GPU memory.
+//! `load`: a checkpoint into host or GPU memory.
 
 use std::fmt;
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cat;
+mod checkpoint;
 mod cp;
 mod demo;
 mod doctor;
@@ -14,7 +15,7 @@ mod plan;
 use clap::CommandFactory as _;
 
 use crate::{
-    args::{Bench, Cli, Command, Nvme},
+    args::{Bench, CheckpointCommand, Cli, Command, Nvme},
     fail::Fail,
     out::Out,
 };
@@ -33,6 +34,10 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Cat(args) => cat::run(&args, out),
         Command::Cp(args) => cp::run(&args, out),
         Command::Load(args) => load::run(&args, out),
+        Command::Checkpoint(CheckpointCommand::Show(args)) => checkpoint::show(&args, out),
+        Command::Checkpoint(CheckpointCommand::Verify(args)) => checkpoint::verify(&args, out),
+        Command::Checkpoint(CheckpointCommand::Diff(args)) => checkpoint::diff(&args, out),
+        Command::Checkpoint(CheckpointCommand::Convert(args)) => checkpoint::convert(&args, out),
         Command::Bench(Bench::Read(args)) => bench::read(&args, out),
         Command::Bench(Bench::Write(args)) => bench::write(&args, out),
         Command::Nvme(Nvme::List(args)) => nvme::list(&args, out),

@@ -79,6 +79,34 @@ fn is_of(value: &Value, kind: &str) -> bool {
     }
 }
 
+/// The same for checkpoints: one with tensors that cannot be loaded, and one that is damaged.
+fn checkpoints(scratch: &Scratch) -> Vec<Value> {
+    let torch = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sw-checkpoint/testdata/torch");
+    let path = |name: &str| torch.join(name).to_str().unwrap().to_owned();
+    let mut damaged = std::fs::read(torch.join("views.pt")).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 64].iter_mut().for_each(|byte| *byte ^= 1);
+    std::fs::write(scratch.path("damaged.pt"), damaged).unwrap();
+    std::fs::create_dir(scratch.path("out")).unwrap();
+    let (dcp, hf, views, strided) = (path("dcp"), path("hf"), path("views.pt"), path("strided.pt"));
+    let runs: [&[&str]; 8] = [
+        &["show", &dcp],
+        &["show", &hf],
+        &["show", &strided],
+        &["verify", &views],
+        &["verify", "damaged.pt"],
+        &["diff", &views, &strided],
+        &["diff", &strided, &strided],
+        &["convert", &views, "--to", "safetensors", "--out", "out"],
+    ];
+    let mut all = Vec::new();
+    for arguments in runs {
+        all.extend(scratch.run(&[&["checkpoint"], arguments, &["--json"]].concat()).json());
+    }
+    all.extend(scratch.run(&["checkpoint", "diff", &views, "damaged.pt", "--json"]).json());
+    all
+}
+
 /// Runs that together print every schema and every field.
 fn everything() -> Vec<Value> {
     let scratch = Scratch::new();
@@ -115,6 +143,7 @@ fn everything() -> Vec<Value> {
     let load = ["load", checkpoint.to_str().unwrap(), "--json"];
     all.extend(scratch.run(&load).ok().json());
     all.extend(scratch.run(&[&load[..], &["--digest"]].concat()).ok().json());
+    all.extend(checkpoints(&scratch));
     all
 }
 

@@ -6,7 +6,7 @@ use crate::support::Scratch;
 const PAGE: &str = include_str!("../../../docs/cli-reference.md");
 
 /// Every command, as the page orders them.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 19] = [
     "",
     "demo",
     "doctor",
@@ -16,6 +16,11 @@ const COMMANDS: [&str; 14] = [
     "cat",
     "cp",
     "load",
+    "checkpoint",
+    "checkpoint show",
+    "checkpoint verify",
+    "checkpoint diff",
+    "checkpoint convert",
     "bench",
     "bench read",
     "bench write",

@@ -103,6 +103,16 @@ impl DcpError {
     }
 }
 
+/// Names of the tensors and of the other items that the bytes of a `.metadata` file describe.
+///
+/// # Errors
+/// `Metadata`, `FileName`.
+pub fn dcp_names(metadata: &[u8]) -> Result<(Vec<String>, Vec<String>), DcpError> {
+    let Metadata { tensors, objects, .. } = Metadata::read(metadata)?;
+    let tensors = tensors.into_iter().map(|tensor| tensor.name).collect();
+    Ok((tensors, objects.into_iter().map(|(name, _)| name).collect()))
+}
+
 /// A tensor of the checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DcpTensor {

@@ -89,7 +89,15 @@ pub(super) fn open(engine: &Engine, directory: &Path, names: &[String]) -> Resul
         add_common(engine, &mut builder, file, &objects[file])?;
     }
     let catalog = builder.finish().map_err(|cause| malformed(&at, DcpError::from(cause)))?;
-    Ok((catalog, objects))
+    let blobs = metadata.blobs.iter().filter(|blob| !blob.transforms);
+    let blobs = blobs.filter(|blob| {
+        let end = blob.file_offset.checked_add(blob.len_bytes);
+        end.is_some_and(|end| objects.get(blob.file).is_some_and(|object| end <= object.len()))
+    });
+    let mut containers: Vec<(usize, u64, u64)> =
+        blobs.map(|blob| (blob.file, blob.file_offset, blob.len_bytes)).collect();
+    containers.extend(common.and_then(|file| Some((file, 0, objects.get(file)?.len()))));
+    Ok(Opened { catalog, objects, containers })
 }
 
 /// Where the data of each blob begins in its file; `None` for blobs of objects.

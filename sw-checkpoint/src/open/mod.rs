@@ -19,7 +19,8 @@ use crate::ranges::Failed;
 use crate::torch::{self, LEGACY_MAGIC, TorchError, ZIP_MAGIC};
 use crate::{Catalog, HeadReader, Header, INDEX_LEN_MAX_BYTES, Pattern, Shard, ShardIndex, Want, load::unplanned};
 
-pub(crate) use heads::{ObjectRanges, read_range};
+use heads::read_range;
+pub(crate) use heads::{ObjectRanges, fetch};
 
 /// Most bytes of the file that names Megatron's last iteration: a number or `release`.
 const TRACKER_LEN_MAX_BYTES: u64 = 64;
@@ -31,8 +32,7 @@ const TORCH_ENDINGS: &[&str] = &[".pt", ".pth", ".bin", ".ckpt"];
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     at: Uri,
-    catalog: Catalog,
-    objects: Vec<Object>,
+    opened: Opened,
 }
 
 impl Checkpoint {
@@ -45,8 +45,7 @@ impl Checkpoint {
     /// # Errors
     /// `BadFormat` with file, tensor and remedy; what opening and reading return.
     pub fn open(engine: &Engine, at: &Uri) -> Result<Self, Error> {
-        let (catalog, objects) = open_files(engine, at)?;
-        Ok(Self { at: at.clone(), catalog, objects })
+        Ok(Self { at: at.clone(), opened: open_files(engine, at)? })
     }
 
     /// Where it was opened.
@@ -58,13 +57,19 @@ impl Checkpoint {
     /// What it holds.
     #[must_use]
     pub const fn catalog(&self) -> &Catalog {
-        &self.catalog
+        &self.opened.catalog
     }
 
     /// Its files, at the positions of [`Catalog::files`].
     #[must_use]
     pub fn objects(&self) -> &[Object] {
-        &self.objects
+        &self.opened.objects
+    }
+
+    /// Ranges of a file (first byte, length) that are whole files of `torch.save`.
+    pub(crate) fn containers(&self, file: usize) -> Vec<(u64, u64)> {
+        let of_file = self.opened.containers.iter().filter(|(at, ..)| *at == file);
+        of_file.map(|&(_, offset, len)| (offset, len)).collect()
     }
 
     /// All of each tensor that `pattern` matches.
@@ -72,11 +77,25 @@ impl Checkpoint {
     /// # Errors
     /// `NotFound` if an item of the pattern matches none.
     pub fn wants(&self, pattern: &Pattern) -> Result<Vec<Want>, Error> {
-        Want::matching(&self.catalog, pattern).map_err(|cause| unplanned(&self.at, cause))
+        Want::matching(self.catalog(), pattern).map_err(|cause| unplanned(&self.at, cause))
     }
 }
 
-type Opened = (Catalog, Vec<Object>);
+/// What opening gives.
+#[derive(Clone, Debug)]
+struct Opened {
+    catalog: Catalog,
+    objects: Vec<Object>,
+    /// File, first byte and length of each range that is a whole file of `torch.save`.
+    containers: Vec<(usize, u64, u64)>,
+}
+
+impl Opened {
+    /// Files of another format.
+    const fn plain(catalog: Catalog, objects: Vec<Object>) -> Self {
+        Self { catalog, objects, containers: Vec::new() }
+    }
+}
 
 fn open_files(engine: &Engine, at: &Uri) -> Result<Opened, Error> {
     let Uri::File(path) = at else { return open_single(engine, at, at.to_string()) };
@@ -150,13 +169,14 @@ fn open_single(engine: &Engine, at: &Uri, name: String) -> Result<Opened, Error>
     if first.starts_with(&ZIP_MAGIC) {
         let mut ranges = ObjectRanges::whole(engine, &object);
         let catalog = torch::catalog(name, &mut ranges).map_err(|failed| unread(at, failed))?;
-        return Ok((catalog, vec![object]));
+        let containers = vec![(0, 0, object.len())];
+        return Ok(Opened { catalog, objects: vec![object], containers });
     }
     if first.starts_with(&LEGACY_MAGIC) {
         return Err(malformed(at, TorchError::Legacy));
     }
     let header = read_header(engine, at, &object, &first)?;
-    Ok((Catalog::single(name, header), vec![object]))
+    Ok(Opened::plain(Catalog::single(name, header), vec![object]))
 }
 
 fn open_index(engine: &Engine, at: &Uri, path: &Path) -> Result<Opened, Error> {
@@ -172,7 +192,7 @@ fn open_index(engine: &Engine, at: &Uri, path: &Path) -> Result<Opened, Error> {
         objects.push(object);
     }
     let catalog = Catalog::sharded(&index, shards).map_err(|cause| malformed(at, cause))?;
-    Ok((catalog, objects))
+    Ok(Opened::plain(catalog, objects))
 }
 
 /// Several safetensors files without an index: shards of a distributed checkpoint, if they say so.
@@ -194,7 +214,7 @@ fn open_distributed(engine: &Engine, directory: &Path, files: &[PathBuf]) -> Res
         objects.push(object);
     }
     let catalog = Catalog::distributed(shards).map_err(|cause| malformed(&Uri::File(lossy(directory)), cause))?;
-    Ok((catalog, objects))
+    Ok(Opened::plain(catalog, objects))
 }
 
 fn lossy(path: &Path) -> String {

@@ -25,7 +25,8 @@ use crate::quote::Quoted;
 pub(crate) const PICKLE_LEN_MAX_BYTES: u64 = 2 << 30;
 
 /// Most values that a reader of a tree looks at: shared parts count each time.
-const WALK_MAX: u64 = 50_000_000;
+/// 4 million take a second or two at most; the largest checkpoints have some 100,000.
+const WALK_MAX: u64 = 4_000_000;
 
 /// Most bytes of names and texts that it makes of them.
 const WALK_MAX_BYTES: u64 = 1 << 30;

@@ -177,6 +177,36 @@ pub(crate) fn catalog<R: Ranges>(name: String, from: &mut R) -> Result<Catalog, 
     Ok(builder.finish().map_err(TorchError::from)?)
 }
 
+impl Catalog {
+    /// The catalog of a file of `torch.save` whose bytes are in memory.
+    ///
+    /// # Errors
+    /// Every [`TorchError`].
+    pub fn of_torch_bytes(name: String, bytes: &[u8]) -> Result<Self, TorchError> {
+        let mut bytes = bytes;
+        catalog(name, &mut bytes).map_err(|failed| match failed {
+            Failed::Read(never) => match never {},
+            Failed::Format(fault) => fault,
+        })
+    }
+}
+
+/// A checksum in a container: of which entry, its first byte, its length, its CRC-32.
+pub(crate) type Checksum = (String, u64, u64, u32);
+
+/// The checksums of everything in a container; none if its writer made none (`set_crc32_options(False)` stores zeros).
+pub(crate) fn checksums<R: Ranges>(from: &mut R, tail_len_bytes: u64) -> Result<Vec<Checksum>, Fault<R>> {
+    let archive = Archive::read(from, tail_len_bytes).map_err(widen)?;
+    if archive.entries().iter().all(|entry| entry.crc32 == 0) {
+        return Ok(Vec::new());
+    }
+    let one = |entry: &crate::zip::Entry| {
+        let offset = entry.data_offset(from).map_err(widen)?;
+        Ok((entry.name.clone(), offset, entry.len_bytes, entry.crc32))
+    };
+    archive.entries().iter().map(one).collect()
+}
+
 /// A fault of the container as one of the file.
 fn widen<E>(failed: Failed<E, ZipError>) -> Failed<E, TorchError> {
     match failed {

@@ -1,0 +1,11 @@
+//! `checkpoint`: what a checkpoint holds, whether it is whole, how two differ, and the same in another format.
+
+mod convert;
+mod diff;
+mod show;
+mod verify;
+
+pub use convert::run as convert;
+pub use diff::run as diff;
+pub use show::run as show;
+pub use verify::run as verify;
