@@ -70,7 +70,7 @@ pub enum DcpError {
         /// First byte.
         file_offset: u64,
         /// What is wrong with it.
-        source: TorchError,
+        source: Box<TorchError>,
     },
     /// A blob holds something else than `.metadata` says.
     #[error("the chunk of {} at byte {file_offset} of {} holds {found}, {METADATA_NAME} says {expected}; files of two checkpoints are mixed, or one is damaged", Quoted(.item), Quoted(.file))]

@@ -191,7 +191,9 @@ fn place_one(
             Err(Failed::Format(DcpError::Disagrees { item, file, file_offset, found, expected }))
         }
         Err(Failed::Read(error)) => Err(Failed::Read(error)),
-        Err(Failed::Format(source)) => Err(Failed::Format(DcpError::Blob { item, file, file_offset, source })),
+        Err(Failed::Format(source)) => {
+            Err(Failed::Format(DcpError::Blob { item, file, file_offset, source: Box::new(source) }))
+        }
     }
 }
 

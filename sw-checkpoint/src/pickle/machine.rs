@@ -124,7 +124,7 @@ impl Machine<'_> {
             // POP takes a mark off if that is on top.
             b'0' if self.marks.last() == Some(&self.stack.len()) => drop(self.marks.pop()),
             b'0' => drop(self.pop()?),
-            b'1' => drop(self.to_mark()?),
+            b'1' => drop(self.take_to_mark()?),
             _ => {
                 let top = self.top()?;
                 self.stack.push(top);
@@ -139,10 +139,10 @@ impl Machine<'_> {
             b')' => Node::Tuple(Vec::new()),
             b'}' => Node::Dict(Vec::new()),
             // LIST, FROZENSET
-            b'l' | 0x91 => Node::List(self.to_mark()?),
-            b't' => Node::Tuple(self.to_mark()?),
+            b'l' | 0x91 => Node::List(self.take_to_mark()?),
+            b't' => Node::Tuple(self.take_to_mark()?),
             b'd' => {
-                let items = self.to_mark()?;
+                let items = self.take_to_mark()?;
                 Node::Dict(self.pairs(&items)?)
             }
             // TUPLE1, TUPLE2, TUPLE3
@@ -165,7 +165,7 @@ impl Machine<'_> {
                 let value = self.pop()?;
                 vec![self.pop()?, value]
             }
-            _ => self.to_mark()?,
+            _ => self.take_to_mark()?,
         };
         let target = self.top()?;
         let pairs = if matches!(opcode, b's' | b'u') { Some(self.pairs(&items)?) } else { None };
@@ -281,7 +281,7 @@ impl Machine<'_> {
     }
 
     /// Everything above the last mark, and the mark.
-    fn to_mark(&mut self) -> Result<Vec<Id>, PickleError> {
+    fn take_to_mark(&mut self) -> Result<Vec<Id>, PickleError> {
         let mark = self.marks.pop().ok_or_else(|| self.wrong("there is no mark"))?;
         if mark > self.stack.len() {
             return Err(self.wrong("the mark is gone"));
