@@ -1,28 +1,27 @@
 //! Checkpoints: their tensors by name, loading all of them, saving.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use pyo3::{
     prelude::*,
     types::{PyDict, PyString},
 };
 use straightway::{Destination, Error, ErrorKind, Memory, Uri, Verb, parse_policy};
-use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec};
+use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec, Want};
 
 use crate::{
     buffer::{Buffer, Held},
     engine::Handle,
     error::{Fail, misuse},
-    object::Object,
     report, wait,
 };
 
-/// A checkpoint whose headers were read and checked.
+/// A checkpoint whose heads were read and checked.
 #[pyclass(frozen, module = "straightway._native")]
 #[derive(Debug)]
 pub struct Checkpoint {
     engine: Handle,
-    opened: sw_checkpoint::Checkpoint,
+    opened: Arc<sw_checkpoint::Checkpoint>,
 }
 
 impl Checkpoint {
@@ -30,34 +29,56 @@ impl Checkpoint {
     pub fn open(py: Python<'_>, engine: Handle, at: Uri) -> Result<Self, Fail> {
         let inner = straightway::Engine::clone(&engine);
         let opened = wait::interruptible(py, move || sw_checkpoint::Checkpoint::open(&inner, &at))?;
-        Ok(Self { engine, opened })
+        Ok(Self { engine, opened: Arc::new(opened) })
+    }
+
+    /// A whole tensor, or the box of it that half-open ranges cut out, one for each dimension.
+    fn want(&self, name: &str, ranges: Option<&[(u64, u64)]>) -> Result<Want, Fail> {
+        let catalog = self.opened.catalog();
+        let ranges: Vec<Range<u64>> = match ranges {
+            Some(ranges) => ranges.iter().map(|(start, end)| *start..*end).collect(),
+            None => catalog.get(name).into_iter().flat_map(|tensor| tensor.shape.iter().map(|dim| 0..*dim)).collect(),
+        };
+        Want::slice(catalog, name, &ranges)
+            .map_err(|cause| misuse(cause.to_string(), "ask for a tensor and ranges that it has"))
     }
 }
 
-/// `(name, element type, shape, bytes, file, offset in the file)`.
-type Row<'a> = (&'a str, &'static str, Vec<u64>, u64, usize, u64);
+fn row_of(tensor: &sw_checkpoint::Tensor) -> Row<'_> {
+    (&*tensor.name, tensor.dtype.name(), tensor.shape.to_vec(), tensor.len_bytes)
+}
+
+/// Half-open ranges of a tensor, one for each dimension; None for all of it.
+type Ranges = Option<Vec<(u64, u64)>>;
+
+/// `(name, element type, shape, bytes)`.
+type Row<'a> = (&'a str, &'static str, Vec<u64>, u64);
 
 #[pymethods]
 impl Checkpoint {
-    /// `(name, element type, shape, bytes, file, offset in the file)` of each tensor, by file and offset.
-    ///
-    /// A tensor that is not one range of one file (in several chunks, or a view that is not contiguous) is an error.
-    fn tensors(&self) -> Result<Vec<Row<'_>>, Fail> {
-        let row = |tensor: &'_ sw_checkpoint::Tensor| match tensor.chunks() {
-            [chunk] => Ok((chunk.file, chunk.file_offset)),
-            [] if tensor.len_bytes == 0 => Ok((0, 0)),
-            chunks => Err(misuse(
-                format!("tensor {:?} is in {} chunks", tensor.name, chunks.len()),
-                "load it instead of asking where it is",
-            )),
-        };
-        let mut rows = Vec::with_capacity(self.opened.catalog().tensors().len());
-        for tensor in self.opened.catalog().tensors() {
-            let (file, offset) = row(tensor)?;
-            rows.push((&*tensor.name, tensor.dtype.name(), tensor.shape.to_vec(), tensor.len_bytes, file, offset));
-        }
-        rows.sort_by_key(|row: &Row<'_>| (row.4, row.5));
-        Ok(rows)
+    /// `(name, element type, shape, bytes)` of each tensor, in the order of the files and of the offsets in them.
+    fn tensors(&self) -> Vec<Row<'_>> {
+        let mut tensors: Vec<_> = self.opened.catalog().tensors().iter().collect();
+        tensors.sort_by_key(|tensor| tensor.chunks().first().map(|chunk| (chunk.file, chunk.file_offset)));
+        tensors.into_iter().map(row_of).collect()
+    }
+
+    /// Reads `(name, ranges)`: the box of a tensor that half-open ranges cut out, one for each dimension, or, for None, all of it.
+    /// Gives buffers in the same order, and the report.
+    #[pyo3(signature = (wants, *, into="host", policy="any"))]
+    fn read<'py>(
+        slf: &Bound<'py, Self>,
+        wants: Vec<(String, Ranges)>,
+        into: &str,
+        policy: &str,
+    ) -> Result<LoadedList<'py>, Fail> {
+        let Self { engine, opened } = slf.get();
+        let wants = wants.iter().map(|(name, ranges)| slf.get().want(name, ranges.as_deref()));
+        let wants = wants.collect::<Result<Vec<_>, _>>()?;
+        let options = load_options(into, None, policy)?;
+        let (into, inner, at) = (options.into, straightway::Engine::clone(engine), opened.clone());
+        let loaded = wait::interruptible(slf.py(), move || at.load(&inner, &wants, &options))?;
+        as_buffers(slf.py(), engine, &opened.at().to_string(), (loaded, into))
     }
 
     /// Free-form strings of a file's header.
@@ -68,13 +89,6 @@ impl Checkpoint {
             strings.set_item(key, value)?;
         }
         Ok(strings)
-    }
-
-    /// One of its files.
-    #[pyo3(signature = (file=0))]
-    fn object(&self, file: usize) -> Result<Object, Fail> {
-        let object = self.opened.objects().get(file).ok_or_else(|| misuse("there is no such file", "count from 0"))?;
-        Ok(Object::new(self.engine.clone(), object.clone()))
     }
 
     fn __repr__(&self) -> String {
@@ -119,9 +133,17 @@ pub type LoadedList<'py> = (Vec<(String, Buffer)>, Bound<'py, PyAny>);
 
 /// Loads, and gives each tensor as a buffer.
 pub fn load<'py>(py: Python<'py>, engine: &Handle, at: Uri, options: LoadOptions) -> Result<LoadedList<'py>, Fail> {
-    let into = options.into;
-    let (name, inner) = (at.to_string(), straightway::Engine::clone(engine));
+    let (into, name, inner) = (options.into, at.to_string(), straightway::Engine::clone(engine));
     let loaded = wait::interruptible(py, move || sw_checkpoint::load(&inner, &at, &options))?;
+    as_buffers(py, engine, &name, (loaded, into))
+}
+
+fn as_buffers<'py>(
+    py: Python<'py>,
+    engine: &Handle,
+    name: &str,
+    (loaded, into): (Loaded, Destination),
+) -> Result<LoadedList<'py>, Fail> {
     let Loaded { regions, tensors, files, tensor_bytes, gap_bytes } = loaded;
     let held: Vec<Arc<Held>> = regions.into_iter().map(|memory| Arc::new(Held::new(memory))).collect();
     let mut realigned = 0;

@@ -124,6 +124,20 @@ def test_a_blob_beyond_4_gib_is_a_file_of_torch(tmp_path: Path):
     assert loaded.shape == (count,) and loaded[-1] == 7 and loaded[0] == 0
 
 
+def test_load_takes_what_torch_and_its_checkpoints_write(tmp_path: Path):
+    saved = {"a": torch.randn(300, 40), "nested": {"b": torch.arange(10), "c": torch.zeros(3, dtype=torch.bfloat16)}}
+    torch.save(saved, tmp_path / "file.pt")
+    dcp.save(saved, storage_writer=dcp.FileSystemWriter(tmp_path / "theirs"), no_dist=True)
+    dcp.save(saved, storage_writer=StorageWriter(tmp_path / "ours"), no_dist=True)
+    for path in ["file.pt", "theirs", "ours"]:
+        loaded = straightway.load(tmp_path / path, framework="torch")
+        assert sorted(loaded) == ["a", "nested.b", "nested.c"]
+        same({"x": loaded["a"], "y": loaded["nested.b"]}, {"x": saved["a"], "y": saved["nested"]["b"]})
+        with straightway.safe_open(tmp_path / path, "pt") as file:
+            assert torch.equal(file.get_slice("a")[5:100, 3:7], saved["a"][5:100, 3:7])
+            assert set(file.keys()) == set(loaded)
+
+
 def test_destinations_of_other_types_and_strides_are_filled(tmp_path: Path):
     saved = {"a": torch.randn(300, 200), "b": torch.randn(64, 64), "c": torch.randn(2000, 40)}
     dcp.save(saved, storage_writer=dcp.FileSystemWriter(tmp_path), no_dist=True)

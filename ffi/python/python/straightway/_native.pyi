@@ -135,9 +135,15 @@ class NewObject:
 class Checkpoint:
     """A checkpoint whose headers were read and checked."""
 
-    def tensors(self) -> list[tuple[str, str, list[int], int, int, int]]: ...
+    def tensors(self) -> list[tuple[str, str, list[int], int]]: ...
     def metadata(self, file: int = 0) -> dict[str, str]: ...
-    def object(self, file: int = 0) -> Object: ...
+    def read(
+        self,
+        wants: Sequence[tuple[str, Sequence[tuple[int, int]] | None]],
+        *,
+        into: str = "host",
+        policy: str = "any",
+    ) -> tuple[list[tuple[str, Buffer]], LoadReport]: ...
 
 class Engine:
     """Moves bytes between objects and memory. Share one; `with` closes it at the end."""
