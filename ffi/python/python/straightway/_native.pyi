@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from typing_extensions import Buffer as SupportsBuffer
 from typing_extensions import Self
@@ -11,13 +11,14 @@ from typing_extensions import Self
 from ._reports import Doctor, LoadReport, Path, Plan
 
 __version__: str
-StrPath = str | PathLike[str]
+_StrPath = str | PathLike[str]
 
-class SupportsDlpack(Protocol):
+class _SupportsDlpack(Protocol):
     def __dlpack__(self) -> Any: ...
 
-Target = Buffer | SupportsBuffer | SupportsDlpack
+_Target = Buffer | SupportsBuffer | _SupportsDlpack
 
+@final
 class Buffer:
     """Memory of the engine, seen as a dense array in row-major order.
 
@@ -54,11 +55,13 @@ class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
 
+@final
 class Completions:
     def __init__(self) -> None: ...
     def fileno(self) -> int: ...
     def drain(self) -> list[int]: ...
 
+@final
 class Operation:
     """An operation that was started. Dropping it gives up the answer."""
 
@@ -66,6 +69,7 @@ class Operation:
     def poll(self, completions: Completions, token: int) -> tuple[Any] | None: ...
     def cancel(self) -> None: ...
 
+@final
 class Object:
     """Something with bytes at offsets: a file, a block device, a namespace, a stripe set."""
 
@@ -85,7 +89,7 @@ class Object:
         deadline: float | None = None,
     ) -> Buffer: ...
     def read_into(
-        self, target: Target, offset: int = 0, *, policy: str = "any", deadline: float | None = None
+        self, target: _Target, offset: int = 0, *, policy: str = "any", deadline: float | None = None
     ) -> Path | None: ...
     def start_read(
         self,
@@ -97,7 +101,7 @@ class Object:
         deadline: float | None = None,
     ) -> Operation: ...
     def start_read_into(
-        self, target: Target, offset: int = 0, *, policy: str = "any", deadline: float | None = None
+        self, target: _Target, offset: int = 0, *, policy: str = "any", deadline: float | None = None
     ) -> Operation: ...
     def read_async(
         self,
@@ -109,7 +113,7 @@ class Object:
         deadline: float | None = None,
     ) -> Awaitable[Buffer]: ...
     def read_into_async(
-        self, target: Target, offset: int = 0, *, policy: str = "any", deadline: float | None = None
+        self, target: _Target, offset: int = 0, *, policy: str = "any", deadline: float | None = None
     ) -> Awaitable[Path | None]: ...
     def plan(self, into: str = "host", policy: str = "any") -> Plan: ...
     def check_unchanged(self) -> None: ...
@@ -119,11 +123,12 @@ class Object:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> bool: ...
 
+@final
 class NewObject:
     """An object in the making: in place as a whole after `commit`, and gone without it."""
 
     def write(
-        self, parts: Sequence[tuple[int, Target]], *, policy: str = "any", deadline: float | None = None
+        self, parts: Sequence[tuple[int, _Target]], *, policy: str = "any", deadline: float | None = None
     ) -> list[Path]: ...
     def commit(self) -> None: ...
     def discard(self) -> None: ...
@@ -132,6 +137,7 @@ class NewObject:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> bool: ...
 
+@final
 class Checkpoint:
     """A checkpoint whose headers were read and checked."""
 
@@ -145,23 +151,24 @@ class Checkpoint:
         policy: str = "any",
     ) -> tuple[list[tuple[str, Buffer]], LoadReport]: ...
 
+@final
 class Engine:
     """Moves bytes between objects and memory. Share one; `with` closes it at the end."""
 
     def __init__(self, **options: Any) -> None: ...
     @staticmethod
     def shared() -> Engine: ...
-    def open(self, uri: StrPath) -> Object: ...
-    def create(self, uri: StrPath, size: int) -> NewObject: ...
+    def open(self, uri: _StrPath) -> Object: ...
+    def create(self, uri: _StrPath, size: int) -> NewObject: ...
     def allocate(self, nbytes: int, into: str = "host", *, phase: int = 0) -> Buffer: ...
     def read_many(
-        self, parts: Sequence[tuple[Object, int, Target]], *, policy: str = "any", deadline: float | None = None
+        self, parts: Sequence[tuple[Object, int, _Target]], *, policy: str = "any", deadline: float | None = None
     ) -> list[Path]: ...
     def to_host(self, buffer: Buffer) -> Buffer: ...
-    def open_checkpoint(self, uri: StrPath) -> Checkpoint: ...
+    def open_checkpoint(self, uri: _StrPath) -> Checkpoint: ...
     def load(
         self,
-        uri: StrPath,
+        uri: _StrPath,
         *,
         into: str = "host",
         tensors: str | Sequence[str] | None = None,
@@ -169,14 +176,14 @@ class Engine:
     ) -> tuple[list[tuple[str, Buffer]], LoadReport]: ...
     def save(
         self,
-        directory: StrPath,
-        tensors: Sequence[tuple[str, str, Sequence[int], Target]],
+        directory: _StrPath,
+        tensors: Sequence[tuple[str, str, Sequence[int], _Target]],
         *,
         stem: str = "model",
         metadata: Mapping[str, str] | None = None,
         shard_bytes: int | None = None,
     ) -> list[str]: ...
-    def crc32(self, source: Target) -> int: ...
+    def crc32(self, source: _Target) -> int: ...
     def doctor(self) -> Doctor: ...
     def inspect(self) -> str: ...
     def close(self) -> None: ...
