@@ -293,3 +293,27 @@ fn another_type_shape_or_slice_than_there_is_is_told() {
     let error = checkpoint.load_into(&engine, &want, short, &LoadOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ApiMisuse);
 }
+
+/// A directory of Megatron's own writer, found by its tracker file or named itself.
+#[test]
+fn a_megatron_directory_is_loaded_with_its_common_values() {
+    let engine = engine();
+    for folder in ["megatron", "megatron/iter_0000007"] {
+        let checkpoint = Checkpoint::open(&engine, &at(&testdata(folder))).unwrap();
+        let catalog = checkpoint.catalog();
+        assert_eq!(catalog.format(), Format::Megatron);
+        assert!(catalog.writer().unwrap().starts_with("Megatron torch_dist 1"), "{:?}", catalog.writer());
+        let loaded = load(&engine, checkpoint.at(), &LoadOptions::default()).unwrap();
+        let bytes = |name: &str| {
+            let tensor = loaded.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+            loaded.bytes_of(&engine, tensor).unwrap()
+        };
+        let weight: Vec<u8> = (0..24_u8).flat_map(|at| f32::from(at).to_le_bytes()).collect();
+        assert_eq!(bytes("decoder.weight"), weight);
+        assert_eq!(bytes("common.rng"), [0_i64, 1, 2].map(i64::to_le_bytes).concat());
+        let leaf = |name: &str| catalog.leaves().iter().find(|leaf| leaf.name == name).map(|leaf| leaf.value.clone());
+        assert_eq!(leaf("common.iteration"), Some(LeafValue::Int(7)));
+        assert_eq!(leaf("common.lr"), Some(LeafValue::Float(0.1)));
+        assert!(catalog.leaves().iter().any(|leaf| matches!(leaf.value, LeafValue::Stored { .. })));
+    }
+}

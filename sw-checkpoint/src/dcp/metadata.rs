@@ -29,6 +29,10 @@ fn allowed(module: &str, name: &str) -> bool {
         }
         "torch.distributed._shard.metadata" => name == "ShardMetadata",
         "torch.distributed.checkpoint.filesystem" => matches!(name, "_StorageInfo" | "_StoragePrefix"),
+        // Megatron keeps the plans of the save in it.
+        "torch.distributed.checkpoint.planner" => {
+            matches!(name, "SavePlan" | "WriteItem" | "WriteItemType" | "TensorWriteData" | "BytesIOWriteData")
+        }
         "torch.serialization" => name == "_get_layout",
         "torch" => matches!(name, "Size" | "device") || dtype_of(name).is_some() || is_other_dtype(name),
         "collections" => matches!(name, "OrderedDict" | "defaultdict"),
