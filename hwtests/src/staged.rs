@@ -132,7 +132,7 @@ fn checkpoint(machine: &Machine, notes: &mut Notes) -> Result<(), String> {
         tensors.push((TensorSpec { name: name.into(), dtype, shape: shape.to_vec() }, Memory::from(buffer)));
     }
     let layout = LayoutOptions { shard_len_max_bytes: Some(2_000_000), ..LayoutOptions::default() };
-    save(&engine, &folder.0, tensors, &SaveOptions { layout, ..SaveOptions::default() }).map_err(say)?;
+    save(&engine, &folder.0, tensors, &SaveOptions { layout: layout.into(), ..SaveOptions::default() }).map_err(say)?;
     let index = folder.uri("model.safetensors.index.json")?;
     let digests = |into| -> Result<Vec<_>, String> {
         let options = LoadOptions { into, digest: true, ..LoadOptions::default() };

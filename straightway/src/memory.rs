@@ -34,6 +34,11 @@ impl Memory {
         self.span.place().raw()
     }
 
+    /// Whether nothing else holds its allocation: no other part of it, no operation, no handle of its region.
+    pub fn is_sole(&self) -> bool {
+        self.span.region().holders() == 1
+    }
+
     /// As a buffer with slices: host memory that [`Engine::allocate`](crate::Engine::allocate) made.
     ///
     /// # Errors

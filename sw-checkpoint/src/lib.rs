@@ -2,7 +2,7 @@
 //!
 //! The pure part turns the bytes of a checkpoint's *heads* (file headers and index files) into exact byte ranges, and a
 //! list of tensors into the heads of files to write. It does no I/O and knows no clock, thread or engine. [`load()`] and
-//! [`save()`] move the bytes, by the engine that they are given and by no other way.
+//! [`Saver`] move the bytes, by the engine that they are given and by no other way.
 //!
 //! ```text
 //!   file head ──► HeadReader ──► Header ─┐
@@ -14,7 +14,7 @@
 //!
 //!   Checkpoint::open(engine, path) = heads by the engine ─► Catalog
 //!   Checkpoint::load(engine, wants) = LoadPlan ─► regions ─► parts by the engine ─► Loaded
-//!   save(engine, path, tensors) = WritePlan ─► new files under temporary names ─► flush ─► commit, the index last
+//!   Saver::save(path, tensors)  = Layout ─► files of a hidden directory, chunk by chunk ─► flush ─► rename
 //! ```
 //!
 //! Invariants:
@@ -31,6 +31,7 @@
 mod batches;
 mod boxes;
 mod catalog;
+mod checksums;
 mod convert;
 mod dcp;
 mod diff;
@@ -56,6 +57,10 @@ mod write_plan;
 mod zip;
 
 pub use catalog::{Catalog, CatalogBuilder, CatalogFile, Chunk, Format, Held, LayoutFault, Leaf, LeafValue, Tensor};
+pub use checksums::{
+    CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, CHUNK_LEN_BYTES, Checksums, ChecksumsError, FileChecksums, Verifier,
+    crc32c,
+};
 pub use convert::Converted;
 pub use dcp::{DcpError, dcp_names};
 pub use diff::Difference;
@@ -69,7 +74,11 @@ pub use open::Checkpoint;
 pub use pattern::{PATTERN_LEN_MAX_BYTES, Pattern, PatternError};
 pub use pickle::PickleError;
 pub use read_head::{FIRST_STEP_LEN_BYTES, HeadReader, ReadStep, STEP_LEN_MAX_BYTES};
-pub use save::{SaveError, SaveOptions, Saved, save};
+pub use save::{
+    Bytes, Cleaned, Commit, Contents, DcpOptions, Entry, IfExists, Incremental, Keep, Layout, Moved, NewTensor,
+    Observer, Part, PendingCheckpoint, Prepared, Progress, Rank, SaveError, SaveOptions, Saved, Saver, SaverOptions,
+    Saving, Slice, Source, Steps, WhenBusy, clean, commit, save,
+};
 pub use shard_index::{INDEX_LEN_MAX_BYTES, IndexError, ShardIndex, check_shard_name};
 pub use shards::{CatalogError, SHARD_COUNT_MAX, Shard};
 pub use share::{Cut, FileRange, RankShare, Scope, Share, ShareLimits, Transfer, share};

@@ -92,6 +92,28 @@ pub enum LayoutError {
     /// The shard size is zero.
     #[error("shard size is 0 bytes; leave it out for a single file")]
     ZeroShard,
+    /// Something that is no tensor, in a format that has only those.
+    #[error("{} is no tensor, which safetensors cannot hold; put it in the metadata or save as dcp", Quoted(.name))]
+    NotATensor {
+        /// Its name.
+        name: String,
+    },
+    /// A part of a larger tensor, in a format that has only whole ones.
+    #[error("tensor {} is a part of a larger one, which safetensors cannot say; save it whole or as dcp", Quoted(.tensor))]
+    Slice {
+        /// The tensor.
+        tensor: String,
+    },
+    /// An element type that the format does not have.
+    #[error("tensor {} has elements of {dtype}, which {format} does not have; save as safetensors", Quoted(.tensor))]
+    NoSuchDtype {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: Dtype,
+        /// The format.
+        format: &'static str,
+    },
     /// The stem does not make a plain file name.
     #[error("stem {} makes no plain file name: {reason}; use a name such as `model`", Quoted(.stem))]
     BadStem {
@@ -118,6 +140,9 @@ impl LayoutError {
             Self::BadAlign { .. } => "layout-bad-align",
             Self::ZeroShard => "layout-zero-shard",
             Self::BadStem { .. } => "layout-bad-stem",
+            Self::NotATensor { .. } => "layout-not-a-tensor",
+            Self::Slice { .. } => "layout-slice",
+            Self::NoSuchDtype { .. } => "layout-no-such-dtype",
         }
     }
 }
@@ -208,8 +233,14 @@ impl WritePlan {
             };
             files.push(lay_out(name, group, specs, &lens, options)?);
         }
-        let index =
-            (shard_count > 1).then(|| (format!("{stem}.safetensors.index.json"), index_text(&files, specs, &lens)));
+        let index = (shard_count > 1).then(|| {
+            let mut entries = Vec::with_capacity(specs.len());
+            for file in &files {
+                entries
+                    .extend(file.tensors.iter().map(|tensor| (specs[tensor.spec].name.as_str(), file.name.as_str())));
+            }
+            (format!("{stem}.safetensors.index.json"), index_text(entries, lens.iter().sum()))
+        });
         Ok(Self { files, index })
     }
 }
@@ -244,25 +275,30 @@ fn checked_lens(specs: &[TensorSpec]) -> Result<Vec<u64>, LayoutError> {
     let mut sum: u64 = LENGTH_LEN_BYTES + HEADER_LEN_MAX_BYTES + DATA_ALIGN_MAX_BYTES;
     let mut lens = Vec::with_capacity(specs.len());
     for spec in specs {
-        let tensor = || spec.name.clone();
-        if spec.shape.len() > RANK_MAX {
-            return Err(LayoutError::RankOverLimit { tensor: tensor(), rank: spec.shape.len() });
-        }
         if !spec.dtype.is_safetensors() {
-            return Err(LayoutError::NotInFormat { tensor: tensor(), dtype: spec.dtype });
+            return Err(LayoutError::NotInFormat { tensor: spec.name.clone(), dtype: spec.dtype });
         }
-        let len = spec.dtype.len_bytes(&spec.shape).map_err(|fault| match fault {
-            SizeFault::Overflow => LayoutError::SizeOverflow { tensor: tensor() },
-            SizeFault::PartialByte { bits } => LayoutError::PartialByte { tensor: tensor(), dtype: spec.dtype, bits },
-        })?;
-        sum = sum.checked_add(len).ok_or_else(|| LayoutError::SizeOverflow { tensor: tensor() })?;
+        let len = tensor_len(spec)?;
+        sum = sum.checked_add(len).ok_or_else(|| LayoutError::SizeOverflow { tensor: spec.name.clone() })?;
         lens.push(len);
     }
     Ok(lens)
 }
 
+/// Length of a tensor in bytes; its rank is checked too.
+pub(crate) fn tensor_len(spec: &TensorSpec) -> Result<u64, LayoutError> {
+    let tensor = || spec.name.clone();
+    if spec.shape.len() > RANK_MAX {
+        return Err(LayoutError::RankOverLimit { tensor: tensor(), rank: spec.shape.len() });
+    }
+    spec.dtype.len_bytes(&spec.shape).map_err(|fault| match fault {
+        SizeFault::Overflow => LayoutError::SizeOverflow { tensor: tensor() },
+        SizeFault::PartialByte { bits } => LayoutError::PartialByte { tensor: tensor(), dtype: spec.dtype, bits },
+    })
+}
+
 /// Positions of the tensors of each file: filled in order, a file closed when the next tensor does not fit.
-fn groups(lens: &[u64], max: Option<u64>) -> Vec<Vec<usize>> {
+pub(crate) fn groups(lens: &[u64], max: Option<u64>) -> Vec<Vec<usize>> {
     let mut groups = vec![Vec::new()];
     let mut filled = 0;
     for (at, &len) in lens.iter().enumerate() {
@@ -325,14 +361,9 @@ fn lay_out(
     Ok(FileLayout { name, head, tensors, len_bytes: data_offset + begin })
 }
 
-/// The index, as `huggingface_hub` writes it: two spaces of indent, sorted names.
-fn index_text(files: &[FileLayout], specs: &[TensorSpec], lens: &[u64]) -> Vec<u8> {
-    let mut entries: Vec<(&str, &str)> = Vec::with_capacity(specs.len());
-    for file in files {
-        entries.extend(file.tensors.iter().map(|tensor| (specs[tensor.spec].name.as_str(), file.name.as_str())));
-    }
+/// The index, as `huggingface_hub` writes it: two spaces of indent, sorted names. `entries` are tensors with their files.
+pub(crate) fn index_text(mut entries: Vec<(&str, &str)>, total: u64) -> Vec<u8> {
     entries.sort_unstable();
-    let total: u64 = lens.iter().sum();
     let mut text = format!("{{\n  \"metadata\": {{\n    \"total_size\": {total}\n  }},\n  \"weight_map\": {{");
     for (at, (tensor, file)) in entries.iter().enumerate() {
         let comma = if at == 0 { "" } else { "," };

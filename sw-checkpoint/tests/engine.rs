@@ -7,7 +7,7 @@ use std::{
 };
 
 use straightway::{Destination, Engine, ErrorKind, GpuUse, Memory, Uri, parse_policy};
-use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Pattern, SaveOptions, TensorSpec, load, save};
+use sw_checkpoint::{Dtype, IfExists, LayoutOptions, LoadOptions, Pattern, SaveOptions, TensorSpec, load, save};
 use sw_testkit::scratch::Scratch;
 
 fn scratch(tag: &str) -> Scratch {
@@ -61,9 +61,14 @@ fn what_is_saved_is_loaded_single_and_sharded() {
     for (name, shard) in [("single", None), ("sharded", Some(800_000))] {
         let scratch = scratch(name);
         let layout = LayoutOptions { shard_len_max_bytes: shard, ..LayoutOptions::default() };
-        let saved =
-            save(&engine, scratch.root(), tensors(&engine), &SaveOptions { layout, ..SaveOptions::default() }).unwrap();
-        assert_eq!(saved.files.len(), if shard.is_some() { 4 } else { 1 });
+        let saved = save(
+            &engine,
+            scratch.root(),
+            tensors(&engine),
+            &SaveOptions { layout: layout.into(), ..SaveOptions::default() },
+        )
+        .unwrap();
+        assert_eq!(saved.files.len(), if shard.is_some() { 5 } else { 2 }, "checksums are a file too");
         assert_eq!(saved.memory.len(), 6);
         let left: Vec<_> = fs::read_dir(scratch.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), saved.files.len(), "{left:?}");
@@ -161,7 +166,8 @@ fn a_policy_reaches_every_part_and_wrong_memory_is_refused() {
     assert_eq!(load(&engine, &at(scratch.root()), &options).unwrap_err().kind(), ErrorKind::PolicyUnmet);
     let mut wrong = tensors(&engine);
     wrong[0].0.shape = vec![1000, 301];
-    let error = save(&engine, scratch.root(), wrong, &SaveOptions::default()).unwrap_err().error;
+    let replace = SaveOptions { if_exists: IfExists::Replace, ..SaveOptions::default() };
+    let error = save(&engine, scratch.root(), wrong, &replace).unwrap_err().error;
     assert_eq!(error.kind(), ErrorKind::ApiMisuse);
     assert!(load(&engine, &at(scratch.root()), &LoadOptions::default()).is_ok(), "the old checkpoint is still there");
 }
@@ -189,7 +195,7 @@ fn a_failed_save_gives_every_tensor_back() {
     let failed = save(&engine, scratch.root(), tensors(&engine), &SaveOptions { policy, ..SaveOptions::default() });
     let failed = failed.unwrap_err();
     assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::PolicyUnmet, want.clone()));
-    let nowhere = scratch.path("none");
+    let nowhere = scratch.path("none/model");
     let failed = save(&engine, &nowhere, tensors(&engine), &SaveOptions::default()).unwrap_err();
     assert_eq!((failed.error.kind(), given_back(&engine, &failed.memory)), (ErrorKind::NotFound, want));
     assert_eq!(fs::read_dir(scratch.root()).unwrap().count(), 0, "nothing is left behind");

@@ -7,7 +7,10 @@ use pyo3::{
     types::{PyDict, PyString},
 };
 use straightway::{Destination, Error, ErrorKind, Memory, Uri, Verb, parse_policy};
-use sw_checkpoint::{Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec, Want};
+use sw_checkpoint::{
+    Bytes, Dtype, LayoutOptions, LoadOptions, Loaded, NewTensor, Pattern, SaveOptions, Saver, SaverOptions, Saving,
+    TensorSpec, Want,
+};
 
 use crate::{
     buffer::{Buffer, Held},
@@ -206,11 +209,20 @@ pub fn fill(memory: Memory, bytes: &[u8]) -> Result<Memory, Error> {
     Ok(buffer.into())
 }
 
+/// What a save makes.
+#[derive(Clone, Copy)]
+pub enum Target {
+    /// A directory with checksums.
+    Directory,
+    /// One file in a directory that may have others.
+    File,
+}
+
 /// Saves; memory `None` is a tensor without bytes.
 pub fn save(
     py: Python<'_>,
     engine: &Handle,
-    directory: PathBuf,
+    (target, path): (Target, PathBuf),
     given: Vec<(TensorSpec, Option<Memory>)>,
     layout: LayoutOptions,
 ) -> Result<Vec<String>, Fail> {
@@ -222,10 +234,18 @@ pub fn save(
         };
         tensors.push((spec, memory));
     }
-    let (engine, options) = (straightway::Engine::clone(engine), SaveOptions { layout, ..SaveOptions::default() });
+    let engine = straightway::Engine::clone(engine);
     let saved = wait::interruptible(py, move || {
-        let saved = sw_checkpoint::save(&engine, &directory, tensors, &options)?;
-        Ok(saved.files)
+        let saver = Saver::new(&engine, SaverOptions::default())?;
+        let owned = tensors.into_iter().map(|(spec, memory)| NewTensor::new(spec, Bytes::Owned(memory)));
+        let contents = owned.collect::<Vec<_>>().into();
+        let saving = match target {
+            Target::File => saver.save_file(&path, contents, layout.metadata, straightway::Policy::Any),
+            Target::Directory => {
+                saver.save(&path, contents, &SaveOptions { layout: layout.into(), ..SaveOptions::default() })
+            }
+        };
+        Ok(saving.and_then(Saving::wait)?.files)
     })?;
     Ok(saved)
 }

@@ -229,23 +229,36 @@ impl Engine {
     fn save(
         slf: &Bound<'_, Self>,
         directory: std::path::PathBuf,
-        tensors: Vec<(String, String, Vec<u64>, Bound<'_, PyAny>)>,
+        tensors: Vec<Given<'_>>,
         stem: &str,
         metadata: Option<std::collections::BTreeMap<String, String>>,
         shard_bytes: Option<u64>,
     ) -> Result<Vec<String>, Fail> {
-        let mut given = Vec::with_capacity(tensors.len());
-        for (name, dtype, shape, source) in tensors {
-            let memory = foreign::memory_of(&slf.get().handle, &source, Access::Source)?;
-            given.push((sw_checkpoint::TensorSpec { name, dtype: dtype_named(&dtype)?, shape }, memory));
-        }
+        let given = given(slf, tensors)?;
         let layout = sw_checkpoint::LayoutOptions {
             shard_len_max_bytes: shard_bytes,
             stem: stem.to_owned(),
             metadata: metadata.unwrap_or_default(),
             ..sw_checkpoint::LayoutOptions::default()
         };
-        checkpoint::save(slf.py(), &slf.get().handle, directory, given, layout)
+        checkpoint::save(slf.py(), &slf.get().handle, (checkpoint::Target::Directory, directory), given, layout)
+    }
+
+    /// Saves `(name, element type, shape, bytes)` as one file.
+    #[pyo3(signature = (path, tensors, *, metadata=None))]
+    fn save_file(
+        slf: &Bound<'_, Self>,
+        path: std::path::PathBuf,
+        tensors: Vec<Given<'_>>,
+        metadata: Option<std::collections::BTreeMap<String, String>>,
+    ) -> Result<(), Fail> {
+        let given = given(slf, tensors)?;
+        let layout = sw_checkpoint::LayoutOptions {
+            metadata: metadata.unwrap_or_default(),
+            ..sw_checkpoint::LayoutOptions::default()
+        };
+        let target = (checkpoint::Target::File, path);
+        checkpoint::save(slf.py(), &slf.get().handle, target, given, layout).map(drop)
     }
 
     /// CRC-32 (ISO-HDLC, as zip files have it) of the bytes of `source`, in host memory or a GPU's.
@@ -290,4 +303,19 @@ impl Engine {
     fn __repr__(&self) -> &'static str {
         "<straightway.Engine>"
     }
+}
+
+/// A tensor as Python gives it: name, element type, shape, bytes.
+type Given<'py> = (String, String, Vec<u64>, Bound<'py, PyAny>);
+
+fn given(
+    engine: &Bound<'_, Engine>,
+    tensors: Vec<Given<'_>>,
+) -> Result<Vec<(sw_checkpoint::TensorSpec, Option<straightway::Memory>)>, Fail> {
+    let mut given = Vec::with_capacity(tensors.len());
+    for (name, dtype, shape, source) in tensors {
+        let memory = foreign::memory_of(&engine.get().handle, &source, Access::Source)?;
+        given.push((sw_checkpoint::TensorSpec { name, dtype: dtype_named(&dtype)?, shape }, memory));
+    }
+    Ok(given)
 }

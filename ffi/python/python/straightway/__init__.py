@@ -195,10 +195,10 @@ def save(
     stem: str = "model",
     engine: Engine | None = None,
 ) -> list[str]:
-    """Saves tensors (numpy, torch, `Buffer`) as safetensors in `directory`, which exists; returns the names of the files.
+    """Saves tensors (numpy, torch, `Buffer`) as safetensors in `directory`, which is new or empty; returns the names of the files.
 
     shard_bytes: most tensor bytes in one file; None for a single file.
-    Every file is written under a temporary name, made durable and renamed, the index last.
+    The directory appears whole and durable, with the index and a file of checksums, or not at all.
     """
     used = engine or Engine.shared()
     strings = None if metadata is None else dict(metadata)
@@ -213,8 +213,9 @@ def save_file(
     engine: Engine | None = None,
 ) -> None:
     """Saves tensors as one `.safetensors` file: in place as a whole, durable, or not at all."""
-    directory, name = os.path.split(os.fspath(path))
+    name = os.path.basename(os.fspath(path))
     stem, ending = os.path.splitext(name)
     if ending != ".safetensors" or not stem:
         raise ValueError(f"{name!r} does not end in .safetensors")
-    save(tensors, directory or ".", metadata=metadata, stem=stem, engine=engine)
+    used = engine or Engine.shared()
+    used.save_file(os.fspath(path), _described(tensors), metadata=None if metadata is None else dict(metadata))

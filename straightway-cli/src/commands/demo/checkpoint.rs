@@ -39,9 +39,9 @@ impl Run<'_> {
             total += len;
         }
         let layout = LayoutOptions { shard_len_max_bytes: Some(total.div_ceil(FILES)), ..LayoutOptions::default() };
-        let options = SaveOptions { layout, ..SaveOptions::default() };
+        let options = SaveOptions { layout: layout.into(), ..SaveOptions::default() };
         let saved = sw_checkpoint::save(self.engine, &dir, tensors, &options).map_err(|failed| failed.error)?;
-        self.written += saved.bytes.total();
+        self.written += saved.moved.bytes.total();
         let count = seeds.len();
         self.out.text(format_args!("checkpoint: {count} tensors written to {} files", saved.files.len()))?;
         drop(saved);
