@@ -16,7 +16,7 @@ use crate::{
     doctor::Doctor,
     lane::Lane,
     memory::{CopyIn, CopyOut, Memory, Region},
-    object::{NewObject, Object, ResumableObject},
+    object::{NewObject, Object, OpenObject, ResumableObject},
     policy::Destination,
     reach::{Ask, Reach},
     request::{self, Batch, Request},
@@ -119,6 +119,17 @@ impl Engine {
             .files
             .create(file_path(uri, Verb::Create)?, len)
             .map(|intent| NewObject::new(intent, self.core.clock))
+    }
+
+    /// As [`Engine::create`] for an object whose length is known when it is whole. Nothing is reserved: a full disk shows when
+    /// bytes are written.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn create_open(&self, uri: &Uri) -> Result<OpenObject, Error> {
+        self.core.check(Verb::Create)?;
+        let intent = self.core.backends.files.create_open(file_path(uri, Verb::Create)?)?;
+        Ok(OpenObject::new(NewObject::new(intent, self.core.clock)))
     }
 
     /// As [`Engine::create`], but what was recorded survives the writer, and the same call goes on with it. `key` stands

@@ -49,7 +49,7 @@ pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use lane::{Lane, LaneWaker};
 pub use memory::{CopyIn, CopyOut, Memory, NotReclaimed, Region};
-pub use object::{NewObject, Object, ResumableObject};
+pub use object::{NewObject, Object, OpenObject, ResumableObject};
 pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};
 pub use request::{Batch, Completed, Pending, Request};

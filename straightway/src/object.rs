@@ -161,6 +161,32 @@ impl NewObject {
     }
 }
 
+/// An object in the making whose length is known when it is whole: see [`Engine::create_open`](crate::Engine::create_open).
+pub struct OpenObject {
+    inner: NewObject,
+}
+
+impl OpenObject {
+    pub(crate) fn new(inner: NewObject) -> Self {
+        Self { inner }
+    }
+
+    /// What to write to, at any offset. It has no length yet: [`Object::len`] is the largest that there is.
+    pub fn object(&self) -> &Object {
+        self.inner.object()
+    }
+
+    /// Makes it durable under its name, with its first `len` bytes. Bytes of them that were not written are zeros. After an error
+    /// the old one is still there.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn commit(self, len: u64) -> Result<(), Error> {
+        self.inner.intent.cut(len)?;
+        self.inner.commit()
+    }
+}
+
 /// An object in the making that survives its writer: see [`Engine::create_resumable`](crate::Engine::create_resumable).
 pub struct ResumableObject {
     inner: Resumable,

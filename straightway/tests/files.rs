@@ -57,6 +57,33 @@ fn a_policy_is_planned_once_for_an_object_and_a_verb() {
 }
 
 #[test]
+fn an_object_without_a_length_gets_it_in_the_end() {
+    let scratch = scratch("open-ended");
+    let engine = engine();
+    let uri = at(&scratch, "new");
+    let memory = |byte, len| {
+        let memory = engine.allocate(Destination::Host, len, 0).unwrap();
+        let mut buffer = memory.into_buffer().unwrap();
+        buffer.as_mut_slice().fill(byte);
+        buffer
+    };
+    fs::write(scratch.path("new"), "old").unwrap();
+    let new = engine.create_open(&uri).unwrap();
+    engine.write(new.object(), 0, memory(1, 8192)).wait().ok().unwrap();
+    engine.write(new.object(), 8192, memory(2, 5000)).wait().ok().unwrap();
+    // Written again from an odd place, as after a part was taken back.
+    engine.write(new.object(), 8000, memory(3, 1000)).wait().ok().unwrap();
+    assert_eq!(fs::read(scratch.path("new")).unwrap(), b"old");
+    new.commit(8999).unwrap();
+    assert_eq!(fs::read(scratch.path("new")).unwrap(), [vec![1; 8000], vec![3; 999]].concat());
+    let gone = engine.create_open(&uri).unwrap();
+    engine.write(gone.object(), 0, memory(4, 100)).wait().ok().unwrap();
+    drop(gone);
+    assert_eq!(fs::read(scratch.path("new")).unwrap().len(), 8999);
+    assert_eq!(fs::read_dir(scratch.root()).unwrap().count(), 1);
+}
+
+#[test]
 fn operations_on_a_part_stay_inside_it() {
     let scratch = scratch("part");
     let (uri, bytes) = file(&scratch, "data", 100_000);

@@ -47,6 +47,13 @@ pub trait WriteIntent: Send {
     /// The object to write to. Its length is the size that `create` was given.
     fn object(&self) -> &Arc<Object>;
 
+    /// Makes it end after `len` bytes; what was written behind them is gone. For an object whose length was not known when it was
+    /// begun. No I/O on it is under way.
+    ///
+    /// # Errors
+    /// Any of the store.
+    fn cut(&self, len: u64) -> Result<(), Error>;
+
     /// Makes it durable under its final name, replacing what was there. After an error the old one is still there.
     ///
     /// # Errors

@@ -23,6 +23,9 @@ pub(super) const PARTIAL: &str = ".straightway-partial";
 /// Temporary names that are tried.
 const NAMES_MAX: u32 = 64;
 
+/// Length of an object that has none yet: the largest offset of a file (`off_t`), down to a whole block.
+const OPEN_LEN: u64 = (1 << 63) - (1 << 12);
+
 /// Mode of a new file before the umask.
 const NEW_MODE: u32 = 0o666;
 
@@ -33,12 +36,15 @@ struct NewFile {
     committed: bool,
 }
 
-/// Starts a file of `len` bytes beside its final name.
-pub(super) fn start(store: &FileStore, name: &Path, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
+/// Starts a file beside its final name: of `len` bytes, or of as many as its writer will say in the end.
+pub(super) fn start(store: &FileStore, name: &Path, len: Option<u64>) -> Result<Box<dyn WriteIntent>, Error> {
     let target = resolve(name)?;
     let (fd, temporary) = temporary(&target)?;
-    let object =
-        finish_opening(store, &temporary, &target, fd, len).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    let opened = finish_opening(store, &temporary, &target, fd, len.unwrap_or(0));
+    let mut object = opened.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    if len.is_none() {
+        object.len = OPEN_LEN;
+    }
     Ok(Box::new(NewFile { object: Arc::new(object), temporary, target, committed: false }))
 }
 
@@ -157,6 +163,11 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), i32> {
 impl WriteIntent for NewFile {
     fn object(&self) -> &Arc<Object> {
         &self.object
+    }
+
+    fn cut(&self, len: u64) -> Result<(), Error> {
+        let open = open_file(&self.object)?;
+        sys::truncate(open.buffered.as_fd(), len).map_err(|errno| path_error(errno, Verb::Write, &self.target))
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), Error> {

@@ -92,6 +92,14 @@ impl FileStore {
         Self { transport }
     }
 
+    /// Starts a new object whose length is known when it is whole: its [`WriteIntent::cut`] sets it. Nothing is reserved.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub fn create_open(&self, name: &str) -> Result<Box<dyn WriteIntent>, Error> {
+        create::start(self, Path::new(name), None)
+    }
+
     fn open_object(&self, name: &str, mode: OpenMode) -> Result<Object, Error> {
         let access = match mode {
             OpenMode::Read => Access::Read,
@@ -190,7 +198,7 @@ impl Store for FileStore {
     }
 
     fn create(&self, name: &str, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
-        create::start(self, Path::new(name), len)
+        create::start(self, Path::new(name), Some(len))
     }
 
     fn stat(&self, name: &str) -> Result<Entry, Error> {
