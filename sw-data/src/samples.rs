@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   index file, or a scan in memory ──► Samples::locate(numbers) ──► Place { object, extent, row } ──► loader reads and decodes
+//!                                       Samples::object(number)  ──► ObjectEntry: open it, hold it against what was indexed
 //! ```
 
-use straightway::Version;
+use std::{fmt, str::FromStr};
+
+use straightway::{Error, ErrorKind, Object, Verb, Version};
 
 use crate::formats::Extent;
 
@@ -30,6 +33,47 @@ pub enum Format {
     Tokens,
 }
 
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Raw, Self::Tar, Self::TfRecord, Self::Mds, Self::Npy, Self::Npz, Self::Parquet, Self::Tokens];
+
+    /// Its name in indexes and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Tar => "tar",
+            Self::TfRecord => "tfrecord",
+            Self::Mds => "mds",
+            Self::Npy => "npy",
+            Self::Npz => "npz",
+            Self::Parquet => "parquet",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    /// # Errors
+    /// `ApiMisuse`, with the names that there are.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| {
+            Error::new(ErrorKind::ApiMisuse, Verb::Parse)
+                .at(text)
+                .detail("no format has this name")
+                .remedy(format!("use one of {}", Self::ALL.map(Self::name).join(", ")))
+        })
+    }
+}
+
 /// An object that samples lie in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectEntry {
@@ -44,6 +88,35 @@ pub struct ObjectEntry {
     pub format: Format,
 }
 
+impl ObjectEntry {
+    /// Whether an object that was opened under [`ObjectEntry::uri`] is still what was indexed.
+    ///
+    /// # Errors
+    /// `Changed` with both lengths or both versions.
+    pub fn check(&self, object: &Object) -> Result<(), Error> {
+        self.check_facts(object.len(), object.version())
+    }
+
+    /// The same for a length and a version that a stat told.
+    ///
+    /// # Errors
+    /// As [`ObjectEntry::check`].
+    pub fn check_facts(&self, len: u64, version: Version) -> Result<(), Error> {
+        let version = version_text(version);
+        let detail = if len != self.len {
+            format!("it had {} bytes when it was indexed, and has {len} now", self.len)
+        } else if version != self.version && !self.version.is_empty() {
+            format!("it was version {} when it was indexed, and is version {version} now", self.version)
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Changed, Verb::Open)
+            .at(self.uri.as_str())
+            .detail(detail)
+            .remedy("index it again: straightway dataset index --update"))
+    }
+}
+
 /// A version as text: the modification time, and which file it is on its file system (a generation and an identity for other
 /// stores). The number of the device is not in it, because the same file has another one on each machine that mounts it.
 pub fn version_text(version: Version) -> String {
@@ -53,7 +126,7 @@ pub fn version_text(version: Version) -> String {
 /// Where one sample is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its object, by position in [`Samples::objects`].
+    /// Its object, a number for [`Samples::object`].
     pub object: u32,
     /// The bytes to read: the sample itself, or, with a `row`, the block that it must be decoded from.
     pub extent: Extent,
@@ -61,6 +134,26 @@ pub struct Place {
     pub row: Option<u32>,
     /// CRC-32C of the extent's bytes, where one is known.
     pub crc32c: Option<u32>,
+}
+
+/// What a sample is called and consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Label {
+    /// Its name in its object: a path without extension, or its number there.
+    pub key: String,
+    /// Which of the sources of the table it came from.
+    pub group: u32,
+    /// Its named parts, in the order of their bytes; none where it is one thing.
+    pub parts: Vec<Part>,
+}
+
+/// A named part of a sample: a field of WebDataset, a column of MDS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its name: `jpg`, `seg.png`.
+    pub name: String,
+    /// Its bytes, from the start of the sample's extent.
+    pub extent: Extent,
 }
 
 /// A table of samples. Asked by many threads at once.
@@ -76,12 +169,25 @@ pub trait Samples: Send + Sync {
         self.len() == 0
     }
 
-    /// The objects that they lie in.
-    fn objects(&self) -> &[ObjectEntry];
+    /// How many objects they lie in. Loose files are an object each: there may be as many as there are samples.
+    fn object_count(&self) -> u32;
+
+    /// One of the objects. *Blocking* where the table is not in memory.
+    ///
+    /// # Errors
+    /// A number that does not exist; what reading the table returns.
+    fn object(&self, number: u32) -> Result<ObjectEntry, Self::Error>;
 
     /// Where each of `samples` is, appended to `places` in that order. *Blocking* where the table is not in memory.
     ///
     /// # Errors
     /// A number that does not exist; what reading the table returns. `places` is as before then.
     fn locate(&self, samples: &[u64], places: &mut Vec<Place>) -> Result<(), Self::Error>;
+
+    /// What each of `samples` is called and consists of, appended to `labels` in that order. *Blocking* where the table is not in
+    /// memory.
+    ///
+    /// # Errors
+    /// As [`Samples::locate`].
+    fn labels(&self, samples: &[u64], labels: &mut Vec<Label>) -> Result<(), Self::Error>;
 }

@@ -1,6 +1,6 @@
 //! A table of samples in memory.
 
-use crate::samples::{ObjectEntry, Place, Samples};
+use crate::samples::{Label, ObjectEntry, Place, Samples};
 
 /// Samples whose places are kept in memory: 40 bytes each. For datasets of a few million samples, and for tests; an index
 /// file serves larger ones.
@@ -35,6 +35,14 @@ pub enum TableError {
         len: u64,
         /// Bytes of the object.
         object_len: u64,
+    },
+    /// A number that is no object's.
+    #[error("object {object} does not exist; there are {have}")]
+    NoEntry {
+        /// The number.
+        object: u32,
+        /// Objects there are.
+        have: usize,
     },
     /// A number that is no sample's.
     #[error("sample {sample} does not exist; there are {have}")]
@@ -77,8 +85,22 @@ impl Samples for Table {
         self.places.len() as u64
     }
 
-    fn objects(&self) -> &[ObjectEntry] {
-        &self.objects
+    fn object_count(&self) -> u32 {
+        u32::try_from(self.objects.len()).unwrap_or(u32::MAX)
+    }
+
+    fn object(&self, number: u32) -> Result<ObjectEntry, TableError> {
+        let found = usize::try_from(number).ok().and_then(|index| self.objects.get(index));
+        found.cloned().ok_or(TableError::NoEntry { object: number, have: self.objects.len() })
+    }
+
+    /// A table of places has no names: keys are numbers, and samples one thing.
+    fn labels(&self, samples: &[u64], labels: &mut Vec<Label>) -> Result<(), TableError> {
+        if let Some(sample) = samples.iter().copied().find(|sample| *sample >= self.len()) {
+            return Err(TableError::NoSample { sample, have: self.len() });
+        }
+        labels.extend(samples.iter().map(|sample| Label { key: sample.to_string(), group: 0, parts: Vec::new() }));
+        Ok(())
     }
 
     fn locate(&self, samples: &[u64], places: &mut Vec<Place>) -> Result<(), TableError> {

@@ -195,6 +195,9 @@ pub enum Why {
         /// The object's number.
         object: u32,
     },
+    /// The table cannot be read.
+    #[error("the table does not tell what its object is: {0}")]
+    Table(Cause),
     /// It must be decoded, and nobody can.
     #[error("it is a part of a block of format {format:?}, and the loader has no decoder for that")]
     NoDecoder {

@@ -198,8 +198,8 @@ impl Loader {
         let Some((held, after)) = self.shared.watch.stuck(self.shared.options.deadline + HELD_MORE) else {
             return Ok(());
         };
-        let object = self.shared.entry(held.key).map_or("", |entry| entry.uri.as_str());
-        Err(LoadError::Stuck { object: object.into(), extent: held.extent, reads: held.reads, after })
+        let object = self.shared.entry(held.key).map_or(String::new(), |entry| entry.uri.clone());
+        Err(LoadError::Stuck { object: object.as_str().into(), extent: held.extent, reads: held.reads, after })
     }
 
     fn taken(&self, batch: Box<Batch>, since: Instant) -> Box<Batch> {
@@ -257,10 +257,9 @@ fn run_opener(shared: &Shared) {
         // Closing may take as long as opening.
         drop(order.closing);
         let options = &shared.options;
-        let result = match shared.entry(order.key) {
-            Some(entry) => objects::open(&shared.engine, entry, options.into, &options.policy),
-            None => Err(Why::NoObject { object: order.key.object }),
-        };
+        let entry = shared.entry(order.key);
+        let result =
+            entry.and_then(|entry| objects::open(&shared.engine, &entry, options.into, &options.policy));
         shared.counts.opens.add(1);
         shared.inbox.opened(order.key, result);
     }

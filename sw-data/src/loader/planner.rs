@@ -126,7 +126,7 @@ fn locate(shared: &Shared, samples: &[SampleId]) -> Result<Vec<Place>, LoadError
 /// Whether a sample's place can be true, and where its bytes will come from.
 fn source_of(shared: &Shared, blocks: &mut Vec<BlockRead>, id: SampleId, place: Place) -> Result<From, Why> {
     let key = Key { dataset: id.dataset, object: place.object };
-    let entry = shared.entry(key).ok_or(Why::NoObject { object: place.object })?;
+    let entry = shared.entry(key)?;
     let end = place.extent.offset.checked_add(place.extent.len);
     if end.is_none_or(|end| end > entry.len) {
         return Err(Why::OutOfObject { object_len: entry.len });

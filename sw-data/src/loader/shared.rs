@@ -12,7 +12,7 @@
 //! then waits; whoever puts something in does so first and looks for a sleeper second. One of the two sees the other.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -40,6 +40,9 @@ use crate::{
     samples::{ObjectEntry, Place},
 };
 
+/// Objects of which is kept what was indexed: about 200 bytes each.
+const ENTRIES_MAX: usize = 16 << 10;
+
 /// See the module documentation.
 pub(super) struct Shared {
     pub(super) engine: Engine,
@@ -54,6 +57,8 @@ pub(super) struct Shared {
     pub(super) work: Work,
     pub(super) out: Outlet,
     pub(super) watch: Watch,
+    /// What was indexed of objects that were asked for.
+    entries: Mutex<HashMap<Key, Arc<ObjectEntry>>>,
     stopped: AtomicBool,
     alive: (Mutex<usize>, Condvar),
 }
@@ -77,6 +82,7 @@ impl Shared {
             work: Work { order, state: Mutex::default(), there: Condvar::new() },
             out: Outlet::new(options.ahead, state),
             watch: Watch::default(),
+            entries: Mutex::default(),
             stopped: AtomicBool::new(false),
             alive: (Mutex::new(0), Condvar::new()),
             options,
@@ -115,16 +121,27 @@ impl Shared {
         drop(self.alive.1.wait_timeout_while(alive, patience, |alive| *alive > 0));
     }
 
-    /// An object of a dataset, as it was indexed.
-    pub(super) fn entry(&self, key: Key) -> Option<&ObjectEntry> {
-        let dataset = self.datasets.get(usize::try_from(key.dataset).ok()?)?;
-        dataset.objects().get(usize::try_from(key.object).ok()?)
+    /// An object of a dataset, as it was indexed. The last ones are kept: tables may be files.
+    pub(super) fn entry(&self, key: Key) -> Result<Arc<ObjectEntry>, Why> {
+        if let Some(entry) = lock(&self.entries).get(&key) {
+            return Ok(Arc::clone(entry));
+        }
+        let dataset = usize::try_from(key.dataset).ok().and_then(|number| self.datasets.get(number));
+        let has = dataset.filter(|dataset| key.object < dataset.object_count());
+        let entry = has.ok_or(Why::NoObject { object: key.object })?.object(key.object).map_err(Why::Table)?;
+        let entry = Arc::new(entry);
+        let mut entries = lock(&self.entries);
+        if entries.len() >= ENTRIES_MAX {
+            entries.clear();
+        }
+        entries.insert(key, Arc::clone(&entry));
+        Ok(entry)
     }
 
     /// A bad sample, with the name of its object.
     pub(super) fn bad_sample(&self, id: SampleId, place: &Place, why: Why) -> BadSample {
         let key = Key { dataset: id.dataset, object: place.object };
-        let object = self.entry(key).map_or_else(|| "no object".into(), |entry| entry.uri.as_str().into());
+        let object = self.entry(key).map_or_else(|_| "no object".into(), |entry| entry.uri.as_str().into());
         BadSample { id, object, extent: place.extent, why }
     }
 

@@ -8,7 +8,8 @@ use crate::samples::{ObjectEntry, Place, Samples};
 /// [`Samples`] with its error as a [`Cause`], so that a mixture may have tables of several kinds.
 pub(super) trait AnySamples: Send + Sync {
     fn len(&self) -> u64;
-    fn objects(&self) -> &[ObjectEntry];
+    fn object_count(&self) -> u32;
+    fn object(&self, number: u32) -> Result<ObjectEntry, Cause>;
     fn locate(&self, samples: &[u64], places: &mut Vec<Place>) -> Result<(), Cause>;
 }
 
@@ -17,8 +18,12 @@ impl<S: Samples> AnySamples for S {
         Samples::len(self)
     }
 
-    fn objects(&self) -> &[ObjectEntry] {
-        Samples::objects(self)
+    fn object_count(&self) -> u32 {
+        Samples::object_count(self)
+    }
+
+    fn object(&self, number: u32) -> Result<ObjectEntry, Cause> {
+        Samples::object(self, number).map_err(|error| Arc::new(error) as Cause)
     }
 
     fn locate(&self, samples: &[u64], places: &mut Vec<Place>) -> Result<(), Cause> {

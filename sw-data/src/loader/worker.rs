@@ -78,9 +78,9 @@ fn decode(shared: &Shared, block: &BlockRead, bytes: &[u8]) {
     }
     let decoded = bytes_at(bytes, block.at, block.place.extent).ok_or(OUTSIDE).and_then(|bytes| {
         shared.check(block.place.crc32c, bytes)?;
-        let entry = shared.entry(block.key).ok_or(Why::NoObject { object: block.key.object })?;
+        let entry = shared.entry(block.key)?;
         let decoder = shared.options.decoder(entry.format).ok_or(Why::NoDecoder { format: entry.format })?;
-        guarded("decoder", || decoder.decode(entry, block.place.extent, bytes))?.map_err(Why::Decode)
+        guarded("decoder", || decoder.decode(&entry, block.place.extent, bytes))?.map_err(Why::Decode)
     });
     shared.blocks.settled(block.key, block.place.extent.offset, &decoded);
     block.promise.slot().put(decoded);
@@ -192,7 +192,7 @@ fn piece_of(shared: &Shared, item: &Item, epoch: u64, read: &[u8], mapped: &mut 
         }
     };
     let Some(map) = &shared.options.map else { return Ok(piece) };
-    let format = shared.entry(item.key()).ok_or(Why::NoObject { object: item.place.object })?.format;
+    let format = shared.entry(item.key())?.format;
     let start = mapped.len();
     let sample = SampleRef { id: item.id, epoch, format, bytes: piece.bytes(read, &[]) };
     let called = guarded("map function", || map(sample, mapped)).and_then(|result| result.map_err(Why::Map));

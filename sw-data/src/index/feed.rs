@@ -1,0 +1,174 @@
+//! Samples of an index one after the other, in any order, several on their way.
+//!
+//! For tools that go over a dataset once. It reads each sample by itself; the loader is what coalesces and decodes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use straightway::{DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Verb};
+
+use crate::samples::{Label, ObjectEntry, Place, Samples as _};
+
+use super::Index;
+
+/// Samples that are looked up at once.
+const TURN: usize = 1024;
+/// Samples on their way at most, and their bytes; one larger than that goes alone.
+const READS_MAX: usize = 64;
+const BYTES_MAX: u64 = 64 << 20;
+/// Objects that are kept open.
+const OPEN_MAX: usize = 256;
+/// Most bytes of a sample that is read.
+const SAMPLE_MAX: u64 = 4 << 30;
+
+/// Whether bytes are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Where samples are, and what they are called.
+    Places,
+    /// Their bytes too.
+    Bytes,
+}
+
+/// A sample.
+#[derive(Debug)]
+pub struct Fed {
+    /// Its number.
+    pub number: u64,
+    /// Where it is.
+    pub place: Place,
+    /// What it is called and consists of.
+    pub label: Label,
+    /// Its object.
+    pub entry: Arc<ObjectEntry>,
+    /// Its bytes, if they were wanted and there are any.
+    pub bytes: Option<Memory>,
+    /// The way that they took.
+    pub path: Option<DataPath>,
+}
+
+/// See the module documentation.
+pub struct Feed<'a, N> {
+    engine: &'a Engine,
+    index: &'a Index,
+    numbers: N,
+    want: Want,
+    opened: HashMap<u32, (Arc<ObjectEntry>, Option<Object>)>,
+    found: VecDeque<(u64, Place, Label)>,
+    running: VecDeque<(Fed, Option<Pending>)>,
+    running_bytes: u64,
+}
+
+impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
+    /// Of the samples with these numbers, in their order.
+    pub fn new(engine: &'a Engine, index: &'a Index, numbers: N, want: Want) -> Self {
+        Self {
+            engine,
+            index,
+            numbers,
+            want,
+            opened: HashMap::new(),
+            found: VecDeque::new(),
+            running: VecDeque::new(),
+            running_bytes: 0,
+        }
+    }
+
+    /// The next sample; nothing when there are no more. *Blocking*.
+    ///
+    /// # Errors
+    /// Those of the index and of reading; `Changed` for an object that is not what was indexed; `ChecksumMismatch` for a sample that
+    /// is not; `Unsupported` for the bytes of a sample that must be decoded. Nothing more is to be had then.
+    pub fn next_sample(&mut self) -> Result<Option<Fed>, Error> {
+        while self.has_room() {
+            let Some((number, place, label)) = self.found.pop_front() else {
+                if self.look_up()? {
+                    continue;
+                }
+                break;
+            };
+            self.start(number, place, label)?;
+        }
+        let Some((mut fed, pending)) = self.running.pop_front() else { return Ok(None) };
+        if let Some(pending) = pending {
+            let done = pending.wait().ok()?;
+            self.running_bytes -= fed.place.extent.len;
+            fed.path = Some(done.path);
+            fed.bytes = done.into_memory();
+            check_sum(&fed)?;
+        }
+        Ok(Some(fed))
+    }
+
+    fn has_room(&self) -> bool {
+        let next = match (self.want, self.found.front()) {
+            (Want::Bytes, Some((_, place, _))) => place.extent.len,
+            _ => 0,
+        };
+        let fits = self.running_bytes.saturating_add(next) <= BYTES_MAX;
+        self.running.is_empty() || (self.running.len() < READS_MAX && fits)
+    }
+
+    /// Whether there are more.
+    fn look_up(&mut self) -> Result<bool, Error> {
+        let numbers: Vec<u64> = self.numbers.by_ref().take(TURN).collect();
+        let (mut places, mut labels) = (Vec::new(), Vec::new());
+        self.index.locate(&numbers, &mut places)?;
+        self.index.labels(&numbers, &mut labels)?;
+        let found = numbers.into_iter().zip(places).zip(labels);
+        self.found.extend(found.map(|((number, place), label)| (number, place, label)));
+        Ok(!self.found.is_empty())
+    }
+
+    fn open(&mut self, number: u32) -> Result<(Arc<ObjectEntry>, Option<Object>), Error> {
+        if let Some(opened) = self.opened.get(&number) {
+            return Ok(opened.clone());
+        }
+        let entry = self.index.object(number)?;
+        let object = match self.want {
+            Want::Places => None,
+            Want::Bytes => {
+                let object = self.engine.open(&entry.uri.parse()?)?;
+                entry.check(&object)?;
+                Some(object)
+            }
+        };
+        if self.opened.len() >= OPEN_MAX {
+            self.opened.clear();
+        }
+        let opened = (Arc::new(entry), object);
+        self.opened.insert(number, opened.clone());
+        Ok(opened)
+    }
+
+    fn start(&mut self, number: u64, place: Place, label: Label) -> Result<(), Error> {
+        let (entry, object) = self.open(place.object)?;
+        let refuse = |kind, detail: &'static str| {
+            let error = Error::new(kind, Verb::Read).at(entry.uri.as_str()).detail(detail);
+            Err(error.in_range(place.extent.offset, place.extent.len).remedy("leave the bytes of its samples out"))
+        };
+        let pending = match object.filter(|_| place.extent.len > 0) {
+            Some(_) if place.row.is_some() => return refuse(ErrorKind::Unsupported, "a row must be decoded"),
+            Some(_) if place.extent.len > SAMPLE_MAX => return refuse(ErrorKind::TooLarge, "a sample beyond 4 GiB"),
+            Some(object) => {
+                let memory = self.engine.allocate(Destination::Host, place.extent.len, place.extent.offset)?;
+                self.running_bytes += place.extent.len;
+                Some(self.engine.read(&object, place.extent.offset, memory).start())
+            }
+            None => None,
+        };
+        self.running.push_back((Fed { number, place, label, entry, bytes: None, path: None }, pending));
+        Ok(())
+    }
+}
+
+/// Holds bytes against the checksum that the index has, if it has one.
+fn check_sum(fed: &Fed) -> Result<(), Error> {
+    let (Some(stored), Some(memory)) = (fed.place.crc32c, &fed.bytes) else { return Ok(()) };
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    memory.visit(0, memory.len(), |bytes| digest.update(bytes))?;
+    let sum = u32::try_from(digest.finalize()).unwrap_or(u32::MAX);
+    if sum == stored { Ok(()) } else { Err(super::verify::differs(&fed.entry, &fed.place, (stored, sum))) }
+}

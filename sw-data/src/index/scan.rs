@@ -1,0 +1,427 @@
+//! The samples of one object, found by its format's scan, every byte read by the engine.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use straightway::{Buffer, Destination, Engine, Error, ErrorKind, Memory, Object, Uri, Verb};
+
+use crate::{
+    formats::{
+        Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, NpyScan, Payloads, Sample, Scan, TarScan,
+        TfRecordScan, TokenIndexScan, Wrong,
+    },
+    samples::{Format, ObjectEntry, Part, version_text},
+};
+
+use super::{
+    rows::{Found, Rows},
+    sources::{Wanted, What},
+};
+
+/// Which checksums an index holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// Those that the format stores of exactly the sample's bytes: TFRecord's, of its payloads.
+    Stored,
+    /// CRC-32C of every sample. All bytes are read; those that a format stores are compared.
+    Computed,
+}
+
+/// Samples that are passed on at once.
+const CHUNK_ROWS: usize = 4096;
+/// Reads are whole multiples of this, at whole multiples of it.
+const READ_UNIT: u64 = 4 << 10;
+/// Bytes of a read of a scan that jumps, and of one that goes on where the last one ended.
+const READ_MIN: u64 = 16 << 10;
+const READ_MAX: u64 = 1 << 20;
+
+/// An error of a format as one of the engine's: with the object, and a kind by which callers can tell what to do.
+pub(super) fn malformed(at: &str, error: &FormatError) -> Error {
+    let kind = match error.wrong {
+        Wrong::Cut { .. } | Wrong::Shrank { .. } => ErrorKind::ShortData,
+        Wrong::Checksum { .. } => ErrorKind::ChecksumMismatch,
+        Wrong::Unsupported { .. } => ErrorKind::Unsupported,
+        Wrong::TooLong { .. } => ErrorKind::TooLarge,
+        _ => ErrorKind::BadFormat,
+    };
+    Error::new(kind, Verb::Parse).at(at).detail(error.to_string()).caused_by(error.clone())
+}
+
+/// Bytes of an object around the place where a scan is. It reads more at once the more of it is used.
+pub(super) struct Window<'a> {
+    engine: &'a Engine,
+    object: &'a Object,
+    stop: &'a AtomicBool,
+    buffer: Option<Buffer>,
+    /// Where the buffer begins in the object.
+    start: u64,
+    /// Bytes that the next read has.
+    next: u64,
+}
+
+impl<'a> Window<'a> {
+    pub fn new(engine: &'a Engine, object: &'a Object, stop: &'a AtomicBool) -> Self {
+        Self { engine, object, stop, buffer: None, start: 0, next: READ_MIN }
+    }
+
+    fn held(&self, extent: Extent) -> Option<std::ops::Range<usize>> {
+        let have = self.buffer.as_ref()?.as_slice().len() as u64;
+        let from = extent.offset.checked_sub(self.start).filter(|from| *from < have)?;
+        let until = (from + extent.len).min(have);
+        Some(usize::try_from(from).ok()?..usize::try_from(until).ok()?)
+    }
+
+    /// The bytes of an extent of the object, or a first part of them, at least one.
+    pub fn bytes(&mut self, extent: Extent) -> Result<&[u8], Error> {
+        if self.held(extent).is_none() {
+            self.read(extent)?;
+        }
+        let held = self.held(extent).ok_or_else(|| self.short(extent))?;
+        Ok(self.buffer.as_ref().and_then(|buffer| buffer.as_slice().get(held)).unwrap_or_default())
+    }
+
+    fn read(&mut self, extent: Extent) -> Result<(), Error> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Cancelled, Verb::Read).at(self.object.name()));
+        }
+        let have = self.buffer.as_ref().map_or(0, |buffer| buffer.as_slice().len() as u64);
+        let goes_on = extent.offset >= self.start && extent.offset < self.start + have + self.next;
+        self.next = if goes_on { (self.next * 2).min(READ_MAX) } else { (self.next / 2).max(READ_MIN) };
+        let start = extent.offset / READ_UNIT * READ_UNIT;
+        let len = self.next.min(self.object.len().saturating_sub(start));
+        if len == 0 || extent.offset >= self.object.len() {
+            return Err(self.short(extent));
+        }
+        let memory = match self.buffer.take() {
+            Some(buffer) if buffer.as_slice().len() as u64 == len => buffer.into(),
+            _ => self.engine.allocate(Destination::Host, len, 0)?,
+        };
+        let memory = self.engine.read(self.object, start, memory).wait().ok()?.into_memory();
+        let no_slices = |memory: Memory| {
+            Error::new(ErrorKind::ApiMisuse, Verb::Read).at(memory.to_string()).detail("host memory without slices")
+        };
+        self.buffer = memory.map(|memory| memory.into_buffer().map_err(no_slices)).transpose()?;
+        self.start = start;
+        Ok(())
+    }
+
+    fn short(&self, extent: Extent) -> Error {
+        Error::new(ErrorKind::ShortData, Verb::Read)
+            .at(self.object.name())
+            .in_range(extent.offset, extent.len)
+            .detail(format!("the object ends before, after {} bytes", self.object.len()))
+            .remedy("it was cut or is still being written")
+    }
+
+    /// Shows the bytes of an extent to `each`, in order.
+    pub fn visit(&mut self, extent: Extent, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+        let mut rest = extent;
+        while rest.len > 0 {
+            let bytes = self.bytes(rest)?;
+            each(bytes);
+            let done = bytes.len() as u64;
+            rest = Extent { offset: rest.offset + done, len: rest.len - done };
+        }
+        Ok(())
+    }
+
+    /// CRC-32C of an extent.
+    pub fn crc32c(&mut self, extent: Extent) -> Result<u32, Error> {
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+        self.visit(extent, |bytes| digest.update(bytes))?;
+        Ok(u32::try_from(digest.finalize()).unwrap_or(u32::MAX))
+    }
+
+    /// Drives a scan of the object to its end.
+    fn drive<S: Scan>(
+        &mut self,
+        scan: &mut S,
+        mut each: impl FnMut(&mut Self, S::Found) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let name = self.object.name();
+        loop {
+            while let Some(found) = scan.next() {
+                each(self, found)?;
+            }
+            let Some(need) = scan.need() else { return Ok(()) };
+            scan.push(self.bytes(need)?).map_err(|error| malformed(name, &error))?;
+        }
+    }
+}
+
+/// Takes the samples of an object, numbers those that have no name, and passes them on.
+struct Collect<'a, 'b> {
+    rows: Rows,
+    number: u64,
+    /// Reads samples to sum them.
+    sums: Option<Window<'b>>,
+    pass_on: &'a mut dyn FnMut(Rows) -> Result<(), Error>,
+}
+
+impl Collect<'_, '_> {
+    fn add(&mut self, found: Found<'_>) -> Result<(), Error> {
+        let crc32c = match (&mut self.sums, found.crc32c) {
+            (Some(sums), None) => Some(sums.crc32c(found.extent)?),
+            (_, known) => known,
+        };
+        self.number += 1;
+        self.rows.add(&Found { crc32c, ..found })?;
+        if self.rows.len() >= CHUNK_ROWS { self.send() } else { Ok(()) }
+    }
+
+    /// A sample whose key is its number.
+    fn numbered(&mut self, extent: Extent, crc32c: Option<u32>) -> Result<(), Error> {
+        let key = self.number.to_string();
+        self.add(Found { extent, row: None, crc32c, key: &key, parts: &[] })
+    }
+
+    fn send(&mut self) -> Result<(), Error> {
+        (self.pass_on)(std::mem::take(&mut self.rows))
+    }
+}
+
+/// What was scanned.
+pub(super) struct Scanned {
+    pub entry: ObjectEntry,
+    /// Members of archives that belong to no sample.
+    pub passed: u64,
+}
+
+/// Finds the samples of an object and passes them on in their order.
+///
+/// # Errors
+/// What opening and reading return; what is wrong with the object; `Changed` if it was written to meanwhile.
+pub(super) fn scan(
+    engine: &Engine,
+    wanted: &Wanted,
+    (checksums, stop): (Checksums, &AtomicBool),
+    pass_on: &mut dyn FnMut(Rows) -> Result<(), Error>,
+) -> Result<Scanned, Error> {
+    let format = wanted.what.format();
+    let uri = wanted.uri.to_string();
+    if let (What::File(below), Checksums::Stored) = (&wanted.what, checksums) {
+        // What the store says is all that an index needs: the file is not opened.
+        let entry = ObjectEntry { uri, len: wanted.entry.len, version: version_text(wanted.entry.version), format };
+        let mut collect = Collect { rows: Rows::default(), number: 0, sums: None, pass_on };
+        file(below, entry.len, &mut collect)?;
+        collect.send()?;
+        return Ok(Scanned { entry, passed: 0 });
+    }
+    let object = engine.open(&wanted.uri)?;
+    let sums = (checksums == Checksums::Computed).then(|| Window::new(engine, &object, stop));
+    let mut collect = Collect { rows: Rows::default(), number: 0, sums, pass_on };
+    let mut window = Window::new(engine, &object, stop);
+    let mut passed = 0;
+    match &wanted.what {
+        What::File(below) => file(below, object.len(), &mut collect)?,
+        What::Alone(Format::Tar) => passed = tar(&mut window, &mut collect)?,
+        What::Alone(Format::TfRecord) => records(&mut window, checksums, &mut collect)?,
+        What::Alone(Format::Npy) => array(&mut window, &mut collect)?,
+        What::Mds(shard) => shard_of_mds(&mut window, shard, &mut collect)?,
+        What::Tokens(index) => documents(&mut window, index, &mut collect)?,
+        What::Alone(format) => {
+            return Err(Error::new(ErrorKind::Unsupported, Verb::Parse)
+                .at(uri)
+                .detail(format!("samples of {format} files cannot be indexed"))
+                .remedy("leave the file out, or give its format: --format raw takes each file for a sample"));
+        }
+    }
+    collect.send()?;
+    object.check_unchanged()?;
+    let entry = ObjectEntry { uri, len: object.len(), version: version_text(object.version()), format };
+    Ok(Scanned { entry, passed })
+}
+
+/// A file is one sample. Its key is its path up to the first dot of the base name, as in an archive; what follows names its part.
+fn file(below: &str, len: u64, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+    let base = below.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = below[base..].find('.').filter(|dot| *dot > 0).map(|dot| base + dot);
+    let (key, name) = dot.map_or((below, ""), |dot| (&below[..dot], &below[dot + 1..]));
+    let extent = Extent { offset: 0, len };
+    let part = [Part { name: name.to_lowercase(), extent }];
+    let parts = if name.is_empty() { &[][..] } else { &part };
+    collect.add(Found { extent, row: None, crc32c: None, key, parts })
+}
+
+/// Members that follow each other and have one key. The extent is from the first byte of the first to the last of the last.
+fn tar(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<u64, Error> {
+    let object = window.object;
+    let fail = |error: FormatError| malformed(object.name(), &error);
+    let mut scan = TarScan::new(object.len()).map_err(fail)?;
+    let mut grouping = Grouping::default();
+    window.drive(&mut scan, |_, member| match grouping.add(&member).map_err(fail)? {
+        Some(sample) => grouped(&sample, collect),
+        None => Ok(()),
+    })?;
+    if let Some(sample) = grouping.finish() {
+        grouped(&sample, collect)?;
+    }
+    Ok(grouping.skipped() + scan.passed())
+}
+
+fn grouped(sample: &Sample, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+    let start = sample.fields.iter().map(|field| field.content.offset).min().unwrap_or(0);
+    let end = sample.fields.iter().map(|field| field.content.offset + field.content.len).max().unwrap_or(start);
+    let part = |field: &crate::formats::Field| {
+        let extent = Extent { offset: field.content.offset - start, len: field.content.len };
+        Part { name: field.name.clone(), extent }
+    };
+    let parts: Vec<Part> = sample.fields.iter().map(part).collect();
+    let extent = Extent { offset: start, len: end - start };
+    collect.add(Found { extent, row: None, crc32c: None, key: &sample.key, parts: &parts })
+}
+
+/// Payloads, with the checksums that stand behind them.
+fn records(window: &mut Window<'_>, checksums: Checksums, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+    let payloads = match checksums {
+        Checksums::Stored => Payloads::GoOver,
+        Checksums::Computed => Payloads::Check,
+    };
+    let object = window.object;
+    let scan = TfRecordScan::new(object.len(), payloads);
+    let mut scan = scan.map_err(|error| malformed(object.name(), &error))?;
+    window.drive(&mut scan, |window, record| {
+        let payload = record.payload;
+        let mut stored = Vec::with_capacity(4);
+        window
+            .visit(Extent { offset: payload.offset + payload.len, len: 4 }, |bytes| stored.extend_from_slice(bytes))?;
+        let masked = stored.first_chunk::<4>().map(|word| u32::from_le_bytes(*word));
+        // TensorFlow `hash/crc32c.h`: rotated by 15 bits and a constant added.
+        let crc32c = masked.map(|masked| masked.wrapping_sub(0xa282_ead8).rotate_left(15));
+        collect.numbered(payload, crc32c)
+    })
+}
+
+/// Items along the first axis.
+fn array(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+    let object = window.object;
+    let scan = NpyScan::new(object.len());
+    let mut scan = scan.map_err(|error| malformed(object.name(), &error))?;
+    window.drive(&mut scan, |_, array| {
+        let unsupported = |detail: &'static str| {
+            let error = Error::new(ErrorKind::Unsupported, Verb::Parse).at(object.name()).detail(detail);
+            Err(error.remedy("save it with np.ascontiguousarray, the first axis being that of the samples"))
+        };
+        let Some(items) = array.shape.first().copied() else { return unsupported("a scalar has no items") };
+        if array.layout == Layout::ColumnMajor && array.shape.len() > 1 {
+            return unsupported("the items of an array in Fortran's order are not one run of bytes each");
+        }
+        let len = array.content.len.checked_div(items).unwrap_or(0);
+        (0..items)
+            .try_for_each(|item| collect.numbered(Extent { offset: array.content.offset + item * len, len }, None))
+    })
+}
+
+/// Samples of an MDS shard with their columns as parts.
+fn shard_of_mds(window: &mut Window<'_>, shard: &MdsShard, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+    let object = window.object;
+    let fail = |error: FormatError| malformed(object.name(), &error);
+    if object.len() != shard.len {
+        let differs = Wrong::Differs { what: "the length of a shard", here: object.len(), index: shard.len };
+        return Err(fail(FormatError { offset: 0, wrong: differs }));
+    }
+    let mut scan = MdsScan::new(object.len(), shard.samples).map_err(fail)?;
+    // Samples lie elsewhere than their places: a window of its own.
+    let mut heads = Window::new(window.engine, object, window.stop);
+    window.drive(&mut scan, |_, sample| {
+        let mut head = Vec::new();
+        let len = shard.head_len().min(sample.len);
+        heads.visit(Extent { len, ..sample }, |bytes| head.extend_from_slice(bytes))?;
+        let columns = shard.columns_of(sample, &head).map_err(fail)?;
+        let part = |(column, extent): (&crate::formats::Column, Extent)| {
+            let extent = Extent { offset: extent.offset - sample.offset, ..extent };
+            Part { name: column.name.clone(), extent }
+        };
+        let parts: Vec<Part> = shard.columns.iter().zip(columns).map(part).collect();
+        let key = collect.number.to_string();
+        collect.add(Found { extent: sample, row: None, crc32c: None, key: &key, parts: &parts })
+    })
+}
+
+/// Documents of token data: sequences between the bounds that its index names.
+fn documents(window: &mut Window<'_>, index: &Uri, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+    let data = window.object;
+    let index = window.engine.open(index)?;
+    let fail = |error: FormatError| malformed(index.name(), &error);
+    let mut scan = TokenIndexScan::new(index.len(), data.len()).map_err(fail)?;
+    let mut sequences = Window::new(window.engine, &index, window.stop);
+    let mut bounds = Window::new(window.engine, &index, window.stop);
+    let mut document = Document::default();
+    // The head must be read before the bounds can be.
+    while scan.shape().is_none() {
+        let Some(need) = scan.need() else { break };
+        scan.push(sequences.bytes(need)?).map_err(fail)?;
+    }
+    let at = scan.documents_at().unwrap_or(Extent { offset: 0, len: 0 });
+    let mut next = Bounds { rest: at, bounds: &mut bounds };
+    let wrong = |offset| {
+        fail(FormatError { offset, wrong: Wrong::Field { field: "the bounds of documents in a token index" } })
+    };
+    // The first bound is the first sequence.
+    if next.take()?.is_some_and(|first| first != 0) {
+        return Err(wrong(at.offset));
+    }
+    let mut end = next.take()?;
+    let mut number = 0u64;
+    sequences.drive(&mut scan, |_, sequence| {
+        while let Some(bound) = end.filter(|bound| *bound <= number) {
+            if bound < number {
+                return Err(wrong(next.rest.offset));
+            }
+            collect.numbered(document.take(), None)?;
+            end = next.take()?;
+        }
+        number += 1;
+        if end.is_some() && !document.add(sequence) {
+            return Err(fail(FormatError {
+                offset: 0,
+                wrong: Wrong::Unsupported { what: "a document in pieces", name: format!("sequence {}", number - 1) },
+            }));
+        }
+        Ok(())
+    })?;
+    while let Some(bound) = end {
+        if bound != number {
+            return Err(wrong(next.rest.offset));
+        }
+        collect.numbered(document.take(), None)?;
+        end = next.take()?;
+    }
+    index.check_unchanged()
+}
+
+/// Sequences that follow each other.
+#[derive(Default)]
+struct Document(Option<Extent>);
+
+impl Document {
+    fn add(&mut self, sequence: Extent) -> bool {
+        match &mut self.0 {
+            None => self.0 = Some(sequence),
+            Some(extent) if extent.offset + extent.len == sequence.offset => extent.len += sequence.len,
+            Some(_) => return false,
+        }
+        true
+    }
+
+    fn take(&mut self) -> Extent {
+        self.0.take().unwrap_or(Extent { offset: 0, len: 0 })
+    }
+}
+
+/// Numbers of sequences, 8 bytes each.
+struct Bounds<'a, 'b> {
+    rest: Extent,
+    bounds: &'a mut Window<'b>,
+}
+
+impl Bounds<'_, '_> {
+    fn take(&mut self) -> Result<Option<u64>, Error> {
+        if self.rest.len < 8 {
+            return Ok(None);
+        }
+        let mut word = Vec::with_capacity(8);
+        self.bounds.visit(Extent { len: 8, ..self.rest }, |bytes| word.extend_from_slice(bytes))?;
+        self.rest = Extent { offset: self.rest.offset + 8, len: self.rest.len - 8 };
+        Ok(word.first_chunk::<8>().map(|word| u64::from_le_bytes(*word)))
+    }
+}

@@ -1,0 +1,253 @@
+//! Packing samples into shards of formats that exist: tar as WebDataset reads it, and TFRecord.
+//!
+//! ```text
+//!   index of the sources ─► samples in order, read ahead ─► entries ─► shard-000000.tar ─► rename ─► shard-000001.tar …
+//! ```
+//!
+//! A shard appears under its name when it is whole. Samples with one key that follow each other, as `a.jpg` and `a.json` of a folder
+//! do, become one sample of an archive and are never parted.
+
+mod records;
+mod tar;
+
+use std::ops::ControlFlow;
+
+use straightway::{Engine, Error, ErrorKind, Uri, Verb};
+
+use crate::{
+    formats::Extent,
+    index::{Fed, Feed, Growing, Index, Sink as _, Want},
+    samples::{Format, Samples as _},
+};
+
+/// What shards are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// Archives in which the content of each member begins at a multiple of `align` bytes: a power of two from 512 on.
+    Tar {
+        /// Bytes.
+        align: u64,
+    },
+    /// TFRecord files. The format has no room for alignment.
+    TfRecord,
+}
+
+impl Container {
+    fn ending(self) -> &'static str {
+        match self {
+            Self::Tar { .. } => "tar",
+            Self::TfRecord => "tfrecord",
+        }
+    }
+}
+
+/// How to pack.
+#[derive(Clone, Copy, Debug)]
+pub struct PackOptions {
+    /// What shards are.
+    pub container: Container,
+    /// Bytes of a shard at which the next one begins.
+    pub shard_bytes: u64,
+}
+
+/// What was packed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Addresses of the shards, in order.
+    pub shards: Vec<String>,
+    /// Samples that were read.
+    pub samples: u64,
+    /// Members or records that were written.
+    pub entries: u64,
+    /// Bytes of their contents.
+    pub content_bytes: u64,
+    /// Bytes of the shards.
+    pub shard_bytes: u64,
+}
+
+/// Largest alignment: beyond it comments are longer than readers take.
+const ALIGN_MAX: u64 = 1 << 20;
+/// Shards that are numbered with six digits.
+const SHARDS_MAX: usize = 1_000_000;
+
+/// A part of a sample as it is written.
+struct Item {
+    /// Of a member; a record has none.
+    name: String,
+    /// In the sample's bytes.
+    content: Extent,
+}
+
+/// Writes the samples of an index into `folder`, which exists, as `shard-000000.tar` and so on. *Blocking*.
+///
+/// `progress` is told of each sample by the calling thread; what it breaks with ends the packing, with the shards that are whole in
+/// place.
+///
+/// # Errors
+/// `ApiMisuse` for an alignment that is none; those of reading samples; `Unsupported` for samples that the container cannot hold;
+/// `AlreadyExists` for two parts of one name in one sample; `NoSpace` and others of writing; `Cancelled`.
+pub fn pack(
+    engine: &Engine,
+    index: &Index,
+    folder: &str,
+    options: &PackOptions,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Packed, Error> {
+    if let Container::Tar { align } = options.container
+        && !(align.is_power_of_two() && (tar::BLOCK..=ALIGN_MAX).contains(&align))
+    {
+        return Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup)
+            .at(align.to_string())
+            .detail("an alignment of this many bytes")
+            .remedy(format!("use a power of two from {} to {ALIGN_MAX}", tar::BLOCK)));
+    }
+    let mut shards =
+        Shards { engine, folder, options, current: None, packed: Packed::default(), last: Last::default() };
+    let mut feed = Feed::new(engine, index, 0..index.len(), Want::Bytes);
+    while let Some(fed) = feed.next_sample()? {
+        shards.add(&fed)?;
+        if progress(fed.place.extent.len).is_break() {
+            return Err(Error::new(ErrorKind::Cancelled, Verb::Write).at(folder));
+        }
+    }
+    shards.finish()?;
+    Ok(shards.packed)
+}
+
+/// The sample before: its key, and the names of its parts.
+#[derive(Default)]
+struct Last {
+    key: Option<String>,
+    names: Vec<String>,
+}
+
+struct Shards<'a> {
+    engine: &'a Engine,
+    folder: &'a str,
+    options: &'a PackOptions,
+    current: Option<Growing<'a>>,
+    packed: Packed,
+    last: Last,
+}
+
+impl Shards<'_> {
+    fn add(&mut self, fed: &Fed) -> Result<(), Error> {
+        let key = key_of(fed);
+        let goes_on = self.last.key.as_ref() == Some(&key) && matches!(self.options.container, Container::Tar { .. });
+        let items = self.items(fed, &key)?;
+        if !goes_on {
+            self.last.names.clear();
+            let is_full = |file: &Growing<'_>| {
+                file.at() > 0 && file.at().saturating_add(fed.place.extent.len) > self.options.shard_bytes
+            };
+            if self.current.as_ref().is_some_and(is_full) {
+                self.finish()?;
+            }
+        }
+        for item in &items {
+            if self.last.names.contains(&item.name) {
+                return Err(Error::new(ErrorKind::AlreadyExists, Verb::Write)
+                    .at(item.name.as_str())
+                    .detail(format!("a second part of this name in one sample, of {}", fed.entry.uri))
+                    .remedy("give samples that follow each other different keys, or pack their sources apart"));
+            }
+            self.last.names.push(item.name.clone());
+        }
+        self.last.key = Some(key);
+        self.write(fed, &items)?;
+        self.packed.samples += 1;
+        self.packed.entries += items.len() as u64;
+        self.packed.content_bytes += items.iter().map(|item| item.content.len).sum::<u64>();
+        Ok(())
+    }
+
+    /// What becomes of a sample.
+    fn items(&self, fed: &Fed, key: &str) -> Result<Vec<Item>, Error> {
+        let parts = &fed.label.parts;
+        let whole = Extent { offset: 0, len: fed.place.extent.len };
+        match self.options.container {
+            Container::TfRecord => match parts.as_slice() {
+                // Records have no names: keys are not kept.
+                [] => Ok(vec![Item { name: String::new(), content: whole }]),
+                [one] => Ok(vec![Item { name: String::new(), content: one.extent }]),
+                several => Err(Error::new(ErrorKind::Unsupported, Verb::Write)
+                    .at(fed.entry.uri.as_str())
+                    .detail(format!("sample {key} has {} parts, and a record is one", several.len()))
+                    .remedy("pack it as tar")),
+            },
+            Container::Tar { .. } if parts.is_empty() => Ok(vec![Item { name: format!("{key}.bin"), content: whole }]),
+            Container::Tar { .. } => {
+                let item =
+                    |part: &crate::samples::Part| Item { name: format!("{key}.{}", part.name), content: part.extent };
+                Ok(parts.iter().map(item).collect())
+            }
+        }
+    }
+
+    fn write(&mut self, fed: &Fed, items: &[Item]) -> Result<(), Error> {
+        let file = match &mut self.current {
+            Some(file) => file,
+            empty => empty.insert(begin(self.engine, self.folder, self.options, &mut self.packed)?),
+        };
+        for item in items {
+            match self.options.container {
+                Container::Tar { align } => file.write(&tar::head(file.at(), &item.name, item.content.len, align))?,
+                Container::TfRecord => file.write(&records::head(item.content.len))?,
+            }
+            let mut sum = records::Sum::new();
+            let mut failed = None;
+            if let Some(memory) = &fed.bytes {
+                memory.visit(item.content.offset, item.content.len, |bytes| {
+                    sum.add(bytes);
+                    if failed.is_none() {
+                        failed = file.write(bytes).err();
+                    }
+                })?;
+            }
+            failed.map_or(Ok(()), Err)?;
+            match self.options.container {
+                Container::Tar { .. } => file.write(tar::padding(item.content.len))?,
+                Container::TfRecord => file.write(&sum.masked().to_le_bytes())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the shard that is being written in place.
+    fn finish(&mut self) -> Result<(), Error> {
+        let Some(mut file) = self.current.take() else { return Ok(()) };
+        if let Container::Tar { .. } = self.options.container {
+            file.write(&tar::END)?;
+        }
+        self.packed.shard_bytes += file.commit()?;
+        Ok(())
+    }
+}
+
+/// Begins the next shard.
+fn begin<'a>(
+    engine: &'a Engine,
+    folder: &str,
+    options: &PackOptions,
+    packed: &mut Packed,
+) -> Result<Growing<'a>, Error> {
+    let number = packed.shards.len();
+    if number >= SHARDS_MAX {
+        return Err(Error::new(ErrorKind::TooLarge, Verb::Create)
+            .at(folder)
+            .detail(format!("more than {SHARDS_MAX} shards"))
+            .remedy("make shards larger"));
+    }
+    let shard = format!("{folder}/shard-{number:06}.{}", options.container.ending());
+    let file = Growing::new(engine, &shard.parse::<Uri>()?)?;
+    packed.shards.push(shard);
+    Ok(file)
+}
+
+/// The key of a sample in an archive. Numbers are only told apart by their objects.
+fn key_of(fed: &Fed) -> String {
+    match fed.entry.format {
+        Format::Raw | Format::Tar => fed.label.key.clone(),
+        _ => format!("{:06}-{:0>8}", fed.place.object, fed.label.key),
+    }
+}
