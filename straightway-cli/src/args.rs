@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use straightway::{Destination, Error, PciAddress, Policy, Uri, parse_policy};
 
-use crate::size;
+use crate::{dataset_args::Dataset, size};
 
 const ABOUT: &str =
     "Moves dataset and checkpoint bytes between storage and GPU memory, and tells which path every byte took.";
@@ -68,6 +68,9 @@ pub enum Command {
     /// Show, verify, compare and convert checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
+    /// Index, list and verify the samples of datasets
+    #[command(subcommand)]
+    Dataset(Dataset),
     /// Measure reads or writes beside the machine's own ceiling
     #[command(subcommand)]
     Bench(Bench),

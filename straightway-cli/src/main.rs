@@ -15,6 +15,7 @@
 
 mod args;
 mod commands;
+mod dataset_args;
 mod environment;
 mod fail;
 mod out;

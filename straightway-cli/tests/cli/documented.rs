@@ -111,8 +111,12 @@ fn checkpoints(scratch: &Scratch) -> Vec<Value> {
 fn everything() -> Vec<Value> {
     let scratch = Scratch::new();
     scratch.file("a", 3 << 20);
+    std::fs::create_dir(scratch.path("set")).unwrap();
+    scratch.file("set/1.jpg", 5000);
+    scratch.file("bad.tar", 600);
+    let index = ["dataset", "index", "set", "bad.tar", "--checksum", "--on-error", "skip", "--out", "i.index.arrow"];
     let bench = ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB"];
-    let runs: [&[&str]; 15] = [
+    let runs: [&[&str]; 21] = [
         &["ls", "."],
         &["stat", "a", "stripe:64k:a,a"],
         &["plan", "a"],
@@ -126,6 +130,12 @@ fn everything() -> Vec<Value> {
         &["cp", "absent", "b"],
         &bench,
         &[&bench[..], &["--no-ceiling"]].concat(),
+        &index,
+        &["dataset", "stat", "i.index.arrow"],
+        &["dataset", "iterate", "i.index.arrow", "--digest"],
+        &["dataset", "iterate", "set", "--seed", "1"],
+        &["dataset", "verify", "i.index.arrow"],
+        &["dataset", "pack", "set", "--out", "packed"],
         &["demo", "--size", "16MiB", "--keep"],
         &["demo", "--size", "16MiB", "--into", "host"],
     ];
@@ -133,6 +143,14 @@ fn everything() -> Vec<Value> {
     for arguments in runs {
         let ran = scratch.run(&[arguments, &["--json"]].concat());
         all.extend(ran.json());
+        if arguments == index {
+            // What `verify` finds wrong: another index, of an object that goes.
+            scratch.run(&["dataset", "index", "a", "--out", "gone.index.arrow"]).ok();
+            std::fs::rename(scratch.path("a"), scratch.path("b-data")).unwrap();
+            let ran = scratch.run(&["dataset", "verify", "gone.index.arrow", "--json"]);
+            all.extend(ran.json());
+            std::fs::rename(scratch.path("b-data"), scratch.path("a")).unwrap();
+        }
         // `cat` has its objects on stderr.
         all.extend(lines(&ran.stderr.lines().filter(|line| line.starts_with('{')).collect::<Vec<_>>().join("\n")));
     }

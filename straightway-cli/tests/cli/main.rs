@@ -3,6 +3,7 @@
 
 mod bench;
 mod copy;
+mod dataset;
 mod documented;
 mod gpu;
 mod hwtest;

@@ -1,0 +1,194 @@
+//! `dataset index`.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{BufWriter, Write as _},
+    ops::ControlFlow,
+};
+
+use serde::Serialize;
+use straightway::{ErrorKind, Uri};
+use sw_data::index::{BuildOptions, Built, Checksums, Event, Index as IndexFile, OnError as Policy, build};
+
+use crate::{
+    dataset_args::{Index, OnError},
+    fail::Fail,
+    out::{Out, Progress},
+    session::{self, Stopwatch},
+    size::Bytes,
+};
+
+use super::{absolute, all_absolute, or_signal, until_signal};
+
+/// An object that is left out.
+#[derive(Serialize)]
+struct Damaged<'a> {
+    schema: &'static str,
+    uri: &'a str,
+    kind: &'static str,
+    message: String,
+}
+
+impl fmt::Display for Damaged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "left out {}: {}", self.uri, self.message)
+    }
+}
+
+/// What was written.
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    index: String,
+    samples: u64,
+    objects: u64,
+    object_bytes: u64,
+    checksums: u64,
+    taken_over: u64,
+    dropped: u64,
+    damaged: u64,
+    passed_files: u64,
+    passed_members: u64,
+    index_bytes: u64,
+    seconds: f64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} samples of {} objects ({}) in {:.3} s, {} with a checksum",
+            self.index,
+            self.samples,
+            self.objects,
+            Bytes(self.object_bytes),
+            self.seconds,
+            self.checksums
+        )?;
+        let told = [
+            (self.taken_over, "objects taken over from the older index"),
+            (self.dropped, "objects of the older index are gone or were read again"),
+            (self.damaged, "damaged objects left out"),
+            (self.passed_files, "files hold no samples"),
+            (self.passed_members, "members of archives belong to no sample"),
+        ];
+        told.iter().filter(|(count, _)| *count > 0).try_for_each(|(count, what)| write!(f, "\n  {count} {what}"))
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Those of the sources, of the first damaged object with `--on-error fail`, and of writing; an interrupt.
+pub fn run(args: &Index, out: &mut Out) -> Result<(), Fail> {
+    let sources = all_absolute(&args.sources)?;
+    let to: Uri = absolute(&args.out.to_string_lossy())?.parse()?;
+    session::with_engine(&args.engine, |engine| {
+        let clock = Stopwatch::start();
+        let older = match args.update.then(|| IndexFile::open(engine, &to)) {
+            Some(Ok(older)) => Some(older),
+            // The first time there is nothing to take over.
+            Some(Err(error)) if error.kind() == ErrorKind::NotFound => None,
+            Some(Err(error)) => return Err(error.into()),
+            None => None,
+        };
+        let options = BuildOptions {
+            threads: args.threads,
+            format: args.format,
+            checksums: if args.checksum { Checksums::Computed } else { Checksums::Stored },
+            on_error: if args.on_error == OnError::Fail { Policy::Fail } else { Policy::Skip },
+            older: older.as_ref(),
+        };
+        let mut told = Told { out, list: List::new(&args.on_error)?, bar: None, fail: None };
+        let built = build(engine, &sources, &to, &options, &mut |event| told.event(&event));
+        let Told { list, bar, fail, .. } = told;
+        drop(bar);
+        if let Some(fail) = fail {
+            return Err(fail);
+        }
+        let built = built.map_err(or_signal)?;
+        list.finish()?;
+        out.report(&report(&to, built, clock.seconds()))
+    })
+}
+
+fn report(to: &Uri, built: Built, seconds: f64) -> Report {
+    Report {
+        schema: "straightway.dataset.index/1",
+        index: to.to_string(),
+        samples: built.samples,
+        objects: built.objects,
+        object_bytes: built.object_bytes,
+        checksums: built.checksums,
+        taken_over: built.taken_over,
+        dropped: built.dropped,
+        damaged: built.damaged,
+        passed_files: built.passed_files,
+        passed_members: built.passed_members,
+        index_bytes: built.index_bytes,
+        seconds,
+    }
+}
+
+/// Tells people and lists what happens.
+struct Told<'a> {
+    out: &'a mut Out,
+    list: List,
+    bar: Option<Progress>,
+    /// Why telling failed.
+    fail: Option<Fail>,
+}
+
+impl Told<'_> {
+    fn event(&mut self, event: &Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Found { objects } => self.bar = Some(self.out.steps(*objects, "index")),
+            Event::Object { .. } => self.step(),
+            Event::Damaged { uri, error } => {
+                self.step();
+                let damaged = Damaged {
+                    schema: "straightway.dataset.damaged/1",
+                    uri,
+                    kind: error.kind().name(),
+                    message: error.to_string(),
+                };
+                let told = self.out.report(&damaged).and_then(|()| self.list.add(&damaged));
+                if let Err(fail) = told {
+                    self.fail = Some(fail);
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        until_signal()
+    }
+
+    fn step(&self) {
+        if let Some(bar) = &self.bar {
+            bar.add(1);
+        }
+    }
+}
+
+/// The quarantine list: a line for each damaged object.
+struct List(Option<(String, BufWriter<File>)>);
+
+impl List {
+    fn new(policy: &OnError) -> Result<Self, Fail> {
+        let OnError::Quarantine(path) = policy else { return Ok(Self(None)) };
+        let name = path.display().to_string();
+        let file = File::create(path).map_err(|error| Fail::system(&format!("writing {name}"), &error))?;
+        Ok(Self(Some((name, BufWriter::new(file)))))
+    }
+
+    fn add(&mut self, damaged: &Damaged<'_>) -> Result<(), Fail> {
+        let Some((name, file)) = &mut self.0 else { return Ok(()) };
+        let written = serde_json::to_writer(&mut *file, damaged).map_err(Into::into).and_then(|()| writeln!(file));
+        written.map_err(|error: std::io::Error| Fail::system(&format!("writing {name}"), &error))
+    }
+
+    fn finish(self) -> Result<(), Fail> {
+        let Some((name, mut file)) = self.0 else { return Ok(()) };
+        file.flush().map_err(|error| Fail::system(&format!("writing {name}"), &error))
+    }
+}
