@@ -22,7 +22,16 @@ pub enum Need {
 }
 
 /// Packages of the Python environment, pinned: an oracle that changes by itself is no oracle.
-const PYTHON_PINS: [&str; 3] = ["numpy==2.4.6", "safetensors==0.8.0", "silero-vad==6.2.3"];
+const PYTHON_PINS: &[&str] = &[
+    "numpy==2.4.6",
+    "safetensors==0.8.0",
+    "silero-vad==6.2.3",
+    "pyarrow==26.0.1",
+    // With what it imports.
+    "webdataset==1.0.2",
+    "braceexpand==0.1.7",
+    "pyyaml==6.0.4",
+];
 /// Installing packages or components over a slow network.
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 /// Asking a tool for its version or a package list.

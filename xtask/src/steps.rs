@@ -108,6 +108,17 @@ pub const STEPS: &[Step] = &[
         limit_s: 900,
     },
     Step {
+        name: "interop-data",
+        why: "pyarrow reads our indexes row by row, webdataset the shards that we packed",
+        program: Program::Cargo,
+        args: &["test", "-p", "sw-data", "--test", "index_interop", "--", "--nocapture"],
+        env: &[],
+        needs: &[Need::Tool { program: "python3", package: "python3-venv" }, Need::Python],
+        tests_min: 2,
+        skips: Skips::Refused,
+        limit_s: 900,
+    },
+    Step {
         name: "unit",
         why: "unit, conformance, fault and integration tests of every crate",
         program: Program::Cargo,
