@@ -62,6 +62,9 @@ pub struct Index {
     /// Take every file for this format: raw, tar, tfrecord, mds, npy, npz, parquet or tokens
     #[arg(long, value_parser = parse_format)]
     pub format: Option<Format>,
+    /// The column of Parquet files that samples are, names separated by dots [default: the only one that can be meant]
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
     /// About objects that cannot be indexed: fail, skip, or quarantine=FILE (skip, and list them there)
     #[arg(long, default_value = "fail", value_name = "POLICY")]
     pub on_error: OnError,
@@ -149,6 +152,9 @@ pub struct Iterate {
     /// Take every file for this format, for sources without an index
     #[arg(long, value_parser = parse_format)]
     pub format: Option<Format>,
+    /// The column of Parquet files that samples are, for sources without an index
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
     /// The engine.
     #[command(flatten)]
     pub engine: EngineArgs,

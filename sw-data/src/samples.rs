@@ -86,6 +86,9 @@ pub struct ObjectEntry {
     pub version: String,
     /// What it holds.
     pub format: Format,
+    /// What must be known of it to decode its blocks, as the format's text: of Parquet a
+    /// [`ColumnCoding`](crate::formats::ColumnCoding). Empty where there is nothing to know.
+    pub coding: String,
 }
 
 impl ObjectEntry {

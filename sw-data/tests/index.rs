@@ -22,7 +22,7 @@ use sw_testkit::scratch::Scratch;
 
 const THREADS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 const OPTIONS: BuildOptions<'static> =
-    BuildOptions { threads: THREADS, format: None, checksums: Checksums::Stored, on_error: OnError::Fail, older: None };
+    BuildOptions { threads: THREADS, format: None, column: None, checksums: Checksums::Stored, on_error: OnError::Fail, older: None };
 
 fn scratch(tag: &str) -> Scratch {
     Scratch::new(env!("CARGO_TARGET_TMPDIR"), tag)

@@ -23,6 +23,7 @@ use sw_testkit::scratch::Scratch;
 const OPTIONS: BuildOptions<'static> = BuildOptions {
     threads: NonZeroUsize::new(2).unwrap(),
     format: None,
+    column: None,
     checksums: Checksums::Stored,
     on_error: OnError::Fail,
     older: None,

@@ -54,6 +54,8 @@ pub struct BuildOptions<'a> {
     pub threads: NonZeroUsize,
     /// The format of every file; `None`: by name and first bytes.
     pub format: Option<Format>,
+    /// The column of Parquet files that samples are, names separated by dots; `None`: the only one that can be meant.
+    pub column: Option<&'a str>,
     /// Which checksums are kept.
     pub checksums: Checksums,
     /// About objects that cannot be indexed.
@@ -143,7 +145,9 @@ impl<'a> Older<'a> {
         let Some(number) = self.numbers.get(&wanted.uri.to_string()) else { return Ok(None) };
         let entry = self.index.object(*number)?;
         let held = self.index.held(*number)?;
-        let is_same = entry.format == wanted.what.format()
+        // Which column of Parquet an older index is of, it does not say; and finding rows takes little.
+        let is_same = entry.format != Format::Parquet
+            && entry.format == wanted.what.format()
             && entry.check_facts(wanted.entry.len, wanted.entry.version).is_ok()
             && (checksums == Checksums::Stored || held.checksums == held.samples);
         Ok(is_same.then_some((entry, held)))
@@ -160,6 +164,7 @@ struct Queue<'a> {
 struct Shared<'a> {
     engine: &'a Engine,
     checksums: Checksums,
+    column: Option<&'a str>,
     older: Option<Older<'a>>,
     stop: AtomicBool,
 }
@@ -208,7 +213,13 @@ fn collect<S: Sink>(
     told(progress(Event::Found { objects: found.wanted.len() as u64 }))?;
     let older = options.older.map(Older::new).transpose()?;
     let old_objects = older.as_ref().map_or(0, |older| older.numbers.len() as u64);
-    let shared = Shared { engine, checksums: options.checksums, older, stop: AtomicBool::new(false) };
+    let shared = Shared {
+        engine,
+        checksums: options.checksums,
+        column: options.column,
+        older,
+        stop: AtomicBool::new(false),
+    };
     let threads = options.threads.get().min(found.wanted.len().max(1));
     let (send, receive) = sync_channel(threads * OBJECTS_AHEAD);
     let queue = Mutex::new(Some(Queue { next: found.wanted.iter(), to: send }));
@@ -275,7 +286,7 @@ fn work<'a>(shared: &Shared<'a>, queue: &Mutex<Option<Queue<'a>>>) {
         let scanned = match same {
             Err(error) => Err(error),
             Ok(Some(Some((entry, held)))) => shared.take_over(entry, held, &mut pass_on),
-            Ok(_) => scan::scan(shared.engine, wanted, (shared.checksums, &shared.stop), &mut pass_on),
+            Ok(_) => scan::scan(shared.engine, wanted, (shared.checksums, shared.column, &shared.stop), &mut pass_on),
         };
         // If nobody listens any more, the next send to the queue tells.
         let _ = send.send(scanned.map_or_else(Sent::Failed, Sent::End));

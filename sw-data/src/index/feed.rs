@@ -1,6 +1,7 @@
 //! Samples of an index one after the other, in any order, several on their way.
 //!
-//! For tools that go over a dataset once. It reads each sample by itself; the loader is what coalesces and decodes.
+//! For tools that go over a dataset once. It reads each sample by itself, and keeps the last block that it decoded; the loader is what
+//! coalesces, and keeps more.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,7 +10,11 @@ use std::{
 
 use straightway::{DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Verb};
 
-use crate::samples::{Label, ObjectEntry, Place, Samples as _};
+use crate::{
+    decode::{DecodeError, Limits, Rows, mds_shard, npz_array, parquet_rows},
+    formats::{ColumnCoding, Extent},
+    samples::{Format, Label, ObjectEntry, Place, Samples as _},
+};
 
 use super::Index;
 
@@ -32,6 +37,46 @@ pub enum Want {
     Bytes,
 }
 
+/// The bytes of a sample.
+#[derive(Debug)]
+pub enum Bytes {
+    /// As they lie in the object.
+    Read(Memory),
+    /// Of a block that was decoded.
+    Decoded(Vec<u8>),
+}
+
+impl Bytes {
+    /// How many.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Read(memory) => memory.len(),
+            Self::Decoded(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Shows those of an extent to `each`, in order.
+    ///
+    /// # Errors
+    /// `OutOfRange`.
+    pub fn visit(&self, extent: Extent, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+        match self {
+            Self::Read(memory) => memory.visit(extent.offset, extent.len, each),
+            Self::Decoded(bytes) => {
+                let range = usize::try_from(extent.offset).ok().zip(usize::try_from(extent.len).ok());
+                let part = range.and_then(|(from, len)| bytes.get(from..)?.get(..len));
+                each(part.ok_or_else(|| Error::new(ErrorKind::OutOfRange, Verb::Copy).at("a decoded sample"))?);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// A sample.
 #[derive(Debug)]
 pub struct Fed {
@@ -44,7 +89,7 @@ pub struct Fed {
     /// Its object.
     pub entry: Arc<ObjectEntry>,
     /// Its bytes, if they were wanted and there are any.
-    pub bytes: Option<Memory>,
+    pub bytes: Option<Bytes>,
     /// The way that they took.
     pub path: Option<DataPath>,
 }
@@ -59,6 +104,43 @@ pub struct Feed<'a, N> {
     found: VecDeque<(u64, Place, Label)>,
     running: VecDeque<(Fed, Option<Pending>)>,
     running_bytes: u64,
+    /// The block that was asked for last, and the one that was decoded last.
+    asked: Option<Key>,
+    decoded: Option<(Key, Block)>,
+}
+
+/// A block of an object.
+type Key = (u32, Extent);
+
+/// A block that was decoded.
+enum Block {
+    Rows(Rows),
+    One(Vec<u8>),
+}
+
+impl Block {
+    fn of(entry: &ObjectEntry, block: &[u8]) -> Result<Self, DecodeError> {
+        let damaged = DecodeError::Damaged { what: "a block of an object whose coding is not known" };
+        match entry.format {
+            Format::Parquet => {
+                let coding: ColumnCoding = entry.coding.parse().map_err(|_| damaged)?;
+                parquet_rows(&coding, block, Limits::default()).map(Self::Rows)
+            }
+            Format::Mds => mds_shard(block, Limits::default()).map(Self::Rows),
+            Format::Npz => {
+                npz_array(block, None, None, Limits::default()).map(|array| Self::One(array.elements().to_vec()))
+            }
+            _ => Err(damaged),
+        }
+    }
+
+    fn row(&self, row: u32) -> Option<&[u8]> {
+        match (self, row) {
+            (Self::Rows(rows), _) => rows.get(usize::try_from(row).ok()?),
+            (Self::One(bytes), 0) => Some(bytes),
+            (Self::One(_), _) => None,
+        }
+    }
 }
 
 impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
@@ -73,6 +155,8 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
             found: VecDeque::new(),
             running: VecDeque::new(),
             running_bytes: 0,
+            asked: None,
+            decoded: None,
         }
     }
 
@@ -80,7 +164,7 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
     ///
     /// # Errors
     /// Those of the index and of reading; `Changed` for an object that is not what was indexed; `ChecksumMismatch` for a sample that
-    /// is not; `Unsupported` for the bytes of a sample that must be decoded. Nothing more is to be had then.
+    /// is not; `BadFormat` and others for a block that cannot be decoded. Nothing more is to be had then.
     pub fn next_sample(&mut self) -> Result<Option<Fed>, Error> {
         while self.has_room() {
             let Some((number, place, label)) = self.found.pop_front() else {
@@ -96,8 +180,11 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
             let done = pending.wait().ok()?;
             self.running_bytes -= fed.place.extent.len;
             fed.path = Some(done.path);
-            fed.bytes = done.into_memory();
+            fed.bytes = done.into_memory().map(Bytes::Read);
             check_sum(&fed)?;
+        }
+        if let (Some(row), Want::Bytes) = (fed.place.row, self.want) {
+            self.decode(&mut fed, row)?;
         }
         Ok(Some(fed))
     }
@@ -143,18 +230,45 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
         Ok(opened)
     }
 
+    /// Takes a sample out of its block, which was read with it or is the one before.
+    fn decode(&mut self, fed: &mut Fed, row: u32) -> Result<(), Error> {
+        let key = (fed.place.object, fed.place.extent);
+        let fail = |error: DecodeError| {
+            let kind = match error {
+                DecodeError::Checksum { .. } => ErrorKind::ChecksumMismatch,
+                DecodeError::TooLong { .. } => ErrorKind::TooLarge,
+                DecodeError::Unsupported { .. } => ErrorKind::Unsupported,
+                _ => ErrorKind::BadFormat,
+            };
+            let error = Error::new(kind, Verb::Parse).at(fed.entry.uri.as_str()).detail(error.to_string());
+            error.in_range(fed.place.extent.offset, fed.place.extent.len)
+        };
+        if let Some(bytes) = fed.bytes.take() {
+            let mut block = Vec::with_capacity(usize::try_from(bytes.len()).unwrap_or(0));
+            bytes.visit(Extent { offset: 0, len: bytes.len() }, |piece| block.extend_from_slice(piece))?;
+            self.decoded = Some((key, Block::of(&fed.entry, &block).map_err(fail)?));
+        }
+        let block = self.decoded.as_ref().filter(|(known, _)| *known == key).and_then(|(_, block)| block.row(row));
+        let missing = || fail(DecodeError::Damaged { what: "a block with fewer items than were indexed" });
+        fed.bytes = Some(Bytes::Decoded(block.ok_or_else(missing)?.to_vec()));
+        Ok(())
+    }
+
     fn start(&mut self, number: u64, place: Place, label: Label) -> Result<(), Error> {
         let (entry, object) = self.open(place.object)?;
-        let refuse = |kind, detail: &'static str| {
-            let error = Error::new(kind, Verb::Read).at(entry.uri.as_str()).detail(detail);
-            Err(error.in_range(place.extent.offset, place.extent.len).remedy("leave the bytes of its samples out"))
-        };
         let pending = match object.filter(|_| place.extent.len > 0) {
-            Some(_) if place.row.is_some() => return refuse(ErrorKind::Unsupported, "a row must be decoded"),
-            Some(_) if place.extent.len > SAMPLE_MAX => return refuse(ErrorKind::TooLarge, "a sample beyond 4 GiB"),
+            Some(_) if place.row.is_some() && self.asked == Some((place.object, place.extent)) => None,
+            Some(_) if place.extent.len > SAMPLE_MAX => {
+                return Err(Error::new(ErrorKind::TooLarge, Verb::Read)
+                    .at(entry.uri.as_str())
+                    .in_range(place.extent.offset, place.extent.len)
+                    .detail(format!("a sample of more than {SAMPLE_MAX} bytes"))
+                    .remedy("split the file, or leave it out"));
+            }
             Some(object) => {
                 let memory = self.engine.allocate(Destination::Host, place.extent.len, place.extent.offset)?;
                 self.running_bytes += place.extent.len;
+                self.asked = place.row.map(|_| (place.object, place.extent));
                 Some(self.engine.read(&object, place.extent.offset, memory).start())
             }
             None => None,
@@ -166,9 +280,9 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
 
 /// Holds bytes against the checksum that the index has, if it has one.
 fn check_sum(fed: &Fed) -> Result<(), Error> {
-    let (Some(stored), Some(memory)) = (fed.place.crc32c, &fed.bytes) else { return Ok(()) };
+    let (Some(stored), Some(bytes)) = (fed.place.crc32c, &fed.bytes) else { return Ok(()) };
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    memory.visit(0, memory.len(), |bytes| digest.update(bytes))?;
+    bytes.visit(Extent { offset: 0, len: bytes.len() }, |piece| digest.update(piece))?;
     let sum = u32::try_from(digest.finalize()).unwrap_or(u32::MAX);
     if sum == stored { Ok(()) } else { Err(super::verify::differs(&fed.entry, &fed.place, (stored, sum))) }
 }

@@ -214,6 +214,7 @@ pub(super) fn objects(rows: &ObjectRows) -> Message<'_> {
     body.u64s(rows.lens());
     body.long_texts(rows.versions());
     body.long_texts(rows.formats());
+    body.long_texts(rows.codings());
     let [first, samples, checksums] = rows.counts();
     body.u64s(first);
     body.u64s(samples);
@@ -385,11 +386,14 @@ const OBJECT_BUFFERS: &[(usize, Holds)] = &[
     (4, Holds::Ends(8)),
     (4, Holds::Bytes),
     (5, Holds::Bits),
-    (5, Holds::Words(8)),
+    (5, Holds::Ends(8)),
+    (5, Holds::Bytes),
     (6, Holds::Bits),
     (6, Holds::Words(8)),
     (7, Holds::Bits),
     (7, Holds::Words(8)),
+    (8, Holds::Bits),
+    (8, Holds::Words(8)),
 ];
 
 /// Buffers of the table of objects, by what they hold.
@@ -401,9 +405,11 @@ pub(super) mod object {
     pub const VERSIONS: usize = 8;
     pub const FORMAT_ENDS: usize = 10;
     pub const FORMATS: usize = 11;
-    pub const FIRST: usize = 13;
-    pub const SAMPLES: usize = 15;
-    pub const CHECKSUMS: usize = 17;
+    pub const CODING_ENDS: usize = 13;
+    pub const CODINGS: usize = 14;
+    pub const FIRST: usize = 16;
+    pub const SAMPLES: usize = 18;
+    pub const CHECKSUMS: usize = 20;
 }
 
 impl Batch {

@@ -25,7 +25,7 @@ mod verify;
 mod write;
 
 pub use build::{BuildOptions, Built, Event, OnError, build, build_in_memory};
-pub use feed::{Fed, Feed, Want};
+pub use feed::{Bytes, Fed, Feed, Want};
 pub use objects::Held;
 pub use read::{CACHE_BYTES, Index};
 pub use scan::Checksums;

@@ -23,6 +23,7 @@ pub(super) struct ObjectRows {
     lens: Vec<u64>,
     versions: LongTexts,
     formats: LongTexts,
+    codings: LongTexts,
     first: Vec<u64>,
     samples: Vec<u64>,
     checksums: Vec<u64>,
@@ -45,6 +46,7 @@ impl ObjectRows {
         self.lens.push(entry.len);
         self.versions.push(&entry.version);
         self.formats.push(entry.format.name());
+        self.codings.push(&entry.coding);
         self.first.push(held.first);
         self.samples.push(held.samples);
         self.checksums.push(held.checksums);
@@ -68,6 +70,10 @@ impl ObjectRows {
 
     pub fn formats(&self) -> (&[u8], &[u64]) {
         (&self.formats.bytes, &self.formats.ends)
+    }
+
+    pub fn codings(&self) -> (&[u8], &[u64]) {
+        (&self.codings.bytes, &self.codings.ends)
     }
 
     /// First sample, samples, samples with a checksum.

@@ -354,6 +354,7 @@ impl Samples for Index {
             (object::URI_ENDS, object::URIS),
             (object::VERSION_ENDS, object::VERSIONS),
             (object::FORMAT_ENDS, object::FORMATS),
+            (object::CODING_ENDS, object::CODINGS),
         ];
         let pairs = columns.map(|(ends, _)| Extent { len: 16, ..word(&self.objects, ends, at, 8) });
         let view = self.blocks.view(pairs.into_iter().chain([len]))?;
@@ -366,11 +367,10 @@ impl Samples for Index {
         let texts = texts.ok_or_else(damaged)?;
         let view_texts = self.blocks.view(texts.iter().copied())?;
         let mut texts = texts.iter().map(|text| String::from_utf8(view_texts.bytes(*text)));
-        let (Some(Ok(uri)), Some(Ok(version)), Some(Ok(format))) = (texts.next(), texts.next(), texts.next()) else {
-            return Err(damaged());
-        };
+        let mut next = || texts.next().and_then(Result::ok).ok_or_else(damaged);
+        let (uri, version, format, coding) = (self.resolve(next()?), next()?, next()?, next()?);
         let format: Format = format.parse().map_err(|_| damaged())?;
-        Ok(ObjectEntry { uri: self.resolve(uri), len: u64::from_le_bytes(view.word(len.offset)), version, format })
+        Ok(ObjectEntry { uri, len: u64::from_le_bytes(view.word(len.offset)), version, format, coding })
     }
 
     fn locate(&self, samples: &[u64], places: &mut Vec<Place>) -> Result<(), Error> {

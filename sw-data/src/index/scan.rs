@@ -6,8 +6,8 @@ use straightway::{Buffer, Destination, Engine, Error, ErrorKind, Memory, Object,
 
 use crate::{
     formats::{
-        Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, NpyScan, Payloads, Sample, Scan, TarScan,
-        TfRecordScan, TokenIndexScan, Wrong,
+        Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, NpyScan, NpzContent, NpzScan, ParquetRows, ParquetScan,
+        Payloads, Sample, Scan, TarScan, TfRecordScan, TokenIndexScan, Wrong,
     },
     samples::{Format, ObjectEntry, Part, version_text},
 };
@@ -142,6 +142,10 @@ impl<'a> Window<'a> {
             while let Some(found) = scan.next() {
                 each(self, found)?;
             }
+            // What can be gone over is damage all the same: whoever takes the object wants all of it.
+            if let Some(damaged) = scan.damaged() {
+                return Err(malformed(name, &damaged.error));
+            }
             let Some(need) = scan.need() else { return Ok(()) };
             scan.push(self.bytes(need)?).map_err(|error| malformed(name, &error))?;
         }
@@ -154,6 +158,8 @@ struct Collect<'a, 'b> {
     number: u64,
     /// Reads samples to sum them.
     sums: Option<Window<'b>>,
+    /// The last block that was summed.
+    block: Option<(Extent, u32)>,
     pass_on: &'a mut dyn FnMut(Rows) -> Result<(), Error>,
 }
 
@@ -166,6 +172,24 @@ impl Collect<'_, '_> {
         self.number += 1;
         self.rows.add(&Found { crc32c, ..found })?;
         if self.rows.len() >= CHUNK_ROWS { self.send() } else { Ok(()) }
+    }
+
+    /// An item of a block, whose key is its number. Its checksum is that of the block, which is summed once.
+    fn item(&mut self, block: Extent, row: u64) -> Result<(), Error> {
+        let crc32c = match (&mut self.sums, self.block) {
+            (None, _) => None,
+            (Some(_), Some((known, sum))) if known == block => Some(sum),
+            (Some(sums), _) => Some(sums.crc32c(block)?),
+        };
+        self.block = crc32c.map(|sum| (block, sum));
+        let row = u32::try_from(row).map_err(|_| {
+            Error::new(ErrorKind::TooLarge, Verb::Parse)
+                .in_range(block.offset, block.len)
+                .detail(format!("item {row} of one block"))
+                .remedy("write smaller row groups")
+        })?;
+        let key = self.number.to_string();
+        self.add(Found { extent: block, row: Some(row), crc32c, key: &key, parts: &[] })
     }
 
     /// A sample whose key is its number.
@@ -193,29 +217,32 @@ pub(super) struct Scanned {
 pub(super) fn scan(
     engine: &Engine,
     wanted: &Wanted,
-    (checksums, stop): (Checksums, &AtomicBool),
+    (checksums, column, stop): (Checksums, Option<&str>, &AtomicBool),
     pass_on: &mut dyn FnMut(Rows) -> Result<(), Error>,
 ) -> Result<Scanned, Error> {
     let format = wanted.what.format();
     let uri = wanted.uri.to_string();
     if let (What::File(below), Checksums::Stored) = (&wanted.what, checksums) {
         // What the store says is all that an index needs: the file is not opened.
-        let entry = ObjectEntry { uri, len: wanted.entry.len, version: version_text(wanted.entry.version), format };
-        let mut collect = Collect { rows: Rows::default(), number: 0, sums: None, pass_on };
+        let entry = ObjectEntry { uri, len: wanted.entry.len, version: version_text(wanted.entry.version), format, coding: String::new() };
+        let mut collect = Collect { rows: Rows::default(), number: 0, sums: None, block: None, pass_on };
         file(below, entry.len, &mut collect)?;
         collect.send()?;
         return Ok(Scanned { entry, passed: 0 });
     }
     let object = engine.open(&wanted.uri)?;
     let sums = (checksums == Checksums::Computed).then(|| Window::new(engine, &object, stop));
-    let mut collect = Collect { rows: Rows::default(), number: 0, sums, pass_on };
+    let mut collect = Collect { rows: Rows::default(), number: 0, sums, block: None, pass_on };
     let mut window = Window::new(engine, &object, stop);
-    let mut passed = 0;
+    let (mut passed, mut coding) = (0, String::new());
     match &wanted.what {
         What::File(below) => file(below, object.len(), &mut collect)?,
         What::Alone(Format::Tar) => passed = tar(&mut window, &mut collect)?,
         What::Alone(Format::TfRecord) => records(&mut window, checksums, &mut collect)?,
         What::Alone(Format::Npy) => array(&mut window, &mut collect)?,
+        What::Alone(Format::Npz) => passed = arrays(&mut window, &mut collect)?,
+        What::Alone(Format::Parquet) => coding = rows_of_parquet(&mut window, column, &mut collect)?,
+        What::Mds(shard) if shard.compression.is_some() => compressed_mds(&object, shard, &mut collect)?,
         What::Mds(shard) => shard_of_mds(&mut window, shard, &mut collect)?,
         What::Tokens(index) => documents(&mut window, index, &mut collect)?,
         What::Alone(format) => {
@@ -227,7 +254,7 @@ pub(super) fn scan(
     }
     collect.send()?;
     object.check_unchanged()?;
-    let entry = ObjectEntry { uri, len: object.len(), version: version_text(object.version()), format };
+    let entry = ObjectEntry { uri, len: object.len(), version: version_text(object.version()), format, coding };
     Ok(Scanned { entry, passed })
 }
 
@@ -311,14 +338,63 @@ fn array(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<(), E
     })
 }
 
+/// Arrays of an archive: by name, as they lie there, or as the one item of their member.
+fn arrays(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<u64, Error> {
+    let object = window.object;
+    let mut scan = NpzScan::new(object.len()).map_err(|error| malformed(object.name(), &error))?;
+    window.drive(&mut scan, |_, array| {
+        let (extent, row) = match &array.content {
+            NpzContent::Stored(stored) => (stored.content, None),
+            NpzContent::Deflated(_) => (array.member, Some(0)),
+        };
+        collect.add(Found { extent, row, crc32c: None, key: &array.name, parts: &[] })
+    })?;
+    Ok(scan.passed())
+}
+
+/// Values of a column: as they lie there, or items of pages. Returns what decoding them takes.
+fn rows_of_parquet(
+    window: &mut Window<'_>,
+    column: Option<&str>,
+    collect: &mut Collect<'_, '_>,
+) -> Result<String, Error> {
+    let object = window.object;
+    let scan = ParquetScan::new(object.len(), column);
+    let mut scan = scan.map_err(|error| malformed(object.name(), &error))?;
+    window.drive(&mut scan, |_, rows| match rows {
+        ParquetRows::Values { first, rows } => (0..rows).try_for_each(|row| {
+            collect.numbered(Extent { offset: first.offset + row * first.len, len: first.len }, None)
+        }),
+        ParquetRows::Missing { rows } => {
+            (0..rows).try_for_each(|_| collect.numbered(Extent { offset: 0, len: 0 }, None))
+        }
+        ParquetRows::Block { extent, first_row, rows } => {
+            (first_row..first_row.saturating_add(rows)).try_for_each(|row| collect.item(extent, row))
+        }
+    })?;
+    Ok(scan.coding().map(|coding| coding.to_string()).unwrap_or_default())
+}
+
+/// The file of an MDS shard has the length that the index says.
+fn check_shard_len(object: &Object, shard: &MdsShard) -> Result<(), Error> {
+    if object.len() == shard.len {
+        return Ok(());
+    }
+    let wrong = Wrong::Differs { what: "the length of a shard", here: object.len(), index: shard.len };
+    Err(malformed(object.name(), &FormatError { offset: 0, wrong }))
+}
+
+/// A compressed shard: all of it is the block that its samples are items of.
+fn compressed_mds(object: &Object, shard: &MdsShard, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+    check_shard_len(object, shard)?;
+    (0..shard.samples).try_for_each(|row| collect.item(Extent { offset: 0, len: object.len() }, row))
+}
+
 /// Samples of an MDS shard with their columns as parts.
 fn shard_of_mds(window: &mut Window<'_>, shard: &MdsShard, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
     let object = window.object;
     let fail = |error: FormatError| malformed(object.name(), &error);
-    if object.len() != shard.len {
-        let differs = Wrong::Differs { what: "the length of a shard", here: object.len(), index: shard.len };
-        return Err(fail(FormatError { offset: 0, wrong: differs }));
-    }
+    check_shard_len(object, shard)?;
     let mut scan = MdsScan::new(object.len(), shard.samples).map_err(fail)?;
     // Samples lie elsewhere than their places: a window of its own.
     let mut heads = Window::new(window.engine, object, window.stop);

@@ -51,6 +51,8 @@ pub(super) const OBJECT: &[Column] = &[
     column("length", Kind::U64),
     column("version", Kind::LongText),
     column("format", Kind::LongText),
+    // What must be known to decode its blocks; empty where there is nothing.
+    column("coding", Kind::LongText),
     // Its samples are numbered from here on.
     column("first", Kind::U64),
     column("samples", Kind::U64),

@@ -16,7 +16,7 @@ use straightway::{Engine, Error, ErrorKind, Uri, Verb};
 
 use crate::{
     formats::Extent,
-    index::{Fed, Feed, Growing, Index, Sink as _, Want},
+    index::{Bytes, Fed, Feed, Growing, Index, Sink as _, Want},
     samples::{Format, Samples as _},
 };
 
@@ -164,7 +164,7 @@ impl Shards<'_> {
     /// What becomes of a sample.
     fn items(&self, fed: &Fed, key: &str) -> Result<Vec<Item>, Error> {
         let parts = &fed.label.parts;
-        let whole = Extent { offset: 0, len: fed.place.extent.len };
+        let whole = Extent { offset: 0, len: fed.bytes.as_ref().map_or(0, Bytes::len) };
         match self.options.container {
             Container::TfRecord => match parts.as_slice() {
                 // Records have no names: keys are not kept.
@@ -196,8 +196,8 @@ impl Shards<'_> {
             }
             let mut sum = records::Sum::new();
             let mut failed = None;
-            if let Some(memory) = &fed.bytes {
-                memory.visit(item.content.offset, item.content.len, |bytes| {
+            if let Some(bytes) = &fed.bytes {
+                bytes.visit(item.content, |bytes| {
                     sum.add(bytes);
                     if failed.is_none() {
                         failed = file.write(bytes).err();

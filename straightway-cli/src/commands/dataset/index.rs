@@ -96,6 +96,7 @@ pub fn run(args: &Index, out: &mut Out) -> Result<(), Fail> {
         let options = BuildOptions {
             threads: args.threads,
             format: args.format,
+            column: args.column.as_deref(),
             checksums: if args.checksum { Checksums::Computed } else { Checksums::Stored },
             on_error: if args.on_error == OnError::Fail { Policy::Fail } else { Policy::Skip },
             older: older.as_ref(),

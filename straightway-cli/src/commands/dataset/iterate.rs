@@ -8,9 +8,9 @@ use std::fmt;
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use straightway::Memory;
 use sw_data::{
-    index::{Fed, Feed, Want},
+    formats::Extent,
+    index::{Bytes, Fed, Feed, Want},
     order::{Method, OrderError, Sampler, Share, Tail, World},
     samples::{Part, Samples as _},
 };
@@ -97,7 +97,7 @@ impl fmt::Display for Report {
 pub fn run(args: &Iterate, out: &mut Out) -> Result<(), Fail> {
     session::with_engine(&args.engine, |engine| {
         let clock = Stopwatch::start();
-        let index = index_of(engine, &args.sources, args.format, out)?;
+        let index = index_of(engine, &args.sources, (args.format, args.column.as_deref()), out)?;
         let seed = args.seed.unwrap_or(0);
         let method = args.method.unwrap_or(if args.seed.is_some() { Method::Shuffle } else { Method::Sequence });
         let sampler = Sampler::new(index.len(), seed, method).map_err(|error| misuse(&error))?;
@@ -174,19 +174,19 @@ fn misuse(error: &OrderError) -> Fail {
 }
 
 /// SHA-256 of a sample: of its parts one behind the other, or of all its bytes if it has none; and of each part.
-fn digests(memory: Option<&Memory>, parts: &[Part]) -> Result<(String, Vec<String>), Fail> {
+fn digests(bytes: Option<&Bytes>, parts: &[Part]) -> Result<(String, Vec<String>), Fail> {
     let hex = |digest: Sha256| digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let mut whole = Sha256::new();
-    if let (Some(memory), []) = (memory, parts) {
-        memory.visit(0, memory.len(), |bytes| whole.update(bytes))?;
+    if let (Some(bytes), []) = (bytes, parts) {
+        bytes.visit(Extent { offset: 0, len: bytes.len() }, |piece| whole.update(piece))?;
     }
     let mut each = Vec::with_capacity(parts.len());
     for part in parts {
         let mut digest = Sha256::new();
-        if let Some(memory) = memory {
-            memory.visit(part.extent.offset, part.extent.len, |bytes| {
-                digest.update(bytes);
-                whole.update(bytes);
+        if let Some(bytes) = bytes {
+            bytes.visit(part.extent, |piece| {
+                digest.update(piece);
+                whole.update(piece);
             })?;
         }
         each.push(hex(digest));

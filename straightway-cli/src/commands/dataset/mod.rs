@@ -62,7 +62,12 @@ const THREADS: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 ///
 /// # Errors
 /// Of opening or building it; an interrupt.
-fn index_of(engine: &Engine, sources: &[String], format: Option<Format>, out: &Out) -> Result<Index, Fail> {
+fn index_of(
+    engine: &Engine,
+    sources: &[String],
+    (format, column): (Option<Format>, Option<&str>),
+    out: &Out,
+) -> Result<Index, Fail> {
     let sources = all_absolute(sources)?;
     if let [one] = sources.as_slice()
         && !one.contains('{')
@@ -73,7 +78,7 @@ fn index_of(engine: &Engine, sources: &[String], format: Option<Format>, out: &O
         }
     }
     let (checksums, on_error) = (Checksums::Stored, OnError::Fail);
-    let options = BuildOptions { threads: THREADS, format, checksums, on_error, older: None };
+    let options = BuildOptions { threads: THREADS, format, column, checksums, on_error, older: None };
     let mut bar = None;
     let mut progress = |event: Event<'_>| {
         match event {

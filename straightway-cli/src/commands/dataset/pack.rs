@@ -71,7 +71,7 @@ pub fn run(args: &Pack, out: &mut Out) -> Result<(), Fail> {
     let folder = absolute(&args.out.to_string_lossy())?;
     session::with_engine(&args.engine, |engine| {
         let clock = Stopwatch::start();
-        let index = index_of(engine, &args.sources, None, out)?;
+        let index = index_of(engine, &args.sources, (None, None), out)?;
         make_folder(Path::new(&folder))?;
         let options = PackOptions { container, shard_bytes: args.shard_size };
         let bar = out.steps(index.len(), "pack");
@@ -83,7 +83,7 @@ pub fn run(args: &Pack, out: &mut Out) -> Result<(), Fail> {
         let packed = packed.map_err(or_signal)?;
         let to = format!("{folder}/{INDEX_NAME}");
         let (checksums, on_error) = (Checksums::Stored, OnError::Fail);
-        let options = BuildOptions { threads: THREADS, format: None, checksums, on_error, older: None };
+        let options = BuildOptions { threads: THREADS, format: None, column: None, checksums, on_error, older: None };
         let built =
             build(engine, &packed.shards, &to.parse()?, &options, &mut |_| until_signal()).map_err(or_signal)?;
         out.report(&Report {
