@@ -43,8 +43,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let engine = Engine::builder().gpu(GpuUse::Off).build()?;
     let to = Uri::from_path(&folder.join("samples.index.arrow"))?;
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let options =
-        BuildOptions { threads, format: None, column: None, checksums: Checksums::Stored, on_error: OnError::Fail, older: None };
+    let options = BuildOptions {
+        threads,
+        format: None,
+        column: None,
+        checksums: Checksums::Stored,
+        on_error: OnError::Fail,
+        older: None,
+    };
     let clock = Instant::now();
     let sources = [folder.display().to_string()];
     let built = build(&engine, &sources, &to, &options, &mut |_| ControlFlow::Continue(()))?;

@@ -15,14 +15,21 @@ use std::{
 use serde_json::Value;
 use straightway::{Destination, Engine, Error, ErrorKind, GpuUse, Uri};
 use sw_data::{
-    index::{BATCH_ROWS, BuildOptions, Built, Checksums, Event, Finding, Index, OnError, build, verify},
+    formats::Extent,
+    index::{BATCH_ROWS, BuildOptions, Built, Checksums, Event, Feed, Finding, Index, OnError, Want, build, verify},
     samples::{Format, Label, Place, Samples},
 };
 use sw_testkit::scratch::Scratch;
 
 const THREADS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
-const OPTIONS: BuildOptions<'static> =
-    BuildOptions { threads: THREADS, format: None, column: None, checksums: Checksums::Stored, on_error: OnError::Fail, older: None };
+const OPTIONS: BuildOptions<'static> = BuildOptions {
+    threads: THREADS,
+    format: None,
+    column: None,
+    checksums: Checksums::Stored,
+    on_error: OnError::Fail,
+    older: None,
+};
 
 fn scratch(tag: &str) -> Scratch {
     Scratch::new(env!("CARGO_TARGET_TMPDIR"), tag)
@@ -147,8 +154,23 @@ fn a_folder_of_mds_is_known_by_its_index() {
             }
         }
     }
-    let error = make(&engine, &[testdata("mds-zstd").to_str().unwrap()], &scratch.path("y"), &OPTIONS).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    // Compressed, each shard is a block that its samples are rows of.
+    let to = scratch.path("y.index.arrow");
+    make(&engine, &[testdata("mds-zstd").to_str().unwrap()], &to, &OPTIONS).unwrap();
+    let compressed = Index::open(&engine, &uri(&to)).unwrap();
+    let mut feed = Feed::new(&engine, &compressed, 0..compressed.len(), Want::Bytes);
+    let mut found = Vec::new();
+    while let Some(fed) = feed.next_sample().unwrap() {
+        assert!(fed.place.row.is_some());
+        let bytes = fed.bytes.unwrap();
+        let mut sample = Vec::new();
+        bytes.visit(Extent { offset: 0, len: bytes.len() }, |piece| sample.extend_from_slice(piece)).unwrap();
+        found.push(sample);
+    }
+    make(&engine, &[folder.to_str().unwrap()], &to, &OPTIONS).unwrap();
+    let plain: Vec<_> =
+        all(&engine, &Index::open(&engine, &uri(&to)).unwrap()).into_iter().map(|(_, _, bytes)| bytes).collect();
+    assert_eq!(found, plain);
 }
 
 #[test]

@@ -38,6 +38,11 @@ fn an_index_is_made_summed_up_listed_and_verified() {
     assert_eq!((&built["samples"], &built["objects"]), (&stat["samples"], &2.into()));
     assert_eq!(stat["checksums"].as_u64(), Some(5));
     assert_eq!(stat["formats"][0]["format"], "tar");
+    let sizes = &stat["sizes"];
+    assert_eq!((sizes["min"].as_u64(), sizes["max"].as_u64()), (Some(0), Some(2065)));
+    // Three digits: 1000 and 2065 are the two in the middle.
+    assert!((1000..1002).contains(&sizes["p50"].as_u64().unwrap()), "{sizes}");
+    assert_eq!(sizes["mean"].as_f64(), Some(stat["sample_bytes"].as_u64().unwrap() as f64 / 10.0));
     let listed = scratch.run(&["dataset", "iterate", "x.index.arrow", "--digest", "--json"]).ok().json();
     let wanted: Vec<Value> = serde_json::from_slice(&fs::read(testdata("webdataset.tar.json")).unwrap()).unwrap();
     let found = samples(&listed);

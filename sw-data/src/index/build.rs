@@ -213,13 +213,8 @@ fn collect<S: Sink>(
     told(progress(Event::Found { objects: found.wanted.len() as u64 }))?;
     let older = options.older.map(Older::new).transpose()?;
     let old_objects = older.as_ref().map_or(0, |older| older.numbers.len() as u64);
-    let shared = Shared {
-        engine,
-        checksums: options.checksums,
-        column: options.column,
-        older,
-        stop: AtomicBool::new(false),
-    };
+    let shared =
+        Shared { engine, checksums: options.checksums, column: options.column, older, stop: AtomicBool::new(false) };
     let threads = options.threads.get().min(found.wanted.len().max(1));
     let (send, receive) = sync_channel(threads * OBJECTS_AHEAD);
     let queue = Mutex::new(Some(Queue { next: found.wanted.iter(), to: send }));

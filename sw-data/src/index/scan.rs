@@ -6,8 +6,8 @@ use straightway::{Buffer, Destination, Engine, Error, ErrorKind, Memory, Object,
 
 use crate::{
     formats::{
-        Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, NpyScan, NpzContent, NpzScan, ParquetRows, ParquetScan,
-        Payloads, Sample, Scan, TarScan, TfRecordScan, TokenIndexScan, Wrong,
+        Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, NpyScan, NpzContent, NpzScan, ParquetRows,
+        ParquetScan, Payloads, Sample, Scan, TarScan, TfRecordScan, TokenIndexScan, Wrong,
     },
     samples::{Format, ObjectEntry, Part, version_text},
 };
@@ -224,7 +224,13 @@ pub(super) fn scan(
     let uri = wanted.uri.to_string();
     if let (What::File(below), Checksums::Stored) = (&wanted.what, checksums) {
         // What the store says is all that an index needs: the file is not opened.
-        let entry = ObjectEntry { uri, len: wanted.entry.len, version: version_text(wanted.entry.version), format, coding: String::new() };
+        let entry = ObjectEntry {
+            uri,
+            len: wanted.entry.len,
+            version: version_text(wanted.entry.version),
+            format,
+            coding: String::new(),
+        };
         let mut collect = Collect { rows: Rows::default(), number: 0, sums: None, block: None, pass_on };
         file(below, entry.len, &mut collect)?;
         collect.send()?;

@@ -31,7 +31,7 @@ const SAMPLES: [&str; 22] = [
 pub(super) fn by_name(path: &str) -> Result<ByName, Error> {
     let base = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
     let ends = |endings: &[&str]| endings.iter().any(|ending| base.ends_with(ending));
-    if ends(&[".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tfrecord.gz", ".mds.zstd"]) {
+    if ends(&[".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tfrecord.gz"]) {
         return Err(Error::new(ErrorKind::Unsupported, Verb::Parse)
             .at(path)
             .detail("samples inside of a compressed archive have no place that could be read")
@@ -49,6 +49,8 @@ pub(super) fn by_name(path: &str) -> Result<ByName, Error> {
         "npz" => Format::Npz,
         "parquet" => Format::Parquet,
         ending if SAMPLES.contains(&ending) => Format::Raw,
+        // Compressed as a whole: the index of the folder says how.
+        _ if base.contains(".mds.") => Format::Mds,
         // `train.tfrecord-00000-of-01024`.
         _ if base.contains(".tfrecord-") => Format::TfRecord,
         _ => return Ok(ByName::Unknown),

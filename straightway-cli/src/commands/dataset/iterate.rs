@@ -10,7 +10,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use sw_data::{
     formats::Extent,
-    index::{Bytes, Fed, Feed, Want},
+    index::{self, Fed, Feed, Want},
     order::{Method, OrderError, Sampler, Share, Tail, World},
     samples::{Part, Samples as _},
 };
@@ -174,7 +174,7 @@ fn misuse(error: &OrderError) -> Fail {
 }
 
 /// SHA-256 of a sample: of its parts one behind the other, or of all its bytes if it has none; and of each part.
-fn digests(bytes: Option<&Bytes>, parts: &[Part]) -> Result<(String, Vec<String>), Fail> {
+fn digests(bytes: Option<&index::Bytes>, parts: &[Part]) -> Result<(String, Vec<String>), Fail> {
     let hex = |digest: Sha256| digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let mut whole = Sha256::new();
     if let (Some(bytes), []) = (bytes, parts) {

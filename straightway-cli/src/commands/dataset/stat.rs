@@ -109,16 +109,17 @@ pub fn run(args: &Stat, out: &mut Out) -> Result<(), Fail> {
 
 /// Percentiles to three digits, and the sum. Rows of one block count the block each.
 fn sizes(index: &Index) -> Result<(Option<Sizes>, u64), Fail> {
-    let mut histogram = Histogram::<u64>::new(3)
-        .map_err(|error| Fail::new(Exit::Failed, "histogram", format!("no histogram can be made: {error}"), ""))?;
+    let failed =
+        |error: &dyn fmt::Display| Fail::new(Exit::Failed, "histogram", format!("counting failed: {error}"), "");
+    // It grows by itself.
+    let mut histogram = Histogram::<u64>::new(3).map_err(|error| failed(&error))?;
     let (mut first, mut sum, mut min, mut max) = (0, 0u64, u64::MAX, 0);
     while first < index.len() {
         signals::requested()?;
         let lens = index.lens_from(first)?;
         first += lens.len() as u64;
         for len in lens {
-            // Nothing is counted twice or lost: the histogram grows by itself up to 2^63.
-            histogram.saturating_record(len);
+            histogram.record(len).map_err(|error| failed(&error))?;
             sum = sum.saturating_add(len);
             (min, max) = (min.min(len), max.max(len));
         }
@@ -130,7 +131,7 @@ fn sizes(index: &Index) -> Result<(Option<Sizes>, u64), Fail> {
         p50: at(0.5),
         p99: at(0.99),
         max,
-        mean: histogram.mean(),
+        mean: sum as f64 / index.len() as f64,
     });
     Ok((sizes, sum))
 }
