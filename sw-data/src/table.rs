@@ -128,7 +128,13 @@ mod tests {
     }
 
     fn objects() -> Vec<ObjectEntry> {
-        vec![ObjectEntry { uri: "/a".into(), len: 100, version: String::new(), format: Format::Raw }]
+        vec![ObjectEntry {
+            uri: "/a".into(),
+            len: 100,
+            version: String::new(),
+            format: Format::Raw,
+            coding: String::new(),
+        }]
     }
 
     #[test]

@@ -258,8 +258,7 @@ fn run_opener(shared: &Shared) {
         drop(order.closing);
         let options = &shared.options;
         let entry = shared.entry(order.key);
-        let result =
-            entry.and_then(|entry| objects::open(&shared.engine, &entry, options.into, &options.policy));
+        let result = entry.and_then(|entry| objects::open(&shared.engine, &entry, options.into, &options.policy));
         shared.counts.opens.add(1);
         shared.inbox.opened(order.key, result);
     }

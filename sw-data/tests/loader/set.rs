@@ -24,7 +24,13 @@ pub(crate) struct Set {
 /// What is indexed of a file.
 pub(crate) fn entry(engine: &Engine, path: &str, format: Format) -> ObjectEntry {
     let object = engine.open(&path.parse::<Uri>().unwrap()).unwrap();
-    ObjectEntry { uri: path.to_owned(), len: object.len(), version: version_text(object.version()), format }
+    ObjectEntry {
+        uri: path.to_owned(),
+        len: object.len(),
+        version: version_text(object.version()),
+        format,
+        coding: String::new(),
+    }
 }
 
 impl Set {
