@@ -89,6 +89,8 @@ enum Verb {
     Odd,
     /// A sharded safetensors checkpoint, cold and warm, beside the loaders of PyPI.
     Load,
+    /// A checkpoint from CPU memory, flushed, beside torch, safetensors and DCP.
+    Save,
     /// System calls, allocations and lock waits per 1,000 operations.
     Counts,
     /// An engine made and closed.
@@ -203,6 +205,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Seq => vec![cases::raw::seq],
         Verb::Odd => vec![cases::raw::odd],
         Verb::Load => vec![cases::load::run],
+        Verb::Save => vec![cases::save::run],
         Verb::Counts => vec![cases::counts::run],
         Verb::Openclose => vec![cases::openclose::run],
         Verb::Order => vec![cases::order::run],
@@ -214,6 +217,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::raw::seq,
             cases::raw::odd,
             cases::load::run,
+            cases::save::run,
             cases::counts::run,
             cases::openclose::run,
             cases::gpu::run,
@@ -228,7 +232,7 @@ fn empty_report(cli: &Cli, bench: &Bench<'_>) -> Report {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut tools: BTreeMap<String, String> =
         fio::version().map(|version| ("fio".to_owned(), version)).into_iter().collect();
-    if matches!(cli.verb, Verb::Load | Verb::Gpu | Verb::All) {
+    if matches!(cli.verb, Verb::Load | Verb::Save | Verb::Gpu | Verb::All) {
         let versions = bench.python.versions();
         tools.extend(versions.found);
         tools.extend(versions.absent.into_iter().map(|(name, why)| (name, format!("absent: {why}"))));

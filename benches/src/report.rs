@@ -153,6 +153,8 @@ pub(crate) enum Metric {
     BouncedBytesPerOp,
     /// Milliseconds to make and close an engine.
     BareMillis,
+    /// Wall seconds for which the caller of a save was held.
+    StallSeconds,
 }
 
 impl Sample {
@@ -179,6 +181,7 @@ impl Sample {
             Metric::FutexPerThousand => self.more.get("futex_per_1000").copied(),
             Metric::BouncedBytesPerOp => self.more.get("bounced_bytes_per_op").copied(),
             Metric::BareMillis => self.more.get("bare_ms").copied(),
+            Metric::StallSeconds => self.more.get("stall_s").copied(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         self,
         disk::Disk,
         gpu::{Copies, Staged},
+        save::Save,
     },
     peers::nop,
     report::{Role, Sample},
@@ -69,6 +70,8 @@ pub(crate) enum Job {
         #[arg(long)]
         again: bool,
     },
+    /// Our saver from host memory.
+    Save(Save),
     /// Our engine from a file into the first GPU's memory.
     GpuRead(Staged),
     /// Copies from pinned memory to the first GPU.
@@ -98,6 +101,7 @@ impl Job {
                 let memory = if again { ours::load::Memory::Kept } else { ours::load::Memory::Fresh };
                 ours::load::run(&index, seed, memory)?
             }
+            Self::Save(job) => ours::save::run(&job)?,
             Self::GpuRead(job) => ours::gpu::read(&job)?,
             Self::GpuCopy(job) => ours::gpu::copies(&job)?,
             Self::Order(job) => ours::order::run(&job)?,

@@ -18,7 +18,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use straightway::{Engine, ErrorKind, GpuUse, Uri};
+use straightway::{Destination, Engine, ErrorKind, GpuUse, Uri};
 use sw_checkpoint::{
     Bytes, DcpOptions, Dtype, IfExists, Incremental, Layout, LayoutOptions, LoadOptions, NewTensor, Progress,
     SaveOptions, Saver, SaverOptions, Steps, TensorSpec, clean, load,
@@ -32,10 +32,11 @@ const STEPS_MAX: u64 = 200;
 /// A test with its name.
 type Test = (&'static str, fn());
 
-const TESTS: [Test; 3] = [
+const TESTS: [Test; 4] = [
     ("a_save_killed_at_any_step_leaves_the_old_checkpoint_whole", killed_beside),
     ("a_replacing_save_killed_at_any_step_leaves_one_of_both", killed_replacing),
     ("a_full_disk_is_told_and_leaves_nothing", full_disk),
+    ("a_write_that_fails_is_told_and_leaves_nothing", writes_that_fail),
 ];
 
 fn main() -> ExitCode {
@@ -232,6 +233,53 @@ fn full_disk() {
     }
     // With room again the same saver saves.
     fs::remove_dir_all(steps.path(1)).unwrap();
+    save(&saver, &steps, 2, 2).unwrap();
+    assert_eq!(content(&engine, &steps.path(2), &[2]), 2);
+}
+
+/// An ext4 without extents: it cannot reserve space, so that a full disk shows in the middle of the writing.
+struct Loop(Mount);
+
+impl Loop {
+    fn new(scratch: &Scratch, mib: u64) -> Option<Self> {
+        let (image, at) = (scratch.path("image"), scratch.path("mnt"));
+        fs::File::create(&image).unwrap().set_len(mib * MIB).unwrap();
+        fs::create_dir(&at).unwrap();
+        let ran = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let made = ran(Command::new("mkfs.ext4").args(["-q", "-O", "^extent,^64bit,^has_journal"]).arg(&image));
+        (made && ran(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at))).then(|| Self(Mount(at)))
+    }
+}
+
+fn writes_that_fail() {
+    let scratch = scratch("write-error");
+    let Some(disk) = Loop::new(&scratch, 48) else {
+        println!("skip writes that fail: mounting needs root and mkfs.ext4");
+        return;
+    };
+    let root = disk.0.0.join("run");
+    fs::create_dir(&root).unwrap();
+    let engine = engine();
+    let (steps, saver) = (Steps::new(&root), Saver::new(&engine, SaverOptions::default()).unwrap());
+    save(&saver, &steps, 1, 1).unwrap();
+    let bytes: Vec<u8> = vec![5; usize::try_from(60 * MIB).unwrap()];
+    let given = || {
+        let mut buffer = engine.allocate(Destination::Host, 60 * MIB, 0).unwrap().into_buffer().unwrap();
+        buffer.as_mut_slice().fill(5);
+        Bytes::Owned(buffer.into())
+    };
+    for bytes in [Bytes::Source(&bytes), given()] {
+        let owned = matches!(bytes, Bytes::Owned(_));
+        let spec = TensorSpec { name: "w".to_owned(), dtype: Dtype::U8, shape: vec![60 * MIB] };
+        let tensors = vec![NewTensor::new(spec, bytes)];
+        let failed = saver.save(&steps.path(2), tensors.into(), &SaveOptions::default());
+        let failed = failed.and_then(|saving| saving.wait()).unwrap_err();
+        assert_eq!(failed.error.kind(), ErrorKind::NoSpace, "{}", failed.error);
+        assert_eq!(failed.memory[0].is_some(), owned, "what was given away comes back");
+        assert_eq!(names(&root), ["step-000001"]);
+        assert_eq!(content(&engine, &steps.path(1), &[1]), 1);
+    }
+    // All slabs came back: the same saver still saves more than its pool of the background holds.
     save(&saver, &steps, 2, 2).unwrap();
     assert_eq!(content(&engine, &steps.path(2), &[2]), 2);
 }

@@ -10,3 +10,4 @@ pub(crate) mod nvme_driver;
 pub(crate) mod openclose;
 pub(crate) mod order;
 pub(crate) mod raw;
+pub(crate) mod save;

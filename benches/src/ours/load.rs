@@ -53,7 +53,7 @@ pub(crate) fn run(index: &Path, seed: u64, memory: Memory) -> Result<Sample, Err
 }
 
 /// As `peers/load.py` takes it: name and samples of each tensor, in order of name.
-fn digest(loaded: &Loaded, seed: u64) -> Result<String, Error> {
+pub(crate) fn digest(loaded: &Loaded, seed: u64) -> Result<String, Error> {
     let mut tensors: Vec<_> = loaded.tensors.iter().collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let mut sha = Sha256::new();

@@ -231,3 +231,41 @@ impl Subject for Loader {
         crate::worker::parse(self.name, &finished)
     }
 }
+
+/// Names in `peers/save.py`: the ceiling first.
+pub(crate) const SAVERS: &[&str] = &["pwrite-direct-2", "torch", "safetensors", "dcp", "dcp-async"];
+
+/// One writer.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    /// Name in `peers/save.py`.
+    pub name: &'static str,
+    /// Whose side it plays.
+    pub role: Role,
+    /// Safetensors files whose tensors it saves.
+    pub files: Vec<PathBuf>,
+    /// Where to: a directory that it makes and removes.
+    pub to: PathBuf,
+    /// Seed of the sampled places.
+    pub seed: u64,
+    /// Where it runs.
+    pub python: Python,
+}
+
+impl Subject for Writer {
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn run(&mut self) -> Result<Sample, Fault> {
+        self.python.ready()?;
+        let mut command = self.python.script("save.py");
+        command.args(["--peer", self.name, "--seed", &self.seed.to_string(), "--to"]).arg(&self.to).args(&self.files);
+        let finished = usage::run(command, &self.python.scratch, LOAD_LIMIT)?;
+        crate::worker::parse(self.name, &finished)
+    }
+}

@@ -184,11 +184,10 @@ class Engine:
         shard_bytes: int | None = None,
     ) -> list[str]: ...
     def crc32(self, source: _Target) -> int: ...
-    def crc32(self, source: Target) -> int: ...
     def save_file(
         self,
-        path: StrPath,
-        tensors: Sequence[tuple[str, str, Sequence[int], Target]],
+        path: _StrPath,
+        tensors: Sequence[tuple[str, str, Sequence[int], _Target]],
         *,
         metadata: Mapping[str, str] | None = None,
     ) -> None: ...

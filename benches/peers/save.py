@@ -1,0 +1,155 @@
+"""Saves a checkpoint from CPU memory with one peer and prints one JSON line: what it cost, and a digest of what was saved.
+
+    save.py --peer NAME --seed N --to DIRECTORY FILE...
+
+One process, one save. Imports and the tensors' own memory come before the clock starts; it stops when every byte is
+durable. `stall_s` is how long the caller was held. The digest is of what is read back, after the clock.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import shutil
+import sys
+import threading
+import time
+import warnings
+
+from load import PAGE, Locked, Meter, digest, flat
+
+warnings.filterwarnings("ignore")
+
+
+def own_tensors(files):
+    from safetensors.torch import load_file
+
+    return {name: tensor.clone() for path in files for name, tensor in load_file(path).items()}
+
+
+def sync(path):
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def torch_save(tensors, to):
+    import torch
+
+    path = os.path.join(to, "model.pt")
+
+    def run():
+        torch.save(tensors, path)
+        sync(path)
+        sync(to)
+
+    return run, lambda: torch.load(path, mmap=True, weights_only=True)
+
+
+def safetensors_save(tensors, to):
+    from safetensors.torch import load_file, save_file
+
+    path = os.path.join(to, "model.safetensors")
+
+    def run():
+        save_file(tensors, path)
+        sync(path)
+        sync(to)
+
+    return run, lambda: load_file(path)
+
+
+def dcp_save(tensors, to, asynchronous):
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    def writer():
+        return dcp.FileSystemWriter(to, thread_count=4, sync_files=True)
+
+    def run():
+        if not asynchronous:
+            dcp.save(tensors, storage_writer=writer(), no_dist=True)
+            return None
+        started = time.monotonic()
+        future = dcp.async_save(tensors, storage_writer=writer(), no_dist=True)
+        stall = time.monotonic() - started
+        future.result()
+        return stall
+
+    def back():
+        loaded = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+        dcp.load(loaded, checkpoint_id=to, no_dist=True)
+        return loaded
+
+    return run, back
+
+
+def direct_writes(tensors, to, threads):
+    """The ceiling: the same number of bytes from memory that is there, in aligned pieces, into space that is reserved."""
+    size, piece, path = sum(len(flat(tensor)) for tensor in tensors.values()), 8 << 20, os.path.join(to, "bytes")
+    size = -(-size // PAGE) * PAGE
+    source = mmap.mmap(-1, piece, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    source.write(os.urandom(piece))
+
+    def run():
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o644)
+        os.posix_fallocate(fd, 0, size)
+        view, places = memoryview(source), Locked(iter(range(0, size, piece)))
+
+        def work():
+            for at in places:
+                want = min(piece, size - at)
+                assert os.pwritev(fd, [view[:want]], at) == want
+
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        os.fsync(fd)
+        os.close(fd)
+        sync(to)
+
+    return run, None
+
+
+PEERS = {
+    "torch": torch_save,
+    "safetensors": safetensors_save,
+    "dcp": lambda tensors, to: dcp_save(tensors, to, False),
+    "dcp-async": lambda tensors, to: dcp_save(tensors, to, True),
+    "pwrite-direct-2": lambda tensors, to: direct_writes(tensors, to, 2),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", required=True, choices=sorted(PEERS))
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--to", required=True)
+    parser.add_argument("files", nargs="+")
+    args = parser.parse_args()
+    shutil.rmtree(args.to, ignore_errors=True)
+    os.makedirs(args.to)
+    tensors = own_tensors(args.files)
+    run, back = PEERS[args.peer](tensors, args.to)
+    os.sync()
+    meter = Meter()
+    stall = run()
+    used = meter.stop()
+    result = {
+        "ops": len(tensors),
+        "bytes": sum(len(flat(tensor)) for tensor in tensors.values()),
+        **used,
+        "more": {"stall_s": used["seconds"] if stall is None else stall},
+    }
+    if back is not None:
+        result["checksum"] = digest({name: flat(tensor) for name, tensor in back().items()}, args.seed)
+    shutil.rmtree(args.to)
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

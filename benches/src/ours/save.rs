@@ -1,0 +1,109 @@
+//! A checkpoint from host memory through `sw_checkpoint::Saver`.
+
+use std::{fs, path::Path, time::Instant};
+
+use straightway::{Engine, Error, Memory, Uri};
+use sw_checkpoint::{
+    Bytes, Contents, DcpOptions, Layout, LoadOptions, Loaded, NewTensor, SaveOptions, Saver, SaverOptions, TensorSpec,
+    load,
+};
+
+use crate::{
+    ours::load::digest,
+    report::Sample,
+    usage::{self, Usage},
+};
+
+/// How the job is done.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Save {
+    /// The index file of the checkpoint whose tensors are saved.
+    index: std::path::PathBuf,
+    /// Where to: a directory that does not exist.
+    to: std::path::PathBuf,
+    /// Seed of the sampled places.
+    #[arg(long)]
+    seed: u64,
+    /// Staging memory in bytes.
+    #[arg(long)]
+    staging: u64,
+    /// Saves once before the clock starts, as a program that saves every few minutes.
+    #[arg(long)]
+    again: bool,
+    /// Writes the directory of `torch.distributed.checkpoint`.
+    #[arg(long)]
+    dcp: bool,
+}
+
+/// Tensors in memory, each of which lends its bytes.
+struct Lent {
+    specs: Vec<TensorSpec>,
+    memory: Vec<Memory>,
+}
+
+/// Loads the tensors, starts the clock, saves them, stops it when they are durable, then reads back.
+pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
+    let engine = Engine::builder().build()?;
+    let lent = Lent::of(load(&engine, &Uri::from_path(&job.index)?, &LoadOptions::default())?)?;
+    let saver = Saver::new(&engine, SaverOptions { staging_bytes: job.staging, ..SaverOptions::default() })?;
+    let layout = if job.dcp { Layout::Dcp(DcpOptions::default()) } else { Layout::default() };
+    let options = SaveOptions { layout, ..SaveOptions::default() };
+    remove(&job.to);
+    if job.again {
+        saver.save(&job.to, lent.contents(), &options)?.wait()?;
+        remove(&job.to);
+    }
+    let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
+    let before = Usage::now();
+    #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+    let start = Instant::now();
+    let saving = saver.save(&job.to, lent.contents(), &options)?;
+    let stall = start.elapsed().as_secs_f64();
+    let saved = saving.wait()?;
+    sample.seconds = start.elapsed().as_secs_f64();
+    Usage::now().charge(before, &mut sample);
+    sample.more.insert("stall_s".to_owned(), stall);
+    sample.ops = lent.specs.len() as u64;
+    sample.bytes = lent.memory.iter().map(Memory::len).sum();
+    let moved = saved.moved;
+    sample.path = Some(serde_json::json!({
+        "dma_bytes": moved.bytes.dma, "kernel_copy_bytes": moved.bytes.kernel_copy, "staged_bytes": moved.staged_bytes,
+        "in_place_bytes": moved.in_place_bytes, "staging_memory_bytes": saver.staging_bytes(),
+    }));
+    if !job.dcp {
+        let loaded = load(&engine, &Uri::from_path(&job.to)?, &LoadOptions::default())?;
+        sample.checksum = Some(digest(&loaded, job.seed)?);
+    }
+    remove(&job.to);
+    drop(saver);
+    engine.close()?;
+    Ok(sample)
+}
+
+fn remove(directory: &Path) {
+    // It is the harness's own; what stays is written over, or told by the save.
+    let _ = fs::remove_dir_all(directory);
+}
+
+impl Lent {
+    /// Every tensor as a part of the memory that it was loaded into.
+    fn of(loaded: Loaded) -> Result<Self, Error> {
+        let regions: Vec<_> = loaded.regions.into_iter().map(Memory::share).collect();
+        let (mut specs, mut memory) = (Vec::new(), Vec::new());
+        for tensor in loaded.tensors {
+            let Some((region, base)) = tensor.place.and_then(|(region, _)| regions.get(region)) else { continue };
+            let at = tensor.place.map_or(0, |(_, offset)| offset);
+            memory.push(region.part(base + at, tensor.len_bytes)?);
+            specs.push(TensorSpec { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape });
+        }
+        Ok(Self { specs, memory })
+    }
+
+    fn contents(&self) -> Contents<'_> {
+        let mut tensors = Vec::with_capacity(self.specs.len());
+        for (spec, memory) in self.specs.iter().zip(&self.memory) {
+            tensors.push(NewTensor::new(spec.clone(), Bytes::Memory(memory)));
+        }
+        tensors.into()
+    }
+}
