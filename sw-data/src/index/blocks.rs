@@ -133,6 +133,9 @@ pub(super) struct Blocks {
     kept: Mutex<Kept>,
 }
 
+/// A block and its number.
+type Numbered = (u64, Arc<[u8]>);
+
 struct Kept {
     blocks: HashMap<u64, Arc<[u8]>>,
     /// Oldest first.
@@ -188,7 +191,7 @@ impl Blocks {
     }
 
     /// Reads blocks, those that follow each other at once.
-    fn read(&self, numbers: &[u64]) -> Result<Vec<(u64, Arc<[u8]>)>, Error> {
+    fn read(&self, numbers: &[u64]) -> Result<Vec<Numbered>, Error> {
         let most = (RUN_BYTES / self.size).max(1);
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for number in numbers {
@@ -208,7 +211,7 @@ impl Blocks {
         Ok(blocks.map(|(number, block)| (number, Arc::from(block))).collect())
     }
 
-    fn keep(&self, fresh: &[(u64, Arc<[u8]>)]) {
+    fn keep(&self, fresh: &[Numbered]) {
         if fresh.is_empty() {
             return;
         }

@@ -115,7 +115,7 @@ pub struct Built {
 
 /// What a scan sends.
 enum Sent {
-    Rows(Rows),
+    Rows(Box<Rows>),
     End(Scanned),
     Failed(Error),
 }
@@ -277,7 +277,7 @@ fn work<'a>(shared: &Shared<'a>, queue: &Mutex<Option<Queue<'a>>>) {
             }
             (wanted, same)
         };
-        let mut pass_on = |rows| send.send(Sent::Rows(rows)).map_err(|_| nobody());
+        let mut pass_on = |rows| send.send(Sent::Rows(Box::new(rows))).map_err(|_| nobody());
         let scanned = match same {
             Err(error) => Err(error),
             Ok(Some(Some((entry, held)))) => shared.take_over(entry, held, &mut pass_on),

@@ -22,7 +22,7 @@ pub(super) fn head(at: u64, name: &str, len: u64, align: u64) -> Vec<u8> {
         records.extend(record("size", len.to_string().as_bytes()));
     }
     let align = align.max(BLOCK);
-    let content_at = |extension: u64| (at + extension + BLOCK) % align == 0;
+    let content_at = |extension: u64| (at + extension + BLOCK).is_multiple_of(align);
     let mut extension = if records.is_empty() { 0 } else { BLOCK + (records.len() as u64).next_multiple_of(BLOCK) };
     if !content_at(extension) {
         // At least a header and one block; then block by block until the content is on its boundary.
