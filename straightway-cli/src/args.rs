@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use straightway::{Destination, Error, PciAddress, Policy, Uri, parse_policy};
+use sw_checkpoint::Verify;
 
 use crate::{dataset_args::Dataset, size};
 
@@ -268,6 +269,7 @@ pub struct Cp {
 #[command(after_help = "Examples:
   straightway load model.safetensors
   straightway load /data/model --into gpu0 --tensors 'model.layers.0.*,lm_head.weight'
+  straightway load /data/step-1000 --verify require
   straightway load /data/model/model.safetensors.index.json --digest --json")]
 pub struct Load {
     /// A safetensors file, an index.json, a file of torch.save, a directory of torch.distributed.checkpoint or Megatron, a
@@ -283,12 +285,38 @@ pub struct Load {
     /// Compute the SHA-256 of each tensor's bytes
     #[arg(long)]
     pub digest: bool,
+    /// Comparing the checksums that lie beside the checkpoint: auto where they are and it costs little, off, or require for
+    /// every byte
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    pub verify: LoadVerify,
     /// Routes that are accepted: any, prefer=ROUTE, require=ROUTE, require-core=ROUTE
     #[arg(long, default_value = "any", value_parser = parse_policy)]
     pub policy: Policy,
     /// The engine.
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// Whether `load` compares checksums.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LoadVerify {
+    /// Where they are and it costs little.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+    /// Every byte that is loaded.
+    Require,
+}
+
+impl From<LoadVerify> for Verify {
+    fn from(verify: LoadVerify) -> Self {
+        match verify {
+            LoadVerify::Auto => Self::Auto,
+            LoadVerify::Off => Self::Off,
+            LoadVerify::Require => Self::Require,
+        }
+    }
 }
 
 /// `checkpoint`.
@@ -302,7 +330,8 @@ Examples:
   straightway checkpoint show /data/step-1000
   straightway checkpoint verify model.pt
   straightway checkpoint diff step-1000 model.safetensors
-  straightway checkpoint convert step-1000 --to safetensors --out /data/model"
+  straightway checkpoint convert step-1000 --to safetensors --out /data/model
+  straightway checkpoint clean /checkpoints/run-7"
 )]
 pub enum CheckpointCommand {
     /// List files, tensors and other values, without reading a tensor
@@ -313,6 +342,8 @@ pub enum CheckpointCommand {
     Diff(CheckpointDiff),
     /// Write the tensors in another format, a bounded part at a time
     Convert(CheckpointConvert),
+    /// Remove what dead writers of checkpoints left in a directory
+    Clean(CheckpointClean),
 }
 
 /// `checkpoint show`.
@@ -364,6 +395,7 @@ pub struct CheckpointDiff {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   straightway checkpoint convert model.pt --to safetensors --out /data/model
+  straightway checkpoint convert model.safetensors --to dcp --out /data/step-0
   straightway checkpoint convert step-1000 --to safetensors --out /data/model --shard-size 5GB --tensors 'model.*'")]
 pub struct CheckpointConvert {
     /// The checkpoint
@@ -372,13 +404,13 @@ pub struct CheckpointConvert {
     /// The format to write
     #[arg(long, value_enum)]
     pub to: ConvertTo,
-    /// An existing directory for the files
+    /// The directory to make; may be there if it is empty
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Names to write: a comma list of globs with * and ?
     #[arg(long, value_name = "PATTERN")]
     pub tensors: Option<String>,
-    /// Longest file, for shards with an index [default: one file]
+    /// Most tensor bytes of a file, for several files [default: one file]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_positive)]
     pub shard_size: Option<u64>,
     /// The engine.
@@ -386,11 +418,27 @@ pub struct CheckpointConvert {
     pub engine: EngineArgs,
 }
 
+/// `checkpoint clean`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Removes hidden directories of saves that ended before their commit, if their writer is provably gone.
+
+Examples:
+  straightway checkpoint clean /checkpoints/run-7"
+)]
+pub struct CheckpointClean {
+    /// The directory that checkpoints are saved in
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
 /// A format to write.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConvertTo {
     /// A safetensors file, or shards with an index.
     Safetensors,
+    /// A directory of torch.distributed.checkpoint.
+    Dcp,
 }
 
 impl ConvertTo {
@@ -398,6 +446,7 @@ impl ConvertTo {
     pub fn name(self) -> &'static str {
         match self {
             Self::Safetensors => "safetensors",
+            Self::Dcp => "dcp",
         }
     }
 }

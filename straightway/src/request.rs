@@ -46,7 +46,8 @@ pub struct Completed {
     pub path: DataPath,
     /// Where the time went.
     pub times: Times,
-    /// The checksum that was asked for, if the operation succeeded.
+    /// The checksum that was asked for, if the operation succeeded and the CPU saw its bytes: not those that a device put
+    /// straight into another device's memory.
     pub checksum: Option<u64>,
     spans: Option<Spans>,
 }

@@ -13,7 +13,7 @@
 //! Reading verifies with a [`Verifier`] for each file: it is given the checksums of the ranges that were read, in any order,
 //! and compares each chunk as soon as all of it was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use straightway::checksum::Algorithm;
@@ -243,14 +243,20 @@ impl Checksums {
         if file.len_bytes != len_bytes {
             return Err(ChecksumsError::Length { file: name.clone(), have: len_bytes, want: file.len_bytes });
         }
-        Ok(Some(Verifier { name, file, chunk_bytes: self.chunk_bytes, partial: BTreeMap::new(), verified_bytes: 0 }))
+        Ok(Some(Verifier {
+            name,
+            file,
+            chunk_bytes: self.chunk_bytes,
+            partial: BTreeMap::new(),
+            compared: BTreeSet::new(),
+        }))
     }
 }
 
 /// Compares one file, range by range, with its checksums.
 ///
-/// Ranges come in any order; none may reach over the boundary of a chunk, and none come twice. A chunk of which a part
-/// was never given is not compared: [`Verifier::verified_bytes`] tells how far it went.
+/// Ranges come in any order; none may reach over the boundary of a chunk. Bytes that are given twice are compared once. A
+/// chunk of which a part was never given is not compared: [`Verifier::rests`] tells what it lacks.
 #[derive(Debug)]
 pub struct Verifier<'a> {
     name: &'a str,
@@ -258,7 +264,8 @@ pub struct Verifier<'a> {
     chunk_bytes: u64,
     /// By start: length and CRC-32C of what was seen of chunks that are not complete. Neighbours are joined.
     partial: BTreeMap<u64, (u64, u32)>,
-    verified_bytes: u64,
+    /// Numbers of the chunks that were compared.
+    compared: BTreeSet<u64>,
 }
 
 impl Verifier<'_> {
@@ -271,7 +278,49 @@ impl Verifier<'_> {
     /// Bytes in the chunks that were compared.
     #[must_use]
     pub fn verified_bytes(&self) -> u64 {
-        self.verified_bytes
+        self.compared.iter().map(|&chunk| self.chunk(chunk).1).sum()
+    }
+
+    /// Bytes that were given and wait for the rest of their chunk.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> u64 {
+        self.partial.values().map(|(len, _)| len).sum()
+    }
+
+    /// First byte and length of a chunk.
+    fn chunk(&self, number: u64) -> (u64, u64) {
+        let start = number * self.chunk_bytes;
+        (start, self.chunk_bytes.min(self.file.len_bytes.saturating_sub(start)))
+    }
+
+    /// What must be given so that chunks of which a part was given are compared: ranges inside chunks, in order. `worth` is
+    /// asked for each chunk, with the bytes that were seen of it and those that it lacks.
+    pub fn rests(&mut self, worth: impl Fn(u64, u64) -> bool) -> Vec<(u64, u64)> {
+        let mut chunks: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
+        for (&at, &(len, _)) in &self.partial {
+            chunks.entry(at / self.chunk_bytes).or_default().push((at, len));
+        }
+        let mut rests = Vec::new();
+        for (number, seen) in chunks {
+            let (start, whole) = self.chunk(number);
+            let overlap = seen.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0);
+            let mut lacks = Vec::new();
+            let mut at = start;
+            // What overlaps cannot be joined: the chunk is read again as a whole.
+            for &(from, len) in if overlap { &[] } else { seen.as_slice() } {
+                lacks.extend((from > at).then_some((at, from - at)));
+                at = from + len;
+            }
+            lacks.extend((start + whole > at).then_some((at, start + whole - at)));
+            let sum = |ranges: &[(u64, u64)]| ranges.iter().map(|(_, len)| len).sum::<u64>();
+            if worth(sum(&seen), sum(&lacks)) {
+                if overlap {
+                    self.partial.retain(|at, _| at / self.chunk_bytes != number);
+                }
+                rests.extend(lacks);
+            }
+        }
+        rests
     }
 
     /// Takes the CRC-32C of `len` bytes at `offset` of the file.
@@ -280,8 +329,7 @@ impl Verifier<'_> {
     /// `Mismatch`, if that completes a chunk whose bytes are wrong.
     pub fn add(&mut self, offset: u64, len: u64, crc32c: u32) -> Result<(), ChecksumsError> {
         let chunk = offset / self.chunk_bytes;
-        let start = chunk * self.chunk_bytes;
-        let whole = self.chunk_bytes.min(self.file.len_bytes.saturating_sub(start));
+        let (start, whole) = self.chunk(chunk);
         debug_assert!(len <= whole && offset - start <= whole - len, "a range stays inside its chunk");
         let (mut at, mut length, mut value) = (offset, len, crc32c);
         if let Some((&before, &(before_len, before_value))) = self.partial.range(start..offset).next_back()
@@ -310,7 +358,7 @@ impl Verifier<'_> {
                 Err(ChecksumsError::Mismatch { file, offset: start, len: whole, have: value, want })
             }
             _ => {
-                self.verified_bytes += whole;
+                self.compared.insert(chunk);
                 Ok(())
             }
         }
@@ -385,9 +433,36 @@ mod tests {
         assert!(matches!(error, ChecksumsError::Mismatch { offset: 4096, len: 4096, .. }), "{error}");
         assert!(error.is_about_data());
         verifier.add(8192, 1, crc32c(&data[8192..8193])).unwrap();
-        assert_eq!(verifier.verified_bytes(), 4096);
+        assert_eq!((verifier.verified_bytes(), verifier.waiting_bytes()), (4096, 1));
         assert!(matches!(sums.verifier("a \"b\"", 9999), Err(ChecksumsError::Length { have: 9999, .. })));
         assert!(sums.verifier("other", 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_chunks_lack_is_told_and_completes_them() {
+        let data = data();
+        let sums = of(&data, 4096);
+        let mut verifier = sums.verifier("a \"b\"", 10_000).unwrap().unwrap();
+        let give = |verifier: &mut Verifier<'_>, from: u64, len: u64| {
+            let (from_at, to) = (usize::try_from(from).unwrap(), usize::try_from(from + len).unwrap());
+            verifier.add(from, len, crc32c(&data[from_at..to])).unwrap();
+        };
+        give(&mut verifier, 100, 50);
+        give(&mut verifier, 200, 3896);
+        // Two that overlap: the whole chunk is asked for again.
+        give(&mut verifier, 4096, 1000);
+        give(&mut verifier, 4100, 2000);
+        assert_eq!(verifier.rests(|_, lacks| lacks < 150), []);
+        assert_eq!(verifier.rests(|seen, lacks| seen == 3946 && lacks == 150), [(0, 100), (150, 50)]);
+        let rests = verifier.rests(|_, _| true);
+        assert_eq!(rests, [(0, 100), (150, 50), (4096, 4096)]);
+        for (from, len) in rests {
+            give(&mut verifier, from, len);
+        }
+        assert_eq!((verifier.verified_bytes(), verifier.waiting_bytes()), (8192, 0));
+        // The same bytes once more count once.
+        give(&mut verifier, 0, 4096);
+        assert_eq!((verifier.verified_bytes(), verifier.rests(|_, _| true)), (8192, Vec::new()));
     }
 
     #[test]

@@ -1,46 +1,54 @@
-//! Writes the tensors of a checkpoint of any format as safetensors, a bounded part at a time.
+//! Writes the tensors of a checkpoint of any format in another one, a bounded part at a time: what is read feeds a save.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use straightway::{ByPath, Destination, Engine, Error, ErrorKind, Memory, NewObject, Uri, Verb};
+use straightway::{ByPath, Destination, Engine, Error, ErrorKind, Uri, Verb};
 
 use crate::batches::batches;
-use crate::open::malformed;
-use crate::{Checkpoint, FileLayout, Format, LayoutOptions, LoadOptions, TensorSpec, Want, WritePlan};
+use crate::open::{malformed, read_range};
+use crate::save::{Bytes, Contents, Layout, NewTensor, SaveOptions, Saver, SaverOptions, Source};
+use crate::{Checkpoint, Format, LayoutOptions, LeafValue, LoadOptions, Loaded, TensorSpec, Want};
 
-/// Bytes that are in memory at a time.
+/// Bytes that are in memory at a time on the reading side, and as many on the writing side.
 const BATCH_BYTES: u64 = 64 << 20;
+
+/// Most bytes of values that are no tensors, which are in memory together.
+const OBJECTS_MAX_BYTES: u64 = 64 << 20;
 
 /// A converted checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Converted {
-    /// Names of the files in the directory, the index last if there is one.
+    /// Names of the files in the directory: those with tensors, then metadata, then checksums.
     pub files: Vec<String>,
     /// Tensors written.
     pub tensors: u64,
+    /// Values that are no tensors and were written.
+    pub objects: u64,
     /// Bytes written, by who moved them finally.
     pub bytes: ByPath,
 }
 
 impl Checkpoint {
-    /// Writes `tensors` (positions in the catalog) into `directory`, which exists, as safetensors: a file, or shards and
-    /// their index. Every file appears whole or not at all, the index last. Values that are no tensors are left behind.
+    /// Writes `tensors` (positions in the catalog) as the checkpoint `directory`, which is not there or empty, as
+    /// [`Saver::save`] does: whole or not at all, with checksums. Checksums of the source are compared as by
+    /// [`Verify::Auto`](crate::Verify::Auto). Values that are no tensors come along from DCP to DCP, up to 64 MiB; others are
+    /// left behind.
     ///
-    /// Memory: 64 MiB, or one row of a tensor if that is longer. `step` is called between parts; its error ends the work
-    /// and leaves nothing behind.
+    /// Memory: 128 MiB, and one row of a tensor if that is longer than 64 MiB. `step` is called with the bytes of each part
+    /// that was read; its error ends the work and leaves nothing behind.
     ///
     /// # Errors
-    /// `BadFormat` for what safetensors cannot hold; `Unsupported` for a tensor that cannot be loaded; what reading and
-    /// writing return; what `step` returns.
+    /// `BadFormat` for what the layout cannot hold; `Unsupported` for a tensor that cannot be loaded; what reading and saving
+    /// return; what `step` returns.
     pub fn convert<E: From<Error>>(
         &self,
         engine: &Engine,
         tensors: &[usize],
-        (directory, options): (&Path, &LayoutOptions),
+        (directory, layout): (&Path, &Layout),
         mut step: impl FnMut(u64) -> Result<(), E>,
     ) -> Result<Converted, E> {
-        let at = Uri::from_path(directory)?;
         let known: Vec<(usize, &crate::Tensor)> =
             tensors.iter().filter_map(|&at| Some((at, self.catalog().tensors().get(at)?))).collect();
         let spec = |(_, tensor): &(usize, &crate::Tensor)| TensorSpec {
@@ -49,24 +57,37 @@ impl Checkpoint {
             shape: tensor.shape.to_vec(),
         };
         let specs: Vec<TensorSpec> = known.iter().map(spec).collect();
-        let options = LayoutOptions { metadata: self.kept_metadata(options), ..options.clone() };
-        let plan = WritePlan::new(&specs, &options).map_err(|cause| malformed(&at, cause))?;
-        let positions: Vec<usize> = known.iter().map(|(at, _)| *at).collect();
-        let mut done = Converted::default();
-        let mut ready = Vec::with_capacity(plan.files.len());
-        for file in &plan.files {
-            ready.push(self.write_file(engine, directory, (file, &positions), &mut done, &mut step)?);
-            done.files.push(file.name.clone());
+        let layout = match layout {
+            Layout::Safetensors(options) => {
+                Layout::from(LayoutOptions { metadata: self.kept_metadata(options), ..options.clone() })
+            }
+            Layout::Dcp(_) => layout.clone(),
+        };
+        let at = Uri::from_path(directory)?;
+        let order = layout.order(&specs).map_err(|cause| malformed(&at, cause))?;
+        let order: Vec<usize> = order.iter().filter_map(|&spec| Some(known.get(spec)?.0)).collect();
+        let failed = RefCell::new(None);
+        let mut tell = |bytes: u64| {
+            step(bytes).map_err(|error| {
+                *failed.borrow_mut() = Some(error);
+                Error::new(ErrorKind::Cancelled, Verb::Copy).detail("the conversion was stopped")
+            })
+        };
+        let feed = Feed::new(self, engine, &order, &mut tell);
+        let sources: Vec<FedTensor<'_, '_>> = known
+            .iter()
+            .map(|&(tensor, known)| FedTensor { feed: &feed, tensor, len_bytes: known.len_bytes })
+            .collect();
+        let fed = specs.into_iter().zip(&sources).map(|(spec, source)| NewTensor::new(spec, Bytes::Source(source)));
+        let objects = self.kept_objects(engine, &layout)?;
+        let (tensors, objects_len) = (known.len() as u64, objects.len() as u64);
+        let contents = Contents { tensors: fed.collect(), objects };
+        let saver = Saver::new(engine, SaverOptions { staging_bytes: BATCH_BYTES, ..SaverOptions::default() })?;
+        let saving = saver.save(directory, contents, &SaveOptions { layout, ..SaveOptions::default() });
+        match saving.and_then(crate::Saving::wait) {
+            Ok(saved) => Ok(Converted { files: saved.files, tensors, objects: objects_len, bytes: saved.moved.bytes }),
+            Err(error) => Err(failed.take().unwrap_or_else(|| Error::from(error).into())),
         }
-        ready.into_iter().try_for_each(NewObject::commit)?;
-        if let Some((name, bytes)) = &plan.index {
-            let new = engine.create(&Uri::from_path(&directory.join(name))?, bytes.len() as u64)?;
-            engine.write(new.object(), 0, host_bytes(engine, bytes)?).wait().ok()?;
-            new.commit()?;
-            done.files.push(name.clone());
-        }
-        done.tensors = positions.len() as u64;
-        Ok(done)
     }
 
     /// What the options say, else what a single safetensors file has, else what readers for torch look for.
@@ -78,48 +99,101 @@ impl Checkpoint {
         }
     }
 
-    fn write_file<E: From<Error>>(
-        &self,
-        engine: &Engine,
-        directory: &Path,
-        (file, positions): (&FileLayout, &[usize]),
-        done: &mut Converted,
-        step: &mut impl FnMut(u64) -> Result<(), E>,
-    ) -> Result<NewObject, E> {
-        let new = engine.create(&Uri::from_path(&directory.join(&file.name))?, file.len_bytes)?;
-        let head = engine.write(new.object(), 0, host_bytes(engine, &file.head)?).wait().ok()?;
-        done.bytes += head.path.bytes;
-        let placed: BTreeMap<usize, u64> =
-            file.tensors.iter().filter_map(|tensor| Some((*positions.get(tensor.spec)?, tensor.file_offset))).collect();
-        let order: Vec<usize> = file.tensors.iter().filter_map(|tensor| positions.get(tensor.spec).copied()).collect();
-        let load = LoadOptions { into: Destination::Host, ..LoadOptions::default() };
-        for batch in batches(self.catalog(), &order, BATCH_BYTES) {
-            let wants: Vec<Want> = batch.iter().map(|(want, _)| want.clone()).collect();
-            let loaded = self.load(engine, &wants, &load)?;
-            let mut bytes = 0;
-            let mut regions: Vec<_> = loaded.regions.into_iter().map(Memory::share).collect();
-            for ((want, at), tensor) in batch.iter().zip(&loaded.tensors) {
-                let (Some((region, offset)), Some(base)) = (tensor.place, placed.get(&want.tensor)) else { continue };
-                let Some((region, start)) = regions.get_mut(region) else { continue };
-                let part = region.part(*start + offset, tensor.len_bytes)?;
-                // One at a time: two tensors of one storage may lie over each other here.
-                let written = engine.write(new.object(), base + at, part).wait().ok()?;
-                done.bytes += written.path.bytes;
-                bytes += tensor.len_bytes;
-            }
-            step(bytes)?;
+    /// Values that are no tensors, as the bytes that torch made of them, where source and layout have those.
+    fn kept_objects(&self, engine: &Engine, layout: &Layout) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut objects = Vec::new();
+        let mut room = OBJECTS_MAX_BYTES;
+        for leaf in self.catalog().leaves() {
+            let (LeafValue::Stored { file, file_offset, len_bytes }, Layout::Dcp(_)) = (&leaf.value, layout) else {
+                continue;
+            };
+            let Some(object) = self.objects().get(*file).filter(|_| *len_bytes <= room) else { continue };
+            room -= len_bytes;
+            objects.push((leaf.name.clone(), read_range(engine, object, *file_offset, *len_bytes)?));
         }
-        Ok(new)
+        Ok(objects)
     }
 }
 
-fn host_bytes(engine: &Engine, bytes: &[u8]) -> Result<Memory, Error> {
-    let memory = engine.allocate(Destination::Host, bytes.len() as u64, 0)?;
-    let mut buffer = memory.into_buffer().map_err(|_| {
-        Error::new(ErrorKind::Protocol, Verb::Write).detail("fresh host memory has no addresses of this process")
-    })?;
-    let to = buffer.as_mut_slice();
-    let len = to.len().min(bytes.len());
-    to[..len].copy_from_slice(&bytes[..len]);
-    Ok(Memory::from(buffer))
+/// Gives the bytes of tensors in about the order in which a save asks for them, from one part of the checkpoint at a time.
+struct Feed<'c> {
+    checkpoint: &'c Checkpoint,
+    engine: &'c Engine,
+    batches: Vec<Vec<(Want, u64)>>,
+    /// By tensor: first byte of each of its pieces, its batch and its place there.
+    pieces: BTreeMap<usize, Vec<(u64, usize, usize)>>,
+    now: RefCell<Now<'c>>,
+}
+
+/// The part that is in memory.
+struct Now<'c> {
+    loaded: Option<(usize, Loaded)>,
+    tell: &'c mut dyn FnMut(u64) -> Result<(), Error>,
+}
+
+impl<'c> Feed<'c> {
+    fn new(
+        checkpoint: &'c Checkpoint,
+        engine: &'c Engine,
+        order: &[usize],
+        tell: &'c mut dyn FnMut(u64) -> Result<(), Error>,
+    ) -> Self {
+        let batches = batches(checkpoint.catalog(), order, BATCH_BYTES);
+        let mut pieces: BTreeMap<usize, Vec<(u64, usize, usize)>> = BTreeMap::new();
+        for (batch, wants) in batches.iter().enumerate() {
+            for (number, (want, at)) in wants.iter().enumerate() {
+                pieces.entry(want.tensor).or_default().push((*at, batch, number));
+            }
+        }
+        Self { checkpoint, engine, batches, pieces, now: RefCell::new(Now { loaded: None, tell }) }
+    }
+
+    /// Bytes of a tensor from `at` on: as many as its piece has, at most `into`. Gives how many.
+    fn some(&self, tensor: usize, at: u64, into: &mut [u8]) -> Result<usize, Error> {
+        let lost = || Error::new(ErrorKind::OutOfRange, Verb::Copy).in_range(at, into.len() as u64);
+        let pieces = self.pieces.get(&tensor).map_or(&[][..], Vec::as_slice);
+        let piece = pieces.partition_point(|piece| piece.0 <= at).checked_sub(1).and_then(|piece| pieces.get(piece));
+        let &(start, batch, number) = piece.ok_or_else(lost)?;
+        let mut now = self.now.borrow_mut();
+        let Now { loaded, tell } = &mut *now;
+        if loaded.as_ref().is_none_or(|(there, _)| *there != batch) {
+            // Before the next one is there, so that there is one at a time.
+            *loaded = None;
+            let wants: Vec<Want> = self.batches[batch].iter().map(|(want, _)| want.clone()).collect();
+            let options = LoadOptions { into: Destination::Host, ..LoadOptions::default() };
+            let read = self.checkpoint.load(self.engine, &wants, &options)?;
+            tell(read.tensor_bytes)?;
+            *loaded = Some((batch, read));
+        }
+        let loaded = loaded.as_ref().map(|(_, loaded)| loaded).ok_or_else(lost)?;
+        let view = loaded.tensors.get(number).ok_or_else(lost)?;
+        let memory = view.place.and_then(|(region, offset)| Some((loaded.regions.get(region)?, offset)));
+        let (memory, offset) = memory.ok_or_else(lost)?;
+        let skip = at - start;
+        let len = view.len_bytes.checked_sub(skip).filter(|len| *len > 0).ok_or_else(lost)?;
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(into.len());
+        memory.read(offset + skip, &mut into[..len])?;
+        Ok(len)
+    }
+}
+
+/// One tensor of a feed.
+struct FedTensor<'f, 'c> {
+    feed: &'f Feed<'c>,
+    tensor: usize,
+    len_bytes: u64,
+}
+
+impl Source for FedTensor<'_, '_> {
+    fn len(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn copy_to(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
+        let mut done = 0;
+        while done < into.len() {
+            done += self.feed.some(self.tensor, at + done as u64, &mut into[done..])?;
+        }
+        Ok(())
+    }
 }

@@ -31,6 +31,7 @@
 mod batches;
 mod boxes;
 mod catalog;
+mod checked;
 mod checksums;
 mod convert;
 mod dcp;
@@ -57,6 +58,7 @@ mod write_plan;
 mod zip;
 
 pub use catalog::{Catalog, CatalogBuilder, CatalogFile, Chunk, Format, Held, LayoutFault, Leaf, LeafValue, Tensor};
+pub use checked::{Verification, Verify};
 pub use checksums::{
     CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, CHUNK_LEN_BYTES, Checksums, ChecksumsError, FileChecksums, Verifier,
     crc32c,

@@ -5,17 +5,22 @@ use std::collections::VecDeque;
 use sha2::{Digest, Sha256};
 use straightway::{
     CopyIn, CopyOut, DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb,
+    checksum::Algorithm,
 };
 
+use crate::checked::{Checks, ReadRange};
 pub(crate) use crate::open::malformed;
 use crate::{
-    Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Want,
+    Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Verification, Verify, Want,
     load_plan::{Place, Window},
 };
 
 /// Parts in flight: with parts of 8 MiB and I/Os of 1 MiB enough to keep the queues of a few reactors full, and few enough
 /// that memory of one part is what a failure throws away.
 const PARTS_IN_FLIGHT: usize = 8;
+
+/// How many times as many parts may be in flight if they are cut shorter, so that small chunks fill no queue.
+const SHORTER_MAX: usize = 8;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -28,6 +33,8 @@ pub struct LoadOptions {
     pub policy: Policy,
     /// Whether to compute SHA-256 of each tensor's bytes.
     pub digest: bool,
+    /// Whether to compare the checksums that lie beside the checkpoint.
+    pub verify: Verify,
     /// Limits of the plan.
     pub limits: LoadLimits,
 }
@@ -39,6 +46,7 @@ impl Default for LoadOptions {
             tensors: Pattern::all(),
             policy: Policy::Any,
             digest: false,
+            verify: Verify::default(),
             limits: LoadLimits::default(),
         }
     }
@@ -58,8 +66,12 @@ pub struct Way {
 pub struct FileReport {
     /// Its path.
     pub name: String,
-    /// The ways of its bytes. The head is read apart and is not in them.
+    /// The ways of its bytes, those that were read for checksums included. The head is read apart and is not in them.
     pub ways: Vec<Way>,
+    /// Bytes in chunks that were compared with their checksum; parts of them may not have been wanted.
+    pub verified_bytes: u64,
+    /// Bytes that were read and not compared.
+    pub unverified_bytes: u64,
 }
 
 impl FileReport {
@@ -110,6 +122,10 @@ pub struct Loaded {
     pub tensor_bytes: u64,
     /// Bytes read beside them, because reading on is cheaper than a second read.
     pub gap_bytes: u64,
+    /// Whether they were compared with the checksums beside the checkpoint.
+    pub verification: Verification,
+    /// Bytes read beside them, because their chunk could not be compared without.
+    pub rest_bytes: u64,
 }
 
 impl Loaded {
@@ -163,7 +179,8 @@ impl Checkpoint {
     /// *Blocking*, memory: as [`load()`].
     ///
     /// # Errors
-    /// `PolicyUnmet`; what planning, allocating and reading return. Nothing is returned half.
+    /// `PolicyUnmet`; what planning, allocating and reading return; `ChecksumMismatch` with file and chunk, and by
+    /// [`Verify::Require`] `NotFound` without checksums. Nothing is returned half.
     pub fn load(&self, engine: &Engine, wants: &[Want], options: &LoadOptions) -> Result<Loaded, Error> {
         let plan = LoadPlan::new(self.catalog(), wants, options.limits);
         let plan = plan.map_err(|cause| unplanned(self.at(), cause))?;
@@ -210,11 +227,19 @@ impl Checkpoint {
         memory: Vec<Memory>,
         options: &LoadOptions,
     ) -> Result<Loaded, Error> {
-        let report = |object: &Object| FileReport { name: object.name().to_owned(), ways: Vec::new() };
+        let report = |object: &Object| FileReport {
+            name: object.name().to_owned(),
+            ways: Vec::new(),
+            verified_bytes: 0,
+            unverified_bytes: 0,
+        };
         let files = self.objects().iter().map(report).collect();
-        let mut run = Run { engine, objects: self.objects(), policy: options.policy, files };
+        let checksums = if options.verify == Verify::Off { None } else { self.checksums(engine)? };
+        let checks = Checks::new(self, checksums, (options.verify, plan.limits().align_bytes))?;
+        let mut run = Run { engine, objects: self.objects(), policy: options.policy, files, checks };
         let regions = run.read_all(plan, memory)?;
         run.gather_all(plan, &regions, options.into)?;
+        let rest_bytes = run.finish_checks(&regions, options.into)?;
         self.objects().iter().try_for_each(Object::check_unchanged)?;
         let tensors = loaded_tensors(self.catalog(), plan, wants);
         let totals = plan.totals();
@@ -224,6 +249,8 @@ impl Checkpoint {
             files: run.files,
             tensor_bytes: totals.tensor_bytes,
             gap_bytes: totals.gap_bytes,
+            verification: run.checks.outcome(),
+            rest_bytes,
         };
         if options.digest {
             // One way out for all: a copy engine is made once.
@@ -254,9 +281,9 @@ fn loaded_tensors(catalog: &Catalog, plan: &LoadPlan, wants: &[Want]) -> Vec<Loa
     tensors.collect()
 }
 
-/// A read on its way, with the file that it belongs to.
+/// A read on its way, with what it reads.
 struct Running {
-    file: usize,
+    range: ReadRange,
     pending: Pending,
 }
 
@@ -266,6 +293,7 @@ struct Run<'l> {
     objects: &'l [Object],
     policy: Policy,
     files: Vec<FileReport>,
+    checks: Checks<'l>,
 }
 
 impl Run<'_> {
@@ -276,18 +304,23 @@ impl Run<'_> {
             (memory.share(), len)
         };
         let regions: Vec<_> = memory.into_iter().map(share).collect();
-        let mut running = VecDeque::with_capacity(PARTS_IN_FLIGHT);
+        let chunk_bytes = self.checks.chunk_bytes().unwrap_or(u64::MAX);
+        // As many bytes in flight if the parts are shorter.
+        let shorter = usize::try_from(plan.limits().part_len_bytes / chunk_bytes).unwrap_or(1);
+        let most = PARTS_IN_FLIGHT * shorter.clamp(1, SHORTER_MAX);
+        let mut running = VecDeque::with_capacity(most);
         let mut failed = None;
-        for part in plan.parts() {
-            if running.len() == PARTS_IN_FLIGHT {
+        for part in plan.parts_in(chunk_bytes) {
+            if running.len() == most {
                 failed = self.settle(running.pop_front()).err();
             }
             let Some(object) = self.objects.get(part.file).filter(|_| failed.is_none()) else { break };
             let Some(((region, base), _)) = regions.get(part.region) else { break };
             let read = to_whole_blocks(plan, &part, object);
             let memory = region.part(base + read.region_offset, read.len_bytes)?;
-            let pending = self.engine.read(object, read.file_offset, memory).policy(self.policy).start();
-            running.push_back(Running { file: part.file, pending });
+            let ReadPart { file, file_offset, len_bytes, region, region_offset, .. } = read;
+            let range = ReadRange { file, file_offset, len_bytes, place: Some(Place { region, region_offset }) };
+            running.push_back(self.start(object, range, memory, self.policy));
         }
         // After a failure the rest is still waited for: its memory must not be given back under a device.
         while let Some(part) = running.pop_front() {
@@ -315,27 +348,85 @@ impl Run<'_> {
                 // Congruent with the file, so that a direct read needs no bounce.
                 let memory = self.engine.allocate(Destination::Host, window.len_bytes, window.file_offset)?;
                 let pending = self.engine.read(object, window.file_offset, memory).policy(self.policy).start();
-                running.push_back((Running { file: window.gather.file, pending }, window));
+                let (file, file_offset, len_bytes) = (window.gather.file, window.file_offset, window.len_bytes);
+                running.push_back((
+                    Running { range: ReadRange { file, file_offset, len_bytes, place: None }, pending },
+                    window,
+                ));
             }
             let Some((read, window)) = running.pop_front() else { return Ok(()) };
-            let bytes = self.settle(Some(read))?.and_then(|memory| memory.into_buffer().ok());
+            let (memory, _) = self.wait(read)?;
+            let bytes = memory.and_then(|memory| memory.into_buffer().ok());
             let place = plan.views().get(window.gather.view).and_then(|view| view.place);
             let memory = place.and_then(|place| regions.get(place.region));
             let (Some(bytes), Some(place), Some(memory)) = (bytes, place, memory) else {
                 return Err(Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back without its memory"));
             };
+            self.checks.took_bytes(window.gather.file, window.file_offset, bytes.as_slice())?;
             scatter(&window, bytes.as_slice(), &mut way_in, (memory, place))?;
         }
     }
 
-    /// Waits for a read and notes its way; gives its memory back.
-    fn settle(&mut self, read: Option<Running>) -> Result<Option<Memory>, Error> {
-        let Some(Running { file, pending }) = read else { return Ok(None) };
+    /// Compares what is left to compare, and gives the bytes that were read for that.
+    fn finish_checks(&mut self, regions: &[Memory], into: Destination) -> Result<u64, Error> {
+        let unseen = self.checks.unseen();
+        if !unseen.is_empty() {
+            let mut out = self.engine.copy_out(into)?;
+            for range in unseen {
+                let Some((place, memory)) =
+                    range.place.and_then(|place| regions.get(place.region).map(|memory| (place, memory)))
+                else {
+                    continue;
+                };
+                let mut sum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+                out.visit(memory, place.region_offset, range.len_bytes, |bytes| sum.update(bytes))?;
+                self.checks.took(range, Some(sum.finalize()))?;
+            }
+        }
+        let mut rest_bytes = 0;
+        let mut running = VecDeque::with_capacity(PARTS_IN_FLIGHT);
+        for range in self.checks.rests() {
+            if running.len() == PARTS_IN_FLIGHT {
+                self.settle(running.pop_front())?;
+            }
+            let Some(object) = self.objects.get(range.file) else { break };
+            rest_bytes += range.len_bytes;
+            let memory = self.engine.allocate(Destination::Host, range.len_bytes, range.file_offset)?;
+            running.push_back(self.start(object, range, memory, Policy::Any));
+        }
+        while !running.is_empty() {
+            self.settle(running.pop_front())?;
+        }
+        for (at, file) in self.files.iter_mut().enumerate() {
+            (file.verified_bytes, file.unverified_bytes) = self.checks.totals(at);
+        }
+        Ok(rest_bytes)
+    }
+
+    /// Starts a read inside one chunk.
+    fn start(&self, object: &Object, range: ReadRange, memory: Memory, policy: Policy) -> Running {
+        let read = self.engine.read(object, range.file_offset, memory).policy(policy);
+        let summed = self.checks.chunk_bytes().is_some();
+        let read = if summed { read.checksum(Algorithm::Crc32c) } else { read };
+        Running { range, pending: read.start() }
+    }
+
+    /// Waits for a read, notes its way and compares its bytes.
+    fn settle(&mut self, read: Option<Running>) -> Result<(), Error> {
+        let Some(read) = read else { return Ok(()) };
+        let range = read.range;
+        let (_, sum) = self.wait(read)?;
+        self.checks.took(range, sum)
+    }
+
+    /// Waits for a read and notes its way; gives its memory back, and its checksum.
+    fn wait(&mut self, Running { range, pending }: Running) -> Result<(Option<Memory>, Option<u64>), Error> {
         let done = pending.wait();
-        if let (Ok(_), Some(report)) = (&done.result, self.files.get_mut(file)) {
+        if let (Ok(_), Some(report)) = (&done.result, self.files.get_mut(range.file)) {
             report.add(done.path);
         }
-        Ok(done.ok()?.into_memory())
+        let sum = done.checksum;
+        Ok((done.ok()?.into_memory(), sum))
     }
 }
 

@@ -396,6 +396,12 @@ impl LoadPlan {
     /// The extents in parts of at most `part_len_bytes`, cut on aligned file offsets. Made one by one: a plan for
     /// terabytes holds no list of them.
     pub fn parts(&self) -> impl Iterator<Item = ReadPart> {
+        self.parts_in(u64::MAX)
+    }
+
+    /// [`LoadPlan::parts`], none of which reaches over a multiple of `chunk_bytes` of its file. That is a power of two and
+    /// not below the alignment.
+    pub fn parts_in(&self, chunk_bytes: u64) -> impl Iterator<Item = ReadPart> {
         let LoadLimits { align_bytes, part_len_bytes, .. } = self.limits;
         self.extents.iter().flat_map(move |extent| {
             let mut rest = Some(*extent);
@@ -403,6 +409,7 @@ impl LoadPlan {
                 let whole = rest.take()?;
                 // The first part of a ragged extent is shorter by its head, so that every later cut is aligned.
                 let len_bytes = part_len_bytes - whole.file_offset % align_bytes;
+                let len_bytes = len_bytes.min(chunk_bytes - whole.file_offset % chunk_bytes);
                 if len_bytes >= whole.len_bytes {
                     return Some(whole);
                 }

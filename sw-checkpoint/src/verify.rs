@@ -1,16 +1,19 @@
-//! Reads every byte of a checkpoint and compares it with the checksums that are stored with it.
+//! Reads every byte of a checkpoint and compares it with the checksums that are stored with it: those of its format, and
+//! those that lie beside it.
 
 use std::collections::VecDeque;
 
 use crc_fast::{CrcAlgorithm, Digest};
 use straightway::{Destination, Engine, Error, ErrorKind, Object, Pending, Verb};
 
-use crate::Checkpoint;
+use crate::checked::damaged;
+use crate::checksums::low;
 use crate::dcp::BLOB_END_BYTES;
 use crate::open::{ObjectRanges, fetch};
 use crate::ranges::Failed;
 use crate::torch::checksums;
 use crate::zip::TAIL_LEN_BYTES;
+use crate::{CHECKSUMS_FILE, Checkpoint, Checksums};
 
 /// Bytes of one read, and reads in flight: 64 MiB in all.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -26,8 +29,7 @@ pub(crate) struct Stored {
     pub what: String,
     pub file_offset: u64,
     pub len_bytes: u64,
-    /// CRC-32 of ISO 3309, as zip has it.
-    pub crc32: u32,
+    pub crc: u32,
 }
 
 /// A range that is not what its checksum says.
@@ -35,8 +37,10 @@ pub(crate) struct Stored {
 pub struct Mismatch {
     /// The file.
     pub file: String,
-    /// What the range is: an entry of the file.
+    /// What the range is: an entry of the file, or a chunk of the checksums beside the checkpoint.
     pub what: String,
+    /// Which checksum: `crc32` (ISO 3309, as zip has it) or `crc32c`.
+    pub algorithm: &'static str,
     /// First byte.
     pub file_offset: u64,
     /// Length in bytes.
@@ -54,7 +58,7 @@ pub struct Verified {
     pub name: String,
     /// Bytes read: all.
     pub read_bytes: u64,
-    /// Bytes of those for which a checksum is stored, which was compared.
+    /// Bytes of those for which a checksum is stored, which was compared: by the format or beside it, whichever has more.
     pub checked_bytes: u64,
     /// Checksums compared.
     pub checksums: u64,
@@ -64,20 +68,25 @@ pub struct Verified {
 
 impl Checkpoint {
     /// Reads every byte of every file, which proves that they can be read, and compares the checksums that the format
-    /// stores: CRC-32 of each entry of `torch.save`, in single files and in DCP blobs. Safetensors has none. What the heads
-    /// prove was proven when the checkpoint was opened. `each` is told of each file when it is done.
+    /// stores (CRC-32 of each entry of `torch.save`, in single files and in DCP blobs; safetensors has none) and those that lie
+    /// beside it ([`CHECKSUMS_FILE`]). What the heads prove was proven when the checkpoint was opened. `each` is told of each
+    /// file when it is done.
     ///
     /// # Errors
-    /// What reading returns; what `each` returns. A checksum that does not agree is no error here.
+    /// What reading returns; what `each` returns; `ChecksumMismatch` for a file of another length than its checksums are for.
+    /// A checksum that does not agree is no error here.
     pub fn verify<E: From<Error>>(
         &self,
         engine: &Engine,
         mut each: impl FnMut(Verified) -> Result<(), E>,
     ) -> Result<(), E> {
+        let beside = self.checksums(engine)?;
         for (file, object) in self.objects().iter().enumerate() {
             let stored = self.stored(engine, file)?;
             let name = self.catalog().files().get(file).map_or_else(String::new, |file| file.name.clone());
-            each(verify_file(engine, object, name, &stored)?)?;
+            let chunks = beside.map(|beside| chunks(beside, &name, object.len())).transpose()?.unwrap_or_default();
+            let checks = [Check::new("crc32", &stored), Check::new("crc32c", &chunks)];
+            each(verify_file(engine, object, name, checks)?)?;
         }
         Ok(self.objects().iter().try_for_each(Object::check_unchanged)?)
     }
@@ -105,11 +114,11 @@ impl Checkpoint {
                     Failed::Read(error) => error,
                     Failed::Format(cause) => crate::open::malformed(self.at(), cause),
                 })?;
-                stored.extend(entries.into_iter().map(|(what, at, len_bytes, crc32)| Stored {
+                stored.extend(entries.into_iter().map(|(what, at, len_bytes, crc)| Stored {
                     what,
                     file_offset: base + at,
                     len_bytes,
-                    crc32,
+                    crc,
                 }));
             }
         }
@@ -118,13 +127,19 @@ impl Checkpoint {
     }
 }
 
-fn verify_file(engine: &Engine, object: &Object, name: String, stored: &[Stored]) -> Result<Verified, Error> {
-    let mut check = Check {
-        stored,
-        next: 0,
-        digest: None,
-        done: Verified { name, read_bytes: 0, checked_bytes: 0, checksums: 0, mismatches: Vec::new() },
-    };
+/// The checksums beside the checkpoint for one file.
+fn chunks(beside: &Checksums, name: &str, len_bytes: u64) -> Result<Vec<Stored>, Error> {
+    beside.verifier(name, len_bytes).map_err(damaged)?;
+    let crcs = beside.files.get(name).map_or(&[][..], |file| file.crc32c.as_slice());
+    let stored = (0_u64..).zip(crcs).map(|(number, &crc)| {
+        let file_offset = number * beside.chunk_bytes;
+        let len_bytes = beside.chunk_bytes.min(len_bytes.saturating_sub(file_offset));
+        Stored { what: format!("chunk {number} of {CHECKSUMS_FILE}"), file_offset, len_bytes, crc }
+    });
+    Ok(stored.collect())
+}
+
+fn verify_file(engine: &Engine, object: &Object, name: String, mut checks: [Check<'_>; 2]) -> Result<Verified, Error> {
     let mut running: VecDeque<Pending> = VecDeque::with_capacity(PIECES_IN_FLIGHT);
     let mut asked = 0;
     loop {
@@ -134,39 +149,59 @@ fn verify_file(engine: &Engine, object: &Object, name: String, stored: &[Stored]
             running.push_back(engine.read(object, asked, memory).start());
             asked += len;
         }
-        let Some(pending) = running.pop_front() else { return Ok(check.finish()) };
+        let Some(pending) = running.pop_front() else { break };
         let memory = pending.wait().ok()?.into_memory();
         let memory = memory.ok_or_else(|| Error::new(ErrorKind::Protocol, Verb::Read).at(object.name()))?;
-        memory.visit(0, memory.len(), |bytes| check.feed(bytes))?;
+        memory.visit(0, memory.len(), |bytes| checks.iter_mut().for_each(|check| check.feed(bytes)))?;
     }
+    let mut done = Verified { name, read_bytes: asked, checked_bytes: 0, checksums: 0, mismatches: Vec::new() };
+    for mut check in checks {
+        check.close_ended();
+        done.checked_bytes = done.checked_bytes.max(check.checked_bytes);
+        done.checksums += check.checksums;
+        let named = check.mismatches.into_iter().map(|mismatch| Mismatch { file: done.name.clone(), ..mismatch });
+        done.mismatches.extend(named);
+    }
+    Ok(done)
 }
 
-/// Runs checksums over the bytes of a file as they come.
+/// Runs checksums of one kind over the bytes of a file as they come.
 struct Check<'s> {
+    algorithm: &'static str,
+    crc: CrcAlgorithm,
     stored: &'s [Stored],
     /// The one that is under way, or comes next.
     next: usize,
     digest: Option<Digest>,
-    done: Verified,
+    /// Bytes that came.
+    at: u64,
+    checked_bytes: u64,
+    checksums: u64,
+    mismatches: Vec<Mismatch>,
 }
 
-impl Check<'_> {
+impl<'s> Check<'s> {
+    fn new(algorithm: &'static str, stored: &'s [Stored]) -> Self {
+        let crc = if algorithm == "crc32c" { CrcAlgorithm::Crc32Iscsi } else { CrcAlgorithm::Crc32IsoHdlc };
+        let (next, at, checked_bytes, checksums) = (0, 0, 0, 0);
+        Self { algorithm, crc, stored, next, digest: None, at, checked_bytes, checksums, mismatches: Vec::new() }
+    }
+
     fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let at = self.done.read_bytes;
             let Some(stored) = self.stored.get(self.next) else {
-                self.done.read_bytes += bytes.len() as u64;
+                self.at += bytes.len() as u64;
                 return;
             };
             let end = stored.file_offset + stored.len_bytes;
             // Up to the next range, or to its end.
-            let stop = if at < stored.file_offset { stored.file_offset } else { end };
-            let now = usize::try_from(stop.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+            let stop = if self.at < stored.file_offset { stored.file_offset } else { end };
+            let now = usize::try_from(stop.saturating_sub(self.at)).unwrap_or(usize::MAX).min(bytes.len());
             let (here, rest) = bytes.split_at(now);
-            if at >= stored.file_offset {
-                self.digest.get_or_insert_with(|| Digest::new(CrcAlgorithm::Crc32IsoHdlc)).update(here);
+            if self.at >= stored.file_offset {
+                self.digest.get_or_insert_with(|| Digest::new(self.crc)).update(here);
             }
-            self.done.read_bytes += here.len() as u64;
+            self.at += here.len() as u64;
             bytes = rest;
             self.close_ended();
         }
@@ -175,29 +210,24 @@ impl Check<'_> {
     /// Compares what has ended: entries without bytes end where they begin.
     fn close_ended(&mut self) {
         while let Some(stored) = self.stored.get(self.next) {
-            if self.done.read_bytes < stored.file_offset + stored.len_bytes {
+            if self.at < stored.file_offset + stored.len_bytes {
                 return;
             }
-            let digest = self.digest.take().unwrap_or_else(|| Digest::new(CrcAlgorithm::Crc32IsoHdlc));
-            let found = u32::try_from(digest.finalize()).unwrap_or(0);
-            self.done.checked_bytes += stored.len_bytes;
-            self.done.checksums += 1;
-            if found != stored.crc32 {
-                self.done.mismatches.push(Mismatch {
-                    file: self.done.name.clone(),
+            let found = low(self.digest.take().unwrap_or_else(|| Digest::new(self.crc)).finalize());
+            self.checked_bytes += stored.len_bytes;
+            self.checksums += 1;
+            if found != stored.crc {
+                self.mismatches.push(Mismatch {
+                    file: String::new(),
                     what: stored.what.clone(),
+                    algorithm: self.algorithm,
                     file_offset: stored.file_offset,
                     len_bytes: stored.len_bytes,
-                    stored: stored.crc32,
+                    stored: stored.crc,
                     found,
                 });
             }
             self.next += 1;
         }
-    }
-
-    fn finish(mut self) -> Verified {
-        self.close_ended();
-        self.done
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use straightway::{Engine, Error, GpuUse, Uri};
 use sw_checkpoint::{
-    Checkpoint, Difference, Dtype, LayoutOptions, LoadLimits, LoadOptions, LoadPlan, Mismatch, Pattern, TensorSpec,
-    Verified, Want, WritePlan, load,
+    Checkpoint, DcpOptions, Difference, Dtype, Layout, LayoutOptions, LoadLimits, LoadOptions, LoadPlan, Mismatch,
+    Pattern, TensorSpec, Verified, Want, WritePlan, load,
 };
 use sw_testkit::scratch::Scratch;
 
@@ -96,32 +96,71 @@ fn differences(engine: &Engine, a: &Path, b: &Path) -> (u64, BTreeMap<String, Di
 }
 
 /// Converts everything, and gives the directory's checkpoint.
-fn converted(engine: &Engine, from: &Path, to: &Path, pattern: &str, shard: Option<u64>) -> usize {
+fn converted(engine: &Engine, from: &Path, to: &Path, pattern: &str, layout: &Layout) -> Vec<String> {
     let checkpoint = open(engine, from);
     let wants = checkpoint.wants(&Pattern::parse(pattern).unwrap()).unwrap();
     let positions: Vec<usize> = wants.iter().map(|want| want.tensor).collect();
-    let options = LayoutOptions { shard_len_max_bytes: shard, ..LayoutOptions::default() };
-    let done = checkpoint.convert(engine, &positions, (to, &options), |_| Ok::<(), Error>(())).unwrap();
-    assert_eq!(done.tensors, positions.len() as u64);
-    done.files.len()
+    let (mut told, wanted) = (0, wants.iter().filter_map(|want| want.len_bytes(checkpoint.catalog())).sum::<u64>());
+    let step = |bytes| {
+        told += bytes;
+        Ok::<(), Error>(())
+    };
+    let done = checkpoint.convert(engine, &positions, (to, layout), step).unwrap();
+    assert_eq!((done.tensors, told), (positions.len() as u64, wanted));
+    done.files
+}
+
+fn safetensors(shard: Option<u64>) -> Layout {
+    LayoutOptions { shard_len_max_bytes: shard, ..LayoutOptions::default() }.into()
 }
 
 #[test]
 fn what_is_converted_is_the_same_in_the_other_format() {
     let engine = engine();
-    for (name, pattern, shard) in [
-        ("views.pt", "*", None),
-        ("training.pt", "*", None),
-        ("dcp", "*", Some(200)),
-        ("hf", "*", None),
-        ("dcp-one", "*", None),
+    for (name, layout, files) in [
+        ("views.pt", safetensors(None), 2),
+        ("training.pt", safetensors(None), 2),
+        ("dcp", safetensors(Some(200)), 4),
+        ("hf", safetensors(None), 2),
+        ("dcp-one", safetensors(None), 2),
+        ("views.pt", Layout::Dcp(DcpOptions::default()), 3),
+        ("dcp", Layout::Dcp(DcpOptions { file_len_max_bytes: Some(200) }), 4),
+        ("hf", Layout::Dcp(DcpOptions::default()), 3),
     ] {
         let scratch = scratch("converted");
         let from = testdata("torch").join(name);
-        let files = converted(&engine, &from, scratch.root(), pattern, shard);
-        assert_eq!(files > 1, shard.is_some(), "{name}");
+        let written = converted(&engine, &from, scratch.root(), "*", &layout);
+        assert!(if files > 3 { written.len() > 3 } else { written.len() == files }, "{name} {written:?}");
         let (same, all) = differences(&engine, &from, scratch.root());
         assert!(all.is_empty() && same > 0, "{name} {all:?}");
+        let checked = verified(&engine, scratch.root());
+        assert!(checked.iter().all(|file| file.checked_bytes == file.read_bytes && file.mismatches.is_empty()));
+        let other = |checkpoint: &Checkpoint| checkpoint.catalog().leaves().len();
+        if matches!(layout, Layout::Dcp(_)) && name == "dcp" {
+            assert_eq!(other(&open(&engine, scratch.root())), other(&open(&engine, &from)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_tensor_longer_than_a_batch_and_many_small_ones_are_converted() {
+    let (engine, scratch) = (engine(), scratch("batches"));
+    let mut specs = vec![TensorSpec { name: "long".to_owned(), dtype: Dtype::U8, shape: vec![70 << 10, 1 << 10] }];
+    specs.extend((0..100).map(|at| TensorSpec {
+        name: format!("small.{at}"),
+        dtype: if at % 2 == 0 { Dtype::F32 } else { Dtype::Bf16 },
+        shape: vec![at, 1 << 10],
+    }));
+    let plan = WritePlan::new(&specs, &LayoutOptions::default()).unwrap();
+    let mut bytes = plan.files[0].head.clone();
+    let head = bytes.len();
+    bytes.extend((head..usize::try_from(plan.files[0].len_bytes).unwrap()).map(|at| (at / 997 % 251).to_le_bytes()[0]));
+    let from = scratch.path("from.safetensors");
+    fs::write(&from, bytes).unwrap();
+    for (name, layout) in [("dcp", Layout::Dcp(DcpOptions::default())), ("shards", safetensors(Some(20 << 20)))] {
+        converted(&engine, &from, &scratch.path(name), "*", &layout);
+        let (same, all) = differences(&engine, &from, &scratch.path(name));
+        assert!(all.is_empty() && same == 101, "{name} {all:?}");
     }
 }
 
@@ -130,7 +169,7 @@ fn a_step_that_fails_leaves_nothing_behind() {
     let (engine, scratch) = (engine(), scratch("stopped"));
     let checkpoint = open(&engine, &testdata("torch/dcp"));
     let stop = |_: u64| Err(Error::new(straightway::ErrorKind::Cancelled, straightway::Verb::Copy));
-    let outcome = checkpoint.convert(&engine, &[0, 1], (scratch.root(), &LayoutOptions::default()), stop);
+    let outcome = checkpoint.convert(&engine, &[0, 1], (scratch.root(), &Layout::default()), stop);
     assert_eq!(outcome.unwrap_err().kind(), straightway::ErrorKind::Cancelled);
     assert_eq!(fs::read_dir(scratch.root()).unwrap().count(), 0);
 }
@@ -143,7 +182,7 @@ fn differences_are_named() {
     assert!(all.values().all(|difference| matches!(difference, Difference::OnlyInFirst | Difference::OnlyInSecond)));
     let scratch = scratch("different");
     let from = testdata("torch/views.pt");
-    converted(&engine, &from, scratch.root(), "base,tail,rows", None);
+    converted(&engine, &from, scratch.root(), "base,tail,rows", &safetensors(None));
     let path = scratch.path("model.safetensors");
     let at = open(&engine, &path).catalog().get("tail").unwrap().chunks()[0].file_offset;
     let mut bytes = fs::read(&path).unwrap();

@@ -291,7 +291,7 @@ pub struct Completion {
     pub path: DataPath,
     /// Where the time went.
     pub times: Times,
-    /// The checksum that was asked for, if the operation succeeded.
+    /// The checksum that was asked for, if the operation succeeded and the CPU saw its bytes.
     pub checksum: Option<u64>,
     /// The operation with its memory. `None` if a device may still touch it (deadline, cancel, close): the lane keeps it
     /// until the device let go, then drops it.

@@ -147,7 +147,7 @@ fn as_buffers<'py>(
     name: &str,
     (loaded, into): (Loaded, Destination),
 ) -> Result<LoadedList<'py>, Fail> {
-    let Loaded { regions, tensors, files, tensor_bytes, gap_bytes } = loaded;
+    let Loaded { regions, tensors, files, tensor_bytes, gap_bytes, .. } = loaded;
     let held: Vec<Arc<Held>> = regions.into_iter().map(|memory| Arc::new(Held::new(memory))).collect();
     let mut realigned = 0;
     let mut list = Vec::with_capacity(tensors.len());

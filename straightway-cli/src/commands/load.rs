@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use straightway::Engine;
-use sw_checkpoint::{LoadOptions, Loaded, LoadedTensor, Pattern};
+use sw_checkpoint::{LoadOptions, Loaded, LoadedTensor, Pattern, Verify};
 
 use crate::{
     args::Load,
@@ -46,12 +46,19 @@ struct FileReport<'a> {
     schema: &'static str,
     name: &'a str,
     routes: Vec<Way>,
+    verified_bytes: u64,
+    unverified_bytes: u64,
 }
 
 impl fmt::Display for FileReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)?;
-        self.routes.iter().try_for_each(|way| write!(f, "\n  {way}"))
+        self.routes.iter().try_for_each(|way| write!(f, "\n  {way}"))?;
+        match (self.verified_bytes, self.unverified_bytes) {
+            (0, _) => Ok(()),
+            (verified, 0) => write!(f, "\n  checksums agree over {}", Bytes(verified)),
+            (verified, not) => write!(f, "\n  checksums agree over {}, {} not verified", Bytes(verified), Bytes(not)),
+        }
     }
 }
 
@@ -65,6 +72,11 @@ struct Report {
     tensors: usize,
     tensor_bytes: u64,
     gap_bytes: u64,
+    verify: &'static str,
+    verification: &'static str,
+    verified_bytes: u64,
+    unverified_bytes: u64,
+    rest_bytes: u64,
     seconds: f64,
     tensor_bytes_per_s: f64,
     digest_seconds: Option<f64>,
@@ -86,7 +98,15 @@ impl fmt::Display for Report {
         if self.gap_bytes > 0 {
             write!(f, "; {} read beside them", Bytes(self.gap_bytes))?;
         }
-        Ok(())
+        match (self.verification, self.verified_bytes, self.unverified_bytes) {
+            ("compared", verified, 0) => write!(f, "; checksums agree over {}", Bytes(verified)),
+            ("compared", 0, not) => write!(f, "; {} not verified, only parts of chunks were read", Bytes(not)),
+            ("compared", verified, not) => {
+                write!(f, "; checksums agree over {}, {} not verified", Bytes(verified), Bytes(not))
+            }
+            ("none", ..) => write!(f, "; not verified, there are no checksums beside it"),
+            _ => write!(f, "; not verified"),
+        }
     }
 }
 
@@ -101,8 +121,9 @@ pub fn run(args: &Load, out: &mut Out) -> Result<(), Fail> {
             .map_err(|error| Fail::usage(error.to_string(), "see `straightway load --help` for patterns"))?,
     };
     // Digests are computed afterwards, so that the time of the load is the load's.
-    let options =
-        LoadOptions { into: args.into, tensors, policy: args.policy, digest: false, ..LoadOptions::default() };
+    let verify = Verify::from(args.verify);
+    let (into, policy) = (args.into, args.policy);
+    let options = LoadOptions { into, tensors, policy, verify, digest: false, ..LoadOptions::default() };
     session::with_engine(&args.engine, |engine| {
         let clock = Stopwatch::start();
         let loaded = sw_checkpoint::load(engine, &args.checkpoint, &options)?;
@@ -117,7 +138,13 @@ pub fn run(args: &Load, out: &mut Out) -> Result<(), Fail> {
         let mut all = Ways::default();
         for file in &loaded.files {
             let ways = ways_of(file);
-            out.report(&FileReport { schema: "straightway.load.file/1", name: &file.name, routes: ways.report() })?;
+            out.report(&FileReport {
+                schema: "straightway.load.file/1",
+                name: &file.name,
+                routes: ways.report(),
+                verified_bytes: file.verified_bytes,
+                unverified_bytes: file.unverified_bytes,
+            })?;
             all.join(ways);
         }
         out.report(&Report {
@@ -128,6 +155,11 @@ pub fn run(args: &Load, out: &mut Out) -> Result<(), Fail> {
             tensors: loaded.tensors.len(),
             tensor_bytes: loaded.tensor_bytes,
             gap_bytes: loaded.gap_bytes,
+            verify: verify.name(),
+            verification: loaded.verification.name(),
+            verified_bytes: loaded.files.iter().map(|file| file.verified_bytes).sum(),
+            unverified_bytes: loaded.files.iter().map(|file| file.unverified_bytes).sum(),
+            rest_bytes: loaded.rest_bytes,
             seconds,
             tensor_bytes_per_s: size::rate(loaded.tensor_bytes, seconds),
             digest_seconds,

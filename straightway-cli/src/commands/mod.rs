@@ -39,6 +39,7 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Checkpoint(CheckpointCommand::Verify(args)) => checkpoint::verify(&args, out),
         Command::Checkpoint(CheckpointCommand::Diff(args)) => checkpoint::diff(&args, out),
         Command::Checkpoint(CheckpointCommand::Convert(args)) => checkpoint::convert(&args, out),
+        Command::Checkpoint(CheckpointCommand::Clean(args)) => checkpoint::clean(&args, out),
         Command::Dataset(args) => dataset::run(&args, out),
         Command::Bench(Bench::Read(args)) => bench::read(&args, out),
         Command::Bench(Bench::Write(args)) => bench::write(&args, out),

@@ -89,7 +89,8 @@ fn checkpoints(scratch: &Scratch) -> Vec<Value> {
     std::fs::write(scratch.path("damaged.pt"), damaged).unwrap();
     std::fs::create_dir(scratch.path("out")).unwrap();
     let (dcp, hf, views, strided) = (path("dcp"), path("hf"), path("views.pt"), path("strided.pt"));
-    let runs: [&[&str]; 8] = [
+    std::fs::write(scratch.path(".old.1-0.straightway-lock"), "").unwrap();
+    let runs: [&[&str]; 11] = [
         &["show", &dcp],
         &["show", &hf],
         &["show", &strided],
@@ -98,12 +99,16 @@ fn checkpoints(scratch: &Scratch) -> Vec<Value> {
         &["diff", &views, &strided],
         &["diff", &strided, &strided],
         &["convert", &views, "--to", "safetensors", "--out", "out"],
+        &["convert", &dcp, "--to", "dcp", "--out", "dcp"],
+        &["show", "out"],
+        &["clean", "."],
     ];
     let mut all = Vec::new();
     for arguments in runs {
         all.extend(scratch.run(&[&["checkpoint"], arguments, &["--json"]].concat()).json());
     }
     all.extend(scratch.run(&["checkpoint", "diff", &views, "damaged.pt", "--json"]).json());
+    all.extend(scratch.run(&["load", "dcp", "--verify", "require", "--json"]).ok().json());
     all
 }
 

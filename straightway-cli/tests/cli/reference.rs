@@ -6,7 +6,7 @@ use crate::support::Scratch;
 const PAGE: &str = include_str!("../../../docs/cli-reference.md");
 
 /// Every command, as the page orders them.
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "",
     "demo",
     "doctor",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 19] = [
     "checkpoint verify",
     "checkpoint diff",
     "checkpoint convert",
+    "checkpoint clean",
     "bench",
     "bench read",
     "bench write",

@@ -12,15 +12,16 @@ mod dcp;
 mod heads;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use straightway::{Engine, Error, ErrorKind, Object, Uri, Verb};
 
+use crate::checksums::{CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, Checksums};
 use crate::ranges::Failed;
 use crate::torch::{self, LEGACY_MAGIC, TorchError, ZIP_MAGIC};
 use crate::{Catalog, HeadReader, Header, INDEX_LEN_MAX_BYTES, Pattern, Shard, ShardIndex, Want, load::unplanned};
 
-use heads::read_range;
-pub(crate) use heads::{ObjectRanges, fetch};
+pub(crate) use heads::{ObjectRanges, fetch, read_range};
 
 /// Most bytes of the file that names Megatron's last iteration: a number or `release`.
 const TRACKER_LEN_MAX_BYTES: u64 = 64;
@@ -33,6 +34,8 @@ const TORCH_ENDINGS: &[&str] = &[".pt", ".pth", ".bin", ".ckpt"];
 pub struct Checkpoint {
     at: Uri,
     opened: Opened,
+    /// Read when first asked for.
+    checksums: Arc<OnceLock<Option<Checksums>>>,
 }
 
 impl Checkpoint {
@@ -45,7 +48,7 @@ impl Checkpoint {
     /// # Errors
     /// `BadFormat` with file, tensor and remedy; what opening and reading return.
     pub fn open(engine: &Engine, at: &Uri) -> Result<Self, Error> {
-        Ok(Self { at: at.clone(), opened: open_files(engine, at)? })
+        Ok(Self { at: at.clone(), opened: open_files(engine, at)?, checksums: Arc::default() })
     }
 
     /// Where it was opened.
@@ -64,6 +67,30 @@ impl Checkpoint {
     #[must_use]
     pub fn objects(&self) -> &[Object] {
         &self.opened.objects
+    }
+
+    /// The checksums that lie beside its files, if there are any: `straightway.checksums.json` in the directory. Read once.
+    ///
+    /// # Errors
+    /// `BadFormat` for a file of that name that holds something else; what reading returns.
+    pub fn checksums(&self, engine: &Engine) -> Result<Option<&Checksums>, Error> {
+        if let Some(known) = self.checksums.get() {
+            return Ok(known.as_ref());
+        }
+        let read = self.read_checksums(engine)?;
+        Ok(self.checksums.get_or_init(|| read).as_ref())
+    }
+
+    fn read_checksums(&self, engine: &Engine) -> Result<Option<Checksums>, Error> {
+        let Uri::File(path) = &self.at else { return Ok(None) };
+        let path = Path::new(path);
+        let directory = if path.is_dir() { Some(path) } else { path.parent() };
+        let Some(path) = directory.map(|directory| directory.join(CHECKSUMS_FILE)).filter(|path| path.is_file()) else {
+            return Ok(None);
+        };
+        let at = Uri::from_path(&path)?;
+        let text = read_small(engine, &at, CHECKSUMS_LEN_MAX_BYTES)?;
+        Checksums::parse(&text).map(Some).map_err(|cause| malformed(&at, cause))
     }
 
     /// Ranges of a file (first byte, length) that are whole files of `torch.save`.

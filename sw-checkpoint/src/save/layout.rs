@@ -158,6 +158,18 @@ impl Rank {
 }
 
 impl Layout {
+    /// The tensors (positions in `specs`) in the order in which their bytes are asked for.
+    pub(crate) fn order(&self, specs: &[TensorSpec]) -> Result<Vec<usize>, LayoutError> {
+        let tensors: Vec<_> = specs.iter().map(|spec| (spec.clone(), None)).collect();
+        let layout = self.lay_out(Rank::ALONE, &tensors, &[])?;
+        let pieces = layout.files.iter().flat_map(|file| &file.pieces);
+        let tensor = |piece: &Piece| match piece.content {
+            Content::Tensor(tensor) => Some(tensor),
+            Content::Bytes(_) | Content::Crc32 => None,
+        };
+        Ok(pieces.filter_map(tensor).collect())
+    }
+
     /// Lays out what `rank` writes.
     pub(super) fn lay_out(
         &self,

@@ -115,7 +115,8 @@ impl Lane {
         self.retire(token, Moved::Yes);
     }
 
-    /// Copies what was bounced or staged into the caller's host memory, and takes the checksum in the same pass.
+    /// Copies what was bounced or staged into the caller's host memory, and takes the checksum in the same pass. An operation
+    /// some bytes of which went into memory that the CPU does not see has none.
     fn land(&mut self, token: Token) {
         let Some((chunk, _)) = self.slots.get(token) else { return };
         let Some(state) = self.ops.get_mut(chunk.op) else { return };
@@ -128,12 +129,16 @@ impl Lane {
             _ => (&self.bounce, 0),
         };
         let mut running = state.pieces.as_ref().map(|pieces| Running::new(pieces.algorithm()));
+        let mut seen = true;
         for part in parts(chunk) {
             let to = chunk.memory + part.at;
             // In range: the cut keeps bounced parts inside the slab, and the flow keeps them inside the span.
             let landed = match (part.slab_at, &mut running) {
                 (None, None) => Ok(()),
-                (None, Some(running)) => span.visit(to, part.len, |bytes| running.update(bytes)),
+                (None, Some(running)) => {
+                    seen &= span.visit(to, part.len, |bytes| running.update(bytes)).is_ok();
+                    Ok(())
+                }
                 (Some(from), None) => span.copy_from(to, pool.memory(), base + from, part.len),
                 (Some(from), Some(running)) => {
                     let mut at = to;
@@ -145,6 +150,9 @@ impl Lane {
                 }
             };
             debug_assert!(landed.is_ok(), "a bounced part left its memory: {landed:?}");
+        }
+        if !seen {
+            state.pieces = None;
         }
         if let (Some(running), Some(pieces)) = (running, &mut state.pieces) {
             pieces.add(chunk.logical, u64::from(chunk.cut.want), running.value());

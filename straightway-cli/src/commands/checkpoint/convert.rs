@@ -3,10 +3,10 @@
 use std::{fmt, path::Path};
 
 use serde::Serialize;
-use sw_checkpoint::{Checkpoint, LayoutOptions, Pattern};
+use sw_checkpoint::{Checkpoint, DcpOptions, Layout, LayoutOptions, Pattern};
 
 use crate::{
-    args::CheckpointConvert,
+    args::{CheckpointConvert, ConvertTo},
     fail::Fail,
     out::Out,
     route::Landed,
@@ -27,19 +27,23 @@ struct Report {
     tensors: u64,
     tensor_bytes: u64,
     written: Landed,
-    /// Values that are no tensors, which the format cannot hold.
-    left_behind: usize,
+    /// Values that are no tensors: written, and left behind.
+    other_values: u64,
+    left_behind: u64,
     seconds: f64,
     tensor_bytes_per_s: f64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, tensors, out, left_behind, .. } = self;
+        let Self { from, to, tensors, out, other_values, left_behind, .. } = self;
         write!(f, "{from} to {to}: {tensors} tensors, {} into ", Bytes(self.tensor_bytes))?;
         write!(f, "{} file(s) of {out}, {}", self.files.len(), Rate(self.tensor_bytes_per_s))?;
+        if *other_values > 0 {
+            write!(f, "; {other_values} other values came along")?;
+        }
         if *left_behind > 0 {
-            write!(f, "; {left_behind} other values were left behind, safetensors cannot hold them")?;
+            write!(f, "; {left_behind} other values were left behind, they cannot be carried from {from} to {to}")?;
         }
         Ok(())
     }
@@ -62,9 +66,14 @@ pub fn run(args: &CheckpointConvert, out: &mut Out) -> Result<(), Fail> {
         let wants = checkpoint.wants(&pattern)?;
         let positions: Vec<usize> = wants.iter().map(|want| want.tensor).collect();
         let tensor_bytes = wants.iter().filter_map(|want| want.len_bytes(catalog)).sum();
-        let options = LayoutOptions { shard_len_max_bytes: args.shard_size, ..LayoutOptions::default() };
+        let layout = match args.to {
+            ConvertTo::Safetensors => {
+                Layout::from(LayoutOptions { shard_len_max_bytes: args.shard_size, ..LayoutOptions::default() })
+            }
+            ConvertTo::Dcp => Layout::Dcp(DcpOptions { file_len_max_bytes: args.shard_size }),
+        };
         let progress = out.progress(tensor_bytes, "convert");
-        let converted = checkpoint.convert(engine, &positions, (Path::new(&args.out), &options), |bytes| {
+        let converted = checkpoint.convert(engine, &positions, (Path::new(&args.out), &layout), |bytes| {
             progress.add(bytes);
             signals::requested()
         })?;
@@ -80,7 +89,8 @@ pub fn run(args: &CheckpointConvert, out: &mut Out) -> Result<(), Fail> {
             tensors: converted.tensors,
             tensor_bytes,
             written: converted.bytes.into(),
-            left_behind: catalog.leaves().len(),
+            other_values: converted.objects,
+            left_behind: (catalog.leaves().len() as u64).saturating_sub(converted.objects),
             seconds,
             tensor_bytes_per_s: size::rate(tensor_bytes, seconds),
         })

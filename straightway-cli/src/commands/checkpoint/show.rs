@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
-use sw_checkpoint::{Catalog, Checkpoint, Held, LeafValue};
+use sw_checkpoint::{CHECKSUMS_FILE, Catalog, Checkpoint, Checksums, Held, LeafValue};
 
 use crate::{args::CheckpointShow, fail::Fail, out::Out, session, size::Bytes};
 
@@ -92,7 +92,17 @@ struct Report<'a> {
     refused: usize,
     tensor_bytes: u64,
     other_values: usize,
+    /// What lies beside it to compare with.
+    checksums: Option<Beside>,
     dtypes: Vec<DtypeCount>,
+}
+
+/// The checksums beside a checkpoint.
+#[derive(Serialize)]
+struct Beside {
+    /// Of the files of the checkpoint, those that it has.
+    files: usize,
+    chunk_bytes: u64,
 }
 
 /// How many tensors have a type.
@@ -113,6 +123,9 @@ impl fmt::Display for Report<'_> {
         write!(f, " of {}, {other_values} other values", Bytes(self.file_bytes))?;
         if self.refused > 0 {
             write!(f, "; {} tensors cannot be loaded", self.refused)?;
+        }
+        if let Some(Beside { files, chunk_bytes }) = &self.checksums {
+            write!(f, "\n{CHECKSUMS_FILE}: {files} file(s) in chunks of {}", Bytes(*chunk_bytes))?;
         }
         let dtypes: Vec<String> =
             self.dtypes.iter().map(|count| format!("{} x{}", count.dtype, count.tensors)).collect();
@@ -140,7 +153,7 @@ pub fn run(args: &CheckpointShow, out: &mut Out) -> Result<(), Fail> {
             let (kind, value) = value_of(catalog, &leaf.value);
             out.report(&LeafLine { schema: "straightway.checkpoint.value/1", name: &leaf.name, kind, value })?;
         }
-        out.report(&report(&checkpoint))
+        out.report(&report(&checkpoint, checkpoint.checksums(engine)?))
     })
 }
 
@@ -183,7 +196,7 @@ fn value_of(catalog: &Catalog, value: &LeafValue) -> (&'static str, String) {
     }
 }
 
-fn report(checkpoint: &Checkpoint) -> Report<'_> {
+fn report<'a>(checkpoint: &'a Checkpoint, beside: Option<&Checksums>) -> Report<'a> {
     let catalog = checkpoint.catalog();
     let mut dtypes: BTreeMap<&'static str, u64> = BTreeMap::new();
     catalog.tensors().iter().for_each(|tensor| *dtypes.entry(tensor.dtype.name()).or_default() += 1);
@@ -198,6 +211,10 @@ fn report(checkpoint: &Checkpoint) -> Report<'_> {
         refused: catalog.tensors().iter().filter(|tensor| matches!(tensor.held, Held::Refused(_))).count(),
         tensor_bytes: catalog.tensor_len_bytes(),
         other_values: catalog.leaves().len(),
+        checksums: beside.map(|beside| Beside {
+            files: catalog.files().iter().filter(|file| beside.files.contains_key(&file.name)).count(),
+            chunk_bytes: beside.chunk_bytes,
+        }),
         dtypes: dtypes.into_iter().map(|(dtype, tensors)| DtypeCount { dtype, tensors }).collect(),
     }
 }

@@ -29,6 +29,7 @@ struct FileLine<'a> {
 #[derive(Serialize)]
 struct MismatchLine<'a> {
     what: &'a str,
+    algorithm: &'static str,
     file_offset: u64,
     len: u64,
     stored: String,
@@ -42,8 +43,12 @@ impl fmt::Display for FileLine<'_> {
             0 => write!(f, ", no checksums stored")?,
             count => write!(f, ", {count} checksums over {}", Bytes(self.checked_bytes))?,
         }
-        for MismatchLine { what, file_offset, len, stored, found } in &self.mismatches {
-            write!(f, "\n  {}: bytes {file_offset}+{len} have {found}, stored is {stored}", what.escape_debug())?;
+        for MismatchLine { what, algorithm, file_offset, len, stored, found } in &self.mismatches {
+            write!(
+                f,
+                "\n  {}: bytes {file_offset}+{len} have {algorithm} {found}, stored is {stored}",
+                what.escape_debug()
+            )?;
         }
         Ok(())
     }
@@ -112,9 +117,9 @@ pub fn run(args: &CheckpointVerify, out: &mut Out) -> Result<(), Fail> {
         })?;
         match first {
             None => Ok(()),
-            Some(Mismatch { file, what, file_offset, len_bytes, stored, found }) => Err(Fail::verification(
+            Some(Mismatch { file, what, algorithm, file_offset, len_bytes, stored, found }) => Err(Fail::verification(
                 format!(
-                    "bytes {file_offset}+{len_bytes} of {file} ({what}) have CRC-32 {found:08x}, stored is {stored:08x}"
+                    "bytes {file_offset}+{len_bytes} of {file} ({what}) have {algorithm} {found:08x}, stored is {stored:08x}"
                 ),
                 "restore the file from another copy",
             )),
@@ -129,7 +134,7 @@ fn file_line(file: &Verified) -> FileLine<'_> {
     };
     let mismatches = file.mismatches.iter().map(|mismatch| {
         let (file_offset, len, stored, found) = line(mismatch);
-        MismatchLine { what: &mismatch.what, file_offset, len, stored, found }
+        MismatchLine { what: &mismatch.what, algorithm: mismatch.algorithm, file_offset, len, stored, found }
     });
     FileLine {
         schema: "straightway.checkpoint.verified/1",
