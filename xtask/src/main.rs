@@ -25,6 +25,7 @@ mod mutants;
 mod needs;
 mod patch;
 mod proc;
+mod pyenv;
 mod python;
 mod steps;
 mod suite;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::proc::{Echo, Job};
+use crate::pyenv::Env;
 use crate::{Place, Stop};
 
 /// One requirement of a step.
@@ -17,21 +18,12 @@ pub enum Need {
     Helps { program: &'static str, package: &'static str },
     /// The nightly toolchain with Miri.
     Miri,
-    /// A Python environment at `target/pyenv` below the root, where tests look for it, with the pinned packages.
+    /// The Python environment of the tests (`pyenv.rs`) with the pinned packages.
     Python,
+    /// The same, with torch.
+    Torch,
 }
 
-/// Packages of the Python environment, pinned: an oracle that changes by itself is no oracle.
-const PYTHON_PINS: &[&str] = &[
-    "numpy==2.4.6",
-    "safetensors==0.8.0",
-    "silero-vad==6.2.3",
-    "pyarrow==26.0.1",
-    // With what it imports.
-    "webdataset==1.0.2",
-    "braceexpand==0.1.7",
-    "pyyaml==6.0.4",
-];
 /// Installing packages or components over a slow network.
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 /// Asking a tool for its version or a package list.
@@ -59,7 +51,12 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             Need::Miri => self.miri(),
-            Need::Python => self.python(),
+            Need::Python => Env::new(self.place).packages(),
+            Need::Torch => {
+                let env = Env::new(self.place);
+                env.packages()?;
+                env.torch()
+            }
         }
     }
 
@@ -112,27 +109,6 @@ impl<'a> Machine<'a> {
             return Ok(());
         }
         Err("no nightly with Miri; run rustup component add miri rust-src --toolchain nightly".to_string())
-    }
-
-    fn python(&self) -> Result<(), String> {
-        let dir = self.place.root.join("target/pyenv");
-        let stamp = dir.join("pins");
-        let pins = PYTHON_PINS.join(" ");
-        if std::fs::read_to_string(&stamp).is_ok_and(|there| there == pins) {
-            return Ok(());
-        }
-        let text = dir.display().to_string();
-        if self.ask("python3", &["-m", "venv", "--clear", &text], INSTALL_LIMIT).is_none() {
-            return Err("python3 -m venv failed; install python3 and python3-venv".to_string());
-        }
-        let pip = dir.join("bin/pip").display().to_string();
-        let mut args = vec!["install", "--quiet", "--disable-pip-version-check", "--no-deps"];
-        args.extend(PYTHON_PINS);
-        if self.ask(&pip, &args, INSTALL_LIMIT).is_none() {
-            return Err(format!("pip could not install {pins}; make the package index reachable"));
-        }
-        std::fs::write(&stamp, &pins)
-            .map_err(|error| format!("cannot write {} ({error}); free some space", stamp.display()))
     }
 }
 

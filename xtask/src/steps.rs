@@ -119,6 +119,21 @@ pub const STEPS: &[Step] = &[
         limit_s: 900,
     },
     Step {
+        name: "interop-torch",
+        why: "checkpoints that torch writes now are read, and ours are read by it",
+        program: Program::Cargo,
+        args: &["test", "-p", "sw-checkpoint", "--test", "torch", "--test", "dcp", "--", "--nocapture"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "python3", package: "python3-venv" },
+            Need::Tool { program: "cc", package: "gcc" },
+            Need::Torch,
+        ],
+        tests_min: 14,
+        skips: Skips::Refused,
+        limit_s: 900,
+    },
+    Step {
         name: "unit",
         why: "unit, conformance, fault and integration tests of every crate",
         program: Program::Cargo,

@@ -1,0 +1,104 @@
+//! The Python environment of all tests: `target/pyenv` below the root, where tests look for it.
+//!
+//! ```text
+//! target/pyenv   pinned packages: oracles (numpy, safetensors, silero-vad), and what builds and tests our package
+//!   └─ torch     where it can be had, without its 3 GB of NVIDIA libraries: `benches/peers/make_stubs.py` writes stand-ins
+//!                beside its own libraries, and CUDA is then "not available"
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::Place;
+use crate::proc::{Echo, Job};
+
+/// Pinned: an oracle that changes by itself is no oracle.
+const PINS: &[&str] = &["numpy==2.4.6", "safetensors==0.8.0", "pytest==9.2.0", "maturin==1.16.0", "ml_dtypes"];
+/// Packages whose needs are pinned here too, or not used.
+const PINS_ALONE: &[&str] =
+    &["silero-vad==6.2.3", "pyarrow==26.0.1", "webdataset==1.0.2", "braceexpand==0.1.7", "pyyaml==6.0.4"];
+const TORCH: &str = "torch==2.15.0";
+/// What torch imports on a machine without a GPU.
+const TORCH_NEEDS: &[&str] =
+    &["filelock", "sympy", "networkx", "jinja2", "fsspec", "typing-extensions", "setuptools<81"];
+/// Over a slow network; torch alone is 1.4 GB unpacked.
+const INSTALL_LIMIT: Duration = Duration::from_secs(1200);
+
+/// The environment.
+pub struct Env<'a> {
+    place: &'a Place,
+    dir: PathBuf,
+}
+
+impl<'a> Env<'a> {
+    pub fn new(place: &'a Place) -> Env<'a> {
+        Env { place, dir: place.root.join("target/pyenv") }
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// One of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.dir.join("bin").join(name)
+    }
+
+    /// The pinned packages, or why they are not there. Made anew when the pins changed.
+    pub fn packages(&self) -> Result<(), String> {
+        let (stamp, pins) = (self.dir.join("pins"), [PINS, PINS_ALONE].concat().join(" "));
+        if std::fs::read_to_string(&stamp).is_ok_and(|there| there == pins) {
+            return Ok(());
+        }
+        let dir = self.dir.display().to_string();
+        if self.ask(Path::new("python3"), &["-m", "venv", "--clear", &dir]).is_none() {
+            return Err("python3 -m venv failed; install python3 (3.11 or later) and python3-venv".to_string());
+        }
+        self.pip(&[], PINS)?;
+        self.pip(&["--no-deps"], PINS_ALONE)?;
+        std::fs::write(&stamp, &pins)
+            .map_err(|error| format!("cannot write {} ({error}); free some space", stamp.display()))
+    }
+
+    /// torch beside them, or why there is none.
+    pub fn torch(&self) -> Result<(), String> {
+        let python = self.program("python");
+        if self.ask(&python, &["-c", "import torch"]).is_some() {
+            return Ok(());
+        }
+        self.pip(&[], TORCH_NEEDS)?;
+        self.pip(&["--no-deps", "--no-cache-dir"], &[TORCH])?;
+        let script =
+            "import pathlib, importlib.util as u; print(pathlib.Path(u.find_spec('torch').origin).parent / 'lib')";
+        let found = self.ask(&python, &["-c", script]).and_then(|lines| lines.into_iter().next());
+        let libraries = PathBuf::from(found.ok_or("torch was installed and is not found")?);
+        let entries = std::fs::read_dir(&libraries).map_err(|error| format!("{}: {error}", libraries.display()))?;
+        let shared = entries.flatten().map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains(".so"));
+        let shared: Vec<String> = shared.map(|path| path.display().to_string()).collect();
+        let stubs = self.place.root.join("benches/peers/make_stubs.py").display().to_string();
+        let folder = libraries.display().to_string();
+        let mut args = vec![stubs.as_str(), folder.as_str()];
+        args.extend(shared.iter().map(String::as_str));
+        self.ask(&python, &args).ok_or("stand-ins for NVIDIA's libraries need cc and binutils; install gcc")?;
+        self.ask(&python, &["-c", "import torch"])
+            .map(drop)
+            .ok_or_else(|| "torch was installed and cannot be imported".into())
+    }
+
+    fn ask(&self, program: &Path, args: &[&str]) -> Option<Vec<String>> {
+        let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+        let job = Job::program(self.place, program, &args).echo(Echo::Hidden).limit(INSTALL_LIMIT);
+        job.run().ok().filter(|outcome| outcome.ok()).map(|outcome| outcome.lines)
+    }
+
+    fn pip(&self, flags: &[&str], packages: &[&str]) -> Result<(), String> {
+        let mut args = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        args.extend(flags);
+        args.extend(packages);
+        let installed = self.ask(&self.program("python"), &args);
+        installed
+            .map(drop)
+            .ok_or_else(|| format!("pip could not install {}; make the package index reachable", packages.join(" ")))
+    }
+}
