@@ -3,12 +3,13 @@
 
 use std::fmt::Debug;
 
-use sw_data::decode::{Limits, Rows, mds_shard, npz_array, parquet_rows};
+use sw_data::decode::{Limits, Rows, mds_shard, npz_array, parquet_rows, rows};
 use sw_data::formats::{
     Codec, ColumnCoding, Extent, FormatError, Grouping, MdsScan, NpyScan, NpzContent, NpzScan, ParquetRows,
     ParquetScan, Payloads, Physical, Scan, TarScan, TfRecordIndexScan, TfRecordScan, TokenIndexScan, Values,
     WdsIndexScan, Wrong, example, feature_bytes, mds_index,
 };
+use sw_data::samples::Format;
 
 /// What a block of a few bytes may decode to.
 const LIMITS: Limits = Limits { bytes: 1 << 20 };
@@ -194,6 +195,8 @@ pub fn npz(file: &[u8]) -> &'static str {
     let found = walk(|| NpzScan::new(file.len() as u64), file);
     for array in found.iter().flatten() {
         assert_inside(array.member, file.len() as u64);
+        assert_inside(array.block, file.len() as u64);
+        assert!(array.block.offset + array.block.len == array.member.offset + array.member.len);
         match &array.content {
             NpzContent::Stored(array) => assert_inside(array.content, file.len() as u64),
             NpzContent::Deflated(len) => {
@@ -201,6 +204,7 @@ pub fn npz(file: &[u8]) -> &'static str {
                 if let Ok(npz) = npz_array(member, Some(*len), Some(array.crc32), LIMITS) {
                     assert!(npz.file.len() as u64 == *len && npz.elements().len() <= npz.file.len());
                 }
+                drop(rows(Format::Npz, "", part(file, array.block), LIMITS));
             }
         }
     }

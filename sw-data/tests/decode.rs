@@ -262,7 +262,16 @@ fn arrays_of_archives_are_those_that_numpy_reads() {
                     assert!(npz_array(member, None, None, Limits { bytes: len - 1 }).is_err());
                     let npz = npz_array(member, Some(len), Some(found.crc32), Limits::default()).unwrap();
                     let elements = npz.elements().to_vec();
-                    let row = rows(Format::Npz, "", member, Limits::default()).unwrap();
+                    let mut block = bytes(&whole, found.block).to_vec();
+                    let row = rows(Format::Npz, "", &block, Limits::default()).unwrap();
+                    // The checksum of the header is that of the directory, and is compared.
+                    block[14] ^= 1;
+                    let wrong = rows(Format::Npz, "", &block, Limits::default()).unwrap_err();
+                    assert!(matches!(wrong, DecodeError::Checksum { .. }), "{wrong}");
+                    // A writer to a stream does not know it yet, and says so.
+                    block[6] |= 8;
+                    assert_eq!(rows(Format::Npz, "", &block, Limits::default()), Ok(row.clone()));
+                    assert!(rows(Format::Npz, "", member, Limits::default()).is_err());
                     assert_eq!((row.len(), row.get(0)), (1, Some(&elements[..])));
                     (npz.array, elements)
                 }

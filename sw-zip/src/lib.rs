@@ -44,6 +44,8 @@ pub struct Member {
     pub name: Vec<u8>,
     /// How its bytes are stored.
     pub method: Method,
+    /// Where its own header begins in the archive; its bytes are behind that.
+    pub header: u64,
     /// Its bytes in the archive, as they are stored there.
     pub content: Extent,
     /// Bytes that it has when they are no longer compressed. For a stored member, the length of `content`.

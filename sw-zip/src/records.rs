@@ -97,6 +97,35 @@ pub fn end64(record: &[u8]) -> Result<Directory, Wrong> {
     }
 }
 
+/// A member, as its own header describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// Bytes of the header, name and extra fields included: the content is behind them.
+    pub len: usize,
+    /// Its number of the method of compression, APPNOTE §4.4.5.
+    pub method: u16,
+    /// CRC-32 of the content when it is no longer compressed; nothing if the writer did not know it yet (§4.4.4, bit 3).
+    pub crc32: Option<u32>,
+}
+
+/// Reads a member's own header at the start of `bytes`.
+///
+/// # Errors
+/// `Record` for what is none, or is not whole; `Unsupported` for a member that is encrypted.
+pub fn local(bytes: &[u8]) -> Result<Local, Wrong> {
+    let numbers = Numbers(bytes);
+    let read = || {
+        let (flags, method, crc32) = (numbers.u16(6)?, numbers.u16(8)?, numbers.u32(14)?);
+        let len = LOCAL + usize::from(numbers.u16(26)?) + usize::from(numbers.u16(28)?);
+        let is_whole = bytes.starts_with(b"PK\x03\x04") && len <= bytes.len();
+        is_whole.then_some((flags, Local { len, method, crc32: (flags & 8 == 0).then_some(crc32) }))
+    };
+    match read().ok_or(Wrong::Record { what: "the header of a member" })? {
+        (flags, _) if flags & 1 == 1 => Err(Wrong::Unsupported { what: "an encrypted member" }),
+        (_, local) => Ok(local),
+    }
+}
+
 /// A member, as the directory describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -190,6 +190,6 @@ impl ZipScan {
         if offset.checked_add(entry.stored_len).is_none_or(|behind| behind > directory) {
             return Err(fail(Wrong::Outside { what: "a member" }));
         }
-        Ok(Member { name: entry.name, method, content, len: entry.len, crc32: entry.crc32 })
+        Ok(Member { name: entry.name, method, header: entry.header, content, len: entry.len, crc32: entry.crc32 })
     }
 }

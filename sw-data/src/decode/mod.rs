@@ -21,7 +21,8 @@ pub use parquet::parquet_rows;
 use crate::{formats::ColumnCoding, samples::Format};
 
 /// Decodes a block of an object: `coding` is what its index keeps of it, a [`ColumnCoding`] for Parquet and nothing for the others.
-/// An array is one row, its elements.
+/// A block of an npz archive is a member with its own header before it ([`NpzArray::block`](crate::formats::NpzArray)); its array is
+/// one row, its elements.
 ///
 /// # Errors
 /// What is wrong with the block; `Unsupported` for formats whose samples lie in the file as they are.
@@ -33,13 +34,7 @@ pub fn rows(format: Format, coding: &str, block: &[u8], limits: Limits) -> Resul
             parquet_rows(&coding, block, limits)
         }
         Format::Mds => mds_shard(block, limits),
-        Format::Npz => {
-            let array = npz_array(block, None, None, limits)?;
-            let mut rows = Rows::default();
-            rows.extend(array.elements(), limits)?;
-            rows.end_row(limits)?;
-            Ok(rows)
-        }
+        Format::Npz => npz::npz_rows(block, limits),
         Format::Raw | Format::Tar | Format::TfRecord | Format::Npy | Format::Tokens => {
             Err(DecodeError::Unsupported { what: "a block of a format that has none" })
         }

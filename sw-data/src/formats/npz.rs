@@ -20,6 +20,8 @@ pub struct NpzArray {
     pub content: NpzContent,
     /// Its member's bytes in the archive: an npy file, as it is or deflated.
     pub member: Extent,
+    /// The same with its own header before it: the block that [`crate::decode::rows`] takes for a deflated array.
+    pub block: Extent,
     /// CRC-32 (that of zlib) of that npy file.
     pub crc32: u32,
 }
@@ -89,7 +91,9 @@ impl NpzScan {
     fn found(&mut self, member: &Member, content: NpzContent) {
         let name = String::from_utf8_lossy(&member.name);
         let name = name.strip_suffix(ENDING).unwrap_or(&name).to_owned();
-        self.found.push_back(NpzArray { name, content, member: extent(member), crc32: member.crc32 });
+        let content_end = member.content.offset.saturating_add(member.content.len);
+        let block = Extent { offset: member.header, len: content_end.saturating_sub(member.header) };
+        self.found.push_back(NpzArray { name, content, member: extent(member), block, crc32: member.crc32 });
     }
 
     fn bad(&mut self, member: &Member, mut error: FormatError) {
