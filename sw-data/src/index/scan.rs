@@ -351,7 +351,7 @@ fn arrays(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<u64,
     window.drive(&mut scan, |_, array| {
         let (extent, row) = match &array.content {
             NpzContent::Stored(stored) => (stored.content, None),
-            NpzContent::Deflated(_) => (array.member, Some(0)),
+            NpzContent::Deflated(_) => (array.block, Some(0)),
         };
         collect.add(Found { extent, row, crc32c: None, key: &array.name, parts: &[] })
     })?;
