@@ -86,6 +86,19 @@ impl Rows {
         (self.bytes.capacity() + self.ends.capacity() * size_of::<usize>()) as u64
     }
 
+    /// Of these rows.
+    #[cfg(test)]
+    pub(crate) fn of(rows: &[&[u8]]) -> Self {
+        let mut made = Self::default();
+        for row in rows {
+            made.bytes.extend_from_slice(row);
+            made.ends.push(made.bytes.len());
+        }
+        made.bytes.shrink_to_fit();
+        made.ends.shrink_to_fit();
+        made
+    }
+
     /// Adds to the row that is being made.
     fn extend(&mut self, bytes: &[u8], limits: Limits) -> Result<(), DecodeError> {
         if (self.bytes.len() + bytes.len()) as u64 > limits.bytes {

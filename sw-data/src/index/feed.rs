@@ -11,9 +11,9 @@ use std::{
 use straightway::{DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Verb};
 
 use crate::{
-    decode::{DecodeError, Limits, Rows, mds_shard, npz_array, parquet_rows},
-    formats::{ColumnCoding, Extent},
-    samples::{Format, Label, ObjectEntry, Place, Samples as _},
+    decode::{self, DecodeError, Limits, Rows},
+    formats::Extent,
+    samples::{Label, ObjectEntry, Place, Samples as _},
 };
 
 use super::Index;
@@ -106,42 +106,11 @@ pub struct Feed<'a, N> {
     running_bytes: u64,
     /// The block that was asked for last, and the one that was decoded last.
     asked: Option<Key>,
-    decoded: Option<(Key, Block)>,
+    decoded: Option<(Key, Rows)>,
 }
 
 /// A block of an object.
 type Key = (u32, Extent);
-
-/// A block that was decoded.
-enum Block {
-    Rows(Rows),
-    One(Vec<u8>),
-}
-
-impl Block {
-    fn of(entry: &ObjectEntry, block: &[u8]) -> Result<Self, DecodeError> {
-        let damaged = DecodeError::Damaged { what: "a block of an object whose coding is not known" };
-        match entry.format {
-            Format::Parquet => {
-                let coding: ColumnCoding = entry.coding.parse().map_err(|_| damaged)?;
-                parquet_rows(&coding, block, Limits::default()).map(Self::Rows)
-            }
-            Format::Mds => mds_shard(block, Limits::default()).map(Self::Rows),
-            Format::Npz => {
-                npz_array(block, None, None, Limits::default()).map(|array| Self::One(array.elements().to_vec()))
-            }
-            _ => Err(damaged),
-        }
-    }
-
-    fn row(&self, row: u32) -> Option<&[u8]> {
-        match (self, row) {
-            (Self::Rows(rows), _) => rows.get(usize::try_from(row).ok()?),
-            (Self::One(bytes), 0) => Some(bytes),
-            (Self::One(_), _) => None,
-        }
-    }
-}
 
 impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
     /// Of the samples with these numbers, in their order.
@@ -246,9 +215,11 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
         if let Some(bytes) = fed.bytes.take() {
             let mut block = Vec::with_capacity(usize::try_from(bytes.len()).unwrap_or(0));
             bytes.visit(Extent { offset: 0, len: bytes.len() }, |piece| block.extend_from_slice(piece))?;
-            self.decoded = Some((key, Block::of(&fed.entry, &block).map_err(fail)?));
+            let rows = decode::rows(fed.entry.format, &fed.entry.coding, &block, Limits::default());
+            self.decoded = Some((key, rows.map_err(fail)?));
         }
-        let block = self.decoded.as_ref().filter(|(known, _)| *known == key).and_then(|(_, block)| block.row(row));
+        let block = self.decoded.as_ref().filter(|(known, _)| *known == key);
+        let block = block.zip(usize::try_from(row).ok()).and_then(|((_, rows), row)| rows.get(row));
         let missing = || fail(DecodeError::Damaged { what: "a block with fewer items than were indexed" });
         fed.bytes = Some(Bytes::Decoded(block.ok_or_else(missing)?.to_vec()));
         Ok(())

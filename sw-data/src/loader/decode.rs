@@ -1,7 +1,7 @@
 //! Blocks that hold several samples: read once, decoded once, kept for later samples within a bound.
 //!
 //! ```text
-//!   planner: want(block) ─► slot, and whether this batch must read it ─► reader ─► worker: decode, slot.put ─► slot.wait: rows
+//!   planner: want(block) ─► slot, and whether this batch must read it ─► reader ─► worker: decode, settle ─► slot.wait: rows
 //! ```
 //!
 //! A batch waits only for blocks of itself and of batches planned before it, and workers take batches in that order: so the
@@ -9,115 +9,70 @@
 
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{
-    error::{Cause, Why},
-    plan::Key,
-};
-use crate::{formats::Extent, samples::ObjectEntry};
+use super::{error::Why, plan::Key};
+use crate::{decode::Rows, formats::Extent};
 
-/// Turns the bytes of a block into its items. Called by many threads at once.
-pub trait Decoder: Send + Sync {
-    /// Decodes the block at `extent` of `object`, whose bytes are `bytes`.
-    ///
-    /// # Errors
-    /// What is wrong with the block: every sample of it is a bad one then.
-    fn decode(&self, object: &ObjectEntry, extent: Extent, bytes: &[u8]) -> Result<Arc<dyn Block>, Cause>;
-}
-
-/// A decoded block.
-pub trait Block: Send + Sync {
-    /// How many items it has.
-    fn rows(&self) -> u32;
-
-    /// The bytes of an item; `None` if there is no such one.
-    fn row(&self, row: u32) -> Option<&[u8]>;
-
-    /// Bytes of memory that it takes.
-    fn bytes(&self) -> u64;
-}
-
-/// Items end to end: the simplest block.
-#[derive(Clone, Debug, Default)]
-pub struct Rows {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Rows {
-    /// Adds an item.
-    pub fn push(&mut self, item: &[u8]) {
-        self.bytes.extend_from_slice(item);
-        self.ends.push(self.bytes.len());
-    }
-}
-
-impl Block for Rows {
-    fn rows(&self) -> u32 {
-        u32::try_from(self.ends.len()).unwrap_or(u32::MAX)
-    }
-
-    fn row(&self, row: u32) -> Option<&[u8]> {
-        let row = usize::try_from(row).ok()?;
-        let end = *self.ends.get(row)?;
-        let start = row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        self.bytes.get(start..end)
-    }
-
-    fn bytes(&self) -> u64 {
-        (self.bytes.capacity() + self.ends.capacity() * size_of::<usize>()) as u64
-    }
-}
+/// What became of a block.
+type Decoded = Result<Arc<Rows>, Why>;
 
 /// Where a block will be.
 #[derive(Default)]
 pub(super) struct BlockSlot {
-    state: Mutex<Option<Result<Arc<dyn Block>, Why>>>,
+    state: Mutex<Option<Decoded>>,
     there: Condvar,
 }
 
 impl BlockSlot {
-    fn lock(&self) -> MutexGuard<'_, Option<Result<Arc<dyn Block>, Why>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Decoded>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Leaves the block, or why there is none; what is there stays.
-    pub(super) fn put(&self, block: Result<Arc<dyn Block>, Why>) {
+    fn put(&self, block: Decoded) {
         self.lock().get_or_insert(block);
         self.there.notify_all();
     }
 
     /// Waits for the block.
-    pub(super) fn wait(&self) -> Result<Arc<dyn Block>, Why> {
+    pub(super) fn wait(&self) -> Decoded {
         let state = self.there.wait_while(self.lock(), |state| state.is_none()).unwrap_or_else(PoisonError::into_inner);
         match &*state {
             Some(block) => block.clone(),
-            None => Err(GIVEN_UP),
+            None => Err(Why::GivenUp),
         }
     }
 }
 
-/// A block that its reader let go of.
-const GIVEN_UP: Why = Why::Panicked { who: "loader", message: String::new() };
-
 /// The duty to fill a slot: whoever lets it go without a block leaves an error, so that nobody waits for ever.
-pub(super) struct Promise(Arc<BlockSlot>);
+pub(super) struct Promise {
+    cache: Arc<BlockCache>,
+    at: At,
+    slot: Arc<BlockSlot>,
+}
 
 impl Promise {
-    pub(super) fn slot(&self) -> &Arc<BlockSlot> {
-        &self.0
+    /// The block is there, or will never be. The first word counts.
+    pub(super) fn settle(&self, block: Decoded) {
+        if self.slot.lock().is_none() {
+            self.cache.settled(self.at, &block);
+            self.slot.put(block);
+        }
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.0.put(Err(GIVEN_UP));
+        self.settle(Err(Why::GivenUp));
     }
 }
+
+/// An object, and the block in it.
+type At = (Key, Extent);
 
 /// Decoded blocks, the least recently wanted of which go first.
 pub(super) struct BlockCache {
@@ -127,7 +82,9 @@ pub(super) struct BlockCache {
 
 #[derive(Default)]
 struct Kept {
-    blocks: HashMap<(Key, u64), Entry>,
+    blocks: HashMap<At, Entry>,
+    /// Those that are decoded, by when they were wanted last.
+    decoded: BTreeMap<u64, At>,
     bytes: u64,
     /// Counts wishes, to tell which was last.
     clock: u64,
@@ -140,9 +97,19 @@ struct Entry {
     wanted: u64,
 }
 
+impl Kept {
+    fn remove(&mut self, at: At) {
+        let Some(entry) = self.blocks.remove(&at) else { return };
+        if let Some(bytes) = entry.bytes {
+            self.decoded.remove(&entry.wanted);
+            self.bytes -= bytes;
+        }
+    }
+}
+
 impl BlockCache {
-    pub(super) fn new(max_bytes: u64) -> Self {
-        Self { max_bytes, state: Mutex::default() }
+    pub(super) fn new(max_bytes: u64) -> Arc<Self> {
+        Arc::new(Self { max_bytes, state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -150,40 +117,44 @@ impl BlockCache {
     }
 
     /// The slot of a block, and the promise to fill it if nobody has given it.
-    pub(super) fn want(&self, key: Key, offset: u64) -> (Arc<BlockSlot>, Option<Promise>) {
-        let mut kept = self.lock();
+    pub(super) fn want(self: &Arc<Self>, key: Key, extent: Extent) -> (Arc<BlockSlot>, Option<Promise>) {
+        let at = (key, extent);
+        let mut guard = self.lock();
+        let kept = &mut *guard;
         kept.clock += 1;
         let wanted = kept.clock;
-        if let Some(entry) = kept.blocks.get_mut(&(key, offset)) {
+        if let Some(entry) = kept.blocks.get_mut(&at) {
+            if entry.bytes.is_some() {
+                kept.decoded.remove(&entry.wanted);
+                kept.decoded.insert(wanted, at);
+            }
             entry.wanted = wanted;
             return (entry.slot.clone(), None);
         }
         let slot = Arc::new(BlockSlot::default());
-        kept.blocks.insert((key, offset), Entry { slot: slot.clone(), bytes: None, wanted });
-        (slot.clone(), Some(Promise(slot)))
+        kept.blocks.insert(at, Entry { slot: slot.clone(), bytes: None, wanted });
+        (slot.clone(), Some(Promise { cache: self.clone(), at, slot }))
     }
 
     /// A block is there, or will never be.
-    pub(super) fn settled(&self, key: Key, offset: u64, block: &Result<Arc<dyn Block>, Why>) {
-        let mut kept = self.lock();
-        match block {
-            Ok(block) => {
-                let bytes = block.bytes();
-                if let Some(entry) = kept.blocks.get_mut(&(key, offset)) {
-                    entry.bytes = Some(bytes);
-                    kept.bytes += bytes;
-                }
+    fn settled(&self, at: At, block: &Decoded) {
+        let mut guard = self.lock();
+        let kept = &mut *guard;
+        let bytes = block.as_ref().map(|block| block.memory_len());
+        match (bytes, kept.blocks.get_mut(&at)) {
+            // One that does not fit by itself is for those who wait for it, and sends no other away.
+            (Ok(bytes), Some(entry)) if bytes <= self.max_bytes => {
+                entry.bytes = Some(bytes);
+                kept.decoded.insert(entry.wanted, at);
+                kept.bytes += bytes;
             }
             // Another batch tries again.
-            Err(_) => {
-                kept.blocks.remove(&(key, offset));
-            }
+            _ => kept.remove(at),
         }
-        while kept.bytes > self.max_bytes {
-            let decoded = kept.blocks.iter().filter(|(_, entry)| entry.bytes.is_some());
-            let Some(at) = decoded.min_by_key(|(_, entry)| entry.wanted).map(|(at, _)| *at) else { break };
-            let gone = kept.blocks.remove(&at).and_then(|entry| entry.bytes).unwrap_or(0);
-            kept.bytes -= gone.min(kept.bytes);
+        while kept.bytes > self.max_bytes
+            && let Some((_, at)) = kept.decoded.pop_first()
+        {
+            kept.remove(at);
         }
     }
 }
@@ -204,48 +175,50 @@ mod tests {
 
     const KEY: Key = Key { dataset: 0, object: 0 };
 
-    fn block(bytes: usize) -> Result<Arc<dyn Block>, Why> {
-        let mut rows = Rows::default();
-        rows.push(&vec![1; bytes]);
-        Ok(Arc::new(rows))
+    fn at(offset: u64) -> Extent {
+        Extent { offset, len: 1 }
     }
 
-    #[test]
-    fn items_are_told_apart() {
-        let mut rows = Rows::default();
-        for item in [&b"one"[..], b"", b"three"] {
-            rows.push(item);
-        }
-        let items: Vec<_> = (0..4).map(|row| rows.row(row)).collect();
-        assert_eq!(items, [Some(&b"one"[..]), Some(b""), Some(b"three"), None]);
+    /// An item of so many bytes, which takes 8 more.
+    fn block(bytes: usize) -> Decoded {
+        Ok(Arc::new(Rows::of(&[&vec![1; bytes]])))
     }
 
     #[test]
     fn a_block_is_read_once_and_the_least_recently_wanted_goes() {
-        let cache = BlockCache::new(3000);
+        let cache = BlockCache::new(3100);
         for offset in [0, 1] {
-            let (_, promise) = cache.want(KEY, offset);
-            let promise = promise.unwrap();
-            let block = block(1000);
-            cache.settled(KEY, offset, &block);
-            promise.slot().put(block);
+            cache.want(KEY, at(offset)).1.unwrap().settle(block(1000));
         }
-        assert!(cache.want(KEY, 0).1.is_none(), "it is there");
-        let (slot, promise) = cache.want(KEY, 2);
-        assert!(cache.want(KEY, 2).1.is_none(), "somebody reads it");
-        let large = block(1500);
-        cache.settled(KEY, 2, &large);
-        promise.unwrap().slot().put(large);
-        assert_eq!(slot.wait().unwrap().rows(), 1);
-        assert!(cache.want(KEY, 0).1.is_none() && cache.want(KEY, 1).1.is_some(), "block 1 went");
+        assert!(cache.want(KEY, at(0)).1.is_none(), "it is there");
+        let (slot, promise) = cache.want(KEY, at(2));
+        assert!(cache.want(KEY, at(2)).1.is_none(), "somebody reads it");
+        promise.unwrap().settle(block(1500));
+        assert_eq!(slot.wait().unwrap().len(), 1);
+        assert!(cache.want(KEY, at(0)).1.is_none() && cache.want(KEY, at(1)).1.is_some(), "block 1 went");
+        assert!(cache.want(KEY, Extent { offset: 0, len: 2 }).1.is_some(), "another block begins there too");
     }
 
     #[test]
-    fn a_promise_that_is_dropped_ends_the_wait() {
-        let cache = BlockCache::new(10);
-        let (slot, promise) = cache.want(KEY, 0);
+    fn a_block_that_does_not_fit_sends_no_other_away() {
+        let cache = BlockCache::new(2000);
+        cache.want(KEY, at(0)).1.unwrap().settle(block(1000));
+        let (slot, promise) = cache.want(KEY, at(1));
+        promise.unwrap().settle(block(3000));
+        assert!(slot.wait().is_ok(), "whoever waits for it has it");
+        assert!(cache.want(KEY, at(0)).1.is_none() && cache.want(KEY, at(1)).1.is_some());
+    }
+
+    #[test]
+    fn a_promise_that_is_dropped_ends_the_wait_and_another_batch_tries_again() {
+        let cache = BlockCache::new(10_000);
+        let (slot, promise) = cache.want(KEY, at(0));
         drop(promise);
-        assert!(slot.wait().is_err());
+        assert!(matches!(slot.wait(), Err(Why::GivenUp)));
+        let (slot, promise) = cache.want(KEY, at(0));
+        promise.expect("nobody has promised it").settle(block(10));
+        assert!(slot.wait().is_ok());
+        assert_eq!(cache.lock().bytes, cache.lock().blocks.values().filter_map(|entry| entry.bytes).sum::<u64>());
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use straightway::Error;
 
-use crate::{formats::Extent, order::OrderError, samples::Format};
+use crate::{decode::DecodeError, formats::Extent, order::OrderError, samples::Format};
 
-/// A failure of somebody else's code: a table's, a decoder's, a map function's.
+/// A failure of somebody else's code: a table's, a map function's.
 pub type Cause = Arc<dyn StdError + Send + Sync>;
 
 /// A sample of a loader.
@@ -198,15 +198,20 @@ pub enum Why {
     /// The table cannot be read.
     #[error("the table does not tell what its object is: {0}")]
     Table(Cause),
-    /// It must be decoded, and nobody can.
-    #[error("it is a part of a block of format {format:?}, and the loader has no decoder for that")]
-    NoDecoder {
-        /// The format.
+    /// It must be decoded, and batches land in device memory.
+    #[error("it must be decoded ({format}), which is done in host memory; load into the host")]
+    NeedsHost {
+        /// What its object holds.
         format: Format,
     },
-    /// The decoder failed.
-    #[error("its block cannot be decoded: {0}")]
-    Decode(Cause),
+    /// Its block cannot be decoded.
+    #[error("{0}")]
+    Decode(DecodeError),
+    /// Its block was to be read with an earlier batch, which was an error.
+    #[error(
+        "its block was to come with an earlier batch, which failed; the next batch with a sample of it reads it again"
+    )]
+    GivenUp,
     /// The block has fewer items.
     #[error("its block has {have} items, and it would be item {row}")]
     NoRow {

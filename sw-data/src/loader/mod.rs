@@ -10,7 +10,7 @@
 //! - Threads, not processes. Memory is bounded by [`LoaderOptions::memory_bytes`] and used again from batch to batch.
 //! - Batches come in the order of [`order`](crate::order), whatever finishes first.
 //! - A full stage makes those before it wait. What stages wait for is counted: [`LoaderStats`].
-//! - In the layout [`Layout::Ragged`] without map function or decoder nothing is copied by us: a device, or the kernel,
+//! - In the layout [`Layout::Ragged`] without map function nothing that lies in files as it is is copied by us: a device, or the kernel,
 //!   writes each sample where the caller finds it. [`LoaderStats::ways`] tells which way bytes took.
 //! - Dropping a [`Loader`] at any point ends its threads within seconds; batches that the caller has stay whole.
 //!
@@ -54,7 +54,6 @@ use straightway::Engine;
 
 pub use batch::Batch;
 pub use deal::LoaderState;
-pub use decode::{Block, Decoder, Rows};
 pub use error::{BadSample, Cause, LoadError, SampleId, Why};
 pub use options::{LastBatch, Layout, LoaderOptions, MapFn, OnBad, PadTo, SampleRef, Verify};
 pub use pool::MemoryUse;

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use straightway::{Destination, Policy};
 
-use super::{
-    decode::Decoder,
-    error::{Cause, LoadError, SampleId},
-};
+use super::error::{Cause, LoadError, SampleId};
 use crate::{
     order::{Method, Tail, World},
     samples::Format,
@@ -145,10 +142,9 @@ pub struct LoaderOptions {
     pub leave_out: BTreeSet<SampleId>,
     /// Whether checksums are compared.
     pub verify: Verify,
-    /// Bytes of decoded blocks that are kept for later samples. Default 64 MiB.
+    /// Bytes of decoded blocks that are kept for later samples. Default 64 MiB. Beside them there are those that batches on their
+    /// way share, until the last of these is ready. A block that decodes to more than [`LoaderOptions::memory_bytes`] is an error.
     pub block_bytes: u64,
-    /// Decoders of blocks, by format.
-    pub decoders: Vec<(Format, Arc<dyn Decoder>)>,
     /// The map function, which runs on the workers.
     pub map: Option<Arc<MapFn>>,
 }
@@ -181,7 +177,6 @@ impl Default for LoaderOptions {
             leave_out: BTreeSet::new(),
             verify: Verify::Known,
             block_bytes: 64 << 20,
-            decoders: Vec::new(),
             map: None,
         }
     }
@@ -205,10 +200,10 @@ impl LoaderOptions {
             }
         }
         let device = self.into != Destination::Host;
-        if device && (self.map.is_some() || !self.decoders.is_empty()) {
+        if device && self.map.is_some() {
             return Err(LoadError::Unsupported {
-                what: "map functions and decoders work in host memory",
-                remedy: "load into the host, or without them",
+                what: "map functions work in host memory",
+                remedy: "load into the host, or without one",
             });
         }
         if matches!(self.into, Destination::Bar(_) | Destination::PeerMemory(_)) {
@@ -220,14 +215,9 @@ impl LoaderOptions {
         Ok(())
     }
 
-    /// Whether batches are put together by a worker, out of memory that was read into.
+    /// Whether every batch is put together by a worker, out of memory that was read into; those with decoded samples are anyway.
     pub(super) fn assembles(&self) -> bool {
-        self.into == Destination::Host
-            && (self.layout != Layout::Ragged || self.map.is_some() || !self.decoders.is_empty())
-    }
-
-    pub(super) fn decoder(&self, format: Format) -> Option<&Arc<dyn Decoder>> {
-        self.decoders.iter().find(|(of, _)| *of == format).map(|(_, decoder)| decoder)
+        self.into == Destination::Host && (self.layout != Layout::Ragged || self.map.is_some())
     }
 
     /// The most samples that may be left out; `None`: none may.

@@ -36,8 +36,11 @@ pub(super) struct Key {
 pub(super) struct Job {
     /// Its number, from 0: the order in which batches are given out, ends of epochs among them.
     pub(super) seq: u64,
-    /// Its number among the batches that are read: the order in which workers take them.
+    /// Its number among the batches that are read: workers take the earliest that is there.
     pub(super) turn: u64,
+    /// Its number among those with decoded samples, if it is one: a worker takes it after those before it, for whose blocks it
+    /// may wait.
+    pub(super) line: Option<u64>,
     pub(super) epoch: u64,
     pub(super) after: LoaderState,
     pub(super) items: Vec<Item>,

@@ -1,13 +1,10 @@
 //! The first stage: deals out batches, asks the tables, plans the reads and finds memory.
 
-use std::sync::Arc;
-
 use straightway::Destination;
 
 use super::{
     clock,
     deal::{Dealer, Dealt, LoaderState},
-    decode::BlockSlot,
     error::{BadSample, LoadError, SampleId, Why},
     options::{Layout, PadTo, Verify},
     plan::{BlockRead, From, Item, Job, Key, Placing},
@@ -18,7 +15,7 @@ use crate::samples::Place;
 
 /// The thread of the stage.
 pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
-    let mut turn = 0;
+    let (mut turn, mut line) = (0, 0);
     for seq in 0.. {
         let start = clock::now();
         let room = shared.out.wait_room(seq);
@@ -29,14 +26,17 @@ pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
         match dealer.next() {
             Dealt::End => return shared.out.put(seq, Step::End),
             Dealt::EpochEnd { epoch, after } => shared.out.put(seq, Step::EpochEnd { epoch, after }),
-            Dealt::Batch { epoch, samples, after } => match plan(shared, Head { seq, turn, epoch, after }, samples) {
-                Ok(Some(job)) => {
-                    turn += 1;
-                    shared.inbox.job(job);
+            Dealt::Batch { epoch, samples, after } => {
+                match plan(shared, Head { seq, turn, line, epoch, after }, samples) {
+                    Ok(Some(job)) => {
+                        turn += 1;
+                        line += u64::from(job.line.is_some());
+                        shared.inbox.job(job);
+                    }
+                    Ok(None) => return,
+                    Err(error) => shared.out.put(seq, Step::Failed(error)),
                 }
-                Ok(None) => return,
-                Err(error) => shared.out.put(seq, Step::Failed(error)),
-            },
+            }
         }
     }
 }
@@ -45,6 +45,8 @@ pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
 struct Head {
     seq: u64,
     turn: u64,
+    /// Its place in line, if it gets one.
+    line: u64,
     epoch: u64,
     after: LoaderState,
 }
@@ -54,11 +56,12 @@ fn plan(shared: &Shared, head: Head, mut samples: Vec<SampleId>) -> Result<Optio
     let start = clock::now();
     shared.counts.quarantined.add(shared.bad.sift(&mut samples));
     let places = locate(shared, &samples)?;
-    let Head { seq, turn, epoch, after } = head;
+    let Head { seq, turn, line, epoch, after } = head;
     let (items, runs, owners, blocks, bad) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut job = Box::new(Job {
         seq,
         turn,
+        line: None,
         epoch,
         after,
         items,
@@ -77,6 +80,7 @@ fn plan(shared: &Shared, head: Head, mut samples: Vec<SampleId>) -> Result<Optio
             Err(why) => job.bad.push(shared.bad_sample(id, &place, why)),
         }
     }
+    job.line = job.items.iter().any(|item| matches!(item.from, From::Block(_))).then_some(line);
     if shared.options.into != Destination::Host {
         job.stride = fit(&shared.options.layout, &mut job.items, &mut job.bad, |item, why| {
             shared.bad_sample(item.id, &item.place, why)
@@ -134,10 +138,10 @@ fn source_of(shared: &Shared, blocks: &mut Vec<BlockRead>, id: SampleId, place: 
     if place.row.is_none() {
         return Ok(From::Memory(0));
     }
-    if shared.options.decoder(entry.format).is_none() {
-        return Err(Why::NoDecoder { format: entry.format });
+    if shared.options.into != Destination::Host {
+        return Err(Why::NeedsHost { format: entry.format });
     }
-    let (slot, promise): (Arc<BlockSlot>, _) = shared.blocks.want(key, place.extent.offset);
+    let (slot, promise) = shared.blocks.want(key, place.extent);
     if let Some(promise) = promise {
         blocks.push(BlockRead { key, place, at: 0, promise, lost: false });
     }

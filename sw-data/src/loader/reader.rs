@@ -21,7 +21,7 @@ use super::{
     plan::{Job, Key, Owner, Run, owners_of},
     planner,
     pool::Patience,
-    shared::{InFlight, Mail, Shared, Step, same_checksum},
+    shared::{InFlight, Mail, Shared, same_checksum},
 };
 use crate::formats::Extent;
 
@@ -322,9 +322,7 @@ impl Reader {
                         let block = usize::try_from(index).ok().and_then(|index| job.blocks.get_mut(index));
                         if let Some(block) = block {
                             block.lost = true;
-                            let result = Err(why.clone());
-                            self.shared.blocks.settled(block.key, block.place.extent.offset, &result);
-                            block.promise.slot().put(result);
+                            block.promise.settle(Err(why.clone()));
                         }
                     }
                 }
@@ -371,7 +369,6 @@ impl Reader {
 
     /// Reads what is not lost once more, into other memory.
     fn read_again(&mut self, mut job: Box<Job>, again: u32) {
-        let seq = job.seq;
         if self.shared.options.bad_max().is_none() && !job.bad.is_empty() {
             // The batch is an error anyway.
             job.items.clear();
@@ -385,10 +382,10 @@ impl Reader {
             Ok(true) if again <= AGAIN_MAX => self.begin(job, again),
             Ok(true) => {
                 job.memory.take().into_iter().for_each(|memory| self.shared.pool.put(memory));
-                self.shared.out.put(seq, Step::Failed(LoadError::Broken { stage: "reader" }));
+                self.shared.fail(job, LoadError::Broken { stage: "reader" });
             }
             Ok(false) => {}
-            Err(error) => self.shared.out.put(seq, Step::Failed(error)),
+            Err(error) => self.shared.fail(job, error),
         }
     }
 }

@@ -12,7 +12,7 @@
 //! then waits; whoever puts something in does so first and looks for a sleeper second. One of the two sees the other.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -51,7 +51,7 @@ pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     pub(super) counts: Counts,
     pub(super) bad: BadBook,
-    pub(super) blocks: BlockCache,
+    pub(super) blocks: Arc<BlockCache>,
     pub(super) inbox: Inbox,
     pub(super) opens: Queue<OpenOrder>,
     pub(super) work: Work,
@@ -70,7 +70,6 @@ impl Shared {
         options: LoaderOptions,
         state: LoaderState,
     ) -> Self {
-        let order = if options.decoders.is_empty() { Order::Any } else { Order::Turns };
         Self {
             engine: engine.clone(),
             pool: Pool::new(engine.clone(), options.into, options.memory_bytes),
@@ -79,7 +78,7 @@ impl Shared {
             blocks: BlockCache::new(options.block_bytes),
             inbox: Inbox::default(),
             opens: Queue::default(),
-            work: Work { order, state: Mutex::default(), there: Condvar::new() },
+            work: Work::default(),
             out: Outlet::new(options.ahead, state),
             watch: Watch::default(),
             entries: Mutex::default(),
@@ -150,11 +149,20 @@ impl Shared {
         let known = |item: &Item| item.place.crc32c.is_some();
         let host = self.options.into == straightway::Destination::Host;
         let checked = host && self.options.verify == Verify::Known && job.items.iter().any(known);
-        if self.options.assembles() || checked {
+        if self.options.assembles() || job.line.is_some() || checked {
             self.work.push(job);
         } else {
             self.hand_over(job);
         }
+    }
+
+    /// Gives an error out in the place of a batch that no worker has had.
+    pub(super) fn fail(&self, job: Box<Job>, error: LoadError) {
+        let (seq, line) = (job.seq, job.line);
+        // Who waits for blocks of it is told before their turn comes.
+        drop(job);
+        line.into_iter().for_each(|line| self.work.skip(line));
+        self.out.put(seq, Step::Failed(error));
     }
 
     /// Gives a batch out whose samples lie where they were read to.
@@ -364,18 +372,9 @@ impl Watch {
     }
 }
 
-/// In which order workers take batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    /// As they are read, the earliest first.
-    Any,
-    /// As they were planned: a batch may wait for a block of an earlier one.
-    Turns,
-}
-
 /// Batches to be worked on.
+#[derive(Default)]
 pub(super) struct Work {
-    order: Order,
     state: Mutex<Waiting>,
     there: Condvar,
 }
@@ -383,8 +382,24 @@ pub(super) struct Work {
 #[derive(Default)]
 struct Waiting {
     jobs: BTreeMap<u64, Box<Job>>,
-    next: u64,
+    /// Whose place in line is next, and places whose batches never come.
+    line: u64,
+    gone: BTreeSet<u64>,
     closed: bool,
+}
+
+impl Waiting {
+    /// The earliest batch that need not wait for its place in line.
+    fn next(&mut self) -> Option<Box<Job>> {
+        while self.gone.remove(&self.line) {
+            self.line += 1;
+        }
+        let free = |job: &Job| job.line.is_none_or(|line| line == self.line);
+        let turn = self.jobs.iter().find(|(_, job)| free(job)).map(|(turn, _)| *turn)?;
+        let job = self.jobs.remove(&turn)?;
+        self.line += u64::from(job.line.is_some());
+        Some(job)
+    }
 }
 
 impl Work {
@@ -397,6 +412,12 @@ impl Work {
         self.there.notify_all();
     }
 
+    /// A batch never comes: those behind it in line do not wait for it.
+    fn skip(&self, line: u64) {
+        lock(&self.state).gone.insert(line);
+        self.there.notify_all();
+    }
+
     /// The next batch, waited for; `None` once everything ends.
     pub(super) fn pop(&self) -> Option<Box<Job>> {
         let mut state = lock(&self.state);
@@ -404,12 +425,8 @@ impl Work {
             if state.closed {
                 return None;
             }
-            let first = state.jobs.first_key_value().map(|(turn, _)| *turn);
-            if let Some(turn) = first
-                && (self.order == Order::Any || turn == state.next)
-            {
-                state.next = turn + 1;
-                return state.jobs.remove(&turn);
+            if let Some(job) = state.next() {
+                return Some(job);
             }
             state = self.there.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

@@ -43,6 +43,8 @@ pub struct LoaderStats {
     pub read_bytes: u64,
     /// Bytes that a worker copied to put batches together.
     pub assembled_bytes: u64,
+    /// Blocks decoded.
+    pub blocks: u64,
     /// Objects opened.
     pub opens: u64,
     /// Samples that could not be had and were left out.
@@ -101,6 +103,7 @@ pub(super) struct Counts {
     pub(super) reads: Count,
     pub(super) read_bytes: Count,
     pub(super) assembled_bytes: Count,
+    pub(super) blocks: Count,
     pub(super) opens: Count,
     pub(super) quarantined: Count,
     pub(super) read_again: Count,
@@ -139,6 +142,7 @@ impl Counts {
             reads: self.reads.get(),
             read_bytes: self.read_bytes.get(),
             assembled_bytes: self.assembled_bytes.get(),
+            blocks: self.blocks.get(),
             opens: self.opens.get(),
             left_out,
             quarantined: self.quarantined.get(),

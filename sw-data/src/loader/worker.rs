@@ -7,7 +7,7 @@ use straightway::{Buffer, Memory};
 use super::{
     batch::Parts,
     clock,
-    decode::{Block, guarded},
+    decode::guarded,
     error::{BadSample, LoadError, Why},
     options::SampleRef,
     plan::{BlockRead, From, Item, Job},
@@ -15,6 +15,7 @@ use super::{
     pool::Patience,
     shared::{Shared, Step, bytes_at},
 };
+use crate::decode::{self, Limits, Rows};
 
 /// The thread of the stage.
 pub(super) fn run(shared: &Shared) {
@@ -45,12 +46,12 @@ fn work(shared: &Shared, mut job: Box<Job>, mapped: &mut Vec<u8>) {
             }
         }
     }
-    if !shared.options.assembles() {
+    if !shared.options.assembles() && job.line.is_none() {
         job.memory = read.map(Memory::from);
         return shared.hand_over(job);
     }
     for block in &job.blocks {
-        decode(shared, block, bytes);
+        decode_block(shared, block, bytes);
     }
     // The duties to fill slots are done.
     job.blocks.clear();
@@ -72,18 +73,18 @@ fn lose(shared: &Shared, item: &mut Item, bad: &mut Vec<BadSample>, why: Why) {
     bad.push(shared.bad_sample(item.id, &item.place, why));
 }
 
-fn decode(shared: &Shared, block: &BlockRead, bytes: &[u8]) {
+fn decode_block(shared: &Shared, block: &BlockRead, bytes: &[u8]) {
     if block.lost {
         return;
     }
     let decoded = bytes_at(bytes, block.at, block.place.extent).ok_or(OUTSIDE).and_then(|bytes| {
         shared.check(block.place.crc32c, bytes)?;
         let entry = shared.entry(block.key)?;
-        let decoder = shared.options.decoder(entry.format).ok_or(Why::NoDecoder { format: entry.format })?;
-        guarded("decoder", || decoder.decode(&entry, block.place.extent, bytes))?.map_err(Why::Decode)
+        let limits = Limits { bytes: shared.options.memory_bytes };
+        guarded("decoder", || decode::rows(entry.format, &entry.coding, bytes, limits))?.map_err(Why::Decode)
     });
-    shared.blocks.settled(block.key, block.place.extent.offset, &decoded);
-    block.promise.slot().put(decoded);
+    shared.counts.blocks.add(1);
+    block.promise.settle(decoded.map(Arc::new));
 }
 
 /// A batch that was put together.
@@ -155,7 +156,7 @@ enum Piece {
     /// In what was mapped.
     Mapped(usize, usize),
     /// An item of a block.
-    Row(Arc<dyn Block>, u32),
+    Row(Arc<Rows>, usize),
 }
 
 impl Piece {
@@ -163,14 +164,14 @@ impl Piece {
         match self {
             Self::Read(start, end) => read.get(*start..*end).unwrap_or_default(),
             Self::Mapped(start, end) => mapped.get(*start..*end).unwrap_or_default(),
-            Self::Row(block, row) => block.row(*row).unwrap_or_default(),
+            Self::Row(block, row) => block.get(*row).unwrap_or_default(),
         }
     }
 
     fn len(&self) -> u64 {
         match self {
             Self::Read(start, end) | Self::Mapped(start, end) => (end - start) as u64,
-            Self::Row(block, row) => block.row(*row).map_or(0, <[u8]>::len) as u64,
+            Self::Row(block, row) => block.get(*row).map_or(0, <[u8]>::len) as u64,
         }
     }
 }
@@ -185,10 +186,9 @@ fn piece_of(shared: &Shared, item: &Item, epoch: u64, read: &[u8], mapped: &mut 
         }
         From::Block(slot) => {
             let (block, row) = (slot.wait()?, item.place.row.unwrap_or(0));
-            if block.row(row).is_none() {
-                return Err(Why::NoRow { row, have: block.rows() });
-            }
-            Piece::Row(block, row)
+            let missing = || Why::NoRow { row, have: u32::try_from(block.len()).unwrap_or(u32::MAX) };
+            let found = usize::try_from(row).ok().filter(|row| *row < block.len()).ok_or_else(missing)?;
+            Piece::Row(block, found)
         }
     };
     let Some(map) = &shared.options.map else { return Ok(piece) };

@@ -1,19 +1,11 @@
 //! What comes, in which order, into which memory.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use straightway::{Landing, Policy, RouteMatch};
 use sw_data::{
-    formats::Extent,
-    loader::{
-        Block, Cause, Dataset, Decoder, LastBatch, Layout, LoadError, Loader, LoaderState, Next, PadTo, Rows, Why,
-    },
+    loader::{Dataset, LastBatch, Layout, LoadError, Loader, LoaderState, Next, PadTo, Why},
     order::{Method, Sampler, Tail, World},
-    samples::{Format, ObjectEntry, Place},
-    table::Table,
 };
 
 use crate::set::{Set, options};
@@ -217,63 +209,4 @@ fn few_open_objects_are_enough_for_many() {
     let loader = set.loader(options);
     assert_eq!(set.epoch(&loader).len(), 192);
     assert!(loader.stats().opens >= 40);
-}
-
-/// A block is items of 10 bytes each.
-struct Tens {
-    decoded: AtomicU64,
-}
-
-impl Decoder for Tens {
-    fn decode(&self, _: &ObjectEntry, _: Extent, bytes: &[u8]) -> Result<Arc<dyn Block>, Cause> {
-        self.decoded.fetch_add(1, Ordering::Relaxed);
-        let mut rows = Rows::default();
-        bytes.chunks(10).for_each(|row| rows.push(row));
-        Ok(Arc::new(rows))
-    }
-}
-
-fn rows_of(set: &Set, rows: u32) -> Arc<Table> {
-    let mut objects = set.objects.clone();
-    objects.iter_mut().for_each(|object| object.format = Format::Parquet);
-    let of_block = |place: &Place| (0..rows).map(|row| Place { row: Some(row), ..*place }).collect::<Vec<_>>();
-    Arc::new(Table::new(objects, set.places.iter().flat_map(of_block).collect()).unwrap())
-}
-
-#[test]
-fn rows_of_a_block_are_decoded_once_as_long_as_it_is_kept() {
-    let set = Set::new(3, 10, |_| 200);
-    let tens = Arc::new(Tens { decoded: AtomicU64::new(0) });
-    let mut options = options(7);
-    options.decoders = vec![(Format::Parquet, tens.clone())];
-    options.workers = 3;
-    let loader = Loader::new(&set.engine, vec![Dataset::new(rows_of(&set, 20))], options, None).unwrap();
-    let mut seen = Vec::new();
-    while let Some(batch) = loader.next_batch().unwrap() {
-        for (index, id) in batch.ids().iter().enumerate() {
-            let (block, row) = (usize::try_from(id.number / 20).unwrap(), usize::try_from(id.number % 20).unwrap());
-            assert_eq!(batch.sample(index).unwrap(), &set.samples[block][row * 10..row * 10 + 10]);
-            seen.push(id.number);
-        }
-    }
-    seen.sort_unstable();
-    assert_eq!(seen, (0..600).collect::<Vec<_>>());
-    assert_eq!(tens.decoded.load(Ordering::Relaxed), 30);
-}
-
-#[test]
-fn a_row_that_a_block_does_not_have_is_told_and_so_is_a_missing_decoder() {
-    let set = Set::new(1, 1, |_| 200);
-    let mut options = options(1);
-    options.method = Method::Sequence;
-    let load = |options| Loader::new(&set.engine, vec![Dataset::new(rows_of(&set, 21))], options, None).unwrap();
-    let bare = load(options.clone()).next_batch().unwrap_err();
-    assert!(matches!(&bare, LoadError::Sample(bad) if matches!(bad.why, Why::NoDecoder { format: Format::Parquet })));
-    options.decoders = vec![(Format::Parquet, Arc::new(Tens { decoded: AtomicU64::new(0) }))];
-    let loader = load(options);
-    for _ in 0..20 {
-        assert_eq!(loader.next_batch().unwrap().unwrap().len(), 1);
-    }
-    let error = loader.next_batch().unwrap_err();
-    assert!(matches!(&error, LoadError::Sample(bad) if matches!(bad.why, Why::NoRow { row: 20, have: 20 })), "{error}");
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test code: a failure to prepare is a failed test")]
 
 mod bad;
+mod decoded;
 mod ends;
 mod flow;
 mod hang;
