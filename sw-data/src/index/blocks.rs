@@ -285,7 +285,8 @@ mod tests {
             }
             let view = blocks.view([Extent { offset: 28, len: 8 }]).unwrap();
             assert_eq!(view.word::<8>(28), file[28..36]);
-            assert!(blocks.kept.lock().unwrap().blocks.len() <= blocks.kept.lock().unwrap().most);
+            let kept = blocks.kept.lock().unwrap();
+            assert!(kept.blocks.len() <= kept.most);
         }
     }
 

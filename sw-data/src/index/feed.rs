@@ -1,7 +1,7 @@
 //! Samples of an index one after the other, in any order, several on their way.
 //!
-//! For tools that go over a dataset once. It reads each sample by itself, and keeps the last block that it decoded; the loader is what
-//! coalesces, and keeps more.
+//! For tools that go over a dataset once. It reads each sample by itself; the loader is what coalesces. Blocks are decoded and kept as
+//! the loader does it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,6 +13,7 @@ use straightway::{DataPath, Destination, Engine, Error, ErrorKind, Memory, Objec
 use crate::{
     decode::{self, DecodeError, Limits, Rows},
     formats::Extent,
+    loader::{BlockCache, BlockSlot, Key, Promise},
     samples::{Label, ObjectEntry, Place, Samples as _},
 };
 
@@ -102,15 +103,19 @@ pub struct Feed<'a, N> {
     want: Want,
     opened: HashMap<u32, (Arc<ObjectEntry>, Option<Object>)>,
     found: VecDeque<(u64, Place, Label)>,
-    running: VecDeque<(Fed, Option<Pending>)>,
+    running: VecDeque<(Fed, Reading)>,
     running_bytes: u64,
-    /// The block that was asked for last, and the one that was decoded last.
-    asked: Option<Key>,
-    decoded: Option<(Key, Rows)>,
+    blocks: Arc<BlockCache>,
 }
 
-/// A block of an object.
-type Key = (u32, Extent);
+/// How a sample's bytes come.
+#[derive(Default)]
+struct Reading {
+    pending: Option<Pending>,
+    /// Where the block that it is a row of will be, and, if that was read with it, the promise to decode it.
+    slot: Option<Arc<BlockSlot>>,
+    promise: Option<Promise>,
+}
 
 impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
     /// Of the samples with these numbers, in their order.
@@ -124,8 +129,7 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
             found: VecDeque::new(),
             running: VecDeque::new(),
             running_bytes: 0,
-            asked: None,
-            decoded: None,
+            blocks: BlockCache::new(BYTES_MAX),
         }
     }
 
@@ -144,7 +148,7 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
             };
             self.start(number, place, label)?;
         }
-        let Some((mut fed, pending)) = self.running.pop_front() else { return Ok(None) };
+        let Some((mut fed, Reading { pending, slot, promise })) = self.running.pop_front() else { return Ok(None) };
         if let Some(pending) = pending {
             let done = pending.wait().ok()?;
             self.running_bytes -= fed.place.extent.len;
@@ -152,8 +156,16 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
             fed.bytes = done.into_memory().map(Bytes::Read);
             check_sum(&fed)?;
         }
-        if let (Some(row), Want::Bytes) = (fed.place.row, self.want) {
-            self.decode(&mut fed, row)?;
+        if let Some(promise) = promise {
+            promise.settle(Ok(Arc::new(decode(&mut fed)?)));
+        }
+        if let Some(slot) = slot {
+            // It was promised with this sample or one before, so that nobody waits here.
+            let rows = slot.wait().ok();
+            let row = fed.place.row.and_then(|row| usize::try_from(row).ok());
+            let item = rows.as_ref().zip(row).and_then(|(rows, row)| rows.get(row)).map(<[u8]>::to_vec);
+            let missing = DecodeError::Damaged { what: "a block with fewer items than were indexed" };
+            fed.bytes = Some(Bytes::Decoded(item.ok_or_else(|| undecodable(&fed, &missing))?));
         }
         Ok(Some(fed))
     }
@@ -199,54 +211,50 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
         Ok(opened)
     }
 
-    /// Takes a sample out of its block, which was read with it or is the one before.
-    fn decode(&mut self, fed: &mut Fed, row: u32) -> Result<(), Error> {
-        let key = (fed.place.object, fed.place.extent);
-        let fail = |error: DecodeError| {
-            let kind = match error {
-                DecodeError::Checksum { .. } => ErrorKind::ChecksumMismatch,
-                DecodeError::TooLong { .. } => ErrorKind::TooLarge,
-                DecodeError::Unsupported { .. } => ErrorKind::Unsupported,
-                _ => ErrorKind::BadFormat,
-            };
-            let error = Error::new(kind, Verb::Parse).at(fed.entry.uri.as_str()).detail(error.to_string());
-            error.in_range(fed.place.extent.offset, fed.place.extent.len)
-        };
-        if let Some(bytes) = fed.bytes.take() {
-            let mut block = Vec::with_capacity(usize::try_from(bytes.len()).unwrap_or(0));
-            bytes.visit(Extent { offset: 0, len: bytes.len() }, |piece| block.extend_from_slice(piece))?;
-            let rows = decode::rows(fed.entry.format, &fed.entry.coding, &block, Limits::default());
-            self.decoded = Some((key, rows.map_err(fail)?));
-        }
-        let block = self.decoded.as_ref().filter(|(known, _)| *known == key);
-        let block = block.zip(usize::try_from(row).ok()).and_then(|((_, rows), row)| rows.get(row));
-        let missing = || fail(DecodeError::Damaged { what: "a block with fewer items than were indexed" });
-        fed.bytes = Some(Bytes::Decoded(block.ok_or_else(missing)?.to_vec()));
-        Ok(())
-    }
-
     fn start(&mut self, number: u64, place: Place, label: Label) -> Result<(), Error> {
         let (entry, object) = self.open(place.object)?;
-        let pending = match object.filter(|_| place.extent.len > 0) {
-            Some(_) if place.row.is_some() && self.asked == Some((place.object, place.extent)) => None,
-            Some(_) if place.extent.len > SAMPLE_MAX => {
+        let mut reading = Reading::default();
+        if let (Some(_), Some(_)) = (place.row, &object) {
+            let (slot, promise) = self.blocks.want(Key { dataset: 0, object: place.object }, place.extent);
+            (reading.slot, reading.promise) = (Some(slot), promise);
+        }
+        let is_read = place.extent.len > 0 && (reading.slot.is_none() || reading.promise.is_some());
+        if let Some(object) = object.filter(|_| is_read) {
+            if place.extent.len > SAMPLE_MAX {
                 return Err(Error::new(ErrorKind::TooLarge, Verb::Read)
                     .at(entry.uri.as_str())
                     .in_range(place.extent.offset, place.extent.len)
                     .detail(format!("a sample of more than {SAMPLE_MAX} bytes"))
                     .remedy("split the file, or leave it out"));
             }
-            Some(object) => {
-                let memory = self.engine.allocate(Destination::Host, place.extent.len, place.extent.offset)?;
-                self.running_bytes += place.extent.len;
-                self.asked = place.row.map(|_| (place.object, place.extent));
-                Some(self.engine.read(&object, place.extent.offset, memory).start())
-            }
-            None => None,
-        };
-        self.running.push_back((Fed { number, place, label, entry, bytes: None, path: None }, pending));
+            let memory = self.engine.allocate(Destination::Host, place.extent.len, place.extent.offset)?;
+            self.running_bytes += place.extent.len;
+            reading.pending = Some(self.engine.read(&object, place.extent.offset, memory).start());
+        }
+        self.running.push_back((Fed { number, place, label, entry, bytes: None, path: None }, reading));
         Ok(())
     }
+}
+
+/// Decodes the block that was read with a sample.
+fn decode(fed: &mut Fed) -> Result<Rows, Error> {
+    let mut block = Vec::new();
+    if let Some(bytes) = fed.bytes.take() {
+        bytes.visit(Extent { offset: 0, len: bytes.len() }, |piece| block.extend_from_slice(piece))?;
+    }
+    decode::rows(fed.entry.format, &fed.entry.coding, &block, Limits::default())
+        .map_err(|error| undecodable(fed, &error))
+}
+
+fn undecodable(fed: &Fed, error: &DecodeError) -> Error {
+    let kind = match error {
+        DecodeError::Checksum { .. } => ErrorKind::ChecksumMismatch,
+        DecodeError::TooLong { .. } => ErrorKind::TooLarge,
+        DecodeError::Unsupported { .. } => ErrorKind::Unsupported,
+        _ => ErrorKind::BadFormat,
+    };
+    let Extent { offset, len } = fed.place.extent;
+    Error::new(kind, Verb::Parse).at(fed.entry.uri.as_str()).detail(error.to_string()).in_range(offset, len)
 }
 
 /// Holds bytes against the checksum that the index has, if it has one.

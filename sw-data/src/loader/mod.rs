@@ -54,8 +54,10 @@ use straightway::Engine;
 
 pub use batch::Batch;
 pub use deal::LoaderState;
+pub(crate) use decode::{BlockCache, BlockSlot, Promise};
 pub use error::{BadSample, Cause, LoadError, SampleId, Why};
 pub use options::{LastBatch, Layout, LoaderOptions, MapFn, OnBad, PadTo, SampleRef, Verify};
+pub(crate) use plan::Key;
 pub use pool::MemoryUse;
 pub use source::Dataset;
 pub use stats::{LoaderStats, Way};

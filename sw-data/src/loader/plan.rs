@@ -27,9 +27,9 @@ pub(super) const PAGE: u64 = 4096;
 
 /// Names an object of a loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) dataset: u32,
-    pub(super) object: u32,
+pub(crate) struct Key {
+    pub(crate) dataset: u32,
+    pub(crate) object: u32,
 }
 
 /// A batch on its way.
