@@ -226,7 +226,8 @@ fn collect<S: Sink>(
             let spawned = thread.spawn_scoped(scope, || work(&shared, &queue));
             if let Err(error) = spawned {
                 shared.stop.store(true, Ordering::Relaxed);
-                queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // A thread may wait for room in the queue and have its lock: it finds nobody there, and ends the others.
+                drop(receive);
                 return Err(no_thread(error));
             }
         }

@@ -57,7 +57,12 @@ impl Dealer {
         options: &LoaderOptions,
         state: Option<LoaderState>,
     ) -> Result<Self, LoadError> {
-        let (world, tail) = (options.world, options.tail);
+        // Where short batches are dropped, every rank has as many as the others: one sample more must not make one batch more.
+        let tail = match (options.last, options.tail) {
+            (LastBatch::Drop, Tail::Uneven) => Tail::Drop,
+            (_, tail) => tail,
+        };
+        let world = options.world;
         let other = |have, want| LoadError::OtherState { have, want };
         let (one, several) = ("one dataset", "a mixture");
         let (order, share) = match (datasets, state) {
@@ -194,6 +199,24 @@ mod tests {
         let mut dealer = Dealer::new(&[(10, 1)], &options, None).unwrap();
         let lens: Vec<usize> = (0..4).map(|_| numbers(&dealer.next()).len()).collect();
         assert_eq!(lens, [4, 4, 0, 4]);
+    }
+
+    #[test]
+    fn ranks_that_drop_short_batches_have_equally_many() {
+        // 19 samples are 10 for the first rank and 9 for the second.
+        let batches = |rank, state: Option<LoaderState>| {
+            let options = LoaderOptions { last: LastBatch::Drop, epochs: 1, ..options(5, rank, 2) };
+            let mut dealer = Dealer::new(&[(19, 1)], &options, state).unwrap();
+            let mut states = Vec::new();
+            while let Dealt::Batch { after, .. } = dealer.next() {
+                states.push(after);
+            }
+            states
+        };
+        let first = batches(0, None);
+        assert_eq!((first.len(), &first), (1, &batches(1, None)));
+        // The same from a state in the middle.
+        assert_eq!([batches(0, first.last().cloned()).len(), batches(1, first.last().cloned()).len()], [0, 0]);
     }
 
     #[test]

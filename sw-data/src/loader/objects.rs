@@ -15,6 +15,9 @@ use straightway::{Destination, Engine, Object, Policy, Target, Uri, Verb};
 use super::{error::Why, plan::Key};
 use crate::samples::{ObjectEntry, version_text};
 
+/// What is said of an object that nothing is wrong with itself.
+const NO_PLACE: &str = "opening each of the other objects that may be open at once";
+
 /// An object with the way to it.
 #[derive(Clone, Debug)]
 pub(super) struct Opened {
@@ -97,7 +100,15 @@ impl<W> Objects<W> {
                 State::Failed(why) => return Wanted::Failed(why.clone()),
             }
         }
-        let Some(at) = self.place() else { return Wanted::Full };
+        let Some(at) = self.place() else {
+            let is_held = |entry: &Entry<W>| match &entry.state {
+                State::Opening { since, .. } => now.duration_since(*since) >= patience,
+                State::Open(_) | State::Failed(_) => false,
+            };
+            // No place will be free: whoever waited for one would wait for ever.
+            let all = self.entries.iter().all(is_held);
+            return if all { Wanted::Failed(Why::Stuck { what: NO_PLACE, after: patience }) } else { Wanted::Full };
+        };
         self.opening += 1;
         let closing = match self.entries.get_mut(at) {
             Some(entry) => {
@@ -268,6 +279,19 @@ mod tests {
         objects.release(key(0));
         objects.release(key(0));
         assert!(matches!(objects.want(key(0), 1, (), now, PATIENCE), Wanted::Opening(Some(_))));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_place_that_is_never_free() {
+        let (mut objects, now) = (Objects::new(2), clock::now());
+        for object in [0, 1] {
+            objects.want(key(object), 0, (), now, PATIENCE);
+        }
+        assert!(matches!(objects.want(key(2), 0, (), now, PATIENCE), Wanted::Full), "they may open yet");
+        let late = now + PATIENCE;
+        assert!(matches!(objects.want(key(2), 0, (), late, PATIENCE), Wanted::Failed(Why::Stuck { .. })));
+        objects.opened(key(0), Ok(opened()));
+        assert!(matches!(objects.want(key(2), 0, (), late, PATIENCE), Wanted::Opening(Some(_)) | Wanted::Full));
     }
 
     #[test]

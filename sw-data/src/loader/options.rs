@@ -41,7 +41,7 @@ pub enum LastBatch {
     /// A short batch.
     #[default]
     Keep,
-    /// None: they are not seen in this epoch.
+    /// None: they are not seen in this epoch. Every rank has the same number of batches then, as with [`Tail::Drop`].
     Drop,
 }
 
@@ -103,7 +103,8 @@ pub struct LoaderOptions {
     pub method: Method,
     /// Which rank this is. Default: one alone.
     pub world: World,
-    /// What becomes of samples that cannot be dealt evenly to the ranks. Default: the first ranks get one more.
+    /// What becomes of samples that cannot be dealt evenly to the ranks. Default: the first ranks get one more, unless short
+    /// batches are dropped.
     pub tail: Tail,
     /// The epoch to stop before, counted from 0, so that a job that goes on from a state ends where it would have; `u64::MAX`:
     /// no end. Default 1. A mixture has no epochs and no end.

@@ -372,6 +372,7 @@ impl Reader {
         if self.shared.options.bad_max().is_none() && !job.bad.is_empty() {
             // The batch is an error anyway.
             job.items.clear();
+            job.blocks.clear();
             return self.shared.read_done(job);
         }
         self.shared.counts.read_again.add(1);

@@ -89,7 +89,7 @@ fn rows_of_parquet_are_those_that_pyarrow_reads() {
         assert_eq!(loader.stats().blocks, blocks(&index).len() as u64, "{name}: each block is decoded once");
         decoded += loader.stats().blocks;
     }
-    assert!(decoded > 100, "{decoded}");
+    assert!(decoded > 40, "{decoded}");
 }
 
 #[test]
