@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 use straightway::{Destination, Engine, Error, ErrorKind, GpuUse, Uri};
 use sw_data::{
-    formats::Extent,
+    formats::{Extent, NpzContent, NpzScan, scan_slice},
     index::{BATCH_ROWS, BuildOptions, Built, Checksums, Event, Feed, Finding, Index, OnError, Want, build, verify},
     samples::{Format, Label, Place, Samples},
 };
@@ -198,6 +198,32 @@ fn arrays_and_token_data_have_items_and_documents() {
     for name in ["numpy-fortran.npy", "numpy-scalar.npy", "numpy-objects.npy"] {
         let error = make(&engine, &[testdata(name).to_str().unwrap()], &to, &OPTIONS).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}: {error}");
+    }
+}
+
+#[test]
+fn damage_of_an_array_is_found_by_the_checksum_of_its_archive() {
+    let (scratch, engine) = (scratch("arrays-damaged"), engine());
+    let to = scratch.path("x.index.arrow");
+    let computed = BuildOptions { checksums: Checksums::Computed, ..OPTIONS };
+    for name in ["stored.npz", "deflated.npz"] {
+        let bytes = fs::read(testdata(name)).unwrap();
+        let found = scan_slice(&mut NpzScan::new(bytes.len() as u64).unwrap(), &bytes).unwrap();
+        let largest = found.into_iter().max_by_key(|array| array.member.len).unwrap();
+        let path = scratch.path(name);
+        fs::write(&path, &bytes).unwrap();
+        make(&engine, &[path.to_str().unwrap()], &to, &computed).unwrap();
+        let mut damaged = bytes;
+        // A bit of the last element; of a deflated one, the checksum itself.
+        let at = match largest.content {
+            NpzContent::Stored(_) => largest.member.offset + largest.member.len - 1,
+            NpzContent::Deflated(_) => largest.block.offset + 14,
+        };
+        damaged[usize::try_from(at).unwrap()] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        let error = make(&engine, &[path.to_str().unwrap()], &to, &computed).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ChecksumMismatch, "{error}");
+        assert!(error.to_string().contains(name), "{error}");
     }
 }
 

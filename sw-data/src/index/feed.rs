@@ -17,7 +17,7 @@ use crate::{
     samples::{Label, ObjectEntry, Place, Samples as _},
 };
 
-use super::Index;
+use super::{Index, scan::undecodable};
 
 /// Samples that are looked up at once.
 const TURN: usize = 1024;
@@ -165,7 +165,8 @@ impl<'a, N: Iterator<Item = u64>> Feed<'a, N> {
             let row = fed.place.row.and_then(|row| usize::try_from(row).ok());
             let item = rows.as_ref().zip(row).and_then(|(rows, row)| rows.get(row)).map(<[u8]>::to_vec);
             let missing = DecodeError::Damaged { what: "a block with fewer items than were indexed" };
-            fed.bytes = Some(Bytes::Decoded(item.ok_or_else(|| undecodable(&fed, &missing))?));
+            fed.bytes =
+                Some(Bytes::Decoded(item.ok_or_else(|| undecodable(&fed.entry.uri, fed.place.extent, &missing))?));
         }
         Ok(Some(fed))
     }
@@ -243,18 +244,7 @@ fn decode(fed: &mut Fed) -> Result<Rows, Error> {
         bytes.visit(Extent { offset: 0, len: bytes.len() }, |piece| block.extend_from_slice(piece))?;
     }
     decode::rows(fed.entry.format, &fed.entry.coding, &block, Limits::default())
-        .map_err(|error| undecodable(fed, &error))
-}
-
-fn undecodable(fed: &Fed, error: &DecodeError) -> Error {
-    let kind = match error {
-        DecodeError::Checksum { .. } => ErrorKind::ChecksumMismatch,
-        DecodeError::TooLong { .. } => ErrorKind::TooLarge,
-        DecodeError::Unsupported { .. } => ErrorKind::Unsupported,
-        _ => ErrorKind::BadFormat,
-    };
-    let Extent { offset, len } = fed.place.extent;
-    Error::new(kind, Verb::Parse).at(fed.entry.uri.as_str()).detail(error.to_string()).in_range(offset, len)
+        .map_err(|error| undecodable(&fed.entry.uri, fed.place.extent, &error))
 }
 
 /// Holds bytes against the checksum that the index has, if it has one.

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use straightway::{Buffer, Destination, Engine, Error, ErrorKind, Memory, Object, Uri, Verb};
 
 use crate::{
+    decode::{self, DecodeError},
     formats::{
-        Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, NpyScan, NpzContent, NpzScan, ParquetRows,
+        Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, NpyScan, NpzArray, NpzContent, NpzScan, ParquetRows,
         ParquetScan, Payloads, Sample, Scan, TarScan, TfRecordScan, TokenIndexScan, Wrong,
     },
     samples::{Format, ObjectEntry, Part, version_text},
@@ -22,7 +23,7 @@ use super::{
 pub enum Checksums {
     /// Those that the format stores of exactly the sample's bytes: TFRecord's, of its payloads.
     Stored,
-    /// CRC-32C of every sample. All bytes are read; those that a format stores are compared.
+    /// CRC-32C of every sample. All bytes are read; checksums that a format stores are compared: TFRecord's, and those of npz.
     Computed,
 }
 
@@ -349,6 +350,9 @@ fn arrays(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<u64,
     let object = window.object;
     let mut scan = NpzScan::new(object.len()).map_err(|error| malformed(object.name(), &error))?;
     window.drive(&mut scan, |_, array| {
+        if let Some(sums) = &mut collect.sums {
+            whole_array(object.name(), sums, &array)?;
+        }
         let (extent, row) = match &array.content {
             NpzContent::Stored(stored) => (stored.content, None),
             NpzContent::Deflated(_) => (array.block, Some(0)),
@@ -356,6 +360,35 @@ fn arrays(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<u64,
         collect.add(Found { extent, row, crc32c: None, key: &array.name, parts: &[] })
     })?;
     Ok(scan.passed())
+}
+
+/// Holds an array's member against the CRC-32 that the archive has of it.
+fn whole_array(name: &str, sums: &mut Window<'_>, array: &NpzArray) -> Result<(), Error> {
+    if let NpzContent::Deflated(_) = array.content {
+        let mut block = Vec::new();
+        sums.visit(array.block, |bytes| block.extend_from_slice(bytes))?;
+        let decoded = decode::rows(Format::Npz, "", &block, decode::Limits::default());
+        return decoded.map(drop).map_err(|error| undecodable(name, array.block, &error));
+    }
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32IsoHdlc);
+    sums.visit(array.member, |bytes| digest.update(bytes))?;
+    let computed = u32::try_from(digest.finalize()).unwrap_or(u32::MAX);
+    if computed == array.crc32 {
+        return Ok(());
+    }
+    let wrong = Wrong::Checksum { what: "a member of an npz archive", stored: array.crc32, computed };
+    Err(malformed(name, &FormatError { offset: array.member.offset, wrong }))
+}
+
+/// An error of decoding a block of an object as one of the engine's.
+pub(super) fn undecodable(name: &str, block: Extent, error: &DecodeError) -> Error {
+    let kind = match error {
+        DecodeError::Checksum { .. } => ErrorKind::ChecksumMismatch,
+        DecodeError::TooLong { .. } => ErrorKind::TooLarge,
+        DecodeError::Unsupported { .. } => ErrorKind::Unsupported,
+        _ => ErrorKind::BadFormat,
+    };
+    Error::new(kind, Verb::Parse).at(name).detail(error.to_string()).in_range(block.offset, block.len)
 }
 
 /// Values of a column: as they lie there, or items of pages. Returns what decoding them takes.

@@ -200,7 +200,7 @@ pub enum Why {
     Table(Cause),
     /// It must be decoded, and batches land in device memory.
     #[error("it must be decoded ({format}), which is done in host memory; load into the host")]
-    NeedsHost {
+    NoDecoder {
         /// What its object holds.
         format: Format,
     },

@@ -139,7 +139,7 @@ fn source_of(shared: &Shared, blocks: &mut Vec<BlockRead>, id: SampleId, place: 
         return Ok(From::Memory(0));
     }
     if shared.options.into != Destination::Host {
-        return Err(Why::NeedsHost { format: entry.format });
+        return Err(Why::NoDecoder { format: entry.format });
     }
     let (slot, promise) = shared.blocks.want(key, place.extent);
     if let Some(promise) = promise {
