@@ -195,6 +195,7 @@ impl Reader {
         }
     }
 
+    #[expect(clippy::result_large_err, reason = "what is refused comes back to be sent again, without an allocation")]
     fn send(&mut self, mut op: Op, flight: Flight) -> Result<(), (Rejected, Flight)> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.flights.push(None);

@@ -143,7 +143,7 @@ fn a_damaged_block_is_an_error_with_the_name_of_its_object() {
     let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "decoded");
     let path = scratch.text("a.npz");
     fs::copy(testdata("deflated.npz"), &path).unwrap();
-    let index = index(&engine, &[path.clone()], None, Checksums::Stored);
+    let index = index(&engine, std::slice::from_ref(&path), None, Checksums::Stored);
     let (_, extent) = *blocks(&index).iter().min_by_key(|(_, extent)| extent.offset).unwrap();
     let mut bytes = fs::read(&path).unwrap();
     // The checksum that stands in the header of the member.
