@@ -72,6 +72,12 @@ impl Runs {
     /// bits fits 64 bits.
     pub(crate) fn between(source: Span<'_>, wanted: Span<'_>, bits: u64) -> Result<Option<Self>, PartialByte> {
         let rank = source.0.len();
+        // Before any arithmetic: the other sizes of a box without elements may have a product of any size.
+        let apart =
+            |d: usize| source.0[d].max(wanted.0[d]) >= (source.0[d] + source.1[d]).min(wanted.0[d] + wanted.1[d]);
+        if (0..rank).any(apart) {
+            return Ok(None);
+        }
         let mut steps: Vec<(u64, u64, u64)> = Vec::with_capacity(rank);
         let (mut from, mut to) = (0, 0);
         let (mut source_stride, mut target_stride) = (bits, bits);
@@ -80,10 +86,7 @@ impl Runs {
         for d in (0..rank).rev() {
             let start = source.0[d].max(wanted.0[d]);
             let end = (source.0[d] + source.1[d]).min(wanted.0[d] + wanted.1[d]);
-            let count = end.saturating_sub(start);
-            if count == 0 {
-                return Ok(None);
-            }
+            let count = end - start;
             from += (start - source.0[d]) * source_stride;
             to += (start - wanted.0[d]) * target_stride;
             if steps.is_empty() && source_stride == run && target_stride == run {
@@ -166,6 +169,12 @@ mod tests {
         let whole = (&[0, 0][..], &[2, 4][..]);
         assert_eq!(Runs::between(whole, (&[0, 1], &[2, 2]), 4), Err(PartialByte));
         assert!(Runs::between(whole, (&[1, 0], &[1, 2]), 4).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_box_without_elements_has_no_run_whatever_its_other_sizes() {
+        let none = (&[0, 0, 0][..], &[0, 1 << 40, 1 << 40][..]);
+        assert_eq!(Runs::between(none, none, 32), Ok(None));
     }
 
     fn row_major(coordinate: &[u64], (offsets, sizes): Span<'_>) -> u64 {

@@ -9,6 +9,9 @@ use crate::torch::dtype_of;
 
 use super::{Blob, DcpError, DcpTensor};
 
+/// Fields of an object that are looked at: one long state may be shared by many objects.
+const FIELDS_MAX: usize = 64;
+
 /// Whether `.metadata` may name a global.
 fn allowed(module: &str, name: &str) -> bool {
     match module {
@@ -102,7 +105,7 @@ impl<'p> Read<'p, '_> {
 
     fn field(&self, call: &Call, name: &str, place: &str) -> Result<Id, PickleError> {
         let pairs = call.state.and_then(|state| self.pickle.as_pairs(state)).unwrap_or_default();
-        let found = pairs.iter().find(|(key, _)| self.pickle.as_text(*key) == Some(name));
+        let found = pairs.iter().take(FIELDS_MAX).find(|(key, _)| self.pickle.is_text(*key, name));
         found.map(|(_, value)| *value).ok_or_else(|| PickleError::Unexpected {
             place: place.to_owned(),
             found: format!("an object without {name}"),
@@ -119,8 +122,10 @@ impl<'p> Read<'p, '_> {
     }
 
     fn text(&mut self, id: Id, place: &str) -> Result<String, PickleError> {
+        if let Node::Text(piece) = self.pickle.node(id) {
+            self.walk.makes(piece.len())?;
+        }
         let text = self.pickle.as_text(id).ok_or_else(|| self.pickle.unexpected(place, id, "a text"))?;
-        self.walk.makes(text.len())?;
         Ok(text.to_owned())
     }
 

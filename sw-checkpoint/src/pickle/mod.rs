@@ -19,6 +19,7 @@ mod machine;
 
 use thiserror::Error;
 
+use crate::header::RANK_MAX;
 use crate::quote::Quoted;
 
 /// Longest pickle in bytes. The `.metadata` of a checkpoint of 154 GB was reported with 227 MiB.
@@ -160,6 +161,12 @@ pub(crate) struct Piece {
     pub end: usize,
 }
 
+impl Piece {
+    pub(crate) const fn len(self) -> usize {
+        self.end - self.start
+    }
+}
+
 /// A call that was not made.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Call {
@@ -220,6 +227,11 @@ impl<'b> Pickle<'b> {
         }
     }
 
+    /// Whether `id` is this text. Costs the length of `text`, however long the one at `id` is.
+    pub(crate) fn is_text(&self, id: Id, text: &str) -> bool {
+        matches!(self.node(id), Node::Text(Piece { start, end }) if self.bytes.get(*start..*end) == Some(text.as_bytes()))
+    }
+
     /// The number at `id`, if it is a whole one that is not negative.
     pub(crate) fn as_u64(&self, id: Id) -> Option<u64> {
         match self.node(id) {
@@ -264,14 +276,16 @@ impl<'b> Pickle<'b> {
         }
     }
 
-    /// A shape: a tuple of whole numbers, or `torch.Size` of one.
+    /// A shape: a tuple of at most [`RANK_MAX`] whole numbers, or `torch.Size` of one. The limit is here since shapes are
+    /// copied, and many tensors may share one.
     pub(crate) fn as_dims(&self, id: Id) -> Option<Vec<u64>> {
         let items = match self.as_call(id) {
             Some((("torch", "Size"), [items], _)) => *items,
             Some(_) => return None,
             None => id,
         };
-        self.as_items(items)?.iter().map(|&item| self.as_u64(item)).collect()
+        let items = self.as_items(items).filter(|items| items.len() <= RANK_MAX)?;
+        items.iter().map(|&item| self.as_u64(item)).collect()
     }
 
     /// What stands at `id`, in a few words.

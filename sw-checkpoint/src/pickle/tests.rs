@@ -111,3 +111,38 @@ fn a_million_nested_lists_do_not_recurse() {
     deep.push(b'.');
     drop(Pickle::read(&deep, nobody).unwrap());
 }
+
+fn anybody(_: &str, _: &str) -> bool {
+    true
+}
+
+/// `BINUNICODE` of `len` letters, as memo entry 0.
+fn long_text(len: u32) -> Vec<u8> {
+    let mut bytes = vec![b'X'];
+    bytes.extend(len.to_le_bytes());
+    bytes.extend(vec![b'a'; len as usize]);
+    bytes.extend(b"q\x00");
+    bytes
+}
+
+#[test]
+fn a_long_text_that_many_values_share_is_counted_each_time() {
+    let many = |each: &[u8], end: &[u8]| {
+        let bytes = [&b"("[..], &long_text(1 << 20), &each.repeat(2000), end, b"."].concat();
+        crate::torch::State::of(&Pickle::read(&bytes, anybody).unwrap()).map(drop).map_err(|error| error.code())
+    };
+    // As leaves, and as one key that is a tuple.
+    assert_eq!(many(b"h\x00", b"t"), Err("pickle-too-many"));
+    let key = [&b"}("[..], &long_text(1 << 20), &b"h\x00".repeat(2000), b"tK\x01s."].concat();
+    let read = crate::torch::State::of(&Pickle::read(&key, anybody).unwrap());
+    assert_eq!(read.map(drop).map_err(|error| error.code()), Err("pickle-too-many"));
+}
+
+#[test]
+fn a_long_shape_that_many_tensors_share_is_no_shape() {
+    let mut bytes = b"(".to_vec();
+    bytes.extend(b"K\x01".repeat(1000));
+    bytes.extend(b"tq\x00.");
+    let pickle = Pickle::read(&bytes, nobody).unwrap();
+    assert_eq!(pickle.as_dims(pickle.root()), None);
+}

@@ -71,7 +71,7 @@ impl Flat<'_, '_> {
                 return self.leaf(path, id);
             }
             for &(key, value) in pairs {
-                let key = self.key(key);
+                let key = self.key(key)?;
                 self.below(path, &key, value, depth)?;
             }
             return Ok(());
@@ -100,24 +100,26 @@ impl Flat<'_, '_> {
         done
     }
 
-    fn key(&self, id: Id) -> String {
-        match self.pickle.node(id) {
-            Node::Text(piece) => self.pickle.text(*piece).to_owned(),
-            Node::Int(number) => number.to_string(),
+    fn key(&mut self, id: Id) -> Result<String, PickleError> {
+        let pickle = self.pickle;
+        let text = |walk: &mut Walk, id: Id| match pickle.node(id) {
+            // Counted before it is copied: one long text may be shared by many keys.
+            Node::Text(piece) => walk.makes(piece.len()).map(|()| pickle.text(*piece).to_owned()),
+            Node::Int(number) => Ok(number.to_string()),
+            _ => Ok(pickle.describe(id)),
+        };
+        Ok(match pickle.node(id) {
             Node::Bool(value) => value.to_string(),
             Node::Tuple(items) => {
-                let keys: Vec<String> = items
-                    .iter()
-                    .map(|&item| match self.pickle.node(item) {
-                        Node::Text(piece) => self.pickle.text(*piece).to_owned(),
-                        Node::Int(number) => number.to_string(),
-                        _ => self.pickle.describe(item),
-                    })
-                    .collect();
+                let mut keys = Vec::new();
+                for &item in items {
+                    self.walk.step(0)?;
+                    keys.push(text(&mut self.walk, item)?);
+                }
                 format!("({})", keys.join(", "))
             }
-            _ => self.pickle.describe(id),
-        }
+            _ => text(&mut self.walk, id)?,
+        })
     }
 
     fn call(&mut self, path: &mut String, id: Id, depth: usize) -> Result<(), PickleError> {
@@ -161,7 +163,7 @@ impl Flat<'_, '_> {
     }
 
     fn tensor(
-        &self,
+        &mut self,
         path: &str,
         (storage, offset, size, stride): (Id, Id, Id, Id),
         dtype: Option<Id>,
@@ -186,6 +188,9 @@ impl Flat<'_, '_> {
         };
         if pickle.as_text(tag) != Some("storage") {
             return Err(wrong(tag, "the text storage"));
+        }
+        if let Node::Text(piece) = pickle.node(key) {
+            self.walk.makes(piece.len())?;
         }
         let key_text = pickle.as_text(key).ok_or_else(|| wrong(key, "the key of a storage"))?;
         let numel_count = pickle.as_u64(numel).ok_or_else(|| wrong(numel, "a number of elements"))?;
@@ -214,6 +219,8 @@ impl Flat<'_, '_> {
             Node::Int(value) => LeafValue::Int(*value),
             Node::Float(value) => LeafValue::Float(*value),
             Node::Text(piece) => {
+                // All of it is looked at, each time.
+                self.walk.makes(piece.len())?;
                 let text = pickle.text(*piece);
                 let short: String = text.chars().take(TEXT_CHARS_MAX).collect();
                 LeafValue::Text(if short.len() < text.len() { format!("{short}…") } else { short })
