@@ -30,6 +30,7 @@
 
 mod batches;
 mod boxes;
+mod cancel;
 mod catalog;
 mod checked;
 mod checksums;
@@ -57,6 +58,7 @@ mod want;
 mod write_plan;
 mod zip;
 
+pub use cancel::Cancel;
 pub use catalog::{Catalog, CatalogBuilder, CatalogFile, Chunk, Format, Held, LayoutFault, Leaf, LeafValue, Tensor};
 pub use checked::{Verification, Verify};
 pub use checksums::{

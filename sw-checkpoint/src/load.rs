@@ -11,7 +11,7 @@ use straightway::{
 use crate::checked::{Checks, ReadRange};
 pub(crate) use crate::open::malformed;
 use crate::{
-    Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Verification, Verify, Want,
+    Cancel, Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Verification, Verify, Want,
     load_plan::{Place, Window},
 };
 
@@ -37,6 +37,8 @@ pub struct LoadOptions {
     pub verify: Verify,
     /// Limits of the plan.
     pub limits: LoadLimits,
+    /// Ends the load early.
+    pub cancel: Cancel,
 }
 
 impl Default for LoadOptions {
@@ -48,6 +50,7 @@ impl Default for LoadOptions {
             digest: false,
             verify: Verify::default(),
             limits: LoadLimits::default(),
+            cancel: Cancel::default(),
         }
     }
 }
@@ -179,8 +182,8 @@ impl Checkpoint {
     /// *Blocking*, memory: as [`load()`].
     ///
     /// # Errors
-    /// `PolicyUnmet`; what planning, allocating and reading return; `ChecksumMismatch` with file and chunk, and by
-    /// [`Verify::Require`] `NotFound` without checksums. Nothing is returned half.
+    /// `PolicyUnmet`; `Cancelled`; what planning, allocating and reading return; `ChecksumMismatch` with file and chunk,
+    /// and by [`Verify::Require`] `NotFound` without checksums. Nothing is returned half.
     pub fn load(&self, engine: &Engine, wants: &[Want], options: &LoadOptions) -> Result<Loaded, Error> {
         let plan = LoadPlan::new(self.catalog(), wants, options.limits);
         let plan = plan.map_err(|cause| unplanned(self.at(), cause))?;
@@ -236,7 +239,8 @@ impl Checkpoint {
         let files = self.objects().iter().map(report).collect();
         let checksums = if options.verify == Verify::Off { None } else { self.checksums(engine)? };
         let checks = Checks::new(self, checksums, (options.verify, plan.limits().align_bytes))?;
-        let mut run = Run { engine, objects: self.objects(), policy: options.policy, files, checks };
+        let (objects, cancel) = (self.objects(), &options.cancel);
+        let mut run = Run { engine, objects, policy: options.policy, cancel, files, checks };
         let regions = run.read_all(plan, memory)?;
         run.gather_all(plan, &regions, options.into)?;
         let rest_bytes = run.finish_checks(&regions, options.into)?;
@@ -256,6 +260,7 @@ impl Checkpoint {
             // One way out for all: a copy engine is made once.
             let mut out = engine.copy_out(options.into)?;
             for at in 0..loaded.tensors.len() {
+                options.cancel.check(Verb::Read)?;
                 let mut hash = Sha256::new();
                 loaded.visit_by(&mut out, &loaded.tensors[at], |piece| hash.update(piece))?;
                 loaded.tensors[at].digest = Some(hash.finalize().into());
@@ -292,6 +297,7 @@ struct Run<'l> {
     engine: &'l Engine,
     objects: &'l [Object],
     policy: Policy,
+    cancel: &'l Cancel,
     files: Vec<FileReport>,
     checks: Checks<'l>,
 }
@@ -314,6 +320,7 @@ impl Run<'_> {
             if running.len() == most {
                 failed = self.settle(running.pop_front()).err();
             }
+            failed = failed.or_else(|| self.cancel.check(Verb::Read).err());
             let Some(object) = self.objects.get(part.file).filter(|_| failed.is_none()) else { break };
             let Some(((region, base), _)) = regions.get(part.region) else { break };
             let read = to_whole_blocks(plan, &part, object);
@@ -342,6 +349,7 @@ impl Run<'_> {
         let mut running: VecDeque<(Running, Window<'_>)> = VecDeque::with_capacity(PARTS_IN_FLIGHT);
         let mut windows = plan.gathers().iter().flat_map(|gather| plan.windows(gather));
         loop {
+            self.cancel.check(Verb::Read)?;
             while running.len() < PARTS_IN_FLIGHT {
                 let Some(window) = windows.next() else { break };
                 let Some(object) = self.objects.get(window.gather.file) else { break };

@@ -77,6 +77,27 @@ impl Want {
         Ok(chosen.filter_map(|at| Self::whole(catalog, at)).collect())
     }
 
+    /// All of each tensor that `names` has, in the catalog's order, each once.
+    ///
+    /// # Errors
+    /// `NoMatch` with the names of which there is no tensor.
+    pub fn named<N: AsRef<str>>(catalog: &Catalog, names: &[N]) -> Result<Vec<Self>, PlanError> {
+        let mut positions = Vec::with_capacity(names.len());
+        let mut items = Vec::new();
+        for name in names.iter().map(AsRef::as_ref) {
+            match catalog.position(name) {
+                Some(position) => positions.push(position),
+                None => items.push(name.to_owned()),
+            }
+        }
+        if !items.is_empty() {
+            return Err(PlanError::NoMatch { items });
+        }
+        positions.sort_unstable();
+        positions.dedup();
+        Ok(positions.into_iter().filter_map(|at| Self::whole(catalog, at)).collect())
+    }
+
     /// Bytes of the box; `None` if they do not fit 64 bits or are no whole number.
     #[must_use]
     pub fn len_bytes(&self, catalog: &Catalog) -> Option<u64> {

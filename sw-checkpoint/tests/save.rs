@@ -14,7 +14,7 @@ use std::{
 
 use straightway::{Destination, Engine, Error, ErrorKind, GpuUse, Memory, Uri, Verb};
 use sw_checkpoint::{
-    Bytes, CHECKSUMS_FILE, Checksums, Commit, Contents, DcpOptions, Dtype, IfExists, Incremental, Keep, Layout,
+    Bytes, CHECKSUMS_FILE, Cancel, Checksums, Commit, Contents, DcpOptions, Dtype, IfExists, Incremental, Keep, Layout,
     LayoutOptions, LoadOptions, NewTensor, Part, PendingCheckpoint, Progress, Rank, SaveOptions, Saver, SaverOptions,
     Slice, Source, Steps, TensorSpec, WhenBusy, clean, commit, crc32c, load,
 };
@@ -517,4 +517,36 @@ fn progress_is_told_in_order() {
     ];
     assert_eq!(*told.lock().unwrap(), want);
     assert_eq!(wrote.load(Ordering::Relaxed), fs::metadata(scratch.path("model/model.safetensors")).unwrap().len());
+}
+
+#[test]
+fn a_cancelled_save_leaves_nothing_and_a_cancelled_load_gives_nothing() {
+    let (scratch, engine, model) = (scratch("cancel"), engine(), Model::odd());
+    for owned in [false, true] {
+        let cancel = Cancel::default();
+        let on_first_write = {
+            let cancel = cancel.clone();
+            Arc::new(move |progress: Progress<'_>| {
+                if matches!(progress, Progress::Wrote(_)) {
+                    cancel.cancel();
+                }
+            })
+        };
+        let options = SaverOptions { observer: Some(on_first_write), cancel, ..SaverOptions::default() };
+        let saver = Saver::new(&engine, options).unwrap();
+        let contents = if owned { model.owned(&engine) } else { model.lent() };
+        let saved =
+            saver.save(&scratch.path("new"), contents, &SaveOptions::default()).and_then(|saving| saving.wait());
+        assert_eq!(saved.unwrap_err().error.kind(), ErrorKind::Cancelled);
+        drop(saver);
+        assert_eq!(fs::read_dir(scratch.root()).unwrap().count(), 0, "owned: {owned}");
+    }
+    let saver = Saver::new(&engine, SaverOptions::default()).unwrap();
+    saver.save(&scratch.path("new"), model.lent(), &SaveOptions::default()).unwrap().wait().unwrap();
+    let cancel = Cancel::default();
+    cancel.cancel();
+    let error =
+        load(&engine, &at(&scratch.path("new")), &LoadOptions { cancel, ..LoadOptions::default() }).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    model.check(&engine, &scratch.path("new"));
 }

@@ -8,8 +8,8 @@ use pyo3::{
 };
 use straightway::{Destination, Error, ErrorKind, Memory, Uri, Verb, parse_policy};
 use sw_checkpoint::{
-    Bytes, Dtype, LayoutOptions, LoadOptions, Loaded, NewTensor, Pattern, SaveOptions, Saver, SaverOptions, Saving,
-    TensorSpec, Want,
+    Bytes, Cancel, Dtype, LayoutOptions, LoadOptions, Loaded, NewTensor, Pattern, SaveOptions, Saver, SaverOptions,
+    Saving, TensorSpec, Want,
 };
 
 use crate::{
@@ -31,7 +31,7 @@ impl Checkpoint {
     /// Opens the files of a checkpoint, without reading a tensor.
     pub fn open(py: Python<'_>, engine: Handle, at: Uri) -> Result<Self, Fail> {
         let inner = straightway::Engine::clone(&engine);
-        let opened = wait::interruptible(py, move || sw_checkpoint::Checkpoint::open(&inner, &at))?;
+        let opened = wait::interruptible(py, &Cancel::default(), move || sw_checkpoint::Checkpoint::open(&inner, &at))?;
         Ok(Self { engine, opened: Arc::new(opened) })
     }
 
@@ -78,9 +78,10 @@ impl Checkpoint {
         let Self { engine, opened } = slf.get();
         let wants = wants.iter().map(|(name, ranges)| slf.get().want(name, ranges.as_deref()));
         let wants = wants.collect::<Result<Vec<_>, _>>()?;
-        let options = load_options(into, None, policy)?;
+        let options = load_options(into, policy)?;
         let (into, inner, at) = (options.into, straightway::Engine::clone(engine), opened.clone());
-        let loaded = wait::interruptible(slf.py(), move || at.load(&inner, &wants, &options))?;
+        let cancel = options.cancel.clone();
+        let loaded = wait::interruptible(slf.py(), &cancel, move || at.load(&inner, &wants, &options))?;
         as_buffers(slf.py(), engine, &opened.at().to_string(), (loaded, into))
     }
 
@@ -100,44 +101,61 @@ impl Checkpoint {
     }
 }
 
-/// Options of a load from what Python gives: a pattern, a list of names, or nothing for all tensors.
-pub fn load_options(into: &str, tensors: Option<&Bound<'_, PyAny>>, policy: &str) -> Result<LoadOptions, Fail> {
-    let text = match tensors {
-        None => None,
-        Some(given) => match given.cast::<PyString>() {
-            Ok(pattern) => Some(pattern.to_cow()?.into_owned()),
-            Err(_) => {
-                Some(given.extract::<Vec<String>>()?.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(","))
-            }
-        },
-    };
-    let tensors = match text {
-        None => Pattern::all(),
-        Some(text) => {
-            Pattern::parse(&text).map_err(|cause| misuse(cause.to_string(), "give a pattern or a list of names"))?
-        }
-    };
-    Ok(LoadOptions { into: into.parse()?, tensors, policy: parse_policy(policy)?, ..LoadOptions::default() })
+/// Options of a load.
+pub fn load_options(into: &str, policy: &str) -> Result<LoadOptions, Fail> {
+    Ok(LoadOptions { into: into.parse()?, policy: parse_policy(policy)?, ..LoadOptions::default() })
 }
 
-/// A name as a pattern that matches it alone.
-fn quoted(name: &str) -> String {
-    name.chars().fold(String::with_capacity(name.len()), |mut text, c| {
-        if matches!(c, ',' | '*' | '?' | '\\') {
-            text.push('\\');
+/// Which tensors to load.
+#[derive(Debug)]
+pub enum Chosen {
+    /// All that match.
+    Matching(Pattern),
+    /// All of the list.
+    Named(Vec<String>),
+}
+
+impl Chosen {
+    /// From a pattern, a list of names, or nothing for all tensors.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a text that is no pattern.
+    pub fn from_python(given: Option<&Bound<'_, PyAny>>) -> Result<Self, Fail> {
+        let Some(given) = given else { return Ok(Self::Matching(Pattern::all())) };
+        match given.cast::<PyString>() {
+            Ok(text) => match Pattern::parse(&text.to_cow()?) {
+                Ok(pattern) => Ok(Self::Matching(pattern)),
+                Err(cause) => Err(misuse(cause.to_string(), "give a pattern or a list of names")),
+            },
+            Err(_) => Ok(Self::Named(given.extract()?)),
         }
-        text.push(c);
-        text
-    })
+    }
+
+    fn wants(&self, of: &sw_checkpoint::Checkpoint) -> Result<Vec<Want>, Error> {
+        match self {
+            Self::Matching(pattern) => of.wants(pattern),
+            Self::Named(names) => of.wants_named(names),
+        }
+    }
 }
 
 /// Tensors by name, and the report.
 pub type LoadedList<'py> = (Vec<(String, Buffer)>, Bound<'py, PyAny>);
 
 /// Loads, and gives each tensor as a buffer.
-pub fn load<'py>(py: Python<'py>, engine: &Handle, at: Uri, options: LoadOptions) -> Result<LoadedList<'py>, Fail> {
+pub fn load<'py>(
+    py: Python<'py>,
+    engine: &Handle,
+    at: Uri,
+    chosen: Chosen,
+    options: LoadOptions,
+) -> Result<LoadedList<'py>, Fail> {
     let (into, name, inner) = (options.into, at.to_string(), straightway::Engine::clone(engine));
-    let loaded = wait::interruptible(py, move || sw_checkpoint::load(&inner, &at, &options))?;
+    let cancel = options.cancel.clone();
+    let loaded = wait::interruptible(py, &cancel, move || {
+        let checkpoint = sw_checkpoint::Checkpoint::open(&inner, &at)?;
+        checkpoint.load(&inner, &chosen.wants(&checkpoint)?, &options)
+    })?;
     as_buffers(py, engine, &name, (loaded, into))
 }
 
@@ -235,8 +253,10 @@ pub fn save(
         tensors.push((spec, memory));
     }
     let engine = straightway::Engine::clone(engine);
-    let saved = wait::interruptible(py, move || {
-        let saver = Saver::new(&engine, SaverOptions::default())?;
+    let cancel = Cancel::default();
+    let options = SaverOptions { cancel: cancel.clone(), ..SaverOptions::default() };
+    let saved = wait::interruptible(py, &cancel, move || {
+        let saver = Saver::new(&engine, options)?;
         let owned = tensors.into_iter().map(|(spec, memory)| NewTensor::new(spec, Bytes::Owned(memory)));
         let contents = owned.collect::<Vec<_>>().into();
         let saving = match target {

@@ -14,7 +14,7 @@ use straightway::{Completed, DataPath, Destination, Error, Request, Uri};
 
 use crate::{
     buffer::{Buffer, Held, dtype_named},
-    checkpoint::{self, Checkpoint},
+    checkpoint::{self, Checkpoint, Chosen},
     error::Fail,
     foreign::{self, Access},
     object::{NewObject, Object, terms, under},
@@ -220,8 +220,8 @@ impl Engine {
         tensors: Option<&Bound<'py, PyAny>>,
         policy: &str,
     ) -> Result<checkpoint::LoadedList<'py>, Fail> {
-        let options = checkpoint::load_options(into, tensors, policy)?;
-        checkpoint::load(py, &self.handle, address(uri)?, options)
+        let (chosen, options) = (Chosen::from_python(tensors)?, checkpoint::load_options(into, policy)?);
+        checkpoint::load(py, &self.handle, address(uri)?, chosen, options)
     }
 
     /// Saves `(name, element type, shape, bytes)` in a directory; returns the names of the files.
@@ -284,8 +284,11 @@ impl Engine {
         wait::detached(py, || Ok(self.handle.inspect().to_string()))
     }
 
-    /// Ends everything in flight and stops. Later operations raise `Closed`.
+    /// Ends everything in flight and stops. Later operations raise `Closed`. If it was the one that the process shares,
+    /// the next who asks for that gets a new one.
     fn close(&self, py: Python<'_>) -> Result<(), Fail> {
+        let mine = |handle: &Handle| Arc::ptr_eq(&handle._last, &self.handle._last);
+        SHARED.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, handle)| !mine(handle));
         let engine = straightway::Engine::clone(&self.handle);
         wait::detached(py, || engine.close())
     }

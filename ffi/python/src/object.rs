@@ -391,6 +391,10 @@ impl NewObject {
     }
 }
 
+fn over() -> Fail {
+    misuse("this object was committed or given up", "create it again")
+}
+
 #[pymethods]
 impl NewObject {
     /// Writes the bytes of each `(offset, source)`, all at once; returns the way that they took.
@@ -403,6 +407,9 @@ impl NewObject {
         deadline: Option<f64>,
     ) -> Result<Vec<Bound<'py, PyAny>>, Fail> {
         let terms = terms(policy, deadline)?;
+        if self.inner.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return Err(over());
+        }
         let mut requests = Vec::with_capacity(parts.len());
         for (offset, source) in &parts {
             if let Some(memory) = foreign::memory_of(&self.engine, source, Access::Source)? {
@@ -414,7 +421,7 @@ impl NewObject {
 
     /// Makes it durable under its name.
     fn commit(&self, py: Python<'_>) -> Result<(), Fail> {
-        let inner = self.take().ok_or_else(|| misuse("this object was committed or given up", "create it again"))?;
+        let inner = self.take().ok_or_else(over)?;
         wait::detached(py, || inner.commit())
     }
 

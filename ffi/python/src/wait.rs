@@ -12,6 +12,7 @@ use std::{
 
 use pyo3::prelude::*;
 use straightway::{Error, ErrorKind, Verb};
+use sw_checkpoint::Cancel;
 
 use crate::error::Fail;
 
@@ -69,13 +70,14 @@ pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, Error>
     py.detach(|| contained(work))?.map_err(Fail::from)
 }
 
-/// Runs what takes long on a thread of its own, so that this one answers signals meanwhile. After a signal the work goes on
-/// to its end by itself, and what it made is dropped.
+/// Runs what takes long on a thread of its own, so that this one answers signals meanwhile. After a signal `cancel` is set:
+/// work that looks at it ends early, other work goes on to its end by itself, and what it made is dropped.
 ///
 /// # Errors
 /// As [`finish`] and [`detached`].
 pub fn interruptible<T: Send + 'static>(
     py: Python<'_>,
+    cancel: &Cancel,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Fail> {
     let waiting = thread::current();
@@ -94,7 +96,7 @@ pub fn interruptible<T: Send + 'static>(
             return Ok(done??);
         }
         py.detach(|| thread::park_timeout(SLICE));
-        py.check_signals()?;
+        py.check_signals().inspect_err(|_| cancel.cancel())?;
     }
 }
 

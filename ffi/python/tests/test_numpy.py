@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 from pathlib import Path
@@ -230,3 +231,15 @@ def test_sizes_of_objects_do_not_grow_references():
         memoryview(buffer).release()
     gc.collect()
     assert sys.getrefcount(buffer) == before
+
+
+def test_a_list_of_names_may_have_any_names_and_any_length(tmp_path):
+    names = [f"model.layers.{n}.self_attn.q_proj.weight" for n in range(10_000)] + ["", " ", "a,b*?\\"]
+    saved = {name: np.full(1, n % 251, np.uint8) for n, name in enumerate(names)}
+    straightway.save_file(saved, tmp_path / "many.safetensors")
+    load = functools.partial(straightway.load, tmp_path / "many.safetensors", framework="numpy")
+    loaded = load(tensors=[*reversed(names), ""])
+    assert loaded.keys() == saved.keys() and all(loaded[name] == value for name, value in saved.items())
+    assert load(tensors=[]) == {} and list(load(tensors=["", "a,b*?\\"])) == ["", "a,b*?\\"]
+    with pytest.raises(straightway.NotFound, match="nobody"):
+        load(tensors=["", "nobody"])

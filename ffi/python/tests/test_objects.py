@@ -152,3 +152,21 @@ def test_names_in_tables_are_escaped():
     from straightway._reports import Fact, Doctor
 
     assert "<b>" not in Doctor("good", [Fact("<b>", "good", "&", "")])._repr_html_()
+
+
+def test_a_committed_object_takes_no_more_writes(tmp_path):
+    new = straightway.engine().create(tmp_path / "file", 3)
+    new.write([(0, b"abc")])
+    new.commit()
+    with pytest.raises(straightway.ApiMisuse, match="committed"):
+        new.write([(0, b"xyz")])
+    assert (tmp_path / "file").read_bytes() == b"abc"
+
+
+def test_the_shared_engine_is_there_again_after_somebody_closed_it(data):
+    path, content = data
+    with straightway.engine() as engine:
+        assert bytes(engine.open(path).read()) == content
+    with pytest.raises(straightway.Closed):
+        engine.open(path)
+    assert bytes(straightway.open(path).read()) == content

@@ -190,3 +190,33 @@ print("caught", caught)
     assert "caught 20" in done.stdout
 
 
+def test_ctrl_c_ends_a_save(tmp_path, script):
+    pytest.importorskip("numpy")
+    (tmp_path / "here").mkdir()
+    done = script(
+        r"""
+import os, signal, sys, threading, time, numpy as np, straightway
+tensors = {f"t{n}": np.full(32 << 20, n, np.uint8) for n in range(8)}
+for turn in range(6):
+    directory = os.path.join(sys.argv[1], str(turn))
+    threading.Timer(0.01 + 0.02 * turn, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        straightway.save(tensors, directory)
+        time.sleep(1)
+    except KeyboardInterrupt:
+        pass
+    for tensor in tensors.values():
+        tensor += 1
+time.sleep(2)
+left = os.listdir(sys.argv[1])
+assert not any(name.startswith(".") for name in left), left
+# One whose bytes were all read before the signal may be there, and is whole.
+for name in left:
+    for n, tensor in enumerate(straightway.load(os.path.join(sys.argv[1], name), framework="numpy").values()):
+        assert (tensor == n + int(name)).all(), (name, n)
+assert len(left) < 6, left
+print("ended", 6 - len(left))
+""",
+        tmp_path / "here",
+    )
+    assert "ended" in done.stdout

@@ -106,6 +106,14 @@ impl Checkpoint {
     pub fn wants(&self, pattern: &Pattern) -> Result<Vec<Want>, Error> {
         Want::matching(self.catalog(), pattern).map_err(|cause| unplanned(&self.at, cause))
     }
+
+    /// All of each tensor that `names` has, in the catalog's order, each once.
+    ///
+    /// # Errors
+    /// `NotFound` with the names of which there is no tensor.
+    pub fn wants_named<N: AsRef<str>>(&self, names: &[N]) -> Result<Vec<Want>, Error> {
+        Want::named(self.catalog(), names).map_err(|cause| unplanned(&self.at, cause))
+    }
 }
 
 /// What opening gives.

@@ -27,7 +27,10 @@ use straightway::{
     Verb, checksum::Algorithm,
 };
 
-use crate::checksums::{CHUNK_LEN_BYTES, FileChecksums, low};
+use crate::{
+    Cancel,
+    checksums::{CHUNK_LEN_BYTES, FileChecksums, low},
+};
 
 use super::{
     Progress,
@@ -55,6 +58,8 @@ pub(super) struct Job {
     pub filled: Receiver<Slab>,
     /// Set by whoever gives up.
     pub abort: Arc<AtomicBool>,
+    /// Ends the save early.
+    pub cancel: Cancel,
     /// Where the files are made.
     pub directory: PathBuf,
     pub policy: Policy,
@@ -175,6 +180,7 @@ impl<'a> Pump<'a> {
         let mut new: Option<NewObject> = None;
         let mut zip = file.pieces.iter().any(|piece| piece.content == Content::Crc32).then(zip_digest);
         for (index, chunk) in file.chunks().enumerate() {
+            self.job.cancel.check(Verb::Write)?;
             let filled = self.fill(file, &chunk, zip.as_mut())?;
             self.sum(&filled, chunk.len, &mut sums)?;
             if same.as_ref().is_some_and(|(_, same)| same.agrees(&sums, index)) {

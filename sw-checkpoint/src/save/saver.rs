@@ -16,7 +16,7 @@ use std::{
 use straightway::{CopyOut, Destination, Engine, Error, ErrorKind, Memory, Policy, Uri, Verb};
 
 use crate::{
-    CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, Checksums, LayoutOptions, TensorSpec, checksums::CHUNK_LEN_BYTES,
+    CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, Cancel, Checksums, LayoutOptions, TensorSpec, checksums::CHUNK_LEN_BYTES,
     load::malformed, write_plan::tensor_len,
 };
 
@@ -77,20 +77,28 @@ pub struct SaverOptions {
     pub when_busy: WhenBusy,
     /// Hears how far saves are.
     pub observer: Option<Observer>,
+    /// Ends the save that is running early, and every one that comes. What was given away is not read after that, unless
+    /// all of it was read before: then the checkpoint may still appear, whole.
+    pub cancel: Cancel,
 }
 
 impl Default for SaverOptions {
     fn default() -> Self {
-        Self { staging_bytes: STAGING_DEFAULT_BYTES, when_busy: WhenBusy::default(), observer: None }
+        Self {
+            staging_bytes: STAGING_DEFAULT_BYTES,
+            when_busy: WhenBusy::default(),
+            observer: None,
+            cancel: Cancel::default(),
+        }
     }
 }
 
 impl fmt::Debug for SaverOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { staging_bytes, when_busy, observer } = self;
+        let Self { staging_bytes, when_busy, observer, cancel } = self;
         let mut text = f.debug_struct("SaverOptions");
         text.field("staging_bytes", staging_bytes).field("when_busy", when_busy);
-        text.field("observer", &observer.is_some()).finish()
+        text.field("observer", &observer.is_some()).field("cancel", cancel).finish()
     }
 }
 
@@ -255,6 +263,7 @@ struct Shared {
     slabs: Arc<Slabs>,
     own: Arc<Slabs>,
     observer: Option<Observer>,
+    cancel: Cancel,
     busy: Mutex<bool>,
     idle: Condvar,
 }
@@ -288,6 +297,7 @@ impl Saver {
             slabs: Slabs::new(count - own),
             own: Slabs::new(own),
             observer: options.observer,
+            cancel: options.cancel,
             busy: Mutex::new(false),
             idle: Condvar::new(),
         });
@@ -407,6 +417,7 @@ impl Saver {
             owned: std::mem::take(&mut taken.owned),
             filled,
             abort: abort.clone(),
+            cancel: self.shared.cancel.clone(),
             directory,
             policy: options.policy,
             earlier: earlier(&self.shared.engine, &options.incremental),
@@ -416,6 +427,8 @@ impl Saver {
         let finish: Finish = {
             let layout = layout.clone();
             Box::new(move |shared, outcome, memory| {
+                // Looked at once more when no write is on its way: what the caller changes from here on is not in the files.
+                let outcome = outcome.and_then(|outcome| shared.cancel.check(Verb::Write).map(|()| outcome));
                 let ended = match outcome {
                     Ok(outcome) => {
                         shared.tell(Progress::Prepared);
