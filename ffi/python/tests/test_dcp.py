@@ -348,3 +348,110 @@ def test_another_world_size_loads_and_an_asynchronous_save_takes_what_was_there(
     folder = tmp_path / "checkpoint"
     ranks(tmp_path, 4, "dcp.save(sharded(whole(1)), storage_writer=StorageWriter(folder))\ndist.destroy_process_group()\n", folder)
     ranks(tmp_path, 2, TWO, folder)
+
+
+def test_a_name_that_leaves_the_directory_is_not_opened(tmp_path: Path):
+    folder = tmp_path / "checkpoint"
+    dcp.save({"a": torch.zeros(4)}, storage_writer=StorageWriter(folder), no_dist=True)
+    (folder / "__0_0.distcp").rename(tmp_path / "outside")
+    metadata = StorageReader(folder).read_metadata()
+    for name in ["../outside", str(tmp_path / "outside"), "", ".", "x/../../outside", "a\0b"]:
+        for info in metadata.storage_data.values():
+            info.relative_path = name
+        metadata.storage_meta = None
+        (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+        with pytest.raises(straightway.BadFormat, match="below the directory"):
+            StorageReader(folder).read_metadata()
+
+
+def test_a_length_that_the_metadata_claims_is_not_allocated(tmp_path: Path):
+    dcp.save({"a": torch.zeros(4), "step": 7}, storage_writer=StorageWriter(tmp_path), no_dist=True)
+    metadata = StorageReader(tmp_path).read_metadata()
+    for info in metadata.storage_data.values():
+        info.length = 1 << 60
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+    for state in [{"a": torch.zeros(4)}, {"step": 0}]:
+        with pytest.raises(BaseException, match="past the object"):
+            dcp.load(state, storage_reader=StorageReader(tmp_path), no_dist=True)
+
+
+def test_files_of_two_checkpoints_are_told_from_each_other(tmp_path: Path):
+    for folder, shape in [("one", (4, 8)), ("two", (8, 4))]:
+        dcp.save({"a": torch.randn(shape)}, storage_writer=StorageWriter(tmp_path / folder), no_dist=True)
+    os.replace(tmp_path / "two" / "__0_0.distcp", tmp_path / "one" / "__0_0.distcp")
+    with pytest.raises(BaseException, match="files of two checkpoints"):
+        dcp.load({"a": torch.zeros(4, 8)}, storage_reader=StorageReader(tmp_path / "one"), no_dist=True)
+
+
+def test_what_is_staged_goes_through_little_memory_in_pieces(tmp_path: Path, monkeypatch):
+    from straightway.torch import checkpoint
+
+    saved = {"a": torch.randn(3, 50, 40), "b": torch.randn(7000), "c": torch.randn(1)[0]}
+    dcp.save(saved, storage_writer=StorageWriter(tmp_path), no_dist=True)
+    kept = checkpoint._Batch.clear
+    most = []
+
+    def clear(batch):
+        most.append(getattr(batch, "staged", 0))
+        kept(batch)
+
+    monkeypatch.setattr(checkpoint._Batch, "clear", clear)
+    monkeypatch.setattr(checkpoint, "STAGING_BYTES", 3000)
+    for piece in [4, 160, 164, 1000, 1 << 20]:
+        monkeypatch.setattr(checkpoint, "STAGED_PIECE_BYTES", piece)
+        loaded = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in saved.items()}
+        loaded["a"] = torch.zeros(40, 50, 3).T
+        dcp.load(loaded, storage_reader=StorageReader(tmp_path), no_dist=True)
+        assert torch.equal(loaded["a"], saved["a"])
+        assert torch.equal(loaded["b"], saved["b"].double()) and loaded["c"] == saved["c"].double()
+        assert piece > 3000 or max(most) < 3000 + piece, (piece, most)
+
+
+def test_shared_loads_of_odd_tensors_and_after_errors(tmp_path: Path):
+    body = r"""
+def state(fill):
+    tensors = {f"t{n}": torch.full((n % 7,), fill + n) for n in range(300)}
+    return {**tensors, "empty": torch.zeros(0, 5), "scalar": torch.tensor(fill), "flag": torch.tensor([fill > 1]),
+        "complex": torch.full((3,), fill, dtype=torch.complex64), "step": int(fill), "text": str(fill),
+        "strided": torch.full((4, 6), fill).T}
+saved = state(2.0)
+dcp.save(saved, storage_writer=StorageWriter(folder))
+def load(wanted, reader=None):
+    dcp.load(wanted, storage_reader=reader or StorageReader(folder, share=True, timeout=20))
+    return wanted
+def good():
+    loaded = load(state(1.0))
+    for name, value in saved.items():
+        assert torch.equal(loaded[name], value) if isinstance(value, torch.Tensor) else loaded[name] == value, name
+def bad(text, wanted, reader=None):
+    start = time.monotonic()
+    try:
+        load(wanted, reader)
+    except BaseException as error:
+        assert text in str(error), error
+        assert time.monotonic() - start < 15
+    else:
+        raise SystemExit("no error")
+    dist.barrier()
+    good()
+good()
+# One rank cannot read the metadata: no other rank waits for it in the making of a group.
+class NoMetadata(StorageReader):
+    def read_metadata(self, *args, **kwargs):
+        if rank == 1:
+            raise OSError("no metadata on rank 1")
+        return super().read_metadata(*args, **kwargs)
+bad("no metadata on rank 1", state(1.0), NoMetadata(folder, share=True, timeout=20))
+other = state(1.0)
+if rank == 1:
+    other["t6"] = other["t6"].double()
+bad("load without share", other)
+# Alone, while there are others: nothing to share, nobody to wait for.
+if rank == 0:
+    dcp.load(state(1.0), storage_reader=StorageReader(folder, share=True), no_dist=True)
+dist.barrier()
+print("all", flush=True)
+dist.destroy_process_group()
+"""
+    done = ranks(tmp_path, 3, body, tmp_path / "checkpoint")
+    assert all("all" in process.stdout for process in done), done

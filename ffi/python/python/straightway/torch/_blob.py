@@ -121,13 +121,17 @@ def locate(head: memoryview, length: int) -> Blob | None:
         return None
     if not isinstance(tensor, _Tensor) or f"data/{tensor.key}" not in entries:
         return None
+    numbers = (tensor.offset, *tensor.size, *tensor.stride)
+    if len(tensor.size) != len(tensor.stride) or not all(isinstance(number, int) and number >= 0 for number in numbers):
+        return None
     dense, item = 1, tensor.dtype.itemsize
     for dim, stride in zip(reversed(tensor.size), reversed(tensor.stride)):
         if dim != 1 and stride != dense:
             return None
         dense *= dim
-    at = entries[f"data/{tensor.key}"][0] + tensor.offset * item
-    if tensor.offset < 0 or at + dense * item > length:
+    start, stored = entries[f"data/{tensor.key}"]
+    at = start + tensor.offset * item
+    if at + dense * item > (length if stored is None else start + stored):
         return None
     return Blob(tensor.dtype, tensor.size, at)
 

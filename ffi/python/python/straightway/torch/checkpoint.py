@@ -38,7 +38,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from .. import _errors
-from .._native import Engine, Object
+from .._native import Buffer, Engine, Object
 from .._reports import Path
 from . import _bytes_of, _blob, from_buffer
 
@@ -47,8 +47,9 @@ __all__ = ["StorageReader", "StorageWriter"]
 # Runs of at least this many bytes are read in place one by one; shorter ones by one read of all that lies between the first and
 # the last, which is then cut in memory. About what a disk of 1.4 GiB/s moves in the time of one more random read.
 RUN_MIN_BYTES = 64 << 10
-# Memory for what cannot be read in place, in bytes: a load stops to copy when it is full.
+# Memory for what cannot be read in place, in bytes: a load stops to copy when it is full. Longer tensors go through it in pieces.
 STAGING_BYTES = 256 << 20
+STAGED_PIECE_BYTES = 64 << 20
 # Tensors from here on are written where they are, on 4 KiB of the file; smaller ones are packed with their headers first.
 DIRECT_MIN_BYTES = 256 << 10
 PACK_BYTES = 8 << 20
@@ -89,10 +90,12 @@ class _MetadataUnpickler(pickle.Unpickler):
 class _Share:
     """What the ranks do for each other: a part of the plan that the coordinator makes."""
 
+    # Ranks of the load.
+    world: int
     # Items of this rank that another rank reads, by position.
     received: set[int]
-    # (reader, [(rank, position of the item in its plan)]) in the order of the exchange, only those that concern this rank.
-    exchanges: list[tuple[int, list[tuple[int, int]]]]
+    # (number, reader, [(rank, position of the item in its plan)]) by number, only those that concern this rank.
+    exchanges: list[tuple[int, int, list[tuple[int, int]]]]
 
 
 class StorageReader(FileSystemReader):
@@ -100,7 +103,10 @@ class StorageReader(FileSystemReader):
 
     path: the directory.
     share: ranks that want the same bytes read them once and exchange them through the process group. Before the exchange they
-        agree that all reads went well: an error of one rank is raised on all of them, within `timeout` seconds if it died.
+        agree that all reads went well: an error of one rank is raised on all of them.
+    process_group: that of the load, if it is not that of all ranks.
+    timeout: seconds that a rank waits for the others, so give more than the ranks' times of reading differ by. A rank that died
+        is an error on the others within it.
     policy: which routes are accepted.
 
     After a load, `ways` has the way of every byte, `read_bytes` their sum, `staged` the names of tensors that could not be read in
@@ -126,6 +132,7 @@ class StorageReader(FileSystemReader):
         self._timeout = timeout
         self._exchange_group: dist.ProcessGroup | None = None
         self._objects: dict[str, Object] = {}
+        self._chunks: dict[tuple[str, tuple[int, ...] | None], tuple[torch.dtype, tuple[int, ...]]] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -155,20 +162,26 @@ class StorageReader(FileSystemReader):
             raise _errors.new("bad_format", f"parse {path} failed: {cause}; look at who wrote the checkpoint", path) from cause
         if not isinstance(metadata, Metadata):
             raise _errors.new("bad_format", f"parse {path} failed: it has no checkpoint's metadata", path)
+        for info in (metadata.storage_data or {}).values():
+            if not _is_place(info):
+                text = f"parse {path} failed: {info} is no range of a file below the directory; it was not opened"
+                raise _errors.new("bad_format", text, path)
         if getattr(metadata, "storage_meta", None) is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """As the original; with `share`, all ranks make a group for the exchange."""
+        """As the original."""
         super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
         self._forget()
-        if self._share and self._exchange_group is None and dist.is_available() and dist.is_initialized():
-            ranks = dist.get_process_group_ranks(self._process_group or dist.group.WORLD)
-            wait = timedelta(seconds=self._timeout)
-            local = self._process_group is not None
-            self._exchange_group = dist.new_group(ranks, timeout=wait, backend="gloo", use_local_synchronization=local)
+        self._chunks.clear()
+        for name, described in metadata.state_dict_metadata.items():
+            for chunk in getattr(described, "chunks", ()):
+                facts = (described.properties.dtype, tuple(chunk.sizes))
+                self._chunks[name, tuple(chunk.offsets)] = facts
+                if len(described.chunks) == 1:
+                    self._chunks[name, None] = facts
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
         """With `share`: gives each range that several ranks want to the one of them that has the least to read so far."""
@@ -181,57 +194,84 @@ class StorageReader(FileSystemReader):
                     key = (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets), tuple(item.lengths))
                     wanted.setdefault(key, []).append((rank, position))
         load = [0] * len(plans)
-        shares = [_Share(set(), []) for _ in plans]
+        shares = [_Share(len(plans), set(), []) for _ in plans]
         # The largest first: so the loads come out even.
-        for (_, _, _, lengths), takers in sorted(wanted.items(), key=lambda entry: -_product(entry[0][3])):
+        ordered = sorted(wanted.items(), key=lambda entry: -_product(entry[0][3]))
+        for number, ((_, _, _, lengths), takers) in enumerate(ordered):
             takers = list({rank: (rank, position) for rank, position in reversed(takers)}.values())
             reader, _ = min(takers, key=lambda taker: load[taker[0]])
             load[reader] += _product(lengths)
             if len(takers) > 1:
                 for rank, position in takers:
-                    shares[rank].exchanges.append((reader, takers))
+                    shares[rank].exchanges.append((number, reader, takers))
                     if rank != reader:
                         shares[rank].received.add(position)
         return [dataclasses.replace(plan, storage_data=share) for plan, share in zip(plans, shares)]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads, exchanges what is shared, and gives everything to the planner."""
-        share = plan.storage_data if isinstance(plan.storage_data, _Share) else _Share(set(), [])
-        items = [item for position, item in enumerate(plan.items) if position not in share.received]
-        failed: BaseException | None = None
-        try:
-            self._read(items, planner)
-        except Exception as error:
-            failed = error
-        if self._exchange_group is not None:
-            self._agree(failed)
-        if failed is not None:
-            raise failed
-        self._exchange(share, plan, planner)
+        if isinstance(plan.storage_data, _Share):
+            self._read_shared(plan.storage_data, plan, planner)
+        else:
+            self._read(plan.items, planner)
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
-    def _agree(self, failed: BaseException | None) -> None:
-        """Raises on every rank if a rank failed or does not answer in time."""
-        group = self._exchange_group
+    def _read_shared(self, share: _Share, plan: LoadPlan, planner: LoadPlanner) -> None:
+        # Here and not earlier: that the plans are there says that no rank has failed before.
+        group = self._group(share)
+        failed: BaseException | None = None
+        types: dict[int, str] = {}
+        try:
+            self._read([item for position, item in enumerate(plan.items) if position not in share.received], planner)
+            me = dist.get_rank(group)
+            for number, _, takers in share.exchanges:
+                types[number] = str(planner.resolve_tensor(plan.items[dict(takers)[me]]).dtype)
+        except Exception as error:
+            failed = error
+        self._agree(group, failed, types)
+        try:
+            self._exchange(group, share, plan, planner)
+        except Exception as cause:
+            text = f"exchange of {self.path} failed: {cause}; look at the log of the other ranks"
+            raise _errors.new("cancelled", text, str(self.path)) from cause
+
+    def _group(self, share: _Share) -> dist.ProcessGroup:
+        if self._exchange_group is None:
+            ranks = dist.get_process_group_ranks(self._process_group or dist.group.WORLD)
+            if len(ranks) != share.world:
+                text = f"the load has {share.world} ranks, the reader's process group {len(ranks)}; give both the same"
+                raise _errors.new("api_misuse", text, str(self.path))
+            wait = timedelta(seconds=self._timeout)
+            local = self._process_group is not None
+            self._exchange_group = dist.new_group(ranks, timeout=wait, backend="gloo", use_local_synchronization=local)
+        return self._exchange_group
+
+    def _agree(self, group: dist.ProcessGroup, failed: BaseException | None, types: dict[int, str]) -> None:
+        """Raises on every rank if a rank failed or does not answer in time, or if destinations of one range differ in type."""
         words: list[Any] = [None] * dist.get_world_size(group)
         mine = None if failed is None else f"rank {dist.get_rank()}: {failed}"
         try:
-            dist.all_gather_object(words, mine, group=group)
+            dist.all_gather_object(words, (mine, types), group=group)
         except Exception as cause:
             text = f"read {self.path} failed: a rank did not answer within {self._timeout} s; look at its log"
             raise _errors.new("cancelled", text, str(self.path)) from (failed or cause)
-        others = [word for word in words if word is not None]
-        if others and failed is None:
+        if failed is not None:
+            raise failed
+        others = [word for word, _ in words if word is not None]
+        if others:
             raise _errors.new("cancelled", f"read {self.path} failed on another rank: {'; '.join(others)}", str(self.path))
+        seen: dict[int, str] = {}
+        for _, theirs in words:
+            for number, name in theirs.items():
+                if seen.setdefault(number, name) != name:
+                    text = f"ranks want the same bytes of {self.path} as {seen[number]} and {name}; load without share"
+                    raise _errors.new("unsupported", text, str(self.path))
 
-    def _exchange(self, share: _Share, plan: LoadPlan, planner: LoadPlanner) -> None:
-        group = self._exchange_group
-        if not share.exchanges or group is None:
-            return
+    def _exchange(self, group: dist.ProcessGroup, share: _Share, plan: LoadPlan, planner: LoadPlanner) -> None:
         me, everyone = dist.get_rank(group), dist.get_world_size(group)
-        for reader, takers in share.exchanges:
+        for _, reader, takers in share.exchanges:
             position = dict(takers)[me]
             item = plan.items[position]
             target = planner.resolve_tensor(item).detach()
@@ -255,6 +295,14 @@ class StorageReader(FileSystemReader):
             self._objects[name] = self._engine.open(os.path.join(os.fspath(self.path), name))
         return self._objects[name]
 
+    def _checked(self, info: Any) -> Object:
+        """The file of a place that lies in it: nothing is allocated because metadata claims a length."""
+        file = self._object(info.relative_path)
+        if info.offset + info.length > file.size:
+            text = f"bytes {info.offset}+{info.length} lie past the object {file.name} of {file.size}; the copy is incomplete"
+            raise _errors.new("bad_format", f"{text}, so fetch it again", file.name)
+        return file
+
     def _read_many(self, parts: list[tuple[Object, int, Any]]) -> None:
         self.ways += self._engine.read_many(parts, policy=self._policy)
 
@@ -268,7 +316,7 @@ class StorageReader(FileSystemReader):
             if getattr(info, "transform_descriptors", None):
                 strange.append(item)
             elif item.type == LoadItemType.BYTE_IO:
-                batch.bytes(self._object(place[0]), info, lambda value, item=item: planner.load_bytes(item, value))
+                batch.bytes(self._checked(info), info, lambda value, item=item: planner.load_bytes(item, value))
             elif blobs.get(place) is None:
                 strange.append(item)
             else:
@@ -282,11 +330,11 @@ class StorageReader(FileSystemReader):
 
     def _locate(self, items: Sequence[ReadItem], infos: Sequence[Any]) -> dict[tuple[str, int], _blob.Blob | None]:
         """Where the tensors lie in their blobs: one small read each, all at once."""
-        lengths = {
-            (info.relative_path, info.offset): info.length
-            for item, info in zip(items, infos)
-            if item.type != LoadItemType.BYTE_IO and not getattr(info, "transform_descriptors", None)
-        }
+        lengths = {}
+        for item, info in zip(items, infos):
+            if item.type != LoadItemType.BYTE_IO and not getattr(info, "transform_descriptors", None):
+                self._checked(info)
+                lengths[info.relative_path, info.offset] = info.length
         if not lengths:
             return {}
         heads = self._engine.allocate(len(lengths) * _blob.HEAD_BYTES)
@@ -304,6 +352,11 @@ class StorageReader(FileSystemReader):
         lengths, offsets = list(item.lengths), list(item.storage_offsets)
         if list(target.shape) != lengths or len(lengths) != len(blob.shape):
             raise AssertionError(f"req {item.storage_index} mismatch sizes {target.size()} vs {torch.Size(lengths)}")
+        known = self._chunks.get((item.storage_index.fqn, item.storage_index.offset and tuple(item.storage_index.offset)))
+        if known is not None and known != (blob.dtype, blob.shape):
+            text = f"{item.storage_index} is {blob.dtype} {list(blob.shape)} in {info.relative_path}, the metadata says {known[0]} "
+            text += f"{list(known[1])}; files of two checkpoints are mixed, or one is damaged"
+            raise _errors.new("bad_format", text, info.relative_path)
         if any(at < 0 or at + size > dim for at, size, dim in zip(offsets, lengths, blob.shape)):
             raise _errors.new("out_of_range", f"{item.storage_index} asks for {lengths} at {offsets} of {blob.shape}", info.relative_path)
         if _product(lengths) == 0:
@@ -322,17 +375,20 @@ class StorageReader(FileSystemReader):
             return
         self.staged.append(item.storage_index.fqn)
         strides = _dense(blob.shape)
-        first = sum(at * stride for at, stride in zip(offsets, strides))
-        span = 1 + sum((size - 1) * stride for size, stride in zip(lengths, strides))
-        held = self._engine.allocate(span * blob.dtype.itemsize)
-        batch.staged += held.nbytes
-        batch.parts.append((object_, base + first * blob.dtype.itemsize, held))
+        for starts, sizes in _pieces(lengths, strides, STAGED_PIECE_BYTES // blob.dtype.itemsize):
+            first = sum((at + start) * stride for at, start, stride in zip(offsets, starts, strides))
+            held = self._engine.allocate(_span(sizes, strides) * blob.dtype.itemsize)
+            batch.staged += held.nbytes
+            batch.parts.append((object_, base + first * blob.dtype.itemsize, held))
+            part = target if sizes == lengths else target[tuple(slice(at, at + size) for at, size in zip(starts, sizes))]
 
-        def copy() -> None:
-            target.copy_(torch.as_strided(from_buffer(held).view(blob.dtype), lengths, strides, 0))
-            planner.commit_tensor(item, target)
+            def copy(part: torch.Tensor = part, held: Buffer = held, sizes: list[int] = sizes) -> None:
+                part.copy_(torch.as_strided(from_buffer(held).view(blob.dtype), sizes, strides, 0))
 
-        batch.after.append(copy)
+            batch.after.append(copy)
+            if batch.staged >= STAGING_BYTES:
+                self._flush(batch)
+        batch.after.append(lambda: planner.commit_tensor(item, target))
 
     def _flush(self, batch: _Batch) -> None:
         self._read_many(batch.parts)
@@ -372,6 +428,34 @@ def _dense(shape: Sequence[int]) -> list[int]:
         strides.insert(0, dense)
         dense *= dim
     return strides
+
+
+def _span(sizes: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last of a box that is not empty."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides))
+
+
+def _pieces(lengths: list[int], strides: list[int], most: int) -> Iterator[tuple[list[int], list[int]]]:
+    """First element and size in each dimension of the pieces of a box that span at most `most` elements each, or have one."""
+    dim = next((dim for dim, length in enumerate(lengths) if length > 1), None)
+    if dim is None or _span(lengths, strides) <= most:
+        yield [0] * len(lengths), lengths
+        return
+    row = _span(lengths[dim + 1 :], strides[dim + 1 :])
+    rows = max(1, (most - row) // strides[dim] + 1)
+    for start in range(0, lengths[dim], rows):
+        some = [*lengths[:dim], min(rows, lengths[dim] - start), *lengths[dim + 1 :]]
+        for starts, sizes in _pieces(some, strides, most):
+            yield [*starts[:dim], starts[dim] + start, *starts[dim + 1 :]], sizes
+
+
+def _is_place(info: Any) -> bool:
+    """Whether metadata names a range of a file below the directory."""
+    if not isinstance(info, _StorageInfo) or not isinstance(info.relative_path, str):
+        return False
+    parts = info.relative_path.split("/")
+    plain = all(part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in parts)
+    return plain and all(isinstance(number, int) and number >= 0 for number in (info.offset, info.length))
 
 
 def _runs(blob: _blob.Blob, offsets: list[int], lengths: list[int], target: torch.Tensor) -> Iterator[tuple[int, int, int]]:
