@@ -397,6 +397,7 @@ impl Run<'_> {
             if running.len() == PARTS_IN_FLIGHT {
                 self.settle(running.pop_front())?;
             }
+            self.cancel.check(Verb::Read)?;
             let Some(object) = self.objects.get(range.file) else { break };
             rest_bytes += range.len_bytes;
             let memory = self.engine.allocate(Destination::Host, range.len_bytes, range.file_offset)?;
