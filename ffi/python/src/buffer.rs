@@ -2,7 +2,7 @@
 // UNSAFETY: Python's slots of the buffer protocol are unsafe functions; `export` has their bodies.
 #![expect(unsafe_code, reason = "slots of the buffer protocol")]
 
-use std::{ffi::c_int, fmt, sync::Arc};
+use std::{any::Any, ffi::c_int, fmt, sync::Arc};
 
 use pyo3::{
     ffi,
@@ -21,13 +21,20 @@ use crate::{
 
 /// Memory of the engine that stays mapped while this lives. Every export of an address holds one.
 pub struct Held {
-    /// `None` for memory without bytes.
-    region: Option<Region>,
-    /// Where the region counts from.
-    start: u64,
+    keeps: Keeps,
     address: u64,
     len: u64,
     destination: Destination,
+}
+
+/// What keeps memory mapped.
+enum Keeps {
+    /// No bytes.
+    Nothing,
+    /// A region, and where it counts from.
+    Region(Region, u64),
+    /// Somebody who lent it.
+    Lender(#[expect(dead_code, reason = "it is kept, nothing else")] Box<dyn Any + Send + Sync>),
 }
 
 /// What memory without bytes points to: never followed, but aligned for every element type and not null.
@@ -40,13 +47,23 @@ impl Held {
     pub fn new(memory: Memory) -> Self {
         let (address, len, destination) = (memory.address(), memory.len(), memory.destination());
         let (region, start) = memory.share();
-        Self { region: Some(region), start, address, len, destination }
+        Self { keeps: Keeps::Region(region, start), address, len, destination }
+    }
+
+    /// `len` bytes at `address` of memory that belongs to `lender`, as long as that lives.
+    pub fn lent(lender: Box<dyn Any + Send + Sync>, destination: Destination, (address, len): (u64, u64)) -> Self {
+        Self { keeps: Keeps::Lender(lender), address, len, destination }
+    }
+
+    /// Whether it belongs to somebody else.
+    pub fn is_lent(&self) -> bool {
+        matches!(self.keeps, Keeps::Lender(_))
     }
 
     /// No bytes.
     pub fn empty(destination: Destination) -> Self {
         let address = (&raw const NOWHERE).expose_provenance() as u64;
-        Self { region: None, start: 0, address, len: 0, destination }
+        Self { keeps: Keeps::Nothing, address, len: 0, destination }
     }
 
     /// Address of its first byte, in the space of its destination.
@@ -59,13 +76,13 @@ impl Held {
         self.destination
     }
 
-    /// A part to give to an operation that may write it; `None` if it has no bytes.
+    /// A part to give to an operation that may write it; `None` if it has no bytes, or if they are lent.
     ///
     /// # Errors
     /// `InUse` while another operation has bytes of it; `OutOfRange`.
     pub fn part(&self, at: u64, len: u64) -> Result<Option<Memory>, Fail> {
-        match &self.region {
-            Some(region) if len > 0 => Ok(Some(region.part(self.start + at, len)?)),
+        match &self.keeps {
+            Keeps::Region(region, start) if len > 0 => Ok(Some(region.part(start + at, len)?)),
             _ => Ok(None),
         }
     }

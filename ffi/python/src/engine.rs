@@ -68,6 +68,13 @@ pub struct Engine {
     handle: Handle,
 }
 
+impl Engine {
+    /// A share of it.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
 /// The engine of those who do not make one, with the process that it works in.
 static SHARED: Mutex<Vec<(u32, Handle)>> = Mutex::new(Vec::new());
 
@@ -191,7 +198,7 @@ impl Engine {
     /// A copy of `buffer` in host memory.
     fn to_host(&self, py: Python<'_>, buffer: &Buffer) -> Result<Buffer, Fail> {
         let len = buffer.len;
-        let Some(part) = buffer.held.part(buffer.offset, len)? else {
+        let Some(part) = foreign::part_of(&self.handle, buffer)? else {
             return Buffer::bytes(Arc::new(Held::empty(Destination::Host)), None).typed(
                 buffer.dtype,
                 buffer.shape.clone(),

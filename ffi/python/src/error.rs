@@ -50,6 +50,16 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
 }
 
 fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+    make(py, &error.to_string(), fields_of(py, error)?)
+}
+
+/// The exception with these words and fields.
+pub fn make<'py>(py: Python<'py>, text: &str, fields: Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
+    py.import("straightway._errors")?.call_method1("make", (text, fields))
+}
+
+/// What the exception for an error tells.
+pub fn fields_of<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyDict>> {
     let fields = PyDict::new(py);
     fields.set_item("kind", error.kind().name())?;
     fields.set_item("code", error.kind().code())?;
@@ -71,5 +81,5 @@ fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>>
     });
     fields.set_item("outcome", outcome)?;
     fields.set_item("reasons", error.reasons().iter().map(|reason| reason.code()).collect::<Vec<_>>())?;
-    py.import("straightway._errors")?.call_method1("make", (error.to_string(), fields))
+    Ok(fields)
 }

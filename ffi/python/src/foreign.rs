@@ -76,7 +76,24 @@ fn of_buffer(engine: &straightway::Engine, buffer: &Buffer, access: Access) -> R
         let place = Place::Host(HostVa::new(buffer.address()));
         return register(engine, Told { place, len: buffer.len, owner: Box::new(held.clone()) }).map(Some);
     }
-    held.part(buffer.offset, buffer.len)
+    part_of(engine, buffer)
+}
+
+/// The memory of a buffer, for an operation.
+///
+/// # Errors
+/// `InUse` while another operation has bytes of it; what registration returns.
+pub fn part_of(engine: &straightway::Engine, buffer: &Buffer) -> Result<Option<Memory>, Fail> {
+    let held = &buffer.held;
+    if !held.is_lent() || buffer.len == 0 {
+        return held.part(buffer.offset, buffer.len);
+    }
+    // Memory of a batch is its loader's: an operation gets at it as at that of others.
+    let place = match held.destination() {
+        Destination::Gpu(ordinal) => Place::Device(DeviceId(ordinal), GpuVa::new(buffer.address())),
+        _ => Place::Host(HostVa::new(buffer.address())),
+    };
+    register(engine, Told { place, len: buffer.len, owner: Box::new(held.clone()) }).map(Some)
 }
 
 fn is_buffer(object: &Bound<'_, PyAny>) -> bool {

@@ -101,7 +101,10 @@ pub fn interruptible<T: Send + 'static>(
 }
 
 /// A panic stops here.
-fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
+///
+/// # Errors
+/// `Poisoned` in its place.
+pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
     // What a panic leaves half done is only reached through the engine, which has its own containment.
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());

@@ -5,6 +5,8 @@
 >>> print(tensors.report)                                       # the way of every byte
 >>> with straightway.open("/data/shard-0") as shard:            # any object, any range
 ...     head = shard.read(0, 4096)
+>>> for batch in straightway.Loader("train-{000..123}.tar", batch_size=64):
+...     first = batch.fields(0)["jpg"]                          # a view: nothing was copied
 
 `straightway.numpy` and `straightway.torch` have the functions of `safetensors.numpy` and `safetensors.torch`. Nothing here
 imports numpy or torch by itself.
@@ -19,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Union
 from . import _errors
 from ._errors import *  # noqa: F403
 from ._errors import Error
-from ._native import Buffer, Checkpoint, Engine, NewObject, Object, Operation, __version__
+from ._data import BadSample, Dataset, Loader, LoaderStats
+from ._native import Batch, Buffer, Checkpoint, Engine, NewObject, Object, Operation, Sample, __version__
 from ._open import safe_open
 from ._reports import Candidate, Doctor, Fact, FileReport, LoadReport, Path, Plan
 
@@ -27,20 +30,26 @@ if TYPE_CHECKING:
     StrPath = Union[str, os.PathLike[str]]
 
 __all__ = [
+    "BadSample",
+    "Batch",
     "Buffer",
     "Candidate",
     "Checkpoint",
+    "Dataset",
     "Doctor",
     "Engine",
     "Error",
     "Fact",
     "FileReport",
     "LoadReport",
+    "Loader",
+    "LoaderStats",
     "NewObject",
     "Object",
     "Operation",
     "Path",
     "Plan",
+    "Sample",
     "Tensors",
     "__version__",
     "doctor",

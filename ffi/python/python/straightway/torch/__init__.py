@@ -16,7 +16,7 @@ from .. import save_file as _save_file
 from .._native import Buffer
 from .._open import safe_open
 
-__all__ = ["from_buffer", "load_file", "safe_open", "save_file"]
+__all__ = ["DataLoader", "IterableDataset", "from_buffer", "load_file", "safe_open", "save_file"]
 
 _NAMES = {
     torch.bool: "BOOL",
@@ -116,3 +116,6 @@ def save_file(
         if device == other_device and start < stop:
             raise RuntimeError(f"Some tensors share memory, which a file cannot say: {name}, {other}; clone one of them")
     _save_file(tensors, filename, metadata)
+
+
+from ._loader import DataLoader, IterableDataset  # noqa: E402  (it uses from_buffer)

@@ -1,0 +1,347 @@
+"""Datasets and the loader: which samples there are, and batches of them in memory."""
+
+from __future__ import annotations
+
+import atexit
+import glob
+import json
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Union
+
+from . import _errors, _native
+from ._native import Batch, Engine, Sample
+from ._reports import Path, _size, _table
+
+StrPath = Union[str, "os.PathLike[str]"]
+
+# Keys that are asked for at once when a dataset is gone through.
+_KEYS = 4096
+
+
+@dataclass(frozen=True)
+class DataObject:
+    """An object that samples lie in: its address, and what it was when it was indexed."""
+
+    uri: str
+    size: int
+    format: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample is: its key, its object, and bytes `offset` to `offset + length` there. With a `row`, those are a block that it
+    is decoded from. `fields`: name to (offset, length), from the start of the sample."""
+
+    key: str
+    object: str
+    offset: int
+    length: int
+    row: int | None
+    fields: dict[str, tuple[int, int]]
+
+
+class Dataset:
+    """Samples of existing files: how many there are, where each is, what it is called. Nothing of them is read.
+
+    source: an index file (`straightway dataset index`, or `Dataset.index`), which is opened at once whatever its size; or what such
+    an index would be made of, which is scanned: a file, a folder, a pattern (`train-{000..123}.tar`, `*.tar`), or several of them.
+    format: raw, tar, tfrecord, mds, npy, npz, parquet or tokens, for all files. None: by name and first bytes.
+    column: the column of Parquet files that samples are.
+
+    Raises `NotFound`, `BadFormat` with the file, and what reading returns.
+    """
+
+    def __init__(
+        self,
+        source: StrPath | Iterable[StrPath],
+        format: str | None = None,
+        column: str | None = None,
+        *,
+        engine: Engine | None = None,
+    ):
+        given = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+        sources = [name for one in given for name in _expanded(os.fspath(one))]
+        self._engine = engine or Engine.shared()
+        self._native = _native.Dataset(self._engine, sources, format=format, column=column)
+        self._made_of, self._process = (sources, format, column), os.getpid()
+
+    def _here(self) -> Dataset:
+        """Itself; in a child of a fork, where the engine it was made with does not work, another one of the same."""
+        return self if os.getpid() == self._process else Dataset(*self._made_of)
+
+    def __reduce__(self):
+        return Dataset, self._made_of
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+    def keys(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
+        """The keys of samples in their order."""
+        end = len(self) if stop is None else min(stop, len(self))
+        for first in range(start, end, _KEYS):
+            yield from self._native.keys(first, min(first + _KEYS, end))
+
+    def place(self, number: int) -> Place:
+        """Where a sample is. Raises `OutOfRange`."""
+        key, uri, offset, length, row, parts = self._native.sample(number)
+        return Place(key, uri, offset, length, row, {name: (at, size) for name, at, size in parts})
+
+    @property
+    def objects(self) -> list[DataObject]:
+        """What the samples lie in. Loose files are an object each."""
+        return [DataObject(*self._native.object(number)) for number in range(self._native.object_count)]
+
+    def index(self, path: StrPath, *, checksums: bool = False) -> Dataset:
+        """Writes the index of a dataset that was scanned, as a whole or not at all, and opens it.
+
+        checksums: keep the CRC-32C of every sample, which reads all of them; the loader compares it then.
+        """
+        self._native.write_index(os.fspath(path), checksums=checksums)
+        return Dataset(path, engine=self._engine)
+
+    def __repr__(self) -> str:
+        return f"<straightway.{repr(self._native)[1:]}"
+
+
+def _expanded(name: str) -> list[str]:
+    """What a pattern of the shell stands for. Braces are the engine's."""
+    if "{" in name or not glob.has_magic(name) or os.path.exists(name):
+        return [name]
+    # A pattern that nothing matches is kept: the error names it.
+    return sorted(glob.glob(name, recursive=True)) or [name]
+
+
+_STAGES = {
+    "planning": "asking the index, planning reads",
+    "planning_held": "planning waited for memory, or for the caller",
+    "reading": "storage",
+    "working": "checking, decoding, mapping, copying",
+    "ready": "batches lay ready until they were taken",
+    "starved": "the caller waited for a batch",
+}
+
+
+@dataclass(frozen=True)
+class LoaderStats:
+    """What a loader did. Times are seconds summed over batches, which overlap: they say which stage the others wait for."""
+
+    batches: int = 0
+    samples: int = 0
+    sample_bytes: int = 0
+    reads: int = 0
+    read_bytes: int = 0
+    assembled_bytes: int = 0
+    opens: int = 0
+    left_out: int = 0
+    quarantined: int = 0
+    read_again: int = 0
+    memory_fresh: int = 0
+    memory_reused: int = 0
+    memory_held_bytes: int = 0
+    planning: float = 0.0
+    planning_held: float = 0.0
+    reading: float = 0.0
+    working: float = 0.0
+    ready: float = 0.0
+    starved: float = 0.0
+    ways: list[Path] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        waits = ", ".join(f"{name} {getattr(self, name):.3f} s" for name in _STAGES)
+        ways = "; ".join(str(way) for way in self.ways)
+        return f"{self.batches} batches, {self.samples} samples, {self.sample_bytes} bytes; {waits}; {ways}"
+
+    def _repr_html_(self) -> str:
+        counts = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in (*_STAGES, "ways")]
+        title = f"{self.batches} batches, {self.samples} samples, {_size(self.sample_bytes)}"
+        stages = [(name, f"{getattr(self, name):.3f}", what) for name, what in _STAGES.items()]
+        return (
+            _table(title, ("stage", "seconds", "what"), stages)
+            + _table("ways of bytes", Path._HEAD, [way._row() for way in self.ways])
+            + _table("counts", ("", ""), counts)
+        )
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be had: which, where, why."""
+
+    dataset: int
+    number: int
+    object: str
+    offset: int
+    length: int
+    why: str
+
+
+class Loader:
+    """Samples in order, read ahead by threads, as batches in memory.
+
+    dataset: a `Dataset`, a source of one, or a mapping of datasets to weights (whole numbers): a mixture, which has no end.
+    batch_size: samples of a batch. drop_last: leave out the last batch of an epoch if it is short; all ranks have equally many then.
+    seed, shuffle: the order. True: every order as likely; False: as they are numbered; `"blocks:SAMPLESxBLOCKS"`: blocks of so many
+    neighbours, samples mixed within windows of so many blocks, for media that want locality.
+    epochs: the epoch to stop before, counted from 0; None: no end.
+    rank, world: which of how many processes this is. Each gets its share; all together see the same order at any number.
+    tail: what becomes of samples that cannot be dealt evenly to ranks at the end of an epoch: `uneven`: the first ranks get one
+    more; `drop`; `repeat`.
+    into: `host`, `gpu0`, …. policy: as of `load`.
+    layout: `ragged`: samples where reads put them, nothing copied; `padded`, `padded:BYTES`: in places of equal length, the rest
+    zero; `fixed`, `fixed:BYTES`: all of one length, end to end.
+    map: a function that gets a `Sample` and returns its bytes for the batch (bytes, a numpy array, what has a buffer). Workers call
+    it, with the interpreter held. What it raises is raised by the loader, with its traceback and a note that names the sample.
+    on_bad: `raise`; `skip` or `skip:N`: leave samples out that cannot be had, at most N (1000); `quarantine`: and do not read
+    them again (`quarantined`). leave_out: numbers of samples, or (dataset, number), not to be read.
+    memory_bytes: memory that the loader may hold, besides batches that the caller has. deadline: seconds of a read.
+    workers: threads that check, decode, map and copy. ahead: batches on their way at most.
+
+    Going through it gives `Batch`, epoch after epoch; `epoch()` ends where the epoch does. A loader that was left in the middle
+    goes on there. After an error, the next batch can be asked for. Nothing is read before the first batch is asked for.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | StrPath | Sequence[StrPath] | Mapping[Dataset, int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epochs: int | None = 1,
+        shuffle: bool | str = True,
+        rank: int = 0,
+        world: int = 1,
+        tail: str = "uneven",
+        into: str = "host",
+        policy: str = "any",
+        layout: str = "ragged",
+        map: Callable[[Sample], Any] | None = None,
+        on_bad: str = "raise",
+        leave_out: Iterable[int | tuple[int, int]] = (),
+        memory_bytes: int = 256 << 20,
+        deadline: float = 60.0,
+        drop_last: bool = False,
+        workers: int | None = None,
+        ahead: int | None = None,
+        engine: Engine | None = None,
+    ):
+        if not isinstance(dataset, Mapping):
+            dataset = {dataset if isinstance(dataset, Dataset) else Dataset(dataset, engine=engine): 1}
+        #: The datasets, in the order of their numbers.
+        self.datasets = [one._here() for one in dataset]
+        self.batch_size, self.epochs, self.rank, self.world = batch_size, epochs, rank, world
+        self._tail, self._drop_last = tail, drop_last
+        options: dict[str, Any] = {"workers": workers, "ahead": ahead}
+        options = {name: value for name, value in options.items() if value is not None}
+        self._native = _native.Loader(
+            engine or self.datasets[0]._engine,
+            [(one._native, weight) for one, weight in zip(self.datasets, dataset.values())],
+            map,
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            shuffle=shuffle,
+            rank_of=(rank, world),
+            tail=tail,
+            into=into,
+            policy=policy,
+            layout=layout,
+            on_bad=on_bad,
+            leave_out=[(0, one) if isinstance(one, int) else one for one in leave_out],
+            memory_bytes=memory_bytes,
+            deadline=deadline,
+            drop_last=drop_last,
+            **options,
+        )
+        _open_loaders.add(self)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def _step(self) -> Batch | int | None:
+        try:
+            return self._native.next()
+        except _errors.Closed:
+            # A thread that is still at it when the interpreter ends is done.
+            if _is_exit:
+                return None
+            raise
+
+    def __next__(self) -> Batch:
+        while True:
+            step = self._step()
+            if step is None:
+                raise StopIteration
+            if not isinstance(step, int):
+                return step
+
+    def epoch(self) -> Iterator[Batch]:
+        """The batches that are left of the current epoch; of a new one if none was taken yet."""
+        while True:
+            step = self._step()
+            if step is None or isinstance(step, int):
+                return
+            yield step
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Batches that this rank gets of a whole epoch; None for a mixture, which has none."""
+        if len(self.datasets) > 1:
+            return None
+        even, over = divmod(len(self.datasets[0]), self.world)
+        uneven = self.rank < over and not self._drop_last
+        more = {"uneven": uneven, "drop": False, "repeat": over > 0}[self._tail]
+        samples = even + more
+        return samples // self.batch_size if self._drop_last else -(-samples // self.batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the caller is: after the last batch that it took, whatever was read ahead. The same on every rank that has taken as
+        many batches, and good for any number of ranks and any size of batches. Plain numbers and texts."""
+        return json.loads(self._native.state())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state, exactly. Raises `ApiMisuse` if it is of another dataset, seed or shuffle, at the first batch."""
+        self._native.set_state(json.dumps(state))
+
+    def stats(self) -> LoaderStats:
+        """What was done so far: waits of every stage, ways of bytes."""
+        return LoaderStats(**self._native.stats())
+
+    @property
+    def quarantined(self) -> list[BadSample]:
+        """Samples that were put on the quarantine list."""
+        return [BadSample(*row) for row in self._native.quarantined()]
+
+    def close(self) -> None:
+        """Ends its threads. Batches stay whole; state and statistics can still be asked for."""
+        self._native.close()
+        _open_loaders.discard(self)
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        of = ", ".join(map(repr, self.datasets))
+        return f"<straightway.Loader of {of}, batches of {self.batch_size}, rank {self.rank} of {self.world}>"
+
+
+_open_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
+_is_exit = False
+
+
+@atexit.register
+def _close_all() -> None:
+    # Workers that call a map function must be gone before the interpreter is.
+    global _is_exit
+    _is_exit = True
+    for loader in list(_open_loaders):
+        try:
+            loader.close()
+        except RuntimeError:
+            # In a child of a fork it is the parent's.
+            pass
