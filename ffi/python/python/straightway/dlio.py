@@ -1,0 +1,128 @@
+"""Plug-ins for DLIO, the benchmark under MLPerf Storage: named by class in a workload, without a change to DLIO.
+
+::
+
+    reader:
+      data_loader: pytorch
+      data_loader_classname: straightway.dlio.StraightwayDataLoader
+      data_loader_sampler: index
+    checkpoint:
+      checkpoint_mechanism_classname: straightway.dlio.StraightwayCheckpointing
+
+The formats `npz`, `npy`, `tfrecord`, `jpeg` and `png` are read: whole samples, bytes as they are stored. A step is handed over
+when all bytes of its batch are in memory of this process, as MLPerf's rules ask. DLIO's own loaders drop what they read and
+hand over one array again and again; this one hands over what it read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from dlio_benchmark.checkpointing.pytorch_checkpointing import PyTorchCheckpointing
+from dlio_benchmark.common.enumerations import DataLoaderType, DatasetType, FormatType, Shuffle
+from dlio_benchmark.data_loader.base_data_loader import BaseDataLoader
+
+from . import Dataset, Loader
+from .torch import load_file, save_file
+
+__all__ = ["StraightwayCheckpointing", "StraightwayDataLoader"]
+
+#: What DLIO calls a format, what it is called here, and the array of it that is the sample.
+_FORMATS = {
+    FormatType.NPZ: ("npz", "x"),
+    FormatType.NPY: ("npy", None),
+    FormatType.TFRECORD: ("tfrecord", None),
+    FormatType.JPEG: ("raw", None),
+    FormatType.PNG: ("raw", None),
+}
+
+
+class StraightwayDataLoader(BaseDataLoader):
+    """Reads ahead by threads; `read_threads` and `prefetch_size` of the workload, which are about processes, are not used."""
+
+    def __init__(self, format_type: Any, dataset_type: Any, epoch_number: int) -> None:
+        super().__init__(format_type, dataset_type, epoch_number, DataLoaderType.PYTORCH)
+        self._loader: Loader | None = None
+
+    def read(self) -> None:
+        """Begins to read the samples of this rank."""
+        args = self._args
+        if self.format_type not in _FORMATS:
+            names = ", ".join(str(format.value) for format in _FORMATS)
+            raise ValueError(f"straightway.dlio reads {names}; {self.format_type} has no reader here")
+        format, column = _FORMATS[self.format_type]
+        train = self.dataset_type is DatasetType.TRAIN
+        files = [str(file) for file in (args.file_list_train if train else args.file_list_eval)]
+        self.finalize()
+        if not files:
+            return
+        # The order is a function of seed and epoch, the same on every rank.
+        shuffle = args.sample_shuffle is not Shuffle.OFF or args.file_shuffle is not Shuffle.OFF
+        self._loader = Loader(
+            Dataset(files, format=format, column=column),
+            batch_size=self.batch_size,
+            seed=args.seed + self.epoch_number if shuffle else 0,
+            shuffle=shuffle,
+            epochs=1,
+            rank=args.my_rank,
+            world=args.comm_size,
+            drop_last=True,
+        )
+
+    def next(self) -> Iterator[Any]:
+        """The batches of one epoch."""
+        super().next()
+        if self._loader is None:
+            return
+        yield from self._loader
+
+    def finalize(self) -> None:
+        """Ends reading, at whatever point it is."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+
+class StraightwayCheckpointing(PyTorchCheckpointing):
+    """States as safetensors: aligned writes past the page cache, durable and in place as a whole when `save_state` returns."""
+
+    _only: StraightwayCheckpointing | None = None
+
+    @staticmethod
+    def get_instance() -> StraightwayCheckpointing:
+        """The one of this process."""
+        if StraightwayCheckpointing._only is None:
+            StraightwayCheckpointing._only = StraightwayCheckpointing()
+        return StraightwayCheckpointing._only
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ext = "safetensors"
+
+    def save_state(self, suffix: str, state: Any, fsync: bool = False) -> None:
+        """Saves the tensors of `state`. `fsync` changes nothing: what is saved is durable."""
+        name = self.get_name(suffix)
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        save_file(dict(_tensors("", state)), name)
+
+    def load_state(self, suffix: str, state: Any) -> None:
+        """Reads what `save_state` saved, into memory of its own."""
+        loaded = load_file(self.get_name(suffix))
+        missing = [name for name, _ in _tensors("", state) if name not in loaded]
+        if missing:
+            raise KeyError(f"{self.get_name(suffix)} has no {missing[0]}, nor {len(missing) - 1} others")
+
+
+def _tensors(prefix: str, state: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in nested dicts and lists, with their place as the name."""
+    if isinstance(state, torch.Tensor):
+        yield prefix, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from _tensors(f"{prefix}.{key}" if prefix else str(key), value)
+    elif isinstance(state, (list, tuple)):
+        for number, value in enumerate(state):
+            yield from _tensors(f"{prefix}.{number}" if prefix else str(number), value)
