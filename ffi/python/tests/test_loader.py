@@ -508,3 +508,19 @@ def test_torch_loaders_take_the_iterable_dataset(files):
     again = pickle.loads(pickle.dumps(IterableDataset(folder, 8, True, layout="fixed")))
     again.load_state_dict(state)
     assert sum(len(tensor) for tensor in again) == 16
+
+
+def test_seek_is_where_going_there_would_be(tmp_path):
+    for number in range(23):
+        (tmp_path / f"{number:02}").write_bytes(bytes([number]))
+    made = lambda: straightway.Loader(straightway.Dataset(tmp_path), 1, seed=3, epochs=2)
+    with made() as loader:
+        order = [bytes(batch[0])[0] for batch in loader]
+    assert len(order) == 46
+    for position, epoch in [(0, 0), (5, 0), (22, 0), (0, 1), (9, 1)]:
+        with made() as loader:
+            loader.seek(position, epoch)
+            assert [bytes(batch[0])[0] for batch in loader] == order[epoch * 23 + position :]
+    with made() as loader, pytest.raises(straightway.Error):
+        loader.seek(24)
+        next(loader)

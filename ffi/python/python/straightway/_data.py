@@ -305,6 +305,16 @@ class Loader:
         """Goes on from a state, exactly. Raises `ApiMisuse` if it is of another dataset, seed or shuffle, at the first batch."""
         self._native.set_state(json.dumps(state))
 
+    def seek(self, position: int, epoch: int = 0) -> None:
+        """Goes on from a position of the order that all ranks share, which is a number of an epoch's samples. Finds it at once,
+        however far it is. Of a mixture, which has no epochs: a position of the whole."""
+        state = self.state_dict()
+        for kind, cursor in state.items():
+            cursor["taken"] = position
+            if kind == "dataset":
+                cursor["epoch"] = epoch
+        self.load_state_dict(state)
+
     def stats(self) -> LoaderStats:
         """What was done so far: waits of every stage, ways of bytes."""
         return LoaderStats(**self._native.stats())
