@@ -1,18 +1,10 @@
 //! Tables of samples: an index file, or objects that are scanned into memory.
 
-use std::{
-    fmt,
-    num::NonZeroUsize,
-    ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
+use std::{fmt, num::NonZeroUsize, ops::ControlFlow, sync::Arc, thread};
 
 use pyo3::{prelude::*, types::PyDict};
 use straightway::{Error, Uri};
+use sw_checkpoint::Cancel;
 use sw_data::{
     index::{self, BuildOptions, Built, Checksums, Event, Index, OnError},
     samples::{Format, Label, Samples as _},
@@ -73,13 +65,11 @@ fn scanned<T: Send + 'static>(
     py: Python<'_>,
     scan: impl FnOnce(&mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Fail> {
-    let over = Arc::new(AtomicBool::new(false));
-    let seen = over.clone();
-    let done = wait::interruptible(py, move || {
-        scan(&mut |_| if seen.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    });
-    over.store(true, Ordering::Relaxed);
-    done
+    let cancel = Cancel::default();
+    let seen = cancel.clone();
+    wait::interruptible(py, &cancel, move || {
+        scan(&mut |_| if seen.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })
 }
 
 /// Names of samples, in that order.
@@ -115,7 +105,7 @@ impl Dataset {
         if let ([only], None, None) = (&*sources, format, &column)
             && let Ok(uri) = only.parse::<Uri>()
         {
-            let opened = wait::interruptible(py, move || {
+            let opened = wait::interruptible(py, &Cancel::default(), move || {
                 // What cannot be looked at here is told by the scan.
                 let is_one = Index::is_one(&inner, &uri).unwrap_or(false);
                 is_one.then(|| Index::open(&inner, &uri)).transpose()
