@@ -455,3 +455,12 @@ dist.destroy_process_group()
 """
     done = ranks(tmp_path, 3, body, tmp_path / "checkpoint")
     assert all("all" in process.stdout for process in done), done
+
+
+def test_lazily_conjugated_and_negated_tensors_are_saved_as_their_values(tmp_path: Path):
+    saved = {"conjugated": torch.randn(40, dtype=torch.complex64).conj(), "negated": torch._neg_view(torch.randn(5))}
+    straightway.save(saved, tmp_path / "plain")
+    dcp.save(saved, storage_writer=StorageWriter(tmp_path / "dcp"), no_dist=True)
+    for folder in ["plain", "dcp"]:
+        loaded = straightway.load(tmp_path / folder, framework="torch")
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())

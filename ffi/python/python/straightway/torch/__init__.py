@@ -67,7 +67,8 @@ def _bytes_of(tensor: torch.Tensor) -> Any:
         return b""
     if tensor.is_cuda:
         torch.cuda.current_stream(tensor.device).synchronize()
-    return tensor.detach().reshape(-1).view(torch.uint8)
+    # A lazily conjugated or negated view has other bytes than its values.
+    return tensor.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
 
 
 def _row(name: str, tensor: torch.Tensor) -> tuple[str, str, list[int], Any]:
