@@ -147,6 +147,21 @@ def test_layouts(tars, files):
         next(straightway.Loader(tars[0], 16, layout="fixed"))
 
 
+def test_rows_of_parquet_are_decoded(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = [f"text {number % 7} of {number}" * (number % 5) for number in range(500)]
+    table = pa.table({"number": list(range(500)), "text": texts})
+    parquet.write_table(table, tmp_path / "part.parquet", compression="zstd", row_group_size=100)
+    dataset = straightway.Dataset(tmp_path / "part.parquet", column="text")
+    assert len(dataset) == 500 and dataset.place(150).row is not None
+    seen = {}
+    for batch in straightway.Loader(dataset, 32):
+        seen.update((number, bytes(batch[at]).decode()) for at, number in enumerate(batch.samples))
+    assert [seen[number] for number in range(500)] == texts
+
+
 def test_operations_of_the_engine_take_the_memory_of_a_batch(files, tmp_path):
     folder, contents = files
     batch = next(straightway.Loader(folder, 4, shuffle=False))
