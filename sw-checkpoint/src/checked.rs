@@ -191,7 +191,7 @@ impl<'l> Checks<'l> {
     /// What is to be read beside the load so that chunks are compared.
     pub fn rests(&mut self) -> Vec<ReadRange> {
         let all = self.verify == Verify::Require;
-        let worth = |seen: u64, lacks: u64| all || lacks <= seen.max(REST_FREE_BYTES).min(REST_MAX_BYTES);
+        let worth = |seen: u64, lacks: u64| all || lacks <= seen.clamp(REST_FREE_BYTES, REST_MAX_BYTES);
         let files = self.files.iter_mut().enumerate();
         let rests = files.filter_map(|(at, file)| Some((at, file.verifier.as_mut()?.rests(worth))));
         let ranges = rests.flat_map(|(file, rests)| {
