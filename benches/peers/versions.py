@@ -13,6 +13,8 @@ PACKAGES = {
     "runai-model-streamer": "runai_model_streamer",
     "tensorizer": "tensorizer",
     "kvikio-cu12": "kvikio",
+    "webdataset": "webdataset",
+    "tensorflow": "tensorflow",
 }
 
 found, absent = {"python": sys.version.split()[0]}, {}

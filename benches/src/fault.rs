@@ -51,6 +51,9 @@ pub(crate) enum Fault {
         /// The file's digest.
         want: String,
     },
+    /// Our own loader said no.
+    #[error("{0}")]
+    Loader(String),
     /// Our own engine said no.
     #[error(transparent)]
     Engine(#[from] straightway::Error),

@@ -25,6 +25,7 @@ mod ours;
 mod peers;
 mod report;
 mod rounds;
+mod samples;
 mod usage;
 mod worker;
 
@@ -91,6 +92,8 @@ enum Verb {
     Load,
     /// A checkpoint from CPU memory, flushed, beside torch, safetensors and DCP.
     Save,
+    /// Shuffled epochs of 16 KiB and 1 MiB samples, cold, beside the loaders of PyPI.
+    Loader,
     /// System calls, allocations and lock waits per 1,000 operations.
     Counts,
     /// An engine made and closed.
@@ -206,6 +209,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Odd => vec![cases::raw::odd],
         Verb::Load => vec![cases::load::run],
         Verb::Save => vec![cases::save::run],
+        Verb::Loader => vec![cases::samples::run],
         Verb::Counts => vec![cases::counts::run],
         Verb::Openclose => vec![cases::openclose::run],
         Verb::Order => vec![cases::order::run],
@@ -218,6 +222,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::raw::odd,
             cases::load::run,
             cases::save::run,
+            cases::samples::run,
             cases::counts::run,
             cases::openclose::run,
             cases::gpu::run,
@@ -232,7 +237,7 @@ fn empty_report(cli: &Cli, bench: &Bench<'_>) -> Report {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut tools: BTreeMap<String, String> =
         fio::version().map(|version| ("fio".to_owned(), version)).into_iter().collect();
-    if matches!(cli.verb, Verb::Load | Verb::Save | Verb::Gpu | Verb::All) {
+    if matches!(cli.verb, Verb::Load | Verb::Save | Verb::Loader | Verb::Gpu | Verb::All) {
         let versions = bench.python.versions();
         tools.extend(versions.found);
         tools.extend(versions.absent.into_iter().map(|(name, why)| (name, format!("absent: {why}"))));

@@ -72,6 +72,17 @@ pub(crate) enum Job {
     },
     /// Our saver from host memory.
     Save(Save),
+    /// Our loader on a dataset.
+    Samples {
+        /// Where its samples are.
+        list: PathBuf,
+        /// Samples of a batch.
+        #[arg(long)]
+        batch: u32,
+        /// Seed of the order.
+        #[arg(long)]
+        seed: u64,
+    },
     /// Our engine from a file into the first GPU's memory.
     GpuRead(Staged),
     /// Copies from pinned memory to the first GPU.
@@ -102,6 +113,7 @@ impl Job {
                 ours::load::run(&index, seed, memory)?
             }
             Self::Save(job) => ours::save::run(&job)?,
+            Self::Samples { list, batch, seed } => ours::samples::run(&list, batch, seed)?,
             Self::GpuRead(job) => ours::gpu::read(&job)?,
             Self::GpuCopy(job) => ours::gpu::copies(&job)?,
             Self::Order(job) => ours::order::run(&job)?,

@@ -10,4 +10,5 @@ pub(crate) mod nvme_driver;
 pub(crate) mod openclose;
 pub(crate) mod order;
 pub(crate) mod raw;
+pub(crate) mod samples;
 pub(crate) mod save;

@@ -7,6 +7,7 @@ pub(crate) mod null;
 pub(crate) mod nvme;
 pub(crate) mod openclose;
 pub(crate) mod order;
+pub(crate) mod samples;
 pub(crate) mod save;
 
 use straightway::{ByPath, DataPath, Route};

@@ -269,3 +269,43 @@ impl Subject for Writer {
         crate::worker::parse(self.name, &finished)
     }
 }
+
+/// One loader of samples with its dataset.
+#[derive(Clone, Debug)]
+pub(crate) struct Sampler {
+    /// Name in `peers/samples.py`.
+    pub name: &'static str,
+    /// Samples of a batch.
+    pub batch: u32,
+    /// Seed of the order.
+    pub seed: u64,
+    /// Where the samples are.
+    pub list: PathBuf,
+    /// The files that they lie in.
+    pub files: Vec<PathBuf>,
+    /// Where it runs.
+    pub python: Python,
+}
+
+impl Subject for Sampler {
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn role(&self) -> Role {
+        Role::Peer
+    }
+
+    fn reads(&self) -> Vec<PathBuf> {
+        self.files.clone()
+    }
+
+    fn run(&mut self) -> Result<Sample, Fault> {
+        self.python.ready()?;
+        let mut command = self.python.script("samples.py");
+        let (batch, seed) = (self.batch.to_string(), self.seed.to_string());
+        command.args(["--peer", self.name, "--batch", &batch, "--seed", &seed]).arg(&self.list);
+        let finished = usage::run(command, &self.python.scratch, LOAD_LIMIT)?;
+        crate::worker::parse(self.name, &finished)
+    }
+}

@@ -1,0 +1,100 @@
+//! An epoch of a dataset through the loader.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use straightway::Engine;
+use sw_data::{
+    formats::Extent,
+    loader::{Dataset, LoadError, Loader, LoaderOptions, LoaderStats},
+    samples::{Format, ObjectEntry, Place},
+    table::Table,
+};
+
+use crate::{
+    allocations,
+    fault::Fault,
+    ours::per_thousand,
+    report::Sample,
+    samples::{Digest, List},
+    usage::{self, Usage},
+};
+
+/// Makes an engine and a loader, takes a shuffled epoch, stops the clock.
+pub(crate) fn run(list: &Path, batch: u32, seed: u64) -> Result<Sample, Fault> {
+    let table = Arc::new(table(list)?);
+    let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
+    let (before, allocated) = (Usage::now(), allocations::count());
+    #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+    let start = Instant::now();
+    let engine = Engine::builder().queue_depth(128).build()?;
+    let mut options = LoaderOptions::default();
+    (options.batch, options.seed) = (batch, seed);
+    let failed = |error: LoadError| Fault::Loader(error.to_string());
+    let loader = Loader::new(&engine, vec![Dataset::new(table)], options, None).map_err(failed)?;
+    let (mut digest, mut first_ms) = (Digest::default(), None);
+    while let Some(batch) = loader.next_batch().map_err(failed)? {
+        first_ms.get_or_insert_with(|| start.elapsed().as_secs_f64() * 1e3);
+        (0..batch.len()).filter_map(|index| batch.sample(index)).for_each(|bytes| digest.add(bytes));
+    }
+    sample.seconds = start.elapsed().as_secs_f64();
+    Usage::now().charge(before, &mut sample);
+    let allocated = allocations::count() - allocated;
+    (sample.ops, sample.bytes) = (digest.samples, digest.bytes);
+    sample.checksum = Some(digest.text());
+    let stats = loader.stats();
+    sample.path = Some(told(&stats));
+    let seconds = |time: std::time::Duration| time.as_secs_f64();
+    let more = [
+        ("first_batch_ms", first_ms.unwrap_or(0.0)),
+        ("allocations_per_1000", per_thousand(allocated, digest.samples)),
+        ("reading_s", seconds(stats.reading)),
+        ("planning_s", seconds(stats.planning)),
+        ("planning_held_s", seconds(stats.planning_held)),
+        ("ready_s", seconds(stats.ready)),
+        ("starved_s", seconds(stats.starved)),
+    ];
+    sample.more.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    drop(loader);
+    engine.close()?;
+    Ok(sample)
+}
+
+fn table(list: &Path) -> Result<Table, Fault> {
+    let text = std::fs::read(list).map_err(Fault::os("read", list))?;
+    let missing = || Fault::Missing { what: format!("{} is no list", list.display()), remedy: "make it again" };
+    let list: List = serde_json::from_slice(&text).map_err(|_| missing())?;
+    let mut objects = Vec::with_capacity(list.files.len());
+    for path in &list.files {
+        let len = std::fs::metadata(path).map_err(Fault::os("look at", path))?.len();
+        let uri = path.to_string_lossy().into_owned();
+        objects.push(ObjectEntry { uri, len, version: String::new(), format: Format::Raw, coding: String::new() });
+    }
+    let place = |&(object, offset, len): &(u32, u64, u64)| Place {
+        object,
+        extent: Extent { offset, len },
+        row: None,
+        crc32c: None,
+    };
+    Table::new(objects, list.places.iter().map(place).collect()).map_err(|_| missing())
+}
+
+fn told(stats: &LoaderStats) -> serde_json::Value {
+    let row = |way: &sw_data::loader::Way| {
+        serde_json::json!({
+            "route": way.path.route.to_string(),
+            "reason": way.path.reason.code(),
+            "reads": way.reads,
+            "bytes": way.path.bytes.total(),
+            "bounced_bytes": way.path.bounced,
+            "cpu_copied_bytes": way.path.cpu_copied,
+        })
+    };
+    serde_json::json!({
+        "ways": stats.ways.iter().map(row).collect::<Vec<_>>(),
+        "read_bytes": stats.read_bytes,
+        "assembled_bytes": stats.assembled_bytes,
+        "opens": stats.opens,
+        "memory_fresh": stats.memory.fresh,
+        "memory_reused": stats.memory.reused,
+    })
+}
