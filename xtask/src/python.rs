@@ -23,6 +23,9 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
     if let Err(reason) = env.torch() {
         println!("skip torch: {reason}");
     }
+    if let Err(reason) = env.adapted() {
+        println!("skip Ray and DLIO: {reason}");
+    }
     install_package(place, &env)?;
     let package = place.root.join("ffi/python");
     let mut pytest = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"].map(String::from).to_vec();
