@@ -179,7 +179,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "python",
-        why: "the Python package installs from the tree; numpy, torch, lifetimes, signals, fork",
+        why: "the Python package installs from the tree and holds with numpy, torch, forks",
         program: Program::Xtask,
         args: &["python"],
         env: &[],
