@@ -56,7 +56,9 @@ class StraightwayDataLoader(BaseDataLoader):
         format, column = _FORMATS[self.format_type]
         train = self.dataset_type is DatasetType.TRAIN
         files = [str(file) for file in (args.file_list_train if train else args.file_list_eval)]
-        self.finalize()
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
         if not files:
             return
         # The order is a function of seed and epoch, the same on every rank.
@@ -64,26 +66,29 @@ class StraightwayDataLoader(BaseDataLoader):
         self._loader = Loader(
             Dataset(files, format=format, column=column),
             batch_size=self.batch_size,
-            seed=args.seed + self.epoch_number if shuffle else 0,
+            seed=args.seed,
             shuffle=shuffle,
-            epochs=1,
+            epochs=None,
             rank=args.my_rank,
             world=args.comm_size,
             drop_last=True,
         )
 
     def next(self) -> Iterator[Any]:
-        """The batches of one epoch."""
+        """The batches of the next epoch."""
         super().next()
         if self._loader is None:
             return
-        yield from self._loader
+        # DLIO reads once and goes through the epochs; it leaves one at its last batch, before the end is seen.
+        for batches in (self._loader.epoch(), self._loader.epoch()):
+            first = next(batches, None)
+            if first is not None:
+                yield first
+                yield from batches
+                return
 
     def finalize(self) -> None:
-        """Ends reading, at whatever point it is."""
-        if self._loader is not None:
-            self._loader.close()
-            self._loader = None
+        """Nothing: DLIO calls this after each epoch and goes on with the next. Reading ends with the process, or a new `read`."""
 
 
 class StraightwayCheckpointing(PyTorchCheckpointing):
