@@ -11,12 +11,12 @@
 //! ```
 //!
 //! Invariants:
-//! - The interpreter is left (`Python::detach`) around everything that may wait; waits come back every [`wait::SLICE`] to
+//! - The interpreter is left (`Python::detach`) around everything that may wait; waits come back every `wait::SLICE` to
 //!   look for signals.
 //! - No thread of the engine ever attaches to the interpreter; of a loader's, only workers do, to call a map function. What
 //!   they let go of (a reference to a Python object that owns memory) is dropped later by a thread that is attached.
 //! - No lock is held while a thread enters the interpreter or leaves it.
-//! - Whoever got an address from here keeps a [`buffer::Held`] alive, and that keeps the memory mapped.
+//! - Whoever got an address from here keeps a `buffer::Held` alive, and that keeps the memory mapped.
 //! - A panic of ours becomes the exception `Poisoned`.
 //!
 //! Adapters for frameworks, reports and asyncio are Python, in `python/straightway`.

@@ -5,7 +5,7 @@
 //!   chunks:  |<-- 4 MiB -->|<-- 4 MiB -->|<-- 4 MiB -->|<- rest ->|
 //! ```
 //!
-//! A format turns tensors into [`FileLayout`]-like lists of pieces; from then on a file is a row of chunks, each filled in a
+//! A format turns tensors into `FileLayout`-like lists of pieces; from then on a file is a row of chunks, each filled in a
 //! slab and written with one aligned write, whatever its pieces are. So ten thousand small tensors cost no more writes than
 //! one large one, and the chunk's checksum is that of its slab.
 
