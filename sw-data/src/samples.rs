@@ -105,19 +105,39 @@ impl ObjectEntry {
     /// # Errors
     /// As [`ObjectEntry::check`].
     pub fn check_facts(&self, len: u64, version: Version) -> Result<(), Error> {
-        let version = version_text(version);
-        let detail = if len != self.len {
-            format!("it had {} bytes when it was indexed, and has {len} now", self.len)
-        } else if version != self.version && !self.version.is_empty() {
-            format!("it was version {} when it was indexed, and is version {version} now", self.version)
-        } else {
-            return Ok(());
+        let detail = match self.difference(len, version) {
+            None => return Ok(()),
+            Some(Difference::Len) => format!("it had {} bytes when it was indexed, and has {len} now", self.len),
+            Some(Difference::Version(now)) => {
+                format!("it was version {} when it was indexed, and is version {now} now", self.version)
+            }
         };
         Err(Error::new(ErrorKind::Changed, Verb::Open)
             .at(self.uri.as_str())
             .detail(detail)
             .remedy("index it again: straightway dataset index --update"))
     }
+
+    /// What is no longer as it was indexed, of an object that has this length and version now.
+    pub(crate) fn difference(&self, len: u64, version: Version) -> Option<Difference> {
+        let version = version_text(version);
+        if len != self.len {
+            Some(Difference::Len)
+        } else if version != self.version && !self.version.is_empty() {
+            Some(Difference::Version(version))
+        } else {
+            None
+        }
+    }
+}
+
+/// See [`ObjectEntry::difference`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Difference {
+    /// It has another length.
+    Len,
+    /// It has another version: this one.
+    Version(String),
 }
 
 /// A version as text: the modification time, and which file it is on its file system (a generation and an identity for other

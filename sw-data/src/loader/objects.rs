@@ -13,7 +13,7 @@ use std::{
 use straightway::{Destination, Engine, Object, Policy, Target, Uri, Verb};
 
 use super::{error::Why, plan::Key};
-use crate::samples::{ObjectEntry, version_text};
+use crate::samples::{Difference, ObjectEntry};
 
 /// What is said of an object that nothing is wrong with itself.
 const NO_PLACE: &str = "opening each of the other objects that may be open at once";
@@ -218,12 +218,12 @@ pub(super) fn open(engine: &Engine, entry: &ObjectEntry, into: Destination, poli
     let uri: Uri = entry.uri.parse().map_err(storage)?;
     let object = engine.open(&uri).map_err(storage)?;
     let changed = |what, indexed, found| Err(Why::Changed { what, indexed, found });
-    if object.len() != entry.len {
-        return changed("its length in bytes", entry.len.to_string(), object.len().to_string());
-    }
-    let version = version_text(object.version());
-    if !entry.version.is_empty() && entry.version != version {
-        return changed("its version", entry.version.clone(), version);
+    match entry.difference(object.len(), object.version()) {
+        Some(Difference::Len) => {
+            return changed("its length in bytes", entry.len.to_string(), object.len().to_string());
+        }
+        Some(Difference::Version(now)) => return changed("its version", entry.version.clone(), now),
+        None => {}
     }
     let target = engine.target(&object, into, policy, Verb::Read).map_err(storage)?;
     Ok(Opened { object, target })
