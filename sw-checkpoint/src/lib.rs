@@ -42,6 +42,7 @@ mod header;
 mod header_json;
 mod load;
 mod load_plan;
+mod meter;
 mod open;
 mod pattern;
 mod pickle;
@@ -74,6 +75,7 @@ pub use load::{FileReport, LoadOptions, Loaded, LoadedTensor, Way, load};
 pub use load_plan::{
     Extent, Gather, LoadLimits, LoadPlan, LoadTotals, Place, PlanError, ReadPart, Region, Room, TensorView, Window,
 };
+pub use meter::Meter;
 pub use open::Checkpoint;
 pub use pattern::{PATTERN_LEN_MAX_BYTES, Pattern, PatternError};
 pub use pickle::PickleError;

@@ -11,7 +11,8 @@ use straightway::{
 use crate::checked::{Checks, ReadRange};
 pub(crate) use crate::open::malformed;
 use crate::{
-    Cancel, Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Pattern, PlanError, ReadPart, Verification, Verify, Want,
+    Cancel, Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Meter, Pattern, PlanError, ReadPart, Verification,
+    Verify, Want,
     load_plan::{Place, Window},
 };
 
@@ -39,6 +40,8 @@ pub struct LoadOptions {
     pub limits: LoadLimits,
     /// Ends the load early.
     pub cancel: Cancel,
+    /// Tells how far the load is.
+    pub meter: Meter,
 }
 
 impl Default for LoadOptions {
@@ -51,6 +54,7 @@ impl Default for LoadOptions {
             verify: Verify::default(),
             limits: LoadLimits::default(),
             cancel: Cancel::default(),
+            meter: Meter::default(),
         }
     }
 }
@@ -239,14 +243,16 @@ impl Checkpoint {
         let files = self.objects().iter().map(report).collect();
         let checksums = if options.verify == Verify::Off { None } else { self.checksums(engine)? };
         let checks = Checks::new(self, checksums, (options.verify, plan.limits().align_bytes))?;
-        let (objects, cancel) = (self.objects(), &options.cancel);
-        let mut run = Run { engine, objects, policy: options.policy, cancel, files, checks };
+        let totals = plan.totals();
+        let LoadOptions { policy, cancel, meter, .. } = options;
+        meter.expect(totals.tensor_bytes + totals.gap_bytes);
+        let mut run = Run { engine, objects: self.objects(), policy: *policy, cancel, meter, files, checks };
         let regions = run.read_all(plan, memory)?;
         run.gather_all(plan, &regions, options.into)?;
         let rest_bytes = run.finish_checks(&regions, options.into)?;
         self.objects().iter().try_for_each(Object::check_unchanged)?;
         let tensors = loaded_tensors(self.catalog(), plan, wants);
-        let totals = plan.totals();
+        meter.complete();
         let mut loaded = Loaded {
             regions,
             tensors,
@@ -298,6 +304,7 @@ struct Run<'l> {
     objects: &'l [Object],
     policy: Policy,
     cancel: &'l Cancel,
+    meter: &'l Meter,
     files: Vec<FileReport>,
     checks: Checks<'l>,
 }
@@ -364,6 +371,7 @@ impl Run<'_> {
             }
             let Some((read, window)) = running.pop_front() else { return Ok(()) };
             let (memory, _) = self.wait(read)?;
+            self.meter.add(window.len_bytes);
             let bytes = memory.and_then(|memory| memory.into_buffer().ok());
             let place = plan.views().get(window.gather.view).and_then(|view| view.place);
             let memory = place.and_then(|place| regions.get(place.region));
@@ -433,6 +441,9 @@ impl Run<'_> {
         let done = pending.wait();
         if let (Ok(_), Some(report)) = (&done.result, self.files.get_mut(range.file)) {
             report.add(done.path);
+        }
+        if range.place.is_some() {
+            self.meter.add(range.len_bytes);
         }
         let sum = done.checksum;
         Ok((done.ok()?.into_memory(), sum))

@@ -14,7 +14,8 @@ use crate::Place;
 use crate::proc::{Echo, Job};
 
 /// Pinned: an oracle that changes by itself is no oracle.
-const PINS: &[&str] = &["numpy==2.4.6", "safetensors==0.8.0", "pytest==9.2.0", "maturin==1.16.0", "ml_dtypes"];
+const PINS: &[&str] =
+    &["numpy==2.4.6", "safetensors==0.8.0", "pytest==9.2.0", "maturin==1.16.0", "ml_dtypes", "tqdm==4.70.1"];
 /// Packages whose needs are pinned here too, or not used.
 const PINS_ALONE: &[&str] =
     &["silero-vad==6.2.3", "pyarrow==26.0.1", "webdataset==1.0.2", "braceexpand==0.1.7", "pyyaml==6.0.4"];

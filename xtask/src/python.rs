@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! target/pyenv   the environment of all tests, see `pyenv.rs`
-//!   └─ pip install ./ffi/python  (development profile)  ──►  pytest ffi/python/tests
+//!   └─ pip install ./ffi/python  (development profile)  ──►  pytest ffi/python/tests, with the stand-in driver for GPUs
 //! ```
 
 use std::process::ExitCode;
@@ -27,12 +27,22 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
         println!("skip Ray and DLIO: {reason}");
     }
     install_package(place, &env)?;
+    let driver = standin_driver(place)?;
     let package = place.root.join("ffi/python");
     let mut pytest = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"].map(String::from).to_vec();
     pytest.extend_from_slice(args);
     let job = Job::program(place, &env.program("python"), &pytest).dir(&package).limit(TEST_LIMIT);
-    let passed = job.env("PYTHONDONTWRITEBYTECODE", "1").watch()?;
+    let passed = job.env("PYTHONDONTWRITEBYTECODE", "1").env("STRAIGHTWAY_STANDIN_DRIVER", driver).watch()?;
     Ok(crate::exit_code(passed))
+}
+
+/// The driver that plays a GPU in host memory.
+fn standin_driver(place: &Place) -> Result<String, Stop> {
+    let job = Job::cargo(place, &["build", "--quiet", "-p", "standin-libcuda"].map(String::from)).limit(BUILD_LIMIT);
+    match job.env("CARGO_TARGET_DIR", place.target.display().to_string()).watch()? {
+        0 => Ok(place.target.join("debug/libstandin_libcuda.so").display().to_string()),
+        status => Err(Stop::new(format!("the stand-in driver did not build: {status}"), "see its output above")),
+    }
 }
 
 /// As a user installs it, in the development profile, with what cargo has built already.

@@ -148,11 +148,12 @@ pub fn load<'py>(
     engine: &Handle,
     at: Uri,
     chosen: Chosen,
-    options: LoadOptions,
+    (options, progress): (LoadOptions, Option<&Bound<'py, PyAny>>),
 ) -> Result<LoadedList<'py>, Fail> {
     let (into, name, inner) = (options.into, at.to_string(), straightway::Engine::clone(engine));
-    let cancel = options.cancel.clone();
-    let loaded = wait::interruptible(py, &cancel, move || {
+    let (cancel, meter) = (options.cancel.clone(), options.meter.clone());
+    let look = || progress.map_or(Ok(()), |tell| tell.call1(meter.read()).map(drop));
+    let loaded = wait::watched(py, &cancel, look, move || {
         let checkpoint = sw_checkpoint::Checkpoint::open(&inner, &at)?;
         checkpoint.load(&inner, &chosen.wants(&checkpoint)?, &options)
     })?;

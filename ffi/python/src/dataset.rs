@@ -1,6 +1,15 @@
 //! Tables of samples: an index file, or objects that are scanned into memory.
 
-use std::{fmt, num::NonZeroUsize, ops::ControlFlow, sync::Arc, thread};
+use std::{
+    fmt,
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
 
 use pyo3::{prelude::*, types::PyDict};
 use straightway::{Error, Uri};
@@ -60,15 +69,26 @@ impl Wish {
     }
 }
 
-/// Runs a scan; a signal ends it.
+/// Runs a scan; a signal ends it, and what `progress` raises, which is called with objects done and objects found.
 fn scanned<T: Send + 'static>(
     py: Python<'_>,
+    progress: Option<&Bound<'_, PyAny>>,
     scan: impl FnOnce(&mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Fail> {
     let cancel = Cancel::default();
     let seen = cancel.clone();
-    wait::interruptible(py, &cancel, move || {
-        scan(&mut |_| if seen.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    let counts = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+    let counted = counts.clone();
+    let read = || (counts.0.load(Ordering::Relaxed), counts.1.load(Ordering::Relaxed));
+    let look = || progress.map_or(Ok(()), |tell| tell.call1(read()).map(drop));
+    wait::watched(py, &cancel, look, move || {
+        scan(&mut |event| {
+            match event {
+                Event::Found { objects } => counted.1.store(objects, Ordering::Relaxed),
+                Event::Object { .. } | Event::Damaged { .. } => drop(counted.0.fetch_add(1, Ordering::Relaxed)),
+            }
+            if seen.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
     })
 }
 
@@ -91,13 +111,14 @@ type SampleRow = (String, String, u64, u64, Option<u32>, Vec<(String, u64, u64)>
 impl Dataset {
     /// Opens the index that `sources` is, or scans what it names.
     #[new]
-    #[pyo3(signature = (engine, sources, *, format=None, column=None))]
+    #[pyo3(signature = (engine, sources, *, format=None, column=None, progress=None))]
     fn new(
         py: Python<'_>,
         engine: &Engine,
         sources: Vec<String>,
         format: Option<&str>,
         column: Option<String>,
+        progress: Option<&Bound<'_, PyAny>>,
     ) -> Result<Self, Fail> {
         let engine = engine.handle().clone();
         let format = format.map(str::parse).transpose()?;
@@ -116,7 +137,7 @@ impl Dataset {
         }
         let wish = Wish { sources, format, column };
         let (inner, wanted) = (straightway::Engine::clone(&engine), wish.clone());
-        let (_, index) = scanned(py, move |progress| {
+        let (_, index) = scanned(py, progress, move |progress| {
             index::build_in_memory(&inner, &wanted.sources, &wanted.options(Checksums::Stored, None), progress)
         })?;
         Ok(Self { engine, index: Arc::new(index), made_of: MadeOf::Scan(wish) })
@@ -174,13 +195,14 @@ impl Dataset {
     }
 
     /// Writes the index of a dataset that was scanned: whole, or not at all. What did not change since is not read again.
-    #[pyo3(signature = (path, *, checksums=false))]
+    #[pyo3(signature = (path, *, checksums=false, progress=None))]
     #[expect(clippy::fn_params_excessive_bools, reason = "a keyword argument of Python")]
     fn write_index<'py>(
         &self,
         py: Python<'py>,
         path: &Bound<'py, PyAny>,
         checksums: bool,
+        progress: Option<&Bound<'py, PyAny>>,
     ) -> Result<Bound<'py, PyDict>, Fail> {
         let MadeOf::Scan(wish) = &self.made_of else {
             return Err(misuse(
@@ -191,7 +213,7 @@ impl Dataset {
         let checksums = if checksums { Checksums::Computed } else { Checksums::Stored };
         let (engine, wish, older) = (straightway::Engine::clone(&self.engine), wish.clone(), self.index.clone());
         let to = address(path)?;
-        let built = scanned(py, move |progress| {
+        let built = scanned(py, progress, move |progress| {
             index::build(&engine, &wish.sources, &to, &wish.options(checksums, Some(&older)), progress)
         })?;
         Ok(built_dict(py, &built)?)

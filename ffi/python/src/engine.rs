@@ -218,17 +218,18 @@ impl Engine {
     }
 
     /// Loads a checkpoint: `(list of (name, buffer), report)`. `tensors` is a pattern, a list of names, or None for all.
-    #[pyo3(signature = (uri, *, into="host", tensors=None, policy="any"))]
+    /// `progress` is called with bytes that have arrived and bytes in all; what it raises ends the load.
+    #[pyo3(signature = (uri, *, into="host", tensors=None, policy="any", progress=None))]
     fn load<'py>(
         &self,
-        py: Python<'py>,
         uri: &Bound<'py, PyAny>,
         into: &str,
         tensors: Option<&Bound<'py, PyAny>>,
         policy: &str,
+        progress: Option<&Bound<'py, PyAny>>,
     ) -> Result<checkpoint::LoadedList<'py>, Fail> {
         let (chosen, options) = (Chosen::from_python(tensors)?, checkpoint::load_options(into, policy)?);
-        checkpoint::load(py, &self.handle, address(uri)?, chosen, options)
+        checkpoint::load(uri.py(), &self.handle, address(uri)?, chosen, (options, progress))
     }
 
     /// Saves `(name, element type, shape, bytes)` in a directory; returns the names of the files.

@@ -80,6 +80,19 @@ pub fn interruptible<T: Send + 'static>(
     cancel: &Cancel,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Fail> {
+    watched(py, cancel, || Ok(()), work)
+}
+
+/// As [`interruptible`], and `look` is called between the slices and at the end. What it raises ends the work like a signal.
+///
+/// # Errors
+/// As [`interruptible`], and that of `look`.
+pub fn watched<T: Send + 'static>(
+    py: Python<'_>,
+    cancel: &Cancel,
+    mut look: impl FnMut() -> PyResult<()>,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Fail> {
     let waiting = thread::current();
     let builder = thread::Builder::new().name("straightway-py".into());
     let worker = builder.spawn(move || {
@@ -92,11 +105,12 @@ pub fn interruptible<T: Send + 'static>(
     })?;
     loop {
         if worker.is_finished() {
-            let done = worker.join().map_err(|_| poisoned("a thread"))?;
-            return Ok(done??);
+            let done = worker.join().map_err(|_| poisoned("a thread"))???;
+            look()?;
+            return Ok(done);
         }
         py.detach(|| thread::park_timeout(SLICE));
-        py.check_signals().inspect_err(|_| cancel.cancel())?;
+        py.check_signals().and_then(|()| look()).inspect_err(|_| cancel.cancel())?;
     }
 }
 

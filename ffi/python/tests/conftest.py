@@ -34,12 +34,14 @@ def data(tmp_path: Path) -> tuple[Path, bytes]:
 def script(tmp_path: Path):
     """Runs a Python program in a process of its own."""
 
-    def run(text: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        text: str, *args: object, check: bool = True, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "script.py"
         path.write_text(text)
         command = [sys.executable, str(path), *map(str, args)]
-        environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment)
+        whole = {**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=whole)
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done

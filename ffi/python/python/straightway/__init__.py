@@ -24,6 +24,7 @@ from ._errors import Error
 from ._data import BadSample, Dataset, Loader, LoaderStats
 from ._native import Batch, Buffer, Checkpoint, Engine, NewObject, Object, Operation, Sample, __version__
 from ._open import safe_open
+from ._progress import Progress, shown
 from ._reports import Candidate, Doctor, Fact, FileReport, LoadReport, Path, Plan
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def load(
     policy: str = "any",
     framework: str | None = None,
     engine: Engine | None = None,
+    progress: Progress = False,
 ) -> Tensors:
     """Loads a checkpoint: a file, an index, or a directory with one of them.
 
@@ -155,6 +157,7 @@ def load(
     tensors: a pattern such as `"model.layers.0.*,lm_head*"`, or names. None: all.
     policy: `any`, `prefer=ROUTE`, `require=ROUTE`, `require-core=ROUTE`; a demand that cannot be met is `PolicyUnmet`.
     framework: `numpy` or `torch` for their arrays; None for `Buffer`, which both of them take without a copy.
+    progress: how far it is, in bytes: True for a bar, or a function that gets what has arrived and what there is in all.
 
     The memory of all tensors of a file is one region. It stays as long as one of them lives.
     Raises `BadFormat` with file and tensor, `NotFound`, `PolicyUnmet`, and what reading returns; nothing comes back half.
@@ -162,7 +165,8 @@ def load(
     chosen = tensors if tensors is None or isinstance(tensors, str) else list(tensors)
     used = engine or Engine.shared()
     convert = _converter(framework)
-    loaded, report = used.load(uri, into=_destination(device), tensors=chosen, policy=policy)
+    with shown(progress, os.path.basename(os.fspath(uri)), "B") as tell:
+        loaded, report = used.load(uri, into=_destination(device), tensors=chosen, policy=policy, progress=tell)
     return Tensors(((name, convert(buffer)) for name, buffer in loaded), report)
 
 
@@ -174,9 +178,10 @@ def load_file(
     policy: str = "any",
     framework: str | None = None,
     engine: Engine | None = None,
+    progress: Progress = False,
 ) -> Tensors:
     """Loads one `.safetensors` file. As `load`, which takes directories and indexes too."""
-    return load(path, device, tensors=tensors, policy=policy, framework=framework, engine=engine)
+    return load(path, device, tensors=tensors, policy=policy, framework=framework, engine=engine, progress=progress)
 
 
 def _described(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int], Any]]:

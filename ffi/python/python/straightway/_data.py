@@ -13,6 +13,7 @@ from typing import Any, Union
 
 from . import _errors, _native
 from ._native import Batch, Engine, Sample
+from ._progress import Progress, shown
 from ._reports import Path, _size, _table
 
 StrPath = Union[str, "os.PathLike[str]"]
@@ -51,6 +52,7 @@ class Dataset:
     an index would be made of, which is scanned: a file, a folder, a pattern (`train-{000..123}.tar`, `*.tar`), or several of them.
     format: raw, tar, tfrecord, mds, npy, npz, parquet or tokens, for all files. None: by name and first bytes.
     column: the column of Parquet files that samples are.
+    progress: how far a scan is, in files: True for a bar, or a function that gets what is done and what there is in all.
 
     Raises `NotFound`, `BadFormat` with the file, and what reading returns.
     """
@@ -62,11 +64,13 @@ class Dataset:
         column: str | None = None,
         *,
         engine: Engine | None = None,
+        progress: Progress = False,
     ):
         given = [source] if isinstance(source, (str, os.PathLike)) else list(source)
         sources = [name for one in given for name in _expanded(os.fspath(one))]
         self._engine = engine or Engine.shared()
-        self._native = _native.Dataset(self._engine, sources, format=format, column=column)
+        with shown(progress, "scan", "files") as tell:
+            self._native = _native.Dataset(self._engine, sources, format=format, column=column, progress=tell)
         self._made_of, self._process = (sources, format, column), os.getpid()
 
     def _here(self) -> Dataset:
@@ -95,12 +99,14 @@ class Dataset:
         """What the samples lie in. Loose files are an object each."""
         return [DataObject(*self._native.object(number)) for number in range(self._native.object_count)]
 
-    def index(self, path: StrPath, *, checksums: bool = False) -> Dataset:
+    def index(self, path: StrPath, *, checksums: bool = False, progress: Progress = False) -> Dataset:
         """Writes the index of a dataset that was scanned, as a whole or not at all, and opens it.
 
         checksums: keep the CRC-32C of every sample, which reads all of them; the loader compares it then.
+        progress: as of `Dataset`.
         """
-        self._native.write_index(os.fspath(path), checksums=checksums)
+        with shown(progress, "index", "files") as tell:
+            self._native.write_index(os.fspath(path), checksums=checksums, progress=tell)
         return Dataset(path, engine=self._engine)
 
     def __repr__(self) -> str:
@@ -295,6 +301,13 @@ class Loader:
         more = {"uneven": uneven, "drop": False, "repeat": over > 0}[self._tail]
         samples = even + more
         return samples // self.batch_size if self._drop_last else -(-samples // self.batch_size)
+
+    def __len__(self) -> int:
+        """Batches of all epochs that were asked for, for progress bars such as `tqdm(loader)`. Raises `TypeError` where there is no end."""
+        of_an_epoch = self.batches_per_epoch
+        if of_an_epoch is None or self.epochs is None:
+            raise TypeError("a loader without an end has no length")
+        return of_an_epoch * self.epochs
 
     def state_dict(self) -> dict[str, Any]:
         """Where the caller is: after the last batch that it took, whatever was read ahead. The same on every rank that has taken as

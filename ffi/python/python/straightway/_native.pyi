@@ -156,7 +156,13 @@ class Dataset:
     """Samples of existing objects. `straightway.Dataset` is its public face."""
 
     def __init__(
-        self, engine: Engine, sources: Sequence[str], *, format: str | None = None, column: str | None = None
+        self,
+        engine: Engine,
+        sources: Sequence[str],
+        *,
+        format: str | None = None,
+        column: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> None: ...
     @property
     def name(self) -> str: ...
@@ -168,7 +174,9 @@ class Dataset:
     def object(self, number: int) -> tuple[str, int, str, str]: ...
     def keys(self, start: int, stop: int) -> list[str]: ...
     def sample(self, number: int) -> tuple[str, str, int, int, int | None, list[tuple[str, int, int]]]: ...
-    def write_index(self, path: StrPath, *, checksums: bool = False) -> dict[str, int]: ...
+    def write_index(
+        self, path: _StrPath, *, checksums: bool = False, progress: Callable[[int, int], object] | None = None
+    ) -> dict[str, int]: ...
 
 class Sample:
     """A sample as a map function gets it."""
@@ -255,6 +263,7 @@ class Engine:
         into: str = "host",
         tensors: str | Sequence[str] | None = None,
         policy: str = "any",
+        progress: Callable[[int, int], object] | None = None,
     ) -> tuple[list[tuple[str, Buffer]], LoadReport]: ...
     def save(
         self,
