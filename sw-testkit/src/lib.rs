@@ -6,12 +6,14 @@
 //!  null::NullTransport                             completes at once, moves nothing: measures the engine
 //!  pattern                                         bytes that name their origin
 //!  scratch, wait                                   a directory of a test's own; the smallest executor
+//!  alone                                           a process of a test's own
 //! ```
 //!
 //! Nothing here is part of the product; `[dev-dependencies]` of any crate may name it. Read on: `docs/ARCHITECTURE.md`.
 
 #![forbid(unsafe_code)]
 
+pub mod alone;
 pub mod clock;
 pub mod conformance;
 pub mod null;

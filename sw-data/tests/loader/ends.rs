@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    ops::RangeBounds,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use sw_data::loader::{LoadError, Loader, Next};
+use sw_testkit::alone::in_own_process;
 
 use crate::set::{Set, options};
 
@@ -31,7 +33,8 @@ fn dropped_in_mid_epoch_it_ends_at_once_and_batches_stay_whole() {
         }
         let start = Instant::now();
         drop(loader);
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        // Nothing hangs, so nothing of the time for what does is used up.
+        assert!(start.elapsed() < Loader::STOP_WAIT, "{:?}", start.elapsed());
     }
     kept.iter().for_each(|batch| set.check(batch));
 }
@@ -54,7 +57,7 @@ fn a_map_function_that_hangs_does_not_hold_up_the_end_for_ever() {
     drop(loader);
     let took = start.elapsed();
     go_on.store(true, Ordering::Release);
-    assert!(took >= Loader::STOP_WAIT && took < Loader::STOP_WAIT * 2, "{took:?}");
+    assert!(took >= Loader::STOP_WAIT && took < Loader::STOP_WAIT * 6, "{took:?}");
 }
 
 #[test]
@@ -80,6 +83,10 @@ fn a_caller_that_does_not_take_stops_the_reading() {
 
 #[test]
 fn memory_is_flat_over_an_epoch() {
+    // The kernel counts page faults by process.
+    if !in_own_process("ends::memory_is_flat_over_an_epoch").unwrap() {
+        return;
+    }
     let set = Set::new(4, 500, |number| 16_000 + number * 7919 % 1000);
     let mut options = options(32);
     (options.ahead, options.memory_bytes) = (4, 4 << 20);
@@ -98,13 +105,61 @@ fn memory_is_flat_over_an_epoch() {
     let end = loader.stats().memory;
     assert!(end.held_bytes <= 4 << 20, "{end:?}");
     assert!(end.fresh - warm.fresh <= 8 && end.reused > warm.reused + 40, "{warm:?} {end:?}");
-    assert!(faults < batches * 64, "{faults} page faults for {batches} batches of 160 pages; other tests run beside");
+    assert!(faults < batches * 64, "{faults} page faults for {batches} batches of 160 pages");
 }
 
 fn minor_faults() -> u64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     // Field 10, counted behind the name, which may have spaces (proc_pid_stat(5)).
     stat.rsplit_once(')').unwrap().1.split_whitespace().nth(7).unwrap().parse().unwrap()
+}
+
+/// Threads of this process that a loader made.
+fn threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("sw-load")).count()
+}
+
+/// Whether the number becomes one of these soon: a thread names itself when it begins, and is seen until the kernel has put
+/// it away.
+fn they_become(numbers: impl RangeBounds<usize>) -> bool {
+    (0..1000).any(|_| {
+        let there = numbers.contains(&threads());
+        if !there {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        there
+    })
+}
+
+#[test]
+fn no_thread_is_left_whenever_it_is_dropped() {
+    // Loaders of other tests have such threads too.
+    if !in_own_process("ends::no_thread_is_left_whenever_it_is_dropped").unwrap() {
+        return;
+    }
+    let set = Set::usual();
+    for taken in [0, 1, 7, 100] {
+        let mut options = options(16);
+        (options.workers, options.openers) = (3, 2);
+        options.map = Some(Arc::new(|sample, out| {
+            out.extend_from_slice(sample.bytes);
+            Ok(())
+        }));
+        let loader = set.loader(options);
+        assert!(they_become(6..), "reader, openers and workers run");
+        for _ in 0..taken {
+            let Some(batch) = loader.next_batch().unwrap() else { break };
+            set.check(&batch);
+        }
+        drop(loader);
+        assert!(they_become(..1), "after {taken} batches");
+    }
+    let mut options = options(16);
+    options.batch = 0;
+    assert!(set.try_loader(options).is_err());
+    assert_eq!(threads(), 0, "nothing was begun");
 }
 
 #[test]
