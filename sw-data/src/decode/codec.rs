@@ -6,10 +6,14 @@ use super::{DecodeError, Limits};
 
 /// Most bytes of a window that a zstd frame may claim: it is allocated at once. The format's own advice is 8 MiB; `--long` writes 128.
 const ZSTD_WINDOW_MAX: u64 = 128 << 20;
+/// Compressed bytes that the Brotli decoder is given at a time.
+const BROTLI_STEP_BYTES: usize = 4096;
 
 /// A way of compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
+    /// Brotli, RFC 7932.
+    Brotli,
     /// Deflate, RFC 1951.
     Deflate,
     /// gzip, RFC 1952; several members are one after the other.
@@ -29,6 +33,7 @@ pub(super) fn expand(how: Compression, bytes: &[u8], len: Option<u64>, limits: L
     }
     let most = len.unwrap_or(limits.bytes);
     let expanded = match how {
+        Compression::Brotli => all(brotli_decompressor::Decompressor::new(bytes, BROTLI_STEP_BYTES), most),
         Compression::Deflate => all(flate2::read::DeflateDecoder::new(bytes), most),
         Compression::Gzip => all(flate2::read::MultiGzDecoder::new(bytes), most),
         Compression::Zstd => zstd(bytes, most),

@@ -67,6 +67,7 @@ fn expanded<'a>(
             let is_whole = stored.len() as u64 == len;
             return if is_whole { Ok(Cow::Borrowed(stored)) } else { Err(damaged("a page whose two lengths differ")) };
         }
+        Codec::Brotli => Compression::Brotli,
         Codec::Snappy => Compression::Snappy,
         Codec::Gzip => Compression::Gzip,
         Codec::Lz4 => Compression::Lz4,

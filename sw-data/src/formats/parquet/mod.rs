@@ -77,6 +77,8 @@ impl Physical {
 pub enum Codec {
     /// They are not.
     Plain,
+    /// Brotli, RFC 7932.
+    Brotli,
     /// Snappy, without framing.
     Snappy,
     /// gzip, RFC 1952.
@@ -94,10 +96,10 @@ impl Codec {
             0 => return Ok(Self::Plain),
             1 => return Ok(Self::Snappy),
             2 => return Ok(Self::Gzip),
+            4 => return Ok(Self::Brotli),
             6 => return Ok(Self::Zstd),
             7 => return Ok(Self::Lz4),
             3 => "LZO".into(),
-            4 => "BROTLI".into(),
             // Framed as Hadoop does it, or not, or as LZ4's own frames, by writer.
             5 => "LZ4 with the framing of Hadoop".into(),
             other => format!("codec {other}"),
@@ -127,8 +129,9 @@ const PHYSICALS: [(Physical, &str); 7] = [
     (Physical::Double, "double"),
     (Physical::Bytes, "bytes"),
 ];
-const CODECS: [(Codec, &str); 5] = [
+const CODECS: [(Codec, &str); 6] = [
     (Codec::Plain, "plain"),
+    (Codec::Brotli, "brotli"),
     (Codec::Snappy, "snappy"),
     (Codec::Gzip, "gzip"),
     (Codec::Lz4, "lz4"),
