@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use sw_engine::{Error, ErrorKind, Policy, Residency, Verb, Version, seam::WriteIntent};
+use sw_engine::{
+    Error, ErrorKind, Policy, Residency, Verb, Version,
+    seam::{Names, WriteIntent},
+};
 use sw_uring::Resumable;
 
 use crate::{
@@ -157,7 +160,16 @@ impl NewObject {
     /// # Errors
     /// What the system reports.
     pub fn commit(self) -> Result<(), Error> {
-        self.intent.commit()
+        self.intent.commit(Names::Durable)
+    }
+
+    /// Makes its bytes durable and gives it its name, which is durable when its directory is flushed: once, by the caller, for
+    /// many objects in a directory that nobody relies on before.
+    ///
+    /// # Errors
+    /// As [`NewObject::commit`].
+    pub fn commit_leaving_name(self) -> Result<(), Error> {
+        self.intent.commit(Names::Left)
     }
 }
 

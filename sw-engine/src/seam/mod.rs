@@ -8,7 +8,7 @@ mod store;
 mod transport;
 
 pub use copy::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, SlabPin};
-pub use store::{Entry, EntryKind, OpenMode, Store, WriteIntent};
+pub use store::{Entry, EntryKind, Names, OpenMode, Store, WriteIntent};
 pub use transport::{
     Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Regions, Submit, Transport, TransportCaps, Wait,
     Wake,

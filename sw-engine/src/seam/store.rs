@@ -42,6 +42,15 @@ pub enum OpenMode {
     Update,
 }
 
+/// Whether a new name is durable when a commit returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// It is.
+    Durable,
+    /// The bytes are; the name is once the caller has flushed its directory.
+    Left,
+}
+
 /// A new object in the making: written under a temporary name, then put in place as a whole or not at all.
 pub trait WriteIntent: Send {
     /// The object to write to. Its length is the size that `create` was given.
@@ -54,11 +63,12 @@ pub trait WriteIntent: Send {
     /// Any of the store.
     fn cut(&self, len: u64) -> Result<(), Error>;
 
-    /// Makes it durable under its final name, replacing what was there. After an error the old one is still there.
+    /// Makes it durable under its final name, replacing what was there. After an error the old one is still there. The bytes
+    /// are durable before they have the name, whatever is asked of `names`.
     ///
     /// # Errors
     /// Any of the store; nothing is left behind but the temporary name, which [`Drop`] removes if it can.
-    fn commit(self: Box<Self>) -> Result<(), Error>;
+    fn commit(self: Box<Self>, names: Names) -> Result<(), Error>;
 }
 
 /// Resolves the names of one scheme.

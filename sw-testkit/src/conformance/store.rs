@@ -2,7 +2,7 @@
 
 use sw_engine::{
     Error, ErrorKind, Object,
-    seam::{EntryKind, OpenMode, Store},
+    seam::{EntryKind, Names, OpenMode, Store},
 };
 
 use super::{Case, CaseResult, End, Report, fail};
@@ -87,7 +87,7 @@ fn make(bed: &mut dyn Bed, store: &dyn Store, name: &str, tag: u64, len: u64) ->
     if !bytes.is_empty() {
         bed.write(intent.object(), 0, &bytes)?;
     }
-    told("commit", intent.commit())
+    told("commit", intent.commit(Names::Durable))
 }
 
 fn check(bed: &mut dyn Bed, store: &dyn Store, name: &str, tag: u64, len: u64) -> CaseResult {
@@ -137,7 +137,7 @@ fn commit_replaces(bed: &mut dyn Bed) -> CaseResult {
     let intent = told("create over it", store.create(&name, 5_000))?;
     bed.write(intent.object(), 0, &pattern::bytes(2, 0, 5_000))?;
     check(bed, store.as_ref(), &name, 1, 10_000)?;
-    told("commit", intent.commit())?;
+    told("commit", intent.commit(Names::Durable))?;
     check(bed, store.as_ref(), &name, 2, 5_000)?;
     let names = told("list", store.list(&directory))?;
     if names.len() == 1 { Ok(()) } else { fail(format!("a commit left {names:?}")) }

@@ -11,7 +11,10 @@ use std::{
     },
 };
 
-use sw_engine::{Error, ErrorKind, Object, Verb, seam::WriteIntent};
+use sw_engine::{
+    Error, ErrorKind, Object, Verb,
+    seam::{Names, WriteIntent},
+};
 
 use crate::{fault::path_error, sys};
 
@@ -143,11 +146,14 @@ fn reserve(fd: &OwnedFd, len: u64) -> Result<(), i32> {
 }
 
 /// Makes a written file durable and gives it its name; the old one is there until the rename.
-pub(super) fn put_in_place(open: &OpenFile, temporary: &Path, target: &Path) -> Result<(), Error> {
+pub(super) fn put_in_place(open: &OpenFile, temporary: &Path, target: &Path, names: Names) -> Result<(), Error> {
     let failed = |errno| path_error(errno, Verb::Replace, target);
     sys::fsync(open.buffered.as_fd()).map_err(failed)?;
     fs::rename(temporary, target).map_err(|error| failed(sys::code(&error)))?;
-    sync_directory(target).map_err(failed)
+    match names {
+        Names::Durable => sync_directory(target).map_err(failed),
+        Names::Left => Ok(()),
+    }
 }
 
 /// Makes the names in the directory of `path` durable.
@@ -170,8 +176,8 @@ impl WriteIntent for NewFile {
         sys::truncate(open.buffered.as_fd(), len).map_err(|errno| path_error(errno, Verb::Write, &self.target))
     }
 
-    fn commit(mut self: Box<Self>) -> Result<(), Error> {
-        put_in_place(open_file(&self.object)?, &self.temporary, &self.target)?;
+    fn commit(mut self: Box<Self>, names: Names) -> Result<(), Error> {
+        put_in_place(open_file(&self.object)?, &self.temporary, &self.target, names)?;
         self.committed = true;
         Ok(())
     }

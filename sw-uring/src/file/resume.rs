@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use sw_engine::{Error, ErrorKind, Object, Verb};
+use sw_engine::{Error, ErrorKind, Object, Verb, seam::Names};
 
 use crate::{fault::path_error, sys};
 
@@ -100,7 +100,7 @@ impl Resumable {
     /// # Errors
     /// What the system reports; the old file is then still there, and so is the partial one.
     pub fn commit(self) -> Result<(), Error> {
-        create::put_in_place(open_file(&self.object)?, &self.partial, &self.target)?;
+        create::put_in_place(open_file(&self.object)?, &self.partial, &self.target, Names::Durable)?;
         // A record without its partial file is never read as one: the next partial file starts with length zero.
         let _ = fs::remove_file(&self.sidecar);
         Ok(())

@@ -53,7 +53,7 @@ fn exercise_directory(place: &str, dir: &Path, for_writing: Faces, for_reading: 
         assert_eq!(faces(intent.object()), for_writing, "{place}, {name}, write");
         let data = pattern(LEN, 9);
         write_all(&mut *transport, intent.object(), &data);
-        intent.commit().unwrap();
+        intent.commit(sw_engine::seam::Names::Durable).unwrap();
         assert!(std::fs::read(&path).unwrap() == data, "{place}, {name}: the file as others read it");
         let object = store.open(&path, OpenMode::Read).unwrap();
         row(place, name, "read", &object);

@@ -256,6 +256,6 @@ fn child_writer() {
         for (at, piece) in data.chunks(64 << 10).enumerate() {
             write(&mut transport, intent.object(), 0, (at * (64 << 10)) as u64, piece).unwrap();
         }
-        intent.commit().unwrap();
+        intent.commit(sw_engine::seam::Names::Durable).unwrap();
     }
 }

@@ -73,7 +73,7 @@ fn a_new_file_appears_at_commit_and_keeps_the_old_ones_permissions() {
     let odd = intent.object().bytewise_face().unwrap();
     assert_eq!(write(&mut transport, intent.object(), odd, 0, &data), Ok(5000));
     assert_eq!(std::fs::read(&target).unwrap(), b"old");
-    intent.commit().unwrap();
+    intent.commit(sw_engine::seam::Names::Durable).unwrap();
     assert!(std::fs::read(&target).unwrap() == data);
     assert_eq!(std::fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o640);
     assert_eq!(hidden(&scratch.path("")), [""; 0]);
