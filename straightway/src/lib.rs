@@ -48,7 +48,7 @@ pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, U
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use lane::{Lane, LaneWaker};
-pub use memory::{CopyIn, CopyOut, Memory, NotReclaimed, Region};
+pub use memory::{CopyIn, CopyOut, Memory, MemoryView, NotReclaimed, Region};
 pub use object::{NewObject, Object, OpenObject, ResumableObject};
 pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, MemError, SharedSpan};
+use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan, MemError, SharedSpan, SpanReader};
 
 use crate::{policy::Destination, staging::Reader};
 
@@ -32,6 +32,11 @@ impl Memory {
     /// Address of its first byte, in the space of [`Memory::destination`].
     pub fn address(&self) -> u64 {
         self.span.place().raw()
+    }
+
+    /// Lends it to any number of threads that look at it; nobody writes it through this meanwhile.
+    pub fn view(&mut self) -> MemoryView<'_> {
+        MemoryView { span: self.span.reader() }
     }
 
     /// Whether nothing else holds its allocation: no other part of it, no operation, no handle of its region.
@@ -94,17 +99,48 @@ impl Memory {
             .detail(format!("the range ends past the memory, which has {} bytes", self.len()))
             .remedy("ask for bytes that it has"))
     }
+}
 
+/// # Errors
+/// `ApiMisuse` if a way in or out was made for memory of another kind.
+fn check_kind(destination: Destination, made_for: Destination) -> Result<(), Error> {
+    if destination == made_for {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::ApiMisuse, Verb::Copy)
+        .at(format!("{destination} memory"))
+        .detail(format!("it was made for {made_for} memory"))
+        .remedy("make one for each kind of memory"))
+}
+
+/// Memory that several threads look at: see [`Memory::view`].
+#[derive(Debug)]
+pub struct MemoryView<'a> {
+    span: SpanReader<'a>,
+}
+
+impl MemoryView<'_> {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.span.len().0
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.span.is_empty()
+    }
+
+    /// Where it is.
+    pub fn destination(&self) -> Destination {
+        Destination::of(self.span.region())
+    }
+
+    /// As [`Memory::read`].
+    ///
     /// # Errors
-    /// `ApiMisuse` if a way in or out was made for memory of another kind.
-    fn check_kind(&self, made_for: Destination) -> Result<(), Error> {
-        if self.destination() == made_for {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::ApiMisuse, Verb::Copy)
-            .at(format!("{} memory", self.destination()))
-            .detail(format!("it was made for {made_for} memory"))
-            .remedy("make one for each kind of memory"))
+    /// `OutOfRange`; `ApiMisuse` for device memory.
+    pub fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+        self.span.read(at, to).map_err(|cause| mem_error(cause, Verb::Copy))
     }
 }
 
@@ -159,11 +195,30 @@ impl CopyOut {
     /// `OutOfRange`; `ApiMisuse` for memory of another kind; the copy engine's, after which it takes nothing more (`Closed`).
     pub fn visit(&mut self, memory: &Memory, at: u64, len: u64, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
         memory.check_range(at, len)?;
-        memory.check_kind(self.destination)?;
+        check_kind(memory.destination(), self.destination)?;
         match &mut self.reader {
             None => memory.visit(at, len, each),
-            Some(reader) => reader.visit(&memory.span, (at, len), &mut each),
+            Some(reader) => {
+                let span = &memory.span;
+                reader.visit((span.place(), span.len()), span.region(), (at, len), &mut each)
+            }
         }
+    }
+}
+
+impl CopyOut {
+    /// Copies bytes of a view, from byte `at` on: what [`CopyOut::visit`] shows.
+    ///
+    /// # Errors
+    /// As [`CopyOut::visit`].
+    pub fn copy(&mut self, from: &MemoryView<'_>, at: u64, into: &mut [u8]) -> Result<(), Error> {
+        check_kind(from.destination(), self.destination)?;
+        let Some(reader) = &mut self.reader else { return from.read(at, into) };
+        let mut filled = 0;
+        reader.visit((from.span.place(), from.span.len()), from.span.region(), (at, into.len() as u64), &mut |bytes| {
+            into[filled..filled + bytes.len()].copy_from_slice(bytes);
+            filled += bytes.len();
+        })
     }
 }
 
@@ -185,7 +240,7 @@ impl CopyIn {
     /// As [`CopyOut::visit`]; a part of the bytes may be there then.
     pub fn put(&mut self, memory: &Memory, at: u64, bytes: &[u8]) -> Result<(), Error> {
         memory.check_range(at, bytes.len() as u64)?;
-        memory.check_kind(self.destination)?;
+        check_kind(memory.destination(), self.destination)?;
         match &mut self.writer {
             None => memory.span.write(at, bytes).map_err(|cause| mem_error(cause, Verb::Copy)),
             Some(writer) => writer.put(&memory.span, at, bytes),

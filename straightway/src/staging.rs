@@ -188,17 +188,18 @@ impl Reader {
         Ok(Self { parts: Some(Parts { pin, pool, engine }) })
     }
 
-    /// Shows `len` bytes from byte `at` on to `each`, in order.
+    /// Shows `len` bytes from byte `at` on of device memory, which lies in `region`, to `each`, in order.
     ///
     /// # Errors
     /// `OutOfRange`, the engine's fault, `DeadlineExceeded`; `Closed` after a copy that failed.
     pub(crate) fn visit(
         &mut self,
-        from: &DmaSpan,
+        from: (Place, ByteLen),
+        region: &DmaRegion,
         (at, len): (u64, u64),
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<(), Error> {
-        self.with(from, (at, len), |parts, base| parts.copy_out(base, (at, len), each))
+        self.with(from, region, (at, len), |parts, base| parts.copy_out(base, (at, len), each))
     }
 
     /// Copies `bytes` to byte `at` on.
@@ -206,21 +207,24 @@ impl Reader {
     /// # Errors
     /// As [`Reader::visit`].
     pub(crate) fn put(&mut self, to: &DmaSpan, at: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.with(to, (at, bytes.len() as u64), |parts, base| parts.copy_in(base, at, bytes))
+        self.with((to.place(), to.len()), to.region(), (at, bytes.len() as u64), |parts, base| {
+            parts.copy_in(base, at, bytes)
+        })
     }
 
     fn with(
         &mut self,
-        span: &DmaSpan,
+        (place, have): (Place, ByteLen),
+        region: &DmaRegion,
         (at, len): (u64, u64),
         copy: impl FnOnce(&mut Parts, GpuVa) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Place::Device(device, base) = span.place() else { return Err(no_device_memory()) };
-        if at.checked_add(len).is_none_or(|end| end > span.len().0) {
+        let Place::Device(device, base) = place else { return Err(no_device_memory()) };
+        if at.checked_add(len).is_none_or(|end| end > have.0) {
             return Err(Error::new(ErrorKind::OutOfRange, Verb::Copy)
                 .at(format!("gpu{} memory", device.0))
                 .in_range(at, len)
-                .detail(format!("the range ends past the memory, which has {} bytes", span.len().0)));
+                .detail(format!("the range ends past the memory, which has {} bytes", have.0)));
         }
         let Some(mut parts) = self.parts.take() else {
             return Err(Error::new(ErrorKind::Closed, Verb::Copy).detail("a copy failed before").remedy("begin anew"));
@@ -231,7 +235,7 @@ impl Reader {
                 Ok(())
             }
             Err(error) => {
-                settle(parts.engine, (parts.pool, parts.pin), span.region().clone())?;
+                settle(parts.engine, (parts.pool, parts.pin), region.clone())?;
                 Err(error)
             }
         }

@@ -10,7 +10,8 @@
 //!        └────── into_buffer ────────┘   only if it came from a Buffer
 //! ```
 //!
-//! [`DmaSpan::share`] makes a [`SharedSpan`], which gives out parts of an own mapping that do not overlap.
+//! [`DmaSpan::share`] makes a [`SharedSpan`], which gives out parts of an own mapping that do not overlap;
+//! [`DmaSpan::reader`] a [`SpanReader`], which several threads may read at a time.
 //!
 //! Invariants:
 //! - No Rust reference to a range exists while a device or peer may write it: [`DmaSpan`] has no slice view, and
@@ -27,6 +28,7 @@ mod fork;
 mod host;
 mod keep;
 mod mmio;
+mod reader;
 mod region;
 mod shared;
 mod slab;
@@ -38,6 +40,7 @@ pub use fork::ForkMark;
 pub use host::{HostMapping, HugePages, MapError, PageBacking, Populate};
 pub use keep::KeptMappings;
 pub use mmio::Mmio;
+pub use reader::SpanReader;
 pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, Guest, GuestKey, MemError, Place, RegionId, WeakRegion};
 pub use shared::SharedSpan;
 #[cfg(any(test, feature = "models"))]

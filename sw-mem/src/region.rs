@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use crate::{
+    SpanReader,
     addr::{ByteLen, GpuVa, HostVa, index},
     host::{HostMapping, HugePages, MapError, PageBacking, Populate},
     keep::KeptMappings,
@@ -457,6 +458,11 @@ impl DmaSpan {
     /// Shares it: parts of it can be given out one by one. [`SharedSpan::reclaim`] is the way back.
     pub fn share(self) -> SharedSpan {
         SharedSpan::new(self)
+    }
+
+    /// Lends it to any number of threads that read it.
+    pub fn reader(&mut self) -> SpanReader<'_> {
+        SpanReader::new(self)
     }
 
     fn host_ptr(&self, at: u64, len: u64) -> Result<*mut u8, MemError> {
