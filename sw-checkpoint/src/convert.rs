@@ -1,8 +1,8 @@
 //! Writes the tensors of a checkpoint of any format in another one, a bounded part at a time: what is read feeds a save.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use straightway::{ByPath, Destination, Engine, Error, ErrorKind, Uri, Verb};
 
@@ -42,12 +42,12 @@ impl Checkpoint {
     /// # Errors
     /// `BadFormat` for what the layout cannot hold; `Unsupported` for a tensor that cannot be loaded; what reading and saving
     /// return; what `step` returns.
-    pub fn convert<E: From<Error>>(
+    pub fn convert<E: From<Error> + Send>(
         &self,
         engine: &Engine,
         tensors: &[usize],
         (directory, layout): (&Path, &Layout),
-        mut step: impl FnMut(u64) -> Result<(), E>,
+        mut step: impl FnMut(u64) -> Result<(), E> + Send,
     ) -> Result<Converted, E> {
         let known: Vec<(usize, &crate::Tensor)> =
             tensors.iter().filter_map(|&at| Some((at, self.catalog().tensors().get(at)?))).collect();
@@ -66,10 +66,10 @@ impl Checkpoint {
         let at = Uri::from_path(directory)?;
         let order = layout.order(&specs).map_err(|cause| malformed(&at, cause))?;
         let order: Vec<usize> = order.iter().filter_map(|&spec| Some(known.get(spec)?.0)).collect();
-        let failed = RefCell::new(None);
+        let failed = Mutex::new(None);
         let mut tell = |bytes: u64| {
             step(bytes).map_err(|error| {
-                *failed.borrow_mut() = Some(error);
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 Error::new(ErrorKind::Cancelled, Verb::Copy).detail("the conversion was stopped")
             })
         };
@@ -82,11 +82,16 @@ impl Checkpoint {
         let objects = self.kept_objects(engine, &layout)?;
         let (tensors, objects_len) = (known.len() as u64, objects.len() as u64);
         let contents = Contents { tensors: fed.collect(), objects };
-        let saver = Saver::new(engine, SaverOptions { staging_bytes: BATCH_BYTES, ..SaverOptions::default() })?;
+        // One thread, which asks in the order of the files: what is read is there once.
+        let how = SaverOptions { staging_bytes: BATCH_BYTES, capture_threads: 1, ..SaverOptions::default() };
+        let saver = Saver::new(engine, how)?;
         let saving = saver.save(directory, contents, &SaveOptions { layout, ..SaveOptions::default() });
         match saving.and_then(crate::Saving::wait) {
             Ok(saved) => Ok(Converted { files: saved.files, tensors, objects: objects_len, bytes: saved.moved.bytes }),
-            Err(error) => Err(failed.take().unwrap_or_else(|| Error::from(error).into())),
+            Err(error) => {
+                let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+                Err(failed.unwrap_or_else(|| Error::from(error).into()))
+            }
         }
     }
 
@@ -122,13 +127,13 @@ struct Feed<'c> {
     batches: Vec<Vec<(Want, u64)>>,
     /// By tensor: first byte of each of its pieces, its batch and its place there.
     pieces: BTreeMap<usize, Vec<(u64, usize, usize)>>,
-    now: RefCell<Now<'c>>,
+    now: Mutex<Now<'c>>,
 }
 
 /// The part that is in memory.
 struct Now<'c> {
     loaded: Option<(usize, Loaded)>,
-    tell: &'c mut dyn FnMut(u64) -> Result<(), Error>,
+    tell: &'c mut (dyn FnMut(u64) -> Result<(), Error> + Send),
 }
 
 impl<'c> Feed<'c> {
@@ -136,7 +141,7 @@ impl<'c> Feed<'c> {
         checkpoint: &'c Checkpoint,
         engine: &'c Engine,
         order: &[usize],
-        tell: &'c mut dyn FnMut(u64) -> Result<(), Error>,
+        tell: &'c mut (dyn FnMut(u64) -> Result<(), Error> + Send),
     ) -> Self {
         let batches = batches(checkpoint.catalog(), order, BATCH_BYTES);
         let mut pieces: BTreeMap<usize, Vec<(u64, usize, usize)>> = BTreeMap::new();
@@ -145,7 +150,7 @@ impl<'c> Feed<'c> {
                 pieces.entry(want.tensor).or_default().push((*at, batch, number));
             }
         }
-        Self { checkpoint, engine, batches, pieces, now: RefCell::new(Now { loaded: None, tell }) }
+        Self { checkpoint, engine, batches, pieces, now: Mutex::new(Now { loaded: None, tell }) }
     }
 
     /// Bytes of a tensor from `at` on: as many as its piece has, at most `into`. Gives how many.
@@ -154,7 +159,7 @@ impl<'c> Feed<'c> {
         let pieces = self.pieces.get(&tensor).map_or(&[][..], Vec::as_slice);
         let piece = pieces.partition_point(|piece| piece.0 <= at).checked_sub(1).and_then(|piece| pieces.get(piece));
         let &(start, batch, number) = piece.ok_or_else(lost)?;
-        let mut now = self.now.borrow_mut();
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let Now { loaded, tell } = &mut *now;
         if loaded.as_ref().is_none_or(|(there, _)| *there != batch) {
             // Before the next one is there, so that there is one at a time.

@@ -83,7 +83,7 @@ pub use read_head::{FIRST_STEP_LEN_BYTES, HeadReader, ReadStep, STEP_LEN_MAX_BYT
 pub use save::{
     Bytes, Cleaned, Commit, Contents, DcpOptions, Entry, IfExists, Incremental, Keep, Layout, Moved, NewTensor,
     Observer, Part, PendingCheckpoint, Prepared, Progress, Rank, SaveError, SaveOptions, Saved, Saver, SaverOptions,
-    Saving, Slice, Source, Steps, WhenBusy, clean, commit, save,
+    Saving, Slice, Source, Staging, Steps, WhenBusy, clean, commit, save,
 };
 pub use shard_index::{INDEX_LEN_MAX_BYTES, IndexError, ShardIndex, check_shard_name};
 pub use shards::{CatalogError, SHARD_COUNT_MAX, Shard};

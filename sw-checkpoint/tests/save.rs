@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use std::{
-    cell::Cell,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -10,13 +9,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use straightway::{Destination, Engine, Error, ErrorKind, GpuUse, Memory, Uri, Verb};
 use sw_checkpoint::{
     Bytes, CHECKSUMS_FILE, Cancel, Checksums, Commit, Contents, DcpOptions, Dtype, IfExists, Incremental, Keep, Layout,
     LayoutOptions, LoadOptions, NewTensor, Part, PendingCheckpoint, Progress, Rank, SaveOptions, Saver, SaverOptions,
-    Slice, Source, Steps, TensorSpec, WhenBusy, clean, commit, crc32c, load,
+    Slice, Source, Staging, Steps, TensorSpec, WhenBusy, clean, commit, crc32c, load,
 };
 use sw_testkit::scratch::Scratch;
 
@@ -184,6 +184,99 @@ fn more_than_the_budget_goes_in_waves() {
     assert_eq!(Saver::new(&engine, too_little).unwrap_err().kind(), ErrorKind::ApiMisuse);
 }
 
+/// Bytes that come late every third time, so that chunks end in another order than they begin.
+struct Uneven(Vec<u8>);
+
+impl Source for Uneven {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn copy_to(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
+        if (at / MIB).is_multiple_of(3) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.0.copy_to(at, into)
+    }
+}
+
+#[test]
+fn any_number_of_threads_captures_the_same_bytes() {
+    let (engine, scratch) = (engine(), scratch("threads"));
+    let model = Model::new(&[("uneven", 45 * MIB + 3), ("view", 13 * MIB + 1), ("given", 5 * MIB), ("last", 9 * MIB)]);
+    for threads in [1, 2, 3, 64] {
+        let uneven: Vec<_> = model.0.iter().map(|(_, bytes)| Uneven(bytes.clone())).collect();
+        let mut view = memory(&engine, &model.0[1].1);
+        let mut view = Some(&mut view);
+        let options = SaverOptions { staging_bytes: 24 * MIB, capture_threads: threads, ..SaverOptions::default() };
+        let saver = Saver::new(&engine, options).unwrap();
+        let mut tensors = Vec::new();
+        for ((spec, bytes), uneven) in model.0.iter().zip(&uneven) {
+            let bytes = match spec.name.as_str() {
+                "view" => Bytes::Memory(view.take().unwrap()),
+                "given" => Bytes::Owned(memory(&engine, bytes)),
+                _ => Bytes::Source(uneven),
+            };
+            tensors.push(NewTensor::new(spec.clone(), bytes));
+        }
+        let target = scratch.path(&format!("{threads}"));
+        saver.save(&target, tensors.into(), &SaveOptions::default()).unwrap().wait().unwrap();
+        model.check(&engine, &target);
+    }
+    for threads in [0, 65] {
+        let options = SaverOptions { capture_threads: threads, ..SaverOptions::default() };
+        assert_eq!(Saver::new(&engine, options).unwrap_err().kind(), ErrorKind::ApiMisuse);
+    }
+}
+
+/// Panics at its second MiB.
+struct Panics;
+
+impl Source for Panics {
+    fn len(&self) -> u64 {
+        60 * MIB
+    }
+
+    fn copy_to(&self, at: u64, _into: &mut [u8]) -> Result<(), Error> {
+        assert!(at < MIB, "a source that panics");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_source_that_panics_holds_nobody_and_leaves_nothing() {
+    let (engine, scratch, model) = (engine(), scratch("panics"), Model::odd());
+    let options = SaverOptions { staging_bytes: 16 * MIB, capture_threads: 3, ..SaverOptions::default() };
+    let saver = Saver::new(&engine, options).unwrap();
+    let save = || {
+        let tensors = vec![NewTensor::new(spec("w", 60 * MIB), Bytes::Source(&Panics))];
+        saver.save(&scratch.path("model"), tensors.into(), &SaveOptions::default())
+    };
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(save)).is_err());
+    saver.save(&scratch.path("model"), model.lent(), &SaveOptions::default()).unwrap().wait().unwrap();
+    assert_eq!(names(scratch.root()), ["model"]);
+    model.check(&engine, &scratch.path("model"));
+}
+
+#[test]
+fn staging_memory_is_there_ahead_of_the_first_save() {
+    let (engine, scratch, model) = (engine(), scratch("ahead"), Model::odd());
+    let options = || SaverOptions { staging_bytes: 64 * MIB, staging: Staging::Ahead, ..SaverOptions::default() };
+    let saver = Saver::new(&engine, options()).unwrap();
+    saver.wait_staging();
+    // All but the slabs of the background, which tensors that are given away may need.
+    assert_eq!(saver.staging_bytes(), 32 * MIB);
+    saver.save(&scratch.path("one"), model.lent(), &SaveOptions::default()).unwrap().wait().unwrap();
+    assert_eq!(saver.staging_bytes(), 32 * MIB);
+    model.check(&engine, &scratch.path("one"));
+    // One that is dropped while it is made, and one that saves meanwhile.
+    let huge = SaverOptions { staging_bytes: 1 << 40, ..options() };
+    drop(Saver::new(&engine, huge).unwrap());
+    let saver = Saver::new(&engine, options()).unwrap();
+    saver.save(&scratch.path("two"), model.lent(), &SaveOptions::default()).unwrap().wait().unwrap();
+    model.check(&engine, &scratch.path("two"));
+}
+
 #[test]
 fn ten_thousand_tensors_with_odd_names_and_without_elements() {
     let (engine, scratch) = (engine(), scratch("many"));
@@ -200,7 +293,7 @@ fn ten_thousand_tensors_with_odd_names_and_without_elements() {
 struct Broken {
     len: u64,
     fails_at: u64,
-    asked: Cell<u64>,
+    asked: AtomicU64,
 }
 
 impl Source for Broken {
@@ -209,7 +302,7 @@ impl Source for Broken {
     }
 
     fn copy_to(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
-        self.asked.set(self.asked.get() + into.len() as u64);
+        self.asked.fetch_add(into.len() as u64, Ordering::Relaxed);
         if at + into.len() as u64 > self.fails_at {
             return Err(Error::new(ErrorKind::Io, Verb::Copy).at("broken"));
         }
@@ -225,7 +318,7 @@ fn a_source_that_fails_ends_the_save_and_the_old_checkpoint_stays() {
     saver.save(&target, model.lent(), &SaveOptions::default()).unwrap().wait().unwrap();
     let options = SaveOptions { if_exists: IfExists::Replace, ..SaveOptions::default() };
     for fails_at in [0, 9 * MIB, 20 * MIB - 1] {
-        let broken = Broken { len: 20 * MIB, fails_at, asked: Cell::new(0) };
+        let broken = Broken { len: 20 * MIB, fails_at, asked: AtomicU64::new(0) };
         let tensors = vec![
             NewTensor::new(spec("given", 5 * MIB), Bytes::Owned(memory(&engine, &bytes_of("given", 5 * MIB)))),
             NewTensor::new(spec("w", 20 * MIB), Bytes::Source(&broken)),

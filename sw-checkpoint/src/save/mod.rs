@@ -14,11 +14,12 @@
 //!
 //! Invariants: a directory has the name of a checkpoint only if everything in it is durable; it never changes after that
 //! (incremental saves share its files). Each file is written in chunks of 4 MiB from offset 0, and the checksum of each
-//! chunk was taken while it was in memory. No step holds more staging memory than the budget.
+//! chunk was taken of the memory that it was written from. No step holds more staging memory than the budget.
 //!
 //! User's view: `docs/saving.md`.
 
 mod blob;
+mod capture;
 mod dcp;
 mod layout;
 mod part;
@@ -37,7 +38,7 @@ pub use pending::{Cleaned, IfExists, PendingCheckpoint, clean};
 pub use pump::Moved;
 pub use saver::{
     Contents, Incremental, Observer, Prepared, Progress, SaveError, SaveOptions, Saved, Saver, SaverOptions, Saving,
-    WhenBusy, save,
+    Staging, WhenBusy, save,
 };
 pub use steps::{Keep, Steps};
 pub use tensor::{Bytes, NewTensor, Slice, Source};

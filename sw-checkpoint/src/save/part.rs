@@ -331,13 +331,13 @@ fn safetensors_index(parts: &[Part], stem: &str) -> Result<Option<(String, Vec<u
     Ok(Some((format!("{stem}.safetensors.index.json"), index_text(entries, total))))
 }
 
-/// Writes a small file as a whole.
+/// Writes a small file of a checkpoint in the making as a whole.
 pub(super) fn write_small(engine: &Engine, path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let new = engine.create(&Uri::from_path(path)?, bytes.len() as u64)?;
     if !bytes.is_empty() {
         engine.write(new.object(), 0, host_bytes(engine, bytes)?).wait().ok()?;
     }
-    new.commit()
+    new.commit_leaving_name()
 }
 
 /// Reads a small file as a whole.

@@ -1,14 +1,18 @@
-//! The background of a save: chunks in the order of the files, filled up, summed, written.
+//! The background of a save: chunks in the order of the files, filled up, written, summed.
 //!
 //! ```text
 //!   caller: tensors it lends ──► slab ──channel──┐
-//!                                                ├─► fill the rest ─► CRC-32C ─► engine, 8 in flight ─► slab back
-//!   here: literals, zeros, tensors given away ───┘        └► same as before? nothing is written, the file is linked
+//!                                                ├─► fill the rest ─► engine, 8 in flight ─► CRC-32C ─► slab back
+//!   here: literals, zeros, tensors given away ───┘        └► CRC-32C first: same as before? the file is linked
 //! ```
 //!
 //! Both sides walk the same chunks in the same order, and a chunk is the caller's exactly if it has bytes of a tensor that
-//! is lent; so the channel needs no addresses. No step waits for a slab that only a later step could return: the caller's
-//! slabs come back when writes end, which are waited for before the channel is, and the pump has slabs of its own.
+//! is lent; so the channel needs a number and no addresses. No step waits for a slab that only a later step could return: the
+//! caller's slabs come back when writes end, which are waited for before the channel is, and the pump has slabs of its own.
+//!
+//! A chunk is summed when its write has ended, while its successors are with the device: the device starts at once, and the
+//! sums take the CPU when the caller has gone on. Only where a chunk may turn out to be that of an earlier checkpoint is it
+//! summed before.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,8 +27,8 @@ use std::{
 
 use crc_fast::{CrcAlgorithm, Digest};
 use straightway::{
-    ByPath, CopyOut, Destination, Engine, Error, ErrorKind, Memory, NewObject, Object, Pending, Policy, Region, Uri,
-    Verb, checksum::Algorithm,
+    ByPath, CopyOut, Destination, Engine, Error, ErrorKind, Memory, MemoryView, NewObject, Object, Pending, Policy,
+    Region, Uri, Verb, checksum::Algorithm,
 };
 
 use crate::{
@@ -54,8 +58,8 @@ pub(super) struct Job {
     pub lent: Arc<[bool]>,
     /// The tensors that were given away, by position.
     pub owned: Vec<Option<Memory>>,
-    /// The caller's slabs, in order of their chunks.
-    pub filled: Receiver<Slab>,
+    /// The caller's slabs, with the numbers of their chunks among those that it fills.
+    pub filled: Receiver<(u64, Slab)>,
     /// Set by whoever gives up.
     pub abort: Arc<AtomicBool>,
     /// Ends the save early.
@@ -117,11 +121,31 @@ enum Filled {
     InPlace(Memory),
 }
 
+/// When a chunk is summed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Summed {
+    Before,
+    After,
+}
+
 /// A write on its way, and the slab that it has, if it is not in place.
 struct InFlight {
     file: usize,
+    len: u64,
+    summed: Summed,
     pending: Pending,
     loan: Option<Loan>,
+}
+
+/// A file whose chunks are on their way.
+struct Making {
+    number: usize,
+    name: String,
+    new: NewObject,
+    /// Of the chunks whose writes have ended, and of those that were summed before.
+    sums: FileChecksums,
+    /// Whether all of its chunks are on their way.
+    whole: bool,
 }
 
 pub(super) struct Pump<'a> {
@@ -130,9 +154,13 @@ pub(super) struct Pump<'a> {
     slabs: &'a Slabs,
     own: &'a Arc<Slabs>,
     held: Vec<Option<Held>>,
+    /// Slabs that came before their turn.
+    early: BTreeMap<u64, Slab>,
+    /// Slabs that had their turn.
+    received: u64,
     in_flight: VecDeque<InFlight>,
-    /// Files of which all chunks are on their way, oldest first.
-    closing: VecDeque<(NewObject, Written)>,
+    /// Oldest first; the last one is the file that is at work.
+    making: VecDeque<Making>,
     copy_out: Vec<(Destination, CopyOut)>,
     outcome: Outcome,
     /// Hears of each durable file and of bytes written.
@@ -147,8 +175,9 @@ impl<'a> Pump<'a> {
         tell: &'a dyn Fn(Progress<'_>),
     ) -> Self {
         let held = std::mem::take(&mut job.owned).into_iter().map(|memory| memory.map(Held::new)).collect();
-        let (in_flight, closing, copy_out) = (VecDeque::new(), VecDeque::new(), Vec::new());
-        Self { engine, job, slabs, own, held, in_flight, closing, copy_out, outcome: Outcome::default(), tell }
+        let (in_flight, making, copy_out) = (VecDeque::new(), VecDeque::new(), Vec::new());
+        let (early, received, outcome) = (BTreeMap::new(), 0, Outcome::default());
+        Self { engine, job, slabs, own, held, early, received, in_flight, making, copy_out, outcome, tell }
     }
 
     /// Writes everything. The tensors that were given away come back; `None` where a device may still read.
@@ -157,6 +186,7 @@ impl<'a> Pump<'a> {
         let mut result = layout.files.iter().enumerate().try_for_each(|(number, file)| self.file(number, file));
         if result.is_err() {
             self.job.abort.store(true, Ordering::Release);
+            self.early.clear();
             self.slabs.wake();
         }
         // After a failure the rest is still waited for: its memory must not be given back under a device.
@@ -164,8 +194,8 @@ impl<'a> Pump<'a> {
             let settled = self.settle(oldest);
             result = result.and(settled);
         }
-        result = result.and_then(|()| self.close_files(usize::MAX));
-        self.closing.clear();
+        result = result.and_then(|()| self.close_files());
+        self.making.clear();
         let memory = self.held.into_iter().map(|held| held.and_then(Held::into_memory)).collect();
         // Links are there at once, other files when their writes have ended.
         self.outcome.files.sort_by_key(|file| file.number);
@@ -174,40 +204,52 @@ impl<'a> Pump<'a> {
 
     fn file(&mut self, number: usize, file: &FilePieces) -> Result<(), Error> {
         let mut sums = FileChecksums { len_bytes: file.len_bytes, crc32c: Vec::new(), crc64nvme: None };
-        let earlier = self.job.earlier.is_some();
-        sums.crc64nvme = earlier.then(Vec::new);
+        sums.crc64nvme = self.job.earlier.is_some().then(Vec::new);
         let mut same = self.earlier(file);
-        let mut new: Option<NewObject> = None;
         let mut zip = file.pieces.iter().any(|piece| piece.content == Content::Crc32).then(zip_digest);
+        let mut object: Option<Object> = None;
         for (index, chunk) in file.chunks().enumerate() {
             self.job.cancel.check(Verb::Write)?;
             let filled = self.fill(file, &chunk, zip.as_mut())?;
-            self.sum(&filled, chunk.len, &mut sums)?;
-            if same.as_ref().is_some_and(|(_, same)| same.agrees(&sums, index)) {
-                continue;
+            let mut summed = Summed::After;
+            if let Some((_, same)) = &same {
+                sum(&filled, chunk.len, &mut sums)?;
+                if same.agrees(&sums, index) {
+                    continue;
+                }
+                summed = Summed::Before;
             }
-            let object = match &new {
-                Some(new) => new.object(),
+            let object = match &object {
+                Some(object) => object,
                 None => {
                     let made = self.create(file)?;
                     if let Some((path, _)) = same.take() {
                         self.copy_start(&path, made.object(), &sums, index)?;
                     }
-                    new.insert(made).object()
+                    object.insert(self.begin(number, file, made, sums.clone()))
                 }
             };
-            let object = object.clone();
-            self.write(number, &object, &chunk, filled)?;
+            self.write((number, object), &chunk, filled, summed)?;
         }
-        match (same, new) {
-            (Some((path, _)), _) if file.len_bytes > 0 => self.link(&path, number, file, sums),
-            (_, new) => {
-                let new = new.map_or_else(|| self.create(file), Ok)?;
-                let written = Written { number, name: file.name.clone(), sums };
-                self.closing.push_back((new, written));
-                self.close_files(self.in_flight.front().map_or(number + 1, |oldest| oldest.file))
+        match same {
+            Some((path, _)) if file.len_bytes > 0 => return self.link(&path, number, file, sums),
+            Some(_) | None if object.is_none() => {
+                let made = self.create(file)?;
+                self.begin(number, file, made, sums);
             }
+            Some(_) | None => {}
         }
+        if let Some(making) = self.making.back_mut() {
+            making.whole = true;
+        }
+        self.close_files()
+    }
+
+    /// Puts a new file at the end of those that are being made.
+    fn begin(&mut self, number: usize, file: &FilePieces, new: NewObject, sums: FileChecksums) -> Object {
+        let object = new.object().clone();
+        self.making.push_back(Making { number, name: file.name.clone(), new, sums, whole: false });
+        object
     }
 
     fn create(&self, file: &FilePieces) -> Result<NewObject, Error> {
@@ -261,11 +303,11 @@ impl<'a> Pump<'a> {
 
     /// Bytes of a tensor that was given away.
     fn copy_held(&mut self, tensor: usize, from: u64, into: &mut [u8]) -> Result<(), Error> {
-        match self.held.get(tensor) {
+        match self.held.get_mut(tensor) {
             Some(Some(Held::Shared { region, start, .. })) => {
-                region.part(start + from, into.len() as u64)?.read(0, into)
+                region.part(*start + from, into.len() as u64)?.read(0, into)
             }
-            Some(Some(Held::Whole(memory))) => copy_memory(self.engine, &mut self.copy_out, memory, from, into),
+            Some(Some(Held::Whole(memory))) => copy_memory(self.engine, &mut self.copy_out, &memory.view(), from, into),
             Some(None) | None => Ok(()),
         }
     }
@@ -273,14 +315,22 @@ impl<'a> Pump<'a> {
     /// The next slab of the caller. Writes that hold slabs are waited for first.
     fn receive(&mut self) -> Result<Slab, Error> {
         loop {
-            match self.job.filled.try_recv() {
-                Ok(slab) => return Ok(slab),
+            if let Some(slab) = self.early.remove(&self.received) {
+                self.received += 1;
+                return Ok(slab);
+            }
+            let (number, slab) = match self.job.filled.try_recv() {
+                Ok(filled) => filled,
                 Err(TryRecvError::Disconnected) => return Err(gone()),
                 Err(TryRecvError::Empty) => match self.in_flight.pop_front() {
-                    Some(oldest) => self.settle(oldest)?,
-                    None => return self.job.filled.recv().map_err(|_| gone()),
+                    Some(oldest) => {
+                        self.settle(oldest)?;
+                        continue;
+                    }
+                    None => self.job.filled.recv().map_err(|_| gone())?,
                 },
-            }
+            };
+            self.early.insert(number, slab);
         }
     }
 
@@ -313,27 +363,13 @@ impl<'a> Pump<'a> {
         }
     }
 
-    fn sum(&self, filled: &Filled, len: u64, sums: &mut FileChecksums) -> Result<(), Error> {
-        let mut crc32c = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        let mut crc64 = sums.crc64nvme.as_ref().map(|_| Digest::new(CrcAlgorithm::Crc64Nvme));
-        let mut add = |bytes: &[u8]| {
-            crc32c.update(bytes);
-            if let Some(crc64) = &mut crc64 {
-                crc64.update(bytes);
-            }
-        };
-        match filled {
-            Filled::Slab(slab) => slab.bytes()[..place(len)].chunks(SUM_BYTES).for_each(add),
-            Filled::InPlace(memory) => memory.visit(0, len, &mut add)?,
-        }
-        sums.crc32c.push(low(crc32c.finalize()));
-        if let (Some(list), Some(crc64)) = (&mut sums.crc64nvme, crc64) {
-            list.push(crc64.finalize());
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, file: usize, object: &Object, chunk: &Chunk, filled: Filled) -> Result<(), Error> {
+    fn write(
+        &mut self,
+        (file, object): (usize, &Object),
+        chunk: &Chunk,
+        filled: Filled,
+        summed: Summed,
+    ) -> Result<(), Error> {
         let (loan, memory) = match filled {
             Filled::InPlace(memory) => {
                 self.outcome.moved.in_place_bytes += chunk.len;
@@ -346,31 +382,45 @@ impl<'a> Pump<'a> {
             }
         };
         let pending = self.engine.write(object, chunk.offset, memory).policy(self.job.policy).start();
-        self.in_flight.push_back(InFlight { file, pending, loan });
+        self.in_flight.push_back(InFlight { file, len: chunk.len, summed, pending, loan });
         match self.in_flight.len() > WRITES_IN_FLIGHT {
             true => self.in_flight.pop_front().map_or(Ok(()), |oldest| self.settle(oldest)),
             false => Ok(()),
         }
     }
 
-    /// Waits for a write; what it held is free then.
-    fn settle(&mut self, InFlight { pending, loan, .. }: InFlight) -> Result<(), Error> {
+    /// Waits for a write and sums what was written; what it held is free then.
+    fn settle(&mut self, InFlight { file, len, summed, pending, loan }: InFlight) -> Result<(), Error> {
         let mut done = pending.wait();
         self.outcome.moved.bytes += done.path.bytes;
-        let result = std::mem::replace(&mut done.result, Ok(0));
-        drop(done);
-        drop(loan);
-        (self.tell)(Progress::Wrote(result?));
-        self.close_files(self.in_flight.front().map_or(usize::MAX, |oldest| oldest.file))
+        let written = std::mem::replace(&mut done.result, Ok(0));
+        let memory = done.into_memory();
+        let filled = match loan {
+            None => memory.map(Filled::InPlace),
+            Some(loan) => {
+                drop(memory);
+                loan.back().map(Filled::Slab)
+            }
+        };
+        let written = written?;
+        if let (Summed::After, Some(making)) = (summed, self.making.iter_mut().find(|making| making.number == file)) {
+            let filled = filled.ok_or_else(|| {
+                Error::new(ErrorKind::Protocol, Verb::Write).detail("a write ended without giving its memory back")
+            })?;
+            sum(&filled, len, &mut making.sums)?;
+        }
+        (self.tell)(Progress::Wrote(written));
+        self.close_files()
     }
 
-    /// Makes the files before number `before` durable: all of their writes are over.
-    fn close_files(&mut self, before: usize) -> Result<(), Error> {
-        while self.closing.front().is_some_and(|(_, written)| written.number < before) {
-            let Some((new, written)) = self.closing.pop_front() else { break };
-            new.commit()?;
-            (self.tell)(Progress::FileDone(&written.name));
-            self.outcome.files.push(written);
+    /// Makes the files durable of which all writes are over.
+    fn close_files(&mut self) -> Result<(), Error> {
+        let busy = self.in_flight.front().map_or(usize::MAX, |oldest| oldest.file);
+        while self.making.front().is_some_and(|making| making.whole && making.number < busy) {
+            let Some(Making { number, name, new, sums, .. }) = self.making.pop_front() else { break };
+            new.commit_leaving_name()?;
+            (self.tell)(Progress::FileDone(&name));
+            self.outcome.files.push(Written { number, name, sums });
         }
         Ok(())
     }
@@ -420,7 +470,7 @@ impl<'a> Pump<'a> {
         } else {
             let made = self.create(file)?;
             self.copy_start(from, made.object(), &sums, sums.crc32c.len())?;
-            made.commit()?;
+            made.commit_leaving_name()?;
         }
         (self.tell)(Progress::FileDone(&file.name));
         self.outcome.files.push(Written { number, name: file.name.clone(), sums });
@@ -447,6 +497,27 @@ impl Held {
     }
 }
 
+/// Appends the checksums of a chunk.
+fn sum(filled: &Filled, len: u64, sums: &mut FileChecksums) -> Result<(), Error> {
+    let mut crc32c = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    let mut crc64 = sums.crc64nvme.as_ref().map(|_| Digest::new(CrcAlgorithm::Crc64Nvme));
+    let mut add = |bytes: &[u8]| {
+        crc32c.update(bytes);
+        if let Some(crc64) = &mut crc64 {
+            crc64.update(bytes);
+        }
+    };
+    match filled {
+        Filled::Slab(slab) => slab.bytes()[..place(len)].chunks(SUM_BYTES).for_each(add),
+        Filled::InPlace(memory) => memory.visit(0, len, &mut add)?,
+    }
+    sums.crc32c.push(low(crc32c.finalize()));
+    if let (Some(list), Some(crc64)) = (&mut sums.crc64nvme, crc64) {
+        list.push(crc64.finalize());
+    }
+    Ok(())
+}
+
 /// Whether the caller fills what `content` stands for.
 pub(super) fn is_lent(content: &Content, lent: &[bool]) -> bool {
     matches!(content, Content::Tensor(tensor) if lent.get(*tensor) == Some(&true))
@@ -456,14 +527,11 @@ pub(super) fn is_lent(content: &Content, lent: &[bool]) -> bool {
 pub(super) fn copy_memory(
     engine: &Engine,
     copy_out: &mut Vec<(Destination, CopyOut)>,
-    memory: &Memory,
+    memory: &MemoryView<'_>,
     at: u64,
     into: &mut [u8],
 ) -> Result<(), Error> {
     let destination = memory.destination();
-    if destination == Destination::Host {
-        return memory.read(at, into);
-    }
     // A copy engine is made once for all tensors of a device.
     let known = copy_out.iter().position(|(known, _)| *known == destination);
     let known = match known {
@@ -474,11 +542,7 @@ pub(super) fn copy_memory(
         }
     };
     let Some((_, out)) = copy_out.get_mut(known) else { return Ok(()) };
-    let mut filled = 0;
-    out.visit(memory, at, into.len() as u64, |bytes| {
-        into[filled..filled + bytes.len()].copy_from_slice(bytes);
-        filled += bytes.len();
-    })
+    out.copy(memory, at, into)
 }
 
 /// An offset in a chunk as an index: chunks are a few MiB.

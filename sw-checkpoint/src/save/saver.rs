@@ -7,13 +7,13 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver, Sender, SyncSender, TryRecvError},
+        mpsc::{self, Receiver, SyncSender, TryRecvError},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use straightway::{CopyOut, Destination, Engine, Error, ErrorKind, Memory, Policy, Uri, Verb};
+use straightway::{Engine, Error, ErrorKind, Memory, Policy, Uri, Verb};
 
 use crate::{
     CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, Cancel, Checksums, LayoutOptions, TensorSpec, checksums::CHUNK_LEN_BYTES,
@@ -21,16 +21,20 @@ use crate::{
 };
 
 use super::{
-    Bytes, Commit, IfExists, Layout, NewTensor, Part, PendingCheckpoint, Rank, Slice, Source,
-    layout::{Content, RankLayout},
+    Bytes, Commit, IfExists, Layout, NewTensor, Part, PendingCheckpoint, Rank, Slice,
+    capture::{Capture, Captured, Lender},
+    layout::RankLayout,
     part,
-    pump::{Earlier, Job, Moved, OWN_SLABS, Outcome, Pump, copy_memory, is_lent, place},
-    slabs::{Slab, Slabs},
+    pump::{Earlier, Job, Moved, OWN_SLABS, Outcome, Pump},
+    slabs::Slabs,
 };
 
 /// Least and default staging memory in bytes.
 const STAGING_MIN_BYTES: u64 = 16 << 20;
 const STAGING_DEFAULT_BYTES: u64 = 512 << 20;
+/// Most threads of a capture, and most by default: a few take the whole bandwidth of memory.
+const CAPTURE_THREADS_MAX: usize = 64;
+const CAPTURE_THREADS_DEFAULT_MAX: usize = 4;
 /// Jobs that wait at the thread: one, since a save waits for the one before.
 const JOBS_WAITING: usize = 1;
 
@@ -44,6 +48,17 @@ pub enum WhenBusy {
     Refuse,
 }
 
+/// When staging memory is mapped and gets its pages. Zeroing fresh memory takes about as long as copying into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Staging {
+    /// At the first save that needs it, which holds its caller longer for that.
+    #[default]
+    WhenUsed,
+    /// All of it, in the background, from [`Saver::new`] on: for tensors that are lent. A save that begins before it is there
+    /// takes what there is.
+    Ahead,
+}
+
 /// How far a save is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -54,9 +69,9 @@ pub enum Progress<'a> {
     Captured,
     /// So many more bytes are with the device; not durable yet.
     Wrote(u64),
-    /// A file is durable.
+    /// The bytes of a file are durable.
     FileDone(&'a str),
-    /// Everything of this rank is durable.
+    /// The bytes of all files of this rank are durable.
     Prepared,
     /// Everything is durable; the rename is next.
     Committing,
@@ -71,8 +86,13 @@ pub type Observer = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
 #[derive(Clone)]
 pub struct SaverOptions {
     /// Most staging memory in bytes: from 16 MiB, default 512 MiB. What is captured beyond it waits for writes to end, so a
-    /// caller that must not stall gives as much as it saves. It is mapped when first used and kept until the saver is dropped.
+    /// caller that must not stall gives as much as it saves. It is kept until the saver is dropped.
     pub staging_bytes: u64,
+    /// When that memory is mapped.
+    pub staging: Staging,
+    /// Threads that copy what is lent, the caller's among them: 1 to 64, by default as many as this process has CPUs, at most
+    /// 4. They live as long as the caller is held. Sources are asked in the order of the files by one thread only.
+    pub capture_threads: usize,
     /// What a save does while another one is running.
     pub when_busy: WhenBusy,
     /// Hears how far saves are.
@@ -86,6 +106,8 @@ impl Default for SaverOptions {
     fn default() -> Self {
         Self {
             staging_bytes: STAGING_DEFAULT_BYTES,
+            staging: Staging::default(),
+            capture_threads: thread::available_parallelism().map_or(1, usize::from).min(CAPTURE_THREADS_DEFAULT_MAX),
             when_busy: WhenBusy::default(),
             observer: None,
             cancel: Cancel::default(),
@@ -95,9 +117,10 @@ impl Default for SaverOptions {
 
 impl fmt::Debug for SaverOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { staging_bytes, when_busy, observer, cancel } = self;
+        let Self { staging_bytes, staging, capture_threads, when_busy, observer, cancel } = self;
         let mut text = f.debug_struct("SaverOptions");
-        text.field("staging_bytes", staging_bytes).field("when_busy", when_busy);
+        text.field("staging_bytes", staging_bytes).field("staging", staging).field("capture_threads", capture_threads);
+        text.field("when_busy", when_busy);
         text.field("observer", &observer.is_some()).field("cancel", cancel).finish()
     }
 }
@@ -254,6 +277,8 @@ pub struct Saver {
     shared: Arc<Shared>,
     jobs: Option<SyncSender<Box<Task>>>,
     thread: Option<JoinHandle<()>>,
+    /// Makes staging memory ahead, until it is waited for.
+    ahead: Mutex<Option<JoinHandle<()>>>,
     when_busy: WhenBusy,
 }
 
@@ -262,8 +287,11 @@ struct Shared {
     /// Slabs that the caller fills, and slabs of the background.
     slabs: Arc<Slabs>,
     own: Arc<Slabs>,
+    capture_threads: usize,
     observer: Option<Observer>,
     cancel: Cancel,
+    /// The saver is being dropped.
+    over: AtomicBool,
     busy: Mutex<bool>,
     idle: Condvar,
 }
@@ -284,8 +312,12 @@ impl Saver {
     /// A saver that writes by `engine`.
     ///
     /// # Errors
-    /// `ApiMisuse` for too little staging memory; `ResourceLimit` if there is no thread.
+    /// `ApiMisuse` for too little staging memory or a number of threads out of range; `ResourceLimit` if there is no thread.
     pub fn new(engine: &Engine, options: SaverOptions) -> Result<Self, Error> {
+        if !(1..=CAPTURE_THREADS_MAX).contains(&options.capture_threads) {
+            return Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup)
+                .detail(format!("{} capture threads; 1 to {CAPTURE_THREADS_MAX}", options.capture_threads)));
+        }
         if options.staging_bytes < STAGING_MIN_BYTES {
             return Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{} bytes of staging memory; at least {STAGING_MIN_BYTES}", options.staging_bytes)));
@@ -296,18 +328,23 @@ impl Saver {
             engine: engine.clone(),
             slabs: Slabs::new(count - own),
             own: Slabs::new(own),
+            capture_threads: options.capture_threads,
             observer: options.observer,
             cancel: options.cancel,
+            over: AtomicBool::new(false),
             busy: Mutex::new(false),
             idle: Condvar::new(),
         });
         let (jobs, waiting) = mpsc::sync_channel(JOBS_WAITING);
-        let behind = shared.clone();
-        let thread = thread::Builder::new().name("straightway-save".to_owned()).spawn(move || serve(&behind, &waiting));
-        let thread = thread.map_err(|error| {
-            Error::new(ErrorKind::ResourceLimit, Verb::Setup).at("straightway-save").detail(error.to_string())
-        })?;
-        Ok(Self { shared, jobs: Some(jobs), thread: Some(thread), when_busy: options.when_busy })
+        let thread = Some(spawn("straightway-save", &shared, move |shared| serve(shared, &waiting))?);
+        let ahead = match options.staging {
+            Staging::WhenUsed => None,
+            Staging::Ahead => Some(spawn("straightway-staging", &shared, |shared| {
+                // What cannot be had now is asked for again, and told, when a save needs it.
+                let _ = shared.slabs.make_all(&shared.engine, || shared.over.load(Ordering::Acquire));
+            })?),
+        };
+        Ok(Self { shared, jobs: Some(jobs), thread, ahead: Mutex::new(ahead), when_busy: options.when_busy })
     }
 
     /// Saves a checkpoint as the directory `target`, whose parent exists. Returns as soon as the tensors that are lent are
@@ -385,6 +422,14 @@ impl Saver {
         })
     }
 
+    /// Waits until the staging memory that is made [ahead](Staging::Ahead) is there; returns at once if none is.
+    pub fn wait_staging(&self) {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = ahead {
+            drop(thread.join());
+        }
+    }
+
     /// Bytes of staging memory that exist now.
     pub fn staging_bytes(&self) -> u64 {
         self.shared.slabs.bytes() + self.shared.own.bytes()
@@ -445,7 +490,9 @@ impl Saver {
         if let Some(Err(mpsc::SendError(task))) = self.jobs.as_ref().map(|jobs| jobs.send(task)) {
             return Err(SaveError { error: poisoned().error, memory: task.job.owned });
         }
-        let captured = self.capture(&layout, &lent, &taken.lenders, slabs, &abort);
+        let Shared { engine, slabs: pool, capture_threads, .. } = &*self.shared;
+        let capture = Capture { engine, pool, layout: &layout, lent: &lent, lenders: &taken.lenders, abort: &abort };
+        let captured = capture.run(*capture_threads, slabs);
         let stall = since.elapsed();
         let saving = Saving { answer: answers, came: None, stall };
         match captured {
@@ -461,51 +508,6 @@ impl Saver {
             }
         }
     }
-
-    /// Copies what is lent into slabs, in the order in which the background takes them.
-    fn capture(
-        &self,
-        layout: &RankLayout,
-        lent: &[bool],
-        lenders: &[Option<Lender<'_>>],
-        slabs: Sender<Slab>,
-        abort: &AtomicBool,
-    ) -> Result<Captured, Error> {
-        let Shared { engine, slabs: pool, .. } = &*self.shared;
-        let mut copy_out: Vec<(Destination, CopyOut)> = Vec::new();
-        for file in &layout.files {
-            for chunk in file.chunks() {
-                if !file.parts(&chunk).any(|part| is_lent(part.content, lent)) {
-                    continue;
-                }
-                let over = || abort.load(Ordering::Acquire);
-                let Some(mut slab) = pool.take(engine, over).inspect_err(|_| abort.store(true, Ordering::Release))?
-                else {
-                    return Ok(Captured::Stopped);
-                };
-                let bytes = slab.bytes_mut();
-                let copied = file.parts(&chunk).try_for_each(|part| {
-                    let Content::Tensor(tensor) = *part.content else { return Ok(()) };
-                    let into = &mut bytes[place(part.at)..place(part.at + part.len)];
-                    match lenders.get(tensor) {
-                        Some(Some(Lender::Source(source))) => source.copy_to(part.from, into),
-                        Some(Some(Lender::Memory(memory))) => {
-                            copy_memory(engine, &mut copy_out, memory, part.from, into)
-                        }
-                        Some(None) | None => Ok(()),
-                    }
-                });
-                if let Err(error) = copied {
-                    abort.store(true, Ordering::Release);
-                    return Err(error);
-                }
-                if slabs.send(slab).is_err() {
-                    return Ok(Captured::Stopped);
-                }
-            }
-        }
-        Ok(Captured::All)
-    }
 }
 
 impl fmt::Debug for Saver {
@@ -517,6 +519,8 @@ impl fmt::Debug for Saver {
 impl Drop for Saver {
     fn drop(&mut self) {
         self.jobs = None;
+        self.shared.over.store(true, Ordering::Release);
+        self.wait_staging();
         if let Some(thread) = self.thread.take() {
             // A panic of it was told to whoever waited for the save.
             drop(thread.join());
@@ -554,6 +558,16 @@ impl Drop for Turn {
     }
 }
 
+fn spawn(
+    name: &str,
+    shared: &Arc<Shared>,
+    run: impl FnOnce(&Shared) + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    let behind = shared.clone();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&behind));
+    thread.map_err(|error| Error::new(ErrorKind::ResourceLimit, Verb::Setup).at(name).detail(error.to_string()))
+}
+
 /// The thread behind a saver, until the saver is dropped.
 fn serve(shared: &Shared, jobs: &Receiver<Box<Task>>) {
     while let Ok(task) = jobs.recv() {
@@ -566,19 +580,6 @@ fn serve(shared: &Shared, jobs: &Receiver<Box<Task>>) {
         drop(turn);
         answer();
     }
-}
-
-/// How a capture ended.
-enum Captured {
-    All,
-    /// The background does not go on.
-    Stopped,
-}
-
-/// Memory that is lent for the capture.
-enum Lender<'a> {
-    Source(&'a dyn Source),
-    Memory(&'a Memory),
 }
 
 /// What a save was given, taken apart: what is lent stays with the caller, the rest goes to the background.
@@ -600,7 +601,7 @@ impl<'a> Taken<'a> {
             lens.push(bytes.len());
             let (lender, memory) = match bytes {
                 Bytes::Source(source) => (Some(Lender::Source(source)), None),
-                Bytes::Memory(memory) => (Some(Lender::Memory(memory)), None),
+                Bytes::Memory(memory) => (Some(Lender::Memory(memory.view())), None),
                 Bytes::Owned(memory) => (None, Some(memory)),
             };
             lenders.push(lender);

@@ -11,6 +11,8 @@ use straightway::{Buffer, Destination, Engine, Error, ErrorKind, Memory, Region,
 
 use crate::checksums::CHUNK_LEN_BYTES;
 
+/// Least size of a page.
+const PAGE_BYTES: usize = 4096;
 /// How long a taker sleeps before it looks at the abort flag again, if nobody wakes it.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -76,14 +78,26 @@ impl Drop for Slab {
     }
 }
 
+impl Loan {
+    /// The slab, once the memory of the operation is gone; `None` if a device may still read it.
+    pub(super) fn back(mut self) -> Option<Slab> {
+        self.reclaim()
+    }
+
+    fn reclaim(&mut self) -> Option<Slab> {
+        let (region, start) = self.region.take()?;
+        if let Ok(Ok(buffer)) = region.reclaim(start, CHUNK_LEN_BYTES).map(Memory::into_buffer) {
+            return Some(Slab { buffer: Some(buffer), pool: self.pool.clone() });
+        }
+        // It does not come back, and its budget is free for a fresh one.
+        self.pool.lost();
+        None
+    }
+}
+
 impl Drop for Loan {
     fn drop(&mut self) {
-        let Some((region, start)) = self.region.take() else { return };
-        match region.reclaim(start, CHUNK_LEN_BYTES).map(Memory::into_buffer) {
-            Ok(Ok(buffer)) => self.pool.put(buffer),
-            // A device may still read it: it does not come back, and its budget is free for a fresh one.
-            Ok(Err(_)) | Err(_) => self.pool.lost(),
-        }
+        drop(self.reclaim());
     }
 }
 
@@ -126,6 +140,25 @@ impl Slabs {
         drop(state);
         let buffer = free.map_or_else(|| fresh(engine).inspect_err(|_| self.lost()), Ok)?;
         Ok(Some(Slab { buffer: Some(buffer), pool: self.clone() }))
+    }
+
+    /// Makes all slabs that the budget allows, one after the other, and touches their pages, until `over`.
+    ///
+    /// # Errors
+    /// As [`Slabs::take`].
+    pub(super) fn make_all(&self, engine: &Engine, over: impl Fn() -> bool) -> Result<(), Error> {
+        while !over() {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.made == self.most {
+                break;
+            }
+            state.made += 1;
+            drop(state);
+            let mut buffer = fresh(engine).inspect_err(|_| self.lost())?;
+            buffer.as_mut_slice().iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 0);
+            self.put(buffer);
+        }
+        Ok(())
     }
 
     fn put(&self, buffer: Buffer) {

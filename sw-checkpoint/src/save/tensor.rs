@@ -6,9 +6,11 @@ use crate::TensorSpec;
 
 /// Bytes that the caller has, in whatever memory: copied into our staging memory while the caller waits.
 ///
-/// It is asked on the caller's own thread, range by range, in no order that it may rely on, and never after the capture is
-/// over. A binding that has a pointer implements it; nothing of ours keeps the pointer.
-pub trait Source {
+/// It is asked range by range, by the caller's thread and by those that help it
+/// ([`SaverOptions::capture_threads`](crate::SaverOptions::capture_threads)), several at a time, and never after the capture is
+/// over. With one thread it is asked in the order of the files. A binding that has a pointer implements it; nothing of ours
+/// keeps the pointer.
+pub trait Source: Sync {
     /// How many bytes there are.
     fn len(&self) -> u64;
 
@@ -52,8 +54,8 @@ pub enum Bytes<'a> {
     /// Memory of the caller's, captured before [`Saver::save`](crate::Saver::save) returns.
     Source(&'a dyn Source),
     /// Memory that the engine knows, host or device, captured before [`Saver::save`](crate::Saver::save) returns; device
-    /// memory by the engine's copy path.
-    Memory(&'a Memory),
+    /// memory by the engine's copy path. Borrowed alone, because several threads look at it.
+    Memory(&'a mut Memory),
     /// Memory given away until the save is over: the caller waits for nothing. Where it is host memory that lies in its
     /// page as the bytes lie in their block of the file, it is written from there without a copy.
     Owned(Memory),
