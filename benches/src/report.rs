@@ -143,6 +143,8 @@ pub(crate) enum Metric {
     Seconds,
     /// Peak resident set less what was resident before the job, less the bytes delivered.
     ExtraMemoryBytes,
+    /// Peak resident set less what was resident before the job, where nothing is delivered into memory.
+    GrownMemoryBytes,
     /// System calls per 1,000 operations.
     SyscallsPerThousand,
     /// Allocations per 1,000 operations.
@@ -176,6 +178,9 @@ impl Sample {
             Metric::Seconds => Some(self.seconds),
             Metric::ExtraMemoryBytes => (self.peak_rss_bytes > 0)
                 .then_some(self.peak_rss_bytes as f64 - self.rss_before_bytes as f64 - self.bytes as f64),
+            Metric::GrownMemoryBytes => {
+                (self.peak_rss_bytes > 0).then_some(self.peak_rss_bytes as f64 - self.rss_before_bytes as f64)
+            }
             Metric::SyscallsPerThousand => self.more.get("syscalls_per_1000").copied(),
             Metric::AllocationsPerThousand => self.more.get("allocations_per_1000").copied(),
             Metric::FutexPerThousand => self.more.get("futex_per_1000").copied(),

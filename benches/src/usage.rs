@@ -78,6 +78,20 @@ pub(crate) fn resident_bytes() -> u64 {
     pages.unwrap_or(0_u64) * 4096
 }
 
+/// Largest resident set of this process since [`forget_peak`], or since its start where that is not possible; 0 where procfs
+/// does not tell. Unlike [`Usage::peak_rss_bytes`] it knows nothing of the program that this process was before `exec`.
+pub(crate) fn peak_resident_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// Starts the peak anew from what is resident now (proc(5), `clear_refs`, 5). Where it cannot, the peak is that of the whole
+/// life of the process, so a bound on it is only harder to keep.
+pub(crate) fn forget_peak() {
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
 /// A program that ended well.
 #[derive(Debug)]
 pub(crate) struct Finished {
@@ -168,6 +182,17 @@ mod tests {
         let done = shell("echo hello", Duration::from_secs(20)).unwrap();
         assert_eq!(done.stdout, "hello\n");
         assert!(done.usage.peak_rss_bytes > 0);
+    }
+
+    #[test]
+    fn peak_is_that_since_it_was_forgotten() {
+        let large = vec![1_u8; 64 << 20];
+        assert!(peak_resident_bytes() > large.iter().filter(|byte| **byte == 1).count() as u64);
+        let before = peak_resident_bytes();
+        drop(large);
+        forget_peak();
+        assert!(peak_resident_bytes() <= before);
+        assert!(resident_bytes() > 0);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::{fs, path::Path, time::Instant};
 
 use straightway::{Engine, Error, Memory, Uri};
 use sw_checkpoint::{
-    Bytes, Contents, DcpOptions, Layout, LoadOptions, Loaded, NewTensor, SaveOptions, Saver, SaverOptions, TensorSpec,
-    load,
+    Bytes, Contents, DcpOptions, Layout, LoadOptions, Loaded, NewTensor, SaveOptions, Saver, SaverOptions, Staging,
+    TensorSpec, load,
 };
 
 use crate::{
@@ -30,6 +30,9 @@ pub(crate) struct Save {
     /// Saves once before the clock starts, as a program that saves every few minutes.
     #[arg(long)]
     again: bool,
+    /// Has the staging memory made ahead, in the background, and starts the clock when it is there.
+    #[arg(long)]
+    ahead: bool,
     /// Writes the directory of `torch.distributed.checkpoint`.
     #[arg(long)]
     dcp: bool,
@@ -44,8 +47,13 @@ struct Lent {
 /// Loads the tensors, starts the clock, saves them, stops it when they are durable, then reads back.
 pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
     let engine = Engine::builder().build()?;
-    let lent = Lent::of(load(&engine, &Uri::from_path(&job.index)?, &LoadOptions::default())?)?;
-    let saver = Saver::new(&engine, SaverOptions { staging_bytes: job.staging, ..SaverOptions::default() })?;
+    let mut lent = Lent::of(load(&engine, &Uri::from_path(&job.index)?, &LoadOptions::default())?)?;
+    let staging = if job.ahead { Staging::Ahead } else { Staging::WhenUsed };
+    // What loading took besides is no part of what the save takes.
+    usage::forget_peak();
+    let resident = usage::resident_bytes();
+    let saver = Saver::new(&engine, SaverOptions { staging_bytes: job.staging, staging, ..SaverOptions::default() })?;
+    saver.wait_staging();
     let layout = if job.dcp { Layout::Dcp(DcpOptions::default()) } else { Layout::default() };
     let options = SaveOptions { layout, ..SaveOptions::default() };
     remove(&job.to);
@@ -53,7 +61,7 @@ pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
         saver.save(&job.to, lent.contents(), &options)?.wait()?;
         remove(&job.to);
     }
-    let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
+    let mut sample = Sample { rss_before_bytes: resident, ..Sample::default() };
     let before = Usage::now();
     #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
     let start = Instant::now();
@@ -62,6 +70,7 @@ pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
     let saved = saving.wait()?;
     sample.seconds = start.elapsed().as_secs_f64();
     Usage::now().charge(before, &mut sample);
+    sample.peak_rss_bytes = usage::peak_resident_bytes();
     sample.more.insert("stall_s".to_owned(), stall);
     sample.ops = lent.specs.len() as u64;
     sample.bytes = lent.memory.iter().map(Memory::len).sum();
@@ -99,9 +108,9 @@ impl Lent {
         Ok(Self { specs, memory })
     }
 
-    fn contents(&self) -> Contents<'_> {
+    fn contents(&mut self) -> Contents<'_> {
         let mut tensors = Vec::with_capacity(self.specs.len());
-        for (spec, memory) in self.specs.iter().zip(&self.memory) {
+        for (spec, memory) in self.specs.iter().zip(&mut self.memory) {
             tensors.push(NewTensor::new(spec.clone(), Bytes::Memory(memory)));
         }
         tensors.into()
