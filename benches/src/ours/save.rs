@@ -1,6 +1,10 @@
 //! A checkpoint from host memory through `sw_checkpoint::Saver`.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use straightway::{Engine, Error, Memory, Uri};
 use sw_checkpoint::{
@@ -60,6 +64,7 @@ pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
     if job.again {
         saver.save(&job.to, lent.contents(), &options)?.wait()?;
         remove(&job.to);
+        pause();
     }
     let mut sample = Sample { rss_before_bytes: resident, ..Sample::default() };
     let before = Usage::now();
@@ -87,6 +92,12 @@ pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
     drop(saver);
     engine.close()?;
     Ok(sample)
+}
+
+/// The time between two saves, far shorter than in any program.
+#[expect(clippy::disallowed_methods, reason = "the job is a program that does something else between two saves")]
+fn pause() {
+    std::thread::sleep(Duration::from_secs(1));
 }
 
 fn remove(directory: &Path) {

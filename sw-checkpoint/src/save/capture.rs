@@ -52,6 +52,17 @@ pub(super) struct Capture<'a> {
     pub abort: &'a AtomicBool,
 }
 
+/// Every chunk that has lent bytes, with its file, in order.
+fn chunks<'a>(layout: &'a RankLayout, lent: &'a [bool]) -> impl Iterator<Item = (&'a FilePieces, Chunk)> {
+    let chunks = layout.files.iter().flat_map(|file| file.chunks().map(move |chunk| (file, chunk)));
+    chunks.filter(|(file, chunk)| file.parts(chunk).any(|part| is_lent(part.content, lent)))
+}
+
+/// How many chunks have lent bytes.
+pub(super) fn lent_chunks(layout: &RankLayout, lent: &[bool]) -> usize {
+    chunks(layout, lent).count()
+}
+
 /// A thread that unwinds here leaves a chunk without its bytes: nobody may wait for that chunk.
 struct Unwinding<'a>(&'a Capture<'a>);
 
@@ -70,15 +81,8 @@ impl Capture<'_> {
     /// # Errors
     /// What reading the lent memory reports; `ResourceLimit` without memory for a slab.
     pub(super) fn run(&self, threads: usize, slabs: Sender<(u64, Slab)>) -> Result<Captured, Error> {
-        if !self.lent.contains(&true) {
-            return Ok(Captured::All);
-        }
-        let count: u64 = self.layout.files.iter().map(FilePieces::chunk_count).sum();
-        let helpers = threads.min(place(count)).saturating_sub(1);
-        let chunks = self.layout.files.iter().flat_map(|file| file.chunks().map(move |chunk| (file, chunk)));
-        let lent =
-            |(file, chunk): &(&FilePieces, Chunk)| file.parts(chunk).any(|part| is_lent(part.content, self.lent));
-        let queue = Mutex::new((0_u64..).zip(chunks.filter(lent)));
+        let helpers = threads.min(lent_chunks(self.layout, self.lent)).saturating_sub(1);
+        let queue = Mutex::new((0_u64..).zip(chunks(self.layout, self.lent)));
         thread::scope(|scope| {
             let helper = |_| {
                 let (slabs, queue) = (slabs.clone(), &queue);

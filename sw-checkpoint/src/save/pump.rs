@@ -10,9 +10,9 @@
 //! is lent; so the channel needs a number and no addresses. No step waits for a slab that only a later step could return: the
 //! caller's slabs come back when writes end, which are waited for before the channel is, and the pump has slabs of its own.
 //!
-//! A chunk is summed when its write has ended, while its successors are with the device: the device starts at once, and the
-//! sums take the CPU when the caller has gone on. Only where a chunk may turn out to be that of an earlier checkpoint is it
-//! summed before.
+//! A chunk is summed after its write, while its successors are with the device: the device starts at once, and the sums take
+//! the CPU when the caller has gone on, or when it waits for the memory. Only where a chunk may turn out to be that of an
+//! earlier checkpoint is it summed before.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -46,6 +46,9 @@ use super::{
 const WRITES_IN_FLIGHT: usize = 8;
 /// Slabs of the pump itself, where tensors are given away.
 pub(super) const OWN_SLABS: usize = WRITES_IN_FLIGHT;
+/// Chunks that are summed after each write once the caller has gone on: more than one, so that the row gets shorter, and few,
+/// so that the device has its next chunk in time.
+const SUMS_PER_WRITE: usize = 2;
 /// Bytes that both checksums see while they are in the second-level cache.
 const SUM_BYTES: usize = 128 << 10;
 /// Memory in place is written from where it is if it is congruent to the file modulo this.
@@ -60,6 +63,8 @@ pub(super) struct Job {
     pub owned: Vec<Option<Memory>>,
     /// The caller's slabs, with the numbers of their chunks among those that it fills.
     pub filled: Receiver<(u64, Slab)>,
+    /// Whether the caller is copying.
+    pub capturing: Arc<AtomicBool>,
     /// Set by whoever gives up.
     pub abort: Arc<AtomicBool>,
     /// Ends the save early.
@@ -137,12 +142,18 @@ struct InFlight {
     loan: Option<Loan>,
 }
 
+/// A chunk that was written.
+struct Unsummed {
+    file: usize,
+    len: u64,
+    filled: Filled,
+}
+
 /// A file whose chunks are on their way.
 struct Making {
     number: usize,
     name: String,
     new: NewObject,
-    /// Of the chunks whose writes have ended, and of those that were summed before.
     sums: FileChecksums,
     /// Whether all of its chunks are on their way.
     whole: bool,
@@ -159,6 +170,8 @@ pub(super) struct Pump<'a> {
     /// Slabs that had their turn.
     received: u64,
     in_flight: VecDeque<InFlight>,
+    /// Oldest first, all older than what is in flight.
+    unsummed: VecDeque<Unsummed>,
     /// Oldest first; the last one is the file that is at work.
     making: VecDeque<Making>,
     copy_out: Vec<(Destination, CopyOut)>,
@@ -176,8 +189,9 @@ impl<'a> Pump<'a> {
     ) -> Self {
         let held = std::mem::take(&mut job.owned).into_iter().map(|memory| memory.map(Held::new)).collect();
         let (in_flight, making, copy_out) = (VecDeque::new(), VecDeque::new(), Vec::new());
-        let (early, received, outcome) = (BTreeMap::new(), 0, Outcome::default());
-        Self { engine, job, slabs, own, held, early, received, in_flight, making, copy_out, outcome, tell }
+        let (early, received, unsummed) = (BTreeMap::new(), 0, VecDeque::new());
+        let outcome = Outcome::default();
+        Self { engine, job, slabs, own, held, early, received, in_flight, unsummed, making, copy_out, outcome, tell }
     }
 
     /// Writes everything. The tensors that were given away come back; `None` where a device may still read.
@@ -194,7 +208,8 @@ impl<'a> Pump<'a> {
             let settled = self.settle(oldest);
             result = result.and(settled);
         }
-        result = result.and_then(|()| self.close_files());
+        result = result.and_then(|()| self.sum_written(usize::MAX)).and_then(|()| self.close_files());
+        self.unsummed.clear();
         self.making.clear();
         let memory = self.held.into_iter().map(|held| held.and_then(Held::into_memory)).collect();
         // Links are there at once, other files when their writes have ended.
@@ -207,7 +222,11 @@ impl<'a> Pump<'a> {
         sums.crc64nvme = self.job.earlier.is_some().then(Vec::new);
         let mut same = self.earlier(file);
         let mut zip = file.pieces.iter().any(|piece| piece.content == Content::Crc32).then(zip_digest);
-        let mut object: Option<Object> = None;
+        let mut object = None;
+        if same.is_none() {
+            // Now: the first chunk may be on its way still.
+            object = Some(self.begin(number, file, self.create(file)?, sums.clone()));
+        }
         for (index, chunk) in file.chunks().enumerate() {
             self.job.cancel.check(Verb::Write)?;
             let filled = self.fill(file, &chunk, zip.as_mut())?;
@@ -233,11 +252,10 @@ impl<'a> Pump<'a> {
         }
         match same {
             Some((path, _)) if file.len_bytes > 0 => return self.link(&path, number, file, sums),
-            Some(_) | None if object.is_none() => {
-                let made = self.create(file)?;
-                self.begin(number, file, made, sums);
+            Some(_) => {
+                self.begin(number, file, self.create(file)?, sums);
             }
-            Some(_) | None => {}
+            None => {}
         }
         if let Some(making) = self.making.back_mut() {
             making.whole = true;
@@ -327,7 +345,11 @@ impl<'a> Pump<'a> {
                         self.settle(oldest)?;
                         continue;
                     }
-                    None => self.job.filled.recv().map_err(|_| gone())?,
+                    None => {
+                        // The chunk may be waiting for the memory of these.
+                        self.sum_written(usize::MAX)?;
+                        self.job.filled.recv().map_err(|_| gone())?
+                    }
                 },
             };
             self.early.insert(number, slab);
@@ -338,6 +360,10 @@ impl<'a> Pump<'a> {
         loop {
             if let Some(slab) = self.own.try_take(self.engine)? {
                 return Ok(slab);
+            }
+            if !self.unsummed.is_empty() {
+                self.sum_written(usize::MAX)?;
+                continue;
             }
             match self.in_flight.pop_front() {
                 Some(oldest) => self.settle(oldest)?,
@@ -389,7 +415,7 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Waits for a write and sums what was written; what it held is free then.
+    /// Waits for a write. What it held is free when it is summed.
     fn settle(&mut self, InFlight { file, len, summed, pending, loan }: InFlight) -> Result<(), Error> {
         let mut done = pending.wait();
         self.outcome.moved.bytes += done.path.bytes;
@@ -403,19 +429,37 @@ impl<'a> Pump<'a> {
             }
         };
         let written = written?;
-        if let (Summed::After, Some(making)) = (summed, self.making.iter_mut().find(|making| making.number == file)) {
+        if summed == Summed::After {
             let filled = filled.ok_or_else(|| {
                 Error::new(ErrorKind::Protocol, Verb::Write).detail("a write ended without giving its memory back")
             })?;
-            sum(&filled, len, &mut making.sums)?;
+            self.unsummed.push_back(Unsummed { file, len, filled });
         }
         (self.tell)(Progress::Wrote(written));
+        let most = match (self.slabs.are_wanted(), self.job.capturing.load(Ordering::Acquire)) {
+            (true, _) => usize::MAX,
+            (false, true) => 0,
+            (false, false) => SUMS_PER_WRITE,
+        };
+        self.sum_written(most)?;
         self.close_files()
     }
 
-    /// Makes the files durable of which all writes are over.
+    /// Sums the oldest `most` chunks that were written, and gives their memory back.
+    fn sum_written(&mut self, most: usize) -> Result<(), Error> {
+        let count = most.min(self.unsummed.len());
+        for Unsummed { file, len, filled } in self.unsummed.drain(..count) {
+            if let Some(making) = self.making.iter_mut().find(|making| making.number == file) {
+                sum(&filled, len, &mut making.sums)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the files durable of which all writes are over and summed.
     fn close_files(&mut self) -> Result<(), Error> {
-        let busy = self.in_flight.front().map_or(usize::MAX, |oldest| oldest.file);
+        let unsummed = self.unsummed.front().map(|oldest| oldest.file);
+        let busy = unsummed.or(self.in_flight.front().map(|oldest| oldest.file)).unwrap_or(usize::MAX);
         while self.making.front().is_some_and(|making| making.whole && making.number < busy) {
             let Some(Making { number, name, new, sums, .. }) = self.making.pop_front() else { break };
             new.commit_leaving_name()?;

@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     Bytes, Commit, IfExists, Layout, NewTensor, Part, PendingCheckpoint, Rank, Slice,
-    capture::{Capture, Captured, Lender},
+    capture::{Capture, Captured, Lender, lent_chunks},
     layout::RankLayout,
     part,
     pump::{Earlier, Job, Moved, OWN_SLABS, Outcome, Pump},
@@ -51,7 +51,8 @@ pub enum WhenBusy {
 /// When staging memory is mapped and gets its pages. Zeroing fresh memory takes about as long as copying into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Staging {
-    /// At the first save that needs it, which holds its caller longer for that.
+    /// At the first save that needs it, which holds its caller longer for that. Slabs that came back while it copied are used
+    /// again; what is missing to what it lent is made when it is over, so that the next save finds all of it.
     #[default]
     WhenUsed,
     /// All of it, in the background, from [`Saver::new`] on: for tensors that are lent. A save that begins before it is there
@@ -341,7 +342,7 @@ impl Saver {
             Staging::WhenUsed => None,
             Staging::Ahead => Some(spawn("straightway-staging", &shared, |shared| {
                 // What cannot be had now is asked for again, and told, when a save needs it.
-                let _ = shared.slabs.make_all(&shared.engine, || shared.over.load(Ordering::Acquire));
+                let _ = shared.slabs.make(&shared.engine, usize::MAX, || shared.over.load(Ordering::Acquire));
             })?),
         };
         Ok(Self { shared, jobs: Some(jobs), thread, ahead: Mutex::new(ahead), when_busy: options.when_busy })
@@ -456,11 +457,13 @@ impl Saver {
         let (answer, answers) = mpsc::sync_channel(1);
         let abort = Arc::new(AtomicBool::new(false));
         let lent: Arc<[bool]> = taken.lenders.iter().map(Option::is_some).collect();
+        let capturing = Arc::new(AtomicBool::new(true));
         let job = Job {
             layout: layout.clone(),
             lent: lent.clone(),
             owned: std::mem::take(&mut taken.owned),
             filled,
+            capturing: capturing.clone(),
             abort: abort.clone(),
             cancel: self.shared.cancel.clone(),
             directory,
@@ -493,6 +496,7 @@ impl Saver {
         let Shared { engine, slabs: pool, capture_threads, .. } = &*self.shared;
         let capture = Capture { engine, pool, layout: &layout, lent: &lent, lenders: &taken.lenders, abort: &abort };
         let captured = capture.run(*capture_threads, slabs);
+        capturing.store(false, Ordering::Release);
         let stall = since.elapsed();
         let saving = Saving { answer: answers, came: None, stall };
         match captured {
@@ -572,6 +576,7 @@ fn spawn(
 fn serve(shared: &Shared, jobs: &Receiver<Box<Task>>) {
     while let Ok(task) = jobs.recv() {
         let Task { job, finish, turn } = *task;
+        let lent = lent_chunks(&job.layout, &job.lent);
         let tell = |progress: Progress<'_>| shared.tell(progress);
         let pump = Pump::new(&shared.engine, job, (&shared.slabs, &shared.own), &tell);
         let (outcome, memory) = pump.run();
@@ -579,6 +584,12 @@ fn serve(shared: &Shared, jobs: &Receiver<Box<Task>>) {
         // Whoever has the answer may save again.
         drop(turn);
         answer();
+        // The next one will lend as much.
+        let over = || {
+            let busy = *shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            busy || shared.over.load(Ordering::Acquire)
+        };
+        let _ = shared.slabs.make(&shared.engine, lent, over);
     }
 }
 

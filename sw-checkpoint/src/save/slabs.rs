@@ -28,6 +28,8 @@ pub(super) struct Slabs {
 struct State {
     free: Vec<Buffer>,
     made: usize,
+    /// Takers that wait.
+    waiting: usize,
 }
 
 /// One slab, out of its pool until it is dropped.
@@ -119,9 +121,12 @@ impl Slabs {
             if let Some(slab) = self.try_take(engine)? {
                 return Ok(Some(slab));
             }
-            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.free.is_empty() && state.made == self.most {
-                drop(self.returned.wait_timeout(state, LOOK_AGAIN));
+                state.waiting += 1;
+                let (mut state, _) =
+                    self.returned.wait_timeout(state, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner);
+                state.waiting -= 1;
             }
         }
     }
@@ -142,14 +147,20 @@ impl Slabs {
         Ok(Some(Slab { buffer: Some(buffer), pool: self.clone() }))
     }
 
-    /// Makes all slabs that the budget allows, one after the other, and touches their pages, until `over`.
+    /// Whether somebody waits for a slab.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).waiting > 0
+    }
+
+    /// Makes slabs until there are `count` or as many as the budget allows, one after the other, and touches their pages,
+    /// until `over`.
     ///
     /// # Errors
     /// As [`Slabs::take`].
-    pub(super) fn make_all(&self, engine: &Engine, over: impl Fn() -> bool) -> Result<(), Error> {
+    pub(super) fn make(&self, engine: &Engine, count: usize, over: impl Fn() -> bool) -> Result<(), Error> {
         while !over() {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.made == self.most {
+            if state.made >= self.most.min(count) {
                 break;
             }
             state.made += 1;
