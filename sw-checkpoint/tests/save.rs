@@ -192,6 +192,7 @@ impl Source for Uneven {
         self.0.len() as u64
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it is slow on purpose")]
     fn copy_to(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
         if (at / MIB).is_multiple_of(3) {
             std::thread::sleep(Duration::from_millis(5));
