@@ -89,7 +89,7 @@ fn a_dropped_new_file_leaves_nothing_and_a_symbolic_link_keeps_being_one() {
     drop(intent);
     assert_eq!(hidden(&scratch.path("")), [""; 0]);
     assert_eq!(std::fs::read(scratch.path("real")).unwrap(), b"old");
-    store().create(text(&scratch.path("link")), 0).unwrap().commit().unwrap();
+    store().create(text(&scratch.path("link")), 0).unwrap().commit(sw_engine::seam::Names::Durable).unwrap();
     assert!(std::fs::symlink_metadata(scratch.path("link")).unwrap().is_symlink());
     assert_eq!(std::fs::read(scratch.path("real")).unwrap(), b"");
 }
