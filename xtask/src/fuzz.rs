@@ -123,7 +123,8 @@ fn run_target(place: &Place, dir: &Path, program: &Path, name: &str, seconds: u6
     let artefacts = place.target.join(format!("fuzz/{crate_name}-{name}-"));
     let mut args = vec![
         format!("-max_total_time={seconds}"),
-        "-timeout=10".to_string(),
+        // A hang, not slowness: an input may take a second of CPU, and other work may have the cores.
+        "-timeout=60".to_string(),
         "-rss_limit_mb=2048".to_string(),
         "-verbosity=1".to_string(),
         format!("-artifact_prefix={}", artefacts.display()),
