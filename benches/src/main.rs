@@ -94,6 +94,12 @@ enum Verb {
     Save,
     /// Shuffled epochs of 16 KiB and 1 MiB samples, cold, beside the loaders of PyPI.
     Loader,
+    /// Accelerators that DLIO's unet3d keeps busy, scaled, with our loader and with its own.
+    #[command(name = "dlio-unet3d")]
+    DlioUnet3d,
+    /// The same with resnet50.
+    #[command(name = "dlio-resnet50")]
+    DlioResnet50,
     /// System calls, allocations and lock waits per 1,000 operations.
     Counts,
     /// An engine made and closed.
@@ -104,7 +110,7 @@ enum Verb {
     Order,
     /// All of the above.
     All,
-    /// Make the virtual environment of the Python peers (network, minutes, 1.5 GB).
+    /// Make the virtual environment of the Python peers (network, minutes, 3 GB).
     Peers,
     /// What changed between two reports. Ends with 1 if something got worse.
     Compare {
@@ -210,6 +216,8 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Load => vec![cases::load::run],
         Verb::Save => vec![cases::save::run],
         Verb::Loader => vec![cases::samples::run],
+        Verb::DlioUnet3d => vec![cases::dlio::run_unet3d],
+        Verb::DlioResnet50 => vec![cases::dlio::run_resnet50],
         Verb::Counts => vec![cases::counts::run],
         Verb::Openclose => vec![cases::openclose::run],
         Verb::Order => vec![cases::order::run],
@@ -223,6 +231,8 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::load::run,
             cases::save::run,
             cases::samples::run,
+            cases::dlio::run_unet3d,
+            cases::dlio::run_resnet50,
             cases::counts::run,
             cases::openclose::run,
             cases::gpu::run,
@@ -237,7 +247,10 @@ fn empty_report(cli: &Cli, bench: &Bench<'_>) -> Report {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut tools: BTreeMap<String, String> =
         fio::version().map(|version| ("fio".to_owned(), version)).into_iter().collect();
-    if matches!(cli.verb, Verb::Load | Verb::Save | Verb::Loader | Verb::Gpu | Verb::All) {
+    if matches!(
+        cli.verb,
+        Verb::Load | Verb::Save | Verb::Loader | Verb::Gpu | Verb::All | Verb::DlioUnet3d | Verb::DlioResnet50
+    ) {
         let versions = bench.python.versions();
         tools.extend(versions.found);
         tools.extend(versions.absent.into_iter().map(|(name, why)| (name, format!("absent: {why}"))));

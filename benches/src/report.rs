@@ -157,6 +157,10 @@ pub(crate) enum Metric {
     BareMillis,
     /// Wall seconds for which the caller of a save was held.
     StallSeconds,
+    /// Emulated accelerators that are busy enough.
+    Accelerators,
+    /// Percent of the time that one emulated accelerator is busy.
+    AuPercent,
 }
 
 impl Sample {
@@ -187,6 +191,8 @@ impl Sample {
             Metric::BouncedBytesPerOp => self.more.get("bounced_bytes_per_op").copied(),
             Metric::BareMillis => self.more.get("bare_ms").copied(),
             Metric::StallSeconds => self.more.get("stall_s").copied(),
+            Metric::Accelerators => self.more.get("accelerators").copied(),
+            Metric::AuPercent => self.more.get("au_alone_percent").copied(),
         }
     }
 }

@@ -62,7 +62,8 @@ pub struct Index {
     /// Take every file for this format: raw, tar, tfrecord, mds, npy, npz, parquet or tokens
     #[arg(long, value_parser = parse_format)]
     pub format: Option<Format>,
-    /// The column of Parquet files that samples are, names separated by dots [default: the only one that can be meant]
+    /// The column of Parquet files that samples are, names separated by dots [default: the only one that can be meant], or the
+    /// array of npz files [default: every one]
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
     /// About objects that cannot be indexed: fail, skip, or quarantine=FILE (skip, and list them there)
@@ -152,7 +153,7 @@ pub struct Iterate {
     /// Take every file for this format, for sources without an index
     #[arg(long, value_parser = parse_format)]
     pub format: Option<Format>,
-    /// The column of Parquet files that samples are, for sources without an index
+    /// The column of Parquet files or the array of npz files that samples are, for sources without an index
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
     /// The engine.

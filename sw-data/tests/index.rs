@@ -228,6 +228,27 @@ fn damage_of_an_array_is_found_by_the_checksum_of_its_archive() {
 }
 
 #[test]
+fn of_an_archive_the_array_that_is_named_is_the_sample() {
+    let (scratch, engine) = (scratch("arrays-named"), engine());
+    let to = scratch.path("x.index.arrow");
+    for name in ["stored.npz", "deflated.npz"] {
+        let path = testdata(name).to_str().unwrap().to_owned();
+        make(&engine, &[&path], &to, &OPTIONS).unwrap();
+        let every = all(&engine, &Index::open(&engine, &uri(&to)).unwrap());
+        assert!(every.len() > 1, "{name}");
+        for (place, label, bytes) in &every {
+            let wish = BuildOptions { column: Some(&label.key), ..OPTIONS };
+            make(&engine, &[&path], &to, &wish).unwrap();
+            let named = all(&engine, &Index::open(&engine, &uri(&to)).unwrap());
+            assert!(named.len() == 1 && (&named[0].0, &named[0].2) == (place, bytes), "{name} {}", label.key);
+        }
+        let error = make(&engine, &[&path], &to, &BuildOptions { column: Some("none"), ..OPTIONS }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(every.iter().all(|(_, label, _)| error.remedy_text().contains(&label.key)), "{}", error.remedy_text());
+    }
+}
+
+#[test]
 fn loose_files_are_a_sample_each_and_shards_hide_what_lies_beside_them() {
     let (scratch, engine) = (scratch("loose"), engine());
     fs::create_dir_all(scratch.path("set/cat")).unwrap();

@@ -3,6 +3,7 @@
 //! The goals are those of the project's first milestone; a report says of each whether it held.
 
 pub(crate) mod counts;
+pub(crate) mod dlio;
 pub(crate) mod gpu;
 pub(crate) mod load;
 pub(crate) mod null;

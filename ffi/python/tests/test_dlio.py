@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("mpi4py", reason="mpi4py is not installed")
 pytest.importorskip("hydra", reason="hydra is not installed")
 
-STANDINS = pathlib.Path(__file__).parent / "standins"
+STANDINS = os.pathsep.join(str(pathlib.Path(__file__).parent / "standins" / name) for name in ["tracer", "no_tensorflow"])
 COMMON = [
     "workload=unet3d_h100",
     "++workload.dataset.num_files_train=6",
@@ -35,7 +35,7 @@ OURS = [
 
 def dlio(folder, *more):
     """Runs it in a process of its own; what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(STANDINS), "OMPI_ALLOW_RUN_AS_ROOT": "1"}
+    environment = {**os.environ, "PYTHONPATH": STANDINS, "OMPI_ALLOW_RUN_AS_ROOT": "1"}
     environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
     command = [sys.executable, "-c", "from dlio_benchmark.main import main; main()", *COMMON]
     command += [f"++workload.dataset.data_folder={folder}/data", f"++hydra.run.dir={folder}/out", *more]
@@ -48,7 +48,7 @@ def dlio(folder, *more):
 def generated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dlio")
     probe = [sys.executable, "-c", "import dlio_benchmark.main"]
-    probe = subprocess.run(probe, env={**os.environ, "PYTHONPATH": str(STANDINS)}, capture_output=True, text=True)
+    probe = subprocess.run(probe, env={**os.environ, "PYTHONPATH": STANDINS}, capture_output=True, text=True)
     if probe.returncode != 0:
         pytest.skip(f"DLIO cannot be imported: {probe.stderr.strip().splitlines()[-1]}")
     more = ["++workload.workflow.generate_data=True", "++workload.workflow.train=False"]
@@ -65,6 +65,27 @@ def test_a_workload_trains_with_our_loader(generated):
     assert sorted(epochs) == ["1", "2"]
     output = json.loads((generated / "out" / "0_output.json").read_text())
     assert [len(output[epoch]["load"]["block1"]) for epoch in ("1", "2")] == [2, 2]
+
+
+def test_samples_are_the_images_alone_with_and_without_an_index(generated):
+    script = """
+import pathlib, sys
+from straightway import Dataset
+from straightway.dlio import _dataset
+folder = pathlib.Path(sys.argv[1])
+files = sorted(map(str, folder.iterdir()))
+scanned = _dataset(str(folder), files, "npz", "x")
+Dataset(files, format="npz", column="x").index(f"{folder}.index.arrow")
+indexed = _dataset(str(folder), files, "npz", "x")
+for dataset in [scanned, indexed]:
+    print(len(dataset), {dataset.place(number).length for number in range(len(dataset))})
+print("index" in repr(scanned), "index" in repr(indexed), "index" in repr(_dataset(str(folder), files[:2], "npz", "x")))
+pathlib.Path(f"{folder}.index.arrow").unlink()
+"""
+    command = [sys.executable, "-c", script, generated / "data" / "train"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": STANDINS}, capture_output=True, text=True, timeout=300)
+    # Each archive has labels too. DLIO's images are square: 1000 by 1000.
+    assert done.stdout.splitlines() == ["6 {1000000}", "6 {1000000}", "False True False"], done.stdout + done.stderr
 
 
 def test_a_workload_saves_by_our_checkpointing(generated):

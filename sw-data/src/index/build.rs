@@ -54,7 +54,8 @@ pub struct BuildOptions<'a> {
     pub threads: NonZeroUsize,
     /// The format of every file; `None`: by name and first bytes.
     pub format: Option<Format>,
-    /// The column of Parquet files that samples are, names separated by dots; `None`: the only one that can be meant.
+    /// The column of Parquet files that samples are, names separated by dots; `None`: the only one that can be meant. Of npz
+    /// files the array; `None`: every one.
     pub column: Option<&'a str>,
     /// Which checksums are kept.
     pub checksums: Checksums,
@@ -145,8 +146,8 @@ impl<'a> Older<'a> {
         let Some(number) = self.numbers.get(&wanted.uri.to_string()) else { return Ok(None) };
         let entry = self.index.object(*number)?;
         let held = self.index.held(*number)?;
-        // Which column of Parquet an older index is of, it does not say; and finding rows takes little.
-        let is_same = entry.format != Format::Parquet
+        // Which column of Parquet or npz an older index is of, it does not say; and finding rows and arrays takes little.
+        let is_same = !matches!(entry.format, Format::Parquet | Format::Npz)
             && entry.format == wanted.what.format()
             && entry.check_facts(wanted.entry.len, wanted.entry.version).is_ok()
             && (checksums == Checksums::Stored || held.checksums == held.samples);

@@ -247,7 +247,7 @@ pub(super) fn scan(
         What::Alone(Format::Tar) => passed = tar(&mut window, &mut collect)?,
         What::Alone(Format::TfRecord) => records(&mut window, checksums, &mut collect)?,
         What::Alone(Format::Npy) => array(&mut window, &mut collect)?,
-        What::Alone(Format::Npz) => passed = arrays(&mut window, &mut collect)?,
+        What::Alone(Format::Npz) => passed = arrays(&mut window, column, &mut collect)?,
         What::Alone(Format::Parquet) => coding = rows_of_parquet(&mut window, column, &mut collect)?,
         What::Mds(shard) if shard.compression.is_some() => compressed_mds(&object, shard, &mut collect)?,
         What::Mds(shard) => shard_of_mds(&mut window, shard, &mut collect)?,
@@ -345,11 +345,19 @@ fn array(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<(), E
     })
 }
 
-/// Arrays of an archive: by name, as they lie there, or as the one item of their member.
-fn arrays(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<u64, Error> {
+/// Arrays of an archive, or the one of that name: as they lie there, or as the one item of their member.
+fn arrays(window: &mut Window<'_>, column: Option<&str>, collect: &mut Collect<'_, '_>) -> Result<u64, Error> {
     let object = window.object;
     let mut scan = NpzScan::new(object.len()).map_err(|error| malformed(object.name(), &error))?;
+    let (mut others, mut is_there) = (Vec::new(), column.is_none());
     window.drive(&mut scan, |_, array| {
+        if column.is_some_and(|column| column != array.name) {
+            if others.len() < NAMED_MAX {
+                others.push(array.name);
+            }
+            return Ok(());
+        }
+        is_there = true;
         if let Some(sums) = &mut collect.sums {
             whole_array(object.name(), sums, &array)?;
         }
@@ -359,8 +367,17 @@ fn arrays(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<u64,
         };
         collect.add(Found { extent, row, crc32c: None, key: &array.name, parts: &[] })
     })?;
-    Ok(scan.passed())
+    match column {
+        Some(column) if !is_there => Err(Error::new(ErrorKind::NotFound, Verb::Parse)
+            .at(object.name())
+            .detail(format!("there is no array {column}"))
+            .remedy(format!("name one of: {}", others.join(", ")))),
+        _ => Ok(scan.passed()),
+    }
 }
+
+/// Names of an archive that an error lists at most.
+const NAMED_MAX: usize = 20;
 
 /// Holds an array's member against the CRC-32 that the archive has of it.
 fn whole_array(name: &str, sums: &mut Window<'_>, array: &NpzArray) -> Result<(), Error> {

@@ -51,7 +51,7 @@ class Dataset:
     source: an index file (`straightway dataset index`, or `Dataset.index`), which is opened at once whatever its size; or what such
     an index would be made of, which is scanned: a file, a folder, a pattern (`train-{000..123}.tar`, `*.tar`), or several of them.
     format: raw, tar, tfrecord, mds, npy, npz, parquet or tokens, for all files. None: by name and first bytes.
-    column: the column of Parquet files that samples are.
+    column: the column of Parquet files that samples are; of npz files the array (None: every array is a sample).
     progress: how far a scan is, in files: True for a bar, or a function that gets what is done and what there is in all.
 
     Raises `NotFound`, `BadFormat` with the file, and what reading returns.

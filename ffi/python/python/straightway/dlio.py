@@ -12,6 +12,9 @@
 The formats `npz`, `npy`, `tfrecord`, `jpeg` and `png` are read: whole samples, bytes as they are stored. A step is handed over
 when all bytes of its batch are in memory of this process, as MLPerf's rules ask. DLIO's own loaders drop what they read and
 hand over one array again and again; this one hands over what it read.
+
+Where `DATA_FOLDER/train.index.arrow` is an index of the files of `DATA_FOLDER/train` (`valid` likewise), samples are looked up
+there; without one every rank scans the files before the first epoch, which reads through all of a TFRecord file.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ _FORMATS = {
 
 
 class StraightwayDataLoader(BaseDataLoader):
-    """Reads ahead by threads; `read_threads` and `prefetch_size` of the workload, which are about processes, are not used."""
+    """Reads ahead by threads: as many batches as the processes of DLIO's torch loader would at `read_threads` and `prefetch_size`."""
 
     def __init__(self, format_type: Any, dataset_type: Any, epoch_number: int) -> None:
         super().__init__(format_type, dataset_type, epoch_number, DataLoaderType.PYTORCH)
@@ -61,17 +64,21 @@ class StraightwayDataLoader(BaseDataLoader):
             self._loader = None
         if not files:
             return
+        ahead = _ahead(args.read_threads, args.prefetch_size)
+        batch_bytes = self.batch_size * int(args.record_length + args.record_length_stdev)
         # The order is a function of seed and epoch, the same on every rank.
         shuffle = args.sample_shuffle is not Shuffle.OFF or args.file_shuffle is not Shuffle.OFF
         self._loader = Loader(
-            Dataset(files, format=format, column=column),
-            batch_size=self.batch_size,
+            _dataset(os.path.join(args.data_folder, "train" if train else "valid"), files, format, column),
+            self.batch_size,
             seed=args.seed,
             shuffle=shuffle,
             epochs=None,
             rank=args.my_rank,
             world=args.comm_size,
             drop_last=True,
+            ahead=ahead,
+            memory_bytes=max((ahead + 1) * batch_bytes, 256 << 20),
         )
 
     def next(self) -> Iterator[Any]:
@@ -89,6 +96,23 @@ class StraightwayDataLoader(BaseDataLoader):
 
     def finalize(self) -> None:
         """Nothing: DLIO calls this after each epoch and goes on with the next. Reading ends with the process, or a new `read`."""
+
+
+def _ahead(read_threads: int, prefetch_size: int) -> int:
+    """Batches on their way: torch's loader has a whole number of them for each of its processes, 2 where none is asked for."""
+    processes = max(read_threads, 1)
+    return processes * (-(-prefetch_size // processes) or 2)
+
+
+def _dataset(folder: str, files: list[str], format: str, column: str | None) -> Dataset:
+    """The samples of files in a folder: of the index beside the folder if that is of the same files, else of a scan."""
+    index = f"{folder}.index.arrow"
+    if os.path.exists(index):
+        dataset = Dataset(index)
+        indexed = {os.path.basename(one.uri) for one in dataset.objects}
+        if indexed == {os.path.basename(file) for file in files}:
+            return dataset
+    return Dataset(files, format=format, column=column)
 
 
 class StraightwayCheckpointing(PyTorchCheckpointing):
