@@ -271,7 +271,8 @@ pub fn save(
     Ok(saved)
 }
 
-fn no_bytes(engine: &straightway::Engine) -> Result<Memory, Error> {
+/// Memory without bytes.
+pub fn no_bytes(engine: &straightway::Engine) -> Result<Memory, Error> {
     let one = engine.allocate(Destination::Host, 1, 0)?;
     one.split_at(0).map(|(none, _)| none).map_err(|_| Error::new(ErrorKind::OutOfRange, Verb::Register))
 }

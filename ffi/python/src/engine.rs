@@ -242,7 +242,7 @@ impl Engine {
         metadata: Option<std::collections::BTreeMap<String, String>>,
         shard_bytes: Option<u64>,
     ) -> Result<Vec<String>, Fail> {
-        let given = given(slf, tensors)?;
+        let given = given(&slf.get().handle, tensors)?;
         let layout = sw_checkpoint::LayoutOptions {
             shard_len_max_bytes: shard_bytes,
             stem: stem.to_owned(),
@@ -260,25 +260,13 @@ impl Engine {
         tensors: Vec<Given<'_>>,
         metadata: Option<std::collections::BTreeMap<String, String>>,
     ) -> Result<(), Fail> {
-        let given = given(slf, tensors)?;
+        let given = given(&slf.get().handle, tensors)?;
         let layout = sw_checkpoint::LayoutOptions {
             metadata: metadata.unwrap_or_default(),
             ..sw_checkpoint::LayoutOptions::default()
         };
         let target = (checkpoint::Target::File, path);
         checkpoint::save(slf.py(), &slf.get().handle, target, given, layout).map(drop)
-    }
-
-    /// CRC-32 (ISO-HDLC, as zip files have it) of the bytes of `source`, in host memory or a GPU's.
-    fn crc32(&self, py: Python<'_>, source: &Bound<'_, PyAny>) -> Result<u32, Fail> {
-        let Some(memory) = foreign::memory_of(&self.handle, source, Access::Source)? else { return Ok(0) };
-        wait::detached(py, move || {
-            let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32IsoHdlc);
-            let mut out = self.handle.copy_out(memory.destination())?;
-            out.visit(&memory, 0, memory.len(), |piece| digest.update(piece))?;
-            // The algorithm has 32 bits.
-            Ok(u32::try_from(digest.finalize() & u64::from(u32::MAX)).unwrap_or_default())
-        })
     }
 
     /// What this machine can do, and what to change.
@@ -317,15 +305,19 @@ impl Engine {
 }
 
 /// A tensor as Python gives it: name, element type, shape, bytes.
-type Given<'py> = (String, String, Vec<u64>, Bound<'py, PyAny>);
+pub type Given<'py> = (String, String, Vec<u64>, Bound<'py, PyAny>);
 
-fn given(
-    engine: &Bound<'_, Engine>,
+/// The memory of tensors that Python gave; `None` for one without bytes.
+///
+/// # Errors
+/// As [`foreign::memory_of`]; `ApiMisuse` for an unknown element type.
+pub fn given(
+    engine: &Handle,
     tensors: Vec<Given<'_>>,
 ) -> Result<Vec<(sw_checkpoint::TensorSpec, Option<straightway::Memory>)>, Fail> {
     let mut given = Vec::with_capacity(tensors.len());
     for (name, dtype, shape, source) in tensors {
-        let memory = foreign::memory_of(&engine.get().handle, &source, Access::Source)?;
+        let memory = foreign::memory_of(engine, &source, Access::Source)?;
         given.push((sw_checkpoint::TensorSpec { name, dtype: dtype_named(&dtype)?, shape }, memory));
     }
     Ok(given)

@@ -36,6 +36,7 @@ mod map;
 mod mishap;
 mod object;
 mod report;
+mod save;
 mod wait;
 
 /// The module that Python imports.
@@ -52,6 +53,7 @@ mod _native {
         loader::Loader,
         map::Sample,
         object::{NewObject, Object, Operation},
+        save::{PendingCheckpoint, Steps},
     };
 
     /// Version of the package.

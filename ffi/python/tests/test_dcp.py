@@ -110,20 +110,6 @@ def test_every_blob_of_ours_is_a_file_of_torch(tmp_path: Path):
                 assert (info.offset + where.at) % 4096 == 0
 
 
-def test_a_blob_beyond_4_gib_is_a_file_of_torch(tmp_path: Path):
-    count = (4 << 30) + 4096
-    frame = _blob.Zip(torch.uint8, (count,), 0, 4096)
-    head, tail = frame.finish(0)
-    assert len(head) == frame.head_len and len(head) % 4096 == 0 and len(tail) == frame.tail_len()
-    with open(tmp_path / "large.pt", "wb") as file:
-        file.write(head)
-        file.seek(len(head) + count - 1)
-        file.write(b"\x07")
-        file.write(tail)
-    loaded = torch.load(tmp_path / "large.pt", mmap=True, weights_only=True)
-    assert loaded.shape == (count,) and loaded[-1] == 7 and loaded[0] == 0
-
-
 def test_load_takes_what_torch_and_its_checkpoints_write(tmp_path: Path):
     saved = {"a": torch.randn(300, 40), "nested": {"b": torch.arange(10), "c": torch.zeros(3, dtype=torch.bfloat16)}}
     torch.save(saved, tmp_path / "file.pt")
@@ -464,3 +450,139 @@ def test_lazily_conjugated_and_negated_tensors_are_saved_as_their_values(tmp_pat
     for folder in ["plain", "dcp"]:
         loaded = straightway.load(tmp_path / folder, framework="torch")
         assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+
+
+def visible(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def test_a_save_takes_the_place_of_another_as_a_whole(tmp_path: Path):
+    folder = tmp_path / "checkpoint"
+    writer = StorageWriter(folder)
+    dcp.save({"a": torch.ones(4), "b": torch.ones(300_000)}, storage_writer=writer, no_dist=True)
+    report = writer.report
+    assert report.bytes == (folder / "__0_0.distcp").stat().st_size and "staged" in str(report)
+    dcp.save({"a": torch.zeros(4)}, storage_writer=writer, no_dist=True)
+    assert visible(folder) == {".metadata", "__0_0.distcp", "straightway.checksums.json"} and visible(tmp_path) == {"checkpoint"}
+    assert list(straightway.load(folder, framework="torch")) == ["a"]
+    with pytest.raises(BaseException, match="not empty"):
+        dcp.save({"a": torch.ones(4)}, storage_writer=StorageWriter(folder, overwrite=False), no_dist=True)
+    # What is no part of a checkpoint is never removed with one.
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(BaseException, match="notes.txt"):
+        dcp.save({"a": torch.ones(4)}, storage_writer=writer, no_dist=True)
+    assert (folder / "notes.txt").read_text() == "mine" and visible(tmp_path) == {"checkpoint"}
+    loaded = {"a": torch.ones(4)}
+    dcp.load(loaded, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
+    assert not loaded["a"].any()
+
+
+def test_checksums_lie_beside_what_was_saved(tmp_path: Path):
+    folder = tmp_path / "checkpoint"
+    dcp.save({"a": torch.ones(3_000_000)}, storage_writer=StorageWriter(folder), no_dist=True)
+    assert straightway.load(folder, framework="torch")["a"].sum() == 3_000_000
+    with open(folder / "__0_0.distcp", "r+b") as file:
+        file.seek(6_000_000)
+        file.write(b"\x01")
+    with pytest.raises(straightway.ChecksumMismatch):
+        straightway.load(folder)
+
+
+KILLED = r"""
+import os, signal, sys, warnings
+warnings.simplefilter("ignore")
+import torch, torch.distributed.checkpoint as dcp
+from straightway.torch.checkpoint import StorageWriter
+folder, step = sys.argv[1], sys.argv[2]
+dcp.save({"a": torch.ones(1000, 1000)}, storage_writer=StorageWriter(folder), no_dist=True)
+class Killed(StorageWriter):
+    def _die(self, now):
+        if now == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def write_data(self, plan, planner):
+        self._die("begun")
+        done = super().write_data(plan, planner)
+        self._die("written")
+        return done
+    def finish(self, metadata, results):
+        super().finish(metadata, results)
+        self._die("committed")
+dcp.save({"a": torch.zeros(1000, 1000)}, storage_writer=Killed(folder), no_dist=True)
+"""
+
+
+@pytest.mark.parametrize("step", ["begun", "written", "committed"])
+def test_a_save_that_is_killed_leaves_the_old_checkpoint_or_the_new_one(tmp_path: Path, script, step: str):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    folder = runs / "checkpoint"
+    assert script(KILLED, folder, step, check=False).returncode == -9
+    loaded = {"a": torch.full((1000, 1000), 7.0)}
+    dcp.load(loaded, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
+    assert torch.equal(loaded["a"], (torch.zeros if step == "committed" else torch.ones)(1000, 1000))
+    assert (len(visible(runs)) > 1) == (step != "committed")
+    # The next save of that name takes away what the dead one left.
+    dcp.save({"a": torch.ones(3)}, storage_writer=StorageWriter(folder), no_dist=True)
+    assert visible(runs) == {"checkpoint"}
+
+
+def test_ranks_that_fail_in_a_save_leave_the_old_checkpoint(tmp_path: Path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    body = r"""
+dcp.save(sharded(whole(1)), storage_writer=StorageWriter(folder))
+class Bad(StorageWriter):
+    def write_data(self, plan, planner):
+        if rank == 2:
+            raise OSError("the disk of rank 2 is full")
+        return super().write_data(plan, planner)
+try:
+    dcp.save(sharded(whole(2)), storage_writer=Bad(folder))
+except BaseException as error:
+    assert "the disk of rank 2 is full" in str(error), error
+    print("RAISED", flush=True)
+dist.barrier()
+loaded = sharded(whole(3))
+dcp.load(loaded, storage_reader=dcp.FileSystemReader(folder))
+check(loaded, 1)
+dist.barrier()
+# An error of the coordinator's own step reaches all.
+if rank == 0:
+    open(folder + "/notes.txt", "w").close()
+dist.barrier()
+try:
+    dcp.save(sharded(whole(2)), storage_writer=StorageWriter(folder))
+except BaseException as error:
+    assert "notes.txt" in str(error), error
+    print("REFUSED", flush=True)
+dist.barrier()
+if rank == 0:
+    os.remove(folder + "/notes.txt")
+dist.barrier()
+writer = StorageWriter(folder)
+future = dcp.async_save(sharded(whole(4)), storage_writer=writer)
+future.result()
+assert writer.stall > 0 and writer.report.bytes > 0
+dcp.load(loaded, storage_reader=dcp.FileSystemReader(folder))
+check(loaded, 4)
+dist.destroy_process_group()
+"""
+    done = ranks(tmp_path, 4, body, runs / "checkpoint")
+    assert all("RAISED" in process.stdout and "REFUSED" in process.stdout for process in done)
+    assert visible(runs) == {"checkpoint"}
+    names = {".metadata", "straightway.checksums.json", *(f"__{rank}_0.distcp" for rank in range(4))}
+    assert visible(runs / "checkpoint") == names
+
+
+def test_steps_of_a_run_are_listed_and_only_the_wanted_ones_stay(tmp_path: Path):
+    steps = straightway.Steps(tmp_path)
+    assert steps.latest() is None
+    for step in [100, 200, 300, 400]:
+        dcp.save({"a": torch.full((3,), float(step))}, storage_writer=StorageWriter(steps.path(step)), no_dist=True)
+    straightway.save({"a": torch.ones(3)}, steps.path(500))
+    (tmp_path / "step-000600").mkdir()
+    assert steps.list() == [100, 200, 300, 400, 500] and steps.latest() == 500
+    assert steps.retain(2, every=200) == [100, 300]
+    assert steps.list() == [200, 400, 500] and "step-000600" in visible(tmp_path)
+    with pytest.raises(straightway.ApiMisuse):
+        steps.retain(0)

@@ -22,10 +22,10 @@ from . import _errors
 from ._errors import *  # noqa: F403
 from ._errors import Error
 from ._data import BadSample, Dataset, Loader, LoaderStats
-from ._native import Batch, Buffer, Checkpoint, Engine, NewObject, Object, Operation, Sample, __version__
+from ._native import Batch, Buffer, Checkpoint, Engine, NewObject, Object, Operation, Sample, Steps, __version__
 from ._open import safe_open
 from ._progress import Progress, shown
-from ._reports import Candidate, Doctor, Fact, FileReport, LoadReport, Path, Plan
+from ._reports import Candidate, Doctor, Fact, FileReport, LoadReport, Path, Plan, SaveReport
 
 if TYPE_CHECKING:
     StrPath = Union[str, os.PathLike[str]]
@@ -51,6 +51,8 @@ __all__ = [
     "Path",
     "Plan",
     "Sample",
+    "SaveReport",
+    "Steps",
     "Tensors",
     "__version__",
     "doctor",

@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path as _Path
 from types import TracebackType
 from typing import Any, Protocol, final
 
 from typing_extensions import Buffer as SupportsBuffer
 from typing_extensions import Self
 
-from ._reports import Doctor, LoadReport, Path, Plan
+from ._reports import Doctor, LoadReport, Path, Plan, SaveReport
 
 __version__: str
 _StrPath = str | PathLike[str]
@@ -242,6 +243,39 @@ class Loader:
     def quarantined(self) -> list[tuple[int, int, str, int, int, str]]: ...
     def close(self) -> None: ...
 
+class PendingCheckpoint:
+    """A DCP checkpoint in the making: nobody sees it until it is committed. Dropped by the rank that began it, it is removed."""
+
+    @staticmethod
+    def begin(engine: Engine, target: _StrPath, *, if_exists: str = "refuse") -> PendingCheckpoint: ...
+    @staticmethod
+    def join(engine: Engine, directory: _StrPath) -> PendingCheckpoint: ...
+    @property
+    def directory(self) -> _Path: ...
+    def write(
+        self,
+        rank: tuple[int, int],
+        tensors: Sequence[tuple[str, str, Sequence[int], _Target]],
+        objects: Sequence[tuple[str, bytes]],
+        *,
+        policy: str = "any",
+    ) -> tuple[bytes, list[tuple[str, str, int, int]], SaveReport]: ...
+    def commit(
+        self, parts: Sequence[bytes], metadata: Sequence[tuple[str, bytes]], *, if_exists: str = "refuse"
+    ) -> list[str]: ...
+    def abandon(self) -> None: ...
+
+class Steps:
+    """The checkpoints of a run: `ROOT/step-000123`, which there are, which is the latest, which stay.
+
+    A step counts when it was committed by `straightway.save` or a `StorageWriter`."""
+
+    def __init__(self, root: _StrPath) -> None: ...
+    def path(self, step: int) -> _Path: ...
+    def list(self) -> list[int]: ...
+    def latest(self) -> int | None: ...
+    def retain(self, last: int, *, every: int | None = None) -> list[int]: ...
+
 class Engine:
     """Moves bytes between objects and memory. Share one; `with` closes it at the end."""
 
@@ -274,7 +308,6 @@ class Engine:
         metadata: Mapping[str, str] | None = None,
         shard_bytes: int | None = None,
     ) -> list[str]: ...
-    def crc32(self, source: _Target) -> int: ...
     def save_file(
         self,
         path: _StrPath,

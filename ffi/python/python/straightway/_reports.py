@@ -64,6 +64,22 @@ class FileReport:
 
 
 @dataclass(frozen=True)
+class SaveReport:
+    """Where the bytes of a rank's part of a save went: written by a device's DMA or by a copy of the kernel; of them, those that
+    were copied into staging memory before, and those that were written from where they were."""
+
+    bytes: int
+    dma: int
+    kernel_copy: int
+    staged: int
+    in_place: int
+
+    def __str__(self) -> str:
+        moved = f"{self.bytes} bytes: {self.dma} by DMA, {self.kernel_copy} by the kernel"
+        return f"{moved}; {self.staged} staged, {self.in_place} in place"
+
+
+@dataclass(frozen=True)
 class LoadReport:
     """What a load did. `gap_bytes` were read beside the tensors; `realigned_bytes` were copied once more, because the file has
     them at offsets that are no multiples of their element size."""

@@ -15,6 +15,8 @@ import io
 import itertools
 import os
 import pickle
+import re
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Union
@@ -31,16 +33,14 @@ from torch.distributed.checkpoint.planner import (
     ReadItem,
     SavePlan,
     SavePlanner,
-    WriteItem,
-    WriteItemType,
 )
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from .. import _errors
-from .._native import Buffer, Engine, Object
-from .._reports import Path
-from . import _bytes_of, _blob, from_buffer
+from .._native import Buffer, Engine, Object, PendingCheckpoint
+from .._reports import Path, SaveReport
+from . import _NAMES, _bytes_of, _blob, from_buffer
 
 __all__ = ["StorageReader", "StorageWriter"]
 
@@ -50,9 +50,6 @@ RUN_MIN_BYTES = 64 << 10
 # Memory for what cannot be read in place, in bytes: a load stops to copy when it is full. Longer tensors go through it in pieces.
 STAGING_BYTES = 256 << 20
 STAGED_PIECE_BYTES = 64 << 20
-# Tensors from here on are written where they are, on 4 KiB of the file; smaller ones are packed with their headers first.
-DIRECT_MIN_BYTES = 256 << 10
-PACK_BYTES = 8 << 20
 
 _METADATA_CLASSES = {
     "torch.distributed.checkpoint.metadata": {
@@ -480,13 +477,36 @@ def _runs(blob: _blob.Blob, offsets: list[int], lengths: list[int], target: torc
         yield source, place, run
 
 
+class _Written(list[WriteResult]):
+    """What a rank has written, as torch gathers it, with the rank's part for the commit."""
+
+    part = b""
+
+
+@dataclasses.dataclass
+class _Place:
+    """Where a rank writes: its part of the plan that the coordinator makes."""
+
+    directory: str
+    rank: int
+    world: int
+
+
+# What a directory may have that a save takes the place of: files of a checkpoint, of torch or of ours.
+_OURS = re.compile(r"\.metadata|__\d+_\d+\.distcp|straightway\.checksums\.json")
+
+
 class StorageWriter(FileSystemWriter):
-    """Writes a DCP directory: one file a rank, large tensors from where they are, all writes at once.
+    """Writes a DCP directory, which appears whole and durable, with checksums beside the data, or not at all.
 
-    A file appears under its name when it is whole and durable, and `.metadata` last: a directory without it is no checkpoint.
-    Give each checkpoint a directory of its own.
+    path: the directory. Its parent exists. The files are made in a hidden directory beside it, which gets the name as the last
+        step, so a crash or a failed rank leaves what was there before.
+    overwrite: whether a checkpoint of that name may be there; the new one takes its place in that last step. A directory with
+        other files than those of a checkpoint is refused: give each checkpoint a directory of its own.
+    policy: which routes are accepted.
 
-    After a save, `ways` has the way of every byte. For `async_save` it stages on the CPU, as the original.
+    After a save, `report` tells where this rank's bytes went. For `async_save` it stages on the CPU, as the original; `stall` has
+    the seconds that the last staging held the caller.
     """
 
     def __init__(
@@ -501,81 +521,101 @@ class StorageWriter(FileSystemWriter):
         super().__init__(path, overwrite=overwrite, cache_staged_state_dict=cache_staged_state_dict)
         self._engine = engine or Engine.shared()
         self._policy = policy
-        self.ways: list[Path] = []
+        self._pending: PendingCheckpoint | None = None
+        self.report: SaveReport | None = None
+        self.stall = 0.0
+
+    def _give_up(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.abandon()
+
+    def reset(self, checkpoint_id: Union[str, os.PathLike[str], None] = None) -> None:
+        """As the original. A save that did not end is given up."""
+        super().reset(checkpoint_id)
+        self._give_up()
+        self.report = None
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """As the original. Raises `Unsupported` without collectives: then no rank knows when all are through."""
+        super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+        if not self.use_collectives:
+            text = f"save {self.path} failed: a checkpoint appears as a whole, which needs use_collectives=True"
+            raise _errors.new("unsupported", text, os.fspath(self.path))
+
+    def stage(self, state_dict: Any) -> Any:
+        """As the original, timed."""
+        started = time.monotonic()
+        staged = super().stage(state_dict)
+        self.stall = time.monotonic() - started
+        return staged
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Nothing is made under the final name."""
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Begins the checkpoint and tells the ranks where."""
+        self._give_up()
+        path = os.path.abspath(os.fspath(self.path))
+        strange = [name for name in os.listdir(path) if not _OURS.fullmatch(name)] if os.path.isdir(path) else []
+        if strange:
+            text = f"save {path} failed: {strange[0]!r} in it is no file of a checkpoint; give each checkpoint a directory of its own"
+            raise _errors.new("already_exists", text, path)
+        self._pending = PendingCheckpoint.begin(self._engine, path, if_exists=self._if_exists())
+        directory = os.fspath(self._pending.directory)
+        places = [_Place(directory, rank, len(plans)) for rank in range(len(plans))]
+        return [dataclasses.replace(plan, storage_data=place) for plan, place in zip(plans, places)]
+
+    def _if_exists(self) -> str:
+        return "replace" if self.overwrite else "refuse"
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Lays the items out, then writes them."""
-        name = f"{plan.storage_data.prefix}0.distcp"
-        layout, results = _Layout(self._engine), []
-        # Objects first, as the original does.
-        items = sorted(plan.items, key=lambda item: item.type != WriteItemType.BYTE_IO)
-        for item in items:
-            offset, length = layout.add(item, planner)
-            results.append(WriteResult(item.index, length, _StorageInfo(name, offset, length)))
-        self.ways = []
-        if results:
-            with self._engine.create(os.path.join(os.fspath(self.path), name), layout.end) as new:
-                self.ways = new.write(layout.finish(), policy=self._policy)
+        """Writes what this rank has; it is durable when this returns."""
+        place: _Place = plan.storage_data
+        pending = self._pending or PendingCheckpoint.join(self._engine, place.directory)
+        tensors, objects = [], []
+        for number, item in enumerate(plan.items):
+            data, name = planner.resolve_data(item), f"{number} {item.index.fqn}"
+            if isinstance(data, torch.Tensor) and data.layout == torch.strided and data.dtype in _PLAIN:
+                data = data.detach().contiguous()
+                tensors.append((name, _PLAIN[data.dtype], list(data.shape), _bytes_of(data)))
+            else:
+                objects.append((name, _saved(data)))
+        try:
+            part, entries, self.report = pending.write((place.rank, place.world), tensors, objects, policy=self._policy)
+        except BaseException:
+            self._give_up()
+            raise
+        places = {name: _StorageInfo(file, offset, length) for name, file, offset, length in entries}
+        written = _Written()
+        written.part = part
+        for number, item in enumerate(plan.items):
+            info = places[f"{number} {item.index.fqn}"]
+            written.append(WriteResult(item.index, info.length, info))
         done: Future[list[WriteResult]] = Future()
-        done.set_result(results)
+        done.set_result(written)
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Writes `.metadata`: from then on there is a checkpoint."""
+        """Adds `.metadata` and checksums, and gives the directory its name."""
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_data = {result.index: result.storage_data for rank in results for result in rank}
         metadata.storage_meta = self.storage_meta()
-        own = self.rank if not self.use_collectives else None
-        content = pickle.dumps(metadata)
-        with self._engine.create(os.fspath(self._get_metadata_path(own)), len(content)) as new:
-            new.write([(0, content)])
+        pending, self._pending = self._pending, None
+        if pending is None:
+            raise _errors.new("api_misuse", "finish without a save that was begun; use torch.distributed.checkpoint.save")
+        parts = [getattr(rank, "part", b"") for rank in results]
+        pending.commit(parts, [(".metadata", pickle.dumps(metadata))], if_exists=self._if_exists())
 
 
-class _Layout:
-    """Blobs one behind the other: large tensors as they are, everything else packed."""
+# Element types that the engine writes as `torch.save` would; other tensors go in as what `torch.save` makes of them.
+_PLAIN = {dtype: name for dtype, name in _NAMES.items() if name != "F4"}
 
-    def __init__(self, engine: Engine):
-        self.end = 0
-        self._engine = engine
-        self._parts: list[tuple[int, Any]] = []
-        self._pack = bytearray()
-        self._pack_at = 0
 
-    def add(self, item: WriteItem, planner: SavePlanner) -> tuple[int, int]:
-        """Offset and length of the item's blob."""
-        start, data = self.end, planner.resolve_data(item)
-        if isinstance(data, io.BytesIO):
-            self._put(data.getbuffer())
-            return start, self.end - start
-        tensor = data.detach().contiguous()
-        count = tensor.numel() * tensor.element_size()
-        large = count >= DIRECT_MIN_BYTES
-        frame = _blob.Zip(tensor.dtype, tuple(tensor.shape), start, 4096 if large else 64)
-        content = _bytes_of(tensor)
-        head, tail = frame.finish(self._engine.crc32(content))
-        self._put(head)
-        if large:
-            self._flush()
-            self._parts.append((self.end, content))
-            self.end += count
-            self._pack_at = self.end
-        elif count:
-            self._put(memoryview(content.cpu().numpy()))
-        self._put(tail)
-        return start, self.end - start
-
-    def _put(self, content: Any) -> None:
-        self._pack += content
-        self.end += len(content)
-        if len(self._pack) >= PACK_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._pack:
-            self._parts.append((self._pack_at, self._pack))
-        self._pack, self._pack_at = bytearray(), self.end
-
-    def finish(self) -> list[tuple[int, Any]]:
-        """What to write where."""
-        self._flush()
-        return self._parts
+def _saved(data: Any) -> bytes:
+    if isinstance(data, io.BytesIO):
+        return data.getvalue()
+    content = io.BytesIO()
+    torch.save(data.detach().cpu() if isinstance(data, torch.Tensor) else data, content)
+    return content.getvalue()
