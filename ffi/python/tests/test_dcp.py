@@ -322,12 +322,13 @@ def test_ranks_save_load_share_and_fail_together(tmp_path: Path):
     assert read["False"] >= tensors + 3 * 4 * 300 * 1000, report
     for rank in range(4):
         took = [float(line[1]) for line in lines[rank] if line[0] == "RAISED"]
-        assert took and took[0] < 20, report
+        # Before the others would give up waiting.
+        assert took and took[0] < 50, report
     # A rank that dies ends the others within the time limit of the exchange.
     assert done[2].returncode == 7, report
     for rank in (0, 1, 3):
         took = [float(line[1]) for line in lines[rank] if line[0] == "ENDED"]
-        assert took and took[0] < 30, report
+        assert took and took[0] < 90, report
 
 
 def test_another_world_size_loads_and_an_asynchronous_save_takes_what_was_there(tmp_path: Path):
@@ -403,7 +404,7 @@ def state(fill):
 saved = state(2.0)
 dcp.save(saved, storage_writer=StorageWriter(folder))
 def load(wanted, reader=None):
-    dcp.load(wanted, storage_reader=reader or StorageReader(folder, share=True, timeout=20))
+    dcp.load(wanted, storage_reader=reader or StorageReader(folder, share=True))
     return wanted
 def good():
     loaded = load(state(1.0))
@@ -415,7 +416,8 @@ def bad(text, wanted, reader=None):
         load(wanted, reader)
     except BaseException as error:
         assert text in str(error), error
-        assert time.monotonic() - start < 15
+        # Before anybody would give up waiting.
+        assert time.monotonic() - start < 50
     else:
         raise SystemExit("no error")
     dist.barrier()
@@ -427,7 +429,7 @@ class NoMetadata(StorageReader):
         if rank == 1:
             raise OSError("no metadata on rank 1")
         return super().read_metadata(*args, **kwargs)
-bad("no metadata on rank 1", state(1.0), NoMetadata(folder, share=True, timeout=20))
+bad("no metadata on rank 1", state(1.0), NoMetadata(folder, share=True))
 other = state(1.0)
 if rank == 1:
     other["t6"] = other["t6"].double()

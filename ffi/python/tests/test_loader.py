@@ -401,7 +401,8 @@ start = time.monotonic()
 try:
     next(loader)
 except KeyboardInterrupt:
-    assert 0.4 < time.monotonic() - start < 5
+    # Without the signal it would wait for ever.
+    assert time.monotonic() - start > 0.4
     gate.set()
     assert list(next(loader).samples) == [0, 1, 2, 3]
     print("interrupted")

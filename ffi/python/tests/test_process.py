@@ -62,7 +62,8 @@ try:
     file.read_into(stuck())
 except KeyboardInterrupt:
     took = time.monotonic() - start
-    assert 0.4 < took < 2, took
+    # Without the signal it would wait for ever.
+    assert took > 0.4, took
     print("interrupted")
 """,
         path,
@@ -202,12 +203,17 @@ for turn in range(6):
     threading.Timer(0.01 + 0.02 * turn, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         straightway.save(tensors, directory)
-        time.sleep(1)
+        # The signal comes, however busy the machine is.
+        while True:
+            time.sleep(0.05)
     except KeyboardInterrupt:
         pass
     for tensor in tensors.values():
         tensor += 1
-time.sleep(2)
+# What an interrupted save made goes in the background.
+end = time.monotonic() + 60
+while any(name.startswith(".") for name in os.listdir(sys.argv[1])) and time.monotonic() < end:
+    time.sleep(0.05)
 left = os.listdir(sys.argv[1])
 assert not any(name.startswith(".") for name in left), left
 # One whose bytes were all read before the signal may be there, and is whole.
