@@ -185,7 +185,28 @@ def tensorizer(files, hashes):
     return run
 
 
+def dcp_load(files, ours):
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    if ours:
+        from straightway.torch.checkpoint import StorageReader
+    else:
+        from torch.distributed.checkpoint import FileSystemReader as StorageReader
+
+    def run():
+        reader = StorageReader(os.path.dirname(files[0]))
+        described = reader.read_metadata().state_dict_metadata
+        tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in described.items()}
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
+        return tensors
+
+    return run
+
+
 PEERS = {
+    "dcp": lambda files: dcp_load(files, False),
+    "straightway-dcp": lambda files: dcp_load(files, True),
     "safetensors": safetensors_mmap,
     "safetensors-clone": safetensors_clone,
     "safetensors-bytes": safetensors_bytes,

@@ -8,6 +8,7 @@ import sys
 PACKAGES = {
     "numpy": "numpy",
     "torch": "torch",
+    "straightway": "straightway",
     "safetensors": "safetensors.torch",
     "fastsafetensors": "fastsafetensors",
     "runai-model-streamer": "runai_model_streamer",

@@ -90,6 +90,10 @@ enum Verb {
     Odd,
     /// A sharded safetensors checkpoint, cold and warm, beside the loaders of PyPI.
     Load,
+    /// A torch.distributed.checkpoint directory by one process, cold and warm, beside torch.
+    LoadDcp,
+    /// The same on four local ranks, written by another number of them: read once, beside torch.
+    Restore,
     /// A checkpoint from CPU memory, flushed, beside torch, safetensors and DCP.
     Save,
     /// Shuffled epochs of 16 KiB and 1 MiB samples, cold, beside the loaders of PyPI.
@@ -112,6 +116,8 @@ enum Verb {
     All,
     /// Make the virtual environment of the Python peers (network, minutes, 3 GB).
     Peers,
+    /// Build the Python package from this tree and install it beside the peers (minutes).
+    Package,
     /// What changed between two reports. Ends with 1 if something got worse.
     Compare {
         /// The older report.
@@ -180,6 +186,10 @@ fn run_verb(cli: &Cli, bench: &mut Bench<'_>) -> Result<ExitCode, Fault> {
         bench.python.install(bench.tell)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if matches!(cli.verb, Verb::Package) {
+        bench.python.install_package(bench.tell)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut report = empty_report(cli, bench);
     for run in runs(&cli.verb) {
         report.cases.extend(run(bench)?);
@@ -214,6 +224,8 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Seq => vec![cases::raw::seq],
         Verb::Odd => vec![cases::raw::odd],
         Verb::Load => vec![cases::load::run],
+        Verb::LoadDcp => vec![cases::load_dcp::run],
+        Verb::Restore => vec![cases::restore::run],
         Verb::Save => vec![cases::save::run],
         Verb::Loader => vec![cases::samples::run],
         Verb::DlioUnet3d => vec![cases::dlio::run_unet3d],
@@ -229,6 +241,8 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::raw::seq,
             cases::raw::odd,
             cases::load::run,
+            cases::load_dcp::run,
+            cases::restore::run,
             cases::save::run,
             cases::samples::run,
             cases::dlio::run_unet3d,
@@ -238,7 +252,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::gpu::run,
             cases::order::run,
         ],
-        Verb::Peers | Verb::Compare { .. } | Verb::Worker { .. } => Vec::new(),
+        Verb::Peers | Verb::Package | Verb::Compare { .. } | Verb::Worker { .. } => Vec::new(),
     }
 }
 
@@ -249,10 +263,21 @@ fn empty_report(cli: &Cli, bench: &Bench<'_>) -> Report {
         fio::version().map(|version| ("fio".to_owned(), version)).into_iter().collect();
     if matches!(
         cli.verb,
-        Verb::Load | Verb::Save | Verb::Loader | Verb::Gpu | Verb::All | Verb::DlioUnet3d | Verb::DlioResnet50
+        Verb::Load
+            | Verb::LoadDcp
+            | Verb::Restore
+            | Verb::Save
+            | Verb::Loader
+            | Verb::Gpu
+            | Verb::All
+            | Verb::DlioUnet3d
+            | Verb::DlioResnet50
     ) {
         let versions = bench.python.versions();
         tools.extend(versions.found);
+        if let Ok(commit) = bench.python.package() {
+            tools.insert("straightway of the environment".to_owned(), commit);
+        }
         tools.extend(versions.absent.into_iter().map(|(name, why)| (name, format!("absent: {why}"))));
     }
     let size = cli.size.to_possible_value().map_or(cli.size.name().to_owned(), |value| value.get_name().to_owned());

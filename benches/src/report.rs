@@ -161,6 +161,12 @@ pub(crate) enum Metric {
     Accelerators,
     /// Percent of the time that one emulated accelerator is busy.
     AuPercent,
+    /// Bytes that readers asked storage for, of each byte that some rank wanted.
+    AskedPerByte,
+    /// Bytes that the kernel read from storage, of each byte that some rank wanted.
+    StorageReadPerByte,
+    /// Peak resident set less what was resident before, of the rank that has most of it.
+    RankExtraMemoryBytes,
 }
 
 impl Sample {
@@ -193,6 +199,9 @@ impl Sample {
             Metric::StallSeconds => self.more.get("stall_s").copied(),
             Metric::Accelerators => self.more.get("accelerators").copied(),
             Metric::AuPercent => self.more.get("au_alone_percent").copied(),
+            Metric::AskedPerByte => over(*self.more.get("asked_bytes")?, *self.more.get("unique_bytes")?),
+            Metric::StorageReadPerByte => over(*self.more.get("storage_bytes")?, *self.more.get("unique_bytes")?),
+            Metric::RankExtraMemoryBytes => self.more.get("rank_extra_bytes").copied(),
         }
     }
 }

@@ -79,12 +79,14 @@ fn one(bench: &mut Bench<'_>, files: &Files, state: CacheState) -> Case {
             Format::Safetensors => &checkpoint.shards,
             Format::Torch => &files.torch,
             Format::Tensorizer => &files.tensorizer,
+            Format::Dcp => continue,
         };
         if files.is_empty() {
             continue;
         }
         let (name, own_memory, files) = (*name, *own_memory, files.clone());
-        let loader = Loader { name, own_memory, files, seed: bench.seed, python: bench.python.clone() };
+        let loader =
+            Loader { name, role: Role::Peer, own_memory, files, seed: bench.seed, python: bench.python.clone() };
         subjects.push(Box::new(loader));
     }
     let (name, from) = match state {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -13,6 +13,7 @@ use sw_checkpoint::{
 };
 
 use crate::{
+    fault::Fault,
     ours::load::digest,
     report::Sample,
     usage::{self, Usage},
@@ -98,6 +99,26 @@ pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
 #[expect(clippy::disallowed_methods, reason = "the job is a program that does something else between two saves")]
 fn pause() {
     std::thread::sleep(Duration::from_secs(1));
+}
+
+/// Writes the tensors of `index` as a DCP directory, unless it is there; gives its files.
+pub(crate) fn dcp(index: &Path, to: &Path) -> Result<Vec<PathBuf>, Fault> {
+    if !to.exists() {
+        write_dcp(index, to)?;
+    }
+    let entries = fs::read_dir(to).map_err(Fault::os("list", to))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    Ok(files)
+}
+
+fn write_dcp(index: &Path, to: &Path) -> Result<(), Error> {
+    let engine = Engine::builder().build()?;
+    let mut lent = Lent::of(load(&engine, &Uri::from_path(index)?, &LoadOptions::default())?)?;
+    let saver = Saver::new(&engine, SaverOptions::default())?;
+    let options = SaveOptions { layout: Layout::Dcp(DcpOptions::default()), ..SaveOptions::default() };
+    saver.save(to, lent.contents(), &options)?.wait()?;
+    Ok(())
 }
 
 fn remove(directory: &Path) {

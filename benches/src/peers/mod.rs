@@ -5,3 +5,4 @@ pub(crate) mod fio;
 pub(crate) mod kvikio;
 pub(crate) mod nop;
 pub(crate) mod python;
+pub(crate) mod restore;

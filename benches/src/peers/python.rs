@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -17,7 +18,7 @@ use crate::{
     fault::Fault,
     report::{Role, Sample},
     rounds::Subject,
-    usage,
+    usage::{self, Finished},
 };
 
 /// A load of 2 GiB by the slowest peer takes 20 s on a busy machine.
@@ -179,12 +180,15 @@ impl Python {
     }
 
     /// Builds our package from the tree that the scripts lie in, optimised, into `to`.
-    #[expect(clippy::disallowed_methods, reason = "the search path of programs is passed on")]
     pub(crate) fn install_ours(&self, to: &Path) -> Result<(), Fault> {
-        let package = self.scripts.join("../../ffi/python");
+        self.build_ours(&["--upgrade".as_ref(), "--target".as_ref(), to.as_os_str()])
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the search path of programs is passed on")]
+    fn build_ours(&self, flags: &[&OsStr]) -> Result<(), Fault> {
         let mut command = Command::new(self.python());
-        command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--upgrade", "--target"]);
-        command.arg(to).arg(package);
+        command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]);
+        command.args(flags).arg(self.scripts.join("../../ffi/python"));
         // pip finds maturin's program beside its own.
         let path = std::env::var_os("PATH").unwrap_or_default();
         let bin = self.venv.join("bin");
@@ -203,6 +207,44 @@ impl Python {
         let mut command = self.script("dlio.py");
         command.args(args).arg("--out").arg(self.scratch.join("dlio"));
         crate::worker::parse(name, &usage::run(command, &self.scratch, LOAD_LIMIT)?)
+    }
+
+    /// Runs a script with arguments and files.
+    ///
+    /// # Errors
+    /// The environment was not made; the script failed.
+    pub(crate) fn peer(&self, script: &str, args: &[&str], files: &[PathBuf]) -> Result<Finished, Fault> {
+        self.ready()?;
+        let mut command = self.script(script);
+        command.args(args).args(files);
+        usage::run(command, &self.scratch, LOAD_LIMIT)
+    }
+
+    /// Builds the Python package of this tree, optimised, and installs it.
+    ///
+    /// # Errors
+    /// The environment was not made; the step that failed.
+    pub(crate) fn install_package(&self, tell: &mut dyn FnMut(&str)) -> Result<(), Fault> {
+        self.ready()?;
+        tell("package: building");
+        self.build_ours(&["--force-reinstall".as_ref()])?;
+        let stamp = self.stamp();
+        fs::write(&stamp, crate::machine::commit()).map_err(Fault::os("write", &stamp))
+    }
+
+    /// The commit that the installed package was built from.
+    ///
+    /// # Errors
+    /// `Missing` if there is none.
+    pub(crate) fn package(&self) -> Result<String, Fault> {
+        fs::read_to_string(self.stamp()).map_err(|_| Fault::Missing {
+            what: "the Python package is not installed beside the peers".to_owned(),
+            remedy: "install it with `cargo xtask bench peers`, then `cargo xtask bench package`",
+        })
+    }
+
+    fn stamp(&self) -> PathBuf {
+        self.venv.join("straightway-commit")
     }
 
     fn ready(&self) -> Result<(), Fault> {
@@ -238,6 +280,8 @@ pub(crate) enum Format {
     Torch,
     /// `TensorSerializer`.
     Tensorizer,
+    /// A directory of `torch.distributed.checkpoint`.
+    Dcp,
 }
 
 /// Name in `peers/load.py`, format, and whether the caller's memory is its own.
@@ -251,6 +295,8 @@ pub(crate) const LOADERS: &[(&str, Format, bool)] = &[
     ("tensorizer", Format::Tensorizer, true),
     ("torch-mmap", Format::Torch, false),
     ("torch", Format::Torch, true),
+    ("dcp", Format::Dcp, true),
+    ("straightway-dcp", Format::Dcp, true),
     ("preadv-2", Format::Safetensors, true),
     ("preadv-direct-4", Format::Safetensors, true),
 ];
@@ -260,6 +306,8 @@ pub(crate) const LOADERS: &[(&str, Format, bool)] = &[
 pub(crate) struct Loader {
     /// Name in `peers/load.py`.
     pub name: &'static str,
+    /// Whose side.
+    pub role: Role,
     /// Whether the caller's memory is its own.
     pub own_memory: bool,
     /// In its format.
@@ -276,7 +324,7 @@ impl Subject for Loader {
     }
 
     fn role(&self) -> Role {
-        Role::Peer
+        self.role
     }
 
     fn own_memory(&self) -> Option<bool> {
@@ -288,10 +336,11 @@ impl Subject for Loader {
     }
 
     fn run(&mut self) -> Result<Sample, Fault> {
-        self.python.ready()?;
-        let mut command = self.python.script("load.py");
-        command.args(["--peer", self.name, "--seed", &self.seed.to_string()]).args(&self.files);
-        let finished = usage::run(command, &self.python.scratch, LOAD_LIMIT)?;
+        if self.role == Role::Ours {
+            self.python.package()?;
+        }
+        let seed = self.seed.to_string();
+        let finished = self.python.peer("load.py", &["--peer", self.name, "--seed", &seed], &self.files)?;
         crate::worker::parse(self.name, &finished)
     }
 }

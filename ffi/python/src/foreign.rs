@@ -51,12 +51,37 @@ pub fn memory_of(
     if let Ok(buffer) = object.cast::<Buffer>() {
         return of_buffer(engine, buffer.get(), access);
     }
-    let told = match of_cuda(object, access)? {
-        Some(told) => Some(told),
-        None if is_buffer(object) => of_view(object, access)?,
-        None => of_dlpack(object)?,
-    };
-    told.map(|told| register(engine, told)).transpose()
+    told_by(object, access)?.map(|told| register(engine, told)).transpose()
+}
+
+fn told_by(object: &Bound<'_, PyAny>, access: Access) -> Result<Option<Told>, Fail> {
+    match of_cuda(object, access)? {
+        Some(told) => Ok(Some(told)),
+        None if is_buffer(object) => of_view(object, access),
+        None => of_dlpack(object),
+    }
+}
+
+/// Host memory that an object told of. It stays while this lives.
+pub struct HostMemory {
+    /// First byte.
+    pub address: u64,
+    /// Length in bytes, never 0.
+    pub len: u64,
+    _owner: Box<dyn Any + Send + Sync>,
+}
+
+/// The memory of `object`, as [`memory_of`] takes it, for a copy that the engine has no part in.
+///
+/// # Errors
+/// As [`memory_of`]; `ApiMisuse` for memory of a device.
+pub fn host_memory_of(object: &Bound<'_, PyAny>, access: Access) -> Result<Option<HostMemory>, Fail> {
+    let told = told_by(object, access)?.filter(|told| told.len > 0);
+    told.map(|Told { place, len, owner }| match place {
+        Place::Host(address) => Ok(HostMemory { address: address.raw(), len, _owner: owner }),
+        _ => Err(misuse("the memory is a device's", "give memory of the host")),
+    })
+    .transpose()
 }
 
 fn register(engine: &straightway::Engine, told: Told) -> Result<Memory, Fail> {

@@ -34,6 +34,7 @@ mod foreign;
 mod loader;
 mod map;
 mod mishap;
+mod neighbour;
 mod object;
 mod report;
 mod save;
@@ -52,6 +53,7 @@ mod _native {
         engine::Engine,
         loader::Loader,
         map::Sample,
+        neighbour::Neighbour,
         object::{NewObject, Object, Operation},
         save::{PendingCheckpoint, Steps},
     };

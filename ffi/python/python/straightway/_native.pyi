@@ -71,6 +71,17 @@ class Operation:
     def cancel(self) -> None: ...
 
 @final
+class Neighbour:
+    """Another process of this machine, whose memory this one may read."""
+
+    def __init__(self, pid: int) -> None: ...
+    @staticmethod
+    def admit_siblings() -> None: ...
+    @staticmethod
+    def admit_nobody() -> None: ...
+    def read_many(self, parts: Sequence[tuple[int, _Target]]) -> int: ...
+
+@final
 class Object:
     """Something with bytes at offsets: a file, a block device, a namespace, a stripe set."""
 

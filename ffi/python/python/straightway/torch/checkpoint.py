@@ -18,7 +18,6 @@ import pickle
 import re
 import time
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from typing import Any, Union
 
 import torch
@@ -41,6 +40,7 @@ from .. import _errors
 from .._native import Buffer, Engine, Object, PendingCheckpoint
 from .._reports import Path, SaveReport
 from . import _NAMES, _bytes_of, _blob, from_buffer
+from ._share import Exchange, Reads, Share, share_out
 
 __all__ = ["StorageReader", "StorageWriter"]
 
@@ -83,30 +83,19 @@ class _MetadataUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's metadata")
 
 
-@dataclasses.dataclass
-class _Share:
-    """What the ranks do for each other: a part of the plan that the coordinator makes."""
-
-    # Ranks of the load.
-    world: int
-    # Items of this rank that another rank reads, by position.
-    received: set[int]
-    # (number, reader, [(rank, position of the item in its plan)]) by number, only those that concern this rank.
-    exchanges: list[tuple[int, int, list[tuple[int, int]]]]
-
-
 class StorageReader(FileSystemReader):
     """Reads a DCP directory, each rank only the bytes that it needs, straight into the destination tensors.
 
     path: the directory.
-    share: ranks that want the same bytes read them once and exchange them through the process group. Before the exchange they
-        agree that all reads went well: an error of one rank is raised on all of them.
+    share: ranks that want the same bytes read them once and exchange them: on one machine each copies out of the memory of the
+        rank that read them, elsewhere the process group carries them. Before the exchange and behind it they agree that all
+        went well: an error of one rank is raised on all of them.
     process_group: that of the load, if it is not that of all ranks.
     timeout: seconds that a rank waits for the others, so give more than the ranks' times of reading differ by. A rank that died
         is an error on the others within it.
     policy: which routes are accepted.
 
-    After a load, `ways` has the way of every byte, `read_bytes` their sum, `staged` the names of tensors that could not be read in
+    After a load, `ways` has the way of every byte read, `read_bytes` their sum, `exchanged` what other ranks read, `staged` the names of tensors that could not be read in
     place (strided destinations, other types), and `by_torch` those that torch read, because they are not stored as plain
     tensors.
     """
@@ -125,9 +114,7 @@ class StorageReader(FileSystemReader):
         self._engine = engine or Engine.shared()
         self._policy = policy
         self._share = share
-        self._process_group = process_group
-        self._timeout = timeout
-        self._exchange_group: dist.ProcessGroup | None = None
+        self._exchange = Exchange(process_group, timeout)
         self._objects: dict[str, Object] = {}
         self._chunks: dict[tuple[str, tuple[int, ...] | None], tuple[torch.dtype, tuple[int, ...]]] = {}
         self._forget()
@@ -136,6 +123,17 @@ class StorageReader(FileSystemReader):
         self.ways: list[Path] = []
         self.staged: list[str] = []
         self.by_torch: list[str] = []
+        self._exchange.forget()
+
+    @property
+    def exchanged(self) -> dict[str, int]:
+        """Bytes that another rank read for this one, by how they came here: `memory` of the other process, or `group`."""
+        return {"memory": self._exchange.from_memory, "group": self._exchange.from_group}
+
+    @property
+    def why_group(self) -> str:
+        """Why not all of them came straight out of the other rank's memory; empty if they did."""
+        return self._exchange.why_group
 
     @property
     def read_bytes(self) -> int:
@@ -181,111 +179,23 @@ class StorageReader(FileSystemReader):
                     self._chunks[name, None] = facts
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """With `share`: gives each range that several ranks want to the one of them that has the least to read so far."""
-        if not self._share or len(plans) < 2:
-            return plans
-        wanted: dict[Any, list[tuple[int, int]]] = {}
-        for rank, plan in enumerate(plans):
-            for position, item in enumerate(plan.items):
-                if item.type != LoadItemType.BYTE_IO:
-                    key = (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets), tuple(item.lengths))
-                    wanted.setdefault(key, []).append((rank, position))
-        load = [0] * len(plans)
-        shares = [_Share(len(plans), set(), []) for _ in plans]
-        # The largest first: so the loads come out even.
-        ordered = sorted(wanted.items(), key=lambda entry: -_product(entry[0][3]))
-        for number, ((_, _, _, lengths), takers) in enumerate(ordered):
-            takers = list({rank: (rank, position) for rank, position in reversed(takers)}.values())
-            reader, _ = min(takers, key=lambda taker: load[taker[0]])
-            load[reader] += _product(lengths)
-            if len(takers) > 1:
-                for rank, position in takers:
-                    shares[rank].exchanges.append((number, reader, takers))
-                    if rank != reader:
-                        shares[rank].received.add(position)
-        return [dataclasses.replace(plan, storage_data=share) for plan, share in zip(plans, shares)]
+        """With `share`: each range that several ranks want is read by one of them."""
+        return share_out(plans) if self._share and len(plans) > 1 else plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads, exchanges what is shared, and gives everything to the planner."""
-        if isinstance(plan.storage_data, _Share):
-            self._read_shared(plan.storage_data, plan, planner)
+        if isinstance(plan.storage_data, Share):
+            reads = Reads(lambda items: self._read(items, planner), self._place)
+            self._exchange.run(os.fspath(self.path), plan, planner, reads)
         else:
             self._read(plan.items, planner)
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
-    def _read_shared(self, share: _Share, plan: LoadPlan, planner: LoadPlanner) -> None:
-        # Here and not earlier: that the plans are there says that no rank has failed before.
-        group = self._group(share)
-        failed: BaseException | None = None
-        types: dict[int, str] = {}
-        try:
-            self._read([item for position, item in enumerate(plan.items) if position not in share.received], planner)
-            me = dist.get_rank(group)
-            for number, _, takers in share.exchanges:
-                types[number] = str(planner.resolve_tensor(plan.items[dict(takers)[me]]).dtype)
-        except Exception as error:
-            failed = error
-        self._agree(group, failed, types)
-        try:
-            self._exchange(group, share, plan, planner)
-        except Exception as cause:
-            text = f"exchange of {self.path} failed: {cause}; look at the log of the other ranks"
-            raise _errors.new("cancelled", text, str(self.path)) from cause
-
-    def _group(self, share: _Share) -> dist.ProcessGroup:
-        if self._exchange_group is None:
-            ranks = dist.get_process_group_ranks(self._process_group or dist.group.WORLD)
-            if len(ranks) != share.world:
-                text = f"the load has {share.world} ranks, the reader's process group {len(ranks)}; give both the same"
-                raise _errors.new("api_misuse", text, str(self.path))
-            wait = timedelta(seconds=self._timeout)
-            local = self._process_group is not None
-            self._exchange_group = dist.new_group(ranks, timeout=wait, backend="gloo", use_local_synchronization=local)
-        return self._exchange_group
-
-    def _agree(self, group: dist.ProcessGroup, failed: BaseException | None, types: dict[int, str]) -> None:
-        """Raises on every rank if a rank failed or does not answer in time, or if destinations of one range differ in type."""
-        words: list[Any] = [None] * dist.get_world_size(group)
-        mine = None if failed is None else f"rank {dist.get_rank()}: {failed}"
-        try:
-            dist.all_gather_object(words, (mine, types), group=group)
-        except Exception as cause:
-            text = f"read {self.path} failed: a rank did not answer within {self._timeout} s; look at its log"
-            raise _errors.new("cancelled", text, str(self.path)) from (failed or cause)
-        if failed is not None:
-            raise failed
-        others = [word for word, _ in words if word is not None]
-        if others:
-            raise _errors.new("cancelled", f"read {self.path} failed on another rank: {'; '.join(others)}", str(self.path))
-        seen: dict[int, str] = {}
-        for _, theirs in words:
-            for number, name in theirs.items():
-                if seen.setdefault(number, name) != name:
-                    text = f"ranks want the same bytes of {self.path} as {seen[number]} and {name}; load without share"
-                    raise _errors.new("unsupported", text, str(self.path))
-
-    def _exchange(self, group: dist.ProcessGroup, share: _Share, plan: LoadPlan, planner: LoadPlanner) -> None:
-        me, everyone = dist.get_rank(group), dist.get_world_size(group)
-        for _, reader, takers in share.exchanges:
-            position = dict(takers)[me]
-            item = plan.items[position]
-            target = planner.resolve_tensor(item).detach()
-            moved = target if target.is_contiguous() and target.is_cpu else target.cpu().contiguous()
-            flat = moved.reshape(-1).view(torch.uint8)
-            if len(takers) == everyone:
-                dist.broadcast(flat, group=group, group_src=reader)
-            elif me == reader:
-                sent = [dist.isend(flat, group=group, group_dst=rank) for rank, _ in takers if rank != me]
-                for work in sent:
-                    work.wait()
-            else:
-                dist.recv(flat, group=group, group_src=reader)
-            if me != reader:
-                if moved is not target:
-                    target.copy_(moved)
-                planner.commit_tensor(item, target)
+    def _place(self, item: ReadItem) -> tuple[str, int]:
+        info = self.storage_data[item.storage_index]
+        return info.relative_path, info.offset
 
     def _object(self, name: str) -> Object:
         if name not in self._objects:

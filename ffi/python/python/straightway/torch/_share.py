@@ -1,0 +1,395 @@
+"""What the ranks of a load do for each other: who reads what, and how the others get it.
+
+    plans of all ranks ── share_out ──► each rank: what it need not read, what passes between whom
+    offers: where each rank will have what it reads ──► each rank reads its part in waves, and tells in its memory how far it is;
+    beside that a thread copies what others have read ──► agree: nobody failed, everybody has it
+
+A rank copies what another one read straight out of that one's memory, if both are processes of one machine and the kernel lets
+it. That it is the right process is asked first: its memory must hold a secret that the process group told. Where that does not
+work the process group carries the bytes, once all have read. A rank that failed or died is an error on all: no load ends before
+all agree.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner
+
+from .. import _errors
+from .._native import Neighbour
+
+WORD_BYTES = 8
+SECRET_BYTES = 32
+# What a rank's word says when it failed.
+FAILED = -1
+# Bytes that a rank reads before it tells how far it is: the others copy while it reads on.
+WAVE_BYTES = 64 << 20
+# Seconds between two looks at the words of ranks that have nothing new.
+LOOK_S = 0.001
+
+
+@dataclasses.dataclass
+class Reads:
+    """How this rank reads."""
+
+    # Reads items into their destinations, and commits them.
+    read: Callable[[list[Any]], None]
+    # Where an item lies, to read in that order.
+    place: Callable[[Any], tuple[str, int]]
+
+
+@dataclasses.dataclass
+class Share:
+    """What a rank does for others and they for it: a part of the plan that the coordinator makes."""
+
+    # Ranks of the load.
+    world: int
+    # Items of this rank that another rank reads, by position.
+    received: set[int]
+    # (number, reader, [(rank, position of the item in its plan)]) by number, only those that concern this rank.
+    exchanges: list[tuple[int, int, list[tuple[int, int]]]]
+
+
+def _product(lengths: Sequence[int]) -> int:
+    count = 1
+    for length in lengths:
+        count *= length
+    return count
+
+
+def share_out(plans: list[LoadPlan]) -> list[LoadPlan]:
+    """Gives each range that several ranks want to the one of them that has the least to read so far."""
+    wanted: dict[Any, list[tuple[int, int]]] = {}
+    for rank, plan in enumerate(plans):
+        for position, item in enumerate(plan.items):
+            if item.type != LoadItemType.BYTE_IO:
+                key = (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets), tuple(item.lengths))
+                wanted.setdefault(key, []).append((rank, position))
+    load = [0] * len(plans)
+    shares = [Share(len(plans), set(), []) for _ in plans]
+    # The largest first: so the loads come out even.
+    ordered = sorted(wanted.items(), key=lambda entry: -_product(entry[0][3]))
+    for number, ((_, _, _, lengths), takers) in enumerate(ordered):
+        takers = list({rank: (rank, position) for rank, position in reversed(takers)}.values())
+        reader, _ = min(takers, key=lambda taker: load[taker[0]])
+        load[reader] += _product(lengths)
+        if len(takers) > 1:
+            for rank, position in takers:
+                shares[rank].exchanges.append((number, reader, takers))
+                if rank != reader:
+                    shares[rank].received.add(position)
+    return [dataclasses.replace(plan, storage_data=share) for plan, share in zip(plans, shares)]
+
+
+@dataclasses.dataclass
+class _Offer:
+    """What a rank tells the others before it reads."""
+
+    pid: int
+    # Where its memory holds the word that says how many of the exchanges in `addresses` it has read, or `FAILED`; behind it, a
+    # secret.
+    word_at: int
+    secret: bytes
+    # Element type of its destination of each exchange, by number.
+    types: dict[int, str]
+    # Address of what it reads for others, by number, in the order of its reads: only of dense host memory.
+    addresses: dict[int, int]
+
+
+class _Word:
+    """A word in this process's memory that others may look at, with the secret by which they know it."""
+
+    def __init__(self) -> None:
+        self._memory = torch.zeros(WORD_BYTES + SECRET_BYTES, dtype=torch.uint8)
+        self.secret = os.urandom(SECRET_BYTES)
+        self._memory[WORD_BYTES:] = torch.frombuffer(bytearray(self.secret), dtype=torch.uint8)
+        self._count = self._memory[:WORD_BYTES].view(torch.int64)
+
+    @property
+    def address(self) -> int:
+        return self._memory.data_ptr()
+
+    def set(self, count: int) -> None:
+        self._count[0] = count
+
+
+@dataclasses.dataclass
+class _Piece:
+    """What this rank copies out of another one's memory."""
+
+    # It is there when the other rank's word is larger.
+    index: int
+    address: int
+    target: torch.Tensor
+
+
+class _Pull(threading.Thread):
+    """Copies pieces as soon as their readers have them."""
+
+    def __init__(self, path: str, offers: list[_Offer], pieces: dict[int, list[_Piece]], timeout: float):
+        super().__init__(name="straightway-pull", daemon=True)
+        self._path, self._offers, self._timeout = path, offers, timeout
+        self._left = {reader: collections.deque(sorted(some, key=lambda piece: piece.index)) for reader, some in pieces.items()}
+        self._ended = threading.Event()
+        self.failed: BaseException | None = None
+
+    def give_up(self) -> None:
+        self._ended.set()
+
+    def run(self) -> None:
+        try:
+            self._all()
+        except BaseException as error:
+            self.failed = error
+
+    def _all(self) -> None:
+        last = time.monotonic()
+        while self._left and not self._ended.is_set():
+            moved = [self._from(reader) for reader in list(self._left)]
+            self._left = {reader: some for reader, some in self._left.items() if some}
+            if any(moved):
+                last = time.monotonic()
+            elif time.monotonic() - last > self._timeout:
+                text = f"read {self._path} failed: rank {min(self._left)} read nothing for {self._timeout} s; look at its log"
+                raise _errors.new("cancelled", text, self._path)
+            else:
+                self._ended.wait(LOOK_S)
+
+    def _from(self, reader: int) -> bool:
+        offer, left = self._offers[reader], self._left[reader]
+        seen = bytearray(WORD_BYTES)
+        other = Neighbour(offer.pid)
+        other.read_many([(offer.word_at, seen)])
+        count = int.from_bytes(seen, sys.byteorder, signed=True)
+        if count == FAILED:
+            # Its own words come with the agreement.
+            self.give_up()
+            return False
+        ready = []
+        while left and left[0].index < count:
+            ready.append(left.popleft())
+        other.read_many([(piece.address, piece.target) for piece in ready])
+        return bool(ready)
+
+
+class Exchange:
+    """Reads together: one load after the other. `from_memory` and `from_group` count the bytes of the last one that other ranks
+    read, by how they came here; `why_group` says why they did not all come from memory."""
+
+    def __init__(self, process_group: dist.ProcessGroup | None, timeout: float):
+        self._path = ""
+        self._process_group = process_group
+        self._timeout = timeout
+        self._group: dist.ProcessGroup | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        self.from_memory = 0
+        self.from_group = 0
+        self.why_group = ""
+
+    def run(self, path: str, plan: LoadPlan, planner: LoadPlanner, reads: Reads) -> None:
+        """Reads this rank's part of `path`, gives and takes."""
+        self._path = path
+        share: Share = plan.storage_data
+        # Here and not earlier: that the plans are there says that no rank has failed before.
+        group = self._meet(share)
+        word = _Word()
+        Neighbour.admit_siblings()
+        try:
+            self._run(group, (share, plan, planner), reads, word)
+        finally:
+            Neighbour.admit_nobody()
+
+    def _run(self, group: dist.ProcessGroup, load: tuple[Share, LoadPlan, LoadPlanner], reads: Reads, word: _Word) -> None:
+        share, plan, planner = load
+        me = dist.get_rank(group)
+        failed: BaseException | None = None
+        offer = _Offer(os.getpid(), word.address, word.secret, {}, {})
+        waves: list[list[int]] = []
+        targets: dict[int, torch.Tensor] = {}
+        try:
+            waves = self._plan(me, load, reads, (offer, targets))
+        except Exception as error:
+            failed = error
+        offers: list[_Offer] = self._agree(group, failed, offer)
+        self._same_types(offers)
+        far = {pair for pairs in self._agree(group, None, self._far(me, share, offers)) for pair in pairs}
+        # Of what another rank reads: a tensor that is strided or in a GPU is filled from a copy.
+        flat = {number: _flat(targets[number]) for number, reader, _ in share.exchanges if reader != me}
+        pull = _Pull(self._path, offers, self._pieces(me, share, (offers, far), flat), self._timeout)
+        pull.start()
+        try:
+            self._read(load, reads, waves, word)
+        except Exception as error:
+            failed = error
+            word.set(FAILED)
+            pull.give_up()
+        pull.join()
+        self._agree(group, failed or pull.failed, None)
+        if far:
+            try:
+                self._by_group(group, (share, far), (targets, flat))
+            except Exception as error:
+                failed = error
+            self._agree(group, failed, None)
+        for number, reader, takers in share.exchanges:
+            if reader != me:
+                target = targets[number]
+                if target.data_ptr() != flat[number].data_ptr():
+                    target.copy_(flat[number].view(target.dtype).view(target.shape))
+                planner.commit_tensor(plan.items[dict(takers)[me]], target)
+
+    def _plan(
+        self, me: int, load: tuple[Share, LoadPlan, LoadPlanner], reads: Reads, out: tuple[_Offer, dict[int, torch.Tensor]]
+    ) -> list[list[int]]:
+        """Waves of numbers that this rank reads for others and itself; fills in what it offers, and its destinations."""
+        (share, plan, planner), (offer, targets) = load, out
+        mine = []
+        for number, reader, takers in share.exchanges:
+            item = plan.items[dict(takers)[me]]
+            targets[number] = planner.resolve_tensor(item).detach()
+            offer.types[number] = str(targets[number].dtype)
+            if reader == me:
+                mine.append((reads.place(item), number))
+        waves: list[list[int]] = []
+        size = WAVE_BYTES
+        for _, number in sorted(mine):
+            if size >= WAVE_BYTES:
+                waves.append([])
+                size = 0
+            target = targets[number]
+            waves[-1].append(number)
+            size += target.numel() * target.element_size()
+        for number in itertools.chain(*waves):
+            target = targets[number]
+            offer.addresses[number] = target.data_ptr() if target.is_cpu and target.is_contiguous() else 0
+        return waves
+
+    def _read(self, load: tuple[Share, LoadPlan, LoadPlanner], reads: Reads, waves: list[list[int]], word: _Word) -> None:
+        share, plan, _ = load
+        me = dist.get_rank(self._group)
+        position = {number: dict(takers)[me] for number, _, takers in share.exchanges}
+        done = 0
+        for wave in waves:
+            reads.read([plan.items[position[number]] for number in wave])
+            done += len(wave)
+            word.set(done)
+        others = share.received | {position[number] for number in itertools.chain(*waves)}
+        reads.read([item for at, item in enumerate(plan.items) if at not in others])
+
+    def _meet(self, share: Share) -> dist.ProcessGroup:
+        if self._group is None:
+            ranks = dist.get_process_group_ranks(self._process_group or dist.group.WORLD)
+            if len(ranks) != share.world:
+                text = f"the load has {share.world} ranks, the reader's process group {len(ranks)}; give both the same"
+                raise _errors.new("api_misuse", text, self._path)
+            wait = timedelta(seconds=self._timeout)
+            local = self._process_group is not None
+            self._group = dist.new_group(ranks, timeout=wait, backend="gloo", use_local_synchronization=local)
+        return self._group
+
+    def _agree(self, group: dist.ProcessGroup, failed: BaseException | None, word: Any) -> list[Any]:
+        """Every rank's word; an error on every rank if one of them failed or does not answer in time."""
+        words: list[Any] = [None] * dist.get_world_size(group)
+        mine = None if failed is None else f"rank {dist.get_rank()}: {failed}"
+        try:
+            dist.all_gather_object(words, (mine, word), group=group)
+        except Exception as cause:
+            text = f"read {self._path} failed: a rank did not answer within {self._timeout} s; look at its log"
+            raise _errors.new("cancelled", text, self._path) from (failed or cause)
+        if failed is not None:
+            raise failed
+        others = [error for error, _ in words if error is not None]
+        if others:
+            raise _errors.new("cancelled", f"read {self._path} failed on another rank: {'; '.join(others)}", self._path)
+        return [word for _, word in words]
+
+    def _same_types(self, offers: list[_Offer]) -> None:
+        seen: dict[int, str] = {}
+        for offer in offers:
+            for number, name in offer.types.items():
+                if seen.setdefault(number, name) != name:
+                    text = f"ranks want the same bytes of {self._path} as {seen[number]} and {name}; load without share"
+                    raise _errors.new("unsupported", text, self._path)
+
+    def _far(self, me: int, share: Share, offers: list[_Offer]) -> list[tuple[int, int]]:
+        """(this rank, number) of what it cannot copy out of the reader's memory."""
+        reachable: dict[int, bool] = {}
+        far = []
+        for number, reader, _ in share.exchanges:
+            if reader == me:
+                continue
+            if reader not in reachable:
+                reachable[reader] = self._is_near(offers[reader])
+            address = offers[reader].addresses.get(number, 0)
+            if reachable[reader] and not address:
+                self.why_group = self.why_group or "what another rank read is in a GPU, or strided, or empty"
+            if not (reachable[reader] and address):
+                far.append((me, number))
+        return far
+
+    def _is_near(self, offer: _Offer) -> bool:
+        seen = bytearray(SECRET_BYTES)
+        try:
+            Neighbour(offer.pid).read_many([(offer.word_at + WORD_BYTES, seen)])
+        except Exception as cause:
+            self.why_group = str(cause)
+            return False
+        if seen != offer.secret:
+            self.why_group = f"process {offer.pid} of this machine is not the other rank"
+        return seen == offer.secret
+
+    def _pieces(
+        self, me: int, share: Share, known: tuple[list[_Offer], set[tuple[int, int]]], flat: dict[int, torch.Tensor]
+    ) -> dict[int, list[_Piece]]:
+        """What comes from memory, by the rank that reads it."""
+        offers, far = known
+        index = [{number: at for at, number in enumerate(offer.addresses)} for offer in offers]
+        pieces: dict[int, list[_Piece]] = {}
+        for number, reader, _ in share.exchanges:
+            if reader != me and (me, number) not in far and flat[number].numel():
+                piece = _Piece(index[reader][number], offers[reader].addresses[number], flat[number])
+                pieces.setdefault(reader, []).append(piece)
+                self.from_memory += flat[number].numel()
+        return pieces
+
+    def _by_group(
+        self,
+        group: dist.ProcessGroup,
+        known: tuple[Share, set[tuple[int, int]]],
+        memory: tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]],
+    ) -> None:
+        (share, far), (targets, flat), me = known, memory, dist.get_rank(group)
+        for number, reader, takers in share.exchanges:
+            away = [rank for rank, _ in takers if (rank, number) in far]
+            if not away or me not in (reader, *away):
+                continue
+            # This rank's own is as it was read, by now.
+            moved = _flat(targets[number]) if reader == me else flat[number]
+            if len(away) + 1 == share.world:
+                dist.broadcast(moved, group=group, group_src=reader)
+            elif me == reader:
+                for work in [dist.isend(moved, group=group, group_dst=rank) for rank in away]:
+                    work.wait()
+            else:
+                dist.recv(moved, group=group, group_src=reader)
+            if me != reader:
+                self.from_group += moved.numel()
+
+
+def _flat(target: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, shared if it is dense and in host memory."""
+    return (target if target.is_contiguous() and target.is_cpu else target.cpu().contiguous()).reshape(-1).view(torch.uint8)
