@@ -9,11 +9,13 @@ Run by `straightway-benches loader`.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
 import resource
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -72,7 +74,115 @@ def threads(data, batch, seed, count):
     return run
 
 
+class Mixer:
+    """Draws from a buffer of rows at random, as WebDataset and tf.data shuffle what they can only read in order."""
+
+    KEPT = 1000
+
+    def __init__(self, seed):
+        self.random, self.rows = random.Random(seed), []
+
+    def put(self, rows):
+        """Takes rows and gives back as many as are too many."""
+        for row in rows:
+            self.rows.append(row)
+            if len(self.rows) > self.KEPT:
+                yield self.draw()
+
+    def draw(self):
+        at = self.random.randrange(len(self.rows))
+        self.rows[at], self.rows[-1] = self.rows[-1], self.rows[at]
+        return self.rows.pop()
+
+    def rest(self):
+        while self.rows:
+            yield self.draw()
+
+
+class RowGroups:
+    """Row groups of Parquet files in random order: what pyarrow can read at once."""
+
+    def __init__(self, files, seed):
+        import pyarrow.parquet as pq
+
+        self.files = [pq.ParquetFile(file) for file in files]
+        self.order = [(at, group) for at, file in enumerate(self.files) for group in range(file.num_row_groups)]
+        random.Random(seed).shuffle(self.order)
+
+    def read(self, file, group):
+        return self.files[file].read_row_group(group, use_threads=False).column(0).to_pylist()
+
+
+def pyarrow_threads(data, batch, seed, count):
+    """Plain Python threads that read row groups, and a buffer that is drawn from."""
+
+    def run():
+        # A ParquetFile is for one thread.
+        local, groups, mixer = threading.local(), RowGroups(data["files"], seed), Mixer(seed)
+
+        def read(file, group):
+            if not hasattr(local, "groups"):
+                local.groups = RowGroups(data["files"], seed)
+            return local.groups.read(file, group)
+
+        def rows(pool):
+            ahead = []
+            for place in groups.order:
+                ahead.append(pool.submit(read, *place))
+                if len(ahead) > count:
+                    yield from mixer.put(ahead.pop(0).result())
+            for future in ahead:
+                yield from mixer.put(future.result())
+            yield from mixer.rest()
+
+        with ThreadPoolExecutor(count) as pool:
+            each = rows(pool)
+            while samples := list(itertools.islice(each, batch)):
+                yield samples
+
+    return run
+
+
+def torch_row_groups(data, batch, seed, workers):
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+    class Rows(IterableDataset):
+        def __iter__(self):
+            info, groups, mixer = get_worker_info(), RowGroups(data["files"], seed), Mixer(seed)
+            at, count = (0, 1) if info is None else (info.id, info.num_workers)
+            for place in groups.order[at::count]:
+                yield from mixer.put(groups.read(*place))
+            yield from mixer.rest()
+
+    def run():
+        yield from DataLoader(Rows(), batch_size=batch, num_workers=workers, collate_fn=list)
+
+    return run
+
+
+def streaming(data, batch, seed, workers):
+    from streaming import StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+    from torch.utils.data import DataLoader
+
+    def run():
+        clean_stale_shared_memory()
+        folder = os.path.dirname(data["files"][0])
+        # One canonical node: with more, samples come twice where their number is no multiple.
+        dataset = StreamingDataset(
+            local=folder, shuffle=True, shuffle_seed=seed, batch_size=batch, num_canonical_nodes=1
+        )
+        rows = DataLoader(
+            dataset, batch_size=batch, num_workers=workers, collate_fn=lambda rows: [row["sample"] for row in rows]
+        )
+        yield from rows
+
+    return run
+
+
 def torch_loader(data, batch, seed, workers):
+    if data["packing"] == "parquet":
+        return torch_row_groups(data, batch, seed, workers)
     import torch
     from torch.utils.data import DataLoader, Dataset
 
@@ -125,6 +235,10 @@ PEERS = {
     "webdataset": lambda *args: webdataset(*args, 0),
     "webdataset-2": lambda *args: webdataset(*args, 2),
     "tf.data": tf_data,
+    "streaming": lambda *args: streaming(*args, 0),
+    "streaming-2": lambda *args: streaming(*args, 2),
+    "pyarrow-2": lambda *args: pyarrow_threads(*args, 2),
+    "pyarrow-8": lambda *args: pyarrow_threads(*args, 8),
 }
 
 

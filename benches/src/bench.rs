@@ -55,6 +55,22 @@ impl Size {
         }
     }
 
+    /// Samples of the large index.
+    pub(crate) fn indexed(self) -> u64 {
+        match self {
+            Self::Smoke => 100_000,
+            Self::Real => 100_000_000,
+        }
+    }
+
+    /// Samples of the index that a first batch comes from, 1 KiB each.
+    pub(crate) fn first_batch_of(self) -> u64 {
+        match self {
+            Self::Smoke => 10_000,
+            Self::Real => 1_000_000,
+        }
+    }
+
     /// Milliseconds of a job that is bounded by time.
     pub(crate) fn time_ms(self) -> u64 {
         match self {
@@ -78,6 +94,8 @@ pub(crate) struct Bench<'a> {
     pub scratch: PathBuf,
     /// The interpreter with the peers' packages.
     pub python: Python,
+    /// What names of cases must contain, of those that ask.
+    pub only: Option<String>,
     /// Hears a line per step.
     pub tell: &'a mut dyn FnMut(&str),
 }
@@ -100,6 +118,11 @@ impl Bench<'_> {
             files: files.to_vec(),
             scratch: self.scratch.clone(),
         })
+    }
+
+    /// Whether a case was asked for.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only))
     }
 
     /// Runs the sides of a case in turn.

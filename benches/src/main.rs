@@ -71,6 +71,9 @@ struct Cli {
     /// Folder of the peers' scripts; for a program that was carried to another machine.
     #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))]
     peers: PathBuf,
+    /// Run only the cases of `loader` whose name contains this, such as `16KiB-tar`.
+    #[arg(long, global = true)]
+    only: Option<String>,
     /// Where to write the report: NAME.json and NAME.md. Without it the Markdown goes to stdout.
     #[arg(long, global = true)]
     out: Option<PathBuf>,
@@ -112,6 +115,8 @@ enum Verb {
     Gpu,
     /// Seeks into the shuffled order of 10⁸ samples.
     Order,
+    /// Indexes of 10⁸ samples opened, and searched; the first batch from one of 10⁶.
+    Index,
     /// All of the above.
     All,
     /// Make the virtual environment of the Python peers (network, minutes, 3 GB).
@@ -174,6 +179,7 @@ fn measure(cli: &Cli) -> Result<ExitCode, Fault> {
         dir: absolute(&cli.dir)?,
         scratch: scratch.clone(),
         python,
+        only: cli.only.clone(),
         tell: &mut tell,
     };
     let result = run_verb(cli, &mut bench);
@@ -233,6 +239,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Counts => vec![cases::counts::run],
         Verb::Openclose => vec![cases::openclose::run],
         Verb::Order => vec![cases::order::run],
+        Verb::Index => vec![cases::index::run],
         Verb::Gpu => vec![cases::gpu::run],
         Verb::All => vec![
             cases::null::run,
@@ -251,6 +258,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::openclose::run,
             cases::gpu::run,
             cases::order::run,
+            cases::index::run,
         ],
         Verb::Peers | Verb::Package | Verb::Compare { .. } | Verb::Worker { .. } => Vec::new(),
     }

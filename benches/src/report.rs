@@ -167,6 +167,14 @@ pub(crate) enum Metric {
     StorageReadPerByte,
     /// Peak resident set less what was resident before, of the rank that has most of it.
     RankExtraMemoryBytes,
+    /// Peak resident set less what was resident before the job.
+    RisenBytes,
+    /// Most that was resident in the second half of a job less the same of the first half.
+    GrowthBytes,
+    /// Milliseconds to open an index.
+    OpenMillis,
+    /// Milliseconds until the first batch.
+    FirstBatchMillis,
 }
 
 impl Sample {
@@ -202,6 +210,12 @@ impl Sample {
             Metric::AskedPerByte => over(*self.more.get("asked_bytes")?, *self.more.get("unique_bytes")?),
             Metric::StorageReadPerByte => over(*self.more.get("storage_bytes")?, *self.more.get("unique_bytes")?),
             Metric::RankExtraMemoryBytes => self.more.get("rank_extra_bytes").copied(),
+            Metric::RisenBytes => {
+                (self.peak_rss_bytes > 0).then_some(self.peak_rss_bytes as f64 - self.rss_before_bytes as f64)
+            }
+            Metric::GrowthBytes => self.more.get("growth_bytes").copied(),
+            Metric::OpenMillis => self.more.get("open_ms").copied(),
+            Metric::FirstBatchMillis => self.more.get("first_batch_ms").copied(),
         }
     }
 }

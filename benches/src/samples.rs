@@ -1,15 +1,24 @@
-//! Datasets on disk: the same samples as loose files, in tar shards and in TFRecord shards, with a list of where each lies.
+//! Datasets on disk: the same samples as loose files and in shards of several formats, with a list of where each lies.
+//!
+//! Loose files, tar and TFRecord are written here; MDS and Parquet by their own libraries, out of the tar shards, and our index
+//! tells where their samples are.
 
 use std::{
     fs::{self, File},
     io::{BufWriter, Write},
+    num::NonZeroUsize,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use straightway::checksum::Algorithm;
+use straightway::{Engine, GpuUse, checksum::Algorithm};
+use sw_data::{
+    index::{BuildOptions, Checksums, OnError, build_in_memory},
+    samples::Samples as _,
+};
 
-use crate::{data::splitmix64, fault::Fault};
+use crate::{data::splitmix64, fault::Fault, peers::python::Python};
 
 /// Bytes of a shard, about.
 const SHARD_BYTES: u64 = 64 << 20;
@@ -27,16 +36,22 @@ pub(crate) enum Packing {
     Tar,
     /// Records of TFRecord shards.
     TfRecord,
+    /// Samples of uncompressed MDS shards, of one column.
+    Mds,
+    /// Rows of Parquet files of one column, neither encoded nor compressed.
+    Parquet,
 }
 
 impl Packing {
-    pub(crate) const ALL: [Self; 3] = [Self::Tar, Self::TfRecord, Self::Loose];
+    pub(crate) const ALL: [Self; 5] = [Self::Tar, Self::TfRecord, Self::Mds, Self::Parquet, Self::Loose];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Loose => "loose",
             Self::Tar => "tar",
             Self::TfRecord => "tfrecord",
+            Self::Mds => "mds",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -48,6 +63,14 @@ pub(crate) struct List {
     pub(crate) files: Vec<PathBuf>,
     /// File, first byte, bytes.
     pub(crate) places: Vec<(u32, u64, u64)>,
+}
+
+impl List {
+    pub(crate) fn read(path: &Path) -> Result<Self, Fault> {
+        let text = fs::read(path).map_err(Fault::os("read", path))?;
+        let none = |_| Fault::Missing { what: format!("{} is no list", path.display()), remedy: "make it again" };
+        serde_json::from_slice(&text).map_err(none)
+    }
 }
 
 /// A dataset.
@@ -83,33 +106,80 @@ impl Digest {
     }
 }
 
-/// Samples of about `size` bytes, `total` in all; made if they are not there yet.
-pub(crate) fn dataset(dir: &Path, packing: Packing, size: u64, total: u64, seed: u64) -> Result<Dataset, Fault> {
-    let dir = dir.join(format!("samples-{}-{size}-{total}-{seed:x}", packing.name()));
+/// Samples of about `size` bytes, `total` in all; made if they are not there yet. `python` writes the formats that have libraries.
+pub(crate) fn dataset(
+    parent: &Path,
+    packing: Packing,
+    (size, total): (u64, u64),
+    seed: u64,
+    python: &Python,
+) -> Result<Dataset, Fault> {
+    let dir = parent.join(format!("samples-{}-{size}-{total}-{seed:x}", packing.name()));
     let list_path = dir.join("list.json");
     let (count, mut digest) = ((total / size).max(1), Digest::default());
-    let done = fs::read(&list_path).ok().and_then(|text| serde_json::from_slice::<List>(&text).ok());
+    let done = List::read(&list_path).ok();
     let list = match done {
         Some(list) => {
             (0..count).for_each(|number| digest.add(&sample(number, size, seed)));
             list
         }
         None => {
-            fs::create_dir_all(&dir).map_err(Fault::os("create", &dir))?;
-            let mut writer = Writer { dir: &dir, packing, out: None, at: 0, list: List::default() };
-            writer.list.packing = packing.name().to_owned();
-            for number in 0..count {
-                let bytes = sample(number, size, seed);
-                digest.add(&bytes);
-                writer.put(number, &bytes)?;
-            }
-            let list = writer.end()?;
+            let list = if matches!(packing, Packing::Mds | Packing::Parquet) {
+                let tar = dataset(parent, Packing::Tar, (size, total), seed, python)?;
+                (0..count).for_each(|number| digest.add(&sample(number, size, seed)));
+                python.write_samples(packing.name(), SHARD_BYTES, &tar.list, &dir)?;
+                indexed(&dir, packing)?
+            } else {
+                fs::create_dir_all(&dir).map_err(Fault::os("create", &dir))?;
+                let mut writer = Writer { dir: &dir, packing, out: None, at: 0, list: List::default() };
+                writer.list.packing = packing.name().to_owned();
+                for number in 0..count {
+                    let bytes = sample(number, size, seed);
+                    digest.add(&bytes);
+                    writer.put(number, &bytes)?;
+                }
+                writer.end()?
+            };
             let text = serde_json::to_vec(&list).unwrap_or_default();
             fs::write(&list_path, text).map_err(Fault::os("write", &list_path))?;
             list
         }
     };
     Ok(Dataset { list: list_path, files: list.files, bytes: digest.bytes, digest: digest.text() })
+}
+
+/// Where the samples of a folder of shards lie, of each its one part.
+fn indexed(dir: &Path, packing: Packing) -> Result<List, Fault> {
+    let engine = Engine::builder().gpu(GpuUse::Off).build()?;
+    let source = if packing == Packing::Mds { dir.join("index.json") } else { dir.to_owned() };
+    let options = BuildOptions {
+        threads: NonZeroUsize::MIN,
+        format: None,
+        column: None,
+        checksums: Checksums::Stored,
+        on_error: OnError::Fail,
+        older: None,
+    };
+    let sources = [source.to_string_lossy().into_owned()];
+    let (built, index) = build_in_memory(&engine, &sources, &options, &mut |_| ControlFlow::Continue(()))?;
+    let numbers: Vec<u64> = (0..built.samples).collect();
+    let (mut places, mut labels) = (Vec::new(), Vec::new());
+    index.locate(&numbers, &mut places)?;
+    index.labels(&numbers, &mut labels)?;
+    let mut list = List { packing: packing.name().to_owned(), ..List::default() };
+    for number in 0..index.object_count() {
+        list.files.push(index.object(number)?.uri.into());
+    }
+    for (place, label) in places.iter().zip(&labels) {
+        if place.row.is_some() {
+            let what = format!("{} does not have its samples as they are", dir.display());
+            return Err(Fault::Missing { what, remedy: "remove it, and make it with the versions of `cargo xtask bench peers`" });
+        }
+        // Of MDS the lengths of columns lie before.
+        let (skip, len) = label.parts.first().map_or((0, place.extent.len), |part| (part.extent.offset, part.extent.len));
+        list.places.push((place.object, place.extent.offset + skip, len));
+    }
+    Ok(list)
 }
 
 /// The bytes of a sample.
@@ -152,7 +222,7 @@ impl Writer<'_> {
             self.at = 0;
         }
         let (before, after) = match self.packing {
-            Packing::Loose => (Vec::new(), Vec::new()),
+            Packing::Loose | Packing::Mds | Packing::Parquet => (Vec::new(), Vec::new()),
             Packing::Tar => (tar_header(&format!("{number:08}.bin"), bytes.len()), vec![0; padding(bytes.len())]),
             Packing::TfRecord => {
                 let len = (bytes.len() as u64).to_le_bytes();
@@ -218,8 +288,9 @@ mod tests {
     #[test]
     fn every_sample_lies_where_the_list_says_in_every_packing() {
         let dir = std::env::temp_dir().join(format!("straightway-bench-samples-{}", std::process::id()));
-        for packing in Packing::ALL {
-            let made = dataset(&dir, packing, 3000, 60_000, 7).unwrap();
+        let python = Python::new(dir.join("none"), dir.join("none"), dir.clone());
+        for packing in [Packing::Tar, Packing::TfRecord, Packing::Loose] {
+            let made = dataset(&dir, packing, (3000, 60_000), 7, &python).unwrap();
             let list: List = serde_json::from_slice(&fs::read(&made.list).unwrap()).unwrap();
             let mut digest = Digest::default();
             for (file, offset, len) in list.places {
@@ -228,7 +299,7 @@ mod tests {
                 digest.add(&bytes[at..at + usize::try_from(len).unwrap()]);
             }
             assert_eq!((digest.samples, digest.text()), (20, made.digest.clone()), "{packing:?}");
-            assert_eq!(dataset(&dir, packing, 3000, 60_000, 7).unwrap().digest, made.digest, "made once");
+            assert_eq!(dataset(&dir, packing, (3000, 60_000), 7, &python).unwrap().digest, made.digest, "made once");
         }
         fs::remove_dir_all(&dir).unwrap();
     }

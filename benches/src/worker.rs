@@ -14,7 +14,7 @@ use crate::{
         gpu::{Copies, Staged},
         save::Save,
     },
-    peers::nop,
+    peers::{extents, nop},
     report::{Role, Sample},
     rounds::Subject,
     usage::{self, Finished},
@@ -83,6 +83,21 @@ pub(crate) enum Job {
         #[arg(long)]
         seed: u64,
     },
+    /// Bare random reads of the samples of a dataset.
+    Extents {
+        /// Where its samples are.
+        list: PathBuf,
+        /// Reads in flight.
+        #[arg(long)]
+        depth: u32,
+        /// Seed of the order.
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Our index of a dataset.
+    Index(ours::index::Look),
+    /// Our loader from its index to its first batch.
+    FirstBatch(ours::index::First),
     /// Our engine from a file into the first GPU's memory.
     GpuRead(Staged),
     /// Copies from pinned memory to the first GPU.
@@ -114,6 +129,9 @@ impl Job {
             }
             Self::Save(job) => ours::save::run(&job)?,
             Self::Samples { list, batch, seed } => ours::samples::run(&list, batch, seed)?,
+            Self::Extents { list, depth, seed } => extents::run(&list, depth, seed)?,
+            Self::Index(job) => ours::index::look(&job)?,
+            Self::FirstBatch(job) => ours::index::first(&job)?,
             Self::GpuRead(job) => ours::gpu::read(&job)?,
             Self::GpuCopy(job) => ours::gpu::copies(&job)?,
             Self::Order(job) => ours::order::run(&job)?,

@@ -5,6 +5,7 @@
 pub(crate) mod counts;
 pub(crate) mod dlio;
 pub(crate) mod gpu;
+pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod load_dcp;
 pub(crate) mod null;

@@ -15,6 +15,8 @@ const US: &str = "straightway";
 const TORCH: &str = "torch-2";
 /// What the largest side holds, and something: memory that the host took back would cost its first user a host fault a page.
 const BACKED_BYTES: u64 = 1 << 30;
+/// Reads in flight of the ceiling: as many as our side has.
+const DEPTH: u32 = 128;
 /// Nominal bytes of a sample, and the name of the size.
 const SIZES: [(u64, &str); 2] = [(16 << 10, "16KiB"), (1 << 20, "1MiB")];
 
@@ -31,14 +33,34 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let mut cases = Vec::new();
     for (size, size_name) in SIZES {
         for packing in Packing::ALL {
-            let made = samples::dataset(&bench.dir, packing, size, total_bytes(bench.size), bench.seed)?;
-            cases.push(one(bench, packing, size_name, &made));
+            let name = format!("loader/{size_name}-{}", packing.name());
+            if !bench.wants(&name) {
+                continue;
+            }
+            let bytes = (size, total_bytes(bench.size));
+            cases.push(match samples::dataset(&bench.dir, packing, bytes, bench.seed, &bench.python) {
+                Ok(made) => one(bench, packing, (&name, size_name), &made),
+                // Nobody can read what the format's library has not written.
+                Err(fault @ Fault::Missing { .. }) => {
+                    (bench.tell)(&format!("{name}: {}", fault.line()));
+                    nobody(&name, &fault)
+                }
+                Err(fault) => return Err(fault),
+            });
         }
     }
     Ok(cases)
 }
 
-fn one(bench: &mut Bench<'_>, packing: Packing, size_name: &str, made: &Dataset) -> Case {
+/// A case that could not be made ready.
+fn nobody(name: &str, fault: &Fault) -> Case {
+    let mut side =
+        Side { name: US.to_owned(), role: Role::Ours, own_memory: None, absent: None, failed: false, samples: Vec::new() };
+    side.leave_out(fault);
+    Case { name: name.to_owned(), what: "a shuffled epoch".to_owned(), sides: vec![side], goals: Vec::new() }
+}
+
+fn one(bench: &mut Bench<'_>, packing: Packing, (name, size_name): (&str, &str), made: &Dataset) -> Case {
     let batch = if size_name == "1MiB" { 8 } else { 64 };
     let list = made.list.to_string_lossy();
     let args = words(&["samples", &list, &format!("--batch={batch}"), &format!("--seed={}", bench.seed)]);
@@ -47,12 +69,15 @@ fn one(bench: &mut Bench<'_>, packing: Packing, size_name: &str, made: &Dataset)
         Packing::Loose => &[TORCH, "threads-2", "threads-8"],
         Packing::Tar => &[TORCH, "threads-2", "threads-8", "webdataset", "webdataset-2"],
         Packing::TfRecord => &[TORCH, "threads-2", "threads-8", "tf.data"],
+        Packing::Mds => &[TORCH, "threads-2", "threads-8", "streaming", "streaming-2"],
+        Packing::Parquet => &[TORCH, "pyarrow-2", "pyarrow-8"],
     };
     for &name in peers {
         let (list, files, python) = (made.list.clone(), made.files.clone(), bench.python.clone());
         subjects.push(Box::new(Sampler { name, batch, seed: bench.seed, list, files, python }));
     }
-    let name = format!("loader/{size_name}-{}", packing.name());
+    let args = words(&["extents", &list, &format!("--depth={DEPTH}"), &format!("--seed={}", bench.seed)]);
+    subjects.push(bench.worker("io_uring", Role::Ceiling, &args, &made.files));
     let what = format!(
         "{} MiB of samples of {size_name} and up to 499 bytes more, {}, shuffled, cold, batches of {batch} in CPU memory",
         made.bytes >> 20,
@@ -60,10 +85,12 @@ fn one(bench: &mut Bench<'_>, packing: Packing, size_name: &str, made: &Dataset)
             Packing::Loose => "a file each",
             Packing::Tar => "in tar shards of 64 MiB",
             Packing::TfRecord => "in TFRecord shards of 64 MiB",
+            Packing::Mds => "in MDS shards of 64 MiB",
+            Packing::Parquet => "rows of Parquet files of 64 MiB, neither encoded nor compressed",
         }
     );
     let before = Before { cache: Some(CacheState::Cold), back_bytes: BACKED_BYTES, digest: Some(made.digest.clone()) };
-    let mut case = bench.case(&name, &what, subjects, &before);
+    let mut case = bench.case(name, &what, subjects, &before);
     goals(&mut case);
     case
 }
@@ -79,4 +106,8 @@ fn goals(case: &mut Case) {
             case.hold(&text, metric, US, Some(&name), Bound::AtLeast(1.5));
         }
     }
+    let text = "resident memory of the second half of the epoch at most 8 MiB above that of the first";
+    case.hold(text, Metric::GrowthBytes, US, None, Bound::AtMost(f64::from(8 << 20)));
+    let text = "resident memory at most the loader's budget of 256 MiB above that before, and 16 MiB";
+    case.hold(text, Metric::RisenBytes, US, None, Bound::AtMost(f64::from((256 + 16) << 20)));
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod disk;
 pub(crate) mod gpu;
+pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod null;
 pub(crate) mod nvme;

@@ -22,6 +22,7 @@ use crate::{
 /// Makes an engine and a loader, takes a shuffled epoch, stops the clock.
 pub(crate) fn run(list: &Path, batch: u32, seed: u64) -> Result<Sample, Fault> {
     let table = Arc::new(table(list)?);
+    let samples = table.places().len() as u64;
     let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
     let (before, allocated) = (Usage::now(), allocations::count());
     #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -32,7 +33,9 @@ pub(crate) fn run(list: &Path, batch: u32, seed: u64) -> Result<Sample, Fault> {
     let failed = |error: LoadError| Fault::Loader(error.to_string());
     let loader = Loader::new(&engine, vec![Dataset::new(table)], options, None).map_err(failed)?;
     let (mut digest, mut first_ms) = (Digest::default(), None);
+    let mut resident = Resident::new(samples, batch);
     while let Some(batch) = loader.next_batch().map_err(failed)? {
+        resident.look(digest.samples);
         first_ms.get_or_insert_with(|| start.elapsed().as_secs_f64() * 1e3);
         (0..batch.len()).filter_map(|index| batch.sample(index)).for_each(|bytes| digest.add(bytes));
     }
@@ -45,6 +48,7 @@ pub(crate) fn run(list: &Path, batch: u32, seed: u64) -> Result<Sample, Fault> {
     sample.path = Some(told(&stats));
     let seconds = |time: std::time::Duration| time.as_secs_f64();
     let more = [
+        ("growth_bytes", resident.growth()),
         ("first_batch_ms", first_ms.unwrap_or(0.0)),
         ("allocations_per_1000", per_thousand(allocated, digest.samples)),
         ("reading_s", seconds(stats.reading)),
@@ -59,10 +63,35 @@ pub(crate) fn run(list: &Path, batch: u32, seed: u64) -> Result<Sample, Fault> {
     Ok(sample)
 }
 
+/// The most that was resident in each half of an epoch, looked at a few hundred times: a look costs microseconds.
+struct Resident {
+    samples: u64,
+    every: u64,
+    most: [u64; 2],
+}
+
+impl Resident {
+    fn new(samples: u64, batch: u32) -> Self {
+        Self { samples, every: (samples / 200).next_multiple_of(batch.into()).max(1), most: [0; 2] }
+    }
+
+    /// So many samples were taken.
+    fn look(&mut self, taken: u64) {
+        if taken % self.every == 0 {
+            let half = &mut self.most[usize::from(taken >= self.samples / 2)];
+            *half = usage::resident_bytes().max(*half);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "memory sizes stay far below 2^52")]
+    fn growth(&self) -> f64 {
+        self.most[1] as f64 - self.most[0] as f64
+    }
+}
+
 fn table(list: &Path) -> Result<Table, Fault> {
-    let text = std::fs::read(list).map_err(Fault::os("read", list))?;
     let missing = || Fault::Missing { what: format!("{} is no list", list.display()), remedy: "make it again" };
-    let list: List = serde_json::from_slice(&text).map_err(|_| missing())?;
+    let list = List::read(list)?;
     let mut objects = Vec::with_capacity(list.files.len());
     for path in &list.files {
         let len = std::fs::metadata(path).map_err(Fault::os("look at", path))?.len();

@@ -1,6 +1,7 @@
 //! The other sides: what people use today for the same jobs, run as they come.
 
 pub(crate) mod dlio;
+pub(crate) mod extents;
 pub(crate) mod fio;
 pub(crate) mod kvikio;
 pub(crate) mod nop;

@@ -269,6 +269,27 @@ impl Python {
         let output = usage::run(command, &self.scratch, LOAD_LIMIT)?;
         Ok(output.stdout.lines().map(PathBuf::from).collect())
     }
+
+    /// Writes the samples of `list` again as `kind` (`mds` or `parquet`) into `dir`, which does not exist yet.
+    ///
+    /// # Errors
+    /// `Missing` where the library is not there, or refuses: these files are its own.
+    pub(crate) fn write_samples(&self, kind: &str, shard_bytes: u64, list: &Path, dir: &Path) -> Result<(), Fault> {
+        self.ready()?;
+        let partial = dir.with_extension("partial");
+        for left in [dir, &partial] {
+            if left.exists() {
+                fs::remove_dir_all(left).map_err(Fault::os("remove", left))?;
+            }
+        }
+        let mut command = self.script("prepare_samples.py");
+        command.arg(kind).arg(shard_bytes.to_string()).arg(list).arg(dir);
+        let missing = |fault: Fault| Fault::Missing {
+            what: format!("no samples as {kind}: {}", fault.line()),
+            remedy: "make the environment with `cargo xtask bench peers`",
+        };
+        usage::run(command, &self.scratch, LOAD_LIMIT).map(drop).map_err(missing)
+    }
 }
 
 /// Which format a loader reads.

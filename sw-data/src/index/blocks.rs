@@ -41,21 +41,17 @@ impl FromEngine {
     fn turn(&self, extents: &[Extent], whole: u64, to: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
         let (region, start) = self.engine.allocate(Destination::Host, whole.max(PART_UNIT), 0)?.share();
         let mut at = start;
-        let mut requests = Vec::with_capacity(extents.len());
+        let mut parts = Vec::with_capacity(extents.len());
         for extent in extents.iter().filter(|extent| extent.len > 0) {
             let skew = extent.offset % PART_UNIT;
-            requests.push(self.engine.read(&self.object, extent.offset, region.part(at + skew, extent.len)?));
+            parts.push((extent.offset, region.part(at + skew, extent.len)?));
             at += (skew + extent.len).next_multiple_of(PART_UNIT);
         }
-        let mut memories = Vec::with_capacity(requests.len());
-        // One request runs on this thread; more are faster together.
-        let done = match requests.len() {
-            1 => requests.into_iter().map(straightway::Request::wait).collect(),
-            _ => self.engine.batch(requests).wait(),
+        // One operation, which this thread drives: its parts are in flight together, and none costs a thread switch.
+        let memories = match parts.is_empty() {
+            true => Vec::new(),
+            false => self.engine.read_vectored(&self.object, parts).wait().ok()?.into_memories(),
         };
-        for done in done {
-            memories.extend(done.ok()?.into_memory());
-        }
         let mut memories = memories.into_iter();
         for extent in extents {
             let mut bytes = vec![0; usize::try_from(extent.len).unwrap_or(0)].into_boxed_slice();

@@ -32,6 +32,8 @@ const FOOTER_MAX: u64 = 64 << 20;
 const TAIL: u64 = 10;
 /// Samples that are looked up at once; their blocks are in memory together.
 const TURN: usize = 1024;
+/// Objects of which first sample and length are kept, at most: 2 MiB.
+const KNOWN_MAX: u64 = 128 << 10;
 /// Most bytes of an address or a version.
 const TEXT_MAX: u64 = 64 << 10;
 
@@ -44,6 +46,24 @@ pub struct Index {
     /// What was learnt of each batch: some hundred bytes.
     batches: Vec<OnceLock<Box<Batch>>>,
     objects: Batch,
+    /// Of few objects, once the first sample was looked up.
+    known: OnceLock<Known>,
+}
+
+/// What is kept of every object: the samples of each follow each other, so that the object of a sample need not be read.
+struct Known {
+    /// The first sample of each, ascending.
+    first: Vec<u64>,
+    /// Bytes of each.
+    len: Vec<u64>,
+}
+
+impl Known {
+    fn object_of(&self, sample: u64) -> u32 {
+        // Those without samples begin where the next one does.
+        let behind = self.first.partition_point(|first| *first <= sample);
+        behind.checked_sub(1).and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX)
+    }
 }
 
 impl std::fmt::Debug for Index {
@@ -100,7 +120,7 @@ impl Index {
             return Err(damaged());
         }
         let batches = footer.batches.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { blocks, folder, footer, batches, objects })
+        Ok(Self { blocks, folder, footer, batches, objects, known: OnceLock::new() })
     }
 
     /// Its name in the operator's words.
@@ -158,22 +178,44 @@ impl Index {
         self.learn(&numbers)
     }
 
+    /// What is kept of the objects; `None` where there are too many.
+    fn known(&self) -> Result<Option<&Known>, Error> {
+        if self.objects.rows > KNOWN_MAX || self.known.get().is_some() {
+            return Ok(self.known.get());
+        }
+        let column = |buffer| Extent { len: self.objects.rows * 8, ..word(&self.objects, buffer, 0, 8) };
+        let columns = [object::FIRST, object::LEN].map(column);
+        let view = self.blocks.view(columns)?;
+        let [first, len] = columns.map(|column| -> Vec<u64> {
+            let bytes = view.bytes(column);
+            bytes.chunks_exact(8).filter_map(|word| word.first_chunk()).map(|word| u64::from_le_bytes(*word)).collect()
+        });
+        let begins = first.first().is_none_or(|first| *first == 0) && first.is_sorted();
+        let known = begins.then_some(Known { first, len }).ok_or_else(|| self.damaged(self.footer.objects))?;
+        // Another thread may have read the same meanwhile.
+        Ok(Some(self.known.get_or_init(|| known)))
+    }
+
     fn locate_turn(&self, samples: &[u64], places: &mut Vec<Place>) -> Result<(), Error> {
         self.learn_for(samples)?;
+        let known = self.known()?;
         let found: Vec<(&Batch, u64)> = samples.iter().map(|sample| self.find(*sample)).collect::<Result<_, _>>()?;
-        let view = self.blocks.view(found.iter().flat_map(|(batch, row)| place_extents(batch, *row)))?;
-        let place = |(batch, row): &(&Batch, u64)| {
+        let objects = found.iter().filter(|_| known.is_none());
+        let objects = objects.map(|(batch, row)| word(batch, sample::OBJECT, *row, 4));
+        let extents = found.iter().flat_map(|(batch, row)| place_extents(batch, *row));
+        let view = self.blocks.view(extents.chain(objects))?;
+        let place = |(number, (batch, row)): (&u64, &(&Batch, u64))| {
             let word32 = |buffer| u32::from_le_bytes(view.word(word(batch, buffer, *row, 4).offset));
             let word64 = |buffer| u64::from_le_bytes(view.word(word(batch, buffer, *row, 8).offset));
             let maybe = |node, bits, buffer| is_there(&view, batch, (node, bits), *row).then(|| word32(buffer));
             Place {
-                object: word32(sample::OBJECT),
+                object: known.map_or_else(|| word32(sample::OBJECT), |known| known.object_of(*number)),
                 extent: Extent { offset: word64(sample::OFFSET), len: word64(sample::LEN) },
                 row: maybe(sample::ROW_NODE, sample::ROW_BITS, sample::ROW),
                 crc32c: maybe(sample::CRC_NODE, sample::CRC_BITS, sample::CRC),
             }
         };
-        let found: Vec<Place> = found.iter().map(place).collect();
+        let found: Vec<Place> = samples.iter().zip(&found).map(place).collect();
         self.check(samples, &found)?;
         places.extend(found);
         Ok(())
@@ -181,14 +223,22 @@ impl Index {
 
     /// Whether extents lie inside their objects.
     fn check(&self, samples: &[u64], places: &[Place]) -> Result<(), Error> {
+        let inside = |place: &Place, len: Option<u64>| {
+            let end = place.extent.offset.checked_add(place.extent.len);
+            end.zip(len).is_some_and(|(end, len)| end <= len)
+        };
+        if let Some(known) = self.known()? {
+            let len = |place: &Place| known.len.get(usize::try_from(place.object).ok()?).copied();
+            let wrong = samples.iter().zip(places).find(|(_, place)| !inside(place, len(place)));
+            return wrong.map_or(Ok(()), |(sample, place)| Err(self.outside(*sample, place)));
+        }
         let len_at = |object: u32| word(&self.objects, object::LEN, u64::from(object), 8);
         let known: BTreeSet<u32> =
             places.iter().map(|place| place.object).filter(|object| u64::from(*object) < self.objects.rows).collect();
         let view = self.blocks.view(known.iter().map(|object| len_at(*object)))?;
         for (sample, place) in samples.iter().zip(places) {
-            let end = place.extent.offset.checked_add(place.extent.len);
             let len = || u64::from_le_bytes(view.word(len_at(place.object).offset));
-            if !known.contains(&place.object) || end.is_none_or(|end| end > len()) {
+            if !inside(place, known.contains(&place.object).then(len)) {
                 return Err(self.outside(*sample, place));
             }
         }
@@ -449,7 +499,7 @@ fn part_range(batch: &Batch, buffer: usize, parts: Extent, len: u64) -> Extent {
     Extent { len: parts.len * len, ..word(batch, buffer, parts.offset, len) }
 }
 
-/// What must be read to tell a place.
+/// What must be read to tell a place, but for its object.
 fn place_extents(batch: &Batch, row: u64) -> impl Iterator<Item = Extent> {
     let maybe = |node: usize, bits, buffer| {
         let nulls = batch.nulls.get(node).copied().unwrap_or(0);
@@ -457,7 +507,7 @@ fn place_extents(batch: &Batch, row: u64) -> impl Iterator<Item = Extent> {
         let value = (nulls < batch.rows).then(|| word(batch, buffer, row, 4));
         bit.into_iter().chain(value)
     };
-    let fixed = [(sample::OBJECT, 4), (sample::OFFSET, 8), (sample::LEN, 8)].map(|(at, len)| word(batch, at, row, len));
+    let fixed = [(sample::OFFSET, 8), (sample::LEN, 8)].map(|(at, len)| word(batch, at, row, len));
     let rows = maybe(sample::ROW_NODE, sample::ROW_BITS, sample::ROW);
     fixed.into_iter().chain(rows).chain(maybe(sample::CRC_NODE, sample::CRC_BITS, sample::CRC))
 }
