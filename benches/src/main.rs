@@ -120,6 +120,7 @@ enum Verb {
     /// All of the above.
     All,
     /// Make the virtual environment of the Python peers (network, minutes, 3 GB).
+    /// Make the virtual environment of the Python peers (network, minutes, 3.5 GB).
     Peers,
     /// Build the Python package from this tree and install it beside the peers (minutes).
     Package,

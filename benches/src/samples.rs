@@ -173,10 +173,14 @@ fn indexed(dir: &Path, packing: Packing) -> Result<List, Fault> {
     for (place, label) in places.iter().zip(&labels) {
         if place.row.is_some() {
             let what = format!("{} does not have its samples as they are", dir.display());
-            return Err(Fault::Missing { what, remedy: "remove it, and make it with the versions of `cargo xtask bench peers`" });
+            return Err(Fault::Missing {
+                what,
+                remedy: "remove it, and make it with the versions of `cargo xtask bench peers`",
+            });
         }
         // Of MDS the lengths of columns lie before.
-        let (skip, len) = label.parts.first().map_or((0, place.extent.len), |part| (part.extent.offset, part.extent.len));
+        let (skip, len) =
+            label.parts.first().map_or((0, place.extent.len), |part| (part.extent.offset, part.extent.len));
         list.places.push((place.object, place.extent.offset + skip, len));
     }
     Ok(list)

@@ -54,8 +54,14 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
 
 /// A case that could not be made ready.
 fn nobody(name: &str, fault: &Fault) -> Case {
-    let mut side =
-        Side { name: US.to_owned(), role: Role::Ours, own_memory: None, absent: None, failed: false, samples: Vec::new() };
+    let mut side = Side {
+        name: US.to_owned(),
+        role: Role::Ours,
+        own_memory: None,
+        absent: None,
+        failed: false,
+        samples: Vec::new(),
+    };
     side.leave_out(fault);
     Case { name: name.to_owned(), what: "a shuffled epoch".to_owned(), sides: vec![side], goals: Vec::new() }
 }

@@ -63,7 +63,8 @@ pub(crate) fn run(list: &Path, depth: u32, seed: u64) -> Result<Sample, Fault> {
             break;
         }
         ring.submit_and_wait(flying.min(8)).map_err(Fault::os("enter", "io_uring"))?;
-        let done: Vec<(u64, i32)> = ring.completion().map(|entry: io_uring::cqueue::Entry| (entry.user_data(), entry.result())).collect();
+        let done: Vec<(u64, i32)> =
+            ring.completion().map(|entry: io_uring::cqueue::Entry| (entry.user_data(), entry.result())).collect();
         for (slot, got) in done {
             flying -= 1;
             let failed = || Fault::os("read", "an extent")(std::io::Error::from_raw_os_error(got.saturating_neg()));

@@ -55,6 +55,23 @@ const DLIO: &[&str] = &[
 ];
 /// 1.5 GB unpacked; for the sides that are tensorflow's.
 const TENSORFLOW: &[&str] = &["tensorflow-cpu==2.21.0"];
+/// Loaders of samples, of which mosaicml-streaming asks for the clients of every cloud and an older numpy, and does with these.
+const SAMPLERS: &[&str] = &["webdataset==1.0.2", "mosaicml-streaming==0.13.0", "torchvision==0.29.2"];
+const SAMPLERS_DEPENDENCIES: &[&str] = &[
+    "pyarrow==26.0.1",
+    "braceexpand==0.1.7",
+    "pyyaml",
+    "brotli",
+    "catalogue",
+    "pillow",
+    "python-snappy",
+    "tqdm",
+    "transformers",
+    "xxhash",
+    "zstd",
+];
+/// Each a peer of one case: who has no wheel of it has that peer absent. tensorflow is 1.4 GB unpacked.
+const OPTIONAL: &[(&str, &[&str])] = &[("KvikIO", KVIKIO), ("tensorflow", &["tensorflow-cpu==2.21.0"])];
 /// What those really import on a machine without a GPU.
 const DEPENDENCIES: &[&str] = &[
     "filelock",
@@ -101,7 +118,7 @@ impl Python {
         self.venv.join("bin/python")
     }
 
-    /// Makes the environment. Needs a network with a package index, cc and binutils; takes minutes and 1.5 GB.
+    /// Makes the environment. Needs a network with a package index, cc and binutils; takes minutes and 3.5 GB.
     ///
     /// # Errors
     /// The step that failed. What is there stays; a second call goes on.
@@ -112,20 +129,24 @@ impl Python {
             command.args(["-m", "venv"]).arg(&self.venv);
             usage::run(command, &self.scratch, INSTALL_LIMIT)?;
         }
-        let steps: [(&[&str], &[&str]); 3] =
-            [(&[], PACKAGES), (&["--no-deps"], PACKAGES_WITHOUT_DEPENDENCIES), (&[], DEPENDENCIES)];
+        let steps: [(&[&str], &[&str]); 5] = [
+            (&[], PACKAGES),
+            (&["--no-deps"], PACKAGES_WITHOUT_DEPENDENCIES),
+            (&[], DEPENDENCIES),
+            (&["--no-deps"], SAMPLERS),
+            (&[], SAMPLERS_DEPENDENCIES),
+        ];
         for (flags, packages) in steps {
             tell(&format!("peers: installing {}", packages.join(" ")));
-            let mut command = Command::new(self.python());
-            command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir"]).args(flags).args(packages);
-            usage::run(command, &self.scratch, INSTALL_LIMIT)?;
+            self.pip(flags, packages)?;
         }
-        tell(&format!("peers: installing {}", KVIKIO.join(" ")));
-        let mut command = Command::new(self.python());
-        command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps"]).args(KVIKIO);
-        if let Err(fault) = usage::run(command, &self.scratch, INSTALL_LIMIT) {
-            // Only the case `gpu` wants it, and not every Python and processor has a wheel.
-            tell(&format!("peers: no KvikIO: {}", fault.line()));
+        for (name, packages) in OPTIONAL {
+            tell(&format!("peers: installing {}", packages.join(" ")));
+            // KvikIO asks for the CUDA toolkit, which the case `gpu` does without.
+            let flags: &[&str] = if *name == "KvikIO" { &["--no-deps"] } else { &[] };
+            if let Err(fault) = self.pip(flags, packages) {
+                tell(&format!("peers: no {name}: {}", fault.line()));
+            }
         }
         let more: [(&[&str], &[&str], &str); 2] = [(&["--no-deps"], DLIO, "DLIO"), (&[], TENSORFLOW, "tensorflow")];
         for (flags, packages, what) in more {
@@ -142,6 +163,12 @@ impl Python {
         command.arg(self.scripts.join("make_stubs.py")).arg(self.venv.join("stubs")).args(self.torch_libraries());
         usage::run(command, &self.scratch, INSTALL_LIMIT)?;
         Ok(())
+    }
+
+    fn pip(&self, flags: &[&str], packages: &[&str]) -> Result<(), Fault> {
+        let mut command = Command::new(self.python());
+        command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir"]).args(flags).args(packages);
+        usage::run(command, &self.scratch, INSTALL_LIMIT).map(drop)
     }
 
     fn torch_libraries(&self) -> Vec<PathBuf> {
