@@ -1,7 +1,7 @@
-//! The ceiling of a loader: the same extents in random order through a bare io_uring ring, past the page cache, into memory that is
-//! there already. Nothing is opened, joined, ordered, handed over or checked meanwhile.
+//! The ceiling of a loader: the same extents in random order through a bare io_uring ring, past the page cache, into huge pages
+//! that are there already. Nothing is opened, joined, ordered, handed over or checked meanwhile.
 // UNSAFETY: pushing entries onto the submission queue is unsafe in the io-uring crate.
-#![expect(unsafe_code, reason = "io_uring submission")]
+#![expect(unsafe_code, reason = "io_uring submission, madvise of memory of our own")]
 
 use std::{
     fs::{File, OpenOptions},
@@ -25,6 +25,7 @@ use crate::{
 const FILES_MAX: usize = 512;
 /// The largest block that a device asks for.
 const PAGE: usize = 4096;
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Reads every sample of the list once, `depth` at a time.
 pub(crate) fn run(list: &Path, depth: u32, seed: u64) -> Result<Sample, Fault> {
@@ -84,14 +85,14 @@ struct Reads {
     places: Vec<(u32, u64, u64)>,
     next: usize,
     block: u64,
+    memory: Vec<u8>,
     slots: Vec<Slot>,
     free: Vec<usize>,
 }
 
-/// Memory of one read.
+/// What one read has.
 struct Slot {
-    memory: Vec<u8>,
-    /// Where in it reads go: a device wants blocks.
+    /// Its first byte in the memory: a device wants blocks.
     start: usize,
     place: (u32, u64, u64),
 }
@@ -105,14 +106,12 @@ impl Reads {
             places.swap(at, usize::try_from(state % (at as u64 + 1)).unwrap_or(at));
         }
         let longest = places.iter().map(|place| place.2).max().unwrap_or(0);
-        let room = usize::try_from(longest + 2 * block).unwrap_or(usize::MAX);
-        let slot = || {
-            let memory = vec![1; room + PAGE];
-            let start = memory.as_ptr().align_offset(PAGE);
-            Slot { memory, start, place: (0, 0, 0) }
-        };
-        let slots: Vec<Slot> = (0..depth).map(|_| slot()).collect();
-        Self { places, next: 0, block, free: (0..slots.len()).collect(), slots }
+        let room = usize::try_from(longest + 2 * block).unwrap_or(usize::MAX).next_multiple_of(PAGE);
+        let (mut memory, start) = huge(room.saturating_mul(usize::try_from(depth).unwrap_or(usize::MAX)));
+        memory.fill(1);
+        let slots: Vec<Slot> =
+            (0..depth).zip((start..).step_by(room)).map(|(_, start)| Slot { start, place: (0, 0, 0) }).collect();
+        Self { places, next: 0, block, memory, free: (0..slots.len()).collect(), slots }
     }
 
     /// The next read, if there is one and a slot for it.
@@ -122,7 +121,7 @@ impl Reads {
         let offset = place.1 / self.block * self.block;
         let len = usize::try_from((place.1 + place.2).next_multiple_of(self.block) - offset).ok()?;
         let slot = self.slots.get_mut(number)?;
-        let memory = slot.memory.get_mut(slot.start..slot.start + len)?;
+        let memory = self.memory.get_mut(slot.start..slot.start + len)?;
         let read = opcode::Read::new(types::Fd(file.as_raw_fd()), memory.as_mut_ptr(), u32::try_from(len).ok()?);
         slot.place = place;
         self.free.pop();
@@ -139,6 +138,22 @@ impl Reads {
         let skip = offset % self.block;
         u64::try_from(got).ok().filter(|got| *got >= skip + len)?;
         let from = slot.start + usize::try_from(skip).ok()?;
-        slot.memory.get(from..from + usize::try_from(len).ok()?)
+        self.memory.get(from..from + usize::try_from(len).ok()?)
     }
+}
+
+/// Memory with `len` bytes from the returned place on, which begins a huge page where the kernel gives them.
+fn huge(len: usize) -> (Vec<u8>, usize) {
+    let whole = len.next_multiple_of(HUGE_PAGE);
+    let mut memory = vec![0; whole + HUGE_PAGE];
+    let start = memory.as_ptr().align_offset(HUGE_PAGE);
+    if let Some(part) = memory.get_mut(start..start + whole) {
+        // SAFETY: the range is a part of the vector's memory, which stays as it is; the advice changes no byte of it.
+        let rc = unsafe { libc::madvise(part.as_mut_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
+        // Without huge pages it is a lower ceiling.
+        if rc != 0 {
+            eprintln!("no huge pages: {}", std::io::Error::last_os_error());
+        }
+    }
+    (memory, start)
 }

@@ -106,12 +106,13 @@ impl FileStore {
             OpenMode::Update => Access::Write,
         };
         let path = Path::new(name);
-        if let Ok(stat) = sys::stat(path)
-            && is_namespace(&stat)
-        {
-            return node::open(&Machine::this(), path, mode);
-        }
         for _ in 0..REPLACED_MAX {
+            // Before opening: opening a pipe waits for its other end, and opening a device may do something.
+            let stat = sys::stat(path).map_err(|errno| path_error(errno, Verb::Open, path))?;
+            if is_namespace(&stat) {
+                return node::open(&Machine::this(), path, mode);
+            }
+            check_kind(&stat, path)?;
             if let Some(object) = self.open_once(path, access)? {
                 return Ok(object);
             }
@@ -122,10 +123,9 @@ impl FileStore {
             .remedy("try again when its writer is done"))
     }
 
+    /// Opens what was a file or a block device a moment ago.
     fn open_once(&self, path: &Path, access: Access) -> Result<Option<Object>, Error> {
         let failed = |errno| path_error(errno, Verb::Open, path);
-        // Before opening: opening a pipe waits for its other end, and opening a device may do something.
-        check_kind(&sys::stat(path).map_err(failed)?, path)?;
         let flags = if access == Access::Write { libc::O_RDWR } else { libc::O_RDONLY };
         // O_NONBLOCK: should a pipe take the name's place at this moment, opening it must not hang.
         let buffered = sys::open(path, flags | libc::O_NONBLOCK, 0).map_err(failed)?;
