@@ -77,7 +77,7 @@ impl Resident {
 
     /// So many samples were taken.
     fn look(&mut self, taken: u64) {
-        if taken % self.every == 0 {
+        if taken.is_multiple_of(self.every) {
             let half = &mut self.most[usize::from(taken >= self.samples / 2)];
             *half = usage::resident_bytes().max(*half);
         }
