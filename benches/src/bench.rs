@@ -94,7 +94,7 @@ pub(crate) struct Bench<'a> {
     pub scratch: PathBuf,
     /// The interpreter with the peers' packages.
     pub python: Python,
-    /// What names of cases must contain, of those that ask.
+    /// What names of cases must contain one of, of those that ask: texts separated by commas.
     pub only: Option<String>,
     /// Hears a line per step.
     pub tell: &'a mut dyn FnMut(&str),
@@ -122,7 +122,7 @@ impl Bench<'_> {
 
     /// Whether a case was asked for.
     pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| name.contains(only))
+        self.only.as_ref().is_none_or(|only| only.split(',').any(|part| name.contains(part)))
     }
 
     /// Runs the sides of a case in turn.
