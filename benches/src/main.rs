@@ -119,7 +119,6 @@ enum Verb {
     Index,
     /// All of the above.
     All,
-    /// Make the virtual environment of the Python peers (network, minutes, 3 GB).
     /// Make the virtual environment of the Python peers (network, minutes, 3.5 GB).
     Peers,
     /// Build the Python package from this tree and install it beside the peers (minutes).

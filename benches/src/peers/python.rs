@@ -70,8 +70,9 @@ const SAMPLERS_DEPENDENCIES: &[&str] = &[
     "xxhash",
     "zstd",
 ];
-/// Each a peer of one case: who has no wheel of it has that peer absent. tensorflow is 1.4 GB unpacked.
-const OPTIONAL: &[(&str, &[&str])] = &[("KvikIO", KVIKIO), ("tensorflow", &["tensorflow-cpu==2.21.0"])];
+/// Peers of some cases: where one has no wheel, its sides are absent. KvikIO asks for the CUDA toolkit, which `gpu` does without.
+const OPTIONAL: &[(&str, &[&str], &[&str])] =
+    &[("KvikIO", &["--no-deps"], KVIKIO), ("DLIO", &["--no-deps"], DLIO), ("tensorflow", &[], TENSORFLOW)];
 /// What those really import on a machine without a GPU.
 const DEPENDENCIES: &[&str] = &[
     "filelock",
@@ -140,22 +141,10 @@ impl Python {
             tell(&format!("peers: installing {}", packages.join(" ")));
             self.pip(flags, packages)?;
         }
-        for (name, packages) in OPTIONAL {
+        for (name, flags, packages) in OPTIONAL {
             tell(&format!("peers: installing {}", packages.join(" ")));
-            // KvikIO asks for the CUDA toolkit, which the case `gpu` does without.
-            let flags: &[&str] = if *name == "KvikIO" { &["--no-deps"] } else { &[] };
             if let Err(fault) = self.pip(flags, packages) {
                 tell(&format!("peers: no {name}: {}", fault.line()));
-            }
-        }
-        let more: [(&[&str], &[&str], &str); 2] = [(&["--no-deps"], DLIO, "DLIO"), (&[], TENSORFLOW, "tensorflow")];
-        for (flags, packages, what) in more {
-            tell(&format!("peers: installing {}", packages.join(" ")));
-            let mut command = Command::new(self.python());
-            command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir"]).args(flags).args(packages);
-            if let Err(fault) = usage::run(command, &self.scratch, INSTALL_LIMIT) {
-                // Its sides are absent then.
-                tell(&format!("peers: no {what}: {}", fault.line()));
             }
         }
         tell("peers: writing stand-ins for the NVIDIA libraries that torch is linked to");
