@@ -567,6 +567,7 @@ fn unchanged_files_are_linked_and_a_change_is_written() {
 fn steps_are_listed_and_retained() {
     let (engine, scratch, model) = (engine(), scratch("steps"), Model::new(&[("w", 100)]));
     let (saver, steps) = (saver(&engine), Steps::new(scratch.root()));
+    assert_eq!(Steps::new(scratch.path("not there yet")).latest().unwrap(), None);
     assert_eq!(steps.latest().unwrap(), None);
     for step in [9, 10, 20, 25, 1_234_567] {
         saver.save(&steps.path(step), model.lent(), &SaveOptions::default()).unwrap().wait().unwrap();

@@ -42,4 +42,4 @@ def test_the_tutorial_runs_as_written(tmp_path: Path):
             shown += run(["bash", "-e", "-c", text])
     assert "a rank died" in shown and "goes on at step 20" in shown and "after 30 steps, in epoch 1" in shown
     assert "720 samples in 6 objects" in shown and "starved" in shown
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["10", "20", "30"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-000010", "step-000020", "step-000030"]

@@ -32,7 +32,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The checkpoints in `root`, which exists by the time that it is asked for them.
+    /// The checkpoints in `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -47,14 +47,19 @@ impl Steps {
         self.root.join(name(step))
     }
 
-    /// The steps that are committed, in ascending order. What did not come from a commit is not among them.
+    /// The steps that are committed, in ascending order; none where there is no such directory yet. What did not come from a
+    /// commit is not among them.
     ///
     /// # Errors
     /// What the system reports.
     pub fn list(&self) -> Result<Vec<u64>, Error> {
         let at = |error: &io::Error| failed(Verb::List, &self.root, error);
         let mut steps = Vec::new();
-        for entry in fs::read_dir(&self.root).map_err(|error| at(&error))? {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(steps),
+            entries => entries.map_err(|error| at(&error))?,
+        };
+        for entry in entries {
             let entry = entry.map_err(|error| at(&error))?.file_name();
             let step = entry.to_str().and_then(|entry| entry.strip_prefix(PREFIX)).and_then(|step| step.parse().ok());
             let Some(step) = step.filter(|step| entry == *name(*step)) else { continue };

@@ -10,6 +10,7 @@ The files are those of torch: its own reader and writer open ours, and the rever
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -406,10 +407,25 @@ class _Place:
 _OURS = re.compile(r"\.metadata|__\d+_\d+\.distcp|straightway\.checksums\.json")
 
 
+def _make(folder: str) -> None:
+    """A directory and those above it; their names are durable."""
+    if os.path.isdir(folder):
+        return
+    above = os.path.dirname(folder)
+    _make(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder)
+    handle = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class StorageWriter(FileSystemWriter):
     """Writes a DCP directory, which appears whole and durable, with checksums beside the data, or not at all.
 
-    path: the directory. Its parent exists. The files are made in a hidden directory beside it, which gets the name as the last
+    path: the directory. Those above it are made. The files are made in a hidden directory beside it, which gets the name as the last
         step, so a crash or a failed rank leaves what was there before.
     overwrite: whether a checkpoint of that name may be there; the new one takes its place in that last step. A directory with
         other files than those of a checkpoint is refused: give each checkpoint a directory of its own.
@@ -472,6 +488,7 @@ class StorageWriter(FileSystemWriter):
         if strange:
             text = f"save {path} failed: {strange[0]!r} in it is no file of a checkpoint; give each checkpoint a directory of its own"
             raise _errors.new("already_exists", text, path)
+        _make(os.path.dirname(path))
         self._pending = PendingCheckpoint.begin(self._engine, path, if_exists=self._if_exists())
         directory = os.fspath(self._pending.directory)
         places = [_Place(directory, rank, len(plans)) for rank in range(len(plans))]
