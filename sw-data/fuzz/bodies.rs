@@ -272,7 +272,7 @@ pub fn block(bytes: &[u8]) -> &'static str {
         Physical::Double,
         Physical::Fixed(5),
     ];
-    const CODECS: [Codec; 5] = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd];
+    const CODECS: [Codec; 6] = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd, Codec::Brotli];
     let shard = mds_shard(bytes, LIMITS).map(|rows| check_rows(&rows));
     let array = npz_array(bytes, None, None, LIMITS).map(drop);
     let Some(([physical, codec, definition, repetition], block)) = bytes.split_first_chunk::<4>() else {

@@ -151,7 +151,7 @@ fn block_seeds() -> Vec<Vec<u8>> {
         let Ok(mut scan) = ParquetScan::new(file.len() as u64, None) else { continue };
         let found = scan_slice(&mut scan, &file).unwrap_or_default();
         let Some(coding) = scan.coding() else { continue };
-        let codec = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd];
+        let codec = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd, Codec::Brotli];
         let codec = codec.iter().position(|codec| *codec == coding.codec).unwrap();
         for rows in found {
             let ParquetRows::Block { extent, .. } = rows else { continue };
