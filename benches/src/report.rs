@@ -143,8 +143,6 @@ pub(crate) enum Metric {
     Seconds,
     /// Peak resident set less what was resident before the job, less the bytes delivered.
     ExtraMemoryBytes,
-    /// Peak resident set less what was resident before the job, where nothing is delivered into memory.
-    GrownMemoryBytes,
     /// System calls per 1,000 operations.
     SyscallsPerThousand,
     /// Allocations per 1,000 operations.
@@ -167,7 +165,7 @@ pub(crate) enum Metric {
     StorageReadPerByte,
     /// Peak resident set less what was resident before, of the rank that has most of it.
     RankExtraMemoryBytes,
-    /// Peak resident set less what was resident before the job.
+    /// Peak resident set less what was resident before the job, where nothing is delivered into memory.
     RisenBytes,
     /// Most that was resident in the second half of a job less the same of the first half.
     GrowthBytes,
@@ -196,9 +194,6 @@ impl Sample {
             Metric::Seconds => Some(self.seconds),
             Metric::ExtraMemoryBytes => (self.peak_rss_bytes > 0)
                 .then_some(self.peak_rss_bytes as f64 - self.rss_before_bytes as f64 - self.bytes as f64),
-            Metric::GrownMemoryBytes => {
-                (self.peak_rss_bytes > 0).then_some(self.peak_rss_bytes as f64 - self.rss_before_bytes as f64)
-            }
             Metric::SyscallsPerThousand => self.more.get("syscalls_per_1000").copied(),
             Metric::AllocationsPerThousand => self.more.get("allocations_per_1000").copied(),
             Metric::FutexPerThousand => self.more.get("futex_per_1000").copied(),

@@ -190,7 +190,10 @@ pub(crate) fn parse(program: &str, finished: &Finished) -> Result<Sample, Fault>
     let mut sample: Sample = serde_json::from_str(line)
         .map_err(|_| Fault::Output { program: program.to_owned(), words: line.chars().take(200).collect() })?;
     sample.process_cpu_s = finished.usage.user_s + finished.usage.sys_s;
-    sample.peak_rss_bytes = sample.peak_rss_bytes.max(finished.usage.peak_rss_bytes);
+    if sample.peak_rss_bytes == 0 {
+        // What tells its own peak leaves out what it did after the job, such as reading back.
+        sample.peak_rss_bytes = finished.usage.peak_rss_bytes;
+    }
     Ok(sample)
 }
 

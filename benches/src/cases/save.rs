@@ -83,6 +83,6 @@ fn goals(case: &mut Case, whole: u64) {
         #[expect(clippy::cast_precision_loss, reason = "sizes stay far below 2^52")]
         let most = (staging + BESIDE_STAGING_BYTES) as f64;
         let text = format!("memory grows by its staging budget of {} MiB at most, and 32 MiB", staging >> 20);
-        case.hold(&text, Metric::GrownMemoryBytes, us, None, Bound::AtMost(most));
+        case.hold(&text, Metric::RisenBytes, us, None, Bound::AtMost(most));
     }
 }
