@@ -384,8 +384,8 @@ fn is_occupied(error: &io::Error) -> bool {
 
 /// Both names change places in one step.
 fn exchange(new: &Path, old: &Path) -> io::Result<()> {
-    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-    renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE).map_err(io::Error::from)
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).map_err(io::Error::from)
 }
 
 /// The directory of a path, `.` for a bare name.
