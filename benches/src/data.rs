@@ -69,6 +69,14 @@ pub(crate) fn plain(dir: &Path, len: u64, seed: u64) -> Result<PathBuf, Fault> {
     Ok(path)
 }
 
+/// What lies in a folder, by name.
+pub(crate) fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let entries = fs::read_dir(folder).map_err(Fault::os("list", folder))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    Ok(files)
+}
+
 /// A sharded safetensors checkpoint with about `bytes` of tensors; made if it is not there yet.
 pub(crate) fn checkpoint(dir: &Path, bytes: u64, seed: u64) -> Result<Checkpoint, Fault> {
     let dir = dir.join(format!("checkpoint-{seed:x}-{bytes}"));

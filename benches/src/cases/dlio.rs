@@ -4,13 +4,11 @@
 //! workload's. An epoch is read once and cold; it is smaller than memory, which MLPerf does not allow and a small machine
 //! cannot avoid.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::{
     bench::{Bench, Size},
+    data,
     fault::Fault,
     peers::dlio::{AU_PERCENT, Emulated, Workload},
     report::{Best, Bound, Case, Metric, Role},
@@ -103,11 +101,7 @@ fn dataset(bench: &mut Bench<'_>, dir: &Path, package: &Path, workload: &Workloa
         args.push(format!("--package={}", package.display()));
         bench.python.dlio("dlio", &args)?;
     }
-    let folder = dir.join("train");
-    let entries = fs::read_dir(&folder).map_err(Fault::os("list", &folder))?;
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.sort();
-    Ok(files)
+    data::files_in(&dir.join("train"))
 }
 
 fn goals(case: &mut Case, peers: &[&'static str]) {

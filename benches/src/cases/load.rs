@@ -121,7 +121,7 @@ fn cold_goals(case: &mut Case) {
         let text = "at most a third of it, into memory that the engine kept from the load before";
         case.hold(text, Metric::CpuSeconds, US_AGAIN, Some(&name), Bound::AtMost(1.0 / 3.0));
     }
-    memory_goal(case);
+    memory_goal(case, US);
 }
 
 fn warm_goals(case: &mut Case) {
@@ -131,11 +131,11 @@ fn warm_goals(case: &mut Case) {
         let text = "rate at least 1.3 times the best that returns memory of its own";
         case.hold(text, Metric::BytesPerSecond, US, Some(&name), Bound::AtLeast(1.3));
     }
-    memory_goal(case);
+    memory_goal(case, US);
 }
 
-fn memory_goal(case: &mut Case) {
+pub(super) fn memory_goal(case: &mut Case, us: &str) {
     // The engine's default staging budget is 32 MiB.
     let text = "peak memory at most destination, staging budget and 64 MiB";
-    case.hold(text, Metric::ExtraMemoryBytes, US, None, Bound::AtMost(f64::from(96 << 20)));
+    case.hold(text, Metric::ExtraMemoryBytes, us, None, Bound::AtMost(f64::from(96 << 20)));
 }

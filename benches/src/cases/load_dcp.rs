@@ -106,8 +106,6 @@ fn goals(case: &mut Case) {
     for us in [US, US_IN_TORCH] {
         case.hold("faster than torch's reader", Metric::BytesPerSecond, us, Some(&other), Bound::AtLeast(1.0));
         case.hold("at less CPU time", Metric::CpuSeconds, us, Some(&other), Bound::AtMost(1.0));
-        // The engine's default staging budget is 32 MiB.
-        let text = "peak memory at most destination, staging budget and 64 MiB";
-        case.hold(text, Metric::ExtraMemoryBytes, us, None, Bound::AtMost(f64::from(96 << 20)));
+        super::load::memory_goal(case, us);
     }
 }

@@ -13,6 +13,7 @@ use sw_checkpoint::{
 };
 
 use crate::{
+    data,
     fault::Fault,
     ours::load::digest,
     report::Sample,
@@ -106,10 +107,7 @@ pub(crate) fn dcp(index: &Path, to: &Path) -> Result<Vec<PathBuf>, Fault> {
     if !to.exists() {
         write_dcp(index, to)?;
     }
-    let entries = fs::read_dir(to).map_err(Fault::os("list", to))?;
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.sort();
-    Ok(files)
+    data::files_in(to)
 }
 
 fn write_dcp(index: &Path, to: &Path) -> Result<(), Error> {

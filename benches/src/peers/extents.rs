@@ -1,10 +1,11 @@
 //! The ceiling of a loader: the same extents in random order through a bare io_uring ring, past the page cache, into huge pages
 //! that are there already. Nothing is opened, joined, ordered, handed over or checked meanwhile.
 // UNSAFETY: pushing entries onto the submission queue is unsafe in the io-uring crate.
-#![expect(unsafe_code, reason = "io_uring submission, madvise of memory of our own")]
+#![expect(unsafe_code, reason = "io_uring submission")]
 
 use std::{
     fs::{File, OpenOptions},
+    io,
     mem::ManuallyDrop,
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::Path,
@@ -12,6 +13,7 @@ use std::{
 };
 
 use io_uring::{IoUring, opcode, types};
+use sw_mem::{Buffer, ByteLen};
 
 use crate::{
     data,
@@ -25,7 +27,6 @@ use crate::{
 const FILES_MAX: usize = 512;
 /// The largest block that a device asks for.
 const PAGE: usize = 4096;
-const HUGE_PAGE: usize = 2 << 20;
 
 /// Reads every sample of the list once, `depth` at a time.
 pub(crate) fn run(list: &Path, depth: u32, seed: u64) -> Result<Sample, Fault> {
@@ -41,7 +42,7 @@ pub(crate) fn run(list: &Path, depth: u32, seed: u64) -> Result<Sample, Fault> {
     let files = list.files.iter().map(open).collect::<Result<Vec<File>, _>>()?;
     let first = list.files.first().map_or(Ok(512), |path| data::direct_block(path))?;
     // Never freed: after an error a read may still be on its way into it.
-    let mut reads = ManuallyDrop::new(Reads::new(&list, u64::from(first), depth, seed));
+    let mut reads = ManuallyDrop::new(Reads::new(&list, u64::from(first), depth, seed)?);
     let mut ring: IoUring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -68,7 +69,7 @@ pub(crate) fn run(list: &Path, depth: u32, seed: u64) -> Result<Sample, Fault> {
             ring.completion().map(|entry: io_uring::cqueue::Entry| (entry.user_data(), entry.result())).collect();
         for (slot, got) in done {
             flying -= 1;
-            let failed = || Fault::os("read", "an extent")(std::io::Error::from_raw_os_error(got.saturating_neg()));
+            let failed = || Fault::os("read", "an extent")(io::Error::from_raw_os_error(got.saturating_neg()));
             digest.add(reads.done(slot, got).ok_or_else(failed)?);
         }
     }
@@ -85,7 +86,7 @@ struct Reads {
     places: Vec<(u32, u64, u64)>,
     next: usize,
     block: u64,
-    memory: Vec<u8>,
+    memory: Buffer,
     slots: Vec<Slot>,
     free: Vec<usize>,
 }
@@ -98,7 +99,7 @@ struct Slot {
 }
 
 impl Reads {
-    fn new(list: &List, block: u64, depth: u32, seed: u64) -> Self {
+    fn new(list: &List, block: u64, depth: u32, seed: u64) -> Result<Self, Fault> {
         let mut places = list.places.clone();
         let mut state = seed;
         for at in (1..places.len()).rev() {
@@ -107,11 +108,13 @@ impl Reads {
         }
         let longest = places.iter().map(|place| place.2).max().unwrap_or(0);
         let room = usize::try_from(longest + 2 * block).unwrap_or(usize::MAX).next_multiple_of(PAGE);
-        let (mut memory, start) = huge(room.saturating_mul(usize::try_from(depth).unwrap_or(usize::MAX)));
-        memory.fill(1);
+        let bytes = ByteLen((room as u64).saturating_mul(u64::from(depth)));
+        let mut memory = Buffer::allocate(bytes)
+            .map_err(|error| Fault::os("map", "memory of the reads")(io::Error::other(error)))?;
+        memory.as_mut_slice().fill(1);
         let slots: Vec<Slot> =
-            (0..depth).zip((start..).step_by(room)).map(|(_, start)| Slot { start, place: (0, 0, 0) }).collect();
-        Self { places, next: 0, block, memory, free: (0..slots.len()).collect(), slots }
+            (0..depth).zip((0..).step_by(room)).map(|(_, start)| Slot { start, place: (0, 0, 0) }).collect();
+        Ok(Self { places, next: 0, block, memory, free: (0..slots.len()).collect(), slots })
     }
 
     /// The next read, if there is one and a slot for it.
@@ -121,7 +124,7 @@ impl Reads {
         let offset = place.1 / self.block * self.block;
         let len = usize::try_from((place.1 + place.2).next_multiple_of(self.block) - offset).ok()?;
         let slot = self.slots.get_mut(number)?;
-        let memory = self.memory.get_mut(slot.start..slot.start + len)?;
+        let memory = self.memory.as_mut_slice().get_mut(slot.start..slot.start + len)?;
         let read = opcode::Read::new(types::Fd(file.as_raw_fd()), memory.as_mut_ptr(), u32::try_from(len).ok()?);
         slot.place = place;
         self.free.pop();
@@ -138,22 +141,6 @@ impl Reads {
         let skip = offset % self.block;
         u64::try_from(got).ok().filter(|got| *got >= skip + len)?;
         let from = slot.start + usize::try_from(skip).ok()?;
-        self.memory.get(from..from + usize::try_from(len).ok()?)
+        self.memory.as_slice().get(from..from + usize::try_from(len).ok()?)
     }
-}
-
-/// Memory with `len` bytes from the returned place on, which begins a huge page where the kernel gives them.
-fn huge(len: usize) -> (Vec<u8>, usize) {
-    let whole = len.next_multiple_of(HUGE_PAGE);
-    let mut memory = vec![0; whole + HUGE_PAGE];
-    let start = memory.as_ptr().align_offset(HUGE_PAGE);
-    if let Some(part) = memory.get_mut(start..start + whole) {
-        // SAFETY: the range is a part of the vector's memory, which stays as it is; the advice changes no byte of it.
-        let rc = unsafe { libc::madvise(part.as_mut_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
-        // Without huge pages it is a lower ceiling.
-        if rc != 0 {
-            eprintln!("no huge pages: {}", std::io::Error::last_os_error());
-        }
-    }
-    (memory, start)
 }

@@ -412,10 +412,9 @@ impl Subject for Writer {
     }
 
     fn run(&mut self) -> Result<Sample, Fault> {
-        self.python.ready()?;
-        let mut command = self.python.script("save.py");
-        command.args(["--peer", self.name, "--seed", &self.seed.to_string(), "--to"]).arg(&self.to).args(&self.files);
-        let finished = usage::run(command, &self.python.scratch, LOAD_LIMIT)?;
+        let (seed, to) = (self.seed.to_string(), self.to.to_string_lossy());
+        let args = ["--peer", self.name, "--seed", &seed, "--to", &to];
+        let finished = self.python.peer("save.py", &args, &self.files)?;
         crate::worker::parse(self.name, &finished)
     }
 }
@@ -451,11 +450,9 @@ impl Subject for Sampler {
     }
 
     fn run(&mut self) -> Result<Sample, Fault> {
-        self.python.ready()?;
-        let mut command = self.python.script("samples.py");
         let (batch, seed) = (self.batch.to_string(), self.seed.to_string());
-        command.args(["--peer", self.name, "--batch", &batch, "--seed", &seed]).arg(&self.list);
-        let finished = usage::run(command, &self.python.scratch, LOAD_LIMIT)?;
+        let args = ["--peer", self.name, "--batch", &batch, "--seed", &seed];
+        let finished = self.python.peer("samples.py", &args, std::slice::from_ref(&self.list))?;
         crate::worker::parse(self.name, &finished)
     }
 }

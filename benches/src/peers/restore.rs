@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    data,
     fault::Fault,
     peers::python::Python,
     report::{Role, Sample},
@@ -29,10 +30,7 @@ pub(crate) fn write(
         python.peer("restore.py", &args, files)?;
         fs::rename(&partial, folder).map_err(Fault::os("rename", &partial))?;
     }
-    let entries = fs::read_dir(folder).map_err(Fault::os("list", folder))?;
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.sort();
-    Ok(files)
+    data::files_in(folder)
 }
 
 /// One reader on all ranks.
