@@ -260,6 +260,9 @@ fn check_rows(rows: &Rows) {
     assert_eq!(rows.get(rows.len()), None);
 }
 
+/// By the number that [`block`] takes for them.
+pub const CODECS: [Codec; 6] = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd, Codec::Brotli];
+
 /// Takes `bytes` for a block of each kind; the first four say how a Parquet column is coded.
 pub fn block(bytes: &[u8]) -> &'static str {
     const PHYSICALS: [Physical; 8] = [
@@ -272,7 +275,6 @@ pub fn block(bytes: &[u8]) -> &'static str {
         Physical::Double,
         Physical::Fixed(5),
     ];
-    const CODECS: [Codec; 6] = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd, Codec::Brotli];
     let shard = mds_shard(bytes, LIMITS).map(|rows| check_rows(&rows));
     let array = npz_array(bytes, None, None, LIMITS).map(drop);
     let Some(([physical, codec, definition, repetition], block)) = bytes.split_first_chunk::<4>() else {

@@ -9,7 +9,7 @@ mod bodies;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sw_data::formats::{Codec, ParquetRows, ParquetScan, scan_slice};
+use sw_data::formats::{ParquetRows, ParquetScan, scan_slice};
 
 /// SplitMix64: enough for choosing bytes, and replays from its seed.
 struct Dice(u64);
@@ -151,8 +151,7 @@ fn block_seeds() -> Vec<Vec<u8>> {
         let Ok(mut scan) = ParquetScan::new(file.len() as u64, None) else { continue };
         let found = scan_slice(&mut scan, &file).unwrap_or_default();
         let Some(coding) = scan.coding() else { continue };
-        let codec = [Codec::Plain, Codec::Snappy, Codec::Gzip, Codec::Lz4, Codec::Zstd, Codec::Brotli];
-        let codec = codec.iter().position(|codec| *codec == coding.codec).unwrap();
+        let codec = bodies::CODECS.iter().position(|codec| *codec == coding.codec).unwrap();
         for rows in found {
             let ParquetRows::Block { extent, .. } = rows else { continue };
             let from = usize::try_from(extent.offset).unwrap();
