@@ -204,9 +204,7 @@ impl CopyOut {
             }
         }
     }
-}
 
-impl CopyOut {
     /// Copies bytes of a view, from byte `at` on: what [`CopyOut::visit`] shows.
     ///
     /// # Errors

@@ -282,9 +282,7 @@ impl<'a> Pump<'a> {
             false => match self.in_place(file, chunk)? {
                 Some((memory, from)) => {
                     if let Some(zip) = zip {
-                        if from == 0 {
-                            *zip = zip_digest();
-                        }
+                        let zip = entry_digest(zip, from);
                         memory.visit(0, chunk.len, |bytes| zip.update(bytes))?;
                     }
                     return Ok(Filled::InPlace(memory));
@@ -309,10 +307,7 @@ impl<'a> Pump<'a> {
                 }
             }
             if let (Content::Tensor(_), Some(zip)) = (part.content, zip.as_deref_mut()) {
-                if part.from == 0 {
-                    *zip = zip_digest();
-                }
-                zip.update(&bytes[from..to]);
+                entry_digest(zip, part.from).update(&bytes[from..to]);
             }
         }
         bytes[at..place(chunk.len)].fill(0);
@@ -592,6 +587,14 @@ pub(super) fn copy_memory(
 /// An offset in a chunk as an index: chunks are a few MiB.
 pub(super) fn place(at: u64) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
+}
+
+/// The digest for bytes of a tensor from `from` on: a tensor is an entry, whose checksum begins with it.
+fn entry_digest(zip: &mut Digest, from: u64) -> &mut Digest {
+    if from == 0 {
+        *zip = zip_digest();
+    }
+    zip
 }
 
 fn zip_digest() -> Digest {
