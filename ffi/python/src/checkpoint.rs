@@ -152,8 +152,7 @@ pub fn load<'py>(
 ) -> Result<LoadedList<'py>, Fail> {
     let (into, name, inner) = (options.into, at.to_string(), straightway::Engine::clone(engine));
     let (cancel, meter) = (options.cancel.clone(), options.meter.clone());
-    let look = || progress.map_or(Ok(()), |tell| tell.call1(meter.read()).map(drop));
-    let loaded = wait::watched(py, &cancel, look, move || {
+    let loaded = wait::watched(py, &cancel, (progress, || meter.read()), move || {
         let checkpoint = sw_checkpoint::Checkpoint::open(&inner, &at)?;
         checkpoint.load(&inner, &chosen.wants(&checkpoint)?, &options)
     })?;
@@ -245,21 +244,12 @@ pub fn save(
     given: Vec<(TensorSpec, Option<Memory>)>,
     layout: LayoutOptions,
 ) -> Result<Vec<String>, Fail> {
-    let mut tensors = Vec::with_capacity(given.len());
-    for (spec, memory) in given {
-        let memory = match memory {
-            Some(memory) => memory,
-            None => no_bytes(engine)?,
-        };
-        tensors.push((spec, memory));
-    }
     let engine = straightway::Engine::clone(engine);
     let cancel = Cancel::default();
     let options = SaverOptions { cancel: cancel.clone(), ..SaverOptions::default() };
     let saved = wait::interruptible(py, &cancel, move || {
         let saver = Saver::new(&engine, options)?;
-        let owned = tensors.into_iter().map(|(spec, memory)| NewTensor::new(spec, Bytes::Owned(memory)));
-        let contents = owned.collect::<Vec<_>>().into();
+        let contents = all_owned(&engine, given)?.into();
         let saving = match target {
             Target::File => saver.save_file(&path, contents, layout.metadata, straightway::Policy::Any),
             Target::Directory => {
@@ -271,8 +261,20 @@ pub fn save(
     Ok(saved)
 }
 
+/// Tensors that are given away; memory `None` is a tensor without bytes.
+pub fn all_owned(
+    engine: &straightway::Engine,
+    given: Vec<(TensorSpec, Option<Memory>)>,
+) -> Result<Vec<NewTensor<'static>>, Error> {
+    let owned = |(spec, memory): (TensorSpec, Option<Memory>)| {
+        let memory = memory.map_or_else(|| no_bytes(engine), Ok)?;
+        Ok(NewTensor::new(spec, Bytes::Owned(memory)))
+    };
+    given.into_iter().map(owned).collect()
+}
+
 /// Memory without bytes.
-pub fn no_bytes(engine: &straightway::Engine) -> Result<Memory, Error> {
+fn no_bytes(engine: &straightway::Engine) -> Result<Memory, Error> {
     let one = engine.allocate(Destination::Host, 1, 0)?;
     one.split_at(0).map(|(none, _)| none).map_err(|_| Error::new(ErrorKind::OutOfRange, Verb::Register))
 }

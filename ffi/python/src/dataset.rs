@@ -80,8 +80,7 @@ fn scanned<T: Send + 'static>(
     let counts = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
     let counted = counts.clone();
     let read = || (counts.0.load(Ordering::Relaxed), counts.1.load(Ordering::Relaxed));
-    let look = || progress.map_or(Ok(()), |tell| tell.call1(read()).map(drop));
-    wait::watched(py, &cancel, look, move || {
+    wait::watched(py, &cancel, (progress, read), move || {
         scan(&mut |event| {
             match event {
                 Event::Found { objects } => counted.1.store(objects, Ordering::Relaxed),

@@ -9,14 +9,14 @@ use pyo3::{
     prelude::*,
     types::{PyBytes, PyDict},
 };
-use straightway::{Error, ErrorKind, Memory, Verb, parse_policy};
+use straightway::{Error, ErrorKind, Verb, parse_policy};
 use sw_checkpoint::{
-    Bytes, Cancel, Commit, Contents, DcpOptions, IfExists, Keep, Layout, NewTensor, Part, Prepared, Rank, SaveOptions,
-    Saver, SaverOptions, Saving, TensorSpec,
+    Cancel, Commit, Contents, DcpOptions, IfExists, Keep, Layout, Part, Prepared, Rank, SaveOptions, Saver,
+    SaverOptions, Saving,
 };
 
 use crate::{
-    checkpoint::no_bytes,
+    checkpoint::all_owned,
     engine::{Engine, Given, Handle, given},
     error::{Fail, misuse},
     report, wait,
@@ -52,12 +52,6 @@ fn if_exists(text: &str) -> Result<IfExists, Fail> {
         "replace" => Ok(IfExists::Replace),
         other => Err(misuse(format!("if_exists is {other:?}"), "say refuse or replace")),
     }
-}
-
-fn owned(engine: &straightway::Engine, given: (TensorSpec, Option<Memory>)) -> Result<NewTensor<'static>, Error> {
-    let (spec, memory) = given;
-    let memory = memory.map_or_else(|| no_bytes(engine), Ok)?;
-    Ok(NewTensor::new(spec, Bytes::Owned(memory)))
 }
 
 #[pymethods]
@@ -102,7 +96,7 @@ impl PendingCheckpoint {
         let (engine, inner, cancel) = (straightway::Engine::clone(engine), inner.clone(), Cancel::default());
         let how = SaverOptions { cancel: cancel.clone(), ..SaverOptions::default() };
         let wrote = wait::interruptible(slf.py(), &cancel, move || {
-            let tensors = given.into_iter().map(|given| owned(&engine, given)).collect::<Result<Vec<_>, _>>()?;
+            let tensors = all_owned(&engine, given)?;
             let inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
             let pending = inner.as_ref().ok_or_else(over)?;
             let rank = Rank { number: rank.0, of: rank.1 };

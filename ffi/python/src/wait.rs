@@ -80,19 +80,21 @@ pub fn interruptible<T: Send + 'static>(
     cancel: &Cancel,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Fail> {
-    watched(py, cancel, || Ok(()), work)
+    watched(py, cancel, (None, || (0, 0)), work)
 }
 
-/// As [`interruptible`], and `look` is called between the slices and at the end. What it raises ends the work like a signal.
+/// As [`interruptible`], and between the slices and at the end `tell` is called with what `read` gives: how much is done, and how
+/// much there is in all. What it raises ends the work like a signal.
 ///
 /// # Errors
-/// As [`interruptible`], and that of `look`.
+/// As [`interruptible`], and that of `tell`.
 pub fn watched<T: Send + 'static>(
     py: Python<'_>,
     cancel: &Cancel,
-    mut look: impl FnMut() -> PyResult<()>,
+    (tell, read): (Option<&Bound<'_, PyAny>>, impl Fn() -> (u64, u64)),
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Fail> {
+    let look = || tell.map_or(Ok(()), |tell| tell.call1(read()).map(drop));
     let waiting = thread::current();
     let builder = thread::Builder::new().name("straightway-py".into());
     let worker = builder.spawn(move || {
