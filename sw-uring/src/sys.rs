@@ -54,12 +54,11 @@ pub(crate) fn open(path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, i32> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Clears `O_NONBLOCK`: the ring would answer `EAGAIN` instead of waiting for the device.
+/// Clears `O_NONBLOCK`, the only status flag that this crate opens files with and clears: the ring would answer `EAGAIN`
+/// instead of waiting for the device. `fcntl(2)`: `F_SETFL` leaves the access mode alone.
 pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> Result<(), i32> {
     // SAFETY: no pointers.
-    let flags = uninterrupted(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    // SAFETY: no pointers.
-    uninterrupted(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) }).map(drop)
+    uninterrupted(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, 0) }).map(drop)
 }
 
 /// Whether this process may read and write a path, as the kernel sees its effective user.
@@ -135,21 +134,30 @@ pub(crate) enum DirectFacts {
     Align { memory: u32, offset: u32 },
 }
 
-/// `statx` with `STATX_DIOALIGN` (Linux 6.1).
-pub(crate) fn direct_facts(fd: BorrowedFd<'_>) -> DirectFacts {
+/// `statx` with `STATX_DIOALIGN` (Linux 6.1), and which file it is: device and inode. Where the call itself is not to be had
+/// (an old kernel, seccomp), `fstat` says which file.
+///
+/// # Errors
+/// The errno of `fstat`.
+pub(crate) fn direct_facts(fd: BorrowedFd<'_>) -> Result<(DirectFacts, (u64, u64)), i32> {
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
-    let (number, flags) = (fd.as_raw_fd(), libc::AT_EMPTY_PATH);
+    let (number, flags, wanted) = (fd.as_raw_fd(), libc::AT_EMPTY_PATH, libc::STATX_INO | libc::STATX_DIOALIGN);
     // SAFETY: an empty string with a final zero, and a live structure of the right type.
-    let done = unsafe { libc::statx(number, c"".as_ptr(), flags, libc::STATX_DIOALIGN, raw.as_mut_ptr()) };
+    let done = unsafe { libc::statx(number, c"".as_ptr(), flags, wanted, raw.as_mut_ptr()) };
+    if done < 0 {
+        return fstat(fd).map(|stat| (DirectFacts::Silent, (stat.device, stat.inode)));
+    }
     // SAFETY: zeroed at first, filled by the call; integers in every bit pattern.
     let raw = unsafe { raw.assume_init() };
-    if done < 0 || raw.stx_mask & libc::STATX_DIOALIGN == 0 {
-        return DirectFacts::Silent;
+    let file = (libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), raw.stx_ino);
+    if raw.stx_mask & libc::STATX_DIOALIGN == 0 {
+        return Ok((DirectFacts::Silent, file));
     }
-    match (raw.stx_dio_mem_align, raw.stx_dio_offset_align) {
+    let facts = match (raw.stx_dio_mem_align, raw.stx_dio_offset_align) {
         (0, _) | (_, 0) => DirectFacts::Refused,
         (memory, offset) => DirectFacts::Align { memory, offset },
-    }
+    };
+    Ok((facts, file))
 }
 
 /// What `statfs(2)` tells about a file system.

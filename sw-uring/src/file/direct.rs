@@ -42,12 +42,12 @@ pub(super) enum Access {
     Write,
 }
 
-/// The granularity of direct I/O on `fd` (opened with `O_DIRECT`), or why there is none.
-pub(super) fn granularity(fd: BorrowedFd<'_>, stat: &Stat, access: Access) -> Result<Granularity, Reason> {
+/// The granularity of direct I/O on `fd` (opened with `O_DIRECT`) of which statx told `facts`, or why there is none.
+fn granularity(fd: BorrowedFd<'_>, stat: &Stat, access: Access, facts: DirectFacts) -> Result<Granularity, Reason> {
     if copies_in_secret(fd, stat, access) {
         return Err(Reason::DirectRefused);
     }
-    match sys::direct_facts(fd) {
+    match facts {
         DirectFacts::Refused => Err(Reason::DirectRefused),
         DirectFacts::Align { memory, offset } => checked(memory, offset).ok_or(Reason::DirectUnaligned),
         DirectFacts::Silent => without_statx(fd, stat),
@@ -140,12 +140,12 @@ pub(super) fn open(
 ) -> Result<Option<(std::os::fd::OwnedFd, Granularity)>, Reason> {
     let flags = if access == Access::Write { libc::O_RDWR } else { libc::O_RDONLY };
     let fd = sys::open(path, flags | libc::O_DIRECT, 0).map_err(|_| Reason::DirectRefused)?;
-    let same = sys::fstat(fd.as_fd()).is_ok_and(|now| (now.device, now.inode) == (stat.device, stat.inode));
-    if !same {
-        return Ok(None);
+    match sys::direct_facts(fd.as_fd()) {
+        Ok((facts, now)) if now == (stat.device, stat.inode) => {
+            granularity(fd.as_fd(), stat, access, facts).map(|found| Some((fd, found)))
+        }
+        _ => Ok(None),
     }
-    let granularity = granularity(fd.as_fd(), stat, access)?;
-    Ok(Some((fd, granularity)))
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn what_is_found_without_statx_satisfies_what_statx_tells() {
         let Some((fd, stat)) = own_file() else { return println!("skip: no O_DIRECT where the tests are built") };
-        let DirectFacts::Align { memory, offset } = sys::direct_facts(fd.as_fd()) else {
+        let Ok((DirectFacts::Align { memory, offset }, _)) = sys::direct_facts(fd.as_fd()) else {
             return println!("skip: statx does not tell here");
         };
         let found = without_statx(fd.as_fd(), &stat).unwrap();
