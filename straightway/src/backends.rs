@@ -33,8 +33,11 @@ use crate::{
 pub(crate) const TRANSPORTS: [TransportName; 4] =
     [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME];
 
-/// Slabs of a lane that has no GPU to feed: enough to keep a disk busy while misaligned bytes are copied out.
-const HOST_SLABS: u32 = 4;
+/// Slabs of a lane that has no GPU to feed, of [`HOST_SLAB_BYTES`] each: enough to keep a disk busy with small reads as with
+/// large ones while misaligned bytes are copied out.
+const HOST_SLABS: u32 = 32;
+/// Large enough for a disk's rate, small enough to be in the processor's cache when it is copied out.
+const HOST_SLAB_BYTES: u32 = 128 << 10;
 
 /// Copies in flight while slab sizes are measured: enough for a round of the smallest size.
 const COPIES_MEASURED: u32 = 32;
@@ -273,7 +276,7 @@ impl Backends {
         let shape = match destination {
             Destination::Gpu(ordinal) => self.staging(ordinal)?.shape,
             Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => {
-                StagingShape { slab_bytes: self.config.io_bytes, count: HOST_SLABS }
+                StagingShape { slab_bytes: HOST_SLAB_BYTES.min(self.config.io_bytes), count: HOST_SLABS }
             }
         };
         let pages = self.nvme.slab_pages();

@@ -234,16 +234,16 @@ impl Planner<'_> {
         }
     }
 
-    /// Lower is better: CPU copies per byte, then a resident file's cache before its device, then the measured rate.
+    /// Lower is better: the CPU's work per byte, then a resident file's cache before its device, then the measured rate.
     fn rank(&self, candidate: &Candidate) -> (bool, u8, Reverse<u64>, u8) {
         let buffered = self.buffered(candidate.face);
-        let cpu_copies = u8::from(buffered) + u8::from(candidate.via == Via::Staged && self.facts.device.is_none());
+        let work = self.cpu_work(candidate, buffered);
         let cached = self.resident() && self.verb == Verb::Read;
         let class = match (cached, buffered) {
             // In the cache already: the copy is cheaper than the device, unless measurement says otherwise.
-            (true, true) => u8::from(self.cache_is_slower(candidate)) * 3,
-            (true, false) => cpu_copies + 1,
-            (false, _) => cpu_copies,
+            (true, true) => u8::from(self.cache_is_slower(candidate)) * 4,
+            (true, false) => work + 1,
+            (false, _) => work,
         };
         (
             candidate.verdict.is_err(),
@@ -251,6 +251,16 @@ impl Planner<'_> {
             Reverse(candidate.measured.unwrap_or(0)),
             u8::from(candidate.via == Via::Staged),
         )
+    }
+
+    /// What the CPU does for a byte, in copies. A read through a cache that does not have it is worth two: a page is found
+    /// and entered before it is copied, which costs several times the copy (measured: `docs/paths.md`). Memory of other
+    /// devices is left to the kernel's copy: memory that is gone is then an error, and no signal.
+    fn cpu_work(&self, candidate: &Candidate, buffered: bool) -> u8 {
+        let own = self.facts.in_place.is_ok();
+        let through_cache = if self.verb == Verb::Read && own { 2 } else { 1 };
+        let from_slab = candidate.via == Via::Staged && self.facts.device.is_none();
+        u8::from(buffered) * through_cache + u8::from(from_slab)
     }
 
     /// Whether the cache was measured to be slower than the device: into slabs, if that is the only way to the memory.

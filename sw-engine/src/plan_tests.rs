@@ -137,6 +137,22 @@ fn memory_that_the_objects_device_cannot_reach_is_filled_by_the_cpu_and_says_why
 }
 
 #[test]
+fn misaligned_memory_is_read_through_a_slab_unless_the_cache_has_the_file() {
+    let leg = |residency, verb| {
+        let object = file(residency, Direct::Offered);
+        let plan = plan(&object, &MemoryFacts::HOST, &[caps("io_uring")], &Policy::Any, &RateTable::new(), verb);
+        let leg = plan.choice.unwrap().unaligned.unwrap();
+        (leg.landing, leg.kernel_copies, leg.reason)
+    };
+    let misaligned = Reason::MemoryMisaligned;
+    assert_eq!(leg(Residency::Unknown, Verb::Read), (Landing::Staged, false, misaligned));
+    assert_eq!(leg(Residency::Cached(0), Verb::Read), (Landing::Staged, false, misaligned));
+    assert_eq!(leg(Residency::Cached(1 << 20), Verb::Read), (Landing::KernelCopy, true, misaligned));
+    // Writes share pages with the ragged ends of others: they stay where those go.
+    assert_eq!(leg(Residency::Unknown, Verb::Write), (Landing::KernelCopy, true, misaligned));
+}
+
+#[test]
 fn no_route_leads_to_memory_that_is_not_there() {
     let facts = MemoryFacts { present: Err(Reason::NoSuchMemory), ..MemoryFacts::HOST };
     let plan = planned(&file(Residency::Unknown, Direct::Offered), facts, Policy::Any, &RateTable::new());
