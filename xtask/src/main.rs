@@ -20,6 +20,7 @@
     reason = "a developer command reads the clock and the environment and starts threads; nothing links it"
 )]
 
+mod disk;
 mod fuzz;
 mod mutants;
 mod needs;

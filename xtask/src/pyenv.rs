@@ -84,7 +84,7 @@ impl<'a> Env<'a> {
             return Ok(());
         }
         self.pip(&[], TORCH_NEEDS)?;
-        self.pip(&["--no-deps", "--no-cache-dir"], &[TORCH])?;
+        self.pip(&["--no-deps"], &[TORCH])?;
         let script =
             "import pathlib, importlib.util as u; print(pathlib.Path(u.find_spec('torch').origin).parent / 'lib')";
         let found = self.ask(&python, &["-c", script]).and_then(|lines| lines.into_iter().next());
@@ -118,7 +118,8 @@ impl<'a> Env<'a> {
     }
 
     fn pip(&self, flags: &[&str], packages: &[&str]) -> Result<(), String> {
-        let mut args = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        // The environment stays; a cache of the same packages beside it would double its gigabytes.
+        let mut args = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"];
         args.extend(flags);
         args.extend(packages);
         let installed = self.ask(&self.program("python"), &args);

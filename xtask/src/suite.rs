@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::disk::Room;
 use crate::needs::Machine;
 use crate::proc::{Ended, Job, Outcome};
 use crate::steps::{Program, STEPS, Skips, Step};
@@ -79,6 +80,9 @@ pub fn run(place: &Place, options: &Options) -> Result<ExitCode, Stop> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(warning) = Room::now(place).warning() {
+        println!("note: {warning}");
+    }
     let machine = Machine::new(place);
     let mut records: Vec<Record> = Vec::new();
     for step in chosen {
@@ -123,7 +127,7 @@ fn run_step(place: &Place, machine: &Machine<'_>, step: &Step) -> Record {
         Fate::Failed(reason) => format!("FAILED ({reason})"),
         Fate::Skipped(reason) => format!("skipped ({reason})"),
     };
-    println!("==> {} {word} in {:.1} s", step.name, start.elapsed().as_secs_f64());
+    println!("==> {} {word} in {:.1} s; {}", step.name, start.elapsed().as_secs_f64(), Room::now(place).shown());
     record(fate, start.elapsed(), tests)
 }
 

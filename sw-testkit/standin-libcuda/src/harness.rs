@@ -18,6 +18,7 @@
 #![expect(unsafe_code, reason = "calls functions of a library loaded at run time")]
 
 use std::ffi::CString;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 pub use crate::fault::{COPY, SILENT_DAMAGE, SILENT_SHORT};
@@ -47,14 +48,32 @@ pub fn built_library() -> Result<PathBuf, String> {
     ))
 }
 
-/// Puts the library into `dir` under the names that clients look for. Each name in `missing` is taken out of the copy's
-/// symbol table, so that looking it up fails as with an older driver.
+/// Puts the library into `dir` under the names that clients look for. They are links to one file: the hundreds of child
+/// processes of a test run must not fill the disk with copies. Each name in `missing` is taken out of the symbol table of
+/// a copy, so that looking it up fails as with an older driver.
 ///
 /// # Errors
 /// A sentence: the library was not built, the folder cannot be written, or a name to take out is not in it.
 pub fn install(dir: &Path, missing: &[&str]) -> Result<(), String> {
-    let source = built_library()?;
-    let mut bytes = std::fs::read(&source).map_err(|e| format!("{}: {e}", source.display()))?;
+    std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut library = built_library()?;
+    if !missing.is_empty() {
+        let bytes = without(&library, missing)?;
+        library = dir.join("libcuda-older.so");
+        std::fs::write(&library, &bytes).map_err(|e| format!("{}: {e}", library.display()))?;
+    }
+    for name in NAMES {
+        let link = dir.join(name);
+        // A folder may be installed into twice.
+        let _absent = std::fs::remove_file(&link);
+        symlink(&library, &link).map_err(|e| format!("{}: {e}", link.display()))?;
+    }
+    Ok(())
+}
+
+/// The bytes of the library `source` with the names in `missing` taken out of its symbol table.
+fn without(source: &Path, missing: &[&str]) -> Result<Vec<u8>, String> {
+    let mut bytes = std::fs::read(source).map_err(|e| format!("{}: {e}", source.display()))?;
     for name in missing {
         // The loader finds a name by its hash and then compares texts; a text that differs is "not found".
         let text = [&[0], name.as_bytes(), &[0]].concat();
@@ -69,12 +88,7 @@ pub fn install(dir: &Path, missing: &[&str]) -> Result<(), String> {
             return Err(format!("{name} is not a symbol of {}", source.display()));
         }
     }
-    std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    for name in NAMES {
-        let target = dir.join(name);
-        std::fs::write(&target, &bytes).map_err(|e| format!("{}: {e}", target.display()))?;
-    }
-    Ok(())
+    Ok(bytes)
 }
 
 /// The control functions of the stand-in that this process has loaded.
