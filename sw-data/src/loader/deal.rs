@@ -19,11 +19,32 @@ pub enum LoaderState {
     Mixture(MixtureCursor),
 }
 
+/// Names a window of a block shuffle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WindowId {
+    pub(super) dataset: u32,
+    /// How often the dataset was gone through before.
+    pub(super) epoch: u64,
+    /// Its first position in that epoch.
+    pub(super) start: u64,
+}
+
+/// A sample that is dealt out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) id: SampleId,
+    /// The window that it is in, in a block shuffle.
+    pub(super) window: Option<WindowId>,
+}
+
+/// Samples that are looked at to find those of a window, at most: a tenth of a second.
+pub(super) const AHEAD_MAX: usize = 1 << 20;
+
 /// What is to be loaded next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Dealt {
     /// A batch.
-    Batch { epoch: u64, samples: Vec<SampleId>, after: LoaderState },
+    Batch { epoch: u64, samples: Vec<Spot>, after: LoaderState },
     /// The epoch is over.
     EpochEnd { epoch: u64, after: LoaderState },
     /// Everything is.
@@ -40,6 +61,8 @@ pub(super) struct Dealer {
     /// Epochs left, the current one included.
     epochs: u64,
     share: Share,
+    /// The share before the batch that was dealt last.
+    before: Share,
 }
 
 enum Order {
@@ -96,7 +119,7 @@ impl Dealer {
             Order::Mixed { .. } => 0,
         };
         let epochs = if options.epochs == u64::MAX { u64::MAX } else { options.epochs.saturating_sub(begun) };
-        Ok(Self { order, world, tail, batch: options.batch, last: options.last, epochs, share })
+        Ok(Self { order, world, tail, batch: options.batch, last: options.last, epochs, share, before: share })
     }
 
     /// Where the loader is before anything was taken.
@@ -125,22 +148,52 @@ impl Dealer {
         if self.share.left() == 0 || (short && self.last == LastBatch::Drop) {
             return self.end_epoch();
         }
-        let positions = (&mut self.share).take(usize::try_from(self.batch).unwrap_or(usize::MAX));
-        let (epoch, samples) = match &self.order {
-            Order::One { epoch, cursor, .. } => {
-                let numbers = positions.filter_map(|position| epoch.at(position));
-                (cursor.epoch, numbers.map(|number| SampleId { dataset: 0, number }).collect())
-            }
-            Order::Mixed { mixture, .. } => {
-                let picked = positions.map(|position| mixture.at(position));
-                let id = |picked: crate::order::Picked| SampleId {
-                    dataset: u32::try_from(picked.source).unwrap_or(u32::MAX),
-                    number: picked.index,
-                };
-                (0, picked.map(id).collect())
-            }
+        self.before = self.share;
+        let count = u64::from(self.batch).min(self.share.left());
+        let samples = self.ahead().take(usize::try_from(count).unwrap_or(usize::MAX)).collect();
+        self.share.skip_to(count);
+        let epoch = match &self.order {
+            Order::One { cursor, .. } => cursor.epoch,
+            Order::Mixed { .. } => 0,
         };
         Dealt::Batch { epoch, samples, after: self.state() }
+    }
+
+    /// What is dealt from the last batch on, until the end of the epoch.
+    fn ahead(&self) -> impl Iterator<Item = Spot> {
+        self.before.filter_map(|position| match &self.order {
+            Order::One { epoch, cursor, .. } => {
+                let (dataset, epoch_number) = (0, cursor.epoch);
+                let id = SampleId { dataset, number: epoch.at(position)? };
+                let window = epoch.window_at(position);
+                Some(Spot { id, window: window.map(|at| WindowId { dataset, epoch: epoch_number, start: at.start }) })
+            }
+            Order::Mixed { mixture, .. } => {
+                let (picked, window) = mixture.at_in_window(position);
+                let dataset = u32::try_from(picked.source).unwrap_or(u32::MAX);
+                let id = SampleId { dataset, number: picked.index };
+                Some(Spot { id, window: window.map(|at| WindowId { dataset, epoch: picked.epoch, start: at.start }) })
+            }
+        })
+    }
+
+    /// The samples of a window that are dealt from the last batch on, and the dataset's window after it if there is one before
+    /// the end of the epoch. `None` if they are not all among the next [`AHEAD_MAX`].
+    pub(super) fn of_window(&self, window: WindowId) -> Option<(Vec<Spot>, Option<WindowId>)> {
+        let mut found = Vec::new();
+        let mut looked = 0;
+        for spot in self.ahead() {
+            if spot.window == Some(window) {
+                found.push(spot);
+            } else if spot.id.dataset == window.dataset && !found.is_empty() {
+                return Some((found, spot.window));
+            }
+            looked += 1;
+            if looked == AHEAD_MAX {
+                return None;
+            }
+        }
+        Some((found, None))
     }
 
     fn end_epoch(&mut self) -> Dealt {
@@ -155,6 +208,7 @@ impl Dealer {
         *cursor = Cursor::start(sampler, over.saturating_add(1));
         *epoch = sampler.epoch(cursor.epoch);
         self.share = Share::new(sampler.len(), 0, self.world, self.tail);
+        self.before = self.share;
         Dealt::EpochEnd { epoch: over, after: self.state() }
     }
 }
@@ -169,7 +223,7 @@ mod tests {
 
     fn numbers(dealt: &Dealt) -> Vec<u64> {
         match dealt {
-            Dealt::Batch { samples, .. } => samples.iter().map(|sample| sample.number).collect(),
+            Dealt::Batch { samples, .. } => samples.iter().map(|spot| spot.id.number).collect(),
             Dealt::EpochEnd { .. } | Dealt::End => Vec::new(),
         }
     }
@@ -227,7 +281,7 @@ mod tests {
         let mut of_first = 0;
         for _ in 0..100 {
             let Dealt::Batch { samples, after: state, .. } = dealer.next() else { panic!("a mixture ended") };
-            of_first += samples.iter().filter(|sample| sample.dataset == 0).count();
+            of_first += samples.iter().filter(|spot| spot.id.dataset == 0).count();
             after = state;
         }
         assert_eq!(of_first, 600);

@@ -42,6 +42,7 @@ mod reader;
 mod shared;
 mod source;
 mod stats;
+mod window;
 mod worker;
 
 use std::{
@@ -60,7 +61,7 @@ pub use options::{LastBatch, Layout, LoaderOptions, MapFn, OnBad, PadTo, SampleR
 pub(crate) use plan::Key;
 pub use pool::MemoryUse;
 pub use source::Dataset;
-pub use stats::{LoaderStats, Way};
+pub use stats::{Apart, LoaderStats, Way};
 
 use deal::Dealer;
 use reader::Reader;
@@ -221,7 +222,8 @@ impl Loader {
 
     /// What was done so far.
     pub fn stats(&self) -> LoaderStats {
-        self.shared.counts.told(self.shared.bad.left_out(), self.shared.pool.used())
+        let memory = self.shared.pool.used().and(self.shared.windows.used());
+        self.shared.counts.told(self.shared.bad.left_out(), memory)
     }
 
     /// Samples that were put on the quarantine list, with why: [`OnBad::Quarantine`].

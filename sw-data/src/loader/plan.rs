@@ -18,6 +18,7 @@ use super::{
     deal::LoaderState,
     decode::{BlockSlot, Promise},
     error::{BadSample, SampleId},
+    window::{Lost, Window},
 };
 use crate::{formats::Extent, samples::Place};
 
@@ -36,7 +37,7 @@ pub(crate) struct Key {
 pub(super) struct Job {
     /// Its number, from 0: the order in which batches are given out, ends of epochs among them.
     pub(super) seq: u64,
-    /// Its number among the batches that are read: workers take the earliest that is there.
+    /// Its number among the batches and windows that are read: workers take the earliest that is there.
     pub(super) turn: u64,
     /// Its number among those with decoded samples, if it is one: a worker takes it after those before it, for whose blocks it
     /// may wait.
@@ -48,6 +49,10 @@ pub(super) struct Job {
     /// Owners of the bytes of the runs; each run has a range of it.
     pub(super) owners: Vec<Owner>,
     pub(super) blocks: Vec<BlockRead>,
+    /// The window that it reads, if it is no batch, and the runs that could not be.
+    pub(super) reads: Option<(Arc<Window>, Vec<Lost>)>,
+    /// The windows that its samples are in.
+    pub(super) waits: Vec<Arc<Window>>,
     /// Bytes of memory that the runs need.
     pub(super) room: u64,
     /// Bytes of a place, where every sample has one of equal length.
@@ -58,6 +63,32 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// One that reads nothing yet.
+    pub(super) fn new(seq: u64, turn: u64, epoch: u64, after: LoaderState) -> Self {
+        Self {
+            seq,
+            turn,
+            line: None,
+            epoch,
+            after,
+            items: Vec::new(),
+            runs: Vec::new(),
+            owners: Vec::new(),
+            blocks: Vec::new(),
+            reads: None,
+            waits: Vec::new(),
+            room: 0,
+            stride: None,
+            memory: None,
+            bad: Vec::new(),
+        }
+    }
+
+    /// Whether a worker puts it together, out of blocks and windows that it shares with other batches.
+    pub(super) fn shares(&self) -> bool {
+        self.line.is_some() || !self.waits.is_empty()
+    }
+
     /// Plans the reads of all samples and blocks that are not lost. `None` if that is beyond 64 bits.
     pub(super) fn lay_out(&mut self, placing: Placing) -> Option<()> {
         let mut pieces = Vec::with_capacity(self.items.len());
@@ -121,6 +152,8 @@ pub(super) enum From {
     Memory(u64),
     /// A decoded block, by the place's row.
     Block(Arc<BlockSlot>),
+    /// A window, by the sample's index in it.
+    Window(Arc<Window>, usize),
 }
 
 /// A block that this job reads and decodes.

@@ -1,21 +1,26 @@
 //! The first stage: deals out batches, asks the tables, plans the reads and finds memory.
 
+use std::sync::Arc;
+
 use straightway::Destination;
 
 use super::{
     clock,
-    deal::{Dealer, Dealt, LoaderState},
+    deal::{Dealer, Dealt, Spot},
     error::{BadSample, LoadError, SampleId, Why},
     options::{Layout, PadTo, Verify},
     plan::{BlockRead, From, Item, Job, Key, Placing},
     pool::Patience,
     shared::{Shared, Step},
+    stats::Apart,
+    window::{Moment, Windows},
 };
 use crate::samples::Place;
 
 /// The thread of the stage.
 pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
     let (mut turn, mut line) = (0, 0);
+    let mut windows = Windows::default();
     for seq in 0.. {
         let start = clock::now();
         let room = shared.out.wait_room(seq);
@@ -27,57 +32,53 @@ pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
             Dealt::End => return shared.out.put(seq, Step::End),
             Dealt::EpochEnd { epoch, after } => shared.out.put(seq, Step::EpochEnd { epoch, after }),
             Dealt::Batch { epoch, samples, after } => {
-                match plan(shared, Head { seq, turn, line, epoch, after }, samples) {
+                let now = Moment { shared, dealer: &dealer, epoch, after: &after };
+                match plan(&now, &mut windows, &samples, Head { seq, line, turn: &mut turn }) {
                     Ok(Some(job)) => {
-                        turn += 1;
                         line += u64::from(job.line.is_some());
                         shared.inbox.job(job);
                     }
                     Ok(None) => return,
                     Err(error) => shared.out.put(seq, Step::Failed(error)),
                 }
+                windows.leave(&now, &samples, &mut turn);
             }
         }
     }
 }
 
-/// What a batch is before it has samples.
-struct Head {
+/// The numbers of a batch.
+struct Head<'a> {
     seq: u64,
-    turn: u64,
     /// Its place in line, if it gets one.
     line: u64,
-    epoch: u64,
-    after: LoaderState,
+    /// The number of the next job.
+    turn: &'a mut u64,
 }
 
 /// A batch with its reads and its memory; `None` if everything ends.
-fn plan(shared: &Shared, head: Head, mut samples: Vec<SampleId>) -> Result<Option<Box<Job>>, LoadError> {
+fn plan(
+    now: &Moment<'_>,
+    windows: &mut Windows,
+    spots: &[Spot],
+    head: Head<'_>,
+) -> Result<Option<Box<Job>>, LoadError> {
+    let shared = now.shared;
+    let mut spots = spots.to_vec();
+    shared.counts.quarantined.add(shared.bad.sift(&mut spots));
+    let Head { seq, line, turn } = head;
+    if !windows.enter(now, &spots, turn)? {
+        return Ok(None);
+    }
     let start = clock::now();
-    shared.counts.quarantined.add(shared.bad.sift(&mut samples));
-    let places = locate(shared, &samples)?;
-    let Head { seq, turn, line, epoch, after } = head;
-    let (items, runs, owners, blocks, bad) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut job = Box::new(Job {
-        seq,
-        turn,
-        line: None,
-        epoch,
-        after,
-        items,
-        runs,
-        owners,
-        blocks,
-        room: 0,
-        stride: None,
-        memory: None,
-        bad,
-    });
-    job.items.reserve(samples.len());
-    for (id, place) in samples.into_iter().zip(places) {
-        match source_of(shared, &mut job.blocks, id, place) {
-            Ok(from) => job.items.push(Item { id, place, from, lost: false }),
-            Err(why) => job.bad.push(shared.bad_sample(id, &place, why)),
+    let mut job = Box::new(Job::new(seq, *turn, now.epoch, now.after.clone()));
+    *turn += 1;
+    let places = locate_in(shared, windows, &spots)?;
+    job.items.reserve(spots.len());
+    for (spot, place) in spots.into_iter().zip(places) {
+        match source_of(shared, windows, &mut job, &spot, place) {
+            Ok(from) => job.items.push(Item { id: spot.id, place, from, lost: false }),
+            Err(why) => job.bad.push(shared.bad_sample(spot.id, &place, why)),
         }
     }
     job.line = job.items.iter().any(|item| matches!(item.from, From::Block(_))).then_some(line);
@@ -95,8 +96,19 @@ fn plan(shared: &Shared, head: Head, mut samples: Vec<SampleId>) -> Result<Optio
     Ok(found?.then_some(job))
 }
 
+/// Where each sample is: as its window knows, or as the table tells.
+fn locate_in(shared: &Shared, windows: &Windows, spots: &[Spot]) -> Result<Vec<Place>, LoadError> {
+    let known: Vec<Option<Place>> =
+        spots.iter().map(|spot| windows.find(spot)?.ok().map(|(_, _, member)| member.place)).collect();
+    let unknown: Vec<SampleId> =
+        spots.iter().zip(&known).filter(|(_, place)| place.is_none()).map(|(spot, _)| spot.id).collect();
+    let mut told = locate(shared, &unknown)?.into_iter();
+    let places: Vec<Place> = known.into_iter().filter_map(|place| place.or_else(|| told.next())).collect();
+    Ok(places)
+}
+
 /// Where each sample is, in the order of `samples`.
-fn locate(shared: &Shared, samples: &[SampleId]) -> Result<Vec<Place>, LoadError> {
+pub(super) fn locate(shared: &Shared, samples: &[SampleId]) -> Result<Vec<Place>, LoadError> {
     let mut places = Vec::with_capacity(samples.len());
     let mut numbers = Vec::with_capacity(samples.len());
     let ask = |dataset: u32, numbers: &[u64], places: &mut Vec<Place>| {
@@ -128,14 +140,27 @@ fn locate(shared: &Shared, samples: &[SampleId]) -> Result<Vec<Place>, LoadError
 }
 
 /// Whether a sample's place can be true, and where its bytes will come from.
-fn source_of(shared: &Shared, blocks: &mut Vec<BlockRead>, id: SampleId, place: Place) -> Result<From, Why> {
-    let key = Key { dataset: id.dataset, object: place.object };
+fn source_of(shared: &Shared, windows: &Windows, job: &mut Job, spot: &Spot, place: Place) -> Result<From, Why> {
+    let key = Key { dataset: spot.id.dataset, object: place.object };
     let entry = shared.entry(key)?;
     let end = place.extent.offset.checked_add(place.extent.len);
     if end.is_none_or(|end| end > entry.len) {
         return Err(Why::OutOfObject { object_len: entry.len });
     }
     if place.row.is_none() {
+        let why = match windows.find(spot) {
+            Some(Ok((window, index, member))) if member.at.is_some() => {
+                if !job.waits.iter().any(|known| Arc::ptr_eq(known, window)) {
+                    job.waits.push(Arc::clone(window));
+                }
+                shared.counts.window_samples.add(1);
+                return Ok(From::Window(Arc::clone(window), index));
+            }
+            Some(Ok(_)) => Some(Apart::Alone),
+            Some(Err(why)) => Some(why),
+            None => None,
+        };
+        why.into_iter().for_each(|why| shared.counts.apart(why));
         return Ok(From::Memory(0));
     }
     if shared.options.into != Destination::Host {
@@ -143,7 +168,7 @@ fn source_of(shared: &Shared, blocks: &mut Vec<BlockRead>, id: SampleId, place: 
     }
     let (slot, promise) = shared.blocks.want(key, place.extent);
     if let Some(promise) = promise {
-        blocks.push(BlockRead { key, place, at: 0, promise, lost: false });
+        job.blocks.push(BlockRead { key, place, at: 0, promise, lost: false });
     }
     Ok(From::Block(slot))
 }
@@ -204,6 +229,13 @@ pub(super) fn lay_out(shared: &Shared, job: &mut Job) -> Result<(), LoadError> {
     };
     let over = LoadError::OverBudget { need_bytes: u64::MAX, budget_bytes: options.memory_bytes };
     job.lay_out(placing).ok_or(over)?;
+    if job.runs.is_empty() && !job.waits.is_empty() {
+        // All of it is copied, into memory that is counted from now on.
+        let copied = job.items.iter().filter(|item| !item.lost && matches!(item.from, From::Window(..)));
+        let lens: Vec<u64> = copied.map(|item| item.place.extent.len).collect();
+        let whole = |stride: u64| stride.saturating_mul(lens.len() as u64);
+        job.room = stride_of(&options.layout, &lens).map_or_else(|| lens.iter().sum(), whole);
+    }
     if let (Placing::Strided { stride }, false) = (placing, job.items.is_empty()) {
         job.room = stride.saturating_mul(job.items.len() as u64);
     }

@@ -43,6 +43,8 @@ struct State {
 pub(super) enum Patience {
     /// Until there is some.
     Wait,
+    /// Not: for what can be had later.
+    Try,
     /// Not: for who has memory already and would wait for itself.
     None,
 }
@@ -58,6 +60,17 @@ pub struct MemoryUse {
     pub held_bytes: u64,
 }
 
+impl MemoryUse {
+    /// That of two pools.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            fresh: self.fresh + other.fresh,
+            reused: self.reused + other.reused,
+            held_bytes: self.held_bytes + other.held_bytes,
+        }
+    }
+}
+
 impl Pool {
     pub(super) fn new(engine: Engine, into: Destination, budget: u64) -> Arc<Self> {
         let process = std::process::id();
@@ -68,7 +81,17 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory of at least `bytes`; `None` once the pool is closed.
+    /// Bytes that memory for `bytes` takes; `None` if that is beyond 64 bits.
+    pub(super) fn size_of(bytes: u64) -> Option<u64> {
+        rounded(bytes)
+    }
+
+    /// The most that it may hold.
+    pub(super) fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// Memory of at least `bytes`; `None` once the pool is closed, and with [`Patience::Try`] if there is none now.
     ///
     /// # Errors
     /// [`LoadError::OverBudget`]; the engine's.
@@ -76,7 +99,7 @@ impl Pool {
         let over = LoadError::OverBudget { need_bytes: bytes, budget_bytes: self.budget };
         let Some(size) = rounded(bytes) else { return Err(over) };
         // The rounding is ours, so it does not make a batch too large.
-        if bytes > self.budget && patience == Patience::Wait {
+        if bytes > self.budget && patience != Patience::None {
             return Err(over);
         }
         let size = if size > self.budget { bytes } else { size };
@@ -99,6 +122,9 @@ impl Pool {
                 state.held += size;
                 state.fresh += 1;
                 break;
+            }
+            if patience == Patience::Try {
+                return Ok(None);
             }
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use straightway::{Completion, Destination, ErrorKind, Lane, Op, Region, Rejected, Verb, Via, checksum::Algorithm};
+use straightway::{
+    Completion, Destination, ErrorKind, Lane, Memory, Op, Region, Rejected, Verb, Via, checksum::Algorithm,
+};
 
 use super::{
     clock,
@@ -44,6 +46,7 @@ struct Active {
     job: Box<Job>,
     /// Its memory, of which reads get parts: region, start, bytes.
     memory: Option<(Region, u64, u64)>,
+    /// Reads and windows that it waits for.
     left: usize,
     started: Option<Instant>,
     again: u32,
@@ -61,6 +64,8 @@ pub(super) struct Reader {
     lane: Lane,
     mail: Mail,
     jobs: HashMap<u64, Active>,
+    /// Batches that wait for a window, by the number of the job that reads it.
+    waiting: HashMap<u64, Vec<u64>>,
     admit: VecDeque<Ticket>,
     /// Their objects are open and count them as users.
     runnable: VecDeque<Ticket>,
@@ -82,6 +87,7 @@ impl Reader {
             lane,
             mail: Mail::default(),
             jobs: HashMap::new(),
+            waiting: HashMap::new(),
             admit: VecDeque::new(),
             runnable: VecDeque::new(),
             held: None,
@@ -133,9 +139,14 @@ impl Reader {
             let (region, start) = memory.share();
             (region, start, len)
         });
-        let (id, left) = (job.turn, job.runs.len());
+        let (id, mut left) = (job.turn, job.runs.len());
         for run in (0u32..).take(left) {
             self.admit.push_back(Ticket { job: id, run });
+        }
+        // Whoever planned it sent the windows first.
+        for window in job.waits.iter().filter(|window| !window.is_there()) {
+            self.waiting.entry(window.turn).or_default().push(id);
+            left += 1;
         }
         self.jobs.insert(id, Active { job, memory, left, started: None, again });
         if left == 0 {
@@ -309,7 +320,10 @@ impl Reader {
     fn fail(&mut self, ticket: Ticket, why: &Why) {
         let Some(active) = self.jobs.get_mut(&ticket.job) else { return };
         let job = &mut active.job;
-        if let Some(run) = run_of(job, ticket).copied() {
+        let run = run_of(job, ticket).copied();
+        if let (Some((_, lost)), Some(run)) = (&mut job.reads, run) {
+            lost.push((run.at..run.at + run.extent.len, why.clone()));
+        } else if let Some(run) = run {
             for owner in owners_of(&job.owners, &run) {
                 match *owner {
                     Owner::Item(index) => {
@@ -349,6 +363,9 @@ impl Reader {
         }
         let Some((region, start, len)) = memory else { return self.shared.read_done(job) };
         let back = region.reclaim(start, len);
+        if job.reads.is_some() {
+            return self.finish_window(job, back.ok(), (len, again));
+        }
         // In device memory the places are counted in samples that are there.
         let gaps = job.stride.is_some() && job.items.iter().any(|item| item.lost);
         match back {
@@ -365,6 +382,32 @@ impl Reader {
                 self.shared.pool.forget(len);
                 self.read_again(job, again + 1);
             }
+        }
+    }
+
+    /// All reads of a window are over, and its memory came back unless a device may still write into it.
+    fn finish_window(&mut self, mut job: Box<Job>, memory: Option<Memory>, (len, again): (u64, u32)) {
+        let Some((window, mut lost)) = job.reads.take() else { return };
+        let buffer = memory.and_then(|memory| memory.into_buffer().ok());
+        if buffer.is_none() {
+            self.shared.windows.forget(len);
+            job.runs.retain(|run| !lost.iter().any(|(range, _)| range.contains(&run.at)));
+            if !job.runs.is_empty() && again < AGAIN_MAX {
+                self.shared.counts.read_again.add(1);
+                if let Ok(Some(memory)) = self.shared.windows.acquire(job.room, Patience::None) {
+                    (job.memory, job.reads) = (Some(memory), Some((window, lost)));
+                    return self.begin(job, again + 1);
+                }
+            }
+        }
+        if buffer.is_none() {
+            let what = "reading a window, whose memory a device kept,";
+            let why = Why::Stuck { what, after: self.shared.options.deadline };
+            lost.extend(job.runs.iter().map(|run| (run.at..run.at + run.extent.len, why.clone())));
+        }
+        window.land(buffer, lost);
+        for waiting in self.waiting.remove(&job.turn).unwrap_or_default() {
+            self.ended(waiting);
         }
     }
 

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use straightway::{Engine, LaneWaker};
+use straightway::{Destination, Engine, LaneWaker};
 
 use super::{
     batch::{Batch, Parts},
@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) options: LoaderOptions,
     pub(super) datasets: Vec<Arc<dyn AnySamples>>,
     pub(super) pool: Arc<Pool>,
+    /// Memory of the windows of a block shuffle.
+    pub(super) windows: Arc<Pool>,
     pub(super) counts: Counts,
     pub(super) bad: BadBook,
     pub(super) blocks: Arc<BlockCache>,
@@ -73,6 +75,8 @@ impl Shared {
         Self {
             engine: engine.clone(),
             pool: Pool::new(engine.clone(), options.into, options.memory_bytes),
+            // One that samples are taken from, and one that is read meanwhile.
+            windows: Pool::new(engine.clone(), Destination::Host, options.block_bytes.saturating_mul(2)),
             counts: Counts::default(),
             bad: BadBook::new(options.on_bad, options.bad_max(), options.leave_out.clone()),
             blocks: BlockCache::new(options.block_bytes),
@@ -89,6 +93,11 @@ impl Shared {
         }
     }
 
+    /// Bytes that a window of one dataset may take.
+    pub(super) fn window_max(&self) -> u64 {
+        self.options.block_bytes / (self.datasets.len() as u64).max(1)
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
@@ -98,6 +107,7 @@ impl Shared {
         self.stopped.store(true, Ordering::Release);
         self.out.close(broken);
         self.pool.close();
+        self.windows.close();
         self.opens.close();
         self.work.close();
         self.inbox.nudge();
@@ -147,9 +157,9 @@ impl Shared {
     /// What a batch that was read needs next.
     pub(super) fn read_done(&self, job: Box<Job>) {
         let known = |item: &Item| item.place.crc32c.is_some();
-        let host = self.options.into == straightway::Destination::Host;
+        let host = self.options.into == Destination::Host;
         let checked = host && self.options.verify == Verify::Known && job.items.iter().any(known);
-        if self.options.assembles() || job.line.is_some() || checked {
+        if self.options.assembles() || job.shares() || checked {
             self.work.push(job);
         } else {
             self.hand_over(job);

@@ -13,6 +13,7 @@ use straightway::DataPath;
 
 use super::{
     clock,
+    deal::Spot,
     error::{BadSample, LoadError, SampleId},
     options::OnBad,
     pool::MemoryUse,
@@ -25,6 +26,49 @@ pub struct Way {
     pub path: DataPath,
     /// How many reads.
     pub reads: u64,
+}
+
+/// Why a sample of a block shuffle was read with its batch, and not with the window that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Apart {
+    /// Batches land in device memory, where nothing is put together.
+    Device,
+    /// The window does not fit into its share of [`LoaderOptions::block_bytes`](super::LoaderOptions::block_bytes).
+    TooLarge {
+        /// Bytes of memory that it needs: the most of all such windows.
+        need_bytes: u64,
+        /// Bytes that it may have.
+        max_bytes: u64,
+    },
+    /// The window's samples are not all among so many next ones.
+    TooLong {
+        /// How many.
+        samples: u64,
+    },
+    /// A batch has samples of more windows than may be held at once.
+    Spans,
+    /// No other sample that this rank takes out of the window is so near that both are read in one piece: that is as fast, and
+    /// nothing is copied.
+    Alone,
+    /// The table did not tell where the window's samples are.
+    Unknown,
+}
+
+impl std::fmt::Display for Apart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Device => write!(f, "batches land in device memory: windows are read into the host"),
+            Self::TooLarge { need_bytes, max_bytes } => write!(
+                f,
+                "a window needs {need_bytes} bytes and may have {max_bytes}; make windows smaller or raise block_bytes"
+            ),
+            Self::TooLong { samples } => write!(f, "a window ends more than {samples} samples ahead; make it smaller"),
+            Self::Spans => write!(f, "a batch has samples of more windows than are held at once; make windows larger"),
+            Self::Alone => write!(f, "no other sample of the window is near enough to be read in one piece with it"),
+            Self::Unknown => write!(f, "the table did not tell where the window's samples are"),
+        }
+    }
 }
 
 /// What a loader did so far. Times are sums over batches, which overlap: they say which stage the others wait for.
@@ -45,6 +89,12 @@ pub struct LoaderStats {
     pub assembled_bytes: u64,
     /// Blocks decoded.
     pub blocks: u64,
+    /// Windows of a block shuffle that were read as a whole.
+    pub windows: u64,
+    /// Samples that batches took out of them.
+    pub window_samples: u64,
+    /// Samples of a block shuffle that were read with their batches instead: why, and how many.
+    pub apart: Vec<(Apart, u64)>,
     /// Objects opened.
     pub opens: u64,
     /// Samples that could not be had and were left out.
@@ -65,7 +115,7 @@ pub struct LoaderStats {
     pub ready: Duration,
     /// The caller waited for a batch.
     pub starved: Duration,
-    /// Memory of batches.
+    /// Memory of batches and windows.
     pub memory: MemoryUse,
     /// The ways that bytes took.
     pub ways: Vec<Way>,
@@ -104,6 +154,8 @@ pub(super) struct Counts {
     pub(super) read_bytes: Count,
     pub(super) assembled_bytes: Count,
     pub(super) blocks: Count,
+    pub(super) windows: Count,
+    pub(super) window_samples: Count,
     pub(super) opens: Count,
     pub(super) quarantined: Count,
     pub(super) read_again: Count,
@@ -114,6 +166,7 @@ pub(super) struct Counts {
     pub(super) ready: Count,
     pub(super) starved: Count,
     ways: Mutex<Vec<Way>>,
+    apart: Mutex<Vec<(Apart, u64)>>,
 }
 
 impl Counts {
@@ -134,6 +187,21 @@ impl Counts {
         }
     }
 
+    /// A sample of a block shuffle is read with its batch.
+    pub(super) fn apart(&self, why: Apart) {
+        let mut told = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |known: &Apart| std::mem::discriminant(known) == std::mem::discriminant(&why);
+        match told.iter_mut().find(|(known, _)| same(known)) {
+            Some((known, samples)) => {
+                if let (Apart::TooLarge { need_bytes, .. }, Apart::TooLarge { need_bytes: more, .. }) = (known, why) {
+                    *need_bytes = more.max(*need_bytes);
+                }
+                *samples += 1;
+            }
+            None => told.push((why, 1)),
+        }
+    }
+
     pub(super) fn told(&self, left_out: u64, memory: MemoryUse) -> LoaderStats {
         LoaderStats {
             batches: self.batches.get(),
@@ -143,6 +211,9 @@ impl Counts {
             read_bytes: self.read_bytes.get(),
             assembled_bytes: self.assembled_bytes.get(),
             blocks: self.blocks.get(),
+            windows: self.windows.get(),
+            window_samples: self.window_samples.get(),
+            apart: self.apart.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             opens: self.opens.get(),
             left_out,
             quarantined: self.quarantined.get(),
@@ -180,11 +251,11 @@ impl BadBook {
     }
 
     /// Takes those out that are not to be read; tells how many.
-    pub(super) fn sift(&self, samples: &mut Vec<SampleId>) -> u64 {
+    pub(super) fn sift(&self, samples: &mut Vec<Spot>) -> u64 {
         let book = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = samples.len();
         if !book.avoided.is_empty() {
-            samples.retain(|sample| !book.avoided.contains(sample));
+            samples.retain(|spot| !book.avoided.contains(&spot.id));
         }
         (before - samples.len()) as u64
     }

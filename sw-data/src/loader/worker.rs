@@ -14,6 +14,7 @@ use super::{
     planner::{fits, stride_of},
     pool::Patience,
     shared::{Shared, Step, bytes_at},
+    window::Window,
 };
 use crate::decode::{self, Limits, Rows};
 
@@ -38,15 +39,17 @@ fn work(shared: &Shared, mut job: Box<Job>, mapped: &mut Vec<u8>) {
         }
     };
     let bytes = read.as_ref().map_or(&[][..], Buffer::as_slice);
-    for item in &mut job.items {
-        if let (From::Memory(at), false) = (&item.from, item.lost) {
-            let found = bytes_at(bytes, *at, item.place.extent).ok_or(OUTSIDE);
-            if let Err(why) = found.and_then(|bytes| shared.check(item.place.crc32c, bytes)) {
-                lose(shared, item, &mut job.bad, why);
-            }
+    for item in job.items.iter_mut().filter(|item| !item.lost) {
+        let found = match &item.from {
+            From::Memory(at) => bytes_at(bytes, *at, item.place.extent).ok_or(OUTSIDE),
+            From::Window(window, index) => window.sample(*index),
+            From::Block(_) => continue,
+        };
+        if let Err(why) = found.and_then(|bytes| shared.check(item.place.crc32c, bytes)) {
+            lose(shared, item, &mut job.bad, why);
         }
     }
-    if !shared.options.assembles() && job.line.is_none() {
+    if !shared.options.assembles() && !job.shares() {
         job.memory = read.map(Memory::from);
         return shared.hand_over(job);
     }
@@ -56,7 +59,10 @@ fn work(shared: &Shared, mut job: Box<Job>, mapped: &mut Vec<u8>) {
     // The duties to fill slots are done.
     job.blocks.clear();
     let seq = job.seq;
-    let assembled = assemble(shared, job, bytes, mapped);
+    // Nothing was read into it: it is for what is put together.
+    let (spare, read) = if job.runs.is_empty() { (read, None) } else { (None, read) };
+    let bytes = read.as_ref().map_or(&[][..], Buffer::as_slice);
+    let assembled = assemble(shared, job, (bytes, mapped), spare);
     read.into_iter().for_each(|buffer| shared.pool.put(Memory::from(buffer)));
     match assembled {
         Ok(Some((parts, memory, bad))) => shared.finish(parts, memory, bad),
@@ -94,8 +100,8 @@ type Assembled = (Parts, Option<Memory>, Vec<BadSample>);
 fn assemble(
     shared: &Shared,
     mut job: Box<Job>,
-    read: &[u8],
-    mapped: &mut Vec<u8>,
+    (read, mapped): (&[u8], &mut Vec<u8>),
+    spare: Option<Buffer>,
 ) -> Result<Option<Assembled>, LoadError> {
     mapped.clear();
     let mut pieces = Vec::with_capacity(job.items.len());
@@ -135,14 +141,25 @@ fn assemble(
             Err(why) => bad.push(shared.bad_sample(item.id, &item.place, why)),
         }
     }
-    if parts.used == 0 {
-        return Ok(Some((parts, None, bad)));
-    }
-    let Some(memory) = shared.pool.acquire(parts.used, Patience::None)? else { return Ok(None) };
-    let mut buffer = memory.into_buffer().map_err(|_| LoadError::Broken { stage: "worker" })?;
+    let Some(mut buffer) = room_for(shared, parts.used, spare)? else {
+        return Ok((parts.used == 0).then_some((parts, None, bad)));
+    };
     fill(&parts, &chosen, (read, mapped), buffer.as_mut_slice());
     shared.counts.assembled_bytes.add(lens.iter().sum());
     Ok(Some((parts, Some(Memory::from(buffer)), bad)))
+}
+
+/// Memory of a batch: what the planner found, if that is enough. `None` if none is needed, and if everything ends.
+fn room_for(shared: &Shared, bytes: u64, spare: Option<Buffer>) -> Result<Option<Buffer>, LoadError> {
+    match spare {
+        Some(buffer) if bytes > 0 && buffer.len().0 >= bytes => return Ok(Some(buffer)),
+        other => other.into_iter().for_each(|buffer| shared.pool.put(Memory::from(buffer))),
+    }
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let Some(memory) = shared.pool.acquire(bytes, Patience::None)? else { return Ok(None) };
+    memory.into_buffer().map(Some).map_err(|_| LoadError::Broken { stage: "worker" })
 }
 
 fn over(shared: &Shared) -> LoadError {
@@ -157,6 +174,8 @@ enum Piece {
     Mapped(usize, usize),
     /// An item of a block.
     Row(Arc<Rows>, usize),
+    /// A sample of a window.
+    Member(Arc<Window>, usize),
 }
 
 impl Piece {
@@ -165,6 +184,7 @@ impl Piece {
             Self::Read(start, end) => read.get(*start..*end).unwrap_or_default(),
             Self::Mapped(start, end) => mapped.get(*start..*end).unwrap_or_default(),
             Self::Row(block, row) => block.get(*row).unwrap_or_default(),
+            Self::Member(window, index) => window.sample(*index).unwrap_or_default(),
         }
     }
 
@@ -172,6 +192,7 @@ impl Piece {
         match self {
             Self::Read(start, end) | Self::Mapped(start, end) => (end - start) as u64,
             Self::Row(block, row) => block.get(*row).map_or(0, <[u8]>::len) as u64,
+            Self::Member(window, index) => window.sample(*index).map_or(0, <[u8]>::len) as u64,
         }
     }
 }
@@ -183,6 +204,10 @@ fn piece_of(shared: &Shared, item: &Item, epoch: u64, read: &[u8], mapped: &mut 
             let bytes = bytes_at(read, *at, item.place.extent).ok_or(OUTSIDE)?;
             let start = usize::try_from(*at).map_err(|_| OUTSIDE)?;
             Piece::Read(start, start + bytes.len())
+        }
+        From::Window(window, index) => {
+            window.sample(*index)?;
+            Piece::Member(Arc::clone(window), *index)
         }
         From::Block(slot) => {
             let (block, row) = (slot.wait()?, item.place.row.unwrap_or(0));

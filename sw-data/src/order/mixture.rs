@@ -1,5 +1,7 @@
 //! Several datasets by weight.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Method, OrderError, Permutation, Sampler, key::Key, share::Version};
@@ -124,6 +126,11 @@ impl Mixture {
 
     /// The sample at a position. Time grows with the logarithm of the number of sources.
     pub fn at(&self, position: u64) -> Picked {
+        self.at_in_window(position).0
+    }
+
+    /// The sample at a position, and the window of its source's epoch that it is in ([`Epoch::window_at`](super::Epoch::window_at)).
+    pub fn at_in_window(&self, position: u64) -> (Picked, Option<Range<u64>>) {
         let (cycle, within) = (position / self.cycle, position % self.cycle);
         // Every number below the cycle's length is in it.
         let number = Permutation::new(self.cycle, self.key.part(cycle)).at(within).unwrap_or(within);
@@ -132,8 +139,9 @@ impl Mixture {
         // At most `position`: a source has no more samples than the mixture.
         let taken = cycle * part.weight + (number - start);
         let (epoch, place) = (taken / part.sampler.len(), taken % part.sampler.len());
-        let index = part.sampler.epoch_with(part.key.part(epoch)).at(place).unwrap_or(place);
-        Picked { source: part.place, epoch, index }
+        let order = part.sampler.epoch_with(part.key.part(epoch));
+        let index = order.at(place).unwrap_or(place);
+        (Picked { source: part.place, epoch, index }, order.window_at(place))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The samples of one dataset, epoch by epoch.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{OrderError, Permutation, key::Key};
@@ -14,7 +16,7 @@ pub enum Method {
     /// Shuffled; every order of the whole as likely as any other, as far as 64 bits of seed can tell.
     Shuffle,
     /// For media that want locality: the dataset is cut into blocks of `samples` neighbours, the blocks are shuffled, and then
-    /// the samples of each `blocks` successive ones among each other. A reader that reads whole blocks ahead keeps
+    /// the samples of each `blocks` successive ones among each other. A reader that reads whole windows ahead keeps
     /// `samples * blocks` samples in memory, and reads each block once an epoch.
     Blocks {
         /// Neighbours of a block; the last block has what is left.
@@ -118,6 +120,15 @@ impl Epoch {
         }
     }
 
+    /// The positions of the window that a position is in: those whose samples a block shuffle mixes. `None` in other orders, and
+    /// past the end. Constant time.
+    pub fn window_at(&self, position: u64) -> Option<Range<u64>> {
+        match &self.order {
+            Order::Blocks(blocks) if position < self.len => Some(blocks.window_at(position)),
+            Order::Blocks(_) | Order::Sequence | Order::Shuffle(_) => None,
+        }
+    }
+
     /// The position of a sample; `None` if there is no such sample. Constant time.
     pub fn position_of(&self, index: u64) -> Option<u64> {
         match &self.order {
@@ -174,14 +185,24 @@ impl Blocks {
         u64::try_from(row / u128::from(self.samples)).unwrap_or(u64::MAX)
     }
 
+    /// The numbers of the row that make up a window.
+    fn row_of(&self, window: u64) -> Range<u64> {
+        let first = window * self.blocks;
+        self.start_of(first)..self.start_of(first.saturating_add(self.blocks))
+    }
+
     /// The window that a place is in: where it begins in the row, and its shuffle.
     fn window_of(&self, place: u64) -> (u64, Permutation) {
         let window = place / self.blocks;
-        let first = window * self.blocks;
-        let (start, end) = (self.start_of(first), self.start_of(first.saturating_add(self.blocks)));
+        let row = self.row_of(window);
         // Apart from the key of the places, which has the rounds 1 and up.
         let key = self.key.part(0).part(window);
-        (start, Permutation::new(end - start, key))
+        (row.start, Permutation::new(row.end - row.start, key))
+    }
+
+    /// A window is shuffled in itself: its positions are the numbers of its row.
+    fn window_at(&self, position: u64) -> Range<u64> {
+        self.row_of(self.place_of(position) / self.blocks)
     }
 
     fn at(&self, position: u64) -> Option<u64> {
@@ -230,7 +251,8 @@ mod tests {
                     for (position, index) in (0..).zip(order) {
                         assert_eq!(epoch.position_of(index), Some(position), "{len} {method:?}");
                     }
-                    assert_eq!((epoch.at(len), epoch.position_of(len)), (None, None));
+                    assert_eq!((epoch.at(len), epoch.position_of(len), epoch.window_at(len)), (None, None, None));
+                    assert_eq!(epoch.window_at(0).is_some(), len > 0 && matches!(method, Method::Blocks { .. }));
                 }
             }
         }
@@ -272,6 +294,9 @@ mod tests {
             for block in seen {
                 assert!(left.remove(&block), "block {block} comes twice");
             }
+            let start = u64::try_from(order.len() - rest.len()).unwrap();
+            let told = start..start + u64::try_from(end).unwrap();
+            assert!(told.clone().all(|position| epoch.window_at(position) == Some(told.clone())));
             rest = &rest[end..];
         }
         assert!(left.is_empty());

@@ -1,0 +1,304 @@
+//! Windows of a block shuffle: read as a whole, in large reads, before samples are taken out of them.
+//!
+//! ```text
+//!   dealer ─► the samples of a window that this rank gets ─► places ─► runs of neighbours ─► reader ─► Window ─► workers: copy out
+//!                                                              └─ a sample without neighbours: read with its batch, as ever
+//! ```
+//!
+//! A batch has samples of every block of its window, so that there is no batch before most of a window is there: a window is the
+//! unit of memory. There are two at most, one that samples are taken from and one that is read meanwhile.
+
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use straightway::{Buffer, Destination, Memory};
+
+use super::{
+    clock,
+    deal::{AHEAD_MAX, Dealer, LoaderState, Spot, WindowId},
+    error::{LoadError, SampleId, Why},
+    plan::{Job, Key, Owner, Piece, Placing, Run, owners_of, place},
+    planner::locate,
+    pool::{Patience, Pool},
+    shared::Shared,
+    stats::Apart,
+};
+use crate::samples::Place;
+
+/// A window of which samples of this rank are read together.
+pub(super) struct Window {
+    /// The number of the job that reads it.
+    pub(super) turn: u64,
+    /// By number.
+    members: Vec<Member>,
+    landed: OnceLock<Landed>,
+    home: Arc<Pool>,
+}
+
+/// A sample of a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member {
+    number: u64,
+    pub(super) place: Place,
+    /// Where its bytes are in the window's memory; `None`: it is not read with the window.
+    pub(super) at: Option<u64>,
+}
+
+/// What became of the reads.
+struct Landed {
+    buffer: Option<Buffer>,
+    lost: Vec<Lost>,
+}
+
+/// A run that was not read: its place in memory, and why.
+pub(super) type Lost = (Range<u64>, Why);
+
+impl Window {
+    /// A sample of it, and its index.
+    pub(super) fn member(&self, number: u64) -> Option<(usize, &Member)> {
+        let index = self.members.binary_search_by_key(&number, |member| member.number).ok()?;
+        Some((index, self.members.get(index)?))
+    }
+
+    /// All reads are over. The first word counts.
+    pub(super) fn land(&self, buffer: Option<Buffer>, lost: Vec<Lost>) {
+        let _ = self.landed.set(Landed { buffer, lost });
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.landed.get().is_some()
+    }
+
+    /// The bytes of a sample by its index.
+    pub(super) fn sample(&self, index: usize) -> Result<&[u8], Why> {
+        let landed = self.landed.get().ok_or(Why::GivenUp)?;
+        let member = self.members.get(index).ok_or(Why::GivenUp)?;
+        let at = member.at.ok_or(Why::GivenUp)?;
+        if let Some((_, why)) = landed.lost.iter().find(|(range, _)| range.contains(&at)) {
+            return Err(why.clone());
+        }
+        let bytes = landed.buffer.as_ref().map_or(&[][..], Buffer::as_slice);
+        super::shared::bytes_at(bytes, at, member.place.extent).ok_or(Why::GivenUp)
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        if let Some(Landed { buffer: Some(buffer), .. }) = self.landed.take() {
+            self.home.put(Memory::from(buffer));
+        }
+    }
+}
+
+/// What is known of a window that is not over.
+struct Known {
+    id: WindowId,
+    how: How,
+    /// The dataset's next one.
+    after: Option<WindowId>,
+}
+
+enum How {
+    /// It is read, or being read, into so many bytes of memory.
+    Together { window: Arc<Window>, bytes: u64 },
+    /// Planned, but there is no memory for it yet.
+    Draft(Box<Draft>),
+    /// Its samples are read one by one.
+    Apart(Apart),
+}
+
+/// A window whose reads are planned.
+struct Draft {
+    members: Vec<Member>,
+    runs: Vec<Run>,
+    owners: Vec<Owner>,
+    room: u64,
+}
+
+/// The windows of the planner. See the module documentation.
+#[derive(Default)]
+pub(super) struct Windows {
+    known: Vec<Known>,
+}
+
+/// Where the batch is that windows are read for.
+pub(super) struct Moment<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) dealer: &'a Dealer,
+    pub(super) epoch: u64,
+    pub(super) after: &'a LoaderState,
+}
+
+impl Windows {
+    /// Sees to it that the windows of a batch are read or being read, as far as they can be; `false` if everything ends.
+    pub(super) fn enter(&mut self, now: &Moment<'_>, spots: &[Spot], turn: &mut u64) -> Result<bool, LoadError> {
+        let mut before = None;
+        for window in spots.iter().filter_map(|spot| spot.window) {
+            // Most have the same as the one before.
+            if before.replace(window) != Some(window) && !self.load(now, window, turn, Patience::Wait)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets go of windows that are over after a batch, and begins to read the next ones if there is memory.
+    pub(super) fn leave(&mut self, now: &Moment<'_>, spots: &[Spot], turn: &mut u64) {
+        let mut last: Vec<WindowId> = Vec::new();
+        for window in spots.iter().rev().filter_map(|spot| spot.window) {
+            if !last.iter().any(|later| later.dataset == window.dataset) {
+                last.push(window);
+            }
+        }
+        let afters: Vec<WindowId> =
+            last.iter().filter_map(|window| self.known.iter().find(|known| known.id == *window)?.after).collect();
+        self.known.retain(|known| {
+            let seen = last.iter().any(|window| window.dataset == known.id.dataset);
+            !seen || last.contains(&known.id) || afters.contains(&known.id)
+        });
+        for window in afters {
+            // What fails is tried again, and told, once a batch needs it.
+            let _ = self.load(now, window, turn, Patience::Try);
+        }
+    }
+
+    /// Where a sample of a batch is in its window, or why it is not read with one. `None` for samples of other orders.
+    pub(super) fn find(&self, spot: &Spot) -> Option<Result<(&Arc<Window>, usize, &Member), Apart>> {
+        let id = spot.window?;
+        match &self.known.iter().find(|known| known.id == id)?.how {
+            How::Together { window, .. } => {
+                window.member(spot.id.number).map(|(index, member)| Ok((window, index, member)))
+            }
+            How::Apart(why) => Some(Err(*why)),
+            How::Draft(_) => None,
+        }
+    }
+
+    /// Begins to read a window unless that was decided already; `false` if everything ends.
+    fn load(&mut self, now: &Moment<'_>, id: WindowId, turn: &mut u64, patience: Patience) -> Result<bool, LoadError> {
+        let at = match self.known.iter().position(|known| known.id == id) {
+            Some(at) => at,
+            None => {
+                let start = clock::now();
+                self.known.push(decide(now, id));
+                now.shared.counts.planning.since(start);
+                self.known.len() - 1
+            }
+        };
+        let held: u64 = self.known.iter().map(Known::bytes).sum();
+        let Some(known) = self.known.get_mut(at) else { return Ok(true) };
+        let How::Draft(draft) = &known.how else { return Ok(true) };
+        let pool = &now.shared.windows;
+        let need = if draft.room == 0 { 0 } else { Pool::size_of(draft.room).unwrap_or(u64::MAX) };
+        if patience == Patience::Wait && held.saturating_add(need) > pool.budget() {
+            // It would wait for what this very batch needs.
+            known.how = How::Apart(Apart::Spans);
+            return Ok(true);
+        }
+        let start = clock::now();
+        let memory = if draft.room == 0 { None } else { pool.acquire(draft.room, patience)? };
+        now.shared.counts.planning_held.since(start);
+        if memory.is_none() && draft.room > 0 {
+            // Not now, or never again.
+            return Ok(patience == Patience::Try);
+        }
+        let How::Draft(draft) = std::mem::replace(&mut known.how, How::Apart(Apart::Spans)) else { return Ok(true) };
+        let bytes = memory.as_ref().map_or(0, Memory::len);
+        let Draft { members, runs, owners, room } = *draft;
+        let window =
+            Arc::new(Window { turn: *turn, members, landed: OnceLock::new(), home: Arc::clone(&now.shared.windows) });
+        known.how = How::Together { window: Arc::clone(&window), bytes };
+        let Some(memory) = memory else {
+            window.land(None, Vec::new());
+            return Ok(true);
+        };
+        let mut job = Box::new(Job::new(0, *turn, now.epoch, now.after.clone()));
+        (job.runs, job.owners, job.room, job.memory) = (runs, owners, room, Some(memory));
+        job.reads = Some((window, Vec::new()));
+        *turn += 1;
+        now.shared.counts.windows.add(1);
+        now.shared.inbox.job(job);
+        Ok(true)
+    }
+}
+
+impl Known {
+    fn bytes(&self) -> u64 {
+        match &self.how {
+            How::Together { bytes, .. } => *bytes,
+            How::Draft(_) | How::Apart(_) => 0,
+        }
+    }
+}
+
+/// Whether a window is to be read as a whole.
+fn decide(now: &Moment<'_>, id: WindowId) -> Known {
+    if now.shared.options.into != Destination::Host {
+        return Known { id, how: How::Apart(Apart::Device), after: None };
+    }
+    let Some((mut spots, after)) = now.dealer.of_window(id) else {
+        return Known { id, how: How::Apart(Apart::TooLong { samples: AHEAD_MAX as u64 }), after: None };
+    };
+    now.shared.bad.sift(&mut spots);
+    let how = match draft(now.shared, spots) {
+        Ok(draft) => How::Draft(Box::new(draft)),
+        Err(why) => How::Apart(why),
+    };
+    Known { id, how, after }
+}
+
+/// Plans the reads of a window.
+fn draft(shared: &Shared, mut spots: Vec<Spot>) -> Result<Draft, Apart> {
+    spots.sort_unstable_by_key(|spot| spot.id.number);
+    let ids: Vec<SampleId> = spots.iter().map(|spot| spot.id).collect();
+    // What is wrong with the table is told by the batch that asks it.
+    let places = locate(shared, &ids).map_err(|_| Apart::Unknown)?;
+    let mut members: Vec<Member> =
+        ids.iter().zip(places).map(|(id, place)| Member { number: id.number, place, at: None }).collect();
+    let mut pieces = Vec::with_capacity(members.len());
+    let mut last: Option<(Key, u64)> = None;
+    for (index, (member, id)) in (0u32..).zip(members.iter().zip(&ids)) {
+        let Place { object, extent, row, .. } = member.place;
+        let key = Key { dataset: id.dataset, object };
+        let object_len = match last {
+            Some((known, len)) if known == key => Some(len),
+            _ => shared.entry(key).ok().map(|entry| entry.len),
+        };
+        last = object_len.map(|len| (key, len));
+        let inside = extent.offset.checked_add(extent.len).zip(object_len).is_some_and(|(end, len)| end <= len);
+        if row.is_none() && inside && extent.len > 0 {
+            pieces.push(Piece { key, extent, owner: Owner::Item(index) });
+        }
+    }
+    let (gap_bytes, join_bytes) = (shared.options.gap_bytes, shared.options.join_bytes);
+    let placing = Placing::Joined { gap_bytes, join_bytes };
+    let mut together = with_neighbours(&mut pieces, placing).ok_or(Apart::Unknown)?;
+    let (runs, owners, room) = place(&mut together, placing).ok_or(Apart::Unknown)?;
+    let (need_bytes, max_bytes) = (Pool::size_of(room).unwrap_or(u64::MAX), shared.window_max());
+    if room > 0 && need_bytes > max_bytes {
+        return Err(Apart::TooLarge { need_bytes, max_bytes });
+    }
+    for run in &runs {
+        for owner in owners_of(&owners, run) {
+            if let Owner::Item(index) = owner
+                && let Some(member) = usize::try_from(*index).ok().and_then(|index| members.get_mut(index))
+            {
+                member.at = Some(run.at + (member.place.extent.offset - run.extent.offset));
+            }
+        }
+    }
+    Ok(Draft { members, runs, owners, room })
+}
+
+/// Those pieces that are read together with others: for one alone nothing is won, and it would be copied.
+fn with_neighbours(pieces: &mut [Piece], placing: Placing) -> Option<Vec<Piece>> {
+    let (runs, ..) = place(pieces, placing)?;
+    let mut together = Vec::with_capacity(pieces.len());
+    for run in runs.iter().filter(|run| run.owners.1 - run.owners.0 > 1) {
+        let index = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
+        together.extend_from_slice(pieces.get(index(run.owners.0)..index(run.owners.1))?);
+    }
+    Some(together)
+}
