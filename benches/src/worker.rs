@@ -82,6 +82,9 @@ pub(crate) enum Job {
         /// Seed of the order.
         #[arg(long)]
         seed: u64,
+        /// The order: full or blocks.
+        #[arg(long, default_value = "full")]
+        order: ours::samples::Order,
     },
     /// Bare random reads of the samples of a dataset.
     Extents {
@@ -128,7 +131,7 @@ impl Job {
                 ours::load::run(&index, seed, memory)?
             }
             Self::Save(job) => ours::save::run(&job)?,
-            Self::Samples { list, batch, seed } => ours::samples::run(&list, batch, seed)?,
+            Self::Samples { list, batch, seed, order } => ours::samples::run(&list, batch, seed, order)?,
             Self::Extents { list, depth, seed } => extents::run(&list, depth, seed)?,
             Self::Index(job) => ours::index::look(&job)?,
             Self::FirstBatch(job) => ours::index::first(&job)?,

@@ -6,6 +6,7 @@ use straightway::Engine;
 use sw_data::{
     formats::Extent,
     loader::{Dataset, LoadError, Loader, LoaderOptions, LoaderStats},
+    order::Method,
     samples::{Format, ObjectEntry, Place},
     table::Table,
 };
@@ -19,17 +20,60 @@ use crate::{
     usage::{self, Usage},
 };
 
+/// How an epoch is shuffled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Every order as likely as any other.
+    Full,
+    /// Blocks of [`BLOCK_BYTES`] shuffled, and samples within windows of [`WINDOW_BLOCKS`].
+    Blocks,
+}
+
+impl std::str::FromStr for Order {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            "blocks" => Ok(Self::Blocks),
+            _ => Err(format!("`{text}` is neither full nor blocks")),
+        }
+    }
+}
+
+/// Bytes of a block: what a disk reads in about the time that it seeks.
+const BLOCK_BYTES: u64 = 2 << 20;
+/// Samples of a block at least.
+const BLOCK_SAMPLES_MIN: u64 = 64;
+/// Blocks of a window.
+const WINDOW_BLOCKS: u64 = 16;
+
+impl Order {
+    /// The method for samples of this many bytes on average. At least 1,024 are mixed: peers that shuffle what they read in
+    /// sequence mix 1,000.
+    fn method(self, sample_bytes: u64) -> Method {
+        match self {
+            Self::Full => Method::Shuffle,
+            Self::Blocks => {
+                let samples = BLOCK_BYTES.checked_shr(sample_bytes.max(1).ilog2()).unwrap_or(0);
+                Method::Blocks { samples: samples.max(BLOCK_SAMPLES_MIN), blocks: WINDOW_BLOCKS }
+            }
+        }
+    }
+}
+
 /// Makes an engine and a loader, takes a shuffled epoch, stops the clock.
-pub(crate) fn run(list: &Path, batch: u32, seed: u64) -> Result<Sample, Fault> {
+pub(crate) fn run(list: &Path, batch: u32, seed: u64, order: Order) -> Result<Sample, Fault> {
     let table = Arc::new(table(list)?);
     let samples = table.places().len() as u64;
+    let average = table.places().iter().map(|place| place.extent.len).sum::<u64>() / samples.max(1);
     let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
     let (before, allocated) = (Usage::now(), allocations::count());
     #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
     let start = Instant::now();
     let engine = Engine::builder().queue_depth(128).build()?;
     let mut options = LoaderOptions::default();
-    (options.batch, options.seed) = (batch, seed);
+    (options.batch, options.seed, options.method) = (batch, seed, order.method(average));
     let failed = |error: LoadError| Fault::Loader(error.to_string());
     let loader = Loader::new(&engine, vec![Dataset::new(table)], options, None).map_err(failed)?;
     let (mut digest, mut first_ms) = (Digest::default(), None);
@@ -122,6 +166,9 @@ fn told(stats: &LoaderStats) -> serde_json::Value {
         "ways": stats.ways.iter().map(row).collect::<Vec<_>>(),
         "read_bytes": stats.read_bytes,
         "assembled_bytes": stats.assembled_bytes,
+        "windows": stats.windows,
+        "window_samples": stats.window_samples,
+        "apart": stats.apart.iter().map(|(why, samples)| format!("{samples}: {why}")).collect::<Vec<_>>(),
         "opens": stats.opens,
         "memory_fresh": stats.memory.fresh,
         "memory_reused": stats.memory.reused,

@@ -331,6 +331,7 @@ fn set_option(set: &mut LoaderOptions, name: &str, value: &Bound<'_, PyAny>) -> 
             set.leave_out = numbers.into_iter().map(|(dataset, number)| SampleId { dataset, number }).collect();
         }
         "memory_bytes" => set.memory_bytes = value.extract()?,
+        "block_bytes" => set.block_bytes = value.extract()?,
         "deadline" => {
             let seconds: f64 = value.extract()?;
             set.deadline = Duration::try_from_secs_f64(seconds)
@@ -414,6 +415,8 @@ fn stats_dict<'py>(py: Python<'py>, stats: &LoaderStats) -> PyResult<Bound<'py, 
         ("reads", stats.reads),
         ("read_bytes", stats.read_bytes),
         ("assembled_bytes", stats.assembled_bytes),
+        ("windows", stats.windows),
+        ("window_samples", stats.window_samples),
         ("opens", stats.opens),
         ("left_out", stats.left_out),
         ("quarantined", stats.quarantined),
@@ -438,5 +441,7 @@ fn stats_dict<'py>(py: Python<'py>, stats: &LoaderStats) -> PyResult<Bound<'py, 
     }
     let ways = stats.ways.iter().map(|way| report::path(py, &way.path, way.reads)).collect::<PyResult<Vec<_>>>()?;
     told.set_item("ways", ways)?;
+    let apart: Vec<(String, u64)> = stats.apart.iter().map(|(why, samples)| (why.to_string(), *samples)).collect();
+    told.set_item("apart", apart)?;
     Ok(told)
 }

@@ -324,6 +324,19 @@ def test_block_shuffle_keeps_neighbours_together(files):
     assert all(len({n // 4 for n in order[at : at + 8]}) == 2 for at in range(0, 40, 8))
 
 
+def test_windows_of_a_block_shuffle_are_told_and_so_is_what_does_not_fit(tars):
+    folder, samples = tars
+    with straightway.Loader(folder, 8, shuffle="blocks:10x2") as loader:
+        count = sum(map(len, loader))
+        stats = loader.stats()
+    assert stats.window_samples == stats.samples == count and stats.apart == [] and stats.reads < count
+    with straightway.Loader(folder, 8, shuffle="blocks:10x2", block_bytes=1) as loader:
+        assert sum(map(len, loader)) == count
+        stats = loader.stats()
+    [(why, apart)] = stats.apart
+    assert (stats.windows, apart) == (0, count) and "block_bytes" in why and why in str(stats) and why in stats._repr_html_()
+
+
 def test_a_mixture_takes_datasets_by_weight(tars, files):
     folder, samples = tars
     images, numbers = straightway.Dataset(folder), straightway.Dataset(files[0])

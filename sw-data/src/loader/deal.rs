@@ -37,8 +37,25 @@ pub(super) struct Spot {
     pub(super) window: Option<WindowId>,
 }
 
+impl WindowId {
+    /// Whether it is a later one of the same dataset.
+    fn comes_after(self, other: Self) -> bool {
+        self.dataset == other.dataset && (self.epoch, self.start) > (other.epoch, other.start)
+    }
+}
+
+/// What comes of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Coming {
+    pub(super) spots: Vec<Spot>,
+    /// The number of the last of them, in the order in which samples are dealt.
+    pub(super) last: u64,
+    /// The dataset's window after it, if there is one before the end of the epoch.
+    pub(super) after: Option<WindowId>,
+}
+
 /// Samples that are looked at to find those of a window, at most: a tenth of a second.
-pub(super) const AHEAD_MAX: usize = 1 << 20;
+pub(super) const AHEAD_MAX: u64 = 1 << 20;
 
 /// What is to be loaded next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +80,9 @@ pub(super) struct Dealer {
     share: Share,
     /// The share before the batch that was dealt last.
     before: Share,
+    /// Samples dealt so far, and those before the last batch.
+    dealt: u64,
+    dealt_before: u64,
 }
 
 enum Order {
@@ -119,7 +139,8 @@ impl Dealer {
             Order::Mixed { .. } => 0,
         };
         let epochs = if options.epochs == u64::MAX { u64::MAX } else { options.epochs.saturating_sub(begun) };
-        Ok(Self { order, world, tail, batch: options.batch, last: options.last, epochs, share, before: share })
+        let (batch, last, before) = (options.batch, options.last, share);
+        Ok(Self { order, world, tail, batch, last, epochs, share, before, dealt: 0, dealt_before: 0 })
     }
 
     /// Where the loader is before anything was taken.
@@ -150,8 +171,11 @@ impl Dealer {
         }
         self.before = self.share;
         let count = u64::from(self.batch).min(self.share.left());
-        let samples = self.ahead().take(usize::try_from(count).unwrap_or(usize::MAX)).collect();
+        let ahead = self.ahead().take(usize::try_from(count).unwrap_or(usize::MAX));
+        let samples = ahead.map(|(_, spot)| spot).collect();
         self.share.skip_to(count);
+        self.dealt_before = self.dealt;
+        self.dealt += count;
         let epoch = match &self.order {
             Order::One { cursor, .. } => cursor.epoch,
             Order::Mixed { .. } => 0,
@@ -159,41 +183,55 @@ impl Dealer {
         Dealt::Batch { epoch, samples, after: self.state() }
     }
 
-    /// What is dealt from the last batch on, until the end of the epoch.
-    fn ahead(&self) -> impl Iterator<Item = Spot> {
-        self.before.filter_map(|position| match &self.order {
-            Order::One { epoch, cursor, .. } => {
-                let (dataset, epoch_number) = (0, cursor.epoch);
-                let id = SampleId { dataset, number: epoch.at(position)? };
-                let window = epoch.window_at(position);
-                Some(Spot { id, window: window.map(|at| WindowId { dataset, epoch: epoch_number, start: at.start }) })
-            }
-            Order::Mixed { mixture, .. } => {
-                let (picked, window) = mixture.at_in_window(position);
-                let dataset = u32::try_from(picked.source).unwrap_or(u32::MAX);
-                let id = SampleId { dataset, number: picked.index };
-                Some(Spot { id, window: window.map(|at| WindowId { dataset, epoch: picked.epoch, start: at.start }) })
-            }
+    /// What is dealt from the last batch on, until the end of the epoch: positions, and what is there.
+    fn ahead(&self) -> impl Iterator<Item = (u64, Spot)> {
+        self.before.filter_map(|position| {
+            let (id, epoch, window) = match &self.order {
+                Order::One { epoch, cursor, .. } => {
+                    let id = SampleId { dataset: 0, number: epoch.at(position)? };
+                    (id, cursor.epoch, epoch.window_at(position))
+                }
+                Order::Mixed { mixture, .. } => {
+                    let (picked, window) = mixture.at_in_window(position);
+                    let dataset = u32::try_from(picked.source).unwrap_or(u32::MAX);
+                    (SampleId { dataset, number: picked.index }, picked.epoch, window)
+                }
+            };
+            let window = window.map(|positions| WindowId { dataset: id.dataset, epoch, start: positions.start });
+            Some((position, Spot { id, window }))
         })
     }
 
-    /// The samples of a window that are dealt from the last batch on, and the dataset's window after it if there is one before
-    /// the end of the epoch. `None` if they are not all among the next [`AHEAD_MAX`].
-    pub(super) fn of_window(&self, window: WindowId) -> Option<(Vec<Spot>, Option<WindowId>)> {
-        let mut found = Vec::new();
-        let mut looked = 0;
-        for spot in self.ahead() {
-            if spot.window == Some(window) {
-                found.push(spot);
-            } else if spot.id.dataset == window.dataset && !found.is_empty() {
-                return Some((found, spot.window));
+    /// Samples dealt so far.
+    pub(super) fn dealt(&self) -> u64 {
+        self.dealt
+    }
+
+    /// What comes of a window from the batch dealt last on. `None` if it is not all among the next [`AHEAD_MAX`] samples.
+    pub(super) fn of_window(&self, window: WindowId) -> Option<Coming> {
+        // A mixture shuffles what is in a cycle: samples of two windows of a dataset may come in turn in it.
+        let cycle = match &self.order {
+            Order::One { .. } => 1,
+            Order::Mixed { mixture, .. } => mixture.cycle(),
+        };
+        let mut coming = Coming { spots: Vec::new(), last: self.dealt_before, after: None };
+        let mut over = None;
+        for (number, (position, spot)) in (self.dealt_before..).zip(self.ahead()) {
+            if over.is_some_and(|over| position / cycle != over) {
+                return Some(coming);
             }
-            looked += 1;
-            if looked == AHEAD_MAX {
+            if spot.window == Some(window) {
+                coming.spots.push(spot);
+                coming.last = number;
+            } else if let Some(other) = spot.window.filter(|other| other.comes_after(window)) {
+                coming.after.get_or_insert(other);
+                over.get_or_insert(position / cycle);
+            }
+            if number - self.dealt_before == AHEAD_MAX {
                 return None;
             }
         }
-        Some((found, None))
+        Some(coming)
     }
 
     fn end_epoch(&mut self) -> Dealt {
@@ -208,7 +246,7 @@ impl Dealer {
         *cursor = Cursor::start(sampler, over.saturating_add(1));
         *epoch = sampler.epoch(cursor.epoch);
         self.share = Share::new(sampler.len(), 0, self.world, self.tail);
-        self.before = self.share;
+        (self.before, self.dealt_before) = (self.share, self.dealt);
         Dealt::EpochEnd { epoch: over, after: self.state() }
     }
 }
@@ -216,6 +254,7 @@ impl Dealer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::order::Method;
 
     fn options(batch: u32, rank: u64, size: u64) -> LoaderOptions {
         LoaderOptions { batch, world: World::new(rank, size).unwrap(), epochs: 2, ..LoaderOptions::default() }
@@ -271,6 +310,36 @@ mod tests {
         assert_eq!((first.len(), &first), (1, &batches(1, None)));
         // The same from a state in the middle.
         assert_eq!([batches(0, first.last().cloned()).len(), batches(1, first.last().cloned()).len()], [0, 0]);
+    }
+
+    #[test]
+    fn windows_have_what_is_dealt_out_of_them_and_nothing_twice() {
+        let method = Method::Blocks { samples: 4, blocks: 3 };
+        for (datasets, rank) in [(&[(101, 1)][..], 0), (&[(101, 1)], 2), (&[(101, 3), (40, 1)], 1)] {
+            let mut dealer = Dealer::new(datasets, &LoaderOptions { method, ..options(7, rank, 3) }, None).unwrap();
+            let mut known: Vec<(WindowId, Vec<Spot>)> = Vec::new();
+            for _ in 0..5 {
+                let Dealt::Batch { samples, .. } = dealer.next() else { break };
+                for spot in samples {
+                    let window = spot.window.unwrap();
+                    if !known.iter().any(|(id, _)| *id == window) {
+                        known.push((window, dealer.of_window(window).unwrap().spots));
+                    }
+                    let (_, left) = known.iter_mut().find(|(id, _)| *id == window).unwrap();
+                    let at = left.iter().position(|other| *other == spot).expect("it is in its window");
+                    left.remove(at);
+                }
+            }
+            let dealt = dealer.dealt();
+            for (window, left) in &known {
+                let coming = dealer.of_window(*window).unwrap();
+                assert!(left.is_empty() || left.iter().all(|spot| coming.spots.contains(spot)), "{window:?}");
+                assert_eq!(left.is_empty(), coming.last < dealt, "{window:?}");
+            }
+        }
+        let mut dealer = Dealer::new(&[(101, 1)], &options(7, 0, 1), None).unwrap();
+        let Dealt::Batch { samples, .. } = dealer.next() else { panic!() };
+        assert!(samples.iter().all(|spot| spot.window.is_none()), "a full shuffle has none");
     }
 
     #[test]

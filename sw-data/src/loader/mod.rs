@@ -11,7 +11,8 @@
 //! - Batches come in the order of [`order`](crate::order), whatever finishes first.
 //! - A full stage makes those before it wait. What stages wait for is counted: [`LoaderStats`].
 //! - In the layout [`Layout::Ragged`] without map function nothing that lies in files as it is is copied by us: a device, or the kernel,
-//!   writes each sample where the caller finds it. [`LoaderStats::ways`] tells which way bytes took.
+//!   writes each sample where the caller finds it. [`LoaderStats::ways`] tells which way bytes took. A block shuffle is the exception:
+//!   its windows are read as a whole and samples are copied out of them, so that reads are large ([`LoaderStats::windows`]).
 //! - Dropping a [`Loader`] at any point ends its threads within seconds; batches that the caller has stay whole.
 //!
 //! ```no_run

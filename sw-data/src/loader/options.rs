@@ -14,7 +14,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Layout {
     /// Each as it is, at an offset of its own: see [`Batch::offsets`](super::Batch::offsets). Samples lie where a read put
-    /// them, so there are gaps, and they need not lie in the order of the batch. Nothing is copied.
+    /// them, so there are gaps, and they need not lie in the order of the batch. Nothing is copied but samples that are decoded,
+    /// and those of a window that is read as a whole.
     #[default]
     Ragged,
     /// Each in a place of equal length, the rest of it zero (in device memory: not written).
@@ -127,7 +128,7 @@ pub struct LoaderOptions {
     /// Bytes between two samples of one object up to which they are read in one piece. Default 16 KiB: reading on is cheaper
     /// than one more read.
     pub gap_bytes: u64,
-    /// Bytes of a read that joins several samples, at most. Default 1 MiB.
+    /// Bytes of a read that joins several samples, at most. Default 1 MiB. Disks and object stores want more.
     pub join_bytes: u64,
     /// Objects open at once, 1 to 65,536. Each has two descriptors. Default 128.
     pub objects: u32,
@@ -145,6 +146,10 @@ pub struct LoaderOptions {
     pub verify: Verify,
     /// Bytes of decoded blocks that are kept for later samples. Default 64 MiB. Beside them there are those that batches on their
     /// way share, until the last of these is ready. A block that decodes to more than [`LoaderOptions::memory_bytes`] is an error.
+    ///
+    /// With [`Method::Blocks`] also the bytes of a window, in host memory, of samples that lie in their objects as they are: it is
+    /// read as a whole, and the next one meanwhile into as many bytes again. Several datasets share it evenly. Samples of a window
+    /// that does not fit are read one by one, which [`LoaderStats::apart`](super::LoaderStats::apart) tells.
     pub block_bytes: u64,
     /// The map function, which runs on the workers.
     pub map: Option<Arc<MapFn>>,

@@ -12,8 +12,7 @@ use super::{
     plan::{BlockRead, From, Item, Job, Key, Placing},
     pool::Patience,
     shared::{Shared, Step},
-    stats::Apart,
-    window::{Moment, Windows},
+    window::{Found, Moment, Windows},
 };
 use crate::samples::Place;
 
@@ -98,8 +97,11 @@ fn plan(
 
 /// Where each sample is: as its window knows, or as the table tells.
 fn locate_in(shared: &Shared, windows: &Windows, spots: &[Spot]) -> Result<Vec<Place>, LoadError> {
-    let known: Vec<Option<Place>> =
-        spots.iter().map(|spot| windows.find(spot)?.ok().map(|(_, _, member)| member.place)).collect();
+    let place_of = |spot: &Spot| match windows.find(shared, spot)? {
+        Found::In { member, .. } => Some(member.place),
+        Found::Apart(_) => None,
+    };
+    let known: Vec<Option<Place>> = spots.iter().map(place_of).collect();
     let unknown: Vec<SampleId> =
         spots.iter().zip(&known).filter(|(_, place)| place.is_none()).map(|(spot, _)| spot.id).collect();
     let mut told = locate(shared, &unknown)?.into_iter();
@@ -148,19 +150,17 @@ fn source_of(shared: &Shared, windows: &Windows, job: &mut Job, spot: &Spot, pla
         return Err(Why::OutOfObject { object_len: entry.len });
     }
     if place.row.is_none() {
-        let why = match windows.find(spot) {
-            Some(Ok((window, index, member))) if member.at.is_some() => {
+        match windows.find(shared, spot) {
+            Some(Found::In { window, index, member }) if member.at.is_some() => {
                 if !job.waits.iter().any(|known| Arc::ptr_eq(known, window)) {
                     job.waits.push(Arc::clone(window));
                 }
                 shared.counts.window_samples.add(1);
                 return Ok(From::Window(Arc::clone(window), index));
             }
-            Some(Ok(_)) => Some(Apart::Alone),
-            Some(Err(why)) => Some(why),
-            None => None,
-        };
-        why.into_iter().for_each(|why| shared.counts.apart(why));
+            Some(Found::Apart(why)) => shared.counts.apart(why),
+            Some(Found::In { .. }) | None => {}
+        }
         return Ok(From::Memory(0));
     }
     if shared.options.into != Destination::Host {

@@ -86,11 +86,6 @@ impl Pool {
         rounded(bytes)
     }
 
-    /// The most that it may hold.
-    pub(super) fn budget(&self) -> u64 {
-        self.budget
-    }
-
     /// Memory of at least `bytes`; `None` once the pool is closed, and with [`Patience::Try`] if there is none now.
     ///
     /// # Errors

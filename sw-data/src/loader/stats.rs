@@ -28,7 +28,7 @@ pub struct Way {
     pub reads: u64,
 }
 
-/// Why a sample of a block shuffle was read with its batch, and not with the window that it is in.
+/// Why a sample of a block shuffle is read with its batch, and not with the window that it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Apart {
@@ -48,8 +48,8 @@ pub enum Apart {
     },
     /// A batch has samples of more windows than may be held at once.
     Spans,
-    /// No other sample that this rank takes out of the window is so near that both are read in one piece: that is as fast, and
-    /// nothing is copied.
+    /// Most samples that this rank takes out of the window are not so near others that they are read in one piece: reading them
+    /// to their batches is as fast, and copies nothing.
     Alone,
     /// The table did not tell where the window's samples are.
     Unknown,
@@ -65,7 +65,9 @@ impl std::fmt::Display for Apart {
             ),
             Self::TooLong { samples } => write!(f, "a window ends more than {samples} samples ahead; make it smaller"),
             Self::Spans => write!(f, "a batch has samples of more windows than are held at once; make windows larger"),
-            Self::Alone => write!(f, "no other sample of the window is near enough to be read in one piece with it"),
+            Self::Alone => {
+                write!(f, "most samples of the window are not near enough to others to be read in one piece")
+            }
             Self::Unknown => write!(f, "the table did not tell where the window's samples are"),
         }
     }
@@ -91,9 +93,9 @@ pub struct LoaderStats {
     pub blocks: u64,
     /// Windows of a block shuffle that were read as a whole.
     pub windows: u64,
-    /// Samples that batches took out of them.
+    /// Samples that batches take out of them, batches that are planned included.
     pub window_samples: u64,
-    /// Samples of a block shuffle that were read with their batches instead: why, and how many.
+    /// Samples of a block shuffle that are read with their batches instead, batches that are planned included: why, and how many.
     pub apart: Vec<(Apart, u64)>,
     /// Objects opened.
     pub opens: u64,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   dealer ─► the samples of a window that this rank gets ─► places ─► runs of neighbours ─► reader ─► Window ─► workers: copy out
-//!                                                              └─ a sample without neighbours: read with its batch, as ever
+//!                                                              └─ if most samples have no neighbours: read with batches, as ever
 //! ```
 //!
 //! A batch has samples of every block of its window, so that there is no batch before most of a window is there: a window is the
@@ -17,7 +17,7 @@ use straightway::{Buffer, Destination, Memory};
 
 use super::{
     clock,
-    deal::{AHEAD_MAX, Dealer, LoaderState, Spot, WindowId},
+    deal::{AHEAD_MAX, Coming, Dealer, LoaderState, Spot, WindowId},
     error::{LoadError, SampleId, Why},
     plan::{Job, Key, Owner, Piece, Placing, Run, owners_of, place},
     planner::locate,
@@ -96,6 +96,8 @@ impl Drop for Window {
 struct Known {
     id: WindowId,
     how: How,
+    /// The number of its last sample, in the order in which they are dealt.
+    last: u64,
     /// The dataset's next one.
     after: Option<WindowId>,
 }
@@ -123,6 +125,12 @@ pub(super) struct Windows {
     known: Vec<Known>,
 }
 
+/// What there is of a sample.
+pub(super) enum Found<'a> {
+    In { window: &'a Arc<Window>, index: usize, member: &'a Member },
+    Apart(Apart),
+}
+
 /// Where the batch is that windows are read for.
 pub(super) struct Moment<'a> {
     pub(super) shared: &'a Shared,
@@ -134,6 +142,9 @@ pub(super) struct Moment<'a> {
 impl Windows {
     /// Sees to it that the windows of a batch are read or being read, as far as they can be; `false` if everything ends.
     pub(super) fn enter(&mut self, now: &Moment<'_>, spots: &[Spot], turn: &mut u64) -> Result<bool, LoadError> {
+        if now.shared.options.into != Destination::Host {
+            return Ok(true);
+        }
         let mut before = None;
         for window in spots.iter().filter_map(|spot| spot.window) {
             // Most have the same as the one before.
@@ -146,32 +157,28 @@ impl Windows {
 
     /// Lets go of windows that are over after a batch, and begins to read the next ones if there is memory.
     pub(super) fn leave(&mut self, now: &Moment<'_>, spots: &[Spot], turn: &mut u64) {
-        let mut last: Vec<WindowId> = Vec::new();
-        for window in spots.iter().rev().filter_map(|spot| spot.window) {
-            if !last.iter().any(|later| later.dataset == window.dataset) {
-                last.push(window);
-            }
+        self.known.retain(|known| known.last >= now.dealer.dealt());
+        let mut nexts: Vec<WindowId> = Vec::new();
+        for known in self.known.iter().filter(|known| spots.iter().any(|spot| spot.window == Some(known.id))) {
+            nexts.extend(known.after.filter(|after| !nexts.contains(after)));
         }
-        let afters: Vec<WindowId> =
-            last.iter().filter_map(|window| self.known.iter().find(|known| known.id == *window)?.after).collect();
-        self.known.retain(|known| {
-            let seen = last.iter().any(|window| window.dataset == known.id.dataset);
-            !seen || last.contains(&known.id) || afters.contains(&known.id)
-        });
-        for window in afters {
+        for window in nexts {
             // What fails is tried again, and told, once a batch needs it.
             let _ = self.load(now, window, turn, Patience::Try);
         }
     }
 
     /// Where a sample of a batch is in its window, or why it is not read with one. `None` for samples of other orders.
-    pub(super) fn find(&self, spot: &Spot) -> Option<Result<(&Arc<Window>, usize, &Member), Apart>> {
+    pub(super) fn find(&self, shared: &Shared, spot: &Spot) -> Option<Found<'_>> {
         let id = spot.window?;
+        if shared.options.into != Destination::Host {
+            return Some(Found::Apart(Apart::Device));
+        }
         match &self.known.iter().find(|known| known.id == id)?.how {
             How::Together { window, .. } => {
-                window.member(spot.id.number).map(|(index, member)| Ok((window, index, member)))
+                window.member(spot.id.number).map(|(index, member)| Found::In { window, index, member })
             }
-            How::Apart(why) => Some(Err(*why)),
+            How::Apart(why) => Some(Found::Apart(*why)),
             How::Draft(_) => None,
         }
     }
@@ -187,14 +194,16 @@ impl Windows {
                 self.known.len() - 1
             }
         };
-        let held: u64 = self.known.iter().map(Known::bytes).sum();
+        let held: u64 = self.known.iter().filter(|known| known.id.dataset == id.dataset).map(Known::bytes).sum();
         let Some(known) = self.known.get_mut(at) else { return Ok(true) };
         let How::Draft(draft) = &known.how else { return Ok(true) };
         let pool = &now.shared.windows;
         let need = if draft.room == 0 { 0 } else { Pool::size_of(draft.room).unwrap_or(u64::MAX) };
-        if patience == Patience::Wait && held.saturating_add(need) > pool.budget() {
-            // It would wait for what this very batch needs.
-            known.how = How::Apart(Apart::Spans);
+        if held.saturating_add(need) > now.shared.window_max().saturating_mul(2) {
+            if patience == Patience::Wait {
+                // It would wait for what this very batch needs.
+                known.how = How::Apart(Apart::Spans);
+            }
             return Ok(true);
         }
         let start = clock::now();
@@ -235,18 +244,16 @@ impl Known {
 
 /// Whether a window is to be read as a whole.
 fn decide(now: &Moment<'_>, id: WindowId) -> Known {
-    if now.shared.options.into != Destination::Host {
-        return Known { id, how: How::Apart(Apart::Device), after: None };
-    }
-    let Some((mut spots, after)) = now.dealer.of_window(id) else {
-        return Known { id, how: How::Apart(Apart::TooLong { samples: AHEAD_MAX as u64 }), after: None };
+    let Some(Coming { mut spots, last, after }) = now.dealer.of_window(id) else {
+        let last = now.dealer.dealt().saturating_add(AHEAD_MAX);
+        return Known { id, how: How::Apart(Apart::TooLong { samples: AHEAD_MAX }), last, after: None };
     };
     now.shared.bad.sift(&mut spots);
     let how = match draft(now.shared, spots) {
         Ok(draft) => How::Draft(Box::new(draft)),
         Err(why) => How::Apart(why),
     };
-    Known { id, how, after }
+    Known { id, how, last, after }
 }
 
 /// Plans the reads of a window.
@@ -274,8 +281,11 @@ fn draft(shared: &Shared, mut spots: Vec<Spot>) -> Result<Draft, Apart> {
     }
     let (gap_bytes, join_bytes) = (shared.options.gap_bytes, shared.options.join_bytes);
     let placing = Placing::Joined { gap_bytes, join_bytes };
-    let mut together = with_neighbours(&mut pieces, placing).ok_or(Apart::Unknown)?;
-    let (runs, owners, room) = place(&mut together, placing).ok_or(Apart::Unknown)?;
+    let (runs, owners, room) = place(&mut pieces, placing).ok_or(Apart::Unknown)?;
+    let alone = runs.iter().filter(|run| run.owners.1 - run.owners.0 == 1).count();
+    if alone * 2 > pieces.len() {
+        return Err(Apart::Alone);
+    }
     let (need_bytes, max_bytes) = (Pool::size_of(room).unwrap_or(u64::MAX), shared.window_max());
     if room > 0 && need_bytes > max_bytes {
         return Err(Apart::TooLarge { need_bytes, max_bytes });
@@ -290,15 +300,4 @@ fn draft(shared: &Shared, mut spots: Vec<Spot>) -> Result<Draft, Apart> {
         }
     }
     Ok(Draft { members, runs, owners, room })
-}
-
-/// Those pieces that are read together with others: for one alone nothing is won, and it would be copied.
-fn with_neighbours(pieces: &mut [Piece], placing: Placing) -> Option<Vec<Piece>> {
-    let (runs, ..) = place(pieces, placing)?;
-    let mut together = Vec::with_capacity(pieces.len());
-    for run in runs.iter().filter(|run| run.owners.1 - run.owners.0 > 1) {
-        let index = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
-        together.extend_from_slice(pieces.get(index(run.owners.0)..index(run.owners.1))?);
-    }
-    Some(together)
 }

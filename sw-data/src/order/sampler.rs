@@ -16,8 +16,8 @@ pub enum Method {
     /// Shuffled; every order of the whole as likely as any other, as far as 64 bits of seed can tell.
     Shuffle,
     /// For media that want locality: the dataset is cut into blocks of `samples` neighbours, the blocks are shuffled, and then
-    /// the samples of each `blocks` successive ones among each other. A reader that reads whole windows ahead keeps
-    /// `samples * blocks` samples in memory, and reads each block once an epoch.
+    /// the samples of each `blocks` successive ones among each other. The loader reads such a window as a whole, in large
+    /// reads, keeps two of them (`samples * blocks` samples each) in memory, and reads each block once an epoch.
     Blocks {
         /// Neighbours of a block; the last block has what is left.
         samples: u64,

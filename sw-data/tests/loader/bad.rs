@@ -17,7 +17,7 @@ fn in_sequence(batch: u32) -> LoaderOptions {
 }
 
 /// Damages one byte of a sample on disk, and keeps the file's time.
-fn damage(set: &Set, number: usize) {
+pub(crate) fn damage(set: &Set, number: usize) {
     let place = set.places[number];
     let path = &set.objects[usize::try_from(place.object).unwrap()].uri;
     let modified = fs::metadata(path).unwrap().modified().unwrap();

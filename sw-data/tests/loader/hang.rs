@@ -157,11 +157,22 @@ fn a_source_that_hangs_is_named_with_its_range_after_the_deadline_and_the_end_is
     assert!(start.elapsed() < TTL / 2, "{:?}", start.elapsed());
     // Left out, the rest of its batch is read into other memory: the device still has the first.
     options.on_bad = OnBad::Skip { max: 1 };
-    let loader = set.loader(options);
+    let loader = set.loader(options.clone());
     let mut numbers = set.epoch(&loader);
     numbers.sort_unstable();
     assert_eq!(numbers, (0..12).filter(|number| *number != 5).collect::<Vec<_>>());
     assert_eq!(loader.stats().left_out, 1);
+    drop(loader);
+    // So is the rest of its window, and what was read in one piece with it is lost with it.
+    (options.method, options.join_bytes) = (Method::Blocks { samples: 2, blocks: 6 }, 1 << 20);
+    options.on_bad = OnBad::Skip { max: 2 };
+    let loader = set.loader(options);
+    let mut numbers = set.epoch(&loader);
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..12).filter(|number| ![4, 5].contains(number)).collect::<Vec<_>>());
+    let stats = loader.stats();
+    assert_eq!((stats.left_out, stats.read_again, stats.window_samples), (2, 1, 12));
+    drop(loader);
     drop(fuse);
 }
 

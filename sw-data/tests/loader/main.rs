@@ -8,3 +8,4 @@ mod ends;
 mod flow;
 mod hang;
 mod set;
+mod windows;

@@ -141,6 +141,8 @@ class LoaderStats:
     reads: int = 0
     read_bytes: int = 0
     assembled_bytes: int = 0
+    windows: int = 0
+    window_samples: int = 0
     opens: int = 0
     left_out: int = 0
     quarantined: int = 0
@@ -155,20 +157,24 @@ class LoaderStats:
     ready: float = 0.0
     starved: float = 0.0
     ways: list[Path] = field(default_factory=list)
+    #: Samples of a block shuffle that were not read with their window: why, and how many.
+    apart: list[tuple[str, int]] = field(default_factory=list)
 
     def __str__(self) -> str:
         waits = ", ".join(f"{name} {getattr(self, name):.3f} s" for name in _STAGES)
         ways = "; ".join(str(way) for way in self.ways)
-        return f"{self.batches} batches, {self.samples} samples, {self.sample_bytes} bytes; {waits}; {ways}"
+        apart = "".join(f"; {samples} samples read apart from their window: {why}" for why, samples in self.apart)
+        return f"{self.batches} batches, {self.samples} samples, {self.sample_bytes} bytes; {waits}; {ways}{apart}"
 
     def _repr_html_(self) -> str:
-        counts = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in (*_STAGES, "ways")]
+        counts = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in (*_STAGES, "ways", "apart")]
         title = f"{self.batches} batches, {self.samples} samples, {_size(self.sample_bytes)}"
         stages = [(name, f"{getattr(self, name):.3f}", what) for name, what in _STAGES.items()]
         return (
             _table(title, ("stage", "seconds", "what"), stages)
             + _table("ways of bytes", Path._HEAD, [way._row() for way in self.ways])
             + _table("counts", ("", ""), counts)
+            + (_table("samples read apart from their window", ("why", "samples"), self.apart) if self.apart else "")
         )
 
 
@@ -190,7 +196,7 @@ class Loader:
     dataset: a `Dataset`, a source of one, or a mapping of datasets to weights (whole numbers): a mixture, which has no end.
     batch_size: samples of a batch. drop_last: leave out the last batch of an epoch if it is short; all ranks have equally many then.
     seed, shuffle: the order. True: every order as likely; False: as they are numbered; `"blocks:SAMPLESxBLOCKS"`: blocks of so many
-    neighbours, samples mixed within windows of so many blocks, for media that want locality.
+    neighbours, samples mixed within windows of so many blocks, for media that want locality: a window is read as a whole.
     epochs: the epoch to stop before, counted from 0; None: no end.
     rank, world: which of how many processes this is. Each gets its share; all together see the same order at any number.
     tail: what becomes of samples that cannot be dealt evenly to ranks at the end of an epoch: `uneven`: the first ranks get one
@@ -202,7 +208,8 @@ class Loader:
     it, with the interpreter held. What it raises is raised by the loader, with its traceback and a note that names the sample.
     on_bad: `raise`; `skip` or `skip:N`: leave samples out that cannot be had, at most N (1000); `quarantine`: and do not read
     them again (`quarantined`). leave_out: numbers of samples, or (dataset, number), not to be read.
-    memory_bytes: memory that the loader may hold, besides batches that the caller has. deadline: seconds of a read.
+    memory_bytes: memory that the loader may hold, besides batches that the caller has. block_bytes: beside it, of decoded blocks,
+    and of a window of a block shuffle and of the next one each. deadline: seconds of a read.
     workers: threads that check, decode, map and copy. ahead: batches on their way at most.
 
     Going through it gives `Batch`, epoch after epoch; `epoch()` ends where the epoch does. A loader that was left in the middle
@@ -227,6 +234,7 @@ class Loader:
         on_bad: str = "raise",
         leave_out: Iterable[int | tuple[int, int]] = (),
         memory_bytes: int = 256 << 20,
+        block_bytes: int = 64 << 20,
         deadline: float = 60.0,
         drop_last: bool = False,
         workers: int | None = None,
@@ -257,6 +265,7 @@ class Loader:
             on_bad=on_bad,
             leave_out=[(0, one) if isinstance(one, int) else one for one in leave_out],
             memory_bytes=memory_bytes,
+            block_bytes=block_bytes,
             deadline=deadline,
             drop_last=drop_last,
             **options,

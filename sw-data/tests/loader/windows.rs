@@ -1,0 +1,328 @@
+//! Block shuffles: windows are read as a whole, and samples come out of them as from any other order.
+
+use std::{collections::BTreeSet, fs, sync::Arc, time::Instant};
+
+use straightway::ErrorKind;
+use sw_data::{
+    loader::{
+        Apart, Dataset, Layout, LoadError, Loader, LoaderOptions, LoaderState, LoaderStats, OnBad, PadTo, Verify, Why,
+    },
+    order::{Method, Sampler, Tail, World},
+};
+
+use crate::{
+    bad::damage,
+    set::{Set, options},
+};
+
+fn in_blocks(batch: u32, samples: u64, blocks: u64) -> LoaderOptions {
+    let mut options = options(batch);
+    options.method = Method::Blocks { samples, blocks };
+    options
+}
+
+fn file_bytes(set: &Set) -> u64 {
+    set.objects.iter().map(|object| object.len).sum()
+}
+
+/// Every sample came out of a window.
+fn all_together(stats: &LoaderStats) {
+    assert_eq!((stats.window_samples, &stats.apart[..]), (stats.samples, &[][..]));
+    assert_eq!(stats.assembled_bytes, stats.sample_bytes);
+    assert_eq!(stats.ways.iter().map(|way| way.reads).sum::<u64>(), stats.reads);
+}
+
+#[test]
+fn windows_are_read_once_in_large_reads_and_every_sample_comes_in_its_order() {
+    let set = Set::usual();
+    let mut options = in_blocks(32, 20, 5);
+    (options.seed, options.epochs) = (11, 2);
+    let loader = set.loader(options.clone());
+    let sampler = Sampler::new(400, 11, options.method).unwrap();
+    for epoch in 0..2 {
+        let order = sampler.epoch(epoch);
+        let want: Vec<u64> = (0..400).map(|position| order.at(position).unwrap()).collect();
+        assert_eq!(set.epoch(&loader), want, "epoch {epoch}");
+    }
+    let stats = loader.stats();
+    all_together(&stats);
+    assert_eq!((stats.windows, stats.samples), (8, 800));
+    // A block of 20 samples of 16 KiB is a third of a MiB: one read, or a part of one.
+    assert!(stats.reads <= 40, "{} reads", stats.reads);
+    assert!(stats.read_bytes <= 2 * file_bytes(&set) + 2 * 4096 * stats.reads, "{stats:?}");
+    assert_eq!(stats.opens, 8, "each shard once an epoch");
+    assert!(stats.memory.held_bytes <= options.memory_bytes + 2 * options.block_bytes);
+}
+
+#[test]
+fn reads_end_at_join_bytes() {
+    let set = Set::usual();
+    let mut options = in_blocks(32, 100, 1);
+    options.join_bytes = 100_000;
+    let loader = set.loader(options);
+    assert_eq!(set.epoch(&loader).len(), 400);
+    let stats = loader.stats();
+    all_together(&stats);
+    assert!((60..=80).contains(&stats.reads), "5 or 6 samples a read: {}", stats.reads);
+}
+
+#[test]
+fn any_layout_and_a_map_function_take_samples_out_of_windows() {
+    let set = Set::new(2, 60, |number| 50 + number * 37 % 200);
+    let mut options = in_blocks(8, 10, 3);
+    options.layout = Layout::Padded(PadTo::Longest);
+    let loader = set.loader(options.clone());
+    while let Some(batch) = loader.next_batch().unwrap() {
+        set.check(&batch);
+        let stride = batch.stride().unwrap();
+        assert_eq!(batch.size_bytes(), stride * batch.len() as u64);
+        for (index, place) in batch.as_bytes().unwrap().chunks(usize::try_from(stride).unwrap()).enumerate() {
+            let len = usize::try_from(batch.lengths()[index]).unwrap();
+            assert!(place[len..].iter().all(|byte| *byte == 0), "padding of {index}");
+        }
+    }
+    all_together(&loader.stats());
+    options.layout = Layout::Ragged;
+    // More than what the planner could know of.
+    options.map = Some(Arc::new(|sample, out| {
+        (0..3).for_each(|_| out.extend_from_slice(sample.bytes));
+        Ok(())
+    }));
+    let loader = set.loader(options);
+    let mut seen = BTreeSet::new();
+    while let Some(batch) = loader.next_batch().unwrap() {
+        for (index, id) in batch.ids().iter().enumerate() {
+            let want = set.samples[usize::try_from(id.number).unwrap()].repeat(3);
+            assert!(batch.sample(index).unwrap() == want && seen.insert(id.number));
+        }
+    }
+    assert_eq!((seen.len(), loader.stats().window_samples), (120, 120));
+}
+
+#[test]
+fn a_window_that_does_not_fit_is_told_and_its_samples_are_read_with_their_batches() {
+    let set = Set::usual();
+    let mut options = in_blocks(32, 20, 5);
+    options.block_bytes = 1 << 20;
+    let loader = set.loader(options);
+    assert_eq!(set.epoch(&loader).len(), 400);
+    let stats = loader.stats();
+    let [(Apart::TooLarge { need_bytes, max_bytes }, 400)] = stats.apart[..] else { panic!("{:?}", stats.apart) };
+    assert!(need_bytes > 100 * 16_000 && max_bytes == 1 << 20, "{need_bytes} of {max_bytes}");
+    assert_eq!((stats.windows, stats.window_samples, stats.assembled_bytes), (0, 0, 0));
+    let told = stats.apart[0].0.to_string();
+    assert!(told.contains("block_bytes") && told.contains(&need_bytes.to_string()), "{told}");
+}
+
+#[test]
+fn a_batch_of_more_windows_than_may_be_held_does_not_wait_for_itself() {
+    let set = Set::usual();
+    // A window of 10 samples needs 192 KiB, and two may be held.
+    let mut options = in_blocks(50, 5, 2);
+    options.block_bytes = 256 << 10;
+    let loader = set.loader(options);
+    assert_eq!(set.epoch(&loader).len(), 400);
+    let stats = loader.stats();
+    assert!(stats.windows > 0 && stats.window_samples > 0, "{stats:?}");
+    let [(Apart::Spans, apart)] = stats.apart[..] else { panic!("{:?}", stats.apart) };
+    assert_eq!(apart + stats.window_samples, 400);
+}
+
+#[test]
+fn samples_without_neighbours_are_read_in_place() {
+    // A file each, and samples that are a read each.
+    let loose = Set::new(60, 1, |number| 9000 + number);
+    let loader = loose.loader(in_blocks(8, 10, 3));
+    assert_eq!(loose.epoch(&loader).len(), 60);
+    let mut large = in_blocks(8, 10, 3);
+    large.join_bytes = 20_000;
+    let set = Set::usual();
+    let of_large = set.loader(large);
+    assert_eq!(set.epoch(&of_large).len(), 400);
+    for (stats, samples) in [(loader.stats(), 60), (of_large.stats(), 400)] {
+        assert_eq!(stats.apart, [(Apart::Alone, samples)]);
+        assert_eq!(stats.assembled_bytes, 0);
+    }
+}
+
+#[test]
+fn memory_stays_in_its_budgets_and_is_used_again() {
+    let set = Set::new(4, 500, |number| 16_000 + number * 7919 % 1000);
+    let mut options = in_blocks(32, 20, 5);
+    (options.ahead, options.memory_bytes, options.block_bytes) = (4, 4 << 20, 2 << 20);
+    let loader = set.loader(options);
+    let mut most = 0;
+    let mut numbers = BTreeSet::new();
+    while let Some(batch) = loader.next_batch().unwrap() {
+        set.check(&batch);
+        numbers.extend(batch.ids().iter().map(|id| id.number));
+        most = most.max(loader.stats().memory.held_bytes);
+    }
+    assert_eq!(numbers.len(), 2000);
+    let stats = loader.stats();
+    all_together(&stats);
+    assert!(most <= (4 << 20) + 2 * (2 << 20), "{most} bytes were held");
+    // 20 windows and 63 batches, of memory that is used again.
+    assert!(stats.memory.fresh <= 16, "{:?}", stats.memory);
+}
+
+#[test]
+fn a_damaged_sample_of_a_window_is_bad_alone() {
+    let set = Set::usual();
+    [5, 150].into_iter().for_each(|number| damage(&set, number));
+    let mut options = in_blocks(10, 20, 5);
+    (options.on_bad, options.epochs) = (OnBad::Quarantine { max: 5 }, 2);
+    let loader = set.loader(options.clone());
+    for _ in 0..2 {
+        let mut numbers = set.epoch(&loader);
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..400).filter(|number| ![5, 150].contains(number)).collect::<Vec<_>>());
+    }
+    let mut list: Vec<u64> = loader.quarantined().iter().map(|bad| bad.id.number).collect();
+    list.sort_unstable();
+    assert_eq!((list, loader.stats().left_out), (vec![5, 150], 2));
+    options.on_bad = OnBad::Raise;
+    let loader = set.loader(options.clone());
+    let errors: Vec<LoadError> = (0..40).filter_map(|_| loader.next_batch().err()).collect();
+    assert!((1..=2).contains(&errors.len()), "{errors:?}");
+    for error in &errors {
+        assert!(matches!(error, LoadError::Sample(bad) if matches!(bad.why, Why::Checksum { .. })), "{error}");
+        assert!(error.to_string().contains("shard-"), "{error}");
+    }
+    (options.verify, options.epochs) = (Verify::Never, 1);
+    let loader = set.loader(options);
+    let mut samples = 0;
+    while let Some(batch) = loader.next_batch().unwrap() {
+        samples += batch.len();
+    }
+    assert_eq!(samples, 400);
+}
+
+#[test]
+fn shards_that_changed_or_are_gone_take_their_samples_with_them_and_no_others() {
+    let set = Set::new(4, 30, |_| 3000);
+    fs::File::options().write(true).open(&set.objects[1].uri).unwrap().set_len(5000).unwrap();
+    fs::remove_file(&set.objects[2].uri).unwrap();
+    let mut options = in_blocks(10, 10, 4);
+    options.on_bad = OnBad::Quarantine { max: 100 };
+    let loader = set.loader(options.clone());
+    let mut numbers = set.epoch(&loader);
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..30).chain(90..120).collect::<Vec<_>>());
+    assert_eq!(loader.stats().left_out, 60);
+    for bad in loader.quarantined() {
+        match (&bad.why, bad.id.number) {
+            (Why::Changed { found, .. }, 30..60) => assert_eq!(found, "5000"),
+            (Why::Storage(error), 60..90) => assert_eq!(error.kind(), ErrorKind::NotFound),
+            _ => panic!("{bad}"),
+        }
+    }
+    options.on_bad = OnBad::Raise;
+    let loader = set.loader(options);
+    assert!((0..12).filter_map(|_| loader.next_batch().err()).count() >= 6, "the next batch can be asked for");
+    assert!(loader.next_batch().unwrap().is_none());
+}
+
+#[test]
+fn a_shard_that_is_cut_while_it_is_open_loses_the_runs_behind_the_cut() {
+    let set = Set::new(1, 40, |_| 30_000);
+    let mut options = in_blocks(2, 4, 2);
+    // A window of 8 samples needs 256 KiB: one is taken from and one is there.
+    (options.ahead, options.block_bytes, options.on_bad) = (1, 256 << 10, OnBad::Skip { max: 40 });
+    let loader = set.loader(options);
+    assert_eq!(loader.next_batch().unwrap().unwrap().len(), 2);
+    fs::File::options().write(true).open(&set.objects[0].uri).unwrap().set_len(10).unwrap();
+    let numbers = set.epoch(&loader);
+    let stats = loader.stats();
+    assert!(numbers.len() >= 6 && stats.left_out >= 16, "{} came, {} did not", numbers.len(), stats.left_out);
+    assert_eq!(numbers.len() as u64 + stats.left_out, 38);
+}
+
+#[test]
+fn eight_ranks_become_six_in_mid_window_and_nothing_is_lost_or_repeated() {
+    let set = Set::new(3, 400, |number| 300 + number % 100);
+    let rank = |rank, size, state: Option<LoaderState>, batch| {
+        let mut options = in_blocks(batch, 60, 5);
+        (options.world, options.seed) = (World::new(rank, size).unwrap(), 5);
+        options.tail = if state.is_some() { Tail::Uneven } else { Tail::Drop };
+        Loader::new(&set.engine, vec![Dataset::new(set.table())], options, state).unwrap()
+    };
+    let mut numbers = Vec::new();
+    let mut states = Vec::new();
+    for number in 0..8 {
+        let loader = rank(number, 8, None, 10);
+        for _ in 0..4 {
+            let batch = loader.next_batch().unwrap().unwrap();
+            set.check(&batch);
+            numbers.extend(batch.ids().iter().map(|id| id.number));
+        }
+        states.push(serde_json::to_string(&loader.state()).unwrap());
+    }
+    assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
+    let state: LoaderState = serde_json::from_str(&states[0]).unwrap();
+    for number in 0..6 {
+        let loader = rank(number, 6, Some(state.clone()), 7);
+        numbers.extend(set.epoch(&loader));
+        let stats = loader.stats();
+        all_together(&stats);
+        assert!(stats.read_bytes <= file_bytes(&set) + 2 * 4096 * stats.reads, "{stats:?}");
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..1200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_repeated_tail_comes_out_of_a_window_of_its_own() {
+    let set = Set::new(1, 101, |_| 2000);
+    let mut numbers = Vec::new();
+    for rank in 0..4 {
+        let mut options = in_blocks(8, 10, 3);
+        (options.world, options.tail) = (World::new(rank, 4).unwrap(), Tail::Repeat);
+        numbers.extend(set.epoch(&set.loader(options)));
+    }
+    assert_eq!(numbers.len(), 104);
+    assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), 101);
+}
+
+#[test]
+fn each_dataset_of_a_mixture_has_windows_of_its_own() {
+    let (one, two) = (Set::new(1, 50, |_| 1000), Set::new(2, 20, |_| 2000));
+    let datasets = vec![Dataset::new(one.table()).weight(3), Dataset::new(two.table()).weight(1)];
+    for ranks in [1, 2] {
+        let mut counts = [vec![0; 50], vec![0; 40]];
+        for rank in 0..ranks {
+            let mut options = in_blocks(8, 5, 4);
+            options.world = World::new(rank, ranks).unwrap();
+            let loader = Loader::new(&one.engine, datasets.clone(), options, None).unwrap();
+            for _ in 0..100 / ranks {
+                let batch = loader.next_batch().unwrap().unwrap();
+                for (index, id) in batch.ids().iter().enumerate() {
+                    let (dataset, number) = (usize::try_from(id.dataset).unwrap(), usize::try_from(id.number).unwrap());
+                    assert!(batch.sample(index).unwrap() == &[&one, &two][dataset].samples[number][..]);
+                    counts[dataset][number] += 1;
+                }
+            }
+            let stats = loader.stats();
+            // What is planned ahead has no end.
+            assert!(stats.apart.is_empty() && stats.window_samples >= stats.samples, "{stats:?}");
+            assert!(stats.reads < stats.window_samples / 2, "{} reads", stats.reads);
+        }
+        assert!(counts[0].iter().all(|count| *count == 12) && counts[1].iter().all(|count| *count == 5), "{counts:?}");
+    }
+}
+
+#[test]
+fn dropped_at_any_moment_it_ends_at_once_and_batches_stay_whole() {
+    let set = Set::usual();
+    let mut kept = Vec::new();
+    for taken in 0..12 {
+        let loader = set.loader(in_blocks(16, 10, 4));
+        for _ in 0..taken {
+            kept.push(loader.next_batch().unwrap().unwrap());
+        }
+        let start = Instant::now();
+        drop(loader);
+        assert!(start.elapsed() < Loader::STOP_WAIT, "{:?}", start.elapsed());
+    }
+    kept.iter().for_each(|batch| set.check(batch));
+}
