@@ -286,8 +286,11 @@ fn draft(shared: &Shared, mut spots: Vec<Spot>) -> Result<Draft, Apart> {
     if alone * 2 > pieces.len() {
         return Err(Apart::Alone);
     }
-    let (need_bytes, max_bytes) = (Pool::size_of(room).unwrap_or(u64::MAX), shared.window_max());
-    if room > 0 && need_bytes > max_bytes {
+    let memory = if room == 0 { 0 } else { Pool::size_of(room).unwrap_or(u64::MAX) };
+    // Places are memory too, of many small samples most of it.
+    let need_bytes = memory.saturating_add(std::mem::size_of_val(&members[..]) as u64);
+    let max_bytes = shared.window_max();
+    if need_bytes > max_bytes {
         return Err(Apart::TooLarge { need_bytes, max_bytes });
     }
     for run in &runs {
