@@ -50,7 +50,8 @@ fn windows_are_read_once_in_large_reads_and_every_sample_comes_in_its_order() {
     // A block of 20 samples of 16 KiB is a third of a MiB: one read, or a part of one.
     assert!(stats.reads <= 40, "{} reads", stats.reads);
     assert!(stats.read_bytes <= 2 * file_bytes(&set) + 2 * 4096 * stats.reads, "{stats:?}");
-    assert_eq!(stats.opens, 8, "each shard once an epoch");
+    // Each shard once an epoch, unless it was in use when the next one began.
+    assert!((4..=8).contains(&stats.opens), "{} opens", stats.opens);
     assert!(stats.memory.held_bytes <= options.memory_bytes + 2 * options.block_bytes);
 }
 
@@ -308,6 +309,44 @@ fn each_dataset_of_a_mixture_has_windows_of_its_own() {
             assert!(stats.reads < stats.window_samples / 2, "{} reads", stats.reads);
         }
         assert!(counts[0].iter().all(|count| *count == 12) && counts[1].iter().all(|count| *count == 5), "{counts:?}");
+    }
+}
+
+#[test]
+fn whatever_the_bounds_are_every_sample_comes_once() {
+    let set = Set::new(5, 80, |number| 40 + number * 7919 % 9000);
+    let mut word = 3u64;
+    let mut among = |least: u64, most: u64| {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        least + (word >> 33) % (most - least + 1)
+    };
+    for round in 0..80 {
+        let mut options = in_blocks(u32::try_from(among(1, 60)).unwrap(), among(1, 50), among(1, 12));
+        (options.seed, options.memory_bytes, options.block_bytes) = (round, among(2, 8) << 18, among(0, 12) << 16);
+        (options.gap_bytes, options.join_bytes) = (among(0, 100), among(0, 200_000));
+        options.ahead = u32::try_from(among(1, 9)).unwrap();
+        options.workers = u32::try_from(among(1, 3)).unwrap();
+        options.reads = u32::try_from(among(1, 9)).unwrap();
+        options.objects = u32::try_from(among(1, 5)).unwrap();
+        if among(0, 2) == 0 {
+            options.layout = Layout::Padded(PadTo::Longest);
+        }
+        let ranks = among(1, 3);
+        let mut numbers = Vec::new();
+        for rank in 0..ranks {
+            options.world = World::new(rank, ranks).unwrap();
+            let loader = set.loader(options.clone());
+            numbers.extend(set.epoch(&loader));
+            let stats = loader.stats();
+            assert!(
+                stats.memory.held_bytes <= options.memory_bytes + 2 * options.block_bytes,
+                "round {round}: {stats:?}"
+            );
+            let apart: u64 = stats.apart.iter().map(|(_, samples)| samples).sum();
+            assert_eq!(apart + stats.window_samples, stats.samples, "round {round}: {stats:?}");
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..400).collect::<Vec<_>>(), "round {round}");
     }
 }
 
