@@ -11,7 +11,10 @@ use std::process::ExitCode;
 use set::{Set, options};
 use standin_libcuda::runner::{Case, Outcome, case, holds, same, text};
 use straightway::{Destination, Landing};
-use sw_data::loader::{Batch, Layout, LoadError, LoaderOptions, OnBad, PadTo, Why};
+use sw_data::{
+    loader::{Apart, Batch, Layout, LoadError, LoaderOptions, OnBad, PadTo, Why},
+    order::Method,
+};
 
 const WORKER: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100")];
 const GPU0: Destination = Destination::Gpu(0);
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
     let cases = [
         case("ragged_batches_land_on_a_gpu_when_streams_run_late", ragged),
         Case { settings: WORKER, ..case("ragged_batches_land_on_a_gpu_when_streams_run_beside", ragged) },
+        case("windows_of_a_block_shuffle_are_for_the_host", in_blocks),
         case("padded_and_fixed_places_are_filled_on_a_gpu", strided),
         case("a_damaged_sample_leaves_no_hole_on_a_gpu", damaged),
         case("what_works_in_host_memory_only_is_refused", refused),
@@ -55,6 +59,18 @@ fn ragged() -> Outcome {
     let stats = loader.stats();
     holds("all through slabs", stats.ways.iter().all(|way| way.path.route.landing == Landing::Staged))?;
     same("nothing assembled", stats.assembled_bytes, 0)
+}
+
+fn in_blocks() -> Outcome {
+    let set = Set::new(2, 40, |number| 5_000 + number * 977 % 4000);
+    let mut options = on_gpu(16);
+    options.method = Method::Blocks { samples: 10, blocks: 3 };
+    let loader = set.loader(options);
+    while let Some(batch) = loader.next_batch().map_err(text)? {
+        bytes_are(&set, &batch)?;
+    }
+    let stats = loader.stats();
+    same("read with their batches, which is told", (stats.windows, stats.apart), (0, vec![(Apart::Device, 80)]))
 }
 
 fn strided() -> Outcome {

@@ -312,14 +312,40 @@ fn each_dataset_of_a_mixture_has_windows_of_its_own() {
     }
 }
 
+/// Numbers of a range, as if at random.
+fn numbers_from(mut word: u64) -> impl FnMut(u64, u64) -> u64 {
+    move |least, most| {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        least + (word >> 33) % (most - least + 1)
+    }
+}
+
+#[test]
+fn mixtures_go_on_whatever_the_bounds_are() {
+    let sets = [Set::new(2, 60, |number| 40 + number * 7919 % 5000), Set::new(1, 70, |_| 900), Set::new(9, 1, |_| 70)];
+    let mut among = numbers_from(5);
+    for round in 0..40 {
+        let mut options = in_blocks(u32::try_from(among(1, 40)).unwrap(), among(1, 20), among(1, 6));
+        (options.seed, options.memory_bytes, options.block_bytes) = (round, among(2, 8) << 18, among(0, 20) << 16);
+        options.ahead = u32::try_from(among(1, 9)).unwrap();
+        let ranks = among(1, 3);
+        options.world = World::new(among(0, ranks - 1), ranks).unwrap();
+        let datasets = sets.iter().map(|set| Dataset::new(set.table()).weight(u32::try_from(among(1, 50)).unwrap()));
+        let loader = Loader::new(&sets[0].engine, datasets.collect(), options, None).unwrap();
+        for _ in 0..40 {
+            let batch = loader.next_batch().unwrap().unwrap();
+            for (index, id) in batch.ids().iter().enumerate() {
+                let (dataset, number) = (usize::try_from(id.dataset).unwrap(), usize::try_from(id.number).unwrap());
+                assert!(batch.sample(index).unwrap() == &sets[dataset].samples[number][..], "round {round}: {id}");
+            }
+        }
+    }
+}
+
 #[test]
 fn whatever_the_bounds_are_every_sample_comes_once() {
     let set = Set::new(5, 80, |number| 40 + number * 7919 % 9000);
-    let mut word = 3u64;
-    let mut among = |least: u64, most: u64| {
-        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        least + (word >> 33) % (most - least + 1)
-    };
+    let mut among = numbers_from(3);
     for round in 0..80 {
         let mut options = in_blocks(u32::try_from(among(1, 60)).unwrap(), among(1, 50), among(1, 12));
         (options.seed, options.memory_bytes, options.block_bytes) = (round, among(2, 8) << 18, among(0, 12) << 16);
