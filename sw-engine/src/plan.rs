@@ -237,7 +237,7 @@ impl Planner<'_> {
     /// Lower is better: the CPU's work per byte, then a resident file's cache before its device, then the measured rate.
     fn rank(&self, candidate: &Candidate) -> (bool, u8, Reverse<u64>, u8) {
         let buffered = self.buffered(candidate.face);
-        let work = self.cpu_work(candidate, buffered);
+        let work = self.cpu_work(candidate);
         let cached = self.resident() && self.verb == Verb::Read;
         let class = match (cached, buffered) {
             // In the cache already: the copy is cheaper than the device, unless measurement says otherwise.
@@ -256,7 +256,8 @@ impl Planner<'_> {
     /// What the CPU does for a byte, in copies. A read through a cache that does not have it is worth two: a page is found
     /// and entered before it is copied, which costs several times the copy (measured: `docs/paths.md`). Memory of other
     /// devices is left to the kernel's copy: memory that is gone is then an error, and no signal.
-    fn cpu_work(&self, candidate: &Candidate, buffered: bool) -> u8 {
+    fn cpu_work(&self, candidate: &Candidate) -> u8 {
+        let buffered = self.buffered(candidate.face);
         let own = self.facts.in_place.is_ok();
         let through_cache = if self.verb == Verb::Read && own { 2 } else { 1 };
         let from_slab = candidate.via == Via::Staged && self.facts.device.is_none();
