@@ -59,19 +59,16 @@ def safetensors_save(tensors, to):
     return run, lambda: load_file(path)
 
 
-def dcp_save(tensors, to, asynchronous):
+def dcp_save(tensors, to, writer, asynchronous):
     import torch
     import torch.distributed.checkpoint as dcp
 
-    def writer():
-        return dcp.FileSystemWriter(to, thread_count=4, sync_files=True)
-
     def run():
         if not asynchronous:
-            dcp.save(tensors, storage_writer=writer(), no_dist=True)
+            dcp.save(tensors, storage_writer=writer(to), no_dist=True)
             return None
         started = time.monotonic()
-        future = dcp.async_save(tensors, storage_writer=writer(), no_dist=True)
+        future = dcp.async_save(tensors, storage_writer=writer(to), no_dist=True)
         stall = time.monotonic() - started
         future.result()
         return stall
@@ -82,6 +79,23 @@ def dcp_save(tensors, to, asynchronous):
         return loaded
 
     return run, back
+
+
+def their_writer(to):
+    import torch.distributed.checkpoint as dcp
+
+    return dcp.FileSystemWriter(to, thread_count=4, sync_files=True)
+
+
+def our_async_save(tensors, to, again):
+    """Under the same `async_save`; with `again` the second one by a writer, whose staging memory the first one left."""
+    import torch.distributed.checkpoint as dcp
+    from straightway.torch.checkpoint import StorageWriter
+
+    writer = StorageWriter(to, cache_staged_state_dict=again)
+    if again:
+        dcp.async_save(tensors, storage_writer=writer, no_dist=True).result()
+    return dcp_save(tensors, to, lambda _: writer, True)
 
 
 def direct_writes(tensors, to, threads):
@@ -116,8 +130,10 @@ def direct_writes(tensors, to, threads):
 PEERS = {
     "torch": torch_save,
     "safetensors": safetensors_save,
-    "dcp": lambda tensors, to: dcp_save(tensors, to, False),
-    "dcp-async": lambda tensors, to: dcp_save(tensors, to, True),
+    "dcp": lambda tensors, to: dcp_save(tensors, to, their_writer, False),
+    "dcp-async": lambda tensors, to: dcp_save(tensors, to, their_writer, True),
+    "straightway-async": lambda tensors, to: our_async_save(tensors, to, False),
+    "straightway-async-kept": lambda tensors, to: our_async_save(tensors, to, True),
     "pwrite-direct-2": lambda tensors, to: direct_writes(tensors, to, 2),
 }
 

@@ -382,8 +382,16 @@ impl Subject for Loader {
     }
 }
 
-/// Names in `peers/save.py`: the ceiling first.
-pub(crate) const SAVERS: &[&str] = &["pwrite-direct-2", "torch", "safetensors", "dcp", "dcp-async"];
+/// Names in `peers/save.py`, with whose side each plays.
+pub(crate) const SAVERS: &[(&str, Role)] = &[
+    ("pwrite-direct-2", Role::Ceiling),
+    ("straightway-async", Role::Ours),
+    ("straightway-async-kept", Role::Ours),
+    ("torch", Role::Peer),
+    ("safetensors", Role::Peer),
+    ("dcp", Role::Peer),
+    ("dcp-async", Role::Peer),
+];
 
 /// One writer.
 #[derive(Clone, Debug)]
@@ -412,6 +420,9 @@ impl Subject for Writer {
     }
 
     fn run(&mut self) -> Result<Sample, Fault> {
+        if self.role == Role::Ours {
+            self.python.package()?;
+        }
         let (seed, to) = (self.seed.to_string(), self.to.to_string_lossy());
         let args = ["--peer", self.name, "--seed", &seed, "--to", &to];
         let finished = self.python.peer("save.py", &args, &self.files)?;

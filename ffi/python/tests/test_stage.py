@@ -1,0 +1,102 @@
+"""The copy of a state dict that `async_save` saves from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+dcp = pytest.importorskip("torch.distributed.checkpoint")
+
+from straightway.torch.checkpoint import StorageReader, StorageWriter  # noqa: E402
+
+
+def state():
+    return {
+        "model": {
+            "weight": torch.arange(60, dtype=torch.float32).reshape(6, 10),
+            "turned": torch.arange(60, dtype=torch.float64).reshape(6, 10).T,
+            "half": torch.nn.Parameter(torch.ones(7, dtype=torch.bfloat16)),
+            "eighth": torch.ones(5).to(torch.float8_e4m3fn),
+            "complex": torch.arange(4).to(torch.complex64).conj(),
+            "scalar": torch.tensor(3),
+            "empty": torch.empty(0, 4),
+            "flags": torch.tensor([True, False]),
+        },
+        "steps": [1, (2.5, torch.tensor([9]))],
+        "name": "run",
+        "none": None,
+    }
+
+
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from tensors(part)
+
+
+def bytes_of(tensor):
+    return tensor.detach().resolve_conj().contiguous().reshape(-1).view(torch.uint8)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_copy_has_the_values_of_its_time_in_memory_of_its_own(tmp_path: Path, keep):
+    writer, original = StorageWriter(tmp_path / "c", cache_staged_state_dict=keep), state()
+    staged = writer.stage(original)
+    assert writer.stall > 0
+    for tensor in tensors(original):
+        tensor.detach().zero_()
+    for then, now in zip(tensors(state()), tensors(staged), strict=True):
+        assert (now.dtype, now.shape, now.device.type) == (then.dtype, then.shape, "cpu")
+        assert not now.requires_grad and torch.equal(bytes_of(then), bytes_of(now))
+    assert staged["name"] == "run" and staged["none"] is None and staged["steps"][0] == 1 and staged["steps"][1][0] == 2.5
+
+
+def test_kept_memory_is_used_again_and_grows(tmp_path: Path):
+    kept, fresh = StorageWriter(tmp_path / "k", cache_staged_state_dict=True), StorageWriter(tmp_path / "f")
+    small, large = {"a": torch.ones(100)}, {"a": torch.full((100_000,), 2.0)}
+    place = kept.stage(small)["a"].data_ptr()
+    assert kept.stage(small)["a"].data_ptr() == place
+    grown = kept.stage(large)["a"]
+    assert torch.equal(grown, large["a"]) and kept.stage(small)["a"].data_ptr() == grown.data_ptr()
+    one, other = fresh.stage(small), fresh.stage(small)
+    assert one["a"].data_ptr() != other["a"].data_ptr()
+
+
+def test_what_only_torch_can_copy_torch_copies(tmp_path: Path):
+    sparse = {"a": torch.eye(3).to_sparse()}
+    theirs, ours = dcp.FileSystemWriter(tmp_path / "t"), StorageWriter(tmp_path / "o")
+
+    def outcome(writer):
+        try:
+            return writer.stage(sparse)["a"].to_dense().tolist()
+        except Exception as error:
+            return type(error)
+
+    assert outcome(ours) == outcome(theirs)
+
+
+def test_what_cannot_be_saved_is_refused_as_torch_refuses_it(tmp_path: Path):
+    with pytest.raises(ValueError, match="Unexpected value type"):
+        strict = StorageWriter(tmp_path / "c")
+        strict.type_check = True
+        strict.stage({"a": object()})
+
+
+def test_an_async_save_loads_with_the_values_of_its_call(tmp_path: Path):
+    original = {"model": {"weight": torch.arange(100_000, dtype=torch.float32)}}
+    writer = StorageWriter(tmp_path / "c", cache_staged_state_dict=True)
+    for step in (1.0, 2.0):
+        original["model"]["weight"].fill_(step)
+        future = dcp.async_save(original, storage_writer=writer, no_dist=True)
+        original["model"]["weight"].fill_(-1)
+        future.result()
+        loaded = {"model": {"weight": torch.zeros(100_000)}}
+        dcp.load(loaded, storage_reader=StorageReader(tmp_path / "c"), no_dist=True)
+        assert torch.equal(loaded["model"]["weight"], torch.full((100_000,), step))
