@@ -58,13 +58,36 @@ def test_a_copy_has_the_values_of_its_time_in_memory_of_its_own(tmp_path: Path, 
     assert staged["name"] == "run" and staged["none"] is None and staged["steps"][0] == 1 and staged["steps"][1][0] == 2.5
 
 
+def test_tensors_that_are_saved_as_objects_take_their_own_bytes_only(tmp_path: Path):
+    # What hangs in a tuple is saved by `torch.save`, and so are elements that the saver does not write as they are.
+    original = {"large": torch.ones(1 << 20), "random": (torch.ones(100), 7), "wide": torch.ones(100, dtype=torch.complex128)}
+    dcp.save(original, storage_writer=dcp.FileSystemWriter(tmp_path / "theirs"), no_dist=True)
+    dcp.async_save(original, storage_writer=StorageWriter(tmp_path / "ours"), no_dist=True).result()
+    theirs, ours = (sum(file.stat().st_size for file in (tmp_path / name).glob("*.distcp")) for name in ("theirs", "ours"))
+    assert ours < theirs + (64 << 10), (ours, theirs)
+    loaded = {"large": torch.zeros(1 << 20), "random": None, "wide": torch.zeros(100, dtype=torch.complex128)}
+    dcp.load(loaded, storage_reader=StorageReader(tmp_path / "ours"), no_dist=True)
+    assert loaded["random"][1] == 7 and torch.equal(loaded["random"][0], torch.ones(100))
+    assert torch.equal(loaded["wide"], original["wide"]) and torch.equal(loaded["large"], original["large"])
+
+
+def test_kept_memory_that_a_save_still_reads_is_left_alone(tmp_path: Path):
+    writer = StorageWriter(tmp_path / "c", cache_staged_state_dict=True)
+    first = writer.stage({"a": torch.ones(1000)})
+    second = writer.stage({"a": torch.full((1000,), 2.0)})
+    assert torch.equal(first["a"], torch.ones(1000)) and torch.equal(second["a"], torch.full((1000,), 2.0))
+
+
 def test_kept_memory_is_used_again_and_grows(tmp_path: Path):
     kept, fresh = StorageWriter(tmp_path / "k", cache_staged_state_dict=True), StorageWriter(tmp_path / "f")
     small, large = {"a": torch.ones(100)}, {"a": torch.full((100_000,), 2.0)}
     place = kept.stage(small)["a"].data_ptr()
     assert kept.stage(small)["a"].data_ptr() == place
     grown = kept.stage(large)["a"]
-    assert torch.equal(grown, large["a"]) and kept.stage(small)["a"].data_ptr() == grown.data_ptr()
+    place = grown.data_ptr()
+    assert torch.equal(grown, large["a"])
+    del grown
+    assert kept.stage(small)["a"].data_ptr() == place
     one, other = fresh.stage(small), fresh.stage(small)
     assert one["a"].data_ptr() != other["a"].data_ptr()
 
@@ -82,6 +105,16 @@ def test_what_only_torch_can_copy_torch_copies(tmp_path: Path):
     assert outcome(ours) == outcome(theirs)
 
 
+def test_what_is_kept_of_a_gpu_is_left_to_torch(tmp_path: Path, monkeypatch):
+    class Far(torch.Tensor):
+        is_cuda = True
+
+    far = {"a": torch.ones(3).as_subclass(Far)}
+    monkeypatch.setattr(dcp.FileSystemWriter, "stage", lambda *_: "by torch")
+    assert StorageWriter(tmp_path / "k", cache_staged_state_dict=True).stage(far) == "by torch"
+    assert StorageWriter(tmp_path / "f").stage(far)["a"].tolist() == [1, 1, 1]
+
+
 def test_what_cannot_be_saved_is_refused_as_torch_refuses_it(tmp_path: Path):
     with pytest.raises(ValueError, match="Unexpected value type"):
         strict = StorageWriter(tmp_path / "c")
@@ -92,7 +125,16 @@ def test_what_cannot_be_saved_is_refused_as_torch_refuses_it(tmp_path: Path):
 def test_an_async_save_loads_with_the_values_of_its_call(tmp_path: Path):
     original = {"model": {"weight": torch.arange(100_000, dtype=torch.float32)}}
     writer = StorageWriter(tmp_path / "c", cache_staged_state_dict=True)
-    for step in (1.0, 2.0):
+    places = set()
+    stage = writer.stage
+
+    def watched(state_dict):
+        staged = stage(state_dict)
+        places.add(staged["model"]["weight"].data_ptr())
+        return staged
+
+    writer.stage = watched
+    for step in (1.0, 2.0, 3.0):
         original["model"]["weight"].fill_(step)
         future = dcp.async_save(original, storage_writer=writer, no_dist=True)
         original["model"]["weight"].fill_(-1)
@@ -100,3 +142,4 @@ def test_an_async_save_loads_with_the_values_of_its_call(tmp_path: Path):
         loaded = {"model": {"weight": torch.zeros(100_000)}}
         dcp.load(loaded, storage_reader=StorageReader(tmp_path / "c"), no_dist=True)
         assert torch.equal(loaded["model"]["weight"], torch.full((100_000,), step))
+    assert len(places) == 1, "the memory of a save that is over serves the next one"

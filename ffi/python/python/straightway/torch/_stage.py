@@ -1,11 +1,13 @@
 """A copy of a state dict to save from, made while the caller waits.
 
 torch's stager makes each tensor of the copy anew: the kernel zeroes and enters a page for every 4 KiB, which takes longer than the
-copy. Here all tensors lie in one piece of memory with huge pages, which the next copy may use again.
+copy. It can keep the copy for the next save, in pinned memory, which wants a GPU. Here all tensors lie in one piece of memory with
+huge pages, which the next copy may use again.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch.distributed._state_dict_utils import _copy_state_dict, _iterate_state_dict
 from torch.distributed.tensor import DTensor
 
-from .._native import Engine
+from .._native import Buffer, Engine
 
 # Tensors begin at multiples of this: a cache line.
 ALIGN_BYTES = 64
@@ -28,11 +30,13 @@ class Stage:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._kept: torch.Tensor | None = None
+        self._kept: Buffer | None = None
+        # Is there as long as tensors of the last copy are.
+        self._in_use: weakref.ref[memoryview] | None = None
 
     @torch.no_grad()
     def copy(self, state_dict: Any, *, keep: bool, type_check: bool) -> Any:
-        """A copy on the CPU. With `keep` its memory is used again by the next one, which must wait until this one is not needed.
+        """A copy on the CPU. With `keep` the next one is made in the same memory, if this one is gone by then.
 
         Raises `NotOurs`, and has copied nothing then.
         """
@@ -40,6 +44,9 @@ class Stage:
 
         def measure(tensor: torch.Tensor) -> torch.Tensor:
             nonlocal total
+            # Out of a GPU a copy to pinned memory is faster, which torch keeps.
+            if keep and tensor.is_cuda:
+                raise NotOurs
             total += _room(tensor)
             return tensor
 
@@ -50,22 +57,24 @@ class Stage:
         def place(tensor: torch.Tensor) -> torch.Tensor:
             nonlocal at
             size = tensor.numel() * tensor.element_size()
-            placed = memory[at : at + size].view(tensor.dtype).view(tensor.shape)
+            if size == 0:
+                return torch.empty(tensor.shape, dtype=tensor.dtype)
+            # With a storage of its own: what saves a tensor by torch.save saves its storage.
+            placed = torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=at)
             at += _room(tensor)
-            return placed
+            return placed.view(tensor.dtype).view(tensor.shape)
 
         return _copy_state_dict(state_dict, _each(state_dict, place), type_check=type_check)
 
-    def _memory(self, total: int, keep: bool) -> torch.Tensor:
-        if self._kept is not None and self._kept.numel() >= total:
-            return self._kept
-        # Before new memory is asked for: both together may be too much.
-        self._kept = None
-        memory = torch.empty(0, dtype=torch.uint8)
-        if total:
-            memory = torch.from_dlpack(self._engine.allocate(total))
-        if keep:
-            self._kept = memory
+    def _memory(self, total: int, keep: bool) -> memoryview:
+        kept = self._kept
+        used = self._in_use is not None and self._in_use() is not None
+        if kept is None or used or kept.nbytes < total:
+            # Let go before new memory is asked for: both together may be too much.
+            kept = self._kept = None
+            kept = self._engine.allocate(max(total, ALIGN_BYTES))
+        memory = memoryview(kept)
+        self._kept, self._in_use = (kept, weakref.ref(memory)) if keep else (None, None)
         return memory
 
 

@@ -472,7 +472,8 @@ class StorageWriter(FileSystemWriter):
 
     def stage(self, state_dict: Any) -> Any:
         """A copy of the state dict on the CPU, in memory with huge pages; with `cache_staged_state_dict` it is used again by the
-        next save. One with sparse, quantized or nested tensors, or with a `ShardedTensor`, is copied by torch, as the original does."""
+        next save after this one is through. One with sparse, quantized or nested tensors, with a `ShardedTensor`, or in a GPU with
+        `cache_staged_state_dict`, is copied by torch, as the original does."""
         started = time.monotonic()
         try:
             staged = self._stage.copy(state_dict, keep=self.cache_staged_state_dict, type_check=self.type_check)
