@@ -265,6 +265,7 @@ impl Core {
             device: destination.device(),
             present: if present.is_ok() { Ok(()) } else { Err(Reason::NoSuchMemory) },
             in_place: self.reach(whole, object, destination, ask).in_place,
+            may_go: matches!(destination, Destination::PeerMemory(_)),
             copy_engine: self.backends.copy_engine_verdict(destination),
             staging: Ok(()),
         };

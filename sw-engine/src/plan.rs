@@ -33,6 +33,9 @@ pub struct MemoryFacts {
     /// Whether the devices that hold the object may read and write this memory in place: a fact of both. `Ok` for ordinary
     /// host memory, and where it is the transport alone that decides ([`TransportCaps::device`]).
     pub in_place: Verdict,
+    /// Whether it may go while it is mapped, as memory of another device does: an access of ours is a signal then, where the
+    /// kernel's copy is an error.
+    pub may_go: bool,
     /// Whether a copy engine serves it, and if not, why. Meaningless for host memory.
     pub copy_engine: Verdict,
     /// Whether staging slabs are there.
@@ -41,8 +44,14 @@ pub struct MemoryFacts {
 
 impl MemoryFacts {
     /// Host memory on an engine with staging slabs.
-    pub const HOST: MemoryFacts =
-        MemoryFacts { device: None, present: Ok(()), in_place: Ok(()), copy_engine: Ok(()), staging: Ok(()) };
+    pub const HOST: MemoryFacts = MemoryFacts {
+        device: None,
+        present: Ok(()),
+        in_place: Ok(()),
+        may_go: false,
+        copy_engine: Ok(()),
+        staging: Ok(()),
+    };
 }
 
 /// Part of a route that a policy names; `None` matches any.
@@ -254,12 +263,11 @@ impl Planner<'_> {
     }
 
     /// What the CPU does for a byte, in copies. A read through a cache that does not have it is worth two: a page is found
-    /// and entered before it is copied, which costs several times the copy (measured: `docs/paths.md`). Memory of other
-    /// devices is left to the kernel's copy: memory that is gone is then an error, and no signal.
+    /// and entered before it is copied, which costs several times the copy (measured: `docs/paths.md`). Memory that may go is
+    /// left to the kernel's copy.
     fn cpu_work(&self, candidate: &Candidate) -> u8 {
         let buffered = self.buffered(candidate.face);
-        let own = self.facts.in_place.is_ok();
-        let through_cache = if self.verb == Verb::Read && own { 2 } else { 1 };
+        let through_cache = if self.verb == Verb::Read && !self.facts.may_go { 2 } else { 1 };
         let from_slab = candidate.via == Via::Staged && self.facts.device.is_none();
         u8::from(buffered) * through_cache + u8::from(from_slab)
     }

@@ -120,7 +120,7 @@ fn device_memory_is_staged_and_says_why_not_direct() {
 
 #[test]
 fn memory_that_the_objects_device_cannot_reach_is_filled_by_the_cpu_and_says_why() {
-    let facts = MemoryFacts { in_place: Err(Reason::P2pNoCommonSwitch), ..MemoryFacts::HOST };
+    let facts = MemoryFacts { in_place: Err(Reason::P2pNoCommonSwitch), may_go: true, ..MemoryFacts::HOST };
     let object = file(Residency::Unknown, Direct::Offered);
     let plan = planned(&object, facts, Policy::Any, &RateTable::new());
     let choice = plan.choice.unwrap();
@@ -138,18 +138,22 @@ fn memory_that_the_objects_device_cannot_reach_is_filled_by_the_cpu_and_says_why
 
 #[test]
 fn misaligned_memory_is_read_through_a_slab_unless_the_cache_has_the_file() {
-    let leg = |residency, verb| {
+    let of = |facts: MemoryFacts, residency, verb| {
         let object = file(residency, Direct::Offered);
-        let plan = plan(&object, &MemoryFacts::HOST, &[caps("io_uring")], &Policy::Any, &RateTable::new(), verb);
+        let plan = plan(&object, &facts, &[caps("io_uring")], &Policy::Any, &RateTable::new(), verb);
         let leg = plan.choice.unwrap().unaligned.unwrap();
         (leg.landing, leg.kernel_copies, leg.reason)
     };
+    let leg = |residency, verb| of(MemoryFacts::HOST, residency, verb);
     let misaligned = Reason::MemoryMisaligned;
     assert_eq!(leg(Residency::Unknown, Verb::Read), (Landing::Staged, false, misaligned));
     assert_eq!(leg(Residency::Cached(0), Verb::Read), (Landing::Staged, false, misaligned));
     assert_eq!(leg(Residency::Cached(1 << 20), Verb::Read), (Landing::KernelCopy, true, misaligned));
     // Writes share pages with the ragged ends of others: they stay where those go.
     assert_eq!(leg(Residency::Unknown, Verb::Write), (Landing::KernelCopy, true, misaligned));
+    // The kernel's copy into memory that is gone is an error, one of ours a signal.
+    let peer = MemoryFacts { may_go: true, ..MemoryFacts::HOST };
+    assert_eq!(of(peer, Residency::Unknown, Verb::Read), (Landing::KernelCopy, true, misaligned));
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn by_threads(context: &Context) -> Verdict {
 }
 
 fn planned(object: &Object, in_place: Result<(), Reason>, policy: Policy) -> Result<Choice, Error> {
-    let facts = MemoryFacts { in_place, ..MemoryFacts::HOST };
+    let facts = MemoryFacts { in_place, may_go: true, ..MemoryFacts::HOST };
     plan(object, &facts, &[UringConfig::default().caps()], &policy, &RateTable::default(), Verb::Read).choice
 }
 
