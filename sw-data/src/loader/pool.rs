@@ -91,6 +91,14 @@ impl Pool {
     /// # Errors
     /// [`LoadError::OverBudget`]; the engine's.
     pub(super) fn acquire(&self, bytes: u64, patience: Patience) -> Result<Option<Memory>, LoadError> {
+        self.acquire_within(bytes, u64::MAX, patience)
+    }
+
+    /// The same, and at most `most` bytes of it: earlier memory may be larger than what is asked for.
+    ///
+    /// # Errors
+    /// As [`Pool::acquire`].
+    pub(super) fn acquire_within(&self, bytes: u64, most: u64, patience: Patience) -> Result<Option<Memory>, LoadError> {
         let over = LoadError::OverBudget { need_bytes: bytes, budget_bytes: self.budget };
         let Some(size) = rounded(bytes) else { return Err(over) };
         // The rounding is ours, so it does not make a batch too large.
@@ -103,7 +111,7 @@ impl Pool {
             if state.closed {
                 return Ok(None);
             }
-            if let Some(memory) = take_fitting(&mut state.free, size) {
+            if let Some(memory) = take_fitting(&mut state.free, size, most) {
                 state.reused += 1;
                 return Ok(Some(memory));
             }
@@ -124,13 +132,31 @@ impl Pool {
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        match self.engine.allocate(self.into, size, 0) {
-            Ok(memory) => Ok(Some(memory)),
-            Err(error) => {
-                self.forget(size);
-                Err(LoadError::Engine(Arc::new(error)))
-            }
+        self.allocate(size).map(Some)
+    }
+
+    /// Memory in place of as much that will never come back: not a byte more, so that nobody waits for what it took. `None` once
+    /// the pool is closed.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(super) fn instead(&self, bytes: u64) -> Result<Option<Memory>, LoadError> {
+        let mut state = self.lock();
+        if state.closed {
+            state.held -= bytes.min(state.held);
+            return Ok(None);
         }
+        state.fresh += 1;
+        drop(state);
+        self.allocate(bytes).map(Some)
+    }
+
+    /// Fresh memory that is counted already.
+    fn allocate(&self, size: u64) -> Result<Memory, LoadError> {
+        self.engine.allocate(self.into, size, 0).map_err(|error| {
+            self.forget(size);
+            LoadError::Engine(Arc::new(error))
+        })
     }
 
     /// A job is done with memory.
@@ -189,8 +215,8 @@ impl Pool {
 
 /// The smallest that is large enough, unless most of it would lie idle; of those the last that was put back, which caches may
 /// still have.
-fn take_fitting(free: &mut Vec<Memory>, size: u64) -> Option<Memory> {
-    let fits = |memory: &Memory| (size..=size.saturating_mul(2)).contains(&memory.len());
+fn take_fitting(free: &mut Vec<Memory>, size: u64, most: u64) -> Option<Memory> {
+    let fits = |memory: &Memory| (size..=size.saturating_mul(2).min(most)).contains(&memory.len());
     let fitting = free.iter().enumerate().rev().filter(|(_, memory)| fits(memory));
     let (at, _) = fitting.min_by_key(|(_, memory)| memory.len())?;
     Some(free.swap_remove(at))
@@ -245,6 +271,22 @@ mod tests {
         assert_eq!(pool.used().held_bytes, other.len(), "the free one went");
         assert!(pool.acquire(10 * MIB, Patience::Wait).is_err());
         assert!(pool.acquire(10 * MIB, Patience::None).unwrap().is_some());
+    }
+
+    #[test]
+    fn earlier_memory_is_not_larger_than_allowed_and_makes_room() {
+        let pool = pool(8 * MIB);
+        let large = acquire(&pool, 8 * MIB);
+        pool.put(large);
+        let least = |most| pool.acquire_within(4 * MIB, most, Patience::Try).unwrap().unwrap();
+        let small = least(8 * MIB - 1);
+        assert_eq!((small.len(), pool.used().held_bytes), (4 * MIB, 4 * MIB), "the large one went");
+        drop(small);
+        let instead = pool.instead(4 * MIB).unwrap().unwrap();
+        assert_eq!((instead.len(), pool.used().held_bytes), (4 * MIB, 4 * MIB));
+        pool.put(instead);
+        pool.close();
+        assert!(pool.instead(4 * MIB).unwrap().is_none());
     }
 
     #[test]

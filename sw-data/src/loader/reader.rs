@@ -390,14 +390,16 @@ impl Reader {
         let Some((window, mut lost)) = job.reads.take() else { return };
         let buffer = memory.and_then(|memory| memory.into_buffer().ok());
         if buffer.is_none() {
-            self.shared.windows.forget(len);
             job.runs.retain(|run| !lost.iter().any(|(range, _)| range.contains(&run.at)));
             if !job.runs.is_empty() && again < AGAIN_MAX {
                 self.shared.counts.read_again.add(1);
-                if let Ok(Some(memory)) = self.shared.windows.acquire(job.room, Patience::None) {
+                // As large as before: the planner knows what its windows have.
+                if let Ok(Some(memory)) = self.shared.windows.instead(len) {
                     (job.memory, job.reads) = (Some(memory), Some((window, lost)));
                     return self.begin(job, again + 1);
                 }
+            } else {
+                self.shared.windows.forget(len);
             }
         }
         if buffer.is_none() {

@@ -103,7 +103,7 @@ struct Known {
 }
 
 enum How {
-    /// It is read, or being read, into so many bytes of memory.
+    /// It is read, or being read, into so many bytes of memory: a device that keeps it gets as many others for it.
     Together { window: Arc<Window>, bytes: u64 },
     /// Planned, but there is no memory for it yet.
     Draft(Box<Draft>),
@@ -199,7 +199,11 @@ impl Windows {
         let How::Draft(draft) = &known.how else { return Ok(true) };
         let pool = &now.shared.windows;
         let need = if draft.room == 0 { 0 } else { Pool::size_of(draft.room).unwrap_or(u64::MAX) };
-        if held.saturating_add(need) > now.shared.window_max().saturating_mul(2) {
+        // Of its dataset's share of the budget, and no more, even if earlier memory is larger than what is needed: the shares of
+        // all datasets fill the budget, so whoever keeps to its own waits only for windows that are over, and they end by themselves.
+        let left = now.shared.window_max().saturating_mul(2).saturating_sub(held);
+        let most = left.min(now.shared.window_max());
+        if need > most {
             if patience == Patience::Wait {
                 // It would wait for what this very batch needs.
                 known.how = How::Apart(Apart::Spans);
@@ -207,7 +211,7 @@ impl Windows {
             return Ok(true);
         }
         let start = clock::now();
-        let memory = if draft.room == 0 { None } else { pool.acquire(draft.room, patience)? };
+        let memory = if draft.room == 0 { None } else { pool.acquire_within(draft.room, most, patience)? };
         now.shared.counts.planning_held.since(start);
         if memory.is_none() && draft.room > 0 {
             // Not now, or never again.
