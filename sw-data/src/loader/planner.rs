@@ -230,11 +230,13 @@ pub(super) fn lay_out(shared: &Shared, job: &mut Job) -> Result<(), LoadError> {
     let over = LoadError::OverBudget { need_bytes: u64::MAX, budget_bytes: options.memory_bytes };
     job.lay_out(placing).ok_or(over)?;
     if job.runs.is_empty() && !job.waits.is_empty() {
-        // All of it is copied, into memory that is counted from now on.
+        // All of it is copied, into memory that is counted from now on. If places are larger than the budget, what other orders
+        // would read is counted, and a worker finds the rest, as there.
         let copied = job.items.iter().filter(|item| !item.lost && matches!(item.from, From::Window(..)));
         let lens: Vec<u64> = copied.map(|item| item.place.extent.len).collect();
-        let whole = |stride: u64| stride.saturating_mul(lens.len() as u64);
-        job.room = stride_of(&options.layout, &lens).map_or_else(|| lens.iter().sum(), whole);
+        let bytes = lens.iter().fold(0, |bytes: u64, len| bytes.saturating_add(*len));
+        let places = stride_of(&options.layout, &lens).map(|stride| stride.saturating_mul(lens.len() as u64));
+        job.room = places.filter(|places| *places <= options.memory_bytes).unwrap_or(bytes);
     }
     if let (Placing::Strided { stride }, false) = (placing, job.items.is_empty()) {
         job.room = stride.saturating_mul(job.items.len() as u64);

@@ -1,11 +1,16 @@
 //! Block shuffles: windows are read as a whole, and samples come out of them as from any other order.
 
-use std::{collections::BTreeSet, fs, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use straightway::ErrorKind;
 use sw_data::{
     loader::{
-        Apart, Dataset, Layout, LoadError, Loader, LoaderOptions, LoaderState, LoaderStats, OnBad, PadTo, Verify, Why,
+        Apart, Dataset, Layout, LoadError, Loader, LoaderOptions, LoaderState, LoaderStats, Next, OnBad, PadTo, Verify, Why,
     },
     order::{Method, Sampler, Tail, World},
 };
@@ -98,6 +103,22 @@ fn any_layout_and_a_map_function_take_samples_out_of_windows() {
         }
     }
     assert_eq!((seen.len(), loader.stats().window_samples), (120, 120));
+}
+
+#[test]
+fn places_larger_than_the_budget_are_put_together_as_in_any_order() {
+    let set = Set::new(1, 100, |number| 3000 + number);
+    for layout in [Layout::Padded(PadTo::Bytes(256 << 10)), Layout::Padded(PadTo::Longest), Layout::Ragged] {
+        for method in [Method::Shuffle, Method::Blocks { samples: 10, blocks: 5 }] {
+            let mut options = options(40);
+            (options.method, options.layout, options.memory_bytes) = (method, layout, 4 << 20);
+            assert_eq!(set.epoch(&set.loader(options.clone())).len(), 100, "{layout:?}, {method:?}");
+            // What must be read for a batch is bounded in both.
+            options.memory_bytes = 100 << 10;
+            let refused = set.loader(options).next_batch().map(|_| ());
+            assert!(matches!(refused, Err(LoadError::OverBudget { .. })), "{layout:?}, {method:?}: {refused:?}");
+        }
+    }
 }
 
 #[test]
@@ -338,6 +359,30 @@ fn mixtures_go_on_whatever_the_bounds_are() {
                 let (dataset, number) = (usize::try_from(id.dataset).unwrap(), usize::try_from(id.number).unwrap());
                 assert!(batch.sample(index).unwrap() == &sets[dataset].samples[number][..], "round {round}: {id}");
             }
+        }
+    }
+}
+
+#[test]
+fn datasets_whose_windows_differ_in_size_do_not_wait_for_each_other() {
+    // Memory of large windows is used again for small ones, so a dataset may have more than it asked for.
+    let sets = [7300, 4400, 2600, 3500, 7500].map(|len| Set::new(1, 320, |number| len + number * 7919 % 200));
+    let mut among = numbers_from(9);
+    for round in 0..12 {
+        let mut options = in_blocks(u32::try_from(among(3, 8) * 64).unwrap(), 16, 4);
+        (options.seed, options.ahead, options.memory_bytes) = (round, 3, 64 << 20);
+        (options.block_bytes, options.verify) = (24 << 16, Verify::Never);
+        let first = usize::try_from(among(0, 2)).unwrap();
+        let datasets = sets[first..first + 3].iter();
+        let datasets = datasets.map(|set| Dataset::new(set.table()).weight(u32::try_from(among(1, 8)).unwrap()));
+        let told = format!("round {round}: {options:?}");
+        let loader = Loader::new(&sets[0].engine, datasets.collect(), options.clone(), None).unwrap();
+        for batch in 0..20 {
+            let Next::Batch(_) = loader.next_within(Duration::from_secs(20)).unwrap() else {
+                panic!("{told}: batch {batch} does not come: {:?}", loader.stats())
+            };
+            let held = loader.stats().memory.held_bytes;
+            assert!(held <= options.memory_bytes + 2 * options.block_bytes, "{told}: {held} bytes");
         }
     }
 }
