@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::{LoadError, SampleId},
     options::{LastBatch, LoaderOptions},
+    stats::Apart,
 };
-use crate::order::{Cursor, Epoch, Mixture, MixtureCursor, Sampler, Share, Source, Tail, World};
+use crate::order::{Cursor, Epoch, Method, Mixture, MixtureCursor, Sampler, Share, Source, Tail, World};
 
 /// Where a loader is: what its caller has taken, nothing that was only read ahead. The same on every rank that has taken as
 /// many batches, and good for any number of ranks.
@@ -19,8 +20,8 @@ pub enum LoaderState {
     Mixture(MixtureCursor),
 }
 
-/// Names a window of a block shuffle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Names a window of a block shuffle. Those of a dataset lie together, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WindowId {
     pub(super) dataset: u32,
     /// How often the dataset was gone through before.
@@ -47,11 +48,25 @@ impl WindowId {
 /// What comes of a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Coming {
-    pub(super) spots: Vec<Spot>,
-    /// The number of the last of them, in the order in which samples are dealt.
+    /// Numbers of its samples.
+    pub(super) numbers: Vec<u64>,
+    /// The number of the last of them, in the order in which samples are dealt; of the last that was looked at, if it is not
+    /// seen whole.
     pub(super) last: u64,
     /// The dataset's window after it, if there is one before the end of the epoch.
     pub(super) after: Option<WindowId>,
+    pub(super) seen: Seen,
+}
+
+/// How much of a window was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// All that comes.
+    Whole,
+    /// It has more samples than were asked for.
+    More,
+    /// It is not over within the next [`AHEAD_MAX`] samples.
+    Long,
 }
 
 /// Samples that are looked at to find those of a window, at most: a tenth of a second.
@@ -83,6 +98,8 @@ pub(super) struct Dealer {
     /// Samples dealt so far, and those before the last batch.
     dealt: u64,
     dealt_before: u64,
+    /// By dataset: why none of its windows can be read as a whole.
+    apart: Vec<Option<Apart>>,
 }
 
 enum Order {
@@ -108,6 +125,7 @@ impl Dealer {
         let world = options.world;
         let other = |have, want| LoadError::OtherState { have, want };
         let (one, several) = ("one dataset", "a mixture");
+        let lens = datasets;
         let (order, share) = match (datasets, state) {
             ([_], Some(LoaderState::Mixture(_))) => return Err(other(several, one)),
             ([(len, _)], state) => {
@@ -140,7 +158,8 @@ impl Dealer {
         };
         let epochs = if options.epochs == u64::MAX { u64::MAX } else { options.epochs.saturating_sub(begun) };
         let (batch, last, before) = (options.batch, options.last, share);
-        Ok(Self { order, world, tail, batch, last, epochs, share, before, dealt: 0, dealt_before: 0 })
+        let apart = apart_of(options, lens);
+        Ok(Self { order, world, tail, batch, last, epochs, share, before, dealt: 0, dealt_before: 0, apart })
     }
 
     /// Where the loader is before anything was taken.
@@ -185,7 +204,10 @@ impl Dealer {
 
     /// What is dealt from the last batch on, until the end of the epoch: positions, and what is there.
     fn ahead(&self) -> impl Iterator<Item = (u64, Spot)> {
-        self.before.filter_map(|position| {
+        // Samples that do not fill a batch may never come.
+        let over = if self.last == LastBatch::Drop { self.before.left() % u64::from(self.batch).max(1) } else { 0 };
+        let most = usize::try_from(self.before.left() - over).unwrap_or(usize::MAX);
+        self.before.take(most).filter_map(|position| {
             let (id, epoch, window) = match &self.order {
                 Order::One { epoch, cursor, .. } => {
                     let id = SampleId { dataset: 0, number: epoch.at(position)? };
@@ -207,31 +229,38 @@ impl Dealer {
         self.dealt
     }
 
-    /// What comes of a window from the batch dealt last on. `None` if it is not all among the next [`AHEAD_MAX`] samples.
-    pub(super) fn of_window(&self, window: WindowId) -> Option<Coming> {
+    /// By dataset: why none of its windows can be read as a whole, whatever is in them.
+    pub(super) fn apart(&self) -> &[Option<Apart>] {
+        &self.apart
+    }
+
+    /// What comes of a window from the batch dealt last on: at most `most` samples, among the next [`AHEAD_MAX`].
+    pub(super) fn of_window(&self, window: WindowId, most: usize) -> Coming {
         // A mixture shuffles what is in a cycle: samples of two windows of a dataset may come in turn in it.
         let cycle = match &self.order {
             Order::One { .. } => 1,
             Order::Mixed { mixture, .. } => mixture.cycle(),
         };
-        let mut coming = Coming { spots: Vec::new(), last: self.dealt_before, after: None };
+        let mut coming = Coming { numbers: Vec::new(), last: self.dealt_before, after: None, seen: Seen::Whole };
         let mut over = None;
         for (number, (position, spot)) in (self.dealt_before..).zip(self.ahead()) {
             if over.is_some_and(|over| position / cycle != over) {
-                return Some(coming);
+                break;
             }
             if spot.window == Some(window) {
-                coming.spots.push(spot);
+                coming.numbers.push(spot.id.number);
                 coming.last = number;
             } else if let Some(other) = spot.window.filter(|other| other.comes_after(window)) {
                 coming.after.get_or_insert(other);
                 over.get_or_insert(position / cycle);
             }
-            if number - self.dealt_before == AHEAD_MAX {
-                return None;
+            let more = coming.numbers.len() > most;
+            if more || number - self.dealt_before == AHEAD_MAX {
+                let seen = if more { Seen::More } else { Seen::Long };
+                return Coming { numbers: Vec::new(), last: number, after: None, seen };
             }
         }
-        Some(coming)
+        coming
     }
 
     fn end_epoch(&mut self) -> Dealt {
@@ -251,10 +280,31 @@ impl Dealer {
     }
 }
 
+/// By dataset, of so many samples and so much weight each: why none of its windows can be read as a whole, as far as that does
+/// not hang on what is in them. So nobody looks for the end of a window that is far away, or of many small ones.
+fn apart_of(options: &LoaderOptions, datasets: &[(u64, u32)]) -> Vec<Option<Apart>> {
+    let Method::Blocks { samples, blocks } = options.method else { return vec![None; datasets.len()] };
+    let cycle: u128 = datasets.iter().map(|(_, weight)| u128::from(*weight)).sum();
+    let of = |&(len, weight): &(u64, u32)| {
+        // One dataset has no weight to speak of, and ends with its last window.
+        let (weight, cycle) = if datasets.len() == 1 { (1, 1) } else { (u128::from(weight), cycle) };
+        let window = samples.saturating_mul(blocks);
+        let capped = window.min(len);
+        let in_epoch = if datasets.len() == 1 { window } else { capped };
+        // Of this rank, times the cycle: what a batch has of the dataset is its weight in it.
+        let own = u128::from(in_epoch / options.world.size().max(1)) * cycle;
+        let walk = u128::from(capped / options.world.size().max(1)) * cycle;
+        if own < u128::from(options.batch) * weight {
+            return Some(Apart::Spans);
+        }
+        (walk > u128::from(AHEAD_MAX) * weight).then_some(Apart::TooLong { samples: AHEAD_MAX })
+    };
+    datasets.iter().map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::Method;
 
     fn options(batch: u32, rank: u64, size: u64) -> LoaderOptions {
         LoaderOptions { batch, world: World::new(rank, size).unwrap(), epochs: 2, ..LoaderOptions::default() }
@@ -317,29 +367,83 @@ mod tests {
         let method = Method::Blocks { samples: 4, blocks: 3 };
         for (datasets, rank) in [(&[(101, 1)][..], 0), (&[(101, 1)], 2), (&[(101, 3), (40, 1)], 1)] {
             let mut dealer = Dealer::new(datasets, &LoaderOptions { method, ..options(7, rank, 3) }, None).unwrap();
-            let mut known: Vec<(WindowId, Vec<Spot>)> = Vec::new();
+            let mut known: Vec<(WindowId, Vec<u64>)> = Vec::new();
             for _ in 0..5 {
                 let Dealt::Batch { samples, .. } = dealer.next() else { break };
                 for spot in samples {
                     let window = spot.window.unwrap();
                     if !known.iter().any(|(id, _)| *id == window) {
-                        known.push((window, dealer.of_window(window).unwrap().spots));
+                        known.push((window, dealer.of_window(window, 1000).numbers));
                     }
                     let (_, left) = known.iter_mut().find(|(id, _)| *id == window).unwrap();
-                    let at = left.iter().position(|other| *other == spot).expect("it is in its window");
+                    let at = left.iter().position(|other| *other == spot.id.number).expect("it is in its window");
                     left.remove(at);
                 }
             }
             let dealt = dealer.dealt();
             for (window, left) in &known {
-                let coming = dealer.of_window(*window).unwrap();
-                assert!(left.is_empty() || left.iter().all(|spot| coming.spots.contains(spot)), "{window:?}");
+                let coming = dealer.of_window(*window, 1000);
+                assert!(left.iter().all(|number| coming.numbers.contains(number)), "{window:?}");
                 assert_eq!(left.is_empty(), coming.last < dealt, "{window:?}");
             }
         }
         let mut dealer = Dealer::new(&[(101, 1)], &options(7, 0, 1), None).unwrap();
         let Dealt::Batch { samples, .. } = dealer.next() else { panic!() };
         assert!(samples.iter().all(|spot| spot.window.is_none()), "a full shuffle has none");
+    }
+
+    #[test]
+    fn of_a_window_no_more_is_seen_than_was_asked_for() {
+        let method = Method::Blocks { samples: 10, blocks: 5 };
+        let mut dealer = Dealer::new(&[(100, 1)], &LoaderOptions { method, ..options(7, 0, 1) }, None).unwrap();
+        let Dealt::Batch { samples, .. } = dealer.next() else { panic!() };
+        let window = samples[0].window.unwrap();
+        let coming = |most| dealer.of_window(window, most);
+        assert_eq!((coming(50).seen, coming(50).numbers.len(), coming(50).last), (Seen::Whole, 50, 49));
+        let short = Coming { numbers: Vec::new(), last: 49, after: None, seen: Seen::More };
+        assert_eq!(coming(49), short);
+        assert_eq!(coming(9), Coming { last: 9, ..short });
+    }
+
+    #[test]
+    fn samples_that_are_dropped_are_in_no_window() {
+        let method = Method::Blocks { samples: 10, blocks: 1 };
+        let options = LoaderOptions { method, last: LastBatch::Drop, ..options(8, 0, 1) };
+        let mut dealer = Dealer::new(&[(25, 1)], &options, None).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let Dealt::Batch { samples, .. } = dealer.next() else { panic!() };
+            let window = samples.last().unwrap().window.unwrap();
+            let coming = dealer.of_window(window, 1000);
+            seen.push((coming.last, coming.after.is_some()));
+        }
+        // Of the third window four come, which begins in the last batch.
+        assert_eq!(seen[2], (23, false));
+        assert!(matches!(dealer.next(), Dealt::EpochEnd { .. }));
+    }
+
+    #[test]
+    fn small_windows_and_endless_ones_are_told_before_anybody_looks_for_their_end() {
+        let told = |batch, (samples, blocks), size, datasets: &[(u64, u32)]| {
+            apart_of(&LoaderOptions { method: Method::Blocks { samples, blocks }, ..options(batch, 0, size) }, datasets)
+        };
+        let long = Some(Apart::TooLong { samples: AHEAD_MAX });
+        assert_eq!(told(64, (16, 4), 1, &[(1 << 20, 1)]), [None]);
+        assert_eq!(told(65, (16, 4), 1, &[(1 << 20, 1)]), [Some(Apart::Spans)]);
+        assert_eq!(told(33, (16, 4), 2, &[(1 << 20, 1)]), [Some(Apart::Spans)]);
+        assert_eq!(told(64, (16, 4), 1, &[(5, 1)]), [None], "all of it is one window");
+        assert_eq!(told(64, (u64::MAX, 1), 1, &[(1 << 21, 1)]), [long]);
+        assert_eq!(told(64, (u64::MAX, 1), 2, &[(1 << 21, 1)]), [None]);
+        // Half a batch is of the second, which ends within half a batch.
+        assert_eq!(
+            told(64, (16, 4), 1, &[(1000, 1), (20, 1), (1000, 0)]),
+            [None, Some(Apart::Spans), long],
+            "never comes"
+        );
+        assert_eq!(told(64, (100, 10), 1, &[(5000, 10_000), (5000, 1)]), [None, long]);
+        let any = told(64, (16, 4), u64::MAX, &[(1000, u32::MAX), (1000, u32::MAX)]);
+        assert_eq!(any, [Some(Apart::Spans); 2]);
+        assert_eq!(apart_of(&options(64, 0, 1), &[(5, 1), (6, 1)]), [None, None]);
     }
 
     #[test]

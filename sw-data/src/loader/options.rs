@@ -148,8 +148,9 @@ pub struct LoaderOptions {
     /// way share, until the last of these is ready. A block that decodes to more than [`LoaderOptions::memory_bytes`] is an error.
     ///
     /// With [`Method::Blocks`] also the bytes of a window, in host memory, of samples that lie in their objects as they are: it is
-    /// read as a whole, and the next one meanwhile into as many bytes again. Several datasets share it evenly. Samples of a window
-    /// that does not fit are read one by one, which [`LoaderStats::apart`](super::LoaderStats::apart) tells.
+    /// read as a whole, and the next one meanwhile into as many bytes again. What is kept of each sample, about 60 bytes, is counted
+    /// too. Several datasets share it evenly. Samples of a window that does not fit are read one by one, which
+    /// [`LoaderStats::apart`](super::LoaderStats::apart) tells.
     pub block_bytes: u64,
     /// The map function, which runs on the workers.
     pub map: Option<Arc<MapFn>>,

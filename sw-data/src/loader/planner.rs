@@ -19,7 +19,7 @@ use crate::samples::Place;
 /// The thread of the stage.
 pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
     let (mut turn, mut line) = (0, 0);
-    let mut windows = Windows::default();
+    let mut windows = Windows::new(&dealer);
     for seq in 0.. {
         let start = clock::now();
         let room = shared.out.wait_room(seq);
@@ -29,7 +29,10 @@ pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
         }
         match dealer.next() {
             Dealt::End => return shared.out.put(seq, Step::End),
-            Dealt::EpochEnd { epoch, after } => shared.out.put(seq, Step::EpochEnd { epoch, after }),
+            Dealt::EpochEnd { epoch, after } => {
+                windows.end_epoch();
+                shared.out.put(seq, Step::EpochEnd { epoch, after });
+            }
             Dealt::Batch { epoch, samples, after } => {
                 let now = Moment { shared, dealer: &dealer, epoch, after: &after };
                 match plan(&now, &mut windows, &samples, Head { seq, line, turn: &mut turn }) {
@@ -40,7 +43,7 @@ pub(super) fn run(shared: &Shared, mut dealer: Dealer) {
                     Ok(None) => return,
                     Err(error) => shared.out.put(seq, Step::Failed(error)),
                 }
-                windows.leave(&now, &samples, &mut turn);
+                windows.leave(&now, &mut turn);
             }
         }
     }
@@ -64,7 +67,7 @@ fn plan(
 ) -> Result<Option<Box<Job>>, LoadError> {
     let shared = now.shared;
     let mut spots = spots.to_vec();
-    shared.counts.quarantined.add(shared.bad.sift(&mut spots));
+    shared.counts.quarantined.add(shared.bad.sift(&mut spots, |spot| spot.id));
     let Head { seq, line, turn } = head;
     if !windows.enter(now, &spots, turn)? {
         return Ok(None);
@@ -151,7 +154,7 @@ fn source_of(shared: &Shared, windows: &Windows, job: &mut Job, spot: &Spot, pla
     }
     if place.row.is_none() {
         match windows.find(shared, spot) {
-            Some(Found::In { window, index, member }) if member.at.is_some() => {
+            Some(Found::In { window, index, .. }) => {
                 if !job.waits.iter().any(|known| Arc::ptr_eq(known, window)) {
                     job.waits.push(Arc::clone(window));
                 }
@@ -159,7 +162,7 @@ fn source_of(shared: &Shared, windows: &Windows, job: &mut Job, spot: &Spot, pla
                 return Ok(From::Window(Arc::clone(window), index));
             }
             Some(Found::Apart(why)) => shared.counts.apart(why),
-            Some(Found::In { .. }) | None => {}
+            None => {}
         }
         return Ok(From::Memory(0));
     }

@@ -38,6 +38,17 @@ struct State {
     reused: u64,
 }
 
+/// What memory is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    /// Bytes of it, at least.
+    pub(super) bytes: u64,
+    /// Bytes of it, at most: earlier memory may be larger than what is asked for.
+    pub(super) most: u64,
+    /// Bytes that whoever asks has beside it: they are in the budget too, until they are forgotten.
+    pub(super) beside: u64,
+}
+
 /// Whether to wait for memory within the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -91,14 +102,15 @@ impl Pool {
     /// # Errors
     /// [`LoadError::OverBudget`]; the engine's.
     pub(super) fn acquire(&self, bytes: u64, patience: Patience) -> Result<Option<Memory>, LoadError> {
-        self.acquire_within(bytes, u64::MAX, patience)
+        self.acquire_for(Ask { bytes, most: u64::MAX, beside: 0 }, patience)
     }
 
-    /// The same, and at most `most` bytes of it: earlier memory may be larger than what is asked for.
+    /// The same, by all of what is asked.
     ///
     /// # Errors
     /// As [`Pool::acquire`].
-    pub(super) fn acquire_within(&self, bytes: u64, most: u64, patience: Patience) -> Result<Option<Memory>, LoadError> {
+    pub(super) fn acquire_for(&self, ask: Ask, patience: Patience) -> Result<Option<Memory>, LoadError> {
+        let Ask { bytes, most, beside } = ask;
         let over = LoadError::OverBudget { need_bytes: bytes, budget_bytes: self.budget };
         let Some(size) = rounded(bytes) else { return Err(over) };
         // The rounding is ours, so it does not make a batch too large.
@@ -111,28 +123,36 @@ impl Pool {
             if state.closed {
                 return Ok(None);
             }
-            if let Some(memory) = take_fitting(&mut state.free, size, most) {
-                state.reused += 1;
-                return Ok(Some(memory));
-            }
-            while state.held + size > self.budget
+            let found = take_fitting(&mut state.free, size, most);
+            let more = if found.is_some() { beside } else { size.saturating_add(beside) };
+            while more > 0
+                && state.held.saturating_add(more) > self.budget
                 && let Some(other) = state.free.pop()
             {
                 state.held -= other.len();
                 drop(other);
             }
-            if state.held + size <= self.budget || patience == Patience::None {
-                state.held += size;
+            if more == 0 || state.held.saturating_add(more) <= self.budget || patience == Patience::None {
+                state.held = state.held.saturating_add(more);
+                if let Some(memory) = found {
+                    state.reused += 1;
+                    return Ok(Some(memory));
+                }
                 state.fresh += 1;
                 break;
             }
+            state.free.extend(found);
             if patience == Patience::Try {
                 return Ok(None);
             }
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        self.allocate(size).map(Some)
+        let memory = self.allocate(size).map(Some);
+        if memory.is_err() {
+            self.forget(beside);
+        }
+        memory
     }
 
     /// Memory in place of as much that will never come back: not a byte more, so that nobody waits for what it took. `None` once
@@ -278,8 +298,8 @@ mod tests {
         let pool = pool(8 * MIB);
         let large = acquire(&pool, 8 * MIB);
         pool.put(large);
-        let least = |most| pool.acquire_within(4 * MIB, most, Patience::Try).unwrap().unwrap();
-        let small = least(8 * MIB - 1);
+        let least = |most| pool.acquire_for(Ask { bytes: 4 * MIB, most, beside: 0 }, Patience::Try);
+        let small = least(8 * MIB - 1).unwrap().unwrap();
         assert_eq!((small.len(), pool.used().held_bytes), (4 * MIB, 4 * MIB), "the large one went");
         drop(small);
         let instead = pool.instead(4 * MIB).unwrap().unwrap();
@@ -287,6 +307,23 @@ mod tests {
         pool.put(instead);
         pool.close();
         assert!(pool.instead(4 * MIB).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_lies_beside_memory_is_in_the_budget_until_it_is_forgotten() {
+        let pool = pool(8 * MIB);
+        let with = |beside| pool.acquire_for(Ask { bytes: 4 * MIB, most: 4 * MIB, beside }, Patience::Try).unwrap();
+        let first = with(MIB).unwrap();
+        assert!(with(0).is_none(), "a MiB is missing");
+        pool.put(first);
+        assert!(with(4 * MIB).is_none());
+        assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 0, held_bytes: 5 * MIB }, "it is still free");
+        pool.forget(MIB);
+        let again = with(4 * MIB).unwrap();
+        assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 1, held_bytes: 8 * MIB });
+        pool.put(again);
+        pool.forget(4 * MIB);
+        assert!(with(0).is_some());
     }
 
     #[test]

@@ -407,6 +407,7 @@ impl Reader {
             let why = Why::Stuck { what, after: self.shared.options.deadline };
             lost.extend(job.runs.iter().map(|run| (run.at..run.at + run.extent.len, why.clone())));
         }
+        self.shared.counts.windows.add(u64::from(buffer.is_some()));
         window.land(buffer, lost);
         for waiting in self.waiting.remove(&job.turn).unwrap_or_default() {
             self.ended(waiting);

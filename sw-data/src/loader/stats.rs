@@ -13,7 +13,6 @@ use straightway::DataPath;
 
 use super::{
     clock,
-    deal::Spot,
     error::{BadSample, LoadError, SampleId},
     options::OnBad,
     pool::MemoryUse,
@@ -36,17 +35,18 @@ pub enum Apart {
     Device,
     /// The window does not fit into its share of [`LoaderOptions::block_bytes`](super::LoaderOptions::block_bytes).
     TooLarge {
-        /// Bytes of memory that it needs: the most of all such windows.
+        /// Bytes of memory that it needs, at least: the most of all such windows.
         need_bytes: u64,
         /// Bytes that it may have.
         max_bytes: u64,
     },
-    /// The window's samples are not all among so many next ones.
+    /// The window's samples are not all among so many next ones of this rank.
     TooLong {
         /// How many.
         samples: u64,
     },
-    /// A batch has samples of more windows than may be held at once.
+    /// A batch has samples of more windows of a dataset than may be held at once, or takes more of a dataset than this rank gets
+    /// of a window. What lies together in such a batch is read together.
     Spans,
     /// Most samples that this rank takes out of the window are not so near others that they are read in one piece: reading them
     /// to their batches is as fast, and copies nothing.
@@ -61,10 +61,13 @@ impl std::fmt::Display for Apart {
             Self::Device => write!(f, "batches land in device memory: windows are read into the host"),
             Self::TooLarge { need_bytes, max_bytes } => write!(
                 f,
-                "a window needs {need_bytes} bytes and may have {max_bytes}; make windows smaller or raise block_bytes"
+                "a window needs {need_bytes} bytes or more and may have {max_bytes}; make windows smaller or raise block_bytes"
             ),
             Self::TooLong { samples } => write!(f, "a window ends more than {samples} samples ahead; make it smaller"),
-            Self::Spans => write!(f, "a batch has samples of more windows than are held at once; make windows larger"),
+            Self::Spans => write!(
+                f,
+                "a batch has more samples than a window, or of more windows than are held at once; make windows larger"
+            ),
             Self::Alone => {
                 write!(f, "most samples of the window are not near enough to others to be read in one piece")
             }
@@ -91,11 +94,12 @@ pub struct LoaderStats {
     pub assembled_bytes: u64,
     /// Blocks decoded.
     pub blocks: u64,
-    /// Windows of a block shuffle that were read as a whole.
+    /// Windows of a block shuffle that were read as a whole, the reads that failed aside.
     pub windows: u64,
     /// Samples that batches take out of them, batches that are planned included.
     pub window_samples: u64,
     /// Samples of a block shuffle that are read with their batches instead, batches that are planned included: why, and how many.
+    /// Samples of decoded blocks are in neither of the two.
     pub apart: Vec<(Apart, u64)>,
     /// Objects opened.
     pub opens: u64,
@@ -253,11 +257,11 @@ impl BadBook {
     }
 
     /// Takes those out that are not to be read; tells how many.
-    pub(super) fn sift(&self, samples: &mut Vec<Spot>) -> u64 {
+    pub(super) fn sift<T>(&self, samples: &mut Vec<T>, id: impl Fn(&T) -> SampleId) -> u64 {
         let book = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = samples.len();
         if !book.avoided.is_empty() {
-            samples.retain(|spot| !book.avoided.contains(&spot.id));
+            samples.retain(|sample| !book.avoided.contains(&id(sample)));
         }
         (before - samples.len()) as u64
     }

@@ -9,6 +9,7 @@
 //! unit of memory. There are two at most, one that samples are taken from and one that is read meanwhile.
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     sync::{Arc, OnceLock},
 };
@@ -17,15 +18,18 @@ use straightway::{Buffer, Destination, Memory};
 
 use super::{
     clock,
-    deal::{AHEAD_MAX, Coming, Dealer, LoaderState, Spot, WindowId},
+    deal::{AHEAD_MAX, Coming, Dealer, LoaderState, Seen, Spot, WindowId},
     error::{LoadError, SampleId, Why},
     plan::{Job, Key, Owner, Piece, Placing, Run, owners_of, place},
     planner::locate,
-    pool::{Patience, Pool},
+    pool::{Ask, Patience, Pool},
     shared::Shared,
     stats::Apart,
 };
 use crate::samples::Place;
+
+/// Samples of a window whose places are asked for at once: 64 Ki, of which places are 4 MiB.
+const ASK_MAX: usize = 64 << 10;
 
 /// A window of which samples of this rank are read together.
 pub(super) struct Window {
@@ -35,15 +39,17 @@ pub(super) struct Window {
     members: Vec<Member>,
     landed: OnceLock<Landed>,
     home: Arc<Pool>,
+    /// Bytes that it has beside those that are read.
+    beside: u64,
 }
 
-/// A sample of a window.
+/// A sample that is read with its window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
     number: u64,
     pub(super) place: Place,
-    /// Where its bytes are in the window's memory; `None`: it is not read with the window.
-    pub(super) at: Option<u64>,
+    /// Where its bytes are in the window's memory.
+    at: u64,
 }
 
 /// What became of the reads.
@@ -75,7 +81,11 @@ impl Window {
     pub(super) fn sample(&self, index: usize) -> Result<&[u8], Why> {
         let landed = self.landed.get().ok_or(Why::GivenUp)?;
         let member = self.members.get(index).ok_or(Why::GivenUp)?;
-        let at = member.at.ok_or(Why::GivenUp)?;
+        let at = member.at;
+        if member.place.extent.len == 0 {
+            // Nothing is read for it.
+            return Ok(&[]);
+        }
         if let Some((_, why)) = landed.lost.iter().find(|(range, _)| range.contains(&at)) {
             return Err(why.clone());
         }
@@ -89,12 +99,12 @@ impl Drop for Window {
         if let Some(Landed { buffer: Some(buffer), .. }) = self.landed.take() {
             self.home.put(Memory::from(buffer));
         }
+        self.home.forget(self.beside);
     }
 }
 
 /// What is known of a window that is not over.
 struct Known {
-    id: WindowId,
     how: How,
     /// The number of its last sample, in the order in which they are dealt.
     last: u64,
@@ -103,7 +113,7 @@ struct Known {
 }
 
 enum How {
-    /// It is read, or being read, into so many bytes of memory: a device that keeps it gets as many others for it.
+    /// It is read, or being read, with so many bytes of memory in all: a device that keeps some gets as many others for it.
     Together { window: Arc<Window>, bytes: u64 },
     /// Planned, but there is no memory for it yet.
     Draft(Box<Draft>),
@@ -115,14 +125,16 @@ enum How {
 struct Draft {
     members: Vec<Member>,
     runs: Vec<Run>,
-    owners: Vec<Owner>,
     room: u64,
 }
 
 /// The windows of the planner. See the module documentation.
-#[derive(Default)]
 pub(super) struct Windows {
-    known: Vec<Known>,
+    known: BTreeMap<WindowId, Known>,
+    /// Those of the batch that was entered last.
+    touched: Vec<WindowId>,
+    /// By dataset: why none of its windows is read as a whole.
+    apart: Vec<Option<Apart>>,
 }
 
 /// What there is of a sample.
@@ -140,15 +152,33 @@ pub(super) struct Moment<'a> {
 }
 
 impl Windows {
+    /// Those of what a dealer deals out.
+    pub(super) fn new(dealer: &Dealer) -> Self {
+        Self { known: BTreeMap::new(), touched: Vec::new(), apart: dealer.apart().to_vec() }
+    }
+
+    fn apart(&self, dataset: u32) -> Option<Apart> {
+        *usize::try_from(dataset).ok().and_then(|dataset| self.apart.get(dataset))?
+    }
+
     /// Sees to it that the windows of a batch are read or being read, as far as they can be; `false` if everything ends.
     pub(super) fn enter(&mut self, now: &Moment<'_>, spots: &[Spot], turn: &mut u64) -> Result<bool, LoadError> {
+        self.touched.clear();
         if now.shared.options.into != Destination::Host {
             return Ok(true);
         }
-        let mut before = None;
         for window in spots.iter().filter_map(|spot| spot.window) {
             // Most have the same as the one before.
-            if before.replace(window) != Some(window) && !self.load(now, window, turn, Patience::Wait)? {
+            if self.touched.last() != Some(&window) && self.apart(window.dataset).is_none() {
+                self.touched.push(window);
+            }
+        }
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        for at in 0..self.touched.len() {
+            if let Some(&window) = self.touched.get(at)
+                && !self.load(now, window, turn, Patience::Wait)?
+            {
                 return Ok(false);
             }
         }
@@ -156,54 +186,63 @@ impl Windows {
     }
 
     /// Lets go of windows that are over after a batch, and begins to read the next ones if there is memory.
-    pub(super) fn leave(&mut self, now: &Moment<'_>, spots: &[Spot], turn: &mut u64) {
-        self.known.retain(|known| known.last >= now.dealer.dealt());
-        let mut nexts: Vec<WindowId> = Vec::new();
-        for known in self.known.iter().filter(|known| spots.iter().any(|spot| spot.window == Some(known.id))) {
-            nexts.extend(known.after.filter(|after| !nexts.contains(after)));
-        }
+    pub(super) fn leave(&mut self, now: &Moment<'_>, turn: &mut u64) {
+        self.known.retain(|_, known| known.last >= now.dealer.dealt());
+        let nexts: Vec<WindowId> = self.touched.iter().filter_map(|id| self.known.get(id)?.after).collect();
         for window in nexts {
             // What fails is tried again, and told, once a batch needs it.
             let _ = self.load(now, window, turn, Patience::Try);
         }
     }
 
-    /// Where a sample of a batch is in its window, or why it is not read with one. `None` for samples of other orders.
+    /// The epoch is over: what is left of its windows never comes.
+    pub(super) fn end_epoch(&mut self) {
+        self.known.clear();
+        self.touched.clear();
+    }
+
+    /// Where a sample of a batch is in its window, or why it is not read with one. `None` for samples of other orders, and for
+    /// those whose place is to be asked for first.
     pub(super) fn find(&self, shared: &Shared, spot: &Spot) -> Option<Found<'_>> {
         let id = spot.window?;
         if shared.options.into != Destination::Host {
             return Some(Found::Apart(Apart::Device));
         }
-        match &self.known.iter().find(|known| known.id == id)?.how {
-            How::Together { window, .. } => {
-                window.member(spot.id.number).map(|(index, member)| Found::In { window, index, member })
-            }
+        if let Some(why) = self.apart(id.dataset) {
+            return Some(Found::Apart(why));
+        }
+        match &self.known.get(&id)?.how {
+            How::Together { window, .. } => match window.member(spot.id.number) {
+                Some((index, member)) => Some(Found::In { window, index, member }),
+                None => Some(Found::Apart(Apart::Unknown)),
+            },
             How::Apart(why) => Some(Found::Apart(*why)),
             How::Draft(_) => None,
         }
     }
 
+    /// Bytes that the windows of a dataset hold.
+    fn held(&self, dataset: u32) -> u64 {
+        let first = WindowId { dataset, epoch: 0, start: 0 };
+        let of_it = self.known.range(first..).take_while(|(id, _)| id.dataset == dataset);
+        of_it.map(|(_, known)| known.bytes()).fold(0, u64::saturating_add)
+    }
+
     /// Begins to read a window unless that was decided already; `false` if everything ends.
     fn load(&mut self, now: &Moment<'_>, id: WindowId, turn: &mut u64, patience: Patience) -> Result<bool, LoadError> {
-        let at = match self.known.iter().position(|known| known.id == id) {
-            Some(at) => at,
-            None => {
-                let start = clock::now();
-                self.known.push(decide(now, id));
-                now.shared.counts.planning.since(start);
-                self.known.len() - 1
-            }
-        };
-        let held: u64 = self.known.iter().filter(|known| known.id.dataset == id.dataset).map(Known::bytes).sum();
-        let Some(known) = self.known.get_mut(at) else { return Ok(true) };
+        let held = self.held(id.dataset);
+        let known = self.known.entry(id).or_insert_with(|| {
+            let start = clock::now();
+            let known = decide(now, id);
+            now.shared.counts.planning.since(start);
+            known
+        });
         let How::Draft(draft) = &known.how else { return Ok(true) };
-        let pool = &now.shared.windows;
-        let need = if draft.room == 0 { 0 } else { Pool::size_of(draft.room).unwrap_or(u64::MAX) };
+        let (pool, max) = (&now.shared.windows, now.shared.window_max());
         // Of its dataset's share of the budget, and no more, even if earlier memory is larger than what is needed: the shares of
         // all datasets fill the budget, so whoever keeps to its own waits only for windows that are over, and they end by themselves.
-        let left = now.shared.window_max().saturating_mul(2).saturating_sub(held);
-        let most = left.min(now.shared.window_max());
-        if need > most {
+        let left = max.saturating_mul(2).saturating_sub(held).min(max);
+        if draft.bytes() > left {
             if patience == Patience::Wait {
                 // It would wait for what this very batch needs.
                 known.how = How::Apart(Apart::Spans);
@@ -211,29 +250,42 @@ impl Windows {
             return Ok(true);
         }
         let start = clock::now();
-        let memory = if draft.room == 0 { None } else { pool.acquire_within(draft.room, most, patience)? };
+        let beside = if draft.room == 0 { 0 } else { draft.beside() };
+        let ask = Ask { bytes: draft.room, most: left.saturating_sub(beside), beside };
+        let memory = if draft.room == 0 { None } else { pool.acquire_for(ask, patience)? };
         now.shared.counts.planning_held.since(start);
         if memory.is_none() && draft.room > 0 {
             // Not now, or never again.
             return Ok(patience == Patience::Try);
         }
         let How::Draft(draft) = std::mem::replace(&mut known.how, How::Apart(Apart::Spans)) else { return Ok(true) };
-        let bytes = memory.as_ref().map_or(0, Memory::len);
-        let Draft { members, runs, owners, room } = *draft;
-        let window =
-            Arc::new(Window { turn: *turn, members, landed: OnceLock::new(), home: Arc::clone(&now.shared.windows) });
+        let bytes = memory.as_ref().map_or(0, Memory::len).saturating_add(draft.beside());
+        let Draft { members, runs, room } = *draft;
+        let window = Arc::new(Window { turn: *turn, members, landed: OnceLock::new(), home: Arc::clone(pool), beside });
         known.how = How::Together { window: Arc::clone(&window), bytes };
         let Some(memory) = memory else {
             window.land(None, Vec::new());
             return Ok(true);
         };
         let mut job = Box::new(Job::new(0, *turn, now.epoch, now.after.clone()));
-        (job.runs, job.owners, job.room, job.memory) = (runs, owners, room, Some(memory));
+        (job.runs, job.room, job.memory) = (runs, room, Some(memory));
         job.reads = Some((window, Vec::new()));
         *turn += 1;
-        now.shared.counts.windows.add(1);
         now.shared.inbox.job(job);
         Ok(true)
+    }
+}
+
+impl Draft {
+    /// Bytes of what is known of its samples and reads: of many small samples they are most of it.
+    fn beside(&self) -> u64 {
+        (std::mem::size_of_val(&self.members[..]) + std::mem::size_of_val(&self.runs[..])) as u64
+    }
+
+    /// Bytes of memory that it needs.
+    fn bytes(&self) -> u64 {
+        let memory = if self.room == 0 { 0 } else { Pool::size_of(self.room).unwrap_or(u64::MAX) };
+        memory.saturating_add(self.beside())
     }
 }
 
@@ -248,63 +300,93 @@ impl Known {
 
 /// Whether a window is to be read as a whole.
 fn decide(now: &Moment<'_>, id: WindowId) -> Known {
-    let Some(Coming { mut spots, last, after }) = now.dealer.of_window(id) else {
-        let last = now.dealer.dealt().saturating_add(AHEAD_MAX);
-        return Known { id, how: How::Apart(Apart::TooLong { samples: AHEAD_MAX }), last, after: None };
+    let max_bytes = now.shared.window_max();
+    let each = std::mem::size_of::<Member>() as u64;
+    let most = max_bytes / each;
+    let Coming { mut numbers, last, after, seen } =
+        now.dealer.of_window(id, usize::try_from(most).unwrap_or(usize::MAX));
+    let draft = match seen {
+        Seen::Whole => {
+            now.shared.bad.sift(&mut numbers, |number| SampleId { dataset: id.dataset, number: *number });
+            draft(now.shared, id.dataset, numbers)
+        }
+        Seen::More => Err(Apart::TooLarge { need_bytes: (most + 1).saturating_mul(each), max_bytes }),
+        Seen::Long => Err(Apart::TooLong { samples: AHEAD_MAX }),
     };
-    now.shared.bad.sift(&mut spots);
-    let how = match draft(now.shared, spots) {
+    let how = match draft {
         Ok(draft) => How::Draft(Box::new(draft)),
         Err(why) => How::Apart(why),
     };
-    Known { id, how, last, after }
+    Known { how, last, after }
 }
 
 /// Plans the reads of a window.
-fn draft(shared: &Shared, mut spots: Vec<Spot>) -> Result<Draft, Apart> {
-    spots.sort_unstable_by_key(|spot| spot.id.number);
-    let ids: Vec<SampleId> = spots.iter().map(|spot| spot.id).collect();
-    // What is wrong with the table is told by the batch that asks it.
-    let places = locate(shared, &ids).map_err(|_| Apart::Unknown)?;
-    let mut members: Vec<Member> =
-        ids.iter().zip(places).map(|(id, place)| Member { number: id.number, place, at: None }).collect();
+fn draft(shared: &Shared, dataset: u32, mut numbers: Vec<u64>) -> Result<Draft, Apart> {
+    numbers.sort_unstable();
+    let mut members = members_of(shared, dataset, &numbers)?;
+    drop(numbers);
     let mut pieces = Vec::with_capacity(members.len());
-    let mut last: Option<(Key, u64)> = None;
-    for (index, (member, id)) in (0u32..).zip(members.iter().zip(&ids)) {
-        let Place { object, extent, row, .. } = member.place;
-        let key = Key { dataset: id.dataset, object };
-        let object_len = match last {
-            Some((known, len)) if known == key => Some(len),
-            _ => shared.entry(key).ok().map(|entry| entry.len),
-        };
-        last = object_len.map(|len| (key, len));
-        let inside = extent.offset.checked_add(extent.len).zip(object_len).is_some_and(|(end, len)| end <= len);
-        if row.is_none() && inside && extent.len > 0 {
-            pieces.push(Piece { key, extent, owner: Owner::Item(index) });
+    for (index, Member { place: Place { object, extent, .. }, .. }) in (0u32..).zip(&members) {
+        if extent.len > 0 {
+            let key = Key { dataset, object: *object };
+            pieces.push(Piece { key, extent: *extent, owner: Owner::Item(index) });
         }
     }
     let (gap_bytes, join_bytes) = (shared.options.gap_bytes, shared.options.join_bytes);
     let placing = Placing::Joined { gap_bytes, join_bytes };
-    let (runs, owners, room) = place(&mut pieces, placing).ok_or(Apart::Unknown)?;
+    let (mut runs, owners, room) = place(&mut pieces, placing).ok_or(Apart::Unknown)?;
     let alone = runs.iter().filter(|run| run.owners.1 - run.owners.0 == 1).count();
     if alone * 2 > pieces.len() {
         return Err(Apart::Alone);
-    }
-    let memory = if room == 0 { 0 } else { Pool::size_of(room).unwrap_or(u64::MAX) };
-    // Places are memory too, of many small samples most of it.
-    let need_bytes = memory.saturating_add(std::mem::size_of_val(&members[..]) as u64);
-    let max_bytes = shared.window_max();
-    if need_bytes > max_bytes {
-        return Err(Apart::TooLarge { need_bytes, max_bytes });
     }
     for run in &runs {
         for owner in owners_of(&owners, run) {
             if let Owner::Item(index) = owner
                 && let Some(member) = usize::try_from(*index).ok().and_then(|index| members.get_mut(index))
             {
-                member.at = Some(run.at + (member.place.extent.offset - run.extent.offset));
+                member.at = run.at + (member.place.extent.offset - run.extent.offset);
             }
         }
     }
-    Ok(Draft { members, runs, owners, room })
+    runs.shrink_to_fit();
+    let draft = Draft { members, runs, room };
+    let (need_bytes, max_bytes) = (draft.bytes(), shared.window_max());
+    if need_bytes > max_bytes { Err(Apart::TooLarge { need_bytes, max_bytes }) } else { Ok(draft) }
+}
+
+/// The samples that can be read with their window, without where. What does not fit is summed up, so that it can be told, and not
+/// kept.
+fn members_of(shared: &Shared, dataset: u32, numbers: &[u64]) -> Result<Vec<Member>, Apart> {
+    let (mut members, mut need_bytes, max_bytes) = (Vec::new(), 0u64, shared.window_max());
+    let mut last: Option<(u32, u64)> = None;
+    for numbers in numbers.chunks(ASK_MAX) {
+        let ids: Vec<SampleId> = numbers.iter().map(|number| SampleId { dataset, number: *number }).collect();
+        // What is wrong with the table is told by the batch that asks it.
+        for (id, place) in ids.iter().zip(locate(shared, &ids).map_err(|_| Apart::Unknown)?) {
+            let Place { object, extent, row, .. } = place;
+            let object_len = match last {
+                Some((known, len)) if known == object => Some(len),
+                _ => shared.entry(Key { dataset, object }).ok().map(|entry| entry.len),
+            };
+            last = object_len.map(|len| (object, len));
+            let inside = extent.offset.checked_add(extent.len).zip(object_len).is_some_and(|(end, len)| end <= len);
+            if row.is_some() || !inside {
+                continue;
+            }
+            let more = extent.len.saturating_add(std::mem::size_of::<Member>() as u64);
+            need_bytes = need_bytes.saturating_add(more);
+            if need_bytes <= max_bytes {
+                members.push(Member { number: id.number, place, at: 0 });
+            } else {
+                members = Vec::new();
+            }
+        }
+    }
+    members.shrink_to_fit();
+    match (need_bytes > max_bytes, members.is_empty()) {
+        (true, _) => Err(Apart::TooLarge { need_bytes, max_bytes }),
+        // Decoded blocks, or nothing that is where the table says.
+        (false, true) => Err(Apart::Unknown),
+        (false, false) => Ok(members),
+    }
 }

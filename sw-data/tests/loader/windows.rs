@@ -10,7 +10,8 @@ use std::{
 use straightway::ErrorKind;
 use sw_data::{
     loader::{
-        Apart, Dataset, Layout, LoadError, Loader, LoaderOptions, LoaderState, LoaderStats, Next, OnBad, PadTo, Verify, Why,
+        Apart, Dataset, LastBatch, Layout, LoadError, Loader, LoaderOptions, LoaderState, LoaderStats, Next, OnBad,
+        PadTo, Verify, Why,
     },
     order::{Method, Sampler, Tail, World},
 };
@@ -139,15 +140,59 @@ fn a_window_that_does_not_fit_is_told_and_its_samples_are_read_with_their_batche
 #[test]
 fn a_batch_of_more_windows_than_may_be_held_does_not_wait_for_itself() {
     let set = Set::usual();
-    // A window of 10 samples needs 192 KiB, and two may be held.
-    let mut options = in_blocks(50, 5, 2);
-    options.block_bytes = 256 << 10;
-    let loader = set.loader(options);
+    // A batch has samples of six windows of ten: what lies together in it is read together anyway.
+    let loader = set.loader(in_blocks(50, 5, 2));
     assert_eq!(set.epoch(&loader).len(), 400);
     let stats = loader.stats();
-    assert!(stats.windows > 0 && stats.window_samples > 0, "{stats:?}");
-    let [(Apart::Spans, apart)] = stats.apart[..] else { panic!("{:?}", stats.apart) };
-    assert_eq!(apart + stats.window_samples, 400);
+    assert_eq!((&stats.apart[..], stats.windows, stats.assembled_bytes), (&[(Apart::Spans, 400)][..], 0, 0));
+    assert!(stats.reads < 150, "{} reads", stats.reads);
+    // Windows are as large as batches, but there is memory for one and a half.
+    let sets = [Set::usual(), Set::usual()];
+    let mut options = in_blocks(20, 5, 2);
+    options.block_bytes = 512 << 10;
+    let datasets = sets.iter().map(|set| Dataset::new(set.table()));
+    let loader = Loader::new(&sets[0].engine, datasets.collect(), options, None).unwrap();
+    for _ in 0..60 {
+        let Next::Batch(batch) = loader.next_within(Duration::from_secs(20)).unwrap() else {
+            panic!("{:?}", loader.stats())
+        };
+        assert_eq!(batch.len(), 20);
+    }
+    assert!(loader.stats().windows > 0, "{:?}", loader.stats());
+}
+
+#[test]
+fn windows_of_many_small_samples_are_told_before_they_take_memory() {
+    // A sample of a byte has a place of 56 and more, half a MiB of them.
+    let set = Set::new(1, 9000, |_| 1);
+    let mut options = in_blocks(64, 100, 90);
+    options.block_bytes = 128 << 10;
+    let loader = set.loader(options.clone());
+    assert_eq!(set.epoch(&loader).len(), 9000);
+    let [(Apart::TooLarge { need_bytes, max_bytes: 131_072 }, apart)] = loader.stats().apart[..] else { panic!() };
+    assert!((131_073..500_000).contains(&need_bytes), "counting ends where it is clear: {need_bytes}");
+    assert_eq!(apart + loader.stats().window_samples, 9000);
+    options.block_bytes = 2 << 20;
+    let loader = set.loader(options);
+    assert_eq!(set.epoch(&loader).len(), 9000);
+    all_together(&loader.stats());
+}
+
+#[test]
+fn windows_of_dropped_samples_are_not_read_and_the_next_epoch_has_its_own() {
+    let set = Set::usual();
+    let mut options = in_blocks(64, 16, 5);
+    // Six batches of an epoch of five windows; 16 samples of the last one are dropped.
+    (options.last, options.epochs, options.block_bytes) = (LastBatch::Drop, 4, 3 << 20);
+    let loader = set.loader(options);
+    let mut samples = 0;
+    for _ in 0..4 {
+        samples += set.epoch(&loader).len();
+    }
+    assert_eq!(samples, 4 * 384);
+    let stats = loader.stats();
+    all_together(&stats);
+    assert_eq!(stats.windows, 4 * 5);
 }
 
 #[test]
@@ -186,6 +231,14 @@ fn memory_stays_in_its_budgets_and_is_used_again() {
     assert!(most <= (4 << 20) + 2 * ((2 << 20) + 16_000), "{most} bytes were held");
     // 20 windows and 63 batches, of memory that is used again.
     assert!(stats.memory.fresh <= 16, "{:?}", stats.memory);
+}
+
+#[test]
+fn windows_of_nothing_give_empty_samples() {
+    let set = Set::new(2, 40, |number| if number < 40 { 0 } else { number % 2 });
+    let loader = set.loader(in_blocks(8, 20, 2));
+    assert_eq!(set.epoch(&loader).len(), 80);
+    all_together(&loader.stats());
 }
 
 #[test]
@@ -389,7 +442,8 @@ fn datasets_whose_windows_differ_in_size_do_not_wait_for_each_other() {
 
 #[test]
 fn whatever_the_bounds_are_every_sample_comes_once() {
-    let set = Set::new(5, 80, |number| 40 + number * 7919 % 9000);
+    // Some are empty.
+    let set = Set::new(5, 80, |number| if number % 9 == 4 { 0 } else { 40 + number * 7919 % 9000 });
     let mut among = numbers_from(3);
     for round in 0..80 {
         let mut options = in_blocks(u32::try_from(among(1, 60)).unwrap(), among(1, 50), among(1, 12));
