@@ -390,3 +390,94 @@ fn members_of(shared: &Shared, dataset: u32, numbers: &[u64]) -> Result<Vec<Memb
         (false, false) => Ok(members),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+    use crate::{
+        formats::Extent,
+        loader::{LoaderOptions, deal::Dealt, shared::Mail, source::AnySamples},
+        order::Method,
+        samples::{Format, ObjectEntry},
+        table::Table,
+    };
+
+    /// Samples of one length in one object, which nobody opens.
+    fn table(len: u64) -> Arc<dyn AnySamples> {
+        let place = |number| {
+            let extent = Extent { offset: number * len, len };
+            Place { object: 0, extent, row: None, crc32c: None }
+        };
+        let entry = ObjectEntry {
+            uri: "/nowhere".to_owned(),
+            len: 2000 * len,
+            version: String::new(),
+            format: Format::Tar,
+            coding: String::new(),
+        };
+        Arc::new(Table::new(vec![entry], (0..2000).map(place).collect()).unwrap())
+    }
+
+    /// A planner whose windows are read at once and let go of late. When it waits for memory, all windows that are over are let go
+    /// of: that must be enough.
+    fn deal_out(seed: u64) {
+        let mut word = seed;
+        let mut among = |least: u64, most: u64| {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            least + (word >> 33) % (most - least + 1)
+        };
+        let weights = [(); 3].map(|()| u32::try_from(among(1, 8)).unwrap());
+        let options = LoaderOptions {
+            method: Method::Blocks { samples: 2, blocks: 4 },
+            batch: u32::try_from(among(3, 8) * 8).unwrap(),
+            block_bytes: 24 << 16,
+            seed,
+            ..LoaderOptions::default()
+        };
+        let tables = weights.map(|_| table(among(19_000, 62_000)));
+        let mut dealer = Dealer::new(&weights.map(|weight| (2000, weight)), &options, None).unwrap();
+        let engine = straightway::Engine::builder().build().unwrap();
+        let shared = Shared::new(&engine, tables.to_vec(), options, dealer.state());
+        let (mut windows, mut turn, mut late) = (Windows::new(&dealer), 0, Vec::new());
+        // As if batches of many windows were none to give up at once: so more of them are held.
+        windows.apart = vec![None; 3];
+        for _ in 0..100 {
+            let Dealt::Batch { epoch, samples, after } = dealer.next() else { panic!("a mixture ended") };
+            let now = Moment { shared: &shared, dealer: &dealer, epoch, after: &after };
+            std::thread::scope(|scope| {
+                let (done, told) = mpsc::channel();
+                let (windows, turn, samples, now) = (&mut windows, &mut turn, &samples, &now);
+                scope.spawn(move || {
+                    assert!(windows.enter(now, samples, turn).unwrap(), "it ended");
+                    windows.leave(now, turn);
+                    done.send(()).unwrap();
+                });
+                if told.recv_timeout(Duration::from_millis(15)).is_err() {
+                    late.clear();
+                    if told.recv_timeout(Duration::from_secs(10)).is_err() {
+                        shared.stop(None);
+                        panic!("seed {seed}: it waits for itself");
+                    }
+                }
+            });
+            assert!(shared.windows.used().held_bytes <= 48 << 16);
+            assert!((0..3).all(|dataset| windows.held(dataset) <= 2 * shared.window_max()));
+            let mut mail = Mail::default();
+            shared.inbox.take(&mut mail);
+            for mut job in mail.jobs {
+                let (window, _) = job.reads.take().unwrap();
+                window.land(job.memory.take().and_then(|memory| memory.into_buffer().ok()), Vec::new());
+                late.push(window);
+            }
+            late.retain(|_| among(0, 3) > 0);
+        }
+        assert!(turn > 50, "{turn} windows were read together");
+    }
+
+    #[test]
+    fn whatever_windows_datasets_have_none_waits_for_what_the_planner_holds() {
+        (4..9).for_each(deal_out);
+    }
+}
