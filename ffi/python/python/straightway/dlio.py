@@ -44,7 +44,11 @@ _FORMATS = {
 
 
 class StraightwayDataLoader(BaseDataLoader):
-    """Reads ahead by threads: as many batches as the processes of DLIO's torch loader would at `read_threads` and `prefetch_size`."""
+    """Reads `prefetch_size` batches ahead, at least 2, by threads; `read_threads` changes nothing.
+
+    DLIO's torch loader has as many for each of its processes. Threads need fewer, and what is read further ahead when all ranks
+    begin makes the second step of some of them wait.
+    """
 
     def __init__(self, format_type: Any, dataset_type: Any, epoch_number: int) -> None:
         super().__init__(format_type, dataset_type, epoch_number, DataLoaderType.PYTORCH)
@@ -64,7 +68,7 @@ class StraightwayDataLoader(BaseDataLoader):
             self._loader = None
         if not files:
             return
-        ahead = _ahead(args.read_threads, args.prefetch_size)
+        ahead = max(args.prefetch_size, 2)
         batch_bytes = self.batch_size * int(args.record_length + args.record_length_stdev)
         # The order is a function of seed and epoch, the same on every rank.
         shuffle = args.sample_shuffle is not Shuffle.OFF or args.file_shuffle is not Shuffle.OFF
@@ -96,12 +100,6 @@ class StraightwayDataLoader(BaseDataLoader):
 
     def finalize(self) -> None:
         """Nothing: DLIO calls this after each epoch and goes on with the next. Reading ends with the process, or a new `read`."""
-
-
-def _ahead(read_threads: int, prefetch_size: int) -> int:
-    """Batches on their way: torch's loader has a whole number of them for each of its processes, 2 where none is asked for."""
-    processes = max(read_threads, 1)
-    return processes * (-(-prefetch_size // processes) or 2)
 
 
 def _dataset(folder: str, files: list[str], format: str, column: str | None) -> Dataset:
