@@ -11,10 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sw_data::loader::{LoadError, Loader, Next};
+use sw_data::loader::{Batch, LoadError, Loader, LoaderOptions, Next};
 use sw_testkit::alone::in_own_process;
 
 use crate::set::{Set, options};
+
+/// Takes so many batches, keeps them, and drops the loader, which ends at once.
+pub(crate) fn take_and_drop(set: &Set, options: LoaderOptions, taken: usize, kept: &mut Vec<Batch>) {
+    let loader = set.loader(options);
+    for _ in 0..taken {
+        kept.push(loader.next_batch().unwrap().unwrap());
+    }
+    let start = Instant::now();
+    drop(loader);
+    // Nothing hangs, so nothing of the time for what does is used up.
+    assert!(start.elapsed() < Loader::STOP_WAIT, "{:?}", start.elapsed());
+}
 
 #[test]
 fn dropped_in_mid_epoch_it_ends_at_once_and_batches_stay_whole() {
@@ -27,14 +39,7 @@ fn dropped_in_mid_epoch_it_ends_at_once_and_batches_stay_whole() {
             out.extend_from_slice(sample.bytes);
             Ok(())
         }));
-        let loader = set.loader(options);
-        for _ in 0..taken {
-            kept.push(loader.next_batch().unwrap().unwrap());
-        }
-        let start = Instant::now();
-        drop(loader);
-        // Nothing hangs, so nothing of the time for what does is used up.
-        assert!(start.elapsed() < Loader::STOP_WAIT, "{:?}", start.elapsed());
+        take_and_drop(&set, options, taken, &mut kept);
     }
     kept.iter().for_each(|batch| set.check(batch));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use straightway::{Landing, Policy, RouteMatch};
 use sw_data::{
     loader::{Dataset, LastBatch, Layout, LoadError, Loader, LoaderState, Next, PadTo, Why},
-    order::{Method, Sampler, Tail, World},
+    order::{Method, Sampler},
 };
 
 use crate::set::{Set, options};
@@ -133,32 +133,7 @@ fn a_map_function_decides_what_a_batch_has() {
 
 #[test]
 fn eight_ranks_become_six_in_mid_epoch_and_nothing_is_lost_or_repeated() {
-    let set = Set::new(3, 400, |number| 300 + number % 100);
-    let rank = |rank, size, state: Option<LoaderState>, batch| {
-        let mut options = options(batch);
-        (options.world, options.seed) = (World::new(rank, size).unwrap(), 5);
-        options.tail = if state.is_some() { Tail::Uneven } else { Tail::Drop };
-        Loader::new(&set.engine, vec![Dataset::new(set.table())], options, state).unwrap()
-    };
-    let mut numbers = Vec::new();
-    let mut states = Vec::new();
-    for number in 0..8 {
-        let loader = rank(number, 8, None, 10);
-        // Much more is read ahead than is taken.
-        for _ in 0..4 {
-            let batch = loader.next_batch().unwrap().unwrap();
-            set.check(&batch);
-            numbers.extend(batch.ids().iter().map(|id| id.number));
-        }
-        states.push(serde_json::to_string(&loader.state()).unwrap());
-    }
-    assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
-    let state: LoaderState = serde_json::from_str(&states[0]).unwrap();
-    for number in 0..6 {
-        numbers.extend(set.epoch(&rank(number, 6, Some(state.clone()), 7)));
-    }
-    numbers.sort_unstable();
-    assert_eq!(numbers, (0..1200).collect::<Vec<_>>());
+    Set::new(3, 400, |number| 300 + number % 100).eight_ranks_become_six(options, |_| {});
 }
 
 #[test]

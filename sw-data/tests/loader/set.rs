@@ -5,7 +5,8 @@ use std::{fs, sync::Arc};
 use straightway::{Engine, Uri};
 use sw_data::{
     formats::Extent,
-    loader::{Batch, Dataset, LoadError, Loader, LoaderOptions},
+    loader::{Batch, Dataset, LoadError, Loader, LoaderOptions, LoaderState},
+    order::{Tail, World},
     samples::{Format, ObjectEntry, Place, version_text},
     table::Table,
 };
@@ -101,6 +102,38 @@ impl Set {
             numbers.extend(batch.ids().iter().map(|id| id.number));
         }
         numbers
+    }
+
+    /// Eight ranks take four batches each of what `options` asks for, and six the rest; nothing is lost or repeated. `end` looks at
+    /// the loader of each of the six.
+    pub(crate) fn eight_ranks_become_six(&self, options: impl Fn(u32) -> LoaderOptions, end: impl Fn(&Loader)) {
+        let rank = |rank, size, state: Option<LoaderState>, batch| {
+            let mut options = options(batch);
+            (options.world, options.seed) = (World::new(rank, size).unwrap(), 5);
+            options.tail = if state.is_some() { Tail::Uneven } else { Tail::Drop };
+            Loader::new(&self.engine, vec![Dataset::new(self.table())], options, state).unwrap()
+        };
+        let mut numbers = Vec::new();
+        let mut states = Vec::new();
+        for number in 0..8 {
+            let loader = rank(number, 8, None, 10);
+            // Much more is read ahead than is taken.
+            for _ in 0..4 {
+                let batch = loader.next_batch().unwrap().unwrap();
+                self.check(&batch);
+                numbers.extend(batch.ids().iter().map(|id| id.number));
+            }
+            states.push(serde_json::to_string(&loader.state()).unwrap());
+        }
+        assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
+        let state: LoaderState = serde_json::from_str(&states[0]).unwrap();
+        for number in 0..6 {
+            let loader = rank(number, 6, Some(state.clone()), 7);
+            numbers.extend(self.epoch(&loader));
+            end(&loader);
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..1200).collect::<Vec<_>>());
     }
 }
 

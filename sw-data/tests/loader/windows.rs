@@ -1,23 +1,19 @@
 //! Block shuffles: windows are read as a whole, and samples come out of them as from any other order.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
 use straightway::ErrorKind;
 use sw_data::{
     loader::{
-        Apart, Dataset, LastBatch, Layout, LoadError, Loader, LoaderOptions, LoaderState, LoaderStats, Next, OnBad,
-        PadTo, Verify, Why,
+        Apart, Dataset, LastBatch, Layout, LoadError, Loader, LoaderOptions, LoaderStats, Next, OnBad, PadTo, Verify,
+        Why,
     },
     order::{Method, Sampler, Tail, World},
 };
 
 use crate::{
     bad::damage,
+    ends::take_and_drop,
     set::{Set, options},
 };
 
@@ -316,34 +312,14 @@ fn a_shard_that_is_cut_while_it_is_open_loses_the_runs_behind_the_cut() {
 #[test]
 fn eight_ranks_become_six_in_mid_window_and_nothing_is_lost_or_repeated() {
     let set = Set::new(3, 400, |number| 300 + number % 100);
-    let rank = |rank, size, state: Option<LoaderState>, batch| {
-        let mut options = in_blocks(batch, 60, 5);
-        (options.world, options.seed) = (World::new(rank, size).unwrap(), 5);
-        options.tail = if state.is_some() { Tail::Uneven } else { Tail::Drop };
-        Loader::new(&set.engine, vec![Dataset::new(set.table())], options, state).unwrap()
-    };
-    let mut numbers = Vec::new();
-    let mut states = Vec::new();
-    for number in 0..8 {
-        let loader = rank(number, 8, None, 10);
-        for _ in 0..4 {
-            let batch = loader.next_batch().unwrap().unwrap();
-            set.check(&batch);
-            numbers.extend(batch.ids().iter().map(|id| id.number));
-        }
-        states.push(serde_json::to_string(&loader.state()).unwrap());
-    }
-    assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
-    let state: LoaderState = serde_json::from_str(&states[0]).unwrap();
-    for number in 0..6 {
-        let loader = rank(number, 6, Some(state.clone()), 7);
-        numbers.extend(set.epoch(&loader));
-        let stats = loader.stats();
-        all_together(&stats);
-        assert!(stats.read_bytes <= file_bytes(&set) + 2 * 4096 * stats.reads, "{stats:?}");
-    }
-    numbers.sort_unstable();
-    assert_eq!(numbers, (0..1200).collect::<Vec<_>>());
+    set.eight_ranks_become_six(
+        |batch| in_blocks(batch, 60, 5),
+        |loader| {
+            let stats = loader.stats();
+            all_together(&stats);
+            assert!(stats.read_bytes <= file_bytes(&set) + 2 * 4096 * stats.reads, "{stats:?}");
+        },
+    );
 }
 
 #[test]
@@ -480,13 +456,7 @@ fn dropped_at_any_moment_it_ends_at_once_and_batches_stay_whole() {
     let set = Set::usual();
     let mut kept = Vec::new();
     for taken in 0..12 {
-        let loader = set.loader(in_blocks(16, 10, 4));
-        for _ in 0..taken {
-            kept.push(loader.next_batch().unwrap().unwrap());
-        }
-        let start = Instant::now();
-        drop(loader);
-        assert!(start.elapsed() < Loader::STOP_WAIT, "{:?}", start.elapsed());
+        take_and_drop(&set, in_blocks(16, 10, 4), taken, &mut kept);
     }
     kept.iter().for_each(|batch| set.check(batch));
 }
