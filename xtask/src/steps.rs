@@ -138,7 +138,9 @@ pub const STEPS: &[Step] = &[
         why: "unit, conformance, fault and integration tests of every crate",
         program: Program::Cargo,
         args: &["test", "--workspace", "--lib", "--bins", "--tests", "--", "--show-output"],
-        env: &[],
+        // A test's panic names its place; what it said would drown in frames of the test runner, twice where a test has a
+        // process of its own.
+        env: &[("RUST_BACKTRACE", "0")],
         needs: FILE_SYSTEMS,
         tests_min: 60,
         skips: Skips::Listed,

@@ -201,19 +201,28 @@ impl Pool {
         self.freed.notify_all();
     }
 
-    /// The caller is done with memory. It is kept if it fits, else freed.
+    /// The caller is done with memory. It is kept if it fits, also in place of smaller memory that is free, else freed.
     pub(super) fn take_back(&self, memory: Memory) {
         // In a forked child the lock may be held by a thread that is not there.
         if std::process::id() != self.process {
             return;
         }
+        let len = memory.len();
         let mut state = self.lock();
-        if !state.closed && state.held + memory.len() <= self.budget {
-            state.held += memory.len();
-            state.free.push(memory);
-            drop(state);
-            self.freed.notify_all();
+        // The smaller would serve fewer batches, and while they stayed each larger one would be fresh.
+        let smaller: u64 = state.free.iter().map(Memory::len).filter(|free| *free < len).sum();
+        if state.closed || state.held.saturating_sub(smaller) + len > self.budget {
+            return;
         }
+        while state.held + len > self.budget
+            && let Some(at) = state.free.iter().position(|free| free.len() < len)
+        {
+            state.held -= state.free.swap_remove(at).len();
+        }
+        state.held += len;
+        state.free.push(memory);
+        drop(state);
+        self.freed.notify_all();
     }
 
     /// Frees what is free; whoever waits is told that there is nothing more.
@@ -271,6 +280,25 @@ mod tests {
             pool.take_back(memory);
         }
         assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 3, held_bytes: 2 * MIB });
+    }
+
+    #[test]
+    fn batches_around_a_step_do_not_throw_out_each_others_memory() {
+        // Small ones fill the budget before the first large one comes; then both in turn, one of them with the caller.
+        let pool = pool(4 * MIB);
+        let small: Vec<_> = (0..7).map(|_| acquire(&pool, 512 << 10)).collect();
+        small.into_iter().for_each(|memory| pool.put(memory));
+        let mut lent = None;
+        for turn in 0..100 {
+            let next = acquire(&pool, (512 << 10) + u64::from(turn % 3 != 0));
+            if let Some(memory) = lent.take() {
+                pool.take_back(memory);
+            }
+            pool.forget(next.len());
+            lent = Some(next);
+        }
+        let used = pool.used();
+        assert!(used.fresh <= 7 + 2 && used.held_bytes <= 4 * MIB, "{used:?}");
     }
 
     #[test]
