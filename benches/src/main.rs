@@ -71,7 +71,7 @@ struct Cli {
     /// Folder of the peers' scripts; for a program that was carried to another machine.
     #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))]
     peers: PathBuf,
-    /// Run only the cases of `loader` whose name contains one of these, such as `16KiB-tar,1MiB`.
+    /// Run only the cases of `loader` and `restore` whose name contains one of these, such as `16KiB-tar,1MiB`.
     #[arg(long, global = true)]
     only: Option<String>,
     /// Where to write the report: NAME.json and NAME.md. Without it the Markdown goes to stdout.

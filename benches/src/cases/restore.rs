@@ -23,11 +23,21 @@ const EXTRA_BYTES: u64 = 1 << 30;
 /// whole takes four times its size in memory.
 const SHAPES: [(&str, u32, u64); 2] = [("sharded", 8, 1), ("replicated", 2, 2)];
 
+/// Where the bytes are, its name in that of the case, and the words for it.
+type From = (CacheState, &'static str, &'static str);
+
+const STATES: [From; 2] = [(CacheState::Cold, "cold", "the device"), (CacheState::Warm, "warm", "the page cache")];
+
 /// Every shape, cold and warm; one of them at smoke size.
 pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let mut cases = Vec::new();
     for (shape, writers, part) in SHAPES {
         if bench.size == Size::Smoke && shape != "replicated" {
+            continue;
+        }
+        let wanted = |(_, name, _): &&From| bench.wants(&format!("restore/{shape}-{name}"));
+        let states: Vec<From> = STATES.iter().filter(wanted).copied().collect();
+        if states.is_empty() {
             continue;
         }
         let checkpoint = data::checkpoint(&bench.dir, bench.size.checkpoint_bytes() / part, bench.seed)?;
@@ -37,7 +47,7 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
             (bench.tell)(&format!("restore: no files: {}", fault.line()));
         }
         let files = written.unwrap_or_default();
-        for state in [CacheState::Cold, CacheState::Warm] {
+        for state in states {
             cases.push(one(bench, (shape, writers), (&checkpoint, &files), state));
         }
     }
@@ -48,7 +58,7 @@ fn one(
     bench: &mut Bench<'_>,
     (shape, writers): (&'static str, u32),
     (checkpoint, files): (&Checkpoint, &[PathBuf]),
-    state: CacheState,
+    (state, name, from): From,
 ) -> Case {
     let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
     for (name, role) in [(US, Role::Ours), (TORCH, Role::Peer)] {
@@ -63,10 +73,6 @@ fn one(
             python: bench.python.clone(),
         }));
     }
-    let (name, from) = match state {
-        CacheState::Cold => ("cold", "the device"),
-        CacheState::Warm => ("warm", "the page cache"),
-    };
     let size = checkpoint.tensor_bytes;
     let what = format!(
         "{} MiB of tensors, {shape}, that {writers} ranks wrote, to {RANKS} local ranks from {from}",

@@ -75,10 +75,11 @@ fn plan(
     let start = clock::now();
     let mut job = Box::new(Job::new(seq, *turn, now.epoch, now.after.clone()));
     *turn += 1;
-    let places = locate_in(shared, windows, &spots)?;
+    let found: Vec<Option<Found<'_>>> = spots.iter().map(|spot| windows.find(shared, spot)).collect();
+    let places = places_of(shared, &spots, &found)?;
     job.items.reserve(spots.len());
-    for (spot, place) in spots.into_iter().zip(places) {
-        match source_of(shared, windows, &mut job, &spot, place) {
+    for ((spot, found), place) in spots.into_iter().zip(found).zip(places) {
+        match source_of(shared, &mut job, (spot.id, found), place) {
             Ok(from) => job.items.push(Item { id: spot.id, place, from, lost: false }),
             Err(why) => job.bad.push(shared.bad_sample(spot.id, &place, why)),
         }
@@ -99,17 +100,15 @@ fn plan(
 }
 
 /// Where each sample is: as its window knows, or as the table tells.
-fn locate_in(shared: &Shared, windows: &Windows, spots: &[Spot]) -> Result<Vec<Place>, LoadError> {
-    let place_of = |spot: &Spot| match windows.find(shared, spot)? {
-        Found::In { member, .. } => Some(member.place),
-        Found::Apart(_) => None,
+fn places_of(shared: &Shared, spots: &[Spot], found: &[Option<Found<'_>>]) -> Result<Vec<Place>, LoadError> {
+    let known = |found: &Option<Found<'_>>| match found {
+        Some(Found::In { member, .. }) => Some(member.place),
+        _ => None,
     };
-    let known: Vec<Option<Place>> = spots.iter().map(place_of).collect();
-    let unknown: Vec<SampleId> =
-        spots.iter().zip(&known).filter(|(_, place)| place.is_none()).map(|(spot, _)| spot.id).collect();
+    let of_both = spots.iter().zip(found);
+    let unknown: Vec<SampleId> = of_both.filter(|(_, found)| known(found).is_none()).map(|(spot, _)| spot.id).collect();
     let mut told = locate(shared, &unknown)?.into_iter();
-    let places: Vec<Place> = known.into_iter().filter_map(|place| place.or_else(|| told.next())).collect();
-    Ok(places)
+    Ok(found.iter().filter_map(|found| known(found).or_else(|| told.next())).collect())
 }
 
 /// Where each sample is, in the order of `samples`.
@@ -145,15 +144,20 @@ pub(super) fn locate(shared: &Shared, samples: &[SampleId]) -> Result<Vec<Place>
 }
 
 /// Whether a sample's place can be true, and where its bytes will come from.
-fn source_of(shared: &Shared, windows: &Windows, job: &mut Job, spot: &Spot, place: Place) -> Result<From, Why> {
-    let key = Key { dataset: spot.id.dataset, object: place.object };
+fn source_of(
+    shared: &Shared,
+    job: &mut Job,
+    (id, found): (SampleId, Option<Found<'_>>),
+    place: Place,
+) -> Result<From, Why> {
+    let key = Key { dataset: id.dataset, object: place.object };
     let entry = shared.entry(key)?;
     let end = place.extent.offset.checked_add(place.extent.len);
     if end.is_none_or(|end| end > entry.len) {
         return Err(Why::OutOfObject { object_len: entry.len });
     }
     if place.row.is_none() {
-        match windows.find(shared, spot) {
+        match found {
             Some(Found::In { window, index, .. }) => {
                 if !job.waits.iter().any(|known| Arc::ptr_eq(known, window)) {
                     job.waits.push(Arc::clone(window));
