@@ -67,6 +67,12 @@ pub(crate) enum Fault {
     },
 }
 
+impl From<sw_checkpoint::SaveError> for Fault {
+    fn from(error: sw_checkpoint::SaveError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
 impl Fault {
     /// An error number's error, with what was tried on which path.
     pub(crate) fn os(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

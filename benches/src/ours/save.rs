@@ -13,7 +13,7 @@ use sw_checkpoint::{
 };
 
 use crate::{
-    data,
+    backing, data,
     fault::Fault,
     ours::load::digest,
     report::Sample,
@@ -51,7 +51,7 @@ struct Lent {
 }
 
 /// Loads the tensors, starts the clock, saves them, stops it when they are durable, then reads back.
-pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
+pub(crate) fn run(job: &Save) -> Result<Sample, Fault> {
     let engine = Engine::builder().build()?;
     let mut lent = Lent::of(load(&engine, &Uri::from_path(&job.index)?, &LoadOptions::default())?)?;
     let staging = if job.ahead { Staging::Ahead } else { Staging::WhenUsed };
@@ -68,6 +68,8 @@ pub(crate) fn run(job: &Save) -> Result<Sample, Error> {
         remove(&job.to);
         pause();
     }
+    // The host took back what the harness had backed, while the tensors were loaded.
+    backing::prepare(job.staging)?;
     let mut sample = Sample { rss_before_bytes: resident, ..Sample::default() };
     let before = Usage::now();
     #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]

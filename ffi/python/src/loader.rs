@@ -341,6 +341,8 @@ fn set_option(set: &mut LoaderOptions, name: &str, value: &Bound<'_, PyAny>) -> 
         "tail" => set.tail = tail(&value.extract::<String>()?)?,
         "workers" => set.workers = value.extract()?,
         "ahead" => set.ahead = value.extract()?,
+        "gap_bytes" => set.gap_bytes = value.extract()?,
+        "join_bytes" => set.join_bytes = value.extract()?,
         other => return Err(misuse(format!("{other} is no option of a loader"), "see help(straightway.Loader)")),
     }
     Ok(())

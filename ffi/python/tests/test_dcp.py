@@ -361,6 +361,56 @@ def test_ranks_save_load_share_and_fail_together(tmp_path: Path):
         assert took and took[0] < 90, report
 
 
+# World 4: rank 0 wants all of a tensor, ranks 1 and 2 rows of it that overlap, rank 3 columns, which are not cut.
+OVERLAPS = r"""
+tensors = {"large": torch.randn((1200, 1000), generator=torch.Generator().manual_seed(1)), "small": torch.arange(120.0).reshape(30, 4)}
+dcp.save(tensors if rank == 0 else {}, storage_writer=StorageWriter(folder))
+def part(name):
+    full = tensors[name]
+    size = full.shape[0] // 3
+    cut = {1: (slice(0, 2 * size), slice(None)), 2: (slice(size, None), slice(None)), 3: (slice(None), slice(1, 3))}.get(rank)
+    return full if cut is None else full[cut]
+class Planner(dcp.DefaultLoadPlanner):
+    # Wants a part of each tensor, as no kind of sharding of torch does.
+    def create_local_plan(self):
+        plan = super().create_local_plan()
+        if rank == 0:
+            return plan
+        items = []
+        for item in plan.items:
+            ours = part(item.storage_index.fqn)
+            row, column = (ours.storage_offset() // 1000, ours.storage_offset() % 1000) if ours.shape[1] > 4 else (ours.storage_offset() // 4, ours.storage_offset() % 4)
+            places = {"storage_offsets": torch.Size([row, column]), "lengths": ours.shape}
+            items.append(dataclasses.replace(item, **places))
+        return dataclasses.replace(plan, items=items)
+    def resolve_tensor(self, item):
+        tensor = self.state_dict[item.dest_index.fqn]
+        return tensor[tuple(slice(at, at + size) for at, size in zip(item.dest_offsets, item.lengths))]
+import dataclasses
+for share in (False, True):
+    reader = StorageReader(folder, share=share)
+    # Larger than what is asked for where that is a part: the rest stays.
+    loaded = {name: torch.zeros(tensor.shape) for name, tensor in tensors.items()}
+    dcp.load(loaded, storage_reader=reader, planner=Planner())
+    for name, tensor in loaded.items():
+        ours = part(name)
+        assert torch.equal(tensor[: ours.shape[0], : ours.shape[1]], ours), (rank, share, name)
+    print("READ", share, reader.read_bytes, sum(reader.exchanged.values()), flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_rows_that_one_rank_wants_beside_others_are_read_once(tmp_path: Path):
+    done = ranks(tmp_path, 4, OVERLAPS, tmp_path / "checkpoint")
+    lines = [line.split() for process in done for line in process.stdout.splitlines() if line.startswith("READ")]
+    read = {share: sum(int(line[2]) for line in lines if line[1] == share) for share in ("False", "True")}
+    row, heads = 4 * 1000, 4 * 2 * 2048
+    # By ranks 0, 1, 2 and, with the gaps between its columns, 3; then each third once, and rank 3.
+    assert (1200 + 800 + 800 + 1199) * row <= read["False"] <= 4000 * row + heads, lines
+    assert (1200 + 1199) * row <= read["True"] <= 2400 * row + heads + 4 * 480, lines
+    assert sum(int(line[3]) for line in lines if line[1] == "True") == (800 + 800) * row, lines
+
+
 def test_another_world_size_loads_and_an_asynchronous_save_takes_what_was_there(tmp_path: Path):
     folder = tmp_path / "checkpoint"
     ranks(tmp_path, 4, "dcp.save(sharded(whole(1)), storage_writer=StorageWriter(folder))\ndist.destroy_process_group()\n", folder)

@@ -103,6 +103,16 @@ def test_every_sample_comes_once_with_its_bytes_and_fields(tars):
     assert "starved" in stats._repr_html_() and stats.ways[0].route in stats._repr_html_() and str(stats)
 
 
+def test_neighbours_are_read_together_as_far_as_is_asked(tars):
+    folder, _ = tars
+    reads = []
+    for options in ({}, {"join_bytes": 1, "gap_bytes": 0}):
+        with straightway.Loader(folder, 25, shuffle=False, **options) as loader:
+            assert sum(len(batch) for batch in loader) == 100
+            reads.append(loader.stats().reads)
+    assert reads == [4, 100]
+
+
 def test_views_share_the_memory_of_the_batch_and_outlive_everything(files):
     np = pytest.importorskip("numpy")
     folder, contents = files

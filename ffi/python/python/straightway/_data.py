@@ -210,7 +210,8 @@ class Loader:
     them again (`quarantined`). leave_out: numbers of samples, or (dataset, number), not to be read.
     memory_bytes: memory that the loader may hold, besides batches that the caller has. block_bytes: beside it, of decoded blocks,
     and of a window of a block shuffle and of the next one each. deadline: seconds of a read.
-    workers: threads that check, decode, map and copy. ahead: batches on their way at most.
+    workers: threads that check, decode, map and copy. ahead: batches on their way at most. join_bytes: of a read that joins samples
+    with at most gap_bytes between them; more than its 1 MiB (16 KiB) is for disks and object stores.
 
     Going through it gives `Batch`, epoch after epoch; `epoch()` ends where the epoch does. A loader that was left in the middle
     goes on there. After an error, the next batch can be asked for. Nothing is read before the first batch is asked for.
@@ -239,6 +240,8 @@ class Loader:
         drop_last: bool = False,
         workers: int | None = None,
         ahead: int | None = None,
+        gap_bytes: int | None = None,
+        join_bytes: int | None = None,
         engine: Engine | None = None,
     ):
         if not isinstance(dataset, Mapping):
@@ -247,7 +250,7 @@ class Loader:
         self.datasets = [one._here() for one in dataset]
         self.batch_size, self.epochs, self.rank, self.world = batch_size, epochs, rank, world
         self._tail, self._drop_last = tail, drop_last
-        options: dict[str, Any] = {"workers": workers, "ahead": ahead}
+        options: dict[str, Any] = {"workers": workers, "ahead": ahead, "gap_bytes": gap_bytes, "join_bytes": join_bytes}
         options = {name: value for name, value in options.items() if value is not None}
         self._native = _native.Loader(
             engine or self.datasets[0]._engine,

@@ -12,6 +12,7 @@ all agree.
 
 from __future__ import annotations
 
+import bisect
 import collections
 import dataclasses
 import itertools
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 
 from .. import _errors
 from .._native import Neighbour
@@ -36,6 +37,9 @@ SECRET_BYTES = 32
 FAILED = -1
 # Bytes that a rank reads before it tells how far it is: the others copy while it reads on.
 WAVE_BYTES = 64 << 20
+# Elements on average of the pieces that items are cut into where ranks want each other's rows: smaller ones would cost more to tell
+# and to read than to read twice.
+PIECE_ELEMENTS = 128 << 10
 # Seconds between two looks at the words of ranks that have nothing new.
 LOOK_S = 0.001
 
@@ -69,8 +73,54 @@ def _product(lengths: Sequence[int]) -> int:
     return count
 
 
+def _others_box(item: ReadItem) -> tuple[Any, ...]:
+    """The chunk of an item and its box in it, without the rows."""
+    return (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets[1:]), tuple(item.lengths[1:]))
+
+
+def _cut(plans: list[LoadPlan]) -> list[LoadPlan]:
+    """Items that want some rows that others want and some that those do not, as an item for each piece: then two items want the
+    same rows or none in common."""
+    edges: dict[Any, Any] = {}
+    for item in itertools.chain.from_iterable(plan.items for plan in plans):
+        if item.type != LoadItemType.BYTE_IO and len(item.lengths) > 0:
+            first = item.storage_offsets[0]
+            edges.setdefault(_others_box(item), set()).update((first, first + item.lengths[0]))
+    for box, found in edges.items():
+        rows = sorted(found)
+        small = (rows[-1] - rows[0]) * _product(box[3]) < PIECE_ELEMENTS * (len(rows) - 1)
+        edges[box] = [] if small else rows
+
+    def pieces(item: ReadItem) -> list[ReadItem]:
+        rows = edges.get(_others_box(item)) if item.type != LoadItemType.BYTE_IO else None
+        if not rows:
+            return [item]
+        first, last = item.storage_offsets[0], item.storage_offsets[0] + item.lengths[0]
+        marks = [first, *rows[bisect.bisect_right(rows, first) : bisect.bisect_left(rows, last)], last]
+        return [_rows(item, start - first, end - start) for start, end in itertools.pairwise(marks)]
+
+    return [dataclasses.replace(plan, items=[piece for item in plan.items for piece in pieces(item)]) for plan in plans]
+
+
+def _rows(item: ReadItem, at: int, count: int) -> ReadItem:
+    """So many rows of an item, from one of them on."""
+    if count == item.lengths[0]:
+        return item
+
+    def moved(place: Sequence[int]) -> torch.Size:
+        return torch.Size([place[0] + at, *place[1:]])
+
+    return dataclasses.replace(
+        item,
+        dest_offsets=moved(item.dest_offsets),
+        storage_offsets=moved(item.storage_offsets),
+        lengths=torch.Size([count, *item.lengths[1:]]),
+    )
+
+
 def share_out(plans: list[LoadPlan]) -> list[LoadPlan]:
     """Gives each range that several ranks want to the one of them that has the least to read so far."""
+    plans = _cut(plans)
     wanted: dict[Any, list[tuple[int, int]]] = {}
     for rank, plan in enumerate(plans):
         for position, item in enumerate(plan.items):
