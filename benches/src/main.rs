@@ -200,6 +200,10 @@ fn run_verb(cli: &Cli, bench: &mut Bench<'_>) -> Result<ExitCode, Fault> {
     for run in runs(&cli.verb) {
         report.cases.extend(run(bench)?);
     }
+    if let (true, Some(only)) = (report.cases.is_empty(), &cli.only) {
+        let what = format!("a case whose name contains one of `{only}`");
+        return Err(Fault::Missing { what, remedy: "names are in the reports under benches/records" });
+    }
     let text = markdown::render(&report);
     match &cli.out {
         None => print!("{text}"),

@@ -39,6 +39,7 @@ use crate::{
 
 fn main() -> ExitCode {
     signals::install();
+    environment::raise_open_files();
     let arguments = environment::arguments();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,

@@ -24,9 +24,9 @@ const EXTRA_BYTES: u64 = 1 << 30;
 const SHAPES: [(&str, u32, u64); 2] = [("sharded", 8, 1), ("replicated", 2, 2)];
 
 /// Where the bytes are, its name in that of the case, and the words for it.
-type From = (CacheState, &'static str, &'static str);
+type State = (CacheState, &'static str, &'static str);
 
-const STATES: [From; 2] = [(CacheState::Cold, "cold", "the device"), (CacheState::Warm, "warm", "the page cache")];
+const STATES: [State; 2] = [(CacheState::Cold, "cold", "the device"), (CacheState::Warm, "warm", "the page cache")];
 
 /// Every shape, cold and warm; one of them at smoke size.
 pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
@@ -35,8 +35,8 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
         if bench.size == Size::Smoke && shape != "replicated" {
             continue;
         }
-        let wanted = |(_, name, _): &&From| bench.wants(&format!("restore/{shape}-{name}"));
-        let states: Vec<From> = STATES.iter().filter(wanted).copied().collect();
+        let wanted = |(_, name, _): &&State| bench.wants(&format!("restore/{shape}-{name}"));
+        let states: Vec<State> = STATES.iter().filter(wanted).copied().collect();
         if states.is_empty() {
             continue;
         }
@@ -58,7 +58,7 @@ fn one(
     bench: &mut Bench<'_>,
     (shape, writers): (&'static str, u32),
     (checkpoint, files): (&Checkpoint, &[PathBuf]),
-    (state, name, from): From,
+    (state, name, from): State,
 ) -> Case {
     let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
     for (name, role) in [(US, Role::Ours), (TORCH, Role::Peer)] {

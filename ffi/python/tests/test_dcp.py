@@ -18,7 +18,7 @@ import straightway
 torch = pytest.importorskip("torch", reason="torch is not installed")
 import torch.distributed.checkpoint as dcp  # noqa: E402
 
-from straightway.torch import _blob  # noqa: E402
+from straightway.torch import _blob, checkpoint  # noqa: E402
 from straightway.torch.checkpoint import StorageReader, StorageWriter  # noqa: E402
 
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64"]
@@ -474,6 +474,25 @@ def test_what_is_staged_goes_through_little_memory_in_pieces(tmp_path: Path, mon
         assert piece > 3000 or max(most) < 3000 + piece, (piece, most)
 
 
+def test_few_of_many_files_are_open_at_once(tmp_path: Path, monkeypatch):
+    saved = {f"t{n}": torch.full((5,), float(n)) for n in range(60)}
+    dcp.save(saved, storage_writer=dcp.FileSystemWriter(tmp_path, single_file_per_rank=False), no_dist=True)
+    assert len(list(tmp_path.glob("*.distcp"))) == 60
+    monkeypatch.setattr(checkpoint, "FILES_OPEN_MAX", 8)
+    before, counts = len(os.listdir("/proc/self/fd")), []
+
+    class Counted(StorageReader):
+        def _flush(self, batch):
+            counts.append(len(os.listdir("/proc/self/fd")) - before)
+            super()._flush(batch)
+
+    loaded = {name: torch.zeros(5) for name in saved}
+    dcp.load(loaded, storage_reader=Counted(tmp_path), no_dist=True)
+    same(saved, loaded)
+    # What an engine that was not there before has for itself, and two descriptors of each file.
+    assert len(counts) == 8 and counts[-1] <= counts[0] <= 2 * 8 + 16, counts
+
+
 def test_shared_loads_of_odd_tensors_and_after_errors(tmp_path: Path):
     body = r"""
 def state(fill):
@@ -483,17 +502,17 @@ def state(fill):
         "strided": torch.full((4, 6), fill).T}
 saved = state(2.0)
 dcp.save(saved, storage_writer=StorageWriter(folder))
-def load(wanted, reader=None):
-    dcp.load(wanted, storage_reader=reader or StorageReader(folder, share=True))
+def load(wanted, reader=None, planner=None):
+    dcp.load(wanted, storage_reader=reader or StorageReader(folder, share=True), planner=planner)
     return wanted
 def good():
     loaded = load(state(1.0))
     for name, value in saved.items():
         assert torch.equal(loaded[name], value) if isinstance(value, torch.Tensor) else loaded[name] == value, name
-def bad(text, wanted, reader=None):
+def bad(text, wanted, reader=None, planner=None):
     start = time.monotonic()
     try:
-        load(wanted, reader)
+        load(wanted, reader, planner)
     except BaseException as error:
         assert text in str(error), error
         # Before anybody would give up waiting.
@@ -510,10 +529,24 @@ class NoMetadata(StorageReader):
             raise OSError("no metadata on rank 1")
         return super().read_metadata(*args, **kwargs)
 bad("no metadata on rank 1", state(1.0), NoMetadata(folder, share=True))
+# What one rank wants as another type than the rank that reads it has, it reads by itself.
 other = state(1.0)
-if rank == 1:
-    other["t6"] = other["t6"].double()
-bad("load without share", other)
+for name in ("t6", "t13", "t20", "t27", "t34"):
+    if rank == 1:
+        other[name] = other[name].double()
+load(other)
+for name, value in saved.items():
+    if isinstance(value, torch.Tensor):
+        assert torch.equal(other[name], value.to(other[name].dtype)), name
+# A planner that takes other items than the plan of all ranks has.
+class Keeps(dcp.DefaultLoadPlanner):
+    def create_local_plan(self):
+        self.mine = super().create_local_plan()
+        return self.mine
+    def finish_plan(self, plan):
+        return dataclasses.replace(plan, items=self.mine.items[:-1])
+import dataclasses
+bad("finish_plan gave", state(1.0), planner=Keeps())
 # Alone, while there are others: nothing to share, nobody to wait for.
 if rank == 0:
     dcp.load(state(1.0), storage_reader=StorageReader(folder, share=True), no_dist=True)

@@ -1,8 +1,11 @@
 //! `cat`, `ls`, `stat`, `plan`: right bytes and right facts.
 
-use std::{io::Read as _, process::Stdio};
+use std::{
+    io::Read as _,
+    process::{Command, Stdio},
+};
 
-use crate::support::{Scratch, content, lines};
+use crate::support::{Ran, Scratch, content, lines};
 
 #[test]
 fn cat_gives_the_exact_bytes_of_any_range() {
@@ -148,4 +151,29 @@ fn help_version_and_completions_go_to_stdout() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(scratch.run(&["completions", shell]).ok().text().contains("straightway"));
     }
+}
+
+#[test]
+fn a_checkpoint_of_more_shards_than_the_soft_limit_of_open_files_is_loaded() {
+    const SHARDS: usize = 100;
+    let scratch = Scratch::new();
+    let mut places = serde_json::Map::new();
+    for number in 0..SHARDS {
+        let (name, file) = (format!("t{number}"), format!("model-{number:05}.safetensors"));
+        let head = format!(r#"{{"{name}":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}}}"#);
+        let bytes = [&(head.len() as u64).to_le_bytes(), head.as_bytes(), b"abcd"].concat();
+        std::fs::write(scratch.path(&file), bytes).unwrap();
+        places.insert(name, file.into());
+    }
+    let index = serde_json::json!({"metadata": {"total_size": 4 * SHARDS}, "weight_map": places});
+    std::fs::write(scratch.path("model.safetensors.index.json"), index.to_string()).unwrap();
+    let limited = |kind: &str| {
+        let line = format!("ulimit {kind} 64; exec \"$0\" load . --json");
+        let mut command = Command::new("sh");
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_straightway")]).current_dir(scratch.path("."));
+        Ran::of(&["load", kind], command.output().unwrap())
+    };
+    let report = limited("-Sn").ok();
+    assert!(report.text().contains("\"t99\""), "{}", report.text());
+    limited("-n").fails(9, &["ulimit -n"]);
 }

@@ -117,7 +117,7 @@ pub struct LoaderOptions {
     /// Which routes are accepted. Default: the best, which is past the page cache unless the object is in it.
     pub policy: Policy,
     /// Bytes of memory that the loader may hold, batches that the caller has not. Default 256 MiB. Beside it, each worker
-    /// may hold one finished batch.
+    /// may hold one finished batch, and the memory of one that the caller gave back waits until there is room.
     pub memory_bytes: u64,
     /// Batches that are planned, read, worked on or ready at once, at most: 1 to 4096. Default 16.
     pub ahead: u32,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   acquire ─► job ─► Batch ─lend─► caller … drop ─► take_back ─► free ─► acquire
-//!      held: free memory and memory of jobs. What the caller has is the caller's and does not count.
+//!      held: free memory and memory of jobs. What the caller has is the caller's and does not count, nor does one that came back
+//!      when the budget was full: the next batch that goes makes room for it.
 //! ```
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,8 @@ struct State {
     /// Bytes of `free` and of what jobs have.
     held: u64,
     free: Vec<Memory>,
+    /// Came back and found no room.
+    parked: Option<Memory>,
     closed: bool,
     fresh: u64,
     reused: u64,
@@ -67,7 +70,8 @@ pub struct MemoryUse {
     pub fresh: u64,
     /// Times that earlier memory was used.
     pub reused: u64,
-    /// Bytes that the loader holds now, in batches on their way and for later ones.
+    /// Bytes that the loader holds now, in batches on their way and for later ones: within
+    /// [`LoaderOptions::memory_bytes`](super::LoaderOptions::memory_bytes), and one batch more that the caller gave back.
     pub held_bytes: u64,
 }
 
@@ -124,7 +128,11 @@ impl Pool {
                 return Ok(None);
             }
             let found = take_fitting(&mut state.free, size, most);
-            let more = if found.is_some() { beside } else { size.saturating_add(beside) };
+            let room = self.budget.saturating_sub(state.held).saturating_sub(beside);
+            let serves = |parked: &mut Memory| found.is_none() && parked.len() <= room && fits(parked, size, most);
+            let parked = state.parked.take_if(serves);
+            let more = if found.is_some() { 0 } else { parked.as_ref().map_or(size, Memory::len) };
+            let more = more.saturating_add(beside);
             while more > 0
                 && state.held.saturating_add(more) > self.budget
                 && let Some(other) = state.free.pop()
@@ -134,7 +142,7 @@ impl Pool {
             }
             if more == 0 || state.held.saturating_add(more) <= self.budget || patience == Patience::None {
                 state.held = state.held.saturating_add(more);
-                if let Some(memory) = found {
+                if let Some(memory) = found.or(parked) {
                     state.reused += 1;
                     return Ok(Some(memory));
                 }
@@ -147,7 +155,10 @@ impl Pool {
             }
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        // It is of another size than what is used now.
+        let parked = state.parked.take();
         drop(state);
+        drop(parked);
         let memory = self.allocate(size).map(Some);
         if memory.is_err() {
             self.forget(beside);
@@ -201,27 +212,36 @@ impl Pool {
         self.freed.notify_all();
     }
 
-    /// The caller is done with memory. It is kept if it fits, also in place of smaller memory that is free, else freed.
+    /// The caller is done with memory. It is kept if it fits, in place of smaller memory that is free if need be; else it is parked.
     pub(super) fn take_back(&self, memory: Memory) {
         // In a forked child the lock may be held by a thread that is not there.
         if std::process::id() != self.process {
             return;
         }
         let len = memory.len();
+        // It serves every batch that these would: while they stayed, each larger one would be fresh.
+        let serves = |free: &Memory| free.len() < len && fits(&memory, free.len(), u64::MAX);
+        let mut dropped = Vec::new();
         let mut state = self.lock();
-        // The smaller would serve fewer batches, and while they stayed each larger one would be fresh.
-        let smaller: u64 = state.free.iter().map(Memory::len).filter(|free| *free < len).sum();
-        if state.closed || state.held.saturating_sub(smaller) + len > self.budget {
+        if state.closed {
             return;
         }
-        while state.held + len > self.budget
-            && let Some(at) = state.free.iter().position(|free| free.len() < len)
-        {
-            state.held -= state.free.swap_remove(at).len();
+        let served: u64 = state.free.iter().filter(|free| serves(free)).map(Memory::len).sum();
+        if state.held.saturating_sub(served).saturating_add(len) > self.budget {
+            dropped.extend(state.parked.replace(memory));
+        } else {
+            while state.held + len > self.budget
+                && let Some(at) = state.free.iter().position(serves)
+            {
+                let smaller = state.free.swap_remove(at);
+                state.held -= smaller.len();
+                dropped.push(smaller);
+            }
+            state.held += len;
+            state.free.push(memory);
         }
-        state.held += len;
-        state.free.push(memory);
         drop(state);
+        drop(dropped);
         self.freed.notify_all();
     }
 
@@ -229,26 +249,31 @@ impl Pool {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let free = std::mem::take(&mut state.free);
+        let (free, parked) = (std::mem::take(&mut state.free), state.parked.take());
         state.held -= free.iter().map(Memory::len).sum::<u64>().min(state.held);
         drop(state);
-        drop(free);
+        drop((free, parked));
         self.freed.notify_all();
     }
 
     pub(super) fn used(&self) -> MemoryUse {
         let state = self.lock();
-        MemoryUse { fresh: state.fresh, reused: state.reused, held_bytes: state.held }
+        let parked = state.parked.as_ref().map_or(0, Memory::len);
+        MemoryUse { fresh: state.fresh, reused: state.reused, held_bytes: state.held + parked }
     }
 }
 
 /// The smallest that is large enough, unless most of it would lie idle; of those the last that was put back, which caches may
 /// still have.
 fn take_fitting(free: &mut Vec<Memory>, size: u64, most: u64) -> Option<Memory> {
-    let fits = |memory: &Memory| (size..=size.saturating_mul(2).min(most)).contains(&memory.len());
-    let fitting = free.iter().enumerate().rev().filter(|(_, memory)| fits(memory));
+    let fitting = free.iter().enumerate().rev().filter(|(_, memory)| fits(memory, size, most));
     let (at, _) = fitting.min_by_key(|(_, memory)| memory.len())?;
     Some(free.swap_remove(at))
+}
+
+/// Whether memory is large enough, and most of it used.
+fn fits(memory: &Memory, size: u64, most: u64) -> bool {
+    (size..=size.saturating_mul(2).min(most)).contains(&memory.len())
 }
 
 fn rounded(bytes: u64) -> Option<u64> {
@@ -302,6 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn a_full_budget_uses_what_comes_back_when_the_next_one_goes() {
+        // Two are read ahead, and the caller takes one before it lets go of the one before: there is never room for what comes back.
+        let pool = pool(8 * MIB);
+        let mut ahead: std::collections::VecDeque<Memory> = (0..2).map(|_| acquire(&pool, 4 * MIB)).collect();
+        let mut before = None;
+        for _ in 0..20 {
+            assert!(pool.acquire(4 * MIB, Patience::Try).unwrap().is_none());
+            let taken = ahead.pop_front().unwrap();
+            pool.forget(taken.len());
+            ahead.push_back(acquire(&pool, 4 * MIB));
+            if let Some(memory) = before.replace(taken) {
+                pool.take_back(memory);
+            }
+        }
+        assert_eq!(pool.used(), MemoryUse { fresh: 4, reused: 18, held_bytes: 12 * MIB });
+        // Nobody waits for room that what is parked would take: fresh memory of the size that fits has it.
+        ahead.into_iter().for_each(|memory| pool.put(memory));
+        let (first, small) = (acquire(&pool, 4 * MIB), acquire(&pool, 3 * MIB));
+        assert_eq!((first.len(), small.len(), pool.used().fresh), (4 * MIB, 4 * MIB, 4));
+    }
+
+    #[test]
     fn what_is_less_than_half_a_huge_page_is_not_made_one() {
         let sizes = [1, 64 << 10, MIB - 1, MIB, 3 * MIB, 17 * MIB].map(rounded);
         let want = [64 << 10, 64 << 10, MIB, 2 * MIB, 4 * MIB, 20 * MIB].map(Some);
@@ -314,9 +361,9 @@ mod tests {
         let held: Vec<Memory> = (0..10).map(|_| acquire(&pool, 6 * MIB)).inspect(|m| pool.forget(m.len())).collect();
         assert_eq!(pool.used().held_bytes, 0);
         held.into_iter().for_each(|memory| pool.take_back(memory));
-        assert_eq!(pool.used().held_bytes, 6 * MIB, "one fits, the rest was freed");
+        assert_eq!(pool.used().held_bytes, 12 * MIB, "one fits, one is parked, the rest was freed");
         let other = acquire(&pool, 8 * MIB);
-        assert_eq!(pool.used().held_bytes, other.len(), "the free one went");
+        assert_eq!(pool.used().held_bytes, other.len(), "both went");
         assert!(pool.acquire(10 * MIB, Patience::Wait).is_err());
         assert!(pool.acquire(10 * MIB, Patience::None).unwrap().is_some());
     }

@@ -210,8 +210,8 @@ class Loader:
     them again (`quarantined`). leave_out: numbers of samples, or (dataset, number), not to be read.
     memory_bytes: memory that the loader may hold, besides batches that the caller has. block_bytes: beside it, of decoded blocks,
     and of a window of a block shuffle and of the next one each. deadline: seconds of a read.
-    workers: threads that check, decode, map and copy. ahead: batches on their way at most. join_bytes: of a read that joins samples
-    with at most gap_bytes between them; more than its 1 MiB (16 KiB) is for disks and object stores.
+    workers: threads that check, decode, map and copy. ahead: batches on their way at most. join_bytes: of a read that joins
+    samples, at most (1 MiB; disks and object stores want more); gap_bytes: between two of them, at most (16 KiB), in memory_bytes too.
 
     Going through it gives `Batch`, epoch after epoch; `epoch()` ends where the epoch does. A loader that was left in the middle
     goes on there. After an error, the next batch can be asked for. Nothing is read before the first batch is asked for.

@@ -60,6 +60,8 @@ class Share:
 
     # Ranks of the load.
     world: int
+    # Items of this rank's plan.
+    items: int
     # Items of this rank that another rank reads, by position.
     received: set[int]
     # (number, reader, [(rank, position of the item in its plan)]) by number, only those that concern this rank.
@@ -73,31 +75,36 @@ def _product(lengths: Sequence[int]) -> int:
     return count
 
 
-def _others_box(item: ReadItem) -> tuple[Any, ...]:
-    """The chunk of an item and its box in it, without the rows."""
+def _box(item: ReadItem) -> tuple[Any, ...] | None:
+    """The chunk of an item and its box in it, without the rows; nothing for what has no rows."""
+    if item.type == LoadItemType.BYTE_IO or _product(item.lengths) == 0 or len(item.lengths) == 0:
+        return None
     return (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets[1:]), tuple(item.lengths[1:]))
 
 
 def _cut(plans: list[LoadPlan]) -> list[LoadPlan]:
-    """Items that want some rows that others want and some that those do not, as an item for each piece: then two items want the
-    same rows or none in common."""
-    edges: dict[Any, Any] = {}
+    """Items that want some rows that others want and some that those do not, as an item for each piece. Two items of the same
+    columns want the same rows or none in common then, unless the pieces would be small."""
+    edges: dict[Any, set[int]] = {}
     for item in itertools.chain.from_iterable(plan.items for plan in plans):
-        if item.type != LoadItemType.BYTE_IO and len(item.lengths) > 0:
+        if (box := _box(item)) is not None:
             first = item.storage_offsets[0]
-            edges.setdefault(_others_box(item), set()).update((first, first + item.lengths[0]))
+            edges.setdefault(box, set()).update((first, first + item.lengths[0]))
+    marks: dict[Any, list[int]] = {}
     for box, found in edges.items():
-        rows = sorted(found)
-        small = (rows[-1] - rows[0]) * _product(box[3]) < PIECE_ELEMENTS * (len(rows) - 1)
-        edges[box] = [] if small else rows
+        # Two are the ends of all items.
+        if len(found) > 2 and (max(found) - min(found)) * _product(box[3]) >= PIECE_ELEMENTS * (len(found) - 1):
+            marks[box] = sorted(found)
+    if not marks:
+        return plans
 
     def pieces(item: ReadItem) -> list[ReadItem]:
-        rows = edges.get(_others_box(item)) if item.type != LoadItemType.BYTE_IO else None
-        if not rows:
+        rows = marks.get(_box(item))
+        if rows is None:
             return [item]
         first, last = item.storage_offsets[0], item.storage_offsets[0] + item.lengths[0]
-        marks = [first, *rows[bisect.bisect_right(rows, first) : bisect.bisect_left(rows, last)], last]
-        return [_rows(item, start - first, end - start) for start, end in itertools.pairwise(marks)]
+        ends = [first, *rows[bisect.bisect_right(rows, first) : bisect.bisect_left(rows, last)], last]
+        return [_rows(item, start - first, end - start) for start, end in itertools.pairwise(ends)]
 
     return [dataclasses.replace(plan, items=[piece for item in plan.items for piece in pieces(item)]) for plan in plans]
 
@@ -128,7 +135,7 @@ def share_out(plans: list[LoadPlan]) -> list[LoadPlan]:
                 key = (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets), tuple(item.lengths))
                 wanted.setdefault(key, []).append((rank, position))
     load = [0] * len(plans)
-    shares = [Share(len(plans), set(), []) for _ in plans]
+    shares = [Share(len(plans), len(plan.items), set(), []) for plan in plans]
     # The largest first: so the loads come out even.
     ordered = sorted(wanted.items(), key=lambda entry: -_product(entry[0][3]))
     for number, ((_, _, _, lengths), takers) in enumerate(ordered):
@@ -141,6 +148,18 @@ def share_out(plans: list[LoadPlan]) -> list[LoadPlan]:
                 if rank != reader:
                     shares[rank].received.add(position)
     return [dataclasses.replace(plan, storage_data=share) for plan, share in zip(plans, shares)]
+
+
+def _of_one_type(share: Share, offers: list[_Offer], me: int) -> Share:
+    """The same without what a rank wants as another type than its reader has: that rank reads it by itself."""
+    received, exchanges = set(share.received), []
+    for number, reader, takers in share.exchanges:
+        same = [(rank, at) for rank, at in takers if offers[rank].types[number] == offers[reader].types[number]]
+        if any(rank == me for rank, _ in same):
+            exchanges.append((number, reader, same))
+        else:
+            received.discard(dict(takers)[me])
+    return dataclasses.replace(share, received=received, exchanges=exchanges)
 
 
 @dataclasses.dataclass
@@ -254,6 +273,9 @@ class Exchange:
         """Reads this rank's part of `path`, gives and takes."""
         self._path = path
         share: Share = plan.storage_data
+        if len(plan.items) != share.items:
+            text = f"the planner's finish_plan gave {len(plan.items)} items, the plan of all ranks has {share.items}; read those, or load without share"
+            raise _errors.new("api_misuse", text, path)
         # Here and not earlier: that the plans are there says that no rank has failed before.
         group = self._meet(share)
         word = _Word()
@@ -275,14 +297,14 @@ class Exchange:
         except Exception as error:
             failed = error
         offers: list[_Offer] = self._agree(group, failed, offer)
-        self._same_types(offers)
+        share = _of_one_type(share, offers, me)
         far = {pair for pairs in self._agree(group, None, self._far(me, share, offers)) for pair in pairs}
         # Of what another rank reads: a tensor that is strided or in a GPU is filled from a copy.
         flat = {number: _flat(targets[number]) for number, reader, _ in share.exchanges if reader != me}
         pull = _Pull(self._path, offers, self._pieces(me, share, (offers, far), flat), self._timeout)
         pull.start()
         try:
-            self._read(load, reads, waves, word)
+            self._read((share, plan), reads, waves, word)
         except Exception as error:
             failed = error
             word.set(FAILED)
@@ -305,11 +327,12 @@ class Exchange:
     def _plan(
         self, me: int, load: tuple[Share, LoadPlan, LoadPlanner], reads: Reads, out: tuple[_Offer, dict[int, torch.Tensor]]
     ) -> list[list[int]]:
-        """Waves of numbers that this rank reads for others and itself; fills in what it offers, and its destinations."""
+        """Waves of items, by position, that this rank reads for others and itself; fills in what it offers, and its destinations."""
         (share, plan, planner), (offer, targets) = load, out
-        mine = []
+        mine, position = [], {}
         for number, reader, takers in share.exchanges:
-            item = plan.items[dict(takers)[me]]
+            position[number] = dict(takers)[me]
+            item = plan.items[position[number]]
             targets[number] = planner.resolve_tensor(item).detach()
             offer.types[number] = str(targets[number].dtype)
             if reader == me:
@@ -321,23 +344,19 @@ class Exchange:
                 waves.append([])
                 size = 0
             target = targets[number]
-            waves[-1].append(number)
+            waves[-1].append(position[number])
             size += target.numel() * target.element_size()
-        for number in itertools.chain(*waves):
-            target = targets[number]
             offer.addresses[number] = target.data_ptr() if target.is_cpu and target.is_contiguous() else 0
         return waves
 
-    def _read(self, load: tuple[Share, LoadPlan, LoadPlanner], reads: Reads, waves: list[list[int]], word: _Word) -> None:
-        share, plan, _ = load
-        me = dist.get_rank(self._group)
-        position = {number: dict(takers)[me] for number, _, takers in share.exchanges}
+    def _read(self, load: tuple[Share, LoadPlan], reads: Reads, waves: list[list[int]], word: _Word) -> None:
+        share, plan = load
         done = 0
         for wave in waves:
-            reads.read([plan.items[position[number]] for number in wave])
+            reads.read([plan.items[at] for at in wave])
             done += len(wave)
             word.set(done)
-        others = share.received | {position[number] for number in itertools.chain(*waves)}
+        others = share.received.union(*waves)
         reads.read([item for at, item in enumerate(plan.items) if at not in others])
 
     def _meet(self, share: Share) -> dist.ProcessGroup:
@@ -366,14 +385,6 @@ class Exchange:
         if others:
             raise _errors.new("cancelled", f"read {self._path} failed on another rank: {'; '.join(others)}", self._path)
         return [word for _, word in words]
-
-    def _same_types(self, offers: list[_Offer]) -> None:
-        seen: dict[int, str] = {}
-        for offer in offers:
-            for number, name in offer.types.items():
-                if seen.setdefault(number, name) != name:
-                    text = f"ranks want the same bytes of {self._path} as {seen[number]} and {name}; load without share"
-                    raise _errors.new("unsupported", text, self._path)
 
     def _far(self, me: int, share: Share, offers: list[_Offer]) -> list[tuple[int, int]]:
         """(this rank, number) of what it cannot copy out of the reader's memory."""

@@ -51,6 +51,9 @@ RUN_MIN_BYTES = 64 << 10
 # Memory for what cannot be read in place, in bytes: a load stops to copy when it is full. Longer tensors go through it in pieces.
 STAGING_BYTES = 256 << 20
 STAGED_PIECE_BYTES = 64 << 20
+# Files that a load has open at once, each with up to two descriptors: a checkpoint may have more files than a process may open
+# (1,024 descriptors are usual).
+FILES_OPEN_MAX = 128
 
 _METADATA_CLASSES = {
     "torch.distributed.checkpoint.metadata": {
@@ -88,9 +91,10 @@ class StorageReader(FileSystemReader):
     """Reads a DCP directory, each rank only the bytes that it needs, straight into the destination tensors.
 
     path: the directory.
-    share: ranks that want the same bytes read them once and exchange them: on one machine each copies out of the memory of the
-        rank that read them, elsewhere the process group carries them. Before the exchange and behind it they agree that all
-        went well: an error of one rank is raised on all of them.
+    share: ranks that want the same bytes as the same type read them once and exchange them: on one machine each copies out of the memory
+        of the rank that read them, elsewhere the process group carries them. Before the exchange and behind it they agree that all
+        went well: an error of one rank is raised on all of them. Rows that some ranks want and others do not become items of their
+        own: a planner resolves and commits pieces then.
     process_group: that of the load, if it is not that of all ranks.
     timeout: seconds that a rank waits for the others, so give more than the ranks' times of reading differ by. A rank that died
         is an error on the others within it.
@@ -215,11 +219,28 @@ class StorageReader(FileSystemReader):
         self.ways += self._engine.read_many(parts, policy=self._policy)
 
     def _read(self, items: Sequence[ReadItem], planner: LoadPlanner) -> None:
-        infos = [self.storage_data[item.storage_index] for item in items]
-        blobs = self._locate(items, infos)
+        of_files: dict[str, list[tuple[ReadItem, Any]]] = {}
+        for item in items:
+            info = self.storage_data[item.storage_index]
+            of_files.setdefault(info.relative_path, []).append((item, info))
+        strange: list[ReadItem] = []
+        names = sorted(of_files)
+        for at in range(0, len(names), FILES_OPEN_MAX):
+            some = names[at : at + FILES_OPEN_MAX]
+            if len(self._objects.keys() | set(some)) > FILES_OPEN_MAX:
+                self._objects.clear()
+            pairs = itertools.chain.from_iterable(sorted(of_files[name], key=lambda pair: pair[1].offset) for name in some)
+            strange += self._read_files(list(pairs), planner)
+        if strange:
+            self.by_torch += [item.storage_index.fqn for item in strange]
+            super().read_data(LoadPlan(strange), planner)
+
+    def _read_files(self, pairs: list[tuple[ReadItem, Any]], planner: LoadPlanner) -> list[ReadItem]:
+        """Reads items of few files, in that order; gives back what is not stored as a plain tensor."""
+        blobs = self._locate(pairs)
         strange: list[ReadItem] = []
         batch = _Batch()
-        for item, info in sorted(zip(items, infos), key=lambda pair: (pair[1].relative_path, pair[1].offset)):
+        for item, info in pairs:
             place = (info.relative_path, info.offset)
             if getattr(info, "transform_descriptors", None):
                 strange.append(item)
@@ -232,14 +253,12 @@ class StorageReader(FileSystemReader):
             if batch.staged >= STAGING_BYTES:
                 self._flush(batch)
         self._flush(batch)
-        if strange:
-            self.by_torch += [item.storage_index.fqn for item in strange]
-            super().read_data(LoadPlan(strange), planner)
+        return strange
 
-    def _locate(self, items: Sequence[ReadItem], infos: Sequence[Any]) -> dict[tuple[str, int], _blob.Blob | None]:
+    def _locate(self, pairs: list[tuple[ReadItem, Any]]) -> dict[tuple[str, int], _blob.Blob | None]:
         """Where the tensors lie in their blobs: one small read each, all at once."""
         lengths = {}
-        for item, info in zip(items, infos):
+        for item, info in pairs:
             if item.type != LoadItemType.BYTE_IO and not getattr(info, "transform_descriptors", None):
                 self._checked(info)
                 lengths[info.relative_path, info.offset] = info.length
