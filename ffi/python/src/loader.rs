@@ -426,6 +426,7 @@ fn stats_dict<'py>(py: Python<'py>, stats: &LoaderStats) -> PyResult<Bound<'py, 
         ("memory_fresh", stats.memory.fresh),
         ("memory_reused", stats.memory.reused),
         ("memory_held_bytes", stats.memory.held_bytes),
+        ("memory_parked_bytes", stats.memory.parked_bytes),
     ];
     for (name, number) in numbers {
         told.set_item(name, number)?;

@@ -70,9 +70,10 @@ pub struct MemoryUse {
     pub fresh: u64,
     /// Times that earlier memory was used.
     pub reused: u64,
-    /// Bytes that the loader holds now, in batches on their way and for later ones: within
-    /// [`LoaderOptions::memory_bytes`](super::LoaderOptions::memory_bytes), and one batch more that the caller gave back.
+    /// Bytes that the loader holds now, in batches on their way and for later ones.
     pub held_bytes: u64,
+    /// Bytes beside them, of a batch that the caller gave back while there was no room.
+    pub parked_bytes: u64,
 }
 
 impl MemoryUse {
@@ -82,6 +83,7 @@ impl MemoryUse {
             fresh: self.fresh + other.fresh,
             reused: self.reused + other.reused,
             held_bytes: self.held_bytes + other.held_bytes,
+            parked_bytes: self.parked_bytes + other.parked_bytes,
         }
     }
 }
@@ -258,8 +260,8 @@ impl Pool {
 
     pub(super) fn used(&self) -> MemoryUse {
         let state = self.lock();
-        let parked = state.parked.as_ref().map_or(0, Memory::len);
-        MemoryUse { fresh: state.fresh, reused: state.reused, held_bytes: state.held + parked }
+        let parked_bytes = state.parked.as_ref().map_or(0, Memory::len);
+        MemoryUse { fresh: state.fresh, reused: state.reused, held_bytes: state.held, parked_bytes }
     }
 }
 
@@ -304,7 +306,7 @@ mod tests {
             pool.forget(memory.len());
             pool.take_back(memory);
         }
-        assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 3, held_bytes: 2 * MIB });
+        assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 3, held_bytes: 2 * MIB, parked_bytes: 0 });
     }
 
     #[test]
@@ -341,7 +343,7 @@ mod tests {
                 pool.take_back(memory);
             }
         }
-        assert_eq!(pool.used(), MemoryUse { fresh: 4, reused: 18, held_bytes: 12 * MIB });
+        assert_eq!(pool.used(), MemoryUse { fresh: 4, reused: 18, held_bytes: 8 * MIB, parked_bytes: 4 * MIB });
         // Nobody waits for room that what is parked would take: fresh memory of the size that fits has it.
         ahead.into_iter().for_each(|memory| pool.put(memory));
         let (first, small) = (acquire(&pool, 4 * MIB), acquire(&pool, 3 * MIB));
@@ -361,9 +363,14 @@ mod tests {
         let held: Vec<Memory> = (0..10).map(|_| acquire(&pool, 6 * MIB)).inspect(|m| pool.forget(m.len())).collect();
         assert_eq!(pool.used().held_bytes, 0);
         held.into_iter().for_each(|memory| pool.take_back(memory));
-        assert_eq!(pool.used().held_bytes, 12 * MIB, "one fits, one is parked, the rest was freed");
-        let other = acquire(&pool, 8 * MIB);
-        assert_eq!(pool.used().held_bytes, other.len(), "both went");
+        let used = pool.used();
+        assert_eq!(
+            (used.held_bytes, used.parked_bytes),
+            (6 * MIB, 6 * MIB),
+            "one fits, one is parked, the rest was freed"
+        );
+        let (other, used) = (acquire(&pool, 8 * MIB), pool.used());
+        assert_eq!((used.held_bytes, used.parked_bytes), (other.len(), 0), "both went");
         assert!(pool.acquire(10 * MIB, Patience::Wait).is_err());
         assert!(pool.acquire(10 * MIB, Patience::None).unwrap().is_some());
     }
@@ -392,10 +399,14 @@ mod tests {
         assert!(with(0).is_none(), "a MiB is missing");
         pool.put(first);
         assert!(with(4 * MIB).is_none());
-        assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 0, held_bytes: 5 * MIB }, "it is still free");
+        assert_eq!(
+            pool.used(),
+            MemoryUse { fresh: 1, reused: 0, held_bytes: 5 * MIB, parked_bytes: 0 },
+            "it is still free"
+        );
         pool.forget(MIB);
         let again = with(4 * MIB).unwrap();
-        assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 1, held_bytes: 8 * MIB });
+        assert_eq!(pool.used(), MemoryUse { fresh: 1, reused: 1, held_bytes: 8 * MIB, parked_bytes: 0 });
         pool.put(again);
         pool.forget(4 * MIB);
         assert!(with(0).is_some());

@@ -150,6 +150,7 @@ class LoaderStats:
     memory_fresh: int = 0
     memory_reused: int = 0
     memory_held_bytes: int = 0
+    memory_parked_bytes: int = 0
     planning: float = 0.0
     planning_held: float = 0.0
     reading: float = 0.0
@@ -208,7 +209,7 @@ class Loader:
     it, with the interpreter held. What it raises is raised by the loader, with its traceback and a note that names the sample.
     on_bad: `raise`; `skip` or `skip:N`: leave samples out that cannot be had, at most N (1000); `quarantine`: and do not read
     them again (`quarantined`). leave_out: numbers of samples, or (dataset, number), not to be read.
-    memory_bytes: memory that the loader may hold, besides batches that the caller has. block_bytes: beside it, of decoded blocks,
+    memory_bytes: memory that the loader may hold, besides batches that the caller has and one that came back. block_bytes: beside it, of decoded blocks,
     and of a window of a block shuffle and of the next one each. deadline: seconds of a read.
     workers: threads that check, decode, map and copy. ahead: batches on their way at most. join_bytes: of a read that joins
     samples, at most (1 MiB; disks and object stores want more); gap_bytes: between two of them, at most (16 KiB), in memory_bytes too.
