@@ -273,9 +273,6 @@ class Exchange:
         """Reads this rank's part of `path`, gives and takes."""
         self._path = path
         share: Share = plan.storage_data
-        if len(plan.items) != share.items:
-            text = f"the planner's finish_plan gave {len(plan.items)} items, the plan of all ranks has {share.items}; read those, or load without share"
-            raise _errors.new("api_misuse", text, path)
         # Here and not earlier: that the plans are there says that no rank has failed before.
         group = self._meet(share)
         word = _Word()
@@ -329,6 +326,9 @@ class Exchange:
     ) -> list[list[int]]:
         """Waves of items, by position, that this rank reads for others and itself; fills in what it offers, and its destinations."""
         (share, plan, planner), (offer, targets) = load, out
+        if len(plan.items) != share.items:
+            text = f"the planner's finish_plan gave {len(plan.items)} items, the plan of all ranks has {share.items}; give those, or load without share"
+            raise _errors.new("api_misuse", text, self._path)
         mine, position = [], {}
         for number, reader, takers in share.exchanges:
             position[number] = dict(takers)[me]
