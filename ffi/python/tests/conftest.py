@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,9 +31,14 @@ def data(tmp_path: Path) -> tuple[Path, bytes]:
     return path, content
 
 
+def _hears_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def script(tmp_path: Path):
-    """Runs a Python program in a process of its own."""
+    """Runs a Python program in a process of its own, which takes SIGINT as one does in a terminal: what a shell starts in the
+    background ignores it, and its children do."""
 
     def run(
         text: str, *args: object, check: bool = True, environment: dict[str, str] | None = None
@@ -41,7 +47,7 @@ def script(tmp_path: Path):
         path.write_text(text)
         command = [sys.executable, str(path), *map(str, args)]
         whole = {**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=whole)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=whole, preexec_fn=_hears_sigint)
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done
