@@ -8,9 +8,9 @@
 //! ```
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ use crate::proc::Lifeline;
 
 /// The status that `init` leaves for success, as QEMU's exit port turns it into an exit status: (42 << 1) | 1.
 const SUCCESS: i32 = 85;
+/// SIGILL, SIGABRT, SIGBUS, SIGFPE and SIGSEGV (signal(7)): what a program ends by that goes wrong by itself.
+const CRASHES: [i32; 5] = [4, 6, 7, 8, 11];
 /// Lines of the guest that may wait for us.
 const LINES_MAX: usize = 10_000;
 /// How long QEMU may take to end after its serial port closed.
@@ -64,6 +66,8 @@ pub enum Ended {
     Success,
     /// Its tests ended and one failed, or the kernel stopped, or QEMU did: QEMU's exit status.
     Status(i32),
+    /// QEMU itself ended by this signal, which nobody sent: its own fault.
+    Crashed(i32),
     /// A test asked for the power to be cut.
     PowerCut,
     /// Killed, over its time.
@@ -224,8 +228,7 @@ impl Qemu {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
                     self.let_go();
-                    let status = status.code().unwrap_or(-1);
-                    return if status == SUCCESS { Ended::Success } else { Ended::Status(status) };
+                    return ended(status);
                 }
                 Ok(None) => std::thread::sleep(REAP_POLL),
                 Err(_) => break,
@@ -239,6 +242,15 @@ impl Qemu {
         if let Some(lifeline) = self.lifeline.take() {
             lifeline.cut();
         }
+    }
+}
+
+/// What an exit status of QEMU means. Whatever kills it from outside does so by SIGKILL or SIGTERM.
+fn ended(status: ExitStatus) -> Ended {
+    match (status.code(), status.signal()) {
+        (Some(SUCCESS), _) => Ended::Success,
+        (None, Some(signal)) if CRASHES.contains(&signal) => Ended::Crashed(signal),
+        (code, _) => Ended::Status(code.unwrap_or(-1)),
     }
 }
 
@@ -322,5 +334,18 @@ impl Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.dir));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_of_qemu_is_told_from_a_failed_test_and_from_being_killed() {
+        // Wait statuses: the exit status in the second byte, or the signal, 128 more with a core (wait(2)).
+        let of = |raw| ended(ExitStatus::from_raw(raw));
+        assert_eq!([of(85 << 8), of(3 << 8), of(0)], [Ended::Success, Ended::Status(3), Ended::Status(0)]);
+        assert_eq!([of(11), of(6 | 128), of(9)], [Ended::Crashed(11), Ended::Crashed(6), Ended::Status(-1)]);
     }
 }

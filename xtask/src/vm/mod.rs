@@ -354,15 +354,14 @@ impl Bench<'_> {
     fn run(&self, boot: &'static Boot) -> Result<Row, Stop> {
         let watch = Stopwatch::start();
         let dir = directory(self.place).join("runs").join(boot.name);
-        packages::remove_dir(&dir)?;
-        packages::make_dir(&dir)?;
-        machine::make_disks(boot.devices, &dir)?;
         let deadline = Instant::now() + Duration::from_secs(boot.limit_s) * self.options.repeat.unwrap_or(1);
-        let mut outcomes = vec![self.phase(boot, &dir, 1, &[], deadline)?];
-        if let Some(cut) = outcomes.first().filter(|outcome| outcome.ended == Ended::PowerCut) {
-            let notes = cut.notes.clone();
-            power_cut(boot, &dir)?;
-            outcomes.push(self.phase(boot, &dir, 2, &notes, deadline)?);
+        let mut outcomes = self.phases(boot, &dir, deadline)?;
+        if let Some(signal) = crashed(&outcomes) {
+            show_console(&dir, outcomes.len());
+            println!(
+                "    QEMU itself ended by signal {signal}, which is no test's word; the whole row once more, with fresh disks"
+            );
+            outcomes = self.phases(boot, &dir, deadline)?;
         }
         for (index, outcome) in outcomes.iter().enumerate() {
             let path = dir.join(format!("kernel-{}.log", index + 1));
@@ -378,6 +377,20 @@ impl Bench<'_> {
             row.verdict = Verdict::Failed(reasons);
         }
         Ok(row)
+    }
+
+    /// Every guest of a row, on fresh disks.
+    fn phases(&self, boot: &'static Boot, dir: &Path, deadline: Instant) -> Result<Vec<Outcome>, Stop> {
+        packages::remove_dir(dir)?;
+        packages::make_dir(dir)?;
+        machine::make_disks(boot.devices, dir)?;
+        let mut outcomes = vec![self.phase(boot, dir, 1, &[], deadline)?];
+        if let Some(cut) = outcomes.first().filter(|outcome| outcome.ended == Ended::PowerCut) {
+            let notes = cut.notes.clone();
+            power_cut(boot, dir)?;
+            outcomes.push(self.phase(boot, dir, 2, &notes, deadline)?);
+        }
+        Ok(outcomes)
     }
 
     /// One guest. A boot that never reached `init` says nothing about a test and is tried once more, visibly.
@@ -428,6 +441,15 @@ fn power_cut(boot: &Boot, dir: &Path) -> Result<(), Stop> {
     Ok(())
 }
 
+/// The signal by which QEMU ended, unless a test had failed before.
+fn crashed(outcomes: &[Outcome]) -> Option<i32> {
+    let failed = outcomes.iter().flat_map(|outcome| &outcome.tests).any(|test| test.end == End::Fail);
+    match outcomes.last()?.ended {
+        Ended::Crashed(signal) if !failed => Some(signal),
+        _ => None,
+    }
+}
+
 /// Why a row failed; empty if it passed.
 fn reasons(row: &Row, tests_min: usize) -> Vec<String> {
     let mut reasons: Vec<String> = Vec::new();
@@ -437,6 +459,9 @@ fn reasons(row: &Row, tests_min: usize) -> Vec<String> {
     match row.outcomes.last().map(|outcome| outcome.ended) {
         Some(Ended::Success) => {}
         Some(Ended::OverTime) => reasons.push(format!("over its {} s, killed", row.boot.limit_s)),
+        Some(Ended::Crashed(signal)) => {
+            reasons.push(format!("QEMU itself ended by signal {signal}, twice or after a failed test"))
+        }
         Some(Ended::PowerCut) => reasons.push("the second phase asked for a power cut".to_string()),
         // The tests ended, and a failed one is named above.
         Some(Ended::Status(_))
@@ -564,6 +589,14 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_run_again_for_a_crash_of_qemu_only_and_not_after_a_failed_test() {
+        let crash = |tests: &[(&str, End)], ended| crashed(&row(tests, ended, &[]).outcomes);
+        assert_eq!(crash(&[("a.b", End::Ok)], Ended::Crashed(11)), Some(11));
+        assert_eq!(crash(&[("a.b", End::Ok), ("a.c", End::Fail)], Ended::Crashed(11)), None);
+        assert_eq!(crash(&[("a.b", End::Ok)], Ended::Status(-1)), None);
+    }
+
+    #[test]
     fn nothing_but_enough_passed_tests_and_a_clean_end_is_success() {
         let reasons = |row: &Row| super::reasons(row, 3);
         let enough: Vec<(&str, End)> = (0..3).map(|_| ("a.b", End::Ok)).collect();
@@ -577,6 +610,7 @@ mod tests {
         assert!(!reasons(&row(&enough, Ended::Status(0), &[])).is_empty());
         assert!(!reasons(&row(&enough, Ended::OverTime, &[])).is_empty());
         assert!(!reasons(&row(&enough, Ended::PowerCut, &[])).is_empty());
+        assert!(!reasons(&row(&enough, Ended::Crashed(11), &[])).is_empty());
         assert!(!reasons(&row(&enough[1..], Ended::Success, &[])).is_empty());
         assert!(!reasons(&row(&enough, Ended::Success, &["[ 1.0] WARNING: CPU: 0"])).is_empty());
         assert!(!reasons(&row(&[], Ended::Success, &[])).is_empty());
