@@ -108,7 +108,8 @@ fn memory_is_flat_over_an_epoch() {
     }
     let faults = minor_faults() - faults;
     let end = loader.stats().memory;
-    assert!(end.held_bytes <= 4 << 20 && end.parked_bytes <= 640 << 10, "{end:?}");
+    // A batch has what lies between its samples too.
+    assert!(end.held_bytes <= 4 << 20 && end.parked_bytes <= 1 << 20, "{end:?}");
     // Once each for what the budget holds, where the first batches were smaller.
     assert!(end.fresh - warm.fresh <= 8, "{warm:?} {end:?}");
     assert!(faults < batches * 64, "{faults} page faults for {batches} batches of 160 pages");
