@@ -1,6 +1,6 @@
 """Saves a checkpoint from CPU memory with one peer and prints one JSON line: what it cost, and a digest of what was saved.
 
-    save.py --peer NAME --seed N --to DIRECTORY FILE...
+    save.py --peer NAME --seed N --to DIRECTORY --harness PROGRAM FILE...
 
 One process, one save. Imports and the tensors' own memory come before the clock starts; it stops when every byte is
 durable. `stall_s` is how long the caller was held. The digest is of what is read back, after the clock.
@@ -20,27 +20,6 @@ import warnings
 from load import PAGE, Locked, Meter, digest, flat
 
 warnings.filterwarnings("ignore")
-
-
-# Touches as many bytes of huge pages as its argument says (MADV_HUGEPAGE, MADV_POPULATE_WRITE), and prints the system time.
-TOUCH = """
-import mmap, resource, sys
-room = mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-room.madvise(14)
-room.madvise(23)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_stime)
-"""
-# As of the harness, which does the same before each run (src/backing.rs).
-PASSES_MAX, BACKED_CPU_S_PER_GIB = 4, 0.3
-
-
-def back_free_memory(size):
-    """Free memory that the host backs, as that of a machine of one's own has: a virtual machine gives free huge pages back within
-    seconds, sooner than the tensors are made, and whoever touches one pays then."""
-    for _ in range(PASSES_MAX):
-        took = subprocess.run([sys.executable, "-c", TOUCH, str(size)], check=True, stdout=subprocess.PIPE, text=True)
-        if float(took.stdout) / (size / 2**30) < BACKED_CPU_S_PER_GIB:
-            break
 
 
 def own_tensors(files):
@@ -165,6 +144,7 @@ def main():
     parser.add_argument("--peer", required=True, choices=sorted(PEERS))
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--to", required=True)
+    parser.add_argument("--harness", required=True)
     parser.add_argument("files", nargs="+")
     args = parser.parse_args()
     shutil.rmtree(args.to, ignore_errors=True)
@@ -172,14 +152,16 @@ def main():
     tensors = own_tensors(args.files)
     run, back = PEERS[args.peer](tensors, args.to)
     os.sync()
-    # A copy, and the page cache of what is written or another copy.
-    back_free_memory(sum(len(flat(tensor)) for tensor in tensors.values()) * 9 // 4)
+    # The host took back what the harness had backed, while the tensors were made. A copy, and the page cache of what is written or
+    # another copy.
+    size = sum(len(flat(tensor)) for tensor in tensors.values())
+    subprocess.run([args.harness, "worker", "prepare", str(size * 9 // 4)], check=True)
     meter = Meter()
     stall = run()
     used = meter.stop()
     result = {
         "ops": len(tensors),
-        "bytes": sum(len(flat(tensor)) for tensor in tensors.values()),
+        "bytes": size,
         **used,
         "more": {"stall_s": used["seconds"] if stall is None else stall},
     }

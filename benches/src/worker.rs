@@ -30,6 +30,11 @@ pub(crate) enum Job {
         /// Bytes to touch.
         bytes: u64,
     },
+    /// Has the host back free memory, for a peer whose own job is made after the harness did so.
+    Prepare {
+        /// Bytes.
+        bytes: u64,
+    },
     /// A bare io_uring loop of no-ops.
     Nop {
         /// Entries per submission.
@@ -122,6 +127,7 @@ impl Job {
     pub(crate) fn run(self) -> Result<(), Fault> {
         let sample = match self {
             Self::Back { bytes } => return backing::touch(bytes),
+            Self::Prepare { bytes } => return backing::prepare(bytes),
             Self::Nop { batch, time_ms } => nop::run(batch, Duration::from_millis(time_ms))?,
             Self::Null { batch, time_ms } => ours::null::run(batch, Duration::from_millis(time_ms))?,
             Self::Nvme { batch, time_ms } => ours::nvme::run(batch, Duration::from_millis(time_ms))?,

@@ -418,7 +418,8 @@ impl Subject for Writer {
             self.python.package()?;
         }
         let (seed, to) = (self.seed.to_string(), self.to.to_string_lossy());
-        let args = ["--peer", self.name, "--seed", &seed, "--to", &to];
+        let harness = std::env::current_exe().map_err(Fault::os("find", "our own program"))?;
+        let args = ["--peer", self.name, "--seed", &seed, "--to", &to, "--harness", &harness.to_string_lossy()];
         let finished = self.python.peer("save.py", &args, &self.files)?;
         crate::worker::parse(self.name, &finished)
     }

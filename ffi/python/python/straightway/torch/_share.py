@@ -16,6 +16,7 @@ import bisect
 import collections
 import dataclasses
 import itertools
+import math
 import os
 import sys
 import threading
@@ -68,16 +69,9 @@ class Share:
     exchanges: list[tuple[int, int, list[tuple[int, int]]]]
 
 
-def _product(lengths: Sequence[int]) -> int:
-    count = 1
-    for length in lengths:
-        count *= length
-    return count
-
-
 def _box(item: ReadItem) -> tuple[Any, ...] | None:
     """The chunk of an item and its box in it, without the rows; nothing for what has no rows."""
-    if item.type == LoadItemType.BYTE_IO or _product(item.lengths) == 0 or len(item.lengths) == 0:
+    if item.type == LoadItemType.BYTE_IO or math.prod(item.lengths) == 0 or len(item.lengths) == 0:
         return None
     return (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets[1:]), tuple(item.lengths[1:]))
 
@@ -93,7 +87,7 @@ def _cut(plans: list[LoadPlan]) -> list[LoadPlan]:
     marks: dict[Any, list[int]] = {}
     for box, found in edges.items():
         # Two are the ends of all items.
-        if len(found) > 2 and (max(found) - min(found)) * _product(box[3]) >= PIECE_ELEMENTS * (len(found) - 1):
+        if len(found) > 2 and (max(found) - min(found)) * math.prod(box[3]) >= PIECE_ELEMENTS * (len(found) - 1):
             marks[box] = sorted(found)
     if not marks:
         return plans
@@ -137,11 +131,11 @@ def share_out(plans: list[LoadPlan]) -> list[LoadPlan]:
     load = [0] * len(plans)
     shares = [Share(len(plans), len(plan.items), set(), []) for plan in plans]
     # The largest first: so the loads come out even.
-    ordered = sorted(wanted.items(), key=lambda entry: -_product(entry[0][3]))
+    ordered = sorted(wanted.items(), key=lambda entry: -math.prod(entry[0][3]))
     for number, ((_, _, _, lengths), takers) in enumerate(ordered):
         takers = list({rank: (rank, position) for rank, position in reversed(takers)}.values())
         reader, _ = min(takers, key=lambda taker: load[taker[0]])
-        load[reader] += _product(lengths)
+        load[reader] += math.prod(lengths)
         if len(takers) > 1:
             for rank, position in takers:
                 shares[rank].exchanges.append((number, reader, takers))

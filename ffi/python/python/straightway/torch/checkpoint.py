@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import math
 import os
 import pickle
 import re
@@ -286,7 +287,7 @@ class StorageReader(FileSystemReader):
             raise _errors.new("bad_format", text, info.relative_path)
         if any(at < 0 or at + size > dim for at, size, dim in zip(offsets, lengths, blob.shape)):
             raise _errors.new("out_of_range", f"{item.storage_index} asks for {lengths} at {offsets} of {blob.shape}", info.relative_path)
-        if _product(lengths) == 0:
+        if math.prod(lengths) == 0:
             batch.after.append(lambda: planner.commit_tensor(item, target))
             return
         base, object_ = info.offset + blob.at, self._object(info.relative_path)
@@ -342,13 +343,6 @@ class _Batch:
         self.after.append(lambda: take(io.BytesIO(value)))
 
 
-def _product(lengths: Sequence[int]) -> int:
-    count = 1
-    for length in lengths:
-        count *= length
-    return count
-
-
 def _dense(shape: Sequence[int]) -> list[int]:
     strides, dense = [], 1
     for dim in reversed(shape):
@@ -397,7 +391,7 @@ def _runs(blob: _blob.Blob, offsets: list[int], lengths: list[int], target: torc
         outer = dim
         if lengths[dim] != blob.shape[dim]:
             break
-    count = _product(lengths[:outer])
+    count = math.prod(lengths[:outer])
     if run == 0 or (count > 1 and run * blob.dtype.itemsize < RUN_MIN_BYTES):
         return
     base = sum(at * stride for at, stride in zip(offsets, strides))
