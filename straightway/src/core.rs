@@ -326,9 +326,8 @@ impl Core {
         }
         let made = group.inline_made.fetch_add(1, Ordering::AcqRel);
         if made < group.idle.capacity()
-            && let Ok(mut lane) = self.make_lane(group, Owner::Anybody)
+            && let Ok(lane) = self.make_lane(group, Owner::Anybody)
         {
-            let _ = lane.attach_slabs();
             return Some(Box::new(lane));
         }
         group.inline_made.fetch_sub(1, Ordering::AcqRel);

@@ -37,14 +37,6 @@ impl Lane {
         Self { core, lane, destination }
     }
 
-    /// Registers the lane's own slabs, for bounced and staged bytes.
-    ///
-    /// # Errors
-    /// `ResourceLimit` if too little memory may be locked; everything works without, at a higher cost per I/O.
-    pub fn attach_slabs(&mut self) -> Result<(), Error> {
-        self.lane.attach_slabs()
-    }
-
     /// Makes many I/Os on `object` cheap (a registered file) until [`Lane::detach_object`].
     ///
     /// # Errors

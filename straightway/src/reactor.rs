@@ -147,8 +147,6 @@ impl Reactor {
             Worker { lane, clock, link: link.clone(), backlog: VecDeque::new(), cells: Vec::new(), free: Vec::new() };
         let run = move || {
             let ran = catch_unwind(AssertUnwindSafe(move || {
-                // A refused registration makes bounced chunks dearer, not wrong.
-                let _ = worker.lane.attach_slabs();
                 worker.run();
                 worker.end()
             }));

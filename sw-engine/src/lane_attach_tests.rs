@@ -35,11 +35,11 @@ struct World {
     hold: bool,
 }
 
-struct Device(Arc<Mutex<World>>);
+struct Device(Arc<Mutex<World>>, Regions);
 
 impl Transport for Device {
     fn caps(&self) -> TransportCaps {
-        let (host, device, regions) = (Ok(()), Err(Reason::NoPeerPages), Regions::Attached);
+        let (host, device, regions) = (Ok(()), Err(Reason::NoPeerPages), self.1);
         TransportCaps { name: "dev", queue_depth: 256, io_bytes_max: 16 << 10, segments_max: 3, host, device, regions }
     }
 
@@ -67,7 +67,8 @@ impl Transport for Device {
     fn submit(&mut self, io: &Io) -> Submit {
         let mut world = self.0.lock().unwrap();
         for piece in io.segments() {
-            assert!(world.attached.contains(&piece.region), "an I/O into memory that was never attached");
+            let known = self.1 == Regions::Any || world.attached.contains(&piece.region);
+            assert!(known, "an I/O into memory that was never attached");
         }
         world.open.push(*io);
         Submit::Accepted
@@ -100,10 +101,14 @@ impl Transport for Device {
 }
 
 fn bed(most: Option<usize>) -> (Lane, Arc<Mutex<World>>) {
+    bed_of(Regions::Attached, most)
+}
+
+fn bed_of(regions: Regions, most: Option<usize>) -> (Lane, Arc<Mutex<World>>) {
     let world = Arc::new(Mutex::new(World { most, ..World::default() }));
     let staging = SlabPool::new(2, ByteLen(8192), HugePages::Never).unwrap();
-    let parts =
-        LaneParts { transports: vec![Box::new(Device(world.clone()))], copiers: Vec::new(), staging: Some(staging) };
+    let device = Box::new(Device(world.clone(), regions));
+    let parts = LaneParts { transports: vec![device], copiers: Vec::new(), staging: Some(staging) };
     (Lane::new(LaneConfig { ops_max: 128, ..LaneConfig::default() }, parts).unwrap(), world)
 }
 
@@ -157,8 +162,25 @@ fn slabs_are_attached_at_once_and_memory_once_before_its_first_chunk() {
     again.offset = 100;
     lane.submit(Time(0), again).unwrap();
     assert!(run(&mut lane).pop().unwrap().result.is_ok());
-    lane.attach_slabs().unwrap();
     assert_eq!(world.lock().unwrap().told, slabs + 1);
+}
+
+#[test]
+fn one_that_need_not_know_hears_of_slabs_with_the_first_chunk_that_takes_one() {
+    // A refusal changes nothing.
+    for (most, told) in [(None, 1), (Some(0), 1)] {
+        let (mut lane, world) = bed_of(Regions::Any, most);
+        let target = target(&lane, &Policy::Any);
+        let mut again = op(&target);
+        for (offset, told) in [(0, 0), (100, told), (200, told)] {
+            again.offset = offset;
+            lane.submit(Time(0), again).unwrap();
+            let done = run(&mut lane).pop().unwrap();
+            assert_eq!(done.result.unwrap(), 4096);
+            assert_eq!(world.lock().unwrap().told, told, "after the read at {offset}");
+            again = done.op.unwrap();
+        }
+    }
 }
 
 #[test]
@@ -177,7 +199,8 @@ fn a_refusal_fails_the_submit_and_nothing_was_done() {
 #[test]
 fn a_lane_whose_slabs_are_refused_is_not_made() {
     let world = Arc::new(Mutex::new(World { most: Some(0), ..World::default() }));
-    let parts = LaneParts { transports: vec![Box::new(Device(world))], copiers: Vec::new(), staging: None };
+    let parts =
+        LaneParts { transports: vec![Box::new(Device(world, Regions::Attached))], copiers: Vec::new(), staging: None };
     let error = Lane::new(LaneConfig::default(), parts).map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceLimit);
 }

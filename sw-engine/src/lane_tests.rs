@@ -195,8 +195,7 @@ fn bed_with(files: usize, len: usize, segments_max: u8, depth: u32) -> Bed {
     let memory = Arc::new(Mutex::new(memory));
     let staging = SlabPool::new(4, ByteLen(8192), HugePages::Never).unwrap();
     let parts = LaneParts { transports: vec![disk(&memory)], copiers: Vec::new(), staging: Some(staging) };
-    let mut lane = Lane::new(LaneConfig { ops_max: 4, bounce_slabs: 2, ..LaneConfig::default() }, parts).unwrap();
-    lane.attach_slabs().unwrap();
+    let lane = Lane::new(LaneConfig { ops_max: 4, bounce_slabs: 2, ..LaneConfig::default() }, parts).unwrap();
     Bed { lane, memory, objects: (0..files).map(|file| object(file, len)).collect() }
 }
 

@@ -84,7 +84,6 @@ pub(crate) fn run(disk: &Disk) -> Result<Sample, Error> {
     let uri = Uri::File(disk.file.to_string_lossy().into_owned());
     let object = if disk.write { engine.open_for_update(&uri)? } else { engine.open(&uri)? };
     let mut lane = engine.lane(Destination::Host)?;
-    lane.attach_slabs()?;
     lane.attach_object(&object)?;
     let verb = if disk.write { Verb::Write } else { Verb::Read };
     let target = lane.target(&object, &Policy::Any, verb)?;

@@ -25,6 +25,7 @@ mod aio;
 mod batch;
 mod buffer;
 mod checkpoint;
+mod copy;
 mod dataset;
 mod elements;
 mod engine;
@@ -49,6 +50,7 @@ mod _native {
         batch::Batch,
         buffer::Buffer,
         checkpoint::Checkpoint,
+        copy::copy_many,
         dataset::Dataset,
         engine::Engine,
         loader::Loader,

@@ -107,7 +107,7 @@ def test_what_only_torch_can_copy_torch_copies(tmp_path: Path):
 
 def test_what_is_kept_of_a_gpu_is_left_to_torch(tmp_path: Path, monkeypatch):
     class Far(torch.Tensor):
-        is_cuda = True
+        is_cuda, is_cpu = True, False
 
     far = {"a": torch.ones(3).as_subclass(Far)}
     monkeypatch.setattr(dcp.FileSystemWriter, "stage", lambda *_: "by torch")
@@ -143,3 +143,14 @@ def test_an_async_save_loads_with_the_values_of_its_call(tmp_path: Path):
         dcp.load(loaded, storage_reader=StorageReader(tmp_path / "c"), no_dist=True)
         assert torch.equal(loaded["model"]["weight"], torch.full((100_000,), step))
     assert len(places) == 1, "the memory of a save that is over serves the next one"
+
+
+def test_the_device_takes_large_tensors_from_the_copy(tmp_path: Path):
+    original = {str(n): torch.full((5 << 20,), n, dtype=torch.float32) for n in range(3)} | {"small": torch.ones(3)}
+    writer = StorageWriter(tmp_path / "c")
+    dcp.async_save(original, storage_writer=writer, no_dist=True).result()
+    # Chunks of 4 MiB that lie in one tensor, which are all but those at its ends.
+    assert writer.report.in_place >= 3 * (3 << 22), writer.report
+    loaded = {name: torch.zeros_like(tensor) for name, tensor in original.items()}
+    dcp.load(loaded, storage_reader=StorageReader(tmp_path / "c"), no_dist=True)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in original.items())

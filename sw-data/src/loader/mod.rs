@@ -111,9 +111,7 @@ impl Loader {
         options.check()?;
         let lens: Vec<(u64, u32)> = datasets.iter().map(|dataset| (dataset.samples.len(), dataset.weight)).collect();
         let dealer = Dealer::new(&lens, &options, state)?;
-        let mut lane = engine.lane(options.into).map_err(|error| LoadError::Engine(Arc::new(error)))?;
-        // Refused where little memory may be locked: ragged ends cost more then.
-        let _ = lane.attach_slabs();
+        let lane = engine.lane(options.into).map_err(|error| LoadError::Engine(Arc::new(error)))?;
         let datasets = datasets.into_iter().map(|dataset| dataset.samples).collect();
         let (openers, workers) = (options.openers, options.workers);
         let shared = Arc::new(Shared::new(engine, datasets, options, dealer.state()));

@@ -14,9 +14,9 @@
 //! [`Attach::RegionGone`]), or the transport runs out of something. So at most [`REGIONS_MAX`] regions per transport
 //! outlive their last operation.
 
-use sw_mem::{DmaRegion, DmaSpan, RegionId};
+use sw_mem::{DmaRegion, DmaSpan, RegionId, SlabPool};
 
-use super::{Lane, Queue};
+use super::{Lane, Queue, Stash};
 use crate::{
     error::{Error, ErrorKind, Verb},
     op::{Op, Spans},
@@ -65,6 +65,45 @@ impl Attached {
     /// The places of those regions that `spans` name.
     fn places_of(&self, spans: &Spans) -> u64 {
         spans.iter().filter_map(|span| self.find(span.region().id())).fold(0, |used, at| used | 1 << at)
+    }
+}
+
+/// Which pools of slabs the transports that need not know of memory have heard of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    bounce: bool,
+    staging: bool,
+}
+
+impl Told {
+    /// Before the first chunk with a slab of a pool: the pool is registered, so that such chunks are cheap. A lane that needs
+    /// no slab pays for none.
+    #[inline(always)]
+    pub(super) fn before(
+        &mut self,
+        stash: &Stash,
+        queues: &mut [Queue],
+        (bounce, staging): (&SlabPool, Option<&SlabPool>),
+    ) {
+        match (stash, staging) {
+            (Stash::Bounce(_), _) if !self.bounce => {
+                self.bounce = true;
+                tell(queues, bounce);
+            }
+            (Stash::Staging(_), Some(staging)) if !self.staging => {
+                self.staging = true;
+                tell(queues, staging);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cold]
+fn tell(queues: &mut [Queue], pool: &SlabPool) {
+    for queue in queues.iter_mut().filter(|queue| queue.attached.is_none()) {
+        // A refusal (limit of locked memory) makes the chunks dearer, not wrong.
+        let _ = queue.transport.attach(Attach::Region(pool.region()));
     }
 }
 
@@ -117,30 +156,14 @@ impl Lane {
         })
     }
 
-    /// Registers the lane's own slabs with its transports, so that staged and bounced chunks are cheap. Those that must be
-    /// told about memory know them already.
-    ///
-    /// # Errors
-    /// The first refusal (limit of locked memory); everything works without.
-    pub fn attach_slabs(&mut self) -> Result<(), Error> {
-        let slabs = self.slab_regions();
-        let mut others = self.queues.iter_mut().filter(|queue| queue.attached.is_none());
-        others.try_for_each(|queue| {
-            slabs.iter().flatten().try_for_each(|region| queue.transport.attach(Attach::Region(region)))
-        })
-    }
-
-    /// The duty of a new lane: transports that must be told about memory learn of its slabs, for good.
+    /// The duty of a new lane: transports that must be told about memory learn of its slabs, for good. Others learn of them
+    /// when the first chunk takes one ([`Told`]), since their pages are paid for then.
     pub(super) fn attach_slabs_where_needed(&mut self) -> Result<(), Error> {
-        let slabs = self.slab_regions();
+        let slabs = [Some(self.bounce.region().clone()), self.staging.as_ref().map(|pool| pool.region().clone())];
         let mut needed = self.queues.iter_mut().filter(|queue| queue.attached.is_some());
         needed.try_for_each(|queue| {
             slabs.iter().flatten().try_for_each(|region| queue.transport.attach(Attach::Region(region)))
         })
-    }
-
-    fn slab_regions(&self) -> [Option<DmaRegion>; 2] {
-        [Some(self.bounce.region().clone()), self.staging.as_ref().map(|pool| pool.region().clone())]
     }
 
     /// Attaches the memory of an operation, as far as its transports ask for it.

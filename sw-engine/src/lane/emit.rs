@@ -4,6 +4,7 @@ use sw_mem::{ByteLen, HostVa, Place, RegionId, SlabPool};
 
 use super::{
     Answer, Chunk, Counters, Lane, LostSlabs, OpState, Phase, QUANTUM, Queue, Stash,
+    attach::Told,
     flow::{Flow, Piece, Shape, Spot},
 };
 use crate::{
@@ -122,6 +123,7 @@ impl Lane {
             slots: &mut self.slots,
             bounce: &mut self.bounce,
             staging: self.staging.as_mut(),
+            told: &mut self.told,
             lost: &self.lost,
             counters: &mut self.counters,
             now: self.now,
@@ -303,6 +305,7 @@ pub(super) struct Outlet<'a> {
     slots: &'a mut SlotTable<Chunk>,
     bounce: &'a mut SlabPool,
     staging: Option<&'a mut SlabPool>,
+    told: &'a mut Told,
     lost: &'a LostSlabs,
     pub(super) counters: &'a mut Counters,
     now: Time,
@@ -349,7 +352,9 @@ impl Outlet<'_> {
             let stash = stash_for(self.bounce, self.staging.as_deref_mut(), &cut, landed);
             let none_left =
                 || if self.lost.all(landed) { Stop::Failed(NO_SLAB_LEFT) } else { Stop::Later(piece.leg.transport) };
-            (cut, stash.ok_or_else(none_left)?)
+            let stash = stash.ok_or_else(none_left)?;
+            self.told.before(&stash, self.queues, (self.bounce, self.staging.as_deref()));
+            (cut, stash)
         };
         let mut chunk = Chunk::of(flow.op, op, flow.here, kind, piece.leg);
         (chunk.object, chunk.cut, chunk.stash) = (flow.object(op).id, cut, stash);

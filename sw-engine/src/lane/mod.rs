@@ -40,7 +40,7 @@ use crate::{
     split::{Cut, Landed},
     time::Time,
 };
-use attach::Attached;
+use attach::{Attached, Told};
 use flow::FlowTable;
 pub use report::Counters;
 
@@ -314,6 +314,7 @@ pub struct Lane {
     copiers: Vec<Copier>,
     staging: Option<SlabPool>,
     bounce: SlabPool,
+    told: Told,
     lost: LostSlabs,
     /// Operations whose memory a device may touch for ever. They are over, and their places are free.
     kept: Vec<Op>,
@@ -367,6 +368,7 @@ impl Lane {
             },
             staging: parts.staging,
             bounce,
+            told: Told::default(),
             kept: Vec::new(),
             ops: SlotTable::new(config.ops_max, OpState::empty),
             slots: SlotTable::new(depth + copies, Chunk::empty),

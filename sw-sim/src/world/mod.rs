@@ -179,8 +179,7 @@ impl World {
         let pool = |(count, bytes)| SlabPool::new(count, ByteLen(bytes), HugePages::Never);
         let staging = params.staging.map(pool).transpose().map_err(|error| error.to_string())?;
         let parts = LaneParts { transports, copiers, staging };
-        let mut lane = Lane::new(params.lane, parts).map_err(|error| error.to_string())?;
-        lane.attach_slabs().map_err(|error| error.to_string())?;
+        let lane = Lane::new(params.lane, parts).map_err(|error| error.to_string())?;
         let slot_capacity = judge::slots_in_all(&lane);
         let rng = Rng::split(seed, "work");
         Ok(Self {

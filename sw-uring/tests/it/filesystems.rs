@@ -149,7 +149,6 @@ fn exercise_neighbours(path: &Path, unit: u32) {
     assert_eq!(object.faces[0].write_unit, unit, "{:?}", object.faces);
     let parts = LaneParts { transports: vec![transport], copiers: Vec::new(), staging: None };
     let mut lane = Lane::new(LaneConfig::default(), parts).unwrap();
-    lane.attach_slabs().unwrap();
     let mut cuts: Vec<usize> = (0..SHARED).step_by(20_003).collect();
     cuts.push(SHARED);
     let stop = std::sync::atomic::AtomicBool::new(false);

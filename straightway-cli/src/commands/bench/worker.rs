@@ -83,7 +83,6 @@ impl<'a> Worker<'a> {
         let target = lane.target(cell.object, &cell.policy, cell.verb)?;
         let idle = memories(&cell)?;
         // Refused registrations make each I/O dearer, which is then what is measured.
-        let _ = lane.attach_slabs();
         let _ = lane.attach_object(cell.object);
         if let Some(memory) = idle.first() {
             let _ = lane.attach_memory(memory);
