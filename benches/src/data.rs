@@ -274,6 +274,26 @@ pub(crate) enum CacheState {
     Warm,
 }
 
+impl CacheState {
+    pub(crate) const ALL: [Self; 2] = [Self::Cold, Self::Warm];
+
+    /// For names of cases.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Warm => "warm",
+        }
+    }
+
+    /// Where the bytes come from then.
+    pub(crate) fn source(self) -> &'static str {
+        match self {
+            Self::Cold => "the device",
+            Self::Warm => "the page cache",
+        }
+    }
+}
+
 /// Bytes of the file in the page cache (linux mm/filemap.c `cachestat`, 6.5 and later).
 fn cached_bytes(file: &File) -> Option<u64> {
     #[repr(C)]

@@ -33,9 +33,13 @@ use crate::{
 pub(crate) const TRANSPORTS: [TransportName; 4] =
     [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME];
 
+/// Devices that may each have their whole depth in one ring: a ring is for files of all devices, and one that hangs keeps its
+/// places.
+const DEVICES_PER_RING: u32 = 4;
+
 /// Slabs of a lane that has no GPU to feed, of [`HOST_SLAB_BYTES`] each: enough to keep a disk busy with small reads as with
 /// large ones while misaligned bytes are copied out.
-const HOST_SLABS: u32 = 32;
+const HOST_SLABS: u32 = 40;
 /// Large enough for a disk's rate, small enough to be in the processor's cache when it is copied out.
 const HOST_SLAB_BYTES: u32 = 128 << 10;
 
@@ -74,6 +78,11 @@ struct Gpu {
     staging: Mutex<Option<Staging>>,
 }
 
+/// I/Os in flight in one ring.
+fn ring_depth(config: &Config) -> u32 {
+    config.queue_depth.saturating_mul(DEVICES_PER_RING).min(sw_uring::QUEUE_DEPTH_MAX)
+}
+
 impl Backends {
     pub(crate) fn find(config: Config, clock: Clock) -> Self {
         let probe = match config.io_uring {
@@ -87,7 +96,7 @@ impl Backends {
         let machine = Machine::this();
         let possible = probe.transport == sw_uring::IO_URING && sw_uring::passthrough::is_possible(&machine);
         // No buffers of their own: memory that is registered with the file rings is not pinned twice.
-        let rings = || UringConfig { queue_depth: config.queue_depth, buffers_max: 0, ..UringConfig::passthrough() };
+        let rings = || UringConfig { queue_depth: ring_depth(&config), buffers_max: 0, ..UringConfig::passthrough() };
         let commands = possible.then(rings);
         Self {
             probe,
@@ -244,7 +253,7 @@ impl Backends {
 
     /// What the transports of every lane can do, for planning before any lane exists.
     pub(crate) fn transport_caps(&self, destination: Destination) -> Vec<TransportCaps> {
-        let Config { queue_depth, io_bytes, .. } = self.config;
+        let (queue_depth, io_bytes) = (ring_depth(&self.config), self.config.io_bytes);
         let files = match self.probe.transport {
             sw_uring::PREADV2 => {
                 ThreadsConfig { queue_depth, io_bytes_max: io_bytes, ..ThreadsConfig::default() }.caps()
@@ -256,7 +265,8 @@ impl Backends {
     }
 
     fn transport(&self, owner: Owner) -> Result<Box<dyn Transport>, Error> {
-        let Config { queue_depth, io_bytes, sqpoll_ms, .. } = self.config;
+        let Config { io_bytes, sqpoll_ms, .. } = self.config;
+        let queue_depth = ring_depth(&self.config);
         if self.probe.transport == sw_uring::PREADV2 {
             let config = ThreadsConfig { queue_depth, io_bytes_max: io_bytes, ..ThreadsConfig::default() };
             return Ok(Box::new(ThreadsTransport::new(config)?));
@@ -360,7 +370,8 @@ impl Backends {
     }
 
     pub(crate) fn lane_config(&self) -> LaneConfig {
-        let usual = LaneConfig { ops_max: self.config.ops_per_lane, ..LaneConfig::default() };
+        let Config { ops_per_lane, queue_depth, .. } = self.config;
+        let usual = LaneConfig { ops_max: ops_per_lane, device_depth: queue_depth, ..LaneConfig::default() };
         match self.nvme.slab_pages() {
             HugePages::Reserved => LaneConfig { bounce_pages: HugePages::Reserved, ..usual },
             HugePages::Never | HugePages::Advise => usual,

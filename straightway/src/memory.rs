@@ -79,6 +79,14 @@ impl Memory {
         self.span.read(at, to).map_err(|cause| mem_error(cause, Verb::Copy))
     }
 
+    /// Copies `len` host bytes of `from` (at `from_at`) to byte `at`. The ranges may overlap.
+    ///
+    /// # Errors
+    /// `OutOfRange`; `ApiMisuse` for device memory. Nothing is copied then.
+    pub fn copy_from(&self, at: u64, from: &Memory, from_at: u64, len: u64) -> Result<(), Error> {
+        self.span.copy_from(at, &from.span, from_at, len).map_err(|cause| mem_error(cause, Verb::Copy))
+    }
+
     /// Shows `len` host bytes from `at` to `each`, in order, in copies of at most 16 KiB each: a hash needs no more.
     ///
     /// # Errors

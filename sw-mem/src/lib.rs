@@ -32,6 +32,7 @@ mod reader;
 mod region;
 mod shared;
 mod slab;
+mod stream;
 mod sync;
 
 pub use addr::{BusAddr, ByteLen, GpuVa, HostVa, Iova, PAGE_BYTES, RemoteAddr, align_down, align_up, index};

@@ -481,7 +481,7 @@ impl DmaSpan {
         let to = self.host_ptr(at, from.len() as u64)?;
         // SAFETY: `host_ptr` checked the range of the destination, which stays mapped while `self` lives; a Rust slice
         // never overlaps device memory by the contract of `from_foreign` and the exclusivity of `Buffer`.
-        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
+        unsafe { crate::stream::copy(from.as_ptr(), to, from.len()) }
         Ok(())
     }
 
@@ -492,7 +492,7 @@ impl DmaSpan {
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<(), MemError> {
         let from = self.host_ptr(at, to.len() as u64)?;
         // SAFETY: as in `write`, with the roles exchanged.
-        unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
+        unsafe { crate::stream::copy(from, to.as_mut_ptr(), to.len()) }
         Ok(())
     }
 
@@ -527,16 +527,23 @@ impl DmaSpan {
         if word.is_aligned() { Ok(word) } else { Err(MemError::OutOfRange { at, len: 4, have: ByteLen(self.len) }) }
     }
 
-    /// Copies `len` bytes of `from` (at `from_at`) to `at` of this span. The ranges may overlap.
+    /// Copies `len` bytes of `from` (at `from_at`) to `at` of this span. The ranges may overlap; long copies of ranges that
+    /// do not go past the caches.
     ///
     /// # Errors
     /// [`MemError`]; nothing is copied then.
     pub fn copy_from(&self, at: u64, from: &DmaSpan, from_at: u64, len: u64) -> Result<(), MemError> {
         let source = from.host_ptr(from_at, len)?;
         let to = self.host_ptr(at, len)?;
-        // SAFETY: both ranges were checked and stay mapped while the spans live; `copy` allows overlap. The length fits
-        // `usize` because it lies inside a mapping.
-        unsafe { core::ptr::copy(source, to, index(len)) }
+        // It fits `usize` because it lies inside a mapping.
+        let len = index(len);
+        if source.addr().abs_diff(to.addr()) < len {
+            // SAFETY: both ranges were checked and stay mapped while the spans live; `copy` allows overlap.
+            unsafe { core::ptr::copy(source, to, len) }
+        } else {
+            // SAFETY: likewise, and the ranges do not overlap.
+            unsafe { crate::stream::copy(source, to, len) }
+        }
         Ok(())
     }
 

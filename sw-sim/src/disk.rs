@@ -191,6 +191,16 @@ impl Machine {
             self.violate("limits", format!("queue {queue} of depth {depth} got I/O number {} in flight", open + 1));
             return Submit::Full;
         }
+        let disk = self.faces.get(index(io.handle)).map(|face| face.disk);
+        let of_disk = |open: &&ModelIo| self.faces.get(index(open.io.handle)).map(|face| face.disk) == disk;
+        let (of_disk, most) = (model.ios.values().filter(of_disk).count(), self.device_depth);
+        if of_disk >= most {
+            self.violate(
+                "limits",
+                format!("a disk got I/O number {} of queue {queue}, of at most {most}", of_disk + 1),
+            );
+        }
+        let Some(model) = self.queues.get_mut(queue) else { return Submit::Full };
         if open > 0 && model.moods.per_mille(model.params.full) {
             self.mark(Mark::FullBelowDepth);
             self.note("full", &[number]);

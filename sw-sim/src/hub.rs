@@ -40,6 +40,11 @@ impl Default for Hub {
     }
 }
 
+/// A number for a disk's name, as different as those that systems give to devices (FNV-1a).
+fn identity(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 impl Hub {
     /// An empty machine at time zero.
     pub fn new() -> Self {
@@ -157,7 +162,7 @@ impl Hub {
             id: Object::next_id(),
             name: Arc::from(name),
             len,
-            version: Version::default(),
+            version: Version { identity: (identity(name), 0), stamp: 0 },
             faces: faces.collect(),
             residency: Residency::Unknown.into(),
             stripe: None,

@@ -65,6 +65,8 @@ pub(crate) struct Machine {
     pub(crate) answered: BTreeSet<u64>,
     /// Ends that no I/O had: a lane may count as many stale ones, and no more.
     pub(crate) lies: u64,
+    /// I/Os on one disk that a queue may have at a time.
+    pub(crate) device_depth: usize,
 }
 
 impl Machine {
@@ -82,6 +84,7 @@ impl Machine {
             taint: Taint::default(),
             answered: BTreeSet::new(),
             lies: 0,
+            device_depth: usize::MAX,
         }
     }
 

@@ -20,8 +20,6 @@ const LOOKUPS: u32 = 100_000;
 const LARGE_SAMPLE: u64 = 16 << 10;
 const SMALL_SAMPLE: u64 = 1 << 10;
 
-const STATES: [(CacheState, &str); 2] = [(CacheState::Cold, "cold"), (CacheState::Warm, "warm")];
-
 /// Opening and searching, then first batches; both cold and warm.
 pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let mut cases = searches(bench)?;
@@ -37,7 +35,8 @@ fn searches(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let args = ["index", &index, &format!("--batch={BATCH}"), &format!("--lookups={LOOKUPS}")];
     let args = words(&[&args[..], &[&format!("--seed={}", bench.seed)]].concat());
     let mut cases = Vec::new();
-    for (state, name) in STATES {
+    for state in CacheState::ALL {
+        let name = state.name();
         let subjects = vec![bench.worker(US, Role::Ours, &args, std::slice::from_ref(&made.index))];
         let what = format!(
             "an index of {samples} samples ({} MiB) opened (open_ms), and random samples looked up, {BATCH} at once, one thread; {name}",
@@ -59,7 +58,8 @@ fn first_batches(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let args = words(&["first-batch", &index, &format!("--batch={BATCH}"), &format!("--seed={}", bench.seed)]);
     let files: Vec<PathBuf> = made.shards.iter().chain([&made.index]).cloned().collect();
     let mut cases = Vec::new();
-    for (state, name) in STATES {
+    for state in CacheState::ALL {
+        let name = state.name();
         let subjects = vec![bench.worker(US, Role::Ours, &args, &files)];
         let what = format!(
             "engine made, index of {samples} samples opened, loader made, first shuffled batch of {BATCH} samples of 1 KiB in memory; the start of the process is not in it; {name}"

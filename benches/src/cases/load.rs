@@ -89,18 +89,14 @@ fn one(bench: &mut Bench<'_>, files: &Files, state: CacheState) -> Case {
             Loader { name, role: Role::Peer, own_memory, files, seed: bench.seed, python: bench.python.clone() };
         subjects.push(Box::new(loader));
     }
-    let (name, from) = match state {
-        CacheState::Cold => ("load/cold", "the device"),
-        CacheState::Warm => ("load/warm", "the page cache"),
-    };
-    let what =
-        format!("{} MiB of safetensors in two shards from {from} into CPU memory", checkpoint.tensor_bytes >> 20);
+    let (size, from) = (checkpoint.tensor_bytes >> 20, state.source());
+    let what = format!("{size} MiB of safetensors in two shards from {from} into CPU memory");
     let before = Before {
         cache: Some(state),
         back_bytes: BACKED_COPIES * checkpoint.tensor_bytes + BACKED_EXTRA_BYTES,
         digest: Some(checkpoint.digest.clone()),
     };
-    bench.case(name, &what, subjects, &before)
+    bench.case(&format!("load/{}", state.name()), &what, subjects, &before)
 }
 
 fn cold_goals(case: &mut Case) {

@@ -83,20 +83,17 @@ fn one(
             python: bench.python.clone(),
         }));
     }
-    let (name, from) = match state {
-        CacheState::Cold => ("load-dcp/cold", "the device"),
-        CacheState::Warm => ("load-dcp/warm", "the page cache"),
-    };
     let what = format!(
-        "{} MiB of tensors of a torch.distributed.checkpoint directory from {from} into CPU memory, one process",
-        checkpoint.tensor_bytes >> 20
+        "{} MiB of tensors of a torch.distributed.checkpoint directory from {} into CPU memory, one process",
+        checkpoint.tensor_bytes >> 20,
+        state.source()
     );
     let before = Before {
         cache: Some(state),
         back_bytes: BACKED_COPIES * checkpoint.tensor_bytes + BACKED_EXTRA_BYTES,
         digest: Some(checkpoint.digest.clone()),
     };
-    bench.case(name, &what, subjects, &before)
+    bench.case(&format!("load-dcp/{}", state.name()), &what, subjects, &before)
 }
 
 fn goals(case: &mut Case) {

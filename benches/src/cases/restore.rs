@@ -23,11 +23,6 @@ const EXTRA_BYTES: u64 = 1 << 30;
 /// whole takes four times its size in memory.
 const SHAPES: [(&str, u32, u64); 2] = [("sharded", 8, 1), ("replicated", 2, 2)];
 
-/// Where the bytes are, its name in that of the case, and the words for it.
-type State = (CacheState, &'static str, &'static str);
-
-const STATES: [State; 2] = [(CacheState::Cold, "cold", "the device"), (CacheState::Warm, "warm", "the page cache")];
-
 /// Every shape, cold and warm; one of them at smoke size.
 pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let mut cases = Vec::new();
@@ -35,8 +30,8 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
         if bench.size == Size::Smoke && shape != "replicated" {
             continue;
         }
-        let wanted = |(_, name, _): &&State| bench.wants(&format!("restore/{shape}-{name}"));
-        let states: Vec<State> = STATES.iter().filter(wanted).copied().collect();
+        let wanted = |state: &CacheState| bench.wants(&case_name(shape, *state));
+        let states: Vec<_> = CacheState::ALL.into_iter().filter(wanted).collect();
         if states.is_empty() {
             continue;
         }
@@ -54,11 +49,15 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     Ok(cases)
 }
 
+fn case_name(shape: &str, state: CacheState) -> String {
+    format!("restore/{shape}-{}", state.name())
+}
+
 fn one(
     bench: &mut Bench<'_>,
     (shape, writers): (&'static str, u32),
     (checkpoint, files): (&Checkpoint, &[PathBuf]),
-    (state, name, from): State,
+    state: CacheState,
 ) -> Case {
     let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
     for (name, role) in [(US, Role::Ours), (TORCH, Role::Peer)] {
@@ -75,17 +74,14 @@ fn one(
     }
     let size = checkpoint.tensor_bytes;
     let what = format!(
-        "{} MiB of tensors, {shape}, that {writers} ranks wrote, to {RANKS} local ranks from {from}",
-        size >> 20
+        "{} MiB of tensors, {shape}, that {writers} ranks wrote, to {RANKS} local ranks from {}",
+        size >> 20,
+        state.source()
     );
     let copies = if shape == "replicated" { u64::from(RANKS) } else { 2 };
     let back_bytes = (copies + 1) * size + EXTRA_BYTES;
-    let mut case = bench.case(
-        &format!("restore/{shape}-{name}"),
-        &what,
-        subjects,
-        &Before { cache: Some(state), back_bytes, digest: None },
-    );
+    let before = Before { cache: Some(state), back_bytes, digest: None };
+    let mut case = bench.case(&case_name(shape, state), &what, subjects, &before);
     goals(&mut case, state);
     case
 }

@@ -15,6 +15,7 @@ use straightway::{Completed, DataPath, Destination, Error, Request, Uri};
 use crate::{
     buffer::{Buffer, Held, dtype_named},
     checkpoint::{self, Checkpoint, Chosen},
+    copy,
     error::Fail,
     foreign::{self, Access},
     object::{NewObject, Object, terms, under},
@@ -193,6 +194,12 @@ impl Engine {
             }
         }
         run_all(py, &self.handle, requests)
+    }
+
+    /// Copies each source of `(source, target)` into its target, of the same length, by several threads; returns the bytes
+    /// copied. All are host memory.
+    fn copy_many(&self, py: Python<'_>, parts: Vec<copy::Pair<'_>>) -> Result<u64, Fail> {
+        copy::many(py, &self.handle, &parts)
     }
 
     /// A copy of `buffer` in host memory.

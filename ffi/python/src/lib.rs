@@ -50,7 +50,6 @@ mod _native {
         batch::Batch,
         buffer::Buffer,
         checkpoint::Checkpoint,
-        copy::copy_many,
         dataset::Dataset,
         engine::Engine,
         loader::Loader,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 import straightway
-from straightway import _native
 
 
 def test_each_source_is_in_its_target():
     sources = [bytes([n % 251]) * length for n, length in enumerate([1, 4095, (4 << 20) + 1, 0, 13 << 20])]
     targets = [bytearray(len(source)) for source in sources]
-    assert _native.copy_many(list(zip(sources, targets))) == sum(map(len, sources))
+    assert straightway.Engine.shared().copy_many(list(zip(sources, targets))) == sum(map(len, sources))
     assert [bytes(target) for target in targets] == sources
-    assert _native.copy_many([]) == 0
+    assert straightway.Engine.shared().copy_many([]) == 0
 
 
 def test_nothing_is_copied_of_what_does_not_fit():
@@ -27,5 +26,5 @@ def test_nothing_is_copied_of_what_does_not_fit():
         (b"1234", object(), "tells no memory"),
     ]:
         with pytest.raises(straightway.ApiMisuse, match=text):
-            _native.copy_many([good, (source, into)])
+            straightway.Engine.shared().copy_many([good, (source, into)])
     assert good[1] == bytearray(2) and target == bytearray(4)

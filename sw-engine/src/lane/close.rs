@@ -122,18 +122,18 @@ impl Lane {
     }
 
     fn drop_flows(&mut self, token: Token) {
+        let (flows, ops) = (&mut self.flows, &mut self.ops);
         for queue in &mut self.queues {
-            for _ in 0..queue.round.len() {
-                let Some(index) = queue.round.pop_front() else { break };
-                if self.flows.get(index).op != token {
-                    queue.round.push_back(index);
-                    continue;
+            queue.shares.remove(|index| {
+                let gone = flows.get(index).op == token;
+                if gone {
+                    flows.put(index);
+                    if let Some(state) = ops.get_mut(token) {
+                        state.flows = state.flows.saturating_sub(1);
+                    }
                 }
-                self.flows.put(index);
-                if let Some(state) = self.ops.get_mut(token) {
-                    state.flows = state.flows.saturating_sub(1);
-                }
-            }
+                gone
+            });
         }
     }
 
@@ -223,8 +223,11 @@ impl Lane {
         // One that no device had is free by now.
         let Some((chunk, _)) = self.slots.get(slot) else { return };
         self.lost.add(&chunk.stash);
+        let queue = &mut self.queues[usize::from(chunk.leg.transport)];
+        queue.shares.keep_slab(chunk.device, &chunk.stash);
         if chunk.phase == Phase::Io {
-            self.queues[usize::from(chunk.leg.transport)].kept += 1;
+            queue.kept += 1;
+            queue.shares.keep_place(chunk.device);
         }
         self.slots.quarantine(slot);
         self.counters.quarantined += 1;

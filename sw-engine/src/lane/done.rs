@@ -237,9 +237,11 @@ impl Lane {
         let Some(slot) = self.slots.live(token) else { return };
         let chunk = slot.free();
         let op = chunk.op;
+        let (queue, device) = (&mut self.queues[usize::from(chunk.leg.transport)], chunk.device);
         if chunk.phase != Phase::CopyOut {
-            self.queues[usize::from(chunk.leg.transport)].leave();
+            queue.leave(device);
         }
+        queue.shares.give_slab(device, &chunk.stash);
         let over = self.ops.get_mut(op).is_some_and(|state| {
             if moved == Moved::Yes {
                 state.count(chunk);
@@ -258,7 +260,7 @@ impl Lane {
     fn plain_ended(&mut self, token: Token) {
         let Some(slot) = self.slots.live(token) else { return };
         let chunk = slot.free();
-        self.queues[usize::from(chunk.leg.transport)].leave();
+        self.queues[usize::from(chunk.leg.transport)].leave(chunk.device);
         let op = chunk.op;
         let Some(state) = self.ops.get_mut(op) else { return };
         state.count(chunk);
@@ -271,7 +273,7 @@ impl Lane {
 
     fn leave_queue(&mut self, token: Token) {
         if let Some((chunk, _)) = self.slots.get(token) {
-            self.queues[usize::from(chunk.leg.transport)].leave();
+            self.queues[usize::from(chunk.leg.transport)].leave(chunk.device);
         }
     }
 
@@ -567,8 +569,8 @@ fn explain(error: Error, fault: Fault) -> Error {
             .remedy("raise the limit of locked memory (ulimit -l, LimitMEMLOCK=), or register less memory"),
         // The lane's own: a driver's limit comes with its code.
         ErrorKind::ResourceLimit if fault.code == 0 => error
-            .detail("every slab that the bytes could go through is kept by a device that did not stop")
-            .remedy("make a new engine, which has slabs of its own; see the kernel log for the device"),
+            .detail("every slab or queue place that the bytes could take is kept by a device that did not stop")
+            .remedy("make a new engine, which has its own; see the kernel log for the device"),
         ErrorKind::NoSpace => error.detail("no space left").remedy("free space or raise the quota"),
         ErrorKind::Io => error.detail("the device or file system reported an I/O error").remedy("see the kernel log for the medium"),
         ErrorKind::Protocol => error.detail("the transport broke its contract (more bytes than asked, or endless short transfers)"),

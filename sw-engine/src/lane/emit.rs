@@ -6,6 +6,7 @@ use super::{
     Answer, Chunk, Counters, Lane, LostSlabs, OpState, Phase, QUANTUM, Queue, Stash,
     attach::Told,
     flow::{Flow, Piece, Shape, Spot},
+    share::{Device, Gone, Most},
 };
 use crate::{
     checksum::Running,
@@ -18,8 +19,8 @@ use crate::{
     time::Time,
 };
 
-/// Every slab is quarantined: none will ever come back.
-const NO_SLAB_LEFT: Fault = Fault::new(ErrorKind::ResourceLimit, 0);
+/// Every slab, or every place that the device may have, is quarantined: none will ever come back.
+const NONE_LEFT: Fault = Fault::new(ErrorKind::ResourceLimit, 0);
 
 /// A write would carry bytes that nobody gave. Checks before the first chunk keep it from happening; it is never sent.
 const RAGGED_WRITE: Fault = Fault::new(ErrorKind::Protocol, 0);
@@ -30,7 +31,7 @@ pub(super) enum Stop {
     Exhausted,
     /// Its next piece goes over another transport, or others wait there already.
     Elsewhere(u8),
-    /// The queue is at its depth; a completion will make room.
+    /// The queue is at its depth, or the device has its part of it; a completion will make room.
     NoPlace(u8),
     /// It waits for its own kind of thing, which others may not need: all slabs are out, or the checksum's earlier bytes are
     /// too far behind.
@@ -53,32 +54,41 @@ impl Lane {
     pub(super) fn pump(&mut self) {
         for index in 0..self.queues.len() {
             self.resubmit_refused(index);
-            // Flows in a row that wait: when all do, a completion must come first.
-            let mut waiting = 0;
-            while let Some(flow) = self.queues[index].round.pop_front() {
-                match self.turn(index, flow) {
-                    None => {
-                        waiting = 0;
-                        self.queues[index].round.push_back(flow);
-                    }
-                    Some(Stop::NoPlace(_)) => {
-                        self.queues[index].round.push_front(flow);
+            for device in self.queues[index].shares.devices() {
+                self.pump_device(index, device);
+            }
+        }
+    }
+
+    /// The same for the flows of one device.
+    fn pump_device(&mut self, index: usize, device: Device) {
+        // Flows in a row that wait: when all do, a completion must come first.
+        let mut waiting = 0;
+        while let Some(flow) = self.queues[index].shares.next(device) {
+            let stop = self.turn(index, flow);
+            let shares = &mut self.queues[index].shares;
+            match stop {
+                None => {
+                    waiting = 0;
+                    shares.wait_last(device, flow);
+                }
+                Some(Stop::NoPlace(_)) => {
+                    shares.wait_first(device, flow);
+                    break;
+                }
+                Some(Stop::Later(_)) => {
+                    shares.wait_last(device, flow);
+                    waiting += 1;
+                    if waiting >= shares.waiting_of(device) {
                         break;
                     }
-                    Some(Stop::Later(_)) => {
-                        self.queues[index].round.push_back(flow);
-                        waiting += 1;
-                        if waiting >= self.queues[index].round.len() {
-                            break;
-                        }
-                    }
-                    Some(Stop::Elsewhere(queue)) => self.queues[usize::from(queue)].round.push_back(flow),
-                    Some(Stop::Exhausted) => self.end_flow(flow),
-                    Some(Stop::Failed(fault)) => {
-                        let Flow { op, here, .. } = self.flows.get(flow);
-                        self.fail_op(op, fault, here.at, Phase::Io);
-                        self.end_flow(flow);
-                    }
+                }
+                Some(Stop::Elsewhere(queue)) => self.queues[usize::from(queue)].shares.wait_last(device, flow),
+                Some(Stop::Exhausted) => self.end_flow(flow),
+                Some(Stop::Failed(fault)) => {
+                    let Flow { op, here, .. } = self.flows.get(flow);
+                    self.fail_op(op, fault, here.at, Phase::Io);
+                    self.end_flow(flow);
                 }
             }
         }
@@ -125,6 +135,7 @@ impl Lane {
             staging: self.staging.as_mut(),
             told: &mut self.told,
             lost: &self.lost,
+            most: self.most,
             counters: &mut self.counters,
             now: self.now,
         };
@@ -307,6 +318,7 @@ pub(super) struct Outlet<'a> {
     staging: Option<&'a mut SlabPool>,
     told: &'a mut Told,
     lost: &'a LostSlabs,
+    most: Most,
     pub(super) counters: &'a mut Counters,
     now: Time,
 }
@@ -332,7 +344,7 @@ impl Outlet<'_> {
             return self.cut_whole(queued, state, flow.op, flow.here);
         }
         let (piece, kind) = (flow.piece(op), kind_of(op));
-        let room = room_in(self.queues, queued, piece.leg.transport)?;
+        let room = room_in(self.queues, queued, (piece.leg.transport, flow.device), self.most)?;
         if self.slots.free_count() == 0 {
             return Err(Stop::NoPlace(piece.leg.transport));
         }
@@ -349,15 +361,17 @@ impl Outlet<'_> {
             if kind == IoKind::Write && cut.want != cut.len {
                 return Err(Stop::Failed(RAGGED_WRITE));
             }
-            let stash = stash_for(self.bounce, self.staging.as_deref_mut(), &cut, landed);
-            let none_left =
-                || if self.lost.all(landed) { Stop::Failed(NO_SLAB_LEFT) } else { Stop::Later(piece.leg.transport) };
-            let stash = stash.ok_or_else(none_left)?;
+            let may = room.shares.check_slab(flow.device, landed, self.most);
+            let stash = stash_for((self.bounce, self.staging.as_deref_mut()), &cut, landed, may);
+            let stash = stash.map_err(|gone| match gone {
+                Gone::ForNow if !self.lost.all(landed) => Stop::Later(piece.leg.transport),
+                Gone::ForNow | Gone::ForEver => Stop::Failed(NONE_LEFT),
+            })?;
             self.told.before(&stash, self.queues, (self.bounce, self.staging.as_deref()));
             (cut, stash)
         };
         let mut chunk = Chunk::of(flow.op, op, flow.here, kind, piece.leg);
-        (chunk.object, chunk.cut, chunk.stash) = (flow.object(op).id, cut, stash);
+        (chunk.object, chunk.cut, chunk.stash, chunk.device) = (flow.object(op).id, cut, stash, flow.device);
         self.emit(state, chunk, piece.memory)
     }
 
@@ -373,10 +387,11 @@ impl Outlet<'_> {
         let Some(op) = &state.op else { return Err(Stop::Exhausted) };
         let Spans::One(span) = &op.spans else { return Err(Stop::Exhausted) };
         let leg = &op.target.choice.main;
-        let room = room_in(self.queues, queued, leg.transport)?;
+        let device = Device::of(&op.target.object);
+        let room = room_in(self.queues, queued, (leg.transport, device), self.most)?;
         let kind = if op.verb == Verb::Write { IoKind::Write } else { IoKind::Read };
         let mut chunk = Chunk::of(token, op, here, kind, leg);
-        chunk.as_planned = true;
+        (chunk.as_planned, chunk.device) = (true, device);
         chunk.cut = Cut::whole(here.at, here.left, most_of(&room.caps, leg));
         let memory = here.memory_in(span);
         self.emit(state, chunk, Some(memory))
@@ -389,6 +404,7 @@ impl Outlet<'_> {
         let Some(mut slot) = self.slots.stage() else { return Err(Stop::NoPlace(queue)) };
         let room = &mut self.queues[usize::from(queue)];
         room.taken += 1;
+        room.shares.take(chunk.device, &chunk.stash);
         state.slots += 1;
         state.started = state.started.min(self.now);
         chunk.plain = matches!(chunk.stash, Stash::None) && state.pieces.is_none();
@@ -422,23 +438,32 @@ impl Chunk {
             have: 0,
             cut: Cut::default(),
             stash: Stash::None,
+            device: Device::default(),
             object: op.target.object.id,
             leg: *leg,
         }
     }
 }
 
-/// The queue, if a chunk may go there now.
+/// The queue, if a chunk for a device may go there now.
 #[inline(always)]
-fn room_in(queues: &mut [Queue], queued: Queued, transport: u8) -> Result<&mut Queue, Stop> {
+fn room_in(
+    queues: &mut [Queue],
+    queued: Queued,
+    (transport, device): (u8, Device),
+    most: Most,
+) -> Result<&mut Queue, Stop> {
     let room = &mut queues[usize::from(transport)];
     match queued {
         Queued::Turn(queue) if queue != transport => return Err(Stop::Elsewhere(transport)),
-        Queued::No if !room.round.is_empty() => return Err(Stop::Elsewhere(transport)),
+        Queued::No if room.shares.has_waiting(device) => return Err(Stop::Elsewhere(transport)),
         _ => {}
     }
     if let Some(fault) = room.broken {
         return Err(Stop::Failed(fault));
+    }
+    if let Err(gone) = room.shares.check_place(device, most) {
+        return Err(if gone == Gone::ForNow { Stop::NoPlace(transport) } else { Stop::Failed(NONE_LEFT) });
     }
     if room.taken >= room.caps.queue_depth { Err(Stop::NoPlace(transport)) } else { Ok(room) }
 }
@@ -531,11 +556,17 @@ fn shape(
     (cut(at, u64::from(alone), leg.granularity, most, Landed::InPlace), Landed::InPlace)
 }
 
-/// A slab for what cannot land in place; `None` if all are out.
-fn stash_for(bounce: &mut SlabPool, staging: Option<&mut SlabPool>, cut: &Cut, landed: Landed) -> Option<Stash> {
-    match landed {
-        Landed::InPlace if cut.head + cut.tail == 0 => Some(Stash::None),
-        Landed::InPlace => bounce.take().map(Stash::Bounce),
-        Landed::InSlab => staging?.take().map(Stash::Staging),
-    }
+/// A slab for what cannot land in place, if the device may have one and not all are out.
+fn stash_for(
+    (bounce, staging): (&mut SlabPool, Option<&mut SlabPool>),
+    cut: &Cut,
+    landed: Landed,
+    may: Result<(), Gone>,
+) -> Result<Stash, Gone> {
+    let stash = match landed {
+        Landed::InPlace if cut.head + cut.tail == 0 => return Ok(Stash::None),
+        Landed::InPlace => may.map(|()| bounce.take().map(Stash::Bounce))?,
+        Landed::InSlab => may.map(|()| staging.and_then(SlabPool::take).map(Stash::Staging))?,
+    };
+    stash.ok_or(Gone::ForNow)
 }

@@ -2,6 +2,7 @@
 
 use sw_mem::{ByteLen, DmaSpan, Place, RegionId};
 
+use super::share::Device;
 use crate::{
     error::Verb,
     object::{Granularity, Object},
@@ -58,6 +59,8 @@ pub(super) struct Flow {
     pub(super) shape: Shape,
     /// Which member of a stripe set; `None` for a plain object.
     pub(super) member: Option<u32>,
+    /// That of its object.
+    pub(super) device: Device,
     /// The next span to open.
     pub(super) next_span: u32,
     /// Its next byte, and what is left of the open span.
@@ -104,6 +107,7 @@ impl Flow {
             op: token,
             shape,
             member,
+            device: Device::default(),
             next_span: 0,
             here: Spot { at: op.offset, ..Spot::default() },
             next_logical: 0,
@@ -112,6 +116,7 @@ impl Flow {
         if let (Spans::One(span), None) = (&op.spans, member) {
             (flow.here.left, flow.more) = (span.len().0, false);
         }
+        flow.device = Device::of(flow.object(op));
         flow
     }
 
@@ -255,6 +260,7 @@ impl FlowTable {
             op,
             shape: Shape::Mixed,
             member: None,
+            device: Device::default(),
             next_span: 0,
             here: Spot::default(),
             next_logical: 0,

@@ -11,8 +11,9 @@
 //! Back-pressure: an operation of any size takes one [`OpState`] and one flow per stripe member; its chunks wait for
 //! slots, slabs and queue places. `submit` answers `Busy` when operations or flows run out, and gives the operation back.
 //!
-//! Fairness: each transport has its own round of flows, and a flow cuts at most [`QUANTUM`] chunks before the next one has
-//! its turn, so a large operation does not hold up small ones, nor one device another.
+//! Fairness: each device of each transport has its own round of flows, and a flow cuts at most [`QUANTUM`] chunks before the
+//! next one has its turn, so a large operation does not hold up small ones. A device has a part of a transport's places and of
+//! the slabs, so one that hangs does not hold up others (`share.rs`).
 //!
 //! What is not here: planning (`plan.rs`), arithmetic of cuts (`split.rs`), time, threads, I/O.
 
@@ -22,6 +23,7 @@ mod done;
 mod emit;
 mod flow;
 mod report;
+mod share;
 mod take;
 
 use std::collections::VecDeque;
@@ -43,6 +45,7 @@ use crate::{
 use attach::{Attached, Told};
 use flow::FlowTable;
 pub use report::Counters;
+use share::{Device, Most, Shares};
 
 /// Chunks that a flow cuts before the next flow of the same transport has its turn.
 const QUANTUM: u32 = 4;
@@ -64,18 +67,23 @@ pub struct LaneConfig {
     pub bounce_bytes: u32,
     /// Pages of the bounce slabs: others than the default only where a transport reaches no others.
     pub bounce_pages: HugePages,
+    /// Chunks of one device that a transport may have at a time, so that a device that does not answer leaves places for
+    /// others: less than the depth of a transport that serves many devices.
+    pub device_depth: u32,
     /// What an operation may be.
     pub limits: Limits,
 }
 
 impl Default for LaneConfig {
-    /// 256 operations, 64 bounce slabs of 8 KiB (blocks of up to 4 KiB at both ends) on small pages.
+    /// 256 operations, 64 bounce slabs of 8 KiB (blocks of up to 4 KiB at both ends) on small pages, any number of chunks
+    /// of one device.
     fn default() -> Self {
         Self {
             ops_max: 256,
             bounce_slabs: 64,
             bounce_bytes: 8192,
             bounce_pages: HugePages::Never,
+            device_depth: u32::MAX,
             limits: Limits::default(),
         }
     }
@@ -100,8 +108,8 @@ struct Queue {
     taken: u32,
     /// Of those, the ones whose memory the device may touch for ever: their places never come back.
     kept: u32,
-    /// Flows with bytes left to cut.
-    round: VecDeque<u32>,
+    /// What each device has of it, and its flows with bytes left to cut.
+    shares: Box<Shares>,
     /// I/Os that it took since the last ring.
     unrung: u32,
     /// Ready to be submitted, but the transport said `Full`.
@@ -165,6 +173,7 @@ struct Chunk {
     have: u32,
     cut: Cut,
     stash: Stash,
+    device: Device,
     object: ObjectId,
     leg: Leg,
 }
@@ -316,6 +325,7 @@ pub struct Lane {
     bounce: SlabPool,
     told: Told,
     lost: LostSlabs,
+    most: Most,
     /// Operations whose memory a device may touch for ever. They are over, and their places are free.
     kept: Vec<Op>,
     ops: SlotTable<OpState>,
@@ -357,18 +367,18 @@ impl Lane {
         let done = (depth as usize).max(64);
         let must_attach = (0..).zip(&queues).filter(|(_, queue)| queue.attached.is_some());
         let must_attach = must_attach.fold(0, |bits, (index, _): (u32, _)| bits | 1 << index);
+        let staging = parts.staging.as_ref().map_or(0, SlabPool::capacity);
+        let most = Most::new(config.device_depth, bounce.capacity(), staging);
         let mut lane = Self {
             config,
             queues,
             must_attach,
             copiers,
-            lost: LostSlabs {
-                bounce: (0, bounce.capacity()),
-                staging: (0, parts.staging.as_ref().map_or(0, SlabPool::capacity)),
-            },
+            lost: LostSlabs { bounce: (0, bounce.capacity()), staging: (0, staging) },
             staging: parts.staging,
             bounce,
             told: Told::default(),
+            most,
             kept: Vec::new(),
             ops: SlotTable::new(config.ops_max, OpState::empty),
             slots: SlotTable::new(depth + copies, Chunk::empty),
@@ -571,7 +581,8 @@ impl Lane {
 impl Queue {
     /// A chunk gives its place back.
     #[inline(always)]
-    fn leave(&mut self) {
+    fn leave(&mut self, device: Device) {
+        self.shares.give_place(device);
         self.taken = self.taken.saturating_sub(1);
     }
 
@@ -604,7 +615,7 @@ impl Queue {
             caps,
             taken: 0,
             kept: 0,
-            round: VecDeque::with_capacity(depth),
+            shares: Box::default(),
             unrung: 0,
             refused: VecDeque::with_capacity(depth),
             broken: None,
@@ -647,6 +658,7 @@ impl Chunk {
             have: 0,
             cut: Cut::default(),
             stash: Stash::None,
+            device: Device::default(),
             object: ObjectId(0),
             leg: flow::NO_LEG,
         }
@@ -750,6 +762,9 @@ mod attach_tests;
 #[cfg(test)]
 #[path = "../lane_copy_tests.rs"]
 mod copy_tests;
+#[cfg(test)]
+#[path = "../lane_share_tests.rs"]
+mod share_tests;
 #[cfg(test)]
 #[path = "../lane_tests.rs"]
 mod tests;

@@ -141,7 +141,7 @@ impl Lane {
                 format!("transport {}", queue.caps.name),
                 vec![
                     Tree::leaf("in flight", format!("{} of {}", queue.taken, queue.caps.queue_depth)),
-                    Tree::leaf("flows waiting", queue.round.len()),
+                    Tree::leaf("flows waiting", queue.shares.waiting()),
                     Tree::leaf("not yet rung", queue.unrung),
                     Tree::leaf("refused for now", queue.refused.len()),
                     Tree::leaf("state", if queue.broken.is_some() { "broken" } else { "works" }),

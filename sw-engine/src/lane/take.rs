@@ -138,7 +138,7 @@ impl Lane {
             if let Some(state) = self.ops.get_mut(flow.op) {
                 state.flows += 1;
             }
-            self.queues[usize::from(queue)].round.push_back(index);
+            self.queues[usize::from(queue)].shares.wait_last(flow.device, index);
         }
     }
 

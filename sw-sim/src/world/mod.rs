@@ -169,6 +169,7 @@ impl World {
     }
 
     fn build(seed: u64, params: Params, hub: Hub) -> Result<Self, String> {
+        hub.lock().device_depth = sw_mem::index(u64::from(params.lane.device_depth));
         for _ in 0..params.disks {
             hub.add_original_disk(params.disk_bytes);
         }

@@ -237,6 +237,7 @@ impl Params {
             bounce_slabs: rng.pick_or(&[1, 2, 16], 2),
             bounce_bytes: rng.pick_or(&[8192, 8192, 4096], 8192),
             bounce_pages: sw_mem::HugePages::Never,
+            device_depth: u32::MAX,
             limits: Limits::default(),
         };
         Self {

@@ -118,6 +118,7 @@ impl Params {
             bounce_slabs: rng.pick_or(slabs[1], 2),
             bounce_bytes,
             bounce_pages: sw_mem::HugePages::Never,
+            device_depth: Rng::split(seed, "devices").pick_or(&[u32::MAX, 1, 2, 8], u32::MAX),
             limits: Limits::default(),
         };
         Self {

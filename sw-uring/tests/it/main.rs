@@ -4,6 +4,7 @@
 
 mod conformance;
 mod data_path;
+mod fair;
 mod faults;
 mod filesystems;
 mod fuse;

@@ -16,7 +16,7 @@ import torch
 from torch.distributed._state_dict_utils import _iterate_state_dict
 from torch.distributed.tensor import DTensor
 
-from .._native import Buffer, Engine, copy_many
+from .._native import Buffer, Engine
 from . import _bytes_of
 
 # Tensors begin at multiples of this, as they do in the file: a cache line, and a block for tensors of LARGE_BYTES and more.
@@ -75,7 +75,7 @@ class Stage:
             return copy
 
         staged = _each(state_dict, place, type_check)
-        copy_many(pairs)
+        self._engine.copy_many(pairs)
         return staged
 
     def _memory(self, total: int, keep: bool) -> memoryview:

@@ -1,0 +1,281 @@
+//! What each device has of a transport's places and of the lane's slabs.
+//!
+//! ```text
+//!   transport (one ring for files of every device)
+//!     ├─ device 0: round of flows, places taken, slabs taken
+//!     ├─ device 1: …
+//! ```
+//!
+//! A device that does not answer keeps what it has, so none may have everything: of places
+//! [`LaneConfig::device_depth`](super::LaneConfig::device_depth), of slabs three quarters. Each has a round of its own, so
+//! that only its own flows wait for it.
+
+use std::collections::VecDeque;
+
+use super::Stash;
+use crate::{object::Object, split::Landed};
+
+/// Devices that a transport tells apart: the bits of a word. Those whose identities fall together share.
+const DEVICES: u32 = 16;
+
+/// A device, by its share of a transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Device(u8);
+
+impl Device {
+    /// That of an object that is no stripe set.
+    #[inline(always)]
+    pub(super) fn of(object: &Object) -> Self {
+        // The highest bits of a product with the golden ratio depend on all others.
+        let mixed = object.version.identity.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - DEVICES.ilog2());
+        Self(u8::try_from(mixed).unwrap_or(0))
+    }
+
+    #[inline(always)]
+    fn index(self) -> usize {
+        usize::from(self.0) % DEVICES as usize
+    }
+
+    fn bit(self) -> u16 {
+        1 << self.index()
+    }
+}
+
+/// Things of one kind that chunks of a device have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    taken: u32,
+    /// Of those, the ones that never come back: the device may touch their memory for ever.
+    kept: u32,
+}
+
+/// Why there is nothing left for a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Until a completion brings some back.
+    ForNow,
+    /// The device kept all that it may have.
+    ForEver,
+}
+
+impl Held {
+    #[inline(always)]
+    fn check(self, most: u32) -> Result<(), Gone> {
+        if self.taken < most { Ok(()) } else { Err(if self.kept < most { Gone::ForNow } else { Gone::ForEver }) }
+    }
+
+    fn give_back(&mut self) {
+        self.taken = self.taken.saturating_sub(1);
+    }
+}
+
+/// The most that a device may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    pub(super) places: u32,
+    bounce: u32,
+    staging: u32,
+}
+
+impl Most {
+    /// With pools of so many slabs.
+    pub(super) fn new(places: u32, bounce: u32, staging: u32) -> Self {
+        let part = |count: u32| count - count / 4;
+        Self { places, bounce: part(bounce), staging: part(staging) }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    places: Held,
+    bounce: Held,
+    staging: Held,
+    /// Flows with bytes left to cut.
+    round: VecDeque<u32>,
+}
+
+impl Share {
+    fn slabs(&mut self, stash: &Stash) -> Option<&mut Held> {
+        match stash {
+            Stash::None => None,
+            Stash::Bounce(_) => Some(&mut self.bounce),
+            Stash::Staging(_) => Some(&mut self.staging),
+        }
+    }
+}
+
+/// The shares of one transport.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    each: [Share; DEVICES as usize],
+    /// A bit for each device whose round is not empty.
+    waiting: u16,
+    /// Where the next pass begins, so that no device is always the first to take what is free.
+    first: u32,
+}
+
+impl Shares {
+    /// Whether a chunk of the device may have a place.
+    #[inline(always)]
+    pub(super) fn check_place(&self, device: Device, most: Most) -> Result<(), Gone> {
+        self.each[device.index()].places.check(most.places)
+    }
+
+    /// Whether a chunk of the device may have a slab of the pool that what lands so goes through.
+    pub(super) fn check_slab(&self, device: Device, landed: Landed, most: Most) -> Result<(), Gone> {
+        let share = &self.each[device.index()];
+        match landed {
+            Landed::InPlace => share.bounce.check(most.bounce),
+            Landed::InSlab => share.staging.check(most.staging),
+        }
+    }
+
+    /// A chunk has a place, and a slab if it goes through one.
+    #[inline(always)]
+    pub(super) fn take(&mut self, device: Device, stash: &Stash) {
+        let share = &mut self.each[device.index()];
+        share.places.taken += 1;
+        if let Some(slabs) = share.slabs(stash) {
+            slabs.taken += 1;
+        }
+    }
+
+    /// It gives its place back.
+    #[inline(always)]
+    pub(super) fn give_place(&mut self, device: Device) {
+        self.each[device.index()].places.give_back();
+    }
+
+    /// It gives its slab back.
+    pub(super) fn give_slab(&mut self, device: Device, stash: &Stash) {
+        if let Some(slabs) = self.each[device.index()].slabs(stash) {
+            slabs.give_back();
+        }
+    }
+
+    /// Its place never comes back.
+    pub(super) fn keep_place(&mut self, device: Device) {
+        self.each[device.index()].places.kept += 1;
+    }
+
+    /// Nor does its slab.
+    pub(super) fn keep_slab(&mut self, device: Device, stash: &Stash) {
+        if let Some(slabs) = self.each[device.index()].slabs(stash) {
+            slabs.kept += 1;
+        }
+    }
+
+    /// Whether flows of the device wait.
+    #[inline(always)]
+    pub(super) fn has_waiting(&self, device: Device) -> bool {
+        self.waiting & device.bit() != 0
+    }
+
+    /// Flows of the device that wait.
+    pub(super) fn waiting_of(&self, device: Device) -> usize {
+        self.each[device.index()].round.len()
+    }
+
+    /// Flows that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.each.iter().map(|share| share.round.len()).sum()
+    }
+
+    /// A flow goes to the end of its device's round.
+    pub(super) fn wait_last(&mut self, device: Device, flow: u32) {
+        self.each[device.index()].round.push_back(flow);
+        self.waiting |= device.bit();
+    }
+
+    /// A flow goes back to where it was.
+    pub(super) fn wait_first(&mut self, device: Device, flow: u32) {
+        self.each[device.index()].round.push_front(flow);
+        self.waiting |= device.bit();
+    }
+
+    /// The flow of the device whose turn it is.
+    pub(super) fn next(&mut self, device: Device) -> Option<u32> {
+        let flow = self.each[device.index()].round.pop_front();
+        if self.each[device.index()].round.is_empty() {
+            self.waiting &= !device.bit();
+        }
+        flow
+    }
+
+    /// The devices that have flows waiting now, each once, another one first each time.
+    #[inline(always)]
+    pub(super) fn devices(&mut self) -> impl Iterator<Item = Device> + use<> {
+        let first = self.first;
+        let mut left = self.waiting.rotate_right(first);
+        if left != 0 {
+            self.first = (first + 1) % DEVICES;
+        }
+        core::iter::from_fn(move || {
+            let step = (left != 0).then(|| left.trailing_zeros())?;
+            left &= left - 1;
+            u8::try_from((first + step) % DEVICES).ok().map(Device)
+        })
+    }
+
+    /// Takes the flows out that `gone` says are over.
+    pub(super) fn remove(&mut self, mut gone: impl FnMut(u32) -> bool) {
+        for (bit, share) in self.each.iter_mut().enumerate() {
+            share.round.retain(|flow| !gone(*flow));
+            if share.round.is_empty() {
+                self.waiting &= !(1 << bit);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_device_has_its_round_and_all_have_their_turn_as_the_first() {
+        let mut shares = Shares::default();
+        let (one, other) = (Device(3), Device(9));
+        for flow in 0..3 {
+            shares.wait_last(one, flow);
+            shares.wait_last(other, 10 + flow);
+        }
+        let mut firsts = std::collections::BTreeMap::new();
+        for _ in 0..DEVICES {
+            let devices: Vec<_> = shares.devices().collect();
+            assert!(devices == [one, other] || devices == [other, one], "{devices:?}");
+            *firsts.entry(devices[0].0).or_insert(0) += 1;
+        }
+        assert_eq!(firsts.len(), 2, "{firsts:?}");
+        shares.remove(|flow| flow < 3);
+        assert!(!shares.has_waiting(one) && shares.waiting() == 3);
+        assert_eq!((shares.next(one), shares.next(other), shares.next(other)), (None, Some(10), Some(11)));
+        shares.wait_first(other, 11);
+        assert_eq!((shares.next(other), shares.next(other), shares.next(other)), (Some(11), Some(12), None));
+        assert_eq!(shares.devices().count(), 0);
+    }
+
+    #[test]
+    fn a_device_has_no_more_than_its_part_and_what_it_keeps_is_gone_for_ever() {
+        let mut shares = Shares::default();
+        let (one, other, most) = (Device(0), Device(1), Most::new(2, 4, 0));
+        let slab = || sw_mem::SlabPool::new(1, sw_mem::ByteLen(1), sw_mem::HugePages::Never).unwrap().take().unwrap();
+        let stash = Stash::Bounce(slab());
+        for _ in 0..2 {
+            assert_eq!(shares.check_place(one, most), Ok(()));
+            shares.take(one, &stash);
+        }
+        assert_eq!(shares.check_place(one, most), Err(Gone::ForNow));
+        assert_eq!(shares.check_place(other, most), Ok(()));
+        shares.take(one, &stash);
+        assert_eq!(shares.check_slab(one, Landed::InPlace, most), Err(Gone::ForNow), "three of four slabs");
+        shares.give_slab(one, &stash);
+        assert_eq!(shares.check_slab(one, Landed::InPlace, most), Ok(()));
+        assert_eq!(shares.check_slab(one, Landed::InSlab, most), Err(Gone::ForEver), "there are none");
+        shares.give_place(one);
+        shares.keep_place(one);
+        shares.keep_place(one);
+        assert_eq!(shares.check_place(one, most), Err(Gone::ForEver));
+        assert_eq!(shares.check_place(other, most), Ok(()));
+    }
+}

@@ -1,0 +1,77 @@
+//! Long copies, past the caches.
+//!
+//! A copy of megabytes is not read again soon. Ordinary stores first fetch each line that they then overwrite, and push out
+//! what others have in the caches. Stores that go past them take a third less time (0.11 against 0.17 CPU seconds a GiB,
+//! measured with 4 KiB and with huge pages); the C library does so only above a part of the last cache, which a virtual
+//! machine may think is 260 MiB.
+// UNSAFETY: copies between raw ranges, with stores that the language has no words for.
+#![expect(unsafe_code, reason = "stores past the caches")]
+
+/// From here on a copy goes past the caches: more than a second-level cache holds.
+pub(crate) const LONG_BYTES: usize = 1 << 20;
+/// A line of the cache.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LINE_BYTES: usize = 64;
+
+/// Copies `len` bytes.
+///
+/// # Safety
+/// `from` is readable and `to` writable for `len` bytes, and the ranges do not overlap.
+pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if len >= LONG_BYTES {
+        // SAFETY: as the caller promises.
+        return unsafe { copy_lines(from, to, len) };
+    }
+    // SAFETY: as the caller promises.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, len) }
+}
+
+/// The same for at least one line.
+///
+/// # Safety
+/// As [`copy`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn copy_lines(from: *const u8, to: *mut u8, len: usize) {
+    use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+
+    const STEP: usize = size_of::<__m128i>();
+    let head = to.align_offset(LINE_BYTES).min(len);
+    // SAFETY: within the ranges of the caller.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, head) };
+    let lines = (len - head) / LINE_BYTES * LINE_BYTES;
+    for line in (head..head + lines).step_by(LINE_BYTES) {
+        for at in (line..line + LINE_BYTES).step_by(STEP) {
+            // SAFETY: `at` and `STEP` bytes from there lie within the ranges; the load may be unaligned.
+            let part = unsafe { _mm_loadu_si128(from.wrapping_add(at).cast()) };
+            // SAFETY: likewise, and `to` plus `at` is aligned: `head` goes to the start of a line.
+            unsafe { _mm_stream_si128(to.wrapping_add(at).cast(), part) };
+        }
+    }
+    // Such stores are not ordered with others: who hears of the copy later must find it.
+    // SAFETY: SSE is part of every x86-64.
+    unsafe { _mm_sfence() };
+    let done = head + lines;
+    // SAFETY: within the ranges of the caller.
+    unsafe { core::ptr::copy_nonoverlapping(from.wrapping_add(done), to.wrapping_add(done), len - done) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_copied_and_none_beside() {
+        let long = if cfg!(miri) { 300 } else { LONG_BYTES };
+        let source: Vec<u8> = (0..long + 400).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        for (from, to, len) in
+            [(0, 0, long), (1, 0, long + 1), (0, 3, long + 63), (5, 64, long + 200), (7, 65, 100), (0, 1, 0)]
+        {
+            let mut target = vec![0xee; long + 400];
+            // SAFETY: both lie in vectors of that length and more.
+            unsafe { copy(source.as_ptr().wrapping_add(from), target.as_mut_ptr().wrapping_add(to), len) };
+            assert!(target[to..to + len] == source[from..from + len], "{from} {to} {len}");
+            assert!(target[..to].iter().chain(&target[to + len..]).all(|byte| *byte == 0xee), "{from} {to} {len}");
+        }
+    }
+}
