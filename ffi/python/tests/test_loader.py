@@ -549,6 +549,54 @@ def test_torch_loaders_take_the_iterable_dataset(files):
     assert sum(len(tensor) for tensor in again) == 16
 
 
+def test_state_goes_through_workers_of_torchs_own_loader(files):
+    torch = pytest.importorskip("torch")
+    from straightway.torch import IterableDataset
+
+    folder, contents = files
+    made = lambda: IterableDataset(folder, 4, True, layout="fixed", seed=11)
+    rows_of = lambda batches: [row.numpy().tobytes() for batch in batches for row in batch]
+
+    class Told(torch.utils.data.IterableDataset):
+        """Gives the state with each batch: where a worker is only it knows."""
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __iter__(self):
+            for batch in self.inner:
+                yield batch, self.inner.state_dict()
+
+    given = iter(torch.utils.data.DataLoader(Told(made()), batch_size=None, num_workers=2))
+    first, states = zip(*(next(given) for _ in range(4)))
+    del given
+    # Two batches of each worker: they are at the same place.
+    assert states[0] == states[1] != states[2] == states[3]
+    for workers in (0, 2, 3):
+        dataset = made()
+        dataset.load_state_dict(states[3])
+        rest = rows_of(torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers))
+        assert len(rest) == len(contents) - 16 and sorted(rows_of(first) + rest) == sorted(contents), workers
+
+
+def test_workers_of_torchs_own_loader_are_not_given_the_parents_threads(files):
+    torch = pytest.importorskip("torch")
+    from straightway.torch import IterableDataset
+
+    folder, contents = files
+    dataset = IterableDataset(folder, 4, True, layout="fixed")
+    # Makes a loader here, before there are workers.
+    assert dataset.state_dict() == IterableDataset(folder, 4, True, layout="fixed").state_dict()
+    alone = [[row.numpy().tobytes() for batch in dataset for row in batch] for _ in range(2)]
+    for keeps in (True, False):
+        loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=keeps)
+        epochs = [[row.numpy().tobytes() for batch in loader for row in batch] for _ in range(2)]
+        assert all(sorted(epoch) == sorted(contents) for epoch in epochs)
+        # Workers that stay go on to the next epoch; new ones begin again. Ranks take turns, so only sets of samples are alike.
+        assert (epochs[0] == epochs[1]) != keeps
+    assert alone[0] != alone[1]
+
+
 def test_seek_is_where_going_there_would_be(tmp_path):
     for number in range(23):
         (tmp_path / f"{number:02}").write_bytes(bytes([number]))

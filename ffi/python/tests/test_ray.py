@@ -1,4 +1,10 @@
-"""Ray Data on our read tasks."""
+"""Ray Data on our read tasks, and the example of docs/python.md on Ray's actors."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +49,34 @@ def test_a_ray_job_reads_an_index(tmp_path):
         assert sorted(len(row["bytes"]) for row in data.take_all()) == list(range(1, 21))
     finally:
         ray.shutdown()
+
+
+PAGE = Path(__file__).parents[3] / "docs/python.md"
+EXAMPLE = re.compile(r"^```python on_ray\.py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_of_a_checkpoint_runs_as_written(tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed")
+    [text] = EXAMPLE.findall(PAGE.read_text())
+    (tmp_path / "on_ray.py").write_text(text)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "on_ray.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["rank 0 begins", "rank 1 begins", "rank 2 begins"]
+    assert sum(line.startswith("step 8, loss ") for line in lines) == 3
+    # Both go on from the last step, with bytes of the files.
+    read = [re.fullmatch(r"rank (\d) goes on at step 8: read (\d+) bytes", line) for line in lines]
+    assert [found[1] for found in read if found] == ["0", "1"]
+    assert all(int(found[2]) > 0 for found in read if found)
+    # 240 samples are 10 steps of 24; two epochs are 20.
+    assert sum(line.startswith("step 20, loss ") for line in lines) == 2
+    assert lines[-1] == "[8, 20]"
+    # Whoever has only torch has the checkpoint.
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    state = {"model": {"0.weight": torch.zeros(64, 16)}}
+    dcp.load(state, checkpoint_id=tmp_path / "shared/checkpoints/step-000020", no_dist=True)
+    assert state["model"]["0.weight"].any()

@@ -15,7 +15,7 @@ imports numpy or torch by itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Union
 
 from . import _errors
@@ -58,11 +58,13 @@ __all__ = [
     "doctor",
     "engine",
     "load",
+    "load_async",
     "load_file",
     "open",
     "plan",
     "safe_open",
     "save",
+    "save_async",
     "save_file",
     *_errors.__all__,
 ]
@@ -172,6 +174,29 @@ def load(
     return Tensors(((name, convert(buffer)) for name, buffer in loaded), report)
 
 
+async def load_async(
+    uri: StrPath,
+    device: Any = "cpu",
+    *,
+    tensors: str | Iterable[str] | None = None,
+    policy: str = "any",
+    framework: str | None = None,
+    engine: Engine | None = None,
+    progress: Progress = False,
+) -> Tensors:
+    """As `load`, in a thread of the event loop's executor; `progress` is called there.
+
+    A task that is cancelled ends at once, and the load a little later, where it would next report progress; what it had read is dropped.
+    """
+
+    from . import _aio
+
+    def run(tell: Callable[[int, int], object]) -> Tensors:
+        return load(uri, device, tensors=tensors, policy=policy, framework=framework, engine=engine, progress=tell)
+
+    return await _aio.while_wanted(run, progress, os.path.basename(os.fspath(uri)))
+
+
 def load_file(
     path: StrPath,
     device: Any = "cpu",
@@ -219,6 +244,26 @@ def save(
     used = engine or Engine.shared()
     strings = None if metadata is None else dict(metadata)
     return used.save(os.fspath(directory), _described(tensors), stem=stem, metadata=strings, shard_bytes=shard_bytes)
+
+
+async def save_async(
+    tensors: Mapping[str, Any],
+    directory: StrPath,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    shard_bytes: int | None = None,
+    stem: str = "model",
+    engine: Engine | None = None,
+) -> list[str]:
+    """As `save`, in a thread of the event loop's executor. Leave the tensors as they are meanwhile.
+
+    A task that is cancelled ends at once. The save does not: it is whole and durable a little later, and `asyncio.run` waits for it.
+    """
+    import asyncio
+
+    return await asyncio.to_thread(
+        lambda: save(tensors, directory, metadata=metadata, shard_bytes=shard_bytes, stem=stem, engine=engine)
+    )
 
 
 def save_file(

@@ -7,14 +7,20 @@ import glob
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Union
+from functools import partial
+from typing import TYPE_CHECKING, Any, Union
 
 from . import _errors, _native
 from ._native import Batch, Engine, Sample
 from ._progress import Progress, shown
 from ._reports import Path, _size, _table
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ._aio import Caller
 
 StrPath = Union[str, "os.PathLike[str]"]
 
@@ -216,6 +222,9 @@ class Loader:
 
     Going through it gives `Batch`, epoch after epoch; `epoch()` ends where the epoch does. A loader that was left in the middle
     goes on there. After an error, the next batch can be asked for. Nothing is read before the first batch is asked for.
+
+    `async for batch in loader` gives the same and leaves the event loop to others while it waits. One task at a time; a batch that
+    a cancelled task waited for is the next one that is given.
     """
 
     def __init__(
@@ -274,19 +283,60 @@ class Loader:
             drop_last=drop_last,
             **options,
         )
+        self._caller: Caller | None = None
+        # What a task waits for, or a cancelled one waited for: where the caller is without it, and the next step.
+        self._pending: tuple[str, Future[Batch | int | None]] | None = None
+        self._is_awaited = False
         _open_loaders.add(self)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def _step(self) -> Batch | int | None:
+    def __aiter__(self) -> AsyncIterator[Batch]:
+        return self
+
+    async def __anext__(self) -> Batch:
+        while True:
+            step = await self._step_async()
+            if step is None:
+                raise StopAsyncIteration
+            if not isinstance(step, int):
+                return step
+
+    async def _step_async(self) -> Batch | int | None:
+        # Whoever does not await does not import asyncio.
+        from . import _aio
+
+        self._check_alone()
+        if not self._has_pending():
+            state = self._native.state()
+            if self._caller is None or self._caller.process != os.getpid():
+                self._caller = _aio.Caller(self, "straightway loader")
+            # The thread must not keep the loader, whose end is the end of it.
+            self._pending = (state, self._caller.begin(partial(_next_of, self._native)))
+        assert self._pending is not None
+        self._is_awaited = True
         try:
-            return self._native.next()
-        except _errors.Closed:
-            # A thread that is still at it when the interpreter ends is done.
-            if _is_exit:
-                return None
-            raise
+            await _aio.ended(self._pending[1])
+        finally:
+            self._is_awaited = False
+        return self._step()
+
+    def _check_alone(self) -> None:
+        if self._is_awaited:
+            raise _errors.ApiMisuse("a task waits for the next batch of this loader; give each task a loader of its own")
+
+    def _has_pending(self) -> bool:
+        """Whether a step was begun that nobody has got. In a child of a fork its thread is not there."""
+        return self._pending is not None and self._caller is not None and self._caller.process == os.getpid()
+
+    def _step(self) -> Batch | int | None:
+        self._check_alone()
+        if not self._has_pending():
+            return _next_of(self._native)
+        assert self._pending is not None
+        (_, future), self._pending = self._pending, None
+        return future.result()
 
     def __next__(self) -> Batch:
         while True:
@@ -325,11 +375,17 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """Where the caller is: after the last batch that it took, whatever was read ahead. The same on every rank that has taken as
         many batches, and good for any number of ranks and any size of batches. Plain numbers and texts."""
-        return json.loads(self._native.state())
+        return json.loads(self._pending[0] if self._pending is not None else self._native.state())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state, exactly. Raises `ApiMisuse` if it is of another dataset, seed or shuffle, at the first batch."""
+        self._check_alone()
+        if self._has_pending():
+            assert self._pending is not None
+            # A step that a cancelled task began would go on at the new place: it ends at the old one, and is nobody's.
+            self._pending[1].exception()
         self._native.set_state(json.dumps(state))
+        self._pending = None
 
     def seek(self, position: int, epoch: int = 0) -> None:
         """Goes on from a position of the order that all ranks share, which is a number of an epoch's samples. Finds it at once,
@@ -366,8 +422,20 @@ class Loader:
         return f"<straightway.Loader of {of}, batches of {self.batch_size}, rank {self.rank} of {self.world}>"
 
 
+def _next_of(loader: _native.Loader) -> Batch | int | None:
+    try:
+        return loader.next()
+    except _errors.Closed:
+        # A thread that is still at it when the interpreter ends is done.
+        if _is_exit:
+            return None
+        raise
+
+
 _open_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
 _is_exit = False
+# Until a thread has seen that its loader is closed: some slices of a wait, of 50 ms each.
+_EXIT_S = 5.0
 
 
 @atexit.register
@@ -378,6 +446,9 @@ def _close_all() -> None:
     for loader in list(_open_loaders):
         try:
             loader.close()
+            if loader._caller is not None:
+                # It takes the interpreter once more, to say that the loader is closed.
+                loader._caller.join(_EXIT_S)
         except RuntimeError:
             # In a child of a fork it is the parent's.
             pass

@@ -8,12 +8,13 @@ from typing import Any, Union
 
 import numpy as np
 
+from . import _bytes
 from . import load_file as _load_file
 from . import save_file as _save_file
 from ._native import Buffer
 from ._open import safe_open
 
-__all__ = ["from_buffer", "load_file", "safe_open", "save_file"]
+__all__ = ["from_buffer", "load", "load_file", "safe_open", "save", "save_file"]
 
 _NAMES = {
     "bool": "BOOL",
@@ -70,9 +71,23 @@ def _row(name: str, tensor: Any) -> tuple[str, str, list[int], Any]:
     return name, dtype, shape, array.reshape(-1).view(np.uint8) if array.size else b""
 
 
-def load_file(filename: Union[str, os.PathLike[str]]) -> dict[str, np.ndarray[Any, Any]]:
-    """As `safetensors.numpy.load_file`; the arrays of a file share one region of memory."""
+def load(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    """As `safetensors.numpy.load`: the arrays of a file that is in memory. Raises `BadFormat`."""
+    return _bytes.load(data, "numpy")
+
+
+def load_file(filename: Union[str, os.PathLike[str]], *, backend: str = "mmap") -> dict[str, np.ndarray[Any, Any]]:
+    """As `safetensors.numpy.load_file`; the arrays of a file share one region of memory. `backend` is accepted and not used."""
+    del backend
     return dict(_load_file(filename, framework="numpy"))
+
+
+def save(tensor_dict: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+    """As `safetensors.numpy.save`: a file as bytes."""
+    rows = [_row(name, tensor) for name, tensor in tensor_dict.items()]
+    parts = {name: memoryview(content) for name, _, _, content in rows}
+    head, begins = _bytes.layout([(name, dtype, shape, parts[name].nbytes) for name, dtype, shape, _ in rows], metadata)
+    return b"".join([head, *(parts[name] for name in begins)])
 
 
 def save_file(

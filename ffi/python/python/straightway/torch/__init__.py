@@ -1,6 +1,7 @@
 """torch tensors from and to checkpoints.
 
-`load_file`, `save_file` and `safe_open` take the arguments of `safetensors.torch` and give its results.
+`load`, `load_file`, `load_model`, `save`, `save_file`, `save_model` and `safe_open` take the arguments of `safetensors.torch` and give its
+results.
 """
 
 from __future__ import annotations
@@ -11,12 +12,24 @@ from typing import Any, Union
 
 import torch
 
+from .. import _bytes
 from .. import load_file as _load_file
 from .. import save_file as _save_file
 from .._native import Buffer
 from .._open import safe_open
 
-__all__ = ["DataLoader", "IterableDataset", "from_buffer", "load_file", "safe_open", "save_file"]
+__all__ = [
+    "DataLoader",
+    "IterableDataset",
+    "from_buffer",
+    "load",
+    "load_file",
+    "load_model",
+    "safe_open",
+    "save",
+    "save_file",
+    "save_model",
+]
 
 _NAMES = {
     torch.bool: "BOOL",
@@ -94,15 +107,40 @@ def load_file(
     return dict(_load_file(filename, device, framework="torch"))
 
 
+def load(data: bytes) -> dict[str, torch.Tensor]:
+    """As `safetensors.torch.load`: the tensors of a file that is in memory, on the CPU. Raises `BadFormat`."""
+    return _bytes.load(data, "torch")
+
+
+def save(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """As `safetensors.torch.save`: a file as bytes. Raises what `save_file` does."""
+    _check(tensors)
+    rows = [_row(name, tensor) for name, tensor in tensors.items()]
+    head, begins = _bytes.layout([(name, dtype, shape, len(content)) for name, dtype, shape, content in rows], metadata)
+    whole = bytearray(len(head) + sum(len(content) for *_, content in rows))
+    whole[: len(head)] = head
+    memory = torch.frombuffer(whole, dtype=torch.uint8)
+    for name, _, _, content in rows:
+        if len(content):
+            memory[begins[name] : begins[name] + len(content)] = content
+    return bytes(whole)
+
+
 def save_file(
     tensors: Mapping[str, torch.Tensor],
     filename: Union[str, os.PathLike[str]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """As `safetensors.torch.save_file`; the file appears as a whole and is durable.
+    """As `safetensors.torch.save_file`; the file appears as a whole and is durable. Its name ends in `.safetensors`.
 
     Raises `ValueError` for a tensor that is not dense, and `RuntimeError` for tensors that share memory.
     """
+    _check(tensors)
+    _save_file(tensors, filename, metadata)
+
+
+def _check(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises as the original does for what a file cannot say."""
     spans = []
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
@@ -115,8 +153,10 @@ def save_file(
     spans.sort()
     for (device, _, stop, name), (other_device, start, _, other) in zip(spans, spans[1:]):
         if device == other_device and start < stop:
-            raise RuntimeError(f"Some tensors share memory, which a file cannot say: {name}, {other}; clone one of them")
-    _save_file(tensors, filename, metadata)
+            raise RuntimeError(
+                f"Some tensors share memory, which a file cannot say: {name}, {other}; clone one of them, or use save_model"
+            )
 
 
 from ._loader import DataLoader, IterableDataset  # noqa: E402  (it uses from_buffer)
+from ._model import load_model, save_model  # noqa: E402  (it uses load_file and save_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,8 +53,8 @@ class DataLoader:
     Without `collate_fn`, a batch is a tensor (sample, byte) in the layouts `padded` and `fixed`, and a list of tensors in
     `ragged`; dtype, shape: of each sample. All are views of the batch's memory. collate_fn: a function of `straightway.Batch`.
 
-    `state_dict` and `load_state_dict` are those of torchdata's `StatefulDataLoader`: the next `for` goes on exactly there, at any
-    number of ranks. A `for` that was left in the middle is over otherwise; the next one begins the next epoch.
+    `state_dict` tells where the caller is; after `load_state_dict` the next `for` goes on exactly there, at any number of ranks. A
+    `for` that was left in the middle is over otherwise; the next one begins the next epoch.
     """
 
     def __init__(
@@ -121,10 +122,15 @@ class DataLoader:
 
 
 class IterableDataset(torch.utils.data.IterableDataset):
-    """For `torch.utils.data.DataLoader` (give it `batch_size=None`) and torchdata's `StatefulDataLoader`: gives whole batches.
+    """For `torch.utils.data.DataLoader` (give it `batch_size=None`): gives whole batches.
 
     Arguments are those of `DataLoader` above. With `num_workers`, every worker is a rank of its own, with threads and memory of its
-    own. Without is faster: threads read ahead anyway.
+    own. Without is faster: threads read ahead anyway. Give `persistent_workers=True` with them: torch makes new workers for each `for`
+    otherwise, which begin where `load_state_dict` said, or with the first epoch.
+
+    `load_state_dict` before the `for` is for all workers: each goes on with its share. Where a worker is only the worker knows:
+    `state_dict` there (of `torch.utils.data.get_worker_info().dataset`) is the same in all workers that gave as many batches, and is good
+    for any number of them. Of this process it tells where a `for` without workers is.
     """
 
     def __init__(
@@ -143,10 +149,15 @@ class IterableDataset(torch.utils.data.IterableDataset):
         # Workers have no process group to ask.
         self._world = _world(rank, world)
         self._loader: DataLoader | None = None
+        self._inherited: DataLoader | None = None
+        self._process = os.getpid()
         self._state: Mapping[str, Any] | None = None
 
     def _made(self) -> DataLoader:
-        if self._loader is None:
+        if self._loader is None or self._process != os.getpid():
+            # A worker that was forked has the loader of its parent, which works there alone. It is kept: its end would wait for threads
+            # that are not here.
+            self._inherited, self._process = self._loader, os.getpid()
             rank, world = self._world
             worker = torch.utils.data.get_worker_info()
             if worker is not None:
@@ -166,8 +177,8 @@ class IterableDataset(torch.utils.data.IterableDataset):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next `for` goes on from there."""
         self._state = dict(state)
-        if self._loader is not None:
+        if self._loader is not None and self._process == os.getpid():
             self._loader.load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loader": None}
+        return {**self.__dict__, "_loader": None, "_inherited": None}
