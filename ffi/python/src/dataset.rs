@@ -15,7 +15,7 @@ use pyo3::{prelude::*, types::PyDict};
 use straightway::{Error, Uri};
 use sw_checkpoint::Cancel;
 use sw_data::{
-    index::{self, BuildOptions, Built, Checksums, Event, Index, OnError},
+    index::{self, BuildOptions, Built, Checksums, Event, Index, OnError, SideCars},
     samples::{Format, Label, Samples as _},
 };
 
@@ -62,6 +62,7 @@ impl Wish {
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             format: self.format,
             column: self.column.as_deref(),
+            sidecars: SideCars::Use,
             checksums,
             on_error: OnError::Fail,
             older,
@@ -85,6 +86,7 @@ fn scanned<T: Send + 'static>(
             match event {
                 Event::Found { objects } => counted.1.store(objects, Ordering::Relaxed),
                 Event::Object { .. } | Event::Damaged { .. } => drop(counted.0.fetch_add(1, Ordering::Relaxed)),
+                Event::SideCar { .. } => {}
             }
             if seen.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
