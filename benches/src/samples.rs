@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use straightway::{Engine, GpuUse, checksum::Algorithm};
 use sw_data::{
-    index::{BuildOptions, Checksums, OnError, build_in_memory},
+    index::{BuildOptions, Checksums, OnError, SideCars, build_in_memory},
     samples::Samples as _,
 };
 
@@ -156,6 +156,7 @@ fn indexed(dir: &Path, packing: Packing) -> Result<List, Fault> {
         threads: NonZeroUsize::MIN,
         format: None,
         column: None,
+        sidecars: SideCars::Ignore,
         checksums: Checksums::Stored,
         on_error: OnError::Fail,
         older: None,

@@ -62,10 +62,13 @@ pub struct Index {
     /// Take every file for this format: raw, tar, tfrecord, mds, npy, npz, parquet or tokens
     #[arg(long, value_parser = parse_format)]
     pub format: Option<Format>,
-    /// The column of Parquet files that samples are, names separated by dots [default: the only one that can be meant], or the
-    /// array of npz files [default: every one]
+    /// The column of Parquet files that samples are, names separated by dots [default: the only one that can be meant], the
+    /// array of npz files [default: every one], or the feature of tf.train.Example records [default: the record]
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
+    /// About DALI's indexes beside TFRecord files and archives (SHARD.idx): one that fits saves the walk through its shard
+    #[arg(long, value_enum, default_value_t = BesideShards::Use, value_name = "POLICY")]
+    pub sidecars: BesideShards,
     /// About objects that cannot be indexed: fail, skip, or quarantine=FILE (skip, and list them there)
     #[arg(long, default_value = "fail", value_name = "POLICY")]
     pub on_error: OnError,
@@ -99,6 +102,15 @@ impl FromStr for OnError {
             _ => Err(format!("`{text}` is none of fail, skip and quarantine=FILE")),
         }
     }
+}
+
+/// What to do with an index that lies beside a shard.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BesideShards {
+    /// Take samples from it if it fits, without the checksums that TFRecord stores; else walk the shard and tell
+    Use,
+    /// Walk every shard
+    Ignore,
 }
 
 /// `dataset stat`.
@@ -153,7 +165,8 @@ pub struct Iterate {
     /// Take every file for this format, for sources without an index
     #[arg(long, value_parser = parse_format)]
     pub format: Option<Format>,
-    /// The column of Parquet files or the array of npz files that samples are, for sources without an index
+    /// The column of Parquet files, the array of npz files or the feature of tf.train.Example records that samples are, for
+    /// sources without an index
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
     /// The engine.

@@ -127,15 +127,11 @@ fn a_view_that_is_not_contiguous_is_listed_and_refused() {
     assert!(checkpoint.load(&engine, &whole("whole"), &LoadOptions::default()).is_ok());
 }
 
-/// The code of the innermost cause, as the error tells it.
-fn message(path: &Path) -> String {
-    match Checkpoint::open(&engine(), &at(path)) {
-        Ok(_) => "ok".to_owned(),
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::BadFormat, "{error}");
-            error.to_string()
-        }
-    }
+/// Why a file is refused; `None` if it is not.
+fn refusal(path: &Path) -> Option<String> {
+    let error = Checkpoint::open(&engine(), &at(path)).err()?;
+    assert_eq!(error.kind(), ErrorKind::BadFormat, "{error}");
+    Some(error.to_string())
 }
 
 #[test]
@@ -147,7 +143,6 @@ fn hostile_files_are_refused_in_words_and_nothing_runs() {
         ("os-system-4.pt", "system"),
         ("compressed.pt", "compressed"),
         ("big-endian.pt", "byte order"),
-        ("python-zip.pt", "ok"),
         ("past-storage.pt", "does not fit its storage"),
         ("offset-past-storage.pt", "does not fit its storage"),
         ("no-storage.pt", "data/9"),
@@ -160,10 +155,13 @@ fn hostile_files_are_refused_in_words_and_nothing_runs() {
         ("circle.pt", "nested deeper"),
         ("memo-bomb.pt", "values"),
         ("legacy.pt", "before version 1.6"),
-        ("sparse.pt", "ok"),
     ] {
-        let found = message(&testdata("hostile-torch").join(name));
+        let found = refusal(&testdata("hostile-torch").join(name)).unwrap_or_default();
         assert!(found.contains(word), "{name}: {found}");
+    }
+    // What is odd about these does no harm: a zip archive by Python's own module, and a tensor without contiguous bytes.
+    for name in ["python-zip.pt", "sparse.pt"] {
+        assert_eq!(refusal(&testdata("hostile-torch").join(name)), None, "{name}");
     }
     assert!(!marker.exists());
 }
@@ -210,14 +208,14 @@ fn files_that_do_not_match_the_metadata_are_told() {
     for name in ["__0_0.distcp", "__1_0.distcp", "__2_0.distcp", "__3_0.distcp"] {
         copy(name, name);
     }
-    assert_eq!(message(scratch.root()), "ok");
+    assert_eq!(refusal(scratch.root()), None);
     // A file of another rank, which is not the same length in front.
     copy("__3_0.distcp", "__0_0.distcp");
-    let found = message(scratch.root());
+    let found = refusal(scratch.root()).unwrap();
     assert!(found.contains("__0_0.distcp"), "{found}");
     let whole = fs::read(testdata("torch/dcp/__0_0.distcp")).unwrap();
     fs::write(scratch.path("__0_0.distcp"), &whole[..whole.len() - 1]).unwrap();
-    let found = message(scratch.root());
+    let found = refusal(scratch.root()).unwrap();
     assert!(found.contains("incomplete"), "{found}");
     fs::remove_file(scratch.path("__0_0.distcp")).unwrap();
     let error = Checkpoint::open(&engine(), &at(scratch.root())).unwrap_err();

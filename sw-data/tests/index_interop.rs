@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 use straightway::{Engine, GpuUse, Uri};
 use sw_data::{
-    index::{BuildOptions, Checksums, Index, OnError, build},
+    index::{BuildOptions, Checksums, Index, OnError, SideCars, build},
     pack::{Container, PackOptions, pack},
     samples::Samples as _,
 };
@@ -24,6 +24,7 @@ const OPTIONS: BuildOptions<'static> = BuildOptions {
     threads: NonZeroUsize::new(2).unwrap(),
     format: None,
     column: None,
+    sidecars: SideCars::Use,
     checksums: Checksums::Stored,
     on_error: OnError::Fail,
     older: None,

@@ -12,7 +12,7 @@ use std::{
 
 use straightway::{Engine, GpuUse, Uri};
 use sw_data::{
-    index::{BuildOptions, Checksums, Index, OnError, build},
+    index::{BuildOptions, Checksums, Index, OnError, SideCars, build},
     loader::{Dataset, LoadError, Loader, LoaderOptions},
     order::{Method, Sampler},
     samples::Samples as _,
@@ -63,6 +63,7 @@ pub(crate) fn indexed(dir: &Path, arrays: &Arrays) -> Result<Indexed, Fault> {
         threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         format: None,
         column: None,
+        sidecars: SideCars::Ignore,
         checksums: Checksums::Stored,
         on_error: OnError::Fail,
         older: None,

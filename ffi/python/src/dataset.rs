@@ -15,7 +15,7 @@ use pyo3::{prelude::*, types::PyDict};
 use straightway::{Error, Uri};
 use sw_checkpoint::Cancel;
 use sw_data::{
-    index::{self, BuildOptions, Built, Checksums, Event, Index, OnError},
+    index::{self, BuildOptions, Built, Checksums, Event, Index, OnError, SideCars},
     samples::{Format, Label, Samples as _},
 };
 
@@ -44,9 +44,12 @@ impl fmt::Debug for Dataset {
 enum MadeOf {
     /// An index file.
     Index(String),
-    /// A scan.
-    Scan(Wish),
+    /// A scan, what came of it, and what it left out.
+    Scan(Wish, Built, Vec<Skipped>),
 }
+
+/// `(address, kind of the error, its text)` of an object that was left out.
+type Skipped = (String, &'static str, String);
 
 /// What is to be scanned.
 #[derive(Clone)]
@@ -54,6 +57,8 @@ struct Wish {
     sources: Vec<String>,
     format: Option<Format>,
     column: Option<String>,
+    on_error: OnError,
+    sidecars: SideCars,
 }
 
 impl Wish {
@@ -62,32 +67,58 @@ impl Wish {
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             format: self.format,
             column: self.column.as_deref(),
+            sidecars: self.sidecars,
             checksums,
-            on_error: OnError::Fail,
+            on_error: self.on_error,
             older,
         }
     }
 }
 
-/// Runs a scan; a signal ends it, and what `progress` raises, which is called with objects done and objects found.
+/// What to do about an object that cannot be indexed.
+fn policy(text: &str) -> Result<OnError, Fail> {
+    match text {
+        "fail" => Ok(OnError::Fail),
+        "skip" => Ok(OnError::Skip),
+        other => Err(misuse(format!("on_bad={other:?}"), "use 'fail', 'skip' or 'quarantine=FILE'")),
+    }
+}
+
+/// What to do with an index beside a shard.
+fn beside(text: &str) -> Result<SideCars, Fail> {
+    match text {
+        "use" => Ok(SideCars::Use),
+        "ignore" => Ok(SideCars::Ignore),
+        other => Err(misuse(format!("sidecars={other:?}"), "use 'use' or 'ignore'")),
+    }
+}
+
+/// Runs a scan; a signal ends it, and what `progress` raises, which is called with objects done and objects found. Objects that are
+/// left out are listed: no more than were found, whose addresses are in memory too.
 fn scanned<T: Send + 'static>(
     py: Python<'_>,
     progress: Option<&Bound<'_, PyAny>>,
     scan: impl FnOnce(&mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Fail> {
+) -> Result<(T, Vec<Skipped>), Fail> {
     let cancel = Cancel::default();
     let seen = cancel.clone();
     let counts = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
     let counted = counts.clone();
     let read = || (counts.0.load(Ordering::Relaxed), counts.1.load(Ordering::Relaxed));
     wait::watched(py, &cancel, (progress, read), move || {
-        scan(&mut |event| {
+        let mut skipped = Vec::new();
+        let done = scan(&mut |event| {
+            if let Event::Damaged { uri, error } = &event {
+                skipped.push(((*uri).to_owned(), error.kind().name(), error.to_string()));
+            }
             match event {
                 Event::Found { objects } => counted.1.store(objects, Ordering::Relaxed),
                 Event::Object { .. } | Event::Damaged { .. } => drop(counted.0.fetch_add(1, Ordering::Relaxed)),
+                Event::SideCar { .. } => {}
             }
             if seen.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
+        })?;
+        Ok((done, skipped))
     })
 }
 
@@ -110,17 +141,21 @@ type SampleRow = (String, String, u64, u64, Option<u32>, Vec<(String, u64, u64)>
 impl Dataset {
     /// Opens the index that `sources` is, or scans what it names.
     #[new]
-    #[pyo3(signature = (engine, sources, *, format=None, column=None, progress=None))]
+    #[pyo3(signature = (engine, sources, *, format=None, column=None, on_bad="fail", sidecars="use", progress=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
         py: Python<'_>,
         engine: &Engine,
         sources: Vec<String>,
         format: Option<&str>,
         column: Option<String>,
+        on_bad: &str,
+        sidecars: &str,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> Result<Self, Fail> {
         let engine = engine.handle().clone();
         let format = format.map(str::parse).transpose()?;
+        let (on_error, sidecars) = (policy(on_bad)?, beside(sidecars)?);
         let inner = straightway::Engine::clone(&engine);
         if let ([only], None, None) = (&*sources, format, &column)
             && let Ok(uri) = only.parse::<Uri>()
@@ -134,12 +169,12 @@ impl Dataset {
                 return Ok(Self { engine, index: Arc::new(index), made_of: MadeOf::Index(only.clone()) });
             }
         }
-        let wish = Wish { sources, format, column };
+        let wish = Wish { sources, format, column, on_error, sidecars };
         let (inner, wanted) = (straightway::Engine::clone(&engine), wish.clone());
-        let (_, index) = scanned(py, progress, move |progress| {
+        let ((built, index), skipped) = scanned(py, progress, move |progress| {
             index::build_in_memory(&inner, &wanted.sources, &wanted.options(Checksums::Stored, None), progress)
         })?;
-        Ok(Self { engine, index: Arc::new(index), made_of: MadeOf::Scan(wish) })
+        Ok(Self { engine, index: Arc::new(index), made_of: MadeOf::Scan(wish, built, skipped) })
     }
 
     /// What it was made of.
@@ -147,7 +182,7 @@ impl Dataset {
     fn name(&self) -> String {
         match &self.made_of {
             MadeOf::Index(name) => name.clone(),
-            MadeOf::Scan(wish) => wish.sources.join(", "),
+            MadeOf::Scan(wish, ..) => wish.sources.join(", "),
         }
     }
 
@@ -155,6 +190,24 @@ impl Dataset {
     #[getter]
     fn is_index(&self) -> bool {
         matches!(self.made_of, MadeOf::Index(_))
+    }
+
+    /// What the scan counted; `None` for an index file.
+    #[getter]
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        match &self.made_of {
+            MadeOf::Index(_) => Ok(None),
+            MadeOf::Scan(_, built, _) => built_dict(py, built).map(Some),
+        }
+    }
+
+    /// Objects that the scan left out: `(address, kind of the error, its text)`.
+    #[getter]
+    fn skipped(&self) -> Vec<Skipped> {
+        match &self.made_of {
+            MadeOf::Index(_) => Vec::new(),
+            MadeOf::Scan(_, _, skipped) => skipped.clone(),
+        }
     }
 
     fn __len__(&self) -> usize {
@@ -193,7 +246,8 @@ impl Dataset {
         Ok((label.key, object, place.extent.offset, place.extent.len, place.row, fields))
     }
 
-    /// Writes the index of a dataset that was scanned: whole, or not at all. What did not change since is not read again.
+    /// Writes the index of a dataset that was scanned: whole, or not at all. What did not change since is not read again. Returns what
+    /// was counted, and what was left out.
     #[pyo3(signature = (path, *, checksums=false, progress=None))]
     #[expect(clippy::fn_params_excessive_bools, reason = "a keyword argument of Python")]
     fn write_index<'py>(
@@ -202,8 +256,8 @@ impl Dataset {
         path: &Bound<'py, PyAny>,
         checksums: bool,
         progress: Option<&Bound<'py, PyAny>>,
-    ) -> Result<Bound<'py, PyDict>, Fail> {
-        let MadeOf::Scan(wish) = &self.made_of else {
+    ) -> Result<(Bound<'py, PyDict>, Vec<Skipped>), Fail> {
+        let MadeOf::Scan(wish, ..) = &self.made_of else {
             return Err(misuse(
                 "the dataset is an index file already",
                 "copy the file, or make a dataset of the objects",
@@ -212,10 +266,10 @@ impl Dataset {
         let checksums = if checksums { Checksums::Computed } else { Checksums::Stored };
         let (engine, wish, older) = (straightway::Engine::clone(&self.engine), wish.clone(), self.index.clone());
         let to = address(path)?;
-        let built = scanned(py, progress, move |progress| {
+        let (built, skipped) = scanned(py, progress, move |progress| {
             index::build(&engine, &wish.sources, &to, &wish.options(checksums, Some(&older)), progress)
         })?;
-        Ok(built_dict(py, &built)?)
+        Ok((built_dict(py, &built)?, skipped))
     }
 
     fn __repr__(&self) -> String {
@@ -232,8 +286,13 @@ fn built_dict<'py>(py: Python<'py>, built: &Built) -> PyResult<Bound<'py, PyDict
         ("objects", built.objects),
         ("object_bytes", built.object_bytes),
         ("taken_over", built.taken_over),
+        ("damaged", built.damaged),
         ("passed_files", built.passed_files),
         ("passed_members", built.passed_members),
+        ("sidecars", built.sidecars),
+        ("sidecars_unfit", built.sidecars_unfit),
+        ("sidecar_samples", built.sidecar_samples),
+        ("sidecar_heads_unchecked", built.sidecar_heads_unchecked),
         ("index_bytes", built.index_bytes),
     ];
     for (name, number) in numbers {

@@ -119,9 +119,12 @@ fn everything() -> Vec<Value> {
     std::fs::create_dir(scratch.path("set")).unwrap();
     scratch.file("set/1.jpg", 5000);
     scratch.file("bad.tar", 600);
+    // An archive of nothing, and an index of another one beside it.
+    std::fs::write(scratch.path("none.tar"), [0; 1024]).unwrap();
+    std::fs::write(scratch.path("none.idx"), "v1.2 1\n").unwrap();
     let index = ["dataset", "index", "set", "bad.tar", "--checksum", "--on-error", "skip", "--out", "i.index.arrow"];
     let bench = ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB"];
-    let runs: [&[&str]; 21] = [
+    let runs: [&[&str]; 22] = [
         &["ls", "."],
         &["stat", "a", "stripe:64k:a,a"],
         &["plan", "a"],
@@ -136,6 +139,7 @@ fn everything() -> Vec<Value> {
         &bench,
         &[&bench[..], &["--no-ceiling"]].concat(),
         &index,
+        &["dataset", "index", "none.tar", "--out", "none.index.arrow"],
         &["dataset", "stat", "i.index.arrow"],
         &["dataset", "iterate", "i.index.arrow", "--digest"],
         &["dataset", "iterate", "set", "--seed", "1"],

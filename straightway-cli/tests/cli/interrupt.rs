@@ -136,6 +136,43 @@ fn a_changed_source_does_not_continue_an_old_copy() {
     assert_eq!(std::fs::read(scratch.path("b")).unwrap(), other);
 }
 
+/// A checkpoint of that many tensors of 16 MiB, which are holes.
+fn checkpoint(scratch: &Scratch, name: &str, tensors: u64) {
+    let len = 16 << 20;
+    let entry = |number: u64| {
+        let at = [number * len, (number + 1) * len];
+        (format!("t{number}"), serde_json::json!({"dtype": "U8", "shape": [len], "data_offsets": at}))
+    };
+    let head = serde_json::Value::Object((0..tensors).map(entry).collect()).to_string();
+    let bytes = [&(head.len() as u64).to_le_bytes()[..], head.as_bytes()].concat();
+    std::fs::write(scratch.path(name), &bytes).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(scratch.path(name)).unwrap();
+    file.set_len(bytes.len() as u64 + tensors * len).unwrap();
+}
+
+#[test]
+fn an_interrupted_conversion_leaves_nothing() {
+    let scratch = Scratch::new();
+    checkpoint(&scratch, "a.safetensors", 48);
+    for format in ["dcp", "safetensors"] {
+        let arguments = ["checkpoint", "convert", "a.safetensors", "--to", format, "--out", "b"];
+        let mut child = scratch.command(&arguments).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        wait_until("the conversion", || scratch.names().len() > 1 || child.try_wait().unwrap().is_some());
+        if child.try_wait().unwrap().is_none() {
+            signal(&child, Signal::SIGINT);
+        }
+        let ran = Ran::of(&arguments, end(child));
+        if ran.code == Some(0) {
+            println!("skip interrupt of {format}: the conversion was done before the signal came");
+            std::fs::remove_dir_all(scratch.path("b")).unwrap();
+            continue;
+        }
+        assert_eq!(ran.code, Some(130), "{}", ran.stderr);
+        assert!(ran.stderr.contains("signal 2"), "{}", ran.stderr);
+        assert_eq!(scratch.names(), ["a.safetensors"], "{format}");
+    }
+}
+
 #[test]
 fn an_interrupted_bench_and_demo_remove_their_files() {
     let scratch = Scratch::new();

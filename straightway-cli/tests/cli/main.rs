@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
 
 mod bench;
+mod checkpoint;
 mod copy;
 mod dataset;
 mod documented;

@@ -14,6 +14,8 @@ const PIECE: u64 = 64 << 10;
 const RECORD_LINE_MAX: usize = 64;
 /// Most bytes of a line of a WebDataset index, which names every field of a sample.
 const SAMPLE_LINE_MAX: usize = 1 << 20;
+/// Words of a field with a name.
+const NAMED_WORDS: usize = 4;
 
 /// Lines of a text, read piece by piece.
 #[derive(Debug)]
@@ -182,6 +184,11 @@ impl WdsIndexScan {
         }
         Ok(Self { lines: Lines::new(file_len, what, SAMPLE_LINE_MAX)?, archive_len, samples: Samples::default() })
     }
+
+    /// Whether the lines that were read have names, as those of `v1.2` do: else keys are numbers.
+    pub fn has_names(&self) -> bool {
+        self.samples.shape.is_some_and(|(words, _)| words == NAMED_WORDS)
+    }
 }
 
 impl Samples {
@@ -198,7 +205,7 @@ impl Samples {
         let mut rest = text.split(' ');
         while let Some(extension) = rest.next() {
             let (offset, len) = (number(rest.next())?, number(rest.next())?);
-            let named = if words == 4 { Some(rest.next().ok_or_else(unread)?) } else { None };
+            let named = if words == NAMED_WORDS { Some(rest.next().ok_or_else(unread)?) } else { None };
             let key = match named {
                 Some(name) => webdataset::split(name).ok_or_else(unread)?.0.to_owned(),
                 None => self.number.to_string(),
@@ -240,7 +247,7 @@ fn shape(text: &str) -> Result<(usize, u64), Wrong> {
     let (version, count) = text.split_once(' ').ok_or_else(unread)?;
     let words = match version {
         "v1.1" => 3,
-        "v1.2" => 4,
+        "v1.2" => NAMED_WORDS,
         _ => {
             let name = shown(version.as_bytes());
             return Err(Wrong::Unsupported { what: "a version of the index of a WebDataset archive", name });

@@ -85,6 +85,14 @@ impl TarScan {
     /// # Errors
     /// `Cut` if it is shorter than a block. An empty file is an archive without members, as for GNU tar.
     pub fn new(file_len: u64) -> Result<Self, FormatError> {
+        Self::starting_at(0, file_len)
+    }
+
+    /// Begins at a header inside of an archive. What a global header before it says is not known.
+    ///
+    /// # Errors
+    /// As [`TarScan::new`].
+    pub(crate) fn starting_at(offset: u64, file_len: u64) -> Result<Self, FormatError> {
         let mut scan = Self {
             bytes: Collector::new(file_len),
             at: At::Header,
@@ -93,7 +101,7 @@ impl TarScan {
             found: VecDeque::new(),
             passed: 0,
         };
-        scan.go_on(0)?;
+        scan.go_on(offset)?;
         Ok(scan)
     }
 

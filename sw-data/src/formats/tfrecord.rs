@@ -23,6 +23,49 @@ impl Record {
         // Both stand in the file, so that neither leaves 64 bits.
         Extent { offset: self.payload.offset - HEAD, len: self.payload.len + HEAD + FOOT }
     }
+
+    /// Where its head lies: its length, and the checksum of that.
+    pub(crate) fn head(&self) -> Extent {
+        Extent { offset: self.payload.offset - HEAD, len: HEAD }
+    }
+
+    /// Where the payload lies with the checksum behind it.
+    pub(crate) fn body(&self) -> Extent {
+        Extent { len: self.payload.len + FOOT, ..self.payload }
+    }
+
+    /// Holds the bytes of [`Record::head`] against what an index says.
+    ///
+    /// # Errors
+    /// `Checksum` if they are no head, `Differs` if they are that of a record of another length.
+    pub(crate) fn check_head(&self, head: &[u8]) -> Result<(), FormatError> {
+        let fail = |wrong| FormatError { offset: self.head().offset, wrong };
+        let Some((len, sum)) = head.split_first_chunk::<8>() else {
+            return Err(fail(Wrong::Field { field: "a record's head" }));
+        };
+        let mut crc = Crc::new();
+        crc.add(len);
+        compare(self.head().offset, "a record's length", sum, crc)?;
+        let here = u64::from_le_bytes(*len);
+        if here == self.payload.len {
+            return Ok(());
+        }
+        Err(fail(Wrong::Differs { what: "the length of a record", here, index: self.payload.len }))
+    }
+
+    /// Holds the bytes of [`Record::body`] against their checksum; returns those of the payload.
+    ///
+    /// # Errors
+    /// `Checksum`.
+    pub(crate) fn check_body<'a>(&self, body: &'a [u8]) -> Result<&'a [u8], FormatError> {
+        let (payload, foot) = body
+            .split_last_chunk::<4>()
+            .ok_or(FormatError { offset: self.payload.offset, wrong: Wrong::Field { field: "a checksum" } })?;
+        let mut crc = Crc::new();
+        crc.add(payload);
+        compare(self.payload.offset, "a record's payload", foot, crc)?;
+        Ok(payload)
+    }
 }
 
 /// Whether payloads are read and their checksums compared, or gone over.

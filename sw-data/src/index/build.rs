@@ -26,7 +26,8 @@ use crate::samples::{Format, ObjectEntry, Samples as _};
 use super::{
     Held, Index, folder_of, kept_as,
     rows::Rows,
-    scan::{self, Checksums, Scanned},
+    scan::{self, Checksums, How, Scanned, coding_of_records},
+    sidecar::{Aside, SideCars},
     sources::{self, Sources, Wanted},
     write::{Growing, Sink, Writer},
 };
@@ -55,8 +56,11 @@ pub struct BuildOptions<'a> {
     /// The format of every file; `None`: by name and first bytes.
     pub format: Option<Format>,
     /// The column of Parquet files that samples are, names separated by dots; `None`: the only one that can be meant. Of npz
-    /// files the array; `None`: every one.
+    /// files the array; `None`: every one. Of TFRecord files the feature of the `tf.train.Example` in each record, which must be
+    /// one byte string; `None`: the record.
     pub column: Option<&'a str>,
+    /// Whether index files beside shards are used.
+    pub sidecars: SideCars,
     /// Which checksums are kept.
     pub checksums: Checksums,
     /// About objects that cannot be indexed.
@@ -79,6 +83,15 @@ pub enum Event<'a> {
         entry: &'a ObjectEntry,
         /// Its samples.
         held: Held,
+    },
+    /// An index file beside an object does not fit it, and the object is walked.
+    SideCar {
+        /// The object's address.
+        uri: &'a str,
+        /// The side-car's.
+        sidecar: &'a str,
+        /// Why.
+        error: &'a Error,
     },
     /// An object cannot be indexed and is left out.
     Damaged {
@@ -108,8 +121,16 @@ pub struct Built {
     pub damaged: u64,
     /// Files of folders that hold no samples.
     pub passed_files: u64,
-    /// Members of archives that belong to no sample.
+    /// Members of archives that belong to no sample. Of archives with a side-car those alone that it names.
     pub passed_members: u64,
+    /// Objects whose samples are from an index file beside them.
+    pub sidecars: u64,
+    /// Objects with an index file beside them that does not fit: they were walked.
+    pub sidecars_unfit: u64,
+    /// Samples from index files beside their objects.
+    pub sidecar_samples: u64,
+    /// Heads of records and members that a walk would have held against their checksums, and nobody looked at.
+    pub sidecar_heads_unchecked: u64,
     /// Bytes of the index.
     pub index_bytes: u64,
 }
@@ -142,15 +163,24 @@ impl<'a> Older<'a> {
     }
 
     /// The same object in the older index, if it need not be scanned again.
-    fn same(&self, wanted: &Wanted, checksums: Checksums) -> Result<Option<(ObjectEntry, Held)>, Error> {
+    fn same(&self, wanted: &Wanted, how: How<'_>) -> Result<Option<(ObjectEntry, Held)>, Error> {
         let Some(number) = self.numbers.get(&wanted.uri.to_string()) else { return Ok(None) };
         let entry = self.index.object(*number)?;
         let held = self.index.held(*number)?;
-        // Which column of Parquet or npz an older index is of, it does not say; and finding rows and arrays takes little.
-        let is_same = !matches!(entry.format, Format::Parquet | Format::Npz)
+        let has_all = held.checksums == held.samples;
+        let is_wanted = match entry.format {
+            // Which column an older index is of, it does not say; and finding rows and arrays takes little.
+            Format::Parquet | Format::Npz => false,
+            // A walk finds checksums that a side-car does not have.
+            Format::TfRecord => {
+                entry.coding == coding_of_records(how.column) && (how.sidecars == SideCars::Use || has_all)
+            }
+            _ => true,
+        };
+        let is_same = is_wanted
             && entry.format == wanted.what.format()
             && entry.check_facts(wanted.entry.len, wanted.entry.version).is_ok()
-            && (checksums == Checksums::Stored || held.checksums == held.samples);
+            && (how.checksums == Checksums::Stored || has_all);
         Ok(is_same.then_some((entry, held)))
     }
 }
@@ -164,8 +194,7 @@ struct Queue<'a> {
 /// What scans share.
 struct Shared<'a> {
     engine: &'a Engine,
-    checksums: Checksums,
-    column: Option<&'a str>,
+    how: How<'a>,
     older: Option<Older<'a>>,
     stop: AtomicBool,
 }
@@ -214,8 +243,8 @@ fn collect<S: Sink>(
     told(progress(Event::Found { objects: found.wanted.len() as u64 }))?;
     let older = options.older.map(Older::new).transpose()?;
     let old_objects = older.as_ref().map_or(0, |older| older.numbers.len() as u64);
-    let shared =
-        Shared { engine, checksums: options.checksums, column: options.column, older, stop: AtomicBool::new(false) };
+    let how = How { checksums: options.checksums, column: options.column, sidecars: options.sidecars };
+    let shared = Shared { engine, how, older, stop: AtomicBool::new(false) };
     let threads = options.threads.get().min(found.wanted.len().max(1));
     let (send, receive) = sync_channel(threads * OBJECTS_AHEAD);
     let queue = Mutex::new(Some(Queue { next: found.wanted.iter(), to: send }));
@@ -271,7 +300,7 @@ fn work<'a>(shared: &Shared<'a>, queue: &Mutex<Option<Queue<'a>>>) {
                 queue.take();
                 return;
             };
-            let same = shared.older.as_ref().map(|older| older.same(wanted, shared.checksums)).transpose();
+            let same = shared.older.as_ref().map(|older| older.same(wanted, shared.how)).transpose();
             let is_taken_over = matches!(same, Ok(Some(Some(_))));
             if left.to.send(Running { wanted, is_taken_over, sent }).is_err() {
                 queue.take();
@@ -283,7 +312,7 @@ fn work<'a>(shared: &Shared<'a>, queue: &Mutex<Option<Queue<'a>>>) {
         let scanned = match same {
             Err(error) => Err(error),
             Ok(Some(Some((entry, held)))) => shared.take_over(entry, held, &mut pass_on),
-            Ok(_) => scan::scan(shared.engine, wanted, (shared.checksums, shared.column, &shared.stop), &mut pass_on),
+            Ok(_) => scan::scan(shared.engine, wanted, (shared.how, &shared.stop), &mut pass_on),
         };
         // If nobody listens any more, the next send to the queue tells.
         let _ = send.send(scanned.map_or_else(Sent::Failed, Sent::End));
@@ -311,7 +340,7 @@ impl Shared<'_> {
             at += rows.len() as u64;
             pass_on(rows)?;
         }
-        Ok(Scanned { entry, passed: 0 })
+        Ok(Scanned { entry, passed: 0, aside: Aside::Nothing })
     }
 }
 
@@ -346,6 +375,7 @@ impl<S: Sink> Drain<'_, S> {
                     self.built.object_bytes += entry.len;
                     self.built.passed_members += scanned.passed;
                     self.built.taken_over += u64::from(running.is_taken_over);
+                    self.aside(&entry.uri, &scanned.aside, progress)?;
                     return told(progress(Event::Object { entry: &entry, held }));
                 }
                 Sent::End(_) => {}
@@ -359,6 +389,28 @@ impl<S: Sink> Drain<'_, S> {
         }
         self.built.damaged += 1;
         told(progress(Event::Damaged { uri: &running.wanted.uri.to_string(), error: &error }))
+    }
+
+    /// Counts and tells what came of side-cars.
+    fn aside(
+        &mut self,
+        uri: &str,
+        aside: &Aside,
+        progress: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        match aside {
+            Aside::Nothing => Ok(()),
+            Aside::Used(used) => {
+                self.built.sidecars += 1;
+                self.built.sidecar_samples += used.samples;
+                self.built.sidecar_heads_unchecked += used.heads_unchecked;
+                Ok(())
+            }
+            Aside::Unfit { sidecar, error } => {
+                self.built.sidecars_unfit += 1;
+                told(progress(Event::SideCar { uri, sidecar, error }))
+            }
+        }
     }
 
     fn add(&mut self, rows: &Rows, group: u32) -> Result<Option<Error>, Error> {

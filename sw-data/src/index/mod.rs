@@ -19,6 +19,7 @@ mod read;
 mod rows;
 mod scan;
 mod schema;
+mod sidecar;
 mod sniff;
 mod sources;
 mod verify;
@@ -29,6 +30,7 @@ pub use feed::{Bytes, Fed, Feed, Want};
 pub use objects::Held;
 pub use read::{CACHE_BYTES, Index};
 pub use scan::Checksums;
+pub use sidecar::SideCars;
 pub use sources::expand_braces;
 pub use verify::{Finding, Verified, verify};
 

@@ -8,20 +8,22 @@ use crate::{
     decode::{self, DecodeError},
     formats::{
         Extent, FormatError, Grouping, Layout, MdsScan, MdsShard, NpyScan, NpzArray, NpzContent, NpzScan, ParquetRows,
-        ParquetScan, Payloads, Sample, Scan, TarScan, TfRecordScan, TokenIndexScan, Wrong,
+        ParquetScan, Payloads, Sample, Scan, TarScan, TfRecordScan, TokenIndexScan, Wrong, example, feature_bytes,
     },
     samples::{Format, ObjectEntry, Part, version_text},
 };
 
 use super::{
     rows::{Found, Rows},
+    sidecar::{self, Aside, SideCars},
     sources::{Wanted, What},
 };
 
 /// Which checksums an index holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksums {
-    /// Those that the format stores of exactly the sample's bytes: TFRecord's, of its payloads.
+    /// Those that cost no reading beyond what finds the samples: TFRecord's own, of its payloads; and of features of TFRecord, which
+    /// are read to be found. Samples from a side-car have none.
     Stored,
     /// CRC-32C of every sample. All bytes are read; checksums that a format stores are compared: TFRecord's, and those of npz.
     Computed,
@@ -62,6 +64,22 @@ pub(super) struct Window<'a> {
 impl<'a> Window<'a> {
     pub fn new(engine: &'a Engine, object: &'a Object, stop: &'a AtomicBool) -> Self {
         Self { engine, object, stop, buffer: None, start: 0, next: READ_MIN }
+    }
+
+    /// One of another object, that reads by the same engine and stops when this one does.
+    pub fn beside<'b>(&self, object: &'b Object) -> Window<'b>
+    where
+        'a: 'b,
+    {
+        Window::new(self.engine, object, self.stop)
+    }
+
+    pub fn engine(&self) -> &'a Engine {
+        self.engine
+    }
+
+    pub fn object(&self) -> &'a Object {
+        self.object
     }
 
     fn held(&self, extent: Extent) -> Option<std::ops::Range<usize>> {
@@ -133,7 +151,7 @@ impl<'a> Window<'a> {
     }
 
     /// Drives a scan of the object to its end.
-    fn drive<S: Scan>(
+    pub fn drive<S: Scan>(
         &mut self,
         scan: &mut S,
         mut each: impl FnMut(&mut Self, S::Found) -> Result<(), Error>,
@@ -154,7 +172,7 @@ impl<'a> Window<'a> {
 }
 
 /// Takes the samples of an object, numbers those that have no name, and passes them on.
-struct Collect<'a, 'b> {
+pub(super) struct Collect<'a, 'b> {
     rows: Rows,
     number: u64,
     /// Reads samples to sum them.
@@ -193,8 +211,13 @@ impl Collect<'_, '_> {
         self.add(Found { extent: block, row: Some(row), crc32c, key: &key, parts: &[] })
     }
 
+    /// Samples so far.
+    pub fn count(&self) -> u64 {
+        self.number
+    }
+
     /// A sample whose key is its number.
-    fn numbered(&mut self, extent: Extent, crc32c: Option<u32>) -> Result<(), Error> {
+    pub fn numbered(&mut self, extent: Extent, crc32c: Option<u32>) -> Result<(), Error> {
         let key = self.number.to_string();
         self.add(Found { extent, row: None, crc32c, key: &key, parts: &[] })
     }
@@ -209,6 +232,35 @@ pub(super) struct Scanned {
     pub entry: ObjectEntry,
     /// Members of archives that belong to no sample.
     pub passed: u64,
+    /// What came of its side-cars.
+    pub aside: Aside,
+}
+
+/// How objects are scanned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How<'a> {
+    pub checksums: Checksums,
+    /// The column of Parquet, the array of npz, the feature of TFRecord.
+    pub column: Option<&'a str>,
+    pub sidecars: SideCars,
+}
+
+impl How<'_> {
+    /// Whether side-cars of objects of a format say all that is wanted.
+    fn asks_sidecars(&self, format: Format) -> bool {
+        let is_told = match format {
+            Format::Tar => true,
+            // Where a feature lies in its record, only the record tells.
+            Format::TfRecord => self.column.is_none(),
+            _ => false,
+        };
+        is_told && self.sidecars == SideCars::Use && self.checksums == Checksums::Stored
+    }
+}
+
+/// What an index keeps of TFRecord files as their coding: which feature samples are, nothing if they are whole records.
+pub(super) fn coding_of_records(column: Option<&str>) -> String {
+    column.map(|name| format!("feature:{name}")).unwrap_or_default()
 }
 
 /// Finds the samples of an object and passes them on in their order.
@@ -218,12 +270,12 @@ pub(super) struct Scanned {
 pub(super) fn scan(
     engine: &Engine,
     wanted: &Wanted,
-    (checksums, column, stop): (Checksums, Option<&str>, &AtomicBool),
+    (how, stop): (How<'_>, &AtomicBool),
     pass_on: &mut dyn FnMut(Rows) -> Result<(), Error>,
 ) -> Result<Scanned, Error> {
     let format = wanted.what.format();
     let uri = wanted.uri.to_string();
-    if let (What::File(below), Checksums::Stored) = (&wanted.what, checksums) {
+    if let (What::File(below), Checksums::Stored) = (&wanted.what, how.checksums) {
         // What the store says is all that an index needs: the file is not opened.
         let entry = ObjectEntry {
             uri,
@@ -235,34 +287,59 @@ pub(super) fn scan(
         let mut collect = Collect { rows: Rows::default(), number: 0, sums: None, block: None, pass_on };
         file(below, entry.len, &mut collect)?;
         collect.send()?;
-        return Ok(Scanned { entry, passed: 0 });
+        return Ok(Scanned { entry, passed: 0, aside: Aside::Nothing });
     }
     let object = engine.open(&wanted.uri)?;
-    let sums = (checksums == Checksums::Computed).then(|| Window::new(engine, &object, stop));
+    let sums = (how.checksums == Checksums::Computed).then(|| Window::new(engine, &object, stop));
     let mut collect = Collect { rows: Rows::default(), number: 0, sums, block: None, pass_on };
     let mut window = Window::new(engine, &object, stop);
+    let aside = match how.asks_sidecars(format) {
+        true => sidecar::samples(&mut window, (&wanted.uri, format), &mut collect)?,
+        false => Aside::Nothing,
+    };
+    let (passed, coding) = match &aside {
+        Aside::Used(used) => (used.passed, String::new()),
+        _ => walk(&mut window, wanted, how, &mut collect)?,
+    };
+    collect.send()?;
+    object.check_unchanged()?;
+    let entry = ObjectEntry { uri, len: object.len(), version: version_text(object.version()), format, coding };
+    Ok(Scanned { entry, passed, aside })
+}
+
+/// Finds samples in the object itself. Returns members that belong to none, and what decoding takes.
+fn walk(
+    window: &mut Window<'_>,
+    wanted: &Wanted,
+    how: How<'_>,
+    collect: &mut Collect<'_, '_>,
+) -> Result<(u64, String), Error> {
+    let object = window.object;
     let (mut passed, mut coding) = (0, String::new());
     match &wanted.what {
-        What::File(below) => file(below, object.len(), &mut collect)?,
-        What::Alone(Format::Tar) => passed = tar(&mut window, &mut collect)?,
-        What::Alone(Format::TfRecord) => records(&mut window, checksums, &mut collect)?,
-        What::Alone(Format::Npy) => array(&mut window, &mut collect)?,
-        What::Alone(Format::Npz) => passed = arrays(&mut window, column, &mut collect)?,
-        What::Alone(Format::Parquet) => coding = rows_of_parquet(&mut window, column, &mut collect)?,
-        What::Mds(shard) if shard.compression.is_some() => compressed_mds(&object, shard, &mut collect)?,
-        What::Mds(shard) => shard_of_mds(&mut window, shard, &mut collect)?,
-        What::Tokens(index) => documents(&mut window, index, &mut collect)?,
+        What::File(below) => file(below, object.len(), collect)?,
+        What::Alone(Format::Tar) => passed = tar(window, collect)?,
+        What::Alone(Format::TfRecord) => {
+            coding = coding_of_records(how.column);
+            match how.column {
+                Some(name) => features(window, name, collect)?,
+                None => records(window, how.checksums, collect)?,
+            }
+        }
+        What::Alone(Format::Npy) => array(window, collect)?,
+        What::Alone(Format::Npz) => passed = arrays(window, how.column, collect)?,
+        What::Alone(Format::Parquet) => coding = rows_of_parquet(window, how.column, collect)?,
+        What::Mds(shard) if shard.compression.is_some() => compressed_mds(object, shard, collect)?,
+        What::Mds(shard) => shard_of_mds(window, shard, collect)?,
+        What::Tokens(index) => documents(window, index, collect)?,
         What::Alone(format) => {
             return Err(Error::new(ErrorKind::Unsupported, Verb::Parse)
-                .at(uri)
+                .at(wanted.uri.to_string())
                 .detail(format!("samples of {format} files cannot be indexed"))
                 .remedy("leave the file out, or give its format: --format raw takes each file for a sample"));
         }
     }
-    collect.send()?;
-    object.check_unchanged()?;
-    let entry = ObjectEntry { uri, len: object.len(), version: version_text(object.version()), format, coding };
-    Ok(Scanned { entry, passed })
+    Ok((passed, coding))
 }
 
 /// A file is one sample. Its key is its path up to the first dot of the base name, as in an archive; what follows names its part.
@@ -292,7 +369,7 @@ fn tar(window: &mut Window<'_>, collect: &mut Collect<'_, '_>) -> Result<u64, Er
     Ok(grouping.skipped() + scan.passed())
 }
 
-fn grouped(sample: &Sample, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+pub(super) fn grouped(sample: &Sample, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
     let start = sample.fields.iter().map(|field| field.content.offset).min().unwrap_or(0);
     let end = sample.fields.iter().map(|field| field.content.offset + field.content.len).max().unwrap_or(start);
     let part = |field: &crate::formats::Field| {
@@ -322,6 +399,42 @@ fn records(window: &mut Window<'_>, checksums: Checksums, collect: &mut Collect<
         // TensorFlow `hash/crc32c.h`: rotated by 15 bits and a constant added.
         let crc32c = masked.map(|masked| masked.wrapping_sub(0xa282_ead8).rotate_left(15));
         collect.numbered(payload, crc32c)
+    })
+}
+
+/// One byte string of the `tf.train.Example` in each record. Where it lies only the record says: all bytes are read, what TFRecord
+/// stores of them is compared, and the checksum of the feature comes with it.
+fn features(window: &mut Window<'_>, name: &str, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
+    let object = window.object;
+    let fail = |error: FormatError| malformed(object.name(), &error);
+    let mut scan = TfRecordScan::new(object.len(), Payloads::GoOver).map_err(fail)?;
+    let mut body = Vec::new();
+    window.drive(&mut scan, |window, record| {
+        let max = decode::Limits::default().bytes;
+        if record.payload.len > max {
+            let wrong = Wrong::TooLong { what: "a tf.train.Example", len: record.payload.len, max };
+            return Err(fail(FormatError { offset: record.payload.offset, wrong }));
+        }
+        body.clear();
+        window.visit(record.body(), |bytes| body.extend_from_slice(bytes))?;
+        let payload = record.check_body(&body).map_err(fail)?;
+        let inside =
+            |error: FormatError| fail(FormatError { offset: record.payload.offset + error.offset, wrong: error.wrong });
+        let number = collect.number;
+        let Some(found) = feature_bytes(payload, name).map_err(inside)? else {
+            let features = example(payload).map_err(inside)?;
+            let names: Vec<&str> = features.iter().map(|feature| feature.name).take(NAMED_MAX).collect();
+            return Err(Error::new(ErrorKind::NotFound, Verb::Parse)
+                .at(object.name())
+                .detail(format!("record {number} has no feature {name}"))
+                .remedy(format!("name one of: {}", names.join(", "))));
+        };
+        let bytes = usize::try_from(found.offset)
+            .ok()
+            .and_then(|from| payload.get(from..)?.get(..usize::try_from(found.len).ok()?));
+        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes.unwrap_or_default());
+        let extent = Extent { offset: record.payload.offset + found.offset, len: found.len };
+        collect.numbered(extent, u32::try_from(sum).ok())
     })
 }
 

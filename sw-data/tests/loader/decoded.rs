@@ -8,7 +8,7 @@ use straightway::Engine;
 use sw_data::{
     decode::DecodeError,
     formats::Extent,
-    index::{BuildOptions, Checksums, Index, OnError, build_in_memory},
+    index::{BuildOptions, Checksums, Index, OnError, SideCars, build_in_memory},
     loader::{Dataset, Layout, LoadError, Loader, LoaderOptions, OnBad, PadTo, Why},
     order::Method,
     samples::{Format, Place, Samples as _},
@@ -35,6 +35,7 @@ fn index(engine: &Engine, sources: &[String], column: Option<&str>, checksums: C
         threads: NonZeroUsize::new(2).unwrap(),
         format: None,
         column,
+        sidecars: SideCars::Use,
         checksums,
         on_error: OnError::Fail,
         older: None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import glob
 import json
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Union
 
@@ -51,13 +52,27 @@ class Place:
     fields: dict[str, tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """An object that a scan left out: its address, the kind of the error, and its text."""
+
+    uri: str
+    kind: str
+    message: str
+
+
 class Dataset:
     """Samples of existing files: how many there are, where each is, what it is called. Nothing of them is read.
 
     source: an index file (`straightway dataset index`, or `Dataset.index`), which is opened at once whatever its size; or what such
     an index would be made of, which is scanned: a file, a folder, a pattern (`train-{000..123}.tar`, `*.tar`), or several of them.
     format: raw, tar, tfrecord, mds, npy, npz, parquet or tokens, for all files. None: by name and first bytes.
-    column: the column of Parquet files that samples are; of npz files the array (None: every array is a sample).
+    column: the column of Parquet files that samples are; of npz files the array (None: every array is a sample); of TFRecord files the
+    feature of the `tf.train.Example` in each record, one byte string (None: the record), which reads all bytes.
+    on_bad: what a scan does about a file that cannot be indexed. 'fail': raise what is wrong with it. 'skip': leave it out; `skipped`
+    tells. 'quarantine=FILE': the same, and a line of JSON for each in that file. Of samples found bad later, `Loader` has its own.
+    sidecars: DALI's indexes beside TFRecord files and archives. 'use': where one fits, the file is not walked; samples of TFRecord have
+    no checksum then that the loader could compare. 'ignore': walk every file.
     progress: how far a scan is, in files: True for a bar, or a function that gets what is done and what there is in all.
 
     Raises `NotFound`, `BadFormat` with the file, and what reading returns.
@@ -69,22 +84,28 @@ class Dataset:
         format: str | None = None,
         column: str | None = None,
         *,
+        on_bad: str = "fail",
+        sidecars: str = "use",
         engine: Engine | None = None,
         progress: Progress = False,
     ):
         given = [source] if isinstance(source, (str, os.PathLike)) else list(source)
         sources = [name for one in given for name in _expanded(os.fspath(one))]
         self._engine = engine or Engine.shared()
-        with shown(progress, "scan", "files") as tell:
-            self._native = _native.Dataset(self._engine, sources, format=format, column=column, progress=tell)
-        self._made_of, self._process = (sources, format, column), os.getpid()
+        policy, self._list = _policy(on_bad)
+        options = {"format": format, "column": column, "on_bad": policy, "sidecars": sidecars}
+        with _listed(self._list) as tell_bad, shown(progress, "scan", "files") as tell:
+            self._native = _native.Dataset(self._engine, sources, progress=tell, **options)
+            #: What was left out: of a scan with `on_bad`; nothing of an index file.
+            self.skipped = tell_bad(self._native.skipped)
+        self._made_of, self._process = (sources, options), os.getpid()
 
     def _here(self) -> Dataset:
         """Itself; in a child of a fork, where the engine it was made with does not work, another one of the same."""
-        return self if os.getpid() == self._process else Dataset(*self._made_of)
+        return self if os.getpid() == self._process else _again(*self._made_of)
 
     def __reduce__(self):
-        return Dataset, self._made_of
+        return _again, self._made_of
 
     def __len__(self) -> int:
         return len(self._native)
@@ -101,22 +122,57 @@ class Dataset:
         return Place(key, uri, offset, length, row, {name: (at, size) for name, at, size in parts})
 
     @property
+    def counts(self) -> dict[str, int] | None:
+        """What a scan counted: samples, objects, `damaged` (those of `skipped`), `sidecars` and what was not looked at because of them,
+        files and members that hold no samples. None for an index file."""
+        return self._native.counts
+
+    @property
     def objects(self) -> list[DataObject]:
         """What the samples lie in. Loose files are an object each."""
         return [DataObject(*self._native.object(number)) for number in range(self._native.object_count)]
 
     def index(self, path: StrPath, *, checksums: bool = False, progress: Progress = False) -> Dataset:
-        """Writes the index of a dataset that was scanned, as a whole or not at all, and opens it.
+        """Writes the index of a dataset that was scanned, as a whole or not at all, and opens it. Files that cannot be indexed end it or
+        are left out as `on_bad` of this dataset says; `skipped` of the new one has them.
 
         checksums: keep the CRC-32C of every sample, which reads all of them; the loader compares it then.
         progress: as of `Dataset`.
         """
-        with shown(progress, "index", "files") as tell:
-            self._native.write_index(os.fspath(path), checksums=checksums, progress=tell)
-        return Dataset(path, engine=self._engine)
+        with _listed(self._list) as tell_bad, shown(progress, "index", "files") as tell:
+            _, bad = self._native.write_index(os.fspath(path), checksums=checksums, progress=tell)
+            skipped = tell_bad(bad)
+        made = Dataset(path, engine=self._engine)
+        made.skipped = skipped
+        return made
 
     def __repr__(self) -> str:
         return f"<straightway.{repr(self._native)[1:]}"
+
+
+def _again(sources: list[str], options: dict[str, Any]) -> Dataset:
+    """The same dataset in another process, which keeps no list of its own of what is left out."""
+    return Dataset(sources, **options)
+
+
+def _policy(on_bad: str) -> tuple[str, str | None]:
+    """What the compiled half calls a policy, and the file for the list. What is no policy it refuses."""
+    name, is_listed, path = on_bad.partition("=")
+    return ("skip", path) if name == "quarantine" and is_listed and path else (on_bad, None)
+
+
+@contextlib.contextmanager
+def _listed(path: str | None) -> Iterator[Callable[[list[tuple[str, str, str]]], list[Skipped]]]:
+    """Gives what takes a list of objects that were left out, for the file at `path`. That it cannot be written is told before a scan."""
+    with contextlib.nullcontext() if path is None else open(path, "w") as file:
+
+        def tell(bad: list[tuple[str, str, str]]) -> list[Skipped]:
+            skipped = [Skipped(*one) for one in bad]
+            if file is not None:
+                file.writelines(json.dumps({"schema": "straightway.dataset.damaged/1", **asdict(one)}) + "\n" for one in skipped)
+            return skipped
+
+        yield tell
 
 
 def _expanded(name: str) -> list[str]:

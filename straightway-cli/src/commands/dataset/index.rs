@@ -9,10 +9,10 @@ use std::{
 
 use serde::Serialize;
 use straightway::{ErrorKind, Uri};
-use sw_data::index::{BuildOptions, Built, Checksums, Event, Index as IndexFile, OnError as Policy, build};
+use sw_data::index::{BuildOptions, Built, Checksums, Event, Index as IndexFile, OnError as Policy, SideCars, build};
 
 use crate::{
-    dataset_args::{Index, OnError},
+    dataset_args::{BesideShards, Index, OnError},
     fail::Fail,
     out::{Out, Progress},
     session::{self, Stopwatch},
@@ -36,6 +36,22 @@ impl fmt::Display for Damaged<'_> {
     }
 }
 
+/// An index beside an object that does not fit it.
+#[derive(Serialize)]
+struct Unfit<'a> {
+    schema: &'static str,
+    uri: &'a str,
+    sidecar: &'a str,
+    kind: &'static str,
+    message: String,
+}
+
+impl fmt::Display for Unfit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "walked {}: its index {} does not fit: {}", self.uri, self.sidecar, self.message)
+    }
+}
+
 /// What was written.
 #[derive(Serialize)]
 struct Report {
@@ -50,6 +66,10 @@ struct Report {
     damaged: u64,
     passed_files: u64,
     passed_members: u64,
+    sidecars: u64,
+    sidecars_unfit: u64,
+    sidecar_samples: u64,
+    sidecar_heads_unchecked: u64,
     index_bytes: u64,
     seconds: f64,
 }
@@ -72,6 +92,10 @@ impl fmt::Display for Report {
             (self.damaged, "damaged objects left out"),
             (self.passed_files, "files hold no samples"),
             (self.passed_members, "members of archives belong to no sample"),
+            (self.sidecars, "objects were not walked: an index lies beside each"),
+            (self.sidecar_samples, "samples are from those indexes, without the checksums that a walk finds"),
+            (self.sidecar_heads_unchecked, "heads of records or members in those objects were not looked at"),
+            (self.sidecars_unfit, "objects were walked because the index beside them does not fit"),
         ];
         told.iter().filter(|(count, _)| *count > 0).try_for_each(|(count, what)| write!(f, "\n  {count} {what}"))
     }
@@ -97,6 +121,7 @@ pub fn run(args: &Index, out: &mut Out) -> Result<(), Fail> {
             threads: args.threads,
             format: args.format,
             column: args.column.as_deref(),
+            sidecars: if args.sidecars == BesideShards::Use { SideCars::Use } else { SideCars::Ignore },
             checksums: if args.checksum { Checksums::Computed } else { Checksums::Stored },
             on_error: if args.on_error == OnError::Fail { Policy::Fail } else { Policy::Skip },
             older: older.as_ref(),
@@ -127,6 +152,10 @@ fn report(to: &Uri, built: Built, seconds: f64) -> Report {
         damaged: built.damaged,
         passed_files: built.passed_files,
         passed_members: built.passed_members,
+        sidecars: built.sidecars,
+        sidecars_unfit: built.sidecars_unfit,
+        sidecar_samples: built.sidecar_samples,
+        sidecar_heads_unchecked: built.sidecar_heads_unchecked,
         index_bytes: built.index_bytes,
         seconds,
     }
@@ -143,9 +172,22 @@ struct Told<'a> {
 
 impl Told<'_> {
     fn event(&mut self, event: &Event<'_>) -> ControlFlow<()> {
-        match event {
-            Event::Found { objects } => self.bar = Some(self.out.steps(*objects, "index")),
-            Event::Object { .. } => self.step(),
+        let told = match event {
+            Event::Found { objects } => {
+                self.bar = Some(self.out.steps(*objects, "index"));
+                Ok(())
+            }
+            Event::Object { .. } => {
+                self.step();
+                Ok(())
+            }
+            Event::SideCar { uri, sidecar, error } => self.out.report(&Unfit {
+                schema: "straightway.dataset.sidecar/1",
+                uri,
+                sidecar,
+                kind: error.kind().name(),
+                message: error.to_string(),
+            }),
             Event::Damaged { uri, error } => {
                 self.step();
                 let damaged = Damaged {
@@ -154,12 +196,12 @@ impl Told<'_> {
                     kind: error.kind().name(),
                     message: error.to_string(),
                 };
-                let told = self.out.report(&damaged).and_then(|()| self.list.add(&damaged));
-                if let Err(fail) = told {
-                    self.fail = Some(fail);
-                    return ControlFlow::Break(());
-                }
+                self.out.report(&damaged).and_then(|()| self.list.add(&damaged))
             }
+        };
+        if let Err(fail) = told {
+            self.fail = Some(fail);
+            return ControlFlow::Break(());
         }
         until_signal()
     }

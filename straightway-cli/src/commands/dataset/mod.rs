@@ -10,7 +10,7 @@ use std::{num::NonZeroUsize, ops::ControlFlow, path::Path};
 
 use straightway::{Engine, EntryKind, Uri};
 use sw_data::{
-    index::{BuildOptions, Checksums, Event, Index, OnError, build_in_memory},
+    index::{BuildOptions, Checksums, Event, Index, OnError, SideCars, build_in_memory},
     samples::Format,
 };
 
@@ -77,13 +77,22 @@ fn index_of(
             return Ok(Index::open(engine, &uri)?);
         }
     }
-    let (checksums, on_error) = (Checksums::Stored, OnError::Fail);
-    let options = BuildOptions { threads: THREADS, format, column, checksums, on_error, older: None };
+    // Samples are read at once: the walk costs little beside that, and finds the checksums to hold them against.
+    let options = BuildOptions {
+        threads: THREADS,
+        format,
+        column,
+        sidecars: SideCars::Ignore,
+        checksums: Checksums::Stored,
+        on_error: OnError::Fail,
+        older: None,
+    };
     let mut bar = None;
     let mut progress = |event: Event<'_>| {
         match event {
             Event::Found { objects } => bar = Some(out.steps(objects, "index")),
             Event::Object { .. } | Event::Damaged { .. } => bar.iter().for_each(|bar| bar.add(1)),
+            Event::SideCar { .. } => {}
         }
         until_signal()
     };
