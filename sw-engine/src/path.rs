@@ -199,16 +199,6 @@ pub struct DataPath {
     pub reason: Reason,
 }
 
-impl DataPath {
-    /// CPU copies per byte of the caller's, in thousandths (integers, so that reports compare exactly).
-    pub fn copies_per_1000_bytes(&self) -> u64 {
-        match self.bytes.total() {
-            0 => 0,
-            total => self.cpu_copied.saturating_mul(1000) / total,
-        }
-    }
-}
-
 impl fmt::Display for DataPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} bytes, {} bounced; {})", self.route, self.bytes.total(), self.bounced, self.reason.code())
