@@ -122,6 +122,11 @@ impl Default for EngineBuilder {
 }
 
 impl EngineBuilder {
+    #[cfg(test)]
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Threads that move bytes of operations that were started and not waited for. 1 to 64; default: one a core, at most 4.
     #[must_use]
     pub fn reactors(mut self, count: u32) -> Self {

@@ -452,3 +452,7 @@ fn is_rated(destination: Destination) -> bool {
 fn is_late(op: &Op, now: Time) -> bool {
     op.options.deadline.is_some_and(|deadline| deadline <= now)
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;
