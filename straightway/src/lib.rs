@@ -44,7 +44,7 @@ mod staging;
 mod targets;
 mod uri;
 
-pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringUse};
+pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringCompletion, UringUse};
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use lane::{Lane, LaneWaker};
