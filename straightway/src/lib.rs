@@ -44,6 +44,11 @@ mod staging;
 mod targets;
 mod uri;
 
+/// The program in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringCompletion, UringUse};
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
