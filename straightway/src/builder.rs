@@ -160,8 +160,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Bytes of staging slabs of each lane that feeds a GPU. At least two I/Os; default 32 MiB. Size and number of the
-    /// slabs within it are measured when a GPU is first used (under 50 ms; [`Engine::inspect`] tells the choice).
+    /// Bytes of staging slabs of each lane that feeds a GPU. At least two I/Os; default 32 MiB. The size of the slabs is
+    /// measured when a GPU is first used (under 50 ms; [`Engine::inspect`] tells the choice); as many as fit are made.
     #[must_use]
     pub fn staging_bytes(mut self, bytes: u64) -> Self {
         self.config.staging_bytes = bytes;
