@@ -20,7 +20,7 @@ use sw_uring::{
 };
 
 use crate::{
-    builder::Config,
+    builder::{Config, UringCompletion},
     clock::Clock,
     doctor::{Fact, Health},
     nvme::{Nvme, RESERVED_PAGE_BYTES},
@@ -264,6 +264,11 @@ impl Backends {
         std::iter::once(files).chain(commands).chain(self.nvme.caps(destination)).collect()
     }
 
+    /// Whether the device is asked for what has ended.
+    fn iopoll(&self) -> bool {
+        self.config.uring_completion == UringCompletion::Polled
+    }
+
     fn transport(&self, owner: Owner) -> Result<Box<dyn Transport>, Error> {
         let Config { io_bytes, sqpoll_ms, .. } = self.config;
         let queue_depth = ring_depth(&self.config);
@@ -275,6 +280,7 @@ impl Backends {
             queue_depth,
             io_bytes_max: io_bytes,
             sqpoll: sqpoll_ms,
+            iopoll: self.iopoll(),
             single_issuer: owner == Owner::OneThread,
             ..UringConfig::default()
         };
@@ -300,7 +306,7 @@ impl Backends {
         let copiers = self.copier_of(destination, count)?.into_iter().collect();
         let mut transports = vec![self.transport(owner)?];
         if let Some(config) = self.commands.clone() {
-            let config = UringConfig { single_issuer: owner == Owner::OneThread, ..config };
+            let config = UringConfig { single_issuer: owner == Owner::OneThread, iopoll: self.iopoll(), ..config };
             transports.push(Box::new(PassthroughTransport::new(config)?));
         }
         transports.extend(self.nvme.transport()?);

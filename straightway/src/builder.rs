@@ -26,6 +26,16 @@ pub enum UringUse {
     Off,
 }
 
+/// How the ends of direct I/Os by io_uring are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UringCompletion {
+    /// By interrupt: a lane that waits sleeps.
+    #[default]
+    Interrupt,
+    /// By asking the device (`IORING_SETUP_IOPOLL`): one core is busy while a lane waits.
+    Polled,
+}
+
 /// Whether NVMe controllers that are bound to vfio-pci are driven by the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum NvmeUse {
@@ -79,6 +89,7 @@ pub(crate) struct Config {
     pub(crate) ops_per_lane: u32,
     pub(crate) keep_bytes: u64,
     pub(crate) sqpoll_ms: Option<u32>,
+    pub(crate) uring_completion: UringCompletion,
     pub(crate) gpu: GpuUse,
     pub(crate) io_uring: UringUse,
     pub(crate) nvme: NvmeUse,
@@ -111,6 +122,7 @@ impl Default for EngineBuilder {
                 ops_per_lane: 256,
                 keep_bytes: 0,
                 sqpoll_ms: None,
+                uring_completion: UringCompletion::default(),
                 gpu: GpuUse::Auto,
                 io_uring: UringUse::Auto,
                 nvme: NvmeUse::Auto,
@@ -122,6 +134,11 @@ impl Default for EngineBuilder {
 }
 
 impl EngineBuilder {
+    #[cfg(test)]
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Threads that move bytes of operations that were started and not waited for. 1 to 64; default: one a core, at most 4.
     #[must_use]
     pub fn reactors(mut self, count: u32) -> Self {
@@ -143,8 +160,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Bytes of staging slabs of each lane that feeds a GPU. At least two I/Os; default 32 MiB. Size and number of the
-    /// slabs within it are measured when a GPU is first used (under 50 ms; [`Engine::inspect`] tells the choice).
+    /// Bytes of staging slabs of each lane that feeds a GPU. At least two I/Os; default 32 MiB. The size of the slabs is
+    /// measured when a GPU is first used (under 50 ms; [`Engine::inspect`] tells the choice); as many as fit are made.
     #[must_use]
     pub fn staging_bytes(mut self, bytes: u64) -> Self {
         self.config.staging_bytes = bytes;
@@ -180,6 +197,17 @@ impl EngineBuilder {
     #[must_use]
     pub fn sqpoll(mut self, idle_ms: u32) -> Self {
         self.config.sqpoll_ms = Some(idle_ms);
+        self
+    }
+
+    /// How the ends of direct I/Os by io_uring are noticed. Default by interrupt.
+    ///
+    /// Polled, the device needs poll queues (`/sys/block/NAME/queue/io_poll` is 1), else its direct I/Os and NVMe commands end
+    /// as `Unsupported`: it is not driven by interrupts instead. The page cache, flushes and the thread pool are as ever. Not
+    /// together with [`EngineBuilder::sqpoll`].
+    #[must_use]
+    pub fn uring_completion(mut self, completion: UringCompletion) -> Self {
+        self.config.uring_completion = completion;
         self
     }
 
@@ -245,6 +273,9 @@ impl EngineBuilder {
                 ));
             }
         }
+        if self.config.uring_completion == UringCompletion::Polled && self.config.sqpoll_ms.is_some() {
+            return wrong("iopoll and sqpoll_ms are not offered together; choose one".to_owned());
+        }
         if !(1..=1 << 16).contains(&ops_per_lane) {
             return wrong(format!("{ops_per_lane} operations a lane; use 1 to 65,536"));
         }
@@ -259,7 +290,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid")
         };
         let bytes = parse_bytes(value);
         let number = || bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong);
@@ -276,6 +307,8 @@ impl EngineBuilder {
             ("ops_per_lane", _) => self.config.ops_per_lane = number()?,
             ("keep_bytes", _) => self.config.keep_bytes = bytes.ok_or_else(wrong)?,
             ("sqpoll_ms", _) => self.config.sqpoll_ms = Some(number()?),
+            ("iopoll", "on") => self.config.uring_completion = UringCompletion::Polled,
+            ("iopoll", "off") => self.config.uring_completion = UringCompletion::Interrupt,
             ("gpu", "auto") => self.config.gpu = GpuUse::Auto,
             ("gpu", "off") => self.config.gpu = GpuUse::Off,
             ("io_uring", "auto") => self.config.io_uring = UringUse::Auto,

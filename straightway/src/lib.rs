@@ -44,7 +44,12 @@ mod staging;
 mod targets;
 mod uri;
 
-pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringUse};
+/// The program in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
+pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringCompletion, UringUse};
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use lane::{Lane, LaneWaker};

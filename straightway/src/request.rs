@@ -101,7 +101,8 @@ impl Request {
         self
     }
 
-    /// Fills host memory with `byte` before a read, so that bytes that never arrived show.
+    /// Fills host memory with `byte` before a read, so that bytes that never arrived in place show; bounced ends are copied
+    /// over it.
     pub fn poison(mut self, byte: u8) -> Self {
         self.options.poison = Some(byte);
         self

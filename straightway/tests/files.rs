@@ -134,6 +134,49 @@ trait IntoFutureNow: IntoFuture + Sized {
 }
 impl<T: IntoFuture> IntoFutureNow for T {}
 
+/// What the kernel says of the device under a file: whether it has poll queues.
+fn has_poll_queues(path: &std::path::Path) -> Option<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = fs::metadata(path).unwrap().dev();
+    let place = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
+    // A partition's queue is its disk's.
+    let text = [format!("{place}/queue/io_poll"), format!("{place}/../queue/io_poll")];
+    text.iter().find_map(|path| fs::read_to_string(path).ok()).map(|text| text.trim() == "1")
+}
+
+#[test]
+fn a_polled_engine_asks_the_device_or_says_that_it_cannot_and_the_page_cache_is_as_ever() {
+    let scratch = scratch("polled");
+    let (uri, bytes) = file(&scratch, "data", 1 << 20);
+    let builder = Engine::builder().gpu(GpuUse::Off).reactors(1);
+    let polled = builder.clone().set("iopoll", "on").unwrap();
+    let refused = polled.clone().set("sqpoll_ms", "10").unwrap().build().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ApiMisuse);
+    assert!(builder.clone().set("iopoll", "yes").is_err());
+    let read = |builder: straightway::EngineBuilder, policy: &str| -> Result<Landing, straightway::Error> {
+        let engine = builder.build().unwrap();
+        let object = engine.open(&uri).unwrap();
+        let memory = engine.allocate(Destination::Host, 1 << 20, 0).unwrap();
+        let done = engine.read(&object, 0, memory).policy(parse_policy(policy).unwrap()).wait().ok()?;
+        let (landing, memory) = (done.path.route.landing, done.into_memory().unwrap().into_buffer().unwrap());
+        assert!(memory.as_slice() == bytes);
+        Ok(landing)
+    };
+    assert_eq!(read(polled.clone(), "prefer=kernel-copy").unwrap(), Landing::KernelCopy);
+    match read(builder.set("iopoll", "off").unwrap(), "require=io_uring/dma") {
+        Ok(landing) => assert_eq!(landing, Landing::Dma),
+        Err(error) => return println!("skipped: no direct reads by io_uring here ({error})"),
+    }
+    match has_poll_queues(&scratch.path("data")) {
+        Some(true) => assert_eq!(read(polled, "require=io_uring/dma").unwrap(), Landing::Dma),
+        Some(false) => {
+            assert_eq!(read(polled, "require=io_uring/dma").unwrap_err().kind(), ErrorKind::Unsupported);
+            println!("skipped: no device with poll queues under the build; its refusal was checked");
+        }
+        None => println!("skipped: the kernel does not tell whether the device has poll queues"),
+    }
+}
+
 #[test]
 fn a_direct_read_bounces_only_its_ends() {
     let scratch = scratch("direct");

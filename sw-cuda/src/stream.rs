@@ -115,20 +115,6 @@ impl Event {
     pub(crate) fn raw(&self) -> CUevent {
         self.handle
     }
-
-    /// Whether its place was reached. True for one that was never recorded. Never blocks.
-    ///
-    /// # Errors
-    /// The driver's; also those of earlier work in this context.
-    pub fn is_reached(&self) -> Result<bool, CudaError> {
-        let entered = self.context.enter()?;
-        // SAFETY: a checked symbol and our own live event.
-        match unsafe { (entered.driver().table().cuEventQuery)(self.handle) } {
-            SUCCESS => Ok(true),
-            NOT_READY => Ok(false),
-            code => self.context.check(code, "cuEventQuery").map(|()| false),
-        }
-    }
 }
 
 impl Drop for Event {

@@ -1,6 +1,7 @@
 //! The lane with a copy engine: who is waited for, and what a broken engine leaves.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -20,13 +21,28 @@ use crate::{
 const DEVICE: DeviceId = DeviceId(DeviceId::MODEL_FIRST);
 
 /// What was asked of transport and copy engine, in order, and how the engine behaves.
-#[derive(Default)]
 struct World {
     log: Vec<&'static str>,
-    ios: Vec<Token>,
+    ios: VecDeque<Token>,
     copies: Vec<Token>,
     rung: usize,
     lost: Option<Fault>,
+    /// I/Os that end at one poll, and copies that may still end.
+    ios_per_poll: usize,
+    copies_may_end: usize,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let (log, ios, copies) = (Vec::new(), VecDeque::new(), Vec::new());
+        Self { log, ios, copies, rung: 0, lost: None, ios_per_poll: usize::MAX, copies_may_end: usize::MAX }
+    }
+}
+
+impl World {
+    fn logged(&self, what: &str) -> usize {
+        self.log.iter().filter(|entry| **entry == what).count()
+    }
 }
 
 struct NoWake;
@@ -34,7 +50,7 @@ impl Wake for NoWake {
     fn wake(&self) {}
 }
 
-/// Ends every I/O at the next poll, moving nothing.
+/// Ends the I/Os at the next poll, moving nothing.
 struct Disk(Arc<Mutex<World>>);
 
 impl Transport for Disk {
@@ -50,7 +66,7 @@ impl Transport for Disk {
     fn submit(&mut self, io: &Io) -> Submit {
         let mut world = self.0.lock().unwrap();
         world.log.push("io");
-        world.ios.push(io.token);
+        world.ios.push_back(io.token);
         Submit::Accepted
     }
 
@@ -64,7 +80,8 @@ impl Transport for Disk {
             world.log.push(if timeout > Duration::from_millis(1) { "long wait" } else { "short wait" });
         }
         let before = out.len();
-        out.extend(world.ios.drain(..).map(|token| IoDone { token, result: Ok(4096) }));
+        let now = world.ios.len().min(world.ios_per_poll);
+        out.extend(world.ios.drain(..now).map(|token| IoDone { token, result: Ok(4096) }));
         Ok(out.len() - before)
     }
 
@@ -79,7 +96,7 @@ impl Transport for Disk {
     }
 }
 
-/// Ends every copy that was rung at the next poll, or is lost with them.
+/// Ends the copies that were rung at the next poll, or is lost with them.
 struct Engine(Arc<Mutex<World>>);
 
 struct Pin;
@@ -113,10 +130,12 @@ impl CopyEngine for Engine {
         if let Some(fault) = world.lost {
             return Err(fault);
         }
-        let rung = world.rung;
-        world.rung = 0;
-        out.extend(world.copies.drain(..rung).map(|token| CopyDone { token, result: Ok(()) }));
-        Ok(rung)
+        let ended = world.rung.min(world.copies_may_end);
+        world.rung -= ended;
+        world.copies_may_end -= ended;
+        world.log.extend((0..ended).map(|_| "copied"));
+        out.extend(world.copies.drain(..ended).map(|token| CopyDone { token, result: Ok(()) }));
+        Ok(ended)
     }
 
     fn fence(&mut self, _timeout: Duration, _out: &mut Vec<CopyDone>) -> Fence {
@@ -207,4 +226,39 @@ fn a_lost_engine_keeps_only_what_it_was_given_and_refuses_the_rest() {
     let refused = bed.lane.submit(Time(2), bed.op(Verb::Read, 4096)).unwrap_err();
     assert_eq!((refused.error.kind(), refused.error.code()), (ErrorKind::Io, 719));
     assert_eq!(bed.lane.close(Time(3), Duration::ZERO), 2);
+}
+
+#[test]
+fn reads_go_on_while_copies_are_under_way() {
+    let mut bed = bed();
+    {
+        let mut world = bed.world.lock().unwrap();
+        (world.ios_per_poll, world.copies_may_end) = (1, 0);
+    }
+    // Eight chunks by the three slabs of four that one device may have.
+    bed.lane.submit(Time(0), bed.op(Verb::Read, 8 * 4096)).unwrap();
+    for _ in 0..2 {
+        assert!(bed.poll().is_none());
+    }
+    let seen = |bed: &Bed| {
+        let world = bed.world.lock().unwrap();
+        (world.logged("io"), world.logged("copy"), world.logged("copied"))
+    };
+    // Two slabs are with the copy engine, which does not answer, and the device has the third.
+    assert_eq!(seen(&bed), (3, 2, 0), "{}", bed.lane.inspect());
+    assert_eq!(bed.world.lock().unwrap().ios.len(), 1);
+    // One copy ends: its slab is read into at once, beside the other copy.
+    bed.world.lock().unwrap().copies_may_end = 1;
+    assert!(bed.poll().is_none());
+    let (ios, copies, copied) = seen(&bed);
+    assert_eq!((ios, copied), (4, 1), "{}", bed.lane.inspect());
+    assert!(copies > copied, "no copy is under way");
+    // And nothing waits for anything else.
+    {
+        let mut world = bed.world.lock().unwrap();
+        (world.ios_per_poll, world.copies_may_end) = (usize::MAX, usize::MAX);
+    }
+    let done = (0..20).find_map(|_| bed.poll()).unwrap();
+    assert_eq!((done.result.unwrap(), done.path.bytes.staged), (8 * 4096, 8 * 4096));
+    assert_eq!(seen(&bed), (8, 8, 8));
 }

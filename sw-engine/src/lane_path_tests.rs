@@ -223,3 +223,47 @@ fn a_write_chunk_with_bytes_that_nobody_gave_is_never_sent() {
     assert_eq!(error.kind(), Fault::new(ErrorKind::Protocol, 0).kind);
     bed.idle();
 }
+
+#[test]
+fn poison_shows_bytes_that_a_device_claims_and_never_wrote() {
+    const POISON: u8 = 0xdb;
+    for (at, len) in [(512, 4096), (1_003, 60_001)] {
+        for poison in [None, Some(POISON)] {
+            let mut bed = bed();
+            bed.memory.lock().unwrap().mute = true;
+            let mut buffer = bed.buffer(len, at);
+            buffer.as_mut_slice().fill(0x11);
+            let mut op = bed.op(Verb::Read, at, Spans::One(buffer.into_span()));
+            op.options.poison = poison;
+            bed.lane.submit(Time(0), op).unwrap();
+            let done = bed.run();
+            assert_eq!(done.result.as_ref().unwrap(), &len);
+            // Ends that are not whole blocks come out of a slab, whatever it held.
+            let block = usize::try_from(at.next_multiple_of(512) - at).unwrap();
+            let whole = usize::try_from(done.path.bytes.dma).unwrap();
+            assert!(whole >= 4096);
+            let left = poison.unwrap_or(0x11);
+            assert!(buffer_of(done).as_slice()[block..][..whole].iter().all(|byte| *byte == left), "{at} {poison:?}");
+        }
+    }
+    // Every part of a read into several places, and never what is to be written.
+    let mut bed = bed_with(1, 100_000, 3, 4);
+    bed.memory.lock().unwrap().mute = true;
+    let parts = [bed.buffer(4096, 0), bed.buffer(8192, 0)];
+    let segments = parts.into_iter().zip([0, 4096]);
+    let segments = segments.map(|(buffer, offset)| Segment { offset, span: buffer.into_span() }).collect();
+    let mut op = bed.op(Verb::Read, 0, Spans::Many(segments));
+    op.options.poison = Some(POISON);
+    bed.lane.submit(Time(0), op).unwrap();
+    let Spans::Many(segments) = bed.run().op.unwrap().spans else { panic!("other memory came back") };
+    for buffer in segments.into_iter().map(|segment| segment.span.into_buffer().unwrap()) {
+        assert!(buffer.as_slice().iter().all(|byte| *byte == POISON));
+    }
+    let mut buffer = bed.buffer(4096, 0);
+    buffer.as_mut_slice().fill(0x22);
+    let mut op = bed.op(Verb::Write, 0, Spans::One(buffer.into_span()));
+    op.options.poison = Some(POISON);
+    bed.lane.submit(Time(0), op).unwrap();
+    assert!(buffer_of(bed.run()).as_slice().iter().all(|byte| *byte == 0x22));
+    bed.idle();
+}

@@ -14,8 +14,7 @@ fn two_disks() -> (Lane, [Arc<Mutex<Memory>>; 2], Target) {
             TransportCaps { name, queue_depth: 4, io_bytes_max: 16 << 10, segments_max: 3, host, device, regions };
         let mut bytes = vec![Vec::new(); file];
         bytes.push((0..len).map(|at| pattern(file, at)).collect());
-        let (taken, lies) = (VecDeque::new(), VecDeque::new());
-        Arc::new(Mutex::new(Memory { bytes, regions: Vec::new(), taken, caps, lies, hold: false }))
+        Arc::new(Mutex::new(Memory::new(bytes, caps)))
     };
     let disks = [disk("mem0", 0), disk("mem1", 1)];
     let transports = disks.iter().map(super::disk).collect();

@@ -209,7 +209,8 @@ pub struct OpOptions {
     pub deadline: Option<Time>,
     /// A checksum of the operation's bytes, in its own order.
     pub checksum: Option<Algorithm>,
-    /// Fills host memory with this byte before a read, so that bytes that never arrived show.
+    /// Fills host memory with this byte before a read, so that bytes that never arrived in place show. Bytes that come by a
+    /// slab (bounced ends) are copied over it, whatever the device left in the slab.
     pub poison: Option<u8>,
     /// For a flush: all metadata, not only what is needed to read the data back.
     pub all_metadata: bool,

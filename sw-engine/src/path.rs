@@ -79,7 +79,7 @@ reasons! {
     /// A route that ranks higher was accepted.
     RankedLower = "RANKED_LOWER", "another accepted route ranks higher";
     /// Measured slower than another of the same rank, or than the page cache for a resident file.
-    MeasuredSlower = "MEASURED_SLOWER", "another route was measured to be faster for this object";
+    MeasuredSlower = "MEASURED_SLOWER", "another route was measured to be faster in this engine; rates are kept by transport, landing and page cache, for all objects together";
     /// Most of the file is in the page cache.
     Resident = "PAGE_CACHE_RESIDENT", "the file is in the page cache, which is faster than its device";
     /// The file system or device refuses O_DIRECT.
@@ -197,16 +197,6 @@ pub struct DataPath {
     pub cpu_copied: u64,
     /// Why the least direct of its bytes went no better way.
     pub reason: Reason,
-}
-
-impl DataPath {
-    /// CPU copies per byte of the caller's, in thousandths (integers, so that reports compare exactly).
-    pub fn copies_per_1000_bytes(&self) -> u64 {
-        match self.bytes.total() {
-            0 => 0,
-            total => self.cpu_copied.saturating_mul(1000) / total,
-        }
-    }
 }
 
 impl fmt::Display for DataPath {

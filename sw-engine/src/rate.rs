@@ -1,4 +1,7 @@
 //! Measured rates of routes: what breaks a tie between two routes that are equally capable.
+//!
+//! Rates of all objects of an engine go into one row for each [`RateClass`]: with a fast and a slow drive behind one transport
+//! it is the rate of their mix.
 
 use crate::path::{Landing, TransportName};
 

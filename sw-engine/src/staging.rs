@@ -1,7 +1,8 @@
-//! How large staging slabs are and how many: chosen from measured copy rates, within a budget of bytes.
+//! How large staging slabs are, chosen from measured copy rates, and how many a budget of bytes holds.
 //!
 //! Large slabs cost fewer copies; small ones let a read and a copy overlap earlier and more of them fit a budget. So the
-//! smallest size that is practically as fast as the best is the right one. Pure: the composing layer measures.
+//! smallest size that is practically as fast as the best is the right one. How many reads must be under way depends on the
+//! object, so the number of slabs is what the budget holds. Pure: the composing layer measures.
 
 use core::fmt;
 

@@ -23,7 +23,6 @@
 
 mod addr;
 pub mod barrier;
-mod budget;
 mod fork;
 mod host;
 mod keep;
@@ -33,10 +32,8 @@ mod region;
 mod shared;
 mod slab;
 mod stream;
-mod sync;
 
 pub use addr::{BusAddr, ByteLen, GpuVa, HostVa, Iova, PAGE_BYTES, RemoteAddr, align_down, align_up, index};
-pub use budget::{Budget, BudgetExhausted, Permit};
 pub use fork::ForkMark;
 pub use host::{HostMapping, HugePages, MapError, PageBacking, Populate};
 pub use keep::KeptMappings;

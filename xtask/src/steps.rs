@@ -206,9 +206,9 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "loom",
-        why: "every interleaving of the small concurrent parts of sw-mem",
+        why: "every interleaving of the word by which a waiting lane of sw-uring is woken",
         program: Program::Cargo,
-        args: &["test", "-p", "sw-mem", "--release", "--lib", "loom"],
+        args: &["test", "-p", "sw-uring", "--release", "--lib", "loom"],
         env: &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "{target}/loom")],
         needs: &[],
         tests_min: 1,

@@ -14,7 +14,7 @@ use crate::steps::{Program, STEPS, Skips, Step};
 use crate::{Place, Stop};
 
 /// Skip lines shown at the end; the rest is counted.
-const SKIPS_SHOWN_MAX: usize = 60;
+const SKIPS_SHOWN_MAX: usize = 200;
 
 /// What the command line asked for.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -400,11 +400,6 @@ impl Lane {
         self.queues.iter().map(|queue| queue.caps).collect()
     }
 
-    /// What each copy engine can do.
-    pub fn copier_caps(&self) -> Vec<CopyEngineCaps> {
-        self.copiers.iter().map(|copier| copier.caps).collect()
-    }
-
     /// A handle that ends a wait in [`Lane::poll`], one per transport.
     pub fn wakers(&self) -> Vec<std::sync::Arc<dyn crate::seam::Wake>> {
         self.queues.iter().map(|queue| queue.transport.waker()).collect()

@@ -115,7 +115,8 @@ impl fmt::Display for Report {
         for row in &self.rows {
             match &row.verdict {
                 Verdict::Passed => writeln!(f, "  pass  {}", row.case)?,
-                Verdict::Skipped(reason) => writeln!(f, "  skip  {} ({reason})", row.case)?,
+                // With the bed: such lines are collected far from this heading.
+                Verdict::Skipped(reason) => writeln!(f, "  skip  {} ({}: {reason})", row.case, self.bed)?,
                 Verdict::Failed(evidence) => writeln!(f, "  FAIL  {} ({evidence})", row.case)?,
             }
         }
@@ -142,7 +143,7 @@ mod tests {
         let report = Report::of("suite", "bed".into(), &cases, |run| run());
         assert_eq!(report.failed().map(|row| row.case).collect::<Vec<_>>(), ["panics"]);
         assert_eq!(report.skipped().collect::<Vec<_>>(), ["skips"]);
-        assert!(report.to_string().contains("skip  skips (no disk)"));
+        assert!(report.to_string().contains("skip  skips (bed: no disk)"));
         let quiet = Report { rows: report.rows.into_iter().filter(|row| row.case != "panics").collect(), ..report };
         quiet.assert_green(&["skips"]);
         assert!(catch_unwind(|| quiet.assert_green(&[])).is_err());

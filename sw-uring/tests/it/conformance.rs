@@ -125,7 +125,6 @@ fn conforms(label: &'static str, transport: &'static str, make: Make) {
             skips.push("an_error_of_the_medium_is_a_fault_with_a_code");
         }
         let report = block_file::run(&mut bed);
-        println!("{report}");
         report.assert_green(&skips);
     }
 }

@@ -1,10 +1,16 @@
 //! Reads, writes and flushes through every transport, on ordinary files.
+// UNSAFETY: memory that no I/O can reach has to be mapped and named by hand.
+#![expect(unsafe_code, reason = "mmap, munmap and DmaRegion::from_foreign")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure to prepare is a failed test")]
+
+use std::any::Any;
 
 use crate::support::{self, bytes, io, memory, open, pattern, read, run, scratch, segment, transports, write};
 use sw_engine::{
     ErrorKind, Granularity, Landing,
     seam::{Attach, IoDone, IoKind, OpenMode, Submit, Transport, Wait},
 };
+use sw_mem::{ByteLen, DmaRegion, HostVa, Place};
 use sw_uring::{QUEUE_DEPTH_MAX, TaskRun, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport};
 
 #[test]
@@ -259,5 +265,54 @@ fn a_pool_of_threads_does_not_hold_one_completion_for_a_slow_one() {
     assert_eq!(done.iter().map(|end| end.result).collect::<Vec<_>>(), [Ok(4096)]);
     while done.len() < 2 {
         assert!(transport.poll(wait, &mut done).unwrap() > 0, "the slow one never ended");
+    }
+}
+
+/// Pages that nobody may read or write.
+struct NoAccess(*mut libc::c_void, usize);
+
+// SAFETY: it is an address range that nobody follows; `munmap` may be called on any thread.
+unsafe impl Send for NoAccess {}
+// SAFETY: as above; shared handles give no access to anything.
+unsafe impl Sync for NoAccess {}
+
+impl NoAccess {
+    fn region(len: usize) -> DmaRegion {
+        // SAFETY: a fresh private mapping at a place that the kernel chooses.
+        let at = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+        };
+        assert_ne!(at, libc::MAP_FAILED);
+        let (base, owner) =
+            (Place::Host(HostVa::new(at as u64)), Box::new(Self(at, len)) as Box<dyn Any + Send + Sync>);
+        // SAFETY: the owner keeps the range mapped; no Rust reference into it exists, and no code touches it.
+        unsafe { DmaRegion::from_foreign(base, ByteLen(len as u64), owner) }.unwrap()
+    }
+}
+
+impl Drop for NoAccess {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, whose last handle goes with this.
+        unsafe { libc::munmap(self.0, self.1) };
+    }
+}
+
+#[test]
+fn memory_that_the_kernel_cannot_reach_is_not_registered_and_the_next_read_is_right() {
+    let scratch = scratch("no-access");
+    let data = pattern(1 << 20, 61);
+    std::fs::write(scratch.path("file"), &data).unwrap();
+    for (name, mut transport) in transports() {
+        let object = open(&*transport, &scratch.path("file"), OpenMode::Update);
+        let nowhere = NoAccess::region(64 << 10).span(0, ByteLen(64 << 10)).unwrap();
+        for (face, of) in object.faces.iter().enumerate() {
+            for kind in [IoKind::Read, IoKind::Write] {
+                let piece = io(kind, &object, face, 4096, &[segment(&nowhere, 0, 64 << 10)]);
+                let fault = run(&mut *transport, &piece).unwrap_err();
+                assert_eq!((fault.kind, fault.code), (ErrorKind::NotRegistered, libc::EFAULT), "{name}, {of:?}");
+            }
+            let got = read(&mut *transport, &object, face, 4096, 64 << 10).unwrap();
+            assert!(got == data[4096..4096 + (64 << 10)], "{name}, {of:?}");
+        }
     }
 }
