@@ -88,7 +88,7 @@ pub enum Command {
 #[derive(Args, Debug, Clone, Default)]
 pub struct EngineArgs {
     /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane,
-    /// keep_bytes, sqpoll_ms, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu,
+    /// keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu,
     /// nvme_completion=polled|interrupt|hybrid
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
@@ -585,7 +585,7 @@ pub struct Workload {
     /// Added to every offset, so that operations are not aligned
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = size::parse)]
     pub offset_shift: u64,
-    /// Write a pattern and compare every byte with it
+    /// Compare every byte with a pattern: `bench write` writes it first, `bench read` wants it there
     #[arg(long)]
     pub verify: bool,
     /// Time of one measurement

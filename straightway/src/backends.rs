@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use sw_cuda::{
@@ -10,8 +11,8 @@ use sw_cuda::{
     StreamOrder,
 };
 use sw_engine::{
-    Error, ErrorKind, LaneConfig, LaneParts, Reason, StagingShape, TransportName, Verb,
-    seam::{CopyEngine, Transport, TransportCaps},
+    Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
+    seam::{CopyDirection, CopyEngine, Transport, TransportCaps},
 };
 use sw_mem::{ByteLen, DmaRegion, HugePages, SlabPool};
 use sw_uring::{
@@ -167,6 +168,15 @@ impl Backends {
         };
         *known = Some(staging.clone());
         Ok(staging)
+    }
+
+    /// The rate of copies one way between pinned memory and a GPU, for about `time`.
+    pub(crate) fn copy_rate(&self, ordinal: u16, direction: CopyDirection, time: Duration) -> Result<u64, Error> {
+        let gpu = self.opened(ordinal)?;
+        let device = DeviceBuffer::allocate(&gpu.context, ByteLen(staging::ROUND_BYTES));
+        let device = device.and_then(DeviceBuffer::into_region).map_err(|error| error.into_error(Verb::Setup))?;
+        let slab_bytes = self.config.io_bytes.min(SLAB_BYTES_MAX);
+        staging::copy_rate(copier(&gpu.context, COPIES_MEASURED)?, device, (direction, slab_bytes), time, self.clock)
     }
 
     /// The staging rings that were chosen so far, by GPU.

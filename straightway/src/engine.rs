@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use sw_engine::{
     Counters, Error, ErrorKind, Plan, Policy, Residency, Segment, Spans, StripeGeometry, Target, Verb, Version,
     inspect::Tree,
-    seam::{Entry, OpenMode, Store},
+    seam::{CopyDirection, Entry, OpenMode, Store},
 };
 use sw_mem::{Buffer, ByteLen, DmaRegion, HugePages, Populate};
 
@@ -350,6 +350,32 @@ impl Engine {
         let group = self.core.group(destination)?;
         let lane = self.core.make_lane(group, Owner::OneThread)?;
         Ok(Lane::new(self.core.clone(), lane, destination))
+    }
+
+    /// Bytes per second of copies between pinned host memory and a GPU, measured for about `time` (at most 10 s): into the GPU
+    /// for [`Verb::Read`], out of it for [`Verb::Write`]. What `read` or `write` cannot exceed there, for reports.
+    ///
+    /// *Blocking*: for that time.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for memory that is no GPU's, or another verb; what the driver reports; `DeadlineExceeded` for copies that do
+    /// not end.
+    pub fn copy_rate(&self, destination: Destination, verb: Verb, time: Duration) -> Result<u64, Error> {
+        self.core.check(Verb::Copy)?;
+        let direction = match verb {
+            Verb::Read => Some(CopyDirection::ToDevice),
+            Verb::Write => Some(CopyDirection::FromDevice),
+            _ => None,
+        };
+        match (destination, direction) {
+            (Destination::Gpu(ordinal), Some(direction)) => {
+                self.core.backends.copy_rate(ordinal, direction, time.min(Duration::from_secs(10)))
+            }
+            _ => Err(Error::new(ErrorKind::ApiMisuse, Verb::Copy)
+                .at(destination.to_string())
+                .detail("copies to and from a GPU are measured, for reads and writes")
+                .remedy("name a GPU, as gpu0")),
+        }
     }
 
     /// Sums over the engine's own lanes (not those that [`Engine::lane`] gave away).

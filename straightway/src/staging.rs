@@ -74,6 +74,7 @@ enum WentOn {
 /// Copies of one size at a time between a pinned pool and device memory.
 struct Rig<'a> {
     engine: &'a mut dyn CopyEngine,
+    direction: CopyDirection,
     host: HostVa,
     device: GpuVa,
     bytes: u64,
@@ -102,7 +103,8 @@ pub(crate) fn measure(
     };
     let bytes = bytes.min(device.len().0);
     let done = Vec::with_capacity(engine.caps().queue_depth as usize);
-    let mut rig = Rig { engine: engine.as_mut(), host, device: start, bytes, clock, done };
+    let direction = CopyDirection::ToDevice;
+    let mut rig = Rig { engine: engine.as_mut(), direction, host, device: start, bytes, clock, done };
     let measured = rig.rates(&sizes, until);
     settle(engine, (pool, pin), device)?;
     let rates = measured
@@ -113,7 +115,53 @@ pub(crate) fn measure(
     })
 }
 
+/// Bytes per second of copies of `slab_bytes` one way between pinned memory and `device`, which has [`ROUND_BYTES`], for
+/// about `time`: what transfers could reach if nothing else cost anything. `slab_bytes` divides [`ROUND_BYTES`].
+///
+/// # Errors
+/// As [`measure`].
+pub(crate) fn copy_rate(
+    mut engine: Box<dyn CopyEngine>,
+    device: DmaRegion,
+    (direction, slab_bytes): (CopyDirection, u32),
+    time: Duration,
+    clock: Clock,
+) -> Result<u64, Error> {
+    let (pool, pin) = pinned(engine.as_mut(), ROUND_BYTES)?;
+    let (Some(host), Place::Device(_, start)) = (pool.memory().place().host(), device.base()) else {
+        return Err(no_device_memory());
+    };
+    let bytes = ROUND_BYTES.min(device.len().0);
+    let done = Vec::with_capacity(engine.caps().queue_depth as usize);
+    let mut rig = Rig { engine: engine.as_mut(), direction, host, device: start, bytes, clock, done };
+    let measured = rig.rate(slab_bytes, time);
+    settle(engine, (pool, pin), device)?;
+    measured
+        .map_err(|fault| copy_error(fault).detail("a copy failed while its rate was measured"))?
+        .ok_or_else(too_long)
+}
+
 impl Rig<'_> {
+    /// The rate of whole rounds of one size, for about `time` after one that warms up. `None` if one did not end at all.
+    fn rate(&mut self, slab_bytes: u32, time: Duration) -> Result<Option<u64>, Fault> {
+        let limit = self.clock.now().after(COPY_WAIT);
+        if self.round(slab_bytes, limit)? == WentOn::PastTheTime {
+            return Ok(None);
+        }
+        let (start, mut moved) = (self.clock.now(), 0u64);
+        loop {
+            if self.round(slab_bytes, start.after(time).after(COPY_WAIT))? == WentOn::PastTheTime {
+                return Ok(None);
+            }
+            moved += self.bytes;
+            let spent = self.clock.now().since(start);
+            if spent >= time {
+                let rate = u128::from(moved) * 1_000_000_000 / spent.as_nanos().max(1);
+                return Ok(Some(u64::try_from(rate).unwrap_or(u64::MAX)));
+            }
+        }
+    }
+
     /// The best rate of each size of which a round ended by `until`. Sizes take turns, so that a disturbance meets all.
     fn rates(&mut self, sizes: &[u32], until: Time) -> Result<Vec<SlabRate>, Fault> {
         let mut rates: Vec<SlabRate> = Vec::with_capacity(sizes.len());
@@ -149,7 +197,7 @@ impl Rig<'_> {
                 let (Some(host), Some(device)) = (self.host.checked_add(at), self.device.checked_add(at)) else {
                     return Err(Fault::new(ErrorKind::Protocol, 0));
                 };
-                let (token, direction) = (Token::from_raw(sent), CopyDirection::ToDevice);
+                let (token, direction) = (Token::from_raw(sent), self.direction);
                 self.engine.submit(&CopyJob { token, direction, host, device, len: slab_bytes })?;
                 sent += 1;
             }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use straightway::{Completion, Destination, Engine, Error, Lane, Memory, Object, Op, Policy, Target, Uri, Verb};
+use straightway::{
+    Completion, Destination, Engine, Error, ErrorKind, Lane, Memory, Object, Op, Policy, Target, Uri, Verb,
+};
+use sw_mem::{Buffer, ByteLen, HugePages, Populate};
 
 use crate::{
     allocations,
@@ -53,6 +56,9 @@ pub(crate) struct Disk {
     /// End after this many milliseconds.
     #[arg(long)]
     pub time_ms: Option<u64>,
+    /// Memory of 4 KiB pages, as fio's, instead of the engine's own (huge pages where there are some).
+    #[arg(long)]
+    pub small_pages: bool,
     /// Seed of the random offsets.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -121,7 +127,9 @@ fn blocks(object: &Object, disk: &Disk) -> u64 {
 fn memories(engine: &Engine, lane: &mut Lane, disk: &Disk) -> Result<Vec<Memory>, Error> {
     let phase = disk.shift % BLOCK;
     let stride = disk.block.next_multiple_of(BLOCK) + if phase > 0 { BLOCK } else { 0 };
-    let mut rest = engine.allocate(Destination::Host, stride * u64::from(disk.depth), phase)?;
+    let len = stride * u64::from(disk.depth);
+    let mut rest =
+        if disk.small_pages { small_pages(len, phase)? } else { engine.allocate(Destination::Host, len, phase)? };
     lane.attach_memory(&rest)?;
     let mut pieces = Vec::new();
     for _ in 0..disk.depth {
@@ -131,6 +139,12 @@ fn memories(engine: &Engine, lane: &mut Lane, disk: &Disk) -> Result<Vec<Memory>
         rest = tail;
     }
     Ok(pieces)
+}
+
+fn small_pages(len: u64, phase: u64) -> Result<Memory, Error> {
+    let buffer = Buffer::allocate_with(ByteLen(len), phase, HugePages::Never, Populate::Now);
+    let refused = |cause| Error::new(ErrorKind::ResourceLimit, Verb::Setup).detail("no memory").caused_by(cause);
+    buffer.map(Memory::from).map_err(refused)
 }
 
 impl Run<'_> {

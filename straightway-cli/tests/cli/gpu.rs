@@ -6,6 +6,9 @@ use standin_libcuda::harness;
 
 use crate::support::{Ran, Scratch};
 
+/// The driver's code for a context that a copy broke, `CUDA_ERROR_ILLEGAL_ADDRESS`.
+const ILLEGAL_ADDRESS: u32 = 700;
+
 /// The stand-in where the loader of a child process finds it.
 fn driver(scratch: &Scratch) -> PathBuf {
     let dir = scratch.path("driver");
@@ -72,6 +75,28 @@ fn a_bench_verifies_device_memory_and_finds_a_damaged_copy() {
     // Slabs of a fixed size: measuring them is copies too, and the damage must hit one of the read.
     let fixed = [&read[..], &["--into", "gpu0", "--engine", "staging=1MiBx32"]].concat();
     run(&scratch, &damaged_copy(60), &fixed).fails(6, &["pattern", "; "]);
+}
+
+#[test]
+fn a_bench_of_device_memory_has_the_rate_of_pinned_copies_beside_it() {
+    let scratch = Scratch::new();
+    scratch.file("a", 4 << 20);
+    let rate = |into: &str, more: &[&str]| {
+        let arguments = [&["bench"], more, &["--size", "64k", "--bytes", "1MiB", "--json", "--into", into]].concat();
+        let report = run(&scratch, "", &arguments).ok().document("straightway.bench/1");
+        report["ceilings"]["pinned_copy_bytes_per_s"].as_f64()
+    };
+    assert!(rate("gpu0", &["read", "a"]) > Some(1e6));
+    assert!(rate("gpu0", &["write", "w", "--file-size", "4MiB"]) > Some(1e6));
+    assert_eq!(rate("host", &["read", "a"]), None);
+    // The device copies nothing: an error, and no number.
+    let lost = format!("{}:1:{ILLEGAL_ADDRESS}", harness::COPY);
+    let fixed =
+        ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB", "--into", "gpu0", "--engine", "staging=1MiBx32"];
+    let ran = run(&scratch, &lost, &fixed);
+    assert!(ran.code != Some(0) && ran.stderr.contains("rate was measured"), "{:?} {}", ran.code, ran.stderr);
+    let text = run(&scratch, "", &["bench", "read", "a", "--size", "64k", "--bytes", "1MiB", "--into", "gpu0"]).ok();
+    assert!(text.text().contains("; pinned copy "), "{}", text.text());
 }
 
 #[test]

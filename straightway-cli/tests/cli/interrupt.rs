@@ -57,52 +57,65 @@ fn an_interrupted_copy_leaves_nothing() {
     assert_eq!(scratch.names(), ["a"]);
 }
 
+/// Bytes that the interrupted copies of these tests have.
+const LEN: usize = 64 << 20;
+/// Copies that may be over, or have nothing done, when the signal comes, before a test gives up.
+const ATTEMPTS: u64 = 40;
+
+/// The hidden file whose name ends so.
+fn hidden(scratch: &Scratch, end: &str) -> Option<std::path::PathBuf> {
+    scratch.names().into_iter().find(|name| name.ends_with(end)).map(|name| scratch.path(&name))
+}
+
+/// Interrupts copies of `a` to `b` until one has something done and something left; the bytes that its sidecar says.
+#[expect(clippy::disallowed_methods, reason = "each attempt lets the copy go on a little longer")]
+fn interrupted(scratch: &Scratch, with: Signal) -> u64 {
+    scratch.file("a", LEN);
+    let arguments = ["cp", "--resume", "a", "b", "--piece", "64k", "--depth", "4"];
+    for attempt in 0..ATTEMPTS {
+        let mut child = scratch.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("the copy", || has_partial(scratch) || child.try_wait().unwrap().is_some());
+        std::thread::sleep(Duration::from_millis(attempt % 10 * 3));
+        signal(&child, with);
+        let ran = Ran::of(&arguments, end(child));
+        if ran.code != Some(0) {
+            assert_eq!(ran.code, Some(128 + with as i32), "{}", ran.stderr);
+            assert!(!scratch.path("b").exists());
+            let sidecar = hidden(scratch, ".straightway-resume").map(|path| std::fs::read_to_string(path).unwrap());
+            let done: u64 = sidecar.map_or(0, |text| text.trim_end().rsplit(' ').next().unwrap().parse().unwrap());
+            if done > 0 && done < LEN as u64 {
+                return done;
+            }
+        }
+        for name in scratch.names().iter().filter(|name| *name != "a") {
+            std::fs::remove_file(scratch.path(name)).unwrap();
+        }
+    }
+    panic!("none of {ATTEMPTS} copies was interrupted half way");
+}
+
 #[test]
 fn an_interrupted_resumable_copy_goes_on_where_it_was() {
     let scratch = Scratch::new();
-    let len = 64 << 20;
-    scratch.file("a", len);
-    let arguments = ["cp", "--resume", "a", "b", "--piece", "64k", "--depth", "4"];
-    let child = scratch.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("some writing", || {
-        use std::os::unix::fs::MetadataExt as _;
-        let partial = scratch.names().into_iter().find(|name| name.ends_with(".straightway-partial"));
-        partial.is_some_and(|name| std::fs::metadata(scratch.path(&name)).is_ok_and(|facts| facts.blocks() > 0))
-    });
-    signal(&child, Signal::SIGTERM);
-    let first = Ran::of(&arguments, end(child));
-    if first.code == Some(0) {
-        println!("skip resume: the copy was done before the signal came");
-        return;
-    }
-    assert_eq!(first.code, Some(143), "{}", first.stderr);
-    assert!(!scratch.path("b").exists());
+    let done = interrupted(&scratch, Signal::SIGTERM);
     let again = scratch.run(&["cp", "--resume", "a", "b", "--json"]).ok().document("straightway.cp/1");
     assert_eq!(again["verified"].as_bool(), Some(true));
-    println!("resumed from {} of {len}", again["resumed_from"]);
-    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), content(len));
+    assert_eq!(again["resumed_from"].as_u64(), Some(done));
+    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), content(LEN));
     assert_eq!(scratch.names(), ["a", "b"]);
 }
 
 #[test]
 fn a_damaged_part_of_an_old_copy_is_not_believed() {
     let scratch = Scratch::new();
-    scratch.file("a", 64 << 20);
-    let arguments = ["cp", "--resume", "a", "b", "--piece", "64k", "--depth", "4"];
-    let mut child = scratch.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("the copy", || has_partial(&scratch) || child.try_wait().unwrap().is_some());
-    signal(&child, Signal::SIGINT);
-    if end(child).status.code() == Some(0) {
-        println!("skip damage: the copy was done before the signal came");
-        return;
-    }
-    let partial = scratch.names().into_iter().find(|name| name.ends_with(".straightway-partial")).unwrap();
-    let mut bytes = std::fs::read(scratch.path(&partial)).unwrap();
+    interrupted(&scratch, Signal::SIGINT);
+    let partial = hidden(&scratch, ".straightway-partial").unwrap();
+    let mut bytes = std::fs::read(&partial).unwrap();
     bytes[0] ^= 1;
-    std::fs::write(scratch.path(&partial), bytes).unwrap();
+    std::fs::write(&partial, bytes).unwrap();
     let again = scratch.run(&["cp", "--resume", "a", "b", "--json"]).ok().document("straightway.cp/1");
     assert_eq!(again["resumed_from"].as_u64(), Some(0));
-    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), content(64 << 20));
+    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), content(LEN));
 }
 
 #[test]
@@ -122,13 +135,8 @@ fn a_killed_copy_leaves_the_old_destination() {
 #[test]
 fn a_changed_source_does_not_continue_an_old_copy() {
     let scratch = Scratch::new();
-    scratch.file("a", 64 << 20);
-    let arguments = ["cp", "--resume", "a", "b", "--piece", "64k", "--depth", "4"];
-    let mut child = scratch.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("the copy", || has_partial(&scratch) || child.try_wait().unwrap().is_some());
-    signal(&child, Signal::SIGINT);
-    end(child);
-    let mut other = content(64 << 20);
+    interrupted(&scratch, Signal::SIGINT);
+    let mut other = content(LEN);
     other.reverse();
     std::fs::write(scratch.path("a"), &other).unwrap();
     let again = scratch.run(&["cp", "--resume", "a", "b", "--json"]).ok().document("straightway.cp/1");

@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::fcntl::OFlag;
-use straightway::{Buffer, Destination, Engine};
+use straightway::{Buffer, Destination, Engine, Verb};
 
 use super::report::{Ceilings, Sequential};
 use crate::{fail::Fail, pipeline, session::Stopwatch, signals, size};
@@ -30,20 +30,30 @@ const COPY_BYTES: usize = 64 << 20;
 /// How long memory is copied.
 const COPY_TIME: Duration = Duration::from_millis(200);
 
-/// Ceilings of reading `path`.
+/// Ceilings of reading `path` into that memory.
 ///
 /// # Errors
 /// What the system gives.
-pub fn read(engine: &Engine, path: &Path, len: u64) -> Result<Ceilings, Fail> {
+pub fn read(engine: &Engine, path: &Path, len: u64, into: Destination) -> Result<Ceilings, Fail> {
     let pass = Pass { path: path.to_owned(), len, kind: Kind::Read };
-    Ok(Ceilings { sequential: pass.run(&mut memory(engine)?, Rounds::Timed)?, memory_copy_bytes_per_s: memory_copy() })
+    ceilings(engine, pass.run(&mut memory(engine)?, Rounds::Timed)?, into, Verb::Read)
 }
 
-/// Ceilings of writing beside `path`: to a file of its own, which is removed.
+/// Both copies beside a pass.
+fn ceilings(engine: &Engine, sequential: Sequential, memory: Destination, verb: Verb) -> Result<Ceilings, Fail> {
+    let pinned = match memory {
+        Destination::Gpu(_) => Some(engine.copy_rate(memory, verb, COPY_TIME)?),
+        Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => None,
+    };
+    let pinned_copy_bytes_per_s = pinned.map(|rate| rate as f64);
+    Ok(Ceilings { sequential, memory_copy_bytes_per_s: memory_copy(), pinned_copy_bytes_per_s })
+}
+
+/// Ceilings of writing beside `path` from that memory: to a file of its own, which is removed.
 ///
 /// # Errors
 /// What the system gives.
-pub fn write(engine: &Engine, path: &Path, len: u64) -> Result<Ceilings, Fail> {
+pub fn write(engine: &Engine, path: &Path, len: u64, from: Destination) -> Result<Ceilings, Fail> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let own = Removed(path.with_file_name(format!(".{name}.{}.straightway-ceiling", std::process::id())));
     OpenOptions::new().write(true).create_new(true).open(&own.0).map_err(|error| failed(&own.0, &error))?;
@@ -52,7 +62,7 @@ pub fn write(engine: &Engine, path: &Path, len: u64) -> Result<Ceilings, Fail> {
     // The first pass gives the file its blocks, as `bench write` does with its own.
     let mut memory = memory(engine)?;
     pass.run(&mut memory, Rounds::One)?;
-    Ok(Ceilings { sequential: pass.run(&mut memory, Rounds::Timed)?, memory_copy_bytes_per_s: memory_copy() })
+    ceilings(engine, pass.run(&mut memory, Rounds::Timed)?, from, Verb::Write)
 }
 
 /// Memory of the threads: of the same kind as the engine's own, since a device can be faster into huge pages.

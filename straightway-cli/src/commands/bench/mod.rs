@@ -45,7 +45,7 @@ pub fn read(args: &BenchRead, out: &mut Out) -> Result<(), Fail> {
         let bench = Bench { engine, object: &object, verb: Verb::Read, into: args.into, load: &args.load };
         bench.check()?;
         let ceilings = match (&args.uri, args.load.no_ceiling) {
-            (Uri::File(path), false) => Some(ceiling::read(engine, Path::new(path), object.len())?),
+            (Uri::File(path), false) => Some(ceiling::read(engine, Path::new(path), object.len(), args.into)?),
             _ => None,
         };
         bench.run(args.uri.to_string(), ceilings, out)
@@ -73,7 +73,7 @@ pub fn write(args: &BenchWrite, out: &mut Out) -> Result<(), Fail> {
         bench.check()?;
         bench.lay_out(out)?;
         let ceilings = match (&args.uri, args.load.no_ceiling) {
-            (Uri::File(path), false) => Some(ceiling::write(engine, Path::new(path), object.len())?),
+            (Uri::File(path), false) => Some(ceiling::write(engine, Path::new(path), object.len(), args.into)?),
             _ => None,
         };
         let mut report = bench.run(args.uri.to_string(), ceilings, out)?;

@@ -41,6 +41,8 @@ pub struct Machine {
 pub struct Ceilings {
     pub sequential: Sequential,
     pub memory_copy_bytes_per_s: f64,
+    /// Between pinned host memory and the GPU, the way that the bytes go; null for other memory.
+    pub pinned_copy_bytes_per_s: Option<f64>,
 }
 
 /// A sequential pass by plain system calls.
@@ -152,7 +154,8 @@ impl fmt::Display for Ceilings {
             Rate(bytes_per_s),
             Bytes(io_bytes),
             Rate(self.memory_copy_bytes_per_s)
-        )
+        )?;
+        self.pinned_copy_bytes_per_s.map_or(Ok(()), |rate| write!(f, "; pinned copy {}", Rate(rate)))
     }
 }
 
