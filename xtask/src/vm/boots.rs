@@ -235,6 +235,23 @@ mod tests {
         assert!(wrong.is_empty(), "docs/hardware.md and hwtests/records disagree:\n{}", wrong.join("\n"));
     }
 
+    /// The page says that they are of one commit and of one run, whose rows exist.
+    #[test]
+    fn committed_records_are_of_rows_and_of_one_clean_commit() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../hwtests/records");
+        let mut runs = std::collections::BTreeSet::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let Some(row) = name.strip_prefix("vm-").and_then(|name| name.strip_suffix(".json")) else { continue };
+            assert!(BOOTS.iter().any(|boot| boot.name == row), "{name} is of no row");
+            let record: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            runs.insert((record["commit"].to_string(), record["date"].to_string()));
+        }
+        assert_eq!(runs.len(), 1, "{runs:?}");
+        assert!(runs.iter().all(|(commit, _)| commit.len() == 42), "{runs:?}: not a commit alone");
+    }
+
     #[test]
     fn a_record_without_a_suite_or_with_too_few_tests_shows_nothing() {
         let boot = Boot { suites: &["one", "two"], tests_min: 3, ..BOOTS[0] };
