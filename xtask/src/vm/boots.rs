@@ -274,4 +274,43 @@ mod tests {
             assert!(lack.contains(why), "{lack}");
         }
     }
+
+    /// A line of a transcript without what differs from run to run: times, rates, the kernel's numbers for namespaces.
+    fn steady(line: &str) -> String {
+        let words: Vec<&str> = line.split(' ').collect();
+        let is_rate = |word: &str| word.trim_end_matches([';', ',']).ends_with("B/s");
+        let varies = |at: usize| {
+            let next = words.get(at + 1).copied().unwrap_or_default();
+            next == "s," || is_rate(next) || is_rate(words[at]) || words.contains(&"(nsid")
+        };
+        let kept: Vec<&str> = (0..words.len()).map(|at| if varies(at) { "#" } else { words[at] }).collect();
+        kept.join(" ").trim_end().to_owned()
+    }
+
+    /// The words of a run as a person types them.
+    fn typed(run: &serde_json::Value) -> String {
+        let words = run["ran"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let words = words.iter().filter_map(|word| word.as_str());
+        words.map(|word| if word.contains('&') { format!(" '{word}'") } else { format!(" {word}") }).collect()
+    }
+
+    #[test]
+    fn the_session_of_the_page_is_that_of_the_record() {
+        let page = include_str!("../../../docs/nvme.md").split_once("## A session").unwrap().1;
+        let shown: Vec<String> = page.lines().filter_map(|line| line.strip_prefix("    ")).map(steady).collect();
+        let record: serde_json::Value =
+            serde_json::from_str(include_str!("../../../hwtests/records/vm-speed.json")).unwrap();
+        let facts = record["facts"].as_array().unwrap();
+        let runs = facts.iter().filter(|fact| fact["test"] == "command.transcript").map(|fact| &fact["value"]);
+        // Before it begins, what earlier tests bound is given back.
+        let runs: Vec<_> = runs.skip_while(|run| run["ran"][0] != "load").collect();
+        let mut told = Vec::new();
+        for run in &runs {
+            told.push(format!("# straightway{}", typed(run)));
+            told.extend(run["said"].as_str().unwrap().lines().map(steady));
+        }
+        assert!(runs.len() > 7 && told == shown, "docs/nvme.md shows\n{}\n\nand the record has\n{}", shown.join("\n"), told.join("\n"));
+        assert_eq!(steady("2.00 MiB in 0.1 s, 4.47 MiB/s; x 3"), "2.00 MiB in # s, # # x 3");
+        assert_ne!(steady("reach a"), steady("reach b"));
+    }
 }
