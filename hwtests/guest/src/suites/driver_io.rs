@@ -7,10 +7,12 @@ use serde_json::json;
 use sw_engine::seam::{CopyDirection, IoKind};
 use sw_engine::{ErrorKind, Object};
 use sw_mem::{ByteLen, DmaSpan};
+use sw_nvme::bus::{Bus, Registers};
 use sw_nvme::commands::{Blocks, Commands, Durability};
 use sw_nvme::namespace::Namespace;
 use sw_nvme::status::Status;
 use sw_nvme::transport::{Completion, NvmeConfig};
+use sw_nvme::wire::log::{AsyncEvent, EventKind, id};
 use sw_vfio::{Backend, VfioFunction};
 
 use super::vfio::{copy, peer};
@@ -42,6 +44,7 @@ pub const SUITE: Suite = Suite {
         Test::new("media-errors", "an error of the medium is a typed fault, and no neighbour suffers", media_errors)
             .bed_only()
             .limit_s(60),
+        Test::new("events", "the controller reports a doorbell that is none, and tells its health", events).bed_only(),
         Test::new(
             "file-system",
             "a file system copied by us is mounted by the kernel, files and all",
@@ -362,6 +365,39 @@ fn media_errors(context: &Context) -> Verdict {
         context.fact(&json!({"backend": backend.name(), "sent_again": counters.retries, "resets": counters.resets,
             "error_log_entries": log.len(), "smart": format!("{smart:?}")}));
         same("resets", &counters.resets, &0)
+    })
+}
+
+/// Rings a doorbell of a queue pair that nobody made: QEMU reports it by an asynchronous event, which comes again once its
+/// log page was read.
+fn events(context: &Context) -> Verdict {
+    on_each(context, |backend| {
+        let rig = Rig::open(context, "nvme-a", backend)?;
+        let (facts, registers) = (rig.controller.facts(), rig.function.registers());
+        let Some(nobodys) = facts.cap.doorbell_stride.sq_tail(facts.queue_pairs) else { return fail("no doorbell") };
+        same("events before", &rig.controller.take_events(), &Vec::new())?;
+        for round in 0..3 {
+            registers.write32(nobodys, 1);
+            let seen = context.until(PATIENCE, "the event", || {
+                let served = rig.controller.service().map_err(|error| error.to_string());
+                let events = rig.controller.take_events();
+                (served.is_err() || !events.is_empty()).then_some((served, events))
+            })?;
+            let reported = AsyncEvent { kind: EventKind::InvalidDoorbell, log_page: id::ERROR };
+            same(&format!("event {round}"), &seen, &(Ok(()), vec![reported]))?;
+        }
+        let mut commands = Commands::new(rig.controller.clone(), PATIENCE)?;
+        let (namespace, mut block) = (rig.namespace(1)?, [0; 512]);
+        let before = rig.controller.smart()?;
+        for _ in 0..10 {
+            same("a read", &commands.read(&namespace, 0, &mut block)?.is_success(), &true)?;
+        }
+        let after = rig.controller.smart()?;
+        context.fact(&json!({"backend": backend.name(), "smart": format!("{after:?}")}));
+        same("read commands", &(after.read_commands - before.read_commands), &10)?;
+        same("write commands", &after.write_commands, &before.write_commands)?;
+        // QEMU's `hw/nvme/nvme.h`, NVME_TEMPERATURE.
+        same("warnings and kelvins", &(after.critical_warning, after.temperature_kelvin), &(0, 0x143))
     })
 }
 
