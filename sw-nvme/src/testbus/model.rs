@@ -170,6 +170,8 @@ pub(crate) struct Model {
     pub(crate) fatal: bool,
     /// RDY follows EN so much later.
     pub(crate) ready_after_ns: u64,
+    /// CRTO.
+    pub(crate) crto: u32,
     /// RDY never falls.
     pub(crate) stays_ready: bool,
     /// Admin commands with this opcode are not answered.
@@ -236,6 +238,7 @@ impl Default for Model {
             told_gone: false,
             fatal: false,
             ready_after_ns: 1_000_000,
+            crto: 0,
             stays_ready: false,
             mute: None,
             refuse: None,
@@ -333,6 +336,7 @@ impl Model {
             regs::CMBLOC if self.cmbmsc & 1 == 1 => 2,
             regs::CMBSZ if self.cmbmsc & 1 == 1 => 4 << 12 | 2 << 8 | 0x1F,
             regs::CMBMSC => self.cmbmsc,
+            regs::CRTO => self.crto,
             _ => 0,
         }
     }

@@ -19,7 +19,7 @@ use super::vfio::{copy, peer};
 use crate::block;
 use crate::context::Context;
 use crate::file_system;
-use crate::io::bytes;
+use crate::io::{bytes, io, piece, run};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
 use crate::vfio_rig::{Lane, Rig, all, attach, data, on_each, once};
 
@@ -44,6 +44,8 @@ pub const SUITE: Suite = Suite {
         Test::new("media-errors", "an error of the medium is a typed fault, and no neighbour suffers", media_errors)
             .bed_only()
             .limit_s(60),
+        Test::new("abilities", "shadow doorbells, lists and controller memory are found and, where we can, used", abilities)
+            .bed_only(),
         Test::new("events", "the controller reports a doorbell that is none, and tells its health", events).bed_only(),
         Test::new(
             "file-system",
@@ -365,6 +367,38 @@ fn media_errors(context: &Context) -> Verdict {
         context.fact(&json!({"backend": backend.name(), "sent_again": counters.retries, "resets": counters.resets,
             "error_log_entries": log.len(), "smart": format!("{smart:?}")}));
         same("resets", &counters.resets, &0)
+    })
+}
+
+/// Optional features that QEMU's controller has: shadow doorbells and scatter gather lists are used, a controller memory
+/// buffer is known with its place and length.
+fn abilities(context: &Context) -> Verdict {
+    on_each(context, |backend| {
+        let rig = Rig::open(context, "nvme-a", backend)?;
+        let facts = rig.controller.facts();
+        same("shadow doorbells, no buffer", &(facts.shadow_doorbells, facts.cmb.is_none()), &(true, true))?;
+        let (object, mut lane) = (rig.object(1)?, rig.lane(Completion::Polled)?);
+        let span = data(backend, 1 << 20, 0)?;
+        attach(&mut lane, span.region())?;
+        let image = prepare(&mut lane, &object, &span, 64 << 10)?;
+        span.fill(0, 1 << 20, POISON)?;
+        // A joint inside a block, which only a list can describe.
+        let pieces = [(4 * PAGE, 100u32), (9 * PAGE + 1024, 4096 - 100)];
+        let mut read = io(IoKind::Read, &object, AT, Some(piece(&span, pieces[0].0, pieces[0].1)?))?;
+        (read.segments[1], read.segment_count, read.len) = (piece(&span, pieces[1].0, pieces[1].1)?, 2, 4096);
+        same("a ragged read", &run(&mut lane, &read)?, &Ok(4096))?;
+        let mut want = vec![POISON; 1 << 20];
+        for ((at, len), from) in pieces.into_iter().zip([0, 100]) {
+            let (at, len) = (sw_mem::index(at), len as usize);
+            want[at..at + len].copy_from_slice(&image[from..from + len]);
+        }
+        same("its bytes, and nothing else", &(bytes(&span, 0, 1 << 20)? == want), &true)?;
+        same("commands with a list", &lane.counters().queues.sgl_commands, &1)?;
+        let buffered = Rig::open(context, "nvme-cmb", backend)?;
+        let buffer = buffered.controller.facts().cmb;
+        context.fact(&json!({"backend": backend.name(), "sgl": format!("{:?}", facts.sgl), "cmb": format!("{buffer:?}")}));
+        let told = buffer.map(|cmb| (cmb.bar, cmb.offset_bytes, cmb.len_bytes));
+        same("the buffer of nvme-cmb", &told, &Some((2, 0, 64 << 20)))
     })
 }
 
