@@ -8,11 +8,13 @@ use sw_engine::seam::{CopyDirection, IoKind};
 use sw_engine::{ErrorKind, Object};
 use sw_mem::{ByteLen, DmaSpan};
 use sw_nvme::bus::{Bus, Registers};
-use sw_nvme::commands::{Blocks, Commands, Durability};
+use sw_nvme::commands::{Blocks, Commands, Durability, Payload};
 use sw_nvme::namespace::Namespace;
 use sw_nvme::status::Status;
 use sw_nvme::transport::{Completion, NvmeConfig};
+use sw_nvme::wire::identify::MetadataVerdict;
 use sw_nvme::wire::log::{AsyncEvent, EventKind, id};
+use sw_nvme::wire::{BlockCount, Command, IoFlags, LbaRange};
 use sw_vfio::{Backend, VfioFunction};
 
 use super::vfio::{copy, peer};
@@ -44,8 +46,12 @@ pub const SUITE: Suite = Suite {
         Test::new("media-errors", "an error of the medium is a typed fault, and no neighbour suffers", media_errors)
             .bed_only()
             .limit_s(60),
-        Test::new("abilities", "shadow doorbells, lists and controller memory are found and, where we can, used", abilities)
-            .bed_only(),
+        Test::new(
+            "abilities",
+            "shadow doorbells, lists and controller memory are found and, where we can, used",
+            abilities,
+        )
+        .bed_only(),
         Test::new("events", "the controller reports a doorbell that is none, and tells its health", events).bed_only(),
         Test::new(
             "file-system",
@@ -295,7 +301,11 @@ fn bar_offsets(context: &Context) -> Verdict {
 }
 
 /// Number, block and length in bytes of the namespaces of `nvme-many` that can be used (`xtask/src/vm/machine.rs`).
-const MANY: [(u32, u32, u64); 3] = [(1, 512, 16 << 20), (3, 4096, 8 << 20), (7, 512, (24 << 20) + 512)];
+/// Of the last one the image holds 8 bytes of protection information for each block.
+const MANY: [(u32, u32, u64); 4] =
+    [(1, 512, 16 << 20), (3, 4096, 8 << 20), (7, 512, (24 << 20) + 512), (PROTECTED, 512, (8 << 20) / 520 * 512)];
+/// The one whose protection information the controller makes on writes, and checks and strips on reads.
+const PROTECTED: u32 = 11;
 
 fn namespaces(context: &Context) -> Verdict {
     on_each(context, |backend| {
@@ -315,6 +325,8 @@ fn namespaces(context: &Context) -> Verdict {
             .filter_map(|namespace| Some((namespace.nsid, namespace.unusable?.to_string())))
             .collect();
         context.fact(&json!({"backend": backend.name(), "unusable": refused}));
+        let protected = rig.namespace(PROTECTED)?;
+        same("stripped", &matches!(protected.metadata, MetadataVerdict::Stripped(_)), &true)?;
         let mut lane = rig.lane(Completion::Polled)?;
         let span = data(backend, 1 << 20, 0)?;
         attach(&mut lane, span.region())?;
@@ -336,8 +348,28 @@ fn namespaces(context: &Context) -> Verdict {
                 same(&format!("namespace {nsid} at {offset}"), &(bytes(&span, 0, want.len())? == want), &true)?;
             }
         }
-        Ok(())
+        protection_is_checked(&rig, &protected)
     })
+}
+
+/// A block with a reference tag that is not its own cannot be read; written by us, it can, and is verified.
+fn protection_is_checked(rig: &Rig, of: &Namespace) -> Verdict {
+    let mut run = Commands::new(rig.controller.clone(), PATIENCE)?;
+    let (mut block, want) = ([0; 512], block::pattern(77, 0, 512));
+    let ours = LbaRange { nsid: of.nsid, slba: 100, nlb: BlockCount::new(1).ok_or(Stop::Fail("1 block".into()))? };
+    // The first byte of dword 14. The controller takes the tag as it comes if it is not told to check it.
+    let wrong = |data| {
+        let mut entry = *Command::write(ours, data, IoFlags::PRACT).bytes();
+        entry[56] = 99;
+        Command::new(entry)
+    };
+    same("a write with another tag", &run.run(Payload::Out(&want), wrong)?.is_success(), &true)?;
+    let refused = run.read(of, 100, &mut block)?;
+    same("read of it", &refused.code(), &0x284)?;
+    same("written", &run.write(of, 100, &want, Durability::UntilFlushed)?.is_success(), &true)?;
+    same("read", &run.read(of, 100, &mut block)?.is_success(), &true)?;
+    same("bytes", &(block[..] == want[..]), &true)?;
+    same("compare", &run.compare(of, 100, &want).is_err(), &true)
 }
 
 fn media_errors(context: &Context) -> Verdict {
@@ -396,7 +428,8 @@ fn abilities(context: &Context) -> Verdict {
         same("commands with a list", &lane.counters().queues.sgl_commands, &1)?;
         let buffered = Rig::open(context, "nvme-cmb", backend)?;
         let buffer = buffered.controller.facts().cmb;
-        context.fact(&json!({"backend": backend.name(), "sgl": format!("{:?}", facts.sgl), "cmb": format!("{buffer:?}")}));
+        context
+            .fact(&json!({"backend": backend.name(), "sgl": format!("{:?}", facts.sgl), "cmb": format!("{buffer:?}")}));
         let told = buffer.map(|cmb| (cmb.bar, cmb.offset_bytes, cmb.len_bytes));
         same("the buffer of nvme-cmb", &told, &Some((2, 0, 64 << 20)))
     })
