@@ -11,8 +11,11 @@ use sw_engine::{
 };
 use sw_mem::{Buffer, ByteLen, DmaRegion};
 use sw_nvme::{
+    commands::{Blocks, Commands, Durability},
     controller::{Controller, ControllerConfig},
     directory::{Directory, face, handle},
+    namespace::Unusable,
+    status::Status,
     transport::{Completion, NvmeConfig, NvmeTransport},
 };
 use sw_sim::{
@@ -204,6 +207,53 @@ fn a_thousand_reads_cost_one_doorbell_a_batch_and_one_a_poll() {
     println!("1000 reads, depth {DEPTH}: {batches} SQ doorbells, {polls} CQ doorbells, 0 register reads, 0 list bytes");
     drop(transport);
     assert_eq!(bed.hub.violations(), []);
+}
+
+/// The commands that the engine's path has no use for, on both block sizes; and a format that nobody may use.
+#[test]
+fn every_io_command_does_what_the_standard_says() {
+    let hub = Hub::new();
+    let namespaces = [(1, 512, 0), (2, 4096, 0), (3, 512, 8)].map(|(nsid, block, metadata)| {
+        let disk = hub.add_disk(vec![0x11; 1 << 20]);
+        NamespaceParams { nsid, disk, block, metadata, boundary_blocks: 0 }
+    });
+    let bus = Arc::new(hub.add_controller(NvmeParams::calm(namespaces.to_vec()), 1));
+    let controller = Controller::open(bus, ControllerConfig::default()).unwrap();
+    let mut run = Commands::new(Arc::clone(&controller), Duration::from_secs(1)).unwrap();
+    let found = controller.namespaces();
+    assert!(matches!(found[2].unusable, Some(Unusable::Metadata(_))), "{:?}", found[2].unusable);
+    for of in &found[..2] {
+        let block = of.block_bytes() as usize;
+        let mut want: Vec<u8> = (0..4 * block).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        assert_eq!(run.write(of, 8, &want, Durability::AtOnce).unwrap(), Status::SUCCESS);
+        assert_eq!(run.compare(of, 8, &want).unwrap(), Status::SUCCESS);
+        want[3 * block] ^= 1;
+        assert_eq!(run.compare(of, 8, &want).unwrap().code(), Status::COMPARE_FAILURE.code());
+        want[3 * block] ^= 1;
+        assert_eq!(run.write_zeroes(of, Blocks { slba: 9, count: 1 }).unwrap(), Status::SUCCESS);
+        want[block..2 * block].fill(0);
+        assert_eq!(run.verify(of, Blocks { slba: 8, count: 4 }).unwrap(), Status::SUCCESS);
+        assert_eq!(run.deallocate(of, &[Blocks { slba: 11, count: 1 }]).unwrap(), Status::SUCCESS);
+        // What deallocated blocks read as is the controller's choice; this one's are zero.
+        want[3 * block..].fill(0);
+        let mut back = vec![0xA5; 4 * block];
+        assert_eq!(run.read(of, 8, &mut back).unwrap(), Status::SUCCESS);
+        assert!(back == want);
+        let end = of.blocks();
+        for past in [
+            run.read(of, end - 1, &mut back[..2 * block]).unwrap(),
+            run.verify(of, Blocks { slba: end, count: 1 }).unwrap(),
+            run.write_zeroes(of, Blocks { slba: end - 1, count: 2 }).unwrap(),
+            run.deallocate(of, &[Blocks { slba: end - 1, count: 2 }]).unwrap(),
+        ] {
+            assert_eq!(past.code(), Status::LBA_OUT_OF_RANGE.code());
+        }
+        let odd = run.write_uncorrectable(of, Blocks { slba: 0, count: 1 }).unwrap();
+        assert_eq!(odd.code(), Status::INVALID_OPCODE.code());
+        assert_eq!(run.flush(of).unwrap(), Status::SUCCESS);
+    }
+    drop(run);
+    assert_eq!(hub.violations(), []);
 }
 
 /// Whatever the controller says, the driver neither panics, nor hangs, nor lets memory be touched that is not lent.
