@@ -267,3 +267,21 @@ fn a_controller_that_makes_no_sense_is_survived() {
         assert!(outcome.holds(), "seed {seed}: {}", outcome.report);
     }
 }
+
+/// Whatever the caller does, in any order, no rule is broken; and its choices replay.
+#[test]
+fn a_caller_that_makes_no_sense_is_survived() {
+    let mut shapes = std::collections::BTreeSet::new();
+    for seed in 0..50u64 {
+        let mut rng = Rng::split(seed, "caller");
+        let len = sw_mem::index(rng.range(8, 1600));
+        let mut bytes: Vec<u8> = (0..len).map(|_| rng.next_u64().to_le_bytes()[0]).collect();
+        let outcome = World::run_fuzzed_caller(&bytes);
+        assert!(outcome.holds(), "seed {seed}: {}", outcome.report);
+        assert_eq!(World::run_fuzzed_caller(&bytes).event_hash, outcome.event_hash, "seed {seed}");
+        // The same world with another caller is another story.
+        bytes.truncate(8);
+        shapes.insert(World::run_fuzzed_caller(&bytes).event_hash == outcome.event_hash);
+    }
+    assert!(shapes.contains(&false), "the bytes decide nothing");
+}
