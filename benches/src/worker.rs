@@ -12,6 +12,7 @@ use crate::{
         self,
         disk::Disk,
         gpu::{Copies, Staged},
+        nvme_transport::Until,
         save::Save,
     },
     peers::{extents, nop},
@@ -61,6 +62,18 @@ pub(crate) enum Job {
         /// Milliseconds to run.
         #[arg(long)]
         time_ms: u64,
+    },
+    /// The NVMe transport on a controller in memory.
+    NvmeTransport {
+        /// I/Os per doorbell.
+        #[arg(long)]
+        batch: u32,
+        /// Milliseconds to run, unless a number of I/Os is given.
+        #[arg(long, default_value_t = 0)]
+        time_ms: u64,
+        /// I/Os to run.
+        #[arg(long)]
+        ops: Option<u64>,
     },
     /// Our engine on a file.
     Disk(Disk),
@@ -131,6 +144,10 @@ impl Job {
             Self::Nop { batch, time_ms } => nop::run(batch, Duration::from_millis(time_ms))?,
             Self::Null { batch, time_ms } => ours::null::run(batch, Duration::from_millis(time_ms))?,
             Self::Nvme { batch, time_ms } => ours::nvme::run(batch, Duration::from_millis(time_ms))?,
+            Self::NvmeTransport { batch, time_ms, ops } => {
+                let until = ops.map_or(Until::Time(Duration::from_millis(time_ms)), Until::Ops);
+                ours::nvme_transport::run(batch, until)?
+            }
             Self::Disk(disk) => ours::disk::run(&disk)?,
             Self::Load { index, seed, again } => {
                 let memory = if again { ours::load::Memory::Kept } else { ours::load::Memory::Fresh };

@@ -10,7 +10,7 @@ use std::sync::{
 use std::thread::Thread;
 
 use sw_engine::{Error, ErrorKind, Verb, seam::Wake};
-use sw_nvme::{bus::Bus, controller::Controller};
+use sw_nvme::{bus::Bus, controller::Controller, wire::log::EventKind};
 
 /// Attends one controller until it is dropped. The thread then ends once the work that it is at is done, which nobody waits
 /// for; lanes do what is left by themselves.
@@ -49,7 +49,7 @@ impl Attendant {
         let run = move || {
             let controller = &attended.0;
             while !stopping.load(Ordering::Acquire) {
-                controller.work();
+                turn(controller);
                 if !controller.wants_work() {
                     std::thread::park();
                 }
@@ -57,7 +57,7 @@ impl Attendant {
             // What was left until now is for nobody else; from here on whoever leaves something works.
             controller.leave();
             if controller.wants_work() {
-                controller.work();
+                turn(controller);
             }
         };
         let name = format!("nvme {}", controller.name());
@@ -81,3 +81,21 @@ impl Drop for Attendant {
         self.thread.unpark();
     }
 }
+
+/// Does what is wanted, and tells the operator what the controller had to say: errors and its health are warnings, notices
+/// are not. The driver itself acts on notices about namespaces alone.
+fn turn<B: Bus>(controller: &Controller<B>) {
+    controller.work();
+    for event in controller.take_events() {
+        let (pci, kind, log_page) = (controller.name(), event.kind, event.log_page);
+        match kind {
+            EventKind::NamespaceAttribute | EventKind::FirmwareActivation | EventKind::AnaChange => {
+                tracing::info!(pci, ?kind, log_page, "the controller gives notice");
+            }
+            _ => tracing::warn!(pci, ?kind, log_page, "the controller reports an error or its health"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -106,8 +106,6 @@ reasons! {
     P2pNotPci = "P2P_NOT_PCI", "the object is on no PCI device, and peer-to-peer DMA is between PCI devices";
     /// The kernel refused a peer-to-peer I/O that it was asked for.
     P2pRefused = "P2P_REFUSED", "the kernel refused peer-to-peer DMA between the drive and the device memory; its log says why";
-    /// io_uring of this kernel takes no dma-buf for storage.
-    NoDmabufRegistration = "NO_DMABUF_REGISTRATION", "io_uring of this kernel cannot register a dma-buf for storage I/O";
     /// No copy engine for that device.
     NoCopyEngine = "NO_COPY_ENGINE", "no copy engine serves this device memory";
     /// No staging slabs were configured.

@@ -97,6 +97,8 @@ fn namespace(page: &[u8], id: &IdentifyNamespace, controller: Option<&IdentifyCo
             assert!(mdts_bytes(controller.mdts, page_bytes_min).is_none_or(|most| limits.bytes_max() <= most));
             let piece = limits.next(le64(page, 0), le64(page, 8)).map_or(0, |piece| u64::from(piece.get()));
             assert!(piece <= le64(page, 8) && (piece > 0) == (le64(page, 8) > 0));
+            let write = limits.next_write(le64(page, 0), le64(page, 8)).map_or(0, |piece| u64::from(piece.get()));
+            assert!(write <= piece && (write > 0) == (piece > 0));
         }
     }
     let extended = ExtendedFormat::decode(page, id.format.index).expect("an index in the list");

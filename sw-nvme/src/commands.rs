@@ -334,6 +334,21 @@ mod tests {
         ] {
             assert_eq!(status.unwrap(), Status::INVALID_OPCODE.with_dnr());
         }
+        let log: Vec<(u8, u32)> =
+            bus.model().io_log.iter().map(|sent| (sent.opcode(), sent.dword(12) & 0xFFFF)).collect();
+        use opcode::{COMPARE, DATASET_MANAGEMENT, VERIFY, WRITE_UNCORRECTABLE, WRITE_ZEROES};
+        let want = [(WRITE_ZEROES, 7), (VERIFY, 7), (WRITE_UNCORRECTABLE, 7), (COMPARE, 0), (DATASET_MANAGEMENT, 0)];
+        assert_eq!(log, want, "NLB counts from zero");
+        // And any other word of the controller, as it came: with or without DNR, of the medium or of the command.
+        for status in [
+            Status::UNRECOVERED_READ.with_dnr(),
+            Status::UNRECOVERED_READ,
+            Status::LBA_OUT_OF_RANGE.with_dnr(),
+            Status::COMPARE_FAILURE,
+        ] {
+            bus.model().statuses.push_back(status);
+            assert_eq!(commands.read(&namespace, 0, &mut [0; 512]).unwrap(), status);
+        }
         let sent = bus.model().io_log.len();
         assert_eq!(commands.read(&namespace, 0, &mut [0; 100]).unwrap_err().kind(), ErrorKind::ApiMisuse);
         assert_eq!(commands.deallocate(&namespace, &[]).unwrap_err().kind(), ErrorKind::TooLarge);

@@ -14,12 +14,10 @@ pub struct TransferLimits {
     pub blocks_max: BlockCount,
     /// NOIOB in blocks: commands are split at multiples of it.
     pub boundary_blocks: Option<u16>,
-    /// NPWG in bytes, a block if not reported: the unit of writes that costs no read-modify-write inside the device.
-    pub write_granularity_bytes: u64,
-    /// NPWA in bytes, a block if not reported: the alignment of such writes.
-    pub write_alignment_bytes: u64,
-    /// NOWS in bytes: the optimal size of a write; nothing if not reported.
-    pub write_optimal_bytes: Option<u64>,
+    /// NPWG in blocks, one if not reported: the unit of writes that costs no read-modify-write inside the device.
+    pub write_granularity_blocks: u32,
+    /// NPWA in blocks, one if not reported: the alignment of such writes.
+    pub write_alignment_blocks: u32,
 }
 
 /// MDTS in bytes: 2^MDTS pages of `page_bytes_min` (`CAP.MPSMIN`), `None` for no limit (Base, "Identify Controller data
@@ -44,14 +42,12 @@ impl TransferLimits {
         let blocks = mdts_bytes(controller.mdts, page_bytes_min)
             .map_or(BlockCount::MAX.get().into(), |bytes| bytes / (u64::from(block_bytes) + counted));
         let blocks = u32::try_from(blocks).unwrap_or(u32::MAX).min(BlockCount::MAX.get());
-        let in_bytes = |blocks: u32| u64::from(blocks) * u64::from(block_bytes);
         Some(Self {
             block_bytes,
             blocks_max: BlockCount::new(blocks)?,
             boundary_blocks: namespace.io_boundary_blocks,
-            write_granularity_bytes: in_bytes(namespace.write_granularity_blocks.unwrap_or(1)),
-            write_alignment_bytes: in_bytes(namespace.write_alignment_blocks.unwrap_or(1)),
-            write_optimal_bytes: namespace.write_optimal_blocks.map(in_bytes),
+            write_granularity_blocks: namespace.write_granularity_blocks.unwrap_or(1),
+            write_alignment_blocks: namespace.write_alignment_blocks.unwrap_or(1),
         })
     }
 
@@ -70,6 +66,26 @@ impl TransferLimits {
         });
         let take = left.min(to_boundary).min(self.blocks_max.get().into());
         BlockCount::new(u32::try_from(take).ok()?)
+    }
+
+    /// As [`next`](Self::next), for a write. One that is cut because a command is full ends where the next one may start
+    /// without a read-modify-write inside the device, if such a place is within it: it is a multiple of NPWG long, or,
+    /// where it does not start at a multiple of NPWA itself, it ends at one (NVM command set, "Improving performance
+    /// through I/O size and alignment adherence").
+    #[inline]
+    pub fn next_write(&self, slba: u64, left: u64) -> Option<BlockCount> {
+        let take = self.next(slba, left)?;
+        if take < self.blocks_max || u64::from(take.get()) == left {
+            return Some(take);
+        }
+        let (alignment, whole) = (u64::from(self.write_alignment_blocks.max(1)), u64::from(take.get()));
+        let over = match slba % alignment {
+            0 => whole % u64::from(self.write_granularity_blocks.max(1)),
+            // The sum of a start and a length within a namespace.
+            _ => slba.saturating_add(whole) % alignment,
+        };
+        let less = whole.checked_sub(over).and_then(|less| BlockCount::new(u32::try_from(less).ok()?));
+        Some(less.unwrap_or(take))
     }
 }
 

@@ -97,16 +97,6 @@ pub fn data_block(address: Iova, len: u32) -> [u8; DESCRIPTOR_BYTES] {
     descriptor(0x0, address.raw(), len)
 }
 
-/// Type 1h: bytes of a read that are thrown away.
-pub fn bit_bucket(len: u32) -> [u8; DESCRIPTOR_BYTES] {
-    descriptor(0x1, 0, len)
-}
-
-/// Type 2h: `len` bytes of further descriptors, the last of which is a segment descriptor again.
-pub fn segment(address: Iova, len: u32) -> [u8; DESCRIPTOR_BYTES] {
-    descriptor(0x2, address.raw(), len)
-}
-
 /// Type 3h: `len` bytes of further descriptors, the last ones.
 pub fn last_segment(address: Iova, len: u32) -> [u8; DESCRIPTOR_BYTES] {
     descriptor(0x3, address.raw(), len)

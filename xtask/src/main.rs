@@ -5,7 +5,7 @@
 //! cargo xtask tidy                                          the project's own checks over the tree
 //! cargo xtask demo [ARGS]                                   build the release command line and run its demo
 //! cargo xtask bench [ARGS]                                  build and run the benchmarks
-//! cargo xtask sim [--seeds N] [--mutants [NAME]]            simulator seeds; mutants must be found
+//! cargo xtask sim [--seeds N] [--mutants [NAME|--record]]   simulator seeds; mutants must be found
 //! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
 //! cargo xtask python [PYTEST ARGS]                         the Python package: pip install from the tree, pytest
 //! cargo xtask vm nvme | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
@@ -89,7 +89,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   tidy                                            the project's own checks over the tree
   demo [ARGS]                                     build the release command line and run its demo
   bench [ARGS]                                    build and run the benchmarks
-  sim [--seeds N] [--mutants [NAME]]              simulator seeds; each mutant must be found within its bound
+  sim [--seeds N] [--mutants [NAME|--record]]     simulator seeds; each mutant must be found within its bound; --record
+                                                  writes sw-sim/mutants/TABLE.md
   fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each
   python [PYTEST ARGS]                            the Python package: pip install from the tree, then its tests
   vm nvme | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
@@ -151,12 +152,20 @@ fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
 
 fn sim(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
     let mut seeds = None;
-    let mut words = rest.iter().peekable();
+    let mut words = rest.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--mutants" => {
-                let only = words.next_if(|next| !next.starts_with('-')).map(String::as_str);
-                return mutants::run(place, only);
+                let which = match (words.next().map(String::as_str), words.next()) {
+                    (None, _) => mutants::Which::All,
+                    (Some("--record"), None) => mutants::Which::Recorded,
+                    (Some(name), None) if !name.starts_with('-') => mutants::Which::Only(name),
+                    _ => {
+                        let remedy = "write --mutants, --mutants NAME or --mutants --record";
+                        return Err(Stop::new("--mutants takes one word at most", remedy));
+                    }
+                };
+                return mutants::run(place, which);
             }
             "--seeds" => {
                 let text = words.next().map(String::as_str).unwrap_or_default();

@@ -24,13 +24,26 @@ pub const SEEDS_VARIABLE: &str = "SW_SIM_SEEDS";
 /// The crate whose dependencies are copied.
 const ROOT_CRATE: &str = "sw-sim";
 const PATCHES: &str = "sw-sim/mutants";
+const TABLE: &str = "TABLE.md";
 /// Compiling one mutant, on a loaded machine with two cores.
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
 /// Running one mutant's seeds. The suite bounds virtual time itself, so this is for a mutant that spins.
 const RUN_LIMIT: Duration = Duration::from_secs(300);
 
-/// Runs all mutants, or the one called `only`.
-pub fn run(place: &Place, only: Option<&str>) -> Result<ExitCode, Stop> {
+/// Which mutants run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which<'a> {
+    /// All.
+    All,
+    /// All, and the table is written if each is found.
+    Recorded,
+    /// The one of this name.
+    Only(&'a str),
+}
+
+/// Runs them.
+pub fn run(place: &Place, which: Which<'_>) -> Result<ExitCode, Stop> {
+    let only = if let Which::Only(name) = which { Some(name) } else { None };
     let mutants = load(&place.root.join(PATCHES), only)?;
     let bound = mutants.iter().map(|mutant| mutant.seeds).max().unwrap_or(0);
     let tree = Copied::make(place)?;
@@ -42,20 +55,24 @@ pub fn run(place: &Place, only: Option<&str>) -> Result<ExitCode, Stop> {
         return Err(Stop::new("the seed suite fails on unchanged code", "cargo xtask sim shows the failing seed"));
     }
     println!("unchanged: {bound} seeds pass in {:.1} s", clean.elapsed.as_secs_f64());
-    let mut missed = 0;
+    let (mut missed, mut rows) = (0, Vec::new());
     for mutant in &mutants {
         let touched = tree.apply(mutant)?;
         tree.build(&mutant.name)?;
         let outcome = tree.seeds(mutant.seeds)?;
         tree.restore(&touched)?;
         match verdict(&outcome) {
-            Verdict::Found(line) => println!(
-                "found   {} within {} seeds ({}): {}",
-                mutant.name,
-                mutant.seeds,
-                seed_in(&line).map_or("seed not named".to_string(), |seed| format!("first failing seed {seed}")),
-                line.trim()
-            ),
+            Verdict::Found(line) => {
+                let seed = seed_in(&line);
+                println!(
+                    "found   {} within {} seeds ({}): {}",
+                    mutant.name,
+                    mutant.seeds,
+                    seed.map_or("seed not named".to_string(), |seed| format!("first failing seed {seed}")),
+                    line.trim()
+                );
+                rows.push((mutant, seed));
+            }
             Verdict::Missed(reason) => {
                 missed += 1;
                 show_tail(&outcome);
@@ -64,7 +81,28 @@ pub fn run(place: &Place, only: Option<&str>) -> Result<ExitCode, Stop> {
         }
     }
     println!("mutants: {} found, {missed} missed", mutants.len() - missed);
+    if which == Which::Recorded && missed == 0 {
+        let path = place.root.join(PATCHES).join(TABLE);
+        std::fs::write(&path, table(&rows))
+            .map_err(|error| Stop::new(format!("cannot write {} ({error})", path.display()), "see its directory"))?;
+        println!("mutants: {PATCHES}/{TABLE} written");
+    }
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The table: one row for each mutant, with the first seed that found it.
+fn table(rows: &[(&Mutant, Option<u64>)]) -> String {
+    let mut text =
+        "# Known bugs that the simulator must find\n\nWritten by `cargo xtask sim --mutants --record`. Each is a \
+                    patch in this directory; seeds are tried from 0 on.\n\n| Mutant | What is wrong | Found within | \
+                    First failing seed |\n|---|---|---|---|\n"
+            .to_string();
+    for (mutant, seed) in rows {
+        let seed = seed.map_or("not named".to_string(), |seed| seed.to_string());
+        text +=
+            &format!("| `{}` | {} | {} seeds | {seed} |\n", mutant.name, mutant.why.replace('|', "\\|"), mutant.seeds);
+    }
+    text
 }
 
 fn load(dir: &Path, only: Option<&str>) -> Result<Vec<Mutant>, Stop> {
@@ -284,6 +322,24 @@ mod tests {
             (Ended::OverLimit, &failed),
         ] {
             assert!(matches!(verdict(&outcome(ended, lines)), Verdict::Missed(_)), "{lines:?}");
+        }
+    }
+
+    /// A mutant that was added, renamed, reworded or given other bounds since the table was written makes it wrong. Without
+    /// a table, what is written for all mutants is held against the same.
+    #[test]
+    fn the_table_has_every_mutant_as_its_patch_says() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PATCHES);
+        let mutants = load(&dir, None).unwrap();
+        let made = table(&mutants.iter().map(|mutant| (mutant, Some(7))).collect::<Vec<_>>());
+        let text = std::fs::read_to_string(dir.join(TABLE)).unwrap_or(made);
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(rows.len(), mutants.len(), "write it anew: cargo xtask sim --mutants --record");
+        for (row, mutant) in rows.iter().zip(&mutants) {
+            let start = format!("| `{}` | {} | {} seeds | ", mutant.name, mutant.why, mutant.seeds);
+            assert!(row.starts_with(&start), "{row} is not {start}");
+            let seed = row[start.len()..].trim_end_matches(" |").parse::<u64>();
+            assert!(seed.is_ok_and(|seed| seed < mutant.seeds), "{row}");
         }
     }
 

@@ -22,6 +22,7 @@ const DEPTH: u32 = 32;
 const LIMIT: Duration = Duration::from_secs(300);
 
 struct Traced {
+    name: &'static str,
     args: Vec<String>,
     files: Vec<PathBuf>,
     scratch: PathBuf,
@@ -52,7 +53,7 @@ fn parse(table: &str) -> BTreeMap<String, u64> {
 
 impl Subject for Traced {
     fn name(&self) -> String {
-        "straightway".to_owned()
+        self.name.to_owned()
     }
 
     fn role(&self) -> Role {
@@ -79,33 +80,49 @@ impl Subject for Traced {
             }
         }
         sample.more.insert("syscalls_per_1000".to_owned(), per_thousand(all, OPS));
-        // Contended locks end in futex; a job without any has none.
+        // Contended locks end in futex; a job without any has none. A lock that nobody else wants is not seen here.
         sample.more.entry("futex_per_1000".to_owned()).or_insert(0.0);
         Ok(sample)
     }
 }
 
-/// 4 KiB random reads at depth 32, counted.
+/// 4 KiB random reads at depth 32, counted: from a file, and by our NVMe transport from a controller in memory.
 pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let file = data::plain(&bench.dir, bench.size.file_bytes(), bench.seed)?;
     let name = file.to_string_lossy();
     let args = words(&["disk", "--file", &name, "--random", "--block=4096", &format!("--depth={DEPTH}")]);
     let subjects: Vec<Box<dyn Subject>> =
-        vec![Box::new(Traced { args, files: vec![file.clone()], scratch: bench.scratch.clone() })];
+        vec![Box::new(Traced { name: US, args, files: vec![file.clone()], scratch: bench.scratch.clone() })];
     let what = "4 KiB random reads, 32 in flight: calls and allocations of 20,000 operations more; times are strace's";
     let before = Before { cache: Some(CacheState::Cold), ..Before::default() };
     let mut case = bench.case("counts", what, subjects, &before);
-    let us = "straightway";
     case.hold(
         "at most 125 system calls per 1,000 operations",
         Metric::SyscallsPerThousand,
-        us,
+        US,
         None,
         Bound::AtMost(125.0),
     );
-    case.hold("no allocation", Metric::AllocationsPerThousand, us, None, Bound::AtMost(0.0));
-    case.hold("no wait for a lock (futex)", Metric::FutexPerThousand, us, None, Bound::AtMost(0.0));
-    Ok(vec![case])
+    case.hold("no allocation", Metric::AllocationsPerThousand, US, None, Bound::AtMost(0.0));
+    case.hold(FUTEX, Metric::FutexPerThousand, US, None, Bound::AtMost(0.0));
+    Ok(vec![case, nvme(bench)])
+}
+
+/// The product's side of a case.
+const US: &str = "straightway";
+const FUTEX: &str = "no wait for a lock (futex; a lock that is not contended is not seen)";
+
+fn nvme(bench: &mut Bench<'_>) -> Case {
+    let args = words(&["nvme-transport", &format!("--batch={DEPTH}")]);
+    let subjects: Vec<Box<dyn Subject>> =
+        vec![Box::new(Traced { name: US, args, files: Vec::new(), scratch: bench.scratch.clone() })];
+    let what =
+        "4 KiB NVMe reads, polled, 32 in flight, on a controller in memory: calls and allocations of 20,000 more";
+    let mut case = bench.case("counts-nvme", what, subjects, &Before::default());
+    case.hold("no system call", Metric::SyscallsPerThousand, US, None, Bound::AtMost(0.0));
+    case.hold("no allocation", Metric::AllocationsPerThousand, US, None, Bound::AtMost(0.0));
+    case.hold(FUTEX, Metric::FutexPerThousand, US, None, Bound::AtMost(0.0));
+    case
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod null;
 pub(crate) mod nvme;
+pub(crate) mod nvme_transport;
 pub(crate) mod openclose;
 pub(crate) mod order;
 pub(crate) mod samples;

@@ -86,6 +86,8 @@ pub struct Rig {
     pub function: VfioFunction,
     directory: Arc<Directory<VfioFunction>>,
     start: Instant,
+    /// Of a real machine: which namespaces it has is nobody's promise.
+    is_real: bool,
     _claim: Arc<ControllerClaim>,
 }
 
@@ -103,7 +105,8 @@ impl Rig {
         let controller = Controller::open(Arc::new(function.clone()), ControllerConfig::default())?;
         let directory = Arc::new(Directory::default());
         directory.add(Arc::clone(&controller))?;
-        Ok(Rig { space, controller, function, directory, start, _claim: claim })
+        let is_real = context.is_real();
+        Ok(Rig { space, controller, function, directory, start, is_real, _claim: claim })
     }
 
     /// A lane of it that reaches device memory, too.
@@ -125,16 +128,31 @@ impl Rig {
     /// One of its namespaces.
     ///
     /// # Errors
-    /// A failure if it has none of that number.
+    /// A failure if it has none of that number; on a real machine a skip.
     pub fn namespace(&self, nsid: u32) -> Result<Namespace, Stop> {
-        let found = self.controller.namespaces().into_iter().find(|namespace| namespace.nsid == nsid);
-        found.map_or_else(|| fail(format!("no namespace {nsid}")), Ok)
+        match self.controller.namespaces().into_iter().find(|namespace| namespace.nsid == nsid) {
+            Some(found) => Ok(found),
+            None if self.is_real => skip(format!("{} has no namespace {nsid}", self.controller.name())),
+            None => fail(format!("no namespace {nsid}")),
+        }
+    }
+
+    /// Two objects to work on in places that differ: namespaces 1 and 2, or 1 twice on a real drive that has no other.
+    ///
+    /// # Errors
+    /// As [`Rig::object`].
+    pub fn two_objects(&self) -> Result<[Object; 2], Stop> {
+        let second = match self.object(2) {
+            Err(Stop::Skip(_)) => self.object(1)?,
+            other => other?,
+        };
+        Ok([self.object(1)?, second])
     }
 
     /// A namespace as an object.
     ///
     /// # Errors
-    /// A failure if it has none of that number, or one that cannot be used.
+    /// As [`Rig::namespace`]; a failure if it cannot be used.
     pub fn object(&self, nsid: u32) -> Result<Object, Stop> {
         let namespace = self.namespace(nsid)?;
         Ok(Object {

@@ -87,6 +87,20 @@ fn ready_just_before_the_limit_is_ready() {
     assert_eq!(controller.life(), Life::Up(1));
 }
 
+/// CAP.TO says half a second; a controller with CAP.CRMS has the longer limit in CRTO (Base, "Controller Ready Timeouts").
+#[test]
+fn where_there_is_crto_it_is_waited_for_longer() {
+    let (with_media, three_seconds) = (1 << 27, 6);
+    let slow = |cap_high, crto, ready_after_ns| Model { cap_high, crto, ready_after_ns, ..Model::default() };
+    let (_, controller) = open(slow(with_media, three_seconds, 2_900_000_000));
+    assert_eq!(controller.life(), Life::Up(1));
+    assert_eq!(controller.reset(1, LIMITS), Reset::Again(2), "and for the way down");
+    for never in [slow(with_media, three_seconds, 3_100_000_000), slow(0, three_seconds, 2_900_000_000)] {
+        let (kind, text) = refused(never);
+        assert!(kind == ErrorKind::DeadlineExceeded && text.contains("RDY to become 1"), "{text}");
+    }
+}
+
 #[test]
 fn pairs_are_limited_given_back_and_have_vectors_of_their_own() {
     let (bus, controller) = open(Model { queues_given: 2, ..Model::default() });

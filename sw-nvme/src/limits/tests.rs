@@ -56,10 +56,25 @@ fn interleaved_metadata_counts_unless_the_controller_says_not() {
 }
 
 #[test]
-fn preferred_sizes_are_bytes() {
-    let limits = limits(5, 12, 0).expect("a block fits");
-    assert_eq!((limits.write_granularity_bytes, limits.write_alignment_bytes), (16 << 10, 8 << 10));
-    assert_eq!(limits.write_optimal_bytes, Some(128 << 10));
+fn a_write_that_is_cut_ends_where_the_next_may_start() {
+    // 25 blocks a command, NPWG 4, NPWA 2.
+    let mut limits = limits(5, 12, 0).expect("a block fits");
+    assert_eq!((limits.write_granularity_blocks, limits.write_alignment_blocks), (4, 2));
+    limits.blocks_max = BlockCount::new(25).expect("not 0");
+    let next = |limits: &TransferLimits, slba, left| limits.next_write(slba, left).map(BlockCount::get);
+    assert_eq!(next(&limits, 0, 100), Some(24), "a multiple of NPWG");
+    assert_eq!(next(&limits, 6, 100), Some(24), "from any multiple of NPWA");
+    assert_eq!(next(&limits, 8, 100), Some(24));
+    assert_eq!(next(&limits, 4, 25), Some(25), "the last one is whole");
+    assert_eq!(next(&limits, 7, 100), Some(25), "7 + 25 is a multiple of NPWA");
+    limits.write_alignment_blocks = 4;
+    assert_eq!(next(&limits, 5, 100), Some(23), "5 + 23 is a multiple of NPWA");
+    assert_eq!(next(&limits, 5, 0), None);
+    limits.boundary_blocks = Some(10);
+    assert_eq!(next(&limits, 0, 100), Some(10), "NOIOB cuts as it says");
+    let coarse = TransferLimits { write_granularity_blocks: 64, boundary_blocks: None, ..limits };
+    assert_eq!(next(&coarse, 0, 100), Some(25), "no such place within a command");
+    assert_eq!(coarse.next(1, 100).map(BlockCount::get), Some(25), "a read is not concerned");
 }
 
 #[test]
@@ -78,10 +93,12 @@ proptest! {
     #[test]
     fn pieces_are_whole_in_order_and_within_the_limits(
         slba in 0..1u64 << 40, blocks in 1..100_000u64, mdts in 0..9u8, noiob in 0..3_000u16,
+        (npwg, npwa, writes) in (0..600u32, 0..600u32, any::<bool>()),
     ) {
         let limits = limits(mdts, 9, noiob).expect("a block fits");
+        let limits = TransferLimits { write_granularity_blocks: npwg, write_alignment_blocks: npwa, ..limits };
         let (mut at, mut left) = (slba, blocks);
-        while let Some(piece) = limits.next(at, left) {
+        while let Some(piece) = if writes { limits.next_write(at, left) } else { limits.next(at, left) } {
             let piece = u64::from(piece.get());
             prop_assert!(piece <= left && piece <= limits.blocks_max.get().into());
             if noiob != 0 {

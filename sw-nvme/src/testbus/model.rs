@@ -100,6 +100,8 @@ pub(crate) struct ModelNamespace {
     pub(crate) block_log2: u8,
     pub(crate) metadata_bytes: u16,
     pub(crate) boundary_blocks: u16,
+    /// NPWG and NPWA; 0 for not reported.
+    pub(crate) write_blocks: u16,
     pub(crate) uuid: Option<[u8; 16]>,
     /// Every read and write fails with an error of the medium.
     pub(crate) bad: bool,
@@ -109,7 +111,7 @@ pub(crate) struct ModelNamespace {
 impl ModelNamespace {
     pub(crate) fn new(nsid: u32, block_log2: u8, blocks: usize) -> Self {
         let data = (0..blocks << block_log2).map(|at| u8::try_from((at * 31 + at / 4096) % 251).unwrap()).collect();
-        Self { nsid, block_log2, metadata_bytes: 0, boundary_blocks: 0, uuid: None, bad: false, data }
+        Self { nsid, block_log2, metadata_bytes: 0, boundary_blocks: 0, write_blocks: 0, uuid: None, bad: false, data }
     }
 }
 
@@ -168,6 +170,8 @@ pub(crate) struct Model {
     pub(crate) fatal: bool,
     /// RDY follows EN so much later.
     pub(crate) ready_after_ns: u64,
+    /// CRTO.
+    pub(crate) crto: u32,
     /// RDY never falls.
     pub(crate) stays_ready: bool,
     /// Admin commands with this opcode are not answered.
@@ -234,6 +238,7 @@ impl Default for Model {
             told_gone: false,
             fatal: false,
             ready_after_ns: 1_000_000,
+            crto: 0,
             stays_ready: false,
             mute: None,
             refuse: None,
@@ -331,6 +336,7 @@ impl Model {
             regs::CMBLOC if self.cmbmsc & 1 == 1 => 2,
             regs::CMBSZ if self.cmbmsc & 1 == 1 => 4 << 12 | 2 << 8 | 0x1F,
             regs::CMBMSC => self.cmbmsc,
+            regs::CRTO => self.crto,
             _ => 0,
         }
     }
@@ -698,6 +704,11 @@ impl Model {
                 let blocks = (namespace.data.len() >> namespace.block_log2) as u64;
                 put(0, &blocks.to_le_bytes());
                 put(8, &blocks.to_le_bytes());
+                if let Some(blocks_z) = namespace.write_blocks.checked_sub(1) {
+                    put(24, &[1 << 4]);
+                    put(64, &blocks_z.to_le_bytes());
+                    put(66, &blocks_z.to_le_bytes());
+                }
                 put(46, &namespace.boundary_blocks.to_le_bytes());
                 put(128, &namespace.metadata_bytes.to_le_bytes());
                 put(130, &[namespace.block_log2]);

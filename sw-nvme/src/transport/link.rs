@@ -1,7 +1,7 @@
 //! One controller as one transport uses it: a queue pair, the namespaces, the regions, and what waits for room.
 //!
 //! ```text
-//!   submit ─► Parent ─► emit: cut by MDTS, NOIOB and PRP joints ─► stage … ─► ring
+//!   submit ─► Parent ─► emit: cut by MDTS, NOIOB, NPWG and PRP joints ─► stage … ─► ring
 //!                         │ no room: backlog                                   │
 //!   poll ◄─ last command ◄┴─ retry after CRD ◄── status, DNR 0 ◄── completion ◄┘
 //! ```
@@ -289,7 +289,13 @@ impl<B: Bus> Link<B> {
             // Whole blocks only: cut off, it would land at another place.
             return Emitted::Fault(Fault::new(ErrorKind::ApiMisuse, 0));
         }
-        let Some(blocks) = target.limits.next(first >> target.block_shift, left >> target.block_shift) else {
+        let (slba, left) = (first >> target.block_shift, left >> target.block_shift);
+        let next = if parent.kind == IoKind::Write {
+            target.limits.next_write(slba, left)
+        } else {
+            target.limits.next(slba, left)
+        };
+        let Some(blocks) = next else {
             return Emitted::Fault(Fault::new(ErrorKind::ApiMisuse, 0));
         };
         let len = blocks.get() << target.block_shift;

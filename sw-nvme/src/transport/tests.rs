@@ -177,6 +177,24 @@ fn no_command_crosses_the_boundary_of_the_namespace() {
 }
 
 #[test]
+fn writes_that_are_cut_start_where_the_namespace_prefers_it() {
+    let mut namespace = ModelNamespace::new(1, 9, 4096);
+    namespace.write_blocks = 8;
+    let mut bed = Bed::new(Model { mdts: 1, namespaces: vec![namespace], ..Model::default() });
+    bed.memory().fill(0, 40 * 512, 0x5A).unwrap();
+    for (kind, cuts) in [(IoKind::Write, [(13, 11), (24, 16), (40, 13)]), (IoKind::Read, [(13, 16), (29, 16), (45, 8)])]
+    {
+        bed.bus.model().io_log.clear();
+        let io = bed.io(1, kind, 13 * 512, &[(0, 40 * 512)]);
+        assert_eq!(bed.one(&io), Ok(40 * 512));
+        let sent: Vec<(u64, u32)> =
+            bed.bus.model().io_log.iter().map(|one| (one.range().slba, one.range().nlb.get())).collect();
+        assert_eq!(sent, cuts, "{kind:?}");
+    }
+    assert!(bed.stored(13 * 512, 40 * 512).iter().all(|byte| *byte == 0x5A));
+}
+
+#[test]
 fn pieces_that_meet_between_pages_go_in_one_command_and_others_do_not() {
     let mut bed = Bed::new(Model::default());
     let joined = bed.io(1, IoKind::Read, 0, &[(3584, 512), (16384, 8192), (65536, 512)]);

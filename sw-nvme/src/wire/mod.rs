@@ -7,6 +7,11 @@
 //! Everything is little endian on the wire and read by named offsets; no structure is laid over memory. A decoder takes a
 //! copy of the device's bytes, checks what would be used later, and gives a typed error for what cannot be.
 //! A field that counts from zero on the wire is a plain count here.
+//!
+//! What the driver has no use for is here where it shares a dword or a page with what it uses, so that golden bytes and
+//! fuzzing hold the layout of the whole: the commands' effects log, limits of the NVM command set (CNS 06h), controller lists
+//! and combinations of command sets, [`IoFlags::DEALLOCATE`], [`IoFlags::LIMITED_RETRY`], and the attributes of Dataset
+//! Management besides deallocation.
 
 pub mod admin;
 pub mod command;

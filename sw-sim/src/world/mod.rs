@@ -145,8 +145,20 @@ impl World {
         Self::run_with(seed, params)
     }
 
+    /// The caller as a fuzzer would have it, over controllers as `draw_nvme` gives them: the first eight bytes are the seed,
+    /// the others decide, word by word, what the caller does: which operations, of which shape and memory, when it polls,
+    /// cancels, walks away and closes.
+    pub fn run_fuzzed_caller(bytes: &[u8]) -> Outcome {
+        let seed = bytes.first_chunk().map_or(0, |seed| u64::from_le_bytes(*seed));
+        Self::run_taped(seed, Params::draw_nvme(seed), bytes.get(8..).unwrap_or_default())
+    }
+
     /// Runs `seed` with a configuration of the caller's.
     pub fn run_with(seed: u64, params: Params) -> Outcome {
+        Self::run_taped(seed, params, &[])
+    }
+
+    fn run_taped(seed: u64, params: Params, tape: &[u8]) -> Outcome {
         let hub = Hub::new();
         match Self::build(seed, params.clone(), hub.clone()) {
             // A controller that is late or hostile need not come up; one that is well must.
@@ -158,6 +170,7 @@ impl World {
                 outcome(seed, &params, &hub, Stats::default(), String::new())
             }
             Ok(mut world) => {
+                world.rng = world.rng.clone().with_tape(tape);
                 world.play();
                 world.finish()
             }

@@ -40,7 +40,7 @@ pub const DISK_BYTES: u64 = 64 << 20;
 fn disk_bytes(disk: &str) -> u64 {
     match disk {
         "disk-many1" => 16 << 20,
-        "disk-many3" | "disk-many9" => 8 << 20,
+        "disk-many3" | "disk-many9" | "disk-many11" => 8 << 20,
         "disk-many7" => (24 << 20) + 512,
         _ => DISK_BYTES,
     }
@@ -107,7 +107,7 @@ impl Device {
             Device::NvmeCmb => &["disk-cmb1"],
             Device::NvmeNear => &["disk-near1"],
             Device::NvmeLog => &["disk-log1"],
-            Device::NvmeMany => &["disk-many1", "disk-many3", "disk-many7", "disk-many9"],
+            Device::NvmeMany => &["disk-many1", "disk-many3", "disk-many7", "disk-many9", "disk-many11"],
         }
     }
 
@@ -146,6 +146,8 @@ impl Device {
                     namespace(7, 512),
                     // Eight bytes of metadata a block that nobody protects: not to be used, and said to be so.
                     with(namespace(9, 512), "ms", json!(8)),
+                    // Eight bytes of protection information, which the controller makes, checks and strips.
+                    with(with(namespace(11, 512), "ms", json!(8)), "pi", json!(1)),
                 ]
             }
         }

@@ -123,6 +123,11 @@ impl Options {
         Ok(options)
     }
 
+    /// Whether every test of every guest of the group is wanted, once, as the rows say.
+    fn is_whole(&self) -> bool {
+        self.boots.is_empty() && self.only.is_none() && self.repeat.is_none() && self.kernel.is_none()
+    }
+
     fn wants(&self, boot: &Boot) -> bool {
         (self.what.is_empty() || boot.group == self.what)
             && (self.boots.is_empty() || self.boots.iter().any(|name| name == boot.name))
@@ -319,6 +324,12 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
         }
         rows.push(row);
     }
+    if options.is_whole() {
+        record::write_run(&directory(place).join("records"), &setting, &options.what, &steps, &rows)?;
+        if options.record {
+            record::write_run(&place.root.join("hwtests/records"), &setting, &options.what, &steps, &rows)?;
+        }
+    }
     Ok(report(&steps, &rows))
 }
 
@@ -340,6 +351,12 @@ impl Steps {
         let done = step()?;
         self.0.push((name.to_string(), watch.spent()));
         Ok(done)
+    }
+
+    /// All of it, and the rows.
+    fn with(&self, rows: &[Row]) -> Spent {
+        let spent = self.0.iter().map(|(_, spent)| spent).chain(rows.iter().map(|row| &row.spent));
+        spent.fold(Spent::default(), |all, one| Spent { wall_s: all.wall_s + one.wall_s, cpu_s: all.cpu_s + one.cpu_s })
     }
 }
 
@@ -506,9 +523,7 @@ fn line(name: &str, result: &str, spent: Spent, note: &str) {
 
 fn report(steps: &Steps, rows: &[Row]) -> ExitCode {
     println!("\n{:<22} {:<8} {:>8} {:>8}  note", "guest", "result", "seconds", "of CPUs");
-    let mut all = Spent::default();
-    let spent = steps.0.iter().map(|(_, spent)| spent).chain(rows.iter().map(|row| &row.spent));
-    spent.for_each(|spent| (all.wall_s, all.cpu_s) = (all.wall_s + spent.wall_s, all.cpu_s + spent.cpu_s));
+    let all = steps.with(rows);
     for (name, spent) in steps.0.iter().filter(|(_, spent)| spent.wall_s >= STEP_SHOWN_S) {
         line(name, "ready", *spent, "");
     }
@@ -552,7 +567,8 @@ mod tests {
         let options =
             Options::parse(&words("nvme --boot nvme --only bed.io --repeat 20 --kernel own --record")).unwrap();
         assert_eq!((options.what.as_str(), options.kernel), ("nvme", Some(Kernel::Own)));
-        assert!(options.record && options.wants(&BOOTS[0]) && options.repeat == Some(20));
+        assert!(options.record && options.wants(&BOOTS[0]) && options.repeat == Some(20) && !options.is_whole());
+        assert!(Options::parse(&words("nvme --record")).unwrap().is_whole());
         for line in [
             "",
             "nvme --boot none",

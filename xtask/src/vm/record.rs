@@ -1,17 +1,22 @@
-//! The record of a run: one JSON document a guest, in `target/vm/records`, and in `hwtests/records` when asked for.
+//! The record of a run: one JSON document a guest, and one of the whole where all guests of a group were wanted, in
+//! `target/vm/records`, and in `hwtests/records` when asked for.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::Row;
 use super::packages;
-use super::wire::Test;
+use super::wire::{End, Test};
+use super::{Row, Steps, Verdict};
 use crate::{Place, Stop};
 
 /// Changes when a field changes its meaning.
 const SCHEMA: &str = "straightway-vm/1";
+/// Of the whole.
+const RUN_SCHEMA: &str = "straightway-vm-run/1";
+/// What the whole of a group may take on a fresh machine, downloads included: 12 minutes.
+const RUN_LIMIT_S: f64 = 720.0;
 
 /// What is the same for every guest of a run.
 #[derive(Debug)]
@@ -86,6 +91,49 @@ pub fn write(folder: &Path, setting: &Setting, row: &Row) -> Result<PathBuf, Sto
     Ok(path)
 }
 
+/// Writes the record of all guests of a group.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn write_run(folder: &Path, setting: &Setting, group: &str, steps: &Steps, rows: &[Row]) -> Result<PathBuf, Stop> {
+    packages::make_dir(folder)?;
+    let path = folder.join(format!("run-{group}.json"));
+    let text = serde_json::to_string_pretty(&run(setting, group, steps, rows))
+        .map_err(|error| Stop::new(format!("the record is no JSON ({error})"), "see xtask/src/vm/record.rs"))?;
+    packages::write(&path, format!("{text}\n").as_bytes())?;
+    Ok(path)
+}
+
+fn run(setting: &Setting, group: &str, steps: &Steps, rows: &[Row]) -> Value {
+    let all = steps.with(rows);
+    let skipped = rows.iter().filter(|row| matches!(row.verdict, Verdict::Skipped(_)));
+    json!({
+        "schema": RUN_SCHEMA,
+        "group": group,
+        "date": setting.date,
+        "commit": setting.commit,
+        "emulator": setting.qemu,
+        "host_cpu": setting.cpu,
+        "wall_s": rounded(all.wall_s),
+        "cpu_s": rounded(all.cpu_s),
+        "limit_s": RUN_LIMIT_S,
+        "within_limit": all.wall_s <= RUN_LIMIT_S,
+        // Nearly nothing where it was there already.
+        "made_ready": steps.0.iter().map(|(name, spent)| json!({
+            "what": name, "wall_s": rounded(spent.wall_s), "cpu_s": rounded(spent.cpu_s),
+        })).collect::<Vec<_>>(),
+        "rows": rows.iter().map(|row| json!({
+            "suite": row.boot.name,
+            "verdict": row.verdict.word(),
+            "wall_s": rounded(row.spent.wall_s),
+            "passed": row.count(End::Ok),
+            "skipped": row.count(End::Skip),
+        })).collect::<Vec<_>>(),
+        "rows_skipped": skipped.map(|row| json!({"suite": row.boot.name, "reasons": row.verdict.reasons()}))
+            .collect::<Vec<_>>(),
+    })
+}
+
 fn test(test: &Test) -> Value {
     let mut value = json!({"name": test.name, "end": test.end.word(), "seconds": test.seconds});
     if !test.reason.is_empty() {
@@ -96,4 +144,30 @@ fn test(test: &Test) -> Value {
 
 fn rounded(seconds: f64) -> f64 {
     (seconds * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::boots::BOOTS;
+    use super::super::spent::Spent;
+    use super::*;
+
+    fn row(at: usize, verdict: Verdict, wall_s: f64) -> Row {
+        let spent = Spent { wall_s, cpu_s: 1.0 };
+        Row { boot: &BOOTS[at], release: String::new(), outcomes: Vec::new(), verdict, spent }
+    }
+
+    #[test]
+    fn a_run_tells_its_total_against_the_limit_and_what_it_left_out() {
+        let unknown = || "unknown".to_string();
+        let setting = Setting { date: unknown(), commit: unknown(), qemu: unknown(), cpu: unknown() };
+        let steps = Steps(vec![("QEMU".to_string(), Spent { wall_s: 20.0, cpu_s: 2.0 })]);
+        let rows = [row(0, Verdict::Passed, 699.0), row(1, Verdict::Skipped("no kernel".to_string()), 1.0)];
+        let told = run(&setting, "nvme", &steps, &rows);
+        assert_eq!((&told["wall_s"], &told["within_limit"]), (&json!(720.0), &json!(true)));
+        assert_eq!(told["rows_skipped"], json!([{"suite": BOOTS[1].name, "reasons": ["no kernel"]}]));
+        assert_eq!(told["rows"].as_array().map(Vec::len), Some(2));
+        let late = run(&setting, "nvme", &steps, &[row(0, Verdict::Passed, 700.2)]);
+        assert_eq!((&late["wall_s"], &late["within_limit"]), (&json!(720.2), &json!(false)));
+    }
 }

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use straightway::{Engine, Memory, Uri};
+use sw_mem::{Buffer, ByteLen};
 
 use crate::block;
 use crate::context::Context;
@@ -326,7 +328,32 @@ fn stripe(context: &Context) -> Verdict {
     if bytes != pattern(1 << 20) || !ways.iter().all(|way| way["route"] == "nvme/dma") {
         return fail(format!("the set gives other bytes, or by another way: {ways:?}"));
     }
+    written_set(context, [(first.as_str(), SERIAL_A), (second.as_str(), "sw-b")])?;
     good(context, &["nvme", "unbind", &second, "--yes"]).map(drop)
+}
+
+/// `cp` does not write to a set, a program does: each unit is then on the controller that has its turn.
+fn written_set(context: &Context, members: [(&str, &str); 2]) -> Verdict {
+    const UNIT: usize = 64 << 10;
+    let members = members.map(|(address, serial)| format!("nvme://{address}/1?serial={serial}"));
+    let set = format!("stripe:{UNIT}:{}", members.join(","));
+    refused(context, &["cp", "/tmp/source", &set], 8, &["a stripe set", "members"])?;
+    let bytes = block::pattern(SEED + 1, 0, 1 << 20);
+    let mut buffer = Buffer::allocate(ByteLen(bytes.len() as u64))?;
+    buffer.as_mut_slice().copy_from_slice(&bytes);
+    let (engine, direct) = (Engine::builder().build()?, straightway::parse_policy("require=dma")?);
+    let object = engine.open_for_update(&set.parse::<Uri>()?)?;
+    let done = engine.write(&object, 0, Memory::from(buffer)).policy(direct).wait().ok()?;
+    context.fact(&json!({"set": set, "way": done.path.to_string()}));
+    same("bytes written", &done.result?, &(bytes.len() as u64))?;
+    engine.flush(&object).wait().ok()?;
+    engine.close()?;
+    for (half, member) in members.iter().enumerate() {
+        let units: Vec<u8> = bytes.chunks(UNIT).skip(half).step_by(2).flat_map(<[u8]>::to_vec).collect();
+        let there = good(context, &["cat", member, "--len", &units.len().to_string()])?;
+        same(&format!("units on {member}"), &(there.stdout == units), &true)?;
+    }
+    Ok(())
 }
 
 /// As a person would do it: text, one command after the other. The record has all that was printed.

@@ -7,17 +7,21 @@ use serde_json::json;
 use sw_engine::seam::{CopyDirection, IoKind};
 use sw_engine::{ErrorKind, Object};
 use sw_mem::{ByteLen, DmaSpan};
-use sw_nvme::commands::{Blocks, Commands, Durability};
+use sw_nvme::bus::{Bus, Registers};
+use sw_nvme::commands::{Blocks, Commands, Durability, Payload};
 use sw_nvme::namespace::Namespace;
 use sw_nvme::status::Status;
 use sw_nvme::transport::{Completion, NvmeConfig};
+use sw_nvme::wire::identify::MetadataVerdict;
+use sw_nvme::wire::log::{AsyncEvent, EventKind, id};
+use sw_nvme::wire::{BlockCount, Command, IoFlags, LbaRange};
 use sw_vfio::{Backend, VfioFunction};
 
 use super::vfio::{copy, peer};
 use crate::block;
 use crate::context::Context;
 use crate::file_system;
-use crate::io::bytes;
+use crate::io::{bytes, io, piece, run};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same, skip};
 use crate::vfio_rig::{Lane, Rig, all, attach, data, on_each, once};
 
@@ -42,6 +46,13 @@ pub const SUITE: Suite = Suite {
         Test::new("media-errors", "an error of the medium is a typed fault, and no neighbour suffers", media_errors)
             .bed_only()
             .limit_s(60),
+        Test::new(
+            "abilities",
+            "shadow doorbells, lists and controller memory are found and, where we can, used",
+            abilities,
+        )
+        .bed_only(),
+        Test::new("events", "the controller reports a doorbell that is none, and tells its health", events).bed_only(),
         Test::new(
             "file-system",
             "a file system copied by us is mounted by the kernel, files and all",
@@ -290,7 +301,11 @@ fn bar_offsets(context: &Context) -> Verdict {
 }
 
 /// Number, block and length in bytes of the namespaces of `nvme-many` that can be used (`xtask/src/vm/machine.rs`).
-const MANY: [(u32, u32, u64); 3] = [(1, 512, 16 << 20), (3, 4096, 8 << 20), (7, 512, (24 << 20) + 512)];
+/// Of the last one the image holds 8 bytes of protection information for each block.
+const MANY: [(u32, u32, u64); 4] =
+    [(1, 512, 16 << 20), (3, 4096, 8 << 20), (7, 512, (24 << 20) + 512), (PROTECTED, 512, (8 << 20) / 520 * 512)];
+/// The one whose protection information the controller makes on writes, and checks and strips on reads.
+const PROTECTED: u32 = 11;
 
 fn namespaces(context: &Context) -> Verdict {
     on_each(context, |backend| {
@@ -310,6 +325,8 @@ fn namespaces(context: &Context) -> Verdict {
             .filter_map(|namespace| Some((namespace.nsid, namespace.unusable?.to_string())))
             .collect();
         context.fact(&json!({"backend": backend.name(), "unusable": refused}));
+        let protected = rig.namespace(PROTECTED)?;
+        same("stripped", &matches!(protected.metadata, MetadataVerdict::Stripped(_)), &true)?;
         let mut lane = rig.lane(Completion::Polled)?;
         let span = data(backend, 1 << 20, 0)?;
         attach(&mut lane, span.region())?;
@@ -331,8 +348,28 @@ fn namespaces(context: &Context) -> Verdict {
                 same(&format!("namespace {nsid} at {offset}"), &(bytes(&span, 0, want.len())? == want), &true)?;
             }
         }
-        Ok(())
+        protection_is_checked(&rig, &protected)
     })
+}
+
+/// A block with a reference tag that is not its own cannot be read; written by us, it can, and is verified.
+fn protection_is_checked(rig: &Rig, of: &Namespace) -> Verdict {
+    let mut run = Commands::new(rig.controller.clone(), PATIENCE)?;
+    let (mut block, want) = ([0; 512], block::pattern(77, 0, 512));
+    let ours = LbaRange { nsid: of.nsid, slba: 100, nlb: BlockCount::new(1).ok_or(Stop::Fail("1 block".into()))? };
+    // The first byte of dword 14. The controller takes the tag as it comes if it is not told to check it.
+    let wrong = |data| {
+        let mut entry = *Command::write(ours, data, IoFlags::PRACT).bytes();
+        entry[56] = 99;
+        Command::new(entry)
+    };
+    same("a write with another tag", &run.run(Payload::Out(&want), wrong)?.is_success(), &true)?;
+    let refused = run.read(of, 100, &mut block)?;
+    same("read of it", &refused.code(), &0x284)?;
+    same("written", &run.write(of, 100, &want, Durability::UntilFlushed)?.is_success(), &true)?;
+    same("read", &run.read(of, 100, &mut block)?.is_success(), &true)?;
+    same("bytes", &(block[..] == want[..]), &true)?;
+    same("compare", &run.compare(of, 100, &want).is_err(), &true)
 }
 
 fn media_errors(context: &Context) -> Verdict {
@@ -362,6 +399,72 @@ fn media_errors(context: &Context) -> Verdict {
         context.fact(&json!({"backend": backend.name(), "sent_again": counters.retries, "resets": counters.resets,
             "error_log_entries": log.len(), "smart": format!("{smart:?}")}));
         same("resets", &counters.resets, &0)
+    })
+}
+
+/// Optional features that QEMU's controller has: shadow doorbells and scatter gather lists are used, a controller memory
+/// buffer is known with its place and length.
+fn abilities(context: &Context) -> Verdict {
+    on_each(context, |backend| {
+        let rig = Rig::open(context, "nvme-a", backend)?;
+        let facts = rig.controller.facts();
+        same("shadow doorbells, no buffer", &(facts.shadow_doorbells, facts.cmb.is_none()), &(true, true))?;
+        let (object, mut lane) = (rig.object(1)?, rig.lane(Completion::Polled)?);
+        let span = data(backend, 1 << 20, 0)?;
+        attach(&mut lane, span.region())?;
+        let image = prepare(&mut lane, &object, &span, 64 << 10)?;
+        span.fill(0, 1 << 20, POISON)?;
+        // A joint inside a block, which only a list can describe.
+        let pieces = [(4 * PAGE, 100u32), (9 * PAGE + 1024, 4096 - 100)];
+        let mut read = io(IoKind::Read, &object, AT, Some(piece(&span, pieces[0].0, pieces[0].1)?))?;
+        (read.segments[1], read.segment_count, read.len) = (piece(&span, pieces[1].0, pieces[1].1)?, 2, 4096);
+        same("a ragged read", &run(&mut lane, &read)?, &Ok(4096))?;
+        let mut want = vec![POISON; 1 << 20];
+        for ((at, len), from) in pieces.into_iter().zip([0, 100]) {
+            let (at, len) = (sw_mem::index(at), len as usize);
+            want[at..at + len].copy_from_slice(&image[from..from + len]);
+        }
+        same("its bytes, and nothing else", &(bytes(&span, 0, 1 << 20)? == want), &true)?;
+        same("commands with a list", &lane.counters().queues.sgl_commands, &1)?;
+        let buffered = Rig::open(context, "nvme-cmb", backend)?;
+        let buffer = buffered.controller.facts().cmb;
+        context
+            .fact(&json!({"backend": backend.name(), "sgl": format!("{:?}", facts.sgl), "cmb": format!("{buffer:?}")}));
+        let told = buffer.map(|cmb| (cmb.bar, cmb.offset_bytes, cmb.len_bytes));
+        same("the buffer of nvme-cmb", &told, &Some((2, 0, 64 << 20)))
+    })
+}
+
+/// Rings a doorbell of a queue pair that nobody made: QEMU reports it by an asynchronous event, which comes again once its
+/// log page was read.
+fn events(context: &Context) -> Verdict {
+    on_each(context, |backend| {
+        let rig = Rig::open(context, "nvme-a", backend)?;
+        let (facts, registers) = (rig.controller.facts(), rig.function.registers());
+        let Some(nobodys) = facts.cap.doorbell_stride.sq_tail(facts.queue_pairs) else { return fail("no doorbell") };
+        same("events before", &rig.controller.take_events(), &Vec::new())?;
+        for round in 0..3 {
+            registers.write32(nobodys, 1);
+            let seen = context.until(PATIENCE, "the event", || {
+                let served = rig.controller.service().map_err(|error| error.to_string());
+                let events = rig.controller.take_events();
+                (served.is_err() || !events.is_empty()).then_some((served, events))
+            })?;
+            let reported = AsyncEvent { kind: EventKind::InvalidDoorbell, log_page: id::ERROR };
+            same(&format!("event {round}"), &seen, &(Ok(()), vec![reported]))?;
+        }
+        let mut commands = Commands::new(rig.controller.clone(), PATIENCE)?;
+        let (namespace, mut block) = (rig.namespace(1)?, [0; 512]);
+        let before = rig.controller.smart()?;
+        for _ in 0..10 {
+            same("a read", &commands.read(&namespace, 0, &mut block)?.is_success(), &true)?;
+        }
+        let after = rig.controller.smart()?;
+        context.fact(&json!({"backend": backend.name(), "smart": format!("{after:?}")}));
+        same("read commands", &(after.read_commands - before.read_commands), &10)?;
+        same("write commands", &after.write_commands, &before.write_commands)?;
+        // QEMU's `hw/nvme/nvme.h`, NVME_TEMPERATURE.
+        same("warnings and kelvins", &(after.critical_warning, after.temperature_kelvin), &(0, 0x143))
     })
 }
 

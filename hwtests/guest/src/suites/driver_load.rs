@@ -38,9 +38,9 @@ pub const SUITE: Suite = Suite {
 
 /// Bytes of one I/O: a block of either size.
 const BYTES: u32 = 4096;
-/// Where mills work, and how much each may have.
+/// Where mills work, and how much each may have: 16 of them, as many as the driver asks queue pairs for, fit 64 MiB.
 const AT: u64 = 4 << 20;
-const ROOM: u64 = 4 << 20;
+const ROOM: u64 = 3 << 20;
 const STEP: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);
 const LIMITS: ResetLimits = ResetLimits { queue: Duration::from_secs(10), ready: Duration::MAX };
@@ -197,7 +197,7 @@ fn queues(context: &Context) -> Verdict {
     const TURNS: u64 = 150;
     on_each(context, |backend| {
         let rig = Rig::open(context, "nvme-a", backend)?;
-        let objects = [rig.object(1)?, rig.object(2)?];
+        let objects = rig.two_objects()?;
         let pairs = rig.controller.facts().queue_pairs;
         let mut mills = Vec::new();
         for number in 0..u64::from(pairs) {
@@ -208,7 +208,7 @@ fn queues(context: &Context) -> Verdict {
                 _ => Completion::Hybrid { spin: Duration::from_micros(100) },
             };
             let config = NvmeConfig { completion, queue_depth: 16, ..NvmeConfig::default() };
-            // Half of the places on each namespace, apart from each other.
+            // Half of the places on each namespace, if there are two, and apart from each other in any case.
             mills.push(Mill::new(rig.lane_with(config)?, &objects[usize::from(number % 2 == 1)], backend, number, 16)?);
         }
         std::thread::scope(|scope| {
@@ -241,7 +241,7 @@ fn disturbed(
     backend: Backend,
     disturb: impl FnOnce(&dyn Fn(u64) -> Verdict) -> Verdict,
 ) -> Result<Vec<Fault>, Stop> {
-    let objects = [rig.object(1)?, rig.object(2)?];
+    let objects = rig.two_objects()?;
     let (stop, turns) = (AtomicBool::new(false), [AtomicU64::new(0), AtomicU64::new(0)]);
     let mut mills = Vec::new();
     for (number, (object, completion)) in (0..).zip(objects.iter().zip([Completion::Polled, Completion::Interrupt])) {

@@ -295,8 +295,9 @@ fn few_calls(context: &Context) -> Verdict {
     }
     let calls = transport.system_calls() - before;
     context.fact(&json!({"reads": ROUNDS * DEPTH as u64, "depth": DEPTH, "system_calls": calls}));
-    // One call for a batch; a slow emulated device may end a wait early now and then.
-    if calls <= ROUNDS * 4 { Ok(()) } else { fail(format!("{calls} system calls for {ROUNDS} batches")) }
+    // One call for a batch; a slow emulated device may end a wait early now and then. 33 and 34 were
+    // measured, and 51 on a host with eight times as much work as cores.
+    if calls <= ROUNDS * 3 { Ok(()) } else { fail(format!("{calls} system calls for {ROUNDS} batches")) }
 }
 
 fn not_a_namespace(_context: &Context) -> Verdict {

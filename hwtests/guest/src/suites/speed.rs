@@ -1,7 +1,7 @@
 //! Rates in one run on one emulated controller. Time means little under emulation; the ratio of two drivers that serve
 //! the same queue of the same device means something.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -27,9 +27,18 @@ const SECONDS: u32 = 1;
 /// Jobs of each driver and depth, in turns; the medians are compared.
 const ROUNDS: usize = 5;
 const DEPTHS: [u32; 2] = [1, 32];
-const PROGRAM: &str = "/bin/straightway";
 /// Ways to notice completions that are measured; which is the faster depends on how busy the host's cores are.
 const COMPLETIONS: [&str; 2] = ["polled", "hybrid"];
+
+/// The command: beside this program, as docs/hardware.md says, or where a guest that carries it has it.
+///
+/// # Errors
+/// A skip where it is in neither place.
+fn command() -> Result<PathBuf, Stop> {
+    let own = std::env::current_exe().ok().map(|own| own.with_file_name("straightway"));
+    let found = own.into_iter().chain([PathBuf::from("/bin/straightway")]).find(|path| path.is_file());
+    found.map_or_else(|| skip("no straightway beside this program, nor in /bin"), Ok)
+}
 
 fn beside(context: &Context) -> Verdict {
     let device = context.device("nvme-a")?;
@@ -64,14 +73,12 @@ fn beside(context: &Context) -> Verdict {
 
 /// Reads a second at each depth, by the command's own bench: all of the engine is in it.
 fn ours(device: &Device, completion: &str) -> Result<Vec<f64>, Stop> {
-    if !Path::new(PROGRAM).exists() {
-        return skip("this guest carries no straightway");
-    }
+    let program = command()?;
     device.bind("vfio-pci")?;
     let depths = DEPTHS.map(|depth| depth.to_string()).join(",");
     let (uri, time) = (format!("nvme://{}/1", device.address), format!("{SECONDS}s"));
     let engine = format!("nvme_completion={completion}");
-    let output = Command::new(PROGRAM)
+    let output = Command::new(program)
         .args(["bench", "read", &uri, "--size", "4k", "--random", "--no-ceiling", "--json", "--depth", &depths])
         .args(["--time", &time, "--engine", &engine])
         .output()?;

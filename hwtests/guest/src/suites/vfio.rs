@@ -10,8 +10,9 @@ use sw_engine::seam::{CopyDirection, CopyEngine, CopyJob, IoKind, Submit, Transp
 use sw_engine::{ErrorKind, Object, Token};
 use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, DmaSpan};
 use sw_nvme::bus::{Bus, Registers};
-use sw_nvme::controller::{Notify, PairRequest};
+use sw_nvme::controller::{Notify, Pair, PairRequest};
 use sw_nvme::prp::Segment;
+use sw_nvme::status::Status;
 use sw_nvme::transport::Completion;
 use sw_nvme::wire::{BlockCount, Command, IoFlags, LbaRange};
 use sw_testkit::conformance::{self, End};
@@ -43,7 +44,7 @@ pub const SUITE: Suite = Suite {
         Test::new("unpinning", "what unmapping of large memory costs beside freeing it", unpinning)
             .bed_only()
             .limit_s(60),
-        Test::new("unmapped", "DMA to an address that is not mapped is stopped by the IOMMU", unmapped)
+        Test::new("unmapped", "DMA to memory that is mapped no more is stopped, and the memory is as it was", unmapped)
             .bed_only()
             .limit_s(120),
         Test::new("peer-copies", "the CPU copies into a BAR and out of it", peer_copies).limit_s(90),
@@ -183,8 +184,11 @@ fn identify(context: &Context) -> Verdict {
             same("block", &namespace.block_bytes(), &block_bytes)?;
             same("bytes", &namespace.len_bytes(), &(64 << 20))?;
         }
+        let facts = rig.controller.facts();
         context.fact(&json!({"backend": backend.name(), "vectors": rig.function.vectors(),
-            "queue_pairs": rig.controller.facts().queue_pairs, "space": format!("{:?}", rig.space.report())}));
+            "queue_pairs": facts.queue_pairs, "space": format!("{:?}", rig.space.report()),
+            "shadow_doorbells": facts.shadow_doorbells, "sgl": format!("{:?}", facts.sgl),
+            "cmb": format!("{:?}", facts.cmb), "pmr": format!("{:?}", facts.pmr)}));
         Ok(())
     })
 }
@@ -331,6 +335,32 @@ fn unpinning(context: &Context) -> Verdict {
     })
 }
 
+/// Bytes of what is mapped no more.
+const GONE_BYTES: u64 = 1 << 16;
+
+/// Memory that was mapped and is not any more, which the host of the bed sees all the same: in the peer's BAR, full of poison.
+struct BehindNothing {
+    iova: sw_mem::Iova,
+    offset: u64,
+}
+
+impl BehindNothing {
+    fn new(context: &Context, rig: &Rig, backend: Backend) -> Result<Self, Stop> {
+        let bar = peer(context, &rig.space)?;
+        let region = bar.allocate(ByteLen(GONE_BYTES))?;
+        let offset = region.base().raw();
+        let poison = data(backend, GONE_BYTES, POISON)?;
+        copy(&bar, CopyDirection::ToDevice, &poison, &region.span(0, ByteLen(GONE_BYTES))?)?;
+        let iova = rig.function.map(&region)?;
+        Ok(Self { iova, offset })
+    }
+
+    /// Fails unless it holds what it held.
+    fn is_as_it_was(&self, context: &Context) -> Verdict {
+        same_on_host(context, self.offset, &vec![POISON; sw_mem::index(GONE_BYTES)])
+    }
+}
+
 fn unmapped(context: &Context) -> Verdict {
     on_each(context, |backend| {
         if backend == Backend::NoIommu {
@@ -340,38 +370,25 @@ fn unmapped(context: &Context) -> Verdict {
         let request = PairRequest { depth: 4, data_bytes_max: 1 << 16, notify: Notify::Polled };
         let mut pair = rig.controller.create_pair(&request)?;
         // Memory that is mapped, and beside it what is mapped last and not any more, so that nothing else gets its address.
-        let (here, gone) = (memory(1 << 16, POISON)?, memory(1 << 16, POISON)?);
-        let (mapped, unmapped) = (rig.function.map(here.region())?, rig.function.map(gone.region())?);
-        drop(gone);
-        let range = LbaRange { nsid: 1, slba: 0, nlb: BlockCount::new(16).ok_or(Stop::Fail("16 blocks".into()))? };
+        let here = memory(1 << 16, POISON)?;
+        let mapped = rig.function.map(here.region())?;
+        let gone = BehindNothing::new(context, &rig, backend)?;
         let page = |iova| Segment { iova, len: ByteLen(4096) };
         // Alone; and as the second page of a command whose first one is good.
-        for (what, segments, write, may_change) in [
-            ("read", [page(unmapped), page(unmapped)], false, 0),
-            ("read, its second page", [page(mapped), page(unmapped)], false, 4096),
-            ("write", [page(unmapped), page(unmapped)], true, 0),
+        for (what, segments, kind, may_change) in [
+            ("read", [page(gone.iova), page(gone.iova)], IoKind::Read, 0),
+            ("read, its second page", [page(mapped), page(gone.iova)], IoKind::Read, 4096),
+            ("write", [page(gone.iova), page(gone.iova)], IoKind::Write, 0),
         ] {
             here.fill(0, 1 << 16, POISON)?;
             // The kernel tells ten lines of faults in five seconds (Linux `drivers/iommu/intel/dmar.c`, `dmar_fault`), and one
             // command takes up to eight: what it told of another must not cost this one its own.
             std::thread::sleep(Duration::from_secs(6));
             context.kernel_log();
-            let staged = pair.queue.stage(&segments, 1, |pointer| match write {
-                true => Command::write(range, pointer, IoFlags::default()),
-                false => Command::read(range, pointer, IoFlags::default()),
-            });
-            if let Err(why) = staged {
-                return fail(format!("{what} not staged: {why:?}"));
-            }
-            pair.queue.ring();
-            let mut status = None;
-            let start = Instant::now();
-            while status.is_none() && start.elapsed() < Duration::from_secs(5) {
-                pair.queue.poll(4, |ended| status = Some(ended.status));
-            }
-            let log = context.until(Duration::from_secs(5), "the fault in the kernel's log", || {
-                let lines = context.kernel_log();
-                lines.into_iter().find(|line| line.contains("DMAR") && line.contains("fault"))
+            let status = at_once(&mut pair, &segments, (what, kind))?;
+            let address = format!("fault addr {:#x}", gone.iova.raw());
+            let log = context.until(Duration::from_secs(5), &format!("{address} in the kernel's log"), || {
+                context.kernel_log().into_iter().find(|line| line.contains("DMAR") && line.contains(&address))
             })?;
             // An answer without an error is no proof that bytes came: poison that is still there tells.
             let got = bytes(&here, 0, 1 << 16)?;
@@ -380,10 +397,33 @@ fn unmapped(context: &Context) -> Verdict {
             context.fact(&json!({"backend": backend.name(), "command": what, "status": format!("{status:?}"),
                 "log": log, "bytes_of_ours_still_poisoned": poisoned}));
             same(&format!("{what}: our memory past byte {may_change} is as it was"), &behind, &true)?;
+            gone.is_as_it_was(context)?;
         }
         rig.controller.delete_pair(pair.queue.qid(), pair.epoch, Duration::from_secs(5));
         Ok(())
     })
+}
+
+/// One command of 16 blocks on a pair, and its status if it ends.
+fn at_once(
+    pair: &mut Pair<VfioFunction>,
+    segments: &[Segment],
+    (what, kind): (&str, IoKind),
+) -> Result<Option<Status>, Stop> {
+    let range = LbaRange { nsid: 1, slba: 0, nlb: BlockCount::new(16).ok_or(Stop::Fail("16 blocks".into()))? };
+    let staged = pair.queue.stage(segments, 1, |pointer| match kind {
+        IoKind::Write => Command::write(range, pointer, IoFlags::default()),
+        _ => Command::read(range, pointer, IoFlags::default()),
+    });
+    if let Err(why) = staged {
+        return fail(format!("{what} not staged: {why:?}"));
+    }
+    pair.queue.ring();
+    let (mut status, start) = (None, Instant::now());
+    while status.is_none() && start.elapsed() < Duration::from_secs(5) {
+        pair.queue.poll(4, |ended| status = Some(ended.status));
+    }
+    Ok(status)
 }
 
 /// The peer's BAR that is used as memory.
