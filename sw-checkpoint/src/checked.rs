@@ -25,8 +25,10 @@ const REST_MAX_BYTES: u64 = 1 << 20;
 /// What it may lack in any case: about the time of one random read.
 const REST_FREE_BYTES: u64 = 64 << 10;
 /// Ranges that a chunk may lack to be read one by one. What lies between more of them (heads of many small tensors) is read
-/// with them: that costs one read of at most a chunk.
+/// with them: that costs few reads of at most a chunk together.
 const RESTS_APART_MAX: usize = 8;
+/// Longest range that is read with them: about what is moved in the time of one more read.
+const REST_GAP_MAX_BYTES: u64 = 64 << 10;
 
 /// Whether a load compares checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -260,8 +262,9 @@ impl Checks {
             let chunk_bytes = verifier.chunk_bytes();
             let lacks = verifier.rests(worth);
             for parts in lacks.chunk_by(|a, b| a.0 / chunk_bytes == b.0 / chunk_bytes) {
-                let each = if parts.len() > RESTS_APART_MAX { parts.len() } else { 1 };
-                rests.extend(parts.chunks(each).filter_map(|parts| rest(file, parts)));
+                let gap_max = if parts.len() > RESTS_APART_MAX { REST_GAP_MAX_BYTES } else { 0 };
+                let together = |a: &(u64, u64), b: &(u64, u64)| b.0 - (a.0 + a.1) <= gap_max;
+                rests.extend(parts.chunk_by(together).filter_map(|parts| rest(file, parts)));
             }
         }
         rests

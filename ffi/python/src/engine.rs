@@ -234,6 +234,7 @@ impl Engine {
 
     /// Loads a checkpoint: `(list of (name, buffer), report)`. `tensors` is a pattern, a list of names, or None for all.
     /// `verify`: auto, off or require. `progress` is called with bytes that have arrived and bytes in all; what it raises ends the load.
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python method")]
     #[pyo3(signature = (uri, *, into="host", tensors=None, policy="any", verify="auto", progress=None))]
     fn load<'py>(
         &self,
