@@ -238,14 +238,15 @@ impl Checksums {
     ///
     /// # Errors
     /// `Length`.
-    pub fn verifier(&self, name: &str, len_bytes: u64) -> Result<Option<Verifier<'_>>, ChecksumsError> {
-        let Some((name, file)) = self.files.get_key_value(name) else { return Ok(None) };
+    pub fn verifier(&self, name: &str, len_bytes: u64) -> Result<Option<Verifier>, ChecksumsError> {
+        let Some(file) = self.files.get(name) else { return Ok(None) };
         if file.len_bytes != len_bytes {
-            return Err(ChecksumsError::Length { file: name.clone(), have: len_bytes, want: file.len_bytes });
+            return Err(ChecksumsError::Length { file: name.to_owned(), have: len_bytes, want: file.len_bytes });
         }
         Ok(Some(Verifier {
-            name,
-            file,
+            name: name.to_owned(),
+            len_bytes,
+            crc32c: file.crc32c.clone(),
             chunk_bytes: self.chunk_bytes,
             partial: BTreeMap::new(),
             compared: BTreeSet::new(),
@@ -258,9 +259,11 @@ impl Checksums {
 /// Ranges come in any order; none may reach over the boundary of a chunk. Bytes that are given twice are compared once. A
 /// chunk of which a part was never given is not compared: [`Verifier::rests`] tells what it lacks.
 #[derive(Debug)]
-pub struct Verifier<'a> {
-    name: &'a str,
-    file: &'a FileChecksums,
+pub struct Verifier {
+    name: String,
+    len_bytes: u64,
+    /// Of each chunk: a copy, 4 bytes for each chunk.
+    crc32c: Vec<u32>,
     chunk_bytes: u64,
     /// By start: length and CRC-32C of what was seen of chunks that are not complete. Neighbours are joined.
     partial: BTreeMap<u64, (u64, u32)>,
@@ -268,7 +271,18 @@ pub struct Verifier<'a> {
     compared: BTreeSet<u64>,
 }
 
-impl Verifier<'_> {
+/// A range that was seen, inside one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// First byte in the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// CRC-32C of its bytes.
+    pub crc32c: u32,
+}
+
+impl Verifier {
     /// Bytes of a chunk: readers cut their ranges at its multiples.
     #[must_use]
     pub fn chunk_bytes(&self) -> u64 {
@@ -290,7 +304,7 @@ impl Verifier<'_> {
     /// First byte and length of a chunk.
     fn chunk(&self, number: u64) -> (u64, u64) {
         let start = number * self.chunk_bytes;
-        (start, self.chunk_bytes.min(self.file.len_bytes.saturating_sub(start)))
+        (start, self.chunk_bytes.min(self.len_bytes.saturating_sub(start)))
     }
 
     /// What must be given so that chunks of which a part was given are compared: ranges inside chunks, in order. `worth` is
@@ -323,6 +337,21 @@ impl Verifier<'_> {
         rests
     }
 
+    /// Whether a range lies inside one chunk of the file and has bytes.
+    #[must_use]
+    pub fn has(&self, seen: &Seen) -> bool {
+        let number = seen.offset / self.chunk_bytes;
+        let (start, whole) = self.chunk(number);
+        let end = (seen.offset - start).checked_add(seen.len_bytes);
+        seen.len_bytes > 0 && number < self.crc32c.len() as u64 && end.is_some_and(|end| end <= whole)
+    }
+
+    /// Takes out what was given of chunks that were not compared: another verifier of the file goes on with it.
+    pub fn take_seen(&mut self) -> Vec<Seen> {
+        let seen = |(offset, (len_bytes, crc32c))| Seen { offset, len_bytes, crc32c };
+        std::mem::take(&mut self.partial).into_iter().map(seen).collect()
+    }
+
     /// Takes the CRC-32C of `len` bytes at `offset` of the file.
     ///
     /// # Errors
@@ -351,10 +380,10 @@ impl Verifier<'_> {
             self.partial.insert(at, (length, value));
             return Ok(());
         }
-        let want = usize::try_from(chunk).ok().and_then(|chunk| self.file.crc32c.get(chunk)).copied();
+        let want = usize::try_from(chunk).ok().and_then(|chunk| self.crc32c.get(chunk)).copied();
         match want {
             Some(want) if want != value => {
-                let file = self.name.to_owned();
+                let file = self.name.clone();
                 Err(ChecksumsError::Mismatch { file, offset: start, len: whole, have: value, want })
             }
             _ => {
@@ -443,7 +472,7 @@ mod tests {
         let data = data();
         let sums = of(&data, 4096);
         let mut verifier = sums.verifier("a \"b\"", 10_000).unwrap().unwrap();
-        let give = |verifier: &mut Verifier<'_>, from: u64, len: u64| {
+        let give = |verifier: &mut Verifier, from: u64, len: u64| {
             let (from_at, to) = (usize::try_from(from).unwrap(), usize::try_from(from + len).unwrap());
             verifier.add(from, len, crc32c(&data[from_at..to])).unwrap();
         };

@@ -61,9 +61,9 @@ mod zip;
 
 pub use cancel::Cancel;
 pub use catalog::{Catalog, CatalogBuilder, CatalogFile, Chunk, Format, Held, LayoutFault, Leaf, LeafValue, Tensor};
-pub use checked::{Verification, Verify};
+pub use checked::{Checks, Partial, ReadRange, Rest, Verification, Verify};
 pub use checksums::{
-    CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, CHUNK_LEN_BYTES, Checksums, ChecksumsError, FileChecksums, Verifier,
+    CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, CHUNK_LEN_BYTES, Checksums, ChecksumsError, FileChecksums, Seen, Verifier,
     crc32c,
 };
 pub use convert::Converted;

@@ -8,7 +8,7 @@ use straightway::{
     checksum::Algorithm,
 };
 
-use crate::checked::{Checks, ReadRange};
+use crate::checked::{Checks, ReadRange, Rest};
 pub(crate) use crate::open::malformed;
 use crate::{
     Cancel, Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Meter, Pattern, PlanError, ReadPart, Verification,
@@ -241,8 +241,11 @@ impl Checkpoint {
             unverified_bytes: 0,
         };
         let files = self.objects().iter().map(report).collect();
-        let checksums = if options.verify == Verify::Off { None } else { self.checksums(engine)? };
-        let checks = Checks::new(self, checksums, (options.verify, plan.limits().align_bytes))?;
+        let checksums = if options.verify == Verify::Off { None } else { self.shared_checksums(engine)? };
+        let mut checks = Checks::new(&self.at().to_string(), checksums, options.verify, plan.limits().align_bytes)?;
+        for file in self.catalog().files() {
+            checks.file(&file.name, file.len_bytes)?;
+        }
         let totals = plan.totals();
         let LoadOptions { policy, cancel, meter, .. } = options;
         meter.expect(totals.tensor_bytes + totals.gap_bytes);
@@ -306,7 +309,7 @@ struct Run<'l> {
     cancel: &'l Cancel,
     meter: &'l Meter,
     files: Vec<FileReport>,
-    checks: Checks<'l>,
+    checks: Checks,
 }
 
 impl Run<'_> {
@@ -376,7 +379,7 @@ impl Run<'_> {
             let place = plan.views().get(window.gather.view).and_then(|view| view.place);
             let memory = place.and_then(|place| regions.get(place.region));
             let (Some(bytes), Some(place), Some(memory)) = (bytes, place, memory) else {
-                return Err(Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back without its memory"));
+                return Err(without_memory());
             };
             self.checks.took_bytes(window.gather.file, window.file_offset, bytes.as_slice())?;
             scatter(&window, bytes.as_slice(), &mut way_in, (memory, place))?;
@@ -400,19 +403,22 @@ impl Run<'_> {
             }
         }
         let mut rest_bytes = 0;
-        let mut running = VecDeque::with_capacity(PARTS_IN_FLIGHT);
-        for range in self.checks.rests() {
-            if running.len() == PARTS_IN_FLIGHT {
-                self.settle(running.pop_front())?;
-            }
+        let mut running: VecDeque<(Running, Rest)> = VecDeque::with_capacity(PARTS_IN_FLIGHT);
+        let mut rests = self.checks.rests(None).into_iter();
+        loop {
             self.cancel.check(Verb::Read)?;
-            let Some(object) = self.objects.get(range.file) else { break };
-            rest_bytes += range.len_bytes;
-            let memory = self.engine.allocate(Destination::Host, range.len_bytes, range.file_offset)?;
-            running.push_back(self.start(object, range, memory, Policy::Any));
-        }
-        while !running.is_empty() {
-            self.settle(running.pop_front())?;
+            while running.len() < PARTS_IN_FLIGHT {
+                let Some(rest) = rests.next() else { break };
+                let Some(object) = self.objects.get(rest.range.file) else { break };
+                rest_bytes += rest.range.len_bytes;
+                let memory = self.engine.allocate(Destination::Host, rest.range.len_bytes, rest.range.file_offset)?;
+                let read = self.engine.read(object, rest.range.file_offset, memory).policy(Policy::Any);
+                running.push_back((Running { range: rest.range, pending: read.start() }, rest));
+            }
+            let Some((read, rest)) = running.pop_front() else { break };
+            let bytes = self.wait(read)?.0.and_then(|memory| memory.into_buffer().ok());
+            let bytes = bytes.ok_or_else(without_memory)?;
+            self.checks.took_rest(&rest, bytes.as_slice())?;
         }
         for (at, file) in self.files.iter_mut().enumerate() {
             (file.verified_bytes, file.unverified_bytes) = self.checks.totals(at);
@@ -448,6 +454,10 @@ impl Run<'_> {
         let sum = done.checksum;
         Ok((done.ok()?.into_memory(), sum))
     }
+}
+
+fn without_memory() -> Error {
+    Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back without its memory")
 }
 
 /// Copies the runs of a window to their places, neighbours together.

@@ -68,17 +68,18 @@ impl Checkpoint {
 
     /// Reads `(name, ranges)`: the box of a tensor that half-open ranges cut out, one for each dimension, or, for None, all of it.
     /// Gives buffers in the same order, and the report.
-    #[pyo3(signature = (wants, *, into="host", policy="any"))]
+    #[pyo3(signature = (wants, *, into="host", policy="any", verify="auto"))]
     fn read<'py>(
         slf: &Bound<'py, Self>,
         wants: Vec<(String, Ranges)>,
         into: &str,
         policy: &str,
+        verify: &str,
     ) -> Result<LoadedList<'py>, Fail> {
         let Self { engine, opened } = slf.get();
         let wants = wants.iter().map(|(name, ranges)| slf.get().want(name, ranges.as_deref()));
         let wants = wants.collect::<Result<Vec<_>, _>>()?;
-        let options = load_options(into, policy)?;
+        let options = load_options(into, policy, verify)?;
         let (into, inner, at) = (options.into, straightway::Engine::clone(engine), opened.clone());
         let cancel = options.cancel.clone();
         let loaded = wait::interruptible(slf.py(), &cancel, move || at.load(&inner, &wants, &options))?;
@@ -102,8 +103,9 @@ impl Checkpoint {
 }
 
 /// Options of a load.
-pub fn load_options(into: &str, policy: &str) -> Result<LoadOptions, Fail> {
-    Ok(LoadOptions { into: into.parse()?, policy: parse_policy(policy)?, ..LoadOptions::default() })
+pub fn load_options(into: &str, policy: &str, verify: &str) -> Result<LoadOptions, Fail> {
+    let (into, policy, verify) = (into.parse()?, parse_policy(policy)?, verify.parse()?);
+    Ok(LoadOptions { into, policy, verify, ..LoadOptions::default() })
 }
 
 /// Which tensors to load.
@@ -165,7 +167,7 @@ fn as_buffers<'py>(
     name: &str,
     (loaded, into): (Loaded, Destination),
 ) -> Result<LoadedList<'py>, Fail> {
-    let Loaded { regions, tensors, files, tensor_bytes, gap_bytes, .. } = loaded;
+    let Loaded { regions, tensors, files, tensor_bytes, gap_bytes, verification, .. } = loaded;
     let held: Vec<Arc<Held>> = regions.into_iter().map(|memory| Arc::new(Held::new(memory))).collect();
     let mut realigned = 0;
     let mut list = Vec::with_capacity(tensors.len());
@@ -190,6 +192,7 @@ fn as_buffers<'py>(
     fields.set_item("tensor_bytes", tensor_bytes)?;
     fields.set_item("gap_bytes", gap_bytes)?;
     fields.set_item("realigned_bytes", realigned)?;
+    fields.set_item("verification", verification.name())?;
     Ok((list, report::make(py, "LoadReport", fields)?))
 }
 

@@ -10,7 +10,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyString},
 };
-use straightway::{Completed, DataPath, Destination, Error, Request, Uri};
+use straightway::{Completed, DataPath, Destination, Request, Uri};
 
 use crate::{
     buffer::{Buffer, Held, dtype_named},
@@ -98,31 +98,39 @@ pub fn run_all<'py>(
         return Ok(Vec::new());
     }
     let done = wait::finish(py, engine.batch(requests))?;
-    let mut ways: Vec<(DataPath, u64)> = Vec::new();
-    let mut failed: Option<Error> = None;
-    for Completed { result, path, .. } in done {
-        match result {
-            Err(error) => failed = failed.or(Some(error)),
-            Ok(_) => add(&mut ways, &path),
-        }
-    }
-    match failed {
+    let mut ways = Ways::default();
+    ways.add_all(&done);
+    match done.into_iter().find_map(|done| done.result.err()) {
         Some(error) => Err(error.into()),
-        None => {
-            Ok(ways.iter().map(|(path, operations)| report::path(py, path, *operations)).collect::<PyResult<_>>()?)
-        }
+        None => Ok(ways.report(py)?),
     }
 }
 
-fn add(ways: &mut Vec<(DataPath, u64)>, path: &DataPath) {
-    match ways.iter_mut().find(|(way, _)| way.route == path.route && way.reason == path.reason) {
-        Some((way, operations)) => {
-            way.bytes += path.bytes;
-            way.bounced += path.bounced;
-            way.cpu_copied += path.cpu_copied;
-            *operations += 1;
+/// Ways of bytes, summed, with the operations that each had.
+#[derive(Debug, Default)]
+pub struct Ways(Vec<(DataPath, u64)>);
+
+impl Ways {
+    /// Adds those of operations that succeeded.
+    pub fn add_all(&mut self, done: &[Completed]) {
+        done.iter().filter(|done| done.result.is_ok()).for_each(|done| self.add(&done.path));
+    }
+
+    fn add(&mut self, path: &DataPath) {
+        match self.0.iter_mut().find(|(way, _)| way.route == path.route && way.reason == path.reason) {
+            Some((way, operations)) => {
+                way.bytes += path.bytes;
+                way.bounced += path.bounced;
+                way.cpu_copied += path.cpu_copied;
+                *operations += 1;
+            }
+            None => self.0.push((*path, 1)),
         }
-        None => ways.push((*path, 1)),
+    }
+
+    /// As Python has them.
+    pub fn report<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        self.0.iter().map(|(path, operations)| report::path(py, path, *operations)).collect()
     }
 }
 
@@ -225,17 +233,19 @@ impl Engine {
     }
 
     /// Loads a checkpoint: `(list of (name, buffer), report)`. `tensors` is a pattern, a list of names, or None for all.
-    /// `progress` is called with bytes that have arrived and bytes in all; what it raises ends the load.
-    #[pyo3(signature = (uri, *, into="host", tensors=None, policy="any", progress=None))]
+    /// `verify`: auto, off or require. `progress` is called with bytes that have arrived and bytes in all; what it raises ends the load.
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python method")]
+    #[pyo3(signature = (uri, *, into="host", tensors=None, policy="any", verify="auto", progress=None))]
     fn load<'py>(
         &self,
         uri: &Bound<'py, PyAny>,
         into: &str,
         tensors: Option<&Bound<'py, PyAny>>,
         policy: &str,
+        verify: &str,
         progress: Option<&Bound<'py, PyAny>>,
     ) -> Result<checkpoint::LoadedList<'py>, Fail> {
-        let (chosen, options) = (Chosen::from_python(tensors)?, checkpoint::load_options(into, policy)?);
+        let (chosen, options) = (Chosen::from_python(tensors)?, checkpoint::load_options(into, policy, verify)?);
         checkpoint::load(uri.py(), &self.handle, address(uri)?, chosen, (options, progress))
     }
 

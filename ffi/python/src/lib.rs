@@ -25,6 +25,7 @@ mod aio;
 mod batch;
 mod buffer;
 mod checkpoint;
+mod checks;
 mod copy;
 mod dataset;
 mod elements;
@@ -50,6 +51,7 @@ mod _native {
         batch::Batch,
         buffer::Buffer,
         checkpoint::Checkpoint,
+        checks::Checks,
         dataset::Dataset,
         engine::Engine,
         loader::Loader,

@@ -27,6 +27,8 @@ pub fn file<'py>(py: Python<'py>, report: &FileReport) -> PyResult<Bound<'py, Py
     fields.set_item("name", &report.name)?;
     let ways = report.ways.iter().map(|way| path(py, &way.path, way.reads)).collect::<PyResult<Vec<_>>>()?;
     fields.set_item("ways", ways)?;
+    fields.set_item("verified_bytes", report.verified_bytes)?;
+    fields.set_item("unverified_bytes", report.unverified_bytes)?;
     make(py, "FileReport", fields)
 }
 

@@ -35,7 +35,7 @@ pub struct Checkpoint {
     at: Uri,
     opened: Opened,
     /// Read when first asked for.
-    checksums: Arc<OnceLock<Option<Checksums>>>,
+    checksums: Arc<OnceLock<Option<Arc<Checksums>>>>,
 }
 
 impl Checkpoint {
@@ -74,23 +74,20 @@ impl Checkpoint {
     /// # Errors
     /// `BadFormat` for a file of that name that holds something else; what reading returns.
     pub fn checksums(&self, engine: &Engine) -> Result<Option<&Checksums>, Error> {
+        Ok(self.read_checksums(engine)?.map(Arc::as_ref))
+    }
+
+    /// As [`Checkpoint::checksums`], to be shared.
+    pub(crate) fn shared_checksums(&self, engine: &Engine) -> Result<Option<Arc<Checksums>>, Error> {
+        Ok(self.read_checksums(engine)?.cloned())
+    }
+
+    fn read_checksums(&self, engine: &Engine) -> Result<Option<&Arc<Checksums>>, Error> {
         if let Some(known) = self.checksums.get() {
             return Ok(known.as_ref());
         }
-        let read = self.read_checksums(engine)?;
-        Ok(self.checksums.get_or_init(|| read).as_ref())
-    }
-
-    fn read_checksums(&self, engine: &Engine) -> Result<Option<Checksums>, Error> {
-        let Uri::File(path) = &self.at else { return Ok(None) };
-        let path = Path::new(path);
-        let directory = if path.is_dir() { Some(path) } else { path.parent() };
-        let Some(path) = directory.map(|directory| directory.join(CHECKSUMS_FILE)).filter(|path| path.is_file()) else {
-            return Ok(None);
-        };
-        let at = Uri::from_path(&path)?;
-        let text = read_small(engine, &at, CHECKSUMS_LEN_MAX_BYTES)?;
-        Checksums::parse(&text).map(Some).map_err(|cause| malformed(&at, cause))
+        let read = Checksums::beside(engine, &self.at)?;
+        Ok(self.checksums.get_or_init(|| read.map(Arc::new)).as_ref())
     }
 
     /// Ranges of a file (first byte, length) that are whole files of `torch.save`.
@@ -283,6 +280,25 @@ fn read_small(engine: &Engine, at: &Uri, max: u64) -> Result<Vec<u8>, Error> {
             .remedy("check that it belongs to a checkpoint"));
     }
     read_range(engine, &object, 0, object.len())
+}
+
+impl Checksums {
+    /// Reads those that lie beside a checkpoint: a directory, or a file in it. `None` where there are none, and beside what is
+    /// no file.
+    ///
+    /// # Errors
+    /// `BadFormat` for a file of that name that holds something else; what reading returns.
+    pub fn beside(engine: &Engine, at: &Uri) -> Result<Option<Self>, Error> {
+        let Uri::File(path) = at else { return Ok(None) };
+        let path = Path::new(path);
+        let directory = if path.is_dir() { Some(path) } else { path.parent() };
+        let Some(path) = directory.map(|directory| directory.join(CHECKSUMS_FILE)).filter(|path| path.is_file()) else {
+            return Ok(None);
+        };
+        let at = Uri::from_path(&path)?;
+        let text = read_small(engine, &at, CHECKSUMS_LEN_MAX_BYTES)?;
+        Self::parse(&text).map(Some).map_err(|cause| malformed(&at, cause))
+    }
 }
 
 /// A head that could not be had, as an error of the engine's.

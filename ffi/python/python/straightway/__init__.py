@@ -151,6 +151,7 @@ def load(
     *,
     tensors: str | Iterable[str] | None = None,
     policy: str = "any",
+    verify: str = "auto",
     framework: str | None = None,
     engine: Engine | None = None,
     progress: Progress = False,
@@ -160,17 +161,20 @@ def load(
     device: `cpu`, `cuda`, `cuda:N`, N, or a name of the engine's such as `gpu0`.
     tensors: a pattern such as `"model.layers.0.*,lm_head*"`, or names. None: all.
     policy: `any`, `prefer=ROUTE`, `require=ROUTE`, `require-core=ROUTE`; a demand that cannot be met is `PolicyUnmet`.
+    verify: whether checksums beside the checkpoint are compared: `auto`, where there are some and little else must be read for it;
+        `off`; or `require`: every byte, and `NotFound` without checksums. `report.files` tell how far.
     framework: `numpy` or `torch` for their arrays; None for `Buffer`, which both of them take without a copy.
     progress: how far it is, in bytes: True for a bar, or a function that gets what has arrived and what there is in all.
 
     The memory of all tensors of a file is one region. It stays as long as one of them lives.
-    Raises `BadFormat` with file and tensor, `NotFound`, `PolicyUnmet`, and what reading returns; nothing comes back half.
+    Raises `BadFormat` with file and tensor, `ChecksumMismatch`, `NotFound`, `PolicyUnmet`, and what reading returns; nothing comes back half.
     """
     chosen = tensors if tensors is None or isinstance(tensors, str) else list(tensors)
     used = engine or Engine.shared()
     convert = _converter(framework)
     with shown(progress, os.path.basename(os.fspath(uri)), "B") as tell:
-        loaded, report = used.load(uri, into=_destination(device), tensors=chosen, policy=policy, progress=tell)
+        options = {"tensors": chosen, "policy": policy, "verify": verify, "progress": tell}
+        loaded, report = used.load(uri, into=_destination(device), **options)
     return Tensors(((name, convert(buffer)) for name, buffer in loaded), report)
 
 
@@ -203,12 +207,14 @@ def load_file(
     *,
     tensors: str | Iterable[str] | None = None,
     policy: str = "any",
+    verify: str = "auto",
     framework: str | None = None,
     engine: Engine | None = None,
     progress: Progress = False,
 ) -> Tensors:
     """Loads one `.safetensors` file. As `load`, which takes directories and indexes too."""
-    return load(path, device, tensors=tensors, policy=policy, framework=framework, engine=engine, progress=progress)
+    options = {"tensors": tensors, "policy": policy, "verify": verify, "framework": framework, "progress": progress}
+    return load(path, device, engine=engine, **options)
 
 
 def _described(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int], Any]]:

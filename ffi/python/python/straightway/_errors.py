@@ -100,4 +100,12 @@ def new(kind: str, text: str, location: str | None = None) -> Error:
     return make(text, fields)
 
 
-_CODES = {"api_misuse": 1, "out_of_range": 6, "cancelled": 18, "unsupported": 24, "bad_format": 25, "already_exists": 27}
+_CODES = {
+    "api_misuse": 1,
+    "out_of_range": 6,
+    "cancelled": 18,
+    "checksum_mismatch": 20,
+    "unsupported": 24,
+    "bad_format": 25,
+    "already_exists": 27,
+}

@@ -57,10 +57,13 @@ class Path:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What was read of one file."""
+    """What was read of one file. `verified_bytes` lie in chunks that were compared with their checksums; `unverified_bytes` were
+    read and not compared."""
 
     name: str
     ways: list[Path]
+    verified_bytes: int = 0
+    unverified_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class SaveReport:
 @dataclass(frozen=True)
 class LoadReport:
     """What a load did. `gap_bytes` were read beside the tensors; `realigned_bytes` were copied once more, because the file has
-    them at offsets that are no multiples of their element size."""
+    them at offsets that are no multiples of their element size. `verification`: whether what was read was `compared` with checksums
+    beside the checkpoint, there are `none`, or it was `off`."""
 
     name: str
     into: str
@@ -91,6 +95,7 @@ class LoadReport:
     tensor_bytes: int
     gap_bytes: int
     realigned_bytes: int
+    verification: str = "none"
 
     def __str__(self) -> str:
         ways = "; ".join(str(way) for file in self.files for way in file.ways)

@@ -21,7 +21,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 
 from .. import _errors
 from .._native import Neighbour
+from . import _boxes
 
 WORD_BYTES = 8
 SECRET_BYTES = 32
@@ -38,9 +39,11 @@ SECRET_BYTES = 32
 FAILED = -1
 # Bytes that a rank reads before it tells how far it is: the others copy while it reads on.
 WAVE_BYTES = 64 << 20
-# Elements on average of the pieces that items are cut into where ranks want each other's rows: smaller ones would cost more to tell
+# Bytes on average of the pieces that items are cut into where ranks want each other's rows: smaller ones would cost more to tell
 # and to read than to read twice.
-PIECE_ELEMENTS = 128 << 10
+PIECE_BYTES = 512 << 10
+# Memory for copies of what another rank read, where the destination is strided or in a GPU, in bytes.
+COPY_BYTES = 64 << 20
 # Seconds between two looks at the words of ranks that have nothing new.
 LOOK_S = 0.001
 
@@ -53,6 +56,10 @@ class Reads:
     read: Callable[[list[Any]], None]
     # Where an item lies, to read in that order.
     place: Callable[[Any], tuple[str, int]]
+    # What was seen of chunks of files that were not seen whole.
+    partials: Callable[[], list[Any]]
+    # Compares what this rank (a number) and all have seen with checksums.
+    compare: Callable[[int, list[list[Any]]], None]
 
 
 @dataclasses.dataclass
@@ -76,18 +83,20 @@ def _box(item: ReadItem) -> tuple[Any, ...] | None:
     return (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets[1:]), tuple(item.lengths[1:]))
 
 
-def _cut(plans: list[LoadPlan]) -> list[LoadPlan]:
+def _cut(plans: list[LoadPlan], item_bytes: Callable[[ReadItem], int]) -> list[LoadPlan]:
     """Items that want some rows that others want and some that those do not, as an item for each piece. Two items of the same
     columns want the same rows or none in common then, unless the pieces would be small."""
     edges: dict[Any, set[int]] = {}
+    widths: dict[Any, int] = {}
     for item in itertools.chain.from_iterable(plan.items for plan in plans):
         if (box := _box(item)) is not None:
             first = item.storage_offsets[0]
+            widths[box] = item_bytes(item) * math.prod(box[3])
             edges.setdefault(box, set()).update((first, first + item.lengths[0]))
     marks: dict[Any, list[int]] = {}
     for box, found in edges.items():
         # Two are the ends of all items.
-        if len(found) > 2 and (max(found) - min(found)) * math.prod(box[3]) >= PIECE_ELEMENTS * (len(found) - 1):
+        if len(found) > 2 and (max(found) - min(found)) * widths[box] >= PIECE_BYTES * (len(found) - 1):
             marks[box] = sorted(found)
     if not marks:
         return plans
@@ -119,23 +128,25 @@ def _rows(item: ReadItem, at: int, count: int) -> ReadItem:
     )
 
 
-def share_out(plans: list[LoadPlan]) -> list[LoadPlan]:
-    """Gives each range that several ranks want to the one of them that has the least to read so far."""
-    plans = _cut(plans)
+def share_out(plans: list[LoadPlan], item_bytes: Callable[[ReadItem], int]) -> list[LoadPlan]:
+    """Gives each range that several ranks want to the one of them that has the fewest bytes to read so far."""
+    plans = _cut(plans, item_bytes)
+    sizes: dict[Any, int] = {}
     wanted: dict[Any, list[tuple[int, int]]] = {}
     for rank, plan in enumerate(plans):
         for position, item in enumerate(plan.items):
             if item.type != LoadItemType.BYTE_IO:
                 key = (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets), tuple(item.lengths))
+                sizes[key] = item_bytes(item) * math.prod(item.lengths)
                 wanted.setdefault(key, []).append((rank, position))
     load = [0] * len(plans)
     shares = [Share(len(plans), len(plan.items), set(), []) for plan in plans]
     # The largest first: so the loads come out even.
-    ordered = sorted(wanted.items(), key=lambda entry: -math.prod(entry[0][3]))
-    for number, ((_, _, _, lengths), takers) in enumerate(ordered):
+    ordered = sorted(wanted.items(), key=lambda entry: -sizes[entry[0]])
+    for number, (key, takers) in enumerate(ordered):
         takers = list({rank: (rank, position) for rank, position in reversed(takers)}.values())
         reader, _ = min(takers, key=lambda taker: load[taker[0]])
-        load[reader] += math.prod(lengths)
+        load[reader] += sizes[key]
         if len(takers) > 1:
             for rank, position in takers:
                 shares[rank].exchanges.append((number, reader, takers))
@@ -194,7 +205,9 @@ class _Piece:
 
     # It is there when the other rank's word is larger.
     index: int
+    # Of its bytes, dense.
     address: int
+    # Bytes if it is dense and in host memory, else the tensor.
     target: torch.Tensor
 
 
@@ -243,8 +256,24 @@ class _Pull(threading.Thread):
         ready = []
         while left and left[0].index < count:
             ready.append(left.popleft())
-        other.read_many([(piece.address, piece.target) for piece in ready])
+        other.read_many([(piece.address, piece.target) for piece in ready if _is_plain(piece.target)])
+        for piece in ready:
+            if not _is_plain(piece.target):
+                self._in_copies(other, piece)
         return bool(ready)
+
+    def _in_copies(self, other: Neighbour, piece: _Piece) -> None:
+        at = piece.address
+        for part in _parts(piece.target):
+            if self._ended.is_set():
+                return
+            copy = torch.empty(part.shape, dtype=part.dtype)
+            other.read_many([(at, _flat(copy))])
+            part.copy_(copy)
+            at += copy.numel() * copy.element_size()
+        if piece.target.is_cuda:
+            # Whoever uses it next may have another stream than this thread.
+            torch.cuda.current_stream(piece.target.device).synchronize()
 
 
 class Exchange:
@@ -256,6 +285,7 @@ class Exchange:
         self._process_group = process_group
         self._timeout = timeout
         self._group: dist.ProcessGroup | None = None
+        self._word: _Word | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -269,10 +299,14 @@ class Exchange:
         share: Share = plan.storage_data
         # Here and not earlier: that the plans are there says that no rank has failed before.
         group = self._meet(share)
-        word = _Word()
+        # Kept until the next load: others may look at it when this rank has failed.
+        self._word = word = _Word()
         Neighbour.admit_siblings()
         try:
             self._run(group, (share, plan, planner), reads, word)
+        except BaseException:
+            word.set(FAILED)
+            raise
         finally:
             Neighbour.admit_nobody()
 
@@ -285,35 +319,48 @@ class Exchange:
         targets: dict[int, torch.Tensor] = {}
         try:
             waves = self._plan(me, load, reads, (offer, targets))
-        except Exception as error:
+        except BaseException as error:
             failed = error
         offers: list[_Offer] = self._agree(group, failed, offer)
         share = _of_one_type(share, offers, me)
         far = {pair for pairs in self._agree(group, None, self._far(me, share, offers)) for pair in pairs}
-        # Of what another rank reads: a tensor that is strided or in a GPU is filled from a copy.
-        flat = {number: _flat(targets[number]) for number, reader, _ in share.exchanges if reader != me}
-        pull = _Pull(self._path, offers, self._pieces(me, share, (offers, far), flat), self._timeout)
-        pull.start()
-        try:
-            self._read((share, plan), reads, waves, word)
-        except Exception as error:
-            failed = error
-            word.set(FAILED)
-            pull.give_up()
-        pull.join()
-        self._agree(group, failed or pull.failed, None)
+        pull = _Pull(self._path, offers, self._pieces(me, share, (offers, far), targets), self._timeout)
+        self._read_and_pull((share, plan, group), reads, (waves, word), pull)
         if far:
-            try:
-                self._by_group(group, (share, far), (targets, flat))
-            except Exception as error:
-                failed = error
-            self._agree(group, failed, None)
+            self._all(group, lambda: self._by_group(group, (share, far), targets))
         for number, reader, takers in share.exchanges:
             if reader != me:
-                target = targets[number]
-                if target.data_ptr() != flat[number].data_ptr():
-                    target.copy_(flat[number].view(target.dtype).view(target.shape))
-                planner.commit_tensor(plan.items[dict(takers)[me]], target)
+                planner.commit_tensor(plan.items[dict(takers)[me]], targets[number])
+
+    def _read_and_pull(
+        self, load: tuple[Share, LoadPlan, dist.ProcessGroup], reads: Reads, told: tuple[list[list[int]], _Word], pull: _Pull
+    ) -> None:
+        (share, plan, group), (waves, word) = load, told
+        failed: BaseException | None = None
+        try:
+            pull.start()
+            self._read((share, plan), reads, waves, word)
+            pull.join()
+            seen = reads.partials()
+        # KeyboardInterrupt too: the others are told, and no thread goes on writing into tensors of a load that is over.
+        except BaseException as error:
+            failed, seen = error, []
+            word.set(FAILED)
+            pull.give_up()
+            if pull.ident is not None:
+                pull.join()
+        of_all = self._agree(group, failed or pull.failed, seen)
+        if any(of_all):
+            self._all(group, lambda: reads.compare(dist.get_rank(group), of_all))
+
+    def _all(self, group: dist.ProcessGroup, act: Callable[[], None]) -> None:
+        """What every rank does, or none has done."""
+        failed: BaseException | None = None
+        try:
+            act()
+        except BaseException as error:
+            failed = error
+        self._agree(group, failed, None)
 
     def _plan(
         self, me: int, load: tuple[Share, LoadPlan, LoadPlanner], reads: Reads, out: tuple[_Offer, dict[int, torch.Tensor]]
@@ -321,7 +368,8 @@ class Exchange:
         """Waves of items, by position, that this rank reads for others and itself; fills in what it offers, and its destinations."""
         (share, plan, planner), (offer, targets) = load, out
         if len(plan.items) != share.items:
-            text = f"the planner's finish_plan gave {len(plan.items)} items, the plan of all ranks has {share.items}; give those, or load without share"
+            text = f"the planner's finish_plan gave {len(plan.items)} items, the plan of all ranks has {share.items}"
+            text += "; give those, or load without share"
             raise _errors.new("api_misuse", text, self._path)
         mine, position = [], {}
         for number, reader, takers in share.exchanges:
@@ -367,7 +415,9 @@ class Exchange:
     def _agree(self, group: dist.ProcessGroup, failed: BaseException | None, word: Any) -> list[Any]:
         """Every rank's word; an error on every rank if one of them failed or does not answer in time."""
         words: list[Any] = [None] * dist.get_world_size(group)
-        mine = None if failed is None else f"rank {dist.get_rank()}: {failed}"
+        mine = None
+        if failed is not None:
+            mine = (getattr(failed, "kind", ""), f"rank {dist.get_rank()}: {str(failed) or type(failed).__name__}")
         try:
             dist.all_gather_object(words, (mine, word), group=group)
         except Exception as cause:
@@ -377,7 +427,10 @@ class Exchange:
             raise failed
         others = [error for error, _ in words if error is not None]
         if others:
-            raise _errors.new("cancelled", f"read {self._path} failed on another rank: {'; '.join(others)}", self._path)
+            # Damage is the same for all; what else another rank failed by is not this one's error.
+            kind = "checksum_mismatch" if any(kind == "checksum_mismatch" for kind, _ in others) else "cancelled"
+            text = f"read {self._path} failed on another rank: {'; '.join(text for _, text in others)}"
+            raise _errors.new(kind, text, self._path)
         return [word for _, word in words]
 
     def _far(self, me: int, share: Share, offers: list[_Offer]) -> list[tuple[int, int]]:
@@ -408,43 +461,61 @@ class Exchange:
         return seen == offer.secret
 
     def _pieces(
-        self, me: int, share: Share, known: tuple[list[_Offer], set[tuple[int, int]]], flat: dict[int, torch.Tensor]
+        self, me: int, share: Share, known: tuple[list[_Offer], set[tuple[int, int]]], targets: dict[int, torch.Tensor]
     ) -> dict[int, list[_Piece]]:
         """What comes from memory, by the rank that reads it."""
         offers, far = known
         index = [{number: at for at, number in enumerate(offer.addresses)} for offer in offers]
         pieces: dict[int, list[_Piece]] = {}
         for number, reader, _ in share.exchanges:
-            if reader != me and (me, number) not in far and flat[number].numel():
-                piece = _Piece(index[reader][number], offers[reader].addresses[number], flat[number])
-                pieces.setdefault(reader, []).append(piece)
-                self.from_memory += flat[number].numel()
+            target = targets[number]
+            if reader != me and (me, number) not in far and target.numel():
+                whole = _flat(target) if _is_plain(target) else target
+                pieces.setdefault(reader, []).append(_Piece(index[reader][number], offers[reader].addresses[number], whole))
+                self.from_memory += target.numel() * target.element_size()
         return pieces
 
     def _by_group(
-        self,
-        group: dist.ProcessGroup,
-        known: tuple[Share, set[tuple[int, int]]],
-        memory: tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]],
+        self, group: dist.ProcessGroup, known: tuple[Share, set[tuple[int, int]]], targets: dict[int, torch.Tensor]
     ) -> None:
-        (share, far), (targets, flat), me = known, memory, dist.get_rank(group)
+        (share, far), me = known, dist.get_rank(group)
         for number, reader, takers in share.exchanges:
             away = [rank for rank, _ in takers if (rank, number) in far]
             if not away or me not in (reader, *away):
                 continue
-            # This rank's own is as it was read, by now.
-            moved = _flat(targets[number]) if reader == me else flat[number]
-            if len(away) + 1 == share.world:
-                dist.broadcast(moved, group=group, group_src=reader)
-            elif me == reader:
-                for work in [dist.isend(moved, group=group, group_dst=rank) for rank in away]:
-                    work.wait()
-            else:
-                dist.recv(moved, group=group, group_src=reader)
-            if me != reader:
-                self.from_group += moved.numel()
+            for part in _parts(targets[number]):
+                # This rank's own is as it was read, by now.
+                plain = part
+                if not _is_plain(part):
+                    plain = part.cpu().contiguous() if reader == me else torch.empty(part.shape, dtype=part.dtype)
+                moved = _flat(plain)
+                if len(away) + 1 == share.world:
+                    dist.broadcast(moved, group=group, group_src=reader)
+                elif me == reader:
+                    for work in [dist.isend(moved, group=group, group_dst=rank) for rank in away]:
+                        work.wait()
+                else:
+                    dist.recv(moved, group=group, group_src=reader)
+                if me != reader:
+                    self.from_group += moved.numel()
+                    if plain is not part:
+                        part.copy_(plain)
 
 
-def _flat(target: torch.Tensor) -> torch.Tensor:
-    """The bytes of a tensor, shared if it is dense and in host memory."""
-    return (target if target.is_contiguous() and target.is_cpu else target.cpu().contiguous()).reshape(-1).view(torch.uint8)
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether its bytes lie in host memory as they are moved."""
+    return tensor.is_contiguous() and tensor.is_cpu
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a dense tensor, shared."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Views of a tensor, each of at most `COPY_BYTES` (or of one element): one behind the other in row-major order."""
+    if tensor.numel() == 0:
+        return
+    lengths = list(tensor.shape)
+    for starts, sizes in _boxes.pieces(lengths, _boxes.dense(lengths), COPY_BYTES // tensor.element_size()):
+        yield tensor[tuple(slice(at, at + size) for at, size in zip(starts, sizes))]

@@ -39,9 +39,9 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from .. import _errors
-from .._native import Buffer, Engine, Object, PendingCheckpoint
+from .._native import Buffer, Checks, Engine, Object, PendingCheckpoint
 from .._reports import Path, SaveReport
-from . import _NAMES, _blob, _bytes_of, _stage, from_buffer
+from . import _NAMES, _blob, _boxes, _bytes_of, _stage, from_buffer
 from ._share import Exchange, Reads, Share, share_out
 
 __all__ = ["StorageReader", "StorageWriter"]
@@ -52,6 +52,8 @@ RUN_MIN_BYTES = 64 << 10
 # Memory for what cannot be read in place, in bytes: a load stops to copy when it is full. Longer tensors go through it in pieces.
 STAGING_BYTES = 256 << 20
 STAGED_PIECE_BYTES = 64 << 20
+# Memory through which what torch is going to read is compared, in bytes.
+SCRATCH_BYTES = 8 << 20
 # Files that a load has open at once, each with up to two descriptors: a checkpoint may have more files than a process may open
 # (1,024 descriptors are usual).
 FILES_OPEN_MAX = 128
@@ -100,10 +102,14 @@ class StorageReader(FileSystemReader):
     timeout: seconds that a rank waits for the others, so give more than the ranks' times of reading differ by. A rank that died
         is an error on the others within it.
     policy: which routes are accepted.
+    verify: whether what is read is compared with the checksums beside the checkpoint: `auto`, where there are some and little else
+        must be read for it; `off`; or `require`: every byte, and `NotFound` without checksums. Damage is `ChecksumMismatch`, with
+        `share` on all ranks.
 
-    After a load, `ways` has the way of every byte read, `read_bytes` their sum, `exchanged` what other ranks read, `staged` the names of tensors that could not be read in
-    place (strided destinations, other types), and `by_torch` those that torch read, because they are not stored as plain
-    tensors.
+    After a load, `verified_bytes` lie in chunks that were compared, `unverified_bytes` were read and not compared, and `verification`
+    is `compared`, `none` without checksums, or `off`. `ways` has the way of every byte read, `read_bytes` their sum, `exchanged` what
+    other ranks read, `staged` the names of tensors that could not be read in place (strided destinations, other types), and `by_torch`
+    those that torch read, because they are not stored as plain tensors.
     """
 
     def __init__(
@@ -114,11 +120,15 @@ class StorageReader(FileSystemReader):
         process_group: dist.ProcessGroup | None = None,
         timeout: float = 60.0,
         policy: str = "any",
+        verify: str = "auto",
         engine: Engine | None = None,
     ):
         super().__init__(path)
+        if verify not in ("auto", "off", "require"):
+            raise _errors.new("api_misuse", f"verify is {verify!r}; give auto, off or require")
         self._engine = engine or Engine.shared()
         self._policy = policy
+        self._verify = verify
         self._share = share
         self._exchange = Exchange(process_group, timeout)
         self._objects: dict[str, Object] = {}
@@ -129,7 +139,24 @@ class StorageReader(FileSystemReader):
         self.ways: list[Path] = []
         self.staged: list[str] = []
         self.by_torch: list[str] = []
+        self._checks: Checks | None = None
+        self._blobs: dict[tuple[str, int], _blob.Blob | None] = {}
         self._exchange.forget()
+
+    @property
+    def verification(self) -> str:
+        """Whether what was read was `compared` with checksums, there are `none`, or it was `off`."""
+        return self._checks.verification if self._checks else self._verify if self._verify == "off" else "none"
+
+    @property
+    def verified_bytes(self) -> int:
+        """Bytes in the chunks that this rank compared; parts of them may not have been wanted."""
+        return self._checks.totals[0] if self._checks else 0
+
+    @property
+    def unverified_bytes(self) -> int:
+        """Bytes that were read and not compared, heads aside."""
+        return self._checks.totals[1] if self._checks else 0
 
     @property
     def exchanged(self) -> dict[str, int]:
@@ -186,15 +213,26 @@ class StorageReader(FileSystemReader):
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
         """With `share`: each range that several ranks want is read by one of them."""
-        return share_out(plans) if self._share and len(plans) > 1 else plans
+        return share_out(plans, self._item_bytes) if self._share and len(plans) > 1 else plans
+
+    def _item_bytes(self, item: ReadItem) -> int:
+        """Bytes of an element as it is stored."""
+        known = self._known(item)
+        return known[0].itemsize if known else 1
+
+    def _known(self, item: ReadItem) -> tuple[torch.dtype, tuple[int, ...]] | None:
+        """Type and shape that the metadata tells of an item's chunk."""
+        index = item.storage_index
+        return self._chunks.get((index.fqn, index.offset and tuple(index.offset)))
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads, exchanges what is shared, and gives everything to the planner."""
         if isinstance(plan.storage_data, Share):
-            reads = Reads(lambda items: self._read(items, planner), self._place)
+            reads = Reads(lambda items: self._read(items, planner), self._place, self._partials, self._compare_with)
             self._exchange.run(os.fspath(self.path), plan, planner, reads)
         else:
             self._read(plan.items, planner)
+            self._compare()
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -216,10 +254,52 @@ class StorageReader(FileSystemReader):
             raise _errors.new("bad_format", f"{text}, so fetch it again", file.name)
         return file
 
-    def _read_many(self, parts: list[tuple[Object, int, Any]]) -> None:
-        self.ways += self._engine.read_many(parts, policy=self._policy)
+    def _checking(self) -> Checks:
+        if self._checks is None:
+            self._checks = Checks(self._engine, self.path, self._verify)
+        return self._checks
+
+    def _read_many(self, parts: list[tuple[str, int, Any]]) -> None:
+        """Reads `(file, offset, target)`."""
+        opened = [(self._object(name), name, offset, target) for name, offset, target in parts]
+        self.ways += self._checking().read_many(opened, policy=self._policy)
+
+    def _open_few(self, names: Sequence[str]) -> None:
+        """Makes room for these files to be open."""
+        if len(self._objects.keys() | set(names)) > FILES_OPEN_MAX:
+            self._objects.clear()
+
+    def _compare(self) -> None:
+        """Compares what was read with the checksums, as far as it was not when it was read."""
+        for name in self._checking().waiting():
+            self._open_few([name])
+            self.ways += self._checking().complete(self._object(name), name)
+
+    def _partials(self) -> list[tuple[str, int, int, int]]:
+        """What was seen of chunks that were not seen whole, for the other ranks."""
+        return self._checking().take_partials()
+
+    def _compare_with(self, me: int, of_all: list[list[tuple[str, int, int, int]]]) -> None:
+        """Compares what ranks have seen together."""
+        self._checking().join_partials(me, of_all)
+        self._compare()
 
     def _read(self, items: Sequence[ReadItem], planner: LoadPlanner) -> None:
+        try:
+            self._read_all(items, planner)
+        except _errors.ChecksumMismatch:
+            raise
+        except Exception as error:
+            # Damage may show itself as anything, in a head or a pickle: what it is is told first.
+            try:
+                self._compare()
+            except _errors.ChecksumMismatch as damaged:
+                raise damaged from error
+            except Exception:
+                pass
+            raise
+
+    def _read_all(self, items: Sequence[ReadItem], planner: LoadPlanner) -> None:
         of_files: dict[str, list[tuple[ReadItem, Any]]] = {}
         for item in items:
             info = self.storage_data[item.storage_index]
@@ -228,13 +308,28 @@ class StorageReader(FileSystemReader):
         names = sorted(of_files)
         for at in range(0, len(names), FILES_OPEN_MAX):
             some = names[at : at + FILES_OPEN_MAX]
-            if len(self._objects.keys() | set(some)) > FILES_OPEN_MAX:
-                self._objects.clear()
+            self._open_few(some)
             pairs = itertools.chain.from_iterable(sorted(of_files[name], key=lambda pair: pair[1].offset) for name in some)
             strange += self._read_files(list(pairs), planner)
         if strange:
             self.by_torch += [item.storage_index.fqn for item in strange]
+            self._see(strange)
             super().read_data(LoadPlan(strange), planner)
+
+    def _see(self, items: list[ReadItem]) -> None:
+        """Compares what torch is going to read."""
+        scratch = None
+        infos = {self._place(item): self.storage_data[item.storage_index] for item in items}
+        for (name, offset), info in sorted(infos.items(), key=lambda pair: pair[0]):
+            self._open_few([name])
+            file = self._checked(info)
+            if self._checking().verification != "compared":
+                self._checking().not_seen(file, name, offset, info.length)
+                continue
+            scratch = scratch or self._engine.allocate(SCRATCH_BYTES)
+            for at in range(offset, offset + info.length, SCRATCH_BYTES):
+                size = min(SCRATCH_BYTES, offset + info.length - at)
+                self._read_many([(name, at, scratch.view("U8", [size]))])
 
     def _read_files(self, pairs: list[tuple[ReadItem, Any]], planner: LoadPlanner) -> list[ReadItem]:
         """Reads items of few files, in that order; gives back what is not stored as a plain tensor."""
@@ -246,7 +341,8 @@ class StorageReader(FileSystemReader):
             if getattr(info, "transform_descriptors", None):
                 strange.append(item)
             elif item.type == LoadItemType.BYTE_IO:
-                batch.bytes(self._checked(info), info, lambda value, item=item: planner.load_bytes(item, value))
+                self._checked(info)
+                batch.bytes(info, lambda value, item=item: planner.load_bytes(item, value))
             elif blobs.get(place) is None:
                 strange.append(item)
             else:
@@ -260,27 +356,30 @@ class StorageReader(FileSystemReader):
         """Where the tensors lie in their blobs: one small read each, all at once."""
         lengths = {}
         for item, info in pairs:
-            if item.type != LoadItemType.BYTE_IO and not getattr(info, "transform_descriptors", None):
+            place = (info.relative_path, info.offset)
+            if place not in self._blobs and item.type != LoadItemType.BYTE_IO and not getattr(info, "transform_descriptors", None):
                 self._checked(info)
-                lengths[info.relative_path, info.offset] = info.length
+                lengths[place] = info.length
         if not lengths:
-            return {}
+            return self._blobs
         heads = self._engine.allocate(len(lengths) * _blob.HEAD_BYTES)
         parts, places = [], []
         for n, ((name, offset), length) in enumerate(sorted(lengths.items())):
             size = min(_blob.HEAD_BYTES, length)
             parts.append((self._object(name), offset, heads.view("U8", [size], n * _blob.HEAD_BYTES)))
             places.append(((name, offset), n * _blob.HEAD_BYTES, size, length))
-        self._read_many(parts)
+        # Not by way of the checks: what is read of a head is read again, with what its chunk lacks, to be compared.
+        self.ways += self._engine.read_many(parts, policy=self._policy)
         view = memoryview(heads)
-        return {place: _blob.locate(view[at : at + size], length) for place, at, size, length in places}
+        self._blobs |= {place: _blob.locate(view[at : at + size], length) for place, at, size, length in places}
+        return self._blobs
 
     def _tensor(self, batch: _Batch, blob: _blob.Blob, item: ReadItem, info: Any, planner: LoadPlanner) -> None:
         target = planner.resolve_tensor(item).detach()
         lengths, offsets = list(item.lengths), list(item.storage_offsets)
         if list(target.shape) != lengths or len(lengths) != len(blob.shape):
             raise AssertionError(f"req {item.storage_index} mismatch sizes {target.size()} vs {torch.Size(lengths)}")
-        known = self._chunks.get((item.storage_index.fqn, item.storage_index.offset and tuple(item.storage_index.offset)))
+        known = self._known(item)
         if known is not None and known != (blob.dtype, blob.shape):
             text = f"{item.storage_index} is {blob.dtype} {list(blob.shape)} in {info.relative_path}, the metadata says {known[0]} "
             text += f"{list(known[1])}; files of two checkpoints are mixed, or one is damaged"
@@ -290,7 +389,7 @@ class StorageReader(FileSystemReader):
         if math.prod(lengths) == 0:
             batch.after.append(lambda: planner.commit_tensor(item, target))
             return
-        base, object_ = info.offset + blob.at, self._object(info.relative_path)
+        base, name = info.offset + blob.at, info.relative_path
         plain = target.dtype == blob.dtype and target.layout == torch.strided and target.device.type in ("cpu", "cuda")
         runs = list(_runs(blob, offsets, lengths, target)) if plain else []
         if runs:
@@ -298,16 +397,16 @@ class StorageReader(FileSystemReader):
                 torch.cuda.current_stream(target.device).synchronize()
             for source, place, count in runs:
                 flat = torch.as_strided(target, (count,), (1,), place).view(torch.uint8)
-                batch.parts.append((object_, base + source * blob.dtype.itemsize, flat))
+                batch.parts.append((name, base + source * blob.dtype.itemsize, flat))
             batch.after.append(lambda: planner.commit_tensor(item, target))
             return
         self.staged.append(item.storage_index.fqn)
-        strides = _dense(blob.shape)
-        for starts, sizes in _pieces(lengths, strides, STAGED_PIECE_BYTES // blob.dtype.itemsize):
+        strides = _boxes.dense(blob.shape)
+        for starts, sizes in _boxes.pieces(lengths, strides, STAGED_PIECE_BYTES // blob.dtype.itemsize):
             first = sum((at + start) * stride for at, start, stride in zip(offsets, starts, strides))
-            held = self._engine.allocate(_span(sizes, strides) * blob.dtype.itemsize)
+            held = self._engine.allocate(_boxes.span(sizes, strides) * blob.dtype.itemsize)
             batch.staged += held.nbytes
-            batch.parts.append((object_, base + first * blob.dtype.itemsize, held))
+            batch.parts.append((name, base + first * blob.dtype.itemsize, held))
             part = target if sizes == lengths else target[tuple(slice(at, at + size) for at, size in zip(starts, sizes))]
 
             def copy(part: torch.Tensor = part, held: Buffer = held, sizes: list[int] = sizes) -> None:
@@ -332,42 +431,15 @@ class _Batch:
         self.clear()
 
     def clear(self) -> None:
-        self.parts: list[tuple[Object, int, Any]] = []
+        self.parts: list[tuple[str, int, Any]] = []
         self.after: list[Any] = []
         self.staged = 0
 
-    def bytes(self, file: Object, info: Any, take: Any) -> None:
+    def bytes(self, info: Any, take: Any) -> None:
         value = bytearray(info.length)
-        self.parts.append((file, info.offset, value))
+        self.parts.append((info.relative_path, info.offset, value))
         self.staged += info.length
         self.after.append(lambda: take(io.BytesIO(value)))
-
-
-def _dense(shape: Sequence[int]) -> list[int]:
-    strides, dense = [], 1
-    for dim in reversed(shape):
-        strides.insert(0, dense)
-        dense *= dim
-    return strides
-
-
-def _span(sizes: Sequence[int], strides: Sequence[int]) -> int:
-    """Elements from the first to the last of a box that is not empty."""
-    return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides))
-
-
-def _pieces(lengths: list[int], strides: list[int], most: int) -> Iterator[tuple[list[int], list[int]]]:
-    """First element and size in each dimension of the pieces of a box that span at most `most` elements each, or have one."""
-    dim = next((dim for dim, length in enumerate(lengths) if length > 1), None)
-    if dim is None or _span(lengths, strides) <= most:
-        yield [0] * len(lengths), lengths
-        return
-    row = _span(lengths[dim + 1 :], strides[dim + 1 :])
-    rows = max(1, (most - row) // strides[dim] + 1)
-    for start in range(0, lengths[dim], rows):
-        some = [*lengths[:dim], min(rows, lengths[dim] - start), *lengths[dim + 1 :]]
-        for starts, sizes in _pieces(some, strides, most):
-            yield [*starts[:dim], starts[dim] + start, *starts[dim + 1 :]], sizes
 
 
 def _is_place(info: Any) -> bool:
@@ -382,7 +454,7 @@ def _is_place(info: Any) -> bool:
 def _runs(blob: _blob.Blob, offsets: list[int], lengths: list[int], target: torch.Tensor) -> Iterator[tuple[int, int, int]]:
     """(element in the blob, element in the target's storage, count) of each run that is contiguous in both; nothing if runs are
     too short to be read one by one."""
-    strides, run, outer = _dense(blob.shape), 1, len(lengths)
+    strides, run, outer = _boxes.dense(blob.shape), 1, len(lengths)
     while outer > 0:
         dim = outer - 1
         if lengths[dim] != 1 and target.stride(dim) != run:
