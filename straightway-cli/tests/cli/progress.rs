@@ -21,7 +21,7 @@ fn on_terminal(more: &[&str]) -> (String, String) {
     let child = command.env("TERM", "xterm").stdout(Stdio::piped()).stderr(pty.slave).spawn().unwrap();
     // It holds the slave's descriptor: the terminal ends with the last of them.
     drop(command);
-    let terminal = std::thread::spawn(move || {
+    let terminal = std::thread::Builder::new().spawn(move || {
         let (mut master, mut seen, mut piece) = (File::from(pty.master), Vec::new(), [0; 4096]);
         // A terminal that is gone gives EIO.
         while let Ok(count @ 1..) = master.read(&mut piece) {
@@ -29,6 +29,7 @@ fn on_terminal(more: &[&str]) -> (String, String) {
         }
         seen
     });
+    let terminal = terminal.unwrap();
     let output = Child::wait_with_output(child).unwrap();
     let seen = String::from_utf8(terminal.join().unwrap()).unwrap();
     assert!(output.status.success(), "{seen}");
