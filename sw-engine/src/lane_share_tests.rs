@@ -112,7 +112,7 @@ fn reads(lane: &Lane, device: u64) -> Target {
 fn devices(lane: &Lane) -> (Target, Target) {
     let one = reads(lane, 0xfe00);
     let other = (0xfe01..).map(|device| reads(lane, device));
-    let apart = |other: &Target| Device::of(&other.object) != Device::of(&one.object);
+    let apart = |other: &Target| other.object.device() != one.object.device();
     let other = other.into_iter().find(apart).unwrap();
     (one, other)
 }

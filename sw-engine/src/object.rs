@@ -124,7 +124,24 @@ pub struct Object {
     pub keep: Box<dyn Any + Send + Sync>,
 }
 
+/// A device, as transports tell it apart from others: a few bits of its identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Device(pub(crate) u8);
+
+impl Device {
+    /// How many there are; devices whose bits are the same are one.
+    pub(crate) const COUNT: u32 = 16;
+}
+
 impl Object {
+    /// The device that it lies on; for a stripe set its members have theirs.
+    #[inline]
+    pub(crate) fn device(&self) -> Device {
+        // The highest bits of a product with the golden ratio depend on all others.
+        let mixed = self.version.identity.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - Device::COUNT.ilog2());
+        Device(u8::try_from(mixed).unwrap_or(0))
+    }
+
     /// A fresh [`ObjectId`].
     pub fn next_id() -> ObjectId {
         static NEXT: AtomicU64 = AtomicU64::new(1);

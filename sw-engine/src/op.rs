@@ -8,7 +8,7 @@ use sw_mem::DmaSpan;
 use crate::{
     checksum::Algorithm,
     error::{Error, ErrorKind, Verb},
-    object::Object,
+    object::{Device, Object},
     path::{ByPath, DataPath, Landing, Reason, Route},
     plan::{Choice, Via},
     rate::RateClass,
@@ -37,6 +37,8 @@ pub struct Reached {
     transports: u8,
     /// A bit for each transport (a lane has 64 at most) that moves bytes of the operation's own memory in these choices.
     direct: u64,
+    /// Where the object lies.
+    pub(crate) device: Device,
     whole: WholeRules,
 }
 
@@ -125,7 +127,8 @@ impl Target {
         let direct = all.filter(|leg| leg.via == Via::Direct);
         let direct = direct.fold(0, |bits, leg| bits | 1u64.checked_shl(leg.transport.into()).unwrap_or(0));
         let (transports, whole) = (highest.saturating_add(1), WholeRules::of(&object, &choice));
-        Self(Arc::new(Reached { object, choice, members, transports, direct, whole }))
+        let device = object.device();
+        Self(Arc::new(Reached { object, choice, members, transports, direct, device, whole }))
     }
 
     /// The choices of a stripe set's members; empty for a plain object.

@@ -6,11 +6,12 @@ use super::{
     Answer, Chunk, Counters, Lane, LostSlabs, OpState, Phase, QUANTUM, Queue, Stash,
     attach::Told,
     flow::{Flow, Piece, Shape, Spot},
-    share::{Device, Gone, Most},
+    share::{Gone, Most},
 };
 use crate::{
     checksum::Running,
     error::{ErrorKind, Fault, Verb},
+    object::Device,
     op::{Op, Spans},
     plan::{Leg, Via},
     seam::{CopyDirection, CopyJob, Io, IoKind, MAX_SEGMENTS, MemorySegment, Submit, TransportCaps},
@@ -387,7 +388,7 @@ impl Outlet<'_> {
         let Some(op) = &state.op else { return Err(Stop::Exhausted) };
         let Spans::One(span) = &op.spans else { return Err(Stop::Exhausted) };
         let leg = &op.target.choice.main;
-        let device = Device::of(&op.target.object);
+        let device = op.target.device;
         let room = room_in(self.queues, queued, (leg.transport, device), self.most)?;
         let kind = if op.verb == Verb::Write { IoKind::Write } else { IoKind::Read };
         let mut chunk = Chunk::of(token, op, here, kind, leg);

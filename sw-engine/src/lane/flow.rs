@@ -2,10 +2,9 @@
 
 use sw_mem::{ByteLen, DmaSpan, Place, RegionId};
 
-use super::share::Device;
 use crate::{
     error::Verb,
-    object::{Granularity, Object},
+    object::{Device, Granularity, Object},
     op::{Op, Spans},
     path::{Landing, Reason},
     plan::{Choice, Leg, Via},
@@ -116,7 +115,7 @@ impl Flow {
         if let (Spans::One(span), None) = (&op.spans, member) {
             (flow.here.left, flow.more) = (span.len().0, false);
         }
-        flow.device = Device::of(flow.object(op));
+        flow.device = flow.object(op).device();
         flow
     }
 

@@ -33,7 +33,7 @@ use sw_mem::{HugePages, Place, Slab, SlabPool};
 use crate::{
     checksum::Pieces,
     error::{Error, ErrorKind, Fault, Verb},
-    object::ObjectId,
+    object::{Device, ObjectId},
     op::{Completion, Limits, Op, OpId, Times},
     path::{ByPath, Reason},
     plan::Leg,
@@ -45,7 +45,7 @@ use crate::{
 use attach::{Attached, Told};
 use flow::FlowTable;
 pub use report::Counters;
-use share::{Device, Most, Shares};
+use share::{Most, Shares};
 
 /// Chunks that a flow cuts before the next flow of the same transport has its turn.
 const QUANTUM: u32 = 4;
@@ -109,7 +109,7 @@ struct Queue {
     /// Of those, the ones whose memory the device may touch for ever: their places never come back.
     kept: u32,
     /// What each device has of it, and its flows with bytes left to cut.
-    shares: Box<Shares>,
+    shares: Shares,
     /// I/Os that it took since the last ring.
     unrung: u32,
     /// Ready to be submitted, but the transport said `Full`.
@@ -610,7 +610,7 @@ impl Queue {
             caps,
             taken: 0,
             kept: 0,
-            shares: Box::default(),
+            shares: Shares::default(),
             unrung: 0,
             refused: VecDeque::with_capacity(depth),
             broken: None,

@@ -13,32 +13,20 @@
 use std::collections::VecDeque;
 
 use super::Stash;
-use crate::{object::Object, split::Landed};
+use crate::{object::Device, split::Landed};
 
 /// Devices that a transport tells apart: the bits of a word. Those whose identities fall together share.
-const DEVICES: u32 = 16;
+const DEVICES: u32 = Device::COUNT;
 
-/// A device, by its share of a transport.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Device(u8);
+/// The share of a device.
+#[inline(always)]
+fn index(device: Device) -> usize {
+    usize::from(device.0) % DEVICES as usize
+}
 
-impl Device {
-    /// That of an object that is no stripe set.
-    #[inline(always)]
-    pub(super) fn of(object: &Object) -> Self {
-        // The highest bits of a product with the golden ratio depend on all others.
-        let mixed = object.version.identity.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - DEVICES.ilog2());
-        Self(u8::try_from(mixed).unwrap_or(0))
-    }
-
-    #[inline(always)]
-    fn index(self) -> usize {
-        usize::from(self.0) % DEVICES as usize
-    }
-
-    fn bit(self) -> u16 {
-        1 << self.index()
-    }
+#[inline(always)]
+fn bit(device: Device) -> u16 {
+    1 << index(device)
 }
 
 /// Things of one kind that chunks of a device have.
@@ -85,9 +73,9 @@ impl Most {
     }
 }
 
+/// What the common chunk has no part in.
 #[derive(Debug, Default)]
 struct Share {
-    places: Held,
     bounce: Held,
     staging: Held,
     /// Flows with bytes left to cut.
@@ -107,6 +95,7 @@ impl Share {
 /// The shares of one transport.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
+    places: [Held; DEVICES as usize],
     each: [Share; DEVICES as usize],
     /// A bit for each device whose round is not empty.
     waiting: u16,
@@ -118,12 +107,12 @@ impl Shares {
     /// Whether a chunk of the device may have a place.
     #[inline(always)]
     pub(super) fn check_place(&self, device: Device, most: Most) -> Result<(), Gone> {
-        self.each[device.index()].places.check(most.places)
+        self.places[index(device)].check(most.places)
     }
 
     /// Whether a chunk of the device may have a slab of the pool that what lands so goes through.
     pub(super) fn check_slab(&self, device: Device, landed: Landed, most: Most) -> Result<(), Gone> {
-        let share = &self.each[device.index()];
+        let share = &self.each[index(device)];
         match landed {
             Landed::InPlace => share.bounce.check(most.bounce),
             Landed::InSlab => share.staging.check(most.staging),
@@ -133,9 +122,10 @@ impl Shares {
     /// A chunk has a place, and a slab if it goes through one.
     #[inline(always)]
     pub(super) fn take(&mut self, device: Device, stash: &Stash) {
-        let share = &mut self.each[device.index()];
-        share.places.taken += 1;
-        if let Some(slabs) = share.slabs(stash) {
+        self.places[index(device)].taken += 1;
+        if !matches!(stash, Stash::None)
+            && let Some(slabs) = self.each[index(device)].slabs(stash)
+        {
             slabs.taken += 1;
         }
     }
@@ -143,24 +133,24 @@ impl Shares {
     /// It gives its place back.
     #[inline(always)]
     pub(super) fn give_place(&mut self, device: Device) {
-        self.each[device.index()].places.give_back();
+        self.places[index(device)].give_back();
     }
 
     /// It gives its slab back.
     pub(super) fn give_slab(&mut self, device: Device, stash: &Stash) {
-        if let Some(slabs) = self.each[device.index()].slabs(stash) {
+        if let Some(slabs) = self.each[index(device)].slabs(stash) {
             slabs.give_back();
         }
     }
 
     /// Its place never comes back.
     pub(super) fn keep_place(&mut self, device: Device) {
-        self.each[device.index()].places.kept += 1;
+        self.places[index(device)].kept += 1;
     }
 
     /// Nor does its slab.
     pub(super) fn keep_slab(&mut self, device: Device, stash: &Stash) {
-        if let Some(slabs) = self.each[device.index()].slabs(stash) {
+        if let Some(slabs) = self.each[index(device)].slabs(stash) {
             slabs.kept += 1;
         }
     }
@@ -168,12 +158,12 @@ impl Shares {
     /// Whether flows of the device wait.
     #[inline(always)]
     pub(super) fn has_waiting(&self, device: Device) -> bool {
-        self.waiting & device.bit() != 0
+        self.waiting & bit(device) != 0
     }
 
     /// Flows of the device that wait.
     pub(super) fn waiting_of(&self, device: Device) -> usize {
-        self.each[device.index()].round.len()
+        self.each[index(device)].round.len()
     }
 
     /// Flows that wait.
@@ -183,21 +173,21 @@ impl Shares {
 
     /// A flow goes to the end of its device's round.
     pub(super) fn wait_last(&mut self, device: Device, flow: u32) {
-        self.each[device.index()].round.push_back(flow);
-        self.waiting |= device.bit();
+        self.each[index(device)].round.push_back(flow);
+        self.waiting |= bit(device);
     }
 
     /// A flow goes back to where it was.
     pub(super) fn wait_first(&mut self, device: Device, flow: u32) {
-        self.each[device.index()].round.push_front(flow);
-        self.waiting |= device.bit();
+        self.each[index(device)].round.push_front(flow);
+        self.waiting |= bit(device);
     }
 
     /// The flow of the device whose turn it is.
     pub(super) fn next(&mut self, device: Device) -> Option<u32> {
-        let flow = self.each[device.index()].round.pop_front();
-        if self.each[device.index()].round.is_empty() {
-            self.waiting &= !device.bit();
+        let flow = self.each[index(device)].round.pop_front();
+        if self.each[index(device)].round.is_empty() {
+            self.waiting &= !bit(device);
         }
         flow
     }
@@ -213,7 +203,7 @@ impl Shares {
         core::iter::from_fn(move || {
             let step = (left != 0).then(|| left.trailing_zeros())?;
             left &= left - 1;
-            u8::try_from((first + step) % DEVICES).ok().map(Device)
+            Some(Device(u8::try_from((first + step) % DEVICES).unwrap_or(0)))
         })
     }
 
