@@ -74,7 +74,7 @@ fn copy(pieces: Vec<(Memory, Memory)>) -> Result<(), Error> {
     };
     thread::scope(|scope| {
         // Fewer threads do where the system has no more.
-        let helper = |_| thread::Builder::new().name("straightway-copy".to_owned()).spawn_scoped(scope, &work).ok();
+        let helper = |_| thread::Builder::new().name("straightway-copy".to_owned()).spawn_scoped(scope, work).ok();
         let helpers: Vec<_> = (1..threads).map_while(helper).collect();
         let mut outcome = work();
         for helper in helpers {
