@@ -146,7 +146,8 @@ impl EngineBuilder {
         self
     }
 
-    /// I/Os in flight on each lane. 1 to 4096; default 64.
+    /// I/Os in flight on each device, of each lane. 1 to 4096; default 64. A lane has room for four devices, so that one that
+    /// does not answer does not hold up the others.
     #[must_use]
     pub fn queue_depth(mut self, depth: u32) -> Self {
         self.config.queue_depth = depth;
