@@ -11,7 +11,7 @@ use pyo3::{
 };
 use straightway::{Error, ErrorKind, Verb, parse_policy};
 use sw_checkpoint::{
-    Cancel, Commit, Contents, DcpOptions, IfExists, Keep, Layout, Part, Prepared, Rank, SaveOptions, Saver,
+    Cancel, Commit, Contents, DcpOptions, IfExists, Incremental, Keep, Layout, Part, Prepared, Rank, SaveOptions, Saver,
     SaverOptions, Saving,
 };
 
@@ -80,19 +80,25 @@ impl PendingCheckpoint {
     }
 
     /// Writes what rank `number` of `of` has: tensors, then things that are no tensors as bytes, each under a name of its own.
-    /// They are durable when it returns.
-    #[pyo3(signature = (rank, tensors, objects, *, policy="any"))]
+    /// They are durable when it returns. `compared`: files get the checksums that a later save compares, and those that are as
+    /// in the checkpoint `since` become links to them. `file_bytes`: most bytes of tensors in one file.
+    #[pyo3(signature = (rank, tensors, objects, *, policy="any", compared=false, since=None, file_bytes=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn write<'py>(
         slf: &Bound<'py, Self>,
         rank: (u32, u32),
         tensors: Vec<Given<'py>>,
         objects: Vec<(String, Vec<u8>)>,
         policy: &str,
+        compared: bool,
+        since: Option<PathBuf>,
+        file_bytes: Option<u64>,
     ) -> Result<Wrote<'py>, Fail> {
         let Self { engine, inner } = slf.get();
         let given = given(engine, tensors)?;
-        let layout = Layout::Dcp(DcpOptions::default());
-        let options = SaveOptions { layout, policy: parse_policy(policy)?, ..SaveOptions::default() };
+        let layout = Layout::Dcp(DcpOptions { file_len_max_bytes: file_bytes });
+        let incremental = if compared { Incremental::Since(since) } else { Incremental::Off };
+        let options = SaveOptions { layout, policy: parse_policy(policy)?, incremental, ..SaveOptions::default() };
         let (engine, inner, cancel) = (straightway::Engine::clone(engine), inner.clone(), Cancel::default());
         let how = SaverOptions { cancel: cancel.clone(), ..SaverOptions::default() };
         let wrote = wait::interruptible(slf.py(), &cancel, move || {
@@ -149,6 +155,7 @@ fn answer<'py>(py: Python<'py>, wrote: &Prepared) -> Result<Wrote<'py>, Fail> {
     fields.set_item("kernel_copy", wrote.moved.bytes.kernel_copy)?;
     fields.set_item("staged", wrote.moved.staged_bytes)?;
     fields.set_item("in_place", wrote.moved.in_place_bytes)?;
+    fields.set_item("linked", wrote.moved.linked_bytes)?;
     let report = report::make(py, "SaveReport", fields)?;
     Ok((PyBytes::new(py, &wrote.part.to_bytes()), wrote.part.entries().map(place).collect(), report))
 }

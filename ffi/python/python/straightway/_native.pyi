@@ -295,6 +295,9 @@ class PendingCheckpoint:
         objects: Sequence[tuple[str, bytes]],
         *,
         policy: str = "any",
+        compared: bool = False,
+        since: _StrPath | None = None,
+        file_bytes: int | None = None,
     ) -> tuple[bytes, list[tuple[str, str, int, int]], SaveReport]: ...
     def commit(
         self, parts: Sequence[bytes], metadata: Sequence[tuple[str, bytes]], *, if_exists: str = "refuse"

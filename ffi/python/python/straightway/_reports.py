@@ -69,17 +69,20 @@ class FileReport:
 @dataclass(frozen=True)
 class SaveReport:
     """Where the bytes of a rank's part of a save went: written by a device's DMA or by a copy of the kernel; of them, those that
-    were copied into staging memory before, and those that were written from where they were."""
+    were copied into staging memory before, and those that were written from where they were. `linked`: bytes that were not
+    written, of files that are links to those of the earlier checkpoint."""
 
     bytes: int
     dma: int
     kernel_copy: int
     staged: int
     in_place: int
+    linked: int = 0
 
     def __str__(self) -> str:
         moved = f"{self.bytes} bytes: {self.dma} by DMA, {self.kernel_copy} by the kernel"
-        return f"{moved}; {self.staged} staged, {self.in_place} in place"
+        linked = f"; {self.linked} linked" if self.linked else ""
+        return f"{moved}; {self.staged} staged, {self.in_place} in place{linked}"
 
 
 @dataclass(frozen=True)

@@ -515,6 +515,10 @@ class StorageWriter(FileSystemWriter):
     overwrite: whether a checkpoint of that name may be there; the new one takes its place in that last step. A directory with
         other files than those of a checkpoint is refused: give each checkpoint a directory of its own.
     policy: which routes are accepted.
+    incremental: the path of an earlier checkpoint that was written with `incremental`: files that are as there become links to them
+        (copies where the file system has no links). True for the first one.
+    file_bytes: most bytes of tensors in one file of a rank; without it a rank has one file. What is linked is a file, so tensors that
+        stay as they are should be in files of their own.
 
     After a save, `report` tells where this rank's bytes went. For `async_save` it stages on the CPU (see `stage`); `stall` has the
     seconds that the last staging held the caller.
@@ -527,9 +531,13 @@ class StorageWriter(FileSystemWriter):
         policy: str = "any",
         overwrite: bool = True,
         cache_staged_state_dict: bool = False,
+        incremental: Union[bool, str, os.PathLike[str]] = False,
+        file_bytes: int | None = None,
         engine: Engine | None = None,
     ):
         super().__init__(path, overwrite=overwrite, cache_staged_state_dict=cache_staged_state_dict)
+        since = None if isinstance(incremental, bool) else os.fspath(incremental)
+        self._layout: dict[str, Any] = {"compared": bool(incremental), "since": since, "file_bytes": file_bytes}
         self._engine = engine or Engine.shared()
         self._policy = policy
         self._pending: PendingCheckpoint | None = None
@@ -601,7 +609,7 @@ class StorageWriter(FileSystemWriter):
             else:
                 objects.append((name, _saved(data)))
         try:
-            part, entries, self.report = pending.write((place.rank, place.world), tensors, objects, policy=self._policy)
+            part, entries, self.report = pending.write((place.rank, place.world), tensors, objects, policy=self._policy, **self._layout)
         except BaseException:
             self._give_up()
             raise
