@@ -11,8 +11,8 @@ use pyo3::{
 };
 use straightway::{Error, ErrorKind, Verb, parse_policy};
 use sw_checkpoint::{
-    Cancel, Commit, Contents, DcpOptions, IfExists, Incremental, Keep, Layout, Part, Prepared, Rank, SaveOptions, Saver,
-    SaverOptions, Saving,
+    Cancel, Commit, Contents, DcpOptions, IfExists, Incremental, Keep, Layout, Part, Prepared, Rank, SaveOptions,
+    Saver, SaverOptions, Saving,
 };
 
 use crate::{
@@ -80,9 +80,9 @@ impl PendingCheckpoint {
     }
 
     /// Writes what rank `number` of `of` has: tensors, then things that are no tensors as bytes, each under a name of its own.
-    /// They are durable when it returns. `compared`: files get the checksums that a later save compares, and those that are as
-    /// in the checkpoint `since` become links to them. `file_bytes`: most bytes of tensors in one file.
-    #[pyo3(signature = (rank, tensors, objects, *, policy="any", compared=false, since=None, file_bytes=None))]
+    /// They are durable when it returns. With `since`, a path, files get the checksums that a later save compares, and those that
+    /// are as in the checkpoint there become links to them; an empty path has none. `file_bytes`: most bytes of tensors in one file.
+    #[pyo3(signature = (rank, tensors, objects, *, policy="any", since=None, file_bytes=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn write<'py>(
         slf: &Bound<'py, Self>,
@@ -90,14 +90,14 @@ impl PendingCheckpoint {
         tensors: Vec<Given<'py>>,
         objects: Vec<(String, Vec<u8>)>,
         policy: &str,
-        compared: bool,
         since: Option<PathBuf>,
         file_bytes: Option<u64>,
     ) -> Result<Wrote<'py>, Fail> {
         let Self { engine, inner } = slf.get();
         let given = given(engine, tensors)?;
         let layout = Layout::Dcp(DcpOptions { file_len_max_bytes: file_bytes });
-        let incremental = if compared { Incremental::Since(since) } else { Incremental::Off };
+        let earlier = |since: PathBuf| Incremental::Since((!since.as_os_str().is_empty()).then_some(since));
+        let incremental = since.map_or(Incremental::Off, earlier);
         let options = SaveOptions { layout, policy: parse_policy(policy)?, incremental, ..SaveOptions::default() };
         let (engine, inner, cancel) = (straightway::Engine::clone(engine), inner.clone(), Cancel::default());
         let how = SaverOptions { cancel: cancel.clone(), ..SaverOptions::default() };

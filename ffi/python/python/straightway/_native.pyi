@@ -295,7 +295,6 @@ class PendingCheckpoint:
         objects: Sequence[tuple[str, bytes]],
         *,
         policy: str = "any",
-        compared: bool = False,
         since: _StrPath | None = None,
         file_bytes: int | None = None,
     ) -> tuple[bytes, list[tuple[str, str, int, int]], SaveReport]: ...

@@ -536,8 +536,8 @@ class StorageWriter(FileSystemWriter):
         engine: Engine | None = None,
     ):
         super().__init__(path, overwrite=overwrite, cache_staged_state_dict=cache_staged_state_dict)
-        since = None if isinstance(incremental, bool) else os.fspath(incremental)
-        self._layout: dict[str, Any] = {"compared": bool(incremental), "since": since, "file_bytes": file_bytes}
+        since = ("" if incremental else None) if isinstance(incremental, bool) else os.fspath(incremental)
+        self._layout: dict[str, Any] = {"since": since, "file_bytes": file_bytes}
         self._engine = engine or Engine.shared()
         self._policy = policy
         self._pending: PendingCheckpoint | None = None
