@@ -60,7 +60,7 @@ impl Held {
 /// The most that a device may have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Most {
-    pub(super) places: u32,
+    places: u32,
     bounce: u32,
     staging: u32,
 }

@@ -184,6 +184,7 @@ async def load_async(
     *,
     tensors: str | Iterable[str] | None = None,
     policy: str = "any",
+    verify: str = "auto",
     framework: str | None = None,
     engine: Engine | None = None,
     progress: Progress = False,
@@ -196,7 +197,8 @@ async def load_async(
     from . import _aio
 
     def run(tell: Callable[[int, int], object]) -> Tensors:
-        return load(uri, device, tensors=tensors, policy=policy, framework=framework, engine=engine, progress=tell)
+        options = {"tensors": tensors, "policy": policy, "verify": verify, "framework": framework, "progress": tell}
+        return load(uri, device, engine=engine, **options)
 
     return await _aio.while_wanted(run, progress, os.path.basename(os.fspath(uri)))
 
