@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use straightway::{Engine, GpuUse, checksum::Algorithm};
 use sw_data::{
-    index::{BuildOptions, Checksums, OnError, SideCars, build_in_memory},
+    index::{BuildOptions, SideCars, build_in_memory},
     samples::Samples as _,
 };
 
@@ -152,15 +152,7 @@ pub(crate) fn dataset(
 fn indexed(dir: &Path, packing: Packing) -> Result<List, Fault> {
     let engine = Engine::builder().gpu(GpuUse::Off).build()?;
     let source = if packing == Packing::Mds { dir.join("index.json") } else { dir.to_owned() };
-    let options = BuildOptions {
-        threads: NonZeroUsize::MIN,
-        format: None,
-        column: None,
-        sidecars: SideCars::Ignore,
-        checksums: Checksums::Stored,
-        on_error: OnError::Fail,
-        older: None,
-    };
+    let options = BuildOptions { sidecars: SideCars::Ignore, ..BuildOptions::new(NonZeroUsize::MIN) };
     let sources = [source.to_string_lossy().into_owned()];
     let (built, index) = build_in_memory(&engine, &sources, &options, &mut |_| ControlFlow::Continue(()))?;
     let numbers: Vec<u64> = (0..built.samples).collect();

@@ -16,23 +16,13 @@ use serde_json::Value;
 use straightway::{Destination, Engine, Error, ErrorKind, GpuUse, Uri};
 use sw_data::{
     formats::{Extent, NpzContent, NpzScan, scan_slice},
-    index::{
-        BATCH_ROWS, BuildOptions, Built, Checksums, Event, Feed, Finding, Index, OnError, SideCars, Want, build, verify,
-    },
+    index::{BATCH_ROWS, BuildOptions, Built, Checksums, Event, Feed, Finding, Index, OnError, Want, build, verify},
     samples::{Format, Label, Place, Samples},
 };
 use sw_testkit::scratch::Scratch;
 
 const THREADS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
-const OPTIONS: BuildOptions<'static> = BuildOptions {
-    threads: THREADS,
-    format: None,
-    column: None,
-    sidecars: SideCars::Use,
-    checksums: Checksums::Stored,
-    on_error: OnError::Fail,
-    older: None,
-};
+const OPTIONS: BuildOptions<'static> = BuildOptions::new(THREADS);
 
 fn scratch(tag: &str) -> Scratch {
     Scratch::new(env!("CARGO_TARGET_TMPDIR"), tag)

@@ -14,21 +14,13 @@ use std::{
 use serde_json::{Value, json};
 use straightway::{Engine, GpuUse, Uri};
 use sw_data::{
-    index::{BuildOptions, Checksums, Index, OnError, SideCars, build},
+    index::{BuildOptions, Index, build},
     pack::{Container, PackOptions, pack},
     samples::Samples as _,
 };
 use sw_testkit::scratch::Scratch;
 
-const OPTIONS: BuildOptions<'static> = BuildOptions {
-    threads: NonZeroUsize::new(2).unwrap(),
-    format: None,
-    column: None,
-    sidecars: SideCars::Use,
-    checksums: Checksums::Stored,
-    on_error: OnError::Fail,
-    older: None,
-};
+const OPTIONS: BuildOptions<'static> = BuildOptions::new(NonZeroUsize::new(2).unwrap());
 
 /// The interpreter, or the reason to skip.
 fn python(module: &str) -> Result<PathBuf, String> {

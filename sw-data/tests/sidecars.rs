@@ -16,15 +16,7 @@ use sw_data::{
 };
 use sw_testkit::scratch::Scratch;
 
-const OPTIONS: BuildOptions<'static> = BuildOptions {
-    threads: NonZeroUsize::new(2).unwrap(),
-    format: None,
-    column: None,
-    sidecars: SideCars::Use,
-    checksums: Checksums::Stored,
-    on_error: OnError::Fail,
-    older: None,
-};
+const OPTIONS: BuildOptions<'static> = BuildOptions::new(NonZeroUsize::new(2).unwrap());
 const WALK: BuildOptions<'static> = BuildOptions { sidecars: SideCars::Ignore, ..OPTIONS };
 
 fn scratch(tag: &str) -> Scratch {

@@ -12,7 +12,7 @@ use std::{
 
 use straightway::{Engine, GpuUse, Uri};
 use sw_data::{
-    index::{BuildOptions, Checksums, Index, OnError, SideCars, build},
+    index::{BuildOptions, Index, SideCars, build},
     loader::{Dataset, LoadError, Loader, LoaderOptions},
     order::{Method, Sampler},
     samples::Samples as _,
@@ -60,13 +60,8 @@ pub(crate) fn indexed(dir: &Path, arrays: &Arrays) -> Result<Indexed, Fault> {
     }
     let engine = Engine::builder().gpu(GpuUse::Off).build()?;
     let options = BuildOptions {
-        threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-        format: None,
-        column: None,
         sidecars: SideCars::Ignore,
-        checksums: Checksums::Stored,
-        on_error: OnError::Fail,
-        older: None,
+        ..BuildOptions::new(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
     };
     let sources = [dir.to_string_lossy().into_owned()];
     build(&engine, &sources, &Uri::from_path(&index)?, &options, &mut |_| ControlFlow::Continue(()))?;

@@ -69,6 +69,22 @@ pub struct BuildOptions<'a> {
     pub older: Option<&'a Index>,
 }
 
+impl BuildOptions<'_> {
+    /// Every file by its own format, side-cars used, the checksums that are stored kept, and the first object that cannot be
+    /// indexed an error.
+    pub const fn new(threads: NonZeroUsize) -> Self {
+        Self {
+            threads,
+            format: None,
+            column: None,
+            sidecars: SideCars::Use,
+            checksums: Checksums::Stored,
+            on_error: OnError::Fail,
+            older: None,
+        }
+    }
+}
+
 /// What happens meanwhile.
 #[derive(Debug)]
 pub enum Event<'a> {

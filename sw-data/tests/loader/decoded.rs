@@ -8,7 +8,7 @@ use straightway::Engine;
 use sw_data::{
     decode::DecodeError,
     formats::Extent,
-    index::{BuildOptions, Checksums, Index, OnError, SideCars, build_in_memory},
+    index::{BuildOptions, Checksums, Index, build_in_memory},
     loader::{Dataset, Layout, LoadError, Loader, LoaderOptions, OnBad, PadTo, Why},
     order::Method,
     samples::{Format, Place, Samples as _},
@@ -31,15 +31,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn index(engine: &Engine, sources: &[String], column: Option<&str>, checksums: Checksums) -> Arc<Index> {
-    let options = BuildOptions {
-        threads: NonZeroUsize::new(2).unwrap(),
-        format: None,
-        column,
-        sidecars: SideCars::Use,
-        checksums,
-        on_error: OnError::Fail,
-        older: None,
-    };
+    let options = BuildOptions { column, checksums, ..BuildOptions::new(NonZeroUsize::new(2).unwrap()) };
     Arc::new(build_in_memory(engine, sources, &options, &mut |_| ControlFlow::Continue(())).unwrap().1)
 }
 

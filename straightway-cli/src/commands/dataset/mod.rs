@@ -10,7 +10,7 @@ use std::{num::NonZeroUsize, ops::ControlFlow, path::Path};
 
 use straightway::{Engine, EntryKind, Uri};
 use sw_data::{
-    index::{BuildOptions, Checksums, Event, Index, OnError, SideCars, build_in_memory},
+    index::{BuildOptions, Event, Index, SideCars, build_in_memory},
     samples::Format,
 };
 
@@ -78,15 +78,7 @@ fn index_of(
         }
     }
     // Samples are read at once: the walk costs little beside that, and finds the checksums to hold them against.
-    let options = BuildOptions {
-        threads: THREADS,
-        format,
-        column,
-        sidecars: SideCars::Ignore,
-        checksums: Checksums::Stored,
-        on_error: OnError::Fail,
-        older: None,
-    };
+    let options = BuildOptions { format, column, sidecars: SideCars::Ignore, ..BuildOptions::new(THREADS) };
     let mut bar = None;
     let mut progress = |event: Event<'_>| {
         match event {

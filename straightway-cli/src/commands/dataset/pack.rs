@@ -4,7 +4,7 @@ use std::{fmt, fs, io, path::Path};
 
 use serde::Serialize;
 use sw_data::{
-    index::{BuildOptions, Checksums, OnError, SideCars, build},
+    index::{BuildOptions, SideCars, build},
     pack::{Container, PackOptions, pack},
     samples::Samples as _,
 };
@@ -82,15 +82,7 @@ pub fn run(args: &Pack, out: &mut Out) -> Result<(), Fail> {
         drop(bar);
         let packed = packed.map_err(or_signal)?;
         let to = format!("{folder}/{INDEX_NAME}");
-        let options = BuildOptions {
-            threads: THREADS,
-            format: None,
-            column: None,
-            sidecars: SideCars::Ignore,
-            checksums: Checksums::Stored,
-            on_error: OnError::Fail,
-            older: None,
-        };
+        let options = BuildOptions { sidecars: SideCars::Ignore, ..BuildOptions::new(THREADS) };
         let built =
             build(engine, &packed.shards, &to.parse()?, &options, &mut |_| until_signal()).map_err(or_signal)?;
         out.report(&Report {
