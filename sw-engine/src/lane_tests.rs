@@ -363,6 +363,24 @@ fn endless_short_transfers_end() {
 }
 
 #[test]
+fn a_refusal_for_lack_of_space_says_nothing_was_written_only_of_a_first_try() {
+    let full = Fault::new(ErrorKind::NoSpace, 28);
+    let again = Fault { kind: ErrorKind::Io, code: 0, retry: crate::error::Retry::Now };
+    for (lies, outcome) in [
+        (vec![Err(full)], crate::error::WriteOutcome::NotApplied),
+        (vec![Err(again), Err(full)], crate::error::WriteOutcome::Unknown),
+    ] {
+        let mut bed = bed();
+        bed.memory.lock().unwrap().lies.extend(lies);
+        let buffer = bed.buffer(4_096, 0);
+        let op = bed.op(Verb::Write, 0, Spans::One(buffer.into_span()));
+        bed.lane.submit(Time(0), op).unwrap();
+        let error = bed.run().result.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::NoSpace, Some(outcome)));
+    }
+}
+
+#[test]
 fn memory_past_its_deadline_stays_until_the_device_lets_go() {
     let mut bed = bed();
     bed.memory.lock().unwrap().hold = true;

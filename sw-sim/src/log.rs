@@ -50,6 +50,9 @@ pub enum Mark {
     RegionDetached,
     IommuFault,
     IommuFull,
+    IommuReused,
+    IommuSlow,
+    IommuStale,
     NvmeFatal,
     NvmeStuck,
     NvmeGone,
@@ -78,6 +81,7 @@ pub enum Mark {
     NvmeShortData,
     NvmeLostPage,
     NvmeLateData,
+    NvmeLateDataElsewhere,
     NvmeFewerQueues,
     NvmeDeletedInFlight,
     NvmeDoorbellBuffer,
@@ -134,9 +138,12 @@ impl Mark {
     ];
 
     /// Every mark of runs with modelled controllers, besides those of the engine.
-    pub const NVME: [Mark; 40] = [
+    pub const NVME: [Mark; 44] = [
         Mark::IommuFault,
         Mark::IommuFull,
+        Mark::IommuReused,
+        Mark::IommuSlow,
+        Mark::IommuStale,
         Mark::NvmeFatal,
         Mark::NvmeStuck,
         Mark::NvmeGone,
@@ -165,6 +172,7 @@ impl Mark {
         Mark::NvmeShortData,
         Mark::NvmeLostPage,
         Mark::NvmeLateData,
+        Mark::NvmeLateDataElsewhere,
         Mark::NvmeFewerQueues,
         Mark::NvmeDeletedInFlight,
         Mark::NvmeDoorbellBuffer,

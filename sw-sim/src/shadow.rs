@@ -164,6 +164,11 @@ impl Shadow {
         self.areas.get(&region).is_some_and(|area| area.region.holders() > 2)
     }
 
+    /// Whether it is a slab of the engine's.
+    pub(crate) fn is_of_the_engine(&self, region: RegionId) -> bool {
+        self.areas.get(&region).is_some_and(|area| area.belongs == Belongs::Engine)
+    }
+
     /// The device whose memory a region is.
     pub(crate) fn device_of(&self, region: RegionId) -> Option<DeviceId> {
         match self.areas.get(&region)?.region.base() {

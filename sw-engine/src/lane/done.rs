@@ -203,8 +203,8 @@ impl Lane {
         let Some((chunk, _)) = self.slots.get(token) else { return };
         let (op, offset) = (chunk.op, chunk.cut.offset + u64::from(chunk.cut.skip));
         let (phase, face) = (chunk.phase, (chunk.leg.transport, chunk.leg.handle));
-        // No space before the first byte is a refusal; anything else may have left a part behind.
-        let refused = fault.kind == ErrorKind::NoSpace && chunk.have == 0;
+        // No space before the first byte is a refusal; anything else may have left a part behind, and so may a try before.
+        let refused = fault.kind == ErrorKind::NoSpace && chunk.have == 0 && chunk.resubmits == 0;
         self.counters.faults += 1;
         self.fail_op(op, fault, offset, phase);
         self.met_at(op, fault, face);

@@ -340,6 +340,8 @@ impl<B: Bus> Drop for NvmeTransport<B> {
         if !self.closed {
             self.fence_all(DROP_WAIT, &mut Vec::with_capacity(self.depth));
         }
+        // A controller that was too slow for the fence is perhaps quiet by now.
+        (0..self.places.len()).for_each(|index| self.link_changed(index));
         for place in core::mem::take(&mut self.places) {
             let Place::Linked(link) = place else { continue };
             super::LEAKED_PAIRS.fetch_add(1, core::sync::atomic::Ordering::Relaxed);

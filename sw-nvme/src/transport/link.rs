@@ -318,6 +318,7 @@ impl<B: Bus> Link<B> {
             } else if let Some(due) = retry_due(parent, ended.status, controller) {
                 counters.retries += 1;
                 parent.retries += 1;
+                parent.moved = true;
                 again.push(Again { part, due, fault: fault_of(parent, ended.status) });
             } else {
                 parent.open -= 1;

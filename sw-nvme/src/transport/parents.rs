@@ -22,7 +22,7 @@ pub(super) struct Parent {
     pub(super) segment_count: u8,
     /// Commands of it that were sent again.
     pub(super) retries: u8,
-    /// A command of it succeeded.
+    /// A command of it succeeded, or was sent again: bytes may have moved.
     pub(super) moved: bool,
     pub(super) link: u32,
     pub(super) nsid: u32,

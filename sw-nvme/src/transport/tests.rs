@@ -304,6 +304,13 @@ fn no_space_is_said_only_if_nothing_was_written() {
         assert!(error(kind)(&result), "{result:?}");
         assert_eq!(result.unwrap_err().code, i32::from(full.code()));
     }
+    // A first try that failed in another way may have written.
+    let mut bed = Bed::new(Model::default());
+    bed.bus.model().statuses.extend([Status::INTERNAL, full]);
+    let io = bed.io(1, IoKind::Write, 0, &[(0, 4096)]);
+    bed.submit(&io);
+    let done: Vec<_> = (0..10).flat_map(|_| bed.poll()).collect();
+    assert!(done.len() == 1 && error(ErrorKind::Io)(&done[0].1), "{done:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use sw_nvme::bus::{Bus, QueueMemory, Registers, Waiter};
 use super::iommu::{Behind, PAGE, Refused};
 use crate::{
     hub::{Hub, WakeFlag, nanos},
+    log::Mark,
     machine::Machine,
     shadow::Belongs,
 };
@@ -153,10 +154,14 @@ impl SimBus {
         let mut machine = self.hub.lock();
         let Some(mut step) = machine.controller(self.number) else { return Err(refused(Refused::Full)) };
         step.sweep();
+        let reused = step.ctrl.iommu.reused;
         let (mapped, map_ns) = (step.ctrl.iommu.map(behind, len), step.ctrl.params.map_ns);
-        if mapped == Err(Refused::Full) {
-            machine.mark(crate::log::Mark::IommuFull);
-        }
+        let marks = [
+            (mapped == Err(Refused::Full), Mark::IommuFull),
+            (step.ctrl.iommu.reused > reused, Mark::IommuReused),
+            (map_ns > 0, Mark::IommuSlow),
+        ];
+        marks.iter().filter(|(reached, _)| *reached).for_each(|(_, mark)| machine.mark(*mark));
         let until = machine.now() + map_ns;
         machine.run_until(until);
         mapped.map_err(refused)
@@ -287,6 +292,9 @@ impl Allocation {
 impl Drop for Allocation {
     fn drop(&mut self) {
         let mut machine = self.hub.lock();
+        if let Some(mut step) = machine.controller(self.number) {
+            step.memory_freed(self.iova, self.len as u64);
+        }
         machine.memories.free(self.name);
         let now = machine.now();
         if let Some(ctrl) = machine.nvme.get_mut(self.number) {

@@ -81,7 +81,9 @@ pub(super) struct Command {
     pub(super) sqe: Sqe,
     /// The stretch of stores in which it was rung: what it reads was stored before.
     rung: u64,
-    /// Its memory, in order.
+    /// Addresses and lengths of its memory, in order.
+    runs: Vec<(u64, u64)>,
+    /// What was there when it was fetched.
     pub(super) pieces: Vec<Reached>,
     /// Names of its accesses in the shadow.
     pub(super) owned: Vec<u64>,
@@ -141,8 +143,8 @@ impl Step<'_> {
         }
         let kind = if queue == 0 { QueueKind::Admin } else { QueueKind::Io };
         let act = self.ctrl.rules.decide(kind, sqe.opcode());
-        let command =
-            Command { queue, sqe, rung, pieces: Vec::new(), owned: Vec::new(), act, aborted: false, late: false };
+        let (runs, pieces, owned) = (Vec::new(), Vec::new(), Vec::new());
+        let command = Command { queue, sqe, rung, runs, pieces, owned, act, aborted: false, late: false };
         self.ctrl.commands.insert(name, command);
         let lists = queue > 0 && self.ctrl.params.lists > 0;
         if sqe.word(0) >> 8 & 0x3F != 0 || sqe.pointer() > u32::from(lists) {
@@ -200,23 +202,53 @@ impl Step<'_> {
                 return Err(TRANSFER_ERROR);
             }
         };
-        let mut pieces: Vec<Reached> = Vec::new();
-        for (at, len) in runs {
-            let Some(found) = self.translate(at, len) else {
-                self.sent_astray(&format!("{len} bytes of opcode {:#x}", sqe.opcode()), at);
-                return Err(TRANSFER_ERROR);
-            };
-            found.into_iter().for_each(|piece| join(&mut pieces, piece));
-        }
+        let pieces = self.translate_all(&runs).map_err(|(at, len)| {
+            self.sent_astray(&format!("{len} bytes of opcode {:#x}", sqe.opcode()), at);
+            TRANSFER_ERROR
+        })?;
         let (now, who) = (self.now(), self.who(name));
         // Bits 1:0 of the opcode: 01b host to controller, 10b controller to host.
         let access = if sqe.opcode() & 3 == 2 { Access::Writes } else { Access::Reads };
         let spots = pieces.iter().filter_map(spot).collect::<Vec<_>>();
         let owned = spots.into_iter().map(|spot| self.shadow.begin(now, spot, access, who)).collect();
         if let Some(command) = self.ctrl.commands.get_mut(&name) {
-            (command.pieces, command.owned) = (pieces, owned);
+            (command.runs, command.pieces, command.owned) = (runs, pieces, owned);
         }
         Ok(())
+    }
+
+    /// What is at the addresses of a command, in order, or the first of them where nothing is.
+    fn translate_all(&mut self, runs: &[(u64, u64)]) -> Result<Vec<Reached>, (u64, u64)> {
+        let mut pieces = Vec::new();
+        for (at, len) in runs.iter().copied() {
+            let found = self.translate(at, len).ok_or((at, len))?;
+            found.into_iter().for_each(|piece| join(&mut pieces, piece));
+        }
+        Ok(pieces)
+    }
+
+    /// What is at a command's addresses as its data moves: what was there when it was fetched, if the driver holds it so
+    /// long. Whatever it is, it is touched; nothing, if nothing is there.
+    fn reached_now(&mut self, name: u64) -> Vec<Reached> {
+        let Some(command) = self.ctrl.commands.get(&name) else { return Vec::new() };
+        let (runs, then, opcode) = (command.runs.clone(), command.pieces.clone(), command.sqe.opcode());
+        match self.translate_all(&runs) {
+            Ok(now) if now == then => {}
+            Ok(now) => {
+                self.violate("aliasing", format!("data of opcode {opcode:#x} meets {now:?}, it was sent to {then:?}"));
+                return now;
+            }
+            Err((at, _)) => {
+                self.sent_astray(&format!("data of opcode {opcode:#x}, once mapped"), at);
+                return Vec::new();
+            }
+        }
+        then
+    }
+
+    /// As [`reached_now`](Self::reached_now), for a controller that does not care.
+    pub(super) fn reached_late(&mut self, command: &Command) -> Vec<Reached> {
+        self.translate_all(&command.runs).unwrap_or_default()
     }
 
     fn schedule(&mut self, name: u64) {
@@ -348,7 +380,7 @@ impl Step<'_> {
     /// Puts bytes where the command's pages are, as far as they go.
     pub(super) fn put_data(&mut self, name: u64, bytes: &mut [u8]) {
         self.garble(bytes, Noisy::Data);
-        let Some(pieces) = self.ctrl.commands.get(&name).map(|command| command.pieces.clone()) else { return };
+        let pieces = self.reached_now(name);
         let (now, who) = (self.now(), self.who(name));
         let mut left = &*bytes;
         for piece in pieces {
@@ -368,8 +400,8 @@ impl Step<'_> {
 
     /// The bytes that the command's pages hold.
     pub(super) fn take_data(&mut self, name: u64) -> Vec<u8> {
-        let found = self.ctrl.commands.get(&name).map(|command| (command.pieces.clone(), command.rung));
-        let Some((pieces, rung)) = found else { return Vec::new() };
+        let Some(rung) = self.ctrl.commands.get(&name).map(|command| command.rung) else { return Vec::new() };
+        let pieces = self.reached_now(name);
         let (now, who) = (self.now(), self.who(name));
         let mut bytes = Vec::new();
         for piece in pieces {

@@ -3,6 +3,7 @@
 use super::{
     NamespaceParams, NvmeAct, Step,
     command::{INVALID_FIELD, INVALID_NAMESPACE, INVALID_OPCODE, LBA_RANGE, SUCCESS, Sqe, spot, status},
+    iommu::Reached,
 };
 use crate::log::Mark;
 
@@ -216,24 +217,39 @@ impl Step<'_> {
         }
     }
 
-    /// Data that comes after its entry: the driver let go of the memory, and the controller does not care.
+    /// Data that comes after its entry: the driver let go of the memory, and the controller does not care. It meets what is
+    /// at the addresses now: nothing, what was there, or what another has there by now.
     pub(super) fn late_data(&mut self, name: u64) {
         let Some(command) = self.ctrl.commands.remove(&name) else { return };
         let Ok(extent) = self.extent(&command.sqe) else { return };
         let now = self.now();
+        let pieces = self.reached_late(&command);
+        if pieces != command.pieces {
+            self.mark(Mark::NvmeLateDataElsewhere);
+        }
         let mut bytes = self.held(extent);
         let mut at = 0;
-        for spot in command.pieces.iter().filter_map(spot) {
-            let len = sw_mem::index(spot.len);
+        for piece in pieces {
+            let (Reached::Queue(_, _, len) | Reached::Region(_, _, len)) = piece;
+            let Some(here) = bytes.get_mut(at..at + sw_mem::index(len)) else { break };
+            at += here.len();
             // Past every owner: that somebody else has the memory is the controller's crime, not the driver's.
-            let Some(here) = bytes.get_mut(at..at + len) else { break };
-            match command.sqe.opcode() {
-                READ => self.shadow.put(spot.region, spot.at, here),
-                _ => here.copy_from_slice(&self.shadow.get(spot.region, spot.at, spot.len)),
+            match (piece, command.sqe.opcode()) {
+                (Reached::Region(region, at, _), READ) => {
+                    self.taint.regions.insert(region);
+                    self.taint.slabs |= self.shadow.is_of_the_engine(region);
+                    self.shadow.put(region, at, here);
+                }
+                (Reached::Region(region, at, len), _) => here.copy_from_slice(&self.shadow.get(region, at, len)),
+                (Reached::Queue(memory, at, _), READ) => {
+                    // Entries that the controller made up out of data: nothing is promised after them.
+                    self.taint.all = true;
+                    self.memories.device_write(memory, at, here);
+                }
+                (Reached::Queue(..), _) => here.fill(0),
             }
-            at += len;
         }
-        if command.sqe.opcode() == WRITE {
+        if command.sqe.opcode() == WRITE && at > 0 {
             self.disks.get_mut(extent.disk).into_iter().for_each(|disk| disk.write(now, extent.at, &bytes));
         }
     }

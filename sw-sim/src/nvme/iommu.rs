@@ -1,12 +1,15 @@
 //! The translation between a controller and memory.
 //!
 //! As VFIO type 1 behaves: a limited number of entries; an entry is unmapped as it was mapped or not at all (`EINVAL`); an
-//! access outside every entry is recorded and moves nothing (`field/dpu-rdma-nvmeof.md` 4.4). Addresses are never given
-//! out twice, so that whoever uses an old one hits nothing instead of something else.
+//! access outside every entry is recorded and moves nothing (`field/dpu-rdma-nvmeof.md` 4.4). Addresses are given out in
+//! one of two ways ([`Addresses`]): never twice, so that whoever uses an old one hits nothing, or the lowest free one, as
+//! the allocator of `sw-vfio` does, so that whoever uses an old one hits what is there now.
 
 use std::collections::BTreeMap;
 
 use sw_mem::RegionId;
+
+use super::params::Addresses;
 
 /// Bytes of a page of the IOMMU.
 pub(crate) const PAGE: u64 = 4096;
@@ -59,20 +62,30 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) struct Iommu {
     entries: BTreeMap<u64, Entry>,
-    /// Entries that are gone and still translate until a time.
+    /// Entries that are gone and still translate until a time, where no entry is now.
     stale: Vec<(u64, Entry, u64)>,
+    addresses: Addresses,
+    /// The lowest address to give out.
+    first: u64,
+    /// The end of the highest entry so far, and a page.
     next: u64,
     entries_max: usize,
     /// How long a removed entry goes on to translate.
     stale_ns: u64,
     /// Accesses to nothing so far.
     pub(crate) faults: u64,
+    /// Addresses that were given out again so far.
+    pub(crate) reused: u64,
+    /// Accesses through entries that were gone so far.
+    pub(crate) stale_hits: u64,
 }
 
 impl Iommu {
-    pub(crate) fn new(first: u64, entries_max: usize, stale_ns: u64) -> Self {
-        let next = first.next_multiple_of(PAGE).max(PAGE);
-        Self { entries: BTreeMap::new(), stale: Vec::new(), next, entries_max, stale_ns, faults: 0 }
+    pub(crate) fn new(first: u64, entries_max: usize, stale_ns: u64, addresses: Addresses) -> Self {
+        let first = first.next_multiple_of(PAGE).max(PAGE);
+        let (entries, stale) = (BTreeMap::new(), Vec::new());
+        let (faults, reused, stale_hits) = (0, 0, 0);
+        Self { entries, stale, addresses, first, next: first, entries_max, stale_ns, faults, reused, stale_hits }
     }
 
     /// Maps `len` bytes, a multiple of the page, and gives the address.
@@ -80,14 +93,23 @@ impl Iommu {
         if self.entries.len() >= self.entries_max {
             return Err(Refused::Full);
         }
+        let len = len.next_multiple_of(PAGE);
+        let at = match self.addresses {
+            Addresses::Fresh => past_reserved(self.next, len),
+            Addresses::LowestFree => self.lowest_free(len),
+        };
+        self.reused += u64::from(at < self.next);
         // A page between two entries is never mapped: an access that runs on hits nothing.
-        let mut at = self.next;
-        if at < RESERVED.0 + RESERVED.1 && at + len > RESERVED.0 {
-            at = RESERVED.0 + RESERVED.1;
-        }
-        self.next = at + len.next_multiple_of(PAGE) + PAGE;
-        self.entries.insert(at, Entry { len: len.next_multiple_of(PAGE), behind });
+        self.next = self.next.max(at + len + PAGE);
+        self.entries.insert(at, Entry { len, behind });
         Ok(at)
+    }
+
+    /// The lowest address with `len` bytes and a page behind it that no entry has.
+    fn lowest_free(&self, len: u64) -> u64 {
+        self.entries.iter().fold(past_reserved(self.first, len), |at, (start, entry)| {
+            if at + len + PAGE <= *start { at } else { at.max(past_reserved(start + entry.len + PAGE, len)) }
+        })
     }
 
     /// Removes the entry at `at` of exactly `len` bytes (rounded up to pages).
@@ -145,14 +167,22 @@ impl Iommu {
         Ok(found)
     }
 
-    fn entry_at(&self, now: u64, at: u64) -> Option<(u64, Entry)> {
+    fn entry_at(&mut self, now: u64, at: u64) -> Option<(u64, Entry)> {
         let covers = |start: u64, entry: &Entry| start <= at && at - start < entry.len;
         let live = self.entries.range(..=at).next_back().filter(|(start, entry)| covers(**start, entry));
-        live.map(|(start, entry)| (*start, *entry)).or_else(|| {
-            let old = self.stale.iter().find(|(start, entry, until)| *until > now && covers(*start, entry));
-            old.map(|(start, entry, _)| (*start, *entry))
-        })
+        if let Some((start, entry)) = live {
+            return Some((*start, *entry));
+        }
+        let old = self.stale.iter().find(|(start, entry, until)| *until > now && covers(*start, entry));
+        self.stale_hits += u64::from(old.is_some());
+        old.map(|(start, entry, _)| (*start, *entry))
     }
+}
+
+/// `at`, or the end of the reserved range if `len` bytes there would reach into it.
+fn past_reserved(at: u64, len: u64) -> u64 {
+    let end = RESERVED.0 + RESERVED.1;
+    if at < end && at + len > RESERVED.0 { end } else { at }
 }
 
 #[cfg(test)]
@@ -161,7 +191,7 @@ mod tests {
 
     #[test]
     fn an_entry_translates_and_nothing_beside_it() {
-        let mut iommu = Iommu::new(0x10_0000, 2, 0);
+        let mut iommu = Iommu::new(0x10_0000, 2, 0, Addresses::Fresh);
         let first = iommu.map(Behind::Queue(3), 8192).unwrap();
         let region = Behind::Region { region: RegionId(9), before: 512, len: 5000 };
         let second = iommu.map(region, 8192).unwrap();
@@ -177,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_part_is_not_unmapped_and_an_address_is_not_used_again() {
-        let mut iommu = Iommu::new(0, 8, 0);
+        let mut iommu = Iommu::new(0, 8, 0, Addresses::Fresh);
         let at = iommu.map(Behind::Queue(0), 8192).unwrap();
         assert_eq!(iommu.unmap(0, at, 4096), Err(Refused::Partial));
         assert_eq!(iommu.unmap(0, at + 4096, 4096), Err(Refused::Partial));
@@ -189,14 +219,37 @@ mod tests {
 
     #[test]
     fn no_entry_lies_in_the_interrupt_window() {
-        let mut iommu = Iommu::new(RESERVED.0 - PAGE, 8, 0);
-        let at = iommu.map(Behind::Queue(0), 2 * PAGE).unwrap();
-        assert!(at >= RESERVED.0 + RESERVED.1);
+        for addresses in [Addresses::Fresh, Addresses::LowestFree] {
+            let mut iommu = Iommu::new(RESERVED.0 - PAGE, 8, 0, addresses);
+            let at = iommu.map(Behind::Queue(0), 2 * PAGE).unwrap();
+            assert!(at >= RESERVED.0 + RESERVED.1);
+        }
+    }
+
+    #[test]
+    fn the_lowest_free_address_is_given_again_and_translates_to_what_is_there_now() {
+        let mut iommu = Iommu::new(0, 8, 100, Addresses::LowestFree);
+        let first = iommu.map(Behind::Queue(1), 2 * PAGE).unwrap();
+        let second = iommu.map(Behind::Queue(2), PAGE).unwrap();
+        assert_eq!((first, second), (PAGE, 4 * PAGE), "a page between them");
+        iommu.forget(1000, first);
+        // Too large for the gap and the page behind it, small enough, and no room left.
+        assert_eq!(iommu.map(Behind::Queue(3), 3 * PAGE), Ok(6 * PAGE));
+        assert_eq!((iommu.map(Behind::Queue(4), PAGE), iommu.reused), (Ok(first), 1));
+        assert_eq!(iommu.translate(1001, first, 8), Ok(vec![Reached::Queue(4, 0, 8)]));
+        assert_eq!(iommu.stale_hits, 0);
+        assert_eq!(
+            iommu.translate(1001, first + PAGE, 8),
+            Ok(vec![Reached::Queue(1, PAGE, 8)]),
+            "the old one's second page"
+        );
+        assert_eq!(iommu.stale_hits, 1);
+        assert!(iommu.translate(1100, first + PAGE, 8).is_err());
     }
 
     #[test]
     fn a_stale_entry_translates_for_its_window() {
-        let mut iommu = Iommu::new(0, 8, 100);
+        let mut iommu = Iommu::new(0, 8, 100, Addresses::Fresh);
         let at = iommu.map(Behind::Queue(1), 4096).unwrap();
         iommu.forget(1000, at);
         assert!(iommu.translate(1099, at, 8).is_ok());

@@ -47,7 +47,9 @@ use command::Command;
 use iommu::{Iommu, Reached};
 use memory::Memories;
 use params::RuleTable;
-pub use params::{Mishap, NamespaceParams, Noise, NvmeAct, NvmeParams, NvmeRule, OnCommand, QueueKind, StatusParams};
+pub use params::{
+    Addresses, Mishap, NamespaceParams, Noise, NvmeAct, NvmeParams, NvmeRule, OnCommand, QueueKind, StatusParams,
+};
 use registers::Registers;
 use rings::{CompletionQueue, DoorbellBuffer, SubmissionQueue};
 
@@ -112,6 +114,8 @@ pub struct NvmeCounts {
 pub(crate) struct Taint {
     /// Operations whose memory was not filled, or filled late.
     pub(crate) ops: BTreeSet<u64>,
+    /// Regions into which a controller put data that was not for them: nothing is promised of any of their bytes.
+    pub(crate) regions: BTreeSet<RegionId>,
     /// A slab was hit: any staged byte may be wrong.
     pub(crate) slabs: bool,
     /// A controller makes no sense: nothing is promised of any byte.
@@ -178,7 +182,7 @@ pub(crate) struct Controller {
 impl Controller {
     fn new(params: NvmeParams, seed: u64, number: usize) -> Self {
         let split = |purpose: &str| Rng::split(seed, &format!("nvme {number} {purpose}"));
-        let iommu = Iommu::new(params.iova_first, params.iommu_entries, params.stale_ns);
+        let iommu = Iommu::new(params.iova_first, params.iommu_entries, params.stale_ns, params.addresses);
         Self {
             registers: Registers::new(&params),
             life: 0,
@@ -405,7 +409,11 @@ impl Step<'_> {
     fn translate(&mut self, at: u64, len: u64) -> Option<Vec<Reached>> {
         self.sweep();
         let now = self.now();
+        let stale_hits = self.ctrl.iommu.stale_hits;
         let found = self.ctrl.iommu.translate(now, at, len).ok();
+        if self.ctrl.iommu.stale_hits > stale_hits {
+            self.mark(Mark::IommuStale);
+        }
         if found.is_none() {
             self.ctrl.counts.iommu_faults += 1;
             self.mark(Mark::IommuFault);

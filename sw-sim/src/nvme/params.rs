@@ -167,6 +167,8 @@ pub struct NvmeParams {
     pub iommu_entries: usize,
     /// Where its addresses begin.
     pub iova_first: u64,
+    /// Which addresses it gives out.
+    pub addresses: Addresses,
     /// How long a removed entry goes on to translate.
     pub stale_ns: u64,
     /// Time that a mapping takes.
@@ -175,6 +177,15 @@ pub struct NvmeParams {
     pub retry_delays: [u16; 3],
     /// Its faults.
     pub rules: Vec<NvmeRule>,
+}
+
+/// How addresses of the IOMMU are given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// Each one once.
+    Fresh,
+    /// The lowest one that is free.
+    LowestFree,
 }
 
 /// How a controller that makes no sense makes none. Chances in thousandths.
@@ -236,6 +247,7 @@ impl NvmeParams {
             reset_hangs: 0,
             iommu_entries: 65_535,
             iova_first: 0x1000_0000,
+            addresses: Addresses::LowestFree,
             stale_ns: 0,
             map_ns: 0,
             retry_delays: [1, 2, 3],

@@ -91,6 +91,19 @@ impl Step<'_> {
         self.ctrl.sqs.insert(queue, SubmissionQueue::new(sq.0, sq.1, queue));
     }
 
+    /// Memory of the driver's is freed. A controller that still has a ring there would use whatever comes to lie there.
+    pub(crate) fn memory_freed(&mut self, iova: u64, len: u64) {
+        if self.ctrl.registers.is_gone() {
+            return;
+        }
+        let sqs = self.ctrl.sqs.iter().map(|(id, queue)| (*id, queue.iova));
+        let cqs = self.ctrl.cqs.iter().map(|(id, queue)| (*id, queue.iova));
+        let within = |(_, at): &(u16, u64)| (iova..iova + len).contains(at);
+        if let Some((id, at)) = sqs.chain(cqs).find(within) {
+            self.violate("aliasing", format!("the ring at {at:#x} is freed while the controller has queue {id}"));
+        }
+    }
+
     /// A doorbell register, by its offset from the first one.
     pub(super) fn doorbell(&mut self, at: u32, value: u32) {
         let stride = 4u32 << self.ctrl.params.stride;

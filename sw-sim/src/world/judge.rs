@@ -193,7 +193,8 @@ impl World {
         let machine = self.hub.lock();
         let staged = ways.iter().any(|way| !matches!(way, Way::Dma | Way::Kernel));
         let taint = &machine.taint;
-        !(taint.all || taint.ops.contains(&live.user) || taint.slabs && staged)
+        let hit = live.parts.iter().any(|part| taint.regions.contains(&part.region));
+        !(taint.all || taint.ops.contains(&live.user) || hit || taint.slabs && staged)
     }
 
     /// A write whose bytes a device changed in memory: what it wrote is nobody's promise.
@@ -280,7 +281,12 @@ impl World {
 
     fn judge_guards(&self, live: &LiveOp) {
         for part in &live.parts {
-            let whole = self.hub.lock().shadow.get(part.region, 0, part.region_len);
+            let mut machine = self.hub.lock();
+            if machine.taint.regions.contains(&part.region) {
+                continue;
+            }
+            let whole = machine.shadow.get(part.region, 0, part.region_len);
+            drop(machine);
             let (start, end) = (index(part.at), index(part.at + part.len));
             let touched = whole.iter().enumerate().find(|(at, byte)| (*at < start || *at >= end) && **byte != GUARD);
             if let Some((at, byte)) = touched {

@@ -304,6 +304,28 @@ fn a_fence_takes_what_ended_whether_or_not_the_caller_has_room() {
 }
 
 #[test]
+fn a_controller_that_was_too_slow_for_the_fence_has_let_go_by_the_time_the_lane_is_dropped() {
+    let (mut bed, _bell) = Bed::attended(Model { lose: 1, ..Model::default() });
+    let io = bed.read(1, 0, 0, 4096);
+    bed.submit(&io);
+    bed.poll();
+    bed.controller().work();
+    assert_eq!(bed.poll(), []);
+    bed.bus.model().ready_after_ns = 400_000_000;
+    bed.out.clear();
+    assert_eq!(bed.transport.fence(Duration::from_millis(100), &mut bed.out), Fence::Busy(1));
+    let Bed { transport, region, .. } = bed;
+    let controller = transport.directory.get(0).unwrap();
+    // The one who looks after it goes on meanwhile.
+    controller.work();
+    assert!(controller.life().lets_go_of(1), "{:?}", controller.life());
+    let (leaked, holders) = (super::super::leaked_pairs(), region.holders());
+    drop(transport);
+    assert_eq!(super::super::leaked_pairs(), leaked);
+    assert_eq!(region.holders(), holders, "no handle is kept for it");
+}
+
+#[test]
 fn a_forked_child_submits_rings_polls_and_makes_nothing() {
     let mut bed = Bed::new(Model::default());
     let io = bed.read(1, 0, 0, 4096);
