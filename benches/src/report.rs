@@ -216,6 +216,12 @@ impl Sample {
 }
 
 impl Side {
+    /// A side that has nothing to run on, for this reason.
+    pub(crate) fn absent(name: &str, role: Role, why: &str) -> Self {
+        let (name, absent) = (name.to_owned(), Some(why.to_owned()));
+        Self { name, role, own_memory: None, absent, failed: false, samples: Vec::new() }
+    }
+
     /// Leaves it out of its case.
     pub(crate) fn leave_out(&mut self, fault: &Fault) {
         self.absent = Some(fault.line());
