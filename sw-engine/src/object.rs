@@ -47,7 +47,8 @@ pub struct Face {
     pub write_unit: u32,
     /// Who writes (or reads) memory that the transport can reach: [`Landing::Dma`] or [`Landing::KernelCopy`].
     pub landing: Landing,
-    /// Why this face is not better, where it stands in for a better one (buffered instead of direct).
+    /// Why this face is not better, where it stands in for a better one (buffered instead of direct, threads instead of
+    /// io_uring).
     pub because: Option<Reason>,
 }
 

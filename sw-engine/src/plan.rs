@@ -369,8 +369,10 @@ impl Planner<'_> {
         if let Some(reason) = denied {
             return reason;
         }
+        let face = self.object.faces.get(chosen.face);
+        let stands_in = face.and_then(|face| face.because).unwrap_or(Reason::Best);
         if chosen.route.landing == Landing::Dma {
-            return Reason::Best;
+            return stands_in;
         }
         let mut direct = candidates.iter().filter(|c| c.route.landing == Landing::Dma);
         if let Some(reason) = direct.clone().find_map(|c| c.verdict.err()) {
@@ -379,7 +381,7 @@ impl Planner<'_> {
         if let Some(direct) = direct.next() {
             return self.why_lower(direct, chosen);
         }
-        self.object.faces.get(chosen.face).and_then(|face| face.because).unwrap_or(Reason::Best)
+        stands_in
     }
 
     fn why_lower(&self, candidate: &Candidate, chosen: &Candidate) -> Reason {
