@@ -125,9 +125,16 @@ pub struct Object {
     pub keep: Box<dyn Any + Send + Sync>,
 }
 
-/// A device, as transports tell it apart from others: a few bits of its identity.
+/// A device, as transports and rates tell it apart from others: a few bits of its identity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Device(pub(crate) u8);
+pub struct Device(pub(crate) u8);
+
+impl fmt::Display for Device {
+    /// A number below 16; it means nothing outside of this process's engine.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl Device {
     /// How many there are; devices whose bits are the same are one.

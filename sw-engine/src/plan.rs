@@ -221,7 +221,8 @@ impl Planner<'_> {
     }
 
     fn class(&self, route: Route, face: Landing) -> RateClass {
-        RateClass { transport: route.transport, landing: route.landing, face, resident: self.resident() }
+        let Route { transport, landing } = route;
+        RateClass { transport, landing, face, resident: self.resident(), device: self.object.device() }
     }
 
     fn resident(&self) -> bool {

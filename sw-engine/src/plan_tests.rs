@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    object::{ObjectId, Residency, Version},
+    object::{Device, ObjectId, Residency, Version},
     seam::Regions,
 };
 
@@ -44,6 +44,12 @@ fn file(residency: Residency, direct: Direct) -> Object {
         stripe: None,
         keep: Box::new(()),
     }
+}
+
+/// A class of rates on the device of [`file`], or on another one.
+fn rated(other: u8, landing: Landing, face: Landing) -> RateClass {
+    let device = Device(file(Residency::Unknown, Direct::Offered).device().0 ^ other);
+    RateClass { transport: "io_uring", landing, face, resident: false, device }
 }
 
 fn planned(object: &Object, facts: MemoryFacts, policy: Policy, rates: &RateTable) -> Plan {
@@ -122,7 +128,7 @@ fn a_slab_that_the_kernel_fills_has_a_rate_of_its_own() {
     assert_eq!(device.face_landing(Landing::Staged), Landing::Dma);
     // What lands in host memory says nothing about slabs.
     let mut rates = RateTable::new();
-    let direct = |landing, resident| RateClass { transport: "io_uring", landing, face: landing, resident };
+    let direct = |landing, resident| RateClass { resident, ..rated(0, landing, landing) };
     rates.record(direct(Landing::KernelCopy, true), 1 << 20, 200_000);
     rates.record(direct(Landing::Dma, false), 1 << 20, 100_000);
     assert!(choose(&rates).main.kernel_copies);
