@@ -87,6 +87,8 @@ enum Verb {
     NvmeDriver,
     /// 4 KiB random reads at depth 1, 32, 128, beside fio.
     Randread,
+    /// The same on a zram device, the software's own cost; skipped without root or zram.
+    RandreadZram,
     /// 1 MiB sequential reads and writes, beside fio.
     Seq,
     /// Odd offsets and lengths beside aligned ones.
@@ -231,6 +233,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Null => vec![cases::null::run],
         Verb::NvmeDriver => vec![cases::nvme_driver::run],
         Verb::Randread => vec![cases::raw::randread],
+        Verb::RandreadZram => vec![cases::raw::randread_zram],
         Verb::Seq => vec![cases::raw::seq],
         Verb::Odd => vec![cases::raw::odd],
         Verb::Load => vec![cases::load::run],
@@ -249,6 +252,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::null::run,
             cases::nvme_driver::run,
             cases::raw::randread,
+            cases::raw::randread_zram,
             cases::raw::seq,
             cases::raw::odd,
             cases::load::run,

@@ -137,6 +137,8 @@ pub(crate) enum Metric {
     BytesPerSecond,
     /// CPU microseconds per operation.
     CpuMicrosPerOp,
+    /// The same of the thread that submits, without workers of the kernel.
+    ThreadCpuMicrosPerOp,
     /// CPU seconds of the job.
     CpuSeconds,
     /// Wall seconds of the job.
@@ -190,6 +192,7 @@ impl Sample {
             Metric::OpsPerCpuSecond => over(self.ops as f64, self.cpu_s()),
             Metric::BytesPerSecond => over(self.bytes as f64, self.seconds),
             Metric::CpuMicrosPerOp => over(self.cpu_s() * 1e6, self.ops as f64),
+            Metric::ThreadCpuMicrosPerOp => over(*self.more.get("thread_cpu_s")? * 1e6, self.ops as f64),
             Metric::CpuSeconds => Some(self.cpu_s()),
             Metric::Seconds => Some(self.seconds),
             Metric::ExtraMemoryBytes => (self.peak_rss_bytes > 0)
@@ -216,6 +219,12 @@ impl Sample {
 }
 
 impl Side {
+    /// A side that has nothing to run on, for this reason.
+    pub(crate) fn absent(name: &str, role: Role, why: &str) -> Self {
+        let (name, absent) = (name.to_owned(), Some(why.to_owned()));
+        Self { name, role, own_memory: None, absent, failed: false, samples: Vec::new() }
+    }
+
     /// Leaves it out of its case.
     pub(crate) fn leave_out(&mut self, fault: &Fault) {
         self.absent = Some(fault.line());

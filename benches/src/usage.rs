@@ -32,11 +32,20 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Of this process, all threads.
+    /// Of this process, all threads; those count, too, that the kernel adds to it for I/O that would block.
     pub(crate) fn now() -> Self {
+        Self::of(libc::RUSAGE_SELF)
+    }
+
+    /// Of the calling thread alone, as fio counts.
+    pub(crate) fn of_this_thread() -> Self {
+        Self::of(libc::RUSAGE_THREAD)
+    }
+
+    fn of(whom: libc::c_int) -> Self {
         let mut raw = zeroed();
-        // SAFETY: `raw` is a writable rusage of this frame, and RUSAGE_SELF is a valid target.
-        let rc = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut raw) };
+        // SAFETY: `raw` is a writable rusage of this frame; a target that the kernel does not know is an error.
+        let rc = unsafe { libc::getrusage(whom, &raw mut raw) };
         if rc == 0 { Self::from_raw(&raw) } else { Self::default() }
     }
 

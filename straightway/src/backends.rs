@@ -92,7 +92,7 @@ impl Backends {
                 Probe { transport: sw_uring::PREADV2, because: Some((Reason::PolicyExcludes, 0)), sysctl: None }
             }
         };
-        let files = FileStore::new(probe.transport);
+        let files = FileStore::probed(&probe);
         let nvme = Nvme::find(config, clock);
         let machine = Machine::this();
         let possible = probe.transport == sw_uring::IO_URING && sw_uring::passthrough::is_possible(&machine);

@@ -390,10 +390,11 @@ impl Engine {
         let lanes = self.core.reports().into_iter().filter_map(|(_, tree)| tree).collect();
         let rates = self.core.rates();
         let rate = |(class, rate): &(sw_engine::RateClass, u64)| {
-            let cached = if class.resident { " from the page cache" } else { "" };
+            let source =
+                if class.resident { " from the page cache".into() } else { format!(" of device {}", class.device) };
             let face = if class.face == class.landing { "" } else { class.face.name() };
             let filled = if face.is_empty() { String::new() } else { format!(" filled by {face}") };
-            let name = format!("{}/{}{filled}{cached}", class.transport, class.landing.name());
+            let name = format!("{}/{}{filled}{source}", class.transport, class.landing.name());
             Tree::leaf(name, format!("{} MiB/s", rate >> 20))
         };
         let rates = rates.rows().iter().map(rate).collect();

@@ -123,6 +123,9 @@ fn waited_started_and_awaited_reads_give_the_same_bytes_and_say_their_way() {
             assert_eq!(done.path.route.transport, if io_uring == UringUse::Auto { "io_uring" } else { "preadv2" });
             assert!(done.into_memory().unwrap().into_buffer().unwrap().as_slice() == &bytes[777..2_999_777]);
         }
+        // Threads stand in for io_uring, and say so.
+        let mut reasons = object.as_engine_object().faces.iter().filter_map(|face| face.because);
+        assert_eq!(reasons.any(|reason| reason == Reason::PolicyExcludes), io_uring == UringUse::Off);
         engine.close().unwrap();
     }
 }

@@ -655,16 +655,19 @@ fn what_needs_a_slab_that_no_pool_has_is_refused_not_left_waiting() {
 #[test]
 fn what_no_slab_is_left_for_fails_with_a_remedy() {
     let mut bed = bed();
-    // As after fences that said Busy: a device keeps both.
-    bed.lane.lost.bounce.0 = 2;
-    let kept = [bed.lane.bounce.take().unwrap(), bed.lane.bounce.take().unwrap()];
+    // As after fences that said Busy: two devices keep both.
+    let kept = [bed.lane.bounce.take().unwrap(), bed.lane.bounce.take().unwrap()].map(Stash::Bounce);
+    for (device, stash) in (1..).map(Device).zip(&kept) {
+        bed.lane.queues[0].shares.take(device, stash);
+        bed.lane.queues[0].shares.keep_slab(device, stash);
+    }
     let buffer = bed.buffer(1000, 7);
     let op = bed.op(Verb::Read, 7, Spans::One(buffer.into_span()));
     bed.lane.submit(Time(0), op).unwrap();
     let error = bed.run().result.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceLimit);
     assert!(!error.remedy_text().is_empty() && error.to_string().contains("slab"), "{error}");
-    kept.into_iter().for_each(|slab| bed.lane.bounce.put(slab));
+    kept.into_iter().for_each(|stash| bed.lane.put_stash(stash));
 }
 
 #[test]

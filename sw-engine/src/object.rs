@@ -47,7 +47,8 @@ pub struct Face {
     pub write_unit: u32,
     /// Who writes (or reads) memory that the transport can reach: [`Landing::Dma`] or [`Landing::KernelCopy`].
     pub landing: Landing,
-    /// Why this face is not better, where it stands in for a better one (buffered instead of direct).
+    /// Why this face is not better, where it stands in for a better one (buffered instead of direct, threads instead of
+    /// io_uring).
     pub because: Option<Reason>,
 }
 
@@ -124,9 +125,16 @@ pub struct Object {
     pub keep: Box<dyn Any + Send + Sync>,
 }
 
-/// A device, as transports tell it apart from others: a few bits of its identity.
+/// A device, as transports and rates tell it apart from others: a few bits of its identity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Device(pub(crate) u8);
+pub struct Device(pub(crate) u8);
+
+impl fmt::Display for Device {
+    /// A number below 16; it means nothing outside of this process's engine.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl Device {
     /// How many there are; devices whose bits are the same are one.

@@ -312,11 +312,13 @@ impl Completion {
         reason: Reason::Best,
     };
 
-    /// What its rate says something about, for a source outside of the page cache. `None` without the operation.
+    /// What its rate says something about, for a source outside of the page cache. `None` without the operation, and for a
+    /// stripe set, whose rate is that of several devices together.
     pub fn rate_class(&self) -> Option<RateClass> {
         let Route { transport, landing } = self.path.route;
-        let face = self.op.as_ref()?.target.choice.face_landing(landing);
-        Some(RateClass { transport, landing, face, resident: false })
+        let target = self.op.as_ref().map(|op| &op.target).filter(|target| target.object.stripe.is_none())?;
+        let (face, device) = (target.choice.face_landing(landing), target.device);
+        Some(RateClass { transport, landing, face, resident: false, device })
     }
 
     /// The completion of an operation that no lane took: no bytes, no route, no memory.

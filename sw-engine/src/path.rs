@@ -79,7 +79,7 @@ reasons! {
     /// A route that ranks higher was accepted.
     RankedLower = "RANKED_LOWER", "another accepted route ranks higher";
     /// Measured slower than another of the same rank, or than the page cache for a resident file.
-    MeasuredSlower = "MEASURED_SLOWER", "another route was measured to be faster in this engine; rates are kept by transport, landing and page cache, for all objects together";
+    MeasuredSlower = "MEASURED_SLOWER", "another route was measured to be faster in this engine; rates are kept by device, transport, landing and page cache, for all objects together";
     /// Most of the file is in the page cache.
     Resident = "PAGE_CACHE_RESIDENT", "the file is in the page cache, which is faster than its device";
     /// The file system or device refuses O_DIRECT.

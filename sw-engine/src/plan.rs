@@ -221,7 +221,8 @@ impl Planner<'_> {
     }
 
     fn class(&self, route: Route, face: Landing) -> RateClass {
-        RateClass { transport: route.transport, landing: route.landing, face, resident: self.resident() }
+        let Route { transport, landing } = route;
+        RateClass { transport, landing, face, resident: self.resident(), device: self.object.device() }
     }
 
     fn resident(&self) -> bool {
@@ -369,8 +370,10 @@ impl Planner<'_> {
         if let Some(reason) = denied {
             return reason;
         }
+        let face = self.object.faces.get(chosen.face);
+        let stands_in = face.and_then(|face| face.because).unwrap_or(Reason::Best);
         if chosen.route.landing == Landing::Dma {
-            return Reason::Best;
+            return stands_in;
         }
         let mut direct = candidates.iter().filter(|c| c.route.landing == Landing::Dma);
         if let Some(reason) = direct.clone().find_map(|c| c.verdict.err()) {
@@ -379,7 +382,7 @@ impl Planner<'_> {
         if let Some(direct) = direct.next() {
             return self.why_lower(direct, chosen);
         }
-        self.object.faces.get(chosen.face).and_then(|face| face.because).unwrap_or(Reason::Best)
+        stands_in
     }
 
     fn why_lower(&self, candidate: &Candidate, chosen: &Candidate) -> Reason {

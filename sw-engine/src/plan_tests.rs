@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    object::{ObjectId, Residency, Version},
+    object::{Device, ObjectId, Residency, Version},
     seam::Regions,
 };
 
@@ -46,6 +46,12 @@ fn file(residency: Residency, direct: Direct) -> Object {
     }
 }
 
+/// A class of rates on the device of [`file`], or on another one.
+fn rated(other: u8, landing: Landing, face: Landing) -> RateClass {
+    let device = Device(file(Residency::Unknown, Direct::Offered).device().0 ^ other);
+    RateClass { transport: "io_uring", landing, face, resident: false, device }
+}
+
 fn planned(object: &Object, facts: MemoryFacts, policy: Policy, rates: &RateTable) -> Plan {
     plan(object, &facts, &[caps("io_uring")], &policy, rates, Verb::Read)
 }
@@ -74,19 +80,38 @@ fn a_resident_file_is_copied_from_the_page_cache_and_says_why() {
 }
 
 #[test]
+fn a_direct_face_that_stands_in_for_a_better_one_says_why() {
+    let mut object = file(Residency::Unknown, Direct::Offered);
+    object.faces[0].because = Some(Reason::UringBlocked);
+    let reason = |policy| planned(&object, MemoryFacts::HOST, policy, &RateTable::new()).choice.unwrap().main.reason;
+    assert_eq!(reason(Policy::Any), Reason::UringBlocked);
+    let cached = RouteMatch { landing: Some(Landing::KernelCopy), transport: None };
+    assert_eq!(reason(Policy::Prefer(cached)), Reason::Preferred);
+    let other = RouteMatch { transport: Some("nvme"), landing: None };
+    let refused = planned(&object, MemoryFacts::HOST, Policy::Require(other), &RateTable::new()).choice.unwrap_err();
+    assert!(refused.reasons().contains(&Reason::UringBlocked), "{refused}");
+}
+
+#[test]
 fn measurement_overrules_the_page_cache() {
     let mut rates = RateTable::new();
-    let class = |landing, resident| RateClass { transport: "io_uring", landing, face: landing, resident };
+    let class = |landing, resident| RateClass { resident, ..rated(0, landing, landing) };
     rates.record(class(Landing::KernelCopy, true), 1 << 20, 1_000_000);
     rates.record(class(Landing::Dma, false), 1 << 20, 100_000);
     let object = file(Residency::Cached(1 << 20), Direct::Offered);
     let choice = planned(&object, MemoryFacts::HOST, Policy::Any, &rates).choice.unwrap();
     assert_eq!(choice.route.landing, Landing::Dma);
+    // The rate of another device says nothing about this one.
+    let mut rates = RateTable::new();
+    rates.record(class(Landing::KernelCopy, true), 1 << 20, 1_000_000);
+    rates.record(rated(1, Landing::Dma, Landing::Dma), 1 << 20, 100_000);
+    let choice = planned(&object, MemoryFacts::HOST, Policy::Any, &rates).choice.unwrap();
+    assert_eq!(choice.route.landing, Landing::KernelCopy);
 }
 
 #[test]
 fn a_slab_that_the_kernel_fills_has_a_rate_of_its_own() {
-    let class = |face, resident| RateClass { transport: "io_uring", landing: Landing::Staged, face, resident };
+    let class = |face, resident| RateClass { resident, ..rated(0, Landing::Staged, face) };
     let object = file(Residency::Cached(1 << 20), Direct::Offered);
     let choose = |rates: &RateTable| planned(&object, GPU, Policy::Any, rates).choice.unwrap();
     let mut rates = RateTable::new();
@@ -103,7 +128,7 @@ fn a_slab_that_the_kernel_fills_has_a_rate_of_its_own() {
     assert_eq!(device.face_landing(Landing::Staged), Landing::Dma);
     // What lands in host memory says nothing about slabs.
     let mut rates = RateTable::new();
-    let direct = |landing, resident| RateClass { transport: "io_uring", landing, face: landing, resident };
+    let direct = |landing, resident| RateClass { resident, ..rated(0, landing, landing) };
     rates.record(direct(Landing::KernelCopy, true), 1 << 20, 200_000);
     rates.record(direct(Landing::Dma, false), 1 << 20, 100_000);
     assert!(choose(&rates).main.kernel_copies);

@@ -7,6 +7,7 @@
 //!  pattern                                         bytes that name their origin
 //!  scratch, wait                                   a directory of a test's own; the smallest executor
 //!  alone                                           a process of a test's own
+//!  zram                                            a block device in memory, where the kernel has one
 //! ```
 //!
 //! Nothing here is part of the product; `[dev-dependencies]` of any crate may name it. Read on: `docs/ARCHITECTURE.md`.
@@ -21,3 +22,4 @@ pub mod pattern;
 pub mod scratch;
 pub mod wait;
 pub mod wrap;
+pub mod zram;

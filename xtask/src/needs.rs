@@ -18,6 +18,8 @@ pub enum Need {
     Helps { program: &'static str, package: &'static str },
     /// The nightly toolchain with Miri.
     Miri,
+    /// The nightly toolchain with the source of the standard library, for targets that no toolchain here has.
+    StdSource,
     /// The Python environment of the tests (`pyenv.rs`) with the pinned packages.
     Python,
     /// The same, with torch.
@@ -50,7 +52,14 @@ impl<'a> Machine<'a> {
                 }
                 Ok(())
             }
-            Need::Miri => self.miri(),
+            Need::Miri => self.nightly_with("Miri", &["miri", "rust-src"], || {
+                self.ask("cargo", &["+nightly", "miri", "--version"], ASK_LIMIT).is_some()
+            }),
+            Need::StdSource => self.nightly_with("the standard library's source", &["rust-src"], || {
+                let root = self.ask("rustc", &["+nightly", "--print", "sysroot"], ASK_LIMIT);
+                let root = root.as_ref().and_then(|lines| lines.first());
+                root.is_some_and(|root| Path::new(root).join("lib/rustlib/src/rust/library/std/Cargo.toml").is_file())
+            }),
             Need::Python => Env::new(self.place).packages(),
             Need::Torch => {
                 let env = Env::new(self.place);
@@ -96,19 +105,19 @@ impl<'a> Machine<'a> {
         Err(format!("{program} is missing and apt-get could not install {package}{update}; {remedy}"))
     }
 
-    fn miri(&self) -> Result<(), String> {
-        let there = || self.ask("cargo", &["+nightly", "miri", "--version"], ASK_LIMIT).is_some();
+    /// A nightly toolchain with components, installed where rustup is there; `there` says whether they are.
+    fn nightly_with(&self, what: &str, components: &[&str], there: impl Fn() -> bool) -> Result<(), String> {
         if there() {
             return Ok(());
         }
         if !on_path("rustup") {
-            return Err("Miri needs a nightly toolchain and there is no rustup; install rustup".to_string());
+            return Err(format!("{what} needs a nightly toolchain and there is no rustup; install rustup"));
         }
-        let args = ["component", "add", "miri", "rust-src", "--toolchain", "nightly"];
+        let args = [&["component", "add"], components, &["--toolchain", "nightly"]].concat();
         if self.ask("rustup", &args, INSTALL_LIMIT).is_some() && there() {
             return Ok(());
         }
-        Err("no nightly with Miri; run rustup component add miri rust-src --toolchain nightly".to_string())
+        Err(format!("no nightly with {what}; run rustup {}", args.join(" ")))
     }
 }
 

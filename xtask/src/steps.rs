@@ -228,6 +228,37 @@ pub const STEPS: &[Step] = &[
         limit_s: 900,
     },
     Step {
+        name: "aarch64",
+        why: "the core and its barriers compile for the other processor that they are for",
+        program: Program::Cargo,
+        // With the unit tests, which call every barrier: what nobody calls is not assembled.
+        args: &[
+            "+nightly",
+            "test",
+            "--no-run",
+            "-Zbuild-std=std,test",
+            "--target",
+            "aarch64-unknown-linux-gnu",
+            "--lib",
+            "-p",
+            "sw-mem",
+            "-p",
+            "sw-engine",
+            "-p",
+            "sw-nvme",
+        ],
+        env: &[
+            ("CARGO_TARGET_DIR", "{target}/aarch64"),
+            ("CARGO_BUILD_WARNINGS", "deny"),
+            // Linking would want a cross compiler's libraries; `true` takes everything and makes nothing.
+            ("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "true"),
+        ],
+        needs: &[Need::StdSource],
+        tests_min: 0,
+        skips: Skips::Listed,
+        limit_s: 900,
+    },
+    Step {
         name: "fuzz",
         why: "decoders of outside bytes, with inputs that nobody wrote",
         program: Program::Xtask,

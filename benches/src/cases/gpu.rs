@@ -161,14 +161,7 @@ fn what(gpu: Option<&Gpu>, file_bytes: u64) -> String {
 
 /// The case of a machine that cannot run it.
 fn absent(why: &str) -> Case {
-    let side = |name: &str, role| Side {
-        name: name.to_owned(),
-        role,
-        own_memory: None,
-        absent: Some(why.to_owned()),
-        failed: false,
-        samples: Vec::new(),
-    };
+    let side = |name: &str, role| Side::absent(name, role, why);
     let ours = [US, US_8].map(|name| side(name, Role::Ours));
     let ceilings = [SAME_SLABS, BEST_SLABS].map(|name| side(name, Role::Ceiling));
     let peers = KVIKIO.iter().map(|(name, ..)| side(name, Role::Peer));

@@ -1,18 +1,24 @@
-//! `randread`, `seq` and `odd`: files, O_DIRECT, beside fio with registered buffers and files.
+//! `randread`, `seq` and `odd`: files, O_DIRECT, beside fio with registered buffers and files; `randread-zram`: a block device
+//! in memory.
 
 use std::path::{Path, PathBuf};
+
+use sw_testkit::zram::Zram;
 
 use crate::{
     bench::{Bench, words},
     data::{self, CacheState},
     fault::Fault,
     peers::fio::Fio,
-    report::{Bound, Case, Metric, Role},
+    report::{Bound, Case, Metric, Role, Side},
     rounds::{Before, Subject},
 };
 
 const KIB_4: u32 = 4096;
 const MIB: u32 = 1 << 20;
+const ZRAM: &str = "randread-zram";
+/// Bytes of the zram device; it takes 1/256 of them in memory.
+const ZRAM_BYTES: u64 = 256 << 20;
 /// Operations in flight of the sequential jobs.
 const SEQ_DEPTH: u32 = 16;
 /// An offset and a length that share no block boundary with the file's blocks, nor a multiple of 8.
@@ -33,32 +39,75 @@ fn ours(bench: &Bench<'_>, name: &str, args: &[String], file: &Path) -> Box<dyn 
     bench.worker(name, Role::Ours, &all, &[file.to_owned()])
 }
 
-/// 4 KiB random reads at depth 1, 32 and 128.
+/// 4 KiB random reads of a file at depth 1, 32 and 128.
 pub(crate) fn randread(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let file = data::plain(&bench.dir, bench.size.file_bytes(), bench.seed)?;
+    let cpu = (Metric::CpuMicrosPerOp, "CPU time per I/O at most 1.1 of fio");
+    Ok(random_reads(bench, "randread", "", Ok(&file), cpu))
+}
+
+/// The same on a zram device: a disk's rate swings with what else its host does, that of memory does not.
+///
+/// The driver cannot refuse to block, so the kernel hands each read to a worker thread. fio does not count those.
+pub(crate) fn randread_zram(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
+    let zram = Zram::new(ZRAM_BYTES);
+    let device = match &zram {
+        Ok(zram) => {
+            let device = zram.device();
+            zram.fill().map_err(Fault::os("fill", &device))?;
+            Ok(device)
+        }
+        Err(why) => {
+            (bench.tell)(&format!("{ZRAM}: skipped: {why}"));
+            Err(format!("{why}; run as root on a kernel with zram"))
+        }
+    };
+    let of = " of a zram device (by workers of the kernel, which fio's CPU time is without)";
+    let cpu = (Metric::ThreadCpuMicrosPerOp, "CPU time per I/O of the thread that submits at most 1.1 of fio");
+    Ok(random_reads(bench, ZRAM, of, device.as_deref().map_err(String::as_str), cpu))
+}
+
+/// 4 KiB random reads of something, or the cases of a machine that has none.
+fn random_reads(
+    bench: &mut Bench<'_>,
+    name: &str,
+    of: &str,
+    from: Result<&Path, &str>,
+    (cpu, cpu_text): (Metric, &str),
+) -> Vec<Case> {
     let (time_ms, seed) = (bench.size.time_ms(), bench.seed);
     let mut cases = Vec::new();
     for depth in [1, 32, 128] {
-        let args = words(&[
-            "--random",
-            "--block=4096",
-            &format!("--depth={depth}"),
-            &format!("--time-ms={time_ms}"),
-            &format!("--seed={seed}"),
-        ]);
-        let timed = words(&["--time_based", &format!("--runtime={time_ms}ms"), "--readonly"]);
-        let subjects = vec![
-            ours(bench, "straightway", &args, &file),
-            fio(bench, Fio::uring("randread", KIB_4, depth, seed), &timed, &file),
-        ];
-        let what = format!("4 KiB random reads, O_DIRECT, {depth} in flight, one thread");
-        let mut case = bench.case(&format!("randread/depth{depth}"), &what, subjects, &COLD);
+        let name = format!("{name}/depth{depth}");
+        let what = format!("4 KiB random reads{of}, O_DIRECT, {depth} in flight, one thread");
+        let mut case = match from {
+            Ok(file) => {
+                let args = words(&[
+                    "--random",
+                    "--block=4096",
+                    &format!("--depth={depth}"),
+                    &format!("--time-ms={time_ms}"),
+                    &format!("--seed={seed}"),
+                ]);
+                let timed = words(&["--time_based", &format!("--runtime={time_ms}ms"), "--readonly"]);
+                let subjects = vec![
+                    ours(bench, "straightway", &args, file),
+                    fio(bench, Fio::uring("randread", KIB_4, depth, seed), &timed, file),
+                ];
+                bench.case(&name, &what, subjects, &COLD)
+            }
+            Err(why) => {
+                let sides = [("straightway", Role::Ours), ("fio", Role::Peer)];
+                let sides = sides.map(|(side, role)| Side::absent(side, role, why)).into();
+                Case { name, what, sides, goals: Vec::new() }
+            }
+        };
         let (us, peer) = ("straightway", Some("fio"));
         case.hold("rate at least 0.97 of fio", Metric::OpsPerSecond, us, peer, Bound::AtLeast(0.97));
-        case.hold("CPU time per I/O at most 1.1 of fio", Metric::CpuMicrosPerOp, us, peer, Bound::AtMost(1.1));
+        case.hold(cpu_text, cpu, us, peer, Bound::AtMost(1.1));
         cases.push(case);
     }
-    Ok(cases)
+    cases
 }
 
 /// 1 MiB sequential reads and writes, 16 in flight.
@@ -113,4 +162,32 @@ pub(crate) fn odd(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     case.hold(&text, Metric::BouncedBytesPerOp, "odd", None, Bound::AtMost(f64::from(2 * block)));
     case.hold("nothing bounced when aligned", Metric::BouncedBytesPerOp, "aligned", None, Bound::AtMost(0.0));
     Ok(vec![case])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_zram_device_every_side_is_absent_with_the_reason_and_no_goal_is_held() {
+        let dir = std::env::temp_dir();
+        let mut tell = |_: &str| {};
+        let mut bench = Bench {
+            size: crate::bench::Size::Smoke,
+            rounds: 1,
+            seed: 1,
+            dir: dir.clone(),
+            scratch: dir.clone(),
+            python: crate::peers::python::Python::new(dir.clone(), dir.clone(), dir),
+            only: None,
+            tell: &mut tell,
+        };
+        let cases = random_reads(&mut bench, ZRAM, "", Err("no zram device"), (Metric::CpuMicrosPerOp, "cost"));
+        assert_eq!(cases.len(), 3);
+        for case in &cases {
+            assert!(case.sides.iter().all(|side| side.absent.as_deref() == Some("no zram device") && !side.failed));
+            assert_eq!((case.sides.len(), case.goals.len()), (2, 2));
+            assert!(case.goals.iter().all(|goal| goal.held.is_none()));
+        }
+    }
 }

@@ -151,6 +151,7 @@ impl Run<'_> {
     fn measure(&mut self, memories: Vec<Memory>) -> Result<Sample, Error> {
         let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
         let before = (Usage::now(), allocations::count(), *self.lane.counters());
+        let thread_before = Usage::of_this_thread();
         #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
         let start = Instant::now();
         for memory in memories {
@@ -172,6 +173,8 @@ impl Run<'_> {
         sample.seconds = start.elapsed().as_secs_f64();
         let counters = *self.lane.counters();
         let allocated = allocations::count() - before.1;
+        let mut thread = Sample::default();
+        Usage::of_this_thread().charge(thread_before, &mut thread);
         Usage::now().charge(before.0, &mut sample);
         (sample.ops, sample.bytes) = (self.ended, self.bytes);
         self.paths.tell(&mut sample);
@@ -181,6 +184,7 @@ impl Run<'_> {
             ("doorbells_per_1000", per_thousand(counters.doorbells - before.2.doorbells, self.ended)),
             ("polls_per_1000", per_thousand(counters.polls - before.2.polls, self.ended)),
             ("bounced_bytes_per_op", per_thousand(bounced, self.ended) / 1000.0),
+            ("thread_cpu_s", thread.cpu_s()),
             ("p50_us", self.latency_us(50.0)),
             ("p99_us", self.latency_us(99.0)),
             ("p99_9_us", self.latency_us(99.9)),

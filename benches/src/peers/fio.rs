@@ -102,6 +102,8 @@ impl Fio {
             major_faults: job.majf,
             ..Sample::default()
         };
+        // It asks for the usage of the job's thread (fio `stat.c`, `update_rusage_stat`).
+        sample.more.insert("thread_cpu_s".to_owned(), sample.cpu_s());
         for (percent, name) in [("50.000000", "p50_us"), ("99.000000", "p99_us"), ("99.900000", "p99_9_us")] {
             if let Some(ns) = side.clat_ns.percentile.get(percent) {
                 sample.more.insert(name.to_owned(), ns / 1e3);

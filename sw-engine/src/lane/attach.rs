@@ -88,23 +88,26 @@ impl Told {
         match (stash, staging) {
             (Stash::Bounce(_), _) if !self.bounce => {
                 self.bounce = true;
-                tell(queues, bounce);
+                // A refusal (limit of locked memory) makes the chunks dearer, not wrong.
+                let _ = tell(queues, Regions::Any, bounce);
             }
             (Stash::Staging(_), Some(staging)) if !self.staging => {
                 self.staging = true;
-                tell(queues, staging);
+                let _ = tell(queues, Regions::Any, staging);
             }
             _ => {}
         }
     }
 }
 
+/// Tells the transports that treat regions so of a pool's slabs; gives the last refusal.
 #[cold]
-fn tell(queues: &mut [Queue], pool: &SlabPool) {
-    for queue in queues.iter_mut().filter(|queue| queue.attached.is_none()) {
-        // A refusal (limit of locked memory) makes the chunks dearer, not wrong.
-        let _ = queue.transport.attach(Attach::Region(pool.region()));
+fn tell(queues: &mut [Queue], regions: Regions, pool: &SlabPool) -> Result<(), Error> {
+    let mut told = Ok(());
+    for queue in queues.iter_mut().filter(|queue| queue.caps.regions == regions) {
+        told = queue.transport.attach(Attach::Region(pool.region())).and(told);
     }
+    told
 }
 
 impl Queue {
@@ -159,11 +162,8 @@ impl Lane {
     /// The duty of a new lane: transports that must be told about memory learn of its slabs, for good. Others learn of them
     /// when the first chunk takes one ([`Told`]), since their pages are paid for then.
     pub(super) fn attach_slabs_where_needed(&mut self) -> Result<(), Error> {
-        let slabs = [Some(self.bounce.region().clone()), self.staging.as_ref().map(|pool| pool.region().clone())];
-        let mut needed = self.queues.iter_mut().filter(|queue| queue.attached.is_some());
-        needed.try_for_each(|queue| {
-            slabs.iter().flatten().try_for_each(|region| queue.transport.attach(Attach::Region(region)))
-        })
+        let pools = [Some(&self.bounce), self.staging.as_ref()];
+        pools.into_iter().flatten().try_for_each(|pool| tell(&mut self.queues, Regions::Attached, pool))
     }
 
     /// Attaches the memory of an operation, as far as its transports ask for it.

@@ -222,12 +222,10 @@ impl Lane {
         self.stop(op, fault.kind);
         // One that no device had is free by now.
         let Some((chunk, _)) = self.slots.get(slot) else { return };
-        self.lost.add(&chunk.stash);
-        let queue = &mut self.queues[usize::from(chunk.leg.transport)];
-        queue.shares.keep_slab(chunk.device, &chunk.stash);
+        let shares = &mut self.queues[usize::from(chunk.leg.transport)].shares;
+        shares.keep_slab(chunk.device, &chunk.stash);
         if chunk.phase == Phase::Io {
-            queue.kept += 1;
-            queue.shares.keep_place(chunk.device);
+            shares.keep_place(chunk.device);
         }
         self.slots.quarantine(slot);
         self.counters.quarantined += 1;

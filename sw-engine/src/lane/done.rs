@@ -237,11 +237,11 @@ impl Lane {
         let Some(slot) = self.slots.live(token) else { return };
         let chunk = slot.free();
         let op = chunk.op;
-        let (queue, device) = (&mut self.queues[usize::from(chunk.leg.transport)], chunk.device);
+        let (shares, device) = (&mut self.queues[usize::from(chunk.leg.transport)].shares, chunk.device);
         if chunk.phase != Phase::CopyOut {
-            queue.leave(device);
+            shares.give_place(device);
         }
-        queue.shares.give_slab(device, &chunk.stash);
+        shares.give_slab(device, &chunk.stash);
         let over = self.ops.get_mut(op).is_some_and(|state| {
             if moved == Moved::Yes {
                 state.count(chunk);
@@ -260,7 +260,7 @@ impl Lane {
     fn plain_ended(&mut self, token: Token) {
         let Some(slot) = self.slots.live(token) else { return };
         let chunk = slot.free();
-        self.queues[usize::from(chunk.leg.transport)].leave(chunk.device);
+        self.queues[usize::from(chunk.leg.transport)].shares.give_place(chunk.device);
         let op = chunk.op;
         let Some(state) = self.ops.get_mut(op) else { return };
         state.count(chunk);
@@ -273,7 +273,7 @@ impl Lane {
 
     fn leave_queue(&mut self, token: Token) {
         if let Some((chunk, _)) = self.slots.get(token) {
-            self.queues[usize::from(chunk.leg.transport)].leave(chunk.device);
+            self.queues[usize::from(chunk.leg.transport)].shares.give_place(chunk.device);
         }
     }
 

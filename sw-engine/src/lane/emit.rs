@@ -3,10 +3,10 @@
 use sw_mem::{ByteLen, HostVa, Place, RegionId, SlabPool};
 
 use super::{
-    Answer, Chunk, Counters, Lane, LostSlabs, OpState, Phase, QUANTUM, Queue, Stash,
+    Answer, Chunk, Counters, Lane, OpState, Phase, QUANTUM, Queue, Stash,
     attach::Told,
     flow::{Flow, Piece, Shape, Spot},
-    share::{Gone, Most},
+    share::Gone,
 };
 use crate::{
     checksum::Running,
@@ -135,8 +135,6 @@ impl Lane {
             bounce: &mut self.bounce,
             staging: self.staging.as_mut(),
             told: &mut self.told,
-            lost: &self.lost,
-            most: self.most,
             counters: &mut self.counters,
             now: self.now,
         };
@@ -318,8 +316,6 @@ pub(super) struct Outlet<'a> {
     bounce: &'a mut SlabPool,
     staging: Option<&'a mut SlabPool>,
     told: &'a mut Told,
-    lost: &'a LostSlabs,
-    most: Most,
     pub(super) counters: &'a mut Counters,
     now: Time,
 }
@@ -345,7 +341,7 @@ impl Outlet<'_> {
             return self.cut_whole(queued, state, flow.op, flow.here);
         }
         let (piece, kind) = (flow.piece(op), kind_of(op));
-        let room = room_in(self.queues, queued, (piece.leg.transport, flow.device), self.most)?;
+        let room = room_in(self.queues, queued, (piece.leg.transport, flow.device))?;
         if self.slots.free_count() == 0 {
             return Err(Stop::NoPlace(piece.leg.transport));
         }
@@ -362,10 +358,10 @@ impl Outlet<'_> {
             if kind == IoKind::Write && cut.want != cut.len {
                 return Err(Stop::Failed(RAGGED_WRITE));
             }
-            let may = room.shares.check_slab(flow.device, landed, self.most);
+            let may = room.shares.check_slab(flow.device, landed);
             let stash = stash_for((self.bounce, self.staging.as_deref_mut()), &cut, landed, may);
             let stash = stash.map_err(|gone| match gone {
-                Gone::ForNow if !self.lost.all(landed) => Stop::Later(piece.leg.transport),
+                Gone::ForNow if !self.all_kept(landed) => Stop::Later(piece.leg.transport),
                 Gone::ForNow | Gone::ForEver => Stop::Failed(NONE_LEFT),
             })?;
             self.told.before(&stash, self.queues, (self.bounce, self.staging.as_deref()));
@@ -374,6 +370,14 @@ impl Outlet<'_> {
         let mut chunk = Chunk::of(flow.op, op, flow.here, kind, piece.leg);
         (chunk.object, chunk.cut, chunk.stash, chunk.device) = (flow.object(op).id, cut, stash, flow.device);
         self.emit(state, chunk, piece.memory)
+    }
+
+    /// Whether no slab that what lands so goes through will ever come back.
+    #[cold]
+    fn all_kept(&self, landed: Landed) -> bool {
+        let staging = self.staging.as_ref().map_or(0, |pool| pool.capacity());
+        let count = if landed == Landed::InSlab { staging } else { self.bounce.capacity() };
+        self.queues.iter().map(|queue| queue.shares.slabs_kept(landed)).sum::<u32>() >= count
     }
 
     /// Cuts whole blocks of one span, in place: nothing is left to decide but their number.
@@ -389,7 +393,7 @@ impl Outlet<'_> {
         let Spans::One(span) = &op.spans else { return Err(Stop::Exhausted) };
         let leg = &op.target.choice.main;
         let device = op.target.device;
-        let room = room_in(self.queues, queued, (leg.transport, device), self.most)?;
+        let room = room_in(self.queues, queued, (leg.transport, device))?;
         let kind = if op.verb == Verb::Write { IoKind::Write } else { IoKind::Read };
         let mut chunk = Chunk::of(token, op, here, kind, leg);
         (chunk.as_planned, chunk.device) = (true, device);
@@ -404,7 +408,6 @@ impl Outlet<'_> {
         let (want, queue) = (u64::from(chunk.cut.want), chunk.leg.transport);
         let Some(mut slot) = self.slots.stage() else { return Err(Stop::NoPlace(queue)) };
         let room = &mut self.queues[usize::from(queue)];
-        room.taken += 1;
         room.shares.take(chunk.device, &chunk.stash);
         state.slots += 1;
         state.started = state.started.min(self.now);
@@ -448,12 +451,7 @@ impl Chunk {
 
 /// The queue, if a chunk for a device may go there now.
 #[inline(always)]
-fn room_in(
-    queues: &mut [Queue],
-    queued: Queued,
-    (transport, device): (u8, Device),
-    most: Most,
-) -> Result<&mut Queue, Stop> {
+fn room_in(queues: &mut [Queue], queued: Queued, (transport, device): (u8, Device)) -> Result<&mut Queue, Stop> {
     let room = &mut queues[usize::from(transport)];
     match queued {
         Queued::Turn(queue) if queue != transport => return Err(Stop::Elsewhere(transport)),
@@ -463,10 +461,11 @@ fn room_in(
     if let Some(fault) = room.broken {
         return Err(Stop::Failed(fault));
     }
-    if let Err(gone) = room.shares.check_place(device, most) {
-        return Err(if gone == Gone::ForNow { Stop::NoPlace(transport) } else { Stop::Failed(NONE_LEFT) });
+    match room.shares.check_place(device) {
+        Ok(()) => Ok(room),
+        Err(Gone::ForNow) => Err(Stop::NoPlace(transport)),
+        Err(Gone::ForEver) => Err(Stop::Failed(NONE_LEFT)),
     }
-    if room.taken >= room.caps.queue_depth { Err(Stop::NoPlace(transport)) } else { Ok(room) }
 }
 
 #[inline(always)]

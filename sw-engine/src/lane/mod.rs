@@ -39,13 +39,13 @@ use crate::{
     plan::Leg,
     seam::{CopyDone, CopyEngine, CopyEngineCaps, IoDone, IoKind, SlabPin, Transport, TransportCaps, Wait},
     slot::{SlotTable, Token},
-    split::{Cut, Landed},
+    split::Cut,
     time::Time,
 };
 use attach::{Attached, Told};
 use flow::FlowTable;
 pub use report::Counters;
-use share::{Most, Shares};
+use share::Shares;
 
 /// Chunks that a flow cuts before the next flow of the same transport has its turn.
 const QUANTUM: u32 = 4;
@@ -104,11 +104,7 @@ struct Queue {
     /// `Some` until the lane leaks it on purpose.
     transport: Box<dyn Transport>,
     caps: TransportCaps,
-    /// Chunks that hold a place of its depth, those in a device-to-slab copy before a write included.
-    taken: u32,
-    /// Of those, the ones whose memory the device may touch for ever: their places never come back.
-    kept: u32,
-    /// What each device has of it, and its flows with bytes left to cut.
+    /// Its places, and its flows with bytes left to cut. A chunk in a device-to-slab copy before a write has a place too.
     shares: Shares,
     /// I/Os that it took since the last ring.
     unrung: u32,
@@ -291,29 +287,6 @@ struct Failure {
     face: Option<(u8, u64)>,
 }
 
-/// Slabs that a device may write for ever, and how many there were.
-#[derive(Clone, Copy, Debug, Default)]
-struct LostSlabs {
-    bounce: (u32, u32),
-    staging: (u32, u32),
-}
-
-impl LostSlabs {
-    fn add(&mut self, stash: &Stash) {
-        match stash {
-            Stash::None => {}
-            Stash::Bounce(_) => self.bounce.0 += 1,
-            Stash::Staging(_) => self.staging.0 += 1,
-        }
-    }
-
-    /// Whether none of those that such a chunk needs will ever come back.
-    fn all(&self, landed: Landed) -> bool {
-        let (lost, count) = if landed == Landed::InSlab { self.staging } else { self.bounce };
-        lost >= count
-    }
-}
-
 /// One thread's engine. See the module documentation.
 pub struct Lane {
     config: LaneConfig,
@@ -324,8 +297,6 @@ pub struct Lane {
     staging: Option<SlabPool>,
     bounce: SlabPool,
     told: Told,
-    lost: LostSlabs,
-    most: Most,
     /// Operations whose memory a device may touch for ever. They are over, and their places are free.
     kept: Vec<Op>,
     ops: SlotTable<OpState>,
@@ -356,7 +327,9 @@ impl Lane {
                         .detail("no memory for bounce slabs")
                         .caused_by(cause)
                 })?;
-        let queues: Vec<Queue> = parts.transports.into_iter().map(Queue::new).collect();
+        let staging = parts.staging.as_ref().map_or(0, SlabPool::capacity);
+        let queue = |transport| Queue::new(transport, config.device_depth, (bounce.capacity(), staging));
+        let queues: Vec<Queue> = parts.transports.into_iter().map(queue).collect();
         let copiers = parts
             .copiers
             .into_iter()
@@ -367,18 +340,14 @@ impl Lane {
         let done = (depth as usize).max(64);
         let must_attach = (0..).zip(&queues).filter(|(_, queue)| queue.attached.is_some());
         let must_attach = must_attach.fold(0, |bits, (index, _): (u32, _)| bits | 1 << index);
-        let staging = parts.staging.as_ref().map_or(0, SlabPool::capacity);
-        let most = Most::new(config.device_depth, bounce.capacity(), staging);
         let mut lane = Self {
             config,
             queues,
             must_attach,
             copiers,
-            lost: LostSlabs { bounce: (0, bounce.capacity()), staging: (0, staging) },
             staging: parts.staging,
             bounce,
             told: Told::default(),
-            most,
             kept: Vec::new(),
             ops: SlotTable::new(config.ops_max, OpState::empty),
             slots: SlotTable::new(depth + copies, Chunk::empty),
@@ -486,7 +455,7 @@ impl Lane {
         }
         // A copy engine has no wake-up; half a microsecond per KiB of a 64 KiB copy is its scale.
         let copying = self.copiers.iter().any(|copier| copier.taken > 0);
-        let others = self.queues.iter().filter(|queue| queue.busy() > 0).count() > 1;
+        let others = self.queues.iter().filter(|queue| queue.shares.busy() > 0).count() > 1;
         let cap = match (copying, others) {
             (true, _) => core::time::Duration::from_micros(20),
             (false, true) => core::time::Duration::from_micros(200),
@@ -494,8 +463,8 @@ impl Lane {
         };
         // A broken queue does not wait; chosen, it would make every poll return at once.
         let works = |index: &usize| self.queues[*index].broken.is_none();
-        let busiest = (0..self.queues.len()).filter(works).max_by_key(|index| self.queues[*index].busy())?;
-        let min = min.clamp(1, self.queues[busiest].busy().max(1));
+        let busiest = (0..self.queues.len()).filter(works).max_by_key(|index| self.queues[*index].shares.busy())?;
+        let min = min.clamp(1, self.queues[busiest].shares.busy().max(1));
         Some((busiest, Wait::For { timeout: timeout.min(cap), min }))
     }
 
@@ -518,7 +487,7 @@ impl Lane {
 
     fn poll_queue(&mut self, index: usize, wait: Wait) {
         let queue = &mut self.queues[index];
-        if queue.broken.is_some() || (queue.busy() == 0 && wait == Wait::No) {
+        if queue.broken.is_some() || (queue.shares.busy() == 0 && wait == Wait::No) {
             return;
         }
         let mut done = core::mem::take(&mut self.io_done);
@@ -532,7 +501,9 @@ impl Lane {
         self.io_done = done;
         match outcome {
             Err(error) => self.break_queue(index, &error),
-            Ok(_) if self.queues[index].is_lost() => self.break_queue(index, &lost_error(self.queues[index].caps.name)),
+            Ok(_) if self.queues[index].shares.is_lost() => {
+                self.break_queue(index, &lost_error(self.queues[index].caps.name))
+            }
             Ok(_) => {}
         }
     }
@@ -574,25 +545,6 @@ impl Lane {
 }
 
 impl Queue {
-    /// A chunk gives its place back.
-    #[inline(always)]
-    fn leave(&mut self, device: Device) {
-        self.shares.give_place(device);
-        self.taken = self.taken.saturating_sub(1);
-    }
-
-    /// Chunks that hold a place and will give it back.
-    #[inline]
-    fn busy(&self) -> u32 {
-        self.taken.saturating_sub(self.kept)
-    }
-
-    /// Whether no place will ever come back: nothing can be submitted any more.
-    #[inline]
-    fn is_lost(&self) -> bool {
-        self.kept >= self.caps.queue_depth
-    }
-
     /// Whether the transport can be given such memory.
     #[inline]
     fn reaches(&self, place: Place) -> bool {
@@ -602,15 +554,13 @@ impl Queue {
         }
     }
 
-    fn new(transport: Box<dyn Transport>) -> Self {
+    fn new(transport: Box<dyn Transport>, device_depth: u32, slabs: (u32, u32)) -> Self {
         let caps = transport.caps();
         let depth = caps.queue_depth as usize;
         Self {
             transport,
             caps,
-            taken: 0,
-            kept: 0,
-            shares: Shares::default(),
+            shares: Shares::new(caps.queue_depth, device_depth, slabs),
             unrung: 0,
             refused: VecDeque::with_capacity(depth),
             broken: None,

@@ -71,7 +71,7 @@ impl AddAssign for Counters {
 
 impl Counters {
     /// Counts an operation that gets its answer: at its end, or before.
-    #[inline]
+    #[inline(always)]
     pub(super) fn count(&mut self, state: &OpState) {
         let ok = state.answer == Answer::Ready && state.fault.is_none();
         *if ok { &mut self.ok } else { &mut self.failed } += 1;
@@ -140,7 +140,7 @@ impl Lane {
             Tree::group(
                 format!("transport {}", queue.caps.name),
                 vec![
-                    Tree::leaf("in flight", format!("{} of {}", queue.taken, queue.caps.queue_depth)),
+                    Tree::leaf("in flight", format!("{} of {}", queue.shares.taken(), queue.caps.queue_depth)),
                     Tree::leaf("flows waiting", queue.shares.waiting()),
                     Tree::leaf("not yet rung", queue.unrung),
                     Tree::leaf("refused for now", queue.refused.len()),

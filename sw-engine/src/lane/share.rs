@@ -29,14 +29,6 @@ fn bit(device: Device) -> u16 {
     1 << index(device)
 }
 
-/// Things of one kind that chunks of a device have.
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    taken: u32,
-    /// Of those, the ones that never come back: the device may touch their memory for ever.
-    kept: u32,
-}
-
 /// Why there is nothing left for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gone {
@@ -46,44 +38,45 @@ pub(super) enum Gone {
     ForEver,
 }
 
-impl Held {
-    #[inline(always)]
-    fn check(self, most: u32) -> Result<(), Gone> {
-        if self.taken < most { Ok(()) } else { Err(if self.kept < most { Gone::ForNow } else { Gone::ForEver }) }
-    }
-
-    fn give_back(&mut self) {
-        self.taken = self.taken.saturating_sub(1);
-    }
-}
-
-/// The most that a device may have.
+/// The most that a device may have, of places and of the slabs of each pool.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Most {
+struct Most {
     places: u32,
     bounce: u32,
     staging: u32,
 }
 
-impl Most {
-    /// With pools of so many slabs.
-    pub(super) fn new(places: u32, bounce: u32, staging: u32) -> Self {
-        let part = |count: u32| count - count / 4;
-        Self { places, bounce: part(bounce), staging: part(staging) }
+/// Slabs of one pool that chunks of a device have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slabs {
+    taken: u32,
+    /// Of those, the ones that never come back: the device may touch their memory for ever.
+    kept: u32,
+}
+
+impl Slabs {
+    fn check(self, most: u32) -> Result<(), Gone> {
+        if self.taken < most { Ok(()) } else { Err(gone(self.kept, most)) }
     }
+}
+
+fn gone(kept: u32, most: u32) -> Gone {
+    if kept < most { Gone::ForNow } else { Gone::ForEver }
 }
 
 /// What the common chunk has no part in.
 #[derive(Debug, Default)]
 struct Share {
-    bounce: Held,
-    staging: Held,
+    bounce: Slabs,
+    staging: Slabs,
+    /// Places that never come back.
+    kept: u32,
     /// Flows with bytes left to cut.
     round: VecDeque<u32>,
 }
 
 impl Share {
-    fn slabs(&mut self, stash: &Stash) -> Option<&mut Held> {
+    fn slabs(&mut self, stash: &Stash) -> Option<&mut Slabs> {
         match stash {
             Stash::None => None,
             Stash::Bounce(_) => Some(&mut self.bounce),
@@ -92,37 +85,84 @@ impl Share {
     }
 }
 
-/// The shares of one transport.
-#[derive(Debug, Default)]
+/// The places of one transport, and the shares of devices in them.
+#[derive(Debug)]
 pub(super) struct Shares {
-    places: [Held; DEVICES as usize],
-    each: [Share; DEVICES as usize],
+    /// Places that nobody has. They are counted down, so that the common chunk asks and takes without knowing how many there
+    /// were.
+    left: u32,
+    /// Places that each device may still take.
+    left_of: [u32; DEVICES as usize],
     /// A bit for each device whose round is not empty.
     waiting: u16,
     /// Where the next pass begins, so that no device is always the first to take what is free.
     first: u32,
+    /// Places in all, and those of them that never come back.
+    depth: u32,
+    kept: u32,
+    most: Most,
+    each: [Share; DEVICES as usize],
 }
 
 impl Shares {
-    /// Whether a chunk of the device may have a place.
-    #[inline(always)]
-    pub(super) fn check_place(&self, device: Device, most: Most) -> Result<(), Gone> {
-        self.places[index(device)].check(most.places)
-    }
-
-    /// Whether a chunk of the device may have a slab of the pool that what lands so goes through.
-    pub(super) fn check_slab(&self, device: Device, landed: Landed, most: Most) -> Result<(), Gone> {
-        let share = &self.each[index(device)];
-        match landed {
-            Landed::InPlace => share.bounce.check(most.bounce),
-            Landed::InSlab => share.staging.check(most.staging),
+    /// Of `depth` places, of which a device may have `device_depth`, with pools of so many slabs.
+    pub(super) fn new(depth: u32, device_depth: u32, (bounce, staging): (u32, u32)) -> Self {
+        let part = |count: u32| count - count / 4;
+        let most = Most { places: device_depth.min(depth), bounce: part(bounce), staging: part(staging) };
+        Self {
+            left: depth,
+            left_of: [most.places; DEVICES as usize],
+            waiting: 0,
+            first: 0,
+            depth,
+            kept: 0,
+            most,
+            each: Default::default(),
         }
     }
 
-    /// A chunk has a place, and a slab if it goes through one.
+    /// Chunks that have a place.
+    pub(super) fn taken(&self) -> u32 {
+        self.depth - self.left
+    }
+
+    /// Those of them that will give it back.
+    #[inline]
+    pub(super) fn busy(&self) -> u32 {
+        self.taken() - self.kept
+    }
+
+    /// Whether no place will ever come back: nothing can be submitted any more.
+    #[inline]
+    pub(super) fn is_lost(&self) -> bool {
+        self.kept >= self.depth
+    }
+
+    /// Whether a chunk of the device may have a place.
+    #[inline(always)]
+    pub(super) fn check_place(&self, device: Device) -> Result<(), Gone> {
+        if self.left_of[index(device)] > 0 && self.left > 0 { Ok(()) } else { Err(self.no_place(device)) }
+    }
+
+    #[cold]
+    fn no_place(&self, device: Device) -> Gone {
+        gone(self.each[index(device)].kept, self.most.places)
+    }
+
+    /// Whether a chunk of the device may have a slab of the pool that what lands so goes through.
+    pub(super) fn check_slab(&self, device: Device, landed: Landed) -> Result<(), Gone> {
+        let share = &self.each[index(device)];
+        match landed {
+            Landed::InPlace => share.bounce.check(self.most.bounce),
+            Landed::InSlab => share.staging.check(self.most.staging),
+        }
+    }
+
+    /// A chunk has a place, and a slab if it goes through one. [`Shares::check_place`] said that there is one.
     #[inline(always)]
     pub(super) fn take(&mut self, device: Device, stash: &Stash) {
-        self.places[index(device)].taken += 1;
+        self.left -= 1;
+        self.left_of[index(device)] -= 1;
         if !matches!(stash, Stash::None)
             && let Some(slabs) = self.each[index(device)].slabs(stash)
         {
@@ -133,19 +173,22 @@ impl Shares {
     /// It gives its place back.
     #[inline(always)]
     pub(super) fn give_place(&mut self, device: Device) {
-        self.places[index(device)].give_back();
+        self.left += 1;
+        self.left_of[index(device)] += 1;
+        debug_assert!(self.left <= self.depth, "a place was given back twice");
     }
 
     /// It gives its slab back.
     pub(super) fn give_slab(&mut self, device: Device, stash: &Stash) {
         if let Some(slabs) = self.each[index(device)].slabs(stash) {
-            slabs.give_back();
+            slabs.taken = slabs.taken.saturating_sub(1);
         }
     }
 
     /// Its place never comes back.
     pub(super) fn keep_place(&mut self, device: Device) {
-        self.places[index(device)].kept += 1;
+        self.kept += 1;
+        self.each[index(device)].kept += 1;
     }
 
     /// Nor does its slab.
@@ -153,6 +196,12 @@ impl Shares {
         if let Some(slabs) = self.each[index(device)].slabs(stash) {
             slabs.kept += 1;
         }
+    }
+
+    /// Slabs, of the pool that what lands so goes through, that never come back.
+    pub(super) fn slabs_kept(&self, landed: Landed) -> u32 {
+        let slabs = |share: &Share| if landed == Landed::InSlab { share.staging } else { share.bounce };
+        self.each.iter().map(|share| slabs(share).kept).sum()
     }
 
     /// Whether flows of the device wait.
@@ -224,7 +273,7 @@ mod tests {
 
     #[test]
     fn each_device_has_its_round_and_all_have_their_turn_as_the_first() {
-        let mut shares = Shares::default();
+        let mut shares = Shares::new(16, 8, (4, 4));
         let (one, other) = (Device(3), Device(9));
         for flow in 0..3 {
             shares.wait_last(one, flow);
@@ -247,25 +296,33 @@ mod tests {
 
     #[test]
     fn a_device_has_no_more_than_its_part_and_what_it_keeps_is_gone_for_ever() {
-        let mut shares = Shares::default();
-        let (one, other, most) = (Device(0), Device(1), Most::new(2, 4, 0));
+        let mut shares = Shares::new(4, 3, (4, 0));
+        let (one, other) = (Device(0), Device(1));
         let slab = || sw_mem::SlabPool::new(1, sw_mem::ByteLen(1), sw_mem::HugePages::Never).unwrap().take().unwrap();
         let stash = Stash::Bounce(slab());
-        for _ in 0..2 {
-            assert_eq!(shares.check_place(one, most), Ok(()));
+        for _ in 0..3 {
+            assert_eq!(shares.check_place(one), Ok(()));
+            assert_eq!(shares.check_slab(one, Landed::InPlace), Ok(()));
             shares.take(one, &stash);
         }
-        assert_eq!(shares.check_place(one, most), Err(Gone::ForNow));
-        assert_eq!(shares.check_place(other, most), Ok(()));
-        shares.take(one, &stash);
-        assert_eq!(shares.check_slab(one, Landed::InPlace, most), Err(Gone::ForNow), "three of four slabs");
+        assert_eq!(shares.check_place(one), Err(Gone::ForNow));
+        assert_eq!(shares.check_slab(one, Landed::InPlace), Err(Gone::ForNow), "three of four slabs");
+        assert_eq!(shares.check_place(other), Ok(()));
+        shares.take(other, &Stash::None);
+        assert_eq!(shares.check_place(other), Err(Gone::ForNow), "all places are taken");
         shares.give_slab(one, &stash);
-        assert_eq!(shares.check_slab(one, Landed::InPlace, most), Ok(()));
-        assert_eq!(shares.check_slab(one, Landed::InSlab, most), Err(Gone::ForEver), "there are none");
-        shares.give_place(one);
-        shares.keep_place(one);
-        shares.keep_place(one);
-        assert_eq!(shares.check_place(one, most), Err(Gone::ForEver));
-        assert_eq!(shares.check_place(other, most), Ok(()));
+        assert_eq!(shares.check_slab(one, Landed::InPlace), Ok(()));
+        assert_eq!(shares.check_slab(one, Landed::InSlab), Err(Gone::ForEver), "there are none");
+        shares.give_place(other);
+        for _ in 0..3 {
+            shares.keep_place(one);
+            shares.keep_slab(one, &stash);
+        }
+        assert_eq!(shares.check_place(one), Err(Gone::ForEver));
+        assert_eq!((shares.slabs_kept(Landed::InPlace), shares.slabs_kept(Landed::InSlab)), (3, 0));
+        assert_eq!((shares.check_place(other), shares.busy(), shares.is_lost()), (Ok(()), 0, false));
+        shares.take(other, &Stash::None);
+        shares.keep_place(other);
+        assert_eq!((shares.taken(), shares.busy(), shares.is_lost()), (4, 0, true));
     }
 }

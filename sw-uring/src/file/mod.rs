@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: a face that lands as `Dma` goes past the page cache on this very file, as far as the kernel tells (see
-//! [`direct`]); the buffered face says why there is no direct one. An object's two descriptors are of one inode.
+//! [`direct`]); the buffered face says why there is no direct one; both say what the transport stands in for. An object's two descriptors are of one inode.
 //! A name never shows half a file.
 
 mod create;
@@ -29,6 +29,7 @@ use crate::{
     fault::path_error,
     handle::{self, Cache},
     passthrough::node::{self, OpenNamespace},
+    probe::Probe,
     sys::{self, Stat},
     sysfs::Machine,
 };
@@ -46,6 +47,8 @@ const ENTRIES_MAX: usize = 10_000_000;
 #[derive(Clone, Copy, Debug)]
 pub struct FileStore {
     transport: TransportName,
+    /// Why not a better one.
+    because: Option<Reason>,
 }
 
 /// Keeps an object's descriptors open.
@@ -89,7 +92,12 @@ impl OpenFile {
 impl FileStore {
     /// A store for the transport in use: [`crate::IO_URING`] or [`crate::PREADV2`].
     pub fn new(transport: TransportName) -> Self {
-        Self { transport }
+        Self { transport, because: None }
+    }
+
+    /// The same for what was found to work here: where that stands in for something better, its objects say why.
+    pub fn probed(probe: &Probe) -> Self {
+        Self { transport: probe.transport, because: probe.because.map(|(reason, _)| reason) }
     }
 
     /// Starts a new object whose length is known when it is whole: its [`WriteIntent::cut`] sets it. Nothing is reserved.
@@ -168,7 +176,7 @@ impl FileStore {
                 Access::Write => direct::write_unit(buffered.as_fd(), stat, *granularity),
             },
             landing: Landing::Dma,
-            because: None,
+            because: self.because,
         });
         let buffered_face = Face {
             transport,
@@ -176,7 +184,7 @@ impl FileStore {
             granularity: Granularity::ANY,
             write_unit: 1,
             landing: Landing::KernelCopy,
-            because,
+            because: because.or(self.because),
         };
         let residency = sys::cached_bytes(buffered.as_fd()).map_or(Residency::Unknown, Residency::Cached);
         Ok(Object {

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::mounts::{Loop, LoopMount, Mount, Zram, tool};
+use crate::mounts::{Loop, LoopMount, Mount, tool};
 use crate::support::{io, pattern, read, run, scratch, transports, write};
 use crate::{fuse, support};
 use sw_engine::{
@@ -15,6 +15,7 @@ use sw_engine::{
     seam::{IoKind, OpenMode, Store, Transport, Wait},
 };
 use sw_mem::{Buffer, ByteLen, HugePages, Populate};
+use sw_testkit::zram::Zram;
 use sw_uring::FileStore;
 
 /// Bytes written and read: two odd blocks past 1 MiB.
@@ -306,7 +307,7 @@ fn a_loop_device_goes_direct() {
 #[test]
 fn a_zram_device_goes_direct_in_pages() {
     match Zram::new(16 << 20) {
-        Ok(zram) => exercise_device("zram", &zram.device(), Faces::Direct(4096), 16 << 20),
+        Ok(zram) => exercise_device("zram", zram.device().to_str().unwrap(), Faces::Direct(4096), 16 << 20),
         Err(why) => println!("skip zram: {why}"),
     }
 }

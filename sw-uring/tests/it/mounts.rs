@@ -1,10 +1,9 @@
-//! Mounts, loop devices and a zram device, undone when their value is dropped, also by a panic.
+//! Mounts and loop devices, undone when their value is dropped, also by a panic.
 #![expect(clippy::unwrap_used, reason = "test code: a failure to prepare is a failed test")]
 
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
 };
 
 /// Runs a program; its output, or why it did not succeed.
@@ -100,36 +99,5 @@ impl LoopMount {
 
     pub(crate) fn path(&self) -> &Path {
         self.mount.path()
-    }
-}
-
-/// A zram block device of its own.
-pub(crate) struct Zram(u32);
-
-impl Zram {
-    pub(crate) fn new(len: u64) -> Result<Self, String> {
-        let text = std::fs::read_to_string("/sys/class/zram-control/hot_add").map_err(|error| error.to_string())?;
-        let zram = Self(text.trim().parse().map_err(|_| text)?);
-        let size = format!("/sys/block/zram{}/disksize", zram.0);
-        std::fs::write(size, len.to_string()).map_err(|error| error.to_string())?;
-        Ok(zram)
-    }
-
-    pub(crate) fn device(&self) -> String {
-        format!("/dev/zram{}", self.0)
-    }
-}
-
-impl Drop for Zram {
-    fn drop(&mut self) {
-        // The kernel closes the last descriptor of a dropped ring a moment later, and until then the device is busy.
-        let undone = (0..50).any(|_| {
-            let reset = std::fs::write(format!("/sys/block/zram{}/reset", self.0), "1");
-            let removed = reset.and_then(|()| std::fs::write("/sys/class/zram-control/hot_remove", self.0.to_string()));
-            removed.inspect_err(|_| std::thread::park_timeout(Duration::from_millis(100))).is_ok()
-        });
-        if !undone {
-            println!("zram{} stays: it is busy", self.0);
-        }
     }
 }

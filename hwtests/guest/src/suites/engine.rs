@@ -1,11 +1,15 @@
 //! The engine over controllers that come and go: a job keeps its engine and its objects while a drive is replaced.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use straightway::{Destination, Engine, Memory, NvmeBackend, Object, Policy, Uri};
-use sw_engine::{ErrorKind, PciAddress};
+use sw_engine::{ErrorKind, PciAddress, Reason};
 use sw_mem::{Buffer, ByteLen, HugePages, Populate};
 use sw_vfio::{Backend, ControllerClaim, Sysfs};
 
@@ -34,6 +38,13 @@ pub const SUITE: Suite = Suite {
             "memory",
             "what the engine allocates, any memory through slabs, and files beside a controller",
             any_memory,
+        )
+        .bed_only()
+        .limit_s(60),
+        Test::new(
+            "no-io-uring",
+            "kernel.io_uring_disabled at 2, and at 1 for a user: threads read the same bytes and say why",
+            no_io_uring,
         )
         .bed_only()
         .limit_s(60),
@@ -264,4 +275,72 @@ fn closed(context: &Context) -> Verdict {
         same("its driver", &device.driver().as_deref(), &Some("nvme"))?;
         refused(&first, &held, backend, ErrorKind::Closed)
     })
+}
+
+/// Who may make rings: 0 everybody, 1 a group and who may administer the system, 2 nobody (Linux
+/// `Documentation/admin-guide/sysctl/kernel.rst`, "io_uring_disabled").
+const IO_URING_DISABLED: &str = "/proc/sys/kernel/io_uring_disabled";
+/// No user of the guest: it has no rights.
+const NOBODY: u32 = 65534;
+
+fn no_io_uring(context: &Context) -> Verdict {
+    let device = context.device("nvme-b")?;
+    let found = block::namespaces(context, &device, 1)?;
+    let Some(namespace) = found.first() else { return fail("no namespace") };
+    if std::fs::metadata("/proc/self")?.uid() == NOBODY {
+        return read_by(&namespace.node, sw_uring::PREADV2, Reason::UringBlocked);
+    }
+    block::write_and_check(namespace, SEED, AT, LEN)?;
+    let by_io_uring = || read_by(&namespace.node, sw_uring::IO_URING, Reason::Best);
+    by_io_uring()?;
+    let setting = Path::new(IO_URING_DISABLED);
+    let before = crate::context::read_text(setting)?;
+    let mode = std::fs::metadata(&namespace.node)?.permissions();
+    let looked = (|| {
+        write_text(setting, "2")?;
+        read_by(&namespace.node, sw_uring::PREADV2, Reason::UringBlocked)?;
+        write_text(setting, "1")?;
+        by_io_uring()?;
+        std::fs::set_permissions(&namespace.node, Permissions::from_mode(0o644))?;
+        as_nobody()
+    })();
+    write_text(setting, &before)?;
+    std::fs::set_permissions(&namespace.node, mode)?;
+    looked?;
+    by_io_uring()
+}
+
+/// An engine made now reads the namespace as a file, past the page cache, by this transport and for this reason.
+fn read_by(node: &Path, transport: &str, reason: Reason) -> Verdict {
+    let engine = Engine::builder().build()?;
+    let object = engine.open(&Uri::from_path(node)?)?;
+    let memory = engine.allocate(Destination::Host, LEN as u64, AT)?;
+    let policy = straightway::parse_policy("require=dma")?;
+    let done = engine.read(&object, AT, memory).policy(policy).wait().ok()?;
+    same("the transport", &done.path.route.transport, &transport)?;
+    same("the reason", &done.path.reason.code(), &reason.code())?;
+    let fact = |name: &str| engine.doctor().facts.iter().find(|fact| fact.name == name).map(|fact| fact.value.clone());
+    same("doctor's transport", &fact("file_transport").as_deref(), &Some(transport))?;
+    let told = fact("io_uring").unwrap_or_default();
+    same(&format!("doctor says why: {told}"), &told.starts_with(reason.code()), &(reason != Reason::Best))?;
+    let mut got = vec![0; LEN];
+    match done.into_memory() {
+        Some(memory) => memory.read(0, &mut got)?,
+        None => return fail("the memory did not come back"),
+    }
+    same("the bytes", &(got == block::pattern(SEED, AT, LEN)), &true)?;
+    Ok(engine.close()?)
+}
+
+/// This very test as a user without rights, in a process of its own.
+fn as_nobody() -> Verdict {
+    let result = std::env::temp_dir().join("straightway-nobody");
+    std::fs::write(&result, "")?;
+    std::fs::set_permissions(&result, Permissions::from_mode(0o666))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["test", "engine.no-io-uring"]).arg(&result).uid(NOBODY).gid(NOBODY);
+    let status = command.status()?;
+    let told = std::fs::read_to_string(&result)?;
+    std::fs::remove_file(&result)?;
+    same("as a user", &(status.success(), told.as_str()), &(true, "ok"))
 }
