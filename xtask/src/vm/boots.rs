@@ -158,7 +158,7 @@ pub const BOOTS: &[Boot] = &[
         iommu: Iommu::On,
         append: "",
         memory_mib: 768,
-        tests_min: 5,
+        tests_min: 6,
         limit_s: 480,
     },
     Boot {

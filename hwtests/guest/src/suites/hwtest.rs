@@ -28,6 +28,9 @@ pub const SUITE: Suite = Suite {
         Test::new("destructive", "with flag and serials the suites run, and every device is given back", destructive)
             .bed_only()
             .limit_s(300),
+        Test::new("one-namespace", "a drive with one namespace runs what needs no second one, and fails nothing", one)
+            .bed_only()
+            .limit_s(180),
     ],
 };
 
@@ -235,6 +238,25 @@ fn destructive(context: &Context) -> Verdict {
     // The emulated peer has no serial number in its configuration space, so nothing may be written to it.
     skipped(&record, &["vfio.peer-dma", "vfio.peer-copies", "driver-io.bar-offsets"], &["no serial for peer"])?;
     skipped(&record, &["driver-io.namespaces", "driver-io.events"], &["no test bed"])?;
+    at_the_kernel(&devices)?;
+    controllers(context).map(drop)
+}
+
+/// A machine whose only drive is the bed's second one, which has one namespace, as most drives have.
+fn one(context: &Context) -> Verdict {
+    let devices = controllers(context)?;
+    let suites = ["passthrough", "vfio-transport", "driver-io", "driver-load", "speed"];
+    let text = json!({"name": "one-drive", "suites": suites,
+        "roles": {"nvme-a": {"address": devices[1].0.address, "serial": "sw-b"}}});
+    std::fs::write(PROFILE, text.to_string())?;
+    let record = recorded(context, &["--destructive"])?;
+    same("verdict", &record["verdict"], &json!("passed"))?;
+    let ran = ["driver-io.commands", "driver-io.page-offsets", "driver-io.list-boundaries"];
+    all_ok(&record, &ran)?;
+    all_ok(&record, &["driver-load.depths", "driver-load.queues", "driver-load.reset"])?;
+    skipped(&record, &["vfio-transport.polled", "vfio-transport.hybrid"], &["has no namespace 2"])?;
+    skipped(&record, &["driver-load.function-reset"], &["no nvme-b"])?;
+    skipped(&record, &["speed.beside-the-kernel"], &["namespaces"])?;
     at_the_kernel(&devices)?;
     controllers(context).map(drop)
 }
