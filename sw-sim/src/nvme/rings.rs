@@ -91,9 +91,10 @@ impl Step<'_> {
         self.ctrl.sqs.insert(queue, SubmissionQueue::new(sq.0, sq.1, queue));
     }
 
-    /// Memory of the driver's is freed. A controller that still has a ring there would use whatever comes to lie there.
+    /// Memory of the driver's is freed. A controller that still has a ring there would use whatever comes to lie there; one that
+    /// makes no sense may have said that it has not.
     pub(crate) fn memory_freed(&mut self, iova: u64, len: u64) {
-        if self.ctrl.registers.is_gone() {
+        if self.ctrl.registers.is_gone() || self.ctrl.noise.is_some() {
             return;
         }
         let sqs = self.ctrl.sqs.iter().map(|(id, queue)| (*id, queue.iova));
