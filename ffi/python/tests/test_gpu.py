@@ -125,7 +125,8 @@ for number, content in enumerate(contents):
 targets = [bytearray(len(content)) for content in contents] + [bytearray(3)]
 assert engine.copy_many(list(zip([*sources, b"abc"], targets))) == sum(map(len, targets))
 assert [bytes(target) for target in targets] == [*contents, b"abc"]
-for pair, text in [((b"abc", Array(b"def", "gpu0")), "target is memory of a device"), ((sources[0], bytearray(2)), "1 bytes, the target 2")]:
+wrong = [((b"abc", Array(b"def", "gpu0")), "target is memory of a device"), ((sources[0], bytearray(2)), "1 bytes, the target 2")]
+for pair, text in wrong:
     try:
         engine.copy_many([pair])
     except straightway.ApiMisuse as error:

@@ -7,7 +7,7 @@ results.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Union
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from .. import _bytes
 from .. import load_file as _load_file
 from .. import save_file as _save_file
-from .._native import Buffer
+from .._native import Buffer, Engine
 from .._open import safe_open
 
 __all__ = [
@@ -101,10 +101,30 @@ def load_file(
     device: Union[str, int, torch.device] = "cpu",
     *,
     backend: str = "mmap",
+    share: bool = False,
+    process_group: Any = None,
+    timeout: float = 60.0,
+    tensors: Iterable[str] | None = None,
+    policy: str = "any",
+    verify: str = "auto",
+    engine: Engine | None = None,
 ) -> dict[str, torch.Tensor]:
-    """As `safetensors.torch.load_file`. The tensors of a file share one region; `backend` is accepted and not used."""
+    """As `safetensors.torch.load_file`, of every format that `straightway.load` takes. The tensors of a file share one region;
+    `backend` is accepted and not used.
+
+    share: the ranks of `process_group` (None: all ranks) call it together. What several want is read by one of them, and each has it as
+        if it had read it, or all raise: as `dcp.load` by `StorageReader(share=True)`, which says what `timeout` (seconds) and `verify`
+        mean. Each rank reads the heads. The result has `reader`, which tells what this rank read and what it was given. Without a
+        process group one process reads all.
+    tensors: names; None for all. policy, verify, engine: as of `straightway.load`.
+    """
     del backend
-    return dict(_load_file(filename, device, framework="torch"))
+    if not share:
+        return dict(_load_file(filename, device, framework="torch", tensors=tensors, policy=policy, verify=verify, engine=engine))
+    from . import _together
+
+    options = {"process_group": process_group, "timeout": timeout, "policy": policy, "verify": verify}
+    return _together.load(filename, device, tensors, engine, **options)
 
 
 def load(data: bytes) -> dict[str, torch.Tensor]:

@@ -107,12 +107,15 @@ def load_model(
     device: Union[str, int] = "cpu",
     *,
     backend: str = "mmap",
+    **together: Any,
 ) -> tuple[set[str], list[str]]:
     """As `safetensors.torch.load_model`: fills the tensors of `model`, and returns names that were missing and names that it has not.
 
+    together: `share=True` and what else `load_file` takes, for ranks that call it together.
+
     Raises `RuntimeError` for such names if `strict`, and for tensors of another shape.
     """
-    loaded = load_file(filename, device, backend=backend)
+    loaded = load_file(filename, device, backend=backend, **together)
     duplicates = _duplicates(model.state_dict(), loaded.keys())
     result = model.load_state_dict(loaded, strict=False)
     missing, unexpected = set(result.missing_keys), list(result.unexpected_keys)

@@ -41,7 +41,7 @@ from torch.futures import Future
 from .. import _errors
 from .._native import Buffer, Checks, Engine, Object, PendingCheckpoint
 from .._reports import Path, SaveReport
-from . import _NAMES, _blob, _boxes, _bytes_of, _stage, from_buffer
+from . import _NAMES, _blob, _boxes, _bytes_of, _raw, _stage, from_buffer
 from ._share import Exchange, Reads, Share, share_out
 
 __all__ = ["StorageReader", "StorageWriter", "drop_staging"]
@@ -96,7 +96,7 @@ class _MetadataUnpickler(pickle.Unpickler):
 class StorageReader(FileSystemReader):
     """Reads a DCP directory, each rank only the bytes that it needs, straight into the destination tensors.
 
-    path: the directory.
+    path: the directory; or safetensors (a file, an index, a directory of either), or a file of `torch.save`, whose heads each rank reads.
     share: ranks that want the same bytes as the same type read them once and exchange them: on one machine each copies out of the memory
         of the rank that read them, elsewhere the process group carries them. Before the exchange and behind it they agree that all
         went well: an error of one rank is raised on all of them. Rows that some ranks want and others do not become items of their
@@ -136,6 +136,8 @@ class StorageReader(FileSystemReader):
         self._exchange = Exchange(process_group, timeout)
         self._objects: dict[str, Object] = {}
         self._chunks: dict[tuple[str, tuple[int, ...] | None], tuple[torch.dtype, tuple[int, ...]]] = {}
+        # What lies where, of a checkpoint that is none of DCP.
+        self._raw: dict[tuple[str, int], _blob.Blob] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -143,7 +145,7 @@ class StorageReader(FileSystemReader):
         self.staged: list[str] = []
         self.by_torch: list[str] = []
         self._checks: Checks | None = None
-        self._blobs: dict[tuple[str, int], _blob.Blob | None] = {}
+        self._blobs: dict[tuple[str, int], _blob.Blob | None] = dict(self._raw)
         self._exchange.forget()
 
     @property
@@ -180,10 +182,15 @@ class StorageReader(FileSystemReader):
         """As the original."""
         super().reset(checkpoint_id)
         self._objects.clear()
+        self._raw = {}
         self._forget()
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """As the original, with an unpickler that knows the classes of metadata only. Raises `BadFormat`."""
+        if _raw.is_raw(os.fspath(self.path)):
+            metadata, self._raw = _raw.read(self._engine, os.fspath(self.path))
+            metadata.storage_meta.load_id = self.load_id
+            return metadata
         path = os.fspath(self._get_metadata_path(kwargs.get("rank")))
         with self._engine.open(path) as file:
             content = file.read().tobytes()
@@ -244,9 +251,14 @@ class StorageReader(FileSystemReader):
         info = self.storage_data[item.storage_index]
         return info.relative_path, info.offset
 
+    @property
+    def _folder(self) -> str:
+        path = os.fspath(self.path)
+        return path if os.path.isdir(path) else os.path.dirname(path)
+
     def _object(self, name: str) -> Object:
         if name not in self._objects:
-            self._objects[name] = self._engine.open(os.path.join(os.fspath(self.path), name))
+            self._objects[name] = self._engine.open(os.path.join(self._folder, name))
         return self._objects[name]
 
     def _checked(self, info: Any) -> Object:
@@ -259,7 +271,7 @@ class StorageReader(FileSystemReader):
 
     def _checking(self) -> Checks:
         if self._checks is None:
-            self._checks = Checks(self._engine, self.path, self._verify)
+            self._checks = Checks(self._engine, self._folder, self._verify)
         return self._checks
 
     def _read_many(self, parts: list[tuple[str, int, Any]]) -> None:
