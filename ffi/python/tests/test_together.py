@@ -1,4 +1,4 @@
-"""`load_file` by ranks together: safetensors that are read once, and what becomes of a rank that fails."""
+"""`load_together`: safetensors that are read once, and what becomes of a rank that fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from _ranks import ranks
 torch = pytest.importorskip("torch", reason="torch is not installed")
 import torch.distributed.checkpoint as dcp  # noqa: E402
 
-from straightway.torch import load_file, load_model  # noqa: E402
+from straightway.torch import load_file, load_model_together, load_together  # noqa: E402
 from straightway.torch.checkpoint import StorageReader  # noqa: E402
 
 SHAPES = {f"layer.{n}": (100 + n, 700) for n in range(12)} | {"long": (3000, 1000), "scalar": (), "none": (0, 4), "odd , ä name": (3,)}
@@ -38,7 +38,7 @@ HELPERS = f"""
 SHAPES = {SHAPES!r}
 """ + r"""
 import straightway
-from straightway.torch import _share, load_file, load_model
+from straightway.torch import _share, load_file, load_model_together, load_together
 def state(seed=1):
     generator = torch.Generator().manual_seed(seed)
     made = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
@@ -54,21 +54,21 @@ def told(what, loaded):
 
 ONCE = HELPERS + r"""
 _share.LONG_BYTES = 1 << 20
-loaded = load_file(folder, share=True, verify="off")
+loaded = load_together(folder, verify="off")
 same(loaded, state())
 told("OFF", loaded)
-loaded = load_file(folder, share=True)
+loaded = load_together(folder)
 same(loaded, state())
 told("AUTO", loaded)
 # A file alone; names that differ among the ranks; a group of some ranks.
 name = sorted(os.listdir(folder))[0]
-alone = load_file(os.path.join(folder, name), share=True)
+alone = load_together(os.path.join(folder, name))
 same(alone, load_file(os.path.join(folder, name)))
 mine = ["long", f"layer.{rank}", "none"]
-same(load_file(folder, share=True, tensors=mine), {name: state()[name] for name in mine})
+same(load_together(folder, tensors=mine), {name: state()[name] for name in mine})
 some = dist.new_group([1, 3])
 if rank in (1, 3):
-    loaded = load_file(folder, share=True, process_group=some, verify="off")
+    loaded = load_together(folder, process_group=some, verify="off")
     same(loaded, state())
     told("SOME", loaded)
 class Model(torch.nn.Module):
@@ -76,11 +76,11 @@ class Model(torch.nn.Module):
         super().__init__()
         self.layer = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(SHAPES[f"layer.{n}"])) for n in range(12))
 model = Model()
-assert load_model(model, folder, strict=False, share=True)[0] == set()
+assert load_model_together(model, folder, strict=False)[0] == set()
 assert all(torch.equal(parameter, state()[f"layer.{n}"]) for n, parameter in enumerate(model.layer))
 # By the group: what the memory of the machine carries where it may.
 _share.Exchange._is_near = lambda self, offer: False
-loaded = load_file(folder, share=True, verify="off")
+loaded = load_together(folder, verify="off")
 same(loaded, state())
 told("GROUP", loaded)
 # As NCCL would: by the load's own group, without a way through the host.
@@ -91,15 +91,15 @@ def watched(moved, group, among):
     used.add(group is dist.group.WORLD)
     pass_on(moved, group, among)
 _share._pass_on = watched
-loaded = load_file(folder, share=True, verify="off")
+loaded = load_together(folder, verify="off")
 same(loaded, state())
 told("DIRECT", loaded)
-same(load_file(folder, share=True, tensors=mine), {name: state()[name] for name in mine})
+same(load_together(folder, tensors=mine), {name: state()[name] for name in mine})
 assert used == {True}, used
 # One rank that has no such group: all take the other one.
 used.clear()
 _share.Exchange._is_direct = lambda self, tensor: rank != 2
-same(load_file(folder, share=True), state())
+same(load_together(folder), state())
 assert used == {False}, used
 """
 
@@ -138,8 +138,8 @@ def fails(what, act, kinds):
         return
     raise SystemExit(f"{what}: rank {rank} loaded")
 missing = folder + ("-gone" if rank == 1 else "")
-fails("head", lambda: load_file(missing, share=True, timeout=20), straightway.NotFound if rank == 1 else straightway.Cancelled)
-fails("name", lambda: load_file(folder, share=True, tensors=["long", "no such"] if rank == 3 else None, timeout=20),
+fails("head", lambda: load_together(missing, timeout=20), straightway.NotFound if rank == 1 else straightway.Cancelled)
+fails("name", lambda: load_together(folder, tensors=["long", "no such"] if rank == 3 else None, timeout=20),
       straightway.NotFound if rank == 3 else straightway.Cancelled)
 read = StorageReader._read
 def bad(self, items, planner):
@@ -147,7 +147,7 @@ def bad(self, items, planner):
         raise straightway.Io("the disk is gone")
     read(self, items, planner)
 StorageReader._read = bad
-fails("read", lambda: load_file(folder, share=True, timeout=20), straightway.Io if rank == 2 else straightway.Cancelled)
+fails("read", lambda: load_together(folder, timeout=20), straightway.Io if rank == 2 else straightway.Cancelled)
 def interrupted(self, items, planner):
     if rank == 0:
         os.kill(os.getpid(), signal.SIGINT)
@@ -155,7 +155,7 @@ def interrupted(self, items, planner):
     read(self, items, planner)
 StorageReader._read = interrupted
 signal.signal(signal.SIGINT, signal.default_int_handler)
-fails("interrupt", lambda: load_file(folder, share=True, timeout=20), KeyboardInterrupt if rank == 0 else straightway.Cancelled)
+fails("interrupt", lambda: load_together(folder, timeout=20), KeyboardInterrupt if rank == 0 else straightway.Cancelled)
 # Damage is the same error on all.
 StorageReader._read = read
 dist.barrier()
@@ -165,13 +165,13 @@ if rank == 0:
         file.seek(-5, 2)
         file.write(b"\xff\x00\xff")
 dist.barrier()
-fails("damage", lambda: load_file(folder, share=True, timeout=20), straightway.ChecksumMismatch)
+fails("damage", lambda: load_together(folder, timeout=20), straightway.ChecksumMismatch)
 def dies(self, items, planner):
     if rank == 3:
         os._exit(0)
     read(self, items, planner)
 StorageReader._read = dies
-fails("death", lambda: load_file(folder, share=True, timeout=10), straightway.Cancelled)
+fails("death", lambda: load_together(folder, timeout=10), straightway.Cancelled)
 os._exit(0)
 """
 
@@ -192,16 +192,15 @@ def test_what_one_rank_fails_by_all_raise_in_seconds(tmp_path: Path):
 
 def test_without_a_group_one_process_reads_all(tmp_path: Path):
     straightway.save(state(), tmp_path / "model", shard_bytes=3 << 20)
-    loaded = load_file(tmp_path / "model", share=True, verify="off")
+    loaded = load_together(tmp_path / "model", verify="off")
     same(loaded, state())
     assert loaded.reader.read_bytes == sum(tensor.nbytes for tensor in state().values())
     assert loaded.reader.exchanged == {"memory": 0, "group": 0}
-    same(load_file(tmp_path / "model", share=True, tensors="long"), {"long": state()["long"]})
-    same(load_file(tmp_path / "model", tensors=["long", "none"]), {name: state()[name] for name in ("long", "none")})
+    same(load_together(tmp_path / "model", tensors="long"), {"long": state()["long"]})
     model = torch.nn.Linear(4, 2)
     straightway.torch.save_model(model, tmp_path / "linear.safetensors")
     other = torch.nn.Linear(4, 2)
-    assert load_model(other, tmp_path / "linear.safetensors", share=True) == (set(), [])
+    assert load_model_together(other, tmp_path / "linear.safetensors") == (set(), [])
     assert torch.equal(other.weight, model.weight)
 
 
@@ -211,7 +210,7 @@ def test_an_element_at_an_odd_address_is_loaded(tmp_path: Path):
     head += b" " * (9 - len(head) % 8)
     values = torch.arange(5, dtype=torch.float32)
     (tmp_path / "odd.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + values.numpy().tobytes())
-    loaded = load_file(tmp_path / "odd.safetensors", share=True)
+    loaded = load_together(tmp_path / "odd.safetensors")
     assert torch.equal(loaded["a"], values) and loaded["a"].data_ptr() % 4 == 0
 
 
@@ -231,9 +230,9 @@ def test_dcp_load_takes_safetensors_and_files_of_torch(tmp_path: Path):
         assert reader.by_torch == [] and reader.staged == ["layer.3"]
     with pytest.raises(straightway.BadFormat):
         (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 100)
-        load_file(tmp_path / "bad.safetensors", share=True)
+        load_together(tmp_path / "bad.safetensors")
     with pytest.raises(straightway.NotFound):
-        load_file(tmp_path / "one.safetensors", share=True, tensors=["no such"])
+        load_together(tmp_path / "one.safetensors", tensors=["no such"])
 
 
 def test_what_torchs_own_export_wrote_is_read_by_boxes(tmp_path: Path):
@@ -242,6 +241,6 @@ def test_what_torchs_own_export_wrote_is_read_by_boxes(tmp_path: Path):
     for number, (start, part) in enumerate([((0, 0), whole[:25]), ((25, 0), whole[25:])]):
         told = {"DCP_SHARDING_INFO": json.dumps({"w": {"saved_offsets": list(start)}}), "DCP_VERSION": "1.0", "format": "pt"}
         straightway.torch.save_file({"w": part.clone()}, tmp_path / f"shard-{number:05}-model-00001-of-00001.safetensors", told)
-    loaded = load_file(tmp_path, share=True)
+    loaded = load_together(tmp_path)
     assert torch.equal(loaded["w"], whole)
     assert os.listdir(tmp_path)

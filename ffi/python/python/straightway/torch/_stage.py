@@ -15,23 +15,30 @@ from __future__ import annotations
 import dataclasses
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed._state_dict_utils import _iterate_state_dict
 from torch.distributed.tensor import DTensor
 
 from .. import _errors
 from .._native import Buffer, Engine
-from . import _bytes_of
+from . import _NAMES, _bytes_of
 
 # Tensors begin at multiples of this, as they do in the file: a cache line, and a block for tensors of LARGE_BYTES and more.
 ALIGN_BYTES = 64
 LARGE_ALIGN_BYTES = 4096
 LARGE_BYTES = 64 << 10
+# Shorter tensors torch copies one by one: to make views for the threads takes it as long as to copy that much.
+SHORT_BYTES = 1 << 20
 # Least size of a page: memory made ahead is touched that often.
 PAGE_BYTES = 4096
+
+
+# Elements that torch takes from a buffer as they are.
+_FROM_BUFFER = {dtype for dtype, name in _NAMES.items() if name != "F4"}
 
 
 class NotOurs(Exception):
@@ -167,16 +174,18 @@ class Stage:
         self._pool = pool_of(engine)
         self._budget = budget
 
-    def prepare(self, state_dict: Any, *, type_check: bool) -> None:
+    def prepare(self, state_dict: Any) -> None:
         """Makes memory for a copy in the background. Raises `NotOurs`; `ResourceLimit` if it is more than the budget."""
-        total = _measured(state_dict, type_check)
+        tensors: list[torch.Tensor] = []
+        _collect(state_dict, tensors)
+        _, total = _layout(tensors)
         if self._budget is not None and total > self._budget:
             raise _over(total, 0, self._budget)
         self._pool.prepare(self._engine, total)
 
     def through(self, tensors: Iterable[torch.Tensor]) -> None:
         """Their save has read them: the memory of their copies may be used again."""
-        self._pool.through(tensor.data_ptr() for tensor in tensors if tensor.device.type == "cpu" and tensor.nbytes)
+        self._pool.through(tensor.data_ptr() for tensor in tensors if tensor.layout == torch.strided and tensor.device.type == "cpu")
 
     @torch.no_grad()
     def copy(self, state_dict: Any, *, keep: bool, type_check: bool) -> Any:
@@ -184,26 +193,29 @@ class Stage:
 
         Raises `NotOurs`, `ResourceLimit`, and has copied nothing then.
         """
-        memory = self._pool.take(self._engine, _measured(state_dict, type_check), keep=keep, budget=self._budget)
-        end = 0
-        pairs = []
-
-        def place(tensor: torch.Tensor) -> torch.Tensor:
-            nonlocal end
-            if tensor.nbytes == 0:
-                return torch.empty(tensor.shape, dtype=tensor.dtype)
-            start = _start(end, tensor)
-            end = start + tensor.nbytes
+        tensors: list[torch.Tensor] = []
+        _collect(state_dict, tensors)
+        starts, total = _layout(tensors)
+        memory = self._pool.take(self._engine, total, keep=keep, budget=self._budget)
+        copies, by_torch, pairs = [], [], []
+        for tensor, start in zip(tensors, starts):
             # With a storage of its own: what saves a tensor by torch.save saves its storage.
-            placed = torch.frombuffer(memory, dtype=torch.uint8, count=tensor.nbytes, offset=start)
-            copy = placed.view(tensor.dtype).view(tensor.shape)
-            if (tensor.is_cpu or _is_nvidia(tensor)) and tensor.is_contiguous():
-                pairs.append((_bytes_of(tensor), placed))
+            if tensor.nbytes == 0:
+                copies.append(torch.empty(tensor.shape, dtype=tensor.dtype))
+            elif tensor.nbytes < SHORT_BYTES and tensor.dtype in _FROM_BUFFER:
+                flat = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=start)
+                copies.append(flat if tensor.ndim == 1 else flat.view(tensor.shape))
+                by_torch.append((tensor, copies[-1]))
             else:
-                copy.copy_(tensor)
-            return copy
-
-        staged = _each(state_dict, place, type_check)
+                placed = torch.frombuffer(memory, dtype=torch.uint8, count=tensor.nbytes, offset=start)
+                copies.append(placed.view(tensor.dtype).view(tensor.shape))
+                if (tensor.is_cpu or _is_nvidia(tensor)) and tensor.is_contiguous():
+                    pairs.append((_bytes_of(tensor), placed))
+                else:
+                    by_torch.append((tensor, copies[-1]))
+        staged = _with(copies, state_dict, type_check)
+        if by_torch:
+            torch._foreach_copy_([copy for _, copy in by_torch], [tensor for tensor, _ in by_torch])
         self._engine.copy_many(pairs)
         return staged
 
@@ -213,35 +225,44 @@ def _is_nvidia(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda and torch.version.hip is None
 
 
-def _measured(state_dict: Any, type_check: bool) -> int:
-    """Bytes that a copy takes. Raises `NotOurs`."""
-    end = 0
-
-    def measure(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal end
-        end = _start(end, tensor) + tensor.nbytes
-        return tensor
-
-    _each(state_dict, measure, type_check)
-    return end
-
-
-def _start(end: int, tensor: torch.Tensor) -> int:
-    """Where a tensor begins behind one that ends there."""
-    align = LARGE_ALIGN_BYTES if tensor.nbytes >= LARGE_BYTES else ALIGN_BYTES
-    return -(-end // align) * align
-
-
-def _each(state_dict: Any, change: Callable[[torch.Tensor], torch.Tensor], type_check: bool) -> Any:
-    """The state dict with each dense tensor changed; with `type_check` of kinds of values that torch's saver knows only."""
-
-    def of_tensor(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+def _collect(value: Any, found: list[torch.Tensor]) -> None:
+    """The dense tensors of a state dict, of DTensors their parts here, in the order of `_iterate_state_dict`. Raises `NotOurs`."""
+    if isinstance(value, torch.Tensor):
+        if isinstance(value, DTensor):
+            value = value._local_tensor
+        if isinstance(value, ShardedTensor) or value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
             raise NotOurs
-        return change(tensor)
+        found.append(value)
+    elif isinstance(value, dict):
+        for part in value.values():
+            _collect(part, found)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _collect(part, found)
+    elif isinstance(value, ShardedTensor):
+        raise NotOurs
+
+
+def _layout(tensors: list[torch.Tensor]) -> tuple[list[int], int]:
+    """Where each begins, and the bytes of all."""
+    starts, end = [], 0
+    for tensor in tensors:
+        nbytes = tensor.nbytes
+        align = LARGE_ALIGN_BYTES if nbytes >= LARGE_BYTES else ALIGN_BYTES
+        starts.append(-(-end // align) * align)
+        end = starts[-1] + nbytes
+    return starts, end
+
+
+def _with(copies: list[torch.Tensor], state_dict: Any, type_check: bool) -> Any:
+    """The state dict with these for its tensors; with `type_check` of kinds of values that torch's saver knows only."""
+    left = iter(copies)
 
     def of_dtensor(tensor: DTensor, *_: Any) -> DTensor:
-        return DTensor(of_tensor(tensor._local_tensor), tensor._spec, requires_grad=False)
+        return DTensor(next(left), tensor._spec, requires_grad=False)
+
+    def of_tensor(*_: Any) -> torch.Tensor:
+        return next(left)
 
     def of_sharded(*_: Any) -> Any:
         raise NotOurs

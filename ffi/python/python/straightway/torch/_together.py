@@ -1,4 +1,4 @@
-"""`load_file` by the ranks of a job together: what several want is read by one of them.
+"""`load_together`, by the ranks of a job: what several want is read by one of them.
 
 Each rank makes room for the tensors that it wants, and `torch.distributed.checkpoint` loads into it by a `StorageReader` that shares:
 the plan over all ranks, the reads, the exchange and the agreement are those of `dcp.load`.

@@ -627,7 +627,7 @@ class StorageWriter(FileSystemWriter):
         Raises `ResourceLimit` for more than `staging_bytes`.
         """
         with contextlib.suppress(_stage.NotOurs):
-            self._stage.prepare(state_dict, type_check=self.type_check)
+            self._stage.prepare(state_dict)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Nothing is made under the final name."""
