@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from _ranks import ranks
+
 torch = pytest.importorskip("torch", reason="torch is not installed")
 dcp = pytest.importorskip("torch.distributed.checkpoint")
 
@@ -195,6 +197,31 @@ def test_a_state_beyond_the_budget_fails_with_a_remedy_and_copies_nothing(tmp_pa
     assert narrow.stage(sparse) is sparse
     with pytest.raises(straightway.Unsupported, match="staging_bytes"):
         narrow.set_up_storage_writer(True)
+
+
+REFUSED = """
+from torch.distributed.checkpoint.api import CheckpointException
+import straightway
+state = {"a": torch.ones(1 << 20), "mine": {f"of {rank}": torch.ones(5)}}
+started = time.monotonic()
+try:
+    writer = StorageWriter(folder, staging_bytes=1000 if rank == 1 else None)
+    dcp.async_save(state, storage_writer=writer).result()
+except CheckpointException as error:
+    [(failed, (cause, _))] = error.failures.items()
+    print("REFUSED", failed, type(cause).__name__, time.monotonic() - started < 20)
+writer = StorageWriter(folder, staging_bytes=8 << 20)
+dcp.async_save(state, storage_writer=writer).result()
+dist.barrier()
+loaded = {"a": torch.zeros(1 << 20), "mine": {f"of {rank}": torch.zeros(5)}}
+dcp.load(loaded, storage_reader=StorageReader(folder))
+assert torch.equal(loaded["a"], state["a"]) and torch.equal(loaded["mine"][f"of {rank}"], torch.ones(5))
+"""
+
+
+def test_a_rank_that_may_not_stage_ends_the_save_on_all(tmp_path: Path):
+    done = ranks(tmp_path, 3, REFUSED, tmp_path / "c")
+    assert [line for process in done for line in process.stdout.splitlines()] == ["REFUSED 1 ResourceLimit True"] * 3
 
 
 def test_what_only_torch_can_copy_torch_copies(tmp_path: Path):

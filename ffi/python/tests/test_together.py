@@ -231,8 +231,10 @@ def test_dcp_load_takes_safetensors_and_files_of_torch(tmp_path: Path):
     with pytest.raises(straightway.BadFormat):
         (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 100)
         load_together(tmp_path / "bad.safetensors")
-    with pytest.raises(straightway.NotFound):
+    with pytest.raises(straightway.NotFound, match="no such"):
         load_together(tmp_path / "one.safetensors", tensors=["no such"])
+    with pytest.raises(straightway.NotFound, match="nowhere.safetensors"):
+        load_together(tmp_path / "nowhere.safetensors")
 
 
 def test_what_torchs_own_export_wrote_is_read_by_boxes(tmp_path: Path):

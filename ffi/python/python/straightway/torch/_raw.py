@@ -28,9 +28,10 @@ SUFFIXES = (".safetensors", ".safetensors.index.json")
 
 
 def is_raw(path: str) -> bool:
-    """Whether it is such a checkpoint: a file, or a directory that has safetensors and is none of DCP."""
+    """Whether it is such a checkpoint: no directory (what it is, if anything, is told by opening it), or one that has safetensors and
+    is none of DCP."""
     if not os.path.isdir(path):
-        return os.path.isfile(path)
+        return True
     names = os.listdir(path)
     return ".metadata" not in names and any(name.endswith(SUFFIXES) for name in names)
 

@@ -104,7 +104,7 @@ def _cut(plans: list[LoadPlan], item_bytes: Callable[[ReadItem], int]) -> list[L
     marks: dict[Any, list[int]] = {}
     for box, found in edges.items():
         first, last, width = min(found), max(found), widths[box]
-        rows = set()
+        rows: set[int] = set()
         # Two are the ends of all items.
         if len(found) > 2 and (last - first) * width >= PIECE_BYTES * (len(found) - 1):
             rows = found

@@ -13,6 +13,7 @@ into its file, so that the device takes it from here.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 import weakref
 from collections.abc import Iterable
@@ -78,6 +79,9 @@ class Pool:
     def take(self, engine: Engine, total: int, *, keep: bool, budget: int | None) -> memoryview:
         """Memory for a copy of `total` bytes. Raises `ResourceLimit` if copies that are not free and this one pass the budget."""
         self._join()
+        if budget is not None and self._held() + total > budget:
+            # The error of a save that failed keeps its copy, in a cycle with the frames that it came through.
+            gc.collect()
         with self._lock:
             free = [piece for piece in self._pieces if piece.is_free()]
             taken = [piece for piece in self._pieces if not (piece.is_free() or piece.is_gone())]
@@ -94,6 +98,11 @@ class Pool:
             kept, address = (memory if keep else None), _address(view)
             self._pieces.append(_Piece(address, memory.nbytes, kept, weakref.ref(view)))
             return view
+
+    def _held(self) -> int:
+        """Bytes of copies that are in use."""
+        with self._lock:
+            return sum(piece.nbytes for piece in self._pieces if not (piece.is_free() or piece.is_gone()))
 
     def through(self, addresses: Iterable[int]) -> None:
         """Frees the copies that have tensors at these addresses: what was to be read of them was."""
