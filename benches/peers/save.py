@@ -88,14 +88,20 @@ def their_writer(to):
     return dcp.FileSystemWriter(to, thread_count=4, sync_files=True)
 
 
-def our_async_save(tensors, to, again):
-    """Under the same `async_save`; with `again` the second one by a writer, whose staging memory the first one left."""
+def our_async_save(tensors, to, staging):
+    """Under the same `async_save`: into fresh memory, the memory that a save before left (`kept`), or memory made before (`ahead`)."""
     import torch.distributed.checkpoint as dcp
     from straightway.torch.checkpoint import StorageWriter
 
-    writer = StorageWriter(to, cache_staged_state_dict=again)
-    if again:
+    writer = StorageWriter(to, cache_staged_state_dict=staging == "kept")
+    if staging == "kept":
         dcp.async_save(tensors, storage_writer=writer, no_dist=True).result()
+    if staging == "ahead":
+        writer.prepare(tensors)
+        # A training step lies between in real life.
+        for thread in threading.enumerate():
+            if thread.name == "straightway-prepare":
+                thread.join()
     return dcp_save(tensors, to, lambda _: writer, True)
 
 
@@ -133,8 +139,9 @@ PEERS = {
     "safetensors": safetensors_save,
     "dcp": lambda tensors, to: dcp_save(tensors, to, their_writer, False),
     "dcp-async": lambda tensors, to: dcp_save(tensors, to, their_writer, True),
-    "straightway-async": lambda tensors, to: our_async_save(tensors, to, False),
-    "straightway-async-kept": lambda tensors, to: our_async_save(tensors, to, True),
+    "straightway-async": lambda tensors, to: our_async_save(tensors, to, "fresh"),
+    "straightway-async-kept": lambda tensors, to: our_async_save(tensors, to, "kept"),
+    "straightway-async-ahead": lambda tensors, to: our_async_save(tensors, to, "ahead"),
     "pwrite-direct-2": lambda tensors, to: direct_writes(tensors, to, 2),
 }
 

@@ -52,7 +52,6 @@ mod read_head;
 mod save;
 mod shard_index;
 mod shards;
-mod share;
 mod torch;
 mod verify;
 mod want;
@@ -87,7 +86,6 @@ pub use save::{
 };
 pub use shard_index::{INDEX_LEN_MAX_BYTES, IndexError, ShardIndex, check_shard_name};
 pub use shards::{CatalogError, SHARD_COUNT_MAX, Shard};
-pub use share::{Cut, FileRange, RankShare, Scope, Share, ShareLimits, Transfer, share};
 pub use torch::TorchError;
 pub use verify::{Mismatch, Verified};
 pub use want::Want;

@@ -26,7 +26,7 @@ const US_AHEAD: &str = "straightway, staging made ahead";
 const US_SMALL: &str = "straightway, 128 MiB of staging";
 const US_DCP: &str = "straightway, dcp, kept staging";
 /// Under `async_save` of torch, by our writer.
-const US_PYTHON: [&str; 2] = ["straightway-async", "straightway-async-kept"];
+const US_PYTHON: [&str; 3] = ["straightway-async", "straightway-async-kept", "straightway-async-ahead"];
 const CEILING: &str = "pwrite-direct-2";
 const DCP_ASYNC: &str = "dcp-async";
 

@@ -381,6 +381,7 @@ pub(crate) const SAVERS: &[(&str, Role)] = &[
     ("pwrite-direct-2", Role::Ceiling),
     ("straightway-async", Role::Ours),
     ("straightway-async-kept", Role::Ours),
+    ("straightway-async-ahead", Role::Ours),
     ("torch", Role::Peer),
     ("safetensors", Role::Peer),
     ("dcp", Role::Peer),

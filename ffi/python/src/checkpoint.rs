@@ -8,8 +8,8 @@ use pyo3::{
 };
 use straightway::{Destination, Error, ErrorKind, Memory, Uri, Verb, parse_policy};
 use sw_checkpoint::{
-    Bytes, Cancel, Dtype, LayoutOptions, LoadOptions, Loaded, NewTensor, Pattern, SaveOptions, Saver, SaverOptions,
-    Saving, TensorSpec, Want,
+    Bytes, Cancel, Dtype, Held as Placed, LayoutOptions, LoadOptions, Loaded, NewTensor, Pattern, SaveOptions, Saver,
+    SaverOptions, Saving, TensorSpec, Want,
 };
 
 use crate::{
@@ -57,6 +57,9 @@ type Ranges = Option<Vec<(u64, u64)>>;
 /// `(name, element type, shape, bytes)`.
 type Row<'a> = (&'a str, &'static str, Vec<u64>, u64);
 
+/// `(file, offset, bytes, first element, elements)` of a chunk, both of them for each dimension.
+type Place<'a> = (&'a str, u64, u64, Vec<u64>, Vec<u64>);
+
 #[pymethods]
 impl Checkpoint {
     /// `(name, element type, shape, bytes)` of each tensor, in the order of the files and of the offsets in them.
@@ -64,6 +67,26 @@ impl Checkpoint {
         let mut tensors: Vec<_> = self.opened.catalog().tensors().iter().collect();
         tensors.sort_by_key(|tensor| tensor.chunks().first().map(|chunk| (chunk.file, chunk.file_offset)));
         tensors.into_iter().map(row_of).collect()
+    }
+
+    /// The chunks that hold a tensor, each a dense box: `(file, offset, bytes, first element, elements)`, the last two for each
+    /// dimension. The file is a path below the checkpoint's directory.
+    fn places(&self, name: &str) -> Result<Vec<Place<'_>>, Fail> {
+        let catalog = self.opened.catalog();
+        let tensor =
+            catalog.get(name).ok_or_else(|| misuse(format!("no tensor {name:?}"), "ask for one that it has"))?;
+        if let Placed::Refused(why) = &tensor.held {
+            return Err(Error::new(ErrorKind::BadFormat, Verb::Read)
+                .at(self.opened.at().to_string())
+                .detail(format!("tensor {name:?}: {why}"))
+                .remedy("leave it out")
+                .into());
+        }
+        let place = |chunk: &sw_checkpoint::Chunk| {
+            let file = catalog.files().get(chunk.file).map_or("", |file| &file.name);
+            (file, chunk.file_offset, chunk.len_bytes, chunk.offsets.to_vec(), chunk.sizes.to_vec())
+        };
+        Ok(tensor.chunks().iter().map(place).collect())
     }
 
     /// Reads `(name, ranges)`: the box of a tensor that half-open ranges cut out, one for each dimension, or, for None, all of it.

@@ -205,7 +205,7 @@ impl Engine {
     }
 
     /// Copies each source of `(source, target)` into its target, of the same length, by several threads; returns the bytes
-    /// copied. All are host memory.
+    /// copied. Sources are memory of the host or of a GPU, targets of the host.
     fn copy_many(&self, py: Python<'_>, parts: Vec<copy::Pair<'_>>) -> Result<u64, Fail> {
         copy::many(py, &self.handle, &parts)
     }

@@ -101,6 +101,88 @@ assert all((again[name] == tensor).all() for name, tensor in tensors.items())
     )
 
 
+def test_several_threads_copy_out_of_gpus(gpu, tmp_path):
+    gpu(
+        r"""
+engine = straightway.Engine.shared()
+contents = [bytes([n + 1]) * length for n, length in enumerate([1, 4097, (9 << 20) + 5, 3 << 20, 2 << 20])]
+class Array:
+    def __init__(self, content, into):
+        self.memory = engine.allocate(len(content), into)
+        with engine.create(sys.argv[1], len(content)) as new:
+            new.write([(0, content)])
+            new.commit()
+        with straightway.open(sys.argv[1]) as file:
+            file.read_into(self.memory)
+        self.__cuda_array_interface__ = self.memory.__cuda_array_interface__
+        self.number = int(into[-1])
+    def __dlpack_device__(self): return (2, self.number)
+import os
+sources = []
+for number, content in enumerate(contents):
+    sources.append(Array(content, f"gpu{number % 2}"))
+    os.unlink(sys.argv[1])
+targets = [bytearray(len(content)) for content in contents] + [bytearray(3)]
+assert engine.copy_many(list(zip([*sources, b"abc"], targets))) == sum(map(len, targets))
+assert [bytes(target) for target in targets] == [*contents, b"abc"]
+wrong = [((b"abc", Array(b"def", "gpu0")), "target is memory of a device"), ((sources[0], bytearray(2)), "1 bytes, the target 2")]
+for pair, text in wrong:
+    try:
+        engine.copy_many([pair])
+    except straightway.ApiMisuse as error:
+        assert text in str(error), error
+    else:
+        raise SystemExit(text)
+    if os.path.exists(sys.argv[1]): os.unlink(sys.argv[1])
+""",
+        tmp_path / "content",
+    )
+
+
+def test_a_state_in_a_gpu_is_staged_by_the_engine(gpu, tmp_path):
+    """No torch here has a GPU: tensors that say they are in one, and whose bytes are in the stand-in's."""
+    pytest.importorskip("torch")
+    gpu(
+        r"""
+import warnings; warnings.simplefilter("ignore")
+import torch, torch.distributed.checkpoint as dcp
+from straightway.torch import _stage
+from straightway.torch.checkpoint import StorageReader, StorageWriter
+engine = straightway.Engine.shared()
+class Far(torch.Tensor):
+    is_cuda, is_cpu = True, False
+class Array:
+    def __init__(self, memory): self.memory, self.__cuda_array_interface__ = memory, memory.__cuda_array_interface__
+    def __dlpack_device__(self): return (2, 1)
+original = {f"w{n}": torch.randn(1 + n * 400_000) for n in range(4)}
+straightway.save(original, sys.argv[1])
+far = straightway.load(sys.argv[1], device="gpu1")
+there = {name: tensor.as_subclass(Far) for name, tensor in original.items()}
+of_place = {there[name].data_ptr(): Array(far[name].view("U8")) for name in there}
+asked = []
+def bytes_of(tensor):
+    asked.append(tensor.data_ptr())
+    return of_place[tensor.data_ptr()]
+_stage._bytes_of = bytes_of
+for keep in (False, True, True):
+    writer = StorageWriter(sys.argv[2], cache_staged_state_dict=keep, staging_bytes=64 << 20)
+    copies = writer.stage(there)
+    assert all(copy.is_cpu for copy in copies.values())
+    assert all(torch.equal(copies[name], tensor) for name, tensor in original.items())
+assert len(asked) == 3 * 3, "torch copies the short one"
+with straightway.Engine(gpu="off") as blind:
+    try:
+        StorageWriter(sys.argv[2], engine=blind).stage(there)
+    except straightway.NoDevice:
+        pass
+    else:
+        raise SystemExit("copied without a driver")
+""",
+        tmp_path / "model",
+        tmp_path / "saved",
+    )
+
+
 def test_a_loader_fills_batches_in_a_gpu(gpu, tmp_path):
     write_tars(tmp_path / "tars")
     gpu(

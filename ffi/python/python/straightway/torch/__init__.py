@@ -1,22 +1,27 @@
 """torch tensors from and to checkpoints.
 
 `load`, `load_file`, `load_model`, `save`, `save_file`, `save_model` and `safe_open` take the arguments of `safetensors.torch` and give its
-results.
+results. `load_together` and `load_model_together` are for the ranks of a job.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, Union
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 
 from .. import _bytes
 from .. import load_file as _load_file
 from .. import save_file as _save_file
-from .._native import Buffer
+from .._native import Buffer, Engine
 from .._open import safe_open
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+    from ._together import Together
 
 __all__ = [
     "DataLoader",
@@ -25,6 +30,8 @@ __all__ = [
     "load",
     "load_file",
     "load_model",
+    "load_model_together",
+    "load_together",
     "safe_open",
     "save",
     "save_file",
@@ -107,6 +114,32 @@ def load_file(
     return dict(_load_file(filename, device, framework="torch"))
 
 
+def load_together(
+    filename: Union[str, os.PathLike[str]],
+    device: Union[str, int, torch.device] = "cpu",
+    *,
+    process_group: dist.ProcessGroup | None = None,
+    timeout: float = 60.0,
+    tensors: Iterable[str] | None = None,
+    policy: str = "any",
+    verify: str = "auto",
+    engine: Engine | None = None,
+) -> Together:
+    """Tensors of a checkpoint of any format that `straightway.load` takes, for the ranks of `process_group` (None: all ranks), which call
+    it together. What several want is read by one of them, and each has it as if it had read it, or all raise.
+
+    tensors: names, which may differ among the ranks; None for all.
+    timeout, policy, verify: as of `straightway.torch.checkpoint.StorageReader`, which does this.
+
+    The result is a dict, whose `reader` tells what this rank read and what it was given; heads aside, which each rank reads. Without
+    torch.distributed one process reads all. What a rank fails by it raises, and the others `Cancelled` with its words.
+    """
+    from . import _together
+
+    options = {"process_group": process_group, "timeout": timeout, "policy": policy, "verify": verify}
+    return _together.load(filename, device, tensors, engine, **options)
+
+
 def load(data: bytes) -> dict[str, torch.Tensor]:
     """As `safetensors.torch.load`: the tensors of a file that is in memory, on the CPU. Raises `BadFormat`."""
     return _bytes.load(data, "torch")
@@ -159,4 +192,4 @@ def _check(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 from ._loader import DataLoader, IterableDataset  # noqa: E402  (it uses from_buffer)
-from ._model import load_model, save_model  # noqa: E402  (it uses load_file and save_file)
+from ._model import load_model, load_model_together, save_model  # noqa: E402  (it uses load_file and save_file)

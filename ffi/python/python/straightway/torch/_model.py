@@ -13,7 +13,7 @@ from typing import Any, Union
 
 import torch
 
-from . import load_file, save_file
+from . import load_file, load_together, save_file
 
 
 def _end(tensor: torch.Tensor) -> int:
@@ -112,7 +112,21 @@ def load_model(
 
     Raises `RuntimeError` for such names if `strict`, and for tensors of another shape.
     """
-    loaded = load_file(filename, device, backend=backend)
+    return _fill(model, load_file(filename, device, backend=backend), strict)
+
+
+def load_model_together(
+    model: torch.nn.Module,
+    filename: Union[str, os.PathLike[str]],
+    strict: bool = True,
+    device: Union[str, int] = "cpu",
+    **options: Any,
+) -> tuple[set[str], list[str]]:
+    """As `load_model`, for ranks that call it together: `load_together` loads, and `options` are its own."""
+    return _fill(model, load_together(filename, device, **options), strict)
+
+
+def _fill(model: torch.nn.Module, loaded: Mapping[str, torch.Tensor], strict: bool) -> tuple[set[str], list[str]]:
     duplicates = _duplicates(model.state_dict(), loaded.keys())
     result = model.load_state_dict(loaded, strict=False)
     missing, unexpected = set(result.missing_keys), list(result.unexpected_keys)

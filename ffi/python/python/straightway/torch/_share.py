@@ -21,12 +21,14 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 
 from .. import _errors
@@ -42,6 +44,9 @@ WAVE_BYTES = 64 << 20
 # Bytes on average of the pieces that items are cut into where ranks want each other's rows: smaller ones would cost more to tell
 # and to read than to read twice.
 PIECE_BYTES = 512 << 10
+# An item of more bytes that several ranks want is cut into pieces of this many: each then reads about as much as the others, and they
+# copy the first pieces while the last are read. Half of a wave.
+LONG_BYTES = 32 << 20
 # Memory for copies of what another rank read, where the destination is strided or in a GPU, in bytes.
 COPY_BYTES = 64 << 20
 # Seconds between two looks at the words of ranks that have nothing new.
@@ -84,20 +89,29 @@ def _box(item: ReadItem) -> tuple[Any, ...] | None:
 
 
 def _cut(plans: list[LoadPlan], item_bytes: Callable[[ReadItem], int]) -> list[LoadPlan]:
-    """Items that want some rows that others want and some that those do not, as an item for each piece. Two items of the same
-    columns want the same rows or none in common then, unless the pieces would be small."""
+    """Items that want some rows that others want and some that those do not, and long ones that several want, as an item for each
+    piece. Two items of the same columns want the same rows or none in common then, unless the pieces would be small."""
     edges: dict[Any, set[int]] = {}
     widths: dict[Any, int] = {}
-    for item in itertools.chain.from_iterable(plan.items for plan in plans):
-        if (box := _box(item)) is not None:
-            first = item.storage_offsets[0]
-            widths[box] = item_bytes(item) * math.prod(box[3])
-            edges.setdefault(box, set()).update((first, first + item.lengths[0]))
+    takers: dict[Any, set[int]] = {}
+    for rank, plan in enumerate(plans):
+        for item in plan.items:
+            if (box := _box(item)) is not None:
+                first = item.storage_offsets[0]
+                widths[box] = item_bytes(item) * math.prod(box[3])
+                edges.setdefault(box, set()).update((first, first + item.lengths[0]))
+                takers.setdefault(box, set()).add(rank)
     marks: dict[Any, list[int]] = {}
     for box, found in edges.items():
+        first, last, width = min(found), max(found), widths[box]
+        rows: set[int] = set()
         # Two are the ends of all items.
-        if len(found) > 2 and (max(found) - min(found)) * widths[box] >= PIECE_BYTES * (len(found) - 1):
-            marks[box] = sorted(found)
+        if len(found) > 2 and (last - first) * width >= PIECE_BYTES * (len(found) - 1):
+            rows = found
+        if len(takers[box]) > 1 and (last - first) * width > LONG_BYTES:
+            rows = rows.union(range(first, last, max(1, LONG_BYTES // width)))
+        if rows:
+            marks[box] = sorted(rows)
     if not marks:
         return plans
 
@@ -180,6 +194,8 @@ class _Offer:
     types: dict[int, str]
     # Address of what it reads for others, by number, in the order of its reads: only of dense host memory.
     addresses: dict[int, int]
+    # Numbers whose destination here lies where the load's own process group carries bytes from device to device.
+    direct: set[int]
 
 
 class _Word:
@@ -276,6 +292,34 @@ class _Pull(threading.Thread):
             torch.cuda.current_stream(piece.target.device).synchronize()
 
 
+# By the process group of the load, then by the seconds that a rank waits: made once, because each has sockets and threads. Counted by
+# how many there were.
+_GROUPS: weakref.WeakKeyDictionary[dist.ProcessGroup, tuple[dict[float, dist.ProcessGroup], Iterator[int]]] = weakref.WeakKeyDictionary()
+
+
+def _group_beside(base: dist.ProcessGroup, ranks: list[int], timeout: float) -> dist.ProcessGroup:
+    """A gloo group of the same ranks, in which a rank waits so many seconds."""
+    made, numbers = _GROUPS.setdefault(base, ({}, itertools.count()))
+    if timeout not in made:
+        wait = timedelta(seconds=timeout)
+        if base is dist.group.WORLD:
+            made[timeout] = dist.new_group(ranks, timeout=wait, backend="gloo")
+        else:
+            # `new_group` counts groups in every process that calls it. If only members called it, the next group of all ranks would
+            # have a different name on others, and they would never meet.
+            name = f"straightway-{base.group_name}-{next(numbers)}"
+            store, me = distributed_c10d._get_default_store(), dist.get_rank(base)
+            group, _ = distributed_c10d._new_process_group_helper(len(ranks), me, ranks, "gloo", store, name, timeout=wait)
+            distributed_c10d._world.pg_group_ranks[group] = {rank: at for at, rank in enumerate(ranks)}
+            made[timeout] = group
+    return made[timeout]
+
+
+def _forget_group(base: dist.ProcessGroup, timeout: float) -> None:
+    if base in _GROUPS:
+        _GROUPS[base][0].pop(timeout, None)
+
+
 class Exchange:
     """Reads together: one load after the other. `from_memory` and `from_group` count the bytes of the last one that other ranks
     read, by how they came here; `why_group` says why they did not all come from memory."""
@@ -286,6 +330,8 @@ class Exchange:
         self._timeout = timeout
         self._group: dist.ProcessGroup | None = None
         self._word: _Word | None = None
+        # What this rank's part of the last load raised.
+        self.failed: BaseException | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -293,19 +339,28 @@ class Exchange:
         self.from_group = 0
         self.why_group = ""
 
+    def begin(self, path: str, act: Callable[[], None]) -> dist.ProcessGroup:
+        """What every rank does before a load, or none has done. Gives the group of the load, in which a rank waits for the others no
+        longer than they may take."""
+        self._path = path
+        group = self._meet(None)
+        self._all(group, act)
+        return group
+
     def run(self, path: str, plan: LoadPlan, planner: LoadPlanner, reads: Reads) -> None:
         """Reads this rank's part of `path`, gives and takes."""
-        self._path = path
+        self._path, self.failed = path, None
         share: Share = plan.storage_data
         # Here and not earlier: that the plans are there says that no rank has failed before.
-        group = self._meet(share)
+        group = self._meet(share.world)
         # Kept until the next load: others may look at it when this rank has failed.
         self._word = word = _Word()
         Neighbour.admit_siblings()
         try:
             self._run(group, (share, plan, planner), reads, word)
-        except BaseException:
+        except BaseException as error:
             word.set(FAILED)
+            self.failed = error
             raise
         finally:
             Neighbour.admit_nobody()
@@ -314,7 +369,7 @@ class Exchange:
         share, plan, planner = load
         me = dist.get_rank(group)
         failed: BaseException | None = None
-        offer = _Offer(os.getpid(), word.address, word.secret, {}, {})
+        offer = _Offer(os.getpid(), word.address, word.secret, {}, {}, set())
         waves: list[list[int]] = []
         targets: dict[int, torch.Tensor] = {}
         try:
@@ -327,7 +382,7 @@ class Exchange:
         pull = _Pull(self._path, offers, self._pieces(me, share, (offers, far), targets), self._timeout)
         self._read_and_pull((share, plan, group), reads, (waves, word), pull)
         if far:
-            self._all(group, lambda: self._by_group(group, (share, far), targets))
+            self._all(group, lambda: self._by_group(group, (share, far, offers), targets))
         for number, reader, takers in share.exchanges:
             if reader != me:
                 planner.commit_tensor(plan.items[dict(takers)[me]], targets[number])
@@ -377,6 +432,8 @@ class Exchange:
             item = plan.items[position[number]]
             targets[number] = planner.resolve_tensor(item).detach()
             offer.types[number] = str(targets[number].dtype)
+            if self._is_direct(targets[number]):
+                offer.direct.add(number)
             if reader == me:
                 mine.append((reads.place(item), number))
         waves: list[list[int]] = []
@@ -401,16 +458,22 @@ class Exchange:
         others = share.received.union(*waves)
         reads.read([item for at, item in enumerate(plan.items) if at not in others])
 
-    def _meet(self, share: Share) -> dist.ProcessGroup:
+    def _meet(self, world: int | None) -> dist.ProcessGroup:
         if self._group is None:
-            ranks = dist.get_process_group_ranks(self._process_group or dist.group.WORLD)
-            if len(ranks) != share.world:
-                text = f"the load has {share.world} ranks, the reader's process group {len(ranks)}; give both the same"
+            base = self._process_group or dist.group.WORLD
+            ranks = dist.get_process_group_ranks(base)
+            if world is not None and len(ranks) != world:
+                text = f"the load has {world} ranks, the reader's process group {len(ranks)}; give both the same"
                 raise _errors.new("api_misuse", text, self._path)
-            wait = timedelta(seconds=self._timeout)
-            local = self._process_group is not None
-            self._group = dist.new_group(ranks, timeout=wait, backend="gloo", use_local_synchronization=local)
+            try:
+                self._group = _group_beside(base, ranks, self._timeout)
+            except Exception as cause:
+                raise self._no_answer() from cause
         return self._group
+
+    def _no_answer(self) -> Exception:
+        text = f"read {self._path} failed: a rank did not answer within {self._timeout} s; look at its log"
+        return _errors.new("cancelled", text, self._path)
 
     def _agree(self, group: dist.ProcessGroup, failed: BaseException | None, word: Any) -> list[Any]:
         """Every rank's word; an error on every rank if one of them failed or does not answer in time."""
@@ -421,8 +484,10 @@ class Exchange:
         try:
             dist.all_gather_object(words, (mine, word), group=group)
         except Exception as cause:
-            text = f"read {self._path} failed: a rank did not answer within {self._timeout} s; look at its log"
-            raise _errors.new("cancelled", text, self._path) from (failed or cause)
+            # What is left of the group is of no use to a later load.
+            _forget_group(self._process_group or dist.group.WORLD, self._timeout)
+            self._group = None
+            raise self._no_answer() from (failed or cause)
         if failed is not None:
             raise failed
         others = [error for error, _ in words if error is not None]
@@ -475,31 +540,51 @@ class Exchange:
                 self.from_memory += target.numel() * target.element_size()
         return pieces
 
+    def _is_direct(self, tensor: torch.Tensor) -> bool:
+        """Whether the process group of the load moves such tensors without the host: NCCL does."""
+        if not tensor.is_cuda:
+            return False
+        return "cuda:nccl" in dist.get_backend_config(self._process_group or dist.group.WORLD)
+
     def _by_group(
-        self, group: dist.ProcessGroup, known: tuple[Share, set[tuple[int, int]]], targets: dict[int, torch.Tensor]
+        self, group: dist.ProcessGroup, known: tuple[Share, set[tuple[int, int]], list[_Offer]], targets: dict[int, torch.Tensor]
     ) -> None:
-        (share, far), me = known, dist.get_rank(group)
+        (share, far, offers), me = known, dist.get_rank(group)
         for number, reader, takers in share.exchanges:
             away = [rank for rank, _ in takers if (rank, number) in far]
             if not away or me not in (reader, *away):
                 continue
+            # All of them see the same offers, so they take the same group.
+            direct = all(number in offers[rank].direct for rank in (reader, *away))
+            used = (self._process_group or dist.group.WORLD) if direct else group
             for part in _parts(targets[number]):
                 # This rank's own is as it was read, by now.
                 plain = part
-                if not _is_plain(part):
-                    plain = part.cpu().contiguous() if reader == me else torch.empty(part.shape, dtype=part.dtype)
-                moved = _flat(plain)
-                if len(away) + 1 == share.world:
-                    dist.broadcast(moved, group=group, group_src=reader)
-                elif me == reader:
-                    for work in [dist.isend(moved, group=group, group_dst=rank) for rank in away]:
-                        work.wait()
-                else:
-                    dist.recv(moved, group=group, group_src=reader)
+                if not (part.is_contiguous() and (direct or part.is_cpu)):
+                    where = part.device if direct else "cpu"
+                    plain = torch.empty(part.shape, dtype=part.dtype, device=where)
+                    if reader == me:
+                        plain.copy_(part)
+                _pass_on(_flat(plain), used, (reader, away, share.world))
                 if me != reader:
-                    self.from_group += moved.numel()
+                    self.from_group += plain.nbytes
                     if plain is not part:
                         part.copy_(plain)
+        for device in {tensor.device for tensor in targets.values() if tensor.is_cuda}:
+            # NCCL only queues; what failed shows itself here.
+            torch.cuda.current_stream(device).synchronize()
+
+
+def _pass_on(moved: torch.Tensor, group: dist.ProcessGroup, among: tuple[int, list[int], int]) -> None:
+    """From the reader to the ranks that are away: all that there are, or some."""
+    (reader, away, world), me = among, dist.get_rank(group)
+    if len(away) + 1 == world:
+        dist.broadcast(moved, group=group, group_src=reader)
+    elif me == reader:
+        for work in [dist.isend(moved, group=group, group_dst=rank) for rank in away]:
+            work.wait()
+    else:
+        dist.recv(moved, group=group, group_src=reader)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

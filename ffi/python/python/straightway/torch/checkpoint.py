@@ -41,10 +41,10 @@ from torch.futures import Future
 from .. import _errors
 from .._native import Buffer, Checks, Engine, Object, PendingCheckpoint
 from .._reports import Path, SaveReport
-from . import _NAMES, _blob, _boxes, _bytes_of, _stage, from_buffer
+from . import _NAMES, _blob, _boxes, _bytes_of, _raw, _stage, from_buffer
 from ._share import Exchange, Reads, Share, share_out
 
-__all__ = ["StorageReader", "StorageWriter"]
+__all__ = ["StorageReader", "StorageWriter", "drop_staging"]
 
 # Runs of at least this many bytes are read in place one by one; shorter ones by one read of all that lies between the first and
 # the last, which is then cut in memory. About what a disk of 1.4 GiB/s moves in the time of one more random read.
@@ -54,6 +54,9 @@ STAGING_BYTES = 256 << 20
 STAGED_PIECE_BYTES = 64 << 20
 # Memory through which what torch is going to read is compared, in bytes.
 SCRATCH_BYTES = 8 << 20
+# Seconds that a save in the background leaves the interpreter to the caller that it was started by, who has it back after a thread
+# switch otherwise, five milliseconds later or more.
+GIVE_WAY_S = 0.001
 # Files that a load has open at once, each with up to two descriptors: a checkpoint may have more files than a process may open
 # (1,024 descriptors are usual).
 FILES_OPEN_MAX = 128
@@ -93,7 +96,7 @@ class _MetadataUnpickler(pickle.Unpickler):
 class StorageReader(FileSystemReader):
     """Reads a DCP directory, each rank only the bytes that it needs, straight into the destination tensors.
 
-    path: the directory.
+    path: the directory; or safetensors (a file, an index, a directory of either), or a file of `torch.save`, whose heads each rank reads.
     share: ranks that want the same bytes as the same type read them once and exchange them: on one machine each copies out of the memory
         of the rank that read them, elsewhere the process group carries them. Before the exchange and behind it they agree that all
         went well: an error of one rank is raised on all of them. Rows that some ranks want and others do not become items of their
@@ -133,6 +136,8 @@ class StorageReader(FileSystemReader):
         self._exchange = Exchange(process_group, timeout)
         self._objects: dict[str, Object] = {}
         self._chunks: dict[tuple[str, tuple[int, ...] | None], tuple[torch.dtype, tuple[int, ...]]] = {}
+        # What lies where, of a checkpoint that is none of DCP.
+        self._raw: dict[tuple[str, int], _blob.Blob] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -140,7 +145,7 @@ class StorageReader(FileSystemReader):
         self.staged: list[str] = []
         self.by_torch: list[str] = []
         self._checks: Checks | None = None
-        self._blobs: dict[tuple[str, int], _blob.Blob | None] = {}
+        self._blobs: dict[tuple[str, int], _blob.Blob | None] = dict(self._raw)
         self._exchange.forget()
 
     @property
@@ -177,10 +182,15 @@ class StorageReader(FileSystemReader):
         """As the original."""
         super().reset(checkpoint_id)
         self._objects.clear()
+        self._raw = {}
         self._forget()
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """As the original, with an unpickler that knows the classes of metadata only. Raises `BadFormat`."""
+        if _raw.is_raw(os.fspath(self.path)):
+            metadata, self._raw = _raw.read(self._engine, os.fspath(self.path))
+            metadata.storage_meta.load_id = self.load_id
+            return metadata
         path = os.fspath(self._get_metadata_path(kwargs.get("rank")))
         with self._engine.open(path) as file:
             content = file.read().tobytes()
@@ -241,9 +251,14 @@ class StorageReader(FileSystemReader):
         info = self.storage_data[item.storage_index]
         return info.relative_path, info.offset
 
+    @property
+    def _folder(self) -> str:
+        path = os.fspath(self.path)
+        return path if os.path.isdir(path) else os.path.dirname(path)
+
     def _object(self, name: str) -> Object:
         if name not in self._objects:
-            self._objects[name] = self._engine.open(os.path.join(os.fspath(self.path), name))
+            self._objects[name] = self._engine.open(os.path.join(self._folder, name))
         return self._objects[name]
 
     def _checked(self, info: Any) -> Object:
@@ -256,7 +271,7 @@ class StorageReader(FileSystemReader):
 
     def _checking(self) -> Checks:
         if self._checks is None:
-            self._checks = Checks(self._engine, self.path, self._verify)
+            self._checks = Checks(self._engine, self._folder, self._verify)
         return self._checks
 
     def _read_many(self, parts: list[tuple[str, int, Any]]) -> None:
@@ -520,6 +535,12 @@ class StorageWriter(FileSystemWriter):
     file_bytes: most bytes of tensors in one file of a rank; without it a rank has one file. What is linked is a file, so tensors that
         stay as they are should be in files of their own.
 
+    cache_staged_state_dict: whether staging memory is kept for the next save of this process, by whatever writer. Then that one's
+        caller waits for the copy alone, and the memory of the largest state saved stays taken: `drop_staging` gives it back.
+    staging_bytes: most bytes that staged copies may take, those of saves that are not through among them; None for as much as
+        there is to save. A save that would need more fails on all ranks, with `ResourceLimit` in torch's `CheckpointException`,
+        and has copied nothing.
+
     After a save, `report` tells where this rank's bytes went. For `async_save` it stages on the CPU (see `stage`); `stall` has the
     seconds that the last staging held the caller.
     """
@@ -533,6 +554,7 @@ class StorageWriter(FileSystemWriter):
         cache_staged_state_dict: bool = False,
         incremental: Union[bool, str, os.PathLike[str]] = False,
         file_bytes: int | None = None,
+        staging_bytes: int | None = None,
         engine: Engine | None = None,
     ):
         super().__init__(path, overwrite=overwrite, cache_staged_state_dict=cache_staged_state_dict)
@@ -541,7 +563,11 @@ class StorageWriter(FileSystemWriter):
         self._engine = engine or Engine.shared()
         self._policy = policy
         self._pending: PendingCheckpoint | None = None
-        self._stage = _stage.Stage(self._engine)
+        self._stage = _stage.Stage(engine, staging_bytes)
+        self._staging_bytes = staging_bytes
+        # Why nothing was staged: the ranks are told when they agree.
+        self._refused: Exception | None = None
+        self._staged = False
         self.report: SaveReport | None = None
         self.stall = 0.0
 
@@ -552,28 +578,56 @@ class StorageWriter(FileSystemWriter):
 
     def reset(self, checkpoint_id: Union[str, os.PathLike[str], None] = None) -> None:
         """As the original. A save that did not end is given up."""
+        if self._staged:
+            time.sleep(GIVE_WAY_S)
         super().reset(checkpoint_id)
         self._give_up()
         self.report = None
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """As the original. Raises `Unsupported` without collectives: then no rank knows when all are through."""
+        """As the original. Raises `Unsupported` without collectives: then no rank knows when all are through; and what kept this
+        rank from staging."""
         super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            raise refused
         if not self.use_collectives:
             text = f"save {self.path} failed: a checkpoint appears as a whole, which needs use_collectives=True"
             raise _errors.new("unsupported", text, os.fspath(self.path))
 
     def stage(self, state_dict: Any) -> Any:
-        """A copy of the state dict on the CPU, in memory with huge pages; with `cache_staged_state_dict` it is used again by the
-        next save after this one is through. One with sparse, quantized or nested tensors, with a `ShardedTensor`, or in a GPU with
-        `cache_staged_state_dict`, is copied by torch, as the original does."""
+        """A copy of the state dict on the CPU, in memory with huge pages: out of GPUs through 1 MiB of pinned memory for each of at
+        most four threads. One with sparse, quantized or nested tensors, or with a `ShardedTensor`, is copied by torch, as the
+        original does.
+
+        What may not be copied comes out as it is: the save then fails on all ranks, when they plan."""
         started = time.monotonic()
+        self._staged, self._refused = True, None
         try:
             staged = self._stage.copy(state_dict, keep=self.cache_staged_state_dict, type_check=self.type_check)
         except _stage.NotOurs:
-            staged = super().stage(state_dict)
+            if self._staging_bytes is None:
+                staged = super().stage(state_dict)
+            else:
+                text = "stage tensors failed: only torch's stager copies sparse, quantized and nested ones, and it has no limit"
+                self._refused = _errors.new("unsupported", f"{text}; make them dense, or save without staging_bytes")
+                staged = state_dict
+        except _errors.ResourceLimit as error:
+            # Not raised here: the other ranks would wait for this one. They hear of it when they plan.
+            self._refused = error
+            staged = state_dict
         self.stall = time.monotonic() - started
         return staged
+
+    def prepare(self, state_dict: Any) -> None:
+        """Makes the memory that a copy of `state_dict` takes, in the background, for the next `async_save` by any writer of this
+        process: then its caller waits for the copy alone. Call it when the tensors are there, before the first save. Without
+        `cache_staged_state_dict` it serves one save. Nothing is made where torch's stager will copy.
+
+        Raises `ResourceLimit` for more than `staging_bytes`.
+        """
+        with contextlib.suppress(_stage.NotOurs):
+            self._stage.prepare(state_dict)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Nothing is made under the final name."""
@@ -600,19 +654,15 @@ class StorageWriter(FileSystemWriter):
         """Writes what this rank has; it is durable when this returns."""
         place: _Place = plan.storage_data
         pending = self._pending or PendingCheckpoint.join(self._engine, place.directory)
-        tensors, objects = [], []
-        for number, item in enumerate(plan.items):
-            data, name = planner.resolve_data(item), f"{number} {item.index.fqn}"
-            if isinstance(data, torch.Tensor) and data.layout == torch.strided and data.dtype in _PLAIN:
-                data = data.detach().contiguous()
-                tensors.append((name, _PLAIN[data.dtype], list(data.shape), _bytes_of(data)))
-            else:
-                objects.append((name, _saved(data)))
+        seen: list[torch.Tensor] = []
         try:
+            tensors, objects = self._contents(plan, planner, seen)
             part, entries, self.report = pending.write((place.rank, place.world), tensors, objects, policy=self._policy, **self._layout)
         except BaseException:
             self._give_up()
             raise
+        finally:
+            self._stage.through(seen)
         places = {name: _StorageInfo(file, offset, length) for name, file, offset, length in entries}
         written = _Written()
         written.part = part
@@ -622,6 +672,20 @@ class StorageWriter(FileSystemWriter):
         done: Future[list[WriteResult]] = Future()
         done.set_result(written)
         return done
+
+    def _contents(self, plan: SavePlan, planner: SavePlanner, seen: list[torch.Tensor]) -> tuple[list[Any], list[Any]]:
+        """What the engine writes, and what `torch.save` makes bytes of; `seen` has the tensors of both."""
+        tensors, objects = [], []
+        for number, item in enumerate(plan.items):
+            data, name = planner.resolve_data(item), f"{number} {item.index.fqn}"
+            if isinstance(data, torch.Tensor):
+                seen.append(data)
+            if isinstance(data, torch.Tensor) and data.layout == torch.strided and data.dtype in _PLAIN:
+                data = data.detach().contiguous()
+                tensors.append((name, _PLAIN[data.dtype], list(data.shape), _bytes_of(data)))
+            else:
+                objects.append((name, _saved(data)))
+        return tensors, objects
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Adds `.metadata` and checksums, and gives the directory its name."""
@@ -633,6 +697,12 @@ class StorageWriter(FileSystemWriter):
             raise _errors.new("api_misuse", "finish without a save that was begun; use torch.distributed.checkpoint.save")
         parts = [getattr(rank, "part", b"") for rank in results]
         pending.commit(parts, [(".metadata", pickle.dumps(metadata))], if_exists=self._if_exists())
+
+
+def drop_staging(engine: Engine | None = None) -> int:
+    """Gives back the staging memory that writers with this engine (None: without one of their own) have kept for the next save, or
+    made ahead; returns how many bytes."""
+    return _stage.pool_of(engine).drop()
 
 
 # Element types that the engine writes as `torch.save` would; other tensors go in as what `torch.save` makes of them.
