@@ -13,6 +13,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::proc::{Echo, Job};
@@ -29,11 +30,17 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Ccodegen-units=1";
 
-/// Builds and runs; fails on the first crash of each target and goes on to the next target.
+/// A target that is built.
+struct Ready {
+    dir: PathBuf,
+    name: String,
+    program: PathBuf,
+}
+
+/// Builds all, then runs as many at a time as there are CPUs; goes on after a crash.
 pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
     let (seconds, only) = parse(args)?;
-    let mut bad = 0;
-    let mut ran = 0;
+    let mut ready = Vec::new();
     for dir in fuzz_dirs(place)? {
         let names: Vec<String> =
             target_names(&dir)?.into_iter().filter(|name| only.is_empty() || only.contains(name)).collect();
@@ -41,19 +48,36 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
             continue;
         }
         let built = build(place, &dir)?;
-        for name in names {
-            ran += 1;
-            match run_target(place, &dir, &built.join(&name), &name, seconds)? {
-                Some(runs) => println!("fuzz: {name}: {runs} inputs in {seconds} s, no crash"),
+        ready.extend(names.into_iter().map(|name| Ready { dir: dir.clone(), program: built.join(&name), name }));
+    }
+    if ready.is_empty() {
+        return Err(Stop::new("no fuzz target matches", "targets are <crate>/fuzz/fuzz_targets/NAME.rs"));
+    }
+    let bad = run_targets(place, &ready, seconds)?;
+    println!("fuzz: {} targets, {bad} with a crash", ready.len());
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How many crashed. A target has one thread, so each gets a CPU of its own for its time.
+fn run_targets(place: &Place, ready: &[Ready], seconds: u64) -> Result<usize, Stop> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut bad = 0;
+        while let Some(target) = ready.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match run_target(place, target, seconds)? {
+                Some(runs) => println!("fuzz: {}: {runs} inputs in {seconds} s, no crash", target.name),
                 None => bad += 1,
             }
         }
-    }
-    if ran == 0 {
-        return Err(Stop::new("no fuzz target matches", "targets are <crate>/fuzz/fuzz_targets/NAME.rs"));
-    }
-    println!("fuzz: {ran} targets, {bad} with a crash");
-    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(bad)
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let told: Vec<Result<usize, Stop>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cpus.min(ready.len())).map(|_| scope.spawn(worker)).collect();
+        let died = |_| Err(Stop::new("a worker of the fuzz run died", "its panic is above"));
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect()
+    });
+    told.into_iter().sum()
 }
 
 fn parse(args: &[String]) -> Result<(u64, Vec<String>), Stop> {
@@ -114,7 +138,8 @@ fn build(place: &Place, dir: &Path) -> Result<PathBuf, Stop> {
 }
 
 /// Inputs run, or nothing after a crash, a hang or a run without inputs, which is told.
-fn run_target(place: &Place, dir: &Path, program: &Path, name: &str, seconds: u64) -> Result<Option<u64>, Stop> {
+fn run_target(place: &Place, target: &Ready, seconds: u64) -> Result<Option<u64>, Stop> {
+    let Ready { dir, name, program } = target;
     let crate_dir = dir.parent().unwrap_or(dir);
     let crate_name = crate_dir.file_name().unwrap_or_default().to_string_lossy();
     let corpus = place.target.join(format!("fuzz/corpus/{crate_name}/{name}"));
@@ -139,10 +164,13 @@ fn run_target(place: &Place, dir: &Path, program: &Path, name: &str, seconds: u6
     if outcome.ok() && runs > 0 {
         return Ok(Some(runs));
     }
-    for line in outcome.lines.iter().skip(outcome.lines.len().saturating_sub(40)) {
-        println!("    {line}");
-    }
-    println!("fuzz: {name}: {:?} after {runs} inputs; run the program with the artefact named above", outcome.ended);
+    // One piece: other targets run and print beside it.
+    let tail = outcome.lines.iter().skip(outcome.lines.len().saturating_sub(40));
+    let tail: String = tail.map(|line| format!("    {line}\n")).collect();
+    println!(
+        "{tail}fuzz: {name}: {:?} after {runs} inputs; run the program with the artefact named above",
+        outcome.ended
+    );
     Ok(None)
 }
 

@@ -133,21 +133,24 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
 const WATCHED_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 fn demo(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
-    let build = ["build", "--release", "--quiet", "-p", "straightway-cli"].map(String::from);
+    let args: Vec<String> = std::iter::once("demo".to_string()).chain(rest.iter().cloned()).collect();
+    run_release(place, "straightway", &args)
+}
+
+fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
+    run_release(place, "straightway-benches", rest)
+}
+
+/// Builds a program of the workspace optimised and runs it. With the features of the whole workspace, so that the programs share
+/// what they are made of.
+fn run_release(place: &Place, name: &str, args: &[String]) -> Result<ExitCode, Stop> {
+    let build = ["build", "--release", "--quiet", "--workspace", "--bin", name].map(String::from);
     let built = proc::Job::cargo(place, &build).limit(WATCHED_LIMIT).watch()?;
     if built != 0 {
         return Ok(exit_code(built));
     }
-    let mut args = vec!["demo".to_string()];
-    args.extend_from_slice(rest);
-    let binary = place.target.join("release/straightway");
-    Ok(exit_code(proc::Job::program(place, &binary, &args).limit(WATCHED_LIMIT).watch()?))
-}
-
-fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
-    let mut args = ["run", "--release", "--quiet", "-p", "straightway-benches", "--"].map(String::from).to_vec();
-    args.extend_from_slice(rest);
-    Ok(exit_code(proc::Job::cargo(place, &args).limit(WATCHED_LIMIT).watch()?))
+    let binary = place.target.join("release").join(name);
+    Ok(exit_code(proc::Job::program(place, &binary, args).limit(WATCHED_LIMIT).watch()?))
 }
 
 fn sim(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {

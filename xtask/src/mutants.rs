@@ -18,7 +18,8 @@ use crate::proc::{Echo, Ended, Job, Outcome};
 use crate::{Place, Stop};
 
 /// Arguments of cargo that run the simulator's seed suite.
-pub const SEED_SUITE: [&str; 8] = ["test", "--release", "-p", "sw-sim", "--test", "seeds", "--", "--nocapture"];
+pub const SEED_SUITE: [&str; 9] =
+    ["test", "--profile", "quick", "-p", "sw-sim", "--test", "seeds", "--", "--nocapture"];
 /// Tells the suite how many seeds to run.
 pub const SEEDS_VARIABLE: &str = "SW_SIM_SEEDS";
 /// The crate whose dependencies are copied.
@@ -262,15 +263,12 @@ impl Copied<'_> {
     }
 
     fn job(&self, args: &[String]) -> Job {
-        // Link-time optimisation would cost more per mutant than it saves in a run of seconds. What the build before left is
-        // used again, whatever the caller's builds do: a mutant changes one function, and that halves the time of its build.
+        // What the build before left is used again, whatever the caller's builds do: a mutant changes one function, and that
+        // halves the time of its build.
         Job::cargo(self.place, args)
             .dir(&self.tree)
             .env("CARGO_TARGET_DIR", self.target.display().to_string())
             .env("CARGO_INCREMENTAL", "1")
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "none")
     }
 }
 

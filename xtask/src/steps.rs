@@ -2,6 +2,8 @@
 //!
 //! To add one: put a row where its time belongs. A need is something of the machine; one that cannot be met skips the step
 //! with its reason.
+//! Builds of one profile name the whole workspace and choose targets in it: a package chosen by `-p` gets the features that it
+//! alone asks for, and everything below it is compiled once more.
 //! `{target}` in arguments and environment is cargo's target directory.
 
 use crate::needs::Need;
@@ -87,34 +89,12 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "interop",
-        why: "files of the safetensors package are read, and ours are read by it",
+        why: "what safetensors, pyarrow and webdataset write is read, and they read ours",
         program: Program::Cargo,
-        args: &["test", "-p", "sw-checkpoint", "--test", "interop", "--", "--nocapture"],
+        args: &["test", "--workspace", "--test", "interop", "--test", "index_interop", "--", "--nocapture"],
         env: &[],
         needs: &[Need::Tool { program: "python3", package: "python3-venv" }, Need::Python],
-        tests_min: 2,
-        skips: Skips::Refused,
-        limit_s: 600,
-    },
-    Step {
-        name: "interop-cli",
-        why: "`straightway load` of the package's files and of real weights from PyPI",
-        program: Program::Cargo,
-        args: &["test", "-p", "straightway-cli", "--test", "interop", "--", "--nocapture"],
-        env: &[],
-        needs: &[Need::Tool { program: "python3", package: "python3-venv" }, Need::Python],
-        tests_min: 2,
-        skips: Skips::Refused,
-        limit_s: 900,
-    },
-    Step {
-        name: "interop-data",
-        why: "pyarrow reads our indexes row by row, webdataset the shards that we packed",
-        program: Program::Cargo,
-        args: &["test", "-p", "sw-data", "--test", "index_interop", "--", "--nocapture"],
-        env: &[],
-        needs: &[Need::Tool { program: "python3", package: "python3-venv" }, Need::Python],
-        tests_min: 2,
+        tests_min: 6,
         skips: Skips::Refused,
         limit_s: 900,
     },
@@ -122,7 +102,7 @@ pub const STEPS: &[Step] = &[
         name: "interop-torch",
         why: "checkpoints that torch writes now are read, and ours are read by it",
         program: Program::Cargo,
-        args: &["test", "-p", "sw-checkpoint", "--test", "torch", "--test", "dcp", "--", "--nocapture"],
+        args: &["test", "--workspace", "--test", "torch", "--test", "dcp", "--", "--nocapture"],
         env: &[],
         needs: &[
             Need::Tool { program: "python3", package: "python3-venv" },
@@ -137,7 +117,27 @@ pub const STEPS: &[Step] = &[
         name: "unit",
         why: "unit, conformance, fault and integration tests of every crate",
         program: Program::Cargo,
-        args: &["test", "--workspace", "--lib", "--bins", "--tests", "--", "--show-output"],
+        // Without what the steps of interop ran, which starts Python some dozen times. `--skip=NAME` in one word: a test with a main
+        // of its own takes a bare word for the one case to run.
+        args: &[
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--",
+            "--show-output",
+            "--exact",
+            "--skip=the_package_reads_our_files",
+            "--skip=we_read_files_of_the_package",
+            "--skip=files_written_by_the_package_load_with_the_digests_that_it_tells",
+            "--skip=real_weights_load_with_the_digests_that_the_package_tells",
+            "--skip=pyarrow_reads_the_same_rows",
+            "--skip=webdataset_reads_what_was_packed",
+            "--skip=what_torch_writes_now_loads_with_the_digests_that_it_tells",
+            "--skip=torch_reads_every_type_and_shape_that_we_write",
+            "--skip=torch_reads_a_tensor_that_ranks_hold_together",
+        ],
         // A test's panic names its place; what it said would drown in frames of the test runner, twice where a test has a
         // process of its own.
         env: &[("RUST_BACKTRACE", "0")],
@@ -197,7 +197,7 @@ pub const STEPS: &[Step] = &[
         name: "sim",
         why: "the engine against modelled devices with faults, many seeds",
         program: Program::Cargo,
-        args: &["test", "--release", "-p", "sw-sim"],
+        args: &["test", "--profile", "quick", "-p", "sw-sim"],
         env: &[],
         needs: &[],
         tests_min: 1,
@@ -208,7 +208,7 @@ pub const STEPS: &[Step] = &[
         name: "loom",
         why: "every interleaving of the word by which a waiting lane of sw-uring is woken",
         program: Program::Cargo,
-        args: &["test", "-p", "sw-uring", "--release", "--lib", "loom"],
+        args: &["test", "-p", "sw-uring", "--profile", "quick", "--lib", "loom"],
         env: &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "{target}/loom")],
         needs: &[],
         tests_min: 1,
@@ -318,5 +318,29 @@ mod tests {
             assert!(!step.why.is_empty() && step.why.len() <= 80, "{}", step.name);
             assert!(step.limit_s > 0);
         }
+    }
+
+    #[test]
+    fn what_unit_leaves_out_is_run_by_the_steps_of_interop() {
+        let row = |name: &str| STEPS.iter().find(|step| step.name == name).unwrap();
+        let targets = ["interop", "interop-torch"].map(row).into_iter().flat_map(|step| step.args.windows(2));
+        let targets = targets.filter(|pair| pair[0] == "--test").map(|pair| pair[1]);
+        let run: Vec<String> = targets.flat_map(tests_of).collect();
+        let left_out: Vec<&str> = row("unit").args.iter().filter_map(|arg| arg.strip_prefix("--skip=")).collect();
+        assert!(!left_out.is_empty());
+        for name in left_out {
+            assert!(run.iter().any(|test| test == name), "{name} is in no test of the steps of interop");
+        }
+    }
+
+    /// Names of the tests of a test target, in any crate.
+    fn tests_of(target: &str) -> Vec<String> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let crates = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+        let texts: Vec<String> =
+            crates.filter_map(|dir| std::fs::read_to_string(dir.join(format!("tests/{target}.rs"))).ok()).collect();
+        assert!(!texts.is_empty(), "{target}");
+        let tests = texts.iter().flat_map(|text| text.split("#[test]\nfn ").skip(1));
+        tests.map(|test| test.split_once('(').unwrap().0.to_string()).collect()
     }
 }
