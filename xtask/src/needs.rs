@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::proc::{Echo, Job};
@@ -35,11 +36,31 @@ const ASK_LIMIT: Duration = Duration::from_secs(60);
 pub struct Machine<'a> {
     place: &'a Place,
     apt_updated: Cell<Option<bool>>,
+    /// The Python environment on its way.
+    early: Cell<Option<JoinHandle<()>>>,
 }
 
 impl<'a> Machine<'a> {
     pub fn new(place: &'a Place) -> Machine<'a> {
-        Machine { place, apt_updated: Cell::new(None) }
+        Machine { place, apt_updated: Cell::new(None), early: Cell::new(None) }
+    }
+
+    /// Begins with the whole Python environment, which waits for the network, while steps before it compile. What fails here is
+    /// tried again, and told, when a step needs it.
+    pub fn begin_python(&self) {
+        let place = self.place.clone();
+        self.early.set(Some(std::thread::spawn(move || {
+            let env = Env::new(&place);
+            let _told_later = env.packages().and_then(|()| env.torch()).and_then(|()| env.adapted());
+        })));
+    }
+
+    fn env(&self) -> Env<'_> {
+        if let Some(early) = self.early.take() {
+            // A panic there is on stderr, and what it left undone is done below.
+            let _told = early.join();
+        }
+        Env::new(self.place)
     }
 
     /// Nothing if the need is met now, else the reason.
@@ -60,9 +81,9 @@ impl<'a> Machine<'a> {
                 let root = root.as_ref().and_then(|lines| lines.first());
                 root.is_some_and(|root| Path::new(root).join("lib/rustlib/src/rust/library/std/Cargo.toml").is_file())
             }),
-            Need::Python => Env::new(self.place).packages(),
+            Need::Python => self.env().packages(),
             Need::Torch => {
-                let env = Env::new(self.place);
+                let env = self.env();
                 env.packages()?;
                 env.torch()
             }

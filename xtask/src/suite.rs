@@ -84,6 +84,9 @@ pub fn run(place: &Place, options: &Options) -> Result<ExitCode, Stop> {
         println!("note: {warning}");
     }
     let machine = Machine::new(place);
+    if options.only.is_empty() {
+        machine.begin_python();
+    }
     let mut records: Vec<Record> = Vec::new();
     for step in chosen {
         let failed = records.iter().find(|record| matches!(record.fate, Fate::Failed(_)));
