@@ -142,11 +142,11 @@ pub enum Wait {
 const GATHER_MAX: usize = 8;
 
 impl Wait {
-    /// Waits for a quarter of what is in flight, at most 8 of it: the first completion of a burst alone would come back
+    /// Waits for a fifth of what is in flight, at most 8 of it: the first completion of a burst alone would come back
     /// as a batch of one, and the device would get its next commands one by one. What the rest of the burst may cost the
     /// first is bounded by the transport.
     pub fn gathering(timeout: Duration, in_flight: usize) -> Self {
-        let min = u32::try_from((in_flight / 4).clamp(1, GATHER_MAX)).unwrap_or(1);
+        let min = u32::try_from((in_flight / 5).clamp(1, GATHER_MAX)).unwrap_or(1);
         Self::For { timeout, min }
     }
 }
