@@ -82,7 +82,7 @@ pub(super) struct Command {
     /// The stretch of stores in which it was rung: what it reads was stored before.
     rung: u64,
     /// Addresses and lengths of its memory, in order.
-    runs: Vec<(u64, u64)>,
+    pub(super) runs: Vec<(u64, u64)>,
     /// What was there when it was fetched.
     pub(super) pieces: Vec<Reached>,
     /// Names of its accesses in the shadow.
@@ -218,7 +218,7 @@ impl Step<'_> {
     }
 
     /// What is at the addresses of a command, in order, or the first of them where nothing is.
-    fn translate_all(&mut self, runs: &[(u64, u64)]) -> Result<Vec<Reached>, (u64, u64)> {
+    pub(super) fn translate_all(&mut self, runs: &[(u64, u64)]) -> Result<Vec<Reached>, (u64, u64)> {
         let mut pieces = Vec::new();
         for (at, len) in runs.iter().copied() {
             let found = self.translate(at, len).ok_or((at, len))?;
@@ -233,22 +233,17 @@ impl Step<'_> {
         let Some(command) = self.ctrl.commands.get(&name) else { return Vec::new() };
         let (runs, then, opcode) = (command.runs.clone(), command.pieces.clone(), command.sqe.opcode());
         match self.translate_all(&runs) {
-            Ok(now) if now == then => {}
             Ok(now) => {
-                self.violate("aliasing", format!("data of opcode {opcode:#x} meets {now:?}, it was sent to {then:?}"));
-                return now;
+                if now != then {
+                    self.violate("aliasing", format!("data of opcode {opcode:#x} meets {now:?}, sent to {then:?}"));
+                }
+                now
             }
             Err((at, _)) => {
                 self.sent_astray(&format!("data of opcode {opcode:#x}, once mapped"), at);
-                return Vec::new();
+                Vec::new()
             }
         }
-        then
-    }
-
-    /// As [`reached_now`](Self::reached_now), for a controller that does not care.
-    pub(super) fn reached_late(&mut self, command: &Command) -> Vec<Reached> {
-        self.translate_all(&command.runs).unwrap_or_default()
     }
 
     fn schedule(&mut self, name: u64) {

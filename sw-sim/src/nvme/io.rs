@@ -223,7 +223,7 @@ impl Step<'_> {
         let Some(command) = self.ctrl.commands.remove(&name) else { return };
         let Ok(extent) = self.extent(&command.sqe) else { return };
         let now = self.now();
-        let pieces = self.reached_late(&command);
+        let pieces = self.translate_all(&command.runs).unwrap_or_default();
         if pieces != command.pieces {
             self.mark(Mark::NvmeLateDataElsewhere);
         }
