@@ -49,6 +49,42 @@ fn passes(bytes: u64, scratch: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Pages of the kernel's pool of huge pages, for a program that takes them from there only. Given back when it is dropped.
+pub(crate) struct HugePool {
+    before: u64,
+}
+
+const POOL: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePool {
+    /// `bytes` more in the pool.
+    pub(crate) fn grow(bytes: u64) -> Result<Self, Fault> {
+        let count = || -> Result<u64, Fault> {
+            let text = std::fs::read_to_string(POOL).map_err(Fault::os("read", POOL))?;
+            Ok(text.trim().parse().unwrap_or(0))
+        };
+        let before = count()?;
+        let wanted = before + bytes.div_ceil(HUGE_PAGE as u64);
+        let refused = |_| Fault::Missing { what: format!("{POOL} cannot be raised"), remedy: "run as root" };
+        std::fs::write(POOL, wanted.to_string()).map_err(refused)?;
+        let pool = Self { before };
+        match count()? {
+            got if got < wanted => {
+                let what = format!("{wanted} huge pages (the kernel found {got})");
+                Err(Fault::Missing { what, remedy: "free some memory" })
+            }
+            _ => Ok(pool),
+        }
+    }
+}
+
+impl Drop for HugePool {
+    fn drop(&mut self) {
+        // Best effort: what a program still holds goes back when it ends.
+        let _ = std::fs::write(POOL, self.before.to_string());
+    }
+}
+
 fn available_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("MemAvailable"));

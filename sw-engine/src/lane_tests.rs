@@ -277,6 +277,27 @@ fn an_odd_read_lands_in_place_with_two_blocks_bounced() {
 }
 
 #[test]
+fn a_long_odd_read_bounces_up_to_sectors_but_never_past_the_end() {
+    // Whole blocks of 512 bytes, and half a sector at the end.
+    const LEN: u64 = (512 << 10) + 2048;
+    for segments_max in [1, 3] {
+        let mut bed = bed_with(1, usize::try_from(LEN).unwrap(), segments_max, 4);
+        let buffer = bed.buffer(LEN - 1_004, 1_003);
+        let op = bed.op(Verb::Read, 1_003, Spans::One(buffer.into_span()));
+        bed.lane.submit(Time(0), op).unwrap();
+        let done = bed.run();
+        assert_eq!(done.result.as_ref().unwrap(), &(LEN - 1_004));
+        // The head ends at the sector 4096 where head, core and tail fit one I/O, else at the block 1024. The tail is the
+        // last of many chunks, a short one.
+        let head = if segments_max == 3 { 4096 - 1_003 } else { 1024 - 1_003 };
+        assert_eq!(done.path.bounced, head + 511);
+        let expected: Vec<u8> = (1_003..sw_mem::index(LEN) - 1).map(|at| pattern(0, at)).collect();
+        assert!(buffer_of(done).as_slice() == expected);
+        bed.idle();
+    }
+}
+
+#[test]
 fn misaligned_memory_goes_another_way_and_the_report_says_so() {
     let mut bed = bed();
     let buffer = bed.buffer(5_000, 1);

@@ -1,5 +1,7 @@
 //! Splitting: the aligned core goes direct, only ragged ends are bounced, limits are respected.
 //!
+//! What must be bounced is decided by the block that the device takes, how much by the edge that it likes.
+//!
 //! ```text
 //!        offset            wanted bytes                          a chunk, as the device sees it
 //!   ──┬────┆───────┬───────────────┬────┆──┬──        ┌──────────────┬───────────────┬──────────────┐
@@ -24,9 +26,9 @@ pub(crate) struct Cut {
     pub(crate) skip: u32,
     /// Bytes that were asked for, above zero.
     pub(crate) want: u32,
-    /// Bytes at its start that go through a bounce block: 0, one block, or all of it.
+    /// Bytes at its start that go through a bounce slab: 0, one edge, or all of it.
     pub(crate) head: u32,
-    /// Bytes at its end that go through a bounce block: 0 or one block.
+    /// Bytes at its end that go through a bounce slab: at most one edge.
     pub(crate) tail: u32,
 }
 
@@ -49,47 +51,71 @@ impl Cut {
 /// What a range is cut for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Landed {
-    /// In place, with ragged ends bounced: at most two blocks.
+    /// In place, with ragged ends bounced: at most two edges.
     InPlace,
     /// In a slab, as a whole.
     InSlab,
 }
 
+/// Where a cut may lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    /// The device takes whole multiples of this; a power of two.
+    pub(crate) block: u32,
+    /// A ragged end is bounced up to a multiple of this; a power of two, at least the block.
+    pub(crate) edge: u32,
+    /// Nothing is asked for past this: the end of the object in whole blocks.
+    pub(crate) end: u64,
+}
+
+/// The unit in which nearly every device works, whatever smaller block it takes: most drives that take 512 bytes have
+/// physical sectors of this size, and an I/O off them costs them more than one on them.
+const EDGE_BYTES: u32 = 4096;
+
+/// An operation of this size pays for edges that are wider than its device's block: at most 14 KiB more are read of it.
+const LONG_BYTES: u64 = 256 << 10;
+
+impl Grid {
+    /// For `left` bytes of an object of `object_len`, cut into chunks of at most `most` (at least three blocks), whose ragged
+    /// ends go through `bounce` bytes at most.
+    pub(crate) fn new(block: u32, object_len: u64, left: u64, most: u32, bounce: u64) -> Self {
+        let wide = left >= LONG_BYTES && most >= 3 * EDGE_BYTES && bounce >= u64::from(2 * EDGE_BYTES);
+        let end = align_up(object_len, u64::from(block)).unwrap_or(object_len);
+        Self { block, edge: if wide { block.max(EDGE_BYTES) } else { block }, end }
+    }
+}
+
 /// Cuts the next chunk off `at..at + left`, at most `most` bytes for the device.
 ///
-/// `most` is a multiple of the block and holds at least three of them. `left` is above zero and `at + left` fits in 64
+/// `most` is a multiple of the block and holds at least three edges. `left` is above zero and `at + left` fits in 64
 /// bits (both checked when the operation was taken).
-pub(crate) fn cut(at: u64, left: u64, granularity: Granularity, most: u32, landed: Landed) -> Cut {
-    if is_ragged(at, left, granularity) {
-        return cut_ragged(at, left, granularity, most, landed);
+pub(crate) fn cut(at: u64, left: u64, grid: Grid, most: u32, landed: Landed) -> Cut {
+    if is_ragged(at, left, grid.block) {
+        return cut_ragged(at, left, grid, most, landed);
     }
     Cut::whole(at, left, most)
 }
 
-fn cut_ragged(at: u64, left: u64, granularity: Granularity, most: u32, landed: Landed) -> Cut {
-    let block = u64::from(granularity.block);
-    let start = align_down(at, block);
-    let skip = at - start;
+fn cut_ragged(at: u64, left: u64, grid: Grid, most: u32, landed: Landed) -> Cut {
+    let (block, edge, most) = (u64::from(grid.block), u64::from(grid.edge), u64::from(most));
+    let ragged_head = at & (block - 1) != 0;
+    let start = if ragged_head { align_down(at, edge) } else { at };
     // `most` bounds everything below to 32 bits.
-    let want = left.min(u64::from(most) - skip);
-    let end = at + want;
-    // A chunk in the middle ends on a block, so that only the operation's own ends are ragged.
-    let end = if want < left { align_down(end, block) } else { end };
+    let end = at + left.min(most - (at - start));
+    // A chunk in the middle ends on an edge, so that only the operation's own ends are ragged.
+    let end = if end < at + left { align_down(end, edge) } else { end };
+    let ragged_tail = end & (block - 1) != 0;
     let outer_end = align_up(end, block).unwrap_or(end);
-    let (len, want) = (narrow(outer_end - start), narrow(end - at));
-    let skip = narrow(skip);
-    let block = granularity.block;
-    let ragged_head = skip > 0;
-    let ragged_tail = outer_end > end;
+    let wide_end = align_up(end, edge).unwrap_or(end).min(start + most).min(grid.end.max(outer_end));
+    let outer_end = if ragged_tail { wide_end } else { outer_end };
+    let (len, want, skip) = (narrow(outer_end - start), narrow(end - at), narrow(at - start));
+    let head = if ragged_head { grid.edge.min(len) } else { 0 };
+    let tail = if ragged_tail { narrow(outer_end - align_down(end, edge).max(start + u64::from(head))) } else { 0 };
     let (head, tail) = match landed {
         Landed::InSlab => (0, 0),
-        // One or two blocks with a ragged side have no core worth a piece of its own.
-        Landed::InPlace
-            if (ragged_head || ragged_tail) && len <= 2 * block && (ragged_head == ragged_tail || len == block) =>
-        {
-            (len, 0)
-        }
-        Landed::InPlace => (if ragged_head { block } else { 0 }, if ragged_tail { block } else { 0 }),
+        // No core is left between them.
+        Landed::InPlace if head + tail == len => (len, 0),
+        Landed::InPlace => (head, tail),
     };
     Cut { offset: start, len, skip, want, head, tail }
 }
@@ -101,8 +127,8 @@ pub(crate) fn congruent(place: u64, at: u64, granularity: Granularity) -> bool {
 }
 
 /// Whether `at..at + len` has an end inside a block.
-pub(crate) fn is_ragged(at: u64, len: u64, granularity: Granularity) -> bool {
-    let block = u64::from(granularity.block);
+pub(crate) fn is_ragged(at: u64, len: u64, block: u32) -> bool {
+    let block = u64::from(block);
     at & (block - 1) != 0 || len & (block - 1) != 0
 }
 

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::Command, time::Duration};
 use serde::Deserialize;
 
 use crate::{
+    backing::HugePool,
     fault::Fault,
     report::{Role, Sample},
     rounds::Subject,
@@ -140,6 +141,40 @@ impl Subject for Fio {
         sample.process_cpu_s = finished.usage.user_s + finished.usage.sys_s;
         sample.peak_rss_bytes = finished.usage.peak_rss_bytes;
         Ok(sample)
+    }
+}
+
+/// fio with buffers of huge pages, which it takes from the kernel's pool.
+pub(crate) struct HugeFio {
+    fio: Fio,
+    pool_bytes: u64,
+}
+
+impl HugeFio {
+    /// `fio` with buffers of `buffer_bytes` in all.
+    pub(crate) fn new(mut fio: Fio, buffer_bytes: u64) -> Self {
+        fio.args.extend(["--mem=shmhuge".to_owned(), "--hugepage-size=2m".to_owned()]);
+        // Room for its own bookkeeping, which lies in the same segment.
+        Self { fio, pool_bytes: buffer_bytes + (8 << 20) }
+    }
+}
+
+impl Subject for HugeFio {
+    fn name(&self) -> String {
+        self.fio.name()
+    }
+
+    fn role(&self) -> Role {
+        self.fio.role()
+    }
+
+    fn reads(&self) -> Vec<PathBuf> {
+        self.fio.reads()
+    }
+
+    fn run(&mut self) -> Result<Sample, Fault> {
+        let _pool = HugePool::grow(self.pool_bytes)?;
+        self.fio.run()
     }
 }
 

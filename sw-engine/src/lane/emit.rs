@@ -16,7 +16,7 @@ use crate::{
     plan::{Leg, Via},
     seam::{CopyDirection, CopyJob, Io, IoKind, MAX_SEGMENTS, MemorySegment, Submit, TransportCaps},
     slot::{SlotTable, Token},
-    split::{Cut, Landed, cut, is_ragged},
+    split::{self, Cut, Grid, Landed, is_ragged},
     time::Time,
 };
 
@@ -526,34 +526,40 @@ fn shape(
     piece: &Piece<'_>,
     kind: IoKind,
 ) -> (Cut, Landed) {
-    let Piece { leg, at, len, .. } = *piece;
+    let Piece { leg, at, len, object_len, .. } = *piece;
     let block = leg.granularity.block;
     let most = most_of(caps, leg);
+    let cut = |len: u64, most: u32, landed: Landed| {
+        let bounce = match landed {
+            Landed::InSlab => u64::MAX,
+            // Head, core and tail are one I/O, or the ends are I/Os of their own, which are short.
+            Landed::InPlace if usize::from(caps.segments_max) < MAX_SEGMENTS => 0,
+            Landed::InPlace => bounce.slab_bytes().0,
+        };
+        (split::cut(at, len, Grid::new(block, object_len, len, most, bounce), most, landed), landed)
+    };
     // Whole blocks have no ends to bounce, however large the blocks are.
-    let ends_fit =
-        kind == IoKind::Write || u64::from(block) * 2 <= bounce.slab_bytes().0 || !is_ragged(at, len, leg.granularity);
+    let ends_fit = kind == IoKind::Write || u64::from(block) * 2 <= bounce.slab_bytes().0 || !is_ragged(at, len, block);
     if leg.via == Via::Direct && !ends_fit && at & u64::from(block - 1) == 0 && len >= u64::from(block) {
         // The core of a range whose ends are too large for a bounce slab.
-        return (cut(at, len & !u64::from(block - 1), leg.granularity, most, Landed::InPlace), Landed::InPlace);
+        return cut(len & !u64::from(block - 1), most, Landed::InPlace);
     }
     if leg.via == Via::Staged || !ends_fit {
         let head = at & u64::from(block - 1);
         let len = if leg.via == Via::Direct && head > 0 { len.min(u64::from(block) - head) } else { len };
         let slab = staging.map_or(0, |pool| pool.slab_bytes().0);
         let most = u32::try_from(slab).unwrap_or(u32::MAX).min(most) & !(block - 1);
-        return (cut(at, len, leg.granularity, most, Landed::InSlab), Landed::InSlab);
+        return cut(len, most, Landed::InSlab);
     }
-    let whole = cut(at, len, leg.granularity, most, Landed::InPlace);
-    if whole.head + whole.tail == 0 {
-        return (whole, Landed::InPlace);
-    }
-    let pieces = u8::from(whole.head > 0) + u8::from(whole.tail > 0) + u8::from(whole.head + whole.tail < whole.len);
-    if pieces <= caps.segments_max {
-        return (whole, Landed::InPlace);
+    let (whole, landed) = cut(len, most, Landed::InPlace);
+    let ends = u8::from(whole.head > 0) + u8::from(whole.tail > 0);
+    let pieces = ends + u8::from(whole.head + whole.tail < whole.len);
+    if ends == 0 || pieces <= caps.segments_max {
+        return (whole, landed);
     }
     // A transport with few segments gets ragged ends as I/Os of their own.
-    let alone = if whole.head > 0 { whole.head - whole.skip } else { whole.want - (whole.want + whole.skip) % block };
-    (cut(at, u64::from(alone), leg.granularity, most, Landed::InPlace), Landed::InPlace)
+    let alone = if whole.head > 0 { whole.head - whole.skip } else { whole.len - whole.tail };
+    cut(u64::from(alone), most, Landed::InPlace)
 }
 
 /// A slab for what cannot land in place, if the device may have one and not all are out.

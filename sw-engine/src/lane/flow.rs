@@ -78,6 +78,8 @@ pub(super) struct Piece<'a> {
     pub(super) memory: Option<(Place, RegionId)>,
     pub(super) at: u64,
     pub(super) len: u64,
+    /// Bytes of the object that it is of.
+    pub(super) object_len: u64,
 }
 
 impl Spot {
@@ -184,7 +186,7 @@ impl Flow {
             _ => 0,
         };
         let (leg, len) = route_piece(choice, unit, self.here.at, self.until_stride(op), place);
-        Piece { leg, memory, at: self.here.at, len }
+        Piece { leg, memory, at: self.here.at, len, object_len: self.object(op).len }
     }
 
     /// Bytes until memory jumps: the end of the span, or of the stripe unit.

@@ -292,7 +292,7 @@ impl Lane {
     /// hold two of.
     fn wants_slab(&self, leg: &Leg, verb: Verb, at: u64, len: u64) -> bool {
         let large = self.is_too_large_to_bounce(leg.granularity.block);
-        leg.via == Via::Staged || (large && verb == Verb::Read && is_ragged(at, len, leg.granularity))
+        leg.via == Via::Staged || (large && verb == Verb::Read && is_ragged(at, len, leg.granularity.block))
     }
 
     fn is_too_large_to_bounce(&self, block: u32) -> bool {
