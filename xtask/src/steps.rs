@@ -1,4 +1,4 @@
-//! The steps of `cargo xtask test`, fastest first. One row, one job, one line on why it exists.
+//! The steps of `cargo xtask test`, fastest first, but for one that runs beside those behind it. One row, one job, one line on why it exists.
 //!
 //! To add one: put a row where its time belongs. A need is something of the machine; one that cannot be met skips the step
 //! with its reason.
@@ -26,6 +26,16 @@ pub struct Step {
     /// Wall time in seconds after which the step is killed and fails. Several times what it takes on two cores: it
     /// bounds a hang, it does not measure.
     pub limit_s: u64,
+    pub turn: Turn,
+}
+
+/// How a step stands to those behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// They wait until it has ended.
+    Alone,
+    /// They go on meanwhile, as it leaves a core idle for long. What it prints is shown when it has ended.
+    Beside,
 }
 
 /// What runs a step.
@@ -64,6 +74,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 60,
+        turn: Turn::Alone,
     },
     Step {
         name: "tidy",
@@ -75,6 +86,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 300,
+        turn: Turn::Alone,
     },
     Step {
         name: "clippy",
@@ -86,6 +98,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 1200,
+        turn: Turn::Alone,
     },
     Step {
         name: "interop",
@@ -97,6 +110,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 6,
         skips: Skips::Refused,
         limit_s: 900,
+        turn: Turn::Alone,
     },
     Step {
         name: "interop-torch",
@@ -112,6 +126,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 14,
         skips: Skips::Refused,
         limit_s: 900,
+        turn: Turn::Alone,
     },
     Step {
         name: "unit",
@@ -145,6 +160,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 60,
         skips: Skips::Listed,
         limit_s: 1500,
+        turn: Turn::Alone,
     },
     Step {
         name: "doc",
@@ -156,6 +172,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 600,
+        turn: Turn::Alone,
     },
     Step {
         name: "doctest",
@@ -167,6 +184,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 600,
+        turn: Turn::Alone,
     },
     Step {
         name: "demo",
@@ -178,6 +196,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 900,
+        turn: Turn::Alone,
     },
     Step {
         name: "python",
@@ -192,6 +211,23 @@ pub const STEPS: &[Step] = &[
         tests_min: 20,
         skips: Skips::Listed,
         limit_s: 1800,
+        turn: Turn::Alone,
+    },
+    Step {
+        name: "vm",
+        why: "drivers and direct routes on emulated NVMe controllers, under real kernels",
+        program: Program::Xtask,
+        args: &["vm", "nvme"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "apt-get", package: "apt" },
+            Need::Tool { program: "dpkg-deb", package: "dpkg" },
+        ],
+        tests_min: 30,
+        skips: Skips::Listed,
+        limit_s: 1800,
+        // Guests have one processor each, and run one after another.
+        turn: Turn::Beside,
     },
     Step {
         name: "sim",
@@ -203,6 +239,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 1,
         skips: Skips::Listed,
         limit_s: 900,
+        turn: Turn::Alone,
     },
     Step {
         name: "loom",
@@ -214,6 +251,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 1,
         skips: Skips::Listed,
         limit_s: 600,
+        turn: Turn::Alone,
     },
     Step {
         name: "miri",
@@ -226,6 +264,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 10,
         skips: Skips::Listed,
         limit_s: 900,
+        turn: Turn::Alone,
     },
     Step {
         name: "aarch64",
@@ -257,6 +296,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 900,
+        turn: Turn::Alone,
     },
     Step {
         name: "fuzz",
@@ -268,6 +308,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 1500,
+        turn: Turn::Alone,
     },
     Step {
         name: "bench-smoke",
@@ -279,20 +320,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 900,
-    },
-    Step {
-        name: "vm",
-        why: "drivers and direct routes on emulated NVMe controllers, under real kernels",
-        program: Program::Xtask,
-        args: &["vm", "nvme"],
-        env: &[],
-        needs: &[
-            Need::Tool { program: "apt-get", package: "apt" },
-            Need::Tool { program: "dpkg-deb", package: "dpkg" },
-        ],
-        tests_min: 30,
-        skips: Skips::Listed,
-        limit_s: 1800,
+        turn: Turn::Alone,
     },
     Step {
         name: "mutants",
@@ -304,6 +332,7 @@ pub const STEPS: &[Step] = &[
         tests_min: 0,
         skips: Skips::Listed,
         limit_s: 1500,
+        turn: Turn::Alone,
     },
 ];
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::disk::Room;
 use crate::needs::Machine;
-use crate::proc::{Ended, Job, Outcome};
-use crate::steps::{Program, STEPS, Skips, Step};
+use crate::proc::{Echo, Ended, Job, Outcome};
+use crate::steps::{Program, STEPS, Skips, Step, Turn};
 use crate::{Place, Stop};
 
 /// Skip lines shown at the end; the rest is counted.
@@ -73,7 +73,7 @@ struct Record {
 
 /// Runs the suite.
 pub fn run(place: &Place, options: &Options) -> Result<ExitCode, Stop> {
-    let chosen: Vec<&Step> = STEPS.iter().filter(|step| options.wants(step)).collect();
+    let chosen: Vec<&'static Step> = STEPS.iter().filter(|step| options.wants(step)).collect();
     if options.list {
         for step in chosen {
             println!("{:<14} {}\n{:<14} {}", step.name, step.why, "", step.shown());
@@ -87,51 +87,104 @@ pub fn run(place: &Place, options: &Options) -> Result<ExitCode, Stop> {
     if options.only.is_empty() {
         machine.begin_python();
     }
-    let mut records: Vec<Record> = Vec::new();
-    for step in chosen {
-        let failed = records.iter().find(|record| matches!(record.fate, Fate::Failed(_)));
-        let record = match failed {
-            Some(earlier) if !options.keep_going => {
-                let reason = format!("not run, {} failed before it", earlier.name);
-                Record {
-                    name: step.name,
-                    fate: Fate::Skipped(reason),
-                    elapsed: Duration::ZERO,
-                    tests: Tests::default(),
-                }
-            }
-            _ => run_step(place, &machine, step),
-        };
-        records.push(record);
-    }
-    Ok(report(&records))
+    Ok(report(&run_all(place, &machine, chosen, options)))
 }
 
-fn run_step(place: &Place, machine: &Machine<'_>, step: &Step) -> Record {
-    println!("\n==> {}: {}\n    {}", step.name, step.why, step.shown());
-    let start = Instant::now();
-    let record = |fate, elapsed, tests| Record { name: step.name, fate, elapsed, tests };
+/// What became of each, in the order in which they ended.
+fn run_all(place: &Place, machine: &Machine<'_>, chosen: Vec<&'static Step>, options: &Options) -> Vec<Record> {
+    std::thread::scope(|scope| {
+        let mut records: Vec<Record> = Vec::new();
+        let mut beside = None;
+        for step in chosen {
+            let done = match start(place, machine, step, first_failed(&records).filter(|_| !options.keep_going)) {
+                Err(record) => Some(record),
+                Ok(started) if step.turn == Turn::Alone => Some(started.finish()),
+                Ok(started) => {
+                    // One at a time: more would take the processors from the step whose turn it is.
+                    records.extend(join(beside.take()));
+                    beside = Some(scope.spawn(|| started.finish()));
+                    None
+                }
+            };
+            records.extend(done);
+        }
+        records.extend(join(beside));
+        records
+    })
+}
+
+fn first_failed(records: &[Record]) -> Option<&'static str> {
+    records.iter().find(|record| matches!(record.fate, Fate::Failed(_))).map(|record| record.name)
+}
+
+fn join(beside: Option<std::thread::ScopedJoinHandle<'_, Record>>) -> Option<Record> {
+    // A panic in there is one here.
+    beside.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// A step whose needs are met.
+struct Started<'a> {
+    place: &'a Place,
+    step: &'static Step,
+    at: Instant,
+}
+
+/// Meets the needs of a step. Err: it will not run.
+fn start<'a>(
+    place: &'a Place,
+    machine: &Machine<'_>,
+    step: &'static Step,
+    failed: Option<&'static str>,
+) -> Result<Started<'a>, Record> {
+    let at = Instant::now();
+    let skipped = |reason| Record {
+        name: step.name,
+        fate: Fate::Skipped(reason),
+        elapsed: at.elapsed(),
+        tests: Tests::default(),
+    };
+    if let Some(earlier) = failed {
+        return Err(skipped(format!("not run, {earlier} failed before it")));
+    }
+    let beside = if step.turn == Turn::Beside { " (beside the next ones)" } else { "" };
+    println!("\n==> {}{beside}: {}\n    {}", step.name, step.why, step.shown());
     for need in step.needs {
         if let Err(reason) = machine.meet(*need) {
             println!("==> {} skipped: {reason}", step.name);
-            return record(Fate::Skipped(reason), start.elapsed(), Tests::default());
+            return Err(skipped(reason));
         }
     }
-    let limit = Duration::from_secs(step.limit_s);
-    let (fate, tests) = match step.job(place).and_then(|job| job.limit(limit).run()) {
-        Ok(outcome) => {
-            let tests = Tests::read(&outcome.lines);
-            (fate_of(&outcome, &tests, step), tests)
-        }
-        Err(stop) => (Fate::Failed(stop.to_string()), Tests::default()),
-    };
-    let word = match &fate {
-        Fate::Passed => "passed".to_string(),
-        Fate::Failed(reason) => format!("FAILED ({reason})"),
-        Fate::Skipped(reason) => format!("skipped ({reason})"),
-    };
-    println!("==> {} {word} in {:.1} s; {}", step.name, start.elapsed().as_secs_f64(), Room::now(place).shown());
-    record(fate, start.elapsed(), tests)
+    Ok(Started { place, step, at })
+}
+
+impl Started<'_> {
+    fn finish(self) -> Record {
+        let Started { place, step, at } = self;
+        let job = step.job(place).map(|job| job.limit(Duration::from_secs(step.limit_s)));
+        let outcome = job.and_then(|job| match step.turn {
+            Turn::Alone => job.run(),
+            Turn::Beside => {
+                let outcome = job.merge_stderr().echo(Echo::Hidden).run()?;
+                // In one piece, so that it does not mix with the step whose turn it is.
+                println!("\n==> what {} said:\n{}", step.name, outcome.lines.join("\n"));
+                Ok(outcome)
+            }
+        });
+        let (fate, tests) = match outcome {
+            Ok(outcome) => {
+                let tests = Tests::read(&outcome.lines);
+                (fate_of(&outcome, &tests, step), tests)
+            }
+            Err(stop) => (Fate::Failed(stop.to_string()), Tests::default()),
+        };
+        let word = match &fate {
+            Fate::Passed => "passed".to_string(),
+            Fate::Failed(reason) => format!("FAILED ({reason})"),
+            Fate::Skipped(reason) => format!("skipped ({reason})"),
+        };
+        println!("==> {} {word} in {:.1} s; {}", step.name, at.elapsed().as_secs_f64(), Room::now(place).shown());
+        Record { name: step.name, fate, elapsed: at.elapsed(), tests }
+    }
 }
 
 fn fate_of(outcome: &Outcome, tests: &Tests, step: &Step) -> Fate {
@@ -319,6 +372,34 @@ mod tests {
         assert_eq!((tests.passed, tests.failed, tests.ignored), (20, 5, 1));
         assert_eq!(tests.skips, ["SKIP xfs: mkfs.xfs is missing", "skipped: no loop device"]);
         assert_eq!(tests.shown(), "20 tests passed, 5 failed, 1 ignored, 2 skipped");
+    }
+
+    /// `cargo WORD`, in turn or beside.
+    const fn cargo(name: &'static str, args: &'static [&'static str], turn: Turn) -> Step {
+        let (program, skips) = (Program::Cargo, Skips::Listed);
+        Step { name, why: "a test", program, args, env: &[], needs: &[], tests_min: 0, skips, limit_s: 60, turn }
+    }
+
+    #[test]
+    fn a_step_beside_others_ends_the_suite_like_one_in_turn() {
+        static GOOD: Step = cargo("good", &["--version"], Turn::Alone);
+        static BESIDE: Step = cargo("beside", &["--version"], Turn::Beside);
+        static SECOND: Step = cargo("second", &["--list"], Turn::Beside);
+        static BAD: Step = cargo("bad", &["no-such-word"], Turn::Beside);
+        let root = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let place = Place { target: root.join("target"), root };
+        let machine = Machine::new(&place);
+        let run = |steps: &[&'static Step]| {
+            let records = run_all(&place, &machine, steps.to_vec(), &Options::default());
+            let mut fates: Vec<_> = records.into_iter().map(|record| (record.name, record.fate)).collect();
+            fates.sort_by_key(|(name, _)| *name);
+            fates
+        };
+        let passed = [("beside", Fate::Passed), ("good", Fate::Passed), ("second", Fate::Passed)];
+        assert_eq!(run(&[&BESIDE, &GOOD, &SECOND]), passed);
+        // The failure is known when the next one beside takes its turn.
+        let fates = run(&[&BAD, &SECOND, &GOOD]);
+        assert!(matches!(&fates[..], [("bad", Fate::Failed(_)), ("good", Fate::Skipped(_)), _]), "{fates:?}");
     }
 
     #[test]
