@@ -97,6 +97,12 @@ pub(crate) struct Config {
     pub(crate) nvme_completion: NvmeCompletion,
 }
 
+/// The default beside that much staging.
+fn io_bytes_beside(staging_bytes: u64) -> u32 {
+    let half = u32::try_from(staging_bytes / 2).unwrap_or(u32::MAX).max(1);
+    IO_BYTES.min(1 << half.ilog2())
+}
+
 /// Builds an [`Engine`].
 ///
 /// ```
@@ -106,17 +112,23 @@ pub(crate) struct Config {
 #[derive(Clone, Debug)]
 pub struct EngineBuilder {
     config: Config,
+    /// `Config::io_bytes`, if it was set.
+    io_bytes: Option<u32>,
 }
+
+/// `Config::io_bytes` unless it is set, or half of the staging is less.
+const IO_BYTES: u32 = 2 << 20;
 
 impl Default for EngineBuilder {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
+            io_bytes: None,
             config: Config {
                 // More reactors than drives only share them; four feed a modern drive from the page cache.
                 reactors: u32::try_from(cores.clamp(1, 4)).unwrap_or(1),
                 queue_depth: 64,
-                io_bytes: 1 << 20,
+                io_bytes: IO_BYTES,
                 staging_bytes: 32 << 20,
                 staging: None,
                 ops_per_lane: 256,
@@ -154,10 +166,12 @@ impl EngineBuilder {
         self
     }
 
-    /// Bytes of one I/O at most: a power of two from 64 KiB to 64 MiB; default 1 MiB (larger ones measured no faster).
+    /// Bytes of one I/O at most: a power of two from 64 KiB to 64 MiB; default 2 MiB, or less where
+    /// half the staging is less. Larger ones measured no faster; with 1 MiB, a read of 1 MiB from an odd place on is two
+    /// I/Os, and 5 to 10 % slower.
     #[must_use]
     pub fn io_bytes(mut self, bytes: u32) -> Self {
-        self.config.io_bytes = bytes;
+        self.io_bytes = Some(bytes);
         self
     }
 
@@ -251,7 +265,8 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// `ApiMisuse` for a value out of range.
-    pub fn build(self) -> Result<Engine, Error> {
+    pub fn build(mut self) -> Result<Engine, Error> {
+        self.config.io_bytes = self.io_bytes.unwrap_or_else(|| io_bytes_beside(self.config.staging_bytes));
         let Config { reactors, queue_depth, io_bytes, staging_bytes, ops_per_lane, .. } = self.config;
         let wrong = |detail: String| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail(detail));
         if !(1..=64).contains(&reactors) {
@@ -298,7 +313,7 @@ impl EngineBuilder {
         match (name, value) {
             ("reactors", _) => self.config.reactors = number()?,
             ("queue_depth", _) => self.config.queue_depth = number()?,
-            ("io_bytes", _) => self.config.io_bytes = number()?,
+            ("io_bytes", _) => self.io_bytes = Some(number()?),
             ("staging_bytes", _) => self.config.staging_bytes = bytes.ok_or_else(wrong)?,
             ("staging", _) => {
                 let (slab, count) = value.split_once('x').ok_or_else(wrong)?;
@@ -326,5 +341,19 @@ impl EngineBuilder {
             _ => return Err(wrong()),
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_is_at_most_half_of_the_staging_unless_it_is_set() {
+        let sizes = [0, 1 << 10, 3 << 20, 4 << 20, 1 << 40].map(io_bytes_beside);
+        assert_eq!(sizes, [1, 512, 1 << 20, IO_BYTES, IO_BYTES]);
+        let small = EngineBuilder::default().staging_bytes(2 << 20);
+        assert!(small.clone().build().is_ok());
+        assert_eq!(small.io_bytes(2 << 20).build().err().map(|error| error.kind()), Some(ErrorKind::ApiMisuse));
     }
 }
