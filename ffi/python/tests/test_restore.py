@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,7 @@ from _ranks import ranks
 torch = pytest.importorskip("torch", reason="torch is not installed")
 import torch.distributed.checkpoint as dcp  # noqa: E402
 
-from straightway.torch import load_state_dict_together  # noqa: E402
-from straightway.torch import _blob  # noqa: E402
+from straightway.torch import _blob, load_state_dict_together  # noqa: E402
 
 # What all worlds have: DTensors by rows and by columns, whole ones, odd ones of which some ranks have nothing, nested dicts, what is no
 # tensor, and an object with a state of its own.
@@ -32,7 +34,8 @@ class Counter(Stateful):
 PLAIN = {"plain": torch.arange(70_000.0).reshape(700, 100), "half": torch.arange(999).bfloat16(), "scalar": torch.tensor(5.0)}
 def pieces(value):
     rows = len(value) // world
-    return init_from_local_shards([Piece.from_tensor_and_offsets(value[rank * rows : (rank + 1) * rows].clone(), [rank * rows, 0], rank)], *value.shape)
+    mine = value[rank * rows : (rank + 1) * rows].clone()
+    return init_from_local_shards([Piece.from_tensor_and_offsets(mine, [rank * rows, 0], rank)], *value.shape)
 def made(seed, zero=False):
     tensors = sharded(whole(seed))
     plain = {name: tensor.clone() for name, tensor in PLAIN.items()}
@@ -40,8 +43,9 @@ def made(seed, zero=False):
     state["list"] = [torch.arange(10.0), {"deep": torch.arange(300)}]
     state["counter"] = Counter(3)
     if zero:
-        for tensor in [*(tensor.to_local() for tensor in tensors.values()), *plain.values(), state["old"].local_tensor(), *state["list"][:1], state["list"][1]["deep"]]:
+        for tensor in [tensor.to_local() for tensor in tensors.values()] + list(plain.values()) + [state["old"].local_tensor()]:
             tensor.zero_()
+        state["list"] = [torch.zeros(10), {"deep": torch.zeros(300, dtype=torch.int64)}]
         state["step"], state["name"], state["counter"] = 0, "", Counter(0)
     return state
 def compare(state, seed):
@@ -173,8 +177,6 @@ def test_one_process_restores_in_place(tmp_path: Path):
 
 
 def blob(tensor: torch.Tensor) -> bytearray:
-    import io
-
     content = io.BytesIO()
     torch.save(tensor, content)
     return bytearray(content.getvalue())
@@ -193,9 +195,6 @@ def test_a_head_that_was_seen_is_believed_only_for_what_goes_on_behind_it():
     assert locator.locate(memoryview(ints)[:head], len(ints)).dtype == torch.int32
     assert locator.locate(memoryview(first)[:head], where.at + 15_999) is None
     ended = bytearray(first)
-    import struct
-    import zlib
-
     tail = struct.pack("<4sIII", b"PK\x07\x08", zlib.crc32(ended[where.at : where.at + 64]), 64, 64)
     ended[where.at + 64 : where.at + 80] = tail
     assert locator.locate(memoryview(ended)[:head], len(ended)) == _blob.Locator().locate(memoryview(ended)[:head], len(ended))
