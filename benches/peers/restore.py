@@ -79,14 +79,22 @@ def read_bytes():
         return next(int(line.split()[1]) for line in file if line.startswith("read_bytes"))
 
 
-def readers(args):
+def load(peer, state, source):
+    """Fills the state, and gives the reader that did."""
     import torch.distributed.checkpoint as dcp
 
-    if args.peer == "torch":
-        return dcp.FileSystemReader(args.source)
-    from straightway.torch.checkpoint import StorageReader
+    if peer == "straightway-own":
+        from straightway.torch import load_state_dict_together
 
-    return StorageReader(args.source, share=True)
+        return load_state_dict_together(state, source)
+    if peer == "torch":
+        reader = dcp.FileSystemReader(source)
+    else:
+        from straightway.torch.checkpoint import StorageReader
+
+        reader = StorageReader(source, share=True)
+    dcp.load(state, storage_reader=reader)
+    return reader
 
 
 def check(state, files, seed):
@@ -115,7 +123,7 @@ def check(state, files, seed):
 def restore(args):
     import torch
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
+    import torch.distributed.checkpoint  # noqa: F401  before the clock
 
     join(args.rank, args.ranks, args.meeting)
     kinds = {"BF16": torch.bfloat16, "F32": torch.float32}
@@ -128,11 +136,10 @@ def restore(args):
             tensors[name] = torch.full((1,), 7, dtype=kinds[entry["dtype"]]).expand(entry["shape"])
     state = laid_out(tensors, args.shape, args.ranks)
     if args.peer != "torch":
-        import straightway.torch.checkpoint  # noqa: F401  imports come before the clock, for every peer
+        import straightway.torch._together  # noqa: F401  imports come before the clock, for every peer
     dist.barrier()
     meter, stored, start = Meter(), read_bytes(), time.monotonic()
-    reader = readers(args)
-    dcp.load(state, storage_reader=reader)
+    reader = load(args.peer, state, args.source)
     end = time.monotonic()
     used = meter.stop()
     result = {**used, "start": start, "end": end, "storage_bytes": read_bytes() - stored}
@@ -190,7 +197,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=int)
     parser.add_argument("--to")
-    parser.add_argument("--peer", choices=["torch", "straightway"])
+    parser.add_argument("--peer", choices=["torch", "straightway", "straightway-own"])
     parser.add_argument("--ranks", type=int)
     parser.add_argument("--shape", choices=SHAPES, required=True)
     parser.add_argument("--from", dest="source")

@@ -104,7 +104,7 @@ def test_every_blob_of_ours_is_a_file_of_torch(tmp_path: Path):
         if index.offset is not None:
             assert zipfile.ZipFile(io.BytesIO(blob)).testzip() is None
             assert raw(value) == raw(tensors[index.fqn.replace(".", "/")])
-            where = _blob.locate(memoryview(blob)[: _blob.HEAD_BYTES], len(blob))
+            where = _blob.Locator().locate(memoryview(blob)[: _blob.HEAD_BYTES], len(blob))
             if value.numel() * value.element_size() >= 256 << 10:
                 assert (info.offset + where.at) % 4096 == 0
 
@@ -161,13 +161,13 @@ def test_a_blob_that_calls_something_is_not_run(tmp_path: Path):
 
     blob = io.BytesIO()
     torch.save(Evil(), blob)
-    assert _blob.locate(memoryview(blob.getvalue())[: _blob.HEAD_BYTES], len(blob.getvalue())) is None
+    assert _blob.Locator().locate(memoryview(blob.getvalue())[: _blob.HEAD_BYTES], len(blob.getvalue())) is None
     for cut in range(0, 900, 7):
         whole = io.BytesIO()
         torch.save(torch.arange(1000.0), whole)
         damaged = bytearray(whole.getvalue())
         damaged[cut] ^= 0x55
-        where = _blob.locate(memoryview(damaged)[: _blob.HEAD_BYTES], len(damaged))
+        where = _blob.Locator().locate(memoryview(damaged)[: _blob.HEAD_BYTES], len(damaged))
         assert where is None or 0 < where.at <= len(damaged) - 4000
     assert not (tmp_path / "called").exists()
 

@@ -1,7 +1,7 @@
 """torch tensors from and to checkpoints.
 
 `load`, `load_file`, `load_model`, `save`, `save_file`, `save_model` and `safe_open` take the arguments of `safetensors.torch` and give its
-results. `load_together` and `load_model_together` are for the ranks of a job.
+results. `load_together`, `load_model_together` and `load_state_dict_together` are for the ranks of a job.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from ._together import Together
+    from .checkpoint import StorageReader
 
 __all__ = [
     "DataLoader",
@@ -31,6 +32,7 @@ __all__ = [
     "load_file",
     "load_model",
     "load_model_together",
+    "load_state_dict_together",
     "load_together",
     "safe_open",
     "save",
@@ -138,6 +140,33 @@ def load_together(
 
     options = {"process_group": process_group, "timeout": timeout, "policy": policy, "verify": verify}
     return _together.load(filename, device, tensors, engine, **options)
+
+
+def load_state_dict_together(
+    state_dict: dict[str, Any],
+    filename: Union[str, os.PathLike[str]],
+    *,
+    strict: bool = True,
+    process_group: dist.ProcessGroup | None = None,
+    timeout: float = 60.0,
+    policy: str = "any",
+    verify: str = "auto",
+    engine: Engine | None = None,
+) -> StorageReader:
+    """Loads into the tensors of `state_dict`, as `torch.distributed.checkpoint.load` does with a `StorageReader` that shares, at less
+    cost: for the ranks of `process_group`, which call it together. DTensors, `ShardedTensor`s and plain tensors get what they have of
+    the checkpoint's, however many ranks wrote it; dicts may be nested; a `Stateful` value is asked for its state and given it back.
+    `filename` is a DCP directory, or what `load_together` takes.
+
+    strict: whether a name that the checkpoint has not is an error; else it stays as it is.
+    timeout, policy, verify: as of `straightway.torch.checkpoint.StorageReader`, which is what is returned.
+
+    No tensor is touched before all ranks have planned. What a rank fails by it raises, and the others `Cancelled` with its words.
+    """
+    from . import _together
+
+    options = {"process_group": process_group, "timeout": timeout, "policy": policy, "verify": verify}
+    return _together.load_state_dict(state_dict, filename, strict, engine, **options)
 
 
 def load(data: bytes) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ A blob is a zip file of stored entries: `archive/data.pkl` (a pickle that names 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import zlib
@@ -19,6 +20,8 @@ import torch
 LOCAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
 # Enough for the pickle of a plain tensor and all entries before its bytes, with their padding: they take under 1 KiB.
 HEAD_BYTES = 2048
+# Heads that are remembered: a checkpoint has few shapes and types.
+HEADS_MAX = 32
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ class _Unpickler(pickle.Unpickler):
         return dtype, key
 
 
-def _entries(head: memoryview) -> dict[str, tuple[int, int | None]]:
+def _entries(raw: bytes) -> dict[str, tuple[int, int | None]]:
     """First byte and length of each entry whose header lies in the head. The length is None for one that ends past it."""
     found: dict[str, tuple[int, int | None]] = {}
-    raw, at = bytes(head), 0
+    at = 0
     while raw[at : at + 4] == LOCAL and at + 30 <= len(raw):
         flags, method = struct.unpack_from("<HH", raw, at + 6)
         _crc, _packed, size, name_len, extra_len = struct.unpack_from("<IIIHH", raw, at + 14)
@@ -106,14 +109,39 @@ def _entries(head: memoryview) -> dict[str, tuple[int, int | None]]:
     return found
 
 
-def locate(head: memoryview, length: int) -> Blob | None:
-    """The tensor of a blob of `length` bytes that starts with `head`; None if it is not a plain dense one in this byte order."""
+class Locator:
+    """Finds the tensors of the blobs of one checkpoint. Most have the same head as another one, and then it is not parsed again."""
+
+    def __init__(self) -> None:
+        # What lies before the bytes of a tensor, and the tensor: only of those whose bytes go on behind the head.
+        self._known: list[tuple[bytes, Blob]] = []
+
+    def locate(self, head: memoryview, length: int) -> Blob | None:
+        """The tensor of a blob of `length` bytes that starts with `head`; None if it is not a plain dense one in this byte order."""
+        raw = bytes(head)
+        for before, blob in self._known:
+            if raw.startswith(before) and _goes_on(raw, blob, length):
+                return blob
+        found = _locate(raw, length)
+        if found is not None and len(self._known) < HEADS_MAX and _goes_on(raw, found, length):
+            self._known.append((raw[: found.at], found))
+        return found
+
+
+def _goes_on(raw: bytes, blob: Blob, length: int) -> bool:
+    """Whether all of a head behind the place of the tensor is bytes of it, so that nothing there says otherwise."""
+    end = blob.at + math.prod(blob.shape) * blob.dtype.itemsize
+    return len(raw) <= end <= length and raw.find(DESCRIPTOR, blob.at) < 0
+
+
+def _locate(head: bytes, length: int) -> Blob | None:
+    """As `Locator.locate`."""
     entries = _entries(head)
     start, size = entries.get("data.pkl", (0, None))
     if size is None:
         return None
     order, count = entries.get("byteorder", (0, None))
-    if count is not None and bytes(head[order : order + count]) != b"little":
+    if count is not None and head[order : order + count] != b"little":
         return None
     try:
         tensor = _Unpickler(io.BytesIO(head[start : start + size])).load()

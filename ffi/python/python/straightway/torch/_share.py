@@ -1,6 +1,6 @@
 """What the ranks of a load do for each other: who reads what, and how the others get it.
 
-    plans of all ranks ── share_out ──► each rank: what it need not read, what passes between whom
+    what all ranks want ── share_out ──► each rank: what it need not read, what passes between whom
     offers: where each rank will have what it reads ──► each rank reads its part in waves, and tells in its memory how far it is;
     beside that a thread copies what others have read ──► agree: nobody failed, everybody has it
 
@@ -24,7 +24,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Union
 
 import torch
 import torch.distributed as dist
@@ -81,26 +81,36 @@ class Share:
     exchanges: list[tuple[int, int, list[tuple[int, int]]]]
 
 
-def _box(item: ReadItem) -> tuple[Any, ...] | None:
-    """The chunk of an item and its box in it, without the rows; nothing for what has no rows."""
-    if item.type == LoadItemType.BYTE_IO or math.prod(item.lengths) == 0 or len(item.lengths) == 0:
-        return None
-    return (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets[1:]), tuple(item.lengths[1:]))
+# What a rank wants of a chunk: tensor, place of the chunk in it, first element and count in each dimension, bytes of an element. Ranks
+# send each other many of them, so it is a plain tuple. Nothing where it wants bytes.
+Want = Union[tuple[str, Union[tuple[int, ...], None], tuple[int, ...], tuple[int, ...], int], None]
 
 
-def _cut(plans: list[LoadPlan], item_bytes: Callable[[ReadItem], int]) -> list[LoadPlan]:
-    """Items that want some rows that others want and some that those do not, and long ones that several want, as an item for each
-    piece. Two items of the same columns want the same rows or none in common then, unless the pieces would be small."""
+def wants_of(items: Sequence[ReadItem], item_bytes: Callable[[ReadItem], int]) -> list[Want]:
+    """What items ask for."""
+    return [None if item.type == LoadItemType.BYTE_IO else _want(item, item_bytes(item)) for item in items]
+
+
+def _want(item: ReadItem, item_bytes: int) -> Want:
+    index = item.storage_index
+    place = None if index.offset is None else tuple(index.offset)
+    return index.fqn, place, tuple(item.storage_offsets), tuple(item.lengths), item_bytes
+
+
+def _marks(some: Sequence[tuple[int, int, Want]]) -> dict[Any, list[int]]:
+    """The rows at which items of a box are cut: where an item wants some rows that others want and some that those do not, and in
+    long ones that several want. Two items of the same columns want the same rows or none in common then, unless the pieces would
+    be small."""
     edges: dict[Any, set[int]] = {}
     widths: dict[Any, int] = {}
     takers: dict[Any, set[int]] = {}
-    for rank, plan in enumerate(plans):
-        for item in plan.items:
-            if (box := _box(item)) is not None:
-                first = item.storage_offsets[0]
-                widths[box] = item_bytes(item) * math.prod(box[3])
-                edges.setdefault(box, set()).update((first, first + item.lengths[0]))
-                takers.setdefault(box, set()).add(rank)
+    for rank, _, want in some:
+        _, _, starts, sizes, item_bytes = want
+        if sizes and math.prod(sizes):
+            box = _box(want)
+            widths[box] = item_bytes * math.prod(sizes[1:])
+            edges.setdefault(box, set()).update((starts[0], starts[0] + sizes[0]))
+            takers.setdefault(box, set()).add(rank)
     marks: dict[Any, list[int]] = {}
     for box, found in edges.items():
         first, last, width = min(found), max(found), widths[box]
@@ -112,24 +122,39 @@ def _cut(plans: list[LoadPlan], item_bytes: Callable[[ReadItem], int]) -> list[L
             rows = rows.union(range(first, last, max(1, LONG_BYTES // width)))
         if rows:
             marks[box] = sorted(rows)
-    if not marks:
-        return plans
+    return marks
 
-    def pieces(item: ReadItem) -> list[ReadItem]:
-        rows = marks.get(_box(item))
-        if rows is None:
-            return [item]
-        first, last = item.storage_offsets[0], item.storage_offsets[0] + item.lengths[0]
-        ends = [first, *rows[bisect.bisect_right(rows, first) : bisect.bisect_left(rows, last)], last]
-        return [_rows(item, start - first, end - start) for start, end in itertools.pairwise(ends)]
 
-    return [dataclasses.replace(plan, items=[piece for item in plan.items for piece in pieces(item)]) for plan in plans]
+def _box(want: Want) -> tuple[Any, ...]:
+    """Its chunk and its place in it, without the rows."""
+    name, place, starts, sizes, _ = want
+    return name, place, starts[1:], sizes[1:]
+
+
+def _ends(want: Want, marks: dict[Any, list[int]]) -> list[int] | None:
+    """First rows of its pieces, and the row behind the last; nothing if it is not cut."""
+    rows = marks.get(_box(want)) if marks else None
+    if rows is None or not math.prod(want[3]):
+        return None
+    first, last = want[2][0], want[2][0] + want[3][0]
+    inner = rows[bisect.bisect_right(rows, first) : bisect.bisect_left(rows, last)]
+    return [first, *inner, last] if inner else None
+
+
+def cut(items: Sequence[ReadItem], cuts: dict[int, list[int]]) -> list[ReadItem]:
+    """Items by position, some of them in pieces of their rows."""
+    pieces: list[ReadItem] = []
+    for at, item in enumerate(items):
+        ends = cuts.get(at)
+        if ends is None:
+            pieces.append(item)
+        else:
+            pieces += [_rows(item, start - ends[0], end - start) for start, end in itertools.pairwise(ends)]
+    return pieces
 
 
 def _rows(item: ReadItem, at: int, count: int) -> ReadItem:
     """So many rows of an item, from one of them on."""
-    if count == item.lengths[0]:
-        return item
 
     def moved(place: Sequence[int]) -> torch.Size:
         return torch.Size([place[0] + at, *place[1:]])
@@ -142,19 +167,45 @@ def _rows(item: ReadItem, at: int, count: int) -> ReadItem:
     )
 
 
-def share_out(plans: list[LoadPlan], item_bytes: Callable[[ReadItem], int]) -> list[LoadPlan]:
-    """Gives each range that several ranks want to the one of them that has the fewest bytes to read so far."""
-    plans = _cut(plans, item_bytes)
+def share_out(of_ranks: Sequence[Sequence[Want]]) -> list[tuple[dict[int, list[int]], Share]]:
+    """Gives each range that several ranks want to the one of them that has the fewest bytes to read so far. For each rank: where its
+    items are to be cut, for `cut`, and its share, in which positions are those of the pieces."""
+    load = [0] * len(of_ranks)
+    cuts: list[dict[int, list[int]]] = [{} for _ in of_ranks]
+    counts = [len(wants) for wants in of_ranks]
+    # Most chunks are one rank's own, and that is all that has to be known of them.
+    owners: dict[Any, int | None] = {}
+    for rank, wants in enumerate(of_ranks):
+        for want in wants:
+            if want is not None:
+                owners[want[:2]] = rank if owners.get(want[:2], rank) == rank else None
+    common: list[tuple[int, int, Want]] = []
+    for rank, wants in enumerate(of_ranks):
+        for at, want in enumerate(wants):
+            if want is None:
+                continue
+            if owners[want[:2]] is None:
+                common.append((rank, at, want))
+            else:
+                load[rank] += want[4] * math.prod(want[3])
+    marks = _marks(common)
     sizes: dict[Any, int] = {}
     wanted: dict[Any, list[tuple[int, int]]] = {}
-    for rank, plan in enumerate(plans):
-        for position, item in enumerate(plan.items):
-            if item.type != LoadItemType.BYTE_IO:
-                key = (item.storage_index.fqn, item.storage_index.offset, tuple(item.storage_offsets), tuple(item.lengths))
-                sizes[key] = item_bytes(item) * math.prod(item.lengths)
-                wanted.setdefault(key, []).append((rank, position))
-    load = [0] * len(plans)
-    shares = [Share(len(plans), len(plan.items), set(), []) for plan in plans]
+    more = [0] * len(of_ranks)
+    for rank, at, want in common:
+        name, place, starts, lengths, item_bytes = want
+        ends = _ends(want, marks)
+        if ends is None:
+            keys = [(name, place, starts, lengths)]
+        else:
+            cuts[rank][at] = ends
+            pairs = itertools.pairwise(ends)
+            keys = [(name, place, (start, *starts[1:]), (end - start, *lengths[1:])) for start, end in pairs]
+        for number, key in enumerate(keys):
+            sizes[key] = item_bytes * math.prod(key[3])
+            wanted.setdefault(key, []).append((rank, at + more[rank] + number))
+        more[rank] += len(keys) - 1
+    shares = [Share(len(of_ranks), count + added, set(), []) for count, added in zip(counts, more)]
     # The largest first: so the loads come out even.
     ordered = sorted(wanted.items(), key=lambda entry: -sizes[entry[0]])
     for number, (key, takers) in enumerate(ordered):
@@ -166,7 +217,7 @@ def share_out(plans: list[LoadPlan], item_bytes: Callable[[ReadItem], int]) -> l
                 shares[rank].exchanges.append((number, reader, takers))
                 if rank != reader:
                     shares[rank].received.add(position)
-    return [dataclasses.replace(plan, storage_data=share) for plan, share in zip(plans, shares)]
+    return list(zip(cuts, shares))
 
 
 def _of_one_type(share: Share, offers: list[_Offer], me: int) -> Share:
@@ -339,13 +390,11 @@ class Exchange:
         self.from_group = 0
         self.why_group = ""
 
-    def begin(self, path: str, act: Callable[[], None]) -> dist.ProcessGroup:
-        """What every rank does before a load, or none has done. Gives the group of the load, in which a rank waits for the others no
-        longer than they may take."""
+    def begin(self, path: str, act: Callable[[], Any]) -> tuple[int, list[Any]]:
+        """What every rank does before a load, or none has done: this rank's number, and what it came to on all of them."""
         self._path = path
         group = self._meet(None)
-        self._all(group, act)
-        return group
+        return dist.get_rank(group), self._all(group, act)
 
     def run(self, path: str, plan: LoadPlan, planner: LoadPlanner, reads: Reads) -> None:
         """Reads this rank's part of `path`, gives and takes."""
@@ -378,9 +427,7 @@ class Exchange:
             failed = error
         offers: list[_Offer] = self._agree(group, failed, offer)
         share = _of_one_type(share, offers, me)
-        far = {pair for pairs in self._agree(group, None, self._far(me, share, offers)) for pair in pairs}
-        pull = _Pull(self._path, offers, self._pieces(me, share, (offers, far), targets), self._timeout)
-        self._read_and_pull((share, plan, group), reads, (waves, word), pull)
+        far = self._read_and_pull((share, plan, group), reads, (waves, word), (offers, targets))
         if far:
             self._all(group, lambda: self._by_group(group, (share, far, offers), targets))
         for number, reader, takers in share.exchanges:
@@ -388,11 +435,22 @@ class Exchange:
                 planner.commit_tensor(plan.items[dict(takers)[me]], targets[number])
 
     def _read_and_pull(
-        self, load: tuple[Share, LoadPlan, dist.ProcessGroup], reads: Reads, told: tuple[list[list[int]], _Word], pull: _Pull
-    ) -> None:
-        (share, plan, group), (waves, word) = load, told
+        self,
+        load: tuple[Share, LoadPlan, dist.ProcessGroup],
+        reads: Reads,
+        told: tuple[list[list[int]], _Word],
+        known: tuple[list[_Offer], dict[int, torch.Tensor]],
+    ) -> set[tuple[int, int]]:
+        """Gives (rank, number) of what ranks cannot copy out of their readers' memory."""
+        (share, plan, group), (waves, word), (offers, targets) = load, told, known
+        me = dist.get_rank(group)
         failed: BaseException | None = None
+        pull: _Pull | None = None
+        far: list[tuple[int, int]] = []
+        seen: list[Any] = []
         try:
+            far = self._far(me, share, offers)
+            pull = _Pull(self._path, offers, self._pieces(me, share, (offers, set(far)), targets), self._timeout)
             pull.start()
             self._read((share, plan), reads, waves, word)
             pull.join()
@@ -401,21 +459,24 @@ class Exchange:
         except BaseException as error:
             failed, seen = error, []
             word.set(FAILED)
-            pull.give_up()
-            if pull.ident is not None:
-                pull.join()
-        of_all = self._agree(group, failed or pull.failed, seen)
-        if any(of_all):
-            self._all(group, lambda: reads.compare(dist.get_rank(group), of_all))
+            if pull is not None:
+                pull.give_up()
+                if pull.ident is not None:
+                    pull.join()
+        of_all = self._agree(group, failed or (pull and pull.failed), (seen, far))
+        if any(some for some, _ in of_all):
+            self._all(group, lambda: reads.compare(me, [some for some, _ in of_all]))
+        return {pair for _, pairs in of_all for pair in pairs}
 
-    def _all(self, group: dist.ProcessGroup, act: Callable[[], None]) -> None:
-        """What every rank does, or none has done."""
+    def _all(self, group: dist.ProcessGroup, act: Callable[[], Any]) -> list[Any]:
+        """What every rank does, or none has done; what it came to on each."""
         failed: BaseException | None = None
+        word = None
         try:
-            act()
+            word = act()
         except BaseException as error:
             failed = error
-        self._agree(group, failed, None)
+        return self._agree(group, failed, word)
 
     def _plan(
         self, me: int, load: tuple[Share, LoadPlan, LoadPlanner], reads: Reads, out: tuple[_Offer, dict[int, torch.Tensor]]

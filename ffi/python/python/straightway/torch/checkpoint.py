@@ -42,7 +42,7 @@ from .. import _errors
 from .._native import Buffer, Checks, Engine, Object, PendingCheckpoint
 from .._reports import Path, SaveReport
 from . import _NAMES, _blob, _boxes, _bytes_of, _raw, _stage, from_buffer
-from ._share import Exchange, Reads, Share, share_out
+from ._share import Exchange, Reads, Share, Want, cut, share_out, wants_of
 
 __all__ = ["StorageReader", "StorageWriter", "drop_staging"]
 
@@ -146,6 +146,7 @@ class StorageReader(FileSystemReader):
         self.by_torch: list[str] = []
         self._checks: Checks | None = None
         self._blobs: dict[tuple[str, int], _blob.Blob | None] = dict(self._raw)
+        self._locator = _blob.Locator()
         self._exchange.forget()
 
     @property
@@ -200,8 +201,9 @@ class StorageReader(FileSystemReader):
             raise _errors.new("bad_format", f"parse {path} failed: {cause}; look at who wrote the checkpoint", path) from cause
         if not isinstance(metadata, Metadata):
             raise _errors.new("bad_format", f"parse {path} failed: it has no checkpoint's metadata", path)
+        files: set[str] = set()
         for info in (metadata.storage_data or {}).values():
-            if not _is_place(info):
+            if not _is_place(info, files):
                 text = f"parse {path} failed: {info} is no range of a file below the directory; it was not opened"
                 raise _errors.new("bad_format", text, path)
         if getattr(metadata, "storage_meta", None) is None:
@@ -223,7 +225,13 @@ class StorageReader(FileSystemReader):
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
         """With `share`: each range that several ranks want is read by one of them."""
-        return share_out(plans, self._item_bytes) if self._share and len(plans) > 1 else plans
+        if not self._share or len(plans) < 2:
+            return plans
+        return in_shares(plans, share_out([self.wants(plan) for plan in plans]))
+
+    def wants(self, plan: LoadPlan) -> list[Want]:
+        """What a rank's plan asks for, for `share_out`."""
+        return wants_of(plan.items, self._item_bytes)
 
     def _item_bytes(self, item: ReadItem) -> int:
         """Bytes of an element as it is stored."""
@@ -235,6 +243,7 @@ class StorageReader(FileSystemReader):
         index = item.storage_index
         return self._chunks.get((index.fqn, index.offset and tuple(index.offset)))
 
+    @torch.no_grad()
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads, exchanges what is shared, and gives everything to the planner."""
         if isinstance(plan.storage_data, Share):
@@ -386,7 +395,7 @@ class StorageReader(FileSystemReader):
         # Not by way of the checks: what is read of a head is read again, with what its chunk lacks, to be compared.
         self.ways += self._engine.read_many(parts, policy=self._policy)
         view = memoryview(heads)
-        self._blobs |= {place: _blob.locate(view[at : at + size], length) for place, at, size, length in places}
+        self._blobs |= {place: self._locator.locate(view[at : at + size], length) for place, at, size, length in places}
         return self._blobs
 
     def _tensor(self, batch: _Batch, blob: _blob.Blob, item: ReadItem, info: Any, planner: LoadPlanner) -> None:
@@ -439,6 +448,12 @@ class StorageReader(FileSystemReader):
         batch.clear()
 
 
+def in_shares(plans: Sequence[LoadPlan], shares: Sequence[tuple[dict[int, list[int]], Share]]) -> list[LoadPlan]:
+    """Plans with what `share_out` has made of them."""
+    pairs = zip(plans, shares)
+    return [dataclasses.replace(plan, items=cut(plan.items, cuts), storage_data=share) for plan, (cuts, share) in pairs]
+
+
 class _Batch:
     """Reads that go together, and what is done when they are there."""
 
@@ -457,19 +472,26 @@ class _Batch:
         self.after.append(lambda: take(io.BytesIO(value)))
 
 
-def _is_place(info: Any) -> bool:
-    """Whether metadata names a range of a file below the directory."""
+def _is_place(info: Any, files: set[str]) -> bool:
+    """Whether metadata names a range of a file below the directory; `files` are those of which that is known."""
     if not isinstance(info, _StorageInfo) or not isinstance(info.relative_path, str):
         return False
-    parts = info.relative_path.split("/")
-    plain = all(part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in parts)
-    return plain and all(isinstance(number, int) and number >= 0 for number in (info.offset, info.length))
+    if info.relative_path not in files:
+        parts = info.relative_path.split("/")
+        if not all(part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in parts):
+            return False
+        files.add(info.relative_path)
+    return all(isinstance(number, int) and number >= 0 for number in (info.offset, info.length))
 
 
 def _runs(blob: _blob.Blob, offsets: list[int], lengths: list[int], target: torch.Tensor) -> Iterator[tuple[int, int, int]]:
     """(element in the blob, element in the target's storage, count) of each run that is contiguous in both; nothing if runs are
     too short to be read one by one."""
     strides, run, outer = _boxes.dense(blob.shape), 1, len(lengths)
+    if target.is_contiguous() and lengths[1:] == list(blob.shape[1:]):
+        # Whole rows, as most are.
+        yield offsets[0] * strides[0] if lengths else 0, target.storage_offset(), math.prod(lengths)
+        return
     while outer > 0:
         dim = outer - 1
         if lengths[dim] != 1 and target.stride(dim) != run:
