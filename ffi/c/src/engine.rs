@@ -12,7 +12,7 @@ use straightway::{Engine, Error};
 use crate::{
     edge::{call, misuse},
     handle::{Handle, Kind, Table},
-    pointer::{In, Out, Plain, Str, Versioned},
+    pointer::{In, Out, Str, versioned},
     pump::Pump,
     report,
     status::SwStatus,
@@ -59,13 +59,7 @@ pub struct SwEngineOptions {
     pub settings: Str,
 }
 
-// SAFETY: `repr(C)`, numbers and pointers, of which every bit pattern is a value; no padding.
-unsafe impl Plain for SwEngineOptions {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwEngineOptions {
-    const NAME: &'static str = "sw_engine_options";
-    const FIRST: usize = 16;
-}
+versioned!(SwEngineOptions, "sw_engine_options", 16);
 
 /// Makes an engine. Its threads and queues come with the first operation that needs them. `options` may be NULL.
 ///

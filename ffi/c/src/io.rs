@@ -12,22 +12,12 @@ use crate::{
     edge::{ask, misuse},
     handle::Handle,
     names,
-    object::{ObjectState, SwObject},
+    object::{ObjectState, SW_VERB_FLUSH, SW_VERB_READ, SW_VERB_WRITE, SwObject, SwVerb},
     op::SwOp,
-    pointer::{Addr, In, Out, Plain, Str, Versioned},
+    pointer::{Addr, In, Out, Plain, Str, versioned},
     region::SwRegion,
     status::{SW_OK, SwStatus, status_of},
 };
-
-/// What an operation does.
-pub type SwVerb = i32;
-
-/// Bytes from an object into memory.
-pub const SW_VERB_READ: SwVerb = 1;
-/// Bytes from memory into an object.
-pub const SW_VERB_WRITE: SwVerb = 2;
-/// Completed writes become durable.
-pub const SW_VERB_FLUSH: SwVerb = 3;
 
 /// A checksum of the bytes of an operation.
 pub type SwChecksum = i32;
@@ -84,13 +74,7 @@ pub struct SwIoOptions {
     pub user: Addr,
 }
 
-// SAFETY: `repr(C)`, numbers and pointers; the function pointer is an option; no padding.
-unsafe impl Plain for SwIoOptions {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwIoOptions {
-    const NAME: &'static str = "sw_io_options";
-    const FIRST: usize = 56;
-}
+versioned!(SwIoOptions, "sw_io_options", 56);
 
 /// A part of a vectored operation: `length` bytes at `offset` of the object, and at `region_offset` of the region. All parts of
 /// one operation are in one kind of memory.
@@ -164,13 +148,7 @@ pub struct SwCompletion {
     pub user: Addr,
 }
 
-// SAFETY: `repr(C)`, numbers and pointers; no padding.
-unsafe impl Plain for SwCompletion {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwCompletion {
-    const NAME: &'static str = "sw_completion";
-    const FIRST: usize = 136;
-}
+versioned!(SwCompletion, "sw_completion", 128);
 
 impl SwCompletion {
     pub(crate) fn new(done: &Completed, user: Addr) -> Self {

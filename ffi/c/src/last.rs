@@ -15,7 +15,7 @@ use straightway::{Error, Retry, WriteOutcome};
 
 use crate::{
     edge::{call, misuse},
-    pointer::{Out, Plain, Str, Versioned},
+    pointer::{Out, Str, versioned},
     status::{
         SW_OK, SW_OUTCOME_APPLIED, SW_OUTCOME_NONE, SW_OUTCOME_NOT_APPLIED, SW_OUTCOME_UNKNOWN, SW_RETRY_AFTER,
         SW_RETRY_AFTER_FENCE, SW_RETRY_NEVER, SW_RETRY_NOW, SwOutcome, SwRetry, SwStatus, status_of,
@@ -56,13 +56,7 @@ pub struct SwError {
     pub reasons: Str,
 }
 
-// SAFETY: `repr(C)`, numbers and pointers, of which every bit pattern is a value; no padding.
-unsafe impl Plain for SwError {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwError {
-    const NAME: &'static str = "sw_error";
-    const FIRST: usize = 96;
-}
+versioned!(SwError, "sw_error", 96);
 
 /// An error, and its texts once somebody asked.
 #[derive(Debug)]

@@ -20,9 +20,9 @@
 pub mod pointer;
 pub mod handle;
 
-pub mod version;
 pub mod status;
 pub mod last;
+pub mod version;
 pub mod text;
 pub mod log;
 pub mod engine;

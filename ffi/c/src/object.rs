@@ -12,8 +12,7 @@ use crate::{
     edge::{call, misuse},
     engine::{EngineState, SwEngine},
     handle::{Handle, Kind, Table},
-    io::{SW_VERB_READ, SW_VERB_WRITE, SwVerb},
-    pointer::{In, Out, Plain, Str, Versioned},
+    pointer::{In, Out, Str, versioned},
     report,
     status::SwStatus,
     text::{self, SwText},
@@ -64,13 +63,17 @@ pub struct SwObjectOptions {
     pub reserved: u32,
 }
 
-// SAFETY: `repr(C)`, numbers; no padding.
-unsafe impl Plain for SwObjectOptions {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwObjectOptions {
-    const NAME: &'static str = "sw_object_options";
-    const FIRST: usize = 16;
-}
+versioned!(SwObjectOptions, "sw_object_options", 16);
+
+/// What an operation does.
+pub type SwVerb = i32;
+
+/// Bytes from an object into memory.
+pub const SW_VERB_READ: SwVerb = 1;
+/// Bytes from memory into an object.
+pub const SW_VERB_WRITE: SwVerb = 2;
+/// Completed writes become durable.
+pub const SW_VERB_FLUSH: SwVerb = 3;
 
 /// Facts of an object.
 #[derive(Clone, Copy, Debug)]
@@ -84,13 +87,7 @@ pub struct SwObjectInfo {
     pub cached_bytes: u64,
 }
 
-// SAFETY: `repr(C)`, numbers; no padding.
-unsafe impl Plain for SwObjectInfo {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwObjectInfo {
-    const NAME: &'static str = "sw_object_info";
-    const FIRST: usize = 24;
-}
+versioned!(SwObjectInfo, "sw_object_info", 24);
 
 /// Opens a path or an address, such as `/data/shard-0` or `nvme://0000:3b:00.0/1`. `options` may be NULL: to read.
 ///

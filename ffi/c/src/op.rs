@@ -23,13 +23,10 @@ use crate::{
     edge::{ask, call, misuse},
     engine::EngineState,
     handle::{Handle, Kind, Table},
-    io::{
-        SW_IO_EVENT_FD, SW_VERB_FLUSH, SW_VERB_READ, SW_VERB_WRITE, SwCallback, SwCompletion, SwIoOptions, SwPart,
-        SwVerb, What, request,
-    },
+    io::{SW_IO_EVENT_FD, SwCallback, SwCompletion, SwIoOptions, SwPart, What, request},
     last::{self, Failure},
-    object::{ObjectState, SwObject},
-    pointer::{self, Addr, In, Out, Plain, Versioned, own_descriptor},
+    object::{ObjectState, SW_VERB_FLUSH, SW_VERB_READ, SW_VERB_WRITE, SwObject, SwVerb},
+    pointer::{self, Addr, In, Out, own_descriptor, versioned},
     pump::{self, Pump},
     region::SwRegion,
     status::{SW_OK, SW_PENDING, SwStatus, status_of},
@@ -81,13 +78,7 @@ pub struct SwRequest {
     pub options: In<SwIoOptions>,
 }
 
-// SAFETY: `repr(C)`, numbers, handles and pointers; no padding.
-unsafe impl Plain for SwRequest {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwRequest {
-    const NAME: &'static str = "sw_request";
-    const FIRST: usize = 80;
-}
+versioned!(SwRequest, "sw_request", 80);
 
 /// No limit of time.
 pub const SW_FOREVER: u64 = u64::MAX;

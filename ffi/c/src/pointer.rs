@@ -30,6 +30,24 @@ pub unsafe trait Versioned: Plain {
     const FIRST: usize;
 }
 
+/// Says what a structure is called in C, and its size in the first version of the interface, in bytes.
+macro_rules! versioned {
+    ($type:ident, $name:literal, $first:literal) => {
+        const _: () = assert!(size_of::<$type>() >= $first && std::mem::offset_of!($type, size) == 0);
+
+        // SAFETY: the header test takes `repr(C)` structures of numbers, pointers, handles and optional functions only, of which
+        // every bit pattern is a value, and zero too; what would be padding has a name, as their committed layout shows.
+        unsafe impl crate::pointer::Plain for $type {}
+
+        // SAFETY: the first field is the size, as asserted.
+        unsafe impl crate::pointer::Versioned for $type {
+            const NAME: &'static str = $name;
+            const FIRST: usize = $first;
+        }
+    };
+}
+pub(crate) use versioned;
+
 /// Structures that claim more than this are taken for garbage: bytes.
 const SIZE_MAX: usize = 4096;
 

@@ -19,7 +19,7 @@ use crate::{
     engine::{EngineState, SwEngine},
     handle::{Handle, Kind, Table},
     last::c_text,
-    pointer::{Addr, ConstAddr, In, Out, Plain, Str, Versioned, lend},
+    pointer::{Addr, ConstAddr, In, Out, Str, lend, versioned},
     status::SwStatus,
 };
 
@@ -69,13 +69,7 @@ pub struct SwRegionOptions {
     pub user: Addr,
 }
 
-// SAFETY: `repr(C)`, numbers and pointers; the function pointer is an option; no padding.
-unsafe impl Plain for SwRegionOptions {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwRegionOptions {
-    const NAME: &'static str = "sw_region_options";
-    const FIRST: usize = 32;
-}
+versioned!(SwRegionOptions, "sw_region_options", 32);
 
 /// Facts of a region.
 #[derive(Clone, Copy, Debug)]
@@ -95,13 +89,7 @@ pub struct SwRegionInfo {
     pub reserved: u32,
 }
 
-// SAFETY: `repr(C)`, numbers and pointers; no padding.
-unsafe impl Plain for SwRegionInfo {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwRegionInfo {
-    const NAME: &'static str = "sw_region_info";
-    const FIRST: usize = 40;
-}
+versioned!(SwRegionInfo, "sw_region_info", 40);
 
 /// Calls the release callback when it is dropped.
 struct Lent {

@@ -4,7 +4,7 @@
 
 use crate::{
     edge::call,
-    pointer::{Out, Plain, Str, Versioned},
+    pointer::{Out, Str, versioned},
     status::SwStatus,
 };
 
@@ -29,13 +29,7 @@ pub struct SwVersion {
     pub text: Str,
 }
 
-// SAFETY: `repr(C)`, numbers and pointers, of which every bit pattern is a value; no padding.
-unsafe impl Plain for SwVersion {}
-// SAFETY: begins with its size.
-unsafe impl Versioned for SwVersion {
-    const NAME: &'static str = "sw_version";
-    const FIRST: usize = 32;
-}
+versioned!(SwVersion, "sw_version", 32);
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
 

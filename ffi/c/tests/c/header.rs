@@ -12,7 +12,7 @@ use syn::{
 };
 
 /// The modules in the order of the header.
-const MODULES: [&str; 10] = ["version", "status", "last", "text", "log", "engine", "object", "region", "io", "op"];
+const MODULES: [&str; 10] = ["status", "last", "version", "text", "log", "engine", "object", "region", "io", "op"];
 /// Columns of comments.
 const WIDTH: usize = 100;
 

@@ -3,6 +3,8 @@
 //! `cargo test -p straightway-c`
 
 mod header;
+mod library;
+mod program;
 
 use std::path::{Path, PathBuf};
 

@@ -125,7 +125,7 @@ static void errors(const char *file) {
     sw_io_options options = SW_IO_OPTIONS_INIT;
     options.policy = "require=fast";
     MISUSE(sw_read(object, 0, region, 0, 4096, &options, NULL));
-    options.policy = "require=staged";
+    options.policy = "require=nvme";
     IS(SW_ERR_POLICY_UNMET, sw_read(object, 0, region, 0, 4096, &options, NULL));
     OK(sw_error_last(&error));
     CHECK(strstr(error.reasons, "POLICY_EXCLUDES") != NULL);

@@ -33,7 +33,7 @@ static void one(void) {
     IS(SW_ERR_OUT_OF_RANGE, sw_read_start(object, 0, region, 0, (1 << 20) + 1, NULL, &op));
     /* What is wrong with the transfer is told at its end. */
     sw_io_options options = SW_IO_OPTIONS_INIT;
-    options.policy = "require=staged";
+    options.policy = "require=nvme";
     OK(sw_read_start(object, 0, region, 0, PIECE, &options, &op));
     IS(SW_ERR_POLICY_UNMET, sw_op_wait(op, SW_FOREVER, &done));
     CHECK(done.status == SW_ERR_POLICY_UNMET && says("POLICY_EXCLUDES"));
@@ -132,7 +132,7 @@ static void callbacks(void) {
     until(&called, COUNT);
     OK(sw_submit(requests, COUNT, NULL));
     until(&called, 2 * COUNT);
-    options.policy = "require=staged";
+    options.policy = "require=nvme";
     options.callback = on_error;
     options.user = &failures;
     OK(sw_read_start(object, 0, region, 0, PIECE, &options, NULL));

@@ -37,7 +37,7 @@ static void reads(const char *file) {
     CHECK(empty == SW_OK || empty == SW_ERR_API_MISUSE || empty == SW_ERR_OUT_OF_RANGE);
     /* With an error of the transfer there is a completion. */
     options = (sw_io_options)SW_IO_OPTIONS_INIT;
-    options.policy = "require=staged";
+    options.policy = "require=nvme";
     done.bytes = 7;
     IS(SW_ERR_POLICY_UNMET, sw_read(object, 0, region, 0, 4096, &options, &done));
     CHECK(done.status == SW_ERR_POLICY_UNMET && done.bytes == 0 && done.landing == SW_LANDING_NONE);
