@@ -2,7 +2,9 @@
 //!
 //! `cargo test -p straightway-c`
 
+mod document;
 mod header;
+mod installed;
 mod library;
 mod program;
 

@@ -108,8 +108,8 @@ fn run_both(compiler: &Compiler, source: &str, more: &[&str]) -> Vec<String> {
     compiled.map(|program| program.run(&args)).collect()
 }
 
-/// The bytes that `check.h` expects.
-fn file_of(scratch: &Scratch) -> String {
+/// A file of 1 MiB with the bytes that `check.h` expects.
+pub(crate) fn file_of(scratch: &Scratch) -> String {
     let bytes: Vec<u8> = (0..1_usize << 20).map(|at| (at * 31 + at / 4093).to_le_bytes()[0]).collect();
     std::fs::write(scratch.path("file"), bytes).unwrap();
     scratch.text("file")
@@ -149,4 +149,16 @@ fn the_example_that_overlaps_reads_all() {
     for said in run_both(&Compiler::c(), "examples/overlap.c", &[]) {
         assert_eq!(said, "1048576 bytes\n");
     }
+}
+
+#[test]
+fn the_example_with_futures_reads_all() {
+    for said in run_both(&Compiler::cpp(), "examples/futures.cpp", &[]) {
+        assert!(said.ends_with("1048576 bytes\n"), "{said}");
+    }
+}
+
+#[test]
+fn the_classes_of_cpp_hold_what_they_promise() {
+    run_both(&Compiler::cpp(), "tests/c/programs/classes.cpp", &[]);
 }
