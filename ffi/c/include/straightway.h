@@ -61,16 +61,13 @@ typedef struct sw_completion sw_completion;
 typedef struct sw_op sw_op;
 typedef struct sw_request sw_request;
 
-/* ---- Status -------------------------------------------------------------------------------------- */
+/* ---- Status ---------------------------------------------------------------------------------------------------------- */
+
+/** Every function that can fail returns a status. After one that is an error, `sw_error_last` tells more. */
 
 /**
- * Every function that can fail returns a status. After one that is an error, `sw_error_last` tells
- * more.
- */
-
-/**
- * What became of a call: `SW_OK`, `SW_PENDING`, or one of the errors, which are positive. A number
- * never changes its meaning; new ones may come.
+ * What became of a call: `SW_OK`, `SW_PENDING`, or one of the errors, which are positive. A number never changes its
+ * meaning; new ones may come.
  */
 typedef int32_t sw_status;
 enum {
@@ -160,13 +157,13 @@ enum {
     SW_OUTCOME_UNKNOWN = 3
 };
 
-/* ---- Errors -------------------------------------------------------------------------------------- */
+/* ---- Errors ---------------------------------------------------------------------------------------------------------- */
 
 /** Each thread has its own last error, as `errno`. */
 
 /**
- * An error in full. No text is NULL; texts of a thread's last error are valid until a call of the
- * same thread fails again.
+ * An error in full. No text is NULL; texts of a thread's last error are valid until a call of the same thread fails
+ * again.
  */
 struct sw_error {
     /** Size of this structure in bytes, set by the caller. */
@@ -195,10 +192,7 @@ struct sw_error {
     const char *message;
     /** What to do about it; empty if nothing is known. */
     const char *remedy;
-    /**
-     * Codes of the reasons why routes were refused, with commas between; empty but for
-     * `SW_ERR_POLICY_UNMET`.
-     */
+    /** Codes of the reasons why routes were refused, with commas between; empty but for `SW_ERR_POLICY_UNMET`. */
     const char *reasons;
 };
 
@@ -206,22 +200,22 @@ struct sw_error {
 #define SW_ERROR_INIT { sizeof(sw_error), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
 
 /**
- * Tells the last error of the calling thread: of the last call on it that returned one, or of the
- * operation that a callback is told of. Calls that succeed do not change it.
+ * Tells the last error of the calling thread: of the last call on it that returned one, or of the operation that a
+ * callback is told of. Calls that succeed do not change it.
  */
 SW_API sw_status sw_error_last(sw_error *error);
 
 /**
- * The name of a status, such as `SW_ERR_NOT_FOUND`: a text that lives for ever; `SW_ERR_UNKNOWN`
- * for a number that this version does not know.
+ * The name of a status, such as `SW_ERR_NOT_FOUND`: a text that lives for ever; `SW_ERR_UNKNOWN` for a number that
+ * this version does not know.
  */
 SW_API const char *sw_status_name(sw_status status);
 
-/* ---- Version and features ------------------------------------------------------------------------ */
+/* ---- Version and features -------------------------------------------------------------------------------------------- */
 
 /**
- * Number of this interface. It grows when something is added; nothing is taken away while the
- * shared library has its name.
+ * Number of this interface. It grows when something is added; nothing is taken away while the shared library has its
+ * name.
  */
 #define SW_ABI_VERSION 1
 
@@ -235,10 +229,7 @@ struct sw_version {
     uint32_t minor;
     /** Of the library. */
     uint32_t patch;
-    /**
-     * Number of the interface that the library has; `SW_ABI_VERSION` is the one that the program
-     * was compiled for.
-     */
+    /** Number of the interface that the library has; `SW_ABI_VERSION` is the one that the program was compiled for. */
     uint32_t abi;
     /** The version of the library as text. */
     const char *text;
@@ -251,29 +242,28 @@ struct sw_version {
 SW_API sw_status sw_version_get(sw_version *version);
 
 /**
- * Tells whether the library has a feature, by name: 1 or 0, also for a name that it does not know.
- * Names: `callback`, `event-fd`, `vectored`, `submit`, `checksum-crc32c`, `checksum-crc64-nvme`,
- * `plan-json`, `doctor-json`, `log`. What the machine can do is another question:
- * `sw_engine_doctor`.
+ * Tells whether the library has a feature, by name: 1 or 0, also for a name that it does not know. Names: `callback`,
+ * `event-fd`, `vectored`, `submit`, `checksum-crc32c`, `checksum-crc64-nvme`, `plan-json`, `doctor-json`, `log`. What
+ * the machine can do is another question: `sw_engine_doctor`.
  */
 SW_API sw_status sw_feature(const char *name, int32_t *present);
 
-/* ---- Texts --------------------------------------------------------------------------------------- */
+/* ---- Texts ----------------------------------------------------------------------------------------------------------- */
 
 /** Long texts that the library makes, such as JSON. The caller frees them. */
 
 /** `sw_text`: A text. Freed by `sw_text_free`. */
 
 /**
- * Tells where the bytes of a text are, and how many, without the zero byte at their end. They are
- * valid until `sw_text_free`. `length` may be NULL.
+ * Tells where the bytes of a text are, and how many, without the zero byte at their end. They are valid until
+ * `sw_text_free`. `length` may be NULL.
  */
 SW_API sw_status sw_text_data(sw_text *text, const char **data, size_t *length);
 
 /** Frees a text. */
 SW_API sw_status sw_text_free(sw_text *text);
 
-/* ---- Log ----------------------------------------------------------------------------------------- */
+/* ---- Log ------------------------------------------------------------------------------------------------------------- */
 
 /** How much is logged. */
 typedef int32_t sw_log_level;
@@ -293,34 +283,30 @@ enum {
 };
 
 /**
- * Told of a line of the log. `message` is valid during the call. Any thread of the library may
- * call it, several at once; it must not call this library, throw an exception or leave by longjmp.
+ * Told of a line of the log. `message` is valid during the call. Any thread of the library may call it, several at
+ * once; it must not call this library, throw an exception or leave by longjmp.
  */
 typedef void (*sw_log)(sw_log_level level, const char *target, const char *message, void *user);
 
 /**
- * Sets who is told of log lines up to `level`, of all engines of the process; `log` NULL: nobody.
- * When it returns, no call of the callback that was set before is running.
+ * Sets who is told of log lines up to `level`, of all engines of the process; `log` NULL: nobody. When it returns, no
+ * call of the callback that was set before is running.
  */
 SW_API sw_status sw_log_set(sw_log_level level, sw_log log, void *user);
 
-/* ---- Engine -------------------------------------------------------------------------------------- */
+/* ---- Engine ---------------------------------------------------------------------------------------------------------- */
 
-/**
- * `sw_engine`: Moves bytes between objects and memory. Any thread may use it. Closed by
- * `sw_engine_close`.
- */
+/** `sw_engine`: Moves bytes between objects and memory. Any thread may use it. Closed by `sw_engine_close`. */
 
 /** How an engine is made. */
 struct sw_engine_options {
     /** Size of this structure in bytes, set by the caller. */
     size_t size;
     /**
-     * Settings as the command line has them, with spaces or commas between, such as
-     * `queue_depth=128 gpu=off`. NULL: the defaults. They are: `reactors` (1 to 64), `queue_depth`
-     * (1 to 4096), `io_bytes`, `staging_bytes`, `staging=BYTESxCOUNT`, `ops_per_lane`,
-     * `keep_bytes`, `sqpoll_ms`, `iopoll=on|off`, `gpu=auto|off`, `io_uring=auto|off`,
-     * `nvme=auto|off`, `nvme_backend=auto|type1|iommufd|noiommu`,
+     * Settings as the command line has them, with spaces or commas between, such as `queue_depth=128 gpu=off`. NULL:
+     * the defaults. They are: `reactors` (1 to 64), `queue_depth` (1 to 4096), `io_bytes`, `staging_bytes`,
+     * `staging=BYTESxCOUNT`, `ops_per_lane`, `keep_bytes`, `sqpoll_ms`, `iopoll=on|off`, `gpu=auto|off`,
+     * `io_uring=auto|off`, `nvme=auto|off`, `nvme_backend=auto|type1|iommufd|noiommu`,
      * `nvme_completion=polled|interrupt|hybrid`. Bytes may be written as `64KiB`.
      */
     const char *settings;
@@ -330,22 +316,20 @@ struct sw_engine_options {
 #define SW_ENGINE_OPTIONS_INIT { sizeof(sw_engine_options), NULL }
 
 /**
- * Makes an engine. Its threads and queues come with the first operation that needs them. `options`
- * may be NULL.
+ * Makes an engine. Its threads and queues come with the first operation that needs them. `options` may be NULL.
  *
  * Errors: `SW_ERR_API_MISUSE` for a setting that does not exist or is out of range.
  */
 SW_API sw_status sw_engine_open(const sw_engine_options *options, sw_engine **engine);
 
 /**
- * Ends every operation in flight and stops the engine; each operation gets its answer, and
- * callbacks are over when it returns (but for the one that it was called from). Objects, regions
- * and operations of the engine are still to be closed or freed by their own functions; other calls
- * with them fail with `SW_ERR_CLOSED`. Takes up to 5 seconds for each queue whose device does not
- * answer.
+ * Ends every operation in flight and stops the engine; each operation gets its answer, and callbacks are over when it
+ * returns (but for the one that it was called from). Objects, regions and operations of the engine are still to be
+ * closed or freed by their own functions; other calls with them fail with `SW_ERR_CLOSED`. Takes up to 5 seconds for
+ * each queue whose device does not answer.
  *
- * Errors: `SW_ERR_PROTOCOL` if a device did not let go of memory in time. The handle is closed all
- * the same, and that memory is kept until the process ends.
+ * Errors: `SW_ERR_PROTOCOL` if a device did not let go of memory in time. The handle is closed all the same, and that
+ * memory is kept until the process ends.
  */
 SW_API sw_status sw_engine_close(sw_engine *engine);
 
@@ -358,13 +342,13 @@ SW_API sw_status sw_engine_doctor(sw_engine *engine, sw_text **json);
 /** Tells the live state of an engine, as text for people. Freed by `sw_text_free`. */
 SW_API sw_status sw_engine_inspect(sw_engine *engine, sw_text **state);
 
-/* ---- Objects ------------------------------------------------------------------------------------- */
+/* ---- Objects --------------------------------------------------------------------------------------------------------- */
 
 /** Files, block devices, namespaces, stripe sets and parts of them. */
 
 /**
- * `sw_object`: Something with bytes at offsets. Any thread may use it. Closed by `sw_object_close`
- * or `sw_object_commit`.
+ * `sw_object`: Something with bytes at offsets. Any thread may use it. Closed by `sw_object_close` or
+ * `sw_object_commit`.
  */
 
 /** What an object is opened for. */
@@ -414,11 +398,10 @@ struct sw_object_info {
 #define SW_OBJECT_INFO_INIT { sizeof(sw_object_info), 0, 0 }
 
 /**
- * Opens a path or an address, such as `/data/shard-0` or `nvme://0000:3b:00.0/1`. `options` may be
- * NULL: to read.
+ * Opens a path or an address, such as `/data/shard-0` or `nvme://0000:3b:00.0/1`. `options` may be NULL: to read.
  *
- * Errors: `SW_ERR_BAD_URI`, `SW_ERR_NOT_FOUND`, `SW_ERR_PERMISSION_DENIED`, `SW_ERR_WRONG_KIND`,
- * and what the system reports.
+ * Errors: `SW_ERR_BAD_URI`, `SW_ERR_NOT_FOUND`, `SW_ERR_PERMISSION_DENIED`, `SW_ERR_WRONG_KIND`, and what the system
+ * reports.
  */
 SW_API sw_status sw_object_open(
     sw_engine *engine,
@@ -427,23 +410,19 @@ SW_API sw_status sw_object_open(
     sw_object **object);
 
 /**
- * Starts a new file of `length` bytes under a temporary name. `sw_object_commit` puts it in place
- * as a whole; closed without that, nothing has changed.
+ * Starts a new file of `length` bytes under a temporary name. `sw_object_commit` puts it in place as a whole; closed
+ * without that, nothing has changed.
  *
  * Errors: as of `sw_object_open`; `SW_ERR_NO_SPACE` before anything is written.
  */
-SW_API sw_status sw_object_create(
-    sw_engine *engine,
-    const char *uri,
-    uint64_t length,
-    sw_object **object);
+SW_API sw_status sw_object_create(sw_engine *engine, const char *uri, uint64_t length, sw_object **object);
 
 /**
- * Makes a new object durable under its name, and closes its handle, whatever the answer is. After
- * an error what had the name before still has it. Wait for its writes first.
+ * Makes a new object durable under its name, and closes its handle, whatever the answer is. After an error what had
+ * the name before still has it. Wait for its writes first.
  *
- * Errors: `SW_ERR_API_MISUSE` for an object that was opened and not created, which stays open;
- * what the system reports.
+ * Errors: `SW_ERR_API_MISUSE` for an object that was opened and not created, which stays open; what the system
+ * reports.
  */
 SW_API sw_status sw_object_commit(sw_object *object);
 
@@ -454,10 +433,10 @@ SW_API sw_status sw_object_close(sw_object *object);
 SW_API sw_status sw_object_info_get(sw_object *object, sw_object_info *info);
 
 /**
- * Tells every route that a transfer could take, with a verdict for each: JSON
- * `straightway.plan/1`, whose fields `docs/json.md` lists. `destination` is where the memory is,
- * as for `sw_region_allocate`; `policy` is as in `sw_io_options`, and may be NULL. A policy that
- * no route meets is no error: `choice` is null then. Freed by `sw_text_free`.
+ * Tells every route that a transfer could take, with a verdict for each: JSON `straightway.plan/1`, whose fields
+ * `docs/json.md` lists. `destination` is where the memory is, as for `sw_region_allocate`; `policy` is as in
+ * `sw_io_options`, and may be NULL. A policy that no route meets is no error: `choice` is null then. Freed by
+ * `sw_text_free`.
  */
 SW_API sw_status sw_object_plan(
     sw_object *object,
@@ -466,12 +445,12 @@ SW_API sw_status sw_object_plan(
     const char *policy,
     sw_text **json);
 
-/* ---- Regions ------------------------------------------------------------------------------------- */
+/* ---- Regions --------------------------------------------------------------------------------------------------------- */
 
 /**
- * Memory that operations use. Operations name a region and a range in it, so that interior
- * addresses need no registration of their own; `sw_region_find` finds the region of an address.
- * Two operations may use the same bytes at the same time; they then race as two system calls do.
+ * Memory that operations use. Operations name a region and a range in it, so that interior addresses need no
+ * registration of their own; `sw_region_find` finds the region of an address. Two operations may use the same bytes at
+ * the same time; they then race as two system calls do.
  */
 
 /**
@@ -480,9 +459,8 @@ SW_API sw_status sw_object_plan(
  */
 
 /**
- * Called when no operation and no device touches the memory of a region any more. It may be called
- * by any thread, also by the one that frees the region, and must not call this library or throw an
- * exception.
+ * Called when no operation and no device touches the memory of a region any more. It may be called by any thread, also
+ * by the one that frees the region, and must not call this library or throw an exception.
  */
 typedef void (*sw_release)(void *user);
 
@@ -490,10 +468,7 @@ typedef void (*sw_release)(void *user);
 struct sw_region_options {
     /** Size of this structure in bytes, set by the caller. */
     size_t size;
-    /**
-     * Where the memory is: NULL or `host`, or `gpu0`, `gpu1`, and so on, counted as the GPU's
-     * driver counts.
-     */
+    /** Where the memory is: NULL or `host`, or `gpu0`, `gpu1`, and so on, counted as the GPU's driver counts. */
     const char *destination;
     /** Told when the memory is the caller's again; NULL: nobody is. */
     sw_release release;
@@ -508,10 +483,7 @@ struct sw_region_options {
 struct sw_region_info {
     /** Size of this structure in bytes, set by the caller. */
     size_t size;
-    /**
-     * Address of its first byte. Of host memory the program may follow it; of a GPU it is a device
-     * pointer.
-     */
+    /** Address of its first byte. Of host memory the program may follow it; of a GPU it is a device pointer. */
     void *address;
     /** Length in bytes. */
     uint64_t length;
@@ -528,9 +500,8 @@ struct sw_region_info {
 
 /**
  * Fresh memory of `length` bytes in `destination`: `host`, `gpu0`, `gpu1`, `bar:0000:02:00.0/2` or
- * `p2pmem:0000:3b:00.0`; NULL is `host`. Its address is congruent to `phase` modulo the page size,
- * so that bytes from file offset `phase` on can land in place. Host memory is zeroed, and on huge
- * pages where the kernel has some.
+ * `p2pmem:0000:3b:00.0`; NULL is `host`. Its address is congruent to `phase` modulo the page size, so that bytes from
+ * file offset `phase` on can land in place. Host memory is zeroed, and on huge pages where the kernel has some.
  *
  * Errors: `SW_ERR_RESOURCE_LIMIT`; `SW_ERR_NO_DEVICE`; `SW_ERR_API_MISUSE` for zero bytes.
  */
@@ -542,17 +513,16 @@ SW_API sw_status sw_region_allocate(
     sw_region **region);
 
 /**
- * Makes memory of the caller's known to an engine: `length` bytes from `address`, host memory of
- * this process or memory of a GPU. `options` may be NULL: host memory.
+ * Makes memory of the caller's known to an engine: `length` bytes from `address`, host memory of this process or
+ * memory of a GPU. `options` may be NULL: host memory.
  *
- * The memory must stay mapped, and where it is, until `sw_region_free` returns `SW_OK` or the
- * release callback was called. While an operation uses a range of it, the program must not touch
- * that range (of a write: not change it).
+ * The memory must stay mapped, and where it is, until `sw_region_free` returns `SW_OK` or the release callback was
+ * called. While an operation uses a range of it, the program must not touch that range (of a write: not change it).
  *
- * Errors: `SW_ERR_API_MISUSE` for a NULL address, zero bytes or a range that wraps;
- * `SW_ERR_NO_DEVICE`; `SW_ERR_NOT_REGISTERED` if the driver does not know device memory there;
- * `SW_ERR_OUT_OF_RANGE` if it leaves its allocation. Whether host memory is mapped cannot be
- * known: an operation on memory that is not fails with `SW_ERR_IO`.
+ * Errors: `SW_ERR_API_MISUSE` for a NULL address, zero bytes or a range that wraps; `SW_ERR_NO_DEVICE`;
+ * `SW_ERR_NOT_REGISTERED` if the driver does not know device memory there; `SW_ERR_OUT_OF_RANGE` if it leaves its
+ * allocation. Whether host memory is mapped cannot be known: an operation on memory that is not fails with
+ * `SW_ERR_IO`.
  */
 SW_API sw_status sw_region_register(
     sw_engine *engine,
@@ -562,18 +532,16 @@ SW_API sw_status sw_region_register(
     sw_region **region);
 
 /**
- * Frees a region that nothing uses. Memory that the caller registered is the caller's again when
- * it returns `SW_OK`.
+ * Frees a region that nothing uses. Memory that the caller registered is the caller's again when it returns `SW_OK`.
  *
- * Errors: `SW_ERR_IN_USE` while an operation or a device holds it; the region stays. That may be
- * so for a while after a deadline or a cancel, until the device has let go: try again later, or
- * call `sw_region_release`.
+ * Errors: `SW_ERR_IN_USE` while an operation or a device holds it; the region stays. That may be so for a while after
+ * a deadline or a cancel, until the device has let go: try again later, or call `sw_region_release`.
  */
 SW_API sw_status sw_region_free(sw_region *region);
 
 /**
- * Gives a region up: its handle ends at once, its memory when the last operation and device have
- * let go of it. The release callback tells when that is.
+ * Gives a region up: its handle ends at once, its memory when the last operation and device have let go of it. The
+ * release callback tells when that is.
  */
 SW_API sw_status sw_region_release(sw_region *region);
 
@@ -581,8 +549,8 @@ SW_API sw_status sw_region_release(sw_region *region);
 SW_API sw_status sw_region_info_get(sw_region *region, sw_region_info *info);
 
 /**
- * Finds the region of an engine that has all of `length` bytes from `address`, and where in it
- * they begin. The handle is the one that is there already; it is not to be freed once more.
+ * Finds the region of an engine that has all of `length` bytes from `address`, and where in it they begin. The handle
+ * is the one that is there already; it is not to be freed once more.
  *
  * Errors: `SW_ERR_NOT_REGISTERED`.
  */
@@ -594,22 +562,18 @@ SW_API sw_status sw_region_find(
     uint64_t *offset);
 
 /**
- * Copies `length` bytes from byte `offset` of a region, also of device memory, to host memory at
- * `to`. For checks and headers; it is not the fast path.
+ * Copies `length` bytes from byte `offset` of a region, also of device memory, to host memory at `to`. For checks and
+ * headers; it is not the fast path.
  */
 SW_API sw_status sw_region_get(sw_region *region, uint64_t offset, uint64_t length, void *to);
 
 /**
- * Copies `length` bytes of host memory at `from` to byte `offset` of a region, also of device
- * memory. It is not the fast path.
+ * Copies `length` bytes of host memory at `from` to byte `offset` of a region, also of device memory. It is not the
+ * fast path.
  */
-SW_API sw_status sw_region_put(
-    sw_region *region,
-    uint64_t offset,
-    uint64_t length,
-    const void *from);
+SW_API sw_status sw_region_put(sw_region *region, uint64_t offset, uint64_t length, const void *from);
 
-/* ---- Transfers that wait ------------------------------------------------------------------------- */
+/* ---- Transfers that wait --------------------------------------------------------------------------------------------- */
 
 /** Each returns when it is over, and tells the way that its bytes took. */
 
@@ -627,17 +591,11 @@ enum {
 /** Bits of `sw_io_options.flags`. */
 typedef uint32_t sw_io_flags;
 enum {
-    /**
-     * Before a read, host memory is filled with the byte `poison`, so that bytes that never arrive
-     * show.
-     */
+    /** Before a read, host memory is filled with the byte `poison`, so that bytes that never arrive show. */
     SW_IO_POISON = 1,
     /** A flush makes all metadata durable too. */
     SW_IO_ALL_METADATA = 2,
-    /**
-     * When the operation is over, 1 is added to the eventfd `event_fd`. Only for operations that
-     * are started.
-     */
+    /** When the operation is over, 1 is added to the eventfd `event_fd`. Only for operations that are started. */
     SW_IO_EVENT_FD = 4
 };
 
@@ -645,11 +603,10 @@ enum {
 #define SW_PARTS_MAX 65536
 
 /**
- * Told of the end of an operation, once, with `sw_io_options.user`; `op` is NULL for an operation
- * that was started without a place for its handle. `sw_error_last` tells more of an error.
- * Callbacks of one engine run one after the other, by a thread of the library's: one that takes
- * long delays the others. A callback may call every function; it must not throw an exception or
- * leave by longjmp.
+ * Told of the end of an operation, once, with `sw_io_options.user`; `op` is NULL for an operation that was started
+ * without a place for its handle. `sw_error_last` tells more of an error. Callbacks of one engine run one after the
+ * other, by a thread of the library's: one that takes long delays the others. A callback may call every function; it
+ * must not throw an exception or leave by longjmp.
  */
 typedef void (*sw_callback)(sw_op *op, const sw_completion *completion, void *user);
 
@@ -658,13 +615,13 @@ struct sw_io_options {
     /** Size of this structure in bytes, set by the caller. */
     size_t size;
     /**
-     * Which routes are accepted: `any`, `prefer=ROUTE`, `require=ROUTE` or `require-core=ROUTE`,
-     * with a route such as `dma`, `staged` or `io_uring/dma`. NULL: any.
+     * Which routes are accepted: `any`, `prefer=ROUTE`, `require=ROUTE` or `require-core=ROUTE`, with a route such as
+     * `dma`, `staged` or `io_uring/dma`. NULL: any.
      */
     const char *policy;
     /**
-     * Nanoseconds from the call to when the caller's wait ends; 0: never. A device may touch the
-     * memory longer: `sw_region_free` tells.
+     * Nanoseconds from the call to when the caller's wait ends; 0: never. A device may touch the memory longer:
+     * `sw_region_free` tells.
      */
     uint64_t deadline_ns;
     /** Which checksum to compute. */
@@ -685,8 +642,8 @@ struct sw_io_options {
 #define SW_IO_OPTIONS_INIT { sizeof(sw_io_options), NULL, 0, 0, 0, 0, 0, NULL, NULL }
 
 /**
- * A part of a vectored operation: `length` bytes at `offset` of the object, and at `region_offset`
- * of the region. All parts of one operation are in one kind of memory.
+ * A part of a vectored operation: `length` bytes at `offset` of the object, and at `region_offset` of the region. All
+ * parts of one operation are in one kind of memory.
  */
 struct sw_part {
     /** Bytes from the start of the object. */
@@ -724,10 +681,7 @@ struct sw_completion {
     uint64_t bytes;
     /** Who moved them between object and memory, such as `io_uring`. */
     const char *transport;
-    /**
-     * Code of why the least direct of its bytes went no better way, such as `BEST`.
-     * `docs/paths.md` lists them.
-     */
+    /** Code of why the least direct of its bytes went no better way, such as `BEST`. `docs/paths.md` lists them. */
     const char *reason;
     /** The same for people. */
     const char *reason_text;
@@ -743,10 +697,7 @@ struct sw_completion {
     uint64_t cpu_copied;
     /** The checksum that was asked for, if `has_checksum`. */
     uint64_t checksum;
-    /**
-     * 1 if there is a checksum: it was asked for, the operation succeeded, and the CPU saw its
-     * bytes.
-     */
+    /** 1 if there is a checksum: it was asked for, the operation succeeded, and the CPU saw its bytes. */
     int32_t has_checksum;
     /** Zero. */
     uint32_t reserved;
@@ -762,9 +713,8 @@ struct sw_completion {
 #define SW_COMPLETION_INIT { sizeof(sw_completion), 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL }
 
 /**
- * Reads `length` bytes from byte `offset` of an object to byte `region_offset` of a region.
- * `options` and `completion` may be NULL. With an error of the transfer the completion is filled
- * too; with one of the arguments it is left alone.
+ * Reads `length` bytes from byte `offset` of an object to byte `region_offset` of a region. `options` and `completion`
+ * may be NULL. With an error of the transfer the completion is filled too; with one of the arguments it is left alone.
  *
  * Errors: `SW_ERR_OUT_OF_RANGE` past the end of the object or the region; `SW_ERR_POLICY_UNMET`;
  * `SW_ERR_DEADLINE_EXCEEDED`; what the transport reports.
@@ -779,9 +729,8 @@ SW_API sw_status sw_read(
     sw_completion *completion);
 
 /**
- * Writes `length` bytes from byte `region_offset` of a region to byte `offset` of an object that
- * was opened for update or created. As `sw_read` otherwise; after an error `sw_error.outcome`
- * tells what became of the bytes.
+ * Writes `length` bytes from byte `region_offset` of a region to byte `offset` of an object that was opened for update
+ * or created. As `sw_read` otherwise; after an error `sw_error.outcome` tells what became of the bytes.
  */
 SW_API sw_status sw_write(
     sw_object *object,
@@ -792,10 +741,7 @@ SW_API sw_status sw_write(
     const sw_io_options *options,
     sw_completion *completion);
 
-/**
- * Reads `count` parts (1 to `SW_PARTS_MAX`), each from its own offset: one operation, one
- * completion.
- */
+/** Reads `count` parts (1 to `SW_PARTS_MAX`), each from its own offset: one operation, one completion. */
 SW_API sw_status sw_readv(
     sw_object *object,
     const sw_part *parts,
@@ -803,10 +749,7 @@ SW_API sw_status sw_readv(
     const sw_io_options *options,
     sw_completion *completion);
 
-/**
- * Writes `count` parts (1 to `SW_PARTS_MAX`), each at its own offset: one operation, one
- * completion.
- */
+/** Writes `count` parts (1 to `SW_PARTS_MAX`), each at its own offset: one operation, one completion. */
 SW_API sw_status sw_writev(
     sw_object *object,
     const sw_part *parts,
@@ -815,16 +758,13 @@ SW_API sw_status sw_writev(
     sw_completion *completion);
 
 /** Makes completed writes durable. */
-SW_API sw_status sw_flush(
-    sw_object *object,
-    const sw_io_options *options,
-    sw_completion *completion);
+SW_API sw_status sw_flush(sw_object *object, const sw_io_options *options, sw_completion *completion);
 
-/* ---- Transfers that are started ------------------------------------------------------------------ */
+/* ---- Transfers that are started -------------------------------------------------------------------------------------- */
 
 /**
- * An operation that is started goes on by itself. Its end is found by asking (`sw_op_poll`), by
- * waiting (`sw_op_wait`, `sw_op_wait_many`), by a callback or by an eventfd, in any combination.
+ * An operation that is started goes on by itself. Its end is found by asking (`sw_op_poll`), by waiting (`sw_op_wait`,
+ * `sw_op_wait_many`), by a callback or by an eventfd, in any combination.
  */
 
 /** `sw_op`: An operation that was started. Any thread may use it. Freed by `sw_op_free`. */
@@ -865,9 +805,8 @@ struct sw_request {
 #define SW_OPS_MAX 65536
 
 /**
- * Starts a read and returns at once; otherwise as `sw_read`. `op` may be NULL if there is a
- * callback: the operation is freed after it then. If all queues are full the operation waits for a
- * place, and moves when somebody asks for it.
+ * Starts a read and returns at once; otherwise as `sw_read`. `op` may be NULL if there is a callback: the operation is
+ * freed after it then. If all queues are full the operation waits for a place, and moves when somebody asks for it.
  */
 SW_API sw_status sw_read_start(
     sw_object *object,
@@ -889,47 +828,41 @@ SW_API sw_status sw_write_start(
     sw_op **op);
 
 /**
- * Starts `count` operations together (1 to `SW_OPS_MAX`), of any objects of any engines. `ops` is
- * an array of as many handles; NULL if every request has a callback. They may begin and end in any
- * order. All requests are checked before the first begins: after an error none has.
+ * Starts `count` operations together (1 to `SW_OPS_MAX`), of any objects of any engines. `ops` is an array of as many
+ * handles; NULL if every request has a callback. They may begin and end in any order. All requests are checked before
+ * the first begins: after an error none has.
  */
 SW_API sw_status sw_submit(const sw_request *requests, size_t count, sw_op **ops);
 
 /**
- * Looks whether an operation is over. If it is: the completion is filled (unless it is NULL), and
- * its status is returned. Otherwise `SW_PENDING`. It may be asked again and again.
+ * Looks whether an operation is over. If it is: the completion is filled (unless it is NULL), and its status is
+ * returned. Otherwise `SW_PENDING`. It may be asked again and again.
  */
 SW_API sw_status sw_op_poll(sw_op *op, sw_completion *completion);
 
 /**
- * Waits for an operation for at most `timeout_ns` nanoseconds; `SW_FOREVER`: as long as it takes.
- * As `sw_op_poll` otherwise.
+ * Waits for an operation for at most `timeout_ns` nanoseconds; `SW_FOREVER`: as long as it takes. As `sw_op_poll`
+ * otherwise.
  */
 SW_API sw_status sw_op_wait(sw_op *op, uint64_t timeout_ns, sw_completion *completion);
 
 /**
- * Waits until at least `min` of `count` operations are over (`min` up to `count`; `count` up to
- * `SW_OPS_MAX`), for at most `timeout_ns` nanoseconds. `over` tells how many are. `SW_PENDING` if
- * there are fewer than `min`. Ask each with `sw_op_poll` then.
+ * Waits until at least `min` of `count` operations are over (`min` up to `count`; `count` up to `SW_OPS_MAX`), for at
+ * most `timeout_ns` nanoseconds. `over` tells how many are. `SW_PENDING` if there are fewer than `min`. Ask each with
+ * `sw_op_poll` then.
  */
-SW_API sw_status sw_op_wait_many(
-    sw_op *const *ops,
-    size_t count,
-    size_t min,
-    uint64_t timeout_ns,
-    size_t *over);
+SW_API sw_status sw_op_wait_many(sw_op *const *ops, size_t count, size_t min, uint64_t timeout_ns, size_t *over);
 
 /**
- * Asks for an early end of an operation. It still comes to an end of its own: `SW_ERR_CANCELLED`,
- * or what it came to first.
+ * Asks for an early end of an operation. It still comes to an end of its own: `SW_ERR_CANCELLED`, or what it came to
+ * first.
  */
 SW_API sw_status sw_op_cancel(sw_op *op);
 
 /**
- * Frees an operation. One that is not over is ended early, and nobody learns of its end; its
- * memory is held until no device touches it any more. Whoever waits for it is told
- * `SW_ERR_CANCELLED`. Its callback is not running when this returns, unless this was called from a
- * callback.
+ * Frees an operation. One that is not over is ended early, and nobody learns of its end; its memory is held until no
+ * device touches it any more. Whoever waits for it is told `SW_ERR_CANCELLED`. Its callback is not running when this
+ * returns, unless this was called from a callback.
  */
 SW_API sw_status sw_op_free(sw_op *op);
 

@@ -19,7 +19,7 @@ use std::{
 
 use straightway::{Error, ErrorKind, Verb};
 
-use crate::edge::misuse;
+use crate::{edge::misuse, pointer::address};
 
 /// Places of one part of a table.
 const PART: usize = 1024;
@@ -82,7 +82,7 @@ impl<K> Handle<K> {
 
     /// From a number, as C code may come by one.
     pub fn from_raw(raw: u64) -> Self {
-        Self(std::ptr::without_provenance_mut(raw as usize))
+        Self(std::ptr::without_provenance_mut(address(raw)))
     }
 
     /// Whether it is NULL.
@@ -131,11 +131,10 @@ impl<K: Kind> Handle<K> {
     }
 
     fn place(self) -> usize {
-        (self.raw() & 0xffff_ffff) as usize
+        address(self.raw() & 0xffff_ffff)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "masked to the bits of a generation")]
-    fn slot(self) -> Result<(&'static RwLock<Entry<K::State>>, u32), Error> {
+    fn slot(self) -> Result<(&'static Slot<K::State>, u32), Error> {
         let raw = self.raw();
         let tag = raw.to_be_bytes()[0];
         if tag == K::TAG
@@ -158,7 +157,13 @@ impl<K: Kind> Handle<K> {
     }
 }
 
-/// One place.
+/// A place of a table.
+type Slot<T> = RwLock<Entry<T>>;
+
+/// Places that are made together.
+type Part<T> = Box<[Slot<T>]>;
+
+/// What is in a place.
 pub struct Entry<T> {
     generation: u32,
     state: Option<Arc<T>>,
@@ -166,7 +171,7 @@ pub struct Entry<T> {
 
 /// The handles of one kind.
 pub struct Table<T> {
-    parts: [OnceLock<Box<[RwLock<Entry<T>>]>>; PARTS],
+    parts: [OnceLock<Part<T>>; PARTS],
     free: Mutex<Free>,
 }
 
@@ -183,7 +188,7 @@ impl<T> Table<T> {
         Self { parts: [const { OnceLock::new() }; PARTS], free: Mutex::new(Free { places: VecDeque::new(), fresh: 0 }) }
     }
 
-    fn slot(&self, place: usize) -> Option<&RwLock<Entry<T>>> {
+    fn slot(&self, place: usize) -> Option<&Slot<T>> {
         self.parts.get(place / PART)?.get()?.get(place % PART)
     }
 

@@ -6,7 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use straightway::{ByPath, Completed, DataPath, Error, Landing, Policy, Reason, Request, checksum::Algorithm, parse_policy};
+use straightway::{
+    ByPath, Completed, DataPath, Error, Landing, Policy, Reason, Request, checksum::Algorithm, parse_policy,
+};
 
 use crate::{
     edge::{ask, misuse},
@@ -227,17 +229,16 @@ pub(crate) enum What {
 ///
 /// # Errors
 /// Of the handles, the ranges and the options. Nothing has begun then.
-pub(crate) fn request(
-    state: &ObjectState,
-    verb: SwVerb,
-    what: What,
-    options: &SwIoOptions,
-) -> Result<Request, Error> {
+pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What, options: &SwIoOptions) -> Result<Request, Error> {
     let (engine, object) = (&state.engine.engine, &state.object);
     let request = match (verb, what) {
         (SW_VERB_READ | SW_VERB_WRITE, What::One { offset, region, region_offset, length }) => {
             let memory = region.get()?.part(&state.engine, region_offset, length)?;
-            if verb == SW_VERB_READ { engine.read(object, offset, memory) } else { engine.write(object, offset, memory) }
+            if verb == SW_VERB_READ {
+                engine.read(object, offset, memory)
+            } else {
+                engine.write(object, offset, memory)
+            }
         }
         (SW_VERB_READ | SW_VERB_WRITE, What::Parts { parts, count }) => {
             let limit = SW_PARTS_MAX as usize;
@@ -249,7 +250,11 @@ pub(crate) fn request(
                 Ok((offset, region.get()?.part(&state.engine, region_offset, length)?))
             };
             let parts = (0..count).map(part).collect::<Result<Vec<_>, Error>>()?;
-            if verb == SW_VERB_READ { engine.read_vectored(object, parts) } else { engine.write_vectored(object, parts) }
+            if verb == SW_VERB_READ {
+                engine.read_vectored(object, parts)
+            } else {
+                engine.write_vectored(object, parts)
+            }
         }
         (SW_VERB_FLUSH, What::Nothing) => engine.flush(object),
         (SW_VERB_FLUSH, _) => return Err(misuse("a flush with memory", "leave region and parts NULL")),
@@ -301,7 +306,10 @@ fn run(
         let out = completion.optional()?;
         let options = options.sized()?;
         if options.callback.is_some() || options.flags & SW_IO_EVENT_FD != 0 {
-            return Err(misuse("an operation that waits tells nobody else", "start it, or leave callback and event_fd"));
+            return Err(misuse(
+                "an operation that waits tells nobody else",
+                "start it, or leave callback and event_fd",
+            ));
         }
         let state: Arc<ObjectState> = object.get()?;
         let done = request(&state, verb, what, &options)?.wait();

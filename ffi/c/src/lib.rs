@@ -14,22 +14,22 @@
 //! - Nothing unwinds into C.
 //! - No callback runs on a thread that moves bytes.
 //!
-//! The header is made from the public items of the modules in the order below, and their documentation is its text: it is written for
-//! a C programmer. `tests/c/header.rs` makes it and holds it against the committed one.
+//! The header is made from the public items of the modules, and their documentation is its text: it is written for a C programmer.
+//! `tests/c/header.rs` makes it and holds it against the committed one.
 
-pub mod pointer;
 pub mod handle;
+pub mod pointer;
 
-pub mod status;
-pub mod last;
-pub mod version;
-pub mod text;
-pub mod log;
 pub mod engine;
-pub mod object;
-pub mod region;
 pub mod io;
+pub mod last;
+pub mod log;
+pub mod object;
 pub mod op;
+pub mod region;
+pub mod status;
+pub mod text;
+pub mod version;
 
 mod edge;
 mod names;

@@ -12,7 +12,8 @@ use crate::{last::c_text, pointer::Str};
 /// Code and text of a reason.
 pub(crate) fn reason(reason: Reason) -> (Str, Str) {
     static TEXTS: OnceLock<Vec<(CString, CString)>> = OnceLock::new();
-    let texts = TEXTS.get_or_init(|| Reason::ALL.iter().map(|each| (c_text(each.code()), c_text(each.text()))).collect());
+    let texts =
+        TEXTS.get_or_init(|| Reason::ALL.iter().map(|each| (c_text(each.code()), c_text(each.text()))).collect());
     let at = Reason::ALL.binary_search(&reason).ok();
     let found = at.and_then(|at| texts.get(at));
     found.map_or((Str::of(c""), Str::of(c"")), |(code, text)| (Str::lent(code), Str::lent(text)))

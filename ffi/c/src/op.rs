@@ -276,7 +276,8 @@ fn ready(state: &ObjectState, verb: SwVerb, what: What, options: SwIoOptions) ->
         None
     } else {
         let own = own_descriptor(options.event_fd);
-        let refused = |cause: std::io::Error| misuse(format!("event_fd {}: {cause}", options.event_fd), "give an open eventfd");
+        let refused =
+            |cause: std::io::Error| misuse(format!("event_fd {}: {cause}", options.event_fd), "give an open eventfd");
         Some(File::from(own.map_err(refused)?))
     };
     Ok(Ready { request, options, event })

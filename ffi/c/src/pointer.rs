@@ -76,6 +76,13 @@ pub struct Addr(*mut c_void);
 #[repr(transparent)]
 pub struct ConstAddr(*const c_void);
 
+/// A number as an address: this interface is for machines with 64-bit addresses.
+#[expect(clippy::cast_possible_truncation, reason = "asserted to be as wide")]
+pub(crate) const fn address(raw: u64) -> usize {
+    const { assert!(usize::BITS == 64, "handles need 64 bits") };
+    raw as usize
+}
+
 fn check<T>(pointer: *const T, name: &str) -> Result<(), Error> {
     if pointer.is_null() {
         return Err(misuse(format!("{name} is NULL"), "give an address"));
@@ -256,11 +263,11 @@ impl<T: Versioned> SizedOut<T> {
         let Some((to, size)) = self.to else { return };
         let head = size_of::<usize>();
         let known = size.min(size_of::<T>());
-        let target = to.cast::<u8>();
+        let (from, target) = ((&raw const *value).cast::<u8>(), to.cast::<u8>());
         // SAFETY: `size` bytes are writable by the contract of `Out::new`, of which `known` are copied from a `T`; the first
         // field of both is the size.
         unsafe {
-            std::ptr::copy_nonoverlapping((&raw const *value).cast::<u8>().add(head), target.add(head), known - head);
+            std::ptr::copy_nonoverlapping(from.wrapping_add(head), target.wrapping_add(head), known - head);
         }
         // SAFETY: as above: the caller's structure goes on to `size`.
         unsafe { target.wrapping_add(known).write_bytes(0, size - known) };
@@ -325,7 +332,7 @@ impl Addr {
 
     /// From its number.
     pub(crate) fn from_raw(raw: u64) -> Self {
-        Self(std::ptr::with_exposed_provenance_mut(raw as usize))
+        Self(std::ptr::with_exposed_provenance_mut(address(raw)))
     }
 
     /// Its number.

@@ -217,7 +217,10 @@ impl RegionState {
     /// `OutOfRange`; `ApiMisuse` if it is another engine's.
     pub(crate) fn part(&self, engine: &Arc<EngineState>, at: u64, len: u64) -> Result<Memory, Error> {
         if !Arc::ptr_eq(engine, &self.engine) {
-            return Err(misuse("the region and the object are of different engines", "register it with the other one too"));
+            return Err(misuse(
+                "the region and the object are of different engines",
+                "register it with the other one too",
+            ));
         }
         self.region.part(at, len)
     }
@@ -345,7 +348,8 @@ pub extern "C" fn sw_region_put(region: Handle<SwRegion>, offset: u64, length: u
     call(|| {
         let state = region.get()?;
         let part = state.region.part(offset, length)?;
-        let len = usize::try_from(length).map_err(|_| misuse("the length is no size of memory", "give a smaller one"))?;
+        let len =
+            usize::try_from(length).map_err(|_| misuse("the length is no size of memory", "give a smaller one"))?;
         let bytes = from.bytes(len, "from")?;
         state.engine.engine.copy_in(state.destination)?.put(&part, 0, bytes)
     })

@@ -5,11 +5,10 @@ use straightway::{Destination, Doctor, Engine, Object, Policy, Reach, Reason, Se
 
 /// `straightway.doctor/1`, without `paths`: what concerns the whole machine.
 pub(crate) fn doctor(doctor: &Doctor) -> String {
-    let fact = |fact: &straightway::Fact| {
-        json!({ "name": fact.name, "health": fact.health.name(), "value": fact.value, "remedy": fact.remedy })
-    };
+    let fact = |fact: &straightway::Fact| json!({ "name": fact.name, "health": fact.health.name(), "value": fact.value, "remedy": fact.remedy });
     let facts: Vec<Value> = doctor.facts.iter().map(fact).collect();
-    json!({ "schema": "straightway.doctor/1", "health": doctor.worst().name(), "facts": facts, "paths": [] }).to_string()
+    json!({ "schema": "straightway.doctor/1", "health": doctor.worst().name(), "facts": facts, "paths": [] })
+        .to_string()
 }
 
 /// `straightway.plan/1`.

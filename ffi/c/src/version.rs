@@ -34,8 +34,17 @@ versioned!(SwVersion, "sw_version", 32);
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
 
 /// Names that `sw_feature` knows.
-const FEATURES: &[&str] =
-    &["callback", "event-fd", "vectored", "submit", "checksum-crc32c", "checksum-crc64-nvme", "plan-json", "doctor-json", "log"];
+const FEATURES: &[&str] = &[
+    "callback",
+    "event-fd",
+    "vectored",
+    "submit",
+    "checksum-crc32c",
+    "checksum-crc64-nvme",
+    "plan-json",
+    "doctor-json",
+    "log",
+];
 
 /// Tells the version of the library that runs, which may be newer than the header.
 #[unsafe(no_mangle)]

@@ -16,7 +16,8 @@ fn without_indent(text: &str) -> String {
 
 #[test]
 fn its_code_is_from_programs_that_are_tested() {
-    let programs = ["examples", "tests/c/programs"].iter().flat_map(|dir| std::fs::read_dir(package().join(dir)).unwrap());
+    let programs =
+        ["examples", "tests/c/programs"].iter().flat_map(|dir| std::fs::read_dir(package().join(dir)).unwrap());
     let programs: Vec<String> =
         programs.map(|entry| without_indent(&std::fs::read_to_string(entry.unwrap().path()).unwrap())).collect();
     let shown: Vec<&str> = blocks("c").into_iter().chain(blocks("cpp")).chain(blocks("cmake")).collect();

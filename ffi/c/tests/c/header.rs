@@ -7,14 +7,14 @@
 use std::{fmt::Write, path::PathBuf};
 
 use syn::{
-    Attribute, Expr, Field, FnArg, GenericArgument, Item, ItemConst, ItemFn, ItemStruct, ItemType, Lit,
-    Meta, Pat, PathArguments, ReturnType, Type,
+    Attribute, Expr, Field, FnArg, GenericArgument, Item, ItemConst, ItemFn, ItemStruct, ItemType, Lit, Meta, Pat,
+    PathArguments, ReturnType, Type,
 };
 
 /// The modules in the order of the header.
 const MODULES: [&str; 10] = ["status", "last", "version", "text", "log", "engine", "object", "region", "io", "op"];
 /// Columns of comments.
-const WIDTH: usize = 100;
+const WIDTH: usize = 120;
 
 pub(crate) const PREAMBLE: &str = include_str!("preamble.h");
 const END: &str = "\n#ifdef __cplusplus\n} /* extern \"C\" */\n#endif\n\n#endif /* STRAIGHTWAY_H */\n";
@@ -132,7 +132,7 @@ fn alias(api: &mut Api, item: &ItemType, siblings: &[Item]) {
     }
     writeln!(api.text, "typedef {} {name};\nenum {{", c_number(&head)).unwrap();
     for value in siblings.iter().filter_map(|sibling| match sibling {
-        Item::Const(constant) if last_segment(&constant.ty).0 == item.ident.to_string() => Some(constant),
+        Item::Const(constant) if item.ident == last_segment(&constant.ty).0 => Some(constant),
         _ => None,
     }) {
         comment(&mut api.text, "    ", &docs(&value.attrs));
@@ -292,8 +292,9 @@ fn section(text: &mut String, docs: &str) {
 fn comment(text: &mut String, indent: &str, docs: &str) {
     assert!(!docs.is_empty(), "something without a text");
     assert!(!docs.contains("*/"));
-    let paragraphs = docs.split("\n\n").map(|paragraph| filled(&paragraph.replace('\n', " "), WIDTH - indent.len() - 4));
-    let lines: Vec<String> = paragraphs.collect::<Vec<_>>().join(&String::new()).lines().map(str::to_owned).collect();
+    let paragraphs =
+        docs.split("\n\n").map(|paragraph| filled(&paragraph.replace('\n', " "), WIDTH - indent.len() - 4));
+    let lines: Vec<String> = paragraphs.collect::<Vec<_>>().join("").lines().map(str::to_owned).collect();
     let lines = if lines.last().is_some_and(String::is_empty) { &lines[..lines.len() - 1] } else { &lines[..] };
     if indent.is_empty() {
         text.push('\n');

@@ -66,7 +66,9 @@ fn a_plain_line_builds_the_examples() {
         assert!(said.ends_with(ends) && said.contains("1048576 bytes"), "{line}: {said}");
     }
     let version = must(
-        Command::new("pkg-config").args(["--modversion", "straightway"]).env("PKG_CONFIG_PATH", prefix().join("lib/pkgconfig")),
+        Command::new("pkg-config")
+            .args(["--modversion", "straightway"])
+            .env("PKG_CONFIG_PATH", prefix().join("lib/pkgconfig")),
     );
     assert_eq!(version.trim(), env!("CARGO_PKG_VERSION"));
 }

@@ -64,7 +64,8 @@ fn its_name_has_a_version_and_it_stays_once_it_is_loaded() {
     let needed = text.lines().filter(|line| line.contains("(NEEDED)"));
     let needed: Vec<&str> = needed.filter_map(|line| line.split(['[', ']']).nth(1)).collect();
     let system = ["libc.so.6", "libgcc_s.so.1", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1"];
-    let strange: Vec<&&str> = needed.iter().filter(|name| !system.contains(name) && !name.starts_with("ld-linux")).collect();
+    let strange: Vec<&&str> =
+        needed.iter().filter(|name| !system.contains(name) && !name.starts_with("ld-linux")).collect();
     assert!(strange.is_empty(), "{strange:?}");
 }
 
