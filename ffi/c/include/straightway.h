@@ -596,7 +596,15 @@ enum {
     /** A flush makes all metadata durable too. */
     SW_IO_ALL_METADATA = 2,
     /** When the operation is over, 1 is added to the eventfd `event_fd`. Only for operations that are started. */
-    SW_IO_EVENT_FD = 4
+    SW_IO_EVENT_FD = 4,
+    /**
+     * The operation takes its place in the stream `stream` of the GPU `stream_gpu`: it begins when everything that the
+     * stream holds now is done, and what is submitted to the stream after this call waits until it is over, well or
+     * not. Only for operations that are started. The stream is of the device's primary context, as those of the CUDA
+     * runtime are, and lives until the operation is over. Operations in one stream come one after the other; a
+     * vectored one is one. A deadline counts from when it begins.
+     */
+    SW_IO_STREAM = 8
 };
 
 /** Parts of a vectored operation at most. */
@@ -632,6 +640,12 @@ struct sw_io_options {
     uint32_t poison;
     /** With `SW_IO_EVENT_FD`: an eventfd(2). The library works on a duplicate of it. */
     int32_t event_fd;
+    /** With `SW_IO_STREAM`: a `CUstream` or `cudaStream_t`; NULL is the legacy default stream. */
+    void *stream;
+    /** With `SW_IO_STREAM`: whose it is, counted as the driver counts. */
+    uint32_t stream_gpu;
+    /** Zero. */
+    uint32_t reserved;
     /** Told when the operation is over; NULL: nobody is. Only for operations that are started. */
     sw_callback callback;
     /** For the callback; comes back in `sw_completion.user`. */
@@ -639,7 +653,7 @@ struct sw_io_options {
 };
 
 /** A `sw_io_options` with its size, and all else zero. */
-#define SW_IO_OPTIONS_INIT { sizeof(sw_io_options), NULL, 0, 0, 0, 0, 0, NULL, NULL }
+#define SW_IO_OPTIONS_INIT { sizeof(sw_io_options), NULL, 0, 0, 0, 0, 0, NULL, 0, 0, NULL, NULL }
 
 /**
  * A part of a vectored operation: `length` bytes at `offset` of the object, and at `region_offset` of the region. All

@@ -41,6 +41,12 @@ pub const SW_IO_ALL_METADATA: SwIoFlags = 2;
 /// When the operation is over, 1 is added to the eventfd `event_fd`. Only for operations that are started.
 pub const SW_IO_EVENT_FD: SwIoFlags = 4;
 
+/// The operation takes its place in the stream `stream` of the GPU `stream_gpu`: it begins when everything that the stream holds
+/// now is done, and what is submitted to the stream after this call waits until it is over, well or not. Only for operations that are
+/// started. The stream is of the device's primary context, as those of the CUDA runtime are, and lives until the operation is over.
+/// Operations in one stream come one after the other; a vectored one is one. A deadline counts from when it begins.
+pub const SW_IO_STREAM: SwIoFlags = 8;
+
 /// Parts of a vectored operation at most.
 pub const SW_PARTS_MAX: u32 = 65_536;
 
@@ -70,13 +76,19 @@ pub struct SwIoOptions {
     pub poison: u32,
     /// With `SW_IO_EVENT_FD`: an eventfd(2). The library works on a duplicate of it.
     pub event_fd: i32,
+    /// With `SW_IO_STREAM`: a `CUstream` or `cudaStream_t`; NULL is the legacy default stream.
+    pub stream: Addr,
+    /// With `SW_IO_STREAM`: whose it is, counted as the driver counts.
+    pub stream_gpu: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Told when the operation is over; NULL: nobody is. Only for operations that are started.
     pub callback: SwCallback,
     /// For the callback; comes back in `sw_completion.user`.
     pub user: Addr,
 }
 
-versioned!(SwIoOptions, "sw_io_options", 56);
+versioned!(SwIoOptions, "sw_io_options", 72);
 
 /// A part of a vectored operation: `length` bytes at `offset` of the object, and at `region_offset` of the region. All parts of
 /// one operation are in one kind of memory.
@@ -264,7 +276,7 @@ pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What, options: &S
 }
 
 fn with_options(mut request: Request, options: &SwIoOptions) -> Result<Request, Error> {
-    let known = SW_IO_POISON | SW_IO_ALL_METADATA | SW_IO_EVENT_FD;
+    let known = SW_IO_POISON | SW_IO_ALL_METADATA | SW_IO_EVENT_FD | SW_IO_STREAM;
     if options.flags & !known != 0 {
         return Err(crate::edge::unsupported(
             format!("unknown bits {:#x} in sw_io_options.flags", options.flags & !known),
@@ -305,10 +317,10 @@ fn run(
     ask(|| {
         let out = completion.optional()?;
         let options = options.sized()?;
-        if options.callback.is_some() || options.flags & SW_IO_EVENT_FD != 0 {
+        if options.callback.is_some() || options.flags & (SW_IO_EVENT_FD | SW_IO_STREAM) != 0 {
             return Err(misuse(
-                "an operation that waits tells nobody else",
-                "start it, or leave callback and event_fd",
+                "an operation that waits tells nobody else, and has no place in a stream",
+                "start it, or leave callback, event_fd and stream",
             ));
         }
         let state: Arc<ObjectState> = object.get()?;

@@ -17,16 +17,16 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use straightway::{Error, ErrorKind, Pending, Request, Verb};
+use straightway::{Error, ErrorKind, Pending, Request, StreamGate, Verb};
 
 use crate::{
     edge::{ask, call, misuse},
     engine::EngineState,
     handle::{Handle, Kind, Table},
-    io::{SW_IO_EVENT_FD, SwCallback, SwCompletion, SwIoOptions, SwPart, What, request},
+    io::{SW_IO_EVENT_FD, SW_IO_STREAM, SwCallback, SwCompletion, SwIoOptions, SwPart, What, request},
     last::{self, Failure},
     object::{ObjectState, SW_VERB_FLUSH, SW_VERB_READ, SW_VERB_WRITE, SwObject, SwVerb},
-    pointer::{self, Addr, In, Out, own_descriptor, versioned},
+    pointer::{self, Addr, In, Out, own_descriptor, stream, versioned},
     pump::{self, Pump},
     region::SwRegion,
     status::{SW_OK, SW_PENDING, SwStatus, status_of},
@@ -96,9 +96,21 @@ pub struct Op {
 
 enum Run {
     /// Not begun: the handles of others that start with it are still being made.
-    Fresh(Option<Request>),
-    Running(Pending),
+    Fresh(Start),
+    /// Until everything before it in its stream is done.
+    Waiting(Start),
+    Running {
+        pending: Pending,
+        /// Dropped after it.
+        _gate: Option<StreamGate>,
+    },
     Over(Arc<Outcome>),
+}
+
+/// What begins an operation, and its place in a stream. Dropped with or without an end: the stream goes on then.
+struct Start {
+    request: Option<Request>,
+    gate: Option<StreamGate>,
 }
 
 /// The end of an operation.
@@ -146,8 +158,10 @@ impl Wake for Signal {
 
 impl Op {
     fn new(ready: Ready, engine: &EngineState) -> Result<Self, Error> {
-        let Ready { request, options, event } = ready;
-        let is_told = options.callback.is_some() || event.is_some();
+        let Ready { request, options, event, gate } = ready;
+        let start = Start { request: Some(request), gate };
+        // Somebody has to look when its stream has come so far.
+        let is_told = options.callback.is_some() || event.is_some() || start.gate.is_some();
         let pump = if is_told { Some(Pump::of(engine)?).map(|pump| (pump.clone(), pump.number())) } else { None };
         let told = is_told.then(|| Told {
             callback: options.callback,
@@ -157,7 +171,7 @@ impl Op {
             running: Mutex::default(),
         });
         let signal = Arc::new(Signal { waiting: Mutex::default(), pump });
-        Ok(Self { run: Mutex::new(Run::Fresh(Some(request))), signal, user: options.user, told })
+        Ok(Self { run: Mutex::new(Run::Fresh(start)), signal, user: options.user, told })
     }
 
     fn begin(self: &Arc<Self>, handle: Handle<SwOp>) {
@@ -168,12 +182,18 @@ impl Op {
             pump.add(*number, self.clone());
         }
         let mut run = self.lock();
-        if let Run::Fresh(request) = &mut *run
-            && let Some(request) = request.take()
-        {
-            *run = Run::Running(request.start());
-        }
+        let gated = if let Run::Fresh(start) = &mut *run {
+            let start = start.taken();
+            let gated = start.gate.is_some();
+            *run = if gated { Run::Waiting(start) } else { start.begun() };
+            gated
+        } else {
+            false
+        };
         drop(run);
+        if gated && let Some((pump, number)) = &self.signal.pump {
+            pump.watch(*number);
+        }
         // The first look leaves the waker, without which the pump would not hear of the end.
         if self.told.is_some() {
             self.poll();
@@ -187,39 +207,53 @@ impl Op {
     /// The end, if it is there.
     pub(crate) fn poll(&self) -> Option<Arc<Outcome>> {
         let mut run = self.lock();
+        if let Run::Waiting(start) = &mut *run {
+            match start.gate.as_ref().map_or(Ok(true), StreamGate::is_reached) {
+                Ok(false) => return None,
+                Ok(true) => {
+                    let start = start.taken();
+                    *run = start.begun();
+                }
+                Err(error) => return Some(self.end(run, SwCompletion::failed(status_of(error.kind()), self.user), Some(error))),
+            }
+        }
         let pending = match &mut *run {
             Run::Over(outcome) => return Some(outcome.clone()),
-            Run::Fresh(_) => return None,
-            Run::Running(pending) => pending,
+            Run::Fresh(_) | Run::Waiting(_) => return None,
+            Run::Running { pending, .. } => pending,
         };
         let waker = Waker::from(self.signal.clone());
         let done = match Pin::new(pending).poll(&mut Context::from_waker(&waker)) {
             Poll::Pending => return None,
             Poll::Ready(done) => done,
         };
-        // Its memory goes back now, not when the handle ends.
         let completion = SwCompletion::new(&done, self.user);
-        let outcome = Arc::new(Outcome { completion, failure: done.result.err().map(Failure::new) });
-        *run = Run::Over(outcome.clone());
+        Some(self.end(run, completion, done.result.err()))
+    }
+
+    /// Its memory goes back now, and its stream goes on, not when the handle ends.
+    fn end(&self, mut run: MutexGuard<'_, Run>, completion: SwCompletion, error: Option<Error>) -> Arc<Outcome> {
+        let outcome = Arc::new(Outcome { completion, failure: error.map(Failure::new) });
+        let before = std::mem::replace(&mut *run, Run::Over(outcome.clone()));
         drop(run);
+        drop(before);
         // Whoever did not find the end learns that another did.
         self.signal.raise();
-        Some(outcome)
+        outcome
     }
 
     /// Ends it without an answer of the engine's.
     pub(crate) fn give_up(&self, kind: ErrorKind, why: &'static str) {
         let error = Error::new(kind, Verb::Setup).at("operation").detail(why);
-        let completion = SwCompletion::failed(status_of(kind), self.user);
-        let outcome = Arc::new(Outcome { completion, failure: Some(Failure::new(error)) });
-        let mut run = self.lock();
-        let before = match *run {
-            Run::Over(_) => return,
-            _ => std::mem::replace(&mut *run, Run::Over(outcome)),
-        };
-        drop(run);
-        drop(before);
-        self.signal.raise();
+        let run = self.lock();
+        if !matches!(*run, Run::Over(_)) {
+            self.end(run, SwCompletion::failed(status_of(kind), self.user), Some(error));
+        }
+    }
+
+    /// Whether it waits for its stream.
+    pub(crate) fn is_gated(&self) -> Gated {
+        if matches!(*self.lock(), Run::Waiting(_)) { Gated::Yes } else { Gated::No }
     }
 
     /// Tells whom it concerns, once.
@@ -253,6 +287,26 @@ impl Op {
     }
 }
 
+/// Whether an operation waits for its stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gated {
+    Yes,
+    No,
+}
+
+impl Start {
+    fn taken(&mut self) -> Self {
+        Self { request: self.request.take(), gate: self.gate.take() }
+    }
+
+    fn begun(self) -> Run {
+        match self.request {
+            Some(request) => Run::Running { pending: request.start(), _gate: self.gate },
+            None => Run::Fresh(self),
+        }
+    }
+}
+
 impl Outcome {
     /// Its status, with the error as the thread's last one.
     fn status(&self) -> SwStatus {
@@ -268,6 +322,7 @@ struct Ready {
     request: Request,
     options: SwIoOptions,
     event: Option<File>,
+    gate: Option<StreamGate>,
 }
 
 fn ready(state: &ObjectState, verb: SwVerb, what: What, options: SwIoOptions) -> Result<Ready, Error> {
@@ -280,7 +335,14 @@ fn ready(state: &ObjectState, verb: SwVerb, what: What, options: SwIoOptions) ->
             |cause: std::io::Error| misuse(format!("event_fd {}: {cause}", options.event_fd), "give an open eventfd");
         Some(File::from(own.map_err(refused)?))
     };
-    Ok(Ready { request, options, event })
+    let gate = if options.flags & SW_IO_STREAM == 0 {
+        None
+    } else {
+        let gpu = u16::try_from(options.stream_gpu)
+            .map_err(|_| misuse(format!("stream_gpu {} is no GPU", options.stream_gpu), "count as the driver counts"))?;
+        Some(state.engine.engine.stream_gate(gpu, stream(options.stream))?)
+    };
+    Ok(Ready { request, options, event, gate })
 }
 
 /// Begins one operation.
@@ -483,8 +545,11 @@ fn wait_for(ops: &[Arc<Op>], min: usize, timeout_ns: u64) -> Vec<Option<Arc<Outc
 pub extern "C" fn sw_op_cancel(op: Handle<SwOp>) -> SwStatus {
     call(|| {
         let op = op.get()?;
-        if let Run::Running(pending) = &mut *op.lock() {
+        if let Run::Running { pending, .. } = &mut *op.lock() {
             pending.cancel();
+        }
+        if op.is_gated() == Gated::Yes {
+            op.give_up(ErrorKind::Cancelled, "cancelled while it waited for its stream");
         }
         // One that was not begun has its end now.
         op.poll();

@@ -402,6 +402,13 @@ pub(crate) fn lend(
     region.map_err(|cause| misuse(cause.to_string(), "give the address and length of one allocation"))
 }
 
+/// A stream of a C caller.
+pub(crate) fn stream(handle: Addr) -> straightway::CallerStream {
+    // SAFETY: the contract of `SW_IO_STREAM`: a stream of the primary context that lives until the operation is over. A handle that
+    // is none is the driver's to refuse.
+    unsafe { straightway::CallerStream::from_raw(address(handle.raw())) }
+}
+
 /// A descriptor of the caller's as one of ours.
 pub(crate) fn own_descriptor(descriptor: i32) -> std::io::Result<std::os::fd::OwnedFd> {
     if descriptor < 0 {

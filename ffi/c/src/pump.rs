@@ -15,11 +15,21 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{Builder, JoinHandle},
+    time::Duration,
 };
 
 use straightway::{Error, ErrorKind, Verb};
 
-use crate::{edge::contained, engine::EngineState, op::Op};
+use crate::{
+    edge::contained,
+    engine::EngineState,
+    op::{Gated, Op},
+};
+
+/// Between two looks at streams that operations wait for: twenty thousand a second, of half a microsecond each.
+const GATE_PAUSE: Duration = Duration::from_micros(50);
+/// Other operations that are looked at before streams are again.
+const LOOKS_MAX: u32 = 64;
 
 /// Cloning shares it.
 #[derive(Clone)]
@@ -40,6 +50,10 @@ struct State {
     live: HashMap<u64, Arc<Op>>,
     /// Those to look at. One operation is in it a bounded number of times: when it begins, when it is woken, when it ends.
     queue: VecDeque<u64>,
+    /// Those that wait for their streams: no waker tells of those.
+    gated: Vec<u64>,
+    /// Operations that were looked at since those were.
+    since_gated: u32,
     stopping: bool,
 }
 
@@ -117,6 +131,12 @@ impl Pump {
         }
     }
 
+    /// Looks at an operation again and again, until its stream has come so far.
+    pub(crate) fn watch(&self, number: u64) {
+        self.0.lock().gated.push(number);
+        self.0.work.notify_one();
+    }
+
     /// Tells every end that there is, and ends the thread. The engine has answered everything before.
     pub(crate) fn stop(&self) {
         if self.0.process != std::process::id() {
@@ -129,6 +149,13 @@ impl Pump {
             // It contains its panics.
             let _ = thread.join();
         }
+    }
+}
+
+impl State {
+    fn look_at_gated(&mut self) {
+        self.since_gated = 0;
+        self.queue.extend(self.gated.iter());
     }
 }
 
@@ -155,20 +182,35 @@ impl Shared {
     fn next(&self) -> Option<u64> {
         let mut state = self.lock();
         loop {
+            if state.since_gated >= LOOKS_MAX {
+                state.look_at_gated();
+            }
             if let Some(number) = state.queue.pop_front() {
+                state.since_gated += 1;
                 return Some(number);
             }
             if state.stopping {
                 return None;
             }
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if state.gated.is_empty() {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (woken, wait) = self.work.wait_timeout(state, GATE_PAUSE).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            if wait.timed_out() {
+                state.look_at_gated();
+            }
         }
     }
 
     fn serve(&self, number: u64) {
         let op = self.lock().live.get(&number).cloned();
-        let Some(op) = op else { return };
-        let Some(outcome) = op.poll() else { return };
+        let outcome = op.as_ref().and_then(|op| op.poll());
+        if op.as_ref().is_none_or(|op| op.is_gated() == Gated::No) {
+            self.lock().gated.retain(|other| *other != number);
+        }
+        let (Some(op), Some(outcome)) = (op, outcome) else { return };
         // A panic of ours must not end the thread.
         let _ = contained(|| {
             op.tell(&outcome);

@@ -80,8 +80,13 @@ impl Drop for Program {
 impl Program {
     /// Runs it; what it wrote.
     pub(crate) fn run(&self, args: &[&str]) -> String {
+        self.run_with(args, &[])
+    }
+
+    /// Runs it with variables of its environment.
+    fn run_with(&self, args: &[&str], settings: &[(&str, &str)]) -> String {
         let mut command = Command::new(&self.0);
-        command.args(args).env("LD_LIBRARY_PATH", library::staged());
+        command.args(args).env("LD_LIBRARY_PATH", library::staged()).envs(settings.iter().copied());
         // What the library keeps for the process's life, and threads that an exit ends, are no leaks of the program's.
         command.env("ASAN_OPTIONS", "detect_leaks=0");
         let output = command.output().unwrap();
@@ -166,4 +171,19 @@ fn the_example_with_futures_reads_all() {
 #[test]
 fn the_classes_of_cpp_hold_what_they_promise() {
     run_one(&Compiler::cpp(), "tests/c/programs/classes.cpp", &[]);
+}
+
+#[test]
+fn memory_and_streams_of_a_gpu_are_used_in_order() {
+    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "gpu");
+    let file = file_of(&scratch);
+    let driver = scratch.path("driver");
+    std::fs::create_dir_all(&driver).unwrap();
+    standin_libcuda::harness::install(&driver, &[]).unwrap();
+    let driver = driver.join("libcuda.so.1");
+    let Some(program) = Compiler::c().compile(&package().join("tests/c/programs/gpu.c"), "gpu") else { return };
+    // In mode lazy nothing runs that nobody waits for, so an order that is left to luck shows.
+    for mode in ["lazy", "worker"] {
+        program.run_with(&[&file, driver.to_str().unwrap()], &[("STANDIN_MODE", mode)]);
+    }
 }
