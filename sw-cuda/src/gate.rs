@@ -103,8 +103,8 @@ impl Gates {
         let entered = context.enter()?;
         let table = entered.driver().table();
         let wait_value = table.cuStreamWaitValue32_v2.ok_or_else(unsupported)?;
+        self.forget_passed();
         let mut state = self.lock();
-        state.forget_passed(context);
         let address = state.words.as_ref().map(|words| words.place().raw()).ok_or_else(unsupported)?;
         let at = state.free.pop().ok_or_else(busy)?;
         let value = state.values.get(at).map_or(1, |value| value.wrapping_add(1));
@@ -129,17 +129,22 @@ impl Gates {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets places that were passed. The driver is asked without the lock: it may take as long as it likes.
+    fn forget_passed(&self) {
+        let mut leaving = std::mem::take(&mut self.lock().leaving);
+        leaving.retain(|event| is_behind(&self.0.context, event));
+        self.lock().leaving.append(&mut leaving);
+    }
+
     /// The words stay for the life of the process.
     fn keep_words(&self) {
         keep_for_ever(self.clone());
     }
 }
 
-impl State {
-    /// Forgets places that were passed. One that cannot be asked about any more stays.
-    fn forget_passed(&mut self, context: &Context) {
-        self.leaving.retain(|event| !matches!(is_reached(context, event), Ok(true)));
-    }
+/// Whether a stream has yet to come to an event, as far as the driver tells.
+fn is_behind(context: &Context, event: &Event) -> bool {
+    !matches!(is_reached(context, event), Ok(true))
 }
 
 fn is_reached(context: &Context, event: &Event) -> Result<bool, CudaError> {
@@ -185,7 +190,7 @@ impl Drop for Shared {
         let context = self.context.clone();
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let left = wait::until(LEAVE_WAIT, || {
-            state.forget_passed(&context);
+            state.leaving.retain(|event| is_behind(&context, event));
             Ok::<bool, CudaError>(state.leaving.is_empty())
         });
         if left != Ok(true) {

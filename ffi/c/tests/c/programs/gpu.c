@@ -106,6 +106,8 @@ static void read_in_order(sw_region *region, uint64_t device, stream_t stream) {
     for (int turn = 0; turn < 20; turn++) {
         CHECK(cuMemsetD8Async(device, 0x11, LENGTH, stream) == 0);
         OK(sw_read_start(object, 0, region, 0, LENGTH, &options, &op));
+        /* One that did not wait for its stream would be over before anybody asks the stream. */
+        if (turn % 5 == 0) usleep(20000);
         CHECK(cuMemsetD8Async(device, 0x33, HALF, stream) == 0);
         CHECK(cuStreamSynchronize(stream) == 0);
         OK(sw_op_poll(op, &done));
@@ -144,6 +146,7 @@ static void write_in_order(const char *file, sw_region *region, uint64_t device,
     OK(sw_object_create(engine, name, LENGTH, &fresh));
     CHECK(cuMemsetD8Async(device, 0x55, LENGTH, stream) == 0);
     OK(sw_write_start(fresh, 0, region, 0, LENGTH, &options, &op));
+    usleep(20000);
     CHECK(cuMemsetD8Async(device, 0x66, LENGTH, stream) == 0 && cuStreamSynchronize(stream) == 0);
     OK(sw_op_poll(op, NULL));
     OK(sw_op_free(op));
