@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
+/// A stream of the caller's, by its handle.
+pub use sw_cuda::ForeignStream as CallerStream;
 use sw_cuda::{
     Context, CopyEngineConfig, CudaCopyEngine, DeviceBuffer, DeviceReport, Driver, Gate, Gates, PointerKind, Refusal,
     SelfTest, StreamOrder,
 };
-/// A stream of the caller's, by its handle.
-pub use sw_cuda::ForeignStream as CallerStream;
 use sw_engine::{
     Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
     seam::{CopyDirection, CopyEngine, Transport, TransportCaps},

@@ -91,6 +91,8 @@ pub struct Op {
     run: Mutex<Run>,
     signal: Arc<Signal>,
     user: Addr,
+    /// The GPU and the stream that it has its place in.
+    stream: (u32, u64),
     told: Option<Told>,
 }
 
@@ -171,7 +173,13 @@ impl Op {
             running: Mutex::default(),
         });
         let signal = Arc::new(Signal { waiting: Mutex::default(), pump });
-        Ok(Self { run: Mutex::new(Run::Fresh(start)), signal, user: options.user, told })
+        Ok(Self {
+            run: Mutex::new(Run::Fresh(start)),
+            signal,
+            user: options.user,
+            stream: (options.stream_gpu, options.stream.raw()),
+            told,
+        })
     }
 
     fn begin(self: &Arc<Self>, handle: Handle<SwOp>) {
@@ -192,7 +200,7 @@ impl Op {
         };
         drop(run);
         if gated && let Some((pump, number)) = &self.signal.pump {
-            pump.watch(*number);
+            pump.watch(*number, self.stream);
         }
         // The first look leaves the waker, without which the pump would not hear of the end.
         if self.told.is_some() {
@@ -214,7 +222,9 @@ impl Op {
                     let start = start.taken();
                     *run = start.begun();
                 }
-                Err(error) => return Some(self.end(run, SwCompletion::failed(status_of(error.kind()), self.user), Some(error))),
+                Err(error) => {
+                    return Some(self.end(run, SwCompletion::failed(status_of(error.kind()), self.user), Some(error)));
+                }
             }
         }
         let pending = match &mut *run {
@@ -338,8 +348,9 @@ fn ready(state: &ObjectState, verb: SwVerb, what: What, options: SwIoOptions) ->
     let gate = if options.flags & SW_IO_STREAM == 0 {
         None
     } else {
-        let gpu = u16::try_from(options.stream_gpu)
-            .map_err(|_| misuse(format!("stream_gpu {} is no GPU", options.stream_gpu), "count as the driver counts"))?;
+        let gpu = u16::try_from(options.stream_gpu).map_err(|_| {
+            misuse(format!("stream_gpu {} is no GPU", options.stream_gpu), "count as the driver counts")
+        })?;
         Some(state.engine.engine.stream_gate(gpu, stream(options.stream))?)
     };
     Ok(Ready { request, options, event, gate })

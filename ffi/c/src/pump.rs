@@ -31,6 +31,9 @@ const GATE_PAUSE: Duration = Duration::from_micros(50);
 /// Other operations that are looked at before streams are again.
 const LOOKS_MAX: u32 = 64;
 
+/// A stream: the GPU that has it, and its handle.
+pub(crate) type Place = (u32, u64);
+
 /// Cloning shares it.
 #[derive(Clone)]
 pub(crate) struct Pump(Arc<Shared>);
@@ -50,8 +53,8 @@ struct State {
     live: HashMap<u64, Arc<Op>>,
     /// Those to look at. One operation is in it a bounded number of times: when it begins, when it is woken, when it ends.
     queue: VecDeque<u64>,
-    /// Those that wait for their streams: no waker tells of those.
-    gated: Vec<u64>,
+    /// Those that wait for their streams, with their streams, in the order of their places: no waker tells of those.
+    gated: Vec<(u64, Place)>,
     /// Operations that were looked at since those were.
     since_gated: u32,
     stopping: bool,
@@ -132,8 +135,8 @@ impl Pump {
     }
 
     /// Looks at an operation again and again, until its stream has come so far.
-    pub(crate) fn watch(&self, number: u64) {
-        self.0.lock().gated.push(number);
+    pub(crate) fn watch(&self, number: u64, stream: Place) {
+        self.0.lock().gated.push((number, stream));
         self.0.work.notify_one();
     }
 
@@ -153,9 +156,16 @@ impl Pump {
 }
 
 impl State {
+    /// Queues the first of each stream: the others are behind it.
     fn look_at_gated(&mut self) {
         self.since_gated = 0;
-        self.queue.extend(self.gated.iter());
+        let mut streams: Vec<Place> = Vec::new();
+        for (number, stream) in &self.gated {
+            if !streams.contains(stream) {
+                streams.push(*stream);
+                self.queue.push_back(*number);
+            }
+        }
     }
 }
 
@@ -208,7 +218,7 @@ impl Shared {
         let op = self.lock().live.get(&number).cloned();
         let outcome = op.as_ref().and_then(|op| op.poll());
         if op.as_ref().is_none_or(|op| op.is_gated() == Gated::No) {
-            self.lock().gated.retain(|other| *other != number);
+            self.lock().gated.retain(|(other, _)| *other != number);
         }
         let (Some(op), Some(outcome)) = (op, outcome) else { return };
         // A panic of ours must not end the thread.
