@@ -52,7 +52,7 @@ fn without_a_driver_every_test_is_skipped_with_a_reason_unless_promised() {
     }
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("skip gpu.self_test: needs gpu: no libcuda.so.1"), "{}", text(&output));
-    assert!(text(&output).contains("0 passed, 15 skipped, 0 failed"), "{}", text(&output));
+    assert!(text(&output).contains("0 passed, 16 skipped, 0 failed"), "{}", text(&output));
     let profile = dir.join("profile.json");
     std::fs::write(&profile, r#"{"promises": ["gpu"]}"#).unwrap();
     let output = hwtests(&dir, &["run", "--profile", profile.to_str().unwrap()]);

@@ -6,6 +6,7 @@
 //! PREFIX/lib/pkgconfig/straightway.pc
 //! PREFIX/lib/cmake/straightway/straightway-config.cmake, straightway-config-version.cmake
 //! PREFIX/share/doc/straightway/LICENSE, c-api.md, examples
+//! PREFIX/share/straightway/fio/straightway.c
 //! ```
 //!
 //! Nothing in it names the prefix: it may be moved.
@@ -72,6 +73,7 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
     for name in ["read.c", "overlap.c", "futures.cpp", "CMakeLists.txt"] {
         to.copy(&source.join("examples").join(name), &format!("share/doc/straightway/examples/{name}"))?;
     }
+    to.copy(&source.join("fio/straightway.c"), "share/straightway/fio/straightway.c")?;
     println!("installed in {}", to.prefix.display());
     Ok(ExitCode::SUCCESS)
 }

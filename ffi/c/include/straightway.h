@@ -243,8 +243,8 @@ SW_API sw_status sw_version_get(sw_version *version);
 
 /**
  * Tells whether the library has a feature, by name: 1 or 0, also for a name that it does not know. Names: `callback`,
- * `event-fd`, `vectored`, `submit`, `checksum-crc32c`, `checksum-crc64-nvme`, `plan-json`, `doctor-json`, `log`. What
- * the machine can do is another question: `sw_engine_doctor`.
+ * `event-fd`, `vectored`, `submit`, `checksum-crc32c`, `checksum-crc64-nvme`, `plan-json`, `doctor-json`, `log`,
+ * `stream`. What the machine can do is another question: `sw_engine_doctor`.
  */
 SW_API sw_status sw_feature(const char *name, int32_t *present);
 

@@ -40,9 +40,20 @@ impl Kind for SwEngine {
 pub struct EngineState {
     pub(crate) engine: Engine,
     /// Made with the first operation that wants to be told of.
-    pub(crate) pump: Mutex<Option<Pump>>,
+    pub(crate) pump: Mutex<PumpSlot>,
     /// Regions by their first address and their handle: length in bytes.
     pub(crate) regions: RwLock<BTreeMap<(u64, u64), u64>>,
+}
+
+/// The thread that tells of ends.
+#[derive(Default)]
+pub(crate) enum PumpSlot {
+    /// Nobody wanted to be told yet.
+    #[default]
+    None,
+    Some(Pump),
+    /// The engine was closed.
+    Closed,
 }
 
 /// How an engine is made.
@@ -69,7 +80,7 @@ pub extern "C" fn sw_engine_open(options: In<SwEngineOptions>, engine: Out<Handl
     call(|| {
         let out = engine.ready("engine")?;
         let settings = options.sized()?.settings.text("sw_engine_options.settings")?.unwrap_or_default();
-        let state = EngineState { engine: build(settings)?, pump: Mutex::new(None), regions: RwLock::default() };
+        let state = EngineState { engine: build(settings)?, pump: Mutex::default(), regions: RwLock::default() };
         out.put(Handle::make(Arc::new(state))?);
         Ok(())
     })
@@ -98,8 +109,10 @@ pub extern "C" fn sw_engine_close(engine: Handle<SwEngine>) -> SwStatus {
     call(|| {
         let state = engine.end(|_| Ok(()))?;
         let closed = state.engine.clone().close();
-        let pump = state.pump.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(pump) = pump {
+        let mut slot = state.pump.lock().unwrap_or_else(PoisonError::into_inner);
+        let pump = std::mem::replace(&mut *slot, PumpSlot::Closed);
+        drop(slot);
+        if let PumpSlot::Some(pump) = pump {
             pump.stop();
         }
         closed

@@ -17,7 +17,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use straightway::{Error, ErrorKind, Pending, Request, StreamGate, Verb};
+use straightway::{Completed, Error, ErrorKind, Pending, Request, StreamGate, Verb};
 
 use crate::{
     edge::{ask, call, misuse},
@@ -237,11 +237,11 @@ impl Op {
             Poll::Pending => return None,
             Poll::Ready(done) => done,
         };
-        let completion = SwCompletion::new(&done, self.user);
-        Some(self.end(run, completion, done.result.err()))
+        let (completion, error) = without_memory(done, self.user);
+        Some(self.end(run, completion, error))
     }
 
-    /// Its memory goes back now, and its stream goes on, not when the handle ends.
+    /// Its stream goes on now, not when the handle ends.
     fn end(&self, mut run: MutexGuard<'_, Run>, completion: SwCompletion, error: Option<Error>) -> Arc<Outcome> {
         let outcome = Arc::new(Outcome { completion, failure: error.map(Failure::new) });
         let before = std::mem::replace(&mut *run, Run::Over(outcome.clone()));
@@ -295,6 +295,11 @@ impl Op {
             pump.remove(*number);
         }
     }
+}
+
+/// What is told of an end. Its memory goes back here: whoever learns of the end may free the region.
+fn without_memory(done: Completed, user: Addr) -> (SwCompletion, Option<Error>) {
+    (SwCompletion::new(&done, user), done.result.err())
 }
 
 /// Whether an operation waits for its stream.

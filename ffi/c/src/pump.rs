@@ -22,7 +22,7 @@ use straightway::{Error, ErrorKind, Verb};
 
 use crate::{
     edge::contained,
-    engine::EngineState,
+    engine::{EngineState, PumpSlot},
     op::{Gated, Op},
 };
 
@@ -73,12 +73,22 @@ impl Pump {
     /// The pump of an engine, made if there is none yet.
     ///
     /// # Errors
-    /// `ResourceLimit` if there is no thread for it; `Forked` in a child of the process that made it.
+    /// `ResourceLimit` if there is no thread for it; `Forked` in a child of the process that made it; `Closed`.
     pub(crate) fn of(engine: &EngineState) -> Result<Self, Error> {
         let mut slot = engine.pump.lock().unwrap_or_else(PoisonError::into_inner);
         let pump = match &*slot {
-            Some(pump) => pump.clone(),
-            None => slot.insert(Self::start()?).clone(),
+            PumpSlot::Some(pump) => pump.clone(),
+            PumpSlot::None => {
+                let pump = Self::start()?;
+                *slot = PumpSlot::Some(pump.clone());
+                pump
+            }
+            PumpSlot::Closed => {
+                return Err(Error::new(ErrorKind::Closed, Verb::Setup)
+                    .at("C interface")
+                    .detail("the engine was closed")
+                    .remedy("make a new one"));
+            }
         };
         if pump.0.process == std::process::id() {
             return Ok(pump);

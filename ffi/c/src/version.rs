@@ -44,6 +44,7 @@ const FEATURES: &[&str] = &[
     "plan-json",
     "doctor-json",
     "log",
+    "stream",
 ];
 
 /// Tells the version of the library that runs, which may be newer than the header.
@@ -66,7 +67,7 @@ pub extern "C" fn sw_version_get(version: Out<SwVersion>) -> SwStatus {
 }
 
 /// Tells whether the library has a feature, by name: 1 or 0, also for a name that it does not know. Names: `callback`,
-/// `event-fd`, `vectored`, `submit`, `checksum-crc32c`, `checksum-crc64-nvme`, `plan-json`, `doctor-json`, `log`. What the
+/// `event-fd`, `vectored`, `submit`, `checksum-crc32c`, `checksum-crc64-nvme`, `plan-json`, `doctor-json`, `log`, `stream`. What the
 /// machine can do is another question: `sw_engine_doctor`.
 #[unsafe(no_mangle)]
 pub extern "C" fn sw_feature(name: Str, present: Out<i32>) -> SwStatus {

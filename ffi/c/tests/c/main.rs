@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 mod document;
+mod fio;
 mod header;
 mod installed;
 mod library;

@@ -264,11 +264,51 @@ static void close_with_all_in_flight(void) {
         CHECK(sw_op_poll(ops[index], NULL) != SW_PENDING);
         OK(sw_op_free(ops[index]));
     }
+    IS(SW_ERR_CLOSED, sw_submit(requests, COUNT, ops));
     IS(SW_ERR_CLOSED, sw_read(object, 0, region, 0, PIECE, NULL, NULL));
     OK(sw_read_start(object, 0, region, 0, PIECE, NULL, &ops[0]));
     IS(SW_ERR_CLOSED, sw_op_wait(ops[0], SW_FOREVER, NULL));
     OK(sw_op_free(ops[0]));
     MISUSE(sw_engine_close(engine));
+}
+
+static void closes(sw_op *op, const sw_completion *done, void *user) {
+    (void)op;
+    (void)done;
+    if (sw_engine_close((sw_engine *)user) != SW_OK) atomic_fetch_add(&wrong, 1);
+    atomic_fetch_add(&called, 1);
+}
+
+/* A callback may close the engine that calls it. */
+static void closed_by_a_callback(const char *file) {
+    sw_engine *other = NULL;
+    sw_object *its = NULL;
+    sw_region *place = NULL;
+    sw_io_options options = SW_IO_OPTIONS_INIT;
+    int before = atomic_load(&called);
+    OK(sw_engine_open(NULL, &other));
+    OK(sw_object_open(other, file, NULL, &its));
+    OK(sw_region_allocate(other, NULL, PIECE, 0, &place));
+    options.callback = closes;
+    options.user = other;
+    OK(sw_read_start(its, 0, place, 0, PIECE, &options, NULL));
+    until(&called, before + 1);
+    MISUSE(sw_engine_close(other));
+    OK(sw_object_close(its));
+    OK(sw_region_release(place));
+}
+
+/* Whoever learns of the end may free the region at once. */
+static void free_at_once(void) {
+    for (int turn = 0; turn < 200; turn++) {
+        sw_region *once = NULL;
+        sw_op *op = NULL;
+        OK(sw_region_allocate(engine, NULL, PIECE, 0, &once));
+        OK(sw_read_start(object, 0, once, 0, PIECE, NULL, &op));
+        OK(sw_op_wait(op, SW_FOREVER, NULL));
+        OK(sw_region_free(once));
+        OK(sw_op_free(op));
+    }
 }
 
 int main(int argc, char **argv) {
@@ -282,6 +322,8 @@ int main(int argc, char **argv) {
     events();
     ends_before_time(argv[1]);
     threads();
+    free_at_once();
+    closed_by_a_callback(argv[1]);
     close_with_all_in_flight();
     OK(sw_object_close(object));
     OK(sw_region_free(region));
