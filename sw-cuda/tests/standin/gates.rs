@@ -1,4 +1,5 @@
 //! A stream of the caller's waits at a gate until it is dropped, and at no other time.
+// UNSAFETY: cases play the caller who has streams and asks the driver about them.
 
 use std::time::{Duration, Instant};
 
