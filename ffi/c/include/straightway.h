@@ -323,10 +323,10 @@ struct sw_engine_options {
 SW_API sw_status sw_engine_open(const sw_engine_options *options, sw_engine **engine);
 
 /**
- * Ends every operation in flight and stops the engine; each operation gets its answer, and callbacks are over when it
- * returns (but for the one that it was called from). Objects, regions and operations of the engine are still to be
- * closed or freed by their own functions; other calls with them fail with `SW_ERR_CLOSED`. Takes up to 5 seconds for
- * each queue whose device does not answer.
+ * Ends every operation in flight and stops the engine; each operation gets its answer. Callbacks are over when it
+ * returns, unless it was called from one. Objects, regions and operations of the engine are still to be closed or
+ * freed by their own functions; other calls with them fail with `SW_ERR_CLOSED`. Takes up to 5 seconds for each queue
+ * whose device does not answer.
  *
  * Errors: `SW_ERR_PROTOCOL` if a device did not let go of memory in time. The handle is closed all the same, and that
  * memory is kept until the process ends.
@@ -521,8 +521,7 @@ SW_API sw_status sw_region_allocate(
  *
  * Errors: `SW_ERR_API_MISUSE` for a NULL address, zero bytes or a range that wraps; `SW_ERR_NO_DEVICE`;
  * `SW_ERR_NOT_REGISTERED` if the driver does not know device memory there; `SW_ERR_OUT_OF_RANGE` if it leaves its
- * allocation. Whether host memory is mapped cannot be known: an operation on memory that is not fails with
- * `SW_ERR_IO`.
+ * allocation. Whether host memory is mapped cannot be known: using memory that is not may end the process.
  */
 SW_API sw_status sw_region_register(
     sw_engine *engine,

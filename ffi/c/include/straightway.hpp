@@ -72,6 +72,13 @@ inline void check(sw_status status) {
     if (status != SW_OK) throw error::last(status);
 }
 
+/** A stream of a GPU, a `CUstream` or `cudaStream_t`: see SW_IO_STREAM. */
+struct stream {
+    void *handle = nullptr;
+    /** Whose it is, counted as the driver counts. */
+    std::uint32_t gpu = 0;
+};
+
 /** How an operation is done. */
 struct io {
     /** `any`, `prefer=ROUTE`, `require=ROUTE`, `require-core=ROUTE`; empty: any. */
@@ -84,6 +91,8 @@ struct io {
     std::optional<std::uint8_t> poison;
     /** An eventfd that is told of the end; only for operations that are started. */
     std::optional<int> event_fd;
+    /** The stream that it takes its place in; only for operations that are started. */
+    std::optional<straightway::stream> stream;
 };
 
 namespace detail {
@@ -133,6 +142,11 @@ inline sw_io_options options_of(const io &from) {
     if (from.event_fd) {
         options.flags |= SW_IO_EVENT_FD;
         options.event_fd = *from.event_fd;
+    }
+    if (from.stream) {
+        options.flags |= SW_IO_STREAM;
+        options.stream = from.stream->handle;
+        options.stream_gpu = from.stream->gpu;
     }
     return options;
 }

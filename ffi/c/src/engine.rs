@@ -97,10 +97,9 @@ fn build(settings: &str) -> Result<Engine, Error> {
     builder.build()
 }
 
-/// Ends every operation in flight and stops the engine; each operation gets its answer, and callbacks are over when it returns
-/// (but for the one that it was called from). Objects, regions and operations of the engine are still to be closed or freed by
-/// their own functions; other calls with them fail with `SW_ERR_CLOSED`. Takes up to 5 seconds for each queue whose device
-/// does not answer.
+/// Ends every operation in flight and stops the engine; each operation gets its answer. Callbacks are over when it returns, unless it
+/// was called from one. Objects, regions and operations of the engine are still to be closed or freed by their own functions; other
+/// calls with them fail with `SW_ERR_CLOSED`. Takes up to 5 seconds for each queue whose device does not answer.
 ///
 /// Errors: `SW_ERR_PROTOCOL` if a device did not let go of memory in time. The handle is closed all the same, and that memory
 /// is kept until the process ends.

@@ -155,7 +155,7 @@ fn kept(memory: Memory, destination: Destination) -> Result<(Place, Box<dyn Any 
 ///
 /// Errors: `SW_ERR_API_MISUSE` for a NULL address, zero bytes or a range that wraps; `SW_ERR_NO_DEVICE`;
 /// `SW_ERR_NOT_REGISTERED` if the driver does not know device memory there; `SW_ERR_OUT_OF_RANGE` if it leaves its allocation.
-/// Whether host memory is mapped cannot be known: an operation on memory that is not fails with `SW_ERR_IO`.
+/// Whether host memory is mapped cannot be known: using memory that is not may end the process.
 #[unsafe(no_mangle)]
 pub extern "C" fn sw_region_register(
     engine: Handle<SwEngine>,

@@ -74,6 +74,10 @@ static void errors(const sw::engine &engine, const std::string &file) {
     CHECK(thrown([&] { object.read_async(0, {}); }) == SW_ERR_API_MISUSE);
     sw::io how;
     how.policy = "require=nvme";
+    sw::io ordered;
+    ordered.stream = sw::stream{};
+    CHECK(thrown([&] { object.read_start(0, region.all(), ordered); }) == SW_ERR_NO_DEVICE);
+    CHECK(thrown([&] { object.read(0, region.all(), ordered); }) == SW_ERR_API_MISUSE);
     auto future = object.read_async(0, region.all(), how);
     CHECK(thrown([&] { future.get(); }) == SW_ERR_POLICY_UNMET);
 }
