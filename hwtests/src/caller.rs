@@ -343,7 +343,7 @@ fn stream_gate(machine: &Machine, notes: &mut Notes) -> Result<(), String> {
             std::hint::spin_loop();
         }
         notes.insert("looks_until_reached".to_owned(), json!(looks));
-        engine.read(&object, 0, part).wait().ok().map_err(say)?;
+        engine.read(&object, 0, part).start().wait().ok().map_err(say)?;
     }
     drop(gate);
     caller.one("cuStreamSynchronize", stream)?;

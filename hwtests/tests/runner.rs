@@ -30,7 +30,7 @@ fn on_the_stand_in_every_test_passes_and_the_record_says_stand_in() {
     harness::install(&dir, &[]).unwrap();
     let output = hwtests(&dir, &["run", "--quick", "--record", dir.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("12 passed, 0 skipped, 0 failed"), "{}", text(&output));
+    assert!(text(&output).contains("13 passed, 0 skipped, 0 failed"), "{}", text(&output));
     let record = std::fs::read_dir(&dir).unwrap().filter_map(Result::ok).map(|e| e.path());
     let record = record.into_iter().find(|p| p.extension().is_some_and(|e| e == "json")).unwrap();
     assert!(record.file_name().unwrap().to_str().unwrap().starts_with("stand-in-"));

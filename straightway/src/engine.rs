@@ -345,13 +345,16 @@ impl Engine {
     /// stream: start it once [`StreamGate::is_reached`] says yes, and drop the gate when it is over. What is submitted to the
     /// stream later waits for that. No function of the host runs in the stream, and no other stream waits.
     ///
-    /// The stream is of the primary context, as those of the runtime library are.
+    /// The stream is of the primary context, as those of the runtime library are. What allocates or frees memory of the device may
+    /// wait for the gate, so nothing that the gate waits for may: the reactors of the GPU are set up here, and the operation is
+    /// started ([`Request::start`]) and not run in line.
     ///
     /// # Errors
-    /// `NoDevice`; `Unsupported` for a driver without waits for memory; `Busy` if too many gates are closed (1024); the driver's,
+    /// `NoDevice`; what setting up the GPU reports; `Unsupported` for a driver without waits for memory; `Busy` if too many gates are closed (1024); the driver's,
     /// for a stream of another context.
     pub fn stream_gate(&self, ordinal: u16, stream: CallerStream) -> Result<StreamGate, Error> {
         self.core.check(Verb::Setup)?;
+        self.core.start_all(self.core.group(Destination::Gpu(ordinal))?)?;
         self.core.backends.stream_gate(ordinal, stream)
     }
 
