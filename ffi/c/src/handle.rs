@@ -112,6 +112,19 @@ impl<K: Kind> Handle<K> {
         entry.state.clone().filter(|_| entry.generation == generation).ok_or_else(|| self.stale())
     }
 
+    /// Looks at what it stands for, which cannot end meanwhile.
+    ///
+    /// # Errors
+    /// As [`Handle::get`]; that of `look`.
+    pub(crate) fn with<R>(self, look: impl FnOnce(&K::State) -> Result<R, Error>) -> Result<R, Error> {
+        let (slot, generation) = self.slot()?;
+        let entry = slot.read().unwrap_or_else(PoisonError::into_inner);
+        match &entry.state {
+            Some(state) if entry.generation == generation => look(state),
+            _ => Err(self.stale()),
+        }
+    }
+
     /// Ends the handle, if `may` lets it, with nobody looking meanwhile.
     ///
     /// # Errors

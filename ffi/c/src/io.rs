@@ -4,7 +4,7 @@
 // UNSAFETY: exported names, and structures that C callers fill.
 #![expect(unsafe_code, reason = "exported names, and structures that C callers fill")]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use straightway::{
     ByPath, Completed, DataPath, Error, Landing, Policy, Reason, Request, checksum::Algorithm, parse_policy,
@@ -245,7 +245,7 @@ pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What, options: &S
     let (engine, object) = (&state.engine.engine, &state.object);
     let request = match (verb, what) {
         (SW_VERB_READ | SW_VERB_WRITE, What::One { offset, region, region_offset, length }) => {
-            let memory = region.get()?.part(&state.engine, region_offset, length)?;
+            let memory = region.with(|region| region.part(&state.engine, region_offset, length))?;
             if verb == SW_VERB_READ {
                 engine.read(object, offset, memory)
             } else {
@@ -259,7 +259,7 @@ pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What, options: &S
             }
             let part = |index| {
                 let SwPart { offset, region, region_offset, length } = parts.element(index, "parts")?;
-                Ok((offset, region.get()?.part(&state.engine, region_offset, length)?))
+                Ok((offset, region.with(|region| region.part(&state.engine, region_offset, length))?))
             };
             let parts = (0..count).map(part).collect::<Result<Vec<_>, Error>>()?;
             if verb == SW_VERB_READ {
@@ -323,8 +323,7 @@ fn run(
                 "start it, or leave callback, event_fd and stream",
             ));
         }
-        let state: Arc<ObjectState> = object.get()?;
-        let done = request(&state, verb, what, &options)?.wait();
+        let done = object.with(|state| request(state, verb, what, &options))?.wait();
         out.put(&SwCompletion::new(&done, options.user));
         done.ok().map(|_| SW_OK)
     })
