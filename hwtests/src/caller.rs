@@ -29,6 +29,9 @@ const BUSY_TIMES: u32 = 100;
 /// Longest that copies may take.
 const FENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Looks at a gate at most: a second of them at the least, at 0.1 microseconds each.
+const LOOKS_MAX: u64 = 10_000_000;
+
 /// All of them.
 pub fn tests() -> Vec<Test> {
     vec![
@@ -45,6 +48,13 @@ pub fn tests() -> Vec<Test> {
             tag: Tag::Quick,
             needs: &[Need::Gpu],
             run: stream_order,
+        },
+        Test {
+            name: "caller.stream_gate",
+            will: "read a file in its place in a busy stream of a caller's, with nobody waiting but the stream",
+            tag: Tag::Quick,
+            needs: &[Need::Gpu],
+            run: stream_gate,
         },
         Test {
             name: "caller.contexts",
@@ -301,6 +311,51 @@ fn race(context: &Context, caller: &Caller, order: StreamOrder, race: &Race) -> 
     }
     caller.one("cuStreamSynchronize", stream)?;
     caller.bytes(target, 8192)
+}
+
+/// The caller's stream is busy, then fills its memory with 0x11; a file is read there; the caller fills the first half with 0x33.
+fn stream_gate(machine: &Machine, notes: &mut Notes) -> Result<(), String> {
+    let driver = machine.driver.clone().map_err(say)?;
+    let caller = Caller::new(driver)?;
+    let stream = caller.stream()?;
+    let (busy, target) = (caller.allocate(Kind::Device, BUSY_BYTES)?, caller.allocate(Kind::Device, BLOCK_BYTES)?);
+    let folder = Folder::new()?;
+    let file = folder.file("source", sw_mem::index(BLOCK_BYTES))?;
+    let engine = Engine::builder().build().map_err(say)?;
+    let object = engine.open(&folder.uri("source")?).map_err(say)?;
+    for _ in 0..if machine.is_standin() { 1 } else { BUSY_TIMES } {
+        caller.fill(busy, GUARD, BUSY_BYTES, stream)?;
+    }
+    caller.fill(target, 0x11, BLOCK_BYTES, stream)?;
+    // SAFETY: the stream is destroyed below, after the gate.
+    let gate = engine.stream_gate(0, unsafe { ForeignStream::from_raw(stream) }).map_err(say)?;
+    caller.fill(target, 0x33, BLOCK_BYTES / 2, stream)?;
+    {
+        // SAFETY: the memory is freed below, after the region and everything made of it; no reference into it exists.
+        let (region, _) = unsafe { driver.register_existing(target, ByteLen(BLOCK_BYTES)) }.map_err(say)?;
+        let part = engine.register(region).map_err(say)?.part(0, BLOCK_BYTES).map_err(say)?;
+        let mut looks = 0_u64;
+        while !gate.is_reached().map_err(say)? {
+            looks += 1;
+            if looks > LOOKS_MAX {
+                return Err("the stream does not come to the gate".to_owned());
+            }
+            std::hint::spin_loop();
+        }
+        notes.insert("looks_until_reached".to_owned(), json!(looks));
+        engine.read(&object, 0, part).start().wait().ok().map_err(say)?;
+    }
+    drop(gate);
+    caller.one("cuStreamSynchronize", stream)?;
+    let half = sw_mem::index(BLOCK_BYTES / 2);
+    let bytes = caller.bytes(target, BLOCK_BYTES)?;
+    if bytes.iter().take(half).any(|byte| *byte != 0x33) || bytes.get(half..) != file.get(half..) {
+        return Err("the read was not between the caller's fills".to_owned());
+    }
+    caller.one("cuStreamDestroy_v2", stream)?;
+    caller.free(Kind::Device, busy)?;
+    caller.free(Kind::Device, target)?;
+    engine.close().map_err(say)
 }
 
 fn contexts(machine: &Machine, notes: &mut Notes) -> Result<(), String> {

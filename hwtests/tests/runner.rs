@@ -30,7 +30,7 @@ fn on_the_stand_in_every_test_passes_and_the_record_says_stand_in() {
     harness::install(&dir, &[]).unwrap();
     let output = hwtests(&dir, &["run", "--quick", "--record", dir.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("12 passed, 0 skipped, 0 failed"), "{}", text(&output));
+    assert!(text(&output).contains("13 passed, 0 skipped, 0 failed"), "{}", text(&output));
     let record = std::fs::read_dir(&dir).unwrap().filter_map(Result::ok).map(|e| e.path());
     let record = record.into_iter().find(|p| p.extension().is_some_and(|e| e == "json")).unwrap();
     assert!(record.file_name().unwrap().to_str().unwrap().starts_with("stand-in-"));
@@ -52,7 +52,7 @@ fn without_a_driver_every_test_is_skipped_with_a_reason_unless_promised() {
     }
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("skip gpu.self_test: needs gpu: no libcuda.so.1"), "{}", text(&output));
-    assert!(text(&output).contains("0 passed, 15 skipped, 0 failed"), "{}", text(&output));
+    assert!(text(&output).contains("0 passed, 16 skipped, 0 failed"), "{}", text(&output));
     let profile = dir.join("profile.json");
     std::fs::write(&profile, r#"{"promises": ["gpu"]}"#).unwrap();
     let output = hwtests(&dir, &["run", "--profile", profile.to_str().unwrap()]);

@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
+/// A stream of the caller's, by its handle.
+pub use sw_cuda::ForeignStream as CallerStream;
 use sw_cuda::{
-    Context, CopyEngineConfig, CudaCopyEngine, DeviceBuffer, DeviceReport, Driver, PointerKind, Refusal, SelfTest,
-    StreamOrder,
+    Context, CopyEngineConfig, CudaCopyEngine, DeviceBuffer, DeviceReport, Driver, Gate, Gates, PointerKind, Refusal,
+    SelfTest, StreamOrder,
 };
 use sw_engine::{
     Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
@@ -77,6 +79,23 @@ struct Gpu {
     context: Context,
     /// Its staging ring, once it was measured. Control plane: locked while it is.
     staging: Mutex<Option<Staging>>,
+    /// Where its gates come from, once one was asked for.
+    gates: Mutex<Option<Gates>>,
+}
+
+/// A place in a stream of the caller's that the stream passes when this is dropped: see
+/// [`Engine::stream_gate`](crate::Engine::stream_gate).
+#[derive(Debug)]
+pub struct StreamGate(Gate);
+
+impl StreamGate {
+    /// Whether everything that the stream held before the gate is done. Never blocks.
+    ///
+    /// # Errors
+    /// The driver's; also those of earlier work of the device.
+    pub fn is_reached(&self) -> Result<bool, Error> {
+        self.0.is_reached().map_err(|error| error.into_error(Verb::Copy))
+    }
 }
 
 /// I/Os in flight in one ring.
@@ -142,7 +161,7 @@ impl Backends {
         }
         let device = driver.device(ordinal).map_err(|error| error.into_error(Verb::Setup))?;
         let context = Context::primary(&device).map_err(|error| error.into_error(Verb::Setup))?;
-        let gpu = Arc::new(Gpu { context, staging: Mutex::default() });
+        let gpu = Arc::new(Gpu { context, staging: Mutex::default(), gates: Mutex::default() });
         gpus.insert(ordinal, gpu.clone());
         Ok(gpu)
     }
@@ -168,6 +187,17 @@ impl Backends {
         };
         *known = Some(staging.clone());
         Ok(staging)
+    }
+
+    /// Closes a gate in a stream of a GPU's primary context.
+    pub(crate) fn stream_gate(&self, ordinal: u16, stream: CallerStream) -> Result<StreamGate, Error> {
+        let gpu = self.opened(ordinal)?;
+        let mut gates = gpu.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = match &*gates {
+            Some(known) => known.close(stream),
+            None => Gates::new(&gpu.context).and_then(|made| gates.insert(made).close(stream)),
+        };
+        made.map(StreamGate).map_err(|error| error.into_error(Verb::Setup))
     }
 
     /// The rate of copies one way between pinned memory and a GPU, for about `time`.

@@ -228,18 +228,27 @@ impl Core {
     /// next operation: memory that was refused may be there then.
     pub(crate) fn reactor<'a>(&self, group: &'a Group) -> Result<(usize, &'a Reactor), Error> {
         let index = group.next.fetch_add(1, Ordering::Relaxed) % group.reactors.len();
+        self.reactor_at(group, index).map(|reactor| (index, reactor))
+    }
+
+    /// Starts all reactors of a group, so that the next operations set up nothing.
+    pub(crate) fn start_all(&self, group: &Group) -> Result<(), Error> {
+        (0..group.reactors.len()).try_for_each(|index| self.reactor_at(group, index).map(drop))
+    }
+
+    fn reactor_at<'a>(&self, group: &'a Group, index: usize) -> Result<&'a Reactor, Error> {
         let slot = &group.reactors[index];
         if let Some(reactor) = slot.get() {
-            return Ok((index, reactor));
+            return Ok(reactor);
         }
         let _starting = group.starting.lock().unwrap_or_else(PoisonError::into_inner);
         self.check(Verb::Setup)?;
         if slot.get().is_none() {
             let lane = self.make_lane(group, Owner::OneThread)?;
             let reactor = Reactor::start(index, lane, self.clock, self.this.clone())?;
-            return Ok((index, slot.get_or_init(|| reactor)));
+            return Ok(slot.get_or_init(|| reactor));
         }
-        slot.get().map(|reactor| (index, reactor)).ok_or_else(|| Error::new(ErrorKind::Closed, Verb::Setup))
+        slot.get().ok_or_else(|| Error::new(ErrorKind::Closed, Verb::Setup))
     }
 
     /// A reactor that was started before.

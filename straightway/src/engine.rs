@@ -10,7 +10,7 @@ use sw_engine::{
 use sw_mem::{Buffer, ByteLen, DmaRegion, HugePages, Populate};
 
 use crate::{
-    backends::Owner,
+    backends::{CallerStream, Owner, StreamGate},
     builder::{Config, EngineBuilder},
     core::Core,
     doctor::Doctor,
@@ -339,6 +339,23 @@ impl Engine {
     fn request(&self, object: &Object, verb: Verb, offset: u64, spans: Spans) -> Request {
         object.refresh();
         Request::new(self.core.clone(), object.clone(), verb, offset, spans)
+    }
+
+    /// Closes a gate at the end of what a stream of GPU `ordinal` holds now, so that an operation can take its place in the
+    /// stream: start it once [`StreamGate::is_reached`] says yes, and drop the gate when it is over. What is submitted to the
+    /// stream later waits for that. No function of the host runs in the stream, and no other stream waits.
+    ///
+    /// The stream is of the primary context, as those of the runtime library are. What allocates or frees memory of the device may
+    /// wait for the gate, so nothing that the gate waits for may: the reactors of the GPU are set up here, and the operation is
+    /// started ([`Request::start`]) and not run in line.
+    ///
+    /// # Errors
+    /// `NoDevice`; what setting up the GPU reports; `Unsupported` for a driver without waits for memory; `Busy` if too many gates are closed (1024); the driver's,
+    /// for a stream of another context.
+    pub fn stream_gate(&self, ordinal: u16, stream: CallerStream) -> Result<StreamGate, Error> {
+        self.core.check(Verb::Setup)?;
+        self.core.start_all(self.core.group(Destination::Gpu(ordinal))?)?;
+        self.core.backends.stream_gate(ordinal, stream)
     }
 
     /// A lane for one thread's own use: the shortest way, without a thread switch or an allocation per operation.

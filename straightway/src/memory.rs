@@ -296,7 +296,7 @@ impl Region {
     }
 
     fn within(&self, at: u64, len: u64) -> Result<u64, MemError> {
-        at.checked_sub(self.start).ok_or(MemError::OutOfRange { at, len, have: self.shared.len() })
+        at.checked_sub(self.start).ok_or_else(|| MemError::OutOfRange { at, len, have: self.shared.len() })
     }
 
     /// A range of it back as memory of one owner, once no operation, no part, no other handle and no other piece of the

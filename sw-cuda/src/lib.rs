@@ -4,7 +4,8 @@
 //!  Driver ──► Device ──► Context ─┬─► DeviceBuffer, PinnedBuffer, ManagedBuffer ─► sw_mem::DmaRegion
 //!  (loaded,   (facts,    (primary │
 //!   probed)    report)    or the  ├─► HostPin: slab memory that the copy engine may address
-//!                         caller's)└─► CudaCopyEngine: the engine's CopyEngine seam, on streams and events
+//!                         caller's)├─► CudaCopyEngine: the engine's CopyEngine seam, on streams and events
+//!                                  └─► Gates: a stream of the caller's waits for an operation of ours
 //! ```
 //!
 //! Invariants:
@@ -28,6 +29,7 @@ mod device;
 mod dmabuf;
 mod driver;
 mod error;
+mod gate;
 mod pin;
 mod pointer;
 mod probe;
@@ -45,6 +47,7 @@ pub use device::{ComputeCapability, Device, PciAddress, Uuid};
 pub use dmabuf::DmaBuf;
 pub use driver::{Driver, DriverVersion};
 pub use error::CudaError;
+pub use gate::{GATES_MAX, Gate, Gates};
 pub use pin::HostPin;
 pub use pointer::{PointerFacts, PointerKind};
 pub use probe::{ProbeReport, Refusal};

@@ -115,6 +115,7 @@ driver_table! {
         fn cuGetErrorName(code: Code, name: *mut *const c_char);
     }
     optional {
+        fn cuStreamWaitValue32_v2(stream: CUstream, address: CUdeviceptr, value: u32, flags: c_uint);
         fn cuMemGetHandleForAddressRange(
             handle: *mut c_void, pointer: CUdeviceptr, bytes: usize, kind: CUmemRangeHandleType, flags: c_ulonglong
         );

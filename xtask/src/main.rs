@@ -8,6 +8,7 @@
 //! cargo xtask sim [--seeds N] [--mutants [NAME|--record]]   simulator seeds; mutants must be found
 //! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
 //! cargo xtask python [PYTEST ARGS]                         the Python package: pip install from the tree, pytest
+//! cargo xtask install --prefix DIR                          the C library, headers, pkg-config and CMake files
 //! cargo xtask vm nvme | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
 //! ```
 //!
@@ -22,6 +23,7 @@
 
 mod disk;
 mod fuzz;
+mod install;
 mod mutants;
 mod needs;
 mod patch;
@@ -93,6 +95,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                                                   writes sw-sim/mutants/TABLE.md
   fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each
   python [PYTEST ARGS]                            the Python package: pip install from the tree, then its tests
+  install --prefix DIR [--library FILE]           the C library with its headers, pkg-config and CMake files; FILE: do not build
   vm nvme | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
 
 fn main() -> ExitCode {
@@ -120,6 +123,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
         "sim" => sim(&place, rest),
         "fuzz" => fuzz::run(&place, rest),
         "python" => python::run(&place, rest),
+        "install" => install::run(&place, rest),
         "vm" => vm::run(&place, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

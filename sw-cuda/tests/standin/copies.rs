@@ -59,7 +59,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Another library of the process, which calls the driver directly.
-mod other {
+pub(crate) mod other {
     use std::ffi::{c_int, c_uint, c_void};
 
     pub fn library() -> Result<libloading::Library, String> {

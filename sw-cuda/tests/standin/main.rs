@@ -9,6 +9,7 @@
 mod conformance;
 mod copies;
 mod faults;
+mod gates;
 mod memory;
 mod probes;
 
@@ -17,10 +18,11 @@ use std::process::ExitCode;
 pub use standin_libcuda::runner::{Case, Library, Outcome, case, holds, same, text};
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [probes::cases(), memory::cases(), copies::cases(), conformance::cases(), faults::cases()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let cases: Vec<Case> =
+        [probes::cases(), memory::cases(), copies::cases(), conformance::cases(), faults::cases(), gates::cases()]
+            .into_iter()
+            .flatten()
+            .collect();
     standin_libcuda::runner::main("sw-cuda-standin", &cases)
 }
 

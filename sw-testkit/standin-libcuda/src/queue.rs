@@ -342,7 +342,12 @@ fn worker() {
     loop {
         let due = state::with(|s| {
             let time = now();
-            let ready = |st: &Stream| !st.busy && st.tasks.front().is_some_and(|t| t.due <= time);
+            // A stream that waits for a word holds up no other.
+            let may_run = |task: &Task| match task.work {
+                Work::Await32 { src, value, how } => word_is_there(s, src, value, how),
+                _ => true,
+            };
+            let ready = |st: &Stream| !st.busy && st.tasks.front().is_some_and(|t| t.due <= time && may_run(t));
             s.streams.iter().find(|(_, st)| ready(st)).map(|(handle, st)| (*handle, st.done + 1))
         });
         match due {
