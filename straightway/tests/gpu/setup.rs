@@ -121,7 +121,9 @@ fn measured() -> Outcome {
     let why = line.contains("measured: 256 KiB") || line.contains("no copy of 8 MiB ended");
     holds("the choice and its reason are told", line.contains("gpu0: ") && why)?;
     // 4 MiB of budget: 16 slabs of 256 KiB to 2 of 2 MiB.
-    let in_budget = ["16 slabs of 256", "8 slabs of 512", "4 slabs of 1024", "2 slabs of 2048"].iter().any(|shape| line.contains(shape));
+    let in_budget = ["16 slabs of 256", "8 slabs of 512", "4 slabs of 1024", "2 slabs of 2048"]
+        .iter()
+        .any(|shape| line.contains(shape));
     holds("the ring fills its budget", in_budget)?;
     read(&engine, &object, 5, 1000)?;
     same("measured once", told(&engine)?, line)
