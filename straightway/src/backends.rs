@@ -9,8 +9,8 @@ use std::{
 /// A stream of the caller's, by its handle.
 pub use sw_cuda::ForeignStream as CallerStream;
 use sw_cuda::{
-    Context, CopyEngineConfig, CudaCopyEngine, DeviceBuffer, DeviceReport, Driver, Gate, Gates, PointerKind, Refusal,
-    SelfTest, StreamOrder,
+    Context, CopyEngineConfig, CudaCopyEngine, CudaError, DeviceBuffer, DeviceReport, Driver, Gate, Gates, PointerKind,
+    Refusal, SelfTest, StreamOrder,
 };
 use sw_engine::{
     Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
@@ -81,6 +81,16 @@ struct Gpu {
     staging: Mutex<Option<Staging>>,
     /// Where its gates come from, once one was asked for.
     gates: Mutex<Option<Gates>>,
+}
+
+impl Gpu {
+    fn gates(&self) -> Result<Gates, CudaError> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*gates {
+            return Ok(known.clone());
+        }
+        Gates::new(&self.context).map(|made| gates.insert(made).clone())
+    }
 }
 
 /// A place in a stream of the caller's that the stream passes when this is dropped: see
@@ -192,12 +202,9 @@ impl Backends {
     /// Closes a gate in a stream of a GPU's primary context.
     pub(crate) fn stream_gate(&self, ordinal: u16, stream: CallerStream) -> Result<StreamGate, Error> {
         let gpu = self.opened(ordinal)?;
-        let mut gates = gpu.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = match &*gates {
-            Some(known) => known.close(stream),
-            None => Gates::new(&gpu.context).and_then(|made| gates.insert(made).close(stream)),
-        };
-        made.map(StreamGate).map_err(|error| error.into_error(Verb::Setup))
+        // Without the lock: the driver may take as long as it likes over a stream that is full.
+        let closed = gpu.gates().and_then(|gates| gates.close(stream));
+        closed.map(StreamGate).map_err(|error| error.into_error(Verb::Setup))
     }
 
     /// The rate of copies one way between pinned memory and a GPU, for about `time`.

@@ -97,10 +97,10 @@ pub(crate) struct Config {
     pub(crate) nvme_completion: NvmeCompletion,
 }
 
-/// The default beside that much staging.
+/// The default beside that much staging; too little staging is told as that.
 fn io_bytes_beside(staging_bytes: u64) -> u32 {
     let half = u32::try_from(staging_bytes / 2).unwrap_or(u32::MAX).max(1);
-    IO_BYTES.min(1 << half.ilog2())
+    IO_BYTES.min(1 << half.ilog2()).max(IO_BYTES_MIN)
 }
 
 /// Builds an [`Engine`].
@@ -118,6 +118,9 @@ pub struct EngineBuilder {
 
 /// `Config::io_bytes` unless it is set, or half of the staging is less.
 const IO_BYTES: u32 = 2 << 20;
+
+/// `Config::io_bytes` at least.
+const IO_BYTES_MIN: u32 = 64 << 10;
 
 impl Default for EngineBuilder {
     fn default() -> Self {
@@ -275,7 +278,7 @@ impl EngineBuilder {
         if !(1..=4096).contains(&queue_depth) {
             return wrong(format!("a queue depth of {queue_depth}; use 1 to 4096"));
         }
-        if !io_bytes.is_power_of_two() || !(64 << 10..=64 << 20).contains(&io_bytes) {
+        if !io_bytes.is_power_of_two() || !(IO_BYTES_MIN..=64 << 20).contains(&io_bytes) {
             return wrong(format!("I/Os of {io_bytes} bytes; use a power of two from 64 KiB to 64 MiB"));
         }
         if staging_bytes < 2 * u64::from(io_bytes) {
@@ -351,7 +354,7 @@ mod tests {
     #[test]
     fn an_io_is_at_most_half_of_the_staging_unless_it_is_set() {
         let sizes = [0, 1 << 10, 3 << 20, 4 << 20, 1 << 40].map(io_bytes_beside);
-        assert_eq!(sizes, [1, 512, 1 << 20, IO_BYTES, IO_BYTES]);
+        assert_eq!(sizes, [IO_BYTES_MIN, IO_BYTES_MIN, 1 << 20, IO_BYTES, IO_BYTES]);
         let small = EngineBuilder::default().staging_bytes(2 << 20);
         assert!(small.clone().build().is_ok());
         assert_eq!(small.io_bytes(2 << 20).build().err().map(|error| error.kind()), Some(ErrorKind::ApiMisuse));

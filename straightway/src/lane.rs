@@ -76,7 +76,7 @@ impl Lane {
         request::target(&self.core, object, self.destination, policy, verb)
     }
 
-    /// Takes an operation; it starts at the next [`Lane::ring`] or [`Lane::poll`].
+    /// Takes an operation; it starts at the next [`Lane::ring`] or [`Lane::poll`] at the latest.
     ///
     /// # Errors
     /// [`Rejected`] with the operation: `Busy` means poll and try again; `ApiMisuse` is memory that the lane was not made

@@ -16,7 +16,7 @@ use crate::{
     load_plan::{Place, Window},
 };
 
-/// Parts in flight: with parts of 8 MiB and I/Os of 1 MiB enough to keep the queues of a few reactors full, and few enough
+/// Parts in flight: with parts of 8 MiB and I/Os of 2 MiB enough to keep the queues of a few reactors full, and few enough
 /// that memory of one part is what a failure throws away.
 const PARTS_IN_FLIGHT: usize = 8;
 

@@ -82,7 +82,7 @@ pub enum Policy {
     /// be whole write units.
     Require(RouteMatch),
     /// That one for all whole blocks, of which there must be one. Other ways are open to the ragged ends of each part only: up
-    /// to a block at each end of a read, up to a write unit at each end of a write.
+    /// to a block at each end of a read (4 KiB of a long one, if that is more), up to a write unit at each end of a write.
     RequireCore(RouteMatch),
 }
 

@@ -72,11 +72,11 @@ pub(crate) struct Grid {
 /// physical sectors of this size, and an I/O off them costs them more than one on them.
 const EDGE_BYTES: u32 = 4096;
 
-/// An operation of this size pays for edges that are wider than its device's block: at most 14 KiB more are read of it.
+/// An operation of this size pays for edges that are wider than its device's block: at most 7 KiB more are read of it.
 const LONG_BYTES: u64 = 256 << 10;
 
 impl Grid {
-    /// For `left` bytes of an object of `object_len`, cut into chunks of at most `most` (at least three blocks), whose ragged
+    /// For `left` bytes of an object of `object_len`, cut into chunks of at most `most` (whole blocks), whose ragged
     /// ends go through `bounce` bytes at most.
     pub(crate) fn new(block: u32, object_len: u64, left: u64, most: u32, bounce: u64) -> Self {
         let wide = left >= LONG_BYTES && most >= 3 * EDGE_BYTES && bounce >= u64::from(2 * EDGE_BYTES);

@@ -42,7 +42,7 @@ use super::{
     slabs::{Loan, Slab, Slabs},
 };
 
-/// Writes in flight: with chunks of 4 MiB and I/Os of 1 MiB enough to keep the queues of a few reactors full.
+/// Writes in flight: with chunks of 4 MiB and I/Os of 2 MiB enough to keep the queues of a few reactors full.
 const WRITES_IN_FLIGHT: usize = 8;
 /// Slabs of the pump itself, where tensors are given away.
 pub(super) const OWN_SLABS: usize = WRITES_IN_FLIGHT;

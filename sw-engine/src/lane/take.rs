@@ -32,7 +32,7 @@ enum Fit {
 }
 
 impl Lane {
-    /// Takes an operation. It starts at the next `ring` or `poll`.
+    /// Takes an operation. It starts at the next `ring` or `poll` at the latest.
     ///
     /// # Errors
     /// [`Rejected`] with the operation and: `Busy` (poll, then try again), `Closed`, `ApiMisuse`, `OutOfRange`,

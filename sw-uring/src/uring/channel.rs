@@ -6,16 +6,6 @@ use sw_engine::{Fault, seam::Io};
 
 use super::{UringConfig, ring::Completions, ring::Ring, shape::Shape, tables::Tables};
 
-/// From here on an I/O is large: the device spends far longer on it than a system call takes.
-const LARGE_IO_BYTES: u32 = 256 << 10;
-
-/// Large I/Os that wait for one call at most.
-///
-/// Of more than two entries in one call the kernel gathers the requests first (`need_plug` in linux `io_uring/io_uring.c`)
-/// and makes one of those that are neighbours on the disk, up to `max_sectors_kb`. Small I/Os gain by that. Of a sequential job
-/// of 1 MiB it leaves the device a third of the requests to work on at once.
-const LARGE_TOGETHER: u32 = 2;
-
 /// A ring, what is registered with it, and what its entries need to be remembered.
 ///
 /// One thread at a time uses it, because every method takes `&mut self`.
@@ -35,7 +25,7 @@ impl<S: Shape> Channel<S> {
         Ok(Self { ring, tables, shape })
     }
 
-    /// Stages an I/O; hands over what is staged once two large ones are. False: the submission queue is full.
+    /// Stages an I/O. False: the submission queue is full.
     ///
     /// # Errors
     /// An I/O that the kernel cannot do; nothing is staged.
@@ -50,10 +40,7 @@ impl<S: Shape> Channel<S> {
         // `Transport` puts that on the caller. What else it points to lives in `self.shape`.
         let pushed = unsafe { queue.push(&entry) }.is_ok();
         drop(queue);
-        if io.len >= LARGE_IO_BYTES && self.ring.staged() >= LARGE_TOGETHER {
-            // What the kernel does not take now stays staged, and a ring that is broken says so when it is rung.
-            let _ = self.ring.submit();
-        }
+        self.ring.staged_io(io.len);
         Ok(pushed)
     }
 }

@@ -125,13 +125,18 @@ def load_state_dict(
     reader = _Reader(filename, share=True, engine=engine, **options)
     state: dict[str, Any] = {}
 
+    # By name, as `dcp.load`: a `Stateful` may have the ranks meet in its calls.
+    names = sorted(state_dict)
+
     def take() -> dict[str, Any]:
-        for name, value in state_dict.items():
+        for name in names:
+            value = state_dict[name]
             state[name] = value.state_dict() if _is_stateful(value) else value
         return state
 
     _fill(reader, filename, take, _Planner(allow_partial_load=not strict))
-    for name, value in list(state_dict.items()):
+    for name in names:
+        value = state_dict[name]
         if _is_stateful(value):
             value.load_state_dict(state[name])
         else:
