@@ -105,3 +105,32 @@ fn a_thousand_ios_allocate_nothing_and_take_at_most_125_system_calls() {
         }
     }
 }
+
+#[test]
+fn large_ios_are_handed_over_two_at_a_time_when_the_ring_is_rung() {
+    const LARGE: u32 = 256 << 10;
+    let scratch = scratch("large");
+    std::fs::File::create(scratch.path("file")).unwrap().write_all(&pattern(8 * LARGE as usize, 51)).unwrap();
+    let mut transport = UringTransport::new(UringConfig::default()).unwrap();
+    let object = open(&transport, &scratch.path("file"), OpenMode::Read);
+    let span = memory(8 * u64::from(LARGE), 0);
+    let mut out: Vec<IoDone> = Vec::with_capacity(8);
+    // A small I/O beside large ones is handed over as they are.
+    for (small, calls) in [(0, 4), (4, 4), (8, 1)] {
+        let before = transport.system_calls();
+        for at in 0..8u32 {
+            let len = if at < small { 4096 } else { LARGE };
+            let first = u64::from(at) * u64::from(LARGE);
+            let mut piece = io(IoKind::Read, &object, object.faces.len() - 1, first, &[segment(&span, first, len)]);
+            piece.token = Token::from_raw(1 << 32 | u64::from(at));
+            assert_eq!(transport.submit(&piece), Submit::Accepted);
+        }
+        assert_eq!(transport.system_calls(), before, "a file system may hold the caller: not in submit");
+        transport.ring().unwrap();
+        assert_eq!(transport.system_calls() - before, calls, "{small} small ones of eight");
+        while transport.in_flight() > 0 {
+            transport.poll(Wait::For { timeout: PATIENCE, min: 1 }, &mut out).unwrap();
+            out.drain(..).for_each(|done| assert!(done.result.is_ok(), "{done:?}"));
+        }
+    }
+}
