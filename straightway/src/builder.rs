@@ -97,7 +97,13 @@ pub(crate) struct Config {
     pub(crate) nvme_completion: NvmeCompletion,
 }
 
-/// The default beside that much staging; too little staging is told as that.
+/// `Config::io_bytes` unless it is set, or half of the staging is less.
+const IO_BYTES: u32 = 2 << 20;
+
+/// `Config::io_bytes` at least.
+const IO_BYTES_MIN: u32 = 64 << 10;
+
+/// `Config::io_bytes` where it is not set, beside that much staging; too little staging is told as that.
 fn io_bytes_beside(staging_bytes: u64) -> u32 {
     let half = u32::try_from(staging_bytes / 2).unwrap_or(u32::MAX).max(1);
     IO_BYTES.min(1 << half.ilog2()).max(IO_BYTES_MIN)
@@ -115,12 +121,6 @@ pub struct EngineBuilder {
     /// `Config::io_bytes`, if it was set.
     io_bytes: Option<u32>,
 }
-
-/// `Config::io_bytes` unless it is set, or half of the staging is less.
-const IO_BYTES: u32 = 2 << 20;
-
-/// `Config::io_bytes` at least.
-const IO_BYTES_MIN: u32 = 64 << 10;
 
 impl Default for EngineBuilder {
     fn default() -> Self {

@@ -105,9 +105,8 @@ fn cut_ragged(at: u64, left: u64, grid: Grid, most: u32, landed: Landed) -> Cut 
     // A chunk in the middle ends on an edge, so that only the operation's own ends are ragged.
     let end = if end < at + left { align_down(end, edge) } else { end };
     let ragged_tail = end & (block - 1) != 0;
-    let outer_end = align_up(end, block).unwrap_or(end);
-    let wide_end = align_up(end, edge).unwrap_or(end).min(start + most).min(grid.end.max(outer_end));
-    let outer_end = if ragged_tail { wide_end } else { outer_end };
+    let up_to = |unit| align_up(end, unit).unwrap_or(end);
+    let outer_end = if ragged_tail { up_to(edge).min(start + most).min(grid.end.max(up_to(block))) } else { end };
     let (len, want, skip) = (narrow(outer_end - start), narrow(end - at), narrow(at - start));
     let head = if ragged_head { grid.edge.min(len) } else { 0 };
     let tail = if ragged_tail { narrow(outer_end - align_down(end, edge).max(start + u64::from(head))) } else { 0 };

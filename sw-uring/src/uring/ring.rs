@@ -146,7 +146,6 @@ impl<S: Shape> Ring<S> {
         if entered == Entered::Later || staged == 0 {
             return Ok(entered);
         }
-        self.together = u32::MAX;
         self.enter(staged, EnterFlags::empty(), None)
     }
 
@@ -164,6 +163,8 @@ impl<S: Shape> Ring<S> {
                 break;
             }
         }
+        // What is staged behind that call may go together again.
+        self.together = u32::MAX;
         Ok((Entered::Done, staged))
     }
 
@@ -191,14 +192,13 @@ impl<S: Shape> Ring<S> {
         self.enter(0, EnterFlags::GETEVENTS, None).map(drop)
     }
 
-    /// Hands the staged entries over and waits, in one system call.
+    /// Hands the staged entries over and waits: in one system call, but for large I/Os.
     #[inline]
     pub(super) fn submit_and_wait(&mut self, until: Until) -> Result<Entered, Error> {
         let (entered, staged) = self.hand_over_most()?;
         if entered == Entered::Later {
             return Ok(entered);
         }
-        self.together = u32::MAX;
         self.enter(staged, EnterFlags::GETEVENTS, Some(until))
     }
 
