@@ -58,8 +58,9 @@ pub(crate) struct Group {
     next: AtomicUsize,
     idle: ArrayQueue<Box<Lane>>,
     inline_made: AtomicUsize,
-    /// Somebody waits for leased lanes to come back.
+    /// Whoever closes waits for leased lanes to come back: telling it is a system call, so it says that it is there.
     returned: (Mutex<()>, Condvar),
+    closing: AtomicBool,
 }
 
 /// See the module documentation.
@@ -91,6 +92,7 @@ impl Group {
             idle: ArrayQueue::new(cores.clamp(1, INLINE_LANES_MAX)),
             inline_made: AtomicUsize::new(0),
             returned: (Mutex::new(()), Condvar::new()),
+            closing: AtomicBool::new(false),
         }
     }
 }
@@ -114,6 +116,7 @@ impl Group {
     fn close_inline(&self, clock: Clock) -> u32 {
         let until = clock.now().after(crate::Engine::CLOSE_WAIT);
         let mut stuck = 0;
+        self.closing.store(true, Ordering::Release);
         loop {
             while let Some(mut lane) = self.idle.pop() {
                 stuck += lane.close(clock.now(), FENCE_WAIT);
@@ -138,7 +141,9 @@ impl Group {
         }
         // There is room: at most as many lanes exist as the queue holds.
         let _ = self.idle.push(lane);
-        self.returned.1.notify_all();
+        if self.closing.load(Ordering::Acquire) {
+            self.returned.1.notify_all();
+        }
     }
 }
 

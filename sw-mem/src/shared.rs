@@ -1,6 +1,6 @@
 //! Own memory of which parts are given out one by one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::fence};
+use std::sync::{Arc, Mutex, PoisonError, atomic::fence};
 
 use core::{fmt, sync::atomic::Ordering};
 
@@ -9,17 +9,22 @@ use crate::{
     region::{Buffer, DmaRegion, DmaSpan, MemError, check},
 };
 
-/// A range of memory whose parts go to operations one by one. Cloning shares it. Control plane: it has a lock.
+/// A range of memory whose parts go to operations one by one. Cloning shares it. Parts of an own mapping are given out under a
+/// lock.
 ///
 /// Invariant: parts of an own mapping never overlap while they live, so that safe code cannot make two writers of the same
 /// bytes. A part that is gone leaves no trace in its range, so a range is free again only when *all* parts are gone and
 /// nobody else holds the region. Parts of foreign and device memory may overlap, as spans of a [`DmaRegion`] may.
 #[derive(Clone)]
-pub struct SharedSpan(Arc<Mutex<State>>);
+pub struct SharedSpan(Arc<Shared>);
 
-struct State {
-    whole: DmaSpan,
-    given: Ranges,
+struct Shared {
+    region: DmaRegion,
+    /// Where it starts in the region, in bytes.
+    at: u64,
+    len: ByteLen,
+    /// Of an own mapping: what was given out since all parts were gone last.
+    given: Mutex<Ranges>,
 }
 
 /// Ranges in order of their start, none empty, none touching another.
@@ -51,22 +56,18 @@ impl Ranges {
 
 impl SharedSpan {
     pub(crate) fn new(whole: DmaSpan) -> Self {
-        Self(Arc::new(Mutex::new(State { whole, given: Ranges::default() })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every section below changes one list as its last step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let (region, at, len) = (whole.region().clone(), whole.offset(), whole.len());
+        Self(Arc::new(Shared { region, at, len, given: Mutex::default() }))
     }
 
     /// Its region.
     pub fn region(&self) -> DmaRegion {
-        self.lock().whole.region().clone()
+        self.0.region.clone()
     }
 
     /// Length in bytes.
     pub fn len(&self) -> ByteLen {
-        self.lock().whole.len()
+        self.0.len
     }
 
     /// Whether it has no bytes.
@@ -79,19 +80,23 @@ impl SharedSpan {
     /// # Errors
     /// [`MemError::OutOfRange`]; [`MemError::InUse`] if it overlaps a part of an own mapping that was given out before.
     pub fn part(&self, at: u64, len: ByteLen) -> Result<DmaSpan, MemError> {
-        let mut state = self.lock();
-        let State { whole, given } = &mut *state;
-        check(at, len.0, whole.len())?;
-        if len.0 > 0 && whole.region().is_owned() && !given.add(at, at + len.0) {
-            // With one handle, ours, all parts are gone, and no other thread can make one: it would have to ask here.
-            if whole.region().holders() > 1 {
-                return Err(MemError::InUse { at, len: len.0 });
-            }
-            // Pairs with the release of the last part, so that its owner's writes come before ours.
-            fence(Ordering::Acquire);
-            *given = Ranges(vec![(at, at + len.0)]);
+        let Shared { region, at: start, len: have, given } = &*self.0;
+        check(at, len.0, *have)?;
+        if len.0 == 0 || !region.is_owned() {
+            return Ok(region.part(start + at, len.0));
         }
-        Ok(whole.region().part(whole.offset() + at, len.0))
+        // The list is whole between any two statements below.
+        let mut given = given.lock().unwrap_or_else(PoisonError::into_inner);
+        if region.holders() == 1 {
+            // With one handle, ours, all parts are gone, and no other thread can make one: it would have to ask here.
+            // The fence pairs with the release of the last part, so that its owner's writes come before ours.
+            fence(Ordering::Acquire);
+            given.0.clear();
+        }
+        if !given.add(at, at + len.0) {
+            return Err(MemError::InUse { at, len: len.0 });
+        }
+        Ok(region.part(start + at, len.0))
     }
 
     /// Back to one span over a range of it, once nobody else holds a part, a clone, or another range of the memory. It has
@@ -100,24 +105,20 @@ impl SharedSpan {
     /// # Errors
     /// Itself, if somebody does, or if the range is outside.
     pub fn reclaim(self, at: u64, len: ByteLen) -> Result<DmaSpan, SharedSpan> {
-        let state = match Arc::try_unwrap(self.0) {
-            Ok(state) => state.into_inner().unwrap_or_else(PoisonError::into_inner),
-            Err(shared) => return Err(Self(shared)),
-        };
-        if check(at, len.0, state.whole.len()).is_err() || state.whole.region().holders() > 1 {
-            return Err(Self(Arc::new(Mutex::new(state))));
+        let shared = Arc::try_unwrap(self.0).map_err(Self)?;
+        if check(at, len.0, shared.len).is_err() || shared.region.holders() > 1 {
+            return Err(Self(Arc::new(shared)));
         }
-        let start = state.whole.offset() + at;
-        let region = state.whole.region().clone();
-        drop(state);
+        let start = shared.at + at;
         // Nobody else has a handle, so an own mapping cannot refuse; other memory is a shared part for good.
-        Ok(region.reclaim(start, len).map_or_else(|region| region.part(start, len.0), Buffer::into_span))
+        Ok(shared.region.reclaim(start, len).map_or_else(|region| region.part(start, len.0), Buffer::into_span))
     }
 }
 
 impl fmt::Debug for SharedSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "shared {:?}", self.lock().whole)
+        let Shared { region, at, len, given: _ } = &*self.0;
+        write!(f, "shared {region:?}[{at}+{len:?}]")
     }
 }
 

@@ -15,6 +15,10 @@ use crate::{Place, Stop};
 
 /// Skip lines shown at the end; the rest is counted.
 const SKIPS_SHOWN_MAX: usize = 200;
+/// Lines of a failed step shown once more at the end: those that name a failure, with what follows each, and its last.
+const FAILURE_LINES_MAX: usize = 60;
+const LINES_AFTER_A_FAILURE: usize = 4;
+const LAST_LINES: usize = 12;
 
 /// What the command line asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -69,6 +73,8 @@ struct Record {
     fate: Fate,
     elapsed: Duration,
     tests: Tests,
+    /// What a failed step said of it.
+    said: Vec<String>,
 }
 
 /// Runs the suite.
@@ -144,6 +150,7 @@ fn start<'a>(
         fate: Fate::Skipped(reason),
         elapsed: at.elapsed(),
         tests: Tests::default(),
+        said: Vec::new(),
     };
     if let Some(earlier) = failed {
         return Err(skipped(format!("not run, {earlier} failed before it")));
@@ -172,12 +179,14 @@ impl Started<'_> {
                 Ok(outcome)
             }
         });
-        let (fate, tests) = match outcome {
+        let (fate, tests, said) = match outcome {
             Ok(outcome) => {
                 let tests = Tests::read(&outcome.lines);
-                (fate_of(&outcome, &tests, step), tests)
+                let fate = fate_of(&outcome, &tests, step);
+                let said = if fate == Fate::Passed { Vec::new() } else { failure_lines(&outcome.lines) };
+                (fate, tests, said)
             }
-            Err(stop) => (Fate::Failed(stop.to_string()), Tests::default()),
+            Err(stop) => (Fate::Failed(stop.to_string()), Tests::default(), Vec::new()),
         };
         let word = match &fate {
             Fate::Passed => "passed".to_string(),
@@ -185,7 +194,7 @@ impl Started<'_> {
             Fate::Skipped(reason) => format!("skipped ({reason})"),
         };
         println!("==> {} {word} in {:.1} s; {}", step.name, at.elapsed().as_secs_f64(), Room::now(place).shown());
-        Record { name: step.name, fate, elapsed: at.elapsed(), tests }
+        Record { name: step.name, fate, elapsed: at.elapsed(), tests, said }
     }
 }
 
@@ -263,6 +272,27 @@ fn count_before(text: &str, word: &str) -> u64 {
     head.rsplit([' ', ';']).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
+/// The lines that say what failed: panics, failed tests of libtest and pytest, errors, with what follows each; and the last ones.
+fn failure_lines(lines: &[String]) -> Vec<String> {
+    let names_failure = |line: &String| {
+        let line = line.trim_start();
+        line.contains(" panicked at ")
+            || line.ends_with("... FAILED")
+            || line.starts_with("test result: FAILED")
+            || ["FAILED", "ERROR", "error", "E  "].iter().any(|start| line.starts_with(start))
+    };
+    let last = lines.len().saturating_sub(LAST_LINES);
+    let mut shown = vec![false; lines.len()];
+    for (index, _) in lines.iter().enumerate().filter(|(index, line)| *index >= last || names_failure(line)) {
+        for mark in shown.iter_mut().skip(index).take(1 + LINES_AFTER_A_FAILURE) {
+            *mark = true;
+        }
+    }
+    let said: Vec<String> = lines.iter().zip(shown).filter(|(_, shown)| *shown).map(|(line, _)| line.clone()).collect();
+    let first = said.len().saturating_sub(FAILURE_LINES_MAX);
+    said.into_iter().skip(first).collect()
+}
+
 fn report(records: &[Record]) -> ExitCode {
     println!("\n{:<14} {:<8} {:>8}  note", "step", "result", "seconds");
     for record in records {
@@ -284,6 +314,13 @@ fn report(records: &[Record]) -> ExitCode {
         }
         if skips.len() > SKIPS_SHOWN_MAX {
             println!("  and {} more", skips.len() - SKIPS_SHOWN_MAX);
+        }
+    }
+    // Last, as whoever sees the end of a log only is to see why.
+    for record in records.iter().filter(|record| !record.said.is_empty()) {
+        println!("\n{} failed; it said:", record.name);
+        for line in &record.said {
+            println!("  {line}");
         }
     }
     let count = |wanted: fn(&Fate) -> bool| records.iter().filter(|record| wanted(&record.fate)).count();
@@ -376,6 +413,22 @@ mod tests {
         assert_eq!(tests.shown(), "20 tests passed, 5 failed, 1 ignored, 2 skipped");
     }
 
+    #[test]
+    fn what_failed_is_said_once_more_and_not_everything() {
+        let noise = |count| (0..count).map(|line| format!("test name_{line} ... ok"));
+        let lines: Vec<String> = noise(300)
+            .chain(["thread 'the_test' panicked at src/lib.rs:3:4:", "left: 1", "right: 2"].map(String::from))
+            .chain(noise(300))
+            .chain(["test result: FAILED. 600 passed; 1 failed; 0 ignored".to_string()])
+            .collect();
+        let said = failure_lines(&lines);
+        assert!(said.len() < 40, "{}", said.len());
+        assert_eq!(said[..3], lines[300..303]);
+        assert_eq!(said.last(), lines.last());
+        let many: Vec<String> = (0..500).map(|line| format!("error: number {line}")).collect();
+        assert_eq!(failure_lines(&many).len(), FAILURE_LINES_MAX);
+    }
+
     /// `cargo WORD`, in turn or beside.
     const fn cargo(name: &'static str, args: &'static [&'static str], turn: Turn) -> Step {
         let (program, skips) = (Program::Cargo, Skips::Listed);
@@ -409,7 +462,8 @@ mod tests {
 
     #[test]
     fn a_failed_step_fails_the_suite_and_a_skip_does_not() {
-        let record = |fate| Record { name: "x", fate, elapsed: Duration::ZERO, tests: Tests::default() };
+        let record =
+            |fate| Record { name: "x", fate, elapsed: Duration::ZERO, tests: Tests::default(), said: Vec::new() };
         let code = |fates: Vec<Fate>| format!("{:?}", report(&fates.into_iter().map(record).collect::<Vec<_>>()));
         let success = format!("{:?}", ExitCode::SUCCESS);
         assert_eq!(code(vec![Fate::Passed, Fate::Skipped("r".into())]), success);
