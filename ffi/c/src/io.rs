@@ -240,10 +240,11 @@ pub(crate) enum What {
 /// A request as the facade has it.
 ///
 /// # Errors
-/// Of the handles, the ranges and the options. Nothing has begun then.
-pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What, options: &SwIoOptions) -> Result<Request, Error> {
+/// Of the handles and the ranges. Nothing has begun then.
+#[inline]
+pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What) -> Result<Request, Error> {
     let (engine, object) = (&state.engine.engine, &state.object);
-    let request = match (verb, what) {
+    Ok(match (verb, what) {
         (SW_VERB_READ | SW_VERB_WRITE, What::One { offset, region, region_offset, length }) => {
             let memory = region.with(|region| region.part(&state.engine, region_offset, length))?;
             if verb == SW_VERB_READ {
@@ -271,11 +272,14 @@ pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What, options: &S
         (SW_VERB_FLUSH, What::Nothing) => engine.flush(object),
         (SW_VERB_FLUSH, _) => return Err(misuse("a flush with memory", "leave region and parts NULL")),
         (other, _) => return Err(misuse(format!("{other} is no sw_verb"), "use a constant SW_VERB_")),
-    };
-    with_options(request, options)
+    })
 }
 
-fn with_options(mut request: Request, options: &SwIoOptions) -> Result<Request, Error> {
+/// The same, done as its caller wants it.
+///
+/// # Errors
+/// Of the options. Nothing has begun then.
+pub(crate) fn with_options(mut request: Request, options: &SwIoOptions) -> Result<Request, Error> {
     let known = SW_IO_POISON | SW_IO_ALL_METADATA | SW_IO_EVENT_FD | SW_IO_STREAM;
     if options.flags & !known != 0 {
         return Err(crate::edge::unsupported(
@@ -316,15 +320,21 @@ fn run(
 ) -> SwStatus {
     ask(|| {
         let out = completion.optional()?;
-        let options = options.sized()?;
-        if options.callback.is_some() || options.flags & (SW_IO_EVENT_FD | SW_IO_STREAM) != 0 {
-            return Err(misuse(
-                "an operation that waits tells nobody else, and has no place in a stream",
-                "start it, or leave callback, event_fd and stream",
-            ));
+        let mut request = object.with(|state| request(state, verb, what))?;
+        let mut user = Addr::NULL;
+        if !options.is_null() {
+            let options = options.sized()?;
+            if options.callback.is_some() || options.flags & (SW_IO_EVENT_FD | SW_IO_STREAM) != 0 {
+                return Err(misuse(
+                    "an operation that waits tells nobody else, and has no place in a stream",
+                    "start it, or leave callback, event_fd and stream",
+                ));
+            }
+            request = with_options(request, &options)?;
+            user = options.user;
         }
-        let done = object.with(|state| request(state, verb, what, &options))?.wait();
-        out.put(&SwCompletion::new(&done, options.user));
+        let done = request.wait();
+        out.put(|| SwCompletion::new(&done, user));
         done.ok().map(|_| SW_OK)
     })
 }

@@ -100,7 +100,7 @@ pub(crate) fn c_text(text: impl Into<Vec<u8>>) -> CString {
 pub extern "C" fn sw_error_last(error: Out<SwError>) -> SwStatus {
     call(|| {
         let out = error.sized()?;
-        let told = LAST.try_with(|last| out.put(&last.borrow().as_deref().map_or(NONE, told)));
+        let told = LAST.try_with(|last| out.put(|| last.borrow().as_deref().map_or(NONE, told)));
         told.map_err(|_| misuse("the thread is ending", "ask earlier"))
     })
 }

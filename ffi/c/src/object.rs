@@ -167,7 +167,7 @@ pub extern "C" fn sw_object_info_get(object: Handle<SwObject>, info: Out<SwObjec
         let out = info.sized()?;
         let object = &object.get()?.object;
         let cached_bytes = object.cached_bytes().unwrap_or(u64::MAX);
-        out.put(&SwObjectInfo { size: 0, length: object.len(), cached_bytes });
+        out.put(|| SwObjectInfo { size: 0, length: object.len(), cached_bytes });
         Ok(())
     })
 }

@@ -259,11 +259,13 @@ impl<T: Versioned> Out<T> {
 
 impl<T: Versioned> SizedOut<T> {
     /// Puts as much of a value there as its caller knows; its size stays, and what the caller knows besides becomes zero.
-    pub(crate) fn put(self, value: &T) {
+    #[inline]
+    pub(crate) fn put(self, value: impl FnOnce() -> T) {
         let Some((to, size)) = self.to else { return };
+        let value = value();
         let head = size_of::<usize>();
         let known = size.min(size_of::<T>());
-        let (from, target) = ((&raw const *value).cast::<u8>(), to.cast::<u8>());
+        let (from, target) = ((&raw const value).cast::<u8>(), to.cast::<u8>());
         // SAFETY: `size` bytes are writable by the contract of `Out::new`, of which `known` are copied from a `T`; the first
         // field of both is the size.
         unsafe {

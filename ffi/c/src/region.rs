@@ -274,7 +274,7 @@ pub extern "C" fn sw_region_info_get(region: Handle<SwRegion>, info: Out<SwRegio
     call(|| {
         let out = info.sized()?;
         let state = region.get()?;
-        out.put(&SwRegionInfo {
+        out.put(|| SwRegionInfo {
             size: 0,
             address: Addr::from_raw(state.memory.base().raw()),
             length: state.memory.len().0,

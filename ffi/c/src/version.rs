@@ -54,7 +54,7 @@ pub extern "C" fn sw_version_get(version: Out<SwVersion>) -> SwStatus {
         let mut parts = env!("CARGO_PKG_VERSION").split('.').map(|part| part.parse().unwrap_or_default());
         let mut part = || parts.next().unwrap_or_default();
         let text = std::ffi::CStr::from_bytes_until_nul(VERSION.as_bytes()).unwrap_or_default();
-        version.sized()?.put(&SwVersion {
+        version.sized()?.put(|| SwVersion {
             size: 0,
             major: part(),
             minor: part(),
