@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 RANKS = r"""
-import os, sys, time, warnings
+import atexit, os, sys, time, warnings
 warnings.simplefilter("ignore")
+# The mesh keeps the job's group, with its threads, past the end: one that lets go of a tensor of the last collective when the
+# interpreter has begun to end calls std::terminate.
+atexit.register(time.sleep, 0.05)
 import torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor

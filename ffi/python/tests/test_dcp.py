@@ -266,12 +266,18 @@ except BaseException:
 os._exit(0)
 """
 TWO = r"""
+def loops():
+    names = (open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task"))
+    return sum(name.startswith("gloo_tcp_loop") for name in names)
+before = loops()
 theirs = sharded(whole(2))
 dcp.load(theirs, storage_reader=dcp.FileSystemReader(folder))
 check(theirs, 1)
 ours = sharded(whole(3))
-dcp.load(ours, storage_reader=StorageReader(folder, share=True))
+shared = StorageReader(folder, share=True)
+dcp.load(ours, storage_reader=shared)
 check(ours, 1)
+assert loops() > before, "the ranks exchanged by a group of their own"
 state = sharded(whole(4))
 future = dcp.async_save(state, storage_writer=StorageWriter(folder + "-later"))
 for tensor in state.values():
@@ -280,6 +286,7 @@ future.result()
 dcp.load(ours, storage_reader=StorageReader(folder + "-later"))
 check(ours, 4)
 dist.destroy_process_group()
+assert loops() <= before, "a group of ours outlived the job's"
 """
 
 

@@ -344,17 +344,21 @@ class _Pull(threading.Thread):
 
 
 # By the process group of the load, then by the seconds that a rank waits: made once, because each has sockets and threads. Counted by
-# how many there were.
-_GROUPS: weakref.WeakKeyDictionary[dist.ProcessGroup, tuple[dict[float, dist.ProcessGroup], Iterator[int]]] = weakref.WeakKeyDictionary()
+# how many there were. Torch's register keeps them until `destroy_process_group`; kept longer, their threads would run on into the
+# interpreter's end, where one that lets go of a tensor ends the process (std::terminate).
+_GROUPS: weakref.WeakKeyDictionary[
+    dist.ProcessGroup, tuple[weakref.WeakValueDictionary[float, dist.ProcessGroup], Iterator[int]]
+] = weakref.WeakKeyDictionary()
 
 
 def _group_beside(base: dist.ProcessGroup, ranks: list[int], timeout: float) -> dist.ProcessGroup:
     """A gloo group of the same ranks, in which a rank waits so many seconds."""
-    made, numbers = _GROUPS.setdefault(base, ({}, itertools.count()))
-    if timeout not in made:
+    made, numbers = _GROUPS.setdefault(base, (weakref.WeakValueDictionary(), itertools.count()))
+    group = made.get(timeout)
+    if group is None:
         wait = timedelta(seconds=timeout)
         if base is dist.group.WORLD:
-            made[timeout] = dist.new_group(ranks, timeout=wait, backend="gloo")
+            group = dist.new_group(ranks, timeout=wait, backend="gloo")
         else:
             # `new_group` counts groups in every process that calls it. If only members called it, the next group of all ranks would
             # have a different name on others, and they would never meet.
@@ -362,8 +366,12 @@ def _group_beside(base: dist.ProcessGroup, ranks: list[int], timeout: float) -> 
             store, me = distributed_c10d._get_default_store(), dist.get_rank(base)
             group, _ = distributed_c10d._new_process_group_helper(len(ranks), me, ranks, "gloo", store, name, timeout=wait)
             distributed_c10d._world.pg_group_ranks[group] = {rank: at for at, rank in enumerate(ranks)}
-            made[timeout] = group
-    return made[timeout]
+        made[timeout] = group
+    return group
+
+
+def _no_group() -> None:
+    return None
 
 
 def _forget_group(base: dist.ProcessGroup, timeout: float) -> None:
@@ -379,7 +387,8 @@ class Exchange:
         self._path = ""
         self._process_group = process_group
         self._timeout = timeout
-        self._group: dist.ProcessGroup | None = None
+        # As `_GROUPS`, it does not keep it.
+        self._group: Callable[[], dist.ProcessGroup | None] = _no_group
         self._word: _Word | None = None
         # What this rank's part of the last load raised.
         self.failed: BaseException | None = None
@@ -520,17 +529,19 @@ class Exchange:
         reads.read([item for at, item in enumerate(plan.items) if at not in others])
 
     def _meet(self, world: int | None) -> dist.ProcessGroup:
-        if self._group is None:
+        group = self._group()
+        if group is None:
             base = self._process_group or dist.group.WORLD
             ranks = dist.get_process_group_ranks(base)
             if world is not None and len(ranks) != world:
                 text = f"the load has {world} ranks, the reader's process group {len(ranks)}; give both the same"
                 raise _errors.new("api_misuse", text, self._path)
             try:
-                self._group = _group_beside(base, ranks, self._timeout)
+                group = _group_beside(base, ranks, self._timeout)
             except Exception as cause:
                 raise self._no_answer() from cause
-        return self._group
+            self._group = weakref.ref(group)
+        return group
 
     def _no_answer(self) -> Exception:
         text = f"read {self._path} failed: a rank did not answer within {self._timeout} s; look at its log"
@@ -547,7 +558,7 @@ class Exchange:
         except Exception as cause:
             # What is left of the group is of no use to a later load.
             _forget_group(self._process_group or dist.group.WORLD, self._timeout)
-            self._group = None
+            self._group = _no_group
             raise self._no_answer() from (failed or cause)
         if failed is not None:
             raise failed
