@@ -108,6 +108,17 @@ impl StreamGate {
     }
 }
 
+/// Memory of a GPU, as its driver knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceAllocation {
+    /// The GPU, counted as the driver counts.
+    pub gpu: u16,
+    /// First byte.
+    pub base: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
 /// I/Os in flight in one ring.
 fn ring_depth(config: &Config) -> u32 {
     config.queue_depth.saturating_mul(DEVICES_PER_RING).min(sw_uring::QUEUE_DEPTH_MAX)
@@ -268,6 +279,20 @@ impl Backends {
                 Ok(PeerMemory::map(provider, len)?.region().clone())
             }
         }
+    }
+
+    /// The allocation of a GPU that an address lies in; `None` if it is no device memory.
+    pub(crate) fn device_allocation(&self, address: u64) -> Result<Option<DeviceAllocation>, Error> {
+        // Loading a driver starts it, which takes up to seconds; whoever has device memory has loaded it.
+        if !sw_cuda::is_in_process() {
+            return Ok(None);
+        }
+        let Ok(driver) = self.driver() else { return Ok(None) };
+        let facts = driver.pointer_facts(address).map_err(|error| error.into_error(Verb::Register))?;
+        Ok(match (facts.kind, facts.device) {
+            (PointerKind::Device, Some(gpu)) => Some(DeviceAllocation { gpu, base: facts.base, len: facts.len }),
+            _ => None,
+        })
     }
 
     /// Checks that `len` bytes from `address` are one allocation of a GPU, as the driver knows it.

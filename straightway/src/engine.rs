@@ -1,6 +1,6 @@
 //! The engine, as a program sees it.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use sw_engine::{
     Counters, Error, ErrorKind, Plan, Policy, Residency, Segment, Spans, StripeGeometry, Target, Verb, Version,
@@ -10,7 +10,7 @@ use sw_engine::{
 use sw_mem::{Buffer, ByteLen, DmaRegion, HugePages, Populate};
 
 use crate::{
-    backends::{CallerStream, Owner, StreamGate},
+    backends::{CallerStream, DeviceAllocation, Owner, StreamGate},
     builder::{Config, EngineBuilder},
     core::Core,
     doctor::Doctor,
@@ -55,6 +55,33 @@ impl Engine {
     /// As [`Engine::open`].
     pub fn open_for_update(&self, uri: &Uri) -> Result<Object, Error> {
         self.open_as(uri, OpenMode::Update)
+    }
+
+    /// An object of a file or a block device that the caller opened, for what its descriptor is open for. The descriptor is
+    /// duplicated: the caller may close its own. Its flags hold for one way to the bytes, through the page cache or past it; for
+    /// the other one the file is opened once more by `/proc/self/fd`, where that is allowed ([`Reason`](crate::Reason)
+    /// `NotReopened` says where not).
+    ///
+    /// A file may grow: [`Object::len`] is the largest that there is, a write may go past the end, and a read past it is
+    /// `ShortData`.
+    ///
+    /// # Errors
+    /// `WrongKind` for what is no file and no block device, and for a descriptor that appends or was opened with `O_PATH`;
+    /// `ApiMisuse` (EBADF) for one that is not open; what the system reports.
+    pub fn open_descriptor(&self, descriptor: BorrowedFd<'_>) -> Result<Object, Error> {
+        self.core.check(Verb::Open)?;
+        self.core.backends.files.open_descriptor(descriptor).map(|inner| self.object(Arc::new(inner)))
+    }
+
+    /// The allocation of a GPU that an address lies in, as the driver knows it: an interior address finds it too. `None` for host
+    /// memory, for memory that both sides may touch, and for addresses that the driver does not know; also where this
+    /// process has not loaded the driver, without which nobody can have device memory.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn device_allocation(&self, address: u64) -> Result<Option<DeviceAllocation>, Error> {
+        self.core.check(Verb::Register)?;
+        self.core.backends.device_allocation(address)
     }
 
     fn open_as(&self, uri: &Uri, mode: OpenMode) -> Result<Object, Error> {

@@ -49,7 +49,7 @@ mod uri;
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-pub use backends::{CallerStream, StreamGate};
+pub use backends::{CallerStream, DeviceAllocation, StreamGate};
 pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringCompletion, UringUse};
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use cudarc::driver::sys;
 use sw_engine::ErrorKind;
@@ -53,6 +53,27 @@ static LOADED_BY: AtomicU32 = AtomicU32::new(0);
 /// The process that loaded the driver; a child of it cannot use it.
 pub(crate) fn loaded_by() -> u32 {
     LOADED_BY.load(Ordering::Relaxed)
+}
+
+/// Names by which programs load the driver.
+const NAMES: [&CStr; 2] = [c"libcuda.so.1", c"libcuda.so"];
+
+/// Whether something in this process has loaded the driver. Nothing is loaded or started by asking.
+pub fn is_in_process() -> bool {
+    static FOUND: AtomicBool = AtomicBool::new(false);
+    // It is never unloaded.
+    if FOUND.load(Ordering::Relaxed) {
+        return true;
+    }
+    let loaded = |name: &&CStr| {
+        // SAFETY: a text that ends with a zero byte; with RTLD_NOLOAD no code of a library runs.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_LAZY) };
+        // The handle is kept: it holds what stays anyway.
+        !handle.is_null()
+    };
+    let found = NAMES.iter().any(loaded);
+    FOUND.store(found, Ordering::Relaxed);
+    found
 }
 
 impl Driver {

@@ -45,7 +45,7 @@ pub use context::Context;
 pub use copy_engine::{CopyEngineConfig, CudaCopyEngine, QUEUE_DEPTH_MAX, STREAMS_MAX, StreamOrder};
 pub use device::{ComputeCapability, Device, PciAddress, Uuid};
 pub use dmabuf::DmaBuf;
-pub use driver::{Driver, DriverVersion};
+pub use driver::{Driver, DriverVersion, is_in_process};
 pub use error::CudaError;
 pub use gate::{GATES_MAX, Gate, Gates};
 pub use pin::HostPin;

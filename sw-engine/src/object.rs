@@ -73,7 +73,11 @@ pub enum Residency {
 
 /// A [`Residency`] that is asked for again now and then, by whoever composes the engine; planners look at it.
 #[derive(Debug)]
-pub struct ResidencyNow(AtomicU64);
+pub struct ResidencyNow {
+    word: AtomicU64,
+    /// Length in bytes that the answer is about; [`ResidencyNow::UNKNOWN`]: that of the object.
+    of: AtomicU64,
+}
 
 impl ResidencyNow {
     const UNKNOWN: u64 = u64::MAX;
@@ -87,7 +91,7 @@ impl ResidencyNow {
 
     /// The last answer.
     pub fn get(&self) -> Residency {
-        match self.0.load(Ordering::Relaxed) {
+        match self.word.load(Ordering::Relaxed) {
             Self::UNKNOWN => Residency::Unknown,
             bytes => Residency::Cached(bytes),
         }
@@ -95,13 +99,25 @@ impl ResidencyNow {
 
     /// A newer answer.
     pub fn set(&self, residency: Residency) {
-        self.0.store(Self::word(residency), Ordering::Relaxed);
+        self.word.store(Self::word(residency), Ordering::Relaxed);
+    }
+
+    /// Bytes that the object has now, for one whose [`Object::len`] only bounds what it may grow to.
+    pub fn set_len(&self, len: u64) {
+        self.of.store(len.min(Self::UNKNOWN - 1), Ordering::Relaxed);
+    }
+
+    fn len(&self, object_len: u64) -> u64 {
+        match self.of.load(Ordering::Relaxed) {
+            Self::UNKNOWN => object_len,
+            len => len,
+        }
     }
 }
 
 impl From<Residency> for ResidencyNow {
     fn from(residency: Residency) -> Self {
-        Self(AtomicU64::new(Self::word(residency)))
+        Self { word: AtomicU64::new(Self::word(residency)), of: AtomicU64::new(Self::UNKNOWN) }
     }
 }
 
@@ -164,7 +180,7 @@ impl Object {
 
     /// [`Object::is_resident`] for another answer.
     pub fn is_resident_with(&self, residency: Residency) -> bool {
-        matches!(residency, Residency::Cached(bytes) if bytes > 0 && bytes >= self.len / 10 * 9)
+        matches!(residency, Residency::Cached(bytes) if bytes > 0 && bytes >= self.residency.len(self.len) / 10 * 9)
     }
 
     /// What a range must be whole multiples of (offset and length, in bytes), so that any face moves it in place and no other

@@ -84,6 +84,8 @@ reasons! {
     Resident = "PAGE_CACHE_RESIDENT", "the file is in the page cache, which is faster than its device";
     /// The file system or device refuses O_DIRECT.
     DirectRefused = "O_DIRECT_REFUSED", "the file system refuses O_DIRECT; use one that has it (ext4, xfs, btrfs)";
+    /// A descriptor of the caller's could not be opened a second time with other flags.
+    NotReopened = "NOT_REOPENED", "the caller's descriptor could not be opened once more (no /proc, or no right to the file), so only its own flags count; open the file with O_DIRECT, or let this process reach /proc/self/fd";
     /// Nobody could tell the alignment that O_DIRECT needs.
     DirectUnaligned = "O_DIRECT_ALIGNMENT_UNKNOWN", "the alignment that O_DIRECT needs cannot be found out";
     /// Memory and object offsets are not congruent to the alignment.

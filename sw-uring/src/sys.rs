@@ -61,6 +61,12 @@ pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> Result<(), i32> {
     uninterrupted(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, 0) }).map(drop)
 }
 
+/// Access mode and status flags of an open descriptor (`fcntl(2)`, `F_GETFL`).
+pub(crate) fn status_flags(fd: BorrowedFd<'_>) -> Result<i32, i32> {
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })
+}
+
 /// Whether this process may read and write a path, as the kernel sees its effective user.
 pub(crate) fn accessible(path: &Path) -> bool {
     let Ok(path) = c_path(path) else { return false };

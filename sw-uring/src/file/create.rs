@@ -18,16 +18,13 @@ use sw_engine::{
 
 use crate::{fault::path_error, sys};
 
-use super::{Access, FileStore, OpenFile, direct, open_file};
+use super::{Access, FileStore, OPEN_LEN, OpenFile, direct, open_file};
 
 /// Ends every temporary name; the first character is a dot, so that listings hide it.
 pub(super) const PARTIAL: &str = ".straightway-partial";
 
 /// Temporary names that are tried.
 const NAMES_MAX: u32 = 64;
-
-/// Length of an object that has none yet: the largest offset of a file (`off_t`), down to a whole block.
-const OPEN_LEN: u64 = (1 << 63) - (1 << 12);
 
 /// Mode of a new file before the umask.
 const NEW_MODE: u32 = 0o666;

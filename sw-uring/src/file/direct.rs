@@ -5,7 +5,7 @@
 //! refused here: a route that is called direct must be one.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -133,13 +133,16 @@ fn copies_in_secret(fd: BorrowedFd<'_>, stat: &Stat, access: Access) -> bool {
 ///
 /// # Errors
 /// Why there is no direct way to this file. `Ok(None)`: the name leads to another file now.
-pub(super) fn open(
-    path: &Path,
-    stat: &Stat,
-    access: Access,
-) -> Result<Option<(std::os::fd::OwnedFd, Granularity)>, Reason> {
+pub(super) fn open(path: &Path, stat: &Stat, access: Access) -> Result<Option<(OwnedFd, Granularity)>, Reason> {
     let flags = if access == Access::Write { libc::O_RDWR } else { libc::O_RDONLY };
-    let fd = sys::open(path, flags | libc::O_DIRECT, 0).map_err(|_| Reason::DirectRefused)?;
+    of(sys::open(path, flags | libc::O_DIRECT, 0).map_err(|_| Reason::DirectRefused)?, stat, access)
+}
+
+/// What a descriptor with `O_DIRECT` demands.
+///
+/// # Errors
+/// Why there is no direct way to its file. `Ok(None)`: it is of another file than `stat`.
+pub(super) fn of(fd: OwnedFd, stat: &Stat, access: Access) -> Result<Option<(OwnedFd, Granularity)>, Reason> {
     match sys::direct_facts(fd.as_fd()) {
         Ok((facts, now)) if now == (stat.device, stat.inode) => {
             granularity(fd.as_fd(), stat, access, facts).map(|found| Some((fd, found)))

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   open ─► stat (kind) ─► descriptor ─► + O_DIRECT descriptor? ─► Object { faces: [direct], buffered }
+//!   descriptor of a caller ─► dup (its flags) + opened once more by /proc/self/fd with the other ones ─► the same
 //!   create ─► .name.…straightway-partial ─► write ─► fsync ─► rename ─► fsync directory
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! A name never shows half a file.
 
 mod create;
+mod descriptor;
 mod direct;
 mod resume;
 
@@ -42,6 +44,9 @@ const REPLACED_MAX: u32 = 4;
 
 /// Entries of one directory that a listing holds at most (about 200 bytes each).
 const ENTRIES_MAX: usize = 10_000_000;
+
+/// Length of an object that may grow: the largest offset of a file (`off_t`), down to a whole block.
+const OPEN_LEN: u64 = (1 << 63) - (1 << 12);
 
 /// Names of the local file system to objects whose faces one transport understands.
 #[derive(Clone, Copy, Debug)]
@@ -296,10 +301,13 @@ fn check_unused(path: &Path) -> Result<(), Error> {
 
 /// What the page cache holds of an object now. *Blocking*: one system call, longer on a large cached file.
 pub fn residency(object: &Object) -> Residency {
-    open_file(object)
-        .ok()
-        .and_then(|open| sys::cached_bytes(open.buffered.as_fd()))
-        .map_or(Residency::Unknown, Residency::Cached)
+    let Ok(open) = open_file(object) else { return Residency::Unknown };
+    if object.len == OPEN_LEN
+        && let Ok(stat) = sys::fstat(open.buffered.as_fd())
+    {
+        object.residency.set_len(stat.len);
+    }
+    sys::cached_bytes(open.buffered.as_fd()).map_or(Residency::Unknown, Residency::Cached)
 }
 
 /// Cuts or extends an object that was opened for update. Its [`Object::len`] stays what it was: open it again.
