@@ -67,5 +67,5 @@ pub use sw_engine::{
     Via, WriteOutcome, checksum, inspect,
     seam::{Entry, EntryKind},
 };
-pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, GpuVa, HostVa, Place};
+pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, ForkMark, GpuVa, HostVa, Place};
 pub use sw_uring::peer::{Doubt as PeerDoubt, Verdict as PeerVerdict};

@@ -1,0 +1,286 @@
+//! Pointers of C callers. Every raw access of this crate is in this file.
+//!
+//! A parameter that is a pointer in C is one of these types. Only an unsafe constructor makes one in Rust, so functions that take
+//! them are safe. NULL is found out; alignment does not matter, because everything is copied byte by byte.
+// UNSAFETY: pointers of C callers are read and written here.
+#![expect(unsafe_code, reason = "pointers of C callers are read and written here and nowhere else")]
+
+use std::{
+    any::Any,
+    ffi::{CStr, c_char, c_void},
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use crate::code::Failure;
+
+/// A type that C callers fill: every bit pattern is a value.
+///
+/// # Safety
+/// The type is `repr(C)` without bytes that no field has, and any bits are a value of it.
+pub unsafe trait Plain: Copy {}
+
+/// `const T *`: NULL, or what the caller leaves as it is during the call.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct In<T>(*const T);
+
+/// `T *`: NULL, or room for values.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct Out<T>(*mut T);
+
+/// `const char *`: NULL, or text that ends with a zero byte.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct Str(*const c_char);
+
+/// `void *`: a number to this library; it follows none but host memory that a transfer is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Addr(*mut c_void);
+
+/// A number as an address: this interface is for machines with 64-bit addresses.
+#[expect(clippy::cast_possible_truncation, reason = "asserted to be as wide")]
+pub(crate) const fn address(raw: u64) -> usize {
+    const { assert!(usize::BITS == 64, "the layouts are those of 64-bit machines") };
+    raw as usize
+}
+
+impl<T: Plain> In<T> {
+    /// NULL.
+    pub const NULL: Self = Self(std::ptr::null());
+
+    /// # Safety
+    /// `pointer` is NULL, or readable for what it is passed for (one `T`, or as many as the count beside it says) while this
+    /// value is used.
+    pub const unsafe fn new(pointer: *const T) -> Self {
+        Self(pointer)
+    }
+
+    /// Whether it is NULL.
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// The `index`th of an array; `None` for NULL.
+    pub(crate) fn at(self, index: usize) -> Option<T> {
+        if self.0.is_null() {
+            return None;
+        }
+        let element = self.0.wrapping_add(index);
+        // SAFETY: not null; readable so far by the contract of `new`, which C callers take on with the count that they pass; any
+        // bits are a value.
+        Some(unsafe { element.read_unaligned() })
+    }
+
+    /// What it points to.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` for NULL.
+    pub(crate) fn get(self, name: &str) -> Result<T, Failure> {
+        self.at(0).ok_or_else(|| Failure::invalid(format!("{name} is NULL")))
+    }
+}
+
+impl<T: Copy> Out<T> {
+    /// NULL.
+    pub const NULL: Self = Self(std::ptr::null_mut());
+
+    /// # Safety
+    /// `pointer` is NULL, or writable for what it is passed for while this value is used.
+    pub const unsafe fn new(pointer: *mut T) -> Self {
+        Self(pointer)
+    }
+
+    /// Whether it is NULL.
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// Checks before anything is done that there will be room.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` for NULL.
+    pub(crate) fn ready(self, name: &str) -> Result<Ready<T>, Failure> {
+        if self.0.is_null() { Err(Failure::invalid(format!("{name} is NULL"))) } else { Ok(Ready(self.0)) }
+    }
+}
+
+/// Room that was looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready<T>(*mut T);
+
+impl<T: Copy> Ready<T> {
+    /// Puts a value there.
+    pub(crate) fn put(self, value: T) {
+        self.put_at(0, value);
+    }
+
+    /// Puts one into an array.
+    pub(crate) fn put_at(self, index: usize, value: T) {
+        let to = self.0.wrapping_add(index);
+        // SAFETY: not null, as checked; writable by the contract of `Out::new`.
+        unsafe { to.write_unaligned(value) }
+    }
+
+    /// Puts something of another type behind `bytes` bytes: a structure that grew has parts.
+    pub(crate) fn put_behind<U: Copy>(self, bytes: usize, value: U) {
+        let to = self.0.wrapping_byte_add(bytes).cast::<U>();
+        // SAFETY: as above; that the whole structure has room for this part is what its caller chose with the version.
+        unsafe { to.write_unaligned(value) }
+    }
+}
+
+impl<T: Plain> Ready<T> {
+    /// What is there: a parameter that goes in and out.
+    pub(crate) fn get(self) -> T {
+        // SAFETY: not null, as checked; a variable of the caller's, of which any bits are a value.
+        unsafe { self.0.read_unaligned() }
+    }
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for usize {}
+// SAFETY: as above.
+unsafe impl Plain for i64 {}
+
+impl Out<c_char> {
+    /// Writes text with its zero byte into `room` bytes, if they are enough; the length without that byte.
+    pub(crate) fn text(self, text: &[u8], room: usize) -> Option<usize> {
+        if self.0.is_null() || text.len() >= room {
+            return None;
+        }
+        // SAFETY: not null; the caller has `room` bytes there, which are more than the text.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), self.0.cast(), text.len()) };
+        // SAFETY: as above.
+        unsafe { self.0.add(text.len()).write(0) };
+        Some(text.len())
+    }
+}
+
+impl Str {
+    /// NULL.
+    pub const NULL: Self = Self(std::ptr::null());
+
+    /// # Safety
+    /// `pointer` is NULL, or a text that ends with a zero byte and stays as it is while this value is used.
+    pub const unsafe fn new(pointer: *const c_char) -> Self {
+        Self(pointer)
+    }
+
+    /// The text.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` for NULL or if it is not UTF-8.
+    pub(crate) fn text<'a>(self, name: &str) -> Result<&'a str, Failure> {
+        if self.0.is_null() {
+            return Err(Failure::invalid(format!("{name} is NULL")));
+        }
+        // SAFETY: a text that ends with a zero byte, by the contract of `new`; it is used during the call only.
+        let text = unsafe { CStr::from_ptr(self.0) };
+        text.to_str().map_err(|_| Failure::invalid(format!("{name} is not UTF-8")))
+    }
+}
+
+impl Addr {
+    /// NULL.
+    pub const NULL: Self = Self(std::ptr::null_mut());
+
+    /// An address.
+    pub const fn new(pointer: *mut c_void) -> Self {
+        Self(pointer)
+    }
+
+    /// From its number.
+    pub(crate) fn from_raw(raw: u64) -> Self {
+        Self(std::ptr::with_exposed_provenance_mut(address(raw)))
+    }
+
+    /// Its number.
+    pub fn raw(self) -> u64 {
+        self.0.expose_provenance() as u64
+    }
+}
+
+// SAFETY: a number to everyone but the transfer that it is given to.
+unsafe impl Send for Addr {}
+// SAFETY: as above.
+unsafe impl Sync for Addr {}
+
+/// Variables of a caller's that outlive the call, as those of a stream-ordered transfer do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept<T>(Ready<T>);
+
+impl<T: Copy> Kept<T> {
+    /// The documentation of the functions that take such variables says that they stay until the transfer is over.
+    pub(crate) fn new(room: Ready<T>) -> Self {
+        Self(room)
+    }
+
+    pub(crate) fn put(self, value: T) {
+        self.0.put(value);
+    }
+}
+
+impl<T: Plain> Kept<T> {
+    pub(crate) fn get(self) -> T {
+        self.0.get()
+    }
+}
+
+// SAFETY: the variable is the transfer's to read and write until it is over; its owner looks at it afterwards only.
+unsafe impl<T: Send> Send for Kept<T> {}
+
+/// Memory that a caller lends for a transfer, or until it is deregistered.
+///
+/// # Errors
+/// `INVALID_VALUE` for zero bytes or a range that wraps.
+pub(crate) fn lend(
+    place: straightway::Place,
+    len: u64,
+    owner: Box<dyn Any + Send + Sync>,
+) -> Result<straightway::DmaRegion, Failure> {
+    // SAFETY: who calls cuFileRead and the like keeps the memory until the call or the transfer is over, and who registers it until
+    // it is deregistered: that is the documented contract of each. No reference into it is made here.
+    let region = unsafe { straightway::DmaRegion::from_foreign(place, straightway::ByteLen(len), owner) };
+    region.map_err(|cause| Failure::invalid(cause.to_string()))
+}
+
+/// A stream of a caller's.
+pub(crate) fn stream(handle: Addr) -> straightway::CallerStream {
+    // SAFETY: the documented contract: a stream that lives until the transfer is over. A handle that is none is the driver's to
+    // refuse.
+    unsafe { straightway::CallerStream::from_raw(address(handle.raw())) }
+}
+
+/// A descriptor of the caller's as one of ours.
+///
+/// # Errors
+/// The errno.
+pub(crate) fn own_descriptor(descriptor: i32) -> Result<OwnedFd, i32> {
+    if descriptor < 0 {
+        return Err(libc::EBADF);
+    }
+    // SAFETY: not negative; only its duplicate is kept, and a descriptor that is not open is refused by the kernel.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    borrowed.try_clone_to_owned().map_err(|error| error.raw_os_error().unwrap_or(libc::EBADF))
+}
+
+/// Access mode and status flags of a descriptor.
+///
+/// # Errors
+/// The errno.
+pub(crate) fn status_flags(descriptor: &OwnedFd) -> Result<i32, i32> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: no pointers.
+    let flags = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 { Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EBADF)) } else { Ok(flags) }
+}
+
+/// Sets the caller's `errno`.
+pub(crate) fn set_errno(number: i32) {
+    // SAFETY: the C library's own variable of this thread.
+    unsafe { *libc::__errno_location() = number };
+}

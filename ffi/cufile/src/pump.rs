@@ -1,0 +1,235 @@
+//! The thread that runs transfers in the order of streams.
+//!
+//! ```text
+//!   cuFileReadAsync ─► gate closed in the stream ─► job ─► the stream has come so far ─► numbers read, transfer started
+//!                                                                            end ─► *moved written ─► gate dropped, the stream goes on
+//! ```
+//!
+//! Nobody tells when a stream has come so far, so the first job of each stream is looked at again and again; others are behind it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker},
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use straightway::{Pending, StreamGate, Verb};
+
+use crate::{
+    code::{self, Failure},
+    count::What,
+    edge::negative_word,
+    file::File,
+    pointer::Kept,
+    stream::Late,
+    transfer::{Transfer, count},
+};
+
+/// Between two looks at streams: twenty thousand a second, of half a microsecond each.
+const GATE_PAUSE: Duration = Duration::from_micros(50);
+/// Jobs at a time: the gates that one engine has for a GPU.
+const JOBS_MAX: usize = 1024;
+
+/// Cloning shares it.
+#[derive(Clone)]
+pub(crate) struct Pump(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct State {
+    fresh: Vec<Job>,
+    /// Those that the thread has, besides.
+    held: usize,
+    /// Something ended.
+    woken: bool,
+    stopping: bool,
+}
+
+/// A transfer that has its place in a stream.
+pub(crate) struct Job {
+    file: Arc<File>,
+    verb: Verb,
+    late: Late,
+    moved: Kept<isize>,
+    run: Run,
+    /// Dropped last: the stream goes on then.
+    gate: StreamGate,
+    stream: u64,
+}
+
+enum Run {
+    Waiting,
+    Running(Transfer, Pending),
+    Over,
+}
+
+impl Job {
+    pub(crate) fn new(
+        file: Arc<File>,
+        verb: Verb,
+        late: Late,
+        moved: Kept<isize>,
+        (gate, stream): (StreamGate, u64),
+    ) -> Self {
+        Self { file, verb, late, moved, run: Run::Waiting, gate, stream }
+    }
+
+    fn what(&self) -> What {
+        if self.verb == Verb::Write { What::Write } else { What::Read }
+    }
+
+    /// Moves it on; whether it is over.
+    fn step(&mut self, waker: &Waker) -> bool {
+        if matches!(self.run, Run::Waiting) {
+            match self.gate.is_reached() {
+                Ok(false) => return false,
+                Ok(true) => self.begin(),
+                Err(error) => self.end(Err(error.into())),
+            }
+        }
+        if let Run::Running(_, pending) = &mut self.run
+            && let Poll::Ready(done) = Pin::new(pending).poll(&mut Context::from_waker(waker))
+            && let Run::Running(transfer, _) = std::mem::replace(&mut self.run, Run::Over)
+        {
+            let what = self.what();
+            let result = if transfer.has_shrunk(&done) {
+                transfer.run(what)
+            } else {
+                count(what, &self.file, transfer.range.gpu(), &done, false);
+                done.result.map_err(Failure::from)
+            };
+            self.end(result);
+        }
+        matches!(self.run, Run::Over)
+    }
+
+    fn begin(&mut self) {
+        let transfer = Transfer::new(self.file.clone(), self.verb, self.late.numbers());
+        let begun = transfer.and_then(|transfer| Ok((transfer.request()?, transfer)));
+        match begun {
+            Ok((Some(request), transfer)) => self.run = Run::Running(transfer, request.start()),
+            Ok((None, _)) => self.end(Ok(0)),
+            Err(failure) => self.end(Err(failure)),
+        }
+    }
+
+    fn end(&mut self, result: Result<u64, Failure>) {
+        self.run = Run::Over;
+        self.moved.put(match result {
+            Ok(bytes) => isize::try_from(bytes).unwrap_or(isize::MAX),
+            Err(failure) => negative_word(&failure),
+        });
+    }
+}
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.lock().woken = true;
+        self.work.notify_all();
+    }
+}
+
+impl Pump {
+    /// # Errors
+    /// `NOMEM_ERROR` if there is no thread for it.
+    pub(crate) fn start() -> Result<Self, Failure> {
+        let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), thread: Mutex::new(None) });
+        let own = shared.clone();
+        let thread = Builder::new().name("straightway-cf".into()).spawn(move || own.run());
+        let thread =
+            thread.map_err(|cause| Failure::new(code::NOMEM_ERROR, format!("a thread for streams: {cause}")))?;
+        *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(Self(shared))
+    }
+
+    /// Takes a job. With too many it waits for a place.
+    ///
+    /// # Errors
+    /// `DRIVER_CLOSING`.
+    pub(crate) fn add(&self, job: Job) -> Result<(), Failure> {
+        let mut state = self.0.lock();
+        while !state.stopping && state.fresh.len() + state.held >= JOBS_MAX {
+            state = self.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stopping {
+            return Err(Failure::new(code::DRIVER_CLOSING, "the driver is closing"));
+        }
+        state.fresh.push(job);
+        drop(state);
+        self.0.work.notify_all();
+        Ok(())
+    }
+
+    /// Ends everything and the thread. The engine is closed before: what runs has its answer.
+    pub(crate) fn stop(self) {
+        self.0.lock().stopping = true;
+        self.0.work.notify_all();
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It ends by itself; a panic of it was contained by the engine's operations or is the end of streams only.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(self: Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        let mut jobs: Vec<Job> = Vec::new();
+        loop {
+            let stopping = self.next(&mut jobs);
+            let mut streams: Vec<u64> = Vec::new();
+            jobs.retain_mut(|job| {
+                // The others of a stream are behind the first that waits.
+                let waits = matches!(job.run, Run::Waiting);
+                if waits && streams.contains(&job.stream) {
+                    return true;
+                }
+                if waits {
+                    streams.push(job.stream);
+                }
+                !job.step(&waker)
+            });
+            if stopping {
+                for mut job in jobs.drain(..) {
+                    job.end(Err(Failure::new(code::DRIVER_CLOSING, "the driver was closed")));
+                }
+                return;
+            }
+        }
+    }
+
+    /// Waits for something to do and takes what is new; whether it is time to stop.
+    fn next(&self, jobs: &mut Vec<Job>) -> bool {
+        let mut state = self.lock();
+        state.held = jobs.len();
+        self.work.notify_all();
+        if state.fresh.is_empty() && !state.woken && !state.stopping {
+            let idle = |state: &mut State| state.fresh.is_empty() && !state.woken && !state.stopping;
+            state = if jobs.iter().any(|job| matches!(job.run, Run::Waiting)) {
+                self.work.wait_timeout(state, GATE_PAUSE).unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+        state.woken = false;
+        jobs.append(&mut state.fresh);
+        state.stopping
+    }
+}
