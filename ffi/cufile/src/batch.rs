@@ -21,13 +21,13 @@ use crate::{
         STATUS_COMPLETE, STATUS_FAILED, TimeSpec,
     },
     code::{self, Failure},
-    count::{BatchWhat, What},
+    count::{BatchWhat, By},
     edge::{call, negative_word, quiet},
     file::file_of,
     library::library,
     pointer::{Addr, In, Out},
     settings::BATCH,
-    transfer::{Numbers, Transfer, count},
+    transfer::{Numbers, Transfer},
 };
 
 /// Longest that giving up a batch waits for devices to let go of its memory.
@@ -93,18 +93,18 @@ impl Entry {
             Poll::Ready(done) => done,
         };
         let (status, ret) = self.ended(done);
-        library().counts.batch(BatchWhat::Processed, status == STATUS_COMPLETE);
+        let result = if status == STATUS_COMPLETE { Ok(()) } else { Err(()) };
+        library().counts.batch(BatchWhat::Processed, &result);
         self.state = State::Over(status, ret);
         true
     }
 
     fn ended(&self, done: Completed) -> (i32, u64) {
-        let what = self.transfer.what();
         let result = if self.transfer.has_shrunk(&done) {
             // Its file got shorter meanwhile: rare, and read again as far as it goes.
-            self.transfer.run(what)
+            self.transfer.run()
         } else {
-            count(what, &self.transfer.file, self.transfer.range.gpu(), &done, true);
+            self.transfer.count(&done, By::Batch);
             let cancelled = done.result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled);
             if cancelled {
                 return (STATUS_CANCELED, word(-isize::try_from(libc::ECANCELED).unwrap_or(1)));
@@ -121,12 +121,6 @@ impl Entry {
 /// A negative answer in an unsigned field: "cuFile API Reference Guide", CUfileIOEvents_t.
 fn word(negative: isize) -> u64 {
     i64::try_from(negative).unwrap_or(-1).cast_unsigned()
-}
-
-impl Transfer {
-    fn what(&self) -> What {
-        if self.verb == Verb::Write { What::Write } else { What::Read }
-    }
 }
 
 impl Batch {
@@ -180,7 +174,11 @@ fn after(time: Duration) -> Option<Instant> {
 fn batch_of(handle: Handle) -> Result<Arc<Batch>, Failure> {
     let batches = library().batches.read().unwrap_or_else(PoisonError::into_inner);
     let batch = batches.get(&handle.raw()).cloned();
-    batch.ok_or_else(|| Failure::new(code::INVALID_CONTEXT_ERROR, format!("{:#x} stands for no batch", handle.raw())))
+    batch.ok_or_else(|| unknown(handle))
+}
+
+fn unknown(handle: Handle) -> Failure {
+    Failure::new(code::INVALID_CONTEXT_ERROR, format!("{:#x} stands for no batch", handle.raw()))
 }
 
 /// `cuFileBatchIOSetUp`: makes a batch of `nr` entries, 1 up to the parameter `io_batchsize`.
@@ -188,7 +186,7 @@ fn batch_of(handle: Handle) -> Result<Arc<Batch>, Failure> {
 pub extern "C" fn cuFileBatchIOSetUp(batch: Out<Handle>, nr: u32) -> CuFileError {
     call("cuFileBatchIOSetUp", || {
         let made = set_up(batch, nr);
-        library().counts.batch(BatchWhat::SetUp, made.is_ok());
+        library().counts.batch(BatchWhat::SetUp, &made);
         made
     })
 }
@@ -213,7 +211,7 @@ fn set_up(batch: Out<Handle>, nr: u32) -> Result<(), Failure> {
 pub extern "C" fn cuFileBatchIOSubmit(batch: Handle, nr: u32, params: In<IoParams>, _flags: u32) -> CuFileError {
     call("cuFileBatchIOSubmit", || {
         let submitted = submit(batch, nr, params);
-        library().counts.batch(BatchWhat::Submit, submitted.is_ok());
+        library().counts.batch(BatchWhat::Submit, &submitted);
         submitted
     })
 }
@@ -240,7 +238,7 @@ fn submit(batch: Handle, nr: u32, params: In<IoParams>) -> Result<(), Failure> {
         return Err(Failure::new(code::BATCH_FULL, format!("{nr} entries, {there} of {room} are not told of yet")));
     }
     for (cookie, request, transfer) in begun {
-        library().counts.batch(BatchWhat::Enqueued, true);
+        library().counts.batch(BatchWhat::Enqueued, &Ok::<_, ()>(()));
         // Nothing to move, at the end of a file, is done.
         let state = request.map_or(State::Over(STATUS_COMPLETE, 0), |request| State::Running(request.start()));
         entries.push(Entry { cookie, transfer, state });
@@ -277,7 +275,7 @@ pub extern "C" fn cuFileBatchIOGetStatus(
 ) -> CuFileError {
     call("cuFileBatchIOGetStatus", || {
         let told = status(batch, min_nr, (nr, events), timeout);
-        library().counts.batch(BatchWhat::Complete, told.is_ok());
+        library().counts.batch(BatchWhat::Complete, &told);
         told
     })
 }
@@ -327,7 +325,7 @@ fn duration(time: TimeSpec) -> Result<Duration, Failure> {
 pub extern "C" fn cuFileBatchIOCancel(batch: Handle) -> CuFileError {
     call("cuFileBatchIOCancel", || {
         let cancelled = batch_of(batch).map(|batch| batch.cancel());
-        library().counts.batch(BatchWhat::Cancel, cancelled.is_ok());
+        library().counts.batch(BatchWhat::Cancel, &cancelled);
         cancelled
     })
 }
@@ -338,10 +336,9 @@ pub extern "C" fn cuFileBatchIOCancel(batch: Handle) -> CuFileError {
 pub extern "C" fn cuFileBatchIODestroy(batch: Handle) {
     quiet("cuFileBatchIODestroy", || {
         let gone = library().batches.write().unwrap_or_else(PoisonError::into_inner).remove(&batch.raw());
-        library().counts.batch(BatchWhat::Destroy, gone.is_some());
-        let gone = gone.ok_or_else(|| {
-            Failure::new(code::INVALID_CONTEXT_ERROR, format!("{:#x} stands for no batch", batch.raw()))
-        })?;
+        let gone = gone.ok_or_else(|| unknown(batch));
+        library().counts.batch(BatchWhat::Destroy, &gone);
+        let gone = gone?;
         gone.cancel();
         let (over, all) = gone.wait(usize::MAX, after(DESTROY_WAIT));
         if over == all {

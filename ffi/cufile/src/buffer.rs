@@ -108,7 +108,7 @@ fn register(base: Addr, length: usize, flags: i32) -> Result<(), Failure> {
     }
     library().longest.fetch_max(len, Ordering::Relaxed);
     if let Some(gpu) = buffer.gpu {
-        library().counts.device_buffer(gpu, len, true);
+        library().counts.registered(gpu, len);
     }
     buffers.insert(base, buffer);
     Ok(())
@@ -133,7 +133,7 @@ fn deregister(base: Addr) -> Result<(), Failure> {
     let gone = library().buffers.write().unwrap_or_else(PoisonError::into_inner).remove(&base);
     let gone = gone.ok_or_else(|| Failure::new(code::MEMORY_NOT_REGISTERED, format!("{base:#x} is not registered")))?;
     if let Some(gpu) = gone.gpu {
-        library().counts.device_buffer(gpu, gone.len, false);
+        library().counts.deregistered(gpu, gone.len);
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ pub(crate) enum What {
     Writev,
 }
 
-/// Calls of batches, in the order of the structure of level 1.
+/// Calls of batches, and their entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BatchWhat {
     Submit,
@@ -45,10 +45,10 @@ pub(crate) enum BatchWhat {
     SetUp,
     Cancel,
     Destroy,
+    /// An entry that was begun.
     Enqueued,
-    PosixEnqueued,
+    /// An entry that ended.
     Processed,
-    PosixProcessed,
 }
 
 #[derive(Default)]
@@ -58,8 +58,8 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    fn add(&self, ok: bool) {
-        if ok { &self.ok } else { &self.err }.fetch_add(1, Relaxed);
+    fn add<T, E>(&self, result: &Result<T, E>) {
+        if result.is_ok() { &self.ok } else { &self.err }.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn get(&self) -> (u64, u64) {
@@ -102,7 +102,7 @@ pub(crate) struct Gpu {
     pub(crate) others: [AtomicU64; 2],
     pub(crate) unaligned: [AtomicU64; 2],
     pub(crate) errors: [AtomicU64; 2],
-    pub(crate) registered: Pair,
+    pub(crate) registered: AtomicU64,
     pub(crate) deregistered: AtomicU64,
     pub(crate) registered_bytes: AtomicU64,
 }
@@ -181,7 +181,7 @@ pub(crate) struct Counts {
     level: AtomicU8,
     stopped: AtomicBool,
     pub(crate) calls: [Pair; 8],
-    pub(crate) batch: [Pair; 9],
+    pub(crate) batch: [Pair; 7],
     pub(crate) ways: [Way; 4],
     pub(crate) batch_ways: [Way; 2],
     pub(crate) sizes: [[AtomicU64; SIZES]; 2],
@@ -214,7 +214,23 @@ pub(crate) struct Ended<'a> {
     pub(crate) handle: u64,
     pub(crate) gpu: Option<u16>,
     pub(crate) done: &'a Completed,
-    pub(crate) of_batch: bool,
+    pub(crate) by: By,
+}
+
+/// Who asked for a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// A call of its own.
+    Call,
+    /// A batch.
+    Batch,
+}
+
+/// Which way bytes go, as places of arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Read = 0,
+    Write = 1,
 }
 
 impl Counts {
@@ -238,36 +254,46 @@ impl Counts {
     /// A call that moves no bytes.
     pub(crate) fn call<T, E>(&self, what: What, result: &Result<T, E>) {
         if self.counts(1) {
-            self.calls[what as usize].add(result.is_ok());
+            self.calls[what as usize].add(result);
         }
     }
 
     /// Calls or entries of batches.
-    pub(crate) fn batch(&self, what: BatchWhat, ok: bool) {
+    pub(crate) fn batch<T, E>(&self, what: BatchWhat, result: &Result<T, E>) {
         if self.counts(1) {
-            self.batch[what as usize].add(ok);
+            self.batch[what as usize].add(result);
         }
     }
 
-    /// A registration or deregistration of device memory.
-    pub(crate) fn device_buffer(&self, gpu: u16, len: u64, registered: bool) {
-        let Some(gpu) = self.gpus.get(usize::from(gpu)).filter(|_| self.counts(3)) else { return };
-        if registered {
-            gpu.registered.add(true);
+    /// Device memory was registered.
+    pub(crate) fn registered(&self, gpu: u16, len: u64) {
+        if let Some(gpu) = self.gpu(gpu) {
+            gpu.registered.fetch_add(1, Relaxed);
             gpu.registered_bytes.fetch_add(len, Relaxed);
-        } else {
+        }
+    }
+
+    /// Device memory was deregistered.
+    pub(crate) fn deregistered(&self, gpu: u16, len: u64) {
+        if let Some(gpu) = self.gpu(gpu) {
             gpu.deregistered.fetch_add(1, Relaxed);
             let less = |bytes: u64| Some(bytes.saturating_sub(len));
             let _ = gpu.registered_bytes.fetch_update(Relaxed, Relaxed, less);
         }
     }
 
+    fn gpu(&self, gpu: u16) -> Option<&Gpu> {
+        self.gpus.get(usize::from(gpu)).filter(|_| self.counts(3))
+    }
+
     /// A transfer that ended; its file has routes of its own.
     pub(crate) fn transfer(&self, ended: &Ended<'_>, of_file: &Routes) {
-        let Ended { what, handle, gpu, done, of_batch } = ended;
-        let writes = matches!(what, What::Write | What::Writev);
+        let Ended { what, handle, gpu, done, by } = ended;
+        let (side, verb) = match what {
+            What::Write | What::Writev => (Side::Write, Verb::Write),
+            _ => (Side::Read, Verb::Read),
+        };
         let ok = done.result.as_ref().ok();
-        let verb = if writes { Verb::Write } else { Verb::Read };
         let last = LastPath { handle: *handle, verb, path: done.path, times: done.times, failed: ok.is_none() };
         let _ = LAST.try_with(|slot| slot.set(Some(last)));
         for routes in [&self.routes, of_file] {
@@ -279,22 +305,23 @@ impl Counts {
         if !self.counts(1) {
             return;
         }
-        if !of_batch {
-            self.calls[*what as usize].add(ok.is_some());
+        if *by == By::Call {
+            self.calls[*what as usize].add(&done.result);
         }
         let nanos = u64::try_from(done.times.total().as_nanos()).unwrap_or(u64::MAX);
         if let Some(bytes) = ok {
-            let vectored = matches!(what, What::Readv | What::Writev);
-            let way = usize::from(writes) + if vectored { 2 } else { 0 };
-            if *of_batch { &self.batch_ways[usize::from(writes)] } else { &self.ways[way] }.add(*bytes, nanos);
+            let way = match (what, by) {
+                (_, By::Batch) => &self.batch_ways[side as usize],
+                (What::Readv | What::Writev, By::Call) => &self.ways[2 + side as usize],
+                (_, By::Call) => &self.ways[side as usize],
+            };
+            way.add(*bytes, nanos);
             if self.counts(2) {
-                self.sizes[usize::from(writes)][size_place(*bytes)].fetch_add(1, Relaxed);
+                self.sizes[side as usize][size_place(*bytes)].fetch_add(1, Relaxed);
             }
         }
-        if let Some(gpu) = gpu.and_then(|gpu| self.gpus.get(usize::from(gpu)))
-            && self.counts(3)
-        {
-            gpu.add(writes, done, nanos);
+        if let Some(gpu) = gpu.and_then(|gpu| self.gpu(gpu)) {
+            gpu.add(side, done, nanos);
         }
     }
 
@@ -313,18 +340,18 @@ impl Counts {
 }
 
 impl Gpu {
-    fn add(&self, writes: bool, done: &Completed, nanos: u64) {
-        let side = usize::from(writes);
+    fn add(&self, side: Side, done: &Completed, nanos: u64) {
+        let at = side as usize;
         match &done.result {
             Ok(bytes) => {
-                if writes { &self.write } else { &self.read }.add(*bytes, nanos);
+                [&self.read, &self.write][at].add(*bytes, nanos);
                 let words = if done.path.route.landing == Landing::Dma { &self.in_place } else { &self.others };
-                words[side].fetch_add(1, Relaxed);
+                words[at].fetch_add(1, Relaxed);
                 if matches!(done.path.reason, Reason::RaggedEnds | Reason::MemoryMisaligned) {
-                    self.unaligned[side].fetch_add(1, Relaxed);
+                    self.unaligned[at].fetch_add(1, Relaxed);
                 }
             }
-            Err(_) => _ = self.errors[side].fetch_add(1, Relaxed),
+            Err(_) => _ = self.errors[at].fetch_add(1, Relaxed),
         }
     }
 }

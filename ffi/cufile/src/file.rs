@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use straightway::{Engine, Error, Object, Verb};
+use straightway::{Engine, Object, Verb};
 
 use crate::{
     abi::{CuFileError, Descr, HANDLE_OPAQUE_FD, HANDLE_OPAQUE_WIN32, HANDLE_USERSPACE_FS, Handle},
@@ -149,7 +149,11 @@ fn open(descriptor: i32) -> Result<File, Failure> {
     let access = flags & libc::O_ACCMODE;
     let refused = flags & libc::O_PATH != 0 || (flags & libc::O_APPEND != 0 && access != libc::O_RDONLY);
     let running = library().opened()?;
-    let object = running.engine.open_descriptor(own.as_fd()).map_err(|error| opening(error, refused))?;
+    let opened = running.engine.open_descriptor(own.as_fd()).map_err(Failure::from);
+    let object = opened.map_err(|failure| match refused {
+        true => Failure { code: code::INVALID_FILE_OPEN_FLAG, ..failure },
+        false => failure,
+    })?;
     Ok(File {
         id: library().number(),
         descriptor,
@@ -161,11 +165,6 @@ fn open(descriptor: i32) -> Result<File, Failure> {
         identity: (stat.dev(), stat.ino()),
         routes: Routes::default(),
     })
-}
-
-fn opening(error: Error, by_flag: bool) -> Failure {
-    let failure = Failure::from(error);
-    if by_flag { Failure { code: code::INVALID_FILE_OPEN_FLAG, ..failure } } else { failure }
 }
 
 /// `cuFileHandleDeregister`: forgets a handle. Transfers that run go on.

@@ -9,7 +9,7 @@ use straightway::Verb;
 use crate::{
     abi::{Handle, IoVec},
     code::Failure,
-    count::What,
+    count::{By, Ended, What},
     edge,
     file::{File, file_of},
     library::library,
@@ -40,7 +40,7 @@ fn one(name: &'static str, fh: Handle, what: What, numbers: Numbers) -> isize {
     edge::bytes(name, || {
         let moved = file_of(fh).and_then(|file| Transfer::new(file, verb, numbers));
         match moved {
-            Ok(transfer) => transfer.run(what),
+            Ok(transfer) => transfer.run(),
             Err(failure) => {
                 library().counts.call(what, &Err::<(), _>(&failure));
                 Err(failure)
@@ -150,6 +150,6 @@ fn run_row(file: &Arc<File>, what: What, row: &[(Range, u64)], offset: u64) -> R
     };
     let done = with_policy(file, request).wait();
     let gpu = row.first().and_then(|(range, _)| range.gpu());
-    count(what, file, gpu, &done, false);
+    count(file, &Ended { what, handle: file.id, gpu, done: &done, by: By::Call });
     done.result.map_err(Failure::from)
 }

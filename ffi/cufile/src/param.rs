@@ -90,8 +90,8 @@ impl Settings {
     }
 
     /// A yes or no that a call set, also while the driver is open.
-    pub(crate) fn call_flag(&self, index: usize, value: bool) {
-        self.lock().calls.flags[index] = Some(value);
+    pub(crate) fn call_flag(&self, index: usize, value: impl Into<Option<bool>>) {
+        self.lock().calls.flags[index] = value.into();
     }
 
     fn set(&self, set: impl FnOnce(&mut Calls)) -> Result<(), Failure> {

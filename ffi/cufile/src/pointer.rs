@@ -155,7 +155,7 @@ impl Out<c_char> {
         // SAFETY: not null; the caller has `room` bytes there, which are more than the text.
         unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), self.0.cast(), text.len()) };
         // SAFETY: as above.
-        unsafe { self.0.add(text.len()).write(0) };
+        unsafe { self.0.wrapping_add(text.len()).write(0) };
         Some(text.len())
     }
 }
@@ -281,6 +281,8 @@ pub(crate) fn status_flags(descriptor: &OwnedFd) -> Result<i32, i32> {
 
 /// Sets the caller's `errno`.
 pub(crate) fn set_errno(number: i32) {
-    // SAFETY: the C library's own variable of this thread.
-    unsafe { *libc::__errno_location() = number };
+    // SAFETY: the C library's own variable of this thread, which always is.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above; nobody else has it.
+    unsafe { errno.write(number) };
 }

@@ -20,12 +20,12 @@ use straightway::{Pending, StreamGate, Verb};
 
 use crate::{
     code::{self, Failure},
-    count::What,
+    count::By,
     edge::negative_word,
     file::File,
     pointer::Kept,
     stream::Late,
-    transfer::{Transfer, count},
+    transfer::Transfer,
 };
 
 /// Between two looks at streams: twenty thousand a second, of half a microsecond each.
@@ -82,10 +82,6 @@ impl Job {
         Self { file, verb, late, moved, run: Run::Waiting, gate, stream }
     }
 
-    fn what(&self) -> What {
-        if self.verb == Verb::Write { What::Write } else { What::Read }
-    }
-
     /// Moves it on; whether it is over.
     fn step(&mut self, waker: &Waker) -> bool {
         if matches!(self.run, Run::Waiting) {
@@ -99,11 +95,10 @@ impl Job {
             && let Poll::Ready(done) = Pin::new(pending).poll(&mut Context::from_waker(waker))
             && let Run::Running(transfer, _) = std::mem::replace(&mut self.run, Run::Over)
         {
-            let what = self.what();
             let result = if transfer.has_shrunk(&done) {
-                transfer.run(what)
+                transfer.run()
             } else {
-                count(what, &self.file, transfer.range.gpu(), &done, false);
+                transfer.count(&done, By::Call);
                 done.result.map_err(Failure::from)
             };
             self.end(result);

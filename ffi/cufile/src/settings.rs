@@ -109,36 +109,36 @@ pub(crate) const SIZES: [Size; 12] = [
     ),
 ];
 
-const fn flag(key: &'static str, environment: Option<&'static str>, default: bool, effect: Effect) -> Flag {
-    Flag { key, environment, default, effect }
+/// One that is no unless somebody says otherwise.
+const fn no(key: &'static str, environment: Option<&'static str>, effect: Effect) -> Flag {
+    Flag { key, environment, default: false, effect }
+}
+
+/// One that is yes unless somebody says otherwise.
+const fn yes(key: &'static str, environment: Option<&'static str>, effect: Effect) -> Flag {
+    Flag { default: true, ..no(key, environment, effect) }
 }
 
 /// `CUFileBoolConfigParameter_t` in its order.
 pub(crate) const FLAGS: [Flag; 14] = [
-    flag("properties.use_poll_mode", None, false, Effect::Kept("the engine decides how to wait")),
-    flag("properties.allow_compat_mode", Some("CUFILE_ALLOW_COMPAT_MODE"), true, NO_COMPAT),
-    flag("properties.force_compat_mode", Some("CUFILE_FORCE_COMPAT_MODE"), false, NO_COMPAT),
-    flag("fs.misc_api_check_aggressive", None, false, Effect::Kept("arguments are always checked")),
-    flag("execution.parallel_io", None, true, OWN_SPLIT),
-    flag("profile.nvtx", Some("CUFILE_NVTX"), false, Effect::Kept("no marks are written")),
-    flag("properties.allow_system_memory", None, true, Effect::Kept("host memory always works")),
-    flag("properties.use_pci_p2pdma", Some("CUFILE_USE_PCIP2PDMA"), false, NO_MODULE),
-    flag("properties.prefer_iouring", None, false, Effect::Kept("io_uring is used wherever the kernel has it")),
-    flag("properties.force_odirect_mode", None, false, Effect::Kept("use SW_CUFILE_POLICY=prefer=dma")),
-    flag(
+    no("properties.use_poll_mode", None, Effect::Kept("the engine decides how to wait")),
+    yes("properties.allow_compat_mode", Some("CUFILE_ALLOW_COMPAT_MODE"), NO_COMPAT),
+    no("properties.force_compat_mode", Some("CUFILE_FORCE_COMPAT_MODE"), NO_COMPAT),
+    no("fs.misc_api_check_aggressive", None, Effect::Kept("arguments are always checked")),
+    yes("execution.parallel_io", None, OWN_SPLIT),
+    no("profile.nvtx", Some("CUFILE_NVTX"), Effect::Kept("no marks are written")),
+    yes("properties.allow_system_memory", None, Effect::Kept("host memory always works")),
+    no("properties.use_pci_p2pdma", Some("CUFILE_USE_PCIP2PDMA"), NO_MODULE),
+    no("properties.prefer_iouring", None, Effect::Kept("io_uring is used wherever the kernel has it")),
+    no("properties.force_odirect_mode", None, Effect::Kept("use SW_CUFILE_POLICY=prefer=dma")),
+    no(
         "properties.skip_topology_detection",
         Some("CUFILE_SKIP_TOPOLOGY_DETECTION"),
-        false,
         Effect::Kept("there is none to skip"),
     ),
-    flag(
-        "properties.stream_memops_bypass",
-        Some("CUFILE_STREAM_MEMOPS_BYPASS"),
-        false,
-        Effect::Kept("streams wait by memory"),
-    ),
-    flag("properties.vanilla_posix_io_mode", None, false, NO_COMPAT),
-    flag("properties.gds_fallback_io", None, false, NO_COMPAT),
+    no("properties.stream_memops_bypass", Some("CUFILE_STREAM_MEMOPS_BYPASS"), Effect::Kept("streams wait by memory")),
+    no("properties.vanilla_posix_io_mode", None, NO_COMPAT),
+    no("properties.gds_fallback_io", None, NO_COMPAT),
 ];
 
 /// `CUFileStringConfigParameter_t` in its order.

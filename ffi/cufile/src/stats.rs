@@ -122,13 +122,13 @@ fn base(counts: &Counts) -> StatsBase {
     let [read, write] = [&counts.ways[0], &counts.ways[1]].map(numbers);
     let [batch_read, batch_write] = counts.batch_ways.each_ref().map(numbers);
     let both = |at: usize| [read[at], write[at]];
+    let of = |what: BatchWhat| counter(&counts.batch[what as usize]);
     let mut batch_ops = [OpCounter::default(); 15];
-    for (to, from) in batch_ops.iter_mut().zip(&counts.batch) {
-        *to = counter(from);
-    }
-    // The engine submits by io_uring, or by threads; each submitted entry is one.
-    let submitted = counter(&counts.batch[BatchWhat::Enqueued as usize]);
-    (batch_ops[12], batch_ops[14]) = (submitted, submitted);
+    let calls = [BatchWhat::Submit, BatchWhat::Complete, BatchWhat::SetUp, BatchWhat::Cancel, BatchWhat::Destroy];
+    batch_ops.iter_mut().zip(calls).for_each(|(to, what)| *to = of(what));
+    // None of the entries is the module's, or one of threads of the POSIX interface: enqueued, processed and submitted in all.
+    (batch_ops[5], batch_ops[7], batch_ops[14]) =
+        (of(BatchWhat::Enqueued), of(BatchWhat::Processed), of(BatchWhat::Enqueued));
     let mut batch = [0; 12];
     (batch[0], batch[1], batch[2], batch[3]) = (batch_read[0], batch_write[0], batch_read[1], batch_write[1]);
     StatsBase {
@@ -183,7 +183,7 @@ fn gpu(gpu: &Gpu) -> PerGpu {
     reads.iter_mut().zip(read.into_iter().chain([0, 0, read_errors])).for_each(|(to, from)| *to = from);
     let mut writes = [0; 11];
     writes.iter_mut().zip(write.into_iter().chain([write_errors])).for_each(|(to, from)| *to = from);
-    let (ok, err) = gpu.registered.get();
-    let buffers = [ok + err, ok, err, gpu.deregistered.load(Relaxed), gpu.registered_bytes.load(Relaxed)];
+    let registered = gpu.registered.load(Relaxed);
+    let buffers = [registered, registered, 0, gpu.deregistered.load(Relaxed), gpu.registered_bytes.load(Relaxed)];
     PerGpu { uuid: [0; 16], read: reads, write: writes, buffers }
 }

@@ -9,7 +9,6 @@ use straightway::{Error, ErrorKind, StreamGate, Verb};
 use crate::{
     abi::{CuFileError, Handle},
     code::{self, Failure},
-    count::What,
     edge::{call, negative_word},
     file::{File, file_of},
     library::library,
@@ -120,8 +119,7 @@ fn ask(fh: Handle, verb: Verb, asked: &Asked) -> Result<(), Failure> {
 }
 
 fn now(file: Arc<File>, verb: Verb, late: &Late) -> isize {
-    let what = if verb == Verb::Write { What::Write } else { What::Read };
-    let done = Transfer::new(file, verb, late.numbers()).and_then(|transfer| transfer.run(what));
+    let done = Transfer::new(file, verb, late.numbers()).and_then(|transfer| transfer.run());
     match done {
         Ok(bytes) => isize::try_from(bytes).unwrap_or(isize::MAX),
         Err(failure) => negative_word(&failure),

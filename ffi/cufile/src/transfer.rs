@@ -6,7 +6,7 @@ use straightway::{Completed, ErrorKind, Memory, Policy, Request, Verb};
 
 use crate::{
     code::Failure,
-    count::{Ended, What},
+    count::{By, Ended, What},
     file::File,
     library::library,
     memory::Range,
@@ -74,11 +74,11 @@ impl Transfer {
     ///
     /// # Errors
     /// The transfer's.
-    pub(crate) fn run(&self, what: What) -> Result<u64, Failure> {
+    pub(crate) fn run(&self) -> Result<u64, Failure> {
         let mut shrinks = 0;
         loop {
             let Some(request) = self.request()? else {
-                library().counts.call(what, &Ok::<_, Failure>(()));
+                library().counts.call(self.what(), &Ok::<_, Failure>(()));
                 return Ok(0);
             };
             let done = request.wait();
@@ -87,9 +87,19 @@ impl Transfer {
                 shrinks += 1;
                 continue;
             }
-            count(what, &self.file, self.range.gpu(), &done, false);
+            self.count(&done, By::Call);
             return done.result.map_err(Failure::from);
         }
+    }
+
+    /// As the statistics call it.
+    pub(crate) fn what(&self) -> What {
+        if self.verb == Verb::Write { What::Write } else { What::Read }
+    }
+
+    /// Counts its end.
+    pub(crate) fn count(&self, done: &Completed, by: By) {
+        count(&self.file, &Ended { what: self.what(), handle: self.file.id, gpu: self.range.gpu(), done, by });
     }
 
     pub(crate) fn has_shrunk(&self, done: &Completed) -> bool {
@@ -115,6 +125,6 @@ pub(crate) fn with_policy(file: &File, request: Request) -> Request {
 }
 
 /// Counts a transfer that ended.
-pub(crate) fn count(what: What, file: &File, gpu: Option<u16>, done: &Completed, of_batch: bool) {
-    library().counts.transfer(&Ended { what, handle: file.id, gpu, done, of_batch }, &file.routes);
+pub(crate) fn count(file: &File, ended: &Ended<'_>) {
+    library().counts.transfer(ended, &file.routes);
 }
