@@ -187,6 +187,7 @@ impl Library {
         let running = self.build().inspect_err(|failure| {
             // cuFile has no way to tell words, and this is a mistake of who set the process up.
             eprintln!("libcufile (straightway): {}", failure.text);
+            self.settings.thaw();
         })?;
         *self.running.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(running));
         driver.uses = 1;

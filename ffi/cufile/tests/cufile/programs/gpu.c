@@ -1,0 +1,195 @@
+/* Memory and streams of a GPU, by the driver that is given (the project's stand-in, or a real one). */
+#include <dlfcn.h>
+
+#include "check.h"
+
+#define PAGE 4096
+#define LENGTH (1u << 20)
+
+/* What of the driver the program itself uses (cuda.h). */
+static int (*cuInit)(unsigned);
+static int (*cuDevicePrimaryCtxRetain)(void **, int);
+static int (*cuCtxPushCurrent)(void *);
+static int (*cuStreamCreate)(CUstream *, unsigned);
+static int (*cuStreamSynchronize)(CUstream);
+static int (*cuStreamDestroy)(CUstream);
+static int (*cuMemAlloc)(uint64_t *, size_t);
+static int (*cuMemFree)(uint64_t);
+static int (*cuMemsetD8)(uint64_t, unsigned char, size_t);
+static int (*cuMemsetD8Async)(uint64_t, unsigned char, size_t, CUstream);
+static int (*cuMemcpyDtoH)(void *, uint64_t, size_t);
+static int (*cuMemcpyHtoD)(uint64_t, const void *, size_t);
+
+static unsigned char host[2 * LENGTH];
+
+static void symbol(void *library, const char *name, void *pointer) {
+    void *found = dlsym(library, name);
+    CHECK(found != NULL);
+    memcpy(pointer, &found, sizeof found);
+}
+
+static void load(const char *path) {
+    void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+    void *context = NULL;
+    CHECK(library != NULL);
+    symbol(library, "cuInit", &cuInit);
+    symbol(library, "cuDevicePrimaryCtxRetain", &cuDevicePrimaryCtxRetain);
+    symbol(library, "cuCtxPushCurrent_v2", &cuCtxPushCurrent);
+    symbol(library, "cuStreamCreate", &cuStreamCreate);
+    symbol(library, "cuStreamSynchronize", &cuStreamSynchronize);
+    symbol(library, "cuStreamDestroy_v2", &cuStreamDestroy);
+    symbol(library, "cuMemAlloc_v2", &cuMemAlloc);
+    symbol(library, "cuMemFree_v2", &cuMemFree);
+    symbol(library, "cuMemsetD8_v2", &cuMemsetD8);
+    symbol(library, "cuMemsetD8Async", &cuMemsetD8Async);
+    symbol(library, "cuMemcpyDtoH_v2", &cuMemcpyDtoH);
+    symbol(library, "cuMemcpyHtoD_v2", &cuMemcpyHtoD);
+    CHECK(cuInit(0) == 0 && cuDevicePrimaryCtxRetain(&context, 0) == 0 && cuCtxPushCurrent(context) == 0);
+}
+
+static void *at(uint64_t device) { return (void *)(uintptr_t)device; }
+
+/* Registered or not, from its base or from inside: the bytes are there when the call returns, and no others changed. */
+static void memory(CUfileHandle_t fh, uint64_t device) {
+    for (int registered = 0; registered < 2; registered++) {
+        if (registered) OK(cuFileBufRegister(at(device), LENGTH, 0));
+        CHECK(cuMemsetD8(device, 0xa5, LENGTH) == 0);
+        CHECK(cuFileRead(fh, at(device), 300000, 77, 4099) == 300000);
+        CHECK(strstr(last_path(), "/staged\"") && strstr(last_path(), "\"reason\":\"NO_P2PDMA\""));
+        CHECK(cuFileRead(fh, at(device + 500000), 4096, LENGTH - 1000, 0) == 1000);
+        CHECK(cuMemcpyDtoH(host, device, LENGTH) == 0);
+        CHECK(all_are(host, 0xa5, 4099) && bytes_are(host + 4099, 77, 300000) && all_are(host + 304099, 0xa5, 195901));
+        CHECK(bytes_are(host + 500000, LENGTH - 1000, 1000) && all_are(host + 501000, 0xa5, LENGTH - 501000));
+    }
+    CHECK(cuFileRead(fh, at(device), LENGTH + 1, 0, 0) == -CU_FILE_INVALID_MAPPING_RANGE);
+    OK(cuFileBufDeregister(at(device)));
+    CHECK(cuFileRead(fh, at(device), 2 * LENGTH, 0, 1) < 0);
+    IS(cuFileBufRegister(at(device), 64 * LENGTH, 0), CU_FILE_INVALID_MAPPING_RANGE);
+}
+
+static void writes(const char *path, uint64_t device) {
+    char name[4096];
+    snprintf(name, sizeof name, "%s.device", path);
+    int fd = open(name, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    CUfileHandle_t fh = handle_of(fd);
+    for (size_t byte = 0; byte < LENGTH; byte++) host[byte] = byte_at(byte);
+    CHECK(cuMemcpyHtoD(device, host, LENGTH) == 0);
+    CHECK(cuFileWrite(fh, at(device), LENGTH - 4000, 0, 1000) == LENGTH - 4000);
+    CHECK(pread(fd, host, LENGTH, 0) == LENGTH - 4000 && bytes_are(host, 1000, LENGTH - 4000));
+    /* Of host and device memory in one call. */
+    CUfileIOVec_t in[3] = {{host, 100}, {at(device + 10), 5000}, {host + 200, 7}};
+    CHECK(cuFileReadv(fh, in, 3, 0, 0) == 5107 && bytes_are(host, 1000, 100) && bytes_are(host + 200, 6100, 7));
+    CHECK(cuMemcpyDtoH(host, device + 10, 5000) == 0 && bytes_are(host, 1100, 5000));
+    close(fd);
+    unlink(name);
+}
+
+static void batches(CUfileHandle_t fh, uint64_t device) {
+    CUfileBatchHandle_t batch = NULL;
+    CUfileIOParams_t params[32];
+    CUfileIOEvents_t events[32];
+    unsigned room = 32;
+    memset(params, 0, sizeof params);
+    OK(cuFileBatchIOSetUp(&batch, 32));
+    for (unsigned index = 0; index < 32; index++) {
+        params[index].mode = CUFILE_BATCH;
+        params[index].u.batch.devPtr_base = at(device);
+        params[index].u.batch.devPtr_offset = index * PAGE;
+        params[index].u.batch.file_offset = (31 - index) * PAGE;
+        params[index].u.batch.size = PAGE;
+        params[index].fh = fh;
+    }
+    OK(cuFileBatchIOSubmit(batch, 32, params, 0));
+    OK(cuFileBatchIOGetStatus(batch, 32, &room, events, NULL));
+    CHECK(room == 32);
+    CHECK(cuMemcpyDtoH(host, device, 32 * PAGE) == 0);
+    for (unsigned index = 0; index < 32; index++) CHECK(bytes_are(host + index * PAGE, (31 - index) * PAGE, PAGE));
+    cuFileBatchIODestroy(batch);
+}
+
+/* In the order of the stream: what was before is done before, what is after waits; numbers are read late unless they are fixed. */
+static void streams(const char *path, CUfileHandle_t fh, uint64_t device) {
+    CUstream stream = NULL;
+    ssize_t moved[3] = {7, 7, 7};
+    size_t size[3] = {LENGTH / 2, LENGTH / 2, 100};
+    off_t offset[3] = {0, 0, 500}, place[3] = {0, LENGTH / 2, 0};
+    char name[4096];
+    snprintf(name, sizeof name, "%s.stream", path);
+    CHECK(cuStreamCreate(&stream, 1) == 0);
+    CHECK(cuMemsetD8Async(device, 1, LENGTH, stream) == 0);
+    OK(cuFileReadAsync(fh, at(device), &size[0], &offset[0], &place[0], &moved[0], stream));
+    CHECK(cuMemsetD8Async(device, 2, 1000, stream) == 0);
+    CHECK(cuStreamSynchronize(stream) == 0);
+    CHECK(moved[0] == LENGTH / 2);
+    CHECK(cuMemcpyDtoH(host, device, LENGTH) == 0);
+    CHECK(all_are(host, 2, 1000) && bytes_are(host + 1000, 1000, LENGTH / 2 - 1000));
+    CHECK(all_are(host + LENGTH / 2, 1, LENGTH / 2));
+
+    /* The file's offset is fixed when it is asked for, and the size is not. */
+    OK(cuFileStreamRegister(stream, CU_FILE_STREAM_FIXED_FILE_OFFSET));
+    OK(cuFileReadAsync(fh, at(device), &size[0], &offset[0], &place[0], &moved[0], stream));
+    int fd = open(name, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    CUfileHandle_t written = handle_of(fd);
+    offset[1] = 100;
+    OK(cuFileReadAsync(fh, at(device), &size[1], &offset[1], &place[1], &moved[1], stream));
+    offset[1] = 999999;
+    OK(cuFileWriteAsync(written, at(device), &size[2], &offset[2], &place[2], &moved[2], stream));
+    CHECK(cuStreamSynchronize(stream) == 0);
+    CHECK(moved[0] == LENGTH / 2 && moved[1] == LENGTH / 2 && moved[2] == 100);
+    CHECK(cuMemcpyDtoH(host, device, LENGTH) == 0);
+    CHECK(bytes_are(host, 0, LENGTH / 2) && bytes_are(host + LENGTH / 2, 100, LENGTH / 2));
+    CHECK(pread(fd, host, 1000, 0) == 600 && all_are(host, 0, 500) && bytes_are(host + 500, 0, 100));
+
+    /* What fails is told in its variable, and the stream goes on. */
+    offset[0] = -3;
+    OK(cuFileReadAsync(fh, at(device), &size[0], &offset[0], &place[0], &moved[0], stream));
+    CHECK(cuStreamSynchronize(stream) == 0 && moved[0] == -CU_FILE_INVALID_VALUE);
+    /* Host memory in a stream. */
+    size[1] = 3000;
+    offset[1] = 11;
+    place[1] = 5;
+    OK(cuFileReadAsync(fh, host, &size[1], &offset[1], &place[1], &moved[1], stream));
+    CHECK(cuStreamSynchronize(stream) == 0 && moved[1] == 3000 && bytes_are(host + 5, 11, 3000));
+    OK(cuFileStreamDeregister(stream));
+    /* Closed with a transfer in a stream: the stream goes on. */
+    offset[0] = 0;
+    OK(cuFileReadAsync(fh, at(device), &size[0], &offset[0], &place[0], &moved[0], stream));
+    while (cuFileUseCount() > 0) OK(cuFileDriverClose());
+    CHECK(cuStreamSynchronize(stream) == 0);
+    CHECK(moved[0] == LENGTH / 2 || moved[0] < 0);
+    CHECK(cuStreamDestroy(stream) == 0);
+    close(fd);
+    unlink(name);
+}
+
+static void counted(uint64_t device) {
+    static CUfileStatsLevel3_t stats;
+    OK(cuFileGetStatsL3(&stats));
+    CHECK(stats.num_gpus == 1 && stats.per_gpu_stats[0].n_posix_reads > 3 && stats.per_gpu_stats[0].n_p2p_reads == 0);
+    CHECK(stats.per_gpu_stats[0].read_bytes > 300000 && stats.per_gpu_stats[0].n_mmap_ok == 1);
+    CHECK(stats.per_gpu_stats[0].reg_bytes == 0);
+    (void)device;
+}
+
+int main(int argc, char **argv) {
+    uint64_t device = 0;
+    CHECK(argc == 3);
+    OK(cuFileSetStatsLevel(3));
+    CUfileHandle_t fh = handle_of(open(argv[1], O_RDONLY));
+    /* Before the driver is loaded by anybody. */
+    CHECK(cuFileRead(fh, host, PAGE, 0, 0) == PAGE && bytes_are(host, 0, PAGE));
+    load(argv[2]);
+    CHECK(cuMemAlloc(&device, LENGTH) == 0);
+    memory(fh, device);
+    counted(device);
+    writes(argv[1], device);
+    batches(fh, device);
+    streams(argv[1], fh, device);
+    /* Freed before it is deregistered. */
+    fh = handle_of(open(argv[1], O_RDONLY));
+    OK(cuFileBufRegister(at(device), LENGTH, 0));
+    CHECK(cuMemFree(device) == 0);
+    OK(cuFileBufDeregister(at(device)));
+    OK(cuFileDriverClose());
+    return 0;
+}
