@@ -27,7 +27,7 @@ use crate::{
     library::library,
     pointer::{Addr, In, Out},
     settings::BATCH,
-    transfer::{Numbers, Transfer},
+    transfer::{Begun, Numbers, Transfer},
 };
 
 /// Longest that giving up a batch waits for devices to let go of its memory.
@@ -226,21 +226,24 @@ fn submit(batch: Handle, nr: u32, params: In<IoParams>) -> Result<(), Failure> {
         let room = batch.room;
         return Err(Failure::new(code::INTERNAL_BATCH_SUBMIT_ERROR, format!("{nr} entries in a batch of {room}")));
     }
-    let mut begun = Vec::with_capacity(nr);
+    let mut asked = Vec::with_capacity(nr);
     for index in 0..nr {
         let params = params.get_at(index)?;
-        let transfer = entry(params)?;
-        begun.push((params.cookie, transfer.request()?, transfer));
+        asked.push((params.cookie, entry(params)?));
     }
     let mut entries = batch.lock();
     if entries.len() + nr > batch.room {
         let (there, room) = (entries.len(), batch.room);
         return Err(Failure::new(code::BATCH_FULL, format!("{nr} entries, {there} of {room} are not told of yet")));
     }
-    for (cookie, request, transfer) in begun {
-        library().counts.batch(BatchWhat::Enqueued, &Ok::<_, ()>(()));
-        // Nothing to move, at the end of a file, is done.
-        let state = request.map_or(State::Over(STATUS_COMPLETE, 0), |request| State::Running(request.start()));
+    for (cookie, transfer) in asked {
+        let begun = transfer.begin();
+        library().counts.batch(BatchWhat::Enqueued, &begun);
+        let state = match begun {
+            Ok(Begun::Running(pending)) => State::Running(pending),
+            Ok(Begun::Over(bytes)) => State::Over(STATUS_COMPLETE, bytes),
+            Err(failure) => State::Over(STATUS_FAILED, word(negative_word(&failure))),
+        };
         entries.push(Entry { cookie, transfer, state });
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use straightway::{Completed, DataPath, Landing, Reason, Times, Verb};
+use straightway::{DataPath, Landing, Reason, Times, Verb};
 
 use crate::abi::GPUS_MAX;
 
@@ -209,11 +209,15 @@ pub(crate) fn last_path() -> Option<LastPath> {
 }
 
 /// A transfer that ended.
-pub(crate) struct Ended<'a> {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
     pub(crate) what: What,
     pub(crate) handle: u64,
     pub(crate) gpu: Option<u16>,
-    pub(crate) done: &'a Completed,
+    /// Bytes; none if it failed.
+    pub(crate) moved: Option<u64>,
+    pub(crate) path: DataPath,
+    pub(crate) times: Times,
     pub(crate) by: By,
 }
 
@@ -287,18 +291,17 @@ impl Counts {
     }
 
     /// A transfer that ended; its file has routes of its own.
-    pub(crate) fn transfer(&self, ended: &Ended<'_>, of_file: &Routes) {
-        let Ended { what, handle, gpu, done, by } = ended;
+    pub(crate) fn transfer(&self, ended: &Ended, of_file: &Routes) {
+        let Ended { what, handle, gpu, moved, path, times, by } = ended;
         let (side, verb) = match what {
             What::Write | What::Writev => (Side::Write, Verb::Write),
             _ => (Side::Read, Verb::Read),
         };
-        let ok = done.result.as_ref().ok();
-        let last = LastPath { handle: *handle, verb, path: done.path, times: done.times, failed: ok.is_none() };
+        let last = LastPath { handle: *handle, verb, path: *path, times: *times, failed: moved.is_none() };
         let _ = LAST.try_with(|slot| slot.set(Some(last)));
         for routes in [&self.routes, of_file] {
-            match ok {
-                Some(_) => routes.add(&done.path),
+            match moved {
+                Some(_) => routes.add(path),
                 None => _ = routes.failed.fetch_add(1, Relaxed),
             }
         }
@@ -306,10 +309,10 @@ impl Counts {
             return;
         }
         if *by == By::Call {
-            self.calls[*what as usize].add(&done.result);
+            self.calls[*what as usize].add(&moved.ok_or(()));
         }
-        let nanos = u64::try_from(done.times.total().as_nanos()).unwrap_or(u64::MAX);
-        if let Some(bytes) = ok {
+        let nanos = u64::try_from(times.total().as_nanos()).unwrap_or(u64::MAX);
+        if let Some(bytes) = moved {
             let way = match (what, by) {
                 (_, By::Batch) => &self.batch_ways[side as usize],
                 (What::Readv | What::Writev, By::Call) => &self.ways[2 + side as usize],
@@ -321,7 +324,7 @@ impl Counts {
             }
         }
         if let Some(gpu) = gpu.and_then(|gpu| self.gpu(gpu)) {
-            gpu.add(side, done, nanos);
+            gpu.add(side, *moved, path, nanos);
         }
     }
 
@@ -340,18 +343,18 @@ impl Counts {
 }
 
 impl Gpu {
-    fn add(&self, side: Side, done: &Completed, nanos: u64) {
+    fn add(&self, side: Side, moved: Option<u64>, path: &DataPath, nanos: u64) {
         let at = side as usize;
-        match &done.result {
-            Ok(bytes) => {
-                [&self.read, &self.write][at].add(*bytes, nanos);
-                let words = if done.path.route.landing == Landing::Dma { &self.in_place } else { &self.others };
+        match moved {
+            Some(bytes) => {
+                [&self.read, &self.write][at].add(bytes, nanos);
+                let words = if path.route.landing == Landing::Dma { &self.in_place } else { &self.others };
                 words[at].fetch_add(1, Relaxed);
-                if matches!(done.path.reason, Reason::RaggedEnds | Reason::MemoryMisaligned) {
+                if matches!(path.reason, Reason::RaggedEnds | Reason::MemoryMisaligned) {
                     self.unaligned[at].fetch_add(1, Relaxed);
                 }
             }
-            Err(_) => _ = self.errors[at].fetch_add(1, Relaxed),
+            None => _ = self.errors[at].fetch_add(1, Relaxed),
         }
     }
 }

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "exported names")]
 
 use std::{
+    collections::HashMap,
     fs::{self, Metadata},
     os::{
         fd::AsFd,
@@ -20,14 +21,27 @@ use crate::{
     edge::{call, quiet},
     library::{Running, library},
     pointer::{In, Out, own_descriptor, status_flags},
+    userfs::UserFs,
 };
 
 /// What a handle stands for.
 pub struct File {
     pub(crate) id: u64,
-    /// The number that the caller registered.
-    pub(crate) descriptor: i32,
     pub(crate) running: Arc<Running>,
+    pub(crate) source: Source,
+    pub(crate) routes: Routes,
+}
+
+/// Who has the bytes.
+pub(crate) enum Source {
+    Kernel(KernelFile),
+    User(UserFs),
+}
+
+/// A file or a block device of the kernel's.
+pub(crate) struct KernelFile {
+    /// The number that the caller registered.
+    descriptor: i32,
     pub(crate) object: Object,
     /// A duplicate of the caller's descriptor.
     own: fs::File,
@@ -36,7 +50,46 @@ pub struct File {
     fixed_len: Option<u64>,
     /// Device and inode when it was registered.
     identity: (u64, u64),
-    pub(crate) routes: Routes,
+}
+
+/// The files of a library.
+#[derive(Default)]
+pub(crate) struct Files {
+    by_id: HashMap<u64, Arc<File>>,
+    /// The file that was registered last with a number.
+    by_descriptor: HashMap<i32, u64>,
+}
+
+impl Files {
+    /// The kernel's file that a number was registered for.
+    fn with_descriptor(&self, descriptor: i32) -> Option<&KernelFile> {
+        let file = self.by_id.get(self.by_descriptor.get(&descriptor)?)?;
+        match &file.source {
+            Source::Kernel(kernel) => Some(kernel),
+            Source::User(_) => None,
+        }
+    }
+
+    fn insert(&mut self, file: File) {
+        if let Source::Kernel(kernel) = &file.source {
+            self.by_descriptor.insert(kernel.descriptor, file.id);
+        }
+        self.by_id.insert(file.id, Arc::new(file));
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<File>> {
+        let gone = self.by_id.remove(&id)?;
+        if let Source::Kernel(kernel) = &gone.source
+            && self.by_descriptor.get(&kernel.descriptor) == Some(&id)
+        {
+            self.by_descriptor.remove(&kernel.descriptor);
+        }
+        Some(gone)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 impl File {
@@ -44,11 +97,28 @@ impl File {
         &self.running.engine
     }
 
-    /// Whether its descriptor was opened for that.
+    /// In the operator's words.
+    pub(crate) fn name(&self) -> &str {
+        match &self.source {
+            Source::Kernel(kernel) => kernel.object.name(),
+            Source::User(user) => user.name(),
+        }
+    }
+
+    /// Whether it was opened for that.
     ///
     /// # Errors
-    /// `INVALID_FILE_OPEN_FLAG`.
+    /// `INVALID_FILE_OPEN_FLAG`; `IO_NOT_SUPPORTED` for a file system in user space without such a function.
     pub(crate) fn may(&self, verb: Verb) -> Result<(), Failure> {
+        match &self.source {
+            Source::Kernel(kernel) => kernel.may(verb),
+            Source::User(user) => user.may(verb),
+        }
+    }
+}
+
+impl KernelFile {
+    fn may(&self, verb: Verb) -> Result<(), Failure> {
         let (refused, word) = match verb {
             Verb::Write => (libc::O_RDONLY, "writing"),
             _ => (libc::O_WRONLY, "reading"),
@@ -86,14 +156,15 @@ pub(crate) fn file_of(handle: Handle) -> Result<Arc<File>, Failure> {
         return Err(Failure { errno: libc::EINVAL, ..Failure::invalid("the file handle is NULL") });
     }
     let files = library().files.read().unwrap_or_else(PoisonError::into_inner);
-    files
-        .get(&raw)
-        .cloned()
-        .ok_or_else(|| Failure::new(code::HANDLE_NOT_REGISTERED, format!("{raw:#x} stands for no registered file")))
+    files.by_id.get(&raw).cloned().ok_or_else(|| unknown(handle))
+}
+
+fn unknown(handle: Handle) -> Failure {
+    Failure::new(code::HANDLE_NOT_REGISTERED, format!("{:#x} stands for no registered file", handle.raw()))
 }
 
 /// `cuFileHandleRegister`: makes a file known. The driver is opened if it is not. The descriptor is duplicated, so the caller may close
-/// its own; its flags decide what the kernel does for it, see `docs/cufile.md`.
+/// its own; its flags decide what the kernel does for it, see `docs/cufile.md`. A file system in user space is given by its functions.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuFileHandleRegister(fh: Out<Handle>, descr: In<Descr>) -> CuFileError {
     call("cuFileHandleRegister", || {
@@ -106,24 +177,29 @@ pub extern "C" fn cuFileHandleRegister(fh: Out<Handle>, descr: In<Descr>) -> CuF
 fn register(fh: Out<Handle>, descr: In<Descr>) -> Result<(), Failure> {
     let out = fh.ready("fh")?;
     let descr = descr.get("descr")?;
-    match descr.kind {
-        HANDLE_OPAQUE_FD => {}
+    let source = match descr.kind {
+        HANDLE_OPAQUE_FD => {
+            // The union holds an int: the other half of the word may be anything.
+            let [a, b, c, d, ..] = descr.handle.to_ne_bytes();
+            Source::Kernel(open(i32::from_ne_bytes([a, b, c, d]))?)
+        }
         HANDLE_OPAQUE_WIN32 => return Err(unsupported("handles of another system are not supported")),
-        HANDLE_USERSPACE_FS => return Err(unsupported("a file system in user space is reached by its own interface")),
+        HANDLE_USERSPACE_FS => Source::User(UserFs::new(&descr)?),
         other => return Err(unsupported(&format!("{other} is no CUfileFileHandleType"))),
-    }
-    // The union holds an int: the other half of the word may be anything.
-    let [a, b, c, d, ..] = descr.handle.to_ne_bytes();
-    let file = open(i32::from_ne_bytes([a, b, c, d]))?;
+    };
+    let running = library().opened()?;
+    let file = File { id: library().number(), running, source, routes: Routes::default() };
     let id = file.id;
     let mut files = library().files.write().unwrap_or_else(PoisonError::into_inner);
-    if files.values().any(|other| (other.descriptor, other.identity) == (file.descriptor, file.identity)) {
+    if let Source::Kernel(new) = &file.source
+        && files.with_descriptor(new.descriptor).is_some_and(|old| old.identity == new.identity)
+    {
         return Err(Failure::new(
             code::HANDLE_ALREADY_REGISTERED,
-            format!("descriptor {} of {} is registered already", file.descriptor, file.object.name()),
+            format!("descriptor {} of {} is registered already", new.descriptor, file.name()),
         ));
     }
-    files.insert(id, Arc::new(file));
+    files.insert(file);
     drop(files);
     out.put(Handle::from_raw(id));
     Ok(())
@@ -133,7 +209,7 @@ fn unsupported(text: &str) -> Failure {
     Failure::new(code::IO_NOT_SUPPORTED, text)
 }
 
-fn open(descriptor: i32) -> Result<File, Failure> {
+fn open(descriptor: i32) -> Result<KernelFile, Failure> {
     let bad = |errno: i32| {
         let why = std::io::Error::from_raw_os_error(errno);
         Failure::invalid(format!("descriptor {descriptor}: {why}"))
@@ -154,16 +230,13 @@ fn open(descriptor: i32) -> Result<File, Failure> {
         true => Failure { code: code::INVALID_FILE_OPEN_FLAG, ..failure },
         false => failure,
     })?;
-    Ok(File {
-        id: library().number(),
+    Ok(KernelFile {
         descriptor,
-        running,
         fixed_len: stat.file_type().is_block_device().then(|| object.len()),
         object,
         own,
         access,
         identity: (stat.dev(), stat.ino()),
-        routes: Routes::default(),
     })
 }
 
@@ -171,12 +244,8 @@ fn open(descriptor: i32) -> Result<File, Failure> {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuFileHandleDeregister(fh: Handle) {
     quiet("cuFileHandleDeregister", || {
-        let mut files = library().files.write().unwrap_or_else(PoisonError::into_inner);
-        let gone = files.remove(&fh.raw());
-        drop(files);
-        let known = gone.map(drop).ok_or_else(|| {
-            Failure::new(code::HANDLE_NOT_REGISTERED, format!("{:#x} stands for no registered file", fh.raw()))
-        });
+        let gone = library().files.write().unwrap_or_else(PoisonError::into_inner).remove(fh.raw());
+        let known = gone.map(drop).ok_or_else(|| unknown(fh));
         library().counts.call(What::HandleDeregister, &known);
         known
     });

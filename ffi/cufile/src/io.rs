@@ -9,13 +9,13 @@ use straightway::Verb;
 use crate::{
     abi::{Handle, IoVec},
     code::Failure,
-    count::{By, Ended, What},
+    count::{By, What},
     edge,
-    file::{File, file_of},
+    file::{File, KernelFile, Source, file_of},
     library::library,
     memory::Range,
     pointer::{Addr, In},
-    transfer::{Numbers, Transfer, count, offset_of, with_policy},
+    transfer::{Numbers, Transfer, count, ended, offset_of, with_policy},
 };
 
 /// Ranges of one vectored call at most: `IOV_MAX` of Linux.
@@ -112,7 +112,11 @@ fn run_many(file: &Arc<File>, what: What, ranges: &[(Range, u64)], offset: u64) 
     let mut moved = 0;
     for row in ranges.chunk_by(|one, other| one.0.gpu() == other.0.gpu()) {
         let want: u64 = row.iter().map(|(_, len)| len).sum();
-        match run_row(file, what, row, offset + moved) {
+        let done = match &file.source {
+            Source::Kernel(kernel) => run_row((file, kernel), what, row, offset + moved),
+            Source::User(user) => user.run_row((file, what), row, offset + moved),
+        };
+        match done {
             Ok(bytes) if bytes == want => moved += bytes,
             Ok(bytes) => {
                 moved += bytes;
@@ -126,10 +130,15 @@ fn run_many(file: &Arc<File>, what: What, ranges: &[(Range, u64)], offset: u64) 
     Ok(moved)
 }
 
-fn run_row(file: &Arc<File>, what: What, row: &[(Range, u64)], offset: u64) -> Result<u64, Failure> {
+fn run_row(
+    (file, kernel): (&File, &KernelFile),
+    what: What,
+    row: &[(Range, u64)],
+    offset: u64,
+) -> Result<u64, Failure> {
     let engine = file.engine();
     let whole: u64 = row.iter().map(|(_, len)| len).sum();
-    let mut left = if what == What::Readv { file.left(offset, whole)? } else { whole };
+    let mut left = if what == What::Readv { kernel.left(offset, whole)? } else { whole };
     let mut parts = Vec::with_capacity(row.len());
     let mut at = offset;
     for (range, len) in row {
@@ -144,12 +153,12 @@ fn run_row(file: &Arc<File>, what: What, row: &[(Range, u64)], offset: u64) -> R
         return Ok(0);
     }
     let request = if what == What::Writev {
-        engine.write_vectored(&file.object, parts)
+        engine.write_vectored(&kernel.object, parts)
     } else {
-        engine.read_vectored(&file.object, parts)
+        engine.read_vectored(&kernel.object, parts)
     };
     let done = with_policy(file, request).wait();
     let gpu = row.first().and_then(|(range, _)| range.gpu());
-    count(file, &Ended { what, handle: file.id, gpu, done: &done, by: By::Call });
+    count(file, &ended(what, file, gpu, &done, By::Call));
     done.result.map_err(Failure::from)
 }

@@ -42,3 +42,4 @@ mod memory;
 mod pump;
 mod settings;
 mod transfer;
+mod userfs;

@@ -25,7 +25,7 @@ use crate::{
     code::{self, Failure},
     config::{self, Loaded},
     count::Counts,
-    file::File,
+    file::Files,
     log::Log,
     param::Settings,
     pump::Pump,
@@ -46,7 +46,7 @@ pub(crate) struct Library {
     driver: Mutex<Driver>,
     running: RwLock<Option<Arc<Running>>>,
     pub(crate) settings: Settings,
-    pub(crate) files: RwLock<HashMap<u64, Arc<File>>>,
+    pub(crate) files: RwLock<Files>,
     pub(crate) buffers: RwLock<BTreeMap<u64, Arc<Buffer>>>,
     /// Length in bytes of the longest buffer that was ever registered: how far below an address one may begin that has it.
     pub(crate) longest: AtomicU64,

@@ -58,6 +58,11 @@ impl Range {
         self.gpu
     }
 
+    /// Its first byte.
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
     /// A part of it, for one operation.
     ///
     /// # Errors

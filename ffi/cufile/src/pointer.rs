@@ -11,7 +11,10 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use crate::code::Failure;
+use crate::{
+    abi::{FsOps, RdmaInfo},
+    code::Failure,
+};
 
 /// A type that C callers fill: every bit pattern is a value.
 ///
@@ -246,6 +249,68 @@ pub(crate) fn lend(
     // it is deregistered: that is the documented contract of each. No reference into it is made here.
     let region = unsafe { straightway::DmaRegion::from_foreign(place, straightway::ByteLen(len), owner) };
     region.map_err(|cause| Failure::invalid(cause.to_string()))
+}
+
+/// A function of a file system in user space that moves bytes: `read` or `write` of `CUfileFSOps_t`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FsCall(u64);
+
+/// Its type in C, for a read; a write takes `const char *`.
+type FsCallback = extern "C" fn(*const c_void, *mut c_char, usize, i64, *mut RdmaInfo) -> isize;
+
+impl FsCall {
+    /// From an address; `None` for NULL.
+    pub(crate) fn new(address: u64) -> Option<Self> {
+        (address != 0).then_some(Self(address))
+    }
+
+    /// Asks for `len` bytes at `offset` of the file `handle`, into or out of host memory at `memory`. No network card is involved: the
+    /// description of memory for one is empty. What it answers, and `errno` if that is minus one.
+    pub(crate) fn call(self, handle: u64, memory: u64, len: u64, offset: u64) -> Result<u64, i64> {
+        let function = std::ptr::with_exposed_provenance::<()>(address(self.0));
+        // SAFETY: the registration's contract: the address of a function of this type, which stays until the handle is deregistered.
+        let function: FsCallback = unsafe { std::mem::transmute::<*const (), FsCallback>(function) };
+        let mut info = RdmaInfo { version: 0, desc_len: 0, desc_str: Str(c"".as_ptr()) };
+        let handle = std::ptr::with_exposed_provenance::<c_void>(address(handle));
+        let memory = std::ptr::with_exposed_provenance_mut::<c_char>(address(memory));
+        let offset = i64::try_from(offset).map_err(|_| i64::from(libc::EINVAL))?;
+        let told = function(handle, memory, address(len), offset, &raw mut info);
+        let failed = |told: isize| match told {
+            -1 => i64::from(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+            other => i64::try_from(other.saturating_neg()).unwrap_or(i64::MAX),
+        };
+        u64::try_from(told).map_err(|_| failed(told))
+    }
+}
+
+/// The address of memory of ours that a callback fills.
+pub(crate) fn host_address(buffer: &mut [u8]) -> u64 {
+    buffer.as_mut_ptr().expose_provenance() as u64
+}
+
+/// What a file system in user space calls itself: `fs_type` of `CUfileFSOps_t`; `None` for NULL of either kind.
+pub(crate) fn fs_type(function: u64, handle: u64) -> Option<String> {
+    type Callback = extern "C" fn(*const c_void) -> *const c_char;
+    let function = std::ptr::with_exposed_provenance::<()>(address(function));
+    if function.is_null() {
+        return None;
+    }
+    // SAFETY: as for `FsCall::call`.
+    let function: Callback = unsafe { std::mem::transmute::<*const (), Callback>(function) };
+    let text = function(std::ptr::with_exposed_provenance(address(handle)));
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: not null; a text that ends with a zero byte is what the function is documented to answer.
+    Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}
+
+/// The functions of a file system in user space.
+///
+/// # Errors
+/// `INVALID_VALUE` for NULL.
+pub(crate) fn fs_ops(at: u64) -> Result<FsOps, Failure> {
+    In(std::ptr::with_exposed_provenance::<FsOps>(address(at))).get("fs_ops")
 }
 
 /// A stream of a caller's.

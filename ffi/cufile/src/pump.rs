@@ -25,13 +25,13 @@ use crate::{
     file::File,
     pointer::Kept,
     stream::Late,
-    transfer::Transfer,
+    transfer::{Begun, Transfer},
 };
 
 /// Between two looks at streams: twenty thousand a second, of half a microsecond each.
 const GATE_PAUSE: Duration = Duration::from_micros(50);
-/// Jobs at a time: the gates that one engine has for a GPU.
-const JOBS_MAX: usize = 1024;
+/// Jobs at a time: fewer than the gates that one engine has for a GPU (1024), by more than threads that ask at the same time.
+const JOBS_MAX: usize = 900;
 
 /// Cloning shares it.
 #[derive(Clone)]
@@ -108,10 +108,9 @@ impl Job {
 
     fn begin(&mut self) {
         let transfer = Transfer::new(self.file.clone(), self.verb, self.late.numbers());
-        let begun = transfer.and_then(|transfer| Ok((transfer.request()?, transfer)));
-        match begun {
-            Ok((Some(request), transfer)) => self.run = Run::Running(transfer, request.start()),
-            Ok((None, _)) => self.end(Ok(0)),
+        match transfer.and_then(|transfer| Ok((transfer.begin()?, transfer))) {
+            Ok((Begun::Running(pending), transfer)) => self.run = Run::Running(transfer, pending),
+            Ok((Begun::Over(bytes), _)) => self.end(Ok(bytes)),
             Err(failure) => self.end(Err(failure)),
         }
     }
@@ -149,15 +148,19 @@ impl Pump {
         Ok(Self(shared))
     }
 
-    /// Takes a job. With too many it waits for a place.
+    /// Waits until there is room for another job: a program that asks for more than its streams carry waits, as it does for
+    /// a full queue of the driver's.
+    pub(crate) fn wait_for_room(&self) {
+        let full = |state: &mut State| !state.stopping && state.fresh.len() + state.held >= JOBS_MAX;
+        drop(self.0.work.wait_while(self.0.lock(), full).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes a job.
     ///
     /// # Errors
     /// `DRIVER_CLOSING`.
     pub(crate) fn add(&self, job: Job) -> Result<(), Failure> {
         let mut state = self.0.lock();
-        while !state.stopping && state.fresh.len() + state.held >= JOBS_MAX {
-            state = self.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
         if state.stopping {
             return Err(Failure::new(code::DRIVER_CLOSING, "the driver is closing"));
         }
@@ -191,15 +194,15 @@ impl Shared {
             let stopping = self.next(&mut jobs);
             let mut streams: Vec<u64> = Vec::new();
             jobs.retain_mut(|job| {
-                // The others of a stream are behind the first that waits.
-                let waits = matches!(job.run, Run::Waiting);
-                if waits && streams.contains(&job.stream) {
+                // The others of a stream are behind its first one: until that is over, the stream does not come to them.
+                if matches!(job.run, Run::Waiting) && streams.contains(&job.stream) {
                     return true;
                 }
-                if waits {
+                let stays = !job.step(&waker);
+                if stays {
                     streams.push(job.stream);
                 }
-                !job.step(&waker)
+                stays
             });
             if stopping {
                 for mut job in jobs.drain(..) {
@@ -217,7 +220,7 @@ impl Shared {
         self.work.notify_all();
         if state.fresh.is_empty() && !state.woken && !state.stopping {
             let idle = |state: &mut State| state.fresh.is_empty() && !state.woken && !state.stopping;
-            state = if jobs.iter().any(|job| matches!(job.run, Run::Waiting)) {
+            state = if any_to_look_at(jobs) {
                 self.work.wait_timeout(state, GATE_PAUSE).unwrap_or_else(PoisonError::into_inner).0
             } else {
                 self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
@@ -227,4 +230,14 @@ impl Shared {
         jobs.append(&mut state.fresh);
         state.stopping
     }
+}
+
+/// Whether a job waits that no other of its stream is before.
+fn any_to_look_at(jobs: &[Job]) -> bool {
+    let mut streams: Vec<u64> = Vec::new();
+    jobs.iter().any(|job| {
+        let first = !streams.contains(&job.stream);
+        streams.push(job.stream);
+        first && matches!(job.run, Run::Waiting)
+    })
 }

@@ -15,7 +15,7 @@ use crate::{
     code::Failure,
     count::{LastPath, Routes, last_path},
     edge,
-    file::file_of,
+    file::{Source, file_of},
     library::{Running, library},
     pointer::Out,
     settings::{Effect, FLAGS, Origin, SIZES, SLABS, TEXTS, Values},
@@ -34,14 +34,17 @@ pub extern "C" fn sw_cufile_last_path(text: Out<c_char>, room: usize) -> isize {
 pub extern "C" fn sw_cufile_handle_report(fh: Handle, text: Out<c_char>, room: usize) -> isize {
     told("sw_cufile_handle_report", (text, room), || {
         let file = file_of(fh)?;
-        let faces = file.object.as_engine_object().faces.iter();
-        let faces = faces.map(|face| {
+        let faces = match &file.source {
+            Source::Kernel(kernel) => kernel.object.as_engine_object().faces.as_slice(),
+            Source::User(_) => &[],
+        };
+        let faces = faces.iter().map(|face| {
             json!({ "transport": face.transport, "landing": face.landing.name(),
                     "reason": face.because.map(Reason::code), "block_bytes": face.granularity.block })
         });
         let mut report = json!({
             "schema": "straightway.cufile.handle/1",
-            "name": file.object.name(),
+            "name": file.name(),
             "faces": faces.collect::<Vec<Value>>(),
         });
         merge(&mut report, routes(&file.routes));

@@ -114,8 +114,10 @@ fn ask(fh: Handle, verb: Verb, asked: &Asked) -> Result<(), Failure> {
     }
     // The size now is the largest that it may become: memory that is none is refused before anything is queued.
     let memory = Range::new(file.engine(), late.base, 0, 0)?;
+    let pump = library().pump()?;
+    pump.wait_for_room();
     let gate = gate(&file, memory.gpu(), asked.stream)?;
-    library().pump()?.add(Job::new(file, verb, late, Kept::new(moved), (gate, asked.stream.raw())))
+    pump.add(Job::new(file, verb, late, Kept::new(moved), (gate, asked.stream.raw())))
 }
 
 fn now(file: Arc<File>, verb: Verb, late: &Late) -> isize {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use straightway::{Completed, ErrorKind, Memory, Policy, Request, Verb};
+use straightway::{Completed, ErrorKind, Pending, Policy, Request, Verb};
 
 use crate::{
     code::Failure,
     count::{By, Ended, What},
-    file::File,
+    file::{File, KernelFile, Source},
     library::library,
     memory::Range,
 };
@@ -23,6 +23,13 @@ pub(crate) struct Transfer {
     pub(crate) offset: u64,
     pub(crate) range: Range,
     pub(crate) len: u64,
+}
+
+/// A transfer that was started.
+pub(crate) enum Begun {
+    /// It was over at once: bytes.
+    Over(u64),
+    Running(Pending),
 }
 
 /// Where a transfer begins, as a caller says it.
@@ -57,17 +64,31 @@ impl Transfer {
         Ok(Self { file, verb, offset, range, len })
     }
 
-    /// The request, as far as the file has bytes for it; none if there is nothing to move.
+    /// Starts it, as far as the file has bytes for it. A file system in user space is asked here and now.
     ///
     /// # Errors
     /// Of the system and the memory.
-    pub(crate) fn request(&self) -> Result<Option<Request>, Failure> {
-        let len = if self.verb == Verb::Read { self.file.left(self.offset, self.len)? } else { self.len };
+    pub(crate) fn begin(&self) -> Result<Begun, Failure> {
+        match &self.file.source {
+            Source::User(user) => user.run(self).map(Begun::Over),
+            Source::Kernel(kernel) => {
+                Ok(self.request(kernel)?.map_or(Begun::Over(0), |request| Begun::Running(request.start())))
+            }
+        }
+    }
+
+    fn request(&self, kernel: &KernelFile) -> Result<Option<Request>, Failure> {
+        let len = if self.verb == Verb::Read { kernel.left(self.offset, self.len)? } else { self.len };
         if len == 0 {
             return Ok(None);
         }
-        let memory = self.range.part(self.file.engine(), 0, len)?;
-        Ok(Some(request(&self.file, self.verb, self.offset, memory)))
+        let engine = self.file.engine();
+        let memory = self.range.part(engine, 0, len)?;
+        let request = match self.verb {
+            Verb::Write => engine.write(&kernel.object, self.offset, memory),
+            _ => engine.read(&kernel.object, self.offset, memory),
+        };
+        Ok(Some(with_policy(&self.file, request)))
     }
 
     /// Runs it on this thread.
@@ -75,9 +96,13 @@ impl Transfer {
     /// # Errors
     /// The transfer's.
     pub(crate) fn run(&self) -> Result<u64, Failure> {
+        let kernel = match &self.file.source {
+            Source::User(user) => return user.run(self),
+            Source::Kernel(kernel) => kernel,
+        };
         let mut shrinks = 0;
         loop {
-            let Some(request) = self.request()? else {
+            let Some(request) = self.request(kernel)? else {
                 library().counts.call(self.what(), &Ok::<_, Failure>(()));
                 return Ok(0);
             };
@@ -99,21 +124,13 @@ impl Transfer {
 
     /// Counts its end.
     pub(crate) fn count(&self, done: &Completed, by: By) {
-        count(&self.file, &Ended { what: self.what(), handle: self.file.id, gpu: self.range.gpu(), done, by });
+        let gpu = self.range.gpu();
+        count(&self.file, &ended(self.what(), &self.file, gpu, done, by));
     }
 
     pub(crate) fn has_shrunk(&self, done: &Completed) -> bool {
         self.verb == Verb::Read && done.result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ShortData)
     }
-}
-
-fn request(file: &File, verb: Verb, offset: u64, memory: Memory) -> Request {
-    let engine = file.engine();
-    let request = match verb {
-        Verb::Write => engine.write(&file.object, offset, memory),
-        _ => engine.read(&file.object, offset, memory),
-    };
-    with_policy(file, request)
 }
 
 /// What the environment demands of routes.
@@ -124,7 +141,13 @@ pub(crate) fn with_policy(file: &File, request: Request) -> Request {
     }
 }
 
+/// What is counted of an operation of the engine's.
+pub(crate) fn ended(what: What, file: &File, gpu: Option<u16>, done: &Completed, by: By) -> Ended {
+    let moved = done.result.as_ref().ok().copied();
+    Ended { what, handle: file.id, gpu, moved, path: done.path, times: done.times, by }
+}
+
 /// Counts a transfer that ended.
-pub(crate) fn count(file: &File, ended: &Ended<'_>) {
+pub(crate) fn count(file: &File, ended: &Ended) {
     library().counts.transfer(ended, &file.routes);
 }

@@ -211,7 +211,9 @@ fn memory_and_streams_of_a_gpu_are_used_in_order() {
     let Some(program) = compile("gpu.c", Build::Plain, &[]) else { return };
     // In mode lazy nothing runs that nobody waits for, so an order that is left to luck shows.
     for mode in ["lazy", "worker"] {
-        program.run(&[&file, driver.to_str().unwrap()], &[("STANDIN_MODE", mode)]);
+        // A staging ring that is given is not measured first.
+        let settings = [("STANDIN_MODE", mode), ("SW_CUFILE_ENGINE", "staging=256KiBx8")];
+        program.run(&[&file, driver.to_str().unwrap()], &settings);
     }
 }
 
@@ -241,4 +243,10 @@ fn the_log_says_what_failed_and_what_does_nothing() {
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(text.contains("WARN") && text.contains("properties.force_compat_mode does nothing"), "{text}");
     assert!(text.contains("ERROR") && text.contains("RAGGED_ENDS"), "{text}");
+}
+
+#[test]
+fn a_file_system_in_user_space_is_asked_by_its_functions() {
+    run_one("userfs.c", &["used"], &[]);
+    run_one("userfs.c", &["refused"], &[("SW_CUFILE_POLICY", "require=dma")]);
 }

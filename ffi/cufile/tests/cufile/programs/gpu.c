@@ -162,6 +162,34 @@ static void streams(const char *path, CUfileHandle_t fh, uint64_t device) {
     unlink(name);
 }
 
+static ssize_t answers(const void *handle, char *to, size_t size, loff_t offset, cufileRDMAInfo_t *info) {
+    (void)handle, (void)info;
+    for (size_t byte = 0; byte < size; byte++) to[byte] = (char)byte_at((size_t)offset + byte);
+    return (ssize_t)size;
+}
+
+static ssize_t takes(const void *handle, const char *from, size_t size, loff_t offset, cufileRDMAInfo_t *info) {
+    (void)handle, (void)info;
+    CHECK(bytes_are((const unsigned char *)from, (size_t)offset, size));
+    return (ssize_t)size;
+}
+
+/* The functions of a file system in user space see host memory only. */
+static void user_space(uint64_t device) {
+    static const CUfileFSOps_t ops = {NULL, NULL, NULL, answers, takes};
+    CUfileHandle_t fh = NULL;
+    CUfileDescr_t descr;
+    memset(&descr, 0, sizeof descr);
+    descr.type = CU_FILE_HANDLE_TYPE_USERSPACE_FS;
+    descr.fs_ops = &ops;
+    OK(cuFileHandleRegister(&fh, &descr));
+    CHECK(cuFileRead(fh, at(device), LENGTH - 100, 40, 100) == LENGTH - 100);
+    CHECK(strstr(last_path(), "\"route\":\"userspace_fs/staged\"") && strstr(last_path(), "MEMORY_UNREACHABLE"));
+    CHECK(cuMemcpyDtoH(host, device + 100, LENGTH - 100) == 0 && bytes_are(host, 40, LENGTH - 100));
+    CHECK(cuFileWrite(fh, at(device), LENGTH - 100, 40, 100) == LENGTH - 100);
+    cuFileHandleDeregister(fh);
+}
+
 static void counted(uint64_t device) {
     static CUfileStatsLevel3_t stats;
     OK(cuFileGetStatsL3(&stats));
@@ -184,6 +212,7 @@ int main(int argc, char **argv) {
     counted(device);
     writes(argv[1], device);
     batches(fh, device);
+    user_space(device);
     streams(argv[1], fh, device);
     /* Freed before it is deregistered. */
     fh = handle_of(open(argv[1], O_RDONLY));
