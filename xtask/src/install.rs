@@ -1,4 +1,5 @@
-//! `cargo xtask install`: the C library, its headers, and what tells pkg-config and CMake of them, below a prefix.
+//! `cargo xtask install`: the C library, its headers, what tells pkg-config and CMake of them, and the library for programs that were
+//! written for cuFile, below a prefix.
 //!
 //! ```text
 //! PREFIX/lib/libstraightway.so.VERSION   ◄── libstraightway.so.0 ◄── libstraightway.so
@@ -7,7 +8,12 @@
 //! PREFIX/lib/cmake/straightway/straightway-config.cmake, straightway-config-version.cmake
 //! PREFIX/share/doc/straightway/LICENSE, c-api.md, examples
 //! PREFIX/share/straightway/fio/straightway.c
+//! PREFIX/lib/straightway-cufile/libcufile.so.0 ◄── libcufile.so
+//! PREFIX/include/straightway-cufile/cufile.h, sw_cufile.h
+//! PREFIX/share/doc/straightway/cufile.md
 //! ```
+//!
+//! The second library lies in a directory of its own, so that nobody gets it by accident instead of the one of CUDA.
 //!
 //! Nothing in it names the prefix: it may be moved.
 
@@ -23,42 +29,68 @@ use crate::{Place, Stop, WATCHED_LIMIT};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The name that programs note; `ffi/c/build.rs` puts it into the library.
 const SONAME: &str = "libstraightway.so.0";
-const USAGE: &str = "write cargo xtask install --prefix DIR [--library FILE]";
+const USAGE: &str = "write cargo xtask install --prefix DIR [--library FILE] [--cufile FILE]";
+/// Where the library for programs of cuFile lies.
+const CUFILE: &str = "lib/straightway-cufile";
 
 struct Options {
     prefix: PathBuf,
-    /// A shared library that is there already, instead of building one.
+    /// Shared libraries that are there already, instead of building them. With one of them only that one is installed.
     library: Option<PathBuf>,
+    cufile: Option<PathBuf>,
 }
 
 impl Options {
     fn parse(args: &[String]) -> Result<Self, Stop> {
-        let (mut prefix, mut library) = (None, None);
+        let (mut prefix, mut library, mut cufile) = (None, None, None);
         let mut words = args.iter();
         while let Some(word) = words.next() {
             let place = match word.as_str() {
                 "--prefix" => &mut prefix,
                 "--library" => &mut library,
+                "--cufile" => &mut cufile,
                 other => return Err(Stop::new(format!("install does not know {other}"), USAGE)),
             };
             let value = words.next().ok_or_else(|| Stop::new(format!("{word} wants a path"), USAGE))?;
             *place = Some(PathBuf::from(value));
         }
         let prefix = prefix.ok_or_else(|| Stop::new("install wants a prefix", USAGE))?;
-        Ok(Self { prefix, library })
+        Ok(Self { prefix, library, cufile })
     }
 }
 
 /// Builds the library, unless it is given, and puts everything in place.
 pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
     let options = Options::parse(args)?;
-    let library = match options.library {
-        Some(library) => library,
-        None => build(place)?,
+    let (library, cufile) = match (options.library, options.cufile) {
+        (None, None) => (Some(build(place, "straightway-c")?), Some(build(place, "straightway-cufile")?)),
+        given => given,
     };
-    let source = place.root.join("ffi/c");
     let to = Files { prefix: options.prefix };
-    to.copy(&library, &format!("lib/libstraightway.so.{VERSION}"))?;
+    if let Some(library) = library {
+        install_c(place, &to, &library)?;
+    }
+    if let Some(library) = cufile {
+        install_cufile(place, &to, &library)?;
+    }
+    to.copy(&place.root.join("LICENSE"), "share/doc/straightway/LICENSE")?;
+    println!("installed in {}", to.prefix.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn install_cufile(place: &Place, to: &Files, library: &Path) -> Result<(), Stop> {
+    to.copy(library, &format!("{CUFILE}/libcufile.so.0"))?;
+    to.link("libcufile.so.0", &format!("{CUFILE}/libcufile.so"))?;
+    for header in ["cufile.h", "sw_cufile.h"] {
+        let from = place.root.join("ffi/cufile/include").join(header);
+        to.copy(&from, &format!("include/straightway-cufile/{header}"))?;
+    }
+    to.copy(&place.root.join("docs/cufile.md"), "share/doc/straightway/cufile.md")
+}
+
+fn install_c(place: &Place, to: &Files, library: &Path) -> Result<(), Stop> {
+    let source = place.root.join("ffi/c");
+    to.copy(library, &format!("lib/libstraightway.so.{VERSION}"))?;
     to.link(&format!("libstraightway.so.{VERSION}"), &format!("lib/{SONAME}"))?;
     to.link(SONAME, "lib/libstraightway.so")?;
     for header in ["straightway.h", "straightway.hpp"] {
@@ -68,22 +100,19 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
     for name in ["straightway-config.cmake", "straightway-config-version.cmake"] {
         to.filled(&source.join("install").join(name), &format!("lib/cmake/straightway/{name}"))?;
     }
-    to.copy(&place.root.join("LICENSE"), "share/doc/straightway/LICENSE")?;
     to.copy(&place.root.join("docs/c-api.md"), "share/doc/straightway/c-api.md")?;
     for name in ["read.c", "overlap.c", "futures.cpp", "CMakeLists.txt"] {
         to.copy(&source.join("examples").join(name), &format!("share/doc/straightway/examples/{name}"))?;
     }
-    to.copy(&source.join("fio/straightway.c"), "share/straightway/fio/straightway.c")?;
-    println!("installed in {}", to.prefix.display());
-    Ok(ExitCode::SUCCESS)
+    to.copy(&source.join("fio/straightway.c"), "share/straightway/fio/straightway.c")
 }
 
 /// Optimised, and as a shared library only: with the other kind beside it, nothing is optimised across crates.
-fn build(place: &Place) -> Result<PathBuf, Stop> {
-    let args = ["rustc", "--release", "--quiet", "-p", "straightway-c", "--lib", "--crate-type", "cdylib"];
+fn build(place: &Place, package: &str) -> Result<PathBuf, Stop> {
+    let args = ["rustc", "--release", "--quiet", "-p", package, "--lib", "--crate-type", "cdylib"];
     match Job::cargo(place, &args.map(String::from)).limit(WATCHED_LIMIT).watch()? {
-        0 => Ok(place.target.join("release/libstraightway_c.so")),
-        status => Err(Stop::new(format!("the library did not build: {status}"), "see its output above")),
+        0 => Ok(place.target.join(format!("release/lib{}.so", package.replace('-', "_")))),
+        status => Err(Stop::new(format!("{package} did not build: {status}"), "see its output above")),
     }
 }
 
@@ -138,5 +167,7 @@ mod tests {
         assert!(parse(&[]).is_err() && parse(&["--prefix"]).is_err() && parse(&["/usr"]).is_err());
         let options = parse(&["--prefix", "/opt/sw", "--library", "x.so"]).unwrap_or_else(|stop| panic!("{stop}"));
         assert_eq!((options.prefix, options.library), (PathBuf::from("/opt/sw"), Some(PathBuf::from("x.so"))));
+        let options = parse(&["--cufile", "y.so", "--prefix", "/opt/sw"]).unwrap_or_else(|stop| panic!("{stop}"));
+        assert_eq!((options.library, options.cufile), (None, Some(PathBuf::from("y.so"))));
     }
 }

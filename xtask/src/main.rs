@@ -8,7 +8,7 @@
 //! cargo xtask sim [--seeds N] [--mutants [NAME|--record]]   simulator seeds; mutants must be found
 //! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
 //! cargo xtask python [PYTEST ARGS]                         the Python package: pip install from the tree, pytest
-//! cargo xtask install --prefix DIR                          the C library, headers, pkg-config and CMake files
+//! cargo xtask install --prefix DIR                          the C library with its headers, and libcufile.so.0
 //! cargo xtask vm nvme | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
 //! ```
 //!
@@ -95,7 +95,8 @@ const USAGE: &str = "usage: cargo xtask <command>
                                                   writes sw-sim/mutants/TABLE.md
   fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each
   python [PYTEST ARGS]                            the Python package: pip install from the tree, then its tests
-  install --prefix DIR [--library FILE]           the C library with its headers, pkg-config and CMake files; FILE: do not build
+  install --prefix DIR [--library FILE] [--cufile FILE]   the C library with its headers, pkg-config and CMake files, and libcufile.so.0;
+                                                  with a FILE only that library, which is not built
   vm nvme | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
 
 fn main() -> ExitCode {

@@ -264,3 +264,47 @@ impl Default for Own {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    fn row(key: &str, environment: Option<&str>, (default, range): (String, String), effect: Effect) -> String {
+        let environment = environment.map(|name| format!("`{name}`")).unwrap_or_default();
+        let effect = match effect {
+            Effect::Used => "used",
+            Effect::Kept(why) => &format!("kept: {why}"),
+        };
+        format!("| `{key}` | {environment} | {default} | {range} | {effect} |\n")
+    }
+
+    #[test]
+    fn the_document_has_every_parameter() {
+        let mut table = String::new();
+        for size in SIZES {
+            let range = match size.max {
+                u64::MAX => format!("from {}", size.min),
+                max => format!("{} to {max}", size.min),
+            };
+            table += &row(size.key, size.environment, (size.default.to_string(), range), size.effect);
+        }
+        for flag in FLAGS {
+            let range = "true, false".to_owned();
+            table += &row(flag.key, flag.environment, (flag.default.to_string(), range), flag.effect);
+        }
+        for text in TEXTS {
+            table += &row(text.key, text.environment, (text.default.to_owned(), "text".to_owned()), text.effect);
+        }
+        let document = include_str!("../../../docs/cufile.md");
+        let mut missing = String::new();
+        for line in table.lines().filter(|line| !document.contains(*line)) {
+            writeln!(missing, "{line}").unwrap();
+        }
+        assert!(missing.is_empty(), "docs/cufile.md lacks these rows:\n{missing}");
+        for (other, key) in ALIASES {
+            assert!(document.contains(&format!("`{other}`")), "docs/cufile.md does not say that {other} is {key}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! `cargo test -p straightway-cufile`
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
+mod installed;
 mod library;
 mod program;
 
