@@ -19,9 +19,6 @@ use crate::{
     pointer::{Addr, lend},
 };
 
-/// `CU_FILE_RDMA_REGISTER` and `CU_FILE_RDMA_RELAXED_ORDERING`: there is no RDMA here, and both are taken.
-const FLAGS: i32 = 0x3;
-
 /// Memory that a caller registered.
 pub struct Buffer {
     base: u64,
@@ -76,23 +73,20 @@ impl Buffer {
 }
 
 /// `cuFileBufRegister`: makes memory of a GPU or of this process known. Nothing is copied, and no second buffer is allocated. The driver
-/// is opened if it is not.
+/// is opened if it is not. Flags are taken as they are, unknown ones too, as the real library does: there is no RDMA here.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuFileBufRegister(base: Addr, length: usize, flags: i32) -> CuFileError {
+pub extern "C" fn cuFileBufRegister(base: Addr, length: usize, _flags: i32) -> CuFileError {
     call("cuFileBufRegister", || {
-        let registered = register(base, length, flags);
+        let registered = register(base, length);
         library().counts.call(What::BufRegister, &registered);
         registered
     })
 }
 
-fn register(base: Addr, length: usize, flags: i32) -> Result<(), Failure> {
+fn register(base: Addr, length: usize) -> Result<(), Failure> {
     let (base, len) = (base.raw(), length as u64);
     if base == 0 || len == 0 || base.checked_add(len).is_none() {
         return Err(Failure::invalid(format!("{len} bytes at {base:#x} are no memory")));
-    }
-    if flags & !FLAGS != 0 {
-        return Err(Failure::new(code::INTERNAL_BUF_REGISTER_ERROR, format!("unknown flags {:#x}", flags & !FLAGS)));
     }
     let running = library().opened()?;
     let known = || Failure::new(code::MEMORY_ALREADY_REGISTERED, format!("{base:#x} is registered already"));

@@ -250,6 +250,11 @@ impl Counts {
         self.stopped.store(true, Relaxed);
     }
 
+    /// The level of the statistics.
+    pub(crate) fn level(&self) -> u8 {
+        self.level.load(Relaxed)
+    }
+
     /// Whether what belongs to a level is counted now.
     fn counts(&self, level: u8) -> bool {
         self.level.load(Relaxed) >= level && !self.stopped.load(Relaxed)

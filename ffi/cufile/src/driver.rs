@@ -87,7 +87,9 @@ fn props_of(values: &Values) -> DrvProps {
 pub extern "C" fn cuFileDriverSetPollMode(poll: bool, threshold_kb: usize) -> CuFileError {
     call("cuFileDriverSetPollMode", || {
         set(POLL_KB, threshold_kb)?;
-        library().settings.call_flag(POLL_MODE, poll);
+        if !library().settings.is_frozen() {
+            library().settings.call_flag(POLL_MODE, poll);
+        }
         Ok(())
     })
 }
@@ -115,12 +117,15 @@ pub extern "C" fn cuFileDriverSetMaxPinnedMemSize(kb: usize) -> CuFileError {
     call("cuFileDriverSetMaxPinnedMemSize", || set(PINNED_KB, kb))
 }
 
+/// Keeps a number; once the driver is open nothing happens and the call succeeds, as documented for all of these.
 fn set(index: usize, kb: usize) -> Result<(), Failure> {
     let (size, kb) = (SIZES[index], kb as u64);
     if !(size.min..=size.max).contains(&kb) {
         return Err(Failure::invalid(format!("{} is {} to {} KiB", size.key, size.min, size.max)));
     }
-    library().settings.call_size(index, kb);
+    if !library().settings.is_frozen() {
+        library().settings.call_size(index, kb);
+    }
     Ok(())
 }
 

@@ -84,6 +84,11 @@ impl Settings {
         Ok(values)
     }
 
+    /// Whether a driver is open, which goes by what is set now.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.lock().frozen
+    }
+
     /// A number that a call set, also while the driver is open.
     pub(crate) fn call_size(&self, index: usize, value: u64) {
         self.lock().calls.sizes[index] = Some(value);

@@ -85,7 +85,7 @@ pub(crate) const SIZES: [Size; 12] = [
     size("execution.max_io_threads", None, (8, 0, 128), Effect::Used),
     size("execution.min_io_threshold_size_kb", None, (1024, 4, 0xffff_ffff), OWN_SPLIT),
     size("execution.max_request_parallelism", None, (4, 0, 8), OWN_SPLIT),
-    size("properties.max_direct_io_size_kb", None, (1024, 64, 16_384), OWN_SPLIT),
+    size("properties.max_direct_io_size_kb", None, (16_384, 64, 16_384), OWN_SPLIT),
     size(
         "properties.max_device_cache_size_kb",
         Some("CUFILE_MAX_DEVICE_CACHE_SIZE"),

@@ -1,7 +1,8 @@
 //! Statistics in the structures of cuFile.
 //!
 //! The functions get no size, and the structures grew with 1.19: what is written is the layout of the version that `cuFileGetVersion`
-//! tells, see `SW_CUFILE_VERSION`. The counters stay after the last close; `cuFileStatsReset` empties them.
+//! tells, see `SW_CUFILE_VERSION`. A level that is not set, or no open driver, is an error, as
+//! documented. The counters stay after the last close for the next driver; `cuFileStatsReset` empties them.
 // UNSAFETY: exported names.
 #![expect(unsafe_code, reason = "exported names")]
 
@@ -85,6 +86,10 @@ pub extern "C" fn cuFileGetStatsL3(stats: Out<StatsRoom>) -> CuFileError {
 fn fill(stats: Out<StatsRoom>, level: u8) -> Result<(), Failure> {
     let out = stats.ready("stats")?;
     let counts = &library().counts;
+    library().open_one()?;
+    if counts.level() < level {
+        return Err(Failure::invalid(format!("statistics of level {level}, where the level is {}", counts.level())));
+    }
     out.put_behind(0, base(counts));
     let mut at = size_of::<StatsBase>();
     if library().own().version >= VECTORED_SINCE {

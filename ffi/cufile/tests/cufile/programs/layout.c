@@ -77,6 +77,13 @@ int main(int argc, char **argv) {
     CHECK(argc == 2);
     OK(cuFileGetVersion(&version));
     CHECK(version == atoi(argv[1]));
+    /* Not before the driver is open, and not above the level. */
+    IS(cuFileGetStatsL1((CUfileStatsLevel1_t *)room), CU_FILE_DRIVER_NOT_INITIALIZED);
+    OK(cuFileDriverOpen());
+    IS(cuFileGetStatsL1((CUfileStatsLevel1_t *)room), CU_FILE_INVALID_VALUE);
+    OK(cuFileSetStatsLevel(2));
+    IS(cuFileGetStatsL3((CUfileStatsLevel3_t *)room), CU_FILE_INVALID_VALUE);
+    OK(cuFileSetStatsLevel(3));
     memset(room, 0xa5, sizeof room);
     OK(cuFileGetStatsL1((CUfileStatsLevel1_t *)room));
     CHECK(written() == sizeof(CUfileStatsLevel1_t));
