@@ -152,6 +152,7 @@ fn attribute_of(s: &state::State, attribute: u32, index: i32) -> Option<i32> {
         76 => 0,
         83 | 89 => 1,                    // managed memory, concurrent managed access
         86 | 88 | 100 | 101 => coherent, // host atomics, pageable access, through the host's tables, managed from host
+        92 | 93 | 122 | 123 => 1,        // memory operations of streams, of both kinds, with 64 bits
         91 => 1,                         // a registered host pointer is its device pointer
         99 | 113 => 1,                   // host register, read-only host register
         102 | 103 => 0,                  // virtual memory management, file descriptor handles
