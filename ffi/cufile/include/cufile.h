@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <time.h>
@@ -83,10 +84,73 @@ typedef enum CUfileOpError {
     CU_FILE_IO_MAX_ERROR = 5050
 } CUfileOpError;
 
+#define CUFILEOP_BASE_ERR 5000
+
 typedef struct CUfileError {
     CUfileOpError err;
     SW_CUFILE_CURESULT cu_err; /* with CU_FILE_CUDA_DRIVER_ERROR */
 } CUfileError_t;
+
+#define IS_CUFILE_ERR(code) (abs((code)) > CUFILEOP_BASE_ERR)
+#define IS_CUDA_ERR(status) ((status).err == CU_FILE_CUDA_DRIVER_ERROR)
+#define CU_FILE_CUDA_ERR(status) ((status).cu_err)
+#define CUFILE_ERRSTR(code) cufileop_status_error((CUfileOpError)abs((code)))
+
+/* A code in a few words. */
+static inline const char *cufileop_status_error(CUfileOpError code) {
+    switch (code) {
+    case CU_FILE_SUCCESS: return "success";
+    case CU_FILE_DRIVER_NOT_INITIALIZED: return "the driver is not open";
+    case CU_FILE_DRIVER_INVALID_PROPS: return "a setting is wrong";
+    case CU_FILE_DRIVER_UNSUPPORTED_LIMIT: return "a limit is out of its range";
+    case CU_FILE_DRIVER_VERSION_MISMATCH: return "versions do not fit";
+    case CU_FILE_DRIVER_VERSION_READ_ERROR: return "no version can be read";
+    case CU_FILE_DRIVER_CLOSING: return "the driver is closing";
+    case CU_FILE_PLATFORM_NOT_SUPPORTED: return "this platform is not supported";
+    case CU_FILE_IO_NOT_SUPPORTED: return "no transfer is possible with this file";
+    case CU_FILE_DEVICE_NOT_SUPPORTED: return "this GPU is not supported";
+    case CU_FILE_NVFS_DRIVER_ERROR: return "the kernel module told an error";
+    case CU_FILE_CUDA_DRIVER_ERROR: return "CUDA told an error";
+    case CU_FILE_CUDA_POINTER_INVALID: return "no such address of a GPU";
+    case CU_FILE_CUDA_MEMORY_TYPE_INVALID: return "this kind of memory is not supported";
+    case CU_FILE_CUDA_POINTER_RANGE_ERROR: return "the range leaves its memory";
+    case CU_FILE_CUDA_CONTEXT_MISMATCH: return "another context of CUDA";
+    case CU_FILE_INVALID_MAPPING_SIZE: return "more than a registration can have";
+    case CU_FILE_INVALID_MAPPING_RANGE: return "the range leaves its registration";
+    case CU_FILE_INVALID_FILE_TYPE: return "not a regular file or a block device";
+    case CU_FILE_INVALID_FILE_OPEN_FLAG: return "the file is open for something else";
+    case CU_FILE_DIO_NOT_SET: return "the file is open without O_DIRECT";
+    case CU_FILE_INVALID_VALUE: return "an argument is wrong";
+    case CU_FILE_MEMORY_ALREADY_REGISTERED: return "the memory is registered already";
+    case CU_FILE_MEMORY_NOT_REGISTERED: return "the memory is not registered";
+    case CU_FILE_PERMISSION_DENIED: return "not permitted";
+    case CU_FILE_DRIVER_ALREADY_OPEN: return "the driver is open already";
+    case CU_FILE_HANDLE_NOT_REGISTERED: return "the file is not registered";
+    case CU_FILE_HANDLE_ALREADY_REGISTERED: return "the file is registered already";
+    case CU_FILE_DEVICE_NOT_FOUND: return "no such GPU";
+    case CU_FILE_INTERNAL_ERROR: return "an error of the library";
+    case CU_FILE_GETNEWFD_FAILED: return "no descriptor can be had";
+    case CU_FILE_NVFS_SETUP_ERROR: return "the kernel module could not be set up";
+    case CU_FILE_IO_DISABLED: return "transfers are switched off";
+    case CU_FILE_BATCH_SUBMIT_FAILED: return "the batch was not taken";
+    case CU_FILE_GPU_MEMORY_PINNING_FAILED: return "memory of the GPU could not be pinned";
+    case CU_FILE_BATCH_FULL: return "the batch is full";
+    case CU_FILE_ASYNC_NOT_SUPPORTED: return "transfers in a stream are not supported";
+    case CU_FILE_INTERNAL_BATCH_SETUP_ERROR: return "the batch could not be set up";
+    case CU_FILE_INTERNAL_BATCH_SUBMIT_ERROR: return "the batch could not be submitted";
+    case CU_FILE_INTERNAL_BATCH_GETSTATUS_ERROR: return "the state of the batch could not be read";
+    case CU_FILE_INTERNAL_BATCH_CANCEL_ERROR: return "the batch could not be cancelled";
+    case CU_FILE_NOMEM_ERROR: return "no memory";
+    case CU_FILE_IO_ERROR: return "the transfer failed";
+    case CU_FILE_INTERNAL_BUF_REGISTER_ERROR: return "the memory could not be registered";
+    case CU_FILE_HASH_OPR_ERROR: return "a table of the library failed";
+    case CU_FILE_INVALID_CONTEXT_ERROR: return "no such context";
+    case CU_FILE_NVFS_INTERNAL_DRIVER_ERROR: return "the kernel module failed";
+    case CU_FILE_BATCH_NOCOMPAT_ERROR: return "compatibility mode is off";
+    case CU_FILE_IO_MAX_ERROR: return "the last code";
+    default: return "no code of cuFile";
+    }
+}
 
 /* Files */
 
@@ -109,9 +173,9 @@ typedef struct cufileRDMAInfo {
 typedef struct CUfileFSOps {
     const char *(*fs_type)(const void *handle);
     int (*getRDMADeviceList)(const void *handle, sockaddr_t **hostaddrs);
-    int (*getRDMADevicePriority)(const void *handle, char *, size_t, loff_t, sockaddr_t *hostaddr);
-    ssize_t (*read)(const void *handle, char *, size_t, loff_t, cufileRDMAInfo_t *);
-    ssize_t (*write)(const void *handle, const char *, size_t, loff_t, cufileRDMAInfo_t *);
+    int (*getRDMADevicePriority)(const void *handle, char *, size_t, loff_t, const sockaddr_t *hostaddr);
+    ssize_t (*read)(const void *handle, char *, size_t, loff_t, const cufileRDMAInfo_t *);
+    ssize_t (*write)(const void *handle, const char *, size_t, loff_t, const cufileRDMAInfo_t *);
 } CUfileFSOps_t;
 
 typedef struct CUfileDescr_t {
@@ -130,6 +194,12 @@ void cuFileHandleDeregister(CUfileHandle_t fh);
 
 #define CU_FILE_RDMA_REGISTER 1
 #define CU_FILE_RDMA_RELAXED_ORDERING 2
+
+/* What the functions of a file system in user space may answer about its RDMA. */
+#define CU_FILE_RDMA_ERR_BASE 6000
+#define CU_FILE_RDMA_SUCCESS 0
+#define CU_FILE_RDMA_RESET_TOKEN (CU_FILE_RDMA_ERR_BASE + 1)
+#define CU_FILE_RDMA_RESET_TOKEN_FAILED (CU_FILE_RDMA_ERR_BASE + 2)
 
 CUfileError_t cuFileBufRegister(const void *base, size_t length, int flags);
 CUfileError_t cuFileBufDeregister(const void *base);
@@ -172,22 +242,45 @@ typedef enum CUfileDriverStatusFlags {
     CU_FILE_GPFS_SUPPORTED = 3,
     CU_FILE_NVME_SUPPORTED = 4,
     CU_FILE_NVMEOF_SUPPORTED = 5,
-    CU_FILE_SCSI_SUPPORTED = 6
+    CU_FILE_SCSI_SUPPORTED = 6,
+    CU_FILE_SCALEFLUX_CSD_SUPPORTED = 7,
+    CU_FILE_NVMESH_SUPPORTED = 8,
+    CU_FILE_BEEGFS_SUPPORTED = 9,
+    CU_FILE_NVME_P2P_SUPPORTED = 11, /* deprecated */
+    CU_FILE_SCATEFS_SUPPORTED = 12,
+    CU_FILE_VIRTIOFS_SUPPORTED = 13,
+    CU_FILE_PANFS_SUPPORTED = 14,
+    CU_FILE_MAX_TARGET_TYPES = 15
 } CUfileDriverStatusFlags_t;
 
 typedef enum CUfileDriverControlFlags {
     CU_FILE_USE_POLL_MODE = 0,
-    CU_FILE_ALLOW_COMPAT_MODE = 1
+    CU_FILE_ALLOW_COMPAT_MODE = 1,
+    CU_FILE_VANILLA_POSIX_IO_MODE = 2,
+    CU_FILE_POSIX_IO_MODE = CU_FILE_VANILLA_POSIX_IO_MODE, /* the older name */
+    CU_FILE_FALLBACK_IO_MODE = 4
 } CUfileDriverControlFlags_t;
 
 typedef enum CUfileFeatureFlags {
     CU_FILE_DYN_ROUTING_SUPPORTED = 0,
     CU_FILE_BATCH_IO_SUPPORTED = 1,
     CU_FILE_STREAMS_SUPPORTED = 2,
-    CU_FILE_PARALLEL_IO_SUPPORTED = 3
+    CU_FILE_PARALLEL_IO_SUPPORTED = 3,
+    CU_FILE_P2P_SUPPORTED = 4
 } CUfileFeatureFlags_t;
 
-typedef enum CUfileP2PFlags { CUFILE_P2PDMA = 0, CUFILE_NVFS = 1, CUFILE_DMABUF = 2, CUFILE_C2C = 3 } CUfileP2PFlags_t;
+/* Numbers of bits; the functions take the bits. */
+typedef enum CUfileP2PFlags {
+    CUFILE_P2PDMA = 0,
+    CUFILE_NVFS = 1,
+    CUFILE_DMABUF = 2,
+    CUFILE_C2C = 3,
+    CUFILE_NVIDIA_PEERMEM = 4
+} CUfileP2PFlags_t;
+#define CU_FILE_P2P_FLAG_PCI_P2PDMA ((CUfileP2PFlags_t)(1 << CUFILE_P2PDMA))
+#define CU_FILE_P2P_FLAG_NVFS ((CUfileP2PFlags_t)(1 << CUFILE_NVFS))
+#define CU_FILE_P2P_FLAG_DMABUF ((CUfileP2PFlags_t)(1 << CUFILE_DMABUF))
+#define CU_FILE_P2P_FLAG_C2C ((CUfileP2PFlags_t)(1 << CUFILE_C2C))
 
 CUfileError_t cuFileDriverOpen(void);
 CUfileError_t cuFileDriverClose_v2(void);
@@ -213,7 +306,7 @@ CUfileError_t cuFileExportPCIeTopology(const char *path);
 
 typedef void *CUfileBatchHandle_t;
 typedef enum CUfileOpcode { CUFILE_READ = 0, CUFILE_WRITE = 1 } CUfileOpcode_t;
-typedef enum CUfileBatchMode { CUFILE_BATCH = 1 } CUfileBatchMode_t;
+typedef enum cufileBatchMode { CUFILE_BATCH = 1 } CUfileBatchMode_t;
 typedef enum CUFILEStatus_enum {
     CUFILE_WAITING = 0x1,
     CUFILE_PENDING = 0x2,
@@ -268,7 +361,7 @@ CUfileError_t cuFileStreamDeregister(CUstream stream);
 
 /* Parameters */
 
-typedef enum CUFileSizeTConfigParameter {
+typedef enum CUFileSizeTConfigParameter_t {
     CUFILE_PARAM_PROFILE_STATS = 0,
     CUFILE_PARAM_EXECUTION_MAX_IO_QUEUE_DEPTH = 1,
     CUFILE_PARAM_EXECUTION_MAX_IO_THREADS = 2,
@@ -283,7 +376,7 @@ typedef enum CUFileSizeTConfigParameter {
     CUFILE_PARAM_PROPERTIES_BATCH_IO_TIMEOUT_MS = 11
 } CUFileSizeTConfigParameter_t;
 
-typedef enum CUFileBoolConfigParameter {
+typedef enum CUFileBoolConfigParameter_t {
     CUFILE_PARAM_PROPERTIES_USE_POLL_MODE = 0,
     CUFILE_PARAM_PROPERTIES_ALLOW_COMPAT_MODE = 1,
     CUFILE_PARAM_FORCE_COMPAT_MODE = 2,
@@ -296,16 +389,23 @@ typedef enum CUFileBoolConfigParameter {
     CUFILE_PARAM_FORCE_ODIRECT_MODE = 9,
     CUFILE_PARAM_SKIP_TOPOLOGY_DETECTION = 10,
     CUFILE_PARAM_STREAM_MEMOPS_BYPASS = 11,
-    CUFILE_PARAM_POSIX_IO_MODE = 12,
+    CUFILE_PARAM_PROPERTIES_POSIX_IO_MODE = 12,
     CUFILE_PARAM_GDS_FALLBACK_IO = 13
 } CUFileBoolConfigParameter_t;
 
-typedef enum CUFileStringConfigParameter {
+typedef enum CUFileStringConfigParameter_t {
     CUFILE_PARAM_LOGGING_LEVEL = 0,
     CUFILE_PARAM_ENV_LOGFILE_PATH = 1,
     CUFILE_PARAM_LOG_DIR = 2,
     CUFILE_PARAM_RDMA_TRANSPORT = 3
 } CUFileStringConfigParameter_t;
+
+typedef enum CUFileArrayConfigParameter_t {
+    CUFILE_PARAM_POSIX_POOL_SLAB_SIZE_KB = 0,
+    CUFILE_PARAM_POSIX_POOL_SLAB_COUNT = 1,
+    CUFILE_PARAM_GPU_BOUNCE_BUFFER_SLAB_SIZE_KB = 2,
+    CUFILE_PARAM_GPU_BOUNCE_BUFFER_SLAB_COUNT = 3
+} CUFileArrayConfigParameter_t;
 
 CUfileError_t cuFileGetParameterSizeT(CUFileSizeTConfigParameter_t param, size_t *value);
 CUfileError_t cuFileSetParameterSizeT(CUFileSizeTConfigParameter_t param, size_t value);
@@ -320,6 +420,8 @@ CUfileError_t cuFileSetParameterGpuBounceBufferSlabArray(const size_t *sizes_kb,
 CUfileError_t cuFileGetParameterGpuBounceBufferSlabArray(size_t *sizes_kb, size_t *counts, int len);
 
 /* Statistics */
+
+#define CUFILE_GPU_UUID_LEN 16
 
 typedef struct CUfileOpCounter {
     uint64_t ok;
@@ -362,7 +464,7 @@ typedef struct CUfileStatsLevel2 {
 } CUfileStatsLevel2_t;
 
 typedef struct CUfilePerGpuStats {
-    char uuid[16];
+    char uuid[CUFILE_GPU_UUID_LEN];
     uint64_t read_bytes, read_bw_bytes_per_sec, read_utilization, read_duration_us;
     uint64_t n_total_reads, n_p2p_reads, n_nvfs_reads, n_posix_reads, n_unaligned_reads, n_dr_reads;
     uint64_t n_sparse_regions, n_inline_regions, n_reads_err;

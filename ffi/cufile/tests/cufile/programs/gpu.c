@@ -162,13 +162,13 @@ static void streams(const char *path, CUfileHandle_t fh, uint64_t device) {
     unlink(name);
 }
 
-static ssize_t answers(const void *handle, char *to, size_t size, loff_t offset, cufileRDMAInfo_t *info) {
+static ssize_t answers(const void *handle, char *to, size_t size, loff_t offset, const cufileRDMAInfo_t *info) {
     (void)handle, (void)info;
     for (size_t byte = 0; byte < size; byte++) to[byte] = (char)byte_at((size_t)offset + byte);
     return (ssize_t)size;
 }
 
-static ssize_t takes(const void *handle, const char *from, size_t size, loff_t offset, cufileRDMAInfo_t *info) {
+static ssize_t takes(const void *handle, const char *from, size_t size, loff_t offset, const cufileRDMAInfo_t *info) {
     (void)handle, (void)info;
     CHECK(bytes_are((const unsigned char *)from, (size_t)offset, size));
     return (ssize_t)size;

@@ -20,13 +20,13 @@ static int devices(const void *handle, sockaddr_t **addresses) {
     return 0;
 }
 
-static int priority(const void *handle, char *memory, size_t size, loff_t offset, sockaddr_t *address) {
+static int priority(const void *handle, char *memory, size_t size, loff_t offset, const sockaddr_t *address) {
     (void)memory, (void)size, (void)offset, (void)address;
     ((struct file *)(uintptr_t)handle)->other++;
     return 0;
 }
 
-static ssize_t reads(const void *handle, char *memory, size_t size, loff_t offset, cufileRDMAInfo_t *info) {
+static ssize_t reads(const void *handle, char *memory, size_t size, loff_t offset, const cufileRDMAInfo_t *info) {
     struct file *file = (struct file *)(uintptr_t)handle;
     file->reads++;
     CHECK(info != NULL && info->desc_len == 0 && info->desc_str != NULL);
@@ -40,7 +40,7 @@ static ssize_t reads(const void *handle, char *memory, size_t size, loff_t offse
     return (ssize_t)size;
 }
 
-static ssize_t writes(const void *handle, const char *memory, size_t size, loff_t offset, cufileRDMAInfo_t *info) {
+static ssize_t writes(const void *handle, const char *memory, size_t size, loff_t offset, const cufileRDMAInfo_t *info) {
     struct file *file = (struct file *)(uintptr_t)handle;
     file->writes++;
     CHECK(info != NULL && offset + (loff_t)size <= LENGTH);
