@@ -107,7 +107,7 @@ fn run_all(place: &Place, machine: &Machine<'_>, chosen: Vec<&'static Step>, opt
                 records.extend(join(beside.take()));
             }
             let done = match start(place, machine, step, first_failed(&records).filter(|_| !options.keep_going)) {
-                Err(record) => Some(record),
+                Err(record) => Some(*record),
                 Ok(started) if step.turn == Turn::Alone => Some(started.finish()),
                 Ok(started) => {
                     beside = Some(scope.spawn(|| started.finish()));
@@ -143,14 +143,16 @@ fn start<'a>(
     machine: &Machine<'_>,
     step: &'static Step,
     failed: Option<&'static str>,
-) -> Result<Started<'a>, Record> {
+) -> Result<Started<'a>, Box<Record>> {
     let at = Instant::now();
-    let skipped = |reason| Record {
-        name: step.name,
-        fate: Fate::Skipped(reason),
-        elapsed: at.elapsed(),
-        tests: Tests::default(),
-        said: Vec::new(),
+    let skipped = |reason| {
+        Box::new(Record {
+            name: step.name,
+            fate: Fate::Skipped(reason),
+            elapsed: at.elapsed(),
+            tests: Tests::default(),
+            said: Vec::new(),
+        })
     };
     if let Some(earlier) = failed {
         return Err(skipped(format!("not run, {earlier} failed before it")));
