@@ -9,6 +9,7 @@
 //! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
 //! cargo xtask python [PYTEST ARGS]                         the Python package: pip install from the tree, pytest
 //! cargo xtask install --prefix DIR                          the C library with its headers, and libcufile.so.0
+//! cargo xtask cufile [--write] [--gpu] [--clients]          one suite against NVIDIA's libcufile and ours, and clients of both
 //! cargo xtask vm nvme | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
 //! ```
 //!
@@ -21,6 +22,7 @@
     reason = "a developer command reads the clock and the environment and starts threads; nothing links it"
 )]
 
+mod cufile;
 mod disk;
 mod fuzz;
 mod install;
@@ -97,6 +99,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   python [PYTEST ARGS]                            the Python package: pip install from the tree, then its tests
   install --prefix DIR [--library FILE] [--cufile FILE]   the C library with its headers, pkg-config and CMake files, and libcufile.so.0;
                                                   with a FILE only that library, which is not built
+  cufile [--write] [--only PREFIX] [--library FILE] [--gpu] [--clients]
+                                                  one suite against NVIDIA's libcufile and ours; --write: the report
   vm nvme | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
 
 fn main() -> ExitCode {
@@ -125,6 +129,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
         "fuzz" => fuzz::run(&place, rest),
         "python" => python::run(&place, rest),
         "install" => install::run(&place, rest),
+        "cufile" => cufile::run(&place, rest),
         "vm" => vm::run(&place, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

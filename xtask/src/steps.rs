@@ -214,6 +214,23 @@ pub const STEPS: &[Step] = &[
         turn: Turn::Alone,
     },
     Step {
+        name: "cufile",
+        why: "libcufile.so.0 answers as NVIDIA's does, or the difference is explained; clients run",
+        program: Program::Xtask,
+        args: &["cufile"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "cc", package: "gcc" },
+            Need::Tool { program: "python3", package: "python3-venv" },
+            Need::Helps { program: "fio", package: "fio" },
+        ],
+        tests_min: 250,
+        skips: Skips::Listed,
+        // About a minute with an empty target/cufile, half of it the network.
+        limit_s: 900,
+        turn: Turn::Alone,
+    },
+    Step {
         name: "vm",
         why: "drivers and direct routes on emulated NVMe controllers, under real kernels",
         program: Program::Xtask,
