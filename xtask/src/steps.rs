@@ -215,7 +215,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "cufile",
-        why: "libcufile.so.0 answers as NVIDIA's does, or the difference is explained; clients run",
+        why: "libcufile.so.0 answers as NVIDIA's does or says why not; its clients run",
         program: Program::Xtask,
         args: &["cufile"],
         env: &[],
