@@ -101,7 +101,7 @@ fn install_c(place: &Place, to: &Files, library: &Path) -> Result<(), Stop> {
         to.filled(&source.join("install").join(name), &format!("lib/cmake/straightway/{name}"))?;
     }
     to.copy(&place.root.join("docs/c-api.md"), "share/doc/straightway/c-api.md")?;
-    for name in ["read.c", "overlap.c", "futures.cpp", "CMakeLists.txt"] {
+    for name in ["read.c", "overlap.c", "stream.c", "futures.cpp", "CMakeLists.txt"] {
         to.copy(&source.join("examples").join(name), &format!("share/doc/straightway/examples/{name}"))?;
     }
     to.copy(&source.join("fio/straightway.c"), "share/straightway/fio/straightway.c")

@@ -8,7 +8,7 @@
 
 use std::{ffi::CString, time::Instant};
 
-use straightway::{Destination, Engine, Memory, Object, Uri};
+use straightway::{Destination, Engine, Memory, Object, Region, Uri};
 use straightway_c::{
     engine::{SwEngine, sw_engine_open},
     handle::Handle,
@@ -51,11 +51,14 @@ impl C {
     }
 }
 
-/// What a Rust program does at its best: the memory goes in and comes back.
+/// What a Rust program does at its best: the memory goes in and comes back; and what it does where parts of one region go to many
+/// operations, as in C.
 struct Rust {
     engine: Engine,
     object: Object,
     memory: Option<Memory>,
+    region: Region,
+    start: u64,
 }
 
 impl Rust {
@@ -63,7 +66,8 @@ impl Rust {
         let engine = Engine::builder().build().unwrap();
         let object = engine.open(&path.parse::<Uri>().unwrap()).unwrap();
         let memory = Some(engine.allocate(Destination::Host, BYTES, 0).unwrap());
-        Self { engine, object, memory }
+        let (region, start) = engine.allocate(Destination::Host, BYTES, 0).unwrap().share();
+        Self { engine, object, memory, region, start }
     }
 
     fn block(&mut self) -> f64 {
@@ -71,6 +75,15 @@ impl Rust {
         for _ in 0..CALLS {
             let done = self.engine.read(&self.object, 0, self.memory.take().unwrap()).wait().ok().unwrap();
             self.memory = done.into_memory();
+        }
+        per_call(start)
+    }
+
+    fn block_of_parts(&self) -> f64 {
+        let start = Instant::now();
+        for _ in 0..CALLS {
+            let part = self.region.part(self.start, BYTES).unwrap();
+            self.engine.read(&self.object, 0, part).wait().ok().unwrap();
         }
         per_call(start)
     }
@@ -96,17 +109,22 @@ fn main() {
     let mut done = empty();
     let mut rows = Vec::new();
     for _ in 0..BLOCKS {
-        rows.push((rust.block(), c.block(None), c.block(Some(&mut done))));
+        rows.push([rust.block(), rust.block_of_parts(), c.block(None), c.block(Some(&mut done))]);
     }
     let show = |what: &str, values: Vec<f64>| {
         let [low, middle, high] = quarters(values);
         println!("{what:<34} {middle:7.0} ns ({low:.0} to {high:.0})");
     };
-    show("Rust", rows.iter().map(|row| row.0).collect());
-    show("C", rows.iter().map(|row| row.1).collect());
-    show("C with a completion", rows.iter().map(|row| row.2).collect());
-    show("C over Rust, block by block", rows.iter().map(|row| row.1 - row.0).collect());
-    show("with a completion over Rust", rows.iter().map(|row| row.2 - row.0).collect());
+    let of = |side: usize| rows.iter().map(|row| row[side]).collect::<Vec<f64>>();
+    let over = |side: usize, base: usize| rows.iter().map(|row| row[side] - row[base]).collect::<Vec<f64>>();
+    show("Rust", of(0));
+    show("Rust, parts of a region", of(1));
+    show("C", of(2));
+    show("C with a completion", of(3));
+    show("C over Rust, block by block", over(2, 0));
+    show("C over Rust with parts", over(2, 1));
+    show("with a completion over Rust", over(3, 0));
+    show("with a completion over parts", over(3, 1));
 }
 
 /// A completion with its size, as `SW_COMPLETION_INIT` is.

@@ -168,6 +168,32 @@ fn the_example_with_futures_reads_all() {
     }
 }
 
+/// A program of CUDA, against the official headers and, here, the stand-in driver.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test asks where the headers are")]
+fn the_example_on_a_stream_reads_all_in_its_order() {
+    let include = std::env::var_os("STRAIGHTWAY_CUDA_INCLUDE").map(PathBuf::from);
+    let Some(include) = include.filter(|dir| dir.join("cuda.h").is_file()) else {
+        println!("skip: no cuda.h; name its folder in STRAIGHTWAY_CUDA_INCLUDE");
+        return;
+    };
+    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "stream");
+    let (file, driver) = (file_of(&scratch), scratch.path("driver"));
+    std::fs::create_dir_all(&driver).unwrap();
+    standin_libcuda::harness::install(&driver, &[]).unwrap();
+    let mut compiler = Compiler::c();
+    let driver = driver.display().to_string();
+    compiler.flags.push(format!("-isystem{}", include.display()));
+    compiler.flags.extend(words(&format!("-Wl,--no-as-needed -L{driver} -l:libcuda.so.1")));
+    let Some(program) = compiler.compile(&package().join("examples/stream.c"), "stream") else { return };
+    let sum: u64 = std::fs::read(&file).unwrap().into_iter().map(u64::from).sum();
+    let path = format!("{}:{driver}", library::staged().display());
+    for mode in ["lazy", "worker"] {
+        let said = program.run_with(&[&file], &[("STANDIN_MODE", mode), ("LD_LIBRARY_PATH", &path)]);
+        assert_eq!(said, format!("sum {sum}\n1048576 bytes\n"));
+    }
+}
+
 #[test]
 fn the_classes_of_cpp_hold_what_they_promise() {
     run_one(&Compiler::cpp(), "tests/c/programs/classes.cpp", &[]);
