@@ -1,7 +1,7 @@
 //! The facade on real files: every way to run an operation, and what users get wrong.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
-use std::{fs, time::Duration};
+use std::{fs, os::fd::AsFd, time::Duration};
 
 use straightway::{
     Destination, Engine, ErrorKind, GpuUse, Landing, Lane, Policy, Reason, RouteMatch, Uri, UringUse, Verb,
@@ -54,6 +54,36 @@ fn a_policy_is_planned_once_for_an_object_and_a_verb() {
     let more = Policy::Prefer(RouteMatch::default());
     assert_ne!(address(&plan(&more, Verb::Read)), address(&plan(&policies[1], Verb::Read)));
     assert_eq!(address(&plan(&policies[3], Verb::Read)), address(&seen[3]));
+}
+
+#[test]
+fn a_descriptor_is_read_and_written_also_when_its_file_grows() {
+    let scratch = scratch("descriptor");
+    let (_, bytes) = file(&scratch, "data", 100_000);
+    let engine = engine();
+    let open = |write| fs::OpenOptions::new().read(true).write(write).open(scratch.path("data")).unwrap();
+    let descriptor = open(true);
+    let object = engine.open_descriptor(descriptor.as_fd()).unwrap();
+    // The object has a descriptor of its own.
+    drop(descriptor);
+    let done = engine.read(&object, 77, engine.allocate(Destination::Host, 5000, 0).unwrap()).wait().ok().unwrap();
+    assert_eq!(engine.copy_to_host(&done.into_memory().unwrap()).unwrap(), bytes[77..5077]);
+    let memory = engine.allocate(Destination::Host, 3000, 0).unwrap();
+    engine.copy_in(Destination::Host).unwrap().put(&memory, 0, &[7; 3000]).unwrap();
+    engine.write(&object, 150_001, memory).wait().ok().unwrap();
+    assert_eq!(fs::metadata(scratch.path("data")).unwrap().len(), 153_001);
+    let done = engine.read(&object, 150_001, engine.allocate(Destination::Host, 3000, 0).unwrap()).wait().ok().unwrap();
+    assert_eq!(engine.copy_to_host(&done.into_memory().unwrap()).unwrap(), [7; 3000]);
+    let past = engine.read(&object, 153_000, engine.allocate(Destination::Host, 2, 0).unwrap()).wait();
+    assert_eq!(past.result.unwrap_err().kind(), ErrorKind::ShortData);
+    // One that only reads does not write.
+    let object = engine.open_descriptor(open(false).as_fd()).unwrap();
+    let refused = engine.write(&object, 0, engine.allocate(Destination::Host, 4096, 0).unwrap()).wait();
+    assert!(refused.result.is_err());
+    // What both faces of it are planned from: the part of the file that is in the page cache, not of what it may grow to.
+    let cached = object.cached_bytes();
+    assert!(cached.is_none_or(|cached| cached <= 160_000), "{cached:?}");
+    assert_eq!(object.as_engine_object().is_resident(), cached.is_some_and(|cached| cached >= 153_001 / 10 * 9));
 }
 
 #[test]

@@ -38,8 +38,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What the handle of a batch stands for.
 pub struct Batch {
     room: usize,
-    entries: Mutex<Vec<Entry>>,
+    entries: Mutex<Entries>,
     signal: Arc<Signal>,
+}
+
+#[derive(Default)]
+struct Entries {
+    all: Vec<Entry>,
+    /// Places of entries that are being started.
+    starting: usize,
 }
 
 struct Entry {
@@ -124,13 +131,13 @@ fn word(negative: isize) -> u64 {
 }
 
 impl Batch {
-    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for an early end of everything.
     fn cancel(&self) {
-        for entry in self.lock().iter_mut() {
+        for entry in &mut self.lock().all {
             if let State::Running(pending) = &mut entry.state {
                 pending.cancel();
             }
@@ -143,8 +150,8 @@ impl Batch {
     fn look(&self) -> (usize, usize) {
         let waker = Waker::from(self.signal.clone());
         let mut entries = self.lock();
-        let over = entries.iter_mut().map(|entry| entry.look(&waker)).filter(|over| *over).count();
-        (over, entries.len())
+        let over = entries.all.iter_mut().map(|entry| entry.look(&waker)).filter(|over| *over).count();
+        (over, entries.all.len())
     }
 
     /// Waits until `want` entries, or all, are over.
@@ -232,21 +239,30 @@ fn submit(batch: Handle, nr: u32, params: In<IoParams>) -> Result<(), Failure> {
         asked.push((params.cookie, entry(params)?));
     }
     let mut entries = batch.lock();
-    if entries.len() + nr > batch.room {
-        let (there, room) = (entries.len(), batch.room);
+    let there = entries.all.len() + entries.starting;
+    if there + nr > batch.room {
+        let room = batch.room;
         return Err(Failure::new(code::BATCH_FULL, format!("{nr} entries, {there} of {room} are not told of yet")));
     }
-    for (cookie, transfer) in asked {
-        let begun = transfer.begin();
-        library().counts.batch(BatchWhat::Enqueued, &begun);
-        let state = match begun {
-            Ok(Begun::Running(pending)) => State::Running(pending),
-            Ok(Begun::Over(bytes)) => State::Over(STATUS_COMPLETE, bytes),
-            Err(failure) => State::Over(STATUS_FAILED, word(negative_word(&failure))),
-        };
-        entries.push(Entry { cookie, transfer, state });
-    }
+    entries.starting += nr;
+    drop(entries);
+    // Without the lock: a file system in user space runs its own code here.
+    let begun: Vec<Entry> = asked.into_iter().map(|(cookie, transfer)| begin(cookie, transfer)).collect();
+    let mut entries = batch.lock();
+    entries.starting -= nr;
+    entries.all.extend(begun);
     Ok(())
+}
+
+fn begin(cookie: Addr, transfer: Transfer) -> Entry {
+    let begun = transfer.begin();
+    library().counts.batch(BatchWhat::Enqueued, &begun);
+    let state = match begun {
+        Ok(Begun::Running(pending)) => State::Running(pending),
+        Ok(Begun::Over(bytes)) => State::Over(STATUS_COMPLETE, bytes),
+        Err(failure) => State::Over(STATUS_FAILED, word(negative_word(&failure))),
+    };
+    Entry { cookie, transfer, state }
 }
 
 impl In<IoParams> {
@@ -301,7 +317,7 @@ fn status(
     let batch = batch_of(batch)?;
     batch.wait(min_nr as usize, until);
     let mut told = 0u32;
-    batch.lock().retain(|entry| match entry.state {
+    batch.lock().all.retain(|entry| match entry.state {
         State::Over(status, ret) if told < room => {
             events.put_at(told as usize, IoEvent { cookie: entry.cookie, status, hole: 0, ret });
             told += 1;

@@ -273,6 +273,23 @@ mod tests {
         assert_eq!(loaded(&deep).unwrap().ignored.len(), 1);
     }
 
+    proptest::proptest! {
+        /// Whatever is in the file, it is taken or refused in words: also what is nearly right.
+        #[test]
+        fn no_text_is_too_odd(text in r#"([{}\[\]:,"/*\n\\]|//|/\*|\*/|é|properties|io_batchsize|true|-?[0-9]{1,25}|\PC){0,40}"#) {
+            if let Ok(plain) = without_comments(&text) {
+                assert_eq!(plain.chars().count(), text.chars().count());
+            }
+            if let Err(told) = loaded(&text) {
+                assert!(!told.is_empty());
+            }
+            let inside = format!("{{ \"properties\": {{ \"io_batchsize\": 64 {text} }} }}");
+            if let Ok(loaded) = loaded(&inside) {
+                assert!(loaded.values.sizes[BATCH].1 == Origin::File);
+            }
+        }
+    }
+
     #[test]
     fn the_environment_is_above_the_file() {
         let mut loaded = loaded(r#"{ "profile": { "cufile_stats": 3 } }"#).unwrap();
