@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cudarc::driver::sys;
 use sw_engine::ErrorKind;
@@ -55,25 +55,55 @@ pub(crate) fn loaded_by() -> u32 {
     LOADED_BY.load(Ordering::Relaxed)
 }
 
-/// Names by which programs load the driver.
-const NAMES: [&CStr; 2] = [c"libcuda.so.1", c"libcuda.so"];
+/// How file names of the driver begin: `libcuda.so.1`, `libcuda.so`.
+const FILE_NAME: &[u8] = b"libcuda.so";
 
-/// Whether something in this process has loaded the driver. Nothing is loaded or started by asking.
+/// What is asked of the loader.
+struct Asked {
+    /// Libraries that were ever loaded, when it was asked last.
+    adds_before: u64,
+    adds: u64,
+    found: bool,
+}
+
+/// Whether something in this process has loaded the driver. Nothing is loaded or started by asking, and no file is looked for:
+/// a tenth of a microsecond as long as nothing was loaded since the last time.
 pub fn is_in_process() -> bool {
     static FOUND: AtomicBool = AtomicBool::new(false);
+    static ADDS: AtomicU64 = AtomicU64::new(0);
     // It is never unloaded.
     if FOUND.load(Ordering::Relaxed) {
         return true;
     }
-    let loaded = |name: &&CStr| {
-        // SAFETY: a text that ends with a zero byte; with RTLD_NOLOAD no code of a library runs.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_LAZY) };
-        // The handle is kept: it holds what stays anyway.
-        !handle.is_null()
-    };
-    let found = NAMES.iter().any(loaded);
-    FOUND.store(found, Ordering::Relaxed);
-    found
+    let mut asked = Asked { adds_before: ADDS.load(Ordering::Relaxed), adds: 0, found: false };
+    // SAFETY: the callback takes what it is given here, during this call.
+    unsafe { libc::dl_iterate_phdr(Some(look_at), (&raw mut asked).cast()) };
+    if asked.found {
+        FOUND.store(true, Ordering::Relaxed);
+    }
+    ADDS.store(asked.adds, Ordering::Relaxed);
+    asked.found
+}
+
+/// Looks at one library; not 0: at no other.
+extern "C" fn look_at(info: *mut libc::dl_phdr_info, _size: usize, asked: *mut c_void) -> libc::c_int {
+    let asked = asked.cast::<Asked>();
+    // SAFETY: the loader's own structure, alive during the callback (dl_iterate_phdr(3)).
+    let info = unsafe { info.read() };
+    // SAFETY: the structure of `is_in_process`, which nobody else looks at meanwhile.
+    let asked = unsafe { &mut *asked };
+    asked.adds = info.dlpi_adds;
+    if asked.adds_before == info.dlpi_adds {
+        return 1;
+    }
+    if info.dlpi_name.is_null() {
+        return 0;
+    }
+    // SAFETY: not null; the loader's zero-terminated text.
+    let path = unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes();
+    let file = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    asked.found = file.starts_with(FILE_NAME);
+    libc::c_int::from(asked.found)
 }
 
 impl Driver {
