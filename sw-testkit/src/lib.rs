@@ -1,7 +1,7 @@
 //! Conformance suites, wrappers and generators for whoever implements or uses the engine's seams.
 //!
 //! ```text
-//!  conformance::{block_file, copy_engine, store}   one suite per seam; a backend brings a bed
+//!  conformance::{block_file, copy_engine, kernels, store}   one suite per seam; a backend brings a bed
 //!  wrap::{Checked, Faulty, Recording}              a transport around a transport
 //!  null::NullTransport                             completes at once, moves nothing: measures the engine
 //!  pattern                                         bytes that name their origin

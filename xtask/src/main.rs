@@ -8,6 +8,7 @@
 //! cargo xtask sim [--seeds N] [--mutants [NAME|--record]]   simulator seeds; mutants must be found
 //! cargo xtask fuzz [--seconds N] [NAME]…                    the fuzz targets of every crate
 //! cargo xtask python [PYTEST ARGS]                         the Python package: pip install from the tree, pytest
+//! cargo xtask kernels [--check]                             the PTX of kernels/ from its sources
 //! cargo xtask install --prefix DIR                          the C library with its headers, and libcufile.so.0
 //! cargo xtask cufile [--write] [--gpu] [--clients]          one suite against NVIDIA's libcufile and ours, and clients of both
 //! cargo xtask vm nvme | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
@@ -26,6 +27,7 @@ mod cufile;
 mod disk;
 mod fuzz;
 mod install;
+mod kernels;
 mod mutants;
 mod needs;
 mod patch;
@@ -97,6 +99,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                                                   writes sw-sim/mutants/TABLE.md
   fuzz [--seconds N] [NAME]...                    the fuzz targets of every crate, ten seconds each
   python [PYTEST ARGS]                            the Python package: pip install from the tree, then its tests
+  kernels [--check]                               the PTX of kernels/ from its sources; --check: only compare
   install --prefix DIR [--library FILE] [--cufile FILE]   the C library with its headers, pkg-config and CMake files, and libcufile.so.0;
                                                   with a FILE only that library, which is not built
   cufile [--write] [--only PREFIX] [--library FILE] [--gpu] [--clients]
@@ -128,6 +131,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
         "sim" => sim(&place, rest),
         "fuzz" => fuzz::run(&place, rest),
         "python" => python::run(&place, rest),
+        "kernels" => kernels::run(&place, rest),
         "install" => install::run(&place, rest),
         "cufile" => cufile::run(&place, rest),
         "vm" => vm::run(&place, rest),

@@ -25,6 +25,8 @@ pub enum Need {
     Python,
     /// The same, with torch.
     Torch,
+    /// The compiler of `cargo xtask kernels`.
+    KernelCompiler,
 }
 
 /// Installing packages or components over a slow network.
@@ -87,6 +89,7 @@ impl<'a> Machine<'a> {
                 env.packages()?;
                 env.torch()
             }
+            Need::KernelCompiler => crate::kernels::compiler(self.place),
         }
     }
 

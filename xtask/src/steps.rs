@@ -101,6 +101,18 @@ pub const STEPS: &[Step] = &[
         turn: Turn::Alone,
     },
     Step {
+        name: "kernels",
+        why: "the committed PTX is what the sources give, byte for byte",
+        program: Program::Xtask,
+        args: &["kernels", "--check"],
+        env: &[],
+        needs: &[Need::Tool { program: "python3", package: "python3-venv" }, Need::KernelCompiler],
+        tests_min: 0,
+        skips: Skips::Refused,
+        limit_s: 300,
+        turn: Turn::Alone,
+    },
+    Step {
         name: "interop",
         why: "what safetensors, pyarrow and webdataset write is read, and they read ours",
         program: Program::Cargo,

@@ -8,6 +8,7 @@
 
 pub mod block_file;
 pub mod copy_engine;
+pub mod kernels;
 mod report;
 pub mod store;
 
