@@ -123,6 +123,7 @@ fn kernels_do_what_their_twins_do_and_fences_hold() {
 }
 
 /// A kernel that is told a byte too many.
+#[expect(clippy::unwrap_used, reason = "a part of a test")]
 fn a_kernel_that_reads_beside_its_range_is_stopped(program: &Path) {
     for (entry, len) in [(Entry::Move, 64), (Entry::Crc64Sum, 64)] {
         let mut device = Emulated::start(program);
