@@ -287,7 +287,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5) sw_crc32c_sum(u64 jobs,
     make_tables<Crc32c>(tables);
     const u64 piece = warp_of_launch();
     if (piece >= segments) return;
-    SumJob *job = reinterpret_cast<SumJob *>(jobs) + job_of_piece(reinterpret_cast<const SumJob *>(jobs), count, piece);
+    SumJob *job = place<SumJob>(jobs, count) + job_of_piece(place<const SumJob>(jobs, count), count, piece);
     sum_segment<Crc32c>(job, piece - job->first, seg_rows, tables);
 }
 
@@ -296,16 +296,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) sw_crc64_sum(u64 jobs, 
     make_tables<Crc64>(tables);
     const u64 piece = warp_of_launch();
     if (piece >= segments) return;
-    SumJob *job = reinterpret_cast<SumJob *>(jobs) + job_of_piece(reinterpret_cast<const SumJob *>(jobs), count, piece);
+    SumJob *job = place<SumJob>(jobs, count) + job_of_piece(place<const SumJob>(jobs, count), count, piece);
     sum_segment<Crc64>(job, piece - job->first, seg_rows, tables);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) sw_crc32c_finish(u64 jobs, u64 count) {
     const u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at < count) finish_job<Crc32c>(reinterpret_cast<SumJob *>(jobs) + at);
+    if (at < count) finish_job<Crc32c>(place<SumJob>(jobs, count) + at);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) sw_crc64_finish(u64 jobs, u64 count) {
     const u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at < count) finish_job<Crc64>(reinterpret_cast<SumJob *>(jobs) + at);
+    if (at < count) finish_job<Crc64>(place<SumJob>(jobs, count) + at);
 }

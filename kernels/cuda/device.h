@@ -53,15 +53,18 @@ __device__ __forceinline__ Quad load_quad(u64 at) {
 __device__ __forceinline__ void store_quad(u64 at, const Quad &q) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(q.w[0]), "r"(q.w[1]), "r"(q.w[2]), "r"(q.w[3]));
 }
+template <typename T> __device__ __forceinline__ T *place(u64 at, u64) { return reinterpret_cast<T *>(at); }
 #else
-__device__ __forceinline__ u32 load_byte(u64 at) { return *(const u8 *)at; }
-__device__ __forceinline__ u32 load_word(u64 at) { return *(const u32 *)at; }
-__device__ __forceinline__ u64 load_long(u64 at) { return *(const u64 *)at; }
-__device__ __forceinline__ Quad load_quad(u64 at) { return *(const Quad *)at; }
-__device__ __forceinline__ void store_byte(u64 at, u32 value) { *(u8 *)at = (u8)value; }
-__device__ __forceinline__ void store_word(u64 at, u32 value) { *(u32 *)at = value; }
-__device__ __forceinline__ void store_long(u64 at, u64 value) { *(u64 *)at = value; }
-__device__ __forceinline__ void store_quad(u64 at, const Quad &value) { *(Quad *)at = value; }
+// The host asks where device memory is, and whether all of it is there.
+template <typename T> inline T *place(u64 at, u64 count) { return (T *)emulate_place(at, count * sizeof(T)); }
+inline u32 load_byte(u64 at) { return *place<const u8>(at, 1); }
+inline u32 load_word(u64 at) { return *place<const u32>(at, 1); }
+inline u64 load_long(u64 at) { return *place<const u64>(at, 1); }
+inline Quad load_quad(u64 at) { return *place<const Quad>(at, 1); }
+inline void store_byte(u64 at, u32 value) { *place<u8>(at, 1) = (u8)value; }
+inline void store_word(u64 at, u32 value) { *place<u32>(at, 1) = value; }
+inline void store_long(u64 at, u64 value) { *place<u64>(at, 1) = value; }
+inline void store_quad(u64 at, const Quad &value) { *place<Quad>(at, 1) = value; }
 #endif
 
 // One instruction; compilers make it of two XORs too, but the PTX is shorter.

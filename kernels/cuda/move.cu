@@ -108,7 +108,7 @@ template <int SIZE> __device__ __forceinline__ void move_tile(const RangeJob &jo
 template <int SIZE> __device__ __forceinline__ void move_all(u64 jobs, u64 count, u64 tiles) {
     const u64 piece = warp_of_launch();
     if (piece >= tiles) return;
-    const RangeJob *all = reinterpret_cast<const RangeJob *>(jobs);
+    const RangeJob *all = place<const RangeJob>(jobs, count);
     const RangeJob job = all[job_of_piece(all, count, piece)];
     move_tile<SIZE>(job, piece - job.first);
 }

@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sw_poison_find(u64 address
     }
     // Data that arrived takes no atomic at all.
     if (bytes != 0) {
-        Found *into = reinterpret_cast<Found *>(found);
+        Found *into = place<Found>(found, 1);
         atomicAdd(&into->bytes, bytes);
         atomicMin(&into->first, first);
     }

@@ -79,7 +79,7 @@ template <typename T> __device__ __forceinline__ void widen_single(const RangeJo
 template <typename T> __device__ __forceinline__ void widen_all(u64 jobs, u64 count, u64 tiles) {
     const u64 piece = warp_of_launch();
     if (piece >= tiles) return;
-    const RangeJob *all = reinterpret_cast<const RangeJob *>(jobs);
+    const RangeJob *all = place<const RangeJob>(jobs, count);
     const RangeJob job = all[job_of_piece(all, count, piece)];
     // A source between words: the first and the last line of four elements would load bytes that are not its own.
     const u64 far = job.target + job.len, slack = job.source % 4 == 0 ? 0 : QUAD_BYTES;

@@ -1,6 +1,7 @@
 // Runs the kernels on the host: see host.h. Built two ways:
 //
-//   a library    sw_emulate(entry, blocks, threads, arguments): the stand-in driver of the tests calls it
+//   a library    sw_emulate(entry, blocks, threads, arguments, …): the stand-in driver of the tests calls it, whose device memory is
+//                elsewhere than its addresses say
 //   a program    (-DEMULATE_PROGRAM) a device of its own behind its standard input and output, so that the address sanitizer can
 //                watch every load and store of a kernel while the test that asks is another process
 //
@@ -38,6 +39,9 @@ namespace {
 
 typedef void (*Kernel)(const u64 *);
 
+// Finds the allocation that `at` is in: its first address, its length, and where its bytes are. Answers whether there is one.
+typedef int (*Find)(void *context, u64 at, u64 *base, u64 *len, u64 *bytes);
+
 const size_t STACK_BYTES = 256 << 10;
 const unsigned THREADS_MAX = 1024;
 
@@ -57,6 +61,14 @@ ucontext_t scheduler;
 unsigned running;
 Kernel kernel;
 const u64 *arguments;
+bool strayed;
+Find find;
+void *find_context;
+// The allocations asked for last.
+struct Known {
+    u64 base, len, bytes;
+} known[4];
+unsigned oldest;
 Meeting block_meeting, warp_meetings[THREADS_MAX / LANES];
 unsigned slots[2][THREADS_MAX];
 #ifdef __SANITIZE_ADDRESS__
@@ -77,6 +89,8 @@ void to_scheduler(bool for_good) {
     (void)for_good;
 }
 
+struct Stray {};
+
 void to_fibre(unsigned thread) {
     running = thread;
     threadIdx = {thread, 0, 0};
@@ -93,7 +107,11 @@ void body() {
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_bytes);
 #endif
-    kernel(arguments);
+    try {
+        kernel(arguments);
+    } catch (const Stray &) {
+        strayed = true;
+    }
     fibres[running].over = true;
     to_scheduler(true);
 }
@@ -127,6 +145,8 @@ void run_block(unsigned threads) {
         for (unsigned i = 0; i < threads; i++) {
             if (fibres[i].over) continue;
             to_fibre(i);
+            // The others may wait for the one that is gone: they are left where they are, and hold nothing.
+            if (strayed) return;
             left += !fibres[i].over;
         }
     }
@@ -161,6 +181,18 @@ const Entry ENTRIES[] = {
 
 } // namespace
 
+void *emulate_place(u64 at, u64 bytes) {
+    if (!find) return (void *)at;
+    for (int again = 0; again < 2; again++) {
+        for (const Known &range : known) {
+            if (at - range.base < range.len && bytes <= range.len - (at - range.base)) return (void *)(range.bytes + (at - range.base));
+        }
+        Known &fresh = known[oldest++ % 4];
+        if (again || !find(find_context, at, &fresh.base, &fresh.len, &fresh.bytes)) break;
+    }
+    throw Stray();
+}
+
 void emulate_block_barrier() { meet(block_meeting, blockDim.x); }
 
 unsigned emulate_exchange(unsigned value, unsigned mask) {
@@ -173,20 +205,26 @@ unsigned emulate_exchange(unsigned value, unsigned mask) {
     return set[me ^ mask];
 }
 
-// Runs a kernel to its end. Answers 0, 1 for a name that is none, 2 for a shape that the kernels are not made for. One at a time.
-extern "C" int sw_emulate(const char *entry, unsigned blocks, unsigned threads, const u64 *values, unsigned count) {
-    for (const Entry &known : ENTRIES) {
-        if (strcmp(known.name, entry) != 0) continue;
-        if (threads == 0 || threads > THREADS_MAX || threads % LANES != 0 || blocks == 0 || count != known.arguments) return 2;
-        kernel = known.run;
+// Runs a kernel to its end. Answers 0, 1 for a name that is none, 2 for a shape that the kernels are not made for, 3 if a thread touched
+// memory that `finder` (may be null: addresses are what they say) does not know. One at a time.
+extern "C" __attribute__((visibility("default"))) int sw_emulate(const char *entry, unsigned blocks, unsigned threads, const u64 *values, unsigned count, Find finder,
+                          void *context) {
+    for (const Entry &candidate : ENTRIES) {
+        if (strcmp(candidate.name, entry) != 0) continue;
+        if (threads == 0 || threads > THREADS_MAX || threads % LANES != 0 || blocks == 0 || count != candidate.arguments) return 2;
+        kernel = candidate.run;
         arguments = values;
+        find = finder;
+        find_context = context;
+        for (Known &range : known) range = Known();
+        strayed = false;
         blockDim = {threads, 1, 1};
         gridDim = {blocks, 1, 1};
-        for (unsigned block = 0; block < blocks; block++) {
+        for (unsigned block = 0; block < blocks && !strayed; block++) {
             blockIdx = {block, 0, 0};
             run_block(threads);
         }
-        return 0;
+        return strayed ? 3 : 0;
     }
     return 1;
 }
@@ -231,7 +269,7 @@ void launch(const char *line) {
     u64 values[8] = {};
     const char *rest = line + used;
     for (int more; count < 8 && sscanf(rest, "%llu%n", &values[count], &more) == 1; count++) rest += more;
-    const int answer = sw_emulate(entry, blocks, threads, values, count);
+    const int answer = sw_emulate(entry, blocks, threads, values, count, nullptr, nullptr);
     puts(answer == 0 ? "ok" : answer == 1 ? "no such entry" : "bad shape");
 }
 

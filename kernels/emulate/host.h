@@ -18,6 +18,8 @@ struct Index {
 };
 extern Index threadIdx, blockIdx, blockDim, gridDim;
 
+// Where `bytes` bytes of device memory at `at` are in this process; ends the kernel if they are not all there.
+void *emulate_place(unsigned long long at, unsigned long long bytes);
 // Gives way to the other threads of the block until all have come here.
 void emulate_block_barrier();
 // The value that the lane `mask` away brings to the same place.

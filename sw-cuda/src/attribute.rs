@@ -10,6 +10,8 @@ pub enum Attribute {
     ComputeMajor,
     /// Compute capability, the number after the point.
     ComputeMinor,
+    /// Number of multiprocessors.
+    Multiprocessors,
     /// Number of copy engines that run beside kernels.
     CopyEngines,
     /// Host and device share one address space, so a pointer tells where it points.
@@ -48,6 +50,7 @@ impl Attribute {
         match self {
             Self::ComputeMajor => A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
             Self::ComputeMinor => A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            Self::Multiprocessors => A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
             Self::CopyEngines => A::CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT,
             Self::UnifiedAddressing => A::CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING,
             Self::Integrated => A::CU_DEVICE_ATTRIBUTE_INTEGRATED,

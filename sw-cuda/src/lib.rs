@@ -5,7 +5,8 @@
 //!  (loaded,   (facts,    (primary │
 //!   probed)    report)    or the  ├─► HostPin: slab memory that the copy engine may address
 //!                         caller's)├─► CudaCopyEngine: the engine's CopyEngine seam, on streams and events
-//!                                  └─► Gates: a stream of the caller's waits for an operation of ours
+//!                                 ├─► Gates: a stream of the caller's waits for an operation of ours
+//!                                 └─► Kernels ─► DeviceSums: checksums of device memory where it lies
 //! ```
 //!
 //! Invariants:
@@ -30,12 +31,14 @@ mod dmabuf;
 mod driver;
 mod error;
 mod gate;
+mod kernels;
 mod pin;
 mod pointer;
 mod probe;
 mod report;
 mod self_test;
 mod stream;
+mod sums;
 mod table;
 mod wait;
 
@@ -48,9 +51,11 @@ pub use dmabuf::DmaBuf;
 pub use driver::{Driver, DriverVersion, is_in_process};
 pub use error::CudaError;
 pub use gate::{GATES_MAX, Gate, Gates};
+pub use kernels::Kernels;
 pub use pin::HostPin;
 pub use pointer::{PointerFacts, PointerKind};
 pub use probe::{ProbeReport, Refusal};
 pub use report::{DeviceReport, Finding, Gap, PeerReport};
 pub use self_test::SelfTest;
 pub use stream::{Event, ForeignStream, Stream};
+pub use sums::{DeviceSums, SumRange};

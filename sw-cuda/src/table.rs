@@ -10,8 +10,8 @@
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cudarc::driver::sys::{
-    self, CUcontext, CUdevice, CUdevice_P2PAttribute, CUdevice_attribute, CUdeviceptr, CUevent, CUmemRangeHandleType,
-    CUpointer_attribute, CUresult, CUstream, CUuuid,
+    self, CUcontext, CUdevice, CUdevice_P2PAttribute, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction,
+    CUjit_option, CUmemRangeHandleType, CUmodule, CUpointer_attribute, CUresult, CUstream, CUuuid,
 };
 
 /// A driver result as the driver returned it: zero is success.
@@ -116,6 +116,15 @@ driver_table! {
     }
     optional {
         fn cuStreamWaitValue32_v2(stream: CUstream, address: CUdeviceptr, value: u32, flags: c_uint);
+        fn cuModuleLoadDataEx(
+            module: *mut CUmodule, image: *const c_void, count: c_uint, options: *mut CUjit_option, values: *mut *mut c_void
+        );
+        fn cuModuleUnload(module: CUmodule);
+        fn cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
+        fn cuLaunchKernel(
+            function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint,
+            block_z: c_uint, shared_bytes: c_uint, stream: CUstream, parameters: *mut *mut c_void, extra: *mut *mut c_void
+        );
         fn cuMemGetHandleForAddressRange(
             handle: *mut c_void, pointer: CUdeviceptr, bytes: usize, kind: CUmemRangeHandleType, flags: c_ulonglong
         );

@@ -10,19 +10,27 @@ mod conformance;
 mod copies;
 mod faults;
 mod gates;
+mod kernels;
 mod memory;
 mod probes;
 
 use std::process::ExitCode;
 
-pub use standin_libcuda::runner::{Case, Library, Outcome, case, holds, same, text};
+pub use standin_libcuda::runner::{Case, KERNELS, Library, Outcome, case, holds, same, text};
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> =
-        [probes::cases(), memory::cases(), copies::cases(), conformance::cases(), faults::cases(), gates::cases()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let cases: Vec<Case> = [
+        probes::cases(),
+        memory::cases(),
+        copies::cases(),
+        conformance::cases(),
+        faults::cases(),
+        gates::cases(),
+        kernels::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     standin_libcuda::runner::main("sw-cuda-standin", &cases)
 }
 

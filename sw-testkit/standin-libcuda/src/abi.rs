@@ -21,6 +21,9 @@ pub const NO_DEVICE: Code = 100;
 pub const INVALID_DEVICE: Code = 101;
 pub const INVALID_CONTEXT: Code = 201;
 pub const PEER_ACCESS_UNSUPPORTED: Code = 217;
+pub const NO_BINARY_FOR_GPU: Code = 209;
+pub const INVALID_PTX: Code = 218;
+pub const UNSUPPORTED_PTX_VERSION: Code = 222;
 pub const INVALID_HANDLE: Code = 400;
 pub const NOT_FOUND: Code = 500;
 pub const NOT_READY: Code = 600;
@@ -30,6 +33,7 @@ pub const PEER_ACCESS_ALREADY_ENABLED: Code = 704;
 pub const PEER_ACCESS_NOT_ENABLED: Code = 705;
 pub const HOST_MEMORY_ALREADY_REGISTERED: Code = 712;
 pub const HOST_MEMORY_NOT_REGISTERED: Code = 713;
+pub const LAUNCH_FAILED: Code = 719;
 pub const NOT_SUPPORTED: Code = 801;
 pub const UNKNOWN: Code = 999;
 
@@ -68,6 +72,11 @@ impl<T: Copy> Out<T> {
 pub struct In<T>(*const T);
 
 impl<T: Copy> In<T> {
+    /// What an address that came as a number points to.
+    pub fn from_address(address: u64) -> Self {
+        Self(pointer::<T>(address).cast_const())
+    }
+
     /// Reads element `index`; a null pointer is `INVALID_VALUE`.
     pub fn at(&self, index: usize) -> Answer<T> {
         if self.0.is_null() {

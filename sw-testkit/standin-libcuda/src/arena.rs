@@ -270,6 +270,11 @@ impl Arena {
 }
 
 impl Range {
+    /// Where the stand-in reaches its first byte.
+    pub fn alias(&self) -> u64 {
+        self.alias
+    }
+
     /// Whether the stand-in made the memory (and not the caller).
     pub fn is_ours(&self) -> bool {
         self.backing.is_some()

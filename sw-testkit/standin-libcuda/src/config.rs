@@ -44,6 +44,8 @@ pub struct Config {
     pub access: Access,
     /// `STANDIN_DRIVER_VERSION`: what `cuDriverGetVersion` says, 12080 unless told.
     pub driver_version: i32,
+    /// `STANDIN_KERNELS`: the library with the code of kernels (`kernels/emulate`); without it no module loads.
+    pub kernels: Option<String>,
 }
 
 impl Config {
@@ -70,6 +72,7 @@ impl Config {
                 _ => Access::Opaque,
             },
             driver_version: i32::try_from(number("STANDIN_DRIVER_VERSION", 12_080)).unwrap_or(12_080),
+            kernels: text("STANDIN_KERNELS"),
         }
     }
 

@@ -71,6 +71,8 @@ pub extern "C" fn standin_stat(name: Text) -> u64 {
         "live.registered" => s.arena.count(Kind::Registered),
         "live.streams" => s.live_streams(),
         "live.events" => s.events.len() as u64,
+        "live.modules" => s.modules.len() as u64,
+        "kernels" => s.stats.kernels,
         "live.contexts" => s.contexts.len() as u64,
         "live.retains" => s.devices.iter().map(|d| u64::from(d.retains)).sum(),
         "pending" => s.streams.values().map(|st| st.queued - st.done).sum(),

@@ -9,6 +9,9 @@ pub const SILENT_DAMAGE: Code = 0xffff_0002;
 /// The name under which the execution of copies (not their submission) fails. The code then sticks to the context.
 pub const COPY: &str = "copy";
 
+/// The name under which the execution of kernels fails.
+pub const KERNEL: &str = "kernel";
+
 #[derive(Debug)]
 struct Fault {
     name: String,

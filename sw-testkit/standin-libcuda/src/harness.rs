@@ -18,10 +18,11 @@
 #![expect(unsafe_code, reason = "calls functions of a library loaded at run time")]
 
 use std::ffi::CString;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-pub use crate::fault::{COPY, SILENT_DAMAGE, SILENT_SHORT};
+pub use crate::fault::{COPY, KERNEL, SILENT_DAMAGE, SILENT_SHORT};
 
 /// File names that clients of the driver ask the loader for.
 pub const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
@@ -69,6 +70,45 @@ pub fn install(dir: &Path, missing: &[&str]) -> Result<(), String> {
         symlink(&library, &link).map_err(|e| format!("{}: {e}", link.display()))?;
     }
     Ok(())
+}
+
+/// The code of kernels for the stand-in (`STANDIN_KERNELS`): the sources in `kernels`, compiled for this machine and kept beside the
+/// built library under a name that changes with them. `None` if there is no g++.
+///
+/// # Errors
+/// A sentence: the sources cannot be read, or do not compile.
+pub fn kernel_code() -> Result<Option<PathBuf>, String> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
+    let flags = "-std=c++17 -O2 -shared -fPIC -Wno-unknown-pragmas -Icuda -Iemulate emulate/emulate.cpp -o";
+    let mut hash = DefaultHasher::new();
+    flags.hash(&mut hash);
+    for folder in ["cuda", "emulate"] {
+        let entries = std::fs::read_dir(sources.join(folder)).map_err(|e| format!("kernels/{folder}: {e}"))?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files {
+            std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?.hash(&mut hash);
+        }
+    }
+    let built = built_library()?;
+    let beside = built.parent().ok_or("the built library has no folder")?;
+    let library = beside.join(format!("libstandin_kernels-{:016x}.so", hash.finish()));
+    if library.is_file() {
+        return Ok(Some(library));
+    }
+    // Renamed when it is whole: several tests may build it at a time.
+    let fresh = library.with_extension(format!("{}.new", std::process::id()));
+    let mut compile = std::process::Command::new("g++");
+    match compile.current_dir(&sources).args(flags.split_whitespace()).arg(&fresh).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("g++: {error}")),
+        Ok(output) if !output.status.success() => {
+            return Err(format!("the kernels do not compile:\n{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(_) => {}
+    }
+    std::fs::rename(&fresh, &library).map_err(|e| format!("{}: {e}", library.display()))?;
+    Ok(Some(library))
 }
 
 /// The bytes of the library `source` with the names in `missing` taken out of its symbol table.

@@ -21,7 +21,8 @@
 //! - Every call can be made to fail (`STANDIN_FAULTS`, [`harness::Control::set_fault`]), a copy can fail, be cut short
 //!   or be damaged in silence, a device can be lost, an export can be missing ([`harness::install`]).
 //!
-//! What it does not do: run kernels, arrays, textures, graphs, virtual memory management. Those names are not exported.
+//! Kernels run as code of the host that the test names (`kernels.rs`), never as the PTX that was loaded; without such code no module
+//! loads. What it does not do: arrays, textures, graphs, virtual memory management. Those names are not exported.
 //! Timing means nothing here. A result obtained with it proves logic, never hardware.
 
 mod abi;
@@ -30,6 +31,7 @@ mod api_copy;
 mod api_device;
 mod api_memory;
 mod api_misc;
+mod api_module;
 mod api_pointer;
 mod api_stream;
 mod arena;
@@ -37,6 +39,7 @@ mod config;
 mod control;
 mod fault;
 pub mod harness;
+mod kernels;
 mod names;
 mod queue;
 pub mod runner;

@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::abi::{self, Answer, Code, HostFunction, ILLEGAL_ADDRESS, INVALID_HANDLE, LAUNCH_TIMEOUT};
+use crate::abi::{self, Answer, Code, HostFunction, ILLEGAL_ADDRESS, INVALID_HANDLE, LAUNCH_FAILED, LAUNCH_TIMEOUT};
 use crate::arena;
 use crate::config::Mode;
-use crate::fault::{COPY, SILENT_DAMAGE, SILENT_SHORT};
+use crate::fault::{COPY, KERNEL, SILENT_DAMAGE, SILENT_SHORT};
+use crate::kernels::Launch;
 use crate::state::{self, State};
 
 /// How long a wait for a value in memory may stall everything, in milliseconds. The real one would wait for ever.
@@ -31,6 +32,8 @@ pub enum Work {
     Await { stream: u64, seq: u64 },
     /// Calls the program back.
     Host { function: HostFunction, data: u64 },
+    /// Runs a kernel.
+    Kernel(Launch),
     /// Nothing: the place of an event.
     Mark,
 }
@@ -248,6 +251,7 @@ fn execute(s: &mut State, stream: u64, work: Work) {
             Some(place) => abi::write_at(place, value),
             None => Err(ILLEGAL_ADDRESS),
         },
+        Work::Kernel(launch) => run_kernel(s, &launch),
         Work::Await { .. } | Work::Await32 { .. } | Work::Host { .. } | Work::Mark => Ok(()),
     };
     if let (Err(code), Some(context)) = (outcome, s.streams.get(&stream).map(|st| st.context))
@@ -255,6 +259,16 @@ fn execute(s: &mut State, stream: u64, work: Work) {
     {
         context.sticky = code;
     }
+}
+
+fn run_kernel(s: &mut State, launch: &Launch) -> Answer {
+    s.stats.kernels += 1;
+    if let Some(code) = s.faults.due(KERNEL) {
+        return Err(code);
+    }
+    // A module that was unloaded under its launch: the real driver waits for it or faults, nobody may count on either.
+    let (_, function) = s.functions.get(&launch.function).ok_or(LAUNCH_FAILED)?;
+    s.code.ok_or(LAUNCH_FAILED)?.run(function, launch, &s.arena)
 }
 
 /// Moves bytes at once, with the faults of [`COPY`].
@@ -326,6 +340,8 @@ pub fn is_pending_on(s: &State, base: u64, len: u64) -> bool {
         Work::Fill { dst, len, .. } => meets(dst, len),
         Work::Store32 { dst, .. } => meets(dst, 4),
         Work::Await32 { src, .. } => meets(src, 4),
+        // Which memory a kernel touches is in its jobs, which lie in device memory: any word of its values may name it.
+        Work::Kernel(launch) => launch.values.iter().any(|value| meets(*value, 1)),
         Work::Await { .. } | Work::Host { .. } | Work::Mark => false,
     };
     s.streams.values().flat_map(|stream| &stream.tasks).any(touches)

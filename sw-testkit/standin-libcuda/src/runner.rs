@@ -39,6 +39,9 @@ pub enum End {
     Kept,
 }
 
+/// Among a case's settings: the stand-in runs kernels, as code of this machine. Without a compiler for it the case is skipped.
+pub const KERNELS: (&str, &str) = ("STANDIN_KERNELS", "built for the case");
+
 /// One case.
 #[derive(Clone, Copy)]
 pub struct Case {
@@ -79,6 +82,7 @@ pub fn main(suite: &str, cases: &[Case]) -> ExitCode {
     let (mut passed, mut failed) = (0, Vec::new());
     for case in cases.iter().filter(|case| case.name.contains(&wanted)) {
         match parent(case, &root) {
+            Ok(said) if said.starts_with("skip") => println!("{said}"),
             Ok(said) => {
                 println!("ok   {}{}", case.name, if said.is_empty() { String::new() } else { format!(": {said}") });
                 passed += 1;
@@ -115,6 +119,12 @@ fn parent(case: &Case, root: &Path) -> Result<String, String> {
     let mut command = Command::new(program);
     command.env(CHILD, case.name).env("LD_LIBRARY_PATH", &dir).stdin(Stdio::null());
     command.stdout(file(&said)?).stderr(file(&warned)?).envs(case.settings.iter().copied());
+    if case.settings.contains(&KERNELS) {
+        match harness::kernel_code()? {
+            Some(code) => command.env(KERNELS.0, code),
+            None => return Ok(format!("skip: {}: there is no g++ to compile kernels with; install g++", case.name)),
+        };
+    }
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let deadline = Instant::now() + CASE_TIMEOUT;
     let status = loop {

@@ -8,6 +8,7 @@ use crate::abi::{Answer, Code, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, 
 use crate::arena::{Arena, Kind};
 use crate::config::Config;
 use crate::fault::Faults;
+use crate::kernels::{Code as KernelCode, Function};
 use crate::queue::{Event, Stream};
 
 /// One device.
@@ -43,6 +44,15 @@ pub struct Context {
     pub default_stream: u64,
 }
 
+/// One loaded module.
+#[derive(Debug)]
+pub struct Module {
+    /// Context that loaded it.
+    pub context: u64,
+    /// Its kernels.
+    pub entries: Vec<Function>,
+}
+
 /// Counters that tests read.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -52,6 +62,8 @@ pub struct Stats {
     pub freed_in_flight: u64,
     /// Copies executed.
     pub copies: u64,
+    /// Kernels run.
+    pub kernels: u64,
     /// Bytes copied.
     pub copied_bytes: u64,
     /// dma-buf descriptors handed out.
@@ -81,6 +93,12 @@ pub struct State {
     pub streams: HashMap<u64, Stream>,
     /// Events by handle.
     pub events: HashMap<u64, Event>,
+    /// Modules by handle.
+    pub modules: HashMap<u64, Module>,
+    /// Functions by handle, each with its module.
+    pub functions: HashMap<u64, (u64, Function)>,
+    /// The code of kernels, once one was loaded.
+    pub code: Option<KernelCode>,
     /// Memory.
     pub arena: Arena,
     /// Faults to come.
@@ -107,6 +125,9 @@ impl State {
             contexts: HashMap::new(),
             streams: HashMap::new(),
             events: HashMap::new(),
+            modules: HashMap::new(),
+            functions: HashMap::new(),
+            code: None,
             arena: Arena::default(),
             faults,
             stats: Stats::default(),
@@ -183,6 +204,9 @@ impl State {
     pub fn destroy_context(&mut self, context: u64) {
         self.streams.retain(|_, s| s.context != context);
         self.events.retain(|_, e| e.context != context);
+        self.modules.retain(|_, m| m.context != context);
+        let modules = &self.modules;
+        self.functions.retain(|_, (module, _)| modules.contains_key(module));
         for (base, kind) in self.arena.bases_of(context) {
             self.arena.remove(base, &[kind]);
         }
@@ -211,7 +235,7 @@ impl State {
             .sum();
         let retains: u64 = self.devices.iter().map(|d| u64::from(d.retains)).sum();
         let created = self.contexts.values().filter(|c| c.life == Life::Created).count() as u64;
-        memory + retains + created + self.live_streams() + self.events.len() as u64
+        memory + retains + created + self.live_streams() + self.events.len() as u64 + self.modules.len() as u64
     }
 }
 

@@ -18,6 +18,8 @@ const CUFILE: &str = "cuCtxCreate_v2 cuCtxEnablePeerAccess cuCtxGetStreamPriorit
     cuMemsetD8Async cuMemsetD8_v2 cuPointerSetAttribute cuStreamCreateWithPriority cuStreamWaitEvent \
     cuStreamWaitValue32_v2 cuStreamWriteValue32_v2";
 
+const MODULES: &str = "cuModuleLoadData cuModuleLoadDataEx cuModuleUnload cuModuleGetFunction cuLaunchKernel";
+
 fn exported() -> Result<Vec<String>, String> {
     let library = std::fs::read(harness::built_library()?).map_err(|e| e.to_string())?;
     // The dynamic string table is a run of zero-terminated names; a name of ours appears there whole.
@@ -34,6 +36,7 @@ fn what_kvikio_and_cufile_look_up_is_exported() {
     let absent: Vec<_> = KVIKIO
         .split_whitespace()
         .chain(CUFILE.split_whitespace())
+        .chain(MODULES.split_whitespace())
         .filter(|n| !exported.iter().any(|e| e == n))
         .collect();
     assert!(absent.is_empty(), "not exported: {absent:?}");
