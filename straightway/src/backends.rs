@@ -9,9 +9,10 @@ use std::{
 /// A stream of the caller's, by its handle.
 pub use sw_cuda::ForeignStream as CallerStream;
 use sw_cuda::{
-    Context, CopyEngineConfig, CudaCopyEngine, CudaError, DeviceBuffer, DeviceReport, Driver, Gate, Gates, PointerKind,
-    Refusal, SelfTest, StreamOrder,
+    Context, CopyEngineConfig, CudaCopyEngine, CudaError, DeviceBuffer, DeviceReport, Driver, Gate, Gates, Kernels,
+    PointerKind, Refusal, SelfTest, StreamOrder,
 };
+pub(crate) use sw_cuda::{DeviceSums, SumRange};
 use sw_engine::{
     Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
     seam::{CopyDirection, CopyEngine, Transport, TransportCaps},
@@ -81,6 +82,8 @@ struct Gpu {
     staging: Mutex<Option<Staging>>,
     /// Where its gates come from, once one was asked for.
     gates: Mutex<Option<Gates>>,
+    /// Its kernels, once some were asked for.
+    kernels: Mutex<Option<Kernels>>,
 }
 
 impl Gpu {
@@ -90,6 +93,14 @@ impl Gpu {
             return Ok(known.clone());
         }
         Gates::new(&self.context).map(|made| gates.insert(made).clone())
+    }
+
+    fn kernels(&self) -> Result<Kernels, CudaError> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*kernels {
+            return Ok(known.clone());
+        }
+        Kernels::new(&self.context).map(|made| kernels.insert(made).clone())
     }
 }
 
@@ -182,7 +193,8 @@ impl Backends {
         }
         let device = driver.device(ordinal).map_err(|error| error.into_error(Verb::Setup))?;
         let context = Context::primary(&device).map_err(|error| error.into_error(Verb::Setup))?;
-        let gpu = Arc::new(Gpu { context, staging: Mutex::default(), gates: Mutex::default() });
+        let gpu =
+            Arc::new(Gpu { context, staging: Mutex::default(), gates: Mutex::default(), kernels: Mutex::default() });
         gpus.insert(ordinal, gpu.clone());
         Ok(gpu)
     }
@@ -216,6 +228,13 @@ impl Backends {
         // Without the lock: the driver may take as long as it likes over a stream that is full.
         let closed = gpu.gates().and_then(|gates| gates.close(stream));
         closed.map(StreamGate).map_err(|error| error.into_error(Verb::Setup))
+    }
+
+    /// Checksums of a GPU's memory by its own kernels.
+    pub(crate) fn device_sums(&self, ordinal: u16) -> Result<DeviceSums, Error> {
+        let gpu = self.opened(ordinal)?;
+        let made = gpu.kernels().and_then(|kernels| DeviceSums::new(&kernels));
+        made.map_err(|error| error.into_error(Verb::Setup))
     }
 
     /// The rate of copies one way between pinned memory and a GPU, for about `time`.

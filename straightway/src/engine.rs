@@ -20,6 +20,7 @@ use crate::{
     policy::Destination,
     reach::{Ask, Reach},
     request::{self, Batch, Request},
+    sums::Sums,
     uri::Uri,
 };
 
@@ -280,6 +281,24 @@ impl Engine {
     pub fn copy_in(&self, destination: Destination) -> Result<CopyIn, Error> {
         self.core.check(Verb::Copy)?;
         Ok(CopyIn::new(self.core.backends.reader(destination)?, destination))
+    }
+
+    /// A way to sum bytes of one kind of memory where they lie. A GPU does it by kernels, without a byte going back; where it cannot,
+    /// [`Sums::refusal`] says why, and the processor sums copies.
+    ///
+    /// *Blocking*: the first one on a GPU waits until its driver has made code of the kernels.
+    ///
+    /// # Errors
+    /// The driver's, if `destination` is a device that neither sums nor copies.
+    pub fn sums(&self, destination: Destination) -> Result<Sums, Error> {
+        let refusal = match destination {
+            Destination::Gpu(ordinal) => match self.core.backends.device_sums(ordinal) {
+                Ok(sums) => return Ok(Sums::on_device(sums, destination)),
+                Err(refusal) => Some(refusal),
+            },
+            Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => None,
+        };
+        Ok(Sums::by_processor(self.copy_out(destination)?, destination, refusal))
     }
 
     /// Copies `len` bytes from `at` of memory of any kind into fresh host memory. For more than one range of a device's

@@ -41,6 +41,7 @@ mod reach;
 mod reactor;
 mod request;
 mod staging;
+mod sums;
 mod targets;
 mod uri;
 
@@ -59,6 +60,7 @@ pub use object::{NewObject, Object, OpenObject, ResumableObject};
 pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};
 pub use request::{Batch, Completed, Pending, Request};
+pub use sums::Sums;
 pub use uri::{NvmeUri, Uri, parse_bytes};
 
 pub use sw_engine::{

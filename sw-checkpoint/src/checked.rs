@@ -7,7 +7,8 @@
 //! ```
 //!
 //! No byte is copied for it. Bytes that a device puts straight into another device's memory are not seen; they are not
-//! compared, unless that is required, and then they are read back.
+//! compared, unless that is required, and then they are summed where they lie, by the device's kernels or over copies. Where
+//! comparing is required, a GPU that can sums what the processor saw on its way once more (`load.rs`).
 
 use std::collections::BTreeMap;
 use std::str::FromStr;

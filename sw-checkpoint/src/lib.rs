@@ -70,7 +70,7 @@ pub use dcp::{DcpError, dcp_names};
 pub use diff::Difference;
 pub use dtype::Dtype;
 pub use header::{HEADER_LEN_MAX_BYTES, Header, HeaderError, HeaderSpan, LENGTH_LEN_BYTES, RANK_MAX, TensorInfo};
-pub use load::{FileReport, LoadOptions, Loaded, LoadedTensor, Way, load};
+pub use load::{FileReport, Landed, LoadOptions, Loaded, LoadedTensor, Way, load};
 pub use load_plan::{
     Extent, Gather, LoadLimits, LoadPlan, LoadTotals, Place, PlanError, ReadPart, Region, Room, TensorView, Window,
 };

@@ -23,6 +23,9 @@ const PARTS_IN_FLIGHT: usize = 8;
 /// How many times as many parts may be in flight if they are cut shorter, so that small chunks fill no queue.
 const SHORTER_MAX: usize = 8;
 
+/// Ranges whose checksums are asked of a device at a time: a cancel waits no longer than for so many.
+const LANDED_AT_A_TIME: usize = 2048;
+
 /// How to load.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -115,6 +118,15 @@ pub struct LoadedTensor {
     pub digest: Option<[u8; 32]>,
 }
 
+/// What came of comparing bytes where they landed, in a device's memory: damage behind the processor, which saw them on their way.
+#[derive(Debug)]
+pub struct Landed {
+    /// Bytes whose checksum in the device's memory is that of what was read.
+    pub compared_bytes: u64,
+    /// Why the device summed nothing; `None` if it did.
+    pub refusal: Option<Error>,
+}
+
 /// A loaded checkpoint.
 #[derive(Debug)]
 pub struct Loaded {
@@ -133,6 +145,8 @@ pub struct Loaded {
     pub verification: Verification,
     /// Bytes read beside them, because their chunk could not be compared without.
     pub rest_bytes: u64,
+    /// By [`Verify::Require`] into a GPU: what the GPU says of them. Short runs that are put together by the processor are not in it.
+    pub landed: Option<Landed>,
 }
 
 impl Loaded {
@@ -249,8 +263,10 @@ impl Checkpoint {
         let totals = plan.totals();
         let LoadOptions { policy, cancel, meter, .. } = options;
         meter.expect(totals.tensor_bytes + totals.gap_bytes);
-        let mut run = Run { engine, objects: self.objects(), policy: *policy, cancel, meter, files, checks };
+        let seen = (options.verify == Verify::Require && matches!(options.into, Destination::Gpu(_))).then(Vec::new);
+        let mut run = Run { engine, objects: self.objects(), policy: *policy, cancel, meter, files, checks, seen };
         let regions = run.read_all(plan, memory)?;
+        let landed = run.check_landed(&regions, options.into)?;
         run.gather_all(plan, &regions, options.into)?;
         let rest_bytes = run.finish_checks(&regions, options.into)?;
         self.objects().iter().try_for_each(Object::check_unchanged)?;
@@ -264,6 +280,7 @@ impl Checkpoint {
             gap_bytes: totals.gap_bytes,
             verification: run.checks.outcome(),
             rest_bytes,
+            landed,
         };
         if options.digest {
             // One way out for all: a copy engine is made once.
@@ -310,6 +327,8 @@ struct Run<'l> {
     meter: &'l Meter,
     files: Vec<FileReport>,
     checks: Checks,
+    /// Ranges that the processor saw on their way into device memory, each with its checksum, if they are to be compared there.
+    seen: Option<Vec<(ReadRange, u64)>>,
 }
 
 impl Run<'_> {
@@ -348,6 +367,37 @@ impl Run<'_> {
             Some(error) => Err(error),
             None => regions.into_iter().map(|((region, base), len)| Ok(region.reclaim(base, len)?)).collect(),
         }
+    }
+
+    /// Compares what lies in device memory with what was read.
+    fn check_landed(&mut self, regions: &[Memory], into: Destination) -> Result<Option<Landed>, Error> {
+        let Some(seen) = self.seen.take().filter(|seen| !seen.is_empty()) else { return Ok(None) };
+        let mut sums = self.engine.sums(into)?;
+        if !sums.is_on_device() {
+            // Over copies it would be a second load.
+            return Ok(Some(Landed { compared_bytes: 0, refusal: sums.into_refusal() }));
+        }
+        let lies = |(range, _): &(ReadRange, u64)| {
+            let place = range.place?;
+            Some((regions.get(place.region)?, place.region_offset, range.len_bytes))
+        };
+        let mut compared_bytes = 0;
+        for seen in seen.chunks(LANDED_AT_A_TIME) {
+            self.cancel.check(Verb::Read)?;
+            let places = seen.iter().map(lies).collect::<Option<Vec<_>>>().ok_or_else(without_memory)?;
+            for ((range, want), have) in seen.iter().zip(sums.of(Algorithm::Crc32c, &places)?) {
+                if have != *want {
+                    let name = self.files.get(range.file).map(|file| file.name.as_str()).unwrap_or_default();
+                    return Err(Error::new(ErrorKind::ChecksumMismatch, Verb::Copy)
+                        .at(name)
+                        .in_range(range.file_offset, range.len_bytes)
+                        .detail(format!("{have:08x} in {into} memory, {want:08x} as it was read"))
+                        .remedy("load again, and look into the kernel log for messages about the device"));
+                }
+                compared_bytes += range.len_bytes;
+            }
+        }
+        Ok(Some(Landed { compared_bytes, refusal: None }))
     }
 
     /// Reads short runs into memory beside the regions and copies them to their places.
@@ -390,16 +440,16 @@ impl Run<'_> {
     fn finish_checks(&mut self, regions: &[Memory], into: Destination) -> Result<u64, Error> {
         let unseen = self.checks.unseen();
         if !unseen.is_empty() {
-            let mut out = self.engine.copy_out(into)?;
+            // By the device's kernels where it has some, else over copies.
+            let mut sums = self.engine.sums(into)?;
             for range in unseen {
                 let Some((place, memory)) =
                     range.place.and_then(|place| regions.get(place.region).map(|memory| (place, memory)))
                 else {
                     continue;
                 };
-                let mut sum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-                out.visit(memory, place.region_offset, range.len_bytes, |bytes| sum.update(bytes))?;
-                self.checks.took(range, Some(sum.finalize()))?;
+                let sum = sums.of(Algorithm::Crc32c, &[(memory, place.region_offset, range.len_bytes)])?;
+                self.checks.took(range, sum.first().copied())?;
             }
         }
         let mut rest_bytes = 0;
@@ -439,6 +489,9 @@ impl Run<'_> {
         let Some(read) = read else { return Ok(()) };
         let range = read.range;
         let (_, sum) = self.wait(read)?;
+        if let (Some(seen), Some(sum)) = (&mut self.seen, sum) {
+            seen.push((range, sum));
+        }
         self.checks.took(range, sum)
     }
 

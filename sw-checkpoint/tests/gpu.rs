@@ -10,8 +10,8 @@ use std::{
 };
 
 use standin_libcuda::{
-    harness::{COPY, Control},
-    runner::{Case, End, Outcome, case, holds, same, text},
+    harness::{COPY, Control, SILENT_DAMAGE},
+    runner::{Case, End, KERNELS, Outcome, case, holds, same, text},
 };
 use straightway::{Destination, Engine, ErrorKind, Landing, Memory, Reason, Uri};
 use sw_checkpoint::{
@@ -20,6 +20,8 @@ use sw_checkpoint::{
 use sw_testkit::scratch::Scratch;
 
 const WORKER: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100"), ("STANDIN_DEVICES", "2")];
+const LAZY: &[(&str, &str)] = &[("STANDIN_MODE", "lazy"), KERNELS];
+const BESIDE: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DELAY_US", "100"), KERNELS];
 const GPU0: Destination = Destination::Gpu(0);
 
 fn main() -> ExitCode {
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
         Case { settings: WORKER, ..case("a_checkpoint_is_saved_from_one_gpu_and_loaded_into_another", saved_from_gpu) },
         Case { settings: WORKER, ..case("chunks_and_slices_are_put_together_in_device_memory", put_together) },
         case("a_gpu_too_small_for_a_checkpoint_is_told_before_anything_is_read", too_small),
+        Case { settings: LAZY, ..case("what_landed_is_compared_where_it_lies_when_streams_run_late", landed) },
+        Case { settings: BESIDE, ..case("what_landed_is_compared_where_it_lies_when_streams_run_beside", landed) },
+        Case { settings: BESIDE, ..case("damage_behind_the_processor_fails_a_load_that_compares", landed_damaged) },
+        case("a_gpu_without_kernels_says_that_it_compared_nothing", landed_refused),
         Case { end: End::Kept, ..case("a_copy_that_fails_fails_the_load", copy_fails) },
     ];
     standin_libcuda::runner::main("sw-checkpoint-gpu", &cases)
@@ -199,6 +205,56 @@ fn copy_fails() -> Outcome {
     holds("remedy", !error.remedy_text().is_empty())?;
     // Memory that the lost device may still write is kept, and closing says so.
     same("close", engine.close().map_err(|error| error.kind()), Err(ErrorKind::Protocol))
+}
+
+/// Loads that must compare.
+fn required() -> LoadOptions {
+    LoadOptions { into: GPU0, verify: Verify::Require, ..LoadOptions::default() }
+}
+
+fn landed() -> Outcome {
+    let (scratch, engine) = (scratch(), engine());
+    let directory = directory(&scratch, "model");
+    save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
+    let loaded = load(&engine, &at(&directory), &required()).map_err(text)?;
+    let landed = loaded.landed.as_ref().ok_or("nothing is said of what landed")?;
+    holds("the device compared", landed.refusal.is_none())?;
+    let read: u64 = loaded.files.iter().flat_map(|file| &file.ways).map(|way| way.path.bytes.total()).sum();
+    same("all that was read for the tensors", landed.compared_bytes, read - loaded.rest_bytes)?;
+    holds("kernels ran", Control::open()?.stat("kernels") > 0)?;
+    // Not where it was not required, nor where there is no device.
+    for options in
+        [LoadOptions { verify: Verify::Auto, ..required() }, LoadOptions { into: Destination::Host, ..required() }]
+    {
+        holds("nothing", load(&engine, &at(&directory), &options).map_err(text)?.landed.is_none())?;
+    }
+    Ok(())
+}
+
+fn landed_damaged() -> Outcome {
+    let (scratch, engine) = (scratch(), engine());
+    let directory = directory(&scratch, "model");
+    save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
+    load(&engine, &at(&directory), &required()).map_err(text)?;
+    let control = Control::open()?;
+    control.set_fault(COPY, 3, SILENT_DAMAGE);
+    let error =
+        load(&engine, &at(&directory), &required()).map(drop).err().ok_or("loaded although a copy was damaged")?;
+    same("kind", error.kind(), ErrorKind::ChecksumMismatch)?;
+    holds("it names the memory", error.to_string().contains("gpu0 memory"))?;
+    // Whoever does not require it does not see it.
+    control.set_fault(COPY, 3, SILENT_DAMAGE);
+    load(&engine, &at(&directory), &LoadOptions { verify: Verify::Auto, ..required() }).map(drop).map_err(text)
+}
+
+fn landed_refused() -> Outcome {
+    let (scratch, engine) = (scratch(), engine());
+    let directory = directory(&scratch, "model");
+    save(&engine, &directory, tensors(&engine), &in_shards()).map_err(text)?;
+    let loaded = load(&engine, &at(&directory), &required()).map_err(text)?;
+    let landed = loaded.landed.ok_or("nothing is said of what landed")?;
+    let refusal = landed.refusal.ok_or("no reason")?;
+    same("refusal", (landed.compared_bytes, refusal.kind()), (0, ErrorKind::Unsupported))
 }
 
 fn at(path: &Path) -> Uri {

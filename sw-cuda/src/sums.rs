@@ -12,7 +12,8 @@ use std::ffi::c_void;
 use std::time::Duration;
 
 use sw_engine::ErrorKind;
-use sw_kernels::crc::{Algorithm, SumPlan};
+use sw_engine::checksum::Algorithm;
+use sw_kernels::crc::{self, SumPlan};
 use sw_kernels::{Entry, PlanError};
 use sw_mem::{ByteLen, DmaSpan, GpuVa, Place, index};
 
@@ -126,6 +127,10 @@ impl DeviceSums {
         let no_plan = |error: PlanError| {
             tracing::debug!(%error, "no checksums");
             ours(&context, ErrorKind::TooLarge, "ask for ranges below 256 GiB each")
+        };
+        let algorithm = match algorithm {
+            Algorithm::Crc32c => crc::Algorithm::Crc32c,
+            Algorithm::Crc64Nvme => crc::Algorithm::Crc64Nvme,
         };
         let plan = SumPlan::new(algorithm, places, self.warps).map_err(no_plan)?;
         let protocol = |_| ours(&context, ErrorKind::Protocol, "");

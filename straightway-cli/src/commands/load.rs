@@ -77,6 +77,8 @@ struct Report {
     verified_bytes: u64,
     unverified_bytes: u64,
     rest_bytes: u64,
+    landed_bytes: u64,
+    landed_refusal: Option<String>,
     seconds: f64,
     tensor_bytes_per_s: f64,
     digest_seconds: Option<f64>,
@@ -106,6 +108,13 @@ impl fmt::Display for Report {
             }
             ("none", ..) => write!(f, "; not verified, there are no checksums beside it"),
             _ => write!(f, "; not verified"),
+        }?;
+        match &self.landed_refusal {
+            Some(refusal) => write!(f, "; not compared again in {} ({refusal})", self.into),
+            None if self.landed_bytes > 0 => {
+                write!(f, "; {} compared again in {}", Bytes(self.landed_bytes), self.into)
+            }
+            None => Ok(()),
         }
     }
 }
@@ -160,6 +169,8 @@ pub fn run(args: &Load, out: &mut Out) -> Result<(), Fail> {
             verified_bytes: loaded.files.iter().map(|file| file.verified_bytes).sum(),
             unverified_bytes: loaded.files.iter().map(|file| file.unverified_bytes).sum(),
             rest_bytes: loaded.rest_bytes,
+            landed_bytes: loaded.landed.as_ref().map_or(0, |landed| landed.compared_bytes),
+            landed_refusal: loaded.landed.as_ref().and_then(|landed| landed.refusal.as_ref()).map(ToString::to_string),
             seconds,
             tensor_bytes_per_s: size::rate(loaded.tensor_bytes, seconds),
             digest_seconds,

@@ -7,6 +7,7 @@
 mod faults;
 mod reads;
 mod setup;
+mod sums;
 mod writes;
 
 use std::process::ExitCode;
@@ -23,8 +24,10 @@ pub(crate) const EAGER: &[(&str, &str)] = &[("STANDIN_MODE", "eager")];
 pub(crate) const TWO: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DEVICES", "2")];
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> =
-        [setup::cases(), reads::cases(), writes::cases(), faults::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [setup::cases(), reads::cases(), writes::cases(), faults::cases(), sums::cases()]
+        .into_iter()
+        .flatten()
+        .collect();
     standin_libcuda::runner::main("straightway-gpu", &cases)
 }
 
