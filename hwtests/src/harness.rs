@@ -16,6 +16,10 @@ pub enum Need {
     TwoGpus,
     /// A device that exports dma-bufs.
     DmaBuf,
+    /// A driver and a device that run our kernels.
+    Kernels,
+    /// A driver that captures streams into graphs.
+    Graphs,
 }
 
 impl Need {
@@ -25,6 +29,8 @@ impl Need {
             Self::Gpu => "gpu",
             Self::TwoGpus => "gpu.two",
             Self::DmaBuf => "gpu.dmabuf_export",
+            Self::Kernels => "gpu.kernels",
+            Self::Graphs => "gpu.graphs",
         }
     }
 
@@ -36,6 +42,8 @@ impl Need {
                 0 | 1 => Err(format!("{} device", machine.gpus.len())),
                 _ => Ok(()),
             },
+            Self::Kernels => crate::kernels::there(machine),
+            Self::Graphs => crate::streams::graphs_are_there(machine),
             Self::DmaBuf => match machine.gpus.first().map(|gpu| &gpu.dmabuf_attribute) {
                 Some(Ok(true)) => Ok(()),
                 Some(Ok(false)) => Err("the device says that it cannot export dma-bufs".to_owned()),
@@ -141,7 +149,7 @@ impl Profile {
     pub fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let profile: Self = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-        let known = [Need::Gpu, Need::TwoGpus, Need::DmaBuf];
+        let known = [Need::Gpu, Need::TwoGpus, Need::DmaBuf, Need::Kernels, Need::Graphs];
         match profile.promises.iter().find(|p| !known.iter().any(|need| need.name() == p.as_str())) {
             Some(unknown) => Err(format!("{}: no need is called {unknown:?}", path.display())),
             None => Ok(profile),

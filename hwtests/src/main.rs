@@ -12,9 +12,11 @@
 mod caller;
 mod gpu;
 mod harness;
+mod kernels;
 mod machine;
 mod record;
 mod staged;
+mod streams;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -113,5 +115,5 @@ fn run(name: &str, only: Option<Tag>, folder: Option<PathBuf>, profile: Option<P
 
 /// Every suite, in the order in which they run.
 fn tests() -> Vec<harness::Test> {
-    [gpu::tests(), caller::tests(), staged::tests()].into_iter().flatten().collect()
+    [gpu::tests(), caller::tests(), staged::tests(), kernels::tests(), streams::tests()].into_iter().flatten().collect()
 }

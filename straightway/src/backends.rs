@@ -12,7 +12,7 @@ use sw_cuda::{
     Context, CopyEngineConfig, CudaCopyEngine, CudaError, DeviceBuffer, DeviceReport, Driver, Gate, Gates, Kernels,
     PointerKind, Refusal, SelfTest, StreamOrder,
 };
-pub(crate) use sw_cuda::{DeviceSums, SumRange};
+pub(crate) use sw_cuda::{DeviceMoves, DeviceSums, SumRange};
 use sw_engine::{
     Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
     seam::{CopyDirection, CopyEngine, Transport, TransportCaps},
@@ -234,6 +234,13 @@ impl Backends {
     pub(crate) fn device_sums(&self, ordinal: u16) -> Result<DeviceSums, Error> {
         let gpu = self.opened(ordinal)?;
         let made = gpu.kernels().and_then(|kernels| DeviceSums::new(&kernels));
+        made.map_err(|error| error.into_error(Verb::Setup))
+    }
+
+    /// Many ranges moved inside a GPU's memory by its own kernels.
+    pub(crate) fn device_moves(&self, ordinal: u16) -> Result<DeviceMoves, Error> {
+        let gpu = self.opened(ordinal)?;
+        let made = gpu.kernels().and_then(|kernels| DeviceMoves::new(&kernels));
         made.map_err(|error| error.into_error(Verb::Setup))
     }
 

@@ -16,6 +16,7 @@ use crate::{
     doctor::Doctor,
     lane::Lane,
     memory::{CopyIn, CopyOut, Memory, Region},
+    moves::Moves,
     object::{NewObject, Object, OpenObject, ResumableObject},
     policy::Destination,
     reach::{Ask, Reach},
@@ -299,6 +300,25 @@ impl Engine {
             Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => None,
         };
         Ok(Sums::by_processor(self.copy_out(destination)?, destination, refusal))
+    }
+
+    /// A way to move many ranges between memories of one GPU at once, by its kernels.
+    ///
+    /// *Blocking*: the first one on a GPU waits until its driver has made code of the kernel.
+    ///
+    /// # Errors
+    /// `Unsupported` where the GPU runs no kernels of ours, and for memory that is no GPU's; the driver's.
+    pub fn moves(&self, destination: Destination) -> Result<Moves, Error> {
+        self.core.check(Verb::Setup)?;
+        match destination {
+            Destination::Gpu(ordinal) => Ok(Moves::new(self.core.backends.device_moves(ordinal)?, destination)),
+            Destination::Host | Destination::Bar(_) | Destination::PeerMemory(_) => {
+                Err(Error::new(ErrorKind::Unsupported, Verb::Setup)
+                    .at(format!("{destination} memory"))
+                    .detail("no device moves bytes in it")
+                    .remedy("copy them"))
+            }
+        }
     }
 
     /// Copies `len` bytes from `at` of memory of any kind into fresh host memory. For more than one range of a device's

@@ -50,6 +50,7 @@ mod quote;
 mod ranges;
 mod read_head;
 mod save;
+mod scatter;
 mod shard_index;
 mod shards;
 mod torch;
@@ -70,7 +71,7 @@ pub use dcp::{DcpError, dcp_names};
 pub use diff::Difference;
 pub use dtype::Dtype;
 pub use header::{HEADER_LEN_MAX_BYTES, Header, HeaderError, HeaderSpan, LENGTH_LEN_BYTES, RANK_MAX, TensorInfo};
-pub use load::{FileReport, Landed, LoadOptions, Loaded, LoadedTensor, Way, load};
+pub use load::{FileReport, Landed, LoadOptions, Loaded, LoadedTensor, RunsMoved, Way, load};
 pub use load_plan::{
     Extent, Gather, LoadLimits, LoadPlan, LoadTotals, Place, PlanError, ReadPart, Region, Room, TensorView, Window,
 };

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use sha2::{Digest, Sha256};
 use straightway::{
-    CopyIn, CopyOut, DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb,
+    CopyOut, DataPath, Destination, Engine, Error, ErrorKind, Memory, Object, Pending, Policy, Uri, Verb,
     checksum::Algorithm,
 };
 
@@ -14,6 +14,7 @@ use crate::{
     Cancel, Catalog, Checkpoint, Dtype, LoadLimits, LoadPlan, Meter, Pattern, PlanError, ReadPart, Verification,
     Verify, Want,
     load_plan::{Place, Window},
+    scatter::Scatter,
 };
 
 /// Parts in flight: with parts of 8 MiB and I/Os of 2 MiB enough to keep the queues of a few reactors full, and few enough
@@ -127,6 +128,15 @@ pub struct Landed {
     pub refusal: Option<Error>,
 }
 
+/// Short runs that a GPU's kernels moved into place; copies brought the rest of them.
+#[derive(Debug)]
+pub struct RunsMoved {
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Why it moved no more, where more than a few runs lay together; `None` if it moved them all.
+    pub refusal: Option<Error>,
+}
+
 /// A loaded checkpoint.
 #[derive(Debug)]
 pub struct Loaded {
@@ -147,6 +157,8 @@ pub struct Loaded {
     pub rest_bytes: u64,
     /// By [`Verify::Require`] into a GPU: what the GPU says of them. Short runs that are put together by the processor are not in it.
     pub landed: Option<Landed>,
+    /// Of short runs that were put together in a GPU's memory: what its kernels moved.
+    pub moved: Option<RunsMoved>,
 }
 
 impl Loaded {
@@ -267,7 +279,7 @@ impl Checkpoint {
         let mut run = Run { engine, objects: self.objects(), policy: *policy, cancel, meter, files, checks, seen };
         let regions = run.read_all(plan, memory)?;
         let landed = run.check_landed(&regions, options.into)?;
-        run.gather_all(plan, &regions, options.into)?;
+        let moved = run.gather_all(plan, &regions, options.into)?;
         let rest_bytes = run.finish_checks(&regions, options.into)?;
         self.objects().iter().try_for_each(Object::check_unchanged)?;
         let tensors = loaded_tensors(self.catalog(), plan, wants);
@@ -281,6 +293,7 @@ impl Checkpoint {
             verification: run.checks.outcome(),
             rest_bytes,
             landed,
+            moved,
         };
         if options.digest {
             // One way out for all: a copy engine is made once.
@@ -401,11 +414,16 @@ impl Run<'_> {
     }
 
     /// Reads short runs into memory beside the regions and copies them to their places.
-    fn gather_all(&mut self, plan: &LoadPlan, regions: &[Memory], into: Destination) -> Result<(), Error> {
+    fn gather_all(
+        &mut self,
+        plan: &LoadPlan,
+        regions: &[Memory],
+        into: Destination,
+    ) -> Result<Option<RunsMoved>, Error> {
         if plan.gathers().is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let mut way_in = self.engine.copy_in(into)?;
+        let mut scatter = Scatter::new(self.engine, into)?;
         let mut running: VecDeque<(Running, Window<'_>)> = VecDeque::with_capacity(PARTS_IN_FLIGHT);
         let mut windows = plan.gathers().iter().flat_map(|gather| plan.windows(gather));
         loop {
@@ -422,7 +440,10 @@ impl Run<'_> {
                     window,
                 ));
             }
-            let Some((read, window)) = running.pop_front() else { return Ok(()) };
+            let Some((read, window)) = running.pop_front() else {
+                let (bytes, refusal) = scatter.outcome();
+                return Ok(matches!(into, Destination::Gpu(_)).then_some(RunsMoved { bytes, refusal }));
+            };
             let (memory, _) = self.wait(read)?;
             self.meter.add(window.len_bytes);
             let bytes = memory.and_then(|memory| memory.into_buffer().ok());
@@ -432,7 +453,7 @@ impl Run<'_> {
                 return Err(without_memory());
             };
             self.checks.took_bytes(window.gather.file, window.file_offset, bytes.as_slice())?;
-            scatter(&window, bytes.as_slice(), &mut way_in, (memory, place))?;
+            scatter.put(&window, bytes.as_slice(), memory, place)?;
         }
     }
 
@@ -511,35 +532,6 @@ impl Run<'_> {
 
 fn without_memory() -> Error {
     Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back without its memory")
-}
-
-/// Copies the runs of a window to their places, neighbours together.
-fn scatter(
-    window: &Window<'_>,
-    bytes: &[u8],
-    way_in: &mut CopyIn,
-    (memory, place): (&Memory, Place),
-) -> Result<(), Error> {
-    let range = |from: u64, len: u64| {
-        let from = usize::try_from(from).ok()?;
-        bytes.get(from..from.checked_add(usize::try_from(len).ok()?)?)
-    };
-    let mut together: Vec<u8> = Vec::new();
-    let mut start = 0;
-    for (from, to, len) in window.copies() {
-        let run = range(from, len).ok_or_else(|| {
-            Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back shorter than its window")
-        })?;
-        if !together.is_empty() && start + together.len() as u64 != to {
-            way_in.put(memory, place.region_offset + start, &together)?;
-            together.clear();
-        }
-        if together.is_empty() {
-            start = to;
-        }
-        together.extend_from_slice(run);
-    }
-    way_in.put(memory, place.region_offset + start, &together)
 }
 
 /// The part widened to whole blocks, for which the plan left room, so that nothing is bounced; never past the end of the

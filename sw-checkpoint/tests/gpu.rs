@@ -15,7 +15,9 @@ use standin_libcuda::{
 };
 use straightway::{Destination, Engine, ErrorKind, Landing, Memory, Reason, Uri};
 use sw_checkpoint::{
-    Checkpoint, Dtype, LayoutOptions, LoadOptions, Loaded, Pattern, SaveOptions, TensorSpec, Verify, Want, load, save,
+    Bytes, Checkpoint, Commit, DcpOptions, Dtype, IfExists, Layout, LayoutOptions, LoadOptions, Loaded, NewTensor,
+    Pattern, PendingCheckpoint, Rank, SaveOptions, Saver, SaverOptions, Slice, TensorSpec, Verify, Want, commit, load,
+    save,
 };
 use sw_testkit::scratch::Scratch;
 
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
         Case { settings: BESIDE, ..case("what_landed_is_compared_where_it_lies_when_streams_run_beside", landed) },
         Case { settings: BESIDE, ..case("damage_behind_the_processor_fails_a_load_that_compares", landed_damaged) },
         case("a_gpu_without_kernels_says_that_it_compared_nothing", landed_refused),
+        Case { settings: LAZY, ..case("short_runs_are_moved_by_the_gpu_when_streams_run_late", moved) },
+        Case { settings: BESIDE, ..case("short_runs_are_moved_by_the_gpu_when_streams_run_beside", moved) },
+        Case { settings: BESIDE, ..case("without_room_to_land_in_short_runs_are_copied", moved_without_room) },
+        case("a_gpu_without_kernels_gets_short_runs_by_copies_and_says_so", moved_refused),
         Case { end: End::Kept, ..case("a_copy_that_fails_fails_the_load", copy_fails) },
     ];
     standin_libcuda::runner::main("sw-checkpoint-gpu", &cases)
@@ -255,6 +261,66 @@ fn landed_refused() -> Outcome {
     let landed = loaded.landed.ok_or("nothing is said of what landed")?;
     let refusal = landed.refusal.ok_or("no reason")?;
     same("refusal", (landed.compared_bytes, refusal.kind()), (0, ErrorKind::Unsupported))
+}
+
+/// A tensor of 1000 rows that two ranks saved by columns: a thousand runs of 600 bytes in each of two files, a thousand places apart.
+/// The load of the whole into device memory, its bytes compared with the one into host memory, and the copies that it took.
+fn columns(scratch: &Scratch, engine: &Engine, break_it: impl FnOnce(&Control)) -> Result<(Loaded, u64), String> {
+    let target = scratch.path("model");
+    let saver = Saver::new(engine, SaverOptions::default()).map_err(text)?;
+    let pending = PendingCheckpoint::begin(&target, IfExists::Refuse).map_err(text)?;
+    let layout = || SaveOptions { layout: Layout::Dcp(DcpOptions::default()), ..SaveOptions::default() };
+    let mut parts = Vec::new();
+    for (number, from) in [(0, 0), (1, 150)] {
+        let bytes: Vec<u8> = (0..600_000_usize).map(|at| (at * 31 + from + at / 511).to_le_bytes()[0]).collect();
+        let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![1000, 150] };
+        let slice = Some(Slice { whole: vec![1000, 300], offsets: vec![0, from as u64] });
+        let tensors = vec![NewTensor { spec, slice, bytes: Bytes::Source(&bytes) }];
+        let joined = PendingCheckpoint::join(pending.directory()).map_err(text)?;
+        let prepared = saver.prepare(&joined, Rank { number, of: 2 }, tensors.into(), &layout()).map_err(text)?;
+        parts.push(prepared.wait().map_err(text)?.part);
+    }
+    commit(engine, pending, parts, &Commit { layout: layout().layout, ..Commit::default() }).map_err(text)?;
+    let checkpoint = Checkpoint::open(engine, &at(&target)).map_err(text)?;
+    let want = checkpoint.wants(&Pattern::all()).map_err(text)?;
+    let host = checkpoint.load(engine, &want, &into(Destination::Host)).map_err(text)?;
+    let memory = vec![engine.allocate(GPU0, 1_200_000, 0).map_err(text)?];
+    let control = Control::open()?;
+    break_it(&control);
+    let before = control.stat("copies");
+    let options = LoadOptions { digest: false, ..into(GPU0) };
+    let device = checkpoint.load_into(engine, &want, memory, &options).map_err(text)?;
+    let copies = control.stat("copies") - before;
+    let bytes = |loaded: &Loaded| loaded.bytes_of(engine, &loaded.tensors[0]).map_err(text);
+    holds("the same bytes", bytes(&device)? == bytes(&host)?)?;
+    Ok((device, copies))
+}
+
+fn moved() -> Outcome {
+    let (scratch, engine) = (scratch(), engine());
+    let (loaded, copies) = columns(&scratch, &engine, |_| {})?;
+    let moved = loaded.moved.ok_or("nothing is said of short runs")?;
+    same("all of them", (moved.bytes, moved.refusal.is_none()), (1_200_000, true))?;
+    holds("few copies for many runs", copies < 50)
+}
+
+fn moved_without_room() -> Outcome {
+    let (scratch, engine) = (scratch(), engine());
+    // The kernel's own list of ranges has room; where a window would land has none.
+    let (loaded, copies) = columns(&scratch, &engine, |control| control.set_fault("cuMemAlloc_v2", 2, 2))?;
+    let moved = loaded.moved.ok_or("nothing is said of short runs")?;
+    let refusal = moved.refusal.ok_or("no reason")?;
+    same("refusal", (moved.bytes, refusal.kind()), (0, ErrorKind::ResourceLimit))?;
+    holds("a copy for each run", copies >= 2000)
+}
+
+fn moved_refused() -> Outcome {
+    let (scratch, engine) = (scratch(), engine());
+    let (loaded, copies) = columns(&scratch, &engine, |_| {})?;
+    let moved = loaded.moved.ok_or("nothing is said of short runs")?;
+    let refusal = moved.refusal.ok_or("no reason")?;
+    same("refusal", (moved.bytes, refusal.kind()), (0, ErrorKind::Unsupported))?;
+    holds("a copy for each run", copies >= 2000)
 }
 
 fn at(path: &Path) -> Uri {

@@ -15,7 +15,7 @@ use sw_kernels::{Entry, Launch, Module};
 
 use crate::context::Context;
 use crate::error::{CudaError, SUCCESS};
-use crate::stream::Stream;
+use crate::stream::{ForeignStream, Stream};
 
 const LOAD: &str = "cuModuleLoadDataEx";
 /// Bytes for what the driver's compiler has to say.
@@ -103,6 +103,19 @@ impl Kernels {
     /// Until the stream has passed the launch, the addresses in it and in the jobs that it names are of device memory that stays
     /// allocated, that nobody else writes, and of which nobody else reads what the kernel writes.
     pub unsafe fn launch(&self, launch: &Launch, stream: &Stream) -> Result<(), CudaError> {
+        // SAFETY: this function's contract is that of the other; our own stream is alive.
+        unsafe { self.launch_in(launch, stream.as_foreign()) }
+    }
+
+    /// As [`Kernels::launch`], in a stream of the caller's, which may be one that is captured into a graph: nothing but the launch is done
+    /// to it.
+    ///
+    /// # Errors
+    /// As [`Kernels::launch`].
+    ///
+    /// # Safety
+    /// As [`Kernels::launch`]; for a graph, whenever it runs.
+    pub unsafe fn launch_in(&self, launch: &Launch, stream: ForeignStream) -> Result<(), CudaError> {
         const CALL: &str = "cuLaunchKernel";
         let context = &self.0.context;
         let function = self.function(launch.entry())?;

@@ -6,7 +6,7 @@
 //!   probed)    report)    or the  ├─► HostPin: slab memory that the copy engine may address
 //!                         caller's)├─► CudaCopyEngine: the engine's CopyEngine seam, on streams and events
 //!                                 ├─► Gates: a stream of the caller's waits for an operation of ours
-//!                                 └─► Kernels ─► DeviceSums: checksums of device memory where it lies
+//!                                 └─► Kernels ─► DeviceSums, DeviceMoves: checksums where bytes lie; many ranges moved at once
 //! ```
 //!
 //! Invariants:
@@ -31,7 +31,9 @@ mod dmabuf;
 mod driver;
 mod error;
 mod gate;
+mod jobs;
 mod kernels;
+mod moves;
 mod pin;
 mod pointer;
 mod probe;
@@ -52,6 +54,7 @@ pub use driver::{Driver, DriverVersion, is_in_process};
 pub use error::CudaError;
 pub use gate::{GATES_MAX, Gate, Gates};
 pub use kernels::Kernels;
+pub use moves::DeviceMoves;
 pub use pin::HostPin;
 pub use pointer::{PointerFacts, PointerKind};
 pub use probe::{ProbeReport, Refusal};

@@ -40,6 +40,11 @@ impl Stream {
         self.handle
     }
 
+    /// As a stream of somebody else's, for as long as this lives.
+    pub(crate) fn as_foreign(&self) -> ForeignStream {
+        ForeignStream(self.handle)
+    }
+
     /// Whether everything submitted so far is done. Never blocks.
     ///
     /// # Errors
