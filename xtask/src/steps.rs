@@ -4,7 +4,7 @@
 //! with its reason.
 //! Builds of one profile name the whole workspace and choose targets in it: a package chosen by `-p` gets the features that it
 //! alone asks for, and everything below it is compiled once more.
-//! `{target}` in arguments and environment is cargo's target directory.
+//! `{target}` in arguments and environment is cargo's target directory, `{root}` that of the workspace.
 
 use crate::needs::Need;
 
@@ -141,6 +141,23 @@ pub const STEPS: &[Step] = &[
         turn: Turn::Alone,
     },
     Step {
+        name: "cufile",
+        why: "libcufile.so.0 answers as NVIDIA's does or says why not; its clients run",
+        program: Program::Xtask,
+        args: &["cufile"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "cc", package: "gcc" },
+            Need::Tool { program: "python3", package: "python3-venv" },
+            Need::Helps { program: "fio", package: "fio" },
+        ],
+        tests_min: 250,
+        skips: Skips::Listed,
+        // About a minute with an empty target/cufile, half of it the network.
+        limit_s: 900,
+        turn: Turn::Alone,
+    },
+    Step {
         name: "unit",
         why: "unit, conformance, fault and integration tests of every crate",
         program: Program::Cargo,
@@ -167,7 +184,12 @@ pub const STEPS: &[Step] = &[
         ],
         // A test's panic names its place; what it said would drown in frames of the test runner, twice where a test has a
         // process of its own.
-        env: &[("RUST_BACKTRACE", "0")],
+        env: &[
+            ("RUST_BACKTRACE", "0"),
+            // What the step `cufile` brought.
+            ("STRAIGHTWAY_FIO_SOURCE", "{root}/target/cufile/fio/configured"),
+            ("STRAIGHTWAY_CUDA_INCLUDE", "{root}/target/cufile/real/nvidia/cu13/include"),
+        ],
         needs: FILE_SYSTEMS,
         tests_min: 60,
         skips: Skips::Listed,
@@ -223,23 +245,6 @@ pub const STEPS: &[Step] = &[
         tests_min: 20,
         skips: Skips::Listed,
         limit_s: 1800,
-        turn: Turn::Alone,
-    },
-    Step {
-        name: "cufile",
-        why: "libcufile.so.0 answers as NVIDIA's does or says why not; its clients run",
-        program: Program::Xtask,
-        args: &["cufile"],
-        env: &[],
-        needs: &[
-            Need::Tool { program: "cc", package: "gcc" },
-            Need::Tool { program: "python3", package: "python3-venv" },
-            Need::Helps { program: "fio", package: "fio" },
-        ],
-        tests_min: 250,
-        skips: Skips::Listed,
-        // About a minute with an empty target/cufile, half of it the network.
-        limit_s: 900,
         turn: Turn::Alone,
     },
     Step {

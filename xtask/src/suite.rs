@@ -344,8 +344,9 @@ impl Step {
     }
 
     fn job(&self, place: &Place) -> Result<Job, Stop> {
-        let target = place.target.display().to_string();
-        let args: Vec<String> = self.args.iter().map(|arg| arg.replace("{target}", &target)).collect();
+        let (target, root) = (place.target.display().to_string(), place.root.display().to_string());
+        let filled = |text: &str| text.replace("{target}", &target).replace("{root}", &root);
+        let args: Vec<String> = self.args.iter().map(|arg| filled(arg)).collect();
         let job = match self.program {
             Program::Cargo => Job::cargo(place, &args),
 
@@ -356,7 +357,7 @@ impl Step {
                 Job::program(place, &own, &args)
             }
         };
-        Ok(self.env.iter().fold(job, |job, (name, value)| job.env(name, value.replace("{target}", &target))))
+        Ok(self.env.iter().fold(job, |job, (name, value)| job.env(name, filled(value))))
     }
 }
 

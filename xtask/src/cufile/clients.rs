@@ -193,6 +193,8 @@ impl Clients<'_> {
         args.extend(words("-lcufile -lcudart -lcuda -o"));
         args.push(engine.display().to_string());
         self.configure(source)?;
+        // Under a name without its version, for tests of other engines.
+        link(source, &source.with_file_name("configured"))?;
         self.bench.compile(&args)?;
         Ok(engine)
     }
