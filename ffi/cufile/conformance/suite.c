@@ -7,6 +7,7 @@
  * Ends with 0 if every case was run, whatever came of it: judging is the caller's. */
 #include "suite.h"
 
+#include <dirent.h>
 #include <ftw.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -15,7 +16,7 @@
 #include <sys/wait.h>
 
 /* Seconds that a case may take: the slowest takes about two with the slowest library. */
-#define LIMIT_MS 20000
+#define LIMIT_MS 30000
 #define JOBS_MAX 16
 #define TEXT_MAX 3000
 
@@ -220,17 +221,35 @@ static void print(const struct job *job, const char *dead) {
     fflush(stdout);
 }
 
+/* Where the threads of a process that does not end are: in the kernel's words, as far as it tells them. */
+static void where(pid_t pid, char *text, size_t room) {
+    char path[64], words[512];
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    DIR *tasks = opendir(path);
+    size_t used = (size_t)snprintf(text, room, "hangs in");
+    for (struct dirent *task; tasks && (task = readdir(tasks)) != NULL && used < room;) {
+        if (task->d_name[0] == '.') continue;
+        snprintf(words, sizeof words, "/proc/%d/task/%s/wchan", (int)pid, task->d_name);
+        FILE *file = fopen(words, "r");
+        size_t got = file ? fread(words, 1, sizeof words - 1, file) : 0;
+        words[got] = 0;
+        used += (size_t)snprintf(text + used, room - used, " %s", got > 1 ? words : "user code");
+        if (file) fclose(file);
+    }
+    if (tasks) closedir(tasks);
+}
+
 /* Whether it has ended; then it is printed. */
 static bool ended(struct job *job) {
     int status = 0;
     pid_t got = waitpid(job->pid, &status, WNOHANG);
-    char dead[64] = "";
+    char dead[512] = "";
     if (got == 0) {
         if (now_ms() - job->started < LIMIT_MS) return false;
+        where(job->pid, dead, sizeof dead);
         kill(-job->pid, SIGKILL);
         kill(job->pid, SIGKILL);
         waitpid(job->pid, &status, 0);
-        snprintf(dead, sizeof dead, "hangs");
     } else if (WIFSIGNALED(status)) {
         snprintf(dead, sizeof dead, "killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
     } else if (WEXITSTATUS(status)) {
