@@ -134,7 +134,7 @@ impl Algorithm {
     }
 }
 
-/// GF(2)[x] modulo a polynomial. Values have the coefficient of x^0 as the highest of `bits` bits.
+/// Polynomials over GF(2), modulo one of them. Values have the coefficient of x^0 as the highest of `bits` bits.
 struct Field {
     bits: usize,
     poly: u64,

@@ -34,14 +34,7 @@ impl<'l> Scatter<'l> {
     /// The driver's.
     pub fn new(engine: &'l Engine, into: Destination) -> Result<Self, Error> {
         let way_in = engine.copy_in(into)?;
-        let (moves, refusal) = match into {
-            Destination::Gpu(_) => match engine.moves(into) {
-                Ok(moves) => (Some(moves), None),
-                Err(refusal) => (None, Some(refusal)),
-            },
-            _ => (None, None),
-        };
-        Ok(Self { engine, into, way_in, moves, landing: None, moved_bytes: 0, refusal })
+        Ok(Self { engine, into, way_in, moves: None, landing: None, moved_bytes: 0, refusal: None })
     }
 
     /// Bytes that a GPU's kernel moved, and why it moved no more; no reason where nothing more was asked of it.
@@ -60,10 +53,21 @@ impl<'l> Scatter<'l> {
         if runs.iter().any(short) {
             return Err(Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back shorter than its window"));
         }
-        if places_apart(&runs) >= PLACES_MIN && self.moves.is_some() && self.land(bytes)? {
+        if places_apart(&runs) >= PLACES_MIN && self.can_move() && self.land(bytes)? {
             return self.move_runs(&runs, memory, place);
         }
         self.copy_runs(&runs, bytes, memory, place)
+    }
+
+    /// Whether a GPU moves runs here. Asked when some are there to be moved: its driver makes code of the kernel first.
+    fn can_move(&mut self) -> bool {
+        if self.moves.is_none() && self.refusal.is_none() && matches!(self.into, Destination::Gpu(_)) {
+            match self.engine.moves(self.into) {
+                Ok(moves) => self.moves = Some(moves),
+                Err(refusal) => self.refusal = Some(refusal),
+            }
+        }
+        self.moves.is_some()
     }
 
     /// Copies a window into memory of the GPU's; `false` if there is no room for one, which is told once.
