@@ -35,6 +35,9 @@
 
 Index threadIdx, blockIdx, blockDim, gridDim;
 
+// The ends of the section, as the linker names them.
+extern "C" char __start_emulated_shared[], __stop_emulated_shared[];
+
 namespace {
 
 typedef void (*Kernel)(const u64 *);
@@ -127,6 +130,7 @@ void meet(Meeting &meeting, unsigned members) {
 }
 
 void run_block(unsigned threads) {
+    memset(__start_emulated_shared, 0xee, (size_t)(__stop_emulated_shared - __start_emulated_shared));
     block_meeting = Meeting();
     for (unsigned i = 0; i < threads / LANES; i++) warp_meetings[i] = Meeting();
     for (unsigned i = 0; i < threads; i++) {

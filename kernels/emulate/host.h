@@ -8,7 +8,8 @@
 #define __device__
 #define __host__
 #define __constant__ static const
-#define __shared__ static
+// All in one place, so that no block finds what another left.
+#define __shared__ static __attribute__((section("emulated_shared")))
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
