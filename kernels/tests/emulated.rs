@@ -48,9 +48,11 @@ struct Emulated {
 }
 
 impl Emulated {
-    fn start(program: &Path) -> Self {
-        let mut child =
-            Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
+    /// `said` is where the words of the sanitizers go.
+    fn start(program: &Path, said: Stdio) -> Self {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(said);
+        let mut child = command.spawn().expect("the program starts");
         let to = child.stdin.take().expect("a pipe");
         let from = BufReader::new(child.stdout.take().expect("a pipe"));
         Self { child, to, from }
@@ -118,7 +120,7 @@ impl Bed for Emulated {
 fn kernels_do_what_their_twins_do_and_fences_hold() {
     let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "kernels");
     let Some(program) = build(scratch.root()) else { return };
-    kernels::run(&mut Emulated::start(&program)).assert_green(&[]);
+    kernels::run(&mut Emulated::start(&program, Stdio::inherit())).assert_green(&[]);
     a_kernel_that_reads_beside_its_range_is_stopped(&program);
 }
 
@@ -126,7 +128,7 @@ fn kernels_do_what_their_twins_do_and_fences_hold() {
 #[expect(clippy::unwrap_used, reason = "a part of a test")]
 fn a_kernel_that_reads_beside_its_range_is_stopped(program: &Path) {
     for (entry, len) in [(Entry::Move, 64), (Entry::Crc64Sum, 64)] {
-        let mut device = Emulated::start(program);
+        let mut device = Emulated::start(program, Stdio::null());
         let at = device.allocate(0, len).unwrap();
         let target = device.allocate(0, 256).unwrap();
         let job: Vec<u8> = match entry {
