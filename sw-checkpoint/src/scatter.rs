@@ -48,10 +48,8 @@ impl<'l> Scatter<'l> {
     /// `Protocol` if the bytes are too few; the copy engine's; the device's.
     pub fn put(&mut self, window: &Window<'_>, bytes: &[u8], memory: &Memory, place: Place) -> Result<(), Error> {
         let runs: Vec<(u64, u64, u64)> = window.copies().collect();
-        let short =
-            |(from, _, len): &(u64, u64, u64)| from.checked_add(*len).is_none_or(|end| end > bytes.len() as u64);
-        if runs.iter().any(short) {
-            return Err(Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back shorter than its window"));
+        if runs.iter().any(|(from, _, len)| run_of(bytes, *from, *len).is_none()) {
+            return Err(too_short());
         }
         if places_apart(&runs) >= PLACES_MIN && self.can_move() && self.land(bytes)? {
             return self.move_runs(&runs, memory, place);
@@ -88,7 +86,11 @@ impl<'l> Scatter<'l> {
     }
 
     fn move_runs(&mut self, runs: &[(u64, u64, u64)], memory: &Memory, place: Place) -> Result<(), Error> {
-        let (Some(moves), Some(landing)) = (&mut self.moves, &self.landing) else { return Ok(()) };
+        let (Some(moves), Some(landing)) = (&mut self.moves, &self.landing) else {
+            return Err(
+                Error::new(ErrorKind::Protocol, Verb::Copy).detail("runs were to be moved by what is not there")
+            );
+        };
         let placed: Vec<(u64, u64, u64)> =
             runs.iter().map(|(from, to, len)| (*from, place.region_offset + to, *len)).collect();
         moves.gather(landing, memory, &placed)?;
@@ -107,8 +109,7 @@ impl<'l> Scatter<'l> {
         let mut together: Vec<u8> = Vec::new();
         let mut start = 0;
         for (from, to, len) in runs {
-            let run = usize::try_from(*from).ok().and_then(|from| bytes.get(from..from + usize::try_from(*len).ok()?));
-            let run = run.unwrap_or_default();
+            let run = run_of(bytes, *from, *len).ok_or_else(too_short)?;
             if !together.is_empty() && start + together.len() as u64 != *to {
                 self.way_in.put(memory, place.region_offset + start, &together)?;
                 together.clear();
@@ -120,6 +121,15 @@ impl<'l> Scatter<'l> {
         }
         self.way_in.put(memory, place.region_offset + start, &together)
     }
+}
+
+fn run_of(bytes: &[u8], from: u64, len: u64) -> Option<&[u8]> {
+    let from = usize::try_from(from).ok()?;
+    bytes.get(from..from.checked_add(usize::try_from(len).ok()?)?)
+}
+
+fn too_short() -> Error {
+    Error::new(ErrorKind::Protocol, Verb::Copy).detail("a read came back shorter than its window")
 }
 
 /// Places that the runs fill, runs side by side counted as one.
