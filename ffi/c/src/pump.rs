@@ -53,11 +53,19 @@ struct State {
     live: HashMap<u64, Arc<Op>>,
     /// Those to look at. One operation is in it a bounded number of times: when it begins, when it is woken, when it ends.
     queue: VecDeque<u64>,
-    /// Those that wait for their streams, with their streams, in the order of their places: no waker tells of those.
-    gated: Vec<(u64, Place)>,
+    /// Those that have a place in a stream, in the order of their places, until they are over.
+    gated: Vec<Placed>,
     /// Operations that were looked at since those were.
     since_gated: u32,
     stopping: bool,
+}
+
+/// An operation that has a place in a stream.
+struct Placed {
+    number: u64,
+    stream: Place,
+    /// Its stream had come so far: from then on its waker tells, before that nobody does.
+    begun: bool,
 }
 
 thread_local! {
@@ -131,7 +139,10 @@ impl Pump {
 
     /// Forgets an operation.
     pub(crate) fn remove(&self, number: u64) {
-        let gone = self.0.lock().live.remove(&number);
+        let mut state = self.0.lock();
+        state.gated.retain(|placed| placed.number != number);
+        let gone = state.live.remove(&number);
+        drop(state);
         drop(gone);
     }
 
@@ -146,7 +157,7 @@ impl Pump {
 
     /// Looks at an operation again and again, until its stream has come so far.
     pub(crate) fn watch(&self, number: u64, stream: Place) {
-        self.0.lock().gated.push((number, stream));
+        self.0.lock().gated.push(Placed { number, stream, begun: false });
         self.0.work.notify_one();
     }
 
@@ -166,16 +177,27 @@ impl Pump {
 }
 
 impl State {
-    /// Queues the first of each stream: the others are behind it.
-    fn look_at_gated(&mut self) {
-        self.since_gated = 0;
+    /// Those that are the first of their streams and were not begun. The others are behind one that is not over: the stream
+    /// cannot have come to them, and a driver that runs a stream when it is asked would wait for this thread.
+    fn first_of_streams(&self) -> Vec<u64> {
         let mut streams: Vec<Place> = Vec::new();
-        for (number, stream) in &self.gated {
-            if !streams.contains(stream) {
-                streams.push(*stream);
-                self.queue.push_back(*number);
+        let mut first = Vec::new();
+        for placed in &self.gated {
+            if streams.contains(&placed.stream) {
+                continue;
+            }
+            streams.push(placed.stream);
+            if !placed.begun {
+                first.push(placed.number);
             }
         }
+        first
+    }
+
+    fn look_at_gated(&mut self) {
+        self.since_gated = 0;
+        let first = self.first_of_streams();
+        self.queue.extend(first);
     }
 }
 
@@ -212,7 +234,7 @@ impl Shared {
             if state.stopping {
                 return None;
             }
-            if state.gated.is_empty() {
+            if state.first_of_streams().is_empty() {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
@@ -227,9 +249,14 @@ impl Shared {
     fn serve(&self, number: u64) {
         let op = self.lock().live.get(&number).cloned();
         let outcome = op.as_ref().and_then(|op| op.poll());
-        if op.as_ref().is_none_or(|op| op.is_gated() == Gated::No) {
-            self.lock().gated.retain(|(other, _)| *other != number);
+        let waits = op.as_ref().is_some_and(|op| op.is_gated() == Gated::Yes);
+        let mut state = self.lock();
+        if op.is_none() || outcome.is_some() {
+            state.gated.retain(|placed| placed.number != number);
+        } else if !waits && let Some(placed) = state.gated.iter_mut().find(|placed| placed.number == number) {
+            placed.begun = true;
         }
+        drop(state);
         let (Some(op), Some(outcome)) = (op, outcome) else { return };
         // A panic of ours must not end the thread.
         let _ = contained(|| {
