@@ -13,7 +13,7 @@ use crate::{
     nvme,
     policy::Destination,
     reach::Reaches,
-    targets::{TargetSlot, Targets},
+    targets::{First, TargetSlot, Targets},
 };
 
 /// An open object: a file, a block device, a stripe set. Cloning shares it; it closes when the last clone is gone and no
@@ -69,7 +69,7 @@ impl Object {
 
     /// Looks at the page cache again if the last answer is old. Called wherever a plan may follow.
     pub(crate) fn refresh(&self) {
-        self.targets.refresh(&self.inner);
+        self.targets.refresh(&self.inner, First::Samples);
     }
 
     /// Its name in the operator's words.
@@ -92,9 +92,10 @@ impl Object {
         self.inner.version
     }
 
-    /// Bytes in the page cache when it was last asked: 1 ms ago, up to 100 ms where asking takes long; `None` if nobody can tell.
+    /// Bytes in the page cache when it was last asked: 1 ms ago, up to 100 ms where asking takes long; `None` if nobody can tell. For
+    /// about 1 ms after the first operation on an object of a descriptor it is an estimate by samples.
     pub fn cached_bytes(&self) -> Option<u64> {
-        self.refresh();
+        self.targets.refresh(&self.inner, First::Whole);
         match self.inner.residency.get() {
             Residency::Cached(bytes) => Some(bytes),
             Residency::Unknown => None,

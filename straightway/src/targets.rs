@@ -57,6 +57,15 @@ pub(crate) struct Targets {
     epoch: AtomicU32,
 }
 
+/// How the page cache is looked at when nobody did since the object was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// All of it: 27 ns for each piece that the cache has it in, which are pages of 4 KiB or more.
+    Whole,
+    /// Some of it, so that a first transfer does not wait for milliseconds; the next look is at all of it.
+    Samples,
+}
+
 /// Targets that differ in their policy, or in the device whose peer memory they are for. Places are filled in order, and
 /// never again.
 #[derive(Debug)]
@@ -82,7 +91,7 @@ pub(crate) struct TargetSlot<'a> {
 }
 
 impl Targets {
-    /// The object was just opened, so its answer is fresh.
+    /// The object was just opened, so its answer is fresh if there is one.
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             kept: [const { Shelf::new() }; 4 * KINDS],
@@ -93,25 +102,29 @@ impl Targets {
         }
     }
 
-    /// Asks for the residency of `object` if the last answer is old and there was one.
-    pub(crate) fn refresh(&self, object: &Object) {
-        if object.residency.get() == Residency::Unknown {
+    /// Asks for the residency of `object` if the last answer is old and there was one, or if nobody asked yet: then as `first`
+    /// says.
+    pub(crate) fn refresh(&self, object: &Object, first: First) {
+        let is_first = !object.residency.is_asked();
+        if !is_first && object.residency.get() == Residency::Unknown {
             return;
         }
         let start = self.clock.now();
-        if nanos(start) < self.due.load(Ordering::Relaxed) || self.asking.swap(true, Ordering::Acquire) {
+        let is_fresh = !is_first && nanos(start) < self.due.load(Ordering::Relaxed);
+        if is_fresh || self.asking.swap(true, Ordering::Acquire) {
             return;
         }
-        self.ask(object);
+        self.ask(object, if is_first { first } else { First::Whole });
         let end = self.clock.now();
         let pause = (end.since(start) * ASK_SHARE).clamp(ASK_EVERY, ASK_WITHIN);
         self.due.store(nanos(end.after(pause)), Ordering::Relaxed);
         self.asking.store(false, Ordering::Release);
     }
 
-    fn ask(&self, object: &Object) {
+    fn ask(&self, object: &Object, first: First) {
         let before = object.is_resident();
         let now = match &object.stripe {
+            None if first == First::Samples => sw_uring::residency_by_samples(object),
             None => sw_uring::residency(object),
             Some((_, members)) => sum(members.iter().map(|member| sw_uring::residency(member))),
         };

@@ -81,20 +81,32 @@ pub struct ResidencyNow {
 
 impl ResidencyNow {
     const UNKNOWN: u64 = u64::MAX;
+    /// Of the answer: nobody asked yet.
+    const UNASKED: u64 = u64::MAX - 1;
+
+    /// Nobody asked yet: that takes as long as the cache holds much, and whoever opens may never read.
+    pub fn unasked() -> Self {
+        Self { word: AtomicU64::new(Self::UNASKED), of: AtomicU64::new(Self::UNKNOWN) }
+    }
 
     fn word(residency: Residency) -> u64 {
         match residency {
             Residency::Unknown => Self::UNKNOWN,
-            Residency::Cached(bytes) => bytes.min(Self::UNKNOWN - 1),
+            Residency::Cached(bytes) => bytes.min(Self::UNASKED - 1),
         }
     }
 
-    /// The last answer.
+    /// The last answer; unknown if nobody asked.
     pub fn get(&self) -> Residency {
         match self.word.load(Ordering::Relaxed) {
-            Self::UNKNOWN => Residency::Unknown,
+            Self::UNKNOWN | Self::UNASKED => Residency::Unknown,
             bytes => Residency::Cached(bytes),
         }
+    }
+
+    /// Whether somebody asked.
+    pub fn is_asked(&self) -> bool {
+        self.word.load(Ordering::Relaxed) != Self::UNASKED
     }
 
     /// A newer answer.

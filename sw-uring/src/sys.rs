@@ -283,13 +283,17 @@ struct Extent {
 // The size is part of the ioctl's number (32 bytes of head), and the extents follow without a gap.
 const _: () = assert!(size_of::<Extent>() == 56 && size_of::<ExtentMap>() == 32 + 56 * EXTENTS as usize);
 
-/// Bytes of the file in the page cache; none where the kernel cannot tell (`cachestat(2)`, Linux 6.5).
-pub(crate) fn cached_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
-    /// `OVERLAYFS_SUPER_MAGIC`: its files have no pages of their own, those of the file below count and are not seen.
+/// Whether the page cache of a file tells what it holds of the file. Those of `overlayfs` have no pages of their own: those of the file
+/// below count and are not seen.
+pub(crate) fn has_own_pages(fd: BorrowedFd<'_>) -> bool {
+    /// `OVERLAYFS_SUPER_MAGIC`.
     const OVERLAY: i64 = 0x794C_7630;
-    if file_system(fd).is_ok_and(|below| below.magic == OVERLAY) {
-        return None;
-    }
+    !file_system(fd).is_ok_and(|below| below.magic == OVERLAY)
+}
+
+/// Bytes of the file in the page cache, of `len` bytes from `offset` (`len` 0: up to the end), in whole pages; none where the kernel
+/// cannot tell (`cachestat(2)`, Linux 6.5). See [`has_own_pages`].
+pub(crate) fn cached_bytes(fd: BorrowedFd<'_>, (offset, len): (u64, u64)) -> Option<u64> {
     /// Both structures as in linux `include/uapi/linux/mman.h`.
     #[repr(C)]
     struct Range {
@@ -306,10 +310,10 @@ pub(crate) fn cached_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
         recently_evicted: u64,
     }
     const CACHESTAT: libc::c_long = 451;
-    let whole = Range { offset: 0, len: 0 };
+    let range = Range { offset, len };
     let mut counts = Counts::default();
     // SAFETY: both pointers name live structures of the layout that the kernel expects; the length 0 means to the end.
-    let done = unsafe { libc::syscall(CACHESTAT, fd.as_raw_fd(), &raw const whole, &raw mut counts, 0u32) };
+    let done = unsafe { libc::syscall(CACHESTAT, fd.as_raw_fd(), &raw const range, &raw mut counts, 0u32) };
     (done == 0).then(|| counts.cache.saturating_mul(u64::from(page_bytes())))
 }
 

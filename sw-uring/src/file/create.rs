@@ -128,6 +128,7 @@ pub(super) fn finish_opening(
     };
     let mut object = store.object(temporary, fd, (direct, because), &stat, Access::Write)?;
     object.name = target.to_string_lossy().into();
+    object.residency.set(super::residency(&object));
     Ok(object)
 }
 

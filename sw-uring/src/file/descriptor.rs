@@ -202,6 +202,36 @@ mod tests {
     }
 
     #[test]
+    fn the_page_cache_is_not_asked_by_opening_and_samples_tell_about_what_it_has() {
+        use sw_engine::Residency;
+        let scratch = file("residency");
+        let len = 8 << 20;
+        std::fs::write(&scratch.0, vec![7; len]).unwrap();
+        let opened = File::open(&scratch.0).unwrap();
+        let object = object(&opened).unwrap();
+        assert!(!object.residency.is_asked() && object.residency.get() == Residency::Unknown && !object.is_resident());
+        let Residency::Cached(whole) = crate::residency(&object) else {
+            return println!("skip: nobody can tell what is cached where temporary files are");
+        };
+        let Residency::Cached(sampled) = crate::residency_by_samples(&object) else { panic!("samples do not tell") };
+        // The file was just written. A page more or less than the length is the end of it.
+        let near = |one: u64, other: u64| one.abs_diff(other) <= 64 << 10;
+        assert!(near(whole, len as u64) && near(sampled, len as u64), "{whole} {sampled}");
+        assert!(object.is_resident_with(Residency::Cached(sampled)));
+        // The half that is not there any more is not told of.
+        let half = i64::try_from(len / 2).unwrap();
+        opened.sync_all().unwrap();
+        // SAFETY: no pointers.
+        let dropped = unsafe { libc::posix_fadvise(opened.as_raw_fd(), 0, half, libc::POSIX_FADV_DONTNEED) };
+        if dropped != 0 || crate::residency(&object) != Residency::Cached(len as u64 / 2) {
+            return println!("skip: pages stay where temporary files are");
+        }
+        let Residency::Cached(sampled) = crate::residency_by_samples(&object) else { panic!("samples do not tell") };
+        assert!(near(sampled, len as u64 / 2), "{sampled}");
+        assert!(!object.is_resident_with(Residency::Cached(sampled)));
+    }
+
+    #[test]
     fn a_removed_file_is_still_opened_both_ways() {
         let scratch = file("removed");
         let opened = File::open(&scratch.0).unwrap();

@@ -23,7 +23,8 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Face, Granularity, Landing, Object, Reason, Residency, TransportName, Verb, Version,
+    Error, ErrorKind, Face, Granularity, Landing, Object, Reason, Residency, ResidencyNow, TransportName, Verb,
+    Version,
     seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
 };
 
@@ -153,10 +154,12 @@ impl FileStore {
             Ok(None) => return Ok(None),
             Err(reason) => (None, Some(reason)),
         };
-        self.object(path, buffered, (direct, because), &stat, access).map(Some)
+        let object = self.object(path, buffered, (direct, because), &stat, access)?;
+        object.residency.set(residency(&object));
+        Ok(Some(object))
     }
 
-    /// The object of open descriptors.
+    /// The object of open descriptors. Nobody has asked for its residency.
     fn object(
         &self,
         path: &Path,
@@ -191,14 +194,13 @@ impl FileStore {
             landing: Landing::KernelCopy,
             because: because.or(self.because),
         };
-        let residency = sys::cached_bytes(buffered.as_fd()).map_or(Residency::Unknown, Residency::Cached);
         Ok(Object {
             id: Object::next_id(),
             name: path.to_string_lossy().into(),
             len,
             version: version(stat),
             faces: direct_face.into_iter().chain([buffered_face]).collect(),
-            residency: residency.into(),
+            residency: ResidencyNow::unasked(),
             stripe: None,
             keep: Box::new(OpenFile { path: path.to_owned(), buffered, direct: direct.map(|(fd, _)| fd) }),
         })
@@ -299,15 +301,58 @@ fn check_unused(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// What the page cache holds of an object now. *Blocking*: one system call, longer on a large cached file.
+/// What the page cache holds of an object now. *Blocking*: one system call, of about 27 ns for each piece that the cache has the object in (1.8
+/// ms for 256 MiB in pages of 4 KiB).
 pub fn residency(object: &Object) -> Residency {
     let Ok(open) = open_file(object) else { return Residency::Unknown };
-    if object.len == OPEN_LEN
-        && let Ok(stat) = sys::fstat(open.buffered.as_fd())
-    {
-        object.residency.set_len(stat.len);
+    measured_len(object, open);
+    cached(open, &[(0, 0)]).map_or(Residency::Unknown, Residency::Cached)
+}
+
+/// About what the page cache holds of an object now, from a few places of it if it is large. *Blocking*: some tens of microseconds.
+pub fn residency_by_samples(object: &Object) -> Residency {
+    let Ok(open) = open_file(object) else { return Residency::Unknown };
+    let len = measured_len(object, open).unwrap_or(object.len);
+    let places = samples(len);
+    let sampled: u64 = places.iter().map(|(_, len)| len).sum();
+    let all = |cached: u64| u128::from(cached.min(sampled)) * u128::from(len) / u128::from(sampled);
+    match cached(open, &places) {
+        Some(cached) if sampled > 0 => Residency::Cached(u64::try_from(all(cached)).unwrap_or(len)),
+        found => found.map_or(Residency::Unknown, Residency::Cached),
     }
-    sys::cached_bytes(open.buffered.as_fd()).map_or(Residency::Unknown, Residency::Cached)
+}
+
+/// Places of `len` bytes that are looked at for all of them; one place from 0 up to the end, if they are few.
+fn samples(len: u64) -> Vec<(u64, u64)> {
+    const PLACES: u64 = 16;
+    const PLACE_BYTES: u64 = 256 << 10;
+    /// The largest page.
+    const START: u64 = 64 << 10;
+    if len <= PLACES * PLACE_BYTES {
+        return vec![(0, 0)];
+    }
+    // The first and the last place are the ends.
+    let last = len - PLACE_BYTES;
+    let place =
+        |index: u64| u64::try_from(u128::from(last) * u128::from(index) / u128::from(PLACES - 1)).unwrap_or(last);
+    (0..PLACES).map(|index| (sw_mem::align_down(place(index), START), PLACE_BYTES)).collect()
+}
+
+fn cached(open: &OpenFile, places: &[(u64, u64)]) -> Option<u64> {
+    if !sys::has_own_pages(open.buffered.as_fd()) {
+        return None;
+    }
+    places.iter().map(|place| sys::cached_bytes(open.buffered.as_fd(), *place)).sum()
+}
+
+/// The length of a file that may grow, as it is now.
+fn measured_len(object: &Object, open: &OpenFile) -> Option<u64> {
+    if object.len != OPEN_LEN {
+        return None;
+    }
+    let stat = sys::fstat(open.buffered.as_fd()).ok()?;
+    object.residency.set_len(stat.len);
+    Some(stat.len)
 }
 
 /// Cuts or extends an object that was opened for update. Its [`Object::len`] stays what it was: open it again.
