@@ -17,7 +17,7 @@ use sw_engine::{
     Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
     seam::{CopyDirection, CopyEngine, Transport, TransportCaps},
 };
-use sw_mem::{ByteLen, DmaRegion, HugePages, SlabPool};
+use sw_mem::{ByteLen, DmaRegion, HostVa, HugePages, SlabPool};
 use sw_uring::{
     FileStore, Machine, PassthroughTransport, Probe, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport,
     peer::PeerMemory,
@@ -128,6 +128,14 @@ pub struct DeviceAllocation {
     pub base: u64,
     /// Length in bytes.
     pub len: u64,
+}
+
+/// No device memory, if it is memory at all: what would be copied there would end the process, which `why` tells instead.
+fn host_memory(address: u64, why: impl FnOnce() -> Error) -> Result<Option<DeviceAllocation>, Error> {
+    if sw_mem::is_readable(HostVa::new(address)) {
+        return Ok(None);
+    }
+    Err(why().at(format!("memory at {address:#x}, which the processor cannot read")))
 }
 
 /// I/Os in flight in one ring.
@@ -313,12 +321,28 @@ impl Backends {
         if !sw_cuda::is_in_process() {
             return Ok(None);
         }
-        let Ok(driver) = self.driver() else { return Ok(None) };
+        let driver = match self.driver() {
+            Ok(driver) => driver,
+            // Others in this process may use it all the same.
+            Err(Refusal::NotAsked) => {
+                return host_memory(address, || {
+                    Error::new(ErrorKind::NoDevice, Verb::Register)
+                        .detail("this engine serves no GPUs (gpu=off)")
+                        .remedy("pass host memory, or leave that option out")
+                });
+            }
+            Err(refusal) => return host_memory(address, || refusal.into_error()),
+        };
         let facts = driver.pointer_facts(address).map_err(|error| error.into_error(Verb::Register))?;
-        Ok(match (facts.kind, facts.device) {
-            (PointerKind::Device, Some(gpu)) => Some(DeviceAllocation { gpu, base: facts.base, len: facts.len }),
-            _ => None,
-        })
+        match (facts.kind, facts.device) {
+            (PointerKind::Device, Some(gpu)) => Ok(Some(DeviceAllocation { gpu, base: facts.base, len: facts.len })),
+            (PointerKind::Unknown, _) => host_memory(address, || {
+                Error::new(ErrorKind::NotRegistered, Verb::Register)
+                    .detail("the driver does not know the address, and the processor cannot read there")
+                    .remedy("pass memory that was allocated and not freed")
+            }),
+            _ => Ok(None),
+        }
     }
 
     /// Checks that `len` bytes from `address` are one allocation of a GPU, as the driver knows it.

@@ -80,7 +80,8 @@ impl Engine {
     /// process has not loaded the driver, without which nobody can have device memory.
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's. Where this process has loaded the driver, an address that neither the driver knows (or cannot be asked about: it
+    /// does not start, lacks names, or GPUs are switched off) nor the processor can read: `NotRegistered`, or why there is no driver.
     pub fn device_allocation(&self, address: u64) -> Result<Option<DeviceAllocation>, Error> {
         self.core.check(Verb::Register)?;
         self.core.backends.device_allocation(address)
