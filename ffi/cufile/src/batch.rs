@@ -47,6 +47,8 @@ struct Entries {
     all: Vec<Entry>,
     /// Places of entries that are being started.
     starting: usize,
+    /// Being destroyed: nothing begins any more.
+    ending: bool,
 }
 
 struct Entry {
@@ -146,6 +148,22 @@ impl Batch {
         self.signal.wake_by_ref();
     }
 
+    /// Nothing begins any more; waits for what another thread is beginning, so that it is seen.
+    fn end_starts(&self, until: Option<Instant>) {
+        loop {
+            let seen = self.signal.ends();
+            let mut entries = self.lock();
+            entries.ending = true;
+            let starting = entries.starting;
+            drop(entries);
+            let left = until.map_or(LOOK_EVERY, |until| left_until(until).min(LOOK_EVERY));
+            if starting == 0 || left.is_zero() {
+                return;
+            }
+            self.signal.wait(seen, left);
+        }
+    }
+
     /// Looks at all entries; how many are over, and how many there are.
     fn look(&self) -> (usize, usize) {
         let waker = Waker::from(self.signal.clone());
@@ -207,7 +225,10 @@ fn set_up(batch: Out<Handle>, nr: u32) -> Result<(), Failure> {
     }
     let made = Batch { room: nr as usize, entries: Mutex::default(), signal: Arc::default() };
     let id = library().number();
-    library().batches.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(made));
+    let mut batches = library().batches.write().unwrap_or_else(PoisonError::into_inner);
+    library().still(&running)?;
+    batches.insert(id, Arc::new(made));
+    drop(batches);
     out.put(Handle::from_raw(id));
     Ok(())
 }
@@ -223,8 +244,8 @@ pub extern "C" fn cuFileBatchIOSubmit(batch: Handle, nr: u32, params: In<IoParam
     })
 }
 
-fn submit(batch: Handle, nr: u32, params: In<IoParams>) -> Result<(), Failure> {
-    let batch = batch_of(batch)?;
+fn submit(handle: Handle, nr: u32, params: In<IoParams>) -> Result<(), Failure> {
+    let batch = batch_of(handle)?;
     if params.is_null() {
         return Err(Failure::invalid("iocbp is NULL"));
     }
@@ -239,6 +260,9 @@ fn submit(batch: Handle, nr: u32, params: In<IoParams>) -> Result<(), Failure> {
         asked.push((params.cookie, entry(params)?));
     }
     let mut entries = batch.lock();
+    if entries.ending {
+        return Err(unknown(handle));
+    }
     let there = entries.all.len() + entries.starting;
     if there + nr > batch.room {
         let room = batch.room;
@@ -251,6 +275,9 @@ fn submit(batch: Handle, nr: u32, params: In<IoParams>) -> Result<(), Failure> {
     let mut entries = batch.lock();
     entries.starting -= nr;
     entries.all.extend(begun);
+    drop(entries);
+    // Whoever destroys it waits for these.
+    batch.signal.wake_by_ref();
     Ok(())
 }
 
@@ -358,8 +385,10 @@ pub extern "C" fn cuFileBatchIODestroy(batch: Handle) {
         let gone = gone.ok_or_else(|| unknown(batch));
         library().counts.batch(BatchWhat::Destroy, &gone);
         let gone = gone?;
+        let until = after(DESTROY_WAIT);
+        gone.end_starts(until);
         gone.cancel();
-        let (over, all) = gone.wait(usize::MAX, after(DESTROY_WAIT));
+        let (over, all) = gone.wait(usize::MAX, until);
         if over == all {
             return Ok(());
         }

@@ -54,7 +54,9 @@ impl Buffer {
         Ok(self.region.part(address - self.base, len)?)
     }
 
-    fn new(engine: &Engine, base: u64, len: u64) -> Result<Self, Failure> {
+    /// # Errors
+    /// `INVALID_MAPPING_RANGE` if it leaves its device allocation; the driver's and the engine's.
+    pub(crate) fn new(engine: &Engine, base: u64, len: u64) -> Result<Self, Failure> {
         let gpu = match engine.device_allocation(base)? {
             Some(found) if len > (found.base + found.len).saturating_sub(base) => {
                 return Err(Failure::new(
@@ -100,6 +102,7 @@ fn register(base: Addr, length: usize) -> Result<(), Failure> {
     if buffers.contains_key(&base) {
         return Err(known());
     }
+    library().still(&running)?;
     library().longest.fetch_max(len, Ordering::Relaxed);
     if let Some(gpu) = buffer.gpu {
         library().counts.registered(gpu, len);

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -81,11 +82,13 @@ fn wrong(place: &str, what: &str) -> Failure {
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
-    let len = std::fs::metadata(path)?.len();
-    if len > FILE_MAX {
-        return Err(std::io::Error::other(format!("{len} bytes are too many for a configuration")));
+    let mut text = String::new();
+    // A device tells no length.
+    let read = std::fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > FILE_MAX {
+        return Err(std::io::Error::other(format!("more than {FILE_MAX} bytes are too many for a configuration")));
     }
-    std::fs::read_to_string(path)
+    Ok(text)
 }
 
 /// Takes values over from the text of a file.

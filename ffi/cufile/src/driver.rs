@@ -159,10 +159,7 @@ pub extern "C" fn cuFileDriverSetP2PFlags(kind: i32, flags: u32) -> CuFileError 
         check_kind(kind)?;
         match flags {
             0 => Ok(()),
-            P2P_PCI => {
-                library().set_p2p(kind, flags);
-                Ok(())
-            }
+            P2P_PCI => library().set_p2p(kind, flags),
             other => Err(Failure::invalid(format!("{other:#x}: only PCI peer-to-peer DMA can be asked for"))),
         }
     })

@@ -69,7 +69,11 @@ pub(crate) fn negative_word(failure: &Failure) -> isize {
     -isize::try_from(number).unwrap_or(1)
 }
 
-fn contained<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+/// Runs work; a panic of it is an error.
+///
+/// # Errors
+/// The work's; `INTERNAL_ERROR` with the words of a panic.
+pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     // What a panic leaves half done is only reached through the engine, which has its own containment, and through locks that
     // are used although they are poisoned.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {

@@ -124,9 +124,19 @@ impl KernelFile {
             _ => (libc::O_WRONLY, "reading"),
         };
         if self.access != refused {
-            return Ok(());
+            return if verb == Verb::Write { self.has_offsets() } else { Ok(()) };
         }
         Err(Failure::new(code::INVALID_FILE_OPEN_FLAG, format!("{} was not opened for {word}", self.object.name())))
+    }
+
+    /// The caller's descriptor and ours are one open file: if the caller made it append, every write would land at the end.
+    fn has_offsets(&self) -> Result<(), Failure> {
+        let flags = status_flags(&self.own).map_err(|errno| Failure::system(errno, self.object.name()))?;
+        if flags & libc::O_APPEND == 0 {
+            return Ok(());
+        }
+        let text = format!("{} appends by now: a write would not land at its offset", self.object.name());
+        Err(Failure::new(code::INVALID_FILE_OPEN_FLAG, text))
     }
 
     /// Bytes of `len` from `offset` on that it has now.
@@ -177,17 +187,18 @@ pub extern "C" fn cuFileHandleRegister(fh: Out<Handle>, descr: In<Descr>) -> CuF
 fn register(fh: Out<Handle>, descr: In<Descr>) -> Result<(), Failure> {
     let out = fh.ready("fh")?;
     let descr = descr.get("descr")?;
+    let mut running = None;
     let source = match descr.kind {
         HANDLE_OPAQUE_FD => {
             // The union holds an int: the other half of the word may be anything.
             let [a, b, c, d, ..] = descr.handle.to_ne_bytes();
-            Source::Kernel(open(i32::from_ne_bytes([a, b, c, d]))?)
+            Source::Kernel(open(i32::from_ne_bytes([a, b, c, d]), &mut running)?)
         }
         HANDLE_OPAQUE_WIN32 => return Err(unsupported("handles of another system are not supported")),
         HANDLE_USERSPACE_FS => Source::User(UserFs::new(&descr)?),
         other => return Err(unsupported(&format!("{other} is no CUfileFileHandleType"))),
     };
-    let running = library().opened()?;
+    let running = running.map_or_else(|| library().opened(), Ok)?;
     let file = File { id: library().number(), running, source, routes: Routes::default() };
     let id = file.id;
     let mut files = library().files.write().unwrap_or_else(PoisonError::into_inner);
@@ -199,6 +210,7 @@ fn register(fh: Out<Handle>, descr: In<Descr>) -> Result<(), Failure> {
             format!("descriptor {} of {} is registered already", new.descriptor, file.name()),
         ));
     }
+    library().still(&file.running)?;
     files.insert(file);
     drop(files);
     out.put(Handle::from_raw(id));
@@ -209,7 +221,8 @@ fn unsupported(text: &str) -> Failure {
     Failure::new(code::IO_NOT_SUPPORTED, text)
 }
 
-fn open(descriptor: i32) -> Result<KernelFile, Failure> {
+/// Opens the driver too, once the descriptor is one that can be registered.
+fn open(descriptor: i32, driver: &mut Option<Arc<Running>>) -> Result<KernelFile, Failure> {
     let bad = |errno: i32| {
         let why = std::io::Error::from_raw_os_error(errno);
         Failure::invalid(format!("descriptor {descriptor}: {why}"))
@@ -224,7 +237,7 @@ fn open(descriptor: i32) -> Result<KernelFile, Failure> {
     }
     let access = flags & libc::O_ACCMODE;
     let refused = flags & libc::O_PATH != 0 || (flags & libc::O_APPEND != 0 && access != libc::O_RDONLY);
-    let running = library().opened()?;
+    let running = driver.insert(library().opened()?);
     let opened = running.engine.open_descriptor(own.as_fd()).map_err(Failure::from);
     let object = opened.map_err(|failure| match refused {
         true => Failure { code: code::INVALID_FILE_OPEN_FLAG, ..failure },

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use straightway::Verb;
+use straightway::{Completed, Verb};
 
 use crate::{
     abi::{Handle, IoVec},
@@ -15,7 +15,7 @@ use crate::{
     library::library,
     memory::Range,
     pointer::{Addr, In},
-    transfer::{Numbers, Transfer, count, ended, offset_of, with_policy},
+    transfer::{Numbers, SHRINKS_MAX, Transfer, count, ended, is_short, offset_of, with_policy},
 };
 
 /// Ranges of one vectored call at most: `IOV_MAX` of Linux.
@@ -130,12 +130,29 @@ fn run_many(file: &Arc<File>, what: What, ranges: &[(Range, u64)], offset: u64) 
     Ok(moved)
 }
 
-fn run_row(
+fn run_row(of: (&File, &KernelFile), what: What, row: &[(Range, u64)], offset: u64) -> Result<u64, Failure> {
+    let (file, _) = of;
+    let mut shrinks = 0;
+    loop {
+        let Some(done) = start_row(of, what, row, offset)? else { return Ok(0) };
+        // A file that got shorter meanwhile is read as far as it goes.
+        if what == What::Readv && is_short(&done) && shrinks < SHRINKS_MAX {
+            shrinks += 1;
+            continue;
+        }
+        let gpu = row.first().and_then(|(range, _)| range.gpu());
+        count(file, &ended(what, file, gpu, &done, By::Call));
+        return done.result.map_err(Failure::from);
+    }
+}
+
+/// Runs a row as far as the file has bytes for it; none if it has no bytes for it.
+fn start_row(
     (file, kernel): (&File, &KernelFile),
     what: What,
     row: &[(Range, u64)],
     offset: u64,
-) -> Result<u64, Failure> {
+) -> Result<Option<Completed>, Failure> {
     let engine = file.engine();
     let whole: u64 = row.iter().map(|(_, len)| len).sum();
     let mut left = if what == What::Readv { kernel.left(offset, whole)? } else { whole };
@@ -150,15 +167,12 @@ fn run_row(
         (at, left) = (at + len, left - len);
     }
     if parts.is_empty() {
-        return Ok(0);
+        return Ok(None);
     }
     let request = if what == What::Writev {
         engine.write_vectored(&kernel.object, parts)
     } else {
         engine.read_vectored(&kernel.object, parts)
     };
-    let done = with_policy(file, request).wait();
-    let gpu = row.first().and_then(|(range, _)| range.gpu());
-    count(file, &ended(what, file, gpu, &done, By::Call));
-    done.result.map_err(Failure::from)
+    Ok(Some(with_policy(file, request).wait()))
 }

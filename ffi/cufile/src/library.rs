@@ -12,7 +12,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -28,7 +28,7 @@ use crate::{
     file::Files,
     log::Log,
     param::Settings,
-    pump::Pump,
+    pump::{self, Pump},
     settings::{ErrorForm, IO_THREADS, Origin, Own, QUEUE_DEPTH, Values},
 };
 
@@ -128,10 +128,19 @@ impl Library {
 
     /// A number that was never given out: no address that a program could follow.
     pub(crate) fn number(&self) -> u64 {
-        const NOT_CANONICAL: u64 = 0xcf11_0000_0000_0000;
-        // A child's numbers are not its parent's.
-        let process = u64::from(std::process::id() & 0xffff) << 32;
-        NOT_CANONICAL | process | self.next.fetch_add(1, Ordering::Relaxed) << 4 & 0xffff_ffff
+        number_of(std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether a driver is the one that is open. With the lock of a table held it stays so for that table: the close takes the driver
+    /// away before it empties the tables.
+    ///
+    /// # Errors
+    /// `DRIVER_CLOSING`: what belongs to a driver of before must not be found in the next one.
+    pub(crate) fn still(&self, running: &Arc<Running>) -> Result<(), Failure> {
+        match self.running() {
+            Some(now) if Arc::ptr_eq(&now, running) => Ok(()),
+            _ => Err(Failure::new(code::DRIVER_CLOSING, "the driver was closed meanwhile")),
+        }
     }
 
     pub(crate) fn longest_buffer(&self) -> u64 {
@@ -140,6 +149,24 @@ impl Library {
 
     fn driver(&self) -> MutexGuard<'_, Driver> {
         self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The driver, for what may be called from functions of a file system in user space. Those that run in the order of a stream run on
+    /// the pump's thread, which a close waits for: they are refused rather than made to wait for that close.
+    ///
+    /// # Errors
+    /// `DRIVER_CLOSING`.
+    fn driver_to_use(&self) -> Result<MutexGuard<'_, Driver>, Failure> {
+        if !pump::is_this_thread() {
+            return Ok(self.driver());
+        }
+        match self.driver.try_lock() {
+            Ok(driver) => Ok(driver),
+            Err(TryLockError::Poisoned(driver)) => Ok(driver.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Failure::new(code::DRIVER_CLOSING, "the driver is opening or closing"))
+            }
+        }
     }
 
     /// The driver, if it is open.
@@ -163,7 +190,7 @@ impl Library {
         if let Some(running) = self.running() {
             return Ok(running);
         }
-        let mut driver = self.driver();
+        let mut driver = self.driver_to_use()?;
         if driver.uses == 0 {
             self.start(&mut driver)?;
         }
@@ -175,7 +202,7 @@ impl Library {
     /// # Errors
     /// `DRIVER_INVALID_PROPS` for a broken configuration; what the engine refuses.
     pub(crate) fn open(&self) -> Result<(), Failure> {
-        let mut driver = self.driver();
+        let mut driver = self.driver_to_use()?;
         if driver.uses == 0 {
             return self.start(&mut driver);
         }
@@ -222,11 +249,17 @@ impl Library {
     ///
     /// # Errors
     /// `DRIVER_NOT_INITIALIZED` if it is not open; `INTERNAL_ERROR` if a device did not let go of memory in time: the driver is
-    /// closed all the same.
+    /// closed all the same. `DRIVER_CLOSING` from within a transfer in a stream.
     pub(crate) fn close(&self) -> Result<(), Failure> {
-        let mut driver = self.driver();
+        let mut driver = self.driver_to_use()?;
         match driver.uses {
             0 => return Err(Failure::new(code::DRIVER_NOT_INITIALIZED, "the driver is not open")),
+            1 if pump::is_this_thread() => {
+                return Err(Failure::new(
+                    code::DRIVER_CLOSING,
+                    "a transfer in a stream cannot close the driver that runs it",
+                ));
+            }
             1 => {}
             _ => {
                 driver.uses -= 1;
@@ -251,7 +284,7 @@ impl Library {
 
     /// How often the driver is open.
     pub(crate) fn uses(&self) -> u64 {
-        self.driver().uses
+        self.driver_to_use().map_or(0, |driver| driver.uses)
     }
 
     /// The pump, made when the first transfer needs it.
@@ -267,12 +300,24 @@ impl Library {
     }
 
     pub(crate) fn p2p(&self, kind: i32) -> u32 {
-        self.driver().p2p.get(&kind).copied().unwrap_or(0)
+        self.driver_to_use().ok().and_then(|driver| driver.p2p.get(&kind).copied()).unwrap_or(0)
     }
 
-    pub(crate) fn set_p2p(&self, kind: i32, flags: u32) {
-        self.driver().p2p.insert(kind, flags);
+    /// # Errors
+    /// `DRIVER_CLOSING` from within a transfer in a stream.
+    pub(crate) fn set_p2p(&self, kind: i32, flags: u32) -> Result<(), Failure> {
+        self.driver_to_use()?.p2p.insert(kind, flags);
+        Ok(())
     }
+}
+
+/// The `count`th number of a process: not a canonical address, whose highest 17 bits are the same (x86-64) or whose highest bytes are
+/// equal (arm64). A process has 2^34 before it comes to those that another one would begin with, so a child's are not its parent's, and
+/// its own never come back.
+fn number_of(process: u32, count: u64) -> u64 {
+    const NOT_CANONICAL: u64 = 0xcf << 56;
+    const REST: u64 = (1 << 56) - 1;
+    NOT_CANONICAL | (u64::from(process) << 34).wrapping_add(count) & REST
 }
 
 fn wrong_option(error: straightway::Error) -> Failure {
@@ -295,7 +340,28 @@ mod tests {
     #[test]
     fn numbers_are_no_addresses_and_never_the_same() {
         let (one, two) = (library().number(), library().number());
-        assert!(one != two && one >> 48 == 0xcf11 && two >> 48 == 0xcf11);
+        assert!(one != two && one >> 56 == 0xcf && two >> 56 == 0xcf);
+        // As many as a server gives out in a day of batches, and a process with the highest number that Linux has.
+        for count in [1, 1 << 28, 1 << 32, 1 << 33] {
+            let later = number_of(7, count + 1);
+            assert!([1, count].iter().all(|early| number_of(7, *early) != later), "{count}");
+            assert_ne!(later, number_of(8, count + 1));
+            assert_eq!(number_of(4 << 20, count) >> 56, 0xcf);
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_a_driver_of_before_is_not_kept_for_the_next() {
+        // A library of its own: that of the process is for other tests.
+        let library = Library::new();
+        library.open().unwrap();
+        let before = library.open_one().unwrap();
+        assert!(library.still(&before).is_ok());
+        library.close().unwrap();
+        assert_eq!(library.still(&before).unwrap_err().code, code::DRIVER_CLOSING);
+        library.open().unwrap();
+        assert_eq!(library.still(&before).unwrap_err().code, code::DRIVER_CLOSING);
+        library.close().unwrap();
     }
 
     #[test]

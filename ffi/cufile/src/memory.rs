@@ -96,7 +96,8 @@ fn registered(base: u64, address: u64, len: u64) -> (Option<Arc<Buffer>>, Option
             break;
         }
         let end = first.saturating_add(buffer.len());
-        if address.saturating_add(len) <= end {
+        // No bytes at its end are in it if they are asked for from inside: what begins where it ends is other memory.
+        if address.saturating_add(len) <= end && (address < end || base < end) {
             return (Some(buffer.clone()), None);
         }
         if inside.is_none() && (*first..end).contains(&base) {
@@ -104,4 +105,27 @@ fn registered(base: u64, address: u64, len: u64) -> (Option<Arc<Buffer>>, Option
         }
     }
     (None, inside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_where_a_registration_ends_is_other_memory() {
+        let running = library().opened().unwrap();
+        let bytes = vec![0_u8; 200];
+        let base = bytes.as_ptr().expose_provenance() as u64;
+        let buffer = Arc::new(Buffer::new(&running.engine, base, 100).unwrap());
+        library().longest.fetch_max(100, std::sync::atomic::Ordering::Relaxed);
+        library().buffers.write().unwrap().insert(base, buffer);
+        let range = |base: u64, at: i64, len: u64| Range::new(&running.engine, base, at, len);
+        let is_registered = |range: Result<Range, Failure>| range.unwrap().buffer.is_some();
+        assert!(is_registered(range(base, 0, 100)) && is_registered(range(base + 99, 0, 1)));
+        // No bytes at the end, asked for from inside and from what is behind.
+        assert!(is_registered(range(base, 100, 0)) && !is_registered(range(base + 100, 0, 0)));
+        assert!(!is_registered(range(base + 100, 0, 100)));
+        assert_eq!(range(base, 1, 100).unwrap_err().code, code::INVALID_MAPPING_RANGE);
+        library().buffers.write().unwrap().remove(&base);
+    }
 }

@@ -8,7 +8,7 @@
 use std::{
     any::Any,
     ffi::{CStr, c_char, c_void},
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use crate::{
@@ -337,10 +337,10 @@ pub(crate) fn own_descriptor(descriptor: i32) -> Result<OwnedFd, i32> {
 ///
 /// # Errors
 /// The errno.
-pub(crate) fn status_flags(descriptor: &OwnedFd) -> Result<i32, i32> {
+pub(crate) fn status_flags(descriptor: &impl AsFd) -> Result<i32, i32> {
     use std::os::fd::AsRawFd;
     // SAFETY: no pointers.
-    let flags = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GETFL) };
+    let flags = unsafe { libc::fcntl(descriptor.as_fd().as_raw_fd(), libc::F_GETFL) };
     if flags < 0 { Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EBADF)) } else { Ok(flags) }
 }
 

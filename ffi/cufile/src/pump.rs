@@ -8,6 +8,7 @@
 //! Nobody tells when a stream has come so far, so the first job of each stream is looked at again and again; others are behind it.
 
 use std::{
+    cell::Cell,
     future::Future,
     pin::Pin,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -21,7 +22,7 @@ use straightway::{Pending, StreamGate, Verb};
 use crate::{
     code::{self, Failure},
     count::By,
-    edge::negative_word,
+    edge::{contained, negative_word},
     file::File,
     pointer::Kept,
     stream::Late,
@@ -32,6 +33,15 @@ use crate::{
 const GATE_PAUSE: Duration = Duration::from_micros(50);
 /// Jobs at a time: fewer than the gates that one engine has for a GPU (1024), by more than threads that ask at the same time.
 const JOBS_MAX: usize = 900;
+
+thread_local! {
+    static IS_PUMP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread runs transfers in the order of streams: functions of a file system in user space are called by it.
+pub(crate) fn is_this_thread() -> bool {
+    IS_PUMP.try_with(Cell::get).unwrap_or(false)
+}
 
 /// Cloning shares it.
 #[derive(Clone)]
@@ -141,7 +151,10 @@ impl Pump {
     pub(crate) fn start() -> Result<Self, Failure> {
         let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), thread: Mutex::new(None) });
         let own = shared.clone();
-        let thread = Builder::new().name("straightway-cf".into()).spawn(move || own.run());
+        let thread = Builder::new().name("straightway-cf".into()).spawn(move || {
+            IS_PUMP.set(true);
+            own.run();
+        });
         let thread =
             thread.map_err(|cause| Failure::new(code::NOMEM_ERROR, format!("a thread for streams: {cause}")))?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -198,7 +211,12 @@ impl Shared {
                 if matches!(job.run, Run::Waiting) && streams.contains(&job.stream) {
                     return true;
                 }
-                let stays = !job.step(&waker);
+                // A panic ends one transfer, not the thread that other streams wait for.
+                let over = contained(|| Ok(job.step(&waker)));
+                let stays = !over.unwrap_or_else(|failure| {
+                    job.end(Err(failure));
+                    true
+                });
                 if stays {
                     streams.push(job.stream);
                 }
@@ -228,6 +246,8 @@ impl Shared {
         }
         state.woken = false;
         jobs.append(&mut state.fresh);
+        // While they are looked at they count: a transfer of a file system in user space may take long.
+        state.held = jobs.len();
         state.stopping
     }
 }

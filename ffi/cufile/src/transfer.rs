@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Times that a read is tried again because its file got shorter under it.
-const SHRINKS_MAX: u32 = 8;
+pub(crate) const SHRINKS_MAX: u32 = 8;
 
 /// A read or a write of one range.
 #[derive(Clone)]
@@ -129,8 +129,13 @@ impl Transfer {
     }
 
     pub(crate) fn has_shrunk(&self, done: &Completed) -> bool {
-        self.verb == Verb::Read && done.result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ShortData)
+        self.verb == Verb::Read && is_short(done)
     }
+}
+
+/// Whether a file had fewer bytes than it had when it was asked.
+pub(crate) fn is_short(done: &Completed) -> bool {
+    done.result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ShortData)
 }
 
 /// What the environment demands of routes.

@@ -140,7 +140,12 @@ impl UserFs {
                     at += bytes.len();
                 })?;
             }
-            let told = call(host_address(&mut buffer), want, offset + done)?;
+            let told = match call(host_address(&mut buffer), want, offset + done) {
+                Ok(told) => told,
+                // What was moved was moved.
+                Err(_) if done > 0 => break,
+                Err(failure) => return Err(failure),
+            };
             if verb == Verb::Read {
                 let told = usize::try_from(told).unwrap_or(part).min(part);
                 engine.copy_in(Destination::Gpu(gpu))?.put(&memory, done, &buffer[..told])?;

@@ -175,6 +175,8 @@ fn a_broken_configuration_is_an_error_in_words() {
         program.run(&["-", "broken", word], &[("CUFILE_ENV_PATH_JSON", file.to_str().unwrap())]);
     }
     program.run(&["-", "broken", "directory"], &[("CUFILE_ENV_PATH_JSON", scratch.root().to_str().unwrap())]);
+    // One that never ends.
+    program.run(&["-", "broken", "too many for a configuration"], &[("CUFILE_ENV_PATH_JSON", "/dev/zero")]);
     for (name, value) in [
         ("SW_CUFILE_POLICY", "require=magic"),
         ("SW_CUFILE_ERRORS", "some"),

@@ -1,5 +1,6 @@
 /* Memory and streams of a GPU, by the driver that is given (the project's stand-in, or a real one). */
 #include <dlfcn.h>
+#include <stdatomic.h>
 
 #include "check.h"
 
@@ -107,6 +108,8 @@ static void batches(CUfileHandle_t fh, uint64_t device) {
     cuFileBatchIODestroy(batch);
 }
 
+static void full(CUfileHandle_t fh, uint64_t device);
+
 /* In the order of the stream: what was before is done before, what is after waits; numbers are read late unless they are fixed. */
 static void streams(const char *path, CUfileHandle_t fh, uint64_t device) {
     CUstream stream = NULL;
@@ -161,6 +164,7 @@ static void streams(const char *path, CUfileHandle_t fh, uint64_t device) {
         }
         CHECK(cuStreamSynchronize(stream) == 0);
         for (int round = 0; round < 1500; round++) CHECK(each[round] == 8);
+        full(fh, device);
     }
     /* Closed with a transfer in a stream: the stream goes on. */
     offset[0] = 0;
@@ -201,6 +205,72 @@ static void user_space(uint64_t device) {
     cuFileHandleDeregister(fh);
 }
 
+static atomic_int entered;
+static CUfileOpError inside;
+
+/* Asks for the driver from within a transfer in a stream, while another thread closes it. */
+static ssize_t asks(const void *handle, char *to, size_t size, loff_t offset, const cufileRDMAInfo_t *info) {
+    (void)handle, (void)to, (void)offset, (void)info;
+    IS(cuFileDriverClose(), CU_FILE_DRIVER_CLOSING);
+    atomic_store(&entered, 1);
+    usleep(200000);
+    inside = cuFileDriverOpen().err;
+    return (ssize_t)size;
+}
+
+static ssize_t sleeps(const void *handle, char *to, size_t size, loff_t offset, const cufileRDMAInfo_t *info) {
+    (void)handle, (void)to, (void)offset, (void)info;
+    usleep(300000);
+    return (ssize_t)size;
+}
+
+static CUfileHandle_t user_handle(const CUfileFSOps_t *ops) {
+    CUfileHandle_t fh = NULL;
+    CUfileDescr_t descr;
+    memset(&descr, 0, sizeof descr);
+    descr.type = CU_FILE_HANDLE_TYPE_USERSPACE_FS;
+    descr.fs_ops = ops;
+    OK(cuFileHandleRegister(&fh, &descr));
+    return fh;
+}
+
+/* Functions that take long hold up the transfers of streams, and whoever asks for more than streams carry waits all the same. */
+static void full(CUfileHandle_t fh, uint64_t device) {
+    static const CUfileFSOps_t slow = {NULL, NULL, NULL, sleeps, NULL};
+    static ssize_t each[1500], slept[2];
+    CUfileHandle_t user = user_handle(&slow);
+    CUstream stream[3];
+    size_t size = 8;
+    off_t zero = 0;
+    for (int at = 0; at < 3; at++) CHECK(cuStreamCreate(&stream[at], 1) == 0);
+    OK(cuFileReadAsync(user, host, &size, &zero, &zero, &slept[0], stream[0]));
+    usleep(50000);
+    OK(cuFileReadAsync(user, host, &size, &zero, &zero, &slept[1], stream[1]));
+    for (int round = 0; round < 1500; round++) {
+        OK(cuFileReadAsync(fh, at(device), &size, &zero, &zero, &each[round], stream[2]));
+    }
+    for (int at = 0; at < 3; at++) CHECK(cuStreamSynchronize(stream[at]) == 0 && cuStreamDestroy(stream[at]) == 0);
+    CHECK(slept[0] == 8 && slept[1] == 8);
+    for (int round = 0; round < 1500; round++) CHECK(each[round] == 8);
+    cuFileHandleDeregister(user);
+}
+
+/* The driver is closed while a function of the program's runs in a stream and asks for it. */
+static void closed_inside(void) {
+    static const CUfileFSOps_t ops = {NULL, NULL, NULL, asks, NULL};
+    CUfileHandle_t user = user_handle(&ops);
+    CUstream stream = NULL;
+    size_t size = 8;
+    off_t zero = 0;
+    ssize_t moved = 0;
+    CHECK(cuStreamCreate(&stream, 1) == 0 && cuFileUseCount() == 1);
+    OK(cuFileReadAsync(user, host, &size, &zero, &zero, &moved, stream));
+    while (!atomic_load(&entered)) usleep(1000);
+    OK(cuFileDriverClose());
+    CHECK(inside == CU_FILE_DRIVER_CLOSING && cuFileUseCount() == 0);
+    CHECK(cuStreamSynchronize(stream) == 0 && cuStreamDestroy(stream) == 0 && moved == 8);
+}
+
 static void counted(uint64_t device) {
     static CUfileStatsLevel3_t stats;
     OK(cuFileGetStatsL3(&stats));
@@ -230,6 +300,8 @@ int main(int argc, char **argv) {
     OK(cuFileBufRegister(at(device), LENGTH, 0));
     CHECK(cuMemFree(device) == 0);
     OK(cuFileBufDeregister(at(device)));
-    OK(cuFileDriverClose());
+    CHECK(cuFileRead(fh, at(device), 3000, 5, 100) == -CU_FILE_CUDA_POINTER_INVALID);
+    if (!getenv("STANDIN_MODE") || strcmp(getenv("STANDIN_MODE"), "lazy") != 0) closed_inside();
+    else OK(cuFileDriverClose());
     return 0;
 }

@@ -60,6 +60,12 @@ static void writes(const char *path, int flags) {
     /* A file that gets shorter under its handle. */
     CHECK(ftruncate(fd, 5000) == 0);
     CHECK(cuFileRead(fh, memory, 100000, 0, 0) == 5000 && memcmp(memory, twin, 5000) == 0);
+    /* One that appends by now: a write would land at its end, whatever its offset. */
+    int had = fcntl(fd, F_GETFL);
+    CHECK(fcntl(fd, F_SETFL, had | O_APPEND) == 0);
+    CHECK(cuFileWrite(fh, memory, PAGE, 0, 0) == -CU_FILE_INVALID_FILE_OPEN_FLAG);
+    CHECK(fstat(fd, &stat) == 0 && stat.st_size == 5000 && cuFileRead(fh, memory, 100, 0, 0) == 100);
+    CHECK(fcntl(fd, F_SETFL, had) == 0 && cuFileWrite(fh, memory, PAGE, 0, 0) == PAGE);
     cuFileHandleDeregister(fh);
     close(fd);
     close(beside);

@@ -1,4 +1,7 @@
 /* A file system in user space, by its functions. */
+#include <pthread.h>
+#include <stdatomic.h>
+
 #include "check.h"
 
 #define LENGTH 100000
@@ -46,6 +49,25 @@ static ssize_t writes(const void *handle, const char *memory, size_t size, loff_
     CHECK(info != NULL && offset + (loff_t)size <= LENGTH);
     memcpy(file->bytes + offset, memory, size);
     return (ssize_t)size;
+}
+
+/* A read that takes its time, as others look. */
+static atomic_int entered, left;
+
+static ssize_t slowly(const void *handle, char *to, size_t size, loff_t offset, const cufileRDMAInfo_t *info) {
+    atomic_store(&entered, 1);
+    usleep(100000);
+    ssize_t told = reads(handle, to, size, offset, info);
+    atomic_store(&left, 1);
+    return told;
+}
+
+static CUfileBatchHandle_t shared;
+static CUfileIOParams_t asked;
+
+static void *submits(void *nothing) {
+    OK(cuFileBatchIOSubmit(shared, 1, &asked, 0));
+    return nothing;
 }
 
 static struct file file;
@@ -104,6 +126,21 @@ int main(int argc, char **argv) {
     OK(cuFileBatchIOGetStatus(batch, 1, &room, &event, NULL));
     CHECK(room == 1 && event.status == CUFILE_COMPLETE && event.ret == 4000 && bytes_are(memory, 2000, 4000));
     cuFileBatchIODestroy(batch);
+    /* Destroyed while another thread submits: what that one began is over, and its memory the caller's. */
+    static const CUfileFSOps_t slow = {kind, NULL, NULL, slowly, NULL};
+    pthread_t thread;
+    descr.fs_ops = &slow;
+    OK(cuFileHandleRegister(&other, &descr));
+    OK(cuFileBatchIOSetUp(&shared, 1));
+    asked = params;
+    asked.fh = other;
+    CHECK(pthread_create(&thread, NULL, submits, NULL) == 0);
+    while (!atomic_load(&entered)) usleep(100);
+    cuFileBatchIODestroy(shared);
+    CHECK(atomic_load(&left));
+    CHECK(pthread_join(thread, NULL) == 0);
+    IS(cuFileBatchIOSubmit(shared, 1, &asked, 0), CU_FILE_INVALID_CONTEXT_ERROR);
+    cuFileHandleDeregister(other);
     CHECK(sw_cufile_handle_report(fh, text, sizeof text) > 0 && strstr(text, "\"name\":\"testfs 0x"));
     CHECK(file.other == 0);
     descr.fs_ops = &only_reads;
