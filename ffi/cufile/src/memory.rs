@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn what_begins_where_a_registration_ends_is_other_memory() {
         let running = library().opened().unwrap();
-        let bytes = vec![0_u8; 200];
+        let bytes = [0_u8; 200];
         let base = bytes.as_ptr().expose_provenance() as u64;
         let buffer = Arc::new(Buffer::new(&running.engine, base, 100).unwrap());
         library().longest.fetch_max(100, std::sync::atomic::Ordering::Relaxed);
