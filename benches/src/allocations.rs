@@ -5,10 +5,11 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
+static COUNTS: AtomicBool = AtomicBool::new(true);
 
 thread_local! {
     // Constant and without a destructor, so that counting allocates nothing itself.
@@ -30,7 +31,15 @@ pub(crate) fn count_here() -> u64 {
     HERE.get()
 }
 
+/// Counts no more in this process: what is compared with code that has another allocator must not pay for it.
+pub(crate) fn stop() {
+    COUNTS.store(false, Ordering::Relaxed);
+}
+
 fn add_one() {
+    if !COUNTS.load(Ordering::Relaxed) {
+        return;
+    }
     COUNT.fetch_add(1, Ordering::Relaxed);
     HERE.set(HERE.get() + 1);
 }

@@ -92,6 +92,8 @@ pub(crate) struct Bench<'a> {
     pub dir: PathBuf,
     /// Where outputs of programs are kept for a moment.
     pub scratch: PathBuf,
+    /// Where the shared libraries are that cargo built.
+    pub libraries: PathBuf,
     /// The interpreter with the peers' packages.
     pub python: Python,
     /// What names of cases must contain one of, of those that ask: texts separated by commas.

@@ -54,6 +54,14 @@ pub(crate) enum Fault {
     /// Our own loader said no.
     #[error("{0}")]
     Loader(String),
+    /// A function of a shared library of ours said no.
+    #[error("{call} {answer}")]
+    Library {
+        /// Its name.
+        call: &'static str,
+        /// What it said.
+        answer: String,
+    },
     /// Our own engine said no.
     #[error(transparent)]
     Engine(#[from] straightway::Error),

@@ -71,6 +71,9 @@ struct Cli {
     /// Folder of the peers' scripts; for a program that was carried to another machine.
     #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))]
     peers: PathBuf,
+    /// Folder of the shared libraries that `cargo xtask bench` built; without it the one that this program lies in.
+    #[arg(long, global = true)]
+    libraries: Option<PathBuf>,
     /// Run only the cases of `loader` and `restore` whose name contains one of these, such as `16KiB-tar,1MiB`.
     #[arg(long, global = true)]
     only: Option<String>,
@@ -115,6 +118,10 @@ enum Verb {
     Openclose,
     /// A file from the page cache into GPU memory, beside pinned copies and KvikIO; skipped without a GPU.
     Gpu,
+    /// A call of the C interface beside the same call in Rust.
+    CCall,
+    /// Programs written for cuFile on our library, host memory, beside pread and KvikIO.
+    Cufile,
     /// Seeks into the shuffled order of 10⁸ samples.
     Order,
     /// Indexes of 10⁸ samples opened, and searched; the first batch from one of 10⁶.
@@ -180,6 +187,7 @@ fn measure(cli: &Cli) -> Result<ExitCode, Fault> {
         seed: cli.seed,
         dir: absolute(&cli.dir)?,
         scratch: scratch.clone(),
+        libraries: absolute(&libraries(cli)?)?,
         python,
         only: cli.only.clone(),
         tell: &mut tell,
@@ -187,6 +195,15 @@ fn measure(cli: &Cli) -> Result<ExitCode, Fault> {
     let result = run_verb(cli, &mut bench);
     fs::remove_dir_all(&scratch).map_err(Fault::os("remove", &scratch))?;
     result
+}
+
+fn libraries(cli: &Cli) -> Result<PathBuf, Fault> {
+    if let Some(given) = &cli.libraries {
+        return Ok(given.clone());
+    }
+    let mut program = std::env::current_exe().map_err(Fault::os("find", "our own program"))?;
+    program.pop();
+    Ok(program)
 }
 
 fn run_verb(cli: &Cli, bench: &mut Bench<'_>) -> Result<ExitCode, Fault> {
@@ -247,6 +264,8 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Openclose => vec![cases::openclose::run],
         Verb::Order => vec![cases::order::run],
         Verb::Index => vec![cases::index::run],
+        Verb::CCall => vec![cases::c_call::run],
+        Verb::Cufile => vec![cases::cufile::run],
         Verb::Gpu => vec![cases::gpu::run],
         Verb::All => vec![
             cases::null::run,
@@ -264,6 +283,8 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::dlio::run_resnet50,
             cases::counts::run,
             cases::openclose::run,
+            cases::c_call::run,
+            cases::cufile::run,
             cases::gpu::run,
             cases::order::run,
             cases::index::run,
@@ -285,6 +306,7 @@ fn empty_report(cli: &Cli, bench: &Bench<'_>) -> Report {
             | Verb::Save
             | Verb::Loader
             | Verb::Gpu
+            | Verb::Cufile
             | Verb::All
             | Verb::DlioUnet3d
             | Verb::DlioResnet50

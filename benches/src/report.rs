@@ -175,6 +175,14 @@ pub(crate) enum Metric {
     OpenMillis,
     /// Milliseconds until the first batch.
     FirstBatchMillis,
+    /// Nanoseconds that a call of the C interface takes longer than in Rust, whose memory goes in and comes back.
+    CallOverRustNanos,
+    /// The same beside Rust that takes a part of a region for each call.
+    CallOverPartsNanos,
+    /// Milliseconds of the first opening and closing of cuFile's driver.
+    DriverMillis,
+    /// Microseconds to register a handle of cuFile's.
+    HandleRegisterMicros,
 }
 
 impl Sample {
@@ -214,6 +222,10 @@ impl Sample {
             Metric::GrowthBytes => self.more.get("growth_bytes").copied(),
             Metric::OpenMillis => self.more.get("open_ms").copied(),
             Metric::FirstBatchMillis => self.more.get("first_batch_ms").copied(),
+            Metric::CallOverRustNanos => self.more.get("over_rust_ns").copied(),
+            Metric::CallOverPartsNanos => self.more.get("over_parts_ns").copied(),
+            Metric::DriverMillis => self.more.get("first_driver_ms").copied(),
+            Metric::HandleRegisterMicros => self.more.get("handle_register_us").copied(),
         }
     }
 }

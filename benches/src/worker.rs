@@ -13,9 +13,10 @@ use crate::{
         disk::Disk,
         gpu::{Copies, Staged},
         nvme_transport::Until,
+        reads::Reads,
         save::Save,
     },
-    peers::{extents, nop},
+    peers::{extents, nop, pread},
     report::{Role, Sample},
     rounds::Subject,
     usage::{self, Finished},
@@ -123,6 +124,39 @@ pub(crate) enum Job {
     GpuRead(Staged),
     /// Copies from pinned memory to the first GPU.
     GpuCopy(Copies),
+    /// A call of the C interface beside the same in Rust.
+    CCall(ours::c_call::Calls),
+    /// cuFileRead of our library.
+    CufileRead {
+        /// The library.
+        #[arg(long)]
+        library: PathBuf,
+        /// What is read.
+        #[command(flatten)]
+        reads: Reads,
+    },
+    /// Batches of our library for cuFile.
+    CufileBatch {
+        /// The library.
+        #[arg(long)]
+        library: PathBuf,
+        /// What is read.
+        #[command(flatten)]
+        reads: Reads,
+    },
+    /// Batches of the engine.
+    EngineBatch(Reads),
+    /// Driver, handle and memory of our library for cuFile.
+    CufileSetUp(ours::cufile::SetUp),
+    /// Plain reads.
+    Pread {
+        /// With the page cache or without.
+        #[arg(long)]
+        way: pread::Way,
+        /// What is read.
+        #[command(flatten)]
+        reads: Reads,
+    },
     /// The order of samples.
     Order(ours::order::Seeks),
     /// Engines made, used once and closed.
@@ -160,6 +194,12 @@ impl Job {
             Self::FirstBatch(job) => ours::index::first(&job)?,
             Self::GpuRead(job) => ours::gpu::read(&job)?,
             Self::GpuCopy(job) => ours::gpu::copies(&job)?,
+            Self::CCall(job) => ours::c_call::run(&job)?,
+            Self::CufileRead { library, reads } => ours::cufile::read(&library, &reads)?,
+            Self::CufileBatch { library, reads } => ours::cufile::batch(&library, &reads)?,
+            Self::EngineBatch(reads) => ours::cufile::engine_batch(&reads)?,
+            Self::CufileSetUp(job) => ours::cufile::set_up(&job)?,
+            Self::Pread { way, reads } => pread::run(&reads, way)?,
             Self::Order(job) => ours::order::run(&job)?,
             Self::OpenClose { file, times } => ours::openclose::run(&file, times)?,
         };

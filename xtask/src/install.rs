@@ -107,6 +107,14 @@ fn install_c(place: &Place, to: &Files, library: &Path) -> Result<(), Stop> {
     to.copy(&source.join("fio/straightway.c"), "share/straightway/fio/straightway.c")
 }
 
+/// Builds both libraries, and the stand-in driver for programs that want one, as they are installed. Gives the folder.
+pub fn build_all(place: &Place) -> Result<PathBuf, Stop> {
+    for package in ["straightway-c", "straightway-cufile", "standin-libcuda"] {
+        build(place, package)?;
+    }
+    Ok(place.target.join("release"))
+}
+
 /// Optimised, and as a shared library only: with the other kind beside it, nothing is optimised across crates.
 fn build(place: &Place, package: &str) -> Result<PathBuf, Stop> {
     let args = ["rustc", "--release", "--quiet", "-p", package, "--lib", "--crate-type", "cdylib"];

@@ -152,7 +152,18 @@ fn demo(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
 }
 
 fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
-    run_release(place, "straightway-benches", rest)
+    // With those that read it: what is not measured is not built.
+    let names = ["all", "c-call", "cufile"];
+    let mut args = rest.to_vec();
+    if rest.iter().any(|word| names.contains(&word.as_str()))
+        && !rest.iter().any(|word| word.starts_with("--libraries"))
+    {
+        let smoke =
+            rest.windows(2).any(|pair| pair == ["--size", "smoke"]) || rest.iter().any(|word| word == "--size=smoke");
+        let folder = if smoke { cufile::build_for_tests(place)? } else { install::build_all(place)? };
+        args.push(format!("--libraries={}", folder.display()));
+    }
+    run_release(place, "straightway-benches", &args)
 }
 
 /// Builds a program of the workspace optimised and runs it. With the features of the whole workspace, so that the programs share

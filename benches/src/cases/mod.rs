@@ -2,7 +2,9 @@
 //!
 //! The goals are those of the project's first milestone; a report says of each whether it held.
 
+pub(crate) mod c_call;
 pub(crate) mod counts;
+pub(crate) mod cufile;
 pub(crate) mod dlio;
 pub(crate) mod gpu;
 pub(crate) mod index;

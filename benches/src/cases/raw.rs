@@ -183,6 +183,7 @@ mod tests {
             seed: 1,
             dir: dir.clone(),
             scratch: dir.clone(),
+            libraries: dir.clone(),
             python: crate::peers::python::Python::new(dir.clone(), dir.clone(), dir),
             only: None,
             tell: &mut tell,

@@ -1,5 +1,8 @@
 //! Our side: the product as a program would use it, each job in a worker process.
 
+pub(crate) mod c_call;
+pub(crate) mod cufile;
+pub(crate) mod cufile_library;
 pub(crate) mod disk;
 pub(crate) mod gpu;
 pub(crate) mod index;
@@ -9,6 +12,7 @@ pub(crate) mod nvme;
 pub(crate) mod nvme_transport;
 pub(crate) mod openclose;
 pub(crate) mod order;
+pub(crate) mod reads;
 pub(crate) mod samples;
 pub(crate) mod save;
 

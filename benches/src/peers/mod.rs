@@ -4,6 +4,8 @@ pub(crate) mod dlio;
 pub(crate) mod extents;
 pub(crate) mod fio;
 pub(crate) mod kvikio;
+pub(crate) mod kvikio_host;
 pub(crate) mod nop;
+pub(crate) mod pread;
 pub(crate) mod python;
 pub(crate) mod restore;

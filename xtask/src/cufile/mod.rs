@@ -94,6 +94,21 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
     Ok(if conforms && works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Builds the shared libraries as the step `unit` does, not optimised, and gives their folder: without the tests, or chosen by `-p`, what
+/// they are made of has other features and is compiled once more.
+///
+/// # Errors
+/// They do not build.
+pub fn build_for_tests(place: &Place) -> Result<PathBuf, Stop> {
+    let args = ["test", "--quiet", "--no-run", "--workspace", "--test", "cufile", "--test", "c"];
+    let job = Job::cargo(place, &args.map(String::from));
+    let status = job.env("CARGO_TARGET_DIR", place.target.display().to_string()).limit(BUILD_LIMIT).watch()?;
+    match status {
+        0 => Ok(place.target.join("debug/deps")),
+        _ => Err(Stop::new(format!("the libraries did not build: {status}"), "see the output above")),
+    }
+}
+
 /// Where things are that both parts use.
 struct Bench<'a> {
     place: &'a Place,
@@ -107,17 +122,10 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn set_up(place: &'a Place, options: &Options) -> Result<Bench<'a>, Stop> {
-        let built = place.target.join("debug/deps");
-        if options.library.is_none() {
-            // As the step `unit` built them: without the tests, or chosen by `-p`, what they are made of has other features and is
-            // compiled once more.
-            let args = ["test", "--quiet", "--no-run", "--workspace", "--test", "cufile"];
-            let job = Job::cargo(place, &args.map(String::from));
-            let status = job.env("CARGO_TARGET_DIR", place.target.display().to_string()).limit(BUILD_LIMIT).watch()?;
-            if status != 0 {
-                return Err(Stop::new(format!("the libraries did not build: {status}"), "see the output above"));
-            }
-        }
+        let built = match options.library {
+            None => build_for_tests(place)?,
+            Some(_) => place.target.join("debug/deps"),
+        };
         let library = options.library.clone().unwrap_or_else(|| built.join("libstraightway_cufile.so"));
         let run = place.root.join("target/cufile/run");
         let (ours, driver) = (run.join("ours"), run.join("driver"));
