@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use sw_mem::{ByteLen, DeviceId, DmaRegion, GpuVa};
+use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, DmaSpan, GpuVa};
 
 use super::*;
 use crate::{
@@ -150,6 +150,10 @@ struct Bed {
 }
 
 fn bed() -> Bed {
+    bed_with(LaneConfig { ops_max: 4, ..LaneConfig::default() })
+}
+
+fn bed_with(config: LaneConfig) -> Bed {
     let world = Arc::new(Mutex::new(World::default()));
     let staging = SlabPool::new(4, ByteLen(4096), HugePages::Never).unwrap();
     let parts = LaneParts {
@@ -157,12 +161,18 @@ fn bed() -> Bed {
         copiers: vec![Box::new(Engine(world.clone()))],
         staging: Some(staging),
     };
-    Bed { lane: Lane::new(LaneConfig { ops_max: 4, ..LaneConfig::default() }, parts).unwrap(), world }
+    Bed { lane: Lane::new(config, parts).unwrap(), world }
 }
 
 impl Bed {
     /// `len` bytes of device memory to or from a file of 64 KiB.
     fn op(&self, verb: Verb, len: u64) -> Op {
+        let facts = MemoryFacts { device: Some(DEVICE), ..MemoryFacts::HOST };
+        let region = DmaRegion::modelled(DEVICE, GpuVa::new(1 << 40), ByteLen(64 << 10)).unwrap();
+        self.op_into(verb, &facts, region.span(0, ByteLen(len)).unwrap())
+    }
+
+    fn op_into(&self, verb: Verb, facts: &MemoryFacts, span: DmaSpan) -> Op {
         let granularity = Granularity { block: 4096, memory: 4096 };
         let face =
             Face { transport: "mem", handle: 0, granularity, write_unit: 1, landing: Landing::Dma, because: None };
@@ -176,11 +186,9 @@ impl Bed {
             stripe: None,
             keep: Box::new(()),
         });
-        let facts = MemoryFacts { device: Some(DEVICE), ..MemoryFacts::HOST };
         let caps = self.lane.transport_caps();
-        let choice = plan(&object, &facts, &caps, &Policy::Any, &RateTable::new(), verb).choice.unwrap();
-        let region = DmaRegion::modelled(DEVICE, GpuVa::new(1 << 40), ByteLen(64 << 10)).unwrap();
-        let spans = Spans::One(region.span(0, ByteLen(len)).unwrap());
+        let choice = plan(&object, facts, &caps, &Policy::Any, &RateTable::new(), verb).choice.unwrap();
+        let spans = Spans::One(span);
         let target = Target::new(object, choice).unwrap();
         Op { user: 0, verb, target, offset: 0, spans, options: OpOptions::default() }
     }
@@ -225,6 +233,23 @@ fn a_lost_engine_keeps_only_what_it_was_given_and_refuses_the_rest() {
     assert_eq!(bed.lane.counters().abandoned, 2);
     let refused = bed.lane.submit(Time(2), bed.op(Verb::Read, 4096)).unwrap_err();
     assert_eq!((refused.error.kind(), refused.error.code()), (ErrorKind::Io, 719));
+    assert_eq!(bed.lane.close(Time(3), Duration::ZERO), 2);
+}
+
+#[test]
+fn a_lost_engine_keeps_no_place_of_the_transport() {
+    let mut bed = bed_with(LaneConfig { ops_max: 4, device_depth: 2, ..LaneConfig::default() });
+    bed.world.lock().unwrap().lost = Some(Fault::new(ErrorKind::Io, 719));
+    // Both places that the disk may have are taken for writes whose bytes the engine has when it is lost.
+    bed.lane.submit(Time(0), bed.op(Verb::Write, 2 * 4096)).unwrap();
+    let done = (0..10).find_map(|_| bed.poll()).unwrap();
+    assert!(done.result.is_err());
+    assert_eq!(bed.lane.slot_counts().quarantined, 2, "{}", bed.lane.inspect());
+    let memory = Buffer::allocate(ByteLen(4096)).unwrap().into_span();
+    bed.lane.submit(Time(2), bed.op_into(Verb::Read, &MemoryFacts::HOST, memory)).unwrap();
+    let done = (0..10).find_map(|_| bed.poll()).unwrap_or_else(|| panic!("{}", bed.lane.inspect()));
+    assert_eq!(done.result.unwrap(), 4096);
+    assert_eq!(bed.lane.in_flight(), 0);
     assert_eq!(bed.lane.close(Time(3), Duration::ZERO), 2);
 }
 

@@ -224,8 +224,11 @@ impl Lane {
         let Some((chunk, _)) = self.slots.get(slot) else { return };
         let shares = &mut self.queues[usize::from(chunk.leg.transport)].shares;
         shares.keep_slab(chunk.device, &chunk.stash);
-        if chunk.phase == Phase::Io {
-            shares.keep_place(chunk.device);
+        match chunk.phase {
+            Phase::Io => shares.keep_place(chunk.device),
+            // It had the place for the I/O to come, which no device heard of.
+            Phase::CopyIn => shares.give_place(chunk.device),
+            Phase::CopyOut => {}
         }
         self.slots.quarantine(slot);
         self.counters.quarantined += 1;
