@@ -115,6 +115,7 @@ impl Request {
     }
 
     /// Runs it and waits: on this thread where a lane is idle, else on a reactor.
+    #[inline]
     pub fn wait(self) -> Completed {
         let core = self.core.clone();
         let (op, destination) = match self.prepare() {
@@ -145,6 +146,7 @@ impl Request {
     }
 
     /// Checks and plans: what is left to do is the data path.
+    #[inline]
     fn prepare(self) -> Result<(Op, Destination), Box<Completed>> {
         let Self { core, object, verb, offset, mut spans, policy, deadline, options } = self;
         let planned = core

@@ -18,6 +18,7 @@ pub(crate) fn call(work: impl FnOnce() -> Result<(), Error>) -> SwStatus {
 }
 
 /// Runs the body of a function that has answers besides success.
+#[inline(always)]
 pub(crate) fn ask(work: impl FnOnce() -> Result<SwStatus, Error>) -> SwStatus {
     match contained(work) {
         Ok(status) => status,
@@ -36,6 +37,7 @@ pub(crate) fn fail(error: Error) -> SwStatus {
 ///
 /// # Errors
 /// `Poisoned` in its place.
+#[inline(always)]
 pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     // What a panic leaves half done is only reached through the engine, which has its own containment, and through locks that
     // are used although they are poisoned.

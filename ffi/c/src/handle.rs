@@ -116,7 +116,7 @@ impl<K: Kind> Handle<K> {
     ///
     /// # Errors
     /// As [`Handle::get`]; that of `look`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn with<R>(self, look: impl FnOnce(&K::State) -> Result<R, Error>) -> Result<R, Error> {
         let (slot, generation) = self.slot()?;
         let entry = slot.read().unwrap_or_else(PoisonError::into_inner);

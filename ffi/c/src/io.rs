@@ -16,7 +16,7 @@ use crate::{
     names,
     object::{ObjectState, SW_VERB_FLUSH, SW_VERB_READ, SW_VERB_WRITE, SwObject, SwVerb},
     op::SwOp,
-    pointer::{Addr, In, Out, Plain, Str, versioned},
+    pointer::{Addr, In, Out, Plain, SizedOut, Str, versioned},
     region::SwRegion,
     status::{SW_OK, SwStatus, status_of},
 };
@@ -241,7 +241,7 @@ pub(crate) enum What {
 ///
 /// # Errors
 /// Of the handles and the ranges. Nothing has begun then.
-#[inline]
+#[inline(always)]
 pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What) -> Result<Request, Error> {
     let (engine, object) = (&state.engine.engine, &state.object);
     Ok(match (verb, what) {
@@ -320,23 +320,28 @@ fn run(
 ) -> SwStatus {
     ask(|| {
         let out = completion.optional()?;
-        let mut request = object.with(|state| request(state, verb, what))?;
-        let mut user = Addr::NULL;
-        if !options.is_null() {
-            let options = options.sized()?;
-            if options.callback.is_some() || options.flags & (SW_IO_EVENT_FD | SW_IO_STREAM) != 0 {
-                return Err(misuse(
-                    "an operation that waits tells nobody else, and has no place in a stream",
-                    "start it, or leave callback, event_fd and stream",
-                ));
-            }
-            request = with_options(request, &options)?;
-            user = options.user;
-        }
-        let done = request.wait();
-        out.put(|| SwCompletion::new(&done, user));
-        done.ok().map(|_| SW_OK)
+        let request = object.with(|state| request(state, verb, what))?;
+        if options.is_null() { ended(request.wait(), out, Addr::NULL) } else { run_with(request, options, out) }
     })
+}
+
+/// A request with options, which few have: the others do not carry it about for them.
+#[inline(never)]
+fn run_with(request: Request, options: In<SwIoOptions>, out: SizedOut<SwCompletion>) -> Result<SwStatus, Error> {
+    let options = options.sized()?;
+    if options.callback.is_some() || options.flags & (SW_IO_EVENT_FD | SW_IO_STREAM) != 0 {
+        return Err(misuse(
+            "an operation that waits tells nobody else, and has no place in a stream",
+            "start it, or leave callback, event_fd and stream",
+        ));
+    }
+    ended(with_options(request, &options)?.wait(), out, options.user)
+}
+
+#[inline]
+fn ended(done: Completed, out: SizedOut<SwCompletion>, user: Addr) -> Result<SwStatus, Error> {
+    out.put(|| SwCompletion::new(&done, user));
+    done.result.map(|_| SW_OK)
 }
 
 /// Reads `length` bytes from byte `offset` of an object to byte `region_offset` of a region. `options` and `completion` may be

@@ -9,7 +9,10 @@ use std::{
         fd::AsFd,
         unix::fs::{FileTypeExt, MetadataExt},
     },
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use straightway::{Engine, Object, Verb};
@@ -46,8 +49,9 @@ pub(crate) struct KernelFile {
     /// A duplicate of the caller's descriptor.
     own: fs::File,
     access: i32,
-    /// Of a block device; a file is asked each time.
-    fixed_len: Option<u64>,
+    is_device: bool,
+    /// Bytes that it had when it was asked last. A file may have others by now.
+    seen_len: AtomicU64,
     /// Device and inode when it was registered.
     identity: (u64, u64),
 }
@@ -139,16 +143,26 @@ impl KernelFile {
         Err(Failure::new(code::INVALID_FILE_OPEN_FLAG, text))
     }
 
-    /// Bytes of `len` from `offset` on that it has now.
+    /// Bytes of `len` from `offset` on that it has. A file is asked unless it had them all when it was asked last: a read finds out
+    /// whether it still has, and says so by [`KernelFile::was_short`].
     ///
     /// # Errors
     /// The errno of `fstat`.
     pub(crate) fn left(&self, offset: u64, len: u64) -> Result<u64, Failure> {
-        let whole = match self.fixed_len {
-            Some(len) => len,
-            None => metadata(&self.own)?.len(),
-        };
+        let seen = self.seen_len.load(Ordering::Relaxed);
+        if offset.checked_add(len).is_some_and(|end| end <= seen) {
+            return Ok(len);
+        }
+        let whole = if self.is_device { seen } else { metadata(&self.own)?.len() };
+        self.seen_len.store(whole, Ordering::Relaxed);
         Ok(whole.saturating_sub(offset).min(len))
+    }
+
+    /// It had less than it was thought to have: the next read asks again.
+    pub(crate) fn was_short(&self) {
+        if !self.is_device {
+            self.seen_len.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -243,9 +257,11 @@ fn open(descriptor: i32, driver: &mut Option<Arc<Running>>) -> Result<KernelFile
         true => Failure { code: code::INVALID_FILE_OPEN_FLAG, ..failure },
         false => failure,
     })?;
+    let is_device = stat.file_type().is_block_device();
     Ok(KernelFile {
         descriptor,
-        fixed_len: stat.file_type().is_block_device().then(|| object.len()),
+        is_device,
+        seen_len: AtomicU64::new(if is_device { object.len() } else { stat.len() }),
         object,
         own,
         access,
