@@ -4,6 +4,7 @@
 //! fio      its own engine file from the source package of the distribution, loaded by the distribution's fio
 //! KvikIO   from the package index; finds the library because it is loaded before it
 //! NIXL     the same, its GDS plugins; 310 MB, so it is fetched for `--clients` only
+//! both     a program that has NVIDIA's library and ours loaded at once
 //! ```
 //!
 //! elbencho is in neither the distribution nor the package index.
@@ -45,9 +46,12 @@ pub fn run(bench: &Bench<'_>, real: &Real, fetch: Fetch) -> Result<bool, Stop> {
     std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
     let clients = Clients { bench, real, folder };
     let mut well = true;
-    for (name, outcome) in
-        [("fio's libcufile engine", clients.fio()?), ("KvikIO", clients.kvikio()?), ("NIXL", clients.nixl(fetch)?)]
-    {
+    for (name, outcome) in [
+        ("fio's libcufile engine", clients.fio()?),
+        ("KvikIO", clients.kvikio()?),
+        ("NIXL", clients.nixl(fetch)?),
+        ("NVIDIA's library beside ours", clients.both()?),
+    ] {
         match outcome {
             Ran::Well(count) => {
                 println!("    {name}: works");
@@ -118,6 +122,28 @@ impl Clients<'_> {
             Some(count) if outcome.ok() => Ran::Well(count),
             _ => Ran::Badly(outcome.lines.join("\n")),
         })
+    }
+
+    /// Either library is the first to be loaded and the first to go.
+    fn both(&self) -> Result<Ran, Stop> {
+        let program = self.folder.join("both");
+        let source = self.bench.place.root.join("ffi/cufile/conformance/clients/both.c");
+        let mut args = words("-std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 -g -isystem");
+        args.extend([self.real.include.display().to_string(), source.display().to_string()]);
+        args.extend(words("-pthread -ldl -o"));
+        args.push(program.display().to_string());
+        self.bench.compile(&args)?;
+        for first in ["nvidia", "ours"] {
+            let paths = [&self.real.library, &self.bench.ours, &self.folder];
+            let mut args: Vec<String> = paths.map(|path| path.display().to_string()).into();
+            args.push(first.to_string());
+            let job = self.bench.oracle.beside(Job::program(self.bench.place, &program, &args)).dir(&self.folder);
+            let outcome = job.merge_stderr().echo(Echo::Hidden).limit(RUN_LIMIT).run()?;
+            if !outcome.ok() {
+                return Ok(Ran::Badly(format!("{first} first: {}", outcome.lines.join("\n"))));
+            }
+        }
+        Ok(Ran::Well(2))
     }
 
     fn fio(&self) -> Result<Ran, Stop> {

@@ -35,8 +35,10 @@ const RUN_LIMIT: Duration = Duration::from_secs(300);
 /// Cases at once: most wait for a disk or a time.
 const JOBS: &str = "6";
 const DOCUMENT: &str = "docs/cufile-conformance.md";
+const ORACLE: &str = "ffi/cufile/conformance/oracle.c";
 const DIFFERENCES: &str = "ffi/cufile/conformance/differences.txt";
 /// What NVIDIA's library looks for in udev's record of a block device.
+const UDEV_NAME: &str = "udev-record";
 const UDEV_RECORD: &str = "E:ID_FS_TYPE=ext4\nE:ID_FS_USAGE=filesystem\n";
 const USAGE: &str = "write cargo xtask cufile [--write] [--only PREFIX] [--library FILE] [--gpu] [--clients]";
 
@@ -118,6 +120,22 @@ struct Bench<'a> {
     driver: PathBuf,
     /// What is compiled and written.
     run: PathBuf,
+    oracle: Oracle,
+}
+
+/// What NVIDIA's library needs on a small machine; see its source, `oracle.c`.
+struct Oracle {
+    library: PathBuf,
+    udev_record: PathBuf,
+}
+
+impl Oracle {
+    fn beside(&self, job: Job) -> Job {
+        job.env("LD_PRELOAD", self.library.display().to_string())
+            .env("CONFORMANCE_UDEV_RECORD", self.udev_record.display().to_string())
+            // It looks at every device of the machine at each open otherwise; cases about that undo it.
+            .env("CUFILE_SKIP_TOPOLOGY_DETECTION", "true")
+    }
 }
 
 impl<'a> Bench<'a> {
@@ -133,7 +151,15 @@ impl<'a> Bench<'a> {
         for name in ["libcuda.so.1", "libcuda.so"] {
             link(&built.join("libstandin_libcuda.so"), &driver.join(name))?;
         }
-        Ok(Bench { place, ours: ours.join("libcufile.so.0"), driver, run })
+        let oracle = Oracle { library: run.join("oracle.so"), udev_record: run.join(UDEV_NAME) };
+        let bench = Bench { place, ours: ours.join("libcufile.so.0"), driver, run, oracle };
+        let mut args = words("-std=gnu11 -Wall -Wextra -Werror -O1 -U_FORTIFY_SOURCE -shared -fPIC");
+        args.push(place.root.join(ORACLE).display().to_string());
+        args.extend(words("-ldl -o"));
+        args.push(bench.oracle.library.display().to_string());
+        bench.compile(&args)?;
+        bench.write(UDEV_NAME, UDEV_RECORD)?;
+        Ok(bench)
     }
 
     /// Compiles C code; Err: there is no compiler, or it failed.
@@ -234,21 +260,18 @@ struct Suite<'a> {
     /// Its sources.
     files: Vec<String>,
     program: PathBuf,
-    /// What NVIDIA's library needs on a small machine; see its source.
-    oracle: PathBuf,
-    udev_record: PathBuf,
 }
 
 impl<'a> Suite<'a> {
     /// With the header in `include`.
     fn build(bench: &'a Bench<'a>, include: &Path) -> Result<Suite<'a>, Stop> {
         let source = bench.place.root.join("ffi/cufile/conformance");
-        let (program, oracle) = (bench.run.join("conformance"), bench.run.join("oracle.so"));
+        let program = bench.run.join("conformance");
         let entries = std::fs::read_dir(&source).map_err(|error| failed(&source, &error))?;
         let files = entries.flatten().map(|entry| entry.path());
-        let (oracles, mut files): (Vec<PathBuf>, Vec<PathBuf>) = files
-            .filter(|path| path.extension().is_some_and(|end| end == "c"))
-            .partition(|path| path.ends_with("oracle.c"));
+        let mut files: Vec<PathBuf> = files
+            .filter(|path| path.extension().is_some_and(|end| end == "c") && !path.ends_with("oracle.c"))
+            .collect();
         files.sort();
         let files: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
         let mut args = words("-std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 -g -isystem");
@@ -257,13 +280,7 @@ impl<'a> Suite<'a> {
         args.extend(words("-pthread -ldl -o"));
         args.push(program.display().to_string());
         bench.compile(&args)?;
-        let mut args = words("-std=gnu11 -Wall -Wextra -Werror -O1 -U_FORTIFY_SOURCE -shared -fPIC");
-        args.extend(oracles.iter().map(|path| path.display().to_string()));
-        args.extend(words("-ldl -o"));
-        args.push(oracle.display().to_string());
-        bench.compile(&args)?;
-        let udev_record = bench.write("udev-record", UDEV_RECORD)?;
-        Ok(Suite { bench, files, program, oracle, udev_record })
+        Ok(Suite { bench, files, program })
     }
 
     /// Whether NVIDIA's library registers a plain file where the cases write.
@@ -296,10 +313,7 @@ impl<'a> Suite<'a> {
         let mut job =
             Job::program(self.bench.place, &self.program, &args).limit(RUN_LIMIT).echo(crate::proc::Echo::Hidden);
         if !column.is_ours() {
-            job = job.env("LD_PRELOAD", self.oracle.display().to_string());
-            job = job.env("CONFORMANCE_UDEV_RECORD", self.udev_record.display().to_string());
-            // It looks at every device of the machine at each open otherwise; cases about that undo it.
-            job = job.env("CUFILE_SKIP_TOPOLOGY_DETECTION", "true");
+            job = self.bench.oracle.beside(job);
         }
         if column.memory() == "device" && !options.gpu {
             job = job.env("LD_LIBRARY_PATH", self.bench.driver.display().to_string());
