@@ -1,10 +1,10 @@
 """Reads a file into GPU memory with KvikIO and prints one JSON line: what it cost and a digest of sampled bytes.
 
-    gpu_read.py --compat on|off --threads N --part-bytes N --passes N --seed N FILE
+    gpu_read.py --compat on|off --reads whole|parts --threads N --part-bytes N --passes N --seed N FILE
 
 `--compat on` is KvikIO's own path: POSIX reads into its pinned buffers and copies from there, by its thread pool. `off` is
-cuFile, and an error where cuFile does not work. One array takes the whole file, one `pread` a pass, which KvikIO splits into
-tasks; the first pass is not counted. Run by `straightway-benches gpu`.
+cuFile, and an error where cuFile does not work. `--reads whole`: one `pread` a pass, which KvikIO splits into tasks, and a first pass
+that is not counted. `--reads parts`: one for each part, one after the other, and the first part once before. Run by `straightway-benches gpu`.
 
 Device memory comes from the driver by ctypes, in the primary context, as a CUDA array interface: no cupy, no CUDA toolkit.
 """
@@ -78,6 +78,7 @@ def main():
     parser.add_argument("--compat", required=True, choices=["on", "off"])
     for name in ("--threads", "--part-bytes", "--passes", "--seed"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--reads", required=True, choices=["whole", "parts"])
     parser.add_argument("file")
     args = parser.parse_args()
 
@@ -90,25 +91,29 @@ def main():
     kvikio.defaults.set({"compat_mode": mode, "num_threads": args.threads})
     size = os.stat(args.file).st_size
     address = driver.allocate(size)
-    array = DeviceArray(address, size)
+    step = size if args.reads == "whole" else args.part_bytes
+    lengths = [(start, min(step, size - start)) for start in range(0, size, step)]
+    parts = [(DeviceArray(address + start, length), length, start) for start, length in lengths]
     file = kvikio.CuFile(args.file, "r")
     if args.compat == "off":
-        kvikio.buffer.memory_register(array)
+        for array, _, _ in parts:
+            kvikio.buffer.memory_register(array)
 
-    def read():
-        got = file.pread(array, size).get()
-        if got != size:
-            raise RuntimeError(f"{got} of {size} bytes")
+    def read(array, length, start):
+        got = file.pread(array, length, start).get()
+        if got != length:
+            raise RuntimeError(f"{got} of {length} bytes")
 
-    read()
+    read(*parts[0])
     meter = Meter()
     for _ in range(args.passes):
-        read()
+        for part in parts:
+            read(*part)
     # A copy that is still in a stream would not have been paid for.
     driver.call("cuCtxSynchronize")
     used = meter.stop()
     result = {
-        "ops": args.passes,
+        "ops": args.passes * len(parts),
         "bytes": size * args.passes,
         **used,
         "checksum": digest(driver, address, size, args.part_bytes, args.seed),

@@ -77,7 +77,7 @@ struct Cli {
     /// Run only the cases of `loader` and `restore` whose name contains one of these, such as `16KiB-tar,1MiB`.
     #[arg(long, global = true)]
     only: Option<String>,
-    /// Where to write the report: NAME.json and NAME.md. Without it the Markdown goes to stdout.
+    /// Where to write the report: NAME.json and NAME.md, in a folder that is made if need be. Without it the Markdown goes to stdout.
     #[arg(long, global = true)]
     out: Option<PathBuf>,
 }
@@ -116,7 +116,7 @@ enum Verb {
     Counts,
     /// An engine made and closed.
     Openclose,
-    /// A file from the page cache into GPU memory, beside pinned copies and KvikIO; skipped without a GPU.
+    /// A file from the page cache into GPU memory, beside pinned copies and KvikIO, and by cuFile programs; skipped without a GPU.
     Gpu,
     /// A call of the C interface beside the same call in Rust.
     CCall,
@@ -177,6 +177,10 @@ fn compare_files(before: &Path, after: &Path) -> Result<ExitCode, Fault> {
 
 fn measure(cli: &Cli) -> Result<ExitCode, Fault> {
     fs::create_dir_all(&cli.dir).map_err(Fault::os("create", &cli.dir))?;
+    // A report that cannot be written is known before the minutes that it takes.
+    if let Some(folder) = cli.out.as_deref().and_then(Path::parent) {
+        fs::create_dir_all(folder).map_err(Fault::os("create", folder))?;
+    }
     let scratch = Bench::folders(&cli.dir)?;
     let absolute = |path: &Path| std::path::absolute(path).map_err(Fault::os("find", path));
     let python = Python::new(absolute(&cli.venv)?, absolute(&cli.peers)?, scratch.clone());
@@ -266,7 +270,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Index => vec![cases::index::run],
         Verb::CCall => vec![cases::c_call::run],
         Verb::Cufile => vec![cases::cufile::run],
-        Verb::Gpu => vec![cases::gpu::run],
+        Verb::Gpu => vec![cases::gpu::run, cases::gpu_cufile::run],
         Verb::All => vec![
             cases::null::run,
             cases::nvme_driver::run,
@@ -286,6 +290,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::c_call::run,
             cases::cufile::run,
             cases::gpu::run,
+            cases::gpu_cufile::run,
             cases::order::run,
             cases::index::run,
         ],

@@ -148,6 +148,8 @@ pub(crate) enum Job {
     EngineBatch(Reads),
     /// Driver, handle and memory of our library for cuFile.
     CufileSetUp(ours::cufile::SetUp),
+    /// cuFileRead of any library into the memory of the first GPU.
+    CufileGpu(ours::cufile::OnGpu),
     /// Plain reads.
     Pread {
         /// With the page cache or without.
@@ -199,6 +201,7 @@ impl Job {
             Self::CufileBatch { library, reads } => ours::cufile::batch(&library, &reads)?,
             Self::EngineBatch(reads) => ours::cufile::engine_batch(&reads)?,
             Self::CufileSetUp(job) => ours::cufile::set_up(&job)?,
+            Self::CufileGpu(job) => ours::cufile::read_on_gpu(&job)?,
             Self::Pread { way, reads } => pread::run(&reads, way)?,
             Self::Order(job) => ours::order::run(&job)?,
             Self::OpenClose { file, times } => ours::openclose::run(&file, times)?,

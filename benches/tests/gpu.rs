@@ -22,6 +22,11 @@ impl Drop for Folder {
     }
 }
 
+/// Where Cargo put the shared libraries that this package depends on.
+fn libraries() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_straightway-benches")).with_file_name("deps")
+}
+
 /// The report of the case, run with `library` as the loader's search path.
 fn report(folder: &Path, library: &Path) -> (serde_json::Value, String) {
     let out = folder.join("report");
@@ -32,6 +37,8 @@ fn report(folder: &Path, library: &Path) -> (serde_json::Value, String) {
         .arg(&out)
         .arg("--venv")
         .arg(folder.join("no-venv"))
+        .arg("--libraries")
+        .arg(libraries())
         .env("LD_LIBRARY_PATH", library)
         .output()
         .expect("the program starts");
@@ -77,6 +84,14 @@ fn on_the_stand_in_our_sides_deliver_the_bytes_and_no_goal_is_judged() {
     assert!(ratio > 0.0, "{ratio}");
     let peer = sides[4]["absent"].as_str().unwrap();
     assert!(peer.contains("cargo xtask bench peers"), "{peer}");
+    for (case, reads) in report["cases"].as_array().unwrap()[1..].iter().zip(["page-cache", "file"]) {
+        assert_eq!(case["name"], format!("gpu-cufile/{reads}"));
+        let ours = &case["sides"][0]["samples"][0];
+        assert_eq!((&ours["bytes"], &ours["ops"]), (&(64 << 20).into(), &4.into()), "{case}\n{said}");
+        assert_eq!(ours["checksum"].as_str().unwrap().len(), 64);
+        assert!(case["what"].as_str().unwrap().contains("STAND-IN"), "{case}");
+        assert!(case["goals"].as_array().unwrap().iter().all(|goal| goal["held"].is_null()), "{case}");
+    }
 }
 
 #[test]

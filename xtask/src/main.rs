@@ -153,7 +153,7 @@ fn demo(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
 
 fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
     // With those that read it: what is not measured is not built.
-    let names = ["all", "c-call", "cufile"];
+    let names = ["all", "c-call", "cufile", "gpu"];
     let mut args = rest.to_vec();
     if rest.iter().any(|word| names.contains(&word.as_str()))
         && !rest.iter().any(|word| word.starts_with("--libraries"))

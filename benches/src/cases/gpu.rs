@@ -7,7 +7,7 @@ use crate::{
     data::{self, CacheState},
     fault::Fault,
     ours::gpu::Gpu,
-    peers::kvikio::{Compat, KvikIo},
+    peers::kvikio::{Compat, KvikIo, Reads},
     report::{Best, Bound, Case, Metric, Role, Sample, Side},
     rounds::{Before, Subject},
     worker::Worker,
@@ -75,7 +75,8 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     for &(name, compat, threads) in KVIKIO {
         let (file, seed, passes) = (file.clone(), bench.seed, passes(bench.size));
         let python = bench.python.clone();
-        subjects.push(Box::new(KvikIo { name, compat, threads, part_bytes: PART_BYTES, passes, seed, file, python }));
+        let (part_bytes, reads) = (PART_BYTES, Reads::Whole);
+        subjects.push(Box::new(KvikIo { name, compat, reads, threads, part_bytes, passes, seed, file, python }));
     }
     let before = Before { cache: Some(CacheState::Warm), back_bytes: 0, digest: Some(digest) };
     let case = bench.case("gpu", &what(Some(&gpu), bench.size.file_bytes()), subjects, &before);

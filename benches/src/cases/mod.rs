@@ -7,6 +7,7 @@ pub(crate) mod counts;
 pub(crate) mod cufile;
 pub(crate) mod dlio;
 pub(crate) mod gpu;
+pub(crate) mod gpu_cufile;
 pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod load_dcp;

@@ -15,8 +15,10 @@ use crate::{
     ours::{
         Paths,
         cufile_library::{CuFile, Memory},
+        gpu,
         reads::{Reads, digest},
     },
+    peers::pread::Way,
     report::{Sample, median},
 };
 
@@ -105,6 +107,63 @@ pub(crate) fn engine_batch(reads: &Reads) -> Result<Sample, Fault> {
 fn pieces(engine: &Engine, reads: &Reads) -> Result<Vec<EngineMemory>, Error> {
     let block = reads.block as u64;
     (0..reads.slots).map(|_| engine.allocate(Destination::Host, block, 0)).collect()
+}
+
+/// A file into the memory of the first GPU by `cuFileRead`, one read after the other.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct OnGpu {
+    /// The library, of whoever.
+    #[arg(long)]
+    pub library: PathBuf,
+    /// The file.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// How its descriptor is opened.
+    #[arg(long)]
+    pub way: Way,
+    /// Bytes of one read.
+    #[arg(long)]
+    pub part_bytes: u64,
+    /// How often the file is read while the clock runs.
+    #[arg(long)]
+    pub passes: u32,
+    /// Seed of the sampled places.
+    #[arg(long)]
+    pub seed: u64,
+}
+
+/// Reads the file; the first part is read once before, which makes what a program pays once.
+pub(crate) fn read_on_gpu(job: &OnGpu) -> Result<Sample, Fault> {
+    let reads =
+        Reads { file: job.file.clone(), block: sw_mem::index(job.part_bytes), ops: 0, slots: 1, seed: job.seed };
+    let descriptor = match job.way {
+        Way::Direct => reads.open_direct()?,
+        Way::Cached => std::fs::File::open(&job.file).map_err(Fault::os("open", &job.file))?,
+    };
+    let len = descriptor.metadata().map_err(Fault::os("look at", &job.file))?.len();
+    let engine = Engine::builder().build()?;
+    let memory = gpu::allocate(&engine, len, job.part_bytes)?;
+    let places: Vec<(u64, usize)> = memory.iter().map(|part| (part.address(), sw_mem::index(part.len()))).collect();
+    let cufile = CuFile::load(&job.library)?;
+    cufile.open()?;
+    let file = cufile.register(descriptor.as_fd())?;
+    places.iter().try_for_each(|(address, len)| cufile.register_device(*address, *len))?;
+    let pass = |count: usize| {
+        let offsets = (0..).step_by(sw_mem::index(job.part_bytes.max(1)));
+        let mut parts = places.iter().zip(offsets).take(count);
+        parts.try_for_each(|((address, len), offset)| cufile.read_to_device(file, *address, (offset, *len)))
+    };
+    pass(1)?;
+    let mut sample = reads.measure(|| (0..job.passes).try_for_each(|_| pass(usize::MAX)))?;
+    (sample.ops, sample.bytes) = (places.len() as u64 * u64::from(job.passes), len * u64::from(job.passes));
+    sample.path = cufile.report(file);
+    places.iter().try_for_each(|(address, _)| cufile.deregister_device(*address))?;
+    cufile.deregister(file);
+    cufile.close()?;
+    sample.checksum = Some(gpu::digest(&engine, len, (job.part_bytes, job.seed), &memory)?);
+    drop(memory);
+    engine.close()?;
+    Ok(sample)
 }
 
 /// What is set up before the first transfer.

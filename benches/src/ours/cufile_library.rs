@@ -1,4 +1,4 @@
-//! `libcufile.so.0` as a program sees it: loaded by name, called by its C interface.
+//! `libcufile.so.0` as a program sees it, ours or NVIDIA's: loaded by name, called by its C interface.
 //!
 //! Layouts: `ffi/cufile/src/abi.rs`, which the tests there compare with the documented ones.
 // UNSAFETY: calls functions of a shared library.
@@ -84,7 +84,8 @@ pub(crate) struct CuFile {
     submit: Submit,
     status: Status,
     destroy: Deregister,
-    report: Report,
+    /// Ours alone has it.
+    report: Option<Report>,
     /// Keeps the functions where they are.
     _library: Library,
 }
@@ -144,6 +145,18 @@ fn ok(call: &'static str, answer: &CuError) -> Result<(), Fault> {
     }
 }
 
+fn whole(got: isize, len: usize) -> Result<(), Fault> {
+    match usize::try_from(got) {
+        Ok(got) if got == len => Ok(()),
+        _ => Err(Fault::Library { call: "cuFileRead", answer: format!("answered {got}, not {len}") }),
+    }
+}
+
+/// An address that no processor follows.
+fn device(address: u64) -> *mut c_void {
+    ptr::without_provenance_mut(sw_mem::index(address))
+}
+
 fn signed(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -172,7 +185,7 @@ impl CuFile {
             submit: function(&library, "cuFileBatchIOSubmit")?,
             status: function(&library, "cuFileBatchIOGetStatus")?,
             destroy: function(&library, "cuFileBatchIODestroy")?,
-            report: function(&library, "sw_cufile_handle_report")?,
+            report: function(&library, "sw_cufile_handle_report").ok(),
             _library: library,
         })
     }
@@ -211,6 +224,21 @@ impl CuFile {
         ok("cuFileBufDeregister", &(self.buf_deregister)(memory.address()))
     }
 
+    /// `cuFileBufRegister` of device memory of this process, which outlives its registration.
+    pub(crate) fn register_device(&self, address: u64, len: usize) -> Result<(), Fault> {
+        ok("cuFileBufRegister", &(self.buf_register)(device(address), len, 0))
+    }
+
+    /// `cuFileBufDeregister`.
+    pub(crate) fn deregister_device(&self, address: u64) -> Result<(), Fault> {
+        ok("cuFileBufDeregister", &(self.buf_deregister)(device(address)))
+    }
+
+    /// `cuFileRead` of `len` bytes at `offset` to device memory that has so many.
+    pub(crate) fn read_to_device(&self, file: File, address: u64, (offset, len): (u64, usize)) -> Result<(), Fault> {
+        whole((self.read)(file.0, device(address), len, offset.cast_signed(), 0), len)
+    }
+
     /// `cuFileRead` of `len` bytes at `offset` to the place `at` of the memory.
     pub(crate) fn read(
         &self,
@@ -219,11 +247,7 @@ impl CuFile {
         at: usize,
         (offset, len): (u64, usize),
     ) -> Result<(), Fault> {
-        let got = (self.read)(file.0, memory.address(), len, offset.cast_signed(), signed(at));
-        match usize::try_from(got) {
-            Ok(got) if got == len => Ok(()),
-            _ => Err(Fault::Library { call: "cuFileRead", answer: format!("answered {got}, not {len}") }),
-        }
+        whole((self.read)(file.0, memory.address(), len, offset.cast_signed(), signed(at)), len)
     }
 
     /// A batch that reads `slots` blocks of `block` bytes into as many places of the memory, one after the other.
@@ -278,7 +302,7 @@ impl CuFile {
     /// Which ways the bytes of a file went: `sw_cufile_handle_report`.
     pub(crate) fn report(&self, file: File) -> Option<serde_json::Value> {
         let mut text = vec![0_u8; REPORT_MAX];
-        let len = (self.report)(file.0, text.as_mut_ptr().cast(), text.len());
+        let len = self.report?(file.0, text.as_mut_ptr().cast(), text.len());
         serde_json::from_slice(text.get(..len)?).ok()
     }
 }

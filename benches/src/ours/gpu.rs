@@ -91,13 +91,7 @@ pub(crate) fn read(job: &Staged) -> Result<Sample, Fault> {
         Some(shape) => builder.set("staging", shape)?.build()?,
     };
     let object = engine.open(&Uri::from_path(&job.file)?)?;
-    let mut memory = Vec::new();
-    let mut at = 0;
-    while at < object.len() {
-        let len = job.part_bytes.min(object.len() - at);
-        memory.push(engine.allocate(Destination::Gpu(0), len, at)?);
-        at += len;
-    }
+    let mut memory = allocate(&engine, object.len(), job.part_bytes)?;
     // Makes every lane and measures slabs: what a program pays once.
     for _ in 0..WARM_OPS.div_ceil(memory.len().max(1)) {
         memory = pass(&engine, &object, job, memory, &mut Paths::default())?;
@@ -115,10 +109,16 @@ pub(crate) fn read(job: &Staged) -> Result<Sample, Fault> {
     sample.bytes = object.len() * u64::from(job.passes);
     paths.tell(&mut sample);
     tell_staging(&engine, &mut sample);
-    sample.checksum = Some(digest(&engine, &object, job, &memory)?);
+    sample.checksum = Some(digest(&engine, object.len(), (job.part_bytes, job.seed), &memory)?);
     drop((memory, object));
     engine.close()?;
     Ok(sample)
+}
+
+/// Device memory for a file of so many bytes, in parts.
+pub(crate) fn allocate(engine: &Engine, len: u64, part_bytes: u64) -> Result<Vec<Memory>, Error> {
+    let starts = (0..len).step_by(sw_mem::index(part_bytes.max(1)));
+    starts.map(|at| engine.allocate(Destination::Gpu(0), part_bytes.min(len - at), at)).collect()
 }
 
 fn pass(
@@ -155,10 +155,16 @@ fn tell_staging(engine: &Engine, sample: &mut Sample) {
     }
 }
 
-fn digest(engine: &Engine, object: &Object, job: &Staged, memory: &[Memory]) -> Result<String, Fault> {
+/// Of sampled bytes of a file that lies in parts in device memory.
+pub(crate) fn digest(
+    engine: &Engine,
+    len: u64,
+    (part_bytes, seed): (u64, u64),
+    memory: &[Memory],
+) -> Result<String, Fault> {
     // One part at a time comes back whole; its samples are taken from there.
     let mut here: Option<(usize, Vec<u8>)> = None;
-    digest_of_parts(object.len(), job.part_bytes, job.seed, |part, at, to| {
+    digest_of_parts(len, part_bytes, seed, |part, at, to| {
         let (_, bytes) = match here.take().filter(|(kept, _)| *kept == part) {
             Some(kept) => here.insert(kept),
             None => {

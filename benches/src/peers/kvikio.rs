@@ -18,6 +18,15 @@ pub(crate) enum Compat {
     Off,
 }
 
+/// How the file is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// At once; KvikIO splits it. Once more before the clock runs.
+    Whole,
+    /// Part by part, one after the other; the first one once before.
+    Parts,
+}
+
 /// One way of KvikIO's to read a file.
 #[derive(Clone, Debug)]
 pub(crate) struct KvikIo {
@@ -25,11 +34,13 @@ pub(crate) struct KvikIo {
     pub name: &'static str,
     /// Which path.
     pub compat: Compat,
+    /// At once or in parts.
+    pub reads: Reads,
     /// Threads of its pool.
     pub threads: u32,
-    /// Bytes of the parts that the digest samples.
+    /// Bytes of the parts, which the digest samples, too.
     pub part_bytes: u64,
-    /// How often the file is read while the clock runs; once more before.
+    /// How often the file is read while the clock runs.
     pub passes: u32,
     /// Seed of the sampled places.
     pub seed: u64,
@@ -57,8 +68,13 @@ impl Subject for KvikIo {
             Compat::On => "on",
             Compat::Off => "off",
         };
+        let reads = match self.reads {
+            Reads::Whole => "whole",
+            Reads::Parts => "parts",
+        };
         let args = [
             format!("--compat={compat}"),
+            format!("--reads={reads}"),
             format!("--threads={}", self.threads),
             format!("--part-bytes={}", self.part_bytes),
             format!("--passes={}", self.passes),

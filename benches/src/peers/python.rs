@@ -112,6 +112,13 @@ impl Python {
         self.venv.join("bin/python")
     }
 
+    /// NVIDIA's `libcufile.so.0` that KvikIO came with, if it was installed.
+    pub(crate) fn nvidia_cufile(&self) -> Option<PathBuf> {
+        let versions = fs::read_dir(self.venv.join("lib")).ok()?.flatten();
+        let places = versions.map(|version| version.path().join("site-packages/nvidia/cufile/lib/libcufile.so.0"));
+        places.into_iter().find(|path| path.exists())
+    }
+
     /// Makes the environment. Needs a network with a package index, cc and binutils; takes minutes and 3.5 GB.
     ///
     /// # Errors

@@ -499,11 +499,11 @@ struct sw_region_info {
 #define SW_REGION_INFO_INIT { sizeof(sw_region_info), NULL, 0, NULL, 0, 0 }
 
 /**
- * Fresh memory of `length` bytes in `destination`: `host`, `gpu0`, `gpu1`, `bar:0000:02:00.0/2` or
- * `p2pmem:0000:3b:00.0`; NULL is `host`. Its address is congruent to `phase` modulo the page size, so that bytes from
+ * Fresh memory of `length` bytes in `destination`: `host`, `gpu0`, `gpu1` and so on; NULL is `host`. Memory of `bar:`
+ * and `p2pmem:` is not given out yet. Its address is congruent to `phase` modulo the page size, so that bytes from
  * file offset `phase` on can land in place. Host memory is zeroed, and on huge pages where the kernel has some.
  *
- * Errors: `SW_ERR_RESOURCE_LIMIT`; `SW_ERR_NO_DEVICE`; `SW_ERR_API_MISUSE` for zero bytes.
+ * Errors: `SW_ERR_RESOURCE_LIMIT`; `SW_ERR_NO_DEVICE`; `SW_ERR_API_MISUSE` for zero bytes; `SW_ERR_UNSUPPORTED`.
  */
 SW_API sw_status sw_region_allocate(
     sw_engine *engine,

@@ -105,11 +105,11 @@ impl Drop for Lent {
     }
 }
 
-/// Fresh memory of `length` bytes in `destination`: `host`, `gpu0`, `gpu1`, `bar:0000:02:00.0/2` or `p2pmem:0000:3b:00.0`; NULL
-/// is `host`. Its address is congruent to `phase` modulo the page size, so that bytes from file offset `phase` on can land
+/// Fresh memory of `length` bytes in `destination`: `host`, `gpu0`, `gpu1` and so on; NULL is `host`. Memory of `bar:` and `p2pmem:`
+/// is not given out yet. Its address is congruent to `phase` modulo the page size, so that bytes from file offset `phase` on can land
 /// in place. Host memory is zeroed, and on huge pages where the kernel has some.
 ///
-/// Errors: `SW_ERR_RESOURCE_LIMIT`; `SW_ERR_NO_DEVICE`; `SW_ERR_API_MISUSE` for zero bytes.
+/// Errors: `SW_ERR_RESOURCE_LIMIT`; `SW_ERR_NO_DEVICE`; `SW_ERR_API_MISUSE` for zero bytes; `SW_ERR_UNSUPPORTED`.
 #[unsafe(no_mangle)]
 pub extern "C" fn sw_region_allocate(
     engine: Handle<SwEngine>,
