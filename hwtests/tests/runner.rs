@@ -14,14 +14,14 @@ fn folder(name: &str) -> PathBuf {
 fn hwtests(library: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hwtests"));
     command.args(arguments).env("LD_LIBRARY_PATH", library).env("STANDIN_DEVICES", "2");
-    if let Ok(Some(code)) = harness::kernel_code() {
+    if let Some(code) = kernels() {
         command.env("STANDIN_KERNELS", code);
     }
     command.output().expect("the program starts")
 }
 
-fn has_kernels() -> bool {
-    harness::kernel_code().unwrap_or_else(|error| panic!("{error}")).is_some()
+fn kernels() -> Option<PathBuf> {
+    harness::kernel_code().unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn text(output: &Output) -> String {
@@ -35,7 +35,7 @@ fn on_the_stand_in_every_test_passes_and_the_record_says_stand_in() {
     let output = hwtests(&dir, &["run", "--quick", "--record", dir.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output));
     // It captures no graphs, and runs kernels only with a compiler for their code.
-    let ends = if has_kernels() { "15 passed, 1 skipped, 0 failed" } else { "13 passed, 3 skipped, 0 failed" };
+    let ends = if kernels().is_some() { "15 passed, 1 skipped, 0 failed" } else { "13 passed, 3 skipped, 0 failed" };
     assert!(text(&output).contains(ends), "{}", text(&output));
     let record = std::fs::read_dir(&dir).unwrap().filter_map(Result::ok).map(|e| e.path());
     let record = record.into_iter().find(|p| p.extension().is_some_and(|e| e == "json")).unwrap();

@@ -21,6 +21,7 @@ use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use crate::fault::{COPY, KERNEL, SILENT_DAMAGE, SILENT_SHORT};
 
@@ -78,6 +79,7 @@ pub fn install(dir: &Path, missing: &[&str]) -> Result<(), String> {
 /// # Errors
 /// A sentence: the sources cannot be read, or do not compile.
 pub fn kernel_code() -> Result<Option<PathBuf>, String> {
+    static BUILDS: AtomicU32 = AtomicU32::new(0);
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
     let flags = "-std=c++17 -O2 -shared -fPIC -Wno-unknown-pragmas -Icuda -Iemulate emulate/emulate.cpp -o";
     let mut hash = DefaultHasher::new();
@@ -96,8 +98,9 @@ pub fn kernel_code() -> Result<Option<PathBuf>, String> {
     if library.is_file() {
         return Ok(Some(library));
     }
-    // Renamed when it is whole: several tests may build it at a time.
-    let fresh = library.with_extension(format!("{}.new", std::process::id()));
+    // Renamed when it is whole: several tests may build it at a time, in this process too.
+    let build = BUILDS.fetch_add(1, Ordering::Relaxed);
+    let fresh = library.with_extension(format!("{}-{build}.new", std::process::id()));
     let mut compile = std::process::Command::new("g++");
     match compile.current_dir(&sources).args(flags.split_whitespace()).arg(&fresh).output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
