@@ -9,10 +9,7 @@ use std::{
         fd::AsFd,
         unix::fs::{FileTypeExt, MetadataExt},
     },
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError},
 };
 
 use straightway::{Engine, Object, Verb};
@@ -49,9 +46,8 @@ pub(crate) struct KernelFile {
     /// A duplicate of the caller's descriptor.
     own: fs::File,
     access: i32,
-    is_device: bool,
-    /// Bytes that it had when it was asked last. A file may have others by now.
-    seen_len: AtomicU64,
+    /// Of a block device; a file is asked each time.
+    fixed_len: Option<u64>,
     /// Device and inode when it was registered.
     identity: (u64, u64),
 }
@@ -143,26 +139,16 @@ impl KernelFile {
         Err(Failure::new(code::INVALID_FILE_OPEN_FLAG, text))
     }
 
-    /// Bytes of `len` from `offset` on that it has. A file is asked unless it had them all when it was asked last: a read finds out
-    /// whether it still has, and says so by [`KernelFile::was_short`].
+    /// Bytes of `len` from `offset` on that it has now.
     ///
     /// # Errors
     /// The errno of `fstat`.
     pub(crate) fn left(&self, offset: u64, len: u64) -> Result<u64, Failure> {
-        let seen = self.seen_len.load(Ordering::Relaxed);
-        if offset.checked_add(len).is_some_and(|end| end <= seen) {
-            return Ok(len);
-        }
-        let whole = if self.is_device { seen } else { metadata(&self.own)?.len() };
-        self.seen_len.store(whole, Ordering::Relaxed);
+        let whole = match self.fixed_len {
+            Some(len) => len,
+            None => metadata(&self.own)?.len(),
+        };
         Ok(whole.saturating_sub(offset).min(len))
-    }
-
-    /// It had less than it was thought to have: the next read asks again.
-    pub(crate) fn was_short(&self) {
-        if !self.is_device {
-            self.seen_len.store(0, Ordering::Relaxed);
-        }
     }
 }
 
@@ -257,11 +243,9 @@ fn open(descriptor: i32, driver: &mut Option<Arc<Running>>) -> Result<KernelFile
         true => Failure { code: code::INVALID_FILE_OPEN_FLAG, ..failure },
         false => failure,
     })?;
-    let is_device = stat.file_type().is_block_device();
     Ok(KernelFile {
         descriptor,
-        is_device,
-        seen_len: AtomicU64::new(if is_device { object.len() } else { stat.len() }),
+        fixed_len: stat.file_type().is_block_device().then(|| object.len()),
         object,
         own,
         access,

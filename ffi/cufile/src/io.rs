@@ -15,7 +15,7 @@ use crate::{
     library::library,
     memory::Range,
     pointer::{Addr, In},
-    transfer::{Numbers, SHRINKS_MAX, Transfer, count, ended, has_shrunk, offset_of, with_policy},
+    transfer::{Numbers, SHRINKS_MAX, Transfer, count, ended, is_short, offset_of, with_policy},
 };
 
 /// Ranges of one vectored call at most: `IOV_MAX` of Linux.
@@ -131,12 +131,12 @@ fn run_many(file: &Arc<File>, what: What, ranges: &[(Range, u64)], offset: u64) 
 }
 
 fn run_row(of: (&File, &KernelFile), what: What, row: &[(Range, u64)], offset: u64) -> Result<u64, Failure> {
-    let (file, kernel) = of;
+    let (file, _) = of;
     let mut shrinks = 0;
     loop {
         let Some(done) = start_row(of, what, row, offset)? else { return Ok(0) };
         // A file that got shorter meanwhile is read as far as it goes.
-        if what == What::Readv && has_shrunk(kernel, &done) && shrinks < SHRINKS_MAX {
+        if what == What::Readv && is_short(&done) && shrinks < SHRINKS_MAX {
             shrinks += 1;
             continue;
         }

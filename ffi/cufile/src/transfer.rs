@@ -129,18 +129,13 @@ impl Transfer {
     }
 
     pub(crate) fn has_shrunk(&self, done: &Completed) -> bool {
-        let Source::Kernel(kernel) = &self.file.source else { return false };
-        self.verb == Verb::Read && has_shrunk(kernel, done)
+        self.verb == Verb::Read && is_short(done)
     }
 }
 
-/// Whether a file had fewer bytes than it was thought to have; it is asked again next time.
-pub(crate) fn has_shrunk(kernel: &KernelFile, done: &Completed) -> bool {
-    let short = done.result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ShortData);
-    if short {
-        kernel.was_short();
-    }
-    short
+/// Whether a file had fewer bytes than it had when it was asked.
+pub(crate) fn is_short(done: &Completed) -> bool {
+    done.result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ShortData)
 }
 
 /// What the environment demands of routes.

@@ -59,7 +59,10 @@ static void writes(const char *path, int flags) {
     CHECK(cuFileRead(fh, memory, end + PAGE, 0, 0) == (ssize_t)end && memcmp(memory, twin, end) == 0);
     /* A file that gets shorter under its handle. */
     CHECK(ftruncate(fd, 5000) == 0);
+    memset(memory, 0xa5, 100000);
     CHECK(cuFileRead(fh, memory, 100000, 0, 0) == 5000 && memcmp(memory, twin, 5000) == 0);
+    /* A device that reads past the end writes zeros there, so it must not be asked to. */
+    CHECK(all_are(memory + 5000, 0xa5, 100000 - 5000));
     /* One that appends by now: a write would land at its end, whatever its offset. */
     int had = fcntl(fd, F_GETFL);
     CHECK(fcntl(fd, F_SETFL, had | O_APPEND) == 0);
