@@ -15,12 +15,14 @@ use std::time::Duration;
 use super::fetch::{self, Real};
 use super::{Bench, failed, link, words};
 use crate::Stop;
-use crate::proc::{Echo, Job};
+use crate::proc::{Echo, Ended, Job};
 
 /// One client, with what it imports: seconds.
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 /// The configuration of fio's source: some hundred small programs are compiled.
 const CONFIGURE_LIMIT: Duration = Duration::from_secs(300);
+/// A program's exit where the machine or its file system does not let it run.
+const CANNOT: i32 = 77;
 /// What fio runs: verified bytes, then each direction from two threads, at sizes that are no power of two too.
 const FIO_JOBS: [&str; 4] = [
     "--rw=randwrite --bs=64k --direct=1 --verify=crc32c",
@@ -139,7 +141,11 @@ impl Clients<'_> {
             args.push(first.to_string());
             let job = self.bench.oracle.beside(Job::program(self.bench.place, &program, &args)).dir(&self.folder);
             let outcome = job.merge_stderr().echo(Echo::Hidden).limit(RUN_LIMIT).run()?;
-            if !outcome.ok() {
+            if outcome.ended == Ended::Exit(CANNOT) {
+                return Ok(Ran::Not(outcome.lines.join("; ")));
+            }
+            let well = outcome.lines.last().is_some_and(|line| line.starts_with("test result: ok. "));
+            if !outcome.ok() || !well {
                 return Ok(Ran::Badly(format!("{first} first: {}", outcome.lines.join("\n"))));
             }
         }

@@ -37,8 +37,8 @@ const JOBS: &str = "6";
 const DOCUMENT: &str = "docs/cufile-conformance.md";
 const ORACLE: &str = "ffi/cufile/conformance/oracle.c";
 const DIFFERENCES: &str = "ffi/cufile/conformance/differences.txt";
-/// What NVIDIA's library looks for in udev's record of a block device.
 const UDEV_NAME: &str = "udev-record";
+/// What NVIDIA's library looks for in udev's record of a block device.
 const UDEV_RECORD: &str = "E:ID_FS_TYPE=ext4\nE:ID_FS_USAGE=filesystem\n";
 const USAGE: &str = "write cargo xtask cufile [--write] [--only PREFIX] [--library FILE] [--gpu] [--clients]";
 
