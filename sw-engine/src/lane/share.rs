@@ -175,7 +175,10 @@ impl Shares {
     pub(super) fn give_place(&mut self, device: Device) {
         self.left += 1;
         self.left_of[index(device)] += 1;
-        debug_assert!(self.left <= self.depth, "a place was given back twice");
+        debug_assert!(
+            self.left <= self.depth && self.left_of[index(device)] <= self.most.places,
+            "a place was given back twice"
+        );
     }
 
     /// It gives its slab back.
