@@ -1,10 +1,11 @@
 """Reads a file into GPU memory with KvikIO and prints one JSON line: what it cost and a digest of sampled bytes.
 
-    gpu_read.py --compat on|off --reads whole|parts --threads N --part-bytes N --passes N --seed N FILE
+    gpu_read.py --compat on|off --reads whole|parts|cold-parts --threads N --part-bytes N --passes N --seed N FILE
 
 `--compat on` is KvikIO's own path: POSIX reads into its pinned buffers and copies from there, by its thread pool. `off` is
 cuFile, and an error where cuFile does not work. `--reads whole`: one `pread` a pass, which KvikIO splits into tasks, and a first pass
-that is not counted. `--reads parts`: one for each part, one after the other, and the first part once before. Run by `straightway-benches gpu`.
+that is not counted. `--reads parts`: one for each part, one after the other, and the first part once before; `cold-parts`:
+and it leaves the page cache again. Run by `straightway-benches gpu`.
 
 Device memory comes from the driver by ctypes, in the primary context, as a CUDA array interface: no cupy, no CUDA toolkit.
 """
@@ -78,7 +79,7 @@ def main():
     parser.add_argument("--compat", required=True, choices=["on", "off"])
     for name in ("--threads", "--part-bytes", "--passes", "--seed"):
         parser.add_argument(name, type=int, required=True)
-    parser.add_argument("--reads", required=True, choices=["whole", "parts"])
+    parser.add_argument("--reads", required=True, choices=["whole", "parts", "cold-parts"])
     parser.add_argument("file")
     args = parser.parse_args()
 
@@ -105,6 +106,9 @@ def main():
             raise RuntimeError(f"{got} of {length} bytes")
 
     read(*parts[0])
+    if args.reads == "cold-parts":
+        with open(args.file, "rb") as cached:
+            os.posix_fadvise(cached.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     meter = Meter()
     for _ in range(args.passes):
         for part in parts:

@@ -54,7 +54,7 @@ pub(crate) enum Fault {
     /// Our own loader said no.
     #[error("{0}")]
     Loader(String),
-    /// A function of a shared library of ours said no.
+    /// A function of a shared library said no.
     #[error("{call} {answer}")]
     Library {
         /// Its name.

@@ -3,7 +3,11 @@
 //! The program starts itself again as `worker JOB …`; the job prints one line, a [`Sample`] as JSON. Peers in other
 //! languages print the same line.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use crate::{
     backing,
@@ -249,8 +253,14 @@ impl Subject for Worker {
         let me = std::env::current_exe().map_err(Fault::os("find", "our own program"))?;
         let mut command = Command::new(me);
         command.arg("worker").args(&self.args);
+        keep_log(&mut command, &self.scratch);
         parse(&self.name, &usage::run(command, &self.scratch, LIMIT)?)
     }
+}
+
+/// NVIDIA's library writes a log where it is called, unless told where.
+pub(crate) fn keep_log(command: &mut Command, scratch: &Path) {
+    command.env("CUFILE_LOGFILE_PATH", scratch.join("cufile.log"));
 }
 
 /// The sample on the last line that a program printed, with what its whole life cost.

@@ -95,8 +95,11 @@ impl Context {
         Ok((free as u64, total as u64))
     }
 
-    /// Makes it current until the guard is dropped.
-    pub(crate) fn enter(&self) -> Result<Entered<'_>, CudaError> {
+    /// Makes it current in this thread until the guard is dropped: also for libraries that work in the thread's context.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn enter(&self) -> Result<Entered<'_>, CudaError> {
         let code = self.push();
         self.check(code, "cuCtxPushCurrent_v2")?;
         Ok(Entered { context: self, not_send: PhantomData })
@@ -139,7 +142,8 @@ impl fmt::Debug for Context {
 }
 
 /// A context that is current in this thread; the one before is put back on drop.
-pub(crate) struct Entered<'a> {
+#[derive(Debug)]
+pub struct Entered<'a> {
     context: &'a Context,
     /// Current is a property of the thread.
     not_send: PhantomData<*const ()>,

@@ -61,9 +61,10 @@ fn one(bench: &mut Bench<'_>, gpu: &Gpu, from: &Origin, (file, digest): (&Path, 
     let passes = passes(from, bench.size);
     let ours = bench.libraries.join("libstraightway_cufile.so");
     let mut subjects: Vec<Box<dyn Subject>> = vec![by_library(bench, US, &ours, (from, file, passes))];
+    let reads = if from.cache == CacheState::Cold { Reads::ColdParts } else { Reads::Parts };
     for (name, threads) in KVIKIO {
         let (file, seed, python) = (file.to_owned(), bench.seed, bench.python.clone());
-        let (part_bytes, compat, reads) = (PART_BYTES, Compat::On, Reads::Parts);
+        let (part_bytes, compat) = (PART_BYTES, Compat::On);
         subjects.push(Box::new(KvikIo { name, compat, reads, threads, part_bytes, passes, seed, file, python }));
     }
     subjects.push(match nvidia(bench) {
@@ -106,7 +107,7 @@ fn by_library(
 fn nvidia(bench: &Bench<'_>) -> Result<std::path::PathBuf, String> {
     // A stream that did not open is read for ever there: `ffi/cufile/conformance/oracle.c`.
     if !Path::new("/proc/modules").exists() {
-        return Err("the kernel has no /proc/modules, without which it reads for ever".to_owned());
+        return Err("the kernel has no /proc/modules, without which versions from 1.16 on read for ever".to_owned());
     }
     bench.python.nvidia_cufile().ok_or_else(|| "not installed; run cargo xtask bench peers".to_owned())
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use straightway::{Destination, Engine, Error, Memory as EngineMemory, Uri};
+use straightway::{Destination, Engine, Error, Memory as EngineMemory, Uri, Verb};
 
 use crate::{
     data::hex,
@@ -144,6 +144,9 @@ pub(crate) fn read_on_gpu(job: &OnGpu) -> Result<Sample, Fault> {
     let engine = Engine::builder().build()?;
     let memory = gpu::allocate(&engine, len, job.part_bytes)?;
     let places: Vec<(u64, usize)> = memory.iter().map(|part| (part.address(), sw_mem::index(part.len()))).collect();
+    // cuFile is called in a context, by its documentation.
+    let context = gpu::context()?;
+    let _entered = context.enter().map_err(|error| error.into_error(Verb::Setup))?;
     let cufile = CuFile::load(&job.library)?;
     cufile.open()?;
     let file = cufile.register(descriptor.as_fd())?;

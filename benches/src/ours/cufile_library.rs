@@ -167,11 +167,12 @@ impl CuFile {
     /// # Errors
     /// `Missing` if it is not there; `Library` if it lacks a function.
     pub(crate) fn load(path: &Path) -> Result<Self, Fault> {
-        // SAFETY: what the library runs when it is loaded is the standard library's set-up; this project built it.
+        // SAFETY: what the library runs when it is loaded is its own set-up: ours has the standard library's, NVIDIA's is made to be
+        // loaded so by any program.
         let library = unsafe { Library::new(path) };
         let library = library.map_err(|error| Fault::Missing {
             what: format!("{} does not load: {error}", path.display()),
-            remedy: "run it as `cargo xtask bench`, which builds the library",
+            remedy: "run it as `cargo xtask bench`, which builds ours",
         })?;
         Ok(Self {
             open: function(&library, "cuFileDriverOpen")?,

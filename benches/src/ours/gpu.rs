@@ -183,12 +183,17 @@ pub(crate) fn digest(
     })
 }
 
-/// The fastest of the sizes, each measured after a first round that does not count.
-pub(crate) fn copies(job: &Copies) -> Result<Sample, Fault> {
+/// The primary context of the first GPU.
+pub(crate) fn context() -> Result<Context, Fault> {
     let driver = Driver::load()
         .map_err(|why| Fault::Missing { what: format!("no GPU: {why}"), remedy: "run this where there is one" })?;
     let setup = |error: sw_cuda::CudaError| error.into_error(Verb::Setup);
-    let context = Context::primary(&driver.device(0).map_err(setup)?).map_err(setup)?;
+    Ok(Context::primary(&driver.device(0).map_err(setup)?).map_err(setup)?)
+}
+
+/// The fastest of the sizes, each measured after a first round that does not count.
+pub(crate) fn copies(job: &Copies) -> Result<Sample, Fault> {
+    let context = context()?;
     let mut best: Option<Sample> = None;
     for slab_bytes in &job.slab_bytes {
         let mut ring = Ring::new(&context, *slab_bytes, job.ring_bytes)?;

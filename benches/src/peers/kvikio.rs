@@ -25,6 +25,8 @@ pub(crate) enum Reads {
     Whole,
     /// Part by part, one after the other; the first one once before.
     Parts,
+    /// The same of a file that is not cached: what the first one left in the page cache is dropped.
+    ColdParts,
 }
 
 /// One way of KvikIO's to read a file.
@@ -71,6 +73,7 @@ impl Subject for KvikIo {
         let reads = match self.reads {
             Reads::Whole => "whole",
             Reads::Parts => "parts",
+            Reads::ColdParts => "cold-parts",
         };
         let args = [
             format!("--compat={compat}"),

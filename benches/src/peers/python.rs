@@ -183,6 +183,7 @@ impl Python {
         self.ready()?;
         let mut command = Command::new(self.python());
         command.arg(self.scripts.join(script)).args(args);
+        crate::worker::keep_log(&mut command, &self.scratch);
         crate::worker::parse(name, &usage::run(command, &self.scratch, LOAD_LIMIT)?)
     }
 
