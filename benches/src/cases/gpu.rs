@@ -152,11 +152,7 @@ fn what(gpu: Option<&Gpu>, file_bytes: u64) -> String {
     let job = "from the page cache into the memory of the first GPU, beside copies of pinned memory that read no file";
     match gpu {
         None => format!("A file {job}. Not run."),
-        Some(gpu) => {
-            let warning =
-                if gpu.is_standin() { " The driver is the STAND-IN: no rate and no ratio means anything." } else { "" };
-            format!("{} MiB {job}. {}, driver {}.{warning}", file_bytes >> 20, gpu.name, gpu.driver)
-        }
+        Some(gpu) => format!("{} MiB {job}. {}", file_bytes >> 20, gpu.told()),
     }
 }
 

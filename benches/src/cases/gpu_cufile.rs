@@ -1,6 +1,6 @@
 //! `gpu-cufile`: programs that were written for cuFile, a file into GPU memory: on our library, on NVIDIA's, and KvikIO's own path.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
     bench::{Bench, Size, words},
@@ -11,7 +11,7 @@ use crate::{
         kvikio::{Compat, KvikIo, Reads},
         pread::Way,
     },
-    report::{Best, Bound, Case, Metric, Role, Sample, Side},
+    report::{Best, Bound, Case, Metric, Role, Side},
     rounds::{Before, Subject},
 };
 
@@ -67,12 +67,13 @@ fn one(bench: &mut Bench<'_>, gpu: &Gpu, from: &Origin, (file, digest): (&Path, 
         let (part_bytes, compat) = (PART_BYTES, Compat::On);
         subjects.push(Box::new(KvikIo { name, compat, reads, threads, part_bytes, passes, seed, file, python }));
     }
-    subjects.push(match nvidia(bench) {
-        Ok(library) => by_library(bench, NVIDIA, &library, (from, file, passes)),
-        Err(why) => Box::new(NotHere(why)),
-    });
+    let nvidia = nvidia(bench);
+    if let Ok(library) = &nvidia {
+        subjects.push(by_library(bench, NVIDIA, library, (from, file, passes)));
+    }
     let before = Before { cache: Some(from.cache), back_bytes: 0, digest: Some(digest.to_owned()) };
-    let case = bench.case(from.name, &what(from, Some(gpu)), subjects, &before);
+    let mut case = bench.case(from.name, &what(from, Some(gpu)), subjects, &before);
+    case.sides.extend(nvidia.err().map(|why| Side::absent(NVIDIA, Role::Peer, &why)));
     let mut case = with_goals(case);
     if gpu.is_standin() {
         case.void("stand-in driver, means nothing");
@@ -104,7 +105,7 @@ fn by_library(
 }
 
 /// NVIDIA's library, or why it is not run.
-fn nvidia(bench: &Bench<'_>) -> Result<std::path::PathBuf, String> {
+fn nvidia(bench: &Bench<'_>) -> Result<PathBuf, String> {
     // A stream that did not open is read for ever there: `ffi/cufile/conformance/oracle.c`.
     if !Path::new("/proc/modules").exists() {
         return Err("the kernel has no /proc/modules, without which versions from 1.16 on read for ever".to_owned());
@@ -112,36 +113,11 @@ fn nvidia(bench: &Bench<'_>) -> Result<std::path::PathBuf, String> {
     bench.python.nvidia_cufile().ok_or_else(|| "not installed; run cargo xtask bench peers".to_owned())
 }
 
-/// NVIDIA's side where it cannot run.
-struct NotHere(String);
-
-impl Subject for NotHere {
-    fn name(&self) -> String {
-        NVIDIA.to_owned()
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn reads(&self) -> Vec<std::path::PathBuf> {
-        Vec::new()
-    }
-
-    fn run(&mut self) -> Result<Sample, Fault> {
-        Err(Fault::Missing { what: self.0.clone(), remedy: "run it on a machine of NVIDIA's documentation" })
-    }
-}
-
 fn what(from: &Origin, gpu: Option<&Gpu>) -> String {
     let job = format!("{} into registered memory of the first GPU, reads of 16 MiB one after the other", from.words);
     match gpu {
         None => format!("A file {job}. Not run."),
-        Some(gpu) => {
-            let warning =
-                if gpu.is_standin() { " The driver is the STAND-IN: no rate and no ratio means anything." } else { "" };
-            format!("A file {job}. {}, driver {}.{warning}", gpu.name, gpu.driver)
-        }
+        Some(gpu) => format!("A file {job}. {}", gpu.told()),
     }
 }
 

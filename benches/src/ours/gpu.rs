@@ -40,6 +40,13 @@ impl Gpu {
         Ok(Self { name, driver: format!("{} from {}", driver.version(), driver.path()) })
     }
 
+    /// What a report says of it.
+    pub(crate) fn told(&self) -> String {
+        let warning =
+            if self.is_standin() { " The driver is the STAND-IN: no rate and no ratio means anything." } else { "" };
+        format!("{}, driver {}.{warning}", self.name, self.driver)
+    }
+
     /// Whether it is host memory behind the stand-in driver: its rates say nothing about a GPU.
     pub(crate) fn is_standin(&self) -> bool {
         self.name.starts_with(STANDIN_NAME)

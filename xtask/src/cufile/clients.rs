@@ -130,11 +130,7 @@ impl Clients<'_> {
     fn both(&self) -> Result<Ran, Stop> {
         let program = self.folder.join("both");
         let source = self.bench.place.root.join("ffi/cufile/conformance/clients/both.c");
-        let mut args = words("-std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 -g -isystem");
-        args.extend([self.real.include.display().to_string(), source.display().to_string()]);
-        args.extend(words("-pthread -ldl -o"));
-        args.push(program.display().to_string());
-        self.bench.compile(&args)?;
+        self.bench.program(&self.real.include, &[source.display().to_string()], &program)?;
         for first in ["nvidia", "ours"] {
             let paths = [&self.real.library, &self.bench.ours, &self.folder];
             let mut args: Vec<String> = paths.map(|path| path.display().to_string()).into();

@@ -170,6 +170,16 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// A program that loads libcufile, with the header in `include`.
+    fn program(&self, include: &Path, sources: &[String], to: &Path) -> Result<(), Stop> {
+        let mut args = words("-std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 -g -isystem");
+        args.push(include.display().to_string());
+        args.extend(sources.iter().cloned());
+        args.extend(words("-pthread -ldl -o"));
+        args.push(to.display().to_string());
+        self.compile(&args)
+    }
+
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, Stop> {
         let path = self.run.join(name);
         std::fs::write(&path, text).map_err(|error| failed(&path, &error))?;
@@ -274,12 +284,7 @@ impl<'a> Suite<'a> {
             .collect();
         files.sort();
         let files: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
-        let mut args = words("-std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 -g -isystem");
-        args.push(include.display().to_string());
-        args.extend(files.iter().cloned());
-        args.extend(words("-pthread -ldl -o"));
-        args.push(program.display().to_string());
-        bench.compile(&args)?;
+        bench.program(include, &files, &program)?;
         Ok(Suite { bench, files, program })
     }
 
