@@ -1,9 +1,6 @@
 //! The edge: what every function of the interface goes through. Panics stop here, and errors become a status and a detail.
 
-use std::{
-    borrow::Cow,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::borrow::Cow;
 
 use straightway::{Error, ErrorKind, Verb};
 
@@ -39,15 +36,10 @@ pub(crate) fn fail(error: Error) -> SwStatus {
 /// `Poisoned` in its place.
 #[inline(always)]
 pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    // What a panic leaves half done is only reached through the engine, which has its own containment, and through locks that
-    // are used although they are poisoned.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        let text = text.unwrap_or_else(|| "no message".to_owned());
+    straightway_edge::contained(work).unwrap_or_else(|told| {
         Err(Error::new(ErrorKind::Poisoned, Verb::Setup)
             .at("C interface")
-            .detail(format!("a panic was contained: {text}"))
+            .detail(told)
             .remedy("make a new engine, and report this with the message"))
     })
 }

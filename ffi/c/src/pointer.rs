@@ -1,4 +1,4 @@
-//! Pointers of C callers. Every raw access of this crate is in this file.
+//! Pointers of C callers. Every raw access of this crate is in this file, or behind the types of `straightway-edge`.
 //!
 //! A parameter that is a pointer in C is one of five types here: [`In`] (`const T *`), [`Out`] (`T *`), [`Str`]
 //! (`const char *`), [`Addr`] (`void *`) and [`ConstAddr`] (`const void *`). Only an unsafe constructor makes one in Rust, so functions that take them are
@@ -9,15 +9,10 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use straightway::Error;
+pub use straightway_edge::{Addr, Plain};
+pub(crate) use straightway_edge::{Ready, address, own_descriptor};
 
 use crate::edge::misuse;
-
-/// A type that C callers fill: every bit pattern is a value, and zero means *not set*.
-///
-/// # Safety
-/// The type is `repr(C)`, has no padding that is not a named field, and every bit pattern is a value of it, but for function
-/// pointers, which are NULL or functions of the type that they say.
-pub unsafe trait Plain: Copy {}
 
 /// A structure that begins with its own size in bytes as its caller knows it.
 ///
@@ -66,22 +61,10 @@ pub struct Out<T>(*mut T);
 #[repr(transparent)]
 pub struct Str(*const c_char);
 
-/// `void *`: a number to this library. It follows none but host memory of a registered region.
-#[derive(Clone, Copy, Debug)]
-#[repr(transparent)]
-pub struct Addr(*mut c_void);
-
 /// `const void *`: as [`Addr`], for bytes that the library only looks at.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub struct ConstAddr(*const c_void);
-
-/// A number as an address: this interface is for machines with 64-bit addresses.
-#[expect(clippy::cast_possible_truncation, reason = "asserted to be as wide")]
-pub(crate) const fn address(raw: u64) -> usize {
-    const { assert!(usize::BITS == 64, "handles need 64 bits") };
-    raw as usize
-}
 
 fn check<T>(pointer: *const T, name: &str) -> Result<(), Error> {
     if pointer.is_null() {
@@ -209,25 +192,9 @@ impl<T: Copy> Out<T> {
     /// # Errors
     /// `ApiMisuse` for NULL or a misaligned address.
     pub(crate) fn ready(self, name: &str) -> Result<Ready<T>, Error> {
-        check(self.0, name).map(|()| Ready(self.0))
-    }
-}
-
-/// Room that was looked at.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ready<T>(*mut T);
-
-impl<T: Copy> Ready<T> {
-    /// Puts a value there.
-    pub(crate) fn put(self, value: T) {
-        self.put_at(0, value);
-    }
-
-    /// Puts one into an array.
-    pub(crate) fn put_at(self, index: usize, value: T) {
-        let to = self.0.wrapping_add(index);
-        // SAFETY: not null and aligned, as checked; writable by the contract of `Out::new`.
-        unsafe { to.write(value) }
+        check(self.0, name)?;
+        // SAFETY: not null, as checked; writable by the contract of `new`, which C callers take on.
+        Ok(unsafe { Ready::new(self.0) })
     }
 }
 
@@ -323,38 +290,6 @@ impl Str {
     }
 }
 
-impl Addr {
-    /// NULL.
-    pub const NULL: Self = Self(std::ptr::null_mut());
-
-    /// An address.
-    pub const fn new(pointer: *mut c_void) -> Self {
-        Self(pointer)
-    }
-
-    /// From its number.
-    pub(crate) fn from_raw(raw: u64) -> Self {
-        Self(std::ptr::with_exposed_provenance_mut(address(raw)))
-    }
-
-    /// Its number.
-    pub fn raw(self) -> u64 {
-        self.0.expose_provenance() as u64
-    }
-
-    /// Copies bytes there, `at` bytes further.
-    ///
-    /// # Errors
-    /// `ApiMisuse` for NULL.
-    pub(crate) fn fill(self, at: usize, bytes: &[u8], name: &str) -> Result<(), Error> {
-        check(self.0.cast::<u8>(), name)?;
-        let to = self.0.cast::<u8>().wrapping_add(at);
-        // SAFETY: that so many bytes are writable is the contract of the C functions that take an address and a length.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        Ok(())
-    }
-}
-
 impl ConstAddr {
     /// An address.
     pub const fn new(pointer: *const c_void) -> Self {
@@ -383,14 +318,22 @@ impl ConstAddr {
 
 // SAFETY: a number, never followed as an address.
 unsafe impl<K> Plain for crate::handle::Handle<K> {}
-// SAFETY: numbers to everyone but who reads by them, under the contracts above.
-unsafe impl Send for Addr {}
-// SAFETY: as above.
-unsafe impl Sync for Addr {}
 // SAFETY: texts that live for ever, or are read during a call only.
 unsafe impl Send for Str {}
 // SAFETY: as above.
 unsafe impl Sync for Str {}
+
+/// Copies bytes to memory of a caller's, `at` bytes behind `to`.
+///
+/// # Errors
+/// `ApiMisuse` for NULL.
+pub(crate) fn fill(to: Addr, at: usize, bytes: &[u8], name: &str) -> Result<(), Error> {
+    check(to.as_ptr().cast::<u8>(), name)?;
+    let to = to.as_ptr().cast::<u8>().wrapping_add(at);
+    // SAFETY: that so many bytes are writable is the contract of the C functions that take an address and a length.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    Ok(())
+}
 
 /// Region of memory that a C caller lends: its contract stands at `sw_region_register`.
 pub(crate) fn lend(
@@ -409,13 +352,4 @@ pub(crate) fn stream(handle: Addr) -> straightway::CallerStream {
     // SAFETY: the contract of `SW_IO_STREAM`: a stream of the primary context that lives until the operation is over. A handle that
     // is none is the driver's to refuse.
     unsafe { straightway::CallerStream::from_raw(address(handle.raw())) }
-}
-
-/// A descriptor of the caller's as one of ours.
-pub(crate) fn own_descriptor(descriptor: i32) -> std::io::Result<std::os::fd::OwnedFd> {
-    if descriptor < 0 {
-        return Err(std::io::Error::from_raw_os_error(9)); // EBADF
-    }
-    // SAFETY: not negative; only its duplicate is kept, and a descriptor that is not open is refused by the kernel.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()
 }

@@ -15,10 +15,10 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{Builder, JoinHandle},
-    time::Duration,
 };
 
 use straightway::{Error, ErrorKind, Verb};
+use straightway_edge::{GATE_PAUSE, first_of_streams};
 
 use crate::{
     edge::contained,
@@ -26,8 +26,6 @@ use crate::{
     op::{Gated, Op},
 };
 
-/// Between two looks at streams that operations wait for: twenty thousand a second, of half a microsecond each.
-const GATE_PAUSE: Duration = Duration::from_micros(50);
 /// Other operations that are looked at before streams are again.
 const LOOKS_MAX: u32 = 64;
 
@@ -177,26 +175,15 @@ impl Pump {
 }
 
 impl State {
-    /// Those that are the first of their streams and were not begun. The others are behind one that is not over: the stream
-    /// cannot have come to them, and a driver that runs a stream when it is asked would wait for this thread.
-    fn first_of_streams(&self) -> Vec<u64> {
-        let mut streams: Vec<Place> = Vec::new();
-        let mut first = Vec::new();
-        for placed in &self.gated {
-            if streams.contains(&placed.stream) {
-                continue;
-            }
-            streams.push(placed.stream);
-            if !placed.begun {
-                first.push(placed.number);
-            }
-        }
-        first
+    /// Those that are the first of their streams and were not begun.
+    fn to_look_at(&self) -> impl Iterator<Item = u64> {
+        let first = first_of_streams(&self.gated, |placed| placed.stream);
+        first.filter(|placed| !placed.begun).map(|placed| placed.number)
     }
 
     fn look_at_gated(&mut self) {
         self.since_gated = 0;
-        let first = self.first_of_streams();
+        let first: Vec<u64> = self.to_look_at().collect();
         self.queue.extend(first);
     }
 }
@@ -234,7 +221,7 @@ impl Shared {
             if state.stopping {
                 return None;
             }
-            if state.first_of_streams().is_empty() {
+            if state.to_look_at().next().is_none() {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }

@@ -19,7 +19,7 @@ use crate::{
     engine::{EngineState, SwEngine},
     handle::{Handle, Kind, Table},
     last::c_text,
-    pointer::{Addr, ConstAddr, In, Out, Str, lend, versioned},
+    pointer::{Addr, ConstAddr, In, Out, Str, fill, lend, versioned},
     status::SwStatus,
 };
 
@@ -334,7 +334,7 @@ pub extern "C" fn sw_region_get(region: Handle<SwRegion>, offset: u64, length: u
         let mut out = state.engine.engine.copy_out(state.destination)?;
         out.visit(&part, 0, length, |bytes| {
             if copied.is_ok() {
-                copied = to.fill(at, bytes, "to");
+                copied = fill(to, at, bytes, "to");
                 at += bytes.len();
             }
         })?;

@@ -1,9 +1,6 @@
 //! The edge: what every function of the interface goes through. Panics stop here, errors become numbers and a text.
 
-use std::{
-    cell::RefCell,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::cell::RefCell;
 
 use crate::{
     abi::CuFileError,
@@ -74,14 +71,7 @@ pub(crate) fn negative_word(failure: &Failure) -> isize {
 /// # Errors
 /// The work's; `INTERNAL_ERROR` with the words of a panic.
 pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    // What a panic leaves half done is only reached through the engine, which has its own containment, and through locks that
-    // are used although they are poisoned.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        let text = text.unwrap_or_else(|| "no message".to_owned());
-        Err(Failure::new(code::INTERNAL_ERROR, format!("a panic was contained: {text}")))
-    })
+    straightway_edge::contained(work).unwrap_or_else(|told| Err(Failure::new(code::INTERNAL_ERROR, told)))
 }
 
 /// The thread's last failure, for `sw_cufile_last_error`; on a thread that is ending it is forgotten.

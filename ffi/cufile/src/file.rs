@@ -131,7 +131,8 @@ impl KernelFile {
 
     /// The caller's descriptor and ours are one open file: if the caller made it append, every write would land at the end.
     fn has_offsets(&self) -> Result<(), Failure> {
-        let flags = status_flags(&self.own).map_err(|errno| Failure::system(errno, self.object.name()))?;
+        let flags = status_flags(&self.own)
+            .map_err(|error| Failure::system(error.raw_os_error().unwrap_or(libc::EBADF), self.object.name()))?;
         if flags & libc::O_APPEND == 0 {
             return Ok(());
         }
@@ -223,10 +224,7 @@ fn unsupported(text: &str) -> Failure {
 
 /// Opens the driver too, once the descriptor is one that can be registered.
 fn open(descriptor: i32, driver: &mut Option<Arc<Running>>) -> Result<KernelFile, Failure> {
-    let bad = |errno: i32| {
-        let why = std::io::Error::from_raw_os_error(errno);
-        Failure::invalid(format!("descriptor {descriptor}: {why}"))
-    };
+    let bad = |why: std::io::Error| Failure::invalid(format!("descriptor {descriptor}: {why}"));
     let own = own_descriptor(descriptor).map_err(bad)?;
     let flags = status_flags(&own).map_err(bad)?;
     let own = fs::File::from(own);

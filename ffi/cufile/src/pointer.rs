@@ -1,4 +1,4 @@
-//! Pointers of C callers. Every raw access of this crate is in this file.
+//! Pointers of C callers. Every raw access of this crate is in this file, or behind the types of `straightway-edge`.
 //!
 //! A parameter that is a pointer in C is one of these types. Only an unsafe constructor makes one in Rust, so functions that take
 //! them are safe. NULL is found out; alignment does not matter, because everything is copied byte by byte.
@@ -8,19 +8,16 @@
 use std::{
     any::Any,
     ffi::{CStr, c_char, c_void},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::AsFd,
 };
+
+pub use straightway_edge::{Addr, Plain};
+pub(crate) use straightway_edge::{Ready, address, own_descriptor};
 
 use crate::{
     abi::{FsOps, RdmaInfo},
     code::Failure,
 };
-
-/// A type that C callers fill: every bit pattern is a value.
-///
-/// # Safety
-/// The type is `repr(C)` without bytes that no field has, and any bits are a value of it.
-pub unsafe trait Plain: Copy {}
 
 /// `const T *`: NULL, or what the caller leaves as it is during the call.
 #[derive(Clone, Copy, Debug)]
@@ -36,18 +33,6 @@ pub struct Out<T>(*mut T);
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub struct Str(*const c_char);
-
-/// `void *`: a number to this library; it follows none but host memory that a transfer is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Addr(*mut c_void);
-
-/// A number as an address: this interface is for machines with 64-bit addresses.
-#[expect(clippy::cast_possible_truncation, reason = "asserted to be as wide")]
-pub(crate) const fn address(raw: u64) -> usize {
-    const { assert!(usize::BITS == 64, "the layouts are those of 64-bit machines") };
-    raw as usize
-}
 
 impl<T: Plain> In<T> {
     /// NULL.
@@ -105,49 +90,13 @@ impl<T: Copy> Out<T> {
     /// # Errors
     /// `INVALID_VALUE` for NULL.
     pub(crate) fn ready(self, name: &str) -> Result<Ready<T>, Failure> {
-        if self.0.is_null() { Err(Failure::invalid(format!("{name} is NULL"))) } else { Ok(Ready(self.0)) }
+        if self.0.is_null() {
+            return Err(Failure::invalid(format!("{name} is NULL")));
+        }
+        // SAFETY: not null; writable by the contract of `new`, which C callers take on.
+        Ok(unsafe { Ready::new(self.0) })
     }
 }
-
-/// Room that was looked at.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ready<T>(*mut T);
-
-impl<T: Copy> Ready<T> {
-    /// Puts a value there.
-    pub(crate) fn put(self, value: T) {
-        self.put_at(0, value);
-    }
-
-    /// Puts one into an array.
-    pub(crate) fn put_at(self, index: usize, value: T) {
-        let to = self.0.wrapping_add(index);
-        // SAFETY: not null, as checked; writable by the contract of `Out::new`.
-        unsafe { to.write_unaligned(value) }
-    }
-
-    /// Puts something of another type behind `bytes` bytes: a structure that grew has parts.
-    pub(crate) fn put_behind<U: Copy>(self, bytes: usize, value: U) {
-        let to = self.0.wrapping_byte_add(bytes).cast::<U>();
-        // SAFETY: as above; that the whole structure has room for this part is what its caller chose with the version.
-        unsafe { to.write_unaligned(value) }
-    }
-}
-
-impl<T: Plain> Ready<T> {
-    /// What is there: a parameter that goes in and out.
-    pub(crate) fn get(self) -> T {
-        // SAFETY: not null, as checked; a variable of the caller's, of which any bits are a value.
-        unsafe { self.0.read_unaligned() }
-    }
-}
-
-// SAFETY: numbers.
-unsafe impl Plain for u32 {}
-// SAFETY: as above.
-unsafe impl Plain for usize {}
-// SAFETY: as above.
-unsafe impl Plain for i64 {}
 
 impl Out<c_char> {
     /// Writes text with its zero byte into `room` bytes, if they are enough; the length without that byte.
@@ -186,31 +135,6 @@ impl Str {
         text.to_str().map_err(|_| Failure::invalid(format!("{name} is not UTF-8")))
     }
 }
-
-impl Addr {
-    /// NULL.
-    pub const NULL: Self = Self(std::ptr::null_mut());
-
-    /// An address.
-    pub const fn new(pointer: *mut c_void) -> Self {
-        Self(pointer)
-    }
-
-    /// From its number.
-    pub(crate) fn from_raw(raw: u64) -> Self {
-        Self(std::ptr::with_exposed_provenance_mut(address(raw)))
-    }
-
-    /// Its number.
-    pub fn raw(self) -> u64 {
-        self.0.expose_provenance() as u64
-    }
-}
-
-// SAFETY: a number to everyone but the transfer that it is given to.
-unsafe impl Send for Addr {}
-// SAFETY: as above.
-unsafe impl Sync for Addr {}
 
 /// Variables of a caller's that outlive the call, as those of a stream-ordered transfer do.
 #[derive(Clone, Copy, Debug)]
@@ -320,28 +244,15 @@ pub(crate) fn stream(handle: Addr) -> straightway::CallerStream {
     unsafe { straightway::CallerStream::from_raw(address(handle.raw())) }
 }
 
-/// A descriptor of the caller's as one of ours.
-///
-/// # Errors
-/// The errno.
-pub(crate) fn own_descriptor(descriptor: i32) -> Result<OwnedFd, i32> {
-    if descriptor < 0 {
-        return Err(libc::EBADF);
-    }
-    // SAFETY: not negative; only its duplicate is kept, and a descriptor that is not open is refused by the kernel.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    borrowed.try_clone_to_owned().map_err(|error| error.raw_os_error().unwrap_or(libc::EBADF))
-}
-
 /// Access mode and status flags of a descriptor.
 ///
 /// # Errors
 /// The errno.
-pub(crate) fn status_flags(descriptor: &impl AsFd) -> Result<i32, i32> {
+pub(crate) fn status_flags(descriptor: &impl AsFd) -> std::io::Result<i32> {
     use std::os::fd::AsRawFd;
     // SAFETY: no pointers.
     let flags = unsafe { libc::fcntl(descriptor.as_fd().as_raw_fd(), libc::F_GETFL) };
-    if flags < 0 { Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EBADF)) } else { Ok(flags) }
+    if flags < 0 { Err(std::io::Error::last_os_error()) } else { Ok(flags) }
 }
 
 /// Sets the caller's `errno`.

@@ -14,10 +14,10 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Wake, Waker},
     thread::{Builder, JoinHandle},
-    time::Duration,
 };
 
 use straightway::{Pending, StreamGate, Verb};
+use straightway_edge::{GATE_PAUSE, first_of_streams};
 
 use crate::{
     code::{self, Failure},
@@ -29,8 +29,6 @@ use crate::{
     transfer::{Begun, Transfer},
 };
 
-/// Between two looks at streams: twenty thousand a second, of half a microsecond each.
-const GATE_PAUSE: Duration = Duration::from_micros(50);
 /// Jobs at a time: fewer than the gates that one engine has for a GPU (1024), by more than threads that ask at the same time.
 const JOBS_MAX: usize = 900;
 
@@ -238,7 +236,7 @@ impl Shared {
         self.work.notify_all();
         if state.fresh.is_empty() && !state.woken && !state.stopping {
             let idle = |state: &mut State| state.fresh.is_empty() && !state.woken && !state.stopping;
-            state = if any_to_look_at(jobs) {
+            state = if first_of_streams(jobs, |job| job.stream).any(|job| matches!(job.run, Run::Waiting)) {
                 self.work.wait_timeout(state, GATE_PAUSE).unwrap_or_else(PoisonError::into_inner).0
             } else {
                 self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
@@ -250,14 +248,4 @@ impl Shared {
         state.held = jobs.len();
         state.stopping
     }
-}
-
-/// Whether a job waits that no other of its stream is before.
-fn any_to_look_at(jobs: &[Job]) -> bool {
-    let mut streams: Vec<u64> = Vec::new();
-    jobs.iter().any(|job| {
-        let first = !streams.contains(&job.stream);
-        streams.push(job.stream);
-        first && matches!(job.run, Run::Waiting)
-    })
 }

@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
@@ -107,7 +106,7 @@ pub fn watched<T: Send + 'static>(
     })?;
     loop {
         if worker.is_finished() {
-            let done = worker.join().map_err(|_| poisoned("a thread"))???;
+            let done = worker.join().map_err(|_| poisoned("a panic was contained: a thread".into()))???;
             look()?;
             return Ok(done);
         }
@@ -121,17 +120,12 @@ pub fn watched<T: Send + 'static>(
 /// # Errors
 /// `Poisoned` in its place.
 pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
-    // What a panic leaves half done is only reached through the engine, which has its own containment.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        poisoned(&text.unwrap_or_else(|| "no message".to_owned()))
-    })
+    straightway_edge::contained(work).map_err(poisoned)
 }
 
-fn poisoned(what: &str) -> Error {
+fn poisoned(told: String) -> Error {
     Error::new(ErrorKind::Poisoned, Verb::Setup)
         .at("python")
-        .detail(format!("a panic was contained: {what}"))
+        .detail(told)
         .remedy("make a new engine, and report this with the message")
 }
