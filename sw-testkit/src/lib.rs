@@ -7,6 +7,7 @@
 //!  pattern                                         bytes that name their origin
 //!  scratch, wait                                   a directory of a test's own; the smallest executor
 //!  alone                                           a process of a test's own
+//!  native                                          a shared library of ours, and programs in C and C++ that use it
 //!  zram                                            a block device in memory, where the kernel has one
 //! ```
 //!
@@ -17,6 +18,7 @@
 pub mod alone;
 pub mod clock;
 pub mod conformance;
+pub mod native;
 pub mod null;
 pub mod pattern;
 pub mod scratch;

@@ -1,6 +1,6 @@
 //! `docs/c-api.md`: what it shows is what is tested, and it names every function.
 
-use crate::{header, package};
+use crate::{LIBRARY, header};
 
 const PAGE: &str = include_str!("../../../../docs/c-api.md");
 
@@ -17,7 +17,7 @@ fn without_indent(text: &str) -> String {
 #[test]
 fn its_code_is_from_programs_that_are_tested() {
     let programs =
-        ["examples", "tests/c/programs"].iter().flat_map(|dir| std::fs::read_dir(package().join(dir)).unwrap());
+        ["examples", "tests/c/programs"].iter().flat_map(|dir| std::fs::read_dir(LIBRARY.in_package(dir)).unwrap());
     let programs: Vec<String> =
         programs.map(|entry| without_indent(&std::fs::read_to_string(entry.unwrap().path()).unwrap())).collect();
     let shown: Vec<&str> = blocks("c").into_iter().chain(blocks("cpp")).chain(blocks("cmake")).collect();

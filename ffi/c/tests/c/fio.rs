@@ -6,7 +6,7 @@ use std::process::Command;
 
 use sw_testkit::scratch::Scratch;
 
-use crate::{library, package};
+use crate::LIBRARY;
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test asks where the headers are")]
@@ -20,15 +20,20 @@ fn job_files_of_fio_run() {
     let engine = scratch.path("straightway-fio.so");
     let mut compile = Command::new("cc");
     compile.args(["-shared", "-fPIC", "-O2", "-Wall", "-D_GNU_SOURCE", "-include"]).arg(source.join("config-host.h"));
-    compile.arg("-I").arg(&source).arg("-I").arg(package().join("include")).arg(package().join("fio/straightway.c"));
-    compile.arg("-L").arg(library::staged()).args(["-lstraightway", "-o"]).arg(&engine);
+    compile
+        .arg("-I")
+        .arg(&source)
+        .arg("-I")
+        .arg(LIBRARY.in_package("include"))
+        .arg(LIBRARY.in_package("fio/straightway.c"));
+    compile.arg("-L").arg(LIBRARY.folder()).args(["-lstraightway", "-o"]).arg(&engine);
     run(&mut compile);
     let fio = |job: &str| {
         let mut fio = Command::new("fio");
         fio.arg("--name=job").arg(format!("--ioengine=external:{}", engine.display()));
         fio.arg(format!("--filename={}", scratch.text("file"))).args(job.split(' '));
         // It leaves a file about what it verified where it runs.
-        fio.current_dir(scratch.root()).env("LD_LIBRARY_PATH", library::staged());
+        fio.current_dir(scratch.root()).env("LD_LIBRARY_PATH", LIBRARY.folder());
         fio
     };
     let written =

@@ -1,72 +1,21 @@
 //! The shared library: its names, what it shows, what it needs, and the layout of what passes its edge.
 
-use std::{
-    fmt::Write,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::fmt::Write;
 
-use crate::{header, program, scratch};
+use sw_testkit::native::Compiler;
 
-/// The shared library as cargo leaves it beside this program.
-pub(crate) fn built() -> PathBuf {
-    let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
-    let path = deps.join("libstraightway_c.so");
-    assert!(path.exists(), "{} is not there", path.display());
-    path
-}
-
-/// A directory in which the library has its names, as an installation would have them.
-pub(crate) fn staged() -> &'static Path {
-    static STAGED: OnceLock<PathBuf> = OnceLock::new();
-    STAGED.get_or_init(|| {
-        let stage = scratch().join(format!("lib-{}", std::process::id()));
-        std::fs::create_dir_all(&stage).unwrap();
-        for name in ["libstraightway.so", "libstraightway.so.0"] {
-            let link = stage.join(name);
-            let _ = std::fs::remove_file(&link);
-            symlink(built(), link).unwrap();
-        }
-        stage
-    })
-}
-
-fn told_by(tool: &str, args: &[&str]) -> Option<String> {
-    let output = Command::new(tool).args(args).arg(built()).output().ok()?;
-    assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8(output.stdout).unwrap())
-}
+use crate::{LIBRARY, header, scratch};
 
 #[test]
 fn it_shows_the_functions_of_the_header_and_nothing_else() {
-    let Some(text) = told_by("nm", &["-D", "--defined-only"]) else {
-        println!("skip: nm is not there; install binutils");
-        return;
-    };
-    let mut shown: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().last()).collect();
-    shown.sort_unstable();
-    let mut told = header::api().functions;
-    told.sort();
-    assert_eq!(shown, told);
+    if let Some(shown) = LIBRARY.shown() {
+        assert_eq!(shown, header::api().functions.into_iter().collect());
+    }
 }
 
 #[test]
 fn its_name_has_a_version_and_it_stays_once_it_is_loaded() {
-    let Some(text) = told_by("readelf", &["-d"]) else {
-        println!("skip: readelf is not there; install binutils");
-        return;
-    };
-    assert!(text.contains("soname: [libstraightway.so.0]"), "{text}");
-    assert!(text.contains("NODELETE"), "{text}");
-    // What a machine may lack is loaded at run time.
-    let needed = text.lines().filter(|line| line.contains("(NEEDED)"));
-    let needed: Vec<&str> = needed.filter_map(|line| line.split(['[', ']']).nth(1)).collect();
-    let system = ["libc.so.6", "libgcc_s.so.1", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1"];
-    let strange: Vec<&&str> =
-        needed.iter().filter(|name| !system.contains(name) && !name.starts_with("ld-linux")).collect();
-    assert!(strange.is_empty(), "{strange:?}");
+    let _told = LIBRARY.assert_loads_anywhere_and_stays();
 }
 
 /// The layout as the C compiler sees it: a change of a line is a change of the interface.
@@ -90,8 +39,8 @@ fn the_layout_is_the_committed_one() {
     code += "    return 0;\n}\n";
     let source = scratch().join("layout.c");
     std::fs::write(&source, code).unwrap();
-    let Some(layout) = program::Compiler::c().compile(&source, "layout") else { return };
-    let layout = layout.run(&[]);
+    let Some(layout) = LIBRARY.compile(&Compiler::c(), &source) else { return };
+    let layout = layout.run(&[], &[]);
     crate::same_or_written("abi.txt", &layout);
     no_unnamed_bytes(&layout);
 }

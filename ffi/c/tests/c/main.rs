@@ -10,12 +10,21 @@ mod installed;
 mod library;
 mod program;
 
-use std::path::{Path, PathBuf};
+use std::{path::PathBuf, sync::LazyLock};
 
-/// The package.
-pub(crate) fn package() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use sw_testkit::native::{Library, Source};
+
+/// The library under its names.
+pub(crate) static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
+    Library::stage(Source {
+        package: env!("CARGO_MANIFEST_DIR"),
+        scratch: env!("CARGO_TARGET_TMPDIR"),
+        file: "libstraightway_c.so",
+        name: "libstraightway.so",
+        option: "--library",
+        environment: &[],
+    })
+});
 
 /// Where this run may write.
 pub(crate) fn scratch() -> PathBuf {
@@ -24,7 +33,7 @@ pub(crate) fn scratch() -> PathBuf {
 
 /// A committed file that is made: it must be what was made now.
 pub(crate) fn same_or_written(committed: &str, fresh: &str) {
-    let path = package().join(committed);
+    let path = LIBRARY.in_package(committed);
     let old = std::fs::read_to_string(&path).unwrap_or_default();
     if old == fresh {
         return;

@@ -1,49 +1,28 @@
 //! An installation, and programs that take the library from it: by the search path, and by preloading.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
+use std::{path::PathBuf, process::Command, sync::LazyLock};
+
+use sw_testkit::{
+    native::{has, must},
+    scratch::Scratch,
 };
 
-use sw_testkit::scratch::Scratch;
+use crate::LIBRARY;
 
-use crate::{library, package, scratch};
-
-/// A prefix that `cargo xtask install` filled, and that was moved afterwards.
-fn prefix() -> &'static Path {
-    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
-    PREFIX.get_or_init(|| {
-        let first = scratch().join(format!("cufile-install-{}", std::process::id()));
-        let mut command = Command::new(env!("CARGO"));
-        command.current_dir(package().join("../.."));
-        command.args(["xtask", "install", "--prefix"]).arg(&first).arg("--cufile").arg(library::built());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
-        let moved = scratch().join(format!("cufile-moved-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&moved);
-        std::fs::rename(first, &moved).unwrap();
-        moved
-    })
-}
+static PREFIX: LazyLock<PathBuf> = LazyLock::new(|| LIBRARY.installed());
 
 /// A program that finds cuFile as clients do, by `dlopen("libcufile.so.0")`, and reads its file.
 fn client(scratch: &Scratch) -> Option<PathBuf> {
+    if !has("cc", "gcc") {
+        return None;
+    }
     let program = scratch.path("client");
     let mut command = Command::new("cc");
     command.args(["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-I"]);
-    command.arg(prefix().join("include/straightway-cufile"));
-    command.arg(package().join("tests/cufile/programs/client.c")).arg("-ldl").arg("-o").arg(&program);
-    match command.output() {
-        Ok(output) => {
-            assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
-            Some(program)
-        }
-        Err(error) => {
-            println!("skip: cc is not there ({error}); install gcc");
-            None
-        }
-    }
+    command.arg(PREFIX.join("include/straightway-cufile"));
+    command.arg(LIBRARY.in_package("tests/cufile/programs/client.c")).arg("-ldl").arg("-o").arg(&program);
+    must(&mut command);
+    Some(program)
 }
 
 #[test]
@@ -52,7 +31,7 @@ fn a_program_that_loads_cufile_by_name_gets_ours_from_either_variable() {
     let bytes = scratch.file("data", 300_000);
     let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
     let Some(program) = client(&scratch) else { return };
-    let directory = prefix().join("lib/straightway-cufile");
+    let directory = PREFIX.join("lib/straightway-cufile");
     for (name, value) in [("LD_LIBRARY_PATH", directory.clone()), ("LD_PRELOAD", directory.join("libcufile.so.0"))] {
         let output = Command::new(&program).arg(scratch.path("data")).env(name, value).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -61,6 +40,6 @@ fn a_program_that_loads_cufile_by_name_gets_ours_from_either_variable() {
         assert!(said.contains("straightway.cufile/1"), "{name}: {said}");
     }
     // Nothing of it lies where the loader looks by itself.
-    assert!(!prefix().join("lib/libcufile.so.0").exists());
-    assert!(prefix().join("share/doc/straightway/cufile.md").exists());
+    assert!(!PREFIX.join("lib/libcufile.so.0").exists());
+    assert!(PREFIX.join("share/doc/straightway/cufile.md").exists());
 }

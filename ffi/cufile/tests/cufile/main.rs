@@ -7,14 +7,19 @@ mod installed;
 mod library;
 mod program;
 
-use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-/// The package.
-pub(crate) fn package() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use sw_testkit::native::{Library, Source};
 
-/// Where this run may write.
-pub(crate) fn scratch() -> PathBuf {
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-}
+/// The library under its names.
+pub(crate) static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
+    Library::stage(Source {
+        package: env!("CARGO_MANIFEST_DIR"),
+        scratch: env!("CARGO_TARGET_TMPDIR"),
+        file: "libstraightway_cufile.so",
+        name: "libcufile.so",
+        option: "--cufile",
+        // A configuration of this machine's is none of the tests'.
+        environment: &[("CUFILE_ENV_PATH_JSON", "/nonexistent/cufile.json")],
+    })
+});

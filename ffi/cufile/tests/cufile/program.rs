@@ -1,115 +1,32 @@
 //! C programs: compiled with every warning an error, run against the shared library, each a process of its own.
 
-use std::{
-    path::PathBuf,
-    process::{Command, Output},
-    sync::OnceLock,
+use sw_testkit::{
+    native::{Compiler, Program, Settings, file_of},
+    scratch::Scratch,
 };
 
-use sw_testkit::scratch::Scratch;
+use crate::LIBRARY;
 
-use crate::{library, package, scratch};
+const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
 
-/// How a program is compiled.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Build {
-    Plain,
-    /// With the address and undefined-behaviour sanitizers.
-    Sanitized,
+fn path(source: &str) -> String {
+    format!("tests/cufile/programs/{source}")
 }
 
-/// Whether the compiler has sanitizers.
-fn has_sanitizers() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| {
-        let source = scratch().join("cufile-sanitized.c");
-        std::fs::write(&source, "int main(void) { return 0; }\n").unwrap();
-        let program = scratch().join("cufile-sanitized");
-        let built = Command::new("cc").arg("-fsanitize=address").arg(&source).arg("-o").arg(&program).output();
-        built.is_ok_and(|output| output.status.success())
-            && Command::new(program).output().is_ok_and(|output| output.status.success())
-    })
+/// Compiles a program, without sanitizers. None, with a word, without a compiler.
+fn compile(source: &str, flags: &str) -> Option<Program<'static>> {
+    LIBRARY.compile(&Compiler::c().with(flags), &LIBRARY.in_package(&path(source)))
 }
 
-/// A program; its file goes with it.
-struct Program(PathBuf);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Compiles and links a program. None, with a word, without a compiler.
-fn compile(source: &str, build: Build, defines: &[&str]) -> Option<Program> {
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let program =
-        scratch().join(format!("cufile-program-{}-{}-{number}", source.replace('.', "-"), std::process::id()));
-    let mut command = Command::new("cc");
-    command.args("-std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -Wpedantic -g".split(' ')).args(defines);
-    if build == Build::Sanitized {
-        command.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
-    }
-    command.arg("-I").arg(package().join("include")).arg(package().join("tests/cufile/programs").join(source));
-    command.arg("-L").arg(library::staged()).args(["-lcufile", "-pthread", "-ldl", "-o"]).arg(&program);
-    let output = match command.output() {
-        Ok(output) => output,
-        Err(error) => {
-            println!("skip: cc is not there ({error}); install gcc");
-            return None;
-        }
-    };
-    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
-    Some(Program(program))
-}
-
-/// Variables of a process.
-type Settings<'a> = &'a [(&'a str, &'a str)];
-
-impl Program {
-    fn start(&self, args: &[&str], settings: Settings<'_>) -> Output {
-        let mut command = Command::new(&self.0);
-        command.args(args).env("LD_LIBRARY_PATH", library::staged());
-        // A configuration of this machine's is none of the tests'.
-        command.env("CUFILE_ENV_PATH_JSON", "/nonexistent/cufile.json").envs(settings.iter().copied());
-        // What the library keeps for the process's life, and threads that an exit ends, are no leaks of the program's.
-        command.env("ASAN_OPTIONS", "detect_leaks=0");
-        command.output().unwrap()
-    }
-
-    fn run(&self, args: &[&str], settings: Settings<'_>) -> String {
-        let output = self.start(args, settings);
-        let (said, told) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
-        assert!(output.status.success(), "{args:?} {settings:?} ended with {}:\n{said}{told}", output.status);
-        told.into_owned()
-    }
-}
-
-/// A file of 1 MiB with the bytes that `check.h` expects.
-fn file_of(scratch: &Scratch) -> String {
-    let bytes: Vec<u8> = (0..1_usize << 20).map(|at| (at * 31 + at / 4093).to_le_bytes()[0]).collect();
-    std::fs::write(scratch.path("file"), bytes).unwrap();
-    scratch.text("file")
-}
-
-/// Compiles a program with sanitizers where the compiler has them, and runs it with a file of 1 MiB; what it wrote.
-fn run_one(source: &str, more: &[&str], settings: Settings<'_>) -> Option<String> {
-    let build = if has_sanitizers() { Build::Sanitized } else { Build::Plain };
-    if build == Build::Plain {
-        println!("skip {source} under sanitizers: the compiler has none");
-    }
-    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), &format!("cufile-{}", source.replace('.', "-")));
-    let file = file_of(&scratch);
-    let args: Vec<&str> = std::iter::once(file.as_str()).chain(more.iter().copied()).collect();
-    compile(source, build, &[]).map(|program| program.run(&args, settings))
+/// Runs a program with a file of 1 MiB, under sanitizers where the compiler has them.
+fn run_one(source: &str, more: &[&str], settings: Settings<'_>) {
+    LIBRARY.run(&Compiler::c().sanitized(SCRATCH), &path(source), more, settings);
 }
 
 #[test]
 fn layouts_are_those_of_each_version() {
     for version in ["1110", "1150", "1180", "1190", "1200"] {
-        let define = format!("-DCUFILE_LAYOUT={version}");
-        let Some(program) = compile("layout.c", Build::Plain, &[&define]) else { return };
+        let Some(program) = compile("layout.c", &format!("-DCUFILE_LAYOUT={version}")) else { return };
         program.run(&[version], &[("SW_CUFILE_VERSION", version)]);
     }
 }
@@ -136,13 +53,13 @@ fn batches_end_entry_by_entry() {
 
 #[test]
 fn a_process_may_load_fork_and_leave() {
-    let library = library::staged().join("libcufile.so.0");
+    let library = LIBRARY.folder().join("libcufile.so.0");
     run_one("life.c", &[library.to_str().unwrap()], &[]);
 }
 
 #[test]
 fn a_call_is_above_the_environment_and_that_above_the_file() {
-    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "cufile-json");
+    let scratch = Scratch::new(SCRATCH, "cufile-json");
     let file = scratch.path("cufile.json");
     let text = r#"{ // as an installation has it
         "profile": { "cufile_stats": 3, "nvtx": true },
@@ -156,8 +73,8 @@ fn a_call_is_above_the_environment_and_that_above_the_file() {
 
 #[test]
 fn a_broken_configuration_is_an_error_in_words() {
-    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "cufile-broken");
-    let Some(program) = compile("config.c", Build::Plain, &[]) else { return };
+    let scratch = Scratch::new(SCRATCH, "cufile-broken");
+    let Some(program) = compile("config.c", "") else { return };
     for (number, (text, word)) in [
         ("{ \"profile\": ", "EOF while parsing"),
         ("{ /* \n", "the comment in line 1 does not end"),
@@ -205,12 +122,12 @@ fn a_demanded_route_is_taken_or_refused() {
 
 #[test]
 fn memory_and_streams_of_a_gpu_are_used_in_order() {
-    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "cufile-gpu");
+    let scratch = Scratch::new(SCRATCH, "cufile-gpu");
     let file = file_of(&scratch);
     let driver = scratch.path("driver");
     standin_libcuda::harness::install(&driver, &[]).unwrap();
     let driver = driver.join("libcuda.so.1");
-    let Some(program) = compile("gpu.c", Build::Plain, &[]) else { return };
+    let Some(program) = compile("gpu.c", "") else { return };
     // In mode lazy nothing runs that nobody waits for, so an order that is left to luck shows.
     for mode in ["lazy", "worker"] {
         // A staging ring that is given is not measured first.
@@ -221,20 +138,20 @@ fn memory_and_streams_of_a_gpu_are_used_in_order() {
 
 #[test]
 fn a_driver_that_lacks_names_leaves_host_memory_alone() {
-    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "cufile-older");
+    let scratch = Scratch::new(SCRATCH, "cufile-older");
     let file = file_of(&scratch);
     let driver = scratch.path("driver");
     standin_libcuda::harness::install(&driver, &["cuPointerGetAttributes"]).unwrap();
     let driver = driver.join("libcuda.so.1");
-    let Some(program) = compile("old_driver.c", Build::Plain, &[]) else { return };
+    let Some(program) = compile("old_driver.c", "") else { return };
     program.run(&[&file, driver.to_str().unwrap()], &[]);
 }
 
 #[test]
 fn the_log_says_what_failed_and_what_does_nothing() {
-    let scratch = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "cufile-log");
+    let scratch = Scratch::new(SCRATCH, "cufile-log");
     let (file, log) = (file_of(&scratch), scratch.text("log"));
-    let Some(program) = compile("config.c", Build::Plain, &[]) else { return };
+    let Some(program) = compile("config.c", "") else { return };
     let settings = [
         ("CUFILE_LOGFILE_PATH", log.as_str()),
         ("CUFILE_LOGGING_LEVEL", "WARN"),

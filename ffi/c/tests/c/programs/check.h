@@ -2,18 +2,8 @@
 #ifndef CHECK_H
 #define CHECK_H
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <straightway.h>
-
-#define CHECK(condition)                                                                                              \
-    do {                                                                                                              \
-        if (!(condition)) {                                                                                           \
-            fprintf(stderr, "%s:%d: %s does not hold; last error: %s\n", __FILE__, __LINE__, #condition, last_text()); \
-            exit(1);                                                                                                  \
-        }                                                                                                             \
-    } while (0)
+#include <test.h>
 
 #define IS(status, call)                                                                                               \
     do {                                                                                                               \
@@ -35,16 +25,6 @@ static inline const char *last_text(void) {
 
 /* Whether the last error has the words. */
 static inline int says(const char *words) { return strstr(last_text(), words) != NULL; }
-
-/* The byte that the test's file has at a place. */
-static inline unsigned char byte_at(uint64_t at) { return (unsigned char)(at * 31 + at / 4093); }
-
-static inline int bytes_are(const unsigned char *got, uint64_t from, uint64_t length) {
-    for (uint64_t at = 0; at < length; at++) {
-        if (got[at] != byte_at(from + at)) return 0;
-    }
-    return 1;
-}
 
 static inline unsigned char *bytes_of(sw_region *region) {
     sw_region_info info = SW_REGION_INFO_INIT;

@@ -1,55 +1,18 @@
 /* Memory and streams of a GPU, by the driver that is given (the project's stand-in, or a real one). */
-#include <dlfcn.h>
 #include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "driver.h"
 
 #define LENGTH (1u << 20)
 #define HALF (LENGTH / 2)
-
-typedef void *stream_t;
-
-/* What of the driver the program itself uses (cuda.h). */
-static int (*cuInit)(unsigned);
-static int (*cuDevicePrimaryCtxRetain)(void **, int);
-static int (*cuCtxPushCurrent)(void *);
-static int (*cuStreamCreate)(stream_t *, unsigned);
-static int (*cuStreamSynchronize)(stream_t);
-static int (*cuStreamDestroy)(stream_t);
-static int (*cuMemAlloc)(uint64_t *, size_t);
-static int (*cuMemFree)(uint64_t);
-static int (*cuMemsetD8Async)(uint64_t, unsigned char, size_t, stream_t);
-static int (*cuMemcpyDtoH)(void *, uint64_t, size_t);
 
 static sw_engine *engine;
 static sw_object *object;
 static unsigned char host[LENGTH];
 static atomic_int called;
-
-static void symbol(void *library, const char *name, void *pointer) {
-    void *found = dlsym(library, name);
-    CHECK(found != NULL);
-    memcpy(pointer, &found, sizeof found);
-}
-
-static void load(const char *path) {
-    void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-    void *context = NULL;
-    CHECK(library != NULL);
-    symbol(library, "cuInit", &cuInit);
-    symbol(library, "cuDevicePrimaryCtxRetain", &cuDevicePrimaryCtxRetain);
-    symbol(library, "cuCtxPushCurrent_v2", &cuCtxPushCurrent);
-    symbol(library, "cuStreamCreate", &cuStreamCreate);
-    symbol(library, "cuStreamSynchronize", &cuStreamSynchronize);
-    symbol(library, "cuStreamDestroy_v2", &cuStreamDestroy);
-    symbol(library, "cuMemAlloc_v2", &cuMemAlloc);
-    symbol(library, "cuMemFree_v2", &cuMemFree);
-    symbol(library, "cuMemsetD8Async", &cuMemsetD8Async);
-    symbol(library, "cuMemcpyDtoH_v2", &cuMemcpyDtoH);
-    CHECK(cuInit(0) == 0 && cuDevicePrimaryCtxRetain(&context, 0) == 0 && cuCtxPushCurrent(context) == 0);
-}
 
 /* How many bytes from a place on are a byte. */
 static uint64_t run_of(const unsigned char *bytes, uint64_t length, unsigned char byte) {
@@ -98,7 +61,7 @@ static void on_end(sw_op *op, const sw_completion *done, void *user) {
 }
 
 /* A read after a fill of the program's, and before another one. Nobody waits for the read but the stream. */
-static void read_in_order(sw_region *region, uint64_t device, stream_t stream) {
+static void read_in_order(sw_region *region, uint64_t device, CUstream stream) {
     sw_io_options options = SW_IO_OPTIONS_INIT;
     sw_op *op = NULL;
     sw_completion done = SW_COMPLETION_INIT;
@@ -120,7 +83,7 @@ static void read_in_order(sw_region *region, uint64_t device, stream_t stream) {
 }
 
 /* The first that an engine does with a GPU: setting it up allocates, which may wait for whatever is in the stream. */
-static void first_of_all(const char *file, uint64_t device, stream_t stream) {
+static void first_of_all(const char *file, uint64_t device, CUstream stream) {
     sw_engine *fresh = NULL;
     sw_object *its = NULL;
     sw_region *region = NULL;
@@ -147,7 +110,7 @@ static void first_of_all(const char *file, uint64_t device, stream_t stream) {
 
 /* Two reads in one stream that nobody but the library looks at: it does not ask the stream about the second one while the first runs,
  * for a driver that runs a stream when it is asked would wait for the first, which waits for who asks. */
-static void two_in_one_stream(sw_region *region, uint64_t device, stream_t stream) {
+static void two_in_one_stream(sw_region *region, uint64_t device, CUstream stream) {
     sw_io_options options = SW_IO_OPTIONS_INIT;
     sw_op *op[2] = {NULL, NULL};
     sw_completion done = SW_COMPLETION_INIT;
@@ -174,7 +137,7 @@ static void two_in_one_stream(sw_region *region, uint64_t device, stream_t strea
 }
 
 /* The same without a handle: the callback tells. */
-static void callback_in_order(sw_region *region, uint64_t device, stream_t stream) {
+static void callback_in_order(sw_region *region, uint64_t device, CUstream stream) {
     sw_io_options options = SW_IO_OPTIONS_INIT;
     sw_status wanted = SW_OK;
     options.flags = SW_IO_STREAM;
@@ -189,7 +152,7 @@ static void callback_in_order(sw_region *region, uint64_t device, stream_t strea
 }
 
 /* A write of what a fill before it left, not of what one after it does. */
-static void write_in_order(const char *file, sw_region *region, uint64_t device, stream_t stream) {
+static void write_in_order(const char *file, sw_region *region, uint64_t device, CUstream stream) {
     char name[4096];
     sw_object *fresh = NULL;
     sw_region *back = NULL;
@@ -216,7 +179,7 @@ static void write_in_order(const char *file, sw_region *region, uint64_t device,
 }
 
 /* Whatever becomes of the operation, the stream goes on. */
-static void stream_goes_on(sw_region *region, uint64_t device, stream_t stream) {
+static void stream_goes_on(sw_region *region, uint64_t device, CUstream stream) {
     sw_io_options options = SW_IO_OPTIONS_INIT;
     sw_request requests[3];
     sw_op *op = NULL;
@@ -267,7 +230,7 @@ static void stream_goes_on(sw_region *region, uint64_t device, stream_t stream) 
 }
 
 int main(int argc, char **argv) {
-    stream_t stream = NULL;
+    CUstream stream = NULL;
     uint64_t device = 0;
     sw_region *region = NULL;
     sw_op *op = NULL;

@@ -9,8 +9,7 @@ static unsigned char bytes[1 << 20];
 static void fails(ssize_t told, int seen_errno, int code, int line) {
     int right = observed ? told == -1 && seen_errno == code : told == -code;
     if (!right) {
-        fprintf(stderr, "line %d: %zd with errno %d, not %d\n", line, told, seen_errno, code);
-        words_of_last_error();
+        fprintf(stderr, "line %d: %zd with errno %d, not %d; last error: %s\n", line, told, seen_errno, code, last_text());
         exit(1);
     }
 }

@@ -1,52 +1,13 @@
 /* Memory and streams of a GPU, by the driver that is given (the project's stand-in, or a real one). */
-#include <dlfcn.h>
 #include <stdatomic.h>
 
 #include "check.h"
+#include "driver.h"
 
 #define PAGE 4096
 #define LENGTH (1u << 20)
 
-/* What of the driver the program itself uses (cuda.h). */
-static int (*cuInit)(unsigned);
-static int (*cuDevicePrimaryCtxRetain)(void **, int);
-static int (*cuCtxPushCurrent)(void *);
-static int (*cuStreamCreate)(CUstream *, unsigned);
-static int (*cuStreamSynchronize)(CUstream);
-static int (*cuStreamDestroy)(CUstream);
-static int (*cuMemAlloc)(uint64_t *, size_t);
-static int (*cuMemFree)(uint64_t);
-static int (*cuMemsetD8)(uint64_t, unsigned char, size_t);
-static int (*cuMemsetD8Async)(uint64_t, unsigned char, size_t, CUstream);
-static int (*cuMemcpyDtoH)(void *, uint64_t, size_t);
-static int (*cuMemcpyHtoD)(uint64_t, const void *, size_t);
-
 static unsigned char host[2 * LENGTH];
-
-static void symbol(void *library, const char *name, void *pointer) {
-    void *found = dlsym(library, name);
-    CHECK(found != NULL);
-    memcpy(pointer, &found, sizeof found);
-}
-
-static void load(const char *path) {
-    void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-    void *context = NULL;
-    CHECK(library != NULL);
-    symbol(library, "cuInit", &cuInit);
-    symbol(library, "cuDevicePrimaryCtxRetain", &cuDevicePrimaryCtxRetain);
-    symbol(library, "cuCtxPushCurrent_v2", &cuCtxPushCurrent);
-    symbol(library, "cuStreamCreate", &cuStreamCreate);
-    symbol(library, "cuStreamSynchronize", &cuStreamSynchronize);
-    symbol(library, "cuStreamDestroy_v2", &cuStreamDestroy);
-    symbol(library, "cuMemAlloc_v2", &cuMemAlloc);
-    symbol(library, "cuMemFree_v2", &cuMemFree);
-    symbol(library, "cuMemsetD8_v2", &cuMemsetD8);
-    symbol(library, "cuMemsetD8Async", &cuMemsetD8Async);
-    symbol(library, "cuMemcpyDtoH_v2", &cuMemcpyDtoH);
-    symbol(library, "cuMemcpyHtoD_v2", &cuMemcpyHtoD);
-    CHECK(cuInit(0) == 0 && cuDevicePrimaryCtxRetain(&context, 0) == 0 && cuCtxPushCurrent(context) == 0);
-}
 
 static void *at(uint64_t device) { return (void *)(uintptr_t)device; }
 
