@@ -33,6 +33,7 @@ pub mod bus;
 pub mod commands;
 pub mod controller;
 pub mod directory;
+pub mod fabrics;
 mod fork;
 pub mod life;
 pub mod limits;
@@ -41,6 +42,7 @@ pub mod prp;
 pub mod queue;
 pub mod sgl;
 pub mod status;
+pub mod tcp;
 pub mod transport;
 pub mod wire;
 

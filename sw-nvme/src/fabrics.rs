@@ -1,0 +1,294 @@
+//! Commands and data of NVMe over fabrics, for any of its transports.
+//!
+//! Base 2.x, "Fabrics Command Set": every command has opcode 7Fh, and its type (FCTYPE) in byte 4. Registers are reached by
+//! Property Get and Property Set under their offsets; the associations begin with Connect, whose data names host and subsystem.
+
+use core::fmt;
+
+use crate::wire::{Command, SQE_BYTES, WireError, bytes, le16, le32, le64, whole};
+
+/// OPC of every fabrics command.
+pub const OPCODE: u8 = 0x7F;
+/// Bytes of the data of Connect.
+pub const CONNECT_DATA_BYTES: usize = 1024;
+/// Bytes of an NQN at most, without the zero behind it (Base, "NVMe Qualified Names").
+pub const NQN_BYTES_MAX: usize = 223;
+/// CNTLID of a Connect that leaves the choice to the subsystem (dynamic controllers).
+pub const ANY_CONTROLLER: u16 = 0xFFFF;
+/// The subsystem that every discovery service answers to.
+pub const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
+/// Entries of an admin queue at least.
+pub const ADMIN_ENTRIES_MIN: u16 = 32;
+
+/// FCTYPE.
+pub mod kind {
+    /// Property Set.
+    pub const PROPERTY_SET: u8 = 0x00;
+    /// Connect.
+    pub const CONNECT: u8 = 0x01;
+    /// Property Get.
+    pub const PROPERTY_GET: u8 = 0x04;
+    /// Authentication Send.
+    pub const AUTHENTICATION_SEND: u8 = 0x05;
+    /// Authentication Receive.
+    pub const AUTHENTICATION_RECEIVE: u8 = 0x06;
+    /// Disconnect.
+    pub const DISCONNECT: u8 = 0x08;
+}
+
+/// CATTR bit 2 of Connect: SQHD of completions means nothing, so that a completion may be left out (SUCCESS of C2HData).
+const NO_FLOW_CONTROL: u8 = 1 << 2;
+
+/// An NVMe qualified name: `nqn.` and more, 223 bytes of UTF-8 at most, no control characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Nqn(String);
+
+impl Nqn {
+    /// From text; `None` if it is no name.
+    pub fn new(text: &str) -> Option<Self> {
+        let fits = (5..=NQN_BYTES_MAX).contains(&text.len());
+        let clean = text.starts_with("nqn.") && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        (fits && clean).then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// From a field of 256 bytes, padded with zeroes.
+    fn decode(field: &'static str, raw: &[u8]) -> Result<Self, WireError> {
+        let end = raw.iter().position(|byte| *byte == 0);
+        let text = end.and_then(|end| core::str::from_utf8(raw.get(..end)?).ok()).and_then(Self::new);
+        let got = end.unwrap_or(raw.len()) as u64;
+        text.ok_or(WireError::Field { field, got, rule: "a name begins with nqn., has 223 bytes at most, and ends with a zero" })
+    }
+}
+
+impl fmt::Display for Nqn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What Connect makes: a queue of a controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueRequest {
+    /// QID: 0 is the admin queue.
+    pub qid: u16,
+    /// Entries, 2 to 65,536 on the wire; the admin queue has at least [`ADMIN_ENTRIES_MIN`]. Counts from zero there.
+    pub entries: u16,
+    /// KATO in milliseconds; 0 is none. Of the admin queue only.
+    pub keep_alive_ms: u32,
+}
+
+/// The data of Connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectData {
+    /// HOSTID: always the same one with the same host name, or subsystems refuse it.
+    pub host_id: [u8; 16],
+    /// CNTLID: [`ANY_CONTROLLER`] for the admin queue, the answer to that for I/O queues.
+    pub controller: u16,
+    /// SUBNQN.
+    pub subsystem: Nqn,
+    /// HOSTNQN.
+    pub host: Nqn,
+}
+
+impl ConnectData {
+    /// As bytes (Base, "Connect Command – Data").
+    pub fn encode(&self) -> [u8; CONNECT_DATA_BYTES] {
+        let mut out = [0; CONNECT_DATA_BYTES];
+        let mut put = |at: usize, from: &[u8]| out.iter_mut().skip(at).zip(from).for_each(|(to, from)| *to = *from);
+        put(0, &self.host_id);
+        put(16, &self.controller.to_le_bytes());
+        put(256, self.subsystem.as_str().as_bytes());
+        put(512, self.host.as_str().as_bytes());
+        out
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// Fewer than [`CONNECT_DATA_BYTES`]; a name that is none.
+    pub fn decode(raw: &[u8]) -> Result<Self, WireError> {
+        whole("Connect data", raw, CONNECT_DATA_BYTES)?;
+        let name = |field, at: usize| Nqn::decode(field, raw.get(at..at + 256).unwrap_or_default());
+        Ok(Self {
+            host_id: bytes(raw, 0),
+            controller: le16(raw, 16),
+            subsystem: name("SUBNQN", 256)?,
+            host: name("HOSTNQN", 512)?,
+        })
+    }
+}
+
+/// How many bytes a property has (ATTRIB).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PropertySize {
+    /// Four.
+    Four,
+    /// Eight: CAP is one.
+    Eight,
+}
+
+/// A fabrics command as a target reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FabricsCommand {
+    /// Property Set.
+    PropertySet {
+        /// Offset of the register.
+        offset: u32,
+        /// Its size.
+        size: PropertySize,
+        /// The value; the low half for four bytes.
+        value: u64,
+    },
+    /// Property Get.
+    PropertyGet {
+        /// Offset of the register.
+        offset: u32,
+        /// Its size.
+        size: PropertySize,
+    },
+    /// Connect, with its record format (RECFMT), which is 0.
+    Connect {
+        /// What is wanted.
+        queue: QueueRequest,
+        /// Whether SQHD means nothing (CATTR bit 2).
+        no_flow_control: bool,
+        /// RECFMT.
+        format: u16,
+    },
+    /// Disconnect of an I/O queue.
+    Disconnect,
+    /// One of another FCTYPE.
+    Other(u8),
+}
+
+impl FabricsCommand {
+    /// What a command with opcode [`OPCODE`] asks for; `None` for another one.
+    pub fn decode(command: &Command) -> Option<Self> {
+        let raw = command.bytes();
+        if command.opcode() != OPCODE {
+            return None;
+        }
+        let size = if raw[40] & 7 == 1 { PropertySize::Eight } else { PropertySize::Four };
+        Some(match raw[4] {
+            kind::PROPERTY_SET => Self::PropertySet { offset: le32(raw, 44), size, value: le64(raw, 48) },
+            kind::PROPERTY_GET => Self::PropertyGet { offset: le32(raw, 44), size },
+            kind::CONNECT => Self::Connect {
+                queue: QueueRequest {
+                    qid: le16(raw, 42),
+                    // A size that does not fit into the type is the largest that does.
+                    entries: le16(raw, 44).saturating_add(1),
+                    keep_alive_ms: le32(raw, 48),
+                },
+                no_flow_control: raw[46] & NO_FLOW_CONTROL != 0,
+                format: le16(raw, 40),
+            },
+            kind::DISCONNECT => Self::Disconnect,
+            other => Self::Other(other),
+        })
+    }
+}
+
+/// A fabrics command of `kind` without its own fields.
+fn fabrics(kind: u8, fill: impl FnOnce(&mut [u8; SQE_BYTES])) -> Command {
+    let mut raw = [0; SQE_BYTES];
+    raw[0] = OPCODE;
+    raw[4] = kind;
+    fill(&mut raw);
+    Command::new(raw)
+}
+
+impl Command {
+    /// Connect. Its data, [`CONNECT_DATA_BYTES`], lies in the capsule. SQHD is asked to mean nothing.
+    pub fn connect(queue: QueueRequest) -> Self {
+        fabrics(kind::CONNECT, |raw| {
+            raw[42..44].copy_from_slice(&queue.qid.to_le_bytes());
+            raw[44..46].copy_from_slice(&queue.entries.saturating_sub(1).to_le_bytes());
+            raw[46] = NO_FLOW_CONTROL;
+            raw[48..52].copy_from_slice(&queue.keep_alive_ms.to_le_bytes());
+        })
+    }
+
+    /// Property Get of a register; the value comes in the completion's first eight bytes.
+    pub fn property_get(offset: u32, size: PropertySize) -> Self {
+        fabrics(kind::PROPERTY_GET, |raw| {
+            raw[40] = u8::from(size == PropertySize::Eight);
+            raw[44..48].copy_from_slice(&offset.to_le_bytes());
+        })
+    }
+
+    /// Property Set of a register of four bytes.
+    pub fn property_set(offset: u32, value: u32) -> Self {
+        fabrics(kind::PROPERTY_SET, |raw| {
+            raw[44..48].copy_from_slice(&offset.to_le_bytes());
+            raw[48..52].copy_from_slice(&value.to_le_bytes());
+        })
+    }
+
+    /// Disconnect of the I/O queue that it is sent on.
+    pub fn disconnect() -> Self {
+        fabrics(kind::DISCONNECT, |_| {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Nqn {
+        Nqn::new(text).unwrap()
+    }
+
+    #[test]
+    fn names_follow_the_rules() {
+        assert_eq!(name("nqn.2014-08.org.nvmexpress.discovery").as_str(), DISCOVERY_NQN);
+        let long = format!("nqn.{}", "x".repeat(NQN_BYTES_MAX - 4));
+        assert!(Nqn::new(&long).is_some() && Nqn::new(&format!("{long}x")).is_none());
+        for wrong in ["", "nqn.", "iqn.2001-04.com.example", "nqn.a b", "nqn.a\n"] {
+            assert_eq!(Nqn::new(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn connect_is_as_the_specification_lays_it_out() {
+        let request = QueueRequest { qid: 3, entries: 128, keep_alive_ms: 5000 };
+        let command = Command::connect(request).with_cid(0x1234);
+        let raw = command.bytes();
+        // OPC, CID, FCTYPE; RECFMT, QID, SQSIZE (from zero), CATTR, KATO.
+        assert_eq!((raw[0], &raw[2..5]), (0x7F, &[0x34, 0x12, 1][..]));
+        assert_eq!(raw[40..52], [0, 0, 3, 0, 127, 0, 4, 0, 0x88, 0x13, 0, 0]);
+        let told = FabricsCommand::Connect { queue: request, no_flow_control: true, format: 0 };
+        assert_eq!(FabricsCommand::decode(&command), Some(told));
+        let data = ConnectData {
+            host_id: [7; 16],
+            controller: ANY_CONTROLLER,
+            subsystem: name("nqn.2026-11.io.example:one"),
+            host: name("nqn.2026-11.io.example:host"),
+        };
+        let wire = data.encode();
+        assert_eq!((&wire[..16], &wire[16..18], &wire[256..264]), (&[7; 16][..], &[0xFF, 0xFF][..], &b"nqn.2026"[..]));
+        assert_eq!(ConnectData::decode(&wire), Ok(data));
+        assert!(ConnectData::decode(&wire[..1023]).is_err());
+        let mut endless = wire;
+        endless[256..512].fill(b'x');
+        assert!(ConnectData::decode(&endless).is_err());
+    }
+
+    #[test]
+    fn properties_and_disconnect_come_back_as_they_were_sent() {
+        let get = Command::property_get(0, PropertySize::Eight);
+        assert_eq!(
+            FabricsCommand::decode(&get),
+            Some(FabricsCommand::PropertyGet { offset: 0, size: PropertySize::Eight })
+        );
+        let set = Command::property_set(0x14, 0x46_0001);
+        let told = FabricsCommand::PropertySet { offset: 0x14, size: PropertySize::Four, value: 0x46_0001 };
+        assert_eq!(FabricsCommand::decode(&set), Some(told));
+        assert_eq!(FabricsCommand::decode(&Command::disconnect()), Some(FabricsCommand::Disconnect));
+        assert_eq!(FabricsCommand::decode(&Command::keep_alive()), None);
+    }
+}
