@@ -34,6 +34,7 @@ pub mod commands;
 pub mod controller;
 pub mod directory;
 pub mod fabrics;
+pub mod inquiry;
 mod fork;
 pub mod life;
 pub mod limits;

@@ -6,21 +6,19 @@ use core::{
 };
 use std::sync::Arc;
 
-use sw_engine::{Error, ErrorKind, Retry, Time, Verb};
+use sw_engine::{Error, ErrorKind, Retry, Time};
 use sw_mem::ByteLen;
 
 use crate::{
     bus::{Bus, QueueMemory, Registers},
+    inquiry::{ADMIN_DATA_BYTES, AdminQueue, Answer, Data},
     prp::Segment,
     queue::{Ended, QueuePair},
-    status::Status,
     wire::{Command, DataPointer, regs, regs::Csts},
 };
 
 /// Entries of both admin queues: one command of the control plane, the aborts and the event requests.
 pub(super) const ADMIN_ENTRIES: u32 = 32;
-/// Bytes of data of one admin command at most: one page, which every page of Identify and every log entry fits.
-pub(super) const ADMIN_DATA_BYTES: usize = 4096;
 /// Looks at the queue before the first pause: a controller that answers at once costs no pause.
 const LOOKS_FIRST: u32 = 64;
 /// The first pause between two looks, and the longest.
@@ -36,23 +34,6 @@ const ABORT: u64 = 3 << 32;
 /// What stands in the page before a command writes it: success does not prove that the data landed (an IOMMU may have
 /// refused the write), and yesterday's answer must not pass for today's.
 const UNWRITTEN: u8 = 0xA5;
-
-/// The data of an admin command, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Data {
-    None,
-    /// The controller writes it.
-    In(usize),
-    /// The controller reads it; [`Admin::fill_page`] comes before.
-    Out(usize),
-}
-
-/// The end of an admin command.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
-    pub(super) status: Status,
-    pub(super) dw0: u32,
-}
 
 /// Pauses between looks, longer from one to the next.
 pub(super) struct Patience {
@@ -142,61 +123,10 @@ impl<B: Bus> Admin<B> {
         Csts(self.registers.read32(regs::CSTS))
     }
 
-    /// An error of this controller.
-    pub(super) fn error(&self, kind: ErrorKind, text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-        Error::new(kind, Verb::Setup).at(self.bus.name()).detail(text)
-    }
-
     /// The error for a function whose registers read as all ones.
     pub(super) fn gone(&self) -> Error {
         self.error(ErrorKind::NoDevice, "the controller is gone: its registers read as all ones")
             .remedy("look for a removed drive or a link that is down in the kernel log")
-    }
-
-    /// Runs a command whose data, if any, goes through the page.
-    ///
-    /// # Errors
-    /// `NoDevice`, `Io` for a fatal status, `Protocol` for a broken queue or data that never came, `DeadlineExceeded`. A
-    /// status is no error here.
-    pub(super) fn run(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Answer, Error> {
-        self.check_usable()?;
-        self.run = self.run.wrapping_add(1);
-        let word = RUN | u64::from(self.run);
-        let len = match data {
-            Data::None => 0,
-            Data::In(len) => {
-                self.page.write(0, &[UNWRITTEN; ADMIN_DATA_BYTES]);
-                len
-            }
-            Data::Out(len) => len,
-        };
-        let segment = Segment { iova: self.page.iova(), len: ByteLen(len as u64) };
-        let pieces = if len == 0 { &[][..] } else { core::slice::from_ref(&segment) };
-        if self.queue.stage(pieces, word, command).is_err() {
-            // One that broke while nobody waited: only a reset helps.
-            self.check_life()?;
-            return Err(self.error(ErrorKind::Protocol, "the admin queue takes no command: it is broken or full"));
-        }
-        self.queue.ring();
-        self.counters.commands += 1;
-        let begun = self.bus.now();
-        let mut patience = Patience::new();
-        loop {
-            if let Some(answer) = self.reap(word) {
-                return self.landed(data, answer);
-            }
-            self.check_life()?;
-            if self.urgent.load(Ordering::Acquire) >= self.epoch {
-                self.stuck = true;
-                return Err(self
-                    .error(ErrorKind::Busy, "an admin command was given up for a reset of the controller")
-                    .with_retry(Retry::AfterFence));
-            }
-            if self.bus.now().since(begun) >= self.timeout {
-                return Err(self.give_up(begun));
-            }
-            patience.pause(&*self.bus);
-        }
     }
 
     /// Refuses an admin queue whose memory an earlier command may still write.
@@ -222,28 +152,6 @@ impl<B: Bus> Admin<B> {
                 .remedy("look for IOMMU faults of this function in the kernel log"));
         }
         Ok(answer)
-    }
-
-    /// As [`Admin::run`], but a status other than success is an error that names `what`.
-    pub(super) fn expect(
-        &mut self,
-        what: &str,
-        data: Data,
-        command: impl FnOnce(DataPointer) -> Command,
-    ) -> Result<Answer, Error> {
-        let answer = self.run(data, command)?;
-        match answer.status.fault(&crate::status::RetryDelays::default()) {
-            None => Ok(answer),
-            Some(fault) => {
-                let error = Error::from_fault(fault, Verb::Setup)
-                    .at(self.bus.name())
-                    .detail(format!("{what}: {}", answer.status));
-                Err(match answer.status.remedy() {
-                    Some(remedy) => error.remedy(remedy),
-                    None => error,
-                })
-            }
-        }
     }
 
     /// Refuses to go on with a controller that is gone, fatal, or broke the rules.
@@ -335,13 +243,6 @@ impl<B: Bus> Admin<B> {
         (self.stuck, self.aborts, self.requests) = (false, 0, 0);
     }
 
-    /// A copy of the page that the last command filled.
-    pub(super) fn page(&self) -> [u8; ADMIN_DATA_BYTES] {
-        let mut bytes = [0; ADMIN_DATA_BYTES];
-        self.page.read(0, &mut bytes);
-        bytes
-    }
-
     /// Fills the start of the page, the rest with zeroes; for a command that takes data.
     pub(super) fn fill_page(&self, bytes: &[u8]) {
         let mut page = [0; ADMIN_DATA_BYTES];
@@ -356,6 +257,65 @@ impl<B: Bus> Admin<B> {
     pub(super) fn leak(self) {
         core::mem::forget(self.page);
         self.queue.leak();
+    }
+}
+
+impl<B: Bus> AdminQueue for Admin<B> {
+    fn name(&self) -> &str {
+        self.bus.name()
+    }
+
+    /// Runs a command whose data, if any, goes through the page.
+    ///
+    /// # Errors
+    /// `NoDevice`, `Io` for a fatal status, `Protocol` for a broken queue or data that never came, `DeadlineExceeded`. A
+    /// status is no error here.
+    fn run(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Answer, Error> {
+        self.check_usable()?;
+        self.run = self.run.wrapping_add(1);
+        let word = RUN | u64::from(self.run);
+        let len = match data {
+            Data::None => 0,
+            Data::In(len) => {
+                self.page.write(0, &[UNWRITTEN; ADMIN_DATA_BYTES]);
+                len
+            }
+            Data::Out(len) => len,
+        };
+        let segment = Segment { iova: self.page.iova(), len: ByteLen(len as u64) };
+        let pieces = if len == 0 { &[][..] } else { core::slice::from_ref(&segment) };
+        if self.queue.stage(pieces, word, command).is_err() {
+            // One that broke while nobody waited: only a reset helps.
+            self.check_life()?;
+            return Err(self.error(ErrorKind::Protocol, "the admin queue takes no command: it is broken or full"));
+        }
+        self.queue.ring();
+        self.counters.commands += 1;
+        let begun = self.bus.now();
+        let mut patience = Patience::new();
+        loop {
+            if let Some(answer) = self.reap(word) {
+                return self.landed(data, answer);
+            }
+            self.check_life()?;
+            if self.urgent.load(Ordering::Acquire) >= self.epoch {
+                self.stuck = true;
+                return Err(self
+                    .error(ErrorKind::Busy, "an admin command was given up for a reset of the controller")
+                    .with_retry(Retry::AfterFence));
+            }
+            if self.bus.now().since(begun) >= self.timeout {
+                return Err(self.give_up(begun));
+            }
+            patience.pause(&*self.bus);
+        }
+    }
+
+    /// A copy of the page that the last command filled.
+    fn page(&self) -> [u8; ADMIN_DATA_BYTES] {
+        let mut bytes = [0; ADMIN_DATA_BYTES];
+        self.page.read(0, &mut bytes);
+        bytes
     }
 }
 

@@ -9,6 +9,7 @@ use sw_engine::{Error, ErrorKind, Retry};
 use crate::{
     bus::{Bus, Registers},
     controller::admin::{ADMIN_ENTRIES, Admin, Patience},
+    inquiry::AdminQueue,
     wire::regs::{self, Aqa, Cap, Cc, Crto, Csts, Shutdown, ShutdownStatus},
 };
 

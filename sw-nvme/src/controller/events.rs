@@ -9,10 +9,8 @@ use sw_engine::{Error, ErrorKind};
 
 use crate::{
     bus::Bus,
-    controller::{
-        Control, Controller, Life,
-        admin::{ADMIN_DATA_BYTES, Data},
-    },
+    controller::{Control, Controller, Life},
+    inquiry::{ADMIN_DATA_BYTES, AdminQueue, Data},
     wire::{
         Command,
         feature::{Feature, async_events},

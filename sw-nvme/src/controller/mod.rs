@@ -38,6 +38,7 @@ pub use crate::life::Life;
 use crate::{
     bus::{Bus, Registers},
     fork::Origin,
+    inquiry::{self, AdminQueue},
     life::LifeWord,
     namespace::Namespace,
     queue::{QueuePair, QueueShape},
@@ -54,7 +55,7 @@ use admin::Admin;
 pub use admin::AdminCounters;
 use desk::Desk;
 pub(crate) use desk::Ticket;
-pub use namespaces::NAMESPACES_MAX;
+pub use crate::inquiry::NAMESPACES_MAX;
 use queues::Ids;
 pub use queues::{Notify, Pair, PairRequest};
 pub use reset::{Reset, ResetLimits};
@@ -385,7 +386,7 @@ impl<B: Bus> Control<B> {
     fn start(&mut self, config: &ControllerConfig) -> Result<Facts, Error> {
         self.admin.disable(&self.cap, Duration::MAX)?;
         self.admin.enable(&self.cap)?;
-        let info = self.identify_controller()?;
+        let info = inquiry::identify_controller(&mut self.admin)?;
         self.admin.aborts_max = u32::from(info.aborts_max);
         if config.shadow_doorbells == ShadowDoorbells::WhereOffered && info.admin.doorbell_buffers() {
             self.allocate_shadow()?;
@@ -424,12 +425,12 @@ impl<B: Bus> Control<B> {
         let feature = Feature::HostBehavior { advanced_retry: Switch::On };
         self.admin.fill_page(&feature.data());
         // A refusal costs nothing: commands are then retried without delay.
-        self.admin.run(admin::Data::Out(feature.data_bytes()), |data| Command::set_features(&feature, data)).map(drop)
+        self.admin.run(inquiry::Data::Out(feature.data_bytes()), |data| Command::set_features(&feature, data)).map(drop)
     }
 
     fn allocate_shadow(&mut self) -> Result<(), Error> {
         use crate::bus::QueueMemory;
-        let page = || self.admin.bus.allocate(admin::ADMIN_DATA_BYTES);
+        let page = || self.admin.bus.allocate(inquiry::ADMIN_DATA_BYTES);
         let (doorbells, events) = (page()?, page()?);
         if doorbells.alias().is_some() && events.alias().is_some() {
             self.shadow = Some((doorbells, events));

@@ -6,7 +6,8 @@ use sw_engine::{Error, ErrorKind, Fault, Verb};
 
 use crate::{
     bus::{Bus, QueueMemory, Waiter},
-    controller::{Control, Controller, Life, admin::Data},
+    controller::{Control, Controller, Life},
+    inquiry::{ADMIN_DATA_BYTES, AdminQueue, Data},
     queue::{QueuePair, QueueShape, Shadow},
     wire::{
         Command,
@@ -101,7 +102,7 @@ impl<B: Bus> Control<B> {
     /// Asks for `wanted` queue pairs and keeps how many there are.
     ///
     /// # Errors
-    /// What [`Admin::expect`](super::admin::Admin::expect) says.
+    /// What [`Admin::expect`](AdminQueue::expect) says.
     pub(super) fn negotiate_queues(&mut self, wanted: u16) -> Result<(), Error> {
         let wanted = u32::from(wanted.max(1));
         // Within 1 to 65,535.
@@ -120,10 +121,10 @@ impl<B: Bus> Control<B> {
     ///
     /// # Errors
     /// None for a refusal: doorbells are then written to registers. What
-    /// [`Admin::run`](super::admin::Admin::run) says.
+    /// [`Admin::run`](AdminQueue::run) says.
     pub(super) fn offer_shadow(&mut self) -> Result<(), Error> {
         let Some((doorbells, events)) = &self.shadow else { return Ok(()) };
-        let zeroes = [0; super::admin::ADMIN_DATA_BYTES];
+        let zeroes = [0; ADMIN_DATA_BYTES];
         doorbells.write(0, &zeroes);
         events.write(0, &zeroes);
         let (doorbells, events) = (doorbells.iova(), events.iova());
