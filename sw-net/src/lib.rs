@@ -1,5 +1,21 @@
 //! NVMe over TCP: connections, controllers, the engine's transport, and a small target.
 //!
+//! ```text
+//!   Controller ── admin connection ── attend: keep-alive, connections for queues
+//!        │ asked for by lanes
+//!   TcpTransport (one per lane) ── a connection per controller ── sw_nvme::tcp::host
+//! ```
+//!
 //! The protocol itself is in [`sw_nvme::tcp`] and [`sw_nvme::fabrics`], which do no I/O; here are the sockets.
 
+mod admin;
+mod connection;
+mod controller;
+mod socket;
 pub mod target;
+mod transport;
+mod wait;
+
+pub use connection::ConnectionCounters;
+pub use controller::{Address, Controller, ControllerConfig, Facts, HostIdentity};
+pub use transport::{CONTROLLERS_MAX, Directory, NVME_TCP, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport, face};

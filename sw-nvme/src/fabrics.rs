@@ -193,6 +193,30 @@ impl FabricsCommand {
     }
 }
 
+/// What Identify Controller says of capsules (Base, "Identify Controller data structure", NVMe over Fabrics).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapsuleLimits {
+    /// Bytes of data in a capsule of an I/O queue at most: IOCCSZ, in units of 16 bytes, less the command itself.
+    pub io_data_bytes: u32,
+    /// ICDOFF: where data begins in a capsule, in units of 16 bytes behind the command.
+    pub data_offset_16: u16,
+}
+
+impl CapsuleLimits {
+    /// From the page of CNS 01h.
+    ///
+    /// # Errors
+    /// Fewer than 4,096 bytes; a capsule that holds no command.
+    pub fn decode(page: &[u8]) -> Result<Self, WireError> {
+        whole("Identify Controller", page, crate::wire::IDENTIFY_BYTES)?;
+        let capsule = u64::from(le32(page, 1792)) * 16;
+        let data = capsule.checked_sub(SQE_BYTES as u64).and_then(|data| u32::try_from(data).ok());
+        let rule = "a capsule holds a command of 64 bytes, and less than 4 GiB";
+        let io_data_bytes = data.ok_or(WireError::Field { field: "IOCCSZ", got: capsule, rule })?;
+        Ok(Self { io_data_bytes, data_offset_16: le16(page, 1800) })
+    }
+}
+
 /// A fabrics command of `kind` without its own fields.
 fn fabrics(kind: u8, fill: impl FnOnce(&mut [u8; SQE_BYTES])) -> Command {
     let mut raw = [0; SQE_BYTES];

@@ -221,6 +221,11 @@ impl HostQueue {
         queue
     }
 
+    /// Sets how many bytes of a write go in its capsule at most, for commands that are submitted from now on. Nothing is under way.
+    pub fn set_capsule_data_bytes(&mut self, bytes: u32) {
+        self.config.capsule_data_bytes = bytes;
+    }
+
     /// Commands that it takes now.
     pub fn room(&self) -> usize {
         self.free.len()

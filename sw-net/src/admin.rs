@@ -1,0 +1,166 @@
+//! The admin queue of a controller behind TCP: one command at a time, each waited for.
+
+use std::time::{Duration, Instant};
+
+use sw_engine::{Error, ErrorKind, Verb};
+use sw_mem::{Buffer, ByteLen, DmaSpan};
+use sw_nvme::{
+    fabrics::PropertySize,
+    inquiry::{ADMIN_DATA_BYTES, AdminQueue, Answer, Data},
+    tcp::host::{Outcome, Range, Transfer},
+    wire::{Command, DataPointer},
+};
+
+use crate::{
+    connection::{Broken, Connection, Places},
+    socket::Piece,
+};
+
+/// What stands in the page before a command writes it: success does not prove that data came.
+const UNWRITTEN: u8 = 0xA5;
+
+/// The page that data of admin commands goes through.
+struct Page(DmaSpan);
+
+impl Places for Page {
+    fn pieces(&self, of: Range, into: &mut Vec<Piece>) {
+        let (at, bytes) = (u64::from(of.at), u64::from(of.bytes));
+        into.extend(self.0.place().host().map(|base| Piece::at(base.raw().wrapping_add(at), bytes)));
+    }
+}
+
+/// See the module documentation.
+pub(crate) struct Admin {
+    name: String,
+    connection: Connection,
+    page: Page,
+    timeout: Duration,
+    /// The connection is over, and why.
+    broken: Option<Broken>,
+}
+
+/// The end of a command, with all eight bytes of the completion.
+struct Ended {
+    answer: Answer,
+    value: u64,
+}
+
+impl Admin {
+    /// For a connection that was initialised. `timeout`: how long an answer may take.
+    ///
+    /// # Errors
+    /// No memory for a page.
+    pub(crate) fn new(name: String, connection: Connection, timeout: Duration) -> Result<Self, Error> {
+        let page = Buffer::allocate(ByteLen(ADMIN_DATA_BYTES as u64)).map_err(|error| {
+            Error::new(ErrorKind::ResourceLimit, Verb::Open).at(name.clone()).detail("no memory for a page").caused_by(error)
+        })?;
+        Ok(Self { name, connection, page: Page(page.into_span()), timeout, broken: None })
+    }
+
+    /// Fills the start of the page, the rest with zeroes; for a command that takes data.
+    pub(crate) fn fill_page(&self, bytes: &[u8]) {
+        let mut page = [0; ADMIN_DATA_BYTES];
+        page.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        // As long as the page.
+        let _ = self.page.0.write(0, &page);
+    }
+
+    /// Reads a register.
+    ///
+    /// # Errors
+    /// As [`AdminQueue::run`]; `Protocol` if it is refused.
+    pub(crate) fn property(&mut self, offset: u32, size: PropertySize) -> Result<u64, Error> {
+        let ended = self.send(Data::None, |_| Command::property_get(offset, size))?;
+        if ended.answer.status.is_success() {
+            return Ok(match size {
+                PropertySize::Four => ended.value & 0xFFFF_FFFF,
+                PropertySize::Eight => ended.value,
+            });
+        }
+        let status = ended.answer.status;
+        Err(self.error(ErrorKind::Protocol, format!("the property at {offset:#x} cannot be read: {status}")))
+    }
+
+    /// The connection, for an I/O queue whose first command was sent by this.
+    pub(crate) fn into_connection(self) -> Connection {
+        self.connection
+    }
+
+    fn send(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Ended, Error> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.error(&self.name));
+        }
+        // Pages have 4,096 bytes.
+        let bytes = |len: usize| u32::try_from(len).unwrap_or(0);
+        let transfer = match data {
+            Data::None => Transfer::None,
+            Data::In(len) => {
+                let _ = self.page.0.fill(0, ADMIN_DATA_BYTES as u64, UNWRITTEN);
+                Transfer::In(bytes(len))
+            }
+            Data::Out(len) => Transfer::Out(bytes(len)),
+        };
+        let Self { connection, page, timeout, .. } = self;
+        if connection.queue.submit(&command(DataPointer::None), transfer, 0).is_none() {
+            return Err(self.error(ErrorKind::Protocol, "the admin queue is full"));
+        }
+        let until = after(*timeout);
+        let mut end = None;
+        let driven = connection.drive(page, until, |queue| {
+            end = end.or_else(|| queue.pop_end());
+            end.is_some()
+        });
+        let outcome = match (driven, end) {
+            (Ok(()), Some(end)) => (end.outcome, end.value),
+            (Err(broken), _) => return Err(self.give_up(broken)),
+            // It is over only with an end.
+            (Ok(()), None) => return Err(self.give_up(Broken::Silent)),
+        };
+        match outcome {
+            (Outcome::Told(status), value) => {
+                let dw0 = u32::try_from(value & 0xFFFF_FFFF).unwrap_or(0);
+                Ok(Ended { answer: Answer { status, dw0 }, value })
+            }
+            (Outcome::Short { moved }, _) => {
+                let text = format!("the target reports success for data of which {moved} bytes came");
+                Err(self.error(ErrorKind::ShortData, text).remedy("report it to whoever makes the target"))
+            }
+            (Outcome::WrongDigest | Outcome::LetGo, _) => {
+                Err(self.error(ErrorKind::ChecksumMismatch, "the data of an admin command does not fit its digest"))
+            }
+        }
+    }
+
+    fn give_up(&mut self, broken: Broken) -> Error {
+        if let Broken::Breach(breach) = &broken {
+            self.connection.terminate(breach);
+        }
+        let error = broken.error(&self.name);
+        self.broken = Some(broken);
+        error
+    }
+}
+
+impl AdminQueue for Admin {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn run(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Answer, Error> {
+        self.send(data, command).map(|ended| ended.answer)
+    }
+
+    fn page(&self) -> [u8; ADMIN_DATA_BYTES] {
+        let mut bytes = [0; ADMIN_DATA_BYTES];
+        // As long as the page.
+        let _ = self.page.0.read(0, &mut bytes);
+        bytes
+    }
+}
+
+/// The point in time `span` from now.
+pub(crate) fn after(span: Duration) -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "waits of the control plane have an end, and no caller that has a clock")]
+    let now = Instant::now();
+    now + span
+}

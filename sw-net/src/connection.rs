@@ -1,0 +1,497 @@
+//! One queue over one connection: moves bytes between a socket and the memory of commands.
+//!
+//! ```text
+//!   HostQueue ─► units ─► [head][data of the caller's][digest] … ─► sendmsg
+//!   readv ─► [data into its place][digest][head of the next unit] ─► HostQueue
+//! ```
+//!
+//! A head is asked for without a byte more than the shortest one has, and data together with the head behind it: data lands in its
+//! place and nowhere else, in one call a unit. Nothing is staged.
+//!
+//! *Thread*: one at a time. Once it is [broken](Broken) it stays so, and touches no memory any more.
+// UNSAFETY: checksums are made of bytes that have an address only.
+#![expect(unsafe_code, reason = "checksums over raw memory")]
+
+use std::{collections::VecDeque, fmt, io, time::Instant};
+
+use sw_engine::{Error, ErrorKind, Fault, Retry, Verb, checksum::Algorithm};
+use sw_nvme::tcp::{
+    host::{HostConfig, HostQueue, Range, Terminated, Unit, Want},
+    pdu::{self, Breach, DIGEST_BYTES, Digests, FatalStatus, Head, Header, IcReq, IcResp, Kind, Layout},
+};
+
+use crate::socket::{PIECES_MAX, Piece, Ready, Socket, Waited};
+
+/// Units that are with the socket at a time.
+const UNITS_MAX: usize = 16;
+/// Calls that receive in a row, until others have their turn.
+const RECEIVES_MAX: usize = 64;
+/// Bytes that nobody wants are read by so many.
+const DROP_BYTES: usize = 16 << 10;
+/// Checksums of what is sent are made by so many bytes, which are copied out first.
+const SUM_BYTES: usize = 8 << 10;
+
+/// Where the data of commands lies.
+pub(crate) trait Places {
+    /// Appends the memory of a range, piece by piece, all of it.
+    fn pieces(&self, of: Range, into: &mut Vec<Piece>);
+}
+
+/// Why a connection is over.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The system says so.
+    System(io::Error),
+    /// The controller closed it.
+    Closed,
+    /// The controller broke the protocol.
+    Breach(Breach),
+    /// The controller says that we broke it.
+    Terminated(Terminated),
+    /// A command was not answered in time.
+    Silent,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(error) => write!(f, "the connection was lost: {error}"),
+            Self::Closed => f.write_str("the target closed the connection"),
+            Self::Breach(breach) => write!(f, "the target broke the protocol: {breach}"),
+            Self::Terminated(Terminated { status, information }) => {
+                let name = FatalStatus::name(*status);
+                write!(f, "the target ended the connection: {name} (FES {status}, FEI {information:#x})")
+            }
+            Self::Silent => f.write_str("the target did not answer a command in time; the connection was closed"),
+        }
+    }
+}
+
+impl Broken {
+    /// What an I/O that was under way comes to. A read may be asked for again at once: nothing of the old connection lands any more.
+    /// A write may still be carried out by the target, and nobody knows.
+    pub(crate) fn fault(&self, verb: Verb) -> Fault {
+        let kind = match self {
+            Self::Breach(_) | Self::Terminated(_) => ErrorKind::Protocol,
+            Self::System(_) | Self::Closed | Self::Silent => ErrorKind::Io,
+        };
+        let again = verb == Verb::Read && kind == ErrorKind::Io;
+        Fault { kind, code: 0, retry: if again { Retry::Now } else { Retry::Never } }
+    }
+
+    /// The error, for those who wait for an answer of the control plane.
+    pub(crate) fn error(&self, at: &str) -> Error {
+        let fault = self.fault(Verb::Setup);
+        let error = Error::new(fault.kind, Verb::Open).at(at).detail(self.to_string());
+        match self {
+            Self::Breach(_) => error.remedy("report it to whoever makes the target"),
+            Self::Terminated(_) => error.remedy("see the target's log, and report it to us"),
+            Self::System(_) | Self::Closed => error.remedy("see the target's log and the network"),
+            Self::Silent => error.remedy("see the target's log; a longer time may be given"),
+        }
+    }
+}
+
+/// What a connection is made with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionConfig {
+    /// Digests to ask for. The controller may refuse; see `sw_nvme::tcp::pdu`.
+    pub(crate) digests: Digests,
+    /// Commands at a time.
+    pub(crate) depth: u16,
+    /// Bytes of a write that go in its capsule at most.
+    pub(crate) capsule_data_bytes: u32,
+}
+
+/// A unit that is with the socket.
+struct Sending {
+    unit: Unit,
+    digest: [u8; DIGEST_BYTES],
+    written: usize,
+    whole: usize,
+}
+
+/// Counts since the connection was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionCounters {
+    /// System calls that sent.
+    pub sends: u64,
+    /// System calls that received.
+    pub receives: u64,
+    /// Data bytes that came.
+    pub bytes_in: u64,
+    /// Bytes of units that went out.
+    pub bytes_out: u64,
+}
+
+impl ConnectionCounters {
+    /// The sums of both.
+    pub(crate) fn and(self, more: Self) -> Self {
+        Self {
+            sends: self.sends + more.sends,
+            receives: self.receives + more.receives,
+            bytes_in: self.bytes_in + more.bytes_in,
+            bytes_out: self.bytes_out + more.bytes_out,
+        }
+    }
+}
+
+/// See the module documentation.
+pub(crate) struct Connection {
+    socket: Socket,
+    pub(crate) queue: HostQueue,
+    pub(crate) digests: Digests,
+    sending: VecDeque<Sending>,
+    /// The socket had no room for all of it.
+    blocked: bool,
+    pieces: Vec<Piece>,
+    /// CRC-32C of the data of the unit that is coming.
+    sum: u64,
+    told: [u8; DIGEST_BYTES],
+    told_have: usize,
+    drop: Box<[u8]>,
+    pub(crate) counters: ConnectionCounters,
+}
+
+// SAFETY: the pieces name memory of the operations that are under way, which the engine keeps; between two calls the list means
+// nothing. Everything else is owned.
+unsafe impl Send for Connection {}
+
+impl Connection {
+    /// Connects and agrees on digests and limits.
+    ///
+    /// # Errors
+    /// As [`Socket::connect`]; `Protocol` for an answer that is none; `DeadlineExceeded`.
+    pub(crate) fn open(host: &str, port: u16, config: ConnectionConfig, until: Instant) -> Result<Self, Error> {
+        let at = format!("{host}:{port}");
+        let socket = Socket::connect(host, port, until)?;
+        let asked = IcReq { format: 0, alignment: 0, digests: config.digests, r2t_max: 0 };
+        exchange_out(&socket, &asked.encode(), until).map_err(|broken| broken.error(&at))?;
+        let answer = exchange_in(&socket, until).map_err(|broken| broken.error(&at))?;
+        let answer = IcResp::decode(&answer, &asked).map_err(|breach| Broken::Breach(breach).error(&at))?;
+        let layout = Layout { digests: answer.digests, alignment: answer.alignment };
+        let ConnectionConfig { depth, capsule_data_bytes, .. } = config;
+        let queue = HostQueue::new(HostConfig {
+            depth,
+            layout,
+            h2c_bytes_max: answer.h2c_bytes_max,
+            capsule_data_bytes,
+        });
+        Ok(Self {
+            socket,
+            queue,
+            digests: answer.digests,
+            sending: VecDeque::with_capacity(UNITS_MAX),
+            blocked: false,
+            pieces: Vec::with_capacity(PIECES_MAX),
+            sum: 0,
+            told: [0; DIGEST_BYTES],
+            told_have: 0,
+            drop: vec![0; DROP_BYTES].into_boxed_slice(),
+            counters: ConnectionCounters::default(),
+        })
+    }
+
+    pub(crate) fn fd(&self) -> std::os::fd::RawFd {
+        self.socket.fd()
+    }
+
+    /// Whether there is something to send for which the socket has no room.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Sends as much as the socket takes.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub(crate) fn send(&mut self, places: &impl Places) -> Result<(), Broken> {
+        loop {
+            self.stage(places);
+            if self.sending.is_empty() {
+                self.blocked = false;
+                return Ok(());
+            }
+            let offered = self.gather(places);
+            self.counters.sends += 1;
+            match self.socket.send(&self.pieces) {
+                Ok(sent) => {
+                    self.sent(sent);
+                    self.blocked = sent < offered;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
+                Err(error) => return Err(Broken::System(error)),
+            }
+            if self.blocked {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes units of the queue until as many as may be are with the socket.
+    fn stage(&mut self, places: &impl Places) {
+        while self.sending.len() < UNITS_MAX
+            && let Some(unit) = self.queue.next_unit()
+        {
+            let mut digest = [0; DIGEST_BYTES];
+            if let Some(data) = unit.data.filter(|_| unit.digest) {
+                self.pieces.clear();
+                places.pieces(data, &mut self.pieces);
+                let sum = self.pieces.iter().fold(0, |sum, piece| add(sum, *piece));
+                digest = low32(sum).to_le_bytes();
+            }
+            let data = unit.data.map_or(0, |data| sw_mem::index(u64::from(data.bytes)));
+            let whole = unit.head.as_bytes().len() + data + if unit.digest { DIGEST_BYTES } else { 0 };
+            self.sending.push_back(Sending { unit, digest, written: 0, whole });
+        }
+    }
+
+    /// Lists what of the units is not sent, as many pieces as one call takes; how many bytes that is.
+    fn gather(&mut self, places: &impl Places) -> usize {
+        let Self { pieces, sending, .. } = self;
+        pieces.clear();
+        for Sending { unit, digest, written, .. } in sending.iter() {
+            let first = pieces.len();
+            // The kernel reads only what is listed to be sent.
+            pieces.push(Piece { base: unit.head.as_bytes().as_ptr().cast_mut(), len: unit.head.as_bytes().len() });
+            if let Some(data) = unit.data {
+                places.pieces(data, pieces);
+            }
+            if unit.digest {
+                pieces.push(Piece { base: digest.as_ptr().cast_mut(), len: DIGEST_BYTES });
+            }
+            skip(pieces, first, *written);
+            if pieces.len() >= PIECES_MAX {
+                break;
+            }
+        }
+        pieces.truncate(PIECES_MAX);
+        pieces.iter().map(|piece| piece.len).sum()
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.counters.bytes_out += bytes as u64;
+        let mut left = bytes;
+        while let Some(first) = self.sending.front_mut() {
+            let take = left.min(first.whole - first.written);
+            (first.written, left) = (first.written + take, left - take);
+            if first.written < first.whole {
+                return;
+            }
+            if let Some(done) = self.sending.pop_front() {
+                self.queue.unit_sent(&done.unit);
+            }
+        }
+    }
+
+    /// Receives what is there, a bounded number of times.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub(crate) fn receive(&mut self, places: &impl Places) -> Result<(), Broken> {
+        for _ in 0..RECEIVES_MAX {
+            let (data, offered) = self.offer(places);
+            self.counters.receives += 1;
+            let got = match self.socket.receive(&self.pieces) {
+                Ok(0) => return Err(self.queue.terminated().map_or(Broken::Closed, Broken::Terminated)),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(Broken::System(error)),
+            };
+            self.came(got, data).map_err(Broken::Breach)?;
+            if let Some(why) = self.queue.terminated() {
+                return Err(Broken::Terminated(why));
+            }
+            if got < offered {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists where the next bytes belong: data, its digest, the head behind it. How many bytes of data, and of all.
+    fn offer(&mut self, places: &impl Places) -> (usize, usize) {
+        self.pieces.clear();
+        let (mut data, mut digest, mut head) = (0, false, true);
+        match self.queue.want() {
+            Want::Head => {}
+            Want::Data { to: Some(to), digest: follows, .. } => {
+                places.pieces(to, &mut self.pieces);
+                (data, digest) = (self.pieces.iter().map(|piece| piece.len).sum(), follows);
+            }
+            Want::Data { to: None, bytes, digest: follows } => {
+                data = sw_mem::index(u64::from(bytes)).min(self.drop.len());
+                self.pieces.push(Piece { base: self.drop.as_mut_ptr(), len: data });
+                head = data == sw_mem::index(u64::from(bytes));
+                digest = follows && head;
+            }
+            Want::Digest => digest = true,
+        }
+        if digest {
+            let rest = self.told.get_mut(self.told_have..).unwrap_or_default();
+            self.pieces.push(Piece { base: rest.as_mut_ptr(), len: rest.len() });
+        }
+        if head {
+            let space = self.queue.head_space();
+            self.pieces.push(Piece { base: space.as_mut_ptr(), len: space.len() });
+        }
+        (data, self.pieces.iter().map(|piece| piece.len).sum())
+    }
+
+    /// Tells the queue of bytes that came, `data` of which were offered for data.
+    fn came(&mut self, got: usize, data: usize) -> Result<(), Breach> {
+        let mut left = got;
+        let has_digest = match self.queue.want() {
+            Want::Data { digest, .. } => digest,
+            Want::Digest => true,
+            Want::Head => false,
+        };
+        if data > 0 {
+            let take = left.min(data);
+            left -= take;
+            self.counters.bytes_in += take as u64;
+            if has_digest {
+                let mut of_data = take;
+                for piece in &self.pieces {
+                    let len = piece.len.min(of_data);
+                    (self.sum, of_data) = (add(self.sum, Piece { len, ..*piece }), of_data - len);
+                }
+            }
+            // At most what the unit has, which fits into 32 bits.
+            self.queue.data_came(u32::try_from(take).unwrap_or(u32::MAX))?;
+        }
+        if has_digest && left > 0 && self.queue.want() == Want::Digest {
+            let take = left.min(DIGEST_BYTES - self.told_have);
+            (self.told_have, left) = (self.told_have + take, left - take);
+            if self.told_have == DIGEST_BYTES {
+                self.queue.digest_came(self.told, low32(self.sum))?;
+                (self.told_have, self.sum) = (0, 0);
+            }
+        }
+        if left > 0 { self.queue.head_came(left) } else { Ok(()) }
+    }
+
+    /// Sends and receives until `is_over` says so. For the control plane, which has nothing else to do.
+    ///
+    /// # Errors
+    /// [`Broken`]; `Silent` when the time is over.
+    pub(crate) fn drive(
+        &mut self,
+        places: &impl Places,
+        until: Instant,
+        mut is_over: impl FnMut(&mut HostQueue) -> bool,
+    ) -> Result<(), Broken> {
+        loop {
+            self.send(places)?;
+            self.receive(places)?;
+            if is_over(&mut self.queue) {
+                return Ok(());
+            }
+            let what = if self.blocked { Ready::ToReadOrWrite } else { Ready::ToRead };
+            match self.socket.wait(what, until) {
+                Ok(Waited::Ready) => {}
+                Ok(Waited::TimeOver) => return Err(Broken::Silent),
+                Err(error) => return Err(Broken::System(error)),
+            }
+        }
+    }
+
+    /// Tells the controller which rule it broke, if the socket takes that; nothing is sent afterwards.
+    pub(crate) fn terminate(&self, breach: &Breach) {
+        // In the midst of a unit nobody would understand it.
+        if self.sending.iter().all(|sending| sending.written == 0) {
+            let head = pdu::termination(Kind::H2cTerm, breach);
+            let _ = self.socket.send(&[of_head(&head)]);
+        }
+    }
+}
+
+fn of_head(head: &Head) -> Piece {
+    Piece { base: head.as_bytes().as_ptr().cast_mut(), len: head.as_bytes().len() }
+}
+
+/// Takes `bytes` off the pieces from the `first` one on.
+fn skip(pieces: &mut Vec<Piece>, first: usize, bytes: usize) {
+    let mut left = bytes;
+    let mut gone = 0;
+    for piece in pieces.iter_mut().skip(first) {
+        let take = left.min(piece.len);
+        *piece = Piece { base: piece.base.wrapping_add(take), len: piece.len - take };
+        left -= take;
+        if piece.len > 0 {
+            break;
+        }
+        gone += 1;
+    }
+    pieces.drain(first..first + gone);
+}
+
+fn low32(sum: u64) -> u32 {
+    u32::try_from(sum & 0xFFFF_FFFF).unwrap_or(0)
+}
+
+/// The CRC-32C of what `sum` is of, followed by a piece.
+fn add(mut sum: u64, piece: Piece) -> u64 {
+    let mut at = 0;
+    let mut bytes = [0u8; SUM_BYTES];
+    while at < piece.len {
+        let len = (piece.len - at).min(SUM_BYTES);
+        // SAFETY: the piece is memory of an operation that is under way, which the engine keeps; others may write it meanwhile, so
+        // that it is copied without a reference to it. The local array has room.
+        unsafe { std::ptr::copy_nonoverlapping(piece.base.wrapping_add(at), bytes.as_mut_ptr(), len) };
+        let part = Algorithm::Crc32c.of(bytes.get(..len).unwrap_or_default());
+        sum = Algorithm::Crc32c.combine(sum, part, len as u64);
+        at += len;
+    }
+    sum
+}
+
+/// Sends a head on a new connection.
+fn exchange_out(socket: &Socket, head: &Head, until: Instant) -> Result<(), Broken> {
+    let mut pieces = vec![of_head(head)];
+    while !pieces.is_empty() {
+        match socket.send(&pieces) {
+            Ok(sent) => skip(&mut pieces, 0, sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => await_socket(socket, Ready::ToReadOrWrite, until)?,
+            Err(error) => return Err(Broken::System(error)),
+        }
+    }
+    Ok(())
+}
+
+/// The answer to ICReq.
+fn exchange_in(socket: &Socket, until: Instant) -> Result<[u8; pdu::INITIALIZE_BYTES], Broken> {
+    let mut raw = [0; pdu::INITIALIZE_BYTES];
+    let mut have = 0;
+    while have < raw.len() {
+        // What ends the connection is shorter.
+        let term = have >= pdu::COMMON_BYTES && Kind::of(raw[0]) == Some(Kind::C2hTerm);
+        if term && have >= Kind::C2hTerm.header_bytes() {
+            let (status, information) = pdu::terminated(&raw);
+            return Err(Broken::Terminated(Terminated { status, information }));
+        }
+        let rest = raw.get_mut(have..).unwrap_or_default();
+        match socket.receive(&[Piece { base: rest.as_mut_ptr(), len: rest.len() }]) {
+            Ok(0) => return Err(Broken::Closed),
+            Ok(got) => have += got,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => await_socket(socket, Ready::ToRead, until)?,
+            Err(error) => return Err(Broken::System(error)),
+        }
+    }
+    let mut common = [0; pdu::COMMON_BYTES];
+    common.copy_from_slice(&raw[..pdu::COMMON_BYTES]);
+    let header = Header::decode(&common, Digests::default(), u32::MAX).map_err(Broken::Breach)?;
+    if header.kind == Kind::IcResp {
+        return Ok(raw);
+    }
+    let rule = "the first unit is no answer to the request for a connection";
+    Err(Broken::Breach(Breach { status: FatalStatus::Sequence, information: 0, rule }))
+}
+
+fn await_socket(socket: &Socket, what: Ready, until: Instant) -> Result<(), Broken> {
+    match socket.wait(what, until) {
+        Ok(Waited::Ready) => Ok(()),
+        Ok(Waited::TimeOver) => Err(Broken::Silent),
+        Err(error) => Err(Broken::System(error)),
+    }
+}

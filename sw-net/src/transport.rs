@@ -1,0 +1,776 @@
+//! The engine's transport over NVMe/TCP: a connection per controller and lane, made when the first I/O asks for it.
+//!
+//! ```text
+//!   Io ─► Work ─► one or more commands ─► HostQueue ─► socket … ─► ends ─► IoDone
+//! ```
+//!
+//! An [`Io`] becomes several commands where the controller's limits ask for it. If some fail, the bytes before the first one that
+//! failed are reported; the engine asks for the rest and gets the fault with its place.
+//!
+//! When a connection is lost, reads under way end with [`Retry::Now`](sw_engine::Retry): the engine hands them over again and they
+//! wait for the next connection; nothing of the old one can land any more, since landing is a system call of this thread. Writes
+//! end as failed with an unknown outcome: the target may still carry them out, and there is no fence yet that tells when not.
+//!
+//! *Thread*: one at a time. On the data path nothing is locked, and nothing allocated once the tables have grown. The control plane is
+//! the [`Controller`]'s own thread: a lane asks it for a connection and goes on.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use sw_engine::{
+    Error, ErrorKind, Face, Fault, Landing, Reason, Token, Verb,
+    seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
+};
+use sw_mem::ForkMark;
+use sw_nvme::{
+    limits::TransferLimits,
+    namespace::Namespace,
+    tcp::host::{End, Outcome, Range, Transfer},
+    wire::{BlockCount, Command, DataPointer, LbaRange},
+};
+
+use crate::{
+    connection::{Broken, ConnectionCounters, Places},
+    controller::{Controller, IoQueue, Ticket, is_late},
+    socket::Piece,
+    wait::{Interest, Waiter},
+};
+
+/// Its name in routes and reports.
+pub const NVME_TCP: &str = "nvme+tcp";
+/// Controllers that one directory has an index for, those that were taken out included.
+pub const CONTROLLERS_MAX: usize = 256;
+/// I/Os in flight at most that a configuration may ask for.
+pub const QUEUE_DEPTH_MAX: u32 = 1 << 14;
+/// How often commands are looked at that are late.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Longest sleep of a fence between two looks.
+const FENCE_STEP: Duration = Duration::from_millis(10);
+const SEGMENTS_MAX: u8 = 3;
+
+/// The controllers of an engine, by the index that handles carry. Shared by all lanes.
+#[derive(Default)]
+pub struct Directory(RwLock<Vec<Option<Arc<Controller>>>>);
+
+impl Directory {
+    /// Adds a controller and gives its index.
+    ///
+    /// # Errors
+    /// `ResourceLimit` past [`CONTROLLERS_MAX`].
+    pub fn add(&self, controller: Arc<Controller>) -> Result<u32, Error> {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= CONTROLLERS_MAX {
+            return Err(Error::new(ErrorKind::ResourceLimit, Verb::Open)
+                .at(controller.name())
+                .detail(format!("{CONTROLLERS_MAX} controllers were opened already"))
+                .remedy("make another engine"));
+        }
+        all.push(Some(controller));
+        // At most 256.
+        Ok(u32::try_from(all.len() - 1).unwrap_or(0))
+    }
+
+    /// Takes a controller out for good. Lanes let go of it when they see that it is gone.
+    pub fn take_out(&self, index: u32) -> Option<Arc<Controller>> {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.get_mut(sw_mem::index(u64::from(index)))?.take()
+    }
+
+    fn get(&self, index: usize) -> Option<Arc<Controller>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(index)?.clone()
+    }
+}
+
+/// The face of an object that is a namespace of controller `index`.
+///
+/// # Errors
+/// `Unsupported` with the reason for a namespace that cannot be used.
+pub fn face(index: u32, namespace: &Namespace) -> Result<Face, Error> {
+    if let Some(unusable) = namespace.unusable {
+        return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+            .detail(format!("namespace {} cannot be used: {unusable}", namespace.nsid))
+            .remedy("format it without metadata"));
+    }
+    Ok(Face {
+        transport: NVME_TCP,
+        handle: u64::from(index) << 32 | u64::from(namespace.nsid),
+        // Any address: the kernel copies.
+        granularity: sw_engine::Granularity { block: namespace.block_bytes(), memory: 1 },
+        write_unit: 1,
+        landing: Landing::KernelCopy,
+        because: None,
+    })
+}
+
+fn split(handle: u64) -> (usize, u32) {
+    (sw_mem::index(handle >> 32), u32::try_from(handle & 0xFFFF_FFFF).unwrap_or(0))
+}
+
+/// What a transport is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpConfig {
+    /// I/Os in flight at most, over all controllers, 1 to [`QUEUE_DEPTH_MAX`]. Default 128.
+    pub queue_depth: u32,
+    /// Bytes in one I/O at most, a multiple of 4096. Default 1 MiB. Commands are cut further by what the controller takes.
+    pub io_bytes_max: u32,
+    /// After this long without an answer the connection is closed. Default 30 s, Linux's `nvme_core.io_timeout`.
+    pub command_timeout: Duration,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self { queue_depth: 128, io_bytes_max: 1 << 20, command_timeout: Duration::from_secs(30) }
+    }
+}
+
+impl TcpConfig {
+    /// What a transport of this configuration can do.
+    pub fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            name: NVME_TCP,
+            queue_depth: self.queue_depth,
+            io_bytes_max: self.io_bytes_max,
+            segments_max: SEGMENTS_MAX,
+            host: Ok(()),
+            device: Err(Reason::MemoryUnreachable),
+            regions: Regions::Any,
+        }
+    }
+}
+
+/// An I/O with its commands.
+struct Work {
+    io: Io,
+    place: usize,
+    live: bool,
+    /// An early end was asked for: no further command is sent.
+    cancelled: bool,
+    /// Bytes that were sent, or 1 for a flush.
+    sent: u32,
+    /// Commands without their end.
+    open: u32,
+    /// The lowest byte at which a command failed, with its fault.
+    failed: Option<(u32, Fault)>,
+}
+
+/// A command of a work.
+#[derive(Clone, Copy)]
+struct Part {
+    work: u32,
+    /// First byte, counted from the start of the I/O.
+    at: u32,
+    cid: u16,
+    since: Instant,
+    live: bool,
+}
+
+/// Works and their commands: where data of commands lies.
+struct Tables {
+    works: Vec<Work>,
+    free: Vec<u32>,
+}
+
+/// A connection, with the commands on it.
+struct Link {
+    queue: IoQueue,
+    controller: Arc<Controller>,
+    parts: Vec<Part>,
+    free: Vec<u32>,
+    /// Works that have commands to send and found no place.
+    waiting: VecDeque<u32>,
+    interest: Interest,
+}
+
+/// A controller, as far as this transport got with it.
+enum Place {
+    /// Not used yet, or lost: the next I/O asks for a connection.
+    Unlinked,
+    /// A connection was asked for: works wait.
+    Asked(Arc<Ticket>, VecDeque<u32>),
+    Linked(Box<Link>),
+}
+
+/// See the module documentation.
+pub struct TcpTransport {
+    directory: Arc<Directory>,
+    config: TcpConfig,
+    waiter: Waiter,
+    places: Vec<Place>,
+    /// Why the last I/Os of a place failed, in the words of whoever refused or lost the connection.
+    whys: Vec<Option<Error>>,
+    tables: Tables,
+    ended: Vec<IoDone>,
+    /// Works that a look at a connection found over.
+    over: Vec<u32>,
+    in_flight: u32,
+    looked: Option<Instant>,
+    /// Of connections that are gone.
+    counters: ConnectionCounters,
+    fork: ForkMark,
+}
+
+/// The data of commands: the memory of their I/Os.
+struct Memory<'a> {
+    parts: &'a [Part],
+    works: &'a [Work],
+}
+
+impl Places for Memory<'_> {
+    fn pieces(&self, of: Range, into: &mut Vec<Piece>) {
+        let Some(part) = self.parts.get(sw_mem::index(u64::from(of.user))) else { return };
+        let Some(work) = self.works.get(sw_mem::index(u64::from(part.work))) else { return };
+        let (mut skip, mut left) = (u64::from(part.at) + u64::from(of.at), u64::from(of.bytes));
+        for segment in work.io.segments() {
+            let have = u64::from(segment.len);
+            if skip >= have {
+                skip -= have;
+                continue;
+            }
+            let take = (have - skip).min(left);
+            if take == 0 {
+                return;
+            }
+            if let Some(base) = segment.place.host() {
+                into.push(Piece::at(base.raw().wrapping_add(skip), take));
+            }
+            (skip, left) = (0, left - take);
+        }
+    }
+}
+
+impl Tables {
+    fn take(&mut self, io: &Io, place: usize) -> Option<u32> {
+        let index = self.free.pop()?;
+        let work = self.works.get_mut(sw_mem::index(u64::from(index)))?;
+        *work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None };
+        Some(index)
+    }
+
+    fn get(&mut self, index: u32) -> Option<&mut Work> {
+        self.works.get_mut(sw_mem::index(u64::from(index))).filter(|work| work.live)
+    }
+
+    /// Frees a work that is over, and gives its end.
+    fn finish(&mut self, index: u32) -> Option<IoDone> {
+        let work = self.get(index)?;
+        work.live = false;
+        let done = IoDone { token: work.io.token, result: work.result() };
+        self.free.push(index);
+        Some(done)
+    }
+}
+
+impl Work {
+    fn units(&self) -> u32 {
+        if self.moves() { self.io.len } else { 1 }
+    }
+
+    fn moves(&self) -> bool {
+        matches!(self.io.kind, IoKind::Read | IoKind::Write)
+    }
+
+    fn verb(&self) -> Verb {
+        match self.io.kind {
+            IoKind::Read => Verb::Read,
+            IoKind::Write => Verb::Write,
+            IoKind::FlushData | IoKind::FlushAll => Verb::Flush,
+        }
+    }
+
+    /// Sends no further commands.
+    fn stops(&self) -> bool {
+        self.cancelled || self.failed.is_some()
+    }
+
+    fn is_over(&self) -> bool {
+        self.open == 0 && (self.stops() || self.sent >= self.units())
+    }
+
+    fn fail(&mut self, at: u32, fault: Fault) {
+        if self.failed.is_none_or(|(before, _)| at < before) {
+            self.failed = Some((at, fault));
+        }
+    }
+
+    fn result(&self) -> Result<u32, Fault> {
+        match self.failed {
+            None if self.sent >= self.units() => Ok(if self.moves() { self.io.len } else { 0 }),
+            None => Err(Fault::new(ErrorKind::Cancelled, 0)),
+            Some((at, fault)) if at == 0 || self.cancelled || self.io.kind != IoKind::Read => Err(fault),
+            Some((at, _)) => Ok(at),
+        }
+    }
+}
+
+impl Link {
+    fn new(queue: IoQueue, controller: Arc<Controller>) -> Self {
+        let depth = u32::from(controller.facts().depth);
+        let none = Part { work: 0, at: 0, cid: 0, since: now(), live: false };
+        Self {
+            queue,
+            controller,
+            parts: vec![none; sw_mem::index(u64::from(depth))],
+            free: (0..depth).rev().collect(),
+            waiting: VecDeque::new(),
+            interest: Interest::Read,
+        }
+    }
+
+    /// Sends the commands of a work, as many as there are places for; the rest waits.
+    fn begin(&mut self, index: u32, tables: &mut Tables, now: Instant) {
+        let Some(work) = tables.get(index) else { return };
+        let (_, nsid) = split(work.io.handle);
+        let found = self.controller.namespaces().iter().find(|namespace| namespace.nsid == nsid);
+        let Some((namespace, limits)) = found.and_then(|found| Some((found, found.limits?))) else {
+            return work.fail(0, Fault::new(ErrorKind::NoDevice, 0));
+        };
+        while !work.stops() && work.sent < work.units() {
+            let Some(user) = self.free.last().copied() else { break };
+            let Some((command, transfer, step)) = command_of(work, namespace, limits) else {
+                return work.fail(work.sent, Fault::new(ErrorKind::ApiMisuse, 0));
+            };
+            let Some(cid) = self.queue.connection.queue.submit(&command, transfer, user) else { break };
+            self.free.pop();
+            let part = Part { work: index, at: work.sent, cid, since: now, live: true };
+            if let Some(place) = self.parts.get_mut(sw_mem::index(u64::from(user))) {
+                *place = part;
+            }
+            (work.sent, work.open) = (work.sent + step, work.open + 1);
+        }
+        if !work.stops() && work.sent < work.units() {
+            self.waiting.push_back(index);
+        }
+    }
+
+    /// Notes the end of a command; the work that is over by it.
+    fn over(&mut self, end: End, tables: &mut Tables) -> Option<u32> {
+        let part = self.parts.get_mut(sw_mem::index(u64::from(end.user))).filter(|part| part.live)?;
+        part.live = false;
+        let Part { work: index, at, .. } = *part;
+        self.free.push(end.user);
+        let delays = self.controller.facts().info.retry_delays;
+        let work = tables.get(index)?;
+        work.open = work.open.saturating_sub(1);
+        match end.outcome {
+            Outcome::Told(status) => {
+                if let Some(fault) = status.fault(&delays) {
+                    work.fail(at, fault);
+                }
+            }
+            // The target's word against what came: it lies, or lost data.
+            Outcome::Short { .. } => work.fail(at, Fault::new(ErrorKind::ShortData, 0)),
+            Outcome::WrongDigest => {
+                work.fail(at, Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: sw_engine::Retry::Now });
+            }
+            Outcome::LetGo => work.cancelled = true,
+        }
+        work.is_over().then_some(index)
+    }
+
+    fn is_late(&self, limit: Duration, now: Instant) -> bool {
+        self.parts.iter().any(|part| part.live && is_late(part.since, limit, now))
+    }
+
+    /// Moves bytes both ways; gives the works that are over.
+    fn pump(&mut self, tables: &mut Tables, over: &mut Vec<u32>, now: Instant) -> Result<(), Broken> {
+        if let Some(why) = self.controller.gone() {
+            tracing::debug!(controller = self.controller.name(), why, "a connection is closed with its association");
+            return Err(Broken::Closed);
+        }
+        let memory = Memory { parts: &self.parts, works: &tables.works };
+        self.queue.connection.send(&memory)?;
+        self.queue.connection.receive(&memory)?;
+        while let Some(end) = self.queue.connection.queue.pop_end() {
+            over.extend(self.over(end, tables));
+        }
+        for _ in 0..self.waiting.len() {
+            let Some(index) = self.waiting.pop_front() else { break };
+            self.begin(index, tables, now);
+            if tables.get(index).is_some_and(|work| work.is_over()) {
+                over.push(index);
+            }
+        }
+        let memory = Memory { parts: &self.parts, works: &tables.works };
+        // What the controller just asked for, and the next commands.
+        if self.queue.connection.queue.has_units() && !self.queue.connection.is_blocked() {
+            self.queue.connection.send(&memory)?;
+        }
+        Ok(())
+    }
+}
+
+/// The next command of a work, what it moves, and how many units of the work it is.
+fn command_of(work: &Work, namespace: &Namespace, limits: TransferLimits) -> Option<(Command, Transfer, u32)> {
+    if !work.moves() {
+        return Some((Command::flush(namespace.nsid), Transfer::None, 1));
+    }
+    let block = u64::from(limits.block_bytes);
+    let (slba, left) = ((work.io.offset + u64::from(work.sent)) / block, u64::from(work.io.len - work.sent) / block);
+    let (read_flags, write_flags) = namespace.io_flags();
+    let at = |nlb: BlockCount| LbaRange { nsid: namespace.nsid, slba, nlb };
+    let bytes = |nlb: BlockCount| u32::try_from(u64::from(nlb.get()) * block).ok();
+    if work.io.kind == IoKind::Read {
+        let nlb = limits.next(slba, left)?;
+        let bytes = bytes(nlb)?;
+        return Some((Command::read(at(nlb), DataPointer::None, read_flags), Transfer::In(bytes), bytes));
+    }
+    let nlb = limits.next_write(slba, left)?;
+    let bytes = bytes(nlb)?;
+    Some((Command::write(at(nlb), DataPointer::None, write_flags), Transfer::Out(bytes), bytes))
+}
+
+impl TcpTransport {
+    /// One for a lane.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a configuration out of range, `ResourceLimit` where descriptors run out.
+    pub fn new(directory: Arc<Directory>, config: TcpConfig) -> Result<Self, Error> {
+        let misuse = |text: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(NVME_TCP).detail(text));
+        if !(1..=QUEUE_DEPTH_MAX).contains(&config.queue_depth) {
+            return misuse("queue_depth must be 1 to 16384");
+        }
+        if config.io_bytes_max == 0 || !config.io_bytes_max.is_multiple_of(4096) {
+            return misuse("io_bytes_max must be a multiple of 4096 above zero");
+        }
+        let waiter = Waiter::new().map_err(|error| {
+            let made = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at(NVME_TCP);
+            made.with_code(error.raw_os_error().unwrap_or(0)).detail("no descriptor is left for a lane")
+        })?;
+        let depth = sw_mem::index(u64::from(config.queue_depth));
+        Ok(Self {
+            directory,
+            config,
+            waiter,
+            places: Vec::new(),
+            whys: Vec::new(),
+            tables: Tables { works: Vec::with_capacity(depth), free: Vec::with_capacity(depth) },
+            ended: Vec::with_capacity(depth),
+            over: Vec::with_capacity(depth),
+            in_flight: 0,
+            looked: None,
+            counters: ConnectionCounters::default(),
+            fork: ForkMark::new(),
+        })
+    }
+
+    /// Of all connections that this lane has and had.
+    pub fn counters(&self) -> ConnectionCounters {
+        let linked = self.places.iter().filter_map(|place| match place {
+            Place::Linked(link) => Some(link.queue.connection.counters),
+            Place::Unlinked | Place::Asked(..) => None,
+        });
+        linked.fold(self.counters, |sum, more| sum.and(more))
+    }
+
+    fn check_fork(&self) -> Result<(), Error> {
+        if !self.fork.is_child() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Forked, Verb::Setup)
+            .at(NVME_TCP)
+            .detail("the process was forked after the connection was made, which belongs to the parent")
+            .remedy("make an engine in the child, or start workers with spawn instead of fork"))
+    }
+
+    /// Ends an I/O that nobody began.
+    fn refuse(&mut self, io: &Io, fault: Fault) {
+        self.ended.push(IoDone { token: io.token, result: Err(fault) });
+    }
+
+    /// Takes an I/O for a place.
+    fn begin(&mut self, io: &Io) {
+        let (place, _) = split(io.handle);
+        if self.tables.free.is_empty() {
+            // As many as the depth; the caller looked.
+            let next = u32::try_from(self.tables.works.len()).unwrap_or(u32::MAX);
+            let none = Work { io: *io, place, live: false, cancelled: false, sent: 0, open: 0, failed: None };
+            self.tables.works.push(none);
+            self.tables.free.push(next);
+        }
+        if place >= self.places.len() && place < CONTROLLERS_MAX {
+            self.places.resize_with(place + 1, || Place::Unlinked);
+            self.whys.resize_with(place + 1, || None);
+        }
+        if !matches!(self.places.get(place), Some(Place::Linked(_) | Place::Asked(..)))
+            && let Err(fault) = self.ask(place, VecDeque::new())
+        {
+            return self.refuse(io, fault);
+        }
+        let Some(index) = self.tables.take(io, place) else { return self.refuse(io, Fault::new(ErrorKind::Busy, 0)) };
+        match self.places.get_mut(place) {
+            Some(Place::Linked(link)) => {
+                link.begin(index, &mut self.tables, now());
+                self.finish_if_over(index);
+            }
+            Some(Place::Asked(_, waiting)) => waiting.push_back(index),
+            Some(Place::Unlinked) | None => {}
+        }
+    }
+
+    /// Asks for a connection of a place.
+    fn ask(&mut self, place: usize, waiting: VecDeque<u32>) -> Result<(), Fault> {
+        let Some(controller) = self.directory.get(place) else {
+            return Err(Fault::new(ErrorKind::NoDevice, 0));
+        };
+        if controller.gone().is_some() {
+            self.explain_by(place, controller.lost());
+            return Err(Fault::new(ErrorKind::NoDevice, 0));
+        }
+        if let Some(to) = self.places.get_mut(place) {
+            *to = Place::Asked(controller.ask_for_queue(self.waiter.waker()), waiting);
+        }
+        Ok(())
+    }
+
+    fn explain_by(&mut self, place: usize, why: Error) {
+        if let Some(to) = self.whys.get_mut(place) {
+            *to = Some(why);
+        }
+    }
+
+    fn finish_if_over(&mut self, index: u32) {
+        if self.tables.get(index).is_some_and(|work| work.is_over()) {
+            self.ended.extend(self.tables.finish(index));
+        }
+    }
+
+    /// Looks at a place: takes a connection that was asked for, moves bytes.
+    fn visit(&mut self, place: usize, now: Instant) {
+        match self.places.get_mut(place) {
+            Some(Place::Asked(ticket, _)) => {
+                let Some(answer) = ticket.take() else { return };
+                let Some(Place::Asked(_, waiting)) = self.places.get_mut(place).map(|at| std::mem::replace(at, Place::Unlinked))
+                else {
+                    return;
+                };
+                match answer {
+                    Ok(queue) => self.link(place, queue, waiting, now),
+                    Err(error) => self.refuse_all(place, waiting, error),
+                }
+            }
+            Some(Place::Linked(link)) => {
+                let pumped = link.pump(&mut self.tables, &mut self.over, now);
+                let interest = if link.queue.connection.is_blocked() { Interest::ReadWrite } else { Interest::Read };
+                if interest != link.interest && self.waiter.change(link.queue.connection.fd(), interest).is_ok() {
+                    link.interest = interest;
+                }
+                while let Some(index) = self.over.pop() {
+                    self.ended.extend(self.tables.finish(index));
+                }
+                if let Err(broken) = pumped {
+                    self.unlink(place, &broken);
+                }
+            }
+            Some(Place::Unlinked) | None => {}
+        }
+    }
+
+    fn link(&mut self, place: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Instant) {
+        let watched = self.waiter.watch(queue.connection.fd());
+        let (Ok(()), Some(controller)) = (watched, self.directory.get(place)) else {
+            let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at(NVME_TCP).detail("a connection cannot be waited for");
+            return self.refuse_all(place, waiting, error);
+        };
+        let mut link = Box::new(Link::new(queue, controller));
+        for index in waiting {
+            link.begin(index, &mut self.tables, now);
+            self.finish_if_over(index);
+        }
+        if let Some(to) = self.places.get_mut(place) {
+            *to = Place::Linked(link);
+        }
+        self.visit(place, now);
+    }
+
+    /// Ends works that wait for a connection which is not made.
+    fn refuse_all(&mut self, place: usize, waiting: VecDeque<u32>, error: Error) {
+        let fault = Fault::new(error.kind(), error.code());
+        self.explain_by(place, error);
+        for index in waiting {
+            if let Some(work) = self.tables.get(index) {
+                work.fail(work.sent, fault);
+            }
+            self.finish_if_over(index);
+        }
+    }
+
+    /// Closes a connection: nothing of it lands any more. Works that were not begun wait for the next one.
+    fn unlink(&mut self, place: usize, broken: &Broken) {
+        let Some(at) = self.places.get_mut(place) else { return };
+        let Place::Linked(link) = std::mem::replace(at, Place::Unlinked) else { return };
+        let Link { queue, controller, parts, waiting, .. } = *link;
+        if let Broken::Breach(breach) = broken {
+            queue.connection.terminate(breach);
+        }
+        self.counters = self.counters.and(queue.connection.counters);
+        drop(queue);
+        let name = controller.name();
+        tracing::warn!(controller = name, %broken, "an I/O connection is over");
+        let error = match controller.gone() {
+            Some(_) => controller.lost(),
+            None => broken.error(name),
+        };
+        self.explain_by(place, error);
+        for part in parts.iter().filter(|part| part.live) {
+            let Some(work) = self.tables.get(part.work) else { continue };
+            work.open = work.open.saturating_sub(1);
+            work.fail(part.at, broken.fault(work.verb()));
+            self.finish_if_over(part.work);
+        }
+        let unsent: VecDeque<u32> =
+            waiting.into_iter().filter(|index| self.tables.get(*index).is_some_and(|work| !work.is_over())).collect();
+        if !unsent.is_empty()
+            && let Err(fault) = self.ask(place, unsent.clone())
+        {
+            for index in unsent {
+                if let Some(work) = self.tables.get(index) {
+                    work.fail(work.sent, fault);
+                }
+                self.finish_if_over(index);
+            }
+        }
+    }
+
+    /// Closes connections on which a command is late.
+    fn look(&mut self, now: Instant) {
+        if self.looked.is_some_and(|before| now.saturating_duration_since(before) < LOOK_EVERY) {
+            return;
+        }
+        self.looked = Some(now);
+        for place in 0..self.places.len() {
+            if let Some(Place::Linked(link)) = self.places.get(place)
+                && link.is_late(self.config.command_timeout, now)
+            {
+                self.unlink(place, &Broken::Silent);
+            }
+        }
+    }
+
+    /// Moves everything forward, without waiting; how many ends it gave out.
+    fn pass(&mut self, out: &mut Vec<IoDone>) -> usize {
+        let now = now();
+        for place in 0..self.places.len() {
+            self.visit(place, now);
+        }
+        self.look(now);
+        let room = out.capacity() - out.len();
+        let given = self.ended.len().min(room);
+        out.extend(self.ended.drain(..given));
+        self.in_flight = self.in_flight.saturating_sub(u32::try_from(given).unwrap_or(u32::MAX));
+        given
+    }
+
+    /// Asks for the early end of the works that `which` chooses.
+    fn let_go(&mut self, which: impl Fn(&Work) -> bool) {
+        for index in 0..self.tables.works.len() {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let Some(work) = self.tables.get(index).filter(|work| which(work)) else { continue };
+            work.cancelled = true;
+            match self.places.get_mut(work.place) {
+                Some(Place::Linked(link)) => {
+                    let Link { queue, parts, .. } = &mut **link;
+                    for part in parts.iter().filter(|part| part.live && part.work == index) {
+                        queue.connection.queue.let_go(part.cid);
+                    }
+                }
+                Some(Place::Asked(_, waiting)) => {
+                    waiting.retain(|queued| *queued != index);
+                    self.finish_if_over(index);
+                }
+                Some(Place::Unlinked) | None => {}
+            }
+        }
+    }
+}
+
+impl Transport for TcpTransport {
+    fn caps(&self) -> TransportCaps {
+        self.config.caps()
+    }
+
+    fn attach(&mut self, _hint: Attach<'_>) -> Result<(), Error> {
+        self.check_fork()
+    }
+
+    fn submit(&mut self, io: &Io) -> Submit {
+        if self.fork.is_child() || self.in_flight >= self.config.queue_depth {
+            return Submit::Full;
+        }
+        self.in_flight += 1;
+        self.begin(io);
+        Submit::Accepted
+    }
+
+    fn ring(&mut self) -> Result<(), Error> {
+        self.check_fork()?;
+        let now = now();
+        for place in 0..self.places.len() {
+            self.visit(place, now);
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+        self.check_fork()?;
+        let mut found = self.pass(out);
+        let Wait::For { timeout, .. } = wait else { return Ok(found) };
+        let begun = now();
+        while found == 0 && out.len() < out.capacity() {
+            let Some(left) = timeout.checked_sub(now().saturating_duration_since(begun)).filter(|left| !left.is_zero())
+            else {
+                break;
+            };
+            let woken = self.waiter.wait(left.min(LOOK_EVERY));
+            found = self.pass(out);
+            // A connection that was made wakes as whoever wants the lane does: the caller looks, and comes back.
+            if woken {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn cancel(&mut self, token: Token) {
+        if !self.fork.is_child() {
+            self.let_go(|work| work.io.token == token);
+        }
+    }
+
+    fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
+        if self.fork.is_child() {
+            // What is in flight is the parent's, in the parent's memory.
+            return Fence::Quiet;
+        }
+        self.let_go(|_| true);
+        let begun = now();
+        while self.in_flight > 0 && now().saturating_duration_since(begun) < timeout && out.len() < out.capacity() {
+            if self.pass(out) == 0 {
+                self.waiter.wait(timeout.min(FENCE_STEP));
+            }
+        }
+        // Only this thread's calls put bytes into memory or read it: without connections nothing does.
+        for place in 0..self.places.len() {
+            self.unlink(place, &Broken::Closed);
+        }
+        self.pass(out);
+        Fence::Quiet
+    }
+
+    fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {
+        let why = self.whys.get(split(handle).0)?.as_ref();
+        why.filter(|why| why.kind() == fault.kind)
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waiter.waker()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "sockets are waited for by the kernel's clock, and the seam has no now")]
+fn now() -> Instant {
+    Instant::now()
+}
