@@ -27,6 +27,7 @@ use crate::{
     builder::{Config, UringCompletion},
     clock::Clock,
     doctor::{Fact, Health},
+    fabrics::Fabrics,
     nvme::{Nvme, RESERVED_PAGE_BYTES},
     policy::Destination,
     reach::Scratches,
@@ -34,8 +35,8 @@ use crate::{
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 4] =
-    [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME];
+pub(crate) const TRANSPORTS: [TransportName; 5] =
+    [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME, sw_net::NVME_TCP];
 
 /// Devices that may each have their whole depth in one ring: a ring is for files of all devices, and one that hangs keeps its
 /// places.
@@ -64,6 +65,7 @@ pub(crate) struct Backends {
     pub(crate) probe: Probe,
     pub(crate) files: FileStore,
     pub(crate) nvme: Nvme,
+    pub(crate) fabrics: Fabrics,
     pub(crate) scratches: Scratches,
     machine: Machine,
     /// The rings of NVMe commands through the kernel's driver, where there is a namespace for them. Looked up once, so that all
@@ -162,6 +164,7 @@ impl Backends {
             probe,
             files,
             nvme,
+            fabrics: Fabrics::new(config),
             scratches: Scratches::default(),
             machine,
             commands,
@@ -383,7 +386,7 @@ impl Backends {
             _ => UringConfig { queue_depth, io_bytes_max: io_bytes, ..UringConfig::default() }.caps(),
         };
         let commands = self.commands.as_ref().map(UringConfig::passthrough_caps);
-        std::iter::once(files).chain(commands).chain(self.nvme.caps(destination)).collect()
+        std::iter::once(files).chain(commands).chain(self.nvme.caps(destination)).chain([self.fabrics.caps(destination)]).collect()
     }
 
     /// Whether the device is asked for what has ended.
@@ -432,6 +435,7 @@ impl Backends {
             transports.push(Box::new(PassthroughTransport::new(config)?));
         }
         transports.extend(self.nvme.transport()?);
+        transports.push(self.fabrics.transport()?);
         Ok(LaneParts { transports, copiers, staging: Some(staging) })
     }
 

@@ -90,7 +90,7 @@ impl Engine {
     fn open_as(&self, uri: &Uri, mode: OpenMode) -> Result<Object, Error> {
         self.core.check(Verb::Open)?;
         match uri {
-            Uri::File(_) | Uri::Nvme(_) => self.open_single(uri, mode).map(|inner| self.object(inner)),
+            Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) => self.open_single(uri, mode).map(|inner| self.object(inner)),
             Uri::Stripe { unit, members } => self.open_stripe(uri, *unit, members, mode),
             Uri::Part { of, offset, len } => self.open_as(of, mode)?.part(*offset, *len),
         }
@@ -101,6 +101,7 @@ impl Engine {
         match uri {
             Uri::File(path) => self.core.backends.files.open(path, mode),
             Uri::Nvme(namespace) => self.core.backends.nvme.open(namespace, mode),
+            Uri::NvmeTcp(namespace) => self.core.backends.fabrics.open(namespace, mode),
             Uri::Stripe { .. } | Uri::Part { .. } => Err(Error::new(ErrorKind::Unsupported, Verb::Open)
                 .at(uri.to_string())
                 .detail("a member of a stripe set is a whole object")
@@ -183,6 +184,7 @@ impl Engine {
     pub fn stat(&self, uri: &Uri) -> Result<Entry, Error> {
         match uri.whole() {
             (Uri::Nvme(namespace), ..) => self.core.backends.nvme.stat(namespace),
+            (Uri::NvmeTcp(namespace), ..) => self.core.backends.fabrics.stat(namespace),
             _ => self.core.backends.files.stat(file_path(uri, Verb::Open)?),
         }
     }
@@ -532,7 +534,7 @@ fn file_path(uri: &Uri, verb: Verb) -> Result<&str, Error> {
             .at(uri.to_string())
             .detail("a stripe set is opened as it is; it is not created, listed or removed as a whole")
             .remedy("work on its members by path")),
-        Uri::Nvme(_) => Err(Error::new(ErrorKind::Unsupported, verb)
+        Uri::Nvme(_) | Uri::NvmeTcp(_) => Err(Error::new(ErrorKind::Unsupported, verb)
             .at(uri.to_string())
             .detail("a namespace is there or not; it is not created, listed or removed by an address")
             .remedy("open it for update and write in place")),

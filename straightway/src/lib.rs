@@ -31,6 +31,7 @@ mod clock;
 mod core;
 mod doctor;
 mod engine;
+mod fabrics;
 mod lane;
 mod memory;
 mod moves;
@@ -63,7 +64,7 @@ pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
-pub use uri::{NvmeUri, Uri, parse_bytes};
+pub use uri::{NvmeTcpUri, NvmeUri, Uri, parse_bytes};
 
 pub use sw_engine::{
     ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Landing, Op, OpId, OpOptions,

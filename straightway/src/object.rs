@@ -10,7 +10,7 @@ use sw_uring::Resumable;
 
 use crate::{
     clock::Clock,
-    nvme,
+    fabrics, nvme,
     policy::Destination,
     reach::Reaches,
     targets::{First, TargetSlot, Targets},
@@ -107,8 +107,10 @@ impl Object {
     /// # Errors
     /// `Changed` with what changed, or the error of looking.
     pub fn check_unchanged(&self) -> Result<(), Error> {
-        let unchanged =
-            |object: &sw_engine::Object| nvme::unchanged(object).unwrap_or_else(|| sw_uring::unchanged(object));
+        let unchanged = |object: &sw_engine::Object| {
+            let of_namespace = nvme::unchanged(object).or_else(|| fabrics::unchanged(object));
+            of_namespace.unwrap_or_else(|| sw_uring::unchanged(object))
+        };
         match &self.inner.stripe {
             None => unchanged(&self.inner),
             Some((_, members)) => members.iter().try_for_each(|member| unchanged(member)),

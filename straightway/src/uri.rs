@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   /path/to/file     file:///path/to/file     nvme://0000:3b:00.0/1     stripe:1MiB:ADDRESS,ADDRESS,…
+//!   nvme+tcp://host:4420/NQN?nsid=1
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
 
@@ -10,8 +11,7 @@ use std::{fmt, path::Path, str::FromStr};
 use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 21] = [
-    "nvme+tcp",
+const PLANNED: [&str; 20] = [
     "nvme+rdma",
     "s3",
     "gs",
@@ -35,7 +35,7 @@ const PLANNED: [&str; 21] = [
 ];
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1 or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1 or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,7 +44,9 @@ pub enum Uri {
     File(String),
     /// A namespace of an NVMe controller that this process drives itself.
     Nvme(NvmeUri),
-    /// A stripe set over files, block devices or namespaces of this machine.
+    /// A namespace of an NVMe subsystem behind TCP.
+    NvmeTcp(NvmeTcpUri),
+    /// A stripe set over files, block devices or namespaces.
     Stripe {
         /// Bytes on one member before the next one follows: a power of two of at least 4096.
         unit: u64,
@@ -77,8 +79,7 @@ impl NvmeUri {
     /// `0000:3b:00.0/1` with what stands behind a `?`.
     fn parse(rest: &str, serial: Option<String>) -> Option<Self> {
         let (controller, nsid) = rest.split_once('/')?;
-        let nsid = nsid.parse().ok().filter(|nsid| *nsid != 0 && *nsid != u32::MAX)?;
-        Some(Self { controller: controller.parse().ok()?, nsid, serial })
+        Some(Self { controller: controller.parse().ok()?, nsid: parse_nsid(nsid)?, serial })
     }
 }
 
@@ -89,9 +90,55 @@ impl fmt::Display for NvmeUri {
     }
 }
 
+/// The port of NVMe/TCP (IANA: nvme, 4420).
+const NVME_TCP_PORT: u16 = 4420;
+
+/// A namespace by the address and the name of its subsystem.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NvmeTcpUri {
+    /// A name, an address of IPv4, or one of IPv6 in brackets.
+    pub host: String,
+    /// The port; 4420 if none is written.
+    pub port: u16,
+    /// The NQN of the subsystem.
+    pub subsystem: String,
+    /// The namespace, from 1.
+    pub nsid: u32,
+    /// The serial number that the subsystem must have. Nothing is written to a namespace whose address has none.
+    pub serial: Option<String>,
+}
+
+impl NvmeTcpUri {
+    /// `host:4420/NQN` with what stands behind a `?`.
+    fn parse(rest: &str, nsid: Option<u32>, serial: Option<String>) -> Option<Self> {
+        let (at, subsystem) = rest.split_once('/')?;
+        let (host, port) = match at.rsplit_once(':') {
+            // The colons of an address of IPv6 are inside its brackets.
+            Some((host, port)) if !port.contains(']') => (host, port.parse().ok().filter(|port| *port != 0)?),
+            _ => (at, NVME_TCP_PORT),
+        };
+        let bare = host.strip_prefix('[').map_or(Some(host), |inner| inner.strip_suffix(']'))?;
+        let is_bracketed = bare.len() < host.len();
+        if bare.is_empty() || bare.contains(['[', ']', '@']) || (bare.contains(':') && !is_bracketed) {
+            return None;
+        }
+        let subsystem = subsystem.to_owned();
+        (subsystem.starts_with("nqn.")).then_some(())?;
+        Some(Self { host: host.to_owned(), port, subsystem, nsid: nsid?, serial })
+    }
+}
+
+impl fmt::Display for NvmeTcpUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nvme+tcp://{}:{}/{}?nsid={}", self.host, self.port, self.subsystem, self.nsid)?;
+        self.serial.as_ref().map_or(Ok(()), |serial| write!(f, "&serial={serial}"))
+    }
+}
+
 /// What may stand behind the `?` of an address.
 #[derive(Default)]
 struct Query {
+    nsid: Option<u32>,
     offset: Option<u64>,
     len: Option<u64>,
     serial: Option<String>,
@@ -104,6 +151,7 @@ impl Query {
             match pair.split_once('=')? {
                 ("offset", value) if query.offset.is_none() => query.offset = Some(parse_bytes(value)?),
                 ("len", value) if query.len.is_none() => query.len = Some(parse_bytes(value)?),
+                ("nsid", value) if query.nsid.is_none() => query.nsid = Some(parse_nsid(value)?),
                 ("serial", value) if query.serial.is_none() && !value.is_empty() => {
                     query.serial = Some(value.to_owned());
                 }
@@ -161,16 +209,23 @@ impl FromStr for Uri {
         let Some((scheme, rest)) = text.split_once("://") else { return Ok(Uri::File(text.into())) };
         let wrong_query = || {
             bad("what stands behind the ? is not understood".into())
-                .remedy("write ?offset=N, ?len=N or both with &; &serial=S for an NVMe controller")
+                .remedy("write ?offset=N, ?len=N or both with &; serial=S for an NVMe controller, nsid=N and serial=S for nvme+tcp")
         };
         let (rest, query) = match rest.split_once('?') {
-            Some((rest, query)) if scheme == "nvme" || scheme == "file" => {
+            Some((rest, query)) if matches!(scheme, "nvme" | "nvme+tcp" | "file") => {
                 (rest, Query::parse(query).ok_or_else(wrong_query)?)
             }
             _ => (rest, Query::default()),
         };
-        let Query { offset, len, serial } = query;
+        let Query { nsid, offset, len, serial } = query;
         match scheme {
+            "nvme+tcp" => match NvmeTcpUri::parse(rest, nsid, serial) {
+                Some(nvme) => Ok(Uri::NvmeTcp(nvme).part(offset, len)),
+                None => Err(bad("not a namespace of an NVMe subsystem behind TCP".into()).remedy(
+                    "write nvme+tcp://HOST:PORT/NQN?nsid=N, as in nvme+tcp://10.0.0.1:4420/nqn.2026-11.io.example:one?nsid=1",
+                )),
+            },
+            _ if nsid.is_some() => Err(wrong_query()),
             "nvme" => match NvmeUri::parse(rest, serial) {
                 Some(nvme) => Ok(Uri::Nvme(nvme).part(offset, len)),
                 None => Err(bad("not a namespace of an NVMe controller".into())
@@ -188,6 +243,11 @@ impl FromStr for Uri {
             scheme => Err(bad(format!("unknown scheme {scheme}")).remedy(KNOWN)),
         }
     }
+}
+
+/// A namespace identifier: 1 to 0xFFFFFFFE.
+fn parse_nsid(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|nsid| *nsid != 0 && *nsid != u32::MAX)
 }
 
 fn stripe(rest: &str) -> Option<Uri> {
@@ -222,6 +282,7 @@ impl fmt::Display for Uri {
         match self {
             Uri::File(path) => f.write_str(path),
             Uri::Nvme(nvme) => nvme.fmt(f),
+            Uri::NvmeTcp(nvme) => nvme.fmt(f),
             Uri::Stripe { unit, members } => {
                 write!(f, "stripe:{unit}:")?;
                 members.iter().enumerate().try_for_each(|(n, member)| match n {
@@ -284,6 +345,42 @@ mod tests {
             "nvme://3b:00.0/1?serial=",
             "nvme://+b:00.0/1",
             "file:///a?serial=x",
+        ] {
+            assert_eq!(wrong.parse::<Uri>().unwrap_err().kind(), ErrorKind::BadUri, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_behind_tcp_has_a_subsystem_and_a_number() {
+        let nqn = "nqn.2026-11.io.example:one";
+        let uri: Uri = format!("nvme+tcp://[fe80::1]:4421/{nqn}?nsid=2&serial=S1&offset=4k").parse().unwrap();
+        let namespace = NvmeTcpUri {
+            host: "[fe80::1]".into(),
+            port: 4421,
+            subsystem: nqn.into(),
+            nsid: 2,
+            serial: Some("S1".into()),
+        };
+        assert_eq!(uri.whole(), (&Uri::NvmeTcp(namespace), 4096, None));
+        assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
+        for host in ["storage-1", "10.0.0.1", "[::1]"] {
+            let uri: Uri = format!("nvme+tcp://{host}/{nqn}?nsid=1").parse().unwrap();
+            let Uri::NvmeTcp(found) = &uri else { panic!("{uri:?}") };
+            assert_eq!((found.host.as_str(), found.port), (host, 4420));
+            assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
+        }
+        for wrong in [
+            format!("nvme+tcp://host/{nqn}"),
+            format!("nvme+tcp://host/{nqn}?nsid=0"),
+            format!("nvme+tcp://host:0/{nqn}?nsid=1"),
+            format!("nvme+tcp://host:x/{nqn}?nsid=1"),
+            format!("nvme+tcp://::1:4420/{nqn}?nsid=1"),
+            format!("nvme+tcp://[::1/{nqn}?nsid=1"),
+            format!("nvme+tcp://:4420/{nqn}?nsid=1"),
+            "nvme+tcp://host/one?nsid=1".into(),
+            "nvme+tcp://host?nsid=1".into(),
+            "nvme://3b:00.0/1?nsid=1".into(),
+            "file:///a?nsid=1".into(),
         ] {
             assert_eq!(wrong.parse::<Uri>().unwrap_err().kind(), ErrorKind::BadUri, "{wrong}");
         }

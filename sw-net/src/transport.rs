@@ -168,7 +168,8 @@ struct Part {
     live: bool,
 }
 
-/// Works and their commands: where data of commands lies.
+/// Works, with room for as many as there were at a time.
+#[derive(Default)]
 struct Tables {
     works: Vec<Work>,
     free: Vec<u32>,
@@ -427,7 +428,7 @@ impl TcpTransport {
     /// One for a lane.
     ///
     /// # Errors
-    /// `ApiMisuse` for a configuration out of range, `ResourceLimit` where descriptors run out.
+    /// `ApiMisuse` for a configuration out of range.
     pub fn new(directory: Arc<Directory>, config: TcpConfig) -> Result<Self, Error> {
         let misuse = |text: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(NVME_TCP).detail(text));
         if !(1..=QUEUE_DEPTH_MAX).contains(&config.queue_depth) {
@@ -436,20 +437,15 @@ impl TcpTransport {
         if config.io_bytes_max == 0 || !config.io_bytes_max.is_multiple_of(4096) {
             return misuse("io_bytes_max must be a multiple of 4096 above zero");
         }
-        let waiter = Waiter::new().map_err(|error| {
-            let made = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at(NVME_TCP);
-            made.with_code(error.raw_os_error().unwrap_or(0)).detail("no descriptor is left for a lane")
-        })?;
-        let depth = sw_mem::index(u64::from(config.queue_depth));
         Ok(Self {
             directory,
             config,
-            waiter,
+            waiter: Waiter::default(),
             places: Vec::new(),
             whys: Vec::new(),
-            tables: Tables { works: Vec::with_capacity(depth), free: Vec::with_capacity(depth) },
-            ended: Vec::with_capacity(depth),
-            over: Vec::with_capacity(depth),
+            tables: Tables::default(),
+            ended: Vec::new(),
+            over: Vec::new(),
             in_flight: 0,
             looked: None,
             counters: ConnectionCounters::default(),

@@ -6,8 +6,8 @@ use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering, fence},
     },
     time::Duration,
 };
@@ -15,35 +15,47 @@ use std::{
 use sw_engine::seam::Wake;
 
 /// Events that one wait takes; the next one takes the rest.
-const EVENTS_MAX: usize = 32;
+const EVENTS_MAX: i32 = 32;
 
-/// Ends waits of a [`Waiter`].
+/// Ends waits of a [`Waiter`]. The eventfd is there once something is waited for: a lane without connections has none, and a wake
+/// of it costs no system call.
+///
+/// Invariant: a wake either finds the eventfd and writes it, or the wait that follows finds `is_woken`: each side stores its own word
+/// first and looks at the other's behind a fence.
+#[derive(Default)]
 pub(crate) struct EventWaker {
-    eventfd: OwnedFd,
-    /// A wake-up is in the eventfd, or about to be.
+    eventfd: OnceLock<OwnedFd>,
     is_woken: AtomicBool,
 }
 
 impl Wake for EventWaker {
     fn wake(&self) {
-        if !self.is_woken.swap(true, Ordering::AcqRel) {
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: a live local array and a descriptor of ours. The eventfd does not block, and is full only when a wake-up is
-            // in it.
-            unsafe { libc::write(self.eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        if self.is_woken.swap(true, Ordering::AcqRel) {
+            return;
         }
+        fence(Ordering::SeqCst);
+        let Some(eventfd) = self.eventfd.get() else { return };
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: a live local array and a descriptor of ours. The eventfd does not block, and is full only when a wake-up is in it.
+        unsafe { libc::write(eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 }
 
 impl EventWaker {
+    fn is_woken(&self) -> bool {
+        self.is_woken.load(Ordering::Acquire)
+    }
+
     /// Takes a wake-up that came.
     fn take(&self) -> bool {
-        if !self.is_woken.load(Ordering::Acquire) {
+        if !self.is_woken() {
             return false;
         }
-        let mut count = [0; 8];
-        // SAFETY: a live local array and a descriptor of ours, which does not block.
-        unsafe { libc::read(self.eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        if let Some(eventfd) = self.eventfd.get() {
+            let mut count = [0; 8];
+            // SAFETY: a live local array and a descriptor of ours, which does not block.
+            unsafe { libc::read(eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        }
         // Behind the read: who wakes before this finds it set, and this takes that one too; who wakes after it writes again.
         self.is_woken.swap(false, Ordering::AcqRel)
     }
@@ -70,30 +82,33 @@ impl Interest {
 }
 
 /// See the module documentation.
+#[derive(Default)]
 pub(crate) struct Waiter {
-    epoll: OwnedFd,
+    /// Made with the first connection.
+    epoll: Option<OwnedFd>,
     waker: Arc<EventWaker>,
 }
 
 impl Waiter {
-    /// # Errors
-    /// What the system says: descriptors run out.
-    pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; a descriptor or -1 comes back.
-        let epoll = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: no pointers; a descriptor or -1 comes back.
-        let eventfd = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        let waiter = Self { epoll, waker: Arc::new(EventWaker { eventfd, is_woken: AtomicBool::new(false) }) };
-        waiter.control(libc::EPOLL_CTL_ADD, waiter.waker.eventfd.as_raw_fd(), Interest::Read)?;
-        Ok(waiter)
-    }
-
     pub(crate) fn waker(&self) -> Arc<dyn Wake> {
         self.waker.clone()
     }
 
     /// Waits for this connection too, until its descriptor is closed.
-    pub(crate) fn watch(&self, fd: RawFd) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the system says: descriptors run out.
+    pub(crate) fn watch(&mut self, fd: RawFd) -> io::Result<()> {
+        if self.epoll.is_none() {
+            // SAFETY: no pointers; a descriptor or -1 comes back.
+            let eventfd = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+            // SAFETY: no pointers; a descriptor or -1 comes back.
+            self.epoll = Some(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?);
+            let eventfd = self.waker.eventfd.get_or_init(|| eventfd).as_raw_fd();
+            self.control(libc::EPOLL_CTL_ADD, eventfd, Interest::Read)?;
+            // Before the next look at the word: see there.
+            fence(Ordering::SeqCst);
+        }
         self.control(libc::EPOLL_CTL_ADD, fd, Interest::Read)
     }
 
@@ -104,20 +119,29 @@ impl Waiter {
 
     fn control(&self, what: i32, fd: RawFd, interest: Interest) -> io::Result<()> {
         let mut event = libc::epoll_event { events: interest.events(), u64: 0 };
+        let Some(epoll) = &self.epoll else { return Err(io::Error::from(io::ErrorKind::NotFound)) };
         // SAFETY: a live local event; both descriptors are open.
-        match unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), what, fd, &raw mut event) } {
+        match unsafe { libc::epoll_ctl(epoll.as_raw_fd(), what, fd, &raw mut event) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Waits at most `timeout`, in whole milliseconds rounded up. `true`: it took a wake-up.
+    /// Waits at most `timeout`, in whole milliseconds rounded up; without a connection, until a wake-up or for a millisecond. `true`:
+    /// it took a wake-up.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
-        let millis = timeout.as_micros().div_ceil(1000);
-        let millis = i32::try_from(millis).unwrap_or(i32::MAX);
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX];
-        // SAFETY: a live local array of as many events. What it says is not looked at: all connections are.
-        unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS_MAX as i32, millis) };
+        if self.waker.is_woken() {
+            return self.waker.take();
+        }
+        let millis = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX as usize];
+        let into = events.as_mut_ptr();
+        match &self.epoll {
+            // SAFETY: a live local array of as many events. What it says is not looked at: all connections are.
+            Some(epoll) => unsafe { libc::epoll_wait(epoll.as_raw_fd(), into, EVENTS_MAX, millis) },
+            // SAFETY: no descriptors; a nap until the connection that was asked for is made.
+            None => unsafe { libc::poll(std::ptr::null_mut(), 0, millis.min(1)) },
+        };
         self.waker.take()
     }
 }
@@ -132,11 +156,21 @@ fn owned(fd: i32) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
+
+    /// One that waits for something that never comes.
+    fn waiter() -> (Waiter, std::net::TcpListener) {
+        let quiet = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut waiter = Waiter::default();
+        waiter.watch(quiet.as_raw_fd()).unwrap();
+        (waiter, quiet)
+    }
 
     #[test]
     fn a_wake_ends_the_wait_it_precedes_and_no_other() {
-        let waiter = Waiter::new().unwrap();
+        let (waiter, _quiet) = waiter();
         let waker = waiter.waker();
         waker.wake();
         waker.wake();
@@ -145,8 +179,19 @@ mod tests {
     }
 
     #[test]
+    fn a_wake_before_the_first_connection_is_not_lost() {
+        let mut waiter = Waiter::default();
+        assert!(!waiter.wait(Duration::from_secs(60)));
+        waiter.waker().wake();
+        let quiet = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        waiter.watch(quiet.as_raw_fd()).unwrap();
+        assert!(waiter.wait(Duration::from_secs(60)));
+        assert!(!waiter.wait(Duration::from_millis(1)));
+    }
+
+    #[test]
     fn wakes_of_another_thread_are_never_lost() {
-        let waiter = Waiter::new().unwrap();
+        let (waiter, _quiet) = waiter();
         let waker = waiter.waker();
         let (told, tell) = std::sync::mpsc::channel::<()>();
         let other = std::thread::Builder::new().spawn(move || {

@@ -195,7 +195,7 @@ fn refuse_itself(engine: &Engine, args: &Cp, dst: &Uri) -> Result<(), Fail> {
 }
 
 fn create(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Target, Fail> {
-    if matches!(dst, Uri::Nvme(_) | Uri::Part { .. }) {
+    if matches!(dst, Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Part { .. }) {
         return in_place(engine, args, dst, source);
     }
     if args.resume {

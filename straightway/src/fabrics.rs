@@ -1,0 +1,276 @@
+//! NVMe subsystems behind TCP: who is connected to which, and what lanes need of them.
+//!
+//! ```text
+//!   nvme+tcp://HOST:PORT/NQN?nsid=N ─► controller (opened once) ─► Directory ◄── TcpTransport of every lane
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use sw_engine::{
+    Error, ErrorKind, Object, Reason, Residency, Verb,
+    seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
+};
+use sw_net::{Address, Controller, ControllerConfig, Directory, HostIdentity, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport};
+use sw_nvme::{fabrics::Nqn, namespace::Namespace};
+
+use crate::{builder::Config, policy::Destination, uri::NvmeTcpUri};
+
+/// Where hosts keep their name and their identifier, for all NVMe over fabrics (`nvme-cli` makes both).
+const HOST_NQN: &str = "/etc/nvme/hostnqn";
+const HOST_ID: &str = "/etc/nvme/hostid";
+/// What tells one machine from another where nobody made those (machine-id(5)).
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// See the module documentation.
+pub(crate) struct Fabrics {
+    config: Config,
+    directory: Arc<Directory>,
+    /// Held while an association is made: control plane.
+    opened: Mutex<Opened>,
+}
+
+/// What was opened so far.
+#[derive(Default)]
+struct Opened {
+    /// The engine was closed: nothing is opened any more.
+    is_closed: bool,
+    controllers: BTreeMap<Address, Driven>,
+}
+
+/// A controller that this process has an association with.
+#[derive(Clone)]
+struct Driven {
+    index: u32,
+    controller: Arc<Controller>,
+}
+
+/// Keeps a namespace's controller, and tells whether it is still there.
+struct Keep {
+    controller: Arc<Controller>,
+}
+
+impl Fabrics {
+    pub(crate) fn new(config: Config) -> Self {
+        Self { config, directory: Arc::default(), opened: Mutex::default() }
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The controller of an address; associated once, and again if the association is over.
+    fn controller(&self, address: Address) -> Result<Driven, Error> {
+        let mut opened = self.opened();
+        if opened.is_closed {
+            return Err(Error::new(ErrorKind::Closed, Verb::Open).at(address.host).detail("the engine is closed"));
+        }
+        if let Some(driven) = opened.controllers.get(&address) {
+            if driven.controller.gone().is_none() {
+                return Ok(driven.clone());
+            }
+            self.directory.take_out(driven.index);
+            opened.controllers.remove(&address);
+        }
+        let config = ControllerConfig {
+            depth: u16::try_from(self.config.queue_depth).unwrap_or(u16::MAX),
+            ..ControllerConfig::default()
+        };
+        let controller = Controller::open(address.clone(), identity()?, config)?;
+        let index = self.directory.add(Arc::clone(&controller))?;
+        let driven = Driven { index, controller };
+        attend(&driven.controller)?;
+        opened.controllers.insert(address, driven.clone());
+        Ok(driven)
+    }
+
+    /// Opens a namespace.
+    pub(crate) fn open(&self, uri: &NvmeTcpUri, mode: OpenMode) -> Result<Arc<Object>, Error> {
+        let (driven, namespace) = self.namespace(uri)?;
+        if mode == OpenMode::Update {
+            expect_serial(&driven, uri)?;
+        }
+        let face = sw_net::face(driven.index, &namespace).map_err(|error| error.at(uri.to_string()))?;
+        Ok(Arc::new(Object {
+            id: Object::next_id(),
+            name: uri.to_string().into(),
+            len: namespace.len_bytes(),
+            version: namespace.version(),
+            faces: vec![face],
+            residency: Residency::Unknown.into(),
+            stripe: None,
+            keep: Box::new(Keep { controller: driven.controller }),
+        }))
+    }
+
+    /// Facts of a namespace.
+    pub(crate) fn stat(&self, uri: &NvmeTcpUri) -> Result<Entry, Error> {
+        let (_, namespace) = self.namespace(uri)?;
+        Ok(Entry {
+            name: uri.to_string(),
+            kind: EntryKind::BlockDevice,
+            len: namespace.len_bytes(),
+            version: namespace.version(),
+        })
+    }
+
+    fn namespace(&self, uri: &NvmeTcpUri) -> Result<(Driven, Namespace), Error> {
+        let subsystem = Nqn::new(&uri.subsystem).ok_or_else(|| {
+            Error::new(ErrorKind::BadUri, Verb::Open)
+                .at(uri.to_string())
+                .detail("the name of the subsystem is none")
+                .remedy("it begins with nqn. and has 223 bytes at most")
+        })?;
+        let driven = self.controller(Address { host: uri.host.clone(), port: uri.port, subsystem })?;
+        let serial = serial_of(&driven);
+        if uri.serial.as_ref().is_some_and(|wanted| *wanted != serial) {
+            return Err(Error::new(ErrorKind::Changed, Verb::Open)
+                .at(uri.to_string())
+                .detail(format!("the subsystem has the serial number {serial}; it is not the one that was named"))
+                .remedy("look which subsystem has that name now"));
+        }
+        let all = driven.controller.namespaces();
+        let found = all.iter().find(|namespace| namespace.nsid == uri.nsid).cloned();
+        match found {
+            Some(namespace) => Ok((driven, namespace)),
+            None => {
+                let there: Vec<String> = all.iter().map(|namespace| namespace.nsid.to_string()).collect();
+                Err(Error::new(ErrorKind::NotFound, Verb::Open)
+                    .at(uri.to_string())
+                    .detail(format!("the subsystem has no active namespace {}", uri.nsid))
+                    .remedy(format!("its namespaces are: {}", there.join(", "))))
+            }
+        }
+    }
+
+    fn transport_config(&self) -> TcpConfig {
+        let Config { queue_depth, io_bytes, .. } = self.config;
+        TcpConfig { queue_depth: queue_depth.min(QUEUE_DEPTH_MAX), io_bytes_max: io_bytes, ..TcpConfig::default() }
+    }
+
+    /// What the transport of a lane for `destination` can do.
+    pub(crate) fn caps(&self, destination: Destination) -> TransportCaps {
+        let caps = self.transport_config().caps();
+        // Peer memory has addresses of this process, but no processor copies through them.
+        let host = match destination {
+            Destination::PeerMemory(_) => Err(Reason::MemoryUnreachable),
+            Destination::Host | Destination::Gpu(_) | Destination::Bar(_) => caps.host,
+        };
+        TransportCaps { host, ..caps }
+    }
+
+    /// The transport of one lane.
+    pub(crate) fn transport(&self) -> Result<Box<dyn Transport>, Error> {
+        Ok(Box::new(TcpTransport::new(self.directory.clone(), self.transport_config())?))
+    }
+
+    /// Ends the associations in good order. After the lanes: nothing is in flight.
+    pub(crate) fn shut_down(&self) {
+        let mut opened = self.opened();
+        opened.is_closed = true;
+        for (_, driven) in core::mem::take(&mut opened.controllers) {
+            self.directory.take_out(driven.index);
+            driven.controller.shut_down();
+        }
+    }
+}
+
+fn serial_of(driven: &Driven) -> String {
+    driven.controller.facts().info.serial.to_string()
+}
+
+/// A namespace is written only by an address that names the serial number: a subsystem behind a name may be another one tomorrow.
+fn expect_serial(driven: &Driven, uri: &NvmeTcpUri) -> Result<(), Error> {
+    if uri.serial.is_some() {
+        return Ok(());
+    }
+    let named = NvmeTcpUri { serial: Some(serial_of(driven)), ..uri.clone() };
+    Err(Error::new(ErrorKind::ApiMisuse, Verb::Open)
+        .at(uri.to_string())
+        .detail("a namespace is written only by an address that names the serial number of its subsystem")
+        .remedy(format!("if it is the right one, and nobody else has a file system on it, write '{named}' in quotes")))
+}
+
+/// Starts the thread that does the slow work of a controller: signs of life, connections. It ends with the association.
+fn attend(controller: &Arc<Controller>) -> Result<(), Error> {
+    let attended = Arc::clone(controller);
+    let name = format!("nvme+tcp {}", controller.facts().id);
+    let thread = std::thread::Builder::new().name(name).spawn(move || attended.attend());
+    thread.map(drop).map_err(|cause| {
+        controller.shut_down();
+        Error::new(ErrorKind::ResourceLimit, Verb::Open)
+            .at(controller.name())
+            .detail("the system refuses a thread")
+            .remedy("raise the limit of processes (ulimit -u)")
+            .with_code(cause.raw_os_error().unwrap_or(0))
+            .caused_by(cause)
+    })
+}
+
+/// Who this host is to subsystems: what the machine says, so that all programs are the same host; else from its machine-id.
+fn identity() -> Result<HostIdentity, Error> {
+    let read = |path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let machine = read(MACHINE_ID).and_then(|text| hex(&text));
+    let id = read(HOST_ID).and_then(|text| hex(&text)).or(machine);
+    let nqn = read(HOST_NQN).and_then(|text| Nqn::new(&text));
+    let nqn = nqn.or_else(|| Nqn::new(&format!("nqn.2014-08.org.nvmexpress:uuid:{}", uuid(&id?))));
+    match (nqn, id) {
+        (Some(nqn), Some(id)) => Ok(HostIdentity { nqn, id }),
+        _ => Err(Error::new(ErrorKind::NotFound, Verb::Open)
+            .at(HOST_NQN)
+            .detail("the machine has no identity that subsystems could know it by (hostnqn, hostid, machine-id)")
+            .remedy(format!("write `nvme gen-hostnqn` to {HOST_NQN} and a UUID to {HOST_ID}"))),
+    }
+}
+
+/// Sixteen bytes from 32 hexadecimal digits, with or without hyphens.
+fn hex(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|digit| *digit != '-').collect();
+    if digits.len() != 32 || !digits.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn uuid(id: &[u8; 16]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for (at, byte) in id.iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        // A String takes everything.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Whether a namespace behind TCP is still there; `None` for an object that is none.
+pub(crate) fn unchanged(object: &Object) -> Option<Result<(), Error>> {
+    let keep = object.keep.downcast_ref::<Keep>()?;
+    Some(match keep.controller.gone() {
+        None => Ok(()),
+        Some(_) => Err(keep.controller.lost()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_read_with_and_without_hyphens() {
+        let id = hex("01234567-89ab-cdef-0123-456789abcdef").unwrap();
+        assert_eq!((hex("0123456789abcdef0123456789ABCDEF"), id[0], id[15]), (Some(id), 0x01, 0xef));
+        assert_eq!(uuid(&id), "01234567-89ab-cdef-0123-456789abcdef");
+        for wrong in ["", "0123", "0123456789abcdef0123456789abcdeg", "0123456789abcdef0123456789abcdef00"] {
+            assert_eq!(hex(wrong), None, "{wrong:?}");
+        }
+    }
+}
