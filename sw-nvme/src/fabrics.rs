@@ -51,6 +51,11 @@ impl Nqn {
         (fits && clean).then(|| Self(text.to_owned()))
     }
 
+    /// [`DISCOVERY_NQN`].
+    pub fn discovery() -> Self {
+        Self(DISCOVERY_NQN.to_owned())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -269,7 +274,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_rules() {
-        assert_eq!(name("nqn.2014-08.org.nvmexpress.discovery").as_str(), DISCOVERY_NQN);
+        assert_eq!(name("nqn.2014-08.org.nvmexpress.discovery"), Nqn::discovery());
         let long = format!("nqn.{}", "x".repeat(NQN_BYTES_MAX - 4));
         assert!(Nqn::new(&long).is_some() && Nqn::new(&format!("{long}x")).is_none());
         for wrong in ["", "nqn.", "iqn.2001-04.com.example", "nqn.a b", "nqn.a\n"] {

@@ -1,0 +1,150 @@
+//! Commands of the NVM command set, on checked ranges.
+
+use std::io;
+
+use sw_nvme::{
+    status::Status,
+    wire::{Command, IoFlags, NSID_ALL, command::DSM_RANGE_BYTES, command::opcode},
+};
+
+use super::{
+    Access,
+    backing::Disk,
+    subsystem::{Answer, Subsystem, add, says},
+};
+
+/// Bytes of a namespace that a command names.
+struct Range<'a> {
+    disk: &'a Disk,
+    at: u64,
+    bytes: u64,
+}
+
+/// The namespace of a command.
+fn disk<'a>(subsystem: &'a Subsystem, command: &Command) -> Result<&'a Disk, Status> {
+    let index = usize::try_from(command.nsid()).ok().and_then(|nsid| nsid.checked_sub(1));
+    index.and_then(|index| subsystem.disks.get(index)).ok_or(Status::INVALID_NAMESPACE.with_dnr())
+}
+
+fn range<'a>(subsystem: &'a Subsystem, command: &Command) -> Result<Range<'a>, Status> {
+    let (disk, of) = (disk(subsystem, command)?, command.range());
+    bytes_of(disk, of.slba, of.nlb.get()).ok_or(Status::LBA_OUT_OF_RANGE.with_dnr())
+}
+
+/// `None`: past the end.
+fn bytes_of(disk: &Disk, slba: u64, blocks: u32) -> Option<Range<'_>> {
+    slba.checked_add(blocks.into()).filter(|end| *end <= disk.blocks())?;
+    let block = u64::from(disk.block_bytes());
+    Some(Range { disk, at: slba * block, bytes: u64::from(blocks) * block })
+}
+
+fn writable(disk: &Disk) -> Result<(), Status> {
+    if disk.access() == Access::ReadOnly { Err(says::WRITE_PROTECTED) } else { Ok(()) }
+}
+
+/// Bytes of a range that moves: not above MDTS.
+fn moved(subsystem: &Subsystem, range: &Range<'_>) -> Result<u32, Status> {
+    let fits = u32::try_from(range.bytes).ok().filter(|bytes| *bytes <= subsystem.config.transfer_bytes());
+    fits.ok_or(says::INVALID_FIELD)
+}
+
+/// Bytes that a command takes from the host, after everything about it was checked that can be before they are there.
+pub(super) fn wants(subsystem: &Subsystem, command: &Command) -> Result<u32, Status> {
+    match command.opcode() {
+        opcode::WRITE => {
+            let range = range(subsystem, command)?;
+            writable(range.disk)?;
+            moved(subsystem, &range)
+        }
+        opcode::DATASET_MANAGEMENT => {
+            writable(disk(subsystem, command)?)?;
+            Ok(((command.dword(10) & 0xFF) + 1) * DSM_RANGE_BYTES as u32)
+        }
+        _ => Err(Status::INVALID_OPCODE.with_dnr()),
+    }
+}
+
+/// Carries out an I/O command. `data`: what [`wants`] asked for. What goes to the host is put into `out`, at most `out_bytes` of it, which
+/// is what the command's descriptor says.
+pub(super) fn run(subsystem: &Subsystem, command: &Command, data: &[u8], out: &mut Vec<u8>, out_bytes: u32) -> Answer {
+    let done = match command.opcode() {
+        opcode::FLUSH => flush(subsystem, command),
+        opcode::READ => read(subsystem, command, out, out_bytes),
+        opcode::WRITE => write(subsystem, command, data),
+        opcode::WRITE_ZEROES => write_zeroes(subsystem, command),
+        opcode::DATASET_MANAGEMENT => deallocate(subsystem, command, data),
+        _ => Err(Status::INVALID_OPCODE.with_dnr()),
+    };
+    done.map_or_else(Answer::of, |()| Answer::SUCCESS)
+}
+
+fn read(subsystem: &Subsystem, command: &Command, out: &mut Vec<u8>, out_bytes: u32) -> Result<(), Status> {
+    let range = range(subsystem, command)?;
+    let bytes = moved(subsystem, &range)?;
+    if bytes != out_bytes {
+        return Err(says::DATA_LENGTH);
+    }
+    out.resize(bytes as usize, 0);
+    range.disk.read(range.at, out).map_err(|_| Status::UNRECOVERED_READ)?;
+    add(&subsystem.tally.reads, 1);
+    add(&subsystem.tally.read_bytes, bytes.into());
+    Ok(())
+}
+
+fn write(subsystem: &Subsystem, command: &Command, data: &[u8]) -> Result<(), Status> {
+    let range = range(subsystem, command)?;
+    writable(range.disk)?;
+    // A fault on purpose may have asked for less than all of it.
+    let data = data.get(..usize::try_from(range.bytes).unwrap_or(usize::MAX).min(data.len())).unwrap_or(data);
+    range.disk.write(range.at, data).map_err(|error| write_status(&error))?;
+    force(range.disk, command)?;
+    add(&subsystem.tally.writes, 1);
+    add(&subsystem.tally.written_bytes, data.len() as u64);
+    Ok(())
+}
+
+fn write_zeroes(subsystem: &Subsystem, command: &Command) -> Result<(), Status> {
+    let range = range(subsystem, command)?;
+    writable(range.disk)?;
+    range.disk.zero(range.at, range.bytes).map_err(|error| write_status(&error))?;
+    force(range.disk, command)
+}
+
+/// FUA.
+fn force(disk: &Disk, command: &Command) -> Result<(), Status> {
+    if !IoFlags::from_dword12(command.dword(12)).contains(IoFlags::FUA) {
+        return Ok(());
+    }
+    disk.flush().map_err(|error| write_status(&error))
+}
+
+fn flush(subsystem: &Subsystem, command: &Command) -> Result<(), Status> {
+    if command.nsid() != NSID_ALL {
+        return disk(subsystem, command)?.flush().map_err(|error| write_status(&error));
+    }
+    subsystem.disks.iter().try_for_each(|disk| disk.flush().map_err(|error| write_status(&error)))
+}
+
+/// Dataset Management: deallocated memory is given back and reads as zeroes; of files it is advice that is not taken.
+fn deallocate(subsystem: &Subsystem, command: &Command, data: &[u8]) -> Result<(), Status> {
+    let disk = disk(subsystem, command)?;
+    writable(disk)?;
+    let ranges = data.chunks_exact(DSM_RANGE_BYTES).map(|raw| {
+        let blocks = raw.get(4..8).and_then(|raw| raw.try_into().ok()).map_or(0, u32::from_le_bytes);
+        let slba = raw.get(8..16).and_then(|raw| raw.try_into().ok()).map_or(0, u64::from_le_bytes);
+        bytes_of(disk, slba, blocks).ok_or(Status::LBA_OUT_OF_RANGE.with_dnr())
+    });
+    // All are checked before anything is done.
+    let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
+    if command.dword(11) & 4 == 0 || disk.is_file() {
+        return Ok(());
+    }
+    ranges.iter().try_for_each(|range| disk.zero(range.at, range.bytes)).map_err(|error| write_status(&error))
+}
+
+fn write_status(error: &io::Error) -> Status {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => says::NO_SPACE,
+        _ => Status::WRITE_FAULT,
+    }
+}

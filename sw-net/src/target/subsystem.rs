@@ -1,0 +1,361 @@
+//! The subsystem: its namespaces and its controllers; Connect and properties.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sw_engine::Error;
+use sw_nvme::{
+    fabrics::{ADMIN_ENTRIES_MIN, ANY_CONTROLLER, ConnectData, Nqn, PropertySize, QueueRequest},
+    status::{Status, sct},
+    wire::{WireError, regs},
+};
+
+use super::{CONNECTIONS_MAX, TargetConfig, backing::Disk};
+
+/// The largest CNTLID that may be given out (Base, "Controller Identifier").
+const CONTROLLER_MAX: u16 = 0xFFEF;
+/// KAS: KATO is rounded up to multiples of so many milliseconds.
+pub(super) const KEEP_ALIVE_UNIT_MS: u32 = 100;
+/// VS: 1.4, the last revision that asks for nothing of fabrics that this target lacks.
+pub(super) const VERSION: u32 = 0x0001_0400;
+
+/// Statuses that only a controller gives.
+pub(super) mod says {
+    use super::{Status, sct};
+    /// Command ID Conflict.
+    pub const CID_CONFLICT: Status = Status::new(sct::GENERIC, 0x03).with_dnr();
+    /// Command Sequence Error.
+    pub const SEQUENCE: Status = Status::new(sct::GENERIC, 0x0C).with_dnr();
+    /// Data SGL Length Invalid.
+    pub const DATA_LENGTH: Status = Status::new(sct::GENERIC, 0x0F).with_dnr();
+    /// SGL Descriptor Type Invalid.
+    pub const DESCRIPTOR: Status = Status::new(sct::GENERIC, 0x11).with_dnr();
+    /// SGL Offset Invalid.
+    pub const SGL_OFFSET: Status = Status::new(sct::GENERIC, 0x16).with_dnr();
+    /// Namespace is Write Protected.
+    pub const WRITE_PROTECTED: Status = Status::new(sct::GENERIC, 0x20).with_dnr();
+    /// Transient Transport Error: a data digest did not fit.
+    pub const TRANSPORT: Status = Status::new(sct::GENERIC, 0x22);
+    /// Capacity Exceeded.
+    pub const NO_SPACE: Status = Status::new(sct::GENERIC, 0x81);
+    /// Feature Identifier Not Saveable.
+    pub const NOT_SAVEABLE: Status = Status::new(sct::COMMAND, 0x0D).with_dnr();
+    /// Connect Incompatible Format.
+    pub const CONNECT_FORMAT: Status = Status::new(sct::COMMAND, 0x80).with_dnr();
+    /// Connect Controller Busy.
+    pub const CONNECT_BUSY: Status = Status::new(sct::COMMAND, 0x81);
+    /// Connect Invalid Parameters.
+    pub const CONNECT_PARAMETERS: Status = Status::new(sct::COMMAND, 0x82).with_dnr();
+    /// Connect Invalid Host.
+    pub const CONNECT_HOST: Status = Status::new(sct::COMMAND, 0x84).with_dnr();
+    /// Invalid Queue Type.
+    pub const QUEUE_TYPE: Status = Status::new(sct::COMMAND, 0x85).with_dnr();
+    /// Invalid Field in Command.
+    pub const INVALID_FIELD: Status = Status::INVALID_FIELD.with_dnr();
+}
+
+/// A status and the first eight bytes of the completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: Status,
+    pub(super) value: u64,
+}
+
+impl Answer {
+    pub(super) const SUCCESS: Answer = Answer::of(Status::SUCCESS);
+
+    pub(super) const fn of(status: Status) -> Self {
+        Self { status, value: 0 }
+    }
+
+    pub(super) const fn value(value: u64) -> Self {
+        Self { status: Status::SUCCESS, value }
+    }
+}
+
+impl From<Status> for Answer {
+    fn from(status: Status) -> Self {
+        Self::of(status)
+    }
+}
+
+/// Connect Invalid Parameters: which byte of the data is wrong (IPO, IATTR 1).
+fn data_wrong(at: u64) -> Answer {
+    Answer { status: says::CONNECT_PARAMETERS, value: at | 1 << 16 }
+}
+
+/// Connect Invalid Parameters: which byte of the command is wrong (IPO, IATTR 0).
+fn command_wrong(at: u64) -> Answer {
+    Answer { status: says::CONNECT_PARAMETERS, value: at }
+}
+
+/// What a controller is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// I/O.
+    Io,
+    /// The discovery service.
+    Discovery,
+}
+
+/// A controller: one host's association.
+pub(super) struct Controller {
+    pub(super) role: Role,
+    pub(super) host: Nqn,
+    pub(super) host_id: [u8; 16],
+    /// KATO in milliseconds, a multiple of [`KEEP_ALIVE_UNIT_MS`]; 0 is none.
+    pub(super) keep_alive_ms: u32,
+    /// Asynchronous Event Configuration.
+    pub(super) event_config: u32,
+    /// The first byte of Host Behavior Support.
+    pub(super) host_behavior: u8,
+    cc: u32,
+    csts: u32,
+    /// The connection of each I/O queue.
+    queues: BTreeMap<u16, u64>,
+}
+
+/// CC: EN.
+const ENABLE: u32 = 1;
+/// CSTS: RDY, CFS, SHST 10b.
+const READY: u32 = 1;
+const FATAL: u32 = 1 << 1;
+const SHUTDOWN_DONE: u32 = 2 << 2;
+
+impl Controller {
+    /// Whether commands other than fabrics commands may come.
+    pub(super) fn is_ready(&self) -> bool {
+        self.cc & ENABLE != 0 && self.csts & READY != 0
+    }
+
+    /// Rounds KATO up to what the timer can do.
+    pub(super) fn set_keep_alive(&mut self, milliseconds: u32) {
+        let units = milliseconds.div_ceil(KEEP_ALIVE_UNIT_MS);
+        self.keep_alive_ms = units.saturating_mul(KEEP_ALIVE_UNIT_MS);
+    }
+
+    /// Sets CC. Gives the connections that end with it: a disabled controller has no I/O queues (Base, "Controller Level Reset").
+    pub(super) fn set_cc(&mut self, cc: u32) -> Vec<u64> {
+        let before = core::mem::replace(&mut self.cc, cc);
+        let mut ended = Vec::new();
+        if cc & ENABLE != 0 && before & ENABLE == 0 {
+            // IOCQES, IOSQES, AMS, MPS, CSS: the only values there are here.
+            let fits = cc >> 20 & 0xF == 4 && cc >> 16 & 0xF == 6 && cc >> 4 & 0x3FF == 0;
+            self.csts = if fits { READY } else { FATAL };
+        }
+        if cc & ENABLE == 0 && before & ENABLE != 0 {
+            self.csts = 0;
+            ended = core::mem::take(&mut self.queues).into_values().collect();
+        }
+        if cc >> 14 & 3 != 0 {
+            self.csts |= SHUTDOWN_DONE;
+        }
+        ended
+    }
+}
+
+/// Numbers that connections add to.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) commands: AtomicU64,
+    pub(super) reads: AtomicU64,
+    pub(super) writes: AtomicU64,
+    pub(super) read_bytes: AtomicU64,
+    pub(super) written_bytes: AtomicU64,
+    pub(super) terminations: AtomicU64,
+    pub(super) keep_alive_expired: AtomicU64,
+}
+
+/// Adds to a number of [`Tally`].
+pub(super) fn add(to: &AtomicU64, amount: u64) {
+    to.fetch_add(amount, Ordering::Relaxed);
+}
+
+/// A queue that Connect made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Joined {
+    pub(super) controller: u16,
+    pub(super) role: Role,
+    pub(super) qid: u16,
+    pub(super) entries: u16,
+}
+
+/// See the module documentation.
+pub(super) struct Subsystem {
+    pub(super) config: TargetConfig,
+    pub(super) disks: Vec<Disk>,
+    pub(super) tally: Tally,
+    controllers: Mutex<Controllers>,
+}
+
+#[derive(Default)]
+struct Controllers {
+    live: BTreeMap<u16, Controller>,
+    last: u16,
+}
+
+impl Controllers {
+    /// An identifier that is not in use, other than the last ones given out as long as that goes.
+    fn free_id(&mut self) -> Option<u16> {
+        for _ in 0..=CONNECTIONS_MAX {
+            self.last = if self.last >= CONTROLLER_MAX { 1 } else { self.last + 1 };
+            if !self.live.contains_key(&self.last) {
+                return Some(self.last);
+            }
+        }
+        None
+    }
+}
+
+impl Subsystem {
+    pub(super) fn new(config: TargetConfig) -> Result<Self, Error> {
+        let open = |backing| Disk::open(backing, config.block_bytes);
+        let disks = config.namespaces.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { config, disks, tally: Tally::default(), controllers: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Controllers> {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Controllers that there are.
+    pub(super) fn controllers(&self) -> u64 {
+        self.lock().live.len() as u64
+    }
+
+    /// Does something with a controller; `None` if it is gone.
+    pub(super) fn with<T>(&self, id: u16, what: impl FnOnce(&mut Controller) -> T) -> Option<T> {
+        self.lock().live.get_mut(&id).map(what)
+    }
+
+    /// A connection ended. The controller ends with its admin queue: gives the connections of its I/O queues.
+    pub(super) fn leave(&self, joined: &Joined, connection: u64) -> Vec<u64> {
+        let mut controllers = self.lock();
+        let Some(controller) = controllers.live.get_mut(&joined.controller) else { return Vec::new() };
+        if joined.qid == 0 {
+            // Its identifier is not given to another one before: only this takes it out.
+            let ended = controllers.live.remove(&joined.controller);
+            return ended.map(|there| there.queues.into_values().collect()).unwrap_or_default();
+        }
+        if controller.queues.get(&joined.qid) == Some(&connection) {
+            controller.queues.remove(&joined.qid);
+        }
+        Vec::new()
+    }
+
+    /// Connect on a connection that has no queue yet.
+    pub(super) fn connect(&self, queue: QueueRequest, data: &[u8], connection: u64) -> Result<Joined, Answer> {
+        let data = ConnectData::decode(data).map_err(|error| match error {
+            WireError::Field { field: "SUBNQN", .. } => data_wrong(256),
+            WireError::Field { field: "HOSTNQN", .. } => data_wrong(512),
+            _ => Answer::of(says::DATA_LENGTH),
+        })?;
+        let role = match &data.subsystem {
+            name if *name == self.config.subsystem => Role::Io,
+            name if *name == Nqn::discovery() => Role::Discovery,
+            _ => return Err(data_wrong(256)),
+        };
+        if data.host_id == [0; 16] {
+            return Err(data_wrong(0));
+        }
+        if !self.config.hosts.is_empty() && !self.config.hosts.contains(&data.host) {
+            return Err(Answer::of(says::CONNECT_HOST));
+        }
+        let least = if queue.qid == 0 { ADMIN_ENTRIES_MIN } else { 2 };
+        if queue.entries < least || queue.entries > self.config.queue_entries {
+            return Err(command_wrong(44));
+        }
+        match queue.qid {
+            0 => self.connect_admin(queue, data, role),
+            _ => self.connect_io(queue, &data, role, connection),
+        }
+    }
+
+    fn connect_admin(&self, queue: QueueRequest, data: ConnectData, role: Role) -> Result<Joined, Answer> {
+        if data.controller != ANY_CONTROLLER {
+            // The controllers are dynamic: nobody chooses one.
+            return Err(data_wrong(16));
+        }
+        let mut controllers = self.lock();
+        let other_id = |there: &Controller| there.host == data.host && there.host_id != data.host_id;
+        if controllers.live.values().any(other_id) {
+            return Err(Answer::of(says::CONNECT_HOST));
+        }
+        let id = controllers.free_id().ok_or(Answer::of(says::CONNECT_BUSY))?;
+        let mut controller = Controller {
+            role,
+            host: data.host,
+            host_id: data.host_id,
+            keep_alive_ms: 0,
+            event_config: 0,
+            host_behavior: 0,
+            cc: 0,
+            csts: 0,
+            queues: BTreeMap::new(),
+        };
+        controller.set_keep_alive(queue.keep_alive_ms);
+        controllers.live.insert(id, controller);
+        Ok(Joined { controller: id, role, qid: 0, entries: queue.entries })
+    }
+
+    fn connect_io(
+        &self,
+        queue: QueueRequest,
+        data: &ConnectData,
+        role: Role,
+        connection: u64,
+    ) -> Result<Joined, Answer> {
+        let mut controllers = self.lock();
+        let controller = controllers.live.get_mut(&data.controller).ok_or(data_wrong(16))?;
+        if controller.host != data.host {
+            return Err(data_wrong(512));
+        }
+        if controller.host_id != data.host_id {
+            return Err(data_wrong(0));
+        }
+        if controller.role != role {
+            return Err(data_wrong(256));
+        }
+        if role == Role::Discovery || queue.qid > self.config.queues_max {
+            return Err(command_wrong(42));
+        }
+        if !controller.is_ready() {
+            return Err(Answer::of(says::SEQUENCE));
+        }
+        if controller.queues.contains_key(&queue.qid) {
+            // Without DNR: a host that comes again may be faster than the end of its last connection.
+            return Err(Answer::of(Status::INVALID_QUEUE_ID));
+        }
+        controller.queues.insert(queue.qid, connection);
+        Ok(Joined { controller: data.controller, role, qid: queue.qid, entries: queue.entries })
+    }
+
+    /// Property Get.
+    pub(super) fn property(&self, controller: &Controller, offset: u32, size: PropertySize) -> Answer {
+        match (offset, size) {
+            (regs::CAP, PropertySize::Eight) => Answer::value(self.cap()),
+            (regs::VS, PropertySize::Four) => Answer::value(VERSION.into()),
+            (regs::CC, PropertySize::Four) => Answer::value(controller.cc.into()),
+            (regs::CSTS, PropertySize::Four) => Answer::value(controller.csts.into()),
+            _ => Answer::of(says::INVALID_FIELD),
+        }
+    }
+
+    /// CAP: MQES, CQR, TO of 7.5 seconds, the NVM command set, pages of 4 KiB.
+    fn cap(&self) -> u64 {
+        let mqes_z = u64::from(self.config.queue_entries) - 1;
+        mqes_z | 1 << 16 | 15 << 24 | 1 << 37
+    }
+
+    /// The longest keep-alive of a controller; `None`: it has none, or is gone.
+    pub(super) fn keep_alive(&self, id: u16) -> Option<Duration> {
+        let milliseconds = self.with(id, |controller| controller.keep_alive_ms)?;
+        (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
+    }
+}

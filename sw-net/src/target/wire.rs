@@ -1,0 +1,263 @@
+//! Units over a blocking socket: whole heads in, whole units out, deadlines in between.
+
+use std::{
+    io::{self, BufRead, BufReader, IoSlice, Read, Write},
+    net::{Shutdown, TcpStream},
+    time::{Duration, Instant},
+};
+
+use sw_nvme::{
+    tcp::pdu::{
+        self, Breach, COMMON_BYTES, DIGEST_BYTES, Data, Digests, FatalStatus, HEAD_BYTES_MAX, Head, Header, Kind,
+        Layout, R2t,
+    },
+    wire::Completion,
+};
+
+/// How long the host may take to read what is sent to it, before the connection is given up.
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long, and for how many bytes, what still comes is read after a termination, so that the host sees it before a reset.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 4 << 20;
+/// Bytes that are read from a socket at a time, where no long data is awaited.
+const READ_BYTES: usize = 32 << 10;
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The host closed it, or the socket failed.
+    Closed,
+    /// Nothing came until the deadline.
+    Silent,
+    /// The host broke a rule of the transport.
+    Breach(Breach),
+    /// A fault on purpose.
+    Fault,
+}
+
+impl From<Breach> for End {
+    fn from(breach: Breach) -> Self {
+        Self::Breach(breach)
+    }
+}
+
+/// A field of a header breaks a rule.
+pub(super) const fn field(at: u32, rule: &'static str) -> End {
+    End::Breach(Breach { status: FatalStatus::InvalidField, information: at, rule })
+}
+
+/// Something that may not come now, or not there.
+pub(super) const fn breach(status: FatalStatus, rule: &'static str) -> End {
+    End::Breach(Breach { status, information: 0, rule })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the target owns its threads, and their deadlines are in time of the machine"
+)]
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
+/// What comes from the host.
+pub(super) struct Input<'s> {
+    reader: BufReader<&'s TcpStream>,
+    /// When a read ends without bytes; the socket knows of it if `armed`.
+    deadline: Option<Instant>,
+    armed: bool,
+}
+
+impl<'s> Input<'s> {
+    pub(super) fn new(stream: &'s TcpStream) -> Self {
+        Self { reader: BufReader::with_capacity(READ_BYTES, stream), deadline: None, armed: false }
+    }
+
+    /// Until when bytes may take to come; `None`: for ever.
+    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Gives the socket what is left until `until`. `Err`: nothing is left.
+    fn arm(&mut self, until: Option<Instant>) -> Result<(), End> {
+        let left = until.map(|until| until.saturating_duration_since(now()));
+        if left == Some(Duration::ZERO) {
+            return Err(End::Silent);
+        }
+        if left.is_some() || self.armed {
+            // The shortest wait that the system knows is above zero.
+            let left = left.map(|left| left.max(Duration::from_millis(1)));
+            self.reader.get_ref().set_read_timeout(left).map_err(|_| End::Closed)?;
+            self.armed = left.is_some();
+        }
+        Ok(())
+    }
+
+    /// Waits for the first byte of the next unit, until `until` at most. Whether it is there.
+    pub(super) fn wait(&mut self, until: Option<Instant>) -> Result<bool, End> {
+        loop {
+            let until = match (until, self.deadline) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+            if self.reader.buffer().is_empty() {
+                match self.arm(until) {
+                    Err(End::Silent) if self.deadline.is_none_or(|deadline| deadline > now()) => return Ok(false),
+                    armed => armed?,
+                }
+            }
+            match self.reader.fill_buf() {
+                Ok([]) => return Err(End::Closed),
+                Ok(_) => return Ok(true),
+                Err(error) if is_wait(&error) => {}
+                Err(_) => return Err(End::Closed),
+            }
+        }
+    }
+
+    /// Fills all of `into`.
+    pub(super) fn fill(&mut self, into: &mut [u8]) -> Result<(), End> {
+        let mut rest = into;
+        while !rest.is_empty() {
+            if self.reader.buffer().is_empty() {
+                self.arm(self.deadline)?;
+            }
+            match self.reader.read(rest) {
+                Ok(0) => return Err(End::Closed),
+                Ok(bytes) => rest = rest.get_mut(bytes..).unwrap_or_default(),
+                Err(error) if is_wait(&error) => {}
+                Err(_) => return Err(End::Closed),
+            }
+        }
+        Ok(())
+    }
+
+    /// The head of the next unit: header, digest, padding, all checked.
+    pub(super) fn head(&mut self, digests: Digests, plen_max: u32) -> Result<(Header, [u8; HEAD_BYTES_MAX]), End> {
+        let mut raw = [0; HEAD_BYTES_MAX];
+        let mut common = [0; COMMON_BYTES];
+        self.fill(&mut common)?;
+        let header = Header::decode(&common, digests, plen_max)?;
+        raw[..COMMON_BYTES].copy_from_slice(&common);
+        self.fill(raw.get_mut(COMMON_BYTES..header.head_bytes()).unwrap_or_default())?;
+        let digest = digests.header && header.kind.has_header_digest();
+        if digest && !pdu::header_digest_fits(&raw, header.kind.header_bytes()) {
+            return Err(breach(FatalStatus::HeaderDigest, "a header does not fit its digest"));
+        }
+        Ok((header, raw))
+    }
+
+    /// Data of `into.len()` bytes, and its digest if `header` says that there is one. Whether it fits.
+    pub(super) fn data(&mut self, header: &Header, into: &mut [u8]) -> Result<bool, End> {
+        self.fill(into)?;
+        if !header.data_digest {
+            return Ok(true);
+        }
+        let mut digest = [0; DIGEST_BYTES];
+        self.fill(&mut digest)?;
+        Ok(u32::from_le_bytes(digest) == pdu::crc32c(into))
+    }
+}
+
+/// Whether a read ended because it took too long, or was interrupted.
+fn is_wait(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+/// A digest that is made wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Twist {
+    /// None.
+    No,
+    /// That of the header.
+    Header,
+    /// That of the data.
+    Data,
+}
+
+/// What goes to the host.
+pub(super) struct Output<'s> {
+    stream: &'s TcpStream,
+    pub(super) layout: Layout,
+    /// Nothing is sent any more.
+    mute: bool,
+    /// Of the next unit.
+    pub(super) twist: Twist,
+    /// The connection ends behind the next unit.
+    pub(super) last_unit: bool,
+}
+
+impl<'s> Output<'s> {
+    pub(super) fn new(stream: &'s TcpStream) -> Self {
+        Self { stream, layout: Layout::default(), mute: false, twist: Twist::No, last_unit: false }
+    }
+
+    /// Closes this half; what would be sent is dropped.
+    pub(super) fn half_close(&mut self) {
+        // A socket that is closed already is as good.
+        self.stream.shutdown(Shutdown::Write).ok();
+        self.mute = true;
+    }
+
+    pub(super) fn response(&mut self, completion: &Completion) -> Result<(), End> {
+        self.unit(&self.layout.response(completion), &[])
+    }
+
+    pub(super) fn ready(&mut self, wish: R2t) -> Result<(), End> {
+        self.unit(&self.layout.ready(wish), &[])
+    }
+
+    pub(super) fn data(&mut self, of: Data, flags: u8, data: &[u8]) -> Result<(), End> {
+        self.unit(&self.layout.controller_data(of, flags), data)
+    }
+
+    /// A head, data, and the data's digest.
+    pub(super) fn unit(&mut self, head: &Head, data: &[u8]) -> Result<(), End> {
+        let mut raw = [0; HEAD_BYTES_MAX];
+        let len = head.as_bytes().len().min(raw.len());
+        raw[..len].copy_from_slice(head.as_bytes());
+        let digests = self.layout.digests;
+        let digest = if digests.data && !data.is_empty() { pdu::crc32c(data) } else { 0 };
+        let mut digest = digest.to_le_bytes();
+        match self.twist {
+            Twist::Header if digests.header => raw[24] ^= 1,
+            Twist::Data if digests.data && !data.is_empty() => digest[0] ^= 1,
+            _ => {}
+        }
+        let twisted = self.twist != Twist::Data || !data.is_empty();
+        self.twist = if twisted { Twist::No } else { self.twist };
+        let tail = if digests.data && !data.is_empty() { DIGEST_BYTES } else { 0 };
+        self.send(&mut [IoSlice::new(&raw[..len]), IoSlice::new(data), IoSlice::new(&digest[..tail])])?;
+        if self.last_unit { Err(End::Fault) } else { Ok(()) }
+    }
+
+    fn send(&mut self, mut parts: &mut [IoSlice<'_>]) -> Result<(), End> {
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() && !self.mute {
+            match self.stream.write_vectored(parts) {
+                Ok(0) => return Err(End::Closed),
+                Ok(bytes) => IoSlice::advance_slices(&mut parts, bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(End::Closed),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells the host why the connection ends, and reads on for a moment: a socket closed with bytes unread sends a reset, which may
+/// take the termination with it.
+pub(super) fn terminate(input: &mut Input<'_>, output: &mut Output<'_>, breach: &Breach) {
+    output.last_unit = false;
+    // A host that is gone need not be told.
+    output.unit(&pdu::termination(Kind::C2hTerm, breach), &[]).ok();
+    output.half_close();
+    input.set_deadline(Some(now() + LINGER));
+    let (mut left, mut drop) = (LINGER_BYTES_MAX, [0; 4096]);
+    while left > 0 && input.wait(None).is_ok() {
+        let bytes = input.reader.buffer().len().clamp(1, drop.len());
+        if input.fill(&mut drop[..bytes]).is_err() {
+            break;
+        }
+        left = left.saturating_sub(bytes);
+    }
+}
