@@ -386,7 +386,11 @@ impl Backends {
             _ => UringConfig { queue_depth, io_bytes_max: io_bytes, ..UringConfig::default() }.caps(),
         };
         let commands = self.commands.as_ref().map(UringConfig::passthrough_caps);
-        std::iter::once(files).chain(commands).chain(self.nvme.caps(destination)).chain([self.fabrics.caps(destination)]).collect()
+        std::iter::once(files)
+            .chain(commands)
+            .chain(self.nvme.caps(destination))
+            .chain([self.fabrics.caps(destination)])
+            .collect()
     }
 
     /// Whether the device is asked for what has ended.

@@ -90,7 +90,9 @@ impl Engine {
     fn open_as(&self, uri: &Uri, mode: OpenMode) -> Result<Object, Error> {
         self.core.check(Verb::Open)?;
         match uri {
-            Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) => self.open_single(uri, mode).map(|inner| self.object(inner)),
+            Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) => {
+                self.open_single(uri, mode).map(|inner| self.object(inner))
+            }
             Uri::Stripe { unit, members } => self.open_stripe(uri, *unit, members, mode),
             Uri::Part { of, offset, len } => self.open_as(of, mode)?.part(*offset, *len),
         }

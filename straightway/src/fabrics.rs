@@ -13,7 +13,9 @@ use sw_engine::{
     Error, ErrorKind, Object, Reason, Residency, Verb,
     seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
-use sw_net::{Address, Controller, ControllerConfig, Directory, HostIdentity, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport};
+use sw_net::{
+    Address, Controller, ControllerConfig, Directory, HostIdentity, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport,
+};
 use sw_nvme::{fabrics::Nqn, namespace::Namespace};
 
 use crate::{builder::Config, policy::Destination, uri::NvmeTcpUri};

@@ -35,7 +35,8 @@ const PLANNED: [&str; 20] = [
 ];
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1 or stripe:UNIT:/a,/b";
+const KNOWN: &str =
+    "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1 or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

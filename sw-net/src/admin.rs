@@ -52,7 +52,10 @@ impl Admin {
     /// No memory for a page.
     pub(crate) fn new(name: String, connection: Connection, timeout: Duration) -> Result<Self, Error> {
         let page = Buffer::allocate(ByteLen(ADMIN_DATA_BYTES as u64)).map_err(|error| {
-            Error::new(ErrorKind::ResourceLimit, Verb::Open).at(name.clone()).detail("no memory for a page").caused_by(error)
+            Error::new(ErrorKind::ResourceLimit, Verb::Open)
+                .at(name.clone())
+                .detail("no memory for a page")
+                .caused_by(error)
         })?;
         Ok(Self { name, connection, page: Page(page.into_span()), timeout, broken: None })
     }
@@ -160,7 +163,10 @@ impl AdminQueue for Admin {
 
 /// The point in time `span` from now.
 pub(crate) fn after(span: Duration) -> Instant {
-    #[expect(clippy::disallowed_methods, reason = "waits of the control plane have an end, and no caller that has a clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "waits of the control plane have an end, and no caller that has a clock"
+    )]
     let now = Instant::now();
     now + span
 }

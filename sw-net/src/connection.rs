@@ -171,12 +171,8 @@ impl Connection {
         let answer = IcResp::decode(&answer, &asked).map_err(|breach| Broken::Breach(breach).error(&at))?;
         let layout = Layout { digests: answer.digests, alignment: answer.alignment };
         let ConnectionConfig { depth, capsule_data_bytes, .. } = config;
-        let queue = HostQueue::new(HostConfig {
-            depth,
-            layout,
-            h2c_bytes_max: answer.h2c_bytes_max,
-            capsule_data_bytes,
-        });
+        let queue =
+            HostQueue::new(HostConfig { depth, layout, h2c_bytes_max: answer.h2c_bytes_max, capsule_data_bytes });
         Ok(Self {
             socket,
             queue,
@@ -452,7 +448,9 @@ fn exchange_out(socket: &Socket, head: &Head, until: Instant) -> Result<(), Brok
     while !pieces.is_empty() {
         match socket.send(&pieces) {
             Ok(sent) => skip(&mut pieces, 0, sent),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => await_socket(socket, Ready::ToReadOrWrite, until)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                await_socket(socket, Ready::ToReadOrWrite, until)?
+            }
             Err(error) => return Err(Broken::System(error)),
         }
     }

@@ -192,17 +192,24 @@ impl Controller {
         let digests = connection.digests;
         let mut admin = Admin::new(name.clone(), connection, config.timeout)?;
         let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: millis(config.keep_alive) };
-        let data = ConnectData { host_id: host.id, controller: ANY_CONTROLLER, subsystem: subsystem.clone(), host: host.nqn.clone() };
+        let data = ConnectData {
+            host_id: host.id,
+            controller: ANY_CONTROLLER,
+            subsystem: subsystem.clone(),
+            host: host.nqn.clone(),
+        };
         let id = connect(&mut admin, request, &data)?;
         let (cap, version) = enable(&mut admin, config.timeout)?;
         let info = inquiry::identify_controller(&mut admin)?;
         let capsules = capsules(&admin)?;
         let queues = negotiate(&mut admin, config.queues)?;
-        let namespaces = inquiry::namespaces(&mut admin, Known { info: &info, version, page_bytes_min: cap.page_bytes_min })?;
+        let namespaces =
+            inquiry::namespaces(&mut admin, Known { info: &info, version, page_bytes_min: cap.page_bytes_min })?;
         let entries = u16::try_from(cap.queue_entries_max).unwrap_or(u16::MAX);
         let likes = if info.commands_max == 0 { u16::MAX } else { info.commands_max };
         let depth = config.depth.min(entries - 1).min(likes).clamp(1, DEPTH_MAX);
-        let facts = Facts { info, cap, version, id, queues, depth, capsule_data_bytes: capsules.io_data_bytes, digests };
+        let facts =
+            Facts { info, cap, version, id, queues, depth, capsule_data_bytes: capsules.io_data_bytes, digests };
         Ok(Arc::new(Self {
             name,
             address,
@@ -327,7 +334,12 @@ impl Controller {
         let connection = Connection::open(to, *port, limits, after(config.timeout))?;
         let mut first = Admin::new(self.name.clone(), connection, config.timeout)?;
         let request = QueueRequest { qid, entries: facts.depth + 1, keep_alive_ms: 0 };
-        let data = ConnectData { host_id: host.id, controller: facts.id, subsystem: subsystem.clone(), host: host.nqn.clone() };
+        let data = ConnectData {
+            host_id: host.id,
+            controller: facts.id,
+            subsystem: subsystem.clone(),
+            host: host.nqn.clone(),
+        };
         connect(&mut first, request, &data)?;
         let mut connection = first.into_connection();
         connection.queue.set_capsule_data_bytes(facts.capsule_data_bytes);
@@ -429,7 +441,9 @@ fn enable(admin: &mut Admin, timeout: Duration) -> Result<(Cap, Version), Error>
             return Ok((cap, version));
         }
         if csts.is_fatal() {
-            return Err(admin.error(ErrorKind::Io, "the controller reports a fatal error (CSTS.CFS) instead of becoming ready"));
+            return Err(
+                admin.error(ErrorKind::Io, "the controller reports a fatal error (CSTS.CFS) instead of becoming ready")
+            );
         }
         if left(until).is_none() {
             return Err(admin.error(ErrorKind::DeadlineExceeded, "the controller did not become ready (CSTS.RDY)"));

@@ -157,7 +157,9 @@ fn refused(error: &io::Error, at: &str) -> Error {
         io::ErrorKind::ConnectionRefused => made(ErrorKind::NoDevice)
             .detail("nobody listens there")
             .remedy("look at address and port; NVMe/TCP is at 4420 as a rule"),
-        _ => made(ErrorKind::NoDevice).detail(format!("no connection: {error}")).remedy("look at the route to the target"),
+        _ => made(ErrorKind::NoDevice)
+            .detail(format!("no connection: {error}"))
+            .remedy("look at the route to the target"),
     }
 }
 

@@ -539,7 +539,8 @@ impl TcpTransport {
         match self.places.get_mut(place) {
             Some(Place::Asked(ticket, _)) => {
                 let Some(answer) = ticket.take() else { return };
-                let Some(Place::Asked(_, waiting)) = self.places.get_mut(place).map(|at| std::mem::replace(at, Place::Unlinked))
+                let Some(Place::Asked(_, waiting)) =
+                    self.places.get_mut(place).map(|at| std::mem::replace(at, Place::Unlinked))
                 else {
                     return;
                 };
@@ -568,7 +569,9 @@ impl TcpTransport {
     fn link(&mut self, place: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Instant) {
         let watched = self.waiter.watch(queue.connection.fd());
         let (Ok(()), Some(controller)) = (watched, self.directory.get(place)) else {
-            let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at(NVME_TCP).detail("a connection cannot be waited for");
+            let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup)
+                .at(NVME_TCP)
+                .detail("a connection cannot be waited for");
             return self.refuse_all(place, waiting, error);
         };
         let mut link = Box::new(Link::new(queue, controller));

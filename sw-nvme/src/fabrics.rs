@@ -66,7 +66,11 @@ impl Nqn {
         let end = raw.iter().position(|byte| *byte == 0);
         let text = end.and_then(|end| core::str::from_utf8(raw.get(..end)?).ok()).and_then(Self::new);
         let got = end.unwrap_or(raw.len()) as u64;
-        text.ok_or(WireError::Field { field, got, rule: "a name begins with nqn., has 223 bytes at most, and ends with a zero" })
+        text.ok_or(WireError::Field {
+            field,
+            got,
+            rule: "a name begins with nqn., has 223 bytes at most, and ends with a zero",
+        })
     }
 }
 

@@ -80,9 +80,8 @@ pub trait AdminQueue {
         match answer.status.fault(&RetryDelays::default()) {
             None => Ok(answer),
             Some(fault) => {
-                let error = Error::from_fault(fault, Verb::Setup)
-                    .at(self.name())
-                    .detail(format!("{what}: {}", answer.status));
+                let error =
+                    Error::from_fault(fault, Verb::Setup).at(self.name()).detail(format!("{what}: {}", answer.status));
                 Err(match answer.status.remedy() {
                     Some(remedy) => error.remedy(remedy),
                     None => error,

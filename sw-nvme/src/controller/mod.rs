@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
+pub use crate::inquiry::NAMESPACES_MAX;
 pub use crate::life::Life;
 use crate::{
     bus::{Bus, Registers},
@@ -55,7 +56,6 @@ use admin::Admin;
 pub use admin::AdminCounters;
 use desk::Desk;
 pub(crate) use desk::Ticket;
-pub use crate::inquiry::NAMESPACES_MAX;
 use queues::Ids;
 pub use queues::{Notify, Pair, PairRequest};
 pub use reset::{Reset, ResetLimits};

@@ -94,7 +94,9 @@ fn a_read_ends_with_its_last_data_or_with_a_response_however_the_bytes_come() {
             wire.extend(data(&queue, one, 4096, &bytes[4096..], flags::LAST | flags::SUCCESS));
             wire.extend(response(&queue, two, Status::SUCCESS));
             let landed = feed(&mut queue, &wire, step).unwrap();
-            let of = |user| landed.iter().filter(|(to, _)| *to == Some(user)).flat_map(|(_, b)| b.clone()).collect::<Vec<_>>();
+            let of = |user| {
+                landed.iter().filter(|(to, _)| *to == Some(user)).flat_map(|(_, b)| b.clone()).collect::<Vec<_>>()
+            };
             assert_eq!((of(1), of(2)), (bytes.clone(), bytes[..4096].to_vec()), "step {step}");
             let ends: Vec<_> = std::iter::from_fn(|| queue.pop_end()).map(|end| (end.user, end.outcome)).collect();
             assert_eq!(ends, [(1, Outcome::Told(Status::SUCCESS)), (2, Outcome::Told(Status::SUCCESS))]);
@@ -189,7 +191,9 @@ fn a_controller_that_breaks_the_rules_is_found_out() {
         ("a wish past 32 bits", |q, _, write| ready(q, write, 0, 0, u32::MAX)),
         ("two wishes", |q, _, write| [ready(q, write, 0, 0, 8192), ready(q, write, 1, 8192, 8192)].concat()),
         ("a host's unit", |q, _, _| layout(q).command(&Command::keep_alive(), 0).as_bytes().to_vec()),
-        ("two answers", |q, read, _| [response(q, read, Status::INTERNAL), response(q, read, Status::INTERNAL)].concat()),
+        ("two answers", |q, read, _| {
+            [response(q, read, Status::INTERNAL), response(q, read, Status::INTERNAL)].concat()
+        }),
     ];
     for digests in [Digests::default(), DIGESTS] {
         for (what, lie) in lies {

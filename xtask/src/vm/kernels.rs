@@ -42,7 +42,8 @@ impl Kernel {
 }
 
 /// Modules that guests of a stock kernel load, with all they depend on. One that a kernel has built in is skipped.
-const MODULES: [&str; 6] = ["nvme", "vfio_pci", "vfio_iommu_type1", "ext4", "crc32c_generic", "virtio_blk"];
+const MODULES: [&str; 8] =
+    ["nvme", "vfio_pci", "vfio_iommu_type1", "ext4", "crc32c_generic", "virtio_blk", "nvmet_tcp", "nvme_tcp"];
 /// Modules that a kernel may lack without being wrong: what they do is built in under another name.
 const MAY_LACK: [&str; 1] = ["crc32c_generic"];
 

@@ -5,6 +5,7 @@ mod command;
 mod driver_io;
 mod driver_load;
 mod engine;
+mod fabrics;
 mod hwtest;
 mod passthrough;
 mod passthrough_load;
@@ -39,6 +40,7 @@ pub fn all() -> &'static [Suite] {
         driver_io::SUITE,
         driver_load::SUITE,
         engine::SUITE,
+        fabrics::SUITE,
         hwtest::SUITE,
     ]
 }

@@ -1,0 +1,288 @@
+//! Our initiator over TCP against the kernel's target, in one guest: the bytes of a file in memory by way of the network stack.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use straightway::{Destination, Engine, Landing, Memory, Object, Uri};
+use sw_engine::ErrorKind;
+use sw_mem::{Buffer, ByteLen};
+
+use crate::block;
+use crate::context::{Context, write_text};
+use crate::registry::{Stop, Suite, Test, Verdict, fail, same};
+
+pub const SUITE: Suite = Suite {
+    name: "fabrics",
+    tests: &[
+        Test::new("identity", "a machine that no subsystem could know is told what it lacks", identity).bed_only(),
+        Test::new("copy", "bytes go to the kernel's target and come back, at any offset and length", copy)
+            .bed_only()
+            .limit_s(60),
+        Test::new("queue", "many reads at a time, and writes beyond what a capsule holds", queue)
+            .bed_only()
+            .limit_s(60),
+        Test::new(
+            "refused",
+            "a wrong subsystem, a host that is not let in, nobody there: each has its own words",
+            refused,
+        )
+        .bed_only()
+        .limit_s(60),
+        Test::new(
+            "lost",
+            "a subsystem that is taken away ends reads and writes, and is opened again when it is back",
+            lost,
+        )
+        .bed_only()
+        .limit_s(60),
+        Test::new("silence", "a target that goes on holding the connection sees signs of life", silence)
+            .bed_only()
+            .limit_s(90),
+    ],
+};
+
+const CONFIG: &str = "/sys/kernel/config";
+const NQN: &str = "nqn.2026-11.io.straightway:kernel";
+const SERIAL: &str = "swfabrics0001";
+const BACKING: &str = "/tmp/fabrics.img";
+const BACKING_BYTES: u64 = 32 << 20;
+const PORT: &str = "4420";
+const SEED: u64 = 77;
+
+fn busybox(args: &[&str]) -> Verdict {
+    let output = Command::new("/bin/busybox").args(args).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    fail(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+fn nvmet(path: &str) -> PathBuf {
+    Path::new(CONFIG).join("nvmet").join(path)
+}
+
+/// The kernel's target with one namespace in memory, on the loopback.
+struct Target;
+
+impl Target {
+    fn make() -> Result<Self, Stop> {
+        if !nvmet("").exists() {
+            busybox(&["mount", "-t", "configfs", "none", CONFIG])?;
+        }
+        busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
+        let backing = File::create(BACKING)?;
+        backing.set_len(BACKING_BYTES)?;
+        let subsystem = format!("subsystems/{NQN}");
+        for dir in [subsystem.clone(), format!("{subsystem}/namespaces/1"), "ports/1".into()] {
+            std::fs::create_dir(nvmet(&dir))?;
+        }
+        for (file, text) in [
+            ("attr_allow_any_host", "1"),
+            ("attr_serial", SERIAL),
+            ("namespaces/1/device_path", BACKING),
+            ("namespaces/1/buffered_io", "1"),
+            ("namespaces/1/enable", "1"),
+        ] {
+            write_text(&nvmet(&subsystem).join(file), text)?;
+        }
+        for (file, text) in
+            [("addr_trtype", "tcp"), ("addr_adrfam", "ipv4"), ("addr_traddr", "127.0.0.1"), ("addr_trsvcid", PORT)]
+        {
+            write_text(&nvmet("ports/1").join(file), text)?;
+        }
+        Self.offer()
+    }
+
+    /// Lets hosts in.
+    fn offer(self) -> Result<Self, Stop> {
+        symlink(nvmet(&format!("subsystems/{NQN}")), nvmet(&format!("ports/1/subsystems/{NQN}")))?;
+        Ok(self)
+    }
+
+    /// Takes it away from the network: associations end.
+    fn withdraw(&self) -> Verdict {
+        Ok(std::fs::remove_file(nvmet(&format!("ports/1/subsystems/{NQN}")))?)
+    }
+
+    fn backing(&self) -> Result<File, Stop> {
+        Ok(File::options().read(true).write(true).open(BACKING)?)
+    }
+}
+
+fn known() -> Verdict {
+    std::fs::create_dir_all("/etc")?;
+    write_text(Path::new("/etc/machine-id"), "0123456789abcdef0123456789abcdef\n")
+}
+
+fn uri(subsystem: &str, more: &str) -> Result<Uri, Stop> {
+    Ok(format!("nvme+tcp://127.0.0.1:{PORT}/{subsystem}?nsid=1{more}").parse()?)
+}
+
+fn opened(engine: &Engine) -> Result<Object, Stop> {
+    known()?;
+    Ok(engine.open_for_update(&uri(NQN, &format!("&serial={SERIAL}"))?)?)
+}
+
+fn memory(bytes: &[u8]) -> Result<Memory, Stop> {
+    let mut buffer = Buffer::allocate(ByteLen(bytes.len() as u64))?;
+    buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+    Ok(Memory::from(buffer))
+}
+
+fn read(engine: &Engine, object: &Object, at: u64, len: usize) -> Result<Vec<u8>, Stop> {
+    let memory = engine.allocate(Destination::Host, len as u64, 0)?;
+    let done = engine.read(object, at, memory).wait();
+    let route = done.path.route;
+    let memory = done.ok()?.into_memory();
+    if route.transport != "nvme+tcp" || route.landing != Landing::KernelCopy {
+        return fail(format!("the bytes came by {route}"));
+    }
+    let mut got = vec![0; len];
+    match memory {
+        Some(memory) => memory.read(0, &mut got)?,
+        None => return fail("the memory did not come back"),
+    }
+    Ok(got)
+}
+
+fn identity(_: &Context) -> Verdict {
+    let _target = Target::make()?;
+    let engine = Engine::builder().build()?;
+    let told = engine.open(&uri(NQN, "")?).err();
+    let told = told.map(|error| (error.kind(), error.to_string().contains("/etc/nvme/hostnqn")));
+    same("without an identity", &told, &Some((ErrorKind::NotFound, true)))
+}
+
+fn copy(context: &Context) -> Verdict {
+    let target = Target::make()?;
+    let engine = Engine::builder().build()?;
+    let object = opened(&engine)?;
+    same("the length", &object.len(), &BACKING_BYTES)?;
+    let (at, len) = (1 << 20, (5 << 20) + 4096);
+    let bytes = block::pattern(SEED, at, len);
+    let done = engine.write(&object, at, memory(&bytes)?).wait();
+    context.fact(&json!({"write": done.path.to_string()}));
+    done.ok()?;
+    engine.flush(&object).wait().ok()?;
+    let mut there = vec![0; len];
+    target.backing()?.read_exact_at(&mut there, at)?;
+    same("what the target has", &(there == bytes), &true)?;
+    // Odd ends, one byte, whole blocks, more than one command.
+    for (skip, len) in [(0, len), (1, 1), (511, 2), (4096, 4096), (12_345, 3_456_789)] {
+        let got = read(&engine, &object, at + skip, len)?;
+        let skip = usize::try_from(skip)?;
+        same("what came back", &(got == bytes[skip..skip + len]), &true)?;
+    }
+    object.check_unchanged()?;
+    let past = engine.read(&object, BACKING_BYTES, memory(&[0; 512])?).wait().ok();
+    same("past the end", &past.err().map(|error| error.kind()), &Some(ErrorKind::OutOfRange))
+}
+
+fn queue(context: &Context) -> Verdict {
+    let target = Target::make()?;
+    let bytes = block::pattern(SEED, 0, usize::try_from(BACKING_BYTES)?);
+    target.backing()?.write_all_at(&bytes, 0)?;
+    let engine = Engine::builder().build()?;
+    let object = opened(&engine)?;
+    let (count, len) = (256u64, 64 << 10);
+    let place = |n: u64| n * 37 % 500 * (len as u64);
+    let start = Instant::now();
+    let requests = (0..count)
+        .map(|n| Ok(engine.read(&object, place(n), engine.allocate(Destination::Host, len as u64, 0)?)))
+        .collect::<Result<Vec<_>, Stop>>()?;
+    for (n, done) in (0..count).zip(engine.batch(requests).wait()) {
+        let mut got = vec![0; len];
+        match done.ok()?.into_memory() {
+            Some(memory) => memory.read(0, &mut got)?,
+            None => return fail("the memory did not come back"),
+        }
+        let at = usize::try_from(place(n))?;
+        same("the bytes of a read", &(got == bytes[at..at + len]), &true)?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    context.fact(&json!({"reads": count, "bytes": len, "seconds": seconds}));
+    let more = block::pattern(SEED + 1, 0, 8 << 20);
+    let requests = (0..8u64)
+        .map(|n| {
+            let at = usize::try_from(n << 20)?;
+            Ok(engine.write(&object, n << 20, memory(&more[at..at + (1 << 20)])?))
+        })
+        .collect::<Result<Vec<_>, Stop>>()?;
+    for done in engine.batch(requests).wait() {
+        done.ok()?;
+    }
+    let mut there = vec![0; more.len()];
+    target.backing()?.read_exact_at(&mut there, 0)?;
+    same("what the target has", &(there == more), &true)
+}
+
+fn refused(_: &Context) -> Verdict {
+    let _target = Target::make()?;
+    known()?;
+    let engine = Engine::builder().build()?;
+    let told = |uri: &Uri| engine.open(uri).err().map(|error| (error.kind(), error.to_string()));
+    let expect = |what: &str, uri: Uri, kind: ErrorKind, words: &str| match told(&uri) {
+        Some((got, text)) if got == kind && text.contains(words) => Ok(()),
+        other => fail(format!("{what}: {other:?}")),
+    };
+    expect("another subsystem", uri("nqn.2026-11.io.straightway:none", "")?, ErrorKind::NoDevice, "no such subsystem")?;
+    expect("another serial number", uri(NQN, "&serial=other")?, ErrorKind::Changed, SERIAL)?;
+    let missing = format!("nvme+tcp://127.0.0.1:{PORT}/{NQN}?nsid=9").parse()?;
+    expect("another namespace", missing, ErrorKind::NotFound, "its namespaces are: 1")?;
+    let nobody = format!("nvme+tcp://127.0.0.1:4421/{NQN}?nsid=1").parse()?;
+    expect("nobody there", nobody, ErrorKind::NoDevice, "nobody listens")?;
+    let update =
+        engine.open_for_update(&uri(NQN, "")?).err().map(|error| (error.kind(), error.to_string().contains(SERIAL)));
+    same("to write without a serial number", &update, &Some((ErrorKind::ApiMisuse, true)))?;
+    write_text(&nvmet(&format!("subsystems/{NQN}/attr_allow_any_host")), "0")?;
+    let stranger = Engine::builder().build()?;
+    let told = stranger.open(&uri(NQN, "")?).err().map(|error| (error.kind(), error.to_string()));
+    match told {
+        Some((ErrorKind::PermissionDenied, text)) if text.contains("nqn.2014-08.org.nvmexpress:uuid:01234567") => {
+            Ok(())
+        }
+        other => fail(format!("a host that is not let in: {other:?}")),
+    }
+}
+
+fn lost(context: &Context) -> Verdict {
+    let target = Target::make()?;
+    let engine = Engine::builder().build()?;
+    let object = opened(&engine)?;
+    let first = read(&engine, &object, 0, 4096)?;
+    target.withdraw()?;
+    let start = Instant::now();
+    let failed = read(&engine, &object, 0, 4096);
+    let took = start.elapsed();
+    context.fact(&json!({"read": format!("{failed:?}"), "after_s": took.as_secs_f64()}));
+    if failed.is_ok() || took > Duration::from_secs(25) {
+        return fail(format!("a read of a subsystem that is gone: {failed:?} after {took:?}"));
+    }
+    let write = engine.write(&object, 0, memory(&[1; 4096])?).wait().ok();
+    same("a write that was never sent", &write.is_err(), &true)?;
+    let target = target.offer()?;
+    // The object is of the association that is over; the engine notices when it is asked for a new one.
+    let again = context.until(Duration::from_secs(20), "it is opened again", || {
+        let object = opened(&engine).ok()?;
+        read(&engine, &object, 0, 4096).ok()
+    })?;
+    same("the bytes", &(again == first), &true)?;
+    target.withdraw()
+}
+
+fn silence(context: &Context) -> Verdict {
+    let _target = Target::make()?;
+    let engine = Engine::builder().build()?;
+    let object = opened(&engine)?;
+    // Twice the time after which the target gives up a host that says nothing, and a little more.
+    std::thread::sleep(Duration::from_secs(22));
+    context.fact(
+        &json!({"kernel": context.kernel_log().into_iter().filter(|l| l.contains("keep-alive")).collect::<Vec<_>>()}),
+    );
+    object.check_unchanged()?;
+    read(&engine, &object, 0, 4096).map(drop)
+}
