@@ -212,6 +212,8 @@ pub struct TcpTransport {
     /// Of connections that are gone.
     counters: ConnectionCounters,
     fork: ForkMark,
+    /// It was fenced: nothing is taken any more.
+    closed: bool,
 }
 
 /// The data of commands: the memory of their I/Os.
@@ -367,7 +369,8 @@ impl Link {
             Outcome::WrongDigest => {
                 work.fail(at, Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: sw_engine::Retry::Now });
             }
-            Outcome::LetGo => work.cancelled = true,
+            // Bytes of it may be anywhere.
+            Outcome::LetGo => work.fail(at, Fault::new(ErrorKind::Cancelled, 0)),
         }
         work.is_over().then_some(index)
     }
@@ -450,6 +453,7 @@ impl TcpTransport {
             looked: None,
             counters: ConnectionCounters::default(),
             fork: ForkMark::new(),
+            closed: false,
         })
     }
 
@@ -517,7 +521,7 @@ impl TcpTransport {
             return Err(Fault::new(ErrorKind::NoDevice, 0));
         }
         if let Some(to) = self.places.get_mut(place) {
-            *to = Place::Asked(controller.ask_for_queue(self.waiter.waker()), waiting);
+            *to = Place::Asked(controller.ask_for_queue(self.waiter.bell()), waiting);
         }
         Ok(())
     }
@@ -696,7 +700,7 @@ impl Transport for TcpTransport {
     }
 
     fn submit(&mut self, io: &Io) -> Submit {
-        if self.fork.is_child() || self.in_flight >= self.config.queue_depth {
+        if self.fork.is_child() || self.closed || self.in_flight >= self.config.queue_depth {
             return Submit::Full;
         }
         self.in_flight += 1;
@@ -725,7 +729,6 @@ impl Transport for TcpTransport {
             };
             let woken = self.waiter.wait(left.min(LOOK_EVERY));
             found = self.pass(out);
-            // A connection that was made wakes as whoever wants the lane does: the caller looks, and comes back.
             if woken {
                 break;
             }
@@ -744,6 +747,7 @@ impl Transport for TcpTransport {
             // What is in flight is the parent's, in the parent's memory.
             return Fence::Quiet;
         }
+        self.closed = true;
         self.let_go(|_| true);
         let begun = now();
         while self.in_flight > 0 && now().saturating_duration_since(begun) < timeout && out.len() < out.capacity() {
@@ -773,3 +777,7 @@ impl Transport for TcpTransport {
 fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+#[path = "transport_tests.rs"]
+mod tests;

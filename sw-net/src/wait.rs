@@ -20,17 +20,35 @@ const EVENTS_MAX: i32 = 32;
 /// Ends waits of a [`Waiter`]. The eventfd is there once something is waited for: a lane without connections has none, and a wake
 /// of it costs no system call.
 ///
-/// Invariant: a wake either finds the eventfd and writes it, or the wait that follows finds `is_woken`: each side stores its own word
+/// A lane is woken; or [`Bell`] rings, which ends a wait for a moment and is no wake-up.
+///
+/// Invariant: a wake either finds the eventfd and writes it, or the wait that follows finds the word: each side stores its own word
 /// first and looks at the other's behind a fence.
 #[derive(Default)]
 pub(crate) struct EventWaker {
     eventfd: OnceLock<OwnedFd>,
     is_woken: AtomicBool,
+    is_rung: AtomicBool,
 }
 
 impl Wake for EventWaker {
     fn wake(&self) {
-        if self.is_woken.swap(true, Ordering::AcqRel) {
+        self.tell(&self.is_woken);
+    }
+}
+
+/// Ends a wait so that its lane looks at what it asked for.
+pub(crate) struct Bell(Arc<EventWaker>);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.tell(&self.0.is_rung);
+    }
+}
+
+impl EventWaker {
+    fn tell(&self, word: &AtomicBool) {
+        if word.swap(true, Ordering::AcqRel) {
             return;
         }
         fence(Ordering::SeqCst);
@@ -41,14 +59,13 @@ impl Wake for EventWaker {
     }
 }
 
-impl EventWaker {
-    fn is_woken(&self) -> bool {
-        self.is_woken.load(Ordering::Acquire)
+    fn is_told(&self) -> bool {
+        self.is_woken.load(Ordering::Acquire) || self.is_rung.load(Ordering::Acquire)
     }
 
-    /// Takes a wake-up that came.
+    /// Takes what came; whether a wake-up was among it.
     fn take(&self) -> bool {
-        if !self.is_woken() {
+        if !self.is_told() {
             return false;
         }
         if let Some(eventfd) = self.eventfd.get() {
@@ -57,6 +74,7 @@ impl EventWaker {
             unsafe { libc::read(eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
         }
         // Behind the read: who wakes before this finds it set, and this takes that one too; who wakes after it writes again.
+        self.is_rung.swap(false, Ordering::AcqRel);
         self.is_woken.swap(false, Ordering::AcqRel)
     }
 }
@@ -92,6 +110,11 @@ pub(crate) struct Waiter {
 impl Waiter {
     pub(crate) fn waker(&self) -> Arc<dyn Wake> {
         self.waker.clone()
+    }
+
+    /// What rings for this lane.
+    pub(crate) fn bell(&self) -> Arc<dyn Wake> {
+        Arc::new(Bell(self.waker.clone()))
     }
 
     /// Waits for this connection too, until its descriptor is closed.
@@ -130,7 +153,7 @@ impl Waiter {
     /// Waits at most `timeout`, in whole milliseconds rounded up; without a connection, until a wake-up or for a millisecond. `true`:
     /// it took a wake-up.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
-        if self.waker.is_woken() {
+        if self.waker.is_told() {
             return self.waker.take();
         }
         let millis = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
@@ -174,6 +197,20 @@ mod tests {
         let waker = waiter.waker();
         waker.wake();
         waker.wake();
+        assert!(waiter.wait(Duration::from_secs(60)));
+        assert!(!waiter.wait(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_bell_ends_a_wait_and_is_no_wake_up() {
+        let (waiter, _quiet) = waiter();
+        let bell = waiter.bell();
+        bell.wake();
+        let begun = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        assert!(!waiter.wait(Duration::from_secs(60)));
+        assert!(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() - begun < Duration::from_secs(30));
+        waiter.waker().wake();
+        bell.wake();
         assert!(waiter.wait(Duration::from_secs(60)));
         assert!(!waiter.wait(Duration::from_millis(1)));
     }

@@ -73,6 +73,8 @@ impl Target {
         if !nvmet("").exists() {
             busybox(&["mount", "-t", "configfs", "none", CONFIG])?;
         }
+        // Each test is a process of its own, and the one before may have been killed.
+        Self::clear();
         busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
         let backing = File::create(BACKING)?;
         backing.set_len(BACKING_BYTES)?;
@@ -94,13 +96,23 @@ impl Target {
         {
             write_text(&nvmet("ports/1").join(file), text)?;
         }
-        Self.offer()
+        let made = Self;
+        made.offer()?;
+        Ok(made)
+    }
+
+    /// Takes away what of it is there.
+    fn clear() {
+        let subsystem = format!("subsystems/{NQN}");
+        let _ = std::fs::remove_file(nvmet(&format!("ports/1/{subsystem}")));
+        for dir in [format!("{subsystem}/namespaces/1"), subsystem, "ports/1".into()] {
+            let _ = std::fs::remove_dir(nvmet(&dir));
+        }
     }
 
     /// Lets hosts in.
-    fn offer(self) -> Result<Self, Stop> {
-        symlink(nvmet(&format!("subsystems/{NQN}")), nvmet(&format!("ports/1/subsystems/{NQN}")))?;
-        Ok(self)
+    fn offer(&self) -> Verdict {
+        Ok(symlink(nvmet(&format!("subsystems/{NQN}")), nvmet(&format!("ports/1/subsystems/{NQN}")))?)
     }
 
     /// Takes it away from the network: associations end.
@@ -110,6 +122,12 @@ impl Target {
 
     fn backing(&self) -> Result<File, Stop> {
         Ok(File::options().read(true).write(true).open(BACKING)?)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        Self::clear();
     }
 }
 
@@ -264,7 +282,7 @@ fn lost(context: &Context) -> Verdict {
     }
     let write = engine.write(&object, 0, memory(&[1; 4096])?).wait().ok();
     same("a write that was never sent", &write.is_err(), &true)?;
-    let target = target.offer()?;
+    target.offer()?;
     // The object is of the association that is over; the engine notices when it is asked for a new one.
     let again = context.until(Duration::from_secs(20), "it is opened again", || {
         let object = opened(&engine).ok()?;

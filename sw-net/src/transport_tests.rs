@@ -1,0 +1,347 @@
+//! The transport against the target of this crate: the engine's suite, and what a target can do wrong.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    thread::JoinHandle,
+};
+
+use sw_engine::{Object, ObjectId, Residency, Retry, seam::MemorySegment};
+use sw_mem::{Buffer, ByteLen, DmaSpan};
+use sw_nvme::{fabrics::Nqn, status, tcp::pdu::Digests, wire::command::opcode};
+use sw_testkit::conformance::{
+    End as CaseEnd,
+    block_file::{self, Bed, Clock},
+};
+
+use super::*;
+use crate::{
+    controller::{Address, ControllerConfig, HostIdentity},
+    target::{Access, Backing, Fault as Wrong, Seen, Target, TargetConfig},
+};
+
+const BOTH: Digests = Digests { header: true, data: true };
+
+fn identity() -> HostIdentity {
+    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16] }
+}
+
+/// A target, the association with it, and the thread that attends it.
+struct Rig {
+    target: Option<Target>,
+    controller: Arc<Controller>,
+    directory: Arc<Directory>,
+    index: u32,
+    attendant: Option<JoinHandle<()>>,
+}
+
+impl Rig {
+    fn new(target: TargetConfig, host: ControllerConfig) -> Self {
+        Self::in_directory(&Arc::default(), target, host)
+    }
+
+    fn in_directory(directory: &Arc<Directory>, target: TargetConfig, host: ControllerConfig) -> Self {
+        let subsystem = target.subsystem.clone();
+        let target = Target::start(target).unwrap();
+        let at = target.address();
+        let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
+        let controller = Controller::open(address, identity(), host).unwrap();
+        let index = directory.add(controller.clone()).unwrap();
+        let attended = controller.clone();
+        let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
+        Self { target: Some(target), controller, directory: directory.clone(), index, attendant: Some(attendant) }
+    }
+
+    fn object(&self) -> Object {
+        let namespace = &self.controller.namespaces()[0];
+        Object {
+            id: Object::next_id(),
+            name: "1".into(),
+            len: namespace.len_bytes(),
+            version: namespace.version(),
+            faces: vec![face(self.index, namespace).unwrap()],
+            residency: Residency::Unknown.into(),
+            stripe: None,
+            keep: Box::new(()),
+        }
+    }
+
+    fn transport(&self, config: TcpConfig) -> TcpTransport {
+        TcpTransport::new(self.directory.clone(), config).unwrap()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.controller.shut_down();
+        self.attendant.take().unwrap().join().unwrap();
+    }
+}
+
+struct Files {
+    what: &'static str,
+    target: TargetConfig,
+    host: ControllerConfig,
+    directory: Arc<Directory>,
+    rigs: Vec<(ObjectId, PathBuf, Rig)>,
+    start: Instant,
+}
+
+static FILES: AtomicU32 = AtomicU32::new(0);
+
+impl Files {
+    fn new(what: &'static str, target: TargetConfig, host: ControllerConfig) -> Self {
+        Self { what, target, host, directory: Arc::default(), rigs: Vec::new(), start: now() }
+    }
+
+    fn add(&mut self, content: &[u8], faults: Option<Arc<dyn crate::target::Faults>>) -> block_file::Target {
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("sw-net-{}-{number}", std::process::id()));
+        std::fs::write(&path, content).unwrap();
+        let namespaces = vec![Backing::File(path.clone(), Access::ReadWrite)];
+        let target = TargetConfig { namespaces, block_bytes: 512, faults, ..self.target.clone() };
+        let rig = Rig::in_directory(&self.directory, target, self.host);
+        let object = Arc::new(rig.object());
+        self.rigs.push((object.id, path, rig));
+        block_file::Target { object, face: 0 }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for (_, path, _) in &self.rigs {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Bed for Files {
+    fn name(&self) -> String {
+        self.what.to_owned()
+    }
+
+    fn transport(&mut self) -> Result<Box<dyn Transport>, CaseEnd> {
+        let config = TcpConfig { queue_depth: 16, ..TcpConfig::default() };
+        Ok(Box::new(TcpTransport::new(self.directory.clone(), config).unwrap()))
+    }
+
+    fn object(&mut self, content: &[u8]) -> Result<block_file::Target, CaseEnd> {
+        if content.is_empty() || !content.len().is_multiple_of(512) {
+            return Err(CaseEnd::Skip("a namespace has whole blocks".to_owned()));
+        }
+        Ok(self.add(content, None))
+    }
+
+    fn content(&mut self, target: &block_file::Target) -> Result<Vec<u8>, CaseEnd> {
+        let (_, path, _) = self.rigs.iter().find(|(id, ..)| *id == target.object.id).unwrap();
+        Ok(std::fs::read(path).unwrap())
+    }
+
+    fn failing_object(&mut self) -> Result<block_file::Target, CaseEnd> {
+        let medium = status::Status::UNRECOVERED_READ.with_dnr();
+        let faults = move |seen: &Seen| (seen.qid > 0 && seen.opcode == opcode::READ).then_some(Wrong::Status(medium));
+        Ok(self.add(&[0; 64 << 10], Some(Arc::new(faults))))
+    }
+
+    fn now(&self) -> Duration {
+        now() - self.start
+    }
+
+    fn clock(&self) -> Clock {
+        Clock::Real
+    }
+}
+
+/// Cases that mean nothing here, with their reasons in the report.
+const SKIPS: &[&str] = &[
+    "any_offset_and_address_on_a_bytewise_face",
+    "memory_that_was_not_attached_is_refused",
+    "a_read_over_the_end_is_short_or_an_error",
+];
+
+#[test]
+fn the_transport_conforms() {
+    block_file::run(&mut Files::new("nvme+tcp", TargetConfig::default(), ControllerConfig::default())).assert_green(SKIPS);
+}
+
+#[test]
+fn the_transport_conforms_with_digests_small_units_and_few_commands_of_few_bytes() {
+    let target = TargetConfig {
+        mdts: 2,
+        capsule_data_bytes: 0,
+        h2c_bytes_max: 4096,
+        r2t_bytes_max: 6144,
+        c2h_bytes_max: 1536,
+        alignment: 7,
+        ..TargetConfig::default()
+    };
+    let host = ControllerConfig { digests: BOTH, depth: 3, ..ControllerConfig::default() };
+    block_file::run(&mut Files::new("nvme+tcp, digests, small", target, host)).assert_green(SKIPS);
+}
+
+const BLOCK: u64 = 4096;
+
+fn span(len: u64, byte: u8) -> DmaSpan {
+    let mut buffer = Buffer::allocate(ByteLen(len)).unwrap();
+    buffer.as_mut_slice().fill(byte);
+    buffer.into_span()
+}
+
+fn io(object: &Object, kind: IoKind, offset: u64, memory: &DmaSpan, number: u64) -> Io {
+    let len = u32::try_from(memory.len().0).unwrap();
+    let segment = MemorySegment { place: memory.place(), len, region: memory.region().id() };
+    let (token, handle) = (Token::from_raw(number), object.faces[0].handle);
+    Io { token, kind, object: object.id, handle, offset, len, segment_count: 1, segments: [segment; 3] }
+}
+
+/// Ends of everything that is in flight, at most `limit` later.
+fn ends(transport: &mut TcpTransport, count: usize, limit: Duration) -> Vec<IoDone> {
+    let (start, mut all) = (now(), Vec::with_capacity(64));
+    transport.ring().unwrap();
+    while all.len() < count {
+        assert!(now() - start < limit, "{} of {count} ended within {limit:?}", all.len());
+        transport.poll(Wait::For { timeout: Duration::from_millis(20), min: 1 }, &mut all).unwrap();
+    }
+    all
+}
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What one read of 16 blocks and one write of as many come to where commands of I/O queues end as `wrong`.
+fn under(wrong: Wrong) -> (Result<u32, Fault>, Result<u32, Fault>) {
+    let faults = move |seen: &Seen| (seen.qid > 0 && seen.opcode != sw_nvme::fabrics::OPCODE).then_some(wrong);
+    let target = TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() };
+    let rig = Rig::new(target, ControllerConfig { digests: BOTH, ..ControllerConfig::default() });
+    let config = TcpConfig { command_timeout: Duration::from_millis(500), ..TcpConfig::default() };
+    let object = rig.object();
+    let mut come_to = |kind, byte| {
+        let mut transport = rig.transport(config);
+        let memory = span(16 * BLOCK, byte);
+        assert_eq!(transport.submit(&io(&object, kind, 0, &memory, 1)), Submit::Accepted);
+        let done = ends(&mut transport, 1, SOON).remove(0);
+        assert_eq!(transport.in_flight, 0);
+        assert_eq!(transport.fence(Duration::from_secs(1), &mut Vec::new()), Fence::Quiet);
+        done.result
+    };
+    (come_to(IoKind::Read, 0), come_to(IoKind::Write, 1))
+}
+
+#[test]
+fn each_thing_that_a_target_does_wrong_is_told_for_what_it_is() {
+    let lost = |retry| Err(Fault { kind: ErrorKind::Io, code: 0, retry });
+    let broken = Err(Fault::new(ErrorKind::Protocol, 0));
+    let short = Err(Fault::new(ErrorKind::ShortData, 0));
+    let (again, never) = (Retry::Now, Retry::Never);
+    let digest = Err(Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: again });
+    for (wrong, read, write) in [
+        // A read may be asked for again at once; a write may have been carried out.
+        (Wrong::DropBefore, lost(again), lost(never)),
+        // One unit is all of a read of that length.
+        (Wrong::DropAfterUnit, Ok(65536), lost(never)),
+        (Wrong::NeverAnswer, lost(again), lost(never)),
+        (Wrong::HalfClose, lost(again), lost(never)),
+        (Wrong::ShortData(4096), short, short),
+        (Wrong::WrongHeaderDigest, broken, broken),
+        (Wrong::UnknownCid, broken, broken),
+        (Wrong::WrongOffset, broken, Ok(65536)),
+        (Wrong::R2tOutOfRange, Ok(65536), broken),
+        (Wrong::WrongDataDigest, digest, Ok(65536)),
+        (Wrong::Delay(Duration::from_millis(100)), Ok(65536), Ok(65536)),
+    ] {
+        assert_eq!(under(wrong), (read, write), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_status_is_the_fault_that_it_names() {
+    let medium = status::Status::UNRECOVERED_READ.with_dnr();
+    let (read, write) = under(Wrong::Status(medium));
+    for result in [read, write] {
+        let fault = result.unwrap_err();
+        assert_eq!((fault.code, fault.retry), (i32::from(medium.code()), Retry::Never));
+    }
+}
+
+#[test]
+fn a_lost_connection_is_made_again_for_the_next_io() {
+    let rig = Rig::new(TargetConfig::default(), ControllerConfig::default());
+    let object = rig.object();
+    let mut transport = rig.transport(TcpConfig::default());
+    let memory = span(BLOCK, 3);
+    let read = |transport: &mut TcpTransport| {
+        transport.submit(&io(&object, IoKind::Read, 0, &memory, 1));
+        ends(transport, 1, SOON).remove(0).result
+    };
+    assert_eq!(read(&mut transport), Ok(4096));
+    // The admin connection goes with the others: the association is over, and says so.
+    rig.target.as_ref().unwrap().drop_connections();
+    let first = read(&mut transport);
+    assert!(first.is_err(), "{first:?}");
+    let last = (0..200).map(|_| read(&mut transport)).find(|result| {
+        std::thread::sleep(Duration::from_millis(50));
+        result.is_err_and(|fault| fault.kind == ErrorKind::NoDevice)
+    });
+    assert!(last.is_some() || read(&mut transport) == Ok(4096));
+}
+
+#[test]
+fn what_is_cancelled_lands_nowhere_and_its_memory_is_free_at_once() {
+    let faults = |seen: &Seen| {
+        let reads = seen.qid > 0 && seen.opcode == opcode::READ && seen.slba == 0;
+        reads.then_some(Wrong::Delay(Duration::from_millis(400)))
+    };
+    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() }, ControllerConfig::default());
+    let object = rig.object();
+    let mut transport = rig.transport(TcpConfig::default());
+    let memory = span(16 * BLOCK, 0xEE);
+    transport.submit(&io(&object, IoKind::Read, 0, &memory, 1));
+    let other = span(BLOCK, 0xEE);
+    transport.submit(&io(&object, IoKind::Read, BLOCK * 100, &other, 2));
+    assert_eq!(ends(&mut transport, 1, SOON)[0].token, Token::from_raw(2));
+    let start = now();
+    transport.cancel(Token::from_raw(1));
+    let ended = ends(&mut transport, 1, SOON).remove(0);
+    assert_eq!((ended.token, ended.result), (Token::from_raw(1), Err(Fault::new(ErrorKind::Cancelled, 0))));
+    assert!(now() - start < Duration::from_millis(300), "it waited for the target");
+    // The data comes all the same, behind it another read, and nothing of it lands.
+    std::thread::sleep(Duration::from_millis(500));
+    transport.submit(&io(&object, IoKind::Read, BLOCK * 100, &other, 3));
+    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
+    let mut bytes = vec![0; sw_mem::index(16 * BLOCK)];
+    memory.read(0, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0xEE));
+}
+
+#[test]
+fn a_fork_and_a_wrong_configuration_are_refused() {
+    let directory = Arc::new(Directory::default());
+    for wrong in [
+        TcpConfig { queue_depth: 0, ..TcpConfig::default() },
+        TcpConfig { queue_depth: QUEUE_DEPTH_MAX + 1, ..TcpConfig::default() },
+        TcpConfig { io_bytes_max: 0, ..TcpConfig::default() },
+        TcpConfig { io_bytes_max: 5000, ..TcpConfig::default() },
+    ] {
+        assert_eq!(TcpTransport::new(directory.clone(), wrong).err().map(|error| error.kind()), Some(ErrorKind::ApiMisuse));
+    }
+}
+
+#[test]
+fn lanes_beyond_the_queues_of_a_controller_are_told_so() {
+    let rig = Rig::new(TargetConfig { queues_max: 2, ..TargetConfig::default() }, ControllerConfig::default());
+    let object = rig.object();
+    let memory = span(BLOCK, 0);
+    let mut lanes: Vec<_> = (0..3).map(|_| rig.transport(TcpConfig::default())).collect();
+    let results: Vec<_> = lanes
+        .iter_mut()
+        .map(|lane| {
+            lane.submit(&io(&object, IoKind::Read, 0, &memory, 1));
+            ends(lane, 1, SOON).remove(0).result
+        })
+        .collect();
+    assert_eq!(results[..2], [Ok(4096), Ok(4096)]);
+    assert_eq!(results[2], Err(Fault::new(ErrorKind::ResourceLimit, Fault::NO_QUEUE_LEFT)));
+    // One that goes leaves its queue.
+    lanes.remove(0);
+    lanes[1].submit(&io(&object, IoKind::Read, 0, &memory, 2));
+    assert_eq!(ends(&mut lanes[1], 1, SOON)[0].result, Ok(4096));
+}
