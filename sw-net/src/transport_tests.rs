@@ -161,7 +161,8 @@ const SKIPS: &[&str] = &[
 
 #[test]
 fn the_transport_conforms() {
-    block_file::run(&mut Files::new("nvme+tcp", TargetConfig::default(), ControllerConfig::default())).assert_green(SKIPS);
+    block_file::run(&mut Files::new("nvme+tcp", TargetConfig::default(), ControllerConfig::default()))
+        .assert_green(SKIPS);
 }
 
 #[test]
@@ -290,7 +291,10 @@ fn what_is_cancelled_lands_nowhere_and_its_memory_is_free_at_once() {
         let reads = seen.qid > 0 && seen.opcode == opcode::READ && seen.slba == 0;
         reads.then_some(Wrong::Delay(Duration::from_millis(400)))
     };
-    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() }, ControllerConfig::default());
+    let rig = Rig::new(
+        TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() },
+        ControllerConfig::default(),
+    );
     let object = rig.object();
     let mut transport = rig.transport(TcpConfig::default());
     let memory = span(16 * BLOCK, 0xEE);
@@ -321,7 +325,10 @@ fn a_fork_and_a_wrong_configuration_are_refused() {
         TcpConfig { io_bytes_max: 0, ..TcpConfig::default() },
         TcpConfig { io_bytes_max: 5000, ..TcpConfig::default() },
     ] {
-        assert_eq!(TcpTransport::new(directory.clone(), wrong).err().map(|error| error.kind()), Some(ErrorKind::ApiMisuse));
+        assert_eq!(
+            TcpTransport::new(directory.clone(), wrong).err().map(|error| error.kind()),
+            Some(ErrorKind::ApiMisuse)
+        );
     }
 }
 

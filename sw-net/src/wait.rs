@@ -57,25 +57,23 @@ impl EventWaker {
         // SAFETY: a live local array and a descriptor of ours. The eventfd does not block, and is full only when a wake-up is in it.
         unsafe { libc::write(eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
-}
 
     fn is_told(&self) -> bool {
         self.is_woken.load(Ordering::Acquire) || self.is_rung.load(Ordering::Acquire)
     }
 
-    /// Takes what came; whether a wake-up was among it.
+    /// Takes what came; whether a wake-up was among it. What is told behind it is found by the next wait before it sleeps.
     fn take(&self) -> bool {
-        if !self.is_told() {
-            return false;
-        }
-        if let Some(eventfd) = self.eventfd.get() {
-            let mut count = [0; 8];
-            // SAFETY: a live local array and a descriptor of ours, which does not block.
-            unsafe { libc::read(eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        }
-        // Behind the read: who wakes before this finds it set, and this takes that one too; who wakes after it writes again.
         self.is_rung.swap(false, Ordering::AcqRel);
         self.is_woken.swap(false, Ordering::AcqRel)
+    }
+
+    /// Empties the eventfd, which a sleep found full: what was told by it may have been taken before.
+    fn drain(&self) {
+        let Some(eventfd) = self.eventfd.get() else { return };
+        let mut count = [0; 8];
+        // SAFETY: a live local array and a descriptor of ours, which does not block.
+        unsafe { libc::read(eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
     }
 }
 
@@ -141,7 +139,8 @@ impl Waiter {
     }
 
     fn control(&self, what: i32, fd: RawFd, interest: Interest) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: interest.events(), u64: 0 };
+        // A descriptor is not negative.
+        let mut event = libc::epoll_event { events: interest.events(), u64: u64::try_from(fd).unwrap_or(u64::MAX) };
         let Some(epoll) = &self.epoll else { return Err(io::Error::from(io::ErrorKind::NotFound)) };
         // SAFETY: a live local event; both descriptors are open.
         match unsafe { libc::epoll_ctl(epoll.as_raw_fd(), what, fd, &raw mut event) } {
@@ -159,12 +158,18 @@ impl Waiter {
         let millis = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX as usize];
         let into = events.as_mut_ptr();
-        match &self.epoll {
-            // SAFETY: a live local array of as many events. What it says is not looked at: all connections are.
+        let found = match &self.epoll {
+            // SAFETY: a live local array of as many events.
             Some(epoll) => unsafe { libc::epoll_wait(epoll.as_raw_fd(), into, EVENTS_MAX, millis) },
             // SAFETY: no descriptors; a nap until the connection that was asked for is made.
             None => unsafe { libc::poll(std::ptr::null_mut(), 0, millis.min(1)) },
         };
+        // All connections are looked at, whatever it says of them.
+        let eventfd = self.waker.eventfd.get().and_then(|fd| u64::try_from(fd.as_raw_fd()).ok());
+        let found = usize::try_from(found).unwrap_or(0);
+        if events.iter().take(found).any(|event| Some({ event.u64 }) == eventfd) {
+            self.waker.drain();
+        }
         self.waker.take()
     }
 }
