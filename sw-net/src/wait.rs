@@ -150,7 +150,7 @@ impl Waiter {
     }
 
     /// Waits at most `timeout`, in whole milliseconds rounded up; without a connection, until a wake-up or for a millisecond. `true`:
-    /// it took a wake-up.
+    /// it took a wake-up. It may end early for nothing.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
         if self.waker.is_told() {
             return self.waker.take();
@@ -243,7 +243,8 @@ mod tests {
         });
         for _ in 0..2000 {
             told.send(()).unwrap();
-            assert!(waiter.wait(Duration::from_secs(60)));
+            // The write of a wake-up that was taken before may come late, and ends a wait for nothing, once.
+            assert!((0..3).any(|_| waiter.wait(Duration::from_secs(60))));
         }
         drop(told);
         other.unwrap().join().unwrap();
