@@ -167,7 +167,7 @@ impl Waiter {
         // All connections are looked at, whatever it says of them.
         let eventfd = self.waker.eventfd.get().and_then(|fd| u64::try_from(fd.as_raw_fd()).ok());
         let found = usize::try_from(found).unwrap_or(0);
-        if events.iter().take(found).any(|event| Some({ event.u64 }) == eventfd) {
+        if events.iter().take(found).any(|event| Some(event.u64) == eventfd) {
             self.waker.drain();
         }
         self.waker.take()
