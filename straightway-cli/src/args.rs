@@ -16,7 +16,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 
 6 verification failed, 7 no space, 8 unsupported or no device, 9 system limit,
 10 in use or exists, 11 malformed data, 130 interrupted, 141 reader of stdout gone.
 
-Addresses: /path, file:///path, nvme://PCI-ADDRESS/NSID, stripe:UNIT:ADDRESS,ADDRESS,...
+Addresses: /path, file:///path, nvme://PCI-ADDRESS/NSID, nvme+tcp://HOST:PORT/NQN?nsid=N,
+stripe:UNIT:ADDRESS,ADDRESS,...
 A part of one: file:///path?offset=N&len=N, nvme://0000:3b:00.0/1?offset=1MiB
 
 Examples:
@@ -78,6 +79,8 @@ pub enum Command {
     /// Show NVMe controllers; give one to this program or back to the kernel
     #[command(subcommand)]
     Nvme(Nvme),
+    /// Offer files and memory to other machines by NVMe over TCP
+    Target(Target),
     /// Run the suites of the test bed on this machine's own devices
     Hwtest(Hwtest),
     /// Print a completion script for a shell
@@ -501,6 +504,63 @@ pub struct NvmeChange {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+}
+
+/// `target`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "It is small and trusts its network: no TLS, no authentication. Linux connects to it with nvme-cli; this program with
+the addresses that it prints. Ctrl-C ends it.
+
+Examples:
+  straightway target memory:1GiB
+  straightway target /data/dataset.img --read-only --listen 0.0.0.0:4420
+  straightway target disk-a.img disk-b.img --block 512"
+)]
+pub struct Target {
+    /// What to offer: files or block devices, whose length stays, and memory:SIZE. They are namespaces 1, 2, ...
+    #[arg(required = true, value_name = "SOURCE", value_parser = parse_source)]
+    pub sources: Vec<TargetSource>,
+    /// Where to listen; port 0 is any free one
+    #[arg(long, default_value = "127.0.0.1:4420", value_name = "ADDRESS:PORT")]
+    pub listen: std::net::SocketAddr,
+    /// The name of the subsystem
+    #[arg(long, default_value = "nqn.2026-11.io.straightway:target")]
+    pub nqn: String,
+    /// The serial number, which addresses that are written to must name
+    #[arg(long, default_value = "SWTARGET0001")]
+    pub serial: String,
+    /// Bytes of a block
+    #[arg(long, default_value = "4096")]
+    pub block: u32,
+    /// Take no writes to files
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+/// What a namespace of `target` is made of.
+#[derive(Clone, Debug)]
+pub enum TargetSource {
+    /// So many bytes of memory.
+    Memory(u64),
+    /// A file or block device.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for TargetSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Memory(bytes) => write!(f, "memory:{bytes}"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+fn parse_source(text: &str) -> Result<TargetSource, String> {
+    match text.strip_prefix("memory:") {
+        Some(bytes) => size::parse_positive(bytes).map(TargetSource::Memory),
+        None => Ok(TargetSource::File(text.into())),
+    }
 }
 
 /// `bench`.

@@ -73,4 +73,9 @@ pub use sw_engine::{
     seam::{Entry, EntryKind},
 };
 pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, ForkMark, GpuVa, HostVa, Place};
+/// A small NVMe/TCP target over files and memory, for demonstrations and tests.
+pub mod target {
+    pub use sw_net::target::{Access, Backing, Counters, Target, TargetConfig};
+    pub use sw_nvme::fabrics::Nqn;
+}
 pub use sw_uring::peer::{Doubt as PeerDoubt, Verdict as PeerVerdict};

@@ -12,6 +12,7 @@ mod list;
 mod load;
 mod nvme;
 mod plan;
+mod target;
 
 use clap::CommandFactory as _;
 
@@ -46,6 +47,7 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Nvme(Nvme::List(args)) => nvme::list(&args, out),
         Command::Nvme(Nvme::Bind(args)) => nvme::bind(&args, out),
         Command::Nvme(Nvme::Unbind(args)) => nvme::unbind(&args, out),
+        Command::Target(args) => target::run(&args, out),
         Command::Hwtest(args) => hwtest::run(&args, out),
         Command::Completions(args) => {
             let mut script = Vec::new();

@@ -6,7 +6,7 @@ use crate::support::Scratch;
 const PAGE: &str = include_str!("../../../docs/cli-reference.md");
 
 /// Every command, as the page orders them.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "",
     "demo",
     "doctor",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 20] = [
     "bench",
     "bench read",
     "bench write",
+    "target",
     "hwtest",
     "completions",
 ];
