@@ -168,7 +168,8 @@ pub struct Controller {
     config: ControllerConfig,
     facts: Facts,
     namespaces: Box<[Namespace]>,
-    admin: Mutex<Admin>,
+    /// None once the association is over: its connection is closed, whatever still holds the controller.
+    admin: Mutex<Option<Admin>>,
     desk: Mutex<Desk>,
     wanted: Condvar,
     gone: OnceLock<String>,
@@ -217,7 +218,7 @@ impl Controller {
             config,
             facts,
             namespaces: namespaces.into(),
-            admin: Mutex::new(admin),
+            admin: Mutex::new(Some(admin)),
             desk: Mutex::new(Desk { wanted: VecDeque::new(), qids: (1..=queues).collect(), is_closed: false }),
             wanted: Condvar::new(),
             gone: OnceLock::new(),
@@ -248,7 +249,7 @@ impl Controller {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admin(&self) -> MutexGuard<'_, Admin> {
+    fn admin(&self) -> MutexGuard<'_, Option<Admin>> {
         self.admin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -273,7 +274,9 @@ impl Controller {
                 continue;
             }
             drop(desk);
-            if let Err(error) = self.admin().expect("keep alive", Data::None, |_| Command::keep_alive()) {
+            let sign = |admin: &mut Admin| admin.expect("keep alive", Data::None, |_| Command::keep_alive());
+            let told = self.admin().as_mut().map(sign);
+            if let Some(Err(error)) = told {
                 self.lose(&error.to_string());
             }
             next = after(every);
@@ -283,6 +286,7 @@ impl Controller {
     /// The association is over.
     fn lose(&self, why: &str) {
         let _ = self.gone.set(why.to_owned());
+        *self.admin() = None;
         for ticket in self.desk().wanted.drain(..) {
             ticket.give(Err(self.lost()));
         }
@@ -350,13 +354,12 @@ impl Controller {
     pub fn shut_down(&self) {
         self.desk().is_closed = true;
         self.wanted.notify_all();
-        if self.gone().is_none() {
-            let mut admin = self.admin();
-            if let Ok(cc) = admin.property(regs::CC, PropertySize::Four) {
-                let cc = Cc::from_raw(u32::try_from(cc).unwrap_or(0)).shutdown(Shutdown::Normal);
-                // The target ends the association by itself when the connection goes.
-                let _ = admin.run(Data::None, |_| Command::property_set(regs::CC, cc.raw()));
-            }
+        if let Some(admin) = self.admin().as_mut()
+            && let Ok(cc) = admin.property(regs::CC, PropertySize::Four)
+        {
+            let cc = Cc::from_raw(u32::try_from(cc).unwrap_or(0)).shutdown(Shutdown::Normal);
+            // The target ends the association by itself when the connection goes.
+            let _ = admin.run(Data::None, |_| Command::property_set(regs::CC, cc.raw()));
         }
         self.lose("it was closed");
     }

@@ -13,4 +13,5 @@ mod misuse;
 mod progress;
 mod reference;
 mod support;
+mod target;
 mod transfer;

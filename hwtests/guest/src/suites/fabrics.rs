@@ -1,18 +1,23 @@
 //! Our initiator over TCP against the kernel's target, in one guest: the bytes of a file in memory by way of the network stack.
 
 use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use straightway::{Destination, Engine, Landing, Memory, Object, Uri};
+use straightway::{
+    Destination, Engine, Landing, Memory, Object, Uri,
+    target::{Backing, Target as OurTarget, TargetConfig},
+};
 use sw_engine::ErrorKind;
 use sw_mem::{Buffer, ByteLen};
 
 use crate::block;
-use crate::context::{Context, write_text};
+use crate::context::{Context, entries, name, read_text, write_text};
+use crate::file_system;
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same};
 
 pub const SUITE: Suite = Suite {
@@ -39,6 +44,13 @@ pub const SUITE: Suite = Suite {
         )
         .bed_only()
         .limit_s(60),
+        Test::new(
+            "kernel-host",
+            "the kernel's initiator makes a file system on our target, and our initiator reads it",
+            kernel_host,
+        )
+        .bed_only()
+        .limit_s(90),
         Test::new("silence", "a target that goes on holding the connection sees signs of life", silence)
             .bed_only()
             .limit_s(90),
@@ -306,4 +318,72 @@ fn silence(context: &Context) -> Verdict {
     );
     object.check_unchanged()?;
     read(&engine, &object, 0, 4096).map(drop)
+}
+
+/// Has the kernel connect to a target of ours; its controller, such as `nvme0`.
+fn connect(address: std::net::SocketAddr, subsystem: &str) -> Result<String, Stop> {
+    let mut node = File::options().read(true).write(true).open("/dev/nvme-fabrics")?;
+    let words = format!(
+        "transport=tcp,traddr={},trsvcid={},nqn={subsystem},hostnqn=nqn.2014-08.org.nvmexpress:uuid:{HOST},hostid={HOST},\
+         nr_io_queues=2,queue_size=64,keep_alive_tmo=5",
+        address.ip(),
+        address.port()
+    );
+    node.write_all(words.as_bytes())?;
+    let mut told = String::new();
+    node.read_to_string(&mut told)?;
+    let instance = told.split(',').find_map(|word| word.trim().strip_prefix("instance="));
+    match instance {
+        Some(instance) => Ok(format!("nvme{instance}")),
+        None => fail(format!("the kernel says {told:?}")),
+    }
+}
+
+const HOST: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+/// The block device of the one namespace that the kernel sees.
+fn namespace_of(context: &Context, controller: &str) -> Result<block::Namespace, Stop> {
+    let number = |path: &Path, file: &str| read_text(&path.join(file)).ok()?.parse::<u64>().ok();
+    // As nvme0n1, whatever path leads to it.
+    let head = format!("{controller}n");
+    context.until(Duration::from_secs(20), "the kernel shows the namespace", || {
+        let path = entries(Path::new("/sys/block")).into_iter().find(|path| name(path).starts_with(&head))?;
+        Some(block::Namespace {
+            nsid: 1,
+            node: Path::new("/dev").join(name(&path)),
+            block_bytes: number(&path, "queue/logical_block_size")?,
+            bytes: number(&path, "size")? * 512,
+        })
+    })
+}
+
+fn kernel_host(context: &Context) -> Verdict {
+    busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
+    known()?;
+    let bytes = 48 << 20;
+    let config = TargetConfig { namespaces: vec![Backing::Memory(bytes)], ..TargetConfig::default() };
+    let (subsystem, serial) = (config.subsystem.to_string(), config.serial.clone());
+    let target = OurTarget::start(config)?;
+    let controller = connect(target.address(), &subsystem)?;
+    let namespace = namespace_of(context, &controller)?;
+    same("its length", &namespace.bytes, &bytes)?;
+    let content = block::pattern(SEED, 0, (6 << 20) + 321);
+    file_system::mounted(&namespace, |dir| {
+        std::fs::write(dir.join("a file"), &content)?;
+        Ok(())
+    })?;
+    // By way of the network again: nothing of it is in the page cache after the file system is gone.
+    file_system::remounted(&namespace, |dir| {
+        same("the file", &(std::fs::read(dir.join("a file"))? == content), &true)
+    })?;
+    let there = std::fs::read(&namespace.node)?;
+    write_text(Path::new(&format!("/sys/class/nvme/{controller}/delete_controller")), "1")?;
+    let engine = Engine::builder().build()?;
+    let uri = format!("nvme+tcp://{}/{subsystem}?nsid=1&serial={serial}", target.address()).parse()?;
+    let ours = read(&engine, &engine.open(&uri)?, 0, usize::try_from(bytes)?)?;
+    same("what both initiators see", &(ours == there), &true)?;
+    let counters = target.counters();
+    context.fact(&json!({"commands": counters.commands, "reads": counters.reads, "writes": counters.writes,
+        "terminations": counters.terminations}));
+    same("units that our target did not take", &counters.terminations, &0)
 }

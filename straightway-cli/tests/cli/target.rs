@@ -1,0 +1,103 @@
+//! `target`: what it offers is read and written by addresses that it prints.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, ChildStdout, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::support::{Scratch, content};
+
+/// A target that is ended with its owner.
+struct Offered {
+    child: Child,
+    said: BufReader<ChildStdout>,
+    /// Of each namespace.
+    uris: Vec<String>,
+}
+
+impl Offered {
+    fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
+        let arguments = [&["target", "--listen", "127.0.0.1:0", "--json"], arguments].concat();
+        let mut child = scratch.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let told: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(told["schema"], "straightway.target/1");
+        let uri = |namespace: &Value| namespace["uri"].as_str().unwrap().to_owned();
+        let uris = told["namespaces"].as_array().unwrap().iter().map(uri).collect();
+        Self { child, said, uris }
+    }
+
+    /// Ends it as Ctrl-C does; what it says then.
+    fn end(mut self) -> Value {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGINT).unwrap();
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        // A test that failed leaves none behind; one that ended has none.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_file_is_copied_to_a_target_and_back_with_every_way_told() {
+    let scratch = Scratch::new();
+    let (bytes, disk) = (content(6 << 20), scratch.path("disk"));
+    scratch.file("a", bytes.len());
+    std::fs::write(&disk, vec![0; 8 << 20]).unwrap();
+    let offered = Offered::start(&scratch, &["disk", "memory:1MiB"]);
+    assert_eq!(offered.uris.len(), 2);
+    let uri = &offered.uris[0];
+    let stat = scratch.run(&["stat", uri]);
+    if stat.code != Some(0) && stat.stderr.contains("/etc/nvme/hostnqn") {
+        println!("skip target: the machine has no hostid and no machine-id");
+        return;
+    }
+    assert!(stat.ok().text().contains("block_device"));
+    let to = format!("{uri}&serial=SWTARGET0001&offset=1MiB");
+    let copied = scratch.run(&["cp", "a", &to]).ok();
+    assert!(copied.text().contains("nvme+tcp/kernel-copy"), "{}", copied.text());
+    assert_eq!(std::fs::read(&disk).unwrap()[1 << 20..7 << 20], bytes);
+    let part = format!("{uri}&offset=1MiB&len=6MiB");
+    scratch.run(&["cp", &part, "b"]).ok();
+    assert_eq!(std::fs::read(scratch.path("b")).unwrap(), bytes);
+    let cat = scratch.run(&["cat", &part, "--offset", "12345", "--len", "4321"]).ok();
+    assert_eq!(cat.stdout, bytes[12345..12345 + 4321]);
+    let plan = scratch.run(&["plan", uri]).ok();
+    assert!(plan.text().contains("nvme+tcp/kernel-copy"), "{}", plan.text());
+    // Without a serial number nothing is written; one that is another's is told.
+    scratch.run(&["cp", "a", &format!("{uri}&offset=0")]).fails(2, &["SWTARGET0001"]);
+    let ended = offered.end();
+    assert_eq!(ended["schema"], "straightway.target.ended/1");
+    assert_eq!(ended["written_bytes"], 6 << 20);
+}
+
+#[test]
+fn what_cannot_be_offered_is_told() {
+    let scratch = Scratch::new();
+    for (arguments, code, words) in [
+        (&["target", "none"][..], 3, "none"),
+        (&["target"], 2, "SOURCE"),
+        (&["target", "memory:0"], 2, "memory:0"),
+        (&["target", "memory:1MiB", "--nqn", "x"], 2, "NQN"),
+        (&["target", "memory:1MiB", "--block", "1000"], 2, "block"),
+        (&["target", "memory:1MiB", "--listen", "127.0.0.1"], 2, "listen"),
+    ] {
+        let ran = scratch.run(arguments);
+        assert!(ran.code == Some(code) && ran.stderr.contains(words), "{arguments:?}: {:?} {}", ran.code, ran.stderr);
+    }
+}

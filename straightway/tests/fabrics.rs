@@ -1,0 +1,199 @@
+//! Namespaces behind TCP through the public interface, against the small target of this project.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::{sync::Arc, time::Duration};
+
+use straightway::{
+    Buffer, ByteLen, Destination, Engine, Error, ErrorKind, Landing, Memory, Object, Uri, WriteOutcome,
+    target::{Backing, Target, TargetConfig},
+};
+
+const BYTES: u64 = 32 << 20;
+const SERIAL: &str = "SWTARGET0001";
+
+fn target() -> (Target, String) {
+    let config = TargetConfig { namespaces: vec![Backing::Memory(BYTES)], ..TargetConfig::default() };
+    let subsystem = config.subsystem.to_string();
+    let target = Target::start(config).unwrap();
+    let uri = format!("nvme+tcp://{}/{subsystem}?nsid=1", target.address());
+    (target, uri)
+}
+
+/// Whether this machine has something that subsystems could know it by: without it nothing here can run.
+fn known() -> bool {
+    let there = ["/etc/nvme/hostid", "/etc/machine-id"].iter().any(|path| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.trim().len() >= 32
+    });
+    if !there {
+        println!("skip fabrics: the machine has no hostid and no machine-id (the guests of the bed have one)");
+    }
+    there
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|at| u8::try_from((at * 31 + at / 4096) % 251).unwrap()).collect()
+}
+
+fn memory(bytes: &[u8]) -> Memory {
+    let mut buffer = Buffer::allocate(ByteLen(bytes.len() as u64)).unwrap();
+    buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+    Memory::from(buffer)
+}
+
+fn read(engine: &Engine, object: &Object, at: u64, len: usize) -> Result<Vec<u8>, Error> {
+    let memory = engine.allocate(Destination::Host, len as u64, 0)?;
+    let memory = engine.read(object, at, memory).wait().ok()?.into_memory().unwrap();
+    let mut got = vec![0; len];
+    memory.read(0, &mut got)?;
+    Ok(got)
+}
+
+fn opened(engine: &Engine, uri: &str) -> Object {
+    let uri: Uri = format!("{uri}&serial={SERIAL}").parse().unwrap();
+    engine.open_for_update(&uri).unwrap()
+}
+
+#[test]
+fn bytes_go_there_and_back_and_the_way_is_told() {
+    if !known() {
+        return;
+    }
+    let (target, uri) = target();
+    let engine = Engine::builder().build().unwrap();
+    let object = opened(&engine, &uri);
+    assert_eq!(object.len(), BYTES);
+    let content = bytes(9 << 20);
+    let done = engine.write(&object, 1 << 20, memory(&content)).wait();
+    let path = done.path;
+    assert_eq!(done.ok().unwrap().result.unwrap(), content.len() as u64);
+    assert_eq!((path.route.transport, path.route.landing, path.bounced), ("nvme+tcp", Landing::KernelCopy, 0));
+    assert_eq!(path.cpu_copied, content.len() as u64);
+    engine.flush(&object).wait().ok().unwrap();
+    for (at, len) in [(0, content.len()), (4096, 8192), (5, 1), (4095, 2), (777_777, 3_000_001)] {
+        assert_eq!(read(&engine, &object, (1 << 20) + at as u64, len).unwrap(), content[at..at + len], "{at}+{len}");
+    }
+    assert_eq!(read(&engine, &object, 0, 4096).unwrap(), [0; 4096]);
+    let counters = target.counters();
+    assert_eq!((counters.terminations, counters.written_bytes), (0, content.len() as u64));
+    // Blocks are written whole.
+    let ragged = engine.write(&object, 1, memory(&[1; 4096])).wait().ok().unwrap_err();
+    assert_eq!(ragged.kind(), ErrorKind::Unsupported, "{ragged}");
+}
+
+#[test]
+fn what_an_address_says_is_held_against_what_is_there() {
+    if !known() {
+        return;
+    }
+    let (_target, uri) = target();
+    let engine = Engine::builder().build().unwrap();
+    let open =
+        |uri: &str| engine.open(&uri.parse().unwrap()).map(drop).map_err(|error| (error.kind(), error.to_string()));
+    assert_eq!(open(&uri), Ok(()));
+    let (kind, text) = open(&format!("{uri}&serial=OTHER")).unwrap_err();
+    assert!(kind == ErrorKind::Changed && text.contains(SERIAL), "{text}");
+    let (kind, text) = open(&uri.replace("nsid=1", "nsid=7")).unwrap_err();
+    assert!(kind == ErrorKind::NotFound && text.contains("its namespaces are: 1"), "{text}");
+    let (kind, text) = open(&uri.replace(":target", ":other")).unwrap_err();
+    assert!(kind == ErrorKind::NoDevice && text.contains("no such subsystem"), "{text}");
+    let refused = engine.open_for_update(&uri.parse().unwrap()).unwrap_err();
+    assert!(refused.kind() == ErrorKind::ApiMisuse && refused.to_string().contains(SERIAL), "{refused}");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (kind, text) = open(&format!("nvme+tcp://{nobody}/nqn.2026-11.io.example:x?nsid=1")).unwrap_err();
+    assert!(kind == ErrorKind::NoDevice && text.contains("nobody listens"), "{text}");
+}
+
+#[test]
+fn somebody_who_speaks_another_protocol_is_no_target() {
+    if !known() {
+        return;
+    }
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = server.local_addr().unwrap();
+    let web = std::thread::Builder::new().spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut one, _) = server.accept().unwrap();
+        let mut asked = [0; 128];
+        one.read_exact(&mut asked).unwrap();
+        one.write_all(&[b"HTTP/1.1 400 Bad Request\r\n\r\n", &[b'x'; 200][..]].concat()).unwrap();
+    });
+    let engine = Engine::builder().build().unwrap();
+    let uri: Uri = format!("nvme+tcp://{at}/nqn.2026-11.io.example:x?nsid=1").parse().unwrap();
+    let error = engine.open(&uri).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    web.unwrap().join().unwrap();
+}
+
+#[test]
+fn many_threads_share_a_namespace() {
+    if !known() {
+        return;
+    }
+    let (_target, uri) = target();
+    let engine = Arc::new(Engine::builder().build().unwrap());
+    let object = Arc::new(opened(&engine, &uri));
+    let content = bytes(4 << 20);
+    engine.write(&object, 0, memory(&content)).wait().ok().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8usize {
+            let (engine, object, content) = (&engine, &object, &content);
+            std::thread::Builder::new()
+                .spawn_scoped(scope, move || {
+                    for n in 0..20usize {
+                        let at = (thread * 131 + n * 17) % 900 * 4096;
+                        let got = read(engine, object, at as u64, 16384).unwrap();
+                        assert_eq!(got, content[at..at + 16384]);
+                    }
+                })
+                .unwrap();
+        }
+    });
+    let requests = (0..64u64).map(|n| {
+        let memory = engine.allocate(Destination::Host, 8192, 0).unwrap();
+        engine.read(&object, n * 8192, memory)
+    });
+    for (n, done) in engine.batch(requests.collect()).wait().into_iter().enumerate() {
+        let mut got = vec![0; 8192];
+        done.ok().unwrap().into_memory().unwrap().read(0, &mut got).unwrap();
+        assert_eq!(got, content[n * 8192..(n + 1) * 8192]);
+    }
+}
+
+#[test]
+fn a_target_that_goes_ends_what_waits_for_it() {
+    if !known() {
+        return;
+    }
+    let (target, uri) = target();
+    let engine = Engine::builder().build().unwrap();
+    let object = opened(&engine, &uri);
+    engine.write(&object, 0, memory(&[9; 4096])).wait().ok().unwrap();
+    target.stop();
+    let error = read(&engine, &object, 0, 4096).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Io | ErrorKind::NoDevice), "{error}");
+    let error = engine.write(&object, 0, memory(&[8; 4096])).wait().ok().unwrap_err();
+    assert_eq!(error.outcome(), Some(WriteOutcome::Unknown), "{error}");
+    let error =
+        engine.read(&object, 0, memory(&[0; 4096])).deadline(Duration::from_millis(200)).wait().ok().unwrap_err();
+    assert!(!error.to_string().is_empty());
+}
+
+#[test]
+fn a_closed_engine_opens_nothing_and_ends_its_association() {
+    if !known() {
+        return;
+    }
+    let (target, uri) = target();
+    let engine = Engine::builder().build().unwrap();
+    let object = opened(&engine, &uri);
+    read(&engine, &object, 0, 4096).unwrap();
+    assert_eq!(target.counters().controllers, 1);
+    drop(engine);
+    let gone = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        target.counters().controllers == 0
+    });
+    assert!(gone, "{:?}", target.counters());
+    assert_eq!(object.check_unchanged().unwrap_err().kind(), ErrorKind::NoDevice);
+}
