@@ -78,6 +78,44 @@ impl Default for NvmeCompletion {
     }
 }
 
+/// Which digests are asked for on connections of NVMe over TCP: a CRC-32C beside what TCP has. The target may refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NvmeTcpDigests {
+    /// None.
+    #[default]
+    None,
+    /// Of headers.
+    Header,
+    /// Of data.
+    Data,
+    /// Both.
+    Both,
+}
+
+/// How subsystems behind TCP are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NvmeTcp {
+    /// Digests.
+    pub digests: NvmeTcpDigests,
+    /// The target gives the host up after so long without a sign of life, and a sign is sent twice in it. 100 ms to an hour; 10 s.
+    pub keep_alive: Duration,
+    /// How long a lost association is tried to be made again, while reads wait; 60 s.
+    pub patience: Duration,
+    /// How long a connection, or an answer of the control plane, may take. 10 ms to an hour; 10 s.
+    pub timeout: Duration,
+}
+
+impl Default for NvmeTcp {
+    fn default() -> Self {
+        Self {
+            digests: NvmeTcpDigests::None,
+            keep_alive: Duration::from_secs(10),
+            patience: Duration::from_secs(60),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
 /// What an engine is made with. Every field has its unit, range and reason in the builder's methods.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
@@ -95,6 +133,7 @@ pub(crate) struct Config {
     pub(crate) nvme: NvmeUse,
     pub(crate) nvme_backend: NvmeBackend,
     pub(crate) nvme_completion: NvmeCompletion,
+    pub(crate) nvme_tcp: NvmeTcp,
 }
 
 /// `Config::io_bytes` unless it is set, or half of the staging is less.
@@ -143,6 +182,7 @@ impl Default for EngineBuilder {
                 nvme: NvmeUse::Auto,
                 nvme_backend: NvmeBackend::Auto,
                 nvme_completion: NvmeCompletion::default(),
+                nvme_tcp: NvmeTcp::default(),
             },
         }
     }
@@ -264,6 +304,13 @@ impl EngineBuilder {
         self
     }
 
+    /// How subsystems behind TCP are connected.
+    #[must_use]
+    pub fn nvme_tcp(mut self, nvme_tcp: NvmeTcp) -> Self {
+        self.config.nvme_tcp = nvme_tcp;
+        self
+    }
+
     /// Checks everything once and makes the engine. Its threads and rings come with the first operation that needs them.
     ///
     /// # Errors
@@ -295,6 +342,14 @@ impl EngineBuilder {
         if self.config.uring_completion == UringCompletion::Polled && self.config.sqpoll_ms.is_some() {
             return wrong("iopoll and sqpoll_ms are not offered together; choose one".to_owned());
         }
+        let NvmeTcp { keep_alive, timeout, .. } = self.config.nvme_tcp;
+        let hour = Duration::from_secs(3600);
+        if !(Duration::from_millis(100)..=hour).contains(&keep_alive) {
+            return wrong(format!("signs of life to NVMe targets every {keep_alive:?}; use 100 ms to an hour"));
+        }
+        if !(Duration::from_millis(10)..=hour).contains(&timeout) {
+            return wrong(format!("{timeout:?} for answers of NVMe targets; use 10 ms to an hour"));
+        }
         if !(1..=1 << 16).contains(&ops_per_lane) {
             return wrong(format!("{ops_per_lane} operations a lane; use 1 to 65,536"));
         }
@@ -309,9 +364,10 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms")
         };
         let bytes = parse_bytes(value);
+        let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());
         let number = || bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong);
         match (name, value) {
             ("reactors", _) => self.config.reactors = number()?,
@@ -341,6 +397,13 @@ impl EngineBuilder {
             ("nvme_completion", "polled") => self.config.nvme_completion = NvmeCompletion::Polled,
             ("nvme_completion", "interrupt") => self.config.nvme_completion = NvmeCompletion::Interrupt,
             ("nvme_completion", "hybrid") => self.config.nvme_completion = NvmeCompletion::default(),
+            ("nvme_tcp_digests", "none") => self.config.nvme_tcp.digests = NvmeTcpDigests::None,
+            ("nvme_tcp_digests", "header") => self.config.nvme_tcp.digests = NvmeTcpDigests::Header,
+            ("nvme_tcp_digests", "data") => self.config.nvme_tcp.digests = NvmeTcpDigests::Data,
+            ("nvme_tcp_digests", "both") => self.config.nvme_tcp.digests = NvmeTcpDigests::Both,
+            ("nvme_tcp_keep_alive_ms", _) => self.config.nvme_tcp.keep_alive = millis()?,
+            ("nvme_tcp_patience_ms", _) => self.config.nvme_tcp.patience = millis()?,
+            ("nvme_tcp_timeout_ms", _) => self.config.nvme_tcp.timeout = millis()?,
             _ => return Err(wrong()),
         }
         Ok(self)

@@ -16,9 +16,13 @@ use sw_engine::{
 use sw_net::{
     Address, Controller, ControllerConfig, Directory, HostIdentity, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport,
 };
-use sw_nvme::{fabrics::Nqn, namespace::Namespace};
+use sw_nvme::{fabrics::Nqn, namespace::Namespace, tcp::pdu::Digests};
 
-use crate::{builder::Config, policy::Destination, uri::NvmeTcpUri};
+use crate::{
+    builder::{Config, NvmeTcp, NvmeTcpDigests},
+    policy::Destination,
+    uri::NvmeTcpUri,
+};
 
 /// Where hosts keep their name and their identifier, for all NVMe over fabrics (`nvme-cli` makes both).
 const HOST_NQN: &str = "/etc/nvme/hostnqn";
@@ -52,6 +56,7 @@ struct Driven {
 /// Keeps a namespace's controller, and tells whether it is still there.
 struct Keep {
     controller: Arc<Controller>,
+    nsid: u32,
 }
 
 impl Fabrics {
@@ -70,13 +75,18 @@ impl Fabrics {
             return Err(Error::new(ErrorKind::Closed, Verb::Open).at(address.host).detail("the engine is closed"));
         }
         if let Some(driven) = opened.controllers.get(&address) {
-            if driven.controller.gone().is_none() {
+            if !driven.controller.is_gone() {
                 return Ok(driven.clone());
             }
             self.directory.take_out(driven.index);
             opened.controllers.remove(&address);
         }
+        let NvmeTcp { digests, keep_alive, patience, timeout } = self.config.nvme_tcp;
         let config = ControllerConfig {
+            keep_alive,
+            patience,
+            timeout,
+            digests: digests_of(digests),
             depth: u16::try_from(self.config.queue_depth).unwrap_or(u16::MAX),
             ..ControllerConfig::default()
         };
@@ -103,7 +113,7 @@ impl Fabrics {
             faces: vec![face],
             residency: Residency::Unknown.into(),
             stripe: None,
-            keep: Box::new(Keep { controller: driven.controller }),
+            keep: Box::new(Keep { controller: driven.controller, nsid: uri.nsid }),
         }))
     }
 
@@ -126,19 +136,18 @@ impl Fabrics {
                 .remedy("it begins with nqn. and has 223 bytes at most")
         })?;
         let driven = self.controller(Address { host: uri.host.clone(), port: uri.port, subsystem })?;
-        let serial = serial_of(&driven);
+        let facts = driven.controller.expect_up()?;
+        let serial = facts.info.serial.to_string();
         if uri.serial.as_ref().is_some_and(|wanted| *wanted != serial) {
             return Err(Error::new(ErrorKind::Changed, Verb::Open)
                 .at(uri.to_string())
                 .detail(format!("the subsystem has the serial number {serial}; it is not the one that was named"))
                 .remedy("look which subsystem has that name now"));
         }
-        let all = driven.controller.namespaces();
-        let found = all.iter().find(|namespace| namespace.nsid == uri.nsid).cloned();
-        match found {
-            Some(namespace) => Ok((driven, namespace)),
+        match facts.namespace(uri.nsid) {
+            Some(namespace) => Ok((driven, namespace.clone())),
             None => {
-                let there: Vec<String> = all.iter().map(|namespace| namespace.nsid.to_string()).collect();
+                let there: Vec<String> = facts.namespaces.iter().map(|namespace| namespace.nsid.to_string()).collect();
                 Err(Error::new(ErrorKind::NotFound, Verb::Open)
                     .at(uri.to_string())
                     .detail(format!("the subsystem has no active namespace {}", uri.nsid))
@@ -177,6 +186,11 @@ impl Fabrics {
             driven.controller.shut_down();
         }
     }
+}
+
+fn digests_of(wanted: NvmeTcpDigests) -> Digests {
+    let is = |one| wanted == one || wanted == NvmeTcpDigests::Both;
+    Digests { header: is(NvmeTcpDigests::Header), data: is(NvmeTcpDigests::Data) }
 }
 
 fn serial_of(driven: &Driven) -> String {
@@ -253,12 +267,22 @@ fn uuid(id: &[u8; 16]) -> String {
     text
 }
 
-/// Whether a namespace behind TCP is still there; `None` for an object that is none.
+/// Whether a namespace behind TCP is what it was when it was opened; `None` for an object that is none.
 pub(crate) fn unchanged(object: &Object) -> Option<Result<(), Error>> {
-    let keep = object.keep.downcast_ref::<Keep>()?;
-    Some(match keep.controller.gone() {
-        None => Ok(()),
-        Some(_) => Err(keep.controller.lost()),
+    let Keep { controller, nsid } = object.keep.downcast_ref::<Keep>()?;
+    let facts = controller.facts();
+    if !controller.is_up(&facts) {
+        return Some(Err(controller.lost()));
+    }
+    let same =
+        facts.namespace(*nsid).is_some_and(|now| now.version() == object.version && now.len_bytes() == object.len);
+    Some(if same {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::Changed, Verb::Read)
+            .at(object.name.clone())
+            .detail("the subsystem has another namespace there since the association was made again")
+            .remedy("open it again"))
     })
 }
 

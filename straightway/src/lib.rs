@@ -53,7 +53,9 @@ mod uri;
 struct Readme;
 
 pub use backends::{CallerStream, DeviceAllocation, StreamGate};
-pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringCompletion, UringUse};
+pub use builder::{
+    EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeTcp, NvmeTcpDigests, NvmeUse, UringCompletion, UringUse,
+};
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use lane::{Lane, LaneWaker};

@@ -4,8 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use straightway::{
-    Buffer, ByteLen, Destination, Engine, Error, ErrorKind, Landing, Memory, Object, Uri, WriteOutcome,
-    target::{Backing, Target, TargetConfig},
+    Buffer, ByteLen, Destination, Engine, Error, ErrorKind, Landing, Memory, NvmeTcp, NvmeTcpDigests, Object, Uri,
+    WriteOutcome,
+    target::{Access, Backing, Target, TargetConfig},
 };
 
 const BYTES: u64 = 32 << 20;
@@ -166,17 +167,72 @@ fn a_target_that_goes_ends_what_waits_for_it() {
         return;
     }
     let (target, uri) = target();
-    let engine = Engine::builder().build().unwrap();
+    let tcp = NvmeTcp { patience: Duration::from_secs(2), ..NvmeTcp::default() };
+    let engine = Engine::builder().nvme_tcp(tcp).build().unwrap();
     let object = opened(&engine, &uri);
     engine.write(&object, 0, memory(&[9; 4096])).wait().ok().unwrap();
     target.stop();
+    // While it is tried again, an operation ends at its deadline.
+    let limit = Duration::from_millis(300);
+    let late = engine.read(&object, 0, memory(&[0; 4096])).deadline(limit).wait().ok().unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::DeadlineExceeded, "{late}");
+    assert_eq!(object.check_unchanged().unwrap_err().kind(), ErrorKind::NoDevice);
     let error = read(&engine, &object, 0, 4096).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Io | ErrorKind::NoDevice), "{error}");
+    assert!(error.kind() == ErrorKind::NoDevice && error.to_string().contains("open it again"), "{error}");
     let error = engine.write(&object, 0, memory(&[8; 4096])).wait().ok().unwrap_err();
-    assert_eq!(error.outcome(), Some(WriteOutcome::Unknown), "{error}");
-    let error =
-        engine.read(&object, 0, memory(&[0; 4096])).deadline(Duration::from_millis(200)).wait().ok().unwrap_err();
-    assert!(!error.to_string().is_empty());
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::NoDevice, Some(WriteOutcome::Unknown)), "{error}");
+    let error = engine.open(&uri.parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("nobody listens"), "{error}");
+}
+
+#[test]
+fn a_target_that_comes_back_is_gone_on_with() {
+    if !known() {
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("straightway-fabrics-{}", std::process::id()));
+    std::fs::write(&path, bytes(4 << 20)).unwrap();
+    let namespaces = vec![Backing::File(path.clone(), Access::ReadWrite)];
+    let config = TargetConfig { namespaces, ..TargetConfig::default() };
+    let target = Target::start(config.clone()).unwrap();
+    let (at, subsystem) = (target.address(), config.subsystem.to_string());
+    let tcp = NvmeTcp { digests: NvmeTcpDigests::Both, ..NvmeTcp::default() };
+    let engine = Engine::builder().nvme_tcp(tcp).build().unwrap();
+    let object = opened(&engine, &format!("nvme+tcp://{at}/{subsystem}?nsid=1"));
+    assert_eq!(read(&engine, &object, 4096, 8192).unwrap(), bytes(12288)[4096..]);
+    target.stop();
+    let again = std::thread::Builder::new().spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        Target::start(TargetConfig { listen: at, ..config }).unwrap()
+    });
+    // The same object: a read waits for it, a write too.
+    assert_eq!(read(&engine, &object, 4096, 8192).unwrap(), bytes(12288)[4096..]);
+    engine.write(&object, 0, memory(&[7; 4096])).wait().ok().unwrap();
+    object.check_unchanged().unwrap();
+    again.unwrap().join().unwrap().stop();
+    assert_eq!(std::fs::read(&path).unwrap()[..4097], [&[7; 4096][..], &bytes(4097)[4096..]].concat());
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    for (name, value) in [
+        ("nvme_tcp_keep_alive_ms", "99"),
+        ("nvme_tcp_keep_alive_ms", "3600001"),
+        ("nvme_tcp_timeout_ms", "9"),
+        ("nvme_tcp_timeout_ms", "x"),
+        ("nvme_tcp_digests", "yes"),
+    ] {
+        let made = Engine::builder().set(name, value).and_then(|builder| builder.build());
+        assert_eq!(made.err().map(|error| error.kind()), Some(ErrorKind::ApiMisuse), "{name}={value}");
+    }
+    let good =
+        ["nvme_tcp_digests=header", "nvme_tcp_patience_ms=0", "nvme_tcp_keep_alive_ms=100", "nvme_tcp_timeout_ms=10"];
+    let builder = good.iter().try_fold(Engine::builder(), |builder, setting| {
+        let (name, value) = setting.split_once('=').unwrap();
+        builder.set(name, value)
+    });
+    builder.unwrap().build().unwrap();
 }
 
 #[test]

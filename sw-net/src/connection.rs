@@ -50,6 +50,8 @@ pub(crate) enum Broken {
     Terminated(Terminated),
     /// A command was not answered in time.
     Silent,
+    /// The association that the connection belongs to is over.
+    Association,
 }
 
 impl fmt::Display for Broken {
@@ -62,6 +64,7 @@ impl fmt::Display for Broken {
                 let name = FatalStatus::name(*status);
                 write!(f, "the target ended the connection: {name} (FES {status}, FEI {information:#x})")
             }
+            Self::Association => f.write_str("the association with the target was lost"),
             Self::Silent => f.write_str("the target did not answer a command in time; the connection was closed"),
         }
     }
@@ -73,7 +76,7 @@ impl Broken {
     pub(crate) fn fault(&self, verb: Verb) -> Fault {
         let kind = match self {
             Self::Breach(_) | Self::Terminated(_) => ErrorKind::Protocol,
-            Self::System(_) | Self::Closed | Self::Silent => ErrorKind::Io,
+            Self::System(_) | Self::Closed | Self::Silent | Self::Association => ErrorKind::Io,
         };
         let again = verb == Verb::Read && kind == ErrorKind::Io;
         Fault { kind, code: 0, retry: if again { Retry::Now } else { Retry::Never } }
@@ -86,7 +89,7 @@ impl Broken {
         match self {
             Self::Breach(_) => error.remedy("report it to whoever makes the target"),
             Self::Terminated(_) => error.remedy("see the target's log, and report it to us"),
-            Self::System(_) | Self::Closed => error.remedy("see the target's log and the network"),
+            Self::System(_) | Self::Closed | Self::Association => error.remedy("see the target's log and the network"),
             Self::Silent => error.remedy("see the target's log; a longer time may be given"),
         }
     }

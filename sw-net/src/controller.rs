@@ -2,19 +2,23 @@
 //!
 //! ```text
 //!   Controller::open ─► admin connection ─► Connect ─► CAP, VS, CC, CSTS ─► Identify ─► queues ─► namespaces
-//!        ▲ attend: keep-alive, and a connection for each queue that a lane asks for
+//!        ▲ attend: keep-alive, a connection for each queue that a lane asks for, the next association when one is lost
+//!
+//!   up ──(the admin connection is lost, or silent)──► down ──(back-off, as long as there is patience)──► up, or gone
 //! ```
 //!
-//! Base 2.x, "Fabrics Initialization"; order and limits as in `docs/nvme.md`.
+//! Base 2.x, "Fabrics Initialization".
 //!
-//! An association that is over stays over: [`Controller::gone`] tells why, and whoever wants it again opens it again. Its I/O
-//! queues go with it.
+//! Each association has a number. I/O queues belong to the one that they were made in and are closed with it; what waits for a queue
+//! waits for the next one. A namespace that is another one in the next association has another generation: handles of the old one
+//! reach nothing.
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -47,6 +51,14 @@ use crate::{
 const ADMIN_ENTRIES: u16 = 32;
 /// Between two looks at CSTS.RDY.
 const READY_STEP: Duration = Duration::from_millis(10);
+/// Between two looks of somebody who waits for the association, if nobody tells.
+const NEWS_STEP: Duration = Duration::from_millis(100);
+/// The first pause between two tries to make an association again, and the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Bytes of the data of Connect.
+const CONNECT_DATA_BYTES_U32: u32 = 1024;
+const _: () = assert!(CONNECT_DATA_BYTES == CONNECT_DATA_BYTES_U32 as usize, "one number, two types");
 
 /// Where a subsystem is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +69,12 @@ pub struct Address {
     pub port: u16,
     /// The subsystem.
     pub subsystem: Nqn,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nvme+tcp://{}:{}/{}", self.host, self.port, self.subsystem)
+    }
 }
 
 /// Who we are. The same for all associations of a host, or targets refuse them.
@@ -75,6 +93,8 @@ pub struct ControllerConfig {
     pub keep_alive: Duration,
     /// How long a connection, or an answer to an admin command, may take. Default 10 s.
     pub timeout: Duration,
+    /// How long a lost association is tried to be made again; what waits for it fails then. Default 60 s.
+    pub patience: Duration,
     /// I/O queues to ask for, one per lane. Default 64.
     pub queues: u16,
     /// Commands of one I/O queue at a time, 1 to [`DEPTH_MAX`]; fewer where the controller has fewer. Default 128.
@@ -88,6 +108,7 @@ impl Default for ControllerConfig {
         Self {
             keep_alive: Duration::from_secs(10),
             timeout: Duration::from_secs(10),
+            patience: Duration::from_secs(60),
             queues: 64,
             depth: 128,
             digests: Digests::default(),
@@ -95,9 +116,11 @@ impl Default for ControllerConfig {
     }
 }
 
-/// What a controller said when it was opened.
+/// What a controller said when its association was made.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// Counts the associations of this controller from 1.
+    pub association: u64,
     /// Identify Controller.
     pub info: IdentifyController,
     /// CAP.
@@ -114,18 +137,32 @@ pub struct Facts {
     pub capsule_data_bytes: u32,
     /// Digests that both ends use.
     pub digests: Digests,
+    /// The active namespaces.
+    pub namespaces: Box<[Namespace]>,
+}
+
+impl Facts {
+    /// The namespace of a number.
+    pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
+        self.namespaces.iter().find(|namespace| namespace.nsid == nsid)
+    }
 }
 
 /// An I/O queue with its connection. Dropping it closes the connection.
 pub(crate) struct IoQueue {
     pub(crate) connection: Connection,
+    /// Of the association that it belongs to.
+    pub(crate) facts: Arc<Facts>,
     qid: u16,
     of: Arc<Controller>,
 }
 
 impl Drop for IoQueue {
     fn drop(&mut self) {
-        self.of.desk().qids.push_back(self.qid);
+        let mut desk = self.of.desk();
+        if self.of.is_up(&self.facts) {
+            desk.qids.push_back(self.qid);
+        }
     }
 }
 
@@ -157,7 +194,18 @@ struct Desk {
     wanted: VecDeque<Arc<Ticket>>,
     /// Free identifiers, the one that was used last at the end: a target may not have noticed yet that a queue is gone.
     qids: VecDeque<u16>,
+    /// A lane lost a connection: perhaps the association is over.
+    is_suspect: bool,
     is_closed: bool,
+}
+
+/// How it is with the association.
+enum Life {
+    Up(Box<Admin>),
+    /// Since then, and why.
+    Down(Instant, String),
+    /// For ever.
+    Gone(String),
 }
 
 /// See the module documentation.
@@ -166,13 +214,15 @@ pub struct Controller {
     address: Address,
     host: HostIdentity,
     config: ControllerConfig,
-    facts: Facts,
-    namespaces: Box<[Namespace]>,
-    /// None once the association is over: its connection is closed, whatever still holds the controller.
-    admin: Mutex<Option<Admin>>,
+    /// Of the association that is up, or was last.
+    facts: Mutex<Arc<Facts>>,
+    /// The number of the association that is up; 0 if none is.
+    up: AtomicU64,
+    is_gone: AtomicBool,
+    life: Mutex<Life>,
     desk: Mutex<Desk>,
-    wanted: Condvar,
-    gone: OnceLock<String>,
+    /// Something is on the desk; or the association came up, or is gone.
+    news: Condvar,
 }
 
 impl Controller {
@@ -182,46 +232,24 @@ impl Controller {
     /// `NotFound` for a name, `NoDevice` for a target that is not there or does not have the subsystem, `PermissionDenied` where the
     /// host is not allowed, `Unsupported` where authentication is demanded, `DeadlineExceeded`, `Protocol`.
     pub fn open(address: Address, host: HostIdentity, config: ControllerConfig) -> Result<Arc<Self>, Error> {
-        let Address { host: to, port, subsystem } = &address;
-        let name = format!("nvme+tcp://{to}:{port}/{subsystem}");
-        let limits = ConnectionConfig {
-            digests: config.digests,
-            depth: ADMIN_ENTRIES - 1,
-            capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
-        };
-        let connection = Connection::open(to, *port, limits, after(config.timeout))?;
-        let digests = connection.digests;
-        let mut admin = Admin::new(name.clone(), connection, config.timeout)?;
-        let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: millis(config.keep_alive) };
-        let data = ConnectData {
-            host_id: host.id,
-            controller: ANY_CONTROLLER,
-            subsystem: subsystem.clone(),
-            host: host.nqn.clone(),
-        };
-        let id = connect(&mut admin, request, &data)?;
-        let (cap, version) = enable(&mut admin, config.timeout)?;
-        let info = inquiry::identify_controller(&mut admin)?;
-        let capsules = capsules(&admin)?;
-        let queues = negotiate(&mut admin, config.queues)?;
-        let namespaces =
-            inquiry::namespaces(&mut admin, Known { info: &info, version, page_bytes_min: cap.page_bytes_min })?;
-        let entries = u16::try_from(cap.queue_entries_max).unwrap_or(u16::MAX);
-        let likes = if info.commands_max == 0 { u16::MAX } else { info.commands_max };
-        let depth = config.depth.min(entries - 1).min(likes).clamp(1, DEPTH_MAX);
-        let facts =
-            Facts { info, cap, version, id, queues, depth, capsule_data_bytes: capsules.io_data_bytes, digests };
+        let name = address.to_string();
+        let (admin, facts) = associate(&name, (&address, &host), config, None)?;
         Ok(Arc::new(Self {
             name,
             address,
             host,
             config,
-            facts,
-            namespaces: namespaces.into(),
-            admin: Mutex::new(Some(admin)),
-            desk: Mutex::new(Desk { wanted: VecDeque::new(), qids: (1..=queues).collect(), is_closed: false }),
-            wanted: Condvar::new(),
-            gone: OnceLock::new(),
+            up: AtomicU64::new(facts.association),
+            is_gone: AtomicBool::new(false),
+            life: Mutex::new(Life::Up(Box::new(admin))),
+            desk: Mutex::new(Desk {
+                wanted: VecDeque::new(),
+                qids: (1..=facts.queues).collect(),
+                is_suspect: false,
+                is_closed: false,
+            }),
+            facts: Mutex::new(Arc::new(facts)),
+            news: Condvar::new(),
         }))
     }
 
@@ -230,110 +258,212 @@ impl Controller {
         &self.name
     }
 
-    /// What it said.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    /// What it said in the association that is up, or was last.
+    pub fn facts(&self) -> Arc<Facts> {
+        Arc::clone(&self.facts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Its active namespaces, as they were when it was opened.
-    pub fn namespaces(&self) -> &[Namespace] {
-        &self.namespaces
+    /// Whether the association that `facts` are of is up.
+    #[inline]
+    pub fn is_up(&self, facts: &Facts) -> bool {
+        self.up.load(Ordering::Acquire) == facts.association
     }
 
-    /// Why the association is over, if it is.
-    pub fn gone(&self) -> Option<&str> {
-        self.gone.get().map(String::as_str)
+    /// Whether it will not come back.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Acquire)
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admin(&self) -> MutexGuard<'_, Option<Admin>> {
-        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what is due and what lanes ask for, until the association is over: signs of life, connections for queues. One thread of
-    /// whoever composes the engine runs it.
+    /// What it said, once the association is up; waits for the next one, [`ControllerConfig::timeout`] at most.
+    ///
+    /// # Errors
+    /// [`Controller::lost`].
+    pub fn expect_up(&self) -> Result<Arc<Facts>, Error> {
+        let until = after(self.config.timeout);
+        loop {
+            let facts = self.facts();
+            if self.is_up(&facts) {
+                return Ok(facts);
+            }
+            let Some(left) = left(until).filter(|_| !self.is_gone()) else { return Err(self.lost()) };
+            let desk = self.desk();
+            drop(self.news.wait_timeout(desk, left.min(NEWS_STEP)));
+        }
+    }
+
+    /// Does what is due and what lanes ask for, until the association is gone: signs of life, connections for queues, the next
+    /// association. One thread of whoever composes the engine runs it.
     pub fn attend(self: &Arc<Self>) {
         // Half of the time that the target waits; a sign that is late by as much again is still in time.
         let every = self.config.keep_alive / 2;
         let mut next = after(every);
+        let mut pause = RETRY_FIRST;
         loop {
             let mut desk = self.desk();
-            if desk.is_closed || self.gone().is_some() {
+            if desk.is_closed || self.is_gone() {
                 return;
+            }
+            if self.up.load(Ordering::Acquire) == 0 {
+                if let Some(left) = left(next) {
+                    drop(self.news.wait_timeout(desk, left));
+                    continue;
+                }
+                drop(desk);
+                self.try_again();
+                next = if self.up.load(Ordering::Acquire) == 0 { after(pause) } else { after(every) };
+                pause = (pause * 2).min(RETRY_MAX);
+                continue;
+            }
+            pause = RETRY_FIRST;
+            if std::mem::take(&mut desk.is_suspect) || left(next).is_none() {
+                drop(desk);
+                let is_up = self.sign();
+                next = after(if is_up { every } else { Duration::ZERO });
+                continue;
             }
             if let Some(ticket) = desk.wanted.pop_front() {
                 drop(desk);
-                ticket.give(self.connect_queue());
+                self.serve(ticket);
                 continue;
             }
-            if let Some(left) = left(next) {
-                drop(self.wanted.wait_timeout(desk, left));
-                continue;
-            }
-            drop(desk);
-            let sign = |admin: &mut Admin| admin.expect("keep alive", Data::None, |_| Command::keep_alive());
-            let told = self.admin().as_mut().map(sign);
-            if let Some(Err(error)) = told {
-                self.lose(&error.to_string());
-            }
-            next = after(every);
+            let left = left(next).unwrap_or_default();
+            drop(self.news.wait_timeout(desk, left));
         }
     }
 
-    /// The association is over.
-    fn lose(&self, why: &str) {
-        let _ = self.gone.set(why.to_owned());
-        *self.admin() = None;
-        for ticket in self.desk().wanted.drain(..) {
-            ticket.give(Err(self.lost()));
+    /// Gives a sign of life; whether the association is up.
+    fn sign(&self) -> bool {
+        let mut life = self.life();
+        let Life::Up(admin) = &mut *life else { return false };
+        match admin.expect("keep alive", Data::None, |_| Command::keep_alive()) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(controller = self.name, %error, "the association is over");
+                self.up.store(0, Ordering::Release);
+                *life = Life::Down(after(Duration::ZERO), error.to_string());
+                false
+            }
         }
     }
 
-    /// The error of whoever wants something of an association that is over.
+    /// Connects a queue for a lane. If the association turns out to be over the lane waits for the next one.
+    fn serve(self: &Arc<Self>, ticket: Arc<Ticket>) {
+        match self.connect_queue() {
+            Err(error) if error.code() != Fault::NO_QUEUE_LEFT && !self.sign() => {
+                tracing::debug!(controller = self.name, %error, "a queue waits for the next association");
+                self.desk().wanted.push_front(ticket);
+            }
+            answer => ticket.give(answer),
+        }
+    }
+
+    /// Makes the next association, or gives up when there is no patience left.
+    fn try_again(&self) {
+        let before = self.facts();
+        match associate(&self.name, (&self.address, &self.host), self.config, Some(&before)) {
+            Ok((admin, facts)) => {
+                tracing::info!(
+                    controller = self.name,
+                    association = facts.association,
+                    "the association is made again"
+                );
+                let mut desk = self.desk();
+                desk.qids = (1..=facts.queues).collect();
+                let number = facts.association;
+                *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+                *self.life() = Life::Up(Box::new(admin));
+                self.up.store(number, Ordering::Release);
+                drop(desk);
+                self.news.notify_all();
+            }
+            Err(error) => {
+                let mut life = self.life();
+                if let Life::Down(since, why) = &mut *life {
+                    *why = error.to_string();
+                    if is_late(*since, self.config.patience, after(Duration::ZERO)) {
+                        let why = format!("{why}; it was tried for {} s", self.config.patience.as_secs());
+                        drop(life);
+                        self.end(why);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The association is gone, for ever.
+    fn end(&self, why: String) {
+        self.up.store(0, Ordering::Release);
+        *self.life() = Life::Gone(why);
+        self.is_gone.store(true, Ordering::Release);
+        let wanted = std::mem::take(&mut self.desk().wanted);
+        wanted.into_iter().for_each(|ticket| ticket.give(Err(self.lost())));
+        self.news.notify_all();
+    }
+
+    /// The error of whoever wants something of an association that is not up.
     pub fn lost(&self) -> Error {
-        Error::new(ErrorKind::NoDevice, Verb::Open)
-            .at(self.name.clone())
-            .detail(format!("the association with the target is over: {}", self.gone().unwrap_or("it was closed")))
-            .remedy("open it again")
+        let made = |text: String| Error::new(ErrorKind::NoDevice, Verb::Open).at(self.name.clone()).detail(text);
+        match &*self.life() {
+            Life::Gone(why) => made(format!("the association with the target is over: {why}")).remedy("open it again"),
+            Life::Down(_, why) => made(format!("the association with the target is lost, and being made again: {why}"))
+                .remedy("look at the target and the network; I/O goes on when it is back"),
+            Life::Up(_) => made("the connection with the target was lost".to_owned()).remedy("try again"),
+        }
     }
 
     /// Asks for an I/O queue; `wake` is told when there is an answer.
     pub(crate) fn ask_for_queue(&self, wake: Arc<dyn Wake>) -> Arc<Ticket> {
         let ticket = Arc::new(Ticket { is_ready: AtomicBool::new(false), answer: Mutex::new(None), wake });
         let mut desk = self.desk();
-        if desk.is_closed || self.gone().is_some() {
+        if desk.is_closed || self.is_gone() {
             drop(desk);
             ticket.give(Err(self.lost()));
             return ticket;
         }
         desk.wanted.push_back(Arc::clone(&ticket));
         drop(desk);
-        self.wanted.notify_one();
+        self.news.notify_all();
         ticket
     }
 
+    /// A lane lost its connection: it is looked after before the next sign of life is due.
+    pub(crate) fn suspect(&self) {
+        self.desk().is_suspect = true;
+        self.news.notify_all();
+    }
+
     fn connect_queue(self: &Arc<Self>) -> Result<IoQueue, Error> {
+        let facts = self.facts();
         let qid = self.desk().qids.pop_front().ok_or_else(|| {
             Error::new(ErrorKind::ResourceLimit, Verb::Setup)
                 .at(self.name.clone())
                 .with_code(Fault::NO_QUEUE_LEFT)
-                .detail(format!("all {} I/O queues of the controller are in use", self.facts.queues))
+                .detail(format!("all {} I/O queues of the controller are in use", facts.queues))
         })?;
-        let made = self.connect_queue_as(qid);
-        made.map(|connection| IoQueue { connection, qid, of: Arc::clone(self) })
-            .inspect_err(|_| self.desk().qids.push_back(qid))
+        match self.connect_queue_as(qid, &facts) {
+            Ok(connection) => Ok(IoQueue { connection, facts, qid, of: Arc::clone(self) }),
+            Err(error) => {
+                self.desk().qids.push_back(qid);
+                Err(error)
+            }
+        }
     }
 
-    fn connect_queue_as(&self, qid: u16) -> Result<Connection, Error> {
-        let Self { address: Address { host: to, port, subsystem }, host, config, facts, .. } = self;
+    fn connect_queue_as(&self, qid: u16, facts: &Facts) -> Result<Connection, Error> {
+        let Self { address: Address { host: to, port, subsystem }, host, config, .. } = self;
         let limits = ConnectionConfig {
             digests: config.digests,
             depth: facts.depth,
             // Connect is larger than what a controller without data in capsules takes of a write.
-            capsule_data_bytes: facts.capsule_data_bytes.max(CONNECT_DATA_BYTES as u32),
+            capsule_data_bytes: facts.capsule_data_bytes.max(CONNECT_DATA_BYTES_U32),
         };
         let connection = Connection::open(to, *port, limits, after(config.timeout))?;
         let mut first = Admin::new(self.name.clone(), connection, config.timeout)?;
@@ -350,19 +480,76 @@ impl Controller {
         Ok(connection)
     }
 
-    /// Ends the association in good order. I/O queues that are in use end when their lanes see it.
+    /// Ends the association in good order and for ever. I/O queues that are in use end when their lanes see it.
     pub fn shut_down(&self) {
         self.desk().is_closed = true;
-        self.wanted.notify_all();
-        if let Some(admin) = self.admin().as_mut()
+        self.news.notify_all();
+        if let Life::Up(admin) = &mut *self.life()
             && let Ok(cc) = admin.property(regs::CC, PropertySize::Four)
         {
             let cc = Cc::from_raw(u32::try_from(cc).unwrap_or(0)).shutdown(Shutdown::Normal);
             // The target ends the association by itself when the connection goes.
             let _ = admin.run(Data::None, |_| Command::property_set(regs::CC, cc.raw()));
         }
-        self.lose("it was closed");
+        self.end("it was closed".to_owned());
     }
+}
+
+/// Makes an association; `before`: the one that was lost.
+fn associate(
+    name: &str,
+    (address, host): (&Address, &HostIdentity),
+    config: ControllerConfig,
+    before: Option<&Facts>,
+) -> Result<(Admin, Facts), Error> {
+    let Address { host: to, port, subsystem } = address;
+    let limits = ConnectionConfig {
+        digests: config.digests,
+        depth: ADMIN_ENTRIES - 1,
+        capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
+    };
+    let connection = Connection::open(to, *port, limits, after(config.timeout))?;
+    let digests = connection.digests;
+    let mut admin = Admin::new(name.to_owned(), connection, config.timeout)?;
+    let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: millis(config.keep_alive) };
+    let data = ConnectData {
+        host_id: host.id,
+        controller: ANY_CONTROLLER,
+        subsystem: subsystem.clone(),
+        host: host.nqn.clone(),
+    };
+    let id = connect(&mut admin, request, &data)?;
+    let (cap, version) = enable(&mut admin, config.timeout)?;
+    let info = inquiry::identify_controller(&mut admin)?;
+    let capsules = capsules(&admin)?;
+    let queues = negotiate(&mut admin, config.queues)?;
+    let known = Known { info: &info, version, page_bytes_min: cap.page_bytes_min };
+    let mut namespaces = inquiry::namespaces(&mut admin, known)?;
+    let association = before.map_or(1, |before| before.association + 1);
+    if let Some(before) = before {
+        for namespace in &mut namespaces {
+            let same = before.namespace(namespace.nsid).filter(|earlier| namespace.continues(earlier));
+            // Another one than before has a generation that none had: the number of the association, of which bits count.
+            let fresh = u32::try_from(association & 0xFF_FFFF).unwrap_or(0);
+            namespace.generation = same.map_or(fresh, |earlier| earlier.generation);
+        }
+    }
+    let entries = u16::try_from(cap.queue_entries_max).unwrap_or(u16::MAX);
+    let likes = if info.commands_max == 0 { u16::MAX } else { info.commands_max };
+    let depth = config.depth.min(entries - 1).min(likes).clamp(1, DEPTH_MAX);
+    let facts = Facts {
+        association,
+        info,
+        cap,
+        version,
+        id,
+        queues,
+        depth,
+        capsule_data_bytes: capsules.io_data_bytes,
+        digests,
+        namespaces: namespaces.into(),
+    };
+    Ok((admin, facts))
 }
 
 fn millis(span: Duration) -> u32 {

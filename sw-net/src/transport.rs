@@ -97,7 +97,9 @@ pub fn face(index: u32, namespace: &Namespace) -> Result<Face, Error> {
     }
     Ok(Face {
         transport: NVME_TCP,
-        handle: u64::from(index) << 32 | u64::from(namespace.nsid),
+        handle: u64::from(in_handle(namespace.generation)) << 40
+            | u64::from(index & 0xFF) << 32
+            | u64::from(namespace.nsid),
         // Any address: the kernel copies.
         granularity: sw_engine::Granularity { block: namespace.block_bytes(), memory: 1 },
         write_unit: 1,
@@ -106,8 +108,15 @@ pub fn face(index: u32, namespace: &Namespace) -> Result<Face, Error> {
     })
 }
 
-fn split(handle: u64) -> (usize, u32) {
-    (sw_mem::index(handle >> 32), u32::try_from(handle & 0xFFFF_FFFF).unwrap_or(0))
+/// A generation as a handle carries it: 24 bits, above the 8 of the index.
+fn in_handle(generation: u32) -> u32 {
+    generation & 0xFF_FFFF
+}
+
+/// Index, NSID and generation of a handle.
+fn split(handle: u64) -> (usize, u32, u32) {
+    let low = |word: u64| u32::try_from(word & 0xFFFF_FFFF).unwrap_or(0);
+    (sw_mem::index(handle >> 32 & 0xFF), low(handle), in_handle(low(handle >> 40)))
 }
 
 /// What a transport is made with.
@@ -311,7 +320,7 @@ impl Work {
 
 impl Link {
     fn new(queue: IoQueue, controller: Arc<Controller>) -> Self {
-        let depth = u32::from(controller.facts().depth);
+        let depth = u32::from(queue.facts.depth);
         let none = Part { work: 0, at: 0, cid: 0, since: now(), live: false };
         Self {
             queue,
@@ -326,10 +335,11 @@ impl Link {
     /// Sends the commands of a work, as many as there are places for; the rest waits.
     fn begin(&mut self, index: u32, tables: &mut Tables, now: Instant) {
         let Some(work) = tables.get(index) else { return };
-        let (_, nsid) = split(work.io.handle);
-        let found = self.controller.namespaces().iter().find(|namespace| namespace.nsid == nsid);
+        let (_, nsid, generation) = split(work.io.handle);
+        let facts = Arc::clone(&self.queue.facts);
+        let found = facts.namespace(nsid).filter(|found| in_handle(found.generation) == generation);
         let Some((namespace, limits)) = found.and_then(|found| Some((found, found.limits?))) else {
-            return work.fail(0, Fault::new(ErrorKind::NoDevice, 0));
+            return work.fail(work.sent, Fault::new(ErrorKind::Changed, 0));
         };
         while !work.stops() && work.sent < work.units() {
             let Some(user) = self.free.last().copied() else { break };
@@ -355,7 +365,7 @@ impl Link {
         part.live = false;
         let Part { work: index, at, .. } = *part;
         self.free.push(end.user);
-        let delays = self.controller.facts().info.retry_delays;
+        let delays = self.queue.facts.info.retry_delays;
         let work = tables.get(index)?;
         work.open = work.open.saturating_sub(1);
         match end.outcome {
@@ -381,9 +391,8 @@ impl Link {
 
     /// Moves bytes both ways; gives the works that are over.
     fn pump(&mut self, tables: &mut Tables, over: &mut Vec<u32>, now: Instant) -> Result<(), Broken> {
-        if let Some(why) = self.controller.gone() {
-            tracing::debug!(controller = self.controller.name(), why, "a connection is closed with its association");
-            return Err(Broken::Closed);
+        if !self.controller.is_up(&self.queue.facts) {
+            return Err(Broken::Association);
         }
         let memory = Memory { parts: &self.parts, works: &tables.works };
         self.queue.connection.send(&memory)?;
@@ -483,7 +492,7 @@ impl TcpTransport {
 
     /// Takes an I/O for a place.
     fn begin(&mut self, io: &Io) {
-        let (place, _) = split(io.handle);
+        let (place, ..) = split(io.handle);
         if self.tables.free.is_empty() {
             // As many as the depth; the caller looked.
             let next = u32::try_from(self.tables.works.len()).unwrap_or(u32::MAX);
@@ -516,7 +525,7 @@ impl TcpTransport {
         let Some(controller) = self.directory.get(place) else {
             return Err(Fault::new(ErrorKind::NoDevice, 0));
         };
-        if controller.gone().is_some() {
+        if controller.is_gone() {
             self.explain_by(place, controller.lost());
             return Err(Fault::new(ErrorKind::NoDevice, 0));
         }
@@ -613,11 +622,10 @@ impl TcpTransport {
         drop(queue);
         let name = controller.name();
         tracing::warn!(controller = name, %broken, "an I/O connection is over");
-        let error = match controller.gone() {
-            Some(_) => controller.lost(),
-            None => broken.error(name),
-        };
-        self.explain_by(place, error);
+        if matches!(broken, Broken::System(_) | Broken::Closed | Broken::Silent) {
+            controller.suspect();
+        }
+        self.explain_by(place, broken.error(name));
         for part in parts.iter().filter(|part| part.live) {
             let Some(work) = self.tables.get(part.work) else { continue };
             work.open = work.open.saturating_sub(1);

@@ -141,7 +141,7 @@ impl Namespace {
 
     /// Whether what was opened as `earlier` can be read and written as this. A namespace without a name of its own counts
     /// as another one if its size changed.
-    pub(crate) fn continues(&self, earlier: &Self) -> bool {
+    pub fn continues(&self, earlier: &Self) -> bool {
         let named = !matches!(self.identity, Identity::Serial(..));
         self.identity == earlier.identity
             && self.info.format.block_bytes == earlier.info.format.block_bytes
