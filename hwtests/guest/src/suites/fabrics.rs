@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use straightway::{
-    Destination, Engine, Landing, Memory, Object, Uri,
+    Destination, Engine, Landing, Memory, NvmeTcp, Object, Uri,
     target::{Backing, Target as OurTarget, TargetConfig},
 };
 use sw_engine::ErrorKind;
@@ -39,11 +39,14 @@ pub const SUITE: Suite = Suite {
         .limit_s(60),
         Test::new(
             "lost",
-            "a subsystem that is taken away ends reads and writes, and is opened again when it is back",
+            "a subsystem that stays away ends reads and writes, and is opened again when it is back",
             lost,
         )
         .bed_only()
         .limit_s(60),
+        Test::new("back", "a subsystem that goes and comes back is gone on with, under the same object", back)
+            .bed_only()
+            .limit_s(60),
         Test::new(
             "kernel-host",
             "the kernel's initiator makes a file system on our target, and our initiator reads it",
@@ -284,7 +287,8 @@ fn refused(_: &Context) -> Verdict {
 
 fn lost(context: &Context) -> Verdict {
     let target = Target::make()?;
-    let engine = Engine::builder().build()?;
+    let tcp = NvmeTcp { patience: Duration::from_secs(3), ..NvmeTcp::default() };
+    let engine = Engine::builder().nvme_tcp(tcp).build()?;
     let object = opened(&engine)?;
     let first = read(&engine, &object, 0, 4096)?;
     target.withdraw()?;
@@ -292,19 +296,39 @@ fn lost(context: &Context) -> Verdict {
     let failed = read(&engine, &object, 0, 4096);
     let took = start.elapsed();
     context.fact(&json!({"read": format!("{failed:?}"), "after_s": took.as_secs_f64()}));
-    if failed.is_ok() || took > Duration::from_secs(25) {
+    if failed.is_ok() || took > Duration::from_secs(20) {
         return fail(format!("a read of a subsystem that is gone: {failed:?} after {took:?}"));
     }
     let write = engine.write(&object, 0, memory(&[1; 4096])?).wait().ok();
-    same("a write that was never sent", &write.is_err(), &true)?;
+    same("a write to it", &write.err().map(|error| error.kind()), &Some(ErrorKind::NoDevice))?;
     target.offer()?;
-    // The object is of the association that is over; the engine notices when it is asked for a new one.
-    let again = context.until(Duration::from_secs(20), "it is opened again", || {
-        let object = opened(&engine).ok()?;
-        read(&engine, &object, 0, 4096).ok()
-    })?;
-    same("the bytes", &(again == first), &true)?;
-    target.withdraw()
+    let again = opened(&engine)?;
+    same("the bytes", &(read(&engine, &again, 0, 4096)? == first), &true)
+}
+
+fn back(context: &Context) -> Verdict {
+    let target = Target::make()?;
+    let engine = Engine::builder().build()?;
+    let object = opened(&engine)?;
+    let bytes = block::pattern(SEED, 0, 1 << 20);
+    engine.write(&object, 0, memory(&bytes)?).wait().ok()?;
+    for _ in 0..3 {
+        target.withdraw()?;
+        let start = Instant::now();
+        let got = std::thread::scope(|scope| {
+            let offering = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(700));
+                target.offer()
+            });
+            let got = read(&engine, &object, 0, 1 << 20);
+            offering.join().map_or_else(|_| fail("the thread that offers it again panicked"), |offered| offered)?;
+            got
+        })?;
+        context.fact(&json!({"back_after_s": start.elapsed().as_secs_f64()}));
+        same("the bytes", &(got == bytes), &true)?;
+    }
+    object.check_unchanged()?;
+    Ok(())
 }
 
 fn silence(context: &Context) -> Verdict {
