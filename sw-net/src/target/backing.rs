@@ -15,7 +15,7 @@ use super::{Access, Backing, MEMORY_BYTES_MAX};
 /// Memory is taken in pieces of so many bytes, when they are first written.
 const PIECE_BYTES: usize = 256 << 10;
 /// Zeroes are written to files in pieces of so many bytes.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 type Piece = RwLock<Option<Box<[u8]>>>;
 

@@ -11,6 +11,7 @@ use super::{
     Access,
     backing::Disk,
     subsystem::{Answer, Subsystem, add, says},
+    wire::length,
 };
 
 /// Bytes of a namespace that a command names.
@@ -58,7 +59,7 @@ pub(super) fn wants(subsystem: &Subsystem, command: &Command) -> Result<u32, Sta
         }
         opcode::DATASET_MANAGEMENT => {
             writable(disk(subsystem, command)?)?;
-            Ok(((command.dword(10) & 0xFF) + 1) * DSM_RANGE_BYTES as u32)
+            Ok(((command.dword(10) & 0xFF) + 1) * length(DSM_RANGE_BYTES))
         }
         _ => Err(Status::INVALID_OPCODE.with_dnr()),
     }

@@ -59,6 +59,11 @@ pub(super) fn now() -> Instant {
     Instant::now()
 }
 
+/// A length that is below 32 bits by the limits of [`TargetConfig`](super::TargetConfig).
+pub(super) fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 /// What comes from the host.
 pub(super) struct Input<'s> {
     reader: BufReader<&'s TcpStream>,

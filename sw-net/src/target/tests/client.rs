@@ -96,7 +96,7 @@ impl Host {
         let mut client = Client::open(at, self).unwrap();
         let done = client.run(&Command::connect(self.request(qid)), Move::Out(self.data(controller))).unwrap();
         assert_eq!(done.outcome, SUCCESS);
-        client.queue.set_capsule_data_bytes(self.capsule_data_bytes);
+        client.set_capsule_data_bytes(self.capsule_data_bytes);
         client
     }
 }
@@ -139,6 +139,11 @@ impl Client {
             capsule_data_bytes: pdu::ADMIN_CAPSULE_DATA_BYTES,
         });
         Ok(Self { stream, queue, response, buffers: Vec::new(), digest: Vec::new() })
+    }
+
+    /// IOCCSZ, for commands from now on.
+    pub fn set_capsule_data_bytes(&mut self, bytes: u32) {
+        self.queue.set_capsule_data_bytes(bytes);
     }
 
     /// CC.EN, and CSTS.RDY behind it.
