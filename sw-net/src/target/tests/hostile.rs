@@ -17,7 +17,7 @@ fn request(digests: Digests) -> IcReq {
 }
 
 /// A connection behind ICReq and ICResp.
-fn initialized(target: &Target, digests: Digests) -> TcpStream {
+pub fn initialized(target: &Target, digests: Digests) -> TcpStream {
     let mut stream = raw(target);
     stream.write_all(request(digests).encode().as_bytes()).unwrap();
     stream.read_exact(&mut [0; 128]).unwrap();
@@ -91,11 +91,18 @@ fn what_breaks_the_transport_ends_with_a_termination_that_says_why() {
     assert_eq!(stream.read(&mut [0; 24]).unwrap(), 0);
 }
 
+/// A Data Block of so many bytes.
+pub fn descriptor(bytes: u32, kind: u8) -> [u8; 16] {
+    let mut block = [0; 16];
+    block[8..12].copy_from_slice(&bytes.to_le_bytes());
+    block[15] = kind;
+    block
+}
+
 /// Begins a write of 16 KiB by hand; gives the wish for its data.
 fn wished(io: &mut TcpStream, cid: u16) -> R2t {
-    let mut sgl = [0; 16];
-    (sgl[8..12].copy_from_slice(&16384u32.to_le_bytes()), sgl[15] = 0x5A);
-    let write = Command::write(at(0, 4), DataPointer::Sgl(sgl), IoFlags::NONE).with_cid(cid);
+    let block = descriptor(16384, 0x5A);
+    let write = Command::write(at(0, 4), DataPointer::Sgl(block), IoFlags::NONE).with_cid(cid);
     io.write_all(Layout::default().command(&write, 0).as_bytes()).unwrap();
     let mut wish = [0; 24];
     io.read_exact(&mut wish).unwrap();
@@ -142,6 +149,20 @@ fn data_that_was_not_asked_for_so_ends_the_connection() {
 }
 
 #[test]
+fn data_begins_where_the_controller_asked_for() {
+    let (target, _) = started(|config| config.alignment = 3);
+    for (alignment, why) in [(3, None), (0, Some((1, 3)))] {
+        let mut stream = initialized(&target, NONE);
+        let head = Layout { digests: NONE, alignment }.command(&Command::flush(1), 64);
+        stream.write_all(&[head.as_bytes(), &[0; 64]].concat()).unwrap();
+        match why {
+            Some(why) => assert_eq!(ended(stream), why),
+            None => stream.read_exact(&mut [0; 24]).unwrap(),
+        }
+    }
+}
+
+#[test]
 fn an_identifier_in_use_is_refused_and_more_writes_than_entries_end_the_connection() {
     let (_target, _, _admin, mut io) = joined(|_| {}, NONE);
     wished(&mut io.stream, 7);
@@ -150,10 +171,9 @@ fn an_identifier_in_use_is_refused_and_more_writes_than_entries_end_the_connecti
     let mut answer = [0; 24];
     io.stream.read_exact(&mut answer).unwrap();
     assert_eq!(pdu::completion(&answer).status(), Status::new(0, 0x03).with_dnr());
-    let mut sgl = [0; 16];
-    (sgl[8..12].copy_from_slice(&16384u32.to_le_bytes()), sgl[15] = 0x5A);
+    let block = descriptor(16384, 0x5A);
     for cid in 100..200 {
-        let write = Command::write(at(0, 4), DataPointer::Sgl(sgl), IoFlags::NONE).with_cid(cid);
+        let write = Command::write(at(0, 4), DataPointer::Sgl(block), IoFlags::NONE).with_cid(cid);
         // It may be over before the last of them.
         io.stream.write_all(Layout::default().command(&write, 0).as_bytes()).ok();
     }
@@ -164,16 +184,15 @@ fn an_identifier_in_use_is_refused_and_more_writes_than_entries_end_the_connecti
 fn wrong_data_digests_end_the_command_and_not_the_connection() {
     let (target, _, _admin, mut io) = joined(|_| {}, BOTH);
     let layout = Layout { digests: BOTH, alignment: 0 };
-    let mut sgl = [0; 16];
-    (sgl[8..12].copy_from_slice(&4096u32.to_le_bytes()), sgl[15] = 0x01);
-    let write = Command::write(at(0, 1), DataPointer::Sgl(sgl), IoFlags::NONE).with_cid(0x4444);
+    let block = descriptor(4096, 0x01);
+    let write = Command::write(at(0, 1), DataPointer::Sgl(block), IoFlags::NONE).with_cid(0x4444);
     io.stream.write_all(layout.command(&write, 4096).as_bytes()).unwrap();
     io.stream.write_all(&[1; 4100]).unwrap();
     let mut answer = [0; 28];
     io.stream.read_exact(&mut answer).unwrap();
     assert_eq!(pdu::completion(&answer).status(), Status::new(0, 0x22));
-    sgl[15] = 0x5A;
-    let write = Command::write(at(0, 1), DataPointer::Sgl(sgl), IoFlags::NONE).with_cid(0x4445);
+    let block = descriptor(4096, 0x5A);
+    let write = Command::write(at(0, 1), DataPointer::Sgl(block), IoFlags::NONE).with_cid(0x4445);
     io.stream.write_all(layout.command(&write, 0).as_bytes()).unwrap();
     let mut wish = [0; 28];
     io.stream.read_exact(&mut wish).unwrap();

@@ -5,12 +5,12 @@ use super::*;
 #[test]
 fn a_host_that_is_silent_past_its_keep_alive_loses_its_controller() {
     let (target, config) = started(|_| {});
-    let host = Host { keep_alive_ms: 250, ..Host::new(&config.subsystem, BOTH) };
+    let host = Host { keep_alive_ms: 550, ..Host::new(&config.subsystem, BOTH) };
     let (mut admin, controller) = host.admin(target.address());
     let mut io = host.io(target.address(), controller, 1);
     let begin = clock();
     let mut beat = Duration::ZERO;
-    while begin.elapsed() < Duration::from_millis(700) {
+    while begin.elapsed() < Duration::from_millis(1300) {
         // The wait for an event that never comes is the pause.
         admin.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         assert_eq!(admin.end().unwrap_err(), Fail::TimedOut);
@@ -21,7 +21,7 @@ fn a_host_that_is_silent_past_its_keep_alive_loses_its_controller() {
     assert_eq!(io.read(0, 1, 4096).unwrap().outcome, SUCCESS);
     // I/O does not count: the timer is that of the admin queue.
     assert_eq!(io.end().unwrap_err(), Fail::Closed);
-    assert!(begin.elapsed() - beat >= Duration::from_millis(250), "KATO is a multiple of 100 ms, rounded up");
+    assert!(begin.elapsed() - beat >= Duration::from_millis(590), "KATO is a multiple of 100 ms, rounded up");
     assert_eq!(admin.end().unwrap_err(), Fail::Closed);
     until("the end of both", || target.counters().connections_open == 0);
     assert_eq!((target.counters().keep_alive_expired, target.counters().controllers), (1, 0));
@@ -46,9 +46,11 @@ fn a_thousand_connections_leave_no_thread_and_no_descriptor() {
         }
         until("a place", || target.counters().connections_open < 64);
     }
-    until("the end of all", || target.counters().connections_open == 0);
+    // The last ones may not have been accepted yet.
+    let over = |counters: Counters| counters.connections == 1250 && counters.connections_open == 0;
+    until("the end of all", || over(target.counters()));
     let counters = target.counters();
-    assert_eq!((counters.connections, counters.controllers, counters.panics), (1250, 0, 0));
+    assert_eq!((counters.controllers, counters.panics, counters.connections_refused), (0, 0, 0));
     assert!(count("/proc/self/task") < threads + 500 && count("/proc/self/fd") < descriptors + 500);
 }
 
