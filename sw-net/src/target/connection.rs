@@ -18,13 +18,13 @@ use sw_nvme::{
     status::Status,
     tcp::pdu::{
         self, ADMIN_CAPSULE_DATA_BYTES, Breach, DIGEST_BYTES, Data, Digests, FatalStatus, HEAD_BYTES_MAX, Header,
-        INITIALIZE_BYTES, IcReq, IcResp, Kind, Layout, R2t, flags,
+        INITIALIZE_BYTES, IcReq, IcResp, Kind, Layout, MAXH2C_MIN, R2t, flags,
     },
     wire::{Command, Completion, admin::opcode as admin_opcode, completion::CompletionFields, feature, regs},
 };
 
 use super::{
-    Fault, Seen, TRANSFERS_MAX, TargetConfig,
+    Fault, InitializeFault, Seen, TRANSFERS_MAX, TargetConfig,
     admin::{self, Desk},
     io,
     listen::Shared,
@@ -211,7 +211,19 @@ impl<'a> Connection<'a> {
             data: asked.digests.data && config.digests.data,
         };
         let (alignment, h2c_bytes_max) = (config.alignment, config.h2c_bytes_max);
-        self.output.unit(&IcResp { format: 0, alignment, digests, h2c_bytes_max }.encode(), &[])?;
+        let mut response = IcResp { format: 0, alignment, digests, h2c_bytes_max };
+        match config.faults.as_ref().and_then(|faults| faults.initialize(self.number)) {
+            None => {}
+            Some(InitializeFault::Drop) => return Err(End::Fault),
+            // Until the host closes, or until the time for Connect is over.
+            Some(InitializeFault::NeverAnswer) => return self.input.fill(&mut [0]),
+            Some(InitializeFault::WrongFormat) => response.format = 1,
+            Some(InitializeFault::UnaskedDigests) => {
+                response.digests = Digests { header: !asked.digests.header, data: !asked.digests.data };
+            }
+            Some(InitializeFault::SmallData) => response.h2c_bytes_max = MAXH2C_MIN - 4,
+        }
+        self.output.unit(&response.encode(), &[])?;
         self.output.layout = Layout { digests, alignment: asked.alignment };
         Ok(())
     }

@@ -36,7 +36,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use sw_engine::{Error, ErrorKind, Verb};
 use sw_nvme::{fabrics, fabrics::Nqn, tcp::pdu};
 
-pub use faults::{Fault, Faults, Seen};
+pub use faults::{Fault, Faults, InitializeFault, Seen};
 pub use listen::Target;
 
 /// Connections at a time at most.
@@ -93,7 +93,8 @@ pub struct TargetConfig {
     pub r2t_bytes_max: u32,
     /// Bytes of one C2HData at most, so that a read comes in several: a multiple of 4, from 512. Default 131,072.
     pub c2h_bytes_max: u32,
-    /// CPDA: where data of the host's begins, at multiples of 4 × (CPDA + 1) bytes; 0 to 31. Default 0.
+    /// CPDA: where data of the host's begins, at multiples of 4 × (CPDA + 1) bytes; 0 to 31. Default 0, and Linux hosts take no other
+    /// (linux `drivers/nvme/host/tcp.c`, "unsupported cpda returned").
     pub alignment: u8,
     /// Connections at a time, 1 to [`CONNECTIONS_MAX`], the default; one more is closed at once and counted.
     pub connections_max: usize,

@@ -122,6 +122,37 @@ fn a_half_closed_connection_sends_nothing_and_still_listens() {
     until("the end of the queue", || target.counters().connections_open == 1);
 }
 
+struct Beginning(InitializeFault);
+
+impl Faults for Beginning {
+    fn command(&self, _: &Seen) -> Option<Fault> {
+        None
+    }
+
+    fn initialize(&self, connection: u64) -> Option<InitializeFault> {
+        (connection == 1).then_some(self.0)
+    }
+}
+
+#[test]
+fn the_beginning_of_a_connection_goes_wrong() {
+    let cases = [
+        (InitializeFault::Drop, Fail::Closed),
+        (InitializeFault::NeverAnswer, Fail::TimedOut),
+        (InitializeFault::WrongFormat, Fail::Breach("the controller answers in a format that is not known (PFV)")),
+        (InitializeFault::UnaskedDigests, Fail::Breach("the controller uses digests that nobody asked for")),
+        (InitializeFault::SmallData, Fail::Breach("MAXH2CDATA is below 4,096 or no multiple of four")),
+    ];
+    for (fault, why) in cases {
+        let (target, config) = started(|config| config.faults = Some(Arc::new(Beginning(fault))));
+        let host = Host::new(&config.subsystem, NONE);
+        let (_admin, _) = host.admin(target.address());
+        let patience = if fault == InitializeFault::NeverAnswer { Duration::from_millis(200) } else { PATIENCE };
+        assert_eq!(Client::open_within(target.address(), &host, patience).err(), Some(why));
+        assert!(Client::open(target.address(), &host).is_ok());
+    }
+}
+
 #[test]
 fn faults_are_told_what_comes() {
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
