@@ -10,6 +10,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     net::TcpStream,
+    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
@@ -346,18 +347,18 @@ impl<'a> Connection<'a> {
         if !in_capsule && (!carried.bytes.is_empty() || descriptor != TRANSPORT_BLOCK) {
             return Err(says::DESCRIPTOR);
         }
-        let wants = if direction == 1 { self.wants(command, fabrics.as_ref())? } else { 0 };
-        if wants == 0 {
+        let wants = if direction == 1 { self.wants(command, fabrics.as_ref())? } else { 0..=0 };
+        if *wants.end() == 0 {
             return Ok(Plan::Run);
         }
-        if bytes != wants || in_capsule && carried.bytes.len() != wants as usize {
+        if !wants.contains(&bytes) || in_capsule && carried.bytes.len() != bytes as usize {
             return Err(says::DATA_LENGTH);
         }
         match (in_capsule, fabrics) {
             (true, _) if raw[24..32] != [0; 8] => Err(says::SGL_OFFSET),
             (true, _) if !carried.intact => Err(says::TRANSPORT),
             (true, _) => Ok(Plan::Capsule),
-            (false, None) => Ok(Plan::Ask(wants)),
+            (false, None) => Ok(Plan::Ask(bytes)),
             // The data of Connect lies in its capsule.
             (false, Some(_)) => Err(says::DESCRIPTOR),
         }
@@ -390,13 +391,13 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Bytes that a command takes from the host.
-    fn wants(&self, command: &Command, fabrics: Option<&FabricsCommand>) -> Result<u32, Status> {
+    /// How many bytes a command may take from the host.
+    fn wants(&self, command: &Command, fabrics: Option<&FabricsCommand>) -> Result<RangeInclusive<u32>, Status> {
         match (fabrics, self.joined) {
-            (Some(FabricsCommand::Connect { .. }), _) => Ok(length(CONNECT_DATA_BYTES)),
-            (Some(_), _) => Ok(0),
+            (Some(FabricsCommand::Connect { .. }), _) => Ok(length(CONNECT_DATA_BYTES)..=length(CONNECT_DATA_BYTES)),
+            (Some(_), _) => Ok(0..=0),
             (None, Some(Joined { qid: 1.., .. })) => io::wants(&self.shared.subsystem, command),
-            (None, _) => admin::wants(command),
+            (None, _) => admin::wants(command).map(|bytes| bytes..=bytes),
         }
     }
 

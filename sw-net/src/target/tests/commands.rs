@@ -169,6 +169,16 @@ fn zeroes_and_deallocation_make_blocks_zero() {
         let gone = [2, 3, 5, 8, 9, 10].contains(&block);
         assert!(if gone { is.iter().all(|byte| *byte == 0) } else { is == was }, "block {block}");
     }
+    // As Linux sends it: room for 256 ranges, of which one counts; in the capsule, and by R2T.
+    let one = Command::dataset_management(1, 1, DatasetAttribute::Deallocate, DataPointer::None).unwrap();
+    for (slba, capsule) in [(12, 8192), (13, 0)] {
+        let page = [dsm_range(slba, 1).to_vec(), [0xFF; 4080].to_vec()].concat();
+        io.set_capsule_data_bytes(capsule);
+        assert_eq!(io.run(&one, Move::Out(page)).unwrap().outcome, SUCCESS);
+        assert!(io.read(slba, 1, 4096).unwrap().data.iter().all(|byte| *byte == 0));
+    }
+    assert_eq!(told(&io.run(&one, Move::Out(vec![0; 4112])).unwrap()), LENGTH);
+    assert_eq!(told(&io.run(&dsm(DatasetAttribute::Deallocate), Move::Out(vec![0; 16])).unwrap()), LENGTH);
     let wrong = [dsm_range(0, 1), dsm_range(u64::MAX, 2)].concat();
     assert_eq!(
         told(&io.run(&dsm(DatasetAttribute::Deallocate), Move::Out(wrong)).unwrap()),
