@@ -10,8 +10,9 @@
 //! Blocking sockets of the standard library, no unsafe code, no runtime. Invariants:
 //! - What a host says is no length, index or state before it was checked: a broken rule of the transport ends the connection with a
 //!   termination (C2HTermReq), a broken rule of a command ends the command with a status. Nothing panics.
-//! - A connection holds at most [`TRANSFERS_MAX`] writes of [`TargetConfig::transfer_bytes`] each, one read of as much, one capsule and as
-//!   many commands as its queue has entries. There are at most [`TargetConfig::connections_max`] connections.
+//! - A connection holds at most [`TRANSFERS_MAX`] writes of [`TargetConfig::transfer_bytes`] each, one read of as much, one unit of it on
+//!   its way out, one capsule and as many commands as its queue has entries. There are at most [`TargetConfig::connections_max`]
+//!   connections.
 //! - Every wait ends: with bytes, with the end of the socket, with a deadline (initialisation, keep-alive, a host that reads nothing),
 //!   or with [`Target::stop`], which shuts all sockets down.
 //!
