@@ -6,13 +6,7 @@
 //!                               └─► delayed ─► begin, when it is due
 //! ```
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    net::TcpStream,
-    ops::RangeInclusive,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, convert::Infallible, net::TcpStream, ops::RangeInclusive, time::Instant};
 
 use sw_nvme::{
     fabrics::{self, CONNECT_DATA_BYTES, FabricsCommand},
@@ -34,8 +28,6 @@ use super::{
     wire::{End, Input, Output, Twist, breach, field, length, now, terminate},
 };
 
-/// How long a host may take from the connection to the end of Connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// SGL identifier: Transport Data Block, subtype Transport.
 const TRANSPORT_BLOCK: u8 = 0x5A;
 /// SGL identifier: Data Block, subtype Offset: the data lies in the capsule.
@@ -173,7 +165,7 @@ impl<'a> Connection<'a> {
     }
 
     fn talk(&mut self) -> Result<Infallible, End> {
-        self.input.set_deadline(Some(now() + CONNECT_TIMEOUT));
+        self.input.set_deadline(Some(now() + self.config().connect_timeout));
         self.initialize()?;
         loop {
             self.begin_due()?;

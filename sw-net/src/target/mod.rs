@@ -32,7 +32,7 @@ mod pages;
 mod subsystem;
 mod wire;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use sw_engine::{Error, ErrorKind, Verb};
 use sw_nvme::{fabrics, fabrics::Nqn, tcp::pdu};
@@ -99,6 +99,8 @@ pub struct TargetConfig {
     pub alignment: u8,
     /// Connections at a time, 1 to [`CONNECTIONS_MAX`], the default; one more is closed at once and counted.
     pub connections_max: usize,
+    /// How long a host may take from the connection to the end of Connect, 10 ms to 5 minutes. Default 10 s.
+    pub connect_timeout: Duration,
     /// I/O queues of a controller, 1 to 255. Default 16.
     pub queues_max: u16,
     /// Entries of a queue, [`fabrics::ADMIN_ENTRIES_MIN`] to 1,024. Default 128.
@@ -128,6 +130,7 @@ impl Default for TargetConfig {
             c2h_bytes_max: 128 << 10,
             alignment: 0,
             connections_max: CONNECTIONS_MAX,
+            connect_timeout: Duration::from_secs(10),
             queues_max: 16,
             queue_entries: 128,
             block_bytes: 4096,
@@ -159,6 +162,7 @@ impl TargetConfig {
             (four(self.c2h_bytes_max, 512), "c2h_bytes_max: a multiple of 4, 512 to 1 MiB"),
             (self.alignment <= 31, "alignment: it is 0 to 31"),
             ((1..=CONNECTIONS_MAX).contains(&self.connections_max), "connections_max: it is 1 to 256"),
+            ((10..=300_000).contains(&self.connect_timeout.as_millis()), "connect_timeout: it is 10 ms to 5 minutes"),
             ((1..=255).contains(&self.queues_max), "queues_max: it is 1 to 255"),
             ((fabrics::ADMIN_ENTRIES_MIN..=1024).contains(&self.queue_entries), "queue_entries: it is 32 to 1,024"),
             (block, "block_bytes: a power of two, 512 to 65,536"),

@@ -68,6 +68,29 @@ fn one_connection_too_many_is_closed_and_counted() {
 }
 
 #[test]
+fn a_connection_that_does_not_come_to_connect_is_closed() {
+    let (target, config) = started(|config| config.connect_timeout = Duration::from_millis(300));
+    let host = Host::new(&config.subsystem, NONE);
+    // One that says nothing, one that stops in a unit, one that is initialised and asks for what may not come yet.
+    let mut silent = TcpStream::connect(target.address()).unwrap();
+    let mut stuck = TcpStream::connect(target.address()).unwrap();
+    stuck.write_all(&[0, 0, 128]).unwrap();
+    let mut early = Client::open(target.address(), &host).unwrap();
+    let get = Command::property_get(regs::CAP, PropertySize::Eight);
+    let begin = clock();
+    while early.run(&get, Move::None).is_ok() {
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    assert_eq!((silent.read(&mut [0]).unwrap(), stuck.read(&mut [0]).unwrap()), (0, 0));
+    until("their end", || target.counters().connections_open == 0);
+    assert_eq!((target.counters().terminations, target.counters().keep_alive_expired), (0, 0));
+    // One that is connected may be silent for ever without a keep-alive.
+    let (mut admin, _) = host.admin(target.address());
+    admin.stream.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    assert_eq!(admin.end().unwrap_err(), Fail::TimedOut);
+}
+
+#[test]
 fn a_stop_ends_everything_soon_whatever_the_connections_wait_for() {
     let faults = |seen: &Seen| (seen.slba == 9).then_some(Fault::Delay(Duration::from_secs(3600)));
     let (target, host, mut admin, mut io) = joined(|config| config.faults = Some(Arc::new(faults)), BOTH);

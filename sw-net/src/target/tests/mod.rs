@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use sw_nvme::{
@@ -209,7 +209,7 @@ fn a_file_is_read_written_and_flushed_and_a_read_only_one_is_not_written() {
 #[test]
 fn a_configuration_outside_its_ranges_and_a_file_that_is_not_there_are_refused() {
     type Change = fn(&mut TargetConfig);
-    let wrong: [Change; 12] = [
+    let wrong: [Change; 13] = [
         |config| config.subsystem = Nqn::discovery(),
         |config| config.namespaces.clear(),
         |config| config.serial = "two words".to_owned(),
@@ -222,6 +222,7 @@ fn a_configuration_outside_its_ranges_and_a_file_that_is_not_there_are_refused()
         |config| config.block_bytes = 1000,
         |config| config.alignment = 32,
         |config| config.connections_max = 0,
+        |config| config.connect_timeout = Duration::ZERO,
     ];
     for change in wrong {
         let mut config = TargetConfig::default();
