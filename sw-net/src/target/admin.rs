@@ -10,6 +10,7 @@ use sw_nvme::{
 use super::{
     TargetConfig, pages,
     subsystem::{Answer, Controller, Role, Subsystem, says},
+    wire::length,
 };
 
 /// LID of the discovery log page.
@@ -64,7 +65,7 @@ impl Desk<'_> {
     /// The namespaces of this controller: a discovery controller has none.
     fn namespaces(&self) -> u32 {
         match self.controller.role {
-            Role::Io => self.subsystem.disks.len() as u32,
+            Role::Io => length(self.subsystem.disks.len()),
             Role::Discovery => 0,
         }
     }

@@ -15,7 +15,7 @@ use super::{Access, Backing, MEMORY_BYTES_MAX};
 /// Memory is taken in pieces of so many bytes, when they are first written.
 const PIECE_BYTES: usize = 256 << 10;
 /// Zeroes are written to files in pieces of so many bytes.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 type Piece = RwLock<Option<Box<[u8]>>>;
 
@@ -203,7 +203,7 @@ mod tests {
     fn memory_is_zero_at_first_and_keeps_what_is_written_across_pieces() {
         let disk = Disk::open(&Backing::Memory(3 * PIECE_BYTES as u64 + 100), 512).unwrap();
         assert_eq!(disk.blocks(), 3 * 512);
-        let bytes: Vec<u8> = (0..2 * PIECE_BYTES).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..2 * PIECE_BYTES).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let at = PIECE_BYTES as u64 / 2;
         disk.write(at, &bytes).unwrap();
         let mut back = vec![1; bytes.len() + 1024];

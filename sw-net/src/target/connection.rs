@@ -6,35 +6,28 @@
 //!                               └─► delayed ─► begin, when it is due
 //! ```
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, convert::Infallible, net::TcpStream, ops::RangeInclusive, time::Instant};
 
 use sw_nvme::{
     fabrics::{self, CONNECT_DATA_BYTES, FabricsCommand},
     status::Status,
     tcp::pdu::{
         self, ADMIN_CAPSULE_DATA_BYTES, Breach, DIGEST_BYTES, Data, Digests, FatalStatus, HEAD_BYTES_MAX, Header,
-        INITIALIZE_BYTES, IcReq, IcResp, Kind, Layout, R2t, flags,
+        INITIALIZE_BYTES, IcReq, IcResp, Kind, Layout, MAXH2C_MIN, R2t, flags,
     },
     wire::{Command, Completion, admin::opcode as admin_opcode, completion::CompletionFields, feature, regs},
 };
 
 use super::{
-    Fault, Seen, TRANSFERS_MAX, TargetConfig,
+    Fault, InitializeFault, Seen, TRANSFERS_MAX, TargetConfig,
     admin::{self, Desk},
     io,
     listen::Shared,
     pages::EVENT_REQUESTS_MAX,
     subsystem::{Answer, Joined, add, says},
-    wire::{End, Input, Output, Twist, breach, field, now, terminate},
+    wire::{End, Input, Output, Twist, breach, field, length, now, terminate},
 };
 
-/// How long a host may take from the connection to the end of Connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// SGL identifier: Transport Data Block, subtype Transport.
 const TRANSPORT_BLOCK: u8 = 0x5A;
 /// SGL identifier: Data Block, subtype Offset: the data lies in the capsule.
@@ -172,7 +165,7 @@ impl<'a> Connection<'a> {
     }
 
     fn talk(&mut self) -> Result<Infallible, End> {
-        self.input.set_deadline(Some(now() + CONNECT_TIMEOUT));
+        self.input.set_deadline(Some(now() + self.config().connect_timeout));
         self.initialize()?;
         loop {
             self.begin_due()?;
@@ -180,7 +173,7 @@ impl<'a> Connection<'a> {
                 continue;
             }
             let longest = self.capsule_bytes_max().max(self.config().h2c_bytes_max);
-            let plen_max = (HEAD_BYTES_MAX + DIGEST_BYTES) as u32 + longest;
+            let plen_max = length(HEAD_BYTES_MAX + DIGEST_BYTES) + longest;
             let (header, raw) = self.input.head(self.output.layout.digests, plen_max)?;
             match header.kind {
                 Kind::CapsuleCmd => self.capsule(&header, &raw)?,
@@ -193,7 +186,7 @@ impl<'a> Connection<'a> {
 
     /// ICReq and ICResp.
     fn initialize(&mut self) -> Result<(), End> {
-        let (header, raw) = self.input.head(Digests::default(), INITIALIZE_BYTES as u32)?;
+        let (header, raw) = self.input.head(Digests::default(), length(INITIALIZE_BYTES))?;
         if header.kind != Kind::IcReq {
             return Err(breach(FatalStatus::Sequence, "the first unit is no request to initialise"));
         }
@@ -211,7 +204,19 @@ impl<'a> Connection<'a> {
             data: asked.digests.data && config.digests.data,
         };
         let (alignment, h2c_bytes_max) = (config.alignment, config.h2c_bytes_max);
-        self.output.unit(&IcResp { format: 0, alignment, digests, h2c_bytes_max }.encode(), &[])?;
+        let mut response = IcResp { format: 0, alignment, digests, h2c_bytes_max };
+        match config.faults.as_ref().and_then(|faults| faults.initialize(self.number)) {
+            None => {}
+            Some(InitializeFault::Drop) => return Err(End::Fault),
+            // Until the host closes, or until the time for Connect is over.
+            Some(InitializeFault::NeverAnswer) => return self.input.fill(&mut [0]),
+            Some(InitializeFault::WrongFormat) => response.format = 1,
+            Some(InitializeFault::UnaskedDigests) => {
+                response.digests = Digests { header: !asked.digests.header, data: !asked.digests.data };
+            }
+            Some(InitializeFault::SmallData) => response.h2c_bytes_max = MAXH2C_MIN - 4,
+        }
+        self.output.unit(&response.encode(), &[])?;
         self.output.layout = Layout { digests, alignment: asked.alignment };
         Ok(())
     }
@@ -253,7 +258,7 @@ impl<'a> Connection<'a> {
     /// A command is here: its fault is decided.
     fn arrived(&mut self, command: Command, carried: Carried<'_>) -> Result<(), End> {
         add(&self.shared.subsystem.tally.commands, 1);
-        if let Some(joined) = self.joined {
+        if let Some(joined) = self.joined.filter(|_| !self.no_flow_control) {
             self.sq_head = (self.sq_head + 1) % joined.entries;
         }
         let seen = self.seen(&command);
@@ -331,21 +336,21 @@ impl<'a> Connection<'a> {
         // Bits 1:0 of the opcode, or of the type: 01b to the controller, 10b to the host.
         let direction = if fabrics.is_some() { raw[4] } else { raw[0] } & 3;
         let in_capsule = descriptor == IN_CAPSULE && direction == 1;
-        if !in_capsule && !carried.bytes.is_empty() || !in_capsule && descriptor != TRANSPORT_BLOCK {
+        if !in_capsule && (!carried.bytes.is_empty() || descriptor != TRANSPORT_BLOCK) {
             return Err(says::DESCRIPTOR);
         }
-        let wants = if direction == 1 { self.wants(command, fabrics.as_ref())? } else { 0 };
-        if wants == 0 {
+        let wants = if direction == 1 { self.wants(command, fabrics.as_ref())? } else { 0..=0 };
+        if *wants.end() == 0 {
             return Ok(Plan::Run);
         }
-        if bytes != wants || in_capsule && carried.bytes.len() != wants as usize {
+        if !wants.contains(&bytes) || in_capsule && carried.bytes.len() != bytes as usize {
             return Err(says::DATA_LENGTH);
         }
         match (in_capsule, fabrics) {
             (true, _) if raw[24..32] != [0; 8] => Err(says::SGL_OFFSET),
             (true, _) if !carried.intact => Err(says::TRANSPORT),
             (true, _) => Ok(Plan::Capsule),
-            (false, None) => Ok(Plan::Ask(wants)),
+            (false, None) => Ok(Plan::Ask(bytes)),
             // The data of Connect lies in its capsule.
             (false, Some(_)) => Err(says::DESCRIPTOR),
         }
@@ -378,13 +383,13 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Bytes that a command takes from the host.
-    fn wants(&self, command: &Command, fabrics: Option<&FabricsCommand>) -> Result<u32, Status> {
+    /// How many bytes a command may take from the host.
+    fn wants(&self, command: &Command, fabrics: Option<&FabricsCommand>) -> Result<RangeInclusive<u32>, Status> {
         match (fabrics, self.joined) {
-            (Some(FabricsCommand::Connect { .. }), _) => Ok(CONNECT_DATA_BYTES as u32),
-            (Some(_), _) => Ok(0),
+            (Some(FabricsCommand::Connect { .. }), _) => Ok(length(CONNECT_DATA_BYTES)..=length(CONNECT_DATA_BYTES)),
+            (Some(_), _) => Ok(0..=0),
             (None, Some(Joined { qid: 1.., .. })) => io::wants(&self.shared.subsystem, command),
-            (None, _) => admin::wants(command),
+            (None, _) => admin::wants(command).map(|bytes| bytes..=bytes),
         }
     }
 
@@ -408,7 +413,7 @@ impl<'a> Connection<'a> {
         buffer.resize(total as usize, 0);
         self.transfers_begun = self.transfers_begun.wrapping_add(1);
         // The index has TAG_INDEX_BITS.
-        let tag = self.transfers_begun << TAG_INDEX_BITS | index as u16;
+        let tag = self.transfers_begun << TAG_INDEX_BITS | u16::try_from(index).unwrap_or(0);
         if let Some(place) = self.transfers.get_mut(index) {
             *place = Some(Transfer { job, tag, buffer, have: 0, asked: 0, total, intact: true });
         }
@@ -506,7 +511,7 @@ impl<'a> Connection<'a> {
             return Outcome::Answer(io::run(&shared.subsystem, command, data, out, out_bytes));
         }
         if command.opcode() == admin_opcode::ASYNC_EVENT_REQUEST {
-            if self.held.len() >= EVENT_REQUESTS_MAX {
+            if self.held.len() >= usize::from(EVENT_REQUESTS_MAX) {
                 return Outcome::Answer(Status::AER_LIMIT.with_dnr().into());
             }
             self.held.push(command.cid());
@@ -549,7 +554,8 @@ impl<'a> Connection<'a> {
             Ok(joined) => {
                 self.joined = Some(joined);
                 self.no_flow_control = no_flow_control;
-                self.sq_head = 1 % joined.entries;
+                // FFFFh says that the controller does without flow control too.
+                self.sq_head = if no_flow_control { 0xFFFF } else { 1 % joined.entries };
                 self.restart_timer();
                 Answer::value(joined.controller.into())
             }
@@ -612,10 +618,10 @@ impl<'a> Connection<'a> {
     /// Sends data; `success` is the flag of the last unit.
     fn data(&mut self, job: Job, out: &[u8], success: u8) -> Result<(), End> {
         // At most 1 MiB (MDTS_MAX), and so below 32 bits.
-        let (total, late) = (out.len() as u32, if job.fault == Some(Fault::WrongOffset) { 4 } else { 0 });
+        let (total, late) = (length(out.len()), if job.fault == Some(Fault::WrongOffset) { 4 } else { 0 });
         let mut at = 0;
         for part in out.chunks(self.config().c2h_bytes_max as usize) {
-            let bytes = part.len() as u32;
+            let bytes = length(part.len());
             let flags = if at + bytes == total { flags::LAST | success } else { 0 };
             self.output.data(Data { cid: job.cid(), at: at + late, bytes }, flags, part)?;
             at += bytes;
@@ -624,14 +630,11 @@ impl<'a> Connection<'a> {
     }
 
     fn response(&mut self, cid: u16, answer: Answer) -> Result<(), End> {
-        let joined = self.joined;
-        // FFFFh in the answer to Connect: the controller does without flow control too.
-        let sq_head = match self.no_flow_control {
-            true if self.commands == 1 => 0xFFFF,
-            true => 0,
-            false => self.sq_head,
-        };
-        let sq_id = joined.map_or(0, |joined| joined.qid);
+        let sq_id = self.joined.map_or(0, |joined| joined.qid);
+        let sq_head = self.sq_head;
+        if self.no_flow_control {
+            self.sq_head = 0;
+        }
         let fields = CompletionFields { dw0: 0, sq_head, sq_id, cid, phase: false, status: answer.status };
         let mut raw = *Completion::build(fields).bytes();
         raw[..8].copy_from_slice(&answer.value.to_le_bytes());

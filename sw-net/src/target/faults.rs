@@ -56,12 +56,33 @@ pub enum Fault {
     HalfClose,
 }
 
+/// What goes wrong with the beginning of a connection: with ICReq and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitializeFault {
+    /// The connection is closed once ICReq came.
+    Drop,
+    /// Nothing ever comes.
+    NeverAnswer,
+    /// ICResp names a format that there is not (PFV 1).
+    WrongFormat,
+    /// ICResp uses the digests that the host did not ask for.
+    UnaskedDigests,
+    /// MAXH2CDATA is below what is allowed.
+    SmallData,
+}
+
 /// Decides what goes wrong. Called by the threads of all connections, once a command, before anything else is done with it.
 ///
 /// Closures are `Faults`: `|seen: &Seen| (seen.number == 3).then_some(Fault::DropBefore)`.
 pub trait Faults: Send + Sync {
     /// The fault of a command; `None` for none.
     fn command(&self, seen: &Seen) -> Option<Fault>;
+
+    /// The fault of a connection's beginning; `None`, which closures give, for none. Connections count from 0.
+    fn initialize(&self, connection: u64) -> Option<InitializeFault> {
+        let _ = connection;
+        None
+    }
 }
 
 impl<F: Fn(&Seen) -> Option<Fault> + Send + Sync> Faults for F {

@@ -1,16 +1,21 @@
 //! Commands of the NVM command set, on checked ranges.
 
-use std::io;
+use std::{io, ops::RangeInclusive};
 
 use sw_nvme::{
     status::Status,
-    wire::{Command, IoFlags, NSID_ALL, command::DSM_RANGE_BYTES, command::opcode},
+    wire::{
+        Command, IoFlags, NSID_ALL,
+        command::opcode,
+        command::{DSM_RANGE_BYTES, DSM_RANGES_MAX},
+    },
 };
 
 use super::{
     Access,
     backing::Disk,
     subsystem::{Answer, Subsystem, add, says},
+    wire::length,
 };
 
 /// Bytes of a namespace that a command names.
@@ -48,17 +53,18 @@ fn moved(subsystem: &Subsystem, range: &Range<'_>) -> Result<u32, Status> {
     fits.ok_or(says::INVALID_FIELD)
 }
 
-/// Bytes that a command takes from the host, after everything about it was checked that can be before they are there.
-pub(super) fn wants(subsystem: &Subsystem, command: &Command) -> Result<u32, Status> {
+/// How many bytes a command may take from the host, after everything about it was checked that can be before they are there.
+pub(super) fn wants(subsystem: &Subsystem, command: &Command) -> Result<RangeInclusive<u32>, Status> {
     match command.opcode() {
         opcode::WRITE => {
             let range = range(subsystem, command)?;
             writable(range.disk)?;
-            moved(subsystem, &range)
+            moved(subsystem, &range).map(|bytes| bytes..=bytes)
         }
         opcode::DATASET_MANAGEMENT => {
             writable(disk(subsystem, command)?)?;
-            Ok(((command.dword(10) & 0xFF) + 1) * DSM_RANGE_BYTES as u32)
+            // Linux hosts always send room for all ranges that there can be.
+            Ok(length(ranges_bytes(command))..=length(DSM_RANGES_MAX * DSM_RANGE_BYTES))
         }
         _ => Err(Status::INVALID_OPCODE.with_dnr()),
     }
@@ -125,11 +131,17 @@ fn flush(subsystem: &Subsystem, command: &Command) -> Result<(), Status> {
     subsystem.disks.iter().try_for_each(|disk| disk.flush().map_err(|error| write_status(&error)))
 }
 
+/// Bytes of the ranges of a Dataset Management: NR counts from zero.
+fn ranges_bytes(command: &Command) -> usize {
+    (usize::from(command.dword(10).to_le_bytes()[0]) + 1) * DSM_RANGE_BYTES
+}
+
 /// Dataset Management: deallocated memory is given back and reads as zeroes; of files it is advice that is not taken.
 fn deallocate(subsystem: &Subsystem, command: &Command, data: &[u8]) -> Result<(), Status> {
     let disk = disk(subsystem, command)?;
     writable(disk)?;
-    let ranges = data.chunks_exact(DSM_RANGE_BYTES).map(|raw| {
+    let ranges = data.get(..ranges_bytes(command)).ok_or(says::DATA_LENGTH)?;
+    let ranges = ranges.chunks_exact(DSM_RANGE_BYTES).map(|raw| {
         let blocks = raw.get(4..8).and_then(|raw| raw.try_into().ok()).map_or(0, u32::from_le_bytes);
         let slba = raw.get(8..16).and_then(|raw| raw.try_into().ok()).map_or(0, u64::from_le_bytes);
         bytes_of(disk, slba, blocks).ok_or(Status::LBA_OUT_OF_RANGE.with_dnr())

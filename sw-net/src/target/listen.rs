@@ -8,14 +8,14 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::{Builder, JoinHandle},
+    thread::{self, Builder, JoinHandle},
     time::Duration,
 };
 
 use sw_engine::{Error, ErrorKind, Verb};
 
 use super::{
-    CONNECTIONS_MAX, Counters, TargetConfig,
+    Counters, TargetConfig,
     connection::Connection,
     subsystem::{Subsystem, add},
     wire::WRITE_TIMEOUT,
@@ -66,6 +66,7 @@ impl Shared {
             read_bytes: of(&tally.read_bytes),
             written_bytes: of(&tally.written_bytes),
             terminations: of(&tally.terminations),
+            panics: of(&tally.panics),
             keep_alive_expired: of(&tally.keep_alive_expired),
         }
     }
@@ -198,7 +199,7 @@ fn begin(stream: TcpStream, shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
     let twin = stream.try_clone().ok()?;
     let number = {
         let mut open = shared.open();
-        if open.len() >= CONNECTIONS_MAX || shared.stopping.load(Ordering::Acquire) {
+        if open.len() >= shared.subsystem.config.connections_max || shared.stopping.load(Ordering::Acquire) {
             add(&shared.refused, 1);
             return None;
         }
@@ -226,6 +227,9 @@ struct Closing<'a> {
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
+        if thread::panicking() {
+            add(&self.shared.subsystem.tally.panics, 1);
+        }
         if let Some(stream) = self.shared.open().remove(&self.number) {
             stream.shutdown(Shutdown::Both).ok();
         }

@@ -10,8 +10,9 @@
 //! Blocking sockets of the standard library, no unsafe code, no runtime. Invariants:
 //! - What a host says is no length, index or state before it was checked: a broken rule of the transport ends the connection with a
 //!   termination (C2HTermReq), a broken rule of a command ends the command with a status. Nothing panics.
-//! - A connection holds at most [`TRANSFERS_MAX`] writes of [`TargetConfig::transfer_bytes`] each, one read of as much, one capsule and as
-//!   many commands as its queue has entries. There are at most [`CONNECTIONS_MAX`] connections.
+//! - A connection holds at most [`TRANSFERS_MAX`] writes of [`TargetConfig::transfer_bytes`] each, one read of as much, one unit of it on
+//!   its way out, one capsule and as many commands as its queue has entries. There are at most [`TargetConfig::connections_max`]
+//!   connections.
 //! - Every wait ends: with bytes, with the end of the socket, with a deadline (initialisation, keep-alive, a host that reads nothing),
 //!   or with [`Target::stop`], which shuts all sockets down.
 //!
@@ -31,15 +32,15 @@ mod pages;
 mod subsystem;
 mod wire;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use sw_engine::{Error, ErrorKind, Verb};
 use sw_nvme::{fabrics, fabrics::Nqn, tcp::pdu};
 
-pub use faults::{Fault, Faults, Seen};
+pub use faults::{Fault, Faults, InitializeFault, Seen};
 pub use listen::Target;
 
-/// Connections at a time; one more is closed at once and counted.
+/// Connections at a time at most.
 pub const CONNECTIONS_MAX: usize = 256;
 /// Writes of one connection whose data is on its way; more wait for their turn.
 pub const TRANSFERS_MAX: usize = 4;
@@ -93,8 +94,13 @@ pub struct TargetConfig {
     pub r2t_bytes_max: u32,
     /// Bytes of one C2HData at most, so that a read comes in several: a multiple of 4, from 512. Default 131,072.
     pub c2h_bytes_max: u32,
-    /// CPDA: where data of the host's begins, at multiples of 4 × (CPDA + 1) bytes; 0 to 31. Default 0.
+    /// CPDA: where data of the host's begins, at multiples of 4 × (CPDA + 1) bytes; 0 to 31. Default 0, and Linux hosts take no other
+    /// (linux `drivers/nvme/host/tcp.c`, "unsupported cpda returned").
     pub alignment: u8,
+    /// Connections at a time, 1 to [`CONNECTIONS_MAX`], the default; one more is closed at once and counted.
+    pub connections_max: usize,
+    /// How long a host may take from the connection to the end of Connect, 10 ms to 5 minutes. Default 10 s.
+    pub connect_timeout: Duration,
     /// I/O queues of a controller, 1 to 255. Default 16.
     pub queues_max: u16,
     /// Entries of a queue, [`fabrics::ADMIN_ENTRIES_MIN`] to 1,024. Default 128.
@@ -123,6 +129,8 @@ impl Default for TargetConfig {
             r2t_bytes_max: 1 << 20,
             c2h_bytes_max: 128 << 10,
             alignment: 0,
+            connections_max: CONNECTIONS_MAX,
+            connect_timeout: Duration::from_secs(10),
             queues_max: 16,
             queue_entries: 128,
             block_bytes: 4096,
@@ -153,6 +161,8 @@ impl TargetConfig {
             (four(self.r2t_bytes_max, 512), "r2t_bytes_max: a multiple of 4, 512 to 1 MiB"),
             (four(self.c2h_bytes_max, 512), "c2h_bytes_max: a multiple of 4, 512 to 1 MiB"),
             (self.alignment <= 31, "alignment: it is 0 to 31"),
+            ((1..=CONNECTIONS_MAX).contains(&self.connections_max), "connections_max: it is 1 to 256"),
+            ((10..=300_000).contains(&self.connect_timeout.as_millis()), "connect_timeout: it is 10 ms to 5 minutes"),
             ((1..=255).contains(&self.queues_max), "queues_max: it is 1 to 255"),
             ((fabrics::ADMIN_ENTRIES_MIN..=1024).contains(&self.queue_entries), "queue_entries: it is 32 to 1,024"),
             (block, "block_bytes: a power of two, 512 to 65,536"),
@@ -172,7 +182,7 @@ pub struct Counters {
     pub connections: u64,
     /// Connections that are open now.
     pub connections_open: u64,
-    /// Connections closed at once because of [`CONNECTIONS_MAX`].
+    /// Connections closed at once because of [`TargetConfig::connections_max`].
     pub connections_refused: u64,
     /// Controllers that exist now.
     pub controllers: u64,
@@ -188,6 +198,8 @@ pub struct Counters {
     pub written_bytes: u64,
     /// Connections that ended with a termination, because the host broke a rule of the transport.
     pub terminations: u64,
+    /// Connections whose thread panicked: a bug of the target's, never a host's doing.
+    pub panics: u64,
     /// Controllers that were torn down because their host was silent past KATO.
     pub keep_alive_expired: u64,
 }

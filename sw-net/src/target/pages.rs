@@ -11,13 +11,14 @@ use sw_nvme::{
 use super::{
     Access, TargetConfig,
     backing::Disk,
-    subsystem::{KEEP_ALIVE_UNIT_MS, Role, VERSION},
+    subsystem::{KEEP_ALIVE_UNITS, Role, VERSION},
+    wire::length,
 };
 
 /// Bytes of the header, and of each entry, of the discovery log page.
 const DISCOVERY_BYTES: usize = 1024;
 /// AERL: Asynchronous Event Requests that are held.
-pub(super) const EVENT_REQUESTS_MAX: usize = 4;
+pub(super) const EVENT_REQUESTS_MAX: u8 = 4;
 /// FR, and the one slot of the firmware log.
 const FIRMWARE: &[u8; 8] = b"1.0     ";
 
@@ -50,12 +51,12 @@ pub(super) fn controller(config: &TargetConfig, id: u16, role: Role, disks: &[Di
     page.put(96, &1u32.to_le_bytes());
     page.put(111, &[if role == Role::Discovery { 2 } else { 1 }]);
     // ACL, AERL, FRMW (one slot, read only), LPA (offsets), from 258 on.
-    page.put(258, &[3, EVENT_REQUESTS_MAX as u8 - 1, 0b11, 1 << 2]);
-    page.put(320, &((KEEP_ALIVE_UNIT_MS / 100) as u16).to_le_bytes());
+    page.put(258, &[3, EVENT_REQUESTS_MAX - 1, 0b11, 1 << 2]);
+    page.put(320, &KEEP_ALIVE_UNITS.to_le_bytes());
     page.put(512, &[0x66, 0x44]);
     page.put(514, &config.queue_entries.to_le_bytes());
     if role == Role::Io {
-        page.put(516, &(disks.len() as u32).to_le_bytes());
+        page.put(516, &length(disks.len()).to_le_bytes());
         // ONCS: Dataset Management, Write Zeroes.
         page.put(520, &(1u16 << 2 | 1 << 3).to_le_bytes());
         // VWC: Flush of all namespaces; a cache where there are files.
@@ -95,7 +96,7 @@ pub(super) fn namespace(config: &TargetConfig, nsid: u32, disk: &Disk) -> [u8; I
     page.put(99, &[u8::from(disk.access() == Access::ReadOnly)]);
     page.put(104, &nguid(config, nsid));
     // LBAF 0: LBADS.
-    page.put(130, &[disk.block_bytes().trailing_zeros() as u8]);
+    page.put(130, disk.block_bytes().trailing_zeros().to_le_bytes().get(..1).unwrap_or_default());
     page.0
 }
 

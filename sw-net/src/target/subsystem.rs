@@ -20,8 +20,10 @@ use super::{CONNECTIONS_MAX, TargetConfig, backing::Disk};
 
 /// The largest CNTLID that may be given out (Base, "Controller Identifier").
 const CONTROLLER_MAX: u16 = 0xFFEF;
-/// KAS: KATO is rounded up to multiples of so many milliseconds.
-pub(super) const KEEP_ALIVE_UNIT_MS: u32 = 100;
+/// KAS: KATO is rounded up to multiples of so many units of 100 milliseconds.
+pub(super) const KEEP_ALIVE_UNITS: u16 = 1;
+/// The same in milliseconds.
+const KEEP_ALIVE_UNIT_MS: u32 = KEEP_ALIVE_UNITS as u32 * 100;
 /// VS: 1.4, the last revision that asks for nothing of fabrics that this target lacks.
 pub(super) const VERSION: u32 = 0x0001_0400;
 
@@ -169,6 +171,7 @@ pub(super) struct Tally {
     pub(super) read_bytes: AtomicU64,
     pub(super) written_bytes: AtomicU64,
     pub(super) terminations: AtomicU64,
+    pub(super) panics: AtomicU64,
     pub(super) keep_alive_expired: AtomicU64,
 }
 

@@ -1,7 +1,7 @@
 //! Units over a blocking socket: whole heads in, whole units out, deadlines in between.
 
 use std::{
-    io::{self, BufRead, BufReader, IoSlice, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpStream},
     time::{Duration, Instant},
 };
@@ -57,6 +57,11 @@ pub(super) const fn breach(status: FatalStatus, rule: &'static str) -> End {
 )]
 pub(super) fn now() -> Instant {
     Instant::now()
+}
+
+/// A length that is below 32 bits by the limits of [`TargetConfig`](super::TargetConfig).
+pub(super) fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// What comes from the host.
@@ -177,6 +182,8 @@ pub(super) enum Twist {
 /// What goes to the host.
 pub(super) struct Output<'s> {
     stream: &'s TcpStream,
+    /// A unit in one piece: a write to a socket raises no signal where the host is gone, a vectored one may.
+    unit: Vec<u8>,
     pub(super) layout: Layout,
     /// Nothing is sent any more.
     mute: bool,
@@ -188,7 +195,7 @@ pub(super) struct Output<'s> {
 
 impl<'s> Output<'s> {
     pub(super) fn new(stream: &'s TcpStream) -> Self {
-        Self { stream, layout: Layout::default(), mute: false, twist: Twist::No, last_unit: false }
+        Self { stream, unit: Vec::new(), layout: Layout::default(), mute: false, twist: Twist::No, last_unit: false }
     }
 
     /// Closes this half; what would be sent is dropped.
@@ -226,21 +233,14 @@ impl<'s> Output<'s> {
         let twisted = self.twist != Twist::Data || !data.is_empty();
         self.twist = if twisted { Twist::No } else { self.twist };
         let tail = if digests.data && !data.is_empty() { DIGEST_BYTES } else { 0 };
-        self.send(&mut [IoSlice::new(&raw[..len]), IoSlice::new(data), IoSlice::new(&digest[..tail])])?;
-        if self.last_unit { Err(End::Fault) } else { Ok(()) }
-    }
-
-    fn send(&mut self, mut parts: &mut [IoSlice<'_>]) -> Result<(), End> {
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() && !self.mute {
-            match self.stream.write_vectored(parts) {
-                Ok(0) => return Err(End::Closed),
-                Ok(bytes) => IoSlice::advance_slices(&mut parts, bytes),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(End::Closed),
-            }
+        self.unit.clear();
+        for part in [&raw[..len], data, &digest[..tail]] {
+            self.unit.extend_from_slice(part);
         }
-        Ok(())
+        if !self.mute {
+            self.stream.write_all(&self.unit).map_err(|_| End::Closed)?;
+        }
+        if self.last_unit { Err(End::Fault) } else { Ok(()) }
     }
 }
 

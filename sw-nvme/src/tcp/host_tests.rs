@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "lengths of tests are small")]
+
 use super::*;
 use crate::{
     tcp::pdu::{Digests, crc32c},
@@ -25,9 +27,12 @@ fn begun(queue: &mut HostQueue, transfer: Transfer, user: u32) -> u16 {
     cid
 }
 
+/// Data with its user, in the order that it came in.
+type Landed = Vec<(Option<u32>, Vec<u8>)>;
+
 /// Feeds bytes as they come, `step` at a time; gives the data that landed by user.
-fn feed(queue: &mut HostQueue, mut wire: &[u8], step: usize) -> Result<Vec<(Option<u32>, Vec<u8>)>, Breach> {
-    let mut landed: Vec<(Option<u32>, Vec<u8>)> = Vec::new();
+fn feed(queue: &mut HostQueue, mut wire: &[u8], step: usize) -> Result<Landed, Breach> {
+    let mut landed = Landed::new();
     let (mut unit, mut digest) = (Vec::new(), Vec::new());
     while !wire.is_empty() {
         match queue.want() {

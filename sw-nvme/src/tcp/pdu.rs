@@ -209,6 +209,7 @@ impl Header {
     /// # Errors
     /// [`Breach`]: a type that is not defined, a header length other than that of the type, data that begins inside the header or
     /// behind the end, a whole that is shorter than its parts or longer than `plen_max`, digests that were not agreed on or lack.
+    #[expect(clippy::cast_possible_truncation, reason = "bytes of digests and heads are constants far below 32 bits")]
     pub fn decode(raw: &[u8; COMMON_BYTES], digests: Digests, plen_max: u32) -> Result<Self, Breach> {
         let [kind, flags, hlen, pdo, ..] = *raw;
         let plen = le32(raw, 4);
@@ -305,6 +306,7 @@ pub struct Layout {
 
 impl Layout {
     /// The head of a unit: common header, `rest` of the header, digest, padding. `data_bytes` follow, and a digest of them.
+    #[expect(clippy::cast_possible_truncation, reason = "headers, digests and padding are 128 bytes at most")]
     fn head(self, kind: Kind, flags: u8, rest: &[u8], data_bytes: u32) -> Head {
         let hlen = kind.header_bytes();
         let digest = self.digests.header && kind.has_header_digest();
@@ -362,7 +364,7 @@ impl Layout {
     }
 }
 
-/// A termination, without data. `by_host`: which end sends it.
+/// A termination, without data. `kind` says which end sends it: [`Kind::H2cTerm`] or [`Kind::C2hTerm`].
 pub fn termination(kind: Kind, breach: &Breach) -> Head {
     let mut rest = [0; 16];
     rest[..2].copy_from_slice(&(breach.status as u16).to_le_bytes());

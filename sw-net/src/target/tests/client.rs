@@ -96,7 +96,7 @@ impl Host {
         let mut client = Client::open(at, self).unwrap();
         let done = client.run(&Command::connect(self.request(qid)), Move::Out(self.data(controller))).unwrap();
         assert_eq!(done.outcome, SUCCESS);
-        client.queue.set_capsule_data_bytes(self.capsule_data_bytes);
+        client.set_capsule_data_bytes(self.capsule_data_bytes);
         client
     }
 }
@@ -121,14 +121,20 @@ pub struct Client {
 impl Client {
     /// Connects and initialises.
     pub fn open(at: SocketAddr, host: &Host) -> Result<Self, Fail> {
+        Self::open_within(at, host, PATIENCE)
+    }
+
+    /// The same for somebody who waits no longer than `patience` for the answer.
+    pub fn open_within(at: SocketAddr, host: &Host, patience: Duration) -> Result<Self, Fail> {
         let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let asked = IcReq { format: 0, alignment: host.alignment, digests: host.digests, r2t_max: 0 };
         stream.write_all(asked.encode().as_bytes())?;
         let mut raw = [0; 128];
         stream.read_exact(&mut raw)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let response = IcResp::decode(&raw, &asked)?;
         let layout = Layout { digests: response.digests, alignment: response.alignment };
         let queue = HostQueue::new(HostConfig {
@@ -139,6 +145,11 @@ impl Client {
             capsule_data_bytes: pdu::ADMIN_CAPSULE_DATA_BYTES,
         });
         Ok(Self { stream, queue, response, buffers: Vec::new(), digest: Vec::new() })
+    }
+
+    /// IOCCSZ, for commands from now on.
+    pub fn set_capsule_data_bytes(&mut self, bytes: u32) {
+        self.queue.set_capsule_data_bytes(bytes);
     }
 
     /// CC.EN, and CSTS.RDY behind it.
