@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use super::table::{self, Descr, DescrHandle, OPAQUE_FD, Table};
 use super::within::{Unanswered, within};
 use crate::context::Context;
 use crate::driver::Driver;
+use crate::error::CudaError;
+use crate::self_test::Bench;
 
 /// I/Os that are taken at a time: each has a thread while it runs.
 const QUEUE_DEPTH: u32 = 64;
@@ -40,41 +42,36 @@ const GUARD: u8 = 0xa5;
 /// Lowest address that is no small number: what [`Io`] names is never below it.
 const NULL_PAGE: u64 = 4096;
 
+/// The last word that a face was given; never used twice in a process, so that a word of one library is none of another.
+static LAST_WORD: AtomicU64 = AtomicU64::new(0);
+
 /// The registered files, by the word in their faces.
 #[derive(Default)]
-pub(super) struct Files(Mutex<Registered>);
-
-#[derive(Default)]
-struct Registered {
-    /// Never used twice.
-    last: u64,
-    files: BTreeMap<u64, Arc<OpenFile>>,
-}
+pub(super) struct Files(Mutex<BTreeMap<u64, Arc<OpenFile>>>);
 
 impl Files {
-    fn lock(&self) -> MutexGuard<'_, Registered> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<OpenFile>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn count(&self) -> usize {
-        self.lock().files.len()
+        self.lock().len()
     }
 
     fn add(&self, file: OpenFile) -> u64 {
-        let mut registered = self.lock();
-        registered.last += 1;
-        let word = registered.last;
-        registered.files.insert(word, Arc::new(file));
+        let word = LAST_WORD.fetch_add(1, Ordering::Relaxed) + 1;
+        self.lock().insert(word, Arc::new(file));
         word
     }
 
     fn get(&self, word: u64) -> Option<Arc<OpenFile>> {
-        self.lock().files.get(&word).cloned()
+        self.lock().get(&word).cloned()
     }
 
     fn remove(&self, word: u64) {
-        // Dropped after the lock: that may wait for the library.
-        let _gone = self.lock().files.remove(&word);
+        let gone = self.lock().remove(&word);
+        // After the lock: it may wait for the library.
+        drop(gone);
     }
 }
 
@@ -132,21 +129,22 @@ impl CuFileHandle {
         self.word
     }
 
-    /// The self-test of a file: its first 4096 bytes (all, of a shorter one) read by the library and by the kernel, and
-    /// compared; guard bytes around them intact. Nothing is written.
+    /// The self-test of a file and of a kind of memory, of the host (`None`) or of a GPU by its ordinal: its first 4096 bytes
+    /// (all, of a shorter one) read by the library and by the kernel, and compared; guard bytes around them intact. Nothing is
+    /// written to the file.
     ///
     /// *Blocking*: some milliseconds, at most 10 seconds.
     ///
     /// # Errors
-    /// What the library or the kernel said; `ChecksumMismatch` if bytes differ or guard bytes changed.
-    pub fn prove(&self) -> Result<(), Error> {
+    /// What the library, the kernel or the GPU's driver said; `ChecksumMismatch` if bytes differ or guard bytes changed.
+    pub fn prove(&self, gpu: Option<u16>) -> Result<(), Error> {
         let library = self.library.clone();
         let word = self.word;
         let compare = move || {
-            let mut compared = library.compare(word);
+            let mut compared = library.compare(word, gpu);
             for _ in 1..COMPARES_MAX {
                 match &compared {
-                    Err(error) if error.kind() == ErrorKind::ChecksumMismatch => compared = library.compare(word),
+                    Err(error) if error.kind() == ErrorKind::ChecksumMismatch => compared = library.compare(word, gpu),
                     _ => break,
                 }
             }
@@ -265,7 +263,7 @@ impl CuFile {
         let handle = self.register(file.into())?;
         let (library, word) = (self.clone(), handle.word);
         within("cuFileWrite", REGISTER_WAIT, move || library.write_pattern(word)).map_err(unanswered)??;
-        handle.prove()
+        handle.prove(None)
     }
 
     fn write_pattern(&self, word: u64) -> Result<(), Error> {
@@ -285,18 +283,21 @@ impl CuFile {
         }
     }
 
-    fn compare(&self, word: u64) -> Result<(), Error> {
+    fn compare(&self, word: u64, gpu: Option<u16>) -> Result<(), Error> {
         let file = self.0.files.get(word).ok_or_else(|| wrong("the file went away"))?;
         let (mut read, mut expected) = (TestBlock::new(), TestBlock::new());
-        let at = read.bytes.as_mut_ptr().expose_provenance() as u64;
-        let count = file
-            .transfer(IoKind::Read, (at, TEST_BYTES), 0)
-            .map_err(|fault| failed("cuFileRead", fault, Verb::Read))?;
+        let count = match gpu {
+            None => {
+                let at = read.bytes.as_mut_ptr().expose_provenance() as u64;
+                file.transfer(IoKind::Read, (at, TEST_BYTES), 0)
+            }
+            Some(ordinal) => self.read_through(&file, ordinal, &mut read)?,
+        };
+        let count = sw_mem::index(u64::from(count.map_err(|fault| failed("cuFileRead", fault, Verb::Read))?));
         let Some(plain) = &file.file else { return Err(wrong("the file went away")) };
         let known = plain.read_at(&mut expected.bytes, 0).map_err(|error| {
             failed("pread", CallFault::Errno(error.raw_os_error().unwrap_or(libc::EIO)), Verb::Read)
         })?;
-        let count = sw_mem::index(u64::from(count));
         if count != known || read.bytes.get(..count) != expected.bytes.get(..known) {
             return Err(wrong("the self-test read other bytes than the kernel has"));
         }
@@ -305,6 +306,32 @@ impl CuFile {
         } else {
             Err(wrong("the self-test wrote past the memory that it was given"))
         }
+    }
+
+    /// Reads the first bytes of the file into memory of a GPU, and that into `block`.
+    fn read_through(
+        &self,
+        file: &OpenFile,
+        ordinal: u16,
+        block: &mut TestBlock,
+    ) -> Result<Result<u32, CallFault>, Error> {
+        let on_gpu = |error: CudaError| error.into_error(Verb::Register);
+        let context = self.context(ordinal).map_err(|fault| failed("the GPU's driver", fault, Verb::Register))?;
+        let mut bench = Bench::new(&context, size_of::<TestBlock>() as u64).map_err(on_gpu)?;
+        let mut whole = [block.before, block.bytes, block.after].concat();
+        bench.put(&whole).map_err(on_gpu)?;
+        let at = bench.device.base().raw() + TEST_BYTES as u64;
+        let count = {
+            let _current = context.enter().map_err(on_gpu)?;
+            file.transfer(IoKind::Read, (at, TEST_BYTES), 0)
+        };
+        bench.get(&mut whole).map_err(on_gpu)?;
+        for (part, back) in
+            [&mut block.before, &mut block.bytes, &mut block.after].into_iter().zip(whole.chunks(TEST_BYTES))
+        {
+            part.copy_from_slice(back);
+        }
+        Ok(count)
     }
 
     /// The context of a GPU, made once.

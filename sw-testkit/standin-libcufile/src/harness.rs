@@ -1,4 +1,5 @@
 //! The tests' side: finds the built library, makes a copy of it for one test, and steers that.
+// UNSAFETY: loads the copy and calls its control functions.
 
 use std::path::{Path, PathBuf};
 

@@ -200,20 +200,30 @@ fn a_self_test_sees_wrong_bytes_and_bytes_past_the_end() {
     let library = bed.load();
     let folder = bed.scratch.path("library");
     let (handle, _) = bed.file(&library, 1000);
-    handle.prove().unwrap();
+    handle.prove(None).unwrap();
     library.self_test(&folder).unwrap();
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "the library alone: test files leave no name");
     for (setting, value) in [(Setting::Damage, 1), (Setting::Overrun, 1), (Setting::BytesMax, 100)] {
         bed.control.set(setting, value);
-        let proven = handle.prove().unwrap_err();
+        let proven = handle.prove(None).unwrap_err();
         assert_eq!(proven.kind(), ErrorKind::ChecksumMismatch, "{setting:?}: {proven}");
         assert!(library.self_test(&folder).is_err(), "{setting:?}");
         bed.control.set(setting, 0);
     }
-    handle.prove().unwrap();
+    handle.prove(None).unwrap();
     bed.control.set(Setting::WriteResult, -5044);
     assert_eq!(library.self_test(&folder).unwrap_err().code(), 5044);
     assert_eq!(bed.control.count(Count::Registered), 1, "test files are deregistered");
+}
+
+#[test]
+fn a_word_of_one_library_is_none_of_another() {
+    let (one, other) = (bed("one"), bed("other"));
+    let (first, second) = (one.load(), other.load());
+    let ((handle, _), (_same_place, _)) = (one.file(&first, 4096), other.file(&second, 4096));
+    let memory = buffer(4096);
+    assert_eq!(first.perform(&io(IoKind::Read, &handle, 0, &memory)), Ok(4096));
+    assert_eq!(second.perform(&io(IoKind::Read, &handle, 0, &memory)), known(ErrorKind::NotRegistered, 0));
 }
 
 #[test]
