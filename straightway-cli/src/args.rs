@@ -89,7 +89,7 @@ pub enum Command {
 pub struct EngineArgs {
     /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane,
     /// keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu,
-    /// nvme_completion=polled|interrupt|hybrid
+    /// nvme_completion=polled|interrupt|hybrid, cufile=on-request|prefer|off, cufile_library=FILE
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }

@@ -8,11 +8,13 @@ use std::{
 
 /// A stream of the caller's, by its handle.
 pub use sw_cuda::ForeignStream as CallerStream;
+pub(crate) use sw_cuda::{
+    CUFILE, CuFile, CuFileHandle, CuFileRefusal, CuFileReport, CuFileSource, DeviceMoves, DeviceSums, SumRange,
+};
 use sw_cuda::{
     Context, CopyEngineConfig, CudaCopyEngine, CudaError, DeviceBuffer, DeviceReport, Driver, Gate, Gates, Kernels,
     PointerKind, Refusal, SelfTest, StreamOrder,
 };
-pub(crate) use sw_cuda::{DeviceMoves, DeviceSums, SumRange};
 use sw_engine::{
     Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
     seam::{CopyDirection, CopyEngine, Transport, TransportCaps},
@@ -31,11 +33,12 @@ use crate::{
     policy::Destination,
     reach::Scratches,
     staging::{self, Source, Staging},
+    vendor::{self, Vendor},
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 4] =
-    [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME];
+pub(crate) const TRANSPORTS: [TransportName; 5] =
+    [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME, vendor::NAME];
 
 /// Devices that may each have their whole depth in one ring: a ring is for files of all devices, and one that hangs keeps its
 /// places.
@@ -64,6 +67,7 @@ pub(crate) struct Backends {
     pub(crate) probe: Probe,
     pub(crate) files: FileStore,
     pub(crate) nvme: Nvme,
+    pub(crate) vendor: Arc<Vendor>,
     pub(crate) scratches: Scratches,
     machine: Machine,
     /// The rings of NVMe commands through the kernel's driver, where there is a namespace for them. Looked up once, so that all
@@ -144,7 +148,7 @@ fn ring_depth(config: &Config) -> u32 {
 }
 
 impl Backends {
-    pub(crate) fn find(config: Config, clock: Clock) -> Self {
+    pub(crate) fn find(config: Config, clock: Clock, cufile: CuFileSource) -> Self {
         let probe = match config.io_uring {
             crate::builder::UringUse::Auto => sw_uring::probe(),
             crate::builder::UringUse::Off => {
@@ -162,6 +166,7 @@ impl Backends {
             probe,
             files,
             nvme,
+            vendor: Vendor::new(&config, cufile),
             scratches: Scratches::default(),
             machine,
             commands,
@@ -383,7 +388,7 @@ impl Backends {
             _ => UringConfig { queue_depth, io_bytes_max: io_bytes, ..UringConfig::default() }.caps(),
         };
         let commands = self.commands.as_ref().map(UringConfig::passthrough_caps);
-        std::iter::once(files).chain(commands).chain(self.nvme.caps(destination)).collect()
+        std::iter::once(files).chain(commands).chain(self.nvme.caps(destination)).chain(self.vendor.caps()).collect()
     }
 
     /// Whether the device is asked for what has ended.
@@ -432,6 +437,7 @@ impl Backends {
             transports.push(Box::new(PassthroughTransport::new(config)?));
         }
         transports.extend(self.nvme.transport()?);
+        transports.extend(self.vendor.transport()?);
         Ok(LaneParts { transports, copiers, staging: Some(staging) })
     }
 

@@ -45,6 +45,7 @@ mod staging;
 mod sums;
 mod targets;
 mod uri;
+mod vendor;
 
 /// The program in the README compiles.
 #[cfg(doctest)]
@@ -52,7 +53,7 @@ mod uri;
 struct Readme;
 
 pub use backends::{CallerStream, DeviceAllocation, StreamGate};
-pub use builder::{EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringCompletion, UringUse};
+pub use builder::{CuFileUse, EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeUse, UringCompletion, UringUse};
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use lane::{Lane, LaneWaker};
@@ -66,7 +67,7 @@ pub use sums::Sums;
 pub use uri::{NvmeUri, Uri, parse_bytes};
 
 pub use sw_engine::{
-    ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Landing, Op, OpId, OpOptions,
+    ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Face, Landing, Op, OpId, OpOptions,
     PciAddress, Plan, Policy, Reason, Rejected, Retry, Route, RouteMatch, Spans, Target, Time, Times, Verb, Version,
     Via, WriteOutcome, checksum, inspect,
     seam::{Entry, EntryKind},

@@ -14,3 +14,4 @@ mod progress;
 mod reference;
 mod support;
 mod transfer;
+mod vendor;
