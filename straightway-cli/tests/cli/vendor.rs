@@ -141,13 +141,14 @@ fn nvidias_own_library_moves_bytes_and_ours_is_refused() {
     assert_eq!(facts.iter().filter(|(_, health, _)| health == "good").count(), 5, "{facts:?}");
     assert!(facts.iter().any(|(name, _, value)| name == "cufile.version" && value.starts_with("1.")), "{facts:?}");
 
-    // Memory of the stand-in GPU.
+    // Memory of the stand-in GPU, every byte compared.
     let driver = rig.scratch.path("driver");
     standin_libcuda::harness::install(&driver, &[]).unwrap();
     rig.env.push(("LD_LIBRARY_PATH", driver.display().to_string()));
-    let bench =
-        ["bench", "read", "a", "--bytes", "4MiB", "--no-ceiling", "--into", "gpu0", "--policy", "require=cufile"];
-    assert!(rig.run(&bench).ok().text().contains("cufile/kernel-copy"));
+    let by_it = ["--size", "64k", "--bytes", "4MiB", "--verify", "--no-ceiling", "--policy", "require=cufile"];
+    rig.run(&[&["bench", "write", "w", "--file-size", "4MiB", "--keep"], &by_it[..]].concat()).ok();
+    let read = rig.run(&[&["bench", "read", "w", "--into", "gpu0"], &by_it[..]].concat()).ok();
+    assert!(read.text().contains("cufile/kernel-copy"), "{}", read.text());
     rig.env.pop();
 
     // Where it would read a file of the kernel's for ever, it is not opened.
