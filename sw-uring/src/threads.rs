@@ -452,3 +452,64 @@ fn perform(io: &Io) -> Result<u32, CallFault> {
     }
     Err(CallFault::Errno(libc::EINTR))
 }
+
+#[cfg(test)]
+mod tests {
+    use sw_engine::ObjectId;
+    use sw_mem::{HostVa, Place, RegionId};
+
+    use super::*;
+
+    /// Moves nothing: fails with the I/O's offset as an errno, or as a fault where there is none of that number.
+    struct Failing;
+
+    impl BlockingIo for Failing {
+        fn caps(&self) -> TransportCaps {
+            TransportCaps { name: "failing", queue_depth: 4, io_bytes_max: 1 << 16, ..SystemCalls.caps() }
+        }
+
+        fn perform(&self, io: &Io) -> Result<u32, CallFault> {
+            let number = i32::try_from(io.offset).unwrap_or(i32::MAX);
+            Err(if number < 4096 {
+                CallFault::Errno(number)
+            } else {
+                CallFault::Known(Fault::new(ErrorKind::NotRegistered, number))
+            })
+        }
+    }
+
+    fn end(pool: &mut ThreadsTransport, offset: i32) -> Result<u32, Fault> {
+        let segment =
+            sw_engine::seam::MemorySegment { place: Place::Host(HostVa::new(4096)), len: 1, region: RegionId(0) };
+        let io = Io {
+            token: Token::from_raw(1 << 32),
+            kind: IoKind::Read,
+            object: ObjectId(1),
+            handle: 0,
+            offset: u64::try_from(offset).unwrap(),
+            len: 1,
+            segment_count: 1,
+            segments: [segment; MAX_SEGMENTS],
+        };
+        assert_eq!(pool.submit(&io), Submit::Accepted);
+        let mut out = Vec::with_capacity(1);
+        while out.is_empty() {
+            pool.poll(Wait::For { timeout: Duration::from_secs(10), min: 1 }, &mut out).unwrap();
+        }
+        out.remove(0).result
+    }
+
+    #[test]
+    fn a_pool_over_other_calls_starts_with_its_first_io_and_gives_their_faults() {
+        let config = ThreadsConfig { threads: 2, ..ThreadsConfig::default() };
+        let mut pool = ThreadsTransport::over(config, Arc::new(Failing)).unwrap();
+        let caps = pool.caps();
+        assert_eq!((caps.name, caps.queue_depth, caps.io_bytes_max), ("failing", 4, 1 << 16));
+        assert!(pool.threads.is_empty());
+        pool.waker().wake();
+        assert!(pool.threads.is_empty());
+        assert_eq!(end(&mut pool, libc::ENOSPC), Err(fault::fault(libc::ENOSPC)));
+        assert_eq!(pool.threads.len(), 2);
+        assert_eq!(end(&mut pool, 5027), Err(Fault::new(ErrorKind::NotRegistered, 5027)));
+    }
+}
