@@ -316,10 +316,13 @@ fn an_object_that_is_given_to_another_engine_is_never_another_file() {
     assert!(bytes(&first, read(&first, &object, 0, 100_000, "require=cufile")) == expected);
     let registered = || (one.control.count(Count::Registered), other.control.count(Count::Registered));
     assert_eq!(registered(), (1, 0));
+    // A plan of the second engine's own.
+    assert!(bytes(&second, read(&second, &object, 0, 100_000, "require-core=cufile")) == expected);
+    assert_eq!(registered().1, 1);
     // What was planned for the first engine is none of the second: an error, and never another file's bytes.
-    let read = second.read(&object, 0, memory(&second, 4096)).policy(policy("require=cufile")).wait();
-    match read.result {
-        Ok(_) => assert_eq!(registered().1, 1),
+    let wrong = read(&second, &object, 0, 4096, "require=cufile");
+    match &wrong.result {
+        Ok(_) => assert_eq!(bytes(&second, wrong), expected[..4096]),
         Err(error) => assert_eq!(error.kind(), ErrorKind::NotRegistered, "{error}"),
     }
     drop(object);
