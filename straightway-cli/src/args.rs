@@ -93,7 +93,7 @@ pub struct EngineArgs {
     /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane,
     /// keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu,
     /// nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms,
-    /// nvme_tcp_timeout_ms
+    /// nvme_tcp_timeout_ms, cufile=on-request|prefer|off, cufile_library=FILE
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }

@@ -8,11 +8,13 @@ use std::{
 
 /// A stream of the caller's, by its handle.
 pub use sw_cuda::ForeignStream as CallerStream;
+pub(crate) use sw_cuda::{
+    CUFILE, CuFile, CuFileHandle, CuFileRefusal, CuFileReport, CuFileSource, DeviceMoves, DeviceSums, SumRange,
+};
 use sw_cuda::{
     Context, CopyEngineConfig, CudaCopyEngine, CudaError, DeviceBuffer, DeviceReport, Driver, Gate, Gates, Kernels,
     PointerKind, Refusal, SelfTest, StreamOrder,
 };
-pub(crate) use sw_cuda::{DeviceMoves, DeviceSums, SumRange};
 use sw_engine::{
     Error, ErrorKind, LaneConfig, LaneParts, Reason, SLAB_BYTES_MAX, StagingShape, TransportName, Verb,
     seam::{CopyDirection, CopyEngine, Transport, TransportCaps},
@@ -32,11 +34,18 @@ use crate::{
     policy::Destination,
     reach::Scratches,
     staging::{self, Source, Staging},
+    vendor::{self, Vendor},
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 5] =
-    [sw_uring::IO_URING, sw_uring::PREADV2, sw_uring::NVME_PASSTHROUGH, sw_nvme::transport::NVME, sw_net::NVME_TCP];
+pub(crate) const TRANSPORTS: [TransportName; 6] = [
+    sw_uring::IO_URING,
+    sw_uring::PREADV2,
+    sw_uring::NVME_PASSTHROUGH,
+    sw_nvme::transport::NVME,
+    sw_net::NVME_TCP,
+    vendor::NAME,
+];
 
 /// Devices that may each have their whole depth in one ring: a ring is for files of all devices, and one that hangs keeps its
 /// places.
@@ -66,6 +75,7 @@ pub(crate) struct Backends {
     pub(crate) files: FileStore,
     pub(crate) nvme: Nvme,
     pub(crate) fabrics: Fabrics,
+    pub(crate) vendor: Arc<Vendor>,
     pub(crate) scratches: Scratches,
     machine: Machine,
     /// The rings of NVMe commands through the kernel's driver, where there is a namespace for them. Looked up once, so that all
@@ -146,7 +156,7 @@ fn ring_depth(config: &Config) -> u32 {
 }
 
 impl Backends {
-    pub(crate) fn find(config: Config, clock: Clock) -> Self {
+    pub(crate) fn find(config: Config, clock: Clock, cufile: CuFileSource) -> Self {
         let probe = match config.io_uring {
             crate::builder::UringUse::Auto => sw_uring::probe(),
             crate::builder::UringUse::Off => {
@@ -165,6 +175,7 @@ impl Backends {
             files,
             nvme,
             fabrics: Fabrics::new(config),
+            vendor: Vendor::new(&config, cufile),
             scratches: Scratches::default(),
             machine,
             commands,
@@ -390,6 +401,7 @@ impl Backends {
             .chain(commands)
             .chain(self.nvme.caps(destination))
             .chain([self.fabrics.caps(destination)])
+            .chain(self.vendor.caps())
             .collect()
     }
 
@@ -440,6 +452,7 @@ impl Backends {
         }
         transports.extend(self.nvme.transport()?);
         transports.push(self.fabrics.transport()?);
+        transports.extend(self.vendor.transport()?);
         Ok(LaneParts { transports, copiers, staging: Some(staging) })
     }
 

@@ -1,10 +1,10 @@
 //! How an engine is made.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
-use crate::{Engine, parse_bytes};
+use crate::{Engine, backends::CuFileSource, parse_bytes};
 
 /// Whether the GPU driver is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -116,6 +116,21 @@ impl Default for NvmeTcp {
     }
 }
 
+/// When NVIDIA's own libcufile moves the bytes of local files.
+///
+/// It decides by itself how they go and does not tell, so they count as copied by the kernel, with the reason
+/// [`VendorDecides`](crate::Reason::VendorDecides); see `docs/cufile.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CuFileUse {
+    /// Where a policy names the transport `cufile`. Before that it is not loaded.
+    #[default]
+    OnRequest,
+    /// There, and wherever the policy is [`Policy::Any`](crate::Policy::Any), as if that were `prefer=cufile`.
+    Prefer,
+    /// Never.
+    Off,
+}
+
 /// What an engine is made with. Every field has its unit, range and reason in the builder's methods.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
@@ -134,6 +149,7 @@ pub(crate) struct Config {
     pub(crate) nvme_backend: NvmeBackend,
     pub(crate) nvme_completion: NvmeCompletion,
     pub(crate) nvme_tcp: NvmeTcp,
+    pub(crate) cufile: CuFileUse,
 }
 
 /// `Config::io_bytes` unless it is set, or half of the staging is less.
@@ -159,6 +175,8 @@ pub struct EngineBuilder {
     config: Config,
     /// `Config::io_bytes`, if it was set.
     io_bytes: Option<u32>,
+    /// Which libcufile.
+    cufile_library: CuFileSource,
 }
 
 impl Default for EngineBuilder {
@@ -166,6 +184,7 @@ impl Default for EngineBuilder {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             io_bytes: None,
+            cufile_library: CuFileSource::Search,
             config: Config {
                 // More reactors than drives only share them; four feed a modern drive from the page cache.
                 reactors: u32::try_from(cores.clamp(1, 4)).unwrap_or(1),
@@ -183,6 +202,7 @@ impl Default for EngineBuilder {
                 nvme_backend: NvmeBackend::Auto,
                 nvme_completion: NvmeCompletion::default(),
                 nvme_tcp: NvmeTcp::default(),
+                cufile: CuFileUse::default(),
             },
         }
     }
@@ -311,6 +331,20 @@ impl EngineBuilder {
         self
     }
 
+    /// When NVIDIA's own libcufile is used. Default: on request.
+    #[must_use]
+    pub fn cufile(mut self, cufile: CuFileUse) -> Self {
+        self.config.cufile = cufile;
+        self
+    }
+
+    /// The file of NVIDIA's own libcufile, instead of what the loader finds by its usual names. Straightway's drop-in is refused.
+    #[must_use]
+    pub fn cufile_library(mut self, file: impl Into<PathBuf>) -> Self {
+        self.cufile_library = CuFileSource::File(file.into());
+        self
+    }
+
     /// Checks everything once and makes the engine. Its threads and rings come with the first operation that needs them.
     ///
     /// # Errors
@@ -353,7 +387,7 @@ impl EngineBuilder {
         if !(1..=1 << 16).contains(&ops_per_lane) {
             return wrong(format!("{ops_per_lane} operations a lane; use 1 to 65,536"));
         }
-        Ok(Engine::make(self.config))
+        Ok(Engine::make(self.config, self.cufile_library))
     }
 
     /// Sets one option by the name that the command line uses, as `queue_depth=128` or `staging_bytes=64MiB`.
@@ -364,7 +398,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);
         let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());
@@ -404,6 +438,10 @@ impl EngineBuilder {
             ("nvme_tcp_keep_alive_ms", _) => self.config.nvme_tcp.keep_alive = millis()?,
             ("nvme_tcp_patience_ms", _) => self.config.nvme_tcp.patience = millis()?,
             ("nvme_tcp_timeout_ms", _) => self.config.nvme_tcp.timeout = millis()?,
+            ("cufile", "on-request") => self.config.cufile = CuFileUse::OnRequest,
+            ("cufile", "prefer") => self.config.cufile = CuFileUse::Prefer,
+            ("cufile", "off") => self.config.cufile = CuFileUse::Off,
+            ("cufile_library", file) if !file.is_empty() => return Ok(self.cufile_library(file)),
             _ => return Err(wrong()),
         }
         Ok(self)

@@ -17,7 +17,7 @@ use sw_engine::{
 use sw_mem::{ByteLen, ForkMark, KeptMappings};
 
 use crate::{
-    backends::{Backends, Owner},
+    backends::{Backends, CuFileSource, Owner},
     builder::Config,
     cell::CellPool,
     clock::Clock,
@@ -148,13 +148,13 @@ impl Group {
 }
 
 impl Core {
-    pub(crate) fn new(config: Config) -> Arc<Self> {
+    pub(crate) fn new(config: Config, cufile: CuFileSource) -> Arc<Self> {
         let clock = Clock::start();
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             config,
             clock,
-            backends: Backends::find(config, clock),
+            backends: Backends::find(config, clock, cufile),
             cells: CellPool::new(),
             kept: KeptMappings::new(ByteLen(config.keep_bytes)),
             host: Group::new(Destination::Host, config.reactors),
@@ -261,15 +261,16 @@ impl Core {
         self.group(destination).ok()?.reactors.get(index)?.get()
     }
 
-    /// Plans over the transports that every lane of this engine has, for `object`: all of `whole`, or a member of it.
+    /// Plans over the transports that every lane of this engine has, for `object`: all of `whole`, or a member of it. What comes back
+    /// with the plan is what an operation names: `object`, or the same with one more face.
     pub(crate) fn plan(
         &self,
         whole: &Object,
-        object: &sw_engine::Object,
+        object: &Arc<sw_engine::Object>,
         (destination, ask): (Destination, Ask),
         policy: &Policy,
         verb: Verb,
-    ) -> Plan {
+    ) -> (Arc<sw_engine::Object>, Plan) {
         let present = match ask {
             Ask::Facts => self.backends.expect_memory(destination),
             // Whoever is about to use it has it.
@@ -283,14 +284,25 @@ impl Core {
             copy_engine: self.backends.copy_engine_verdict(destination),
             staging: Ok(()),
         };
-        let caps = self.backends.transport_caps(destination);
+        let mut caps = self.backends.transport_caps(destination);
         let rates = if is_rated(destination) { self.rates() } else { RateTable::new() };
-        let plan = sw_engine::plan(object, &facts, &caps, policy, &rates, verb);
-        match present {
-            Ok(()) => plan,
-            // It says what is missing, and what to do.
-            Err(error) => Plan { choice: Err(error), ..plan },
+        let policy = self.backends.vendor.policy(*policy);
+        let view = match &whole.inner.stripe {
+            None => self.backends.vendor.view(whole, (destination, ask), &policy, verb),
+            Some(_) => None,
+        };
+        let planned = view.as_ref().map_or(object, |view| &view.object).clone();
+        if let Some(view) = &view {
+            view.judge(&mut caps);
         }
+        let plan = sw_engine::plan(&planned, &facts, &caps, &policy, &rates, verb);
+        let plan = match (present, view) {
+            // It says what is missing, and what to do.
+            (Err(error), _) => Plan { choice: Err(error), ..plan },
+            (Ok(()), Some(view)) => view.explain(plan, verb),
+            (Ok(()), None) => plan,
+        };
+        (planned, plan)
     }
 
     /// What is known of `object` (a member of `whole`, or all of it) and a destination.

@@ -119,6 +119,7 @@ impl Doctor {
 
     fn gpus(&mut self, backends: &Backends) {
         self.facts.extend(backends.gpu_facts());
+        self.facts.extend(backends.vendor.facts());
     }
 
     fn controllers(&mut self, backends: &Backends) {

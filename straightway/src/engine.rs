@@ -10,7 +10,7 @@ use sw_engine::{
 use sw_mem::{Buffer, ByteLen, DmaRegion, HugePages, Populate};
 
 use crate::{
-    backends::{CallerStream, DeviceAllocation, Owner, StreamGate},
+    backends::{CallerStream, CuFileSource, DeviceAllocation, Owner, StreamGate},
     builder::{Config, EngineBuilder},
     core::Core,
     doctor::Doctor,
@@ -39,8 +39,8 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    pub(crate) fn make(config: Config) -> Self {
-        Self { core: Core::new(config) }
+    pub(crate) fn make(config: Config, cufile: CuFileSource) -> Self {
+        Self { core: Core::new(config, cufile) }
     }
 
     /// Opens an object to read.
@@ -350,10 +350,10 @@ impl Engine {
     /// Every route that a transfer could take, with a verdict for each. For a stripe set: of its first member.
     ///
     /// Made from facts: nothing is written, and no memory of a device is opened or touched. What a self-test has yet to show is
-    /// told by [`Engine::reach`].
+    /// told by [`Engine::reach`]. A policy that names NVIDIA's libcufile has it loaded, and the file read by it, to know.
     pub fn plan(&self, object: &Object, destination: Destination, policy: Policy, verb: Verb) -> Plan {
         object.refresh();
-        self.core.plan(object, first_of(object), (destination, Ask::Facts), &policy, verb)
+        self.core.plan(object, first_of(object), (destination, Ask::Facts), &policy, verb).1
     }
 
     /// What operations in a [`Lane`] for `destination` name: an object, and the way to it. Planned once, kept with the object.
@@ -518,7 +518,7 @@ impl Engine {
 }
 
 /// The object itself, or the first member of a stripe set.
-fn first_of(object: &Object) -> &sw_engine::Object {
+fn first_of(object: &Object) -> &Arc<sw_engine::Object> {
     match &object.inner.stripe {
         Some((_, members)) => members.first().unwrap_or(&object.inner),
         None => &object.inner,

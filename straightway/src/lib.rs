@@ -46,6 +46,7 @@ mod staging;
 mod sums;
 mod targets;
 mod uri;
+mod vendor;
 
 /// The program in the README compiles.
 #[cfg(doctest)]
@@ -54,7 +55,8 @@ struct Readme;
 
 pub use backends::{CallerStream, DeviceAllocation, StreamGate};
 pub use builder::{
-    EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeTcp, NvmeTcpDigests, NvmeUse, UringCompletion, UringUse,
+    CuFileUse, EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeTcp, NvmeTcpDigests, NvmeUse, UringCompletion,
+    UringUse,
 };
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
@@ -69,7 +71,7 @@ pub use sums::Sums;
 pub use uri::{NvmeTcpUri, NvmeUri, Uri, parse_bytes};
 
 pub use sw_engine::{
-    ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Landing, Op, OpId, OpOptions,
+    ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Face, Landing, Op, OpId, OpOptions,
     PciAddress, Plan, Policy, Reason, Rejected, Retry, Route, RouteMatch, Spans, Target, Time, Times, Verb, Version,
     Via, WriteOutcome, checksum, inspect,
     seam::{Entry, EntryKind},

@@ -14,6 +14,7 @@ use crate::{
     policy::Destination,
     reach::Reaches,
     targets::{First, TargetSlot, Targets},
+    vendor::Registration,
 };
 
 /// An open object: a file, a block device, a stripe set. Cloning shares it; it closes when the last clone is gone and no
@@ -23,6 +24,7 @@ pub struct Object {
     pub(crate) inner: Arc<sw_engine::Object>,
     targets: Arc<Targets>,
     reaches: Arc<Reaches>,
+    vendor: Arc<Registration>,
     /// The part of it that this handle shows: first byte and length. All of it, for what was opened as a whole.
     part: (u64, u64),
 }
@@ -31,7 +33,8 @@ impl Object {
     pub(crate) fn new(inner: Arc<sw_engine::Object>, clock: Clock) -> Self {
         let part = (0, inner.len);
         let members = inner.stripe.as_ref().map_or(0, |(_, members)| members.len());
-        Self { inner, targets: Arc::new(Targets::new(clock)), reaches: Arc::new(Reaches::new(members)), part }
+        let (targets, reaches) = (Arc::new(Targets::new(clock)), Arc::new(Reaches::new(members)));
+        Self { inner, targets, reaches, vendor: Arc::default(), part }
     }
 
     /// A part of it, as an object of its own that starts at byte `offset` and has `len` bytes (`None`: all up to the end).
@@ -137,6 +140,11 @@ impl Object {
     /// What is known of its ways to memory of other devices.
     pub(crate) fn reaches(&self) -> &Reaches {
         &self.reaches
+    }
+
+    /// Its registration with a vendor's library.
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.vendor
     }
 }
 

@@ -129,7 +129,7 @@ impl fmt::Display for Destination {
 }
 
 /// Parses `any`, `prefer=ROUTE`, `require=ROUTE` or `require-core=ROUTE`, where ROUTE is a landing (`dma`, `kernel-copy`,
-/// `staged`), a transport (`io_uring`, `preadv2`), or both with a slash (`io_uring/dma`).
+/// `staged`), a transport (`io_uring`, `preadv2`, `nvme`, `nvme-passthrough`, `cufile`), or both with a slash (`io_uring/dma`).
 ///
 /// `require` means every byte; `require-core` lets the ragged ends of an operation bounce: at most two blocks, of
 /// long reads of 4 KiB at least.

@@ -216,11 +216,14 @@ pub(crate) fn target(
     if let Some(target) = cached.get() {
         return Ok(target.clone());
     }
-    let plan = |inner: &sw_engine::Object| core.plan(object, inner, (destination, Ask::Proof), policy, verb).choice;
+    let plan = |inner: &Arc<sw_engine::Object>| core.plan(object, inner, (destination, Ask::Proof), policy, verb);
     let target = match &object.inner.stripe {
-        None => Target::new(object.inner.clone(), plan(&object.inner)?)?,
+        None => {
+            let (planned, plan) = plan(&object.inner);
+            Target::new(planned, plan.choice?)?
+        }
         Some((_, members)) => {
-            let choices = members.iter().map(|member| plan(member)).collect::<Result<_, _>>()?;
+            let choices = members.iter().map(|member| plan(member).1.choice).collect::<Result<_, _>>()?;
             Target::striped(object.inner.clone(), choices)?
         }
     };

@@ -7,6 +7,8 @@
 //!                         caller's)├─► CudaCopyEngine: the engine's CopyEngine seam, on streams and events
 //!                                 ├─► Gates: a stream of the caller's waits for an operation of ours
 //!                                 └─► Kernels ─► DeviceSums, DeviceMoves: checksums where bytes lie; many ranges moved at once
+//!
+//!  CuFile: NVIDIA's own libcufile as one way to the bytes of files (BlockingIo)
 //! ```
 //!
 //! Invariants:
@@ -26,6 +28,7 @@ mod attribute;
 mod buffer;
 mod context;
 mod copy_engine;
+mod cufile;
 mod device;
 mod dmabuf;
 mod driver;
@@ -48,6 +51,7 @@ pub use attribute::Attribute;
 pub use buffer::{DeviceBuffer, ManagedBuffer, PinnedBuffer};
 pub use context::Context;
 pub use copy_engine::{CopyEngineConfig, CudaCopyEngine, QUEUE_DEPTH_MAX, STREAMS_MAX, StreamOrder};
+pub use cufile::{CUFILE, CuFile, CuFileHandle, CuFileRefusal, CuFileReport, CuFileSource, CuFileVersion};
 pub use device::{ComputeCapability, Device, PciAddress, Uuid};
 pub use dmabuf::DmaBuf;
 pub use driver::{Driver, DriverVersion, is_in_process};

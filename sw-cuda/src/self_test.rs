@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sw_engine::seam::{CopyDirection, CopyDone, CopyEngine, CopyJob};
+use sw_engine::seam::{CopyDirection, CopyDone, CopyEngine, CopyJob, SlabPin};
 use sw_engine::{ErrorKind, Token};
 use sw_mem::{Buffer, ByteLen, DmaSpan, HostVa, index};
 
@@ -41,14 +41,7 @@ impl SelfTest {
     /// # Errors
     /// `ChecksumMismatch` if a byte is not what was written or a guard was touched; `DeadlineExceeded`; the driver's.
     pub fn run(context: &Context) -> Result<Self, CudaError> {
-        let ordinal = context.device().ordinal();
-        let mut engine = CudaCopyEngine::new(context, CopyEngineConfig { queue_depth: 2, ..Default::default() })?;
-        let host = Buffer::allocate(ByteLen(2 * ROOM))
-            .map_err(|_| CudaError::ours(ErrorKind::ResourceLimit, CALL, Some(ordinal), "free host memory"))?
-            .into_span();
-        let device = DeviceBuffer::allocate(context, ByteLen(ROOM))?;
-        let _pin = engine.pin_slabs(host.region())?;
-        let mut bench = Bench { engine, host, device, ordinal, serial: 0 };
+        let mut bench = Bench::new(context, ROOM)?;
         let mut passed = Self { cases: 0, bytes: 0 };
         for (case, len) in LENGTHS.into_iter().enumerate() {
             bench.round_trip(case as u64, len)?;
@@ -59,16 +52,47 @@ impl SelfTest {
     }
 }
 
-struct Bench {
+/// Device memory, and pinned host memory to look at it.
+pub(crate) struct Bench {
     engine: CudaCopyEngine,
+    /// Of `host`, which goes after it.
+    _pin: Box<dyn SlabPin>,
     /// The first half is the source, the second the destination.
     host: DmaSpan,
-    device: DeviceBuffer,
+    pub(crate) device: DeviceBuffer,
+    room: u64,
     ordinal: u16,
     serial: u64,
 }
 
 impl Bench {
+    /// With `room` bytes of device memory.
+    pub(crate) fn new(context: &Context, room: u64) -> Result<Self, CudaError> {
+        let ordinal = context.device().ordinal();
+        let mut engine = CudaCopyEngine::new(context, CopyEngineConfig { queue_depth: 2, ..Default::default() })?;
+        let host = Buffer::allocate(ByteLen(2 * room))
+            .map_err(|_| CudaError::ours(ErrorKind::ResourceLimit, CALL, Some(ordinal), "free host memory"))?
+            .into_span();
+        let device = DeviceBuffer::allocate(context, ByteLen(room))?;
+        let pin = engine.pin_slabs(host.region())?;
+        Ok(Self { engine, _pin: pin, host, device, room, ordinal, serial: 0 })
+    }
+
+    /// Puts `bytes` to the start of the device memory; at most its room.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), CudaError> {
+        let len = u32::try_from(bytes.len()).map_err(|_| refused(ErrorKind::TooLarge, self.ordinal))?;
+        self.touch(|host| host.write(0, bytes))?;
+        self.copy(CopyDirection::ToDevice, 0, 0, len)
+    }
+
+    /// The first bytes of the device memory; at most its room.
+    pub(crate) fn get(&mut self, bytes: &mut [u8]) -> Result<(), CudaError> {
+        let len = u32::try_from(bytes.len()).map_err(|_| refused(ErrorKind::TooLarge, self.ordinal))?;
+        self.copy(CopyDirection::FromDevice, self.room, 0, len)?;
+        let room = self.room;
+        self.touch(|host| host.read(room, bytes))
+    }
+
     /// Guards and all to the device, then the pattern over the middle, then everything back.
     fn round_trip(&mut self, case: u64, len: u32) -> Result<(), CudaError> {
         let whole =

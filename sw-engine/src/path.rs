@@ -120,6 +120,14 @@ reasons! {
     NoDriver = "NO_GPU_DRIVER", "no GPU driver library was found";
     /// A self-test failed.
     SelfTestFailed = "SELF_TEST_FAILED", "the route is offered but its self-test failed";
+    /// Nobody named a vendor's library, and without that it is not taken.
+    VendorNotAsked = "VENDOR_NOT_ASKED", "a vendor's library decides by itself how bytes go, so it moves them only where a policy or the engine names it";
+    /// There is no vendor's library, or none that can be used.
+    NoVendorLibrary = "NO_VENDOR_LIBRARY", "no vendor's library for files can be used here; `straightway doctor` says what is missing";
+    /// It does not take the object.
+    VendorRefused = "VENDOR_REFUSED", "the vendor's library does not take this object: its file system, or what it is";
+    /// It moves the bytes, and does not tell how.
+    VendorDecides = "VENDOR_DECIDES", "the vendor's library decides by itself how bytes go and does not tell; they count as copied by the kernel, never as direct";
     /// The object ends before a whole block.
     TailOfFile = "TAIL_OF_FILE", "the object ends inside a block";
 }

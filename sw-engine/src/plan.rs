@@ -175,6 +175,8 @@ impl Choice {
 pub struct Plan {
     /// Every candidate, the best first.
     pub candidates: Vec<Candidate>,
+    /// What [`Candidate::face`] counts: the ways to the object that were looked at.
+    pub faces: Vec<Face>,
     /// The choice, or why there is none.
     pub choice: Result<Choice, Error>,
 }
@@ -194,7 +196,7 @@ pub fn plan(
     candidates.sort_by_key(|candidate| planner.rank(candidate));
     let found = planner.choose(&mut candidates, policy);
     let choice = found.ok_or_else(|| refusal(object, policy, &candidates, verb));
-    Plan { candidates, choice }
+    Plan { candidates, faces: object.faces.clone(), choice }
 }
 
 struct Planner<'a> {
@@ -238,6 +240,8 @@ impl Planner<'_> {
                 if face.landing == Landing::Dma { self.facts.in_place } else { Ok(()) }
             }
             Via::Staged => {
+                // The slab is host memory.
+                caps.host?;
                 self.facts.staging?;
                 if self.facts.device.is_some() { self.facts.copy_engine } else { Ok(()) }
             }
@@ -302,8 +306,12 @@ impl Planner<'_> {
         let best = candidates.iter().position(wished).or_else(|| candidates.iter().position(accepted))?;
         let chosen = *candidates.get(best)?;
         let unwished = candidates.iter().position(accepted);
-        let reason =
-            if unwished == Some(best) { self.why_not_better(&chosen, candidates, wish) } else { Reason::Preferred };
+        let reason = match self.object.faces.get(chosen.face).and_then(|face| face.because) {
+            // Whatever led to it: nobody can tell how its bytes go, and that is what must be told of them.
+            Some(Reason::VendorDecides) => Reason::VendorDecides,
+            _ if unwished == Some(best) => self.why_not_better(&chosen, candidates, wish),
+            _ => Reason::Preferred,
+        };
         let main = self.leg(&chosen, reason)?;
         let free = demand.is_none();
         let unaligned = candidates.iter().filter(|c| free && accepted(c)).find(|c| self.takes_any_address(c));

@@ -68,6 +68,45 @@ fn a_cold_file_goes_direct_into_host_memory() {
     assert!(choice.unaligned.is_some() && choice.ends.is_some());
 }
 
+/// [`file`] with one more face, of a library that tells nothing.
+fn with_vendor(because: Option<Reason>) -> Object {
+    let mut object = file(Residency::Cached(1 << 20), Direct::Offered);
+    let buffered = object.faces[1];
+    object.faces.push(Face { transport: "vendor", handle: 9, because, ..buffered });
+    object
+}
+
+#[test]
+fn what_a_library_moved_is_told_as_that_whatever_led_to_it() {
+    let object = with_vendor(Some(Reason::VendorDecides));
+    let vendor = RouteMatch { transport: Some("vendor"), landing: None };
+    let caps = [caps("io_uring"), caps("vendor")];
+    for policy in [Policy::Prefer(vendor), Policy::Require(vendor), Policy::RequireCore(vendor)] {
+        let plan = plan(&object, &MemoryFacts::HOST, &caps, &policy, &RateTable::new(), Verb::Read);
+        let choice = plan.choice.unwrap();
+        assert_eq!(
+            (choice.route.to_string().as_str(), choice.main.reason),
+            ("vendor/kernel-copy", Reason::VendorDecides)
+        );
+        assert_eq!(plan.faces.len(), 3);
+    }
+}
+
+#[test]
+fn a_transport_without_host_memory_fills_no_slab() {
+    let object = with_vendor(None);
+    let refused =
+        TransportCaps { host: Err(Reason::VendorNotAsked), device: Err(Reason::VendorNotAsked), ..caps("vendor") };
+    for facts in [MemoryFacts::HOST, GPU] {
+        for policy in [Policy::Any, Policy::Require(RouteMatch { landing: Some(Landing::Staged), transport: None })] {
+            let plan = plan(&object, &facts, &[refused, caps("io_uring")], &policy, &RateTable::new(), Verb::Read);
+            assert_eq!(plan.choice.unwrap().route.transport, "io_uring");
+            let mut of_it = plan.candidates.iter().filter(|candidate| candidate.route.transport == "vendor");
+            assert!(of_it.all(|candidate| candidate.verdict == Err(Reason::VendorNotAsked)));
+        }
+    }
+}
+
 #[test]
 fn a_resident_file_is_copied_from_the_page_cache_and_says_why() {
     let object = file(Residency::Cached(1 << 20), Direct::Offered);

@@ -33,7 +33,9 @@ mod uring;
 
 pub use dmabuf::{DmabufRegistration, dmabuf_registration};
 pub use facts::{DirectFact, Standing, direct_facts};
-pub use file::{FileStore, Resumable, preallocate, residency, residency_by_samples, truncate, unchanged};
+pub use file::{
+    FileStore, Resumable, descriptor_of, preallocate, residency, residency_by_samples, truncate, unchanged,
+};
 pub use passthrough::{NVME_PASSTHROUGH, PassthroughTransport};
 pub use probe::{Probe, probe};
 pub use sysfs::Machine;

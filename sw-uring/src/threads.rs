@@ -1,4 +1,5 @@
-//! The data plane by a pool of threads with `preadv2` and `pwritev2`, where io_uring is blocked.
+//! The data plane by a pool of threads that call what blocks: `preadv2` and `pwritev2`, where io_uring is blocked, or whatever
+//! else a backend brings as a [`BlockingIo`].
 //!
 //! ```text
 //!   submit ─► staged ─ring─► queue ─► N named threads ─► done ─► poll
@@ -6,7 +7,7 @@
 //! ```
 //!
 //! Invariants: staged, queued, running and done I/Os together never exceed the depth, so no list grows. The lock is held
-//! for list operations only, never during a system call on a file. It costs two thread switches for each I/O: this is
+//! for list operations only, never during a call. It costs two thread switches for each I/O: this is
 //! the path that always works, not the fast one.
 // UNSAFETY: preadv2 and pwritev2 read and write caller memory by raw address.
 #![expect(unsafe_code, reason = "preadv2 and pwritev2")]
@@ -16,7 +17,7 @@ use std::{
     ptr,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{Builder, JoinHandle},
     time::Duration,
@@ -24,7 +25,10 @@ use std::{
 
 use sw_engine::{
     Error, ErrorKind, Fault, Reason, Token, Verb,
-    seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport, TransportCaps, Wait, Wake},
+    seam::{
+        Attach, BlockingIo, CallFault, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport,
+        TransportCaps, Wait, Wake,
+    },
 };
 use sw_mem::ForkMark;
 
@@ -41,7 +45,7 @@ const DROP_WAIT: Duration = Duration::from_secs(1);
 
 static LEAKED_THREADS: AtomicU64 = AtomicU64::new(0);
 
-/// Threads of this process that were still inside a system call when their transport was dropped.
+/// Threads of this process that were still inside a call when their transport was dropped.
 pub fn leaked_threads() -> u64 {
     LEAKED_THREADS.load(Ordering::Relaxed)
 }
@@ -68,21 +72,23 @@ impl Default for ThreadsConfig {
 impl ThreadsConfig {
     /// What a transport of this configuration can do.
     pub fn caps(&self) -> TransportCaps {
+        self.caps_of(&SystemCalls.caps())
+    }
+
+    /// The same over other calls, which can do so much.
+    pub fn caps_of(&self, caps: &TransportCaps) -> TransportCaps {
         TransportCaps {
-            name: PREADV2,
-            queue_depth: self.queue_depth,
-            io_bytes_max: self.io_bytes_max,
-            segments_max: 3,
-            host: Ok(()),
-            device: Err(Reason::NoPeerPages),
-            regions: Regions::Any,
+            queue_depth: self.queue_depth.min(caps.queue_depth),
+            io_bytes_max: self.io_bytes_max.min(caps.io_bytes_max),
+            ..*caps
         }
     }
 }
 
-/// Files and block devices by blocking calls on other threads.
+/// Blocking calls on other threads: those of the kernel on files and block devices, unless it is made over others.
 pub struct ThreadsTransport {
     shared: Arc<Shared>,
+    caps: TransportCaps,
     threads: Vec<JoinHandle<()>>,
     staged: Vec<Io>,
     /// Taken and not yet given back by `poll` or `fence`.
@@ -99,6 +105,12 @@ struct Shared {
     work: Condvar,
     /// Signalled for the owner: something is done, or a wake, or a thread has ended.
     news: Condvar,
+    /// Somebody asked for the end of a wait, the present one or the next.
+    woken: AtomicBool,
+    /// The owner waits, or is about to. Whoever wakes sets `woken` first and looks here second; the owner sets this first and looks
+    /// there second, under the lock: one of the two sees the other, and a wake of a pool where nobody waits is no system call.
+    waiting: AtomicBool,
+    calls: Arc<dyn BlockingIo>,
 }
 
 struct State {
@@ -106,7 +118,6 @@ struct State {
     done: VecDeque<IoDone>,
     running: u32,
     alive: u32,
-    woken: bool,
     stop: bool,
 }
 
@@ -116,7 +127,19 @@ impl ThreadsTransport {
     /// # Errors
     /// `ApiMisuse` for a configuration out of range; `ResourceLimit` if the system gives no thread.
     pub fn new(config: ThreadsConfig) -> Result<Self, Error> {
-        let misuse = |what: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(PREADV2).detail(what));
+        let mut made = Self::over(config, Arc::new(SystemCalls))?;
+        // Dropping `made` on the way out stops those that run already.
+        made.start_threads()?;
+        Ok(made)
+    }
+
+    /// A pool over other calls, which is made for few to use: its threads start with its first I/O.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a configuration out of range.
+    pub fn over(config: ThreadsConfig, calls: Arc<dyn BlockingIo>) -> Result<Self, Error> {
+        let caps = config.caps_of(&calls.caps());
+        let misuse = |what: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(caps.name).detail(what));
         if !(1..=THREADS_MAX).contains(&config.threads) {
             return misuse("threads must be 1 to 256");
         }
@@ -126,39 +149,50 @@ impl ThreadsTransport {
         if config.io_bytes_max == 0 || !config.io_bytes_max.is_multiple_of(4096) {
             return misuse("io_bytes_max must be a multiple of 4096 above zero");
         }
-        let depth = sw_mem::index(u64::from(config.queue_depth));
+        let depth = sw_mem::index(u64::from(caps.queue_depth));
         let state = State {
             queue: VecDeque::with_capacity(depth),
             done: VecDeque::with_capacity(depth),
             running: 0,
             alive: 0,
-            woken: false,
             stop: false,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), news: Condvar::new() });
-        let mut made = Self {
-            shared,
+        let shared = Shared {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            news: Condvar::new(),
+            woken: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            calls,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            caps,
             threads: Vec::new(),
             staged: Vec::with_capacity(depth),
             outstanding: 0,
             closed: false,
             config,
             fork: ForkMark::new(),
-        };
-        for number in 0..made.config.threads {
-            // Dropping `made` on the way out stops those that run already.
-            made.threads.push(made.start(number)?);
-        }
-        Ok(made)
+        })
     }
 
-    fn start(&self, number: u32) -> Result<JoinHandle<()>, Error> {
+    /// Those that do not run yet.
+    fn start_threads(&mut self) -> Result<(), Error> {
+        for number in self.threads.len()..sw_mem::index(u64::from(self.config.threads)) {
+            let thread = self.start(number)?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    fn start(&self, number: usize) -> Result<JoinHandle<()>, Error> {
         let shared = self.shared.clone();
         self.shared.lock().alive += 1;
         Builder::new().name(format!("sw-file-{number}")).spawn(move || shared.serve()).map_err(|error| {
             self.shared.lock().alive -= 1;
             Error::new(ErrorKind::ResourceLimit, Verb::Setup)
-                .at(PREADV2)
+                .at(self.caps.name)
                 .with_code(sys::code(&error))
                 .detail("the system gives no more threads")
                 .remedy("raise the limit of processes (ulimit -u) or ask for fewer threads")
@@ -167,7 +201,7 @@ impl ThreadsTransport {
     }
 
     fn check_fork(&self) -> Result<(), Error> {
-        if self.fork.is_child() { Err(fault::forked(PREADV2)) } else { Ok(()) }
+        if self.fork.is_child() { Err(fault::forked(self.caps.name)) } else { Ok(()) }
     }
 
     fn take(&mut self, state: &mut State, out: &mut Vec<IoDone>) -> usize {
@@ -191,16 +225,16 @@ impl ThreadsTransport {
 
 impl Transport for ThreadsTransport {
     fn caps(&self) -> TransportCaps {
-        self.config.caps()
+        self.caps
     }
 
     fn attach(&mut self, _hint: Attach<'_>) -> Result<(), Error> {
-        // System calls know neither registered files nor pinned memory.
+        // The calls know neither registered files nor pinned memory.
         Ok(())
     }
 
     fn submit(&mut self, io: &Io) -> Submit {
-        if self.fork.is_child() || self.closed || self.outstanding >= self.config.queue_depth {
+        if self.fork.is_child() || self.closed || self.outstanding >= self.caps.queue_depth {
             return Submit::Full;
         }
         self.staged.push(*io);
@@ -212,6 +246,9 @@ impl Transport for ThreadsTransport {
         self.check_fork()?;
         if self.staged.is_empty() {
             return Ok(());
+        }
+        if self.threads.is_empty() {
+            self.start_threads()?;
         }
         let count = self.staged.len();
         self.shared.lock().queue.extend(self.staged.drain(..));
@@ -234,14 +271,17 @@ impl Transport for ThreadsTransport {
         // More than are outstanding will not come.
         let min = sw_mem::index(u64::from(min.min(self.outstanding).max(1))).min(room);
         // One is what the caller needs; the others are gathered for a short time, so that a slow one holds up nobody.
-        let few = |state: &State, count: usize| state.done.len() < count.min(min) && !state.woken;
+        let few =
+            |state: &State, count: usize| state.done.len() < count.min(min) && !shared.woken.load(Ordering::SeqCst);
+        shared.waiting.store(true, Ordering::SeqCst);
         let result = shared.news.wait_timeout_while(shared.lock(), timeout, |state| few(state, 1));
         let (state, first) = result.unwrap_or_else(PoisonError::into_inner);
         let gather =
             if first.timed_out() { Duration::ZERO } else { Duration::from_micros(self.config.gather_us.into()) };
         let result = shared.news.wait_timeout_while(state, gather.min(timeout), |state| few(state, min));
         let (mut state, _) = result.unwrap_or_else(PoisonError::into_inner);
-        state.woken = false;
+        shared.waiting.store(false, Ordering::SeqCst);
+        shared.woken.store(false, Ordering::SeqCst);
         Ok(self.take(&mut state, out))
     }
 
@@ -278,6 +318,10 @@ impl Transport for ThreadsTransport {
         }
     }
 
+    fn explain(&self, _handle: u64, fault: Fault) -> Option<&Error> {
+        self.shared.calls.explain(fault)
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         self.shared.clone()
     }
@@ -300,7 +344,7 @@ impl Drop for ThreadsTransport {
             self.threads.drain(..).for_each(|thread| drop(thread.join()));
         } else {
             LEAKED_THREADS.fetch_add(u64::from(alive), Ordering::Relaxed);
-            tracing::error!(threads = alive, "dropped while threads are inside a system call; they end when it does");
+            tracing::error!(threads = alive, "dropped while threads are inside a call; they end when it does");
         }
     }
 }
@@ -311,6 +355,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// *Blocking*.
+    fn perform(&self, io: &Io) -> Result<u32, Fault> {
+        self.calls.perform(io).map_err(|why| match why {
+            CallFault::Errno(errno) => fault::fault(errno),
+            CallFault::Known(fault) => fault,
+        })
+    }
+
     /// A thread's life.
     fn serve(&self) {
         let mut state = self.lock();
@@ -318,7 +370,7 @@ impl Shared {
             if let Some(io) = state.queue.pop_front() {
                 state.running += 1;
                 drop(state);
-                let done = IoDone { token: io.token, result: perform(&io) };
+                let done = IoDone { token: io.token, result: self.perform(&io) };
                 state = self.lock();
                 state.running -= 1;
                 state.done.push_back(done);
@@ -336,22 +388,46 @@ impl Shared {
 
 impl Wake for Shared {
     fn wake(&self) {
-        self.lock().woken = true;
-        self.news.notify_all();
+        self.woken.store(true, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) {
+            // Between its look and its sleep the owner holds the lock.
+            drop(self.lock());
+            self.news.notify_all();
+        }
     }
 }
 
-/// Runs one I/O to its end. *Blocking*.
-fn perform(io: &Io) -> Result<u32, Fault> {
+/// The kernel's calls on a descriptor.
+struct SystemCalls;
+
+impl BlockingIo for SystemCalls {
+    fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            name: PREADV2,
+            queue_depth: crate::QUEUE_DEPTH_MAX,
+            io_bytes_max: u32::MAX,
+            segments_max: 3,
+            host: Ok(()),
+            device: Err(Reason::NoPeerPages),
+            regions: Regions::Any,
+        }
+    }
+
+    fn perform(&self, io: &Io) -> Result<u32, CallFault> {
+        perform(io)
+    }
+}
+
+fn perform(io: &Io) -> Result<u32, CallFault> {
     let fd = handle::fd(io.handle);
     let mut vector = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_SEGMENTS];
     let segments = io.segments();
     for (part, segment) in vector.iter_mut().zip(segments) {
-        let va = segment.place.host().ok_or(Fault::new(ErrorKind::Unsupported, 0))?;
+        let va = segment.place.host().ok_or(CallFault::Known(Fault::new(ErrorKind::Unsupported, 0)))?;
         part.iov_base = ptr::with_exposed_provenance_mut(sw_mem::index(va.raw()));
         part.iov_len = sw_mem::index(u64::from(segment.len));
     }
-    let offset = i64::try_from(io.offset).map_err(|_| fault::fault(libc::EINVAL))?;
+    let offset = i64::try_from(io.offset).map_err(|_| CallFault::Errno(libc::EINVAL))?;
     let (parts, count) = (vector.as_ptr(), i32::from(io.segment_count));
     for _ in 0..sys::INTERRUPTS_MAX {
         let done = match io.kind {
@@ -371,8 +447,69 @@ fn perform(io: &Io) -> Result<u32, Fault> {
         // The C library falls back to preadv by itself where the kernel (before 4.6) has no preadv2.
         match sys::errno() {
             libc::EINTR => {}
-            errno => return Err(fault::fault(errno)),
+            errno => return Err(CallFault::Errno(errno)),
         }
     }
-    Err(fault::fault(libc::EINTR))
+    Err(CallFault::Errno(libc::EINTR))
+}
+
+#[cfg(test)]
+mod tests {
+    use sw_engine::ObjectId;
+    use sw_mem::{HostVa, Place, RegionId};
+
+    use super::*;
+
+    /// Moves nothing: fails with the I/O's offset as an errno, or as a fault where there is none of that number.
+    struct Failing;
+
+    impl BlockingIo for Failing {
+        fn caps(&self) -> TransportCaps {
+            TransportCaps { name: "failing", queue_depth: 4, io_bytes_max: 1 << 16, ..SystemCalls.caps() }
+        }
+
+        fn perform(&self, io: &Io) -> Result<u32, CallFault> {
+            let number = i32::try_from(io.offset).unwrap_or(i32::MAX);
+            Err(if number < 4096 {
+                CallFault::Errno(number)
+            } else {
+                CallFault::Known(Fault::new(ErrorKind::NotRegistered, number))
+            })
+        }
+    }
+
+    fn end(pool: &mut ThreadsTransport, offset: i32) -> Result<u32, Fault> {
+        let segment =
+            sw_engine::seam::MemorySegment { place: Place::Host(HostVa::new(4096)), len: 1, region: RegionId(0) };
+        let io = Io {
+            token: Token::from_raw(1 << 32),
+            kind: IoKind::Read,
+            object: ObjectId(1),
+            handle: 0,
+            offset: u64::try_from(offset).unwrap(),
+            len: 1,
+            segment_count: 1,
+            segments: [segment; MAX_SEGMENTS],
+        };
+        assert_eq!(pool.submit(&io), Submit::Accepted);
+        let mut out = Vec::with_capacity(1);
+        while out.is_empty() {
+            pool.poll(Wait::For { timeout: Duration::from_secs(10), min: 1 }, &mut out).unwrap();
+        }
+        out.remove(0).result
+    }
+
+    #[test]
+    fn a_pool_over_other_calls_starts_with_its_first_io_and_gives_their_faults() {
+        let config = ThreadsConfig { threads: 2, ..ThreadsConfig::default() };
+        let mut pool = ThreadsTransport::over(config, Arc::new(Failing)).unwrap();
+        let caps = pool.caps();
+        assert_eq!((caps.name, caps.queue_depth, caps.io_bytes_max), ("failing", 4, 1 << 16));
+        assert!(pool.threads.is_empty());
+        pool.waker().wake();
+        assert!(pool.threads.is_empty());
+        assert_eq!(end(&mut pool, libc::ENOSPC), Err(fault::fault(libc::ENOSPC)));
+        assert_eq!(pool.threads.len(), 2);
+        assert_eq!(end(&mut pool, 5027), Err(Fault::new(ErrorKind::NotRegistered, 5027)));
+    }
 }

@@ -307,7 +307,8 @@ struct sw_engine_options {
      * the defaults. They are: `reactors` (1 to 64), `queue_depth` (1 to 4096), `io_bytes`, `staging_bytes`,
      * `staging=BYTESxCOUNT`, `ops_per_lane`, `keep_bytes`, `sqpoll_ms`, `iopoll=on|off`, `gpu=auto|off`,
      * `io_uring=auto|off`, `nvme=auto|off`, `nvme_backend=auto|type1|iommufd|noiommu`,
-     * `nvme_completion=polled|interrupt|hybrid`. Bytes may be written as `64KiB`.
+     * `nvme_completion=polled|interrupt|hybrid`, `cufile=on-request|prefer|off`, `cufile_library=FILE`. Bytes may be
+     * written as `64KiB`.
      */
     const char *settings;
 };

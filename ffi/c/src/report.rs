@@ -1,7 +1,7 @@
 //! Plans and facts as JSON, with the fields that the command line prints (`docs/json.md`).
 
 use serde_json::{Value, json};
-use straightway::{Destination, Doctor, Engine, Object, Policy, Reach, Reason, SelfTest, Verb, Via};
+use straightway::{Destination, Doctor, Engine, Object, Plan, Policy, Reach, Reason, SelfTest, Verb, Via};
 
 /// `straightway.doctor/1`, without `paths`: what concerns the whole machine.
 pub(crate) fn doctor(doctor: &Doctor) -> String {
@@ -34,7 +34,7 @@ pub(crate) fn plan(
         "len": object.len(),
         "into": destination.to_string(),
         "verb": verb.to_string(),
-        "faces": faces(object),
+        "faces": faces(object, &plan),
         "reach": reached(&engine.reach(object, destination)),
         "candidates": candidates,
         "choice": choice,
@@ -55,11 +55,12 @@ fn candidate(candidate: &straightway::Candidate) -> Value {
     })
 }
 
-/// The ways to an object; those of a stripe set are its members'.
-fn faces(object: &Object) -> Vec<Value> {
+/// The ways to an object, one of the plan alone included; those of a stripe set are its members'.
+fn faces(object: &Object, plan: &Plan) -> Vec<Value> {
     let object = object.as_engine_object();
     let members = object.stripe.iter().flat_map(|(_, members)| members).flat_map(|member| &member.faces);
-    let all = object.faces.iter().chain(members);
+    let own = plan.faces.iter().filter(|_| object.stripe.is_none());
+    let all = own.chain(members);
     all.map(|face| {
         json!({
             "transport": face.transport,

@@ -97,15 +97,21 @@ pub fn faces(object: &Object) -> Vec<Face> {
     let object = object.as_engine_object();
     let members = object.stripe.iter().flat_map(|(_, members)| members).flat_map(|member| &member.faces);
     let all = object.faces.iter().chain(members);
-    all.map(|face| Face {
-        transport: face.transport,
-        landing: face.landing.name(),
-        block: face.granularity.block,
-        memory: face.granularity.memory,
-        reason: face.because.map(straightway::Reason::code),
-        reason_text: face.because.map(straightway::Reason::text),
-    })
-    .collect()
+    all.map(Face::of).collect()
+}
+
+impl Face {
+    /// One of the engine's.
+    pub fn of(face: &straightway::Face) -> Self {
+        Self {
+            transport: face.transport,
+            landing: face.landing.name(),
+            block: face.granularity.block,
+            memory: face.granularity.memory,
+            reason: face.because.map(straightway::Reason::code),
+            reason_text: face.because.map(straightway::Reason::text),
+        }
+    }
 }
 
 impl fmt::Display for Face {

@@ -144,13 +144,18 @@ pub fn run(args: &Plan, out: &mut Out) -> Result<(), Fail> {
             len: object.len(),
             into: args.into.to_string(),
             verb: if verb == Verb::Read { "read" } else { "write" },
-            faces: faces(&object),
+            faces: ways(&object, &plan),
             reach: reached(engine.reach(&object, args.into)),
             candidates: plan.candidates.iter().map(candidate).collect(),
             choice,
         })?;
         plan.choice.map(|_| ()).map_err(Fail::from)
     })
+}
+
+/// Those that candidates count, one of the plan alone included; of a stripe set, those of all members.
+fn ways(object: &straightway::Object, plan: &straightway::Plan) -> Vec<Face> {
+    if object.as_engine_object().stripe.is_some() { faces(object) } else { plan.faces.iter().map(Face::of).collect() }
 }
 
 fn reached(reach: Reach) -> Option<Reached> {

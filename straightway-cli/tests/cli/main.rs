@@ -15,3 +15,4 @@ mod reference;
 mod support;
 mod target;
 mod transfer;
+mod vendor;

@@ -324,8 +324,15 @@ fn rank_of(landing: Landing, reason: Reason) -> u16 {
 }
 
 impl Others {
-    fn note(&mut self, leg: &Leg) {
-        self.transports[leg.landing as usize] = leg.transport;
+    fn note(&mut self, leg: &Leg, bytes: u64) {
+        let (leader, lead) = (&mut self.transports[leg.landing as usize], &mut self.leads[leg.landing as usize]);
+        if *leader == leg.transport {
+            *lead += bytes;
+        } else if *leader == NO_TRANSPORT || bytes > *lead {
+            (*leader, *lead) = (leg.transport, bytes - *lead);
+        } else {
+            *lead -= bytes;
+        }
         let rank = rank_of(leg.landing, leg.reason);
         if rank > self.rank {
             (self.rank, self.reason) = (rank, leg.reason);
@@ -335,7 +342,7 @@ impl Others {
     /// Adds a chunk that went through. `on_host`: its memory is the host's.
     fn count(&mut self, chunk: &Chunk, on_host: impl FnOnce() -> bool) {
         let want = u64::from(chunk.cut.want);
-        self.note(&chunk.leg);
+        self.note(&chunk.leg, want);
         let kernel_copied = if chunk.leg.kernel_copies { want } else { 0 };
         if chunk.leg.via == Via::Staged {
             self.bytes.add(Landing::Staged, want);
@@ -421,12 +428,18 @@ impl OpState {
         let landings = [Landing::Staged, Landing::KernelCopy, Landing::Dma].into_iter();
         let most = landings.max_by_key(|landing| bytes.of(*landing)).unwrap_or(main.landing);
         let landing = if bytes.of(most) > bytes.of(main.landing) { most } else { main.landing };
+        // Two transports may land alike: the one that took more of them.
+        let planned = if landing == main.landing { self.planned } else { 0 };
         let transport = match others.transports[landing as usize] {
             NO_TRANSPORT => main.transport,
+            _ if planned > 0 && planned >= others.leads[landing as usize] => main.transport,
             transport => transport,
         };
-        // For a stripe set the members' own ways count, as far as their bytes moved.
-        let planned_rank = if op.target.member_choices().is_empty() { rank_of(main.landing, main.reason) } else { 0 };
+        // For a stripe set the members' own ways count, as far as their bytes moved. A vendor's library is told of its own bytes
+        // alone: those that did not go by plan are in the others, each with its reason.
+        let none_of_it = main.reason == Reason::VendorDecides && self.planned == 0 && !self.all_planned();
+        let counts = op.target.member_choices().is_empty() && !none_of_it;
+        let planned_rank = if counts { rank_of(main.landing, main.reason) } else { 0 };
         let (rank, reason) =
             if others.rank > planned_rank { (others.rank, others.reason) } else { (planned_rank, main.reason) };
         // Bounced bytes of chunks that went direct.
@@ -581,6 +594,21 @@ fn explain(error: Error, fault: Fault) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_transports_that_land_alike_the_one_with_more_bytes_is_named() {
+        let leg = |transport| Leg { transport, ..super::super::flow::NO_LEG };
+        let told = |notes: &[(u8, u64)]| {
+            let mut others = Others::NONE;
+            notes.iter().for_each(|(transport, bytes)| others.note(&leg(*transport), *bytes));
+            let landing = super::super::flow::NO_LEG.landing as usize;
+            (others.transports[landing], others.leads[landing])
+        };
+        assert_eq!(told(&[]), (NO_TRANSPORT, 0));
+        assert_eq!(told(&[(3, 100), (0, 30), (3, 5), (0, 30)]), (3, 45));
+        assert_eq!(told(&[(0, 30), (3, 100), (0, 30)]), (3, 40));
+        assert_eq!(told(&[(0, 30), (3, 30)]), (0, 0));
+    }
 
     #[test]
     fn each_limit_has_its_own_words_and_no_made_up_code() {

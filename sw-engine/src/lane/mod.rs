@@ -180,8 +180,10 @@ struct Others {
     bytes: ByPath,
     bounced: u64,
     cpu_copied: u64,
-    /// The transport that such bytes of each landing took last; [`NO_TRANSPORT`] before.
+    /// The transport that most such bytes of each landing took, of two; [`NO_TRANSPORT`] before.
     transports: [u8; 3],
+    /// By how many bytes it leads.
+    leads: [u64; 3],
     /// Why the least direct chunk of these went no better way.
     reason: Reason,
     /// How indirect that chunk was (`rank_of` in `done.rs`); 0 before there is one.
@@ -197,6 +199,7 @@ impl Others {
         bounced: 0,
         cpu_copied: 0,
         transports: [NO_TRANSPORT; 3],
+        leads: [0; 3],
         reason: Reason::Best,
         rank: 0,
     };
@@ -447,7 +450,7 @@ impl Lane {
         (self.next_deadline != Time::FOREVER).then_some(self.next_deadline)
     }
 
-    /// Which queue waits, and how: the one with most in flight, shortly if a copy engine is busy too.
+    /// Which queue waits, and how: the one with most in flight, the first of several; shortly if a copy engine is busy too.
     fn pick_waiter(&self, wait: Wait) -> Option<(usize, Wait)> {
         let Wait::For { timeout, min } = wait else { return None };
         if !self.ready.order.is_empty() {
@@ -463,7 +466,8 @@ impl Lane {
         };
         // A broken queue does not wait; chosen, it would make every poll return at once.
         let works = |index: &usize| self.queues[*index].broken.is_none();
-        let busiest = (0..self.queues.len()).filter(works).max_by_key(|index| self.queues[*index].shares.busy())?;
+        let queues = (0..self.queues.len()).rev().filter(works);
+        let busiest = queues.max_by_key(|index| self.queues[*index].shares.busy())?;
         let min = min.clamp(1, self.queues[busiest].shares.busy().max(1));
         Some((busiest, Wait::For { timeout: timeout.min(cap), min }))
     }

@@ -3,10 +3,12 @@
 //! Small, synchronous, no default bodies that panic. A backend implements one or more of them and calls
 //! `sw_testkit::conformance` from its tests; it is done when that suite is green.
 
+mod blocking;
 mod copy;
 mod store;
 mod transport;
 
+pub use blocking::{BlockingIo, CallFault};
 pub use copy::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, SlabPin};
 pub use store::{Entry, EntryKind, Names, OpenMode, Store, WriteIntent};
 pub use transport::{

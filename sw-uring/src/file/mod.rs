@@ -373,6 +373,17 @@ pub fn preallocate(object: &Object, len: u64) -> Result<(), Error> {
     sys::fallocate(open.buffered.as_fd(), len).map_err(|errno| path_error(errno, Verb::Write, &open.path))
 }
 
+/// A descriptor of its own for an object of a [`FileStore`], open for what the object is: past the page cache where there is such a
+/// face, else through it. It shares offset and flags with the object's.
+///
+/// # Errors
+/// `ApiMisuse` for an object of another store; `ResourceLimit` if there are no descriptors left.
+pub fn descriptor_of(object: &Object) -> Result<OwnedFd, Error> {
+    let open = open_file(object)?;
+    let held = open.direct().unwrap_or(open.buffered());
+    held.try_clone_to_owned().map_err(|error| path_error(sys::code(&error), Verb::Open, &open.path))
+}
+
 pub(crate) fn open_file(object: &Object) -> Result<&OpenFile, Error> {
     let keep: &dyn Any = &*object.keep;
     keep.downcast_ref().ok_or_else(|| {

@@ -5,6 +5,7 @@
 //! KvikIO   from the package index; finds the library because it is loaded before it
 //! NIXL     the same, its GDS plugins; 310 MB, so it is fetched for `--clients` only
 //! both     a program that has NVIDIA's library and ours loaded at once
+//! route    the other way round: our own command, which moves bytes by NVIDIA's library
 //! ```
 //!
 //! elbencho is in neither the distribution nor the package index.
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fetch::{self, Real};
-use super::{Bench, failed, link, words};
+use super::{BUILD_LIMIT, Bench, failed, link, words};
 use crate::Stop;
 use crate::proc::{Echo, Ended, Job};
 
@@ -21,6 +22,7 @@ use crate::proc::{Echo, Ended, Job};
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 /// The configuration of fio's source: some hundred small programs are compiled.
 const CONFIGURE_LIMIT: Duration = Duration::from_secs(300);
+const ROUTE_TEST: &str = "vendor::nvidias_own_library_moves_bytes_and_ours_is_refused";
 /// A program's exit where the machine or its file system does not let it run.
 const CANNOT: i32 = 77;
 /// What fio runs: verified bytes, then each direction from two threads, at sizes that are no power of two too.
@@ -53,6 +55,7 @@ pub fn run(bench: &Bench<'_>, real: &Real, fetch: Fetch) -> Result<bool, Stop> {
         ("KvikIO", clients.kvikio()?),
         ("NIXL", clients.nixl(fetch)?),
         ("NVIDIA's library beside ours", clients.both()?),
+        ("NVIDIA's library as a route of the command line", clients.route()?),
     ] {
         match outcome {
             Ran::Well(count) => {
@@ -146,6 +149,35 @@ impl Clients<'_> {
             }
         }
         Ok(Ran::Well(2))
+    }
+
+    /// The test of the command line that needs the real library.
+    fn route(&self) -> Result<Ran, Stop> {
+        let args = [
+            "test",
+            "--quiet",
+            "--workspace",
+            "--test",
+            "cli",
+            "--",
+            "--ignored",
+            "--exact",
+            ROUTE_TEST,
+            "--nocapture",
+        ];
+        let job = Job::cargo(self.bench.place, &args.map(String::from))
+            .env("CARGO_TARGET_DIR", self.bench.place.target.display().to_string())
+            .env("STRAIGHTWAY_LIBCUFILE", self.real.library.display().to_string())
+            .env("STRAIGHTWAY_LIBCUFILE_OURS", self.bench.ours.display().to_string())
+            .env("STRAIGHTWAY_LIBCUFILE_BESIDE", self.bench.oracle.library.display().to_string())
+            .env("CONFORMANCE_UDEV_RECORD", self.bench.oracle.udev_record.display().to_string())
+            .env("CUFILE_SKIP_TOPOLOGY_DETECTION", "true");
+        let outcome = job.merge_stderr().echo(Echo::Hidden).limit(BUILD_LIMIT).run()?;
+        if let Some(reason) = outcome.lines.iter().find_map(|line| line.strip_prefix("skip: ")) {
+            return Ok(Ran::Not(reason.to_string()));
+        }
+        let well = outcome.lines.iter().any(|line| line.starts_with("test result: ok. 1 passed"));
+        Ok(if outcome.ok() && well { Ran::Well(1) } else { Ran::Badly(outcome.lines.join("\n")) })
     }
 
     fn fio(&self) -> Result<Ran, Stop> {
