@@ -11,7 +11,7 @@
 //! cargo xtask kernels [--check]                             the PTX of kernels/ from its sources
 //! cargo xtask install --prefix DIR                          the C library with its headers, and libcufile.so.0
 //! cargo xtask cufile [--write] [--gpu] [--clients]          one suite against NVIDIA's libcufile and ours, and clients of both
-//! cargo xtask vm nvme | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
+//! cargo xtask vm nvme | fabrics | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
 //! ```
 //!
 //! Kept small on purpose: one dependency (a JSON reader for `cargo metadata`), so that the first call after a clone
@@ -104,7 +104,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                                                   with a FILE only that library, which is not built
   cufile [--write] [--only PREFIX] [--library FILE] [--gpu] [--clients]
                                                   one suite against NVIDIA's libcufile and ours; --write: the report
-  vm nvme | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
+  vm nvme | fabrics | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
