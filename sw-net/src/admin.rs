@@ -84,6 +84,16 @@ impl Admin {
         Err(self.error(ErrorKind::Protocol, format!("the property at {offset:#x} cannot be read: {status}")))
     }
 
+    /// Answers are waited for so long at most from now on.
+    pub(crate) fn hurry(&mut self, timeout: Duration) {
+        self.timeout = self.timeout.min(timeout);
+    }
+
+    /// Another handle of the connection, to end a wait of another thread with.
+    pub(crate) fn handle(&self) -> Option<std::net::TcpStream> {
+        self.connection.handle().ok()
+    }
+
     /// The connection, for an I/O queue whose first command was sent by this.
     pub(crate) fn into_connection(self) -> Connection {
         self.connection

@@ -191,6 +191,11 @@ impl Connection {
         })
     }
 
+    /// Another handle of the connection, to end it with.
+    pub(crate) fn handle(&self) -> io::Result<std::net::TcpStream> {
+        self.socket.handle()
+    }
+
     pub(crate) fn fd(&self) -> std::os::fd::RawFd {
         self.socket.fd()
     }

@@ -16,8 +16,9 @@
 use std::{
     collections::VecDeque,
     fmt,
+    net::TcpStream,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -56,6 +57,8 @@ const NEWS_STEP: Duration = Duration::from_millis(100);
 /// The first pause between two tries to make an association again, and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long each of the two answers of a shutdown is waited for.
+const SHUT_DOWN_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of the data of Connect.
 const CONNECT_DATA_BYTES_U32: u32 = 1024;
 const _: () = assert!(CONNECT_DATA_BYTES == CONNECT_DATA_BYTES_U32 as usize, "one number, two types");
@@ -220,6 +223,8 @@ pub struct Controller {
     up: AtomicU64,
     is_gone: AtomicBool,
     life: Mutex<Life>,
+    /// The admin connection once more: whoever closes ends with it what the attendant waits for.
+    handle: Mutex<Option<TcpStream>>,
     desk: Mutex<Desk>,
     /// Something is on the desk; or the association came up, or is gone.
     news: Condvar,
@@ -241,6 +246,7 @@ impl Controller {
             config,
             up: AtomicU64::new(facts.association),
             is_gone: AtomicBool::new(false),
+            handle: Mutex::new(admin.handle()),
             life: Mutex::new(Life::Up(Box::new(admin))),
             desk: Mutex::new(Desk {
                 wanted: VecDeque::new(),
@@ -376,7 +382,11 @@ impl Controller {
                     "the association is made again"
                 );
                 let mut desk = self.desk();
+                if desk.is_closed {
+                    return;
+                }
                 desk.qids = (1..=facts.queues).collect();
+                *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = admin.handle();
                 let number = facts.association;
                 *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
                 *self.life() = Life::Up(Box::new(admin));
@@ -480,18 +490,33 @@ impl Controller {
         Ok(connection)
     }
 
-    /// Ends the association in good order and for ever. I/O queues that are in use end when their lanes see it.
+    /// Ends the association for ever; in good order, if the target answers within [`SHUT_DOWN_WAIT`]. I/O queues that are in use end when their
+    /// lanes see it.
     pub fn shut_down(&self) {
         self.desk().is_closed = true;
         self.news.notify_all();
-        if let Life::Up(admin) = &mut *self.life()
-            && let Ok(cc) = admin.property(regs::CC, PropertySize::Four)
-        {
-            let cc = Cc::from_raw(u32::try_from(cc).unwrap_or(0)).shutdown(Shutdown::Normal);
-            // The target ends the association by itself when the connection goes.
-            let _ = admin.run(Data::None, |_| Command::property_set(regs::CC, cc.raw()));
+        match self.life.try_lock() {
+            Ok(mut life) => shut_down(&mut life),
+            // The attendant waits for an answer: that one will not come any more.
+            Err(TryLockError::WouldBlock) => {
+                if let Some(handle) = &*self.handle.lock().unwrap_or_else(PoisonError::into_inner) {
+                    let _ = handle.shutdown(std::net::Shutdown::Both);
+                }
+            }
+            Err(TryLockError::Poisoned(_)) => {}
         }
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.end("it was closed".to_owned());
+    }
+}
+
+/// Tells the controller that its host goes; it ends the association by itself when the connection goes.
+fn shut_down(life: &mut Life) {
+    let Life::Up(admin) = life else { return };
+    admin.hurry(SHUT_DOWN_WAIT);
+    if let Ok(cc) = admin.property(regs::CC, PropertySize::Four) {
+        let cc = Cc::from_raw(u32::try_from(cc).unwrap_or(0)).shutdown(Shutdown::Normal);
+        let _ = admin.run(Data::None, |_| Command::property_set(regs::CC, cc.raw()));
     }
 }
 

@@ -73,6 +73,11 @@ impl Socket {
         Ok(Self(stream))
     }
 
+    /// Another handle of the connection, to end it with.
+    pub(crate) fn handle(&self) -> io::Result<TcpStream> {
+        self.0.try_clone()
+    }
+
     pub(crate) fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }

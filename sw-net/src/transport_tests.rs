@@ -308,6 +308,18 @@ fn a_namespace_that_is_another_one_afterwards_is_not_read_as_the_old_one() {
 }
 
 #[test]
+fn a_target_that_is_silent_holds_up_no_close() {
+    // Keep-alive is never answered, so that the attendant waits for one; nor are properties behind it.
+    let faults = |seen: &Seen| (seen.qid == 0 && seen.opcode == 0x18).then_some(Wrong::NeverAnswer);
+    let host = ControllerConfig { keep_alive: Duration::from_millis(200), ..ControllerConfig::default() };
+    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() }, host);
+    std::thread::sleep(Duration::from_millis(400));
+    let start = now();
+    drop(rig);
+    assert!(now() - start < Duration::from_secs(5), "{:?}", now() - start);
+}
+
+#[test]
 fn patience_has_an_end() {
     let host = ControllerConfig { patience: Duration::from_millis(700), ..ControllerConfig::default() };
     let mut rig = Rig::new(TargetConfig::default(), host);

@@ -171,6 +171,7 @@ fn everything() -> Vec<Value> {
     all.extend(scratch.run(&load).ok().json());
     all.extend(scratch.run(&[&load[..], &["--digest"]].concat()).ok().json());
     all.extend(checkpoints(&scratch));
+    all.extend(crate::target::everything_said(&scratch));
     all
 }
 

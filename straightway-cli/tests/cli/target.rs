@@ -17,6 +17,8 @@ use crate::support::{Scratch, content};
 struct Offered {
     child: Child,
     said: BufReader<ChildStdout>,
+    /// What it said first.
+    told: Value,
     /// Of each namespace.
     uris: Vec<String>,
 }
@@ -32,7 +34,7 @@ impl Offered {
         assert_eq!(told["schema"], "straightway.target/1");
         let uri = |namespace: &Value| namespace["uri"].as_str().unwrap().to_owned();
         let uris = told["namespaces"].as_array().unwrap().iter().map(uri).collect();
-        Self { child, said, uris }
+        Self { child, said, told, uris }
     }
 
     /// Ends it as Ctrl-C does; what it says then.
@@ -51,6 +53,13 @@ impl Drop for Offered {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Everything that a target says, of which nobody wants anything.
+pub fn everything_said(scratch: &Scratch) -> Vec<Value> {
+    let offered = Offered::start(scratch, &["memory:1MiB"]);
+    let told = offered.told.clone();
+    vec![told, offered.end()]
 }
 
 #[test]
