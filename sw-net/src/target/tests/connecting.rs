@@ -107,7 +107,7 @@ fn an_io_queue_belongs_to_a_controller_of_its_host_and_is_there_once() {
 }
 
 /// Sends a command as it stands; gives the flags of the data that comes, if some does, and the answer, if one does.
-fn by_hand(stream: &mut TcpStream, command: &Command, carried: &[u8]) -> (Option<u8>, Option<Completion>) {
+pub fn by_hand(stream: &mut TcpStream, command: &Command, carried: &[u8]) -> (Option<u8>, Option<Completion>) {
     let head = Layout::default().command(command, carried.len() as u32);
     stream.write_all(&[head.as_bytes(), carried].concat()).unwrap();
     let mut unit = [0; 24];

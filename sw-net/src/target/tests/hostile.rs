@@ -149,6 +149,48 @@ fn data_that_was_not_asked_for_so_ends_the_connection() {
 }
 
 #[test]
+fn a_termination_comes_before_the_end_though_the_host_says_more() {
+    let (target, _) = started(|_| {});
+    let mut stream = initialized(&target, NONE);
+    let bad = edited(&Layout::default().command(&Command::flush(1), 0), 0, &[8]);
+    stream.write_all(&[bad, vec![0; 1 << 20]].concat()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(ended(stream), (1, 0));
+}
+
+#[test]
+fn descriptors_that_fit_no_data_are_refused() {
+    let (target, host, mut admin, _io) = joined(|_| {}, NONE);
+    let mut stream = initialized(&target, NONE);
+    let connect = changed(&changed(&Command::connect(host.request(2)), 24, &descriptor(1024, 1)), 1, &[0x40]);
+    let (_, answer) = connecting::by_hand(&mut stream, &connect, &host.data(1));
+    assert_eq!(answer.unwrap().status(), Status::SUCCESS);
+    let write = |sgl| Command::write(at(0, 1), DataPointer::Sgl(sgl), IoFlags::NONE);
+    let read = |sgl| Command::read(at(0, 1), DataPointer::Sgl(sgl), IoFlags::NONE);
+    let mut behind = descriptor(4096, 1);
+    behind[0] = 8;
+    let prp = changed(&write(descriptor(4096, 1)), 1, &[0]);
+    let page = [1; 4096];
+    let dnr = |sc| Status::new(0, sc).with_dnr();
+    let cases: [(&str, Command, &[u8], Status); 8] = [
+        ("PRP", prp, &page, dnr(0x02)),
+        ("an offset into the capsule", write(behind), &page, dnr(0x16)),
+        ("data in the capsule, and the descriptor of other data", write(descriptor(4096, 0x5A)), &page, dnr(0x11)),
+        ("no data in the capsule", write(descriptor(4096, 1)), &[], dnr(0x0F)),
+        ("less data in the capsule", write(descriptor(4096, 1)), &page[..512], dnr(0x0F)),
+        ("a read with data in the capsule", read(descriptor(4096, 0x5A)), &page, dnr(0x11)),
+        ("a read into the capsule", read(descriptor(4096, 1)), &[], dnr(0x11)),
+        ("a keyed descriptor", read(descriptor(4096, 0x4F)), &[], dnr(0x11)),
+    ];
+    for (what, command, carried, status) in cases {
+        let (flags, answer) = connecting::by_hand(&mut stream, &command, carried);
+        assert_eq!((flags, answer.map(|answer| answer.status())), (None, Some(status)), "{what}");
+    }
+    assert_eq!(target.counters().writes, 0);
+    assert_eq!(admin.run(&Command::keep_alive(), Move::None).unwrap().outcome, SUCCESS);
+}
+
+#[test]
 fn data_begins_where_the_controller_asked_for() {
     let (target, _) = started(|config| config.alignment = 3);
     for (alignment, why) in [(3, None), (0, Some((1, 3)))] {
