@@ -214,7 +214,7 @@ fn under(wrong: Wrong) -> (Result<u32, Fault>, Result<u32, Fault>) {
     let faults = move |seen: &Seen| (seen.qid > 0 && seen.opcode != sw_nvme::fabrics::OPCODE).then_some(wrong);
     let target = TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() };
     let rig = Rig::new(target, ControllerConfig { digests: BOTH, ..ControllerConfig::default() });
-    let config = TcpConfig { command_timeout: Duration::from_millis(500), ..TcpConfig::default() };
+    let config = TcpConfig { command_timeout: Duration::from_millis(1500), ..TcpConfig::default() };
     let object = rig.object();
     let come_to = |kind, byte| {
         let mut transport = rig.transport(config);
@@ -345,7 +345,7 @@ fn patience_has_an_end() {
 fn what_is_cancelled_lands_nowhere_and_its_memory_is_free_at_once() {
     let faults = |seen: &Seen| {
         let reads = seen.qid > 0 && seen.opcode == opcode::READ && seen.slba == 0;
-        reads.then_some(Wrong::Delay(Duration::from_millis(400)))
+        reads.then_some(Wrong::Delay(Duration::from_secs(2)))
     };
     let rig = Rig::new(
         TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() },
@@ -362,9 +362,9 @@ fn what_is_cancelled_lands_nowhere_and_its_memory_is_free_at_once() {
     transport.cancel(Token::from_raw(1));
     let ended = ends(&mut transport, 1, SOON).remove(0);
     assert_eq!((ended.token, ended.result), (Token::from_raw(1), Err(Fault::new(ErrorKind::Cancelled, 0))));
-    assert!(now() - start < Duration::from_millis(300), "it waited for the target");
+    assert!(now() - start < Duration::from_secs(1), "it waited for the target");
     // The data comes all the same, behind it another read, and nothing of it lands.
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(2200));
     transport.submit(&io(&object, IoKind::Read, BLOCK * 100, &other, 3));
     assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
     let mut bytes = vec![0; sw_mem::index(16 * BLOCK)];
