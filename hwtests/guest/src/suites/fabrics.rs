@@ -321,7 +321,7 @@ fn back(context: &Context) -> Verdict {
                 target.offer()
             });
             let got = read(&engine, &object, 0, 1 << 20);
-            offering.join().map_or_else(|_| fail("the thread that offers it again panicked"), |offered| offered)?;
+            offering.join().unwrap_or_else(|_| fail("the thread that offers it again panicked"))?;
             got
         })?;
         context.fact(&json!({"back_after_s": start.elapsed().as_secs_f64()}));
