@@ -9,7 +9,8 @@
 //!
 //! When a connection is lost, reads under way end with [`Retry::Now`](sw_engine::Retry): the engine hands them over again and they
 //! wait for the next connection; nothing of the old one can land any more, since landing is a system call of this thread. Writes
-//! end as failed with an unknown outcome: the target may still carry them out, and there is no fence yet that tells when not.
+//! end as failed with an unknown outcome: the target may still carry them out. Then the association ends, and no further write is sent
+//! until the target has provably let go of them ([`Controller`] has the fence).
 //!
 //! *Thread*: one at a time. On the data path nothing is locked, and nothing allocated once the tables have grown. The control plane is
 //! the [`Controller`]'s own thread: a lane asks it for a connection and goes on.
@@ -193,6 +194,8 @@ struct Link {
     /// Works that have commands to send and found no place.
     waiting: VecDeque<u32>,
     interest: Interest,
+    /// Writes that were under way when an earlier connection was lost may still be carried out: none is sent before they cannot.
+    is_fenced: bool,
 }
 
 /// A controller, as far as this transport got with it.
@@ -285,6 +288,10 @@ impl Work {
         matches!(self.io.kind, IoKind::Read | IoKind::Write)
     }
 
+    fn is_write(&self) -> bool {
+        self.io.kind == IoKind::Write
+    }
+
     fn verb(&self) -> Verb {
         match self.io.kind {
             IoKind::Read => Verb::Read,
@@ -329,7 +336,15 @@ impl Link {
             free: (0..depth).rev().collect(),
             waiting: VecDeque::new(),
             interest: Interest::Read,
+            // To be asked about with the first write.
+            is_fenced: true,
         }
+    }
+
+    /// Whether a write may not be sent yet. Once it may, nobody is asked any more: a fence comes with the end of this connection.
+    fn is_fenced(&mut self, now: Instant) -> bool {
+        self.is_fenced = self.is_fenced && !self.controller.is_safe(now);
+        self.is_fenced
     }
 
     /// Sends the commands of a work, as many as there are places for; the rest waits.
@@ -341,6 +356,9 @@ impl Link {
         let Some((namespace, limits)) = found.and_then(|found| Some((found, found.limits?))) else {
             return work.fail(work.sent, Fault::new(ErrorKind::Changed, 0));
         };
+        if work.io.kind == IoKind::Write && !work.stops() && self.is_fenced && self.is_fenced(now) {
+            return self.waiting.push_back(index);
+        }
         while !work.stops() && work.sent < work.units() {
             let Some(user) = self.free.last().copied() else { break };
             let Some((command, transfer, step)) = command_of(work, namespace, limits) else {
@@ -619,6 +637,7 @@ impl TcpTransport {
             queue.connection.terminate(breach);
         }
         self.counters = self.counters.and(queue.connection.counters);
+        let facts = Arc::clone(&queue.facts);
         drop(queue);
         let name = controller.name();
         tracing::warn!(controller = name, %broken, "an I/O connection is over");
@@ -626,6 +645,11 @@ impl TcpTransport {
             controller.suspect();
         }
         self.explain_by(place, broken.error(name));
+        let is_write =
+            |part: &&Part| self.tables.works.get(sw_mem::index(part.work.into())).is_some_and(Work::is_write);
+        if parts.iter().filter(|part| part.live).any(|part| is_write(&part)) {
+            controller.doubt(&facts);
+        }
         for part in parts.iter().filter(|part| part.live) {
             let Some(work) = self.tables.get(part.work) else { continue };
             work.open = work.open.saturating_sub(1);
