@@ -276,16 +276,26 @@ fn found(source: &CuFileSource) -> Result<(Library, String), CuFileRefusal> {
         CuFileSource::Search => NAMES.map(str::to_owned).into(),
         CuFileSource::File(path) => vec![path.to_string_lossy().into_owned()],
     };
-    let mut why = None;
+    first(names, |name| load(name).and_then(|library| not_ours(&|mark| symbol(&library, mark), name).map(|()| library)))
+}
+
+/// The first that `load` takes. One that is not there, or is ours, does not end the search; what is there and cannot be used does.
+fn first<T>(names: Vec<String>, load: impl Fn(&str) -> Result<T, CuFileRefusal>) -> Result<(T, String), CuFileRefusal> {
+    let mut why = CuFileRefusal::NotAsked;
     for name in names {
-        match load(&name).and_then(|library| not_ours(&|mark| symbol(&library, mark), &name).map(|()| library)) {
+        match load(&name) {
             Ok(library) => return Ok((library, name)),
-            // What is there and cannot be used says more than what is not there.
-            Err(refusal @ CuFileRefusal::NotFound { .. }) => why = why.or(Some(refusal)),
+            // Ours says more than nothing.
+            Err(refusal @ CuFileRefusal::Ours { .. }) => why = refusal,
+            Err(refusal @ CuFileRefusal::NotFound { .. }) => {
+                if why == CuFileRefusal::NotAsked {
+                    why = refusal;
+                }
+            }
             Err(refusal) => return Err(refusal),
         }
     }
-    Err(why.unwrap_or(CuFileRefusal::NotAsked))
+    Err(why)
 }
 
 fn load(name: &str) -> Result<Library, CuFileRefusal> {
@@ -387,6 +397,20 @@ mod tests {
         let ours = not_ours(&has(&["cuFileRead", "sw_cufile_last_path"]), "libcufile.so.0");
         assert_eq!(ours, Err(CuFileRefusal::Ours { at: "libcufile.so.0".to_owned() }));
         assert_eq!(not_ours(&has(&["cuFileRead"]), "libcufile.so.0"), Ok(()));
+    }
+
+    #[test]
+    fn a_search_goes_on_behind_our_own_library() {
+        let ours = |name: &str| CuFileRefusal::Ours { at: name.to_owned() };
+        let absent = |name: &str| CuFileRefusal::NotFound { asked: name.to_owned() };
+        let names = || NAMES.map(str::to_owned).to_vec();
+        let found = first(names(), |name| if name.starts_with('/') { Ok(7) } else { Err(ours(name)) });
+        assert_eq!(found, Ok((7, NAMES[2].to_owned())));
+        let none = first(names(), |name| Err::<(), _>(if name == NAMES[0] { ours(name) } else { absent(name) }));
+        assert_eq!(none, Err(ours(NAMES[0])));
+        assert_eq!(first(names(), |name| Err::<(), _>(absent(name))), Err(absent(NAMES[0])));
+        let broken = CuFileRefusal::Broken { text: String::new() };
+        assert_eq!(first(names(), |_| Err::<(), _>(broken.clone())), Err(broken));
     }
 
     #[test]
