@@ -7,7 +7,7 @@ use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
 use std::time::Duration;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -206,6 +206,8 @@ pub(super) struct Opened {
     /// What each code means, made once: a failed I/O lends it.
     pub(super) errors: Vec<Error>,
     pub(super) fork: ForkMark,
+    /// It did not come back from a call that it was waited for.
+    pub(super) silent: Arc<AtomicBool>,
 }
 
 impl CuFile {
@@ -243,6 +245,7 @@ impl CuFile {
             contexts: Mutex::default(),
             errors: table::KNOWN.iter().map(error_of).collect(),
             fork: ForkMark::new(),
+            silent: Arc::default(),
         })))
     }
 }
