@@ -489,6 +489,9 @@ impl Engine {
     }
 
     /// What this machine can do, and what to change.
+    ///
+    /// *Blocking*: up to a second; longer where NVIDIA's libcufile is there, which is loaded, opened and tried, unless the engine is
+    /// without it ([`CuFileUse::Off`](crate::CuFileUse::Off)).
     pub fn doctor(&self) -> Doctor {
         Doctor::examine(&self.core.backends)
     }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The library decides by itself how bytes go. So it is never taken because it ranks well, its face lands as `KernelCopy`, which is the
-//! least that can be said, and its reason is `VENDOR_DECIDES`. Until something names it, nothing is loaded and no thread runs.
+//! least that can be said, and its reason is `VENDOR_DECIDES`. Until something names it, or the doctor
+//! is asked, nothing is loaded and no thread runs.
 //! Files and block devices only; no members of stripe sets, no memory of other PCI devices.
 
 use std::{
