@@ -557,9 +557,14 @@ mod tests {
                 let started = std::time::Instant::now();
                 // Every eighth ends by its time, about when a wake comes.
                 let short = seen.load(Ordering::Relaxed).is_multiple_of(8);
-                let timeout = if short { Duration::from_micros(2) } else { Duration::from_secs(30) };
+                let timeout = if short { Duration::from_micros(2) } else { Duration::from_secs(10) };
                 pool.poll(Wait::For { timeout, min: 1 }, &mut out).unwrap();
-                assert!(short || started.elapsed() < Duration::from_secs(20), "a wake was lost");
+                let is_late = !short && started.elapsed() > Duration::from_secs(5);
+                if is_late {
+                    // The other thread ends too.
+                    seen.store(u32::MAX, Ordering::Relaxed);
+                }
+                assert!(!is_late, "a wake was lost");
                 seen.store(said.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         });
