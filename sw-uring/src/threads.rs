@@ -324,6 +324,10 @@ impl Transport for ThreadsTransport {
         self.shared.calls.explain(fault)
     }
 
+    fn rests(&self) -> bool {
+        true
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         self.shared.clone()
     }
