@@ -538,6 +538,7 @@ mod tests {
     }
 
     /// The owner sleeps for long if a wake is lost, and never sees the number that came before it.
+    #[expect(clippy::disallowed_methods, reason = "a test of real threads has a real clock")]
     #[test]
     fn no_wake_is_lost() {
         use std::sync::atomic::AtomicU32;

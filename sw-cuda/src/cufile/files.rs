@@ -489,6 +489,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
+    #[expect(clippy::disallowed_methods, reason = "a test of a real library has a real clock")]
     fn wait_until(what: impl Fn() -> bool) {
         let start = std::time::Instant::now();
         while !what() {
