@@ -521,6 +521,7 @@ mod tests {
         assert_eq!((control.count(Count::Registered), control.count(Count::ClosedEarly)), (1, 0));
         drop((before, library));
         wait_until(|| control.count(Count::Registered) == 0);
+        assert_eq!(control.count(Count::Open), 1, "not closed under a call that may still run");
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -7,7 +7,10 @@ use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, atomic::AtomicBool};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::Duration;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -368,11 +371,13 @@ fn open(table: Table) -> Result<Properties, CuFileRefusal> {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        if self.fork.is_child() {
+        // A thread may still be inside a call that did not come back, with a file: it stays open for that.
+        if self.fork.is_child() || self.silent.load(Ordering::Relaxed) {
             return;
         }
         let table = self.table;
-        // SAFETY: a checked symbol without arguments; balances the open. No file is registered: each keeps this value alive.
+        // SAFETY: a checked symbol without arguments; balances the open. No file is registered, as each keeps this value alive, and
+        // nobody is inside another call: whoever calls waits for its end, or `silent` is set.
         let closed = within("cuFileDriverClose_v2", CLOSE_WAIT, move || unsafe { (table.driver_close)() });
         if let Ok(status) = closed
             && status.code != 0
