@@ -490,8 +490,8 @@ impl Engine {
 
     /// What this machine can do, and what to change.
     ///
-    /// *Blocking*: up to a second; longer where NVIDIA's libcufile is there, which is loaded, opened and tried, unless the engine is
-    /// without it ([`CuFileUse::Off`](crate::CuFileUse::Off)).
+    /// *Blocking*: looks at devices. NVIDIA's libcufile, where there is one, is loaded, opened and tried, unless the engine is without it
+    /// ([`CuFileUse::Off`](crate::CuFileUse::Off)): that has limits of 15 and 10 seconds for each call.
     pub fn doctor(&self) -> Doctor {
         Doctor::examine(&self.core.backends)
     }
