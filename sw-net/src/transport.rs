@@ -800,6 +800,11 @@ impl Transport for TcpTransport {
         why.filter(|why| why.kind() == fault.kind)
     }
 
+    fn rests(&self) -> bool {
+        // A connection with nothing on it wants nothing of its lane; that it was lost is seen by the next I/O.
+        true
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         self.waiter.waker()
     }
