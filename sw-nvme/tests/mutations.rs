@@ -213,5 +213,5 @@ fn whatever_a_controller_sends_no_command_ends_twice_or_in_other_memory() {
         })
         .collect();
     let outcomes = run(8, &seeds, 200, host_queue::host_queue);
-    reached(&outcomes, &["breach", "terminated", "both", "no success"]);
+    reached(&outcomes, &["breach", "terminated", "both", "only success"]);
 }
