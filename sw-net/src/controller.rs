@@ -49,7 +49,7 @@ use crate::{
 };
 
 /// Entries of the admin queue, as Linux has it.
-const ADMIN_ENTRIES: u16 = 32;
+pub(crate) const ADMIN_ENTRIES: u16 = 32;
 /// Between two looks at CSTS.RDY.
 const READY_STEP: Duration = Duration::from_millis(10);
 /// Between two looks of somebody who waits for the association, if nobody tells.
@@ -629,7 +629,7 @@ fn millis(span: Duration) -> u32 {
 }
 
 /// Connect; gives CNTLID.
-fn connect(admin: &mut Admin, request: QueueRequest, data: &ConnectData) -> Result<u16, Error> {
+pub(crate) fn connect(admin: &mut Admin, request: QueueRequest, data: &ConnectData) -> Result<u16, Error> {
     admin.fill_page(&data.encode());
     let answer = admin.run(Data::Out(CONNECT_DATA_BYTES), |_| Command::connect(request))?;
     if !answer.status.is_success() {
@@ -683,7 +683,7 @@ fn refused(admin: &Admin, answer: Answer, data: &ConnectData) -> Error {
 }
 
 /// Sets CC and waits for CSTS.RDY.
-fn enable(admin: &mut Admin, timeout: Duration) -> Result<(Cap, Version), Error> {
+pub(crate) fn enable(admin: &mut Admin, timeout: Duration) -> Result<(Cap, Version), Error> {
     let raw = admin.property(regs::CAP, PropertySize::Eight)?;
     let cap = Cap::decode(raw).map_err(|cause| {
         admin.error(ErrorKind::Protocol, format!("the controller's data is not what it should be: {cause}"))

@@ -62,7 +62,7 @@ impl Nqn {
     }
 
     /// From a field of 256 bytes, padded with zeroes.
-    fn decode(field: &'static str, raw: &[u8]) -> Result<Self, WireError> {
+    pub(crate) fn decode(field: &'static str, raw: &[u8]) -> Result<Self, WireError> {
         let end = raw.iter().position(|byte| *byte == 0);
         let text = end.and_then(|end| core::str::from_utf8(raw.get(..end)?).ok()).and_then(Self::new);
         let got = end.unwrap_or(raw.len()) as u64;
