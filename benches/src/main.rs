@@ -74,7 +74,7 @@ struct Cli {
     /// Folder of the shared libraries that `cargo xtask bench` built; without it the one that this program lies in.
     #[arg(long, global = true)]
     libraries: Option<PathBuf>,
-    /// Run only the cases of `loader` and `restore` whose name contains one of these, such as `16KiB-tar,1MiB`.
+    /// Run only the cases of `loader`, `restore` and `nvme-tcp` whose name contains one of these, such as `16KiB-tar,1MiB`.
     #[arg(long, global = true)]
     only: Option<String>,
     /// Where to write the report: NAME.json and NAME.md, in a folder that is made if need be. Without it the Markdown goes to stdout.

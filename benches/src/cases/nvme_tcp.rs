@@ -47,12 +47,18 @@ enum Digests {
 pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let mut cases = Vec::new();
     for (name, way) in [("read", Way::Read), ("write", Way::Write)] {
-        cases.push(large(bench, name, Shape { way, block: 128 << 10, depth: 32 })?);
+        if bench.wants(&format!("nvme-tcp/{name}-128KiB")) {
+            cases.push(large(bench, name, Shape { way, block: 128 << 10, depth: 32 })?);
+        }
     }
     for (name, way) in [("read", Way::Read), ("write", Way::Write)] {
-        cases.push(small(bench, name, Shape { way, block: 4096, depth: 128 })?);
+        if bench.wants(&format!("nvme-tcp/{name}-4KiB")) {
+            cases.push(small(bench, name, Shape { way, block: 4096, depth: 128 })?);
+        }
     }
-    cases.push(counts(bench)?);
+    if bench.wants("nvme-tcp/counts") {
+        cases.push(counts(bench)?);
+    }
     Ok(cases)
 }
 
