@@ -14,7 +14,10 @@
 
 use std::{collections::VecDeque, fmt, io, time::Instant};
 
-use sw_engine::{Error, ErrorKind, Fault, Retry, Verb, checksum::Algorithm};
+use sw_engine::{
+    Error, ErrorKind, Fault, Retry, Verb,
+    checksum::{Algorithm, Running},
+};
 use sw_nvme::tcp::{
     host::{HostConfig, HostQueue, Range, Terminated, Unit, Want},
     pdu::{self, Breach, DIGEST_BYTES, Digests, FatalStatus, Head, Header, IcReq, IcResp, Kind, Layout},
@@ -149,7 +152,7 @@ pub(crate) struct Connection {
     blocked: bool,
     pieces: Vec<Piece>,
     /// CRC-32C of the data of the unit that is coming.
-    sum: u64,
+    sum: Running,
     told: [u8; DIGEST_BYTES],
     told_have: usize,
     drop: Box<[u8]>,
@@ -183,7 +186,7 @@ impl Connection {
             sending: VecDeque::with_capacity(UNITS_MAX),
             blocked: false,
             pieces: Vec::with_capacity(PIECES_MAX),
-            sum: 0,
+            sum: no_bytes(),
             told: [0; DIGEST_BYTES],
             told_have: 0,
             drop: vec![0; DROP_BYTES].into_boxed_slice(),
@@ -249,8 +252,9 @@ impl Connection {
             if let Some(data) = unit.data.filter(|_| unit.digest) {
                 self.pieces.clear();
                 places.pieces(data, &mut self.pieces);
-                let sum = self.pieces.iter().fold(0, |sum, piece| add(sum, *piece));
-                digest = low32(sum).to_le_bytes();
+                let mut sum = no_bytes();
+                self.pieces.iter().for_each(|piece| add(&mut sum, *piece));
+                digest = low32(sum.value()).to_le_bytes();
             }
             let data = unit.data.map_or(0, |data| sw_mem::index(u64::from(data.bytes)));
             let whole = unit.head.as_bytes().len() + data + if unit.digest { DIGEST_BYTES } else { 0 };
@@ -366,7 +370,8 @@ impl Connection {
                 let mut of_data = take;
                 for piece in &self.pieces {
                     let len = piece.len.min(of_data);
-                    (self.sum, of_data) = (add(self.sum, Piece { len, ..*piece }), of_data - len);
+                    add(&mut self.sum, Piece { len, ..*piece });
+                    of_data -= len;
                 }
             }
             // At most what the unit has, which fits into 32 bits.
@@ -376,8 +381,8 @@ impl Connection {
             let take = left.min(DIGEST_BYTES - self.told_have);
             (self.told_have, left) = (self.told_have + take, left - take);
             if self.told_have == DIGEST_BYTES {
-                self.queue.digest_came(self.told, low32(self.sum))?;
-                (self.told_have, self.sum) = (0, 0);
+                self.queue.digest_came(self.told, low32(self.sum.value()))?;
+                (self.told_have, self.sum) = (0, no_bytes());
             }
         }
         if left > 0 { self.queue.head_came(left) } else { Ok(()) }
@@ -442,8 +447,12 @@ fn low32(sum: u64) -> u32 {
     u32::try_from(sum & 0xFFFF_FFFF).unwrap_or(0)
 }
 
-/// The CRC-32C of what `sum` is of, followed by a piece.
-fn add(mut sum: u64, piece: Piece) -> u64 {
+fn no_bytes() -> Running {
+    Running::new(Algorithm::Crc32c)
+}
+
+/// Adds a piece to a CRC-32C.
+fn add(sum: &mut Running, piece: Piece) {
     let mut at = 0;
     let mut bytes = [0u8; SUM_BYTES];
     while at < piece.len {
@@ -451,11 +460,9 @@ fn add(mut sum: u64, piece: Piece) -> u64 {
         // SAFETY: the piece is memory of an operation that is under way, which the engine keeps; others may write it meanwhile, so
         // that it is copied without a reference to it. The local array has room.
         unsafe { std::ptr::copy_nonoverlapping(piece.base.wrapping_add(at), bytes.as_mut_ptr(), len) };
-        let part = Algorithm::Crc32c.of(bytes.get(..len).unwrap_or_default());
-        sum = Algorithm::Crc32c.combine(sum, part, len as u64);
+        sum.update(bytes.get(..len).unwrap_or_default());
         at += len;
     }
-    sum
 }
 
 /// Sends a head on a new connection.
