@@ -347,7 +347,7 @@ fn log_page(raw: &[u8]) -> &'static str {
         assert!(piece.len_bytes > 0 && piece.len_bytes <= ENTRY_BYTES * 2);
         assert!(piece.offset_bytes <= (HEADER_BYTES as u64) + discovery::ENTRIES_MAX * ENTRY_BYTES as u64);
         let later = if commands >= 3 && raw.len() >= 8 * HEADER_BYTES { raw.len() / 2 } else { 0 };
-        let at = later + piece.offset_bytes as usize;
+        let at = later + sw_mem::index(piece.offset_bytes);
         let mut part = raw.get(at..).unwrap_or_default().to_vec();
         part.resize(piece.len_bytes, 0);
         if let Err(cause) = reader.came(&part) {

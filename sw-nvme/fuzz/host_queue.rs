@@ -270,7 +270,7 @@ impl Rig {
                 self.told.extend(&piece[..take]);
                 if let Ok(told) = <[u8; 4]>::try_from(self.told.as_slice()) {
                     let computed = pdu::crc32c(&self.data);
-                    self.digest(u32::from_le_bytes(told) == computed);
+                    self.digest(u32::from_le_bytes(told), computed);
                     self.told.clear();
                     self.data.clear();
                     self.queue.digest_came(told, computed)?;
@@ -292,9 +292,9 @@ impl Rig {
     }
 
     /// The digest of the data that came last fits, or does not.
-    fn digest(&mut self, fits: bool) {
+    fn digest(&mut self, told: u32, computed: u32) {
         let known = self.reading.take().and_then(|user| self.known.get_mut(&user));
-        if let Some(known) = known.filter(|_| !fits) {
+        if let Some(known) = known.filter(|_| told != computed) {
             known.wrong_digest = true;
         }
     }

@@ -6,6 +6,7 @@
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
 #[path = "../fuzz/host_queue.rs"]
+#[expect(clippy::cast_possible_truncation, reason = "numbers of a test, drawn below a bound that fits")]
 mod host_queue;
 
 use std::collections::BTreeMap;

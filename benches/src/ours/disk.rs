@@ -117,7 +117,12 @@ pub(crate) fn run(disk: &Disk) -> Result<Sample, Error> {
         paths: Paths::default(),
         latency_ns: Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap_or_else(|_| fallback()),
     };
-    let sample = run.measure(memories)?;
+    let op = |memory| Lane::op(0, verb, run.target.clone(), 0, memory);
+    let mut ops: Vec<Op> = memories.into_iter().map(op).collect();
+    if disk.uri.is_some() {
+        run.warm(&mut ops)?;
+    }
+    let sample = run.measure(ops)?;
     run.lane.detach_object(&object)?;
     drop(run);
     engine.close()?;
@@ -160,14 +165,27 @@ fn small_pages(len: u64, phase: u64) -> Result<Memory, Error> {
 }
 
 impl Run<'_> {
-    fn measure(&mut self, memories: Vec<Memory>) -> Result<Sample, Error> {
+    /// One operation before the meters are on: the first one of a lane makes its connection.
+    fn warm(&mut self, ops: &mut Vec<Op>) -> Result<(), Error> {
+        let Some(first) = ops.pop() else { return Ok(()) };
+        self.lane.submit(first).map_err(|rejected| rejected.error)?;
+        while self.lane.in_flight() > 0 {
+            self.lane.poll_gathering(WAIT);
+            while let Some(completion) = self.lane.pop() {
+                completion.result?;
+                ops.extend(completion.op);
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, ops: Vec<Op>) -> Result<Sample, Error> {
         let mut sample = Sample { rss_before_bytes: usage::resident_bytes(), ..Sample::default() };
         let before = (Usage::now(), allocations::count(), *self.lane.counters());
         let thread_before = Usage::of_this_thread();
         #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
         let start = Instant::now();
-        for memory in memories {
-            let op = Lane::op(0, self.target_verb(), self.target.clone(), 0, memory);
+        for op in ops {
             self.send(op)?;
         }
         let limit = self.disk.time_ms.map(Duration::from_millis);
@@ -208,10 +226,6 @@ impl Run<'_> {
     #[expect(clippy::cast_precision_loss, reason = "latencies are under a minute, in nanoseconds")]
     fn latency_us(&self, percent: f64) -> f64 {
         self.latency_ns.value_at_percentile(percent) as f64 / 1e3
-    }
-
-    fn target_verb(&self) -> Verb {
-        if self.disk.write { Verb::Write } else { Verb::Read }
     }
 
     /// Gives an operation its next offset and submits it.
