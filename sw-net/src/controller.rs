@@ -355,6 +355,7 @@ impl Controller {
                 tracing::warn!(controller = self.name, %error, "the association is over");
                 self.up.store(0, Ordering::Release);
                 *life = Life::Down(after(Duration::ZERO), error.to_string());
+                self.hang_up();
                 false
             }
         }
@@ -365,7 +366,13 @@ impl Controller {
         match self.connect_queue() {
             Err(error) if error.code() != Fault::NO_QUEUE_LEFT && !self.sign() => {
                 tracing::debug!(controller = self.name, %error, "a queue waits for the next association");
-                self.desk().wanted.push_front(ticket);
+                let mut desk = self.desk();
+                if desk.is_closed {
+                    // Whoever closed it answers no ticket any more.
+                    drop(desk);
+                    return ticket.give(Err(error));
+                }
+                desk.wanted.push_front(ticket);
             }
             answer => ticket.give(answer),
         }
@@ -426,6 +433,14 @@ impl Controller {
             Life::Down(_, why) => made(format!("the association with the target is lost, and being made again: {why}"))
                 .remedy("look at the target and the network; I/O goes on when it is back"),
             Life::Up(_) => made("the connection with the target was lost".to_owned()).remedy("try again"),
+        }
+    }
+
+    /// Ends the admin connection, of which `life` has one handle only.
+    fn hang_up(&self) {
+        if let Some(handle) = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // One that is over already says so.
+            let _ = handle.shutdown(std::net::Shutdown::Both);
         }
     }
 
@@ -498,14 +513,10 @@ impl Controller {
         match self.life.try_lock() {
             Ok(mut life) => shut_down(&mut life),
             // The attendant waits for an answer: that one will not come any more.
-            Err(TryLockError::WouldBlock) => {
-                if let Some(handle) = &*self.handle.lock().unwrap_or_else(PoisonError::into_inner) {
-                    let _ = handle.shutdown(std::net::Shutdown::Both);
-                }
-            }
+            Err(TryLockError::WouldBlock) => self.hang_up(),
             Err(TryLockError::Poisoned(_)) => {}
         }
-        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.hang_up();
         self.end("it was closed".to_owned());
     }
 }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Face, Fault, Landing, Reason, Token, Verb,
+    Error, ErrorKind, Face, Fault, Landing, Reason, Retry, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::ForkMark;
@@ -190,6 +190,8 @@ struct Link {
     controller: Arc<Controller>,
     parts: Vec<Part>,
     free: Vec<u32>,
+    /// Commands that were let go of, which keep their place in the queue until they are answered, and since when.
+    zombies: Vec<(u16, Instant)>,
     /// Works that have commands to send and found no place.
     waiting: VecDeque<u32>,
     interest: Interest,
@@ -303,7 +305,13 @@ impl Work {
     }
 
     fn fail(&mut self, at: u32, fault: Fault) {
-        if self.failed.is_none_or(|(before, _)| at < before) {
+        let counts = self.failed.is_none_or(|(before, kept)| match (kept.retry, fault.retry) {
+            // A write of which one command may still be carried out is not sent again, whatever the others came to.
+            (Retry::Now, again) if self.io.kind != IoKind::Read && again != Retry::Now => true,
+            (never, Retry::Now) if self.io.kind != IoKind::Read && never != Retry::Now => false,
+            _ => at < before,
+        });
+        if counts {
             self.failed = Some((at, fault));
         }
     }
@@ -327,6 +335,7 @@ impl Link {
             controller,
             parts: vec![none; sw_mem::index(u64::from(depth))],
             free: (0..depth).rev().collect(),
+            zombies: Vec::new(),
             waiting: VecDeque::new(),
             interest: Interest::Read,
         }
@@ -377,7 +386,7 @@ impl Link {
             // The target's word against what came: it lies, or lost data.
             Outcome::Short { .. } => work.fail(at, Fault::new(ErrorKind::ShortData, 0)),
             Outcome::WrongDigest => {
-                work.fail(at, Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: sw_engine::Retry::Now });
+                work.fail(at, Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: Retry::Now });
             }
             // Bytes of it may be anywhere.
             Outcome::LetGo => work.fail(at, Fault::new(ErrorKind::Cancelled, 0)),
@@ -385,21 +394,45 @@ impl Link {
         work.is_over().then_some(index)
     }
 
-    fn is_late(&self, limit: Duration, now: Instant) -> bool {
+    /// Ends the commands of a work for their caller, where their memory can be left alone from now on.
+    fn let_go(&mut self, index: u32) {
+        for part in self.parts.iter().filter(|part| part.live && part.work == index) {
+            let queue = &mut self.queue.connection.queue;
+            if queue.let_go(part.cid) && queue.is_let_go(part.cid) {
+                self.zombies.push((part.cid, part.since));
+            }
+        }
+        self.bury();
+    }
+
+    /// Forgets commands that were let go of and answered since.
+    fn bury(&mut self) {
+        let queue = &self.queue.connection.queue;
+        self.zombies.retain(|(cid, _)| queue.is_let_go(*cid));
+    }
+
+    /// Whether a command is late, one that nobody waits for included: its place in the queue is taken.
+    fn is_late(&mut self, limit: Duration, now: Instant) -> bool {
+        self.bury();
         self.parts.iter().any(|part| part.live && is_late(part.since, limit, now))
+            || self.zombies.iter().any(|(_, since)| is_late(*since, limit, now))
     }
 
     /// Moves bytes both ways; gives the works that are over.
     fn pump(&mut self, tables: &mut Tables, over: &mut Vec<u32>, now: Instant) -> Result<(), Broken> {
-        if !self.controller.is_up(&self.queue.facts) {
-            return Err(Broken::Association);
-        }
+        let is_up = self.controller.is_up(&self.queue.facts);
         let memory = Memory { parts: &self.parts, works: &tables.works };
-        self.queue.connection.send(&memory)?;
-        self.queue.connection.receive(&memory)?;
+        let sent = if is_up { self.queue.connection.send(&memory) } else { Ok(()) };
+        let received = self.queue.connection.receive(&memory);
+        // What was answered before the connection was lost is answered: a write must not be told as unknown.
         while let Some(end) = self.queue.connection.queue.pop_end() {
             over.extend(self.over(end, tables));
         }
+        if !is_up {
+            return Err(Broken::Association);
+        }
+        // The controller's reason tells more than that nothing can be sent any more.
+        received.and(sent)?;
         for _ in 0..self.waiting.len() {
             let Some(index) = self.waiting.pop_front() else { break };
             self.begin(index, tables, now);
@@ -619,9 +652,14 @@ impl TcpTransport {
             queue.connection.terminate(breach);
         }
         self.counters = self.counters.and(queue.connection.counters);
+        // A child that was forked has the descriptor too, which keeps the connection and its place among what is waited for.
+        self.waiter.forget(queue.connection.fd());
+        queue.connection.hang_up();
         drop(queue);
         let name = controller.name();
-        tracing::warn!(controller = name, %broken, "an I/O connection is over");
+        if !matches!(broken, Broken::Fenced) {
+            tracing::warn!(controller = name, %broken, "an I/O connection is over");
+        }
         if matches!(broken, Broken::System(_) | Broken::Closed | Broken::Silent) {
             controller.suspect();
         }
@@ -632,8 +670,12 @@ impl TcpTransport {
             work.fail(part.at, broken.fault(work.verb()));
             self.finish_if_over(part.work);
         }
-        let unsent: VecDeque<u32> =
-            waiting.into_iter().filter(|index| self.tables.get(*index).is_some_and(|work| !work.is_over())).collect();
+        let mut unsent = VecDeque::new();
+        for index in waiting {
+            // One that was cancelled before a command of it was sent is over now.
+            self.finish_if_over(index);
+            unsent.extend(self.tables.get(index).map(|_| index));
+        }
         if !unsent.is_empty()
             && let Err(fault) = self.ask(place, unsent.clone())
         {
@@ -653,7 +695,7 @@ impl TcpTransport {
         }
         self.looked = Some(now);
         for place in 0..self.places.len() {
-            if let Some(Place::Linked(link)) = self.places.get(place)
+            if let Some(Place::Linked(link)) = self.places.get_mut(place)
                 && link.is_late(self.config.command_timeout, now)
             {
                 self.unlink(place, &Broken::Silent);
@@ -682,12 +724,7 @@ impl TcpTransport {
             let Some(work) = self.tables.get(index).filter(|work| which(work)) else { continue };
             work.cancelled = true;
             match self.places.get_mut(work.place) {
-                Some(Place::Linked(link)) => {
-                    let Link { queue, parts, .. } = &mut **link;
-                    for part in parts.iter().filter(|part| part.live && part.work == index) {
-                        queue.connection.queue.let_go(part.cid);
-                    }
-                }
+                Some(Place::Linked(link)) => link.let_go(index),
                 Some(Place::Asked(_, waiting)) => {
                     waiting.retain(|queued| *queued != index);
                     self.finish_if_over(index);
@@ -765,7 +802,7 @@ impl Transport for TcpTransport {
         }
         // Only this thread's calls put bytes into memory or read it: without connections nothing does.
         for place in 0..self.places.len() {
-            self.unlink(place, &Broken::Closed);
+            self.unlink(place, &Broken::Fenced);
         }
         self.pass(out);
         Fence::Quiet
@@ -773,7 +810,7 @@ impl Transport for TcpTransport {
 
     fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {
         let why = self.whys.get(split(handle).0)?.as_ref();
-        why.filter(|why| why.kind() == fault.kind)
+        why.filter(|why| (why.kind(), why.code()) == (fault.kind, fault.code))
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

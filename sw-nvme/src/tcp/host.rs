@@ -409,6 +409,12 @@ impl HostQueue {
         true
     }
 
+    /// Whether a command was let go of and is not answered yet: its place is taken.
+    pub fn is_let_go(&self, cid: u16) -> bool {
+        let slot = self.live(cid).and_then(|index| self.slots.get(usize::from(index)));
+        slot.is_some_and(|slot| slot.let_go)
+    }
+
     /// The place of a live command.
     fn live(&self, cid: u16) -> Option<u16> {
         let index = cid & INDEX_MASK;
