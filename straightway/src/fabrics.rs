@@ -34,7 +34,7 @@ const MACHINE_ID: &str = "/etc/machine-id";
 pub(crate) struct Fabrics {
     config: Config,
     directory: Arc<Directory>,
-    /// Held while an association is made: control plane.
+    /// Not held over anything that waits for a target.
     opened: Mutex<Opened>,
 }
 
@@ -44,6 +44,8 @@ struct Opened {
     /// The engine was closed: nothing is opened any more.
     is_closed: bool,
     controllers: BTreeMap<Address, Driven>,
+    /// Addresses whose association is being made: whoever wants one that is, waits for it, and nobody else does.
+    opening: BTreeMap<Address, Arc<Mutex<()>>>,
 }
 
 /// A controller that this process has an association with.
@@ -70,17 +72,44 @@ impl Fabrics {
 
     /// The controller of an address; associated once, and again if the association is over.
     fn controller(&self, address: Address) -> Result<Driven, Error> {
+        let turn = Arc::clone(self.opened().opening.entry(address.clone()).or_default());
+        let driven = {
+            let _mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.known(&address) {
+                Ok(None) => self.associate(&address),
+                Ok(Some(driven)) => Ok(driven),
+                Err(error) => Err(error),
+            }
+        };
+        let mut opened = self.opened();
+        // This one's and the map's: nobody else waits for it.
+        if Arc::strong_count(&turn) <= 2 {
+            opened.opening.remove(&address);
+        }
+        driven
+    }
+
+    fn closed(address: &Address) -> Error {
+        Error::new(ErrorKind::Closed, Verb::Open).at(address.host.clone()).detail("the engine is closed")
+    }
+
+    /// The controller of an address, if there is one that is not gone for ever.
+    fn known(&self, address: &Address) -> Result<Option<Driven>, Error> {
         let mut opened = self.opened();
         if opened.is_closed {
-            return Err(Error::new(ErrorKind::Closed, Verb::Open).at(address.host).detail("the engine is closed"));
+            return Err(Self::closed(address));
         }
-        if let Some(driven) = opened.controllers.get(&address) {
-            if !driven.controller.is_gone() {
-                return Ok(driven.clone());
-            }
-            self.directory.take_out(driven.index);
-            opened.controllers.remove(&address);
+        let Some(driven) = opened.controllers.get(address) else { return Ok(None) };
+        if !driven.controller.is_gone() {
+            return Ok(Some(driven.clone()));
         }
+        self.directory.take_out(driven.index);
+        opened.controllers.remove(address);
+        Ok(None)
+    }
+
+    /// Makes an association. Blocks.
+    fn associate(&self, address: &Address) -> Result<Driven, Error> {
         let NvmeTcp { digests, keep_alive, patience, timeout } = self.config.nvme_tcp;
         let config = ControllerConfig {
             keep_alive,
@@ -91,10 +120,16 @@ impl Fabrics {
             ..ControllerConfig::default()
         };
         let controller = Controller::open(address.clone(), identity()?, config)?;
+        let mut opened = self.opened();
+        if opened.is_closed {
+            drop(opened);
+            controller.shut_down();
+            return Err(Self::closed(address));
+        }
         let index = self.directory.add(Arc::clone(&controller))?;
         let driven = Driven { index, controller };
         attend(&driven.controller)?;
-        opened.controllers.insert(address, driven.clone());
+        opened.controllers.insert(address.clone(), driven.clone());
         Ok(driven)
     }
 

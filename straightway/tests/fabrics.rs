@@ -254,3 +254,25 @@ fn a_closed_engine_opens_nothing_and_ends_its_association() {
     assert!(gone, "{:?}", target.counters());
     assert_eq!(object.check_unchanged().unwrap_err().kind(), ErrorKind::NoDevice);
 }
+
+#[test]
+fn a_target_that_is_silent_holds_up_no_other() {
+    if !known() {
+        return;
+    }
+    // It takes connections, by the system's queue, and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_uri: Uri =
+        format!("nvme+tcp://{}/nqn.2026-11.io.example:x?nsid=1", silent.local_addr().unwrap()).parse().unwrap();
+    let (_target, uri) = target();
+    let engine = Engine::builder().build().unwrap();
+    std::thread::scope(|scope| {
+        let waits = std::thread::Builder::new().spawn_scoped(scope, || engine.open(&silent_uri).map(drop));
+        std::thread::sleep(Duration::from_millis(300));
+        let begun = std::time::SystemTime::now();
+        engine.open(&uri.parse().unwrap()).unwrap();
+        assert!(begun.elapsed().unwrap() < Duration::from_secs(5), "it waited for the silent target");
+        let error = waits.unwrap().join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    });
+}

@@ -86,9 +86,20 @@ impl Broken {
     }
 
     /// The error, for those who wait for an answer of the control plane.
+    pub(crate) fn refusal(&self, at: &str) -> Error {
+        self.of_kind(
+            if matches!(self, Self::Silent) { ErrorKind::DeadlineExceeded } else { self.fault(Verb::Setup).kind },
+            at,
+        )
+    }
+
+    /// What stands behind the [faults](Broken::fault) of I/Os.
     pub(crate) fn error(&self, at: &str) -> Error {
-        let fault = self.fault(Verb::Setup);
-        let error = Error::new(fault.kind, Verb::Open).at(at).detail(self.to_string());
+        self.of_kind(self.fault(Verb::Setup).kind, at)
+    }
+
+    fn of_kind(&self, kind: ErrorKind, at: &str) -> Error {
+        let error = Error::new(kind, Verb::Open).at(at).detail(self.to_string());
         match self {
             Self::Breach(_) => error.remedy("report it to whoever makes the target"),
             Self::Terminated(_) => error.remedy("see the target's log, and report it to us"),
@@ -173,9 +184,9 @@ impl Connection {
         let at = format!("{host}:{port}");
         let socket = Socket::connect(host, port, until)?;
         let asked = IcReq { format: 0, alignment: 0, digests: config.digests, r2t_max: 0 };
-        exchange_out(&socket, &asked.encode(), until).map_err(|broken| broken.error(&at))?;
-        let answer = exchange_in(&socket, until).map_err(|broken| broken.error(&at))?;
-        let answer = IcResp::decode(&answer, &asked).map_err(|breach| Broken::Breach(breach).error(&at))?;
+        exchange_out(&socket, &asked.encode(), until).map_err(|broken| broken.refusal(&at))?;
+        let answer = exchange_in(&socket, until).map_err(|broken| broken.refusal(&at))?;
+        let answer = IcResp::decode(&answer, &asked).map_err(|breach| Broken::Breach(breach).refusal(&at))?;
         let layout = Layout { digests: answer.digests, alignment: answer.alignment };
         let ConnectionConfig { depth, capsule_data_bytes, .. } = config;
         let queue =

@@ -96,6 +96,9 @@ pub struct ControllerConfig {
     pub keep_alive: Duration,
     /// How long a connection, or an answer to an admin command, may take. Default 10 s.
     pub timeout: Duration,
+    /// How long an association may take to be made, with all of its answers: those of a controller with a thousand namespaces are
+    /// thousands. Default 2 min.
+    pub association_timeout: Duration,
     /// How long a lost association is tried to be made again; what waits for it fails then. Default 60 s.
     pub patience: Duration,
     /// I/O queues to ask for, one per lane. Default 64.
@@ -111,6 +114,7 @@ impl Default for ControllerConfig {
         Self {
             keep_alive: Duration::from_secs(10),
             timeout: Duration::from_secs(10),
+            association_timeout: Duration::from_secs(120),
             patience: Duration::from_secs(60),
             queues: 64,
             depth: 128,
@@ -231,7 +235,8 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Makes an association. Blocks, three times [`ControllerConfig::timeout`] at most if nobody answers.
+    /// Makes an association. Blocks, three times [`ControllerConfig::timeout`] at most if nobody answers, and
+    /// [`ControllerConfig::association_timeout`] at most if somebody answers slowly.
     ///
     /// # Errors
     /// `NotFound` for a name, `NoDevice` for a target that is not there or does not have the subsystem, `PermissionDenied` where the
@@ -490,8 +495,11 @@ impl Controller {
             // Connect is larger than what a controller without data in capsules takes of a write.
             capsule_data_bytes: facts.capsule_data_bytes.max(CONNECT_DATA_BYTES_U32),
         };
-        let connection = Connection::open(to, *port, limits, after(config.timeout))?;
+        // Both ways together: signs of life wait for it.
+        let until = after(config.timeout);
+        let connection = Connection::open(to, *port, limits, until)?;
         let mut first = Admin::new(self.name.clone(), connection, config.timeout)?;
+        first.finish_by(Some(until));
         let request = QueueRequest { qid, entries: facts.depth + 1, keep_alive_ms: 0 };
         let data = ConnectData {
             host_id: host.id,
@@ -544,9 +552,11 @@ fn associate(
         depth: ADMIN_ENTRIES - 1,
         capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
     };
-    let connection = Connection::open(to, *port, limits, after(config.timeout))?;
+    let until = after(config.association_timeout);
+    let connection = Connection::open(to, *port, limits, after(config.timeout).min(until))?;
     let digests = connection.digests;
     let mut admin = Admin::new(name.to_owned(), connection, config.timeout)?;
+    admin.finish_by(Some(until));
     let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: millis(config.keep_alive) };
     let data = ConnectData {
         host_id: host.id,
@@ -570,6 +580,7 @@ fn associate(
             namespace.generation = same.map_or(fresh, |earlier| earlier.generation);
         }
     }
+    admin.finish_by(None);
     let entries = u16::try_from(cap.queue_entries_max).unwrap_or(u16::MAX);
     let likes = if info.commands_max == 0 { u16::MAX } else { info.commands_max };
     let depth = config.depth.min(entries - 1).min(likes).clamp(1, DEPTH_MAX);

@@ -224,3 +224,18 @@ fn a_target_that_refuses_the_first_unit_with_its_header_is_heard() {
     let error = opens(vec![(128, term)]);
     assert!(error.to_string().contains("unsupported parameter (FES 6, FEI 0x8)"), "{error}");
 }
+
+#[test]
+fn a_target_that_answers_slowly_is_waited_for_so_long_only() {
+    let faults = |seen: &Seen| (seen.number > 0).then_some(Wrong::Delay(Duration::from_millis(100)));
+    let target = TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() };
+    let subsystem = target.subsystem.clone();
+    let target = Target::start(target).unwrap();
+    let at = target.address();
+    let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
+    let host = ControllerConfig { association_timeout: Duration::from_millis(350), ..ControllerConfig::default() };
+    let start = now();
+    let error = Controller::open(address, identity(), host).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    assert!(now() - start < Duration::from_millis(800), "{:?}", now() - start);
+}
