@@ -20,6 +20,7 @@ use sw_nvme::{fabrics::Nqn, namespace::Namespace, tcp::pdu::Digests};
 
 use crate::{
     builder::{Config, NvmeTcp, NvmeTcpDigests},
+    nvme::with_blocks_that_fit,
     policy::Destination,
     uri::NvmeTcpUri,
 };
@@ -139,7 +140,9 @@ impl Fabrics {
         if mode == OpenMode::Update {
             expect_serial(&driven, uri)?;
         }
-        let face = sw_net::face(driven.index, &namespace).map_err(|error| error.at(uri.to_string()))?;
+        let face = sw_net::face(driven.index, &namespace)
+            .and_then(|face| with_blocks_that_fit(face, self.transport_config().io_bytes_max))
+            .map_err(|error| error.at(uri.to_string()))?;
         Ok(Arc::new(Object {
             id: Object::next_id(),
             name: uri.to_string().into(),

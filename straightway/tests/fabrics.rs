@@ -276,3 +276,29 @@ fn a_target_that_is_silent_holds_up_no_other() {
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
     });
 }
+
+#[test]
+fn large_blocks_are_read_from_any_byte_with_small_ios() {
+    if !known() {
+        return;
+    }
+    let config =
+        TargetConfig { namespaces: vec![Backing::Memory(4 << 20)], block_bytes: 65536, ..TargetConfig::default() };
+    let subsystem = config.subsystem.to_string();
+    let target = Target::start(config).unwrap();
+    let uri = format!("nvme+tcp://{}/{subsystem}?nsid=1", target.address());
+    let content = bytes(4 << 20);
+    for io_bytes in [64 << 10, 128 << 10, 1 << 20] {
+        let engine = Engine::builder().io_bytes(io_bytes).build().unwrap();
+        let object = opened(&engine, &uri);
+        engine.write(&object, 0, memory(&content)).wait().ok().unwrap();
+        for (at, len) in [(0, 65536), (1, 65536), (65535, 2), (1, 200_000), (65536, 1_000_000), (4_194_303, 1), (3, 3)]
+        {
+            assert_eq!(
+                read(&engine, &object, at as u64, len).unwrap(),
+                content[at..at + len],
+                "{io_bytes}: {at}+{len}"
+            );
+        }
+    }
+}
