@@ -412,3 +412,5 @@ fn lanes_beyond_the_queues_of_a_controller_are_told_so() {
 
 #[path = "transport_lost_tests.rs"]
 mod lost;
+#[path = "transport_noise_tests.rs"]
+mod noise;
