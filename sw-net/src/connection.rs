@@ -211,6 +211,12 @@ impl Connection {
         self.socket.handle()
     }
 
+    /// Whether no byte of a command went to the socket: the controller cannot know of it.
+    pub(crate) fn is_untouched(&self, cid: u16) -> bool {
+        let staged = || self.sending.iter().find(|sending| sending.unit.begins == Some(cid));
+        self.queue.is_unsent(cid) || staged().is_some_and(|sending| sending.written == 0)
+    }
+
     /// Ends the connection, whoever else has its descriptor.
     pub(crate) fn hang_up(&self) {
         self.socket.hang_up();

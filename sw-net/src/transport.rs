@@ -50,6 +50,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Longest sleep of a fence between two looks.
 const FENCE_STEP: Duration = Duration::from_millis(10);
 const SEGMENTS_MAX: u8 = 3;
+/// Connections that an I/O waits for at most: each was lost before a byte of it was sent.
+const CONNECTIONS_PER_IO_MAX: u8 = 8;
 
 /// The controllers of an engine, by the index that handles carry. Shared by all lanes.
 #[derive(Default)]
@@ -164,6 +166,8 @@ struct Work {
     open: u32,
     /// The lowest byte at which a command failed, with its fault.
     failed: Option<(u32, Fault)>,
+    /// Connections that were lost before all of it was sent.
+    lost: u8,
 }
 
 /// A command of a work.
@@ -260,7 +264,7 @@ impl Tables {
     fn take(&mut self, io: &Io, place: usize) -> Option<u32> {
         let index = self.free.pop()?;
         let work = self.works.get_mut(sw_mem::index(u64::from(index)))?;
-        *work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None };
+        *work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
         Some(index)
     }
 
@@ -529,7 +533,7 @@ impl TcpTransport {
         if self.tables.free.is_empty() {
             // As many as the depth; the caller looked.
             let next = u32::try_from(self.tables.works.len()).unwrap_or(u32::MAX);
-            let none = Work { io: *io, place, live: false, cancelled: false, sent: 0, open: 0, failed: None };
+            let none = Work { io: *io, place, live: false, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
             self.tables.works.push(none);
             self.tables.free.push(next);
         }
@@ -643,7 +647,7 @@ impl TcpTransport {
         }
     }
 
-    /// Closes a connection: nothing of it lands any more. Works that were not begun wait for the next one.
+    /// Closes a connection: nothing of it lands any more. What of works was not sent waits for the next one.
     fn unlink(&mut self, place: usize, broken: &Broken) {
         let Some(at) = self.places.get_mut(place) else { return };
         let Place::Linked(link) = std::mem::replace(at, Place::Unlinked) else { return };
@@ -652,6 +656,9 @@ impl TcpTransport {
             queue.connection.terminate(breach);
         }
         self.counters = self.counters.and(queue.connection.counters);
+        let untouched = |part: &Part| queue.connection.is_untouched(part.cid);
+        let parts: Vec<(Part, bool)> =
+            parts.into_iter().filter(|part| part.live).map(|part| (part, untouched(&part))).collect();
         // A child that was forked has the descriptor too, which keeps the connection and its place among what is waited for.
         self.waiter.forget(queue.connection.fd());
         queue.connection.hang_up();
@@ -664,17 +671,29 @@ impl TcpTransport {
             controller.suspect();
         }
         self.explain_by(place, broken.error(name));
-        for part in parts.iter().filter(|part| part.live) {
+        for (part, is_untouched) in &parts {
             let Some(work) = self.tables.get(part.work) else { continue };
             work.open = work.open.saturating_sub(1);
-            work.fail(part.at, broken.fault(work.verb()));
-            self.finish_if_over(part.work);
+            if *is_untouched {
+                // Commands are sent in their order: those behind it were not sent either.
+                work.sent = work.sent.min(part.at);
+            } else {
+                work.fail(part.at, broken.fault(work.verb()));
+            }
         }
         let mut unsent = VecDeque::new();
-        for index in waiting {
-            // One that was cancelled before a command of it was sent is over now.
-            self.finish_if_over(index);
-            unsent.extend(self.tables.get(index).map(|_| index));
+        for index in parts.iter().map(|(part, _)| part.work).chain(waiting) {
+            let Some(work) = self.tables.get(index).filter(|_| !unsent.contains(&index)) else { continue };
+            work.lost = work.lost.saturating_add(1);
+            if work.lost > CONNECTIONS_PER_IO_MAX && !work.stops() {
+                work.fail(work.sent, broken.fault(work.verb()));
+            }
+            // One that was cancelled before a command of it was sent is over, too.
+            if work.is_over() {
+                self.finish_if_over(index);
+            } else {
+                unsent.push_back(index);
+            }
         }
         if !unsent.is_empty()
             && let Err(fault) = self.ask(place, unsent.clone())

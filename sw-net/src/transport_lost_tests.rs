@@ -239,3 +239,21 @@ fn a_target_that_answers_slowly_is_waited_for_so_long_only() {
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
     assert!(now() - start < Duration::from_millis(800), "{:?}", now() - start);
 }
+
+#[test]
+fn a_write_that_finds_its_connection_lost_before_it_was_sent_goes_to_the_next_one() {
+    let target = TargetConfig { mdts: 1, ..TargetConfig::default() };
+    let rig = Rig::new(target, ControllerConfig { depth: 2, ..ControllerConfig::default() });
+    let (object, mut transport) = (rig.object(), rig.transport(TcpConfig::default()));
+    let memory = span(16 * BLOCK, 7);
+    let mut results = Vec::new();
+    for round in 1..4 {
+        transport.submit(&io(&object, IoKind::Write, 0, &memory, round));
+        results.push(ends(&mut transport, 1, SOON)[0].result);
+        // The lane sleeps while the association goes and comes back.
+        rig.target.as_ref().unwrap().drop_connections();
+        rig.controller.suspect();
+        assert!((0..200).any(|_| rig.controller.facts().association == round + 1 || (nap(20), false).1));
+    }
+    assert_eq!(results, [Ok(65536); 3]);
+}
