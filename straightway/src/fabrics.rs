@@ -60,6 +60,7 @@ struct Driven {
 struct Keep {
     controller: Arc<Controller>,
     nsid: u32,
+    generation: u32,
 }
 
 impl Fabrics {
@@ -151,7 +152,7 @@ impl Fabrics {
             faces: vec![face],
             residency: Residency::Unknown.into(),
             stripe: None,
-            keep: Box::new(Keep { controller: driven.controller, nsid: uri.nsid }),
+            keep: Box::new(Keep { controller: driven.controller, nsid: uri.nsid, generation: namespace.generation }),
         }))
     }
 
@@ -307,13 +308,14 @@ fn uuid(id: &[u8; 16]) -> String {
 
 /// Whether a namespace behind TCP is what it was when it was opened; `None` for an object that is none.
 pub(crate) fn unchanged(object: &Object) -> Option<Result<(), Error>> {
-    let Keep { controller, nsid } = object.keep.downcast_ref::<Keep>()?;
+    let Keep { controller, nsid, generation } = object.keep.downcast_ref::<Keep>()?;
     let facts = controller.facts();
     if !controller.is_up(&facts) {
         return Some(Err(controller.lost()));
     }
-    let same =
-        facts.namespace(*nsid).is_some_and(|now| now.version() == object.version && now.len_bytes() == object.len);
+    let same = facts.namespace(*nsid).is_some_and(|now| {
+        now.generation == *generation && now.version() == object.version && now.len_bytes() == object.len
+    });
     Some(if same {
         Ok(())
     } else {

@@ -52,6 +52,8 @@ use crate::{
 const ADMIN_ENTRIES: u16 = 32;
 /// Between two looks at CSTS.RDY.
 const READY_STEP: Duration = Duration::from_millis(10);
+/// Between two signs of life at least.
+const SIGNS_STEP: Duration = Duration::from_millis(10);
 /// Between two looks of somebody who waits for the association, if nobody tells.
 const NEWS_STEP: Duration = Duration::from_millis(100);
 /// The first pause between two tries to make an association again, and the longest.
@@ -314,7 +316,7 @@ impl Controller {
     /// association. One thread of whoever composes the engine runs it.
     pub fn attend(self: &Arc<Self>) {
         // Half of the time that the target waits; a sign that is late by as much again is still in time.
-        let every = self.config.keep_alive / 2;
+        let every = (self.config.keep_alive / 2).max(SIGNS_STEP);
         let mut next = after(every);
         let mut pause = RETRY_FIRST;
         loop {
@@ -573,12 +575,7 @@ fn associate(
     let mut namespaces = inquiry::namespaces(&mut admin, known)?;
     let association = before.map_or(1, |before| before.association + 1);
     if let Some(before) = before {
-        for namespace in &mut namespaces {
-            let same = before.namespace(namespace.nsid).filter(|earlier| namespace.continues(earlier));
-            // Another one than before has a generation that none had: the number of the association, of which bits count.
-            let fresh = u32::try_from(association & 0xFF_FFFF).unwrap_or(0);
-            namespace.generation = same.map_or(fresh, |earlier| earlier.generation);
-        }
+        carry_over(&mut namespaces, info.serial.as_str(), before);
     }
     admin.finish_by(None);
     let entries = u16::try_from(cap.queue_entries_max).unwrap_or(u16::MAX);
@@ -597,6 +594,18 @@ fn associate(
         namespaces: namespaces.into(),
     };
     Ok((admin, facts))
+}
+
+/// Gives namespaces their generations in the association behind `before`. One of a subsystem with another serial number is another
+/// one, whatever its own name: what was opened for writing was opened by that number.
+fn carry_over(namespaces: &mut [Namespace], serial: &str, before: &Facts) {
+    let is_same = before.info.serial.as_str() == serial;
+    // Another one than before has a generation that none had: the number of the association, of which bits count.
+    let fresh = u32::try_from((before.association + 1) & 0xFF_FFFF).unwrap_or(0);
+    for namespace in namespaces {
+        let earlier = before.namespace(namespace.nsid).filter(|earlier| is_same && namespace.continues(earlier));
+        namespace.generation = earlier.map_or(fresh, |earlier| earlier.generation);
+    }
 }
 
 fn millis(span: Duration) -> u32 {
@@ -717,4 +726,26 @@ fn negotiate(admin: &mut Admin, wanted: u16) -> Result<u16, Error> {
 /// When something that began `since` is late.
 pub(crate) fn is_late(since: Instant, limit: Duration, now: Instant) -> bool {
     now.saturating_duration_since(since) >= limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::{Target, TargetConfig};
+
+    #[test]
+    fn a_namespace_goes_on_only_in_the_subsystem_with_the_same_serial_number() {
+        let target = Target::start(TargetConfig::default()).unwrap();
+        let (at, subsystem) = (target.address(), TargetConfig::default().subsystem);
+        let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
+        let host = HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16] };
+        let controller = Controller::open(address, host, ControllerConfig::default()).unwrap();
+        let facts = controller.facts();
+        let mut namespaces = facts.namespaces.to_vec();
+        carry_over(&mut namespaces, facts.info.serial.as_str(), &facts);
+        assert_eq!(namespaces[0].generation, 0);
+        carry_over(&mut namespaces, "OTHER", &facts);
+        assert_eq!(namespaces[0].generation, 2);
+        controller.shut_down();
+    }
 }
