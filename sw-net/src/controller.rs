@@ -166,6 +166,13 @@ pub(crate) struct IoQueue {
     of: Arc<Controller>,
 }
 
+impl IoQueue {
+    /// Whether its association is up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.of.is_up(&self.facts)
+    }
+}
+
 impl Drop for IoQueue {
     fn drop(&mut self) {
         let mut desk = self.of.desk();

@@ -345,6 +345,11 @@ impl Link {
         }
     }
 
+    /// Whether its association is up.
+    fn is_up(&self) -> bool {
+        self.queue.is_up()
+    }
+
     /// Sends the commands of a work, as many as there are places for; the rest waits.
     fn begin(&mut self, index: u32, tables: &mut Tables, now: Instant) {
         let Some(work) = tables.get(index) else { return };
@@ -424,7 +429,7 @@ impl Link {
 
     /// Moves bytes both ways; gives the works that are over.
     fn pump(&mut self, tables: &mut Tables, over: &mut Vec<u32>, now: Instant) -> Result<(), Broken> {
-        let is_up = self.controller.is_up(&self.queue.facts);
+        let is_up = self.is_up();
         let memory = Memory { parts: &self.parts, works: &tables.works };
         let sent = if is_up { self.queue.connection.send(&memory) } else { Ok(()) };
         let received = self.queue.connection.receive(&memory);
@@ -541,6 +546,10 @@ impl TcpTransport {
             self.places.resize_with(place + 1, || Place::Unlinked);
             self.whys.resize_with(place + 1, || None);
         }
+        if matches!(self.places.get(place), Some(Place::Linked(link)) if !link.is_up()) {
+            // The handle may be of the next association, which the connection knows nothing of.
+            self.visit(place, now());
+        }
         if !matches!(self.places.get(place), Some(Place::Linked(_) | Place::Asked(..)))
             && let Err(fault) = self.ask(place, VecDeque::new())
         {
@@ -617,6 +626,10 @@ impl TcpTransport {
     }
 
     fn link(&mut self, place: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Instant) {
+        if !queue.is_up() {
+            // Its association is over already; works may be of the next one.
+            return self.ask_again(place, waiting);
+        }
         let watched = self.waiter.watch(queue.connection.fd());
         let (Ok(()), Some(controller)) = (watched, self.directory.get(place)) else {
             let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup)
@@ -695,15 +708,20 @@ impl TcpTransport {
                 unsent.push_back(index);
             }
         }
-        if !unsent.is_empty()
-            && let Err(fault) = self.ask(place, unsent.clone())
-        {
-            for index in unsent {
-                if let Some(work) = self.tables.get(index) {
-                    work.fail(work.sent, fault);
-                }
-                self.finish_if_over(index);
+        self.ask_again(place, unsent);
+    }
+
+    /// Asks for the next connection of works that wait for one; ends them if there is none to be had.
+    fn ask_again(&mut self, place: usize, waiting: VecDeque<u32>) {
+        if waiting.is_empty() {
+            return;
+        }
+        let Err(fault) = self.ask(place, waiting.clone()) else { return };
+        for index in waiting {
+            if let Some(work) = self.tables.get(index) {
+                work.fail(work.sent, fault);
             }
+            self.finish_if_over(index);
         }
     }
 

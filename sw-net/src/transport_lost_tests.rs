@@ -257,3 +257,23 @@ fn a_write_that_finds_its_connection_lost_before_it_was_sent_goes_to_the_next_on
     }
     assert_eq!(results, [Ok(65536); 3]);
 }
+
+#[test]
+fn what_was_opened_in_the_next_association_is_not_looked_for_in_the_one_before() {
+    let config = |serial: &str, listen| TargetConfig { serial: serial.to_owned(), listen, ..TargetConfig::default() };
+    let mut rig = Rig::new(config("ONE", TargetConfig::default().listen), ControllerConfig::default());
+    let (old, mut transport, memory) = (rig.object(), rig.transport(TcpConfig::default()), span(BLOCK, 0));
+    transport.submit(&io(&old, IoKind::Read, 0, &memory, 1));
+    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
+    let at = rig.target.take().unwrap().address();
+    rig.target = Some(Target::start(config("TWO", at)).unwrap());
+    rig.controller.suspect();
+    assert!((0..200).any(|_| rig.controller.facts().association == 2 || (nap(20), false).1));
+    // The lane slept, and still has its connection to the target before.
+    rig.controller.expect_up().unwrap();
+    let new = rig.object();
+    transport.submit(&io(&new, IoKind::Read, 0, &memory, 2));
+    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
+    transport.submit(&io(&old, IoKind::Read, 0, &memory, 3));
+    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Err(Fault::new(ErrorKind::Changed, 0)));
+}
