@@ -88,6 +88,8 @@ enum Verb {
     Null,
     /// NVMe commands against a queue in memory, beside an io_uring loop of no-ops
     NvmeDriver,
+    /// Our initiator of NVMe over TCP on our target, loopback, beside a bare stream, iperf3 and clients of NBD.
+    NvmeTcp,
     /// 4 KiB random reads at depth 1, 32, 128, beside fio.
     Randread,
     /// The same on a zram device, the software's own cost; skipped without root or zram.
@@ -253,6 +255,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
     match verb {
         Verb::Null => vec![cases::null::run],
         Verb::NvmeDriver => vec![cases::nvme_driver::run],
+        Verb::NvmeTcp => vec![cases::nvme_tcp::run],
         Verb::Randread => vec![cases::raw::randread],
         Verb::RandreadZram => vec![cases::raw::randread_zram],
         Verb::Seq => vec![cases::raw::seq],
@@ -274,6 +277,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::All => vec![
             cases::null::run,
             cases::nvme_driver::run,
+            cases::nvme_tcp::run,
             cases::raw::randread,
             cases::raw::randread_zram,
             cases::raw::seq,

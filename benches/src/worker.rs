@@ -20,7 +20,7 @@ use crate::{
         reads::Reads,
         save::Save,
     },
-    peers::{extents, nop, pread},
+    peers::{extents, nop, pread, tcp},
     report::{Role, Sample},
     rounds::Subject,
     usage::{self, Finished},
@@ -80,8 +80,12 @@ pub(crate) enum Job {
         #[arg(long)]
         ops: Option<u64>,
     },
-    /// Our engine on a file.
+    /// Our engine on a file, or on what an address names.
     Disk(Disk),
+    /// Our target of NVMe over TCP; it gives no sample.
+    NvmeTcpTarget(ours::nvme_tcp::Serve),
+    /// A bare stream over the loopback.
+    TcpStream(tcp::Stream),
     /// Our loader on a checkpoint.
     Load {
         /// The index file.
@@ -188,6 +192,8 @@ impl Job {
                 let until = ops.map_or(Until::Time(Duration::from_millis(time_ms)), Until::Ops);
                 ours::nvme_transport::run(batch, until)?
             }
+            Self::NvmeTcpTarget(job) => return job.run(),
+            Self::TcpStream(job) => tcp::stream(job)?,
             Self::Disk(disk) => ours::disk::run(&disk)?,
             Self::Load { index, seed, again } => {
                 let memory = if again { ours::load::Memory::Kept } else { ours::load::Memory::Fresh };

@@ -463,7 +463,8 @@ impl ConvertTo {
   straightway nvme list
   straightway nvme bind 0000:3b:00.0
   straightway cat nvme://0000:3b:00.0/1 --len 4k | xxd
-  straightway nvme unbind 0000:3b:00.0"
+  straightway nvme unbind 0000:3b:00.0
+  straightway nvme discover 192.0.2.10"
 )]
 pub enum Nvme {
     /// Show controllers, who drives them, who uses their namespaces, and what can be done
@@ -472,6 +473,8 @@ pub enum Nvme {
     Bind(NvmeChange),
     /// Give a function back to the driver that had it before; says every step first
     Unbind(NvmeChange),
+    /// Ask a discovery service which subsystems there are, and by which addresses
+    Discover(NvmeDiscover),
 }
 
 /// `nvme list`.
@@ -505,6 +508,49 @@ pub struct NvmeChange {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+}
+
+/// `nvme discover`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Other services that it refers to are asked too. The addresses name namespace 1; a subsystem may have others.
+
+Examples:
+  straightway nvme discover 192.0.2.10
+  straightway nvme discover '[2001:db8::10]:4420' --json"
+)]
+pub struct NvmeDiscover {
+    /// Name or address of the service; without a port 8009 and, if nobody listens there, 4420
+    #[arg(value_name = "HOST[:PORT]", value_parser = parse_service)]
+    pub service: ServiceAddress,
+}
+
+/// Where a discovery service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAddress {
+    /// A name or an address; one of IPv6 in brackets.
+    pub host: String,
+    /// The port, if one is written.
+    pub port: Option<u16>,
+}
+
+fn parse_service(text: &str) -> Result<ServiceAddress, String> {
+    // The colons of an address of IPv6 are inside its brackets.
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = match port.map(str::parse::<u16>) {
+        None => None,
+        Some(Ok(port @ 1..)) => Some(port),
+        Some(_) => return Err("the port is 1 to 65535".to_owned()),
+    };
+    let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    let inner = bare.unwrap_or(host);
+    if inner.is_empty() || inner.contains(['[', ']', '/', '@']) || (bare.is_none() && inner.contains(':')) {
+        return Err("write a name, an address, or an address of IPv6 in brackets, with :PORT if it has one".to_owned());
+    }
+    Ok(ServiceAddress { host: host.to_owned(), port })
 }
 
 /// `target`.

@@ -122,12 +122,12 @@ impl Default for NvmeTcp {
 /// [`VendorDecides`](crate::Reason::VendorDecides); see `docs/cufile.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CuFileUse {
-    /// Where a policy names the transport `cufile`. Before that it is not loaded.
+    /// Where a policy names the transport `cufile`. Before that it is not loaded, but by [`Engine::doctor`](crate::Engine::doctor).
     #[default]
     OnRequest,
     /// There, and wherever the policy is [`Policy::Any`](crate::Policy::Any), as if that were `prefer=cufile`.
     Prefer,
-    /// Never.
+    /// Never, by the doctor neither.
     Off,
 }
 

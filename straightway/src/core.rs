@@ -288,8 +288,9 @@ impl Core {
         let rates = if is_rated(destination) { self.rates() } else { RateTable::new() };
         let policy = self.backends.vendor.policy(*policy);
         let view = match &whole.inner.stripe {
-            None => self.backends.vendor.view(whole, (destination, ask), &policy, verb),
-            Some(_) => None,
+            // In a child the lock of the registration may be held for ever.
+            None if !self.fork.is_child() => self.backends.vendor.view(whole, (destination, ask), &policy, verb),
+            _ => None,
         };
         let planned = view.as_ref().map_or(object, |view| &view.object).clone();
         if let Some(view) = &view {

@@ -493,6 +493,9 @@ impl Engine {
     }
 
     /// What this machine can do, and what to change.
+    ///
+    /// *Blocking*: looks at devices. NVIDIA's libcufile, where there is one, is loaded, opened and tried, unless the engine is without it
+    /// ([`CuFileUse::Off`](crate::CuFileUse::Off)): that has limits of 15 and 10 seconds for each call.
     pub fn doctor(&self) -> Doctor {
         Doctor::examine(&self.core.backends)
     }

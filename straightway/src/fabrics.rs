@@ -265,7 +265,7 @@ fn attend(controller: &Arc<Controller>) -> Result<(), Error> {
 }
 
 /// Who this host is to subsystems: what the machine says, so that all programs are the same host; else from its machine-id.
-fn identity() -> Result<HostIdentity, Error> {
+pub(crate) fn identity() -> Result<HostIdentity, Error> {
     let read = |path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let machine = read(MACHINE_ID).and_then(|text| hex(&text));
     let id = read(HOST_ID).and_then(|text| hex(&text)).or(machine);

@@ -29,6 +29,7 @@ mod builder;
 mod cell;
 mod clock;
 mod core;
+pub mod discovery;
 mod doctor;
 mod engine;
 mod fabrics;

@@ -212,8 +212,12 @@ pub(crate) fn target(
     policy: &Policy,
     verb: Verb,
 ) -> Result<Target, Error> {
+    let vendor = &core.backends.vendor;
+    let policy = &vendor.policy(*policy);
     let cached = object.cached_target(destination, *policy, verb);
-    if let Some(target) = cached.get() {
+    // One that names the object itself means the same to every engine; one of a vendor's library is of the engine that planned it.
+    let usable = |target: &Target| Arc::ptr_eq(&target.object, &object.inner) || vendor.viewed(&target.object);
+    if let Some(target) = cached.get(usable) {
         return Ok(target.clone());
     }
     let plan = |inner: &Arc<sw_engine::Object>| core.plan(object, inner, (destination, Ask::Proof), policy, verb);

@@ -156,15 +156,18 @@ impl Targets {
 }
 
 impl<'a> TargetSlot<'a> {
-    /// The target, if it was planned before.
-    pub(crate) fn get(self) -> Option<&'a Target> {
+    /// The target, if one was planned before that is `usable` to who asks: an object may be given to another engine.
+    pub(crate) fn get(self, usable: impl Fn(&Target) -> bool) -> Option<&'a Target> {
         if self.policy == Policy::Any {
             let mut kept = self.kept.any.iter().map_while(OnceLock::get);
-            return kept.find(|(destination, _)| self.is_for(*destination)).map(|(_, target)| target);
+            return kept
+                .find(|(destination, target)| self.is_for(*destination) && usable(target))
+                .map(|(_, target)| target);
         }
-        let kept = self.kept.others.iter().map_while(OnceLock::get);
-        let mut fitting = kept.filter(|(policy, destination, _)| *policy == self.policy && self.is_for(*destination));
-        fitting.next().map(|(_, _, target)| target)
+        let mut kept = self.kept.others.iter().map_while(OnceLock::get);
+        let fits = |policy: &Policy, destination: &Destination| *policy == self.policy && self.is_for(*destination);
+        kept.find(|(policy, destination, target)| fits(policy, destination) && usable(target))
+            .map(|(_, _, target)| target)
     }
 
     /// Whether a target that was planned for `destination` is one for the slot's own.
@@ -234,14 +237,14 @@ mod tests {
         let memory = |bus| Destination::PeerMemory(PciAddress { domain: 0, bus, device: 0, function: 0 });
         let slot = |destination| targets.slot(&object, destination, Policy::Any, Verb::Read);
         for bus in [1, 2] {
-            assert!(slot(memory(bus)).get().is_none());
+            assert!(slot(memory(bus)).get(|_| true).is_none());
             slot(memory(bus)).set(target.clone()).unwrap();
         }
-        assert!(slot(memory(1)).get().is_some() && slot(memory(2)).get().is_some());
-        assert!(slot(memory(3)).get().is_none() && slot(Destination::Host).get().is_none());
+        assert!(slot(memory(1)).get(|_| true).is_some() && slot(memory(2)).get(|_| true).is_some());
+        assert!(slot(memory(3)).get(|_| true).is_none() && slot(Destination::Host).get(|_| true).is_none());
         // Any GPU's is any other GPU's.
         slot(Destination::Gpu(0)).set(target.clone()).unwrap();
-        assert!(slot(Destination::Gpu(1)).get().is_some());
+        assert!(slot(Destination::Gpu(1)).get(|_| true).is_some());
         let full = (3..20).filter(|bus| slot(memory(*bus)).set(target.clone()).is_err()).count();
         assert_eq!(full, 17 + 2 - DEVICES);
     }

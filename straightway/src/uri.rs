@@ -92,7 +92,7 @@ impl fmt::Display for NvmeUri {
 }
 
 /// The port of NVMe/TCP (IANA: nvme, 4420).
-const NVME_TCP_PORT: u16 = 4420;
+pub(crate) const NVME_TCP_PORT: u16 = 4420;
 
 /// A namespace by the address and the name of its subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

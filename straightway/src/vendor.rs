@@ -8,10 +8,12 @@
 //! ```
 //!
 //! The library decides by itself how bytes go. So it is never taken because it ranks well, its face lands as `KernelCopy`, which is the
-//! least that can be said, and its reason is `VENDOR_DECIDES`. Until something names it, nothing is loaded and no thread runs.
+//! least that can be said, and its reason is `VENDOR_DECIDES`. Until something names it, or the doctor
+//! is asked, nothing is loaded and no thread runs.
 //! Files and block devices only; no members of stripe sets, no memory of other PCI devices.
 
 use std::{
+    any::Any,
     collections::BTreeSet,
     fmt,
     path::Path,
@@ -80,6 +82,8 @@ impl fmt::Debug for Registration {
 
 /// Keeps an object, and its registration with the library, as long as an operation uses either.
 struct Keep {
+    /// Whose library.
+    of: Weak<Vendor>,
     _registered: Option<Arc<CuFileHandle>>,
     /// Goes last: it has the descriptors of the other faces.
     _object: Arc<Object>,
@@ -150,7 +154,13 @@ impl Vendor {
             (true, Destination::Host) => self.register(whole, None),
             (true, Destination::Gpu(ordinal)) => self.register(whole, Some(ordinal)),
         };
-        Some(viewed(object, found, verb))
+        Some(viewed(object, Arc::downgrade(self), found, verb))
+    }
+
+    /// Whether a view is of this library: the word in its face means something here.
+    pub(crate) fn viewed(&self, object: &Object) -> bool {
+        let keep: &dyn Any = &*object.keep;
+        keep.downcast_ref::<Keep>().is_some_and(|keep| std::ptr::eq(keep.of.as_ptr(), self))
     }
 
     /// The file's registration, which was proven for that memory. The lock keeps others from doing the same meanwhile.
@@ -265,7 +275,12 @@ fn names(policy: &Policy) -> bool {
     }
 }
 
-fn viewed(object: &Arc<Object>, found: Result<Arc<CuFileHandle>, (Reason, Option<Error>)>, verb: Verb) -> View {
+fn viewed(
+    object: &Arc<Object>,
+    of: Weak<Vendor>,
+    found: Result<Arc<CuFileHandle>, (Reason, Option<Error>)>,
+    verb: Verb,
+) -> View {
     let (registered, verdict, why) = match found {
         Ok(handle) => (Some(handle), Ok(()), None),
         Err((reason, why)) => (None, Err(reason), why),
@@ -287,7 +302,7 @@ fn viewed(object: &Arc<Object>, found: Result<Arc<CuFileHandle>, (Reason, Option
         faces: object.faces.iter().copied().chain([face]).collect(),
         residency: object.residency.get().into(),
         stripe: None,
-        keep: Box::new(Keep { _registered: registered, _object: object.clone() }),
+        keep: Box::new(Keep { of, _registered: registered, _object: object.clone() }),
     };
     View { object: Arc::new(object), verdict, why }
 }

@@ -308,24 +308,42 @@ fn a_library_that_does_not_come_back_holds_up_nobody() {
 }
 
 #[test]
-fn an_object_that_is_given_to_another_engine_is_never_another_file() {
+fn an_object_that_is_given_to_another_engine_goes_by_that_ones_library_and_setting() {
     let (one, other) = (rig("one"), rig("other"));
     let (uri, expected) = one.file(100_000);
     let (first, second) = (one.engine(), other.engine());
     let object = first.open(&uri).unwrap();
-    assert!(bytes(&first, read(&first, &object, 0, 100_000, "require=cufile")) == expected);
     let registered = || (one.control.count(Count::Registered), other.control.count(Count::Registered));
-    assert_eq!(registered(), (1, 0));
-    // A plan of the second engine's own.
-    assert!(bytes(&second, read(&second, &object, 0, 100_000, "require-core=cufile")) == expected);
-    assert_eq!(registered().1, 1);
-    // What was planned for the first engine is none of the second: an error, and never another file's bytes.
-    let wrong = read(&second, &object, 0, 4096, "require=cufile");
-    match &wrong.result {
-        Ok(_) => assert_eq!(bytes(&second, wrong), expected[..4096]),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::NotRegistered, "{error}"),
+    for _ in 0..2 {
+        // In turns, by the same policy: what was planned for one engine is none of the other.
+        for engine in [&first, &second] {
+            let done = read(engine, &object, 0, 100_000, "require=cufile").ok().unwrap();
+            assert_eq!(done.path.reason, Reason::VendorDecides);
+            assert!(bytes(engine, done) == expected);
+        }
     }
-    drop(object);
+    assert_eq!((one.control.count(Count::Reads), other.control.count(Count::Reads)), (3, 3));
+
+    // One that prefers it and two that do not: each as it was set up, whoever comes first.
+    let prefers = one.builder().cufile(CuFileUse::Prefer).build().unwrap();
+    let off = one.builder().cufile(CuFileUse::Off).build().unwrap();
+    for order in [[&prefers, &second, &off], [&second, &off, &prefers]] {
+        let object = first.open(&uri).unwrap();
+        for engine in order {
+            let done = read(engine, &object, 0, 100_000, "any").ok().unwrap();
+            assert_eq!(
+                done.path.route.transport == "cufile",
+                std::ptr::eq(engine, &raw const prefers),
+                "{}",
+                done.path
+            );
+            assert!(bytes(engine, done) == expected);
+        }
+        read(&prefers, &object, 0, 4096, "require=cufile").ok().unwrap();
+        let refused = read(&off, &object, 0, 4096, "require=cufile").ok().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PolicyUnmet, "{refused}");
+    }
+    drop((prefers, object));
     assert_eq!(registered(), (0, 0));
 }
 

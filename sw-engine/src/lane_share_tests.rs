@@ -30,11 +30,16 @@ impl Wake for NoWake {
 #[derive(Default)]
 struct World {
     open: Vec<Io>,
+    /// Polls that may wait.
+    waits: u32,
     /// The object whose device does not answer.
     hangs: Option<ObjectId>,
 }
 
 struct Ring(Arc<Mutex<World>>);
+
+/// A ring that has nothing to look after.
+struct Resting(Ring);
 
 impl Transport for Ring {
     fn caps(&self) -> TransportCaps {
@@ -56,8 +61,9 @@ impl Transport for Ring {
         Ok(())
     }
 
-    fn poll(&mut self, _wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+    fn poll(&mut self, wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
         let mut world = self.0.lock().unwrap();
+        world.waits += u32::from(wait != Wait::No);
         let hangs = world.hangs;
         let (stay, go): (Vec<_>, Vec<_>) = world.open.drain(..).partition(|io| Some(io.object) == hangs);
         world.open = stay;
@@ -77,6 +83,44 @@ impl Transport for Ring {
 
     fn waker(&self) -> Arc<dyn Wake> {
         Arc::new(NoWake)
+    }
+}
+
+impl Transport for Resting {
+    fn caps(&self) -> TransportCaps {
+        self.0.caps()
+    }
+
+    fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
+        self.0.attach(hint)
+    }
+
+    fn submit(&mut self, io: &Io) -> Submit {
+        self.0.submit(io)
+    }
+
+    fn ring(&mut self) -> Result<(), Error> {
+        self.0.ring()
+    }
+
+    fn poll(&mut self, wait: Wait, out: &mut Vec<IoDone>) -> Result<usize, Error> {
+        self.0.poll(wait, out)
+    }
+
+    fn cancel(&mut self, token: Token) {
+        self.0.cancel(token);
+    }
+
+    fn fence(&mut self, timeout: Duration, out: &mut Vec<IoDone>) -> Fence {
+        self.0.fence(timeout, out)
+    }
+
+    fn rests(&self) -> bool {
+        true
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.0.waker()
     }
 }
 
@@ -175,4 +219,24 @@ fn and_slabs() {
     world.lock().unwrap().hangs = None;
     (12..22).for_each(|now| drop(run(&mut lane, now)));
     assert_eq!((lane.slabs_out(), lane.in_flight()), ((0, 0), 0), "{}", lane.inspect());
+}
+
+#[test]
+fn an_idle_lane_waits_on_the_last_transport_that_has_something_to_look_after() {
+    let worlds: [Arc<Mutex<World>>; 4] = Default::default();
+    let waited = |kinds: [bool; 4]| {
+        let transport = |(world, rests): (&Arc<Mutex<World>>, bool)| -> Box<dyn Transport> {
+            let ring = Ring(world.clone());
+            if rests { Box::new(Resting(ring)) } else { Box::new(ring) }
+        };
+        let transports = worlds.iter().zip(kinds).map(transport).collect();
+        let mut lane =
+            Lane::new(LaneConfig::default(), LaneParts { transports, copiers: vec![], staging: None }).unwrap();
+        lane.poll(Time::ZERO, Wait::For { timeout: Duration::from_secs(1), min: 1 });
+        worlds.each_ref().map(|world| std::mem::take(&mut world.lock().unwrap().waits))
+    };
+    // As a lane has them: files, commands, controllers with queue pairs that others may lack, and a pool.
+    assert_eq!(waited([false, false, false, true]), [0, 0, 1, 0]);
+    assert_eq!(waited([false, true, true, true]), [1, 0, 0, 0]);
+    assert_eq!(waited([true; 4]), [0, 0, 0, 1]);
 }

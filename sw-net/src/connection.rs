@@ -226,6 +226,14 @@ impl Connection {
         self.socket.fd()
     }
 
+    /// Whom it is to.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {
+        self.socket.peer()
+    }
+
     /// Whether there is something to send for which the socket has no room.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked

@@ -26,7 +26,7 @@ use std::{
 
 use sw_engine::{Error, ErrorKind, Fault, Verb, seam::Wake};
 use sw_nvme::{
-    fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, CapsuleLimits, ConnectData, Nqn, PropertySize, QueueRequest},
+    fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, ConnectData, FabricsFacts, Nqn, PropertySize, QueueRequest},
     inquiry::{self, AdminQueue, Answer, Data, Known},
     namespace::Namespace,
     status::{RetryDelays, sct},
@@ -49,7 +49,7 @@ use crate::{
 };
 
 /// Entries of the admin queue, as Linux has it.
-const ADMIN_ENTRIES: u16 = 32;
+pub(crate) const ADMIN_ENTRIES: u16 = 32;
 /// Between two looks at CSTS.RDY.
 const READY_STEP: Duration = Duration::from_millis(10);
 /// Between two signs of life at least.
@@ -144,6 +144,8 @@ pub struct Facts {
     pub depth: u16,
     /// Bytes of a write that go in its capsule at most.
     pub capsule_data_bytes: u32,
+    /// How long the controller may take to end all commands once it has noticed that its host is gone (CQT).
+    pub quiesce: Duration,
     /// Digests that both ends use.
     pub digests: Digests,
     /// The active namespaces.
@@ -212,6 +214,8 @@ struct Desk {
     qids: VecDeque<u16>,
     /// A lane lost a connection: perhaps the association is over.
     is_suspect: bool,
+    /// Until then a write of before may still be carried out.
+    fence: Option<Instant>,
     is_closed: bool,
 }
 
@@ -266,6 +270,7 @@ impl Controller {
                 wanted: VecDeque::new(),
                 qids: (1..=facts.queues).collect(),
                 is_suspect: false,
+                fence: None,
                 is_closed: false,
             }),
             facts: Mutex::new(Arc::new(facts)),
@@ -332,6 +337,9 @@ impl Controller {
                 return;
             }
             if self.up.load(Ordering::Acquire) == 0 {
+                if self.let_go_of_old() {
+                    next = after(Duration::ZERO);
+                }
                 if let Some(left) = left(next) {
                     drop(self.news.wait_timeout(desk, left));
                     continue;
@@ -346,12 +354,14 @@ impl Controller {
             if std::mem::take(&mut desk.is_suspect) || left(next).is_none() {
                 drop(desk);
                 let is_up = self.sign();
+                self.prolong();
                 next = after(if is_up { every } else { Duration::ZERO });
                 continue;
             }
             if let Some(ticket) = desk.wanted.pop_front() {
                 drop(desk);
                 self.serve(ticket);
+                self.prolong();
                 continue;
             }
             let left = left(next).unwrap_or_default();
@@ -366,13 +376,31 @@ impl Controller {
         match admin.expect("keep alive", Data::None, |_| Command::keep_alive()) {
             Ok(_) => true,
             Err(error) => {
-                tracing::warn!(controller = self.name, %error, "the association is over");
-                self.up.store(0, Ordering::Release);
-                *life = Life::Down(after(Duration::ZERO), error.to_string());
-                self.hang_up();
+                drop(life);
+                self.drop_association(error.to_string());
                 false
             }
         }
+    }
+
+    /// The association is over; the next one is tried.
+    fn drop_association(&self, why: String) {
+        tracing::warn!(controller = self.name, why, "the association is over");
+        self.up.store(0, Ordering::Release);
+        *self.life() = Life::Down(after(Duration::ZERO), why);
+        self.hang_up();
+    }
+
+    /// Closes the connection of an association that a lane ended; whether there was one.
+    fn let_go_of_old(&self) -> bool {
+        let mut life = self.life();
+        let was_up = matches!(*life, Life::Up(_));
+        if was_up {
+            tracing::warn!(controller = self.name, "the association is ended: a connection was lost with writes on it");
+            *life = Life::Down(after(Duration::ZERO), "a connection was lost with writes on it".to_owned());
+            self.hang_up();
+        }
+        was_up
     }
 
     /// Connects a queue for a lane. If the association turns out to be over the lane waits for the next one.
@@ -479,6 +507,37 @@ impl Controller {
         self.news.notify_all();
     }
 
+    /// A lane lost its connection with writes on it, whose outcome is unknown. The association ends at once, with the connections of all
+    /// lanes, and no write goes to the controller's namespaces until the target has provably let go of them: KATO, in which it notices that the host is gone, and CQT, in which it ends
+    /// all commands (Base 2.1, "Communication Loss Handling").
+    pub(crate) fn doubt(&self, facts: &Facts) {
+        let safe = after(self.config.keep_alive + facts.quiesce);
+        let mut desk = self.desk();
+        desk.fence = Some(desk.fence.map_or(safe, |before| before.max(safe)));
+        let _ = self.up.compare_exchange(facts.association, 0, Ordering::AcqRel, Ordering::Acquire);
+        drop(desk);
+        self.news.notify_all();
+    }
+
+    /// What the attendant sent while a lane ended the association may have kept it alive: the time of the fence begins anew.
+    fn prolong(&self) {
+        if self.up.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        let safe = after(self.config.keep_alive + self.facts().quiesce);
+        let mut desk = self.desk();
+        desk.fence = desk.fence.map(|before| before.max(safe));
+    }
+
+    /// Whether a write may be sent now.
+    pub(crate) fn is_safe(&self, now: Instant) -> bool {
+        let mut desk = self.desk();
+        if desk.fence.is_some_and(|safe| safe <= now) {
+            desk.fence = None;
+        }
+        desk.fence.is_none()
+    }
+
     fn connect_queue(self: &Arc<Self>) -> Result<IoQueue, Error> {
         let facts = self.facts();
         let qid = self.desk().qids.pop_front().ok_or_else(|| {
@@ -576,7 +635,7 @@ fn associate(
     let id = connect(&mut admin, request, &data)?;
     let (cap, version) = enable(&mut admin, config.timeout)?;
     let info = inquiry::identify_controller(&mut admin)?;
-    let capsules = capsules(&admin)?;
+    let FabricsFacts { io_data_bytes, quiesce, .. } = fabrics_facts(&admin)?;
     let queues = negotiate(&mut admin, config.queues)?;
     let known = Known { info: &info, version, page_bytes_min: cap.page_bytes_min };
     let mut namespaces = inquiry::namespaces(&mut admin, known)?;
@@ -596,7 +655,8 @@ fn associate(
         id,
         queues,
         depth,
-        capsule_data_bytes: capsules.io_data_bytes,
+        capsule_data_bytes: io_data_bytes,
+        quiesce,
         digests,
         namespaces: namespaces.into(),
     };
@@ -620,7 +680,7 @@ fn millis(span: Duration) -> u32 {
 }
 
 /// Connect; gives CNTLID.
-fn connect(admin: &mut Admin, request: QueueRequest, data: &ConnectData) -> Result<u16, Error> {
+pub(crate) fn connect(admin: &mut Admin, request: QueueRequest, data: &ConnectData) -> Result<u16, Error> {
     admin.fill_page(&data.encode());
     let answer = admin.run(Data::Out(CONNECT_DATA_BYTES), |_| Command::connect(request))?;
     if !answer.status.is_success() {
@@ -674,7 +734,7 @@ fn refused(admin: &Admin, answer: Answer, data: &ConnectData) -> Error {
 }
 
 /// Sets CC and waits for CSTS.RDY.
-fn enable(admin: &mut Admin, timeout: Duration) -> Result<(Cap, Version), Error> {
+pub(crate) fn enable(admin: &mut Admin, timeout: Duration) -> Result<(Cap, Version), Error> {
     let raw = admin.property(regs::CAP, PropertySize::Eight)?;
     let cap = Cap::decode(raw).map_err(|cause| {
         admin.error(ErrorKind::Protocol, format!("the controller's data is not what it should be: {cause}"))
@@ -710,13 +770,13 @@ fn pause(span: Duration) {
     std::thread::sleep(span);
 }
 
-/// What the page that was just identified says of capsules.
-fn capsules(admin: &Admin) -> Result<CapsuleLimits, Error> {
-    let limits = CapsuleLimits::decode(&admin.page()).map_err(|cause| {
+/// What the page that was just identified says for fabrics.
+fn fabrics_facts(admin: &Admin) -> Result<FabricsFacts, Error> {
+    let limits = FabricsFacts::decode(&admin.page()).map_err(|cause| {
         admin.error(ErrorKind::Protocol, format!("the controller's data is not what it should be: {cause}"))
     })?;
     // Data in capsules begins right behind the command over TCP; another offset would be another transport's.
-    Ok(if limits.data_offset_16 == 0 { limits } else { CapsuleLimits { io_data_bytes: 0, ..limits } })
+    Ok(if limits.data_offset_16 == 0 { limits } else { FabricsFacts { io_data_bytes: 0, ..limits } })
 }
 
 /// Asks for `wanted` I/O queues; how many there are.

@@ -11,6 +11,7 @@
 mod admin;
 mod connection;
 mod controller;
+mod discover;
 mod socket;
 pub mod target;
 mod transport;
@@ -18,4 +19,5 @@ mod wait;
 
 pub use connection::ConnectionCounters;
 pub use controller::{Address, Controller, ControllerConfig, Facts, HostIdentity};
+pub use discover::{DiscoverConfig, Discovered, discover};
 pub use transport::{CONTROLLERS_MAX, Directory, NVME_TCP, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport, face};

@@ -96,6 +96,14 @@ impl Socket {
         self.0.as_raw_fd()
     }
 
+    /// Whom it is to.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr()
+    }
+
     /// Receives into `pieces`, in order; 0 is the end. `WouldBlock`: there is nothing.
     pub(crate) fn receive(&self, pieces: &[Piece]) -> io::Result<usize> {
         loop {

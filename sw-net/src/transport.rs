@@ -9,7 +9,8 @@
 //!
 //! When a connection is lost, reads under way end with [`Retry::Now`](sw_engine::Retry): the engine hands them over again and they
 //! wait for the next connection; nothing of the old one can land any more, since landing is a system call of this thread. Writes
-//! end as failed with an unknown outcome: the target may still carry them out, and there is no fence yet that tells when not.
+//! end as failed with an unknown outcome: the target may still carry them out. Then the association ends, and no further write is sent
+//! until the target has provably let go of them ([`Controller`] has the fence).
 //!
 //! *Thread*: one at a time. On the data path nothing is locked, and nothing allocated once the tables have grown. The control plane is
 //! the [`Controller`]'s own thread: a lane asks it for a connection and goes on.
@@ -47,6 +48,8 @@ pub const CONTROLLERS_MAX: usize = 256;
 pub const QUEUE_DEPTH_MAX: u32 = 1 << 14;
 /// How often commands are looked at that are late.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A connection that nobody looked at for so long is looked at before something is sent.
+const RESTED_AFTER: Duration = Duration::from_millis(100);
 /// Longest sleep of a fence between two looks.
 const FENCE_STEP: Duration = Duration::from_millis(10);
 const SEGMENTS_MAX: u8 = 3;
@@ -199,6 +202,10 @@ struct Link {
     /// Works that have commands to send and found no place.
     waiting: VecDeque<u32>,
     interest: Interest,
+    /// When bytes were last asked for.
+    seen: Instant,
+    /// Writes that were under way when an earlier connection was lost may still be carried out: none is sent before they cannot.
+    is_fenced: bool,
 }
 
 /// A controller, as far as this transport got with it.
@@ -291,6 +298,10 @@ impl Work {
         matches!(self.io.kind, IoKind::Read | IoKind::Write)
     }
 
+    fn is_write(&self) -> bool {
+        self.io.kind == IoKind::Write
+    }
+
     fn verb(&self) -> Verb {
         match self.io.kind {
             IoKind::Read => Verb::Read,
@@ -342,12 +353,21 @@ impl Link {
             zombies: Vec::new(),
             waiting: VecDeque::new(),
             interest: Interest::Read,
+            seen: now(),
+            // To be asked about with the first write.
+            is_fenced: true,
         }
     }
 
     /// Whether its association is up.
     fn is_up(&self) -> bool {
         self.queue.is_up()
+    }
+
+    /// Whether a write may not be sent yet. Once it may, nobody is asked any more: a fence comes with the end of this connection.
+    fn is_fenced(&mut self, now: Instant) -> bool {
+        self.is_fenced = self.is_fenced && !self.controller.is_safe(now);
+        self.is_fenced
     }
 
     /// Sends the commands of a work, as many as there are places for; the rest waits.
@@ -359,6 +379,9 @@ impl Link {
         let Some((namespace, limits)) = found.and_then(|found| Some((found, found.limits?))) else {
             return work.fail(work.sent, Fault::new(ErrorKind::Changed, 0));
         };
+        if work.io.kind == IoKind::Write && !work.stops() && self.is_fenced && self.is_fenced(now) {
+            return self.waiting.push_back(index);
+        }
         while !work.stops() && work.sent < work.units() {
             let Some(user) = self.free.last().copied() else { break };
             let Some((command, transfer, step)) = command_of(work, namespace, limits) else {
@@ -431,8 +454,16 @@ impl Link {
     fn pump(&mut self, tables: &mut Tables, over: &mut Vec<u32>, now: Instant) -> Result<(), Broken> {
         let is_up = self.is_up();
         let memory = Memory { parts: &self.parts, works: &tables.works };
-        let sent = if is_up { self.queue.connection.send(&memory) } else { Ok(()) };
-        let received = self.queue.connection.receive(&memory);
+        let connection = &mut self.queue.connection;
+        // One that was lost while it rested takes bytes all the same: a write would be of unknown outcome, and needs not be sent.
+        let rested = now.saturating_duration_since(self.seen) >= RESTED_AFTER;
+        self.seen = now;
+        let mut moved = if rested { connection.receive(&memory) } else { Ok(()) };
+        if moved.is_ok() {
+            let sent = if is_up { connection.send(&memory) } else { Ok(()) };
+            // The controller's reason tells more than that nothing can be sent any more.
+            moved = connection.receive(&memory).and(sent);
+        }
         // What was answered before the connection was lost is answered: a write must not be told as unknown.
         while let Some(end) = self.queue.connection.queue.pop_end() {
             over.extend(self.over(end, tables));
@@ -440,8 +471,7 @@ impl Link {
         if !is_up {
             return Err(Broken::Association);
         }
-        // The controller's reason tells more than that nothing can be sent any more.
-        received.and(sent)?;
+        moved?;
         for _ in 0..self.waiting.len() {
             let Some(index) = self.waiting.pop_front() else { break };
             self.begin(index, tables, now);
@@ -675,6 +705,7 @@ impl TcpTransport {
         // A child that was forked has the descriptor too, which keeps the connection and its place among what is waited for.
         self.waiter.forget(queue.connection.fd());
         queue.connection.hang_up();
+        let facts = Arc::clone(&queue.facts);
         drop(queue);
         let name = controller.name();
         if !matches!(broken, Broken::Fenced) {
@@ -684,6 +715,10 @@ impl TcpTransport {
             controller.suspect();
         }
         self.explain_by(place, broken.error(name));
+        let is_write = |part: &Part| self.tables.works.get(sw_mem::index(part.work.into())).is_some_and(Work::is_write);
+        if parts.iter().any(|(part, is_untouched)| !is_untouched && is_write(part)) {
+            controller.doubt(&facts);
+        }
         for (part, is_untouched) in &parts {
             let Some(work) = self.tables.get(part.work) else { continue };
             work.open = work.open.saturating_sub(1);
@@ -848,6 +883,11 @@ impl Transport for TcpTransport {
     fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {
         let why = self.whys.get(split(handle).0)?.as_ref();
         why.filter(|why| (why.kind(), why.code()) == (fault.kind, fault.code))
+    }
+
+    fn rests(&self) -> bool {
+        // A connection with nothing on it wants nothing of its lane; that it was lost is seen by the next I/O.
+        true
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

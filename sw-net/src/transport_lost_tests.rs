@@ -277,3 +277,19 @@ fn what_was_opened_in_the_next_association_is_not_looked_for_in_the_one_before()
     transport.submit(&io(&old, IoKind::Read, 0, &memory, 3));
     assert_eq!(ends(&mut transport, 1, SOON)[0].result, Err(Fault::new(ErrorKind::Changed, 0)));
 }
+
+#[test]
+fn a_write_into_a_connection_that_was_lost_while_it_rested_is_not_of_unknown_outcome() {
+    let rig = Rig::new(TargetConfig::default(), ControllerConfig::default());
+    let (object, mut transport, memory) = (rig.object(), rig.transport(TcpConfig::default()), span(BLOCK, 7));
+    let mut write = |number| {
+        transport.submit(&io(&object, IoKind::Write, 0, &memory, number));
+        ends(&mut transport, 1, Duration::from_secs(5)).remove(0).result
+    };
+    assert_eq!(write(1), Ok(4096));
+    // Nobody has noticed yet: neither the lane, which rests, nor the attendant, whose next sign of life is not due.
+    rig.target.as_ref().unwrap().drop_connections();
+    nap(300);
+    assert_eq!(write(2), Ok(4096));
+    assert_eq!(rig.controller.facts().association, 2);
+}

@@ -308,6 +308,40 @@ fn a_namespace_that_is_another_one_afterwards_is_not_read_as_the_old_one() {
 }
 
 #[test]
+fn no_write_follows_one_of_unknown_outcome_before_the_target_has_let_go_of_that() {
+    // The first write of each of two connections is carried out or not; nobody knows.
+    let faults = |seen: &Seen| {
+        let first = seen.qid > 0 && seen.opcode == opcode::WRITE && seen.slba == 7;
+        first.then_some(Wrong::DropBefore)
+    };
+    let keep_alive = Duration::from_millis(1500);
+    let host = ControllerConfig { keep_alive, ..ControllerConfig::default() };
+    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() }, host);
+    let object = rig.object();
+    let (mut one, mut two) = (rig.transport(TcpConfig::default()), rig.transport(TcpConfig::default()));
+    let memory = span(BLOCK, 1);
+    let run = |lane: &mut TcpTransport, kind, block: u64| {
+        lane.submit(&io(&object, kind, block * BLOCK, &memory, 1));
+        ends(lane, 1, SOON).remove(0).result
+    };
+    assert_eq!(run(&mut two, IoKind::Write, 1), Ok(4096));
+    let lost = run(&mut one, IoKind::Write, 7).unwrap_err();
+    assert_eq!((lost.kind, lost.retry), (ErrorKind::Io, Retry::Never));
+    let since = now();
+    // Reads go on at once, as the engine asks for them again; another lane's writes wait as well.
+    let read = (0..3).map(|_| run(&mut one, IoKind::Read, 1)).find(|result| result.is_ok());
+    assert!(read.is_some() && now() - since < keep_alive / 2, "{read:?} after {:?}", now() - since);
+    let mut results = (0..2).map(|_| run(&mut two, IoKind::Write, 1));
+    let written = results.find(|result| result.is_ok());
+    let waited = now() - since;
+    assert!(written.is_some() && waited + Duration::from_millis(100) > keep_alive, "{written:?} after {waited:?}");
+    // Afterwards nothing is waited for.
+    let since = now();
+    assert_eq!(run(&mut one, IoKind::Write, 2), Ok(4096));
+    assert!(now() - since < keep_alive / 2);
+}
+
+#[test]
 #[expect(clippy::disallowed_methods, reason = "that the attendant waits gives no sign")]
 fn a_target_that_is_silent_holds_up_no_close() {
     // Keep-alive is never answered, so that the attendant waits for one; nor are properties behind it.

@@ -3,6 +3,8 @@
 
 use sw_mem::{ByteLen, Iova};
 use sw_nvme::{
+    discovery::{self, ENTRY_BYTES, Entry, HEADER_BYTES, Header, SubsystemType, read::Reader, walk::Walk},
+    fabrics::{CONNECT_DATA_BYTES, ConnectData, FabricsCommand, NQN_BYTES_MAX, Nqn},
     limits::{TransferLimits, mdts_bytes},
     prp::{self, ListMemory, NotPrp, POISON_PRP, PageSize, Segment},
     sgl::{self, SglSupport},
@@ -304,4 +306,72 @@ fn lists_of_ranges(data: &[Segment], sgls: u32) {
         Ok(other) => panic!("{other:?}"),
         Err(error) => check_text(&error.to_string()),
     }
+}
+
+fn check_name(name: &Nqn) {
+    check_text(name.as_str());
+    assert!(name.as_str().starts_with("nqn.") && name.as_str().len() <= NQN_BYTES_MAX);
+}
+
+/// Takes the bytes for what goes over a fabric apart from data: the data of Connect, a command, a discovery log page.
+pub fn fabrics(raw: &[u8]) -> &'static str {
+    let _ = FabricsCommand::decode(&Command::new(bytes(raw, 0)));
+    match refused(ConnectData::decode(raw)) {
+        Ok(data) => {
+            check_name(&data.subsystem);
+            check_name(&data.host);
+            let wire = data.encode();
+            assert_eq!(wire.len(), CONNECT_DATA_BYTES);
+            assert_eq!(ConnectData::decode(&wire).ok(), Some(data));
+            return "connect";
+        }
+        Err("short") => assert!(raw.len() < CONNECT_DATA_BYTES),
+        Err(_) => {}
+    }
+    match refused(Header::decode(raw)) {
+        Ok(header) => {
+            assert!(header.entries <= discovery::ENTRIES_MAX);
+            assert_eq!(Header::decode(&header.encode()).ok(), Some(header));
+            log_page(raw)
+        }
+        Err(field) => field,
+    }
+}
+
+/// The bytes are a log page; the second half of long ones is what it has become at the fourth command.
+fn log_page(raw: &[u8]) -> &'static str {
+    let mut reader = Reader::new(ENTRY_BYTES * 2);
+    let mut commands = 0;
+    while let Some(piece) = reader.next_piece() {
+        assert!(commands < 100_000, "the work has an end");
+        assert!(piece.len_bytes > 0 && piece.len_bytes <= ENTRY_BYTES * 2);
+        assert!(piece.offset_bytes <= (HEADER_BYTES as u64) + discovery::ENTRIES_MAX * ENTRY_BYTES as u64);
+        let later = if commands >= 3 && raw.len() >= 8 * HEADER_BYTES { raw.len() / 2 } else { 0 };
+        let at = later + piece.offset_bytes as usize;
+        let mut part = raw.get(at..).unwrap_or_default().to_vec();
+        part.resize(piece.len_bytes, 0);
+        if let Err(cause) = reader.came(&part) {
+            check_text(&cause.to_string());
+            return "not read";
+        }
+        commands += 1;
+    }
+    let entries = reader.into_entries();
+    let Some(first) = entries.iter().find_map(Entry::tcp) else {
+        return if entries.is_empty() { "no entries" } else { "entries elsewhere" };
+    };
+    let mut walk = Walk::from(first);
+    let mut asked = 0;
+    while let Some(service) = walk.next_service() {
+        asked += 1;
+        assert!(asked <= discovery::walk::SERVICES_MAX && service.depth <= discovery::walk::DEPTH_MAX);
+        walk.came(&service, entries.clone());
+    }
+    for entry in &entries {
+        check_name(&entry.subsystem);
+        check_text(&entry.address);
+        check_text(&entry.service);
+        assert_eq!(Entry::decode(&entry.encode()).as_ref().ok(), Some(entry));
+    }
+    if entries.iter().any(|entry| entry.kind == SubsystemType::Referral) { "referrals" } else { "entries" }
 }

@@ -3,7 +3,7 @@
 //! Base 2.x, "Fabrics Command Set": every command has opcode 7Fh, and its type (FCTYPE) in byte 4. Registers are reached by
 //! Property Get and Property Set under their offsets; the associations begin with Connect, whose data names host and subsystem.
 
-use core::fmt;
+use core::{fmt, time::Duration};
 
 use crate::wire::{Command, SQE_BYTES, WireError, bytes, le16, le32, le64, whole};
 
@@ -62,7 +62,7 @@ impl Nqn {
     }
 
     /// From a field of 256 bytes, padded with zeroes.
-    fn decode(field: &'static str, raw: &[u8]) -> Result<Self, WireError> {
+    pub(crate) fn decode(field: &'static str, raw: &[u8]) -> Result<Self, WireError> {
         let end = raw.iter().position(|byte| *byte == 0);
         let text = end.and_then(|end| core::str::from_utf8(raw.get(..end)?).ok()).and_then(Self::new);
         let got = end.unwrap_or(raw.len()) as u64;
@@ -202,16 +202,18 @@ impl FabricsCommand {
     }
 }
 
-/// What Identify Controller says of capsules (Base, "Identify Controller data structure", NVMe over Fabrics).
+/// What Identify Controller says for fabrics (Base 2.1, "Identify Controller data structure": CQT; "NVMe over Fabrics").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CapsuleLimits {
+pub struct FabricsFacts {
     /// Bytes of data in a capsule of an I/O queue at most: IOCCSZ, in units of 16 bytes, less the command itself.
     pub io_data_bytes: u32,
     /// ICDOFF: where data begins in a capsule, in units of 16 bytes behind the command.
     pub data_offset_16: u16,
+    /// CQT: how long the controller may take to end all commands once it has noticed that its host is gone; nothing if not reported.
+    pub quiesce: Duration,
 }
 
-impl CapsuleLimits {
+impl FabricsFacts {
     /// From the page of CNS 01h.
     ///
     /// # Errors
@@ -222,7 +224,8 @@ impl CapsuleLimits {
         let data = capsule.checked_sub(SQE_BYTES as u64).and_then(|data| u32::try_from(data).ok());
         let rule = "a capsule holds a command of 64 bytes, and less than 4 GiB";
         let io_data_bytes = data.ok_or(WireError::Field { field: "IOCCSZ", got: capsule, rule })?;
-        Ok(Self { io_data_bytes, data_offset_16: le16(page, 1800) })
+        let quiesce = Duration::from_millis(le16(page, 386).into());
+        Ok(Self { io_data_bytes, data_offset_16: le16(page, 1800), quiesce })
     }
 }
 
@@ -309,6 +312,18 @@ mod tests {
         let mut endless = wire;
         endless[256..512].fill(b'x');
         assert!(ConnectData::decode(&endless).is_err());
+    }
+
+    #[test]
+    fn facts_of_fabrics_are_where_the_specification_has_them() {
+        let mut page = [0; 4096];
+        page[386..388].copy_from_slice(&500u16.to_le_bytes());
+        page[1792..1796].copy_from_slice(&1028u32.to_le_bytes());
+        page[1800] = 2;
+        let facts = FabricsFacts { io_data_bytes: 16384, data_offset_16: 2, quiesce: Duration::from_millis(500) };
+        assert_eq!(FabricsFacts::decode(&page), Ok(facts));
+        page[1792..1796].copy_from_slice(&3u32.to_le_bytes());
+        assert!(FabricsFacts::decode(&page).is_err() && FabricsFacts::decode(&page[..4095]).is_err());
     }
 
     #[test]

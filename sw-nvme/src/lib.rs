@@ -33,6 +33,7 @@ pub mod bus;
 pub mod commands;
 pub mod controller;
 pub mod directory;
+pub mod discovery;
 pub mod fabrics;
 mod fork;
 pub mod inquiry;

@@ -5,6 +5,8 @@
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
+#[path = "../fuzz/host_queue.rs"]
+mod host_queue;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -153,4 +155,63 @@ fn mutated_memory_is_described_or_refused() {
     segment(&mut high, u64::MAX - 0xFFFF, 0xF000);
     let outcomes = run(5, &[few, many, one, high], 64, bodies::pages);
     reached(&outcomes, &["pair", "list", "empty", "start", "ragged", "full", "chunk", "wraps"]);
+}
+
+#[test]
+fn mutated_fabrics_data_is_decoded_or_refused() {
+    use sw_nvme::{
+        discovery::{AddressFamily, Entry, FlowControl, Header, SecureChannel, SubsystemType, TransportType},
+        fabrics::{ConnectData, Nqn},
+    };
+    let name = Nqn::new("nqn.2026-11.io.example:one").unwrap();
+    let connect = ConnectData { host_id: [7; 16], controller: 0xFFFF, subsystem: name.clone(), host: name.clone() };
+    let entry = |kind, port: u16| {
+        Entry {
+            transport: TransportType::Tcp,
+            family: AddressFamily::Ipv4,
+            kind,
+            secure_channel: SecureChannel::NotRequired,
+            may_leave_flow_control: FlowControl::MayBeLeft,
+            port_id: 1,
+            controller: 0xFFFF,
+            admin_entries: 32,
+            service: port.to_string(),
+            subsystem: name.clone(),
+            address: "192.0.2.1".into(),
+            security: 0,
+        }
+        .encode()
+    };
+    let page = |generation, kinds: &[SubsystemType]| {
+        let mut page = Header { generation, entries: kinds.len() as u64 }.encode().to_vec();
+        kinds.iter().zip(4420..).for_each(|(kind, port)| page.extend(entry(*kind, port)));
+        page
+    };
+    let (nvme, referral) = (SubsystemType::Nvme, SubsystemType::Referral);
+    let plain = page(3, &[nvme, nvme]);
+    let refers = page(3, &[nvme, referral, referral]);
+    let changes = [page(3, &[nvme, nvme, referral]), page(4, &[nvme, nvme, nvme])].concat();
+    let seeds = [connect.encode().to_vec(), plain, refers, changes];
+    let outcomes = run(6, &seeds, 1100, bodies::fabrics);
+    reached(&outcomes, &["connect", "entries", "referrals", "not read", "NUMREC", "RECFMT"]);
+}
+
+#[test]
+fn whatever_a_controller_sends_no_command_ends_twice_or_in_other_memory() {
+    let mut dice = Dice(7);
+    let seeds: Vec<Vec<u8>> = (0..64)
+        .map(|shape| {
+            // Units with nothing wrong, and success early or late.
+            let step = |dice: &mut Dice| {
+                let (kind, by) = (dice.next().to_le_bytes()[0] % 7, dice.next().to_le_bytes()[0]);
+                let twist = if dice.roll(2) == 0 { 0x20 } else { 0 };
+                [&[kind, by % 200, twist, 0][..], &[1; 12]].concat()
+            };
+            let steps: Vec<u8> = (0..12).flat_map(|_| step(&mut dice)).collect();
+            let last: &[u8] = if shape % 8 == 0 { &[7, 0, 1] } else { &[] };
+            [&[shape * 4 + shape % 4, shape][..], &steps, last].concat()
+        })
+        .collect();
+    let outcomes = run(8, &seeds, 200, host_queue::host_queue);
+    reached(&outcomes, &["breach", "terminated", "both", "only success"]);
 }

@@ -14,6 +14,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     ptr,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -281,7 +282,8 @@ impl Transport for ThreadsTransport {
         let result = shared.news.wait_timeout_while(state, gather.min(timeout), |state| few(state, min));
         let (mut state, _) = result.unwrap_or_else(PoisonError::into_inner);
         shared.waiting.store(false, Ordering::SeqCst);
-        shared.woken.store(false, Ordering::SeqCst);
+        // A swap, not a store: the wake that it takes away, if this wait never saw it, is one whose cause the caller sees next.
+        shared.woken.swap(false, Ordering::SeqCst);
         Ok(self.take(&mut state, out))
     }
 
@@ -322,6 +324,10 @@ impl Transport for ThreadsTransport {
         self.shared.calls.explain(fault)
     }
 
+    fn rests(&self) -> bool {
+        true
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         self.shared.clone()
     }
@@ -357,10 +363,14 @@ impl Shared {
 
     /// *Blocking*.
     fn perform(&self, io: &Io) -> Result<u32, Fault> {
-        self.calls.perform(io).map_err(|why| match why {
-            CallFault::Errno(errno) => fault::fault(errno),
-            CallFault::Known(fault) => fault,
-        })
+        // A thread that unwound would leave its I/O running for ever.
+        let done = catch_unwind(AssertUnwindSafe(|| self.calls.perform(io)));
+        match done {
+            Ok(Ok(moved)) => Ok(moved),
+            Ok(Err(CallFault::Errno(errno))) => Err(fault::fault(errno)),
+            Ok(Err(CallFault::Known(fault))) => Err(fault),
+            Err(_panic) => Err(Fault::new(ErrorKind::Poisoned, 0)),
+        }
     }
 
     /// A thread's life.
@@ -460,6 +470,8 @@ mod tests {
 
     use super::*;
 
+    const PANICS: i32 = 9999;
+
     /// Moves nothing: fails with the I/O's offset as an errno, or as a fault where there is none of that number.
     struct Failing;
 
@@ -470,6 +482,7 @@ mod tests {
 
         fn perform(&self, io: &Io) -> Result<u32, CallFault> {
             let number = i32::try_from(io.offset).unwrap_or(i32::MAX);
+            assert_ne!(number, PANICS, "on purpose");
             Err(if number < 4096 {
                 CallFault::Errno(number)
             } else {
@@ -511,5 +524,54 @@ mod tests {
         assert_eq!(end(&mut pool, libc::ENOSPC), Err(fault::fault(libc::ENOSPC)));
         assert_eq!(pool.threads.len(), 2);
         assert_eq!(end(&mut pool, 5027), Err(Fault::new(ErrorKind::NotRegistered, 5027)));
+    }
+
+    #[test]
+    fn a_call_that_panics_is_a_fault_and_its_thread_serves_on() {
+        let config = ThreadsConfig { threads: 1, ..ThreadsConfig::default() };
+        let mut pool = ThreadsTransport::over(config, Arc::new(Failing)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(end(&mut pool, PANICS), Err(Fault::new(ErrorKind::Poisoned, 0)));
+        }
+        assert_eq!(end(&mut pool, 5027), Err(Fault::new(ErrorKind::NotRegistered, 5027)));
+        assert_eq!(pool.fence(Duration::from_secs(10), &mut Vec::with_capacity(1)), Fence::Quiet);
+    }
+
+    /// The owner sleeps for long if a wake is lost, and never sees the number that came before it.
+    #[expect(clippy::disallowed_methods, reason = "a test of real threads has a real clock")]
+    #[test]
+    fn no_wake_is_lost() {
+        use std::sync::atomic::AtomicU32;
+        const WAKES: u32 = 30_000;
+        let mut pool = ThreadsTransport::over(ThreadsConfig::default(), Arc::new(Failing)).unwrap();
+        let (waker, said, seen) = (pool.waker(), AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1..=WAKES {
+                    said.store(number, Ordering::Relaxed);
+                    waker.wake();
+                    // Now at once, now when the owner is nearly asleep.
+                    (0..number % 257).for_each(|_| std::hint::spin_loop());
+                    while number % 3 > 0 && seen.load(Ordering::Relaxed) < number {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+            let mut out = Vec::with_capacity(1);
+            while said.load(Ordering::Relaxed) < WAKES {
+                let started = std::time::Instant::now();
+                // Every eighth ends by its time, about when a wake comes.
+                let short = seen.load(Ordering::Relaxed).is_multiple_of(8);
+                let timeout = if short { Duration::from_micros(2) } else { Duration::from_secs(10) };
+                pool.poll(Wait::For { timeout, min: 1 }, &mut out).unwrap();
+                let is_late = !short && started.elapsed() > Duration::from_secs(5);
+                if is_late {
+                    // The other thread ends too.
+                    seen.store(u32::MAX, Ordering::Relaxed);
+                }
+                assert!(!is_late, "a wake was lost");
+                seen.store(said.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        });
     }
 }

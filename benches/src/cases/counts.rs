@@ -16,16 +16,23 @@ use crate::{
 };
 
 /// Operations of the short run; the long one has this many more.
-const OPS: u64 = 20_000;
+pub(crate) const OPS: u64 = 20_000;
 const DEPTH: u32 = 32;
 /// strace stops the job twice per system call.
 const LIMIT: Duration = Duration::from_secs(300);
 
-struct Traced {
-    name: &'static str,
-    args: Vec<String>,
-    files: Vec<PathBuf>,
-    scratch: PathBuf,
+/// A worker of ours that is counted.
+pub(crate) struct Traced {
+    /// Name of the side.
+    pub name: String,
+    /// Its arguments, but for the number of operations.
+    pub args: Vec<String>,
+    /// Files that it reads.
+    pub files: Vec<PathBuf>,
+    /// Where outputs are kept for a moment.
+    pub scratch: PathBuf,
+    /// Operations of the short run.
+    pub ops: u64,
 }
 
 impl Traced {
@@ -53,7 +60,7 @@ fn parse(table: &str) -> BTreeMap<String, u64> {
 
 impl Subject for Traced {
     fn name(&self) -> String {
-        self.name.to_owned()
+        self.name.clone()
     }
 
     fn role(&self) -> Role {
@@ -69,17 +76,17 @@ impl Subject for Traced {
             let what = "strace is not on this machine".to_owned();
             return Err(Fault::Missing { what, remedy: "install strace (Debian: apt-get install strace)" });
         }
-        let (short, _) = self.trace(OPS)?;
-        let (long, mut sample) = self.trace(2 * OPS)?;
+        let (short, _) = self.trace(self.ops)?;
+        let (long, mut sample) = self.trace(2 * self.ops)?;
         let mut all = 0;
         for (name, calls) in &long {
             let more = calls.saturating_sub(short.get(name).copied().unwrap_or(0));
             all += more;
             if more > 0 {
-                sample.more.insert(format!("{name}_per_1000"), per_thousand(more, OPS));
+                sample.more.insert(format!("{name}_per_1000"), per_thousand(more, self.ops));
             }
         }
-        sample.more.insert("syscalls_per_1000".to_owned(), per_thousand(all, OPS));
+        sample.more.insert("syscalls_per_1000".to_owned(), per_thousand(all, self.ops));
         // Contended locks end in futex; a job without any has none. A lock that nobody else wants is not seen here.
         sample.more.entry("futex_per_1000".to_owned()).or_insert(0.0);
         Ok(sample)
@@ -91,8 +98,7 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     let file = data::plain(&bench.dir, bench.size.file_bytes(), bench.seed)?;
     let name = file.to_string_lossy();
     let args = words(&["disk", "--file", &name, "--random", "--block=4096", &format!("--depth={DEPTH}")]);
-    let subjects: Vec<Box<dyn Subject>> =
-        vec![Box::new(Traced { name: US, args, files: vec![file.clone()], scratch: bench.scratch.clone() })];
+    let subjects: Vec<Box<dyn Subject>> = vec![traced(bench, args, vec![file.clone()])];
     let what = "4 KiB random reads, 32 in flight: calls and allocations of 20,000 operations more; times are strace's";
     let before = Before { cache: Some(CacheState::Cold), ..Before::default() };
     let mut case = bench.case("counts", what, subjects, &before);
@@ -112,10 +118,13 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
 const US: &str = "straightway";
 const FUTEX: &str = "no wait for a lock (futex; a lock that is not contended is not seen)";
 
+fn traced(bench: &Bench<'_>, args: Vec<String>, files: Vec<PathBuf>) -> Box<dyn Subject> {
+    Box::new(Traced { name: US.to_owned(), args, files, scratch: bench.scratch.clone(), ops: OPS })
+}
+
 fn nvme(bench: &mut Bench<'_>) -> Case {
     let args = words(&["nvme-transport", &format!("--batch={DEPTH}")]);
-    let subjects: Vec<Box<dyn Subject>> =
-        vec![Box::new(Traced { name: US, args, files: Vec::new(), scratch: bench.scratch.clone() })];
+    let subjects: Vec<Box<dyn Subject>> = vec![traced(bench, args, Vec::new())];
     let what =
         "4 KiB NVMe reads, polled, 32 in flight, on a controller in memory: calls and allocations of 20,000 more";
     let mut case = bench.case("counts-nvme", what, subjects, &Before::default());

@@ -13,6 +13,7 @@ pub(crate) mod load;
 pub(crate) mod load_dcp;
 pub(crate) mod null;
 pub(crate) mod nvme_driver;
+pub(crate) mod nvme_tcp;
 pub(crate) mod openclose;
 pub(crate) mod order;
 pub(crate) mod raw;

@@ -1,13 +1,14 @@
 //! Files through a lane: random and sequential, aligned and odd, reads and writes.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use hdrhistogram::Histogram;
 use straightway::{
-    Completion, Destination, Engine, Error, ErrorKind, Lane, Memory, Object, Op, Policy, Target, Uri, Verb,
+    Completion, Destination, Engine, Error, ErrorKind, Lane, Memory, NvmeTcp, NvmeTcpDigests, Object, Op, Policy,
+    Target, Uri, Verb,
 };
 use sw_mem::{Buffer, ByteLen, HugePages, Populate};
 
@@ -30,8 +31,14 @@ const BLOCK: u64 = 4096;
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Disk {
     /// The file; for a write an existing one, overwritten in place.
+    #[arg(long, required_unless_present = "uri")]
+    pub file: Option<PathBuf>,
+    /// The address of something that is no file, in its stead.
     #[arg(long)]
-    pub file: PathBuf,
+    pub uri: Option<String>,
+    /// Ask for digests on connections.
+    #[arg(long)]
+    pub digests: bool,
     /// Write instead of read.
     #[arg(long)]
     pub write: bool,
@@ -86,8 +93,13 @@ struct Run<'a> {
 
 /// Does it once.
 pub(crate) fn run(disk: &Disk) -> Result<Sample, Error> {
-    let engine = Engine::builder().queue_depth(disk.depth).build()?;
-    let uri = Uri::File(disk.file.to_string_lossy().into_owned());
+    let digests = if disk.digests { NvmeTcpDigests::Both } else { NvmeTcpDigests::None };
+    let nvme_tcp = NvmeTcp { digests, ..NvmeTcp::default() };
+    let engine = Engine::builder().queue_depth(disk.depth).nvme_tcp(nvme_tcp).build()?;
+    let uri = match (&disk.uri, &disk.file) {
+        (Some(uri), _) => uri.parse()?,
+        (None, file) => Uri::File(file.as_deref().unwrap_or(Path::new("")).to_string_lossy().into_owned()),
+    };
     let object = if disk.write { engine.open_for_update(&uri)? } else { engine.open(&uri)? };
     let mut lane = engine.lane(Destination::Host)?;
     lane.attach_object(&object)?;

@@ -9,6 +9,7 @@ pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod null;
 pub(crate) mod nvme;
+pub(crate) mod nvme_tcp;
 pub(crate) mod nvme_transport;
 pub(crate) mod openclose;
 pub(crate) mod order;

@@ -9,3 +9,5 @@ pub(crate) mod nop;
 pub(crate) mod pread;
 pub(crate) mod python;
 pub(crate) mod restore;
+pub(crate) mod served;
+pub(crate) mod tcp;

@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use straightway::{Engine, ForkMark, Policy};
+use straightway::{CuFileUse, Engine, ForkMark, Policy};
 
 use crate::{
     batch::Batch,
@@ -233,7 +233,8 @@ impl Library {
             self.log.warn(&format!("{name} does nothing: {why}"));
         }
         let options = engine_options(&values, &self.own.engine);
-        let mut builder = Engine::builder();
+        // NVIDIA's library is what a program here has not, and facts for `cuFileExportPCIeTopology` would load it.
+        let mut builder = Engine::builder().cufile(CuFileUse::Off);
         for option in options.split([' ', ',']).filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').ok_or_else(|| {
                 Failure::new(code::DRIVER_INVALID_PROPS, format!("SW_CUFILE_ENGINE: {option} has no value"))
@@ -348,6 +349,15 @@ mod tests {
             assert_ne!(later, number_of(8, count + 1));
             assert_eq!(number_of(4 << 20, count) >> 56, 0xcf);
         }
+    }
+
+    #[test]
+    fn nvidias_library_is_not_loaded_behind_ours() {
+        let library = Library::new();
+        library.open().unwrap();
+        let facts = crate::report::facts(&library.opened().unwrap());
+        assert!(facts.contains("the engine was built without it"), "{facts}");
+        library.close().unwrap();
     }
 
     #[test]

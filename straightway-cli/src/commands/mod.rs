@@ -6,6 +6,7 @@ mod checkpoint;
 mod cp;
 mod dataset;
 mod demo;
+mod discover;
 mod doctor;
 mod hwtest;
 mod list;
@@ -47,6 +48,7 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Nvme(Nvme::List(args)) => nvme::list(&args, out),
         Command::Nvme(Nvme::Bind(args)) => nvme::bind(&args, out),
         Command::Nvme(Nvme::Unbind(args)) => nvme::unbind(&args, out),
+        Command::Nvme(Nvme::Discover(args)) => discover::run(&args, out),
         Command::Target(args) => target::run(&args, out),
         Command::Hwtest(args) => hwtest::run(&args, out),
         Command::Completions(args) => {

@@ -6,7 +6,7 @@ use crate::support::Scratch;
 const PAGE: &str = include_str!("../../../docs/cli-reference.md");
 
 /// Every command, as the page orders them.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 23] = [
     "",
     "demo",
     "doctor",
@@ -25,6 +25,8 @@ const COMMANDS: [&str; 21] = [
     "bench",
     "bench read",
     "bench write",
+    "nvme",
+    "nvme discover",
     "target",
     "hwtest",
     "completions",

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::support::{Scratch, content};
 
 /// A target that is ended with its owner.
-struct Offered {
+pub struct Offered {
     child: Child,
     said: BufReader<ChildStdout>,
     /// What it said first.
@@ -24,7 +24,7 @@ struct Offered {
 }
 
 impl Offered {
-    fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
+    pub fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
         let arguments = [&["target", "--listen", "127.0.0.1:0", "--json"], arguments].concat();
         let mut child = scratch.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
@@ -35,6 +35,11 @@ impl Offered {
         let uri = |namespace: &Value| namespace["uri"].as_str().unwrap().to_owned();
         let uris = told["namespaces"].as_array().unwrap().iter().map(uri).collect();
         Self { child, said, told, uris }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        self.uris[0].strip_prefix("nvme+tcp://").unwrap().split('/').next().unwrap()
     }
 
     /// Ends it as Ctrl-C does; what it says then.
@@ -108,5 +113,43 @@ fn what_cannot_be_offered_is_told() {
     ] {
         let ran = scratch.run(arguments);
         assert!(ran.code == Some(code) && ran.stderr.contains(words), "{arguments:?}: {:?} {}", ran.code, ran.stderr);
+    }
+}
+
+/// Whether this machine has something that subsystems could know it by.
+pub fn known() -> bool {
+    ["/etc/nvme/hostid", "/etc/machine-id"].iter().any(|path| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.trim().len() >= 32
+    })
+}
+
+#[test]
+fn a_target_is_discovered_and_its_address_is_usable() {
+    if !known() {
+        println!("skip discover: the machine has no hostid and no machine-id");
+        return;
+    }
+    let scratch = Scratch::new();
+    let offered = Offered::start(&scratch, &["memory:1MiB"]);
+    let told = scratch.run(&["nvme", "discover", offered.address(), "--json"]).ok().json();
+    assert_eq!((told.len(), &told[0]["services"][0]), (1, &Value::from(offered.address())));
+    let found = &told[0]["subsystems"][0];
+    assert_eq!(found["uri"], offered.uris[0].as_str());
+    assert!(found["why_not"].is_null());
+    scratch.run(&["stat", found["uri"].as_str().unwrap()]).ok();
+    let text = scratch.run(&["nvme", "discover", offered.address()]).ok();
+    assert!(text.text().contains(&format!("-> {}", offered.uris[0])), "{}", text.text());
+    // Nobody is there any more: a number of a port, and both that are looked at without one.
+    let address = offered.address().to_owned();
+    offered.end();
+    scratch.run(&["nvme", "discover", &address]).fails(8, &["nobody listens"]);
+}
+
+#[test]
+fn what_is_no_address_of_a_service_is_told() {
+    let scratch = Scratch::new();
+    for wrong in ["", ":4420", "host:0", "host:x", "host:65536", "2001:db8::1", "[2001:db8::1", "a/b"] {
+        scratch.run(&["nvme", "discover", wrong]).fails(2, &["HOST"]);
     }
 }

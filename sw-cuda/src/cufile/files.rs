@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use sw_mem::{DeviceId, ForkMark, Place};
 
 use super::library::{CUFILE, CuFile};
 use super::table::{self, Descr, DescrHandle, OPAQUE_FD, Table};
-use super::within::{Unanswered, within};
+use super::within::within;
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CudaError;
@@ -98,6 +98,8 @@ struct OpenFile {
     /// `None` once it goes.
     file: Option<File>,
     fork: ForkMark,
+    /// As [`Opened`](super::library::Opened) has it.
+    silent: Arc<AtomicBool>,
 }
 
 impl Drop for OpenFile {
@@ -106,12 +108,17 @@ impl Drop for OpenFile {
             return;
         }
         let (table, name, file) = (self.table, self.name, self.file.take());
+        // Whoever drops the last object may be a thread that others wait for: it waits once, not for each file.
+        let limit = if self.silent.load(Ordering::Relaxed) { Duration::ZERO } else { DEREGISTER_WAIT };
         // Left to the thread if the library keeps it: it may still use the descriptor.
-        let _logged = within("cuFileHandleDeregister", DEREGISTER_WAIT, move || {
+        let logged = within("cuFileHandleDeregister", limit, move || {
             // SAFETY: a checked symbol; the name is registered, and nobody uses it: every user holds this value.
             unsafe { (table.deregister)(name.raw()) };
             drop(file);
         });
+        if logged.is_err_and(|unanswered| !unanswered.waited.is_zero()) {
+            self.silent.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -150,7 +157,7 @@ impl CuFileHandle {
             }
             compared
         };
-        within("cuFileRead", REGISTER_WAIT, compare).map_err(unanswered)?
+        self.library.ask("cuFileRead", REGISTER_WAIT, compare)?
     }
 }
 
@@ -184,10 +191,6 @@ impl TestBlock {
     }
 }
 
-fn unanswered(unanswered: Unanswered) -> Error {
-    super::CuFileRefusal::from(unanswered).into_error()
-}
-
 fn failed(call: &'static str, fault: CallFault, verb: Verb) -> Error {
     let (kind, code) = match fault {
         CallFault::Errno(errno) => (ErrorKind::Io, errno),
@@ -214,7 +217,7 @@ impl CuFile {
     /// *Blocking*: tens of microseconds in its compatibility mode, at most 10 seconds.
     ///
     /// # Errors
-    /// `Forked` in a child; what the library answered, with its code and the remedy.
+    /// `Forked` in a child; `DeadlineExceeded`, also of an earlier call; what the library answered, with its code and the remedy.
     pub fn register(&self, descriptor: OwnedFd) -> Result<CuFileHandle, Error> {
         if self.0.fork.is_child() {
             return Err(Error::new(ErrorKind::Forked, Verb::Open)
@@ -222,23 +225,49 @@ impl CuFile {
                 .detail("the process was forked after the vendor's library was opened; it belongs to the parent")
                 .remedy("make an engine in the child"));
         }
-        let table = self.0.table;
-        let answer = within("cuFileHandleRegister", REGISTER_WAIT, move || {
+        self.register_within(descriptor, REGISTER_WAIT)
+    }
+
+    fn register_within(&self, descriptor: OwnedFd, limit: Duration) -> Result<CuFileHandle, Error> {
+        let (table, fork, silent) = (self.0.table, self.0.fork, self.0.silent.clone());
+        let answer = self.ask("cuFileHandleRegister", limit, move || {
             let handle = DescrHandle { fd: descriptor.as_raw_fd() };
             let mut descr = Descr { kind: OPAQUE_FD, handle, file_system: std::ptr::null() };
             let mut name: table::Handle = std::ptr::null_mut();
             // SAFETY: a checked symbol; a writable result and a structure of the library's own layout, with an open descriptor.
             let status = unsafe { (table.register)(&raw mut name, &raw mut descr) };
-            (status, Name(name), descriptor)
+            // Where nobody waits any more, this is dropped: deregistered, then closed.
+            let file = || OpenFile { table, name: Name(name), file: Some(File::from(descriptor)), fork, silent };
+            if status.code == 0 { Ok(file()) } else { Err(status.code) }
         });
-        let (status, name, descriptor) = answer.map_err(unanswered)?;
-        if status.code != 0 {
-            let code = i32::try_from(status.code).unwrap_or(i32::MAX);
+        let file = answer?.map_err(|code| {
+            let code = i32::try_from(code).unwrap_or(i32::MAX);
             let fault = CallFault::Known(Fault::new(table::kind_of(code), code));
-            return Err(failed("cuFileHandleRegister", fault, Verb::Open));
-        }
-        let file = OpenFile { table, name, file: Some(File::from(descriptor)), fork: self.0.fork };
+            failed("cuFileHandleRegister", fault, Verb::Open)
+        })?;
         Ok(CuFileHandle { library: self.clone(), word: self.0.files.add(file) })
+    }
+
+    /// [`within`], for what nobody has to ask. A library that once did not come back is not asked again: each file would wait
+    /// anew, and leave one more thread behind.
+    fn ask<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.0.silent.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::DeadlineExceeded, Verb::Open)
+                .at(CUFILE)
+                .detail("the vendor's library did not come back from an earlier call, so it is not asked again")
+                .remedy(
+                    "take another route, and see the library's log (CUFILE_LOGFILE_PATH); a new engine asks once more",
+                ));
+        }
+        within(call, limit, work).map_err(|unanswered| {
+            self.0.silent.fetch_or(!unanswered.waited.is_zero(), Ordering::Relaxed);
+            super::CuFileRefusal::from(unanswered).into_error()
+        })
     }
 
     /// The self-test of the library where no file is given: a file in `folder`, whose name goes at once, is written by it and read
@@ -262,7 +291,7 @@ impl CuFile {
         debug_assert!(removed.is_ok(), "a file that was just made: {removed:?}");
         let handle = self.register(file.into())?;
         let (library, word) = (self.clone(), handle.word);
-        within("cuFileWrite", REGISTER_WAIT, move || library.write_pattern(word)).map_err(unanswered)??;
+        self.ask("cuFileWrite", REGISTER_WAIT, move || library.write_pattern(word))??;
         handle.prove(None)
     }
 
@@ -450,7 +479,51 @@ impl CuFile {
 
 #[cfg(test)]
 mod tests {
+    use standin_libcufile::{
+        Count, Setting,
+        harness::{Control, install},
+    };
+
+    use super::super::CuFileSource;
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[expect(clippy::disallowed_methods, reason = "a test of a real library has a real clock")]
+    fn wait_until(what: impl Fn() -> bool) {
+        let start = std::time::Instant::now();
+        while !what() {
+            assert!(start.elapsed() < PATIENCE);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_registered_too_late_is_given_back_and_the_library_is_not_asked_again() {
+        let folder = std::env::temp_dir().join(format!("sw-cufile-late-{}", std::process::id()));
+        let path = install(&folder, &[]).unwrap();
+        let control = Control::open(&path).unwrap();
+        let library = CuFile::load(&CuFileSource::File(path.clone())).0.unwrap();
+        let file = || OwnedFd::from(File::open(&path).unwrap());
+        let before = library.register(file()).unwrap();
+        control.set(Setting::StallRegister, 1);
+        let error = library.register_within(file(), Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        // No second wait, and no second thread: at once.
+        for late in [library.register(file()).map(drop), before.prove(None)] {
+            let error = late.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+            assert!(error.to_string().contains("earlier call"), "{error}");
+        }
+        assert_eq!((control.count(Count::Registers), control.count(Count::Registered)), (2, 1));
+        control.set(Setting::StallRegister, 0);
+        wait_until(|| control.count(Count::Deregisters) == 1);
+        assert_eq!((control.count(Count::Registered), control.count(Count::ClosedEarly)), (1, 0));
+        drop((before, library));
+        wait_until(|| control.count(Count::Registered) == 0);
+        assert_eq!(control.count(Count::Open), 1, "not closed under a call that may still run");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn both_forms_of_an_error_are_read_and_more_bytes_than_asked_are_none() {

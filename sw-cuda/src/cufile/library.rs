@@ -7,7 +7,10 @@ use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::Duration;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -206,6 +209,8 @@ pub(super) struct Opened {
     /// What each code means, made once: a failed I/O lends it.
     pub(super) errors: Vec<Error>,
     pub(super) fork: ForkMark,
+    /// It did not come back from a call that it was waited for.
+    pub(super) silent: Arc<AtomicBool>,
 }
 
 impl CuFile {
@@ -243,6 +248,7 @@ impl CuFile {
             contexts: Mutex::default(),
             errors: table::KNOWN.iter().map(error_of).collect(),
             fork: ForkMark::new(),
+            silent: Arc::default(),
         })))
     }
 }
@@ -276,16 +282,26 @@ fn found(source: &CuFileSource) -> Result<(Library, String), CuFileRefusal> {
         CuFileSource::Search => NAMES.map(str::to_owned).into(),
         CuFileSource::File(path) => vec![path.to_string_lossy().into_owned()],
     };
-    let mut why = None;
+    first(names, |name| load(name).and_then(|library| not_ours(&|mark| symbol(&library, mark), name).map(|()| library)))
+}
+
+/// The first that `load` takes. One that is not there, or is ours, does not end the search; what is there and cannot be used does.
+fn first<T>(names: Vec<String>, load: impl Fn(&str) -> Result<T, CuFileRefusal>) -> Result<(T, String), CuFileRefusal> {
+    let mut why = CuFileRefusal::NotAsked;
     for name in names {
-        match load(&name).and_then(|library| not_ours(&|mark| symbol(&library, mark), &name).map(|()| library)) {
+        match load(&name) {
             Ok(library) => return Ok((library, name)),
-            // What is there and cannot be used says more than what is not there.
-            Err(refusal @ CuFileRefusal::NotFound { .. }) => why = why.or(Some(refusal)),
+            // Ours says more than nothing.
+            Err(refusal @ CuFileRefusal::Ours { .. }) => why = refusal,
+            Err(refusal @ CuFileRefusal::NotFound { .. }) => {
+                if why == CuFileRefusal::NotAsked {
+                    why = refusal;
+                }
+            }
             Err(refusal) => return Err(refusal),
         }
     }
-    Err(why.unwrap_or(CuFileRefusal::NotAsked))
+    Err(why)
 }
 
 fn load(name: &str) -> Result<Library, CuFileRefusal> {
@@ -355,11 +371,13 @@ fn open(table: Table) -> Result<Properties, CuFileRefusal> {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        if self.fork.is_child() {
+        // A thread may still be inside a call that did not come back, with a file: it stays open for that.
+        if self.fork.is_child() || self.silent.load(Ordering::Relaxed) {
             return;
         }
         let table = self.table;
-        // SAFETY: a checked symbol without arguments; balances the open. No file is registered: each keeps this value alive.
+        // SAFETY: a checked symbol without arguments; balances the open. No file is registered, as each keeps this value alive, and
+        // nobody is inside another call: whoever calls waits for its end, or `silent` is set.
         let closed = within("cuFileDriverClose_v2", CLOSE_WAIT, move || unsafe { (table.driver_close)() });
         if let Ok(status) = closed
             && status.code != 0
@@ -387,6 +405,20 @@ mod tests {
         let ours = not_ours(&has(&["cuFileRead", "sw_cufile_last_path"]), "libcufile.so.0");
         assert_eq!(ours, Err(CuFileRefusal::Ours { at: "libcufile.so.0".to_owned() }));
         assert_eq!(not_ours(&has(&["cuFileRead"]), "libcufile.so.0"), Ok(()));
+    }
+
+    #[test]
+    fn a_search_goes_on_behind_our_own_library() {
+        let ours = |name: &str| CuFileRefusal::Ours { at: name.to_owned() };
+        let absent = |name: &str| CuFileRefusal::NotFound { asked: name.to_owned() };
+        let names = || NAMES.map(str::to_owned).to_vec();
+        let found = first(names(), |name| if name.starts_with('/') { Ok(7) } else { Err(ours(name)) });
+        assert_eq!(found, Ok((7, NAMES[2].to_owned())));
+        let none = first(names(), |name| Err::<(), _>(if name == NAMES[0] { ours(name) } else { absent(name) }));
+        assert_eq!(none, Err(ours(NAMES[0])));
+        assert_eq!(first(names(), |name| Err::<(), _>(absent(name))), Err(absent(NAMES[0])));
+        let broken = CuFileRefusal::Broken { text: String::new() };
+        assert_eq!(first(names(), |_| Err::<(), _>(broken.clone())), Err(broken));
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //! - It is never our own drop-in, which would come back here: that one is told by a name that only it exports ([`Refusal`](CuFileRefusal)
 //!   `Ours`), also where it stands in front of all libraries of the process.
 //! - Nothing here waits for ever: whatever the library does beside moving bytes runs on a thread of its own with a limit
-//!   (`within.rs`); a thread that the library keeps is left behind, counted in the log, and never waited for again. Bytes are moved on
-//!   the threads of a pool, whose callers have deadlines.
+//!   (`within.rs`); a thread that the library keeps is left behind, told in the log, and never waited for again; nor is the library
+//!   asked for another file then. Bytes are moved on the threads of a pool, whose callers have deadlines.
 //! - A file that is registered keeps its descriptor; it is deregistered before that is closed, and after the last I/O on it.
 //! - Nothing is told of the way that the bytes took, because the library tells nothing: it chooses between `nvidia-fs`, its own bounce
 //!   buffers and plain system calls for each I/O. So its landing is never `Dma` ([`Reason::VendorDecides`](sw_engine::Reason)).

@@ -104,6 +104,8 @@ struct Queue {
     /// `Some` until the lane leaks it on purpose.
     transport: Box<dyn Transport>,
     caps: TransportCaps,
+    /// As the transport says.
+    rests: bool,
     /// Its places, and its flows with bytes left to cut. A chunk in a device-to-slab copy before a write has a place too.
     shares: Shares,
     /// I/Os that it took since the last ring.
@@ -450,7 +452,8 @@ impl Lane {
         (self.next_deadline != Time::FOREVER).then_some(self.next_deadline)
     }
 
-    /// Which queue waits, and how: the one with most in flight, the first of several; shortly if a copy engine is busy too.
+    /// Which queue waits, and how: the one with most in flight; of several the last that has something to look after. Shortly if a
+    /// copy engine is busy too.
     fn pick_waiter(&self, wait: Wait) -> Option<(usize, Wait)> {
         let Wait::For { timeout, min } = wait else { return None };
         if !self.ready.order.is_empty() {
@@ -466,8 +469,8 @@ impl Lane {
         };
         // A broken queue does not wait; chosen, it would make every poll return at once.
         let works = |index: &usize| self.queues[*index].broken.is_none();
-        let queues = (0..self.queues.len()).rev().filter(works);
-        let busiest = queues.max_by_key(|index| self.queues[*index].shares.busy())?;
+        let by = |index: &usize| (self.queues[*index].shares.busy(), !self.queues[*index].rests);
+        let busiest = (0..self.queues.len()).filter(works).max_by_key(by)?;
         let min = min.clamp(1, self.queues[busiest].shares.busy().max(1));
         Some((busiest, Wait::For { timeout: timeout.min(cap), min }))
     }
@@ -562,6 +565,7 @@ impl Queue {
         let caps = transport.caps();
         let depth = caps.queue_depth as usize;
         Self {
+            rests: transport.rests(),
             transport,
             caps,
             shares: Shares::new(caps.queue_depth, device_depth, slabs),

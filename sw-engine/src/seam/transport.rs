@@ -238,6 +238,12 @@ pub trait Transport: Send {
         None
     }
 
+    /// Whether it has nothing to look after while no I/O is in it: a lane with nothing to do then waits elsewhere if it can. One that
+    /// does not rest looks after its devices in such waits, and gives back what others lack.
+    fn rests(&self) -> bool {
+        false
+    }
+
     /// A handle that ends a wait in `poll`.
     fn waker(&self) -> Arc<dyn Wake>;
 }

@@ -13,8 +13,6 @@ use super::{
     wire::length,
 };
 
-/// LID of the discovery log page.
-const DISCOVERY_LOG: u8 = 0x70;
 /// Bytes of Host Behavior Support.
 const HOST_BEHAVIOR_BYTES: u32 = 512;
 
@@ -103,7 +101,7 @@ impl Desk<'_> {
             (log::id::ERROR, _) => &[0; log::ERROR_ENTRY_BYTES],
             (log::id::SMART, Role::Io) => &pages::smart(),
             (log::id::FIRMWARE, Role::Io) => &pages::firmware(),
-            (DISCOVERY_LOG, Role::Discovery) => &pages::discovery(self.config(), self.local),
+            (log::id::DISCOVERY, Role::Discovery) => &pages::discovery(self.config(), self.local),
             _ => return Status::INVALID_LOG_PAGE.with_dnr().into(),
         };
         let Some(rest) = usize::try_from(offset).ok().and_then(|offset| page.get(offset..)) else {

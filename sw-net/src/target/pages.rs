@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 
 use sw_engine::checksum::Algorithm;
 use sw_nvme::{
-    fabrics::Nqn,
+    discovery::{
+        AddressFamily, ENTRY_BYTES, Entry, FlowControl, HEADER_BYTES, Header, SecureChannel, SubsystemType,
+        TransportType,
+    },
+    fabrics::{ADMIN_ENTRIES_MIN, ANY_CONTROLLER, Nqn},
     wire::{IDENTIFY_BYTES, identify::NAMESPACE_LIST_LEN},
 };
 
@@ -15,8 +19,6 @@ use super::{
     wire::length,
 };
 
-/// Bytes of the header, and of each entry, of the discovery log page.
-const DISCOVERY_BYTES: usize = 1024;
 /// AERL: Asynchronous Event Requests that are held.
 pub(super) const EVENT_REQUESTS_MAX: u8 = 4;
 /// FR, and the one slot of the firmware log.
@@ -135,20 +137,23 @@ pub(super) fn smart() -> [u8; 512] {
 }
 
 /// The discovery log page with one entry: the subsystem at `at`, the address that the host reached the target by.
-pub(super) fn discovery(config: &TargetConfig, at: SocketAddr) -> [u8; 2 * DISCOVERY_BYTES] {
-    let mut page = Page([0; 2 * DISCOVERY_BYTES]);
-    // GENCTR, NUMREC, RECFMT 0.
-    page.put(0, &1u64.to_le_bytes());
-    page.put(8, &1u64.to_le_bytes());
-    let entry = DISCOVERY_BYTES;
-    // TRTYPE TCP, ADRFAM, SUBTYPE NVM subsystem, TREQ: no secure channel, flow control may be left out.
-    page.put(entry, &[3, if at.is_ipv4() { 1 } else { 2 }, 2, 0b110]);
-    // PORTID, CNTLID dynamic, ASQSZ.
-    page.put(entry + 4, &1u16.to_le_bytes());
-    page.put(entry + 6, &0xFFFFu16.to_le_bytes());
-    page.put(entry + 8, &sw_nvme::fabrics::ADMIN_ENTRIES_MIN.to_le_bytes());
-    page.text(entry + 32, 32, &at.port().to_string());
-    page.put(entry + 256, config.subsystem.as_str().as_bytes());
-    page.text(entry + 512, 256, &at.ip().to_string());
+pub(super) fn discovery(config: &TargetConfig, at: SocketAddr) -> [u8; HEADER_BYTES + ENTRY_BYTES] {
+    let mut page = Page([0; HEADER_BYTES + ENTRY_BYTES]);
+    let entry = Entry {
+        transport: TransportType::Tcp,
+        family: if at.is_ipv4() { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 },
+        kind: SubsystemType::Nvme,
+        secure_channel: SecureChannel::NotRequired,
+        may_leave_flow_control: FlowControl::MayBeLeft,
+        port_id: 1,
+        controller: ANY_CONTROLLER,
+        admin_entries: ADMIN_ENTRIES_MIN,
+        service: at.port().to_string(),
+        subsystem: config.subsystem.clone(),
+        address: at.ip().to_string(),
+        security: 0,
+    };
+    page.put(0, &Header { generation: 1, entries: 1 }.encode());
+    page.put(HEADER_BYTES, &entry.encode());
     page.0
 }

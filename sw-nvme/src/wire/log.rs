@@ -14,6 +14,8 @@ pub mod id {
     pub const CHANGED_NAMESPACES: u8 = 0x04;
     /// Commands Supported and Effects.
     pub const COMMAND_EFFECTS: u8 = 0x05;
+    /// Discovery.
+    pub const DISCOVERY: u8 = 0x70;
 }
 
 /// Whether reading a log page answers the asynchronous event about it.
@@ -38,6 +40,8 @@ pub enum LogPage {
     ChangedNamespaces(Retain),
     /// Commands and effects of the NVM command set.
     CommandEffects,
+    /// What a discovery service knows; see [`crate::discovery`].
+    Discovery,
 }
 
 impl LogPage {
@@ -48,6 +52,7 @@ impl LogPage {
             Self::Firmware => id::FIRMWARE,
             Self::ChangedNamespaces(_) => id::CHANGED_NAMESPACES,
             Self::CommandEffects => id::COMMAND_EFFECTS,
+            Self::Discovery => id::DISCOVERY,
         }
     }
 
@@ -56,7 +61,7 @@ impl LogPage {
             Self::Errors(retain) | Self::Smart(retain) | Self::ChangedNamespaces(retain) => {
                 matches!(retain, Retain::Keep)
             }
-            Self::Firmware | Self::CommandEffects => false,
+            Self::Firmware | Self::CommandEffects | Self::Discovery => false,
         }
     }
 
@@ -64,16 +69,17 @@ impl LogPage {
     pub(crate) const fn nsid(self) -> u32 {
         match self {
             Self::Smart(_) | Self::Errors(_) | Self::Firmware | Self::ChangedNamespaces(_) => NSID_ALL,
-            Self::CommandEffects => 0,
+            Self::CommandEffects | Self::Discovery => 0,
         }
     }
 
-    /// Bytes of the whole page; of one entry for Error Information.
+    /// Bytes of the whole page; of one entry for Error Information and for Discovery.
     pub const fn len_bytes(self) -> u32 {
         match self {
             Self::Errors(_) => 64,
             Self::Smart(_) | Self::Firmware => 512,
             Self::ChangedNamespaces(_) | Self::CommandEffects => 4096,
+            Self::Discovery => 1024,
         }
     }
 }

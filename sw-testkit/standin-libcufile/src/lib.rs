@@ -63,6 +63,8 @@ pub enum Setting {
     Version,
     /// Version of `nvidia-fs`, as major * 1000 + minor.
     Nvfs,
+    /// Not 0: `cuFileHandleRegister` waits until it is 0 again.
+    StallRegister,
 }
 
 /// What a test can look at.
@@ -79,10 +81,14 @@ pub enum Count {
     Writes,
     /// Files whose descriptor was closed or another one when they were deregistered.
     ClosedEarly,
+    /// Calls of `cuFileHandleRegister`.
+    Registers,
+    /// Files that were deregistered.
+    Deregisters,
 }
 
-static SETTINGS: [AtomicI64; 13] = [const { AtomicI64::new(0) }; 13];
-static COUNTS: [AtomicI64; 5] = [const { AtomicI64::new(0) }; 5];
+static SETTINGS: [AtomicI64; 14] = [const { AtomicI64::new(0) }; 14];
+static COUNTS: [AtomicI64; 7] = [const { AtomicI64::new(0) }; 7];
 /// Registered files by their handle, which is place + 1.
 static FILES: Mutex<Vec<Option<Registered>>> = Mutex::new(Vec::new());
 
@@ -189,6 +195,8 @@ unsafe extern "C" fn cuFileDriverGetProperties(properties: *mut [u32; 14]) -> St
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuFileHandleRegister(handle: *mut *mut c_void, descr: *mut Descr) -> Status {
+    count(Count::Registers, 1);
+    wait_while(Setting::StallRegister);
     // SAFETY: the caller's structure.
     let fd = unsafe { (*descr).fd };
     match (setting(Setting::RegisterCode), inode(fd)) {
@@ -216,6 +224,7 @@ extern "C" fn cuFileHandleDeregister(handle: *mut c_void) {
         count(Count::ClosedEarly, i64::from(inode(file.fd) != Some(file.inode)));
         // SAFETY: ours alone.
         unsafe { libc::close(file.own) };
+        count(Count::Deregisters, 1);
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use straightway::{
-    Destination, Engine, Landing, Memory, NvmeTcp, Object, Uri,
+    Destination, Engine, Landing, Memory, NvmeTcp, Object, Uri, discovery,
     target::{Backing, Target as OurTarget, TargetConfig},
 };
 use sw_engine::ErrorKind;
@@ -54,6 +54,13 @@ pub const SUITE: Suite = Suite {
         )
         .bed_only()
         .limit_s(90),
+        Test::new(
+            "discover",
+            "the kernel's discovery service tells of its subsystem, and referrals are followed once",
+            discover,
+        )
+        .bed_only()
+        .limit_s(60),
         Test::new("silence", "a target that goes on holding the connection sees signs of life", silence)
             .bed_only()
             .limit_s(90),
@@ -116,10 +123,30 @@ impl Target {
         Ok(made)
     }
 
+    /// Has its discovery service refer to one at another port.
+    fn refer(name: &str, port: &str) -> Verdict {
+        let referral = nvmet(&format!("ports/1/referrals/{name}"));
+        std::fs::create_dir(&referral)?;
+        for (file, text) in [
+            ("addr_trtype", "tcp"),
+            ("addr_adrfam", "ipv4"),
+            ("addr_traddr", "127.0.0.1"),
+            ("addr_trsvcid", port),
+            ("addr_portid", port),
+            ("enable", "1"),
+        ] {
+            write_text(&referral.join(file), text)?;
+        }
+        Ok(())
+    }
+
     /// Takes away what of it is there.
     fn clear() {
         let subsystem = format!("subsystems/{NQN}");
         let _ = std::fs::remove_file(nvmet(&format!("ports/1/{subsystem}")));
+        for referral in entries(&nvmet("ports/1/referrals")) {
+            let _ = std::fs::remove_dir(referral);
+        }
         for dir in [format!("{subsystem}/namespaces/1"), subsystem, "ports/1".into()] {
             let _ = std::fs::remove_dir(nvmet(&dir));
         }
@@ -329,6 +356,29 @@ fn back(context: &Context) -> Verdict {
     }
     object.check_unchanged()?;
     Ok(())
+}
+
+fn discover(context: &Context) -> Verdict {
+    let _target = Target::make()?;
+    known()?;
+    // To itself, and to nobody.
+    Target::refer("circle", PORT)?;
+    Target::refer("nobody", "4422")?;
+    // Nobody listens at 8009.
+    let told = discovery::discover("127.0.0.1", None)?;
+    context.fact(&json!({"entries": format!("{:?}", told.entries), "failed": format!("{:?}", told.failed)}));
+    let asked: Vec<String> = told.asked.iter().map(|service| service.at.to_string()).collect();
+    same("who was asked", &asked, &vec![format!("127.0.0.1:{PORT}")])?;
+    let failed: Vec<_> = told.failed.iter().map(|(service, error)| (service.at.to_string(), error.kind())).collect();
+    same("who did not answer", &failed, &vec![("127.0.0.1:4422".to_owned(), ErrorKind::NoDevice)])?;
+    same("referrals that were left alone", &(told.not_followed.len(), told.left_out), &(0, 0))?;
+    let found: Vec<_> = told.entries.iter().filter(|entry| entry.subsystem.as_str() == NQN).collect();
+    let [entry] = found[..] else { return fail(format!("{} entries of the subsystem", found.len())) };
+    let at = entry.tcp().map(|at| at.to_string());
+    same("where it is", &at, &Some(format!("127.0.0.1:{PORT}")))?;
+    let engine = Engine::builder().build()?;
+    let object = engine.open(&uri(entry.subsystem.as_str(), "")?)?;
+    same("the length", &object.len(), &BACKING_BYTES)
 }
 
 fn silence(context: &Context) -> Verdict {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sw_nvme::{
-    fabrics::{CapsuleLimits, PropertySize},
+    fabrics::{FabricsFacts, PropertySize},
     status::Status,
     tcp::pdu::Digests,
     wire::{Command, DataPointer, IoFlags, admin::Identify, command, identify, regs},
@@ -119,8 +119,8 @@ fn the_product_reads_the_identify_pages_of_the_target() {
     assert_eq!((page.subsystem_nqn.as_str(), page.serial.as_str()), (config.subsystem.as_str(), "SWTARGET0001"));
     assert_eq!(page.keep_alive_unit, Some(Duration::from_millis(100)));
     assert_eq!(page.kind, identify::ControllerKind::Io);
-    let capsule = CapsuleLimits::decode(&admin.identify(Identify::Controller)).unwrap();
-    assert_eq!(capsule, CapsuleLimits { io_data_bytes: 8192, data_offset_16: 0 });
+    let capsule = FabricsFacts::decode(&admin.identify(Identify::Controller)).unwrap();
+    assert_eq!(capsule, FabricsFacts { io_data_bytes: 8192, data_offset_16: 0, quiesce: Duration::ZERO });
     assert!(
         page.host_id_128() && page.nvm.write_zeroes() && page.nvm.dataset_management() && !page.volatile_write_cache
     );

@@ -1,0 +1,121 @@
+//! `nvme discover`: which subsystems a discovery service knows, and the address to use for each.
+
+use std::fmt;
+
+use serde::Serialize;
+use straightway::{
+    NvmeTcpUri,
+    discovery::{self, Discovered, Entry, NotFollowed, SecureChannel, SubsystemType},
+};
+
+use crate::{args::NvmeDiscover, fail::Fail, out::Out};
+
+/// What `nvme discover` says.
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    /// The services that answered, the first one first.
+    services: Vec<String>,
+    subsystems: Vec<Subsystem>,
+    /// Services that were referred to and did not answer, with the error.
+    failed: Vec<String>,
+    not_followed: Vec<String>,
+    left_out: u64,
+}
+
+#[derive(Serialize)]
+struct Subsystem {
+    subsystem: String,
+    kind: String,
+    transport: String,
+    address: String,
+    service: String,
+    port_id: u16,
+    controller: u16,
+    secure_channel: &'static str,
+    /// The address to use, of namespace 1.
+    uri: Option<String>,
+    /// Why there is none.
+    why_not: Option<&'static str>,
+}
+
+impl From<&Entry> for Subsystem {
+    fn from(entry: &Entry) -> Self {
+        let uri = match (entry.kind, entry.secure_channel, entry.tcp()) {
+            (_, _, None) => Err("only TCP to an address of IPv4 or IPv6 is built in"),
+            (SubsystemType::Nvme, SecureChannel::Required, _) => Err("it demands TLS, which is not built in yet"),
+            (SubsystemType::Nvme, _, Some(at)) => {
+                let subsystem = entry.subsystem.to_string();
+                Ok(NvmeTcpUri { host: at.host(), port: at.port, subsystem, nsid: 1, serial: None }.to_string())
+            }
+            _ => Err("it is no subsystem with namespaces"),
+        };
+        let why_not = uri.as_ref().err().copied();
+        Self {
+            subsystem: entry.subsystem.to_string(),
+            kind: entry.kind.to_string(),
+            transport: entry.transport.to_string(),
+            address: entry.address.clone(),
+            service: entry.service.clone(),
+            port_id: entry.port_id,
+            controller: entry.controller,
+            secure_channel: entry.secure_channel.name(),
+            uri: uri.ok(),
+            why_not,
+        }
+    }
+}
+
+impl fmt::Display for Subsystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subsystem, kind, transport, address, service, .. } = self;
+        write!(f, "{subsystem}  {kind}, {transport}, {address} {service}")?;
+        match (&self.uri, self.why_not) {
+            (Some(uri), _) => write!(f, "\n  -> {uri}"),
+            (None, why_not) => write!(f, "\n  -> not usable: {}", why_not.unwrap_or_default()),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "asked {}", self.services.join(", "))?;
+        if self.subsystems.is_empty() {
+            f.write_str("\nno subsystem is known there to this host")?;
+        }
+        self.subsystems.iter().try_for_each(|one| write!(f, "\n{one}"))?;
+        self.failed.iter().try_for_each(|one| write!(f, "\nnot asked: {one}"))?;
+        self.not_followed.iter().try_for_each(|one| write!(f, "\nnot followed: {one}"))?;
+        if self.left_out > 0 {
+            write!(f, "\n{} more subsystems are not shown", self.left_out)?;
+        }
+        Ok(())
+    }
+}
+
+fn not_followed(why: &NotFollowed) -> String {
+    match why {
+        NotFollowed::NotTcp(entry) => {
+            format!("{} {}: a referral by {} is not built in", entry.address, entry.service, entry.transport)
+        }
+        NotFollowed::TooDeep(service) => format!("{}: too many referrals led to it", service.at),
+        NotFollowed::TooMany(service) => format!("{}: too many services were asked already", service.at),
+    }
+}
+
+/// Runs `nvme discover`.
+///
+/// # Errors
+/// The service does not answer, or not as one does; the machine has no identity.
+pub fn run(args: &NvmeDiscover, out: &mut Out) -> Result<(), Fail> {
+    let told = discovery::discover(&args.service.host, args.service.port)?;
+    let Discovered { entries, asked, failed, left_out, .. } = &told;
+    out.report(&Report {
+        schema: "straightway.nvme.discover/1",
+        services: asked.iter().map(|service| service.at.to_string()).collect(),
+        subsystems: entries.iter().map(Subsystem::from).collect(),
+        failed: failed.iter().map(|(service, error)| format!("{}: {error}", service.at)).collect(),
+        not_followed: told.not_followed.iter().map(not_followed).collect(),
+        left_out: *left_out,
+    })
+}

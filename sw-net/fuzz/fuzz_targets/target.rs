@@ -1,0 +1,9 @@
+//! libFuzzer target: see `bodies::target`.
+#![no_main]
+
+#[path = "../bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    bodies::target(bytes);
+});
