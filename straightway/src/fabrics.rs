@@ -20,6 +20,7 @@ use sw_nvme::{fabrics::Nqn, namespace::Namespace, tcp::pdu::Digests};
 
 use crate::{
     builder::{Config, NvmeTcp, NvmeTcpDigests},
+    nvme::with_blocks_that_fit,
     policy::Destination,
     uri::NvmeTcpUri,
 };
@@ -34,7 +35,7 @@ const MACHINE_ID: &str = "/etc/machine-id";
 pub(crate) struct Fabrics {
     config: Config,
     directory: Arc<Directory>,
-    /// Held while an association is made: control plane.
+    /// Not held over anything that waits for a target.
     opened: Mutex<Opened>,
 }
 
@@ -44,6 +45,8 @@ struct Opened {
     /// The engine was closed: nothing is opened any more.
     is_closed: bool,
     controllers: BTreeMap<Address, Driven>,
+    /// Addresses whose association is being made: whoever wants one that is, waits for it, and nobody else does.
+    opening: BTreeMap<Address, Arc<Mutex<()>>>,
 }
 
 /// A controller that this process has an association with.
@@ -57,6 +60,7 @@ struct Driven {
 struct Keep {
     controller: Arc<Controller>,
     nsid: u32,
+    generation: u32,
 }
 
 impl Fabrics {
@@ -70,17 +74,44 @@ impl Fabrics {
 
     /// The controller of an address; associated once, and again if the association is over.
     fn controller(&self, address: Address) -> Result<Driven, Error> {
+        let turn = Arc::clone(self.opened().opening.entry(address.clone()).or_default());
+        let driven = {
+            let _mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.known(&address) {
+                Ok(None) => self.associate(&address),
+                Ok(Some(driven)) => Ok(driven),
+                Err(error) => Err(error),
+            }
+        };
+        let mut opened = self.opened();
+        // This one's and the map's: nobody else waits for it.
+        if Arc::strong_count(&turn) <= 2 {
+            opened.opening.remove(&address);
+        }
+        driven
+    }
+
+    fn closed(address: &Address) -> Error {
+        Error::new(ErrorKind::Closed, Verb::Open).at(address.host.clone()).detail("the engine is closed")
+    }
+
+    /// The controller of an address, if there is one that is not gone for ever.
+    fn known(&self, address: &Address) -> Result<Option<Driven>, Error> {
         let mut opened = self.opened();
         if opened.is_closed {
-            return Err(Error::new(ErrorKind::Closed, Verb::Open).at(address.host).detail("the engine is closed"));
+            return Err(Self::closed(address));
         }
-        if let Some(driven) = opened.controllers.get(&address) {
-            if !driven.controller.is_gone() {
-                return Ok(driven.clone());
-            }
-            self.directory.take_out(driven.index);
-            opened.controllers.remove(&address);
+        let Some(driven) = opened.controllers.get(address) else { return Ok(None) };
+        if !driven.controller.is_gone() {
+            return Ok(Some(driven.clone()));
         }
+        self.directory.take_out(driven.index);
+        opened.controllers.remove(address);
+        Ok(None)
+    }
+
+    /// Makes an association. Blocks.
+    fn associate(&self, address: &Address) -> Result<Driven, Error> {
         let NvmeTcp { digests, keep_alive, patience, timeout } = self.config.nvme_tcp;
         let config = ControllerConfig {
             keep_alive,
@@ -91,10 +122,16 @@ impl Fabrics {
             ..ControllerConfig::default()
         };
         let controller = Controller::open(address.clone(), identity()?, config)?;
+        let mut opened = self.opened();
+        if opened.is_closed {
+            drop(opened);
+            controller.shut_down();
+            return Err(Self::closed(address));
+        }
         let index = self.directory.add(Arc::clone(&controller))?;
         let driven = Driven { index, controller };
         attend(&driven.controller)?;
-        opened.controllers.insert(address, driven.clone());
+        opened.controllers.insert(address.clone(), driven.clone());
         Ok(driven)
     }
 
@@ -104,7 +141,9 @@ impl Fabrics {
         if mode == OpenMode::Update {
             expect_serial(&driven, uri)?;
         }
-        let face = sw_net::face(driven.index, &namespace).map_err(|error| error.at(uri.to_string()))?;
+        let face = sw_net::face(driven.index, &namespace)
+            .and_then(|face| with_blocks_that_fit(face, self.transport_config().io_bytes_max))
+            .map_err(|error| error.at(uri.to_string()))?;
         Ok(Arc::new(Object {
             id: Object::next_id(),
             name: uri.to_string().into(),
@@ -113,7 +152,7 @@ impl Fabrics {
             faces: vec![face],
             residency: Residency::Unknown.into(),
             stripe: None,
-            keep: Box::new(Keep { controller: driven.controller, nsid: uri.nsid }),
+            keep: Box::new(Keep { controller: driven.controller, nsid: uri.nsid, generation: namespace.generation }),
         }))
     }
 
@@ -269,13 +308,14 @@ fn uuid(id: &[u8; 16]) -> String {
 
 /// Whether a namespace behind TCP is what it was when it was opened; `None` for an object that is none.
 pub(crate) fn unchanged(object: &Object) -> Option<Result<(), Error>> {
-    let Keep { controller, nsid } = object.keep.downcast_ref::<Keep>()?;
+    let Keep { controller, nsid, generation } = object.keep.downcast_ref::<Keep>()?;
     let facts = controller.facts();
     if !controller.is_up(&facts) {
         return Some(Err(controller.lost()));
     }
-    let same =
-        facts.namespace(*nsid).is_some_and(|now| now.version() == object.version && now.len_bytes() == object.len);
+    let same = facts.namespace(*nsid).is_some_and(|now| {
+        now.generation == *generation && now.version() == object.version && now.len_bytes() == object.len
+    });
     Some(if same {
         Ok(())
     } else {

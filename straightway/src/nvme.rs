@@ -15,7 +15,7 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Object, PciAddress, Reason, Residency, Verb,
+    Error, ErrorKind, Face, Object, PciAddress, Reason, Residency, Verb,
     seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
 use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, HugePages, Populate};
@@ -272,7 +272,9 @@ impl Nvme {
         let (driven, namespace) = self.namespace(uri)?;
         let claim = (mode == OpenMode::Update).then(|| claim(&driven, &namespace, uri)).transpose()?;
         let Driven { index, controller, .. } = driven;
-        let face = directory::face(index, &namespace).map_err(|error| error.at(uri.to_string()))?;
+        let face = directory::face(index, &namespace)
+            .and_then(|face| with_blocks_that_fit(face, self.transport_config().io_bytes_max))
+            .map_err(|error| error.at(uri.to_string()))?;
         Ok(Arc::new(Object {
             id: Object::next_id(),
             name: uri.to_string().into(),
@@ -418,4 +420,40 @@ pub(crate) fn unchanged(object: &Object) -> Option<Result<(), Error>> {
             .detail("the namespace was deleted, formatted or resized while it was read")
             .remedy("open it again"))
     })
+}
+
+/// A face of which one I/O holds a block: a namespace says what its blocks are, and nothing moves a part of one.
+///
+/// # Errors
+/// `Unsupported`, with the setting that helps.
+pub(crate) fn with_blocks_that_fit(face: Face, io_bytes_max: u32) -> Result<Face, Error> {
+    let block = face.granularity.block;
+    if block <= io_bytes_max {
+        return Ok(face);
+    }
+    Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+        .detail(format!("its blocks of {block} bytes are larger than one I/O, which has {io_bytes_max}"))
+        .remedy("use larger I/Os (io_bytes, up to 64 MiB; 16 MiB for nvme://), or another format of the namespace"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sw_engine::{Granularity, Landing};
+
+    use super::*;
+
+    #[test]
+    fn a_block_that_no_io_holds_is_refused() {
+        let face = |block| Face {
+            transport: "nvme",
+            handle: 0,
+            granularity: Granularity { block, memory: 1 },
+            write_unit: 1,
+            landing: Landing::Dma,
+            because: None,
+        };
+        assert!(with_blocks_that_fit(face(65536), 65536).is_ok());
+        let error = with_blocks_that_fit(face(131_072), 65536).unwrap_err();
+        assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("io_bytes"), "{error}");
+    }
 }

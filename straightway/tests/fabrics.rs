@@ -254,3 +254,51 @@ fn a_closed_engine_opens_nothing_and_ends_its_association() {
     assert!(gone, "{:?}", target.counters());
     assert_eq!(object.check_unchanged().unwrap_err().kind(), ErrorKind::NoDevice);
 }
+
+#[test]
+fn a_target_that_is_silent_holds_up_no_other() {
+    if !known() {
+        return;
+    }
+    // It takes connections, by the system's queue, and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_uri: Uri =
+        format!("nvme+tcp://{}/nqn.2026-11.io.example:x?nsid=1", silent.local_addr().unwrap()).parse().unwrap();
+    let (_target, uri) = target();
+    let engine = Engine::builder().build().unwrap();
+    std::thread::scope(|scope| {
+        let waits = std::thread::Builder::new().spawn_scoped(scope, || engine.open(&silent_uri).map(drop));
+        std::thread::sleep(Duration::from_millis(300));
+        let begun = std::time::SystemTime::now();
+        engine.open(&uri.parse().unwrap()).unwrap();
+        assert!(begun.elapsed().unwrap() < Duration::from_secs(5), "it waited for the silent target");
+        let error = waits.unwrap().join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    });
+}
+
+#[test]
+fn large_blocks_are_read_from_any_byte_with_small_ios() {
+    if !known() {
+        return;
+    }
+    let config =
+        TargetConfig { namespaces: vec![Backing::Memory(4 << 20)], block_bytes: 65536, ..TargetConfig::default() };
+    let subsystem = config.subsystem.to_string();
+    let target = Target::start(config).unwrap();
+    let uri = format!("nvme+tcp://{}/{subsystem}?nsid=1", target.address());
+    let content = bytes(4 << 20);
+    for io_bytes in [64 << 10, 128 << 10, 1 << 20] {
+        let engine = Engine::builder().io_bytes(io_bytes).build().unwrap();
+        let object = opened(&engine, &uri);
+        engine.write(&object, 0, memory(&content)).wait().ok().unwrap();
+        for (at, len) in [(0, 65536), (1, 65536), (65535, 2), (1, 200_000), (65536, 1_000_000), (4_194_303, 1), (3, 3)]
+        {
+            assert_eq!(
+                read(&engine, &object, at as u64, len).unwrap(),
+                content[at..at + len],
+                "{io_bytes}: {at}+{len}"
+            );
+        }
+    }
+}

@@ -35,6 +35,8 @@ pub(crate) struct Admin {
     connection: Connection,
     page: Page,
     timeout: Duration,
+    /// When all answers must be there, however long one may take.
+    finish_by: Option<Instant>,
     /// The connection is over, and why.
     broken: Option<Broken>,
 }
@@ -57,7 +59,7 @@ impl Admin {
                 .detail("no memory for a page")
                 .caused_by(error)
         })?;
-        Ok(Self { name, connection, page: Page(page.into_span()), timeout, broken: None })
+        Ok(Self { name, connection, page: Page(page.into_span()), timeout, finish_by: None, broken: None })
     }
 
     /// Fills the start of the page, the rest with zeroes; for a command that takes data.
@@ -89,6 +91,11 @@ impl Admin {
         self.timeout = self.timeout.min(timeout);
     }
 
+    /// No answer is waited for beyond this point in time; `None`: each has its own time only.
+    pub(crate) fn finish_by(&mut self, until: Option<Instant>) {
+        self.finish_by = until;
+    }
+
     /// Another handle of the connection, to end a wait of another thread with.
     pub(crate) fn handle(&self) -> Option<std::net::TcpStream> {
         self.connection.handle().ok()
@@ -101,7 +108,7 @@ impl Admin {
 
     fn send(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Ended, Error> {
         if let Some(broken) = &self.broken {
-            return Err(broken.error(&self.name));
+            return Err(broken.refusal(&self.name));
         }
         // Pages have 4,096 bytes.
         let bytes = |len: usize| u32::try_from(len).unwrap_or(0);
@@ -113,11 +120,12 @@ impl Admin {
             }
             Data::Out(len) => Transfer::Out(bytes(len)),
         };
-        let Self { connection, page, timeout, .. } = self;
+        let Self { connection, page, timeout, finish_by, .. } = self;
         if connection.queue.submit(&command(DataPointer::None), transfer, 0).is_none() {
             return Err(self.error(ErrorKind::Protocol, "the admin queue is full"));
         }
         let until = after(*timeout);
+        let until = finish_by.map_or(until, |last| last.min(until));
         let mut end = None;
         let driven = connection.drive(page, until, |queue| {
             end = end.or_else(|| queue.pop_end());
@@ -148,7 +156,7 @@ impl Admin {
         if let Broken::Breach(breach) = &broken {
             self.connection.terminate(breach);
         }
-        let error = broken.error(&self.name);
+        let error = broken.refusal(&self.name);
         self.broken = Some(broken);
         error
     }

@@ -55,6 +55,8 @@ pub(crate) enum Broken {
     Silent,
     /// The association that the connection belongs to is over.
     Association,
+    /// We closed it: the transport was fenced.
+    Fenced,
 }
 
 impl fmt::Display for Broken {
@@ -68,6 +70,7 @@ impl fmt::Display for Broken {
                 write!(f, "the target ended the connection: {name} (FES {status}, FEI {information:#x})")
             }
             Self::Association => f.write_str("the association with the target was lost"),
+            Self::Fenced => f.write_str("the connection was closed on this side"),
             Self::Silent => f.write_str("the target did not answer a command in time; the connection was closed"),
         }
     }
@@ -79,21 +82,33 @@ impl Broken {
     pub(crate) fn fault(&self, verb: Verb) -> Fault {
         let kind = match self {
             Self::Breach(_) | Self::Terminated(_) => ErrorKind::Protocol,
-            Self::System(_) | Self::Closed | Self::Silent | Self::Association => ErrorKind::Io,
+            Self::System(_) | Self::Closed | Self::Silent | Self::Association | Self::Fenced => ErrorKind::Io,
         };
         let again = verb == Verb::Read && kind == ErrorKind::Io;
         Fault { kind, code: 0, retry: if again { Retry::Now } else { Retry::Never } }
     }
 
     /// The error, for those who wait for an answer of the control plane.
+    pub(crate) fn refusal(&self, at: &str) -> Error {
+        self.of_kind(
+            if matches!(self, Self::Silent) { ErrorKind::DeadlineExceeded } else { self.fault(Verb::Setup).kind },
+            at,
+        )
+    }
+
+    /// What stands behind the [faults](Broken::fault) of I/Os.
     pub(crate) fn error(&self, at: &str) -> Error {
-        let fault = self.fault(Verb::Setup);
-        let error = Error::new(fault.kind, Verb::Open).at(at).detail(self.to_string());
+        self.of_kind(self.fault(Verb::Setup).kind, at)
+    }
+
+    fn of_kind(&self, kind: ErrorKind, at: &str) -> Error {
+        let error = Error::new(kind, Verb::Open).at(at).detail(self.to_string());
         match self {
             Self::Breach(_) => error.remedy("report it to whoever makes the target"),
             Self::Terminated(_) => error.remedy("see the target's log, and report it to us"),
             Self::System(_) | Self::Closed | Self::Association => error.remedy("see the target's log and the network"),
             Self::Silent => error.remedy("see the target's log; a longer time may be given"),
+            Self::Fenced => error,
         }
     }
 }
@@ -172,9 +187,9 @@ impl Connection {
         let at = format!("{host}:{port}");
         let socket = Socket::connect(host, port, until)?;
         let asked = IcReq { format: 0, alignment: 0, digests: config.digests, r2t_max: 0 };
-        exchange_out(&socket, &asked.encode(), until).map_err(|broken| broken.error(&at))?;
-        let answer = exchange_in(&socket, until).map_err(|broken| broken.error(&at))?;
-        let answer = IcResp::decode(&answer, &asked).map_err(|breach| Broken::Breach(breach).error(&at))?;
+        exchange_out(&socket, &asked.encode(), until).map_err(|broken| broken.refusal(&at))?;
+        let answer = exchange_in(&socket, until).map_err(|broken| broken.refusal(&at))?;
+        let answer = IcResp::decode(&answer, &asked).map_err(|breach| Broken::Breach(breach).refusal(&at))?;
         let layout = Layout { digests: answer.digests, alignment: answer.alignment };
         let ConnectionConfig { depth, capsule_data_bytes, .. } = config;
         let queue =
@@ -197,6 +212,17 @@ impl Connection {
     /// Another handle of the connection, to end it with.
     pub(crate) fn handle(&self) -> io::Result<std::net::TcpStream> {
         self.socket.handle()
+    }
+
+    /// Whether no byte of a command went to the socket: the controller cannot know of it.
+    pub(crate) fn is_untouched(&self, cid: u16) -> bool {
+        let staged = || self.sending.iter().find(|sending| sending.unit.begins == Some(cid));
+        self.queue.is_unsent(cid) || staged().is_some_and(|sending| sending.written == 0)
+    }
+
+    /// Ends the connection, whoever else has its descriptor.
+    pub(crate) fn hang_up(&self) {
+        self.socket.hang_up();
     }
 
     pub(crate) fn fd(&self) -> std::os::fd::RawFd {
@@ -399,11 +425,16 @@ impl Connection {
         mut is_over: impl FnMut(&mut HostQueue) -> bool,
     ) -> Result<(), Broken> {
         loop {
-            self.send(places)?;
-            self.receive(places)?;
+            let sent = self.send(places);
+            let moved = self.receive(places).and(sent);
+            if let Err(broken @ (Broken::Breach(_) | Broken::Terminated(_))) = moved {
+                return Err(broken);
+            }
+            // An answer counts though the controller hangs up behind it, as it may when it refuses Connect.
             if is_over(&mut self.queue) {
                 return Ok(());
             }
+            moved?;
             let what = if self.blocked { Ready::ToReadOrWrite } else { Ready::ToRead };
             match self.socket.wait(what, until) {
                 Ok(Waited::Ready) => {}
@@ -484,12 +515,15 @@ fn exchange_out(socket: &Socket, head: &Head, until: Instant) -> Result<(), Brok
 fn exchange_in(socket: &Socket, until: Instant) -> Result<[u8; pdu::INITIALIZE_BYTES], Broken> {
     let mut raw = [0; pdu::INITIALIZE_BYTES];
     let mut have = 0;
-    while have < raw.len() {
-        // What ends the connection is shorter.
+    loop {
+        // What ends the connection may be shorter; with the header that it is about, it is longer.
         let term = have >= pdu::COMMON_BYTES && Kind::of(raw[0]) == Some(Kind::C2hTerm);
         if term && have >= Kind::C2hTerm.header_bytes() {
             let (status, information) = pdu::terminated(&raw);
             return Err(Broken::Terminated(Terminated { status, information }));
+        }
+        if have >= raw.len() {
+            break;
         }
         let rest = raw.get_mut(have..).unwrap_or_default();
         match socket.receive(&[Piece { base: rest.as_mut_ptr(), len: rest.len() }]) {

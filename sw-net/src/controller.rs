@@ -52,6 +52,8 @@ use crate::{
 pub(crate) const ADMIN_ENTRIES: u16 = 32;
 /// Between two looks at CSTS.RDY.
 const READY_STEP: Duration = Duration::from_millis(10);
+/// Between two signs of life at least.
+const SIGNS_STEP: Duration = Duration::from_millis(10);
 /// Between two looks of somebody who waits for the association, if nobody tells.
 const NEWS_STEP: Duration = Duration::from_millis(100);
 /// The first pause between two tries to make an association again, and the longest.
@@ -96,6 +98,9 @@ pub struct ControllerConfig {
     pub keep_alive: Duration,
     /// How long a connection, or an answer to an admin command, may take. Default 10 s.
     pub timeout: Duration,
+    /// How long an association may take to be made, with all of its answers: those of a controller with a thousand namespaces are
+    /// thousands. Default 2 min.
+    pub association_timeout: Duration,
     /// How long a lost association is tried to be made again; what waits for it fails then. Default 60 s.
     pub patience: Duration,
     /// I/O queues to ask for, one per lane. Default 64.
@@ -111,6 +116,7 @@ impl Default for ControllerConfig {
         Self {
             keep_alive: Duration::from_secs(10),
             timeout: Duration::from_secs(10),
+            association_timeout: Duration::from_secs(120),
             patience: Duration::from_secs(60),
             queues: 64,
             depth: 128,
@@ -160,6 +166,13 @@ pub(crate) struct IoQueue {
     pub(crate) facts: Arc<Facts>,
     qid: u16,
     of: Arc<Controller>,
+}
+
+impl IoQueue {
+    /// Whether its association is up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.of.is_up(&self.facts)
+    }
 }
 
 impl Drop for IoQueue {
@@ -235,7 +248,8 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Makes an association. Blocks, three times [`ControllerConfig::timeout`] at most if nobody answers.
+    /// Makes an association. Blocks, three times [`ControllerConfig::timeout`] at most if nobody answers, and
+    /// [`ControllerConfig::association_timeout`] at most if somebody answers slowly.
     ///
     /// # Errors
     /// `NotFound` for a name, `NoDevice` for a target that is not there or does not have the subsystem, `PermissionDenied` where the
@@ -314,7 +328,7 @@ impl Controller {
     /// association. One thread of whoever composes the engine runs it.
     pub fn attend(self: &Arc<Self>) {
         // Half of the time that the target waits; a sign that is late by as much again is still in time.
-        let every = self.config.keep_alive / 2;
+        let every = (self.config.keep_alive / 2).max(SIGNS_STEP);
         let mut next = after(every);
         let mut pause = RETRY_FIRST;
         loop {
@@ -340,12 +354,14 @@ impl Controller {
             if std::mem::take(&mut desk.is_suspect) || left(next).is_none() {
                 drop(desk);
                 let is_up = self.sign();
+                self.prolong();
                 next = after(if is_up { every } else { Duration::ZERO });
                 continue;
             }
             if let Some(ticket) = desk.wanted.pop_front() {
                 drop(desk);
                 self.serve(ticket);
+                self.prolong();
                 continue;
             }
             let left = left(next).unwrap_or_default();
@@ -372,6 +388,7 @@ impl Controller {
         tracing::warn!(controller = self.name, why, "the association is over");
         self.up.store(0, Ordering::Release);
         *self.life() = Life::Down(after(Duration::ZERO), why);
+        self.hang_up();
     }
 
     /// Closes the connection of an association that a lane ended; whether there was one.
@@ -381,6 +398,7 @@ impl Controller {
         if was_up {
             tracing::warn!(controller = self.name, "the association is ended: a connection was lost with writes on it");
             *life = Life::Down(after(Duration::ZERO), "a connection was lost with writes on it".to_owned());
+            self.hang_up();
         }
         was_up
     }
@@ -390,7 +408,13 @@ impl Controller {
         match self.connect_queue() {
             Err(error) if error.code() != Fault::NO_QUEUE_LEFT && !self.sign() => {
                 tracing::debug!(controller = self.name, %error, "a queue waits for the next association");
-                self.desk().wanted.push_front(ticket);
+                let mut desk = self.desk();
+                if desk.is_closed {
+                    // Whoever closed it answers no ticket any more.
+                    drop(desk);
+                    return ticket.give(Err(error));
+                }
+                desk.wanted.push_front(ticket);
             }
             answer => ticket.give(answer),
         }
@@ -454,6 +478,14 @@ impl Controller {
         }
     }
 
+    /// Ends the admin connection, of which `life` has one handle only.
+    fn hang_up(&self) {
+        if let Some(handle) = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // One that is over already says so.
+            let _ = handle.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
     /// Asks for an I/O queue; `wake` is told when there is an answer.
     pub(crate) fn ask_for_queue(&self, wake: Arc<dyn Wake>) -> Arc<Ticket> {
         let ticket = Arc::new(Ticket { is_ready: AtomicBool::new(false), answer: Mutex::new(None), wake });
@@ -485,6 +517,16 @@ impl Controller {
         let _ = self.up.compare_exchange(facts.association, 0, Ordering::AcqRel, Ordering::Acquire);
         drop(desk);
         self.news.notify_all();
+    }
+
+    /// What the attendant sent while a lane ended the association may have kept it alive: the time of the fence begins anew.
+    fn prolong(&self) {
+        if self.up.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        let safe = after(self.config.keep_alive + self.facts().quiesce);
+        let mut desk = self.desk();
+        desk.fence = desk.fence.map(|before| before.max(safe));
     }
 
     /// Whether a write may be sent now.
@@ -521,8 +563,11 @@ impl Controller {
             // Connect is larger than what a controller without data in capsules takes of a write.
             capsule_data_bytes: facts.capsule_data_bytes.max(CONNECT_DATA_BYTES_U32),
         };
-        let connection = Connection::open(to, *port, limits, after(config.timeout))?;
+        // Both ways together: signs of life wait for it.
+        let until = after(config.timeout);
+        let connection = Connection::open(to, *port, limits, until)?;
         let mut first = Admin::new(self.name.clone(), connection, config.timeout)?;
+        first.finish_by(Some(until));
         let request = QueueRequest { qid, entries: facts.depth + 1, keep_alive_ms: 0 };
         let data = ConnectData {
             host_id: host.id,
@@ -544,14 +589,10 @@ impl Controller {
         match self.life.try_lock() {
             Ok(mut life) => shut_down(&mut life),
             // The attendant waits for an answer: that one will not come any more.
-            Err(TryLockError::WouldBlock) => {
-                if let Some(handle) = &*self.handle.lock().unwrap_or_else(PoisonError::into_inner) {
-                    let _ = handle.shutdown(std::net::Shutdown::Both);
-                }
-            }
+            Err(TryLockError::WouldBlock) => self.hang_up(),
             Err(TryLockError::Poisoned(_)) => {}
         }
-        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.hang_up();
         self.end("it was closed".to_owned());
     }
 }
@@ -579,9 +620,11 @@ fn associate(
         depth: ADMIN_ENTRIES - 1,
         capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
     };
-    let connection = Connection::open(to, *port, limits, after(config.timeout))?;
+    let until = after(config.association_timeout);
+    let connection = Connection::open(to, *port, limits, after(config.timeout).min(until))?;
     let digests = connection.digests;
     let mut admin = Admin::new(name.to_owned(), connection, config.timeout)?;
+    admin.finish_by(Some(until));
     let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: millis(config.keep_alive) };
     let data = ConnectData {
         host_id: host.id,
@@ -598,13 +641,9 @@ fn associate(
     let mut namespaces = inquiry::namespaces(&mut admin, known)?;
     let association = before.map_or(1, |before| before.association + 1);
     if let Some(before) = before {
-        for namespace in &mut namespaces {
-            let same = before.namespace(namespace.nsid).filter(|earlier| namespace.continues(earlier));
-            // Another one than before has a generation that none had: the number of the association, of which bits count.
-            let fresh = u32::try_from(association & 0xFF_FFFF).unwrap_or(0);
-            namespace.generation = same.map_or(fresh, |earlier| earlier.generation);
-        }
+        carry_over(&mut namespaces, info.serial.as_str(), before);
     }
+    admin.finish_by(None);
     let entries = u16::try_from(cap.queue_entries_max).unwrap_or(u16::MAX);
     let likes = if info.commands_max == 0 { u16::MAX } else { info.commands_max };
     let depth = config.depth.min(entries - 1).min(likes).clamp(1, DEPTH_MAX);
@@ -622,6 +661,18 @@ fn associate(
         namespaces: namespaces.into(),
     };
     Ok((admin, facts))
+}
+
+/// Gives namespaces their generations in the association behind `before`. One of a subsystem with another serial number is another
+/// one, whatever its own name: what was opened for writing was opened by that number.
+fn carry_over(namespaces: &mut [Namespace], serial: &str, before: &Facts) {
+    let is_same = before.info.serial.as_str() == serial;
+    // Another one than before has a generation that none had: the number of the association, of which bits count.
+    let fresh = u32::try_from((before.association + 1) & 0xFF_FFFF).unwrap_or(0);
+    for namespace in namespaces {
+        let earlier = before.namespace(namespace.nsid).filter(|earlier| is_same && namespace.continues(earlier));
+        namespace.generation = earlier.map_or(fresh, |earlier| earlier.generation);
+    }
 }
 
 fn millis(span: Duration) -> u32 {
@@ -742,4 +793,26 @@ fn negotiate(admin: &mut Admin, wanted: u16) -> Result<u16, Error> {
 /// When something that began `since` is late.
 pub(crate) fn is_late(since: Instant, limit: Duration, now: Instant) -> bool {
     now.saturating_duration_since(since) >= limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::{Target, TargetConfig};
+
+    #[test]
+    fn a_namespace_goes_on_only_in_the_subsystem_with_the_same_serial_number() {
+        let target = Target::start(TargetConfig::default()).unwrap();
+        let (at, subsystem) = (target.address(), TargetConfig::default().subsystem);
+        let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
+        let host = HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16] };
+        let controller = Controller::open(address, host, ControllerConfig::default()).unwrap();
+        let facts = controller.facts();
+        let mut namespaces = facts.namespaces.to_vec();
+        carry_over(&mut namespaces, facts.info.serial.as_str(), &facts);
+        assert_eq!(namespaces[0].generation, 0);
+        carry_over(&mut namespaces, "OTHER", &facts);
+        assert_eq!(namespaces[0].generation, 2);
+        controller.shut_down();
+    }
 }

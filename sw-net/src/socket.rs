@@ -48,15 +48,21 @@ impl Socket {
     pub(crate) fn connect(host: &str, port: u16, until: Instant) -> Result<Self, Error> {
         let at = || format!("{host}:{port}");
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let found = (bare, port).to_socket_addrs().map_err(|error| {
-            Error::new(ErrorKind::NotFound, Verb::Open)
-                .at(at())
-                .detail(format!("the name was not found: {error}"))
-                .remedy("check the name, or write the address")
-        })?;
+        let found: Vec<SocketAddr> = (bare, port)
+            .to_socket_addrs()
+            .map_err(|error| {
+                Error::new(ErrorKind::NotFound, Verb::Open)
+                    .at(at())
+                    .detail(format!("the name was not found: {error}"))
+                    .remedy("check the name, or write the address")
+            })?
+            .collect();
         let mut last = None;
-        for address in found {
-            match Self::to(address, until) {
+        for (at, address) in found.iter().enumerate() {
+            // An address that does not answer leaves time for those behind it.
+            let tries = u32::try_from(found.len() - at).unwrap_or(u32::MAX);
+            let share = left(until).unwrap_or_default() / tries;
+            match Self::to(*address, share) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => last = Some(error),
             }
@@ -65,9 +71,11 @@ impl Socket {
         Err(refused(&error, &at()))
     }
 
-    fn to(address: SocketAddr, until: Instant) -> io::Result<Self> {
-        let left = left(until).ok_or(io::ErrorKind::TimedOut)?;
-        let stream = TcpStream::connect_timeout(&address, left)?;
+    fn to(address: SocketAddr, limit: Duration) -> io::Result<Self> {
+        if limit.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         Ok(Self(stream))
@@ -76,6 +84,12 @@ impl Socket {
     /// Another handle of the connection, to end it with.
     pub(crate) fn handle(&self) -> io::Result<TcpStream> {
         self.0.try_clone()
+    }
+
+    /// Ends the connection both ways, whoever else has its descriptor.
+    pub(crate) fn hang_up(&self) {
+        // One that is over already says so.
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
 
     pub(crate) fn fd(&self) -> RawFd {

@@ -22,7 +22,7 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Face, Fault, Landing, Reason, Token, Verb,
+    Error, ErrorKind, Face, Fault, Landing, Reason, Retry, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::ForkMark;
@@ -48,9 +48,13 @@ pub const CONTROLLERS_MAX: usize = 256;
 pub const QUEUE_DEPTH_MAX: u32 = 1 << 14;
 /// How often commands are looked at that are late.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A connection that nobody looked at for so long is looked at before something is sent.
+const RESTED_AFTER: Duration = Duration::from_millis(100);
 /// Longest sleep of a fence between two looks.
 const FENCE_STEP: Duration = Duration::from_millis(10);
 const SEGMENTS_MAX: u8 = 3;
+/// Connections that an I/O waits for at most: each was lost before a byte of it was sent.
+const CONNECTIONS_PER_IO_MAX: u8 = 8;
 
 /// The controllers of an engine, by the index that handles carry. Shared by all lanes.
 #[derive(Default)]
@@ -165,6 +169,8 @@ struct Work {
     open: u32,
     /// The lowest byte at which a command failed, with its fault.
     failed: Option<(u32, Fault)>,
+    /// Connections that were lost before all of it was sent.
+    lost: u8,
 }
 
 /// A command of a work.
@@ -191,9 +197,13 @@ struct Link {
     controller: Arc<Controller>,
     parts: Vec<Part>,
     free: Vec<u32>,
+    /// Commands that were let go of, which keep their place in the queue until they are answered, and since when.
+    zombies: Vec<(u16, Instant)>,
     /// Works that have commands to send and found no place.
     waiting: VecDeque<u32>,
     interest: Interest,
+    /// When bytes were last asked for.
+    seen: Instant,
     /// Writes that were under way when an earlier connection was lost may still be carried out: none is sent before they cannot.
     is_fenced: bool,
 }
@@ -261,7 +271,7 @@ impl Tables {
     fn take(&mut self, io: &Io, place: usize) -> Option<u32> {
         let index = self.free.pop()?;
         let work = self.works.get_mut(sw_mem::index(u64::from(index)))?;
-        *work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None };
+        *work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
         Some(index)
     }
 
@@ -310,7 +320,13 @@ impl Work {
     }
 
     fn fail(&mut self, at: u32, fault: Fault) {
-        if self.failed.is_none_or(|(before, _)| at < before) {
+        let counts = self.failed.is_none_or(|(before, kept)| match (kept.retry, fault.retry) {
+            // A write of which one command may still be carried out is not sent again, whatever the others came to.
+            (Retry::Now, again) if self.io.kind != IoKind::Read && again != Retry::Now => true,
+            (never, Retry::Now) if self.io.kind != IoKind::Read && never != Retry::Now => false,
+            _ => at < before,
+        });
+        if counts {
             self.failed = Some((at, fault));
         }
     }
@@ -334,11 +350,18 @@ impl Link {
             controller,
             parts: vec![none; sw_mem::index(u64::from(depth))],
             free: (0..depth).rev().collect(),
+            zombies: Vec::new(),
             waiting: VecDeque::new(),
             interest: Interest::Read,
+            seen: now(),
             // To be asked about with the first write.
             is_fenced: true,
         }
+    }
+
+    /// Whether its association is up.
+    fn is_up(&self) -> bool {
+        self.queue.is_up()
     }
 
     /// Whether a write may not be sent yet. Once it may, nobody is asked any more: a fence comes with the end of this connection.
@@ -395,7 +418,7 @@ impl Link {
             // The target's word against what came: it lies, or lost data.
             Outcome::Short { .. } => work.fail(at, Fault::new(ErrorKind::ShortData, 0)),
             Outcome::WrongDigest => {
-                work.fail(at, Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: sw_engine::Retry::Now });
+                work.fail(at, Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: Retry::Now });
             }
             // Bytes of it may be anywhere.
             Outcome::LetGo => work.fail(at, Fault::new(ErrorKind::Cancelled, 0)),
@@ -403,21 +426,52 @@ impl Link {
         work.is_over().then_some(index)
     }
 
-    fn is_late(&self, limit: Duration, now: Instant) -> bool {
+    /// Ends the commands of a work for their caller, where their memory can be left alone from now on.
+    fn let_go(&mut self, index: u32) {
+        for part in self.parts.iter().filter(|part| part.live && part.work == index) {
+            let queue = &mut self.queue.connection.queue;
+            if queue.let_go(part.cid) && queue.is_let_go(part.cid) {
+                self.zombies.push((part.cid, part.since));
+            }
+        }
+        self.bury();
+    }
+
+    /// Forgets commands that were let go of and answered since.
+    fn bury(&mut self) {
+        let queue = &self.queue.connection.queue;
+        self.zombies.retain(|(cid, _)| queue.is_let_go(*cid));
+    }
+
+    /// Whether a command is late, one that nobody waits for included: its place in the queue is taken.
+    fn is_late(&mut self, limit: Duration, now: Instant) -> bool {
+        self.bury();
         self.parts.iter().any(|part| part.live && is_late(part.since, limit, now))
+            || self.zombies.iter().any(|(_, since)| is_late(*since, limit, now))
     }
 
     /// Moves bytes both ways; gives the works that are over.
     fn pump(&mut self, tables: &mut Tables, over: &mut Vec<u32>, now: Instant) -> Result<(), Broken> {
-        if !self.controller.is_up(&self.queue.facts) {
-            return Err(Broken::Association);
-        }
+        let is_up = self.is_up();
         let memory = Memory { parts: &self.parts, works: &tables.works };
-        self.queue.connection.send(&memory)?;
-        self.queue.connection.receive(&memory)?;
+        let connection = &mut self.queue.connection;
+        // One that was lost while it rested takes bytes all the same: a write would be of unknown outcome, and needs not be sent.
+        let rested = now.saturating_duration_since(self.seen) >= RESTED_AFTER;
+        self.seen = now;
+        let mut moved = if rested { connection.receive(&memory) } else { Ok(()) };
+        if moved.is_ok() {
+            let sent = if is_up { connection.send(&memory) } else { Ok(()) };
+            // The controller's reason tells more than that nothing can be sent any more.
+            moved = connection.receive(&memory).and(sent);
+        }
+        // What was answered before the connection was lost is answered: a write must not be told as unknown.
         while let Some(end) = self.queue.connection.queue.pop_end() {
             over.extend(self.over(end, tables));
         }
+        if !is_up {
+            return Err(Broken::Association);
+        }
+        moved?;
         for _ in 0..self.waiting.len() {
             let Some(index) = self.waiting.pop_front() else { break };
             self.begin(index, tables, now);
@@ -514,13 +568,17 @@ impl TcpTransport {
         if self.tables.free.is_empty() {
             // As many as the depth; the caller looked.
             let next = u32::try_from(self.tables.works.len()).unwrap_or(u32::MAX);
-            let none = Work { io: *io, place, live: false, cancelled: false, sent: 0, open: 0, failed: None };
+            let none = Work { io: *io, place, live: false, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
             self.tables.works.push(none);
             self.tables.free.push(next);
         }
         if place >= self.places.len() && place < CONTROLLERS_MAX {
             self.places.resize_with(place + 1, || Place::Unlinked);
             self.whys.resize_with(place + 1, || None);
+        }
+        if matches!(self.places.get(place), Some(Place::Linked(link)) if !link.is_up()) {
+            // The handle may be of the next association, which the connection knows nothing of.
+            self.visit(place, now());
         }
         if !matches!(self.places.get(place), Some(Place::Linked(_) | Place::Asked(..)))
             && let Err(fault) = self.ask(place, VecDeque::new())
@@ -598,6 +656,10 @@ impl TcpTransport {
     }
 
     fn link(&mut self, place: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Instant) {
+        if !queue.is_up() {
+            // Its association is over already; works may be of the next one.
+            return self.ask_again(place, waiting);
+        }
         let watched = self.waiter.watch(queue.connection.fd());
         let (Ok(()), Some(controller)) = (watched, self.directory.get(place)) else {
             let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup)
@@ -628,7 +690,7 @@ impl TcpTransport {
         }
     }
 
-    /// Closes a connection: nothing of it lands any more. Works that were not begun wait for the next one.
+    /// Closes a connection: nothing of it lands any more. What of works was not sent waits for the next one.
     fn unlink(&mut self, place: usize, broken: &Broken) {
         let Some(at) = self.places.get_mut(place) else { return };
         let Place::Linked(link) = std::mem::replace(at, Place::Unlinked) else { return };
@@ -637,36 +699,64 @@ impl TcpTransport {
             queue.connection.terminate(breach);
         }
         self.counters = self.counters.and(queue.connection.counters);
+        let untouched = |part: &Part| queue.connection.is_untouched(part.cid);
+        let parts: Vec<(Part, bool)> =
+            parts.into_iter().filter(|part| part.live).map(|part| (part, untouched(&part))).collect();
+        // A child that was forked has the descriptor too, which keeps the connection and its place among what is waited for.
+        self.waiter.forget(queue.connection.fd());
+        queue.connection.hang_up();
         let facts = Arc::clone(&queue.facts);
         drop(queue);
         let name = controller.name();
-        tracing::warn!(controller = name, %broken, "an I/O connection is over");
+        if !matches!(broken, Broken::Fenced) {
+            tracing::warn!(controller = name, %broken, "an I/O connection is over");
+        }
         if matches!(broken, Broken::System(_) | Broken::Closed | Broken::Silent) {
             controller.suspect();
         }
         self.explain_by(place, broken.error(name));
-        let is_write =
-            |part: &&Part| self.tables.works.get(sw_mem::index(part.work.into())).is_some_and(Work::is_write);
-        if parts.iter().filter(|part| part.live).any(|part| is_write(&part)) {
+        let is_write = |part: &Part| self.tables.works.get(sw_mem::index(part.work.into())).is_some_and(Work::is_write);
+        if parts.iter().any(|(part, is_untouched)| !is_untouched && is_write(part)) {
             controller.doubt(&facts);
         }
-        for part in parts.iter().filter(|part| part.live) {
+        for (part, is_untouched) in &parts {
             let Some(work) = self.tables.get(part.work) else { continue };
             work.open = work.open.saturating_sub(1);
-            work.fail(part.at, broken.fault(work.verb()));
-            self.finish_if_over(part.work);
-        }
-        let unsent: VecDeque<u32> =
-            waiting.into_iter().filter(|index| self.tables.get(*index).is_some_and(|work| !work.is_over())).collect();
-        if !unsent.is_empty()
-            && let Err(fault) = self.ask(place, unsent.clone())
-        {
-            for index in unsent {
-                if let Some(work) = self.tables.get(index) {
-                    work.fail(work.sent, fault);
-                }
-                self.finish_if_over(index);
+            if *is_untouched {
+                // Commands are sent in their order: those behind it were not sent either.
+                work.sent = work.sent.min(part.at);
+            } else {
+                work.fail(part.at, broken.fault(work.verb()));
             }
+        }
+        let mut unsent = VecDeque::new();
+        for index in parts.iter().map(|(part, _)| part.work).chain(waiting) {
+            let Some(work) = self.tables.get(index).filter(|_| !unsent.contains(&index)) else { continue };
+            work.lost = work.lost.saturating_add(1);
+            if work.lost > CONNECTIONS_PER_IO_MAX && !work.stops() {
+                work.fail(work.sent, broken.fault(work.verb()));
+            }
+            // One that was cancelled before a command of it was sent is over, too.
+            if work.is_over() {
+                self.finish_if_over(index);
+            } else {
+                unsent.push_back(index);
+            }
+        }
+        self.ask_again(place, unsent);
+    }
+
+    /// Asks for the next connection of works that wait for one; ends them if there is none to be had.
+    fn ask_again(&mut self, place: usize, waiting: VecDeque<u32>) {
+        if waiting.is_empty() {
+            return;
+        }
+        let Err(fault) = self.ask(place, waiting.clone()) else { return };
+        for index in waiting {
+            if let Some(work) = self.tables.get(index) {
+                work.fail(work.sent, fault);
+            }
+            self.finish_if_over(index);
         }
     }
 
@@ -677,7 +767,7 @@ impl TcpTransport {
         }
         self.looked = Some(now);
         for place in 0..self.places.len() {
-            if let Some(Place::Linked(link)) = self.places.get(place)
+            if let Some(Place::Linked(link)) = self.places.get_mut(place)
                 && link.is_late(self.config.command_timeout, now)
             {
                 self.unlink(place, &Broken::Silent);
@@ -706,12 +796,7 @@ impl TcpTransport {
             let Some(work) = self.tables.get(index).filter(|work| which(work)) else { continue };
             work.cancelled = true;
             match self.places.get_mut(work.place) {
-                Some(Place::Linked(link)) => {
-                    let Link { queue, parts, .. } = &mut **link;
-                    for part in parts.iter().filter(|part| part.live && part.work == index) {
-                        queue.connection.queue.let_go(part.cid);
-                    }
-                }
+                Some(Place::Linked(link)) => link.let_go(index),
                 Some(Place::Asked(_, waiting)) => {
                     waiting.retain(|queued| *queued != index);
                     self.finish_if_over(index);
@@ -789,7 +874,7 @@ impl Transport for TcpTransport {
         }
         // Only this thread's calls put bytes into memory or read it: without connections nothing does.
         for place in 0..self.places.len() {
-            self.unlink(place, &Broken::Closed);
+            self.unlink(place, &Broken::Fenced);
         }
         self.pass(out);
         Fence::Quiet
@@ -797,7 +882,7 @@ impl Transport for TcpTransport {
 
     fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {
         let why = self.whys.get(split(handle).0)?.as_ref();
-        why.filter(|why| why.kind() == fault.kind)
+        why.filter(|why| (why.kind(), why.code()) == (fault.kind, fault.code))
     }
 
     fn rests(&self) -> bool {

@@ -443,3 +443,8 @@ fn lanes_beyond_the_queues_of_a_controller_are_told_so() {
     lanes[1].submit(&io(&object, IoKind::Read, 0, &memory, 2));
     assert_eq!(ends(&mut lanes[1], 1, SOON)[0].result, Ok(4096));
 }
+
+#[path = "transport_lost_tests.rs"]
+mod lost;
+#[path = "transport_noise_tests.rs"]
+mod noise;

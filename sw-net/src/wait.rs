@@ -133,6 +133,12 @@ impl Waiter {
         self.control(libc::EPOLL_CTL_ADD, fd, Interest::Read)
     }
 
+    /// Waits for this connection no more.
+    pub(crate) fn forget(&self, fd: RawFd) {
+        // One that is not watched is what it shall be.
+        let _ = self.control(libc::EPOLL_CTL_DEL, fd, Interest::Read);
+    }
+
     /// Waits for this from now on.
     pub(crate) fn change(&self, fd: RawFd, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, interest)

@@ -103,6 +103,8 @@ pub struct Unit {
     pub data: Option<Range>,
     /// Whether four bytes of CRC-32C of the data follow that.
     pub digest: bool,
+    /// The command that the unit is the capsule of: before a byte of it is sent, the controller knows nothing of the command.
+    pub begins: Option<u16>,
     slot: u16,
 }
 
@@ -273,7 +275,8 @@ impl HostQueue {
                 slot.moved = in_capsule;
                 let head = layout.command(&slot.command, in_capsule);
                 let data = (in_capsule > 0).then_some(Range { user: slot.user, at: 0, bytes: in_capsule });
-                return Some(Unit { head, digest: layout.digests.data && data.is_some(), data, slot: index });
+                let digest = layout.digests.data && data.is_some();
+                return Some(Unit { head, data, digest, begins: Some(slot.command.cid()), slot: index });
             }
             let Some(Wish { tag, at, left }) = slot.wish else { continue };
             let bytes = left.min(self.config.h2c_bytes_max);
@@ -286,7 +289,7 @@ impl HostQueue {
             slot.sending += 1;
             let head = layout.host_data(Data { cid: slot.command.cid(), at, bytes }, tag, last);
             let data = Some(Range { user: slot.user, at, bytes });
-            return Some(Unit { head, data, digest: layout.digests.data, slot: index });
+            return Some(Unit { head, data, digest: layout.digests.data, begins: None, slot: index });
         }
         None
     }
@@ -407,6 +410,18 @@ impl HostQueue {
         slot.let_go = true;
         self.ends.push_back(End { user: slot.user, outcome: Outcome::LetGo, value: 0 });
         true
+    }
+
+    /// Whether a command is under way of which no unit was made yet.
+    pub fn is_unsent(&self, cid: u16) -> bool {
+        let slot = self.live(cid).and_then(|index| self.slots.get(usize::from(index)));
+        slot.is_some_and(|slot| slot.unsent)
+    }
+
+    /// Whether a command was let go of and is not answered yet: its place is taken.
+    pub fn is_let_go(&self, cid: u16) -> bool {
+        let slot = self.live(cid).and_then(|index| self.slots.get(usize::from(index)));
+        slot.is_some_and(|slot| slot.let_go)
     }
 
     /// The place of a live command.

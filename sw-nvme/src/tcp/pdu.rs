@@ -23,8 +23,9 @@ pub const COMMON_BYTES: usize = 8;
 pub const DIGEST_BYTES: usize = 4;
 /// Bytes of ICReq and ICResp.
 pub const INITIALIZE_BYTES: usize = 128;
-/// Bytes of header and padding at most: the largest HLEN and digest, up to the coarsest alignment, 128.
-pub const HEAD_BYTES_MAX: usize = 128;
+/// Bytes of header and padding at most. Alignments are multiples of four up to 128, not powers of two: a command with a digest has 76
+/// bytes, which an alignment of 72 makes 144.
+pub const HEAD_BYTES_MAX: usize = 144;
 /// Bytes of data in a PDU of termination at most.
 pub const TERM_DATA_BYTES_MAX: u32 = 128;
 /// In-capsule data of admin and fabrics commands, in bytes, whatever the controller says.
@@ -251,7 +252,7 @@ impl Header {
         let tail = if digests.data { DIGEST_BYTES as u32 } else { 0 };
         let data_at = u32::from(pdo);
         if data_at < head || data_at > HEAD_BYTES_MAX as u32 {
-            return Err(Breach::field(3, "data begins inside the header, or beyond the coarsest alignment"));
+            return Err(Breach::field(3, "data begins inside the header, or beyond every alignment"));
         }
         let data_bytes = plen.checked_sub(data_at + tail).filter(|bytes| *bytes > 0);
         let data_bytes = data_bytes.ok_or(Breach::field(3, "data begins behind the end of the unit"))?;
@@ -306,7 +307,7 @@ pub struct Layout {
 
 impl Layout {
     /// The head of a unit: common header, `rest` of the header, digest, padding. `data_bytes` follow, and a digest of them.
-    #[expect(clippy::cast_possible_truncation, reason = "headers, digests and padding are 128 bytes at most")]
+    #[expect(clippy::cast_possible_truncation, reason = "headers, digests and padding are 144 bytes at most")]
     fn head(self, kind: Kind, flags: u8, rest: &[u8], data_bytes: u32) -> Head {
         let hlen = kind.header_bytes();
         let digest = self.digests.header && kind.has_header_digest();
@@ -317,7 +318,7 @@ impl Layout {
         let data_at = if data_bytes > 0 { before_data.next_multiple_of(align) } else { before_data };
         let tail = if data_digest { DIGEST_BYTES as u32 } else { 0 };
         let plen = data_at as u32 + data_bytes + tail;
-        // At most 128.
+        // At most 144.
         let pdo = if data_bytes > 0 { data_at as u8 } else { 0 };
         let mut head = Head { bytes: [0; HEAD_BYTES_MAX], len: data_at as u8 };
         head.bytes[..4].copy_from_slice(&[kind as u8, flags, hlen as u8, pdo]);

@@ -122,6 +122,27 @@ fn data_wishes_responses_and_terminations_come_back_as_they_were_sent() {
     assert_eq!((terminated(head.as_bytes()), head.as_bytes().len()), ((1, 12), 24));
 }
 
+#[test]
+fn data_begins_where_every_alignment_wants_it() {
+    let data = Data { cid: 1, at: 0, bytes: 512 };
+    for alignment in 0..32 {
+        for bits in 0..4 {
+            let layout = Layout { digests: Digests::from_bits(bits), alignment };
+            for head in [layout.command(&Command::ZERO, 512), layout.host_data(data, 0, 0)] {
+                let raw = head.as_bytes();
+                let every = 4 * (usize::from(alignment) + 1);
+                assert!(raw.len() == usize::from(raw[3]) && raw.len() % every == 0, "{layout:?}: {head:?}");
+                let common = raw[..COMMON_BYTES].try_into().unwrap();
+                assert_eq!(
+                    Header::decode(common, layout.digests, 1 << 20).map(|it| it.data_bytes),
+                    Ok(512),
+                    "{layout:?}"
+                );
+            }
+        }
+    }
+}
+
 proptest::proptest! {
     /// Whatever eight bytes say, a header that is taken has parts that add up to its whole.
     #[test]
