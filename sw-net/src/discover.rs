@@ -31,8 +31,8 @@ use sw_nvme::{
 use crate::{
     HostIdentity,
     admin::{Admin, after},
+    associate::{ADMIN_ENTRIES, connect, enable},
     connection::{Connection, ConnectionConfig},
-    controller::{ADMIN_ENTRIES, connect, enable},
 };
 
 /// How services are asked.

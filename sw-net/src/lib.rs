@@ -9,15 +9,19 @@
 //! The protocol itself is in [`sw_nvme::tcp`] and [`sw_nvme::fabrics`], which do no I/O; here are the sockets.
 
 mod admin;
+mod associate;
 mod connection;
 mod controller;
+mod directory;
 mod discover;
 mod socket;
 pub mod target;
 mod transport;
 mod wait;
+mod works;
 
 pub use connection::ConnectionCounters;
 pub use controller::{Address, Controller, ControllerConfig, Facts, HostIdentity};
+pub use directory::{CONTROLLERS_MAX, Directory, face};
 pub use discover::{DiscoverConfig, Discovered, discover};
-pub use transport::{CONTROLLERS_MAX, Directory, NVME_TCP, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport, face};
+pub use transport::{NVME_TCP, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport};

@@ -17,33 +17,27 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sw_engine::{
-    Error, ErrorKind, Face, Fault, Landing, Reason, Retry, Token, Verb,
+    Error, ErrorKind, Fault, Reason, Retry, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::ForkMark;
-use sw_nvme::{
-    limits::TransferLimits,
-    namespace::Namespace,
-    tcp::host::{End, Outcome, Range, Transfer},
-    wire::{BlockCount, Command, DataPointer, LbaRange},
-};
+use sw_nvme::tcp::host::{End, Outcome};
 
 use crate::{
-    connection::{Broken, ConnectionCounters, Places},
+    connection::{Broken, ConnectionCounters},
     controller::{Controller, IoQueue, Ticket, is_late},
-    socket::Piece,
+    directory::{CONTROLLERS_MAX, Directory, in_handle, split},
     wait::{Interest, Waiter},
+    works::{Memory, Part, Tables, Work, command_of},
 };
 
 /// Its name in routes and reports.
 pub const NVME_TCP: &str = "nvme+tcp";
-/// Controllers that one directory has an index for, those that were taken out included.
-pub const CONTROLLERS_MAX: usize = 256;
 /// I/Os in flight at most that a configuration may ask for.
 pub const QUEUE_DEPTH_MAX: u32 = 1 << 14;
 /// How often commands are looked at that are late.
@@ -55,74 +49,6 @@ const FENCE_STEP: Duration = Duration::from_millis(10);
 const SEGMENTS_MAX: u8 = 3;
 /// Connections that an I/O waits for at most: each was lost before a byte of it was sent.
 const CONNECTIONS_PER_IO_MAX: u8 = 8;
-
-/// The controllers of an engine, by the index that handles carry. Shared by all lanes.
-#[derive(Default)]
-pub struct Directory(RwLock<Vec<Option<Arc<Controller>>>>);
-
-impl Directory {
-    /// Adds a controller and gives its index.
-    ///
-    /// # Errors
-    /// `ResourceLimit` past [`CONTROLLERS_MAX`].
-    pub fn add(&self, controller: Arc<Controller>) -> Result<u32, Error> {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= CONTROLLERS_MAX {
-            return Err(Error::new(ErrorKind::ResourceLimit, Verb::Open)
-                .at(controller.name())
-                .detail(format!("{CONTROLLERS_MAX} controllers were opened already"))
-                .remedy("make another engine"));
-        }
-        all.push(Some(controller));
-        // At most 256.
-        Ok(u32::try_from(all.len() - 1).unwrap_or(0))
-    }
-
-    /// Takes a controller out for good. Lanes let go of it when they see that it is gone.
-    pub fn take_out(&self, index: u32) -> Option<Arc<Controller>> {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        all.get_mut(sw_mem::index(u64::from(index)))?.take()
-    }
-
-    fn get(&self, index: usize) -> Option<Arc<Controller>> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        all.get(index)?.clone()
-    }
-}
-
-/// The face of an object that is a namespace of controller `index`.
-///
-/// # Errors
-/// `Unsupported` with the reason for a namespace that cannot be used.
-pub fn face(index: u32, namespace: &Namespace) -> Result<Face, Error> {
-    if let Some(unusable) = namespace.unusable {
-        return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
-            .detail(format!("namespace {} cannot be used: {unusable}", namespace.nsid))
-            .remedy("format it without metadata"));
-    }
-    Ok(Face {
-        transport: NVME_TCP,
-        handle: u64::from(in_handle(namespace.generation)) << 40
-            | u64::from(index & 0xFF) << 32
-            | u64::from(namespace.nsid),
-        // Any address: the kernel copies.
-        granularity: sw_engine::Granularity { block: namespace.block_bytes(), memory: 1 },
-        write_unit: 1,
-        landing: Landing::KernelCopy,
-        because: None,
-    })
-}
-
-/// A generation as a handle carries it: 24 bits, above the 8 of the index.
-fn in_handle(generation: u32) -> u32 {
-    generation & 0xFF_FFFF
-}
-
-/// Index, NSID and generation of a handle.
-fn split(handle: u64) -> (usize, u32, u32) {
-    let low = |word: u64| u32::try_from(word & 0xFFFF_FFFF).unwrap_or(0);
-    (sw_mem::index(handle >> 32 & 0xFF), low(handle), in_handle(low(handle >> 40)))
-}
 
 /// What a transport is made with.
 #[derive(Clone, Copy, Debug)]
@@ -154,41 +80,6 @@ impl TcpConfig {
             regions: Regions::Any,
         }
     }
-}
-
-/// An I/O with its commands.
-struct Work {
-    io: Io,
-    place: usize,
-    live: bool,
-    /// An early end was asked for: no further command is sent.
-    cancelled: bool,
-    /// Bytes that were sent, or 1 for a flush.
-    sent: u32,
-    /// Commands without their end.
-    open: u32,
-    /// The lowest byte at which a command failed, with its fault.
-    failed: Option<(u32, Fault)>,
-    /// Connections that were lost before all of it was sent.
-    lost: u8,
-}
-
-/// A command of a work.
-#[derive(Clone, Copy)]
-struct Part {
-    work: u32,
-    /// First byte, counted from the start of the I/O.
-    at: u32,
-    cid: u16,
-    since: Instant,
-    live: bool,
-}
-
-/// Works, with room for as many as there were at a time.
-#[derive(Default)]
-struct Tables {
-    works: Vec<Work>,
-    free: Vec<u32>,
 }
 
 /// A connection, with the commands on it.
@@ -236,109 +127,6 @@ pub struct TcpTransport {
     fork: ForkMark,
     /// It was fenced: nothing is taken any more.
     closed: bool,
-}
-
-/// The data of commands: the memory of their I/Os.
-struct Memory<'a> {
-    parts: &'a [Part],
-    works: &'a [Work],
-}
-
-impl Places for Memory<'_> {
-    fn pieces(&self, of: Range, into: &mut Vec<Piece>) {
-        let Some(part) = self.parts.get(sw_mem::index(u64::from(of.user))) else { return };
-        let Some(work) = self.works.get(sw_mem::index(u64::from(part.work))) else { return };
-        let (mut skip, mut left) = (u64::from(part.at) + u64::from(of.at), u64::from(of.bytes));
-        for segment in work.io.segments() {
-            let have = u64::from(segment.len);
-            if skip >= have {
-                skip -= have;
-                continue;
-            }
-            let take = (have - skip).min(left);
-            if take == 0 {
-                return;
-            }
-            if let Some(base) = segment.place.host() {
-                into.push(Piece::at(base.raw().wrapping_add(skip), take));
-            }
-            (skip, left) = (0, left - take);
-        }
-    }
-}
-
-impl Tables {
-    fn take(&mut self, io: &Io, place: usize) -> Option<u32> {
-        let index = self.free.pop()?;
-        let work = self.works.get_mut(sw_mem::index(u64::from(index)))?;
-        *work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
-        Some(index)
-    }
-
-    fn get(&mut self, index: u32) -> Option<&mut Work> {
-        self.works.get_mut(sw_mem::index(u64::from(index))).filter(|work| work.live)
-    }
-
-    /// Frees a work that is over, and gives its end.
-    fn finish(&mut self, index: u32) -> Option<IoDone> {
-        let work = self.get(index)?;
-        work.live = false;
-        let done = IoDone { token: work.io.token, result: work.result() };
-        self.free.push(index);
-        Some(done)
-    }
-}
-
-impl Work {
-    fn units(&self) -> u32 {
-        if self.moves() { self.io.len } else { 1 }
-    }
-
-    fn moves(&self) -> bool {
-        matches!(self.io.kind, IoKind::Read | IoKind::Write)
-    }
-
-    fn is_write(&self) -> bool {
-        self.io.kind == IoKind::Write
-    }
-
-    fn verb(&self) -> Verb {
-        match self.io.kind {
-            IoKind::Read => Verb::Read,
-            IoKind::Write => Verb::Write,
-            IoKind::FlushData | IoKind::FlushAll => Verb::Flush,
-        }
-    }
-
-    /// Sends no further commands.
-    fn stops(&self) -> bool {
-        self.cancelled || self.failed.is_some()
-    }
-
-    fn is_over(&self) -> bool {
-        self.open == 0 && (self.stops() || self.sent >= self.units())
-    }
-
-    fn fail(&mut self, at: u32, fault: Fault) {
-        let counts = self.failed.is_none_or(|(before, kept)| match (kept.retry, fault.retry) {
-            // A write of which one command may still be carried out is not sent again, whatever the others came to.
-            (Retry::Now, again) if self.io.kind != IoKind::Read && again != Retry::Now => true,
-            (never, Retry::Now) if self.io.kind != IoKind::Read && never != Retry::Now => false,
-            _ => at < before,
-        });
-        if counts {
-            self.failed = Some((at, fault));
-        }
-    }
-
-    fn result(&self) -> Result<u32, Fault> {
-        match self.failed {
-            None if self.sent >= self.units() => Ok(if self.moves() { self.io.len } else { 0 }),
-            None => Err(Fault::new(ErrorKind::Cancelled, 0)),
-            Some((at, fault)) if at == 0 || self.cancelled || self.io.kind != IoKind::Read => Err(fault),
-            Some((at, _)) => Ok(at),
-        }
-    }
 }
 
 impl Link {
@@ -486,26 +274,6 @@ impl Link {
         }
         Ok(())
     }
-}
-
-/// The next command of a work, what it moves, and how many units of the work it is.
-fn command_of(work: &Work, namespace: &Namespace, limits: TransferLimits) -> Option<(Command, Transfer, u32)> {
-    if !work.moves() {
-        return Some((Command::flush(namespace.nsid), Transfer::None, 1));
-    }
-    let block = u64::from(limits.block_bytes);
-    let (slba, left) = ((work.io.offset + u64::from(work.sent)) / block, u64::from(work.io.len - work.sent) / block);
-    let (read_flags, write_flags) = namespace.io_flags();
-    let at = |nlb: BlockCount| LbaRange { nsid: namespace.nsid, slba, nlb };
-    let bytes = |nlb: BlockCount| u32::try_from(u64::from(nlb.get()) * block).ok();
-    if work.io.kind == IoKind::Read {
-        let nlb = limits.next(slba, left)?;
-        let bytes = bytes(nlb)?;
-        return Some((Command::read(at(nlb), DataPointer::None, read_flags), Transfer::In(bytes), bytes));
-    }
-    let nlb = limits.next_write(slba, left)?;
-    let bytes = bytes(nlb)?;
-    Some((Command::write(at(nlb), DataPointer::None, write_flags), Transfer::Out(bytes), bytes))
 }
 
 impl TcpTransport {

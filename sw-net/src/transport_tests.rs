@@ -17,6 +17,7 @@ use sw_testkit::conformance::{
 use super::*;
 use crate::{
     controller::{Address, ControllerConfig, HostIdentity},
+    directory::face,
     target::{Access, Backing, Fault as Wrong, Seen, Target, TargetConfig},
 };
 

@@ -1,0 +1,241 @@
+//! How an association with a controller is made: Connect, registers, Identify, queues, namespaces.
+//!
+//! Base 2.x, "Fabrics Initialization".
+
+use std::time::Duration;
+
+use sw_engine::{Error, ErrorKind, Fault};
+use sw_nvme::{
+    fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, ConnectData, FabricsFacts, PropertySize, QueueRequest},
+    inquiry::{self, AdminQueue, Answer, Data, Known},
+    namespace::Namespace,
+    status::{RetryDelays, sct},
+    tcp::{host::DEPTH_MAX, pdu::ADMIN_CAPSULE_DATA_BYTES},
+    wire::{
+        Command,
+        feature::{Feature, QueueCounts},
+        regs::{self, Cap, Cc, Csts, Version},
+    },
+};
+
+use crate::{
+    admin::{Admin, after},
+    connection::{Connection, ConnectionConfig},
+    controller::{Address, ControllerConfig, Facts, HostIdentity},
+    socket::left,
+};
+
+/// Entries of the admin queue, as Linux has it.
+pub(crate) const ADMIN_ENTRIES: u16 = 32;
+/// Between two looks at CSTS.RDY.
+const READY_STEP: Duration = Duration::from_millis(10);
+
+/// Makes an association; `before`: the one that was lost.
+pub(crate) fn associate(
+    name: &str,
+    (address, host): (&Address, &HostIdentity),
+    config: ControllerConfig,
+    before: Option<&Facts>,
+) -> Result<(Admin, Facts), Error> {
+    let Address { host: to, port, subsystem } = address;
+    let limits = ConnectionConfig {
+        digests: config.digests,
+        depth: ADMIN_ENTRIES - 1,
+        capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
+    };
+    let until = after(config.association_timeout);
+    let connection = Connection::open(to, *port, limits, after(config.timeout).min(until))?;
+    let digests = connection.digests;
+    let mut admin = Admin::new(name.to_owned(), connection, config.timeout)?;
+    admin.finish_by(Some(until));
+    let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: millis(config.keep_alive) };
+    let data = ConnectData {
+        host_id: host.id,
+        controller: ANY_CONTROLLER,
+        subsystem: subsystem.clone(),
+        host: host.nqn.clone(),
+    };
+    let id = connect(&mut admin, request, &data)?;
+    let (cap, version) = enable(&mut admin, config.timeout)?;
+    let info = inquiry::identify_controller(&mut admin)?;
+    let FabricsFacts { io_data_bytes, quiesce, .. } = fabrics_facts(&admin)?;
+    let queues = negotiate(&mut admin, config.queues)?;
+    let known = Known { info: &info, version, page_bytes_min: cap.page_bytes_min };
+    let mut namespaces = inquiry::namespaces(&mut admin, known)?;
+    let association = before.map_or(1, |before| before.association + 1);
+    if let Some(before) = before {
+        carry_over(&mut namespaces, info.serial.as_str(), before);
+    }
+    admin.finish_by(None);
+    let entries = u16::try_from(cap.queue_entries_max).unwrap_or(u16::MAX);
+    let likes = if info.commands_max == 0 { u16::MAX } else { info.commands_max };
+    let depth = config.depth.min(entries - 1).min(likes).clamp(1, DEPTH_MAX);
+    let facts = Facts {
+        association,
+        info,
+        cap,
+        version,
+        id,
+        queues,
+        depth,
+        capsule_data_bytes: io_data_bytes,
+        quiesce,
+        digests,
+        namespaces: namespaces.into(),
+    };
+    Ok((admin, facts))
+}
+
+/// Gives namespaces their generations in the association behind `before`. One of a subsystem with another serial number is another
+/// one, whatever its own name: what was opened for writing was opened by that number.
+fn carry_over(namespaces: &mut [Namespace], serial: &str, before: &Facts) {
+    let is_same = before.info.serial.as_str() == serial;
+    // Another one than before has a generation that none had: the number of the association, of which bits count.
+    let fresh = u32::try_from((before.association + 1) & 0xFF_FFFF).unwrap_or(0);
+    for namespace in namespaces {
+        let earlier = before.namespace(namespace.nsid).filter(|earlier| is_same && namespace.continues(earlier));
+        namespace.generation = earlier.map_or(fresh, |earlier| earlier.generation);
+    }
+}
+
+fn millis(span: Duration) -> u32 {
+    u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Connect; gives CNTLID.
+pub(crate) fn connect(admin: &mut Admin, request: QueueRequest, data: &ConnectData) -> Result<u16, Error> {
+    admin.fill_page(&data.encode());
+    let answer = admin.run(Data::Out(CONNECT_DATA_BYTES), |_| Command::connect(request))?;
+    if !answer.status.is_success() {
+        return Err(refused(admin, answer, data));
+    }
+    // AUTHREQ: bits 17 and 18, which are ASCR and ATR.
+    if answer.dw0 >> 17 & 3 != 0 {
+        return Err(admin
+            .error(ErrorKind::Unsupported, "the subsystem demands authentication, which is not built in yet")
+            .remedy("allow the host without a key, or use another subsystem"));
+    }
+    Ok(u16::try_from(answer.dw0 & 0xFFFF).unwrap_or(0))
+}
+
+/// Why Connect was refused (Base, "Connect Command – Status").
+fn refused(admin: &Admin, answer: Answer, data: &ConnectData) -> Error {
+    let Answer { status, dw0 } = answer;
+    let told = |kind, text: String, remedy: String| {
+        admin.error(kind, format!("{text} ({status})")).with_code(i32::from(status.code())).remedy(remedy)
+    };
+    match (status.sct(), status.sc()) {
+        (sct::COMMAND, 0x84) => told(
+            ErrorKind::PermissionDenied,
+            "the subsystem does not let this host in".into(),
+            format!("allow the host {} there", data.host),
+        ),
+        // IATTR in bit 16: the data; IPO in the low half: SUBNQN at 256, HOSTNQN at 512.
+        (sct::COMMAND, 0x82) if dw0 & 0x1_FFFF == 0x1_0100 => told(
+            ErrorKind::NoDevice,
+            "the target has no such subsystem".into(),
+            "look at the name of the subsystem behind the address".into(),
+        ),
+        (sct::COMMAND, 0x82) => told(
+            ErrorKind::Protocol,
+            format!("the target does not take the parameters of the connection (at {dw0:#x})"),
+            "see the target's log".into(),
+        ),
+        (sct::COMMAND, 0x81) => {
+            told(ErrorKind::Busy, "the controller is busy".into(), "try again, or look who else uses it".into())
+        }
+        (sct::COMMAND, 0x91) => told(
+            ErrorKind::Unsupported,
+            "the subsystem demands authentication, which is not built in yet".into(),
+            "allow the host without a key".into(),
+        ),
+        _ => {
+            let fault = status.fault(&RetryDelays::default()).unwrap_or(Fault::new(ErrorKind::Protocol, 0));
+            told(fault.kind, "the connection was refused".into(), "see the target's log".into())
+        }
+    }
+}
+
+/// Sets CC and waits for CSTS.RDY.
+pub(crate) fn enable(admin: &mut Admin, timeout: Duration) -> Result<(Cap, Version), Error> {
+    let raw = admin.property(regs::CAP, PropertySize::Eight)?;
+    let cap = Cap::decode(raw).map_err(|cause| {
+        admin.error(ErrorKind::Protocol, format!("the controller's data is not what it should be: {cause}"))
+    })?;
+    let version = Version(u32::try_from(admin.property(regs::VS, PropertySize::Four)?).unwrap_or(0));
+    let sets = cap
+        .nvm_command_set()
+        .ok_or_else(|| admin.error(ErrorKind::Unsupported, "the controller has no NVM command set"))?;
+    // Fabrics use no memory pages; the field is there all the same.
+    let page = cap.page_code(cap.page_bytes_min).unwrap_or(0);
+    let cc = Cc::enabled(page, sets);
+    admin.expect("enable the controller", Data::None, |_| Command::property_set(regs::CC, cc.raw()))?;
+    let until = after(cap.ready_limit(None).max(timeout));
+    loop {
+        let csts = Csts(u32::try_from(admin.property(regs::CSTS, PropertySize::Four)?).unwrap_or(0));
+        if csts.is_ready() {
+            return Ok((cap, version));
+        }
+        if csts.is_fatal() {
+            return Err(
+                admin.error(ErrorKind::Io, "the controller reports a fatal error (CSTS.CFS) instead of becoming ready")
+            );
+        }
+        if left(until).is_none() {
+            return Err(admin.error(ErrorKind::DeadlineExceeded, "the controller did not become ready (CSTS.RDY)"));
+        }
+        pause(READY_STEP);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a target has no interrupt for its readiness; bounded by its own limit")]
+fn pause(span: Duration) {
+    std::thread::sleep(span);
+}
+
+/// What the page that was just identified says for fabrics.
+fn fabrics_facts(admin: &Admin) -> Result<FabricsFacts, Error> {
+    let limits = FabricsFacts::decode(&admin.page()).map_err(|cause| {
+        admin.error(ErrorKind::Protocol, format!("the controller's data is not what it should be: {cause}"))
+    })?;
+    // Data in capsules begins right behind the command over TCP; another offset would be another transport's.
+    Ok(if limits.data_offset_16 == 0 { limits } else { FabricsFacts { io_data_bytes: 0, ..limits } })
+}
+
+/// Asks for `wanted` I/O queues; how many there are.
+fn negotiate(admin: &mut Admin, wanted: u16) -> Result<u16, Error> {
+    let wanted = u32::from(wanted.max(1));
+    // Within 1 to 65,535.
+    let dword11 = QueueCounts { submission: wanted, completion: wanted }.encode().unwrap_or(0);
+    let feature = Feature::NumberOfQueues { dword11 };
+    let answer = admin.expect("set number of queues", Data::None, |data| Command::set_features(&feature, data))?;
+    let there = QueueCounts::decode(answer.dw0);
+    Ok(u16::try_from(there.submission.min(there.completion).min(wanted)).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use sw_nvme::fabrics::Nqn;
+
+    use super::*;
+    use crate::{
+        controller::Controller,
+        target::{Target, TargetConfig},
+    };
+
+    #[test]
+    fn a_namespace_goes_on_only_in_the_subsystem_with_the_same_serial_number() {
+        let target = Target::start(TargetConfig::default()).unwrap();
+        let (at, subsystem) = (target.address(), TargetConfig::default().subsystem);
+        let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
+        let host = HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16] };
+        let controller = Controller::open(address, host, ControllerConfig::default()).unwrap();
+        let facts = controller.facts();
+        let mut namespaces = facts.namespaces.to_vec();
+        carry_over(&mut namespaces, facts.info.serial.as_str(), &facts);
+        assert_eq!(namespaces[0].generation, 0);
+        carry_over(&mut namespaces, "OTHER", &facts);
+        assert_eq!(namespaces[0].generation, 2);
+        controller.shut_down();
+    }
+}
