@@ -1,6 +1,6 @@
 //! `target`: files and memory as namespaces that other machines read and write by NVMe over TCP.
 
-use std::{fmt, sync::mpsc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::mpsc, time::Duration};
 
 use serde::Serialize;
 use straightway::target::{Access, Backing, Counters, Nqn, Target, TargetConfig};
@@ -68,6 +68,15 @@ impl From<Counters> for Ended {
     }
 }
 
+/// Where others reach it: one that listens at every address of the machine by the machine's name.
+fn reached_at(listens: SocketAddr) -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match (listens.ip().is_unspecified(), name.trim()) {
+        (true, name) if !name.is_empty() => format!("{name}:{}", listens.port()),
+        _ => listens.to_string(),
+    }
+}
+
 /// Runs `target`, until a signal ends it.
 ///
 /// # Errors
@@ -90,10 +99,11 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
     };
     let target = Target::start(config)?;
     let at = target.address();
+    let reached = reached_at(at);
     let namespaces = (1..).zip(&args.sources).map(|(nsid, source)| Namespace {
         nsid,
         source: source.to_string(),
-        uri: format!("nvme+tcp://{at}/{}?nsid={nsid}", args.nqn),
+        uri: format!("nvme+tcp://{reached}/{}?nsid={nsid}", args.nqn),
     });
     out.report(&Listening {
         schema: "straightway.target/1",
@@ -110,4 +120,19 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
     let counters = target.counters();
     target.stop();
     out.report(&Ended::from(counters))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_every_address_is_told_as_the_name_of_the_machine() {
+        let told = |at: &str| reached_at(at.parse().unwrap());
+        assert_eq!((told("127.0.0.1:4420"), told("[::1]:1")), ("127.0.0.1:4420".into(), "[::1]:1".into()));
+        for every in ["0.0.0.0:4420", "[::]:4420"] {
+            let name = told(every);
+            assert!(name.ends_with(":4420") && !name.starts_with("0.0.0.0") && !name.starts_with("[::]"), "{name}");
+        }
+    }
 }
