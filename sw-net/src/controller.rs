@@ -97,7 +97,7 @@ pub struct ControllerConfig {
     pub patience: Duration,
     /// I/O queues to ask for, one per lane. Default 64.
     pub queues: u16,
-    /// Commands of one I/O queue at a time, 1 to [`DEPTH_MAX`]; fewer where the controller has fewer. Default 128.
+    /// Commands of one I/O queue at a time, 1 to 1,000; fewer where the controller has fewer. Default 128.
     pub depth: u16,
     /// Digests to ask for. Default none: TCP has a checksum, and a checksum of the data is asked for by operation.
     pub digests: Digests,
@@ -573,7 +573,7 @@ impl Controller {
         Ok(connection)
     }
 
-    /// Ends the association for ever; in good order, if the target answers within [`SHUT_DOWN_WAIT`]. I/O queues that are in use end when their
+    /// Ends the association for ever; in good order, if the target answers within a second each time. I/O queues that are in use end when their
     /// lanes see it.
     pub fn shut_down(&self) {
         self.desk().is_closed = true;
