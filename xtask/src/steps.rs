@@ -264,21 +264,6 @@ pub const STEPS: &[Step] = &[
         turn: Turn::Beside,
     },
     Step {
-        name: "fabrics",
-        why: "NVMe over TCP against the kernel's target, and its initiator against ours",
-        program: Program::Xtask,
-        args: &["vm", "fabrics"],
-        env: &[],
-        needs: &[
-            Need::Tool { program: "apt-get", package: "apt" },
-            Need::Tool { program: "dpkg-deb", package: "dpkg" },
-        ],
-        tests_min: 8,
-        skips: Skips::Listed,
-        limit_s: 900,
-        turn: Turn::Beside,
-    },
-    Step {
         name: "sim",
         why: "the engine against modelled devices with faults, many seeds",
         program: Program::Cargo,
@@ -370,6 +355,22 @@ pub const STEPS: &[Step] = &[
         skips: Skips::Listed,
         limit_s: 900,
         turn: Turn::Alone,
+    },
+    Step {
+        name: "fabrics",
+        why: "NVMe over TCP against the kernel's target, and its initiator against ours",
+        program: Program::Xtask,
+        args: &["vm", "fabrics"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "apt-get", package: "apt" },
+            Need::Tool { program: "dpkg-deb", package: "dpkg" },
+        ],
+        tests_min: 8,
+        skips: Skips::Listed,
+        limit_s: 900,
+        // Behind what runs beside the guests of `vm`, for which it would wait.
+        turn: Turn::Beside,
     },
     Step {
         name: "mutants",
