@@ -274,7 +274,7 @@ fn error_of(known: &table::Known) -> Error {
 
 /// The first of the names that can be loaded and is not ours.
 fn found(source: &CuFileSource) -> Result<(Library, String), CuFileRefusal> {
-    if symbol(&Library::this(), OUR_MARK).is_some() {
+    if symbol(&this_program()?, OUR_MARK).is_some() {
         // NVIDIA's own calls of itself would come to it.
         return Err(CuFileRefusal::Ours { at: "in front of all libraries of this process (LD_PRELOAD)".to_owned() });
     }
@@ -302,6 +302,19 @@ fn first<T>(names: Vec<String>, load: impl Fn(&str) -> Result<T, CuFileRefusal>)
         }
     }
     Err(why)
+}
+
+/// What this process has loaded.
+///
+/// # Errors
+/// `Broken` where nothing can be loaded at all: a program that is linked statically.
+fn this_program() -> Result<Library, CuFileRefusal> {
+    // SAFETY: loads nothing, so that no initialiser runs. (`Library::this` panics in a program that is linked statically.)
+    let this = unsafe { Library::open(None::<&str>, RTLD_NOW | RTLD_LOCAL) };
+    this.map_err(|error| {
+        let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        CuFileRefusal::Broken { text: format!("this program can load no library: {text}") }
+    })
 }
 
 fn load(name: &str) -> Result<Library, CuFileRefusal> {
