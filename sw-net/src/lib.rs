@@ -22,6 +22,7 @@ mod works;
 
 pub use connection::ConnectionCounters;
 pub use controller::{Address, Controller, ControllerConfig, Facts, HostIdentity};
-pub use directory::{CONTROLLERS_MAX, Directory, face};
+pub use directory::{Directory, face};
 pub use discover::{DiscoverConfig, Discovered, discover};
+pub use sw_nvme::directory::CONTROLLERS_MAX;
 pub use transport::{NVME_TCP, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport};

@@ -26,12 +26,15 @@ use sw_engine::{
     seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::ForkMark;
-use sw_nvme::tcp::host::{End, Outcome};
+use sw_nvme::{
+    directory::{CONTROLLERS_MAX, in_handle},
+    tcp::host::{End, Outcome},
+};
 
 use crate::{
     connection::{Broken, ConnectionCounters},
     controller::{Controller, IoQueue, Ticket, is_late},
-    directory::{CONTROLLERS_MAX, Directory, in_handle, split},
+    directory::{Directory, split},
     wait::{Interest, Waiter},
     works::{Memory, Part, Tables, Work, command_of},
 };
@@ -366,7 +369,7 @@ impl TcpTransport {
 
     /// Asks for a connection of a place.
     fn ask(&mut self, place: usize, waiting: VecDeque<u32>) -> Result<(), Fault> {
-        let Some(controller) = self.directory.get(place) else {
+        let Some(controller) = self.directory.get(u32::try_from(place).unwrap_or(u32::MAX)) else {
             return Err(Fault::new(ErrorKind::NoDevice, 0));
         };
         if controller.is_gone() {
@@ -429,7 +432,7 @@ impl TcpTransport {
             return self.ask_again(place, waiting);
         }
         let watched = self.waiter.watch(queue.connection.fd());
-        let (Ok(()), Some(controller)) = (watched, self.directory.get(place)) else {
+        let (Ok(()), Some(controller)) = (watched, self.directory.get(u32::try_from(place).unwrap_or(u32::MAX))) else {
             let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup)
                 .at(NVME_TCP)
                 .detail("a connection cannot be waited for");

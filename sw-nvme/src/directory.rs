@@ -9,22 +9,37 @@ use crate::{bus::Bus, controller::Controller, namespace::Namespace, transport::N
 /// Controllers that one directory has an index for, those that were taken out included.
 pub const CONTROLLERS_MAX: usize = 256;
 
-/// Shared by all lanes of an engine. The index of a controller that was taken out stays empty: handles of its namespaces
-/// must not reach another one.
-pub struct Directory<B: Bus>(RwLock<Vec<Option<Arc<Controller<B>>>>>);
+/// Controllers behind a bus.
+pub type Directory<B> = Indexed<Controller<B>>;
 
-impl<B: Bus> Default for Directory<B> {
+/// Something with a name in the operator's words.
+pub trait Named {
+    /// The name.
+    fn name(&self) -> &str;
+}
+
+impl<B: Bus> Named for Controller<B> {
+    fn name(&self) -> &str {
+        self.name()
+    }
+}
+
+/// Controllers of one kind, shared by all lanes of an engine. The index of a controller that was taken out stays empty: handles of its
+/// namespaces must not reach another one.
+pub struct Indexed<C>(RwLock<Vec<Option<Arc<C>>>>);
+
+impl<C> Default for Indexed<C> {
     fn default() -> Self {
         Self(RwLock::default())
     }
 }
 
-impl<B: Bus> Directory<B> {
+impl<C: Named> Indexed<C> {
     /// Adds an opened controller and gives its index.
     ///
     /// # Errors
     /// `ResourceLimit` past [`CONTROLLERS_MAX`].
-    pub fn add(&self, controller: Arc<Controller<B>>) -> Result<u32, Error> {
+    pub fn add(&self, controller: Arc<C>) -> Result<u32, Error> {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= CONTROLLERS_MAX {
             return Err(Error::new(ErrorKind::ResourceLimit, Verb::Open)
@@ -39,13 +54,13 @@ impl<B: Bus> Directory<B> {
 
     /// Takes a controller out for good. Lanes that have a queue pair of it let go of it when they see that it is no longer
     /// up; from others it is gone at once: their I/Os end with `NoDevice`.
-    pub fn take_out(&self, index: u32) -> Option<Arc<Controller<B>>> {
+    pub fn take_out(&self, index: u32) -> Option<Arc<C>> {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
         all.get_mut(sw_mem::index(u64::from(index)))?.take()
     }
 
     /// The controller of an index.
-    pub fn get(&self, index: u32) -> Option<Arc<Controller<B>>> {
+    pub fn get(&self, index: u32) -> Option<Arc<C>> {
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
         all.get(sw_mem::index(u64::from(index)))?.clone()
     }
@@ -56,7 +71,7 @@ impl<B: Bus> Directory<B> {
     }
 
     /// All controllers that are in it, by index.
-    pub fn all(&self) -> Vec<Arc<Controller<B>>> {
+    pub fn all(&self) -> Vec<Arc<C>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).iter().flatten().cloned().collect()
     }
 }
@@ -80,18 +95,18 @@ const fn handle_of(controller: u32, nsid: u32, generation: u32) -> u64 {
 
 /// Controller index and NSID of a handle.
 #[inline]
-pub(crate) const fn split(handle: u64) -> (u64, u32) {
+pub const fn split(handle: u64) -> (u64, u32) {
     (handle >> 32 & INDEX_MASK, (handle & 0xFFFF_FFFF) as u32)
 }
 
 /// The generation in a handle.
 #[inline]
-pub(crate) const fn generation(handle: u64) -> u32 {
+pub const fn generation(handle: u64) -> u32 {
     (handle >> (32 + INDEX_BITS)) as u32
 }
 
 /// A namespace's generation as a handle carries it.
-pub(crate) const fn in_handle(generation: u32) -> u32 {
+pub const fn in_handle(generation: u32) -> u32 {
     (generation as u64 & GENERATION_MASK) as u32
 }
 
