@@ -21,6 +21,7 @@ use sw_nvme::{fabrics::Nqn, namespace::Namespace, tcp::pdu::Digests};
 use crate::{
     builder::{Config, NvmeTcp, NvmeTcpDigests},
     nvme::with_blocks_that_fit,
+    nvme_control::no_thread,
     policy::Destination,
     uri::NvmeTcpUri,
 };
@@ -255,12 +256,7 @@ fn attend(controller: &Arc<Controller>) -> Result<(), Error> {
     let thread = std::thread::Builder::new().name(name).spawn(move || attended.attend());
     thread.map(drop).map_err(|cause| {
         controller.shut_down();
-        Error::new(ErrorKind::ResourceLimit, Verb::Open)
-            .at(controller.name())
-            .detail("the system refuses a thread")
-            .remedy("raise the limit of processes (ulimit -u)")
-            .with_code(cause.raw_os_error().unwrap_or(0))
-            .caused_by(cause)
+        no_thread(controller.name(), cause)
     })
 }
 

@@ -61,18 +61,22 @@ impl Attendant {
             }
         };
         let name = format!("nvme {}", controller.name());
-        let thread = std::thread::Builder::new().name(name).spawn(run).map_err(|cause| {
-            Error::new(ErrorKind::ResourceLimit, Verb::Open)
-                .at(controller.name())
-                .detail("the system refuses a thread")
-                .remedy("raise the limit of processes (ulimit -u)")
-                .with_code(cause.raw_os_error().unwrap_or(0))
-                .caused_by(cause)
-        })?;
+        let thread =
+            std::thread::Builder::new().name(name).spawn(run).map_err(|cause| no_thread(controller.name(), cause))?;
         // Before the first lane can ask for anything, whenever the thread comes to run.
         controller.attend(Arc::new(Bell(thread.thread().clone())));
         Ok(Self { stops, thread: thread.thread().clone() })
     }
+}
+
+/// The error of a controller that cannot have a thread of its own.
+pub(crate) fn no_thread(controller: &str, cause: std::io::Error) -> Error {
+    Error::new(ErrorKind::ResourceLimit, Verb::Open)
+        .at(controller)
+        .detail("the system refuses a thread")
+        .remedy("raise the limit of processes (ulimit -u)")
+        .with_code(cause.raw_os_error().unwrap_or(0))
+        .caused_by(cause)
 }
 
 impl Drop for Attendant {
