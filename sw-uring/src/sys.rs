@@ -373,8 +373,14 @@ pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), i32> {
     uninterrupted(|| unsafe { libc::fchmod(fd.as_raw_fd(), mode) }).map(drop)
 }
 
-/// Takes the file's advisory lock or says `EWOULDBLOCK`. It goes with the descriptor.
+/// Takes the file's advisory lock or says `EWOULDBLOCK`. It goes with the last descriptor that shares it, in whatever process.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<(), i32> {
     // SAFETY: no pointers.
     uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+}
+
+/// Gives the file's advisory lock up, for every descriptor that shares it.
+pub(crate) fn unlock(fd: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: no pointers.
+    uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) }).map(drop)
 }

@@ -63,6 +63,8 @@ pub(crate) struct OpenFile {
     buffered: OwnedFd,
     /// Its number is in the direct face.
     direct: Option<OwnedFd>,
+    /// Held while anybody may write the file through this.
+    lock: Option<resume::WriterLock>,
 }
 
 impl OpenFile {
@@ -202,7 +204,7 @@ impl FileStore {
             faces: direct_face.into_iter().chain([buffered_face]).collect(),
             residency: ResidencyNow::unasked(),
             stripe: None,
-            keep: Box::new(OpenFile { path: path.to_owned(), buffered, direct: direct.map(|(fd, _)| fd) }),
+            keep: Box::new(OpenFile { path: path.to_owned(), buffered, direct: direct.map(|(fd, _)| fd), lock: None }),
         })
     }
 }
@@ -386,9 +388,16 @@ pub fn descriptor_of(object: &Object) -> Result<OwnedFd, Error> {
 
 pub(crate) fn open_file(object: &Object) -> Result<&OpenFile, Error> {
     let keep: &dyn Any = &*object.keep;
-    keep.downcast_ref().ok_or_else(|| {
-        Error::new(ErrorKind::ApiMisuse, Verb::Read).at(object.name.clone()).detail("not an object of the file store")
-    })
+    keep.downcast_ref().ok_or_else(|| not_a_file(&object.name))
+}
+
+fn open_file_mut(object: &mut Object) -> Result<&mut OpenFile, Error> {
+    let keep: &mut dyn Any = &mut *object.keep;
+    keep.downcast_mut().ok_or_else(|| not_a_file(&object.name))
+}
+
+fn not_a_file(name: &str) -> Error {
+    Error::new(ErrorKind::ApiMisuse, Verb::Read).at(name).detail("not an object of the file store")
 }
 
 pub(crate) fn open_namespace(object: &Object) -> Option<&OpenNamespace> {

@@ -10,16 +10,17 @@
 use std::{
     fs,
     io::Write as _,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use sw_engine::{Error, ErrorKind, Object, Verb, seam::Names};
+use sw_mem::ForkMark;
 
 use crate::{fault::path_error, sys};
 
-use super::{FileStore, create, open_file};
+use super::{FileStore, create, open_file, open_file_mut};
 
 const SIDECAR: &str = ".straightway-resume";
 const SIDECAR_NEW: &str = ".straightway-resume-new";
@@ -51,7 +52,7 @@ impl FileStore {
         let hidden = |end| create::hidden(&target, &format!("{key:016x}"), end);
         let (partial, sidecar, sidecar_new) = (hidden(create::PARTIAL), hidden(SIDECAR), hidden(SIDECAR_NEW));
         let failed = |errno| path_error(errno, Verb::Create, &target);
-        let (fd, found_len) = open_locked(&partial, name)?;
+        let (fd, lock, found_len) = open_locked(&partial, name)?;
         let recorded = if found_len == len { read_sidecar(&sidecar, len) } else { None };
         if recorded.is_none() {
             // A record must be gone for good before the file gets the length that would make it count again.
@@ -59,7 +60,8 @@ impl FileStore {
             create::sync_directory(&target).map_err(failed)?;
             sys::truncate(fd.as_fd(), 0).map_err(failed)?;
         }
-        let object = create::finish_opening(self, &partial, &target, fd, len)?;
+        let mut object = create::finish_opening(self, &partial, &target, fd, len)?;
+        open_file_mut(&mut object)?.lock = Some(lock);
         let done = recorded.unwrap_or(0);
         Ok(Resumable { object: Arc::new(object), len, done, partial, sidecar, sidecar_new, target })
     }
@@ -116,20 +118,44 @@ impl Resumable {
     }
 }
 
+/// The advisory lock of a partial file, given up on drop. Forked children share it, one on its way to another program too:
+/// closing the descriptor alone would leave it to them.
+pub(super) struct WriterLock {
+    fd: OwnedFd,
+    fork: ForkMark,
+}
+
+impl WriterLock {
+    /// `EWOULDBLOCK` if another open file of the same name has it.
+    fn take(fd: BorrowedFd<'_>) -> Result<Self, i32> {
+        let fd = fd.try_clone_to_owned().map_err(|error| sys::code(&error))?;
+        sys::try_lock(fd.as_fd())?;
+        Ok(Self { fd, fork: ForkMark::new() })
+    }
+}
+
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        if !self.fork.is_child() {
+            let _ = sys::unlock(self.fd.as_fd());
+        }
+    }
+}
+
 /// Opens or makes the partial file and holds its lock; its length.
-fn open_locked(partial: &Path, name: &str) -> Result<(OwnedFd, u64), Error> {
+fn open_locked(partial: &Path, name: &str) -> Result<(OwnedFd, WriterLock, u64), Error> {
     let failed = |errno| path_error(errno, Verb::Create, Path::new(name));
     for _ in 0..LOCK_TRIES {
         let fd = sys::open(partial, libc::O_RDWR | libc::O_CREAT, 0o666).map_err(failed)?;
-        match sys::try_lock(fd.as_fd()) {
-            Ok(()) => {}
+        let lock = match WriterLock::take(fd.as_fd()) {
+            Ok(lock) => lock,
             Err(libc::EWOULDBLOCK) => return Err(in_use(name)),
             Err(errno) => return Err(failed(errno)),
-        }
+        };
         let held = sys::fstat(fd.as_fd()).map_err(failed)?;
         // Between opening and locking another writer may have finished: then this is the target by now.
         if sys::stat(partial).is_ok_and(|named| (named.device, named.inode) == (held.device, held.inode)) {
-            return Ok((fd, held.len));
+            return Ok((fd, lock, held.len));
         }
     }
     Err(in_use(name))

@@ -218,6 +218,30 @@ fn child_forks() {
 }
 
 #[test]
+fn a_resumable_copy_is_free_again_while_a_forked_child_lives() {
+    let scratch = scratch("forked-copy");
+    let target = scratch.path("copy");
+    let start = || FileStore::new(sw_uring::IO_URING).create_resumable(target.to_str().unwrap(), 4096, 1);
+    let first = start().unwrap();
+    // SAFETY: the child waits for its end, and for nothing else.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        loop {
+            // SAFETY: no pointers.
+            unsafe { libc::pause() };
+        }
+    }
+    assert_eq!(start().err().unwrap().kind(), ErrorKind::InUse, "the parent still has it");
+    drop(first);
+    let again = start();
+    // SAFETY: a child of ours that nobody waited for yet.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    // SAFETY: no status is asked for.
+    assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
+    assert!(again.is_ok(), "{:?}", again.err());
+}
+
+#[test]
 fn a_killed_writer_leaves_the_old_file_or_the_new_one() {
     let scratch = scratch("killed");
     let target = scratch.path("target");
