@@ -287,7 +287,7 @@ impl Core {
         let mut caps = self.backends.transport_caps(destination);
         let rates = if is_rated(destination) { self.rates() } else { RateTable::new() };
         let policy = self.backends.vendor.policy(*policy);
-        let view = match &whole.inner.stripe {
+        let view = match &whole.inner().stripe {
             // In a child the lock of the registration may be held for ever.
             None if !self.fork.is_child() => self.backends.vendor.view(whole, (destination, ask), &policy, verb),
             _ => None,
@@ -324,11 +324,10 @@ impl Core {
         }
     }
 
-    /// Runs an operation on the calling thread, in a lane that is idle; gives it back if there is none.
-    pub(crate) fn run_inline(&self, group: &Group, op: Op) -> Result<Completion, Op> {
+    /// Runs an operation on the calling thread, in a lane that is idle; gives it back if there is none. `name` is its object's.
+    pub(crate) fn run_inline(&self, group: &Group, op: Op, name: &str) -> Result<Completion, Op> {
         let Some(mut lane) = self.idle_lane(group) else { return Err(op) };
         let verb = op.verb;
-        let name = op.target.object.name.clone();
         let ran = catch_unwind(AssertUnwindSafe(move || {
             let done = self.drive(&mut lane, op);
             (lane, done)

@@ -66,7 +66,7 @@ fn run(core: &Core, ends: Fence) -> (Completion, WeakRegion) {
     let memory = buffer.region().downgrade();
     let (target, spans) = (Target::new(object, choice).unwrap(), Spans::One(buffer.into_span()));
     let op = Op { user: 0, verb: Verb::Read, target, offset: 0, spans, options: OpOptions::default() };
-    (core.run_inline(&core.host, op).unwrap(), memory)
+    (core.run_inline(&core.host, op, "null:").unwrap(), memory)
 }
 
 #[test]

@@ -522,9 +522,9 @@ impl Engine {
 
 /// The object itself, or the first member of a stripe set.
 fn first_of(object: &Object) -> &Arc<sw_engine::Object> {
-    match &object.inner.stripe {
-        Some((_, members)) => members.first().unwrap_or(&object.inner),
-        None => &object.inner,
+    match &object.inner().stripe {
+        Some((_, members)) => members.first().unwrap_or(object.inner()),
+        None => object.inner(),
     }
 }
 

@@ -21,20 +21,26 @@ use crate::{
 /// operation uses it.
 #[derive(Clone, Debug)]
 pub struct Object {
-    pub(crate) inner: Arc<sw_engine::Object>,
-    targets: Arc<Targets>,
-    reaches: Arc<Reaches>,
-    vendor: Arc<Registration>,
+    opened: Arc<Opened>,
     /// The part of it that this handle shows: first byte and length. All of it, for what was opened as a whole.
     part: (u64, u64),
+}
+
+/// What all clones and parts of an object have. One count of holders for all of it: every operation takes part in it.
+#[derive(Debug)]
+struct Opened {
+    inner: Arc<sw_engine::Object>,
+    targets: Targets,
+    reaches: Reaches,
+    vendor: Registration,
 }
 
 impl Object {
     pub(crate) fn new(inner: Arc<sw_engine::Object>, clock: Clock) -> Self {
         let part = (0, inner.len);
         let members = inner.stripe.as_ref().map_or(0, |(_, members)| members.len());
-        let (targets, reaches) = (Arc::new(Targets::new(clock)), Arc::new(Reaches::new(members)));
-        Self { inner, targets, reaches, vendor: Arc::default(), part }
+        let (targets, reaches) = (Targets::new(clock), Reaches::new(members));
+        Self { opened: Arc::new(Opened { inner, targets, reaches, vendor: Registration::default() }), part }
     }
 
     /// A part of it, as an object of its own that starts at byte `offset` and has `len` bytes (`None`: all up to the end).
@@ -72,12 +78,12 @@ impl Object {
 
     /// Looks at the page cache again if the last answer is old. Called wherever a plan may follow.
     pub(crate) fn refresh(&self) {
-        self.targets.refresh(&self.inner, First::Samples);
+        self.opened.targets.refresh(self.inner(), First::Samples);
     }
 
     /// Its name in the operator's words.
     pub fn name(&self) -> &str {
-        &self.inner.name
+        &self.inner().name
     }
 
     /// Length in bytes when it was opened.
@@ -92,14 +98,14 @@ impl Object {
 
     /// Its version when it was opened.
     pub fn version(&self) -> Version {
-        self.inner.version
+        self.inner().version
     }
 
     /// Bytes in the page cache when it was last asked: 1 ms ago, up to 100 ms where asking takes long; `None` if nobody can tell. For
     /// about 1 ms after the first operation on an object of a descriptor it is an estimate by samples.
     pub fn cached_bytes(&self) -> Option<u64> {
-        self.targets.refresh(&self.inner, First::Whole);
-        match self.inner.residency.get() {
+        self.opened.targets.refresh(self.inner(), First::Whole);
+        match self.inner().residency.get() {
             Residency::Cached(bytes) => Some(bytes),
             Residency::Unknown => None,
         }
@@ -114,37 +120,41 @@ impl Object {
             let of_namespace = nvme::unchanged(object).or_else(|| fabrics::unchanged(object));
             of_namespace.unwrap_or_else(|| sw_uring::unchanged(object))
         };
-        match &self.inner.stripe {
-            None => unchanged(&self.inner),
+        match &self.inner().stripe {
+            None => unchanged(self.inner()),
             Some((_, members)) => members.iter().try_for_each(|member| unchanged(member)),
         }
     }
 
     /// The engine's own view: faces, granularity, identity.
     pub fn as_engine_object(&self) -> &Arc<sw_engine::Object> {
-        &self.inner
+        self.inner()
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<sw_engine::Object> {
+        &self.opened.inner
     }
 
     /// Where the target under a policy is kept.
     pub(crate) fn cached_target(&self, destination: Destination, policy: Policy, verb: Verb) -> TargetSlot<'_> {
-        self.targets.slot(&self.inner, destination, policy, verb)
+        self.opened.targets.slot(self.inner(), destination, policy, verb)
     }
 
     /// What it consists of: its members, or itself.
     pub(crate) fn members(&self) -> impl Iterator<Item = &sw_engine::Object> {
-        let members = self.inner.stripe.as_ref().map_or(&[][..], |(_, members)| members);
-        let alone = members.is_empty().then_some(&self.inner);
+        let members = self.inner().stripe.as_ref().map_or(&[][..], |(_, members)| members);
+        let alone = members.is_empty().then_some(self.inner());
         members.iter().chain(alone).map(|inner| &**inner)
     }
 
     /// What is known of its ways to memory of other devices.
     pub(crate) fn reaches(&self) -> &Reaches {
-        &self.reaches
+        &self.opened.reaches
     }
 
     /// Its registration with a vendor's library.
     pub(crate) fn registration(&self) -> &Registration {
-        &self.vendor
+        &self.opened.vendor
     }
 }
 

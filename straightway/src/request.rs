@@ -77,6 +77,9 @@ struct Unsent {
     since: Time,
 }
 
+/// An operation that only has to be carried out, in whose memory; or what it came to before.
+type Ready = Result<(Op, Destination), Box<Completed>>;
+
 impl Request {
     pub(crate) fn new(core: Arc<Core>, object: Object, verb: Verb, offset: u64, spans: Spans) -> Self {
         let options = OpOptions::default();
@@ -117,8 +120,8 @@ impl Request {
     /// Runs it and waits: on this thread where a lane is idle, else on a reactor.
     #[inline]
     pub fn wait(self) -> Completed {
-        let core = self.core.clone();
-        let (op, destination) = match self.prepare() {
+        let (core, object, ready) = self.prepare();
+        let (op, destination) = match ready {
             Ok(ready) => ready,
             Err(completed) => return *completed,
         };
@@ -127,7 +130,7 @@ impl Request {
             Ok(group) => group,
             Err(error) => return rejected(Rejected { op, error }).into(),
         };
-        match core.run_inline(group, op) {
+        match core.run_inline(group, op, object.name()) {
             Ok(done) => {
                 core.rate(&done, destination, source);
                 done.into()
@@ -138,16 +141,16 @@ impl Request {
 
     /// Starts it on a reactor and returns at once.
     pub fn start(self) -> Pending {
-        let core = self.core.clone();
-        match self.prepare() {
+        let (core, _, ready) = self.prepare();
+        match ready {
             Ok((op, destination)) => Pending::send(core, op, destination),
             Err(completed) => Pending { core, state: State::Over(Some(completed)) },
         }
     }
 
-    /// Checks and plans: what is left to do is the data path.
+    /// Checks and plans: what is left to do is the data path. Engine and object come back, for who goes on needs them.
     #[inline]
-    fn prepare(self) -> Result<(Op, Destination), Box<Completed>> {
+    fn prepare(self) -> (Arc<Core>, Object, Ready) {
         let Self { core, object, verb, offset, mut spans, policy, deadline, options } = self;
         let planned = core
             .check(verb)
@@ -156,7 +159,7 @@ impl Request {
             .and_then(|(offset, destination)| {
                 Ok((target(&core, &object, destination, &policy, verb)?, offset, destination))
             });
-        match planned {
+        let ready = match planned {
             Ok((target, offset, destination)) => {
                 let deadline = deadline.map(|after| core.clock.now().after(after));
                 let options = OpOptions { deadline, ..options };
@@ -167,7 +170,8 @@ impl Request {
                 completed.spans = Some(spans);
                 Err(Box::new(completed))
             }
-        }
+        };
+        (core, object, ready)
     }
 }
 
@@ -216,19 +220,19 @@ pub(crate) fn target(
     let policy = &vendor.policy(*policy);
     let cached = object.cached_target(destination, *policy, verb);
     // One that names the object itself means the same to every engine; one of a vendor's library is of the engine that planned it.
-    let usable = |target: &Target| Arc::ptr_eq(&target.object, &object.inner) || vendor.viewed(&target.object);
+    let usable = |target: &Target| Arc::ptr_eq(&target.object, object.inner()) || vendor.viewed(&target.object);
     if let Some(target) = cached.get(usable) {
         return Ok(target.clone());
     }
     let plan = |inner: &Arc<sw_engine::Object>| core.plan(object, inner, (destination, Ask::Proof), policy, verb);
-    let target = match &object.inner.stripe {
+    let target = match &object.inner().stripe {
         None => {
-            let (planned, plan) = plan(&object.inner);
+            let (planned, plan) = plan(object.inner());
             Target::new(planned, plan.choice?)?
         }
         Some((_, members)) => {
             let choices = members.iter().map(|member| plan(member).1.choice).collect::<Result<_, _>>()?;
-            Target::striped(object.inner.clone(), choices)?
+            Target::striped(object.inner().clone(), choices)?
         }
     };
     // What was planned for now only is planned again.

@@ -142,7 +142,7 @@ impl Vendor {
         policy: &Policy,
         verb: Verb,
     ) -> Option<View> {
-        let object = &whole.inner;
+        let object = whole.inner();
         let is_file = |face: &Face| [sw_uring::IO_URING, sw_uring::PREADV2].contains(&face.transport);
         if !self.is_offered() || !object.faces.iter().any(is_file) {
             return None;
@@ -169,7 +169,7 @@ impl Vendor {
         whole: &crate::Object,
         gpu: Option<u16>,
     ) -> Result<Arc<CuFileHandle>, (Reason, Option<Error>)> {
-        let object = &whole.inner;
+        let object = whole.inner();
         let (library, report) = self.load();
         let Some(library) = library else {
             return Err((Reason::NoVendorLibrary, Some(report.refusal().into_error())));

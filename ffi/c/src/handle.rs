@@ -14,7 +14,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use straightway::{Error, ErrorKind, Verb};
@@ -107,23 +107,22 @@ impl<K: Kind> Handle<K> {
     /// # Errors
     /// `ApiMisuse` for NULL, a handle of another kind, one that was closed, or no handle at all.
     pub(crate) fn get(self) -> Result<Arc<K::State>, Error> {
-        let (slot, generation) = self.slot()?;
-        let entry = slot.read().unwrap_or_else(PoisonError::into_inner);
-        entry.state.clone().filter(|_| entry.generation == generation).ok_or_else(|| self.stale())
+        self.look()?.state().cloned()
     }
 
-    /// Looks at what it stands for, which cannot end meanwhile.
+    /// Its place, held: nobody is counted as a holder of what it stands for, which is for looks that are over at once.
     ///
     /// # Errors
-    /// As [`Handle::get`]; that of `look`.
+    /// As [`Handle::get`].
     #[inline(always)]
-    pub(crate) fn with<R>(self, look: impl FnOnce(&K::State) -> Result<R, Error>) -> Result<R, Error> {
-        let (slot, generation) = self.slot()?;
-        let entry = slot.read().unwrap_or_else(PoisonError::into_inner);
-        match &entry.state {
-            Some(state) if entry.generation == generation => look(state),
-            _ => Err(self.stale()),
+    pub(crate) fn look(self) -> Result<Held<K>, Error> {
+        if let Some((slot, generation)) = self.found() {
+            let entry = slot.read().unwrap_or_else(PoisonError::into_inner);
+            if entry.generation == generation {
+                return Ok(Held { entry, handle: self });
+            }
         }
+        Err(self.refused())
     }
 
     /// Ends the handle, if `may` lets it, with nobody looking meanwhile.
@@ -131,13 +130,13 @@ impl<K: Kind> Handle<K> {
     /// # Errors
     /// As [`Handle::get`]; that of `may`, and the handle stays.
     pub(crate) fn end(self, may: impl FnOnce(&Arc<K::State>) -> Result<(), Error>) -> Result<Arc<K::State>, Error> {
-        let (slot, generation) = self.slot()?;
+        let (slot, generation) = self.found().ok_or_else(|| self.refused())?;
         let mut entry = slot.write().unwrap_or_else(PoisonError::into_inner);
         match &entry.state {
             Some(state) if entry.generation == generation => may(state)?,
-            _ => return Err(self.stale()),
+            _ => return Err(self.refused()),
         }
-        let state = entry.state.take().ok_or_else(|| self.stale())?;
+        let state = entry.state.take().ok_or_else(|| self.refused())?;
         entry.generation = (entry.generation + 1) & GENERATIONS;
         drop(entry);
         K::table().give_back(self.place());
@@ -148,26 +147,52 @@ impl<K: Kind> Handle<K> {
         address(self.raw() & 0xffff_ffff)
     }
 
-    fn slot(self) -> Result<(&'static Slot<K::State>, u32), Error> {
+    /// Its place, and the generation that it is of.
+    #[inline(always)]
+    fn found(self) -> Option<(&'static Slot<K::State>, u32)> {
+        let raw = self.raw();
+        if raw.to_be_bytes()[0] != K::TAG {
+            return None;
+        }
+        Some((K::table().slot(self.place())?, (raw >> 32) as u32 & GENERATIONS))
+    }
+
+    /// Why it stands for nothing.
+    #[cold]
+    fn refused(self) -> Error {
         let raw = self.raw();
         let tag = raw.to_be_bytes()[0];
-        if tag == K::TAG
-            && let Some(slot) = K::table().slot(self.place())
-        {
-            return Ok((slot, (raw >> 32) as u32 & GENERATIONS));
+        if self.found().is_some() {
+            return misuse(
+                format!("the handle {self:?} of {} was closed before", K::NAME),
+                "use no handle after closing it",
+            );
         }
         let remedy = "give the handle that the library gave";
         if raw == 0 {
-            return Err(misuse(format!("the handle of {} is NULL", K::NAME), remedy));
+            return misuse(format!("the handle of {} is NULL", K::NAME), remedy);
         }
         match KINDS.iter().find(|(known, _)| *known == tag && tag != K::TAG) {
-            Some((_, name)) => Err(misuse(format!("{name} was given where {} belongs", K::NAME), remedy)),
-            None => Err(misuse(format!("{raw:#x} is no handle of {}", K::NAME), remedy)),
+            Some((_, name)) => misuse(format!("{name} was given where {} belongs", K::NAME), remedy),
+            None => misuse(format!("{raw:#x} is no handle of {}", K::NAME), remedy),
         }
     }
+}
 
-    fn stale(self) -> Error {
-        misuse(format!("the handle {self:?} of {} was closed before", K::NAME), "use no handle after closing it")
+/// The place of a handle, where what it stands for stays while this is held.
+pub(crate) struct Held<K: Kind> {
+    entry: RwLockReadGuard<'static, Entry<K::State>>,
+    handle: Handle<K>,
+}
+
+impl<K: Kind> Held<K> {
+    /// What the handle stands for.
+    ///
+    /// # Errors
+    /// As [`Handle::get`].
+    #[inline(always)]
+    pub(crate) fn state(&self) -> Result<&Arc<K::State>, Error> {
+        self.entry.state.as_ref().ok_or_else(|| self.handle.refused())
     }
 }
 

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use straightway::{
-    ByPath, Completed, DataPath, Error, Landing, Policy, Reason, Request, checksum::Algorithm, parse_policy,
+    ByPath, Completed, DataPath, Error, Landing, Memory, Policy, Reason, Request, checksum::Algorithm, parse_policy,
 };
 
 use crate::{
@@ -237,21 +237,37 @@ pub(crate) enum What {
     Nothing,
 }
 
-/// A request as the facade has it.
+/// What is to be moved, with its memory.
+pub(crate) enum Moved {
+    One(u64, Memory),
+    Parts(Vec<(u64, Memory)>),
+    Nothing,
+}
+
+impl Moved {
+    /// The request. Nothing of it fails, so that a value as large is made where it stays.
+    #[inline(always)]
+    pub(crate) fn request(self, state: &ObjectState, verb: SwVerb) -> Request {
+        let (engine, object) = (&state.engine.engine, &state.object);
+        match self {
+            Self::One(offset, memory) if verb == SW_VERB_READ => engine.read(object, offset, memory),
+            Self::One(offset, memory) => engine.write(object, offset, memory),
+            Self::Parts(parts) if verb == SW_VERB_READ => engine.read_vectored(object, parts),
+            Self::Parts(parts) => engine.write_vectored(object, parts),
+            Self::Nothing => engine.flush(object),
+        }
+    }
+}
+
+/// The memory of what a caller wants moved.
 ///
 /// # Errors
 /// Of the handles and the ranges. Nothing has begun then.
 #[inline(always)]
-pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What) -> Result<Request, Error> {
-    let (engine, object) = (&state.engine.engine, &state.object);
-    Ok(match (verb, what) {
+pub(crate) fn moved(state: &ObjectState, verb: SwVerb, what: What) -> Result<Moved, Error> {
+    match (verb, what) {
         (SW_VERB_READ | SW_VERB_WRITE, What::One { offset, region, region_offset, length }) => {
-            let memory = region.with(|region| region.part(&state.engine, region_offset, length))?;
-            if verb == SW_VERB_READ {
-                engine.read(object, offset, memory)
-            } else {
-                engine.write(object, offset, memory)
-            }
+            Ok(Moved::One(offset, region.look()?.state()?.part(&state.engine, region_offset, length)?))
         }
         (SW_VERB_READ | SW_VERB_WRITE, What::Parts { parts, count }) => {
             let limit = SW_PARTS_MAX as usize;
@@ -260,19 +276,14 @@ pub(crate) fn request(state: &ObjectState, verb: SwVerb, what: What) -> Result<R
             }
             let part = |index| {
                 let SwPart { offset, region, region_offset, length } = parts.element(index, "parts")?;
-                Ok((offset, region.with(|region| region.part(&state.engine, region_offset, length))?))
+                Ok((offset, region.look()?.state()?.part(&state.engine, region_offset, length)?))
             };
-            let parts = (0..count).map(part).collect::<Result<Vec<_>, Error>>()?;
-            if verb == SW_VERB_READ {
-                engine.read_vectored(object, parts)
-            } else {
-                engine.write_vectored(object, parts)
-            }
+            Ok(Moved::Parts((0..count).map(part).collect::<Result<_, Error>>()?))
         }
-        (SW_VERB_FLUSH, What::Nothing) => engine.flush(object),
-        (SW_VERB_FLUSH, _) => return Err(misuse("a flush with memory", "leave region and parts NULL")),
-        (other, _) => return Err(misuse(format!("{other} is no sw_verb"), "use a constant SW_VERB_")),
-    })
+        (SW_VERB_FLUSH, What::Nothing) => Ok(Moved::Nothing),
+        (SW_VERB_FLUSH, _) => Err(misuse("a flush with memory", "leave region and parts NULL")),
+        (other, _) => Err(misuse(format!("{other} is no sw_verb"), "use a constant SW_VERB_")),
+    }
 }
 
 /// The same, done as its caller wants it.
@@ -320,7 +331,10 @@ fn run(
 ) -> SwStatus {
     ask(|| {
         let out = completion.optional()?;
-        let request = object.with(|state| request(state, verb, what))?;
+        let held = object.look()?;
+        let state = held.state()?;
+        let request = moved(state, verb, what)?.request(state, verb);
+        drop(held);
         if options.is_null() { ended(request.wait(), out, Addr::NULL) } else { run_with(request, options, out) }
     })
 }

@@ -23,7 +23,7 @@ use crate::{
     edge::{ask, call, misuse},
     engine::EngineState,
     handle::{Handle, Kind, Table},
-    io::{SW_IO_EVENT_FD, SW_IO_STREAM, SwCallback, SwCompletion, SwIoOptions, SwPart, What, request, with_options},
+    io::{SW_IO_EVENT_FD, SW_IO_STREAM, SwCallback, SwCompletion, SwIoOptions, SwPart, What, moved, with_options},
     last::{self, Failure},
     object::{ObjectState, SW_VERB_FLUSH, SW_VERB_READ, SW_VERB_WRITE, SwObject, SwVerb},
     pointer::{self, Addr, In, Out, own_descriptor, stream, versioned},
@@ -341,7 +341,7 @@ struct Ready {
 }
 
 fn ready(state: &ObjectState, verb: SwVerb, what: What, options: SwIoOptions) -> Result<Ready, Error> {
-    let request = with_options(request(state, verb, what)?, &options)?;
+    let request = with_options(moved(state, verb, what)?.request(state, verb), &options)?;
     let event = if options.flags & SW_IO_EVENT_FD == 0 {
         None
     } else {
