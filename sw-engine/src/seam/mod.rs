@@ -7,6 +7,7 @@ mod blocking;
 mod copy;
 mod store;
 mod transport;
+pub mod verbs;
 
 pub use blocking::{BlockingIo, CallFault};
 pub use copy::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, SlabPin};
