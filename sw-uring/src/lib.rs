@@ -24,6 +24,7 @@ mod handle;
 #[cfg(test)]
 mod made;
 pub mod passthrough;
+pub mod pci;
 pub mod peer;
 mod probe;
 mod sys;

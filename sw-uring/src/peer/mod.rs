@@ -17,7 +17,6 @@
 //! memory buffer), and a drive whose driver can (`nvme`). What it does *not* do: register such memory with a ring (the kernel
 //! refuses to pin it for long, `EFAULT`), or keep the CPU from reading a device that was taken out of its slot.
 
-mod acs;
 mod live;
 mod map;
 mod prove;

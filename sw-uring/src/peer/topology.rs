@@ -12,14 +12,15 @@
 
 use std::{
     fmt, fs,
-    io::Read as _,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use sw_engine::{PciAddress, Reason};
 
-use super::acs::{self, Redirect};
-use crate::sysfs::{self, Machine};
+use crate::{
+    pci::{self, Chain, Redirect, functions},
+    sysfs::{self, Machine},
+};
 
 /// Levels of stacked block devices that are looked through, and devices in all.
 const STACK_MAX: u32 = 8;
@@ -237,42 +238,6 @@ fn members(disk: &Path) -> Vec<PathBuf> {
     resolved(&disk.join("device"), controller)
 }
 
-/// The functions in a resolved path of sysfs, from the root bus down, of the innermost PCI domain.
-fn functions(path: &Path) -> Vec<PciAddress> {
-    let mut chain = Vec::new();
-    for part in path.components() {
-        let Component::Normal(name) = part else { continue };
-        let Some(name) = name.to_str() else { continue };
-        if name.starts_with("pci") && name.contains(':') {
-            // A root bus: what is above it belongs to another domain (a controller that makes a domain of its own).
-            chain.clear();
-        } else if let Some(address) = PciAddress::of_name(name) {
-            chain.push(address);
-        }
-    }
-    chain
-}
-
-/// A function with the bridges above it, nearest first, and the directory of its root bus.
-struct Chain {
-    nodes: Vec<(PciAddress, PathBuf)>,
-    root_bus: PathBuf,
-}
-
-impl Chain {
-    fn of(machine: &Machine, address: PciAddress) -> Option<Self> {
-        let path = machine.function(address).ok()?;
-        let count = functions(&path).len();
-        let nodes: Vec<_> = path
-            .ancestors()
-            .take(count)
-            .filter_map(|node| Some((PciAddress::of_name(node.file_name()?.to_str()?)?, node.to_owned())))
-            .collect();
-        let root_bus = path.ancestors().nth(count)?.to_owned();
-        (nodes.len() == count && count > 0).then_some(Self { nodes, root_bus })
-    }
-}
-
 fn between(machine: &Machine, provider: PciAddress, client: PciAddress) -> Verdict {
     let Some(up) = Chain::of(machine, provider) else { return Verdict::Refused(Reason::NoPeerPages) };
     let Some(down) = Chain::of(machine, client) else { return Verdict::Refused(Reason::P2pNotPci) };
@@ -287,7 +252,7 @@ fn between(machine: &Machine, provider: PciAddress, client: PciAddress) -> Verdi
     // The kernel asks the common bridge itself, and everything below it on both sides.
     let ports = up.nodes.iter().take(from_provider + 1).chain(down.nodes.iter().take(from_client));
     let hops = hops(from_provider + from_client);
-    match ports.map(|(_, node)| redirect(node)).reduce(either).unwrap_or(Redirect::No) {
+    match ports.map(|(_, node)| pci::redirect(node)).reduce(Redirect::or).unwrap_or(Redirect::No) {
         Redirect::No => Verdict::Across { hops },
         Redirect::Yes => through_host_bridge(machine, &up, &down, hops, Reason::P2pAcsRedirect),
         Redirect::Unknown => Verdict::Unproven(Doubt::AcsUnreadable),
@@ -296,31 +261,6 @@ fn between(machine: &Machine, provider: PciAddress, client: PciAddress) -> Verdi
 
 fn hops(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn either(one: Redirect, other: Redirect) -> Redirect {
-    match (one, other) {
-        (Redirect::Yes, _) | (_, Redirect::Yes) => Redirect::Yes,
-        (Redirect::Unknown, _) | (_, Redirect::Unknown) => Redirect::Unknown,
-        _ => Redirect::No,
-    }
-}
-
-fn redirect(node: &Path) -> Redirect {
-    let (config, size) = config(node);
-    acs::redirect(&config, size)
-}
-
-/// As much of a function's configuration space as can be read, and how much there is.
-fn config(node: &Path) -> (Vec<u8>, u64) {
-    let path = node.join("config");
-    let size = fs::metadata(&path).map_or(0, |facts| facts.len());
-    let mut bytes = Vec::new();
-    if let Ok(file) = fs::File::open(&path) {
-        // What was read before an error counts.
-        let _ = file.take(4096).read_to_end(&mut bytes);
-    }
-    (bytes, size)
 }
 
 /// Through the host bridge: the processor or the kernel's table must allow it, else `reason`.
@@ -351,7 +291,7 @@ fn head_listed(root_bus: &Path, span: Span) -> Listed {
     let Some(head) = on_bus.first() else { return Listed::No };
     let node = root_bus.join(head.to_string());
     if (head.device, head.function) != (0, 0) {
-        match acs::is_root_port(&config(&node).0) {
+        match pci::is_root_port(&node) {
             Some(true) => {}
             Some(false) => return Listed::No,
             None => return Listed::Unknown,

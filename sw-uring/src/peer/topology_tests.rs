@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use super::*;
-use crate::{made::Made, peer::acs::tests::space};
+use crate::{made::Made, pci::acs::tests::space};
 
 /// Port types of the PCI Express capability.
 const ENDPOINT: u16 = 0;

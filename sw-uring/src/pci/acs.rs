@@ -23,7 +23,7 @@ pub enum Redirect {
 }
 
 /// What `config` says, of which `readable` bytes could be read and which has `size` bytes in all.
-pub(super) fn redirect(readable: &[u8], size: u64) -> Redirect {
+pub(crate) fn redirect(readable: &[u8], size: u64) -> Redirect {
     if size <= CONVENTIONAL as u64 {
         return Redirect::No;
     }
@@ -63,7 +63,7 @@ fn extended(config: &[u8], id: u32) -> Option<usize> {
 }
 
 /// Whether it is a root port of a PCI Express root complex; none if that cannot be read.
-pub(super) fn is_root_port(config: &[u8]) -> Option<bool> {
+pub(crate) fn is_root_port(config: &[u8]) -> Option<bool> {
     const EXPRESS: u8 = 0x10;
     const STATUS_HAS_LIST: u16 = 1 << 4;
     if word(config, 6)? & STATUS_HAS_LIST == 0 {
@@ -93,11 +93,11 @@ fn double(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A configuration space with a PCI Express capability of port type `kind` and, if given, an ACS control word.
-    pub(in crate::peer) fn space(kind: u16, control: Option<u16>) -> Vec<u8> {
+    pub(crate) fn space(kind: u16, control: Option<u16>) -> Vec<u8> {
         let mut config = vec![0; EXTENDED];
         config[6] = 1 << 4;
         config[0x34] = 0x40;
