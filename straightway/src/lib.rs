@@ -46,6 +46,7 @@ mod request;
 mod staging;
 mod sums;
 mod targets;
+pub mod topology;
 mod uri;
 mod vendor;
 

@@ -30,6 +30,12 @@ impl Machine {
         Self { root: root.into() }
     }
 
+    /// NUMA nodes that are there; 0 if the kernel does not tell.
+    pub fn numa_nodes(&self) -> usize {
+        let node = |name: &String| name.strip_prefix("node").is_some_and(|number| number.parse::<u32>().is_ok());
+        names(&self.path("sys/devices/system/node")).iter().filter(|name| node(name)).count()
+    }
+
     /// A path below the root; `path` has no leading slash.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
