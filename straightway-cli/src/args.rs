@@ -7,7 +7,11 @@ use clap_complete::Shell;
 use straightway::{Destination, Error, PciAddress, Policy, Uri, parse_policy};
 use sw_checkpoint::Verify;
 
-use crate::{dataset_args::Dataset, size};
+use crate::{
+    dataset_args::Dataset,
+    machine_args::{Doctor, Topology},
+    size,
+};
 
 const ABOUT: &str =
     "Moves dataset and checkpoint bytes between storage and GPU memory, and tells which path every byte took.";
@@ -55,6 +59,8 @@ pub enum Command {
     Demo(Demo),
     /// Tell what this machine can do, and what to change
     Doctor(Doctor),
+    /// Tell which NIC and which drives are near which GPU, and why
+    Topology(Topology),
     /// Tell which route a read or write would take, and why not a better one
     Plan(Plan),
     /// List what is at an address
@@ -117,20 +123,6 @@ pub struct Demo {
     /// Keep the files
     #[arg(long)]
     pub keep: bool,
-    /// The engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
-}
-
-/// `doctor`.
-#[derive(Args, Debug)]
-#[command(after_help = "Examples:
-  straightway doctor
-  straightway doctor /data /scratch
-  straightway doctor --json")]
-pub struct Doctor {
-    /// Files or directories whose file system is looked at
-    pub paths: Vec<PathBuf>,
     /// The engine.
     #[command(flatten)]
     pub engine: EngineArgs,

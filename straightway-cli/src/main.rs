@@ -18,6 +18,7 @@ mod commands;
 mod dataset_args;
 mod environment;
 mod fail;
+mod machine_args;
 mod out;
 mod pattern;
 mod pipeline;

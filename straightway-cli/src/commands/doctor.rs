@@ -6,7 +6,7 @@ use serde::Serialize;
 use straightway::{Engine, EntryKind, Fact, Health, Object, Uri};
 
 use super::list::{Face, faces};
-use crate::{args::Doctor, fail::Fail, out::Out, session};
+use crate::{fail::Fail, machine_args::Doctor, out::Out, session};
 
 /// Bytes of the file that is made in a directory to see how its file system takes direct I/O.
 const PROBE_BYTES: u64 = 4096;

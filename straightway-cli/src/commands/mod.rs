@@ -14,6 +14,7 @@ mod load;
 mod nvme;
 mod plan;
 mod target;
+mod topology;
 
 use clap::CommandFactory as _;
 
@@ -31,6 +32,7 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
     match command {
         Command::Demo(args) => demo::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, out),
+        Command::Topology(args) => topology::run(&args, out),
         Command::Plan(args) => plan::run(&args, out),
         Command::Ls(args) => list::ls(&args, out),
         Command::Stat(args) => list::stat(&args, out),

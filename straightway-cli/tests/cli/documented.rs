@@ -127,7 +127,8 @@ fn everything() -> Vec<Value> {
     std::fs::write(scratch.path("none.idx"), "v1.2 1\n").unwrap();
     let index = ["dataset", "index", "set", "bad.tar", "--checksum", "--on-error", "skip", "--out", "i.index.arrow"];
     let bench = ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB"];
-    let runs: [&[&str]; 22] = [
+    crate::topology::make_any(&scratch.path("machine"));
+    let runs: [&[&str]; 23] = [
         &["ls", "."],
         &["stat", "a", "stripe:64k:a,a"],
         &["plan", "a"],
@@ -135,6 +136,7 @@ fn everything() -> Vec<Value> {
         &["plan", "a", "--into", "p2pmem:ffff:00:00.0"],
         &["doctor", "a", "absent"],
         &["nvme", "list", "--all"],
+        &["topology", "--root", "machine"],
         &["cp", "a", "b"],
         &["cp", "a", "b", "--no-verify"],
         &["cat", "absent"],

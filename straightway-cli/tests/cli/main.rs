@@ -14,5 +14,6 @@ mod progress;
 mod reference;
 mod support;
 mod target;
+mod topology;
 mod transfer;
 mod vendor;
