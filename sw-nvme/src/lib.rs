@@ -29,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod bus;
 pub mod commands;
 pub mod controller;
