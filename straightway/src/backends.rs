@@ -30,6 +30,7 @@ use crate::{
     clock::Clock,
     doctor::{Fact, Health},
     fabrics::Fabrics,
+    keys::NvmeTcpKeys,
     nvme::{Nvme, RESERVED_PAGE_BYTES},
     policy::Destination,
     reach::Scratches,
@@ -156,7 +157,7 @@ fn ring_depth(config: &Config) -> u32 {
 }
 
 impl Backends {
-    pub(crate) fn find(config: Config, clock: Clock, cufile: CuFileSource) -> Self {
+    pub(crate) fn find(config: Config, clock: Clock, cufile: CuFileSource, keys: NvmeTcpKeys) -> Self {
         let probe = match config.io_uring {
             crate::builder::UringUse::Auto => sw_uring::probe(),
             crate::builder::UringUse::Off => {
@@ -174,7 +175,7 @@ impl Backends {
             probe,
             files,
             nvme,
-            fabrics: Fabrics::new(config),
+            fabrics: Fabrics::new(config, keys),
             vendor: Vendor::new(&config, cufile),
             scratches: Scratches::default(),
             machine,

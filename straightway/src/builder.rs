@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
-use crate::{Engine, backends::CuFileSource, parse_bytes};
+use crate::{Engine, backends::CuFileSource, keys::NvmeTcpKeys, parse_bytes};
 
 /// Whether the GPU driver is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -177,6 +177,8 @@ pub struct EngineBuilder {
     io_bytes: Option<u32>,
     /// Which libcufile.
     cufile_library: CuFileSource,
+    /// What shows subsystems behind TCP who this host is.
+    keys: NvmeTcpKeys,
 }
 
 impl Default for EngineBuilder {
@@ -185,6 +187,7 @@ impl Default for EngineBuilder {
         Self {
             io_bytes: None,
             cufile_library: CuFileSource::Search,
+            keys: NvmeTcpKeys::default(),
             config: Config {
                 // More reactors than drives only share them; four feed a modern drive from the page cache.
                 reactors: u32::try_from(cores.clamp(1, 4)).unwrap_or(1),
@@ -331,6 +334,13 @@ impl EngineBuilder {
         self
     }
 
+    /// What shows subsystems behind TCP who this host is, and what they must show. Default: nothing.
+    #[must_use]
+    pub fn nvme_tcp_keys(mut self, keys: NvmeTcpKeys) -> Self {
+        self.keys = keys;
+        self
+    }
+
     /// When NVIDIA's own libcufile is used. Default: on request.
     #[must_use]
     pub fn cufile(mut self, cufile: CuFileUse) -> Self {
@@ -387,22 +397,30 @@ impl EngineBuilder {
         if !(1..=1 << 16).contains(&ops_per_lane) {
             return wrong(format!("{ops_per_lane} operations a lane; use 1 to 65,536"));
         }
-        Ok(Engine::make(self.config, self.cufile_library))
+        if let Err(why) = self.keys.check() {
+            return wrong(why.to_owned());
+        }
+        Ok(Engine::make(self.config, self.cufile_library, self.keys))
     }
 
     /// Sets one option by the name that the command line uses, as `queue_depth=128` or `staging_bytes=64MiB`.
     ///
     /// # Errors
-    /// `ApiMisuse` for an unknown name or a value that does not parse.
+    /// `ApiMisuse` for an unknown name or a value that does not parse; those of
+    /// [`read_secret`](crate::authentication::read_secret) for a file that has no key.
     pub fn set(mut self, name: &str, value: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, cufile=on-request|prefer|off, cufile_library=FILE")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);
         let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());
         let number = || bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong);
+        if let Some(rest) = name.strip_prefix("nvme_tcp_dhchap_") {
+            self.keys.set(rest, value).ok_or_else(wrong)??;
+            return Ok(self);
+        }
         match (name, value) {
             ("reactors", _) => self.config.reactors = number()?,
             ("queue_depth", _) => self.config.queue_depth = number()?,

@@ -21,6 +21,7 @@ use crate::{
     builder::Config,
     cell::CellPool,
     clock::Clock,
+    keys::NvmeTcpKeys,
     object::Object,
     policy::{BARS_MAX, Destination},
     reach::{Ask, Reach, SelfTest},
@@ -148,13 +149,13 @@ impl Group {
 }
 
 impl Core {
-    pub(crate) fn new(config: Config, cufile: CuFileSource) -> Arc<Self> {
+    pub(crate) fn new(config: Config, cufile: CuFileSource, keys: NvmeTcpKeys) -> Arc<Self> {
         let clock = Clock::start();
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             config,
             clock,
-            backends: Backends::find(config, clock, cufile),
+            backends: Backends::find(config, clock, cufile, keys),
             cells: CellPool::new(),
             kept: KeptMappings::new(ByteLen(config.keep_bytes)),
             host: Group::new(Destination::Host, config.reactors),

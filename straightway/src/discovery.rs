@@ -22,7 +22,7 @@ use crate::{fabrics::identity, uri::NVME_TCP_PORT};
 /// Those of [`sw_net::discover`], of the port that was asked last; `NotFound` if the machine has no identity that services could know
 /// it by.
 pub fn discover(host: &str, port: Option<u16>) -> Result<Discovered, Error> {
-    let (us, config) = (identity()?, DiscoverConfig::default());
+    let (us, config) = (identity(None)?, DiscoverConfig::default());
     match (sw_net::discover(host, port.unwrap_or(PORT), &us, config), port) {
         (Err(error), None) if nobody_listens(&error) => sw_net::discover(host, NVME_TCP_PORT, &us, config),
         (told, _) => told,

@@ -14,6 +14,7 @@ use crate::{
     builder::{Config, EngineBuilder},
     core::Core,
     doctor::Doctor,
+    keys::NvmeTcpKeys,
     lane::Lane,
     memory::{CopyIn, CopyOut, Memory, Region},
     moves::Moves,
@@ -39,8 +40,8 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    pub(crate) fn make(config: Config, cufile: CuFileSource) -> Self {
-        Self { core: Core::new(config, cufile) }
+    pub(crate) fn make(config: Config, cufile: CuFileSource, keys: NvmeTcpKeys) -> Self {
+        Self { core: Core::new(config, cufile, keys) }
     }
 
     /// Opens an object to read.

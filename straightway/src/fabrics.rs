@@ -14,12 +14,13 @@ use sw_engine::{
     seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
 use sw_net::{
-    Address, Controller, ControllerConfig, Directory, HostIdentity, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport,
+    Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport,
 };
 use sw_nvme::{fabrics::Nqn, namespace::Namespace, tcp::pdu::Digests};
 
 use crate::{
     builder::{Config, NvmeTcp, NvmeTcpDigests},
+    keys::NvmeTcpKeys,
     nvme::with_blocks_that_fit,
     nvme_control::no_thread,
     policy::Destination,
@@ -35,6 +36,7 @@ const MACHINE_ID: &str = "/etc/machine-id";
 /// See the module documentation.
 pub(crate) struct Fabrics {
     config: Config,
+    keys: Option<Arc<HostKeys>>,
     directory: Arc<Directory>,
     /// Not held over anything that waits for a target.
     opened: Mutex<Opened>,
@@ -65,8 +67,8 @@ struct Keep {
 }
 
 impl Fabrics {
-    pub(crate) fn new(config: Config) -> Self {
-        Self { config, directory: Arc::default(), opened: Mutex::default() }
+    pub(crate) fn new(config: Config, keys: NvmeTcpKeys) -> Self {
+        Self { config, keys: keys.into_host_keys(), directory: Arc::default(), opened: Mutex::default() }
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
@@ -122,7 +124,7 @@ impl Fabrics {
             depth: u16::try_from(self.config.queue_depth).unwrap_or(u16::MAX),
             ..ControllerConfig::default()
         };
-        let controller = Controller::open(address.clone(), identity()?, config)?;
+        let controller = Controller::open(address.clone(), identity(self.keys.clone())?, config)?;
         let mut opened = self.opened();
         if opened.is_closed {
             drop(opened);
@@ -261,14 +263,14 @@ fn attend(controller: &Arc<Controller>) -> Result<(), Error> {
 }
 
 /// Who this host is to subsystems: what the machine says, so that all programs are the same host; else from its machine-id.
-pub(crate) fn identity() -> Result<HostIdentity, Error> {
+pub(crate) fn identity(keys: Option<Arc<HostKeys>>) -> Result<HostIdentity, Error> {
     let read = |path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let machine = read(MACHINE_ID).and_then(|text| hex(&text));
     let id = read(HOST_ID).and_then(|text| hex(&text)).or(machine);
     let nqn = read(HOST_NQN).and_then(|text| Nqn::new(&text));
     let nqn = nqn.or_else(|| Nqn::new(&format!("nqn.2014-08.org.nvmexpress:uuid:{}", uuid(&id?))));
     match (nqn, id) {
-        (Some(nqn), Some(id)) => Ok(HostIdentity { nqn, id }),
+        (Some(nqn), Some(id)) => Ok(HostIdentity { nqn, id, keys }),
         _ => Err(Error::new(ErrorKind::NotFound, Verb::Open)
             .at(HOST_NQN)
             .detail("the machine has no identity that subsystems could know it by (hostnqn, hostid, machine-id)")

@@ -33,6 +33,7 @@ pub mod discovery;
 mod doctor;
 mod engine;
 mod fabrics;
+mod keys;
 mod lane;
 mod memory;
 mod moves;
@@ -62,6 +63,7 @@ pub use builder::{
 };
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
+pub use keys::NvmeTcpKeys;
 pub use lane::{Lane, LaneWaker};
 pub use memory::{CopyIn, CopyOut, Memory, MemoryView, NotReclaimed, Region};
 pub use moves::Moves;
@@ -79,9 +81,18 @@ pub use sw_engine::{
     seam::{Entry, EntryKind},
 };
 pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, ForkMark, GpuVa, HostVa, Place};
+/// Keys for DH-HMAC-CHAP: what subsystems behind TCP, and hosts of a [`target`], show who they are by.
+pub mod authentication {
+    pub use crate::keys::{make_secret, parse_groups, parse_hashes, read_secret};
+    pub use sw_nvme::auth::{
+        Hash, Offer,
+        group::Group,
+        secret::{Secret, SecretError},
+    };
+}
 /// A small NVMe/TCP target over files and memory, for demonstrations and tests.
 pub mod target {
-    pub use sw_net::target::{Access, Backing, Counters, Target, TargetConfig};
+    pub use sw_net::target::{Access, Authentication, Backing, Counters, Target, TargetConfig};
     pub use sw_nvme::fabrics::Nqn;
 }
 pub use sw_uring::peer::{Doubt as PeerDoubt, Verdict as PeerVerdict};

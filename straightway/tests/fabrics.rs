@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 use straightway::{
     Buffer, ByteLen, Destination, Engine, Error, ErrorKind, Landing, Memory, NvmeTcp, NvmeTcpDigests, Object, Uri,
     WriteOutcome,
-    target::{Access, Backing, Target, TargetConfig},
+    authentication::{Group, Hash, Offer, make_secret, read_secret},
+    target::{Access, Authentication, Backing, Target, TargetConfig},
 };
 
 const BYTES: u64 = 32 << 20;
@@ -223,6 +224,9 @@ fn settings_out_of_range_are_refused() {
         ("nvme_tcp_timeout_ms", "9"),
         ("nvme_tcp_timeout_ms", "x"),
         ("nvme_tcp_digests", "yes"),
+        ("nvme_tcp_dhchap_hashes", "sha1"),
+        ("nvme_tcp_dhchap_groups", ""),
+        ("nvme_tcp_dhchap_key", "DHHC-1:00:AAAA:"),
     ] {
         let made = Engine::builder().set(name, value).and_then(|builder| builder.build());
         assert_eq!(made.err().map(|error| error.kind()), Some(ErrorKind::ApiMisuse), "{name}={value}");
@@ -234,6 +238,60 @@ fn settings_out_of_range_are_refused() {
         builder.set(name, value)
     });
     builder.unwrap().build().unwrap();
+}
+
+#[test]
+fn keys_come_from_files_and_open_what_demands_them() {
+    if !known() {
+        return;
+    }
+    let file = |name: &str| std::env::temp_dir().join(format!("straightway-{name}-{}", std::process::id()));
+    let (own, theirs) = (file("host.key"), file("target.key"));
+    for path in [&own, &theirs] {
+        let secret = make_secret(Hash::Sha256, Some(Hash::Sha256)).unwrap();
+        std::fs::write(path, format!("{}\n", *secret.to_text())).unwrap();
+    }
+    let offer = Offer { hashes: vec![Hash::Sha384], groups: vec![Group::Ffdhe2048] };
+    let (secret, controller_secret) = (read_secret(&own).unwrap(), Some(read_secret(&theirs).unwrap()));
+    let authentication = Some(Authentication { secret, controller_secret, offer });
+    let target = Target::start(TargetConfig { authentication, ..TargetConfig::default() }).unwrap();
+    let uri: Uri =
+        format!("nvme+tcp://{}/{}?nsid=1", target.address(), TargetConfig::default().subsystem).parse().unwrap();
+    let with = |settings: &[(&str, &str)]| {
+        let builder = settings.iter().try_fold(Engine::builder(), |builder, (name, value)| builder.set(name, value));
+        let engine = builder?.build()?;
+        let object = engine.open(&uri)?;
+        read(&engine, &object, 0, 4096)
+    };
+    let [own_text, their_text] = [&own, &theirs].map(|path| path.display().to_string());
+    let (key, ctrl) = ("nvme_tcp_dhchap_key_file", "nvme_tcp_dhchap_ctrl_key_file");
+    assert_eq!(with(&[(key, &own_text)]).unwrap(), [0; 4096]);
+    assert_eq!(
+        with(&[(key, &own_text), (ctrl, &their_text), ("nvme_tcp_dhchap_groups", "ffdhe2048")]).unwrap(),
+        [0; 4096]
+    );
+    let refused = |settings: &[(&str, &str)], kind, words: &str| {
+        let error = with(settings).unwrap_err();
+        assert!(error.kind() == kind && error.to_string().contains(words), "{error:?}");
+    };
+    refused(&[], ErrorKind::PermissionDenied, "set nvme_tcp_dhchap_key_file");
+    refused(&[(key, &their_text)], ErrorKind::PermissionDenied, "compare the file of nvme_tcp_dhchap_key_file");
+    refused(
+        &[(key, &own_text), (ctrl, &own_text)],
+        ErrorKind::PermissionDenied,
+        "compare nvme_tcp_dhchap_ctrl_key_file",
+    );
+    refused(
+        &[(key, &own_text), ("nvme_tcp_dhchap_groups", "null")],
+        ErrorKind::PermissionDenied,
+        "nvme_tcp_dhchap_groups",
+    );
+    refused(&[(ctrl, &their_text)], ErrorKind::ApiMisuse, "goes with nvme_tcp_dhchap_key_file");
+    refused(&[(key, "/nowhere/at/all")], ErrorKind::NotFound, "/nowhere/at/all");
+    refused(&[(key, "/proc/self/status")], ErrorKind::BadFormat, "gen-dhchap-key");
+    for path in [own, theirs] {
+        std::fs::remove_file(path).unwrap();
+    }
 }
 
 #[test]

@@ -96,6 +96,13 @@ impl Admin {
         self.finish_by = until;
     }
 
+    /// The same, and not beyond what was said before, which comes back.
+    pub(crate) fn finish_within(&mut self, until: Instant) -> Option<Instant> {
+        let before = self.finish_by;
+        self.finish_by = Some(before.map_or(until, |last| last.min(until)));
+        before
+    }
+
     /// Another handle of the connection, to end a wait of another thread with.
     pub(crate) fn handle(&self) -> Option<std::net::TcpStream> {
         self.connection.handle().ok()

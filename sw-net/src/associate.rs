@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sw_engine::{Error, ErrorKind, Fault};
 use sw_nvme::{
-    fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, ConnectData, FabricsFacts, PropertySize, QueueRequest},
+    fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, ConnectData, Demand, FabricsFacts, PropertySize, QueueRequest},
     inquiry::{self, AdminQueue, Answer, Data, Known},
     namespace::Namespace,
     status::{RetryDelays, sct},
@@ -20,6 +20,7 @@ use sw_nvme::{
 
 use crate::{
     admin::{Admin, after},
+    authenticate::{HostKeys, authenticate, no_key},
     connection::{Connection, ConnectionConfig},
     controller::{Address, ControllerConfig, Facts, HostIdentity},
     socket::left,
@@ -55,7 +56,7 @@ pub(crate) fn associate(
         subsystem: subsystem.clone(),
         host: host.nqn.clone(),
     };
-    let id = connect(&mut admin, request, &data)?;
+    let id = connect(&mut admin, (request, &data), host.keys.as_deref(), config.timeout)?;
     let (cap, version) = enable(&mut admin, config.timeout)?;
     let info = inquiry::identify_controller(&mut admin)?;
     let FabricsFacts { io_data_bytes, quiesce, .. } = fabrics_facts(&admin)?;
@@ -102,19 +103,19 @@ fn millis(span: Duration) -> u32 {
     u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Connect; gives CNTLID.
-pub(crate) fn connect(admin: &mut Admin, request: QueueRequest, data: &ConnectData) -> Result<u16, Error> {
+/// Connect, and authentication if it is demanded, which takes `limit` at most; gives CNTLID.
+pub(crate) fn connect(
+    admin: &mut Admin,
+    (request, data): (QueueRequest, &ConnectData),
+    keys: Option<&HostKeys>,
+    limit: Duration,
+) -> Result<u16, Error> {
     admin.fill_page(&data.encode());
     let answer = admin.run(Data::Out(CONNECT_DATA_BYTES), |_| Command::connect(request))?;
     if !answer.status.is_success() {
         return Err(refused(admin, answer, data));
     }
-    // AUTHREQ: bits 17 and 18, which are ASCR and ATR.
-    if answer.dw0 >> 17 & 3 != 0 {
-        return Err(admin
-            .error(ErrorKind::Unsupported, "the subsystem demands authentication, which is not built in yet")
-            .remedy("allow the host without a key, or use another subsystem"));
-    }
+    authenticate(admin, (request.qid, data), keys, Demand::decode(answer.dw0), limit)?;
     Ok(u16::try_from(answer.dw0 & 0xFFFF).unwrap_or(0))
 }
 
@@ -144,11 +145,7 @@ fn refused(admin: &Admin, answer: Answer, data: &ConnectData) -> Error {
         (sct::COMMAND, 0x81) => {
             told(ErrorKind::Busy, "the controller is busy".into(), "try again, or look who else uses it".into())
         }
-        (sct::COMMAND, 0x91) => told(
-            ErrorKind::Unsupported,
-            "the subsystem demands authentication, which is not built in yet".into(),
-            "allow the host without a key".into(),
-        ),
+        (sct::COMMAND, 0x91) => no_key(admin, data),
         _ => {
             let fault = status.fault(&RetryDelays::default()).unwrap_or(Fault::new(ErrorKind::Protocol, 0));
             told(fault.kind, "the connection was refused".into(), "see the target's log".into())
@@ -228,7 +225,7 @@ mod tests {
         let target = Target::start(TargetConfig::default()).unwrap();
         let (at, subsystem) = (target.address(), TargetConfig::default().subsystem);
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
-        let host = HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16] };
+        let host = HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None };
         let controller = Controller::open(address, host, ControllerConfig::default()).unwrap();
         let facts = controller.facts();
         let mut namespaces = facts.namespaces.to_vec();

@@ -26,10 +26,10 @@ use std::{
 
 use sw_engine::{Error, ErrorKind, Fault, Verb, seam::Wake};
 use sw_nvme::{
-    fabrics::{CONNECT_DATA_BYTES, ConnectData, Nqn, PropertySize, QueueRequest},
+    fabrics::{ConnectData, Nqn, PropertySize, QueueRequest},
     inquiry::{AdminQueue, Data},
     namespace::Namespace,
-    tcp::pdu::Digests,
+    tcp::pdu::{ADMIN_CAPSULE_DATA_BYTES, Digests},
     wire::{
         Command,
         identify::IdentifyController,
@@ -40,6 +40,7 @@ use sw_nvme::{
 use crate::{
     admin::{Admin, after},
     associate::{associate, connect},
+    authenticate::{HostKeys, is_refusal},
     connection::{Connection, ConnectionConfig},
     socket::left,
 };
@@ -53,9 +54,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long each of the two answers of a shutdown is waited for.
 const SHUT_DOWN_WAIT: Duration = Duration::from_secs(1);
-/// Bytes of the data of Connect.
-const CONNECT_DATA_BYTES_U32: u32 = 1024;
-const _: () = assert!(CONNECT_DATA_BYTES == CONNECT_DATA_BYTES_U32 as usize, "one number, two types");
 
 /// Where a subsystem is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,12 +73,14 @@ impl fmt::Display for Address {
 }
 
 /// Who we are. The same for all associations of a host, or targets refuse them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct HostIdentity {
     /// HOSTNQN.
     pub nqn: Nqn,
     /// HOSTID.
     pub id: [u8; 16],
+    /// What shows it to subsystems that demand authentication.
+    pub keys: Option<Arc<HostKeys>>,
 }
 
 /// How an association is made.
@@ -245,7 +245,7 @@ impl Controller {
     ///
     /// # Errors
     /// `NotFound` for a name, `NoDevice` for a target that is not there or does not have the subsystem, `PermissionDenied` where the
-    /// host is not allowed, `Unsupported` where authentication is demanded, `DeadlineExceeded`, `Protocol`.
+    /// host is not allowed or does not show who it is, `Unsupported` where a secure channel is demanded, `DeadlineExceeded`, `Protocol`.
     pub fn open(address: Address, host: HostIdentity, config: ControllerConfig) -> Result<Arc<Self>, Error> {
         let name = address.to_string();
         let (admin, facts) = associate(&name, (&address, &host), config, None)?;
@@ -398,7 +398,7 @@ impl Controller {
     /// Connects a queue for a lane. If the association turns out to be over the lane waits for the next one.
     fn serve(self: &Arc<Self>, ticket: Arc<Ticket>) {
         match self.connect_queue() {
-            Err(error) if error.code() != Fault::NO_QUEUE_LEFT && !self.sign() => {
+            Err(error) if error.code() != Fault::NO_QUEUE_LEFT && !is_refusal(&error) && !self.sign() => {
                 tracing::debug!(controller = self.name, %error, "a queue waits for the next association");
                 let mut desk = self.desk();
                 if desk.is_closed {
@@ -435,6 +435,8 @@ impl Controller {
                 drop(desk);
                 self.news.notify_all();
             }
+            // Keys that are wrong stay wrong: the target is not to be asked over and over.
+            Err(error) if is_refusal(&error) => self.end(error.to_string()),
             Err(error) => {
                 let mut life = self.life();
                 if let Life::Down(since, why) = &mut *life {
@@ -530,7 +532,7 @@ impl Controller {
         desk.fence.is_none()
     }
 
-    fn connect_queue(self: &Arc<Self>) -> Result<IoQueue, Error> {
+    pub(crate) fn connect_queue(self: &Arc<Self>) -> Result<IoQueue, Error> {
         let facts = self.facts();
         let qid = self.desk().qids.pop_front().ok_or_else(|| {
             Error::new(ErrorKind::ResourceLimit, Verb::Setup)
@@ -552,8 +554,8 @@ impl Controller {
         let limits = ConnectionConfig {
             digests: config.digests,
             depth: facts.depth,
-            // Connect is larger than what a controller without data in capsules takes of a write.
-            capsule_data_bytes: facts.capsule_data_bytes.max(CONNECT_DATA_BYTES_U32),
+            // Commands of fabrics have their data there on every queue, also where the controller takes none of writes.
+            capsule_data_bytes: facts.capsule_data_bytes.max(ADMIN_CAPSULE_DATA_BYTES),
         };
         // Both ways together: signs of life wait for it.
         let until = after(config.timeout);
@@ -567,7 +569,7 @@ impl Controller {
             subsystem: subsystem.clone(),
             host: host.nqn.clone(),
         };
-        connect(&mut first, request, &data)?;
+        connect(&mut first, (request, &data), host.keys.as_deref(), config.timeout)?;
         let mut connection = first.into_connection();
         connection.queue.set_capsule_data_bytes(facts.capsule_data_bytes);
         Ok(connection)

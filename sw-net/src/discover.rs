@@ -72,7 +72,7 @@ pub struct Discovered {
 ///
 /// # Errors
 /// Those of the first service: `NotFound` for a name, `NoDevice` for one that is not there (with the system's code; `ECONNREFUSED` where
-/// nobody listens), `PermissionDenied`, `Unsupported` where authentication is demanded, `DeadlineExceeded`, `Protocol` for a page that
+/// nobody listens), `PermissionDenied`, `Unsupported` where a secure channel is demanded, `DeadlineExceeded`, `Protocol` for a page that
 /// is none. A service that was referred to and fails is told of in [`Discovered::failed`].
 pub fn discover(host: &str, port: u16, as_host: &HostIdentity, config: DiscoverConfig) -> Result<Discovered, Error> {
     let first = open(host, port, config)?;
@@ -128,7 +128,7 @@ fn ask(
         subsystem: Nqn::clone(&service.name),
         host: as_host.nqn.clone(),
     };
-    connect(&mut admin, request, &data)?;
+    connect(&mut admin, (request, &data), as_host.keys.as_deref(), config.timeout)?;
     enable(&mut admin, config.timeout)?;
     let entries = page(&mut admin);
     if entries.is_ok()
@@ -167,7 +167,7 @@ mod tests {
     use crate::target::{Target, TargetConfig};
 
     fn identity() -> HostIdentity {
-        HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16] }
+        HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
 const BOTH: Digests = Digests { header: true, data: true };
 
 fn identity() -> HostIdentity {
-    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16] }
+    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None }
 }
 
 /// A target, the association with it, and the thread that attends it.

@@ -39,6 +39,40 @@ pub mod kind {
 /// CATTR bit 2 of Connect: SQHD of completions means nothing, so that a completion may be left out (SUCCESS of C2HData).
 const NO_FLOW_CONTROL: u8 = 1 << 2;
 
+/// SECP and SPSP of the authentication commands: the protocols of the Base specification (section 8.3.5 "In-band Authentication").
+pub const SECURITY: (u8, u16) = (0xE9, 0x0101);
+
+/// What the answer to Connect demands next: AUTHREQ, in the high half of its first dword.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing.
+    None,
+    /// Authentication (ATR, bit 17).
+    Authentication,
+    /// Authentication, and a secure channel made of it (ASCR, bit 18).
+    SecureChannel,
+}
+
+impl Demand {
+    /// From the first dword of a Connect that succeeded.
+    pub fn decode(dw0: u32) -> Self {
+        match dw0 >> 17 & 3 {
+            0 => Self::None,
+            1 => Self::Authentication,
+            _ => Self::SecureChannel,
+        }
+    }
+
+    /// The bits for that dword.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Authentication => 1 << 17,
+            Self::SecureChannel => 1 << 17 | 1 << 18,
+        }
+    }
+}
+
 /// An NVMe qualified name: `nqn.` and more, 223 bytes of UTF-8 at most, no control characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nqn(String);
@@ -141,6 +175,15 @@ pub enum PropertySize {
     Eight,
 }
 
+/// What an authentication command says of its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Security {
+    /// SECP and SPSP; [`SECURITY`] is the only one that is known.
+    pub protocol: (u8, u16),
+    /// Bytes of the data: TL, or AL.
+    pub bytes: u32,
+}
+
 /// A fabrics command as a target reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FabricsCommand {
@@ -169,6 +212,10 @@ pub enum FabricsCommand {
         /// RECFMT.
         format: u16,
     },
+    /// Authentication Send.
+    AuthenticationSend(Security),
+    /// Authentication Receive.
+    AuthenticationReceive(Security),
     /// Disconnect of an I/O queue.
     Disconnect,
     /// One of another FCTYPE.
@@ -183,7 +230,10 @@ impl FabricsCommand {
             return None;
         }
         let size = if raw[40] & 7 == 1 { PropertySize::Eight } else { PropertySize::Four };
+        let security = Security { protocol: (raw[43], le16(raw, 41)), bytes: le32(raw, 44) };
         Some(match raw[4] {
+            kind::AUTHENTICATION_SEND => Self::AuthenticationSend(security),
+            kind::AUTHENTICATION_RECEIVE => Self::AuthenticationReceive(security),
             kind::PROPERTY_SET => Self::PropertySet { offset: le32(raw, 44), size, value: le64(raw, 48) },
             kind::PROPERTY_GET => Self::PropertyGet { offset: le32(raw, 44), size },
             kind::CONNECT => Self::Connect {
@@ -238,6 +288,15 @@ fn fabrics(kind: u8, fill: impl FnOnce(&mut [u8; SQE_BYTES])) -> Command {
     Command::new(raw)
 }
 
+fn security(kind: u8, bytes: u32) -> Command {
+    fabrics(kind, |raw| {
+        let (secp, spsp) = SECURITY;
+        raw[41..43].copy_from_slice(&spsp.to_le_bytes());
+        raw[43] = secp;
+        raw[44..48].copy_from_slice(&bytes.to_le_bytes());
+    })
+}
+
 impl Command {
     /// Connect. Its data, [`CONNECT_DATA_BYTES`], lies in the capsule. SQHD is asked to mean nothing.
     pub fn connect(queue: QueueRequest) -> Self {
@@ -263,6 +322,16 @@ impl Command {
             raw[44..48].copy_from_slice(&offset.to_le_bytes());
             raw[48..52].copy_from_slice(&value.to_le_bytes());
         })
+    }
+
+    /// Authentication Send of so many bytes.
+    pub fn authentication_send(bytes: u32) -> Self {
+        security(kind::AUTHENTICATION_SEND, bytes)
+    }
+
+    /// Authentication Receive into so many bytes.
+    pub fn authentication_receive(bytes: u32) -> Self {
+        security(kind::AUTHENTICATION_RECEIVE, bytes)
     }
 
     /// Disconnect of the I/O queue that it is sent on.
@@ -338,5 +407,22 @@ mod tests {
         assert_eq!(FabricsCommand::decode(&set), Some(told));
         assert_eq!(FabricsCommand::decode(&Command::disconnect()), Some(FabricsCommand::Disconnect));
         assert_eq!(FabricsCommand::decode(&Command::keep_alive()), None);
+    }
+
+    #[test]
+    fn authentication_is_demanded_and_spoken_of_as_the_specification_lays_it_out() {
+        let send = Command::authentication_send(0x0123);
+        assert_eq!((send.bytes()[4], &send.bytes()[40..48]), (5, &[0, 1, 1, 0xE9, 0x23, 1, 0, 0][..]));
+        let of = |bytes| Security { protocol: SECURITY, bytes };
+        assert_eq!(FabricsCommand::decode(&send), Some(FabricsCommand::AuthenticationSend(of(0x0123))));
+        let receive = Command::authentication_receive(4096);
+        assert_eq!(FabricsCommand::decode(&receive), Some(FabricsCommand::AuthenticationReceive(of(4096))));
+        for (dw0, demand) in [(0x1_0003, Demand::None), (0x2_0003, Demand::Authentication)] {
+            assert_eq!(Demand::decode(dw0), demand);
+        }
+        assert_eq!([0x4_0003, 0x6_0003].map(Demand::decode), [Demand::SecureChannel; 2]);
+        for demand in [Demand::None, Demand::Authentication, Demand::SecureChannel] {
+            assert_eq!(Demand::decode(demand.bits()), demand);
+        }
     }
 }

@@ -9,7 +9,7 @@
 use std::{collections::VecDeque, convert::Infallible, net::TcpStream, ops::RangeInclusive, time::Instant};
 
 use sw_nvme::{
-    fabrics::{self, CONNECT_DATA_BYTES, FabricsCommand},
+    fabrics::{self, CONNECT_DATA_BYTES, Demand, FabricsCommand},
     status::Status,
     tcp::pdu::{
         self, ADMIN_CAPSULE_DATA_BYTES, Breach, DIGEST_BYTES, Data, Digests, FatalStatus, HEAD_BYTES_MAX, Header,
@@ -21,6 +21,7 @@ use sw_nvme::{
 use super::{
     Fault, InitializeFault, Seen, TRANSFERS_MAX, TargetConfig,
     admin::{self, Desk},
+    gate::{Gate, SEND_BYTES_MAX},
     io,
     listen::Shared,
     pages::EVENT_REQUESTS_MAX,
@@ -102,6 +103,7 @@ pub(super) struct Connection<'a> {
     input: Input<'a>,
     output: Output<'a>,
     joined: Option<Joined>,
+    gate: Gate,
     /// CATTR bit 2: SQHD means nothing.
     no_flow_control: bool,
     sq_head: u16,
@@ -128,6 +130,7 @@ impl<'a> Connection<'a> {
             input: Input::new(stream),
             output: Output::new(stream),
             joined: None,
+            gate: Gate::Open,
             no_flow_control: false,
             sq_head: 0,
             commands: 0,
@@ -152,6 +155,7 @@ impl<'a> Connection<'a> {
                 tracing::debug!(connection = self.number, rule = breach.rule, "the host broke the protocol");
                 terminate(&mut self.input, &mut self.output, &breach);
             }
+            End::Silent if self.gate.demand() != Demand::None => add(&tally.authentication_failed, 1),
             End::Silent if self.joined.is_some() => {
                 add(&tally.keep_alive_expired, 1);
                 tracing::debug!(connection = self.number, "the host is silent past its keep-alive");
@@ -172,7 +176,8 @@ impl<'a> Connection<'a> {
             if !self.input.wait(self.delayed.iter().map(|delayed| delayed.due).min())? {
                 continue;
             }
-            let longest = self.capsule_bytes_max().max(self.config().h2c_bytes_max);
+            let longest =
+                self.config().capsule_data_bytes.max(ADMIN_CAPSULE_DATA_BYTES).max(self.config().h2c_bytes_max);
             let plen_max = length(HEAD_BYTES_MAX + DIGEST_BYTES) + longest;
             let (header, raw) = self.input.head(self.output.layout.digests, plen_max)?;
             match header.kind {
@@ -222,9 +227,9 @@ impl<'a> Connection<'a> {
     }
 
     /// Bytes of data in a capsule at most: of admin and fabrics commands always the same.
-    fn capsule_bytes_max(&self) -> u32 {
+    fn capsule_bytes_max(&self, command: &Command) -> u32 {
         match self.joined {
-            Some(Joined { qid: 1.., .. }) => self.config().capsule_data_bytes,
+            Some(Joined { qid: 1.., .. }) if command.opcode() != fabrics::OPCODE => self.config().capsule_data_bytes,
             _ => ADMIN_CAPSULE_DATA_BYTES,
         }
     }
@@ -244,13 +249,14 @@ impl<'a> Connection<'a> {
 
     fn capsule(&mut self, header: &Header, raw: &[u8]) -> Result<(), End> {
         self.aligned(header)?;
-        if header.data_bytes > self.capsule_bytes_max() {
+        let command = pdu::command(raw);
+        if header.data_bytes > self.capsule_bytes_max(&command) {
             return Err(field(4, "more data in a capsule than may be"));
         }
         let mut bytes = core::mem::take(&mut self.capsule);
         bytes.resize(header.data_bytes as usize, 0);
         let intact = self.input.data(header, &mut bytes)?;
-        let done = self.arrived(pdu::command(raw), Carried { bytes: &bytes, intact });
+        let done = self.arrived(command, Carried { bytes: &bytes, intact });
         self.capsule = bytes;
         done
     }
@@ -350,7 +356,7 @@ impl<'a> Connection<'a> {
             (true, _) if raw[24..32] != [0; 8] => Err(says::SGL_OFFSET),
             (true, _) if !carried.intact => Err(says::TRANSPORT),
             (true, _) => Ok(Plan::Capsule),
-            (false, None) => Ok(Plan::Ask(bytes)),
+            (false, None | Some(FabricsCommand::AuthenticationSend(_))) => Ok(Plan::Ask(bytes)),
             // The data of Connect lies in its capsule.
             (false, Some(_)) => Err(says::DESCRIPTOR),
         }
@@ -370,9 +376,14 @@ impl<'a> Connection<'a> {
         let Some(joined) = self.joined else {
             return if connects { Ok(()) } else { Err(says::SEQUENCE) };
         };
+        if !connects && !self.gate.lets(fabrics) {
+            return Err(says::AUTHENTICATION);
+        }
         match (joined.qid, fabrics) {
             _ if connects => Err(says::SEQUENCE),
-            (0, Some(_)) | (_, Some(FabricsCommand::Disconnect)) => Ok(()),
+            (0, Some(_)) => Ok(()),
+            (_, Some(FabricsCommand::Disconnect | FabricsCommand::AuthenticationSend(_))) => Ok(()),
+            (_, Some(FabricsCommand::AuthenticationReceive(_))) => Ok(()),
             (_, Some(_)) => Err(Status::INVALID_OPCODE.with_dnr()),
             // Its connections are ended when a controller is disabled.
             (1.., None) => Ok(()),
@@ -387,6 +398,7 @@ impl<'a> Connection<'a> {
     fn wants(&self, command: &Command, fabrics: Option<&FabricsCommand>) -> Result<RangeInclusive<u32>, Status> {
         match (fabrics, self.joined) {
             (Some(FabricsCommand::Connect { .. }), _) => Ok(length(CONNECT_DATA_BYTES)..=length(CONNECT_DATA_BYTES)),
+            (Some(FabricsCommand::AuthenticationSend(_)), _) => Ok(1..=SEND_BYTES_MAX),
             (Some(_), _) => Ok(0..=0),
             (None, Some(Joined { qid: 1.., .. })) => io::wants(&self.shared.subsystem, command),
             (None, _) => admin::wants(command).map(|bytes| bytes..=bytes),
@@ -491,7 +503,7 @@ impl<'a> Connection<'a> {
         out.clear();
         let done = match self.execute(&job.command, data, &mut out) {
             Outcome::Held => Ok(()),
-            Outcome::Answer(answer) => self.answer(job, answer, &out),
+            Outcome::Answer(answer) => self.answer(job, answer, &out).and_then(|()| self.settle()),
             Outcome::Farewell(answer) => self.answer(job, answer, &[]).and(Err(End::Closed)),
         };
         self.out = out;
@@ -505,7 +517,7 @@ impl<'a> Connection<'a> {
             return Outcome::Answer(self.connect(command, data));
         };
         if let Some(fabrics) = FabricsCommand::decode(command) {
-            return self.fabrics(joined, &fabrics);
+            return self.fabrics(joined, &fabrics, (data, out, out_bytes));
         }
         if joined.qid > 0 {
             return Outcome::Answer(io::run(&shared.subsystem, command, data, out, out_bytes));
@@ -542,6 +554,21 @@ impl<'a> Connection<'a> {
         self.input.set_deadline(timeout.map(|timeout| now() + timeout));
     }
 
+    /// Looks how authentication goes: a host that showed who it is has no deadline but its own, and one that failed is left.
+    fn settle(&mut self) -> Result<(), End> {
+        let tally = &self.shared.subsystem.tally;
+        if self.gate.settle() {
+            add(&tally.authenticated, 1);
+            self.restart_timer();
+        }
+        if self.gate.has_failed() {
+            add(&tally.authentication_failed, 1);
+            tracing::warn!(connection = self.number, "a host did not show who it is, or did not believe the target");
+            return Err(End::Closed);
+        }
+        Ok(())
+    }
+
     fn connect(&mut self, command: &Command, data: &[u8]) -> Answer {
         let Some(FabricsCommand::Connect { queue, no_flow_control, format }) = FabricsCommand::decode(command) else {
             return says::SEQUENCE.into();
@@ -556,13 +583,22 @@ impl<'a> Connection<'a> {
                 self.no_flow_control = no_flow_control;
                 // FFFFh says that the controller does without flow control too.
                 self.sq_head = if no_flow_control { 0xFFFF } else { 1 % joined.entries };
-                self.restart_timer();
-                Answer::value(joined.controller.into())
+                self.gate = self.shared.subsystem.gate(joined);
+                let demand = self.gate.demand();
+                if demand == Demand::None {
+                    self.restart_timer();
+                }
+                Answer::value(u64::from(joined.controller) | u64::from(demand.bits()))
             }
         }
     }
 
-    fn fabrics(&mut self, joined: Joined, fabrics: &FabricsCommand) -> Outcome {
+    fn fabrics(
+        &mut self,
+        joined: Joined,
+        fabrics: &FabricsCommand,
+        (data, out, out_bytes): (&[u8], &mut Vec<u8>, u32),
+    ) -> Outcome {
         let subsystem = &self.shared.subsystem;
         let answer = match *fabrics {
             FabricsCommand::Disconnect if joined.qid == 0 => says::QUEUE_TYPE.into(),
@@ -583,6 +619,8 @@ impl<'a> Connection<'a> {
             }
             FabricsCommand::PropertySet { .. } => says::INVALID_FIELD.into(),
             FabricsCommand::Connect { .. } => says::SEQUENCE.into(),
+            FabricsCommand::AuthenticationSend(security) => self.gate.send(security, data, subsystem.number()),
+            FabricsCommand::AuthenticationReceive(security) => self.gate.receive(security, out, out_bytes),
             FabricsCommand::Other(_) => Status::INVALID_OPCODE.with_dnr().into(),
         };
         Outcome::Answer(answer)

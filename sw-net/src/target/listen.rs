@@ -67,6 +67,8 @@ impl Shared {
             written_bytes: of(&tally.written_bytes),
             terminations: of(&tally.terminations),
             panics: of(&tally.panics),
+            authenticated: of(&tally.authenticated),
+            authentication_failed: of(&tally.authentication_failed),
             keep_alive_expired: of(&tally.keep_alive_expired),
         }
     }

@@ -16,7 +16,7 @@
 //! - Every wait ends: with bytes, with the end of the socket, with a deadline (initialisation, keep-alive, a host that reads nothing),
 //!   or with [`Target::stop`], which shuts all sockets down.
 //!
-//! It does not speak TLS or DH-HMAC-CHAP, has no namespaces that change and so no asynchronous events, no multipath states, no
+//! With keys it demands DH-HMAC-CHAP of every queue, but of those of the discovery service ([`Authentication`]). It does not speak TLS, has no namespaces that change and so no asynchronous events, no multipath states, no
 //! reservations. It is not fast on purpose: a connection carries out one command after the other.
 //!
 //! Source: NVM Express TCP Transport Specification 1.x; Base Specification 2.x, "Fabrics Command Set"; what the Linux host asks of a
@@ -26,6 +26,7 @@ mod admin;
 mod backing;
 mod connection;
 mod faults;
+mod gate;
 mod io;
 mod listen;
 mod pages;
@@ -38,6 +39,7 @@ use sw_engine::{Error, ErrorKind, Verb};
 use sw_nvme::{fabrics, fabrics::Nqn, tcp::pdu};
 
 pub use faults::{Fault, Faults, InitializeFault, Seen};
+pub use gate::Authentication;
 pub use listen::Target;
 
 /// Connections at a time at most.
@@ -78,6 +80,8 @@ pub struct TargetConfig {
     pub subsystem: Nqn,
     /// The hosts that may connect (HOSTNQN); empty, the default, is all.
     pub hosts: Vec<Nqn>,
+    /// The keys that hosts must have; `None`, the default, is none.
+    pub authentication: Option<Authentication>,
     /// Namespaces 1, 2, …; [`NAMESPACES_MAX`] at most. Default: one of 64 MiB of memory.
     pub namespaces: Vec<Backing>,
     /// SN, 1 to 20 printable ASCII characters.
@@ -99,7 +103,7 @@ pub struct TargetConfig {
     pub alignment: u8,
     /// Connections at a time, 1 to [`CONNECTIONS_MAX`], the default; one more is closed at once and counted.
     pub connections_max: usize,
-    /// How long a host may take from the connection to the end of Connect, 10 ms to 5 minutes. Default 10 s.
+    /// How long a host may take from the connection to the end of Connect, and of authentication if it is demanded, 10 ms to 5 minutes. Default 10 s.
     pub connect_timeout: Duration,
     /// I/O queues of a controller, 1 to 255. Default 16.
     pub queues_max: u16,
@@ -120,6 +124,7 @@ impl Default for TargetConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             subsystem: Nqn::new(DEFAULT_NQN).unwrap_or_else(Nqn::discovery),
             hosts: Vec::new(),
+            authentication: None,
             namespaces: vec![Backing::Memory(64 << 20)],
             serial: "SWTARGET0001".to_owned(),
             digests: pdu::Digests { header: true, data: true },
@@ -151,7 +156,10 @@ impl TargetConfig {
         let serial = (1..=20).contains(&self.serial.len()) && self.serial.bytes().all(|byte| byte.is_ascii_graphic());
         let block = self.block_bytes.is_power_of_two() && (512..=65536).contains(&self.block_bytes);
         let capsule = self.capsule_data_bytes.is_multiple_of(16) && self.capsule_data_bytes <= 65536;
+        let offer = self.authentication.as_ref().map(|keys| &keys.offer);
+        let offers = offer.is_none_or(|offer| !offer.hashes.is_empty() && !offer.groups.is_empty());
         let rules = [
+            (offers, "authentication: there is at least one hash and one group"),
             (self.subsystem != Nqn::discovery(), "subsystem: the discovery service's name is no subsystem's"),
             ((1..=NAMESPACES_MAX).contains(&self.namespaces.len()), "namespaces: there are 1 to 1,024"),
             (serial, "serial: it has 1 to 20 printable ASCII characters"),
@@ -200,6 +208,10 @@ pub struct Counters {
     pub terminations: u64,
     /// Connections whose thread panicked: a bug of the target's, never a host's doing.
     pub panics: u64,
+    /// Queues whose host showed who it is.
+    pub authenticated: u64,
+    /// Connections that ended because their host did not, or did not believe us.
+    pub authentication_failed: u64,
     /// Controllers that were torn down because their host was silent past KATO.
     pub keep_alive_expired: u64,
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -11,12 +12,14 @@ use std::{
 
 use sw_engine::Error;
 use sw_nvme::{
+    auth::Sequence,
     fabrics::{ADMIN_ENTRIES_MIN, ANY_CONTROLLER, ConnectData, Nqn, PropertySize, QueueRequest},
     status::{Status, sct},
     wire::{WireError, regs},
 };
 
-use super::{CONNECTIONS_MAX, TargetConfig, backing::Disk};
+use super::{CONNECTIONS_MAX, TargetConfig, backing::Disk, gate::Gate};
+use crate::entropy::random_u32;
 
 /// The largest CNTLID that may be given out (Base, "Controller Identifier").
 const CONTROLLER_MAX: u16 = 0xFFEF;
@@ -56,6 +59,8 @@ pub(super) mod says {
     pub const CONNECT_PARAMETERS: Status = Status::new(sct::COMMAND, 0x82).with_dnr();
     /// Connect Invalid Host.
     pub const CONNECT_HOST: Status = Status::new(sct::COMMAND, 0x84).with_dnr();
+    /// Authentication Required.
+    pub const AUTHENTICATION: Status = Status::new(sct::COMMAND, 0x91).with_dnr();
     /// Invalid Queue Type.
     pub const QUEUE_TYPE: Status = Status::new(sct::COMMAND, 0x85).with_dnr();
     /// Invalid Field in Command.
@@ -173,6 +178,8 @@ pub(super) struct Tally {
     pub(super) terminations: AtomicU64,
     pub(super) panics: AtomicU64,
     pub(super) keep_alive_expired: AtomicU64,
+    pub(super) authenticated: AtomicU64,
+    pub(super) authentication_failed: AtomicU64,
 }
 
 /// Adds to a number of [`Tally`].
@@ -195,6 +202,8 @@ pub(super) struct Subsystem {
     pub(super) disks: Vec<Disk>,
     pub(super) tally: Tally,
     controllers: Mutex<Controllers>,
+    /// Numbers of challenges; none: the system gave no random bytes.
+    sequence: Mutex<Option<Sequence>>,
 }
 
 #[derive(Default)]
@@ -220,7 +229,22 @@ impl Subsystem {
     pub(super) fn new(config: TargetConfig) -> Result<Self, Error> {
         let open = |backing| Disk::open(backing, config.block_bytes);
         let disks = config.namespaces.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { config, disks, tally: Tally::default(), controllers: Mutex::default() })
+        let sequence = random_u32().ok().map(Sequence::from_random).into();
+        Ok(Self { config, disks, tally: Tally::default(), controllers: Mutex::default(), sequence })
+    }
+
+    /// A number for a challenge.
+    pub(super) fn number(&self) -> Option<NonZeroU32> {
+        self.sequence.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Sequence::take)
+    }
+
+    /// What stands before a queue that was just connected.
+    pub(super) fn gate(&self, joined: Joined) -> Gate {
+        let host = self.with(joined.controller, |controller| controller.host.clone());
+        match (&self.config.authentication, joined.role, host) {
+            (Some(keys), Role::Io, Some(host)) => Gate::shut(keys, &host, &self.config.subsystem),
+            _ => Gate::Open,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Controllers> {

@@ -20,6 +20,7 @@ mod client;
 mod commands;
 mod connecting;
 mod faulty;
+mod gate;
 mod hostile;
 mod life;
 

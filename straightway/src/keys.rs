@@ -1,0 +1,155 @@
+//! What shows subsystems behind TCP who this host is, and shows this host who they are (DH-HMAC-CHAP).
+
+use std::{fs::File, io, io::Read as _, path::Path, sync::Arc};
+
+use sw_engine::{Error, ErrorKind, Verb};
+use sw_net::HostKeys;
+use sw_nvme::auth::{
+    Hash, Offer, RANDOM_BYTES,
+    group::Group,
+    secret::{Secret, TEXT_BYTES_MAX},
+};
+use zeroize::Zeroizing;
+
+/// Bytes of a key's file that are looked at: a key, and white space around it.
+const FILE_BYTES_MAX: u64 = 4 * TEXT_BYTES_MAX as u64;
+
+/// The keys of an engine, for all subsystems behind TCP that demand authentication, or shall show who they are.
+///
+/// Secrets are in no `Debug` text, no log and no error, and are wiped when they are dropped.
+#[derive(Clone, Debug, Default)]
+pub struct NvmeTcpKeys {
+    /// The host's own key. Default: none, and subsystems that demand one are not opened.
+    pub host: Option<Secret>,
+    /// The key that subsystems must show that they know; one that does not is not opened. Not without [`NvmeTcpKeys::host`]. Default:
+    /// none, and subsystems are believed.
+    pub controller: Option<Secret>,
+    /// Hashes and groups that may be used. Default: all, the NULL group included.
+    pub offer: Offer,
+}
+
+impl NvmeTcpKeys {
+    /// Sets one by the name that the command line uses, behind `nvme_tcp_dhchap_`; `None` for an unknown name or a value that does
+    /// not parse.
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Error>> {
+        match name {
+            "key_file" | "ctrl_key_file" => {
+                let into = if name == "key_file" { &mut self.host } else { &mut self.controller };
+                return Some(read_secret(value).map(|secret| *into = Some(secret)));
+            }
+            "hashes" => self.offer.hashes = parse_hashes(value)?,
+            "groups" => self.offer.groups = parse_groups(value)?,
+            _ => return None,
+        }
+        Some(Ok(()))
+    }
+
+    /// Checks that they can be used together.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        if self.controller.is_some() && self.host.is_none() {
+            return Err(
+                "a key of the controller without one of the host: nvme_tcp_dhchap_ctrl_key_file goes with nvme_tcp_dhchap_key_file",
+            );
+        }
+        if self.offer.hashes.is_empty() || self.offer.groups.is_empty() {
+            return Err("no hash or no group for authentication; leave at least one of each");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn into_host_keys(self) -> Option<Arc<HostKeys>> {
+        let Self { host, controller, offer } = self;
+        host.map(|host| Arc::new(HostKeys::new(host, controller, offer)))
+    }
+}
+
+/// Reads a key from the file that has its text, `DHHC-1:…:`, as `nvme gen-dhchap-key` writes it.
+///
+/// # Errors
+/// What the system says of the file; `BadFormat` for another text.
+pub fn read_secret(path: impl AsRef<Path>) -> Result<Secret, Error> {
+    let path = path.as_ref();
+    let made = |kind| Error::new(kind, Verb::Setup).at(path.display().to_string());
+    let mut text = Zeroizing::new(String::with_capacity(sw_mem::index(FILE_BYTES_MAX)));
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|cause| {
+        let kind = match cause.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            io::ErrorKind::InvalidData => ErrorKind::BadFormat,
+            _ => ErrorKind::Io,
+        };
+        made(kind)
+            .detail(format!("the file of a key cannot be read: {cause}"))
+            .with_code(cause.raw_os_error().unwrap_or(0))
+            .remedy("name a file with one line DHHC-1:…: that this user may read")
+    })?;
+    Secret::parse(&text).map_err(|cause| {
+        made(ErrorKind::BadFormat)
+            .detail(format!("the file has no key for dh-hmac-chap: {cause}"))
+            .remedy("write one line DHHC-1:…: to it, as `straightway nvme gen-dhchap-key` prints it")
+    })
+}
+
+/// Makes a key of as many random bytes as `like` has, which is transformed by `transform` before it is used.
+///
+/// # Errors
+/// `Io` if the system gives no random bytes.
+pub fn make_secret(like: Hash, transform: Option<Hash>) -> Result<Secret, Error> {
+    let random: Zeroizing<[u8; RANDOM_BYTES]> = sw_net::random_bytes().map_err(|cause| {
+        Error::new(ErrorKind::Io, Verb::Setup).detail("the system gives no random bytes").caused_by(cause)
+    })?;
+    Ok(Secret::from_random(&random, like, transform))
+}
+
+/// Hashes by their names with a plus between, as `sha256+sha512`; `None` for one that there is not, or that comes twice.
+pub fn parse_hashes(text: &str) -> Option<Vec<Hash>> {
+    listed(text, &Hash::ALL, Hash::name)
+}
+
+/// Groups by their names with a plus between, as `ffdhe2048+null`; `None` for one that there is not, or that comes twice.
+pub fn parse_groups(text: &str) -> Option<Vec<Group>> {
+    listed(text, &Group::ALL, Group::name)
+}
+
+fn listed<T: Copy + PartialEq>(text: &str, all: &[T], name: fn(T) -> &'static str) -> Option<Vec<T>> {
+    let mut list = Vec::new();
+    for word in text.split('+') {
+        let one = all.iter().copied().find(|one| name(*one) == word).filter(|one| !list.contains(one))?;
+        list.push(one);
+    }
+    Some(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_of_names_that_there_are_each_once() {
+        assert_eq!(parse_hashes("sha512+sha256"), Some(vec![Hash::Sha512, Hash::Sha256]));
+        assert_eq!(parse_groups("null"), Some(vec![Group::Null]));
+        for wrong in ["", "sha1", "sha256+", "sha256+sha256", "sha256,sha384"] {
+            assert_eq!(parse_hashes(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_key_is_refused_with_a_remedy_and_without_its_text() {
+        let path = std::env::temp_dir().join(format!("straightway-key-{}", std::process::id()));
+        let told = |text: &[u8]| {
+            std::fs::write(&path, text).unwrap();
+            read_secret(&path).map(|secret| format!("{secret:?}")).map_err(|error| (error.kind(), error.to_string()))
+        };
+        let text = make_secret(Hash::Sha384, Some(Hash::Sha256)).unwrap().to_text();
+        assert_eq!(told(format!("{}\n", *text).as_bytes()), Ok("Secret(48 bytes, sha256)".into()));
+        let endless = vec![b'A'; 1 << 20];
+        for wrong in [&b"DHHC-1:00:U0VDUkVU:"[..], b"", b"\xFF\xFE", &endless] {
+            let (kind, text) = told(wrong).unwrap_err();
+            assert_eq!(kind, ErrorKind::BadFormat);
+            assert!(text.contains(';') && !text.contains("U0VDUkVU") && text.len() < 400, "{text}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read_secret(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}

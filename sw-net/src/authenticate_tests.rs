@@ -1,0 +1,194 @@
+//! The initiator and the target against each other, over sockets.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sw_engine::{Error, ErrorKind};
+use sw_nvme::{
+    auth::{Hash, Offer, RANDOM_BYTES, group::Group, secret::Secret},
+    fabrics::Nqn,
+};
+
+use super::HostKeys;
+use crate::{
+    DiscoverConfig,
+    controller::{Address, Controller, ControllerConfig, HostIdentity},
+    discover,
+    target::{Authentication, Backing, Fault, Faults, Seen, Target, TargetConfig},
+};
+
+fn secret(byte: u8) -> Secret {
+    Secret::from_random(&[byte; RANDOM_BYTES], Hash::Sha512, Some(Hash::Sha256))
+}
+
+fn only(hash: Hash, group: Group) -> Offer {
+    Offer { hashes: vec![hash], groups: vec![group] }
+}
+
+/// A target that knows the secrets of these bytes.
+fn target(host: u8, controller: Option<u8>, offer: Offer) -> TargetConfig {
+    let authentication = Authentication { secret: secret(host), controller_secret: controller.map(secret), offer };
+    let namespaces = vec![Backing::Memory(1 << 20)];
+    TargetConfig { authentication: Some(authentication), namespaces, ..TargetConfig::default() }
+}
+
+fn keys(host: u8, controller: Option<u8>) -> Option<Arc<HostKeys>> {
+    Some(Arc::new(HostKeys::new(secret(host), controller.map(secret), Offer::default())))
+}
+
+fn identity(keys: Option<Arc<HostKeys>>) -> HostIdentity {
+    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys }
+}
+
+fn address(target: &Target) -> Address {
+    let (at, subsystem) = (target.address(), TargetConfig::default().subsystem);
+    Address { host: at.ip().to_string(), port: at.port(), subsystem }
+}
+
+fn open(target: &Target, keys: Option<Arc<HostKeys>>, config: ControllerConfig) -> Result<Arc<Controller>, Error> {
+    Controller::open(address(target), identity(keys), config)
+}
+
+/// The association and one I/O queue.
+fn both_queues(target: &Target, keys: Option<Arc<HostKeys>>) -> Result<(), Error> {
+    let controller = open(target, keys, ControllerConfig::default())?;
+    let queue = controller.connect_queue();
+    let done = queue.map(drop);
+    controller.shut_down();
+    done
+}
+
+/// Waits for what the threads of a target count.
+#[expect(clippy::disallowed_methods, reason = "a test that waits for another thread")]
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{what} does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn every_hash_without_and_with_a_group_opens_both_kinds_of_queues() {
+    for hash in Hash::ALL {
+        for group in [Group::Null, Group::Ffdhe2048] {
+            let target = Target::start(target(1, Some(2), only(hash, group))).unwrap();
+            both_queues(&target, keys(1, None)).unwrap();
+            both_queues(&target, keys(1, Some(2))).unwrap();
+            let counters = target.counters();
+            assert_eq!((counters.authenticated, counters.authentication_failed, counters.terminations), (4, 0, 0));
+        }
+    }
+}
+
+#[test]
+fn the_large_groups_work_too() {
+    for group in [Group::Ffdhe3072, Group::Ffdhe4096, Group::Ffdhe6144, Group::Ffdhe8192] {
+        let target = Target::start(target(1, Some(2), only(Hash::Sha256, group))).unwrap();
+        both_queues(&target, keys(1, Some(2))).unwrap();
+    }
+}
+
+#[test]
+fn a_capsule_without_room_for_writes_has_room_for_authentication() {
+    let config = TargetConfig { capsule_data_bytes: 0, ..target(1, Some(2), only(Hash::Sha512, Group::Ffdhe8192)) };
+    let target = Target::start(config).unwrap();
+    both_queues(&target, keys(1, Some(2))).unwrap();
+}
+
+#[test]
+fn without_a_key_with_a_wrong_one_and_at_a_target_that_lies_it_is_said_which_setting_is_wrong() {
+    let target = Target::start(target(1, Some(2), Offer::default())).unwrap();
+    let refused = |keys, words: &str| {
+        let error = both_queues(&target, keys).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{text}");
+        assert!(text.contains(words) && super::is_refusal(&error), "{text}");
+    };
+    refused(None, "set nvme_tcp_dhchap_key_file");
+    refused(keys(9, None), "compare the file of nvme_tcp_dhchap_key_file");
+    refused(keys(1, Some(9)), "compare nvme_tcp_dhchap_ctrl_key_file");
+    let narrow = HostKeys::new(secret(1), None, Offer { groups: vec![], ..Offer::default() });
+    refused(Some(Arc::new(narrow)), "nvme_tcp_dhchap_groups");
+    until("three failures", || target.counters().authentication_failed == 3);
+    assert_eq!(target.counters().authenticated, 0);
+    both_queues(&target, keys(1, Some(2))).unwrap();
+    // The secrets are in no text.
+    let told = format!("{:?}", keys(0x41, Some(0x42)).unwrap());
+    assert!(!told.contains("65") && !told.contains("41") && !told.to_lowercase().contains("aaaa"), "{told}");
+}
+
+#[test]
+fn a_target_that_demands_nothing_is_taken_only_by_hosts_that_do_not_want_to_know_it() {
+    let target = Target::start(TargetConfig::default()).unwrap();
+    both_queues(&target, None).unwrap();
+    both_queues(&target, keys(1, None)).unwrap();
+    let error = both_queues(&target, keys(1, Some(2))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("leave nvme_tcp_dhchap_ctrl_key_file out"), "{error}");
+}
+
+#[test]
+fn discovery_is_for_everybody() {
+    let target = Target::start(target(1, None, Offer::default())).unwrap();
+    let told = discover("127.0.0.1", target.address().port(), &identity(None), DiscoverConfig::default()).unwrap();
+    assert_eq!(told.entries.len(), 1);
+}
+
+#[test]
+fn a_target_that_does_not_answer_is_not_waited_for() {
+    for kind in [5, 6] {
+        let mute = move |seen: &Seen| (seen.fabrics_kind == kind).then_some(Fault::NeverAnswer);
+        let faults: Arc<dyn Faults> = Arc::new(mute);
+        let config = TargetConfig { faults: Some(faults), ..target(1, None, only(Hash::Sha256, Group::Null)) };
+        let target = Target::start(config).unwrap();
+        let limit = Duration::from_millis(200);
+        let quick = ControllerConfig { timeout: limit, ..ControllerConfig::default() };
+        let error = open(&target, keys(1, None), quick).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    }
+}
+
+#[test]
+fn a_host_that_does_not_go_on_is_left_by_the_target() {
+    let limit = Duration::from_millis(300);
+    let config = TargetConfig { connect_timeout: limit, ..target(1, None, only(Hash::Sha256, Group::Null)) };
+    let started = Target::start(config).unwrap();
+    let stream = std::net::TcpStream::connect(started.address()).unwrap();
+    until("the end of a host that says nothing", || {
+        started.counters().connections == 1 && started.counters().connections_open == 0
+    });
+    drop(stream);
+}
+
+/// A target that is gone and comes back, perhaps with other keys.
+#[test]
+fn an_association_that_is_made_again_is_authenticated_again_and_ends_at_once_where_the_key_is_wrong_now() {
+    let (same, other) = (1, 9);
+    for now in [same, other] {
+        let first = Target::start(target(1, None, only(Hash::Sha256, Group::Null))).unwrap();
+        let listen = first.address();
+        let controller = open(&first, keys(1, None), ControllerConfig::default()).unwrap();
+        let attended = Arc::clone(&controller);
+        let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
+        first.stop();
+        let config = TargetConfig { listen, ..target(now, None, only(Hash::Sha256, Group::Null)) };
+        let second = Target::start(config).unwrap();
+        controller.suspect();
+        if now == same {
+            until("the next association", || {
+                controller.is_up(&controller.facts()) && controller.facts().association == 2
+            });
+            assert_eq!(second.counters().authenticated, 1);
+        } else {
+            // Far below the patience of 60 s.
+            until("the end of the association", || controller.is_gone());
+            assert!(controller.lost().to_string().contains("compare the file"), "{}", controller.lost());
+            until("one failure", || second.counters().authentication_failed == 1);
+        }
+        controller.shut_down();
+        attendant.join().unwrap();
+    }
+}
