@@ -11,6 +11,7 @@ use crate::{
     dataset_args::Dataset,
     machine_args::{Doctor, Topology},
     size,
+    target_args::{NvmeGenDhchapKey, Target},
 };
 
 const ABOUT: &str =
@@ -99,7 +100,8 @@ pub struct EngineArgs {
     /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane,
     /// keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu,
     /// nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms,
-    /// nvme_tcp_timeout_ms, cufile=on-request|prefer|off, cufile_library=FILE
+    /// nvme_tcp_timeout_ms, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE,
+    /// nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+...+null, cufile=on-request|prefer|off, cufile_library=FILE
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }
@@ -456,7 +458,8 @@ impl ConvertTo {
   straightway nvme bind 0000:3b:00.0
   straightway cat nvme://0000:3b:00.0/1 --len 4k | xxd
   straightway nvme unbind 0000:3b:00.0
-  straightway nvme discover 192.0.2.10"
+  straightway nvme discover 192.0.2.10
+  straightway nvme gen-dhchap-key > /etc/nvme/one.key"
 )]
 pub enum Nvme {
     /// Show controllers, who drives them, who uses their namespaces, and what can be done
@@ -467,6 +470,8 @@ pub enum Nvme {
     Unbind(NvmeChange),
     /// Ask a discovery service which subsystems there are, and by which addresses
     Discover(NvmeDiscover),
+    /// Make a key for authentication (DH-HMAC-CHAP), of random bytes, and print it
+    GenDhchapKey(NvmeGenDhchapKey),
 }
 
 /// `nvme list`.
@@ -543,63 +548,6 @@ fn parse_service(text: &str) -> Result<ServiceAddress, String> {
         return Err("write a name, an address, or an address of IPv6 in brackets, with :PORT if it has one".to_owned());
     }
     Ok(ServiceAddress { host: host.to_owned(), port })
-}
-
-/// `target`.
-#[derive(Args, Debug)]
-#[command(
-    after_help = "It is small and trusts its network: no TLS, no authentication. Linux connects to it with nvme-cli; this program with
-the addresses that it prints. Ctrl-C ends it.
-
-Examples:
-  straightway target memory:1GiB
-  straightway target /data/dataset.img --read-only --listen 0.0.0.0:4420
-  straightway target disk-a.img disk-b.img --block 512"
-)]
-pub struct Target {
-    /// What to offer: files or block devices, whose length stays, and memory:SIZE. They are namespaces 1, 2, ...
-    #[arg(required = true, value_name = "SOURCE", value_parser = parse_source)]
-    pub sources: Vec<TargetSource>,
-    /// Where to listen; port 0 is any free one
-    #[arg(long, default_value = "127.0.0.1:4420", value_name = "ADDRESS:PORT")]
-    pub listen: std::net::SocketAddr,
-    /// The name of the subsystem
-    #[arg(long, default_value = "nqn.2026-11.io.straightway:target")]
-    pub nqn: String,
-    /// The serial number, which addresses that are written to must name
-    #[arg(long, default_value = "SWTARGET0001")]
-    pub serial: String,
-    /// Bytes of a block
-    #[arg(long, default_value = "4096")]
-    pub block: u32,
-    /// Take no writes to files
-    #[arg(long)]
-    pub read_only: bool,
-}
-
-/// What a namespace of `target` is made of.
-#[derive(Clone, Debug)]
-pub enum TargetSource {
-    /// So many bytes of memory.
-    Memory(u64),
-    /// A file or block device.
-    File(PathBuf),
-}
-
-impl std::fmt::Display for TargetSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Memory(bytes) => write!(f, "memory:{bytes}"),
-            Self::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
-fn parse_source(text: &str) -> Result<TargetSource, String> {
-    match text.strip_prefix("memory:") {
-        Some(bytes) => size::parse_positive(bytes).map(TargetSource::Memory),
-        None => Ok(TargetSource::File(text.into())),
-    }
 }
 
 /// `bench`.

@@ -26,6 +26,7 @@ mod route;
 mod session;
 mod signals;
 mod size;
+mod target_args;
 mod usage;
 
 use std::{ffi::OsString, process::ExitCode};

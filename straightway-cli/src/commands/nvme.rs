@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use straightway::authentication::make_secret;
 use straightway::binding::{self, BindPlan, FunctionFacts, NamespaceFacts, Which};
 
 use crate::{
@@ -13,7 +14,34 @@ use crate::{
     fail::Fail,
     out::Out,
     size::Bytes,
+    target_args::{NvmeGenDhchapKey, Transform},
 };
+
+/// What `nvme gen-dhchap-key` says.
+#[derive(Serialize)]
+struct Key {
+    schema: &'static str,
+    key: String,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)
+    }
+}
+
+/// Runs `nvme gen-dhchap-key`.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn gen_dhchap_key(args: &NvmeGenDhchapKey, out: &mut Out) -> Result<(), Fail> {
+    let transform = match args.hash {
+        Transform::None => None,
+        Transform::By(hash) => Some(hash),
+    };
+    let secret = make_secret(args.bytes, transform)?;
+    out.report(&Key { schema: "straightway.nvme.gen-dhchap-key/1", key: secret.to_text().to_string() })
+}
 
 /// A line of `nvme list`.
 #[derive(Serialize)]

@@ -3,13 +3,16 @@
 use std::{fmt, net::SocketAddr, sync::mpsc, time::Duration};
 
 use serde::Serialize;
-use straightway::target::{Access, Backing, Counters, Nqn, Target, TargetConfig};
+use straightway::{
+    authentication::{Offer, read_secret},
+    target::{Access, Authentication, Backing, Counters, Nqn, Target, TargetConfig},
+};
 
 use crate::{
-    args::{Target as Args, TargetSource},
     fail::Fail,
     out::Out,
     signals,
+    target_args::{Target as Args, TargetSource},
 };
 
 /// How often it looks whether it shall end.
@@ -77,6 +80,14 @@ fn reached_at(listens: SocketAddr) -> String {
     }
 }
 
+/// The keys that hosts must have; none: no host needs one.
+fn authentication(args: &Args) -> Result<Option<Authentication>, Fail> {
+    let Some(file) = &args.dhchap_key_file else { return Ok(None) };
+    let controller_secret = args.dhchap_ctrl_key_file.as_ref().map(read_secret).transpose()?;
+    let offer = Offer { hashes: args.dhchap_hashes.0.clone(), groups: args.dhchap_groups.0.clone() };
+    Ok(Some(Authentication { secret: read_secret(file)?, controller_secret, offer }))
+}
+
 /// Runs `target`, until a signal ends it.
 ///
 /// # Errors
@@ -90,6 +101,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
         TargetSource::File(path) => Backing::File(path.clone(), access),
     };
     let config = TargetConfig {
+        authentication: authentication(args)?,
         listen: args.listen,
         subsystem,
         namespaces: args.sources.iter().map(backing).collect(),

@@ -128,7 +128,7 @@ fn everything() -> Vec<Value> {
     let index = ["dataset", "index", "set", "bad.tar", "--checksum", "--on-error", "skip", "--out", "i.index.arrow"];
     let bench = ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB"];
     crate::topology::make_any(&scratch.path("machine"));
-    let runs: [&[&str]; 23] = [
+    let runs: [&[&str]; 24] = [
         &["ls", "."],
         &["stat", "a", "stripe:64k:a,a"],
         &["plan", "a"],
@@ -137,6 +137,7 @@ fn everything() -> Vec<Value> {
         &["doctor", "a", "absent"],
         &["nvme", "list", "--all"],
         &["topology", "--root", "machine"],
+        &["nvme", "gen-dhchap-key"],
         &["cp", "a", "b"],
         &["cp", "a", "b", "--no-verify"],
         &["cat", "absent"],

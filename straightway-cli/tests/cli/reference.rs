@@ -28,6 +28,7 @@ const COMMANDS: [&str; 24] = [
     "bench write",
     "nvme",
     "nvme discover",
+    "nvme gen-dhchap-key",
     "target",
     "hwtest",
     "completions",

@@ -110,6 +110,12 @@ fn what_cannot_be_offered_is_told() {
         (&["target", "memory:1MiB", "--nqn", "x"], 2, "NQN"),
         (&["target", "memory:1MiB", "--block", "1000"], 2, "block"),
         (&["target", "memory:1MiB", "--listen", "127.0.0.1"], 2, "listen"),
+        (&["target", "memory:1MiB", "--dhchap-key-file", "none"], 3, "none"),
+        (&["target", "memory:1MiB", "--dhchap-key-file", "/proc/self/status"], 11, "gen-dhchap-key"),
+        (&["target", "memory:1MiB", "--dhchap-ctrl-key-file", "none"], 2, "dhchap-key-file"),
+        (&["target", "memory:1MiB", "--dhchap-groups", "modp"], 2, "ffdhe2048"),
+        (&["nvme", "gen-dhchap-key", "--hash", "sha1"], 2, "sha256"),
+        (&["nvme", "gen-dhchap-key", "--bytes", "33"], 2, "48"),
     ] {
         let ran = scratch.run(arguments);
         assert!(ran.code == Some(code) && ran.stderr.contains(words), "{arguments:?}: {:?} {}", ran.code, ran.stderr);
@@ -122,6 +128,32 @@ pub fn known() -> bool {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.trim().len() >= 32
     })
+}
+
+#[test]
+fn a_target_with_keys_is_for_hosts_that_have_them() {
+    let scratch = Scratch::new();
+    let made = |file: &str, arguments: &[&str]| {
+        let key = scratch.run(&[&["nvme", "gen-dhchap-key"], arguments].concat()).ok().text().to_owned();
+        std::fs::write(scratch.path(file), &key).unwrap();
+        key
+    };
+    let (one, other) = (made("host.key", &[]), made("target.key", &["--hash", "none", "--bytes", "64"]));
+    assert!(one.starts_with("DHHC-1:01:") && one.trim().len() == 59 && one.ends_with(":\n"), "{} bytes", one.len());
+    assert!(other.starts_with("DHHC-1:00:") && other.trim().len() == 103);
+    if !known() {
+        println!("skip target: the machine has no hostid and no machine-id");
+        return;
+    }
+    let keys = ["--dhchap-key-file", "host.key", "--dhchap-ctrl-key-file", "target.key", "--dhchap-hashes", "sha512"];
+    let offered = Offered::start(&scratch, &[&["memory:1MiB"][..], &keys].concat());
+    let uri = offered.uris[0].as_str();
+    let both = "nvme_tcp_dhchap_key_file=host.key,nvme_tcp_dhchap_ctrl_key_file=target.key";
+    assert_eq!(scratch.run(&["cat", uri, "--len", "4k", "--engine", both]).ok().stdout, [0; 4096]);
+    scratch.run(&["cat", uri, "--len", "4k"]).fails(4, &["set nvme_tcp_dhchap_key_file"]);
+    let wrong = scratch.run(&["cat", uri, "--len", "4k", "--engine", "nvme_tcp_dhchap_key_file=target.key"]);
+    assert!(!wrong.stderr.contains("DHHC-1:0"), "{}", wrong.stderr);
+    wrong.fails(4, &["compare the file of nvme_tcp_dhchap_key_file"]);
 }
 
 #[test]

@@ -1,0 +1,141 @@
+//! The command line of `target`, and of the keys that it and hosts have.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use straightway::authentication::{Group, Hash, parse_groups, parse_hashes};
+
+use crate::size;
+
+/// `target`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "It is small and trusts its network: no TLS; with a key, authentication of hosts. Linux connects to it with nvme-cli; this program with
+the addresses that it prints. Ctrl-C ends it.
+
+Examples:
+  straightway target memory:1GiB
+  straightway target /data/dataset.img --read-only --listen 0.0.0.0:4420
+  straightway target disk-a.img disk-b.img --block 512
+  straightway target memory:1GiB --dhchap-key-file host.key --dhchap-ctrl-key-file target.key"
+)]
+pub struct Target {
+    /// What to offer: files or block devices, whose length stays, and memory:SIZE. They are namespaces 1, 2, ...
+    #[arg(required = true, value_name = "SOURCE", value_parser = parse_source)]
+    pub sources: Vec<TargetSource>,
+    /// Where to listen; port 0 is any free one
+    #[arg(long, default_value = "127.0.0.1:4420", value_name = "ADDRESS:PORT")]
+    pub listen: std::net::SocketAddr,
+    /// The name of the subsystem
+    #[arg(long, default_value = "nqn.2026-11.io.straightway:target")]
+    pub nqn: String,
+    /// The serial number, which addresses that are written to must name
+    #[arg(long, default_value = "SWTARGET0001")]
+    pub serial: String,
+    /// Bytes of a block
+    #[arg(long, default_value = "4096")]
+    pub block: u32,
+    /// Take no writes to files
+    #[arg(long)]
+    pub read_only: bool,
+    /// The file of the key that hosts must know (DH-HMAC-CHAP); the same for all of them
+    #[arg(long, value_name = "FILE")]
+    pub dhchap_key_file: Option<PathBuf>,
+    /// The file of the key that shows hosts who this target is, if they ask
+    #[arg(long, value_name = "FILE", requires = "dhchap_key_file")]
+    pub dhchap_ctrl_key_file: Option<PathBuf>,
+    /// Hashes of authentication, the best first: names with a plus between
+    #[arg(long, default_value = "sha256+sha384+sha512", value_parser = parse_hash_list)]
+    pub dhchap_hashes: Hashes,
+    /// Groups of authentication, the best first: names with a plus between
+    #[arg(
+        long,
+        default_value = "ffdhe2048+ffdhe3072+ffdhe4096+ffdhe6144+ffdhe8192+null",
+        value_parser = parse_group_list
+    )]
+    pub dhchap_groups: Groups,
+}
+
+/// Hashes of authentication.
+#[derive(Clone, Debug)]
+pub struct Hashes(pub Vec<Hash>);
+
+/// Groups of authentication.
+#[derive(Clone, Debug)]
+pub struct Groups(pub Vec<Group>);
+
+fn parse_hash_list(text: &str) -> Result<Hashes, String> {
+    parse_hashes(text).map(Hashes).ok_or_else(|| "write some of sha256+sha384+sha512".to_owned())
+}
+
+fn parse_group_list(text: &str) -> Result<Groups, String> {
+    let all = "write some of null+ffdhe2048+ffdhe3072+ffdhe4096+ffdhe6144+ffdhe8192";
+    parse_groups(text).map(Groups).ok_or_else(|| all.to_owned())
+}
+
+/// What a namespace of `target` is made of.
+#[derive(Clone, Debug)]
+pub enum TargetSource {
+    /// So many bytes of memory.
+    Memory(u64),
+    /// A file or block device.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for TargetSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Memory(bytes) => write!(f, "memory:{bytes}"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+fn parse_source(text: &str) -> Result<TargetSource, String> {
+    match text.strip_prefix("memory:") {
+        Some(bytes) => size::parse_positive(bytes).map(TargetSource::Memory),
+        None => Ok(TargetSource::File(text.into())),
+    }
+}
+
+/// `nvme gen-dhchap-key`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "What it prints is secret: write it to a file that its owner alone may read. Targets and hosts of
+others take the same text.
+
+Examples:
+  (umask 077; straightway nvme gen-dhchap-key > host.key)
+  straightway nvme gen-dhchap-key --hash sha512 --bytes 64 --json"
+)]
+pub struct NvmeGenDhchapKey {
+    /// The hash that transforms the key with a name before it is used: none, sha256, sha384 or sha512
+    #[arg(long, default_value = "sha256", value_parser = parse_transform)]
+    pub hash: Transform,
+    /// Bytes of the key: 32, 48 or 64
+    #[arg(long, default_value = "32", value_parser = parse_key_bytes)]
+    pub bytes: Hash,
+}
+
+/// What is done with a key before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transform {
+    /// Nothing.
+    None,
+    /// A transformation by a hash.
+    By(Hash),
+}
+
+fn parse_transform(text: &str) -> Result<Transform, String> {
+    match (text, parse_hashes(text).as_deref()) {
+        ("none", _) => Ok(Transform::None),
+        (_, Some([hash])) => Ok(Transform::By(*hash)),
+        _ => Err("write none, sha256, sha384 or sha512".to_owned()),
+    }
+}
+
+/// A key has as many bytes as a hash.
+fn parse_key_bytes(text: &str) -> Result<Hash, String> {
+    let found = Hash::ALL.into_iter().find(|hash| hash.len_bytes().to_string() == text);
+    found.ok_or_else(|| "write 32, 48 or 64".to_owned())
+}
