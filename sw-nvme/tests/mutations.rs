@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic")]
 
+#[path = "../fuzz/authentication.rs"]
+#[expect(clippy::cast_possible_truncation, reason = "the turns of an exchange are few")]
+mod authentication;
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
 #[path = "../fuzz/host_queue.rs"]
@@ -215,4 +218,27 @@ fn whatever_a_controller_sends_no_command_ends_twice_or_in_other_memory() {
         .collect();
     let outcomes = run(8, &seeds, 200, host_queue::host_queue);
     reached(&outcomes, &["breach", "terminated", "both", "only success"]);
+}
+
+#[test]
+fn whoever_comes_between_host_and_controller_gets_nobody_in() {
+    let nothing = [0; 6];
+    let flip = |at: u8, bit: u8| [1, at, 0, bit, 0, 0];
+    // Each hash, both secrets and others, one way and both.
+    let shapes = [0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x08, 0x09, 0x0A];
+    let mut seeds: Vec<Vec<u8>> = shapes
+        .iter()
+        .flat_map(|&shape| {
+            let quiet = [&[shape][..], &nothing, &nothing, &nothing, &nothing, &nothing].concat();
+            let late = [&[shape][..], &nothing, &nothing, &nothing, &flip(20, 4)].concat();
+            // Success2, which the host does not wait for.
+            let last = [&[shape][..], &nothing, &nothing, &nothing, &nothing, &flip(4, 1)].concat();
+            let replayed = [&[shape][..], &nothing, &nothing, &nothing, &[4, 0, 0, 1, 0, 0]].concat();
+            [vec![shape], quiet, late, last, replayed]
+        })
+        .collect();
+    // With a group; milliseconds each.
+    seeds.push([&[0xF0][..], &nothing, &nothing, &nothing].concat());
+    let outcomes = run(9, &seeds, 13, authentication::authentication);
+    reached(&outcomes, &["agreed", "touched in vain", "only the host", "failed"]);
 }
