@@ -172,7 +172,7 @@ pub const BOOTS: &[Boot] = &[
         iommu: Iommu::Off,
         append: "",
         memory_mib: 512,
-        tests_min: 9,
+        tests_min: 11,
         limit_s: 240,
     },
     Boot {

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use straightway::{
-    Destination, Engine, Landing, Memory, NvmeTcp, Object, Uri, discovery,
-    target::{Backing, Target as OurTarget, TargetConfig},
+    Destination, Engine, Landing, Memory, NvmeTcp, NvmeTcpKeys, Object, Uri,
+    authentication::{Group, Hash, Offer, Secret, make_secret},
+    discovery,
+    target::{Authentication, Backing, Target as OurTarget, TargetConfig},
 };
 use sw_engine::ErrorKind;
 use sw_mem::{Buffer, ByteLen};
@@ -61,6 +63,16 @@ pub const SUITE: Suite = Suite {
         )
         .bed_only()
         .limit_s(60),
+        Test::new(
+            "auth-target",
+            "the kernel's target lets our initiator in with its key, and with no other",
+            auth_target,
+        )
+        .bed_only()
+        .limit_s(120),
+        Test::new("auth-host", "our target lets the kernel's initiator in with its key, and with no other", auth_host)
+            .bed_only()
+            .limit_s(120),
         Test::new("silence", "a target that goes on holding the connection sees signs of life", silence)
             .bed_only()
             .limit_s(90),
@@ -144,12 +156,30 @@ impl Target {
     fn clear() {
         let subsystem = format!("subsystems/{NQN}");
         let _ = std::fs::remove_file(nvmet(&format!("ports/1/{subsystem}")));
+        let _ = std::fs::remove_file(nvmet(&format!("{subsystem}/allowed_hosts/{}", host_name())));
+        let _ = std::fs::remove_dir(nvmet(&format!("hosts/{}", host_name())));
         for referral in entries(&nvmet("ports/1/referrals")) {
             let _ = std::fs::remove_dir(referral);
         }
         for dir in [format!("{subsystem}/namespaces/1"), subsystem, "ports/1".into()] {
             let _ = std::fs::remove_dir(nvmet(&dir));
         }
+    }
+
+    /// Lets nobody in but our host, and that with keys.
+    fn demand(key: &str, controller_key: &str, hash: &str, group: &str) -> Verdict {
+        let host = nvmet(&format!("hosts/{}", host_name()));
+        if !host.exists() {
+            std::fs::create_dir(&host)?;
+            write_text(&nvmet(&format!("subsystems/{NQN}/attr_allow_any_host")), "0")?;
+            symlink(&host, nvmet(&format!("subsystems/{NQN}/allowed_hosts/{}", host_name())))?;
+        }
+        for (file, text) in
+            [("dhchap_key", key), ("dhchap_ctrl_key", controller_key), ("dhchap_hash", hash), ("dhchap_dhgroup", group)]
+        {
+            write_text(&host.join(file), text)?;
+        }
+        Ok(())
     }
 
     /// Lets hosts in.
@@ -171,6 +201,11 @@ impl Drop for Target {
     fn drop(&mut self) {
         Self::clear();
     }
+}
+
+/// What our host is called by the machine-id that [`known`] writes, and what the kernel's is told to be.
+fn host_name() -> String {
+    format!("nqn.2014-08.org.nvmexpress:uuid:{HOST}")
 }
 
 fn known() -> Verdict {
@@ -396,12 +431,18 @@ fn silence(context: &Context) -> Verdict {
 
 /// Has the kernel connect to a target of ours; its controller, such as `nvme0`.
 fn connect(address: std::net::SocketAddr, subsystem: &str) -> Result<String, Stop> {
+    connect_with(address, subsystem, "")
+}
+
+/// The same with more options.
+fn connect_with(address: std::net::SocketAddr, subsystem: &str, more: &str) -> Result<String, Stop> {
     let mut node = File::options().read(true).write(true).open("/dev/nvme-fabrics")?;
     let words = format!(
-        "transport=tcp,traddr={},trsvcid={},nqn={subsystem},hostnqn=nqn.2014-08.org.nvmexpress:uuid:{HOST},hostid={HOST},\
-         nr_io_queues=2,queue_size=64,keep_alive_tmo=5",
+        "transport=tcp,traddr={},trsvcid={},nqn={subsystem},hostnqn={},hostid={HOST},nr_io_queues=2,queue_size=64,\
+         keep_alive_tmo=5{more}",
         address.ip(),
-        address.port()
+        address.port(),
+        host_name()
     );
     node.write_all(words.as_bytes())?;
     let mut told = String::new();
@@ -414,6 +455,110 @@ fn connect(address: std::net::SocketAddr, subsystem: &str) -> Result<String, Sto
 }
 
 const HOST: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+/// A key as text, each time another one.
+fn key(like: Hash, transform: Option<Hash>) -> Result<String, Stop> {
+    Ok(make_secret(like, transform)?.to_text().to_string())
+}
+
+fn keys(host: &str, controller: Option<&str>) -> Result<NvmeTcpKeys, Stop> {
+    let secret = |text: &str| Secret::parse(text).map_err(|error| Stop::Fail(error.to_string()));
+    Ok(NvmeTcpKeys {
+        host: Some(secret(host)?),
+        controller: controller.map(secret).transpose()?,
+        ..NvmeTcpKeys::default()
+    })
+}
+
+fn auth_target(context: &Context) -> Verdict {
+    let target = Target::make()?;
+    known()?;
+    let content = block::pattern(SEED, 0, 1 << 20);
+    target.backing()?.write_all_at(&content, 0)?;
+    let read_by = |keys: NvmeTcpKeys| {
+        let engine = Engine::builder().nvme_tcp_keys(keys).build()?;
+        let object = engine.open(&uri(NQN, "")?)?;
+        Ok::<_, Stop>(read(&engine, &object, 0, 1 << 20)? == content)
+    };
+    let start = Instant::now();
+    for (hash, group, like, transform) in [
+        ("hmac(sha256)", "null", Hash::Sha256, None),
+        ("hmac(sha384)", "ffdhe2048", Hash::Sha384, Some(Hash::Sha384)),
+        ("hmac(sha512)", "ffdhe3072", Hash::Sha512, Some(Hash::Sha512)),
+        ("hmac(sha256)", "ffdhe4096", Hash::Sha256, Some(Hash::Sha256)),
+        ("hmac(sha512)", "ffdhe6144", Hash::Sha256, Some(Hash::Sha256)),
+        ("hmac(sha384)", "ffdhe8192", Hash::Sha512, None),
+    ] {
+        let (own, theirs) = (key(like, transform)?, key(like, transform)?);
+        Target::demand(&own, &theirs, hash, group)?;
+        for controller in [None, Some(theirs.as_str())] {
+            same(&format!("the bytes with {hash} and {group}"), &read_by(keys(&own, controller)?)?, &true)?;
+        }
+        context.fact(&json!({"hash": hash, "group": group, "after_s": start.elapsed().as_secs_f64()}));
+    }
+    let (own, theirs) = (key(Hash::Sha256, Some(Hash::Sha256))?, key(Hash::Sha256, None)?);
+    Target::demand(&own, &theirs, "hmac(sha256)", "ffdhe2048")?;
+    let refused = |what: &str, keys: NvmeTcpKeys, words: &str| {
+        let engine = Engine::builder().nvme_tcp_keys(keys).build()?;
+        match engine.open(&uri(NQN, "")?).err().map(|error| (error.kind(), error.to_string())) {
+            Some((ErrorKind::PermissionDenied, text)) if text.contains(words) => Ok(()),
+            other => fail(format!("{what}: {other:?}")),
+        }
+    };
+    refused("no key", NvmeTcpKeys::default(), "set nvme_tcp_dhchap_key_file")?;
+    refused("another key", keys(&theirs, None)?, "compare the file of nvme_tcp_dhchap_key_file")?;
+    refused("another key of the controller", keys(&own, Some(&own))?, "compare nvme_tcp_dhchap_ctrl_key_file")?;
+    same("the bytes with the right keys again", &read_by(keys(&own, Some(&theirs))?)?, &true)
+}
+
+fn auth_host(context: &Context) -> Verdict {
+    busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
+    known()?;
+    let bytes = 4 << 20;
+    for (hash, group, transform) in [
+        (Hash::Sha256, Group::Null, None),
+        (Hash::Sha384, Group::Ffdhe2048, Some(Hash::Sha384)),
+        (Hash::Sha512, Group::Ffdhe4096, Some(Hash::Sha512)),
+    ] {
+        let [own, theirs, other] = [key(hash, transform)?, key(hash, transform)?, key(hash, transform)?];
+        let known = keys(&own, Some(&theirs))?;
+        let Some(secret) = known.host else { return fail("no key") };
+        let offer = Offer { hashes: vec![hash], groups: vec![group] };
+        let authentication = Some(Authentication { secret, controller_secret: known.controller, offer });
+        let namespaces = vec![Backing::Memory(bytes)];
+        let config = TargetConfig { authentication, namespaces, ..TargetConfig::default() };
+        let subsystem = config.subsystem.to_string();
+        let target = OurTarget::start(config)?;
+        let (host_key, controller_key) = (format!(",dhchap_secret={own}"), format!(",dhchap_ctrl_secret={theirs}"));
+        for more in [host_key.clone(), format!("{host_key}{controller_key}")] {
+            let controller = connect_with(target.address(), &subsystem, &more)?;
+            let namespace = namespace_of(context, &controller)?;
+            let there = std::fs::read(&namespace.node)?;
+            write_text(Path::new(&format!("/sys/class/nvme/{controller}/delete_controller")), "1")?;
+            same("what the kernel reads", &(there.len() as u64, there.iter().all(|byte| *byte == 0)), &(bytes, true))?;
+        }
+        let authenticated = target.counters().authenticated;
+        // Twice the admin queue, and at least one I/O queue each.
+        if authenticated < 4 {
+            return fail(format!("{authenticated} queues were authenticated"));
+        }
+        for (what, more) in [
+            ("no key", String::new()),
+            ("another key", format!(",dhchap_secret={other}")),
+            ("another key of the controller", format!("{host_key},dhchap_ctrl_secret={other}")),
+        ] {
+            let told = connect_with(target.address(), &subsystem, &more);
+            context.fact(&json!({"what": what, "hash": hash.name(), "told": format!("{told:?}")}));
+            if told.is_ok() {
+                return fail(format!("the kernel connects with {what}"));
+            }
+        }
+        let counters = target.counters();
+        same("queues that were let in meanwhile", &counters.authenticated, &authenticated)?;
+        same("units that our target did not take", &counters.terminations, &0)?;
+    }
+    Ok(())
+}
 
 /// The block device of the one namespace that the kernel sees.
 fn namespace_of(context: &Context, controller: &str) -> Result<block::Namespace, Stop> {
