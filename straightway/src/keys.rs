@@ -70,7 +70,8 @@ impl NvmeTcpKeys {
 pub fn read_secret(path: impl AsRef<Path>) -> Result<Secret, Error> {
     let path = path.as_ref();
     let made = |kind| Error::new(kind, Verb::Setup).at(path.display().to_string());
-    let mut text = Zeroizing::new(String::with_capacity(sw_mem::index(FILE_BYTES_MAX)));
+    // With room to spare: one that grew would leave a copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(2 * sw_mem::index(FILE_BYTES_MAX)));
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
     read.map_err(|cause| {
         let kind = match cause.kind() {

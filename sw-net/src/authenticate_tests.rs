@@ -8,12 +8,15 @@ use std::{
 use sw_engine::{Error, ErrorKind};
 use sw_nvme::{
     auth::{Hash, Offer, RANDOM_BYTES, group::Group, secret::Secret},
-    fabrics::Nqn,
+    fabrics::{ConnectData, Demand, Nqn},
+    status::Status,
+    tcp::pdu::Digests,
 };
 
-use super::HostKeys;
+use super::{Admin, HostKeys, after, authenticate};
 use crate::{
     DiscoverConfig,
+    connection::{Connection, ConnectionConfig},
     controller::{Address, Controller, ControllerConfig, HostIdentity},
     discover,
     target::{Authentication, Backing, Fault, Faults, Seen, Target, TargetConfig},
@@ -148,6 +151,39 @@ fn a_target_that_does_not_answer_is_not_waited_for() {
         let quick = ControllerConfig { timeout: limit, ..ControllerConfig::default() };
         let error = open(&target, keys(1, None), quick).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_an_error_or_too_short_ends_the_association() {
+    type Wrong = fn() -> Fault;
+    let cases: [(Wrong, ErrorKind); 2] = [
+        (|| Fault::Status(Status::INVALID_FIELD.with_dnr()), ErrorKind::Protocol),
+        (|| Fault::ShortData(4), ErrorKind::ShortData),
+    ];
+    for (wrong, kind) in cases {
+        let spoil = move |seen: &Seen| (seen.fabrics_kind == 6).then(wrong);
+        let faults: Arc<dyn Faults> = Arc::new(spoil);
+        let config = TargetConfig { faults: Some(faults), ..target(1, None, only(Hash::Sha256, Group::Null)) };
+        let target = Target::start(config).unwrap();
+        let error = open(&target, keys(1, None), ControllerConfig::default()).err().unwrap();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[test]
+fn a_secure_channel_is_refused_with_that_reason() {
+    let started = Target::start(TargetConfig::default()).unwrap();
+    let limits = ConnectionConfig { digests: Digests::default(), depth: 31, capsule_data_bytes: 8192 };
+    let limit = Duration::from_secs(10);
+    let connection = Connection::open("127.0.0.1", started.address().port(), limits, after(limit)).unwrap();
+    let mut admin = Admin::new("a target".into(), connection, limit).unwrap();
+    let host = identity(keys(1, None));
+    let data =
+        ConnectData { host_id: host.id, controller: 0xFFFF, subsystem: host.nqn.clone(), host: host.nqn.clone() };
+    for keys in [None, host.keys.as_deref()] {
+        let error = authenticate(&mut admin, (0, &data), keys, Demand::SecureChannel, limit).unwrap_err();
+        assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("tls"), "{error}");
     }
 }
 

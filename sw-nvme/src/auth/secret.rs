@@ -68,17 +68,18 @@ impl Secret {
             "03" => Some(Hash::Sha512),
             _ => return Err(SecretError::Transform),
         };
-        let mut bytes = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| SecretError::Form)?);
-        let len = bytes.len().saturating_sub(CRC_BYTES);
+        // Room for what the longest text gives, so that nothing is left behind where no one wipes it.
+        let mut room = Zeroizing::new([0; TEXT_BYTES_MAX]);
+        let got = STANDARD.decode_slice(encoded, room.as_mut_slice()).map_err(|_| SecretError::Form)?;
+        let len = got.saturating_sub(CRC_BYTES);
         if !matches!(len, 32 | 48 | 64) {
             return Err(SecretError::Length(len));
         }
-        let told = bytes.get(len..).unwrap_or_default();
-        if told != crc32(bytes.get(..len).unwrap_or_default()).to_le_bytes() {
+        let (bytes, told) = room.split_at(len);
+        if told.get(..CRC_BYTES) != Some(&crc32(bytes).to_le_bytes()) {
             return Err(SecretError::Checksum);
         }
-        bytes.truncate(len);
-        Ok(Self { bytes, transform })
+        Ok(Self { bytes: Zeroizing::new(bytes.to_vec()), transform })
     }
 
     /// Its text, which is as secret as itself.
