@@ -105,7 +105,7 @@ fn parse_source(text: &str) -> Result<TargetSource, String> {
 others take the same text.
 
 Examples:
-  (umask 077; straightway nvme gen-dhchap-key > host.key)
+  straightway nvme gen-dhchap-key > host.key
   straightway nvme gen-dhchap-key --hash sha512 --bytes 64 --json"
 )]
 pub struct NvmeGenDhchapKey {

@@ -563,7 +563,7 @@ impl<'a> Connection<'a> {
         }
         if self.gate.has_failed() {
             add(&tally.authentication_failed, 1);
-            tracing::warn!(connection = self.number, "a host did not show who it is, or did not believe the target");
+            tracing::debug!(connection = self.number, "a host did not show who it is, or did not believe the target");
             return Err(End::Closed);
         }
         Ok(())
