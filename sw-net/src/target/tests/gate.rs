@@ -192,7 +192,7 @@ fn an_exchange_begins_anew_on_a_queue_in_use_and_its_failure_ends_the_queue() {
 #[test]
 fn a_host_that_stops_half_way_is_left_after_the_time_for_connect() {
     let (target, config) = started(|config| {
-        config.connect_timeout = Duration::from_millis(300);
+        config.connect_timeout = Duration::from_millis(1500);
         let offer = Offer::default();
         config.authentication = Some(Authentication { secret: secret(1), controller_secret: None, offer });
     });
