@@ -451,5 +451,12 @@ mod tests {
             wrong[at] = byte;
             assert_eq!(Envelope::decode(&wrong).map_err(|bad| bad.explanation), Err(explanation), "{byte} at {at}");
         }
+        // A value longer than any, with all of its bytes there.
+        let mut long = good.clone();
+        long.resize(4096, 1);
+        long[10..12].copy_from_slice(&1025u16.to_le_bytes());
+        assert!(Envelope::decode(&long).is_err());
+        long[10..12].copy_from_slice(&1024u16.to_le_bytes());
+        assert!(Envelope::decode(&long).is_ok());
     }
 }
