@@ -12,21 +12,20 @@
 // UNSAFETY: checksums are made of bytes that have an address only.
 #![expect(unsafe_code, reason = "checksums over raw memory")]
 
-use std::{collections::VecDeque, fmt, io, time::Instant};
+use std::{fmt, io, time::Instant};
 
 use sw_engine::{
-    Error, ErrorKind, Fault, Retry, Verb,
+    Error, ErrorKind, Verb,
     checksum::{Algorithm, Running},
 };
 use sw_nvme::tcp::{
-    host::{HostConfig, HostQueue, Range, Terminated, Unit, Want},
+    host::{HostConfig, HostQueue, Range, Terminated, Want},
+    outgoing::{Outgoing, Sending},
     pdu::{self, Breach, DIGEST_BYTES, Digests, FatalStatus, Head, Header, IcReq, IcResp, Kind, Layout},
 };
 
 use crate::socket::{PIECES_MAX, Piece, Ready, Socket, Waited};
 
-/// Units that are with the socket at a time.
-const UNITS_MAX: usize = 16;
 /// Calls that receive in a row, until others have their turn.
 const RECEIVES_MAX: usize = 64;
 /// Bytes that nobody wants are read by so many.
@@ -77,28 +76,22 @@ impl fmt::Display for Broken {
 }
 
 impl Broken {
-    /// What an I/O that was under way comes to. A read may be asked for again at once: nothing of the old connection lands any more.
-    /// A write may still be carried out by the target, and nobody knows.
-    pub(crate) fn fault(&self, verb: Verb) -> Fault {
-        let kind = match self {
+    /// How I/Os that were under way on the connection end.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
             Self::Breach(_) | Self::Terminated(_) => ErrorKind::Protocol,
             Self::System(_) | Self::Closed | Self::Silent | Self::Association | Self::Fenced => ErrorKind::Io,
-        };
-        let again = verb == Verb::Read && kind == ErrorKind::Io;
-        Fault { kind, code: 0, retry: if again { Retry::Now } else { Retry::Never } }
+        }
     }
 
     /// The error, for those who wait for an answer of the control plane.
     pub(crate) fn refusal(&self, at: &str) -> Error {
-        self.of_kind(
-            if matches!(self, Self::Silent) { ErrorKind::DeadlineExceeded } else { self.fault(Verb::Setup).kind },
-            at,
-        )
+        self.of_kind(if matches!(self, Self::Silent) { ErrorKind::DeadlineExceeded } else { self.kind() }, at)
     }
 
-    /// What stands behind the [faults](Broken::fault) of I/Os.
+    /// What stands behind the [faults](sw_nvme::tcp::ledger::lost_with) of I/Os.
     pub(crate) fn error(&self, at: &str) -> Error {
-        self.of_kind(self.fault(Verb::Setup).kind, at)
+        self.of_kind(self.kind(), at)
     }
 
     fn of_kind(&self, kind: ErrorKind, at: &str) -> Error {
@@ -122,14 +115,6 @@ pub(crate) struct ConnectionConfig {
     pub(crate) depth: u16,
     /// Bytes of a write that go in its capsule at most.
     pub(crate) capsule_data_bytes: u32,
-}
-
-/// A unit that is with the socket.
-struct Sending {
-    unit: Unit,
-    digest: [u8; DIGEST_BYTES],
-    written: usize,
-    whole: usize,
 }
 
 /// Counts since the connection was made.
@@ -162,7 +147,7 @@ pub(crate) struct Connection {
     socket: Socket,
     pub(crate) queue: HostQueue,
     pub(crate) digests: Digests,
-    sending: VecDeque<Sending>,
+    outgoing: Outgoing,
     /// The socket had no room for all of it.
     blocked: bool,
     pieces: Vec<Piece>,
@@ -198,7 +183,7 @@ impl Connection {
             socket,
             queue,
             digests: answer.digests,
-            sending: VecDeque::with_capacity(UNITS_MAX),
+            outgoing: Outgoing::default(),
             blocked: false,
             pieces: Vec::with_capacity(PIECES_MAX),
             sum: no_bytes(),
@@ -216,8 +201,7 @@ impl Connection {
 
     /// Whether no byte of a command went to the socket: the controller cannot know of it.
     pub(crate) fn is_untouched(&self, cid: u16) -> bool {
-        let staged = || self.sending.iter().find(|sending| sending.unit.begins == Some(cid));
-        self.queue.is_unsent(cid) || staged().is_some_and(|sending| sending.written == 0)
+        self.outgoing.is_untouched(cid, &self.queue)
     }
 
     /// Ends the connection, whoever else has its descriptor.
@@ -249,7 +233,7 @@ impl Connection {
     pub(crate) fn send(&mut self, places: &impl Places) -> Result<(), Broken> {
         loop {
             self.stage(places);
-            if self.sending.is_empty() {
+            if self.outgoing.is_empty() {
                 self.blocked = false;
                 return Ok(());
             }
@@ -271,28 +255,21 @@ impl Connection {
 
     /// Takes units of the queue until as many as may be are with the socket.
     fn stage(&mut self, places: &impl Places) {
-        while self.sending.len() < UNITS_MAX
-            && let Some(unit) = self.queue.next_unit()
-        {
-            let mut digest = [0; DIGEST_BYTES];
-            if let Some(data) = unit.data.filter(|_| unit.digest) {
-                self.pieces.clear();
-                places.pieces(data, &mut self.pieces);
-                let mut sum = no_bytes();
-                self.pieces.iter().for_each(|piece| add(&mut sum, *piece));
-                digest = low32(sum.value()).to_le_bytes();
-            }
-            let data = unit.data.map_or(0, |data| sw_mem::index(u64::from(data.bytes)));
-            let whole = unit.head.as_bytes().len() + data + if unit.digest { DIGEST_BYTES } else { 0 };
-            self.sending.push_back(Sending { unit, digest, written: 0, whole });
-        }
+        let Self { outgoing, queue, pieces, .. } = self;
+        while outgoing.stage(queue, |unit| {
+            pieces.clear();
+            unit.data.into_iter().for_each(|data| places.pieces(data, pieces));
+            let mut sum = no_bytes();
+            pieces.iter().for_each(|piece| add(&mut sum, *piece));
+            low32(sum.value()).to_le_bytes()
+        }) {}
     }
 
     /// Lists what of the units is not sent, as many pieces as one call takes; how many bytes that is.
     fn gather(&mut self, places: &impl Places) -> usize {
-        let Self { pieces, sending, .. } = self;
+        let Self { pieces, outgoing, .. } = self;
         pieces.clear();
-        for Sending { unit, digest, written, .. } in sending.iter() {
+        for Sending { unit, digest, written, .. } in outgoing.iter() {
             let first = pieces.len();
             // The kernel reads only what is listed to be sent.
             pieces.push(Piece { base: unit.head.as_bytes().as_ptr().cast_mut(), len: unit.head.as_bytes().len() });
@@ -313,17 +290,7 @@ impl Connection {
 
     fn sent(&mut self, bytes: usize) {
         self.counters.bytes_out += bytes as u64;
-        let mut left = bytes;
-        while let Some(first) = self.sending.front_mut() {
-            let take = left.min(first.whole - first.written);
-            (first.written, left) = (first.written + take, left - take);
-            if first.written < first.whole {
-                return;
-            }
-            if let Some(done) = self.sending.pop_front() {
-                self.queue.unit_sent(&done.unit);
-            }
-        }
+        self.outgoing.written(bytes, &mut self.queue);
     }
 
     /// Receives what is there, a bounded number of times.
@@ -447,7 +414,7 @@ impl Connection {
     /// Tells the controller which rule it broke, if the socket takes that; nothing is sent afterwards.
     pub(crate) fn terminate(&self, breach: &Breach) {
         // In the midst of a unit nobody would understand it.
-        if self.sending.iter().all(|sending| sending.written == 0) {
+        if self.outgoing.is_between_units() {
             let head = pdu::termination(Kind::H2cTerm, breach);
             let _ = self.socket.send(&[of_head(&head)]);
         }

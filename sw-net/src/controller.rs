@@ -4,8 +4,9 @@
 //!   Controller::open ─► admin connection ─► Connect ─► CAP, VS, CC, CSTS ─► Identify ─► queues ─► namespaces
 //!        ▲ attend: keep-alive, a connection for each queue that a lane asks for, the next association when one is lost
 //!
-//!   up ──(the admin connection is lost, or silent)──► down ──(back-off, as long as there is patience)──► up, or gone
 //! ```
+//!
+//! When what is due, when an association is over, and when writes may be sent again decides [`Association`]; here it is carried out.
 //!
 //! Base 2.x, "Fabrics Initialization".
 //!
@@ -21,15 +22,19 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use sw_engine::{Error, ErrorKind, Fault, Verb, seam::Wake};
+use sw_engine::{Error, ErrorKind, Fault, Time, Verb, seam::Wake};
 use sw_nvme::{
     fabrics::{ConnectData, Nqn, PropertySize, QueueRequest},
     inquiry::{AdminQueue, Data},
     namespace::Namespace,
-    tcp::pdu::{ADMIN_CAPSULE_DATA_BYTES, Digests},
+    tcp::{
+        association::{Association, Duty, LettingGo, Patience, Wanted},
+        ledger::Gate,
+        pdu::{ADMIN_CAPSULE_DATA_BYTES, Digests},
+    },
     wire::{
         Command,
         identify::IdentifyController,
@@ -41,17 +46,13 @@ use crate::{
     admin::{Admin, after},
     associate::{associate, connect},
     authenticate::{HostKeys, is_refusal},
+    clock::now,
     connection::{Connection, ConnectionConfig},
     socket::left,
 };
 
-/// Between two signs of life at least.
-const SIGNS_STEP: Duration = Duration::from_millis(10);
 /// Between two looks of somebody who waits for the association, if nobody tells.
 const NEWS_STEP: Duration = Duration::from_millis(100);
-/// The first pause between two tries to make an association again, and the longest.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long each of the two answers of a shutdown is waited for.
 const SHUT_DOWN_WAIT: Duration = Duration::from_secs(1);
 
@@ -149,6 +150,11 @@ impl Facts {
     pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
         self.namespaces.iter().find(|namespace| namespace.nsid == nsid)
     }
+
+    /// How long after a loss the controller may still carry out commands, where KATO is `keep_alive`.
+    fn letting_go(&self, keep_alive: Duration) -> Duration {
+        LettingGo::of(&self.info, keep_alive, self.quiesce).span()
+    }
 }
 
 /// An I/O queue with its connection. Dropping it closes the connection.
@@ -204,18 +210,15 @@ struct Desk {
     wanted: VecDeque<Arc<Ticket>>,
     /// Free identifiers, the one that was used last at the end: a target may not have noticed yet that a queue is gone.
     qids: VecDeque<u16>,
-    /// A lane lost a connection: perhaps the association is over.
-    is_suspect: bool,
-    /// Until then a write of before may still be carried out.
-    fence: Option<Instant>,
+    association: Association,
     is_closed: bool,
 }
 
 /// How it is with the association.
 enum Life {
     Up(Box<Admin>),
-    /// Since then, and why.
-    Down(Instant, String),
+    /// And why.
+    Down(String),
     /// For ever.
     Gone(String),
 }
@@ -228,8 +231,11 @@ pub struct Controller {
     config: ControllerConfig,
     /// Of the association that is up, or was last.
     facts: Mutex<Arc<Facts>>,
-    /// The number of the association that is up; 0 if none is.
+    /// The number of the association that is up; 0 if none is. What the desk's association says, for lanes to look at without its lock;
+    /// as the next one.
     up: AtomicU64,
+    /// How often a write was in doubt.
+    doubts: AtomicU64,
     is_gone: AtomicBool,
     life: Mutex<Life>,
     /// The admin connection once more: whoever closes ends with it what the attendant waits for.
@@ -255,14 +261,19 @@ impl Controller {
             host,
             config,
             up: AtomicU64::new(facts.association),
+            doubts: AtomicU64::new(0),
             is_gone: AtomicBool::new(false),
             handle: Mutex::new(admin.handle()),
             life: Mutex::new(Life::Up(Box::new(admin))),
             desk: Mutex::new(Desk {
                 wanted: VecDeque::new(),
                 qids: (1..=facts.queues).collect(),
-                is_suspect: false,
-                fence: None,
+                association: Association::new(
+                    config.keep_alive,
+                    config.patience,
+                    (facts.association, facts.letting_go(config.keep_alive)),
+                    now(),
+                ),
                 is_closed: false,
             }),
             facts: Mutex::new(Arc::new(facts)),
@@ -319,45 +330,30 @@ impl Controller {
     /// Does what is due and what lanes ask for, until the association is gone: signs of life, connections for queues, the next
     /// association. One thread of whoever composes the engine runs it.
     pub fn attend(self: &Arc<Self>) {
-        // Half of the time that the target waits; a sign that is late by as much again is still in time.
-        let every = (self.config.keep_alive / 2).max(SIGNS_STEP);
-        let mut next = after(every);
-        let mut pause = RETRY_FIRST;
         loop {
             let mut desk = self.desk();
             if desk.is_closed || self.is_gone() {
                 return;
             }
-            if self.up.load(Ordering::Acquire) == 0 {
-                if self.let_go_of_old() {
-                    next = after(Duration::ZERO);
+            let wanted = if desk.wanted.is_empty() { Wanted::None } else { Wanted::Queues };
+            match desk.association.duty(now(), wanted) {
+                Duty::LetGo => self.let_go_of_old(),
+                Duty::Associate => {
+                    drop(desk);
+                    self.try_again();
                 }
-                if let Some(left) = left(next) {
-                    drop(self.news.wait_timeout(desk, left));
-                    continue;
+                Duty::Sign => {
+                    drop(desk);
+                    self.sign();
                 }
-                drop(desk);
-                self.try_again();
-                next = if self.up.load(Ordering::Acquire) == 0 { after(pause) } else { after(every) };
-                pause = (pause * 2).min(RETRY_MAX);
-                continue;
+                Duty::Connect => {
+                    let ticket = desk.wanted.pop_front();
+                    drop(desk);
+                    ticket.into_iter().for_each(|ticket| self.serve(ticket));
+                    self.desk().association.exchanged(now());
+                }
+                Duty::Rest(span) => drop(self.news.wait_timeout(desk, span)),
             }
-            pause = RETRY_FIRST;
-            if std::mem::take(&mut desk.is_suspect) || left(next).is_none() {
-                drop(desk);
-                let is_up = self.sign();
-                self.prolong();
-                next = after(if is_up { every } else { Duration::ZERO });
-                continue;
-            }
-            if let Some(ticket) = desk.wanted.pop_front() {
-                drop(desk);
-                self.serve(ticket);
-                self.prolong();
-                continue;
-            }
-            let left = left(next).unwrap_or_default();
-            drop(self.news.wait_timeout(desk, left));
         }
     }
 
@@ -365,10 +361,15 @@ impl Controller {
     fn sign(&self) -> bool {
         let mut life = self.life();
         let Life::Up(admin) = &mut *life else { return false };
-        match admin.expect("keep alive", Data::None, |_| Command::keep_alive()) {
-            Ok(_) => true,
+        let answer = admin.expect("keep alive", Data::None, |_| Command::keep_alive());
+        drop(life);
+        match answer {
+            Ok(_) => {
+                let mut desk = self.desk();
+                desk.association.signed(now());
+                desk.association.up().is_some()
+            }
             Err(error) => {
-                drop(life);
                 self.drop_association(error.to_string());
                 false
             }
@@ -378,21 +379,19 @@ impl Controller {
     /// The association is over; the next one is tried.
     fn drop_association(&self, why: String) {
         tracing::warn!(controller = self.name, why, "the association is over");
+        let mut desk = self.desk();
+        desk.association.lost(now());
         self.up.store(0, Ordering::Release);
-        *self.life() = Life::Down(after(Duration::ZERO), why);
+        drop(desk);
+        *self.life() = Life::Down(why);
         self.hang_up();
     }
 
-    /// Closes the connection of an association that a lane ended; whether there was one.
-    fn let_go_of_old(&self) -> bool {
-        let mut life = self.life();
-        let was_up = matches!(*life, Life::Up(_));
-        if was_up {
-            tracing::warn!(controller = self.name, "the association is ended: a connection was lost with writes on it");
-            *life = Life::Down(after(Duration::ZERO), "a connection was lost with writes on it".to_owned());
-            self.hang_up();
-        }
-        was_up
+    /// Closes the connection of an association that a lane ended.
+    fn let_go_of_old(&self) {
+        tracing::warn!(controller = self.name, "the association is ended: a connection was lost with writes on it");
+        *self.life() = Life::Down("a connection was lost with writes on it".to_owned());
+        self.hang_up();
     }
 
     /// Connects a queue for a lane. If the association turns out to be over the lane waits for the next one.
@@ -427,6 +426,7 @@ impl Controller {
                     return;
                 }
                 desk.qids = (1..=facts.queues).collect();
+                desk.association.made(facts.association, facts.letting_go(self.config.keep_alive), now());
                 *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = admin.handle();
                 let number = facts.association;
                 *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
@@ -438,14 +438,14 @@ impl Controller {
             // Keys that are wrong stay wrong: the target is not to be asked over and over.
             Err(error) if is_refusal(&error) => self.end(error.to_string()),
             Err(error) => {
+                let patience = self.desk().association.failed(now());
+                let why = error.to_string();
+                if patience == Patience::Over {
+                    return self.end(format!("{why}; it was tried for {} s", self.config.patience.as_secs()));
+                }
                 let mut life = self.life();
-                if let Life::Down(since, why) = &mut *life {
-                    *why = error.to_string();
-                    if is_late(*since, self.config.patience, after(Duration::ZERO)) {
-                        let why = format!("{why}; it was tried for {} s", self.config.patience.as_secs());
-                        drop(life);
-                        self.end(why);
-                    }
+                if let Life::Down(_) = &*life {
+                    *life = Life::Down(why);
                 }
             }
         }
@@ -453,7 +453,10 @@ impl Controller {
 
     /// The association is gone, for ever.
     fn end(&self, why: String) {
+        let mut desk = self.desk();
+        desk.association.lost(now());
         self.up.store(0, Ordering::Release);
+        drop(desk);
         *self.life() = Life::Gone(why);
         self.is_gone.store(true, Ordering::Release);
         let wanted = std::mem::take(&mut self.desk().wanted);
@@ -466,7 +469,7 @@ impl Controller {
         let made = |text: String| Error::new(ErrorKind::NoDevice, Verb::Open).at(self.name.clone()).detail(text);
         match &*self.life() {
             Life::Gone(why) => made(format!("the association with the target is over: {why}")).remedy("open it again"),
-            Life::Down(_, why) => made(format!("the association with the target is lost, and being made again: {why}"))
+            Life::Down(why) => made(format!("the association with the target is lost, and being made again: {why}"))
                 .remedy("look at the target and the network; I/O goes on when it is back"),
             Life::Up(_) => made("the connection with the target was lost".to_owned()).remedy("try again"),
         }
@@ -497,39 +500,18 @@ impl Controller {
 
     /// A lane lost its connection: it is looked after before the next sign of life is due.
     pub(crate) fn suspect(&self) {
-        self.desk().is_suspect = true;
+        self.desk().association.suspect();
         self.news.notify_all();
     }
 
-    /// A lane lost its connection with writes on it, whose outcome is unknown. The association ends at once, with the connections of all
-    /// lanes, and no write goes to the controller's namespaces until the target has provably let go of them: KATO, in which it notices that the host is gone, and CQT, in which it ends
-    /// all commands (Base 2.1, "Communication Loss Handling").
+    /// A lane lost its connection with writes on it, whose outcome is unknown: see [`Association::doubt`].
     pub(crate) fn doubt(&self, facts: &Facts) {
-        let safe = after(self.config.keep_alive + facts.quiesce);
         let mut desk = self.desk();
-        desk.fence = Some(desk.fence.map_or(safe, |before| before.max(safe)));
-        let _ = self.up.compare_exchange(facts.association, 0, Ordering::AcqRel, Ordering::Acquire);
+        desk.association.doubt(facts.association, facts.letting_go(self.config.keep_alive), now());
+        self.up.store(desk.association.up().unwrap_or(0), Ordering::Release);
+        self.doubts.store(desk.association.doubts(), Ordering::Release);
         drop(desk);
         self.news.notify_all();
-    }
-
-    /// What the attendant sent while a lane ended the association may have kept it alive: the time of the fence begins anew.
-    fn prolong(&self) {
-        if self.up.load(Ordering::Acquire) != 0 {
-            return;
-        }
-        let safe = after(self.config.keep_alive + self.facts().quiesce);
-        let mut desk = self.desk();
-        desk.fence = desk.fence.map(|before| before.max(safe));
-    }
-
-    /// Whether a write may be sent now.
-    pub(crate) fn is_safe(&self, now: Instant) -> bool {
-        let mut desk = self.desk();
-        if desk.fence.is_some_and(|safe| safe <= now) {
-            desk.fence = None;
-        }
-        desk.fence.is_none()
     }
 
     pub(crate) fn connect_queue(self: &Arc<Self>) -> Result<IoQueue, Error> {
@@ -591,6 +573,16 @@ impl Controller {
     }
 }
 
+impl Gate for Controller {
+    fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Acquire)
+    }
+
+    fn is_safe(&self, now: Time) -> bool {
+        self.desk().association.is_safe(now)
+    }
+}
+
 /// Tells the controller that its host goes; it ends the association by itself when the connection goes.
 fn shut_down(life: &mut Life) {
     let Life::Up(admin) = life else { return };
@@ -599,9 +591,4 @@ fn shut_down(life: &mut Life) {
         let cc = Cc::from_raw(u32::try_from(cc).unwrap_or(0)).shutdown(Shutdown::Normal);
         let _ = admin.run(Data::None, |_| Command::property_set(regs::CC, cc.raw()));
     }
-}
-
-/// When something that began `since` is late.
-pub(crate) fn is_late(since: Instant, limit: Duration, now: Instant) -> bool {
-    now.saturating_duration_since(since) >= limit
 }

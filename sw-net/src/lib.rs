@@ -11,6 +11,7 @@
 mod admin;
 mod associate;
 mod authenticate;
+mod clock;
 mod connection;
 mod controller;
 mod directory;
@@ -20,7 +21,6 @@ mod socket;
 pub mod target;
 mod transport;
 mod wait;
-mod works;
 
 pub use authenticate::HostKeys;
 pub use connection::ConnectionCounters;

@@ -15,28 +15,29 @@
 //! *Thread*: one at a time. On the data path nothing is locked, and nothing allocated once the tables have grown. The control plane is
 //! the [`Controller`]'s own thread: a lane asks it for a connection and goes on.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use sw_engine::{
-    Error, ErrorKind, Fault, Reason, Retry, Token, Verb,
-    seam::{Attach, Fence, Io, IoDone, IoKind, Regions, Submit, Transport, TransportCaps, Wait, Wake},
+    Error, ErrorKind, Fault, Reason, Time, Token, Verb,
+    seam::{Attach, Fence, Io, IoDone, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::ForkMark;
 use sw_nvme::{
-    directory::{CONTROLLERS_MAX, in_handle},
-    tcp::host::{End, Outcome},
+    directory::CONTROLLERS_MAX,
+    tcp::{
+        host::Range,
+        ledger::{Ledger, Loss, Side},
+        works::{Work, Works},
+    },
 };
 
 use crate::{
-    connection::{Broken, ConnectionCounters},
-    controller::{Controller, IoQueue, Ticket, is_late},
+    clock::now,
+    connection::{Broken, ConnectionCounters, Places},
+    controller::{Controller, IoQueue, Ticket},
     directory::{Directory, split},
+    socket::Piece,
     wait::{Interest, Waiter},
-    works::{Memory, Part, Tables, Work, command_of},
 };
 
 /// Its name in routes and reports.
@@ -50,8 +51,6 @@ const RESTED_AFTER: Duration = Duration::from_millis(100);
 /// Longest sleep of a fence between two looks.
 const FENCE_STEP: Duration = Duration::from_millis(10);
 const SEGMENTS_MAX: u8 = 3;
-/// Connections that an I/O waits for at most: each was lost before a byte of it was sent.
-const CONNECTIONS_PER_IO_MAX: u8 = 8;
 
 /// What a transport is made with.
 #[derive(Clone, Copy, Debug)]
@@ -89,17 +88,27 @@ impl TcpConfig {
 struct Link {
     queue: IoQueue,
     controller: Arc<Controller>,
-    parts: Vec<Part>,
-    free: Vec<u32>,
-    /// Commands that were let go of, which keep their place in the queue until they are answered, and since when.
-    zombies: Vec<(u16, Instant)>,
-    /// Works that have commands to send and found no place.
-    waiting: VecDeque<u32>,
+    ledger: Ledger,
     interest: Interest,
     /// When bytes were last asked for.
-    seen: Instant,
-    /// Writes that were under way when an earlier connection was lost may still be carried out: none is sent before they cannot.
-    is_fenced: bool,
+    seen: Time,
+}
+
+/// The data of commands: the memory of their I/Os.
+struct Memory<'a> {
+    ledger: &'a Ledger,
+    works: &'a Works,
+}
+
+impl Places for Memory<'_> {
+    fn pieces(&self, of: Range, into: &mut Vec<Piece>) {
+        let Some((work, at)) = self.ledger.place(of, self.works) else { return };
+        work.memory(at, of.bytes.into(), |place, skip, len| {
+            if let Some(base) = place.host() {
+                into.push(Piece::at(base.raw().wrapping_add(skip), len));
+            }
+        });
+    }
 }
 
 /// A controller, as far as this transport got with it.
@@ -119,12 +128,12 @@ pub struct TcpTransport {
     places: Vec<Place>,
     /// Why the last I/Os of a place failed, in the words of whoever refused or lost the connection.
     whys: Vec<Option<Error>>,
-    tables: Tables,
+    works: Works,
     ended: Vec<IoDone>,
     /// Works that a look at a connection found over.
     over: Vec<u32>,
     in_flight: u32,
-    looked: Option<Instant>,
+    looked: Option<Time>,
     /// Of connections that are gone.
     counters: ConnectionCounters,
     fork: ForkMark,
@@ -134,20 +143,8 @@ pub struct TcpTransport {
 
 impl Link {
     fn new(queue: IoQueue, controller: Arc<Controller>) -> Self {
-        let depth = u32::from(queue.facts.depth);
-        let none = Part { work: 0, at: 0, cid: 0, since: now(), live: false };
-        Self {
-            queue,
-            controller,
-            parts: vec![none; sw_mem::index(u64::from(depth))],
-            free: (0..depth).rev().collect(),
-            zombies: Vec::new(),
-            waiting: VecDeque::new(),
-            interest: Interest::Read,
-            seen: now(),
-            // To be asked about with the first write.
-            is_fenced: true,
-        }
+        let ledger = Ledger::new(queue.facts.depth);
+        Self { queue, controller, ledger, interest: Interest::Read, seen: now() }
     }
 
     /// Whether its association is up.
@@ -155,99 +152,25 @@ impl Link {
         self.queue.is_up()
     }
 
-    /// Whether a write may not be sent yet. Once it may, nobody is asked any more: a fence comes with the end of this connection.
-    fn is_fenced(&mut self, now: Instant) -> bool {
-        self.is_fenced = self.is_fenced && !self.controller.is_safe(now);
-        self.is_fenced
+    /// The commands, and what they are made with.
+    fn sides(&mut self) -> (&mut Ledger, Side<'_>) {
+        let Self { queue: IoQueue { connection, facts, .. }, controller, ledger, .. } = self;
+        (ledger, Side { queue: &mut connection.queue, namespaces: &facts.namespaces, gate: &**controller })
     }
 
-    /// Sends the commands of a work, as many as there are places for; the rest waits.
-    fn begin(&mut self, index: u32, tables: &mut Tables, now: Instant) {
-        let Some(work) = tables.get(index) else { return };
-        let (_, nsid, generation) = split(work.io.handle);
-        let facts = Arc::clone(&self.queue.facts);
-        let found = facts.namespace(nsid).filter(|found| in_handle(found.generation) == generation);
-        let Some((namespace, limits)) = found.and_then(|found| Some((found, found.limits?))) else {
-            return work.fail(work.sent, Fault::new(ErrorKind::Changed, 0));
-        };
-        if work.io.kind == IoKind::Write && !work.stops() && self.is_fenced && self.is_fenced(now) {
-            return self.waiting.push_back(index);
-        }
-        while !work.stops() && work.sent < work.units() {
-            let Some(user) = self.free.last().copied() else { break };
-            let Some((command, transfer, step)) = command_of(work, namespace, limits) else {
-                return work.fail(work.sent, Fault::new(ErrorKind::ApiMisuse, 0));
-            };
-            let Some(cid) = self.queue.connection.queue.submit(&command, transfer, user) else { break };
-            self.free.pop();
-            let part = Part { work: index, at: work.sent, cid, since: now, live: true };
-            if let Some(place) = self.parts.get_mut(sw_mem::index(u64::from(user))) {
-                *place = part;
-            }
-            (work.sent, work.open) = (work.sent + step, work.open + 1);
-        }
-        if !work.stops() && work.sent < work.units() {
-            self.waiting.push_back(index);
-        }
-    }
-
-    /// Notes the end of a command; the work that is over by it.
-    fn over(&mut self, end: End, tables: &mut Tables) -> Option<u32> {
-        let part = self.parts.get_mut(sw_mem::index(u64::from(end.user))).filter(|part| part.live)?;
-        part.live = false;
-        let Part { work: index, at, .. } = *part;
-        self.free.push(end.user);
-        let delays = self.queue.facts.info.retry_delays;
-        let work = tables.get(index)?;
-        work.open = work.open.saturating_sub(1);
-        match end.outcome {
-            Outcome::Told(status) => {
-                if let Some(fault) = status.fault(&delays) {
-                    work.fail(at, fault);
-                }
-            }
-            // The target's word against what came: it lies, or lost data.
-            Outcome::Short { .. } => work.fail(at, Fault::new(ErrorKind::ShortData, 0)),
-            Outcome::WrongDigest => {
-                work.fail(at, Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: Retry::Now });
-            }
-            // Bytes of it may be anywhere.
-            Outcome::LetGo => work.fail(at, Fault::new(ErrorKind::Cancelled, 0)),
-        }
-        work.is_over().then_some(index)
-    }
-
-    /// Ends the commands of a work for their caller, where their memory can be left alone from now on.
-    fn let_go(&mut self, index: u32) {
-        for part in self.parts.iter().filter(|part| part.live && part.work == index) {
-            let queue = &mut self.queue.connection.queue;
-            if queue.let_go(part.cid) && queue.is_let_go(part.cid) {
-                self.zombies.push((part.cid, part.since));
-            }
-        }
-        self.bury();
-    }
-
-    /// Forgets commands that were let go of and answered since.
-    fn bury(&mut self) {
-        let queue = &self.queue.connection.queue;
-        self.zombies.retain(|(cid, _)| queue.is_let_go(*cid));
-    }
-
-    /// Whether a command is late, one that nobody waits for included: its place in the queue is taken.
-    fn is_late(&mut self, limit: Duration, now: Instant) -> bool {
-        self.bury();
-        self.parts.iter().any(|part| part.live && is_late(part.since, limit, now))
-            || self.zombies.iter().any(|(_, since)| is_late(*since, limit, now))
+    /// Sends the commands of a work; whether it is over by this.
+    fn begin(&mut self, index: u32, works: &mut Works, now: Time) -> bool {
+        let (ledger, mut side) = self.sides();
+        ledger.begin(index, works, &mut side, now)
     }
 
     /// Moves bytes both ways; gives the works that are over.
-    fn pump(&mut self, tables: &mut Tables, over: &mut Vec<u32>, now: Instant) -> Result<(), Broken> {
+    fn pump(&mut self, works: &mut Works, over: &mut Vec<u32>, now: Time) -> Result<(), Broken> {
         let is_up = self.is_up();
-        let memory = Memory { parts: &self.parts, works: &tables.works };
+        let memory = Memory { ledger: &self.ledger, works };
         let connection = &mut self.queue.connection;
         // One that was lost while it rested takes bytes all the same: a write would be of unknown outcome, and needs not be sent.
-        let rested = now.saturating_duration_since(self.seen) >= RESTED_AFTER;
+        let rested = now.since(self.seen) >= RESTED_AFTER;
         self.seen = now;
         let mut moved = if rested { connection.receive(&memory) } else { Ok(()) };
         if moved.is_ok() {
@@ -257,20 +180,15 @@ impl Link {
         }
         // What was answered before the connection was lost is answered: a write must not be told as unknown.
         while let Some(end) = self.queue.connection.queue.pop_end() {
-            over.extend(self.over(end, tables));
+            over.extend(self.ledger.ended(end, works, &self.queue.facts.info.retry_delays));
         }
         if !is_up {
             return Err(Broken::Association);
         }
         moved?;
-        for _ in 0..self.waiting.len() {
-            let Some(index) = self.waiting.pop_front() else { break };
-            self.begin(index, tables, now);
-            if tables.get(index).is_some_and(|work| work.is_over()) {
-                over.push(index);
-            }
-        }
-        let memory = Memory { parts: &self.parts, works: &tables.works };
+        let (ledger, mut side) = self.sides();
+        ledger.resume(works, &mut side, over, now);
+        let memory = Memory { ledger: &self.ledger, works };
         // What the controller just asked for, and the next commands.
         if self.queue.connection.queue.has_units() && !self.queue.connection.is_blocked() {
             self.queue.connection.send(&memory)?;
@@ -298,7 +216,7 @@ impl TcpTransport {
             waiter: Waiter::default(),
             places: Vec::new(),
             whys: Vec::new(),
-            tables: Tables::default(),
+            works: Works::default(),
             ended: Vec::new(),
             over: Vec::new(),
             in_flight: 0,
@@ -336,13 +254,6 @@ impl TcpTransport {
     /// Takes an I/O for a place.
     fn begin(&mut self, io: &Io) {
         let (place, ..) = split(io.handle);
-        if self.tables.free.is_empty() {
-            // As many as the depth; the caller looked.
-            let next = u32::try_from(self.tables.works.len()).unwrap_or(u32::MAX);
-            let none = Work { io: *io, place, live: false, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
-            self.tables.works.push(none);
-            self.tables.free.push(next);
-        }
         if place >= self.places.len() && place < CONTROLLERS_MAX {
             self.places.resize_with(place + 1, || Place::Unlinked);
             self.whys.resize_with(place + 1, || None);
@@ -356,11 +267,13 @@ impl TcpTransport {
         {
             return self.refuse(io, fault);
         }
-        let Some(index) = self.tables.take(io, place) else { return self.refuse(io, Fault::new(ErrorKind::Busy, 0)) };
+        // As many as the depth; the caller looked.
+        let index = self.works.take(io, place);
         match self.places.get_mut(place) {
             Some(Place::Linked(link)) => {
-                link.begin(index, &mut self.tables, now());
-                self.finish_if_over(index);
+                if link.begin(index, &mut self.works, now()) {
+                    self.ended.extend(self.works.finish(index));
+                }
             }
             Some(Place::Asked(_, waiting)) => waiting.push_back(index),
             Some(Place::Unlinked) | None => {}
@@ -389,13 +302,13 @@ impl TcpTransport {
     }
 
     fn finish_if_over(&mut self, index: u32) {
-        if self.tables.get(index).is_some_and(|work| work.is_over()) {
-            self.ended.extend(self.tables.finish(index));
+        if self.works.look(index).is_some_and(Work::is_over) {
+            self.ended.extend(self.works.finish(index));
         }
     }
 
     /// Looks at a place: takes a connection that was asked for, moves bytes.
-    fn visit(&mut self, place: usize, now: Instant) {
+    fn visit(&mut self, place: usize, now: Time) {
         match self.places.get_mut(place) {
             Some(Place::Asked(ticket, _)) => {
                 let Some(answer) = ticket.take() else { return };
@@ -410,13 +323,13 @@ impl TcpTransport {
                 }
             }
             Some(Place::Linked(link)) => {
-                let pumped = link.pump(&mut self.tables, &mut self.over, now);
+                let pumped = link.pump(&mut self.works, &mut self.over, now);
                 let interest = if link.queue.connection.is_blocked() { Interest::ReadWrite } else { Interest::Read };
                 if interest != link.interest && self.waiter.change(link.queue.connection.fd(), interest).is_ok() {
                     link.interest = interest;
                 }
                 while let Some(index) = self.over.pop() {
-                    self.ended.extend(self.tables.finish(index));
+                    self.ended.extend(self.works.finish(index));
                 }
                 if let Err(broken) = pumped {
                     self.unlink(place, &broken);
@@ -426,7 +339,7 @@ impl TcpTransport {
         }
     }
 
-    fn link(&mut self, place: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Instant) {
+    fn link(&mut self, place: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Time) {
         if !queue.is_up() {
             // Its association is over already; works may be of the next one.
             return self.ask_again(place, waiting);
@@ -440,8 +353,9 @@ impl TcpTransport {
         };
         let mut link = Box::new(Link::new(queue, controller));
         for index in waiting {
-            link.begin(index, &mut self.tables, now);
-            self.finish_if_over(index);
+            if link.begin(index, &mut self.works, now) {
+                self.ended.extend(self.works.finish(index));
+            }
         }
         if let Some(to) = self.places.get_mut(place) {
             *to = Place::Linked(link);
@@ -454,8 +368,8 @@ impl TcpTransport {
         let fault = Fault::new(error.kind(), error.code());
         self.explain_by(place, error);
         for index in waiting {
-            if let Some(work) = self.tables.get(index) {
-                work.fail(work.sent, fault);
+            if let Some(work) = self.works.get(index) {
+                work.fail(fault);
             }
             self.finish_if_over(index);
         }
@@ -465,14 +379,13 @@ impl TcpTransport {
     fn unlink(&mut self, place: usize, broken: &Broken) {
         let Some(at) = self.places.get_mut(place) else { return };
         let Place::Linked(link) = std::mem::replace(at, Place::Unlinked) else { return };
-        let Link { queue, controller, parts, waiting, .. } = *link;
+        let Link { queue, controller, ledger, .. } = *link;
         if let Broken::Breach(breach) = broken {
             queue.connection.terminate(breach);
         }
         self.counters = self.counters.and(queue.connection.counters);
-        let untouched = |part: &Part| queue.connection.is_untouched(part.cid);
-        let parts: Vec<(Part, bool)> =
-            parts.into_iter().filter(|part| part.live).map(|part| (part, untouched(&part))).collect();
+        let Loss { in_doubt, over, unsent } =
+            ledger.lost(&mut self.works, broken.kind(), |cid| queue.connection.is_untouched(cid));
         // A child that was forked has the descriptor too, which keeps the connection and its place among what is waited for.
         self.waiter.forget(queue.connection.fd());
         queue.connection.hang_up();
@@ -486,34 +399,10 @@ impl TcpTransport {
             controller.suspect();
         }
         self.explain_by(place, broken.error(name));
-        let is_write = |part: &Part| self.tables.works.get(sw_mem::index(part.work.into())).is_some_and(Work::is_write);
-        if parts.iter().any(|(part, is_untouched)| !is_untouched && is_write(part)) {
+        if in_doubt {
             controller.doubt(&facts);
         }
-        for (part, is_untouched) in &parts {
-            let Some(work) = self.tables.get(part.work) else { continue };
-            work.open = work.open.saturating_sub(1);
-            if *is_untouched {
-                // Commands are sent in their order: those behind it were not sent either.
-                work.sent = work.sent.min(part.at);
-            } else {
-                work.fail(part.at, broken.fault(work.verb()));
-            }
-        }
-        let mut unsent = VecDeque::new();
-        for index in parts.iter().map(|(part, _)| part.work).chain(waiting) {
-            let Some(work) = self.tables.get(index).filter(|_| !unsent.contains(&index)) else { continue };
-            work.lost = work.lost.saturating_add(1);
-            if work.lost > CONNECTIONS_PER_IO_MAX && !work.stops() {
-                work.fail(work.sent, broken.fault(work.verb()));
-            }
-            // One that was cancelled before a command of it was sent is over, too.
-            if work.is_over() {
-                self.finish_if_over(index);
-            } else {
-                unsent.push_back(index);
-            }
-        }
+        over.into_iter().for_each(|index| self.ended.extend(self.works.finish(index)));
         self.ask_again(place, unsent);
     }
 
@@ -524,22 +413,22 @@ impl TcpTransport {
         }
         let Err(fault) = self.ask(place, waiting.clone()) else { return };
         for index in waiting {
-            if let Some(work) = self.tables.get(index) {
-                work.fail(work.sent, fault);
+            if let Some(work) = self.works.get(index) {
+                work.fail(fault);
             }
             self.finish_if_over(index);
         }
     }
 
     /// Closes connections on which a command is late.
-    fn look(&mut self, now: Instant) {
-        if self.looked.is_some_and(|before| now.saturating_duration_since(before) < LOOK_EVERY) {
+    fn look(&mut self, now: Time) {
+        if self.looked.is_some_and(|before| now.since(before) < LOOK_EVERY) {
             return;
         }
         self.looked = Some(now);
         for place in 0..self.places.len() {
             if let Some(Place::Linked(link)) = self.places.get_mut(place)
-                && link.is_late(self.config.command_timeout, now)
+                && link.ledger.is_late(&link.queue.connection.queue, self.config.command_timeout, now)
             {
                 self.unlink(place, &Broken::Silent);
             }
@@ -562,12 +451,11 @@ impl TcpTransport {
 
     /// Asks for the early end of the works that `which` chooses.
     fn let_go(&mut self, which: impl Fn(&Work) -> bool) {
-        for index in 0..self.tables.works.len() {
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let Some(work) = self.tables.get(index).filter(|work| which(work)) else { continue };
-            work.cancelled = true;
+        for index in 0..self.works.places() {
+            let Some(work) = self.works.get(index).filter(|work| which(work)) else { continue };
+            work.cancel();
             match self.places.get_mut(work.place) {
-                Some(Place::Linked(link)) => link.let_go(index),
+                Some(Place::Linked(link)) => link.ledger.let_go(index, &mut link.queue.connection.queue),
                 Some(Place::Asked(_, waiting)) => {
                     waiting.retain(|queued| *queued != index);
                     self.finish_if_over(index);
@@ -611,8 +499,7 @@ impl Transport for TcpTransport {
         let Wait::For { timeout, .. } = wait else { return Ok(found) };
         let begun = now();
         while found == 0 && out.len() < out.capacity() {
-            let Some(left) = timeout.checked_sub(now().saturating_duration_since(begun)).filter(|left| !left.is_zero())
-            else {
+            let Some(left) = timeout.checked_sub(now().since(begun)).filter(|left| !left.is_zero()) else {
                 break;
             };
             let woken = self.waiter.wait(left.min(LOOK_EVERY));
@@ -638,7 +525,7 @@ impl Transport for TcpTransport {
         self.closed = true;
         self.let_go(|_| true);
         let begun = now();
-        while self.in_flight > 0 && now().saturating_duration_since(begun) < timeout && out.len() < out.capacity() {
+        while self.in_flight > 0 && now().since(begun) < timeout && out.len() < out.capacity() {
             if self.pass(out) == 0 {
                 self.waiter.wait(timeout.min(FENCE_STEP));
             }
@@ -664,11 +551,6 @@ impl Transport for TcpTransport {
     fn waker(&self) -> Arc<dyn Wake> {
         self.waiter.waker()
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "sockets are waited for by the kernel's clock, and the seam has no now")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ fn noise_while_an_association_is_made_ends_it_or_not_but_in_time() {
         let digests = if seed % 2 == 0 { BOTH } else { Digests::default() };
         let start = now();
         let opened = Controller::open(address, identity(), impatient(digests));
-        assert!(now() - start < Duration::from_secs(5), "seed {seed}");
+        assert!(now().since(start) < Duration::from_secs(5), "seed {seed}");
         if let Ok(controller) = opened {
             controller.shut_down();
         }
@@ -195,7 +195,7 @@ fn round(seed: u64, digests: Digests) {
     }
     let (start, mut over, mut done) = (now(), 0, Vec::with_capacity(64));
     while over < count {
-        assert!(now() - start < Duration::from_secs(60), "seed {seed}: {over} of {count} ended");
+        assert!(now().since(start) < Duration::from_secs(60), "seed {seed}: {over} of {count} ended");
         transport.poll(Wait::For { timeout: Duration::from_millis(10), min: 1 }, &mut done).unwrap();
         if dice.roll(3) == 0 {
             transport.cancel(Token::from_raw(dice.roll(count)));

@@ -6,7 +6,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use sw_engine::{Object, ObjectId, Residency, Retry, seam::MemorySegment};
+use sw_engine::{
+    Object, ObjectId, Residency, Retry,
+    seam::{IoKind, MemorySegment},
+};
 use sw_mem::{Buffer, ByteLen, DmaSpan};
 use sw_nvme::{fabrics::Nqn, status, tcp::pdu::Digests, wire::command::opcode};
 use sw_testkit::conformance::{
@@ -86,7 +89,7 @@ struct Files {
     host: ControllerConfig,
     directory: Arc<Directory>,
     rigs: Vec<(ObjectId, PathBuf, Rig)>,
-    start: Instant,
+    start: Time,
 }
 
 static FILES: AtomicU32 = AtomicU32::new(0);
@@ -146,7 +149,7 @@ impl Bed for Files {
     }
 
     fn now(&self) -> Duration {
-        now() - self.start
+        now().since(self.start)
     }
 
     fn clock(&self) -> Clock {
@@ -202,7 +205,7 @@ fn ends(transport: &mut TcpTransport, count: usize, limit: Duration) -> Vec<IoDo
     let (start, mut all) = (now(), Vec::with_capacity(64));
     transport.ring().unwrap();
     while all.len() < count {
-        assert!(now() - start < limit, "{} of {count} ended within {limit:?}", all.len());
+        assert!(now().since(start) < limit, "{} of {count} ended within {limit:?}", all.len());
         transport.poll(Wait::For { timeout: Duration::from_millis(20), min: 1 }, &mut all).unwrap();
     }
     all
@@ -331,15 +334,17 @@ fn no_write_follows_one_of_unknown_outcome_before_the_target_has_let_go_of_that(
     let since = now();
     // Reads go on at once, as the engine asks for them again; another lane's writes wait as well.
     let read = (0..3).map(|_| run(&mut one, IoKind::Read, 1)).find(|result| result.is_ok());
-    assert!(read.is_some() && now() - since < keep_alive / 2, "{read:?} after {:?}", now() - since);
+    assert!(read.is_some() && now().since(since) < keep_alive / 2, "{read:?} after {:?}", now().since(since));
     let mut results = (0..2).map(|_| run(&mut two, IoKind::Write, 1));
     let written = results.find(|result| result.is_ok());
-    let waited = now() - since;
-    assert!(written.is_some() && waited + Duration::from_millis(100) > keep_alive, "{written:?} after {waited:?}");
+    let waited = now().since(since);
+    // Twice KATO: a last sign of life may be on its way.
+    let least = 2 * keep_alive - Duration::from_millis(100);
+    assert!(written.is_some() && waited > least, "{written:?} after {waited:?}");
     // Afterwards nothing is waited for.
     let since = now();
     assert_eq!(run(&mut one, IoKind::Write, 2), Ok(4096));
-    assert!(now() - since < keep_alive / 2);
+    assert!(now().since(since) < keep_alive / 2);
 }
 
 #[test]
@@ -352,7 +357,7 @@ fn a_target_that_is_silent_holds_up_no_close() {
     std::thread::sleep(Duration::from_millis(400));
     let start = now();
     drop(rig);
-    assert!(now() - start < Duration::from_secs(5), "{:?}", now() - start);
+    assert!(now().since(start) < Duration::from_secs(5), "{:?}", now().since(start));
 }
 
 #[test]
@@ -398,7 +403,7 @@ fn what_is_cancelled_lands_nowhere_and_its_memory_is_free_at_once() {
     transport.cancel(Token::from_raw(1));
     let ended = ends(&mut transport, 1, SOON).remove(0);
     assert_eq!((ended.token, ended.result), (Token::from_raw(1), Err(Fault::new(ErrorKind::Cancelled, 0))));
-    assert!(now() - start < Duration::from_secs(1), "it waited for the target");
+    assert!(now().since(start) < Duration::from_secs(1), "it waited for the target");
     // The data comes all the same, behind it another read, and nothing of it lands.
     std::thread::sleep(Duration::from_millis(2200));
     transport.submit(&io(&object, IoKind::Read, BLOCK * 100, &other, 3));

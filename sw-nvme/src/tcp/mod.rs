@@ -11,8 +11,13 @@
 //!   CapsuleCmd (Write) ──► R2T ──► H2CData … ─────────────► CapsuleResp     as much as was asked for
 //! ```
 //!
-//! [`pdu`] has the units, [`host`] the host's end. Source: NVM Express TCP Transport Specification 1.x; what peers do beside it
+//! [`pdu`] has the units, [`host`] the host's end, [`ledger`] and [`works`] what becomes of I/Os, [`outgoing`] what of them was written,
+//! [`association`] when what may be sent. Source: NVM Express TCP Transport Specification 1.x; what peers do beside it
 //! is named where it matters.
 
+pub mod association;
 pub mod host;
+pub mod ledger;
+pub mod outgoing;
 pub mod pdu;
+pub mod works;

@@ -1,98 +1,81 @@
-//! I/Os in the transport: what each still has to send, what its commands came to, and where their data lies.
-
-use std::time::Instant;
+//! I/Os of a lane: what each still has to send, what its commands came to, and where their data lies.
 
 use sw_engine::{
     ErrorKind, Fault, Retry, Verb,
     seam::{Io, IoDone, IoKind},
 };
-use sw_nvme::{
+use sw_mem::Place;
+
+use super::host::Transfer;
+use crate::{
     limits::TransferLimits,
     namespace::Namespace,
-    tcp::host::{Range, Transfer},
     wire::{BlockCount, Command, DataPointer, LbaRange},
 };
 
-use crate::{connection::Places, socket::Piece};
-
 /// An I/O with its commands.
-pub(crate) struct Work {
-    pub(crate) io: Io,
-    pub(crate) place: usize,
-    pub(crate) live: bool,
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The I/O.
+    pub io: Io,
+    /// Whom it is for, by the index of the lane's controllers.
+    pub place: usize,
+    live: bool,
     /// An early end was asked for: no further command is sent.
-    pub(crate) cancelled: bool,
+    cancelled: bool,
     /// Bytes that were sent, or 1 for a flush.
-    pub(crate) sent: u32,
+    pub(super) sent: u32,
     /// Commands without their end.
-    pub(crate) open: u32,
+    pub(super) open: u32,
     /// The lowest byte at which a command failed, with its fault.
-    pub(crate) failed: Option<(u32, Fault)>,
+    failed: Option<(u32, Fault)>,
     /// Connections that were lost before all of it was sent.
-    pub(crate) lost: u8,
-}
-
-/// A command of a work.
-#[derive(Clone, Copy)]
-pub(crate) struct Part {
-    pub(crate) work: u32,
-    /// First byte, counted from the start of the I/O.
-    pub(crate) at: u32,
-    pub(crate) cid: u16,
-    pub(crate) since: Instant,
-    pub(crate) live: bool,
+    pub(super) lost: u8,
 }
 
 /// Works, with room for as many as there were at a time.
 #[derive(Default)]
-pub(crate) struct Tables {
-    pub(crate) works: Vec<Work>,
-    pub(crate) free: Vec<u32>,
+pub struct Works {
+    works: Vec<Work>,
+    free: Vec<u32>,
 }
 
-/// The data of commands: the memory of their I/Os.
-pub(crate) struct Memory<'a> {
-    pub(crate) parts: &'a [Part],
-    pub(crate) works: &'a [Work],
-}
-
-impl Places for Memory<'_> {
-    fn pieces(&self, of: Range, into: &mut Vec<Piece>) {
-        let Some(part) = self.parts.get(sw_mem::index(u64::from(of.user))) else { return };
-        let Some(work) = self.works.get(sw_mem::index(u64::from(part.work))) else { return };
-        let (mut skip, mut left) = (u64::from(part.at) + u64::from(of.at), u64::from(of.bytes));
-        for segment in work.io.segments() {
-            let have = u64::from(segment.len);
-            if skip >= have {
-                skip -= have;
-                continue;
-            }
-            let take = (have - skip).min(left);
-            if take == 0 {
-                return;
-            }
-            if let Some(base) = segment.place.host() {
-                into.push(Piece::at(base.raw().wrapping_add(skip), take));
-            }
-            (skip, left) = (0, left - take);
+impl Works {
+    /// Takes an I/O. There are as many places as there were I/Os at a time: whoever takes them has a limit.
+    pub fn take(&mut self, io: &Io, place: usize) -> u32 {
+        let work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
+        if let Some(index) = self.free.pop()
+            && let Some(at) = self.works.get_mut(sw_mem::index(u64::from(index)))
+        {
+            *at = work;
+            return index;
         }
-    }
-}
-
-impl Tables {
-    pub(crate) fn take(&mut self, io: &Io, place: usize) -> Option<u32> {
-        let index = self.free.pop()?;
-        let work = self.works.get_mut(sw_mem::index(u64::from(index)))?;
-        *work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
-        Some(index)
+        self.works.push(work);
+        u32::try_from(self.works.len() - 1).unwrap_or(u32::MAX)
     }
 
-    pub(crate) fn get(&mut self, index: u32) -> Option<&mut Work> {
+    /// A work that is under way.
+    pub fn get(&mut self, index: u32) -> Option<&mut Work> {
         self.works.get_mut(sw_mem::index(u64::from(index))).filter(|work| work.live)
     }
 
+    /// The same, to look at.
+    pub fn look(&self, index: u32) -> Option<&Work> {
+        self.works.get(sw_mem::index(u64::from(index))).filter(|work| work.live)
+    }
+
+    /// Places: works that are under way have indexes below.
+    pub fn places(&self) -> u32 {
+        u32::try_from(self.works.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Works that are under way.
+    pub fn under_way(&self) -> usize {
+        self.works.len() - self.free.len()
+    }
+
     /// Frees a work that is over, and gives its end.
-    pub(crate) fn finish(&mut self, index: u32) -> Option<IoDone> {
+    pub fn finish(&mut self, index: u32) -> Option<IoDone> {
         let work = self.get(index)?;
         work.live = false;
         let done = IoDone { token: work.io.token, result: work.result() };
@@ -102,19 +85,40 @@ impl Tables {
 }
 
 impl Work {
-    pub(crate) fn units(&self) -> u32 {
+    /// Calls `each` with the memory of bytes of the I/O, piece by piece, in order: where it lies, and its length.
+    pub fn memory(&self, at: u64, bytes: u64, mut each: impl FnMut(Place, u64, u64)) {
+        let (mut skip, mut left) = (at, bytes);
+        for segment in self.io.segments() {
+            let have = u64::from(segment.len);
+            if skip >= have {
+                skip -= have;
+                continue;
+            }
+            let take = (have - skip).min(left);
+            if take == 0 {
+                return;
+            }
+            each(segment.place, skip, take);
+            (skip, left) = (0, left - take);
+        }
+    }
+
+    /// Bytes to send, or 1 for a flush.
+    pub(super) fn units(&self) -> u32 {
         if self.moves() { self.io.len } else { 1 }
     }
 
-    pub(crate) fn moves(&self) -> bool {
+    fn moves(&self) -> bool {
         matches!(self.io.kind, IoKind::Read | IoKind::Write)
     }
 
-    pub(crate) fn is_write(&self) -> bool {
+    /// Whether it writes blocks.
+    pub fn is_write(&self) -> bool {
         self.io.kind == IoKind::Write
     }
 
-    pub(crate) fn verb(&self) -> Verb {
+    /// What it is.
+    pub fn verb(&self) -> Verb {
         match self.io.kind {
             IoKind::Read => Verb::Read,
             IoKind::Write => Verb::Write,
@@ -122,16 +126,23 @@ impl Work {
         }
     }
 
-    /// Sends no further commands.
-    pub(crate) fn stops(&self) -> bool {
+    /// Asks for an early end: no further command is sent.
+    pub fn cancel(&mut self) {
+        self.cancelled = true;
+    }
+
+    /// Whether it sends no further commands.
+    pub fn stops(&self) -> bool {
         self.cancelled || self.failed.is_some()
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    /// Whether nothing of it is under way or to be sent.
+    pub fn is_over(&self) -> bool {
         self.open == 0 && (self.stops() || self.sent >= self.units())
     }
 
-    pub(crate) fn fail(&mut self, at: u32, fault: Fault) {
+    /// Notes that its command at byte `at` failed.
+    pub(super) fn fail_at(&mut self, at: u32, fault: Fault) {
         let counts = self.failed.is_none_or(|(before, kept)| match (kept.retry, fault.retry) {
             // A write of which one command may still be carried out is not sent again, whatever the others came to.
             (Retry::Now, again) if self.io.kind != IoKind::Read && again != Retry::Now => true,
@@ -143,7 +154,12 @@ impl Work {
         }
     }
 
-    pub(crate) fn result(&self) -> Result<u32, Fault> {
+    /// Notes that what of it was not sent cannot be.
+    pub fn fail(&mut self, fault: Fault) {
+        self.fail_at(self.sent, fault);
+    }
+
+    fn result(&self) -> Result<u32, Fault> {
         match self.failed {
             None if self.sent >= self.units() => Ok(if self.moves() { self.io.len } else { 0 }),
             None => Err(Fault::new(ErrorKind::Cancelled, 0)),
@@ -154,7 +170,7 @@ impl Work {
 }
 
 /// The next command of a work, what it moves, and how many units of the work it is.
-pub(crate) fn command_of(
+pub(super) fn command_of(
     work: &Work,
     namespace: &Namespace,
     limits: TransferLimits,

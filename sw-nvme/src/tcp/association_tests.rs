@@ -1,0 +1,91 @@
+//! The fence is as long as the controller may take, and begins when it must.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const KATO: Duration = Duration::from_secs(10);
+
+fn at(seconds: u64) -> Time {
+    Time::ZERO.after(SECOND * u32::try_from(seconds).unwrap())
+}
+
+fn letting_go(kept_alive_by: KeptAliveBy) -> LettingGo {
+    LettingGo { keep_alive: KATO, granularity: None, kept_alive_by, quiesce: SECOND }
+}
+
+fn association() -> Association {
+    Association::new(KATO, 60 * SECOND, (1, letting_go(KeptAliveBy::Commands).span()), at(0))
+}
+
+#[test]
+fn a_controller_has_let_go_after_twice_its_keep_alive_and_three_times_where_traffic_keeps_it_alive() {
+    assert_eq!(letting_go(KeptAliveBy::Commands).span(), 21 * SECOND);
+    assert_eq!(letting_go(KeptAliveBy::Traffic).span(), 31 * SECOND);
+    let rounded = LettingGo { granularity: Some(4 * SECOND), ..letting_go(KeptAliveBy::Commands) };
+    assert_eq!(rounded.span(), 25 * SECOND, "10 s are 12 s to a timer in steps of 4 s");
+}
+
+#[test]
+fn a_write_in_doubt_ends_the_association_and_no_write_is_safe_until_the_controller_let_go() {
+    let mut one = association();
+    assert!(one.is_safe(at(1)));
+    one.doubt(1, 21 * SECOND, at(2));
+    assert_eq!((one.up(), one.duty(at(2), Wanted::Queues)), (None, Duty::LetGo));
+    assert_eq!(one.duty(at(2), Wanted::Queues), Duty::Associate);
+    one.made(2, 21 * SECOND, at(3));
+    assert_eq!((one.up(), one.duty(at(3), Wanted::Queues)), (Some(2), Duty::Connect));
+    assert!(!one.is_safe(at(22)) && one.is_safe(at(23)));
+}
+
+#[test]
+fn doubt_about_an_earlier_association_leaves_the_next_one_up_and_is_told_by_its_count() {
+    let mut one = association();
+    one.lost(at(1));
+    one.made(2, 21 * SECOND, at(2));
+    assert!(one.is_safe(at(3)));
+    let before = one.doubts();
+    one.doubt(1, 21 * SECOND, at(4));
+    assert_eq!((one.up(), one.doubts()), (Some(2), before + 1));
+    assert!(!one.is_safe(at(5)));
+}
+
+#[test]
+fn what_was_sent_while_a_lane_ended_the_association_begins_the_fence_anew() {
+    let mut one = association();
+    assert_eq!(one.duty(at(5), Wanted::None), Duty::Sign);
+    one.doubt(1, 21 * SECOND, at(6));
+    one.signed(at(9));
+    assert_eq!(one.fence(), Some(at(30)));
+    one.doubt(1, 21 * SECOND, at(10));
+    assert_eq!(one.fence(), Some(at(31)));
+}
+
+#[test]
+fn a_lost_association_is_tried_again_with_longer_pauses_until_patience_is_over() {
+    let mut one = association();
+    one.suspect();
+    assert_eq!(one.duty(at(1), Wanted::Queues), Duty::Sign, "a lane that lost its connection is looked after first");
+    one.lost(at(1));
+    let mut now = at(1);
+    let mut pauses = Vec::new();
+    loop {
+        assert_eq!(one.duty(now, Wanted::Queues), Duty::Associate);
+        if one.failed(now) == Patience::Over {
+            break;
+        }
+        let Duty::Rest(pause) = one.duty(now, Wanted::Queues) else { panic!() };
+        pauses.push(pause.as_millis());
+        now = now.after(pause);
+    }
+    assert_eq!(pauses[..7], [100, 200, 400, 800, 1600, 3200, 5000]);
+    assert!(now.since(at(1)) >= 60 * SECOND);
+}
+
+#[test]
+fn signs_are_given_twice_in_the_time_of_keep_alive() {
+    let mut one = association();
+    assert_eq!(one.duty(at(1), Wanted::None), Duty::Rest(4 * SECOND));
+    assert_eq!(one.duty(at(5), Wanted::None), Duty::Sign);
+    one.signed(at(6));
+    assert_eq!(one.duty(at(6), Wanted::None), Duty::Rest(5 * SECOND));
+}
