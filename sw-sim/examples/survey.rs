@@ -1,23 +1,26 @@
 //! Runs many seeds and lists those that fail, by their first violation: what to look at first after a change.
 //!
-//! `cargo run --release -p sw-sim --example survey -- FIRST COUNT [nvme]`
+//! `cargo run --release -p sw-sim --example survey -- FIRST COUNT [nvme|net]`
 
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 
-use sw_sim::{Mark, Marks, World};
+use sw_sim::{Mark, Marks, NetWorld, Outcome, World};
 
 fn main() {
     let mut numbers = std::env::args().skip(1).map(|word| word.parse().unwrap_or(0u64));
     let (first, count) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(1000));
-    // With the word behind the numbers, the worlds are those of modelled NVMe controllers.
-    let nvme = std::env::args().nth(3).is_some_and(|word| word == "nvme");
-    let all = if nvme { &Mark::NVME[..] } else { &Mark::ALL[..] };
+    // With the word behind the numbers, the worlds are those of modelled NVMe controllers, or of a network.
+    let (run, all): (fn(u64) -> Outcome, _) = match std::env::args().nth(3).as_deref() {
+        Some("nvme") => (World::run_nvme, &Mark::NVME[..]),
+        Some("net") => (NetWorld::run, &Mark::NET[..]),
+        _ => (World::run, &Mark::ALL[..]),
+    };
     let mut failures: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     let mut marks = Marks::default();
     for seed in first..first.saturating_add(count) {
-        let outcome = if nvme { World::run_nvme(seed) } else { World::run(seed) };
+        let outcome = run(seed);
         marks.add(&outcome.marks);
         if let Some(violation) = outcome.violations.first() {
             // Digits differ from seed to seed; the rest names the kind of failure.

@@ -33,6 +33,7 @@ mod hub;
 mod log;
 mod machine;
 mod medium;
+mod net;
 mod nvme;
 mod rng;
 mod shadow;
@@ -44,6 +45,9 @@ pub use fault::{Act, FaultRule, On};
 pub use hub::{Hub, SimCopyEngine, SimTransport};
 pub use log::{Mark, Marks};
 pub use machine::FaceParams;
+pub use net::{
+    CallerParams, Conversation, Cut, CutKind, HostParams, NetParams, NetWorld, TargetParams, Way, WireParams,
+};
 pub use nvme::{
     Mishap, NamespaceParams, Noise, NvmeAct, NvmeCounts, NvmeParams, NvmeRule, OnCommand, QueueKind, SimBus,
     SimInterrupt, SimMemory, SimRegisters, SimWaiter, StatusParams,

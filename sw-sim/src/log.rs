@@ -92,6 +92,24 @@ pub enum Mark {
     NvmeMisplaced,
     NvmeSlept,
     NvmeShutDown,
+    NetReset,
+    NetHalfClose,
+    NetPartition,
+    NetKeepAliveExpired,
+    NetCarriedOutLate,
+    NetUnknownCarriedOut,
+    NetWriteBehindFence,
+    NetInDoubt,
+    NetInDoubtLate,
+    NetInDoubtDuringSign,
+    NetUnsentGoesOn,
+    NetAskedAgain,
+    NetCancelled,
+    NetCommandLate,
+    NetShortData,
+    NetWrongDigest,
+    NetBitFlipped,
+    NetPatienceOver,
 }
 
 impl Mark {
@@ -183,6 +201,28 @@ impl Mark {
         Mark::NvmeMisplaced,
         Mark::NvmeSlept,
         Mark::NvmeShutDown,
+    ];
+
+    /// Every mark of runs with a modelled network.
+    pub const NET: [Mark; 18] = [
+        Mark::NetReset,
+        Mark::NetHalfClose,
+        Mark::NetPartition,
+        Mark::NetKeepAliveExpired,
+        Mark::NetCarriedOutLate,
+        Mark::NetUnknownCarriedOut,
+        Mark::NetWriteBehindFence,
+        Mark::NetInDoubt,
+        Mark::NetInDoubtLate,
+        Mark::NetInDoubtDuringSign,
+        Mark::NetUnsentGoesOn,
+        Mark::NetAskedAgain,
+        Mark::NetCancelled,
+        Mark::NetCommandLate,
+        Mark::NetShortData,
+        Mark::NetWrongDigest,
+        Mark::NetBitFlipped,
+        Mark::NetPatienceOver,
     ];
 }
 

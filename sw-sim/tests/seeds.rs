@@ -1,10 +1,11 @@
 //! The seed suite: the product's lane against modelled hardware, judged after every step.
 //!
-//! Two kinds of worlds: modelled disks behind the `Transport` seam, and modelled NVMe controllers behind the bus seam, with
-//! the product's driver between them and the lane.
+//! Three kinds of worlds: modelled disks behind the `Transport` seam; modelled NVMe controllers behind the bus seam, with
+//! the product's driver between them and the lane; and a modelled network with a target behind it, under what decides in the
+//! initiator over TCP.
 //!
 //! `SW_SIM_SEEDS=n` sets how many fixed seeds of each kind run (200 if unset, and more while a mark is missing);
-//! `SW_SIM_SEED=n` makes `one_seed` and `one_nvme_seed` replay that one.
+//! `SW_SIM_SEED=n` makes `one_seed`, `one_nvme_seed` and `one_net_seed` replay that one.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -17,7 +18,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use sw_sim::{Mark, Marks, Outcome, World};
+use sw_sim::{Mark, Marks, NetWorld, Outcome, World};
 
 /// Seeds that run unless the environment says otherwise.
 const FIXED: u64 = 200;
@@ -93,6 +94,11 @@ fn fixed_nvme_seeds_hold_and_reach_every_mark() {
 }
 
 #[test]
+fn fixed_net_seeds_hold_and_reach_every_mark() {
+    fixed(NetWorld::run, &Mark::NET);
+}
+
+#[test]
 fn fresh_seeds_hold() {
     fresh(World::run);
 }
@@ -100,6 +106,11 @@ fn fresh_seeds_hold() {
 #[test]
 fn fresh_nvme_seeds_hold() {
     fresh(World::run_nvme);
+}
+
+#[test]
+fn fresh_net_seeds_hold() {
+    fresh(NetWorld::run);
 }
 
 #[test]
@@ -113,9 +124,14 @@ fn one_nvme_seed() {
 }
 
 #[test]
+fn one_net_seed() {
+    one(NetWorld::run);
+}
+
+#[test]
 fn a_seed_is_one_history_in_this_process() {
     for seed in [0, 7, 19, 123_456] {
-        for run in [World::run, World::run_nvme] {
+        for run in [World::run, World::run_nvme, NetWorld::run] {
             let (first, second) = (run(seed), run(seed));
             assert_eq!(first.event_hash, second.event_hash, "seed {seed} is not deterministic");
             assert_eq!(first.stats, second.stats);
@@ -127,7 +143,11 @@ fn a_seed_is_one_history_in_this_process() {
 #[test]
 fn a_seed_is_one_history_in_every_process() {
     let seed = 5;
-    for (run, test) in [(World::run as fn(u64) -> Outcome, "one_seed"), (World::run_nvme, "one_nvme_seed")] {
+    for (run, test) in [
+        (World::run as fn(u64) -> Outcome, "one_seed"),
+        (World::run_nvme, "one_nvme_seed"),
+        (NetWorld::run, "one_net_seed"),
+    ] {
         let here = format!("hash {:016x}", run(seed).event_hash);
         let there = Command::new(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture"])
