@@ -247,3 +247,7 @@ impl Ledger {
         loss
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -123,6 +123,11 @@ impl Attendant {
         self.desk.0.borrow().up() == Some(association)
     }
 
+    /// The stream of the association that is up.
+    pub(crate) fn admin_stream(&self) -> Option<usize> {
+        self.admin.as_ref().map(|admin| admin.number)
+    }
+
     /// A lane wants a queue.
     pub(crate) fn ask(&mut self, lane: usize) {
         self.wanted.push_back(lane);

@@ -43,6 +43,8 @@ use user::{Op, User};
 use wire::Wire;
 pub use wire::{Cut, CutKind, Way, WireParams};
 
+/// Until a write that takes long has surely reached the target.
+const AMBUSH_NS: u64 = 20_000_000;
 /// Virtual time in which things may go wrong.
 const PLAY_NS: u64 = 120_000_000_000;
 /// Virtual time that operations may take when faults have stopped: far above every limit of a host, one after the other.
@@ -72,6 +74,8 @@ pub(crate) enum Event {
     Step,
     /// An operation is called off.
     Deadline(u64),
+    /// The association is lost under a lane.
+    Ambush(usize),
 }
 
 /// What all parts of a world have.
@@ -216,6 +220,7 @@ impl NetWorld {
             Event::KeepAlive(number) => self.target.timer(number, shared),
             Event::Tick => self.next_tick = u64::MAX,
             Event::Step => self.step(),
+            Event::Ambush(lane) => self.spring(lane),
             Event::Deadline(op) => {
                 if let Some(lane) = self.user.live.get(&op).and_then(|op| self.lanes.get_mut(op.lane)) {
                     shared.note("deadline", &[op]);
@@ -311,12 +316,61 @@ impl NetWorld {
         if self.rng.per_mille(caller.cuts) {
             self.shared.wire.meddle(&mut self.shared.agenda);
         }
+        if self.rng.per_mille(caller.ambushes) {
+            self.ambush();
+        }
+        if self.rng.per_mille(caller.ambushes) {
+            self.blindfold();
+        }
         if self.rng.per_mille(caller.stalls.0) {
             let until = self.shared.now() + self.rng.below(caller.stalls.1);
             let which = sw_mem::index(self.rng.below(self.lanes.len() as u64 + 1));
             match self.lanes.get_mut(which) {
                 Some(lane) => lane.stalled_until = until,
                 None => self.attendant.stalled_until = until,
+            }
+        }
+    }
+
+    /// A write that takes long, and soon behind it [what comes of it](Self::spring).
+    fn ambush(&mut self) {
+        if self.lanes.len() < 2 || self.attendant.admin_stream().is_none() {
+            return;
+        }
+        let lane = self.write_for_long();
+        self.shared.agenda.plan(AMBUSH_NS, Event::Ambush(lane));
+    }
+
+    /// The association is lost under a lane that looks elsewhere: it tells of its doubt when others have long gone on with the next one.
+    fn spring(&mut self, lane: usize) {
+        let Some(stream) = self.attendant.admin_stream().filter(|_| !self.is_over) else { return };
+        let until = self.shared.now() + self.rng.range(AMBUSH_NS, AMBUSH_NS + self.params.target.quiesce_ns);
+        self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.stalled_until = until);
+        self.shared.wire.cut(stream, Way::ToTarget, CutKind::Reset, &mut self.shared.agenda);
+    }
+
+    /// A write that the target takes long for; gives its lane.
+    fn write_for_long(&mut self) -> usize {
+        let mut op = self.draw_op();
+        (op.kind, op.deadline) = (IoKind::Write, None);
+        let lane = op.lane;
+        self.target.linger();
+        self.submit(op);
+        lane
+    }
+
+    /// The host loses its queues while commands are on their way, and the target hears of the end of the association very late: what
+    /// arrives meanwhile may keep the association alive.
+    fn blindfold(&mut self) {
+        let Some(admin) = self.attendant.admin_stream() else { return };
+        self.write_for_long();
+        let (keep_alive, agenda) = (1_000_000 * self.params.host.keep_alive_ms, &mut self.shared.agenda);
+        for stream in admin..self.shared.wire.streams() {
+            let (low, high) = if stream == admin { (keep_alive, 6 * keep_alive) } else { (1, keep_alive) };
+            let held = self.rng.range(low, high);
+            self.shared.wire.cut(stream, Way::ToTarget, CutKind::Partition(held), agenda);
+            if stream != admin {
+                self.shared.wire.cut(stream, Way::ToHost, CutKind::HalfClose, agenda);
             }
         }
     }

@@ -66,6 +66,9 @@ pub struct CallerParams {
     pub cuts: u64,
     /// See above.
     pub stalls: (u64, u64),
+    /// Of a thousand steps: the association is lost under a lane that has writes under way and does not look for a while; and
+    /// as often, all queues are lost while commands are on their way, and the target hears of it late.
+    pub ambushes: u64,
 }
 
 /// A world.
@@ -154,15 +157,17 @@ impl NetParams {
             partitions: rng.pick_or(&[0, 30, 100], 30),
             cuts: rng.pick_or(&[0, 50, 200], 50),
             stalls: (rng.pick_or(&[0, 50, 200], 50), rng.pick_or(&[100, 2000, 5000], 100) * MS),
+            ambushes: rng.pick_or(&[0, 0, 100, 300], 0),
         };
         if is_calm {
             (target.slow, target.deaf, target.refused, target.short) = ((0, 0), 0, 0, 0);
             (wire.cuts, wire.flips) = (0, 0);
-            (caller.partitions, caller.cuts, caller.stalls, caller.deadlines) = (0, 0, (0, 0), (0, 0));
+            (caller.partitions, caller.cuts, caller.ambushes) = (0, 0, 0);
+            (caller.stalls, caller.deadlines) = ((0, 0), (0, 0));
         }
         let host = HostParams {
             keep_alive_ms,
-            patience_ms: if rng.per_mille(30) && !is_calm { 1000 } else { 600_000 },
+            patience_ms: if rng.per_mille(80) && !is_calm { 500 } else { 600_000 },
             timeout_ns: rng.pick_or(&[50, 300, 2000], 300) * MS,
             command_timeout: Duration::from_millis(rng.pick_or(&[200, 1000, 3000], 1000)),
             lanes: sw_mem::index(rng.range(1, 3)),

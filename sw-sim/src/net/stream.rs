@@ -52,7 +52,7 @@ impl Stream {
     /// Opens a stream and asks for a connection; its queue has `limits`: commands, and bytes of a write in its capsule.
     pub(crate) fn open(digests: Digests, limits: (u16, u32), shared: &mut Shared) -> Self {
         let asked = IcReq { format: 0, alignment: 0, digests, r2t_max: 0 };
-        let number = shared.wire.open();
+        let number = shared.wire.open(&mut shared.agenda);
         // A window has room for it.
         shared.wire.write(number, Way::ToTarget, asked.encode().as_bytes(), &mut shared.agenda);
         Self {

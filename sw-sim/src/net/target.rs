@@ -24,6 +24,8 @@ use super::{
 };
 use crate::{log::Mark, rng::Rng};
 
+/// What a write that lingers takes: above every limit of a host.
+const LINGER_NS: u64 = 10_000_000_000;
 /// SGL identifier: the data lies in the capsule.
 const IN_CAPSULE: u8 = 0x01;
 
@@ -114,6 +116,8 @@ pub(crate) struct Target {
     is_calm: bool,
     /// Streams before are closed.
     first_open: usize,
+    /// The next write takes very long.
+    lingers: bool,
 }
 
 /// The tag that a block holds: the same in all of its words.
@@ -140,12 +144,18 @@ impl Target {
             medium,
             is_calm: false,
             first_open: 0,
+            lingers: false,
         }
     }
 
     /// Faults stop.
     pub(crate) fn calm_down(&mut self) {
         self.is_calm = true;
+    }
+
+    /// The next write takes longer than any association lives.
+    pub(crate) fn linger(&mut self) {
+        self.lingers = true;
     }
 
     /// Something of a stream arrived.
@@ -373,6 +383,9 @@ impl Target {
         let mut latency = self.rng.range(low, high);
         if !self.is_calm && !is_sign && self.rng.per_mille(self.params.slow.0) {
             latency += self.rng.below(self.params.slow.1);
+        }
+        if !self.is_calm && command.opcode() == opcode::WRITE && core::mem::take(&mut self.lingers) {
+            latency += LINGER_NS;
         }
         let is_deaf = !self.is_calm && self.rng.per_mille(self.params.deaf);
         let id = self.next_job;

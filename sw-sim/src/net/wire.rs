@@ -128,6 +128,8 @@ pub(crate) struct Wire {
     streams: Vec<[Pipe; 2]>,
     planned: Vec<Cut>,
     is_calm: bool,
+    /// Nothing passes before, in each direction; new streams are held too.
+    held_until: [u64; 2],
     /// Cuts that happened.
     pub(crate) happened: Vec<CutKind>,
     pub(crate) flipped: u64,
@@ -137,12 +139,16 @@ impl Wire {
     pub(crate) fn new(params: WireParams, seed: u64, planned: Vec<Cut>) -> Self {
         let rng = Rng::split(seed, "wire");
         let (streams, happened) = (Vec::new(), Vec::new());
-        Self { params, rng, streams, planned, is_calm: false, happened, flipped: 0 }
+        Self { params, rng, streams, planned, is_calm: false, held_until: [0; 2], happened, flipped: 0 }
     }
 
     /// Opens a stream.
-    pub(crate) fn open(&mut self) -> usize {
+    pub(crate) fn open(&mut self, agenda: &mut Agenda<Event>) -> usize {
         let (number, mut pipes) = (self.streams.len(), [Pipe::default(), Pipe::default()]);
+        for (way, until) in Way::ALL.into_iter().zip(self.held_until) {
+            pipes[way as usize].held_until = until;
+            agenda.plan(until.saturating_sub(agenda.now()), Event::Deliver(number, way));
+        }
         for cut in self.planned.iter().filter(|cut| cut.stream == number) {
             pipes[cut.way as usize].cut = Some((cut.at, cut.kind));
         }
@@ -268,6 +274,11 @@ impl Wire {
     /// Nothing passes between the two for a while, in one direction or both.
     pub(crate) fn partition(&mut self, agenda: &mut Agenda<Event>) {
         let (held, ways) = (self.rng.range(1_000_000, 4_000_000_000), self.rng.range(1, 3));
+        for (way, until) in Way::ALL.into_iter().zip(&mut self.held_until) {
+            if ways >> (way as u64) & 1 != 0 {
+                *until = agenda.now() + held;
+            }
+        }
         for stream in self.streams.len().saturating_sub(RECENT)..self.streams.len() {
             for way in Way::ALL.into_iter().filter(|way| ways >> (*way as u64) & 1 != 0) {
                 self.cut(stream, way, CutKind::Partition(held), agenda);
@@ -287,7 +298,7 @@ impl Wire {
 
     /// Faults stop: partitions heal, nothing else happens to a stream.
     pub(crate) fn calm_down(&mut self, agenda: &mut Agenda<Event>) {
-        self.is_calm = true;
+        (self.is_calm, self.held_until) = (true, [0; 2]);
         for (stream, pipes) in self.streams.iter_mut().enumerate() {
             for (way, pipe) in Way::ALL.into_iter().zip(pipes) {
                 (pipe.held_until, pipe.cut) = (0, None);
