@@ -351,3 +351,46 @@ impl Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAY: Way = Way::ToTarget;
+
+    /// What arrives within `span` of 100 bytes over a stream that is `cut`, and how it ends.
+    fn arrives(cut: Option<Cut>, span: u64) -> (Vec<u8>, Read) {
+        let params =
+            WireParams { delay_ns: (1, 500), piece_max: 9, window: 200, age_max_ns: u64::MAX, cuts: 0, flips: 0 };
+        let (mut wire, mut agenda) = (Wire::new(params, 3, cut.into_iter().collect()), Agenda::new());
+        let stream = wire.open(&mut agenda);
+        let bytes: Vec<u8> = (0..100).collect();
+        assert_eq!(wire.write(stream, WAY, &bytes, &mut agenda), 100);
+        wire.close(stream, WAY, &mut agenda);
+        while let Some(Event::Deliver(stream, way)) = agenda.take_until(span) {
+            wire.deliver(stream, way, &mut agenda);
+        }
+        let mut got = Vec::new();
+        loop {
+            match wire.read(stream, WAY, 7) {
+                Read::Bytes(bytes) => got.extend(bytes),
+                end => return (got, end),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_written_arrives_in_order_though_its_writer_has_closed() {
+        assert_eq!(arrives(None, 1_000), ((0..100).collect(), Read::End));
+    }
+
+    #[test]
+    fn a_cut_stream_ends_behind_the_byte_and_a_held_one_goes_on_when_it_heals() {
+        let cut = |kind| Some(Cut { stream: 0, way: WAY, at: 40, kind });
+        assert_eq!(arrives(cut(CutKind::HalfClose), 1_000), ((0..40).collect(), Read::End));
+        assert_eq!(arrives(cut(CutKind::Reset), 1_000), (Vec::new(), Read::Reset));
+        let held = arrives(cut(CutKind::Partition(5_000)), 4_000);
+        assert!(held.1 == Read::Nothing && held.0.len() <= 40, "{held:?}");
+        assert_eq!(arrives(cut(CutKind::Partition(5_000)), 6_000), ((0..100).collect(), Read::End));
+    }
+}
