@@ -11,9 +11,10 @@
 //!              Outcome ◄── Shadow (who owns each byte) ◄── Machine: agenda of events, media, device memory
 //! ```
 //!
-//! Two kinds of worlds: [`World::run`] has modelled disks behind the `Transport` seam; [`World::run_nvme`] has modelled NVMe
+//! Three kinds of worlds: [`World::run`] has modelled disks behind the `Transport` seam; [`World::run_nvme`] has modelled NVMe
 //! controllers behind the bus seam of `sw-nvme`, so that the driver is the product's too. [`World::run_fuzzed`] is the latter
-//! with controllers that make no sense.
+//! with controllers that make no sense. [`NetWorld`] has a network with a target behind it, under what decides in the
+//! initiator over TCP.
 //!
 //! Invariants: one thread at a time (in some worlds an attendant of the controllers takes turns with the world,
 //! `attendant.rs`); time moves only inside waits and between steps of the world; every draw comes from a split of
