@@ -288,11 +288,10 @@ impl Core {
         let mut caps = self.backends.transport_caps(destination);
         let rates = if is_rated(destination) { self.rates() } else { RateTable::new() };
         let policy = self.backends.vendor.policy(*policy);
-        let view = match &whole.inner().stripe {
-            // In a child the lock of the registration may be held for ever.
-            None if !self.fork.is_child() => self.backends.vendor.view(whole, (destination, ask), &policy, verb),
-            _ => None,
-        };
+        // In a child the lock of the registration may be held for ever.
+        let view = (!self.fork.is_child())
+            .then(|| self.backends.vendor.view((whole, object), (destination, ask), &policy, verb))
+            .flatten();
         let planned = view.as_ref().map_or(object, |view| &view.object).clone();
         if let Some(view) = &view {
             view.judge(&mut caps);

@@ -131,18 +131,17 @@ impl Vendor {
         self.loaded.get_or_init(|| CuFile::load(&self.source))
     }
 
-    /// The object with one more face, if `policy` names the library or somebody only wants to see what there is; `None` where the
+    /// `object`, which is `whole` or a member of it, with one more face, if `policy` names the library or somebody only wants to see what there is; `None` where the
     /// library is no way to it, or nobody would look.
     ///
     /// *Blocking*: loads the library, the first time; registers the file and reads one block.
     pub(crate) fn view(
         self: &Arc<Self>,
-        whole: &crate::Object,
+        (whole, object): (&crate::Object, &Arc<Object>),
         (destination, ask): (Destination, Ask),
         policy: &Policy,
         verb: Verb,
     ) -> Option<View> {
-        let object = whole.inner();
         let is_file = |face: &Face| [sw_uring::IO_URING, sw_uring::PREADV2].contains(&face.transport);
         if !self.is_offered() || !object.faces.iter().any(is_file) {
             return None;
@@ -150,6 +149,7 @@ impl Vendor {
         let found = match (names(policy), destination) {
             (false, _) if ask == Ask::Proof => return None,
             (false, _) => Err((Reason::VendorNotAsked, None)),
+            (true, _) if whole.inner().stripe.is_some() => Err((Reason::VendorRefused, Some(of_a_set(whole.name())))),
             (true, Destination::Bar(_) | Destination::PeerMemory(_)) => Err((Reason::MemoryUnreachable, None)),
             (true, Destination::Host) => self.register(whole, None),
             (true, Destination::Gpu(ordinal)) => self.register(whole, Some(ordinal)),
@@ -273,6 +273,14 @@ fn names(policy: &Policy) -> bool {
         Policy::Any => false,
         Policy::Prefer(route) | Policy::Require(route) | Policy::RequireCore(route) => route.transport == Some(NAME),
     }
+}
+
+/// One library's request has one file.
+fn of_a_set(name: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, Verb::Open)
+        .at(name)
+        .detail("a vendor's library takes one file at a time, not a stripe set")
+        .remedy("name a file, or leave the policy")
 }
 
 fn viewed(

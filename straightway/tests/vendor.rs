@@ -261,8 +261,16 @@ fn an_engine_that_prefers_it_takes_it_for_every_file_but_not_for_stripe_sets() {
     fs::copy(rig.scratch.path("data"), &other).unwrap();
     let set: Uri = format!("stripe:64KiB:{},{other}", rig.scratch.text("data")).parse().unwrap();
     let set = engine.open(&set).unwrap();
-    assert_ne!(read(&engine, &set, 0, 65_536, "any").ok().unwrap().path.route.transport, "cufile");
-    assert_eq!(read(&engine, &set, 0, 65_536, "require=cufile").ok().unwrap_err().kind(), ErrorKind::PolicyUnmet);
+    let preferred = read(&engine, &set, 0, 100_000, "any").ok().unwrap();
+    assert_ne!(preferred.path.route.transport, "cufile");
+    assert_eq!(preferred.path.reason, Reason::VendorRefused, "told, as for a file that it does not take");
+    assert!(bytes(&engine, preferred) == [&expected[..65_536], &expected[..34_464]].concat());
+    let refused = read(&engine, &set, 0, 65_536, "require=cufile").ok().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::PolicyUnmet);
+    assert!(
+        refused.reasons().contains(&Reason::VendorRefused) && refused.to_string().contains("one file at a time"),
+        "{refused}"
+    );
 }
 
 #[test]
