@@ -11,5 +11,6 @@ pub mod copy_engine;
 pub mod kernels;
 mod report;
 pub mod store;
+pub mod verbs;
 
 pub use report::{Case, CaseResult, End, Report, Row, Verdict, fail, skip};
