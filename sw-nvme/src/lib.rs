@@ -43,6 +43,7 @@ pub mod limits;
 pub mod namespace;
 pub mod prp;
 pub mod queue;
+pub mod rdma;
 pub mod sgl;
 pub mod status;
 pub mod tcp;

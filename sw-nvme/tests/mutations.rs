@@ -11,6 +11,9 @@ mod bodies;
 #[path = "../fuzz/host_queue.rs"]
 #[expect(clippy::cast_possible_truncation, reason = "numbers of a test, drawn below a bound that fits")]
 mod host_queue;
+#[path = "../fuzz/rdma_queue.rs"]
+#[expect(clippy::expect_used, reason = "a helper of a test may panic")]
+mod rdma_queue;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -241,4 +244,22 @@ fn whoever_comes_between_host_and_controller_gets_nobody_in() {
     seeds.push([&[0xF0][..], &nothing, &nothing, &nothing].concat());
     let outcomes = run(9, &seeds, 13, authentication::authentication);
     reached(&outcomes, &["agreed", "touched in vain", "only the host", "failed"]);
+}
+
+#[test]
+fn a_queue_over_rdma_keeps_its_account_whatever_comes() {
+    // Steps in the order of a life, many of them, for several commands at a time.
+    let step = |what: u8, which: u8, key: u8| [what, which, 0, 0, key, 0, 0, 0];
+    let life: Vec<u8> = [7]
+        .into_iter()
+        .chain((0..24).flat_map(|round: u8| {
+            let which = round % 4;
+            let steps =
+                [step(0, 0, round), step(1, 0, round), step(2 + round % 2, which, 0), step(3 - round % 2, which, 0)];
+            steps.into_iter().flatten()
+        }))
+        .collect();
+    let accept = sw_nvme::rdma::cm::Accept { receive_entries: 32 }.encode().to_vec();
+    let outcomes = run(10, &[life, accept], 200, rdma_queue::rdma_queue);
+    reached(&outcomes, &["ended and refused", "ended", "refused"]);
 }
