@@ -22,7 +22,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 
 10 in use or exists, 11 malformed data, 130 interrupted, 141 reader of stdout gone.
 
 Addresses: /path, file:///path, nvme://PCI-ADDRESS/NSID, nvme+tcp://HOST:PORT/NQN?nsid=N,
-stripe:UNIT:ADDRESS,ADDRESS,...
+nvme+rdma://HOST:PORT/NQN?nsid=N&fabric=emulated (an emulation), stripe:UNIT:ADDRESS,ADDRESS,...
 A part of one: file:///path?offset=N&len=N, nvme://0000:3b:00.0/1?offset=1MiB
 
 Examples:

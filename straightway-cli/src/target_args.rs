@@ -38,6 +38,9 @@ pub struct Target {
     /// Take no writes to files
     #[arg(long)]
     pub read_only: bool,
+    /// Behind the emulated RDMA fabric instead of TCP: for this program at the other end, to try and to test NVMe over RDMA without a NIC
+    #[arg(long)]
+    pub rdma_emulated: bool,
     /// The file of the key that hosts must know (DH-HMAC-CHAP); the same for all of them
     #[arg(long, value_name = "FILE")]
     pub dhchap_key_file: Option<PathBuf>,

@@ -20,6 +20,7 @@ use sw_engine::{
     seam::{CopyDirection, CopyEngine, Transport, TransportCaps},
 };
 use sw_mem::{ByteLen, DmaRegion, HostVa, HugePages, SlabPool};
+use sw_net::Wire;
 use sw_uring::{
     FileStore, Machine, PassthroughTransport, Probe, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport,
     peer::PeerMemory,
@@ -35,16 +36,18 @@ use crate::{
     policy::Destination,
     reach::Scratches,
     staging::{self, Source, Staging},
+    uri::{FabricWire, NvmeTcpUri},
     vendor::{self, Vendor},
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 6] = [
+pub(crate) const TRANSPORTS: [TransportName; 7] = [
     sw_uring::IO_URING,
     sw_uring::PREADV2,
     sw_uring::NVME_PASSTHROUGH,
     sw_nvme::transport::NVME,
     sw_net::NVME_TCP,
+    sw_net::NVME_RDMA_EMULATED,
     vendor::NAME,
 ];
 
@@ -76,6 +79,8 @@ pub(crate) struct Backends {
     pub(crate) files: FileStore,
     pub(crate) nvme: Nvme,
     pub(crate) fabrics: Fabrics,
+    /// Behind the emulated RDMA fabric.
+    pub(crate) rdma: Fabrics,
     pub(crate) vendor: Arc<Vendor>,
     pub(crate) scratches: Scratches,
     machine: Machine,
@@ -165,6 +170,7 @@ impl Backends {
             }
         };
         let files = FileStore::probed(&probe);
+        let keys = keys.into_host_keys();
         let nvme = Nvme::find(config, clock);
         let machine = Machine::this();
         let possible = probe.transport == sw_uring::IO_URING && sw_uring::passthrough::is_possible(&machine);
@@ -175,7 +181,8 @@ impl Backends {
             probe,
             files,
             nvme,
-            fabrics: Fabrics::new(config, keys),
+            fabrics: Fabrics::new(config, keys.clone(), Wire::Tcp),
+            rdma: Fabrics::new(config, keys, Wire::EmulatedRdma),
             vendor: Vendor::new(&config, cufile),
             scratches: Scratches::default(),
             machine,
@@ -401,9 +408,17 @@ impl Backends {
         std::iter::once(files)
             .chain(commands)
             .chain(self.nvme.caps(destination))
-            .chain([self.fabrics.caps(destination)])
+            .chain([self.fabrics.caps(destination), self.rdma.caps(destination)])
             .chain(self.vendor.caps())
             .collect()
+    }
+
+    /// Those subsystems that an address is of.
+    pub(crate) fn fabrics_of(&self, uri: &NvmeTcpUri) -> &Fabrics {
+        match uri.wire {
+            FabricWire::Tcp => &self.fabrics,
+            FabricWire::EmulatedRdma => &self.rdma,
+        }
     }
 
     /// Whether the device is asked for what has ended.
@@ -453,6 +468,7 @@ impl Backends {
         }
         transports.extend(self.nvme.transport()?);
         transports.push(self.fabrics.transport()?);
+        transports.push(self.rdma.transport()?);
         transports.extend(self.vendor.transport()?);
         Ok(LaneParts { transports, copiers, staging: Some(staging) })
     }

@@ -454,6 +454,7 @@ impl Core {
         self.stuck.fetch_add(stuck, Ordering::AcqRel);
         self.backends.nvme.shut_down();
         self.backends.fabrics.shut_down();
+        self.backends.rdma.shut_down();
         stuck
     }
 }

@@ -125,6 +125,7 @@ impl Doctor {
     fn controllers(&mut self, backends: &Backends) {
         self.facts.extend(backends.nvme.facts());
         self.facts.extend(backends.direct_facts());
+        self.facts.extend(crate::rdma_facts::facts());
     }
 
     /// The worst health of all facts that are not merely told.

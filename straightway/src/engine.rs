@@ -104,7 +104,7 @@ impl Engine {
         match uri {
             Uri::File(path) => self.core.backends.files.open(path, mode),
             Uri::Nvme(namespace) => self.core.backends.nvme.open(namespace, mode),
-            Uri::NvmeTcp(namespace) => self.core.backends.fabrics.open(namespace, mode),
+            Uri::NvmeTcp(namespace) => self.core.backends.fabrics_of(namespace).open(namespace, mode),
             Uri::Stripe { .. } | Uri::Part { .. } => Err(Error::new(ErrorKind::Unsupported, Verb::Open)
                 .at(uri.to_string())
                 .detail("a member of a stripe set is a whole object")
@@ -187,7 +187,7 @@ impl Engine {
     pub fn stat(&self, uri: &Uri) -> Result<Entry, Error> {
         match uri.whole() {
             (Uri::Nvme(namespace), ..) => self.core.backends.nvme.stat(namespace),
-            (Uri::NvmeTcp(namespace), ..) => self.core.backends.fabrics.stat(namespace),
+            (Uri::NvmeTcp(namespace), ..) => self.core.backends.fabrics_of(namespace).stat(namespace),
             _ => self.core.backends.files.stat(file_path(uri, Verb::Open)?),
         }
     }

@@ -1,4 +1,4 @@
-//! NVMe subsystems behind TCP: who is connected to which, and what lanes need of them.
+//! NVMe subsystems behind TCP, and behind the emulated RDMA fabric: who is connected to which, and what lanes need of them.
 //!
 //! ```text
 //!   nvme+tcp://HOST:PORT/NQN?nsid=N ─► controller (opened once) ─► Directory ◄── TcpTransport of every lane
@@ -15,12 +15,17 @@ use sw_engine::{
 };
 use sw_net::{
     Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport,
+    Way, Wire,
 };
 use sw_nvme::{fabrics::Nqn, namespace::Namespace, tcp::pdu::Digests};
 
+use sw_verbs::{
+    budget::{Budget, Budgeted},
+    emulated::EmulatedDevice,
+};
+
 use crate::{
     builder::{Config, NvmeTcp, NvmeTcpDigests},
-    keys::NvmeTcpKeys,
     nvme::with_blocks_that_fit,
     nvme_control::no_thread,
     policy::Destination,
@@ -37,6 +42,8 @@ const MACHINE_ID: &str = "/etc/machine-id";
 pub(crate) struct Fabrics {
     config: Config,
     keys: Option<Arc<HostKeys>>,
+    wire: Wire,
+    way: Way,
     directory: Arc<Directory>,
     /// Not held over anything that waits for a target.
     opened: Mutex<Opened>,
@@ -67,8 +74,8 @@ struct Keep {
 }
 
 impl Fabrics {
-    pub(crate) fn new(config: Config, keys: NvmeTcpKeys) -> Self {
-        Self { config, keys: keys.into_host_keys(), directory: Arc::default(), opened: Mutex::default() }
+    pub(crate) fn new(config: Config, keys: Option<Arc<HostKeys>>, wire: Wire) -> Self {
+        Self { config, keys, wire, way: way(wire), directory: Arc::default(), opened: Mutex::default() }
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
@@ -124,7 +131,7 @@ impl Fabrics {
             depth: u16::try_from(self.config.queue_depth).unwrap_or(u16::MAX),
             ..ControllerConfig::default()
         };
-        let controller = Controller::open(address.clone(), identity(self.keys.clone())?, config)?;
+        let controller = Controller::open_by(self.way.clone(), address.clone(), identity(self.keys.clone())?, config)?;
         let mut opened = self.opened();
         if opened.is_closed {
             drop(opened);
@@ -133,7 +140,7 @@ impl Fabrics {
         }
         let index = self.directory.add(Arc::clone(&controller))?;
         let driven = Driven { index, controller };
-        attend(&driven.controller)?;
+        attend(&driven.controller, self.way.scheme())?;
         opened.controllers.insert(address.clone(), driven.clone());
         Ok(driven)
     }
@@ -144,8 +151,8 @@ impl Fabrics {
         if mode == OpenMode::Update {
             expect_serial(&driven, uri)?;
         }
-        let face = sw_net::face(driven.index, &namespace)
-            .and_then(|face| with_blocks_that_fit(face, self.transport_config().io_bytes_max))
+        let face = sw_net::face(self.wire, driven.index, &namespace)
+            .and_then(|face| with_blocks_that_fit(face, self.transport_config().caps().io_bytes_max))
             .map_err(|error| error.at(uri.to_string()))?;
         Ok(Arc::new(Object {
             id: Object::next_id(),
@@ -200,7 +207,8 @@ impl Fabrics {
 
     fn transport_config(&self) -> TcpConfig {
         let Config { queue_depth, io_bytes, .. } = self.config;
-        TcpConfig { queue_depth: queue_depth.min(QUEUE_DEPTH_MAX), io_bytes_max: io_bytes, ..TcpConfig::default() }
+        let queue_depth = queue_depth.min(QUEUE_DEPTH_MAX);
+        TcpConfig { queue_depth, io_bytes_max: io_bytes, wire: self.wire, ..TcpConfig::default() }
     }
 
     /// What the transport of a lane for `destination` can do.
@@ -230,6 +238,14 @@ impl Fabrics {
     }
 }
 
+/// By what controllers of a wire are reached.
+fn way(wire: Wire) -> Way {
+    match wire {
+        Wire::Tcp => Way::Tcp,
+        Wire::EmulatedRdma => Way::Rdma(Budgeted::new(EmulatedDevice::open(), Budget::default())),
+    }
+}
+
 fn digests_of(wanted: NvmeTcpDigests) -> Digests {
     let is = |one| wanted == one || wanted == NvmeTcpDigests::Both;
     Digests { header: is(NvmeTcpDigests::Header), data: is(NvmeTcpDigests::Data) }
@@ -252,9 +268,9 @@ fn expect_serial(driven: &Driven, uri: &NvmeTcpUri) -> Result<(), Error> {
 }
 
 /// Starts the thread that does the slow work of a controller: signs of life, connections. It ends with the association.
-fn attend(controller: &Arc<Controller>) -> Result<(), Error> {
+fn attend(controller: &Arc<Controller>, scheme: &str) -> Result<(), Error> {
     let attended = Arc::clone(controller);
-    let name = format!("nvme+tcp {}", controller.facts().id);
+    let name = format!("{scheme} {}", controller.facts().id);
     let thread = std::thread::Builder::new().name(name).spawn(move || attended.attend());
     thread.map(drop).map_err(|cause| {
         controller.shut_down();

@@ -41,6 +41,7 @@ mod nvme;
 mod nvme_control;
 mod object;
 mod policy;
+mod rdma_facts;
 mod reach;
 mod reactor;
 mod request;
@@ -72,7 +73,7 @@ pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
-pub use uri::{NvmeTcpUri, NvmeUri, Uri, parse_bytes};
+pub use uri::{FabricWire, NvmeTcpUri, NvmeUri, Uri, parse_bytes};
 
 pub use sw_engine::{
     ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Face, Landing, Op, OpId, OpOptions,
@@ -94,5 +95,13 @@ pub mod authentication {
 pub mod target {
     pub use sw_net::target::{Access, Authentication, Backing, Counters, Target, TargetConfig};
     pub use sw_nvme::fabrics::Nqn;
+
+    /// As [`Target::start`], behind the emulated RDMA fabric: for addresses of `nvme+rdma://` with `fabric=emulated`.
+    ///
+    /// # Errors
+    /// As [`Target::start`].
+    pub fn start_rdma_emulated(config: TargetConfig) -> Result<Target, crate::Error> {
+        Target::start_rdma(config, sw_verbs::emulated::EmulatedDevice::open())
+    }
 }
 pub use sw_uring::peer::{Doubt as PeerDoubt, Verdict as PeerVerdict};

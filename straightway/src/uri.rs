@@ -3,6 +3,7 @@
 //! ```text
 //!   /path/to/file     file:///path/to/file     nvme://0000:3b:00.0/1     stripe:1MiB:ADDRESS,ADDRESS,…
 //!   nvme+tcp://host:4420/NQN?nsid=1
+//!   nvme+rdma://host:4420/NQN?nsid=1&fabric=emulated
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
 
@@ -45,7 +46,7 @@ pub enum Uri {
     File(String),
     /// A namespace of an NVMe controller that this process drives itself.
     Nvme(NvmeUri),
-    /// A namespace of an NVMe subsystem behind TCP.
+    /// A namespace of an NVMe subsystem behind TCP or, as [`NvmeTcpUri::wire`] says, RDMA.
     NvmeTcp(NvmeTcpUri),
     /// A stripe set over files, block devices or namespaces.
     Stripe {
@@ -94,6 +95,16 @@ impl fmt::Display for NvmeUri {
 /// The port of NVMe/TCP (IANA: nvme, 4420).
 pub(crate) const NVME_TCP_PORT: u16 = 4420;
 
+/// What a subsystem is reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum FabricWire {
+    /// `nvme+tcp://`.
+    #[default]
+    Tcp,
+    /// `nvme+rdma://` with `fabric=emulated`: the emulated fabric, whose both ends are this program's. It is no NIC, and is never taken unasked.
+    EmulatedRdma,
+}
+
 /// A namespace by the address and the name of its subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NvmeTcpUri {
@@ -107,11 +118,13 @@ pub struct NvmeTcpUri {
     pub nsid: u32,
     /// The serial number that the subsystem must have. Nothing is written to a namespace whose address has none.
     pub serial: Option<String>,
+    /// What it is reached by.
+    pub wire: FabricWire,
 }
 
 impl NvmeTcpUri {
     /// `host:4420/NQN` with what stands behind a `?`.
-    fn parse(rest: &str, nsid: Option<u32>, serial: Option<String>) -> Option<Self> {
+    fn parse(rest: &str, nsid: Option<u32>, serial: Option<String>, wire: FabricWire) -> Option<Self> {
         let (at, subsystem) = rest.split_once('/')?;
         let (host, port) = match at.rsplit_once(':') {
             // The colons of an address of IPv6 are inside its brackets.
@@ -125,13 +138,17 @@ impl NvmeTcpUri {
         }
         let subsystem = subsystem.to_owned();
         (subsystem.starts_with("nqn.")).then_some(())?;
-        Some(Self { host: host.to_owned(), port, subsystem, nsid: nsid?, serial })
+        Some(Self { host: host.to_owned(), port, subsystem, nsid: nsid?, serial, wire })
     }
 }
 
 impl fmt::Display for NvmeTcpUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nvme+tcp://{}:{}/{}?nsid={}", self.host, self.port, self.subsystem, self.nsid)?;
+        let (scheme, fabric) = match self.wire {
+            FabricWire::Tcp => ("nvme+tcp", ""),
+            FabricWire::EmulatedRdma => ("nvme+rdma", "&fabric=emulated"),
+        };
+        write!(f, "{scheme}://{}:{}/{}?nsid={}{fabric}", self.host, self.port, self.subsystem, self.nsid)?;
         self.serial.as_ref().map_or(Ok(()), |serial| write!(f, "&serial={serial}"))
     }
 }
@@ -143,6 +160,8 @@ struct Query {
     offset: Option<u64>,
     len: Option<u64>,
     serial: Option<String>,
+    /// `fabric=emulated`.
+    is_emulated: bool,
 }
 
 impl Query {
@@ -156,6 +175,7 @@ impl Query {
                 ("serial", value) if query.serial.is_none() && !value.is_empty() => {
                     query.serial = Some(value.to_owned());
                 }
+                ("fabric", "emulated") if !query.is_emulated => query.is_emulated = true,
                 _ => return None,
             }
         }
@@ -213,14 +233,21 @@ impl FromStr for Uri {
                 .remedy("write ?offset=N, ?len=N or both with &; serial=S for an NVMe controller, nsid=N and serial=S for nvme+tcp")
         };
         let (rest, query) = match rest.split_once('?') {
-            Some((rest, query)) if matches!(scheme, "nvme" | "nvme+tcp" | "file") => {
+            Some((rest, query)) if matches!(scheme, "nvme" | "nvme+tcp" | "nvme+rdma" | "file") => {
                 (rest, Query::parse(query).ok_or_else(wrong_query)?)
             }
             _ => (rest, Query::default()),
         };
-        let Query { nsid, offset, len, serial } = query;
+        let Query { nsid, offset, len, serial, is_emulated } = query;
         match scheme {
-            "nvme+tcp" => match NvmeTcpUri::parse(rest, nsid, serial) {
+            "nvme+rdma" if !is_emulated => Err(no_rdma(text)),
+            "nvme+rdma" => match NvmeTcpUri::parse(rest, nsid, serial, FabricWire::EmulatedRdma) {
+                Some(nvme) => Ok(Uri::NvmeTcp(nvme).part(offset, len)),
+                None => Err(bad("not a namespace of an NVMe subsystem behind RDMA".into())
+                    .remedy("write nvme+rdma://HOST:PORT/NQN?nsid=N&fabric=emulated")),
+            },
+            _ if is_emulated => Err(wrong_query()),
+            "nvme+tcp" => match NvmeTcpUri::parse(rest, nsid, serial, FabricWire::Tcp) {
                 Some(nvme) => Ok(Uri::NvmeTcp(nvme).part(offset, len)),
                 None => Err(bad("not a namespace of an NVMe subsystem behind TCP".into()).remedy(
                     "write nvme+tcp://HOST:PORT/NQN?nsid=N, as in nvme+tcp://10.0.0.1:4420/nqn.2026-11.io.example:one?nsid=1",
@@ -244,6 +271,14 @@ impl FromStr for Uri {
             scheme => Err(bad(format!("unknown scheme {scheme}")).remedy(KNOWN)),
         }
     }
+}
+
+/// No address of RDMA without its fabric: what it would go over one day must not be taken for the emulation, or the reverse.
+fn no_rdma(text: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, Verb::Open)
+        .at(text)
+        .detail("RDMA devices are not used yet; there is an emulated fabric, which is no NIC and needs `straightway target --rdma-emulated` at the other end")
+        .remedy("add &fabric=emulated for the emulation, or use nvme+tcp://")
 }
 
 /// A namespace identifier: 1 to 0xFFFFFFFE.
@@ -356,6 +391,7 @@ mod tests {
         let nqn = "nqn.2026-11.io.example:one";
         let uri: Uri = format!("nvme+tcp://[fe80::1]:4421/{nqn}?nsid=2&serial=S1&offset=4k").parse().unwrap();
         let namespace = NvmeTcpUri {
+            wire: FabricWire::Tcp,
             host: "[fe80::1]".into(),
             port: 4421,
             subsystem: nqn.into(),

@@ -3,16 +3,20 @@
 use std::time::{Duration, Instant};
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_mem::{Buffer, ByteLen, DmaSpan};
+use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan};
 use sw_nvme::{
     fabrics::PropertySize,
     inquiry::{ADMIN_DATA_BYTES, AdminQueue, Answer, Data},
-    tcp::host::{Outcome, Range, Transfer},
+    tcp::{
+        host::{Outcome, Range, Transfer},
+        ledger::Commands,
+    },
     wire::{Command, DataPointer},
 };
 
 use crate::{
-    connection::{Broken, Connection, Places},
+    carrier::{Carrier, HangUp},
+    connection::{Broken, Places},
     socket::Piece,
 };
 
@@ -27,12 +31,16 @@ impl Places for Page {
         let (at, bytes) = (u64::from(of.at), u64::from(of.bytes));
         into.extend(self.0.place().host().map(|base| Piece::at(base.raw().wrapping_add(at), bytes)));
     }
+
+    fn window(&self, of: Range) -> Option<(DmaRegion, u64)> {
+        Some((self.0.region().clone(), self.0.offset() + u64::from(of.at)))
+    }
 }
 
 /// See the module documentation.
 pub(crate) struct Admin {
     name: String,
-    connection: Connection,
+    connection: Carrier,
     page: Page,
     timeout: Duration,
     /// When all answers must be there, however long one may take.
@@ -52,7 +60,7 @@ impl Admin {
     ///
     /// # Errors
     /// No memory for a page.
-    pub(crate) fn new(name: String, connection: Connection, timeout: Duration) -> Result<Self, Error> {
+    pub(crate) fn new(name: String, connection: Carrier, timeout: Duration) -> Result<Self, Error> {
         let page = Buffer::allocate(ByteLen(ADMIN_DATA_BYTES as u64)).map_err(|error| {
             Error::new(ErrorKind::ResourceLimit, Verb::Open)
                 .at(name.clone())
@@ -104,12 +112,12 @@ impl Admin {
     }
 
     /// Another handle of the connection, to end a wait of another thread with.
-    pub(crate) fn handle(&self) -> Option<std::net::TcpStream> {
-        self.connection.handle().ok()
+    pub(crate) fn handle(&self) -> Option<HangUp> {
+        self.connection.handle()
     }
 
     /// The connection, for an I/O queue whose first command was sent by this.
-    pub(crate) fn into_connection(self) -> Connection {
+    pub(crate) fn into_connection(self) -> Carrier {
         self.connection
     }
 
@@ -128,16 +136,12 @@ impl Admin {
             Data::Out(len) => Transfer::Out(bytes(len)),
         };
         let Self { connection, page, timeout, finish_by, .. } = self;
-        if connection.queue.submit(&command(DataPointer::None), transfer, 0).is_none() {
+        if connection.submit(&command(DataPointer::None), transfer, 0).is_none() {
             return Err(self.error(ErrorKind::Protocol, "the admin queue is full"));
         }
         let until = after(*timeout);
         let until = finish_by.map_or(until, |last| last.min(until));
-        let mut end = None;
-        let driven = connection.drive(page, until, |queue| {
-            end = end.or_else(|| queue.pop_end());
-            end.is_some()
-        });
+        let (driven, end) = connection.run(page, until);
         let outcome = match (driven, end) {
             (Ok(()), Some(end)) => (end.outcome, end.value),
             (Err(broken), _) => return Err(self.give_up(broken)),

@@ -21,7 +21,8 @@ use sw_nvme::{
 use crate::{
     admin::{Admin, after},
     authenticate::{HostKeys, authenticate, no_key},
-    connection::{Connection, ConnectionConfig},
+    carrier::{Carrier, QueueOf, Way},
+    connection::ConnectionConfig,
     controller::{Address, ControllerConfig, Facts, HostIdentity},
     socket::left,
 };
@@ -33,7 +34,7 @@ const READY_STEP: Duration = Duration::from_millis(10);
 
 /// Makes an association; `before`: the one that was lost.
 pub(crate) fn associate(
-    name: &str,
+    (name, way): (&str, &Way),
     (address, host): (&Address, &HostIdentity),
     config: ControllerConfig,
     before: Option<&Facts>,
@@ -45,8 +46,9 @@ pub(crate) fn associate(
         capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
     };
     let until = after(config.association_timeout);
-    let connection = Connection::open(to, *port, limits, after(config.timeout).min(until))?;
-    let digests = connection.digests;
+    let limits = (QueueOf::ADMIN, limits);
+    let connection = Carrier::open(way, (to, *port), limits, after(config.timeout).min(until))?;
+    let digests = connection.digests();
     let mut admin = Admin::new(name.to_owned(), connection, config.timeout)?;
     admin.finish_by(Some(until));
     let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: millis(config.keep_alive) };

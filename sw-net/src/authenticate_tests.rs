@@ -16,7 +16,8 @@ use sw_nvme::{
 use super::{Admin, HostKeys, after, authenticate};
 use crate::{
     DiscoverConfig,
-    connection::{Connection, ConnectionConfig},
+    carrier::{Carrier, QueueOf, Way},
+    connection::ConnectionConfig,
     controller::{Address, Controller, ControllerConfig, HostIdentity},
     discover,
     target::{Authentication, Backing, Fault, Faults, Seen, Target, TargetConfig},
@@ -178,7 +179,8 @@ fn a_secure_channel_is_refused_with_that_reason() {
     let started = Target::start(TargetConfig::default()).unwrap();
     let limits = ConnectionConfig { digests: Digests::default(), depth: 31, capsule_data_bytes: 8192 };
     let limit = Duration::from_secs(10);
-    let connection = Connection::open("127.0.0.1", started.address().port(), limits, after(limit)).unwrap();
+    let place = ("127.0.0.1", started.address().port());
+    let connection = Carrier::open(&Way::Tcp, place, (QueueOf::ADMIN, limits), after(limit)).unwrap();
     let mut admin = Admin::new("a target".into(), connection, limit).unwrap();
     let host = identity(keys(1, None));
     let data =

@@ -18,6 +18,7 @@ use sw_engine::{
     Error, ErrorKind, Verb,
     checksum::{Algorithm, Running},
 };
+use sw_mem::DmaRegion;
 use sw_nvme::tcp::{
     host::{HostConfig, HostQueue, Range, Terminated, Want},
     outgoing::{Outgoing, Sending},
@@ -37,6 +38,9 @@ const SUM_BYTES: usize = 8 << 10;
 pub(crate) trait Places {
     /// Appends the memory of a range, piece by piece, all of it.
     fn pieces(&self, of: Range, into: &mut Vec<Piece>);
+
+    /// The region that a range lies in, and its first byte there; `None`: in none that is known, or in several pieces.
+    fn window(&self, of: Range) -> Option<(DmaRegion, u64)>;
 }
 
 /// Why a connection is over.
@@ -56,6 +60,10 @@ pub(crate) enum Broken {
     Association,
     /// We closed it: the transport was fenced.
     Fenced,
+    /// The RDMA device says so.
+    Verbs(String),
+    /// The controller broke the rules of NVMe over RDMA.
+    Rdma(sw_nvme::rdma::Breach),
 }
 
 impl fmt::Display for Broken {
@@ -64,6 +72,8 @@ impl fmt::Display for Broken {
             Self::System(error) => write!(f, "the connection was lost: {error}"),
             Self::Closed => f.write_str("the target closed the connection"),
             Self::Breach(breach) => write!(f, "the target broke the protocol: {breach}"),
+            Self::Rdma(breach) => write!(f, "the target broke the protocol: {breach}"),
+            Self::Verbs(what) => write!(f, "the RDMA connection is over: {what}"),
             Self::Terminated(Terminated { status, information }) => {
                 let name = FatalStatus::name(*status);
                 write!(f, "the target ended the connection: {name} (FES {status}, FEI {information:#x})")
@@ -79,8 +89,10 @@ impl Broken {
     /// How I/Os that were under way on the connection end.
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Breach(_) | Self::Terminated(_) => ErrorKind::Protocol,
-            Self::System(_) | Self::Closed | Self::Silent | Self::Association | Self::Fenced => ErrorKind::Io,
+            Self::Breach(_) | Self::Terminated(_) | Self::Rdma(_) => ErrorKind::Protocol,
+            Self::System(_) | Self::Closed | Self::Silent | Self::Association | Self::Fenced | Self::Verbs(_) => {
+                ErrorKind::Io
+            }
         }
     }
 
@@ -97,9 +109,11 @@ impl Broken {
     fn of_kind(&self, kind: ErrorKind, at: &str) -> Error {
         let error = Error::new(kind, Verb::Open).at(at).detail(self.to_string());
         match self {
-            Self::Breach(_) => error.remedy("report it to whoever makes the target"),
+            Self::Breach(_) | Self::Rdma(_) => error.remedy("report it to whoever makes the target"),
             Self::Terminated(_) => error.remedy("see the target's log, and report it to us"),
-            Self::System(_) | Self::Closed | Self::Association => error.remedy("see the target's log and the network"),
+            Self::System(_) | Self::Closed | Self::Association | Self::Verbs(_) => {
+                error.remedy("see the target's log and the network")
+            }
             Self::Silent => error.remedy("see the target's log; a longer time may be given"),
             Self::Fenced => error,
         }

@@ -17,7 +17,6 @@
 use std::{
     collections::VecDeque,
     fmt,
-    net::TcpStream,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -46,8 +45,9 @@ use crate::{
     admin::{Admin, after},
     associate::{associate, connect},
     authenticate::{HostKeys, is_refusal},
+    carrier::{Carrier, HangUp, QueueOf, Way},
     clock::now,
-    connection::{Connection, ConnectionConfig},
+    connection::ConnectionConfig,
     socket::left,
 };
 
@@ -159,7 +159,7 @@ impl Facts {
 
 /// An I/O queue with its connection. Dropping it closes the connection.
 pub(crate) struct IoQueue {
-    pub(crate) connection: Connection,
+    pub(crate) connection: Carrier,
     /// Of the association that it belongs to.
     pub(crate) facts: Arc<Facts>,
     qid: u16,
@@ -226,6 +226,7 @@ enum Life {
 /// See the module documentation.
 pub struct Controller {
     name: String,
+    way: Way,
     address: Address,
     host: HostIdentity,
     config: ControllerConfig,
@@ -239,7 +240,7 @@ pub struct Controller {
     is_gone: AtomicBool,
     life: Mutex<Life>,
     /// The admin connection once more: whoever closes ends with it what the attendant waits for.
-    handle: Mutex<Option<TcpStream>>,
+    handle: Mutex<Option<HangUp>>,
     desk: Mutex<Desk>,
     /// Something is on the desk; or the association came up, or is gone.
     news: Condvar,
@@ -253,10 +254,24 @@ impl Controller {
     /// `NotFound` for a name, `NoDevice` for a target that is not there or does not have the subsystem, `PermissionDenied` where the
     /// host is not allowed or does not show who it is, `Unsupported` where a secure channel is demanded, `DeadlineExceeded`, `Protocol`.
     pub fn open(address: Address, host: HostIdentity, config: ControllerConfig) -> Result<Arc<Self>, Error> {
-        let name = address.to_string();
-        let (admin, facts) = associate(&name, (&address, &host), config, None)?;
+        Self::open_by(Way::Tcp, address, host, config)
+    }
+
+    /// As [`Controller::open`], by TCP or RDMA.
+    ///
+    /// # Errors
+    /// As [`Controller::open`].
+    pub fn open_by(
+        way: Way,
+        address: Address,
+        host: HostIdentity,
+        config: ControllerConfig,
+    ) -> Result<Arc<Self>, Error> {
+        let name = format!("{}://{}:{}/{}", way.scheme(), address.host, address.port, address.subsystem);
+        let (admin, facts) = associate((&name, &way), (&address, &host), config, None)?;
         Ok(Arc::new(Self {
             name,
+            way,
             address,
             host,
             config,
@@ -414,7 +429,7 @@ impl Controller {
     /// Makes the next association, or gives up when there is no patience left.
     fn try_again(&self) {
         let before = self.facts();
-        match associate(&self.name, (&self.address, &self.host), self.config, Some(&before)) {
+        match associate((&self.name, &self.way), (&self.address, &self.host), self.config, Some(&before)) {
             Ok((admin, facts)) => {
                 tracing::info!(
                     controller = self.name,
@@ -478,8 +493,7 @@ impl Controller {
     /// Ends the admin connection, of which `life` has one handle only.
     fn hang_up(&self) {
         if let Some(handle) = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // One that is over already says so.
-            let _ = handle.shutdown(std::net::Shutdown::Both);
+            handle.end();
         }
     }
 
@@ -531,7 +545,7 @@ impl Controller {
         }
     }
 
-    fn connect_queue_as(&self, qid: u16, facts: &Facts) -> Result<Connection, Error> {
+    fn connect_queue_as(&self, qid: u16, facts: &Facts) -> Result<Carrier, Error> {
         let Self { address: Address { host: to, port, subsystem }, host, config, .. } = self;
         let limits = ConnectionConfig {
             digests: config.digests,
@@ -541,7 +555,8 @@ impl Controller {
         };
         // Both ways together: signs of life wait for it.
         let until = after(config.timeout);
-        let connection = Connection::open(to, *port, limits, until)?;
+        let of = QueueOf { qid, controller: facts.id };
+        let connection = Carrier::open(&self.way, (to, *port), (of, limits), until)?;
         let mut first = Admin::new(self.name.clone(), connection, config.timeout)?;
         first.finish_by(Some(until));
         let request = QueueRequest { qid, entries: facts.depth + 1, keep_alive_ms: 0 };
@@ -553,7 +568,7 @@ impl Controller {
         };
         connect(&mut first, (request, &data), host.keys.as_deref(), config.timeout)?;
         let mut connection = first.into_connection();
-        connection.queue.set_capsule_data_bytes(facts.capsule_data_bytes);
+        connection.set_capsule_data_bytes(facts.capsule_data_bytes);
         Ok(connection)
     }
 

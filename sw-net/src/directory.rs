@@ -6,7 +6,7 @@ use sw_nvme::{
     namespace::Namespace,
 };
 
-use crate::{controller::Controller, transport::NVME_TCP};
+use crate::{controller::Controller, transport::Wire};
 
 /// Controllers behind TCP, by the index that handles carry.
 pub type Directory = Indexed<Controller>;
@@ -21,11 +21,11 @@ impl Named for Controller {
 ///
 /// # Errors
 /// `Unsupported` with the reason for a namespace that cannot be used.
-pub fn face(index: u32, namespace: &Namespace) -> Result<Face, Error> {
+pub fn face(wire: Wire, index: u32, namespace: &Namespace) -> Result<Face, Error> {
     let face = directory::face(index, namespace).map_err(|error| error.remedy("format it without metadata"))?;
     Ok(Face {
-        transport: NVME_TCP,
-        // Any address: the kernel copies.
+        transport: wire.transport(),
+        // Any address: the kernel copies, that of the emulation too.
         granularity: Granularity { memory: 1, ..face.granularity },
         landing: Landing::KernelCopy,
         ..face

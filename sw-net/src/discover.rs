@@ -32,6 +32,7 @@ use crate::{
     HostIdentity,
     admin::{Admin, after},
     associate::{ADMIN_ENTRIES, connect, enable},
+    carrier::Carrier,
     connection::{Connection, ConnectionConfig},
 };
 
@@ -119,7 +120,7 @@ fn ask(
     config: DiscoverConfig,
 ) -> Result<Vec<Entry>, Error> {
     let name = format!("nvme+tcp://{}/{}", service.at, service.name);
-    let mut admin = Admin::new(name, connection, config.timeout)?;
+    let mut admin = Admin::new(name, Carrier::Tcp(Box::new(connection)), config.timeout)?;
     // No sign of life is sent: the association is over in a moment (Base, "Discovery Controller": KATO may be 0).
     let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: 0 };
     let data = ConnectData {

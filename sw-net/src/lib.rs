@@ -11,22 +11,26 @@
 mod admin;
 mod associate;
 mod authenticate;
+mod carrier;
 mod clock;
 mod connection;
 mod controller;
 mod directory;
 mod discover;
 mod entropy;
+mod rdma;
+mod relay;
 mod socket;
 pub mod target;
 mod transport;
 mod wait;
 
 pub use authenticate::HostKeys;
+pub use carrier::Way;
 pub use connection::ConnectionCounters;
 pub use controller::{Address, Controller, ControllerConfig, Facts, HostIdentity};
 pub use directory::{Directory, face};
 pub use discover::{DiscoverConfig, Discovered, discover};
 pub use entropy::random_bytes;
 pub use sw_nvme::directory::CONTROLLERS_MAX;
-pub use transport::{NVME_TCP, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport};
+pub use transport::{NVME_RDMA_EMULATED, NVME_TCP, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport, Wire};

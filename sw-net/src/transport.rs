@@ -15,13 +15,17 @@
 //! *Thread*: one at a time. On the data path nothing is locked, and nothing allocated once the tables have grown. The control plane is
 //! the [`Controller`]'s own thread: a lane asks it for a connection and goes on.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use sw_engine::{
     Error, ErrorKind, Fault, Reason, Time, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
-use sw_mem::ForkMark;
+use sw_mem::{DmaRegion, ForkMark, RegionId, WeakRegion};
 use sw_nvme::{
     directory::CONTROLLERS_MAX,
     tcp::{
@@ -32,6 +36,7 @@ use sw_nvme::{
 };
 
 use crate::{
+    carrier::Carrier,
     clock::now,
     connection::{Broken, ConnectionCounters, Places},
     controller::{Controller, IoQueue, Ticket},
@@ -42,6 +47,10 @@ use crate::{
 
 /// Its name in routes and reports.
 pub const NVME_TCP: &str = "nvme+tcp";
+/// The name of the transport over the emulated RDMA fabric. The kernel copies each byte between a socket and its place: never "dma".
+pub const NVME_RDMA_EMULATED: &str = "nvme+rdma-emulated";
+/// Bytes in one I/O over RDMA at most: a command names less than 16 MiB.
+const RDMA_IO_BYTES_MAX: u32 = 8 << 20;
 /// I/Os in flight at most that a configuration may ask for.
 pub const QUEUE_DEPTH_MAX: u32 = 1 << 14;
 /// How often commands are looked at that are late.
@@ -61,25 +70,51 @@ pub struct TcpConfig {
     pub io_bytes_max: u32,
     /// After this long without an answer the connection is closed. Default 30 s, Linux's `nvme_core.io_timeout`.
     pub command_timeout: Duration,
+    /// The wire. Default TCP.
+    pub wire: Wire,
+}
+
+/// What the controllers of a transport are behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// TCP.
+    Tcp,
+    /// The emulated RDMA fabric.
+    EmulatedRdma,
+}
+
+impl Wire {
+    /// The name of the transport in routes and reports.
+    pub fn transport(self) -> &'static str {
+        match self {
+            Self::Tcp => NVME_TCP,
+            Self::EmulatedRdma => NVME_RDMA_EMULATED,
+        }
+    }
 }
 
 impl Default for TcpConfig {
     fn default() -> Self {
-        Self { queue_depth: 128, io_bytes_max: 1 << 20, command_timeout: Duration::from_secs(30) }
+        Self { queue_depth: 128, io_bytes_max: 1 << 20, command_timeout: Duration::from_secs(30), wire: Wire::Tcp }
     }
 }
 
 impl TcpConfig {
     /// What a transport of this configuration can do.
     pub fn caps(&self) -> TransportCaps {
+        // A command over RDMA names one piece of memory, of a region that is known.
+        let (io_bytes_max, segments_max, regions) = match self.wire {
+            Wire::Tcp => (self.io_bytes_max, SEGMENTS_MAX, Regions::Any),
+            Wire::EmulatedRdma => (self.io_bytes_max.min(RDMA_IO_BYTES_MAX), 1, Regions::Attached),
+        };
         TransportCaps {
-            name: NVME_TCP,
+            name: self.wire.transport(),
             queue_depth: self.queue_depth,
-            io_bytes_max: self.io_bytes_max,
-            segments_max: SEGMENTS_MAX,
+            io_bytes_max,
+            segments_max,
             host: Ok(()),
             device: Err(Reason::MemoryUnreachable),
-            regions: Regions::Any,
+            regions,
         }
     }
 }
@@ -98,6 +133,8 @@ struct Link {
 struct Memory<'a> {
     ledger: &'a Ledger,
     works: &'a Works,
+    /// What was attached, for a wire that needs it.
+    regions: &'a BTreeMap<RegionId, WeakRegion>,
 }
 
 impl Places for Memory<'_> {
@@ -108,6 +145,14 @@ impl Places for Memory<'_> {
                 into.push(Piece::at(base.raw().wrapping_add(skip), len));
             }
         });
+    }
+
+    fn window(&self, of: Range) -> Option<(DmaRegion, u64)> {
+        let (work, skip) = self.ledger.place(of, self.works)?;
+        let [segment] = work.io.segments() else { return None };
+        let region = self.regions.get(&segment.region)?.upgrade()?;
+        let at = segment.place.raw().checked_sub(region.base().raw())?.checked_add(skip)?;
+        (skip + u64::from(of.bytes) <= u64::from(segment.len)).then_some((region, at))
     }
 }
 
@@ -129,6 +174,8 @@ pub struct TcpTransport {
     /// Why the last I/Os of a place failed, in the words of whoever refused or lost the connection.
     whys: Vec<Option<Error>>,
     works: Works,
+    /// Those that were attached, over RDMA.
+    regions: BTreeMap<RegionId, WeakRegion>,
     ended: Vec<IoDone>,
     /// Works that a look at a connection found over.
     over: Vec<u32>,
@@ -153,9 +200,9 @@ impl Link {
     }
 
     /// The commands, and what they are made with.
-    fn sides(&mut self) -> (&mut Ledger, Side<'_>) {
+    fn sides(&mut self) -> (&mut Ledger, Side<'_, Carrier>) {
         let Self { queue: IoQueue { connection, facts, .. }, controller, ledger, .. } = self;
-        (ledger, Side { queue: &mut connection.queue, namespaces: &facts.namespaces, gate: &**controller })
+        (ledger, Side { queue: connection, namespaces: &facts.namespaces, gate: &**controller })
     }
 
     /// Sends the commands of a work; whether it is over by this.
@@ -165,9 +212,14 @@ impl Link {
     }
 
     /// Moves bytes both ways; gives the works that are over.
-    fn pump(&mut self, works: &mut Works, over: &mut Vec<u32>, now: Time) -> Result<(), Broken> {
+    fn pump(
+        &mut self,
+        (works, regions): (&mut Works, &BTreeMap<RegionId, WeakRegion>),
+        over: &mut Vec<u32>,
+        now: Time,
+    ) -> Result<(), Broken> {
         let is_up = self.is_up();
-        let memory = Memory { ledger: &self.ledger, works };
+        let memory = Memory { ledger: &self.ledger, works, regions };
         let connection = &mut self.queue.connection;
         // One that was lost while it rested takes bytes all the same: a write would be of unknown outcome, and needs not be sent.
         let rested = now.since(self.seen) >= RESTED_AFTER;
@@ -179,7 +231,7 @@ impl Link {
             moved = connection.receive(&memory).and(sent);
         }
         // What was answered before the connection was lost is answered: a write must not be told as unknown.
-        while let Some(end) = self.queue.connection.queue.pop_end() {
+        while let Some(end) = self.queue.connection.pop_end() {
             over.extend(self.ledger.ended(end, works, &self.queue.facts.info.retry_delays));
         }
         if !is_up {
@@ -188,9 +240,9 @@ impl Link {
         moved?;
         let (ledger, mut side) = self.sides();
         ledger.resume(works, &mut side, over, now);
-        let memory = Memory { ledger: &self.ledger, works };
+        let memory = Memory { ledger: &self.ledger, works, regions };
         // What the controller just asked for, and the next commands.
-        if self.queue.connection.queue.has_units() && !self.queue.connection.is_blocked() {
+        if self.queue.connection.has_units() && !self.queue.connection.is_blocked() {
             self.queue.connection.send(&memory)?;
         }
         Ok(())
@@ -217,6 +269,7 @@ impl TcpTransport {
             places: Vec::new(),
             whys: Vec::new(),
             works: Works::default(),
+            regions: BTreeMap::new(),
             ended: Vec::new(),
             over: Vec::new(),
             in_flight: 0,
@@ -230,7 +283,7 @@ impl TcpTransport {
     /// Of all connections that this lane has and had.
     pub fn counters(&self) -> ConnectionCounters {
         let linked = self.places.iter().filter_map(|place| match place {
-            Place::Linked(link) => Some(link.queue.connection.counters),
+            Place::Linked(link) => Some(link.queue.connection.counters()),
             Place::Unlinked | Place::Asked(..) => None,
         });
         linked.fold(self.counters, |sum, more| sum.and(more))
@@ -251,9 +304,18 @@ impl TcpTransport {
         self.ended.push(IoDone { token: io.token, result: Err(fault) });
     }
 
+    /// Whether the memory of an I/O is known, where the wire asks for that.
+    fn reaches(&self, io: &Io) -> bool {
+        let is_known = |region| self.regions.get(region).is_some_and(WeakRegion::is_alive);
+        self.config.wire == Wire::Tcp || io.segments().iter().all(|segment| is_known(&segment.region))
+    }
+
     /// Takes an I/O for a place.
     fn begin(&mut self, io: &Io) {
         let (place, ..) = split(io.handle);
+        if !self.reaches(io) {
+            return self.refuse(io, Fault::new(ErrorKind::NotRegistered, 0));
+        }
         if place >= self.places.len() && place < CONTROLLERS_MAX {
             self.places.resize_with(place + 1, || Place::Unlinked);
             self.whys.resize_with(place + 1, || None);
@@ -323,9 +385,12 @@ impl TcpTransport {
                 }
             }
             Some(Place::Linked(link)) => {
-                let pumped = link.pump(&mut self.works, &mut self.over, now);
+                let pumped = link.pump((&mut self.works, &self.regions), &mut self.over, now);
                 let interest = if link.queue.connection.is_blocked() { Interest::ReadWrite } else { Interest::Read };
-                if interest != link.interest && self.waiter.change(link.queue.connection.fd(), interest).is_ok() {
+                if interest != link.interest
+                    && let Some(fd) = link.queue.connection.fd()
+                    && self.waiter.change(fd, interest).is_ok()
+                {
                     link.interest = interest;
                 }
                 while let Some(index) = self.over.pop() {
@@ -344,7 +409,10 @@ impl TcpTransport {
             // Its association is over already; works may be of the next one.
             return self.ask_again(place, waiting);
         }
-        let watched = self.waiter.watch(queue.connection.fd());
+        let watched = match queue.connection.fd() {
+            Some(fd) => self.waiter.watch(fd),
+            None => self.waiter.watch_bell().inspect(|()| queue.connection.ring(self.waiter.bell())),
+        };
         let (Ok(()), Some(controller)) = (watched, self.directory.get(u32::try_from(place).unwrap_or(u32::MAX))) else {
             let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup)
                 .at(NVME_TCP)
@@ -379,15 +447,17 @@ impl TcpTransport {
     fn unlink(&mut self, place: usize, broken: &Broken) {
         let Some(at) = self.places.get_mut(place) else { return };
         let Place::Linked(link) = std::mem::replace(at, Place::Unlinked) else { return };
-        let Link { queue, controller, ledger, .. } = *link;
+        let Link { mut queue, controller, ledger, .. } = *link;
         if let Broken::Breach(breach) = broken {
             queue.connection.terminate(breach);
         }
-        self.counters = self.counters.and(queue.connection.counters);
+        self.counters = self.counters.and(queue.connection.counters());
         let Loss { in_doubt, over, unsent } =
             ledger.lost(&mut self.works, broken.kind(), |cid| queue.connection.is_untouched(cid));
         // A child that was forked has the descriptor too, which keeps the connection and its place among what is waited for.
-        self.waiter.forget(queue.connection.fd());
+        if let Some(fd) = queue.connection.fd() {
+            self.waiter.forget(fd);
+        }
         queue.connection.hang_up();
         let facts = Arc::clone(&queue.facts);
         drop(queue);
@@ -395,7 +465,7 @@ impl TcpTransport {
         if !matches!(broken, Broken::Fenced) {
             tracing::warn!(controller = name, %broken, "an I/O connection is over");
         }
-        if matches!(broken, Broken::System(_) | Broken::Closed | Broken::Silent) {
+        if matches!(broken, Broken::System(_) | Broken::Closed | Broken::Silent | Broken::Verbs(_)) {
             controller.suspect();
         }
         self.explain_by(place, broken.error(name));
@@ -428,7 +498,7 @@ impl TcpTransport {
         self.looked = Some(now);
         for place in 0..self.places.len() {
             if let Some(Place::Linked(link)) = self.places.get_mut(place)
-                && link.ledger.is_late(&link.queue.connection.queue, self.config.command_timeout, now)
+                && link.ledger.is_late(&link.queue.connection, self.config.command_timeout, now)
             {
                 self.unlink(place, &Broken::Silent);
             }
@@ -455,7 +525,7 @@ impl TcpTransport {
             let Some(work) = self.works.get(index).filter(|work| which(work)) else { continue };
             work.cancel();
             match self.places.get_mut(work.place) {
-                Some(Place::Linked(link)) => link.ledger.let_go(index, &mut link.queue.connection.queue),
+                Some(Place::Linked(link)) => link.ledger.let_go(index, &mut link.queue.connection),
                 Some(Place::Asked(_, waiting)) => {
                     waiting.retain(|queued| *queued != index);
                     self.finish_if_over(index);
@@ -471,8 +541,16 @@ impl Transport for TcpTransport {
         self.config.caps()
     }
 
-    fn attach(&mut self, _hint: Attach<'_>) -> Result<(), Error> {
-        self.check_fork()
+    fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
+        self.check_fork()?;
+        match hint {
+            Attach::Region(region) if self.config.wire == Wire::EmulatedRdma => {
+                self.regions.insert(region.id(), region.downgrade());
+            }
+            Attach::RegionGone(region) => drop(self.regions.remove(&region)),
+            Attach::Region(_) | Attach::Object(_) | Attach::ObjectGone(_) => {}
+        }
+        Ok(())
     }
 
     fn submit(&mut self, io: &Io) -> Submit {
@@ -530,7 +608,7 @@ impl Transport for TcpTransport {
                 self.waiter.wait(timeout.min(FENCE_STEP));
             }
         }
-        // Only this thread's calls put bytes into memory or read it: without connections nothing does.
+        // Over TCP only this thread's calls touch memory; over RDMA a connection that was hung up reaches none: without connections nothing does.
         for place in 0..self.places.len() {
             self.unlink(place, &Broken::Fenced);
         }

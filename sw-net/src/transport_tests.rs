@@ -64,7 +64,7 @@ impl Rig {
             name: "1".into(),
             len: namespace.len_bytes(),
             version: namespace.version(),
-            faces: vec![face(self.index, namespace).unwrap()],
+            faces: vec![face(Wire::Tcp, self.index, namespace).unwrap()],
             residency: Residency::Unknown.into(),
             stripe: None,
             keep: Box::new(()),

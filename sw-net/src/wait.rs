@@ -120,6 +120,15 @@ impl Waiter {
     /// # Errors
     /// What the system says: descriptors run out.
     pub(crate) fn watch(&mut self, fd: RawFd) -> io::Result<()> {
+        self.watch_bell()?;
+        self.control(libc::EPOLL_CTL_ADD, fd, Interest::Read)
+    }
+
+    /// Waits for the bell, with which connections without a descriptor ring.
+    ///
+    /// # Errors
+    /// As [`Waiter::watch`].
+    pub(crate) fn watch_bell(&mut self) -> io::Result<()> {
         if self.epoll.is_none() {
             // SAFETY: no pointers; a descriptor or -1 comes back.
             let eventfd = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
@@ -130,7 +139,7 @@ impl Waiter {
             // Before the next look at the word: see there.
             fence(Ordering::SeqCst);
         }
-        self.control(libc::EPOLL_CTL_ADD, fd, Interest::Read)
+        Ok(())
     }
 
     /// Waits for this connection no more.

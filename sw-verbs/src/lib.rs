@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   seam::verbs ◄── emulated   a fabric over TCP in this process, for machines without a NIC; it enforces what a NIC would
+//!               ◄── library    libibverbs and librdmacm, loaded at run time
 //! ```
 //!
-//! [`pool`] holds what users of any fabric need above the seam: a budget of registered memory. What is unproven: `docs/rdma.md`.
+//! [`budget`] is for devices of any of them: a limit on registered memory. What is unproven: `docs/rdma.md`.
 
+pub mod budget;
 pub mod emulated;
-pub mod pool;
+pub mod library;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use straightway::{
-    NvmeTcpUri,
+    FabricWire, NvmeTcpUri,
     discovery::{self, Discovered, Entry, NotFollowed, SecureChannel, SubsystemType},
 };
 
@@ -46,7 +46,8 @@ impl From<&Entry> for Subsystem {
             (SubsystemType::Nvme, SecureChannel::Required, _) => Err("it demands TLS, which is not built in yet"),
             (SubsystemType::Nvme, _, Some(at)) => {
                 let subsystem = entry.subsystem.to_string();
-                Ok(NvmeTcpUri { host: at.host(), port: at.port, subsystem, nsid: 1, serial: None }.to_string())
+                let (host, port, wire) = (at.host(), at.port, FabricWire::Tcp);
+                Ok(NvmeTcpUri { host, port, subsystem, nsid: 1, serial: None, wire }.to_string())
             }
             _ => Err("it is no subsystem with namespaces"),
         };

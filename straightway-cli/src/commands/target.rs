@@ -1,11 +1,12 @@
-//! `target`: files and memory as namespaces that other machines read and write by NVMe over TCP.
+//! `target`: files and memory as namespaces that other machines read and write by NVMe over TCP, or over the emulated RDMA fabric.
 
 use std::{fmt, net::SocketAddr, sync::mpsc, time::Duration};
 
 use serde::Serialize;
 use straightway::{
+    FabricWire, NvmeTcpUri,
     authentication::{Offer, read_secret},
-    target::{Access, Authentication, Backing, Counters, Nqn, Target, TargetConfig},
+    target::{self, Access, Authentication, Backing, Counters, Nqn, Target, TargetConfig},
 };
 
 use crate::{
@@ -75,8 +76,9 @@ impl From<Counters> for Ended {
 fn reached_at(listens: SocketAddr) -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match (listens.ip().is_unspecified(), name.trim()) {
-        (true, name) if !name.is_empty() => format!("{name}:{}", listens.port()),
-        _ => listens.to_string(),
+        (true, name) if !name.is_empty() => name.to_owned(),
+        _ if listens.is_ipv6() => format!("[{}]", listens.ip()),
+        _ => listens.ip().to_string(),
     }
 }
 
@@ -109,13 +111,24 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
         block_bytes: args.block,
         ..TargetConfig::default()
     };
-    let target = Target::start(config)?;
+    let (target, wire) = match args.rdma_emulated {
+        false => (Target::start(config)?, FabricWire::Tcp),
+        true => (target::start_rdma_emulated(config)?, FabricWire::EmulatedRdma),
+    };
     let at = target.address();
     let reached = reached_at(at);
     let namespaces = (1..).zip(&args.sources).map(|(nsid, source)| Namespace {
         nsid,
         source: source.to_string(),
-        uri: format!("nvme+tcp://{reached}/{}?nsid={nsid}", args.nqn),
+        uri: NvmeTcpUri {
+            host: reached.clone(),
+            port: at.port(),
+            subsystem: args.nqn.clone(),
+            nsid,
+            serial: None,
+            wire,
+        }
+        .to_string(),
     });
     out.report(&Listening {
         schema: "straightway.target/1",
@@ -141,10 +154,10 @@ mod tests {
     #[test]
     fn an_address_that_is_every_address_is_told_as_the_name_of_the_machine() {
         let told = |at: &str| reached_at(at.parse().unwrap());
-        assert_eq!((told("127.0.0.1:4420"), told("[::1]:1")), ("127.0.0.1:4420".into(), "[::1]:1".into()));
+        assert_eq!((told("127.0.0.1:4420"), told("[::1]:1")), ("127.0.0.1".into(), "[::1]".into()));
         for every in ["0.0.0.0:4420", "[::]:4420"] {
             let name = told(every);
-            assert!(name.ends_with(":4420") && !name.starts_with("0.0.0.0") && !name.starts_with("[::]"), "{name}");
+            assert!(!name.is_empty() && !name.starts_with("0.0.0.0") && !name.starts_with("[::]"), "{name}");
         }
     }
 }

@@ -185,3 +185,27 @@ fn what_is_no_address_of_a_service_is_told() {
         scratch.run(&["nvme", "discover", wrong]).fails(2, &["HOST"]);
     }
 }
+
+#[test]
+fn a_file_goes_to_a_target_behind_the_emulated_fabric_and_back_and_the_emulation_is_told() {
+    if !known() {
+        println!("skip target: the machine has no hostid and no machine-id");
+        return;
+    }
+    let scratch = Scratch::new();
+    let bytes = content(3 << 20);
+    scratch.file("a", bytes.len());
+    let offered = Offered::start(&scratch, &["memory:8MiB", "--rdma-emulated"]);
+    let uri = &offered.uris[0];
+    assert!(uri.starts_with("nvme+rdma://127.0.0.1:") && uri.ends_with("?nsid=1&fabric=emulated"), "{uri}");
+    assert!(scratch.run(&["stat", uri]).ok().text().contains("block_device"));
+    let copied = scratch.run(&["cp", "a", &format!("{uri}&serial=SWTARGET0001&offset=0")]).ok();
+    assert!(copied.text().contains("nvme+rdma-emulated/kernel-copy"), "{}", copied.text());
+    let plan = scratch.run(&["plan", uri]).ok();
+    assert!(plan.text().contains("nvme+rdma-emulated/kernel-copy"), "{}", plan.text());
+    let cat = scratch.run(&["cat", uri, "--offset", "1", "--len", "1000000"]).ok();
+    assert_eq!(cat.stdout, bytes[1..1_000_001]);
+    scratch.run(&["cat", uri, "--policy", "require=dma"]).fails(5, &["dma"]);
+    scratch.run(&["stat", &uri.replace("&fabric=emulated", "")]).fails(2, &["fabric=emulated"]);
+    assert_eq!(offered.end()["written_bytes"], 3 << 20);
+}

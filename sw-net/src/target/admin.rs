@@ -77,7 +77,10 @@ impl Desk<'_> {
         let disk = self.subsystem.disks.get(nsid.wrapping_sub(1) as usize).filter(|_| there);
         let page = match (feature_of(command), disk) {
             (0x00, Some(disk)) => pages::namespace(config, nsid, disk),
-            (0x01, _) => pages::controller(config, self.id, self.controller.role, &self.subsystem.disks),
+            (0x01, _) => {
+                let of = (self.controller.role, self.subsystem.sgls);
+                pages::controller(config, self.id, of, &self.subsystem.disks)
+            }
             (0x02, _) if nsid < 0xFFFF_FFFE => pages::namespaces(self.namespaces(), nsid),
             (0x03, Some(_)) => pages::descriptors(config, nsid),
             (0x00 | 0x02 | 0x03, _) => return Status::INVALID_NAMESPACE.with_dnr().into(),

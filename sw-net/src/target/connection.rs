@@ -15,16 +15,17 @@ use sw_nvme::{
         self, ADMIN_CAPSULE_DATA_BYTES, Breach, DIGEST_BYTES, Data, Digests, FatalStatus, HEAD_BYTES_MAX, Header,
         INITIALIZE_BYTES, IcReq, IcResp, Kind, Layout, MAXH2C_MIN, R2t, flags,
     },
-    wire::{Command, Completion, admin::opcode as admin_opcode, completion::CompletionFields, feature, regs},
+    wire::{Command, admin::opcode as admin_opcode, feature, regs},
 };
 
 use super::{
-    Fault, InitializeFault, Seen, TRANSFERS_MAX, TargetConfig,
+    Fault, InitializeFault, TRANSFERS_MAX, TargetConfig,
     admin::{self, Desk},
-    gate::{Gate, SEND_BYTES_MAX},
+    gate::SEND_BYTES_MAX,
     io,
     listen::Shared,
     pages::EVENT_REQUESTS_MAX,
+    session::Session,
     subsystem::{Answer, Joined, add, says},
     wire::{End, Input, Output, Twist, breach, field, length, now, terminate},
 };
@@ -87,7 +88,8 @@ enum Plan {
     Ask(u32),
 }
 
-enum Outcome {
+/// What came of a command.
+pub(super) enum Outcome {
     Answer(Answer),
     /// The answer comes with an event, which there never is.
     Held,
@@ -97,26 +99,15 @@ enum Outcome {
 
 /// See the module documentation.
 pub(super) struct Connection<'a> {
-    shared: &'a Shared,
-    stream: &'a TcpStream,
-    number: u64,
+    session: Session<'a>,
     input: Input<'a>,
     output: Output<'a>,
-    joined: Option<Joined>,
-    gate: Gate,
-    /// CATTR bit 2: SQHD means nothing.
-    no_flow_control: bool,
-    sq_head: u16,
-    /// Commands so far.
-    commands: u64,
     transfers: [Option<Transfer>; TRANSFERS_MAX],
     transfers_begun: u16,
     spare: Vec<Vec<u8>>,
     /// Writes that wait for a place among the transfers, with their bytes.
     waiting: VecDeque<(Job, u32)>,
     delayed: Vec<Delayed>,
-    /// Asynchronous Event Requests.
-    held: Vec<u16>,
     capsule: Vec<u8>,
     out: Vec<u8>,
 }
@@ -124,22 +115,14 @@ pub(super) struct Connection<'a> {
 impl<'a> Connection<'a> {
     pub(super) fn new(shared: &'a Shared, stream: &'a TcpStream, number: u64) -> Self {
         Self {
-            shared,
-            stream,
-            number,
+            session: Session::new(shared, number, stream.local_addr().ok()),
             input: Input::new(stream),
             output: Output::new(stream),
-            joined: None,
-            gate: Gate::Open,
-            no_flow_control: false,
-            sq_head: 0,
-            commands: 0,
             transfers: [const { None }; TRANSFERS_MAX],
             transfers_begun: 0,
             spare: Vec::new(),
             waiting: VecDeque::new(),
             delayed: Vec::new(),
-            held: Vec::new(),
             capsule: Vec::new(),
             out: Vec::new(),
         }
@@ -148,24 +131,24 @@ impl<'a> Connection<'a> {
     /// Speaks until the connection ends.
     pub(super) fn serve(mut self) {
         let Err(end) = self.talk();
-        let tally = &self.shared.subsystem.tally;
+        let tally = &self.session.shared.subsystem.tally;
         match end {
             End::Breach(breach) => {
                 add(&tally.terminations, 1);
-                tracing::debug!(connection = self.number, rule = breach.rule, "the host broke the protocol");
+                tracing::debug!(connection = self.session.number, rule = breach.rule, "the host broke the protocol");
                 terminate(&mut self.input, &mut self.output, &breach);
             }
-            End::Silent if self.gate.demand() != Demand::None => add(&tally.authentication_failed, 1),
-            End::Silent if self.joined.is_some() => {
+            End::Silent if self.session.gate.demand() != Demand::None => add(&tally.authentication_failed, 1),
+            End::Silent if self.session.joined.is_some() => {
                 add(&tally.keep_alive_expired, 1);
-                tracing::debug!(connection = self.number, "the host is silent past its keep-alive");
+                tracing::debug!(connection = self.session.number, "the host is silent past its keep-alive");
             }
             End::Silent | End::Closed | End::Fault => {}
         }
     }
 
     fn config(&self) -> &'a TargetConfig {
-        &self.shared.subsystem.config
+        self.session.config()
     }
 
     fn talk(&mut self) -> Result<Infallible, End> {
@@ -210,7 +193,7 @@ impl<'a> Connection<'a> {
         };
         let (alignment, h2c_bytes_max) = (config.alignment, config.h2c_bytes_max);
         let mut response = IcResp { format: 0, alignment, digests, h2c_bytes_max };
-        match config.faults.as_ref().and_then(|faults| faults.initialize(self.number)) {
+        match config.faults.as_ref().and_then(|faults| faults.initialize(self.session.number)) {
             None => {}
             Some(InitializeFault::Drop) => return Err(End::Fault),
             // Until the host closes, or until the time for Connect is over.
@@ -228,7 +211,7 @@ impl<'a> Connection<'a> {
 
     /// Bytes of data in a capsule at most: of admin and fabrics commands always the same.
     fn capsule_bytes_max(&self, command: &Command) -> u32 {
-        match self.joined {
+        match self.session.joined {
             Some(Joined { qid: 1.., .. }) if command.opcode() != fabrics::OPCODE => self.config().capsule_data_bytes,
             _ => ADMIN_CAPSULE_DATA_BYTES,
         }
@@ -236,7 +219,7 @@ impl<'a> Connection<'a> {
 
     /// Commands that may be under way.
     fn entries(&self) -> usize {
-        self.joined.map_or(1, |joined| joined.entries.into())
+        self.session.joined.map_or(1, |joined| joined.entries.into())
     }
 
     fn aligned(&self, header: &Header) -> Result<(), End> {
@@ -263,12 +246,7 @@ impl<'a> Connection<'a> {
 
     /// A command is here: its fault is decided.
     fn arrived(&mut self, command: Command, carried: Carried<'_>) -> Result<(), End> {
-        add(&self.shared.subsystem.tally.commands, 1);
-        if let Some(joined) = self.joined.filter(|_| !self.no_flow_control) {
-            self.sq_head = (self.sq_head + 1) % joined.entries;
-        }
-        let seen = self.seen(&command);
-        self.commands += 1;
+        let seen = self.session.came(&command);
         let fault = self.config().faults.as_ref().and_then(|faults| faults.command(&seen));
         match fault {
             Some(Fault::DropBefore) => Err(End::Fault),
@@ -283,24 +261,6 @@ impl<'a> Connection<'a> {
                 Ok(())
             }
             fault => self.begin(Job { command, fault }, carried),
-        }
-    }
-
-    fn seen(&self, command: &Command) -> Seen {
-        let asks = match FabricsCommand::decode(command) {
-            Some(FabricsCommand::Connect { queue, .. }) => queue.qid,
-            _ => 0,
-        };
-        let opcode = command.opcode();
-        Seen {
-            connection: self.number,
-            number: self.commands,
-            qid: self.joined.map_or(asks, |joined| joined.qid),
-            opcode,
-            fabrics_kind: if opcode == fabrics::OPCODE { command.bytes()[4] } else { 0 },
-            cid: command.cid(),
-            nsid: command.nsid(),
-            slba: command.range().slba,
         }
     }
 
@@ -337,7 +297,7 @@ impl<'a> Connection<'a> {
             return Err(says::CID_CONFLICT);
         }
         let fabrics = FabricsCommand::decode(command);
-        self.may_come(fabrics.as_ref())?;
+        self.session.may_come(fabrics.as_ref())?;
         let (bytes, descriptor) = (command.dword(8), raw[39]);
         // Bits 1:0 of the opcode, or of the type: 01b to the controller, 10b to the host.
         let direction = if fabrics.is_some() { raw[4] } else { raw[0] } & 3;
@@ -345,7 +305,7 @@ impl<'a> Connection<'a> {
         if !in_capsule && (!carried.bytes.is_empty() || descriptor != TRANSPORT_BLOCK) {
             return Err(says::DESCRIPTOR);
         }
-        let wants = if direction == 1 { self.wants(command, fabrics.as_ref())? } else { 0..=0 };
+        let wants = if direction == 1 { self.session.wants(command, fabrics.as_ref())? } else { 0..=0 };
         if *wants.end() == 0 {
             return Ok(Plan::Run);
         }
@@ -367,11 +327,13 @@ impl<'a> Connection<'a> {
         self.transfers.iter().flatten().any(|transfer| of(&transfer.job))
             || self.waiting.iter().any(|(job, _)| of(job))
             || self.delayed.iter().any(|delayed| of(&delayed.job))
-            || self.held.contains(&cid)
+            || self.session.held.contains(&cid)
     }
+}
 
+impl Session<'_> {
     /// Whether a command fits the state of queue and controller.
-    fn may_come(&self, fabrics: Option<&FabricsCommand>) -> Result<(), Status> {
+    pub(super) fn may_come(&self, fabrics: Option<&FabricsCommand>) -> Result<(), Status> {
         let connects = matches!(fabrics, Some(FabricsCommand::Connect { .. }));
         let Some(joined) = self.joined else {
             return if connects { Ok(()) } else { Err(says::SEQUENCE) };
@@ -395,7 +357,11 @@ impl<'a> Connection<'a> {
     }
 
     /// How many bytes a command may take from the host.
-    fn wants(&self, command: &Command, fabrics: Option<&FabricsCommand>) -> Result<RangeInclusive<u32>, Status> {
+    pub(super) fn wants(
+        &self,
+        command: &Command,
+        fabrics: Option<&FabricsCommand>,
+    ) -> Result<RangeInclusive<u32>, Status> {
         match (fabrics, self.joined) {
             (Some(FabricsCommand::Connect { .. }), _) => Ok(length(CONNECT_DATA_BYTES)..=length(CONNECT_DATA_BYTES)),
             (Some(FabricsCommand::AuthenticationSend(_)), _) => Ok(1..=SEND_BYTES_MAX),
@@ -404,7 +370,9 @@ impl<'a> Connection<'a> {
             (None, _) => admin::wants(command).map(|bytes| bytes..=bytes),
         }
     }
+}
 
+impl Connection<'_> {
     /// Begins a write whose data must be asked for, or lets it wait for its turn.
     fn transfer(&mut self, job: Job, bytes: u32) -> Result<(), End> {
         let total = match job.fault {
@@ -501,18 +469,25 @@ impl<'a> Connection<'a> {
     fn run(&mut self, job: Job, data: &[u8]) -> Result<(), End> {
         let mut out = core::mem::take(&mut self.out);
         out.clear();
-        let done = match self.execute(&job.command, data, &mut out) {
+        let out_bytes = job.command.dword(8);
+        let outcome = self.session.execute(&job.command, data, (&mut out, out_bytes));
+        let done = match outcome {
             Outcome::Held => Ok(()),
-            Outcome::Answer(answer) => self.answer(job, answer, &out).and_then(|()| self.settle()),
+            Outcome::Answer(answer) => self.answer(job, answer, &out).and_then(|()| self.session.settle()),
             Outcome::Farewell(answer) => self.answer(job, answer, &[]).and(Err(End::Closed)),
         };
+        if let Some(deadline) = self.session.timer.take() {
+            self.input.set_deadline(deadline);
+        }
         self.out = out;
         done
     }
+}
 
-    fn execute(&mut self, command: &Command, data: &[u8], out: &mut Vec<u8>) -> Outcome {
+impl Session<'_> {
+    /// Carries a command out. What goes to the host is put into `out`, which it has room for `out_bytes` of.
+    pub(super) fn execute(&mut self, command: &Command, data: &[u8], (out, out_bytes): (&mut Vec<u8>, u32)) -> Outcome {
         let shared = self.shared;
-        let out_bytes = command.dword(8);
         let Some(joined) = self.joined else {
             return Outcome::Answer(self.connect(command, data));
         };
@@ -529,7 +504,7 @@ impl<'a> Connection<'a> {
             self.held.push(command.cid());
             return Outcome::Held;
         }
-        let Ok(local) = self.stream.local_addr() else {
+        let Some(local) = self.local else {
             return Outcome::Answer(Status::INTERNAL.into());
         };
         let answer = shared.subsystem.with(joined.controller, |controller| {
@@ -551,11 +526,11 @@ impl<'a> Connection<'a> {
             Some(Joined { qid: 0, controller, .. }) => self.shared.subsystem.keep_alive(controller),
             _ => None,
         };
-        self.input.set_deadline(timeout.map(|timeout| now() + timeout));
+        self.timer = Some(timeout.map(|timeout| now() + timeout));
     }
 
     /// Looks how authentication goes: a host that showed who it is has no deadline but its own, and one that failed is left.
-    fn settle(&mut self) -> Result<(), End> {
+    pub(super) fn settle(&mut self) -> Result<(), End> {
         let tally = &self.shared.subsystem.tally;
         if self.gate.settle() {
             add(&tally.authenticated, 1);
@@ -625,7 +600,9 @@ impl<'a> Connection<'a> {
         };
         Outcome::Answer(answer)
     }
+}
 
+impl Connection<'_> {
     /// Faults of the first unit for a command.
     fn arm(&mut self, job: Job) {
         match job.fault {
@@ -643,7 +620,7 @@ impl<'a> Connection<'a> {
             Some(Fault::ShortData(less)) => out.get(..out.len().saturating_sub(less as usize)).unwrap_or_default(),
             _ => out,
         };
-        let quiet = self.no_flow_control && answer.value == 0 && answer.status.is_success() && !out.is_empty();
+        let quiet = self.session.no_flow_control && answer.value == 0 && answer.status.is_success() && !out.is_empty();
         if answer.status.is_success() {
             self.data(job, out, if quiet { flags::SUCCESS } else { 0 })?;
         }
@@ -668,23 +645,7 @@ impl<'a> Connection<'a> {
     }
 
     fn response(&mut self, cid: u16, answer: Answer) -> Result<(), End> {
-        let sq_id = self.joined.map_or(0, |joined| joined.qid);
-        let sq_head = self.sq_head;
-        if self.no_flow_control {
-            self.sq_head = 0;
-        }
-        let fields = CompletionFields { dw0: 0, sq_head, sq_id, cid, phase: false, status: answer.status };
-        let mut raw = *Completion::build(fields).bytes();
-        raw[..8].copy_from_slice(&answer.value.to_le_bytes());
-        self.output.response(&Completion::new(raw))
-    }
-}
-
-impl Drop for Connection<'_> {
-    fn drop(&mut self) {
-        if let Some(joined) = self.joined {
-            let ended = self.shared.subsystem.leave(&joined, self.number);
-            self.shared.hang_up(&ended);
-        }
+        let completion = self.session.completion(cid, answer);
+        self.output.response(&completion)
     }
 }

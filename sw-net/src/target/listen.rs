@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,12 +12,15 @@ use std::{
     time::Duration,
 };
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, Verb, seam::verbs::Device};
+
+use crate::carrier::HangUp;
 
 use super::{
     Counters, TargetConfig,
     connection::Connection,
-    subsystem::{Subsystem, add},
+    rdma,
+    subsystem::{SGLS_RDMA, Subsystem, add},
     wire::WRITE_TIMEOUT,
 };
 
@@ -30,7 +33,7 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Shared {
     pub(super) subsystem: Subsystem,
     /// Connections that are open, so that others can shut them down.
-    open: Mutex<BTreeMap<u64, TcpStream>>,
+    open: Mutex<BTreeMap<u64, HangUp>>,
     stopping: AtomicBool,
     /// Tells a listener that rests.
     stopped: Condvar,
@@ -39,17 +42,58 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, TcpStream>> {
+    fn new(subsystem: Subsystem) -> Arc<Self> {
+        Arc::new(Self {
+            subsystem,
+            open: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            stopped: Condvar::new(),
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, HangUp>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends connections: their threads see the end of the socket.
     pub(super) fn hang_up(&self, connections: &[u64]) {
         let open = self.open();
-        for stream in connections.iter().filter_map(|number| open.get(number)) {
-            // One that is closed already is as good.
-            stream.shutdown(Shutdown::Both).ok();
+        connections.iter().filter_map(|number| open.get(number)).for_each(HangUp::end);
+    }
+
+    /// Whether the target is being stopped.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Starts the thread of a connection; `None`: it was closed.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        hang_up: HangUp,
+        serve: impl FnOnce(&Shared, u64) + Send + 'static,
+    ) -> Option<JoinHandle<()>> {
+        let number = {
+            let mut open = self.open();
+            if open.len() >= self.subsystem.config.connections_max || self.is_stopping() {
+                add(&self.refused, 1);
+                return None;
+            }
+            let number = self.accepted.fetch_add(1, Ordering::Relaxed);
+            open.insert(number, hang_up);
+            number
+        };
+        let its = Arc::clone(self);
+        let thread = Builder::new().name(format!("nvme target {number}")).spawn(move || {
+            let _closing = Closing { shared: &its, number };
+            serve(&its, number);
+        });
+        if thread.is_err() {
+            self.open().remove(&number);
+            add(&self.refused, 1);
         }
+        thread.ok()
     }
 
     fn counters(&self) -> Counters {
@@ -90,21 +134,38 @@ impl Target {
     pub fn start(config: TargetConfig) -> Result<Target, Error> {
         config.validate()?;
         let wanted = config.listen;
-        let subsystem = Subsystem::new(config)?;
+        let shared = Shared::new(Subsystem::new(config)?);
         let listener = TcpListener::bind(wanted).map_err(|error| listen_error(wanted, error))?;
         let address = listener.local_addr().map_err(|error| listen_error(wanted, error))?;
-        let shared = Arc::new(Shared {
-            subsystem,
-            open: Mutex::default(),
-            stopping: AtomicBool::new(false),
-            stopped: Condvar::new(),
-            accepted: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-        });
+        Self::listen_by(shared, address, move |shared| listen(&listener, shared))
+    }
+
+    /// As [`Target::start`], behind RDMA by a device; its address is one of the device's.
+    ///
+    /// # Errors
+    /// As [`Target::start`].
+    pub fn start_rdma(config: TargetConfig, device: Arc<dyn Device>) -> Result<Target, Error> {
+        // Data goes by keys, never in a capsule.
+        let config = TargetConfig { capsule_data_bytes: 0, ..config };
+        config.validate()?;
+        let wanted = config.listen;
+        let mut listener = device.listen(&wanted.to_string())?;
+        let address = listener.address().parse().unwrap_or(wanted);
+        let mut subsystem = Subsystem::new(config)?;
+        subsystem.sgls = SGLS_RDMA;
+        let shared = Shared::new(subsystem);
+        Self::listen_by(shared, address, move |shared| rdma::listen(&mut *listener, &device, shared))
+    }
+
+    fn listen_by(
+        shared: Arc<Shared>,
+        address: SocketAddr,
+        listen: impl FnOnce(&Arc<Shared>) + Send + 'static,
+    ) -> Result<Target, Error> {
         let its = Arc::clone(&shared);
-        let thread = Builder::new().name("nvme target".to_owned()).spawn(move || listen(&listener, &its));
+        let thread = Builder::new().name("nvme target".to_owned()).spawn(move || listen(&its));
         let thread = thread.map_err(|error| {
-            let limit = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at("nvme/tcp target");
+            let limit = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at("nvme target");
             limit.with_code(error.raw_os_error().unwrap_or(0)).caused_by(error)
         })?;
         Ok(Target { shared, address, listener: Some(thread) })
@@ -137,9 +198,7 @@ impl Drop for Target {
             // Under the lock that a resting listener waits with, so that it cannot miss it; and that connections are registered under.
             let open = self.shared.open();
             self.shared.stopping.store(true, Ordering::Release);
-            open.values().for_each(|stream| {
-                stream.shutdown(Shutdown::Both).ok();
-            });
+            open.values().for_each(HangUp::end);
         }
         self.shared.stopped.notify_all();
         // The listener looks up when a connection comes. If none can be made, its queue is full of some that wake it.
@@ -185,7 +244,7 @@ fn listen(listener: &TcpListener, shared: &Arc<Shared>) {
     join(threads);
 }
 
-fn join(threads: Vec<JoinHandle<()>>) {
+pub(super) fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a thread of the target panicked");
@@ -199,26 +258,7 @@ fn begin(stream: TcpStream, shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
     stream.set_nodelay(true).ok()?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT)).ok()?;
     let twin = stream.try_clone().ok()?;
-    let number = {
-        let mut open = shared.open();
-        if open.len() >= shared.subsystem.config.connections_max || shared.stopping.load(Ordering::Acquire) {
-            add(&shared.refused, 1);
-            return None;
-        }
-        let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
-        open.insert(number, twin);
-        number
-    };
-    let its = Arc::clone(shared);
-    let thread = Builder::new().name(format!("nvme target {number}")).spawn(move || {
-        let _closing = Closing { shared: &its, number };
-        Connection::new(&its, &stream, number).serve();
-    });
-    if thread.is_err() {
-        shared.open().remove(&number);
-        add(&shared.refused, 1);
-    }
-    thread.ok()
+    shared.begin(HangUp::Tcp(twin), move |shared, number| Connection::new(shared, &stream, number).serve())
 }
 
 /// Takes a connection out of the table when its thread ends, however that is.
@@ -232,8 +272,8 @@ impl Drop for Closing<'_> {
         if thread::panicking() {
             add(&self.shared.subsystem.tally.panics, 1);
         }
-        if let Some(stream) = self.shared.open().remove(&self.number) {
-            stream.shutdown(Shutdown::Both).ok();
+        if let Some(connection) = self.shared.open().remove(&self.number) {
+            connection.end();
         }
     }
 }

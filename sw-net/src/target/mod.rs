@@ -30,6 +30,8 @@ mod gate;
 mod io;
 mod listen;
 mod pages;
+mod rdma;
+mod session;
 mod subsystem;
 mod wire;
 

@@ -40,7 +40,12 @@ impl<const N: usize> Page<N> {
 }
 
 /// Identify Controller (CNS 01h). `files`: whether a namespace has a volatile cache.
-pub(super) fn controller(config: &TargetConfig, id: u16, role: Role, disks: &[Disk]) -> [u8; IDENTIFY_BYTES] {
+pub(super) fn controller(
+    config: &TargetConfig,
+    id: u16,
+    (role, sgls): (Role, u32),
+    disks: &[Disk],
+) -> [u8; IDENTIFY_BYTES] {
     let mut page = Page([0; IDENTIFY_BYTES]);
     page.text(4, 20, &config.serial);
     page.text(24, 40, "Straightway NVMe/TCP target");
@@ -64,8 +69,7 @@ pub(super) fn controller(config: &TargetConfig, id: u16, role: Role, disks: &[Di
         // VWC: Flush of all namespaces; a cache where there are files.
         page.put(525, &[0b110 | u8::from(disks.iter().any(Disk::is_file))]);
     }
-    // SGLS: supported, and with an offset into the capsule.
-    page.put(536, &(1u32 | 1 << 20).to_le_bytes());
+    page.put(536, &sgls.to_le_bytes());
     let name = if role == Role::Discovery { Nqn::discovery() } else { config.subsystem.clone() };
     page.put(768, name.as_str().as_bytes());
     // IOCCSZ and IORCSZ in units of 16 bytes; ICDOFF 0; FCATT 0: dynamic controllers; MSDBD 1; OFCS: Disconnect.

@@ -30,6 +30,11 @@ const KEEP_ALIVE_UNIT_MS: u32 = KEEP_ALIVE_UNITS as u32 * 100;
 /// VS: 1.4, the last revision that asks for nothing of fabrics that this target lacks.
 pub(super) const VERSION: u32 = 0x0001_0400;
 
+/// SGLS over TCP: supported, and with an offset into the capsule.
+const SGLS_TCP: u32 = 1 | 1 << 20;
+/// SGLS over RDMA: supported, and keyed, which Linux hosts ask for.
+pub(super) const SGLS_RDMA: u32 = 1 | 1 << 2;
+
 /// Statuses that only a controller gives.
 pub(super) mod says {
     use super::{Status, sct};
@@ -201,6 +206,8 @@ pub(super) struct Subsystem {
     pub(super) config: TargetConfig,
     pub(super) disks: Vec<Disk>,
     pub(super) tally: Tally,
+    /// SGLS: which descriptors the wire has.
+    pub(super) sgls: u32,
     controllers: Mutex<Controllers>,
     /// Numbers of challenges; none: the system gave no random bytes.
     sequence: Mutex<Option<Sequence>>,
@@ -230,7 +237,8 @@ impl Subsystem {
         let open = |backing| Disk::open(backing, config.block_bytes);
         let disks = config.namespaces.iter().map(open).collect::<Result<_, _>>()?;
         let sequence = random_u32().ok().map(Sequence::from_random).into();
-        Ok(Self { config, disks, tally: Tally::default(), controllers: Mutex::default(), sequence })
+        let (tally, controllers) = (Tally::default(), Mutex::default());
+        Ok(Self { config, disks, tally, sgls: SGLS_TCP, controllers, sequence })
     }
 
     /// A number for a challenge.

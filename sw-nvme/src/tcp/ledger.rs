@@ -15,13 +15,14 @@ use std::collections::VecDeque;
 use sw_engine::{ErrorKind, Fault, Retry, Time, Verb, seam::IoKind};
 
 use super::{
-    host::{End, HostQueue, Outcome, Range},
+    host::{End, HostQueue, Outcome, Range, Transfer},
     works::{Work, Works, command_of},
 };
 use crate::{
     directory::{generation, in_handle, split},
     namespace::Namespace,
     status::RetryDelays,
+    wire::Command,
 };
 
 /// Connections that an I/O waits for at most: each was lost before a byte of it was sent.
@@ -46,10 +47,34 @@ pub trait Gate {
     fn is_safe(&self, now: Time) -> bool;
 }
 
+/// The host's end of a queue, whichever wire it is over.
+pub trait Commands {
+    /// Takes a command and gives its identifier; `None`: it is full.
+    fn submit(&mut self, command: &Command, transfer: Transfer, user: u32) -> Option<u16>;
+    /// Ends a command for its caller, if its memory can be left alone from now on.
+    fn let_go(&mut self, cid: u16) -> bool;
+    /// Whether a command was let go of and keeps its place.
+    fn is_let_go(&self, cid: u16) -> bool;
+}
+
+impl Commands for HostQueue {
+    fn submit(&mut self, command: &Command, transfer: Transfer, user: u32) -> Option<u16> {
+        self.submit(command, transfer, user)
+    }
+
+    fn let_go(&mut self, cid: u16) -> bool {
+        self.let_go(cid)
+    }
+
+    fn is_let_go(&self, cid: u16) -> bool {
+        self.is_let_go(cid)
+    }
+}
+
 /// What commands are made with.
-pub struct Side<'a> {
+pub struct Side<'a, Q> {
     /// The queue.
-    pub queue: &'a mut HostQueue,
+    pub queue: &'a mut Q,
     /// Of the controller, as its association found them.
     pub namespaces: &'a [Namespace],
     /// Whether writes may be sent.
@@ -112,7 +137,7 @@ impl Ledger {
     }
 
     /// Sends the commands of a work, as many as there are places for; the rest waits. `true`: it is over by this.
-    pub fn begin(&mut self, index: u32, works: &mut Works, side: &mut Side<'_>, now: Time) -> bool {
+    pub fn begin(&mut self, index: u32, works: &mut Works, side: &mut Side<'_, impl Commands>, now: Time) -> bool {
         let Some(work) = works.get(index) else { return false };
         let ((_, nsid), asked) = (split(work.io.handle), generation(work.io.handle));
         let mut namespaces = side.namespaces.iter();
@@ -155,7 +180,7 @@ impl Ledger {
     }
 
     /// Begins the works that wait; appends those that are over.
-    pub fn resume(&mut self, works: &mut Works, side: &mut Side<'_>, over: &mut Vec<u32>, now: Time) {
+    pub fn resume(&mut self, works: &mut Works, side: &mut Side<'_, impl Commands>, over: &mut Vec<u32>, now: Time) {
         for _ in 0..self.waiting.len() {
             let Some(index) = self.waiting.pop_front() else { break };
             if self.begin(index, works, side, now) {
@@ -190,7 +215,7 @@ impl Ledger {
     }
 
     /// Ends the commands of a work for their caller, where their memory can be left alone from now on.
-    pub fn let_go(&mut self, index: u32, queue: &mut HostQueue) {
+    pub fn let_go(&mut self, index: u32, queue: &mut impl Commands) {
         for part in self.parts.iter().filter(|part| part.live && part.work == index) {
             if queue.let_go(part.cid) && queue.is_let_go(part.cid) {
                 self.zombies.push((part.cid, part.since));
@@ -200,12 +225,12 @@ impl Ledger {
     }
 
     /// Forgets commands that were let go of and answered since.
-    fn bury(&mut self, queue: &HostQueue) {
+    fn bury(&mut self, queue: &impl Commands) {
         self.zombies.retain(|(cid, _)| queue.is_let_go(*cid));
     }
 
     /// Whether a command is late, one that nobody waits for included: its place in the queue is taken.
-    pub fn is_late(&mut self, queue: &HostQueue, limit: Duration, now: Time) -> bool {
+    pub fn is_late(&mut self, queue: &impl Commands, limit: Duration, now: Time) -> bool {
         self.bury(queue);
         let mut begun = self.parts.iter().filter(|part| part.live).map(|part| part.since);
         begun.any(|since| now.since(since) >= limit) || self.zombies.iter().any(|(_, since)| now.since(*since) >= limit)

@@ -10,7 +10,7 @@ use sw_nvme::{
     namespace::Namespace,
     status::RetryDelays,
     tcp::{
-        host::Range,
+        host::{HostQueue, Range},
         ledger::{Ledger, Loss, Side},
         works::{Work, Works},
     },
@@ -90,7 +90,7 @@ impl Link {
         &'a mut self,
         attendant: &'a Attendant,
         namespaces: &'a [Namespace],
-    ) -> Option<(&'a mut Ledger, Side<'a>)> {
+    ) -> Option<(&'a mut Ledger, Side<'a, HostQueue>)> {
         let queue = self.queue.stream.queue.as_mut()?;
         Some((&mut self.ledger, Side { queue, namespaces, gate: &attendant.desk }))
     }

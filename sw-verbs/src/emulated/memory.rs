@@ -243,7 +243,8 @@ impl Mr for Registered {
     }
 
     fn remote(&self, at: u64) -> Option<RemoteAddr> {
-        (self.entry.is_remote() && at <= self.entry.len).then(|| RemoteAddr::new(self.entry.base + at, self.entry.key | 1))
+        (self.entry.is_remote() && at <= self.entry.len)
+            .then(|| RemoteAddr::new(self.entry.base + at, self.entry.key | 1))
     }
 
     fn deregister(self: Box<Self>) {}

@@ -38,6 +38,8 @@ use sw_engine::{
     },
 };
 
+pub(crate) use wire::{now, wait_readable};
+
 pub use memory::{REGISTERED_BYTES_MAX, REGISTRATIONS_MAX};
 
 /// The one device.

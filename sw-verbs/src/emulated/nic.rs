@@ -64,9 +64,10 @@ pub(super) fn start(core: &Arc<Core>, stream: TcpStream, rnr: Duration) -> io::R
     let stream = Arc::new(stream);
     let (reader, its) = (Arc::clone(core), Arc::clone(&stream));
     Builder::new().name(format!("rdma rx {}", core.number)).spawn(move || Reader::new(&reader, &its, rnr).run())?;
-    let writer = Arc::clone(core);
-    Builder::new().name(format!("rdma tx {}", core.number)).spawn(move || write(&writer, &stream))?;
-    Ok(())
+    let (writer, its) = (Arc::clone(core), Arc::clone(&stream));
+    let started = Builder::new().name(format!("rdma tx {}", core.number)).spawn(move || write(&writer, &its));
+    // The reader would wait for a peer that nobody tells of the end.
+    started.map(drop).inspect_err(|_| drop(stream.shutdown(Shutdown::Both)))
 }
 
 impl Core {
@@ -372,8 +373,7 @@ impl<'a> Reader<'a> {
             invalidated = Some(RemoteKey(frame.key));
         }
         self.core.received(total, invalidated);
-        self.core.reply(Reply::Control(Frame::control(Kind::Ack, psn, 0)));
-        Ok(())
+        self.reply(Reply::Control(Frame::control(Kind::Ack, psn, 0)))
     }
 
     /// The next receive; waits for one to be posted as long as the peer's retries would.
@@ -402,9 +402,14 @@ impl<'a> Reader<'a> {
             self.message = Some(Message { psn, kind, next: 0, total, window });
         }
         if self.place(frame, Stop::Refuse(psn, WcStatus::RemAccess, None))? {
-            self.core.reply(Reply::Control(Frame::control(Kind::Ack, psn, 0)));
+            return self.reply(Reply::Control(Frame::control(Kind::Ack, psn, 0)));
         }
         Ok(())
+    }
+
+    fn reply(&self, reply: Reply) -> Result<(), Stop> {
+        let is_taken = self.core.reply(reply);
+        is_taken.then_some(()).ok_or(Stop::Protocol("more requests than may be under way"))
     }
 
     fn opened(&self, frame: &Frame, access: Access) -> Result<Window, Stop> {
@@ -421,8 +426,7 @@ impl<'a> Reader<'a> {
             return Err(Stop::Refuse(frame.psn, WcStatus::RemInvReq, None));
         }
         let window = self.opened(frame, Access::REMOTE_READ)?;
-        self.core.reply(Reply::Read(frame.psn, window));
-        Ok(())
+        self.reply(Reply::Read(frame.psn, window))
     }
 
     /// The first request without its answer, if the answer that came is to it and all of it was sent.

@@ -31,13 +31,16 @@ use sw_engine::{
 };
 
 use super::{
-    MESSAGE_BYTES_MAX, READS_MAX,
+    MESSAGE_BYTES_MAX, READS_MAX, WR_MAX,
     cm::{self, Arrived},
     cq::EmulatedCq,
     frame::{Frame, Kind},
     memory::{Keys, Window},
     nic, wire,
 };
+
+/// Answers that wait for the peer to take them at most: as many as it may have requests under way.
+const REPLIES_MAX: usize = WR_MAX as usize;
 
 /// What goes to the peer beside requests.
 pub(super) enum Reply {
@@ -157,14 +160,18 @@ impl Core {
         }
     }
 
-    /// Something for the peer.
-    pub(super) fn reply(&self, reply: Reply) {
+    /// Something for the peer; `false`: it takes none of what is waiting for it, which is as much as it may have asked for.
+    pub(super) fn reply(&self, reply: Reply) -> bool {
         let mut state = self.state();
+        if state.replies.len() >= REPLIES_MAX {
+            return false;
+        }
         if state.phase == QpState::Rts {
             state.replies.push_back(reply);
         }
         drop(state);
         self.changed.notify_all();
+        true
     }
 
     /// Puts the QP into error; the first failure counts. Not to be called with `rx` or `tx`.

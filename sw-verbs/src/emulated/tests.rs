@@ -12,7 +12,7 @@ use sw_mem::{Buffer, ByteLen};
 use sw_testkit::conformance::{End, verbs};
 
 use super::*;
-use crate::pool::{Budget, MrPool};
+use crate::budget::{Budget, Budgeted};
 
 struct Bed {
     begun: Instant,
@@ -27,7 +27,8 @@ impl verbs::Bed for Bed {
     fn device(&mut self) -> Result<Arc<dyn Device>, End> {
         let device = EmulatedDevice::open();
         self.devices.push(Arc::clone(&device));
-        Ok(device)
+        // As the product has it.
+        Ok(Budgeted::new(device, Budget::default()))
     }
 
     fn address(&self) -> String {
@@ -77,20 +78,35 @@ fn what_is_no_emulation_is_refused() {
 #[test]
 fn a_budget_refuses_what_is_past_it_and_comes_back() {
     let device = EmulatedDevice::open();
-    let pool = MrPool::new(device.alloc_pd().unwrap(), Budget { bytes_max: 8192, leases_max: 2 });
+    let budgeted = Budgeted::new(device.clone(), Budget { bytes_max: 8192, registrations_max: 2 });
+    let (pd, other) = (budgeted.alloc_pd().unwrap(), budgeted.alloc_pd().unwrap());
     let memory = Buffer::allocate(ByteLen(16384)).unwrap().into_span();
     let of = |at, len| MrRequest { region: memory.region(), at, len, access: Access::LOCAL_WRITE };
-    let first = pool.lease(of(0, 4096)).unwrap();
-    let past = pool.lease(of(0, 4097)).map(drop).unwrap_err();
+    let first = pd.reg_mr(of(0, 4096)).unwrap();
+    let past = other.reg_mr(of(0, 4097)).map(drop).unwrap_err();
     assert_eq!(past.kind(), ErrorKind::ResourceLimit);
     assert!(past.to_string().contains("4096 of 8192 left"), "{past}");
-    let second = pool.lease(of(4096, 1)).unwrap();
-    assert!(pool.lease(of(0, 1)).is_err());
+    let second = other.reg_mr(of(4096, 1)).unwrap();
+    assert!(pd.reg_mr(of(0, 1)).is_err());
     // What the device refuses costs nothing.
     drop(second);
-    assert!(pool.lease(of(16384, 1)).is_err());
-    assert_eq!((pool.used().bytes, pool.used().leases, pool.used().refused), (4096, 1, 2));
-    drop(first);
-    assert_eq!((pool.used().bytes, pool.used().leases), (0, 0));
+    assert!(pd.reg_mr(of(16384, 1)).is_err());
+    let used = budgeted.used();
+    assert_eq!((used.bytes, used.registrations, used.refused), (4096, 1, 2));
+    first.deregister();
+    assert_eq!((budgeted.used().bytes, budgeted.used().registrations), (0, 0));
     assert_eq!(device.registered(), (0, 0));
+}
+
+#[test]
+fn an_lkey_of_memory_that_a_peer_may_write_is_no_rkey_of_it() {
+    // On a NIC both may be one number; here nobody gets used to that.
+    let keys = Arc::new(memory::Keys::default());
+    let memory = Buffer::allocate(ByteLen(4096)).unwrap().into_span();
+    let access = Access::LOCAL_WRITE.with(Access::REMOTE_WRITE);
+    let mr = keys.register(1, MrRequest { region: memory.region(), at: 0, len: 4096, access }).unwrap();
+    let (sge, remote) = (mr.sge(0, 64).unwrap(), mr.remote(0).unwrap());
+    let opens = |key, used| keys.open(1, (key, used), (sge.addr, 64), access).is_some();
+    assert!(opens(sge.lkey.0, memory::Use::Local) && opens(remote.rkey(), memory::Use::Remote));
+    assert!(!opens(sge.lkey.0, memory::Use::Remote) && !opens(remote.rkey(), memory::Use::Local));
 }

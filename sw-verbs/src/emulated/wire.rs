@@ -20,7 +20,7 @@ pub(super) enum Ready {
 }
 
 #[expect(clippy::disallowed_methods, reason = "an emulated NIC has a clock of its own, as a real one has")]
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
@@ -46,6 +46,11 @@ pub(super) fn wait(stream: &impl AsRawFd, ready: Ready, until: Option<Instant>) 
             }
         }
     }
+}
+
+/// Waits until there is something to read; whether there is.
+pub(crate) fn wait_readable(from: &impl AsRawFd, timeout: Duration) -> io::Result<bool> {
+    wait(from, Ready::ToRead, Some(now() + timeout))
 }
 
 /// Fills `into`; the end of the stream or of the time is an error. The socket does not block.

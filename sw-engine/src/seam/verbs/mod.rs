@@ -19,7 +19,8 @@
 //!   receive completes, all that the peer wrote before that send is visible to the CPU of this end, for host memory.
 //! - **Completion.** [`WcStatus::Success`] of a send, write or read says that the peer's NIC carried it out. A request gives exactly one
 //!   completion. In [`QpState::Error`] all that is outstanding, and all that is posted then, completes with [`WcStatus::WrFlush`]; the first
-//!   failure has its own status. After the last one of them the NIC touches nothing of the QP's requests, and nothing of the peer lands.
+//!   failure has its own status. After the last one of them the NIC touches nothing of the QP's requests, and nothing of the peer lands: before it,
+//!   a packet may be in the midst of being placed. A QP with nothing outstanding tells nothing; there, deregistration does.
 //! - **Room.** A full queue refuses ([`PostError::Full`]): the caller waits for completions. A CQ has room for all requests of its QPs, or the
 //!   QP is not made: it cannot overrun.
 //! - **Waiting**, so that no wake-up is lost: poll until nothing comes; [`Cq::arm`]; *poll once more*; sleep only if that gave nothing. A
@@ -305,7 +306,8 @@ pub trait Qp: Send {
     /// [`PostError`]; nothing is posted.
     fn post_send(&mut self, wr: SendWr) -> Result<(), PostError>;
 
-    /// Ends the connection: this end goes to [`QpState::Error`], and the peer's does when it hears of it.
+    /// Ends the connection: this end goes to [`QpState::Error`], and the peer's does when it hears of it. What was outstanding is flushed; until
+    /// the last of that is polled, the peer's bytes may still land.
     fn to_error(&mut self);
 }
 

@@ -60,11 +60,13 @@ pub const CASES: &[Case<Run>] = &[
     Case { name: "a_key_is_not_invalidated_twice", run: faults::invalidate_twice },
     Case { name: "a_message_longer_than_its_receive_is_refused", run: faults::too_long },
     Case { name: "a_receive_needs_memory_that_may_be_written", run: faults::local_protection },
+    Case { name: "a_request_needs_memory_that_is_registered", run: faults::stale_local_key },
     Case { name: "a_send_without_a_receive_ends_in_time", run: faults::no_receive },
     Case { name: "an_error_flushes_everything_once_and_in_order", run: faults::flush },
     Case { name: "the_peer_hears_of_the_end", run: faults::peer_ends },
     Case { name: "posts_to_a_queue_pair_in_error_are_flushed", run: faults::post_in_error },
     Case { name: "nothing_lands_behind_the_end", run: faults::nothing_behind_the_end },
+    Case { name: "nothing_lands_behind_a_deregistration", run: faults::nothing_behind_deregistration },
 ];
 
 /// Runs all cases on one bed.

@@ -1,0 +1,238 @@
+//! One queue over one connection, whichever wire it is: what controllers, lanes and the admin queue ask of either.
+
+use std::{net::TcpStream, os::fd::RawFd, sync::Arc, time::Instant};
+
+use sw_engine::{
+    Error,
+    seam::{Wake, verbs::Device},
+};
+use sw_nvme::{
+    tcp::{
+        host::{End, Transfer},
+        ledger::Commands,
+        pdu::{Breach, Digests},
+    },
+    wire::Command,
+};
+
+use crate::{
+    connection::{Broken, Connection, ConnectionConfig, ConnectionCounters, Places},
+    rdma::{RdmaConfig, RdmaConnection},
+    relay::Relay,
+};
+
+/// By what controllers are reached.
+#[derive(Clone)]
+pub enum Way {
+    /// TCP.
+    Tcp,
+    /// RDMA, by this device.
+    Rdma(Arc<dyn Device>),
+}
+
+impl Way {
+    /// The scheme of addresses that go this way.
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Self::Tcp => "nvme+tcp",
+            Self::Rdma(_) => "nvme+rdma",
+        }
+    }
+}
+
+/// Ends a connection that another thread waits for.
+pub(crate) enum HangUp {
+    Tcp(TcpStream),
+    Rdma(Arc<Relay>),
+}
+
+impl HangUp {
+    pub(crate) fn end(&self) {
+        match self {
+            // One that is over already says so.
+            Self::Tcp(stream) => drop(stream.shutdown(std::net::Shutdown::Both)),
+            Self::Rdma(relay) => relay.end(),
+        }
+    }
+}
+
+/// Which queue a connection is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueueOf {
+    /// QID.
+    pub(crate) qid: u16,
+    /// CNTLID, of an I/O queue.
+    pub(crate) controller: u16,
+}
+
+impl QueueOf {
+    pub(crate) const ADMIN: Self = Self { qid: 0, controller: 0 };
+}
+
+/// See the module documentation.
+pub(crate) enum Carrier {
+    Tcp(Box<Connection>),
+    Rdma(Box<RdmaConnection>),
+}
+
+impl Commands for Carrier {
+    fn submit(&mut self, command: &Command, transfer: Transfer, user: u32) -> Option<u16> {
+        match self {
+            Self::Tcp(connection) => connection.queue.submit(command, transfer, user),
+            Self::Rdma(connection) => connection.queue().submit(command, transfer, user),
+        }
+    }
+
+    /// Over RDMA the peer has the memory's key until it answers.
+    fn let_go(&mut self, cid: u16) -> bool {
+        match self {
+            Self::Tcp(connection) => connection.queue.let_go(cid),
+            Self::Rdma(connection) => connection.queue().let_go(cid),
+        }
+    }
+
+    fn is_let_go(&self, cid: u16) -> bool {
+        match self {
+            Self::Tcp(connection) => connection.queue.is_let_go(cid),
+            Self::Rdma(_) => false,
+        }
+    }
+}
+
+impl Carrier {
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`Connection::open`] and [`RdmaConnection::open`].
+    pub(crate) fn open(
+        way: &Way,
+        (host, port): (&str, u16),
+        (of, limits): (QueueOf, ConnectionConfig),
+        until: Instant,
+    ) -> Result<Self, Error> {
+        match way {
+            Way::Tcp => Connection::open(host, port, limits, until).map(Box::new).map(Self::Tcp),
+            Way::Rdma(device) => {
+                let config = RdmaConfig { qid: of.qid, controller: of.controller, depth: limits.depth };
+                RdmaConnection::open(&**device, &format!("{host}:{port}"), config, until).map(Box::new).map(Self::Rdma)
+            }
+        }
+    }
+
+    /// Digests that both ends use.
+    pub(crate) fn digests(&self) -> Digests {
+        match self {
+            Self::Tcp(connection) => connection.digests,
+            Self::Rdma(_) => Digests::default(),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> ConnectionCounters {
+        match self {
+            Self::Tcp(connection) => connection.counters,
+            Self::Rdma(connection) => connection.counters,
+        }
+    }
+
+    pub(crate) fn pop_end(&mut self) -> Option<End> {
+        match self {
+            Self::Tcp(connection) => connection.queue.pop_end(),
+            Self::Rdma(connection) => connection.pop_end(),
+        }
+    }
+
+    /// Whether no byte of a command went out: the controller cannot know of it.
+    pub(crate) fn is_untouched(&self, cid: u16) -> bool {
+        match self {
+            Self::Tcp(connection) => connection.is_untouched(cid),
+            Self::Rdma(connection) => connection.is_unsent(cid),
+        }
+    }
+
+    /// Whether there is something to send.
+    pub(crate) fn has_units(&mut self) -> bool {
+        match self {
+            Self::Tcp(connection) => connection.queue.has_units(),
+            Self::Rdma(connection) => connection.queue().has_capsules(),
+        }
+    }
+
+    /// Over RDMA data goes in no capsule.
+    pub(crate) fn set_capsule_data_bytes(&mut self, bytes: u32) {
+        if let Self::Tcp(connection) = self {
+            connection.queue.set_capsule_data_bytes(bytes);
+        }
+    }
+
+    /// Whether there is something to send for which there is no room.
+    pub(crate) fn is_blocked(&self) -> bool {
+        matches!(self, Self::Tcp(connection) if connection.is_blocked())
+    }
+
+    pub(crate) fn send(&mut self, places: &impl Places) -> Result<(), Broken> {
+        match self {
+            Self::Tcp(connection) => connection.send(places),
+            Self::Rdma(connection) => connection.send(places),
+        }
+    }
+
+    pub(crate) fn receive(&mut self, places: &impl Places) -> Result<(), Broken> {
+        match self {
+            Self::Tcp(connection) => connection.receive(places),
+            Self::Rdma(connection) => connection.receive(),
+        }
+    }
+
+    /// Sends and receives until a command ends, or the connection.
+    pub(crate) fn run(&mut self, places: &impl Places, until: Instant) -> (Result<(), Broken>, Option<End>) {
+        match self {
+            Self::Rdma(connection) => connection.run(places, until),
+            Self::Tcp(connection) => {
+                let mut end = None;
+                let driven = connection.drive(places, until, |queue| {
+                    end = end.or_else(|| queue.pop_end());
+                    end.is_some()
+                });
+                (driven, end)
+            }
+        }
+    }
+
+    /// Tells the controller which rule it broke.
+    pub(crate) fn terminate(&self, breach: &Breach) {
+        if let Self::Tcp(connection) = self {
+            connection.terminate(breach);
+        }
+    }
+
+    /// Another handle, to end a wait of another thread with.
+    pub(crate) fn handle(&self) -> Option<HangUp> {
+        match self {
+            Self::Tcp(connection) => connection.handle().ok().map(HangUp::Tcp),
+            Self::Rdma(connection) => Some(HangUp::Rdma(connection.relay())),
+        }
+    }
+
+    /// Ends the connection: nothing of it lands any more.
+    pub(crate) fn hang_up(&mut self) {
+        match self {
+            Self::Tcp(connection) => connection.hang_up(),
+            Self::Rdma(connection) => connection.hang_up(),
+        }
+    }
+
+    /// What a lane waits for; `None`: it is rung for instead, see [`Carrier::ring`].
+    pub(crate) fn fd(&self) -> Option<RawFd> {
+        match self {
+            Self::Tcp(connection) => Some(connection.fd()),
+            Self::Rdma(_) => None,
+        }
+    }
+
+    /// Rings for what comes from now on, on a connection without a descriptor.
+    pub(crate) fn ring(&self, lane: Arc<dyn Wake>) {
+        if let Self::Rdma(connection) = self {
+            connection.relay().pass_to(lane);
+        }
+    }
+}
