@@ -553,12 +553,11 @@ impl Session<'_> {
         }
         match self.shared.subsystem.connect(queue, data, self.number) {
             Err(answer) => answer,
-            Ok(joined) => {
-                self.joined = Some(joined);
+            Ok((joined, gate)) => {
+                (self.joined, self.gate) = (Some(joined), gate);
                 self.no_flow_control = no_flow_control;
                 // FFFFh says that the controller does without flow control too.
                 self.sq_head = if no_flow_control { 0xFFFF } else { 1 % joined.entries };
-                self.gate = self.shared.subsystem.gate(joined);
                 let demand = self.gate.demand();
                 if demand == Demand::None {
                     self.restart_timer();

@@ -246,12 +246,11 @@ impl Subsystem {
         self.sequence.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Sequence::take)
     }
 
-    /// What stands before a queue that was just connected.
-    pub(super) fn gate(&self, joined: Joined) -> Gate {
-        let host = self.with(joined.controller, |controller| controller.host.clone());
-        match (&self.config.authentication, joined.role, host) {
-            (Some(keys), Role::Io, Some(host)) => Gate::shut(keys, &host, &self.config.subsystem),
-            _ => Gate::Open,
+    /// What stands before a queue of `host`'s.
+    fn gate(&self, role: Role, host: &Nqn) -> Gate {
+        match (&self.config.authentication, role) {
+            (Some(keys), Role::Io) => Gate::shut(keys, host, &self.config.subsystem),
+            (None, _) | (_, Role::Discovery) => Gate::Open,
         }
     }
 
@@ -284,8 +283,8 @@ impl Subsystem {
         Vec::new()
     }
 
-    /// Connect on a connection that has no queue yet.
-    pub(super) fn connect(&self, queue: QueueRequest, data: &[u8], connection: u64) -> Result<Joined, Answer> {
+    /// Connect on a connection that has no queue yet: the queue, and what stands before it, whatever becomes of its controller meanwhile.
+    pub(super) fn connect(&self, queue: QueueRequest, data: &[u8], connection: u64) -> Result<(Joined, Gate), Answer> {
         let data = ConnectData::decode(data).map_err(|error| match error {
             WireError::Field { field: "SUBNQN", .. } => data_wrong(256),
             WireError::Field { field: "HOSTNQN", .. } => data_wrong(512),
@@ -306,10 +305,12 @@ impl Subsystem {
         if queue.entries < least || queue.entries > self.config.queue_entries {
             return Err(command_wrong(44));
         }
-        match queue.qid {
+        let gate = self.gate(role, &data.host);
+        let joined = match queue.qid {
             0 => self.connect_admin(queue, data, role),
             _ => self.connect_io(queue, &data, role, connection),
-        }
+        };
+        Ok((joined?, gate))
     }
 
     fn connect_admin(&self, queue: QueueRequest, data: ConnectData, role: Role) -> Result<Joined, Answer> {

@@ -10,11 +10,11 @@ use sw_nvme::{
         message::{Envelope, Explanation, Message},
         secret::Secret,
     },
-    fabrics::ANY_CONTROLLER,
+    fabrics::{ANY_CONTROLLER, Demand},
 };
 use zeroize::Zeroizing;
 
-use super::*;
+use super::{super::subsystem::Subsystem, *};
 
 const REQUIRED: Status = Status::new(1, 0x91).with_dnr();
 const SEQUENCE: Status = Status::new(0, 0x0C).with_dnr();
@@ -201,4 +201,18 @@ fn a_host_that_stops_half_way_is_left_after_the_time_for_connect() {
     send(&mut admin, exchange(&host, &secret(1)).poll_transmit().unwrap()).unwrap();
     until("the end of the connection", || target.counters().connections_open == 0);
     assert_eq!((target.counters().authentication_failed, target.counters().keep_alive_expired), (1, 0));
+}
+
+#[test]
+fn a_queue_whose_controller_ends_while_it_connects_is_not_open() {
+    let offer = Offer { hashes: vec![Hash::Sha256], groups: vec![Group::Null] };
+    let authentication = Some(Authentication { secret: secret(1), controller_secret: None, offer });
+    let subsystem = Subsystem::new(TargetConfig { authentication, ..TargetConfig::default() }).unwrap();
+    let host = Host::new(&subsystem.config.subsystem, BOTH);
+    let (admin, _) = subsystem.connect(host.request(0), &host.data(ANY_CONTROLLER), 1).unwrap();
+    subsystem.with(admin.controller, |controller| controller.set_cc(0x46_0001)).unwrap();
+    let (_, gate) = subsystem.connect(host.request(1), &host.data(admin.controller), 2).unwrap();
+    // The host that the controller is of hangs up in between.
+    assert_eq!(subsystem.leave(&admin, 1), [2]);
+    assert_eq!(gate.demand(), Demand::Authentication);
 }
