@@ -5,6 +5,8 @@
 //!   Shut ──(the exchange is done)──► Passed     commands of all kinds are taken from there on
 //!     └────────(it failed)──► the connection ends, once the host was told    ◄── Passed, when the host begins anew and fails
 //! ```
+//!
+//! Until the host asks what it is told nothing but authentication is taken, also behind a gate that was passed before.
 
 use std::num::NonZeroU32;
 
@@ -66,7 +68,12 @@ impl Gate {
     pub(super) fn lets(&self, fabrics: Option<&FabricsCommand>) -> bool {
         use FabricsCommand::{AuthenticationReceive, AuthenticationSend, Disconnect};
         let always = matches!(fabrics, Some(AuthenticationSend(_) | AuthenticationReceive(_) | Disconnect));
-        always || !matches!(self, Self::Shut(_))
+        always
+            || match self {
+                Self::Open => true,
+                Self::Shut(_) => false,
+                Self::Passed(exchange) => matches!(exchange.progress(), Progress::Under | Progress::Done(_)),
+            }
     }
 
     fn exchange(&mut self) -> Option<&mut Exchange> {

@@ -216,3 +216,20 @@ fn a_queue_whose_controller_ends_while_it_connects_is_not_open() {
     assert_eq!(subsystem.leave(&admin, 1), [2]);
     assert_eq!(gate.demand(), Demand::Authentication);
 }
+
+#[test]
+fn a_host_that_fails_anew_and_does_not_want_to_hear_it_is_let_in_no_more() {
+    let (target, host) = guarded();
+    let (mut admin, controller, _) = connected(&target, &host, ANY_CONTROLLER, 0);
+    authenticate(&mut admin, &host);
+    admin.enable();
+    let (mut io, _, _) = connected(&target, &host, controller, 1);
+    authenticate(&mut io, &host);
+    let mut wrong = exchange(&host, &secret(2));
+    send(&mut io, wrong.poll_transmit().unwrap()).unwrap();
+    wrong.handle_message(&receive(&mut io, 4096).unwrap().data);
+    send(&mut io, wrong.poll_transmit().unwrap()).unwrap();
+    // It does not ask for the failure.
+    assert_eq!(told(&io.write(0, 1, &[1; 4096]).unwrap()), REQUIRED);
+    assert_eq!(target.counters().writes, 0);
+}
