@@ -534,6 +534,9 @@ impl Session<'_> {
         let tally = &self.shared.subsystem.tally;
         if self.gate.settle() {
             add(&tally.authenticated, 1);
+            if let Some(Joined { qid: 0, controller, .. }) = self.joined {
+                self.shared.subsystem.with(controller, |controller| controller.is_known = true);
+            }
             self.restart_timer();
         }
         if self.gate.has_failed() {

@@ -121,6 +121,8 @@ pub(super) struct Controller {
     pub(super) role: Role,
     pub(super) host: Nqn,
     pub(super) host_id: [u8; 16],
+    /// Whether the host is who it says: it showed it, or needs not.
+    pub(super) is_known: bool,
     /// KATO in milliseconds, a multiple of [`KEEP_ALIVE_UNIT_MS`]; 0 is none.
     pub(super) keep_alive_ms: u32,
     /// Asynchronous Event Configuration.
@@ -319,7 +321,8 @@ impl Subsystem {
             return Err(data_wrong(16));
         }
         let mut controllers = self.lock();
-        let other_id = |there: &Controller| there.host == data.host && there.host_id != data.host_id;
+        // Whoever does not know the key keeps nobody out by his name.
+        let other_id = |there: &Controller| there.is_known && there.host == data.host && there.host_id != data.host_id;
         if controllers.live.values().any(other_id) {
             return Err(Answer::of(says::CONNECT_HOST));
         }
@@ -328,6 +331,7 @@ impl Subsystem {
             role,
             host: data.host,
             host_id: data.host_id,
+            is_known: self.config.authentication.is_none(),
             keep_alive_ms: 0,
             event_config: 0,
             host_behavior: 0,

@@ -233,3 +233,16 @@ fn a_host_that_fails_anew_and_does_not_want_to_hear_it_is_let_in_no_more() {
     assert_eq!(told(&io.write(0, 1, &[1; 4096]).unwrap()), REQUIRED);
     assert_eq!(target.counters().writes, 0);
 }
+
+#[test]
+fn who_did_not_show_who_it_is_does_not_keep_others_of_its_name_out() {
+    let (target, host) = guarded();
+    let stranger = Host { id: [9; 16], ..host.clone() };
+    let (_admin, ..) = connected(&target, &stranger, ANY_CONTROLLER, 0);
+    let (mut admin, ..) = connected(&target, &host, ANY_CONTROLLER, 0);
+    authenticate(&mut admin, &host);
+    // One that did is the host of that name.
+    let mut twin = Client::open(target.address(), &stranger).unwrap();
+    let done = twin.run(&Command::connect(stranger.request(0)), Move::Out(stranger.data(ANY_CONTROLLER))).unwrap();
+    assert_eq!(told(&done), Status::new(1, 0x84).with_dnr());
+}
