@@ -117,7 +117,7 @@ pub(crate) fn connect(
     if !answer.status.is_success() {
         return Err(refused(admin, answer, data));
     }
-    authenticate(admin, (request.qid, data), keys, Demand::decode(answer.dw0), limit)?;
+    authenticate(admin, data, keys, Demand::decode(answer.dw0), limit)?;
     Ok(u16::try_from(answer.dw0 & 0xFFFF).unwrap_or(0))
 }
 

@@ -92,14 +92,16 @@ pub(crate) fn no_key(admin: &Admin, host: &ConnectData) -> Error {
     )
 }
 
-/// Does what the answer to Connect demands of the queue `qid`; `limit`: how long it may take in all.
+/// Does what the answer to Connect demands of a queue; `limit`: how long it may take in all.
+///
+/// A subsystem that must show that it knows its key does so on each queue: somebody else may answer for it when the next one connects.
 ///
 /// # Errors
 /// `PermissionDenied` without keys, with wrong ones, and for a controller that does not show that it knows its own; `Unsupported` for
 /// one that wants a secure channel; `Protocol`; those of the queue.
 pub(crate) fn authenticate(
     admin: &mut Admin,
-    (qid, data): (u16, &ConnectData),
+    data: &ConnectData,
     keys: Option<&HostKeys>,
     demand: Demand,
     limit: Duration,
@@ -111,9 +113,10 @@ pub(crate) fn authenticate(
                 "the subsystem demands a secure channel behind authentication (ascr, tls), which is not built in",
             )
             .remedy("allow the host without tls there, on a network that may be trusted")),
-        (Demand::None, Some(HostKeys { controller_secret: Some(_), .. })) if qid == 0 => Err(refusal(
+        (Demand::None, Some(HostKeys { controller_secret: Some(_), .. })) => Err(refusal(
             admin,
-            "the target asks for no authentication, and so does not show that it knows the controller's key".into(),
+            "the target asks for no authentication of a queue, and so does not show that it knows the controller's key"
+                .into(),
             "give the target the keys of host and controller, or leave nvme_tcp_dhchap_ctrl_key_file out".into(),
         )),
         (Demand::None, _) => Ok(()),

@@ -174,19 +174,37 @@ fn an_answer_that_is_an_error_or_too_short_ends_the_association() {
     }
 }
 
+/// A queue that was not connected, and what Connect would say.
+fn unconnected(target: &Target, limit: Duration) -> (Admin, ConnectData) {
+    let limits = ConnectionConfig { digests: Digests::default(), depth: 31, capsule_data_bytes: 8192 };
+    let place = ("127.0.0.1", target.address().port());
+    let connection = Carrier::open(&Way::Tcp, place, (QueueOf::ADMIN, limits), after(limit)).unwrap();
+    let admin = Admin::new("a target".into(), connection, limit).unwrap();
+    let HostIdentity { nqn, id, .. } = identity(None);
+    (admin, ConnectData { host_id: id, controller: 0xFFFF, subsystem: nqn.clone(), host: nqn })
+}
+
+/// Somebody answers for the target when a lane connects its queue, behind an admin queue that was the target's own.
+#[test]
+fn an_io_queue_that_is_asked_for_nothing_is_none_of_a_subsystem_that_must_show_who_it_is() {
+    let started = Target::start(TargetConfig::default()).unwrap();
+    let limit = Duration::from_secs(10);
+    let (mut admin, data) = unconnected(&started, limit);
+    let both = keys(1, Some(2)).unwrap();
+    let error = authenticate(&mut admin, &data, Some(&both), Demand::None, limit).unwrap_err();
+    assert!(super::is_refusal(&error), "{error}");
+    let one = keys(1, None).unwrap();
+    authenticate(&mut admin, &data, Some(&one), Demand::None, limit).unwrap();
+}
+
 #[test]
 fn a_secure_channel_is_refused_with_that_reason() {
     let started = Target::start(TargetConfig::default()).unwrap();
-    let limits = ConnectionConfig { digests: Digests::default(), depth: 31, capsule_data_bytes: 8192 };
     let limit = Duration::from_secs(10);
-    let place = ("127.0.0.1", started.address().port());
-    let connection = Carrier::open(&Way::Tcp, place, (QueueOf::ADMIN, limits), after(limit)).unwrap();
-    let mut admin = Admin::new("a target".into(), connection, limit).unwrap();
+    let (mut admin, data) = unconnected(&started, limit);
     let host = identity(keys(1, None));
-    let data =
-        ConnectData { host_id: host.id, controller: 0xFFFF, subsystem: host.nqn.clone(), host: host.nqn.clone() };
     for keys in [None, host.keys.as_deref()] {
-        let error = authenticate(&mut admin, (0, &data), keys, Demand::SecureChannel, limit).unwrap_err();
+        let error = authenticate(&mut admin, &data, keys, Demand::SecureChannel, limit).unwrap_err();
         assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("tls"), "{error}");
     }
 }
