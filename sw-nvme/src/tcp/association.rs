@@ -186,9 +186,9 @@ impl Association {
     }
 
     /// Something was sent to the controller, and is answered or given up. While a lane ended the association, that may have kept it alive:
-    /// the time of the fence begins anew.
+    /// the time of the fence begins anew. Of one that was let go of nothing is kept alive, and the fence stays as it is.
     pub fn exchanged(&mut self, now: Time) {
-        if !self.is_up {
+        if self.is_open {
             let safe = now.after(self.hold);
             self.fence = self.fence.map(|before| before.max(safe));
         }
@@ -196,8 +196,8 @@ impl Association {
 
     /// The association is over.
     pub fn lost(&mut self, now: Time) {
-        (self.is_up, self.is_open, self.down_since, self.next) = (false, false, now, now);
         self.exchanged(now);
+        (self.is_up, self.is_open, self.down_since, self.next) = (false, false, now, now);
     }
 
     /// The next association is there.

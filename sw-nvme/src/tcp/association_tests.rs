@@ -89,3 +89,18 @@ fn signs_are_given_twice_in_the_time_of_keep_alive() {
     one.signed(at(6));
     assert_eq!(one.duty(at(6), Wanted::None), Duty::Rest(5 * SECOND));
 }
+
+#[test]
+fn an_association_that_is_lost_without_a_write_in_doubt_leaves_the_fence_of_an_earlier_one_as_it_is() {
+    let mut one = association();
+    one.doubt(1, 21 * SECOND, at(2));
+    assert_eq!(one.duty(at(2), Wanted::None), Duty::LetGo);
+    // The target comes and goes: nothing of that keeps the first association alive.
+    for (number, made) in [(2, 3), (3, 13), (4, 22)] {
+        one.made(number, 21 * SECOND, at(made));
+        one.lost(at(made));
+        one.exchanged(at(made));
+    }
+    assert_eq!(one.fence(), Some(at(23)));
+    assert!(one.is_safe(at(23)));
+}
