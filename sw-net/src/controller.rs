@@ -48,6 +48,7 @@ use crate::{
     carrier::{Carrier, HangUp, QueueOf, Way},
     clock::now,
     connection::ConnectionConfig,
+    held::{held, hold},
     socket::left,
 };
 
@@ -269,6 +270,9 @@ impl Controller {
     ) -> Result<Arc<Self>, Error> {
         let name = format!("{}://{}:{}/{}", way.scheme(), address.host, address.port, address.subsystem);
         let (admin, facts) = associate((&name, &way), (&address, &host), config, None)?;
+        let made = (facts.association, facts.letting_go(config.keep_alive));
+        let mut association = Association::new(config.keep_alive, config.patience, made, now());
+        held(&address).into_iter().for_each(|safe| association.hold(safe));
         Ok(Arc::new(Self {
             name,
             way,
@@ -283,12 +287,7 @@ impl Controller {
             desk: Mutex::new(Desk {
                 wanted: VecDeque::new(),
                 qids: (1..=facts.queues).collect(),
-                association: Association::new(
-                    config.keep_alive,
-                    config.patience,
-                    (facts.association, facts.letting_go(config.keep_alive)),
-                    now(),
-                ),
+                association,
                 is_closed: false,
             }),
             facts: Mutex::new(Arc::new(facts)),
@@ -471,6 +470,9 @@ impl Controller {
         let mut desk = self.desk();
         desk.association.lost(now());
         self.up.store(0, Ordering::Release);
+        // Whoever closes it has fenced its lanes: all doubt is told. One that is given up may have lanes that look at their connections later.
+        let safe = if desk.is_closed { desk.association.fence() } else { Some(desk.association.let_go()) };
+        safe.into_iter().for_each(|safe| hold(&self.address, safe));
         drop(desk);
         *self.life() = Life::Gone(why);
         self.is_gone.store(true, Ordering::Release);

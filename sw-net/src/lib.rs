@@ -18,6 +18,7 @@ mod controller;
 mod directory;
 mod discover;
 mod entropy;
+mod held;
 mod rdma;
 mod relay;
 mod socket;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use sw_nvme::{
+    tcp::ledger::Gate as _,
     tcp::pdu::{self, Breach, FatalStatus, IcResp, Kind, Layout},
     wire::Completion,
 };
@@ -292,4 +293,42 @@ fn a_write_into_a_connection_that_was_lost_while_it_rested_is_not_of_unknown_out
     nap(300);
     assert_eq!(write(2), Ok(4096));
     assert_eq!(rig.controller.facts().association, 2);
+}
+
+/// A controller of the target that the rig has, which somebody opens again.
+fn opened_again(rig: &Rig, at: std::net::SocketAddr) -> Arc<Controller> {
+    let subsystem = rig.controller.facts().info.subsystem_nqn.as_str().to_owned();
+    let address = Address { host: at.ip().to_string(), port: at.port(), subsystem: Nqn::new(&subsystem).unwrap() };
+    Controller::open(address, identity(), ControllerConfig::default()).unwrap()
+}
+
+#[test]
+fn a_subsystem_that_is_opened_again_is_fenced_as_long_as_it_was_before() {
+    let rig = Rig::new(TargetConfig::default(), ControllerConfig::default());
+    rig.controller.doubt(&rig.controller.facts());
+    let doubted = now();
+    rig.controller.shut_down();
+    let next = opened_again(&rig, rig.target.as_ref().unwrap().address());
+    assert!(!next.is_safe(now()));
+    assert!(next.is_safe(doubted.after(Duration::from_secs(25))));
+    next.shut_down();
+    // What nobody was in doubt of is not waited for.
+    let quiet = Rig::new(TargetConfig::default(), ControllerConfig::default());
+    quiet.controller.shut_down();
+    let next = opened_again(&quiet, quiet.target.as_ref().unwrap().address());
+    assert!(next.is_safe(now()));
+    next.shut_down();
+}
+
+#[test]
+fn a_subsystem_that_was_given_up_before_lanes_told_of_their_writes_is_fenced_when_it_is_opened_again() {
+    let host = ControllerConfig { patience: Duration::ZERO, ..ControllerConfig::default() };
+    let mut rig = Rig::new(TargetConfig::default(), host);
+    let listen = rig.target.take().unwrap().address();
+    rig.controller.suspect();
+    assert!((0..200).any(|_| rig.controller.is_gone() || (nap(20), false).1));
+    rig.target = Some(Target::start(TargetConfig { listen, ..TargetConfig::default() }).unwrap());
+    let next = opened_again(&rig, listen);
+    assert!(!next.is_safe(now()));
+    next.shut_down();
 }

@@ -197,7 +197,10 @@ impl Association {
     /// The association is over.
     pub fn lost(&mut self, now: Time) {
         self.exchanged(now);
-        (self.is_up, self.is_open, self.down_since, self.next) = (false, false, now, now);
+        if self.is_up {
+            self.down_since = now;
+        }
+        (self.is_up, self.is_open, self.next) = (false, false, now);
     }
 
     /// The next association is there.
@@ -222,8 +225,7 @@ impl Association {
     /// A lane lost a connection of association `number` with writes on it, whose outcome is unknown. The association ends at once, with the
     /// connections of all lanes, and no write is sent until the controller has provably let go of them.
     pub fn doubt(&mut self, number: u64, hold: Duration, now: Time) {
-        let safe = now.after(hold);
-        self.fence = Some(self.fence.map_or(safe, |before| before.max(safe)));
+        self.hold(now.after(hold));
         self.doubts += 1;
         if self.up() == Some(number) {
             (self.is_up, self.is_open, self.down_since) = (false, true, now);
@@ -234,6 +236,18 @@ impl Association {
     pub fn is_safe(&mut self, now: Time) -> bool {
         self.fence = self.fence.filter(|safe| now < *safe);
         self.fence.is_none()
+    }
+
+    /// No write is sent before `safe`, whatever else is in doubt: another one had this controller before, and may have left writes under way.
+    pub fn hold(&mut self, safe: Time) {
+        self.fence = Some(self.fence.map_or(safe, |before| before.max(safe)));
+    }
+
+    /// When the controller has let go of all that was ever sent to it, once the association is given up: also of writes that lanes have not
+    /// told of yet.
+    pub fn let_go(&self) -> Time {
+        let last = self.down_since.after(self.hold);
+        self.fence.map_or(last, |safe| safe.max(last))
     }
 
     /// Until when no write is sent, if there is a fence.
