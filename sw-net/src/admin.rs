@@ -122,6 +122,42 @@ impl Admin {
     }
 
     fn send(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Ended, Error> {
+        let end = self.carry(data, command)?;
+        self.ended(end)
+    }
+
+    fn ended(&self, end: (Outcome, u64)) -> Result<Ended, Error> {
+        match end {
+            (Outcome::Told(status), value) => {
+                let dw0 = u32::try_from(value & 0xFFFF_FFFF).unwrap_or(0);
+                Ok(Ended { answer: Answer { status, dw0 }, value })
+            }
+            (Outcome::Short { moved }, _) => {
+                let text = format!("the target reports success for data of which {moved} bytes came");
+                Err(self.error(ErrorKind::ShortData, text).remedy("report it to whoever makes the target"))
+            }
+            (Outcome::WrongDigest | Outcome::LetGo, _) => {
+                Err(self.error(ErrorKind::ChecksumMismatch, "the data of an admin command does not fit its digest"))
+            }
+        }
+    }
+
+    /// Runs `command`, which may fill less of the page than the `room` that it has there; how many bytes came. `what` is its name.
+    ///
+    /// # Errors
+    /// As [`AdminQueue::expect`].
+    pub(crate) fn expect_up_to(&mut self, what: &str, room: usize, command: Command) -> Result<usize, Error> {
+        match self.carry(Data::In(room), |_| command)? {
+            (Outcome::Short { moved }, _) => Ok(sw_mem::index(moved.into())),
+            end => {
+                let Ended { answer, .. } = self.ended(end)?;
+                self.succeeded(what, answer).map(|_| room)
+            }
+        }
+    }
+
+    /// Runs a command to its end.
+    fn carry(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<(Outcome, u64), Error> {
         if let Some(broken) = &self.broken {
             return Err(broken.refusal(&self.name));
         }
@@ -141,25 +177,11 @@ impl Admin {
         }
         let until = after(*timeout);
         let until = finish_by.map_or(until, |last| last.min(until));
-        let (driven, end) = connection.run(page, until);
-        let outcome = match (driven, end) {
-            (Ok(()), Some(end)) => (end.outcome, end.value),
-            (Err(broken), _) => return Err(self.give_up(broken)),
+        match connection.run(page, until) {
+            (Ok(()), Some(end)) => Ok((end.outcome, end.value)),
+            (Err(broken), _) => Err(self.give_up(broken)),
             // It is over only with an end.
-            (Ok(()), None) => return Err(self.give_up(Broken::Silent)),
-        };
-        match outcome {
-            (Outcome::Told(status), value) => {
-                let dw0 = u32::try_from(value & 0xFFFF_FFFF).unwrap_or(0);
-                Ok(Ended { answer: Answer { status, dw0 }, value })
-            }
-            (Outcome::Short { moved }, _) => {
-                let text = format!("the target reports success for data of which {moved} bytes came");
-                Err(self.error(ErrorKind::ShortData, text).remedy("report it to whoever makes the target"))
-            }
-            (Outcome::WrongDigest | Outcome::LetGo, _) => {
-                Err(self.error(ErrorKind::ChecksumMismatch, "the data of an admin command does not fit its digest"))
-            }
+            (Ok(()), None) => Err(self.give_up(Broken::Silent)),
         }
     }
 

@@ -157,12 +157,27 @@ fn a_target_that_does_not_answer_is_not_waited_for() {
     }
 }
 
+/// AL is how much there is room for: SPDK gives the message and no byte behind it.
+#[test]
+fn a_target_that_does_not_fill_the_room_for_its_messages_is_understood() {
+    for digests in [Digests::default(), Digests { header: true, data: true }] {
+        // The challenge has 48 bytes, and the success with its response, too.
+        let bare = |seen: &Seen| (seen.fabrics_kind == 6).then_some(Fault::ShortData(4096 - 48));
+        let faults: Arc<dyn Faults> = Arc::new(bare);
+        let config = TargetConfig { faults: Some(faults), ..target(1, Some(2), only(Hash::Sha256, Group::Null)) };
+        let target = Target::start(config).unwrap();
+        let config = ControllerConfig { digests, ..ControllerConfig::default() };
+        open(&target, keys(1, Some(2)), config).unwrap().shut_down();
+    }
+}
+
 #[test]
 fn an_answer_that_is_an_error_or_too_short_ends_the_association() {
     type Wrong = fn() -> Fault;
-    let cases: [(Wrong, ErrorKind); 2] = [
+    let cases: [(Wrong, ErrorKind); 3] = [
         (|| Fault::Status(Status::INVALID_FIELD.with_dnr()), ErrorKind::Protocol),
-        (|| Fault::ShortData(4), ErrorKind::ShortData),
+        (|| Fault::ShortData(4096 - 47), ErrorKind::Protocol),
+        (|| Fault::ShortData(4096), ErrorKind::Protocol),
     ];
     for (wrong, kind) in cases {
         let spoil = move |seen: &Seen| (seen.fabrics_kind == 6).then(wrong);

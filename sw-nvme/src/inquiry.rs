@@ -77,6 +77,14 @@ pub trait AdminQueue {
         command: impl FnOnce(DataPointer) -> Command,
     ) -> Result<Answer, Error> {
         let answer = self.run(data, command)?;
+        self.succeeded(what, answer)
+    }
+
+    /// An answer with success; another status is an error that names `what`.
+    ///
+    /// # Errors
+    /// What the status says.
+    fn succeeded(&self, what: &str, answer: Answer) -> Result<Answer, Error> {
         match answer.status.fault(&RetryDelays::default()) {
             None => Ok(answer),
             Some(fault) => {
