@@ -51,16 +51,17 @@ impl HostKeys {
         Self { secret, controller_secret, offer, sequence: Mutex::default() }
     }
 
-    fn number(&self) -> std::io::Result<Option<NonZeroU32>> {
+    fn number(&self) -> std::io::Result<NonZeroU32> {
         let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        if sequence.is_none() {
-            *sequence = Some(Sequence::from_random(random_u32()?));
-        }
-        Ok(sequence.as_mut().and_then(Sequence::take))
+        let begun = match sequence.take() {
+            Some(begun) => begun,
+            None => Sequence::from_random(random_u32()?),
+        };
+        Ok(sequence.insert(begun).take())
     }
 
     fn random(&self) -> std::io::Result<HostRandom> {
-        let sequence = self.number()?.ok_or(std::io::ErrorKind::QuotaExceeded)?;
+        let sequence = self.number()?;
         let [low, high, ..] = random_u32()?.to_le_bytes();
         let transaction = u16::from_le_bytes([low, high]);
         Ok(HostRandom { transaction, sequence, challenge: random_bytes()?, exponent: random_bytes()? })

@@ -102,7 +102,7 @@ impl Gate {
         }
     }
 
-    /// Authentication Send, with its data. `number`: for a challenge; `None`: there is none left, or no randomness.
+    /// Authentication Send, with its data. `number`: for a challenge; `None`: the system gave no randomness.
     pub(super) fn send(&mut self, security: Security, data: &[u8], number: Option<NonZeroU32>) -> Answer {
         let Some(exchange) = self.exchange() else { return Status::INVALID_OPCODE.with_dnr().into() };
         if security.protocol != SECURITY || security.bytes as usize != data.len() {

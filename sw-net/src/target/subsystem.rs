@@ -245,7 +245,7 @@ impl Subsystem {
 
     /// A number for a challenge.
     pub(super) fn number(&self) -> Option<NonZeroU32> {
-        self.sequence.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Sequence::take)
+        self.sequence.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(Sequence::take)
     }
 
     /// What stands before a queue of `host`'s.

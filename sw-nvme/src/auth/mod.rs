@@ -18,7 +18,7 @@
 //!
 //! Invariants: what a peer says is no length, hash or group before it was checked; secrets, exponents and what is made of them are
 //! wiped when they are let go of, are compared in constant time, and are in no text that is made here; a [sequence
-//! number](Sequence) is never 0 and never given twice.
+//! number](Sequence) is never 0 and comes again behind all others only.
 //!
 //! Source: NVM Express Base Specification 2.1, section 8.3.5.5 "DH-HMAC-CHAP Protocol", which all citations here are of; RFC 7919 for
 //! the groups. Secure channel concatenation (TLS with a key of this exchange) is not there.
@@ -112,24 +112,21 @@ pub struct Chosen {
     pub group: Group,
 }
 
-/// Numbers of challenges that one end gives: none twice, and never 0, which says that there is no challenge (SEQNUM).
+/// Numbers of challenges that one end gives: never 0, which says that there is no challenge (SEQNUM), and none again before all others
+/// were given. They go on then: an end that had no number left would be one that whoever asks often enough switches off.
 #[derive(Debug)]
-pub struct Sequence {
-    next: NonZeroU32,
-    left: u32,
-}
+pub struct Sequence(NonZeroU32);
 
 impl Sequence {
     /// Begins anywhere.
     pub fn from_random(random: u32) -> Self {
-        Self { next: NonZeroU32::new(random).unwrap_or(NonZeroU32::MIN), left: u32::MAX }
+        Self(NonZeroU32::new(random).unwrap_or(NonZeroU32::MIN))
     }
 
-    /// The next number; `None` once each of them was given.
-    pub fn take(&mut self) -> Option<NonZeroU32> {
-        self.left = self.left.checked_sub(1)?;
-        let next = self.next.checked_add(1).unwrap_or(NonZeroU32::MIN);
-        Some(core::mem::replace(&mut self.next, next))
+    /// The next number.
+    pub fn take(&mut self) -> NonZeroU32 {
+        let next = self.0.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        core::mem::replace(&mut self.0, next)
     }
 }
 
