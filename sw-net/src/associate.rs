@@ -115,14 +115,14 @@ pub(crate) fn connect(
     admin.fill_page(&data.encode());
     let answer = admin.run(Data::Out(CONNECT_DATA_BYTES), |_| Command::connect(request))?;
     if !answer.status.is_success() {
-        return Err(refused(admin, answer, data));
+        return Err(refused(admin, answer, data, keys));
     }
     authenticate(admin, data, keys, Demand::decode(answer.dw0), limit)?;
     Ok(u16::try_from(answer.dw0 & 0xFFFF).unwrap_or(0))
 }
 
 /// Why Connect was refused (Base, "Connect Command – Status").
-fn refused(admin: &Admin, answer: Answer, data: &ConnectData) -> Error {
+fn refused(admin: &Admin, answer: Answer, data: &ConnectData, keys: Option<&HostKeys>) -> Error {
     let Answer { status, dw0 } = answer;
     let told = |kind, text: String, remedy: String| {
         admin.error(kind, format!("{text} ({status})")).with_code(i32::from(status.code())).remedy(remedy)
@@ -147,7 +147,12 @@ fn refused(admin: &Admin, answer: Answer, data: &ConnectData) -> Error {
         (sct::COMMAND, 0x81) => {
             told(ErrorKind::Busy, "the controller is busy".into(), "try again, or look who else uses it".into())
         }
-        (sct::COMMAND, 0x91) => no_key(admin, data),
+        (sct::COMMAND, 0x91) if keys.is_none() => no_key(admin, data),
+        (sct::COMMAND, 0x91) => told(
+            ErrorKind::PermissionDenied,
+            "the target refuses this host before it can show who it is".into(),
+            format!("look in the target's log whether it has a key for {}, for dh-hmac-chap", data.host),
+        ),
         _ => {
             let fault = status.fault(&RetryDelays::default()).unwrap_or(Fault::new(ErrorKind::Protocol, 0));
             told(fault.kind, "the connection was refused".into(), "see the target's log".into())

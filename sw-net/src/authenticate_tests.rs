@@ -127,6 +127,17 @@ fn without_a_key_with_a_wrong_one_and_at_a_target_that_lies_it_is_said_which_set
 }
 
 #[test]
+fn a_host_that_has_a_key_and_is_refused_before_it_can_show_it_is_not_told_that_it_has_none() {
+    let refuse = |seen: &Seen| (seen.fabrics_kind == 1).then_some(Fault::Status(super::REQUIRED.with_dnr()));
+    let faults: Arc<dyn Faults> = Arc::new(refuse);
+    let target = Target::start(TargetConfig { faults: Some(faults), ..TargetConfig::default() }).unwrap();
+    for (keys, words) in [(None, "set nvme_tcp_dhchap_key_file"), (keys(1, None), "look in the target's log")] {
+        let error = both_queues(&target, keys).unwrap_err();
+        assert!(super::is_refusal(&error) && error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
 fn a_target_that_demands_nothing_is_taken_only_by_hosts_that_do_not_want_to_know_it() {
     let target = Target::start(TargetConfig::default()).unwrap();
     both_queues(&target, None).unwrap();
