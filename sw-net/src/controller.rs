@@ -272,7 +272,7 @@ impl Controller {
         let (admin, facts) = associate((&name, &way), (&address, &host), config, None)?;
         let made = (facts.association, facts.letting_go(config.keep_alive));
         let mut association = Association::new(config.keep_alive, config.patience, made, now());
-        held(&address).into_iter().for_each(|safe| association.hold(safe));
+        held(&address).into_iter().for_each(|safe| association.fence_until(safe));
         Ok(Arc::new(Self {
             name,
             way,

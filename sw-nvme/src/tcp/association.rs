@@ -189,8 +189,7 @@ impl Association {
     /// the time of the fence begins anew. Of one that was let go of nothing is kept alive, and the fence stays as it is.
     pub fn exchanged(&mut self, now: Time) {
         if self.is_open {
-            let safe = now.after(self.hold);
-            self.fence = self.fence.map(|before| before.max(safe));
+            self.fence_until(now.after(self.hold));
         }
     }
 
@@ -225,7 +224,7 @@ impl Association {
     /// A lane lost a connection of association `number` with writes on it, whose outcome is unknown. The association ends at once, with the
     /// connections of all lanes, and no write is sent until the controller has provably let go of them.
     pub fn doubt(&mut self, number: u64, hold: Duration, now: Time) {
-        self.hold(now.after(hold));
+        self.fence_until(now.after(hold));
         self.doubts += 1;
         if self.up() == Some(number) {
             (self.is_up, self.is_open, self.down_since) = (false, true, now);
@@ -239,7 +238,7 @@ impl Association {
     }
 
     /// No write is sent before `safe`, whatever else is in doubt: another one had this controller before, and may have left writes under way.
-    pub fn hold(&mut self, safe: Time) {
+    pub fn fence_until(&mut self, safe: Time) {
         self.fence = Some(self.fence.map_or(safe, |before| before.max(safe)));
     }
 

@@ -104,3 +104,14 @@ fn an_association_that_is_lost_without_a_write_in_doubt_leaves_the_fence_of_an_e
     assert_eq!(one.fence(), Some(at(23)));
     assert!(one.is_safe(at(23)));
 }
+
+#[test]
+fn an_exchange_that_outlasts_the_fence_begins_it_anew() {
+    let mut one = association();
+    assert_eq!(one.duty(at(5), Wanted::None), Duty::Sign);
+    one.doubt(1, 21 * SECOND, at(6));
+    // Somebody looks before the attendant has given up waiting.
+    assert!(one.is_safe(at(27)));
+    one.lost(at(28));
+    assert_eq!(one.fence(), Some(at(49)));
+}
