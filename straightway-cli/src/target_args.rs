@@ -48,12 +48,18 @@ pub struct Target {
     #[arg(long, value_name = "FILE", requires = "dhchap_key_file")]
     pub dhchap_ctrl_key_file: Option<PathBuf>,
     /// Hashes of authentication, the best first: names with a plus between
-    #[arg(long, default_value = "sha256+sha384+sha512", value_parser = parse_hash_list)]
+    #[arg(
+        long,
+        default_value = "sha256+sha384+sha512",
+        requires = "dhchap_key_file",
+        value_parser = parse_hash_list
+    )]
     pub dhchap_hashes: Hashes,
     /// Groups of authentication, the best first: names with a plus between
     #[arg(
         long,
         default_value = "ffdhe2048+ffdhe3072+ffdhe4096+ffdhe6144+ffdhe8192+null",
+        requires = "dhchap_key_file",
         value_parser = parse_group_list
     )]
     pub dhchap_groups: Groups,
