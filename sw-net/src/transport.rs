@@ -22,12 +22,13 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Fault, Reason, Time, Token, Verb,
+    Error, ErrorKind, Fault, Reason, Retry, Time, Token, Verb,
     seam::{Attach, Fence, Io, IoDone, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use sw_mem::{DmaRegion, ForkMark, RegionId, WeakRegion};
 use sw_nvme::{
     directory::CONTROLLERS_MAX,
+    status::Status,
     tcp::{
         host::Range,
         ledger::{Ledger, Loss, Side},
@@ -363,6 +364,22 @@ impl TcpTransport {
         }
     }
 
+    /// Keeps the words for a status, if the fault is one. An I/O that ends as the one before it needs no new ones.
+    fn explain_status(&mut self, place: usize, fault: Fault) {
+        let known = self.whys.get(place).and_then(Option::as_ref);
+        let is_known = known.is_some_and(|why| (why.kind(), why.code()) == (fault.kind, fault.code));
+        let Ok(code) = u16::try_from(fault.code) else { return };
+        if code == 0 || is_known {
+            return;
+        }
+        let [sct, sc] = code.to_be_bytes();
+        let status = Status::new(sct, sc);
+        let told = if fault.retry == Retry::Never { status.with_dnr() } else { status };
+        let why =
+            Error::new(fault.kind, Verb::Read).with_code(fault.code).detail(format!("the target answered: {told}"));
+        self.explain_by(place, why.remedy(status.remedy().unwrap_or("see the target's log")));
+    }
+
     fn finish_if_over(&mut self, index: u32) {
         if self.works.look(index).is_some_and(Work::is_over) {
             self.ended.extend(self.works.finish(index));
@@ -394,7 +411,11 @@ impl TcpTransport {
                     link.interest = interest;
                 }
                 while let Some(index) = self.over.pop() {
-                    self.ended.extend(self.works.finish(index));
+                    let done = self.works.finish(index);
+                    if let Some(Err(fault)) = done.as_ref().map(|done| done.result) {
+                        self.explain_status(place, fault);
+                    }
+                    self.ended.extend(done);
                 }
                 if let Err(broken) = pumped {
                     self.unlink(place, &broken);

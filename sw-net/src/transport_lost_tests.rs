@@ -106,7 +106,7 @@ fn a_write_of_which_a_command_may_still_be_carried_out_is_not_sent_again() {
 }
 
 #[test]
-fn a_status_is_not_explained_by_a_connection_that_was_lost_before() {
+fn a_status_is_told_by_its_name_and_not_by_a_connection_that_was_lost_before() {
     let faults = at_block(0, Wrong::Status(status::Status::INTERNAL.with_dnr()));
     let rig = Rig::new(TargetConfig { faults, ..TargetConfig::default() }, ControllerConfig::default());
     let (object, mut transport) = (rig.object(), rig.transport(TcpConfig::default()));
@@ -121,7 +121,9 @@ fn a_status_is_not_explained_by_a_connection_that_was_lost_before() {
     assert!(transport.explain(object.faces[0].handle, lost).is_some());
     let told = (0..4).map(|_| read(&mut transport, 0).unwrap_err()).find(|fault| fault.code != 0).unwrap();
     assert_eq!(told.kind, ErrorKind::Io);
-    assert!(transport.explain(object.faces[0].handle, told).is_none());
+    let why = transport.explain(object.faces[0].handle, told).unwrap().to_string();
+    assert!(why.contains("the target answered: internal error (sct 0h, sc 06h, dnr)"), "{why}");
+    assert!(transport.explain(object.faces[0].handle, lost).is_none());
 }
 
 #[test]
