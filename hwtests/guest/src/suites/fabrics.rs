@@ -80,14 +80,14 @@ pub const SUITE: Suite = Suite {
 };
 
 const CONFIG: &str = "/sys/kernel/config";
-const NQN: &str = "nqn.2026-11.io.straightway:kernel";
-const SERIAL: &str = "swfabrics0001";
-const BACKING: &str = "/tmp/fabrics.img";
-const BACKING_BYTES: u64 = 32 << 20;
-const PORT: &str = "4420";
-const SEED: u64 = 77;
+pub(super) const NQN: &str = "nqn.2026-11.io.straightway:kernel";
+pub(super) const SERIAL: &str = "swfabrics0001";
+pub(super) const BACKING: &str = "/tmp/fabrics.img";
+pub(super) const BACKING_BYTES: u64 = 32 << 20;
+pub(super) const PORT: &str = "4420";
+pub(super) const SEED: u64 = 77;
 
-fn busybox(args: &[&str]) -> Verdict {
+pub(super) fn busybox(args: &[&str]) -> Verdict {
     let output = Command::new("/bin/busybox").args(args).output()?;
     if output.status.success() {
         return Ok(());
@@ -95,26 +95,41 @@ fn busybox(args: &[&str]) -> Verdict {
     fail(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-fn nvmet(path: &str) -> PathBuf {
+pub(super) fn nvmet(path: &str) -> PathBuf {
     Path::new(CONFIG).join("nvmet").join(path)
 }
 
 /// The kernel's target with one namespace in memory, on the loopback.
-struct Target;
+pub(super) struct Target;
 
 impl Target {
-    fn make() -> Result<Self, Stop> {
+    pub(super) fn make() -> Result<Self, Stop> {
+        let made = Self::prepare()?;
+        made.offer()?;
+        Ok(made)
+    }
+
+    /// The same before it lets hosts in: its port can still be changed.
+    pub(super) fn prepare() -> Result<Self, Stop> {
         if !nvmet("").exists() {
             busybox(&["mount", "-t", "configfs", "none", CONFIG])?;
         }
         // Each test is a process of its own, and the one before may have been killed.
         Self::clear();
         busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
-        let backing = File::create(BACKING)?;
-        backing.set_len(BACKING_BYTES)?;
+        File::create(BACKING)?.set_len(BACKING_BYTES)?;
+        Self::configure(None)?;
+        Ok(Self)
+    }
+
+    /// Makes all of it over the file that is there; the namespace has a name of its own, or this one.
+    fn configure(uuid: Option<&str>) -> Verdict {
         let subsystem = format!("subsystems/{NQN}");
         for dir in [subsystem.clone(), format!("{subsystem}/namespaces/1"), "ports/1".into()] {
             std::fs::create_dir(nvmet(&dir))?;
+        }
+        if let Some(uuid) = uuid {
+            write_text(&nvmet(&subsystem).join("namespaces/1/device_uuid"), uuid)?;
         }
         for (file, text) in [
             ("attr_allow_any_host", "1"),
@@ -130,9 +145,16 @@ impl Target {
         {
             write_text(&nvmet("ports/1").join(file), text)?;
         }
-        let made = Self;
-        made.offer()?;
-        Ok(made)
+        Ok(())
+    }
+
+    /// Takes all of it away and makes it again over the same bytes, as a target that restarts. In between nobody is there for `away`.
+    pub(super) fn restart(&self, away: Duration) -> Verdict {
+        let uuid = read_text(&nvmet(&format!("subsystems/{NQN}/namespaces/1/device_uuid")))?;
+        Self::clear();
+        std::thread::sleep(away);
+        Self::configure(Some(&uuid))?;
+        self.offer()
     }
 
     /// Has its discovery service refer to one at another port.
@@ -152,16 +174,24 @@ impl Target {
         Ok(())
     }
 
-    /// Takes away what of it is there.
+    /// Takes away what of it is there, subsystems and namespaces that a test added included.
     fn clear() {
-        let subsystem = format!("subsystems/{NQN}");
-        let _ = std::fs::remove_file(nvmet(&format!("ports/1/{subsystem}")));
-        let _ = std::fs::remove_file(nvmet(&format!("{subsystem}/allowed_hosts/{}", host_name())));
-        let _ = std::fs::remove_dir(nvmet(&format!("hosts/{}", host_name())));
+        for offered in entries(&nvmet("ports/1/subsystems")) {
+            let _ = std::fs::remove_file(offered);
+        }
         for referral in entries(&nvmet("ports/1/referrals")) {
             let _ = std::fs::remove_dir(referral);
         }
-        for dir in [format!("{subsystem}/namespaces/1"), subsystem, "ports/1".into()] {
+        for subsystem in entries(&nvmet("subsystems")) {
+            for host in entries(&subsystem.join("allowed_hosts")) {
+                let _ = std::fs::remove_file(host);
+            }
+            for namespace in entries(&subsystem.join("namespaces")) {
+                let _ = std::fs::remove_dir(namespace);
+            }
+            let _ = std::fs::remove_dir(subsystem);
+        }
+        for dir in [format!("hosts/{}", host_name()), "ports/1".into()] {
             let _ = std::fs::remove_dir(nvmet(&dir));
         }
     }
@@ -183,16 +213,16 @@ impl Target {
     }
 
     /// Lets hosts in.
-    fn offer(&self) -> Verdict {
+    pub(super) fn offer(&self) -> Verdict {
         Ok(symlink(nvmet(&format!("subsystems/{NQN}")), nvmet(&format!("ports/1/subsystems/{NQN}")))?)
     }
 
     /// Takes it away from the network: associations end.
-    fn withdraw(&self) -> Verdict {
+    pub(super) fn withdraw(&self) -> Verdict {
         Ok(std::fs::remove_file(nvmet(&format!("ports/1/subsystems/{NQN}")))?)
     }
 
-    fn backing(&self) -> Result<File, Stop> {
+    pub(super) fn backing(&self) -> Result<File, Stop> {
         Ok(File::options().read(true).write(true).open(BACKING)?)
     }
 }
@@ -204,31 +234,31 @@ impl Drop for Target {
 }
 
 /// What our host is called by the machine-id that [`known`] writes, and what the kernel's is told to be.
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     format!("nqn.2014-08.org.nvmexpress:uuid:{HOST}")
 }
 
-fn known() -> Verdict {
+pub(super) fn known() -> Verdict {
     std::fs::create_dir_all("/etc")?;
     Ok(std::fs::write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")?)
 }
 
-fn uri(subsystem: &str, more: &str) -> Result<Uri, Stop> {
+pub(super) fn uri(subsystem: &str, more: &str) -> Result<Uri, Stop> {
     Ok(format!("nvme+tcp://127.0.0.1:{PORT}/{subsystem}?nsid=1{more}").parse()?)
 }
 
-fn opened(engine: &Engine) -> Result<Object, Stop> {
+pub(super) fn opened(engine: &Engine) -> Result<Object, Stop> {
     known()?;
     Ok(engine.open_for_update(&uri(NQN, &format!("&serial={SERIAL}"))?)?)
 }
 
-fn memory(bytes: &[u8]) -> Result<Memory, Stop> {
+pub(super) fn memory(bytes: &[u8]) -> Result<Memory, Stop> {
     let mut buffer = Buffer::allocate(ByteLen(bytes.len() as u64))?;
     buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
     Ok(Memory::from(buffer))
 }
 
-fn read(engine: &Engine, object: &Object, at: u64, len: usize) -> Result<Vec<u8>, Stop> {
+pub(super) fn read(engine: &Engine, object: &Object, at: u64, len: usize) -> Result<Vec<u8>, Stop> {
     let memory = engine.allocate(Destination::Host, len as u64, 0)?;
     let done = engine.read(object, at, memory).wait();
     let path = done.path;
@@ -430,12 +460,12 @@ fn silence(context: &Context) -> Verdict {
 }
 
 /// Has the kernel connect to a target of ours; its controller, such as `nvme0`.
-fn connect(address: std::net::SocketAddr, subsystem: &str) -> Result<String, Stop> {
+pub(super) fn connect(address: std::net::SocketAddr, subsystem: &str) -> Result<String, Stop> {
     connect_with(address, subsystem, "")
 }
 
 /// The same with more options.
-fn connect_with(address: std::net::SocketAddr, subsystem: &str, more: &str) -> Result<String, Stop> {
+pub(super) fn connect_with(address: std::net::SocketAddr, subsystem: &str, more: &str) -> Result<String, Stop> {
     let mut node = File::options().read(true).write(true).open("/dev/nvme-fabrics")?;
     let words = format!(
         "transport=tcp,traddr={},trsvcid={},nqn={subsystem},hostnqn={},hostid={HOST},nr_io_queues=2,queue_size=64,\
@@ -561,7 +591,7 @@ fn auth_host(context: &Context) -> Verdict {
 }
 
 /// The block device of the one namespace that the kernel sees.
-fn namespace_of(context: &Context, controller: &str) -> Result<block::Namespace, Stop> {
+pub(super) fn namespace_of(context: &Context, controller: &str) -> Result<block::Namespace, Stop> {
     let number = |path: &Path, file: &str| read_text(&path.join(file)).ok()?.parse::<u64>().ok();
     // As nvme0n1, whatever path leads to it.
     let head = format!("{controller}n");

@@ -6,6 +6,10 @@ mod driver_io;
 mod driver_load;
 mod engine;
 mod fabrics;
+mod fabrics_discovery;
+mod fabrics_host;
+mod fabrics_life;
+mod fabrics_namespaces;
 mod hwtest;
 mod passthrough;
 mod passthrough_load;
@@ -41,6 +45,10 @@ pub fn all() -> &'static [Suite] {
         driver_load::SUITE,
         engine::SUITE,
         fabrics::SUITE,
+        fabrics_namespaces::SUITE,
+        fabrics_life::SUITE,
+        fabrics_discovery::SUITE,
+        fabrics_host::SUITE,
         hwtest::SUITE,
     ]
 }
