@@ -15,6 +15,7 @@ mod form;
 mod layers;
 mod licences;
 mod links;
+mod named_tests;
 mod source;
 mod unsafety;
 mod workspace;
@@ -144,6 +145,7 @@ fn check(tree: &Tree, members: &workspace::Workspace) -> Vec<Finding> {
     }
     findings.extend(form::check(tree));
     findings.extend(links::check(tree));
+    findings.extend(named_tests::check(tree));
     findings
 }
 
