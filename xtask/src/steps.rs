@@ -366,7 +366,7 @@ pub const STEPS: &[Step] = &[
             Need::Tool { program: "apt-get", package: "apt" },
             Need::Tool { program: "dpkg-deb", package: "dpkg" },
         ],
-        tests_min: 8,
+        tests_min: 30,
         skips: Skips::Listed,
         limit_s: 900,
         // Behind what runs beside the guests of `vm`, for which it would wait.

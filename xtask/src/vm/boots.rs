@@ -172,7 +172,7 @@ pub const BOOTS: &[Boot] = &[
         iommu: Iommu::Off,
         append: "",
         memory_mib: 512,
-        tests_min: 32,
+        tests_min: 34,
         limit_s: 600,
     },
     Boot {

@@ -25,6 +25,7 @@ pub const SUITE: Suite = Suite {
         )
         .bed_only()
         .limit_s(60),
+        Test::new("ipv6", "the kernel's initiator reaches our target by IPv6", ipv6).bed_only().limit_s(60),
         Test::new(
             "queue-kinds",
             "bytes are right by queues for writes and for polling beside those for reads",
@@ -136,6 +137,17 @@ fn namespaces(context: &Context) -> Verdict {
     for (n, namespace) in (1..).zip(&found) {
         block::check(namespace, SEED + n, namespace.bytes - (64 << 10), 64 << 10)?;
     }
+    control(&controller, "delete_controller")?;
+    ours.expect_idle(context)
+}
+
+fn ipv6(context: &Context) -> Verdict {
+    let listen = (std::net::Ipv6Addr::LOCALHOST, 0).into();
+    let namespaces = vec![Backing::Memory(16 << 20)];
+    let ours = Ours::start(TargetConfig { listen, namespaces, ..TargetConfig::default() })?;
+    let controller = ours.connect("")?;
+    let namespace = namespace_of(context, &controller)?;
+    block::write_and_check(&namespace, SEED, 1 << 20, 4 << 20)?;
     control(&controller, "delete_controller")?;
     ours.expect_idle(context)
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use straightway::{Engine, NvmeTcp, NvmeTcpDigests, Object, WriteOutcome};
 use sw_engine::ErrorKind;
 
-use super::fabrics::{NQN, SEED, Target, connect, known, memory, nvmet, opened, read};
+use super::fabrics::{NQN, SEED, SERIAL, Target, connect, known, memory, nvmet, opened, read};
 use crate::block;
 use crate::context::{Context, entries, read_text, write_text};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same};
@@ -22,6 +22,9 @@ pub const SUITE: Suite = Suite {
         Test::new("capsules", "bytes are right with each size of capsules and each kind of digests", capsules)
             .bed_only()
             .limit_s(120),
+        Test::new("ipv6", "the same bytes by IPv6, and the same object when the subsystem comes back", ipv6)
+            .bed_only()
+            .limit_s(60),
         Test::new("queues", "fewer and more I/O queues with the next association: bytes, or a named reason", queues)
             .bed_only()
             .limit_s(90),
@@ -87,6 +90,29 @@ fn no_capsules(context: &Context) -> Verdict {
     let theirs = connect(([127, 0, 0, 1], 4420).into(), NQN);
     context.fact(&json!({"ours": ours, "theirs": format!("{theirs:?}")}));
     same("whether they connect", &(ours.contains("sgl offset invalid"), theirs.is_err()), &(true, true))
+}
+
+fn ipv6(_: &Context) -> Verdict {
+    let target = Target::prepare()?;
+    for (file, text) in [("addr_adrfam", "ipv6"), ("addr_traddr", "::1")] {
+        write_text(&nvmet("ports/1").join(file), text)?;
+    }
+    target.offer()?;
+    let engine = engine(NvmeTcp::default())?;
+    let object = engine.open_for_update(&format!("nvme+tcp://[::1]/{NQN}?nsid=1&serial={SERIAL}").parse()?)?;
+    let content = block::pattern(SEED, 0, 3 << 20);
+    engine.write(&object, 4096, memory(&content)?).wait().ok()?;
+    for again in [false, true] {
+        if again {
+            target.withdraw()?;
+            target.offer()?;
+        }
+        let mut there = vec![0; content.len()];
+        target.backing()?.read_exact_at(&mut there, 4096)?;
+        let ours = read(&engine, &object, 4096, content.len())?;
+        same("the bytes", &(there == content, ours == content), &(true, true))?;
+    }
+    Ok(object.check_unchanged()?)
 }
 
 /// Connections of this guest to the target that are up, seen from our end.
