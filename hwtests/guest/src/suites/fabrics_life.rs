@@ -1,6 +1,6 @@
 //! Associations with the kernel's target that begin, end, are cut off and change, under load: what is read, what became of writes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -192,13 +192,30 @@ struct Place {
 struct Writes {
     applied: u64,
     not_applied: u64,
+    /// Connections were lost with these on them.
     unknown: u64,
-    /// From each loss with a write of unknown outcome until a write was applied again.
+    /// Refused by a status.
+    answered: u64,
+    ends: BTreeMap<String, u64>,
+    /// From before each loss with a write of unknown outcome until a write was applied again.
     fenced_s: Vec<f64>,
 }
 
+impl Writes {
+    fn add(&mut self, more: Self) {
+        self.applied += more.applied;
+        self.not_applied += more.not_applied;
+        self.unknown += more.unknown;
+        self.answered += more.answered;
+        self.fenced_s.extend(more.fenced_s);
+        more.ends.into_iter().for_each(|(end, count)| *self.ends.entry(end).or_default() += count);
+    }
+}
+
 const PIECE: usize = 512 << 10;
-const PLACES: u64 = 16;
+/// Places of each thread that writes, of which there are so many: while one makes contents, others have writes under way.
+const PLACES: u64 = 8;
+const WRITERS: u64 = 3;
 
 /// What write `number` puts at `at`: every block names both. Quick, so that most of the time writes are under way.
 fn content(number: u64, at: u64) -> Vec<u8> {
@@ -228,23 +245,29 @@ fn write_on(engine: &Engine, object: &Object, places: &mut [Place], stop: &Atomi
             .collect::<Result<Vec<_>, Stop>>()?;
         let mut unknown = false;
         for (place, done) in places.iter_mut().zip(engine.batch(requests).wait()) {
-            match done.result.as_ref().err().map(straightway::Error::outcome) {
-                None => {
+            match done.result {
+                Ok(_) => {
                     told.applied += 1;
                     place.may_hold = [place.next].into();
                 }
-                Some(Some(WriteOutcome::NotApplied)) => told.not_applied += 1,
-                Some(_) => {
-                    told.unknown += 1;
-                    unknown = true;
+                Err(error) if error.outcome() == Some(WriteOutcome::NotApplied) => told.not_applied += 1,
+                Err(error) => {
+                    // One that the target answered is over there, whatever became of it: nothing to wait for.
+                    let text = error.to_string();
+                    let is_answered = text.contains("the target answered");
+                    told.answered += u64::from(is_answered);
+                    told.unknown += u64::from(!is_answered);
+                    unknown |= !is_answered;
+                    *told.ends.entry(text.split(" failed: ").last().unwrap_or_default().to_owned()).or_default() += 1;
                     place.may_hold.insert(place.next);
                 }
             }
             place.next += 1;
         }
         match (unknown, doubt) {
-            (true, _) => doubt = Some(Instant::now()),
-            (false, Some(since)) if sent >= since => {
+            // Of the same batch may be writes that waited until they were safe: the loss was somewhere since it was sent.
+            (true, _) => doubt = Some(sent),
+            (false, Some(since)) => {
                 told.fenced_s.push(since.elapsed().as_secs_f64());
                 doubt = None;
             }
@@ -260,31 +283,36 @@ fn port(context: &Context) -> Verdict {
     target.backing()?.write_all_at(&bytes, 0)?;
     let engine = engine(NvmeTcp { keep_alive: KEEP_ALIVE, ..NvmeTcp::default() })?;
     let object = opened(&engine)?;
-    let mut places: Vec<Place> =
-        (0..PLACES).map(|n| Place { at: (4 << 20) + n * PIECE as u64, may_hold: BTreeSet::new(), next: 0 }).collect();
+    let place = |n: u64| Place { at: (4 << 20) + n * PIECE as u64, may_hold: BTreeSet::new(), next: 0 };
+    let mut places: Vec<Place> = (0..WRITERS * PLACES).map(place).collect();
     let stop = AtomicBool::new(false);
     let (writes, reads) = std::thread::scope(|scope| {
-        let writing = scope.spawn(|| write_on(&engine, &object, &mut places, &stop));
+        let (engine, object, stop, bytes) = (&engine, &object, &stop, &bytes);
+        let parts = places.chunks_mut(sw_mem::index(PLACES));
+        let writing: Vec<_> = parts.map(|part| scope.spawn(|| write_on(engine, object, part, stop))).collect();
         let reading = scope.spawn(|| {
             let mut reads = 0u64;
             while !stop.load(Ordering::Relaxed) {
-                same("the bytes", &(read(&engine, &object, 0, bytes.len())? == bytes), &true)?;
+                same("the bytes", &(read(engine, object, 0, bytes.len())? == *bytes), &true)?;
                 reads += 1;
             }
             Ok::<_, Stop>(reads)
         });
-        let done = (0..4).try_for_each(|_| {
+        let done = (0..5).try_for_each(|_| {
             std::thread::sleep(Duration::from_millis(4500));
             target.restart(Duration::from_millis(300))
         });
         stop.store(true, Ordering::Relaxed);
         let panicked = |_| Stop::Fail("a thread panicked".into());
-        let writes = writing.join().map_err(panicked)??;
+        let mut writes = Writes::default();
+        for part in writing {
+            writes.add(part.join().map_err(panicked)??);
+        }
         let reads = reading.join().map_err(panicked)??;
         done.map(|()| (writes, reads))
     })?;
     context.fact(&json!({"reads": reads, "applied": writes.applied, "not_applied": writes.not_applied,
-        "unknown": writes.unknown, "fenced_s": writes.fenced_s}));
+        "unknown": writes.unknown, "answered": writes.answered, "ends": writes.ends, "fenced_s": writes.fenced_s}));
     if writes.unknown == 0 || reads == 0 || writes.fenced_s.is_empty() {
         return fail(format!("{} writes of unknown outcome, {reads} reads: nothing was shown", writes.unknown));
     }
