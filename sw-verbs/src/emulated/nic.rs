@@ -31,6 +31,8 @@ static ZEROES: [u8; 4096] = [0; 4096];
 enum Stop {
     /// The QP is over already.
     Over,
+    /// It is over, and the peer has a frame of which the rest does not come.
+    Torn,
     /// The peer's end of the connection is gone.
     Closed,
     System(io::Error),
@@ -73,7 +75,7 @@ pub(super) fn start(core: &Arc<Core>, stream: TcpStream, rnr: Duration) -> io::R
 impl Core {
     fn stop(&self, stop: Stop) {
         self.fail(match stop {
-            Stop::Over => return,
+            Stop::Over | Stop::Torn => return,
             Stop::Closed => Failure::of("the peer ended the connection"),
             Stop::System(error) => Failure::of(format!("the connection was lost: {error}")),
             Stop::Protocol(rule) => Failure::of(format!("the peer broke the rules of the emulation: {rule}")),
@@ -97,16 +99,22 @@ impl Core {
             let part = window.part(done, window.len() - done);
             let copied = {
                 let _copying = lock.lock().unwrap_or_else(PoisonError::into_inner);
-                if self.is_over() {
-                    return Err(Stop::Over);
+                match (self.is_over(), ready) {
+                    (true, _) => None,
+                    (false, Ready::ToRead) => Some(part.receive(stream)?),
+                    (false, Ready::ToWrite) => Some(part.send(stream)?),
                 }
-                if ready == Ready::ToRead { part.receive(stream)? } else { part.send(stream)? }
+            };
+            let Some(copied) = copied else {
+                // The head said how much comes, and the last words stand behind it: in the midst they would be taken for bytes of the message.
+                let is_whole = ready == Ready::ToRead || pad(stream, window.len() - done, LINGER).is_ok();
+                return Err(if is_whole { Stop::Over } else { Stop::Torn });
             };
             match copied {
                 Copied::Gone if ready == Ready::ToRead => return Ok(false),
                 Copied::Gone => {
                     // The head said how much comes.
-                    pad(stream, window.len() - done)?;
+                    pad(stream, window.len() - done, SEND_TIMEOUT)?;
                     return Ok(false);
                 }
                 Copied::Bytes(0) => return Err(Stop::Closed),
@@ -127,11 +135,12 @@ impl Core {
     }
 }
 
-fn pad(stream: &TcpStream, bytes: u32) -> Result<(), Stop> {
-    let mut left = sw_mem::index(bytes.into());
+/// Sends zeroes where bytes of memory were announced.
+fn pad(stream: &TcpStream, bytes: u32, timeout: Duration) -> io::Result<()> {
+    let (mut left, until) = (sw_mem::index(bytes.into()), now() + timeout);
     while left > 0 {
         let part = left.min(ZEROES.len());
-        put(stream, ZEROES.get(..part).unwrap_or_default(), Some(now() + SEND_TIMEOUT))?;
+        put(stream, ZEROES.get(..part).unwrap_or_default(), Some(until))?;
         left -= part;
     }
     Ok(())
@@ -153,7 +162,13 @@ fn write(core: &Core, stream: &TcpStream) {
             continue;
         };
         if let Err(stop) = sent {
+            // No last words in the midst of a frame.
+            let is_torn =
+                matches!(stop, Stop::Torn | Stop::Closed | Stop::System(_) | Stop::Failed(_, WcStatus::RetryExc));
             core.stop(stop);
+            if is_torn {
+                break;
+            }
         }
     }
     // What the peer sent before it hears of the end is read, or a reset would take our last words with it.
@@ -301,11 +316,14 @@ impl<'a> Reader<'a> {
             }
             Kind::Nak => {
                 // Its bytes may be still on their way: the peer refuses by the first ones.
-                let state = self.core.state();
-                if state.sent.front().is_none_or(|first| first.psn != frame.psn) {
+                if !self.core.state().sent.iter().any(|one| one.psn == frame.psn) {
                     return Err(Stop::Protocol("a refusal of a request that is not under way"));
                 }
-                drop(state);
+                // As on a NIC it answers what was before it, whose own answers the peer drops when it refuses; but no read, whose bytes did not come.
+                let is_answered = |first: &Numbered| first.psn < frame.psn && !first.is_read();
+                while self.core.state().sent.front().is_some_and(is_answered) {
+                    self.core.answered();
+                }
                 let status = match WcStatus::of(frame.key) {
                     status @ (WcStatus::RemInvReq | WcStatus::RemAccess | WcStatus::RemOp | WcStatus::RnrRetryExc) => {
                         status
@@ -447,7 +465,11 @@ impl<'a> Reader<'a> {
     fn response(&mut self, frame: &Frame) -> Result<(), Stop> {
         let first = self.awaits(frame.psn, Numbered::is_read)?;
         let (sge, psn) = (first.wr.sge, first.psn);
-        let next = self.message.as_ref().map_or(0, |message| message.next);
+        let next = match &self.message {
+            None => 0,
+            Some(message) if (message.kind, message.psn) == (Kind::ReadResponse, psn) => message.next,
+            Some(_) => return Err(Stop::Protocol("an answer in the midst of a message")),
+        };
         if frame.total != sge.map_or(0, |sge| sge.len) || frame.at != next {
             return Err(Stop::Protocol("another answer to a read than was asked for"));
         }

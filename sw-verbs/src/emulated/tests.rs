@@ -1,16 +1,17 @@
 use std::{
-    io::Write,
+    io::{Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
 
 use sw_engine::{
     ErrorKind,
-    seam::verbs::{Access, Device, Fabric, MrRequest},
+    seam::verbs::{Access, Device, Fabric, MrRequest, PrivateData, QpState, RecvWr, SendOp, SendWr, Wc, WcStatus},
 };
-use sw_mem::{Buffer, ByteLen};
+use sw_mem::{Buffer, ByteLen, DmaSpan, RemoteAddr};
 use sw_testkit::conformance::{End, verbs};
 
+use super::frame::{Frame, HEAD_BYTES, HELLO_BYTES, Hello, Kind, Word};
 use super::*;
 use crate::budget::{Budget, Budgeted};
 
@@ -109,4 +110,120 @@ fn an_lkey_of_memory_that_a_peer_may_write_is_no_rkey_of_it() {
     let opens = |key, used| keys.open(1, (key, used), (sge.addr, 64), access).is_some();
     assert!(opens(sge.lkey.0, memory::Use::Local) && opens(remote.rkey(), memory::Use::Remote));
     assert!(!opens(sge.lkey.0, memory::Use::Remote) && !opens(remote.rkey(), memory::Use::Local));
+}
+
+#[derive(Default)]
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
+
+/// A queue pair, and a peer that is a socket.
+struct ByHand {
+    qp: Box<dyn Qp>,
+    cq: Arc<dyn Cq>,
+    mr: Box<dyn Mr>,
+    span: DmaSpan,
+    peer: TcpStream,
+}
+
+impl ByHand {
+    fn new(bytes: u64) -> Self {
+        let device = EmulatedDevice::open();
+        let mut listener = device.listen("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.address()).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let hello = Hello { word: Word::Request, rnr_ms: 100, private: PrivateData::empty() };
+        peer.write_all(&hello.encode()).unwrap();
+        let (pd, cq) = (device.alloc_pd().unwrap(), device.create_cq(8, Arc::new(Nobody)).unwrap());
+        let (send_cq, recv_cq) = (Arc::clone(&cq), Arc::clone(&cq));
+        let rnr_wait = Duration::from_millis(100);
+        let config = QpConfig { send_cq, recv_cq, send_wr_max: 4, recv_wr_max: 4, rnr_wait };
+        let mut qp = pd.create_qp(config).unwrap();
+        let incoming = listener.accept(Duration::from_secs(10)).unwrap().unwrap();
+        qp.accept(incoming, &PrivateData::empty()).unwrap();
+        peer.read_exact(&mut [0; HELLO_BYTES]).unwrap();
+        let span = Buffer::allocate(ByteLen(bytes)).unwrap().into_span();
+        let (region, at) = (span.region(), span.offset());
+        let mr = pd.reg_mr(MrRequest { region, at, len: bytes, access: Access::LOCAL_WRITE }).unwrap();
+        Self { qp, cq, mr, span, peer }
+    }
+
+    fn post(&mut self, wr_id: u64, op: SendOp, at: u64, len: u32) {
+        let sge = self.mr.sge(at, len);
+        self.qp.post_send(SendWr { wr_id, op, sge }).unwrap();
+    }
+
+    fn ends(&self, count: usize) -> Vec<(u64, WcStatus)> {
+        let (mut all, begun) = (Vec::<Wc>::with_capacity(count), wire::now());
+        while all.len() < count {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{all:?}");
+            self.cq.poll(&mut all);
+            std::thread::yield_now();
+        }
+        all.iter().map(|wc| (wc.wr_id, wc.status)).collect()
+    }
+
+    fn frame(&mut self) -> Option<Frame> {
+        let mut raw = [0; HEAD_BYTES];
+        self.peer.read_exact(&mut raw).ok()?;
+        Some(Frame::decode(&raw).expect("no frame"))
+    }
+
+    fn tell(&mut self, frame: Frame, payload: &[u8]) {
+        self.peer.write_all(&frame.encode()).unwrap();
+        self.peer.write_all(payload).unwrap();
+    }
+}
+
+const NOWHERE: RemoteAddr = RemoteAddr::new(0x1000, 1);
+
+#[test]
+fn a_refusal_answers_what_was_before_it() {
+    let mut hand = ByHand::new(4096);
+    hand.post(1, SendOp::RdmaWrite(NOWHERE), 0, 8);
+    hand.post(2, SendOp::RdmaWrite(NOWHERE), 0, 8);
+    hand.post(3, SendOp::RdmaWrite(NOWHERE), 0, 8);
+    for psn in 0..3 {
+        assert_eq!(hand.frame().unwrap().psn, psn);
+        hand.peer.read_exact(&mut [0; 8]).unwrap();
+    }
+    // The answer to the first is not sent any more by a peer that refuses the second meanwhile.
+    hand.tell(Frame::control(Kind::Nak, 1, WcStatus::RemAccess.code()), &[]);
+    assert_eq!(hand.ends(3), [(1, WcStatus::Success), (2, WcStatus::RemAccess), (3, WcStatus::WrFlush)]);
+}
+
+#[test]
+fn an_answer_in_the_midst_of_a_message_ends_the_connection() {
+    let mut hand = ByHand::new(4096);
+    let sge = hand.mr.sge(0, 64).unwrap();
+    hand.qp.post_recv(RecvWr { wr_id: 1, sge }).unwrap();
+    hand.post(2, SendOp::RdmaRead(NOWHERE), 64, 64);
+    assert_eq!(hand.frame().unwrap().kind, Kind::ReadRequest);
+    let half = Frame { total: 64, len: 32, ..Frame::control(Kind::Send, 0, 0) };
+    hand.tell(half, &[1; 32]);
+    // It says to be the second half of what was read.
+    hand.tell(Frame { kind: Kind::ReadResponse, at: 32, ..half }, &[2; 32]);
+    assert_eq!(hand.ends(2), [(2, WcStatus::WrFlush), (1, WcStatus::WrFlush)]);
+    assert_eq!(hand.qp.state(), QpState::Error);
+}
+
+#[test]
+fn the_last_words_stand_behind_a_frame_and_not_in_it() {
+    const BYTES: u32 = 64 << 20;
+    let mut hand = ByHand::new(BYTES.into());
+    hand.span.fill(0, BYTES.into(), 0x77).unwrap();
+    hand.post(1, SendOp::RdmaWrite(NOWHERE), 0, BYTES);
+    // More than sockets take, so that it stops in the midst of a frame.
+    std::thread::sleep(Duration::from_millis(300));
+    hand.qp.to_error();
+    let mut last = Kind::Write;
+    while let Some(frame) = hand.frame() {
+        let mut payload = vec![0; sw_mem::index(frame.len.into())];
+        hand.peer.read_exact(&mut payload).expect("a frame without its end");
+        assert!(payload.iter().all(|byte| [0, 0x77].contains(byte)), "last words in a message");
+        last = frame.kind;
+    }
+    assert_eq!((last, hand.ends(1)), (Kind::Disconnect, vec![(1, WcStatus::WrFlush)]));
 }
