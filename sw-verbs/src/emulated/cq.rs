@@ -17,11 +17,15 @@ use sw_engine::{
     },
 };
 
+use super::memory::Keys;
+
 /// See the module documentation.
 pub(super) struct EmulatedCq {
     inner: Mutex<Inner>,
     entries: usize,
     wake: Arc<dyn Wake>,
+    /// Of its device.
+    keys: Arc<Keys>,
 }
 
 struct Inner {
@@ -33,9 +37,14 @@ struct Inner {
 }
 
 impl EmulatedCq {
-    pub(super) fn new(entries: usize, wake: Arc<dyn Wake>) -> Self {
+    pub(super) fn new(entries: usize, wake: Arc<dyn Wake>, keys: Arc<Keys>) -> Self {
         let queue = VecDeque::with_capacity(entries);
-        Self { inner: Mutex::new(Inner { queue, is_armed: false, reserved: 0 }), entries, wake }
+        Self { inner: Mutex::new(Inner { queue, is_armed: false, reserved: 0 }), entries, wake, keys }
+    }
+
+    /// Whether it is of the device that has these keys.
+    pub(super) fn is_of(&self, keys: &Arc<Keys>) -> bool {
+        Arc::ptr_eq(&self.keys, keys)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -126,7 +126,7 @@ impl Device for EmulatedDevice {
             let error = Error::new(ErrorKind::ApiMisuse, Verb::Setup).at("cq");
             return Err(error.detail(format!("{entries} entries; there may be 1 to {CQE_MAX}")));
         }
-        Ok(Arc::new(cq::EmulatedCq::new(sw_mem::index(entries.into()), wake)))
+        Ok(Arc::new(cq::EmulatedCq::new(sw_mem::index(entries.into()), wake, Arc::clone(&self.keys))))
     }
 
     fn listen(&self, at: &str) -> Result<Box<dyn Listener>, Error> {
@@ -140,9 +140,12 @@ struct EmulatedPd {
     numbers: Arc<AtomicU32>,
 }
 
-/// The emulation's own queue behind the seam; `None`: of another fabric.
-fn own(cq: &Arc<dyn Cq>) -> Option<Arc<cq::EmulatedCq>> {
-    Arc::clone(cq).into_any().downcast().ok()
+impl EmulatedPd {
+    /// The device's own queue behind the seam; `None`: of another device, whose queue pairs have the same numbers, or of another fabric.
+    fn own(&self, cq: &Arc<dyn Cq>) -> Option<Arc<cq::EmulatedCq>> {
+        let cq: Arc<cq::EmulatedCq> = Arc::clone(cq).into_any().downcast().ok()?;
+        cq.is_of(&self.keys).then_some(cq)
+    }
 }
 
 impl Pd for EmulatedPd {
@@ -163,8 +166,8 @@ impl Pd for EmulatedPd {
         if !within(config.send_wr_max) || !within(config.recv_wr_max) {
             return refuse(ErrorKind::ApiMisuse, "a queue has 1 to 16384 requests");
         }
-        let (Some(send), Some(recv)) = (own(&config.send_cq), own(&config.recv_cq)) else {
-            return refuse(ErrorKind::ApiMisuse, "the completion queue is of another fabric");
+        let (Some(send), Some(recv)) = (self.own(&config.send_cq), self.own(&config.recv_cq)) else {
+            return refuse(ErrorKind::ApiMisuse, "the completion queue is of another device");
         };
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         match qp::EmulatedQp::new(number, (self.number, Arc::clone(&self.keys)), (send, recv), &config) {

@@ -227,3 +227,17 @@ fn the_last_words_stand_behind_a_frame_and_not_in_it() {
     }
     assert_eq!((last, hand.ends(1)), (Kind::Disconnect, vec![(1, WcStatus::WrFlush)]));
 }
+
+#[test]
+fn a_completion_queue_of_another_device_makes_no_queue_pair() {
+    let (device, other) = (EmulatedDevice::open(), EmulatedDevice::open());
+    let cq = |of: &EmulatedDevice| of.create_cq(8, Arc::new(Nobody)).unwrap();
+    let config =
+        |send_cq, recv_cq| QpConfig { send_cq, recv_cq, send_wr_max: 4, recv_wr_max: 4, rnr_wait: Duration::ZERO };
+    let pd = device.alloc_pd().unwrap();
+    assert!(pd.create_qp(config(cq(&device), cq(&device))).is_ok());
+    for (send, recv) in [(&other, &device), (&device, &other)] {
+        let error = pd.create_qp(config(cq(send), cq(recv))).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ApiMisuse, "{error}");
+    }
+}

@@ -368,6 +368,11 @@ impl LibraryCq {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it is of this device, as it was opened.
+    pub(super) fn is_of(&self, device: &Arc<Opened>) -> bool {
+        Arc::ptr_eq(&self.of, device)
+    }
+
     /// Keeps room for so many requests; whether there is.
     pub(super) fn reserve(&self, requests: u32) -> bool {
         let more = |held: u32| held.checked_add(requests).filter(|all| *all <= self.entries);

@@ -256,9 +256,12 @@ pub(super) fn create(domain: &Arc<Domain>, config: QpConfig) -> Result<Box<dyn Q
     if !within(config.send_wr_max) || !within(config.recv_wr_max) {
         return refuse(ErrorKind::ApiMisuse, "a queue has requests, and no more than the device takes");
     }
-    let own = |cq: &Arc<dyn Cq>| Arc::clone(cq).into_any().downcast::<LibraryCq>().ok();
+    let own = |cq: &Arc<dyn Cq>| {
+        let cq = Arc::clone(cq).into_any().downcast::<LibraryCq>().ok()?;
+        cq.is_of(&domain.of).then_some(cq)
+    };
     let (Some(send_cq), Some(recv_cq)) = (own(&config.send_cq), own(&config.recv_cq)) else {
-        return refuse(ErrorKind::ApiMisuse, "the completion queue is of another fabric");
+        return refuse(ErrorKind::ApiMisuse, "the completion queue is of another device");
     };
     if !send_cq.reserve(config.send_wr_max) {
         return refuse(ErrorKind::ResourceLimit, "the completion queue has no room for all requests");
