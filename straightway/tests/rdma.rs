@@ -16,9 +16,9 @@ use straightway::{
     target::{Access as FileAccess, Backing, Nqn, Target, TargetConfig, start_rdma_emulated},
 };
 use sw_engine::{
-    ObjectId, Residency,
+    ObjectId, Residency, Token,
     seam::{
-        Transport, Wake,
+        Attach, Io, IoKind, MemorySegment, Submit, Transport, Wait, Wake,
         verbs::{
             Access, Connected, Cq, Device, Incoming, Mr, MrRequest, PrivateData, Qp, QpConfig, QpState, RecvWr,
             RemoteKey, SendOp, SendWr, Wc, WcKind, WcStatus,
@@ -42,7 +42,10 @@ use sw_testkit::conformance::{
     End as CaseEnd,
     block_file::{self, Bed, Clock},
 };
-use sw_verbs::emulated::EmulatedDevice;
+use sw_verbs::{
+    budget::{Budget, Budgeted},
+    emulated::EmulatedDevice,
+};
 
 const BYTES: u64 = 32 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
@@ -68,12 +71,17 @@ struct Rig {
 
 impl Rig {
     fn new(directory: &Arc<Directory>, config: TargetConfig, host: ControllerConfig) -> Self {
+        Self::with(directory, config, host, Budget::default())
+    }
+
+    fn with(directory: &Arc<Directory>, config: TargetConfig, host: ControllerConfig, budget: Budget) -> Self {
         let subsystem = config.subsystem.clone();
         let target = start_rdma_emulated(config).unwrap();
         let at = target.address();
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
         let device = EmulatedDevice::open();
-        let controller = Controller::open_by(Way::Rdma(device.clone()), address, identity(), host).unwrap();
+        let way = Way::Rdma(Budgeted::new(device.clone(), budget));
+        let controller = Controller::open_by(way, address, identity(), host).unwrap();
         let index = directory.add(controller.clone()).unwrap();
         let attended = controller.clone();
         let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
@@ -201,6 +209,97 @@ fn the_transport_conforms_with_few_commands_of_few_bytes() {
     let target = TargetConfig { mdts: 2, ..TargetConfig::default() };
     let host = ControllerConfig { depth: 3, ..ControllerConfig::default() };
     block_file::run(&mut Files::new("nvme+rdma, emulated, small", target, host)).assert_green(SKIPS);
+}
+
+// ---- lanes ----------------------------------------------------------------------------------------------------------
+
+/// A lane's transport with memory, and the object that it reads and writes.
+struct Lane {
+    transport: TcpTransport,
+    memory: DmaSpan,
+}
+
+impl Lane {
+    fn new(directory: &Arc<Directory>) -> Self {
+        let config = TcpConfig { wire: Wire::EmulatedRdma, ..TcpConfig::default() };
+        let mut transport = TcpTransport::new(directory.clone(), config).unwrap();
+        let memory = Buffer::allocate(ByteLen(8192)).unwrap().into_span();
+        transport.attach(Attach::Region(memory.region())).unwrap();
+        Self { transport, memory }
+    }
+
+    fn begin(&mut self, object: &sw_engine::Object, kind: IoKind) {
+        let segment = MemorySegment { place: self.memory.place(), len: 8192, region: self.memory.region().id() };
+        let (token, handle) = (Token::from_raw(1), object.faces[0].handle);
+        let io = Io {
+            token,
+            kind,
+            object: object.id,
+            handle,
+            offset: 0,
+            len: 8192,
+            segment_count: 1,
+            segments: [segment; 3],
+        };
+        assert_eq!(self.transport.submit(&io), Submit::Accepted);
+        self.transport.ring().unwrap();
+    }
+
+    fn end(&mut self) -> Option<Result<u32, sw_engine::Fault>> {
+        let mut done = Vec::with_capacity(1);
+        let wait = Wait::For { timeout: Duration::from_millis(20), min: 1 };
+        self.transport.poll(wait, &mut done).unwrap();
+        done.first().map(|done| done.result)
+    }
+
+    fn run(&mut self, object: &sw_engine::Object, kind: IoKind) -> Result<u32, sw_engine::Fault> {
+        self.begin(object, kind);
+        let begun = now();
+        loop {
+            if let Some(result) = self.end() {
+                return result;
+            }
+            assert!(now() - begun < LIMIT, "nothing comes");
+        }
+    }
+}
+
+fn of_memory(faults: Option<Arc<dyn Faults>>) -> TargetConfig {
+    TargetConfig { namespaces: vec![Backing::Memory(BYTES)], faults, ..TargetConfig::default() }
+}
+
+#[test]
+fn a_command_waits_for_memory_that_another_connection_has_registered() {
+    // Both directions of three connections, and the data of one command.
+    let budget = Budget { registrations_max: 7, ..Budget::default() };
+    let directory = Arc::default();
+    let late = once(opcode::READ, Fault::Delay(Duration::from_millis(700)));
+    let rig = Rig::with(&directory, of_memory(Some(late)), ControllerConfig::default(), budget);
+    let object = rig.object();
+    let (mut one, mut two) = (Lane::new(&directory), Lane::new(&directory));
+    assert_eq!((one.run(&object, IoKind::Write), two.run(&object, IoKind::Write)), (Ok(8192), Ok(8192)));
+    one.begin(&object, IoKind::Read);
+    two.begin(&object, IoKind::Write);
+    let (begun, mut first, mut second) = (now(), None, None);
+    while first.is_none() || second.is_none() {
+        assert!(now() - begun < LIMIT, "nothing comes");
+        (first, second) = (first.or_else(|| one.end()), second.or_else(|| two.end()));
+        assert!(first.is_some() || second.is_none(), "it did not wait: {second:?}");
+    }
+    assert_eq!((first, second), (Some(Ok(8192)), Some(Ok(8192))));
+}
+
+#[test]
+fn bytes_that_go_out_are_not_counted_as_come() {
+    let directory = Arc::default();
+    let rig = Rig::new(&directory, of_memory(None), ControllerConfig::default());
+    let (object, mut lane) = (rig.object(), Lane::new(&directory));
+    lane.run(&object, IoKind::Write).unwrap();
+    let before = lane.transport.counters().bytes_in;
+    lane.run(&object, IoKind::Write).unwrap();
+    assert_eq!(lane.transport.counters().bytes_in, before);
+    lane.run(&object, IoKind::Read).unwrap();
+    assert_eq!(lane.transport.counters().bytes_in, before + 8192);
 }
 
 // ---- the public interface -----------------------------------------------------------------------------------------
@@ -641,6 +740,26 @@ fn whatever_a_host_sends_the_target_answers_or_ends_the_connection_and_lives() {
     println!("{answers} answers, {ends} ends");
     assert!(answers > 1000 && ends > 10, "{answers} answers, {ends} ends");
     assert_eq!(target.counters().panics, 0);
+}
+
+#[test]
+fn success_without_the_data_of_an_admin_command_is_found_out() {
+    // The structures of a controller, of a namespace, of its names: whichever is claimed and never written.
+    for unwritten in 0..4 {
+        let count = AtomicU32::new(0);
+        let fault = move |seen: &Seen| {
+            let hit = seen.opcode == 0x06 && count.fetch_add(1, Ordering::Relaxed) == unwritten;
+            hit.then_some(Fault::Status(Status::SUCCESS))
+        };
+        let config = of_memory(Some(Arc::new(fault)));
+        let subsystem = config.subsystem.clone();
+        let target = start_rdma_emulated(config).unwrap();
+        let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
+        let way = Way::Rdma(EmulatedDevice::open());
+        let made = Controller::open_by(way, address, identity(), ControllerConfig::default());
+        let error = made.map(drop).expect_err(&format!("Identify {unwritten}"));
+        assert_eq!(error.kind(), ErrorKind::ShortData, "Identify {unwritten}: {error}");
+    }
 }
 
 /// What a target by hand does with the host's Connect.

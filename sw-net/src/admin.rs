@@ -26,6 +26,17 @@ const UNWRITTEN: u8 = 0xA5;
 /// The page that data of admin commands goes through.
 struct Page(DmaSpan);
 
+impl Page {
+    /// Whether no byte came of data that a command was to bring. Over RDMA nobody counts them.
+    fn is_unwritten(&self, transfer: Transfer) -> bool {
+        let Transfer::In(bytes @ 1..) = transfer else { return false };
+        let mut page = [0; ADMIN_DATA_BYTES];
+        // As long as the page.
+        let _ = self.0.read(0, &mut page);
+        page.iter().take(sw_mem::index(bytes.into())).all(|byte| *byte == UNWRITTEN)
+    }
+}
+
 impl Places for Page {
     fn pieces(&self, of: Range, into: &mut Vec<Piece>) {
         let (at, bytes) = (u64::from(of.at), u64::from(of.bytes));
@@ -178,7 +189,12 @@ impl Admin {
         let until = after(*timeout);
         let until = finish_by.map_or(until, |last| last.min(until));
         match connection.run(page, until) {
-            (Ok(()), Some(end)) => Ok((end.outcome, end.value)),
+            (Ok(()), Some(end)) => {
+                let is_claimed = matches!(end.outcome, Outcome::Told(status) if status.is_success());
+                let outcome =
+                    if is_claimed && page.is_unwritten(transfer) { Outcome::Short { moved: 0 } } else { end.outcome };
+                Ok((outcome, end.value))
+            }
             (Err(broken), _) => Err(self.give_up(broken)),
             // It is over only with an end.
             (Ok(()), None) => Err(self.give_up(Broken::Silent)),

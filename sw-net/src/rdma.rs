@@ -31,7 +31,7 @@ use sw_nvme::{
         cm::{Accept, Refused, Request},
         host::{HostQueue, Next},
     },
-    tcp::host::{End, Range, Transfer},
+    tcp::host::{End, Outcome, Range, Transfer},
 };
 
 use crate::{
@@ -46,6 +46,8 @@ const BATCH: usize = 64;
 const BATCHES_MAX: usize = 16;
 /// How long the last completions of a queue pair that was ended are waited for.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How often the registration of memory is tried again that was refused for want of room.
+const REGISTER_STEP: Duration = Duration::from_millis(10);
 /// How long a send waits for a receive of the target's, which has one for each command.
 const RNR_WAIT: Duration = Duration::from_secs(5);
 
@@ -68,6 +70,13 @@ impl Slots {
     }
 }
 
+/// Registered memory of a command.
+struct Lease {
+    mr: Box<dyn Mr>,
+    /// Bytes that come by it.
+    bytes_in: u64,
+}
+
 /// What a connection is made with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RdmaConfig {
@@ -83,7 +92,7 @@ pub(crate) struct RdmaConfig {
 pub(crate) struct RdmaConnection {
     qp: Box<dyn Qp>,
     /// The memory of commands, by their place.
-    leases: Vec<Option<Box<dyn Mr>>>,
+    leases: Vec<Option<Lease>>,
     capsules: Slots,
     responses: Slots,
     pd: Arc<dyn Pd>,
@@ -194,10 +203,8 @@ impl RdmaConnection {
         while let Some(next) = self.queue.next() {
             let memory = match self.register(&next, places) {
                 Ok(memory) => memory,
-                // Others give back theirs.
-                Err(error) if error.kind() == ErrorKind::ResourceLimit && self.leases.iter().any(Option::is_some) => {
-                    return Ok(());
-                }
+                // Others give back theirs, of this connection or of another one: it is tried again with each look, and is late at last.
+                Err(error) if error.kind() == ErrorKind::ResourceLimit => return Ok(()),
                 Err(error) => return Err(Broken::Verbs(error.to_string())),
             };
             let at = u64::from(next.place) * COMMAND_BYTES as u64;
@@ -230,7 +237,8 @@ impl RdmaConnection {
         let mr = self.pd.reg_mr(MrRequest { region: &region, at, len: bytes.into(), access })?;
         let at = mr.remote(0).ok_or_else(|| lost().detail("the memory has no key for the peer"))?;
         if let Some(lease) = self.leases.get_mut(usize::from(next.place)) {
-            *lease = Some(mr);
+            let bytes_in = if let Transfer::In(bytes) = next.transfer { bytes.into() } else { 0 };
+            *lease = Some(Lease { mr, bytes_in });
         }
         Ok(Some(Keyed { at, bytes, end: self.key_end }))
     }
@@ -296,9 +304,10 @@ impl RdmaConnection {
     fn collect(&mut self) {
         while let Some(over) = self.queue.pop_end() {
             let lease = over.place.and_then(|place| self.leases.get_mut(usize::from(place)));
-            if let Some(mr) = lease.and_then(Option::take) {
-                self.counters.bytes_in += mr.len();
+            if let Some(Lease { mr, bytes_in }) = lease.and_then(Option::take) {
                 mr.deregister();
+                let has_come = matches!(over.end.outcome, Outcome::Told(status) if status.is_success());
+                self.counters.bytes_in += if has_come { bytes_in } else { 0 };
             }
             self.ends.push_back(over.end);
         }
@@ -324,7 +333,10 @@ impl RdmaConnection {
             if self.relay.is_ended() {
                 return (Err(Broken::Closed), None);
             }
-            if !self.relay.wait(Some(until)) {
+            // Nobody tells when there is memory to register again.
+            let step = crate::admin::after(REGISTER_STEP);
+            let next = if self.queue.has_capsules() { step.min(until) } else { until };
+            if !self.relay.wait(Some(next)) && left(until).is_none() {
                 return (Err(Broken::Silent), None);
             }
         }
@@ -352,7 +364,7 @@ impl RdmaConnection {
                 }
             }
         }
-        self.leases.iter_mut().filter_map(Option::take).for_each(|mr| mr.deregister());
+        self.leases.iter_mut().filter_map(Option::take).for_each(|lease| lease.mr.deregister());
     }
 }
 
