@@ -762,6 +762,16 @@ fn success_without_the_data_of_an_admin_command_is_found_out() {
     }
 }
 
+#[test]
+fn errors_tell_the_emulation_as_one() {
+    let config = TcpConfig { wire: Wire::EmulatedRdma, queue_depth: 0, ..TcpConfig::default() };
+    let error = TcpTransport::new(Arc::default(), config).map(drop).unwrap_err();
+    assert!(error.to_string().contains("nvme+rdma-emulated"), "{error}");
+    let rig = Rig::new(&Arc::default(), of_memory(None), ControllerConfig::default());
+    let told = rig.controller.lost().to_string();
+    assert!(told.contains("nvme+rdma://127.0.0.1:") && told.contains("fabric=emulated"), "{told}");
+}
+
 /// What a target by hand does with the host's Connect.
 #[derive(Clone, Copy, Debug)]
 enum Lie {

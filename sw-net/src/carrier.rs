@@ -4,7 +4,10 @@ use std::{net::TcpStream, os::fd::RawFd, sync::Arc, time::Instant};
 
 use sw_engine::{
     Error,
-    seam::{Wake, verbs::Device},
+    seam::{
+        Wake,
+        verbs::{Device, FabricKind},
+    },
 };
 use sw_nvme::{
     tcp::{
@@ -17,6 +20,7 @@ use sw_nvme::{
 
 use crate::{
     connection::{Broken, Connection, ConnectionConfig, ConnectionCounters, Places},
+    controller::Address,
     rdma::{RdmaConfig, RdmaConnection},
     relay::Relay,
 };
@@ -37,6 +41,15 @@ impl Way {
             Self::Tcp => "nvme+tcp",
             Self::Rdma(_) => "nvme+rdma",
         }
+    }
+
+    /// What errors and logs call a subsystem that is reached this way: an emulation is not told as a NIC.
+    pub(crate) fn name_of(&self, Address { host, port, subsystem }: &Address) -> String {
+        let fabric = match self {
+            Self::Rdma(device) if device.facts().kind == FabricKind::Emulated => "?fabric=emulated",
+            Self::Tcp | Self::Rdma(_) => "",
+        };
+        format!("{}://{host}:{port}/{subsystem}{fabric}", self.scheme())
     }
 }
 

@@ -268,7 +268,7 @@ impl Controller {
         host: HostIdentity,
         config: ControllerConfig,
     ) -> Result<Arc<Self>, Error> {
-        let name = format!("{}://{}:{}/{}", way.scheme(), address.host, address.port, address.subsystem);
+        let name = way.name_of(&address);
         let (admin, facts) = associate((&name, &way), (&address, &host), config, None)?;
         let made = (facts.association, facts.letting_go(config.keep_alive));
         let mut association = Association::new(config.keep_alive, config.patience, made, now());

@@ -256,7 +256,8 @@ impl TcpTransport {
     /// # Errors
     /// `ApiMisuse` for a configuration out of range.
     pub fn new(directory: Arc<Directory>, config: TcpConfig) -> Result<Self, Error> {
-        let misuse = |text: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(NVME_TCP).detail(text));
+        let at = config.wire.transport();
+        let misuse = |text: &'static str| Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(at).detail(text));
         if !(1..=QUEUE_DEPTH_MAX).contains(&config.queue_depth) {
             return misuse("queue_depth must be 1 to 16384");
         }
@@ -295,7 +296,7 @@ impl TcpTransport {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Forked, Verb::Setup)
-            .at(NVME_TCP)
+            .at(self.config.wire.transport())
             .detail("the process was forked after the connection was made, which belongs to the parent")
             .remedy("make an engine in the child, or start workers with spawn instead of fork"))
     }
@@ -436,7 +437,7 @@ impl TcpTransport {
         };
         let (Ok(()), Some(controller)) = (watched, self.directory.get(u32::try_from(place).unwrap_or(u32::MAX))) else {
             let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup)
-                .at(NVME_TCP)
+                .at(self.config.wire.transport())
                 .detail("a connection cannot be waited for");
             return self.refuse_all(place, waiting, error);
         };
