@@ -27,10 +27,11 @@ use sw_engine::{
 };
 use sw_mem::{DmaSpan, RemoteAddr};
 use sw_net::{
-    Address, Controller, ControllerConfig, Directory, HostIdentity, TcpConfig, TcpTransport, Way, Wire, face,
-    target::{Fault, Faults, Seen},
+    Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, TcpConfig, TcpTransport, Way, Wire, face,
+    target::{Authentication, Fault, Faults, Seen},
 };
 use sw_nvme::{
+    auth::{Hash, Offer, RANDOM_BYTES, secret::Secret},
     rdma::{
         capsule::{self, Descriptor, KeyEnd, Keyed},
         cm::{Accept, Refused, Request},
@@ -759,6 +760,26 @@ fn success_without_the_data_of_an_admin_command_is_found_out() {
         let made = Controller::open_by(way, address, identity(), ControllerConfig::default());
         let error = made.map(drop).expect_err(&format!("Identify {unwritten}"));
         assert_eq!(error.kind(), ErrorKind::ShortData, "Identify {unwritten}: {error}");
+    }
+}
+
+#[test]
+fn hosts_show_who_they_are_over_rdma_too() {
+    let secret = |byte| Secret::from_random(&[byte; RANDOM_BYTES], Hash::Sha512, Some(Hash::Sha256));
+    let authentication =
+        Authentication { secret: secret(1), controller_secret: Some(secret(2)), offer: Offer::default() };
+    let target = start_rdma_emulated(TargetConfig { authentication: Some(authentication), ..of_memory(None) }).unwrap();
+    let open = |keys: Option<(u8, u8)>| {
+        let keys = keys.map(|(host, of)| Arc::new(HostKeys::new(secret(host), Some(secret(of)), Offer::default())));
+        let subsystem = TargetConfig::default().subsystem;
+        let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
+        let way = Way::Rdma(EmulatedDevice::open());
+        let made = Controller::open_by(way, address, HostIdentity { keys, ..identity() }, ControllerConfig::default());
+        made.map(|controller| controller.shut_down()).map_err(|error| error.kind())
+    };
+    assert_eq!(open(Some((1, 2))), Ok(()));
+    for wrong in [None, Some((3, 2)), Some((1, 3))] {
+        assert_eq!(open(wrong), Err(ErrorKind::PermissionDenied), "{wrong:?}");
     }
 }
 
