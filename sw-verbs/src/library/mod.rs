@@ -349,13 +349,13 @@ impl Open<'_> {
     }
 }
 
-/// A device without a parent on a bus is one of the kernel's own (rxe, siw).
+/// A device without a parent on a bus is one of the kernel's own (rxe, siw). One whose place is not told is not taken for a NIC.
 fn kind_of(class: &Path, name: &str) -> FabricKind {
-    let place = std::fs::canonicalize(class.join(name)).unwrap_or_default();
-    if place.components().any(|part| part.as_os_str() == "virtual") {
-        FabricKind::Software
-    } else {
+    let place = std::fs::canonicalize(class.join(name));
+    if place.is_ok_and(|place| place.components().all(|part| part.as_os_str() != "virtual")) {
         FabricKind::Hardware
+    } else {
+        FabricKind::Software
     }
 }
 

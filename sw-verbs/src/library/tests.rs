@@ -133,7 +133,8 @@ fn a_device_tells_what_it_can_and_one_that_cannot_be_opened_hides_no_other() {
     let one = found[0].as_ref().unwrap();
     let facts = DeviceFacts {
         name: "one".to_owned(),
-        kind: FabricKind::Hardware,
+        // Sysfs does not know it.
+        kind: FabricKind::Software,
         wr_max: 1024,
         cqe_max: 4096,
         message_bytes_max: 1 << 31,
@@ -168,6 +169,7 @@ fn a_device_of_the_kernels_own_is_told_as_software() {
         std::os::unix::fs::symlink(place, class.join(name)).unwrap();
     }
     assert_eq!((kind_of(&class, "rxe0"), kind_of(&class, "mlx5_0")), (FabricKind::Software, FabricKind::Hardware));
+    assert_eq!(kind_of(&class, "nobody_knows"), FabricKind::Software);
 }
 
 /// The machine's own library, where there is one: whatever it says, it is a list or a typed refusal.
