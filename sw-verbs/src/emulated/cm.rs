@@ -108,7 +108,7 @@ impl Listener for EmulatedListener {
                 Ok((stream, peer)) => {
                     let at = peer.to_string();
                     stream.set_nonblocking(true).map_err(|cause| refusal(&at, cause))?;
-                    return Ok(Some(Box::new(Arrived { stream, at, wish: None })));
+                    return Ok(Some(Box::new(Arrived { stream: Some(stream), at, wish: None })));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !wait(&self.0, Ready::ToRead, Some(until)).map_err(|cause| refusal(&self.address(), cause))? {
@@ -123,9 +123,13 @@ impl Listener for EmulatedListener {
     }
 }
 
+/// How long a wish may take to come that nobody asked for: refused it is all the same, as a connection manager does.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(20);
+
 /// A connection whose wish was not answered yet.
 pub(super) struct Arrived {
-    stream: TcpStream,
+    /// There until it is answered.
+    stream: Option<TcpStream>,
     at: String,
     wish: Option<Hello>,
 }
@@ -135,13 +139,24 @@ impl Arrived {
     pub(super) fn accept(mut self, private: &PrivateData, rnr_ms: u32) -> Result<(TcpStream, u32), Error> {
         self.request(ANSWER_TIMEOUT)?;
         let asked = self.wish.map_or(0, |wish| wish.rnr_ms);
-        self.answer(Word::Accept, private, rnr_ms).map_err(|cause| refusal(&self.at, cause))?;
-        Ok((self.stream, asked))
+        let stream = self.answer(Word::Accept, private, rnr_ms).map_err(|cause| refusal(&self.at, cause))?;
+        Ok((stream, asked))
     }
 
-    fn answer(&self, word: Word, private: &PrivateData, rnr_ms: u32) -> io::Result<()> {
+    fn answer(&mut self, word: Word, private: &PrivateData, rnr_ms: u32) -> io::Result<TcpStream> {
+        let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
         let answer = Hello { word, rnr_ms, private: *private };
-        put(&self.stream, &answer.encode(), Some(now() + ANSWER_TIMEOUT))
+        put(&stream, &answer.encode(), Some(now() + ANSWER_TIMEOUT))?;
+        Ok(stream)
+    }
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        if self.stream.is_some() && self.request(REFUSAL_TIMEOUT).is_ok() {
+            // One that is gone needs no answer.
+            let _ = self.answer(Word::Reject, &PrivateData::empty(), 0);
+        }
     }
 }
 
@@ -150,13 +165,14 @@ impl Incoming for Arrived {
         if let Some(wish) = self.wish {
             return Ok(wish.private);
         }
-        let wish = hello(&self.stream, now() + timeout).map_err(|cause| refusal(&self.at, cause))?;
+        let stream = self.stream.as_ref().ok_or_else(|| refusal(&self.at, io::ErrorKind::NotConnected.into()))?;
+        let wish = hello(stream, now() + timeout).map_err(|cause| refusal(&self.at, cause))?;
         let wish = wish.filter(|wish| wish.word == Word::Request).ok_or_else(|| no_hello(&self.at))?;
         self.wish = Some(wish);
         Ok(wish.private)
     }
 
-    fn reject(self: Box<Self>, private: &PrivateData) {
+    fn reject(mut self: Box<Self>, private: &PrivateData) {
         // One that is gone needs no answer.
         let _ = self.answer(Word::Reject, private, 0);
     }

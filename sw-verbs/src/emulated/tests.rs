@@ -6,7 +6,9 @@ use std::{
 
 use sw_engine::{
     ErrorKind,
-    seam::verbs::{Access, Device, Fabric, MrRequest, PrivateData, QpState, RecvWr, SendOp, SendWr, Wc, WcStatus},
+    seam::verbs::{
+        Access, Connected, Device, Fabric, MrRequest, PrivateData, QpState, RecvWr, SendOp, SendWr, Wc, WcStatus,
+    },
 };
 use sw_mem::{Buffer, ByteLen, DmaSpan, RemoteAddr};
 use sw_testkit::conformance::{End, verbs};
@@ -227,6 +229,28 @@ fn the_last_words_stand_behind_a_frame_and_not_in_it() {
         next = hand.frame();
     }
     assert_eq!((last, hand.ends(1)), (Kind::Disconnect, vec![(1, WcStatus::WrFlush)]));
+}
+
+#[test]
+fn a_wish_that_is_dropped_is_refused_without_a_word() {
+    let device = EmulatedDevice::open();
+    let mut listener = device.listen("127.0.0.1:0").unwrap();
+    let (pd, cq) = (device.alloc_pd().unwrap(), device.create_cq(64, Arc::new(Nobody)).unwrap());
+    let rnr_wait = Duration::ZERO;
+    let config = QpConfig { send_cq: Arc::clone(&cq), recv_cq: cq, send_wr_max: 4, recv_wr_max: 4, rnr_wait };
+    for is_read in [true, false] {
+        let (mut qp, to) = (pd.create_qp(config.clone()).unwrap(), listener.address());
+        let wisher = std::thread::Builder::new()
+            .spawn(move || qp.connect(&to, &PrivateData::empty(), Duration::from_secs(10)))
+            .unwrap();
+        let mut incoming = listener.accept(Duration::from_secs(10)).unwrap().unwrap();
+        if is_read {
+            incoming.request(Duration::from_secs(10)).unwrap();
+        }
+        drop(incoming);
+        let connected = wisher.join().unwrap();
+        assert_eq!(connected.unwrap(), Connected::Rejected(PrivateData::empty()), "{is_read}");
+    }
 }
 
 #[test]
