@@ -275,7 +275,7 @@ pub(super) struct LibraryCq {
     reserved: AtomicU32,
     users: Mutex<BTreeMap<u32, Arc<Open>>>,
     /// Completions of what no device was given.
-    extra: Mutex<VecDeque<Wc>>,
+    extra: Mutex<VecDeque<(Wc, Arc<Open>)>>,
     wake: Arc<dyn Wake>,
     is_ended: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -384,9 +384,13 @@ impl LibraryCq {
     }
 
     /// A completion of something that no device was given.
-    pub(super) fn push(&self, wc: Wc) {
-        self.extra.lock().unwrap_or_else(PoisonError::into_inner).push_back(wc);
+    pub(super) fn push(&self, wc: Wc, of: &Arc<Open>) {
+        self.extra().push_back((wc, Arc::clone(of)));
         self.wake.wake();
+    }
+
+    fn extra(&self) -> MutexGuard<'_, VecDeque<(Wc, Arc<Open>)>> {
+        self.extra.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A QP completes here from now on.
@@ -394,8 +398,13 @@ impl LibraryCq {
         self.users().insert(qpn, Arc::clone(open));
     }
 
-    pub(super) fn dismiss(&self, qpn: u32) {
-        self.users().remove(&qpn);
+    /// A QP is gone: nothing completes for it any more.
+    pub(super) fn dismiss(&self, qpn: u32, open: &Arc<Open>) {
+        let mut users = self.users();
+        if users.get(&qpn).is_some_and(|there| Arc::ptr_eq(there, open)) {
+            users.remove(&qpn);
+        }
+        self.extra().retain(|(_, of)| !Arc::ptr_eq(of, open));
     }
 }
 
@@ -428,10 +437,10 @@ impl Cq for LibraryCq {
                 break;
             }
             let is_receive = one.wr_id & RECEIVE != 0;
-            if let Some(open) = users.get(&one.qp_num) {
-                let count = if is_receive { &open.receives } else { &open.sends };
-                count.fetch_sub(1, Ordering::AcqRel);
-            }
+            // Not every provider takes the completions of a QP out when that is destroyed.
+            let Some(open) = users.get(&one.qp_num) else { continue };
+            let count = if is_receive { &open.receives } else { &open.sends };
+            count.fetch_sub(1, Ordering::AcqRel);
             let kind = match one.opcode {
                 _ if is_receive => WcKind::Recv,
                 1 => WcKind::RdmaWrite,
@@ -449,9 +458,9 @@ impl Cq for LibraryCq {
             });
         }
         // Behind what the device has: it was posted later.
-        let mut extra = self.extra.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut extra = self.extra();
         let room = (out.capacity() - out.len()).min(extra.len());
-        out.extend(extra.drain(..room));
+        out.extend(extra.drain(..room).map(|(wc, _)| wc));
         out.len() - before
     }
 

@@ -439,7 +439,8 @@ impl LibraryQp {
     fn flushed(&self, cq: &LibraryCq, wr_id: u64, kind: WcKind) {
         let count = if kind == WcKind::Recv { &self.open.receives } else { &self.open.sends };
         count.fetch_sub(1, Ordering::AcqRel);
-        cq.push(Wc { wr_id, qpn: self.number, kind, status: WcStatus::WrFlush, byte_len: 0, invalidated: None });
+        let (status, invalidated) = (WcStatus::WrFlush, None);
+        cq.push(Wc { wr_id, qpn: self.number, kind, status, byte_len: 0, invalidated }, &self.open);
     }
 
     fn resolved(&self, to: &str, until: Instant) -> Result<Id, Error> {
@@ -597,8 +598,8 @@ impl Drop for LibraryQp {
             let _ = monitor.join();
         }
         self.id = None;
-        self.send_cq.dismiss(self.number);
-        self.recv_cq.dismiss(self.number);
+        self.send_cq.dismiss(self.number, &self.open);
+        self.recv_cq.dismiss(self.number, &self.open);
         self.send_cq.release(self.config.send_wr_max);
         self.recv_cq.release(self.config.recv_wr_max);
     }

@@ -230,6 +230,23 @@ pub(super) fn post_in_error(bed: &mut dyn Bed) -> CaseResult {
     a.quiet()
 }
 
+pub(super) fn gone(bed: &mut dyn Bed) -> CaseResult {
+    let (device, mut connected, _peer) = pair(bed)?;
+    let mut never = EndPoint::new(&device, ALL)?;
+    for end in [&mut connected, &mut never] {
+        end.recv(1, 0, 64)?;
+        end.recv(2, 64, 64)?;
+    }
+    for EndPoint { qp, cq, .. } in [connected, never] {
+        drop(qp);
+        let mut some = Vec::with_capacity(4);
+        if cq.poll(&mut some) != 0 {
+            return fail(format!("completions for an owner that is gone: {some:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// The next completion is of request 1, and has one of these statuses.
 fn failed_with(bed: &mut dyn Bed, end: &EndPoint, statuses: &[WcStatus]) -> CaseResult {
     let wc = end.wait(bed, 1)?[0];

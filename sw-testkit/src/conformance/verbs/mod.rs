@@ -65,6 +65,7 @@ pub const CASES: &[Case<Run>] = &[
     Case { name: "an_error_flushes_everything_once_and_in_order", run: faults::flush },
     Case { name: "the_peer_hears_of_the_end", run: faults::peer_ends },
     Case { name: "posts_to_a_queue_pair_in_error_are_flushed", run: faults::post_in_error },
+    Case { name: "a_queue_pair_that_is_gone_completes_nothing", run: faults::gone },
     Case { name: "nothing_lands_behind_the_end", run: faults::nothing_behind_the_end },
     Case { name: "nothing_lands_behind_a_deregistration", run: faults::nothing_behind_deregistration },
 ];
