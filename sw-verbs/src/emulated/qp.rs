@@ -176,19 +176,24 @@ impl Core {
 
     /// Puts the QP into error; the first failure counts. Not to be called with `rx` or `tx`.
     pub(super) fn fail(&self, failure: Failure) {
-        {
+        let is_first = {
             let mut state = self.state();
-            if state.phase == QpState::Error {
-                return;
+            let is_first = state.phase != QpState::Error;
+            if is_first {
+                state.phase = QpState::Error;
+                state.why = Some(failure.why);
+                state.replies.clear();
+                state.replies.extend(failure.goodbye.map(Reply::Control));
             }
-            state.phase = QpState::Error;
-            state.why = Some(failure.why);
-            state.replies.clear();
-            state.replies.extend(failure.goodbye.map(Reply::Control));
-        }
+            is_first
+        };
         self.changed.notify_all();
         drop(self.rx.lock().unwrap_or_else(PoisonError::into_inner));
         drop(self.tx.lock().unwrap_or_else(PoisonError::into_inner));
+        if !is_first {
+            // Somebody else flushes; no copy is under way for this one either.
+            return;
+        }
         let mut state = self.state();
         let State { sent, queued, receiving, receives, is_flushed, .. } = &mut *state;
         for numbered in sent.drain(..).chain(queued.drain(..)) {
