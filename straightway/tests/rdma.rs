@@ -700,6 +700,21 @@ fn hosts_show_who_they_are_over_rdma_too() {
 }
 
 #[test]
+fn a_target_that_is_stopped_waits_for_no_wish() {
+    let (target, _) = target(None);
+    let mut silent = std::net::TcpStream::connect(target.address()).unwrap();
+    std::io::Write::write_all(&mut silent, b"SWRDMA").unwrap();
+    let begun = now();
+    while target.counters().connections_open == 0 {
+        assert!(now() - begun < LIMIT, "nobody takes the connection");
+        std::thread::yield_now();
+    }
+    let begun = now();
+    target.stop();
+    assert!(now() - begun < Duration::from_secs(1), "{:?}", now() - begun);
+}
+
+#[test]
 fn errors_tell_the_emulation_as_one() {
     let config = TcpConfig { wire: Wire::EmulatedRdma, queue_depth: 0, ..TcpConfig::default() };
     let error = TcpTransport::new(Arc::default(), config).map(drop).unwrap_err();

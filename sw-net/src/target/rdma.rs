@@ -11,7 +11,7 @@
 use std::{collections::VecDeque, sync::Arc, thread::JoinHandle, time::Duration, time::Instant};
 
 use sw_engine::{
-    Error,
+    Error, ErrorKind,
     seam::{
         Wake,
         verbs::{
@@ -98,7 +98,7 @@ fn serve(
     device: &dyn Device,
     (mut incoming, relay): (Box<dyn Incoming>, Arc<Relay>),
 ) -> Result<(), Error> {
-    let asked = incoming.request(REQUEST_TIMEOUT)?;
+    let asked = asked(&mut *incoming, &relay)?;
     let request = match judged(&session, asked.as_bytes()) {
         Ok(request) => request,
         Err(why) => {
@@ -111,6 +111,17 @@ fn serve(
     connection.qp.accept(incoming, &PrivateData::new(&accept.encode()).unwrap_or(PrivateData::empty()))?;
     connection.talk();
     Ok(())
+}
+
+/// The wish for a queue; the end of the target's is seen meanwhile.
+fn asked(incoming: &mut dyn Incoming, relay: &Relay) -> Result<PrivateData, Error> {
+    let until = now() + REQUEST_TIMEOUT;
+    loop {
+        match incoming.request(LISTEN_STEP) {
+            Err(error) if error.kind() == ErrorKind::DeadlineExceeded && !relay.is_ended() && now() < until => {}
+            asked => return asked,
+        }
+    }
 }
 
 /// Whether a wish for a queue can be met.

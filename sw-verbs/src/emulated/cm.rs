@@ -14,7 +14,7 @@ use sw_engine::{
 
 use super::{
     frame::{HELLO_BYTES, Hello, Word},
-    wire::{Ready, fill, now, put, wait},
+    wire::{Ready, fill, fill_on, now, put, wait},
 };
 
 /// How long the answer to a wish may take to leave.
@@ -108,7 +108,12 @@ impl Listener for EmulatedListener {
                 Ok((stream, peer)) => {
                     let at = peer.to_string();
                     stream.set_nonblocking(true).map_err(|cause| refusal(&at, cause))?;
-                    return Ok(Some(Box::new(Arrived { stream: Some(stream), at, wish: None })));
+                    return Ok(Some(Box::new(Arrived {
+                        stream: Some(stream),
+                        at,
+                        come: ([0; HELLO_BYTES], 0),
+                        wish: None,
+                    })));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !wait(&self.0, Ready::ToRead, Some(until)).map_err(|cause| refusal(&self.address(), cause))? {
@@ -131,6 +136,8 @@ pub(super) struct Arrived {
     /// There until it is answered.
     stream: Option<TcpStream>,
     at: String,
+    /// What came of the wish so far, and how many bytes.
+    come: ([u8; HELLO_BYTES], usize),
     wish: Option<Hello>,
 }
 
@@ -166,8 +173,9 @@ impl Incoming for Arrived {
             return Ok(wish.private);
         }
         let stream = self.stream.as_ref().ok_or_else(|| refusal(&self.at, io::ErrorKind::NotConnected.into()))?;
-        let wish = hello(stream, now() + timeout).map_err(|cause| refusal(&self.at, cause))?;
-        let wish = wish.filter(|wish| wish.word == Word::Request).ok_or_else(|| no_hello(&self.at))?;
+        let (raw, have) = (&mut self.come.0, &mut self.come.1);
+        fill_on(stream, (raw, have), Some(now() + timeout)).map_err(|cause| refusal(&self.at, cause))?;
+        let wish = Hello::decode(raw).filter(|wish| wish.word == Word::Request).ok_or_else(|| no_hello(&self.at))?;
         self.wish = Some(wish);
         Ok(wish.private)
     }

@@ -55,11 +55,20 @@ pub(crate) fn wait_readable(from: &impl AsRawFd, timeout: Duration) -> io::Resul
 
 /// Fills `into`; the end of the stream or of the time is an error. The socket does not block.
 pub(super) fn fill(stream: &TcpStream, into: &mut [u8], until: Option<Instant>) -> io::Result<()> {
-    let (mut have, mut from) = (0, stream);
-    while have < into.len() {
-        match from.read(into.get_mut(have..).unwrap_or_default()) {
+    fill_on(stream, (into, &mut 0), until)
+}
+
+/// The same, behind the first bytes, which are there; how many are there then, also when the time is over.
+pub(super) fn fill_on(
+    stream: &TcpStream,
+    (into, have): (&mut [u8], &mut usize),
+    until: Option<Instant>,
+) -> io::Result<()> {
+    let mut from = stream;
+    while *have < into.len() {
+        match from.read(into.get_mut(*have..).unwrap_or_default()) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(got) => have += got,
+            Ok(got) => *have += got,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if !wait(stream, Ready::ToRead, until)? {

@@ -328,7 +328,7 @@ pub trait Incoming: Send {
     /// The private data of the wish, within `timeout`. *Blocking.*
     ///
     /// # Errors
-    /// `DeadlineExceeded`, `Protocol`, `Io`: it is gone.
+    /// `DeadlineExceeded`: it may be asked for again. `Protocol`, `Io`: it is gone.
     fn request(&mut self, timeout: Duration) -> Result<PrivateData, Error>;
 
     /// Refuses.
