@@ -8,7 +8,7 @@ use sw_nvme::{
     fabrics::PropertySize,
     inquiry::{ADMIN_DATA_BYTES, AdminQueue, Answer, Data},
     tcp::{
-        host::{Outcome, Range, Transfer},
+        host::{End, Outcome, Range, Transfer},
         ledger::Commands,
     },
     wire::{Command, DataPointer},
@@ -19,6 +19,11 @@ use crate::{
     connection::{Broken, Places},
     socket::Piece,
 };
+
+/// Whom the end of an event request is for; commands that are waited for have 0.
+const EVENT: u32 = 1;
+/// Events that are kept for whoever looks; more than there are requests never come at a time.
+const EVENTS_MAX: usize = 16;
 
 /// What stands in the page before a command writes it: success does not prove that data came.
 const UNWRITTEN: u8 = 0xA5;
@@ -58,6 +63,11 @@ pub(crate) struct Admin {
     finish_by: Option<Instant>,
     /// The connection is over, and why.
     broken: Option<Broken>,
+    /// Event requests under way, and how many there may be.
+    requests: u16,
+    requests_max: u16,
+    /// DW0 of those that came.
+    events: Vec<u32>,
 }
 
 /// The end of a command, with all eight bytes of the completion.
@@ -78,7 +88,17 @@ impl Admin {
                 .detail("no memory for a page")
                 .caused_by(error)
         })?;
-        Ok(Self { name, connection, page: Page(page.into_span()), timeout, finish_by: None, broken: None })
+        Ok(Self {
+            name,
+            connection,
+            page: Page(page.into_span()),
+            timeout,
+            finish_by: None,
+            broken: None,
+            requests: 0,
+            requests_max: 0,
+            events: Vec::new(),
+        })
     }
 
     /// Fills the start of the page, the rest with zeroes; for a command that takes data.
@@ -182,22 +202,78 @@ impl Admin {
             }
             Data::Out(len) => Transfer::Out(bytes(len)),
         };
-        let Self { connection, page, timeout, finish_by, .. } = self;
-        if connection.submit(&command(DataPointer::None), transfer, 0).is_none() {
+        if self.connection.submit(&command(DataPointer::None), transfer, 0).is_none() {
             return Err(self.error(ErrorKind::Protocol, "the admin queue is full"));
         }
-        let until = after(*timeout);
-        let until = finish_by.map_or(until, |last| last.min(until));
-        match connection.run(page, until) {
-            (Ok(()), Some(end)) => {
-                let is_claimed = matches!(end.outcome, Outcome::Told(status) if status.is_success());
-                let outcome =
-                    if is_claimed && page.is_unwritten(transfer) { Outcome::Short { moved: 0 } } else { end.outcome };
-                Ok((outcome, end.value))
+        let until = after(self.timeout);
+        let until = self.finish_by.map_or(until, |last| last.min(until));
+        loop {
+            let end = match self.connection.run(&self.page, until) {
+                (Ok(()), Some(end)) => end,
+                (Err(broken), _) => return Err(self.give_up(broken)),
+                // It is over only with an end.
+                (Ok(()), None) => return Err(self.give_up(Broken::Silent)),
+            };
+            if end.user == EVENT {
+                self.note(&end);
+                continue;
             }
-            (Err(broken), _) => Err(self.give_up(broken)),
-            // It is over only with an end.
-            (Ok(()), None) => Err(self.give_up(Broken::Silent)),
+            let is_claimed = matches!(end.outcome, Outcome::Told(status) if status.is_success());
+            let is_short = is_claimed && self.page.is_unwritten(transfer);
+            return Ok((if is_short { Outcome::Short { moved: 0 } } else { end.outcome }, end.value));
+        }
+    }
+
+    /// Has the controller tell of events, with so many requests at a time.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub(crate) fn watch(&mut self, requests: u16) -> Result<(), Error> {
+        self.requests_max = requests;
+        self.request_events()
+    }
+
+    /// Whether the controller was asked to tell of events.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.requests_max > 0
+    }
+
+    /// Hands over as many requests as there may be.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub(crate) fn request_events(&mut self) -> Result<(), Error> {
+        while self.requests < self.requests_max {
+            if self.connection.submit(&Command::async_event_request(), Transfer::None, EVENT).is_none() {
+                break;
+            }
+            self.requests += 1;
+        }
+        self.connection.send(&self.page).map_err(|broken| self.give_up(broken))
+    }
+
+    /// The events that came since, DW0 of each; does not wait.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub(crate) fn look(&mut self) -> Result<Vec<u32>, Error> {
+        let received = self.connection.receive(&self.page);
+        while let Some(end) = self.connection.pop_end() {
+            self.note(&end);
+        }
+        received.map_err(|broken| self.give_up(broken))?;
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    fn note(&mut self, end: &End) {
+        self.requests = self.requests.saturating_sub(1);
+        match end.outcome {
+            Outcome::Told(status) if status.is_success() && self.events.len() < EVENTS_MAX => {
+                self.events.push(u32::try_from(end.value & 0xFFFF_FFFF).unwrap_or(0));
+            }
+            Outcome::Told(status) if status.is_success() => {}
+            // It takes none, or no more of them: it is not asked again.
+            _ => self.requests_max = self.requests,
         }
     }
 

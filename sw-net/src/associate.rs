@@ -24,6 +24,7 @@ use crate::{
     carrier::{Carrier, QueueOf, Way},
     connection::ConnectionConfig,
     controller::{Address, ControllerConfig, Facts, HostIdentity},
+    events,
     socket::left,
 };
 
@@ -85,16 +86,18 @@ pub(crate) fn associate(
         quiesce,
         digests,
         namespaces: namespaces.into(),
+        revision: before.map_or(1, |before| before.revision + 1),
     };
+    events::watch(&mut admin, &facts.info)?;
     Ok((admin, facts))
 }
 
-/// Gives namespaces their generations in the association behind `before`. One of a subsystem with another serial number is another
+/// Gives namespaces their generations in the look behind `before`. One of a subsystem with another serial number is another
 /// one, whatever its own name: what was opened for writing was opened by that number.
-fn carry_over(namespaces: &mut [Namespace], serial: &str, before: &Facts) {
+pub(crate) fn carry_over(namespaces: &mut [Namespace], serial: &str, before: &Facts) {
     let is_same = before.info.serial.as_str() == serial;
-    // Another one than before has a generation that none had: the number of the association, of which bits count.
-    let fresh = u32::try_from((before.association + 1) & 0xFF_FFFF).unwrap_or(0);
+    // Another one than before has a generation that none had: the number of the look, of which bits count.
+    let fresh = u32::try_from((before.revision + 1) & 0xFF_FFFF).unwrap_or(0);
     for namespace in namespaces {
         let earlier = before.namespace(namespace.nsid).filter(|earlier| is_same && namespace.continues(earlier));
         namespace.generation = earlier.map_or(fresh, |earlier| earlier.generation);

@@ -48,6 +48,7 @@ use crate::{
     carrier::{Carrier, HangUp, QueueOf, Way},
     clock::now,
     connection::ConnectionConfig,
+    events::EVENTS_EVERY,
     held::{held, hold},
     socket::left,
 };
@@ -119,7 +120,7 @@ impl Default for ControllerConfig {
     }
 }
 
-/// What a controller said when its association was made.
+/// What a controller said when its association was made, and of its namespaces since.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Counts the associations of this controller from 1.
@@ -144,6 +145,8 @@ pub struct Facts {
     pub digests: Digests,
     /// The active namespaces.
     pub namespaces: Box<[Namespace]>,
+    /// Which look at the namespaces this is, over all associations, from 1.
+    pub revision: u64,
 }
 
 impl Facts {
@@ -238,6 +241,8 @@ pub struct Controller {
     up: AtomicU64,
     /// How often a write was in doubt.
     doubts: AtomicU64,
+    /// That of the facts, for lanes to look at without their lock.
+    revision: AtomicU64,
     is_gone: AtomicBool,
     life: Mutex<Life>,
     /// The admin connection once more: whoever closes ends with it what the attendant waits for.
@@ -280,6 +285,7 @@ impl Controller {
             host,
             config,
             up: AtomicU64::new(facts.association),
+            revision: AtomicU64::new(facts.revision),
             doubts: AtomicU64::new(0),
             is_gone: AtomicBool::new(false),
             handle: Mutex::new(admin.handle()),
@@ -314,6 +320,18 @@ impl Controller {
     /// Whether it will not come back.
     pub fn is_gone(&self) -> bool {
         self.is_gone.load(Ordering::Acquire)
+    }
+
+    /// Which look at the namespaces [`Controller::facts`] are of.
+    #[inline]
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn publish(&self, facts: Facts) {
+        let revision = facts.revision;
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+        self.revision.store(revision, Ordering::Release);
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -366,7 +384,10 @@ impl Controller {
                     ticket.into_iter().for_each(|ticket| self.serve(ticket));
                     self.desk().association.exchanged(now());
                 }
-                Duty::Rest(span) => drop(self.news.wait_timeout(desk, span)),
+                Duty::Rest(span) => {
+                    drop(self.news.wait_timeout(desk, span.min(EVENTS_EVERY)));
+                    self.hear();
+                }
             }
         }
     }
@@ -390,8 +411,16 @@ impl Controller {
         }
     }
 
+    /// Does something with the admin queue, if the association is up.
+    pub(crate) fn with_admin<R>(&self, act: impl FnOnce(&mut Admin, &Facts) -> R) -> Option<R> {
+        let facts = self.facts();
+        let mut life = self.life();
+        let Life::Up(admin) = &mut *life else { return None };
+        Some(act(admin, &facts))
+    }
+
     /// The association is over; the next one is tried.
-    fn drop_association(&self, why: String) {
+    pub(crate) fn drop_association(&self, why: String) {
         tracing::warn!(controller = self.name, why, "the association is over");
         let mut desk = self.desk();
         desk.association.lost(now());
@@ -443,7 +472,7 @@ impl Controller {
                 desk.association.made(facts.association, facts.letting_go(self.config.keep_alive), now());
                 *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = admin.handle();
                 let number = facts.association;
-                *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+                self.publish(facts);
                 *self.life() = Life::Up(Box::new(admin));
                 self.up.store(number, Ordering::Release);
                 drop(desk);

@@ -18,6 +18,7 @@ mod controller;
 mod directory;
 mod discover;
 mod entropy;
+mod events;
 mod held;
 mod rdma;
 mod relay;

@@ -206,8 +206,19 @@ impl Link {
         (ledger, Side { queue: connection, namespaces: &facts.namespaces, gate: &**controller })
     }
 
+    /// Takes what the controller said of its namespaces since.
+    fn hear(&mut self) {
+        if self.controller.revision() != self.queue.facts.revision {
+            let facts = self.controller.facts();
+            if facts.association == self.queue.facts.association {
+                self.queue.facts = facts;
+            }
+        }
+    }
+
     /// Sends the commands of a work; whether it is over by this.
     fn begin(&mut self, index: u32, works: &mut Works, now: Time) -> bool {
+        self.hear();
         let (ledger, mut side) = self.sides();
         ledger.begin(index, works, &mut side, now)
     }

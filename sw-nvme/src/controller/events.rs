@@ -76,15 +76,7 @@ impl<B: Bus> Control<B> {
     }
 
     fn answer(&mut self, event: AsyncEvent) -> Result<(), Error> {
-        use crate::wire::log::id;
-        let page = match event.log_page {
-            id::ERROR => LogPage::Errors(Retain::Clear),
-            id::SMART => LogPage::Smart(Retain::Clear),
-            id::FIRMWARE => LogPage::Firmware,
-            id::CHANGED_NAMESPACES => LogPage::ChangedNamespaces(Retain::Clear),
-            // Reserved, a vendor's or one that nobody asked for: it has no page that is known to answer it.
-            _ => return Ok(()),
-        };
+        let Some(page) = event.page() else { return Ok(()) };
         self.read_log(page, page.len_bytes()).map(drop)
     }
 

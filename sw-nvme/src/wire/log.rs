@@ -131,6 +131,17 @@ pub enum EventKind {
 }
 
 impl AsyncEvent {
+    /// The page that answers it, so that it can come again; none for one that is a vendor's or nobody asked for.
+    pub const fn page(self) -> Option<LogPage> {
+        match self.log_page {
+            id::ERROR => Some(LogPage::Errors(Retain::Clear)),
+            id::SMART => Some(LogPage::Smart(Retain::Clear)),
+            id::FIRMWARE => Some(LogPage::Firmware),
+            id::CHANGED_NAMESPACES => Some(LogPage::ChangedNamespaces(Retain::Clear)),
+            _ => None,
+        }
+    }
+
     /// Decodes the dword: type 2:0, information 15:8, log page 23:16.
     pub const fn decode(dw0: u32) -> Self {
         let (kind, info) = ((dw0 & 7) as u8, (dw0 >> 8 & 0xFF) as u8);
