@@ -27,7 +27,7 @@ pub mod controller;
 pub mod group;
 pub mod host;
 pub mod message;
-mod response;
+pub(crate) mod response;
 pub mod secret;
 
 use core::num::NonZeroU32;

@@ -9,7 +9,7 @@ use super::Hash;
 use crate::fabrics::Nqn;
 
 /// HMAC over the parts, one behind the other.
-pub(super) fn mac(hash: Hash, key: &[u8], parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+pub(crate) fn mac(hash: Hash, key: &[u8], parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     match hash {
         Hash::Sha256 => mac_with::<Hmac<Sha256>>(key, parts),
         Hash::Sha384 => mac_with::<Hmac<Sha384>>(key, parts),

@@ -6,16 +6,16 @@
 
 use core::fmt;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
 use super::{Hash, RANDOM_BYTES, response};
-use crate::fabrics::Nqn;
+use crate::{
+    fabrics::Nqn,
+    keytext::{self, TextError},
+};
 
-/// Characters of a secret's text at most: 68 bytes in base 64 are 92.
-pub const TEXT_BYTES_MAX: usize = 128;
-/// Bytes of a CRC-32.
-const CRC_BYTES: usize = 4;
+/// Characters of a secret's text at most.
+pub const TEXT_BYTES_MAX: usize = keytext::TEXT_BYTES_MAX;
 const PREFIX: &str = "DHHC-1:";
 
 /// A secret. `Debug` tells its length and its transformation, and nothing of it; it is wiped when it is dropped.
@@ -54,13 +54,7 @@ impl Secret {
     /// # Errors
     /// [`SecretError`].
     pub fn parse(text: &str) -> Result<Self, SecretError> {
-        let text = text.trim();
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(SecretError::Form);
-        }
-        let rest = text.strip_prefix(PREFIX).ok_or(SecretError::Form)?;
-        let (number, rest) = rest.split_once(':').ok_or(SecretError::Form)?;
-        let encoded = rest.strip_suffix(':').ok_or(SecretError::Form)?;
+        let (number, encoded) = keytext::split(text, PREFIX).ok_or(SecretError::Form)?;
         let transform = match number {
             "00" => None,
             "01" => Some(Hash::Sha256),
@@ -68,28 +62,17 @@ impl Secret {
             "03" => Some(Hash::Sha512),
             _ => return Err(SecretError::Transform),
         };
-        // Room for what the longest text gives, so that nothing is left behind where no one wipes it.
-        let mut room = Zeroizing::new([0; TEXT_BYTES_MAX]);
-        let got = STANDARD.decode_slice(encoded, room.as_mut_slice()).map_err(|_| SecretError::Form)?;
-        let len = got.saturating_sub(CRC_BYTES);
-        if !matches!(len, 32 | 48 | 64) {
-            return Err(SecretError::Length(len));
-        }
-        let (bytes, told) = room.split_at(len);
-        if told.get(..CRC_BYTES) != Some(&crc32(bytes).to_le_bytes()) {
-            return Err(SecretError::Checksum);
-        }
-        Ok(Self { bytes: Zeroizing::new(bytes.to_vec()), transform })
+        let bytes = keytext::decode(encoded).map_err(|error| match error {
+            TextError::Form => SecretError::Form,
+            TextError::Length(len) => SecretError::Length(len),
+            TextError::Checksum => SecretError::Checksum,
+        })?;
+        Ok(Self { bytes, transform })
     }
 
     /// Its text, which is as secret as itself.
     pub fn to_text(&self) -> Zeroizing<String> {
-        let mut with_sum = Zeroizing::new(Vec::with_capacity(self.bytes.len() + CRC_BYTES));
-        with_sum.extend_from_slice(&self.bytes);
-        with_sum.extend_from_slice(&crc32(&self.bytes).to_le_bytes());
-        let encoded = Zeroizing::new(STANDARD.encode(&with_sum));
-        let number = self.transform.map_or(0, Hash::id);
-        Zeroizing::new(format!("{PREFIX}{number:02}:{}:", *encoded))
+        keytext::encode(PREFIX, self.transform.map_or(0, Hash::id), &self.bytes)
     }
 
     /// The key of responses of whoever has this name: that of the host for its secret, that of the subsystem for its own.
@@ -106,13 +89,6 @@ impl fmt::Debug for Secret {
         let transform = self.transform.map_or("as it is", Hash::name);
         write!(f, "Secret({} bytes, {transform})", self.bytes.len())
     }
-}
-
-/// CRC-32 as Ethernet has it (IEEE 802.3): reflected, polynomial 04C11DB7h, all ones before and behind. Without a table: no address
-/// depends on a secret.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |sum: u32, _| sum >> 1 ^ (0xEDB8_8320 & (sum & 1).wrapping_neg());
-    !bytes.iter().fold(!0, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
 }
 
 #[cfg(test)]
@@ -154,7 +130,6 @@ mod tests {
             let secret = Secret::parse(&format!(" {text}\n")).unwrap();
             assert_eq!((hex(&secret.key_of(&name)).as_str(), secret.to_text().as_str()), (key, text));
         }
-        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
     }
 
     #[test]
