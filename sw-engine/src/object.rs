@@ -45,7 +45,7 @@ pub struct Face {
     /// the page of the cache or the block of the file system, whichever is larger. 1 where it means nothing: the bytewise
     /// face, an object with one face only, or one that is not open for writing.
     pub write_unit: u32,
-    /// Who writes (or reads) memory that the transport can reach: [`Landing::Dma`] or [`Landing::KernelCopy`].
+    /// Who writes (or reads) memory that the transport can reach. [`Landing::Staged`]: it goes through a buffer of the transport's own.
     pub landing: Landing,
     /// Why this face is not better, where it stands in for a better one (buffered instead of direct, threads instead of
     /// io_uring).

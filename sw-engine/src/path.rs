@@ -13,7 +13,7 @@ pub enum Landing {
     Dma,
     /// The kernel copied once between its page cache or socket and the caller's memory.
     KernelCopy,
-    /// The bytes went through a slab of ours, then a copy engine or the CPU.
+    /// The bytes went through a slab of ours, then a copy engine or the CPU; or through a buffer of a library of the transport's.
     Staged,
 }
 
@@ -24,6 +24,16 @@ impl Landing {
             Self::Dma => "dma",
             Self::KernelCopy => "kernel-copy",
             Self::Staged => "staged",
+        }
+    }
+
+    /// How often a CPU copies a byte on a face with this landing. One that is staged by its transport: the kernel into a library's
+    /// buffer, the library into its place.
+    pub(crate) fn copies(self) -> u8 {
+        match self {
+            Self::Dma => 0,
+            Self::KernelCopy => 1,
+            Self::Staged => 2,
         }
     }
 }
@@ -130,6 +140,8 @@ reasons! {
     VendorDecides = "VENDOR_DECIDES", "the vendor's library decides by itself how bytes go and does not tell; they count as copied by the kernel, never as direct";
     /// The object ends before a whole block.
     TailOfFile = "TAIL_OF_FILE", "the object ends inside a block";
+    /// TLS is done by a library of this process.
+    TlsInUserSpace = "TLS_IN_USER_SPACE", "the connection's TLS is done by a library in this process, which decrypts and copies each byte; with the kernel's module tls they go as without TLS";
 }
 
 impl fmt::Display for Reason {
@@ -145,7 +157,7 @@ pub struct ByPath {
     pub dma: u64,
     /// Copied once by the kernel.
     pub kernel_copy: u64,
-    /// Through a slab or bounce block of ours.
+    /// Through a slab or bounce block of ours, or a buffer of the transport's.
     pub staged: u64,
 }
 

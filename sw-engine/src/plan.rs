@@ -113,8 +113,8 @@ pub struct Leg {
     pub via: Via,
     /// Who writes the final bytes.
     pub landing: Landing,
-    /// Whether the kernel copies between its cache and what the transport is given.
-    pub kernel_copies: bool,
+    /// How often a CPU copies a byte between the face and what the transport is given: by the kernel, and by the transport behind it.
+    pub copies: u8,
     /// Why nothing better.
     pub reason: Reason,
     /// What the face demands.
@@ -145,7 +145,11 @@ pub struct Choice {
 impl Leg {
     /// Who fills memory on its face.
     fn face_landing(&self) -> Landing {
-        if self.kernel_copies { Landing::KernelCopy } else { Landing::Dma }
+        match self.copies {
+            0 => Landing::Dma,
+            1 => Landing::KernelCopy,
+            _ => Landing::Staged,
+        }
     }
 }
 
@@ -362,7 +366,7 @@ impl Planner<'_> {
             transport: u8::try_from(transport).ok()?,
             via: candidate.via,
             landing: if candidate.via == Via::Staged { Landing::Staged } else { face.landing },
-            kernel_copies: face.landing == Landing::KernelCopy,
+            copies: face.landing.copies(),
             reason,
             granularity: face.granularity,
             handle: face.handle,

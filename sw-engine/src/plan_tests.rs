@@ -157,20 +157,20 @@ fn a_slab_that_the_kernel_fills_has_a_rate_of_its_own() {
     rates.record(class(Landing::KernelCopy, true), 1 << 20, 100_000);
     rates.record(class(Landing::Dma, false), 1 << 20, 200_000);
     let cached = choose(&rates);
-    assert!(cached.main.kernel_copies, "the cache was faster");
+    assert_eq!(cached.main.copies, 1, "the cache was faster");
     assert_eq!(cached.face_landing(Landing::Staged), Landing::KernelCopy);
     let mut rates = RateTable::new();
     rates.record(class(Landing::KernelCopy, true), 1 << 20, 200_000);
     rates.record(class(Landing::Dma, false), 1 << 20, 100_000);
     let device = choose(&rates);
-    assert!(!device.main.kernel_copies, "the device was faster");
+    assert_eq!(device.main.copies, 0, "the device was faster");
     assert_eq!(device.face_landing(Landing::Staged), Landing::Dma);
     // What lands in host memory says nothing about slabs.
     let mut rates = RateTable::new();
     let direct = |landing, resident| RateClass { resident, ..rated(0, landing, landing) };
     rates.record(direct(Landing::KernelCopy, true), 1 << 20, 200_000);
     rates.record(direct(Landing::Dma, false), 1 << 20, 100_000);
-    assert!(choose(&rates).main.kernel_copies);
+    assert_eq!(choose(&rates).main.copies, 1);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn device_memory_is_staged_and_says_why_not_direct() {
         planned(&file(Residency::Unknown, Direct::Offered), GPU, Policy::Any, &RateTable::new()).choice.unwrap();
     assert_eq!((choice.route.landing, choice.main.via), (Landing::Staged, Via::Staged));
     assert_eq!(choice.main.reason, Reason::NoPeerPages);
-    assert!(!choice.main.kernel_copies, "the slab is filled by the device, not from the page cache");
+    assert_eq!(choice.main.copies, 0, "the slab is filled by the device, not from the page cache");
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn misaligned_memory_is_read_through_a_slab_unless_the_cache_has_the_file() {
         let object = file(residency, Direct::Offered);
         let plan = plan(&object, &facts, &[caps("io_uring")], &Policy::Any, &RateTable::new(), verb);
         let leg = plan.choice.unwrap().unaligned.unwrap();
-        (leg.landing, leg.kernel_copies, leg.reason)
+        (leg.landing, leg.copies == 1, leg.reason)
     };
     let leg = |residency, verb| of(MemoryFacts::HOST, residency, verb);
     let misaligned = Reason::MemoryMisaligned;

@@ -343,11 +343,11 @@ impl Others {
     fn count(&mut self, chunk: &Chunk, on_host: impl FnOnce() -> bool) {
         let want = u64::from(chunk.cut.want);
         self.note(&chunk.leg, want);
-        let kernel_copied = if chunk.leg.kernel_copies { want } else { 0 };
+        let copied = want * u64::from(chunk.leg.copies);
         if chunk.leg.via == Via::Staged {
             self.bytes.add(Landing::Staged, want);
             self.bounced += want;
-            self.cpu_copied += kernel_copied + if on_host() { want } else { 0 };
+            self.cpu_copied += copied + if on_host() { want } else { 0 };
             return;
         }
         let bounced = match chunk.stash {
@@ -359,7 +359,7 @@ impl Others {
         self.bytes.add(chunk.leg.landing, want - bounced);
         self.bytes.add(Landing::Staged, bounced);
         self.bounced += bounced;
-        self.cpu_copied += bounced + kernel_copied;
+        self.cpu_copied += bounced + copied;
     }
 }
 
@@ -402,8 +402,8 @@ impl OpState {
     /// Bytes that a CPU copied.
     #[inline]
     pub(super) fn cpu_copied(&self) -> u64 {
-        let kernel_copies = self.op.as_ref().is_some_and(|op| op.target.choice.main.kernel_copies);
-        self.others.cpu_copied + if kernel_copies { self.planned } else { 0 }
+        let copies = self.op.as_ref().map_or(0, |op| op.target.choice.main.copies);
+        self.others.cpu_copied + self.planned * u64::from(copies)
     }
 
     /// It is over, and its completion is ready.
@@ -491,7 +491,7 @@ impl OpState {
             route: Route { transport: name_of(queues, main.transport), landing: main.landing },
             bytes: ByPath::only(main.landing, self.planned),
             bounced: 0,
-            cpu_copied: if main.kernel_copies { self.planned } else { 0 },
+            cpu_copied: self.planned * u64::from(main.copies),
             reason: main.reason,
         }
     }

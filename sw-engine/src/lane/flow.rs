@@ -17,7 +17,7 @@ pub(super) const NO_LEG: Leg = Leg {
     transport: 0,
     via: Via::Direct,
     landing: Landing::Staged,
-    kernel_copies: false,
+    copies: 0,
     reason: Reason::Best,
     granularity: Granularity::ANY,
     handle: 0,

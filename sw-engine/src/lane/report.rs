@@ -78,7 +78,7 @@ impl Counters {
         if let (true, Some(op)) = (state.all_planned(), &state.op) {
             let main = &op.target.choice.main;
             self.bytes.add(main.landing, state.planned);
-            self.cpu_copied += if main.kernel_copies { state.planned } else { 0 };
+            self.cpu_copied += state.planned * u64::from(main.copies);
             return;
         }
         self.bytes += state.bytes();
