@@ -151,7 +151,7 @@ impl Fabrics {
         if mode == OpenMode::Update {
             expect_serial(&driven, uri)?;
         }
-        let face = sw_net::face(self.wire, driven.index, &namespace)
+        let face = sw_net::face(self.wire, driven.index, &namespace, driven.controller.facts().protection)
             .and_then(|face| with_blocks_that_fit(face, self.transport_config().caps().io_bytes_max))
             .map_err(|error| error.at(uri.to_string()))?;
         Ok(Arc::new(Object {
@@ -286,7 +286,7 @@ pub(crate) fn identity(keys: Option<Arc<HostKeys>>) -> Result<HostIdentity, Erro
     let nqn = read(HOST_NQN).and_then(|text| Nqn::new(&text));
     let nqn = nqn.or_else(|| Nqn::new(&format!("nqn.2014-08.org.nvmexpress:uuid:{}", uuid(&id?))));
     match (nqn, id) {
-        (Some(nqn), Some(id)) => Ok(HostIdentity { nqn, id, keys }),
+        (Some(nqn), Some(id)) => Ok(HostIdentity { nqn, id, keys, tls: None }),
         _ => Err(Error::new(ErrorKind::NotFound, Verb::Open)
             .at(HOST_NQN)
             .detail("the machine has no identity that subsystems could know it by (hostnqn, hostid, machine-id)")

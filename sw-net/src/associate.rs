@@ -47,9 +47,10 @@ pub(crate) fn associate(
         capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
     };
     let until = after(config.association_timeout);
+    let peers = host.peers(subsystem, before.map(|before| before.protection));
     let limits = (QueueOf::ADMIN, limits);
-    let connection = Carrier::open(way, (to, *port), limits, after(config.timeout).min(until))?;
-    let digests = connection.digests();
+    let connection = Carrier::open((way, peers), (to, *port), limits, after(config.timeout).min(until))?;
+    let (digests, protection) = (connection.digests(), connection.protection());
     let mut admin = Admin::new(name.to_owned(), connection, config.timeout)?;
     admin.finish_by(Some(until));
     let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: millis(config.keep_alive) };
@@ -85,6 +86,7 @@ pub(crate) fn associate(
         capsule_data_bytes: io_data_bytes,
         quiesce,
         digests,
+        protection,
         namespaces: namespaces.into(),
         revision: before.map_or(1, |before| before.revision + 1),
     };
@@ -235,7 +237,12 @@ mod tests {
         let target = Target::start(TargetConfig::default()).unwrap();
         let (at, subsystem) = (target.address(), TargetConfig::default().subsystem);
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
-        let host = HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None };
+        let host = HostIdentity {
+            nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(),
+            id: [7; 16],
+            keys: None,
+            tls: None,
+        };
         let controller = Controller::open(address, host, ControllerConfig::default()).unwrap();
         let facts = controller.facts();
         let mut namespaces = facts.namespaces.to_vec();

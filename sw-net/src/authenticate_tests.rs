@@ -43,7 +43,7 @@ fn keys(host: u8, controller: Option<u8>) -> Option<Arc<HostKeys>> {
 }
 
 fn identity(keys: Option<Arc<HostKeys>>) -> HostIdentity {
-    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys }
+    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys, tls: None }
 }
 
 fn address(target: &Target) -> Address {
@@ -204,7 +204,7 @@ fn an_answer_that_is_an_error_or_too_short_ends_the_association() {
 fn unconnected(target: &Target, limit: Duration) -> (Admin, ConnectData) {
     let limits = ConnectionConfig { digests: Digests::default(), depth: 31, capsule_data_bytes: 8192 };
     let place = ("127.0.0.1", target.address().port());
-    let connection = Carrier::open(&Way::Tcp, place, (QueueOf::ADMIN, limits), after(limit)).unwrap();
+    let connection = Carrier::open((&Way::Tcp, None), place, (QueueOf::ADMIN, limits), after(limit)).unwrap();
     let admin = Admin::new("a target".into(), connection, limit).unwrap();
     let HostIdentity { nqn, id, .. } = identity(None);
     (admin, ConnectData { host_id: id, controller: 0xFFFF, subsystem: nqn.clone(), host: nqn })

@@ -23,6 +23,7 @@ use crate::{
     controller::Address,
     rdma::{RdmaConfig, RdmaConnection},
     relay::Relay,
+    tls::{self, Peers, Protection},
 };
 
 /// By what controllers are reached.
@@ -118,13 +119,14 @@ impl Carrier {
     /// # Errors
     /// As [`Connection::open`] and [`RdmaConnection::open`].
     pub(crate) fn open(
-        way: &Way,
+        (way, peers): (&Way, Option<Peers<'_>>),
         (host, port): (&str, u16),
         (of, limits): (QueueOf, ConnectionConfig),
         until: Instant,
     ) -> Result<Self, Error> {
         match way {
-            Way::Tcp => Connection::open(host, port, limits, until).map(Box::new).map(Self::Tcp),
+            Way::Tcp => Connection::open((host, port), peers, limits, until).map(Box::new).map(Self::Tcp),
+            Way::Rdma(_) if peers.is_some() => Err(tls::not_over_rdma(host)),
             Way::Rdma(device) => {
                 let config = RdmaConfig { qid: of.qid, controller: of.controller, depth: limits.depth };
                 RdmaConnection::open(&**device, &format!("{host}:{port}"), config, until).map(Box::new).map(Self::Rdma)
@@ -138,6 +140,19 @@ impl Carrier {
             Self::Tcp(connection) => connection.digests,
             Self::Rdma(_) => Digests::default(),
         }
+    }
+
+    /// How bytes are protected.
+    pub(crate) fn protection(&self) -> Protection {
+        match self {
+            Self::Tcp(connection) => connection.protection(),
+            Self::Rdma(_) => Protection::None,
+        }
+    }
+
+    /// Whether it is to be received from before anybody sleeps.
+    pub(crate) fn may_hold(&self) -> bool {
+        matches!(self, Self::Tcp(connection) if connection.may_hold())
     }
 
     pub(crate) fn counters(&self) -> ConnectionCounters {

@@ -25,7 +25,10 @@ use sw_nvme::tcp::{
     pdu::{self, Breach, DIGEST_BYTES, Digests, FatalStatus, Head, Header, IcReq, IcResp, Kind, Layout},
 };
 
-use crate::socket::{PIECES_MAX, Piece, Ready, Socket, Waited};
+use crate::{
+    socket::{PIECES_MAX, Piece, Ready, Socket, Waited},
+    tls::{self, Peers, Protection},
+};
 
 /// Calls that receive in a row, until others have their turn.
 const RECEIVES_MAX: usize = 64;
@@ -64,6 +67,8 @@ pub(crate) enum Broken {
     Verbs(String),
     /// The controller broke the rules of NVMe over RDMA.
     Rdma(sw_nvme::rdma::Breach),
+    /// The target answered with an alert of TLS: it demands TLS.
+    WantsTls,
 }
 
 impl fmt::Display for Broken {
@@ -79,6 +84,7 @@ impl fmt::Display for Broken {
                 write!(f, "the target ended the connection: {name} (FES {status}, FEI {information:#x})")
             }
             Self::Association => f.write_str("the association with the target was lost"),
+            Self::WantsTls => f.write_str("the target demands tls, and this host asked for a connection in the clear"),
             Self::Fenced => f.write_str("the connection was closed on this side"),
             Self::Silent => f.write_str("the target did not answer a command in time; the connection was closed"),
         }
@@ -90,6 +96,7 @@ impl Broken {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Breach(_) | Self::Terminated(_) | Self::Rdma(_) => ErrorKind::Protocol,
+            Self::WantsTls => ErrorKind::PermissionDenied,
             Self::System(_) | Self::Closed | Self::Silent | Self::Association | Self::Fenced | Self::Verbs(_) => {
                 ErrorKind::Io
             }
@@ -116,6 +123,9 @@ impl Broken {
             }
             Self::Silent => error.remedy("see the target's log; a longer time may be given"),
             Self::Fenced => error,
+            Self::WantsTls => error.with_code(tls::REFUSED).remedy(
+                "set nvme_tcp_tls=required, and nvme_tcp_tls_key_file to the file of the key that the target has",
+            ),
         }
     }
 }
@@ -178,13 +188,21 @@ pub(crate) struct Connection {
 unsafe impl Send for Connection {}
 
 impl Connection {
-    /// Connects and agrees on digests and limits.
+    /// Connects, has TLS if there are `peers` for it, and agrees on digests and limits.
     ///
     /// # Errors
-    /// As [`Socket::connect`]; `Protocol` for an answer that is none; `DeadlineExceeded`.
-    pub(crate) fn open(host: &str, port: u16, config: ConnectionConfig, until: Instant) -> Result<Self, Error> {
+    /// As [`Socket::connect`] and [`Socket::secure`]; `Protocol` for an answer that is none; `DeadlineExceeded`.
+    pub(crate) fn open(
+        (host, port): (&str, u16),
+        peers: Option<Peers<'_>>,
+        config: ConnectionConfig,
+        until: Instant,
+    ) -> Result<Self, Error> {
         let at = format!("{host}:{port}");
-        let socket = Socket::connect(host, port, until)?;
+        let mut socket = Socket::connect(host, port, until)?;
+        if let Some(peers) = peers {
+            socket.secure(peers, (&at, until))?;
+        }
         let asked = IcReq { format: 0, alignment: 0, digests: config.digests, r2t_max: 0 };
         exchange_out(&socket, &asked.encode(), until).map_err(|broken| broken.refusal(&at))?;
         let answer = exchange_in(&socket, until).map_err(|broken| broken.refusal(&at))?;
@@ -216,6 +234,16 @@ impl Connection {
     /// Whether no byte of a command went to the socket: the controller cannot know of it.
     pub(crate) fn is_untouched(&self, cid: u16) -> bool {
         self.outgoing.is_untouched(cid, &self.queue)
+    }
+
+    /// How its bytes are protected.
+    pub(crate) fn protection(&self) -> Protection {
+        self.socket.protection()
+    }
+
+    /// Whether it is to be received from before anybody waits for its descriptor: [`Socket::may_hold`].
+    pub(crate) fn may_hold(&self) -> bool {
+        self.socket.may_hold()
     }
 
     /// Ends the connection, whoever else has its descriptor.
@@ -502,6 +530,9 @@ fn exchange_in(socket: &Socket, until: Instant) -> Result<[u8; pdu::INITIALIZE_B
         if term && have >= Kind::C2hTerm.header_bytes() {
             let (status, information) = pdu::terminated(&raw);
             return Err(Broken::Terminated(Terminated { status, information }));
+        }
+        if tls::is_alert(raw.get(..have).unwrap_or_default()) {
+            return Err(Broken::WantsTls);
         }
         if have >= raw.len() {
             break;

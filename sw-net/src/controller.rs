@@ -44,13 +44,14 @@ use sw_nvme::{
 use crate::{
     admin::{Admin, after},
     associate::{associate, connect},
-    authenticate::{HostKeys, is_refusal},
+    authenticate::{self, HostKeys},
     carrier::{Carrier, HangUp, QueueOf, Way},
     clock::now,
     connection::ConnectionConfig,
     events::EVENTS_EVERY,
     held::{held, hold},
     socket::left,
+    tls::{self, HostTls, Peers, Protection},
 };
 
 /// Between two looks of somebody who waits for the association, if nobody tells.
@@ -84,6 +85,16 @@ pub struct HostIdentity {
     pub id: [u8; 16],
     /// What shows it to subsystems that demand authentication.
     pub keys: Option<Arc<HostKeys>>,
+    /// What all connections have TLS with; `None`: they go in the clear.
+    pub tls: Option<Arc<HostTls>>,
+}
+
+impl HostIdentity {
+    /// For TLS with a subsystem, like that of the connections `before`.
+    pub(crate) fn peers<'a>(&'a self, subsystem: &'a Nqn, before: Option<Protection>) -> Option<Peers<'a>> {
+        let Self { nqn: host, tls, .. } = self;
+        tls.as_deref().map(|tls| Peers { tls, host, subsystem, before })
+    }
 }
 
 /// How an association is made.
@@ -143,6 +154,8 @@ pub struct Facts {
     pub quiesce: Duration,
     /// Digests that both ends use.
     pub digests: Digests,
+    /// How the bytes of all connections are protected.
+    pub protection: Protection,
     /// The active namespaces.
     pub namespaces: Box<[Namespace]>,
     /// Which look at the namespaces this is, over all associations, from 1.
@@ -216,6 +229,11 @@ struct Desk {
     qids: VecDeque<u16>,
     association: Association,
     is_closed: bool,
+}
+
+/// Whether an error says that trying again with the same keys will not mend it.
+fn is_refusal(error: &Error) -> bool {
+    authenticate::is_refusal(error) || tls::is_refusal(error)
 }
 
 /// How it is with the association.
@@ -587,7 +605,8 @@ impl Controller {
         // Both ways together: signs of life wait for it.
         let until = after(config.timeout);
         let of = QueueOf { qid, controller: facts.id };
-        let connection = Carrier::open(&self.way, (to, *port), (of, limits), until)?;
+        let by = (&self.way, host.peers(subsystem, Some(facts.protection)));
+        let connection = Carrier::open(by, (to, *port), (of, limits), until)?;
         let mut first = Admin::new(self.name.clone(), connection, config.timeout)?;
         first.finish_by(Some(until));
         let request = QueueRequest { qid, entries: facts.depth + 1, keep_alive_ms: 0 };

@@ -1,12 +1,12 @@
 //! The controllers behind TCP of an engine, and the faces of their namespaces. Indexes and handles are those of `sw-nvme`.
 
-use sw_engine::{Error, Face, Granularity, Landing};
+use sw_engine::{Error, Face, Granularity, Landing, Reason};
 use sw_nvme::{
     directory::{self, Indexed, Named},
     namespace::Namespace,
 };
 
-use crate::{controller::Controller, transport::Wire};
+use crate::{controller::Controller, tls::Protection, transport::Wire};
 
 /// Controllers behind TCP, by the index that handles carry.
 pub type Directory = Indexed<Controller>;
@@ -17,17 +17,23 @@ impl Named for Controller {
     }
 }
 
-/// The face of an object that is a namespace of controller `index`.
+/// The face of an object that is a namespace of controller `index`, whose connections are protected like that.
 ///
 /// # Errors
 /// `Unsupported` with the reason for a namespace that cannot be used.
-pub fn face(wire: Wire, index: u32, namespace: &Namespace) -> Result<Face, Error> {
+pub fn face(wire: Wire, index: u32, namespace: &Namespace, protection: Protection) -> Result<Face, Error> {
     let face = directory::face(index, namespace).map_err(|error| error.remedy("format it without metadata"))?;
+    // Where a library has the bytes in between, the kernel's copy is not the last one.
+    let (landing, because) = match protection {
+        Protection::None | Protection::TlsKernel => (Landing::KernelCopy, None),
+        Protection::TlsLibrary => (Landing::Staged, Some(Reason::TlsInUserSpace)),
+    };
     Ok(Face {
         transport: wire.transport(),
         // Any address: the kernel copies, that of the emulation too.
         granularity: Granularity { memory: 1, ..face.granularity },
-        landing: Landing::KernelCopy,
+        landing,
+        because,
         ..face
     })
 }

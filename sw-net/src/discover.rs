@@ -76,7 +76,7 @@ pub struct Discovered {
 /// nobody listens), `PermissionDenied`, `Unsupported` where a secure channel is demanded, `DeadlineExceeded`, `Protocol` for a page that
 /// is none. A service that was referred to and fails is told of in [`Discovered::failed`].
 pub fn discover(host: &str, port: u16, as_host: &HostIdentity, config: DiscoverConfig) -> Result<Discovered, Error> {
-    let first = open(host, port, config)?;
+    let first = open((host, port), &Nqn::discovery(), as_host, config)?;
     let peer = first.peer().map_err(|cause| {
         Error::new(ErrorKind::NoDevice, sw_engine::Verb::Open)
             .at(format!("{host}:{port}"))
@@ -89,7 +89,9 @@ pub fn discover(host: &str, port: u16, as_host: &HostIdentity, config: DiscoverC
     let mut first = Some(first);
     while let Some(service) = walk.next_service() {
         let is_first = first.is_some();
-        let connection = first.take().map_or_else(|| open(&service.at.host(), service.at.port, config), Ok);
+        let connection = first
+            .take()
+            .map_or_else(|| open((&service.at.host(), service.at.port), &service.name, as_host, config), Ok);
         match connection.and_then(|connection| ask(&service, connection, as_host, config)) {
             Ok(entries) => {
                 walk.came(&service, entries);
@@ -103,13 +105,13 @@ pub fn discover(host: &str, port: u16, as_host: &HostIdentity, config: DiscoverC
     Ok(Discovered { entries, not_followed, left_out, ..told })
 }
 
-fn open(host: &str, port: u16, config: DiscoverConfig) -> Result<Connection, Error> {
+fn open(at: (&str, u16), service: &Nqn, as_host: &HostIdentity, config: DiscoverConfig) -> Result<Connection, Error> {
     let limits = ConnectionConfig {
         digests: config.digests,
         depth: ADMIN_ENTRIES - 1,
         capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
     };
-    Connection::open(host, port, limits, after(config.timeout))
+    Connection::open(at, as_host.peers(service, None), limits, after(config.timeout))
 }
 
 /// Makes an association, reads the page, ends the association.
@@ -168,7 +170,7 @@ mod tests {
     use crate::target::{Target, TargetConfig};
 
     fn identity() -> HostIdentity {
-        HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None }
+        HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None, tls: None }
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod rdma;
 mod relay;
 mod socket;
 pub mod target;
+mod tls;
 mod transport;
 mod wait;
 
@@ -35,4 +36,5 @@ pub use directory::{Directory, face};
 pub use discover::{DiscoverConfig, Discovered, discover};
 pub use entropy::random_bytes;
 pub use sw_nvme::directory::CONTROLLERS_MAX;
+pub use tls::{HostTls, KernelTls, Protection};
 pub use transport::{NVME_RDMA_EMULATED, NVME_TCP, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport, Wire};

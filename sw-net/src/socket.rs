@@ -11,6 +11,8 @@ use std::{
 
 use sw_engine::{Error, ErrorKind, Verb};
 
+use crate::tls::{self, Channel, Peers, Protection};
+
 /// Pieces of memory in one call at most: far below the kernel's `IOV_MAX` of 1,024.
 pub(crate) const PIECES_MAX: usize = 64;
 
@@ -38,7 +40,11 @@ pub(crate) enum Ready {
 }
 
 /// See the module documentation.
-pub(crate) struct Socket(TcpStream);
+pub(crate) struct Socket {
+    /// Before the socket, which it uses to its end.
+    channel: Channel,
+    stream: TcpStream,
+}
 
 impl Socket {
     /// Connects, to the first address of the name that answers.
@@ -78,22 +84,43 @@ impl Socket {
         let stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Self(stream))
+        Ok(Self { channel: Channel::Plain, stream })
+    }
+
+    /// Protects all bytes from here on; none were moved yet.
+    ///
+    /// # Errors
+    /// Those of [`tls::connect`].
+    pub(crate) fn secure(&mut self, peers: Peers<'_>, (at, until): (&str, Instant)) -> Result<(), Error> {
+        let await_socket = |what, until| self.wait(what, until).map(|waited| waited == Waited::Ready);
+        self.channel = tls::connect(&self.stream, peers, (at, until), await_socket)?;
+        Ok(())
+    }
+
+    /// How its bytes are protected.
+    pub(crate) fn protection(&self) -> Protection {
+        self.channel.protection()
+    }
+
+    /// Whether bytes may have come that a wait for the socket does not see: inside of a library. They are to be received first.
+    pub(crate) fn may_hold(&self) -> bool {
+        matches!(&self.channel, Channel::Library(session) if !session.is_dry())
     }
 
     /// Another handle of the connection, to end it with.
     pub(crate) fn handle(&self) -> io::Result<TcpStream> {
-        self.0.try_clone()
+        self.stream.try_clone()
     }
 
     /// Ends the connection both ways, whoever else has its descriptor.
     pub(crate) fn hang_up(&self) {
+        self.channel.close(&self.stream);
         // One that is over already says so.
-        let _ = self.0.shutdown(std::net::Shutdown::Both);
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     pub(crate) fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.stream.as_raw_fd()
     }
 
     /// Whom it is to.
@@ -101,11 +128,14 @@ impl Socket {
     /// # Errors
     /// The connection is gone.
     pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
-        self.0.peer_addr()
+        self.stream.peer_addr()
     }
 
     /// Receives into `pieces`, in order; 0 is the end. `WouldBlock`: there is nothing.
     pub(crate) fn receive(&self, pieces: &[Piece]) -> io::Result<usize> {
+        if let Channel::Library(session) = &self.channel {
+            return session.receive(pieces);
+        }
         loop {
             let mut parts = [EMPTY; PIECES_MAX];
             let count = vectors(&mut parts, pieces);
@@ -114,14 +144,23 @@ impl Socket {
             let got = unsafe { libc::readv(self.fd(), parts.as_ptr(), count) };
             match usize::try_from(got) {
                 Ok(got) => return Ok(got),
-                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(io::Error::last_os_error()),
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => {
+                        if !self.channel.look_at_control(&self.stream, error)? {
+                            return Ok(0);
+                        }
+                    }
+                },
             }
         }
     }
 
     /// Sends `pieces`, in order, as far as there is room. `WouldBlock`: there is none.
     pub(crate) fn send(&self, pieces: &[Piece]) -> io::Result<usize> {
+        if let Channel::Library(session) = &self.channel {
+            return session.send(pieces);
+        }
         loop {
             let mut parts = [EMPTY; PIECES_MAX];
             let count = vectors(&mut parts, pieces);
@@ -140,8 +179,11 @@ impl Socket {
         }
     }
 
-    /// Waits until the socket is ready or the time is over; says which.
+    /// Waits until the socket is ready or the time is over; says which. It does not wait while a library holds bytes.
     pub(crate) fn wait(&self, what: Ready, until: Instant) -> io::Result<Waited> {
+        if self.may_hold() {
+            return Ok(Waited::Ready);
+        }
         let events = match what {
             Ready::ToRead => libc::POLLIN,
             Ready::ToReadOrWrite => libc::POLLIN | libc::POLLOUT,
@@ -156,6 +198,12 @@ impl Socket {
             _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => Ok(Waited::Ready),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.channel.close(&self.stream);
     }
 }
 

@@ -552,6 +552,11 @@ impl TcpTransport {
         given
     }
 
+    /// Whether a connection is to be received from before anybody sleeps: its bytes may be in a library, where no descriptor tells of them.
+    fn may_hold(&self) -> bool {
+        self.places.iter().any(|place| matches!(place, Place::Linked(link) if link.queue.connection.may_hold()))
+    }
+
     /// Asks for the early end of the works that `which` chooses.
     fn let_go(&mut self, which: impl Fn(&Work) -> bool) {
         for index in 0..self.works.places() {
@@ -613,7 +618,7 @@ impl Transport for TcpTransport {
             let Some(left) = timeout.checked_sub(now().since(begun)).filter(|left| !left.is_zero()) else {
                 break;
             };
-            let woken = self.waiter.wait(left.min(LOOK_EVERY));
+            let woken = self.waiter.wait(if self.may_hold() { Duration::ZERO } else { left.min(LOOK_EVERY) });
             found = self.pass(out);
             if woken {
                 break;

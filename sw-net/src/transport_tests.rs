@@ -11,7 +11,7 @@ use sw_engine::{
     seam::{IoKind, MemorySegment},
 };
 use sw_mem::{Buffer, ByteLen, DmaSpan};
-use sw_nvme::{fabrics::Nqn, status, tcp::pdu::Digests, wire::command::opcode};
+use sw_nvme::{fabrics::Nqn, psk::Form, status, tcp::pdu::Digests, wire::command::opcode};
 use sw_testkit::conformance::{
     End as CaseEnd,
     block_file::{self, Bed, Clock},
@@ -21,13 +21,23 @@ use super::*;
 use crate::{
     controller::{Address, ControllerConfig, HostIdentity},
     directory::face,
-    target::{Access, Backing, Fault as Wrong, Seen, Target, TargetConfig},
+    target::{Access, Backing, Fault as Wrong, Seen, Target, TargetConfig, Tls},
+    tls::HostTls,
 };
 
 const BOTH: Digests = Digests { header: true, data: true };
 
 fn identity() -> HostIdentity {
-    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None }
+    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None, tls: None }
+}
+
+/// That of a host that has TLS where the target demands it.
+fn identity_for(target: &TargetConfig) -> HostIdentity {
+    let tls = target.tls.as_ref().map(|Tls { psk, derivation, kernel }| {
+        let form = Form { derivation: *derivation, ..Form::default() };
+        Arc::new(HostTls::new(psk.clone(), form, *kernel).unwrap())
+    });
+    HostIdentity { tls, ..identity() }
 }
 
 /// A target, the association with it, and the thread that attends it.
@@ -45,11 +55,11 @@ impl Rig {
     }
 
     fn in_directory(directory: &Arc<Directory>, target: TargetConfig, host: ControllerConfig) -> Self {
-        let subsystem = target.subsystem.clone();
+        let (subsystem, host_identity) = (target.subsystem.clone(), identity_for(&target));
         let target = Target::start(target).unwrap();
         let at = target.address();
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
-        let controller = Controller::open(address, identity(), host).unwrap();
+        let controller = Controller::open(address, host_identity, host).unwrap();
         let index = directory.add(controller.clone()).unwrap();
         let attended = controller.clone();
         let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
@@ -64,7 +74,7 @@ impl Rig {
             name: "1".into(),
             len: namespace.len_bytes(),
             version: namespace.version(),
-            faces: vec![face(Wire::Tcp, self.index, namespace).unwrap()],
+            faces: vec![face(Wire::Tcp, self.index, namespace, facts.protection).unwrap()],
             residency: Residency::Unknown.into(),
             stripe: None,
             keep: Box::new(()),
@@ -449,6 +459,9 @@ fn lanes_beyond_the_queues_of_a_controller_are_told_so() {
     lanes[1].submit(&io(&object, IoKind::Read, 0, &memory, 2));
     assert_eq!(ends(&mut lanes[1], 1, SOON)[0].result, Ok(4096));
 }
+
+#[path = "transport_tls_tests.rs"]
+mod tls;
 
 #[path = "transport_lost_tests.rs"]
 mod lost;

@@ -6,10 +6,10 @@
 //!                               └─► delayed ─► begin, when it is due
 //! ```
 
-use std::{collections::VecDeque, convert::Infallible, net::TcpStream, ops::RangeInclusive, time::Instant};
+use std::{collections::VecDeque, convert::Infallible, ops::RangeInclusive, time::Instant};
 
 use sw_nvme::{
-    fabrics::{self, CONNECT_DATA_BYTES, Demand, FabricsCommand},
+    fabrics::{self, CONNECT_DATA_BYTES, ConnectData, Demand, FabricsCommand},
     status::Status,
     tcp::pdu::{
         self, ADMIN_CAPSULE_DATA_BYTES, Breach, DIGEST_BYTES, Data, Digests, FatalStatus, HEAD_BYTES_MAX, Header,
@@ -25,6 +25,7 @@ use super::{
     io,
     listen::Shared,
     pages::EVENT_REQUESTS_MAX,
+    secure::Wire,
     session::Session,
     subsystem::{Answer, Joined, add, says},
     wire::{End, Input, Output, Twist, breach, field, length, now, terminate},
@@ -113,11 +114,11 @@ pub(super) struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    pub(super) fn new(shared: &'a Shared, stream: &'a TcpStream, number: u64) -> Self {
+    pub(super) fn new(shared: &'a Shared, wire: &'a Wire<'a>, number: u64) -> Self {
         Self {
-            session: Session::new(shared, number, stream.local_addr().ok()),
-            input: Input::new(stream),
-            output: Output::new(stream),
+            session: Session::new(shared, number, wire.stream().local_addr().ok()).behind(wire),
+            input: Input::new(wire),
+            output: Output::new(wire),
             transfers: [const { None }; TRANSFERS_MAX],
             transfers_begun: 0,
             spare: Vec::new(),
@@ -553,6 +554,10 @@ impl Session<'_> {
         };
         if format != 0 {
             return says::CONNECT_FORMAT.into();
+        }
+        if ConnectData::decode(data).is_ok_and(|data| !self.lets(&data)) {
+            tracing::debug!(connection = self.number, "a host names others than those whose key of tls it has");
+            return says::CONNECT_HOST.into();
         }
         match self.shared.subsystem.connect(queue, data, self.number) {
             Err(answer) => answer,

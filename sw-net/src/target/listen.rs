@@ -20,9 +20,11 @@ use super::{
     Counters, TargetConfig,
     connection::Connection,
     rdma,
+    secure::Wire,
     subsystem::{SGLS_RDMA, Subsystem, add},
-    wire::WRITE_TIMEOUT,
+    wire::{WRITE_TIMEOUT, now},
 };
+use crate::tls::{self, ServerTls};
 
 /// How long the listener rests after the system refused to give it a connection: descriptors or memory are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -32,6 +34,8 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What all threads know.
 pub(super) struct Shared {
     pub(super) subsystem: Subsystem,
+    /// TLS that hosts must have.
+    tls: Option<ServerTls>,
     /// Connections that are open, so that others can shut them down.
     open: Mutex<BTreeMap<u64, HangUp>>,
     stopping: AtomicBool,
@@ -42,9 +46,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(subsystem: Subsystem) -> Arc<Self> {
+    fn new(subsystem: Subsystem, tls: Option<ServerTls>) -> Arc<Self> {
         Arc::new(Self {
             subsystem,
+            tls,
             open: Mutex::default(),
             stopping: AtomicBool::new(false),
             stopped: Condvar::new(),
@@ -113,6 +118,7 @@ impl Shared {
             panics: of(&tally.panics),
             authenticated: of(&tally.authenticated),
             authentication_failed: of(&tally.authentication_failed),
+            tls_failed: of(&tally.tls_failed),
             keep_alive_expired: of(&tally.keep_alive_expired),
         }
     }
@@ -130,11 +136,12 @@ impl Target {
     ///
     /// # Errors
     /// `ApiMisuse`: a field of `config` outside its range. `NotFound`, `PermissionDenied`, `Io`: a file. `InUse`, `PermissionDenied`,
-    /// `NoDevice`, `Io`: the address. `ResourceLimit`: no thread.
+    /// `NoDevice`, `Io`: the address. `ResourceLimit`: no thread. `Unsupported`: TLS without OpenSSL 3.
     pub fn start(config: TargetConfig) -> Result<Target, Error> {
         config.validate()?;
         let wanted = config.listen;
-        let shared = Shared::new(Subsystem::new(config)?);
+        let tls = config.tls.as_ref().map(|tls| tls.server(&config.subsystem)).transpose()?;
+        let shared = Shared::new(Subsystem::new(config)?, tls);
         let listener = TcpListener::bind(wanted).map_err(|error| listen_error(wanted, error))?;
         let address = listener.local_addr().map_err(|error| listen_error(wanted, error))?;
         Self::listen_by(shared, address, move |shared| listen(&listener, shared))
@@ -143,8 +150,11 @@ impl Target {
     /// As [`Target::start`], behind RDMA by a device; its address is one of the device's.
     ///
     /// # Errors
-    /// As [`Target::start`].
+    /// As [`Target::start`]; `Unsupported` with TLS, which is for TCP.
     pub fn start_rdma(config: TargetConfig, device: Arc<dyn Device>) -> Result<Target, Error> {
+        if config.tls.is_some() {
+            return Err(tls::not_over_rdma("a target"));
+        }
         // Data goes by keys, never in a capsule.
         let config = TargetConfig { capsule_data_bytes: 0, ..config };
         config.validate()?;
@@ -153,7 +163,7 @@ impl Target {
         let address = listener.address().parse().unwrap_or(wanted);
         let mut subsystem = Subsystem::new(config)?;
         subsystem.sgls = SGLS_RDMA;
-        let shared = Shared::new(subsystem);
+        let shared = Shared::new(subsystem, None);
         Self::listen_by(shared, address, move |shared| rdma::listen(&mut *listener, &device, shared))
     }
 
@@ -258,7 +268,16 @@ fn begin(stream: TcpStream, shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
     stream.set_nodelay(true).ok()?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT)).ok()?;
     let twin = stream.try_clone().ok()?;
-    shared.begin(HangUp::Tcp(twin), move |shared, number| Connection::new(shared, &stream, number).serve())
+    shared.begin(HangUp::Tcp(twin), move |shared, number| {
+        let wire = match &shared.tls {
+            None => Wire::plain(&stream),
+            Some(tls) => match Wire::secure(&stream, tls, now() + shared.subsystem.config.connect_timeout) {
+                Some(wire) => wire,
+                None => return add(&shared.subsystem.tally.tls_failed, 1),
+            },
+        };
+        Connection::new(shared, &wire, number).serve();
+    })
 }
 
 /// Takes a connection out of the table when its thread ends, however that is.

@@ -7,7 +7,7 @@
 //!                                                             └ what shall go wrong              faults
 //! ```
 //!
-//! Blocking sockets of the standard library, no unsafe code, no runtime. Invariants:
+//! Blocking sockets, no unsafe code, no runtime. Invariants:
 //! - What a host says is no length, index or state before it was checked: a broken rule of the transport ends the connection with a
 //!   termination (C2HTermReq), a broken rule of a command ends the command with a status. Nothing panics.
 //! - A connection holds at most [`TRANSFERS_MAX`] writes of [`TargetConfig::transfer_bytes`] each, one read of as much, one unit of it on
@@ -16,8 +16,8 @@
 //! - Every wait ends: with bytes, with the end of the socket, with a deadline (initialisation, keep-alive, a host that reads nothing),
 //!   or with [`Target::stop`], which shuts all sockets down.
 //!
-//! With keys it demands DH-HMAC-CHAP of every queue, but of those of the discovery service ([`Authentication`]). It does not speak TLS, has no namespaces that change and so no asynchronous events, no multipath states, no
-//! reservations. It is not fast on purpose: a connection carries out one command after the other.
+//! With keys it demands DH-HMAC-CHAP of every queue, but of those of the discovery service ([`Authentication`]); and TLS of every
+//! connection ([`Tls`]). It has no namespaces that change and so no asynchronous events, no multipath states, no reservations. It is not fast on purpose: a connection carries out one command after the other.
 //!
 //! Source: NVM Express TCP Transport Specification 1.x; Base Specification 2.x, "Fabrics Command Set"; what the Linux host asks of a
 //! controller beside it (linux `drivers/nvme/host/core.c`, `nvme_init_identify`).
@@ -31,6 +31,7 @@ mod io;
 mod listen;
 mod pages;
 mod rdma;
+mod secure;
 mod session;
 mod subsystem;
 mod wire;
@@ -43,6 +44,7 @@ use sw_nvme::{fabrics, fabrics::Nqn, tcp::pdu};
 pub use faults::{Fault, Faults, InitializeFault, Seen};
 pub use gate::Authentication;
 pub use listen::Target;
+pub use secure::Tls;
 
 /// Connections at a time at most.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -84,6 +86,8 @@ pub struct TargetConfig {
     pub hosts: Vec<Nqn>,
     /// The keys that hosts must have; `None`, the default, is none.
     pub authentication: Option<Authentication>,
+    /// TLS that hosts must have; `None`, the default: all goes in the clear.
+    pub tls: Option<Tls>,
     /// Namespaces 1, 2, …; [`NAMESPACES_MAX`] at most. Default: one of 64 MiB of memory.
     pub namespaces: Vec<Backing>,
     /// SN, 1 to 20 printable ASCII characters.
@@ -127,6 +131,7 @@ impl Default for TargetConfig {
             subsystem: Nqn::new(DEFAULT_NQN).unwrap_or_else(Nqn::discovery),
             hosts: Vec::new(),
             authentication: None,
+            tls: None,
             namespaces: vec![Backing::Memory(64 << 20)],
             serial: "SWTARGET0001".to_owned(),
             digests: pdu::Digests { header: true, data: true },
@@ -214,6 +219,8 @@ pub struct Counters {
     pub authenticated: u64,
     /// Connections that ended because their host did not, or did not believe us.
     pub authentication_failed: u64,
+    /// Connections that ended because their host came without TLS, or without its key.
+    pub tls_failed: u64,
     /// Controllers that were torn down because their host was silent past KATO.
     pub keep_alive_expired: u64,
 }

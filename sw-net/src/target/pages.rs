@@ -147,7 +147,7 @@ pub(super) fn discovery(config: &TargetConfig, at: SocketAddr) -> [u8; HEADER_BY
         transport: TransportType::Tcp,
         family: if at.is_ipv4() { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 },
         kind: SubsystemType::Nvme,
-        secure_channel: SecureChannel::NotRequired,
+        secure_channel: if config.tls.is_some() { SecureChannel::Required } else { SecureChannel::NotRequired },
         may_leave_flow_control: FlowControl::MayBeLeft,
         port_id: 1,
         controller: ANY_CONTROLLER,
@@ -155,7 +155,8 @@ pub(super) fn discovery(config: &TargetConfig, at: SocketAddr) -> [u8; HEADER_BY
         service: at.port().to_string(),
         subsystem: config.subsystem.clone(),
         address: at.ip().to_string(),
-        security: 0,
+        // SECTYPE: TLS 1.3, or none.
+        security: if config.tls.is_some() { 2 } else { 0 },
     };
     page.put(0, &Header { generation: 1, entries: 1 }.encode());
     page.put(HEADER_BYTES, &entry.encode());

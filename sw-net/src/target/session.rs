@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use sw_nvme::{
-    fabrics::{self, FabricsCommand},
+    fabrics::{self, ConnectData, FabricsCommand},
     wire::{Command, Completion, completion::CompletionFields},
 };
 
@@ -13,6 +13,7 @@ use super::{
     Seen, TargetConfig,
     gate::Gate,
     listen::Shared,
+    secure::Wire,
     subsystem::{Answer, Joined, add},
 };
 
@@ -20,6 +21,8 @@ use super::{
 pub(super) struct Session<'a> {
     pub(super) shared: &'a Shared,
     pub(super) number: u64,
+    /// Where the host came by TLS: it may be nobody but whom its key is for.
+    wire: Option<&'a Wire<'a>>,
     /// The address that the host reached the target by.
     pub(super) local: Option<SocketAddr>,
     pub(super) joined: Option<Joined>,
@@ -41,6 +44,7 @@ impl<'a> Session<'a> {
         Self {
             shared,
             number,
+            wire: None,
             local,
             joined: None,
             gate: Gate::Open,
@@ -50,6 +54,16 @@ impl<'a> Session<'a> {
             held: Vec::new(),
             timer: None,
         }
+    }
+
+    pub(super) fn behind(mut self, wire: &'a Wire<'a>) -> Self {
+        self.wire = Some(wire);
+        self
+    }
+
+    /// Whether the host may say of itself what it says with Connect.
+    pub(super) fn lets(&self, data: &ConnectData) -> bool {
+        self.wire.is_none_or(|wire| wire.lets(data))
     }
 
     pub(super) fn config(&self) -> &'a TargetConfig {

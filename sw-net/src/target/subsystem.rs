@@ -187,6 +187,7 @@ pub(super) struct Tally {
     pub(super) keep_alive_expired: AtomicU64,
     pub(super) authenticated: AtomicU64,
     pub(super) authentication_failed: AtomicU64,
+    pub(super) tls_failed: AtomicU64,
 }
 
 /// Adds to a number of [`Tally`].

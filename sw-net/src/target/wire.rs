@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::{Shutdown, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -14,10 +13,12 @@ use sw_nvme::{
     wire::Completion,
 };
 
+use super::secure::Wire;
+
 /// How long the host may take to read what is sent to it, before the connection is given up.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long, and for how many bytes, what still comes is read after a termination, so that the host sees it before a reset.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 4 << 20;
 /// Bytes that are read from a socket at a time, where no long data is awaited.
 const READ_BYTES: usize = 32 << 10;
@@ -66,15 +67,15 @@ pub(super) fn length(bytes: usize) -> u32 {
 
 /// What comes from the host.
 pub(super) struct Input<'s> {
-    reader: BufReader<&'s TcpStream>,
+    reader: BufReader<&'s Wire<'s>>,
     /// When a read ends without bytes; the socket knows of it if `armed`.
     deadline: Option<Instant>,
     armed: bool,
 }
 
 impl<'s> Input<'s> {
-    pub(super) fn new(stream: &'s TcpStream) -> Self {
-        Self { reader: BufReader::with_capacity(READ_BYTES, stream), deadline: None, armed: false }
+    pub(super) fn new(wire: &'s Wire<'s>) -> Self {
+        Self { reader: BufReader::with_capacity(READ_BYTES, wire), deadline: None, armed: false }
     }
 
     /// Until when bytes may take to come; `None`: for ever.
@@ -91,7 +92,7 @@ impl<'s> Input<'s> {
         if left.is_some() || self.armed {
             // The shortest wait that the system knows is above zero.
             let left = left.map(|left| left.max(Duration::from_millis(1)));
-            self.reader.get_ref().set_read_timeout(left).map_err(|_| End::Closed)?;
+            self.reader.get_ref().stream().set_read_timeout(left).map_err(|_| End::Closed)?;
             self.armed = left.is_some();
         }
         Ok(())
@@ -181,7 +182,7 @@ pub(super) enum Twist {
 
 /// What goes to the host.
 pub(super) struct Output<'s> {
-    stream: &'s TcpStream,
+    wire: &'s Wire<'s>,
     /// A unit in one piece: a write to a socket raises no signal where the host is gone, a vectored one may.
     unit: Vec<u8>,
     pub(super) layout: Layout,
@@ -194,14 +195,13 @@ pub(super) struct Output<'s> {
 }
 
 impl<'s> Output<'s> {
-    pub(super) fn new(stream: &'s TcpStream) -> Self {
-        Self { stream, unit: Vec::new(), layout: Layout::default(), mute: false, twist: Twist::No, last_unit: false }
+    pub(super) fn new(wire: &'s Wire<'s>) -> Self {
+        Self { wire, unit: Vec::new(), layout: Layout::default(), mute: false, twist: Twist::No, last_unit: false }
     }
 
     /// Closes this half; what would be sent is dropped.
     pub(super) fn half_close(&mut self) {
-        // A socket that is closed already is as good.
-        self.stream.shutdown(Shutdown::Write).ok();
+        self.wire.half_close();
         self.mute = true;
     }
 
@@ -238,7 +238,8 @@ impl<'s> Output<'s> {
             self.unit.extend_from_slice(part);
         }
         if !self.mute {
-            self.stream.write_all(&self.unit).map_err(|_| End::Closed)?;
+            let mut wire = self.wire;
+            wire.write_all(&self.unit).map_err(|_| End::Closed)?;
         }
         if self.last_unit { Err(End::Fault) } else { Ok(()) }
     }

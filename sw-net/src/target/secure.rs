@@ -1,0 +1,157 @@
+//! The bytes of a connection: over its socket, or over TLS that its host must have.
+//!
+//! ```text
+//!   no key    Wire::plain
+//!   a key     first byte ─┬─ 16h, a handshake ─► TLS ─► Wire, with the names that the host's key is for
+//!                         └─ anything else ─► an alert of TLS, and the end: nothing goes on in the clear
+//! ```
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpStream},
+    time::{Duration, Instant},
+};
+
+use sw_engine::Error;
+use sw_nvme::{
+    fabrics::{ConnectData, Nqn},
+    psk::{ConfiguredPsk, Derivation},
+};
+
+use super::wire::now;
+use crate::{
+    socket::Piece,
+    tls::{Channel, KernelTls, ServerTls, WANTS_TLS},
+};
+
+/// Type of the record that a handshake begins with (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
+
+/// TLS that a target demands of its hosts, all of which have one key.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The key.
+    pub psk: ConfiguredPsk,
+    /// How hosts make their keys of it. Identities of both versions are taken.
+    pub derivation: Derivation,
+    /// Whether the kernel shall do it.
+    pub kernel: KernelTls,
+}
+
+impl Tls {
+    /// # Errors
+    /// `Unsupported`: no OpenSSL.
+    pub(super) fn server(&self, subsystem: &Nqn) -> Result<ServerTls, Error> {
+        let (subsystem, discovery) = (subsystem.clone(), Nqn::discovery());
+        let is_ours = move |name: &Nqn| *name == subsystem || *name == discovery;
+        ServerTls::new(self.psk.clone(), self.derivation, self.kernel, is_ours)
+    }
+}
+
+/// See the module documentation.
+pub(super) struct Wire<'s> {
+    channel: Channel,
+    stream: &'s TcpStream,
+    /// Whom the key is for, that the host has shown: its own name and the subsystem's.
+    names: Option<(Nqn, Nqn)>,
+}
+
+impl<'s> Wire<'s> {
+    pub(super) fn plain(stream: &'s TcpStream) -> Self {
+        Self { channel: Channel::Plain, stream, names: None }
+    }
+
+    /// Has TLS with the host, until `until` at most; `None`: it will not, or not with the key.
+    pub(super) fn secure(stream: &'s TcpStream, tls: &ServerTls, until: Instant) -> Option<Self> {
+        let arm = || {
+            let left = until.saturating_duration_since(now());
+            // The shortest wait that the system knows is above zero.
+            stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).is_ok() && !left.is_zero()
+        };
+        let mut first = [0];
+        arm();
+        let begins = stream.peek(&mut first).ok().filter(|bytes| *bytes > 0)?;
+        if first.get(..begins) != Some(&[HANDSHAKE]) {
+            tracing::debug!("a host does without tls, which is demanded");
+            // So that the host can tell what is wrong. What it sent stays unread, which may end the connection before.
+            let mut to = stream;
+            to.write_all(&WANTS_TLS).ok();
+            stream.shutdown(Shutdown::Write).ok();
+            drain(stream);
+            return None;
+        }
+        let made = tls.accept(stream, arm);
+        let (channel, answer) =
+            made.inspect_err(|fault| tracing::debug!(?fault, "a host came without the key of tls")).ok()?;
+        stream.set_read_timeout(None).ok()?;
+        tracing::debug!(identity = answer.psk.identity(), protection = ?channel.protection(), "tls");
+        Some(Self { channel, stream, names: Some((answer.host, answer.subsystem)) })
+    }
+
+    pub(super) fn stream(&self) -> &'s TcpStream {
+        self.stream
+    }
+
+    /// Whether Connect names those whom the key is for.
+    pub(super) fn lets(&self, data: &ConnectData) -> bool {
+        self.names.as_ref().is_none_or(|(host, subsystem)| *host == data.host && *subsystem == data.subsystem)
+    }
+
+    /// Sends nothing more.
+    pub(super) fn half_close(&self) {
+        self.channel.close(self.stream);
+        // A socket that is closed already is as good.
+        self.stream.shutdown(Shutdown::Write).ok();
+    }
+}
+
+/// Reads what still comes for a moment: a socket closed with bytes unread sends a reset, which may take the alert with it.
+fn drain(stream: &TcpStream) {
+    stream.set_read_timeout(Some(super::wire::LINGER)).ok();
+    let (mut stream, mut drop) = (stream, [0; 4096]);
+    // A host that waits for an answer sends no more than one request.
+    for _ in 0..2 {
+        if !matches!(stream.read(&mut drop), Ok(1..)) {
+            return;
+        }
+    }
+}
+
+impl Read for &Wire<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &self.channel {
+            Channel::Library(session) => session.receive_record(Piece { base: into.as_mut_ptr(), len: into.len() }),
+            Channel::Plain | Channel::Kernel => loop {
+                let mut stream = self.stream;
+                match stream.read(into) {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(error) => {
+                        if !self.channel.look_at_control(self.stream, error)? {
+                            return Ok(0);
+                        }
+                    }
+                }
+            },
+        }
+    }
+}
+
+impl Write for &Wire<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        let mut stream = self.stream;
+        match &self.channel {
+            Channel::Library(session) => session.send(&[Piece { base: from.as_ptr().cast_mut(), len: from.len() }]),
+            Channel::Plain | Channel::Kernel => stream.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Wire<'_> {
+    fn drop(&mut self) {
+        self.channel.close(self.stream);
+    }
+}
