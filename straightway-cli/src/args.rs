@@ -11,7 +11,7 @@ use crate::{
     dataset_args::Dataset,
     machine_args::{Doctor, Topology},
     size,
-    target_args::{NvmeGenDhchapKey, Target},
+    target_args::{HostTls, NvmeGenDhchapKey, NvmeGenTlsKey, Target},
 };
 
 const ABOUT: &str =
@@ -101,7 +101,8 @@ pub struct EngineArgs {
     /// keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu,
     /// nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms,
     /// nvme_tcp_timeout_ms, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE,
-    /// nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+...+null, cufile=on-request|prefer|off, cufile_library=FILE
+    /// nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+...+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE,
+    /// nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }
@@ -459,7 +460,8 @@ impl ConvertTo {
   straightway cat nvme://0000:3b:00.0/1 --len 4k | xxd
   straightway nvme unbind 0000:3b:00.0
   straightway nvme discover 192.0.2.10
-  straightway nvme gen-dhchap-key > /etc/nvme/one.key"
+  straightway nvme gen-dhchap-key > /etc/nvme/one.key
+  straightway nvme gen-tls-key > /etc/nvme/tls.key"
 )]
 pub enum Nvme {
     /// Show controllers, who drives them, who uses their namespaces, and what can be done
@@ -472,6 +474,8 @@ pub enum Nvme {
     Discover(NvmeDiscover),
     /// Make a key for authentication (DH-HMAC-CHAP), of random bytes, and print it
     GenDhchapKey(NvmeGenDhchapKey),
+    /// Make a key for TLS, of random bytes, and print it
+    GenTlsKey(NvmeGenTlsKey),
 }
 
 /// `nvme list`.
@@ -514,12 +518,15 @@ pub struct NvmeChange {
 
 Examples:
   straightway nvme discover 192.0.2.10
-  straightway nvme discover '[2001:db8::10]:4420' --json"
+  straightway nvme discover '[2001:db8::10]:4420' --json
+  straightway nvme discover 192.0.2.10:4420 --tls-key-file tls.key"
 )]
 pub struct NvmeDiscover {
     /// Name or address of the service; without a port 8009 and, if nobody listens there, 4420
     #[arg(value_name = "HOST[:PORT]", value_parser = parse_service)]
     pub service: ServiceAddress,
+    #[command(flatten)]
+    pub tls: HostTls,
 }
 
 /// Where a discovery service is.

@@ -3,21 +3,25 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use straightway::authentication::{Group, Hash, parse_groups, parse_hashes};
+use straightway::{
+    authentication::{Group, Hash, parse_groups, parse_hashes},
+    tls::{Form, Suite},
+};
 
 use crate::size;
 
 /// `target`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "It is small and trusts its network: no TLS; with a key, authentication of hosts. Linux connects to it with nvme-cli; this program with
-the addresses that it prints. Ctrl-C ends it.
+    after_help = "It is small. With keys, hosts show who they are, and connections have TLS 1.3 (OpenSSL 3 must be there). Linux connects to it with nvme-cli; this
+program with the addresses that it prints. Ctrl-C ends it.
 
 Examples:
   straightway target memory:1GiB
   straightway target /data/dataset.img --read-only --listen 0.0.0.0:4420
   straightway target disk-a.img disk-b.img --block 512
-  straightway target memory:1GiB --dhchap-key-file host.key --dhchap-ctrl-key-file target.key"
+  straightway target memory:1GiB --dhchap-key-file host.key --dhchap-ctrl-key-file target.key
+  straightway target memory:1GiB --tls-key-file tls.key"
 )]
 pub struct Target {
     /// What to offer: files or block devices, whose length stays, and memory:SIZE. They are namespaces 1, 2, ...
@@ -63,6 +67,12 @@ pub struct Target {
         value_parser = parse_group_list
     )]
     pub dhchap_groups: Groups,
+    /// The file of the key that hosts must have for TLS, without which no connection is taken; the same for all of them
+    #[arg(long, value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
+    /// Make keys of it as old versions of libnvme do, for hosts with one
+    #[arg(long, requires = "tls_key_file")]
+    pub tls_compat: bool,
 }
 
 /// Hashes of authentication.
@@ -147,4 +157,40 @@ fn parse_transform(text: &str) -> Result<Transform, String> {
 fn parse_key_bytes(text: &str) -> Result<Hash, String> {
     let found = Hash::ALL.into_iter().find(|hash| hash.len_bytes().to_string() == text);
     found.ok_or_else(|| "write 32, 48 or 64".to_owned())
+}
+
+/// `nvme gen-tls-key`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "What it prints is secret: write it to a file that its owner alone may read. Targets and hosts of
+others take the same text.
+
+Examples:
+  straightway nvme gen-tls-key > tls.key
+  straightway nvme gen-tls-key --hash sha384 --json"
+)]
+pub struct NvmeGenTlsKey {
+    /// The hash of the key and of its connections: sha256 (AES-128-GCM) or sha384 (AES-256-GCM)
+    #[arg(long, default_value = "sha256", value_parser = parse_suite)]
+    pub hash: Suite,
+}
+
+fn parse_suite(text: &str) -> Result<Suite, String> {
+    let found = Suite::ALL.into_iter().find(|suite| suite.hash().name() == text);
+    found.ok_or_else(|| "write sha256 or sha384".to_owned())
+}
+
+/// TLS of a host.
+#[derive(Args, Debug)]
+pub struct HostTls {
+    /// The file of the key for TLS, which the services must have then
+    #[arg(long, value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
+    /// How the key is named and made: v1, v0, v1-compat or v0-compat
+    #[arg(long, default_value = "v1", value_parser = parse_form, requires = "tls_key_file")]
+    pub tls_identity: Form,
+}
+
+fn parse_form(text: &str) -> Result<Form, String> {
+    Form::of_name(text).ok_or_else(|| "write v1, v0, v1-compat or v0-compat".to_owned())
 }

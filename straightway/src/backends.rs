@@ -170,7 +170,6 @@ impl Backends {
             }
         };
         let files = FileStore::probed(&probe);
-        let keys = keys.into_host_keys();
         let nvme = Nvme::find(config, clock);
         let machine = Machine::this();
         let possible = probe.transport == sw_uring::IO_URING && sw_uring::passthrough::is_possible(&machine);

@@ -334,7 +334,7 @@ impl EngineBuilder {
         self
     }
 
-    /// What shows subsystems behind TCP who this host is, and what they must show. Default: nothing.
+    /// What shows subsystems behind TCP who this host is, what they must show, and TLS with them. Default: nothing.
     #[must_use]
     pub fn nvme_tcp_keys(mut self, keys: NvmeTcpKeys) -> Self {
         self.keys = keys;
@@ -407,18 +407,22 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// `ApiMisuse` for an unknown name or a value that does not parse; those of
-    /// [`read_secret`](crate::authentication::read_secret) for a file that has no key.
+    /// [`read_secret`](crate::authentication::read_secret) and [`read_psk`](crate::tls::read_psk) for a file that has no key.
     pub fn set(mut self, name: &str, value: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, cufile=on-request|prefer|off, cufile_library=FILE")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);
         let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());
         let number = || bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or_else(wrong);
         if let Some(rest) = name.strip_prefix("nvme_tcp_dhchap_") {
             self.keys.set(rest, value).ok_or_else(wrong)??;
+            return Ok(self);
+        }
+        if let Some(rest) = name.strip_prefix("nvme_tcp_tls") {
+            self.keys.tls.set(rest, value).ok_or_else(wrong)??;
             return Ok(self);
         }
         match (name, value) {

@@ -11,7 +11,7 @@ pub use sw_nvme::discovery::{
     walk::{NotFollowed, Service},
 };
 
-use crate::{fabrics::identity, uri::NVME_TCP_PORT};
+use crate::{fabrics::identity, tls::NvmeTcpTls, uri::NVME_TCP_PORT};
 
 /// Asks the discovery service at `host` (a name or an address; one of IPv6 in brackets), and those that it refers to. Without a port
 /// that is [`PORT`] and, if nobody listens there, 4420, where targets that are their own discovery service are.
@@ -22,7 +22,15 @@ use crate::{fabrics::identity, uri::NVME_TCP_PORT};
 /// Those of [`sw_net::discover`], of the port that was asked last; `NotFound` if the machine has no identity that services could know
 /// it by.
 pub fn discover(host: &str, port: Option<u16>) -> Result<Discovered, Error> {
-    let (us, config) = (identity(None)?, DiscoverConfig::default());
+    discover_with(host, port, &NvmeTcpTls::default())
+}
+
+/// The same with TLS, which all services that are asked must have then.
+///
+/// # Errors
+/// As [`discover`]; `PermissionDenied` where a service does not take the key; `Unsupported` without OpenSSL 3.
+pub fn discover_with(host: &str, port: Option<u16>, tls: &NvmeTcpTls) -> Result<Discovered, Error> {
+    let (us, config) = (identity(None, tls)?, DiscoverConfig::default());
     match (sw_net::discover(host, port.unwrap_or(PORT), &us, config), port) {
         (Err(error), None) if nobody_listens(&error) => sw_net::discover(host, NVME_TCP_PORT, &us, config),
         (told, _) => told,

@@ -26,9 +26,11 @@ use sw_verbs::{
 
 use crate::{
     builder::{Config, NvmeTcp, NvmeTcpDigests},
+    keys::NvmeTcpKeys,
     nvme::with_blocks_that_fit,
     nvme_control::no_thread,
     policy::Destination,
+    tls::NvmeTcpTls,
     uri::NvmeTcpUri,
 };
 
@@ -42,6 +44,7 @@ const MACHINE_ID: &str = "/etc/machine-id";
 pub(crate) struct Fabrics {
     config: Config,
     keys: Option<Arc<HostKeys>>,
+    tls: NvmeTcpTls,
     wire: Wire,
     way: Way,
     directory: Arc<Directory>,
@@ -74,8 +77,10 @@ struct Keep {
 }
 
 impl Fabrics {
-    pub(crate) fn new(config: Config, keys: Option<Arc<HostKeys>>, wire: Wire) -> Self {
-        Self { config, keys, wire, way: way(wire), directory: Arc::default(), opened: Mutex::default() }
+    pub(crate) fn new(config: Config, keys: NvmeTcpKeys, wire: Wire) -> Self {
+        let tls = keys.tls.clone();
+        let keys = keys.into_host_keys();
+        Self { config, keys, tls, wire, way: way(wire), directory: Arc::default(), opened: Mutex::default() }
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
@@ -131,7 +136,8 @@ impl Fabrics {
             depth: u16::try_from(self.config.queue_depth).unwrap_or(u16::MAX),
             ..ControllerConfig::default()
         };
-        let controller = Controller::open_by(self.way.clone(), address.clone(), identity(self.keys.clone())?, config)?;
+        let controller =
+            Controller::open_by(self.way.clone(), address.clone(), identity(self.keys.clone(), &self.tls)?, config)?;
         let mut opened = self.opened();
         if opened.is_closed {
             drop(opened);
@@ -279,14 +285,14 @@ fn attend(controller: &Arc<Controller>, scheme: &str) -> Result<(), Error> {
 }
 
 /// Who this host is to subsystems: what the machine says, so that all programs are the same host; else from its machine-id.
-pub(crate) fn identity(keys: Option<Arc<HostKeys>>) -> Result<HostIdentity, Error> {
+pub(crate) fn identity(keys: Option<Arc<HostKeys>>, tls: &NvmeTcpTls) -> Result<HostIdentity, Error> {
     let read = |path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let machine = read(MACHINE_ID).and_then(|text| hex(&text));
     let id = read(HOST_ID).and_then(|text| hex(&text)).or(machine);
     let nqn = read(HOST_NQN).and_then(|text| Nqn::new(&text));
     let nqn = nqn.or_else(|| Nqn::new(&format!("nqn.2014-08.org.nvmexpress:uuid:{}", uuid(&id?))));
     match (nqn, id) {
-        (Some(nqn), Some(id)) => Ok(HostIdentity { nqn, id, keys, tls: None }),
+        (Some(nqn), Some(id)) => Ok(HostIdentity { nqn, id, keys, tls: tls.host_tls()? }),
         _ => Err(Error::new(ErrorKind::NotFound, Verb::Open)
             .at(HOST_NQN)
             .detail("the machine has no identity that subsystems could know it by (hostnqn, hostid, machine-id)")

@@ -1,4 +1,4 @@
-//! What shows subsystems behind TCP who this host is, and shows this host who they are (DH-HMAC-CHAP).
+//! What shows subsystems behind TCP who this host is, and shows this host who they are (DH-HMAC-CHAP); and the files of keys.
 
 use std::{fs::File, io, io::Read as _, path::Path, sync::Arc};
 
@@ -10,6 +10,8 @@ use sw_nvme::auth::{
     secret::{Secret, TEXT_BYTES_MAX},
 };
 use zeroize::Zeroizing;
+
+use crate::tls::NvmeTcpTls;
 
 /// Bytes of a key's file that are looked at: a key, and white space around it.
 const FILE_BYTES_MAX: u64 = 4 * TEXT_BYTES_MAX as u64;
@@ -26,6 +28,8 @@ pub struct NvmeTcpKeys {
     pub controller: Option<Secret>,
     /// Hashes and groups that may be used. Default: all, the NULL group included.
     pub offer: Offer,
+    /// TLS, with a key of its own. Default: none.
+    pub tls: NvmeTcpTls,
 }
 
 impl NvmeTcpKeys {
@@ -51,6 +55,7 @@ impl NvmeTcpKeys {
                 "a key of the controller without one of the host: nvme_tcp_dhchap_ctrl_key_file goes with nvme_tcp_dhchap_key_file",
             );
         }
+        self.tls.check()?;
         if self.offer.hashes.is_empty() || self.offer.groups.is_empty() {
             return Err("no hash or no group for authentication; leave at least one of each");
         }
@@ -58,7 +63,7 @@ impl NvmeTcpKeys {
     }
 
     pub(crate) fn into_host_keys(self) -> Option<Arc<HostKeys>> {
-        let Self { host, controller, offer } = self;
+        let Self { host, controller, offer, .. } = self;
         host.map(|host| Arc::new(HostKeys::new(host, controller, offer)))
     }
 }
@@ -69,6 +74,19 @@ impl NvmeTcpKeys {
 /// What the system says of the file; `BadFormat` for another text.
 pub fn read_secret(path: impl AsRef<Path>) -> Result<Secret, Error> {
     let path = path.as_ref();
+    Secret::parse(&read_text(path, "DHHC-1:…:")?).map_err(|cause| {
+        Error::new(ErrorKind::BadFormat, Verb::Setup)
+            .at(path.display().to_string())
+            .detail(format!("the file has no key for dh-hmac-chap: {cause}"))
+            .remedy("write one line DHHC-1:…: to it, as `straightway nvme gen-dhchap-key` prints it")
+    })
+}
+
+/// Reads the file of a key, one line of this `form`.
+///
+/// # Errors
+/// What the system says of the file; `BadFormat` where it is no text.
+pub(crate) fn read_text(path: &Path, form: &str) -> Result<Zeroizing<String>, Error> {
     let made = |kind| Error::new(kind, Verb::Setup).at(path.display().to_string());
     // With room to spare: one that grew would leave a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(2 * sw_mem::index(FILE_BYTES_MAX)));
@@ -83,13 +101,9 @@ pub fn read_secret(path: impl AsRef<Path>) -> Result<Secret, Error> {
         made(kind)
             .detail(format!("the file of a key cannot be read: {cause}"))
             .with_code(cause.raw_os_error().unwrap_or(0))
-            .remedy("name a file with one line DHHC-1:…: that this user may read")
+            .remedy(format!("name a file with one line {form} that this user may read"))
     })?;
-    Secret::parse(&text).map_err(|cause| {
-        made(ErrorKind::BadFormat)
-            .detail(format!("the file has no key for dh-hmac-chap: {cause}"))
-            .remedy("write one line DHHC-1:…: to it, as `straightway nvme gen-dhchap-key` prints it")
-    })
+    Ok(text)
 }
 
 /// Makes a key of as many random bytes as `like` has, which is transformed by `transform` before it is used.

@@ -48,6 +48,7 @@ mod request;
 mod staging;
 mod sums;
 mod targets;
+pub mod tls;
 pub mod topology;
 mod uri;
 mod vendor;
@@ -93,7 +94,7 @@ pub mod authentication {
 }
 /// A small NVMe/TCP target over files and memory, for demonstrations and tests.
 pub mod target {
-    pub use sw_net::target::{Access, Authentication, Backing, Counters, Target, TargetConfig};
+    pub use sw_net::target::{Access, Authentication, Backing, Counters, Target, TargetConfig, Tls};
     pub use sw_nvme::fabrics::Nqn;
 
     /// As [`Target::start`], behind the emulated RDMA fabric: for addresses of `nvme+rdma://` with `fabric=emulated`.

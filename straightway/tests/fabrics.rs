@@ -5,10 +5,12 @@
 use std::{sync::Arc, time::Duration};
 
 use straightway::{
-    Buffer, ByteLen, Destination, Engine, Error, ErrorKind, Landing, Memory, NvmeTcp, NvmeTcpDigests, Object, Uri,
-    WriteOutcome,
+    Buffer, ByteLen, Destination, Engine, Error, ErrorKind, Landing, Memory, NvmeTcp, NvmeTcpDigests, NvmeTcpKeys,
+    Object, Reason, Uri, Verb, WriteOutcome,
     authentication::{Group, Hash, Offer, make_secret, read_secret},
-    target::{Access, Authentication, Backing, Target, TargetConfig},
+    parse_policy,
+    target::{self, Access, Authentication, Backing, Target, TargetConfig},
+    tls,
 };
 
 const BYTES: u64 = 32 << 20;
@@ -227,6 +229,10 @@ fn settings_out_of_range_are_refused() {
         ("nvme_tcp_dhchap_hashes", "sha1"),
         ("nvme_tcp_dhchap_groups", ""),
         ("nvme_tcp_dhchap_key", "DHHC-1:00:AAAA:"),
+        ("nvme_tcp_tls", "required"),
+        ("nvme_tcp_tls", "on"),
+        ("nvme_tcp_tls_identity", "v2"),
+        ("nvme_tcp_tls_key", "NVMeTLSkey-1:00:AAAA:"),
     ] {
         let made = Engine::builder().set(name, value).and_then(|builder| builder.build());
         assert_eq!(made.err().map(|error| error.kind()), Some(ErrorKind::ApiMisuse), "{name}={value}");
@@ -292,6 +298,39 @@ fn keys_come_from_files_and_open_what_demands_them() {
     for path in [own, theirs] {
         std::fs::remove_file(path).unwrap();
     }
+}
+
+#[test]
+fn bytes_over_tls_are_told_as_what_they_are() {
+    if !known() {
+        return;
+    }
+    let psk = tls::make_psk(tls::Suite::Aes128GcmSha256).unwrap();
+    let demanded = |kernel| Some(target::Tls { psk: psk.clone(), derivation: tls::Derivation::Standard, kernel });
+    let config = TargetConfig { tls: demanded(tls::KernelTls::Never), ..TargetConfig::default() };
+    let target = match Target::start(config) {
+        Ok(target) => target,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let uri: Uri =
+        format!("nvme+tcp://{}/{}?nsid=1", target.address(), TargetConfig::default().subsystem).parse().unwrap();
+    let tls = tls::NvmeTcpTls { key: Some(psk.clone()), kernel: tls::KernelTls::Never, ..tls::NvmeTcpTls::default() };
+    let engine = Engine::builder().nvme_tcp_keys(NvmeTcpKeys { tls, ..NvmeTcpKeys::default() }).build().unwrap();
+    let uri = format!("{uri}&serial={SERIAL}").parse().unwrap();
+    let object = engine.open_for_update(&uri).unwrap();
+    let content = bytes(1 << 20);
+    let written = engine.write(&object, 0, memory(&content)).wait();
+    let was_read = engine.read(&object, 0, memory(&[0; 1 << 20])).wait();
+    for done in [&written, &was_read] {
+        let path = done.path;
+        assert_eq!(path.route.to_string(), "nvme+tcp/staged");
+        assert_eq!((path.reason, path.bytes.staged, path.bounced), (Reason::TlsInUserSpace, 1 << 20, 0));
+        // The kernel's copy, and the library's.
+        assert_eq!(path.cpu_copied, 2 << 20);
+    }
+    assert_eq!(read(&engine, &object, 0, 1 << 20).unwrap(), content);
+    let plan = engine.plan(&object, Destination::Host, parse_policy("require=kernel-copy").unwrap(), Verb::Read);
+    assert!(format!("{plan:?}").contains("TlsInUserSpace"), "{plan:?}");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn now() -> Instant {
 }
 
 fn identity() -> HostIdentity {
-    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None }
+    HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None, tls: None }
 }
 
 // ---- the engine's suite -------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ impl Rig {
             name: "1".into(),
             len: namespace.len_bytes(),
             version: namespace.version(),
-            faces: vec![face(Wire::EmulatedRdma, self.index, namespace).unwrap()],
+            faces: vec![face(Wire::EmulatedRdma, self.index, namespace, sw_net::Protection::None).unwrap()],
             residency: Residency::Unknown.into(),
             stripe: None,
             keep: Box::new(()),

@@ -6,9 +6,13 @@ use serde::Serialize;
 use straightway::{
     FabricWire, NvmeTcpUri,
     discovery::{self, Discovered, Entry, NotFollowed, SecureChannel, SubsystemType},
+    tls::{NvmeTcpTls, read_psk},
 };
 
 use crate::{args::NvmeDiscover, fail::Fail, out::Out};
+
+/// SECTYPE of TLS 1.2.
+const TLS_1_2: u8 = 1;
 
 /// What `nvme discover` says.
 #[derive(Serialize)]
@@ -43,7 +47,9 @@ impl From<&Entry> for Subsystem {
     fn from(entry: &Entry) -> Self {
         let uri = match (entry.kind, entry.secure_channel, entry.tcp()) {
             (_, _, None) => Err("only TCP to an address of IPv4 or IPv6 is built in"),
-            (SubsystemType::Nvme, SecureChannel::Required, _) => Err("it demands TLS, which is not built in yet"),
+            (SubsystemType::Nvme, SecureChannel::Required, _) if entry.security == TLS_1_2 => {
+                Err("it demands TLS 1.2; 1.3 is built in")
+            }
             (SubsystemType::Nvme, _, Some(at)) => {
                 let subsystem = entry.subsystem.to_string();
                 let (host, port, wire) = (at.host(), at.port, FabricWire::Tcp);
@@ -72,6 +78,9 @@ impl fmt::Display for Subsystem {
         let Self { subsystem, kind, transport, address, service, .. } = self;
         write!(f, "{subsystem}  {kind}, {transport}, {address} {service}")?;
         match (&self.uri, self.why_not) {
+            (Some(uri), _) if self.secure_channel == SecureChannel::Required.name() => {
+                write!(f, "\n  -> {uri}  (demands TLS: --engine nvme_tcp_tls_key_file=FILE)")
+            }
             (Some(uri), _) => write!(f, "\n  -> {uri}"),
             (None, why_not) => write!(f, "\n  -> not usable: {}", why_not.unwrap_or_default()),
         }
@@ -109,7 +118,9 @@ fn not_followed(why: &NotFollowed) -> String {
 /// # Errors
 /// The service does not answer, or not as one does; the machine has no identity.
 pub fn run(args: &NvmeDiscover, out: &mut Out) -> Result<(), Fail> {
-    let told = discovery::discover(&args.service.host, args.service.port)?;
+    let key = args.tls.tls_key_file.as_ref().map(read_psk).transpose()?;
+    let tls = NvmeTcpTls { key, form: args.tls.tls_identity, ..NvmeTcpTls::default() };
+    let told = discovery::discover_with(&args.service.host, args.service.port, &tls)?;
     let Discovered { entries, asked, failed, left_out, .. } = &told;
     out.report(&Report {
         schema: "straightway.nvme.discover/1",

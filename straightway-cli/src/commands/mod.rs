@@ -52,6 +52,7 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Nvme(Nvme::Unbind(args)) => nvme::unbind(&args, out),
         Command::Nvme(Nvme::Discover(args)) => discover::run(&args, out),
         Command::Nvme(Nvme::GenDhchapKey(args)) => nvme::gen_dhchap_key(&args, out),
+        Command::Nvme(Nvme::GenTlsKey(args)) => nvme::gen_tls_key(&args, out),
         Command::Target(args) => target::run(&args, out),
         Command::Hwtest(args) => hwtest::run(&args, out),
         Command::Completions(args) => {

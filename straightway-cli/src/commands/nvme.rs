@@ -8,16 +8,17 @@ use std::{
 use serde::Serialize;
 use straightway::authentication::make_secret;
 use straightway::binding::{self, BindPlan, FunctionFacts, NamespaceFacts, Which};
+use straightway::tls::make_psk;
 
 use crate::{
     args::{NvmeChange, NvmeList},
     fail::Fail,
     out::Out,
     size::Bytes,
-    target_args::{NvmeGenDhchapKey, Transform},
+    target_args::{NvmeGenDhchapKey, NvmeGenTlsKey, Transform},
 };
 
-/// What `nvme gen-dhchap-key` says.
+/// What `nvme gen-dhchap-key` and `nvme gen-tls-key` say.
 #[derive(Serialize)]
 struct Key {
     schema: &'static str,
@@ -41,6 +42,15 @@ pub fn gen_dhchap_key(args: &NvmeGenDhchapKey, out: &mut Out) -> Result<(), Fail
     };
     let secret = make_secret(args.bytes, transform)?;
     out.report(&Key { schema: "straightway.nvme.gen-dhchap-key/1", key: secret.to_text().to_string() })
+}
+
+/// Runs `nvme gen-tls-key`.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn gen_tls_key(args: &NvmeGenTlsKey, out: &mut Out) -> Result<(), Fail> {
+    let key = make_psk(args.hash)?;
+    out.report(&Key { schema: "straightway.nvme.gen-tls-key/1", key: key.to_text().to_string() })
 }
 
 /// A line of `nvme list`.

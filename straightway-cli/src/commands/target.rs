@@ -6,7 +6,8 @@ use serde::Serialize;
 use straightway::{
     FabricWire, NvmeTcpUri,
     authentication::{Offer, read_secret},
-    target::{self, Access, Authentication, Backing, Counters, Nqn, Target, TargetConfig},
+    target::{self, Access, Authentication, Backing, Counters, Nqn, Target, TargetConfig, Tls},
+    tls::{Derivation, KernelTls, read_psk},
 };
 
 use crate::{
@@ -90,6 +91,13 @@ fn authentication(args: &Args) -> Result<Option<Authentication>, Fail> {
     Ok(Some(Authentication { secret: read_secret(file)?, controller_secret, offer }))
 }
 
+/// TLS that hosts must have; none: connections go in the clear.
+fn tls(args: &Args) -> Result<Option<Tls>, Fail> {
+    let Some(file) = &args.tls_key_file else { return Ok(None) };
+    let derivation = if args.tls_compat { Derivation::Compat } else { Derivation::Standard };
+    Ok(Some(Tls { psk: read_psk(file)?, derivation, kernel: KernelTls::IfThere }))
+}
+
 /// Runs `target`, until a signal ends it.
 ///
 /// # Errors
@@ -104,6 +112,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
     };
     let config = TargetConfig {
         authentication: authentication(args)?,
+        tls: tls(args)?,
         listen: args.listen,
         subsystem,
         namespaces: args.sources.iter().map(backing).collect(),

@@ -128,7 +128,7 @@ fn everything() -> Vec<Value> {
     let index = ["dataset", "index", "set", "bad.tar", "--checksum", "--on-error", "skip", "--out", "i.index.arrow"];
     let bench = ["bench", "read", "a", "--size", "64k", "--bytes", "1MiB"];
     crate::topology::make_any(&scratch.path("machine"));
-    let runs: [&[&str]; 24] = [
+    let runs: [&[&str]; 25] = [
         &["ls", "."],
         &["stat", "a", "stripe:64k:a,a"],
         &["plan", "a"],
@@ -138,6 +138,7 @@ fn everything() -> Vec<Value> {
         &["nvme", "list", "--all"],
         &["topology", "--root", "machine"],
         &["nvme", "gen-dhchap-key"],
+        &["nvme", "gen-tls-key"],
         &["cp", "a", "b"],
         &["cp", "a", "b", "--no-verify"],
         &["cat", "absent"],

@@ -6,7 +6,7 @@ use crate::support::Scratch;
 const PAGE: &str = include_str!("../../../docs/cli-reference.md");
 
 /// Every command, as the page orders them.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "",
     "demo",
     "doctor",
@@ -29,6 +29,7 @@ const COMMANDS: [&str; 25] = [
     "nvme",
     "nvme discover",
     "nvme gen-dhchap-key",
+    "nvme gen-tls-key",
     "target",
     "hwtest",
     "completions",

@@ -116,6 +116,11 @@ fn what_cannot_be_offered_is_told() {
         (&["target", "memory:1MiB", "--dhchap-groups", "modp"], 2, "ffdhe2048"),
         (&["nvme", "gen-dhchap-key", "--hash", "sha1"], 2, "sha256"),
         (&["nvme", "gen-dhchap-key", "--bytes", "33"], 2, "48"),
+        (&["target", "memory:1MiB", "--tls-key-file", "none"], 3, "none"),
+        (&["target", "memory:1MiB", "--tls-key-file", "/proc/self/status"], 11, "gen-tls-key"),
+        (&["target", "memory:1MiB", "--tls-compat"], 2, "tls-key-file"),
+        (&["nvme", "gen-tls-key", "--hash", "sha512"], 2, "sha384"),
+        (&["nvme", "discover", "127.0.0.1:1", "--tls-identity", "v2"], 2, "v0-compat"),
     ] {
         let ran = scratch.run(arguments);
         assert!(ran.code == Some(code) && ran.stderr.contains(words), "{arguments:?}: {:?} {}", ran.code, ran.stderr);
@@ -154,6 +159,49 @@ fn a_target_with_keys_is_for_hosts_that_have_them() {
     let wrong = scratch.run(&["cat", uri, "--len", "4k", "--engine", "nvme_tcp_dhchap_key_file=target.key"]);
     assert!(!wrong.stderr.contains("DHHC-1:0"), "{}", wrong.stderr);
     wrong.fails(4, &["compare the file of nvme_tcp_dhchap_key_file"]);
+}
+
+#[test]
+fn a_target_with_tls_is_for_hosts_that_have_its_key() {
+    let scratch = Scratch::new();
+    for (file, arguments) in [("tls.key", &["--hash", "sha384"][..]), ("other.key", &[])] {
+        let key = scratch.run(&[&["nvme", "gen-tls-key"], arguments].concat()).ok().text().to_owned();
+        assert!(key.starts_with("NVMeTLSkey-1:0") && key.ends_with(":\n"), "{} bytes", key.len());
+        std::fs::write(scratch.path(file), &key).unwrap();
+    }
+    if !known() {
+        println!("skip tls: the machine has no hostid and no machine-id");
+        return;
+    }
+    if straightway::target::Target::start(with_tls()).is_err() {
+        println!("skip tls: there is no OpenSSL 3");
+        return;
+    }
+    let offered = Offered::start(&scratch, &["memory:1MiB", "--tls-key-file", "tls.key"]);
+    let uri = offered.uris[0].as_str();
+    let read = |settings: &str| scratch.run(&["cat", uri, "--len", "64k", "--engine", settings]);
+    for settings in [
+        "nvme_tcp_tls_key_file=tls.key",
+        "nvme_tcp_tls=required,nvme_tcp_tls_key_file=tls.key,nvme_tcp_tls_identity=v0",
+    ] {
+        assert_eq!(read(settings).ok().stdout, [0; 64 << 10]);
+    }
+    let wrong = read("nvme_tcp_tls_key_file=other.key");
+    assert!(!wrong.stderr.contains("NVMeTLSkey-1:0"), "{}", wrong.stderr);
+    wrong.fails(4, &["nvme_tcp_tls_key_file"]);
+    scratch.run(&["cat", uri, "--len", "4k"]).fails(4, &["nvme_tcp_tls=required"]);
+    read("nvme_tcp_tls=required").fails(2, &["nvme_tcp_tls_key_file"]);
+    let told = scratch.run(&["nvme", "discover", offered.address(), "--tls-key-file", "tls.key", "--json"]).ok().json();
+    let found = &told[0]["subsystems"][0];
+    assert_eq!((&found["uri"], &found["secure_channel"]), (&Value::from(uri), &Value::from("required")));
+    scratch.run(&["nvme", "discover", offered.address()]).fails(4, &["demands tls"]);
+}
+
+fn with_tls() -> straightway::target::TargetConfig {
+    use straightway::{target::Tls, tls};
+    let psk = tls::make_psk(tls::Suite::Aes128GcmSha256).unwrap();
+    let tls = Some(Tls { psk, derivation: tls::Derivation::Standard, kernel: tls::KernelTls::IfThere });
+    straightway::target::TargetConfig { tls, ..Default::default() }
 }
 
 #[test]
