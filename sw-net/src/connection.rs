@@ -108,6 +108,17 @@ impl Broken {
         self.of_kind(if matches!(self, Self::Silent) { ErrorKind::DeadlineExceeded } else { self.kind() }, at)
     }
 
+    /// The error of a connection that got no first answer.
+    fn refusal_at_once(&self, protection: Protection, at: &str) -> Error {
+        let error = self.refusal(at);
+        match (self, protection) {
+            (Self::System(_) | Self::Closed, Protection::None) => error.remedy(
+                "see the target's log and the network; targets that demand tls close like this (nvme_tcp_tls_key_file)",
+            ),
+            _ => error,
+        }
+    }
+
     /// What stands behind the [faults](sw_nvme::tcp::ledger::lost_with) of I/Os.
     pub(crate) fn error(&self, at: &str) -> Error {
         self.of_kind(self.kind(), at)
@@ -204,8 +215,9 @@ impl Connection {
             socket.secure(peers, (&at, until))?;
         }
         let asked = IcReq { format: 0, alignment: 0, digests: config.digests, r2t_max: 0 };
-        exchange_out(&socket, &asked.encode(), until).map_err(|broken| broken.refusal(&at))?;
-        let answer = exchange_in(&socket, until).map_err(|broken| broken.refusal(&at))?;
+        let refused = |broken: Broken| broken.refusal_at_once(socket.protection(), &at);
+        exchange_out(&socket, &asked.encode(), until).map_err(refused)?;
+        let answer = exchange_in(&socket, until).map_err(refused)?;
         let answer = IcResp::decode(&answer, &asked).map_err(|breach| Broken::Breach(breach).refusal(&at))?;
         let layout = Layout { digests: answer.digests, alignment: answer.alignment };
         let ConnectionConfig { depth, capsule_data_bytes, .. } = config;

@@ -181,23 +181,25 @@ impl Socket {
 
     /// Waits until the socket is ready or the time is over; says which. It does not wait while a library holds bytes.
     pub(crate) fn wait(&self, what: Ready, until: Instant) -> io::Result<Waited> {
-        if self.may_hold() {
-            return Ok(Waited::Ready);
-        }
-        let events = match what {
-            Ready::ToRead => libc::POLLIN,
-            Ready::ToReadOrWrite => libc::POLLIN | libc::POLLOUT,
-        };
-        let Some(left) = left(until) else { return Ok(Waited::TimeOver) };
-        let millis = i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
-        let mut one = libc::pollfd { fd: self.fd(), events, revents: 0 };
-        // SAFETY: one descriptor of ours, in a live local.
-        match unsafe { libc::poll(&raw mut one, 1, millis) } {
-            0 => Ok(Waited::TimeOver),
-            n if n > 0 => Ok(Waited::Ready),
-            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => Ok(Waited::Ready),
-            _ => Err(io::Error::last_os_error()),
-        }
+        if self.may_hold() { Ok(Waited::Ready) } else { wait_for(self.fd(), what, until) }
+    }
+}
+
+/// Waits until the socket is ready or the time is over; says which.
+pub(crate) fn wait_for(fd: RawFd, what: Ready, until: Instant) -> io::Result<Waited> {
+    let events = match what {
+        Ready::ToRead => libc::POLLIN,
+        Ready::ToReadOrWrite => libc::POLLIN | libc::POLLOUT,
+    };
+    let Some(left) = left(until) else { return Ok(Waited::TimeOver) };
+    let millis = i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
+    let mut one = libc::pollfd { fd, events, revents: 0 };
+    // SAFETY: one descriptor of ours, in a live local.
+    match unsafe { libc::poll(&raw mut one, 1, millis) } {
+        0 => Ok(Waited::TimeOver),
+        n if n > 0 => Ok(Waited::Ready),
+        _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => Ok(Waited::Ready),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

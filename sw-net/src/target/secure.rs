@@ -63,13 +63,10 @@ impl<'s> Wire<'s> {
 
     /// Has TLS with the host, until `until` at most; `None`: it will not, or not with the key.
     pub(super) fn secure(stream: &'s TcpStream, tls: &ServerTls, until: Instant) -> Option<Self> {
-        let arm = || {
-            let left = until.saturating_duration_since(now());
-            // The shortest wait that the system knows is above zero.
-            stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).is_ok() && !left.is_zero()
-        };
+        let left = until.saturating_duration_since(now());
         let mut first = [0];
-        arm();
+        // The shortest wait that the system knows is above zero.
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).ok()?;
         let begins = stream.peek(&mut first).ok().filter(|bytes| *bytes > 0)?;
         if first.get(..begins) != Some(&[HANDSHAKE]) {
             tracing::debug!("a host does without tls, which is demanded");
@@ -80,7 +77,7 @@ impl<'s> Wire<'s> {
             drain(stream);
             return None;
         }
-        let made = tls.accept(stream, arm);
+        let made = tls.accept(stream, until);
         let (channel, answer) =
             made.inspect_err(|fault| tracing::debug!(?fault, "a host came without the key of tls")).ok()?;
         stream.set_read_timeout(None).ok()?;
@@ -121,7 +118,7 @@ impl Read for &Wire<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match &self.channel {
             Channel::Library(session) => session.receive_record(Piece { base: into.as_mut_ptr(), len: into.len() }),
-            Channel::Plain | Channel::Kernel => loop {
+            Channel::Plain | Channel::Kernel(_) => loop {
                 let mut stream = self.stream;
                 match stream.read(into) {
                     Ok(bytes) => return Ok(bytes),
@@ -141,7 +138,7 @@ impl Write for &Wire<'_> {
         let mut stream = self.stream;
         match &self.channel {
             Channel::Library(session) => session.send(&[Piece { base: from.as_ptr().cast_mut(), len: from.len() }]),
-            Channel::Plain | Channel::Kernel => stream.write(from),
+            Channel::Plain | Channel::Kernel(_) => stream.write(from),
         }
     }
 

@@ -19,6 +19,7 @@ mod table;
 use std::{fmt, io, net::TcpStream, os::fd::AsRawFd, sync::Arc, time::Instant};
 
 use sw_engine::{Error, ErrorKind, Verb};
+use sw_mem::ForkMark;
 use sw_nvme::{
     fabrics::Nqn,
     psk::{Answer, ConfiguredPsk, Derivation, Form, Suite},
@@ -27,7 +28,7 @@ use sw_nvme::{
 use openssl::{Context, Keys, Role, Secrets, Step};
 pub(crate) use openssl::{Fault, Session};
 
-use crate::socket::Ready;
+use crate::socket::{Ready, Waited, wait_for};
 
 /// Codes of errors that say that the other end will not have TLS, or not with this key: this, and the number of its alert, or
 /// [`NO_ALERT`].
@@ -106,7 +107,8 @@ pub(crate) struct Peers<'a> {
 pub(crate) enum Channel {
     Plain,
     Library(Session),
-    Kernel,
+    /// A child that was forked has the descriptor too, and says nothing in the parent's name.
+    Kernel(ForkMark),
 }
 
 impl Channel {
@@ -114,7 +116,7 @@ impl Channel {
         match self {
             Self::Plain => Protection::None,
             Self::Library(_) => Protection::TlsLibrary,
-            Self::Kernel => Protection::TlsKernel,
+            Self::Kernel(_) => Protection::TlsKernel,
         }
     }
 
@@ -123,7 +125,8 @@ impl Channel {
         match self {
             Self::Plain => {}
             Self::Library(session) => session.close(),
-            Self::Kernel => kernel::close(stream.as_raw_fd()),
+            Self::Kernel(fork) if fork.is_child() => {}
+            Self::Kernel(_) => kernel::close(stream.as_raw_fd()),
         }
     }
 
@@ -132,7 +135,7 @@ impl Channel {
     /// # Errors
     /// That of the read, or what the record says that it stopped at.
     pub(crate) fn look_at_control(&self, stream: &TcpStream, error: io::Error) -> io::Result<bool> {
-        if !matches!(self, Self::Kernel) || !kernel::is_control(&error) {
+        if !matches!(self, Self::Kernel(_)) || !kernel::is_control(&error) {
             return Err(error);
         }
         kernel::control(stream.as_raw_fd()).map(|said| said == kernel::Control::Nothing)
@@ -191,7 +194,7 @@ fn settle(session: Session, fd: i32, (suite, role): (Suite, Role), kernel: Kerne
     // A record that is inside the library already, the kernel would not see.
     if !session.has_pending() && kernel::take_over(fd, suite, role, &traffic)? {
         session.forget();
-        return Ok(Channel::Kernel);
+        return Ok(Channel::Kernel(ForkMark::new()));
     }
     if kernel == KernelTls::Demanded {
         return Err(io::ErrorKind::Unsupported.into());
@@ -361,24 +364,28 @@ impl ServerTls {
         Ok(Self { context, find, suite, kernel })
     }
 
-    /// Makes TLS of a connection that nothing came over yet, as the target. `has_time`: asked whenever the socket gave nothing.
+    /// Makes TLS of a connection that nothing came over yet, as the target; `until` at most, however slowly bytes come: the socket does
+    /// not block meanwhile.
     ///
     /// # Errors
     /// [`Fault`]; `None`: there is no time left.
-    pub(crate) fn accept(
-        &self,
-        stream: &TcpStream,
-        mut has_time: impl FnMut() -> bool,
-    ) -> Result<(Channel, Answer), Option<Fault>> {
+    pub(crate) fn accept(&self, stream: &TcpStream, until: Instant) -> Result<(Channel, Answer), Option<Fault>> {
         let fd = stream.as_raw_fd();
         let secrets = secrets(self.kernel, fd).ok_or(Some(Fault::Library(0)))?;
         let system = |error: io::Error| Some(Fault::System(error.raw_os_error().unwrap_or(0)));
         let session = Session::new(&self.context, fd, Keys::Theirs(Arc::clone(&self.find)), secrets).map_err(system)?;
-        while session.handshake().map_err(Some)? != Step::Done {
-            if !has_time() {
+        stream.set_nonblocking(true).map_err(system)?;
+        loop {
+            let wait = match session.handshake().map_err(Some)? {
+                Step::Done => break,
+                Step::WantsToRead => Ready::ToRead,
+                Step::WantsToWrite => Ready::ToReadOrWrite,
+            };
+            if wait_for(fd, wait, until).map_err(system)? == Waited::TimeOver {
                 return Err(None);
             }
         }
+        stream.set_nonblocking(false).map_err(system)?;
         let answer = session.take_answer().ok_or(Some(Fault::WithoutKey))?;
         let channel = settle(session, fd, (self.suite, Role::Server), self.kernel).map_err(system)?;
         Ok((channel, answer))

@@ -25,6 +25,7 @@ use std::{
     sync::Arc,
 };
 
+use sw_mem::ForkMark;
 use sw_nvme::psk::{Answer, Suite, TlsPsk};
 use zeroize::Zeroizing;
 
@@ -244,6 +245,8 @@ pub(crate) struct Session {
     is_ended: Cell<bool>,
     /// This side did.
     is_closed: Cell<bool>,
+    /// A child that was forked has the descriptor and the keys too: what it would send is the parent's to send.
+    fork: ForkMark,
 }
 
 // SAFETY: a session is one thread's at a time (it is not Sync, as the pointers in it are not); the library keeps nothing by thread but its
@@ -282,6 +285,7 @@ impl Session {
             fault: Cell::new(None),
             is_ended: Cell::new(false),
             is_closed: Cell::new(false),
+            fork: ForkMark::new(),
         };
         // SAFETY: the live state.
         let line = unsafe { &raw const (*state).line };
@@ -510,7 +514,7 @@ impl Session {
 
     /// Tells the peer that no more bytes come, if the socket takes that.
     pub(crate) fn close(&self) {
-        if self.fault.get().is_none() && !self.is_closed.replace(true) {
+        if self.fault.get().is_none() && !self.fork.is_child() && !self.is_closed.replace(true) {
             self.clear();
             // SAFETY: the live session, of which no call failed. Its answer is not waited for.
             let _ = unsafe { (self.table.SSL_shutdown)(self.ssl) };

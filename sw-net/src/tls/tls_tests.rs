@@ -151,6 +151,13 @@ fn nothing_goes_in_the_clear_to_a_target_without_tls() {
     });
     let error = both_queues(at, with(), quick()).unwrap_err();
     assert!(error.kind() == ErrorKind::Io && error.to_string().contains("its log"), "{error}");
+    let listener = closes.unwrap().join().unwrap();
+    let closes = std::thread::Builder::new().spawn(move || {
+        drop(listener.accept().unwrap());
+        listener
+    });
+    let error = both_queues(at, host(None), quick()).unwrap_err();
+    assert!(error.kind() == ErrorKind::Io && error.to_string().contains("demand tls"), "{error}");
     let _listener = closes.unwrap().join().unwrap();
     let limit = ControllerConfig { timeout: Duration::from_millis(300), ..quick() };
     let error = both_queues(at, with(), limit).unwrap_err();
