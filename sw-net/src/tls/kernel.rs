@@ -188,7 +188,9 @@ pub(crate) fn close(fd: RawFd) {
     }
     // SAFETY: computes a size.
     let len = unsafe { libc::CMSG_LEN(1) };
-    let header = libc::cmsghdr { cmsg_len: len as _, cmsg_level: SOL_TLS, cmsg_type: SET_RECORD_TYPE };
+    // SAFETY: all zeroes is a header of nothing. (Some C libraries have padding in it, which has a name.)
+    let mut header: libc::cmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    (header.cmsg_len, header.cmsg_level, header.cmsg_type) = (len as _, SOL_TLS, SET_RECORD_TYPE);
     // SAFETY: the header's place, inside of the room, which is aligned for it.
     unsafe { first.write(header) };
     // SAFETY: computes the place of its data.
