@@ -373,6 +373,21 @@ pub const STEPS: &[Step] = &[
         turn: Turn::Beside,
     },
     Step {
+        name: "tls",
+        why: "TLS over NVMe/TCP by a kernel that has it, which the machine may not",
+        program: Program::Xtask,
+        args: &["vm", "tls"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "apt-get", package: "apt" },
+            Need::Tool { program: "dpkg-deb", package: "dpkg" },
+        ],
+        tests_min: 2,
+        skips: Skips::Listed,
+        limit_s: 900,
+        turn: Turn::Beside,
+    },
+    Step {
         name: "mutants",
         why: "the simulator finds the bugs that it exists for, within their stated seeds",
         program: Program::Xtask,

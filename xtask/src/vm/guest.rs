@@ -10,6 +10,11 @@ use crate::proc::{Ended, Job};
 use crate::{Place, Stop};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
+/// Of the program that loads libraries: the machine's own C library must not be newer than the archive's.
+const DYNAMIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What it loads, or is linked with.
+const DYNAMIC_LIBRARIES: [&str; 3] =
+    ["usr/lib/x86_64-linux-gnu/libssl.so.3", "lib/x86_64-linux-gnu/libgcc_s.so.1", "lib/x86_64-linux-gnu/libm.so.6"];
 /// Cargo profile of the guest: optimised, without the link-time optimisation that costs minutes.
 const PROFILE: &str = "quick";
 /// Two minutes on two idle cores; a machine that others use has taken twelve.
@@ -24,6 +29,8 @@ const NOTES: &str = "sw/notes";
 pub enum Extra {
     /// The `straightway` command, as `/bin/straightway`.
     Straightway,
+    /// The `straightway` command once more, as `/bin/straightway-dynamic`, with OpenSSL: one that is static loads no library.
+    Dynamic,
     /// The distribution's fio with its libraries, as `/usr/bin/fio`: 80 MB, so only where speeds are compared.
     Fio,
 }
@@ -54,12 +61,23 @@ pub fn build(place: &Place, extras: &[Extra]) -> Result<PathBuf, Stop> {
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld")
         .env("CARGO_TARGET_DIR", target.display().to_string())
         .limit(BUILD_LIMIT);
-    let outcome = job.run()?;
-    if outcome.ended != Ended::Exit(0) {
-        let what = format!("the guest's programs do not build for {TARGET} ({:?})", outcome.ended);
-        return Err(Stop::new(what, "see the errors above"));
+    run(job, TARGET)?;
+    if extras.contains(&Extra::Dynamic) {
+        let args = ["build", "--quiet", "--locked", "--target", DYNAMIC_TARGET, "--profile", PROFILE];
+        let args = [&args[..], &["-p", "straightway-cli"]].concat();
+        let job = Job::cargo(place, &args.iter().map(|arg| (*arg).to_string()).collect::<Vec<_>>());
+        run(job.env("CARGO_TARGET_DIR", target.display().to_string()).limit(BUILD_LIMIT), DYNAMIC_TARGET)?;
     }
     Ok(target.join(TARGET).join(PROFILE))
+}
+
+fn run(job: Job, target: &str) -> Result<(), Stop> {
+    let outcome = job.run()?;
+    if outcome.ended == Ended::Exit(0) {
+        return Ok(());
+    }
+    let what = format!("the guest's programs do not build for {target} ({:?})", outcome.ended);
+    Err(Stop::new(what, "see the errors above"))
 }
 
 /// What goes into a guest.
@@ -72,6 +90,8 @@ pub struct Content<'a> {
     pub extras: &'a [Extra],
     /// The tree with fio, if a guest carries it.
     pub fio: Option<&'a Root>,
+    /// The tree with what a dynamic program needs, if a guest carries one.
+    pub dynamic: Option<&'a Root>,
 }
 
 impl Content<'_> {
@@ -97,6 +117,18 @@ impl Content<'_> {
         }
         if let (true, Some(fio)) = (self.extras.contains(&Extra::Fio), self.fio) {
             for (name, path) in fio.closure(place, "usr/bin/fio")? {
+                program(&name, &path)?;
+            }
+        }
+        if let (true, Some(tree)) = (self.extras.contains(&Extra::Dynamic), self.dynamic) {
+            let built = self.built.join("../..").join(DYNAMIC_TARGET).join(PROFILE).join("straightway");
+            program("bin/straightway-dynamic", &built)?;
+            // Each library once: all of them need the C library.
+            let mut files = std::collections::BTreeMap::new();
+            for library in DYNAMIC_LIBRARIES {
+                files.extend(tree.closure(place, library)?);
+            }
+            for (name, path) in files {
                 program(&name, &path)?;
             }
         }

@@ -42,8 +42,8 @@ impl Kernel {
 }
 
 /// Modules that guests of a stock kernel load, with all they depend on. One that a kernel has built in is skipped. Those in the last
-/// line are asked for by name, for authentication: guests have nobody who would load them then.
-const MODULES: [&str; 12] = [
+/// lines are asked for by name, for authentication and for TLS: guests have nobody who would load them then.
+const MODULES: [&str; 15] = [
     "nvme",
     "vfio_pci",
     "vfio_iommu_type1",
@@ -56,9 +56,13 @@ const MODULES: [&str; 12] = [
     "sha256_generic",
     "sha512_generic",
     "dh_generic",
+    "tls",
+    "gcm",
+    "ghash_generic",
 ];
 /// Modules that a kernel may lack without being wrong: what they do is built in under another name.
-const MAY_LACK: [&str; 5] = ["crc32c_generic", "hmac", "sha256_generic", "sha512_generic", "dh_generic"];
+const MAY_LACK: [&str; 7] =
+    ["crc32c_generic", "hmac", "sha256_generic", "sha512_generic", "dh_generic", "gcm", "ghash_generic"];
 
 /// A kernel, ready to boot.
 #[derive(Debug, Clone)]

@@ -50,6 +50,8 @@ const TURN_POLL: Duration = Duration::from_millis(500);
 const STEP_SHOWN_S: f64 = 0.5;
 /// Most times that a test is repeated.
 const REPEAT_MAX: u32 = 1000;
+/// What the tree for programs that are linked dynamically holds: OpenSSL, and what a Rust program needs.
+const DYNAMIC: [&str; 2] = ["libssl3", "libgcc-s1"];
 /// What the tree with fio holds.
 const FIO: [&str; 1] = ["fio"];
 
@@ -182,9 +184,17 @@ fn shell(place: &Place, archive: &Archive<'_>, options: &Options) -> Result<Exit
     let root = archive.root()?;
     let built = guest::build(place, boot.extras)?;
     let fio = if boot.extras.contains(&Extra::Fio) { Some(archive.tree("fio", &FIO)?) } else { None };
+    let dynamic = dynamic(archive, boot.extras)?;
     let kernel = options.kernel.unwrap_or(boot.kernel);
     let kernel = prepared(place, archive, &root, kernel)?.ok_or_else(|| Stop::new("no kernel", own::ABSENT))?;
-    let content = Content { root: &root, kernel: &kernel, built: &built, extras: boot.extras, fio: fio.as_ref() };
+    let content = Content {
+        root: &root,
+        kernel: &kernel,
+        built: &built,
+        extras: boot.extras,
+        fio: fio.as_ref(),
+        dynamic: dynamic.as_ref(),
+    };
     let dir = directory(place).join("runs/shell");
     packages::remove_dir(&dir)?;
     packages::make_dir(&dir)?;
@@ -299,6 +309,7 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
         true => Some(steps.take("fio", || archive.tree("fio", &FIO))?),
         false => None,
     };
+    let dynamic = dynamic(archive, &extras)?;
     let mut rows = Vec::new();
     for &boot in chosen {
         println!("\n--> {}: {}", boot.name, boot.why);
@@ -306,8 +317,8 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
         let name = format!("kernel {}", kernel.name());
         let row = match steps.take(&name, || prepared(place, archive, &root, kernel))? {
             Some(kernel) => {
-                let (root, fio, extras) = (&root, fio.as_ref(), boot.extras);
-                let content = Content { root, kernel: &kernel, built: &built, extras, fio };
+                let (root, fio, dynamic, extras) = (&root, fio.as_ref(), dynamic.as_ref(), boot.extras);
+                let content = Content { root, kernel: &kernel, built: &built, extras, fio, dynamic };
                 Bench { place, content, options }.run(boot)?
             }
             None => Row {
@@ -331,6 +342,12 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
         }
     }
     Ok(report(&steps, &rows))
+}
+
+/// The tree for programs that are linked dynamically, if there is one among `extras`.
+fn dynamic(archive: &Archive<'_>, extras: &[Extra]) -> Result<Option<Root>, Stop> {
+    let wanted = extras.contains(&Extra::Dynamic);
+    wanted.then(|| archive.tree("dynamic", &DYNAMIC)).transpose()
 }
 
 /// What QEMU says that it is.

@@ -19,6 +19,7 @@ mod peer_pages;
 mod power;
 mod power_driver;
 mod speed;
+mod tls;
 mod vfio;
 mod vfio_transport;
 mod ways;
@@ -49,6 +50,7 @@ pub fn all() -> &'static [Suite] {
         fabrics_life::SUITE,
         fabrics_discovery::SUITE,
         fabrics_host::SUITE,
+        tls::SUITE,
         hwtest::SUITE,
     ]
 }
