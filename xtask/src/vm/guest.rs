@@ -10,8 +10,6 @@ use crate::proc::{Ended, Job};
 use crate::{Place, Stop};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
-/// Of the program that loads libraries: the machine's own C library must not be newer than the archive's.
-const DYNAMIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What it loads, or is linked with.
 const DYNAMIC_LIBRARIES: [&str; 3] =
     ["usr/lib/x86_64-linux-gnu/libssl.so.3", "lib/x86_64-linux-gnu/libgcc_s.so.1", "lib/x86_64-linux-gnu/libm.so.6"];
@@ -63,10 +61,9 @@ pub fn build(place: &Place, extras: &[Extra]) -> Result<PathBuf, Stop> {
         .limit(BUILD_LIMIT);
     run(job, TARGET)?;
     if extras.contains(&Extra::Dynamic) {
-        let args = ["build", "--quiet", "--locked", "--target", DYNAMIC_TARGET, "--profile", PROFILE];
-        let args = [&args[..], &["-p", "straightway-cli"]].concat();
-        let job = Job::cargo(place, &args.iter().map(|arg| (*arg).to_string()).collect::<Vec<_>>());
-        run(job.env("CARGO_TARGET_DIR", target.display().to_string()).limit(BUILD_LIMIT), DYNAMIC_TARGET)?;
+        // As the demo does it, so that nothing is compiled twice.
+        let args = ["build", "--release", "--quiet", "--workspace", "--bin", "straightway"].map(String::from);
+        run(Job::cargo(place, &args).limit(BUILD_LIMIT), "this machine")?;
     }
     Ok(target.join(TARGET).join(PROFILE))
 }
@@ -121,8 +118,7 @@ impl Content<'_> {
             }
         }
         if let (true, Some(tree)) = (self.extras.contains(&Extra::Dynamic), self.dynamic) {
-            let built = self.built.join("../..").join(DYNAMIC_TARGET).join(PROFILE).join("straightway");
-            program("bin/straightway-dynamic", &built)?;
+            program("bin/straightway-dynamic", &place.target.join("release/straightway"))?;
             // Each library once: all of them need the C library.
             let mut files = std::collections::BTreeMap::new();
             for library in DYNAMIC_LIBRARIES {
