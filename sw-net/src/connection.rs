@@ -467,8 +467,8 @@ impl Connection {
 
     /// Tells the controller which rule it broke, if the socket takes that; nothing is sent afterwards.
     pub(crate) fn terminate(&self, breach: &Breach) {
-        // In the midst of a unit nobody would understand it.
-        if self.outgoing.is_between_units() {
+        // In the midst of a unit nobody would understand it; and commands that are told as unsent must stay so.
+        if self.outgoing.is_between_units() && !self.socket.owes() {
             let head = pdu::termination(Kind::H2cTerm, breach);
             let _ = self.socket.send(&[of_head(&head)]);
         }

@@ -102,6 +102,11 @@ impl Socket {
         self.channel.protection()
     }
 
+    /// Whether something that is told as unsent goes out with whatever is sent next.
+    pub(crate) fn owes(&self) -> bool {
+        matches!(&self.channel, Channel::Library(session) if session.owes())
+    }
+
     /// Whether bytes may have come that a wait for the socket does not see: inside of a library. They are to be received first.
     pub(crate) fn may_hold(&self) -> bool {
         matches!(&self.channel, Channel::Library(session) if !session.is_dry())

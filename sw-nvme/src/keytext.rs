@@ -1,6 +1,8 @@
 //! Keys as text: `NAME:NN:BASE64:`, where BASE64 is the key of 32, 48 or 64 bytes with its CRC-32 behind it, low byte first. Of
 //! authentication and of TLS.
 
+use std::fmt::Write as _;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
@@ -52,7 +54,11 @@ pub(crate) fn encode(prefix: &str, number: u8, bytes: &[u8]) -> Zeroizing<String
     with_sum.extend_from_slice(bytes);
     with_sum.extend_from_slice(&crc32(bytes).to_le_bytes());
     let encoded = Zeroizing::new(STANDARD.encode(&with_sum));
-    Zeroizing::new(format!("{prefix}{number:02}:{}:", *encoded))
+    // As long as it becomes: what grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(TEXT_BYTES_MAX));
+    // A string takes everything.
+    let _ = write!(text, "{prefix}{number:02}:{}:", *encoded);
+    text
 }
 
 /// CRC-32 as Ethernet has it (IEEE 802.3): reflected, polynomial 04C11DB7h, all ones before and behind. Without a table: no address

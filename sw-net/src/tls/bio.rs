@@ -30,11 +30,30 @@ pub(super) struct Line {
     is_over: Cell<bool>,
     /// The last code of the system.
     code: Cell<i32>,
+    /// Writes until the peer is gone.
+    #[cfg(test)]
+    pub(super) writes_left: Cell<Option<u32>>,
 }
 
 impl Line {
     pub(super) fn new(fd: RawFd) -> Self {
-        Self { fd, is_over: Cell::new(false), code: Cell::new(0) }
+        Self {
+            fd,
+            is_over: Cell::new(false),
+            code: Cell::new(0),
+            #[cfg(test)]
+            writes_left: Cell::new(None),
+        }
+    }
+
+    /// Whether a test has the peer gone by now.
+    fn is_cut(&self) -> bool {
+        #[cfg(test)]
+        if let Some(left) = self.writes_left.get() {
+            self.writes_left.set(Some(left.saturating_sub(1)));
+            return left == 0;
+        }
+        false
     }
 
     /// The last code of the system; 0: none.
@@ -111,6 +130,10 @@ fn transfer(bio: Handle, way: c_int, call: impl Fn(RawFd) -> isize) -> c_int {
     let Some(line) = (unsafe { data.cast::<Line>().as_ref() }) else { return -1 };
     // SAFETY: the live BIO.
     unsafe { (table.BIO_clear_flags)(bio, BIO_FLAGS) };
+    if way == BIO_WRITE && line.is_cut() {
+        line.code.set(libc::EPIPE);
+        return -1;
+    }
     let moved = loop {
         let moved = call(line.fd);
         if moved >= 0 {

@@ -41,6 +41,8 @@ const RECORD_BYTES: usize = 1 << 14;
 const GATHER_BYTES: usize = 2048;
 /// The library reads so much from a socket at a time, once records are all that comes.
 const READ_BUFFER_BYTES: usize = 64 << 10;
+/// `SSL_OP_ALLOW_NO_DHE_KEX`: keys without an exchange of their own, which NVMe/TCP has no place for.
+const OP_ALLOW_NO_DHE_KEX: u64 = 1 << 10;
 const CTRL_MODE: c_int = 33;
 /// `SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER`.
 const PARTIAL_WRITES: c_long = 1 | 2;
@@ -148,6 +150,9 @@ impl Context {
             unsafe { (table.SSL_CTX_ctrl)(handle, what, value, std::ptr::null_mut()) }
         };
         ctrl(CTRL_MODE, PARTIAL_WRITES);
+        // The system's configuration may have allowed it.
+        // SAFETY: the live context; numbers.
+        unsafe { (table.SSL_CTX_clear_options)(handle, OP_ALLOW_NO_DHE_KEX) };
         ctrl(CTRL_SESSION_CACHE, 0);
         let versions = [CTRL_MIN_VERSION, CTRL_MAX_VERSION].map(|what| ctrl(what, c_long::from(TLS1_3)));
         let name = match suite {
@@ -457,10 +462,21 @@ impl Session {
             match step {
                 Ok(0) => return Ok(sent),
                 Ok(bytes) => sent += bytes,
-                Err(error) if sent == 0 || error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                Err(_) => return Ok(sent),
+                // What went before counts, whatever is wrong now: the peer may have it all. The next call says it again.
+                Err(_) if sent > 0 => return Ok(sent),
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether a record is made and not sent: whatever is asked of the library next sends it, though its bytes are told as unsent.
+    pub(crate) fn owes(&self) -> bool {
+        self.pending.get() > 0 || !self.gathered.borrow().is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn cut_after(&self, writes: u32) {
+        self.state().line.writes_left.set(Some(writes));
     }
 
     /// Sends one record of what is behind the first `skip` bytes of `pieces`.
@@ -512,7 +528,7 @@ impl Session {
         }
     }
 
-    /// Tells the peer that no more bytes come, if the socket takes that.
+    /// Tells the peer that no more bytes come, if the socket takes that. A record that is owed does not go with it: the library refuses.
     pub(crate) fn close(&self) {
         if self.fault.get().is_none() && !self.fork.is_child() && !self.is_closed.replace(true) {
             self.clear();

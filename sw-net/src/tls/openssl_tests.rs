@@ -252,3 +252,33 @@ fn what_is_no_tls_is_told_as_such() {
     pair.sockets[1].shutdown(std::net::Shutdown::Both).unwrap();
     assert_eq!(pair.host.handshake(), Err(Fault::Cut));
 }
+
+#[test]
+fn what_went_before_a_peer_was_gone_counts_and_what_did_not_stays_unsent() {
+    let Some(pair) = connected(Suite::Aes128GcmSha256) else { return };
+    let mut pieces = [pattern(72), pattern(40_000), pattern(40_000)];
+    let listed: Vec<Piece> = pieces.iter_mut().map(|bytes| piece(bytes)).collect();
+    pair.host.cut_after(2);
+    let sent = pair.host.send(&listed).unwrap();
+    assert!(sent > 72 && sent < 80_072, "{sent}");
+    assert_eq!(all(&pair.target, 80_072).len(), sent, "the other end has what is told as sent, and nothing else");
+    let error = pair.host.send(&rest(&listed, sent).collect::<Vec<_>>()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPIPE), "{error}");
+}
+
+#[test]
+fn a_record_that_found_no_room_is_owed_and_goes_with_whatever_is_sent_next() {
+    let Some(pair) = connected(Suite::Aes128GcmSha256) else { return };
+    let mut unit = pattern(72);
+    let mut sent = 0;
+    while let Ok(more) = pair.host.send(&[piece(&mut unit)]) {
+        assert!(!pair.host.owes());
+        sent += more;
+    }
+    assert!(pair.host.owes());
+    assert_eq!(all(&pair.target, sent).len(), sent);
+    // Four bytes are sent, and the seventy-two come that are told as unsent: whoever counts on that sends nothing.
+    pair.host.send(&[piece(&mut pattern(4))]).unwrap();
+    assert_eq!(all(&pair.target, 1000)[..72], unit);
+    assert!(!pair.host.owes());
+}

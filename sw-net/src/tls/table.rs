@@ -94,6 +94,7 @@ table! {
     SSL_CTX_new: fn(Handle) -> Handle;
     SSL_CTX_free: fn(Handle);
     SSL_CTX_ctrl: fn(Handle, c_int, c_long, *mut c_void) -> c_long;
+    SSL_CTX_clear_options: fn(Handle, u64) -> u64;
     SSL_CTX_set_ciphersuites: fn(Handle, *const c_char) -> c_int;
     SSL_CTX_set_num_tickets: fn(Handle, usize) -> c_int;
     SSL_CTX_set_verify: fn(Handle, c_int, *const c_void);
