@@ -251,7 +251,8 @@ impl ListMemory for Watched {
                 "{entry:#x} in chunk {index}"
             );
         }
-        let last = at + at_bytes as u64 + entries.len() as u64 - 1;
+        // The last byte that there is may be its last.
+        let last = at + (at_bytes as u64 + entries.len() as u64 - 1);
         assert_eq!(at / self.page.bytes(), last / self.page.bytes(), "a chunk lies inside one page");
         self.written += entries.len() as u64;
     }
