@@ -216,6 +216,8 @@ const PIECE: usize = 512 << 10;
 /// Places of each thread that writes, of which there are so many: while one makes contents, others have writes under way.
 const PLACES: u64 = 8;
 const WRITERS: u64 = 3;
+/// Times that the target goes at most.
+const ROUNDS_MAX: u32 = 15;
 
 /// What write `number` puts at `at`: every block names both. Quick, so that most of the time writes are under way.
 fn content(number: u64, at: u64) -> Vec<u8> {
@@ -228,7 +230,12 @@ fn content(number: u64, at: u64) -> Vec<u8> {
 }
 
 /// Writes into all places until `stop`.
-fn write_on(engine: &Engine, object: &Object, places: &mut [Place], stop: &AtomicBool) -> Result<Writes, Stop> {
+fn write_on(
+    engine: &Engine,
+    object: &Object,
+    places: &mut [Place],
+    (stop, shown): (&AtomicBool, &AtomicBool),
+) -> Result<Writes, Stop> {
     let mut told = Writes::default();
     let mut doubt: Option<Instant> = None;
     let mut round = 0;
@@ -269,6 +276,7 @@ fn write_on(engine: &Engine, object: &Object, places: &mut [Place], stop: &Atomi
             (true, _) => doubt = Some(sent),
             (false, Some(since)) => {
                 told.fenced_s.push(since.elapsed().as_secs_f64());
+                shown.store(true, Ordering::Relaxed);
                 doubt = None;
             }
             _ => {}
@@ -285,11 +293,11 @@ fn port(context: &Context) -> Verdict {
     let object = opened(&engine)?;
     let place = |n: u64| Place { at: (4 << 20) + n * PIECE as u64, may_hold: BTreeSet::new(), next: 0 };
     let mut places: Vec<Place> = (0..WRITERS * PLACES).map(place).collect();
-    let stop = AtomicBool::new(false);
+    let (stop, shown) = (AtomicBool::new(false), AtomicBool::new(false));
     let (writes, reads) = std::thread::scope(|scope| {
-        let (engine, object, stop, bytes) = (&engine, &object, &stop, &bytes);
+        let (engine, object, stop, shown, bytes) = (&engine, &object, &stop, &shown, &bytes);
         let parts = places.chunks_mut(sw_mem::index(PLACES));
-        let writing: Vec<_> = parts.map(|part| scope.spawn(|| write_on(engine, object, part, stop))).collect();
+        let writing: Vec<_> = parts.map(|part| scope.spawn(|| write_on(engine, object, part, (stop, shown)))).collect();
         let reading = scope.spawn(|| {
             let mut reads = 0u64;
             while !stop.load(Ordering::Relaxed) {
@@ -298,10 +306,12 @@ fn port(context: &Context) -> Verdict {
             }
             Ok::<_, Stop>(reads)
         });
-        let done = (0..5).try_for_each(|_| {
-            std::thread::sleep(Duration::from_millis(4500));
-            target.restart(Duration::from_millis(300))
-        });
+        // Five times, and on until a fence was seen to its end: a target that goes may have answered all that was under way.
+        let done =
+            (0..ROUNDS_MAX).take_while(|round| *round < 5 || !shown.load(Ordering::Relaxed)).try_for_each(|_| {
+                std::thread::sleep(Duration::from_millis(4500));
+                target.restart(Duration::from_millis(300))
+            });
         stop.store(true, Ordering::Relaxed);
         let panicked = |_| Stop::Fail("a thread panicked".into());
         let mut writes = Writes::default();
