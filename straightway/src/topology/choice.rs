@@ -2,13 +2,10 @@
 
 use std::{cmp::Reverse, fmt};
 
-use sw_engine::{
-    PciAddress,
-    seam::verbs::{Gid, GidChoice, choose_gid},
-};
+use sw_engine::seam::verbs::{Gid, GidChoice, choose_gid};
 use sw_uring::pci::{Function, Link, PortState};
 
-use super::{Topology, Way, distance::Standing};
+use super::{Topology, Way};
 
 /// What was found for a GPU.
 #[derive(Clone, Debug)]
@@ -117,27 +114,25 @@ pub(super) fn plan(topology: &Topology, gid: GidChoice) -> Vec<GpuPlan<'_>> {
 }
 
 fn choose<'a>(topology: &'a Topology, candidates: &mut [Candidate<'a>], plan: &mut GpuPlan<'a>) {
-    let near = |candidate: &Candidate<'_>| -> (Standing, super::Distance) {
-        let way = topology.way(plan.gpu, candidate.nic);
-        (way.standing(), way.distance)
-    };
-    let best = candidates.iter().enumerate().min_by_key(|(_, candidate)| {
-        (near(candidate), Reverse(candidate.usable_mbps / (candidate.taken + 1)), candidate.nic.address, candidate.port)
+    let ways: Vec<Way> = candidates.iter().map(|candidate| topology.way(plan.gpu, candidate.nic)).collect();
+    let near = |way: &Way| (way.standing(), way.distance);
+    let best = candidates.iter().zip(&ways).enumerate().min_by_key(|(_, (candidate, way))| {
+        (near(way), Reverse(candidate.usable_mbps / (candidate.taken + 1)), candidate.nic.address, candidate.port)
     });
-    let Some((best, fastest)) = best.map(|(at, candidate)| (at, (near(candidate), candidate.usable_mbps))) else {
+    let Some((best, nearest, fastest)) = best.map(|(at, (candidate, way))| (at, near(way), candidate.usable_mbps))
+    else {
         return;
     };
-    for (at, candidate) in candidates.iter_mut().enumerate() {
-        let way = topology.way(plan.gpu, candidate.nic);
+    for (at, (candidate, way)) in candidates.iter_mut().zip(ways).enumerate() {
         let Candidate { nic, device, port, usable_mbps, gid, .. } = *candidate;
         let chosen = Chosen { nic, device, port, way, usable_mbps, gid };
         let refused = |why| Refused { nic, name: format!("{device}/{port}"), why };
         if at == best {
             candidate.taken += 1;
             plan.nic = Some(chosen);
-        } else if (way.standing(), way.distance) != fastest.0 {
+        } else if near(&way) != nearest {
             plan.refused.push(refused(Why::Farther(way)));
-        } else if usable_mbps < fastest.1 {
+        } else if usable_mbps < fastest {
             plan.refused.push(refused(Why::Slower(usable_mbps)));
         } else {
             plan.as_near.push(chosen);
@@ -176,11 +171,4 @@ fn link_mbps(link: Link) -> u32 {
     let raw = u64::from(link.speed_mts) * u64::from(link.width);
     let coded = if link.speed_mts <= 5000 { raw * 8 / 10 } else { raw * 128 / 130 };
     u32::try_from(coded).unwrap_or(u32::MAX)
-}
-
-impl Chosen<'_> {
-    /// Its address, for messages.
-    pub fn address(&self) -> PciAddress {
-        self.nic.address
-    }
 }

@@ -17,7 +17,7 @@ mod file;
 
 use std::path::Path;
 
-use sw_engine::{Error, PciAddress};
+use sw_engine::Error;
 use sw_uring::{Machine, pci};
 
 pub use choice::{Chosen, GpuPlan, NearDrive, Refused, Why};
@@ -113,11 +113,6 @@ impl Topology {
     /// For each GPU the port to use. `gid` says which address of a port.
     pub fn plan(&self, gid: GidChoice) -> Vec<GpuPlan<'_>> {
         choice::plan(self, gid)
-    }
-
-    /// The function at an address.
-    pub fn function(&self, address: PciAddress) -> Option<&Function> {
-        self.functions.iter().find(|function| function.address == address)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Ways and choices between functions that are written down here. Trees of real machines: `straightway-cli/tests/cli/topology.rs`.
 
-use sw_engine::ErrorKind;
+use sw_engine::{ErrorKind, PciAddress};
 
 use super::*;
 
