@@ -224,19 +224,7 @@ impl Copied<'_> {
 
     /// Applies a mutant and gives the files that it touched. All changes must fit before one is written.
     fn apply(&self, mutant: &Mutant) -> Result<Vec<String>, Stop> {
-        let mut texts: Vec<(String, String)> = Vec::new();
-        for change in &mutant.changes {
-            let known = texts.iter().position(|(file, _)| *file == change.file);
-            let before = match known.and_then(|at| texts.get(at)) {
-                Some((_, text)) => text.clone(),
-                None => self.read_original(&change.file)?,
-            };
-            let after = change.apply(&mutant.name, &before)?;
-            match known.and_then(|at| texts.get_mut(at)) {
-                Some(entry) => entry.1 = after,
-                None => texts.push((change.file.clone(), after)),
-            }
-        }
+        let texts = changed(mutant, |file| self.read_original(file))?;
         for (file, text) in &texts {
             self.put(file, text.as_bytes())?;
         }
@@ -270,6 +258,24 @@ impl Copied<'_> {
             .env("CARGO_TARGET_DIR", self.target.display().to_string())
             .env("CARGO_INCREMENTAL", "1")
     }
+}
+
+/// The files that a mutant changes, each with its changed text; `read` gives the unchanged one.
+fn changed(mutant: &Mutant, read: impl Fn(&str) -> Result<String, Stop>) -> Result<Vec<(String, String)>, Stop> {
+    let mut texts: Vec<(String, String)> = Vec::new();
+    for change in &mutant.changes {
+        let known = texts.iter().position(|(file, _)| *file == change.file);
+        let before = match known.and_then(|at| texts.get(at)) {
+            Some((_, text)) => text.clone(),
+            None => read(&change.file)?,
+        };
+        let after = change.apply(&mutant.name, &before)?;
+        match known.and_then(|at| texts.get_mut(at)) {
+            Some(entry) => entry.1 = after,
+            None => texts.push((change.file.clone(), after)),
+        }
+    }
+    Ok(texts)
 }
 
 /// The root manifest with only `dirs` as members.
@@ -320,6 +326,16 @@ mod tests {
             (Ended::OverLimit, &failed),
         ] {
             assert!(matches!(verdict(&outcome(ended, lines)), Verdict::Missed(_)), "{lines:?}");
+        }
+    }
+
+    /// The step that runs them takes long; that one no longer fits the code is to be known before.
+    #[test]
+    fn every_mutant_fits_the_code() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for mutant in load(&root.join(PATCHES), None).unwrap() {
+            let changed = changed(&mutant, |file| Ok(std::fs::read_to_string(root.join(file)).unwrap()));
+            assert!(changed.as_ref().is_ok_and(|texts| !texts.is_empty()), "{}", changed.unwrap_err());
         }
     }
 

@@ -172,10 +172,11 @@ impl Started<'_> {
     fn finish(self) -> Record {
         let Started { place, step, at } = self;
         let job = step.job(place).map(|job| job.limit(Duration::from_secs(step.limit_s)));
-        let outcome = job.and_then(|job| match step.turn {
+        // Stderr too, as that is where a program says what stopped it.
+        let outcome = job.map(Job::merge_stderr).and_then(|job| match step.turn {
             Turn::Alone => job.run(),
             Turn::Beside => {
-                let outcome = job.merge_stderr().echo(Echo::Hidden).run()?;
+                let outcome = job.echo(Echo::Hidden).run()?;
                 // In one piece, so that it does not mix with the step whose turn it is.
                 println!("\n==> what {} said:\n{}", step.name, outcome.lines.join("\n"));
                 Ok(outcome)
@@ -281,7 +282,7 @@ fn failure_lines(lines: &[String]) -> Vec<String> {
         line.contains(" panicked at ")
             || line.ends_with("... FAILED")
             || line.starts_with("test result: FAILED")
-            || ["FAILED", "ERROR", "error", "E  "].iter().any(|start| line.starts_with(start))
+            || ["FAILED", "MISSED", "ERROR", "error", "xtask: ", "E  "].iter().any(|start| line.starts_with(start))
     };
     let last = lines.len().saturating_sub(LAST_LINES);
     let mut shown = vec![false; lines.len()];
