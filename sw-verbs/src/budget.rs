@@ -86,6 +86,11 @@ impl Budgeted {
         Arc::new(Self { device, account: Arc::new(Account { budget, used: Mutex::default() }) })
     }
 
+    /// Around another opening of the same device: they share the budget.
+    pub fn beside(&self, device: Arc<dyn Device>) -> Arc<Self> {
+        Arc::new(Self { device, account: Arc::clone(&self.account) })
+    }
+
     /// What is in use now. Registrations and bytes return to zero.
     pub fn used(&self) -> Used {
         *self.account.used()
@@ -135,6 +140,11 @@ impl BudgetedPd {
 impl Pd for BudgetedPd {
     fn reg_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
         self.within(memory.len, || self.pd.reg_mr(memory))
+    }
+
+    /// What the region ended is given back to the budget when its owner lets go of it.
+    fn reg_bound_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+        self.within(memory.len, || self.pd.reg_bound_mr(memory))
     }
 
     fn reg_dmabuf_mr(&self, memory: DmaBufRequest) -> Result<Box<dyn Mr>, Error> {

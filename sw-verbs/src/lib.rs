@@ -7,6 +7,7 @@
 //!
 //! [`budget`] is for devices of any of them: a limit on registered memory. What is unproven: `docs/rdma.md`.
 
+mod bound;
 pub mod budget;
 pub mod emulated;
 pub mod library;

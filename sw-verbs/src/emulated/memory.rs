@@ -18,7 +18,9 @@ use sw_engine::{
     Error, ErrorKind, Verb,
     seam::verbs::{Access, LocalKey, Mr, MrRequest, Sge},
 };
-use sw_mem::{DmaRegion, RemoteAddr};
+use sw_mem::RemoteAddr;
+
+use crate::bound::Keeps;
 
 /// Bytes registered at a time at most, by default 64 GiB: what a NIC has is a limit too, and the kernel's on locked memory.
 pub const REGISTERED_BYTES_MAX: u64 = 64 << 30;
@@ -42,7 +44,7 @@ pub(super) struct Entry {
     access: Access,
     key: u32,
     /// `None` once it is deregistered. Held over each copy, so that a deregistration waits for one, and no longer.
-    region: Mutex<Option<DmaRegion>>,
+    region: Mutex<Option<Keeps>>,
 }
 
 impl Entry {
@@ -87,7 +89,12 @@ impl Keys {
     }
 
     /// Registers memory.
-    pub(super) fn register(self: &Arc<Self>, pd: u64, memory: MrRequest<'_>) -> Result<Registered, Error> {
+    pub(super) fn register(
+        self: &Arc<Self>,
+        pd: u64,
+        memory: MrRequest<'_>,
+        keeps: Keeps,
+    ) -> Result<Registered, Error> {
         let refuse = |kind, text: &str| Err(Error::new(kind, Verb::Setup).at("mr").detail(text.to_owned()));
         let MrRequest { region, at, len, access } = memory;
         if len == 0 || at.checked_add(len).is_none_or(|end| end > region.len().0) {
@@ -104,7 +111,7 @@ impl Keys {
             return refuse(ErrorKind::ResourceLimit, "too much memory is registered");
         }
         let key = self.fresh(&table);
-        let region = Mutex::new(Some(region.clone()));
+        let region = Mutex::new(Some(keeps));
         let entry = Arc::new(Entry { pd, base: base.raw(), len, access, key, region });
         table.entries.insert(key, Arc::clone(&entry));
         table.bytes += len;
@@ -194,7 +201,7 @@ impl Window {
     /// Receives into it what is there.
     pub(super) fn receive(&self, from: &TcpStream) -> io::Result<Copied> {
         self.copy(|base, len| {
-            // SAFETY: `copy` gives `len` bytes of a live region, which is kept until this returns; who registered it left it to the device,
+            // SAFETY: `copy` gives `len` bytes of a live region, which is kept or bound to the entry, whose lock is held until this returns; who registered it left it to the device,
             // so that no reference to it exists. The call does not block.
             unsafe { libc::recv(from.as_raw_fd(), base.cast(), len, libc::MSG_DONTWAIT) }
         })

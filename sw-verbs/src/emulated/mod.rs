@@ -38,6 +38,8 @@ use sw_engine::{
     },
 };
 
+use crate::bound::{self, Keeps};
+
 pub(crate) use wire::{now, wait_readable};
 
 pub use memory::{REGISTERED_BYTES_MAX, REGISTRATIONS_MAX};
@@ -150,7 +152,12 @@ impl EmulatedPd {
 
 impl Pd for EmulatedPd {
     fn reg_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
-        Ok(Box::new(self.keys.register(self.number, memory)?))
+        let keeps = Keeps::Memory(memory.region.clone());
+        Ok(Box::new(self.keys.register(self.number, memory, keeps)?))
+    }
+
+    fn reg_bound_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+        bound::bind(memory.region, Box::new(self.keys.register(self.number, memory, Keeps::Nothing)?))
     }
 
     fn reg_dmabuf_mr(&self, _memory: DmaBufRequest) -> Result<Box<dyn Mr>, Error> {

@@ -107,7 +107,8 @@ fn an_lkey_of_memory_that_a_peer_may_write_is_no_rkey_of_it() {
     let keys = Arc::new(memory::Keys::default());
     let memory = Buffer::allocate(ByteLen(4096)).unwrap().into_span();
     let access = Access::LOCAL_WRITE.with(Access::REMOTE_WRITE);
-    let mr = keys.register(1, MrRequest { region: memory.region(), at: 0, len: 4096, access }).unwrap();
+    let keeps = Keeps::Memory(memory.region().clone());
+    let mr = keys.register(1, MrRequest { region: memory.region(), at: 0, len: 4096, access }, keeps).unwrap();
     let (sge, remote) = (mr.sge(0, 64).unwrap(), mr.remote(0).unwrap());
     let opens = |key, used| keys.open(1, (key, used), (sge.addr, 64), access).is_some();
     assert!(opens(sge.lkey.0, memory::Use::Local) && opens(remote.rkey(), memory::Use::Remote));

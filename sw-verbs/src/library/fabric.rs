@@ -9,6 +9,7 @@ use std::{
     any::Any,
     collections::{BTreeMap, VecDeque},
     ffi::{CStr, c_int},
+    net::{IpAddr, Ipv6Addr, ToSocketAddrs},
     os::fd::{AsRawFd, RawFd},
     ptr,
     sync::{
@@ -23,15 +24,18 @@ use sw_engine::{
     seam::{
         Wake,
         verbs::{
-            Ability, Access, Cq, Device, DeviceFacts, DmaBufRequest, Fabric, Gid, Listener, LocalKey, Mr, MrRequest,
-            Pd, Qp, QpConfig, RemoteKey, Sge, Wc, WcKind, WcStatus,
+            Ability, Access, Cq, Device, DeviceFacts, DmaBufRequest, Fabric, Gid, GidChoice, GidKind, Listener,
+            LocalKey, Mr, MrRequest, Pd, Qp, QpConfig, RemoteKey, Sge, Wc, WcKind, WcStatus, choose_gid,
         },
     },
 };
-use sw_mem::{DmaRegion, RemoteAddr};
+use sw_mem::RemoteAddr;
 
-use super::{Library, Refusal, errno, queue_pair, wire};
-use crate::emulated::wait_readable;
+use super::{Found, Library, Refusal, cm, errno, queue_pair, wire};
+use crate::{
+    bound::{self, Keeps},
+    emulated::wait_readable,
+};
 
 /// How often a thread that waits for a descriptor looks whether it shall end.
 pub(super) const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
@@ -66,11 +70,94 @@ impl Fabric for LibraryFabric {
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn Device>, Error> {
-        let absent =
-            |text: &str| Error::new(ErrorKind::NoDevice, Verb::Open).at(name.to_owned()).detail(text.to_owned());
+        let found = self.found(name)?;
+        self.opened(found, None)
+    }
+}
+
+/// From where connections are made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortChoice {
+    /// The device by name; `None`: the one that has the route.
+    pub device: Option<String>,
+    /// The index of the address in the table of its port; `None`: the route's, or by the [rule](choose_gid) where a device is named.
+    pub gid: Option<u32>,
+}
+
+/// The address that connections of a device are made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) ip: IpAddr,
+    /// Its index, if somebody chose that.
+    pub(super) index: Option<u32>,
+}
+
+/// The address of IP that a GID is; `None` for InfiniBand, whose GIDs are none.
+fn ip_of(gid: &Gid) -> Option<IpAddr> {
+    let ip = Ipv6Addr::from(gid.raw);
+    match gid.kind {
+        GidKind::InfiniBand => None,
+        GidKind::RoceV1 | GidKind::RoceV2 => Some(ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4)),
+    }
+}
+
+/// The address to go to `to` from.
+fn source(gids: &[Gid], choice: &PortChoice, to: IpAddr) -> Result<Option<Source>, Error> {
+    if let Some(index) = choice.gid {
+        let gid = choose_gid(gids, GidChoice::Index(index))?;
+        let ip = ip_of(&gid).filter(|ip| ip.is_ipv4() == to.is_ipv4());
+        let ip = ip.ok_or_else(|| {
+            let misuse = Error::new(ErrorKind::ApiMisuse, Verb::Open).at(gid.to_string());
+            misuse.detail(format!("no connection to {to} is made from it")).remedy("name an address of the same family")
+        })?;
+        return Ok(Some(Source { ip, index: Some(index) }));
+    }
+    let fits: Vec<Gid> =
+        gids.iter().copied().filter(|gid| ip_of(gid).is_some_and(|ip| ip.is_ipv4() == to.is_ipv4())).collect();
+    // A named device without such an address (InfiniBand has its own): the route chooses, and another device is refused.
+    let chosen = if choice.device.is_some() { choose_gid(&fits, GidChoice::Rule).ok() } else { None };
+    Ok(chosen.and_then(|gid| Some(Source { ip: ip_of(&gid)?, index: None })))
+}
+
+impl LibraryFabric {
+    /// The device by which connections to `to`, `HOST:PORT`, go. *Blocking*: the connection manager asks for the route, some seconds at most.
+    ///
+    /// # Errors
+    /// `NotFound` for a name; `NoDevice` where none has a route, or not the device or the address that was chosen; `ApiMisuse` for an
+    /// address of another family.
+    pub fn towards(&self, to: &str, choice: &PortChoice) -> Result<Arc<dyn Device>, Error> {
+        let known = to.to_socket_addrs().ok().and_then(|mut all| all.next());
+        let known = known.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, Verb::Open).at(to.to_owned()).detail("the name is not known")
+        })?;
+        let found = match &choice.device {
+            Some(name) => self.found(name)?,
+            None => self.found(&cm::device_towards(&self.0, to)?)?,
+        };
+        let from = source(&found.gids, choice, known.ip())?;
+        self.opened(found, from)
+    }
+
+    /// The device whose address `at`, `HOST:PORT`, is: for whoever listens there.
+    ///
+    /// # Errors
+    /// `NoDevice` for an address of no device or of all of them.
+    pub fn at(&self, at: &str) -> Result<Arc<dyn Device>, Error> {
+        let found = self.found(&cm::device_at(&self.0, at)?)?;
+        self.opened(found, None)
+    }
+
+    fn found(&self, name: &str) -> Result<Found, Error> {
         let found = self.0.devices().map_err(|refusal| refusal.error())?;
-        let found = found.into_iter().filter_map(Result::ok).find(|found| found.facts.name == name);
-        let found = found.ok_or_else(|| absent("there is no such RDMA device"))?;
+        let all: Vec<Found> = found.into_iter().filter_map(Result::ok).collect();
+        let names: Vec<String> = all.iter().map(|one| one.facts.name.clone()).collect();
+        all.into_iter().find(|one| one.facts.name == name).ok_or_else(|| {
+            let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(name.to_owned());
+            absent.detail("there is no such RDMA device").remedy(format!("there are: {}", names.join(", ")))
+        })
+    }
+
+    fn opened(&self, found: Found, from: Option<Source>) -> Result<Arc<dyn Device>, Error> {
         let ops = &self.0.ops;
         let mut count: c_int = 0;
         // SAFETY: a live local. The list is not freed, so that the contexts of librdmacm stay, which connections are made with.
@@ -86,14 +173,15 @@ impl Fabric for LibraryFabric {
             // SAFETY: a device of the library's, whose name is a text that stays.
             let text = unsafe { (ops.get_device_name)(device) };
             // SAFETY: names are zero-terminated and there.
-            if unsafe { CStr::from_ptr(text) }.to_bytes() == name.as_bytes() {
+            if unsafe { CStr::from_ptr(text) }.to_bytes() == found.facts.name.as_bytes() {
                 // A registration of ordinary memory cannot be invalidated from afar, and windows are not built.
                 let facts = DeviceFacts { remote_invalidate: Ability::No, ..found.facts };
-                let library = Arc::clone(&self.0);
-                return Ok(Arc::new(LibraryDevice(Arc::new(Opened { library, context, facts, gids: found.gids }))));
+                let (library, gids) = (Arc::clone(&self.0), found.gids);
+                return Ok(Arc::new(LibraryDevice(Arc::new(Opened { library, context, facts, gids, from }))));
             }
         }
-        Err(absent("librdmacm does not know the device"))
+        let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(found.facts.name);
+        Err(absent.detail("librdmacm does not know the device"))
     }
 }
 
@@ -103,6 +191,8 @@ pub(super) struct Opened {
     pub(super) context: *mut wire::Context,
     pub(super) facts: DeviceFacts,
     gids: Vec<Gid>,
+    /// `None`: the route chooses.
+    pub(super) from: Option<Source>,
 }
 
 // SAFETY: verbs are thread-safe (rdma-core `Documentation/libibverbs.md`), and the context stays.
@@ -146,7 +236,7 @@ impl Device for LibraryDevice {
     }
 
     fn listen(&self, at: &str) -> Result<Box<dyn Listener>, Error> {
-        queue_pair::listen(&self.0, at)
+        cm::listen(&self.0, at)
     }
 }
 
@@ -170,8 +260,8 @@ impl Drop for Domain {
 
 struct LibraryPd(Arc<Domain>);
 
-impl Pd for LibraryPd {
-    fn reg_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+impl LibraryPd {
+    fn register(&self, memory: MrRequest<'_>, keeps: Keeps) -> Result<Box<dyn Mr>, Error> {
         let refuse = |kind, text: &str| Err(Error::new(kind, Verb::Setup).at("mr").detail(text.to_owned()));
         let MrRequest { region, at, len, access } = memory;
         if len == 0 || at.checked_add(len).is_none_or(|end| end > region.len().0) {
@@ -187,7 +277,7 @@ impl Pd for LibraryPd {
         let flags = [(Access::LOCAL_WRITE, 1), (Access::REMOTE_WRITE, 2), (Access::REMOTE_READ, 4)];
         let flags = flags.iter().filter(|(one, _)| access.allows(*one)).fold(0, |all, (_, flag)| all | flag);
         let (start, bytes) = (ptr::with_exposed_provenance_mut(sw_mem::index(base.raw())), sw_mem::index(len));
-        // SAFETY: a live domain; the range is of a region that the MR keeps, which stays mapped until it is deregistered.
+        // SAFETY: a live domain; the range is of a region that the MR keeps or is bound to, which stays mapped until it is deregistered.
         let raw = unsafe { (self.0.of.ops().reg_mr)(self.0.raw, start, bytes, flags) };
         if raw.is_null() {
             return Err(failed("ibv_reg_mr"));
@@ -196,7 +286,17 @@ impl Pd for LibraryPd {
         let made = unsafe { &*raw };
         let keys = (made.lkey, made.rkey);
         let domain = Arc::clone(&self.0);
-        Ok(Box::new(LibraryMr { raw, keys, base: base.raw(), len, access, region: Some(region.clone()), domain }))
+        Ok(Box::new(LibraryMr { raw, keys, base: base.raw(), len, access, keeps: Some(keeps), domain }))
+    }
+}
+
+impl Pd for LibraryPd {
+    fn reg_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+        self.register(memory, Keeps::Memory(memory.region.clone()))
+    }
+
+    fn reg_bound_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+        bound::bind(memory.region, self.register(memory, Keeps::Nothing)?)
     }
 
     fn reg_dmabuf_mr(&self, _memory: DmaBufRequest) -> Result<Box<dyn Mr>, Error> {
@@ -217,8 +317,9 @@ struct LibraryMr {
     base: u64,
     len: u64,
     access: Access,
-    /// Let go of when nobody reaches it any more; kept for ever if the library refuses to end the registration.
-    region: Option<DmaRegion>,
+    /// Let go of when nobody reaches it any more; kept for ever if the library refuses to end the registration. Memory that it is bound to cannot be kept
+    /// then: the kernel keeps the pages themselves pinned.
+    keeps: Option<Keeps>,
     domain: Arc<Domain>,
 }
 
@@ -252,8 +353,8 @@ impl Drop for LibraryMr {
         if errno != 0 {
             // The device may still write it: it is never given back.
             tracing::error!(errno, bytes = self.len, "memory could not be deregistered and is kept for ever");
-            if let Some(region) = self.region.take() {
-                Box::leak(Box::new(region));
+            if let Some(keeps) = self.keeps.take() {
+                Box::leak(Box::new(keeps));
             }
         }
     }

@@ -50,6 +50,7 @@ fn of_queues(to: &mut Wanted) {
     same!(to, "ibv_mr", Mr, context, pd, addr, length, handle, lkey, rkey);
     same!(to, "ibv_qp_init_attr", QpInitAttr, qp_context, send_cq, recv_cq, srq, qp_type, sq_sig_all);
     same!(to, "ibv_qp_attr", QpAttr, qp_state);
+    to.push(("offsetof(struct ibv_qp_attr, ah_attr.grh.sgid_index)".into(), super::wire::SGID_INDEX_AT));
     let inline = offset_of!(QpInitAttr, max_inline_data);
     to.push(("offsetof(struct ibv_qp_init_attr, cap.max_inline_data)".into(), inline));
     to.push(("sizeof(struct ibv_qp_init_attr)".into(), size_of::<QpInitAttr>()));
@@ -79,7 +80,7 @@ fn of_connections(to: &mut Wanted) {
 }
 
 /// Names of the headers with the numbers that are written here.
-const NUMBERS: [(&str, usize); 32] = [
+const NUMBERS: [(&str, usize); 33] = [
     ("IBV_PORT_ACTIVE", 4),
     ("IBV_DEVICE_MEM_MGT_EXTENSIONS", 1 << 21),
     ("IBV_GID_TYPE_IB", 0),
@@ -106,6 +107,7 @@ const NUMBERS: [(&str, usize); 32] = [
     ("IBV_ACCESS_REMOTE_READ", 4),
     ("IBV_QPS_ERR", 6),
     ("IBV_QP_STATE", 1),
+    ("IBV_QP_AV", 1 << 7),
     ("IBV_QPT_RC", 2),
     ("RDMA_PS_TCP", 0x0106),
     ("RDMA_CM_EVENT_CONNECT_REQUEST", 4),

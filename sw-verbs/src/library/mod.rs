@@ -6,14 +6,15 @@
 //!     └ no library └ too old         └ no kernel support (ENOSYS), no device: an empty list
 //! ```
 //!
-//! Four different facts, each with a refusal of its own. What is over it, [`LibraryFabric`], passes the suite of the seam on rxe in a guest; no command uses
-//! it yet, and no NIC was seen.
+//! Four different facts, each with a refusal of its own. What is over it, [`LibraryFabric`], passes the suite of the seam on rxe in a guest; no NIC was
+//! seen yet.
 //!
 //! Nothing is linked and no header is needed: the interface is written down in `sys`. A library that was loaded stays, as its providers have
 //! threads and handlers at exit. [`LibraryFabric`] is the seam over it.
 // UNSAFETY: loading a library and calling its functions.
 #![expect(unsafe_code, reason = "loads libibverbs and calls it")]
 
+mod cm;
 mod fabric;
 mod queue_pair;
 mod sys;
@@ -31,7 +32,7 @@ use sw_engine::{
     seam::verbs::{Ability, DeviceFacts, FabricKind, Gid, GidKind},
 };
 
-pub use fabric::LibraryFabric;
+pub use fabric::{LibraryFabric, PortChoice};
 use sys::{DeviceAttr, GidEntry, PortAttr};
 
 /// The names that the libraries have had since 2005; the digit is their ABI.
@@ -52,6 +53,8 @@ pub enum Refusal {
     NoSymbol(&'static str, &'static str),
     /// The libraries are there, and the kernel has no RDMA (ENOSYS): nothing is loaded that offers verbs.
     NoKernelSupport,
+    /// The kernel offers no connection manager to programs (ENODEV).
+    NoConnections,
     /// The library says so; an errno.
     System(&'static str, i32),
 }
@@ -60,13 +63,14 @@ impl Refusal {
     /// The error of whoever wants a device.
     pub fn error(&self) -> Error {
         let kind = match self {
-            Self::NoLibrary(..) | Self::NoKernelSupport => ErrorKind::NoDevice,
+            Self::NoLibrary(..) | Self::NoKernelSupport | Self::NoConnections => ErrorKind::NoDevice,
             Self::NoSymbol(..) => ErrorKind::Unsupported,
             Self::System(_, libc::EACCES | libc::EPERM) => ErrorKind::PermissionDenied,
             Self::System(..) => ErrorKind::Io,
         };
         let code = match self {
             Self::NoKernelSupport => libc::ENOSYS,
+            Self::NoConnections => libc::ENODEV,
             Self::System(_, errno) => *errno,
             Self::NoLibrary(..) | Self::NoSymbol(..) => 0,
         };
@@ -81,6 +85,7 @@ impl Refusal {
             Self::NoKernelSupport => {
                 "load ib_uverbs and the driver of a NIC, or rdma_rxe for an ordinary network device"
             }
+            Self::NoConnections => "load rdma_ucm, beside ib_uverbs and the driver of a NIC (or rdma_rxe)",
             Self::System(..) => "look at the permissions of /dev/infiniband and at the kernel's log",
         }
     }
@@ -94,6 +99,7 @@ impl fmt::Display for Refusal {
             Self::NoKernelSupport => {
                 write!(f, "{VERBS} is there, and the kernel has no RDMA devices to offer (ENOSYS)")
             }
+            Self::NoConnections => write!(f, "{CM} is there, and the kernel has no RDMA connections to offer (ENODEV)"),
             Self::System(call, errno) => write!(f, "{call} failed: {}", io::Error::from_raw_os_error(*errno)),
         }
     }

@@ -11,215 +11,41 @@
 use std::{
     any::Any,
     ffi::c_int,
-    mem,
-    net::{SocketAddr, ToSocketAddrs},
-    ptr,
+    mem, ptr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{Builder, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sw_engine::{
     Error, ErrorKind, Verb,
     seam::verbs::{
-        Connected, Cq, Incoming, Listener, PostError, PrivateData, Qp, QpConfig, QpState, RecvWr, SendOp, SendWr, Sge,
-        Wc, WcKind, WcStatus,
+        Connected, Cq, Incoming, PostError, PrivateData, Qp, QpConfig, QpState, RecvWr, SendOp, SendWr, Sge, Wc,
+        WcKind, WcStatus,
     },
 };
 
 use super::{
-    fabric::{Domain, Fd, LOOK_EVERY, LibraryCq, Open, Opened, RECEIVE, failed},
+    Refusal,
+    cm::{Arrived, Id, expect, resolved},
+    fabric::{Domain, LOOK_EVERY, LibraryCq, Open, RECEIVE, failed},
     wire::{self, event},
 };
-use crate::emulated::{now, wait_readable};
+use crate::emulated::now;
 
-/// What the connection manager may take for an address or a route, as Linux's and SPDK's hosts have it.
-const RESOLVE_MS: c_int = 2000;
-/// Connections that wait for a listener.
-const BACKLOG: c_int = 64;
 /// RNR NAK timer 0, which librdmacm sets: one retry takes so long at least (InfiniBand, "RNR NAK Retry Timer Field").
 const RNR_STEP: Duration = Duration::from_millis(655);
+/// Why a connection was refused, as the kernel numbers it (linux `include/rdma/ib_cm.h`, `ib_cm_rej_reason`): no one listens.
+const REJECTED_UNKNOWN_SERVICE: c_int = 8;
+/// The peer's program refused it, with private data. Another reason is a stale connection, or want of resources.
+const REJECTED_BY_CONSUMER: c_int = 28;
 /// `retry_count`: without an answer a request is sent so often again.
 const RETRIES: u8 = 7;
 /// Reads under way that are asked for, where the device has as many.
 const READS: u8 = 16;
-
-/// An event channel; destroyed when it goes, behind the identifiers on it.
-struct Channel {
-    raw: *mut wire::EventChannel,
-    of: Arc<Opened>,
-}
-
-// SAFETY: librdmacm is thread-safe; events of a channel are taken by one thread at a time.
-unsafe impl Send for Channel {}
-// SAFETY: as above.
-unsafe impl Sync for Channel {}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        // SAFETY: ours; identifiers on it keep it.
-        unsafe { (self.of.ops().destroy_event_channel)(self.raw) };
-    }
-}
-
-/// An event, copied.
-struct Told {
-    kind: c_int,
-    status: c_int,
-    private: PrivateData,
-    id: *mut wire::CmId,
-}
-
-impl Channel {
-    fn new(of: &Arc<Opened>) -> Result<Arc<Self>, Error> {
-        // SAFETY: no arguments.
-        let raw = unsafe { (of.ops().create_event_channel)() };
-        if raw.is_null() {
-            Err(failed("rdma_create_event_channel"))
-        } else {
-            Ok(Arc::new(Self { raw, of: Arc::clone(of) }))
-        }
-    }
-
-    /// The next event, or `None` when the time is over.
-    fn next(&self, timeout: Duration) -> Result<Option<Told>, Error> {
-        // SAFETY: a live channel.
-        let fd = Fd(unsafe { (*self.raw).fd });
-        match wait_readable(&fd, timeout) {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(_) => return Err(failed("poll")),
-        }
-        let mut raw: *mut wire::CmEvent = ptr::null_mut();
-        // SAFETY: a live channel with an event, and a live local.
-        if unsafe { (self.of.ops().get_cm_event)(self.raw, &raw mut raw) } != 0 {
-            return Err(failed("rdma_get_cm_event"));
-        }
-        // SAFETY: an event that is ours until it is acknowledged, below.
-        let told = unsafe { &*raw };
-        let (kind, status, id) = (told.event, told.status, told.id);
-        let mut private = PrivateData::empty();
-        if matches!(kind, event::CONNECT_REQUEST | event::ESTABLISHED | event::REJECTED) {
-            // Of these events the parameters are those of a connection.
-            let (data, len) = (told.param.private_data, usize::from(told.param.private_data_len));
-            if !data.is_null() {
-                // SAFETY: the event has as many bytes of private data as it says.
-                let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len.min(PrivateData::BYTES_MAX)) };
-                private = PrivateData::new(bytes).unwrap_or(private);
-            }
-        }
-        // SAFETY: the event of above, once; nothing of it is kept.
-        unsafe { (self.of.ops().ack_cm_event)(raw) };
-        Ok(Some(Told { kind, status, private, id }))
-    }
-}
-
-/// An identifier of the connection manager, with its QP once there is one. The fields go in this order behind its own drop.
-struct Id {
-    raw: *mut wire::CmId,
-    channel: Arc<Channel>,
-}
-
-// SAFETY: as for `Channel`.
-unsafe impl Send for Id {}
-// SAFETY: as for `Channel`.
-unsafe impl Sync for Id {}
-
-impl Id {
-    fn new(channel: &Arc<Channel>) -> Result<Self, Error> {
-        let mut raw = ptr::null_mut();
-        let ops = channel.of.ops();
-        // SAFETY: a live channel and a live local.
-        match unsafe { (ops.create_id)(channel.raw, &raw mut raw, ptr::null_mut(), wire::PS_TCP) } {
-            0 => Ok(Self { raw, channel: Arc::clone(channel) }),
-            _ => Err(failed("rdma_create_id")),
-        }
-    }
-
-    fn qp(&self) -> *mut wire::Qp {
-        // SAFETY: a live identifier.
-        unsafe { (*self.raw).qp }
-    }
-
-    /// Ends the connection: the QP goes to error.
-    fn disconnect(&self) {
-        let ops = self.channel.of.ops();
-        // SAFETY: a live identifier. One that is not connected any more says so.
-        unsafe { (ops.disconnect)(self.raw) };
-        if !self.qp().is_null() {
-            let mut attr = wire::QpAttr { qp_state: wire::QPS_ERR, rest: [0; 63] };
-            // SAFETY: a live QP, and a live structure of which the state alone is looked at.
-            unsafe { (ops.modify_qp)(self.qp(), &raw mut attr, wire::QP_STATE) };
-        }
-    }
-}
-
-impl Drop for Id {
-    fn drop(&mut self) {
-        let ops = self.channel.of.ops();
-        if !self.qp().is_null() {
-            // SAFETY: a live identifier with a QP of ours.
-            unsafe { (ops.destroy_qp)(self.raw) };
-        }
-        // SAFETY: ours, once; its events were acknowledged.
-        unsafe { (ops.destroy_id)(self.raw) };
-    }
-}
-
-/// An address as the system has it.
-struct Address(libc::sockaddr_storage);
-
-impl Address {
-    fn of(text: &str) -> Result<Self, Error> {
-        let unknown =
-            || Error::new(ErrorKind::NotFound, Verb::Open).at(text.to_owned()).detail("the name is not known");
-        let at = text.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(unknown)?;
-        // SAFETY: a structure of integers, of which all zeroes is a value.
-        let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
-        match at {
-            SocketAddr::V4(at) => {
-                let to: *mut libc::sockaddr_in = (&raw mut storage).cast();
-                let addr = libc::in_addr { s_addr: u32::from_ne_bytes(at.ip().octets()) };
-                let (sin_family, sin_port) = (2, at.port().to_be());
-                // SAFETY: storage is made for each kind of address.
-                unsafe { to.write(libc::sockaddr_in { sin_family, sin_port, sin_addr: addr, sin_zero: [0; 8] }) };
-            }
-            SocketAddr::V6(at) => {
-                let to: *mut libc::sockaddr_in6 = (&raw mut storage).cast();
-                let whole = libc::sockaddr_in6 {
-                    sin6_family: 10,
-                    sin6_port: at.port().to_be(),
-                    sin6_flowinfo: 0,
-                    sin6_addr: libc::in6_addr { s6_addr: at.ip().octets() },
-                    sin6_scope_id: at.scope_id(),
-                };
-                // SAFETY: storage is made for each kind of address.
-                unsafe { to.write(whole) };
-            }
-        }
-        Ok(Self(storage))
-    }
-
-    fn raw(&mut self) -> *mut libc::sockaddr {
-        (&raw mut self.0).cast()
-    }
-}
-
-/// Waits for an identifier's next event, which must be `wanted` or `REJECTED`.
-fn expect(channel: &Channel, wanted: c_int, until: Instant, at: &str) -> Result<Told, Error> {
-    let left = until.saturating_duration_since(now());
-    let Some(told) = channel.next(left)? else {
-        return Err(Error::new(ErrorKind::DeadlineExceeded, Verb::Open).at(at.to_owned()).detail("no answer in time"));
-    };
-    if told.kind == wanted || told.kind == event::REJECTED {
-        return Ok(told);
-    }
-    let text = format!("the connection manager says no (event {}, status {})", told.kind, told.status);
-    Err(Error::new(ErrorKind::NoDevice, Verb::Open).at(at.to_owned()).detail(text).with_code(told.status))
-}
 
 /// What a QP and the thread that hears of its end share.
 struct Heard {
@@ -358,6 +184,37 @@ impl LibraryQp {
         }
     }
 
+    /// An index that somebody chose is the one that is used: the connection manager chooses by address, and an address may have several.
+    fn expect_index(&self, id: &Id) -> Result<(), Error> {
+        let Some(wanted) = self.domain.of.from.and_then(|from| from.index) else { return Ok(()) };
+        let (attr, _) = self.queried(id, wire::QP_AV)?;
+        let used = u32::from(attr.source_gid_index());
+        if used == wanted {
+            return Ok(());
+        }
+        self.heard.over("another address was used than was asked for");
+        id.disconnect();
+        Err(Error::new(ErrorKind::NoDevice, Verb::Open)
+            .at(self.domain.of.facts.name.clone())
+            .detail(format!("connections from that address use gid {used}, not {wanted}"))
+            .remedy(format!(
+                "write gid={used}, or change default_roce_mode of the device in the kernel's configfs (rdma_cm)"
+            )))
+    }
+
+    /// What the device says of the QP.
+    fn queried(&self, id: &Id, mask: c_int) -> Result<(wire::QpAttr, wire::QpInitAttr), Error> {
+        let mut attr = wire::QpAttr { qp_state: 0, rest: [0; 63] };
+        // SAFETY: a structure of integers and pointers, of which all zeroes is a value.
+        let mut init: wire::QpInitAttr = unsafe { mem::zeroed() };
+        let query = self.domain.of.ops().query_qp;
+        // SAFETY: a live QP, and live structures with room for what the library writes.
+        match unsafe { query(id.qp(), &raw mut attr, mask, &raw mut init) } {
+            0 => Ok((attr, init)),
+            errno => Err(Refusal::System("ibv_query_qp", errno).error()),
+        }
+    }
+
     /// Starts the thread that hears of the end.
     fn watch(&mut self, id: &Arc<Id>) -> Result<(), Error> {
         let (id, heard, is_ended) = (Arc::clone(id), Arc::clone(&self.heard), Arc::clone(&self.is_ended));
@@ -442,24 +299,6 @@ impl LibraryQp {
         let (status, invalidated) = (WcStatus::WrFlush, None);
         cq.push(Wc { wr_id, qpn: self.number, kind, status, byte_len: 0, invalidated }, &self.open);
     }
-
-    fn resolved(&self, to: &str, until: Instant) -> Result<Id, Error> {
-        let ops = self.domain.of.ops();
-        let channel = Channel::new(&self.domain.of)?;
-        let id = Id::new(&channel)?;
-        let mut address = Address::of(to)?;
-        // SAFETY: a live identifier and a live address, which the call copies.
-        if unsafe { (ops.resolve_addr)(id.raw, ptr::null_mut(), address.raw(), RESOLVE_MS) } != 0 {
-            return Err(failed("rdma_resolve_addr"));
-        }
-        expect(&channel, event::ADDR_RESOLVED, until, to)?;
-        // SAFETY: a live identifier whose address is resolved.
-        if unsafe { (ops.resolve_route)(id.raw, RESOLVE_MS) } != 0 {
-            return Err(failed("rdma_resolve_route"));
-        }
-        expect(&channel, event::ROUTE_RESOLVED, until, to)?;
-        Ok(id)
-    }
 }
 
 impl Qp for LibraryQp {
@@ -472,13 +311,7 @@ impl Qp for LibraryQp {
             return QpState::Error;
         }
         let Some(id) = &self.id else { return QpState::Init };
-        let mut attr = wire::QpAttr { qp_state: 0, rest: [0; 63] };
-        // SAFETY: a structure of integers and pointers, of which all zeroes is a value.
-        let mut init: wire::QpInitAttr = unsafe { mem::zeroed() };
-        let query = self.domain.of.ops().query_qp;
-        // SAFETY: a live QP, and live structures with room for what the library writes.
-        let asked = unsafe { query(id.qp(), &raw mut attr, wire::QP_STATE, &raw mut init) };
-        if asked == 0 && attr.qp_state == wire::QPS_ERR {
+        if self.queried(id, wire::QP_STATE).is_ok_and(|(attr, _)| attr.qp_state == wire::QPS_ERR) {
             self.heard.over("the device put the queue pair into error");
             return QpState::Error;
         }
@@ -492,7 +325,8 @@ impl Qp for LibraryQp {
     fn connect(&mut self, to: &str, private: &PrivateData, timeout: Duration) -> Result<Connected, Error> {
         self.expect_init()?;
         let until = now() + timeout;
-        let id = self.resolved(to, until)?;
+        let of = &self.domain.of;
+        let id = resolved(&of.library, (of.from.map(|from| from.ip), to), until)?;
         let id = self.make(id)?;
         let mut param = self.param(private);
         // SAFETY: a live identifier with a QP, and live parameters, which the call copies.
@@ -510,14 +344,20 @@ impl Qp for LibraryQp {
         if told.kind == event::REJECTED {
             id.disconnect();
             self.heard.over("the peer refused the connection");
-            // IB_CM_REJ_CONSUMER_DEFINED; another reason is nobody who listens, or a stale connection.
-            if told.status != 28 {
-                let text = format!("nobody takes the connection (reason {})", told.status);
-                let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(to.to_owned());
-                return Err(absent.detail(text).with_code(told.status));
-            }
-            return Ok(Connected::Rejected(told.private));
+            return match told.status {
+                REJECTED_BY_CONSUMER => Ok(Connected::Rejected(told.private)),
+                // As the system says it of sockets.
+                REJECTED_UNKNOWN_SERVICE => {
+                    let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(to.to_owned());
+                    Err(absent.detail("nobody listens there").with_code(libc::ECONNREFUSED))
+                }
+                reason => {
+                    let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(to.to_owned());
+                    Err(absent.detail(format!("nobody takes the connection (reason {reason})")).with_code(reason))
+                }
+            };
         }
+        self.expect_index(&id)?;
         self.watch(&id)?;
         Ok(Connected::Accepted(told.private))
     }
@@ -602,98 +442,5 @@ impl Drop for LibraryQp {
         self.recv_cq.dismiss(self.number, &self.open);
         self.send_cq.release(self.config.send_wr_max);
         self.recv_cq.release(self.config.recv_wr_max);
-    }
-}
-
-struct LibraryListener {
-    id: Id,
-    at: SocketAddr,
-}
-
-/// Listens.
-pub(super) fn listen(of: &Arc<Opened>, at: &str) -> Result<Box<dyn Listener>, Error> {
-    let channel = Channel::new(of)?;
-    let id = Id::new(&channel)?;
-    let mut address = Address::of(at)?;
-    // SAFETY: a live identifier and a live address, which the call copies.
-    if unsafe { (of.ops().bind_addr)(id.raw, address.raw()) } != 0 {
-        let error = failed("rdma_bind_addr");
-        return Err(match error.code() {
-            libc::EADDRINUSE => Error::new(ErrorKind::InUse, Verb::Setup).at(at.to_owned()),
-            libc::EADDRNOTAVAIL | libc::ENODEV => Error::new(ErrorKind::NoDevice, Verb::Setup).at(at.to_owned()),
-            _ => error,
-        });
-    }
-    // SAFETY: a live identifier that is bound.
-    if unsafe { (of.ops().listen)(id.raw, BACKLOG) } != 0 {
-        return Err(failed("rdma_listen"));
-    }
-    // SAFETY: likewise.
-    let port = u16::from_be(unsafe { (of.ops().get_src_port)(id.raw) });
-    let known = at.to_socket_addrs().ok().and_then(|mut all| all.next());
-    let mut known = known.ok_or_else(|| Error::new(ErrorKind::NotFound, Verb::Setup).at(at.to_owned()))?;
-    known.set_port(port);
-    Ok(Box::new(LibraryListener { id, at: known }))
-}
-
-impl Listener for LibraryListener {
-    fn address(&self) -> String {
-        self.at.to_string()
-    }
-
-    fn accept(&mut self, timeout: Duration) -> Result<Option<Box<dyn Incoming>>, Error> {
-        let until = now() + timeout;
-        loop {
-            let left = until.saturating_duration_since(now());
-            match self.id.channel.next(left)? {
-                None => return Ok(None),
-                Some(told) if told.kind == event::CONNECT_REQUEST => {
-                    let id = Id { raw: told.id, channel: Arc::clone(&self.id.channel) };
-                    return Ok(Some(Box::new(Arrived { id: Some(id), private: told.private })));
-                }
-                // Of connections that went before they were taken.
-                Some(_) => {}
-            }
-        }
-    }
-}
-
-/// A connection that was asked for.
-struct Arrived {
-    id: Option<Id>,
-    private: PrivateData,
-}
-
-impl Arrived {
-    /// Takes the identifier, with a channel of its own.
-    fn take(mut self) -> Result<Id, Error> {
-        let gone = || Error::new(ErrorKind::Io, Verb::Open).at("cm").detail("the connection was taken before");
-        let mut id = self.id.take().ok_or_else(gone)?;
-        let channel = Channel::new(&id.channel.of)?;
-        // SAFETY: a live identifier whose events were acknowledged, and a live channel.
-        if unsafe { (channel.of.ops().migrate_id)(id.raw, channel.raw) } != 0 {
-            return Err(failed("rdma_migrate_id"));
-        }
-        id.channel = channel;
-        Ok(id)
-    }
-}
-
-impl Incoming for Arrived {
-    fn request(&mut self, _timeout: Duration) -> Result<PrivateData, Error> {
-        Ok(self.private)
-    }
-
-    fn reject(self: Box<Self>, private: &PrivateData) {
-        if let Some(id) = &self.id {
-            let bytes = private.as_bytes();
-            let len = u8::try_from(bytes.len()).unwrap_or(0);
-            // SAFETY: a live identifier that waits for an answer, and live bytes, which the call copies.
-            unsafe { (id.channel.of.ops().reject)(id.raw, bytes.as_ptr().cast(), len) };
-        }
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
     }
 }

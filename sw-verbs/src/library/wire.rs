@@ -134,6 +134,16 @@ pub(super) struct QpAttr {
     pub(super) rest: [u32; 63],
 }
 
+impl QpAttr {
+    /// `ah_attr.grh.sgid_index`: byte 76 of `struct ibv_qp_attr`.
+    pub(super) fn source_gid_index(&self) -> u8 {
+        self.rest[SGID_INDEX_AT / 4 - 1].to_ne_bytes()[SGID_INDEX_AT % 4]
+    }
+}
+
+/// Where `ah_attr.grh.sgid_index` lies in `struct ibv_qp_attr`, in bytes.
+pub(super) const SGID_INDEX_AT: usize = 76;
+
 /// `struct rdma_event_channel`.
 #[repr(C)]
 pub(super) struct EventChannel {
@@ -190,6 +200,8 @@ pub(super) const PS_TCP: c_int = 0x0106;
 pub(super) const QPT_RC: c_int = 2;
 /// `IBV_QP_STATE`.
 pub(super) const QP_STATE: c_int = 1;
+/// `IBV_QP_AV`.
+pub(super) const QP_AV: c_int = 1 << 7;
 /// `IBV_QPS_ERR`.
 pub(super) const QPS_ERR: c_int = 6;
 /// `IBV_SEND_SIGNALED`.

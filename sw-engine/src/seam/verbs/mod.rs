@@ -11,7 +11,7 @@
 //!
 //! The contract, for every fabric, emulated and modelled ones included:
 //!
-//! - **Memory.** An [`Mr`] keeps its region's memory. Between a post and its [`Wc`] the NIC may touch what the request names; between the
+//! - **Memory.** An [`Mr`] keeps its region's memory, or is [bound](Pd::reg_bound_mr) to it. Between a post and its [`Wc`] the NIC may touch what the request names; between the
 //!   registration and [`Mr::deregister`] a peer may touch what an rkey opens, at any time and without a sign. No Rust reference to such bytes exists
 //!   then (`DmaRegion`). When `deregister` returns, nothing reaches them any more, and a peer that tries gets [`WcStatus::RemAccess`],
 //!   which puts both QPs into [`QpState::Error`].
@@ -220,6 +220,13 @@ pub trait Pd: Send + Sync {
     /// `OutOfRange` for a range outside of the region, `ApiMisuse` for [`Access::REMOTE_WRITE`] without [`Access::LOCAL_WRITE`],
     /// `Unsupported` for memory that is no host memory, `ResourceLimit` for a budget or a limit on locked memory.
     fn reg_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error>;
+
+    /// As [`Pd::reg_mr`], for whoever keeps registrations: this one does not keep the memory. It ends with the region's last handle at the
+    /// latest, before the memory goes; then it opens nothing, and [`Mr::sge`] and [`Mr::remote`] give `None`.
+    ///
+    /// # Errors
+    /// As [`Pd::reg_mr`].
+    fn reg_bound_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error>;
 
     /// Registers memory of an accelerator. Good only after a self-test: a registration that succeeds proves nothing.
     ///

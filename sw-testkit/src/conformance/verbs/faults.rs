@@ -1,6 +1,6 @@
 //! What goes wrong, and how it ends.
 
-use sw_engine::seam::verbs::{Ability, Access, FabricKind, RemoteKey, SendOp, SendWr, WcKind, WcStatus};
+use sw_engine::seam::verbs::{Ability, Access, FabricKind, MrRequest, RemoteKey, SendOp, SendWr, WcKind, WcStatus};
 use sw_mem::RemoteAddr;
 
 use super::{
@@ -87,6 +87,30 @@ pub(super) fn revoked(bed: &mut dyn Bed) -> CaseResult {
     a.expect(bed, (1, WcKind::RdmaWrite, OK))?;
     lease.deregister();
     refused(bed, (&mut a, &mut b), (SendOp::RdmaWrite(to), ACCESS))
+}
+
+pub(super) fn bound(bed: &mut dyn Bed) -> CaseResult {
+    let (_device, mut a, mut b) = pair(bed)?;
+    let memory = span(MEMORY)?;
+    let request = MrRequest { region: memory.region(), at: memory.offset(), len: 4096, access: ALL };
+    let kept = told("registration", b.pd.reg_bound_mr(request))?;
+    let to = there("remote", kept.remote(0))?;
+    a.put(0, &[0x5A; 4096])?;
+    a.post(1, SendOp::RdmaWrite(to), 0, 4096)?;
+    a.expect(bed, (1, WcKind::RdmaWrite, OK))?;
+    let mut got = vec![0; 4096];
+    told("read", memory.read(0, &mut got))?;
+    if got != [0x5A; 4096] {
+        return fail("a bound registration does not open its memory");
+    }
+    // Nobody tells the registration.
+    drop(memory);
+    if kept.remote(0).is_some() || kept.sge(0, 1).is_some() {
+        return fail("a registration outlives its memory");
+    }
+    refused(bed, (&mut a, &mut b), (SendOp::RdmaWrite(to), ACCESS))?;
+    kept.deregister();
+    Ok(())
 }
 
 pub(super) fn invalidate(bed: &mut dyn Bed) -> CaseResult {

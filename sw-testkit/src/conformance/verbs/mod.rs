@@ -56,6 +56,7 @@ pub const CASES: &[Case<Run>] = &[
     Case { name: "a_key_of_another_domain_opens_nothing", run: faults::other_domain },
     Case { name: "a_local_key_opens_nothing_for_the_peer", run: faults::local_key },
     Case { name: "a_revoked_key_opens_nothing", run: faults::revoked },
+    Case { name: "a_bound_registration_ends_with_its_memory", run: faults::bound },
     Case { name: "a_send_can_invalidate_a_key_of_the_peers", run: faults::invalidate },
     Case { name: "a_key_is_not_invalidated_twice", run: faults::invalidate_twice },
     Case { name: "a_message_longer_than_its_receive_is_refused", run: faults::too_long },
