@@ -11,7 +11,7 @@ use crate::{
     dataset_args::Dataset,
     machine_args::{Doctor, Topology},
     size,
-    target_args::{HostTls, NvmeGenDhchapKey, NvmeGenTlsKey, Target},
+    target_args::{HostTls, NvmeGenDhchapKey, NvmeGenTlsKey, Target, Wire},
 };
 
 const ABOUT: &str =
@@ -22,7 +22,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 
 10 in use or exists, 11 malformed data, 130 interrupted, 141 reader of stdout gone.
 
 Addresses: /path, file:///path, nvme://PCI-ADDRESS/NSID, nvme+tcp://HOST:PORT/NQN?nsid=N,
-nvme+rdma://HOST:PORT/NQN?nsid=N&fabric=emulated (an emulation), stripe:UNIT:ADDRESS,ADDRESS,...
+nvme+rdma://HOST:PORT/NQN?nsid=N (with &device=NAME, &gid=N, or &fabric=emulated), stripe:UNIT:ADDRESS,ADDRESS,...
 A part of one: file:///path?offset=N&len=N, nvme://0000:3b:00.0/1?offset=1MiB
 
 Examples:
@@ -100,7 +100,8 @@ pub struct EngineArgs {
     /// Options of the engine: reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane,
     /// keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu,
     /// nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms,
-    /// nvme_tcp_timeout_ms, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE,
+    /// nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command,
+    /// nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE,
     /// nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+...+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE,
     /// nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
@@ -519,12 +520,15 @@ pub struct NvmeChange {
 Examples:
   straightway nvme discover 192.0.2.10
   straightway nvme discover '[2001:db8::10]:4420' --json
-  straightway nvme discover 192.0.2.10:4420 --tls-key-file tls.key"
+  straightway nvme discover 192.0.2.10:4420 --tls-key-file tls.key
+  straightway nvme discover 192.0.2.10:4420 --rdma"
 )]
 pub struct NvmeDiscover {
     /// Name or address of the service; without a port 8009 and, if nobody listens there, 4420
     #[arg(value_name = "HOST[:PORT]", value_parser = parse_service)]
     pub service: ServiceAddress,
+    #[command(flatten)]
+    pub wire: Wire,
     #[command(flatten)]
     pub tls: HostTls,
 }

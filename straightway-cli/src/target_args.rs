@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use straightway::{
+    FabricWire, RdmaPort,
     authentication::{Group, Hash, parse_groups, parse_hashes},
     tls::{Form, Suite},
 };
@@ -21,7 +22,8 @@ Examples:
   straightway target /data/dataset.img --read-only --listen 0.0.0.0:4420
   straightway target disk-a.img disk-b.img --block 512
   straightway target memory:1GiB --dhchap-key-file host.key --dhchap-ctrl-key-file target.key
-  straightway target memory:1GiB --tls-key-file tls.key"
+  straightway target memory:1GiB --tls-key-file tls.key
+  straightway target memory:1GiB --rdma --listen 192.0.2.10:4420"
 )]
 pub struct Target {
     /// What to offer: files or block devices, whose length stays, and memory:SIZE. They are namespaces 1, 2, ...
@@ -42,9 +44,8 @@ pub struct Target {
     /// Take no writes to files
     #[arg(long)]
     pub read_only: bool,
-    /// Behind the emulated RDMA fabric instead of TCP: for this program at the other end, to try and to test NVMe over RDMA without a NIC
-    #[arg(long)]
-    pub rdma_emulated: bool,
+    #[command(flatten)]
+    pub wire: Wire,
     /// The file of the key that hosts must know (DH-HMAC-CHAP); the same for all of them
     #[arg(long, value_name = "FILE")]
     pub dhchap_key_file: Option<PathBuf>,
@@ -73,6 +74,28 @@ pub struct Target {
     /// Make keys of it as old versions of libnvme do, for hosts with one
     #[arg(long, requires = "tls_key_file")]
     pub tls_compat: bool,
+}
+
+/// The wire of a target, and of a discovery service.
+#[derive(Args, Debug)]
+pub struct Wire {
+    /// Over RDMA instead of TCP, by the device of the system's that has the address or the route
+    #[arg(long, conflicts_with = "rdma_emulated")]
+    rdma: bool,
+    /// Over the emulated RDMA fabric instead of TCP: this program at both ends, to try and to test NVMe over RDMA without a NIC
+    #[arg(long)]
+    rdma_emulated: bool,
+}
+
+impl Wire {
+    /// What was chosen; TCP if nothing was.
+    pub fn chosen(&self) -> FabricWire {
+        match self {
+            Self { rdma: true, .. } => FabricWire::Rdma(RdmaPort::default()),
+            Self { rdma_emulated: true, .. } => FabricWire::EmulatedRdma,
+            _ => FabricWire::Tcp,
+        }
+    }
 }
 
 /// Hashes of authentication.

@@ -20,7 +20,6 @@ use sw_engine::{
     seam::{CopyDirection, CopyEngine, Transport, TransportCaps},
 };
 use sw_mem::{ByteLen, DmaRegion, HostVa, HugePages, SlabPool};
-use sw_net::Wire;
 use sw_uring::{
     FileStore, Machine, PassthroughTransport, Probe, ThreadsConfig, ThreadsTransport, UringConfig, UringTransport,
     peer::PeerMemory,
@@ -36,17 +35,18 @@ use crate::{
     policy::Destination,
     reach::Scratches,
     staging::{self, Source, Staging},
-    uri::{FabricWire, NvmeTcpUri},
+    uri::{FabricWire, NvmeTcpUri, RdmaPort},
     vendor::{self, Vendor},
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 7] = [
+pub(crate) const TRANSPORTS: [TransportName; 8] = [
     sw_uring::IO_URING,
     sw_uring::PREADV2,
     sw_uring::NVME_PASSTHROUGH,
     sw_nvme::transport::NVME,
     sw_net::NVME_TCP,
+    sw_net::NVME_RDMA,
     sw_net::NVME_RDMA_EMULATED,
     vendor::NAME,
 ];
@@ -79,8 +79,10 @@ pub(crate) struct Backends {
     pub(crate) files: FileStore,
     pub(crate) nvme: Nvme,
     pub(crate) fabrics: Fabrics,
-    /// Behind the emulated RDMA fabric.
+    /// Behind RDMA devices of the system's.
     pub(crate) rdma: Fabrics,
+    /// Behind the emulated RDMA fabric.
+    pub(crate) rdma_emulated: Fabrics,
     pub(crate) vendor: Arc<Vendor>,
     pub(crate) scratches: Scratches,
     machine: Machine,
@@ -180,8 +182,9 @@ impl Backends {
             probe,
             files,
             nvme,
-            fabrics: Fabrics::new(config, keys.clone(), Wire::Tcp),
-            rdma: Fabrics::new(config, keys, Wire::EmulatedRdma),
+            fabrics: Fabrics::new(config, keys.clone(), &FabricWire::Tcp),
+            rdma: Fabrics::new(config, keys.clone(), &FabricWire::Rdma(RdmaPort::default())),
+            rdma_emulated: Fabrics::new(config, keys, &FabricWire::EmulatedRdma),
             vendor: Vendor::new(&config, cufile),
             scratches: Scratches::default(),
             machine,
@@ -407,7 +410,7 @@ impl Backends {
         std::iter::once(files)
             .chain(commands)
             .chain(self.nvme.caps(destination))
-            .chain([self.fabrics.caps(destination), self.rdma.caps(destination)])
+            .chain(self.all_fabrics().map(|fabrics| fabrics.caps(destination)))
             .chain(self.vendor.caps())
             .collect()
     }
@@ -416,8 +419,14 @@ impl Backends {
     pub(crate) fn fabrics_of(&self, uri: &NvmeTcpUri) -> &Fabrics {
         match uri.wire {
             FabricWire::Tcp => &self.fabrics,
-            FabricWire::EmulatedRdma => &self.rdma,
+            FabricWire::Rdma(_) => &self.rdma,
+            FabricWire::EmulatedRdma => &self.rdma_emulated,
         }
+    }
+
+    /// All of them, in the order of their transports.
+    pub(crate) fn all_fabrics(&self) -> impl Iterator<Item = &Fabrics> {
+        [&self.fabrics, &self.rdma, &self.rdma_emulated].into_iter()
     }
 
     /// Whether the device is asked for what has ended.
@@ -466,8 +475,9 @@ impl Backends {
             transports.push(Box::new(PassthroughTransport::new(config)?));
         }
         transports.extend(self.nvme.transport()?);
-        transports.push(self.fabrics.transport()?);
-        transports.push(self.rdma.transport()?);
+        for fabrics in self.all_fabrics() {
+            transports.push(fabrics.transport()?);
+        }
         transports.extend(self.vendor.transport()?);
         Ok(LaneParts { transports, copiers, staging: Some(staging) })
     }

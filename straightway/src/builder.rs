@@ -92,7 +92,10 @@ pub enum NvmeTcpDigests {
     Both,
 }
 
-/// How subsystems behind TCP are connected.
+/// How the memory of commands over RDMA is registered; see decision record 0020.
+pub use sw_net::Registering as RdmaRegistering;
+
+/// How subsystems behind TCP and RDMA are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NvmeTcp {
     /// Digests.
@@ -103,6 +106,8 @@ pub struct NvmeTcp {
     pub patience: Duration,
     /// How long a connection, or an answer of the control plane, may take. 10 ms to an hour; 10 s.
     pub timeout: Duration,
+    /// Over RDMA: how the memory of commands is registered. Kept.
+    pub registering: RdmaRegistering,
 }
 
 impl Default for NvmeTcp {
@@ -112,6 +117,7 @@ impl Default for NvmeTcp {
             keep_alive: Duration::from_secs(10),
             patience: Duration::from_secs(60),
             timeout: Duration::from_secs(10),
+            registering: RdmaRegistering::Kept,
         }
     }
 }
@@ -327,7 +333,7 @@ impl EngineBuilder {
         self
     }
 
-    /// How subsystems behind TCP are connected.
+    /// How subsystems behind TCP and RDMA are connected.
     #[must_use]
     pub fn nvme_tcp(mut self, nvme_tcp: NvmeTcp) -> Self {
         self.config.nvme_tcp = nvme_tcp;
@@ -412,7 +418,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);
         let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());
@@ -459,6 +465,10 @@ impl EngineBuilder {
             ("nvme_tcp_digests", "both") => self.config.nvme_tcp.digests = NvmeTcpDigests::Both,
             ("nvme_tcp_keep_alive_ms", _) => self.config.nvme_tcp.keep_alive = millis()?,
             ("nvme_tcp_patience_ms", _) => self.config.nvme_tcp.patience = millis()?,
+            ("nvme_rdma_registrations", "kept") => self.config.nvme_tcp.registering = RdmaRegistering::Kept,
+            ("nvme_rdma_registrations", "per-command") => {
+                self.config.nvme_tcp.registering = RdmaRegistering::PerCommand;
+            }
             ("nvme_tcp_timeout_ms", _) => self.config.nvme_tcp.timeout = millis()?,
             ("cufile", "on-request") => self.config.cufile = CuFileUse::OnRequest,
             ("cufile", "prefer") => self.config.cufile = CuFileUse::Prefer,

@@ -453,8 +453,7 @@ impl Core {
         }
         self.stuck.fetch_add(stuck, Ordering::AcqRel);
         self.backends.nvme.shut_down();
-        self.backends.fabrics.shut_down();
-        self.backends.rdma.shut_down();
+        self.backends.all_fabrics().for_each(crate::fabrics::Fabrics::shut_down);
         stuck
     }
 }

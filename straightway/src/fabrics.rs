@@ -1,7 +1,8 @@
-//! NVMe subsystems behind TCP, and behind the emulated RDMA fabric: who is connected to which, and what lanes need of them.
+//! NVMe subsystems behind TCP, and behind RDMA: who is connected to which, and what lanes need of them.
 //!
 //! ```text
 //!   nvme+tcp://HOST:PORT/NQN?nsid=N ─► controller (opened once) ─► Directory ◄── TcpTransport of every lane
+//!   nvme+rdma://…                   ─► the device that has the route ─┘
 //! ```
 
 use std::{
@@ -15,14 +16,9 @@ use sw_engine::{
 };
 use sw_net::{
     Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport,
-    Way, Wire,
+    Wire,
 };
 use sw_nvme::{fabrics::Nqn, namespace::Namespace, tcp::pdu::Digests};
-
-use sw_verbs::{
-    budget::{Budget, Budgeted},
-    emulated::EmulatedDevice,
-};
 
 use crate::{
     builder::{Config, NvmeTcp, NvmeTcpDigests},
@@ -30,8 +26,9 @@ use crate::{
     nvme::with_blocks_that_fit,
     nvme_control::no_thread,
     policy::Destination,
+    rdma::Ways,
     tls::NvmeTcpTls,
-    uri::NvmeTcpUri,
+    uri::{FabricWire, NvmeTcpUri},
 };
 
 /// Where hosts keep their name and their identifier, for all NVMe over fabrics (`nvme-cli` makes both).
@@ -46,7 +43,7 @@ pub(crate) struct Fabrics {
     keys: Option<Arc<HostKeys>>,
     tls: NvmeTcpTls,
     wire: Wire,
-    way: Way,
+    ways: Ways,
     directory: Arc<Directory>,
     /// Not held over anything that waits for a target.
     opened: Mutex<Opened>,
@@ -57,9 +54,16 @@ pub(crate) struct Fabrics {
 struct Opened {
     /// The engine was closed: nothing is opened any more.
     is_closed: bool,
-    controllers: BTreeMap<Address, Driven>,
-    /// Addresses whose association is being made: whoever wants one that is, waits for it, and nobody else does.
-    opening: BTreeMap<Address, Arc<Mutex<()>>>,
+    controllers: BTreeMap<Place, Driven>,
+    /// Places whose association is being made: whoever wants one that is, waits for it, and nobody else does.
+    opening: BTreeMap<Place, Arc<Mutex<()>>>,
+}
+
+/// A subsystem, and from where it is reached.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    address: Address,
+    by: FabricWire,
 }
 
 /// A controller that this process has an association with.
@@ -77,23 +81,37 @@ struct Keep {
 }
 
 impl Fabrics {
-    pub(crate) fn new(config: Config, keys: NvmeTcpKeys, wire: Wire) -> Self {
+    /// Those of a wire, whatever devices addresses of RDMA choose.
+    pub(crate) fn new(config: Config, keys: NvmeTcpKeys, by: &FabricWire) -> Self {
         let tls = keys.tls.clone();
         let keys = keys.into_host_keys();
-        Self { config, keys, tls, wire, way: way(wire), directory: Arc::default(), opened: Mutex::default() }
+        let wire = match by {
+            FabricWire::Tcp => Wire::Tcp,
+            FabricWire::EmulatedRdma => Wire::EmulatedRdma,
+            FabricWire::Rdma(_) => Wire::Rdma,
+        };
+        Self {
+            config,
+            keys,
+            tls,
+            wire,
+            ways: Ways::of(by, config.nvme_tcp.registering),
+            directory: Arc::default(),
+            opened: Mutex::default(),
+        }
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The controller of an address; associated once, and again if the association is over.
-    fn controller(&self, address: Address) -> Result<Driven, Error> {
-        let turn = Arc::clone(self.opened().opening.entry(address.clone()).or_default());
+    /// The controller of a place; associated once, and again if the association is over.
+    fn controller(&self, place: Place) -> Result<Driven, Error> {
+        let turn = Arc::clone(self.opened().opening.entry(place.clone()).or_default());
         let driven = {
             let _mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            match self.known(&address) {
-                Ok(None) => self.associate(&address),
+            match self.known(&place) {
+                Ok(None) => self.associate(&place),
                 Ok(Some(driven)) => Ok(driven),
                 Err(error) => Err(error),
             }
@@ -101,7 +119,7 @@ impl Fabrics {
         let mut opened = self.opened();
         // This one's and the map's: nobody else waits for it.
         if Arc::strong_count(&turn) <= 2 {
-            opened.opening.remove(&address);
+            opened.opening.remove(&place);
         }
         driven
     }
@@ -110,24 +128,27 @@ impl Fabrics {
         Error::new(ErrorKind::Closed, Verb::Open).at(address.host.clone()).detail("the engine is closed")
     }
 
-    /// The controller of an address, if there is one that is not gone for ever.
-    fn known(&self, address: &Address) -> Result<Option<Driven>, Error> {
+    /// The controller of a place, if there is one that is not gone for ever.
+    fn known(&self, place: &Place) -> Result<Option<Driven>, Error> {
         let mut opened = self.opened();
         if opened.is_closed {
-            return Err(Self::closed(address));
+            return Err(Self::closed(&place.address));
         }
-        let Some(driven) = opened.controllers.get(address) else { return Ok(None) };
+        let Some(driven) = opened.controllers.get(place) else { return Ok(None) };
         if !driven.controller.is_gone() {
             return Ok(Some(driven.clone()));
         }
         self.directory.take_out(driven.index);
-        opened.controllers.remove(address);
+        opened.controllers.remove(place);
         Ok(None)
     }
 
     /// Makes an association. Blocks.
-    fn associate(&self, address: &Address) -> Result<Driven, Error> {
-        let NvmeTcp { digests, keep_alive, patience, timeout } = self.config.nvme_tcp;
+    fn associate(&self, place: &Place) -> Result<Driven, Error> {
+        let Place { address, by } = place;
+        let way = self.ways.to(&format!("{}:{}", address.host, address.port), by)?;
+        let scheme = way.scheme();
+        let NvmeTcp { digests, keep_alive, patience, timeout, .. } = self.config.nvme_tcp;
         let config = ControllerConfig {
             keep_alive,
             patience,
@@ -136,8 +157,7 @@ impl Fabrics {
             depth: u16::try_from(self.config.queue_depth).unwrap_or(u16::MAX),
             ..ControllerConfig::default()
         };
-        let controller =
-            Controller::open_by(self.way.clone(), address.clone(), identity(self.keys.clone(), &self.tls)?, config)?;
+        let controller = Controller::open_by(way, address.clone(), identity(self.keys.clone(), &self.tls)?, config)?;
         let mut opened = self.opened();
         if opened.is_closed {
             drop(opened);
@@ -146,8 +166,8 @@ impl Fabrics {
         }
         let index = self.directory.add(Arc::clone(&controller))?;
         let driven = Driven { index, controller };
-        attend(&driven.controller, self.way.scheme())?;
-        opened.controllers.insert(address.clone(), driven.clone());
+        attend(&driven.controller, scheme)?;
+        opened.controllers.insert(place.clone(), driven.clone());
         Ok(driven)
     }
 
@@ -157,7 +177,7 @@ impl Fabrics {
         if mode == OpenMode::Update {
             expect_serial(&driven, uri)?;
         }
-        let face = sw_net::face(self.wire, driven.index, &namespace, driven.controller.facts().protection)
+        let face = sw_net::face(self.wire, driven.index, &namespace, driven.controller.landing())
             .and_then(|face| with_blocks_that_fit(face, self.transport_config().caps().io_bytes_max))
             .map_err(|error| error.at(uri.to_string()))?;
         Ok(Arc::new(Object {
@@ -190,7 +210,8 @@ impl Fabrics {
                 .detail("the name of the subsystem is none")
                 .remedy("it begins with nqn. and has 223 bytes at most")
         })?;
-        let driven = self.controller(Address { host: uri.host.clone(), port: uri.port, subsystem })?;
+        let address = Address { host: uri.host.clone(), port: uri.port, subsystem };
+        let driven = self.controller(Place { address, by: uri.wire.clone() })?;
         let facts = driven.controller.expect_up()?;
         let serial = facts.info.serial.to_string();
         if uri.serial.as_ref().is_some_and(|wanted| *wanted != serial) {
@@ -241,14 +262,6 @@ impl Fabrics {
             self.directory.take_out(driven.index);
             driven.controller.shut_down();
         }
-    }
-}
-
-/// By what controllers of a wire are reached.
-fn way(wire: Wire) -> Way {
-    match wire {
-        Wire::Tcp => Way::Tcp,
-        Wire::EmulatedRdma => Way::Rdma(Budgeted::new(EmulatedDevice::open(), Budget::default())),
     }
 }
 

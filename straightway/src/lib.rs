@@ -41,6 +41,7 @@ mod nvme;
 mod nvme_control;
 mod object;
 mod policy;
+mod rdma;
 mod rdma_facts;
 mod reach;
 mod reactor;
@@ -60,8 +61,8 @@ struct Readme;
 
 pub use backends::{CallerStream, DeviceAllocation, StreamGate};
 pub use builder::{
-    CuFileUse, EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeTcp, NvmeTcpDigests, NvmeUse, UringCompletion,
-    UringUse,
+    CuFileUse, EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeTcp, NvmeTcpDigests, NvmeUse, RdmaRegistering,
+    UringCompletion, UringUse,
 };
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
@@ -74,7 +75,7 @@ pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
-pub use uri::{FabricWire, NvmeTcpUri, NvmeUri, Uri, parse_bytes};
+pub use uri::{FabricWire, NvmeTcpUri, NvmeUri, RdmaPort, Uri, parse_bytes};
 
 pub use sw_engine::{
     ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Face, Landing, Op, OpId, OpOptions,
@@ -92,10 +93,20 @@ pub mod authentication {
         secret::{Secret, SecretError},
     };
 }
-/// A small NVMe/TCP target over files and memory, for demonstrations and tests.
+/// A small target over TCP or RDMA with files and memory, for demonstrations and tests.
 pub mod target {
     pub use sw_net::target::{Access, Authentication, Backing, Counters, Target, TargetConfig, Tls};
     pub use sw_nvme::fabrics::Nqn;
+
+    /// As [`Target::start`], behind an RDMA device of the system's: the one whose address the target listens at.
+    ///
+    /// # Errors
+    /// As [`Target::start`]; `NoDevice` without the libraries or the kernel's support, and for an address that belongs to no device or to
+    /// several (0.0.0.0).
+    pub fn start_rdma(config: TargetConfig) -> Result<Target, crate::Error> {
+        let device = crate::rdma::Devices::default().at(config.listen)?;
+        Target::start_rdma(config, device)
+    }
 
     /// As [`Target::start`], behind the emulated RDMA fabric: for addresses of `nvme+rdma://` with `fabric=emulated`.
     ///

@@ -1,4 +1,4 @@
-//! What `doctor` says of RDMA: the system's libraries and their devices. None of it is used yet; see `docs/rdma.md`.
+//! What `doctor` says of RDMA: the system's libraries and their devices, which `nvme+rdma://` goes by; see `docs/rdma.md`.
 
 use sw_engine::seam::verbs::{Ability, GidChoice, choose_gid};
 use sw_verbs::library::{Found, Library, Port, Refusal};
@@ -40,5 +40,5 @@ fn described(found: &Found) -> String {
     let port = if *port == Port::Active { "active" } else { "down" };
     let dma_buf = if facts.dma_buf == Ability::Yes { "registers dma-bufs" } else { "registers no dma-bufs" };
     let address = choose_gid(gids, GidChoice::Rule).map_or_else(|_| "no address".to_owned(), |gid| gid.to_string());
-    format!("{}: {}, port {port}, {dma_buf}, {address}; not used yet", facts.name, facts.kind.name())
+    format!("{}: {}, port {port}, {dma_buf}, {address}", facts.name, facts.kind.name())
 }

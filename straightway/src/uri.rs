@@ -3,41 +3,24 @@
 //! ```text
 //!   /path/to/file     file:///path/to/file     nvme://0000:3b:00.0/1     stripe:1MiB:ADDRESS,ADDRESS,…
 //!   nvme+tcp://host:4420/NQN?nsid=1
-//!   nvme+rdma://host:4420/NQN?nsid=1&fabric=emulated
+//!   nvme+rdma://host:4420/NQN?nsid=1          and &device=NAME, &gid=N, or &fabric=emulated
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
 
 use std::{fmt, path::Path, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, PciAddress, Verb};
+/// Which device and which of its addresses connections over RDMA are made from.
+pub use sw_verbs::library::PortChoice as RdmaPort;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 20] = [
-    "nvme+rdma",
-    "s3",
-    "gs",
-    "az",
-    "http",
-    "https",
-    "hdfs",
-    "nfs",
-    "rbd",
-    "rados",
-    "cephfs",
-    "ais",
-    "alluxio",
-    "juicefs",
-    "daos",
-    "agp",
-    "milvus",
-    "curvefs",
-    "weka",
-    "lustre",
+const PLANNED: [&str; 19] = [
+    "s3", "gs", "az", "http", "https", "hdfs", "nfs", "rbd", "rados", "cephfs", "ais", "alluxio", "juicefs", "daos",
+    "agp", "milvus", "curvefs", "weka", "lustre",
 ];
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str =
-    "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1 or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,13 +79,15 @@ impl fmt::Display for NvmeUri {
 pub(crate) const NVME_TCP_PORT: u16 = 4420;
 
 /// What a subsystem is reached by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum FabricWire {
     /// `nvme+tcp://`.
     #[default]
     Tcp,
     /// `nvme+rdma://` with `fabric=emulated`: the emulated fabric, whose both ends are this program's. It is no NIC, and is never taken unasked.
     EmulatedRdma,
+    /// `nvme+rdma://`: RDMA devices of the system's, by libibverbs and librdmacm; from where, if not the route chooses.
+    Rdma(RdmaPort),
 }
 
 /// A namespace by the address and the name of its subsystem.
@@ -144,11 +129,16 @@ impl NvmeTcpUri {
 
 impl fmt::Display for NvmeTcpUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, fabric) = match self.wire {
-            FabricWire::Tcp => ("nvme+tcp", ""),
-            FabricWire::EmulatedRdma => ("nvme+rdma", "&fabric=emulated"),
-        };
-        write!(f, "{scheme}://{}:{}/{}?nsid={}{fabric}", self.host, self.port, self.subsystem, self.nsid)?;
+        let scheme = if self.wire == FabricWire::Tcp { "nvme+tcp" } else { "nvme+rdma" };
+        write!(f, "{scheme}://{}:{}/{}?nsid={}", self.host, self.port, self.subsystem, self.nsid)?;
+        match &self.wire {
+            FabricWire::Tcp => {}
+            FabricWire::EmulatedRdma => f.write_str("&fabric=emulated")?,
+            FabricWire::Rdma(RdmaPort { device, gid }) => {
+                device.as_ref().map_or(Ok(()), |device| write!(f, "&device={device}"))?;
+                gid.map_or(Ok(()), |gid| write!(f, "&gid={gid}"))?;
+            }
+        }
         self.serial.as_ref().map_or(Ok(()), |serial| write!(f, "&serial={serial}"))
     }
 }
@@ -162,6 +152,7 @@ struct Query {
     serial: Option<String>,
     /// `fabric=emulated`.
     is_emulated: bool,
+    port: RdmaPort,
 }
 
 impl Query {
@@ -176,10 +167,23 @@ impl Query {
                     query.serial = Some(value.to_owned());
                 }
                 ("fabric", "emulated") if !query.is_emulated => query.is_emulated = true,
+                ("device", value) if query.port.device.is_none() && !value.is_empty() => {
+                    query.port.device = Some(value.to_owned());
+                }
+                ("gid", value) if query.port.gid.is_none() => query.port.gid = Some(value.parse().ok()?),
                 _ => return None,
             }
         }
         Some(query)
+    }
+
+    /// What `nvme+rdma` goes by; `None`: the emulation has no devices to choose from.
+    fn rdma(&self) -> Option<FabricWire> {
+        match (self.is_emulated, self.port == RdmaPort::default()) {
+            (true, true) => Some(FabricWire::EmulatedRdma),
+            (true, false) => None,
+            (false, _) => Some(FabricWire::Rdma(self.port.clone())),
+        }
     }
 }
 
@@ -230,7 +234,7 @@ impl FromStr for Uri {
         let Some((scheme, rest)) = text.split_once("://") else { return Ok(Uri::File(text.into())) };
         let wrong_query = || {
             bad("what stands behind the ? is not understood".into())
-                .remedy("write ?offset=N, ?len=N or both with &; serial=S for an NVMe controller, nsid=N and serial=S for nvme+tcp")
+                .remedy("write ?offset=N, ?len=N or both with &; serial=S for an NVMe controller, nsid=N and serial=S for nvme+tcp and nvme+rdma, device=NAME, gid=N or fabric=emulated for the latter")
         };
         let (rest, query) = match rest.split_once('?') {
             Some((rest, query)) if matches!(scheme, "nvme" | "nvme+tcp" | "nvme+rdma" | "file") => {
@@ -238,15 +242,17 @@ impl FromStr for Uri {
             }
             _ => (rest, Query::default()),
         };
-        let Query { nsid, offset, len, serial, is_emulated } = query;
+        let rdma = query.rdma();
+        let is_of_rdma = query.is_emulated || query.port != RdmaPort::default();
+        let Query { nsid, offset, len, serial, .. } = query;
         match scheme {
-            "nvme+rdma" if !is_emulated => Err(no_rdma(text)),
-            "nvme+rdma" => match NvmeTcpUri::parse(rest, nsid, serial, FabricWire::EmulatedRdma) {
+            "nvme+rdma" => match NvmeTcpUri::parse(rest, nsid, serial, rdma.ok_or_else(wrong_query)?) {
                 Some(nvme) => Ok(Uri::NvmeTcp(nvme).part(offset, len)),
-                None => Err(bad("not a namespace of an NVMe subsystem behind RDMA".into())
-                    .remedy("write nvme+rdma://HOST:PORT/NQN?nsid=N&fabric=emulated")),
+                None => Err(bad("not a namespace of an NVMe subsystem behind RDMA".into()).remedy(
+                    "write nvme+rdma://HOST:PORT/NQN?nsid=N, with &device=NAME or &gid=N to choose, or with &fabric=emulated",
+                )),
             },
-            _ if is_emulated => Err(wrong_query()),
+            _ if is_of_rdma => Err(wrong_query()),
             "nvme+tcp" => match NvmeTcpUri::parse(rest, nsid, serial, FabricWire::Tcp) {
                 Some(nvme) => Ok(Uri::NvmeTcp(nvme).part(offset, len)),
                 None => Err(bad("not a namespace of an NVMe subsystem behind TCP".into()).remedy(
@@ -271,14 +277,6 @@ impl FromStr for Uri {
             scheme => Err(bad(format!("unknown scheme {scheme}")).remedy(KNOWN)),
         }
     }
-}
-
-/// No address of RDMA without its fabric: what it would go over one day must not be taken for the emulation, or the reverse.
-fn no_rdma(text: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, Verb::Open)
-        .at(text)
-        .detail("RDMA devices are not used yet; there is an emulated fabric, which is no NIC and needs `straightway target --rdma-emulated` at the other end")
-        .remedy("add &fabric=emulated for the emulation, or use nvme+tcp://")
 }
 
 /// A namespace identifier: 1 to 0xFFFFFFFE.
@@ -420,6 +418,28 @@ mod tests {
             "file:///a?nsid=1".into(),
         ] {
             assert_eq!(wrong.parse::<Uri>().unwrap_err().kind(), ErrorKind::BadUri, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rdma_goes_by_the_route_by_a_device_or_by_the_emulation() {
+        let nqn = "nqn.2026-11.io.example:one";
+        let wire = |more: &str| {
+            let uri: Uri = format!("nvme+rdma://10.0.0.1/{nqn}?nsid=1{more}").parse().ok()?;
+            assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
+            let Uri::NvmeTcp(found) = uri else { panic!("{uri:?}") };
+            Some(found.wire)
+        };
+        let by = |device: Option<&str>, gid| FabricWire::Rdma(RdmaPort { device: device.map(str::to_owned), gid });
+        assert_eq!(wire(""), Some(by(None, None)));
+        assert_eq!(wire("&device=mlx5_0"), Some(by(Some("mlx5_0"), None)));
+        assert_eq!(wire("&gid=3&device=rxe0"), Some(by(Some("rxe0"), Some(3))));
+        assert_eq!(wire("&fabric=emulated"), Some(FabricWire::EmulatedRdma));
+        for wrong in ["&fabric=emulated&device=rxe0", "&fabric=real", "&gid=x", "&device=", "&gid=1&gid=2"] {
+            assert_eq!(wire(wrong), None, "{wrong}");
+        }
+        for wrong in ["nvme+tcp", "file"] {
+            assert!(format!("{wrong}://10.0.0.1/{nqn}?nsid=1&device=rxe0").parse::<Uri>().is_err(), "{wrong}");
         }
     }
 

@@ -225,6 +225,7 @@ fn settings_out_of_range_are_refused() {
         ("nvme_tcp_keep_alive_ms", "3600001"),
         ("nvme_tcp_timeout_ms", "9"),
         ("nvme_tcp_timeout_ms", "x"),
+        ("nvme_rdma_registrations", "auto"),
         ("nvme_tcp_digests", "yes"),
         ("nvme_tcp_dhchap_hashes", "sha1"),
         ("nvme_tcp_dhchap_groups", ""),
@@ -237,8 +238,14 @@ fn settings_out_of_range_are_refused() {
         let made = Engine::builder().set(name, value).and_then(|builder| builder.build());
         assert_eq!(made.err().map(|error| error.kind()), Some(ErrorKind::ApiMisuse), "{name}={value}");
     }
-    let good =
-        ["nvme_tcp_digests=header", "nvme_tcp_patience_ms=0", "nvme_tcp_keep_alive_ms=100", "nvme_tcp_timeout_ms=10"];
+    let good = [
+        "nvme_tcp_digests=header",
+        "nvme_tcp_patience_ms=0",
+        "nvme_tcp_keep_alive_ms=100",
+        "nvme_tcp_timeout_ms=10",
+        "nvme_rdma_registrations=per-command",
+        "nvme_rdma_registrations=kept",
+    ];
     let builder = good.iter().try_fold(Engine::builder(), |builder, setting| {
         let (name, value) = setting.split_once('=').unwrap();
         builder.set(name, value)

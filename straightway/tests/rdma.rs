@@ -27,7 +27,8 @@ use sw_engine::{
 };
 use sw_mem::{DmaSpan, RemoteAddr};
 use sw_net::{
-    Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, TcpConfig, TcpTransport, Way, Wire, face,
+    Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, Registering, TcpConfig, TcpTransport,
+    Way, Wire, face,
     target::{Authentication, Fault, Faults, Seen},
 };
 use sw_nvme::{
@@ -79,12 +80,21 @@ impl Rig {
     }
 
     fn with(directory: &Arc<Directory>, config: TargetConfig, host: ControllerConfig, budget: Budget) -> Self {
+        Self::by(directory, config, host, (budget, Registering::PerCommand))
+    }
+
+    fn by(
+        directory: &Arc<Directory>,
+        config: TargetConfig,
+        host: ControllerConfig,
+        (budget, registering): (Budget, Registering),
+    ) -> Self {
         let subsystem = config.subsystem.clone();
         let target = start_rdma_emulated(config).unwrap();
         let at = target.address();
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
         let device = EmulatedDevice::open();
-        let way = Way::Rdma(Budgeted::new(device.clone(), budget));
+        let way = Way::rdma(Budgeted::new(device.clone(), budget), registering);
         let controller = Controller::open_by(way, address, identity(), host).unwrap();
         let index = directory.add(controller.clone()).unwrap();
         let attended = controller.clone();
@@ -100,7 +110,7 @@ impl Rig {
             name: "1".into(),
             len: namespace.len_bytes(),
             version: namespace.version(),
-            faces: vec![face(Wire::EmulatedRdma, self.index, namespace, sw_net::Protection::None).unwrap()],
+            faces: vec![face(Wire::EmulatedRdma, self.index, namespace, self.controller.landing()).unwrap()],
             residency: Residency::Unknown.into(),
             stripe: None,
             keep: Box::new(()),
@@ -288,10 +298,13 @@ fn bytes_go_there_and_back_and_the_way_is_told_as_an_emulation() {
 }
 
 #[test]
-fn an_address_of_rdma_without_its_fabric_is_refused_with_the_reason() {
+fn an_address_of_rdma_goes_by_devices_or_is_refused_with_what_is_missing() {
     let nqn = "nqn.2026-11.io.example:one";
-    let error = format!("nvme+rdma://10.0.0.1/{nqn}?nsid=1").parse::<Uri>().unwrap_err();
-    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("fabric=emulated"), "{error}");
+    // 192.0.2.0/24 is nobody's (RFC 5737): whatever this machine has, there is a reason and a remedy.
+    let uri = format!("nvme+rdma://192.0.2.1/{nqn}?nsid=1").parse::<Uri>().unwrap();
+    let error = Engine::builder().build().unwrap().open(&uri).unwrap_err();
+    let is_typed = matches!(error.kind(), ErrorKind::NoDevice | ErrorKind::DeadlineExceeded | ErrorKind::Unsupported);
+    assert!(is_typed && !error.remedy_text().is_empty(), "{error}");
     let text = format!("nvme+rdma://10.0.0.1:4420/{nqn}?nsid=1&fabric=emulated&serial=S1");
     assert_eq!(text.parse::<Uri>().unwrap().to_string(), text);
     for wrong in [
@@ -672,7 +685,7 @@ fn success_without_the_data_of_an_admin_command_is_found_out() {
         let subsystem = config.subsystem.clone();
         let target = start_rdma_emulated(config).unwrap();
         let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
-        let way = Way::Rdma(EmulatedDevice::open());
+        let way = Way::rdma(EmulatedDevice::open(), Registering::PerCommand);
         let made = Controller::open_by(way, address, identity(), ControllerConfig::default());
         let error = made.map(drop).expect_err(&format!("Identify {unwritten}"));
         assert_eq!(error.kind(), ErrorKind::ShortData, "Identify {unwritten}: {error}");
@@ -689,7 +702,7 @@ fn hosts_show_who_they_are_over_rdma_too() {
         let keys = keys.map(|(host, of)| Arc::new(HostKeys::new(secret(host), Some(secret(of)), Offer::default())));
         let subsystem = TargetConfig::default().subsystem;
         let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
-        let way = Way::Rdma(EmulatedDevice::open());
+        let way = Way::rdma(EmulatedDevice::open(), Registering::PerCommand);
         let made = Controller::open_by(way, address, HostIdentity { keys, ..identity() }, ControllerConfig::default());
         made.map(|controller| controller.shut_down()).map_err(|error| error.kind())
     };
@@ -782,7 +795,7 @@ fn a_host_finds_out_targets_that_break_the_rules() {
         let device = EmulatedDevice::open();
         let subsystem = Nqn::new("nqn.2026-11.io.example:liar").unwrap();
         let address = Address { host: "127.0.0.1".into(), port, subsystem };
-        let way = Way::Rdma(device.clone());
+        let way = Way::rdma(device.clone(), Registering::PerCommand);
         let made = Controller::open_by(way, address, identity(), ControllerConfig::default());
         let error = made.map(drop).unwrap_err();
         assert_eq!(error.kind(), kind, "{lie:?}: {error}");

@@ -150,7 +150,9 @@ fn a_target_that_demands_nothing_is_taken_only_by_hosts_that_do_not_want_to_know
 #[test]
 fn discovery_is_for_everybody() {
     let target = Target::start(target(1, None, Offer::default())).unwrap();
-    let told = discover("127.0.0.1", target.address().port(), &identity(None), DiscoverConfig::default()).unwrap();
+    let told =
+        discover(&|_| Ok(Way::Tcp), ("127.0.0.1", target.address().port()), &identity(None), DiscoverConfig::default())
+            .unwrap();
     assert_eq!(told.entries.len(), 1);
 }
 

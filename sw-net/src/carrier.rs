@@ -1,15 +1,23 @@
 //! One queue over one connection, whichever wire it is: what controllers, lanes and the admin queue ask of either.
 
-use std::{net::TcpStream, os::fd::RawFd, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
+    os::fd::RawFd,
+    sync::Arc,
+    time::Instant,
+};
 
 use sw_engine::{
-    Error,
+    Error, Landing, Reason,
     seam::{
         Wake,
         verbs::{Device, FabricKind},
     },
 };
+use sw_mem::RegionId;
 use sw_nvme::{
+    discovery::TransportType,
     tcp::{
         host::{End, Transfer},
         ledger::Commands,
@@ -21,7 +29,8 @@ use sw_nvme::{
 use crate::{
     connection::{Broken, Connection, ConnectionConfig, ConnectionCounters, Places},
     controller::Address,
-    rdma::{RdmaConfig, RdmaConnection},
+    rdma::{RdmaConfig, RdmaConnection, RdmaWay},
+    registrations::Registering,
     relay::Relay,
     tls::{self, Peers, Protection},
 };
@@ -31,11 +40,16 @@ use crate::{
 pub enum Way {
     /// TCP.
     Tcp,
-    /// RDMA, by this device.
-    Rdma(Arc<dyn Device>),
+    /// RDMA.
+    Rdma(RdmaWay),
 }
 
 impl Way {
+    /// By a device, with a shelf of its own for what its connections keep registered.
+    pub fn rdma(device: Arc<dyn Device>, registering: Registering) -> Self {
+        Self::Rdma(RdmaWay { device, registering, shelf: Arc::default() })
+    }
+
     /// The scheme of addresses that go this way.
     pub fn scheme(&self) -> &'static str {
         match self {
@@ -47,10 +61,32 @@ impl Way {
     /// What errors and logs call a subsystem that is reached this way: an emulation is not told as a NIC.
     pub(crate) fn name_of(&self, Address { host, port, subsystem }: &Address) -> String {
         let fabric = match self {
-            Self::Rdma(device) if device.facts().kind == FabricKind::Emulated => "?fabric=emulated",
+            Self::Rdma(way) if way.device.facts().kind == FabricKind::Emulated => "?fabric=emulated",
             Self::Tcp | Self::Rdma(_) => "",
         };
         format!("{}://{host}:{port}/{subsystem}{fabric}", self.scheme())
+    }
+
+    /// Who writes the last copy of bytes that come this way over connections with `protection`, and why nobody better does.
+    pub(crate) fn landing(&self, protection: Protection) -> (Landing, Option<Reason>) {
+        match (self, protection) {
+            // Where a library has the bytes in between, the kernel's copy is not the last one.
+            (Self::Tcp, Protection::TlsLibrary) => (Landing::Staged, Some(Reason::TlsInUserSpace)),
+            (Self::Tcp, Protection::None | Protection::TlsKernel) => (Landing::KernelCopy, None),
+            (Self::Rdma(way), _) => match way.device.facts().kind {
+                FabricKind::Hardware | FabricKind::Model => (Landing::Dma, None),
+                // The kernel copies each byte once: out of a packet (rxe, siw), out of a socket.
+                FabricKind::Software | FabricKind::Emulated => (Landing::KernelCopy, None),
+            },
+        }
+    }
+
+    /// What log pages of discovery call it.
+    pub fn transport_type(&self) -> TransportType {
+        match self {
+            Self::Tcp => TransportType::Tcp,
+            Self::Rdma(_) => TransportType::Rdma,
+        }
     }
 }
 
@@ -127,10 +163,21 @@ impl Carrier {
         match way {
             Way::Tcp => Connection::open((host, port), peers, limits, until).map(Box::new).map(Self::Tcp),
             Way::Rdma(_) if peers.is_some() => Err(tls::not_over_rdma(host)),
-            Way::Rdma(device) => {
+            Way::Rdma(way) => {
                 let config = RdmaConfig { qid: of.qid, controller: of.controller, depth: limits.depth };
-                RdmaConnection::open(&**device, &format!("{host}:{port}"), config, until).map(Box::new).map(Self::Rdma)
+                RdmaConnection::open(way, &format!("{host}:{port}"), config, until).map(Box::new).map(Self::Rdma)
             }
+        }
+    }
+
+    /// The address of the peer, by which it was asked for as `host` and `port`.
+    ///
+    /// # Errors
+    /// The connection is gone, or the name.
+    pub(crate) fn peer(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(connection) => connection.peer(),
+            Self::Rdma(_) => format!("{host}:{port}").to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -238,6 +285,13 @@ impl Carrier {
         match self {
             Self::Tcp(connection) => connection.handle().ok().map(HangUp::Tcp),
             Self::Rdma(connection) => Some(HangUp::Rdma(connection.relay())),
+        }
+    }
+
+    /// A region is let go of: nothing of it stays registered but for commands that are under way.
+    pub(crate) fn region_gone(&mut self, region: RegionId) {
+        if let Self::Rdma(connection) = self {
+            connection.region_gone(region);
         }
     }
 

@@ -163,6 +163,8 @@ pub struct ConnectionCounters {
     pub bytes_in: u64,
     /// Bytes of units that went out.
     pub bytes_out: u64,
+    /// Times that memory of commands was registered, over RDMA.
+    pub registrations: u64,
 }
 
 impl ConnectionCounters {
@@ -173,6 +175,7 @@ impl ConnectionCounters {
             receives: self.receives + more.receives,
             bytes_in: self.bytes_in + more.bytes_in,
             bytes_out: self.bytes_out + more.bytes_out,
+            registrations: self.registrations + more.registrations,
         }
     }
 }

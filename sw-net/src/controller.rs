@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use sw_engine::{Error, ErrorKind, Fault, Time, Verb, seam::Wake};
+use sw_engine::{Error, ErrorKind, Fault, Landing, Reason, Time, Verb, seam::Wake};
 use sw_nvme::{
     fabrics::{ConnectData, Nqn, PropertySize, QueueRequest},
     inquiry::{AdminQueue, Data},
@@ -322,6 +322,11 @@ impl Controller {
     /// Its address, as an address of an object has it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Who writes the last copy of its bytes, and why nobody better does.
+    pub fn landing(&self) -> (Landing, Option<Reason>) {
+        self.way.landing(self.facts().protection)
     }
 
     /// What it said in the association that is up, or was last.

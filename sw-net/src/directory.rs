@@ -6,7 +6,7 @@ use sw_nvme::{
     namespace::Namespace,
 };
 
-use crate::{controller::Controller, tls::Protection, transport::Wire};
+use crate::{controller::Controller, transport::Wire};
 
 /// Controllers behind TCP, by the index that handles carry.
 pub type Directory = Indexed<Controller>;
@@ -17,25 +17,20 @@ impl Named for Controller {
     }
 }
 
-/// The face of an object that is a namespace of controller `index`, whose connections are protected like that.
+/// The face of an object that is a namespace of controller `index`, whose bytes [land](Controller::landing) like that.
 ///
 /// # Errors
 /// `Unsupported` with the reason for a namespace that cannot be used.
-pub fn face(wire: Wire, index: u32, namespace: &Namespace, protection: Protection) -> Result<Face, Error> {
+pub fn face(
+    wire: Wire,
+    index: u32,
+    namespace: &Namespace,
+    (landing, because): (Landing, Option<Reason>),
+) -> Result<Face, Error> {
     let face = directory::face(index, namespace).map_err(|error| error.remedy("format it without metadata"))?;
-    // Where a library has the bytes in between, the kernel's copy is not the last one.
-    let (landing, because) = match protection {
-        Protection::None | Protection::TlsKernel => (Landing::KernelCopy, None),
-        Protection::TlsLibrary => (Landing::Staged, Some(Reason::TlsInUserSpace)),
-    };
-    Ok(Face {
-        transport: wire.transport(),
-        // Any address: the kernel copies, that of the emulation too.
-        granularity: Granularity { memory: 1, ..face.granularity },
-        landing,
-        because,
-        ..face
-    })
+    // Any address: a processor copies, or a NIC, which takes any too.
+    let granularity = Granularity { memory: 1, ..face.granularity };
+    Ok(Face { transport: wire.transport(), granularity, landing, because, ..face })
 }
 
 /// Index, NSID and generation of a handle.

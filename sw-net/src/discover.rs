@@ -1,4 +1,4 @@
-//! Asks discovery services over TCP which subsystems there are.
+//! Asks discovery services over TCP or RDMA which subsystems there are.
 //!
 //! ```text
 //!   discover ─► connection ─► Connect (KATO 0, no I/O queues) ─► enable ─► Get Log Page 70h … ─► shut down
@@ -32,8 +32,9 @@ use crate::{
     HostIdentity,
     admin::{Admin, after},
     associate::{ADMIN_ENTRIES, connect, enable},
-    carrier::Carrier,
-    connection::{Connection, ConnectionConfig},
+    carrier::{Carrier, QueueOf, Way},
+    connection::ConnectionConfig,
+    controller::Address,
 };
 
 /// How services are asked.
@@ -41,7 +42,7 @@ use crate::{
 pub struct DiscoverConfig {
     /// How long a connection to one service, or an answer of it, may take. Default 10 s.
     pub timeout: Duration,
-    /// Digests to ask for. Default none.
+    /// Digests to ask for, over TCP. Default none.
     pub digests: Digests,
 }
 
@@ -66,6 +67,9 @@ pub struct Discovered {
     pub left_out: u64,
 }
 
+/// By what the service at `HOST:PORT` is reached: all by the same kind of transport. Over RDMA the device depends on where it is.
+pub type ReachedBy<'a> = &'a dyn Fn(&str) -> Result<Way, Error>;
+
 /// Asks the discovery service at `host` (a name or an address; one of IPv6 in brackets) and those that it refers to.
 ///
 /// *Blocking*: a few times [`DiscoverConfig::timeout`] for each service at most, of which there are
@@ -75,24 +79,28 @@ pub struct Discovered {
 /// Those of the first service: `NotFound` for a name, `NoDevice` for one that is not there (with the system's code; `ECONNREFUSED` where
 /// nobody listens), `PermissionDenied`, `Unsupported` where a secure channel is demanded, `DeadlineExceeded`, `Protocol` for a page that
 /// is none. A service that was referred to and fails is told of in [`Discovered::failed`].
-pub fn discover(host: &str, port: u16, as_host: &HostIdentity, config: DiscoverConfig) -> Result<Discovered, Error> {
-    let first = open((host, port), &Nqn::discovery(), as_host, config)?;
-    let peer = first.peer().map_err(|cause| {
+pub fn discover(
+    by: ReachedBy<'_>,
+    (host, port): (&str, u16),
+    as_host: &HostIdentity,
+    config: DiscoverConfig,
+) -> Result<Discovered, Error> {
+    let first = open(by, (host, port), (&Nqn::discovery(), as_host), config)?;
+    let peer = first.connection.peer(host, port).map_err(|cause| {
         Error::new(ErrorKind::NoDevice, sw_engine::Verb::Open)
             .at(format!("{host}:{port}"))
             .detail("the connection was lost")
             .with_code(cause.raw_os_error().unwrap_or(0))
             .caused_by(cause)
     })?;
-    let mut walk = Walk::from(Endpoint { ip: peer.ip(), port: peer.port() });
+    let mut walk = Walk::from(first.way.transport_type(), Endpoint { ip: peer.ip(), port: peer.port() });
     let mut told = Discovered::default();
     let mut first = Some(first);
     while let Some(service) = walk.next_service() {
         let is_first = first.is_some();
-        let connection = first
-            .take()
-            .map_or_else(|| open((&service.at.host(), service.at.port), &service.name, as_host, config), Ok);
-        match connection.and_then(|connection| ask(&service, connection, as_host, config)) {
+        let at = (&*service.at.host(), service.at.port);
+        let opened = first.take().map_or_else(|| open(by, at, (&service.name, as_host), config), Ok);
+        match opened.and_then(|opened| ask(&service, opened, as_host, config)) {
             Ok(entries) => {
                 walk.came(&service, entries);
                 told.asked.push(service);
@@ -105,24 +113,39 @@ pub fn discover(host: &str, port: u16, as_host: &HostIdentity, config: DiscoverC
     Ok(Discovered { entries, not_followed, left_out, ..told })
 }
 
-fn open(at: (&str, u16), service: &Nqn, as_host: &HostIdentity, config: DiscoverConfig) -> Result<Connection, Error> {
+/// A connection, and what it goes by.
+struct Opened {
+    connection: Carrier,
+    way: Way,
+}
+
+fn open(
+    by: ReachedBy<'_>,
+    (host, port): (&str, u16),
+    (service, as_host): (&Nqn, &HostIdentity),
+    config: DiscoverConfig,
+) -> Result<Opened, Error> {
+    let way = by(&format!("{host}:{port}"))?;
     let limits = ConnectionConfig {
         digests: config.digests,
         depth: ADMIN_ENTRIES - 1,
         capsule_data_bytes: ADMIN_CAPSULE_DATA_BYTES,
     };
-    Connection::open(at, as_host.peers(service, None), limits, after(config.timeout))
+    let peers = as_host.peers(service, None);
+    let connection = Carrier::open((&way, peers), (host, port), (QueueOf::ADMIN, limits), after(config.timeout))?;
+    Ok(Opened { connection, way })
 }
 
 /// Makes an association, reads the page, ends the association.
 fn ask(
     service: &Service,
-    connection: Connection,
+    Opened { connection, way }: Opened,
     as_host: &HostIdentity,
     config: DiscoverConfig,
 ) -> Result<Vec<Entry>, Error> {
-    let name = format!("nvme+tcp://{}/{}", service.at, service.name);
-    let mut admin = Admin::new(name, Carrier::Tcp(Box::new(connection)), config.timeout)?;
+    let Service { at, name, .. } = service;
+    let name = way.name_of(&Address { host: at.host(), port: at.port, subsystem: name.clone() });
+    let mut admin = Admin::new(name, connection, config.timeout)?;
     // No sign of life is sent: the association is over in a moment (Base, "Discovery Controller": KATO may be 0).
     let request = QueueRequest { qid: 0, entries: ADMIN_ENTRIES, keep_alive_ms: 0 };
     let data = ConnectData {
@@ -168,6 +191,7 @@ fn page(admin: &mut Admin) -> Result<Vec<Entry>, Error> {
 mod tests {
     use super::*;
     use crate::target::{Target, TargetConfig};
+    use sw_nvme::discovery::TransportType;
 
     fn identity() -> HostIdentity {
         HostIdentity { nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(), id: [7; 16], keys: None, tls: None }
@@ -179,11 +203,11 @@ mod tests {
         let at = target.address();
         let both = DiscoverConfig { digests: Digests { header: true, data: true }, ..DiscoverConfig::default() };
         for config in [DiscoverConfig::default(), both] {
-            let told = discover("127.0.0.1", at.port(), &identity(), config).unwrap();
+            let told = discover(&|_| Ok(Way::Tcp), ("127.0.0.1", at.port()), &identity(), config).unwrap();
             let entry = &told.entries[0];
             assert_eq!((told.entries.len(), told.asked.len(), told.failed.len(), told.left_out), (1, 1, 0, 0));
             assert_eq!((entry.subsystem.as_str(), entry.controller), ("nqn.2026-11.io.straightway:target", 0xFFFF));
-            assert_eq!(entry.tcp(), Some(Endpoint { ip: at.ip(), port: at.port() }));
+            assert_eq!(entry.endpoint(TransportType::Tcp), Some(Endpoint { ip: at.ip(), port: at.port() }));
         }
         assert_eq!(target.counters().terminations, 0);
     }
@@ -193,7 +217,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let error = discover("127.0.0.1", port, &identity(), DiscoverConfig::default()).unwrap_err();
+        let by = |_: &str| Ok(Way::Tcp);
+        let error = discover(&by, ("127.0.0.1", port), &identity(), DiscoverConfig::default()).unwrap_err();
         assert_eq!((error.kind(), error.code()), (ErrorKind::NoDevice, libc::ECONNREFUSED));
     }
 }

@@ -1,13 +1,12 @@
 //! One queue over one RDMA connection: moves capsules between a queue pair and the memory of commands.
 //!
 //! ```text
-//!   HostQueue ─► command ─► [register its memory] ─► capsule with address and rkey ─► SEND
-//!   (the peer's NIC reads and writes that memory) … receive ─► HostQueue ─► [deregister] ─► end
+//!   HostQueue ─► command ─► [a lease of its memory] ─► capsule with address and rkey ─► SEND
+//!   (the peer's NIC reads and writes that memory) … receive ─► HostQueue ─► [the lease ends] ─► end
 //! ```
 //!
-//! Each command's memory is registered for that command and that direction alone, and deregistered before its end is told: nothing can land
-//! behind an answer, whatever the target does. It is what an emulated or modelled fabric is good for, and what a NIC does too slowly: there,
-//! registrations will be kept.
+//! A lease is of a registration that is kept, or of one for this command and its direction alone, which is deregistered before its end is told
+//! (`registrations`). Nothing is left of either when the connection is over.
 //!
 //! *Thread*: one at a time. Once it is [broken](Broken) it stays so; [`RdmaConnection::hang_up`] ends all access to memory.
 
@@ -23,7 +22,7 @@ use sw_engine::{
         },
     },
 };
-use sw_mem::{Buffer, ByteLen, DmaSpan};
+use sw_mem::{Buffer, ByteLen, DmaSpan, RegionId};
 use sw_nvme::{
     rdma::{
         Breach,
@@ -36,6 +35,7 @@ use sw_nvme::{
 
 use crate::{
     connection::{Broken, ConnectionCounters, Places},
+    registrations::{Direction, Lease, Registering, Registrations, Shelf},
     relay::Relay,
     socket::left,
 };
@@ -70,11 +70,22 @@ impl Slots {
     }
 }
 
-/// Registered memory of a command.
-struct Lease {
-    mr: Box<dyn Mr>,
+/// Memory of a command that the controller may use.
+struct Given {
+    lease: Lease,
     /// Bytes that come by it.
     bytes_in: u64,
+}
+
+/// By which device, and how memory is registered.
+#[derive(Clone)]
+pub struct RdmaWay {
+    /// The device.
+    pub device: Arc<dyn Device>,
+    /// How the memory of commands is registered.
+    pub registering: Registering,
+    /// That of all connections by the device.
+    pub shelf: Arc<Shelf>,
 }
 
 /// What a connection is made with.
@@ -92,7 +103,8 @@ pub(crate) struct RdmaConfig {
 pub(crate) struct RdmaConnection {
     qp: Box<dyn Qp>,
     /// The memory of commands, by their place.
-    leases: Vec<Option<Lease>>,
+    leases: Vec<Option<Given>>,
+    registrations: Registrations,
     capsules: Slots,
     responses: Slots,
     pd: Arc<dyn Pd>,
@@ -112,8 +124,9 @@ impl RdmaConnection {
     ///
     /// # Errors
     /// As [`Qp::connect`]; `Busy` or `Protocol` for a refusal; `ResourceLimit`.
-    pub(crate) fn open(device: &dyn Device, to: &str, config: RdmaConfig, until: Instant) -> Result<Self, Error> {
+    pub(crate) fn open(way: &RdmaWay, to: &str, config: RdmaConfig, until: Instant) -> Result<Self, Error> {
         let RdmaConfig { qid, controller, depth } = config;
+        let device = &way.device;
         let relay = Arc::new(Relay::default());
         let pd = device.alloc_pd()?;
         // A send and a receive for each command.
@@ -126,12 +139,15 @@ impl RdmaConnection {
             recv_wr_max: wr_max,
             rnr_wait: RNR_WAIT,
         })?;
-        let invalidates = device.facts().remote_invalidate == Ability::Yes;
+        // What is kept is not to be invalidated.
+        let invalidates =
+            device.facts().remote_invalidate == Ability::Yes && way.registering == Registering::PerCommand;
         let mut made = Self {
             qp,
             leases: (0..depth).map(|_| None).collect(),
-            capsules: Slots::new(&*pd, u64::from(depth) * COMMAND_BYTES as u64)?,
-            responses: Slots::new(&*pd, u64::from(depth) * RESPONSE_BYTES as u64)?,
+            registrations: Registrations::new(way.registering, Arc::clone(&way.shelf)),
+            capsules: way.shelf.with_room(|| Slots::new(&*pd, u64::from(depth) * COMMAND_BYTES as u64))?,
+            responses: way.shelf.with_room(|| Slots::new(&*pd, u64::from(depth) * RESPONSE_BYTES as u64))?,
             pd,
             cq,
             queue: HostQueue::new(depth),
@@ -223,22 +239,23 @@ impl RdmaConnection {
         Ok(())
     }
 
-    /// Registers the memory of a command, for what it does with it and nothing else.
+    /// Gives the controller the memory of a command, for what it does with it and nothing else.
     fn register(&mut self, next: &Next, places: &impl Places) -> Result<Option<Keyed>, Error> {
-        let (bytes, access) = match next.transfer {
+        let (bytes, direction) = match next.transfer {
             Transfer::None | Transfer::In(0) | Transfer::Out(0) => return Ok(None),
-            Transfer::In(bytes) => (bytes, Access::LOCAL_WRITE.with(Access::REMOTE_WRITE)),
-            Transfer::Out(bytes) => (bytes, Access::REMOTE_READ),
+            Transfer::In(bytes) => (bytes, Direction::In),
+            Transfer::Out(bytes) => (bytes, Direction::Out),
         };
         let window = places.window(Range { user: next.user, at: 0, bytes });
         let lost = || Error::new(ErrorKind::NotRegistered, Verb::Setup).at("rdma");
         let (region, at) =
             window.ok_or_else(|| lost().detail("the memory of a command is in no region that is attached"))?;
-        let mr = self.pd.reg_mr(MrRequest { region: &region, at, len: bytes.into(), access })?;
-        let at = mr.remote(0).ok_or_else(|| lost().detail("the memory has no key for the peer"))?;
-        if let Some(lease) = self.leases.get_mut(usize::from(next.place)) {
-            let bytes_in = if let Transfer::In(bytes) = next.transfer { bytes.into() } else { 0 };
-            *lease = Some(Lease { mr, bytes_in });
+        let lease = self.registrations.lease(&*self.pd, (&region, at, bytes), direction)?;
+        self.counters.registrations = self.registrations.made;
+        let at = lease.at();
+        if let Some(given) = self.leases.get_mut(usize::from(next.place)) {
+            let bytes_in = if direction == Direction::In { bytes.into() } else { 0 };
+            *given = Some(Given { lease, bytes_in });
         }
         Ok(Some(Keyed { at, bytes, end: self.key_end }))
     }
@@ -300,12 +317,12 @@ impl RdmaConnection {
         }
     }
 
-    /// Deregisters the memory of commands that are over, then tells their ends.
+    /// Ends the leases of commands that are over, then tells their ends.
     fn collect(&mut self) {
         while let Some(over) = self.queue.pop_end() {
             let lease = over.place.and_then(|place| self.leases.get_mut(usize::from(place)));
-            if let Some(Lease { mr, bytes_in }) = lease.and_then(Option::take) {
-                mr.deregister();
+            if let Some(Given { lease, bytes_in }) = lease.and_then(Option::take) {
+                lease.end();
                 let has_come = matches!(over.end.outcome, Outcome::Told(status) if status.is_success());
                 self.counters.bytes_in += if has_come { bytes_in } else { 0 };
             }
@@ -364,7 +381,13 @@ impl RdmaConnection {
                 }
             }
         }
-        self.leases.iter_mut().filter_map(Option::take).for_each(|lease| lease.mr.deregister());
+        self.leases.iter_mut().filter_map(Option::take).for_each(|given| given.lease.end());
+        self.registrations.end();
+    }
+
+    /// A region is let go of.
+    pub(crate) fn region_gone(&mut self, region: RegionId) {
+        self.registrations.region_gone(region);
     }
 }
 

@@ -42,6 +42,7 @@ use crate::{
     connection::{Broken, ConnectionCounters, Places},
     controller::{Controller, IoQueue, Ticket},
     directory::{Directory, split},
+    registrations::WINDOW_SHARED,
     socket::Piece,
     wait::{Interest, Waiter},
 };
@@ -50,8 +51,11 @@ use crate::{
 pub const NVME_TCP: &str = "nvme+tcp";
 /// The name of the transport over the emulated RDMA fabric. The kernel copies each byte between a socket and its place: never "dma".
 pub const NVME_RDMA_EMULATED: &str = "nvme+rdma-emulated";
+/// The name of the transport over RDMA devices of the system's: NICs, and the kernel's software ones (rxe, siw). Which of both it is, the landing says.
+pub const NVME_RDMA: &str = "nvme+rdma";
 /// Bytes in one I/O over RDMA at most: a command names less than 16 MiB.
 const RDMA_IO_BYTES_MAX: u32 = 8 << 20;
+const _: () = assert!(RDMA_IO_BYTES_MAX as u64 <= WINDOW_SHARED, "each I/O lies in one window of its region");
 /// I/Os in flight at most that a configuration may ask for.
 pub const QUEUE_DEPTH_MAX: u32 = 1 << 14;
 /// How often commands are looked at that are late.
@@ -82,6 +86,8 @@ pub enum Wire {
     Tcp,
     /// The emulated RDMA fabric.
     EmulatedRdma,
+    /// RDMA devices of the system's.
+    Rdma,
 }
 
 impl Wire {
@@ -90,6 +96,15 @@ impl Wire {
         match self {
             Self::Tcp => NVME_TCP,
             Self::EmulatedRdma => NVME_RDMA_EMULATED,
+            Self::Rdma => NVME_RDMA,
+        }
+    }
+
+    /// Which regions it must know: over RDMA a command names one piece of memory, of a region that is known.
+    fn regions(self) -> Regions {
+        match self {
+            Self::Tcp => Regions::Any,
+            Self::EmulatedRdma | Self::Rdma => Regions::Attached,
         }
     }
 }
@@ -103,10 +118,10 @@ impl Default for TcpConfig {
 impl TcpConfig {
     /// What a transport of this configuration can do.
     pub fn caps(&self) -> TransportCaps {
-        // A command over RDMA names one piece of memory, of a region that is known.
-        let (io_bytes_max, segments_max, regions) = match self.wire {
-            Wire::Tcp => (self.io_bytes_max, SEGMENTS_MAX, Regions::Any),
-            Wire::EmulatedRdma => (self.io_bytes_max.min(RDMA_IO_BYTES_MAX), 1, Regions::Attached),
+        let regions = self.wire.regions();
+        let (io_bytes_max, segments_max) = match regions {
+            Regions::Any => (self.io_bytes_max, SEGMENTS_MAX),
+            Regions::Attached => (self.io_bytes_max.min(RDMA_IO_BYTES_MAX), 1),
         };
         TransportCaps {
             name: self.wire.transport(),
@@ -320,7 +335,7 @@ impl TcpTransport {
     /// Whether the memory of an I/O is known, where the wire asks for that.
     fn reaches(&self, io: &Io) -> bool {
         let is_known = |region| self.regions.get(region).is_some_and(WeakRegion::is_alive);
-        self.config.wire == Wire::Tcp || io.segments().iter().all(|segment| is_known(&segment.region))
+        self.config.wire.regions() == Regions::Any || io.segments().iter().all(|segment| is_known(&segment.region))
     }
 
     /// Takes an I/O for a place.
@@ -582,10 +597,17 @@ impl Transport for TcpTransport {
     fn attach(&mut self, hint: Attach<'_>) -> Result<(), Error> {
         self.check_fork()?;
         match hint {
-            Attach::Region(region) if self.config.wire == Wire::EmulatedRdma => {
+            Attach::Region(region) if self.config.wire.regions() == Regions::Attached => {
                 self.regions.insert(region.id(), region.downgrade());
             }
-            Attach::RegionGone(region) => drop(self.regions.remove(&region)),
+            Attach::RegionGone(region) => {
+                self.regions.remove(&region);
+                for place in &mut self.places {
+                    if let Place::Linked(link) = place {
+                        link.queue.connection.region_gone(region);
+                    }
+                }
+            }
             Attach::Region(_) | Attach::Object(_) | Attach::ObjectGone(_) => {}
         }
         Ok(())

@@ -74,7 +74,7 @@ impl Rig {
             name: "1".into(),
             len: namespace.len_bytes(),
             version: namespace.version(),
-            faces: vec![face(Wire::Tcp, self.index, namespace, facts.protection).unwrap()],
+            faces: vec![face(Wire::Tcp, self.index, namespace, self.controller.landing()).unwrap()],
             residency: Residency::Unknown.into(),
             stripe: None,
             keep: Box::new(()),

@@ -3,7 +3,9 @@
 
 use sw_mem::{ByteLen, Iova};
 use sw_nvme::{
-    discovery::{self, ENTRY_BYTES, Entry, HEADER_BYTES, Header, SubsystemType, read::Reader, walk::Walk},
+    discovery::{
+        self, ENTRY_BYTES, Entry, HEADER_BYTES, Header, SubsystemType, TransportType, read::Reader, walk::Walk,
+    },
     fabrics::{CONNECT_DATA_BYTES, ConnectData, FabricsCommand, NQN_BYTES_MAX, Nqn},
     limits::{TransferLimits, mdts_bytes},
     prp::{self, ListMemory, NotPrp, POISON_PRP, PageSize, Segment},
@@ -358,10 +360,12 @@ fn log_page(raw: &[u8]) -> &'static str {
         commands += 1;
     }
     let entries = reader.into_entries();
-    let Some(first) = entries.iter().find_map(Entry::tcp) else {
+    let by = [TransportType::Tcp, TransportType::Rdma];
+    let first = by.into_iter().find_map(|by| entries.iter().find_map(|entry| Some((by, entry.endpoint(by)?))));
+    let Some((by, first)) = first else {
         return if entries.is_empty() { "no entries" } else { "entries elsewhere" };
     };
-    let mut walk = Walk::from(first);
+    let mut walk = Walk::from(by, first);
     let mut asked = 0;
     while let Some(service) = walk.next_service() {
         asked += 1;

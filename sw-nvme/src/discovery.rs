@@ -258,6 +258,10 @@ pub struct Entry {
     pub security: u8,
 }
 
+/// TSAS of RDMA (RDMA Transport, "Transport Specific Address Subtype"): RDMA_QPTYPE 1, connected; RDMA_PRTYPE 1, none is said: InfiniBand, RoCE
+/// and iWARP are reached alike by their address of IP; RDMA_CMS 1, by the connection manager.
+const RDMA_TSAS: [u8; 3] = [1, 1, 1];
+
 /// Whether SQ flow control may be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FlowControl {
@@ -280,7 +284,10 @@ impl Entry {
         put(&mut out, 32, &padded::<32>(&self.service));
         put(&mut out, 256, self.subsystem.as_str().as_bytes());
         put(&mut out, 512, &padded::<256>(&self.address));
-        put(&mut out, 768, &[self.security]);
+        match self.transport {
+            TransportType::Rdma => put(&mut out, 768, &RDMA_TSAS),
+            _ => put(&mut out, 768, &[self.security]),
+        }
         out
     }
 
@@ -309,8 +316,9 @@ impl Entry {
         })
     }
 
-    /// Where a connection goes to; `None` for another transport than TCP, and for an address that is none of its family.
-    pub fn tcp(&self) -> Option<Endpoint> {
+    /// Where a connection by TCP or RDMA goes to; `None` for an entry of another transport than `by`, and for an address that is none of its
+    /// family.
+    pub fn endpoint(&self, by: TransportType) -> Option<Endpoint> {
         let ip: IpAddr = self.address.parse().ok()?;
         let is_family = match self.family {
             AddressFamily::Ipv4 => ip.is_ipv4(),
@@ -318,11 +326,12 @@ impl Entry {
             AddressFamily::Other(_) => false,
         };
         let port = self.service.parse().ok().filter(|port| *port != 0)?;
-        (self.transport == TransportType::Tcp && is_family).then_some(Endpoint { ip, port })
+        let is_ip = matches!(by, TransportType::Tcp | TransportType::Rdma);
+        (is_ip && self.transport == by && is_family).then_some(Endpoint { ip, port })
     }
 }
 
-/// A place that connections over TCP go to.
+/// A place that connections over TCP or RDMA go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// The address.
@@ -412,7 +421,7 @@ mod tests {
         assert_eq!((&wire[32..38], wire[63]), (&b"4420  "[..], b' '));
         assert_eq!((&wire[256..260], &wire[512..523], wire[767]), (&b"nqn."[..], &b"192.0.2.1  "[..], b' '));
         assert_eq!(Entry::decode(&wire), Ok(told.clone()));
-        assert_eq!(told.tcp().unwrap().to_string(), "192.0.2.1:4420");
+        assert_eq!(told.endpoint(TransportType::Tcp).unwrap().to_string(), "192.0.2.1:4420");
         assert!(Entry::decode(&wire[..1023]).is_err());
         // Linux's target pads with zeroes.
         let mut zeroes = wire;
@@ -424,6 +433,11 @@ mod tests {
             wrong[at] = byte;
             assert!(Entry::decode(&wrong).is_err(), "{at}");
         }
+        // RDMA_QPTYPE, RDMA_PRTYPE, RDMA_CMS: as Linux's target says them, but for the kind of network.
+        let rdma = Entry { transport: TransportType::Rdma, ..entry(SubsystemType::Nvme, "192.0.2.1", 4420) };
+        assert_eq!((&rdma.encode()[768..772], Entry::decode(&rdma.encode())), (&[1, 1, 1, 0][..], Ok(rdma.clone())));
+        assert_eq!(rdma.endpoint(TransportType::Rdma).unwrap().to_string(), "192.0.2.1:4420");
+        assert_eq!((rdma.endpoint(TransportType::Tcp), rdma.endpoint(TransportType::FibreChannel)), (None, None));
         let mut endless = wire;
         endless[256..512].fill(b'x');
         assert!(Entry::decode(&endless).is_err());
@@ -432,11 +446,11 @@ mod tests {
     #[test]
     fn only_what_can_be_connected_to_has_an_endpoint() {
         let good = entry(SubsystemType::Nvme, "2001:db8::1", 4420);
-        assert_eq!(good.tcp().unwrap().to_string(), "[2001:db8::1]:4420");
+        assert_eq!(good.endpoint(TransportType::Tcp).unwrap().to_string(), "[2001:db8::1]:4420");
         let with = |change: fn(&mut Entry)| {
             let mut entry = good.clone();
             change(&mut entry);
-            entry.tcp()
+            entry.endpoint(TransportType::Tcp)
         };
         assert_eq!(with(|entry| entry.transport = TransportType::Rdma), None);
         assert_eq!(with(|entry| entry.family = AddressFamily::Ipv4), None);

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 use straightway::{
-    FabricWire, NvmeTcpUri,
-    discovery::{self, Discovered, Entry, NotFollowed, SecureChannel, SubsystemType},
+    FabricWire, NvmeTcpUri, RdmaPort,
+    discovery::{self, Asking, Discovered, Entry, NotFollowed, SecureChannel, SubsystemType, TransportType},
     tls::{NvmeTcpTls, read_psk},
 };
 
@@ -43,16 +43,24 @@ struct Subsystem {
     why_not: Option<&'static str>,
 }
 
-impl From<&Entry> for Subsystem {
-    fn from(entry: &Entry) -> Self {
-        let uri = match (entry.kind, entry.secure_channel, entry.tcp()) {
-            (_, _, None) => Err("only TCP to an address of IPv4 or IPv6 is built in"),
+impl Subsystem {
+    /// Of an entry that services reached by `by` told of.
+    fn of(entry: &Entry, by: &FabricWire) -> Self {
+        let (wire, at) = match (by, entry.transport) {
+            (FabricWire::EmulatedRdma, TransportType::Rdma) => {
+                (FabricWire::EmulatedRdma, entry.endpoint(TransportType::Rdma))
+            }
+            (_, TransportType::Rdma) => (FabricWire::Rdma(RdmaPort::default()), entry.endpoint(TransportType::Rdma)),
+            (_, transport) => (FabricWire::Tcp, entry.endpoint(transport)),
+        };
+        let uri = match (entry.kind, entry.secure_channel, at) {
+            (_, _, None) => Err("only TCP and RDMA to an address of IPv4 or IPv6 are built in"),
             (SubsystemType::Nvme, SecureChannel::Required, _) if entry.security == TLS_1_2 => {
                 Err("it demands TLS 1.2; 1.3 is built in")
             }
             (SubsystemType::Nvme, _, Some(at)) => {
                 let subsystem = entry.subsystem.to_string();
-                let (host, port, wire) = (at.host(), at.port, FabricWire::Tcp);
+                let (host, port) = (at.host(), at.port);
                 Ok(NvmeTcpUri { host, port, subsystem, nsid: 1, serial: None, wire }.to_string())
             }
             _ => Err("it is no subsystem with namespaces"),
@@ -105,8 +113,8 @@ impl fmt::Display for Report {
 
 fn not_followed(why: &NotFollowed) -> String {
     match why {
-        NotFollowed::NotTcp(entry) => {
-            format!("{} {}: a referral by {} is not built in", entry.address, entry.service, entry.transport)
+        NotFollowed::Elsewhere(entry) => {
+            format!("{} {}: a referral by {} is not followed", entry.address, entry.service, entry.transport)
         }
         NotFollowed::TooDeep(service) => format!("{}: too many referrals led to it", service.at),
         NotFollowed::TooMany(service) => format!("{}: too many services were asked already", service.at),
@@ -120,12 +128,14 @@ fn not_followed(why: &NotFollowed) -> String {
 pub fn run(args: &NvmeDiscover, out: &mut Out) -> Result<(), Fail> {
     let key = args.tls.tls_key_file.as_ref().map(read_psk).transpose()?;
     let tls = NvmeTcpTls { key, form: args.tls.tls_identity, ..NvmeTcpTls::default() };
-    let told = discovery::discover_with(&args.service.host, args.service.port, &tls)?;
+    let by = args.wire.chosen();
+    let asking = Asking { by: by.clone(), port: args.service.port, tls };
+    let told = discovery::discover(&args.service.host, &asking)?;
     let Discovered { entries, asked, failed, left_out, .. } = &told;
     out.report(&Report {
         schema: "straightway.nvme.discover/1",
         services: asked.iter().map(|service| service.at.to_string()).collect(),
-        subsystems: entries.iter().map(Subsystem::from).collect(),
+        subsystems: entries.iter().map(|entry| Subsystem::of(entry, &by)).collect(),
         failed: failed.iter().map(|(service, error)| format!("{}: {error}", service.at)).collect(),
         not_followed: told.not_followed.iter().map(not_followed).collect(),
         left_out: *left_out,

@@ -1,4 +1,4 @@
-//! `target`: files and memory as namespaces that other machines read and write by NVMe over TCP, or over the emulated RDMA fabric.
+//! `target`: files and memory as namespaces that other machines read and write by NVMe over TCP or RDMA.
 
 use std::{fmt, net::SocketAddr, sync::mpsc, time::Duration};
 
@@ -120,9 +120,11 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
         block_bytes: args.block,
         ..TargetConfig::default()
     };
-    let (target, wire) = match args.rdma_emulated {
-        false => (Target::start(config)?, FabricWire::Tcp),
-        true => (target::start_rdma_emulated(config)?, FabricWire::EmulatedRdma),
+    let wire = args.wire.chosen();
+    let target = match &wire {
+        FabricWire::Tcp => Target::start(config)?,
+        FabricWire::Rdma(_) => target::start_rdma(config)?,
+        FabricWire::EmulatedRdma => target::start_rdma_emulated(config)?,
     };
     let at = target.address();
     let reached = reached_at(at);
@@ -135,7 +137,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
             subsystem: args.nqn.clone(),
             nsid,
             serial: None,
-            wire,
+            wire: wire.clone(),
         }
         .to_string(),
     });

@@ -254,6 +254,15 @@ fn a_file_goes_to_a_target_behind_the_emulated_fabric_and_back_and_the_emulation
     let cat = scratch.run(&["cat", uri, "--offset", "1", "--len", "1000000"]).ok();
     assert_eq!(cat.stdout, bytes[1..1_000_001]);
     scratch.run(&["cat", uri, "--policy", "require=dma"]).fails(5, &["dma"]);
-    scratch.run(&["stat", &uri.replace("&fabric=emulated", "")]).fails(2, &["fabric=emulated"]);
+    let told = scratch.run(&["nvme", "discover", offered.address(), "--rdma-emulated", "--json"]).ok().json();
+    assert_eq!(
+        (&told[0]["subsystems"][0]["uri"], &told[0]["subsystems"][0]["transport"]),
+        (&Value::from(uri.as_str()), &Value::from("rdma"))
+    );
+    // Without its name an address is for devices: the libraries or the kernel refuse, or none has a route there.
+    let refused = scratch.run(&["stat", &uri.replace("&fabric=emulated", "")]);
+    refused.fails(8, &["rdma"]);
+    scratch.run(&["nvme", "discover", offered.address(), "--rdma"]).fails(8, &["rdma"]);
+    scratch.run(&["target", "memory:1MiB", "--rdma"]).fails(8, &["rdma"]);
     assert_eq!(offered.end()["written_bytes"], 3 << 20);
 }

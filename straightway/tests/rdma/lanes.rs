@@ -22,6 +22,12 @@ impl Lane {
         Self { transport, memory }
     }
 
+    /// Lets go of the memory and takes other memory, with or without a word to the transport.
+    fn renew(&mut self) {
+        self.memory = Buffer::allocate(ByteLen(8192)).unwrap().into_span();
+        self.transport.attach(Attach::Region(self.memory.region())).unwrap();
+    }
+
     fn begin(&mut self, object: &sw_engine::Object, kind: IoKind) {
         let segment = MemorySegment { place: self.memory.place(), len: 8192, region: self.memory.region().id() };
         let (token, handle) = (Token::from_raw(1), object.faces[0].handle);
@@ -90,4 +96,67 @@ fn bytes_that_go_out_are_not_counted_as_come() {
     assert_eq!(lane.transport.counters().bytes_in, before);
     lane.run(&object, IoKind::Read).unwrap();
     assert_eq!(lane.transport.counters().bytes_in, before + 8192);
+}
+
+/// A rig whose connections keep what they registered, or not.
+fn rig(directory: &Arc<Directory>, budget: Budget, registering: Registering) -> Rig {
+    Rig::by(directory, of_memory(None), ControllerConfig::default(), (budget, registering))
+}
+
+#[test]
+fn memory_is_registered_once_and_not_for_each_command() {
+    for (registering, wanted) in [(Registering::PerCommand, 1000), (Registering::Kept, 0)] {
+        let directory = Arc::default();
+        let rig = rig(&directory, Budget::default(), registering);
+        let (object, mut lane) = (rig.object(), Lane::new(&directory));
+        // The data of Connect, and of the first command.
+        lane.run(&object, IoKind::Read).unwrap();
+        assert_eq!(lane.transport.counters().registrations, 2, "{registering:?}");
+        for _ in 0..1000 {
+            lane.run(&object, IoKind::Read).unwrap();
+        }
+        assert_eq!(lane.transport.counters().registrations - 2, wanted, "{registering:?}");
+        // The other direction has a key of its own.
+        lane.run(&object, IoKind::Write).unwrap();
+        assert_eq!(lane.transport.counters().registrations - 2, wanted + 1, "{registering:?}");
+    }
+}
+
+#[test]
+fn a_registration_ends_with_its_memory_whether_anybody_tells_or_not() {
+    let directory = Arc::default();
+    let rig = rig(&directory, Budget::default(), Registering::Kept);
+    let (object, mut lane) = (rig.object(), Lane::new(&directory));
+    lane.run(&object, IoKind::Read).unwrap();
+    let (count, bytes) = rig.device.registered();
+    for number in 3..7 {
+        // The same address again, as likely as not; another region, and so another key.
+        let region = lane.memory.region().id();
+        lane.renew();
+        let ended = rig.device.registered();
+        assert_eq!(ended, (count - 1, bytes - 8192), "memory that is gone is registered");
+        lane.run(&object, IoKind::Read).unwrap();
+        assert_eq!((rig.device.registered(), lane.transport.counters().registrations), ((count, bytes), number));
+        lane.transport.attach(Attach::RegionGone(region)).unwrap();
+        assert_eq!(rig.device.registered(), (count, bytes));
+    }
+    lane.transport.attach(Attach::RegionGone(lane.memory.region().id())).unwrap();
+    assert_eq!(rig.device.registered(), (count - 1, bytes - 8192));
+}
+
+#[test]
+fn registrations_that_nobody_uses_give_way_to_those_of_other_lanes() {
+    // Both directions of three connections, and two pieces of memory.
+    let budget = Budget { registrations_max: 8, ..Budget::default() };
+    let directory = Arc::default();
+    let rig = rig(&directory, budget, Registering::Kept);
+    let object = rig.object();
+    let mut lanes = [Lane::new(&directory), Lane::new(&directory)];
+    for _ in 0..20 {
+        for lane in &mut lanes {
+            // Of each lane two, of which one is too many.
+            assert_eq!((lane.run(&object, IoKind::Write), lane.run(&object, IoKind::Read)), (Ok(8192), Ok(8192)));
+        }
+    }
+    assert!(rig.device.registered().0 <= 8);
 }

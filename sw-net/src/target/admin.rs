@@ -78,7 +78,7 @@ impl Desk<'_> {
         let page = match (feature_of(command), disk) {
             (0x00, Some(disk)) => pages::namespace(config, nsid, disk),
             (0x01, _) => {
-                let of = (self.controller.role, self.subsystem.sgls);
+                let of = (self.controller.role, self.subsystem.offer.sgls);
                 pages::controller(config, self.id, of, &self.subsystem.disks)
             }
             (0x02, _) if nsid < 0xFFFF_FFFE => pages::namespaces(self.namespaces(), nsid),
@@ -104,7 +104,9 @@ impl Desk<'_> {
             (log::id::ERROR, _) => &[0; log::ERROR_ENTRY_BYTES],
             (log::id::SMART, Role::Io) => &pages::smart(),
             (log::id::FIRMWARE, Role::Io) => &pages::firmware(),
-            (log::id::DISCOVERY, Role::Discovery) => &pages::discovery(self.config(), self.local),
+            (log::id::DISCOVERY, Role::Discovery) => {
+                &pages::discovery(self.config(), self.subsystem.offer.transport, self.local)
+            }
             _ => return Status::INVALID_LOG_PAGE.with_dnr().into(),
         };
         let Some(rest) = usize::try_from(offset).ok().and_then(|offset| page.get(offset..)) else {

@@ -21,7 +21,7 @@ use super::{
     connection::Connection,
     rdma,
     secure::Wire,
-    subsystem::{SGLS_RDMA, Subsystem, add},
+    subsystem::{Offer, Subsystem, add},
     wire::{WRITE_TIMEOUT, now},
 };
 use crate::tls::{self, ServerTls};
@@ -128,6 +128,8 @@ impl Shared {
 pub struct Target {
     shared: Arc<Shared>,
     address: SocketAddr,
+    /// Where a connection wakes the listener; one over RDMA looks up by itself.
+    woken_at: Option<SocketAddr>,
     listener: Option<JoinHandle<()>>,
 }
 
@@ -144,7 +146,7 @@ impl Target {
         let shared = Shared::new(Subsystem::new(config)?, tls);
         let listener = TcpListener::bind(wanted).map_err(|error| listen_error(wanted, error))?;
         let address = listener.local_addr().map_err(|error| listen_error(wanted, error))?;
-        Self::listen_by(shared, address, move |shared| listen(&listener, shared))
+        Self::listen_by(shared, (address, Some(reachable(address))), move |shared| listen(&listener, shared))
     }
 
     /// As [`Target::start`], behind RDMA by a device; its address is one of the device's.
@@ -162,14 +164,14 @@ impl Target {
         let mut listener = device.listen(&wanted.to_string())?;
         let address = listener.address().parse().unwrap_or(wanted);
         let mut subsystem = Subsystem::new(config)?;
-        subsystem.sgls = SGLS_RDMA;
+        subsystem.offer = Offer::RDMA;
         let shared = Shared::new(subsystem, None);
-        Self::listen_by(shared, address, move |shared| rdma::listen(&mut *listener, &device, shared))
+        Self::listen_by(shared, (address, None), move |shared| rdma::listen(&mut *listener, &device, shared))
     }
 
     fn listen_by(
         shared: Arc<Shared>,
-        address: SocketAddr,
+        (address, woken_at): (SocketAddr, Option<SocketAddr>),
         listen: impl FnOnce(&Arc<Shared>) + Send + 'static,
     ) -> Result<Target, Error> {
         let its = Arc::clone(&shared);
@@ -178,7 +180,7 @@ impl Target {
             let limit = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at("nvme target");
             limit.with_code(error.raw_os_error().unwrap_or(0)).caused_by(error)
         })?;
-        Ok(Target { shared, address, listener: Some(thread) })
+        Ok(Target { shared, address, woken_at, listener: Some(thread) })
     }
 
     /// Where it listens, with the port that it got.
@@ -212,7 +214,9 @@ impl Drop for Target {
         }
         self.shared.stopped.notify_all();
         // The listener looks up when a connection comes. If none can be made, its queue is full of some that wake it.
-        TcpStream::connect_timeout(&reachable(self.address), WAKE_TIMEOUT).ok();
+        if let Some(at) = &self.woken_at {
+            TcpStream::connect_timeout(at, WAKE_TIMEOUT).ok();
+        }
         if let Some(listener) = self.listener.take() {
             // A listener that panicked has ended too.
             listener.join().ok();

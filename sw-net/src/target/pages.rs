@@ -48,7 +48,7 @@ pub(super) fn controller(
 ) -> [u8; IDENTIFY_BYTES] {
     let mut page = Page([0; IDENTIFY_BYTES]);
     page.text(4, 20, &config.serial);
-    page.text(24, 40, "Straightway NVMe/TCP target");
+    page.text(24, 40, "Straightway NVMe-oF target");
     page.put(64, FIRMWARE);
     // CMIC: several controllers. Without it a Linux host refuses the second one.
     page.put(76, &[1 << 1, config.mdts]);
@@ -141,10 +141,14 @@ pub(super) fn smart() -> [u8; 512] {
 }
 
 /// The discovery log page with one entry: the subsystem at `at`, the address that the host reached the target by.
-pub(super) fn discovery(config: &TargetConfig, at: SocketAddr) -> [u8; HEADER_BYTES + ENTRY_BYTES] {
+pub(super) fn discovery(
+    config: &TargetConfig,
+    transport: TransportType,
+    at: SocketAddr,
+) -> [u8; HEADER_BYTES + ENTRY_BYTES] {
     let mut page = Page([0; HEADER_BYTES + ENTRY_BYTES]);
     let entry = Entry {
-        transport: TransportType::Tcp,
+        transport,
         family: if at.is_ipv4() { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 },
         kind: SubsystemType::Nvme,
         secure_channel: if config.tls.is_some() { SecureChannel::Required } else { SecureChannel::NotRequired },

@@ -38,7 +38,7 @@ use super::{
     connection::Outcome,
     listen::{Shared, join},
     session::Session,
-    subsystem::{Answer, Joined, Role, add, says},
+    subsystem::{Answer, add, says},
     wire::{WRITE_TIMEOUT, length, now},
 };
 
@@ -323,7 +323,7 @@ impl<'a> Connection<'a> {
             (_, Ok((memory, wanted))) => {
                 let data = self.fetch(memory.filter(|_| wanted > 0), wanted)?;
                 let room = memory.map_or(0, |keyed| keyed.bytes);
-                (self.discovers_nothing(command, &data, (&mut out, room)), memory)
+                (self.session.execute(command, &data, (&mut out, room)), memory)
             }
         };
         let (answer, is_last) = match outcome {
@@ -341,18 +341,6 @@ impl<'a> Connection<'a> {
         }
         self.out = out;
         if is_last { Err(Over::Closed) } else { Ok(()) }
-    }
-
-    /// Carries a command out. A log page of discovery says where to go by TCP: who asks for that service is told that there is none.
-    fn discovers_nothing(&mut self, command: &Command, data: &[u8], out: (&mut Vec<u8>, u32)) -> Outcome {
-        let outcome = self.session.execute(command, data, out);
-        match self.session.joined {
-            // Connect Invalid Parameters, at SUBNQN in the data.
-            Some(Joined { role: Role::Discovery, .. }) => {
-                Outcome::Farewell(Answer { status: says::CONNECT_PARAMETERS, value: 256 | 1 << 16 })
-            }
-            _ => outcome,
-        }
     }
 
     /// Checks all of a command that can be before it is carried out: the host's memory, and how many bytes of it the command takes.

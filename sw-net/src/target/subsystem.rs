@@ -13,6 +13,7 @@ use std::{
 use sw_engine::Error;
 use sw_nvme::{
     auth::Sequence,
+    discovery::TransportType,
     fabrics::{ADMIN_ENTRIES_MIN, ANY_CONTROLLER, ConnectData, Nqn, PropertySize, QueueRequest},
     status::{Status, sct},
     wire::{WireError, regs},
@@ -30,10 +31,21 @@ const KEEP_ALIVE_UNIT_MS: u32 = KEEP_ALIVE_UNITS as u32 * 100;
 /// VS: 1.4, the last revision that asks for nothing of fabrics that this target lacks.
 pub(super) const VERSION: u32 = 0x0001_0400;
 
-/// SGLS over TCP: supported, and with an offset into the capsule.
-const SGLS_TCP: u32 = 1 | 1 << 20;
-/// SGLS over RDMA: supported, and keyed, which Linux hosts ask for.
-pub(super) const SGLS_RDMA: u32 = 1 | 1 << 2;
+/// What a wire has that hosts are told of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offer {
+    /// TRTYPE, for the log page of discovery.
+    pub(super) transport: TransportType,
+    /// SGLS: which descriptors it has.
+    pub(super) sgls: u32,
+}
+
+impl Offer {
+    /// SGLS: supported, and with an offset into the capsule.
+    const TCP: Self = Self { transport: TransportType::Tcp, sgls: 1 | 1 << 20 };
+    /// SGLS: supported, and keyed, which Linux hosts ask for.
+    pub(super) const RDMA: Self = Self { transport: TransportType::Rdma, sgls: 1 | 1 << 2 };
+}
 
 /// Statuses that only a controller gives.
 pub(super) mod says {
@@ -209,8 +221,8 @@ pub(super) struct Subsystem {
     pub(super) config: TargetConfig,
     pub(super) disks: Vec<Disk>,
     pub(super) tally: Tally,
-    /// SGLS: which descriptors the wire has.
-    pub(super) sgls: u32,
+    /// What the wire has.
+    pub(super) offer: Offer,
     controllers: Mutex<Controllers>,
     /// Numbers of challenges; none: the system gave no random bytes.
     sequence: Mutex<Option<Sequence>>,
@@ -241,7 +253,7 @@ impl Subsystem {
         let disks = config.namespaces.iter().map(open).collect::<Result<_, _>>()?;
         let sequence = random_u32().ok().map(Sequence::from_random).into();
         let (tally, controllers) = (Tally::default(), Mutex::default());
-        Ok(Self { config, disks, tally, sgls: SGLS_TCP, controllers, sequence })
+        Ok(Self { config, disks, tally, offer: Offer::TCP, controllers, sequence })
     }
 
     /// A number for a challenge.

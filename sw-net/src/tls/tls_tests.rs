@@ -233,10 +233,18 @@ fn discovery_goes_over_tls_too_and_says_that_it_is_demanded() {
     }
     let target = target(1, Suite::Aes256GcmSha384, Derivation::Standard);
     let with = host(Some((psk(1, Suite::Aes256GcmSha384), Form::default())));
-    let told = discover("127.0.0.1", target.address().port(), &with, DiscoverConfig::default()).unwrap();
+    let told =
+        discover(&|_| Ok(crate::Way::Tcp), ("127.0.0.1", target.address().port()), &with, DiscoverConfig::default())
+            .unwrap();
     let entry = &told.entries[0];
     assert_eq!((entry.secure_channel.name(), entry.security), ("required", 2));
-    let error = discover("127.0.0.1", target.address().port(), &host(None), DiscoverConfig::default()).unwrap_err();
+    let error = discover(
+        &|_| Ok(crate::Way::Tcp),
+        ("127.0.0.1", target.address().port()),
+        &host(None),
+        DiscoverConfig::default(),
+    )
+    .unwrap_err();
     assert!(is_refusal(&error), "{error}");
 }
 

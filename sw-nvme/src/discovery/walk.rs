@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{ENTRIES_MAX, Endpoint, Entry, SubsystemType};
+use super::{ENTRIES_MAX, Endpoint, Entry, SubsystemType, TransportType};
 use crate::fabrics::Nqn;
 
 /// Referrals from the first service to the last one at most.
@@ -30,8 +30,8 @@ pub struct Service {
 /// Why a referral was not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotFollowed {
-    /// It is not at an address of TCP.
-    NotTcp(Box<Entry>),
+    /// It is of another transport than the services that were asked, or its address is none.
+    Elsewhere(Box<Entry>),
     /// More than [`DEPTH_MAX`] referrals led to it.
     TooDeep(Service),
     /// [`SERVICES_MAX`] services were asked already.
@@ -39,8 +39,10 @@ pub enum NotFollowed {
 }
 
 /// What is known after a walk, or in its midst.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Walk {
+    /// By what services are asked.
+    by: TransportType,
     to_ask: VecDeque<Service>,
     /// Places and names that were asked, or will be.
     asked: BTreeSet<(Endpoint, Nqn)>,
@@ -52,11 +54,18 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// From the service at an address, by the name that all answer to.
-    pub fn from(at: Endpoint) -> Self {
+    /// From the service at an address, by the name that all answer to; `by` is TCP or RDMA.
+    pub fn from(by: TransportType, at: Endpoint) -> Self {
         let first = Service { at, name: Nqn::discovery(), depth: 0 };
-        let asked = BTreeSet::from([(at, first.name.clone())]);
-        Self { to_ask: VecDeque::from([first]), asked, ..Self::default() }
+        Self {
+            by,
+            asked: BTreeSet::from([(at, first.name.clone())]),
+            to_ask: VecDeque::from([first]),
+            found: Vec::new(),
+            known: BTreeSet::new(),
+            not_followed: Vec::new(),
+            left_out: 0,
+        }
     }
 
     /// Whom to ask now; `None`: all that are named were asked.
@@ -84,8 +93,8 @@ impl Walk {
     }
 
     fn refer(&mut self, of: &Service, entry: Entry) {
-        let Some(at) = entry.tcp() else {
-            self.not_follow(NotFollowed::NotTcp(Box::new(entry)));
+        let Some(at) = entry.endpoint(self.by) else {
+            self.not_follow(NotFollowed::Elsewhere(Box::new(entry)));
             return;
         };
         let service = Service { at, name: entry.subsystem, depth: of.depth.saturating_add(1) };
@@ -129,7 +138,7 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discovery::{TransportType, tests::entry};
+    use crate::discovery::tests::entry;
 
     fn at(port: u16) -> Endpoint {
         Endpoint { ip: "192.0.2.1".parse().unwrap(), port }
@@ -151,7 +160,7 @@ mod tests {
 
     #[test]
     fn referrals_that_go_in_a_circle_end() {
-        let mut walk = Walk::from(at(1));
+        let mut walk = Walk::from(TransportType::Tcp, at(1));
         let subsystem = |port| entry(SubsystemType::Nvme, "192.0.2.9", port);
         let page = |port: u16| vec![referral(port % 3 + 1), subsystem(port), subsystem(9), referral(port)];
         assert_eq!(asked(&mut walk, page), [1, 2, 3]);
@@ -161,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_chain_ends_at_its_limit_and_that_is_told() {
-        let mut walk = Walk::from(at(1));
+        let mut walk = Walk::from(TransportType::Tcp, at(1));
         assert_eq!(asked(&mut walk, |port| vec![referral(port + 1)]), [1, 2, 3, 4, 5]);
         let last = Service { at: at(6), name: Nqn::discovery(), depth: 5 };
         assert_eq!(walk.not_followed(), [NotFollowed::TooDeep(last)]);
@@ -169,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_crowd_ends_at_its_limit_and_that_is_told() {
-        let mut walk = Walk::from(at(1));
+        let mut walk = Walk::from(TransportType::Tcp, at(1));
         let crowd: Vec<Entry> = (1..=1000).map(referral).collect();
         assert_eq!(asked(&mut walk, |_| crowd.clone()).len(), SERVICES_MAX);
         assert_eq!(walk.not_followed().len(), SERVICES_MAX);
@@ -177,13 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_tcp_or_too_much_is_told() {
-        let mut walk = Walk::from(at(1));
+    fn what_is_elsewhere_or_too_much_is_told() {
+        let mut walk = Walk::from(TransportType::Tcp, at(1));
         let other = Entry { transport: TransportType::Rdma, ..referral(2) };
         let mut page = vec![other.clone()];
         page.extend((1..=4100).map(|port| entry(SubsystemType::Nvme, "192.0.2.1", port)));
         assert_eq!(asked(&mut walk, |_| page.clone()), [1]);
-        assert_eq!(walk.not_followed(), [NotFollowed::NotTcp(Box::new(other))]);
+        assert_eq!(walk.not_followed(), [NotFollowed::Elsewhere(Box::new(other))]);
         assert_eq!((walk.found().len() as u64, walk.left_out()), (ENTRIES_MAX, 4));
     }
 }

@@ -12,7 +12,7 @@ use straightway::{
     Destination, Engine, Landing, Memory, NvmeTcp, NvmeTcpKeys, Object, Uri,
     authentication::{Group, Hash, Offer, Secret, make_secret},
     discovery,
-    target::{Authentication, Backing, Target as OurTarget, TargetConfig},
+    target::{Authentication, Backing, Target as OurTarget, TargetConfig, start_rdma},
 };
 use sw_engine::ErrorKind;
 use sw_mem::{Buffer, ByteLen};
@@ -99,18 +99,61 @@ pub(super) fn nvmet(path: &str) -> PathBuf {
     Path::new(CONFIG).join("nvmet").join(path)
 }
 
-/// The kernel's target with one namespace in memory, on the loopback.
-pub(super) struct Target;
+/// What is between the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    Tcp,
+    /// By the kernel's rxe.
+    Rdma,
+}
+
+impl Over {
+    /// As the kernel calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
+        }
+    }
+
+    /// Where the target is: on the loopback, or at the address of the RDMA device.
+    pub(super) fn address(self) -> &'static str {
+        match self {
+            Self::Tcp => "127.0.0.1",
+            Self::Rdma => "10.0.0.1",
+        }
+    }
+
+    pub(super) fn uri(self, subsystem: &str, more: &str) -> Result<Uri, Stop> {
+        Ok(format!("nvme+{}://{}:{PORT}/{subsystem}?nsid=1{more}", self.name(), self.address()).parse()?)
+    }
+
+    pub(super) fn opened(self, engine: &Engine) -> Result<Object, Stop> {
+        known()?;
+        Ok(engine.open_for_update(&self.uri(NQN, &format!("&serial={SERIAL}"))?)?)
+    }
+}
+
+/// The kernel's target with one namespace in memory.
+pub(super) struct Target(Over);
 
 impl Target {
     pub(super) fn make() -> Result<Self, Stop> {
-        let made = Self::prepare()?;
+        Self::make_over(Over::Tcp)
+    }
+
+    pub(super) fn make_over(over: Over) -> Result<Self, Stop> {
+        let made = Self::prepare_over(over)?;
         made.offer()?;
         Ok(made)
     }
 
     /// The same before it lets hosts in: its port can still be changed.
     pub(super) fn prepare() -> Result<Self, Stop> {
+        Self::prepare_over(Over::Tcp)
+    }
+
+    fn prepare_over(over: Over) -> Result<Self, Stop> {
         if !nvmet("").exists() {
             busybox(&["mount", "-t", "configfs", "none", CONFIG])?;
         }
@@ -118,12 +161,13 @@ impl Target {
         Self::clear();
         busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
         File::create(BACKING)?.set_len(BACKING_BYTES)?;
-        Self::configure(None)?;
-        Ok(Self)
+        let made = Self(over);
+        made.configure(None)?;
+        Ok(made)
     }
 
     /// Makes all of it over the file that is there; the namespace has a name of its own, or this one.
-    fn configure(uuid: Option<&str>) -> Verdict {
+    fn configure(&self, uuid: Option<&str>) -> Verdict {
         let subsystem = format!("subsystems/{NQN}");
         for dir in [subsystem.clone(), format!("{subsystem}/namespaces/1"), "ports/1".into()] {
             std::fs::create_dir(nvmet(&dir))?;
@@ -140,9 +184,12 @@ impl Target {
         ] {
             write_text(&nvmet(&subsystem).join(file), text)?;
         }
-        for (file, text) in
-            [("addr_trtype", "tcp"), ("addr_adrfam", "ipv4"), ("addr_traddr", "127.0.0.1"), ("addr_trsvcid", PORT)]
-        {
+        for (file, text) in [
+            ("addr_trtype", self.0.name()),
+            ("addr_adrfam", "ipv4"),
+            ("addr_traddr", self.0.address()),
+            ("addr_trsvcid", PORT),
+        ] {
             write_text(&nvmet("ports/1").join(file), text)?;
         }
         Ok(())
@@ -153,7 +200,7 @@ impl Target {
         let uuid = read_text(&nvmet(&format!("subsystems/{NQN}/namespaces/1/device_uuid")))?;
         Self::clear();
         std::thread::sleep(away);
-        Self::configure(Some(&uuid))?;
+        self.configure(Some(&uuid))?;
         self.offer()
     }
 
@@ -244,12 +291,11 @@ pub(super) fn known() -> Verdict {
 }
 
 pub(super) fn uri(subsystem: &str, more: &str) -> Result<Uri, Stop> {
-    Ok(format!("nvme+tcp://127.0.0.1:{PORT}/{subsystem}?nsid=1{more}").parse()?)
+    Over::Tcp.uri(subsystem, more)
 }
 
 pub(super) fn opened(engine: &Engine) -> Result<Object, Stop> {
-    known()?;
-    Ok(engine.open_for_update(&uri(NQN, &format!("&serial={SERIAL}"))?)?)
+    Over::Tcp.opened(engine)
 }
 
 pub(super) fn memory(bytes: &[u8]) -> Result<Memory, Stop> {
@@ -265,7 +311,9 @@ pub(super) fn read(engine: &Engine, object: &Object, at: u64, len: usize) -> Res
     let memory = done.ok()?.into_memory();
     // Whole blocks land in their place; of others the ends are bounced.
     let whole = at.is_multiple_of(4096) && len.is_multiple_of(4096);
-    if path.route.transport != "nvme+tcp" || (whole && (path.route.landing != Landing::KernelCopy || path.bounced > 0))
+    // rxe copies out of packets as the kernel does out of a socket: neither is a NIC's DMA.
+    if !matches!(path.route.transport, "nvme+tcp" | "nvme+rdma")
+        || (whole && (path.route.landing != Landing::KernelCopy || path.bounced > 0))
     {
         return fail(format!("the bytes came by {path}"));
     }
@@ -430,7 +478,7 @@ fn discover(context: &Context) -> Verdict {
     Target::refer("circle", PORT)?;
     Target::refer("nobody", "4422")?;
     // Nobody listens at 8009.
-    let told = discovery::discover("127.0.0.1", None)?;
+    let told = discovery::discover("127.0.0.1", &discovery::Asking::default())?;
     context.fact(&json!({"entries": format!("{:?}", told.entries), "failed": format!("{:?}", told.failed)}));
     let asked: Vec<String> = told.asked.iter().map(|service| service.at.to_string()).collect();
     same("who was asked", &asked, &vec![format!("127.0.0.1:{PORT}")])?;
@@ -439,7 +487,7 @@ fn discover(context: &Context) -> Verdict {
     same("referrals that were left alone", &(told.not_followed.len(), told.left_out), &(0, 0))?;
     let found: Vec<_> = told.entries.iter().filter(|entry| entry.subsystem.as_str() == NQN).collect();
     let [entry] = found[..] else { return fail(format!("{} entries of the subsystem", found.len())) };
-    let at = entry.tcp().map(|at| at.to_string());
+    let at = entry.endpoint(discovery::TransportType::Tcp).map(|at| at.to_string());
     same("where it is", &at, &Some(format!("127.0.0.1:{PORT}")))?;
     let engine = Engine::builder().build()?;
     let object = engine.open(&uri(entry.subsystem.as_str(), "")?)?;
@@ -466,10 +514,20 @@ pub(super) fn connect(address: std::net::SocketAddr, subsystem: &str) -> Result<
 
 /// The same with more options.
 pub(super) fn connect_with(address: std::net::SocketAddr, subsystem: &str, more: &str) -> Result<String, Stop> {
+    connect_over(Over::Tcp, address, subsystem, more)
+}
+
+pub(super) fn connect_over(
+    over: Over,
+    address: std::net::SocketAddr,
+    subsystem: &str,
+    more: &str,
+) -> Result<String, Stop> {
     let mut node = File::options().read(true).write(true).open("/dev/nvme-fabrics")?;
     let words = format!(
-        "transport=tcp,traddr={},trsvcid={},nqn={subsystem},hostnqn={},hostid={HOST},nr_io_queues=2,queue_size=64,\
+        "transport={},traddr={},trsvcid={},nqn={subsystem},hostnqn={},hostid={HOST},nr_io_queues=2,queue_size=64,\
          keep_alive_tmo=5{more}",
+        over.name(),
         address.ip(),
         address.port(),
         host_name()
@@ -607,13 +665,25 @@ pub(super) fn namespace_of(context: &Context, controller: &str) -> Result<block:
 }
 
 fn kernel_host(context: &Context) -> Verdict {
+    kernel_host_over(context, Over::Tcp)
+}
+
+/// A target of ours with a namespace in memory.
+pub(super) fn our_target(over: Over, bytes: u64) -> Result<OurTarget, Stop> {
     busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
     known()?;
-    let bytes = 48 << 20;
     let config = TargetConfig { namespaces: vec![Backing::Memory(bytes)], ..TargetConfig::default() };
-    let (subsystem, serial) = (config.subsystem.to_string(), config.serial.clone());
-    let target = OurTarget::start(config)?;
-    let controller = connect(target.address(), &subsystem)?;
+    Ok(match over {
+        Over::Tcp => OurTarget::start(config)?,
+        Over::Rdma => start_rdma(TargetConfig { listen: format!("{}:4430", over.address()).parse()?, ..config })?,
+    })
+}
+
+pub(super) fn kernel_host_over(context: &Context, over: Over) -> Verdict {
+    let bytes = 48 << 20;
+    let TargetConfig { subsystem, serial, .. } = TargetConfig::default();
+    let target = our_target(over, bytes)?;
+    let controller = connect_over(over, target.address(), subsystem.as_str(), "")?;
     let namespace = namespace_of(context, &controller)?;
     same("its length", &namespace.bytes, &bytes)?;
     let content = block::pattern(SEED, 0, (6 << 20) + 321);
@@ -628,7 +698,7 @@ fn kernel_host(context: &Context) -> Verdict {
     let there = std::fs::read(&namespace.node)?;
     write_text(Path::new(&format!("/sys/class/nvme/{controller}/delete_controller")), "1")?;
     let engine = Engine::builder().build()?;
-    let uri = format!("nvme+tcp://{}/{subsystem}?nsid=1&serial={serial}", target.address()).parse()?;
+    let uri = format!("nvme+{}://{}/{subsystem}?nsid=1&serial={serial}", over.name(), target.address()).parse()?;
     let ours = read(&engine, &engine.open(&uri)?, 0, usize::try_from(bytes)?)?;
     same("what both initiators see", &(ours == there), &true)?;
     let counters = target.counters();

@@ -48,7 +48,7 @@ fn numbered(number: u32) -> String {
 
 /// The subsystems that are told of; a failure if one is told of twice, or anything is left out.
 fn told() -> Result<BTreeSet<String>, Stop> {
-    let told = discovery::discover("127.0.0.1", None)?;
+    let told = discovery::discover("127.0.0.1", &discovery::Asking::default())?;
     same("what was left out", &(told.failed.len(), told.not_followed.len(), told.left_out), &(0, 0, 0))?;
     let own = |entry: &&discovery::Entry| entry.kind == discovery::SubsystemType::Nvme;
     let names: Vec<String> = told.entries.iter().filter(own).map(|entry| entry.subsystem.to_string()).collect();

@@ -11,7 +11,7 @@ use serde_json::json;
 use straightway::{Engine, NvmeTcp, NvmeTcpDigests, Object, WriteOutcome};
 use sw_engine::ErrorKind;
 
-use super::fabrics::{NQN, SEED, SERIAL, Target, connect, known, memory, nvmet, opened, read};
+use super::fabrics::{NQN, Over, SEED, SERIAL, Target, connect, known, memory, nvmet, opened, read};
 use crate::block;
 use crate::context::{Context, entries, read_text, write_text};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same};
@@ -286,11 +286,15 @@ fn write_on(
 }
 
 fn port(context: &Context) -> Verdict {
-    let target = Target::make()?;
+    port_over(context, Over::Tcp)
+}
+
+pub(super) fn port_over(context: &Context, over: Over) -> Verdict {
+    let target = Target::make_over(over)?;
     let bytes = block::pattern(SEED, 0, 2 << 20);
     target.backing()?.write_all_at(&bytes, 0)?;
     let engine = engine(NvmeTcp { keep_alive: KEEP_ALIVE, ..NvmeTcp::default() })?;
-    let object = opened(&engine)?;
+    let object = over.opened(&engine)?;
     let place = |n: u64| Place { at: (4 << 20) + n * PIECE as u64, may_hold: BTreeSet::new(), next: 0 };
     let mut places: Vec<Place> = (0..WRITERS * PLACES).map(place).collect();
     let (stop, shown) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -370,7 +374,7 @@ fn stopped(context: &Context) -> Verdict {
 }
 
 /// Descriptors and threads of this process.
-fn held() -> (usize, usize) {
+pub(super) fn held() -> (usize, usize) {
     (entries(Path::new("/proc/self/fd")).len(), entries(Path::new("/proc/self/task")).len())
 }
 

@@ -1,0 +1,275 @@
+//! Memory of commands, registered for the controller: for each command anew, or kept while the connection and the region are there.
+//!
+//! ```text
+//!   command ─► its window and direction ─┬─ kept ─► one more user ─► address, rkey
+//!                                        └─ not ──► registered (what nobody uses gives way if there is no room) ─► kept
+//!   end ─► one user less          region gone, connection over ─► deregistered
+//! ```
+//!
+//! A kept registration is found by the region's identity, which no other region ever has: memory that was unmapped and mapped again at the same
+//! address is another region. It is bound to the region and keeps no memory. It opens one direction: the key of a write opens nothing to write into.
+//!
+//! What keeping costs is said in decision record 0020: a controller that breaks the rules can reach a window behind its answer, until region or
+//! connection end. Who cannot have that registers for each command.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use sw_engine::{
+    Error, ErrorKind, Verb,
+    seam::verbs::{Access, Mr, MrRequest, Pd},
+};
+use sw_mem::{DmaRegion, RegionId, RemoteAddr};
+
+/// Windows of a region begin at multiples of this: so much of one is its own …
+const WINDOW_STEP: u64 = 56 << 20;
+/// … and so much lies in the next one too: as much as a command names at most, so that each lies in one window.
+pub(crate) const WINDOW_SHARED: u64 = 8 << 20;
+/// Registrations that a connection keeps at most: more than regions that a lane knows at a time, twice.
+const KEPT_MAX: usize = 256;
+/// [`Kept::users`] of one that is over.
+const OVER: u32 = u32::MAX;
+
+/// How the memory of commands is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Registering {
+    /// Once, and kept.
+    #[default]
+    Kept,
+    /// For each command; deregistered before its end is told, whatever the controller does.
+    PerCommand,
+}
+
+/// What the controller does with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Direction {
+    /// It writes: data of a read.
+    In,
+    /// It reads: data of a write.
+    Out,
+}
+
+impl Direction {
+    fn access(self) -> Access {
+        match self {
+            Self::In => Access::LOCAL_WRITE.with(Access::REMOTE_WRITE),
+            Self::Out => Access::REMOTE_READ,
+        }
+    }
+}
+
+/// A registration that is kept.
+struct Kept {
+    mr: Mutex<Option<Box<dyn Mr>>>,
+    /// Its first byte, for the controller.
+    first: RemoteAddr,
+    /// Commands that use it; [`OVER`]: it opens nothing any more.
+    users: AtomicU32,
+    /// [`Shelf::round`] when it was used last.
+    used: AtomicU64,
+}
+
+impl Kept {
+    /// One more user, unless it is over.
+    fn take(&self) -> bool {
+        let more = |users: u32| users.checked_add(1).filter(|more| *more != OVER);
+        self.users.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.users.load(Ordering::Acquire) == 0
+    }
+
+    /// Ends it, unless somebody uses it; whether this did.
+    fn end_idle(&self) -> bool {
+        if self.users.compare_exchange(0, OVER, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return false;
+        }
+        self.mr.lock().unwrap_or_else(PoisonError::into_inner).take().is_some_and(|mr| {
+            mr.deregister();
+            true
+        })
+    }
+}
+
+/// The registrations that connections by one device keep: where there is no room for another one, those that nobody uses give way, whosever they are.
+#[derive(Default)]
+pub struct Shelf {
+    all: Mutex<Vec<Weak<Kept>>>,
+    /// Counts registrations: what was used in an earlier round was not used lately.
+    round: AtomicU64,
+}
+
+impl Shelf {
+    fn all(&self) -> MutexGuard<'_, Vec<Weak<Kept>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, kept: &Arc<Kept>) {
+        self.round.fetch_add(1, Ordering::Relaxed);
+        let mut all = self.all();
+        if all.len() == all.capacity() {
+            all.retain(|one| one.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(kept));
+    }
+
+    /// Registers; without room, again as long as others give way: there are fewer each time.
+    pub(crate) fn with_room<T>(&self, register: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            match register() {
+                Err(error) if error.kind() == ErrorKind::ResourceLimit && self.relieve() > 0 => {}
+                registered => return registered,
+            }
+        }
+    }
+
+    /// Ends those of which nobody made use for longest, the half of all that are idle; how many.
+    fn relieve(&self) -> usize {
+        let mut idle: Vec<Arc<Kept>> =
+            self.all().iter().filter_map(Weak::upgrade).filter(|one| one.is_idle()).collect();
+        idle.sort_by_key(|one| one.used.load(Ordering::Relaxed));
+        let give_way = idle.len().div_ceil(2);
+        idle.iter().take(give_way).filter(|one| one.end_idle()).count()
+    }
+}
+
+/// Registered memory of one command.
+pub(crate) enum Lease {
+    /// Its own.
+    Own(Box<dyn Mr>, RemoteAddr),
+    /// A part of what is kept.
+    Shared(SharedLease),
+}
+
+/// One user of a registration that is kept.
+pub(crate) struct SharedLease {
+    kept: Arc<Kept>,
+    at: RemoteAddr,
+}
+
+impl Drop for SharedLease {
+    fn drop(&mut self) {
+        self.kept.users.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Lease {
+    /// Where the command's memory begins, for the controller.
+    pub(crate) fn at(&self) -> RemoteAddr {
+        match self {
+            Self::Own(_, at) => RemoteAddr::new(at.addr, at.rkey()),
+            Self::Shared(SharedLease { at, .. }) => RemoteAddr::new(at.addr, at.rkey()),
+        }
+    }
+
+    /// The command is over. Memory of its own is deregistered when this returns.
+    pub(crate) fn end(self) {
+        if let Self::Own(mr, _) = self {
+            mr.deregister();
+        }
+    }
+}
+
+/// The registrations of a connection.
+pub(crate) struct Registrations {
+    how: Registering,
+    shelf: Arc<Shelf>,
+    kept: BTreeMap<(RegionId, u64, Direction), Arc<Kept>>,
+    /// Registrations made so far.
+    pub(crate) made: u64,
+}
+
+impl Registrations {
+    pub(crate) fn new(how: Registering, shelf: Arc<Shelf>) -> Self {
+        Self { how, shelf, kept: BTreeMap::new(), made: 0 }
+    }
+
+    /// Memory of a command, `bytes` from byte `at` of a region on.
+    ///
+    /// # Errors
+    /// Those of the registration; `ResourceLimit`: there may be room when other commands have ended.
+    pub(crate) fn lease(
+        &mut self,
+        pd: &dyn Pd,
+        (region, at, bytes): (&DmaRegion, u64, u32),
+        direction: Direction,
+    ) -> Result<Lease, Error> {
+        let lost = || Error::new(ErrorKind::NotRegistered, Verb::Setup).at("rdma");
+        if self.how == Registering::PerCommand || u64::from(bytes) > WINDOW_SHARED {
+            let memory = MrRequest { region, at, len: bytes.into(), access: direction.access() };
+            let mr = self.with_room(|| pd.reg_mr(memory))?;
+            let at = mr.remote(0).ok_or_else(|| lost().detail("the memory has no key for the peer"))?;
+            return Ok(Lease::Own(mr, at));
+        }
+        let window = at / WINDOW_STEP;
+        let key = (region.id(), window, direction);
+        let known = self.kept.get(&key).filter(|kept| kept.take()).cloned();
+        let kept = match known {
+            Some(kept) => kept,
+            None => self.keep(pd, region, key)?,
+        };
+        kept.used.store(self.shelf.round.load(Ordering::Relaxed), Ordering::Relaxed);
+        let first = kept.first.addr;
+        let at = RemoteAddr::new(first + (at - window * WINDOW_STEP), kept.first.rkey());
+        Ok(Lease::Shared(SharedLease { kept, at }))
+    }
+
+    /// Registers a window, with one user.
+    fn keep(&mut self, pd: &dyn Pd, region: &DmaRegion, key: (RegionId, u64, Direction)) -> Result<Arc<Kept>, Error> {
+        let start = key.1 * WINDOW_STEP;
+        let len = region.len().0.saturating_sub(start).min(WINDOW_STEP + WINDOW_SHARED);
+        let memory = MrRequest { region, at: start, len, access: key.2.access() };
+        self.kept.remove(&key);
+        if self.kept.len() >= KEPT_MAX {
+            self.forget_one();
+        }
+        let mr = self.with_room(|| pd.reg_bound_mr(memory))?;
+        let first = mr.remote(0).ok_or_else(|| {
+            Error::new(ErrorKind::NotRegistered, Verb::Setup).at("rdma").detail("the memory has no key for the peer")
+        })?;
+        let (users, used) = (AtomicU32::new(1), AtomicU64::new(0));
+        let kept = Arc::new(Kept { mr: Mutex::new(Some(mr)), first, users, used });
+        self.shelf.admit(&kept);
+        self.kept.insert(key, Arc::clone(&kept));
+        Ok(kept)
+    }
+
+    /// Lets go of the one that was used longest ago and that nobody uses, if there is one.
+    fn forget_one(&mut self) {
+        let idle = self.kept.iter().filter(|(_, kept)| kept.is_idle());
+        let oldest = idle.min_by_key(|(_, kept)| kept.used.load(Ordering::Relaxed)).map(|(key, _)| *key);
+        if let Some(kept) = oldest.and_then(|key| self.kept.remove(&key)) {
+            kept.end_idle();
+        }
+    }
+
+    /// Registers for a command.
+    fn with_room(&mut self, register: impl Fn() -> Result<Box<dyn Mr>, Error>) -> Result<Box<dyn Mr>, Error> {
+        let registered = self.shelf.with_room(register);
+        self.made += u64::from(registered.is_ok());
+        registered
+    }
+
+    /// A region is let go of: nothing of it stays registered but for commands that are under way.
+    pub(crate) fn region_gone(&mut self, region: RegionId) {
+        let all = (region, 0, Direction::In)..=(region, u64::MAX, Direction::Out);
+        let gone: Vec<_> = self.kept.range(all).map(|(key, _)| *key).collect();
+        for kept in gone.iter().filter_map(|key| self.kept.remove(key)) {
+            // One that is in use goes with its last user.
+            kept.end_idle();
+        }
+    }
+
+    /// The connection is over: nothing is registered any more when this returns. The leases of its commands have ended.
+    pub(crate) fn end(&mut self) {
+        for (_, kept) in core::mem::take(&mut self.kept) {
+            kept.end_idle();
+        }
+    }
+}
