@@ -388,6 +388,21 @@ pub const STEPS: &[Step] = &[
         turn: Turn::Beside,
     },
     Step {
+        name: "rdma",
+        why: "NVMe over RDMA by the system's libraries on the kernel's rxe, which machines do not have",
+        program: Program::Xtask,
+        args: &["vm", "rdma"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "apt-get", package: "apt" },
+            Need::Tool { program: "dpkg-deb", package: "dpkg" },
+        ],
+        tests_min: 11,
+        skips: Skips::Listed,
+        limit_s: 1200,
+        turn: Turn::Beside,
+    },
+    Step {
         name: "mutants",
         why: "the simulator finds the bugs that it exists for, within their stated seeds",
         program: Program::Xtask,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::boots::Boot;
 use super::cpio::{self, Mode};
 use super::kernels::Prepared;
 use super::packages::{self, Root};
@@ -10,6 +11,20 @@ use crate::proc::{Ended, Job};
 use crate::{Place, Stop};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
+/// Of programs that load libraries.
+const TARGET_DYNAMIC: &str = "x86_64-unknown-linux-gnu";
+/// What a test program with RDMA loads, and the tool that makes devices.
+const RDMA_LIBRARIES: [&str; 5] = [
+    "usr/lib/x86_64-linux-gnu/libibverbs.so.1",
+    "usr/lib/x86_64-linux-gnu/librdmacm.so.1",
+    "usr/lib/x86_64-linux-gnu/libibverbs/librxe-rdmav34.so",
+    "lib/x86_64-linux-gnu/libgcc_s.so.1",
+    "lib/x86_64-linux-gnu/libm.so.6",
+];
+/// What tells libibverbs of its provider.
+const RDMA_DRIVER: &str = "etc/libibverbs.d/rxe.driver";
+/// What makes devices.
+const RDMA_TOOL: &str = "usr/bin/rdma";
 /// What it loads, or is linked with.
 const DYNAMIC_LIBRARIES: [&str; 3] =
     ["usr/lib/x86_64-linux-gnu/libssl.so.3", "lib/x86_64-linux-gnu/libgcc_s.so.1", "lib/x86_64-linux-gnu/libm.so.6"];
@@ -29,43 +44,56 @@ pub enum Extra {
     Straightway,
     /// The `straightway` command once more, as `/bin/straightway-dynamic`, with OpenSSL: one that is static loads no library.
     Dynamic,
+    /// The test program is linked dynamically, and has libibverbs, librdmacm and the kernel's modules with it: one that is static loads no library.
+    Rdma,
     /// The distribution's fio with its libraries, as `/usr/bin/fio`: 80 MB, so only where speeds are compared.
     Fio,
 }
 
-/// Builds the test program, and the command if `extras` has it, into one directory.
+/// Builds the test program as `boots` carry it, and the command if some do, into one directory; each kind of it lies below in one of its own.
 ///
 /// # Errors
 /// They do not compile, or the target's standard library cannot be had.
-pub fn build(place: &Place, extras: &[Extra]) -> Result<PathBuf, Stop> {
-    let listed = Job::program(place, Path::new("rustup"), &["target", "list", "--installed"].map(String::from));
-    let installed = packages::collect("rustup target list", listed).unwrap_or_default();
-    if !installed.iter().any(|line| line == TARGET) {
-        let add = Job::program(place, Path::new("rustup"), &["target", "add", TARGET].map(String::from));
-        packages::collect("rustup target add", add).map_err(|stop| {
-            let remedy = format!("rustup target add {TARGET}");
-            Stop::new(format!("the standard library of {TARGET} is missing ({stop})"), remedy)
-        })?;
-    }
-    let mut args =
-        ["build", "--quiet", "--locked", "--target", TARGET, "--profile", PROFILE].map(String::from).to_vec();
-    args.extend(["-p", "straightway-guest"].map(String::from));
-    if extras.contains(&Extra::Straightway) {
-        args.extend(["-p", "straightway-cli"].map(String::from));
-    }
+pub fn build(place: &Place, boots: &[&Boot]) -> Result<PathBuf, Stop> {
+    let has = |extra| boots.iter().any(|boot| boot.extras.contains(&extra));
     // Its own directory: the flags differ from those of every other build, and neither shall evict the other.
-    let target = place.target.join("vm-guest");
-    let job = Job::cargo(place, &args)
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld")
-        .env("CARGO_TARGET_DIR", target.display().to_string())
-        .limit(BUILD_LIMIT);
-    run(job, TARGET)?;
-    if extras.contains(&Extra::Dynamic) {
+    let dir = place.target.join("vm-guest");
+    let job = |target: &str, packages: &[&str]| {
+        let words = ["build", "--quiet", "--locked", "--target", target, "--profile", PROFILE];
+        let packages = packages.iter().flat_map(|package| ["-p", package]);
+        let args: Vec<String> = words.into_iter().chain(packages).map(String::from).collect();
+        let job = Job::cargo(place, &args).limit(BUILD_LIMIT);
+        job.env("CARGO_TARGET_DIR", dir.display().to_string())
+    };
+    if boots.iter().any(|boot| !boot.extras.contains(&Extra::Rdma)) || has(Extra::Straightway) {
+        add_target(place)?;
+        let packages: &[&str] =
+            if has(Extra::Straightway) { &["straightway-guest", "straightway-cli"] } else { &["straightway-guest"] };
+        run(job(TARGET, packages).env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld"), TARGET)?;
+    }
+    if has(Extra::Rdma) {
+        run(job(TARGET_DYNAMIC, &["straightway-guest"]), TARGET_DYNAMIC)?;
+    }
+    if has(Extra::Dynamic) {
         // As the demo does it, so that nothing is compiled twice.
         let args = ["build", "--release", "--quiet", "--workspace", "--bin", "straightway"].map(String::from);
         run(Job::cargo(place, &args).limit(BUILD_LIMIT), "this machine")?;
     }
-    Ok(target.join(TARGET).join(PROFILE))
+    Ok(dir)
+}
+
+/// Sees to the standard library of the static target.
+fn add_target(place: &Place) -> Result<(), Stop> {
+    let listed = Job::program(place, Path::new("rustup"), &["target", "list", "--installed"].map(String::from));
+    let installed = packages::collect("rustup target list", listed).unwrap_or_default();
+    if installed.iter().any(|line| line == TARGET) {
+        return Ok(());
+    }
+    let add = Job::program(place, Path::new("rustup"), &["target", "add", TARGET].map(String::from));
+    packages::collect("rustup target add", add).map(drop).map_err(|stop| {
+        let remedy = format!("rustup target add {TARGET}");
+        Stop::new(format!("the standard library of {TARGET} is missing ({stop})"), remedy)
+    })
 }
 
 fn run(job: Job, target: &str) -> Result<(), Stop> {
@@ -89,6 +117,8 @@ pub struct Content<'a> {
     pub fio: Option<&'a Root>,
     /// The tree with what a dynamic program needs, if a guest carries one.
     pub dynamic: Option<&'a Root>,
+    /// The tree with what RDMA needs, if a guest has it.
+    pub rdma: Option<&'a Root>,
 }
 
 impl Content<'_> {
@@ -108,9 +138,17 @@ impl Content<'_> {
         };
         program("init", &place.root.join(INIT))?;
         program("bin/busybox", &self.root.busybox())?;
-        program("sw/straightway-guest", &self.built.join("straightway-guest"))?;
+        let rdma = self.rdma.filter(|_| self.extras.contains(&Extra::Rdma));
+        let target = if rdma.is_some() { TARGET_DYNAMIC } else { TARGET };
+        program("sw/straightway-guest", &self.built.join(target).join(PROFILE).join("straightway-guest"))?;
         if self.extras.contains(&Extra::Straightway) {
-            program("bin/straightway", &self.built.join("straightway"))?;
+            program("bin/straightway", &self.built.join(TARGET).join(PROFILE).join("straightway"))?;
+        }
+        if let Some(tree) = rdma {
+            program(RDMA_DRIVER, &tree.file(RDMA_DRIVER))?;
+            for (name, path) in closures(place, tree, RDMA_LIBRARIES.iter().chain([&RDMA_TOOL]))? {
+                program(&name, &path)?;
+            }
         }
         if let (true, Some(fio)) = (self.extras.contains(&Extra::Fio), self.fio) {
             for (name, path) in fio.closure(place, "usr/bin/fio")? {
@@ -119,16 +157,12 @@ impl Content<'_> {
         }
         if let (true, Some(tree)) = (self.extras.contains(&Extra::Dynamic), self.dynamic) {
             program("bin/straightway-dynamic", &place.target.join("release/straightway"))?;
-            // Each library once: all of them need the C library.
-            let mut files = std::collections::BTreeMap::new();
-            for library in DYNAMIC_LIBRARIES {
-                files.extend(tree.closure(place, library)?);
-            }
-            for (name, path) in files {
+            for (name, path) in closures(place, tree, DYNAMIC_LIBRARIES.iter())? {
                 program(&name, &path)?;
             }
         }
-        for module in &self.kernel.modules {
+        let more = if rdma.is_some() { &self.kernel.rdma[..] } else { &[] };
+        for module in self.kernel.modules.iter().chain(more) {
             let name = module.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             program(&format!("sw/modules/{name}"), module)?;
         }
@@ -136,4 +170,17 @@ impl Content<'_> {
         archive.file(NOTES, Mode::Data, notes.as_bytes());
         packages::write(to, &archive.finish())
     }
+}
+
+/// Libraries and programs with all they need, each once: all of them need the C library.
+fn closures<'a>(
+    place: &Place,
+    tree: &Root,
+    wanted: impl Iterator<Item = &'a &'a str>,
+) -> Result<std::collections::BTreeMap<String, PathBuf>, Stop> {
+    let mut files = std::collections::BTreeMap::new();
+    for name in wanted {
+        files.extend(tree.closure(place, name)?);
+    }
+    Ok(files)
 }

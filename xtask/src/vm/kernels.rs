@@ -60,9 +60,20 @@ const MODULES: [&str; 15] = [
     "gcm",
     "ghash_generic",
 ];
+/// Modules that guests with RDMA load behind those. rxe wants its checksum first, and nobody would load that when it asks.
+const RDMA_MODULES: [&str; 7] =
+    ["crc32_generic", "dummy", "rdma_rxe", "ib_uverbs", "rdma_ucm", "nvmet_rdma", "nvme_rdma"];
 /// Modules that a kernel may lack without being wrong: what they do is built in under another name.
-const MAY_LACK: [&str; 7] =
-    ["crc32c_generic", "hmac", "sha256_generic", "sha512_generic", "dh_generic", "gcm", "ghash_generic"];
+const MAY_LACK: [&str; 8] = [
+    "crc32_generic",
+    "crc32c_generic",
+    "hmac",
+    "sha256_generic",
+    "sha512_generic",
+    "dh_generic",
+    "gcm",
+    "ghash_generic",
+];
 
 /// A kernel, ready to boot.
 #[derive(Debug, Clone)]
@@ -72,6 +83,8 @@ pub struct Prepared {
     pub release: String,
     /// In the order in which they load; none for our own kernel.
     pub modules: Vec<PathBuf>,
+    /// Those of RDMA, behind the others.
+    pub rdma: Vec<PathBuf>,
 }
 
 /// Prepares a stock kernel.
@@ -81,7 +94,7 @@ pub struct Prepared {
 pub fn stock(place: &Place, archive: &Archive<'_>, root: &Root, kernel: Kernel) -> Result<Prepared, Stop> {
     let vm = super::directory(place);
     let dir = vm.join("kernels").join(kernel.name());
-    let wanted = MODULES.join(" ");
+    let wanted = [&MODULES[..], &RDMA_MODULES].concat().join(" ");
     if std::fs::read_to_string(dir.join("stamp")).is_ok_and(|there| there == wanted) {
         return load(&dir);
     }
@@ -121,7 +134,8 @@ fn first(archive: &Archive<'_>, package: &str, suite: &str, prefix: &str) -> Res
 fn load(dir: &Path) -> Result<Prepared, Stop> {
     let release = String::from_utf8_lossy(&packages::read(&dir.join("release"))?).trim().to_string();
     let modules = packages::files_ending(&dir.join("modules"), ".ko")?;
-    Ok(Prepared { image: dir.join("vmlinuz"), release, modules })
+    let rdma = packages::files_ending(&dir.join("rdma"), ".ko")?;
+    Ok(Prepared { image: dir.join("vmlinuz"), release, modules, rdma })
 }
 
 /// Takes image and modules out of an unpacked package tree.
@@ -141,6 +155,7 @@ fn prepare(place: &Place, root: &Root, tree: &Path, dir: &Path) -> Result<(), St
     let unpacked = dir.join("unpacked");
     packages::make_dir(&unpacked)?;
     packages::make_dir(&dir.join("modules"))?;
+    packages::make_dir(&dir.join("rdma"))?;
     let mut depends = |name: &str| -> Result<Option<Vec<String>>, Stop> {
         let Some(path) = index.get(name) else {
             return if builtin.iter().any(|other| other == name) || MAY_LACK.contains(&name) {
@@ -153,9 +168,11 @@ fn prepare(place: &Place, root: &Root, tree: &Path, dir: &Path) -> Result<(), St
         unpack_module(place, root, path, &ko)?;
         Ok(Some(depends_of(&packages::read(&ko)?)))
     };
-    let order = load_order(&MODULES, &mut depends)?;
+    let base = load_order(&MODULES, &mut depends)?.len();
+    let order = load_order(&[&MODULES[..], &RDMA_MODULES].concat(), &mut depends)?;
     for (number, name) in order.iter().enumerate() {
-        let to = dir.join(format!("modules/{number:02}-{name}.ko"));
+        let folder = if number < base { "modules" } else { "rdma" };
+        let to = dir.join(format!("{folder}/{number:02}-{name}.ko"));
         std::fs::rename(unpacked.join(format!("{name}.ko")), &to).map_err(|error| at(&to, "cannot make", &error))?;
     }
     packages::remove_dir(&unpacked)?;

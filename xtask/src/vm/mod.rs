@@ -52,6 +52,8 @@ const STEP_SHOWN_S: f64 = 0.5;
 const REPEAT_MAX: u32 = 1000;
 /// What the tree for programs that are linked dynamically holds: OpenSSL, and what a Rust program needs.
 const DYNAMIC: [&str; 2] = ["libssl3", "libgcc-s1"];
+/// What the tree with RDMA holds: the libraries with the kernel's own providers, and the tool that makes devices.
+const RDMA: [&str; 5] = ["libibverbs1", "ibverbs-providers", "librdmacm1", "iproute2", "libgcc-s1"];
 /// What the tree with fio holds.
 const FIO: [&str; 1] = ["fio"];
 
@@ -182,9 +184,10 @@ fn shell(place: &Place, archive: &Archive<'_>, options: &Options) -> Result<Exit
     let boot = boot.ok_or_else(|| Stop::new("there is no guest", "cargo xtask vm --list shows them"))?;
     let _turn = Turn::take(place, "bed.lock")?;
     let root = archive.root()?;
-    let built = guest::build(place, boot.extras)?;
-    let fio = if boot.extras.contains(&Extra::Fio) { Some(archive.tree("fio", &FIO)?) } else { None };
-    let dynamic = dynamic(archive, boot.extras)?;
+    let built = guest::build(place, &[boot])?;
+    let fio = tree(archive, boot.extras, (Extra::Fio, "fio", &FIO))?;
+    let dynamic = tree(archive, boot.extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
+    let rdma = tree(archive, boot.extras, (Extra::Rdma, "rdma", &RDMA))?;
     let kernel = options.kernel.unwrap_or(boot.kernel);
     let kernel = prepared(place, archive, &root, kernel)?.ok_or_else(|| Stop::new("no kernel", own::ABSENT))?;
     let content = Content {
@@ -194,6 +197,7 @@ fn shell(place: &Place, archive: &Archive<'_>, options: &Options) -> Result<Exit
         extras: boot.extras,
         fio: fio.as_ref(),
         dynamic: dynamic.as_ref(),
+        rdma: rdma.as_ref(),
     };
     let dir = directory(place).join("runs/shell");
     packages::remove_dir(&dir)?;
@@ -304,12 +308,10 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
     let root = steps.take("QEMU", || archive.root())?;
     let setting = record::Setting::find(place, &version(place, &root)?);
     let extras: Vec<Extra> = chosen.iter().flat_map(|boot| boot.extras).copied().collect();
-    let built = steps.take("programs of the guests", || guest::build(place, &extras))?;
-    let fio = match extras.contains(&Extra::Fio) {
-        true => Some(steps.take("fio", || archive.tree("fio", &FIO))?),
-        false => None,
-    };
-    let dynamic = dynamic(archive, &extras)?;
+    let built = steps.take("programs of the guests", || guest::build(place, chosen))?;
+    let fio = steps.take("fio", || tree(archive, &extras, (Extra::Fio, "fio", &FIO)))?;
+    let dynamic = tree(archive, &extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
+    let rdma = tree(archive, &extras, (Extra::Rdma, "rdma", &RDMA))?;
     let mut rows = Vec::new();
     for &boot in chosen {
         println!("\n--> {}: {}", boot.name, boot.why);
@@ -318,7 +320,8 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
         let row = match steps.take(&name, || prepared(place, archive, &root, kernel))? {
             Some(kernel) => {
                 let (root, fio, dynamic, extras) = (&root, fio.as_ref(), dynamic.as_ref(), boot.extras);
-                let content = Content { root, kernel: &kernel, built: &built, extras, fio, dynamic };
+                let content =
+                    Content { root, kernel: &kernel, built: &built, extras, fio, dynamic, rdma: rdma.as_ref() };
                 Bench { place, content, options }.run(boot)?
             }
             None => Row {
@@ -344,10 +347,13 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
     Ok(report(&steps, &rows))
 }
 
-/// The tree for programs that are linked dynamically, if there is one among `extras`.
-fn dynamic(archive: &Archive<'_>, extras: &[Extra]) -> Result<Option<Root>, Stop> {
-    let wanted = extras.contains(&Extra::Dynamic);
-    wanted.then(|| archive.tree("dynamic", &DYNAMIC)).transpose()
+/// The tree of packages of an extra, if that is among `extras`.
+fn tree(
+    archive: &Archive<'_>,
+    extras: &[Extra],
+    (of, name, packages): (Extra, &str, &[&str]),
+) -> Result<Option<Root>, Stop> {
+    extras.contains(&of).then(|| archive.tree(name, packages)).transpose()
 }
 
 /// What QEMU says that it is.

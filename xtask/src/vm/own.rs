@@ -46,7 +46,7 @@ pub fn cached(place: &Place) -> Result<Option<Prepared>, Stop> {
     dirs.sort();
     let Some(dir) = dirs.into_iter().rfind(|dir| dir.join("release").is_file()) else { return Ok(None) };
     let release = String::from_utf8_lossy(&packages::read(&dir.join("release"))?).trim().to_string();
-    Ok(Some(Prepared { image: dir.join("vmlinuz"), release, modules: Vec::new() }))
+    Ok(Some(Prepared { image: dir.join("vmlinuz"), release, modules: Vec::new(), rdma: Vec::new() }))
 }
 
 /// Builds it, unless it is there.

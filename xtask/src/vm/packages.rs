@@ -215,6 +215,11 @@ impl Root {
         Ok(files)
     }
 
+    /// A file by its path below the root.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     /// busybox, which is static.
     pub fn busybox(&self) -> PathBuf {
         self.dir.join("bin/busybox")

@@ -18,6 +18,7 @@ mod peer_dma;
 mod peer_pages;
 mod power;
 mod power_driver;
+mod rdma;
 mod speed;
 mod tls;
 mod vfio;
@@ -51,6 +52,7 @@ pub fn all() -> &'static [Suite] {
         fabrics_discovery::SUITE,
         fabrics_host::SUITE,
         tls::SUITE,
+        rdma::SUITE,
         hwtest::SUITE,
     ]
 }
