@@ -39,7 +39,7 @@ impl Offered {
 
     /// Where it listens.
     pub fn address(&self) -> &str {
-        self.uris[0].strip_prefix("nvme+tcp://").unwrap().split('/').next().unwrap()
+        self.uris[0].split("://").nth(1).unwrap().split('/').next().unwrap()
     }
 
     /// Ends it as Ctrl-C does; what it says then.
