@@ -389,7 +389,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "rdma",
-        why: "NVMe over RDMA by the system's libraries on the kernel's rxe, which machines do not have",
+        why: "NVMe over RDMA by libibverbs on the kernel's rxe, which machines do not have",
         program: Program::Xtask,
         args: &["vm", "rdma"],
         env: &[],
