@@ -2,40 +2,35 @@
 //!
 //! ```text
 //!   HostQueue ─► units ─► [head][data of the caller's][digest] … ─► sendmsg
-//!   readv ─► [data into its place][digest][head of the next unit] ─► HostQueue
+//!   readv ─► [data into its place][digest][head of the next unit] … ─► HostQueue                                    landing
 //! ```
 //!
 //! A head is asked for without a byte more than the shortest one has, and data together with the head behind it: data lands in its
-//! place and nowhere else, in one call a unit. Nothing is staged.
+//! place and nowhere else, in one call a unit. Where a controller keeps the order of the commands, the data and heads of the units that
+//! are foreseen are asked for in the same call. Nothing is staged, but what comes in another order than was foreseen: see [`landing`].
 //!
 //! *Thread*: one at a time. Once it is [broken](Broken) it stays so, and touches no memory any more.
-// UNSAFETY: checksums are made of bytes that have an address only.
-#![expect(unsafe_code, reason = "checksums over raw memory")]
+// UNSAFETY: the lists of pieces have addresses in them, which does not keep a connection from going to another thread.
+#![expect(unsafe_code, reason = "a connection may go to another thread")]
 
 use std::{fmt, io, time::Instant};
 
-use sw_engine::{
-    Error, ErrorKind, Verb,
-    checksum::{Algorithm, Running},
-};
+use sw_engine::{Error, ErrorKind, Verb};
 use sw_mem::DmaRegion;
 use sw_nvme::tcp::{
-    host::{HostConfig, HostQueue, Range, Terminated, Want},
+    host::{HostConfig, HostQueue, Range, Terminated},
     outgoing::{Outgoing, Sending},
     pdu::{self, Breach, DIGEST_BYTES, Digests, FatalStatus, Head, Header, IcReq, IcResp, Kind, Layout},
 };
 
 use crate::{
-    socket::{PIECES_MAX, Piece, Ready, Socket, Waited},
+    landing::{Landing, add, no_bytes},
+    socket::{PIECES_MAX, Piece, Ready, Socket, Waited, skip},
     tls::{self, Peers, Protection},
 };
 
 /// Calls that receive in a row, until others have their turn.
 const RECEIVES_MAX: usize = 64;
-/// Bytes that nobody wants are read by so many.
-const DROP_BYTES: usize = 16 << 10;
-/// Checksums of what is sent are made by so many bytes, which are copied out first.
-const SUM_BYTES: usize = 8 << 10;
 
 /// Where the data of commands lies.
 pub(crate) trait Places {
@@ -165,6 +160,9 @@ pub struct ConnectionCounters {
     pub bytes_out: u64,
     /// Times that memory of commands was registered, over RDMA.
     pub registrations: u64,
+    /// Of the bytes that came, heads included, those that were received to where others were foreseen, and copied aside and from there to
+    /// their place.
+    pub bytes_moved: u64,
 }
 
 impl ConnectionCounters {
@@ -176,6 +174,7 @@ impl ConnectionCounters {
             bytes_in: self.bytes_in + more.bytes_in,
             bytes_out: self.bytes_out + more.bytes_out,
             registrations: self.registrations + more.registrations,
+            bytes_moved: self.bytes_moved + more.bytes_moved,
         }
     }
 }
@@ -189,11 +188,7 @@ pub(crate) struct Connection {
     /// The socket had no room for all of it.
     blocked: bool,
     pieces: Vec<Piece>,
-    /// CRC-32C of the data of the unit that is coming.
-    sum: Running,
-    told: [u8; DIGEST_BYTES],
-    told_have: usize,
-    drop: Box<[u8]>,
+    landing: Landing,
     pub(crate) counters: ConnectionCounters,
 }
 
@@ -233,10 +228,7 @@ impl Connection {
             outgoing: Outgoing::default(),
             blocked: false,
             pieces: Vec::with_capacity(PIECES_MAX),
-            sum: no_bytes(),
-            told: [0; DIGEST_BYTES],
-            told_have: 0,
-            drop: vec![0; DROP_BYTES].into_boxed_slice(),
+            landing: Landing::new(),
             counters: ConnectionCounters::default(),
         })
     }
@@ -318,7 +310,7 @@ impl Connection {
             unit.data.into_iter().for_each(|data| places.pieces(data, pieces));
             let mut sum = no_bytes();
             pieces.iter().for_each(|piece| add(&mut sum, *piece));
-            low32(sum.value()).to_le_bytes()
+            pdu::digest(&sum)
         }) {}
     }
 
@@ -356,15 +348,18 @@ impl Connection {
     /// [`Broken`].
     pub(crate) fn receive(&mut self, places: &impl Places) -> Result<(), Broken> {
         for _ in 0..RECEIVES_MAX {
-            let (data, offered) = self.offer(places);
+            let offered = self.landing.offer(&mut self.queue, places);
             self.counters.receives += 1;
-            let got = match self.socket.receive(&self.pieces) {
+            let got = match self.socket.receive(self.landing.pieces()) {
                 Ok(0) => return Err(self.queue.terminated().map_or(Broken::Closed, Broken::Terminated)),
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(Broken::System(error)),
             };
-            self.came(got, data).map_err(Broken::Breach)?;
+            let landed = self.landing.came(got, &mut self.queue, places);
+            self.counters.bytes_in += self.landing.take_data_bytes();
+            self.counters.bytes_moved += self.landing.take_moved_bytes();
+            landed.map_err(Broken::Breach)?;
             if let Some(why) = self.queue.terminated() {
                 return Err(Broken::Terminated(why));
             }
@@ -373,69 +368,6 @@ impl Connection {
             }
         }
         Ok(())
-    }
-
-    /// Lists where the next bytes belong: data, its digest, the head behind it. How many bytes of data, and of all.
-    fn offer(&mut self, places: &impl Places) -> (usize, usize) {
-        self.pieces.clear();
-        let (mut data, mut digest, mut head) = (0, false, true);
-        match self.queue.want() {
-            Want::Head => {}
-            Want::Data { to: Some(to), digest: follows, .. } => {
-                places.pieces(to, &mut self.pieces);
-                (data, digest) = (self.pieces.iter().map(|piece| piece.len).sum(), follows);
-            }
-            Want::Data { to: None, bytes, digest: follows } => {
-                data = sw_mem::index(u64::from(bytes)).min(self.drop.len());
-                self.pieces.push(Piece { base: self.drop.as_mut_ptr(), len: data });
-                head = data == sw_mem::index(u64::from(bytes));
-                digest = follows && head;
-            }
-            Want::Digest => digest = true,
-        }
-        if digest {
-            let rest = self.told.get_mut(self.told_have..).unwrap_or_default();
-            self.pieces.push(Piece { base: rest.as_mut_ptr(), len: rest.len() });
-        }
-        if head {
-            let space = self.queue.head_space();
-            self.pieces.push(Piece { base: space.as_mut_ptr(), len: space.len() });
-        }
-        (data, self.pieces.iter().map(|piece| piece.len).sum())
-    }
-
-    /// Tells the queue of bytes that came, `data` of which were offered for data.
-    fn came(&mut self, got: usize, data: usize) -> Result<(), Breach> {
-        let mut left = got;
-        let has_digest = match self.queue.want() {
-            Want::Data { digest, .. } => digest,
-            Want::Digest => true,
-            Want::Head => false,
-        };
-        if data > 0 {
-            let take = left.min(data);
-            left -= take;
-            self.counters.bytes_in += take as u64;
-            if has_digest {
-                let mut of_data = take;
-                for piece in &self.pieces {
-                    let len = piece.len.min(of_data);
-                    add(&mut self.sum, Piece { len, ..*piece });
-                    of_data -= len;
-                }
-            }
-            // At most what the unit has, which fits into 32 bits.
-            self.queue.data_came(u32::try_from(take).unwrap_or(u32::MAX))?;
-        }
-        if has_digest && left > 0 && self.queue.want() == Want::Digest {
-            let take = left.min(DIGEST_BYTES - self.told_have);
-            (self.told_have, left) = (self.told_have + take, left - take);
-            if self.told_have == DIGEST_BYTES {
-                self.queue.digest_came(self.told, low32(self.sum.value()))?;
-                (self.told_have, self.sum) = (0, no_bytes());
-            }
-        }
-        if left > 0 { self.queue.head_came(left) } else { Ok(()) }
     }
 
     /// Sends and receives until `is_over` says so. For the control plane, which has nothing else to do.
@@ -480,44 +412,6 @@ impl Connection {
 
 fn of_head(head: &Head) -> Piece {
     Piece { base: head.as_bytes().as_ptr().cast_mut(), len: head.as_bytes().len() }
-}
-
-/// Takes `bytes` off the pieces from the `first` one on.
-fn skip(pieces: &mut Vec<Piece>, first: usize, bytes: usize) {
-    let mut left = bytes;
-    let mut gone = 0;
-    for piece in pieces.iter_mut().skip(first) {
-        let take = left.min(piece.len);
-        *piece = Piece { base: piece.base.wrapping_add(take), len: piece.len - take };
-        left -= take;
-        if piece.len > 0 {
-            break;
-        }
-        gone += 1;
-    }
-    pieces.drain(first..first + gone);
-}
-
-fn low32(sum: u64) -> u32 {
-    u32::try_from(sum & 0xFFFF_FFFF).unwrap_or(0)
-}
-
-fn no_bytes() -> Running {
-    Running::new(Algorithm::Crc32c)
-}
-
-/// Adds a piece to a CRC-32C.
-fn add(sum: &mut Running, piece: Piece) {
-    let mut at = 0;
-    let mut bytes = [0u8; SUM_BYTES];
-    while at < piece.len {
-        let len = (piece.len - at).min(SUM_BYTES);
-        // SAFETY: the piece is memory of an operation that is under way, which the engine keeps; others may write it meanwhile, so
-        // that it is copied without a reference to it. The local array has room.
-        unsafe { std::ptr::copy_nonoverlapping(piece.base.wrapping_add(at), bytes.as_mut_ptr(), len) };
-        sum.update(bytes.get(..len).unwrap_or_default());
-        at += len;
-    }
 }
 
 /// Sends a head on a new connection.

@@ -20,6 +20,7 @@ mod discover;
 mod entropy;
 mod events;
 mod held;
+mod landing;
 mod rdma;
 mod registrations;
 mod relay;

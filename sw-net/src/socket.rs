@@ -14,7 +14,7 @@ use sw_engine::{Error, ErrorKind, Verb};
 use crate::tls::{self, Channel, Peers, Protection};
 
 /// Pieces of memory in one call at most: far below the kernel's `IOV_MAX` of 1,024.
-pub(crate) const PIECES_MAX: usize = 64;
+pub(crate) const PIECES_MAX: usize = 128;
 
 /// Memory as a system call names it. Whoever makes one sees to it that it stays memory until the call is over.
 #[derive(Clone, Copy)]
@@ -166,27 +166,32 @@ impl Socket {
         if let Channel::Library(session) = &self.channel {
             return session.send(pieces);
         }
-        loop {
-            let mut parts = [EMPTY; PIECES_MAX];
-            let count = vectors(&mut parts, pieces);
-            // SAFETY: all zeroes is a message without address and control data.
-            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-            message.msg_iov = parts.as_mut_ptr();
-            message.msg_iovlen = count as _;
-            // SAFETY: the message names the vectors above, and they memory that the caller keeps until this returns. A peer that is
-            // gone gives an error, not a signal.
-            let sent = unsafe { libc::sendmsg(self.fd(), &raw const message, libc::MSG_NOSIGNAL) };
-            match usize::try_from(sent) {
-                Ok(sent) => return Ok(sent),
-                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(io::Error::last_os_error()),
-            }
-        }
+        send(self.fd(), pieces)
     }
 
     /// Waits until the socket is ready or the time is over; says which. It does not wait while a library holds bytes.
     pub(crate) fn wait(&self, what: Ready, until: Instant) -> io::Result<Waited> {
         if self.may_hold() { Ok(Waited::Ready) } else { wait_for(self.fd(), what, until) }
+    }
+}
+
+/// Sends `pieces`, in order, as far as there is room, or as one call takes: the first [`PIECES_MAX`]. `WouldBlock`: there is none.
+pub(crate) fn send(fd: RawFd, pieces: &[Piece]) -> io::Result<usize> {
+    loop {
+        let mut parts = [EMPTY; PIECES_MAX];
+        let count = vectors(&mut parts, pieces);
+        // SAFETY: all zeroes is a message without address and control data.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = parts.as_mut_ptr();
+        message.msg_iovlen = count as _;
+        // SAFETY: the message names the vectors above, and they memory that the caller keeps until this returns. A peer that is
+        // gone gives an error, not a signal.
+        let sent = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL) };
+        match usize::try_from(sent) {
+            Ok(sent) => return Ok(sent),
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
     }
 }
 
@@ -243,6 +248,22 @@ fn refused(error: &io::Error, at: &str) -> Error {
             .detail(format!("no connection: {error}"))
             .remedy("look at the route to the target"),
     }
+}
+
+/// Takes `bytes` off the pieces from the `first` one on.
+pub(crate) fn skip(pieces: &mut Vec<Piece>, first: usize, bytes: usize) {
+    let mut left = bytes;
+    let mut gone = 0;
+    for piece in pieces.iter_mut().skip(first) {
+        let take = left.min(piece.len);
+        *piece = Piece { base: piece.base.wrapping_add(take), len: piece.len - take };
+        left -= take;
+        if piece.len > 0 {
+            break;
+        }
+        gone += 1;
+    }
+    pieces.drain(first..first + gone);
 }
 
 const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };

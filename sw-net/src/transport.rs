@@ -135,6 +135,15 @@ impl TcpConfig {
     }
 }
 
+/// What a look at a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// What was submitted goes out. What came is left to the next look: the lane polls anyway.
+    Send,
+    /// Bytes move both ways.
+    Both,
+}
+
 /// A connection, with the commands on it.
 struct Link {
     queue: IoQueue,
@@ -243,7 +252,7 @@ impl Link {
         &mut self,
         (works, regions): (&mut Works, &BTreeMap<RegionId, WeakRegion>),
         over: &mut Vec<u32>,
-        now: Time,
+        (look, now): (Look, Time),
     ) -> Result<(), Broken> {
         let is_up = self.is_up();
         let memory = Memory { ledger: &self.ledger, works, regions };
@@ -255,7 +264,8 @@ impl Link {
         if moved.is_ok() {
             let sent = if is_up { connection.send(&memory) } else { Ok(()) };
             // The controller's reason tells more than that nothing can be sent any more.
-            moved = connection.receive(&memory).and(sent);
+            let receives = look == Look::Both || sent.is_err();
+            moved = if receives { connection.receive(&memory).and(sent) } else { sent };
         }
         // What was answered before the connection was lost is answered: a write must not be told as unknown.
         while let Some(end) = self.queue.connection.pop_end() {
@@ -350,7 +360,7 @@ impl TcpTransport {
         }
         if matches!(self.places.get(place), Some(Place::Linked(link)) if !link.is_up()) {
             // The handle may be of the next association, which the connection knows nothing of.
-            self.visit(place, now());
+            self.visit(place, (Look::Both, now()));
         }
         if !matches!(self.places.get(place), Some(Place::Linked(_) | Place::Asked(..)))
             && let Err(fault) = self.ask(place, VecDeque::new())
@@ -414,7 +424,7 @@ impl TcpTransport {
     }
 
     /// Looks at a place: takes a connection that was asked for, moves bytes.
-    fn visit(&mut self, place: usize, now: Time) {
+    fn visit(&mut self, place: usize, (look, now): (Look, Time)) {
         match self.places.get_mut(place) {
             Some(Place::Asked(ticket, _)) => {
                 let Some(answer) = ticket.take() else { return };
@@ -429,7 +439,7 @@ impl TcpTransport {
                 }
             }
             Some(Place::Linked(link)) => {
-                let pumped = link.pump((&mut self.works, &self.regions), &mut self.over, now);
+                let pumped = link.pump((&mut self.works, &self.regions), &mut self.over, (look, now));
                 let interest = if link.queue.connection.is_blocked() { Interest::ReadWrite } else { Interest::Read };
                 if interest != link.interest
                     && let Some(fd) = link.queue.connection.fd()
@@ -476,7 +486,7 @@ impl TcpTransport {
         if let Some(to) = self.places.get_mut(place) {
             *to = Place::Linked(link);
         }
-        self.visit(place, now);
+        self.visit(place, (Look::Both, now));
     }
 
     /// Ends works that wait for a connection which is not made.
@@ -557,7 +567,7 @@ impl TcpTransport {
     fn pass(&mut self, out: &mut Vec<IoDone>) -> usize {
         let now = now();
         for place in 0..self.places.len() {
-            self.visit(place, now);
+            self.visit(place, (Look::Both, now));
         }
         self.look(now);
         let room = out.capacity() - out.len();
@@ -626,7 +636,7 @@ impl Transport for TcpTransport {
         self.check_fork()?;
         let now = now();
         for place in 0..self.places.len() {
-            self.visit(place, now);
+            self.visit(place, (Look::Send, now));
         }
         Ok(())
     }

@@ -11,6 +11,8 @@
 //! - A command ends when the controller's answer was seen **and** none of its units is with the socket: until then its memory is read.
 //! - Success is taken for success only if every byte moved: see [`Outcome::Short`]. (SPDK takes less for success, Linux does not.)
 //! - Data of a read that nobody waits for any more lands nowhere: see [`HostQueue::let_go`].
+//! - What is [foreseen](HostQueue::foreseen) decides nothing: it says where bytes may be received to before their unit's head was seen. Where
+//!   they belong is what [`HostQueue::want`] says then.
 
 use std::collections::VecDeque;
 
@@ -31,6 +33,8 @@ const _: () = assert!(DEPTH_MAX <= INDEX_MASK, "an index has its bits in an iden
 
 /// The shortest unit that a controller sends, without digest: a first look may ask for so much.
 const LEAST_UNIT_BYTES: usize = 24;
+/// So many units have come as they were foreseen for each one that is foreseen next: what comes otherwise is copied, and that stays rare.
+const UNITS_BEFORE_ONE: u32 = 8;
 
 /// What a queue is made with.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +154,8 @@ struct Slot {
     ended: Option<(Outcome, u64)>,
     wrong_digest: bool,
     let_go: bool,
+    /// It is among the reads whose data is awaited.
+    awaited: bool,
 }
 
 /// Data that is coming.
@@ -169,6 +175,10 @@ pub struct HostQueue {
     free: Vec<u16>,
     /// Slots with something to send.
     outbox: VecDeque<u16>,
+    /// Reads that were sent and of whose data nothing came, in the order of their capsules.
+    awaited: VecDeque<u16>,
+    /// Units that came one after the other as they were foreseen.
+    in_order: u32,
     head: [u8; HEAD_BYTES_MAX + DIGEST_BYTES + pdu::TERM_DATA_BYTES_MAX as usize],
     have: usize,
     need: usize,
@@ -205,12 +215,15 @@ impl HostQueue {
             ended: None,
             wrong_digest: false,
             let_go: false,
+            awaited: false,
         };
         let mut queue = Self {
             config: HostConfig { depth, ..config },
             slots: (0..depth).map(|_| slot()).collect(),
             free: (0..depth).rev().collect(),
             outbox: VecDeque::with_capacity(2 * usize::from(depth)),
+            awaited: VecDeque::with_capacity(usize::from(depth)),
+            in_order: 0,
             head: [0; HEAD_BYTES_MAX + DIGEST_BYTES + pdu::TERM_DATA_BYTES_MAX as usize],
             have: 0,
             need: 0,
@@ -273,6 +286,10 @@ impl HostQueue {
                     _ => 0,
                 };
                 slot.moved = in_capsule;
+                if matches!(slot.transfer, Transfer::In(_)) {
+                    slot.awaited = true;
+                    self.awaited.push_back(index);
+                }
                 let head = layout.command(&slot.command, in_capsule);
                 let data = (in_capsule > 0).then_some(Range { user: slot.user, at: 0, bytes: in_capsule });
                 let digest = layout.digests.data && data.is_some();
@@ -321,6 +338,35 @@ impl HostQueue {
                 Want::Data { to, bytes: left, digest }
             }
         }
+    }
+
+    /// Bytes of a head as a controller sends it as a rule: what lies between the data of two units.
+    pub fn head_bytes(&self) -> usize {
+        LEAST_UNIT_BYTES + if self.config.layout.digests.header { DIGEST_BYTES } else { 0 }
+    }
+
+    /// The data of the units that most likely come behind the one that is coming or whose head is next, each with a
+    /// [head](HostQueue::head_bytes) before it but the first, and its digest. They are of reads that are under way, of which nothing came.
+    ///
+    /// Controllers that answer in the order of the commands, with all data of a read in one unit that says success, have many; of any
+    /// others it soon has none.
+    pub fn foreseen(&self) -> impl Iterator<Item = Range> {
+        let most = sw_mem::index(u64::from(self.in_order / UNITS_BEFORE_ONE));
+        let slots = self.awaited.iter().map_while(|index| self.slots.get(usize::from(*index)));
+        slots.take(most).map_while(|slot| match slot.transfer {
+            Transfer::In(bytes) if !slot.let_go => Some(Range { user: slot.user, at: 0, bytes }),
+            _ => None,
+        })
+    }
+
+    /// Whether a digest follows the data of each unit.
+    pub fn has_data_digests(&self) -> bool {
+        self.config.layout.digests.data
+    }
+
+    /// Whether data of a read may come that has not begun to.
+    pub fn awaits_data(&self) -> bool {
+        !self.awaited.is_empty()
     }
 
     /// Where the next bytes of a head belong. While data comes, the head is that of the unit behind it.
@@ -431,8 +477,21 @@ impl HostQueue {
         (slot.live && slot.generation == cid >> INDEX_BITS).then_some(index)
     }
 
+    /// Data of a read comes, or never will.
+    fn await_no_more(&mut self, index: u16) {
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
+        if !core::mem::take(&mut slot.awaited) {
+            return;
+        }
+        // The first one, where the controller keeps the order.
+        if let Some(at) = self.awaited.iter().position(|awaited| *awaited == index) {
+            self.awaited.remove(at);
+        }
+    }
+
     /// Frees a place and gives the end out, unless somebody was told before.
     fn free(&mut self, index: u16, outcome: Outcome, value: u64) {
+        self.await_no_more(index);
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
         slot.live = false;
         if !slot.let_go {
@@ -466,6 +525,7 @@ impl HostQueue {
     }
 
     fn response(&mut self, completion: &Completion) -> Result<(), Breach> {
+        self.in_order = 0;
         let index = self.awaited(completion.cid())?;
         let value = u64::from(completion.dw0()) | u64::from(completion.dw1()) << 32;
         self.over(index, completion.status(), value)
@@ -526,6 +586,13 @@ impl HostQueue {
         if end == u64::from(bytes) && !last {
             return Err(Breach::field(1, "the last data is not marked as such"));
         }
+        let is_foreseen = last
+            && header.flags & flags::SUCCESS != 0
+            && data.at == 0
+            && header.head_bytes() == self.head_bytes()
+            && self.awaited.front() == Some(&index);
+        self.in_order = if is_foreseen { self.in_order.saturating_add(1) } else { 0 };
+        self.await_no_more(index);
         self.coming = Some(Coming {
             slot: index,
             at: data.at,
@@ -544,6 +611,7 @@ impl HostQueue {
     }
 
     fn ready(&mut self, wish: R2t) -> Result<(), Breach> {
+        self.in_order = 0;
         let index = self.awaited(wish.cid)?;
         let capsule = self.config.capsule_data_bytes;
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return Ok(()) };

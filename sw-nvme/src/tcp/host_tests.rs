@@ -297,3 +297,38 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_foreseen_are_reads_in_their_order_once_the_controller_kept_it_for_a_while() {
+    let mut queue = HostQueue::new(HostConfig { depth: 64, ..queue(Digests::default()).config });
+    let cids: Vec<u16> = (0..40).map(|user| begun(&mut queue, Transfer::In(512), user)).collect();
+    let users = |queue: &HostQueue| queue.foreseen().map(|range| range.user).collect::<Vec<u32>>();
+    let answered = |queue: &mut HostQueue, cid| {
+        let wire = data(queue, cid, 0, &[1; 512], flags::LAST | flags::SUCCESS);
+        feed(queue, &wire, 4096).unwrap();
+    };
+    for (at, cid) in cids.iter().take(16).enumerate() {
+        let most = at as u32 / UNITS_BEFORE_ONE;
+        assert_eq!(users(&queue), (at as u32..at as u32 + most).collect::<Vec<u32>>());
+        answered(&mut queue, *cid);
+    }
+    assert_eq!(users(&queue), [16, 17]);
+    // One whose data lands nowhere is not, nor what comes behind it.
+    assert!(queue.let_go(cids[17]));
+    assert_eq!(users(&queue), [16]);
+    answered(&mut queue, cids[16]);
+    answered(&mut queue, cids[17]);
+    assert_eq!(users(&queue), [18, 19]);
+    // Another order, an error, and a unit that is not all: nothing is foreseen for a while.
+    let response_of = |queue: &HostQueue, cid| response(queue, cid, Status::UNRECOVERED_READ);
+    answered(&mut queue, cids[19]);
+    assert_eq!(users(&queue), []);
+    (20..36).for_each(|at| answered(&mut queue, cids[if at == 20 { 18 } else { at - 1 }]));
+    assert_eq!(users(&queue), [35, 36]);
+    let wire = response_of(&queue, cids[35]);
+    feed(&mut queue, &wire, 4096).unwrap();
+    assert_eq!(users(&queue), []);
+    assert!(queue.awaits_data());
+    (36..40).for_each(|at| answered(&mut queue, cids[at]));
+    assert!(!queue.awaits_data());
+}

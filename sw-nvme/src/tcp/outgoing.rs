@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Units that are with the socket at a time.
-const UNITS_MAX: usize = 16;
+const UNITS_MAX: usize = 64;
 
 /// A unit that is with the socket.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@
 
 use core::fmt;
 
-use sw_engine::checksum::Algorithm;
+use sw_engine::checksum::{Algorithm, Running};
 
 use crate::wire::{CQE_BYTES, Command, Completion, SQE_BYTES, byte, bytes, le16, le32};
 
@@ -276,6 +276,11 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     (Algorithm::Crc32c.of(bytes) & 0xFFFF_FFFF) as u32
 }
 
+/// A digest as it is on the wire, of the bytes that a CRC-32C was made of.
+pub fn digest(of: &Running) -> [u8; DIGEST_BYTES] {
+    ((of.value() & 0xFFFF_FFFF) as u32).to_le_bytes()
+}
+
 /// A header with digest and padding, ready to send.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Head {
@@ -308,6 +313,7 @@ pub struct Layout {
 impl Layout {
     /// The head of a unit: common header, `rest` of the header, digest, padding. `data_bytes` follow, and a digest of them.
     #[expect(clippy::cast_possible_truncation, reason = "headers, digests and padding are 144 bytes at most")]
+    #[inline]
     fn head(self, kind: Kind, flags: u8, rest: &[u8], data_bytes: u32) -> Head {
         let hlen = kind.header_bytes();
         let digest = self.digests.header && kind.has_header_digest();
@@ -323,7 +329,9 @@ impl Layout {
         let mut head = Head { bytes: [0; HEAD_BYTES_MAX], len: data_at as u8 };
         head.bytes[..4].copy_from_slice(&[kind as u8, flags, hlen as u8, pdo]);
         head.bytes[4..8].copy_from_slice(&plen.to_le_bytes());
-        head.bytes.iter_mut().skip(COMMON_BYTES).zip(rest).for_each(|(to, from)| *to = *from);
+        if let Some(to) = head.bytes.get_mut(COMMON_BYTES..COMMON_BYTES + rest.len()) {
+            to.copy_from_slice(rest);
+        }
         if digest {
             let value = crc32c(&head.bytes[..hlen]);
             head.bytes[hlen..hlen + DIGEST_BYTES].copy_from_slice(&value.to_le_bytes());
