@@ -5,7 +5,7 @@ use std::{
     io::{self, Seek, SeekFrom},
     os::unix::fs::FileExt,
     path::Path,
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use sw_engine::{Error, ErrorKind, Verb};
@@ -17,11 +17,30 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Zeroes are written to files in pieces of so many bytes.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
-type Piece = RwLock<Option<Box<[u8]>>>;
+/// Extent with answers that are on their way: who writes one of those bytes takes a copy of the piece first, and nobody waits for a host.
+type Piece = RwLock<Option<Arc<[u8]>>>;
 
 enum Kind {
-    Memory(Box<[Piece]>),
+    Memory {
+        pieces: Box<[Piece]>,
+        /// What a piece that was never written reads as.
+        zeroes: Arc<[u8]>,
+    },
     File(File),
+}
+
+/// Bytes of a memory namespace as they were when they were asked for.
+pub(super) struct Extent {
+    piece: Arc<[u8]>,
+    from: usize,
+    bytes: usize,
+}
+
+impl Extent {
+    /// The bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.piece.get(self.from..self.from + self.bytes).unwrap_or_default()
+    }
 }
 
 /// A namespace's blocks. Ranges are checked by the caller; one outside is an error of the operating system's kind, never a panic.
@@ -42,7 +61,8 @@ impl Disk {
             }
             Backing::Memory(bytes) => {
                 let pieces = (0..bytes.div_ceil(PIECE_BYTES as u64)).map(|_| RwLock::new(None));
-                (Kind::Memory(pieces.collect()), Access::ReadWrite, *bytes)
+                let (pieces, zeroes) = (pieces.collect(), no_bytes());
+                (Kind::Memory { pieces, zeroes }, Access::ReadWrite, *bytes)
             }
             Backing::File(path, access) => {
                 let (file, bytes) = open_file(path, *access).map_err(|error| file_error(path, error))?;
@@ -77,11 +97,23 @@ impl Disk {
         matches!(self.kind, Kind::File(_))
     }
 
+    /// Appends the bytes from `at` on without copying them, if they are memory; whether they are.
+    pub(super) fn share(&self, at: u64, bytes: usize, into: &mut Vec<Extent>) -> io::Result<bool> {
+        let Kind::Memory { pieces, zeroes } = &self.kind else { return Ok(false) };
+        let mut parts = Parts { at, left: bytes };
+        while let Some((index, from, bytes)) = parts.next() {
+            let piece = pieces.get(index).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let there = piece.read().unwrap_or_else(PoisonError::into_inner);
+            into.push(Extent { piece: Arc::clone(there.as_ref().unwrap_or(zeroes)), from, bytes });
+        }
+        Ok(true)
+    }
+
     /// Reads from byte `at` on.
     pub(super) fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         match &self.kind {
             Kind::File(file) => file.read_exact_at(into, at),
-            Kind::Memory(pieces) => {
+            Kind::Memory { pieces, .. } => {
                 let mut parts = Parts { at, left: into.len() };
                 let mut rest = into;
                 while let Some((index, from, bytes)) = parts.next() {
@@ -102,7 +134,7 @@ impl Disk {
     pub(super) fn write(&self, at: u64, from: &[u8]) -> io::Result<()> {
         match &self.kind {
             Kind::File(file) => file.write_all_at(from, at),
-            Kind::Memory(pieces) => {
+            Kind::Memory { pieces, .. } => {
                 let mut parts = Parts { at, left: from.len() };
                 let mut rest = from;
                 while let Some((index, to, bytes)) = parts.next() {
@@ -110,8 +142,8 @@ impl Disk {
                     rest = behind;
                     let piece = pieces.get(index).ok_or(io::ErrorKind::UnexpectedEof)?;
                     let mut piece = piece.write().unwrap_or_else(PoisonError::into_inner);
-                    let there = piece.get_or_insert_with(|| vec![0; PIECE_BYTES].into_boxed_slice());
-                    if let Some(there) = there.get_mut(to..to + bytes) {
+                    let there = piece.get_or_insert_with(no_bytes);
+                    if let Some(there) = Arc::make_mut(there).get_mut(to..to + bytes) {
                         there.copy_from_slice(part);
                     }
                 }
@@ -132,13 +164,14 @@ impl Disk {
                     (at, left) = (at + part.len() as u64, left - part.len());
                 }
             }
-            Kind::Memory(pieces) => {
+            Kind::Memory { pieces, .. } => {
                 while let Some((index, from, bytes)) = parts.next() {
                     let piece = pieces.get(index).ok_or(io::ErrorKind::UnexpectedEof)?;
                     let mut piece = piece.write().unwrap_or_else(PoisonError::into_inner);
                     if bytes == PIECE_BYTES {
                         *piece = None;
-                    } else if let Some(there) = piece.as_deref_mut().and_then(|there| there.get_mut(from..from + bytes))
+                    } else if let Some(there) = piece.as_mut()
+                        && let Some(there) = Arc::make_mut(there).get_mut(from..from + bytes)
                     {
                         there.fill(0);
                     }
@@ -155,6 +188,11 @@ impl Disk {
             _ => Ok(()),
         }
     }
+}
+
+/// A piece that nothing was written to.
+fn no_bytes() -> Arc<[u8]> {
+    vec![0; PIECE_BYTES].into()
 }
 
 /// The parts of a range that lie in one piece each: its index, the first byte in it, how many.
@@ -216,5 +254,28 @@ mod tests {
         assert!(back[gone.clone()].iter().all(|byte| *byte == 0));
         assert!(back[..512] == bytes[..512] && back[gone.end..bytes.len()] == bytes[gone.end..]);
         assert!(disk.read(1 << 40, &mut back).is_err() && disk.write(1 << 40, &back).is_err());
+    }
+
+    #[test]
+    fn what_is_shared_stays_as_it_was_whatever_is_written_meanwhile() {
+        let disk = Disk::open(&Backing::Memory(3 * PIECE_BYTES as u64), 512).unwrap();
+        let at = PIECE_BYTES as u64 - 512;
+        disk.write(at, &[1; 512]).unwrap();
+        let shared = || {
+            let mut parts = Vec::new();
+            assert!(disk.share(at, 1024, &mut parts).unwrap());
+            parts
+        };
+        let bytes = |parts: &[Extent]| parts.iter().flat_map(|part| part.bytes().to_vec()).collect::<Vec<u8>>();
+        // The second piece was never written.
+        let before = shared();
+        disk.write(at, &[2; 1024]).unwrap();
+        let between = shared();
+        disk.zero(at, 512).unwrap();
+        disk.zero(PIECE_BYTES as u64, PIECE_BYTES as u64).unwrap();
+        assert_eq!(bytes(&before), [vec![1; 512], vec![0; 512]].concat());
+        assert_eq!(bytes(&between), vec![2; 1024]);
+        assert_eq!(bytes(&shared()), vec![0; 1024]);
+        assert!(disk.share(1 << 40, 512, &mut Vec::new()).is_err());
     }
 }

@@ -22,13 +22,13 @@ use super::{
     Fault, InitializeFault, TRANSFERS_MAX, TargetConfig,
     admin::{self, Desk},
     gate::SEND_BYTES_MAX,
-    io,
+    io::{self, Out},
     listen::Shared,
     pages::EVENT_REQUESTS_MAX,
     secure::Wire,
     session::Session,
     subsystem::{Answer, Joined, add, says},
-    wire::{End, Input, Output, Twist, breach, field, length, now, terminate},
+    wire::{Ahead, End, Input, LONG_BYTES, Output, Twist, breach, field, length, now, terminate},
 };
 
 /// SGL identifier: Transport Data Block, subtype Transport.
@@ -110,7 +110,7 @@ pub(super) struct Connection<'a> {
     waiting: VecDeque<(Job, u32)>,
     delayed: Vec<Delayed>,
     capsule: Vec<u8>,
-    out: Vec<u8>,
+    out: Out,
 }
 
 impl<'a> Connection<'a> {
@@ -125,13 +125,15 @@ impl<'a> Connection<'a> {
             waiting: VecDeque::new(),
             delayed: Vec::new(),
             capsule: Vec::new(),
-            out: Vec::new(),
+            out: Out::default(),
         }
     }
 
     /// Speaks until the connection ends.
     pub(super) fn serve(mut self) {
         let Err(end) = self.talk();
+        // What was answered before is answered, if the host still listens.
+        self.output.flush().ok();
         let tally = &self.session.shared.subsystem.tally;
         match end {
             End::Breach(breach) => {
@@ -157,6 +159,8 @@ impl<'a> Connection<'a> {
         self.initialize()?;
         loop {
             self.begin_due()?;
+            let is_long = |transfer: &Transfer| (transfer.total - transfer.have) as usize >= LONG_BYTES;
+            self.input.ahead = if self.transfers.iter().flatten().any(is_long) { Ahead::Heads } else { Ahead::All };
             if !self.input.wait(self.delayed.iter().map(|delayed| delayed.due).min())? {
                 continue;
             }
@@ -205,7 +209,7 @@ impl<'a> Connection<'a> {
             }
             Some(InitializeFault::SmallData) => response.h2c_bytes_max = MAXH2C_MIN - 4,
         }
-        self.output.unit(&response.encode(), &[])?;
+        self.output.unit(&response.encode())?;
         self.output.layout = Layout { digests, alignment: asked.alignment };
         Ok(())
     }
@@ -277,10 +281,10 @@ impl<'a> Connection<'a> {
 
     fn begin(&mut self, job: Job, carried: Carried<'_>) -> Result<(), End> {
         if let Some(Fault::Status(status)) = job.fault {
-            return self.answer(job, status.into(), &[]);
+            return self.answer(job, status.into(), &Out::default());
         }
         match self.check(&job.command, carried) {
-            Err(status) => self.answer(job, status.into(), &[]),
+            Err(status) => self.answer(job, status.into(), &Out::default()),
             Ok(Plan::Run) => self.run(job, &[]),
             Ok(Plan::Capsule) => self.run(job, carried.bytes),
             Ok(Plan::Ask(bytes)) => self.transfer(job, bytes),
@@ -457,7 +461,7 @@ impl Connection<'_> {
         if intact {
             self.run(job, &buffer)?;
         } else {
-            self.answer(job, says::TRANSPORT.into(), &[])?;
+            self.answer(job, says::TRANSPORT.into(), &Out::default())?;
         }
         self.spare.push(buffer);
         match self.waiting.pop_front() {
@@ -469,31 +473,40 @@ impl Connection<'_> {
     /// Carries a command out and answers it.
     fn run(&mut self, job: Job, data: &[u8]) -> Result<(), End> {
         let mut out = core::mem::take(&mut self.out);
-        out.clear();
         let out_bytes = job.command.dword(8);
+        if self.session.may_block(&job.command) {
+            self.output.flush()?;
+        }
         let outcome = self.session.execute(&job.command, data, (&mut out, out_bytes));
         let done = match outcome {
             Outcome::Held => Ok(()),
             Outcome::Answer(answer) => self.answer(job, answer, &out).and_then(|()| self.session.settle()),
-            Outcome::Farewell(answer) => self.answer(job, answer, &[]).and(Err(End::Closed)),
+            Outcome::Farewell(answer) => self.answer(job, answer, &Out::default()).and(Err(End::Closed)),
         };
         if let Some(deadline) = self.session.timer.take() {
             self.input.set_deadline(deadline);
         }
+        // At once: whoever writes these bytes of a namespace would copy them as long as they are held.
+        out.clear();
         self.out = out;
         done
     }
 }
 
 impl Session<'_> {
+    /// Whether carrying a command out may take long.
+    fn may_block(&self, command: &Command) -> bool {
+        self.joined.is_some_and(|joined| joined.qid > 0) && io::may_block(&self.shared.subsystem, command)
+    }
+
     /// Carries a command out. What goes to the host is put into `out`, which it has room for `out_bytes` of.
-    pub(super) fn execute(&mut self, command: &Command, data: &[u8], (out, out_bytes): (&mut Vec<u8>, u32)) -> Outcome {
+    pub(super) fn execute(&mut self, command: &Command, data: &[u8], (out, out_bytes): (&mut Out, u32)) -> Outcome {
         let shared = self.shared;
         let Some(joined) = self.joined else {
             return Outcome::Answer(self.connect(command, data));
         };
         if let Some(fabrics) = FabricsCommand::decode(command) {
-            return self.fabrics(joined, &fabrics, (data, out, out_bytes));
+            return self.fabrics(joined, &fabrics, (data, &mut out.bytes, out_bytes));
         }
         if joined.qid > 0 {
             return Outcome::Answer(io::run(&shared.subsystem, command, data, out, out_bytes));
@@ -510,7 +523,7 @@ impl Session<'_> {
         };
         let answer = shared.subsystem.with(joined.controller, |controller| {
             let mut desk = Desk { subsystem: &shared.subsystem, controller, id: joined.controller, local };
-            desk.run(command, data, out, out_bytes)
+            desk.run(command, data, &mut out.bytes, out_bytes)
         });
         let feature = command.dword(10).to_le_bytes()[0];
         match command.opcode() {
@@ -621,15 +634,15 @@ impl Connection<'_> {
     }
 
     /// Sends data, if there is some, and the answer: in the last data where nothing else is to be said.
-    fn answer(&mut self, job: Job, answer: Answer, out: &[u8]) -> Result<(), End> {
+    fn answer(&mut self, job: Job, answer: Answer, out: &Out) -> Result<(), End> {
         self.arm(job);
-        let out = match job.fault {
-            Some(Fault::ShortData(less)) => out.get(..out.len().saturating_sub(less as usize)).unwrap_or_default(),
-            _ => out,
+        let bytes = match job.fault {
+            Some(Fault::ShortData(less)) => out.len().saturating_sub(less as usize),
+            _ => out.len(),
         };
-        let quiet = self.session.no_flow_control && answer.value == 0 && answer.status.is_success() && !out.is_empty();
+        let quiet = self.session.no_flow_control && answer.value == 0 && answer.status.is_success() && bytes > 0;
         if answer.status.is_success() {
-            self.data(job, out, if quiet { flags::SUCCESS } else { 0 })?;
+            self.data(job, (out, bytes), if quiet { flags::SUCCESS } else { 0 })?;
         }
         if !quiet {
             self.response(job.cid(), answer)?;
@@ -637,16 +650,16 @@ impl Connection<'_> {
         if job.fault == Some(Fault::DropAfter) { Err(End::Fault) } else { Ok(()) }
     }
 
-    /// Sends data; `success` is the flag of the last unit.
-    fn data(&mut self, job: Job, out: &[u8], success: u8) -> Result<(), End> {
-        // At most 1 MiB (MDTS_MAX), and so below 32 bits.
-        let (total, late) = (length(out.len()), if job.fault == Some(Fault::WrongOffset) { 4 } else { 0 });
-        let mut at = 0;
-        for part in out.chunks(self.config().c2h_bytes_max as usize) {
-            let bytes = length(part.len());
+    /// Sends `total` bytes of data; `success` is the flag of the last unit.
+    fn data(&mut self, job: Job, (out, total): (&Out, usize), success: u8) -> Result<(), End> {
+        let late = if job.fault == Some(Fault::WrongOffset) { 4 } else { 0 };
+        let most = self.config().c2h_bytes_max as usize;
+        for at in (0..total).step_by(most) {
+            let bytes = most.min(total - at);
             let flags = if at + bytes == total { flags::LAST | success } else { 0 };
-            self.output.data(Data { cid: job.cid(), at: at + late, bytes }, flags, part)?;
-            at += bytes;
+            // At most 1 MiB (MDTS_MAX), and so below 32 bits.
+            let of = Data { cid: job.cid(), at: length(at) + late, bytes: length(bytes) };
+            self.output.data(of, flags, out.parts(at, bytes))?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use sw_nvme::{
 
 use super::{
     Access,
-    backing::Disk,
+    backing::{Disk, Extent},
     subsystem::{Answer, Subsystem, add, says},
     wire::length,
 };
@@ -70,9 +70,47 @@ pub(super) fn wants(subsystem: &Subsystem, command: &Command) -> Result<RangeInc
     }
 }
 
+/// What goes to the host for a command.
+#[derive(Default)]
+pub(super) struct Out {
+    /// Bytes of its own.
+    pub(super) bytes: Vec<u8>,
+    /// Bytes of a namespace; there are none then of its own.
+    shared: Vec<Extent>,
+}
+
+impl Out {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.shared.clear();
+    }
+
+    /// The parts of bytes `at` to `at + bytes`, as far as there are any, in order.
+    pub(super) fn parts(&self, at: usize, bytes: usize) -> impl Iterator<Item = &[u8]> + Clone {
+        let mut begin = 0;
+        let all = core::iter::once(self.bytes.as_slice()).chain(self.shared.iter().map(Extent::bytes));
+        all.filter_map(move |part| {
+            let (from, to) = (at.max(begin), (at + bytes).min(begin + part.len()));
+            let inside = part.get(from.saturating_sub(begin)..to.saturating_sub(begin));
+            begin += part.len();
+            inside.filter(|inside| !inside.is_empty())
+        })
+    }
+
+    /// Bytes of all.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() + self.shared.iter().map(|shared| shared.bytes().len()).sum::<usize>()
+    }
+}
+
+/// Whether carrying a command out may take long: what waits to be sent goes first.
+pub(super) fn may_block(subsystem: &Subsystem, command: &Command) -> bool {
+    command.nsid() == NSID_ALL || disk(subsystem, command).is_ok_and(Disk::is_file)
+}
+
 /// Carries out an I/O command. `data`: what [`wants`] asked for. What goes to the host is put into `out`, at most `out_bytes` of it, which
 /// is what the command's descriptor says.
-pub(super) fn run(subsystem: &Subsystem, command: &Command, data: &[u8], out: &mut Vec<u8>, out_bytes: u32) -> Answer {
+pub(super) fn run(subsystem: &Subsystem, command: &Command, data: &[u8], out: &mut Out, out_bytes: u32) -> Answer {
     let done = match command.opcode() {
         opcode::FLUSH => flush(subsystem, command),
         opcode::READ => read(subsystem, command, out, out_bytes),
@@ -84,17 +122,23 @@ pub(super) fn run(subsystem: &Subsystem, command: &Command, data: &[u8], out: &m
     done.map_or_else(Answer::of, |()| Answer::SUCCESS)
 }
 
-fn read(subsystem: &Subsystem, command: &Command, out: &mut Vec<u8>, out_bytes: u32) -> Result<(), Status> {
+fn read(subsystem: &Subsystem, command: &Command, out: &mut Out, out_bytes: u32) -> Result<(), Status> {
     let range = range(subsystem, command)?;
     let bytes = moved(subsystem, &range)?;
     if bytes != out_bytes {
         return Err(says::DATA_LENGTH);
     }
-    out.resize(bytes as usize, 0);
-    range.disk.read(range.at, out).map_err(|_| Status::UNRECOVERED_READ)?;
+    if !range.disk.share(range.at, bytes as usize, &mut out.shared).map_err(unread)? {
+        out.bytes.resize(bytes as usize, 0);
+        range.disk.read(range.at, &mut out.bytes).map_err(unread)?;
+    }
     add(&subsystem.tally.reads, 1);
     add(&subsystem.tally.read_bytes, bytes.into());
     Ok(())
+}
+
+fn unread(_: io::Error) -> Status {
+    Status::UNRECOVERED_READ
 }
 
 fn write(subsystem: &Subsystem, command: &Command, data: &[u8]) -> Result<(), Status> {

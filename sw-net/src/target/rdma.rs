@@ -36,6 +36,7 @@ use crate::{carrier::HangUp, rdma::Slots, relay::Relay};
 use super::{
     Fault,
     connection::Outcome,
+    io::Out,
     listen::{Shared, join},
     session::Session,
     subsystem::{Answer, add, says},
@@ -154,7 +155,7 @@ struct Connection<'a> {
     outstanding: u32,
     deadline: Option<Instant>,
     batch: Vec<Wc>,
-    out: Vec<u8>,
+    out: Out,
 }
 
 impl<'a> Connection<'a> {
@@ -185,7 +186,7 @@ impl<'a> Connection<'a> {
             arrived: VecDeque::with_capacity(BATCH),
             outstanding: 0,
             batch: Vec::with_capacity(BATCH),
-            out: Vec::new(),
+            out: Out::default(),
         };
         for place in 0..u64::from(entries) {
             // There is room for all: the queue was made for them.
@@ -314,7 +315,6 @@ impl<'a> Connection<'a> {
     /// Carries a command out and answers it.
     fn run(&mut self, command: &Command, fault: Option<Fault>) -> Result<(), Over> {
         let mut out = core::mem::take(&mut self.out);
-        out.clear();
         let (outcome, memory) = match (fault, self.check(command)) {
             (Some(Fault::Status(status)), checked) => {
                 (Outcome::Answer(status.into()), checked.ok().and_then(|(it, _)| it))
@@ -339,6 +339,7 @@ impl<'a> Connection<'a> {
         if let Some(deadline) = self.session.timer.take() {
             self.deadline = deadline;
         }
+        out.clear();
         self.out = out;
         if is_last { Err(Over::Closed) } else { Ok(()) }
     }
@@ -387,15 +388,19 @@ impl<'a> Connection<'a> {
     }
 
     /// Writes data into the host's memory, if there is some, and sends the answer behind it.
-    fn answer(&mut self, (cid, answer): (u16, Answer), memory: Option<Keyed>, out: &[u8]) -> Result<(), Over> {
+    fn answer(&mut self, (cid, answer): (u16, Answer), memory: Option<Keyed>, out: &Out) -> Result<(), Over> {
         if let Some(Keyed { at, bytes, .. }) = memory
             && answer.status.is_success()
-            && !out.is_empty()
+            && out.len() > 0
         {
             // What is carried out gives no more than there is room for; and never is more written than the host has given.
-            let out = out.get(..sw_mem::index(bytes.into()).min(out.len())).unwrap_or_default();
-            let sge = self.staging.mr.sge(0, length(out.len())).ok_or(Over::Closed)?;
-            let _ = self.staging.span.write(0, out);
+            let bytes = sw_mem::index(bytes.into()).min(out.len());
+            let sge = self.staging.mr.sge(0, length(bytes)).ok_or(Over::Closed)?;
+            let mut staged = 0;
+            for part in out.parts(0, bytes) {
+                let _ = self.staging.span.write(staged, part);
+                staged += part.len() as u64;
+            }
             self.post(SendOp::RdmaWrite(RemoteAddr::new(at.addr, at.rkey())), Some(sge))?;
         }
         let completion = self.session.completion(cid, answer);

@@ -7,8 +7,10 @@
 //! ```
 
 use std::{
-    io::{self, Read, Write},
+    cell::RefCell,
+    io::{self, IoSliceMut, Read, Write},
     net::{Shutdown, TcpStream},
+    os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
@@ -18,11 +20,14 @@ use sw_nvme::{
     psk::{ConfiguredPsk, Derivation},
 };
 
-use super::wire::now;
+use super::wire::{LONG_BYTES, now};
 use crate::{
-    socket::Piece,
+    socket::{self, Piece},
     tls::{Channel, KernelTls, ServerTls, WANTS_TLS},
 };
+
+/// What waits to be sent is sent at the latest when it is so many bytes.
+const WAITING_BYTES_MAX: usize = 64 << 10;
 
 /// Type of the record that a handshake begins with (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
@@ -54,11 +59,20 @@ pub(super) struct Wire<'s> {
     stream: &'s TcpStream,
     /// Whom the key is for, that the host has shown: its own name and the subsystem's.
     names: Option<(Nqn, Nqn)>,
+    waiting: RefCell<Waiting>,
+}
+
+/// What is to be sent.
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    /// Means something during one call only.
+    pieces: Vec<Piece>,
 }
 
 impl<'s> Wire<'s> {
     pub(super) fn plain(stream: &'s TcpStream) -> Self {
-        Self { channel: Channel::Plain, stream, names: None }
+        Self { channel: Channel::Plain, stream, names: None, waiting: RefCell::default() }
     }
 
     /// Has TLS with the host, until `until` at most; `None`: it will not, or not with the key.
@@ -82,7 +96,8 @@ impl<'s> Wire<'s> {
             made.inspect_err(|fault| tracing::debug!(?fault, "a host came without the key of tls")).ok()?;
         stream.set_read_timeout(None).ok()?;
         tracing::debug!(identity = answer.psk.identity(), protection = ?channel.protection(), "tls");
-        Some(Self { channel, stream, names: Some((answer.host, answer.subsystem)) })
+        let names = Some((answer.host, answer.subsystem));
+        Some(Self { channel, stream, names, waiting: RefCell::default() })
     }
 
     pub(super) fn stream(&self) -> &'s TcpStream {
@@ -94,8 +109,48 @@ impl<'s> Wire<'s> {
         self.names.as_ref().is_none_or(|(host, subsystem)| *host == data.host && *subsystem == data.subsystem)
     }
 
-    /// Sends nothing more.
+    /// Takes `parts` to be sent behind all that came before them. They wait for others, until the next [`Wire::flush`] or read; long ones
+    /// are sent at once, from where they lie.
+    pub(super) fn put<'p>(&self, parts: impl Iterator<Item = &'p [u8]> + Clone) -> io::Result<()> {
+        let mut waiting = self.waiting.borrow_mut();
+        if parts.clone().any(|part| part.len() >= LONG_BYTES) {
+            return self.send(&mut waiting, parts);
+        }
+        parts.for_each(|part| waiting.bytes.extend_from_slice(part));
+        if waiting.bytes.len() >= WAITING_BYTES_MAX { self.send(&mut waiting, core::iter::empty()) } else { Ok(()) }
+    }
+
+    /// Sends what waits.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        self.send(&mut self.waiting.borrow_mut(), core::iter::empty())
+    }
+
+    fn send<'p>(&self, waiting: &mut Waiting, parts: impl Iterator<Item = &'p [u8]>) -> io::Result<()> {
+        let Waiting { bytes, pieces } = waiting;
+        // The kernel and the library read what is listed to be sent, and this waits for them.
+        let piece = |part: &[u8]| Piece { base: part.as_ptr().cast_mut(), len: part.len() };
+        pieces.clear();
+        pieces.push(piece(bytes));
+        pieces.extend(parts.map(piece));
+        pieces.retain(|piece| piece.len > 0);
+        while !pieces.is_empty() {
+            let sent = match &self.channel {
+                Channel::Library(session) => session.send(pieces)?,
+                Channel::Plain | Channel::Kernel(_) => socket::send(self.stream.as_raw_fd(), pieces)?,
+            };
+            if sent == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            socket::skip(pieces, 0, sent);
+        }
+        bytes.clear();
+        Ok(())
+    }
+
+    /// Sends nothing more than what waits.
     pub(super) fn half_close(&self) {
+        // A host that is gone takes no more of it.
+        self.flush().ok();
         self.channel.close(self.stream);
         // A socket that is closed already is as good.
         self.stream.shutdown(Shutdown::Write).ok();
@@ -114,13 +169,22 @@ fn drain(stream: &TcpStream) {
     }
 }
 
+/// Nothing is waited for before what waits was sent.
 impl Read for &Wire<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.read_vectored(&mut [IoSliceMut::new(into)])
+    }
+
+    fn read_vectored(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.flush()?;
         match &self.channel {
-            Channel::Library(session) => session.receive_record(Piece { base: into.as_mut_ptr(), len: into.len() }),
+            Channel::Library(session) => {
+                let Some(into) = into.iter_mut().find(|into| !into.is_empty()) else { return Ok(0) };
+                session.receive_record(Piece { base: into.as_mut_ptr(), len: into.len() })
+            }
             Channel::Plain | Channel::Kernel(_) => loop {
                 let mut stream = self.stream;
-                match stream.read(into) {
+                match stream.read_vectored(into) {
                     Ok(bytes) => return Ok(bytes),
                     Err(error) => {
                         if !self.channel.look_at_control(self.stream, error)? {
@@ -130,20 +194,6 @@ impl Read for &Wire<'_> {
                 }
             },
         }
-    }
-}
-
-impl Write for &Wire<'_> {
-    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        let mut stream = self.stream;
-        match &self.channel {
-            Channel::Library(session) => session.send(&[Piece { base: from.as_ptr().cast_mut(), len: from.len() }]),
-            Channel::Plain | Channel::Kernel(_) => stream.write(from),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

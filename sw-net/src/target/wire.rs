@@ -1,10 +1,13 @@
 //! Units over a blocking socket: whole heads in, whole units out, deadlines in between.
+//!
+//! Units that go out wait for others while more of the host's are here: what waits is sent before anything is waited for.
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, IoSliceMut, Read},
     time::{Duration, Instant},
 };
 
+use sw_engine::checksum::{Algorithm, Running};
 use sw_nvme::{
     tcp::pdu::{
         self, Breach, COMMON_BYTES, DIGEST_BYTES, Data, Digests, FatalStatus, HEAD_BYTES_MAX, Head, Header, Kind,
@@ -20,8 +23,12 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long, and for how many bytes, what still comes is read after a termination, so that the host sees it before a reset.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 4 << 20;
-/// Bytes that are read from a socket at a time, where no long data is awaited.
-const READ_BYTES: usize = 32 << 10;
+/// Bytes that are read ahead at a time.
+const READ_BYTES: usize = 64 << 10;
+/// As long as long data is awaited, only so many: a few heads. Data goes to its place, and is not copied there.
+const HEADS_BYTES: usize = 512;
+/// Data of so many bytes is long.
+pub(super) const LONG_BYTES: usize = 16 << 10;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +72,23 @@ pub(super) fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
+/// How much of what comes may be read before it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// As much as there is room for.
+    All,
+    /// A few heads: long data comes.
+    Heads,
+}
+
 /// What comes from the host.
 pub(super) struct Input<'s> {
-    reader: BufReader<&'s Wire<'s>>,
+    wire: &'s Wire<'s>,
+    /// Bytes that came before they were asked for: `from` to `to` of them.
+    buffer: Box<[u8]>,
+    from: usize,
+    to: usize,
+    pub(super) ahead: Ahead,
     /// When a read ends without bytes; the socket knows of it if `armed`.
     deadline: Option<Instant>,
     armed: bool,
@@ -75,7 +96,24 @@ pub(super) struct Input<'s> {
 
 impl<'s> Input<'s> {
     pub(super) fn new(wire: &'s Wire<'s>) -> Self {
-        Self { reader: BufReader::with_capacity(READ_BYTES, wire), deadline: None, armed: false }
+        let buffer = vec![0; READ_BYTES].into_boxed_slice();
+        Self { wire, buffer, from: 0, to: 0, ahead: Ahead::All, deadline: None, armed: false }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.from == self.to
+    }
+
+    /// Reads into `into`, and what comes behind that into the buffer, which is empty. How many bytes of `into`; 0 is the end.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let ahead = if into.len() >= LONG_BYTES { Ahead::Heads } else { self.ahead };
+        let most = if ahead == Ahead::Heads { HEADS_BYTES } else { READ_BYTES };
+        let buffer = self.buffer.get_mut(..most).unwrap_or_default();
+        let wanted = into.len();
+        let mut wire = self.wire;
+        let got = wire.read_vectored(&mut [IoSliceMut::new(into), IoSliceMut::new(buffer)])?;
+        (self.from, self.to) = (0, got.saturating_sub(wanted));
+        Ok(got.min(wanted))
     }
 
     /// Until when bytes may take to come; `None`: for ever.
@@ -92,7 +130,7 @@ impl<'s> Input<'s> {
         if left.is_some() || self.armed {
             // The shortest wait that the system knows is above zero.
             let left = left.map(|left| left.max(Duration::from_millis(1)));
-            self.reader.get_ref().stream().set_read_timeout(left).map_err(|_| End::Closed)?;
+            self.wire.stream().set_read_timeout(left).map_err(|_| End::Closed)?;
             self.armed = left.is_some();
         }
         Ok(())
@@ -105,14 +143,15 @@ impl<'s> Input<'s> {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
             };
-            if self.reader.buffer().is_empty() {
-                match self.arm(until) {
-                    Err(End::Silent) if self.deadline.is_none_or(|deadline| deadline > now()) => return Ok(false),
-                    armed => armed?,
-                }
+            if !self.is_empty() {
+                return Ok(true);
             }
-            match self.reader.fill_buf() {
-                Ok([]) => return Err(End::Closed),
+            match self.arm(until) {
+                Err(End::Silent) if self.deadline.is_none_or(|deadline| deadline > now()) => return Ok(false),
+                armed => armed?,
+            }
+            match self.read(&mut []) {
+                Ok(_) if self.is_empty() => return Err(End::Closed),
                 Ok(_) => return Ok(true),
                 Err(error) if is_wait(&error) => {}
                 Err(_) => return Err(End::Closed),
@@ -124,10 +163,15 @@ impl<'s> Input<'s> {
     pub(super) fn fill(&mut self, into: &mut [u8]) -> Result<(), End> {
         let mut rest = into;
         while !rest.is_empty() {
-            if self.reader.buffer().is_empty() {
-                self.arm(self.deadline)?;
+            if !self.is_empty() {
+                let bytes = rest.len().min(self.to - self.from);
+                let (into, behind) = rest.split_at_mut(bytes);
+                into.copy_from_slice(self.buffer.get(self.from..self.from + bytes).unwrap_or_default());
+                (self.from, rest) = (self.from + bytes, behind);
+                continue;
             }
-            match self.reader.read(rest) {
+            self.arm(self.deadline)?;
+            match self.read(rest) {
                 Ok(0) => return Err(End::Closed),
                 Ok(bytes) => rest = rest.get_mut(bytes..).unwrap_or_default(),
                 Err(error) if is_wait(&error) => {}
@@ -183,8 +227,6 @@ pub(super) enum Twist {
 /// What goes to the host.
 pub(super) struct Output<'s> {
     wire: &'s Wire<'s>,
-    /// A unit in one piece: a write to a socket raises no signal where the host is gone, a vectored one may.
-    unit: Vec<u8>,
     pub(super) layout: Layout,
     /// Nothing is sent any more.
     mute: bool,
@@ -196,7 +238,12 @@ pub(super) struct Output<'s> {
 
 impl<'s> Output<'s> {
     pub(super) fn new(wire: &'s Wire<'s>) -> Self {
-        Self { wire, unit: Vec::new(), layout: Layout::default(), mute: false, twist: Twist::No, last_unit: false }
+        Self { wire, layout: Layout::default(), mute: false, twist: Twist::No, last_unit: false }
+    }
+
+    /// Sends what waits for more.
+    pub(super) fn flush(&mut self) -> Result<(), End> {
+        self.wire.flush().map_err(|_| End::Closed)
     }
 
     /// Closes this half; what would be sent is dropped.
@@ -206,40 +253,54 @@ impl<'s> Output<'s> {
     }
 
     pub(super) fn response(&mut self, completion: &Completion) -> Result<(), End> {
-        self.unit(&self.layout.response(completion), &[])
+        self.unit(&self.layout.response(completion))
     }
 
     pub(super) fn ready(&mut self, wish: R2t) -> Result<(), End> {
-        self.unit(&self.layout.ready(wish), &[])
+        self.unit(&self.layout.ready(wish))
     }
 
-    pub(super) fn data(&mut self, of: Data, flags: u8, data: &[u8]) -> Result<(), End> {
-        self.unit(&self.layout.controller_data(of, flags), data)
+    /// A unit without data.
+    pub(super) fn unit(&mut self, head: &Head) -> Result<(), End> {
+        self.unit_with(head, core::iter::empty())
+    }
+
+    /// A unit of data, of which there are one or more parts.
+    pub(super) fn data<'d>(
+        &mut self,
+        of: Data,
+        flags: u8,
+        data: impl Iterator<Item = &'d [u8]> + Clone,
+    ) -> Result<(), End> {
+        self.unit_with(&self.layout.controller_data(of, flags), data)
     }
 
     /// A head, data, and the data's digest.
-    pub(super) fn unit(&mut self, head: &Head, data: &[u8]) -> Result<(), End> {
+    fn unit_with<'d>(&mut self, head: &Head, data: impl Iterator<Item = &'d [u8]> + Clone) -> Result<(), End> {
         let mut raw = [0; HEAD_BYTES_MAX];
         let len = head.as_bytes().len().min(raw.len());
         raw[..len].copy_from_slice(head.as_bytes());
         let digests = self.layout.digests;
-        let digest = if digests.data && !data.is_empty() { pdu::crc32c(data) } else { 0 };
-        let mut digest = digest.to_le_bytes();
+        let (mut sum, mut has_data) = (Running::new(Algorithm::Crc32c), false);
+        for part in data.clone() {
+            has_data = true;
+            if digests.data {
+                sum.update(part);
+            }
+        }
+        let mut digest = pdu::digest(&sum);
         match self.twist {
             Twist::Header if digests.header => raw[24] ^= 1,
-            Twist::Data if digests.data && !data.is_empty() => digest[0] ^= 1,
+            Twist::Data if digests.data && has_data => digest[0] ^= 1,
             _ => {}
         }
-        let twisted = self.twist != Twist::Data || !data.is_empty();
+        let twisted = self.twist != Twist::Data || has_data;
         self.twist = if twisted { Twist::No } else { self.twist };
-        let tail = if digests.data && !data.is_empty() { DIGEST_BYTES } else { 0 };
-        self.unit.clear();
-        for part in [&raw[..len], data, &digest[..tail]] {
-            self.unit.extend_from_slice(part);
-        }
+        let tail = if digests.data && has_data { DIGEST_BYTES } else { 0 };
         if !self.mute {
-            let mut wire = self.wire;
-            wire.write_all(&self.unit).map_err(|_| End::Closed)?;
+            let unit =
+                core::iter::once(&raw[..len]).chain(data.map(|part| part)).chain(core::iter::once(&digest[..tail]));
+            self.wire.put(unit).map_err(|_| End::Closed)?;
         }
         if self.last_unit { Err(End::Fault) } else { Ok(()) }
     }
@@ -250,12 +311,12 @@ impl<'s> Output<'s> {
 pub(super) fn terminate(input: &mut Input<'_>, output: &mut Output<'_>, breach: &Breach) {
     output.last_unit = false;
     // A host that is gone need not be told.
-    output.unit(&pdu::termination(Kind::C2hTerm, breach), &[]).ok();
+    output.unit(&pdu::termination(Kind::C2hTerm, breach)).ok();
     output.half_close();
     input.set_deadline(Some(now() + LINGER));
     let (mut left, mut drop) = (LINGER_BYTES_MAX, [0; 4096]);
     while left > 0 && input.wait(None).is_ok() {
-        let bytes = input.reader.buffer().len().clamp(1, drop.len());
+        let bytes = (input.to - input.from).clamp(1, drop.len());
         if input.fill(&mut drop[..bytes]).is_err() {
             break;
         }
