@@ -153,6 +153,8 @@ pub(crate) enum Metric {
     FutexPerThousand,
     /// Bytes that passed through a bounce block, per operation.
     BouncedBytesPerOp,
+    /// Bytes that a CPU copied, kernel and ours together, by the engine's counters, of each byte moved.
+    CpuCopiesPerByte,
     /// Milliseconds to make and close an engine.
     BareMillis,
     /// Wall seconds for which the caller of a save was held.
@@ -209,6 +211,7 @@ impl Sample {
             Metric::AllocationsPerThousand => self.more.get("allocations_per_1000").copied(),
             Metric::FutexPerThousand => self.more.get("futex_per_1000").copied(),
             Metric::BouncedBytesPerOp => self.more.get("bounced_bytes_per_op").copied(),
+            Metric::CpuCopiesPerByte => self.more.get("cpu_copies_per_byte").copied(),
             Metric::BareMillis => self.more.get("bare_ms").copied(),
             Metric::StallSeconds => self.more.get("stall_s").copied(),
             Metric::Accelerators => self.more.get("accelerators").copied(),

@@ -17,6 +17,7 @@ use crate::{
 };
 
 const US: &str = "straightway";
+const DIGESTS: &str = "straightway-digests";
 const IPERF: &str = "iperf3";
 const STREAM: &str = "tcp-stream";
 
@@ -119,8 +120,7 @@ fn nbd(bench: &Bench<'_>, Shape { way, block, depth }: Shape) -> Nbd {
 
 fn large(bench: &mut Bench<'_>, name: &str, shape: Shape) -> Result<Case, Fault> {
     let time_ms = bench.size.time_ms();
-    let mut subjects =
-        vec![ours(bench, US, shape, Digests::Off)?, ours(bench, "straightway-digests", shape, Digests::On)?];
+    let mut subjects = vec![ours(bench, US, shape, Digests::Off)?, ours(bench, DIGESTS, shape, Digests::On)?];
     let way = if shape.way == Way::Read { "read" } else { "write" };
     let stream = words(&[
         "tcp-stream",
@@ -137,25 +137,27 @@ fn large(bench: &mut Bench<'_>, name: &str, shape: Shape) -> Result<Case, Fault>
     }
     let what = format!(
         "128 KiB {name}s in rising order, 32 in flight, one connection on the loopback, a namespace in memory in another process; a bare \
-         stream and iperf3 move the same bytes without commands; CPU is that of the end that asks, server_cpu_s_per_gib that of the other"
+         stream and iperf3 move the same bytes without commands; both ends of {DIGESTS} make CRC-32C of all heads and data; CPU is that of \
+         the end that asks, server_cpu_s_per_gib that of the other"
     );
     let mut case = bench.case(&format!("nvme-tcp/{name}-128KiB"), &what, subjects, &Before::default());
     let text = "rate at least 0.8 of one stream of iperf3";
     case.hold(text, Metric::BytesPerSecond, US, Some(IPERF), Bound::AtLeast(0.8));
     let text = "rate at least 0.8 of a bare stream";
     case.hold(text, Metric::BytesPerSecond, US, Some(STREAM), Bound::AtLeast(0.8));
+    one_copy(&mut case);
     Ok(case)
 }
 
 fn small(bench: &mut Bench<'_>, name: &str, shape: Shape) -> Result<Case, Fault> {
     let subjects = vec![
         ours(bench, US, shape, Digests::Off)?,
-        ours(bench, "straightway-digests", shape, Digests::On)?,
+        ours(bench, DIGESTS, shape, Digests::On)?,
         Box::new(nbd(bench, shape).by_fio()),
     ];
     let what = format!(
         "4 KiB random {name}s, 128 in flight, one connection on the loopback, a namespace in memory in another process; CPU is that of \
-         the end that asks"
+         the end that asks; both ends of {DIGESTS} make CRC-32C of all heads and data"
     );
     let mut case = bench.case(&format!("nvme-tcp/{name}-4KiB"), &what, subjects, &Before::default());
     let best = case.best_peer(Metric::OpsPerCpuSecond, Best::Highest, |_| true).map(|side| side.name.clone());
@@ -164,7 +166,13 @@ fn small(bench: &mut Bench<'_>, name: &str, shape: Shape) -> Result<Case, Fault>
     let text = "per CPU second at least 3 times the best user-space peer";
     case.hold(text, Metric::OpsPerCpuSecond, US, Some(&best), Bound::AtLeast(3.0));
     case.hold("no allocation", Metric::AllocationsPerThousand, US, None, Bound::AtMost(0.0));
+    one_copy(&mut case);
     Ok(case)
+}
+
+/// The kernel's, between the socket and the bytes' place.
+fn one_copy(case: &mut Case) {
+    case.hold("one copy of each byte", Metric::CpuCopiesPerByte, US, None, Bound::AtMost(1.0));
 }
 
 /// System calls and allocations, counted as in `counts`.

@@ -209,7 +209,9 @@ impl Run<'_> {
         (sample.ops, sample.bytes) = (self.ended, self.bytes);
         self.paths.tell(&mut sample);
         let bounced = counters.bounced - before.2.bounced;
+        let copied = counters.cpu_copied - before.2.cpu_copied;
         let more = [
+            ("cpu_copies_per_byte", per_thousand(copied, self.bytes) / 1000.0),
             ("allocations_per_1000", per_thousand(allocated, self.ended)),
             ("doorbells_per_1000", per_thousand(counters.doorbells - before.2.doorbells, self.ended)),
             ("polls_per_1000", per_thousand(counters.polls - before.2.polls, self.ended)),

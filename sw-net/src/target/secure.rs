@@ -109,29 +109,44 @@ impl<'s> Wire<'s> {
         self.names.as_ref().is_none_or(|(host, subsystem)| *host == data.host && *subsystem == data.subsystem)
     }
 
-    /// Takes `parts` to be sent behind all that came before them. They wait for others, until the next [`Wire::flush`] or read; long ones
-    /// are sent at once, from where they lie.
-    pub(super) fn put<'p>(&self, parts: impl Iterator<Item = &'p [u8]> + Clone) -> io::Result<()> {
+    /// Takes a unit to be sent behind all that came before it: `head`, `data`, `tail`. It waits for others, until the next [`Wire::flush`] or
+    /// read; with long data it is sent at once, from where it lies.
+    pub(super) fn put<'d>(
+        &self,
+        head: &[u8],
+        data: impl Iterator<Item = &'d [u8]> + Clone,
+        tail: &[u8],
+    ) -> io::Result<()> {
         let mut waiting = self.waiting.borrow_mut();
-        if parts.clone().any(|part| part.len() >= LONG_BYTES) {
-            return self.send(&mut waiting, parts);
+        let Waiting { bytes, pieces } = &mut *waiting;
+        bytes.extend_from_slice(head);
+        if data.clone().any(|part| part.len() >= LONG_BYTES) {
+            pieces.clear();
+            pieces.push(piece(bytes));
+            pieces.extend(data.map(piece));
+            pieces.push(piece(tail));
+            return self.send(&mut waiting);
         }
-        parts.for_each(|part| waiting.bytes.extend_from_slice(part));
-        if waiting.bytes.len() >= WAITING_BYTES_MAX { self.send(&mut waiting, core::iter::empty()) } else { Ok(()) }
+        data.for_each(|part| bytes.extend_from_slice(part));
+        bytes.extend_from_slice(tail);
+        if bytes.len() < WAITING_BYTES_MAX {
+            return Ok(());
+        }
+        drop(waiting);
+        self.flush()
     }
 
     /// Sends what waits.
     pub(super) fn flush(&self) -> io::Result<()> {
-        self.send(&mut self.waiting.borrow_mut(), core::iter::empty())
-    }
-
-    fn send<'p>(&self, waiting: &mut Waiting, parts: impl Iterator<Item = &'p [u8]>) -> io::Result<()> {
-        let Waiting { bytes, pieces } = waiting;
-        // The kernel and the library read what is listed to be sent, and this waits for them.
-        let piece = |part: &[u8]| Piece { base: part.as_ptr().cast_mut(), len: part.len() };
+        let mut waiting = self.waiting.borrow_mut();
+        let Waiting { bytes, pieces } = &mut *waiting;
         pieces.clear();
         pieces.push(piece(bytes));
-        pieces.extend(parts.map(piece));
+        self.send(&mut waiting)
+    }
+
+    /// Sends all pieces, and nothing waits any more. The kernel and the library read what is listed, and this waits for them.
+    fn send(&self, Waiting { bytes, pieces }: &mut Waiting) -> io::Result<()> {
         pieces.retain(|piece| piece.len > 0);
         while !pieces.is_empty() {
             let sent = match &self.channel {
@@ -155,6 +170,10 @@ impl<'s> Wire<'s> {
         // A socket that is closed already is as good.
         self.stream.shutdown(Shutdown::Write).ok();
     }
+}
+
+fn piece(part: &[u8]) -> Piece {
+    Piece { base: part.as_ptr().cast_mut(), len: part.len() }
 }
 
 /// Reads what still comes for a moment: a socket closed with bytes unread sends a reset, which may take the alert with it.

@@ -298,9 +298,7 @@ impl<'s> Output<'s> {
         self.twist = if twisted { Twist::No } else { self.twist };
         let tail = if digests.data && has_data { DIGEST_BYTES } else { 0 };
         if !self.mute {
-            let unit =
-                core::iter::once(&raw[..len]).chain(data.map(|part| part)).chain(core::iter::once(&digest[..tail]));
-            self.wire.put(unit).map_err(|_| End::Closed)?;
+            self.wire.put(&raw[..len], data, &digest[..tail]).map_err(|_| End::Closed)?;
         }
         if self.last_unit { Err(End::Fault) } else { Ok(()) }
     }
