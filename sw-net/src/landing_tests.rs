@@ -1,4 +1,6 @@
 //! Units in any order and in any pieces: each byte lies in its place when its command ends, and nowhere else.
+// UNSAFETY: what a socket would receive is copied to where it is offered.
+#![expect(unsafe_code, reason = "memory without a reference to it")]
 
 use proptest::prelude::*;
 use sw_mem::DmaRegion;
