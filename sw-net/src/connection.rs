@@ -7,7 +7,7 @@
 //!
 //! A head is asked for without a byte more than the shortest one has, and data together with the head behind it: data lands in its
 //! place and nowhere else, in one call a unit. Where a controller keeps the order of the commands, the data and heads of the units that
-//! are foreseen are asked for in the same call. Nothing is staged, but what comes in another order than was foreseen: see [`landing`].
+//! are foreseen are asked for in the same call. Nothing is staged, but what comes in another order than was foreseen: see [`Landing`].
 //!
 //! *Thread*: one at a time. Once it is [broken](Broken) it stays so, and touches no memory any more.
 // UNSAFETY: the lists of pieces have addresses in them, which does not keep a connection from going to another thread.
