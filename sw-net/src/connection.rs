@@ -25,7 +25,7 @@ use sw_nvme::tcp::{
 
 use crate::{
     landing::{Landing, add, no_bytes},
-    socket::{PIECES_MAX, Piece, Ready, Socket, Waited, skip},
+    socket::{PIECES_MAX, PIECES_ROOM, Piece, Ready, Socket, Waited, skip},
     tls::{self, Peers, Protection},
 };
 
@@ -227,7 +227,7 @@ impl Connection {
             digests: answer.digests,
             outgoing: Outgoing::default(),
             blocked: false,
-            pieces: Vec::with_capacity(PIECES_MAX),
+            pieces: Vec::with_capacity(PIECES_ROOM),
             landing: Landing::new(),
             counters: ConnectionCounters::default(),
         })

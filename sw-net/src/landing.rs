@@ -22,7 +22,7 @@ use sw_nvme::tcp::{
 
 use crate::{
     connection::Places,
-    socket::{PIECES_MAX, Piece},
+    socket::{PIECES_MAX, PIECES_ROOM, Piece},
 };
 
 /// Bytes of foreseen data that are asked for in one call: what a socket has at a time as a rule.
@@ -60,14 +60,14 @@ impl Landing {
     pub(crate) fn new() -> Self {
         let room = FORESEEN_BYTES_MAX.max(DROP_BYTES) + HEADS_BYTES;
         Self {
-            pieces: Vec::with_capacity(PIECES_MAX),
+            pieces: Vec::with_capacity(PIECES_ROOM),
             next: 0,
             done: 0,
             left: 0,
             heads: vec![0; HEADS_BYTES].into_boxed_slice(),
             // Of the system's zeroes: no page of it is taken before it is needed.
             aside: vec![0; room].into_boxed_slice(),
-            places: Vec::with_capacity(PIECES_MAX),
+            places: Vec::with_capacity(PIECES_ROOM),
             sum: no_bytes(),
             told: [0; DIGEST_BYTES],
             told_have: 0,

@@ -16,6 +16,9 @@ use crate::tls::{self, Channel, Peers, Protection};
 /// Pieces of memory in one call at most: far below the kernel's `IOV_MAX` of 1,024.
 pub(crate) const PIECES_MAX: usize = 128;
 
+/// Room for a list of pieces: the last unit of it may have a few more than one call takes.
+pub(crate) const PIECES_ROOM: usize = PIECES_MAX + 8;
+
 /// Memory as a system call names it. Whoever makes one sees to it that it stays memory until the call is over.
 #[derive(Clone, Copy)]
 pub(crate) struct Piece {

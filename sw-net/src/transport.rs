@@ -300,16 +300,17 @@ impl TcpTransport {
         if config.io_bytes_max == 0 || !config.io_bytes_max.is_multiple_of(4096) {
             return misuse("io_bytes_max must be a multiple of 4096 above zero");
         }
+        let depth = sw_mem::index(u64::from(config.queue_depth));
         Ok(Self {
             directory,
             config,
             waiter: Waiter::default(),
             places: Vec::new(),
             whys: Vec::new(),
-            works: Works::default(),
+            works: Works::with_room(depth),
             regions: BTreeMap::new(),
-            ended: Vec::new(),
-            over: Vec::new(),
+            ended: Vec::with_capacity(depth),
+            over: Vec::with_capacity(depth),
             in_flight: 0,
             looked: None,
             counters: ConnectionCounters::default(),

@@ -33,7 +33,7 @@ pub struct Work {
     pub(super) lost: u8,
 }
 
-/// Works, with room for as many as there were at a time.
+/// Works, with room for as many as it was made for, or as there were at a time.
 #[derive(Default)]
 pub struct Works {
     works: Vec<Work>,
@@ -41,6 +41,11 @@ pub struct Works {
 }
 
 impl Works {
+    /// With places for so many at a time, so that nothing is allocated up to there.
+    pub fn with_room(works: usize) -> Self {
+        Self { works: Vec::with_capacity(works), free: Vec::with_capacity(works) }
+    }
+
     /// Takes an I/O. There are as many places as there were I/Os at a time: whoever takes them has a limit.
     pub fn take(&mut self, io: &Io, place: usize) -> u32 {
         let work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
