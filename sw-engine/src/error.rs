@@ -212,12 +212,31 @@ pub struct Fault {
     pub code: i32,
     /// Advice.
     pub retry: Retry,
+    /// Of a write: [`WriteOutcome::NotApplied`] where it is certain that this try wrote no byte, else [`WriteOutcome::Unknown`].
+    pub outcome: WriteOutcome,
 }
 
 impl Fault {
-    /// A fault that trying again will not mend.
+    /// A fault that trying again will not mend. Some bytes of a write may have been written.
     pub const fn new(kind: ErrorKind, code: i32) -> Self {
-        Self { kind, code, retry: Retry::Never }
+        Self { kind, code, retry: Retry::Never, outcome: WriteOutcome::Unknown }
+    }
+
+    /// The same with other advice.
+    #[must_use]
+    pub const fn with_retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// The same of a try that certainly wrote nothing.
+    #[must_use]
+    pub const fn not_applied(self) -> Self {
+        Self { outcome: WriteOutcome::NotApplied, ..self }
+    }
+
+    /// Whether a write that ended so certainly wrote nothing.
+    pub const fn is_not_applied(&self) -> bool {
+        matches!(self.outcome, WriteOutcome::NotApplied)
     }
 
     /// The same for an I/O whose memory the device may still touch: see [`IoDone`](crate::seam::IoDone).

@@ -373,7 +373,7 @@ fn short_transfers_are_continued_and_a_sudden_end_is_an_error() {
 #[test]
 fn endless_short_transfers_end() {
     let mut bed = bed();
-    let again = Fault { kind: ErrorKind::Busy, code: 11, retry: crate::error::Retry::Now };
+    let again = Fault::new(ErrorKind::Busy, 11).with_retry(crate::error::Retry::Now);
     bed.memory.lock().unwrap().lies.extend(std::iter::repeat_n(Err(again), 100));
     let buffer = bed.buffer(4_096, 0);
     let op = bed.op(Verb::Read, 0, Spans::One(buffer.into_span()));
@@ -384,12 +384,14 @@ fn endless_short_transfers_end() {
 }
 
 #[test]
-fn a_refusal_for_lack_of_space_says_nothing_was_written_only_of_a_first_try() {
-    let full = Fault::new(ErrorKind::NoSpace, 28);
-    let again = Fault { kind: ErrorKind::Io, code: 0, retry: crate::error::Retry::Now };
+fn a_refusal_says_that_nothing_was_written_only_if_no_try_before_may_have() {
+    let full = Fault::new(ErrorKind::NoSpace, 28).not_applied();
+    let again = Fault::new(ErrorKind::Io, 0).with_retry(crate::error::Retry::Now);
     for (lies, outcome) in [
         (vec![Err(full)], crate::error::WriteOutcome::NotApplied),
+        (vec![Err(again.not_applied()), Err(full)], crate::error::WriteOutcome::NotApplied),
         (vec![Err(again), Err(full)], crate::error::WriteOutcome::Unknown),
+        (vec![Err(Fault::new(ErrorKind::NoSpace, 28))], crate::error::WriteOutcome::Unknown),
     ] {
         let mut bed = bed();
         bed.memory.lock().unwrap().lies.extend(lies);

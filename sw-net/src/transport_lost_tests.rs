@@ -46,7 +46,7 @@ fn an_operation_that_was_cancelled_before_it_was_sent_ends_though_the_connection
     transport.cancel(Token::from_raw(2));
     let ended = ends(&mut transport, 2, SOON);
     let result = |token| ended.iter().find(|done| done.token == Token::from_raw(token)).unwrap().result;
-    assert_eq!(result(1), Err(Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now }));
+    assert_eq!(result(1), Err(Fault::new(ErrorKind::Io, 0).with_retry(Retry::Now)));
     assert_eq!(result(2), Err(Fault::new(ErrorKind::Cancelled, 0)));
     assert_eq!(transport.in_flight, 0);
 }
@@ -101,7 +101,7 @@ fn a_write_of_which_a_command_may_still_be_carried_out_is_not_sent_again() {
         rig.transport(TcpConfig { command_timeout: Duration::from_millis(500), ..TcpConfig::default() });
     let memory = span(4 * BLOCK, 7);
     transport.submit(&io(&object, IoKind::Write, 0, &memory, 1));
-    let lost = Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Never };
+    let lost = Fault::new(ErrorKind::Io, 0);
     assert_eq!(ends(&mut transport, 1, SOON)[0].result, Err(lost));
 }
 

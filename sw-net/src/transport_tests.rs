@@ -244,11 +244,11 @@ fn under(wrong: Wrong) -> (Result<u32, Fault>, Result<u32, Fault>) {
 
 #[test]
 fn each_thing_that_a_target_does_wrong_is_told_for_what_it_is() {
-    let lost = |retry| Err(Fault { kind: ErrorKind::Io, code: 0, retry });
+    let lost = |retry| Err(Fault::new(ErrorKind::Io, 0).with_retry(retry));
     let broken = Err(Fault::new(ErrorKind::Protocol, 0));
     let short = Err(Fault::new(ErrorKind::ShortData, 0));
     let (again, never) = (Retry::Now, Retry::Never);
-    let digest = Err(Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: again });
+    let digest = Err(Fault::new(ErrorKind::ChecksumMismatch, 0).with_retry(again));
     for (wrong, read, write) in [
         // A read may be asked for again at once; a write may have been carried out.
         (Wrong::DropBefore, lost(again), lost(never)),
@@ -275,7 +275,10 @@ fn a_status_is_the_fault_that_it_names() {
     for result in [read, write] {
         let fault = result.unwrap_err();
         assert_eq!((fault.code, fault.retry), (i32::from(medium.code()), Retry::Never));
+        assert!(!fault.is_not_applied(), "some of it may be on the medium");
     }
+    let protected = status::Status::new(status::sct::GENERIC, 0x20).with_dnr();
+    assert!(under(Wrong::Status(protected)).1.is_err_and(|fault| fault.is_not_applied()));
 }
 
 #[test]

@@ -36,7 +36,9 @@ pub(crate) fn classify(errno: i32) -> (ErrorKind, Retry) {
 /// The fault of an I/O that ended with `errno` (positive).
 pub(crate) fn fault(errno: i32) -> Fault {
     let (kind, retry) = classify(errno);
-    Fault { kind, code: errno, retry }
+    let fault = Fault::new(kind, errno).with_retry(retry);
+    // A call that wrote some bytes gives their number: it says that there is no space only if it wrote none (write(2)).
+    if kind == ErrorKind::NoSpace { fault.not_applied() } else { fault }
 }
 
 /// What an I/O gave back: bytes, or minus an errno.

@@ -82,8 +82,9 @@ impl Lane {
     fn resubmit(&mut self, token: Token, fault: Fault) {
         let Some(chunk) = self.slots.get_mut(token) else { return };
         chunk.resubmits += 1;
+        chunk.in_doubt |= !fault.is_not_applied();
         if chunk.resubmits > RESUBMITS_MAX {
-            return self.chunk_failed(token, Fault { retry: Retry::Never, ..fault });
+            return self.chunk_failed(token, fault.with_retry(Retry::Never));
         }
         self.counters.resubmits += 1;
         // A second end for the first hand-over must not pass for an end of the next one.
@@ -203,8 +204,8 @@ impl Lane {
         let Some((chunk, _)) = self.slots.get(token) else { return };
         let (op, offset) = (chunk.op, chunk.cut.offset + u64::from(chunk.cut.skip));
         let (phase, face) = (chunk.phase, (chunk.leg.transport, chunk.leg.handle));
-        // No space before the first byte is a refusal; anything else may have left a part behind, and so may a try before.
-        let refused = fault.kind == ErrorKind::NoSpace && chunk.have == 0 && chunk.resubmits == 0;
+        // What was refused before the first byte left nothing behind, unless a try before it may have.
+        let refused = fault.is_not_applied() && chunk.have == 0 && !chunk.in_doubt;
         self.counters.faults += 1;
         self.fail_op(op, fault, offset, phase);
         self.met_at(op, fault, face);
@@ -474,9 +475,9 @@ impl OpState {
         if op.verb == Verb::Write { error.with_outcome(self.outcome(failure)) } else { error }
     }
 
-    /// What became of a failed write: only a write whose every chunk was refused for lack of space left nothing behind.
+    /// What became of a failed write: only a write whose every chunk was refused as a whole left nothing behind.
     fn outcome(&self, failure: Failure) -> WriteOutcome {
-        let refused = failure.fault.kind == ErrorKind::NoSpace && !failure.may_have_moved;
+        let refused = failure.fault.is_not_applied() && !failure.may_have_moved;
         if self.started == Time::FOREVER || (self.moved() == 0 && refused) {
             WriteOutcome::NotApplied
         } else {

@@ -434,6 +434,7 @@ impl Chunk {
             kind,
             phase: Phase::Io,
             resubmits: 0,
+            in_doubt: false,
             plain: false,
             as_planned: false,
             logical: here.logical,

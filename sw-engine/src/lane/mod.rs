@@ -157,6 +157,8 @@ struct Chunk {
     kind: IoKind,
     phase: Phase,
     resubmits: u8,
+    /// A try of it failed that may have written something.
+    in_doubt: bool,
     /// The transport moves its bytes in place, nobody sums them, and none have come so far: when all come at once, nothing is
     /// left to do.
     plain: bool,
@@ -603,6 +605,7 @@ impl Chunk {
             kind: IoKind::Read,
             phase: Phase::Io,
             resubmits: 0,
+            in_doubt: false,
             plain: true,
             as_planned: false,
             logical: 0,

@@ -104,6 +104,37 @@ fn faults_carry_the_kind_that_the_caller_can_act_on() {
 }
 
 #[test]
+fn a_refusal_is_told_as_one_that_wrote_nothing_and_nothing_else_is() {
+    let untouched = |status: Status| status.with_dnr().fault(&delays()).is_some_and(|fault| fault.is_not_applied());
+    let all = (0..8).flat_map(|sct| (0..=0xFF).map(move |sc| Status::new(sct, sc)));
+    let refusals: Vec<&str> = all.filter(|status| untouched(*status)).map(|status| status.name().unwrap()).collect();
+    let told = [
+        "invalid command opcode",
+        "invalid field in command",
+        "invalid namespace or format",
+        "atomic write unit exceeded",
+        "operation denied",
+        "sanitize failed",
+        "sanitize in progress",
+        "namespace is write protected",
+        "command prohibited by command and feature lockdown",
+        "lba out of range",
+        "namespace not ready",
+        "reservation conflict",
+        "format in progress",
+        "conflicting attributes",
+        "invalid protection information",
+        "attempted write to read only range",
+        "command size limit exceeded",
+        "access denied",
+        "asymmetric access persistent loss",
+        "asymmetric access inaccessible",
+        "asymmetric access transition",
+    ];
+    assert_eq!(refusals, told);
+}
+
+#[test]
 fn every_field_has_a_class_a_text_and_no_surprise() {
     for field in 0..=u16::MAX {
         let status = Status::from_field(field);

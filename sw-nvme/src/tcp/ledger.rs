@@ -108,7 +108,7 @@ pub struct Ledger {
 /// A write may still be carried out by the controller, and nobody knows.
 pub fn lost_with(kind: ErrorKind, verb: Verb) -> Fault {
     let again = verb == Verb::Read && kind == ErrorKind::Io;
-    Fault { kind, code: 0, retry: if again { Retry::Now } else { Retry::Never } }
+    Fault::new(kind, 0).with_retry(if again { Retry::Now } else { Retry::Never })
 }
 
 impl Ledger {
@@ -198,15 +198,14 @@ impl Ledger {
         let work = works.get(index)?;
         work.open = work.open.saturating_sub(1);
         match end.outcome {
-            Outcome::Told(status) => {
-                if let Some(fault) = status.fault(delays) {
-                    work.fail_at(at, fault);
-                }
-            }
+            Outcome::Told(status) => match status.fault(delays) {
+                Some(fault) => work.fail_at(at, fault),
+                None => work.moved(),
+            },
             // The target's word against what came: it lies, or lost data.
             Outcome::Short { .. } => work.fail_at(at, Fault::new(ErrorKind::ShortData, 0)),
             Outcome::WrongDigest => {
-                work.fail_at(at, Fault { kind: ErrorKind::ChecksumMismatch, code: 0, retry: Retry::Now });
+                work.fail_at(at, Fault::new(ErrorKind::ChecksumMismatch, 0).with_retry(Retry::Now));
             }
             // Bytes of it may be anywhere.
             Outcome::LetGo => work.fail_at(at, Fault::new(ErrorKind::Cancelled, 0)),

@@ -3,7 +3,7 @@
 use core::cell::Cell;
 
 use sw_engine::{
-    ObjectId, Token,
+    ObjectId, Token, WriteOutcome,
     seam::{Io, IoDone, MemorySegment},
 };
 use sw_mem::{HostVa, Place, RegionId};
@@ -112,7 +112,7 @@ fn of_what_was_under_way_a_read_is_asked_for_again_a_write_is_unknown_and_what_w
     let unsent = bed.begin(IoKind::Write, 1, 3);
     let (loss, done) = bed.lost();
     assert_eq!((loss.in_doubt, loss.unsent), (true, VecDeque::from([unsent])));
-    let fault = |retry| Err(Fault { kind: ErrorKind::Io, code: 0, retry });
+    let fault = |retry| Err(Fault::new(ErrorKind::Io, 0).with_retry(retry));
     let results: Vec<_> = done.iter().map(|done| (done.token.raw(), done.result)).collect();
     assert_eq!(results, [(1, fault(Retry::Now)), (2, fault(Retry::Never))]);
 }
@@ -126,6 +126,28 @@ fn what_was_not_sent_is_in_no_doubt_and_of_an_io_in_two_commands_only_the_rest_i
     let (loss, done) = bed.lost();
     assert_eq!((loss.in_doubt, done.len()), (false, 0));
     assert_eq!(loss.unsent, VecDeque::from([index, waiting]));
+}
+
+#[test]
+fn that_nothing_was_written_is_said_of_all_commands_or_not_at_all() {
+    let refused = Status::LBA_OUT_OF_RANGE.with_dnr();
+    for (statuses, outcome) in [
+        ([refused, refused], WriteOutcome::NotApplied),
+        ([refused, Status::SUCCESS], WriteOutcome::Unknown),
+        ([Status::SUCCESS, refused], WriteOutcome::Unknown),
+        ([refused, Status::INTERNAL.with_dnr()], WriteOutcome::Unknown),
+    ] {
+        let mut bed = Bed::new(8);
+        let index = bed.begin(IoKind::Write, 4, 1);
+        assert_eq!(bed.sends(8), 2);
+        // Places are given from the last: the first command has number 0.
+        for (user, status) in (0..).zip(statuses) {
+            let end = End { user, outcome: Outcome::Told(status), value: 0 };
+            bed.ledger.ended(end, &mut bed.works, &RetryDelays::default());
+        }
+        let done = bed.works.finish(index).unwrap();
+        assert_eq!(done.result.unwrap_err().outcome, outcome, "{statuses:?}");
+    }
 }
 
 #[test]

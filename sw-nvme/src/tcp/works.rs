@@ -1,7 +1,7 @@
 //! I/Os of a lane: what each still has to send, what its commands came to, and where their data lies.
 
 use sw_engine::{
-    ErrorKind, Fault, Retry, Verb,
+    ErrorKind, Fault, Retry, Verb, WriteOutcome,
     seam::{Io, IoDone, IoKind},
 };
 use sw_mem::Place;
@@ -29,6 +29,8 @@ pub struct Work {
     pub(super) open: u32,
     /// The lowest byte at which a command failed, with its fault.
     failed: Option<(u32, Fault)>,
+    /// A command of it succeeded, or failed in a way that leaves open what it did: bytes may have moved.
+    moved: bool,
     /// Connections that were lost before all of it was sent.
     pub(super) lost: u8,
 }
@@ -48,7 +50,17 @@ impl Works {
 
     /// Takes an I/O. There are as many places as there were I/Os at a time: whoever takes them has a limit.
     pub fn take(&mut self, io: &Io, place: usize) -> u32 {
-        let work = Work { io: *io, place, live: true, cancelled: false, sent: 0, open: 0, failed: None, lost: 0 };
+        let work = Work {
+            io: *io,
+            place,
+            live: true,
+            cancelled: false,
+            sent: 0,
+            open: 0,
+            failed: None,
+            moved: false,
+            lost: 0,
+        };
         if let Some(index) = self.free.pop()
             && let Some(at) = self.works.get_mut(sw_mem::index(u64::from(index)))
         {
@@ -146,8 +158,14 @@ impl Work {
         self.open == 0 && (self.stops() || self.sent >= self.units())
     }
 
+    /// Notes that a command of it was carried out.
+    pub(super) fn moved(&mut self) {
+        self.moved = true;
+    }
+
     /// Notes that its command at byte `at` failed.
     pub(super) fn fail_at(&mut self, at: u32, fault: Fault) {
+        self.moved |= !fault.is_not_applied();
         let counts = self.failed.is_none_or(|(before, kept)| match (kept.retry, fault.retry) {
             // A write of which one command may still be carried out is not sent again, whatever the others came to.
             (Retry::Now, again) if self.io.kind != IoKind::Read && again != Retry::Now => true,
@@ -168,7 +186,10 @@ impl Work {
         match self.failed {
             None if self.sent >= self.units() => Ok(if self.moves() { self.io.len } else { 0 }),
             None => Err(Fault::new(ErrorKind::Cancelled, 0)),
-            Some((at, fault)) if at == 0 || self.cancelled || self.io.kind != IoKind::Read => Err(fault),
+            // That nothing was written is said of all commands or not at all.
+            Some((at, fault)) if at == 0 || self.cancelled || self.io.kind != IoKind::Read => {
+                Err(if self.moved { Fault { outcome: WriteOutcome::Unknown, ..fault } } else { fault })
+            }
             Some((at, _)) => Ok(at),
         }
     }

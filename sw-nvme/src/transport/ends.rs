@@ -170,7 +170,7 @@ impl<B: Bus> NvmeTransport<B> {
         let (after, fault) = match life {
             Life::Quiet(_) => (Place::Dead(gone), gone),
             // The controller was seen disabled: nothing of the old commands lands any more, so that they may go again.
-            _ => (Place::Unlinked(link.queue.qid()), Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now }),
+            _ => (Place::Unlinked(link.queue.qid()), Fault::new(ErrorKind::Io, 0).with_retry(Retry::Now)),
         };
         self.end_all_of(index, fault);
         if let Place::Linked(link) = core::mem::replace(&mut self.places[index], after) {

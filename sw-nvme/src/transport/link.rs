@@ -318,8 +318,9 @@ impl<B: Bus> Link<B> {
             } else if let Some(due) = retry_due(parent, ended.status, controller) {
                 counters.retries += 1;
                 parent.retries += 1;
-                parent.moved = true;
-                again.push(Again { part, due, fault: fault_of(parent, ended.status) });
+                let fault = fault_of(parent, ended.status);
+                parent.moved |= !fault.is_not_applied();
+                again.push(Again { part, due, fault });
             } else {
                 parent.open -= 1;
                 parent.fail(part.at, fault_of(parent, ended.status));
@@ -496,7 +497,7 @@ fn fault_of(parent: &Parent, status: Status) -> Fault {
         return Fault::new(ErrorKind::Cancelled, i32::from(status.code()));
     }
     let fault = status.fault(&crate::status::RetryDelays::default());
-    Fault { retry: Retry::Never, ..fault.unwrap_or(Fault::new(ErrorKind::Io, 0)) }
+    fault.unwrap_or(Fault::new(ErrorKind::Io, 0)).with_retry(Retry::Never)
 }
 
 /// Stages as much as PRP entries can describe, for what they cannot as a whole.

@@ -1,7 +1,7 @@
 //! I/Os in the transport: what each still has to send, and what its commands came to.
 
 use sw_engine::{
-    ErrorKind, Fault, Token,
+    ErrorKind, Fault, Token, WriteOutcome,
     seam::{IoDone, IoKind, MAX_SEGMENTS},
 };
 use sw_mem::{ByteLen, Iova};
@@ -22,7 +22,7 @@ pub(super) struct Parent {
     pub(super) segment_count: u8,
     /// Commands of it that were sent again.
     pub(super) retries: u8,
-    /// A command of it succeeded, or was sent again: bytes may have moved.
+    /// A command of it succeeded, or failed in a way that leaves open what it did: bytes may have moved.
     pub(super) moved: bool,
     pub(super) link: u32,
     pub(super) nsid: u32,
@@ -81,6 +81,7 @@ impl Parent {
 
     /// Notes that the command at `at` failed. The lowest one counts, since all bytes before it are good.
     pub(super) fn fail(&mut self, at: u32, fault: Fault) {
+        self.moved |= !fault.is_not_applied();
         if at < self.failed_at {
             (self.failed_at, self.fault) = (at, fault);
         }
@@ -101,10 +102,9 @@ impl Parent {
         IoDone { token: self.token, result }
     }
 
-    /// The fault, for an I/O of which the first command failed. `NoSpace` would say that not one byte was written.
+    /// The fault, for an I/O of which the first command failed. That nothing was written is said of all commands or not at all.
     fn final_fault(&self) -> Fault {
-        let partly = self.moved && self.kind == IoKind::Write && self.fault.kind == ErrorKind::NoSpace;
-        if partly { Fault { kind: ErrorKind::Io, ..self.fault } } else { self.fault }
+        if self.moved { Fault { outcome: WriteOutcome::Unknown, ..self.fault } } else { self.fault }
     }
 
     /// Whether it moves bytes.

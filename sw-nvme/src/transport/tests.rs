@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sw_engine::{
-    ErrorKind, Fault, Retry, Token,
+    ErrorKind, Fault, Retry, Token, WriteOutcome,
     seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Submit, Transport, Wait},
 };
 use sw_mem::{ByteLen, DmaRegion, DmaSpan, HugePages, SlabPool, model_span};
@@ -294,23 +294,29 @@ fn a_command_that_waits_for_its_retry_fails_with_its_own_status_if_another_one_f
 }
 
 #[test]
-fn no_space_is_said_only_if_nothing_was_written() {
-    let full = Status::new(crate::status::sct::GENERIC, 0x81).with_dnr();
-    for (statuses, kind) in [(vec![full, full], ErrorKind::NoSpace), (vec![full, Status::SUCCESS], ErrorKind::Io)] {
+fn that_nothing_was_written_is_said_of_all_commands_or_not_at_all() {
+    let refused = Status::new(crate::status::sct::GENERIC, 0x20).with_dnr();
+    let (none, unknown) = (WriteOutcome::NotApplied, WriteOutcome::Unknown);
+    for (statuses, outcome) in [
+        (vec![refused, refused], none),
+        (vec![refused, Status::SUCCESS], unknown),
+        (vec![refused, Status::WRITE_FAULT.with_dnr()], unknown),
+    ] {
         let mut bed = Bed::new(Model { mdts: 1, ..Model::default() });
         bed.bus.model().statuses.extend(statuses);
         let io = bed.io(1, IoKind::Write, 0, &[(0, 16 << 10)]);
-        let result = bed.one(&io);
-        assert!(error(kind)(&result), "{result:?}");
-        assert_eq!(result.unwrap_err().code, i32::from(full.code()));
+        let fault = bed.one(&io).unwrap_err();
+        assert_eq!((fault.code, fault.outcome), (i32::from(refused.code()), outcome));
     }
-    // A first try that failed in another way may have written.
-    let mut bed = Bed::new(Model::default());
-    bed.bus.model().statuses.extend([Status::INTERNAL, full]);
-    let io = bed.io(1, IoKind::Write, 0, &[(0, 4096)]);
-    bed.submit(&io);
-    let done: Vec<_> = (0..10).flat_map(|_| bed.poll()).collect();
-    assert!(done.len() == 1 && error(ErrorKind::Io)(&done[0].1), "{done:?}");
+    // A first try that failed in another way may have written; one that was refused has not.
+    for (first, outcome) in [(Status::INTERNAL, unknown), (Status::NAMESPACE_NOT_READY, none)] {
+        let mut bed = Bed::new(Model::default());
+        bed.bus.model().statuses.extend([first, refused]);
+        let io = bed.io(1, IoKind::Write, 0, &[(0, 4096)]);
+        bed.submit(&io);
+        let done: Vec<_> = (0..10).flat_map(|_| bed.poll()).collect();
+        assert!(done.len() == 1 && done[0].1.is_err_and(|fault| fault.outcome == outcome), "{done:?}");
+    }
 }
 
 #[test]
@@ -479,7 +485,7 @@ fn a_lost_command_is_aborted_and_then_the_controller_is_reset() {
     bed.out.clear();
     let wait = Wait::For { timeout: Duration::from_secs(300), min: 1 };
     assert_eq!(bed.transport.poll(wait, &mut bed.out).unwrap(), 1);
-    assert_eq!(bed.out[0].result, Err(Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now }));
+    assert_eq!(bed.out[0].result, Err(Fault::new(ErrorKind::Io, 0).with_retry(Retry::Now)));
     let seconds = (bed.bus.model().now_ns - begun) / 1_000_000_000;
     assert!((40..45).contains(&seconds), "{seconds}");
     let counters = bed.transport.counters();
@@ -601,7 +607,7 @@ fn a_reset_by_one_transport_is_learnt_by_the_other() {
     bed.bus.model().refuse = Some((crate::wire::admin::opcode::DELETE_SQ, Status::INVALID_QUEUE_ID));
     assert_eq!(other.fence(Duration::from_millis(100), &mut bed.out), Fence::Quiet);
     let done = bed.poll();
-    assert_eq!(done, [(1, Err(Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now }))]);
+    assert_eq!(done, [(1, Err(Fault::new(ErrorKind::Io, 0).with_retry(Retry::Now)))]);
     bed.bus.model().hold = false;
     assert_eq!(bed.one(&io), Ok(4096));
     assert_eq!(bed.bus.model().bad_doorbells, 0);

@@ -152,7 +152,7 @@ fn draw_queue(rng: &mut Rng, name: &'static str, mood: Mood) -> QueueParams {
             // A disk that fills up: writes end short, and then there is no space for the rest.
             let on = |every| On { kind: Some(IoKind::Write), range: None, every, times: 0 };
             rules.push(FaultRule { on: on(2), act: Act::Short { blocks: 1 } });
-            rules.push(FaultRule { on: on(1), act: Act::Fail(Fault::new(ErrorKind::NoSpace, 28)) });
+            rules.push(FaultRule { on: on(1), act: Act::Fail(Fault::new(ErrorKind::NoSpace, 28).not_applied()) });
         }
     }
     let stubborn = bad && rng.per_mille(80);
@@ -181,10 +181,10 @@ fn draw_queue(rng: &mut Rng, name: &'static str, mood: Mood) -> QueueParams {
 }
 
 fn draw_rule(rng: &mut Rng, mood: Mood) -> FaultRule {
-    let retry = Fault { kind: ErrorKind::Busy, code: 11, retry: Retry::Now };
+    let retry = Fault::new(ErrorKind::Busy, 11).with_retry(Retry::Now);
     let legal = [
         Act::Fail(Fault::new(ErrorKind::Io, 5)),
-        Act::Fail(Fault::new(ErrorKind::NoSpace, 28)),
+        Act::Fail(Fault::new(ErrorKind::NoSpace, 28).not_applied()),
         Act::Fail(retry),
         Act::Short { blocks: 1 },
         Act::Short { blocks: 2 },

@@ -219,7 +219,7 @@ fn outcome(result: i32, bytes: u32, given_up: Retry) -> Result<u32, Fault> {
     match result {
         0 => Ok(bytes),
         // The driver gave up on it: a timeout, or a reset.
-        result if result == -libc::EINTR => Err(Fault { kind: ErrorKind::Io, code: libc::EINTR, retry: given_up }),
+        result if result == -libc::EINTR => Err(Fault::new(ErrorKind::Io, libc::EINTR).with_retry(given_up)),
         ..0 => fault::outcome(result),
         status => {
             let status = u16::try_from(status).ok().map(ioctl::status_of);

@@ -47,7 +47,7 @@ fn a_write_that_the_driver_gave_up_on_is_sent_again_over_pci_only() {
         let done = shape.end(squeue::EntryMarker::get_user_data(&entry), -libc::EINTR).unwrap();
         done.result.unwrap_err()
     };
-    let unknown = Fault { kind: ErrorKind::Io, code: libc::EINTR, retry: Retry::Never };
+    let unknown = Fault::new(ErrorKind::Io, libc::EINTR);
     let again = Fault { retry: Retry::Now, ..unknown };
     assert_eq!(given_up(IoKind::Write, Link::Pcie), again);
     assert_eq!(given_up(IoKind::Write, Link::Network), unknown, "the other side may still carry it out");

@@ -82,7 +82,7 @@ impl Bed {
     }
 }
 
-const AGAIN: Fault = Fault { kind: ErrorKind::Io, code: 0, retry: Retry::Now };
+const AGAIN: Fault = Fault::new(ErrorKind::Io, 0).with_retry(Retry::Now);
 
 #[test]
 fn a_queue_pair_is_asked_for_and_its_ios_wait() {
