@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io::{self, IoSliceMut, Read, Write},
     net::{Shutdown, TcpStream},
     os::fd::AsRawFd,
@@ -20,15 +20,16 @@ use sw_nvme::{
     psk::{ConfiguredPsk, Derivation},
 };
 
-use super::wire::{LONG_BYTES, now};
+use super::wire::{LONG_BYTES, WRITE_TIMEOUT, now};
 use crate::{
-    socket::{self, Piece},
+    socket::{self, Piece, Ready, Waited, wait_for},
     tls::{Channel, KernelTls, ServerTls, WANTS_TLS},
 };
 
 /// What waits to be sent is sent at the latest when it is so many bytes.
 const WAITING_BYTES_MAX: usize = 64 << 10;
-
+/// A read that may wait for ever looks again so often.
+const LOOKED_AFTER: Duration = Duration::from_secs(60);
 /// Type of the record that a handshake begins with (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
 
@@ -60,6 +61,9 @@ pub(super) struct Wire<'s> {
     /// Whom the key is for, that the host has shown: its own name and the subsystem's.
     names: Option<(Nqn, Nqn)>,
     waiting: RefCell<Waiting>,
+    /// Until when a read by the library may wait for a whole record; `None`: for ever. A timeout of the socket would begin anew with each
+    /// byte, so that a host that sends one now and then would keep the thread as long as it likes: the socket does not block then.
+    until: Cell<Option<Instant>>,
 }
 
 /// What is to be sent.
@@ -72,7 +76,7 @@ struct Waiting {
 
 impl<'s> Wire<'s> {
     pub(super) fn plain(stream: &'s TcpStream) -> Self {
-        Self { channel: Channel::Plain, stream, names: None, waiting: RefCell::default() }
+        Self { channel: Channel::Plain, stream, names: None, waiting: RefCell::default(), until: Cell::default() }
     }
 
     /// Has TLS with the host, until `until` at most; `None`: it will not, or not with the key.
@@ -97,11 +101,30 @@ impl<'s> Wire<'s> {
         stream.set_read_timeout(None).ok()?;
         tracing::debug!(identity = answer.psk.identity(), protection = ?channel.protection(), "tls");
         let names = Some((answer.host, answer.subsystem));
-        Some(Self { channel, stream, names, waiting: RefCell::default() })
+        Some(Self { channel, stream, names, waiting: RefCell::default(), until: Cell::default() })
     }
 
     pub(super) fn stream(&self) -> &'s TcpStream {
         self.stream
+    }
+
+    /// Until when the next read may wait, with so much `left`; `None`: for ever.
+    pub(super) fn set_deadline(&self, until: Option<Instant>, left: Option<Duration>) -> io::Result<()> {
+        self.until.set(until);
+        if matches!(self.channel, Channel::Library(_)) {
+            return Ok(());
+        }
+        // The shortest wait that the system knows is above zero.
+        self.stream.set_read_timeout(left.map(|left| left.max(Duration::from_millis(1))))
+    }
+
+    /// Waits until the socket is ready, for a library that wants it; `TimedOut`.
+    fn await_socket(&self, what: Ready, until: Option<Instant>) -> io::Result<()> {
+        let until = until.unwrap_or_else(|| now() + LOOKED_AFTER);
+        match wait_for(self.stream.as_raw_fd(), what, until)? {
+            Waited::TimeOver => Err(io::ErrorKind::TimedOut.into()),
+            Waited::Ready => Ok(()),
+        }
     }
 
     /// Whether Connect names those whom the key is for.
@@ -150,7 +173,13 @@ impl<'s> Wire<'s> {
         pieces.retain(|piece| piece.len > 0);
         while !pieces.is_empty() {
             let sent = match &self.channel {
-                Channel::Library(session) => session.send(pieces)?,
+                Channel::Library(session) => match session.send(pieces) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.await_socket(Ready::ToReadOrWrite, Some(now() + WRITE_TIMEOUT))?;
+                        continue;
+                    }
+                    sent => sent?,
+                },
                 Channel::Plain | Channel::Kernel(_) => socket::send(self.stream.as_raw_fd(), pieces)?,
             };
             if sent == 0 {
@@ -199,7 +228,13 @@ impl Read for &Wire<'_> {
         match &self.channel {
             Channel::Library(session) => {
                 let Some(into) = into.iter_mut().find(|into| !into.is_empty()) else { return Ok(0) };
-                session.receive_record(Piece { base: into.as_mut_ptr(), len: into.len() })
+                loop {
+                    match session.receive_record(Piece { base: into.as_mut_ptr(), len: into.len() }) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        done => return done,
+                    }
+                    self.await_socket(Ready::ToRead, self.until.get())?;
+                }
             }
             Channel::Plain | Channel::Kernel(_) => loop {
                 let mut stream = self.stream;

@@ -128,9 +128,7 @@ impl<'s> Input<'s> {
             return Err(End::Silent);
         }
         if left.is_some() || self.armed {
-            // The shortest wait that the system knows is above zero.
-            let left = left.map(|left| left.max(Duration::from_millis(1)));
-            self.wire.stream().set_read_timeout(left).map_err(|_| End::Closed)?;
+            self.wire.set_deadline(until, left).map_err(|_| End::Closed)?;
             self.armed = left.is_some();
         }
         Ok(())

@@ -43,8 +43,20 @@ const NEW_SESSION_TICKET: u8 = 4;
 const CONTROL_BYTES: usize = 4096;
 
 /// Asks the kernel to look after TLS on the socket, which it does once it has keys. Whether it can.
-pub(crate) fn prepare(fd: RawFd) -> bool {
-    option(fd, libc::SOL_TCP, libc::TCP_ULP, b"tls").is_ok()
+///
+/// # Errors
+/// The connection is over: see [`can`].
+pub(crate) fn prepare(fd: RawFd) -> io::Result<bool> {
+    can(option(fd, libc::SOL_TCP, libc::TCP_ULP, b"tls"))
+}
+
+/// What the kernel's answer means. It takes connections that are established only (`net/tls/tls_main.c`, `tls_init`): one that the other end
+/// has closed meanwhile is lost, which says nothing of what the kernel can.
+fn can(answer: io::Result<()>) -> io::Result<bool> {
+    match answer {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(error),
+        answer => Ok(answer.is_ok()),
+    }
 }
 
 /// Gives the kernel the keys of a connection whose handshake just ended, with no record behind it yet, either way. Whether it took them;
@@ -238,6 +250,13 @@ mod tests {
         }
         assert_eq!(understood(23, b"data").unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(understood(ALERT, &[2]).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_connection_that_is_over_is_lost_and_not_one_that_the_kernel_cannot_protect() {
+        let answer = |code| can(Err(io::Error::from_raw_os_error(code)));
+        assert_eq!(answer(libc::ENOTCONN).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+        assert!(!answer(libc::ENOENT).unwrap() && !answer(libc::EOPNOTSUPP).unwrap() && can(Ok(())).unwrap());
     }
 
     #[test]

@@ -162,8 +162,8 @@ pub(crate) fn connect(
     let failed = |fault| refusal(fault, at, &identity);
     let kernel = before.map_or(*kernel, KernelTls::like);
     let fd = stream.as_raw_fd();
-    let secrets = secrets(kernel, fd).ok_or_else(|| failed(Failure::NoKernel))?;
     let system = |error: io::Error| failed(Failure::Tls(Fault::System(error.raw_os_error().unwrap_or(0))));
+    let secrets = secrets(kernel, fd).map_err(system)?.ok_or_else(|| failed(Failure::NoKernel))?;
     let session = Session::new(context, fd, Keys::Mine(key), secrets).map_err(system)?;
     loop {
         let wait = match session.handshake().map_err(|fault| failed(Failure::Tls(fault)))? {
@@ -181,11 +181,14 @@ pub(crate) fn connect(
 }
 
 /// Whether secrets are kept for the kernel; `None`: it must do TLS, and cannot.
-fn secrets(kernel: KernelTls, fd: i32) -> Option<Secrets> {
-    if kernel != KernelTls::Never && kernel::prepare(fd) {
-        return Some(Secrets::Kept);
+///
+/// # Errors
+/// The connection is over already.
+fn secrets(kernel: KernelTls, fd: i32) -> io::Result<Option<Secrets>> {
+    if kernel != KernelTls::Never && kernel::prepare(fd)? {
+        return Ok(Some(Secrets::Kept));
     }
-    (kernel != KernelTls::Demanded).then_some(Secrets::Hidden)
+    Ok((kernel != KernelTls::Demanded).then_some(Secrets::Hidden))
 }
 
 /// Gives the connection to the kernel, if it is to have it and takes it.
@@ -365,14 +368,14 @@ impl ServerTls {
     }
 
     /// Makes TLS of a connection that nothing came over yet, as the target; `until` at most, however slowly bytes come: the socket does
-    /// not block meanwhile.
+    /// not block meanwhile, and behind the handshake only if the kernel has the connection.
     ///
     /// # Errors
     /// [`Fault`]; `None`: there is no time left.
     pub(crate) fn accept(&self, stream: &TcpStream, until: Instant) -> Result<(Channel, Answer), Option<Fault>> {
         let fd = stream.as_raw_fd();
-        let secrets = secrets(self.kernel, fd).ok_or(Some(Fault::Library(0)))?;
         let system = |error: io::Error| Some(Fault::System(error.raw_os_error().unwrap_or(0)));
+        let secrets = secrets(self.kernel, fd).map_err(system)?.ok_or(Some(Fault::Library(0)))?;
         let session = Session::new(&self.context, fd, Keys::Theirs(Arc::clone(&self.find)), secrets).map_err(system)?;
         stream.set_nonblocking(true).map_err(system)?;
         loop {
@@ -385,9 +388,11 @@ impl ServerTls {
                 return Err(None);
             }
         }
-        stream.set_nonblocking(false).map_err(system)?;
         let answer = session.take_answer().ok_or(Some(Fault::WithoutKey))?;
         let channel = settle(session, fd, (self.suite, Role::Server), self.kernel).map_err(system)?;
+        if channel.protection() == Protection::TlsKernel {
+            stream.set_nonblocking(false).map_err(system)?;
+        }
         Ok((channel, answer))
     }
 }

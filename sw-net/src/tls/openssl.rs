@@ -62,6 +62,8 @@ const ERROR_ZERO_RETURN: c_int = 6;
 /// Reasons of the library (`sslerr.h`): the end of the socket without `close_notify`; what came is no TLS.
 const REASON_EOF: u32 = 294;
 const REASONS_NO_TLS: [u32; 5] = [267, 155, 156, 198, 443];
+/// What the peer shows is a certificate, and none is trusted (`SSL_R_CERTIFICATE_VERIFY_FAILED`).
+const REASON_CERTIFICATE: u32 = 134;
 /// Reasons from here on are alerts of the peer (`SSL_AD_REASON_OFFSET`).
 const REASON_ALERTS: u32 = 1000;
 /// `ERR_LIB_SSL`.
@@ -348,6 +350,7 @@ impl Session {
         let fault = match (error, library, reason) {
             (ERROR_SSL, LIB_SSL, REASON_EOF) => Fault::Cut,
             (ERROR_SSL, LIB_SSL, reason) if REASONS_NO_TLS.contains(&reason) => Fault::NoTls,
+            (ERROR_SSL, LIB_SSL, REASON_CERTIFICATE) => Fault::WithoutKey,
             (ERROR_SSL, LIB_SSL, REASON_ALERTS..1256) => {
                 Fault::Alert(u8::try_from(reason - REASON_ALERTS).unwrap_or(u8::MAX))
             }

@@ -226,6 +226,89 @@ fn connect_as(at: std::net::SocketAddr, peers: Peers<'_>, host: &HostIdentity, s
     connect(&mut admin, (request, &data), None, limit)
 }
 
+/// A host that has the key and then sends a record byte by byte: a pause of its own for each would keep the target's thread for ever.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a host that is slow on purpose")]
+fn a_host_that_sends_a_record_byte_by_byte_is_not_waited_for_past_its_time() {
+    if !is_there() {
+        return;
+    }
+    let suite = Suite::Aes128GcmSha256;
+    let tls = Some(Tls { psk: psk(1, suite), derivation: Derivation::Standard, kernel: KernelTls::Never });
+    let config = TargetConfig { tls, connect_timeout: Duration::from_secs(1), ..TargetConfig::default() };
+    let target = Target::start(config).unwrap();
+    let host = host(None);
+    let tls = HostTls::new(psk(1, suite), Form::default(), KernelTls::Never).unwrap();
+    let peers = Peers { tls: &tls, host: &host.nqn, subsystem: &TargetConfig::default().subsystem, before: None };
+    let mut stream = TcpStream::connect(target.address()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let fd = stream.as_raw_fd();
+    let wait = |what, until| wait_for(fd, what, until).map(|waited| waited == Waited::Ready);
+    let channel = connect(&stream, peers, ("a target", crate::admin::after(Duration::from_secs(5))), wait).unwrap();
+    stream.set_nonblocking(false).unwrap();
+    // Data of 4,096 bytes (RFC 8446 §5.1), of which one comes every 100 ms: it would be there in seven minutes.
+    stream.write_all(&[23, 3, 3, 16, 0]).unwrap();
+    let begin = Instant::now();
+    while stream.write_all(&[0]).is_ok() && target.counters().connections_open > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(10), "the target still waits");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(begin.elapsed() > Duration::from_millis(500), "it waits for its time");
+    drop(channel);
+}
+
+/// A process that ends with its handle.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that ended is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// TLS here knows no certificates, so that none is trusted, expired or not: OpenSSL's own server, which has one and no key, is refused.
+#[test]
+fn a_certificate_is_no_key() {
+    if !is_there() {
+        return;
+    }
+    let file = |name: &str| std::env::temp_dir().join(format!("straightway-{name}-{}", std::process::id()));
+    let (key, certificate) = (file("key.pem"), file("certificate.pem"));
+    let openssl = |args: &str| {
+        let words = args.split(' ').map(|word| match word {
+            "KEY" => key.as_os_str(),
+            "CERTIFICATE" => certificate.as_os_str(),
+            word => word.as_ref(),
+        });
+        let mut command = std::process::Command::new("openssl");
+        command.args(words).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+        command.stderr(std::process::Stdio::null());
+        command
+    };
+    let mut made = openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a.target -days 1 -keyout KEY -out CERTIFICATE",
+    );
+    if !made.status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no program openssl");
+        return;
+    }
+    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = at.port();
+    let server =
+        openssl(&format!("s_server -accept 127.0.0.1:{port} -cert CERTIFICATE -key KEY -tls1_3 -quiet")).spawn();
+    let _server = Process(server.unwrap());
+    until("openssl's server", || TcpStream::connect(at).is_ok());
+    for suite in Suite::ALL {
+        let error = both_queues(at, host(Some((psk(1, suite), Form::default()))), quick()).unwrap_err();
+        assert!(is_refusal(&error) && error.to_string().contains("without the key"), "{error}");
+    }
+    for path in [key, certificate] {
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
 #[test]
 fn discovery_goes_over_tls_too_and_says_that_it_is_demanded() {
     if !is_there() {
