@@ -11,6 +11,7 @@
 //! cargo xtask kernels [--check]                             the PTX of kernels/ from its sources
 //! cargo xtask install --prefix DIR                          the C library with its headers, and libcufile.so.0
 //! cargo xtask cufile [--write] [--gpu] [--clients]          one suite against NVIDIA's libcufile and ours, and clients of both
+//! cargo xtask peers                                         other people's NVMe/TCP programs at the other end of ours
 //! cargo xtask vm nvme | fabrics | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
 //! ```
 //!
@@ -31,6 +32,7 @@ mod kernels;
 mod mutants;
 mod needs;
 mod patch;
+mod peers;
 mod proc;
 mod pyenv;
 mod python;
@@ -104,6 +106,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                                                   with a FILE only that library, which is not built
   cufile [--write] [--only PREFIX] [--library FILE] [--gpu] [--clients]
                                                   one suite against NVIDIA's libcufile and ours; --write: the report
+  peers                                           other people's NVMe/TCP programs in user space at the other end of ours
   vm nvme | fabrics | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
 
 fn main() -> ExitCode {
@@ -134,6 +137,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
         "kernels" => kernels::run(&place, rest),
         "install" => install::run(&place, rest),
         "cufile" => cufile::run(&place, rest),
+        "peers" => peers::run(&place),
         "vm" => vm::run(&place, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

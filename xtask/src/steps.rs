@@ -233,6 +233,23 @@ pub const STEPS: &[Step] = &[
         turn: Turn::Alone,
     },
     Step {
+        name: "peers",
+        why: "other people's NVMe/TCP programs in user space: their target under our initiator, their initiators on our target",
+        program: Program::Xtask,
+        args: &["peers"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "git", package: "git" },
+            Need::Tool { program: "cc", package: "gcc" },
+            Need::Helps { program: "make", package: "make" },
+            Need::Helps { program: "go", package: "golang" },
+        ],
+        tests_min: 0,
+        skips: Skips::Listed,
+        limit_s: 1800,
+        turn: Turn::Alone,
+    },
+    Step {
         name: "python",
         why: "the Python package installs from the tree and holds with numpy, torch, forks",
         program: Program::Xtask,

@@ -307,7 +307,10 @@ impl<'a> Connection<'a> {
         // Bits 1:0 of the opcode, or of the type: 01b to the controller, 10b to the host.
         let direction = if fabrics.is_some() { raw[4] } else { raw[0] } & 3;
         let in_capsule = descriptor == IN_CAPSULE && direction == 1;
-        if !in_capsule && (!carried.bytes.is_empty() || descriptor != TRANSPORT_BLOCK) {
+        // Where nothing is moved the field is reserved, as in Property Set, and hosts leave it zero (Base 2.1, 6.6). What wants data finds below
+        // that it has none.
+        let is_none = bytes == 0 && carried.bytes.is_empty();
+        if !in_capsule && !is_none && (!carried.bytes.is_empty() || descriptor != TRANSPORT_BLOCK) {
             return Err(says::DESCRIPTOR);
         }
         let wants = if direction == 1 { self.session.wants(command, fabrics.as_ref())? } else { 0..=0 };
@@ -644,7 +647,8 @@ impl Connection<'_> {
         if answer.status.is_success() {
             self.data(job, (out, bytes), if quiet { flags::SUCCESS } else { 0 })?;
         }
-        if !quiet {
+        let times = usize::from(!quiet) + usize::from(job.fault == Some(Fault::AnswerTwice));
+        for _ in 0..times {
             self.response(job.cid(), answer)?;
         }
         if job.fault == Some(Fault::DropAfter) { Err(End::Fault) } else { Ok(()) }

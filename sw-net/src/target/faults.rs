@@ -48,6 +48,8 @@ pub enum Fault {
     WrongDataDigest,
     /// The answer, data and wishes included, names an identifier that is not the command's.
     UnknownCid,
+    /// It is carried out and answered, and its completion comes once more.
+    AnswerTwice,
     /// A wish for data past the end of the write.
     R2tOutOfRange,
     /// The data of a read begins four bytes too late.

@@ -107,6 +107,13 @@ fn wrong_digests_offsets_identifiers_and_wishes_are_found_out() {
     broken(read(Fault::UnknownCid).4, "a command that is not under way");
     broken(write(Fault::UnknownCid, 16).4, "a command that is not under way");
     broken(write(Fault::UnknownCid, 1).4, "a command that is not under way");
+    // The answer itself is good; what comes behind it belongs to nobody.
+    let (_target, _, _admin, mut io, got) = read(Fault::AnswerTwice);
+    assert_eq!(got.unwrap().outcome, SUCCESS);
+    broken(io.read(0, 8, 4096), "a command that is not under way");
+    let (_target, _, _admin, mut io, got) = write(Fault::AnswerTwice, 16);
+    assert_eq!(got.unwrap().outcome, SUCCESS);
+    broken(io.read(0, 8, 4096), "a command that is not under way");
     broken(write(Fault::R2tOutOfRange, 16).4, "an R2T");
     broken(read(Fault::WrongOffset).4, "data that does not follow");
 }
