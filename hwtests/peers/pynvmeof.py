@@ -7,6 +7,10 @@ import random
 import sys
 
 from nvmeof_client import NVMeoFClient
+from nvmeof_client.protocol.types import ControllerConfiguration
+
+# It asks for all command sets without a look at what the controller has (CAP.CSS); ours has the one.
+ControllerConfiguration.CSS_ALL_SUPPORTED = 0
 
 BYTES = 8 << 20
 

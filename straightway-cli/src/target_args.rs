@@ -46,7 +46,7 @@ pub struct Target {
     pub read_only: bool,
     #[command(flatten)]
     pub wire: Wire,
-    /// The file of the key that hosts must know (DH-HMAC-CHAP); the same for all of them
+    /// The file of the key that hosts must know (DH-HMAC-CHAP), or lines of NQN and key, one for each host
     #[arg(long, value_name = "FILE")]
     pub dhchap_key_file: Option<PathBuf>,
     /// The file of the key that shows hosts who this target is, if they ask
@@ -68,7 +68,7 @@ pub struct Target {
         value_parser = parse_group_list
     )]
     pub dhchap_groups: Groups,
-    /// The file of the key that hosts must have for TLS, without which no connection is taken; the same for all of them
+    /// The file of the key that hosts must have for TLS, without which no connection is taken; or lines of NQN and key, each host with its own
     #[arg(long, value_name = "FILE")]
     pub tls_key_file: Option<PathBuf>,
     /// Make keys of it as old versions of libnvme do, for hosts with one

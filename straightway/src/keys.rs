@@ -4,28 +4,25 @@ use std::{fs::File, io, io::Read as _, path::Path, sync::Arc};
 
 use sw_engine::{Error, ErrorKind, Verb};
 use sw_net::HostKeys;
-use sw_nvme::auth::{
-    Hash, Offer, RANDOM_BYTES,
-    group::Group,
-    secret::{Secret, TEXT_BYTES_MAX},
-};
+use sw_nvme::auth::{Hash, Offer, RANDOM_BYTES, group::Group, secret::Secret};
+pub use sw_nvme::keyring::{Keys, KeysError};
 use zeroize::Zeroizing;
 
 use crate::tls::NvmeTcpTls;
 
-/// Bytes of a key's file that are looked at: a key, and white space around it.
-const FILE_BYTES_MAX: u64 = 4 * TEXT_BYTES_MAX as u64;
+/// Bytes of a file of keys at most: hundreds of names with a key each.
+const FILE_BYTES_MAX: u64 = 128 << 10;
 
 /// The keys of an engine, for all subsystems behind TCP that demand authentication, or shall show who they are.
 ///
 /// Secrets are in no `Debug` text, no log and no error, and are wiped when they are dropped.
 #[derive(Clone, Debug, Default)]
 pub struct NvmeTcpKeys {
-    /// The host's own key. Default: none, and subsystems that demand one are not opened.
-    pub host: Option<Secret>,
-    /// The key that subsystems must show that they know; one that does not is not opened. Not without [`NvmeTcpKeys::host`]. Default:
-    /// none, and subsystems are believed.
-    pub controller: Option<Secret>,
+    /// The host's own key, one for each subsystem or one for all. Default: none, and subsystems that demand one are not opened.
+    pub host: Option<Keys<Secret>>,
+    /// The keys that subsystems must show that they know, likewise; one that does not is not opened. Not without [`NvmeTcpKeys::host`].
+    /// Default: none, and subsystems are believed.
+    pub controller: Option<Keys<Secret>>,
     /// Hashes and groups that may be used. Default: all, the NULL group included.
     pub offer: Offer,
     /// TLS, with a key of its own. Default: none.
@@ -39,7 +36,7 @@ impl NvmeTcpKeys {
         match name {
             "key_file" | "ctrl_key_file" => {
                 let into = if name == "key_file" { &mut self.host } else { &mut self.controller };
-                return Some(read_secret(value).map(|secret| *into = Some(secret)));
+                return Some(read_secrets(value).map(|secrets| *into = Some(secrets)));
             }
             "hashes" => self.offer.hashes = parse_hashes(value)?,
             "groups" => self.offer.groups = parse_groups(value)?,
@@ -68,29 +65,32 @@ impl NvmeTcpKeys {
     }
 }
 
-/// Reads a key from the file that has its text, `DHHC-1:…:`, as `nvme gen-dhchap-key` writes it.
+/// Reads keys from a file: one key `DHHC-1:…:` for all, as `nvme gen-dhchap-key` writes it, or lines `NQN DHHC-1:…:`, one for each other end
+/// ([`Keys`]).
 ///
 /// # Errors
 /// What the system says of the file; `BadFormat` for another text.
-pub fn read_secret(path: impl AsRef<Path>) -> Result<Secret, Error> {
+pub fn read_secrets(path: impl AsRef<Path>) -> Result<Keys<Secret>, Error> {
     let path = path.as_ref();
-    Secret::parse(&read_text(path, "DHHC-1:…:")?).map_err(|cause| {
+    Keys::parse(&read_text(path, "DHHC-1:…:")?, Secret::parse).map_err(|cause| {
         Error::new(ErrorKind::BadFormat, Verb::Setup)
             .at(path.display().to_string())
             .detail(format!("the file has no key for dh-hmac-chap: {cause}"))
-            .remedy("write one line DHHC-1:…: to it, as `straightway nvme gen-dhchap-key` prints it")
+            .remedy("write one line DHHC-1:…: to it, as `straightway nvme gen-dhchap-key` prints it, or lines of an NQN and a key")
     })
 }
 
-/// Reads the file of a key, one line of this `form`.
+/// Reads a file of keys, lines of this `form`.
 ///
 /// # Errors
-/// What the system says of the file; `BadFormat` where it is no text.
+/// What the system says of the file; `BadFormat` where it is no text, or too long.
 pub(crate) fn read_text(path: &Path, form: &str) -> Result<Zeroizing<String>, Error> {
     let made = |kind| Error::new(kind, Verb::Setup).at(path.display().to_string());
     // With room to spare: one that grew would leave a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(2 * sw_mem::index(FILE_BYTES_MAX)));
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+    let whole = |bytes| if bytes as u64 > FILE_BYTES_MAX { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) };
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
+    let read = read.and_then(whole);
     read.map_err(|cause| {
         let kind = match cause.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -154,10 +154,13 @@ mod tests {
         let path = std::env::temp_dir().join(format!("straightway-key-{}", std::process::id()));
         let told = |text: &[u8]| {
             std::fs::write(&path, text).unwrap();
-            read_secret(&path).map(|secret| format!("{secret:?}")).map_err(|error| (error.kind(), error.to_string()))
+            read_secrets(&path).map(|secrets| format!("{secrets:?}")).map_err(|error| (error.kind(), error.to_string()))
         };
         let text = make_secret(Hash::Sha384, Some(Hash::Sha256)).unwrap().to_text();
-        assert_eq!(told(format!("{}\n", *text).as_bytes()), Ok("Secret(48 bytes, sha256)".into()));
+        assert_eq!(
+            told(format!("{}\n", *text).as_bytes()),
+            Ok("Keys { all: Some(Secret(48 bytes, sha256)), named: [] }".into())
+        );
         let endless = vec![b'A'; 1 << 20];
         for wrong in [&b"DHHC-1:00:U0VDUkVU:"[..], b"", b"\xFF\xFE", &endless] {
             let (kind, text) = told(wrong).unwrap_err();
@@ -165,6 +168,6 @@ mod tests {
             assert!(text.contains(';') && !text.contains("U0VDUkVU") && text.len() < 400, "{text}");
         }
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(read_secret(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(read_secrets(&path).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -86,7 +86,7 @@ pub use sw_engine::{
 pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, ForkMark, GpuVa, HostVa, Place};
 /// Keys for DH-HMAC-CHAP: what subsystems behind TCP, and hosts of a [`target`], show who they are by.
 pub mod authentication {
-    pub use crate::keys::{make_secret, parse_groups, parse_hashes, read_secret};
+    pub use crate::keys::{Keys, KeysError, make_secret, parse_groups, parse_hashes, read_secrets};
     pub use sw_nvme::auth::{
         Hash, Offer,
         group::Group,

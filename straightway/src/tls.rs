@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 pub use sw_net::KernelTls;
 pub use sw_nvme::psk::{ConfiguredPsk, Derivation, Form, PskError, Suite, Version};
 
-use crate::keys::read_text;
+use crate::keys::{Keys, read_text};
 
 /// Whether connections have TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -31,8 +31,8 @@ pub enum NvmeTcpTlsUse {
 pub struct NvmeTcpTls {
     /// Whether connections have it.
     pub wanted: NvmeTcpTlsUse,
-    /// The key, which the subsystems have too. Default: none.
-    pub key: Option<ConfiguredPsk>,
+    /// The keys, which the subsystems have too, one for each or one for all. Default: none.
+    pub key: Option<Keys<ConfiguredPsk>>,
     /// How keys are named and made of it. Default: version 1, as the specification says.
     pub form: Form,
     /// Whether the kernel does it behind the handshake. Default: where it can.
@@ -53,7 +53,7 @@ impl NvmeTcpTls {
         match (name, value) {
             ("", "off") => self.wanted = NvmeTcpTlsUse::Off,
             ("", "required") => self.wanted = NvmeTcpTlsUse::Required,
-            ("_key_file", file) => return Some(read_psk(file).map(|key| self.key = Some(key))),
+            ("_key_file", file) => return Some(read_psks(file).map(|keys| self.key = Some(keys))),
             ("_identity", name) => self.form = Form::of_name(name)?,
             ("_kernel", "auto") => self.kernel = KernelTls::IfThere,
             ("_kernel", "off") => self.kernel = KernelTls::Never,
@@ -82,17 +82,18 @@ impl NvmeTcpTls {
     }
 }
 
-/// Reads a key from the file that has its text, `NVMeTLSkey-1:…:`, as `nvme gen-tls-key` writes it.
+/// Reads keys from a file: one key `NVMeTLSkey-1:…:` for all, as `nvme gen-tls-key` writes it, or lines `NQN NVMeTLSkey-1:…:`, one for each other
+/// end ([`Keys`]).
 ///
 /// # Errors
 /// What the system says of the file; `BadFormat` for another text.
-pub fn read_psk(path: impl AsRef<Path>) -> Result<ConfiguredPsk, Error> {
+pub fn read_psks(path: impl AsRef<Path>) -> Result<Keys<ConfiguredPsk>, Error> {
     let path = path.as_ref();
-    ConfiguredPsk::parse(&read_text(path, "NVMeTLSkey-1:…:")?).map_err(|cause| {
+    Keys::parse(&read_text(path, "NVMeTLSkey-1:…:")?, ConfiguredPsk::parse).map_err(|cause| {
         Error::new(ErrorKind::BadFormat, Verb::Setup)
             .at(path.display().to_string())
             .detail(format!("the file has no key for tls: {cause}"))
-            .remedy("write one line NVMeTLSkey-1:…: to it, as `straightway nvme gen-tls-key` prints it")
+            .remedy("write one line NVMeTLSkey-1:…: to it, as `straightway nvme gen-tls-key` prints it, or lines of an NQN and a key")
     })
 }
 
@@ -122,7 +123,7 @@ mod tests {
         for (name, value) in [("", "on"), ("_identity", "v2"), ("_kernel", ""), ("_key", "NVMeTLSkey-1:")] {
             assert!(tls.set(name, value).is_none(), "{name}={value}");
         }
-        tls.key = Some(make_psk(Suite::Aes256GcmSha384).unwrap());
+        tls.key = Some(make_psk(Suite::Aes256GcmSha384).unwrap().into());
         tls.check().unwrap();
         tls.wanted = NvmeTcpTlsUse::Off;
         assert!(tls.host_tls().unwrap().is_none());
@@ -133,16 +134,19 @@ mod tests {
         let path = std::env::temp_dir().join(format!("straightway-psk-{}", std::process::id()));
         let told = |text: &[u8]| {
             std::fs::write(&path, text).unwrap();
-            read_psk(&path).map(|key| format!("{key:?}")).map_err(|error| (error.kind(), error.to_string()))
+            read_psks(&path).map(|keys| format!("{keys:?}")).map_err(|error| (error.kind(), error.to_string()))
         };
         let text = make_psk(Suite::Aes256GcmSha384).unwrap().to_text();
-        assert_eq!(told(format!("{}\n", *text).as_bytes()), Ok("ConfiguredPsk(48 bytes, ByHash)".into()));
+        assert_eq!(
+            told(format!("{}\n", *text).as_bytes()),
+            Ok("Keys { all: Some(ConfiguredPsk(48 bytes, ByHash)), named: [] }".into())
+        );
         for wrong in [&b"NVMeTLSkey-1:00:U0VDUkVU:"[..], b"", b"\xFF\xFE", &vec![b'A'; 1 << 20]] {
             let (kind, text) = told(wrong).unwrap_err();
             assert_eq!(kind, ErrorKind::BadFormat);
             assert!(text.contains(';') && !text.contains("U0VDUkVU") && text.len() < 400, "{text}");
         }
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(read_psk(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(read_psks(&path).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

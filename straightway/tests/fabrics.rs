@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use straightway::{
     Buffer, ByteLen, Destination, Engine, Error, ErrorKind, Landing, Memory, NvmeTcp, NvmeTcpDigests, NvmeTcpKeys,
     Object, Reason, Uri, Verb, WriteOutcome,
-    authentication::{Group, Hash, Offer, make_secret, read_secret},
+    authentication::{Group, Hash, Offer, make_secret, read_secrets},
     parse_policy,
     target::{self, Access, Authentication, Backing, Target, TargetConfig},
     tls,
@@ -265,7 +265,7 @@ fn keys_come_from_files_and_open_what_demands_them() {
         std::fs::write(path, format!("{}\n", *secret.to_text())).unwrap();
     }
     let offer = Offer { hashes: vec![Hash::Sha384], groups: vec![Group::Ffdhe2048] };
-    let (secret, controller_secret) = (read_secret(&own).unwrap(), Some(read_secret(&theirs).unwrap()));
+    let (secret, controller_secret) = (read_secrets(&own).unwrap(), Some(read_secrets(&theirs).unwrap()));
     let authentication = Some(Authentication { secret, controller_secret, offer });
     let target = Target::start(TargetConfig { authentication, ..TargetConfig::default() }).unwrap();
     let uri: Uri =
@@ -313,7 +313,8 @@ fn bytes_over_tls_are_told_as_what_they_are() {
         return;
     }
     let psk = tls::make_psk(tls::Suite::Aes128GcmSha256).unwrap();
-    let demanded = |kernel| Some(target::Tls { psk: psk.clone(), derivation: tls::Derivation::Standard, kernel });
+    let demanded =
+        |kernel| Some(target::Tls { psk: psk.clone().into(), derivation: tls::Derivation::Standard, kernel });
     let config = TargetConfig { tls: demanded(tls::KernelTls::Never), ..TargetConfig::default() };
     let target = match Target::start(config) {
         Ok(target) => target,
@@ -321,7 +322,8 @@ fn bytes_over_tls_are_told_as_what_they_are() {
     };
     let uri: Uri =
         format!("nvme+tcp://{}/{}?nsid=1", target.address(), TargetConfig::default().subsystem).parse().unwrap();
-    let tls = tls::NvmeTcpTls { key: Some(psk.clone()), kernel: tls::KernelTls::Never, ..tls::NvmeTcpTls::default() };
+    let tls =
+        tls::NvmeTcpTls { key: Some(psk.clone().into()), kernel: tls::KernelTls::Never, ..tls::NvmeTcpTls::default() };
     let engine = Engine::builder().nvme_tcp_keys(NvmeTcpKeys { tls, ..NvmeTcpKeys::default() }).build().unwrap();
     let uri = format!("{uri}&serial={SERIAL}").parse().unwrap();
     let object = engine.open_for_update(&uri).unwrap();

@@ -661,7 +661,7 @@ fn success_without_the_data_of_an_admin_command_is_found_out() {
 fn hosts_show_who_they_are_over_rdma_too() {
     let secret = |byte| Secret::from_random(&[byte; RANDOM_BYTES], Hash::Sha512, Some(Hash::Sha256));
     let authentication =
-        Authentication { secret: secret(1), controller_secret: Some(secret(2)), offer: Offer::default() };
+        Authentication { secret: secret(1).into(), controller_secret: Some(secret(2).into()), offer: Offer::default() };
     let target = start_rdma_emulated(TargetConfig { authentication: Some(authentication), ..of_memory(None) }).unwrap();
     let open = |keys: Option<(u8, u8)>| {
         let keys = keys.map(|(host, of)| Arc::new(HostKeys::new(secret(host), Some(secret(of)), Offer::default())));

@@ -152,7 +152,7 @@ fn refused(admin: &Admin, answer: Answer, data: &ConnectData, keys: Option<&Host
         (sct::COMMAND, 0x81) => {
             told(ErrorKind::Busy, "the controller is busy".into(), "try again, or look who else uses it".into())
         }
-        (sct::COMMAND, 0x91) if keys.is_none() => no_key(admin, data),
+        (sct::COMMAND, 0x91) if keys.is_none_or(|keys| keys.own(&data.subsystem).is_none()) => no_key(admin, data),
         (sct::COMMAND, 0x91) => told(
             ErrorKind::PermissionDenied,
             "the target refuses this host before it can show who it is".into(),

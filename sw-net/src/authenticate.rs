@@ -17,8 +17,9 @@ use sw_nvme::{
         message::Explanation,
         secret::Secret,
     },
-    fabrics::{ConnectData, Demand},
+    fabrics::{ConnectData, Demand, Nqn},
     inquiry::{ADMIN_DATA_BYTES, AdminQueue as _, Data},
+    keyring::Keys,
     status::{Status, sct},
     wire::Command,
 };
@@ -38,17 +39,28 @@ const _: () = assert!(ADMIN_DATA_BYTES == ROOM_BYTES as usize, "the page takes i
 
 /// What a host knows, to show who it is.
 pub struct HostKeys {
-    secret: Secret,
-    controller_secret: Option<Secret>,
+    secret: Keys<Secret>,
+    controller_secret: Option<Keys<Secret>>,
     offer: Offer,
     sequence: Mutex<Option<Sequence>>,
 }
 
 impl HostKeys {
-    /// `secret`: the host's own. `controller_secret`: that of the subsystems, which must show that they know it; none: they need not.
-    /// `offer`: hashes and groups that may be used, at least one of each.
-    pub fn new(secret: Secret, controller_secret: Option<Secret>, offer: Offer) -> Self {
+    /// `secret`: the host's own, for each subsystem. `controller_secret`: those of the subsystems, which must show that they know them;
+    /// none: they need not. `offer`: hashes and groups that may be used, at least one of each.
+    pub fn new<K: Into<Keys<Secret>>>(secret: K, controller_secret: Option<K>, offer: Offer) -> Self {
+        let (secret, controller_secret) = (secret.into(), controller_secret.map(Into::into));
         Self { secret, controller_secret, offer, sequence: Mutex::default() }
+    }
+
+    /// The host's own key for a subsystem.
+    pub(crate) fn own(&self, subsystem: &Nqn) -> Option<&Secret> {
+        self.secret.of(subsystem)
+    }
+
+    /// The key that a subsystem must show that it knows.
+    fn theirs(&self, subsystem: &Nqn) -> Option<&Secret> {
+        self.controller_secret.as_ref()?.of(subsystem)
     }
 
     fn number(&self) -> std::io::Result<NonZeroU32> {
@@ -88,7 +100,7 @@ fn refusal(admin: &Admin, text: String, remedy: String) -> Error {
 pub(crate) fn no_key(admin: &Admin, host: &ConnectData) -> Error {
     refusal(
         admin,
-        "the subsystem demands authentication (dh-hmac-chap), and this host has no key".into(),
+        "the subsystem demands authentication (dh-hmac-chap), and this host has no key for it".into(),
         format!("write the key that the target has for {} to a file, and set nvme_tcp_dhchap_key_file", host.host),
     )
 }
@@ -114,7 +126,7 @@ pub(crate) fn authenticate(
                 "the subsystem demands a secure channel behind authentication (ascr, tls), which is not built in",
             )
             .remedy("allow the host without tls there, on a network that may be trusted")),
-        (Demand::None, Some(HostKeys { controller_secret: Some(_), .. })) => Err(refusal(
+        (Demand::None, Some(keys)) if keys.theirs(&data.subsystem).is_some() => Err(refusal(
             admin,
             "the target asks for no authentication of a queue, and so does not show that it knows the controller's key"
                 .into(),
@@ -123,23 +135,24 @@ pub(crate) fn authenticate(
         (Demand::None, _) => Ok(()),
         (Demand::Authentication, None) => Err(no_key(admin, data)),
         (Demand::Authentication, Some(keys)) => {
+            let Some(secret) = keys.own(&data.subsystem) else { return Err(no_key(admin, data)) };
             let before = admin.finish_within(after(limit));
-            let done = exchange(admin, keys, data);
+            let done = exchange(admin, (keys, secret), data);
             admin.finish_by(before);
             done
         }
     }
 }
 
-fn exchange(admin: &mut Admin, keys: &HostKeys, data: &ConnectData) -> Result<(), Error> {
+fn exchange(admin: &mut Admin, (keys, secret): (&HostKeys, &Secret), data: &ConnectData) -> Result<(), Error> {
     let random = keys.random().map_err(|cause| {
         admin.error(ErrorKind::Io, "the system gives no random bytes for authentication").caused_by(cause)
     })?;
     let config = HostConfig {
         host: &data.host,
         subsystem: &data.subsystem,
-        secret: &keys.secret,
-        controller_secret: keys.controller_secret.as_ref(),
+        secret,
+        controller_secret: keys.theirs(&data.subsystem),
         offer: &keys.offer,
     };
     let mut exchange = Exchange::new(config, random);

@@ -9,6 +9,7 @@ use sw_engine::{Error, ErrorKind};
 use sw_nvme::{
     auth::{Hash, Offer, RANDOM_BYTES, group::Group, secret::Secret},
     fabrics::{ConnectData, Demand, Nqn},
+    keyring::Keys,
     status::Status,
     tcp::pdu::Digests,
 };
@@ -33,7 +34,11 @@ fn only(hash: Hash, group: Group) -> Offer {
 
 /// A target that knows the secrets of these bytes.
 fn target(host: u8, controller: Option<u8>, offer: Offer) -> TargetConfig {
-    let authentication = Authentication { secret: secret(host), controller_secret: controller.map(secret), offer };
+    let authentication = Authentication {
+        secret: secret(host).into(),
+        controller_secret: controller.map(|byte| secret(byte).into()),
+        offer,
+    };
     let namespaces = vec![Backing::Memory(1 << 20)];
     TargetConfig { authentication: Some(authentication), namespaces, ..TargetConfig::default() }
 }
@@ -276,5 +281,39 @@ fn an_association_that_is_made_again_is_authenticated_again_and_ends_at_once_whe
         }
         controller.shut_down();
         attendant.join().unwrap();
+    }
+}
+
+#[test]
+fn each_host_and_each_subsystem_has_a_key_of_its_own_and_who_has_none_is_not_let_in() {
+    let nqn = |text| Nqn::new(text).unwrap();
+    let (us, other) = (identity(None).nqn, nqn("nqn.2026-11.io.straightway:other"));
+    let authentication = Authentication {
+        secret: Keys::named(vec![(us.clone(), secret(1)), (other.clone(), secret(2))]),
+        controller_secret: Some(Keys::named(vec![(us.clone(), secret(3))])),
+        offer: only(Hash::Sha256, Group::Null),
+    };
+    let target =
+        Target::start(TargetConfig { authentication: Some(authentication), ..TargetConfig::default() }).unwrap();
+    let ours = TargetConfig::default().subsystem;
+    let try_as = |name: &Nqn, own: Keys<Secret>, theirs: Option<Keys<Secret>>| {
+        let keys = Some(Arc::new(HostKeys::new(own, theirs, Offer::default())));
+        let identity = HostIdentity { nqn: name.clone(), ..identity(keys) };
+        let made = Controller::open(address(&target), identity, ControllerConfig::default());
+        made.map(|controller| controller.shut_down())
+    };
+    try_as(&us, secret(1).into(), Some(secret(3).into())).unwrap();
+    try_as(&other, secret(2).into(), None).unwrap();
+    // The host has keys for several subsystems.
+    try_as(&us, Keys::named(vec![(nqn("nqn.another"), secret(9)), (ours, secret(1))]), None).unwrap();
+    for (name, own, theirs, words) in [
+        (&other, secret(1).into(), None, "compare the file of nvme_tcp_dhchap_key_file"),
+        (&us, Keys::named(vec![(nqn("nqn.another"), secret(1))]), None, "no key for it"),
+        // The target has nothing to show to this one.
+        (&other, secret(2).into(), Some(secret(3).into()), "the controller refuses this host"),
+        (&nqn("nqn.nobody"), secret(1).into(), None, "nqn.nobody"),
+    ] {
+        let error = try_as(name, own, theirs).unwrap_err();
+        assert!(error.kind() == ErrorKind::PermissionDenied && error.to_string().contains(words), "{error}");
     }
 }

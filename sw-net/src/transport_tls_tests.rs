@@ -16,7 +16,7 @@ fn target(suite: Suite) -> Option<TargetConfig> {
         eprintln!("skipped: {error}");
         return None;
     }
-    let tls = Some(Tls { psk, derivation: Derivation::Standard, kernel: KernelTls::Never });
+    let tls = Some(Tls { psk: psk.into(), derivation: Derivation::Standard, kernel: KernelTls::Never });
     Some(TargetConfig { tls, ..TargetConfig::default() })
 }
 

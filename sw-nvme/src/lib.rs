@@ -38,6 +38,7 @@ pub mod discovery;
 pub mod fabrics;
 mod fork;
 pub mod inquiry;
+pub mod keyring;
 mod keytext;
 pub mod life;
 pub mod limits;

@@ -282,6 +282,11 @@ impl fmt::Debug for ConfiguredPsk {
     }
 }
 
+/// The host that names itself in an identity; `None` for bytes that are none.
+pub fn host_of(identity: &[u8]) -> Option<Nqn> {
+    Identity::parse(identity).map(|asked| asked.host)
+}
+
 /// What a host named.
 #[derive(Debug)]
 pub struct Answer {

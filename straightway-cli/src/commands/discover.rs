@@ -6,7 +6,7 @@ use serde::Serialize;
 use straightway::{
     FabricWire, NvmeTcpUri, RdmaPort,
     discovery::{self, Asking, Discovered, Entry, NotFollowed, SecureChannel, SubsystemType, TransportType},
-    tls::{NvmeTcpTls, read_psk},
+    tls::{NvmeTcpTls, read_psks},
 };
 
 use crate::{args::NvmeDiscover, fail::Fail, out::Out};
@@ -126,7 +126,7 @@ fn not_followed(why: &NotFollowed) -> String {
 /// # Errors
 /// The service does not answer, or not as one does; the machine has no identity.
 pub fn run(args: &NvmeDiscover, out: &mut Out) -> Result<(), Fail> {
-    let key = args.tls.tls_key_file.as_ref().map(read_psk).transpose()?;
+    let key = args.tls.tls_key_file.as_ref().map(read_psks).transpose()?;
     let tls = NvmeTcpTls { key, form: args.tls.tls_identity, ..NvmeTcpTls::default() };
     let by = args.wire.chosen();
     let asking = Asking { by: by.clone(), port: args.service.port, tls };

@@ -5,9 +5,9 @@ use std::{fmt, net::SocketAddr, sync::mpsc, time::Duration};
 use serde::Serialize;
 use straightway::{
     FabricWire, NvmeTcpUri,
-    authentication::{Offer, read_secret},
+    authentication::{Offer, read_secrets},
     target::{self, Access, Authentication, Backing, Counters, Nqn, Target, TargetConfig, Tls},
-    tls::{Derivation, KernelTls, read_psk},
+    tls::{Derivation, KernelTls, read_psks},
 };
 
 use crate::{
@@ -86,16 +86,16 @@ fn reached_at(listens: SocketAddr) -> String {
 /// The keys that hosts must have; none: no host needs one.
 fn authentication(args: &Args) -> Result<Option<Authentication>, Fail> {
     let Some(file) = &args.dhchap_key_file else { return Ok(None) };
-    let controller_secret = args.dhchap_ctrl_key_file.as_ref().map(read_secret).transpose()?;
+    let controller_secret = args.dhchap_ctrl_key_file.as_ref().map(read_secrets).transpose()?;
     let offer = Offer { hashes: args.dhchap_hashes.0.clone(), groups: args.dhchap_groups.0.clone() };
-    Ok(Some(Authentication { secret: read_secret(file)?, controller_secret, offer }))
+    Ok(Some(Authentication { secret: read_secrets(file)?, controller_secret, offer }))
 }
 
 /// TLS that hosts must have; none: connections go in the clear.
 fn tls(args: &Args) -> Result<Option<Tls>, Fail> {
     let Some(file) = &args.tls_key_file else { return Ok(None) };
     let derivation = if args.tls_compat { Derivation::Compat } else { Derivation::Standard };
-    Ok(Some(Tls { psk: read_psk(file)?, derivation, kernel: KernelTls::IfThere }))
+    Ok(Some(Tls { psk: read_psks(file)?, derivation, kernel: KernelTls::IfThere }))
 }
 
 /// Runs `target`, until a signal ends it.

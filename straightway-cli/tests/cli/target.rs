@@ -200,7 +200,7 @@ fn a_target_with_tls_is_for_hosts_that_have_its_key() {
 fn with_tls() -> straightway::target::TargetConfig {
     use straightway::{target::Tls, tls};
     let psk = tls::make_psk(tls::Suite::Aes128GcmSha256).unwrap();
-    let tls = Some(Tls { psk, derivation: tls::Derivation::Standard, kernel: tls::KernelTls::IfThere });
+    let tls = Some(Tls { psk: psk.into(), derivation: tls::Derivation::Standard, kernel: tls::KernelTls::IfThere });
     straightway::target::TargetConfig { tls, ..Default::default() }
 }
 

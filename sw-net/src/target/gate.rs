@@ -18,6 +18,7 @@ use sw_nvme::{
         secret::Secret,
     },
     fabrics::{Demand, FabricsCommand, Nqn, SECURITY, Security},
+    keyring::Keys,
     status::Status,
 };
 
@@ -30,13 +31,13 @@ const _: () = assert!(MESSAGE_BYTES_MAX <= SEND_BYTES_MAX as usize, "every messa
 /// Bytes of Authentication Receive at most.
 const RECEIVE_BYTES_MAX: u32 = 4096;
 
-/// The keys that a target demands of its hosts, all of them the same.
+/// The keys that a target demands of its hosts. A host that has none is not let in.
 #[derive(Clone, Debug)]
 pub struct Authentication {
-    /// What hosts must know.
-    pub secret: Secret,
+    /// What hosts must know, each its own or all the same.
+    pub secret: Keys<Secret>,
     /// What the target shows to hosts that ask for it.
-    pub controller_secret: Option<Secret>,
+    pub controller_secret: Option<Keys<Secret>>,
     /// Hashes and groups that may be used, the best first; at least one of each.
     pub offer: Offer,
 }
@@ -49,11 +50,12 @@ pub(super) enum Gate {
 }
 
 impl Gate {
-    /// For a queue that `host` just connected.
-    pub(super) fn shut(keys: &Authentication, host: &Nqn, subsystem: &Nqn) -> Self {
+    /// For a queue that `host` just connected; `None`: it has no key, and cannot show who it is.
+    pub(super) fn shut(keys: &Authentication, host: &Nqn, subsystem: &Nqn) -> Option<Self> {
         let Authentication { secret, controller_secret, offer } = keys;
-        let controller_secret = controller_secret.as_ref();
-        Self::Shut(Box::new(Exchange::new(ControllerConfig { host, subsystem, secret, controller_secret, offer })))
+        let (secret, controller_secret) = (secret.of(host)?, controller_secret.as_ref().and_then(|keys| keys.of(host)));
+        let config = ControllerConfig { host, subsystem, secret, controller_secret, offer };
+        Some(Self::Shut(Box::new(Exchange::new(config))))
     }
 
     /// What the answer to Connect says.

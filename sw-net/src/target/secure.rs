@@ -17,6 +17,7 @@ use std::{
 use sw_engine::Error;
 use sw_nvme::{
     fabrics::{ConnectData, Nqn},
+    keyring::Keys,
     psk::{ConfiguredPsk, Derivation},
 };
 
@@ -33,11 +34,11 @@ const LOOKED_AFTER: Duration = Duration::from_secs(60);
 /// Type of the record that a handshake begins with (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
 
-/// TLS that a target demands of its hosts, all of which have one key.
+/// TLS that a target demands of its hosts. A host that has no key has no connection.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// The key.
-    pub psk: ConfiguredPsk,
+    /// The keys of hosts, each its own or all the same; of one suite.
+    pub psk: Keys<ConfiguredPsk>,
     /// How hosts make their keys of it. Identities of both versions are taken.
     pub derivation: Derivation,
     /// Whether the kernel shall do it.
@@ -46,7 +47,7 @@ pub struct Tls {
 
 impl Tls {
     /// # Errors
-    /// `Unsupported`: no OpenSSL.
+    /// `Unsupported`: no OpenSSL. `ApiMisuse`: keys of two suites, or none.
     pub(super) fn server(&self, subsystem: &Nqn) -> Result<ServerTls, Error> {
         let (subsystem, discovery) = (subsystem.clone(), Nqn::discovery());
         let is_ours = move |name: &Nqn| *name == subsystem || *name == discovery;

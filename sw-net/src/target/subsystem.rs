@@ -261,11 +261,11 @@ impl Subsystem {
         self.sequence.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(Sequence::take)
     }
 
-    /// What stands before a queue of `host`'s.
-    fn gate(&self, role: Role, host: &Nqn) -> Gate {
+    /// What stands before a queue of `host`'s; `None`: it is not let in.
+    fn gate(&self, role: Role, host: &Nqn) -> Option<Gate> {
         match (&self.config.authentication, role) {
             (Some(keys), Role::Io) => Gate::shut(keys, host, &self.config.subsystem),
-            (None, _) | (_, Role::Discovery) => Gate::Open,
+            (None, _) | (_, Role::Discovery) => Some(Gate::Open),
         }
     }
 
@@ -320,7 +320,7 @@ impl Subsystem {
         if queue.entries < least || queue.entries > self.config.queue_entries {
             return Err(command_wrong(44));
         }
-        let gate = self.gate(role, &data.host);
+        let gate = self.gate(role, &data.host).ok_or(Answer::of(says::CONNECT_HOST))?;
         let joined = match queue.qid {
             0 => self.connect_admin(queue, data, role),
             _ => self.connect_io(queue, &data, role, connection),

@@ -22,10 +22,11 @@ use sw_engine::{Error, ErrorKind, Verb};
 use sw_mem::ForkMark;
 use sw_nvme::{
     fabrics::Nqn,
-    psk::{Answer, ConfiguredPsk, Derivation, Form, Suite},
+    keyring::Keys,
+    psk::{Answer, ConfiguredPsk, Derivation, Form, Suite, host_of},
 };
 
-use openssl::{Context, Keys, Role, Secrets, Step};
+use openssl::{Context, Keys as SessionKeys, Role, Secrets, Step};
 pub(crate) use openssl::{Fault, Session};
 
 use crate::socket::{Ready, Waited, wait_for};
@@ -70,20 +71,24 @@ impl KernelTls {
 
 /// What a host has TLS with, to all subsystems.
 pub struct HostTls {
-    psk: ConfiguredPsk,
+    psk: Keys<ConfiguredPsk>,
     form: Form,
     kernel: KernelTls,
-    context: Context,
+    /// One for each suite of the keys.
+    contexts: Vec<Context>,
 }
 
 impl HostTls {
-    /// `psk`: the key that the host and the subsystems have. `form`: how it is named, and made of the configured one. Loads OpenSSL.
+    /// `psk`: the keys that the host and the subsystems have, one for each or one for all; a subsystem without a key has no connection.
+    /// `form`: how they are named, and made of the configured ones. Loads OpenSSL.
     ///
     /// # Errors
-    /// `Unsupported` where OpenSSL 3 is not there, or does not take the key's suite.
-    pub fn new(psk: ConfiguredPsk, form: Form, kernel: KernelTls) -> Result<Self, Error> {
-        let context = Context::new(psk.suite(), Role::Client)?;
-        Ok(Self { psk, form, kernel, context })
+    /// `Unsupported` where OpenSSL 3 is not there, or does not take the suite of a key.
+    pub fn new(psk: impl Into<Keys<ConfiguredPsk>>, form: Form, kernel: KernelTls) -> Result<Self, Error> {
+        let psk = psk.into();
+        let suites = Suite::ALL.into_iter().filter(|suite| psk.iter().any(|key| key.suite() == *suite));
+        let contexts = suites.map(|suite| Context::new(suite, Role::Client)).collect::<Result<_, _>>()?;
+        Ok(Self { psk, form, kernel, contexts })
     }
 }
 
@@ -153,8 +158,17 @@ pub(crate) fn connect(
     (at, until): (&str, Instant),
     await_socket: impl Fn(Ready, Instant) -> io::Result<bool>,
 ) -> Result<Channel, Error> {
-    let Peers { tls: HostTls { psk, form, kernel, context }, host, subsystem, before } = peers;
+    let Peers { tls: HostTls { psk, form, kernel, contexts }, host, subsystem, before } = peers;
     let made = |kind, text: String| Error::new(kind, Verb::Open).at(at).detail(text);
+    let found = psk.of(subsystem).and_then(|psk| Some((psk, contexts.iter().find(|of| of.suite() == psk.suite())?)));
+    let (psk, context) = found.ok_or_else(|| {
+        made(
+            ErrorKind::PermissionDenied,
+            format!("there is no key of tls for {subsystem}, and nothing is sent in the clear"),
+        )
+        .with_code(REFUSED | NO_ALERT)
+        .remedy("add a line with its nqn and its key to the file of nvme_tcp_tls_key_file")
+    })?;
     let key = psk.tls_psk(host, subsystem, *form).map_err(|error| {
         made(ErrorKind::Unsupported, error.to_string()).remedy("set nvme_tcp_tls_identity=v1, or shorten the names")
     })?;
@@ -164,7 +178,7 @@ pub(crate) fn connect(
     let fd = stream.as_raw_fd();
     let system = |error: io::Error| failed(Failure::Tls(Fault::System(error.raw_os_error().unwrap_or(0))));
     let secrets = secrets(kernel, fd).map_err(system)?.ok_or_else(|| failed(Failure::NoKernel))?;
-    let session = Session::new(context, fd, Keys::Mine(key), secrets).map_err(system)?;
+    let session = Session::new(context, fd, SessionKeys::Mine(key), secrets).map_err(system)?;
     loop {
         let wait = match session.handshake().map_err(|fault| failed(Failure::Tls(fault)))? {
             Step::Done => break,
@@ -354,16 +368,23 @@ impl ServerTls {
     /// One that takes the keys of hosts for names that `is_ours` knows.
     ///
     /// # Errors
-    /// As [`HostTls::new`].
+    /// As [`HostTls::new`]; `ApiMisuse` for keys of two suites.
     pub(crate) fn new(
-        psk: ConfiguredPsk,
+        psk: Keys<ConfiguredPsk>,
         derivation: Derivation,
         kernel: KernelTls,
         is_ours: impl Fn(&Nqn) -> bool + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let suite = psk.suite();
+        // One suite a context: whoever names a key of the other one would be offered the wrong one.
+        let mut suites = Suite::ALL.into_iter().filter(|suite| psk.iter().any(|key| key.suite() == *suite));
+        let (Some(suite), None) = (suites.next(), suites.next()) else {
+            return Err(Error::new(ErrorKind::ApiMisuse, Verb::Setup)
+                .detail("the keys of tls of one target must be of one hash")
+                .remedy("make them all with `straightway nvme gen-tls-key --hash sha256`, or all with sha384"));
+        };
         let context = Context::new(suite, Role::Server)?;
-        let find: openssl::Find = Arc::new(move |identity| psk.answer(identity, derivation, &is_ours));
+        let find: openssl::Find =
+            Arc::new(move |identity| psk.of(&host_of(identity)?)?.answer(identity, derivation, &is_ours));
         Ok(Self { context, find, suite, kernel })
     }
 
@@ -376,7 +397,8 @@ impl ServerTls {
         let fd = stream.as_raw_fd();
         let system = |error: io::Error| Some(Fault::System(error.raw_os_error().unwrap_or(0)));
         let secrets = secrets(self.kernel, fd).map_err(system)?.ok_or(Some(Fault::Library(0)))?;
-        let session = Session::new(&self.context, fd, Keys::Theirs(Arc::clone(&self.find)), secrets).map_err(system)?;
+        let session =
+            Session::new(&self.context, fd, SessionKeys::Theirs(Arc::clone(&self.find)), secrets).map_err(system)?;
         stream.set_nonblocking(true).map_err(system)?;
         loop {
             let wait = match session.handshake().map_err(Some)? {

@@ -127,6 +127,11 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 impl Context {
+    /// The suite of its sessions.
+    pub(crate) fn suite(&self) -> Suite {
+        self.suite
+    }
+
     /// # Errors
     /// `Unsupported` without the library, or if it does not take the suite.
     pub(crate) fn new(suite: Suite, role: Role) -> Result<Self, sw_engine::Error> {

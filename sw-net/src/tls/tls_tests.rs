@@ -30,7 +30,7 @@ fn is_there() -> bool {
 
 /// A target that demands TLS with the key of this byte.
 fn target(byte: u8, suite: Suite, derivation: Derivation) -> Target {
-    let tls = Some(Tls { psk: psk(byte, suite), derivation, kernel: KernelTls::IfThere });
+    let tls = Some(Tls { psk: psk(byte, suite).into(), derivation, kernel: KernelTls::IfThere });
     let namespaces = vec![Backing::Memory(1 << 20)];
     Target::start(TargetConfig { tls, namespaces, ..TargetConfig::default() }).unwrap()
 }
@@ -169,8 +169,11 @@ fn a_host_that_stops_in_the_handshake_is_left_by_the_target() {
     if !is_there() {
         return;
     }
-    let tls =
-        Some(Tls { psk: psk(1, Suite::Aes128GcmSha256), derivation: Derivation::Standard, kernel: KernelTls::Never });
+    let tls = Some(Tls {
+        psk: psk(1, Suite::Aes128GcmSha256).into(),
+        derivation: Derivation::Standard,
+        kernel: KernelTls::Never,
+    });
     let limit = Duration::from_millis(300);
     let target = Target::start(TargetConfig { tls, connect_timeout: limit, ..TargetConfig::default() }).unwrap();
     // Nothing; the beginning of a record; no TLS.
@@ -234,7 +237,7 @@ fn a_host_that_sends_a_record_byte_by_byte_is_not_waited_for_past_its_time() {
         return;
     }
     let suite = Suite::Aes128GcmSha256;
-    let tls = Some(Tls { psk: psk(1, suite), derivation: Derivation::Standard, kernel: KernelTls::Never });
+    let tls = Some(Tls { psk: psk(1, suite).into(), derivation: Derivation::Standard, kernel: KernelTls::Never });
     let config = TargetConfig { tls, connect_timeout: Duration::from_secs(1), ..TargetConfig::default() };
     let target = Target::start(config).unwrap();
     let host = host(None);
@@ -309,6 +312,39 @@ fn a_certificate_is_no_key() {
     }
 }
 
+/// Two hosts with a key each: one at its own, the other with the first one's, and a third that nobody knows; a key for another subsystem.
+#[test]
+fn each_host_has_a_key_of_its_own_and_nobody_else_has_one() {
+    if !is_there() {
+        return;
+    }
+    let suite = Suite::Aes128GcmSha256;
+    let names = ["nqn.2026-11.io.straightway:host", "nqn.2026-11.io.straightway:other"].map(nqn);
+    let [first, second] = names.clone();
+    let known = Keys::named(vec![(first.clone(), psk(1, suite)), (second.clone(), psk(2, suite))]);
+    let tls = Some(Tls { psk: known, derivation: Derivation::Standard, kernel: KernelTls::IfThere });
+    let target = Target::start(TargetConfig { tls, ..TargetConfig::default() }).unwrap();
+    let open = |name: &Nqn, keys: Keys<ConfiguredPsk>| {
+        let tls = HostTls::new(keys, Form::default(), KernelTls::IfThere).unwrap();
+        let host = HostIdentity { nqn: name.clone(), tls: Some(Arc::new(tls)), ..host(None) };
+        both_queues(target.address(), host, quick())
+    };
+    open(&first, psk(1, suite).into()).unwrap();
+    open(&second, psk(2, suite).into()).unwrap();
+    let ours = TargetConfig::default().subsystem;
+    open(&second, Keys::named(vec![(nqn("nqn.another"), psk(1, suite)), (ours, psk(2, suite))])).unwrap();
+    for (name, byte) in [(&second, 1), (&first, 2), (&nqn("nqn.nobody"), 1)] {
+        let error = open(name, psk(byte, suite).into()).unwrap_err();
+        assert!(is_refusal(&error), "{name}: {error}");
+    }
+    let error = open(&first, Keys::named(vec![(nqn("nqn.another"), psk(1, suite))])).unwrap_err();
+    assert!(is_refusal(&error) && error.to_string().contains("nothing is sent in the clear"), "{error}");
+    let mixed = Keys::named(vec![(first, psk(1, suite)), (second, psk(2, Suite::Aes256GcmSha384))]);
+    let tls = Some(Tls { psk: mixed, derivation: Derivation::Standard, kernel: KernelTls::IfThere });
+    let error = Target::start(TargetConfig { tls, ..TargetConfig::default() }).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ApiMisuse);
+}
+
 #[test]
 fn discovery_goes_over_tls_too_and_says_that_it_is_demanded() {
     if !is_there() {
@@ -338,8 +374,11 @@ fn names_of_any_length_have_an_identity_of_version_1() {
     }
     let long = |first: &str| nqn(&format!("nqn.{first}{}", "x".repeat(NQN_BYTES_MAX - 5)));
     let subsystem = long("s");
-    let tls =
-        Some(Tls { psk: psk(1, Suite::Aes256GcmSha384), derivation: Derivation::Standard, kernel: KernelTls::IfThere });
+    let tls = Some(Tls {
+        psk: psk(1, Suite::Aes256GcmSha384).into(),
+        derivation: Derivation::Standard,
+        kernel: KernelTls::IfThere,
+    });
     let config = TargetConfig { tls, subsystem: subsystem.clone(), ..TargetConfig::default() };
     let target = Target::start(config).unwrap();
     let of = |name| {
@@ -370,8 +409,11 @@ fn an_association_that_is_made_again_has_tls_again_or_ends() {
         let attended = Arc::clone(&controller);
         let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
         first.stop();
-        let tls =
-            now.map(|byte| Tls { psk: psk(byte, suite), derivation: Derivation::Standard, kernel: KernelTls::IfThere });
+        let tls = now.map(|byte| Tls {
+            psk: psk(byte, suite).into(),
+            derivation: Derivation::Standard,
+            kernel: KernelTls::IfThere,
+        });
         let second = Target::start(TargetConfig { listen, tls, ..TargetConfig::default() }).unwrap();
         controller.suspect();
         if now == Some(1) {

@@ -95,7 +95,8 @@ fn a_read_ends_with_its_last_data_or_with_a_response_however_the_bytes_come() {
             let mut queue = queue(digests);
             let (one, two) = (begun(&mut queue, Transfer::In(8192), 1), begun(&mut queue, Transfer::In(4096), 2));
             let mut wire = data(&queue, one, 0, &bytes[..4096], 0);
-            wire.extend(data(&queue, two, 0, &bytes[..4096], flags::LAST));
+            // Not every target marks it.
+            wire.extend(data(&queue, two, 0, &bytes[..4096], 0));
             wire.extend(data(&queue, one, 4096, &bytes[4096..], flags::LAST | flags::SUCCESS));
             wire.extend(response(&queue, two, Status::SUCCESS));
             let landed = feed(&mut queue, &wire, step).unwrap();
@@ -179,7 +180,7 @@ fn le32(raw: &[u8], at: usize) -> u32 {
 fn a_controller_that_breaks_the_rules_is_found_out() {
     type Lie = fn(&HostQueue, u16, u16) -> Vec<u8>;
     // `read` and `write` are under way, of 8,192 and 16,384 bytes.
-    let lies: [(&str, Lie); 17] = [
+    let lies: [(&str, Lie); 16] = [
         ("unknown identifier", |q, _, _| response(q, 3, Status::SUCCESS)),
         ("index past the table", |q, _, _| response(q, 0xFFFF, Status::SUCCESS)),
         ("generation of before", |q, read, _| response(q, read ^ 1 << INDEX_BITS, Status::SUCCESS)),
@@ -188,7 +189,6 @@ fn a_controller_that_breaks_the_rules_is_found_out() {
         ("data twice", |q, read, _| [data(q, read, 0, &[0; 16], 0), data(q, read, 0, &[0; 16], 0)].concat()),
         ("data past the end", |q, read, _| data(q, read, 0, &[0; 8193], flags::LAST)),
         ("success before the last", |q, read, _| data(q, read, 0, &[0; 16], flags::SUCCESS)),
-        ("the last is not marked", |q, read, _| data(q, read, 0, &[0; 8192], 0)),
         ("a wish of a read", |q, read, _| ready(q, read, 0, 0, 4096)),
         ("an empty wish", |q, _, write| ready(q, write, 0, 0, 0)),
         ("a wish with a gap", |q, _, write| ready(q, write, 0, 4096, 4096)),

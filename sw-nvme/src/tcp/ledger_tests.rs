@@ -19,6 +19,7 @@ use crate::{
     directory::handle,
     limits::TransferLimits,
     namespace::Identity,
+    status::Status,
     wire::{BlockCount, identify::IdentifyNamespace, identify::MetadataVerdict},
 };
 

@@ -178,7 +178,7 @@ pub const BOOTS: &[Boot] = &[
     Boot {
         name: "tls",
         group: "tls",
-        why: "TLS over NVMe/TCP by the kernel, at our end and at both",
+        why: "TLS over NVMe/TCP by the kernel, at our end and at both, and with its own target and host",
         suites: &["tls"],
         kernel: Kernel::Stock,
         devices: &[],
@@ -186,7 +186,7 @@ pub const BOOTS: &[Boot] = &[
         iommu: Iommu::Off,
         append: "",
         memory_mib: 768,
-        tests_min: 2,
+        tests_min: 4,
         limit_s: 300,
     },
     Boot {

@@ -25,9 +25,14 @@ const RDMA_LIBRARIES: [&str; 5] = [
 const RDMA_DRIVER: &str = "etc/libibverbs.d/rxe.driver";
 /// What makes devices.
 const RDMA_TOOL: &str = "usr/bin/rdma";
-/// What it loads, or is linked with.
-const DYNAMIC_LIBRARIES: [&str; 3] =
-    ["usr/lib/x86_64-linux-gnu/libssl.so.3", "lib/x86_64-linux-gnu/libgcc_s.so.1", "lib/x86_64-linux-gnu/libm.so.6"];
+/// What it loads, or is linked with; and what does TLS for the kernel and knows its keys.
+const DYNAMIC_FILES: [&str; 5] = [
+    "usr/lib/x86_64-linux-gnu/libssl.so.3",
+    "usr/lib/x86_64-linux-gnu/libgcc_s.so.1",
+    "usr/lib/x86_64-linux-gnu/libm.so.6",
+    "usr/sbin/tlshd",
+    "usr/sbin/nvme",
+];
 /// Cargo profile of the guest: optimised, without the link-time optimisation that costs minutes.
 const PROFILE: &str = "quick";
 /// Two minutes on two idle cores; a machine that others use has taken twelve.
@@ -42,7 +47,8 @@ const NOTES: &str = "sw/notes";
 pub enum Extra {
     /// The `straightway` command, as `/bin/straightway`.
     Straightway,
-    /// The `straightway` command once more, as `/bin/straightway-dynamic`, with OpenSSL: one that is static loads no library.
+    /// The `straightway` command once more, as `/bin/straightway-dynamic`, with OpenSSL: one that is static loads no library. Beside it
+    /// `tlshd` and `nvme`, as `/usr/sbin/…`.
     Dynamic,
     /// The test program is linked dynamically, and has libibverbs, librdmacm and the kernel's modules with it: one that is static loads no library.
     Rdma,
@@ -157,7 +163,7 @@ impl Content<'_> {
         }
         if let (true, Some(tree)) = (self.extras.contains(&Extra::Dynamic), self.dynamic) {
             program("bin/straightway-dynamic", &place.target.join("release/straightway"))?;
-            for (name, path) in closures(place, tree, DYNAMIC_LIBRARIES.iter())? {
+            for (name, path) in closures(place, tree, DYNAMIC_FILES.iter())? {
                 program(&name, &path)?;
             }
         }

@@ -50,8 +50,8 @@ const TURN_POLL: Duration = Duration::from_millis(500);
 const STEP_SHOWN_S: f64 = 0.5;
 /// Most times that a test is repeated.
 const REPEAT_MAX: u32 = 1000;
-/// What the tree for programs that are linked dynamically holds: OpenSSL, and what a Rust program needs.
-const DYNAMIC: [&str; 2] = ["libssl3", "libgcc-s1"];
+/// What the tree for programs that are linked dynamically holds: OpenSSL, and what a Rust program needs; and what does TLS for the kernel.
+const DYNAMIC: [&str; 4] = ["libssl3t64", "libgcc-s1", "ktls-utils", "nvme-cli"];
 /// What the tree with RDMA holds: the libraries with the kernel's own providers, and the tool that makes devices.
 const RDMA: [&str; 5] = ["libibverbs1", "ibverbs-providers", "librdmacm1", "iproute2", "libgcc-s1"];
 /// What the tree with fio holds.
@@ -186,7 +186,7 @@ fn shell(place: &Place, archive: &Archive<'_>, options: &Options) -> Result<Exit
     let root = archive.root()?;
     let built = guest::build(place, &[boot])?;
     let fio = tree(archive, boot.extras, (Extra::Fio, "fio", &FIO))?;
-    let dynamic = tree(archive, boot.extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
+    let dynamic = tree(&archive.next(), boot.extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
     let rdma = tree(archive, boot.extras, (Extra::Rdma, "rdma", &RDMA))?;
     let kernel = options.kernel.unwrap_or(boot.kernel);
     let kernel = prepared(place, archive, &root, kernel)?.ok_or_else(|| Stop::new("no kernel", own::ABSENT))?;
@@ -310,7 +310,7 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
     let extras: Vec<Extra> = chosen.iter().flat_map(|boot| boot.extras).copied().collect();
     let built = steps.take("programs of the guests", || guest::build(place, chosen))?;
     let fio = steps.take("fio", || tree(archive, &extras, (Extra::Fio, "fio", &FIO)))?;
-    let dynamic = tree(archive, &extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
+    let dynamic = tree(&archive.next(), &extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
     let rdma = tree(archive, &extras, (Extra::Rdma, "rdma", &RDMA))?;
     let mut rows = Vec::new();
     for &boot in chosen {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! apt/{sources.list,apt.conf,state,cache}   a second apt: the machine's own lists and packages are not looked at
+//! apt-next/                                 a third, of the next release alone: it does not change what the second one chooses
 //! debs/                                     packages asked for by name (kernels)
 //! root/                                     QEMU, busybox and every library they need, down to the C library
 //! ```
@@ -16,10 +17,23 @@ use std::time::Duration;
 use crate::proc::{Echo, Job};
 use crate::{Place, Stop};
 
-/// Suites that packages come from. QEMU and busybox are of the release; the archive's security part has the kernel
-/// that machines run; backports has the kernel with peer-to-peer pages.
-const SOURCES: [(&str, &str); 3] =
-    [("debian", "bookworm"), ("debian-security", "bookworm-security"), ("debian", "trixie-backports")];
+/// Suites that packages come from, and where the state of the apt that asks them lies.
+#[derive(Debug)]
+struct Suites {
+    apt: &'static str,
+    /// Part of the archive, and suite.
+    sources: &'static [(&'static str, &'static str)],
+}
+
+/// QEMU and busybox are of the release; the archive's security part has the kernel that machines run; backports has the kernel with
+/// peer-to-peer pages.
+const RELEASE: Suites = Suites {
+    apt: "apt",
+    sources: &[("debian", "bookworm"), ("debian-security", "bookworm-security"), ("debian", "trixie-backports")],
+};
+/// What is to be the next release, for peers whose older versions lack what is tested: `tlshd` of 12 is none, and GnuTLS of 13 makes binders
+/// of keys with SHA-256 only (`gnutls_psk_allocate_client_credentials2` came with 3.8.11).
+const NEXT: Suites = Suites { apt: "apt-next", sources: &[("debian", "forky")] };
 /// Where the archive is, unless [`ARCHIVE_VARIABLE`] names a mirror.
 const ARCHIVE: &str = "http://deb.debian.org";
 /// Names a mirror, as `http://host` with `debian` and `debian-security` below it.
@@ -30,7 +44,9 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const ROOT_PACKAGES: [&str; 2] = ["qemu-system-x86", "busybox-static"];
 /// Where libraries lie in the root; the last are fio's.
 const LIBRARIES: [&str; 3] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/ceph"];
-/// Where programs look for the loader.
+/// The loader.
+const LOADER: &str = "ld-linux-x86-64.so.2";
+/// Where programs look for it.
 const LOADER_IN_GUEST: &str = "lib64/ld-linux-x86-64.so.2";
 /// One call of apt or dpkg, network included.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -42,13 +58,19 @@ const SHOWN_LINES: usize = 3;
 pub struct Archive<'a> {
     place: &'a Place,
     dir: PathBuf,
+    suites: &'static Suites,
     updated: std::cell::Cell<bool>,
 }
 
 impl<'a> Archive<'a> {
     /// `dir` is `target/vm`; nothing is fetched yet.
     pub fn new(place: &'a Place, dir: &Path) -> Archive<'a> {
-        Archive { place, dir: dir.to_path_buf(), updated: std::cell::Cell::new(false) }
+        Archive { place, dir: dir.to_path_buf(), suites: &RELEASE, updated: std::cell::Cell::new(false) }
+    }
+
+    /// The same of the next release.
+    pub fn next(&self) -> Archive<'a> {
+        Archive { suites: &NEXT, ..Archive::new(self.place, &self.dir) }
     }
 
     /// The directory with QEMU and busybox, fetched and unpacked on the first call.
@@ -72,7 +94,7 @@ impl<'a> Archive<'a> {
         }
         self.update()?;
         println!("    fetching {wanted} and what they need");
-        let fetched = self.dir.join("apt/fetched");
+        let fetched = self.state().join("fetched");
         remove_dir(&fetched)?;
         make_dir(&fetched.join("partial"))?;
         let option = format!("Dir::Cache::archives={}", fetched.display());
@@ -127,8 +149,12 @@ impl<'a> Archive<'a> {
         Ok(lines.iter().filter_map(|line| line.trim().strip_prefix("Depends: ")).map(String::from).collect())
     }
 
+    fn state(&self) -> PathBuf {
+        self.dir.join(self.suites.apt)
+    }
+
     fn conf(&self) -> String {
-        self.dir.join("apt/apt.conf").display().to_string()
+        self.state().join("apt.conf").display().to_string()
     }
 
     /// Runs apt-get with our state, in `debs`.
@@ -147,7 +173,7 @@ impl<'a> Archive<'a> {
         if self.updated.get() {
             return Ok(());
         }
-        let apt = self.dir.join("apt");
+        let apt = self.state();
         for part in ["state/lists/partial", "cache/archives/partial", "log"] {
             make_dir(&apt.join(part))?;
         }
@@ -156,7 +182,9 @@ impl<'a> Archive<'a> {
             return Err(Stop::new(format!("the archive's keys are missing ({KEYRING})"), remedy));
         }
         let archive = std::env::var(ARCHIVE_VARIABLE).unwrap_or_else(|_| ARCHIVE.to_string());
-        let sources: Vec<String> = SOURCES
+        let sources: Vec<String> = self
+            .suites
+            .sources
             .iter()
             .map(|(part, suite)| format!("deb [signed-by={KEYRING}] {archive}/{part} {suite} main\n"))
             .collect();
@@ -227,7 +255,9 @@ impl Root {
 
     /// The loader, and what to pass before the arguments of `program` (a path below the root).
     pub fn runner(&self, program: &str) -> (PathBuf, Vec<String>) {
-        let loader = self.dir.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2");
+        // Where it is since all of it lies below `usr`, else where it was.
+        let places = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|dir| self.dir.join(dir).join(LOADER));
+        let loader = places.iter().find(|path| path.exists()).unwrap_or(&places[1]).clone();
         let libraries: Vec<String> = LIBRARIES.iter().map(|part| self.dir.join(part).display().to_string()).collect();
         let args =
             vec!["--library-path".to_string(), libraries.join(":"), self.dir.join(program).display().to_string()];

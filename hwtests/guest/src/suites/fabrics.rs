@@ -552,8 +552,8 @@ fn key(like: Hash, transform: Option<Hash>) -> Result<String, Stop> {
 fn keys(host: &str, controller: Option<&str>) -> Result<NvmeTcpKeys, Stop> {
     let secret = |text: &str| Secret::parse(text).map_err(|error| Stop::Fail(error.to_string()));
     Ok(NvmeTcpKeys {
-        host: Some(secret(host)?),
-        controller: controller.map(secret).transpose()?,
+        host: Some(secret(host)?.into()),
+        controller: controller.map(secret).transpose()?.map(Into::into),
         ..NvmeTcpKeys::default()
     })
 }

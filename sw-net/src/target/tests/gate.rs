@@ -27,7 +27,7 @@ fn secret(byte: u8) -> Secret {
 fn guarded() -> (Target, Host) {
     let (target, config) = started(|config| {
         let offer = Offer { hashes: vec![Hash::Sha256], groups: vec![Group::Null] };
-        config.authentication = Some(Authentication { secret: secret(1), controller_secret: None, offer });
+        config.authentication = Some(Authentication { secret: secret(1).into(), controller_secret: None, offer });
     });
     let host = Host::new(&config.subsystem, BOTH);
     (target, host)
@@ -194,7 +194,7 @@ fn a_host_that_stops_half_way_is_left_after_the_time_for_connect() {
     let (target, config) = started(|config| {
         config.connect_timeout = Duration::from_millis(1500);
         let offer = Offer::default();
-        config.authentication = Some(Authentication { secret: secret(1), controller_secret: None, offer });
+        config.authentication = Some(Authentication { secret: secret(1).into(), controller_secret: None, offer });
     });
     let host = Host { keep_alive_ms: 60_000, ..Host::new(&config.subsystem, BOTH) };
     let (mut admin, _, _) = connected(&target, &host, ANY_CONTROLLER, 0);
@@ -206,7 +206,7 @@ fn a_host_that_stops_half_way_is_left_after_the_time_for_connect() {
 #[test]
 fn a_queue_whose_controller_ends_while_it_connects_is_not_open() {
     let offer = Offer { hashes: vec![Hash::Sha256], groups: vec![Group::Null] };
-    let authentication = Some(Authentication { secret: secret(1), controller_secret: None, offer });
+    let authentication = Some(Authentication { secret: secret(1).into(), controller_secret: None, offer });
     let subsystem = Subsystem::new(TargetConfig { authentication, ..TargetConfig::default() }).unwrap();
     let host = Host::new(&subsystem.config.subsystem, BOTH);
     let (admin, _) = subsystem.connect(host.request(0), &host.data(ANY_CONTROLLER), 1).unwrap();
