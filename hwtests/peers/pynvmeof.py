@@ -5,12 +5,18 @@ LOG gets what the whole namespace must be afterwards. `cargo xtask peers` runs i
 
 import random
 import sys
+import types
+import uuid
 
 from nvmeof_client import NVMeoFClient
+from nvmeof_client.protocol import fabric_commands
 from nvmeof_client.protocol.types import ControllerConfiguration
 
 # It asks for all command sets without a look at what the controller has (CAP.CSS); ours has the one.
 ControllerConfiguration.CSS_ALL_SUPPORTED = 0
+# It makes a HOSTID for each queue. A host has one, and our target holds its queues to it.
+HOST = uuid.uuid4()
+fabric_commands.uuid = types.SimpleNamespace(uuid4=lambda: HOST)
 
 BYTES = 8 << 20
 
@@ -28,7 +34,8 @@ def main() -> None:
     assert info.namespace_size == blocks, info
     # In a capsule, and by R2T; the first and the last block.
     cases = [(0, 1), (blocks - 1, 1), (3, 8192 // block), (100, 131072 // block)]
-    cases += [(chance.randrange(blocks - 64), chance.randrange(1, 64)) for _ in range(40)]
+    # Of a read it takes one unit of data, and our target sends 128 KiB in one.
+    cases += [(chance.randrange(blocks - 64), chance.randrange(1, 32)) for _ in range(40)]
     for lba, count in cases:
         data = chance.randbytes(count * block)
         client.write_data(1, lba, data)

@@ -29,14 +29,14 @@ pub const SUITE: Suite = Suite {
             kernel_target,
         )
         .bed_only()
-        .limit_s(120),
+        .limit_s(240),
         Test::new(
             "kernel-host",
             "our target lets the kernel's initiator in with the key, and not without",
             kernel_host,
         )
         .bed_only()
-        .limit_s(120),
+        .limit_s(240),
     ],
 };
 
@@ -51,6 +51,8 @@ const TLSHD: &str = "/usr/sbin/tlshd";
 const NVME: &str = "/usr/sbin/nvme";
 const LOG: &str = "/tmp/tlshd.log";
 const BYTES: usize = 4 << 20;
+/// The same with the kernel's own ends, of which each handshake is two programs more.
+const KERNEL_BYTES: usize = 1 << 20;
 const SEED: u64 = 99;
 
 fn command(args: &[&str]) -> Result<Output, Stop> {
@@ -157,7 +159,7 @@ struct Daemon(Child);
 impl Daemon {
     fn start(context: &Context) -> Result<Self, Stop> {
         let file = "/tmp/tlshd.conf";
-        std::fs::write(file, "[debug]\nloglevel=3\ntls=3\nnl=0\n[authenticate]\nkeyrings=.nvme\n")?;
+        std::fs::write(file, "[debug]\nloglevel=1\ntls=0\nnl=0\n[authenticate]\nkeyrings=.nvme\n")?;
         let log = std::fs::File::create(LOG)?;
         let this = Self(Command::new(TLSHD).args(["-s", "-c", file]).stdout(log.try_clone()?).stderr(log).spawn()?);
         // Before it listens the kernel would find nobody to ask.
@@ -215,11 +217,11 @@ fn at_kernels_target(context: &Context) -> Verdict {
         write_text(&nvmet("ports/1").join(file), text)?;
     }
     target.offer()?;
-    let content = block::pattern(SEED, 0, BYTES);
+    let content = block::pattern(SEED, 0, KERNEL_BYTES);
     std::fs::write("/tmp/content", &content)?;
     let (nqn, serial) = (fabrics::NQN, fabrics::SERIAL);
     let uri = format!("nvme+tcp://127.0.0.1:{}/{nqn}?nsid=1", fabrics::PORT);
-    let (write, read) = (format!("{uri}&serial={serial}&offset=1MiB"), format!("{uri}&offset=1MiB&len=4MiB"));
+    let (write, read) = (format!("{uri}&serial={serial}&offset=1MiB"), format!("{uri}&offset=1MiB&len=1MiB"));
     for (hash, identity, kernel, digests) in [
         ("sha256", "1", "required", "none"),
         ("sha256", "0", "off", "both"),
@@ -232,9 +234,9 @@ fn at_kernels_target(context: &Context) -> Verdict {
         let engine = format!(
             "nvme_tcp_tls_key_file={key},nvme_tcp_tls_kernel={kernel},nvme_tcp_digests={digests},nvme_tcp_tls_identity=v{identity}"
         );
-        target.backing()?.write_all_at(&vec![0; BYTES], 1 << 20)?;
+        target.backing()?.write_all_at(&vec![0; KERNEL_BYTES], 1 << 20)?;
         told(&["cp", "/tmp/content", &write, "--engine", &engine])?;
-        let mut there = vec![0; BYTES];
+        let mut there = vec![0; KERNEL_BYTES];
         target.backing()?.read_exact_at(&mut there, 1 << 20)?;
         let which = format!("{hash}, identity {identity}, kernel {kernel}");
         same(&format!("what the kernel's target has with {which}"), &(there == content), &true)?;
@@ -274,13 +276,13 @@ fn kernels_host(context: &Context) -> Verdict {
         let before = counted("TlsRxSw")?;
         let controller = connect_with(address, OURS, ",tls")?;
         let namespace = namespace_of(context, &controller)?;
-        let content = block::pattern(SEED + hash as u64, 0, BYTES);
+        let content = block::pattern(SEED + hash as u64, 0, KERNEL_BYTES);
         let disk = std::fs::File::options().read(true).write(true).open(&namespace.node)?;
         disk.write_all_at(&content, 1 << 20)?;
         disk.sync_all()?;
         write_text(Path::new(&format!("/sys/class/nvme/{controller}/delete_controller")), "1")?;
         drop(disk);
-        let read = format!("{URI}&offset=1MiB&len=4MiB");
+        let read = format!("{URI}&offset=1MiB&len=1MiB");
         let got = told(&["cat", &read, "--engine", &format!("nvme_tcp_tls_key_file={key}")])?;
         same(&format!("what the kernel wrote with {key}, identity {identity}"), &(got == content), &true)?;
         let sockets = counted("TlsRxSw")? - before;
