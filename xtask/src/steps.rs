@@ -234,7 +234,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "peers",
-        why: "other people's NVMe/TCP programs in user space: their target under our initiator, their initiators on our target",
+        why: "other people's NVMe/TCP programs at the other end: a target, two initiators",
         program: Program::Xtask,
         args: &["peers"],
         env: &[],
