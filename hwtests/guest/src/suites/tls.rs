@@ -19,7 +19,7 @@ pub const SUITE: Suite = Suite {
     tests: &[
         Test::new("kernel", "bytes are the same whether kernel or library does TLS, and their way is told", kernel)
             .bed_only()
-            .limit_s(180),
+            .limit_s(300),
         Test::new("refused", "without the key, with another, and in the clear nothing is read", refused)
             .bed_only()
             .limit_s(60),
