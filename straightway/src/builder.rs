@@ -413,7 +413,7 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// `ApiMisuse` for an unknown name or a value that does not parse; those of
-    /// [`read_secret`](crate::authentication::read_secret) and [`read_psk`](crate::tls::read_psk) for a file that has no key.
+    /// [`read_secrets`](crate::authentication::read_secrets) and [`read_psks`](crate::tls::read_psks) for a file that has no key.
     pub fn set(mut self, name: &str, value: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
