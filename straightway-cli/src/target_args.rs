@@ -6,6 +6,7 @@ use clap::Args;
 use straightway::{
     FabricWire, RdmaPort,
     authentication::{Group, Hash, parse_groups, parse_hashes},
+    target::PortAccess,
     tls::{Form, Suite},
 };
 
@@ -20,6 +21,7 @@ program with the addresses that it prints. Ctrl-C ends it.
 Examples:
   straightway target memory:1GiB
   straightway target /data/dataset.img --read-only --listen 0.0.0.0:4420
+  straightway target memory:1GiB --listen 10.0.0.1:4420 --listen 10.0.1.1:4420 --ana 2/1=non-optimized
   straightway target disk-a.img disk-b.img --block 512
   straightway target memory:1GiB --dhchap-key-file host.key --dhchap-ctrl-key-file target.key
   straightway target memory:1GiB --tls-key-file tls.key
@@ -29,9 +31,13 @@ pub struct Target {
     /// What to offer: files or block devices, whose length stays, and memory:SIZE. They are namespaces 1, 2, ...
     #[arg(required = true, value_name = "SOURCE", value_parser = parse_source)]
     pub sources: Vec<TargetSource>,
-    /// Where to listen; port 0 is any free one
+    /// Where to listen; port 0 is any free one. May be given several times: each is a path to the namespaces
     #[arg(long, default_value = "127.0.0.1:4420", value_name = "ADDRESS:PORT")]
-    pub listen: std::net::SocketAddr,
+    pub listen: Vec<std::net::SocketAddr>,
+    /// Tell hosts how namespaces are reached by the ports (ANA), and that namespace NSID is reached by the port of that place (from 1) like
+    /// this: optimized, non-optimized, inaccessible, persistent-loss or change; optimized if nothing is said. May be given several times
+    #[arg(long, value_name = "PORT/NSID=STATE", value_parser = parse_access, conflicts_with_all = ["rdma", "rdma_emulated"])]
+    pub ana: Vec<PortState>,
     /// The name of the subsystem
     #[arg(long, default_value = "nqn.2026-11.io.straightway:target")]
     pub nqn: String,
@@ -96,6 +102,28 @@ impl Wire {
             _ => FabricWire::Tcp,
         }
     }
+}
+
+/// How a namespace is reached by a port.
+#[derive(Clone, Copy, Debug)]
+pub struct PortState {
+    /// From 0.
+    pub port: usize,
+    /// From 1.
+    pub nsid: u32,
+    /// How.
+    pub access: PortAccess,
+}
+
+fn parse_access(text: &str) -> Result<PortState, String> {
+    let parse = || {
+        let (at, state) = text.split_once('=')?;
+        let (port, nsid) = at.split_once('/')?;
+        let access = PortAccess::ALL.into_iter().find(|access| access.name() == state)?;
+        let port = port.parse::<usize>().ok()?.checked_sub(1)?;
+        Some(PortState { port, nsid: nsid.parse().ok().filter(|nsid| *nsid > 0)?, access })
+    };
+    parse().ok_or_else(|| "write PORT/NSID=STATE, as in 2/1=inaccessible".to_owned())
 }
 
 /// Hashes of authentication.

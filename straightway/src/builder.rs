@@ -95,6 +95,16 @@ pub enum NvmeTcpDigests {
 /// How the memory of commands over RDMA is registered; see decision record 0020.
 pub use sw_net::Registering as RdmaRegistering;
 
+/// By which of several paths to a subsystem I/Os go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NvmeTcpPaths {
+    /// By all that stand best, each by that with the fewest commands of its lane under way.
+    #[default]
+    All,
+    /// By the first that stands best, in the order of the address.
+    First,
+}
+
 /// How subsystems behind TCP and RDMA are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NvmeTcp {
@@ -108,6 +118,8 @@ pub struct NvmeTcp {
     pub timeout: Duration,
     /// Over RDMA: how the memory of commands is registered. Kept.
     pub registering: RdmaRegistering,
+    /// By which of several paths I/Os go.
+    pub paths: NvmeTcpPaths,
 }
 
 impl Default for NvmeTcp {
@@ -118,6 +130,7 @@ impl Default for NvmeTcp {
             patience: Duration::from_secs(60),
             timeout: Duration::from_secs(10),
             registering: RdmaRegistering::Kept,
+            paths: NvmeTcpPaths::All,
         }
     }
 }
@@ -418,7 +431,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_paths=all|first, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);
         let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());
@@ -464,6 +477,8 @@ impl EngineBuilder {
             ("nvme_tcp_digests", "data") => self.config.nvme_tcp.digests = NvmeTcpDigests::Data,
             ("nvme_tcp_digests", "both") => self.config.nvme_tcp.digests = NvmeTcpDigests::Both,
             ("nvme_tcp_keep_alive_ms", _) => self.config.nvme_tcp.keep_alive = millis()?,
+            ("nvme_tcp_paths", "all") => self.config.nvme_tcp.paths = NvmeTcpPaths::All,
+            ("nvme_tcp_paths", "first") => self.config.nvme_tcp.paths = NvmeTcpPaths::First,
             ("nvme_tcp_patience_ms", _) => self.config.nvme_tcp.patience = millis()?,
             ("nvme_rdma_registrations", "kept") => self.config.nvme_tcp.registering = RdmaRegistering::Kept,
             ("nvme_rdma_registrations", "per-command") => {

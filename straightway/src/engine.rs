@@ -8,6 +8,7 @@ use sw_engine::{
     seam::{CopyDirection, Entry, OpenMode, Store},
 };
 use sw_mem::{Buffer, ByteLen, DmaRegion, HugePages, Populate};
+use sw_net::PathReport;
 
 use crate::{
     backends::{CallerStream, CuFileSource, DeviceAllocation, Owner, StreamGate},
@@ -189,6 +190,17 @@ impl Engine {
             (Uri::Nvme(namespace), ..) => self.core.backends.nvme.stat(namespace),
             (Uri::NvmeTcp(namespace), ..) => self.core.backends.fabrics_of(namespace).stat(namespace),
             _ => self.core.backends.files.stat(file_path(uri, Verb::Open)?),
+        }
+    }
+
+    /// The paths by which a namespace behind a fabric is reached, in the order of its address; none of anything else.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn paths(&self, uri: &Uri) -> Result<Vec<PathReport>, Error> {
+        match uri.whole() {
+            (Uri::NvmeTcp(namespace), ..) => self.core.backends.fabrics_of(namespace).path_reports(namespace),
+            _ => Ok(Vec::new()),
         }
     }
 

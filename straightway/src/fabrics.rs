@@ -1,34 +1,30 @@
 //! NVMe subsystems behind TCP, and behind RDMA: who is connected to which, and what lanes need of them.
 //!
 //! ```text
-//!   nvme+tcp://HOST:PORT/NQN?nsid=N ─► controller (opened once) ─► Directory ◄── TcpTransport of every lane
-//!   nvme+rdma://…                   ─► the device that has the route ─┘
+//!   nvme+tcp://HOST:PORT,…/NQN?nsid=N ─► Ports: a controller for each port, opened once
+//!   nvme+rdma://…                           └─► Paths (all of one subsystem) ─► Directory ◄── TcpTransport of every lane
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use sw_engine::{
     Error, ErrorKind, Object, Reason, Residency, Verb,
     seam::{Entry, EntryKind, OpenMode, Transport, TransportCaps},
 };
 use sw_net::{
-    Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, QUEUE_DEPTH_MAX, TcpConfig, TcpTransport,
-    Wire,
+    Address, Controller, Directory, Facts, HostIdentity, HostKeys, PathReport, Paths, QUEUE_DEPTH_MAX, TcpConfig,
+    TcpTransport, Wire,
 };
-use sw_nvme::{fabrics::Nqn, namespace::Namespace, tcp::pdu::Digests};
+use sw_nvme::{fabrics::Nqn, namespace::Namespace, paths::Spread};
 
 use crate::{
-    builder::{Config, NvmeTcp, NvmeTcpDigests},
+    builder::{Config, NvmeTcp, NvmeTcpPaths},
+    fabric_ports::{FOR_EVER, Place, Ports, keep_reaching},
     keys::NvmeTcpKeys,
     nvme::with_blocks_that_fit,
-    nvme_control::no_thread,
     policy::Destination,
-    rdma::Ways,
     tls::NvmeTcpTls,
-    uri::{FabricWire, NvmeTcpUri},
+    uri::{FabricPort, FabricWire, NvmeTcpUri},
 };
 
 /// Where hosts keep their name and their identifier, for all NVMe over fabrics (`nvme-cli` makes both).
@@ -40,42 +36,29 @@ const MACHINE_ID: &str = "/etc/machine-id";
 /// See the module documentation.
 pub(crate) struct Fabrics {
     config: Config,
-    keys: Option<Arc<HostKeys>>,
-    tls: NvmeTcpTls,
     wire: Wire,
-    ways: Ways,
     directory: Arc<Directory>,
-    /// Not held over anything that waits for a target.
-    opened: Mutex<Opened>,
+    ports: Arc<Ports>,
 }
 
-/// What was opened so far.
-#[derive(Default)]
-struct Opened {
-    /// The engine was closed: nothing is opened any more.
-    is_closed: bool,
-    controllers: BTreeMap<Place, Driven>,
-    /// Places whose association is being made: whoever wants one that is, waits for it, and nobody else does.
-    opening: BTreeMap<Place, Arc<Mutex<()>>>,
-}
-
-/// A subsystem, and from where it is reached.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    address: Address,
-    by: FabricWire,
-}
-
-/// A controller that this process has an association with.
+/// The paths of an address, and their index in handles.
 #[derive(Clone)]
-struct Driven {
-    index: u32,
-    controller: Arc<Controller>,
+pub(crate) struct Found {
+    pub(crate) index: u32,
+    paths: Arc<Paths>,
 }
 
-/// Keeps a namespace's controller, and tells whether it is still there.
+/// A namespace behind its paths, as it was found.
+struct Reached {
+    found: Found,
+    /// Of the first controller that has it.
+    facts: Arc<Facts>,
+    namespace: Namespace,
+}
+
+/// Keeps the way to a namespace, and tells whether it is still there.
 struct Keep {
-    controller: Arc<Controller>,
+    paths: Arc<Paths>,
     nsid: u32,
     generation: u32,
 }
@@ -83,101 +66,77 @@ struct Keep {
 impl Fabrics {
     /// Those of a wire, whatever devices addresses of RDMA choose.
     pub(crate) fn new(config: Config, keys: NvmeTcpKeys, by: &FabricWire) -> Self {
-        let tls = keys.tls.clone();
-        let keys = keys.into_host_keys();
         let wire = match by {
             FabricWire::Tcp => Wire::Tcp,
             FabricWire::EmulatedRdma => Wire::EmulatedRdma,
             FabricWire::Rdma(_) => Wire::Rdma,
         };
-        Self {
-            config,
-            keys,
-            tls,
-            wire,
-            ways: Ways::of(by, config.nvme_tcp.registering),
-            directory: Arc::default(),
-            opened: Mutex::default(),
+        Self { config, wire, directory: Arc::default(), ports: Arc::new(Ports::new(config, keys, by)) }
+    }
+
+    /// The paths of an address; associated once, and again if all associations are over.
+    fn paths(&self, addresses: &[Place], name: &str) -> Result<Found, Error> {
+        self.ports.in_turn(addresses, || match self.known(addresses) {
+            Some(found) => Ok(found),
+            None => self.reach(addresses, name),
+        })
+    }
+
+    /// The paths of an address, if there are some of which one is not gone for ever.
+    fn known(&self, addresses: &[Place]) -> Option<Found> {
+        let mut opened = self.ports.opened();
+        let found = opened.paths.get(addresses)?.clone();
+        if found.paths.controllers().any(|controller| !controller.is_gone()) {
+            return Some(found);
         }
+        self.directory.take_out(found.index);
+        opened.paths.remove(addresses);
+        None
     }
 
-    fn opened(&self) -> MutexGuard<'_, Opened> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The controller of a place; associated once, and again if the association is over.
-    fn controller(&self, place: Place) -> Result<Driven, Error> {
-        let turn = Arc::clone(self.opened().opening.entry(place.clone()).or_default());
-        let driven = {
-            let _mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            match self.known(&place) {
-                Ok(None) => self.associate(&place),
-                Ok(Some(driven)) => Ok(driven),
-                Err(error) => Err(error),
+    /// Makes the associations of an address, as many as can be made now. Blocks.
+    fn reach(&self, addresses: &[Place], name: &str) -> Result<Found, Error> {
+        let patience = if addresses.len() > 1 { FOR_EVER } else { self.config.nvme_tcp.patience };
+        let reached = std::thread::scope(|all| {
+            let one = |address| all.spawn(move || self.ports.controller(address, patience));
+            let threads: Vec<_> = addresses.iter().map(one).collect();
+            let panicked = || Error::new(ErrorKind::Poisoned, Verb::Open).at(name.to_owned());
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect::<Vec<_>>()
+        });
+        if reached.iter().all(Result::is_err) {
+            let mut errors = reached.into_iter().filter_map(Result::err);
+            return Err(errors.next().unwrap_or_else(|| Ports::closed(name)));
+        }
+        let controllers: Vec<_> = reached.iter().flatten().collect();
+        expect_one_subsystem(&controllers)?;
+        let ports = addresses
+            .iter()
+            .map(|place| place.address.clone())
+            .zip(reached.into_iter().map(|one| one.map_err(|why| why.to_string())));
+        let NvmeTcp { paths, patience, .. } = self.config.nvme_tcp;
+        let spread = match paths {
+            NvmeTcpPaths::All => Spread::All,
+            NvmeTcpPaths::First => Spread::First,
+        };
+        let paths = Paths::new(name.to_owned(), ports.collect(), spread, patience);
+        let index = self.directory.add(Arc::clone(&paths))?;
+        for (leg, _) in paths.missing() {
+            if let Some(place) = addresses.get(leg) {
+                keep_reaching((Arc::clone(&self.ports), Arc::downgrade(&paths)), leg, place.clone())?;
             }
-        };
-        let mut opened = self.opened();
-        // This one's and the map's: nobody else waits for it.
-        if Arc::strong_count(&turn) <= 2 {
-            opened.opening.remove(&place);
         }
-        driven
-    }
-
-    fn closed(address: &Address) -> Error {
-        Error::new(ErrorKind::Closed, Verb::Open).at(address.host.clone()).detail("the engine is closed")
-    }
-
-    /// The controller of a place, if there is one that is not gone for ever.
-    fn known(&self, place: &Place) -> Result<Option<Driven>, Error> {
-        let mut opened = self.opened();
-        if opened.is_closed {
-            return Err(Self::closed(&place.address));
-        }
-        let Some(driven) = opened.controllers.get(place) else { return Ok(None) };
-        if !driven.controller.is_gone() {
-            return Ok(Some(driven.clone()));
-        }
-        self.directory.take_out(driven.index);
-        opened.controllers.remove(place);
-        Ok(None)
-    }
-
-    /// Makes an association. Blocks.
-    fn associate(&self, place: &Place) -> Result<Driven, Error> {
-        let Place { address, by } = place;
-        let way = self.ways.to(&format!("{}:{}", address.host, address.port), by)?;
-        let scheme = way.scheme();
-        let NvmeTcp { digests, keep_alive, patience, timeout, .. } = self.config.nvme_tcp;
-        let config = ControllerConfig {
-            keep_alive,
-            patience,
-            timeout,
-            digests: digests_of(digests),
-            depth: u16::try_from(self.config.queue_depth).unwrap_or(u16::MAX),
-            ..ControllerConfig::default()
-        };
-        let controller = Controller::open_by(way, address.clone(), identity(self.keys.clone(), &self.tls)?, config)?;
-        let mut opened = self.opened();
-        if opened.is_closed {
-            drop(opened);
-            controller.shut_down();
-            return Err(Self::closed(address));
-        }
-        let index = self.directory.add(Arc::clone(&controller))?;
-        let driven = Driven { index, controller };
-        attend(&driven.controller, scheme)?;
-        opened.controllers.insert(place.clone(), driven.clone());
-        Ok(driven)
+        let found = Found { index, paths };
+        self.ports.opened().paths.insert(addresses.to_vec(), found.clone());
+        Ok(found)
     }
 
     /// Opens a namespace.
     pub(crate) fn open(&self, uri: &NvmeTcpUri, mode: OpenMode) -> Result<Arc<Object>, Error> {
-        let (driven, namespace) = self.namespace(uri)?;
+        let Reached { found: Found { index, paths }, facts, namespace } = self.namespace(uri)?;
         if mode == OpenMode::Update {
-            expect_serial(&driven, uri)?;
+            expect_serial(&facts, uri)?;
         }
-        let face = sw_net::face(self.wire, driven.index, &namespace, driven.controller.landing())
+        let face = sw_net::face(self.wire, index, &namespace, paths.landing())
             .and_then(|face| with_blocks_that_fit(face, self.transport_config().caps().io_bytes_max))
             .map_err(|error| error.at(uri.to_string()))?;
         Ok(Arc::new(Object {
@@ -188,13 +147,13 @@ impl Fabrics {
             faces: vec![face],
             residency: Residency::Unknown.into(),
             stripe: None,
-            keep: Box::new(Keep { controller: driven.controller, nsid: uri.nsid, generation: namespace.generation }),
+            keep: Box::new(Keep { paths, nsid: uri.nsid, generation: namespace.generation }),
         }))
     }
 
     /// Facts of a namespace.
     pub(crate) fn stat(&self, uri: &NvmeTcpUri) -> Result<Entry, Error> {
-        let (_, namespace) = self.namespace(uri)?;
+        let Reached { namespace, .. } = self.namespace(uri)?;
         Ok(Entry {
             name: uri.to_string(),
             kind: EntryKind::BlockDevice,
@@ -203,16 +162,26 @@ impl Fabrics {
         })
     }
 
-    fn namespace(&self, uri: &NvmeTcpUri) -> Result<(Driven, Namespace), Error> {
+    /// How a namespace is reached.
+    pub(crate) fn path_reports(&self, uri: &NvmeTcpUri) -> Result<Vec<PathReport>, Error> {
+        let Reached { found, namespace, .. } = self.namespace(uri)?;
+        Ok(found.paths.report(&namespace))
+    }
+
+    fn namespace(&self, uri: &NvmeTcpUri) -> Result<Reached, Error> {
         let subsystem = Nqn::new(&uri.subsystem).ok_or_else(|| {
             Error::new(ErrorKind::BadUri, Verb::Open)
                 .at(uri.to_string())
                 .detail("the name of the subsystem is none")
                 .remedy("it begins with nqn. and has 223 bytes at most")
         })?;
-        let address = Address { host: uri.host.clone(), port: uri.port, subsystem };
-        let driven = self.controller(Place { address, by: uri.wire.clone() })?;
-        let facts = driven.controller.expect_up()?;
+        let place = |port: &FabricPort| Place {
+            address: Address { host: port.host.clone(), port: port.port, subsystem: subsystem.clone() },
+            by: uri.wire.clone(),
+        };
+        let places: Vec<Place> = uri.ports.iter().map(place).collect();
+        let found = self.paths(&places, &uri.to_string())?;
+        let facts = facts_of_one_that_is_up(&found.paths, uri)?;
         let serial = facts.info.serial.to_string();
         if uri.serial.as_ref().is_some_and(|wanted| *wanted != serial) {
             return Err(Error::new(ErrorKind::Changed, Verb::Open)
@@ -220,8 +189,11 @@ impl Fabrics {
                 .detail(format!("the subsystem has the serial number {serial}; it is not the one that was named"))
                 .remedy("look which subsystem has that name now"));
         }
-        match facts.namespace(uri.nsid) {
-            Some(namespace) => Ok((driven, namespace.clone())),
+        match facts.namespace(uri.nsid).cloned() {
+            Some(namespace) => {
+                expect_one_namespace(&found.paths, uri)?;
+                Ok(Reached { found, facts, namespace })
+            }
             None => {
                 let there: Vec<String> = facts.namespaces.iter().map(|namespace| namespace.nsid.to_string()).collect();
                 Err(Error::new(ErrorKind::NotFound, Verb::Open)
@@ -256,45 +228,86 @@ impl Fabrics {
 
     /// Ends the associations in good order. After the lanes: nothing is in flight.
     pub(crate) fn shut_down(&self) {
-        let mut opened = self.opened();
-        opened.is_closed = true;
-        for (_, driven) in core::mem::take(&mut opened.controllers) {
-            self.directory.take_out(driven.index);
-            driven.controller.shut_down();
+        for index in self.ports.shut_down() {
+            self.directory.take_out(index);
         }
     }
 }
 
-fn digests_of(wanted: NvmeTcpDigests) -> Digests {
-    let is = |one| wanted == one || wanted == NvmeTcpDigests::Both;
-    Digests { header: is(NvmeTcpDigests::Header), data: is(NvmeTcpDigests::Data) }
+/// What a controller that is up says; waits for one.
+fn facts_of_one_that_is_up(paths: &Paths, uri: &NvmeTcpUri) -> Result<Arc<Facts>, Error> {
+    let has_it = |facts: &Arc<Facts>| facts.namespace(uri.nsid).is_some();
+    let up = paths.controllers().map(|controller| (controller, controller.facts()));
+    let mut up: Vec<_> = up.filter(|(controller, facts)| controller.is_up(facts)).map(|(_, facts)| facts).collect();
+    if let Some(at) = up.iter().position(has_it) {
+        return Ok(up.swap_remove(at));
+    }
+    match (up.pop(), paths.controllers().next()) {
+        (Some(facts), _) => Ok(facts),
+        (None, Some(controller)) => controller.expect_up(),
+        (None, None) => Err(Ports::closed(paths.name())),
+    }
 }
 
-fn serial_of(driven: &Driven) -> String {
-    driven.controller.facts().info.serial.to_string()
+/// Ports that lead to different subsystems, or twice to one controller, are no paths.
+pub(crate) fn expect_one_subsystem(controllers: &[&Arc<Controller>]) -> Result<(), Error> {
+    let Some((first, others)) = controllers.split_first() else { return Ok(()) };
+    let facts = first.facts();
+    for other in others {
+        let its = other.facts();
+        let differ = |what: &str, one: &dyn core::fmt::Display, another: &dyn core::fmt::Display| {
+            Error::new(ErrorKind::Changed, Verb::Open)
+                .at(first.name().to_owned())
+                .detail(format!("{what}: {one} by {}, {another} by {}", first.name(), other.name()))
+                .remedy("name only ports of one subsystem in an address")
+        };
+        if facts.info.serial.as_str() != its.info.serial.as_str() {
+            let (one, another) = (facts.info.serial.as_str(), its.info.serial.as_str());
+            return Err(differ("the ports lead to subsystems with different serial numbers", &one, &another));
+        }
+        // As Linux refuses it (`nvme_validate_cntlid`): identifiers are one controller's each within a subsystem.
+        if first.is_up(&facts) && other.is_up(&its) && facts.id == its.id {
+            return Err(differ("two ports have controllers of the same number", &facts.id, &its.id));
+        }
+    }
+    Ok(())
+}
+
+/// A namespace must be the same by every path that has it.
+fn expect_one_namespace(paths: &Paths, uri: &NvmeTcpUri) -> Result<(), Error> {
+    let by = |controller: &Arc<Controller>| {
+        let facts = controller.facts();
+        let found = facts.namespace(uri.nsid).cloned().filter(|_| controller.is_up(&facts));
+        found.map(|namespace| (controller.name().to_owned(), namespace))
+    };
+    let all: Vec<(String, Namespace)> = paths.controllers().filter_map(by).collect();
+    let Some(((name, first), others)) = all.split_first() else { return Ok(()) };
+    match others.iter().find(|(_, other)| other.generation != first.generation) {
+        None => Ok(()),
+        Some((other_name, other)) => Err(Error::new(ErrorKind::Changed, Verb::Open)
+            .at(uri.to_string())
+            .detail(format!(
+                "namespace {} is not the same by each path: {} of {} bytes by {name}, {} of {} bytes by {other_name}",
+                uri.nsid,
+                first.identity,
+                first.len_bytes(),
+                other.identity,
+                other.len_bytes()
+            ))
+            .remedy("name only ports of one subsystem in an address")),
+    }
 }
 
 /// A namespace is written only by an address that names the serial number: a subsystem behind a name may be another one tomorrow.
-fn expect_serial(driven: &Driven, uri: &NvmeTcpUri) -> Result<(), Error> {
+fn expect_serial(facts: &Facts, uri: &NvmeTcpUri) -> Result<(), Error> {
     if uri.serial.is_some() {
         return Ok(());
     }
-    let named = NvmeTcpUri { serial: Some(serial_of(driven)), ..uri.clone() };
+    let named = NvmeTcpUri { serial: Some(facts.info.serial.to_string()), ..uri.clone() };
     Err(Error::new(ErrorKind::ApiMisuse, Verb::Open)
         .at(uri.to_string())
         .detail("a namespace is written only by an address that names the serial number of its subsystem")
         .remedy(format!("if it is the right one, and nobody else has a file system on it, write '{named}' in quotes")))
-}
-
-/// Starts the thread that does the slow work of a controller: signs of life, connections. It ends with the association.
-fn attend(controller: &Arc<Controller>, scheme: &str) -> Result<(), Error> {
-    let attended = Arc::clone(controller);
-    let name = format!("{scheme} {}", controller.facts().id);
-    let thread = std::thread::Builder::new().name(name).spawn(move || attended.attend());
-    thread.map(drop).map_err(|cause| {
-        controller.shut_down();
-        no_thread(controller.name(), cause)
-    })
 }
 
 /// Who this host is to subsystems: what the machine says, so that all programs are the same host; else from its machine-id.
@@ -341,15 +354,17 @@ fn uuid(id: &[u8; 16]) -> String {
 
 /// Whether a namespace behind TCP is what it was when it was opened; `None` for an object that is none.
 pub(crate) fn unchanged(object: &Object) -> Option<Result<(), Error>> {
-    let Keep { controller, nsid, generation } = object.keep.downcast_ref::<Keep>()?;
-    let facts = controller.facts();
-    if !controller.is_up(&facts) {
-        return Some(Err(controller.lost()));
+    let Keep { paths, nsid, generation } = object.keep.downcast_ref::<Keep>()?;
+    let up = paths.controllers().map(|controller| (controller, controller.facts()));
+    let up: Vec<_> = up.filter(|(controller, facts)| controller.is_up(facts)).map(|(_, facts)| facts).collect();
+    if up.is_empty() {
+        let lost = paths.controllers().next().map(|controller| controller.lost());
+        return Some(Err(lost.unwrap_or_else(|| Ports::closed(paths.name()))));
     }
-    let same = facts.namespace(*nsid).is_some_and(|now| {
+    let is_same = |now: &Namespace| {
         now.generation == *generation && now.version() == object.version && now.len_bytes() == object.len
-    });
-    Some(if same {
+    };
+    Some(if up.iter().any(|facts| facts.namespace(*nsid).is_some_and(is_same)) {
         Ok(())
     } else {
         Err(Error::new(ErrorKind::Changed, Verb::Read)

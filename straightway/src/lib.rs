@@ -32,6 +32,7 @@ mod core;
 pub mod discovery;
 mod doctor;
 mod engine;
+mod fabric_ports;
 mod fabrics;
 mod keys;
 mod lane;
@@ -61,8 +62,8 @@ struct Readme;
 
 pub use backends::{CallerStream, DeviceAllocation, StreamGate};
 pub use builder::{
-    CuFileUse, EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeTcp, NvmeTcpDigests, NvmeUse, RdmaRegistering,
-    UringCompletion, UringUse,
+    CuFileUse, EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeTcp, NvmeTcpDigests, NvmeTcpPaths, NvmeUse,
+    RdmaRegistering, UringCompletion, UringUse,
 };
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
@@ -75,7 +76,8 @@ pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
-pub use uri::{FabricWire, NvmeTcpUri, NvmeUri, RdmaPort, Uri, parse_bytes};
+pub use sw_net::{PathReport, PathState};
+pub use uri::{FabricPort, FabricWire, NvmeTcpUri, NvmeUri, RdmaPort, Uri, parse_bytes};
 
 pub use sw_engine::{
     ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Face, Landing, Op, OpId, OpOptions,
@@ -95,7 +97,9 @@ pub mod authentication {
 }
 /// A small target over TCP or RDMA with files and memory, for demonstrations and tests.
 pub mod target {
-    pub use sw_net::target::{Access, Authentication, Backing, Counters, Target, TargetConfig, Tls};
+    pub use sw_net::target::{
+        Access, Authentication, Backing, Counters, PortAccess, PortState, Target, TargetConfig, Tells, Tls,
+    };
     pub use sw_nvme::fabrics::Nqn;
 
     /// As [`Target::start`], behind an RDMA device of the system's: the one whose address the target listens at.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   /path/to/file     file:///path/to/file     nvme://0000:3b:00.0/1     stripe:1MiB:ADDRESS,ADDRESS,…
-//!   nvme+tcp://host:4420/NQN?nsid=1
+//!   nvme+tcp://host:4420/NQN?nsid=1     nvme+tcp://host,[::1]:4421/NQN?nsid=1 (two paths)
 //!   nvme+rdma://host:4420/NQN?nsid=1          and &device=NAME, &gid=N, or &fabric=emulated
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
@@ -10,6 +10,7 @@
 use std::{fmt, path::Path, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, PciAddress, Verb};
+use sw_nvme::paths::PATHS_MAX;
 /// Which device and which of its addresses connections over RDMA are made from.
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
@@ -90,13 +91,41 @@ pub enum FabricWire {
     Rdma(RdmaPort),
 }
 
-/// A namespace by the address and the name of its subsystem.
+/// A port of a subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct NvmeTcpUri {
+pub struct FabricPort {
     /// A name, an address of IPv4, or one of IPv6 in brackets.
     pub host: String,
     /// The port; 4420 if none is written.
     pub port: u16,
+}
+
+impl FabricPort {
+    /// `host:4420` or `host`.
+    fn parse(text: &str) -> Option<Self> {
+        let (host, port) = match text.rsplit_once(':') {
+            // The colons of an address of IPv6 are inside its brackets.
+            Some((host, port)) if !port.contains(']') => (host, port.parse().ok().filter(|port| *port != 0)?),
+            _ => (text, NVME_TCP_PORT),
+        };
+        let bare = host.strip_prefix('[').map_or(Some(host), |inner| inner.strip_suffix(']'))?;
+        let is_bracketed = bare.len() < host.len();
+        let is_wrong = bare.is_empty() || bare.contains(['[', ']', '@']) || (bare.contains(':') && !is_bracketed);
+        (!is_wrong).then(|| Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for FabricPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// A namespace by the addresses and the name of its subsystem.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NvmeTcpUri {
+    /// Where it is reached; each is a path to it. There is at least one.
+    pub ports: Vec<FabricPort>,
     /// The NQN of the subsystem.
     pub subsystem: String,
     /// The namespace, from 1.
@@ -108,29 +137,23 @@ pub struct NvmeTcpUri {
 }
 
 impl NvmeTcpUri {
-    /// `host:4420/NQN` with what stands behind a `?`.
+    /// `host:4420,…/NQN` with what stands behind a `?`.
     fn parse(rest: &str, nsid: Option<u32>, serial: Option<String>, wire: FabricWire) -> Option<Self> {
         let (at, subsystem) = rest.split_once('/')?;
-        let (host, port) = match at.rsplit_once(':') {
-            // The colons of an address of IPv6 are inside its brackets.
-            Some((host, port)) if !port.contains(']') => (host, port.parse().ok().filter(|port| *port != 0)?),
-            _ => (at, NVME_TCP_PORT),
-        };
-        let bare = host.strip_prefix('[').map_or(Some(host), |inner| inner.strip_suffix(']'))?;
-        let is_bracketed = bare.len() < host.len();
-        if bare.is_empty() || bare.contains(['[', ']', '@']) || (bare.contains(':') && !is_bracketed) {
-            return None;
-        }
-        let subsystem = subsystem.to_owned();
-        (subsystem.starts_with("nqn.")).then_some(())?;
-        Some(Self { host: host.to_owned(), port, subsystem, nsid: nsid?, serial, wire })
+        let ports = at.split(',').map(FabricPort::parse).collect::<Option<Vec<_>>>()?;
+        let is_twice = (1..ports.len()).any(|n| ports.iter().take(n).any(|port| Some(port) == ports.get(n)));
+        let fits = !is_twice && ports.len() <= PATHS_MAX && subsystem.starts_with("nqn.");
+        fits.then_some(())?;
+        Some(Self { ports, subsystem: subsystem.to_owned(), nsid: nsid?, serial, wire })
     }
 }
 
 impl fmt::Display for NvmeTcpUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.wire == FabricWire::Tcp { "nvme+tcp" } else { "nvme+rdma" };
-        write!(f, "{scheme}://{}:{}/{}?nsid={}", self.host, self.port, self.subsystem, self.nsid)?;
+        write!(f, "{scheme}://")?;
+        self.ports.iter().enumerate().try_for_each(|(n, port)| write!(f, "{}{port}", if n == 0 { "" } else { "," }))?;
+        write!(f, "/{}?nsid={}", self.subsystem, self.nsid)?;
         match &self.wire {
             FabricWire::Tcp => {}
             FabricWire::EmulatedRdma => f.write_str("&fabric=emulated")?,
@@ -284,6 +307,22 @@ fn parse_nsid(text: &str) -> Option<u32> {
     text.parse().ok().filter(|nsid| *nsid != 0 && *nsid != u32::MAX)
 }
 
+/// The members between commas; those between the ports of one address are its own.
+fn members_of(text: &str) -> Vec<String> {
+    let mut members: Vec<String> = Vec::new();
+    for part in text.split(',') {
+        let is_open = |before: &&mut String| {
+            let ports = before.strip_prefix("nvme+tcp://").or_else(|| before.strip_prefix("nvme+rdma://"));
+            ports.is_some_and(|ports| !ports.contains('/'))
+        };
+        match members.last_mut().filter(is_open) {
+            Some(before) => before.extend([",", part]),
+            None => members.push(part.to_owned()),
+        }
+    }
+    members
+}
+
 fn stripe(rest: &str) -> Option<Uri> {
     let (unit, members) = rest.split_once(':')?;
     let unit = parse_bytes(unit)?;
@@ -291,7 +330,7 @@ fn stripe(rest: &str) -> Option<Uri> {
         Uri::Stripe { .. } => None,
         member => Some(member),
     };
-    let members = members.split(',').map(member).collect::<Option<Vec<_>>>()?;
+    let members = members_of(members).iter().map(|text| member(text)).collect::<Option<Vec<_>>>()?;
     Some(Uri::Stripe { unit, members })
 }
 
@@ -390,8 +429,7 @@ mod tests {
         let uri: Uri = format!("nvme+tcp://[fe80::1]:4421/{nqn}?nsid=2&serial=S1&offset=4k").parse().unwrap();
         let namespace = NvmeTcpUri {
             wire: FabricWire::Tcp,
-            host: "[fe80::1]".into(),
-            port: 4421,
+            ports: vec![FabricPort { host: "[fe80::1]".into(), port: 4421 }],
             subsystem: nqn.into(),
             nsid: 2,
             serial: Some("S1".into()),
@@ -401,7 +439,7 @@ mod tests {
         for host in ["storage-1", "10.0.0.1", "[::1]"] {
             let uri: Uri = format!("nvme+tcp://{host}/{nqn}?nsid=1").parse().unwrap();
             let Uri::NvmeTcp(found) = &uri else { panic!("{uri:?}") };
-            assert_eq!((found.host.as_str(), found.port), (host, 4420));
+            assert_eq!(found.ports, [FabricPort { host: host.into(), port: 4420 }]);
             assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
         }
         for wrong in [
@@ -440,6 +478,27 @@ mod tests {
         }
         for wrong in ["nvme+tcp", "file"] {
             assert!(format!("{wrong}://10.0.0.1/{nqn}?nsid=1&device=rxe0").parse::<Uri>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_may_be_reached_by_several_ports() {
+        let nqn = "nqn.2026-11.io.example:one";
+        let text = format!("nvme+tcp://10.0.0.1,storage-2:4421,[fe80::1],[::1]:9/{nqn}?nsid=1&serial=S1");
+        let uri: Uri = text.parse().unwrap();
+        let Uri::NvmeTcp(found) = &uri else { panic!("{uri:?}") };
+        let ports: Vec<String> = found.ports.iter().map(FabricPort::to_string).collect();
+        assert_eq!(ports, ["10.0.0.1:4420", "storage-2:4421", "[fe80::1]:4420", "[::1]:9"]);
+        assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
+        // Its commas are not those of a set.
+        let set: Uri = format!("stripe:1MiB:{text},/a,nvme+tcp://b,c/{nqn}?nsid=2,/d").parse().unwrap();
+        let Uri::Stripe { members, .. } = &set else { panic!("{set:?}") };
+        assert_eq!((members.len(), &members[0], &members[3]), (4, &uri, &Uri::File("/d".into())));
+        assert_eq!(set.to_string().parse::<Uri>().unwrap(), set);
+        let many = (1..=17).map(|port| format!("a:{port}")).collect::<Vec<_>>().join(",");
+        for wrong in ["a,", ",a", "a,,b", "a,a", "a:1,b,a:1", "a,::1", &many] {
+            let text = format!("nvme+tcp://{wrong}/{nqn}?nsid=1");
+            assert_eq!(text.parse::<Uri>().unwrap_err().kind(), ErrorKind::BadUri, "{text}");
         }
     }
 

@@ -9,7 +9,7 @@ use straightway::{
     Object, Reason, Uri, Verb, WriteOutcome,
     authentication::{Group, Hash, Offer, make_secret, read_secrets},
     parse_policy,
-    target::{self, Access, Authentication, Backing, Target, TargetConfig},
+    target::{self, Access, Authentication, Backing, PortAccess, PortState, Target, TargetConfig, Tells},
     tls,
 };
 
@@ -407,4 +407,83 @@ fn large_blocks_are_read_from_any_byte_with_small_ios() {
             );
         }
     }
+}
+
+/// A target with two ports that tells how its namespace is reached by them, and the address with both.
+fn two_ports() -> (Target, String) {
+    let more = vec![TargetConfig::default().listen];
+    let namespaces = vec![Backing::Memory(BYTES)];
+    let config = TargetConfig { more, namespaces, tells: Tells::Access, ..TargetConfig::default() };
+    let subsystem = config.subsystem.to_string();
+    let target = Target::start(config).unwrap();
+    let ports: Vec<String> = target.addresses().iter().map(ToString::to_string).collect();
+    let uri = format!("nvme+tcp://{}/{subsystem}?nsid=1", ports.join(","));
+    (target, uri)
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    assert!((0..400).any(|_| is_so() || (std::thread::sleep(Duration::from_millis(50)), false).1), "{what}");
+}
+
+#[test]
+fn an_address_of_several_ports_is_opened_by_those_that_are_there_and_goes_on_by_them() {
+    if !known() {
+        return;
+    }
+    let (target, uri) = two_ports();
+    target.set_port(1, PortState::Shut);
+    let engine = Engine::builder().build().unwrap();
+    let object = opened(&engine, &uri);
+    let states = || {
+        let paths = engine.paths(&uri.parse().unwrap()).unwrap();
+        paths.iter().map(|path| path.state.name()).collect::<Vec<_>>()
+    };
+    assert_eq!(states(), ["optimized", "connecting"]);
+    let content = bytes(1 << 20);
+    engine.write(&object, 0, memory(&content)).wait().ok().unwrap();
+    target.set_port(1, PortState::Open);
+    until("the second port is reached", || states() == ["optimized", "optimized"]);
+    let told = engine.paths(&uri.parse().unwrap()).unwrap();
+    assert!(told[0].controller.is_some() && told[0].controller != told[1].controller, "{told:?}");
+    target.set_access(0, 1, PortAccess::NonOptimized);
+    until("the change is told", || states() == ["non-optimized", "optimized"]);
+    target.set_port(0, PortState::Shut);
+    for _ in 0..4 {
+        assert_eq!(read(&engine, &object, 0, content.len()).unwrap(), content);
+    }
+    engine.write(&object, 0, memory(&content)).wait().ok().unwrap();
+    object.check_unchanged().unwrap();
+    // Of one port it is the same controller as before, and the same namespace.
+    let second = format!("nvme+tcp://{}", uri.split_once(',').unwrap().1);
+    let alone = opened(&engine, &second);
+    assert_eq!(
+        (alone.version(), read(&engine, &alone, 0, 4096).unwrap()),
+        (object.version(), content[..4096].to_vec())
+    );
+    assert_eq!(engine.paths(&second.parse().unwrap()).unwrap()[0].controller, told[1].controller);
+}
+
+#[test]
+fn ports_of_different_subsystems_or_namespaces_are_no_paths() {
+    if !known() {
+        return;
+    }
+    let other = |serial: &str, size| {
+        let namespaces = vec![Backing::Memory(size)];
+        Target::start(TargetConfig { serial: serial.to_owned(), namespaces, ..TargetConfig::default() }).unwrap()
+    };
+    let refused = |other: &Target| {
+        let (one, _) = target();
+        let subsystem = TargetConfig::default().subsystem;
+        let uri: Uri = format!("nvme+tcp://{},{}/{subsystem}?nsid=1", one.address(), other.address()).parse().unwrap();
+        let error = Engine::builder().build().unwrap().open(&uri).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+        let text = error.to_string();
+        assert!([&one, other].iter().all(|target| text.contains(&target.address().to_string())), "{text}");
+        text
+    };
+    let text = refused(&other("OTHER", BYTES));
+    assert!(text.contains(SERIAL) && text.contains("OTHER"), "{text}");
+    // Each has a controller with the number 1: what one is told of a controller would be believed of the other.
+    assert!(refused(&other(SERIAL, BYTES)).contains("controllers of the same number"));
 }

@@ -27,8 +27,8 @@ use sw_engine::{
 };
 use sw_mem::{DmaSpan, RemoteAddr};
 use sw_net::{
-    Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, Registering, TcpConfig, TcpTransport,
-    Way, Wire, face,
+    Address, Controller, ControllerConfig, Directory, HostIdentity, HostKeys, Paths, Registering, TcpConfig,
+    TcpTransport, Way, Wire, face,
     target::{Authentication, Fault, Faults, Seen},
 };
 use sw_nvme::{
@@ -97,8 +97,8 @@ impl Rig {
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
         let device = EmulatedDevice::open();
         let way = Way::rdma(Budgeted::new(device.clone(), budget), registering);
-        let controller = Controller::open_by(way, address, identity(), host).unwrap();
-        let index = directory.add(controller.clone()).unwrap();
+        let controller = Controller::open_by(way, address, identity(), host, Arc::default()).unwrap();
+        let index = directory.add(Paths::of(controller.clone())).unwrap();
         let attended = controller.clone();
         let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
         Self { controller, index, attendant: Some(attendant), device, _target: target }
@@ -651,7 +651,7 @@ fn success_without_the_data_of_an_admin_command_is_found_out() {
         let target = start_rdma_emulated(config).unwrap();
         let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
         let way = Way::rdma(EmulatedDevice::open(), Registering::PerCommand);
-        let made = Controller::open_by(way, address, identity(), ControllerConfig::default());
+        let made = Controller::open_by(way, address, identity(), ControllerConfig::default(), Arc::default());
         let error = made.map(drop).expect_err(&format!("Identify {unwritten}"));
         assert_eq!(error.kind(), ErrorKind::ShortData, "Identify {unwritten}: {error}");
     }
@@ -668,7 +668,13 @@ fn hosts_show_who_they_are_over_rdma_too() {
         let subsystem = TargetConfig::default().subsystem;
         let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
         let way = Way::rdma(EmulatedDevice::open(), Registering::PerCommand);
-        let made = Controller::open_by(way, address, HostIdentity { keys, ..identity() }, ControllerConfig::default());
+        let made = Controller::open_by(
+            way,
+            address,
+            HostIdentity { keys, ..identity() },
+            ControllerConfig::default(),
+            Arc::default(),
+        );
         made.map(|controller| controller.shut_down()).map_err(|error| error.kind())
     };
     assert_eq!(open(Some((1, 2))), Ok(()));
@@ -761,7 +767,7 @@ fn a_host_finds_out_targets_that_break_the_rules() {
         let subsystem = Nqn::new("nqn.2026-11.io.example:liar").unwrap();
         let address = Address { host: "127.0.0.1".into(), port, subsystem };
         let way = Way::rdma(device.clone(), Registering::PerCommand);
-        let made = Controller::open_by(way, address, identity(), ControllerConfig::default());
+        let made = Controller::open_by(way, address, identity(), ControllerConfig::default(), Arc::default());
         let error = made.map(drop).unwrap_err();
         assert_eq!(error.kind(), kind, "{lie:?}: {error}");
         target.unwrap().join().unwrap();

@@ -8,12 +8,12 @@ use sw_engine::{Error, ErrorKind, Fault};
 use sw_nvme::{
     fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, ConnectData, Demand, FabricsFacts, PropertySize, QueueRequest},
     inquiry::{self, AdminQueue, Answer, Data, Known},
-    namespace::Namespace,
     status::{RetryDelays, sct},
     tcp::{host::DEPTH_MAX, pdu::ADMIN_CAPSULE_DATA_BYTES},
     wire::{
         Command,
         feature::{Feature, QueueCounts},
+        log::Retain,
         regs::{self, Cap, Cc, Csts, Version},
     },
 };
@@ -25,6 +25,7 @@ use crate::{
     connection::ConnectionConfig,
     controller::{Address, ControllerConfig, Facts, HostIdentity},
     events,
+    family::Family,
     socket::left,
 };
 
@@ -33,12 +34,12 @@ pub(crate) const ADMIN_ENTRIES: u16 = 32;
 /// Between two looks at CSTS.RDY.
 const READY_STEP: Duration = Duration::from_millis(10);
 
-/// Makes an association; `before`: the one that was lost.
+/// Makes an association; `before`: the one that was lost, of a controller of that family.
 pub(crate) fn associate(
     (name, way): (&str, &Way),
     (address, host): (&Address, &HostIdentity),
     config: ControllerConfig,
-    before: Option<&Facts>,
+    (family, before): (&Family, Option<&Facts>),
 ) -> Result<(Admin, Facts), Error> {
     let Address { host: to, port, subsystem } = address;
     let limits = ConnectionConfig {
@@ -68,13 +69,14 @@ pub(crate) fn associate(
     let known = Known { info: &info, version, page_bytes_min: cap.page_bytes_min };
     let mut namespaces = inquiry::namespaces(&mut admin, known)?;
     let association = before.map_or(1, |before| before.association + 1);
-    if let Some(before) = before {
-        carry_over(&mut namespaces, info.serial.as_str(), before);
-    }
-    admin.finish_by(None);
+    family.name(&mut namespaces, info.serial.as_str());
     let entries = u16::try_from(cap.queue_entries_max).unwrap_or(u16::MAX);
     let likes = if info.commands_max == 0 { u16::MAX } else { info.commands_max };
     let depth = config.depth.min(entries - 1).min(likes).clamp(1, DEPTH_MAX);
+    // First the events, then what they are about: nothing changes unheard in between.
+    events::watch(&mut admin, &info)?;
+    let access = if info.tells_access() { Some(inquiry::access(&mut admin, Retain::Clear)?) } else { None };
+    admin.finish_by(None);
     let facts = Facts {
         association,
         info,
@@ -88,22 +90,10 @@ pub(crate) fn associate(
         digests,
         protection,
         namespaces: namespaces.into(),
+        access,
         revision: before.map_or(1, |before| before.revision + 1),
     };
-    events::watch(&mut admin, &facts.info)?;
     Ok((admin, facts))
-}
-
-/// Gives namespaces their generations in the look behind `before`. One of a subsystem with another serial number is another
-/// one, whatever its own name: what was opened for writing was opened by that number.
-pub(crate) fn carry_over(namespaces: &mut [Namespace], serial: &str, before: &Facts) {
-    let is_same = before.info.serial.as_str() == serial;
-    // Another one than before has a generation that none had: the number of the look, of which bits count.
-    let fresh = u32::try_from((before.revision + 1) & 0xFF_FFFF).unwrap_or(0);
-    for namespace in namespaces {
-        let earlier = before.namespace(namespace.nsid).filter(|earlier| is_same && namespace.continues(earlier));
-        namespace.generation = earlier.map_or(fresh, |earlier| earlier.generation);
-    }
 }
 
 fn millis(span: Duration) -> u32 {
@@ -220,36 +210,4 @@ fn negotiate(admin: &mut Admin, wanted: u16) -> Result<u16, Error> {
     let answer = admin.expect("set number of queues", Data::None, |data| Command::set_features(&feature, data))?;
     let there = QueueCounts::decode(answer.dw0);
     Ok(u16::try_from(there.submission.min(there.completion).min(wanted)).unwrap_or(u16::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use sw_nvme::fabrics::Nqn;
-
-    use super::*;
-    use crate::{
-        controller::Controller,
-        target::{Target, TargetConfig},
-    };
-
-    #[test]
-    fn a_namespace_goes_on_only_in_the_subsystem_with_the_same_serial_number() {
-        let target = Target::start(TargetConfig::default()).unwrap();
-        let (at, subsystem) = (target.address(), TargetConfig::default().subsystem);
-        let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
-        let host = HostIdentity {
-            nqn: Nqn::new("nqn.2026-11.io.straightway:host").unwrap(),
-            id: [7; 16],
-            keys: None,
-            tls: None,
-        };
-        let controller = Controller::open(address, host, ControllerConfig::default()).unwrap();
-        let facts = controller.facts();
-        let mut namespaces = facts.namespaces.to_vec();
-        carry_over(&mut namespaces, facts.info.serial.as_str(), &facts);
-        assert_eq!(namespaces[0].generation, 0);
-        carry_over(&mut namespaces, "OTHER", &facts);
-        assert_eq!(namespaces[0].generation, 2);
-        controller.shut_down();
-    }
 }

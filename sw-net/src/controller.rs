@@ -24,18 +24,20 @@ use std::{
     time::Duration,
 };
 
-use sw_engine::{Error, ErrorKind, Fault, Landing, Reason, Time, Verb, seam::Wake};
+use sw_engine::{Error, ErrorKind, Fault, Landing, Reason, Verb, seam::Wake};
 use sw_nvme::{
+    directory::in_handle,
     fabrics::{ConnectData, Nqn, PropertySize, QueueRequest},
     inquiry::{AdminQueue, Data},
     namespace::Namespace,
+    paths::Standing,
     tcp::{
         association::{Association, Duty, LettingGo, Patience, Wanted},
-        ledger::Gate,
         pdu::{ADMIN_CAPSULE_DATA_BYTES, Digests},
     },
     wire::{
         Command,
+        ana::Groups,
         identify::IdentifyController,
         regs::{self, Cap, Cc, Shutdown, Version},
     },
@@ -48,7 +50,9 @@ use crate::{
     carrier::{Carrier, HangUp, QueueOf, Way},
     clock::now,
     connection::ConnectionConfig,
+    directory::split,
     events::EVENTS_EVERY,
+    family::Family,
     held::{held, hold},
     socket::left,
     tls::{self, HostTls, Peers, Protection},
@@ -158,7 +162,9 @@ pub struct Facts {
     pub protection: Protection,
     /// The active namespaces.
     pub namespaces: Box<[Namespace]>,
-    /// Which look at the namespaces this is, over all associations, from 1.
+    /// How groups of namespaces are reached by this controller; `None`: it does not tell (CMIC).
+    pub access: Option<Groups>,
+    /// Which look at the namespaces and their access this is, over all associations, from 1.
     pub revision: u64,
 }
 
@@ -166,6 +172,21 @@ impl Facts {
     /// The namespace of a number.
     pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
         self.namespaces.iter().find(|namespace| namespace.nsid == nsid)
+    }
+
+    /// The namespace of a handle: that of its number, if it is the one that the handle was made for.
+    pub(crate) fn namespace_of(&self, handle: u64) -> Option<&Namespace> {
+        let (_, nsid, asked) = split(handle);
+        self.namespaces.iter().find(|found| found.nsid == nsid && in_handle(found.generation) == asked)
+    }
+
+    /// How a namespace stands by this controller while its association is up. A group that was not told may be told yet.
+    pub fn standing_of(&self, namespace: &Namespace) -> Standing {
+        match self.access.as_ref().map(|groups| groups.of(namespace.info.ana_group)) {
+            None => Standing::of(None),
+            Some(None) => Standing::Later,
+            Some(told) => Standing::of(told),
+        }
     }
 
     /// How long after a loss the controller may still carry out commands, where KATO is `keep_alive`.
@@ -257,11 +278,14 @@ pub struct Controller {
     /// The number of the association that is up; 0 if none is. What the desk's association says, for lanes to look at without its lock;
     /// as the next one.
     up: AtomicU64,
-    /// How often a write was in doubt.
-    doubts: AtomicU64,
     /// That of the facts, for lanes to look at without their lock.
     revision: AtomicU64,
     is_gone: AtomicBool,
+    /// What it said of its namespaces' access is not what a command found.
+    is_distrusted: AtomicBool,
+    /// What it has in common with the other controllers of its subsystem, and its number among them.
+    family: Arc<Family>,
+    member: u64,
     life: Mutex<Life>,
     /// The admin connection once more: whoever closes ends with it what the attendant waits for.
     handle: Mutex<Option<HangUp>>,
@@ -278,10 +302,10 @@ impl Controller {
     /// `NotFound` for a name, `NoDevice` for a target that is not there or does not have the subsystem, `PermissionDenied` where the
     /// host is not allowed or does not show who it is, `Unsupported` where a secure channel is demanded, `DeadlineExceeded`, `Protocol`.
     pub fn open(address: Address, host: HostIdentity, config: ControllerConfig) -> Result<Arc<Self>, Error> {
-        Self::open_by(Way::Tcp, address, host, config)
+        Self::open_by(Way::Tcp, address, host, config, Arc::default())
     }
 
-    /// As [`Controller::open`], by TCP or RDMA.
+    /// As [`Controller::open`], by TCP or RDMA; `family`: with what it has in common with other controllers of the subsystem.
     ///
     /// # Errors
     /// As [`Controller::open`].
@@ -290,12 +314,15 @@ impl Controller {
         address: Address,
         host: HostIdentity,
         config: ControllerConfig,
+        family: Arc<Family>,
     ) -> Result<Arc<Self>, Error> {
         let name = way.name_of(&address);
-        let (admin, facts) = associate((&name, &way), (&address, &host), config, None)?;
+        let (admin, facts) = associate((&name, &way), (&address, &host), config, (&family, None))?;
         let made = (facts.association, facts.letting_go(config.keep_alive));
         let mut association = Association::new(config.keep_alive, config.patience, made, now());
         held(&address).into_iter().for_each(|safe| association.fence_until(safe));
+        let member = family.join();
+        association.fence().into_iter().for_each(|safe| family.raise(member, safe));
         Ok(Arc::new(Self {
             name,
             way,
@@ -304,8 +331,10 @@ impl Controller {
             config,
             up: AtomicU64::new(facts.association),
             revision: AtomicU64::new(facts.revision),
-            doubts: AtomicU64::new(0),
             is_gone: AtomicBool::new(false),
+            is_distrusted: AtomicBool::new(false),
+            family,
+            member,
             handle: Mutex::new(admin.handle()),
             life: Mutex::new(Life::Up(Box::new(admin))),
             desk: Mutex::new(Desk {
@@ -345,6 +374,41 @@ impl Controller {
         self.is_gone.load(Ordering::Acquire)
     }
 
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// How long a lost association is tried to be made again.
+    pub(crate) fn patience(&self) -> Duration {
+        self.config.patience
+    }
+
+    /// Why its association is not up; empty if it is.
+    pub(crate) fn why_not(&self) -> String {
+        // Whoever holds it waits for an answer, of an association that is up as far as anybody knows.
+        match self.life.try_lock().as_deref() {
+            Ok(Life::Down(why) | Life::Gone(why)) => why.clone(),
+            Ok(Life::Up(_)) | Err(_) => String::new(),
+        }
+    }
+
+    /// With what it has in common with other controllers of its subsystem.
+    pub(crate) fn family(&self) -> &Family {
+        &self.family
+    }
+
+    /// A command found that a namespace is not reached as the controller said: it is asked again.
+    pub(crate) fn distrust(&self) {
+        self.is_distrusted.store(true, Ordering::Release);
+        self.news.notify_all();
+    }
+
+    /// Whether it is to be asked again; it is asked.
+    pub(crate) fn take_distrust(&self) -> bool {
+        self.is_distrusted.swap(false, Ordering::AcqRel)
+    }
+
     /// Which look at the namespaces [`Controller::facts`] are of.
     #[inline]
     pub(crate) fn revision(&self) -> u64 {
@@ -355,6 +419,12 @@ impl Controller {
         let revision = facts.revision;
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
         self.revision.store(revision, Ordering::Release);
+    }
+
+    /// Tells all controllers of the subsystem of the fence of this one.
+    fn tell_fence(&self, desk: &Desk) {
+        let fence = desk.association.fence().filter(|safe| *safe > now());
+        fence.into_iter().for_each(|safe| self.family.raise(self.member, safe));
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -405,7 +475,9 @@ impl Controller {
                     let ticket = desk.wanted.pop_front();
                     drop(desk);
                     ticket.into_iter().for_each(|ticket| self.serve(ticket));
-                    self.desk().association.exchanged(now());
+                    let mut desk = self.desk();
+                    desk.association.exchanged(now());
+                    self.tell_fence(&desk);
                 }
                 Duty::Rest(span) => {
                     drop(self.news.wait_timeout(desk, span.min(EVENTS_EVERY)));
@@ -425,6 +497,7 @@ impl Controller {
             Ok(_) => {
                 let mut desk = self.desk();
                 desk.association.signed(now());
+                self.tell_fence(&desk);
                 desk.association.up().is_some()
             }
             Err(error) => {
@@ -447,6 +520,7 @@ impl Controller {
         tracing::warn!(controller = self.name, why, "the association is over");
         let mut desk = self.desk();
         desk.association.lost(now());
+        self.tell_fence(&desk);
         self.up.store(0, Ordering::Release);
         drop(desk);
         *self.life() = Life::Down(why);
@@ -480,7 +554,8 @@ impl Controller {
     /// Makes the next association, or gives up when there is no patience left.
     fn try_again(&self) {
         let before = self.facts();
-        match associate((&self.name, &self.way), (&self.address, &self.host), self.config, Some(&before)) {
+        let since = (&*self.family, Some(&*before));
+        match associate((&self.name, &self.way), (&self.address, &self.host), self.config, since) {
             Ok((admin, facts)) => {
                 tracing::info!(
                     controller = self.name,
@@ -524,7 +599,11 @@ impl Controller {
         self.up.store(0, Ordering::Release);
         // Whoever closes it has fenced its lanes: all doubt is told. One that is given up may have lanes that look at their connections later.
         let safe = if desk.is_closed { desk.association.fence() } else { Some(desk.association.let_go()) };
-        safe.into_iter().for_each(|safe| hold(&self.address, safe));
+        if let Some(safe) = safe {
+            desk.association.fence_until(safe);
+            hold(&self.address, safe);
+        }
+        self.tell_fence(&desk);
         drop(desk);
         *self.life() = Life::Gone(why);
         self.is_gone.store(true, Ordering::Release);
@@ -577,7 +656,7 @@ impl Controller {
         let mut desk = self.desk();
         desk.association.doubt(facts.association, facts.letting_go(self.config.keep_alive), now());
         self.up.store(desk.association.up().unwrap_or(0), Ordering::Release);
-        self.doubts.store(desk.association.doubts(), Ordering::Release);
+        self.tell_fence(&desk);
         drop(desk);
         self.news.notify_all();
     }
@@ -640,16 +719,6 @@ impl Controller {
         }
         self.hang_up();
         self.end("it was closed".to_owned());
-    }
-}
-
-impl Gate for Controller {
-    fn doubts(&self) -> u64 {
-        self.doubts.load(Ordering::Acquire)
-    }
-
-    fn is_safe(&self, now: Time) -> bool {
-        self.desk().association.is_safe(now)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The controllers behind TCP of an engine, and the faces of their namespaces. Indexes and handles are those of `sw-nvme`.
+//! The subsystems behind TCP of an engine, and the faces of their namespaces. Indexes and handles are those of `sw-nvme`.
 
 use sw_engine::{Error, Face, Granularity, Landing, Reason};
 use sw_nvme::{
@@ -6,18 +6,18 @@ use sw_nvme::{
     namespace::Namespace,
 };
 
-use crate::{controller::Controller, transport::Wire};
+use crate::{paths::Paths, transport::Wire};
 
-/// Controllers behind TCP, by the index that handles carry.
-pub type Directory = Indexed<Controller>;
+/// Subsystems behind TCP with the paths to each, by the index that handles carry.
+pub type Directory = Indexed<Paths>;
 
-impl Named for Controller {
+impl Named for Paths {
     fn name(&self) -> &str {
         self.name()
     }
 }
 
-/// The face of an object that is a namespace of controller `index`, whose bytes [land](Controller::landing) like that.
+/// The face of an object that is a namespace by paths `index`, whose bytes [land](Paths::landing) like that.
 ///
 /// # Errors
 /// `Unsupported` with the reason for a namespace that cannot be used.

@@ -1,7 +1,7 @@
 //! The engine's transport over NVMe/TCP: a connection per controller and lane, made when the first I/O asks for it.
 //!
 //! ```text
-//!   Io ─► Work ─► one or more commands ─► HostQueue ─► socket … ─► ends ─► IoDone
+//!   Io ─► Work ─► path (legs) ─► one or more commands ─► HostQueue ─► socket … ─► ends ─► IoDone
 //! ```
 //!
 //! An [`Io`] becomes several commands where the controller's limits ask for it. If some fail, the bytes before the first one that
@@ -9,8 +9,9 @@
 //!
 //! When a connection is lost, reads under way end with [`Retry::Now`](sw_engine::Retry): the engine hands them over again and they
 //! wait for the next connection; nothing of the old one can land any more, since landing is a system call of this thread. Writes
-//! end as failed with an unknown outcome: the target may still carry them out. Then the association ends, and no further write is sent
-//! until the target has provably let go of them ([`Controller`] has the fence).
+//! end as failed with an unknown outcome: the target may still carry them out. Then the association ends, and no further write is sent, by
+//! whichever controller of the subsystem, until the target has provably let go of them ([`Family`](crate::Family) has the fence). What
+//! was not sent goes by another path, or waits for one.
 //!
 //! *Thread*: one at a time. On the data path nothing is locked, and nothing allocated once the tables have grown. The control plane is
 //! the [`Controller`]'s own thread: a lane asks it for a connection and goes on.
@@ -27,7 +28,6 @@ use sw_engine::{
 };
 use sw_mem::{DmaRegion, ForkMark, RegionId, WeakRegion};
 use sw_nvme::{
-    directory::CONTROLLERS_MAX,
     status::Status,
     tcp::{
         host::Range,
@@ -40,12 +40,17 @@ use crate::{
     carrier::Carrier,
     clock::now,
     connection::{Broken, ConnectionCounters, Places},
-    controller::{Controller, IoQueue, Ticket},
+    controller::{Controller, IoQueue},
     directory::{Directory, split},
     registrations::WINDOW_SHARED,
     socket::Piece,
     wait::{Interest, Waiter},
 };
+
+mod legs;
+mod route;
+
+use legs::{Head, Leg, Mood, Place};
 
 /// Its name in routes and reports.
 pub const NVME_TCP: &str = "nvme+tcp";
@@ -181,22 +186,15 @@ impl Places for Memory<'_> {
     }
 }
 
-/// A controller, as far as this transport got with it.
-enum Place {
-    /// Not used yet, or lost: the next I/O asks for a connection.
-    Unlinked,
-    /// A connection was asked for: works wait.
-    Asked(Arc<Ticket>, VecDeque<u32>),
-    Linked(Box<Link>),
-}
-
 /// See the module documentation.
 pub struct TcpTransport {
     directory: Arc<Directory>,
     config: TcpConfig,
     waiter: Waiter,
-    places: Vec<Place>,
-    /// Why the last I/Os of a place failed, in the words of whoever refused or lost the connection.
+    /// By the index of the directory.
+    heads: Vec<Option<Head>>,
+    legs: Vec<Leg>,
+    /// Why the last I/Os of a head failed, in the words of whoever refused or lost the connection.
     whys: Vec<Option<Error>>,
     works: Works,
     /// Those that were attached, over RDMA.
@@ -204,6 +202,8 @@ pub struct TcpTransport {
     ended: Vec<IoDone>,
     /// Works that a look at a connection found over.
     over: Vec<u32>,
+    /// Works that are without a path, and go by another one or wait.
+    homeless: Vec<u32>,
     in_flight: u32,
     looked: Option<Time>,
     /// Of connections that are gone.
@@ -224,10 +224,15 @@ impl Link {
         self.queue.is_up()
     }
 
+    /// Commands and works that are with it.
+    fn busy(&self) -> usize {
+        self.ledger.busy()
+    }
+
     /// The commands, and what they are made with.
     fn sides(&mut self) -> (&mut Ledger, Side<'_, Carrier>) {
         let Self { queue: IoQueue { connection, facts, .. }, controller, ledger, .. } = self;
-        (ledger, Side { queue: connection, namespaces: &facts.namespaces, gate: &**controller })
+        (ledger, Side { queue: connection, namespaces: &facts.namespaces, gate: controller.family() })
     }
 
     /// Takes what the controller said of its namespaces since.
@@ -305,12 +310,14 @@ impl TcpTransport {
             directory,
             config,
             waiter: Waiter::default(),
-            places: Vec::new(),
+            heads: Vec::new(),
+            legs: Vec::new(),
             whys: Vec::new(),
             works: Works::with_room(depth),
             regions: BTreeMap::new(),
             ended: Vec::with_capacity(depth),
             over: Vec::with_capacity(depth),
+            homeless: Vec::with_capacity(depth),
             in_flight: 0,
             looked: None,
             counters: ConnectionCounters::default(),
@@ -321,7 +328,7 @@ impl TcpTransport {
 
     /// Of all connections that this lane has and had.
     pub fn counters(&self) -> ConnectionCounters {
-        let linked = self.places.iter().filter_map(|place| match place {
+        let linked = self.legs.iter().filter_map(|leg| match &leg.place {
             Place::Linked(link) => Some(link.queue.connection.counters()),
             Place::Unlinked | Place::Asked(..) => None,
         });
@@ -349,62 +356,29 @@ impl TcpTransport {
         self.config.wire.regions() == Regions::Any || io.segments().iter().all(|segment| is_known(&segment.region))
     }
 
-    /// Takes an I/O for a place.
+    /// Takes an I/O.
     fn begin(&mut self, io: &Io) {
-        let (place, ..) = split(io.handle);
+        let (head, ..) = split(io.handle);
         if !self.reaches(io) {
             return self.refuse(io, Fault::new(ErrorKind::NotRegistered, 0));
         }
-        if place >= self.places.len() && place < CONTROLLERS_MAX {
-            self.places.resize_with(place + 1, || Place::Unlinked);
-            self.whys.resize_with(place + 1, || None);
-        }
-        if matches!(self.places.get(place), Some(Place::Linked(link)) if !link.is_up()) {
-            // The handle may be of the next association, which the connection knows nothing of.
-            self.visit(place, (Look::Both, now()));
-        }
-        if !matches!(self.places.get(place), Some(Place::Linked(_) | Place::Asked(..)))
-            && let Err(fault) = self.ask(place, VecDeque::new())
-        {
-            return self.refuse(io, fault);
+        if !self.meet(head) {
+            return self.refuse(io, Fault::new(ErrorKind::NoDevice, 0));
         }
         // As many as the depth; the caller looked.
-        let index = self.works.take(io, place);
-        match self.places.get_mut(place) {
-            Some(Place::Linked(link)) => {
-                if link.begin(index, &mut self.works, now()) {
-                    self.ended.extend(self.works.finish(index));
-                }
-            }
-            Some(Place::Asked(_, waiting)) => waiting.push_back(index),
-            Some(Place::Unlinked) | None => {}
-        }
+        let index = self.works.take(io, head);
+        self.send(index, now());
     }
 
-    /// Asks for a connection of a place.
-    fn ask(&mut self, place: usize, waiting: VecDeque<u32>) -> Result<(), Fault> {
-        let Some(controller) = self.directory.get(u32::try_from(place).unwrap_or(u32::MAX)) else {
-            return Err(Fault::new(ErrorKind::NoDevice, 0));
-        };
-        if controller.is_gone() {
-            self.explain_by(place, controller.lost());
-            return Err(Fault::new(ErrorKind::NoDevice, 0));
-        }
-        if let Some(to) = self.places.get_mut(place) {
-            *to = Place::Asked(controller.ask_for_queue(self.waiter.bell()), waiting);
-        }
-        Ok(())
-    }
-
-    fn explain_by(&mut self, place: usize, why: Error) {
-        if let Some(to) = self.whys.get_mut(place) {
+    fn explain_by(&mut self, head: usize, why: Error) {
+        if let Some(to) = self.whys.get_mut(head) {
             *to = Some(why);
         }
     }
 
     /// Keeps the words for a status, if the fault is one. An I/O that ends as the one before it needs no new ones.
-    fn explain_status(&mut self, place: usize, fault: Fault) {
-        let known = self.whys.get(place).and_then(Option::as_ref);
+    fn explain_status(&mut self, head: usize, fault: Fault) {
+        let known = self.whys.get(head).and_then(Option::as_ref);
         let is_known = known.is_some_and(|why| (why.kind(), why.code()) == (fault.kind, fault.code));
         let Ok(code) = u16::try_from(fault.code) else { return };
         if code == 0 || is_known {
@@ -415,7 +389,7 @@ impl TcpTransport {
         let told = if fault.retry == Retry::Never { status.with_dnr() } else { status };
         let why =
             Error::new(fault.kind, Verb::Read).with_code(fault.code).detail(format!("the target answered: {told}"));
-        self.explain_by(place, why.remedy(status.remedy().unwrap_or("see the target's log")));
+        self.explain_by(head, why.remedy(status.remedy().unwrap_or("see the target's log")));
     }
 
     fn finish_if_over(&mut self, index: u32) {
@@ -424,22 +398,19 @@ impl TcpTransport {
         }
     }
 
-    /// Looks at a place: takes a connection that was asked for, moves bytes.
-    fn visit(&mut self, place: usize, (look, now): (Look, Time)) {
-        match self.places.get_mut(place) {
-            Some(Place::Asked(ticket, _)) => {
+    /// Looks at a leg: takes a connection that was asked for, moves bytes.
+    fn visit(&mut self, leg: usize, (look, now): (Look, Time)) {
+        let Some(at) = self.legs.get_mut(leg) else { return };
+        match &mut at.place {
+            Place::Asked(ticket, _) => {
                 let Some(answer) = ticket.take() else { return };
-                let Some(Place::Asked(_, waiting)) =
-                    self.places.get_mut(place).map(|at| std::mem::replace(at, Place::Unlinked))
-                else {
-                    return;
-                };
+                let Place::Asked(_, waiting) = std::mem::replace(&mut at.place, Place::Unlinked) else { return };
                 match answer {
-                    Ok(queue) => self.link(place, queue, waiting, now),
-                    Err(error) => self.refuse_all(place, waiting, error),
+                    Ok(queue) => self.link(leg, queue, waiting, now),
+                    Err(error) => self.refuse_all(leg, waiting, error),
                 }
             }
-            Some(Place::Linked(link)) => {
+            Place::Linked(link) => {
                 let pumped = link.pump((&mut self.works, &self.regions), &mut self.over, (look, now));
                 let interest = if link.queue.connection.is_blocked() { Interest::ReadWrite } else { Interest::Read };
                 if interest != link.interest
@@ -448,64 +419,63 @@ impl TcpTransport {
                 {
                     link.interest = interest;
                 }
-                while let Some(index) = self.over.pop() {
-                    let done = self.works.finish(index);
-                    if let Some(Err(fault)) = done.as_ref().map(|done| done.result) {
-                        self.explain_status(place, fault);
-                    }
-                    self.ended.extend(done);
-                }
+                self.take_over(leg, now);
                 if let Err(broken) = pumped {
-                    self.unlink(place, &broken);
+                    self.unlink(leg, &broken);
                 }
             }
-            Some(Place::Unlinked) | None => {}
+            Place::Unlinked => {}
         }
     }
 
-    fn link(&mut self, place: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Time) {
+    /// Gives out the works that a look at a leg found over.
+    fn take_over(&mut self, leg: usize, now: Time) {
+        while let Some(index) = self.over.pop() {
+            let done = self.works.finish(index);
+            if let Some(Err(fault)) = done.as_ref().map(|done| done.result) {
+                let head = self.legs.get(leg).map_or(0, |leg| leg.head);
+                self.explain_status(head, fault);
+                self.heed(leg, fault, now);
+            }
+            self.ended.extend(done);
+        }
+    }
+
+    fn link(&mut self, leg: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Time) {
         if !queue.is_up() {
             // Its association is over already; works may be of the next one.
-            return self.ask_again(place, waiting);
+            self.homeless.extend(waiting.into_iter().rev());
+            return self.send_homeless(now);
         }
         let watched = match queue.connection.fd() {
             Some(fd) => self.waiter.watch(fd),
             None => self.waiter.watch_bell().inspect(|()| queue.connection.ring(self.waiter.bell())),
         };
-        let (Ok(()), Some(controller)) = (watched, self.directory.get(u32::try_from(place).unwrap_or(u32::MAX))) else {
+        let paths = self.paths_of(leg);
+        let Some(at) = self.legs.get_mut(leg) else { return };
+        let (Ok(()), Some(controller)) = (watched, paths.as_ref().and_then(|paths| paths.controller(at.number())))
+        else {
             let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup)
                 .at(self.config.wire.transport())
                 .detail("a connection cannot be waited for");
-            return self.refuse_all(place, waiting, error);
+            return self.refuse_all(leg, waiting, error);
         };
-        let mut link = Box::new(Link::new(queue, controller));
+        let mut link = Box::new(Link::new(queue, Arc::clone(controller)));
         for index in waiting {
             if link.begin(index, &mut self.works, now) {
                 self.ended.extend(self.works.finish(index));
             }
         }
-        if let Some(to) = self.places.get_mut(place) {
-            *to = Place::Linked(link);
-        }
-        self.visit(place, (Look::Both, now));
+        (at.place, at.mood) = (Place::Linked(link), Mood::Well);
+        self.visit(leg, (Look::Both, now));
     }
 
-    /// Ends works that wait for a connection which is not made.
-    fn refuse_all(&mut self, place: usize, waiting: VecDeque<u32>, error: Error) {
-        let fault = Fault::new(error.kind(), error.code());
-        self.explain_by(place, error);
-        for index in waiting {
-            if let Some(work) = self.works.get(index) {
-                work.fail(fault);
-            }
-            self.finish_if_over(index);
-        }
-    }
-
-    /// Closes a connection: nothing of it lands any more. What of works was not sent waits for the next one.
-    fn unlink(&mut self, place: usize, broken: &Broken) {
-        let Some(at) = self.places.get_mut(place) else { return };
-        let Place::Linked(link) = std::mem::replace(at, Place::Unlinked) else { return };
+    /// Closes a connection: nothing of it lands any more. What of works was not sent goes by another path, or waits for the next connection.
+    fn unlink(&mut self, leg: usize, broken: &Broken) {
+        let Some(at) = self.legs.get_mut(leg) else { return };
+        let Place::Linked(link) = std::mem::replace(&mut at.place, Place::Unlinked) else { return };
+        at.mood = Mood::Lost;
+        let head = at.head;
         let Link { mut queue, controller, ledger, .. } = *link;
         if let Broken::Breach(breach) = broken {
             queue.connection.terminate(breach);
@@ -527,26 +497,17 @@ impl TcpTransport {
         if matches!(broken, Broken::System(_) | Broken::Closed | Broken::Silent | Broken::Verbs(_)) {
             controller.suspect();
         }
-        self.explain_by(place, broken.error(name));
+        self.explain_by(head, broken.error(name));
         if in_doubt {
             controller.doubt(&facts);
         }
         over.into_iter().for_each(|index| self.ended.extend(self.works.finish(index)));
-        self.ask_again(place, unsent);
-    }
-
-    /// Asks for the next connection of works that wait for one; ends them if there is none to be had.
-    fn ask_again(&mut self, place: usize, waiting: VecDeque<u32>) {
-        if waiting.is_empty() {
-            return;
+        if self.has_others(leg) && !self.closed {
+            // So that it is known when this one can be used again. One that is gone is known as such.
+            let _ = self.ask(leg);
         }
-        let Err(fault) = self.ask(place, waiting.clone()) else { return };
-        for index in waiting {
-            if let Some(work) = self.works.get(index) {
-                work.fail(fault);
-            }
-            self.finish_if_over(index);
-        }
+        self.homeless.extend(unsent.into_iter().rev());
+        self.send_homeless(now());
     }
 
     /// Closes connections on which a command is late.
@@ -555,20 +516,21 @@ impl TcpTransport {
             return;
         }
         self.looked = Some(now);
-        for place in 0..self.places.len() {
-            if let Some(Place::Linked(link)) = self.places.get_mut(place)
+        for leg in 0..self.legs.len() {
+            if let Some(Leg { place: Place::Linked(link), .. }) = self.legs.get_mut(leg)
                 && link.ledger.is_late(&link.queue.connection, self.config.command_timeout, now)
             {
-                self.unlink(place, &Broken::Silent);
+                self.unlink(leg, &Broken::Silent);
             }
         }
+        self.look_for_paths(now);
     }
 
     /// Moves everything forward, without waiting; how many ends it gave out.
     fn pass(&mut self, out: &mut Vec<IoDone>) -> usize {
         let now = now();
-        for place in 0..self.places.len() {
-            self.visit(place, (Look::Both, now));
+        for leg in 0..self.legs.len() {
+            self.visit(leg, (Look::Both, now));
         }
         self.look(now);
         let room = out.capacity() - out.len();
@@ -580,23 +542,7 @@ impl TcpTransport {
 
     /// Whether a connection is to be received from before anybody sleeps: its bytes may be in a library, where no descriptor tells of them.
     fn may_hold(&self) -> bool {
-        self.places.iter().any(|place| matches!(place, Place::Linked(link) if link.queue.connection.may_hold()))
-    }
-
-    /// Asks for the early end of the works that `which` chooses.
-    fn let_go(&mut self, which: impl Fn(&Work) -> bool) {
-        for index in 0..self.works.places() {
-            let Some(work) = self.works.get(index).filter(|work| which(work)) else { continue };
-            work.cancel();
-            match self.places.get_mut(work.place) {
-                Some(Place::Linked(link)) => link.ledger.let_go(index, &mut link.queue.connection),
-                Some(Place::Asked(_, waiting)) => {
-                    waiting.retain(|queued| *queued != index);
-                    self.finish_if_over(index);
-                }
-                Some(Place::Unlinked) | None => {}
-            }
-        }
+        self.legs.iter().any(|leg| matches!(&leg.place, Place::Linked(link) if link.queue.connection.may_hold()))
     }
 }
 
@@ -613,8 +559,8 @@ impl Transport for TcpTransport {
             }
             Attach::RegionGone(region) => {
                 self.regions.remove(&region);
-                for place in &mut self.places {
-                    if let Place::Linked(link) = place {
+                for leg in &mut self.legs {
+                    if let Place::Linked(link) = &mut leg.place {
                         link.queue.connection.region_gone(region);
                     }
                 }
@@ -636,8 +582,8 @@ impl Transport for TcpTransport {
     fn ring(&mut self) -> Result<(), Error> {
         self.check_fork()?;
         let now = now();
-        for place in 0..self.places.len() {
-            self.visit(place, (Look::Send, now));
+        for leg in 0..self.legs.len() {
+            self.visit(leg, (Look::Send, now));
         }
         Ok(())
     }
@@ -680,8 +626,8 @@ impl Transport for TcpTransport {
             }
         }
         // Over TCP only this thread's calls touch memory; over RDMA a connection that was hung up reaches none: without connections nothing does.
-        for place in 0..self.places.len() {
-            self.unlink(place, &Broken::Fenced);
+        for leg in 0..self.legs.len() {
+            self.unlink(leg, &Broken::Fenced);
         }
         self.pass(out);
         Fence::Quiet

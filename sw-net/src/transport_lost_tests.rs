@@ -15,7 +15,7 @@ use super::*;
 use crate::target::{Faults, InitializeFault};
 
 #[expect(clippy::disallowed_methods, reason = "that something arrived in a socket gives no sign before it is read")]
-fn nap(millis: u64) {
+pub(super) fn nap(millis: u64) {
     std::thread::sleep(Duration::from_millis(millis));
 }
 
@@ -136,7 +136,7 @@ fn a_connection_that_a_forked_child_keeps_open_does_not_keep_its_lane_awake() {
         ends(transport, 1, SOON).remove(0).result
     };
     assert_eq!(read(&mut transport), Ok(4096));
-    let Some(Place::Linked(link)) = transport.places.get(sw_mem::index(u64::from(rig.index))) else { panic!() };
+    let Some(Leg { place: Place::Linked(link), .. }) = transport.legs.first() else { panic!() };
     // As the child has it: another descriptor of the same connection.
     let kept = link.queue.connection.handle().unwrap();
     rig.target.as_ref().unwrap().drop_connections();
@@ -311,14 +311,14 @@ fn a_subsystem_that_is_opened_again_is_fenced_as_long_as_it_was_before() {
     let doubted = now();
     rig.controller.shut_down();
     let next = opened_again(&rig, rig.target.as_ref().unwrap().address());
-    assert!(!next.is_safe(now()));
-    assert!(next.is_safe(doubted.after(Duration::from_secs(25))));
+    assert!(!next.family().is_safe(now()));
+    assert!(next.family().is_safe(doubted.after(Duration::from_secs(25))));
     next.shut_down();
     // What nobody was in doubt of is not waited for.
     let quiet = Rig::new(TargetConfig::default(), ControllerConfig::default());
     quiet.controller.shut_down();
     let next = opened_again(&quiet, quiet.target.as_ref().unwrap().address());
-    assert!(next.is_safe(now()));
+    assert!(next.family().is_safe(now()));
     next.shut_down();
 }
 
@@ -331,6 +331,6 @@ fn a_subsystem_that_was_given_up_before_lanes_told_of_their_writes_is_fenced_whe
     assert!((0..200).any(|_| rig.controller.is_gone() || (nap(20), false).1));
     rig.target = Some(Target::start(TargetConfig { listen, ..TargetConfig::default() }).unwrap());
     let next = opened_again(&rig, listen);
-    assert!(!next.is_safe(now()));
+    assert!(!next.family().is_safe(now()));
     next.shut_down();
 }

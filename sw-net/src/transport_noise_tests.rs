@@ -161,7 +161,7 @@ fn bed(seed: u64, digests: Digests) -> (Target, Rig, Rig) {
         let at = wire(target.address(), noise);
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem: subsystem.clone() };
         let controller = Controller::open(address, identity(), impatient(digests)).unwrap();
-        let index = directory.add(controller.clone()).unwrap();
+        let index = directory.add(Paths::of(controller.clone())).unwrap();
         let attended = controller.clone();
         let attendant = Some(std::thread::Builder::new().spawn(move || attended.attend()).unwrap());
         Rig { target: None, controller, directory: directory.clone(), index, attendant }

@@ -21,6 +21,7 @@ use super::*;
 use crate::{
     controller::{Address, ControllerConfig, HostIdentity},
     directory::face,
+    paths::Paths,
     target::{Access, Backing, Fault as Wrong, Seen, Target, TargetConfig, Tls},
     tls::HostTls,
 };
@@ -60,7 +61,7 @@ impl Rig {
         let at = target.address();
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
         let controller = Controller::open(address, host_identity, host).unwrap();
-        let index = directory.add(controller.clone()).unwrap();
+        let index = directory.add(Paths::of(controller.clone())).unwrap();
         let attended = controller.clone();
         let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
         Self { target: Some(target), controller, directory: directory.clone(), index, attendant: Some(attendant) }
@@ -470,3 +471,5 @@ mod tls;
 mod lost;
 #[path = "transport_noise_tests.rs"]
 mod noise;
+#[path = "transport_paths_tests.rs"]
+mod paths;

@@ -12,7 +12,7 @@ use sw_nvme::{
     sgl::{self, SglSupport},
     status::{Class, RetryDelays},
     wire::{
-        Command, Completion, DataPointer, IDENTIFY_BYTES, WireError,
+        Command, Completion, DataPointer, IDENTIFY_BYTES, WireError, ana,
         completion::CompletionFields,
         identify::{
             ExtendedFormat, IdentifyController, IdentifyNamespace, MetadataVerdict, NamespaceDescriptors, NvmLimits,
@@ -148,6 +148,7 @@ pub fn logs(raw: &[u8]) -> &'static str {
         assert!(firmware.active_slot <= 7 && firmware.next_slot <= 7);
     }
     assert_eq!(Smart::decode(raw).is_ok(), raw.len() >= 512);
+    access(raw);
     match refused(ErrorEntry::decode(raw)) {
         Ok(Some(entry)) => {
             check_text(&entry.status.to_string());
@@ -165,6 +166,22 @@ pub fn logs(raw: &[u8]) -> &'static str {
         }
         Err(_) => said,
     }
+}
+
+/// Takes the bytes for Asymmetric Namespace Access, in one read and in two.
+fn access(raw: &[u8]) {
+    let Ok(header) = refused(ana::Header::decode(raw)) else { return };
+    assert!(usize::from(header.groups) <= ana::GROUPS_MAX);
+    let (most, rest) = (usize::from(header.groups), &raw[ana::HEADER_BYTES..]);
+    let mut whole = ana::Groups::default();
+    let Ok(taken) = refused(whole.take(rest, most)) else { return };
+    assert!(taken <= most && taken * ana::GROUP_BYTES <= rest.len() && whole.iter().count() == taken);
+    let mut parts = ana::Groups::default();
+    let half = taken / 2;
+    assert_eq!(parts.take(rest, half), Ok(half));
+    assert_eq!(parts.take(&rest[half * ana::GROUP_BYTES..], taken - half), Ok(taken - half));
+    assert_eq!(parts, whole);
+    assert!(whole.iter().all(|(group, access)| whole.of(group) == Some(access)) && whole.of(0).is_none());
 }
 
 /// Takes the bytes for the registers of a controller.

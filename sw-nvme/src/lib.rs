@@ -43,6 +43,7 @@ mod keytext;
 pub mod life;
 pub mod limits;
 pub mod namespace;
+pub mod paths;
 pub mod prp;
 pub mod psk;
 pub mod queue;

@@ -99,6 +99,21 @@ fn fixed_net_seeds_hold_and_reach_every_mark() {
 }
 
 #[test]
+fn fixed_net_seeds_with_two_paths_hold() {
+    fixed(NetWorld::run_paths, &[]);
+}
+
+#[test]
+fn fresh_net_seeds_with_two_paths_hold() {
+    fresh(NetWorld::run_paths);
+}
+
+#[test]
+fn one_paths_seed() {
+    one(NetWorld::run_paths);
+}
+
+#[test]
 fn fresh_seeds_hold() {
     fresh(World::run);
 }

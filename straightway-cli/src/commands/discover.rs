@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use straightway::{
-    FabricWire, NvmeTcpUri, RdmaPort,
+    FabricPort, FabricWire, NvmeTcpUri, RdmaPort,
     discovery::{self, Asking, Discovered, Entry, NotFollowed, SecureChannel, SubsystemType, TransportType},
     tls::{NvmeTcpTls, read_psks},
 };
@@ -60,8 +60,8 @@ impl Subsystem {
             }
             (SubsystemType::Nvme, _, Some(at)) => {
                 let subsystem = entry.subsystem.to_string();
-                let (host, port) = (at.host(), at.port);
-                Ok(NvmeTcpUri { host, port, subsystem, nsid: 1, serial: None, wire }.to_string())
+                let ports = vec![FabricPort { host: at.host(), port: at.port }];
+                Ok(NvmeTcpUri { ports, subsystem, nsid: 1, serial: None, wire }.to_string())
             }
             _ => Err("it is no subsystem with namespaces"),
         };

@@ -79,6 +79,37 @@ struct StatReport {
     /// Bytes in the page cache; null if nobody can tell.
     cached: Option<u64>,
     faces: Vec<Face>,
+    paths: Vec<Path>,
+}
+
+/// One path to a namespace behind a fabric.
+#[derive(Serialize)]
+pub struct Path {
+    address: String,
+    controller: Option<u16>,
+    state: &'static str,
+    why: Option<String>,
+}
+
+/// The paths of an address; none of what is not behind a fabric.
+///
+/// # Errors
+/// Those of opening.
+pub fn paths(engine: &Engine, uri: &Uri) -> Result<Vec<Path>, Fail> {
+    let of = |path: straightway::PathReport| Path {
+        state: path.state.name(),
+        why: path.state.why().map(str::to_owned),
+        address: path.address,
+        controller: path.controller,
+    };
+    Ok(engine.paths(uri)?.into_iter().map(of).collect())
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.address, self.state)?;
+        self.why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
+    }
 }
 
 /// One way to reach an object's bytes.
@@ -138,7 +169,8 @@ impl fmt::Display for StatReport {
         if let Some(cached) = self.cached {
             write!(f, "\n  cached    {cached} ({})", Bytes(cached))?;
         }
-        self.faces.iter().try_for_each(|face| write!(f, "\n  way       {face}"))
+        self.faces.iter().try_for_each(|face| write!(f, "\n  way       {face}"))?;
+        self.paths.iter().try_for_each(|path| write!(f, "\n  path      {path}"))
     }
 }
 
@@ -176,6 +208,7 @@ fn stat_one(engine: &Engine, uri: &Uri) -> Result<StatReport, Fail> {
         identity: [entry.version.identity.0, entry.version.identity.1],
         cached: object.as_ref().and_then(Object::cached_bytes),
         faces: object.iter().flat_map(faces).collect(),
+        paths: paths(engine, uri)?,
         name: entry.name,
     })
 }

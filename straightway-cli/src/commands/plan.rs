@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use straightway::{Reach, Reason, SelfTest, Verb, Via};
 
-use super::list::{Face, faces};
+use super::list::{Face, Path, faces, paths};
 use crate::{
     args::{Direction, Plan},
     fail::Fail,
@@ -23,6 +23,7 @@ struct Report {
     into: String,
     verb: &'static str,
     faces: Vec<Face>,
+    paths: Vec<Path>,
     /// Null for memory whose way does not depend on where object and memory are.
     reach: Option<Reached>,
     candidates: Vec<Candidate>,
@@ -80,6 +81,9 @@ impl fmt::Display for Report {
         writeln!(f, "{} {} ({}) into {}", self.verb, self.uri, Bytes(self.len), self.into)?;
         for (number, face) in self.faces.iter().enumerate() {
             writeln!(f, "  way {}      {face}", number + 1)?;
+        }
+        for path in &self.paths {
+            writeln!(f, "  path       {path}")?;
         }
         if let Some(reach) = &self.reach {
             writeln!(f, "  reach      {reach}")?;
@@ -145,6 +149,7 @@ pub fn run(args: &Plan, out: &mut Out) -> Result<(), Fail> {
             into: args.into.to_string(),
             verb: if verb == Verb::Read { "read" } else { "write" },
             faces: ways(&object, &plan),
+            paths: paths(engine, &args.uri)?,
             reach: reached(engine.reach(&object, args.into)),
             candidates: plan.candidates.iter().map(candidate).collect(),
             choice,

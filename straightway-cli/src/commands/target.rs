@@ -4,9 +4,9 @@ use std::{fmt, net::SocketAddr, sync::mpsc, time::Duration};
 
 use serde::Serialize;
 use straightway::{
-    FabricWire, NvmeTcpUri,
+    FabricPort, FabricWire, NvmeTcpUri,
     authentication::{Offer, read_secrets},
-    target::{self, Access, Authentication, Backing, Counters, Nqn, Target, TargetConfig, Tls},
+    target::{self, Access, Authentication, Backing, Counters, Nqn, Target, TargetConfig, Tells, Tls},
     tls::{Derivation, KernelTls, read_psks},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     fail::Fail,
     out::Out,
     signals,
-    target_args::{Target as Args, TargetSource},
+    target_args::{PortState, Target as Args, TargetSource},
 };
 
 /// How often it looks whether it shall end.
@@ -110,10 +110,27 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
         TargetSource::Memory(bytes) => Backing::Memory(*bytes),
         TargetSource::File(path) => Backing::File(path.clone(), access),
     };
+    let Some((&listen, more)) = args.listen.split_first() else {
+        return Err(Fail::usage("there is no place to listen", "write --listen ADDRESS:PORT"));
+    };
+    if args.wire.chosen() != FabricWire::Tcp && !more.is_empty() {
+        return Err(Fail::usage("over RDMA a target listens at one place", "write --listen once"));
+    }
+    let is_there = |one: &&PortState| one.port <= more.len() && one.nsid as usize <= args.sources.len();
+    if let Some(wrong) = args.ana.iter().find(|one| !is_there(one)) {
+        let text =
+            format!("--ana names port {} and namespace {}, of which one is not there", wrong.port + 1, wrong.nsid);
+        return Err(Fail::usage(
+            text,
+            "ports count from 1 in the order of --listen, namespaces in that of the sources",
+        ));
+    }
     let config = TargetConfig {
         authentication: authentication(args)?,
         tls: tls(args)?,
-        listen: args.listen,
+        listen,
+        more: more.to_vec(),
+        tells: if args.ana.is_empty() { Tells::Nothing } else { Tells::Access },
         subsystem,
         namespaces: args.sources.iter().map(backing).collect(),
         serial: args.serial.clone(),
@@ -126,20 +143,15 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
         FabricWire::Rdma(_) => target::start_rdma(config)?,
         FabricWire::EmulatedRdma => target::start_rdma_emulated(config)?,
     };
+    args.ana.iter().for_each(|one| target.set_access(one.port, one.nsid, one.access));
     let at = target.address();
-    let reached = reached_at(at);
+    let ports = |at: &SocketAddr| FabricPort { host: reached_at(*at), port: at.port() };
+    let reached: Vec<FabricPort> = target.addresses().iter().map(ports).collect();
     let namespaces = (1..).zip(&args.sources).map(|(nsid, source)| Namespace {
         nsid,
         source: source.to_string(),
-        uri: NvmeTcpUri {
-            host: reached.clone(),
-            port: at.port(),
-            subsystem: args.nqn.clone(),
-            nsid,
-            serial: None,
-            wire: wire.clone(),
-        }
-        .to_string(),
+        uri: NvmeTcpUri { ports: reached.clone(), subsystem: args.nqn.clone(), nsid, serial: None, wire: wire.clone() }
+            .to_string(),
     });
     out.report(&Listening {
         schema: "straightway.target/1",

@@ -101,6 +101,29 @@ fn a_file_is_copied_to_a_target_and_back_with_every_way_told() {
 }
 
 #[test]
+fn a_target_with_two_ports_is_reached_by_both_and_stat_and_plan_tell_how() {
+    let scratch = Scratch::new();
+    let offered = Offered::start(&scratch, &["memory:1MiB", "--listen", "127.0.0.1:0", "--ana", "1/1=inaccessible"]);
+    let uri = &offered.uris[0];
+    let ports: Vec<&str> = offered.address().split(',').collect();
+    assert_eq!(ports.len(), 2, "{uri}");
+    let stat = scratch.run(&["stat", "--json", uri]);
+    if stat.code != Some(0) && stat.stderr.contains("/etc/nvme/hostnqn") {
+        println!("skip target: the machine has no hostid and no machine-id");
+        return;
+    }
+    let told: Value = serde_json::from_str(stat.ok().text().trim()).unwrap();
+    let paths = told["paths"].as_array().unwrap();
+    let states = ["inaccessible", "optimized"];
+    for ((path, port), state) in paths.iter().zip(&ports).zip(states) {
+        assert_eq!((path["address"].as_str(), path["state"].as_str()), (Some(*port), Some(state)), "{told}");
+    }
+    let plan = scratch.run(&["plan", uri]).ok();
+    assert!(plan.text().contains(&format!("{} inaccessible", ports[0])), "{}", plan.text());
+    scratch.run(&["cat", uri, "--len", "4096"]).ok();
+}
+
+#[test]
 fn what_cannot_be_offered_is_told() {
     let scratch = Scratch::new();
     for (arguments, code, words) in [
@@ -110,6 +133,9 @@ fn what_cannot_be_offered_is_told() {
         (&["target", "memory:1MiB", "--nqn", "x"], 2, "NQN"),
         (&["target", "memory:1MiB", "--block", "1000"], 2, "block"),
         (&["target", "memory:1MiB", "--listen", "127.0.0.1"], 2, "listen"),
+        (&["target", "memory:1MiB", "--ana", "1/1=asleep"], 2, "PORT/NSID=STATE"),
+        (&["target", "memory:1MiB", "--ana", "2/1=change"], 2, "port 2"),
+        (&["target", "memory:1MiB", "--ana", "1/2=change"], 2, "namespace 2"),
         (&["target", "memory:1MiB", "--dhchap-key-file", "none"], 3, "none"),
         (&["target", "memory:1MiB", "--dhchap-key-file", "/proc/self/status"], 11, "gen-dhchap-key"),
         (&["target", "memory:1MiB", "--dhchap-ctrl-key-file", "none"], 2, "dhchap-key-file"),

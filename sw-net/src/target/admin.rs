@@ -8,7 +8,9 @@ use sw_nvme::{
 };
 
 use super::{
-    TargetConfig, pages,
+    TargetConfig,
+    access::{Namespaces, Told},
+    pages,
     subsystem::{Answer, Controller, Role, Subsystem, says},
     wire::length,
 };
@@ -22,7 +24,8 @@ pub(super) struct Desk<'a> {
     pub(super) controller: &'a mut Controller,
     /// CNTLID.
     pub(super) id: u16,
-    /// The address that the host reached the target by.
+    /// The port that the host reached the target by, and its address.
+    pub(super) port: usize,
     pub(super) local: SocketAddr,
 }
 
@@ -90,7 +93,7 @@ impl Desk<'_> {
         Answer::SUCCESS
     }
 
-    fn log_page(&self, command: &Command, out: &mut Vec<u8>, out_bytes: u32) -> Answer {
+    fn log_page(&mut self, command: &Command, out: &mut Vec<u8>, out_bytes: u32) -> Answer {
         let dwords_z = u64::from(command.dword(10) >> 16) | u64::from(command.dword(11) & 0xFFFF) << 16;
         let bytes = (dwords_z + 1) * 4;
         let offset = u64::from(command.dword(12)) | u64::from(command.dword(13)) << 32;
@@ -104,6 +107,14 @@ impl Desk<'_> {
             (log::id::ERROR, _) => &[0; log::ERROR_ENTRY_BYTES],
             (log::id::SMART, Role::Io) => &pages::smart(),
             (log::id::FIRMWARE, Role::Io) => &pages::firmware(),
+            (log::id::ANA, Role::Io) if self.subsystem.access.is_told() => {
+                // RGO, bit 0 of LSP; RAE.
+                let with = if command.dword(10) >> 8 & 1 == 1 { Namespaces::Left } else { Namespaces::Listed };
+                if command.dword(10) >> 15 & 1 == 0 {
+                    self.controller.told = Told::Changes(self.subsystem.access.changes(self.port));
+                }
+                &self.subsystem.access.page(self.port, with)
+            }
             (log::id::DISCOVERY, Role::Discovery) => {
                 &pages::discovery(self.config(), self.subsystem.offer.transport, self.local)
             }

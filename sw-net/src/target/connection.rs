@@ -6,7 +6,12 @@
 //!                               └─► delayed ─► begin, when it is due
 //! ```
 
-use std::{collections::VecDeque, convert::Infallible, ops::RangeInclusive, time::Instant};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
 
 use sw_nvme::{
     fabrics::{self, CONNECT_DATA_BYTES, ConnectData, Demand, FabricsCommand},
@@ -20,6 +25,7 @@ use sw_nvme::{
 
 use super::{
     Fault, InitializeFault, TRANSFERS_MAX, TargetConfig,
+    access::CHANGED,
     admin::{self, Desk},
     gate::SEND_BYTES_MAX,
     io::{self, Out},
@@ -38,6 +44,9 @@ const IN_CAPSULE: u8 = 0x01;
 /// The bits of a transfer tag that are an index of the transfers; the rest counts.
 const TAG_INDEX_BITS: u32 = 2;
 const _: () = assert!(TRANSFERS_MAX == 1 << TAG_INDEX_BITS, "a tag's low bits name one transfer");
+
+/// How often it is looked for events while the host waits for some.
+const EVENTS_EVERY: Duration = Duration::from_millis(50);
 
 /// A command with what goes wrong with it.
 #[derive(Clone, Copy)]
@@ -92,7 +101,7 @@ enum Plan {
 /// What came of a command.
 pub(super) enum Outcome {
     Answer(Answer),
-    /// The answer comes with an event, which there never is.
+    /// The answer comes with an event.
     Held,
     /// The answer, and the connection ends.
     Farewell(Answer),
@@ -114,9 +123,9 @@ pub(super) struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    pub(super) fn new(shared: &'a Shared, wire: &'a Wire<'a>, number: u64) -> Self {
+    pub(super) fn new(shared: &'a Shared, wire: &'a Wire<'a>, (port, number): (usize, u64)) -> Self {
         Self {
-            session: Session::new(shared, number, wire.stream().local_addr().ok()).behind(wire),
+            session: Session::new(shared, number, (port, wire.stream().local_addr().ok())).behind(wire),
             input: Input::new(wire),
             output: Output::new(wire),
             transfers: [const { None }; TRANSFERS_MAX],
@@ -159,9 +168,13 @@ impl<'a> Connection<'a> {
         self.initialize()?;
         loop {
             self.begin_due()?;
+            if let Some(cid) = self.session.event() {
+                self.response(cid, Answer::value(CHANGED.into()))?;
+            }
+            let look = self.session.awaits_events().then(|| now() + EVENTS_EVERY);
             let is_long = |transfer: &Transfer| (transfer.total - transfer.have) as usize >= LONG_BYTES;
             self.input.ahead = if self.transfers.iter().flatten().any(is_long) { Ahead::Heads } else { Ahead::All };
-            if !self.input.wait(self.delayed.iter().map(|delayed| delayed.due).min())? {
+            if !self.input.wait(self.delayed.iter().map(|delayed| delayed.due).chain(look).min())? {
                 continue;
             }
             let longest =
@@ -374,7 +387,10 @@ impl Session<'_> {
             (Some(FabricsCommand::Connect { .. }), _) => Ok(length(CONNECT_DATA_BYTES)..=length(CONNECT_DATA_BYTES)),
             (Some(FabricsCommand::AuthenticationSend(_)), _) => Ok(1..=SEND_BYTES_MAX),
             (Some(_), _) => Ok(0..=0),
-            (None, Some(Joined { qid: 1.., .. })) => io::wants(&self.shared.subsystem, command),
+            (None, Some(Joined { qid: 1.., .. })) => {
+                self.shared.subsystem.access.check(self.port, command.nsid())?;
+                io::wants(&self.shared.subsystem, command)
+            }
             (None, _) => admin::wants(command).map(|bytes| bytes..=bytes),
         }
     }
@@ -512,6 +528,9 @@ impl Session<'_> {
             return self.fabrics(joined, &fabrics, (data, &mut out.bytes, out_bytes));
         }
         if joined.qid > 0 {
+            if let Err(status) = shared.subsystem.access.check(self.port, command.nsid()) {
+                return Outcome::Answer(status.into());
+            }
             return Outcome::Answer(io::run(&shared.subsystem, command, data, out, out_bytes));
         }
         if command.opcode() == admin_opcode::ASYNC_EVENT_REQUEST {
@@ -525,7 +544,8 @@ impl Session<'_> {
             return Outcome::Answer(Status::INTERNAL.into());
         };
         let answer = shared.subsystem.with(joined.controller, |controller| {
-            let mut desk = Desk { subsystem: &shared.subsystem, controller, id: joined.controller, local };
+            let (id, port) = (joined.controller, self.port);
+            let mut desk = Desk { subsystem: &shared.subsystem, controller, id, port, local };
             desk.run(command, data, &mut out.bytes, out_bytes)
         });
         let feature = command.dword(10).to_le_bytes()[0];
@@ -575,7 +595,7 @@ impl Session<'_> {
             tracing::debug!(connection = self.number, "a host names others than those whose key of tls it has");
             return says::CONNECT_HOST.into();
         }
-        match self.shared.subsystem.connect(queue, data, self.number) {
+        match self.shared.subsystem.connect(queue, data, (self.port, self.number)) {
             Err(answer) => answer,
             Ok((joined, gate)) => {
                 (self.joined, self.gate) = (Some(joined), gate);

@@ -17,7 +17,7 @@ use sw_engine::{Error, ErrorKind, Verb, seam::verbs::Device};
 use crate::carrier::HangUp;
 
 use super::{
-    Counters, TargetConfig,
+    Counters, PORTS_MAX, PortAccess, TargetConfig,
     connection::Connection,
     rdma,
     secure::Wire,
@@ -36,8 +36,10 @@ pub(super) struct Shared {
     pub(super) subsystem: Subsystem,
     /// TLS that hosts must have.
     tls: Option<ServerTls>,
-    /// Connections that are open, so that others can shut them down.
-    open: Mutex<BTreeMap<u64, HangUp>>,
+    /// Connections that are open, with the port of each, so that others can shut them down.
+    open: Mutex<BTreeMap<u64, (usize, HangUp)>>,
+    /// Ports where nobody is let in.
+    shut: [AtomicBool; PORTS_MAX],
     stopping: AtomicBool,
     /// Tells a listener that rests.
     stopped: Condvar,
@@ -51,6 +53,7 @@ impl Shared {
             subsystem,
             tls,
             open: Mutex::default(),
+            shut: Default::default(),
             stopping: AtomicBool::new(false),
             stopped: Condvar::new(),
             accepted: AtomicU64::new(0),
@@ -58,14 +61,14 @@ impl Shared {
         })
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, HangUp>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, (usize, HangUp)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends connections: their threads see the end of the socket.
     pub(super) fn hang_up(&self, connections: &[u64]) {
         let open = self.open();
-        connections.iter().filter_map(|number| open.get(number)).for_each(HangUp::end);
+        connections.iter().filter_map(|number| open.get(number)).for_each(|(_, hang_up)| hang_up.end());
     }
 
     /// Whether the target is being stopped.
@@ -76,17 +79,18 @@ impl Shared {
     /// Starts the thread of a connection; `None`: it was closed.
     pub(super) fn begin(
         self: &Arc<Self>,
-        hang_up: HangUp,
+        (port, hang_up): (usize, HangUp),
         serve: impl FnOnce(&Shared, u64) + Send + 'static,
     ) -> Option<JoinHandle<()>> {
         let number = {
             let mut open = self.open();
-            if open.len() >= self.subsystem.config.connections_max || self.is_stopping() {
+            let is_shut = self.shut.get(port).is_some_and(|shut| shut.load(Ordering::Acquire));
+            if open.len() >= self.subsystem.config.connections_max || is_shut || self.is_stopping() {
                 add(&self.refused, 1);
                 return None;
             }
             let number = self.accepted.fetch_add(1, Ordering::Relaxed);
-            open.insert(number, hang_up);
+            open.insert(number, (port, hang_up));
             number
         };
         let its = Arc::clone(self);
@@ -124,29 +128,43 @@ impl Shared {
     }
 }
 
+/// Whether a port lets hosts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortState {
+    /// It does.
+    Open,
+    /// It closes every connection at once, as if its network were gone.
+    Shut,
+}
+
 /// A running target. Dropping it stops it.
 pub struct Target {
     shared: Arc<Shared>,
-    address: SocketAddr,
-    /// Where a connection wakes the listener; one over RDMA looks up by itself.
-    woken_at: Option<SocketAddr>,
-    listener: Option<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+    /// Where connections wake the listeners; one over RDMA looks up by itself.
+    woken_at: Vec<SocketAddr>,
+    listeners: Vec<JoinHandle<()>>,
 }
 
 impl Target {
-    /// Opens the namespaces, listens, and starts the listener's thread.
+    /// Opens the namespaces, listens, and starts the threads of the listeners.
     ///
     /// # Errors
     /// `ApiMisuse`: a field of `config` outside its range. `NotFound`, `PermissionDenied`, `Io`: a file. `InUse`, `PermissionDenied`,
-    /// `NoDevice`, `Io`: the address. `ResourceLimit`: no thread. `Unsupported`: TLS without OpenSSL 3.
+    /// `NoDevice`, `Io`: an address. `ResourceLimit`: no thread. `Unsupported`: TLS without OpenSSL 3.
     pub fn start(config: TargetConfig) -> Result<Target, Error> {
         config.validate()?;
-        let wanted = config.listen;
+        let wanted: Vec<SocketAddr> = core::iter::once(config.listen).chain(config.more.iter().copied()).collect();
         let tls = config.tls.as_ref().map(|tls| tls.server(&config.subsystem)).transpose()?;
         let shared = Shared::new(Subsystem::new(config)?, tls);
-        let listener = TcpListener::bind(wanted).map_err(|error| listen_error(wanted, error))?;
-        let address = listener.local_addr().map_err(|error| listen_error(wanted, error))?;
-        Self::listen_by(shared, (address, Some(reachable(address))), move |shared| listen(&listener, shared))
+        let mut target = Target { shared, addresses: Vec::new(), woken_at: Vec::new(), listeners: Vec::new() };
+        for (port, wanted) in wanted.into_iter().enumerate() {
+            let listener = TcpListener::bind(wanted).map_err(|error| listen_error(wanted, error))?;
+            let address = listener.local_addr().map_err(|error| listen_error(wanted, error))?;
+            target.woken_at.push(reachable(address));
+            target.listen_by(address, move |shared| listen(&listener, port, shared))?;
+        }
+        Ok(target)
     }
 
     /// As [`Target::start`], behind RDMA by a device; its address is one of the device's.
@@ -158,7 +176,7 @@ impl Target {
             return Err(tls::not_over_rdma("a target"));
         }
         // Data goes by keys, never in a capsule.
-        let config = TargetConfig { capsule_data_bytes: 0, ..config };
+        let config = TargetConfig { capsule_data_bytes: 0, more: Vec::new(), ..config };
         config.validate()?;
         let wanted = config.listen;
         let mut listener = device.listen(&wanted.to_string())?;
@@ -166,31 +184,56 @@ impl Target {
         let mut subsystem = Subsystem::new(config)?;
         subsystem.offer = Offer::RDMA;
         let shared = Shared::new(subsystem, None);
-        Self::listen_by(shared, (address, None), move |shared| rdma::listen(&mut *listener, &device, shared))
+        let mut target = Target { shared, addresses: Vec::new(), woken_at: Vec::new(), listeners: Vec::new() };
+        target.listen_by(address, move |shared| rdma::listen(&mut *listener, &device, shared))?;
+        Ok(target)
     }
 
     fn listen_by(
-        shared: Arc<Shared>,
-        (address, woken_at): (SocketAddr, Option<SocketAddr>),
+        &mut self,
+        address: SocketAddr,
         listen: impl FnOnce(&Arc<Shared>) + Send + 'static,
-    ) -> Result<Target, Error> {
-        let its = Arc::clone(&shared);
+    ) -> Result<(), Error> {
+        let its = Arc::clone(&self.shared);
         let thread = Builder::new().name("nvme target".to_owned()).spawn(move || listen(&its));
-        let thread = thread.map_err(|error| {
+        self.listeners.push(thread.map_err(|error| {
             let limit = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at("nvme target");
             limit.with_code(error.raw_os_error().unwrap_or(0)).caused_by(error)
-        })?;
-        Ok(Target { shared, address, woken_at, listener: Some(thread) })
+        })?);
+        self.addresses.push(address);
+        Ok(())
     }
 
-    /// Where it listens, with the port that it got.
+    /// Where it listens first, with the port that it got.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        // Whoever has one has started its first listener.
+        self.addresses.first().copied().unwrap_or(self.shared.subsystem.config.listen)
+    }
+
+    /// All places where it listens, as [`TargetConfig::listen`] and [`TargetConfig::more`] name them, with the ports that they got.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// What it has done.
     pub fn counters(&self) -> Counters {
         self.shared.counters()
+    }
+
+    /// Changes how a namespace is reached by a port, by its place in [`Target::addresses`], and tells hosts that want to know. Without
+    /// [`TargetConfig::tells`], and for a port or a namespace that is not there, nothing happens.
+    pub fn set_access(&self, port: usize, nsid: u32, access: PortAccess) {
+        self.shared.subsystem.access.set(port, nsid, access);
+    }
+
+    /// Opens or shuts a port, by its place in [`Target::addresses`]. Connections of one that is shut end.
+    pub fn set_port(&self, port: usize, state: PortState) {
+        let open = self.shared.open();
+        if let Some(shut) = self.shared.shut.get(port) {
+            shut.store(state == PortState::Shut, Ordering::Release);
+        }
+        let its = open.values().filter(|(at, _)| *at == port && state == PortState::Shut);
+        its.for_each(|(_, hang_up)| hang_up.end());
     }
 
     /// Ends every connection, as if the network went away; the target goes on and takes new ones.
@@ -199,7 +242,7 @@ impl Target {
         self.shared.hang_up(&all);
     }
 
-    /// Closes the listener and every connection and joins the threads. *Blocking*: until the I/O that the threads are in ends; every
+    /// Closes the listeners and every connection and joins the threads. *Blocking*: until the I/O that the threads are in ends; every
     /// wait of theirs for the network ends at once.
     pub fn stop(self) {}
 }
@@ -210,14 +253,14 @@ impl Drop for Target {
             // Under the lock that a resting listener waits with, so that it cannot miss it; and that connections are registered under.
             let open = self.shared.open();
             self.shared.stopping.store(true, Ordering::Release);
-            open.values().for_each(HangUp::end);
+            open.values().for_each(|(_, hang_up)| hang_up.end());
         }
         self.shared.stopped.notify_all();
-        // The listener looks up when a connection comes. If none can be made, its queue is full of some that wake it.
-        if let Some(at) = &self.woken_at {
+        for at in &self.woken_at {
+            // The listener looks up when a connection comes. If none can be made, its queue is full of some that wake it.
             TcpStream::connect_timeout(at, WAKE_TIMEOUT).ok();
         }
-        if let Some(listener) = self.listener.take() {
+        for listener in self.listeners.drain(..) {
             // A listener that panicked has ended too.
             listener.join().ok();
         }
@@ -234,7 +277,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn listen(listener: &TcpListener, shared: &Arc<Shared>) {
+fn listen(listener: &TcpListener, port: usize, shared: &Arc<Shared>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     loop {
         let accepted = listener.accept();
@@ -245,7 +288,7 @@ fn listen(listener: &TcpListener, shared: &Arc<Shared>) {
         threads = running;
         join(over);
         match accepted {
-            Ok((stream, _)) => threads.extend(begin(stream, shared)),
+            Ok((stream, _)) => threads.extend(begin(stream, port, shared)),
             Err(error) => {
                 tracing::warn!(%error, "the target gets no connection from the system");
                 let open = shared.open();
@@ -267,12 +310,12 @@ pub(super) fn join(threads: Vec<JoinHandle<()>>) {
 }
 
 /// Starts the thread of a connection; `None`: it was closed.
-fn begin(stream: TcpStream, shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
+fn begin(stream: TcpStream, port: usize, shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
     // Answers are small and somebody waits for them.
     stream.set_nodelay(true).ok()?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT)).ok()?;
     let twin = stream.try_clone().ok()?;
-    shared.begin(HangUp::Tcp(twin), move |shared, number| {
+    shared.begin((port, HangUp::Tcp(twin)), move |shared, number| {
         let wire = match &shared.tls {
             None => Wire::plain(&stream),
             Some(tls) => match Wire::secure(&stream, tls, now() + shared.subsystem.config.connect_timeout) {
@@ -280,7 +323,7 @@ fn begin(stream: TcpStream, shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
                 None => return add(&shared.subsystem.tally.tls_failed, 1),
             },
         };
-        Connection::new(shared, &wire, number).serve();
+        Connection::new(shared, &wire, (port, number)).serve();
     })
 }
 
@@ -295,8 +338,8 @@ impl Drop for Closing<'_> {
         if thread::panicking() {
             add(&self.shared.subsystem.tally.panics, 1);
         }
-        if let Some(connection) = self.shared.open().remove(&self.number) {
-            connection.end();
+        if let Some((_, hang_up)) = self.shared.open().remove(&self.number) {
+            hang_up.end();
         }
     }
 }

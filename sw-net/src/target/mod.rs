@@ -17,11 +17,13 @@
 //!   or with [`Target::stop`], which shuts all sockets down.
 //!
 //! With keys it demands DH-HMAC-CHAP of every queue, but of those of the discovery service ([`Authentication`]); and TLS of every
-//! connection ([`Tls`]). It has no namespaces that change and so no asynchronous events, no multipath states, no reservations. It is not fast on purpose: a connection carries out one command after the other.
+//! connection ([`Tls`]). It may listen at several ports, and tell by which of them each namespace is reached how ([`Target::set_access`]). It has no
+//! namespaces that change, no reservations. It is not fast on purpose: a connection carries out one command after the other.
 //!
 //! Source: NVM Express TCP Transport Specification 1.x; Base Specification 2.x, "Fabrics Command Set"; what the Linux host asks of a
 //! controller beside it (linux `drivers/nvme/host/core.c`, `nvme_init_identify`).
 
+mod access;
 mod admin;
 mod backing;
 mod connection;
@@ -41,11 +43,15 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use sw_engine::{Error, ErrorKind, Verb};
 use sw_nvme::{fabrics, fabrics::Nqn, tcp::pdu};
 
+pub use sw_nvme::wire::ana::Access as PortAccess;
+
 pub use faults::{Fault, Faults, InitializeFault, Seen};
 pub use gate::Authentication;
-pub use listen::Target;
+pub use listen::{PortState, Target};
 pub use secure::Tls;
 
+/// Ports at most.
+pub const PORTS_MAX: usize = 16;
 /// Connections at a time at most.
 pub const CONNECTIONS_MAX: usize = 256;
 /// Writes of one connection whose data is on its way; more wait for their turn.
@@ -75,11 +81,25 @@ pub enum Backing {
     File(PathBuf, Access),
 }
 
+/// Whether a target tells how its namespaces are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tells {
+    /// It says nothing of that: all ports are alike.
+    #[default]
+    Nothing,
+    /// Asymmetric namespace access; each namespace is a group of its own, optimized by every port at first.
+    Access,
+}
+
 /// How a target is made.
 #[derive(Clone)]
 pub struct TargetConfig {
     /// Where it listens; port 0 is any free one. Default: any port of 127.0.0.1.
     pub listen: SocketAddr,
+    /// Where it listens besides; with [`TargetConfig::listen`] [`PORTS_MAX`] at most. Default: nowhere. Over RDMA it has one port.
+    pub more: Vec<SocketAddr>,
+    /// Whether it tells how namespaces are reached by its ports. Default: it does not.
+    pub tells: Tells,
     /// Its name (SUBNQN). Not the discovery service's, which it answers to besides.
     pub subsystem: Nqn,
     /// The hosts that may connect (HOSTNQN); empty, the default, is all.
@@ -128,6 +148,8 @@ impl Default for TargetConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            more: Vec::new(),
+            tells: Tells::Nothing,
             subsystem: Nqn::new(DEFAULT_NQN).unwrap_or_else(Nqn::discovery),
             hosts: Vec::new(),
             authentication: None,
@@ -166,6 +188,7 @@ impl TargetConfig {
         let offer = self.authentication.as_ref().map(|keys| &keys.offer);
         let offers = offer.is_none_or(|offer| !offer.hashes.is_empty() && !offer.groups.is_empty());
         let rules = [
+            (self.more.len() < PORTS_MAX, "more: it has 16 ports at most"),
             (offers, "authentication: there is at least one hash and one group"),
             (self.subsystem != Nqn::discovery(), "subsystem: the discovery service's name is no subsystem's"),
             ((1..=NAMESPACES_MAX).contains(&self.namespaces.len()), "namespaces: there are 1 to 1,024"),

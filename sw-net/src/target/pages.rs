@@ -9,11 +9,12 @@ use sw_nvme::{
         TransportType,
     },
     fabrics::{ADMIN_ENTRIES_MIN, ANY_CONTROLLER, Nqn},
-    wire::{IDENTIFY_BYTES, identify::NAMESPACE_LIST_LEN},
+    wire::{IDENTIFY_BYTES, feature::async_events, identify::NAMESPACE_LIST_LEN},
 };
 
 use super::{
-    Access, TargetConfig,
+    Access, TargetConfig, Tells,
+    access::TRANSITION_S,
     backing::Disk,
     subsystem::{KEEP_ALIVE_UNITS, Role, VERSION},
     wire::length,
@@ -59,6 +60,15 @@ pub(super) fn controller(
     page.put(111, &[if role == Role::Discovery { 2 } else { 1 }]);
     // ACL, AERL, FRMW (one slot, read only), LPA (offsets), from 258 on.
     page.put(258, &[3, EVENT_REQUESTS_MAX - 1, 0b11, 1 << 2]);
+    if config.tells == Tells::Access && role == Role::Io {
+        let groups = length(disks.len()).to_le_bytes();
+        // CMIC: access is told. OAES: its changes. ANATT; ANACAP: every state, and a namespace stays in its group; ANAGRPMAX, NANAGRPID.
+        page.put(76, &[1 << 1 | 1 << 3]);
+        page.put(92, &async_events::ANA_CHANGE.to_le_bytes());
+        page.put(342, &[TRANSITION_S, 0x1F | 1 << 6]);
+        page.put(344, &groups);
+        page.put(348, &groups);
+    }
     page.put(320, &KEEP_ALIVE_UNITS.to_le_bytes());
     page.put(512, &[0x66, 0x44]);
     page.put(514, &config.queue_entries.to_le_bytes());
@@ -99,6 +109,10 @@ pub(super) fn namespace(config: &TargetConfig, nsid: u32, disk: &Disk) -> [u8; I
     page.put(33, &[1 | 1 << 3]);
     let bytes = u128::from(disk.blocks()) * u128::from(disk.block_bytes());
     page.put(48, &bytes.to_le_bytes());
+    // ANAGRPID.
+    if config.tells == Tells::Access {
+        page.put(92, &nsid.to_le_bytes());
+    }
     page.put(99, &[u8::from(disk.access() == Access::ReadOnly)]);
     page.put(104, &nguid(config, nsid));
     // LBAF 0: LBADS.

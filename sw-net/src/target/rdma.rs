@@ -76,8 +76,8 @@ pub(super) fn listen(listener: &mut dyn Listener, device: &Arc<dyn Device>, shar
             Ok(None) => {}
             Ok(Some(incoming)) => {
                 let (relay, device) = (Arc::new(Relay::default()), Arc::clone(device));
-                threads.extend(shared.begin(HangUp::Rdma(Arc::clone(&relay)), move |shared, number| {
-                    let session = Session::new(shared, number, local);
+                threads.extend(shared.begin((0, HangUp::Rdma(Arc::clone(&relay))), move |shared, number| {
+                    let session = Session::new(shared, number, (0, local));
                     if let Err(error) = serve(session, &*device, (incoming, relay)) {
                         tracing::debug!(connection = number, %error, "a connection over RDMA was not made");
                     }

@@ -11,6 +11,7 @@ use sw_nvme::{
 
 use super::{
     Seen, TargetConfig,
+    access::Told,
     gate::Gate,
     listen::Shared,
     secure::Wire,
@@ -23,7 +24,8 @@ pub(super) struct Session<'a> {
     pub(super) number: u64,
     /// Where the host came by TLS: it may be nobody but whom its key is for.
     wire: Option<&'a Wire<'a>>,
-    /// The address that the host reached the target by.
+    /// The port that the host reached the target by, and its address.
+    pub(super) port: usize,
     pub(super) local: Option<SocketAddr>,
     pub(super) joined: Option<Joined>,
     /// What stands before the queue until its host has shown who it is.
@@ -40,11 +42,12 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(shared: &'a Shared, number: u64, local: Option<SocketAddr>) -> Self {
+    pub(super) fn new(shared: &'a Shared, number: u64, (port, local): (usize, Option<SocketAddr>)) -> Self {
         Self {
             shared,
             number,
             wire: None,
+            port,
             local,
             joined: None,
             gate: Gate::Open,
@@ -97,6 +100,25 @@ impl<'a> Session<'a> {
             nsid: command.nsid(),
             slba: command.range().slba,
         }
+    }
+
+    /// The identifier of a request that an event answers, if there is one to tell of.
+    pub(super) fn event(&mut self) -> Option<u16> {
+        let joined = self.joined.filter(|joined| joined.qid == 0 && !self.held.is_empty())?;
+        let (access, port) = (&self.shared.subsystem.access, self.port);
+        let is_due = self.shared.subsystem.with(joined.controller, |controller| {
+            let is_due = access.has_event(port, controller.event_config, controller.told);
+            if is_due {
+                controller.told = Told::Event;
+            }
+            is_due
+        });
+        (is_due == Some(true)).then(|| self.held.remove(0))
+    }
+
+    /// Whether there may be events to tell of.
+    pub(super) fn awaits_events(&self) -> bool {
+        !self.held.is_empty() && self.shared.subsystem.access.is_told()
     }
 
     /// The completion of a command.

@@ -19,7 +19,12 @@ use sw_nvme::{
     wire::{WireError, regs},
 };
 
-use super::{CONNECTIONS_MAX, TargetConfig, backing::Disk, gate::Gate};
+use super::{
+    CONNECTIONS_MAX, TargetConfig, Tells,
+    access::{self, Told},
+    backing::Disk,
+    gate::Gate,
+};
 use crate::entropy::random_u32;
 
 /// The largest CNTLID that may be given out (Base, "Controller Identifier").
@@ -139,6 +144,8 @@ pub(super) struct Controller {
     pub(super) keep_alive_ms: u32,
     /// Asynchronous Event Configuration.
     pub(super) event_config: u32,
+    /// What it was told of access.
+    pub(super) told: Told,
     /// The first byte of Host Behavior Support.
     pub(super) host_behavior: u8,
     cc: u32,
@@ -220,6 +227,7 @@ pub(super) struct Joined {
 pub(super) struct Subsystem {
     pub(super) config: TargetConfig,
     pub(super) disks: Vec<Disk>,
+    pub(super) access: access::Table,
     pub(super) tally: Tally,
     /// What the wire has.
     pub(super) offer: Offer,
@@ -253,7 +261,11 @@ impl Subsystem {
         let disks = config.namespaces.iter().map(open).collect::<Result<_, _>>()?;
         let sequence = random_u32().ok().map(Sequence::from_random).into();
         let (tally, controllers) = (Tally::default(), Mutex::default());
-        Ok(Self { config, disks, tally, offer: Offer::TCP, controllers, sequence })
+        let access = match config.tells {
+            Tells::Nothing => access::Table::default(),
+            Tells::Access => access::Table::new(1 + config.more.len(), config.namespaces.len()),
+        };
+        Ok(Self { config, disks, access, tally, offer: Offer::TCP, controllers, sequence })
     }
 
     /// A number for a challenge.
@@ -299,7 +311,12 @@ impl Subsystem {
     }
 
     /// Connect on a connection that has no queue yet: the queue, and what stands before it, whatever becomes of its controller meanwhile.
-    pub(super) fn connect(&self, queue: QueueRequest, data: &[u8], connection: u64) -> Result<(Joined, Gate), Answer> {
+    pub(super) fn connect(
+        &self,
+        queue: QueueRequest,
+        data: &[u8],
+        (port, connection): (usize, u64),
+    ) -> Result<(Joined, Gate), Answer> {
         let data = ConnectData::decode(data).map_err(|error| match error {
             WireError::Field { field: "SUBNQN", .. } => data_wrong(256),
             WireError::Field { field: "HOSTNQN", .. } => data_wrong(512),
@@ -322,13 +339,13 @@ impl Subsystem {
         }
         let gate = self.gate(role, &data.host).ok_or(Answer::of(says::CONNECT_HOST))?;
         let joined = match queue.qid {
-            0 => self.connect_admin(queue, data, role),
+            0 => self.connect_admin(queue, data, role, self.access.changes(port)),
             _ => self.connect_io(queue, &data, role, connection),
         };
         Ok((joined?, gate))
     }
 
-    fn connect_admin(&self, queue: QueueRequest, data: ConnectData, role: Role) -> Result<Joined, Answer> {
+    fn connect_admin(&self, queue: QueueRequest, data: ConnectData, role: Role, told: u64) -> Result<Joined, Answer> {
         if data.controller != ANY_CONTROLLER {
             // The controllers are dynamic: nobody chooses one.
             return Err(data_wrong(16));
@@ -347,6 +364,7 @@ impl Subsystem {
             is_known: self.config.authentication.is_none(),
             keep_alive_ms: 0,
             event_config: 0,
+            told: Told::Changes(told),
             host_behavior: 0,
             cc: 0,
             csts: 0,

@@ -9,7 +9,8 @@
 //! Both go on beside each other: the next association may be up, and serve reads, long before writes are safe.
 //!
 //! Whoever attends a controller asks for its [duty](Association::duty), does it, and tells what it came to. Lanes tell of
-//! [doubt](Association::doubt) and ask whether a write [may be sent](Association::is_safe).
+//! [doubt](Association::doubt). Its [fence](Association::fence) is one of those that keep writes back by all controllers of the
+//! subsystem: [`Fences`](crate::paths::Fences).
 
 use core::time::Duration;
 
@@ -129,7 +130,6 @@ pub struct Association {
     pause: Duration,
     /// Until then a write of before may still be carried out.
     fence: Option<Time>,
-    doubts: u64,
 }
 
 impl Association {
@@ -148,7 +148,6 @@ impl Association {
             next: now,
             pause: RETRY_FIRST,
             fence: None,
-            doubts: 0,
         };
         new.made(number, hold, now);
         new
@@ -157,11 +156,6 @@ impl Association {
     /// The number of the association that is up.
     pub fn up(&self) -> Option<u64> {
         self.is_up.then_some(self.number)
-    }
-
-    /// How often a write was in doubt so far: as long as this stays the same, what was safe is.
-    pub fn doubts(&self) -> u64 {
-        self.doubts
     }
 
     /// What is to be done now.
@@ -225,16 +219,9 @@ impl Association {
     /// connections of all lanes, and no write is sent until the controller has provably let go of them.
     pub fn doubt(&mut self, number: u64, hold: Duration, now: Time) {
         self.fence_until(now.after(hold));
-        self.doubts += 1;
         if self.up() == Some(number) {
             (self.is_up, self.is_open, self.down_since) = (false, true, now);
         }
-    }
-
-    /// Whether a write may be sent now.
-    pub fn is_safe(&mut self, now: Time) -> bool {
-        self.fence = self.fence.filter(|safe| now < *safe);
-        self.fence.is_none()
     }
 
     /// No write is sent before `safe`, whatever else is in doubt: another one had this controller before, and may have left writes under way.
@@ -249,7 +236,7 @@ impl Association {
         self.fence.map_or(last, |safe| safe.max(last))
     }
 
-    /// Until when no write is sent, if there is a fence.
+    /// Until when no write is sent, if there is or was a fence.
     pub fn fence(&self) -> Option<Time> {
         self.fence
     }

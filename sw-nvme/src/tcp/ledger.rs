@@ -39,9 +39,9 @@ struct Part {
     live: bool,
 }
 
-/// Whether writes may be sent to a controller: see [`Association`](super::association::Association).
+/// Whether writes may be sent to a subsystem: see [`Fences`](crate::paths::Fences).
 pub trait Gate {
-    /// How often a write was in doubt so far.
+    /// How often a write was in doubt so far, by whichever controller.
     fn doubts(&self) -> u64;
     /// Whether a write may be sent now.
     fn is_safe(&self, now: Time) -> bool;
@@ -133,7 +133,12 @@ impl Ledger {
 
     /// Places that are taken: by commands under way, and by those that nobody waits for.
     pub fn taken(&self) -> usize {
-        self.parts.iter().filter(|part| part.live).count() + self.zombies.len()
+        self.parts.len() - self.free.len() + self.zombies.len()
+    }
+
+    /// Commands that somebody waits for, and works that wait for a place or until writes are safe.
+    pub fn busy(&self) -> usize {
+        self.parts.len() - self.free.len() + self.waiting.len()
     }
 
     /// Sends the commands of a work, as many as there are places for; the rest waits. `true`: it is over by this.

@@ -6,7 +6,7 @@ use sw_engine::{
 };
 use sw_mem::Place;
 
-use super::host::Transfer;
+use super::{host::Transfer, ledger::CONNECTIONS_PER_IO_MAX};
 use crate::{
     limits::TransferLimits,
     namespace::Namespace,
@@ -18,7 +18,7 @@ use crate::{
 pub struct Work {
     /// The I/O.
     pub io: Io,
-    /// Whom it is for, by the index of the lane's controllers.
+    /// Whom it is for, by the index of the lane's subsystems.
     pub place: usize,
     live: bool,
     /// An early end was asked for: no further command is sent.
@@ -161,6 +161,12 @@ impl Work {
     /// Notes that a command of it was carried out.
     pub(super) fn moved(&mut self) {
         self.moved = true;
+    }
+
+    /// Notes that a connection for it was not made; whether it may wait for another one.
+    pub fn may_go_on(&mut self) -> bool {
+        self.lost = self.lost.saturating_add(1);
+        self.lost <= CONNECTIONS_PER_IO_MAX
     }
 
     /// Notes that its command at byte `at` failed.

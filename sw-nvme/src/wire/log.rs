@@ -14,6 +14,8 @@ pub mod id {
     pub const CHANGED_NAMESPACES: u8 = 0x04;
     /// Commands Supported and Effects.
     pub const COMMAND_EFFECTS: u8 = 0x05;
+    /// Asymmetric Namespace Access.
+    pub const ANA: u8 = 0x0C;
     /// Discovery.
     pub const DISCOVERY: u8 = 0x70;
 }
@@ -40,6 +42,8 @@ pub enum LogPage {
     ChangedNamespaces(Retain),
     /// Commands and effects of the NVM command set.
     CommandEffects,
+    /// How groups of namespaces are reached by this controller, without the namespaces of each (RGO); see [`crate::wire::ana`].
+    Access(Retain),
     /// What a discovery service knows; see [`crate::discovery`].
     Discovery,
 }
@@ -52,33 +56,40 @@ impl LogPage {
             Self::Firmware => id::FIRMWARE,
             Self::ChangedNamespaces(_) => id::CHANGED_NAMESPACES,
             Self::CommandEffects => id::COMMAND_EFFECTS,
+            Self::Access(_) => id::ANA,
             Self::Discovery => id::DISCOVERY,
         }
     }
 
     pub(crate) const fn retain(self) -> bool {
         match self {
-            Self::Errors(retain) | Self::Smart(retain) | Self::ChangedNamespaces(retain) => {
+            Self::Errors(retain) | Self::Smart(retain) | Self::ChangedNamespaces(retain) | Self::Access(retain) => {
                 matches!(retain, Retain::Keep)
             }
             Self::Firmware | Self::CommandEffects | Self::Discovery => false,
         }
     }
 
+    /// Log Specific Parameter: of Asymmetric Namespace Access bit 0, RGO.
+    pub(crate) const fn specific(self) -> u32 {
+        matches!(self, Self::Access(_)) as u32
+    }
+
     /// All these pages are about the controller: FFFFFFFFh where the page may also be about one namespace.
     pub(crate) const fn nsid(self) -> u32 {
         match self {
             Self::Smart(_) | Self::Errors(_) | Self::Firmware | Self::ChangedNamespaces(_) => NSID_ALL,
-            Self::CommandEffects | Self::Discovery => 0,
+            Self::CommandEffects | Self::Access(_) | Self::Discovery => 0,
         }
     }
 
-    /// Bytes of the whole page; of one entry for Error Information and for Discovery.
+    /// Bytes of the whole page; of one entry for Error Information and for Discovery; of Asymmetric Namespace Access those that are
+    /// asked for at a time.
     pub const fn len_bytes(self) -> u32 {
         match self {
             Self::Errors(_) => 64,
             Self::Smart(_) | Self::Firmware => 512,
-            Self::ChangedNamespaces(_) | Self::CommandEffects => 4096,
+            Self::ChangedNamespaces(_) | Self::CommandEffects | Self::Access(_) => 4096,
             Self::Discovery => 1024,
         }
     }
@@ -138,6 +149,7 @@ impl AsyncEvent {
             id::SMART => Some(LogPage::Smart(Retain::Clear)),
             id::FIRMWARE => Some(LogPage::Firmware),
             id::CHANGED_NAMESPACES => Some(LogPage::ChangedNamespaces(Retain::Clear)),
+            id::ANA => Some(LogPage::Access(Retain::Clear)),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@
 //! Management besides deallocation.
 
 pub mod admin;
+pub mod ana;
 pub mod command;
 pub mod completion;
 pub mod feature;

@@ -4,18 +4,21 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
+    rc::Rc,
     time::Duration,
 };
 
 use sw_engine::{ErrorKind, Time};
 use sw_nvme::{
     fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, ConnectData, Nqn, QueueRequest},
+    namespace::Namespace,
+    paths::Fences,
     tcp::{
         association::{Association, Duty, Patience, Wanted},
         host::{Outcome, Range, Transfer},
         ledger::Gate,
     },
-    wire::Command,
+    wire::{Command, ana::Access},
 };
 
 use super::{
@@ -30,10 +33,11 @@ const ADMIN_DEPTH: u16 = 31;
 /// In-capsule data of admin commands.
 const ADMIN_CAPSULE: u32 = 8192;
 
-/// The association, for lanes to ask about writes.
-pub(crate) struct Desk(pub(crate) RefCell<Association>);
+/// The fences of all paths, for lanes to ask about writes.
+#[derive(Default)]
+pub(crate) struct Family(pub(crate) RefCell<Fences>);
 
-impl Gate for Desk {
+impl Gate for Family {
     fn doubts(&self) -> u64 {
         self.0.borrow().doubts()
     }
@@ -79,7 +83,10 @@ impl Memory for Letter {
 
 /// See the module documentation.
 pub(crate) struct Attendant {
-    pub(crate) desk: Desk,
+    association: Association,
+    /// Which path it is.
+    path: u8,
+    pub(crate) family: Rc<Family>,
     params: HostParams,
     admin: Option<Stream>,
     /// CNTLID.
@@ -97,14 +104,16 @@ pub(crate) struct Attendant {
 }
 
 impl Attendant {
-    pub(crate) fn new(params: &HostParams) -> Self {
+    pub(crate) fn new(path: u8, params: &HostParams, family: Rc<Family>) -> Self {
         let millis = Duration::from_millis;
         let mut first =
             Association::new(millis(params.keep_alive_ms), millis(params.patience_ms), (0, params.hold), Time::ZERO);
         // The first one is made as any other is: `sw-net` makes it before it attends, and fails at once if it cannot.
         first.lost(Time::ZERO);
         Self {
-            desk: Desk(RefCell::new(first)),
+            association: first,
+            path,
+            family,
             params: params.clone(),
             admin: None,
             controller: 0,
@@ -120,12 +129,38 @@ impl Attendant {
     }
 
     pub(crate) fn is_up(&self, association: u64) -> bool {
-        self.desk.0.borrow().up() == Some(association)
+        self.association.up() == Some(association)
+    }
+
+    /// Whether an association is up.
+    pub(crate) fn is_any_up(&self) -> bool {
+        self.association.up().is_some()
     }
 
     /// The stream of the association that is up.
     pub(crate) fn admin_stream(&self) -> Option<usize> {
         self.admin.as_ref().map(|admin| admin.number)
+    }
+
+    /// A lane lost a connection.
+    pub(crate) fn suspect(&mut self) {
+        self.association.suspect();
+    }
+
+    /// The namespaces that its controller has.
+    pub(crate) fn namespaces(&self) -> &[Namespace] {
+        self.params.namespaces.get(usize::from(self.path)..).unwrap_or_default().get(..1).unwrap_or_default()
+    }
+
+    /// How they are reached, as it tells.
+    pub(crate) fn access(&self) -> Option<Access> {
+        (self.path == 1).then_some(self.params.second_access)
+    }
+
+    /// Tells the others of its fence.
+    fn tell_fence(&self, now: Time) {
+        let fence = self.association.fence().filter(|safe| *safe > now);
+        fence.into_iter().for_each(|safe| self.family.0.borrow_mut().raise(self.path.into(), safe));
     }
 
     /// A lane wants a queue.
@@ -136,7 +171,7 @@ impl Attendant {
     /// A lane lost a connection with writes on it.
     pub(crate) fn doubt(&mut self, association: u64, shared: &mut Shared) {
         let now = Time(shared.now());
-        let up = self.desk.0.borrow().up();
+        let up = self.association.up();
         shared.mark(Mark::NetInDoubt);
         if up.is_some_and(|up| up != association) {
             shared.mark(Mark::NetInDoubtLate);
@@ -144,7 +179,8 @@ impl Attendant {
         if matches!(self.task, Some(Task::Sign(_))) {
             shared.mark(Mark::NetInDoubtDuringSign);
         }
-        self.desk.0.borrow_mut().doubt(association, self.params.hold, now);
+        self.association.doubt(association, self.params.hold, now);
+        self.tell_fence(now);
     }
 
     /// Does what can be done now.
@@ -173,7 +209,7 @@ impl Attendant {
             return false;
         }
         let wanted = if self.wanted.is_empty() { Wanted::None } else { Wanted::Queues };
-        let duty = self.desk.0.borrow_mut().duty(now, wanted);
+        let duty = self.association.duty(now, wanted);
         match duty {
             Duty::Rest(span) => {
                 self.next = now.after(span).0;
@@ -218,9 +254,10 @@ impl Attendant {
                     return false;
                 };
                 match answer {
-                    Ok(()) => self.desk.0.borrow_mut().signed(now),
+                    Ok(()) => self.association.signed(now),
                     Err(_) => self.lost(now, shared),
                 }
+                self.tell_fence(now);
             }
             Task::Associate(mut exchange) => {
                 let Some(answer) = self.connect(&mut exchange, 0, shared) else {
@@ -237,7 +274,8 @@ impl Attendant {
                     return false;
                 };
                 self.connected(exchange.stream, lane, answer, shared);
-                self.desk.0.borrow_mut().exchanged(now);
+                self.association.exchanged(now);
+                self.tell_fence(now);
             }
         }
         true
@@ -261,7 +299,7 @@ impl Attendant {
 
     fn lost(&mut self, now: Time, shared: &mut Shared) {
         shared.note("host ends association", &[self.made]);
-        self.desk.0.borrow_mut().lost(now);
+        self.association.lost(now);
         self.let_go(shared);
     }
 
@@ -275,7 +313,7 @@ impl Attendant {
             let request = QueueRequest { qid, entries: 32, keep_alive_ms: if qid == 0 { keep_alive_ms } else { 0 } };
             let controller = if qid == 0 { ANY_CONTROLLER } else { self.controller };
             let host = Nqn::discovery();
-            let data = ConnectData { host_id: [7; 16], controller, subsystem: host.clone(), host };
+            let data = ConnectData { host_id: [self.path + 1; 16], controller, subsystem: host.clone(), host };
             self.letter = Letter(data.encode());
             let bytes = u32::try_from(CONNECT_DATA_BYTES).unwrap_or(0);
             queue.submit(&Command::connect(request), Transfer::Out(bytes), 0);
@@ -304,11 +342,11 @@ impl Attendant {
                 (self.admin, self.controller) = (Some(stream), controller);
                 self.made += 1;
                 shared.note("host has association", &[self.made]);
-                self.desk.0.borrow_mut().made(self.made, self.params.hold, now);
+                self.association.made(self.made, self.params.hold, now);
             }
             Err(_) => {
                 stream.hang_up(shared);
-                if self.desk.0.borrow_mut().failed(now) == Patience::Over {
+                if self.association.failed(now) == Patience::Over {
                     shared.mark(Mark::NetPatienceOver);
                     self.is_gone = true;
                     for lane in self.wanted.drain(..) {
@@ -328,7 +366,7 @@ impl Attendant {
             // As `sw-net`: it looks whether the association is over, and the lane waits for the next one then.
             Err(_) => {
                 stream.hang_up(shared);
-                self.desk.0.borrow_mut().suspect();
+                self.association.suspect();
                 self.wanted.push_front(lane);
             }
         }

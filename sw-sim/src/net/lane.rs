@@ -7,7 +7,8 @@ use sw_engine::{
     seam::{Io, IoDone},
 };
 use sw_nvme::{
-    namespace::Namespace,
+    directory::{generation, in_handle},
+    paths::{Choice, Spread, Standing, choose},
     status::RetryDelays,
     tcp::{
         host::{HostQueue, Range},
@@ -47,7 +48,11 @@ pub(crate) struct Lane {
     number: usize,
     params: HostParams,
     works: Works,
-    place: Place,
+    /// Of each path.
+    places: Vec<Place>,
+    /// Paths whose connection was lost, or not made: others first.
+    lost: Vec<bool>,
+    turn: usize,
     pub(crate) ended: Vec<IoDone>,
     /// Its thread does something else before.
     pub(crate) stalled_until: u64,
@@ -86,17 +91,13 @@ impl Memory for Data<'_> {
 }
 
 impl Link {
-    fn sides<'a>(
-        &'a mut self,
-        attendant: &'a Attendant,
-        namespaces: &'a [Namespace],
-    ) -> Option<(&'a mut Ledger, Side<'a, HostQueue>)> {
+    fn sides<'a>(&'a mut self, attendant: &'a Attendant) -> Option<(&'a mut Ledger, Side<'a, HostQueue>)> {
         let queue = self.queue.stream.queue.as_mut()?;
-        Some((&mut self.ledger, Side { queue, namespaces, gate: &attendant.desk }))
+        Some((&mut self.ledger, Side { queue, namespaces: attendant.namespaces(), gate: &*attendant.family }))
     }
 
-    fn begin(&mut self, index: u32, works: &mut Works, by: (&Attendant, &HostParams), now: Time) -> bool {
-        let Some((ledger, mut side)) = self.sides(by.0, &by.1.namespaces) else { return false };
+    fn begin(&mut self, index: u32, works: &mut Works, attendant: &Attendant, now: Time) -> bool {
+        let Some((ledger, mut side)) = self.sides(attendant) else { return false };
         ledger.begin(index, works, &mut side, now)
     }
 
@@ -105,10 +106,10 @@ impl Link {
         &mut self,
         works: &mut Works,
         arena: &mut Arena,
-        by: (&Attendant, &HostParams),
+        attendant: &Attendant,
         shared: &mut Shared,
     ) -> (Vec<u32>, Result<(), ErrorKind>) {
-        let (now, is_up) = (shared.now(), by.0.is_up(self.queue.association));
+        let (now, is_up) = (shared.now(), attendant.is_up(self.queue.association));
         let Self { queue: Queue { stream, .. }, ledger, seen } = self;
         let mut data = Data { ledger, works, arena };
         let rested = now - *seen >= RESTED_AFTER_NS;
@@ -130,7 +131,7 @@ impl Link {
         if moved.is_err() {
             return (over, moved);
         }
-        if let Some((ledger, mut side)) = self.sides(by.0, &by.1.namespaces) {
+        if let Some((ledger, mut side)) = self.sides(attendant) {
             ledger.resume(works, &mut side, &mut over, Time(now));
         }
         let Self { queue: Queue { stream, .. }, ledger, .. } = self;
@@ -145,7 +146,9 @@ impl Lane {
             number,
             params: params.clone(),
             works: Works::default(),
-            place: Place::Unlinked,
+            places: (0..params.paths).map(|_| Place::Unlinked).collect(),
+            lost: vec![false; params.paths],
+            turn: 0,
             ended: Vec::new(),
             stalled_until: 0,
         }
@@ -156,102 +159,174 @@ impl Lane {
         self.works.under_way()
     }
 
-    /// Places of its queue that are taken.
+    /// Places of its queues that are taken.
     pub(crate) fn taken(&self) -> usize {
-        if let Place::Linked(link) = &self.place { link.ledger.taken() } else { 0 }
+        let taken = |place: &Place| if let Place::Linked(link) = place { link.ledger.taken() } else { 0 };
+        self.places.iter().map(taken).sum()
     }
 
-    pub(crate) fn submit(&mut self, io: &Io, arena: &mut Arena, attendant: &mut Attendant, shared: &mut Shared) {
-        if matches!(&self.place, Place::Linked(link) if !attendant.is_up(link.queue.association)) {
-            self.visit(arena, attendant, shared);
-        }
+    pub(crate) fn submit(&mut self, io: &Io, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
         let index = self.works.take(io, 0);
-        let now = Time(shared.now());
-        match &mut self.place {
-            Place::Linked(link) => {
-                if link.begin(index, &mut self.works, (attendant, &self.params), now) {
+        self.send(VecDeque::from([index]), arena, all, shared);
+    }
+
+    /// How a namespace of that generation stands by a path: as `sw-net`'s legs have it.
+    fn standing(&self, path: usize, handle: u64, all: &[Attendant]) -> Standing {
+        let Some(attendant) = all.get(path).filter(|attendant| !attendant.is_gone) else { return Standing::Never };
+        if !attendant.is_any_up() {
+            return Standing::Coming;
+        }
+        let asked = generation(handle);
+        if !attendant.namespaces().iter().any(|found| in_handle(found.generation) == asked) {
+            return Standing::Another;
+        }
+        let told = Standing::of(attendant.access());
+        if self.lost.get(path) == Some(&true) { told.min(Standing::Coming) } else { told }
+    }
+
+    /// Gives works that are without a path one.
+    fn send(&mut self, works: VecDeque<u32>, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
+        for index in works {
+            let Some(handle) = self.works.look(index).map(|work| work.io.handle) else { continue };
+            let standings = (0..self.places.len()).map(|path| (self.standing(path, handle, all), self.busy(path)));
+            let choice = choose(standings, Spread::All, self.turn);
+            self.turn += 1;
+            match choice {
+                Choice::By(path) => self.give(path, index, arena, all, shared),
+                Choice::Never(Standing::Another) => self.fail(index, Fault::new(ErrorKind::Changed, 0)),
+                Choice::Never(_) | Choice::Wait => self.fail(index, Fault::new(ErrorKind::NoDevice, 0)),
+            }
+        }
+    }
+
+    fn busy(&self, path: usize) -> usize {
+        match self.places.get(path) {
+            Some(Place::Linked(link)) => link.ledger.busy(),
+            Some(Place::Asked(waiting)) => waiting.len(),
+            Some(Place::Unlinked) | None => 0,
+        }
+    }
+
+    fn give(&mut self, path: usize, index: u32, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
+        let is_up = |link: &Link| all.get(path).is_some_and(|attendant| attendant.is_up(link.queue.association));
+        if matches!(self.places.get(path), Some(Place::Linked(link)) if !is_up(link)) {
+            self.visit_path(path, arena, all, shared);
+        }
+        if matches!(self.places.get(path), Some(Place::Unlinked)) {
+            self.ask(path, all);
+        }
+        let (now, Some(attendant)) = (Time(shared.now()), all.get(path)) else { return };
+        match self.places.get_mut(path) {
+            Some(Place::Linked(link)) => {
+                if link.begin(index, &mut self.works, attendant, now) {
                     self.ended.extend(self.works.finish(index));
                 }
             }
-            Place::Asked(waiting) => waiting.push_back(index),
-            Place::Unlinked => self.ask_again(VecDeque::from([index]), attendant),
+            Some(Place::Asked(waiting)) => waiting.push_back(index),
+            Some(Place::Unlinked) | None => self.fail(index, Fault::new(ErrorKind::NoDevice, 0)),
         }
     }
 
-    fn ask_again(&mut self, waiting: VecDeque<u32>, attendant: &mut Attendant) {
-        if waiting.is_empty() {
-            return;
-        }
-        if attendant.is_gone {
-            return self.refuse_all(&waiting, Fault::new(ErrorKind::NoDevice, 0));
-        }
-        attendant.ask(self.number);
-        self.place = Place::Asked(waiting);
-    }
-
-    fn refuse_all(&mut self, waiting: &VecDeque<u32>, fault: Fault) {
-        for index in waiting {
-            self.works.get(*index).into_iter().for_each(|work| work.fail(fault));
-            self.finish_if_over(*index);
+    /// Asks for a connection, unless there will be none any more.
+    fn ask(&mut self, path: usize, all: &mut [Attendant]) {
+        if let (Some(attendant), Some(place)) = (all.get_mut(path), self.places.get_mut(path))
+            && !attendant.is_gone
+        {
+            attendant.ask(self.number);
+            *place = Place::Asked(VecDeque::new());
         }
     }
 
-    fn finish_if_over(&mut self, index: u32) {
+    fn fail(&mut self, index: u32, fault: Fault) {
+        self.works.get(index).into_iter().for_each(|work| work.fail(fault));
         if self.works.look(index).is_some_and(Work::is_over) {
             self.ended.extend(self.works.finish(index));
         }
     }
 
-    /// Takes a connection that it asked for, moves bytes, and looks for commands that are late.
-    pub(crate) fn visit(&mut self, arena: &mut Arena, attendant: &mut Attendant, shared: &mut Shared) {
-        if matches!(self.place, Place::Asked(_))
-            && let Some(answer) = attendant.answers.remove(&self.number)
-            && let Place::Asked(waiting) = core::mem::replace(&mut self.place, Place::Unlinked)
-        {
-            match answer {
-                Ok(queue) => self.link(queue, waiting, attendant, shared),
-                Err(kind) => self.refuse_all(&waiting, Fault::new(kind, 0)),
+    /// Takes connections that it asked for, moves bytes, and looks for commands that are late.
+    pub(crate) fn visit(&mut self, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
+        for path in 0..self.places.len() {
+            self.visit_path(path, arena, all, shared);
+            // What waits for a connection is not bound to it.
+            if self.places.len() > 1
+                && let Some(Place::Asked(waiting)) = self.places.get_mut(path)
+            {
+                let waiting = core::mem::take(waiting);
+                self.send(waiting, arena, all, shared);
             }
         }
-        let Place::Linked(link) = &mut self.place else { return };
-        let (over, moved) = link.pump(&mut self.works, arena, (attendant, &self.params), shared);
+    }
+
+    fn visit_path(&mut self, path: usize, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
+        let (Some(attendant), Some(place)) = (all.get_mut(path), self.places.get_mut(path)) else { return };
+        if matches!(place, Place::Asked(_))
+            && let Some(answer) = attendant.answers.remove(&self.number)
+            && let Place::Asked(waiting) = core::mem::replace(place, Place::Unlinked)
+        {
+            match answer {
+                Ok(queue) => self.link(path, queue, waiting, (arena, all), shared),
+                Err(kind) => waiting.into_iter().for_each(|index| self.fail(index, Fault::new(kind, 0))),
+            }
+        }
+        let (Some(attendant), Some(Place::Linked(link))) = (all.get_mut(path), self.places.get_mut(path)) else {
+            return;
+        };
+        let (over, moved) = link.pump(&mut self.works, arena, attendant, shared);
         for index in over {
             self.ended.extend(self.works.finish(index));
         }
         if let Err(kind) = moved {
-            return self.unlink(kind, attendant, shared);
+            return self.unlink(path, kind, (arena, all), shared);
         }
-        let Place::Linked(link) = &mut self.place else { return };
         if let Some(queue) = &link.queue.stream.queue
             && link.ledger.is_late(queue, self.params.command_timeout, Time(shared.now()))
         {
             shared.mark(Mark::NetCommandLate);
-            self.unlink(ErrorKind::Io, attendant, shared);
+            self.unlink(path, ErrorKind::Io, (arena, all), shared);
         }
     }
 
-    fn link(&mut self, queue: Queue, waiting: VecDeque<u32>, attendant: &mut Attendant, shared: &mut Shared) {
+    fn link(
+        &mut self,
+        path: usize,
+        queue: Queue,
+        waiting: VecDeque<u32>,
+        (arena, all): (&mut Arena, &mut [Attendant]),
+        shared: &mut Shared,
+    ) {
+        let Some(attendant) = all.get(path) else { return };
         if !attendant.is_up(queue.association) {
             queue.stream.hang_up(shared);
-            return self.ask_again(waiting, attendant);
+            return self.send(waiting, arena, all, shared);
         }
         let now = shared.now();
         let mut link = Box::new(Link { queue, ledger: Ledger::new(self.params.depth), seen: now });
         for index in waiting {
-            if link.begin(index, &mut self.works, (attendant, &self.params), Time(now)) {
+            if link.begin(index, &mut self.works, attendant, Time(now)) {
                 self.ended.extend(self.works.finish(index));
             }
         }
-        self.place = Place::Linked(link);
+        if let (Some(place), Some(lost)) = (self.places.get_mut(path), self.lost.get_mut(path)) {
+            (*place, *lost) = (Place::Linked(link), false);
+        }
     }
 
-    fn unlink(&mut self, kind: ErrorKind, attendant: &mut Attendant, shared: &mut Shared) {
-        let Place::Linked(link) = core::mem::replace(&mut self.place, Place::Unlinked) else { return };
+    fn unlink(
+        &mut self,
+        path: usize,
+        kind: ErrorKind,
+        (arena, all): (&mut Arena, &mut [Attendant]),
+        shared: &mut Shared,
+    ) {
+        let (Some(attendant), Some(place)) = (all.get_mut(path), self.places.get_mut(path)) else { return };
+        let Place::Linked(link) = core::mem::replace(place, Place::Unlinked) else { return };
+        self.lost.iter_mut().skip(path).take(1).for_each(|lost| *lost = true);
         let Link { queue: Queue { stream, association }, ledger, .. } = *link;
         let Loss { in_doubt, over, unsent } = ledger.lost(&mut self.works, kind, |cid| stream.is_untouched(cid));
         stream.hang_up(shared);
         shared.note("lane loses its connection", &[self.number as u64, over.len() as u64, unsent.len() as u64]);
-        attendant.desk.0.borrow_mut().suspect();
+        attendant.suspect();
         if in_doubt {
             attendant.doubt(association, shared);
         }
@@ -259,7 +334,11 @@ impl Lane {
             shared.mark(Mark::NetUnsentGoesOn);
         }
         over.into_iter().for_each(|index| self.ended.extend(self.works.finish(index)));
-        self.ask_again(unsent, attendant);
+        if self.places.len() > 1 {
+            // So that it is known when it can be used again.
+            self.ask(path, all);
+        }
+        self.send(unsent, arena, all, shared);
     }
 
     /// Asks for the early end of an I/O.
@@ -267,17 +346,24 @@ impl Lane {
         for index in 0..self.works.places() {
             let Some(work) = self.works.get(index).filter(|work| work.io.token == token) else { continue };
             work.cancel();
-            match &mut self.place {
-                Place::Linked(link) => {
-                    if let Some(queue) = &mut link.queue.stream.queue {
-                        link.ledger.let_go(index, queue);
+            let mut is_found = false;
+            for place in &mut self.places {
+                match place {
+                    Place::Linked(link) => {
+                        if let Some(queue) = &mut link.queue.stream.queue {
+                            link.ledger.let_go(index, queue);
+                        }
                     }
+                    Place::Asked(waiting) => {
+                        let before = waiting.len();
+                        waiting.retain(|queued| *queued != index);
+                        is_found |= waiting.len() < before;
+                    }
+                    Place::Unlinked => {}
                 }
-                Place::Asked(waiting) => {
-                    waiting.retain(|queued| *queued != index);
-                    self.finish_if_over(index);
-                }
-                Place::Unlinked => {}
+            }
+            if is_found && self.works.look(index).is_some_and(Work::is_over) {
+                self.ended.extend(self.works.finish(index));
             }
         }
     }

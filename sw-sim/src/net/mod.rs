@@ -24,6 +24,8 @@ mod target;
 mod user;
 mod wire;
 
+use std::rc::Rc;
+
 use sw_engine::{Token, seam::IoKind};
 
 use crate::{
@@ -33,7 +35,7 @@ use crate::{
     shadow::Violation,
     world::{Outcome, Stats},
 };
-use attendant::Attendant;
+use attendant::{Attendant, Family};
 use history::History;
 use lane::{LOOK_EVERY_NS, Lane};
 pub use params::{CallerParams, HostParams, NetParams};
@@ -135,7 +137,9 @@ pub struct NetWorld {
     params: NetParams,
     shared: Shared,
     target: Target,
-    attendant: Attendant,
+    /// Of each path.
+    attendants: Vec<Attendant>,
+    family: Rc<Family>,
     lanes: Vec<Lane>,
     user: User,
     rng: Rng,
@@ -151,7 +155,16 @@ pub struct NetWorld {
 impl NetWorld {
     /// Runs `seed` to its end.
     pub fn run(seed: u64) -> Outcome {
-        let mut world = Self::new(seed, NetParams::draw(seed), Vec::new());
+        Self::run_with(seed, NetParams::draw(seed))
+    }
+
+    /// The same with two paths.
+    pub fn run_paths(seed: u64) -> Outcome {
+        Self::run_with(seed, NetParams::draw_paths(seed))
+    }
+
+    fn run_with(seed: u64, params: NetParams) -> Outcome {
+        let mut world = Self::new(seed, params, Vec::new());
         world.play();
         world.finish().outcome
     }
@@ -170,13 +183,18 @@ impl NetWorld {
 
     fn new(seed: u64, params: NetParams, cuts: Vec<Cut>) -> Self {
         let wire = Wire::new(params.wire, seed, cuts);
+        let family = Rc::<Family>::default();
         let (agenda, history, log) = (Agenda::new(), History::default(), Log::new());
         let shared = Shared { agenda, wire, history, log, violations: Vec::new(), fence: None };
         Self {
             seed,
             shared,
             target: Target::new(params.target, seed),
-            attendant: Attendant::new(&params.host),
+            attendants: (0..)
+                .take(params.host.paths)
+                .map(|path| Attendant::new(path, &params.host, family.clone()))
+                .collect(),
+            family,
             lanes: (0..params.host.lanes).map(|number| Lane::new(number, &params.host)).collect(),
             user: User::default(),
             rng: Rng::split(seed, "callers"),
@@ -246,17 +264,17 @@ impl NetWorld {
     fn run_host(&mut self) {
         // What a lane wants the attendant may have at once, and the other way round.
         for _ in 0..2 {
-            self.attendant.run(&mut self.shared);
-            let Self { lanes, user, attendant, shared, .. } = self;
+            let Self { lanes, user, attendants, shared, .. } = self;
+            attendants.iter_mut().for_each(|attendant| attendant.run(shared));
             let now = shared.now();
             for lane in lanes.iter_mut().filter(|lane| lane.stalled_until <= now) {
-                lane.visit(&mut user.arena, attendant, shared);
+                lane.visit(&mut user.arena, attendants, shared);
             }
-            self.shared.fence = self.attendant.desk.0.borrow().fence().map(|fence| fence.0);
+            self.shared.fence = self.family.0.borrow().fence().map(|fence| fence.0);
             self.take_ends();
         }
         let now = self.shared.now();
-        let mut next = self.attendant.next;
+        let mut next = self.attendants.iter().map(|attendant| attendant.next).min().unwrap_or(u64::MAX);
         for lane in self.lanes.iter().filter(|lane| lane.under_way() + lane.taken() > 0) {
             next = next.min((now + LOOK_EVERY_NS).max(lane.stalled_until));
         }
@@ -273,7 +291,7 @@ impl NetWorld {
                 if let Some((lane, io)) = self.user.ended(&done, &mut self.shared)
                     && let Some(lane) = self.lanes.get_mut(lane)
                 {
-                    lane.submit(&io, &mut self.user.arena, &mut self.attendant, &mut self.shared);
+                    lane.submit(&io, &mut self.user.arena, &mut self.attendants, &mut self.shared);
                 }
                 // The next one of a conversation.
                 if self.script.is_some() && self.user.live.is_empty() {
@@ -327,14 +345,25 @@ impl NetWorld {
             let which = sw_mem::index(self.rng.below(self.lanes.len() as u64 + 1));
             match self.lanes.get_mut(which) {
                 Some(lane) => lane.stalled_until = until,
-                None => self.attendant.stalled_until = until,
+                None => self.attendants.iter_mut().take(1).for_each(|attendant| attendant.stalled_until = until),
             }
         }
     }
 
+    /// The admin stream of the first path whose association is up.
+    fn admin_stream(&self) -> Option<usize> {
+        self.attendants.iter().find_map(Attendant::admin_stream)
+    }
+
+    /// Whether the only controller that is left does not lead to the namespace.
+    fn leads_elsewhere(&self) -> bool {
+        let is_gone = self.attendants.first().is_some_and(|attendant| attendant.is_gone);
+        is_gone && self.params.target.wrong_path.is_some()
+    }
+
     /// A write that takes long, and soon behind it [what comes of it](Self::spring).
     fn ambush(&mut self) {
-        if self.lanes.len() < 2 || self.attendant.admin_stream().is_none() {
+        if self.lanes.len() < 2 || self.admin_stream().is_none() {
             return;
         }
         let lane = self.write_for_long();
@@ -343,7 +372,7 @@ impl NetWorld {
 
     /// The association is lost under a lane that looks elsewhere: it tells of its doubt when others have long gone on with the next one.
     fn spring(&mut self, lane: usize) {
-        let Some(stream) = self.attendant.admin_stream().filter(|_| !self.is_over) else { return };
+        let Some(stream) = self.admin_stream().filter(|_| !self.is_over) else { return };
         let until = self.shared.now() + self.rng.range(AMBUSH_NS, AMBUSH_NS + self.params.target.quiesce_ns);
         self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.stalled_until = until);
         self.shared.wire.cut(stream, Way::ToTarget, CutKind::Reset, &mut self.shared.agenda);
@@ -362,7 +391,7 @@ impl NetWorld {
     /// The host loses its queues while commands are on their way, and the target hears of the end of the association very late: what
     /// arrives meanwhile may keep the association alive.
     fn blindfold(&mut self) {
-        let Some(admin) = self.attendant.admin_stream() else { return };
+        let Some(admin) = self.admin_stream() else { return };
         self.write_for_long();
         let (keep_alive, agenda) = (1_000_000 * self.params.host.keep_alive_ms, &mut self.shared.agenda);
         for stream in admin..self.shared.wire.streams() {
@@ -408,7 +437,7 @@ impl NetWorld {
         if let Some(lane) = self.lanes.get_mut(lane) {
             // Its thread is here, whatever it did before.
             lane.stalled_until = 0;
-            lane.submit(&io, &mut self.user.arena, &mut self.attendant, &mut self.shared);
+            lane.submit(&io, &mut self.user.arena, &mut self.attendants, &mut self.shared);
         }
     }
 
@@ -417,10 +446,10 @@ impl NetWorld {
         self.is_over = true;
         self.target.calm_down();
         self.shared.wire.calm_down(&mut self.shared.agenda);
-        self.attendant.stalled_until = 0;
+        self.attendants.iter_mut().for_each(|attendant| attendant.stalled_until = 0);
         self.lanes.iter_mut().for_each(|lane| lane.stalled_until = 0);
         self.drain();
-        if !self.attendant.is_gone {
+        if self.attendants.iter().any(|attendant| !attendant.is_gone) && !self.leads_elsewhere() {
             for slba in 0..self.params.target.blocks {
                 self.submit(Op::new(0, IoKind::Read, (slba, 1)));
             }
@@ -477,8 +506,9 @@ impl NetWorld {
             None => String::new(),
             Some(_) => {
                 let lines: Vec<String> = violations.iter().map(|one| format!("{one:?}")).collect();
+                let test = if params.host.paths > 1 { "one_paths_seed" } else { "one_net_seed" };
                 let replay =
-                    format!("replay: SW_SIM_SEED={seed} cargo test -p sw-sim --test seeds one_net_seed -- --nocapture");
+                    format!("replay: SW_SIM_SEED={seed} cargo test -p sw-sim --test seeds {test} -- --nocapture");
                 format!("seed {seed}\n{params:#?}\n{log}{}\n{replay}", lines.join("\n"))
             }
         };

@@ -5,12 +5,14 @@ use std::time::Duration;
 use sw_nvme::{
     limits::TransferLimits,
     namespace::{Identity, Namespace},
+    paths::Lineage,
     tcp::{
         association::{KeptAliveBy, LettingGo},
         pdu::Digests,
     },
     wire::{
         BlockCount,
+        ana::Access,
         identify::{BlockFormat, IdentifyNamespace, MetadataVerdict},
     },
 };
@@ -33,13 +35,17 @@ pub struct HostParams {
     pub command_timeout: Duration,
     /// Lanes.
     pub lanes: usize,
+    /// Paths to the namespace: controllers of one subsystem.
+    pub paths: usize,
     /// Commands of a lane at a time.
     pub depth: u16,
     /// Digests that are asked for.
     pub digests: Digests,
     /// Bytes of a write that go in its capsule at most.
     pub capsule_data_bytes: u32,
-    /// As Identify gave them.
+    /// How the namespace is reached by the second path, as its controller tells.
+    pub second_access: Access,
+    /// As Identify gave them, one for each path.
     pub namespaces: Vec<Namespace>,
     /// How long the controller may take to let go, as the product makes it of what the controller says.
     pub hold: Duration,
@@ -132,6 +138,7 @@ impl NetParams {
             refused: rng.pick_or(&[0, 20], 0),
             short: rng.pick_or(&[0, 0, 30], 0),
             late: rng.pick_or(&[500, 1000], 1000),
+            wrong_path: None,
         };
         let hold = hold(&target, keep_alive_ms);
         let keep_alive = keep_alive_ms.next_multiple_of((target.keep_alive_unit_ns / MS).max(1)) * MS;
@@ -171,6 +178,8 @@ impl NetParams {
             timeout_ns: rng.pick_or(&[50, 300, 2000], 300) * MS,
             command_timeout: Duration::from_millis(rng.pick_or(&[200, 1000, 3000], 1000)),
             lanes: sw_mem::index(rng.range(1, 3)),
+            paths: 1,
+            second_access: Access::Optimized,
             depth: u16::try_from(rng.range(1, 8)).unwrap_or(1),
             digests,
             capsule_data_bytes: rng.pick_or(&[0, 64, 8192], 64),
@@ -178,6 +187,25 @@ impl NetParams {
             hold,
         };
         Self { is_calm, wire, target, host, caller }
+    }
+
+    /// From a seed, with two paths. By the second one, in one world of four each, another namespace is reached under the same number, or
+    /// the namespace is inaccessible.
+    pub fn draw_paths(seed: u64) -> Self {
+        let (mut drawn, mut rng) = (Self::draw(seed), Rng::split(seed, "paths"));
+        drawn.host.paths = 2;
+        let Some(mut second) = drawn.host.namespaces.first().cloned() else { return drawn };
+        let is_wrong = rng.per_mille(500);
+        drawn.target.wrong_path = is_wrong.then_some(1);
+        if is_wrong && rng.per_mille(500) {
+            second.identity = Identity::Serial("OTHER".to_owned(), 1);
+        } else if is_wrong {
+            drawn.host.second_access = Access::Inaccessible;
+        }
+        let mut lineage = Lineage::default();
+        drawn.host.namespaces.push(second);
+        drawn.host.namespaces.iter_mut().for_each(|namespace| lineage.name(namespace, "SIM"));
+        drawn
     }
 
     /// The same for each cut of one conversation: small, without draws that matter.
@@ -209,6 +237,7 @@ impl NetParams {
             refused: 0,
             short: 0,
             late: 1000,
+            wrong_path: None,
         };
         fixed.host = HostParams {
             keep_alive_ms: 100,
@@ -216,6 +245,8 @@ impl NetParams {
             timeout_ns: 100 * MS,
             command_timeout: Duration::from_millis(200),
             lanes: 1,
+            paths: 1,
+            second_access: Access::Optimized,
             depth: 2,
             digests: Digests::default(),
             capsule_data_bytes: 64,

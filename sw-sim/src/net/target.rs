@@ -62,6 +62,8 @@ pub struct TargetParams {
     pub short: u64,
     /// Of a thousand writes whose association ended: carried out all the same, before CQT is over.
     pub late: u64,
+    /// The path by which the namespace is not reached, or another one is: commands that come by it are a mistake of the host's.
+    pub wrong_path: Option<u8>,
 }
 
 struct Transfer {
@@ -78,6 +80,8 @@ struct Peer {
     is_ready: bool,
     layout: Layout,
     association: Option<u16>,
+    /// The path that it came by.
+    path: u8,
     is_admin: bool,
     buffer: Vec<u8>,
     out: VecDeque<u8>,
@@ -288,6 +292,12 @@ impl Target {
             };
         }
         let Some(number) = peer.association else { return self.lost(stream, shared) };
+        if !peer.is_admin && self.params.wrong_path == Some(peer.path) {
+            shared.violate(
+                "path",
+                format!("a command comes by path {}, which does not lead to the namespace", peer.path),
+            );
+        }
         if let Some(one) = self.associations.get_mut(&number) {
             one.had_traffic = true;
             if !self.params.traffic && command.opcode() == admin::opcode::KEEP_ALIVE {
@@ -341,6 +351,7 @@ impl Target {
             // Connect Invalid Parameters.
             return self.respond(stream, cid, Status::new(1, 0x82), 0, shared);
         }
+        peer.path = ConnectData::decode(data).map_or(0, |data| data.host_id[0].saturating_sub(1));
         (peer.association, peer.is_admin) = (Some(number), queue.qid == 0);
         self.respond(stream, cid, Status::SUCCESS, number.into(), shared);
     }

@@ -116,7 +116,7 @@ pub struct IdentifyController {
     pub firmware: Ascii<8>,
     /// IEEE OUI, most significant byte first.
     pub ieee_oui: [u8; 3],
-    /// CMIC, as it stands: bit 1, the subsystem has several controllers.
+    /// CMIC, as it stands: bit 1, the subsystem has several controllers; bit 3, asymmetric namespace access is told.
     pub multi_path: u8,
     /// MDTS, as it stands: a power of two of `CAP.MPSMIN` pages, 0 for no limit. See
     /// [`TransferLimits`](crate::limits::TransferLimits).
@@ -163,6 +163,14 @@ pub struct IdentifyController {
     pub capacity_bytes: u128,
     /// UNVMCAP in bytes.
     pub unallocated_bytes: u128,
+    /// ANATT: how long the access to a namespace may take to change at most; nothing without asymmetric access.
+    pub ana_transition: Option<Duration>,
+    /// ANACAP, as it stands: bits 0 to 4, the states that are reported; bit 6, ANAGRPID of an attached namespace stays.
+    pub ana_abilities: u8,
+    /// ANAGRPMAX: the highest ANAGRPID.
+    pub ana_group_max: u32,
+    /// NANAGRPID: how many groups there may be.
+    pub ana_groups: u32,
     /// KAS: granularity of the keep-alive timer; nothing if there is none.
     pub keep_alive_unit: Option<Duration>,
     /// MAXCMD: commands that it likes outstanding in one queue; 0 if not reported.
@@ -200,6 +208,7 @@ impl IdentifyController {
         entry_size("CQES", byte(raw, 513), 4, "the driver's completion entries have 2^4 bytes")?;
         let oui: [u8; 3] = bytes(raw, 73);
         let (rtd3e, kas, vwc) = (le32(raw, 88), le16(raw, 320), byte(raw, 525));
+        let anatt = byte(raw, 342);
         let counted = |at: usize| u16::from(byte(raw, at)) + 1;
         Ok(Self {
             vendor: le16(raw, 0),
@@ -231,6 +240,10 @@ impl IdentifyController {
             host_memory_min_4k: le32(raw, 276),
             capacity_bytes: le128(raw, 280),
             unallocated_bytes: le128(raw, 296),
+            ana_transition: (anatt != 0).then(|| Duration::from_secs(anatt.into())),
+            ana_abilities: byte(raw, 343),
+            ana_group_max: le32(raw, 344),
+            ana_groups: le32(raw, 348),
             keep_alive_unit: (kas != 0).then(|| Duration::from_millis(100) * u32::from(kas)),
             commands_max: le16(raw, 514),
             namespaces: le32(raw, 516),
@@ -248,6 +261,11 @@ impl IdentifyController {
             sgls: le32(raw, 536),
             subsystem_nqn: Ascii::new(bytes(raw, 768)),
         })
+    }
+
+    /// CMIC bit 3: whether the controller tells how its namespaces are reached (asymmetric namespace access).
+    pub const fn tells_access(&self) -> bool {
+        self.multi_path >> 3 & 1 != 0
     }
 
     /// CTRATT bit 0: Host Identifier may have 128 bits.

@@ -1,0 +1,305 @@
+//! Several paths to one namespace: which I/Os go by which, and what becomes of them when one is lost.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, atomic::AtomicBool},
+};
+
+use sw_nvme::{fabrics, paths::Spread};
+
+use super::*;
+use crate::{
+    family::Family,
+    paths::{PathReport, PathState},
+    target::{PortAccess, PortState, Tells},
+};
+
+/// KATO of these tests: a fence of them takes twice as long.
+const KEEP_ALIVE: Duration = Duration::from_millis(600);
+
+/// What the I/O queues of a target saw.
+#[derive(Default)]
+struct Log {
+    connections: Mutex<BTreeSet<u64>>,
+    /// Writes of block 0 are never answered.
+    is_deaf: AtomicBool,
+}
+
+impl crate::target::Faults for Arc<Log> {
+    fn command(&self, seen: &Seen) -> Option<Wrong> {
+        if seen.qid == 0 || seen.opcode == fabrics::OPCODE {
+            return None;
+        }
+        self.connections.lock().unwrap().insert(seen.connection);
+        let is_lost = seen.opcode == opcode::WRITE && seen.slba == 0 && self.is_deaf.load(Ordering::Acquire);
+        is_lost.then_some(Wrong::NeverAnswer)
+    }
+}
+
+impl Log {
+    /// Connections that commands of I/O queues came by since.
+    fn take(&self) -> BTreeSet<u64> {
+        core::mem::take(&mut self.connections.lock().unwrap())
+    }
+}
+
+/// A target with two ports, or two targets with one each, and an address with two paths.
+struct Two {
+    targets: Vec<Target>,
+    log: Arc<Log>,
+    controllers: Vec<Arc<Controller>>,
+    paths: Arc<Paths>,
+    transport: TcpTransport,
+    attendants: Vec<JoinHandle<()>>,
+    numbers: u64,
+}
+
+impl Two {
+    fn of(targets: Vec<Target>, log: Arc<Log>, spread: Spread, patience: Duration) -> Self {
+        let family = Arc::<Family>::default();
+        let host = ControllerConfig { keep_alive: KEEP_ALIVE, patience: Duration::MAX, ..ControllerConfig::default() };
+        let ports = targets.iter().flat_map(|target| target.addresses().to_vec());
+        let address = |at: std::net::SocketAddr| {
+            let subsystem = TargetConfig::default().subsystem;
+            Address { host: at.ip().to_string(), port: at.port(), subsystem }
+        };
+        let open = |address: &Address| {
+            Controller::open_by(crate::Way::Tcp, address.clone(), identity(), host, family.clone()).unwrap()
+        };
+        let legs: Vec<_> = ports.map(address).map(|address| (address.clone(), open(&address))).collect();
+        let controllers: Vec<_> = legs.iter().map(|(_, controller)| controller.clone()).collect();
+        let legs = legs.into_iter().map(|(address, controller)| (address, Ok(controller))).collect();
+        let paths = Paths::new("two".to_owned(), legs, spread, patience);
+        let directory = Arc::<Directory>::default();
+        directory.add(paths.clone()).unwrap();
+        let attend = |controller: &Arc<Controller>| {
+            let attended = controller.clone();
+            std::thread::Builder::new().spawn(move || attended.attend()).unwrap()
+        };
+        let attendants = controllers.iter().map(attend).collect();
+        let config = TcpConfig { command_timeout: Duration::from_millis(500), ..TcpConfig::default() };
+        let transport = TcpTransport::new(directory, config).unwrap();
+        Self { targets, log, controllers, paths, transport, attendants, numbers: 0 }
+    }
+
+    fn with(spread: Spread, patience: Duration) -> Self {
+        let log = Arc::new(Log::default());
+        let more = vec![TargetConfig::default().listen];
+        let faults = Some(Arc::new(log.clone()) as Arc<dyn crate::target::Faults>);
+        let config = TargetConfig { more, tells: Tells::Access, faults, ..TargetConfig::default() };
+        Self::of(vec![Target::start(config).unwrap()], log, spread, patience)
+    }
+
+    fn new(spread: Spread) -> Self {
+        Self::with(spread, Duration::from_secs(60))
+    }
+
+    fn target(&self) -> &Target {
+        &self.targets[0]
+    }
+
+    fn object(&self) -> Object {
+        let facts = self.controllers[0].facts();
+        let namespace = &facts.namespaces[0];
+        Object {
+            id: Object::next_id(),
+            name: "1".into(),
+            len: namespace.len_bytes(),
+            version: namespace.version(),
+            faces: vec![face(Wire::Tcp, 0, namespace, self.controllers[0].landing()).unwrap()],
+            residency: Residency::Unknown.into(),
+            stripe: None,
+            keep: Box::new(()),
+        }
+    }
+
+    fn submit(&mut self, object: &Object, kind: IoKind, block: u64, memory: &DmaSpan) -> u64 {
+        self.numbers += 1;
+        self.transport.submit(&io(object, kind, block * BLOCK, memory, self.numbers));
+        self.numbers
+    }
+
+    /// One I/O to its end, which the engine's retries are not there for.
+    fn once(&mut self, object: &Object, kind: IoKind, block: u64) -> Result<u32, Fault> {
+        let memory = span(BLOCK, 3);
+        self.submit(object, kind, block, &memory);
+        ends(&mut self.transport, 1, SOON).remove(0).result
+    }
+
+    /// The same, with those of the engine.
+    fn again(&mut self, object: &Object, kind: IoKind, block: u64) -> Result<u32, Fault> {
+        let mut last = Ok(0);
+        for _ in 0..4 {
+            last = self.once(object, kind, block);
+            if !matches!(last, Err(Fault { retry: Retry::Now, .. })) {
+                break;
+            }
+        }
+        last
+    }
+
+    fn reports(&self) -> Vec<PathReport> {
+        self.paths.report(&self.controllers[0].facts().namespaces[0])
+    }
+
+    fn states(&self) -> Vec<PathState> {
+        self.reports().into_iter().map(|one| one.state).collect()
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let start = now();
+        while !is_so(self) {
+            assert!(now().since(start) < SOON, "{what}: {:?}", self.reports());
+            lost::nap(20);
+        }
+    }
+}
+
+impl Drop for Two {
+    fn drop(&mut self) {
+        self.controllers.iter().for_each(|controller| controller.shut_down());
+        self.attendants.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+const OPTIMIZED: PathState = PathState::Told(PortAccess::Optimized);
+
+#[test]
+fn ios_go_by_all_paths_that_stand_best_or_by_the_first() {
+    for (spread, count) in [(Spread::All, 2), (Spread::First, 1)] {
+        let mut two = Two::new(spread);
+        let object = two.object();
+        let memory: Vec<_> = (0..8).map(|_| span(BLOCK, 0)).collect();
+        for memory in &memory {
+            two.submit(&object, IoKind::Read, 1, memory);
+        }
+        assert!(ends(&mut two.transport, 8, SOON).iter().all(|done| done.result == Ok(4096)));
+        assert_eq!(two.log.take().len(), count, "{spread:?}");
+        assert_eq!(two.states(), [OPTIMIZED, OPTIMIZED]);
+    }
+}
+
+#[test]
+fn reads_go_on_by_the_other_path_at_once_and_come_back() {
+    let mut two = Two::new(Spread::First);
+    let object = two.object();
+    assert_eq!(two.once(&object, IoKind::Read, 1), Ok(4096));
+    let first = two.log.take();
+    two.target().set_port(0, PortState::Shut);
+    let start = now();
+    for block in 1..20 {
+        assert_eq!(two.again(&object, IoKind::Read, block), Ok(4096));
+    }
+    assert!(now().since(start) < Duration::from_secs(2), "{:?}", now().since(start));
+    assert!(two.log.take().is_disjoint(&first));
+    // Writes, too: none was in doubt.
+    assert_eq!(two.again(&object, IoKind::Write, 1), Ok(4096));
+    two.until("the loss is told", |two| matches!(two.states()[0], PathState::Connecting(_)));
+    let second = two.log.take();
+    two.target().set_port(0, PortState::Open);
+    two.until("the path is back", |two| two.states()[0] == OPTIMIZED);
+    let is_back = (0..200).any(|_| {
+        assert_eq!(two.again(&object, IoKind::Read, 1), Ok(4096));
+        lost::nap(20);
+        two.log.take().is_disjoint(&second)
+    });
+    assert!(is_back);
+}
+
+#[test]
+fn a_write_in_doubt_by_one_path_keeps_writes_back_by_all() {
+    let mut two = Two::new(Spread::First);
+    let object = two.object();
+    two.log.is_deaf.store(true, Ordering::Release);
+    let fault = two.once(&object, IoKind::Write, 0).unwrap_err();
+    let (doubted, unknown) = (now(), Retry::Never);
+    assert_eq!((fault.retry, fault.code), (unknown, 0), "its outcome is unknown");
+    two.log.is_deaf.store(false, Ordering::Release);
+    two.target().set_port(0, PortState::Shut);
+    // Reads go on meanwhile, by the other one.
+    let memory = span(BLOCK, 9);
+    let write = two.submit(&object, IoKind::Write, 1, &memory);
+    assert_eq!(two.once(&object, IoKind::Read, 2), Ok(4096));
+    assert!(now().since(doubted) < KEEP_ALIVE);
+    let done = ends(&mut two.transport, 1, SOON).remove(0);
+    assert_eq!((done.token, done.result), (Token::from_raw(write), Ok(4096)));
+    let held = now().since(doubted);
+    assert!(held >= 2 * KEEP_ALIVE - Duration::from_millis(100), "sent after {held:?}");
+}
+
+#[test]
+fn a_path_that_does_not_reach_the_namespace_is_not_used_and_none_is_waited_for() {
+    let mut two = Two::new(Spread::All);
+    let object = two.object();
+    assert_eq!(two.once(&object, IoKind::Read, 1), Ok(4096));
+    two.target().set_access(0, 1, PortAccess::Inaccessible);
+    two.target().set_access(1, 1, PortAccess::NonOptimized);
+    // Told by a status or by an event, whichever comes first.
+    for block in 1..9 {
+        let kind = if block % 2 == 0 { IoKind::Read } else { IoKind::Write };
+        assert_eq!(two.again(&object, kind, block), Ok(4096));
+    }
+    two.until("the change is told", |two| {
+        two.states() == [PortAccess::Inaccessible, PortAccess::NonOptimized].map(PathState::Told)
+    });
+    two.log.take();
+    let memory: Vec<_> = (0..8).map(|_| span(BLOCK, 0)).collect();
+    for memory in &memory {
+        two.submit(&object, IoKind::Read, 1, memory);
+    }
+    assert!(ends(&mut two.transport, 8, SOON).iter().all(|done| done.result == Ok(4096)));
+    assert_eq!(two.log.take().len(), 1);
+    // None is there: what is asked for waits, and ends when it is called off, or goes on.
+    two.target().set_access(1, 1, PortAccess::Change);
+    two.until("the change is told", |two| two.states()[1] == PathState::Told(PortAccess::Change));
+    let memory = [span(BLOCK, 0), span(BLOCK, 0)];
+    let [off, on] = memory.each_ref().map(|memory| two.submit(&object, IoKind::Read, 1, memory));
+    let mut none = Vec::with_capacity(4);
+    two.transport.poll(Wait::For { timeout: Duration::from_millis(300), min: 1 }, &mut none).unwrap();
+    assert!(none.is_empty(), "{none:?}");
+    two.transport.cancel(Token::from_raw(off));
+    let done = ends(&mut two.transport, 1, SOON).remove(0);
+    assert_eq!((done.token, done.result), (Token::from_raw(off), Err(Fault::new(ErrorKind::Cancelled, 0))));
+    two.target().set_access(0, 1, PortAccess::Optimized);
+    let done = ends(&mut two.transport, 1, SOON).remove(0);
+    assert_eq!((done.token, done.result), (Token::from_raw(on), Ok(4096)));
+    assert!(two.log.take().len() == 1 && two.transport.in_flight == 0);
+}
+
+#[test]
+fn no_path_for_ever_or_for_longer_than_patience_ends_what_waits() {
+    let mut two = Two::with(Spread::All, Duration::from_millis(500));
+    let object = two.object();
+    (0..2).for_each(|port| two.target().set_access(port, 1, PortAccess::Inaccessible));
+    let start = now();
+    let fault = two.again(&object, IoKind::Read, 1).unwrap_err();
+    assert_eq!((fault.kind, fault.retry), (ErrorKind::NoDevice, Retry::Never));
+    assert!(now().since(start) >= Duration::from_millis(500));
+    let why = two.transport.explain(object.faces[0].handle, fault).unwrap().to_string();
+    assert!(why.contains(": inaccessible"), "{why}");
+    (0..2).for_each(|port| two.target().set_access(port, 1, PortAccess::PersistentLoss));
+    let lost = PathState::Told(PortAccess::PersistentLoss);
+    two.until("the loss is told", |two| two.states().iter().all(|state| *state == lost));
+    let start = now();
+    assert_eq!(two.once(&object, IoKind::Read, 1).unwrap_err().kind, ErrorKind::NoDevice);
+    assert!(now().since(start) < Duration::from_millis(400), "nobody waits for what never comes");
+}
+
+#[test]
+fn a_path_with_another_namespace_is_not_taken_for_one() {
+    let log = Arc::new(Log::default());
+    let faults = Some(Arc::new(log.clone()) as Arc<dyn crate::target::Faults>);
+    let one = TargetConfig { faults, ..TargetConfig::default() };
+    let other = TargetConfig { serial: "OTHER".to_owned(), ..TargetConfig::default() };
+    let targets = vec![Target::start(one).unwrap(), Target::start(other).unwrap()];
+    let mut two = Two::of(targets, log, Spread::All, Duration::from_millis(500));
+    let object = two.object();
+    for block in 0..8 {
+        assert_eq!(two.once(&object, IoKind::Write, block), Ok(4096));
+    }
+    assert_eq!(two.states(), [OPTIMIZED, PathState::AnotherNamespace]);
+    assert_eq!([0, 1].map(|of| two.targets[of].counters().writes), [8, 0]);
+    two.target().set_port(0, PortState::Shut);
+    assert_eq!(two.again(&object, IoKind::Read, 1).unwrap_err().kind, ErrorKind::NoDevice);
+    assert_eq!(two.targets[1].counters().reads, 0);
+}
