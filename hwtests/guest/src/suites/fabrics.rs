@@ -85,6 +85,7 @@ pub(super) const SERIAL: &str = "swfabrics0001";
 pub(super) const BACKING: &str = "/tmp/fabrics.img";
 pub(super) const BACKING_BYTES: u64 = 32 << 20;
 pub(super) const PORT: &str = "4420";
+pub(super) const SECOND_PORT: &str = "4421";
 pub(super) const SEED: u64 = 77;
 
 pub(super) fn busybox(args: &[&str]) -> Verdict {
@@ -184,15 +185,27 @@ impl Target {
         ] {
             write_text(&nvmet(&subsystem).join(file), text)?;
         }
+        self.place("1", PORT)
+    }
+
+    /// Says where a port is.
+    fn place(&self, port: &str, service: &str) -> Verdict {
         for (file, text) in [
             ("addr_trtype", self.0.name()),
             ("addr_adrfam", "ipv4"),
             ("addr_traddr", self.0.address()),
-            ("addr_trsvcid", PORT),
+            ("addr_trsvcid", service),
         ] {
-            write_text(&nvmet("ports/1").join(file), text)?;
+            write_text(&nvmet(&format!("ports/{port}")).join(file), text)?;
         }
         Ok(())
+    }
+
+    /// Makes a second port and lets hosts in there.
+    pub(super) fn second(&self) -> Verdict {
+        std::fs::create_dir(nvmet("ports/2"))?;
+        self.place("2", SECOND_PORT)?;
+        self.offer_at("2")
     }
 
     /// Takes all of it away and makes it again over the same bytes, as a target that restarts. In between nobody is there for `away`.
@@ -223,11 +236,14 @@ impl Target {
 
     /// Takes away what of it is there, subsystems and namespaces that a test added included.
     fn clear() {
-        for offered in entries(&nvmet("ports/1/subsystems")) {
-            let _ = std::fs::remove_file(offered);
-        }
-        for referral in entries(&nvmet("ports/1/referrals")) {
-            let _ = std::fs::remove_dir(referral);
+        for port in entries(&nvmet("ports")) {
+            for offered in entries(&port.join("subsystems")) {
+                let _ = std::fs::remove_file(offered);
+            }
+            for referral in entries(&port.join("referrals")) {
+                let _ = std::fs::remove_dir(referral);
+            }
+            let _ = std::fs::remove_dir(port);
         }
         for subsystem in entries(&nvmet("subsystems")) {
             for host in entries(&subsystem.join("allowed_hosts")) {
@@ -238,9 +254,7 @@ impl Target {
             }
             let _ = std::fs::remove_dir(subsystem);
         }
-        for dir in [format!("hosts/{}", host_name()), "ports/1".into()] {
-            let _ = std::fs::remove_dir(nvmet(&dir));
-        }
+        let _ = std::fs::remove_dir(nvmet(&format!("hosts/{}", host_name())));
     }
 
     /// Lets nobody in but our host, and that with keys.
@@ -261,12 +275,22 @@ impl Target {
 
     /// Lets hosts in.
     pub(super) fn offer(&self) -> Verdict {
-        Ok(symlink(nvmet(&format!("subsystems/{NQN}")), nvmet(&format!("ports/1/subsystems/{NQN}")))?)
+        self.offer_at("1")
+    }
+
+    /// Lets hosts in at a port.
+    pub(super) fn offer_at(&self, port: &str) -> Verdict {
+        Ok(symlink(nvmet(&format!("subsystems/{NQN}")), nvmet(&format!("ports/{port}/subsystems/{NQN}")))?)
     }
 
     /// Takes it away from the network: associations end.
     pub(super) fn withdraw(&self) -> Verdict {
-        Ok(std::fs::remove_file(nvmet(&format!("ports/1/subsystems/{NQN}")))?)
+        self.withdraw_at("1")
+    }
+
+    /// Takes it away from a port: associations by it end.
+    pub(super) fn withdraw_at(&self, port: &str) -> Verdict {
+        Ok(std::fs::remove_file(nvmet(&format!("ports/{port}/subsystems/{NQN}")))?)
     }
 
     pub(super) fn backing(&self) -> Result<File, Stop> {

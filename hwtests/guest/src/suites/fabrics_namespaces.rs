@@ -41,9 +41,13 @@ pub const SUITE: Suite = Suite {
         Test::new("remapped", "namespaces that changed places are told as soon as the target has told", remapped)
             .bed_only()
             .limit_s(90),
-        Test::new("ana", "a namespace that the path does not reach (ANA) fails, and goes on when it does", ana)
-            .bed_only()
-            .limit_s(90),
+        Test::new(
+            "ana",
+            "a namespace that the only path does not reach (ANA) is waited for, and goes on when it does",
+            ana,
+        )
+        .bed_only()
+        .limit_s(90),
     ],
 };
 
@@ -52,6 +56,8 @@ const BLOCK: usize = 4096;
 const DISABLED: (ErrorKind, bool) = (ErrorKind::Io, true);
 /// Events are looked for once a second.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
+/// How long a namespace is out of reach.
+const AWAY: Duration = Duration::from_millis(1500);
 /// What memory of reads holds beforehand.
 const POISON: u8 = 0xA5;
 
@@ -342,16 +348,28 @@ fn ana(context: &Context) -> Verdict {
         write_text(&state, reachable)?;
         expect_bytes(&engine, &object, 0, &bytes)?;
     }
-    for unreachable in ["inaccessible", "persistent-loss", "change"] {
+    for unreachable in ["inaccessible", "change"] {
         write_text(&state, unreachable)?;
-        let told = failed_read(&engine, &object, 0, len)?;
-        let write = failed_write(&engine, &object, 0)?;
-        context.fact(&json!({"state": unreachable, "read": told.1, "write": format!("{write:?}")}));
-        let mut there = vec![0; len];
-        target.backing()?.read_exact_at(&mut there, 0)?;
-        same("what the target has", &(there == bytes), &true)?;
-        write_text(&state, "optimized")?;
-        expect_bytes(&engine, &object, 0, &bytes)?;
+        let start = std::time::Instant::now();
+        let waited = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| expect_bytes(&engine, &object, 0, &bytes).map(|()| start.elapsed()));
+            std::thread::sleep(AWAY);
+            let mut there = vec![0; len];
+            target.backing()?.read_exact_at(&mut there, 0)?;
+            write_text(&state, "optimized")?;
+            let panicked = |_| Stop::Fail("the thread that reads panicked".into());
+            same("what the target has", &(there == bytes), &true)?;
+            reading.join().map_err(panicked)?
+        })?;
+        context.fact(&json!({"state": unreachable, "waited_s": waited.as_secs_f64()}));
+        same("whether it waited", &(waited >= AWAY), &true)?;
     }
+    write_text(&state, "persistent-loss")?;
+    let told = failed_read(&engine, &object, 0, len)?;
+    let write = failed_write(&engine, &object, 0)?;
+    context.fact(&json!({"state": "persistent-loss", "read": told.1, "write": format!("{write:?}")}));
+    same("nobody waits for what is lost for ever", &(told.0, write.0), &(ErrorKind::NoDevice, ErrorKind::NoDevice))?;
+    write_text(&state, "optimized")?;
+    context.until(HEARD_WITHIN, "it is back all the same", || expect_bytes(&engine, &object, 0, &bytes).ok())?;
     Ok(object.check_unchanged()?)
 }

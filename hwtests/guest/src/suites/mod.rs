@@ -10,6 +10,7 @@ mod fabrics_discovery;
 mod fabrics_host;
 mod fabrics_life;
 mod fabrics_namespaces;
+mod fabrics_paths;
 mod hwtest;
 mod passthrough;
 mod passthrough_load;
@@ -48,6 +49,7 @@ pub fn all() -> &'static [Suite] {
         engine::SUITE,
         fabrics::SUITE,
         fabrics_namespaces::SUITE,
+        fabrics_paths::SUITE,
         fabrics_life::SUITE,
         fabrics_discovery::SUITE,
         fabrics_host::SUITE,
