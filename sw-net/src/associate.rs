@@ -187,8 +187,11 @@ pub(crate) fn enable(admin: &mut Admin, timeout: Duration) -> Result<(Cap, Versi
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a target has no interrupt for its readiness; bounded by its own limit")]
-fn pause(span: Duration) {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a target has no interrupt for its readiness; bounded by a limit of the caller's"
+)]
+pub(crate) fn pause(span: Duration) {
     std::thread::sleep(span);
 }
 

@@ -31,6 +31,7 @@ use sw_nvme::{
     inquiry::{AdminQueue, Data},
     namespace::Namespace,
     paths::Standing,
+    status::Status,
     tcp::{
         association::{Association, Duty, LettingGo, Patience, Wanted},
         pdu::{ADMIN_CAPSULE_DATA_BYTES, Digests},
@@ -45,7 +46,7 @@ use sw_nvme::{
 
 use crate::{
     admin::{Admin, after},
-    associate::{associate, connect},
+    associate::{associate, connect, pause},
     authenticate::{self, HostKeys},
     carrier::{Carrier, HangUp, QueueOf, Way},
     clock::now,
@@ -58,6 +59,9 @@ use crate::{
     tls::{self, HostTls, Peers, Protection},
 };
 
+/// Longest that a target takes to notice that the connection of a queue was closed, and how often it is asked meanwhile.
+const QUEUE_LEFT_WITHIN: Duration = Duration::from_secs(1);
+const QUEUE_LOOKED_AFTER: Duration = Duration::from_millis(5);
 /// Between two looks of somebody who waits for the association, if nobody tells.
 const NEWS_STEP: Duration = Duration::from_millis(100);
 /// How long each of the two answers of a shutdown is waited for.
@@ -250,6 +254,13 @@ struct Desk {
     qids: VecDeque<u16>,
     association: Association,
     is_closed: bool,
+}
+
+/// Whether a target refuses a queue as it has not noticed yet that the one of that number, whose connection was closed just now, is gone:
+/// SPDK and ours say an invalid identifier, Linux that it comes out of turn.
+fn is_still_there(error: &Error) -> bool {
+    let told = [Status::INVALID_QUEUE_ID, Status::COMMAND_SEQUENCE_ERROR].map(|status| i32::from(status.code()));
+    told.contains(&error.code())
 }
 
 /// Whether an error says that trying again with the same keys will not mend it.
@@ -669,11 +680,15 @@ impl Controller {
                 .with_code(Fault::NO_QUEUE_LEFT)
                 .detail(format!("all {} I/O queues of the controller are in use", facts.queues))
         })?;
-        match self.connect_queue_as(qid, &facts) {
-            Ok(connection) => Ok(IoQueue { connection, facts, qid, of: Arc::clone(self) }),
-            Err(error) => {
-                self.desk().qids.push_back(qid);
-                Err(error)
+        let until = after(QUEUE_LEFT_WITHIN);
+        loop {
+            match self.connect_queue_as(qid, &facts) {
+                Ok(connection) => return Ok(IoQueue { connection, facts, qid, of: Arc::clone(self) }),
+                Err(error) if is_still_there(&error) && left(until).is_some() => pause(QUEUE_LOOKED_AFTER),
+                Err(error) => {
+                    self.desk().qids.push_back(qid);
+                    return Err(error);
+                }
             }
         }
     }

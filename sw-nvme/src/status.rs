@@ -85,6 +85,8 @@ impl Status {
     pub const ABORTED_SQ_DELETION: Status = Status::new(sct::GENERIC, 0x08);
     /// Invalid Namespace or Format.
     pub const INVALID_NAMESPACE: Status = Status::new(sct::GENERIC, 0x0B);
+    /// Command Sequence Error.
+    pub const COMMAND_SEQUENCE_ERROR: Status = Status::new(sct::GENERIC, 0x0C);
     /// PRP Offset Invalid.
     pub const INVALID_PRP_OFFSET: Status = Status::new(sct::GENERIC, 0x13);
     /// LBA Out of Range.
