@@ -73,18 +73,12 @@ impl Bucket {
     }
 }
 
-/// What tells two states of an object apart: its ETag and its version, of which a hash is kept, and its time.
+/// What tells two states of an object apart: its ETag, of which a hash is kept, and its time. The same by a listing and by the object's
+/// own headers: those have no fractions of seconds, a listing has no identifier of a version.
 pub(super) fn version(meta: &ObjectMeta) -> Version {
-    let mut hash = Sha256::new();
-    for text in [&meta.e_tag, &meta.version] {
-        let bytes = text.as_deref().unwrap_or_default().as_bytes();
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    }
-    let hash: [u8; 32] = hash.finalize().into();
+    let hash: [u8; 32] = Sha256::digest(meta.e_tag.as_deref().unwrap_or_default().as_bytes()).into();
     let word = |at: usize| hash.iter().skip(at).take(8).fold(0, |word, byte| word << 8 | u64::from(*byte));
-    let stamp = meta.last_modified.timestamp_nanos_opt().map_or(0, i128::from);
-    Version { identity: (word(0), word(8)), stamp }
+    Version { identity: (word(0), word(8)), stamp: i128::from(meta.last_modified.timestamp()) * 1_000_000_000 }
 }
 
 /// An object in a listing.

@@ -20,8 +20,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::{ObjectMeta, ObjectStoreExt};
 use sw_engine::{
     Error, ErrorKind, Face, Granularity, Landing, Object, Residency, Verb, Version,
     seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
@@ -39,6 +39,9 @@ use crate::{
     remote::Remote,
     transport::{RemoteConfig, RemoteTransport},
 };
+
+/// Objects of a listing that are asked for their headers at a time, where the listing does not say enough.
+const HEADS_TOGETHER: usize = 16;
 
 /// How object stores are used.
 #[derive(Clone, Debug)]
@@ -239,7 +242,17 @@ impl Store for ObjectStores {
         let at = Self::parse(name, Verb::List)?;
         let bucket = self.bucket(&at)?;
         let (store, prefix) = (bucket.store.clone(), bucket.prefix(&at, Verb::List)?);
-        let found = self.ask(&at, Verb::List, async move { store.list_with_delimiter(prefix.as_ref()).await })?;
+        let found = self.ask(&at, Verb::List, async move {
+            let mut found = store.list_with_delimiter(prefix.as_ref()).await?;
+            // A listing without ETags would tell other versions than the objects do.
+            let told = |meta: ObjectMeta| {
+                let store = &store;
+                async move { if meta.e_tag.is_some() { Ok(meta) } else { store.head(&meta.location).await } }
+            };
+            let asked = stream::iter(std::mem::take(&mut found.objects)).map(told).buffered(HEADS_TOGETHER);
+            found.objects = asked.try_collect().await?;
+            Ok(found)
+        })?;
         let mut entries: Vec<Entry> = Vec::with_capacity(found.objects.len() + found.common_prefixes.len());
         entries.extend(found.common_prefixes.iter().map(|prefix| Entry {
             name: at.sibling(prefix.as_ref()).to_string(),
