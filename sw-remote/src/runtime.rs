@@ -38,7 +38,7 @@ impl Drop for Owned {
 }
 
 impl Runtime {
-    /// One with `threads` threads, 1 to [`THREADS_MAX`]. Nothing is started yet.
+    /// One with `threads` threads, 1 to 64. Nothing is started yet.
     pub fn new(threads: usize) -> Self {
         let inner = Inner { threads: threads.clamp(1, THREADS_MAX), runtime: OnceLock::new(), fork: ForkMark::new() };
         Self(Arc::new(inner))

@@ -38,9 +38,9 @@ const TOLD_MAX: usize = 16;
 /// What a transport is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct RemoteConfig {
-    /// I/Os in flight, 1 to [`QUEUE_DEPTH_MAX`]. Default 64.
+    /// I/Os in flight, 1 to 1,024. Default 64.
     pub queue_depth: u32,
-    /// Bytes in one I/O, a multiple of 4096, at most [`IO_BYTES_MAX`]. Each is a request of its own. Default 8 MiB.
+    /// Bytes in one I/O, a multiple of 4096, at most 64 MiB. Each is a request of its own. Default 8 MiB.
     pub io_bytes_max: u32,
 }
 
