@@ -62,12 +62,14 @@ pub(super) fn controller(
     page.put(258, &[3, EVENT_REQUESTS_MAX - 1, 0b11, 1 << 2]);
     if config.tells == Tells::Access && role == Role::Io {
         let groups = length(disks.len()).to_le_bytes();
-        // CMIC: access is told. OAES: its changes. ANATT; ANACAP: every state, and a namespace stays in its group; ANAGRPMAX, NANAGRPID.
+        // CMIC: access is told. OAES: its changes. ANATT; ANACAP: every state, and a namespace stays in its group; ANAGRPMAX, NANAGRPID;
+        // MNAN, without which Linux takes no second path.
         page.put(76, &[1 << 1 | 1 << 3]);
         page.put(92, &async_events::ANA_CHANGE.to_le_bytes());
         page.put(342, &[TRANSITION_S, 0x1F | 1 << 6]);
         page.put(344, &groups);
         page.put(348, &groups);
+        page.put(540, &groups);
     }
     page.put(320, &KEEP_ALIVE_UNITS.to_le_bytes());
     page.put(512, &[0x66, 0x44]);
