@@ -11,7 +11,9 @@ use straightway::{
     target::{Backing, PortAccess, PortState, Target as OurTarget, TargetConfig, Tells},
 };
 
-use super::fabrics::{NQN, PORT, SECOND_PORT, SEED, SERIAL, Target, connect, known, memory, namespace_of, nvmet, read};
+use super::fabrics::{
+    NQN, PORT, SECOND_PORT, SEED, SERIAL, Target, busybox, connect, known, memory, namespace_of, nvmet, read,
+};
 use crate::block;
 use crate::context::{Context, write_text};
 use crate::registry::{Stop, Suite, Test, Verdict, fail, same};
@@ -187,6 +189,7 @@ fn dies(context: &Context) -> Verdict {
 
 fn kernel_host(context: &Context) -> Verdict {
     known()?;
+    busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
     let more = vec![TargetConfig::default().listen];
     let namespaces = vec![Backing::Memory(16 << 20)];
     let config = TargetConfig { more, tells: Tells::Access, namespaces, ..TargetConfig::default() };
