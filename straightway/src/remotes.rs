@@ -6,7 +6,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -160,18 +160,14 @@ impl Remote {
 
 /// Those of an engine.
 pub(crate) struct Remotes {
-    said: Remote,
-    runtime: Runtime,
-    stores: OnceLock<Arc<ObjectStores>>,
+    requests: u32,
+    stores: ObjectStores,
 }
 
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
-        Self { said, runtime: Runtime::new(THREADS), stores: OnceLock::new() }
-    }
-
-    fn stores(&self) -> &Arc<ObjectStores> {
-        self.stores.get_or_init(|| Arc::new(ObjectStores::new(self.runtime.clone(), self.said.config())))
+        let requests = said.requests;
+        Self { requests, stores: ObjectStores::new(Runtime::new(THREADS), move || said.config()) }
     }
 
     pub(crate) fn caps(&self, destination: Destination) -> TransportCaps {
@@ -186,35 +182,35 @@ impl Remotes {
     }
 
     fn range(&self) -> RemoteConfig {
-        RemoteConfig { queue_depth: self.said.requests, io_bytes_max: RANGE_BYTES }
+        RemoteConfig { queue_depth: self.requests, io_bytes_max: RANGE_BYTES }
     }
 
     pub(crate) fn transport(&self) -> Box<dyn Transport> {
-        let transport: RemoteTransport = self.stores().transport(self.range());
+        let transport: RemoteTransport = self.stores.transport(self.range());
         Box::new(transport)
     }
 
     pub(crate) fn open(&self, at: &Address, mode: OpenMode) -> Result<Arc<Object>, Error> {
-        self.stores().open(&at.to_string(), mode)
+        self.stores.open(&at.to_string(), mode)
     }
 
     pub(crate) fn stat(&self, at: &Address) -> Result<Entry, Error> {
-        self.stores().stat(&at.to_string())
+        self.stores.stat(&at.to_string())
     }
 
     pub(crate) fn list(&self, at: &Address) -> Result<Vec<Entry>, Error> {
-        self.stores().list(&at.to_string())
+        self.stores.list(&at.to_string())
     }
 
     pub(crate) fn remove(&self, at: &Address) -> Result<(), Error> {
-        self.stores().remove(&at.to_string())
+        self.stores.remove(&at.to_string())
     }
 
     pub(crate) fn create(&self, at: &Address, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
-        self.stores().create(&at.to_string(), len)
+        self.stores.create(&at.to_string(), len)
     }
 
     pub(crate) fn create_open(&self, at: &Address) -> Result<Box<dyn WriteIntent>, Error> {
-        self.stores().create_open(&at.to_string())
+        self.stores.create_open(&at.to_string())
     }
 }

@@ -16,7 +16,7 @@ mod write;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -64,11 +64,15 @@ impl Default for ObjectsConfig {
     }
 }
 
+/// What finds how stores are used.
+type Found = Box<dyn FnOnce() -> ObjectsConfig + Send>;
+
 /// Names of object stores to objects. Made for nothing: connections come with the first use.
 pub struct ObjectStores {
     runtime: Runtime,
     directory: Directory,
-    config: ObjectsConfig,
+    /// Found with the first address.
+    config: LazyLock<ObjectsConfig, Found>,
     connections: Mutex<Option<Connections>>,
     buckets: Mutex<HashMap<(Scheme, String), Arc<Bucket>>>,
 }
@@ -80,8 +84,9 @@ impl fmt::Debug for ObjectStores {
 }
 
 impl ObjectStores {
-    /// Those that `config` describes.
-    pub fn new(runtime: Runtime, config: ObjectsConfig) -> Self {
+    /// Those that `find` describes, which is asked with the first address: programs that use none look for no keys.
+    pub fn new(runtime: Runtime, find: impl FnOnce() -> ObjectsConfig + Send + 'static) -> Self {
+        let config = LazyLock::new(Box::new(find) as Found);
         let (connections, buckets) = (Mutex::default(), Mutex::default());
         Self { runtime, directory: Directory::default(), config, connections, buckets }
     }

@@ -23,7 +23,7 @@ pub fn config(server: &Server) -> ObjectsConfig {
 }
 
 pub fn stores(config: ObjectsConfig) -> ObjectStores {
-    ObjectStores::new(Runtime::new(2), config)
+    ObjectStores::new(Runtime::new(2), || config)
 }
 
 /// Moves bytes of one object by one I/O after the other, as a lane does. What went wrong: as the transport explains it.
