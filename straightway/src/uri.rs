@@ -439,7 +439,8 @@ impl fmt::Display for Uri {
             Uri::Part { of, offset, len } => {
                 let scheme = if matches!(**of, Uri::File(_)) { "file://" } else { "" };
                 let whole = of.to_string();
-                let first = if whole.contains('?') { '&' } else { '?' };
+                // A question mark in an object's name begins no query.
+                let first = if whole.contains('?') && !matches!(**of, Uri::Remote(_)) { '&' } else { '?' };
                 write!(f, "{scheme}{whole}{first}offset={offset}")?;
                 len.map_or(Ok(()), |len| write!(f, "&len={len}"))
             }
