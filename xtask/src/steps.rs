@@ -169,6 +169,8 @@ pub const STEPS: &[Step] = &[
             "--lib",
             "--bins",
             "--tests",
+            // All that fails, not the first of it: a run takes most of an hour.
+            "--no-fail-fast",
             "--",
             "--show-output",
             "--exact",
