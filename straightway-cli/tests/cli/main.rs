@@ -10,7 +10,6 @@ mod gpu;
 mod hwtest;
 mod interrupt;
 mod misuse;
-mod objects;
 mod progress;
 mod reference;
 mod support;

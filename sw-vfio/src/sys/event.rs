@@ -129,11 +129,11 @@ mod tests {
             set.wait(Some(timeout), |number| seen.push(number));
             seen
         };
-        assert!(ready(Duration::from_micros(200)).is_empty());
+        assert_eq!(ready(Duration::from_micros(200)), []);
         second.raise();
         second.raise();
         assert_eq!(ready(Duration::from_secs(20)), [9]);
         assert!(second.take() && !second.take() && !first.take());
-        assert!(ready(Duration::ZERO).is_empty());
+        assert_eq!(ready(Duration::ZERO), []);
     }
 }

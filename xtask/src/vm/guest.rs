@@ -75,9 +75,7 @@ pub fn build(place: &Place, boots: &[&Boot]) -> Result<PathBuf, Stop> {
         add_target(place)?;
         let packages: &[&str] =
             if has(Extra::Straightway) { &["straightway-guest", "straightway-cli"] } else { &["straightway-guest"] };
-        let job = job(TARGET, packages).env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
-        // The C of `ring` uses no library of C: any compiler for this processor will do.
-        run(job.env("CC_x86_64_unknown_linux_musl", "cc"), TARGET)?;
+        run(job(TARGET, packages).env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld"), TARGET)?;
     }
     if has(Extra::Rdma) {
         run(job(TARGET_DYNAMIC, &["straightway-guest"]), TARGET_DYNAMIC)?;
