@@ -260,7 +260,8 @@ struct Desk {
 /// SPDK and ours say an invalid identifier, Linux that it comes out of turn.
 fn is_still_there(error: &Error) -> bool {
     let told = [Status::INVALID_QUEUE_ID, Status::COMMAND_SEQUENCE_ERROR].map(|status| i32::from(status.code()));
-    told.contains(&error.code())
+    // A status, not a number of the system's.
+    error.kind() != ErrorKind::ResourceLimit && told.contains(&error.code())
 }
 
 /// Whether an error says that trying again with the same keys will not mend it.

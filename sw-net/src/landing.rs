@@ -194,7 +194,10 @@ impl Landing {
         let (next, done, left) = (self.next, self.done, self.left);
         for at in 0..self.places.len() {
             let Some(place) = self.places.get(at).copied() else { break };
-            if self.pieces.get(self.next).is_none_or(|from| from.base.wrapping_add(self.done) != place.base) {
+            // Two reads may have places that begin alike: the piece must be the whole of this one's.
+            let is_there =
+                |from: &Piece| from.base.wrapping_add(self.done) == place.base && from.len - self.done >= place.len;
+            if !self.pieces.get(self.next).is_some_and(is_there) {
                 (self.next, self.done, self.left) = (next, done, left);
                 return self.move_to_places();
             }

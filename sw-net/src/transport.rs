@@ -280,6 +280,8 @@ impl Link {
             return Err(Broken::Association);
         }
         moved?;
+        // What waited goes by what the controller has now.
+        self.hear();
         let (ledger, mut side) = self.sides();
         ledger.resume(works, &mut side, over, now);
         let memory = Memory { ledger: &self.ledger, works, regions };

@@ -42,6 +42,11 @@ impl Offered {
         self.uris[0].split("://").nth(1).unwrap().split('/').next().unwrap()
     }
 
+    /// Of the first namespace.
+    pub fn uri(&self) -> &str {
+        &self.uris[0]
+    }
+
     /// Ends it as Ctrl-C does; what it says then.
     fn end(mut self) -> Value {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGINT).unwrap();

@@ -62,6 +62,8 @@ pub(super) struct Wire<'s> {
     /// Whom the key is for, that the host has shown: its own name and the subsystem's.
     names: Option<(Nqn, Nqn)>,
     waiting: RefCell<Waiting>,
+    /// Sending failed, perhaps in the midst of a unit: what comes behind that would be taken for its rest.
+    is_broken: Cell<bool>,
     /// Until when a read by the library may wait for a whole record; `None`: for ever. A timeout of the socket would begin anew with each
     /// byte, so that a host that sends one now and then would keep the thread as long as it likes: the socket does not block then.
     until: Cell<Option<Instant>>,
@@ -77,7 +79,14 @@ struct Waiting {
 
 impl<'s> Wire<'s> {
     pub(super) fn plain(stream: &'s TcpStream) -> Self {
-        Self { channel: Channel::Plain, stream, names: None, waiting: RefCell::default(), until: Cell::default() }
+        Self {
+            channel: Channel::Plain,
+            stream,
+            names: None,
+            waiting: RefCell::default(),
+            is_broken: Cell::default(),
+            until: Cell::default(),
+        }
     }
 
     /// Has TLS with the host, until `until` at most; `None`: it will not, or not with the key.
@@ -102,7 +111,8 @@ impl<'s> Wire<'s> {
         stream.set_read_timeout(None).ok()?;
         tracing::debug!(identity = answer.psk.identity(), protection = ?channel.protection(), "tls");
         let names = Some((answer.host, answer.subsystem));
-        Some(Self { channel, stream, names, waiting: RefCell::default(), until: Cell::default() })
+        let (waiting, is_broken, until) = (RefCell::default(), Cell::default(), Cell::default());
+        Some(Self { channel, stream, names, waiting, is_broken, until })
     }
 
     pub(super) fn stream(&self) -> &'s TcpStream {
@@ -169,8 +179,19 @@ impl<'s> Wire<'s> {
         self.send(&mut waiting)
     }
 
-    /// Sends all pieces, and nothing waits any more. The kernel and the library read what is listed, and this waits for them.
+    /// Sends all pieces, and nothing waits any more, whatever comes of it.
     fn send(&self, Waiting { bytes, pieces }: &mut Waiting) -> io::Result<()> {
+        if self.is_broken.get() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let sent = self.send_all(pieces);
+        self.is_broken.set(sent.is_err());
+        bytes.clear();
+        sent
+    }
+
+    /// The kernel and the library read what is listed, and this waits for them.
+    fn send_all(&self, pieces: &mut Vec<Piece>) -> io::Result<()> {
         pieces.retain(|piece| piece.len > 0);
         while !pieces.is_empty() {
             let sent = match &self.channel {
@@ -188,7 +209,6 @@ impl<'s> Wire<'s> {
             }
             socket::skip(pieces, 0, sent);
         }
-        bytes.clear();
         Ok(())
     }
 
