@@ -462,13 +462,10 @@ impl TcpTransport {
                 .detail("a connection cannot be waited for");
             return self.refuse_all(leg, waiting, error);
         };
-        let mut link = Box::new(Link::new(queue, Arc::clone(controller)));
-        for index in waiting {
-            if link.begin(index, &mut self.works, now) {
-                self.ended.extend(self.works.finish(index));
-            }
-        }
-        (at.place, at.mood) = (Place::Linked(link), Mood::Well);
+        (at.place, at.mood) = (Place::Linked(Box::new(Link::new(queue, Arc::clone(controller)))), Mood::Well);
+        // The controller may have told meanwhile that it does not lead to what they read.
+        self.homeless.extend(waiting.into_iter().rev());
+        self.send_homeless(now);
         self.visit(leg, (Look::Both, now));
     }
 

@@ -278,8 +278,8 @@ fn a_status_is_the_fault_that_it_names() {
         assert_eq!((fault.code, fault.retry), (i32::from(medium.code()), Retry::Never));
         assert!(!fault.is_not_applied(), "some of it may be on the medium");
     }
-    let protected = status::Status::new(status::sct::GENERIC, 0x20).with_dnr();
-    assert!(under(Wrong::Status(protected)).1.is_err_and(|fault| fault.is_not_applied()));
+    let outside = status::Status::new(status::sct::GENERIC, 0x80).with_dnr();
+    assert!(under(Wrong::Status(outside)).1.is_err_and(|fault| fault.is_not_applied()));
 }
 
 #[test]

@@ -215,25 +215,16 @@ impl Status {
         Some(if self.leaves_untouched() { fault.not_applied() } else { fault })
     }
 
-    /// Whether a command that writes and ended so certainly wrote nothing: it was refused for what it is, where it points, or what the
-    /// namespace is, all of which is known before its first byte is written. Every other status may come after some blocks were written, those
-    /// of descriptors and transfers (found on the way), of capacity ("the execution of the command has caused the capacity to be exceeded")
-    /// and of aborts included.
+    /// Whether a command that writes and ended so certainly wrote nothing: it was refused for what it is and where it points, which no event
+    /// changes while it is carried out. Every other status may come after some blocks were written: those of descriptors and transfers (found
+    /// on the way), of capacity ("the execution of the command has caused the capacity to be exceeded"), of aborts, and those of a state that the
+    /// namespace, the controller or its path may have got into meanwhile (detached, protected, reserved, being formatted or sanitized, inaccessible).
     ///
-    /// Source: Base 2.1 §4.2.3 "Status Field Definition", tables of generic, command specific, media and path related values, and NVM Command
-    /// Set 1.1 §3.2: "Invalid Command Opcode", "Invalid Field in Command", "Invalid Namespace or Format", "Atomic Write Unit Exceeded",
-    /// "Operation Denied", "Sanitize Failed", "Sanitize In Progress" and "Command Prohibited by Command and Feature Lockdown" (commands are
-    /// prohibited), "Namespace is Write Protected", "LBA Out of Range", "Namespace Not Ready", "Reservation Conflict", "Format In Progress";
-    /// "Conflicting Attributes", "Invalid Protection Information", "Attempted Write to Read Only Range", "Command Size Limit Exceeded"; "Access
-    /// Denied"; the three of ANA ("the requested function is not able to be performed").
+    /// Source: Base 2.1 §4.2.3 "Status Field Definition", tables of generic, command specific and media related values, and NVM Command Set 1.1
+    /// §3.2: "Invalid Command Opcode", "Invalid Field in Command", "Atomic Write Unit Exceeded", "LBA Out of Range", "Conflicting
+    /// Attributes", "Invalid Protection Information", "Attempted Write to Read Only Range", "Command Size Limit Exceeded".
     fn leaves_untouched(self) -> bool {
-        matches!(
-            (self.sct(), self.sc()),
-            (sct::GENERIC, 0x01 | 0x02 | 0x0B | 0x14 | 0x15 | 0x1C | 0x1D | 0x20 | 0x23 | 0x80 | 0x82..=0x84)
-                | (sct::COMMAND, 0x80..=0x83)
-                | (sct::MEDIA, 0x86)
-                | (sct::PATH, 0x01..=0x03)
-        )
+        matches!((self.sct(), self.sc()), (sct::GENERIC, 0x01 | 0x02 | 0x14 | 0x80) | (sct::COMMAND, 0x80..=0x83))
     }
 
     fn kind(self) -> ErrorKind {

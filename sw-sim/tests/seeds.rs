@@ -104,7 +104,6 @@ fn fixed_net_seeds_with_two_paths_hold() {
 }
 
 #[test]
-#[ignore = "seed 1796082888397509675 does not hold: docs/status.md"]
 fn fresh_net_seeds_with_two_paths_hold() {
     fresh(NetWorld::run_paths);
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! workspace ──copy──► target/mutants/tree ──► seed suite must pass   (else a red mutant proves nothing)
-//!                          │ + one patch  ──► must compile, must fail within its stated seeds
+//!                          │ + one patch  ──► must compile, must fail within its stated seeds of its kind of worlds
 //!                          └ ─ one patch  (restored)                         … for each mutant
 //! ```
 //!
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::patch::Mutant;
+use crate::patch::{Mutant, Worlds};
 use crate::proc::{Echo, Ended, Job, Outcome};
 use crate::{Place, Stop};
 
@@ -46,29 +46,33 @@ pub enum Which<'a> {
 pub fn run(place: &Place, which: Which<'_>) -> Result<ExitCode, Stop> {
     let only = if let Which::Only(name) = which { Some(name) } else { None };
     let mutants = load(&place.root.join(PATCHES), only)?;
-    let bound = mutants.iter().map(|mutant| mutant.seeds).max().unwrap_or(0);
     let tree = Copied::make(place)?;
-    println!("mutants: {} in {PATCHES}; first the unchanged code, {bound} seeds", mutants.len());
+    println!("mutants: {} in {PATCHES}; first the unchanged code", mutants.len());
     tree.build("unchanged")?;
-    let clean = tree.seeds(bound)?;
-    if !clean.ok() {
-        show_tail(&clean);
-        return Err(Stop::new("the seed suite fails on unchanged code", "cargo xtask sim shows the failing seed"));
+    for worlds in Worlds::ALL {
+        let tried = mutants.iter().filter(|mutant| mutant.worlds == worlds).map(|mutant| mutant.seeds);
+        let Some(bound) = tried.max() else { continue };
+        let clean = tree.seeds(worlds, bound)?;
+        if !clean.ok() {
+            show_tail(&clean);
+            return Err(Stop::new("the seed suite fails on unchanged code", "cargo xtask sim shows the failing seed"));
+        }
+        println!("unchanged: {bound} seeds of {} pass in {:.1} s", worlds.name(), clean.elapsed.as_secs_f64());
     }
-    println!("unchanged: {bound} seeds pass in {:.1} s", clean.elapsed.as_secs_f64());
     let (mut missed, mut rows) = (0, Vec::new());
     for mutant in &mutants {
         let touched = tree.apply(mutant)?;
         tree.build(&mutant.name)?;
-        let outcome = tree.seeds(mutant.seeds)?;
+        let outcome = tree.seeds(mutant.worlds, mutant.seeds)?;
         tree.restore(&touched)?;
         match verdict(&outcome) {
             Verdict::Found(line) => {
                 let seed = seed_in(&line);
                 println!(
-                    "found   {} within {} seeds ({}): {}",
+                    "found   {} within {} seeds of {} ({}): {}",
                     mutant.name,
                     mutant.seeds,
+                    mutant.worlds.name(),
                     seed.map_or("seed not named".to_string(), |seed| format!("first failing seed {seed}")),
                     line.trim()
                 );
@@ -77,7 +81,8 @@ pub fn run(place: &Place, which: Which<'_>) -> Result<ExitCode, Stop> {
             Verdict::Missed(reason) => {
                 missed += 1;
                 show_tail(&outcome);
-                println!("MISSED  {} ({}): {reason} with {} seeds", mutant.name, mutant.why, mutant.seeds);
+                let (seeds, worlds) = (mutant.seeds, mutant.worlds.name());
+                println!("MISSED  {} ({}): {reason} with {seeds} seeds of {worlds}", mutant.name, mutant.why);
             }
         }
     }
@@ -95,13 +100,18 @@ pub fn run(place: &Place, which: Which<'_>) -> Result<ExitCode, Stop> {
 fn table(rows: &[(&Mutant, Option<u64>)]) -> String {
     let mut text =
         "# Known bugs that the simulator must find\n\nWritten by `cargo xtask sim --mutants --record`. Each is a \
-                    patch in this directory; seeds are tried from 0 on.\n\n| Mutant | What is wrong | Found within | \
+                    patch in this directory; seeds are tried from 0 on.\n\n| Mutant | What is wrong | Found within seeds | \
                     First failing seed |\n|---|---|---|---|\n"
             .to_string();
     for (mutant, seed) in rows {
         let seed = seed.map_or("not named".to_string(), |seed| seed.to_string());
-        text +=
-            &format!("| `{}` | {} | {} seeds | {seed} |\n", mutant.name, mutant.why.replace('|', "\\|"), mutant.seeds);
+        text += &format!(
+            "| `{}` | {} | {} of {} | {seed} |\n",
+            mutant.name,
+            mutant.why.replace('|', "\\|"),
+            mutant.seeds,
+            mutant.worlds.name()
+        );
     }
     text
 }
@@ -245,8 +255,9 @@ impl Copied<'_> {
         Err(Stop::new(format!("{name} does not compile"), "a mutant must be legal Rust that is wrong when it runs"))
     }
 
-    fn seeds(&self, count: u64) -> Result<Outcome, Stop> {
-        let args = SEED_SUITE.map(String::from);
+    fn seeds(&self, worlds: Worlds, count: u64) -> Result<Outcome, Stop> {
+        let mut args = SEED_SUITE.map(String::from).to_vec();
+        args.extend(["--exact", worlds.test()].map(String::from));
         self.job(&args).env(SEEDS_VARIABLE, count.to_string()).merge_stderr().echo(Echo::Hidden).limit(RUN_LIMIT).run()
     }
 
@@ -350,7 +361,8 @@ mod tests {
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
         assert_eq!(rows.len(), mutants.len(), "write it anew: cargo xtask sim --mutants --record");
         for (row, mutant) in rows.iter().zip(&mutants) {
-            let start = format!("| `{}` | {} | {} seeds | ", mutant.name, mutant.why, mutant.seeds);
+            let start =
+                format!("| `{}` | {} | {} of {} | ", mutant.name, mutant.why, mutant.seeds, mutant.worlds.name());
             assert!(row.starts_with(&start), "{row} is not {start}");
             let seed = row[start.len()..].trim_end_matches(" |").parse::<u64>();
             assert!(seed.is_ok_and(|seed| seed < mutant.seeds), "{row}");

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! file: sw-engine/src/slots.rs
+//! worlds: disks
 //! seeds: 40
 //! why: memory of an expired operation is freed while the device may still write it
 //! <<<<
@@ -22,11 +23,50 @@ use crate::Stop;
 pub struct Mutant {
     /// Stem of the patch file.
     pub name: String,
+    /// Where the simulator must find it.
+    pub worlds: Worlds,
     /// Number of seeds within which the simulator must find it.
     pub seeds: u64,
     /// What is wrong with it, in one line.
     pub why: String,
     pub changes: Vec<Change>,
+}
+
+/// A kind of worlds that the simulator has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worlds {
+    /// Modelled disks behind the transport seam.
+    Disks,
+    /// Modelled NVMe controllers.
+    Nvme,
+    /// A network, and a target behind it.
+    Net,
+    /// The same by two paths.
+    Paths,
+}
+
+impl Worlds {
+    pub const ALL: [Self; 4] = [Self::Disks, Self::Nvme, Self::Net, Self::Paths];
+
+    /// Its name in a patch.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disks => "disks",
+            Self::Nvme => "nvme",
+            Self::Net => "net",
+            Self::Paths => "paths",
+        }
+    }
+
+    /// The test of the seed suite that runs their fixed seeds.
+    pub fn test(self) -> &'static str {
+        match self {
+            Self::Disks => "fixed_seeds_hold_and_reach_every_mark",
+            Self::Nvme => "fixed_nvme_seeds_hold_and_reach_every_mark",
+            Self::Net => "fixed_net_seeds_hold_and_reach_every_mark",
+            Self::Paths => "fixed_net_seeds_with_two_paths_hold",
+        }
+    }
 }
 
 /// One replacement.
@@ -49,20 +89,21 @@ impl Mutant {
     /// Reads a patch.
     ///
     /// # Errors
-    /// Unknown lines, unfinished blocks, and missing `file`, `seeds` or `why`; the message names patch and line.
+    /// Unknown lines, unfinished blocks, and missing `file`, `worlds`, `seeds` or `why`; the message names patch and line.
     pub fn parse(name: &str, text: &str) -> Result<Mutant, Stop> {
         let wrong = |line: usize, what: &str| {
             Stop::new(format!("mutant {name}, line {}: {what}", line + 1), "the format is in xtask/src/patch.rs")
         };
-        let mut mutant = Mutant { name: name.to_string(), seeds: 0, why: String::new(), changes: Vec::new() };
-        let mut file = String::new();
+        let mut mutant =
+            Mutant { name: name.to_string(), worlds: Worlds::Disks, seeds: 0, why: String::new(), changes: Vec::new() };
+        let (mut file, mut worlds) = (String::new(), None);
         let mut at = At::Head;
         for (index, line) in text.lines().enumerate() {
             at = match (at, line) {
                 (At::Head, "<<<<") if file.is_empty() => return Err(wrong(index, "a block before file:")),
                 (At::Head, "<<<<") => At::Old(Vec::new()),
                 (At::Head, line) => {
-                    mutant.head(line, &mut file).map_err(|what| wrong(index, &what))?;
+                    mutant.head(line, &mut file, &mut worlds).map_err(|what| wrong(index, &what))?;
                     At::Head
                 }
                 (At::Old(lines), "====") => At::New(lines.join("\n"), Vec::new()),
@@ -85,12 +126,15 @@ impl Mutant {
             At::Head if mutant.changes.is_empty() => Err(wrong(end, "no block")),
             At::Head if mutant.seeds == 0 => Err(wrong(end, "no seeds: line, or a bound of 0")),
             At::Head if mutant.why.is_empty() => Err(wrong(end, "no why: line")),
-            At::Head => Ok(mutant),
+            At::Head => match worlds {
+                Some(worlds) => Ok(Mutant { worlds, ..mutant }),
+                None => Err(wrong(end, "no worlds: line")),
+            },
             At::Old(_) | At::New(..) => Err(wrong(end, "the last block does not end")),
         }
     }
 
-    fn head(&mut self, line: &str, file: &mut String) -> Result<(), String> {
+    fn head(&mut self, line: &str, file: &mut String, worlds: &mut Option<Worlds>) -> Result<(), String> {
         if line.trim().is_empty() || line.starts_with('#') {
             return Ok(());
         }
@@ -99,6 +143,10 @@ impl Mutant {
         match key {
             "file" => *file = value,
             "why" => self.why = value,
+            "worlds" => {
+                let found = Worlds::ALL.into_iter().find(|worlds| worlds.name() == value);
+                *worlds = Some(found.ok_or_else(|| format!("no such worlds: {value}"))?);
+            }
             "seeds" => self.seeds = value.parse().map_err(|_| format!("seeds is no number: {value}"))?,
             other => return Err(format!("unknown key {other}")),
         }
@@ -130,13 +178,13 @@ impl Change {
 mod tests {
     use super::*;
 
-    const PATCH: &str = "# a comment\nfile: a/src/x.rs\nseeds: 40\nwhy: it is wrong\n<<<<\n  if ok {\n====\n  if true {\n>>>>\n\
+    const PATCH: &str = "# a comment\nfile: a/src/x.rs\nworlds: net\nseeds: 40\nwhy: it is wrong\n<<<<\n  if ok {\n====\n  if true {\n>>>>\n\
         file: b.rs\n<<<<\none\ntwo\n====\n>>>>\n";
 
     #[test]
     fn reads_blocks_of_several_files() {
         let mutant = Mutant::parse("m", PATCH).unwrap();
-        assert_eq!((mutant.seeds, mutant.why.as_str()), (40, "it is wrong"));
+        assert_eq!((mutant.worlds, mutant.seeds, mutant.why.as_str()), (Worlds::Net, 40, "it is wrong"));
         assert_eq!(
             mutant.changes,
             [
@@ -151,6 +199,8 @@ mod tests {
         for (old, new) in [
             ("seeds: 40", "seeds: many"),
             ("seeds: 40\n", ""),
+            ("worlds: net", "worlds: seven"),
+            ("worlds: net\n", ""),
             ("why: it is wrong\n", ""),
             ("file: a/src/x.rs\n", ""),
             ("why:", "because:"),
@@ -160,7 +210,7 @@ mod tests {
             assert_ne!(text, PATCH);
             assert!(Mutant::parse("m", &text).is_err(), "{new:?}");
         }
-        assert!(Mutant::parse("m", "file: a\nseeds: 1\nwhy: x\n").is_err());
+        assert!(Mutant::parse("m", "file: a\nworlds: net\nseeds: 1\nwhy: x\n").is_err());
     }
 
     #[test]

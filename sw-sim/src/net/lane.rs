@@ -300,16 +300,12 @@ impl Lane {
             queue.stream.hang_up(shared);
             return self.send(waiting, arena, all, shared);
         }
-        let now = shared.now();
-        let mut link = Box::new(Link { queue, ledger: Ledger::new(self.params.depth), seen: now });
-        for index in waiting {
-            if link.begin(index, &mut self.works, attendant, Time(now)) {
-                self.ended.extend(self.works.finish(index));
-            }
-        }
         if let (Some(place), Some(lost)) = (self.places.get_mut(path), self.lost.get_mut(path)) {
-            (*place, *lost) = (Place::Linked(link), false);
+            let link = Link { queue, ledger: Ledger::new(self.params.depth), seen: shared.now() };
+            (*place, *lost) = (Place::Linked(Box::new(link)), false);
         }
+        // As `sw-net`: the controller may have told meanwhile that it does not lead to what they read.
+        self.send(waiting, arena, all, shared);
     }
 
     fn unlink(

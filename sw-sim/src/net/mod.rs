@@ -57,7 +57,7 @@ const SETTLE_SHORT_NS: u64 = 500_000_000;
 /// Between two steps of callers that have as much under way as they may at most.
 const FULL_STEP_NS: u64 = 50_000_000;
 /// Events of one run at most: a world that does not come to rest is a finding.
-const TURNS_MAX: u64 = 400_000;
+const TURNS_MAX: u64 = 2_000_000;
 /// Violations kept; later ones are consequences.
 const VIOLATIONS_MAX: usize = 32;
 
