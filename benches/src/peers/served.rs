@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -70,7 +70,8 @@ impl Server {
         // Nobody ever sends: a nap.
         let (_nobody, quiet) = mpsc::channel::<()>();
         for _ in 0..LOOKS {
-            if TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).is_ok() {
+            // Without connecting: iperf3 takes whoever does for its client, and is deaf for a moment after one that said nothing.
+            if listens(&fs::read_to_string("/proc/net/tcp").unwrap_or_default(), port) {
                 return Ok(server);
             }
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -98,6 +99,16 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether somebody listens at a port of the loopback, by a table of `/proc/net/tcp` (proc(5): the local address is the second word, in
+/// the order of the machine; state 0A is `TCP_LISTEN`).
+fn listens(table: &str, port: u16) -> bool {
+    let at = format!("{:08X}:{port:04X}", u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()));
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(at.as_str()) && words.nth(1) == Some("0A")
+    })
 }
 
 fn free_port() -> Result<u16, Fault> {
@@ -140,6 +151,17 @@ pub(crate) fn per_gib(sample: &mut Sample, server_cpu_s: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_listens_is_found_without_connecting() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let table = || fs::read_to_string("/proc/net/tcp").unwrap();
+        assert!(listens(&table(), port));
+        let _connected = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        drop(listener);
+        assert!(!listens(&table(), port), "a connection to it is none that listens");
+    }
 
     #[test]
     fn a_server_that_is_not_there_or_ends_is_told() {
