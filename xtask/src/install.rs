@@ -112,14 +112,15 @@ pub fn build_all(place: &Place) -> Result<PathBuf, Stop> {
     for package in ["straightway-c", "straightway-cufile", "standin-libcuda"] {
         build(place, package)?;
     }
-    Ok(place.target.join("release"))
+    Ok(place.target.join(place.profile.name()))
 }
 
 /// Optimised, and as a shared library only: with the other kind beside it, nothing is optimised across crates.
 fn build(place: &Place, package: &str) -> Result<PathBuf, Stop> {
-    let args = ["rustc", "--release", "--quiet", "-p", package, "--lib", "--crate-type", "cdylib"];
+    let args =
+        ["rustc", "--profile", place.profile.name(), "--quiet", "-p", package, "--lib", "--crate-type", "cdylib"];
     match Job::cargo(place, &args.map(String::from)).limit(WATCHED_LIMIT).watch()? {
-        0 => Ok(place.target.join(format!("release/lib{}.so", package.replace('-', "_")))),
+        0 => Ok(place.built(&format!("lib{}.so", package.replace('-', "_")))),
         status => Err(Stop::new(format!("{package} did not build: {status}"), "see its output above")),
     }
 }

@@ -73,6 +73,34 @@ pub struct Place {
     pub root: PathBuf,
     /// Cargo's target directory: `CARGO_TARGET_DIR` if it is set, else `target` below the root.
     pub target: PathBuf,
+    /// How programs are built that a user would run.
+    pub profile: Profile,
+}
+
+/// A profile of cargo, of the optimised ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// What a user gets.
+    Release,
+    /// The same without the link-time optimisation that costs minutes: tests, which judge no rates, share one build of it.
+    Quick,
+}
+
+impl Profile {
+    /// Names it to a command of this program.
+    pub const VARIABLE: &str = "STRAIGHTWAY_XTASK_PROFILE";
+
+    /// Its name, which is that of its folder too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Quick => "quick",
+        }
+    }
+
+    fn find() -> Self {
+        if std::env::var(Self::VARIABLE).as_deref() == Ok(Self::Quick.name()) { Self::Quick } else { Self::Release }
+    }
 }
 
 impl Place {
@@ -88,7 +116,26 @@ impl Place {
             Some(dir) => root.join(dir),
             None => root.join("target"),
         };
-        Ok(Place { root, target })
+        Ok(Place { root, target, profile: Profile::find() })
+    }
+
+    /// Builds a program of the workspace, optimised, and tells where it is. With the features of the whole workspace, so that the programs share
+    /// what they are made of.
+    ///
+    /// # Errors
+    /// It does not build within `limit`.
+    pub fn build(&self, name: &str, limit: Duration) -> Result<PathBuf, Stop> {
+        let args =
+            ["build", "--profile", self.profile.name(), "--quiet", "--workspace", "--bin", name].map(String::from);
+        match proc::Job::cargo(self, &args).limit(limit).watch()? {
+            0 => Ok(self.built(name)),
+            status => Err(Stop::new(format!("{name} does not build (cargo: {status})"), "see the errors above")),
+        }
+    }
+
+    /// Where a program or library of an optimised build lies.
+    pub fn built(&self, name: &str) -> PathBuf {
+        self.target.join(self.profile.name()).join(name)
     }
 }
 
@@ -152,7 +199,7 @@ const WATCHED_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 fn demo(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
     let args: Vec<String> = std::iter::once("demo".to_string()).chain(rest.iter().cloned()).collect();
-    run_release(place, "straightway", &args)
+    run_built(place, "straightway", &args)
 }
 
 fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
@@ -167,18 +214,12 @@ fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
         let folder = if smoke { cufile::build_for_tests(place)? } else { install::build_all(place)? };
         args.push(format!("--libraries={}", folder.display()));
     }
-    run_release(place, "straightway-benches", &args)
+    run_built(place, "straightway-benches", &args)
 }
 
-/// Builds a program of the workspace optimised and runs it. With the features of the whole workspace, so that the programs share
-/// what they are made of.
-fn run_release(place: &Place, name: &str, args: &[String]) -> Result<ExitCode, Stop> {
-    let build = ["build", "--release", "--quiet", "--workspace", "--bin", name].map(String::from);
-    let built = proc::Job::cargo(place, &build).limit(WATCHED_LIMIT).watch()?;
-    if built != 0 {
-        return Ok(exit_code(built));
-    }
-    let binary = place.target.join("release").join(name);
+/// Builds a program of the workspace optimised and runs it.
+fn run_built(place: &Place, name: &str, args: &[String]) -> Result<ExitCode, Stop> {
+    let binary = place.build(name, WATCHED_LIMIT)?;
     Ok(exit_code(proc::Job::program(place, &binary, args).limit(WATCHED_LIMIT).watch()?))
 }
 

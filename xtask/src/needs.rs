@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_missing_tool_gives_a_reason_with_a_remedy() {
         let dir = std::env::temp_dir();
-        let place = Place { root: dir.clone(), target: dir };
+        let place = Place { root: dir.clone(), target: dir, profile: crate::Profile::Release };
         let machine = Machine::new(&place);
         // Pretend that the package list was fetched: the test must not need a network.
         machine.apt_updated.set(Some(true));

@@ -75,12 +75,7 @@ struct Bench<'a> {
 /// # Errors
 /// Our own program does not build; a peer that fails is an exit status.
 pub fn run(place: &Place) -> Result<ExitCode, Stop> {
-    let build = ["build", "--release", "--quiet", "--workspace", "--bin", "straightway"].map(String::from);
-    let built = Job::cargo(place, &build).limit(BUILD_LIMIT * 3).watch()?;
-    if built != 0 {
-        return Err(Stop::new(format!("straightway does not build ({built})"), "see the errors above"));
-    }
-    let straightway = place.target.join("release/straightway");
+    let straightway = place.build("straightway", BUILD_LIMIT * 3)?;
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for peer in &PEERS {
         let base = place.root.join("target/peers");

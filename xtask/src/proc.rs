@@ -280,7 +280,7 @@ mod tests {
 
     fn sh(script: &str) -> Job {
         let here = std::env::temp_dir();
-        let place = Place { root: here.clone(), target: here };
+        let place = Place { root: here.clone(), target: here, profile: crate::Profile::Release };
         Job::program(&place, Path::new("sh"), &["-c".into(), script.into()]).echo(Echo::Hidden)
     }
 
@@ -343,7 +343,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_names_itself() {
-        let place = Place { root: std::env::temp_dir(), target: std::env::temp_dir() };
+        let place =
+            Place { root: std::env::temp_dir(), target: std::env::temp_dir(), profile: crate::Profile::Release };
         let stop = Job::program(&place, Path::new("no-such-program-here"), &[]).run().unwrap_err();
         assert!(stop.to_string().contains("no-such-program-here"), "{stop}");
     }

@@ -11,7 +11,7 @@ use crate::disk::Room;
 use crate::needs::Machine;
 use crate::proc::{Echo, Ended, Job, Outcome};
 use crate::steps::{Program, STEPS, Skips, Step, Turn};
-use crate::{Place, Stop};
+use crate::{Place, Profile, Stop};
 
 /// Skip lines shown at the end; the rest is counted.
 const SKIPS_SHOWN_MAX: usize = 200;
@@ -171,7 +171,10 @@ fn start<'a>(
 impl Started<'_> {
     fn finish(self) -> Record {
         let Started { place, step, at } = self;
-        let job = step.job(place).map(|job| job.limit(Duration::from_secs(step.limit_s)));
+        let job = step.job(place).map(|job| {
+            let job = job.env(Profile::VARIABLE, Profile::Quick.name());
+            job.limit(Duration::from_secs(step.limit_s))
+        });
         // Stderr too, as that is where a program says what stopped it.
         let outcome = job.map(Job::merge_stderr).and_then(|job| match step.turn {
             Turn::Alone => job.run(),
@@ -446,7 +449,7 @@ mod tests {
         static SECOND: Step = cargo("second", &["--list"], Turn::Beside);
         static BAD: Step = cargo("bad", &["no-such-word"], Turn::Beside);
         let root = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-        let place = Place { target: root.join("target"), root };
+        let place = Place { target: root.join("target"), root, profile: crate::Profile::Release };
         let machine = Machine::new(&place);
         let run = |steps: &[&'static Step]| {
             let records = run_all(&place, &machine, steps.to_vec(), &Options::default());

@@ -82,8 +82,7 @@ pub fn build(place: &Place, boots: &[&Boot]) -> Result<PathBuf, Stop> {
     }
     if has(Extra::Dynamic) {
         // As the demo does it, so that nothing is compiled twice.
-        let args = ["build", "--release", "--quiet", "--workspace", "--bin", "straightway"].map(String::from);
-        run(Job::cargo(place, &args).limit(BUILD_LIMIT), "this machine")?;
+        place.build("straightway", BUILD_LIMIT)?;
     }
     Ok(dir)
 }
@@ -162,7 +161,7 @@ impl Content<'_> {
             }
         }
         if let (true, Some(tree)) = (self.extras.contains(&Extra::Dynamic), self.dynamic) {
-            program("bin/straightway-dynamic", &place.target.join("release/straightway"))?;
+            program("bin/straightway-dynamic", &place.built("straightway"))?;
             for (name, path) in closures(place, tree, DYNAMIC_FILES.iter())? {
                 program(&name, &path)?;
             }
