@@ -159,7 +159,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "unit",
-        why: "unit, conformance, fault and integration tests of every crate",
+        why: "unit, conformance, fault and integration tests of every crate, and seeds of the simulator",
         program: Program::Cargo,
         // Without what the steps of interop ran, which starts Python some dozen times. `--skip=NAME` in one word: a test with a main
         // of its own takes a bare word for the one case to run.
@@ -281,18 +281,6 @@ pub const STEPS: &[Step] = &[
         limit_s: 1800,
         // Guests have one processor each, and run one after another.
         turn: Turn::Beside,
-    },
-    Step {
-        name: "sim",
-        why: "the engine against modelled devices with faults, many seeds",
-        program: Program::Cargo,
-        args: &["test", "--profile", "quick", "-p", "sw-sim"],
-        env: &[],
-        needs: &[],
-        tests_min: 1,
-        skips: Skips::Listed,
-        limit_s: 900,
-        turn: Turn::Alone,
     },
     Step {
         name: "loom",
