@@ -84,7 +84,7 @@ impl Transport for Device {
             return Ok(0);
         }
         let count = world.open.len();
-        out.extend(world.open.drain(..).map(|io| IoDone { token: io.token, result: Ok(io.len) }));
+        out.extend(world.open.drain(..).map(|io| IoDone { token: io.token, result: Ok(io.len), aside: 0 }));
         Ok(count)
     }
 

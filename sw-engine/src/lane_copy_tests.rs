@@ -81,7 +81,7 @@ impl Transport for Disk {
         }
         let before = out.len();
         let now = world.ios.len().min(world.ios_per_poll);
-        out.extend(world.ios.drain(..now).map(|token| IoDone { token, result: Ok(4096) }));
+        out.extend(world.ios.drain(..now).map(|token| IoDone { token, result: Ok(4096), aside: 0 }));
         Ok(out.len() - before)
     }
 

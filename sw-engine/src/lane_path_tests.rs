@@ -267,3 +267,30 @@ fn poison_shows_bytes_that_a_device_claims_and_never_wrote() {
     assert!(buffer_of(bed.run()).as_slice().iter().all(|byte| *byte == 0x22));
     bed.idle();
 }
+
+#[test]
+fn bytes_that_a_transport_copied_aside_are_told_as_staged_and_copied_twice_more() {
+    let mut bed = bed();
+    for (verb, at, len, asides, bounced) in
+        [(Verb::Read, 4096, 8192, vec![4096], 0), (Verb::Read, 100, 60_000, vec![512, 1024], 100)]
+    {
+        let plain = plain(&mut bed, Policy::Any, verb, at, len).unwrap();
+        let before = *bed.lane.counters();
+        bed.memory.lock().unwrap().asides.extend(&asides);
+        let target = bed.target(0, Policy::Any, verb);
+        submit(&mut bed, target, verb, at, len).unwrap();
+        let (done, after) = (bed.run(), *bed.lane.counters());
+        done.result.as_ref().unwrap();
+        let aside: u64 = asides.into_iter().map(u64::from).sum();
+        let (path, was) = (done.path, plain.path);
+        assert_eq!(path.bytes.total(), len);
+        // Of a block that is bounced, what went aside is staged already.
+        let staged = path.bytes.staged - was.bytes.staged;
+        assert!(staged <= aside && staged + 2 * bounced >= aside && staged > 0, "{path:?}, and without {was:?}");
+        assert_eq!((path.bounced, path.reason), (was.bounced, Reason::OutOfOrder));
+        assert_eq!(path.cpu_copied, was.cpu_copied + 2 * aside);
+        assert_eq!(after.cpu_copied - before.cpu_copied, path.cpu_copied);
+        assert_eq!(after.bytes.staged - before.bytes.staged, path.bytes.staged);
+    }
+    bed.idle();
+}

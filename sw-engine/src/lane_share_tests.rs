@@ -67,7 +67,7 @@ impl Transport for Ring {
         let hangs = world.hangs;
         let (stay, go): (Vec<_>, Vec<_>) = world.open.drain(..).partition(|io| Some(io.object) == hangs);
         world.open = stay;
-        out.extend(go.iter().map(|io| IoDone { token: io.token, result: Ok(io.len) }));
+        out.extend(go.iter().map(|io| IoDone { token: io.token, result: Ok(io.len), aside: 0 }));
         Ok(go.len())
     }
 

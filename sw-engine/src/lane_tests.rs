@@ -35,6 +35,8 @@ struct Memory {
     caps: TransportCaps,
     /// Answers for the next I/Os, in place of the truth.
     lies: VecDeque<Result<u32, Fault>>,
+    /// Bytes of the next I/Os that went aside.
+    asides: VecDeque<u32>,
     hold: bool,
     /// Claims all bytes of an I/O and moves none.
     mute: bool,
@@ -42,8 +44,8 @@ struct Memory {
 
 impl Memory {
     fn new(bytes: Vec<Vec<u8>>, caps: TransportCaps) -> Self {
-        let (regions, taken, lies) = (Vec::new(), VecDeque::new(), VecDeque::new());
-        Self { bytes, regions, taken, caps, lies, hold: false, mute: false }
+        let (regions, taken, lies, asides) = (Vec::new(), VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { bytes, regions, taken, caps, lies, asides, hold: false, mute: false }
     }
 
     fn region(&self, id: RegionId) -> &DmaRegion {
@@ -130,7 +132,8 @@ impl Transport for Disk {
             let Some(io) = memory.taken.pop_back() else { break };
             let truth = memory.run(&io);
             let result = memory.lies.pop_front().unwrap_or(truth);
-            out.push(IoDone { token: io.token, result });
+            let aside = memory.asides.pop_front().unwrap_or(0);
+            out.push(IoDone { token: io.token, result, aside });
         }
         Ok(out.len() - before)
     }
@@ -611,7 +614,7 @@ fn a_full_lane_gives_the_operation_back() {
 fn ends_that_nobody_waits_for_touch_nothing() {
     let mut bed = bed();
     for raw in [0, 3, u64::MAX, 1 << 32] {
-        bed.lane.io_ended(&IoDone { token: Token::from_raw(raw), result: Ok(512) });
+        bed.lane.io_ended(&IoDone { token: Token::from_raw(raw), result: Ok(512), aside: 0 });
         bed.lane.copy_ended(CopyDone { token: Token::from_raw(raw), result: Ok(()) });
     }
     assert_eq!(bed.lane.counters().stale, 8);

@@ -142,6 +142,8 @@ reasons! {
     TailOfFile = "TAIL_OF_FILE", "the object ends inside a block";
     /// TLS is done by a library of this process.
     TlsInUserSpace = "TLS_IN_USER_SPACE", "the connection's TLS is done by a library in this process, which decrypts and copies each byte; with the kernel's module tls they go as without TLS";
+    /// The target kept no order, and bytes came to places that were meant for others.
+    OutOfOrder = "OUT_OF_ORDER", "the target sent data in another order than was foreseen; it was copied aside, and from there to its place";
 }
 
 impl fmt::Display for Reason {
@@ -157,7 +159,7 @@ pub struct ByPath {
     pub dma: u64,
     /// Copied once by the kernel.
     pub kernel_copy: u64,
-    /// Through a slab or bounce block of ours, or a buffer of the transport's.
+    /// Through a slab or bounce block of ours, or a buffer of the transport's: one of its library, or what it copied aside.
     pub staged: u64,
 }
 

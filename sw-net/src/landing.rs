@@ -34,6 +34,15 @@ const DROP_BYTES: usize = 16 << 10;
 /// Checksums are made by so many bytes, which are copied out first.
 const SUM_BYTES: usize = 8 << 10;
 
+/// How bytes came to their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Landed {
+    /// They were received there.
+    InPlace,
+    /// They were copied aside first.
+    Aside,
+}
+
 /// See the module documentation.
 pub(crate) struct Landing {
     /// What is offered, and then, what came.
@@ -171,8 +180,10 @@ impl Landing {
                     // At most what the unit has, which fits into 32 bits.
                     let len = u32::try_from(self.left).unwrap_or(u32::MAX).min(bytes);
                     let behind = self.left - sw_mem::index(u64::from(len));
-                    if let Some(to) = to {
-                        self.land(Range { bytes: len, ..to }, places);
+                    if let Some(to) = to
+                        && self.land(Range { bytes: len, ..to }, places) == Landed::Aside
+                    {
+                        queue.went_aside(len);
                     }
                     // What has no place lands nowhere.
                     self.skip(self.left.saturating_sub(behind));
@@ -188,7 +199,7 @@ impl Landing {
     }
 
     /// Brings the next bytes to their place, if they are not there.
-    fn land(&mut self, to: Range, places: &impl Places) {
+    fn land(&mut self, to: Range, places: &impl Places) -> Landed {
         self.places.clear();
         places.pieces(to, &mut self.places);
         let (next, done, left) = (self.next, self.done, self.left);
@@ -199,10 +210,12 @@ impl Landing {
                 |from: &Piece| from.base.wrapping_add(self.done) == place.base && from.len - self.done >= place.len;
             if !self.pieces.get(self.next).is_some_and(is_there) {
                 (self.next, self.done, self.left) = (next, done, left);
-                return self.move_to_places();
+                self.move_to_places();
+                return Landed::Aside;
             }
             self.skip(place.len);
         }
+        Landed::InPlace
     }
 
     /// Copies the next bytes to their places.

@@ -349,7 +349,7 @@ impl TcpTransport {
 
     /// Ends an I/O that nobody began.
     fn refuse(&mut self, io: &Io, fault: Fault) {
-        self.ended.push(IoDone { token: io.token, result: Err(fault) });
+        self.ended.push(IoDone { token: io.token, result: Err(fault), aside: 0 });
     }
 
     /// Whether the memory of an I/O is known, where the wire asks for that.

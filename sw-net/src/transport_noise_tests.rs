@@ -200,7 +200,7 @@ fn round(seed: u64, digests: Digests) {
         if dice.roll(3) == 0 {
             transport.cancel(Token::from_raw(dice.roll(count)));
         }
-        for IoDone { token, result } in done.drain(..) {
+        for IoDone { token, result, .. } in done.drain(..) {
             over += 1;
             let number = (0..count).find(|number| Token::from_raw(*number) == token).unwrap();
             let (io, memory, kept) = &mut ios[sw_mem::index(number)];

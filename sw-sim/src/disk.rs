@@ -215,7 +215,7 @@ impl Machine {
         self.check_shape(queue, io);
         if !self.reaches(queue, io) {
             let fault = Fault::new(ErrorKind::NotRegistered, 0);
-            let end = IoDone { token: io.token, result: Err(fault) };
+            let end = IoDone { token: io.token, result: Err(fault), aside: 0 };
             self.queues.get_mut(queue).into_iter().for_each(|model| model.done.push_back((end, true)));
             return Submit::Accepted;
         }
@@ -365,7 +365,7 @@ impl Machine {
         let code = ended.map_or_else(|fault| u64::from(fault.kind.code()) << 32, u64::from);
         self.note("land", &[queue as u64, name, token.raw(), code]);
         let Some(model) = self.queues.get_mut(queue) else { return };
-        let done = IoDone { token, result: ended };
+        let done = IoDone { token, result: ended, aside: 0 };
         model.done.push_back((done, true));
         if model.done.len() > 1 && model.moods.per_mille(300) {
             let other = index(model.moods.below(model.done.len() as u64));

@@ -23,7 +23,7 @@ pub struct NullTransport {
 }
 
 /// In a place that is not in use.
-const NOTHING: IoDone = IoDone { token: Token::from_raw(u64::MAX), result: Ok(0) };
+const NOTHING: IoDone = IoDone { token: Token::from_raw(u64::MAX), result: Ok(0), aside: 0 };
 
 impl NullTransport {
     /// With a queue of `queue_depth` I/Os of at most `io_bytes_max` bytes (a power of two).
@@ -85,7 +85,7 @@ impl Transport for NullTransport {
     #[inline]
     fn submit(&mut self, io: &Io) -> Submit {
         let Some(place) = self.ends.get_mut(self.taken) else { return Submit::Full };
-        *place = IoDone { token: io.token, result: Ok(io.len) };
+        *place = IoDone { token: io.token, result: Ok(io.len), aside: 0 };
         self.taken += 1;
         Submit::Accepted
     }

@@ -219,7 +219,7 @@ impl ThreadsTransport {
 
     /// Ends every I/O that no thread has begun.
     fn cancel_waiting(&mut self, state: &mut State) {
-        let cancelled = |io: Io| IoDone { token: io.token, result: Err(fault::fault(libc::ECANCELED)) };
+        let cancelled = |io: Io| IoDone { token: io.token, result: Err(fault::fault(libc::ECANCELED)), aside: 0 };
         state.done.extend(state.queue.drain(..).chain(self.staged.drain(..)).map(cancelled));
     }
 }
@@ -293,7 +293,7 @@ impl Transport for ThreadsTransport {
         }
         let shared = self.shared.clone();
         let mut state = shared.lock();
-        let done = IoDone { token, result: Err(fault::fault(libc::ECANCELED)) };
+        let done = IoDone { token, result: Err(fault::fault(libc::ECANCELED)), aside: 0 };
         if let Some(at) = state.queue.iter().position(|io| io.token == token) {
             state.queue.remove(at);
             state.done.push_back(done);
@@ -380,7 +380,7 @@ impl Shared {
             if let Some(io) = state.queue.pop_front() {
                 state.running += 1;
                 drop(state);
-                let done = IoDone { token: io.token, result: self.perform(&io) };
+                let done = IoDone { token: io.token, result: self.perform(&io), aside: 0 };
                 state = self.lock();
                 state.running -= 1;
                 state.done.push_back(done);

@@ -25,7 +25,11 @@ impl Lane {
         let state = slot.state();
         let chunk = slot.body();
         // The common end: everything at once, nothing to copy, and somebody waits for it.
-        if chunk.plain && state == SlotState::InFlight && end.result.is_ok_and(|bytes| bytes == chunk.cut.len) {
+        if chunk.plain
+            && state == SlotState::InFlight
+            && end.result.is_ok_and(|bytes| bytes == chunk.cut.len)
+            && end.aside == 0
+        {
             return self.plain_ended(end.token);
         }
         self.io_ended_otherwise(end);
@@ -52,14 +56,14 @@ impl Lane {
             return self.retire(end.token, Moved::No);
         }
         match end.result {
-            Ok(bytes) => self.io_moved(end.token, bytes),
+            Ok(bytes) => self.io_moved(end.token, bytes, end.aside),
             Err(fault) if fault.retry == Retry::Now => self.resubmit(end.token, fault),
             Err(fault) => self.chunk_failed(end.token, fault),
         }
     }
 
     /// Success is not evidence: the bytes are counted before they are believed.
-    fn io_moved(&mut self, token: Token, bytes: u32) {
+    fn io_moved(&mut self, token: Token, bytes: u32, aside: u32) {
         let Some(chunk) = self.slots.get_mut(token) else { return };
         let (cut, block) = (chunk.cut, chunk.leg.granularity.block);
         if bytes > cut.len - chunk.have {
@@ -67,6 +71,10 @@ impl Lane {
         }
         chunk.have += bytes;
         chunk.plain = false;
+        if aside > 0 {
+            chunk.aside += aside.min(bytes);
+            chunk.as_planned = false;
+        }
         let needed = if chunk.kind == IoKind::Read { cut.skip + cut.want } else { cut.len };
         if chunk.have >= needed {
             return self.chunk_moved(token);
@@ -317,6 +325,9 @@ impl Lane {
     }
 }
 
+/// How often the CPU copies a byte that came to another place than its own: aside, and from there to its place.
+const ASIDE_COPIES: u64 = 2;
+
 /// Less direct ways rank higher, above zero. Ragged ends explain less than what concerns the bulk; beyond that the order of
 /// the reasons decides, so that the order of completions does not.
 fn rank_of(landing: Landing, reason: Reason) -> u16 {
@@ -344,7 +355,9 @@ impl Others {
     fn count(&mut self, chunk: &Chunk, on_host: impl FnOnce() -> bool) {
         let want = u64::from(chunk.cut.want);
         self.note(&chunk.leg, want);
-        let copied = want * u64::from(chunk.leg.copies);
+        // Of a block that is bounced, bytes that nobody wanted may be among those that went aside.
+        let aside = u64::from(chunk.aside).min(want);
+        let copied = want * u64::from(chunk.leg.copies) + aside * ASIDE_COPIES;
         if chunk.leg.via == Via::Staged {
             self.bytes.add(Landing::Staged, want);
             self.bounced += want;
@@ -357,8 +370,12 @@ impl Others {
             // A block too large for the bounce slabs goes through a staging slab although its leg is direct.
             Stash::Staging(_) => want,
         };
-        self.bytes.add(chunk.leg.landing, want - bounced);
-        self.bytes.add(Landing::Staged, bounced);
+        let aside = aside.min(want - bounced);
+        if aside > 0 {
+            self.note(&Leg { landing: Landing::Staged, reason: Reason::OutOfOrder, ..chunk.leg }, aside);
+        }
+        self.bytes.add(chunk.leg.landing, want - bounced - aside);
+        self.bytes.add(Landing::Staged, bounced + aside);
         self.bounced += bounced;
         self.cpu_copied += bounced + copied;
     }

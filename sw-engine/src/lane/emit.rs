@@ -441,6 +441,7 @@ impl Chunk {
             memory: here.memory,
             span: here.span,
             have: 0,
+            aside: 0,
             cut: Cut::default(),
             stash: Stash::None,
             device: Device::default(),

@@ -171,6 +171,8 @@ struct Chunk {
     span: u32,
     /// Bytes of the cut that the transport has moved.
     have: u32,
+    /// Of these, what the transport [copied aside](crate::seam::IoDone::aside).
+    aside: u32,
     cut: Cut,
     stash: Stash,
     device: Device,
@@ -612,6 +614,7 @@ impl Chunk {
             memory: 0,
             span: 0,
             have: 0,
+            aside: 0,
             cut: Cut::default(),
             stash: Stash::None,
             device: Device::default(),

@@ -80,6 +80,9 @@ pub struct IoDone {
     pub token: Token,
     /// Bytes moved from the start of the I/O (may be short: the engine asks for the rest), or the fault.
     pub result: Result<u32, Fault>,
+    /// Of these bytes, those that came by way of a buffer of the transport's though the face says otherwise: two more copies of each by
+    /// the CPU than the face tells. Never fewer than there were.
+    pub aside: u32,
 }
 
 /// What the transport can do. Asked once, before the first I/O.

@@ -237,7 +237,7 @@ impl HostQueue {
     fn free(&mut self, index: u16, outcome: Outcome, value: u64, place: Option<u16>) {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
         slot.state = State::Free;
-        let end = End { user: slot.user, outcome, value };
+        let end = End { user: slot.user, outcome, value, aside: 0 };
         self.ends.push_back(Ended { place, end });
         self.free.push(index);
     }

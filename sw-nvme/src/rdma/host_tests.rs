@@ -35,7 +35,7 @@ fn a_command_ends_when_both_its_send_and_its_response_were_seen() {
             queue.response(&told, None).unwrap();
         }
         let ended = queue.pop_end().unwrap();
-        let end = End { user: 9, outcome: Outcome::Told(Status::SUCCESS), value: 5 };
+        let end = End { user: 9, outcome: Outcome::Told(Status::SUCCESS), value: 5, aside: 0 };
         assert_eq!((ended.end, queue.under_way()), (end, 0));
     }
 }

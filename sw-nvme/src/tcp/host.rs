@@ -85,6 +85,8 @@ pub struct End {
     pub outcome: Outcome,
     /// The completion's first eight bytes.
     pub value: u64,
+    /// Bytes of its data that [went aside](HostQueue::went_aside).
+    pub aside: u32,
 }
 
 /// Bytes of a command's data.
@@ -147,6 +149,8 @@ struct Slot {
     unsent: bool,
     /// Bytes that came, or that the controller took or asked for.
     moved: u32,
+    /// Of these, what did not come to its place at once.
+    aside: u32,
     wish: Option<Wish>,
     /// Units that are with the socket.
     sending: u8,
@@ -210,6 +214,7 @@ impl HostQueue {
             transfer: Transfer::None,
             unsent: false,
             moved: 0,
+            aside: 0,
             wish: None,
             sending: 0,
             ended: None,
@@ -267,7 +272,7 @@ impl HostQueue {
         raw[32..36].copy_from_slice(&bytes.to_le_bytes());
         raw[36..40].copy_from_slice(&[0, 0, 0, descriptor]);
         (slot.command, slot.transfer, slot.user) = (Command::new(raw), transfer, user);
-        (slot.live, slot.unsent, slot.moved, slot.wish) = (true, true, 0, None);
+        (slot.live, slot.unsent, slot.moved, slot.aside, slot.wish) = (true, true, 0, 0, None);
         (slot.sending, slot.ended, slot.wrong_digest, slot.let_go) = (0, None, false, false);
         self.outbox.push_back(index);
         Some(cid)
@@ -416,6 +421,15 @@ impl HostQueue {
         if over { self.data_done() } else { Ok(()) }
     }
 
+    /// So many bytes of the data that is coming are received to another place than theirs, and copied from there.
+    pub fn went_aside(&mut self, bytes: u32) {
+        if let Some(Coming { slot, .. }) = self.coming
+            && let Some(slot) = self.slots.get_mut(usize::from(slot))
+        {
+            slot.aside = slot.aside.saturating_add(bytes);
+        }
+    }
+
     /// The digest of the data came, and `computed` is that of the bytes that did.
     ///
     /// # Errors
@@ -454,7 +468,7 @@ impl HostQueue {
             return false;
         }
         slot.let_go = true;
-        self.ends.push_back(End { user: slot.user, outcome: Outcome::LetGo, value: 0 });
+        self.ends.push_back(End { user: slot.user, outcome: Outcome::LetGo, value: 0, aside: slot.aside });
         true
     }
 
@@ -495,7 +509,7 @@ impl HostQueue {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
         slot.live = false;
         if !slot.let_go {
-            self.ends.push_back(End { user: slot.user, outcome, value });
+            self.ends.push_back(End { user: slot.user, outcome, value, aside: slot.aside });
         }
         self.free.push(index);
     }

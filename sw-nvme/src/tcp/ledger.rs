@@ -202,6 +202,7 @@ impl Ledger {
         self.free.push(end.user);
         let work = works.get(index)?;
         work.open = work.open.saturating_sub(1);
+        work.aside = work.aside.saturating_add(end.aside);
         match end.outcome {
             Outcome::Told(status) => match status.fault(delays) {
                 Some(fault) => work.fail_at(at, fault),

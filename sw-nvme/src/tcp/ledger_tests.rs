@@ -143,12 +143,27 @@ fn that_nothing_was_written_is_said_of_all_commands_or_not_at_all() {
         assert_eq!(bed.sends(8), 2);
         // Places are given from the last: the first command has number 0.
         for (user, status) in (0..).zip(statuses) {
-            let end = End { user, outcome: Outcome::Told(status), value: 0 };
+            let end = End { user, outcome: Outcome::Told(status), value: 0, aside: 0 };
             bed.ledger.ended(end, &mut bed.works, &RetryDelays::default());
         }
         let done = bed.works.finish(index).unwrap();
         assert_eq!(done.result.unwrap_err().outcome, outcome, "{statuses:?}");
     }
+}
+
+#[test]
+fn what_went_aside_of_its_commands_is_in_the_end_of_an_io() {
+    let mut bed = Bed::new(8);
+    let index = bed.begin(IoKind::Read, 4, 1);
+    assert_eq!(bed.sends(8), 2);
+    for (user, aside) in [(0, 512), (1, 1024)] {
+        let end = End { user, outcome: Outcome::Told(Status::SUCCESS), value: 0, aside };
+        bed.ledger.ended(end, &mut bed.works, &RetryDelays::default());
+    }
+    assert_eq!(bed.works.finish(index).unwrap().aside, 1536);
+    // The next I/O in its place has nothing of that.
+    let next = bed.begin(IoKind::Read, 1, 2);
+    assert_eq!((next, bed.works.finish(next).unwrap().aside), (index, 0));
 }
 
 #[test]

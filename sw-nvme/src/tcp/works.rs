@@ -33,6 +33,8 @@ pub struct Work {
     moved: bool,
     /// Connections that were lost before all of it was sent.
     pub(super) lost: u8,
+    /// Bytes of it that were copied aside, and from there to their place.
+    pub(super) aside: u32,
 }
 
 /// Works, with room for as many as it was made for, or as there were at a time.
@@ -60,6 +62,7 @@ impl Works {
             failed: None,
             moved: false,
             lost: 0,
+            aside: 0,
         };
         if let Some(index) = self.free.pop()
             && let Some(at) = self.works.get_mut(sw_mem::index(u64::from(index)))
@@ -95,7 +98,7 @@ impl Works {
     pub fn finish(&mut self, index: u32) -> Option<IoDone> {
         let work = self.get(index)?;
         work.live = false;
-        let done = IoDone { token: work.io.token, result: work.result() };
+        let done = IoDone { token: work.io.token, result: work.result(), aside: work.aside };
         self.free.push(index);
         Some(done)
     }

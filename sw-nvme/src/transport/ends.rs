@@ -193,7 +193,7 @@ impl<B: Bus> NvmeTransport<B> {
             let (token, is_out) = (parent.token, parent.sent > 0);
             self.parents.finish(slot);
             self.kept += u32::from(is_out);
-            self.ended.push(IoDone { token, result: Err(if is_out { gone.kept() } else { gone }) });
+            self.ended.push(IoDone { token, result: Err(if is_out { gone.kept() } else { gone }), aside: 0 });
         }
         if let Place::Linked(link) = core::mem::replace(&mut self.places[index], Place::Dead(gone)) {
             self.whys[index] = Some(loud_error(link.controller.name()));
@@ -222,7 +222,7 @@ impl<B: Bus> NvmeTransport<B> {
     pub(super) fn cancel_io(&mut self, token: Token) {
         if let Some(at) = self.parked.iter().position(|io| io.token == token) {
             self.parked.remove(at);
-            return self.ended.push(IoDone { token, result: Err(Fault::new(ErrorKind::Cancelled, 0)) });
+            return self.ended.push(IoDone { token, result: Err(Fault::new(ErrorKind::Cancelled, 0)), aside: 0 });
         }
         for slot in self.parents.indexes(|parent| parent.token == token) {
             let Some(parent) = self.parents.get_mut(slot) else { continue };

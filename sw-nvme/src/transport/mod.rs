@@ -282,7 +282,7 @@ impl<B: Bus> NvmeTransport<B> {
                 Ok(true) => self.send(&io, index),
                 // It is on its way: the I/O waits.
                 Ok(false) => self.parked.push_back(io),
-                Err(fault) => self.ended.push(IoDone { token: io.token, result: Err(fault) }),
+                Err(fault) => self.ended.push(IoDone { token: io.token, result: Err(fault), aside: 0 }),
             }
         }
     }
@@ -434,7 +434,9 @@ impl<B: Bus> NvmeTransport<B> {
     #[cold]
     fn submit_unlinked(&mut self, io: &Io, index: usize) {
         match self.places.get(index) {
-            Some(Place::Dead(fault)) => return self.ended.push(IoDone { token: io.token, result: Err(*fault) }),
+            Some(Place::Dead(fault)) => {
+                return self.ended.push(IoDone { token: io.token, result: Err(*fault), aside: 0 });
+            }
             // Refused before anybody needed it: it is asked for again.
             Some(Place::Asked(ticket, qid)) if self.parked.is_empty() && ticket.is_refused() => {
                 self.places[index] = Place::Unlinked(*qid);
@@ -452,7 +454,7 @@ impl<B: Bus> NvmeTransport<B> {
         };
         let moves = matches!(io.kind, IoKind::Read | IoKind::Write);
         if !moves && link.flushes_at_once() {
-            return self.ended.push(IoDone { token: io.token, result: Ok(0) });
+            return self.ended.push(IoDone { token: io.token, result: Ok(0), aside: 0 });
         }
         // There is always one: the depth was checked, and nobody else takes any.
         let Some((slot, parent)) = self.parents.take() else { return };
@@ -469,7 +471,7 @@ impl<B: Bus> NvmeTransport<B> {
             let Some(iova) = link.regions.iova(from.region, from.place, from.len) else {
                 let fault = link.refused(from.region).unwrap_or(NOT_ATTACHED);
                 self.parents.finish(slot);
-                return self.ended.push(IoDone { token: io.token, result: Err(fault) });
+                return self.ended.push(IoDone { token: io.token, result: Err(fault), aside: 0 });
             };
             *to = Segment { iova, len: ByteLen(u64::from(from.len)) };
         }

@@ -99,7 +99,7 @@ impl Parent {
             _ if self.cancelled || self.fault.kind == ErrorKind::NoDevice => Err(self.fault),
             at => Ok(bytes(at)),
         };
-        IoDone { token: self.token, result }
+        IoDone { token: self.token, result, aside: 0 }
     }
 
     /// The fault, for an I/O of which the first command failed. That nothing was written is said of all commands or not at all.

@@ -163,7 +163,7 @@ impl Shape for Commands {
         self.free.push(u32::try_from(word).ok()?);
         let result = outcome(result, bytes, given_up);
         let result = if memory == Memory::Peer { result.map_err(peer::as_refusal) } else { result };
-        Some(IoDone { token, result })
+        Some(IoDone { token, result, aside: 0 })
     }
 
     fn word(&self, _token: Token) -> Option<u64> {

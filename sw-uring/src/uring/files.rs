@@ -77,7 +77,7 @@ impl Shape for Files {
         let token = Token::from_raw(word);
         let result = fault::outcome(result);
         let result = if self.peers.is_empty() { result } else { self.of_peer(token, result) };
-        Some(IoDone { token, result })
+        Some(IoDone { token, result, aside: 0 })
     }
 
     fn word(&self, token: Token) -> Option<u64> {

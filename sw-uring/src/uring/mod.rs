@@ -275,7 +275,7 @@ impl<S: Shape> Transport for RingTransport<S> {
         match pushed {
             Ok(false) => return Submit::Full,
             Ok(true) => {}
-            Err(fault) => core.refused.push(IoDone { token: io.token, result: Err(fault) }),
+            Err(fault) => core.refused.push(IoDone { token: io.token, result: Err(fault), aside: 0 }),
         }
         core.in_flight += 1;
         Submit::Accepted
