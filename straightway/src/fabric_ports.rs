@@ -174,18 +174,14 @@ fn digests_of(wanted: NvmeTcpDigests) -> Digests {
 /// Starts the thread that does the slow work of a controller: signs of life, connections. It ends with the association.
 fn attend(controller: &Arc<Controller>, scheme: &str) -> Result<(), Error> {
     let attended = Arc::clone(controller);
-    let name = format!("{scheme} {}", controller.facts().id);
-    let thread = std::thread::Builder::new().name(name).spawn(move || attended.attend());
-    thread.map(drop).map_err(|cause| {
-        controller.shut_down();
-        no_thread(controller.name(), cause)
-    })
+    let named = (format!("{scheme} {}", controller.facts().id), controller.name());
+    start(named, move || attended.attend()).inspect_err(|_| controller.shut_down())
 }
 
 /// Starts the thread that tries to reach a port which was not reached when its address was opened, as long as somebody has the paths.
 pub(crate) fn keep_reaching((ports, paths): (Arc<Ports>, Weak<Paths>), leg: usize, place: Place) -> Result<(), Error> {
     let host = place.address.host.clone();
-    let thread = std::thread::Builder::new().name(format!("port {}", place.address.port)).spawn(move || {
+    start((format!("port {}", place.address.port), &host), move || {
         let mut pause = RETRY_FIRST;
         while ports.rest(pause) {
             let Some(paths) = paths.upgrade() else { return };
@@ -199,8 +195,12 @@ pub(crate) fn keep_reaching((ports, paths): (Arc<Ports>, Weak<Paths>), leg: usiz
                 Err(why) => paths.missed(leg, why.to_string()),
             }
         }
-    });
-    thread.map(drop).map_err(|cause| no_thread(&host, cause))
+    })
+}
+
+/// Starts a thread by its name, for what is at an address.
+fn start((name, at): (String, &str), run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    std::thread::Builder::new().name(name).spawn(run).map(drop).map_err(|cause| no_thread(at, cause))
 }
 
 /// A port of several is tried to be reached again as long as the engine lives: what waits for a path has its own patience.

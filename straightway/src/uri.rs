@@ -141,7 +141,7 @@ impl NvmeTcpUri {
     fn parse(rest: &str, nsid: Option<u32>, serial: Option<String>, wire: FabricWire) -> Option<Self> {
         let (at, subsystem) = rest.split_once('/')?;
         let ports = at.split(',').map(FabricPort::parse).collect::<Option<Vec<_>>>()?;
-        let is_twice = (1..ports.len()).any(|n| ports.iter().take(n).any(|port| Some(port) == ports.get(n)));
+        let is_twice = ports.iter().enumerate().any(|(n, port)| ports.iter().take(n).any(|before| before == port));
         let fits = !is_twice && ports.len() <= PATHS_MAX && subsystem.starts_with("nqn.");
         fits.then_some(())?;
         Some(Self { ports, subsystem: subsystem.to_owned(), nsid: nsid?, serial, wire })
@@ -174,40 +174,50 @@ struct Query {
     len: Option<u64>,
     serial: Option<String>,
     /// `fabric=emulated`.
-    is_emulated: bool,
+    emulated: Option<()>,
     port: RdmaPort,
 }
 
 impl Query {
     fn parse(text: &str) -> Option<Self> {
         let mut query = Self::default();
+        let name = |value: &str| (!value.is_empty()).then(|| value.to_owned());
         for pair in text.split('&') {
             match pair.split_once('=')? {
-                ("offset", value) if query.offset.is_none() => query.offset = Some(parse_bytes(value)?),
-                ("len", value) if query.len.is_none() => query.len = Some(parse_bytes(value)?),
-                ("nsid", value) if query.nsid.is_none() => query.nsid = Some(parse_nsid(value)?),
-                ("serial", value) if query.serial.is_none() && !value.is_empty() => {
-                    query.serial = Some(value.to_owned());
-                }
-                ("fabric", "emulated") if !query.is_emulated => query.is_emulated = true,
-                ("device", value) if query.port.device.is_none() && !value.is_empty() => {
-                    query.port.device = Some(value.to_owned());
-                }
-                ("gid", value) if query.port.gid.is_none() => query.port.gid = Some(value.parse().ok()?),
+                ("offset", value) => once(&mut query.offset, parse_bytes(value))?,
+                ("len", value) => once(&mut query.len, parse_bytes(value))?,
+                ("nsid", value) => once(&mut query.nsid, parse_nsid(value))?,
+                ("serial", value) => once(&mut query.serial, name(value))?,
+                ("fabric", value) => once(&mut query.emulated, (value == "emulated").then_some(()))?,
+                ("device", value) => once(&mut query.port.device, name(value))?,
+                ("gid", value) => once(&mut query.port.gid, value.parse().ok())?,
                 _ => return None,
             }
         }
         Some(query)
     }
 
-    /// What `nvme+rdma` goes by; `None`: the emulation has no devices to choose from.
-    fn rdma(&self) -> Option<FabricWire> {
-        match (self.is_emulated, self.port == RdmaPort::default()) {
-            (true, true) => Some(FabricWire::EmulatedRdma),
-            (true, false) => None,
-            (false, _) => Some(FabricWire::Rdma(self.port.clone())),
+    /// What an address of this scheme is reached by, if it is a subsystem's. `None`: the query chooses a way that the scheme does not have, or
+    /// a device of the emulation's, which has none.
+    fn wire(&mut self, scheme: &str) -> Option<Option<FabricWire>> {
+        let port = core::mem::take(&mut self.port);
+        let chooses = port != RdmaPort::default();
+        match (scheme, self.emulated) {
+            ("nvme+rdma", None) => Some(Some(FabricWire::Rdma(port))),
+            ("nvme+rdma", Some(())) if !chooses => Some(Some(FabricWire::EmulatedRdma)),
+            ("nvme+tcp", None) if !chooses => Some(Some(FabricWire::Tcp)),
+            ("nvme+rdma" | "nvme+tcp", _) => None,
+            (_, None) if !chooses && self.nsid.is_none() => Some(None),
+            _ => None,
         }
     }
+}
+
+/// Puts a value where there is none yet. `None`: it is said twice, or wrong.
+fn once<T>(place: &mut Option<T>, value: Option<T>) -> Option<()> {
+    place.is_none().then_some(())?;
+    *place = Some(value?);
+    Some(())
 }
 
 impl Uri {
@@ -259,30 +269,24 @@ impl FromStr for Uri {
             bad("what stands behind the ? is not understood".into())
                 .remedy("write ?offset=N, ?len=N or both with &; serial=S for an NVMe controller, nsid=N and serial=S for nvme+tcp and nvme+rdma, device=NAME, gid=N or fabric=emulated for the latter")
         };
-        let (rest, query) = match rest.split_once('?') {
+        let (rest, mut query) = match rest.split_once('?') {
             Some((rest, query)) if matches!(scheme, "nvme" | "nvme+tcp" | "nvme+rdma" | "file") => {
                 (rest, Query::parse(query).ok_or_else(wrong_query)?)
             }
             _ => (rest, Query::default()),
         };
-        let rdma = query.rdma();
-        let is_of_rdma = query.is_emulated || query.port != RdmaPort::default();
+        let wire = query.wire(scheme).ok_or_else(wrong_query)?;
         let Query { nsid, offset, len, serial, .. } = query;
+        if let Some(wire) = wire {
+            let nvme = NvmeTcpUri::parse(rest, nsid, serial, wire).ok_or_else(|| {
+                let choice = if scheme == "nvme+rdma" { ", with &device=NAME or &gid=N to choose, or with &fabric=emulated" } else { "" };
+                bad("not a namespace of an NVMe subsystem".into()).remedy(format!(
+                    "write {scheme}://HOST:PORT/NQN?nsid=N, as in {scheme}://10.0.0.1:4420/nqn.2026-11.io.example:one?nsid=1{choice}"
+                ))
+            })?;
+            return Ok(Uri::NvmeTcp(nvme).part(offset, len));
+        }
         match scheme {
-            "nvme+rdma" => match NvmeTcpUri::parse(rest, nsid, serial, rdma.ok_or_else(wrong_query)?) {
-                Some(nvme) => Ok(Uri::NvmeTcp(nvme).part(offset, len)),
-                None => Err(bad("not a namespace of an NVMe subsystem behind RDMA".into()).remedy(
-                    "write nvme+rdma://HOST:PORT/NQN?nsid=N, with &device=NAME or &gid=N to choose, or with &fabric=emulated",
-                )),
-            },
-            _ if is_of_rdma => Err(wrong_query()),
-            "nvme+tcp" => match NvmeTcpUri::parse(rest, nsid, serial, FabricWire::Tcp) {
-                Some(nvme) => Ok(Uri::NvmeTcp(nvme).part(offset, len)),
-                None => Err(bad("not a namespace of an NVMe subsystem behind TCP".into()).remedy(
-                    "write nvme+tcp://HOST:PORT/NQN?nsid=N, as in nvme+tcp://10.0.0.1:4420/nqn.2026-11.io.example:one?nsid=1",
-                )),
-            },
-            _ if nsid.is_some() => Err(wrong_query()),
             "nvme" => match NvmeUri::parse(rest, serial) {
                 Some(nvme) => Ok(Uri::Nvme(nvme).part(offset, len)),
                 None => Err(bad("not a namespace of an NVMe controller".into())
