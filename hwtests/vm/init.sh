@@ -30,6 +30,13 @@ for module in /sw/modules/*.ko; do
     insmod "$module" $parameters || echo "init: $module did not load"
 done
 
+# The second of two guests that a wire joins: it serves until the first one has ended, and the host ends it.
+if grep -q sw.mate /proc/cmdline; then
+    ifconfig eth0 hw ether 52:54:00:12:34:57
+    ifconfig eth0 10.0.0.2 netmask 255.255.255.0 up
+    exec straightway target memory:24MiB --listen 10.0.0.2:4420
+fi
+
 /sw/straightway-guest run
 status=$?
 sync

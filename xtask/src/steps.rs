@@ -365,48 +365,19 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "fabrics",
-        why: "NVMe over TCP against the kernel's target, and its initiator against ours",
+        why: "NVMe over TCP, TLS and RDMA: both of our ends against the kernel's",
         program: Program::Xtask,
-        args: &["vm", "fabrics"],
+        // In one: programs are built once, and guests run two at a time.
+        args: &["vm", "fabrics", "tls", "rdma"],
         env: &[],
         needs: &[
             Need::Tool { program: "apt-get", package: "apt" },
             Need::Tool { program: "dpkg-deb", package: "dpkg" },
         ],
-        tests_min: 30,
+        tests_min: 56,
         skips: Skips::Listed,
-        limit_s: 900,
+        limit_s: 1800,
         // Behind what runs beside the guests of `vm`, for which it would wait.
-        turn: Turn::Beside,
-    },
-    Step {
-        name: "tls",
-        why: "TLS over NVMe/TCP by a kernel that has it, which the machine may not",
-        program: Program::Xtask,
-        args: &["vm", "tls"],
-        env: &[],
-        needs: &[
-            Need::Tool { program: "apt-get", package: "apt" },
-            Need::Tool { program: "dpkg-deb", package: "dpkg" },
-        ],
-        tests_min: 2,
-        skips: Skips::Listed,
-        limit_s: 900,
-        turn: Turn::Beside,
-    },
-    Step {
-        name: "rdma",
-        why: "NVMe over RDMA by libibverbs on the kernel's rxe, which machines do not have",
-        program: Program::Xtask,
-        args: &["vm", "rdma"],
-        env: &[],
-        needs: &[
-            Need::Tool { program: "apt-get", package: "apt" },
-            Need::Tool { program: "dpkg-deb", package: "dpkg" },
-        ],
-        tests_min: 11,
-        skips: Skips::Listed,
-        limit_s: 1200,
         turn: Turn::Beside,
     },
     Step {

@@ -6,6 +6,9 @@
 //! serial 1 ◄─► QEMU's stdin/stdout    lines of [`super::wire`], answers to requests
 //! monitor  ◄─► a socket               device removal and return
 //! ```
+//!
+//! A guest with a [wire](machine::Device::Wire) has a *mate* at its other end, a second guest of the same row that has no tests: it serves, and
+//! ends with the first.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -21,6 +24,7 @@ use super::host::{Answer, Host};
 use super::kernels::Prepared;
 use super::machine;
 use super::packages::{Root, at};
+use super::spent;
 use super::wire::{Line, Test};
 use crate::Stop;
 use crate::proc::Lifeline;
@@ -42,6 +46,25 @@ enum Console {
     Log,
     /// The terminal that xtask runs in; nobody listens on the second port.
     Terminal,
+}
+
+/// Which of two guests that a wire joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// The one with the tests; there may be no other.
+    First,
+    Mate,
+}
+
+impl Which {
+    fn other(self) -> Which {
+        if self == Which::First { Which::Mate } else { Which::First }
+    }
+
+    /// For names of files.
+    fn suffix(self, phase: u32) -> String {
+        if self == Which::First { phase.to_string() } else { "mate".to_string() }
+    }
 }
 
 /// What one guest needs, besides its row.
@@ -83,6 +106,8 @@ pub struct Outcome {
     /// Seconds at the end of the tests, by the guest's clock.
     pub end_s: Option<f64>,
     pub wall: Duration,
+    /// Processor seconds of QEMU, and of that of a mate.
+    pub cpu_s: f64,
     pub tests: Vec<Test>,
     pub facts: Vec<(String, Value)>,
     pub notes: Vec<String>,
@@ -98,6 +123,7 @@ impl Outcome {
             up_s: None,
             end_s: None,
             wall: Duration::ZERO,
+            cpu_s: 0.0,
             tests: Vec::new(),
             facts: Vec::new(),
             notes: Vec::new(),
@@ -114,8 +140,10 @@ impl Outcome {
 pub fn run(guest: &Guest<'_>) -> Result<Outcome, Stop> {
     let start = Instant::now();
     let sockets = Sockets::make(guest.boot.name)?;
-    let mut qemu = Qemu::start(guest, &sockets)?;
-    let mut host = Host::new(guest.boot.devices, guest.dir, sockets.monitor());
+    let wired = guest.boot.devices.contains(&machine::Device::Wire);
+    let mate = wired.then(|| Qemu::start(guest, &sockets, Which::Mate)).transpose()?;
+    let mut qemu = Qemu::start(guest, &sockets, Which::First)?;
+    let mut host = Host::new(guest.boot.devices, guest.dir, sockets.monitor(Which::First));
     let mut outcome = Outcome::new();
     let ended = loop {
         let left = guest.deadline.saturating_duration_since(Instant::now());
@@ -136,6 +164,11 @@ pub fn run(guest: &Guest<'_>) -> Result<Outcome, Stop> {
         }
         None => qemu.reap(),
     };
+    outcome.cpu_s = qemu.cpu_s;
+    if let Some(mut mate) = mate {
+        mate.kill();
+        outcome.cpu_s += mate.cpu_s;
+    }
     outcome.wall = start.elapsed();
     Ok(outcome)
 }
@@ -148,7 +181,7 @@ pub fn run(guest: &Guest<'_>) -> Result<Outcome, Stop> {
 pub fn shell(guest: &Guest<'_>) -> Result<(), Stop> {
     let sockets = Sockets::make(guest.boot.name)?;
     let (program, mut args, modules) = guest.root.qemu();
-    args.extend(arguments(guest, &sockets, Console::Terminal));
+    args.extend(arguments(guest, &sockets, (Which::First, Console::Terminal)));
     // Not a group of its own: it must stay in the terminal's foreground to read from it.
     let ended = Command::new(&program).args(&args).env(modules.0, modules.1).status();
     ended.map(drop).map_err(|error| cannot_start(&error))
@@ -188,13 +221,15 @@ struct Qemu {
     stdin: ChildStdin,
     lines: mpsc::Receiver<String>,
     lifeline: Option<Lifeline>,
+    /// What it took, as far as it was looked at.
+    cpu_s: f64,
 }
 
 impl Qemu {
-    fn start(guest: &Guest<'_>, sockets: &Sockets) -> Result<Qemu, Stop> {
+    fn start(guest: &Guest<'_>, sockets: &Sockets, which: Which) -> Result<Qemu, Stop> {
         let (program, mut args, modules) = guest.root.qemu();
-        args.extend(arguments(guest, sockets, Console::Log));
-        let log = guest.dir.join(format!("qemu-{}.log", guest.phase));
+        args.extend(arguments(guest, sockets, (which, Console::Log)));
+        let log = guest.dir.join(format!("qemu-{}.log", which.suffix(guest.phase)));
         let stderr = std::fs::File::create(&log).map_err(|error| at(&log, "cannot make", &error))?;
         let mut child = Command::new(&program)
             .args(&args)
@@ -212,10 +247,11 @@ impl Qemu {
         let (sender, lines) = mpsc::sync_channel(LINES_MAX);
         // Detached on purpose: it ends with the pipe, which closes when QEMU ends.
         std::thread::spawn(move || read_lines(stdout, &sender));
-        Ok(Qemu { child, stdin, lines, lifeline })
+        Ok(Qemu { child, stdin, lines, lifeline, cpu_s: 0.0 })
     }
 
     fn kill(&mut self) {
+        self.look_at_time();
         drop(self.child.kill());
         drop(self.child.wait());
         self.let_go();
@@ -225,6 +261,7 @@ impl Qemu {
     fn reap(&mut self) -> Ended {
         let start = Instant::now();
         while start.elapsed() < REAP_LIMIT {
+            self.look_at_time();
             match self.child.try_wait() {
                 Ok(Some(status)) => {
                     self.let_go();
@@ -236,6 +273,10 @@ impl Qemu {
         }
         self.kill();
         Ended::Status(-1)
+    }
+
+    fn look_at_time(&mut self) {
+        self.cpu_s = self.cpu_s.max(spent::cpu_s_of(self.child.id()));
     }
 
     fn let_go(&mut self) {
@@ -273,9 +314,9 @@ fn cannot_start(error: &std::io::Error) -> Stop {
     Stop::new(format!("QEMU does not start ({error})"), "remove target/vm/root and try again")
 }
 
-fn arguments(guest: &Guest<'_>, sockets: &Sockets, console: Console) -> Vec<String> {
+fn arguments(guest: &Guest<'_>, sockets: &Sockets, (which, console): (Which, Console)) -> Vec<String> {
     let boot = guest.boot;
-    let log = guest.dir.join(format!("console-{}.log", guest.phase));
+    let log = guest.dir.join(format!("console-{}.log", which.suffix(guest.phase)));
     let (console, wire) = match console {
         Console::Log => (format!("file,id=console,path={}", log.display()), "stdio,id=wire,signal=off"),
         Console::Terminal => ("stdio,id=console,signal=off".to_string(), "null,id=wire"),
@@ -292,6 +333,9 @@ fn arguments(guest: &Guest<'_>, sockets: &Sockets, console: Console) -> Vec<Stri
     append.push(boot.append.to_string());
     append.extend(machine::facts_for_guest(boot.devices));
     append.extend(guest.words.iter().cloned());
+    if which == Which::Mate {
+        append.push("sw.mate".to_string());
+    }
     let fixed = "-accel tcg,thread=multi -cpu max -M q35 -smp 2 -nodefaults -no-user-config -no-reboot -display none \
                  -device isa-debug-exit,iobase=0x501,iosize=1 -serial chardev:console \
                  -serial chardev:wire -mon chardev=monitor,mode=control";
@@ -301,18 +345,21 @@ fn arguments(guest: &Guest<'_>, sockets: &Sockets, console: Console) -> Vec<Stri
         "-chardev".to_string(),
         wire.to_string(),
         "-chardev".to_string(),
-        format!("socket,id=monitor,path={},server=on,wait=off", sockets.monitor().display()),
+        format!("socket,id=monitor,path={},server=on,wait=off", sockets.monitor(which).display()),
     ];
     args.extend(fixed.split_whitespace().map(String::from));
     args.extend(["-m".to_string(), boot.memory_mib.to_string()]);
     args.extend(["-kernel".to_string(), guest.kernel.image.display().to_string()]);
     args.extend(["-initrd".to_string(), guest.initramfs.display().to_string()]);
     args.extend(["-append".to_string(), append.join(" ")]);
+    if boot.devices.contains(&machine::Device::Wire) {
+        args.extend(machine::wire(&sockets.wire(which), &sockets.wire(which.other())));
+    }
     args.extend(machine::arguments(boot.devices, boot.iommu, guest.dir));
     args
 }
 
-/// A directory for the monitor's socket with a short path: the address of a socket holds about a hundred bytes.
+/// A directory for sockets, with a short path: the address of a socket holds about a hundred bytes.
 struct Sockets {
     dir: PathBuf,
 }
@@ -322,12 +369,20 @@ impl Sockets {
         let dir = std::env::temp_dir().join(format!("sw-vm-{}-{boot}", std::process::id()));
         std::fs::create_dir_all(&dir).map_err(|error| at(&dir, "cannot make", &error))?;
         let sockets = Sockets { dir };
-        drop(std::fs::remove_file(sockets.monitor()));
+        for which in [Which::First, Which::Mate] {
+            drop(std::fs::remove_file(sockets.monitor(which)));
+            drop(std::fs::remove_file(sockets.wire(which)));
+        }
         Ok(sockets)
     }
 
-    fn monitor(&self) -> PathBuf {
-        self.dir.join("monitor")
+    fn monitor(&self, which: Which) -> PathBuf {
+        self.dir.join(if which == Which::First { "monitor" } else { "monitor-mate" })
+    }
+
+    /// An end of the wire.
+    fn wire(&self, which: Which) -> PathBuf {
+        self.dir.join(if which == Which::First { "wire" } else { "wire-mate" })
     }
 }
 

@@ -73,9 +73,13 @@ pub fn build(place: &Place, boots: &[&Boot]) -> Result<PathBuf, Stop> {
     };
     if boots.iter().any(|boot| !boot.extras.contains(&Extra::Rdma)) || has(Extra::Straightway) {
         add_target(place)?;
-        let packages: &[&str] =
-            if has(Extra::Straightway) { &["straightway-guest", "straightway-cli"] } else { &["straightway-guest"] };
-        run(job(TARGET, packages).env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld"), TARGET)?;
+        // The command too, whether these guests carry it or not: what is below both is compiled for what both ask of it, and a build without
+        // the one would compile most of it once more for the guests of another group.
+        run(
+            job(TARGET, &["straightway-guest", "straightway-cli"])
+                .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld"),
+            TARGET,
+        )?;
     }
     if has(Extra::Rdma) {
         run(job(TARGET_DYNAMIC, &["straightway-guest"]), TARGET_DYNAMIC)?;

@@ -6,6 +6,7 @@
 //! | `device_del` | role | removes the device, as if it were pulled out |
 //! | `device_add` | role | puts it back into its port, once the machine has let go of it |
 //! | `peer_sum` | offset length | FNV-1a of that range of the peer's BAR, read from the file behind it |
+//! | `link` | role, `up` or `down` | plugs the wire of a network card in, or cuts it |
 //! | `power_cut` | | ends the machine at once; the second phase boots with what a power cut leaves |
 
 use std::os::unix::fs::FileExt;
@@ -45,6 +46,7 @@ impl<'a> Host<'a> {
             "echo" => Ok(argument.to_string()),
             "device_del" => self.device(argument).and_then(|device| self.remove(device)),
             "device_add" => self.device(argument).and_then(|device| self.add(device)),
+            "link" => self.link(argument),
             "peer_sum" => self.peer_sum(argument),
             other => Err(format!("the host does not know {other}")),
         };
@@ -83,6 +85,17 @@ impl<'a> Host<'a> {
         Ok(String::new())
     }
 
+    fn link(&mut self, argument: &str) -> Result<String, String> {
+        let up = match argument.split_once(' ') {
+            Some((_, "up")) => true,
+            Some((_, "down")) => false,
+            _ => return Err(format!("link wants a device, and up or down, got {argument:?}")),
+        };
+        let device = self.device(argument.split(' ').next().unwrap_or_default())?;
+        let done = self.monitor()?.execute("set_link", &serde_json::json!({"name": device.name(), "up": up}));
+        done.map(|_| String::new())
+    }
+
     fn peer_sum(&self, argument: &str) -> Result<String, String> {
         let numbers: Option<Vec<u64>> = argument.split(' ').map(|word| word.parse().ok()).collect();
         let Some([offset, length]) = numbers.as_deref() else {
@@ -112,6 +125,8 @@ mod tests {
             ("format_disk", ""),
             ("device_del", "nvme-a"),
             ("device_del", "nvme-b"),
+            ("link", "nvme-a down"),
+            ("link", "nvme-b off"),
             ("peer_sum", "1"),
             ("peer_sum", "18446744073709551615 2"),
         ] {

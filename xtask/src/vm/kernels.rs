@@ -43,7 +43,7 @@ impl Kernel {
 
 /// Modules that guests of a stock kernel load, with all they depend on. One that a kernel has built in is skipped. Those in the last
 /// lines are asked for by name, for authentication and for TLS: guests have nobody who would load them then.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 16] = [
     "nvme",
     "vfio_pci",
     "vfio_iommu_type1",
@@ -52,6 +52,7 @@ const MODULES: [&str; 15] = [
     "virtio_blk",
     "nvmet_tcp",
     "nvme_tcp",
+    "e1000e",
     "hmac",
     "sha256_generic",
     "sha512_generic",

@@ -9,6 +9,7 @@
 //!                              └─ nvme-near   under the same switch
 //! 00:08.0 root port ── nvme-log     its writes are logged in order, with flushes: what a power cut may leave
 //! 00:09.0 root port ── nvme-many    namespaces of several sizes, with gaps between their numbers; large MDTS
+//! 00:0a.0 root port ── wire         a network card; the other end of its wire is a second guest, which serves (`init.sh`)
 //! ```
 //!
 //! A device behind its own root port is alone in its IOMMU group. Everything is a JSON value in QEMU's own words, so
@@ -32,8 +33,11 @@ pub enum Device {
     NvmeNear,
     NvmeLog,
     NvmeMany,
+    Wire,
 }
 
+/// What the network card of [`Device::Wire`] is joined to, in QEMU.
+const WIRE_END: &str = "wire-end";
 /// Bytes of most disks and of the peer's BAR.
 pub const DISK_BYTES: u64 = 64 << 20;
 /// Bytes of a disk, by its node name. Those of `nvme-many` differ, and one is no multiple of a page.
@@ -54,7 +58,7 @@ pub const BAD_WRITE_SECTOR: u64 = 4096;
 const EIO: u32 = 5;
 
 impl Device {
-    pub const ALL: [Device; 8] = [
+    pub const ALL: [Device; 9] = [
         Device::NvmeA,
         Device::NvmeB,
         Device::NvmeFaulty,
@@ -63,6 +67,7 @@ impl Device {
         Device::NvmeNear,
         Device::NvmeLog,
         Device::NvmeMany,
+        Device::Wire,
     ];
 
     /// The role by which tests ask for it, and its id in QEMU.
@@ -76,6 +81,7 @@ impl Device {
             Device::NvmeNear => "nvme-near",
             Device::NvmeLog => "nvme-log",
             Device::NvmeMany => "nvme-many",
+            Device::Wire => "wire",
         }
     }
 
@@ -94,6 +100,7 @@ impl Device {
             Device::NvmeNear => "07.0/00.0/01.0",
             Device::NvmeLog => "08.0",
             Device::NvmeMany => "09.0",
+            Device::Wire => "0a.0",
         }
     }
 
@@ -103,7 +110,7 @@ impl Device {
             Device::NvmeA => &["disk-a1", "disk-a2"],
             Device::NvmeB => &["disk-b1"],
             Device::NvmeFaulty => &["disk-faulty1"],
-            Device::Peer => &[],
+            Device::Peer | Device::Wire => &[],
             Device::NvmeCmb => &["disk-cmb1"],
             Device::NvmeNear => &["disk-near1"],
             Device::NvmeLog => &["disk-log1"],
@@ -133,6 +140,10 @@ impl Device {
             Device::NvmeCmb => vec![with(with(nvme("sw-cmb"), "cmb_size_mb", json!(64)), "drive", json!("disk-cmb1"))],
             Device::NvmeNear => vec![with(nvme("sw-near"), "drive", json!("disk-near1"))],
             Device::NvmeLog => vec![with(nvme("sw-log"), "drive", json!("disk-log1"))],
+            // Without the program that boots from the network, which would want a package of its own.
+            Device::Wire => {
+                vec![json!({"driver": "e1000e", "id": id, "bus": bus, "netdev": WIRE_END, "romfile": ""})]
+            }
             Device::NvmeMany => {
                 let namespace = |nsid: u32, block_bytes: u32| {
                     json!({"driver": "nvme-ns", "drive": format!("disk-many{nsid}"), "bus": id, "nsid": nsid,
@@ -218,6 +229,13 @@ pub fn arguments(devices: &[Device], iommu: Iommu, dir: &Path) -> Vec<String> {
         }
     }
     args
+}
+
+/// The wire between two guests, from one end: datagrams between two sockets, so that neither waits for the other to be there.
+pub fn wire(ours: &Path, theirs: &Path) -> [String; 2] {
+    let socket = |path: &Path| json!({"type": "unix", "path": path});
+    let end = json!({"type": "dgram", "id": WIRE_END, "local": socket(ours), "remote": socket(theirs)});
+    ["-netdev".to_string(), end.to_string()]
 }
 
 fn root_port(id: &str, number: &str) -> Value {

@@ -27,6 +27,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use self::boots::{BOOTS, Boot};
@@ -43,6 +44,12 @@ use crate::{Place, Stop};
 const CONSOLE_LINES_SHOWN: usize = 25;
 /// Words in the kernel's log that fail a row whatever the tests say.
 const KERNEL_TROUBLE: [&str; 6] = ["BUG:", "WARNING:", "Oops", "hung_task", "general protection", "Kernel panic"];
+/// What is asked for instead of guests of a group.
+const VERBS: [&str; 3] = ["shell", "fetch", "kernel"];
+/// Guests at a time, where they wait for much of their time: two cores carry two of them.
+const AT_A_TIME: usize = 2;
+/// Guests of this group take a processor all of their time, and one compares rates.
+const ALONE: &str = "nvme";
 /// How long to wait for another run of the bed in the same clone.
 const TURN_LIMIT: Duration = Duration::from_secs(1800);
 const TURN_POLL: Duration = Duration::from_millis(500);
@@ -58,7 +65,7 @@ const RDMA: [&str; 5] = ["libibverbs1", "ibverbs-providers", "librdmacm1", "ipro
 const FIO: [&str; 1] = ["fio"];
 
 const USAGE: &str =
-    "cargo xtask vm nvme [--boot NAME]... [--only TEST] [--repeat N] [--kernel stock|backports|own] [--record]
+    "cargo xtask vm GROUP... [--boot NAME]... [--only TEST] [--repeat N] [--kernel stock|backports|own] [--record]
 cargo xtask vm shell     a guest with its console here and no tests (of --boot NAME, else of the first)
 cargo xtask vm --list    the guests and what each shows
 cargo xtask vm fetch     packages and kernels only
@@ -77,8 +84,8 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 /// What the command line asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
-    /// A group of rows, or `fetch` or `kernel`.
-    what: String,
+    /// Groups of rows; or `shell`, `fetch` or `kernel`.
+    what: Vec<String>,
     boots: Vec<String>,
     only: Option<String>,
     /// How often each test runs in one guest; once if it is not said.
@@ -117,23 +124,32 @@ impl Options {
                     let kernel = Kernel::named(&name).ok_or_else(|| unknown(format!("no kernel is called {name}")))?;
                     options.kernel = Some(kernel);
                 }
-                word if !word.starts_with('-') && options.what.is_empty() => options.what = word.to_string(),
+                word if !word.starts_with('-') => options.what.push(word.to_string()),
                 other => return Err(unknown(format!("vm does not know {other}"))),
             }
         }
         if options.what.is_empty() && !options.list {
             return Err(unknown("vm wants to know what".to_string()));
         }
-        Ok(options)
+        let is_group = |word: &String| BOOTS.iter().any(|boot| boot.group == word.as_str());
+        let is_verb = matches!(&options.what[..], [word] if VERBS.contains(&word.as_str()));
+        match options.what.iter().find(|word| !is_group(word)) {
+            Some(word) if !is_verb => Err(unknown(format!("vm does not know {word}"))),
+            _ => Ok(options),
+        }
     }
 
-    /// Whether every test of every guest of the group is wanted, once, as the rows say.
+    /// Whether every test of every guest of one group is wanted, once, as the rows say.
     fn is_whole(&self) -> bool {
-        self.boots.is_empty() && self.only.is_none() && self.repeat.is_none() && self.kernel.is_none()
+        self.what.len() == 1
+            && self.boots.is_empty()
+            && self.only.is_none()
+            && self.repeat.is_none()
+            && self.kernel.is_none()
     }
 
     fn wants(&self, boot: &Boot) -> bool {
-        (self.what.is_empty() || boot.group == self.what)
+        (self.what.is_empty() || self.what.iter().any(|group| group == boot.group))
             && (self.boots.is_empty() || self.boots.iter().any(|name| name == boot.name))
     }
 }
@@ -145,7 +161,7 @@ impl Options {
 pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
     let options = Options::parse(args)?;
     let archive = Archive::new(place, &directory(place));
-    match options.what.as_str() {
+    match options.what.first().map_or("", String::as_str) {
         "kernel" => {
             let _turn = Turn::take(place, "own.lock")?;
             return own::build(place, &archive).map(|_| ExitCode::SUCCESS);
@@ -158,10 +174,8 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
             }
             return Ok(ExitCode::SUCCESS);
         }
+        "shell" => return shell(place, &archive, &options),
         _ => {}
-    }
-    if options.what == "shell" {
-        return shell(place, &archive, &options);
     }
     let chosen: Vec<&Boot> = BOOTS.iter().filter(|boot| options.wants(boot)).collect();
     if chosen.is_empty() {
@@ -228,7 +242,7 @@ fn prepared(place: &Place, archive: &Archive<'_>, root: &Root, kernel: Kernel) -
     }
 }
 
-/// One run of the bed at a time in a clone: they share directories, and two cores carry one guest well.
+/// One run of the bed at a time in a clone: they share directories, and one run has as many guests at a time as two cores carry.
 struct Turn {
     _lock: std::fs::File,
 }
@@ -272,6 +286,12 @@ impl Row {
         self.outcomes.iter().flat_map(|outcome| &outcome.tests)
     }
 
+    /// One for which there is no kernel.
+    fn skipped(boot: &'static Boot) -> Row {
+        let verdict = Verdict::Skipped(own::ABSENT.to_string());
+        Row { boot, release: String::new(), outcomes: Vec::new(), verdict, spent: Spent::default() }
+    }
+
     fn count(&self, end: End) -> usize {
         self.tests().filter(|test| test.end == end).count()
     }
@@ -304,7 +324,7 @@ impl Verdict {
 }
 
 fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'static Boot]) -> Result<ExitCode, Stop> {
-    let mut steps = Steps::default();
+    let mut steps = Steps::new();
     let root = steps.take("QEMU", || archive.root())?;
     let setting = record::Setting::find(place, &version(place, &root)?);
     let extras: Vec<Extra> = chosen.iter().flat_map(|boot| boot.extras).copied().collect();
@@ -312,39 +332,70 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
     let fio = steps.take("fio", || tree(archive, &extras, (Extra::Fio, "fio", &FIO)))?;
     let dynamic = tree(&archive.next(), &extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
     let rdma = tree(archive, &extras, (Extra::Rdma, "rdma", &RDMA))?;
-    let mut rows = Vec::new();
-    for &boot in chosen {
-        println!("\n--> {}: {}", boot.name, boot.why);
+    let (root, fio, dynamic, rdma, built) = (&root, fio.as_ref(), dynamic.as_ref(), rdma.as_ref(), &built);
+    let mut kernels = Vec::new();
+    for boot in chosen {
         let kernel = options.kernel.unwrap_or(boot.kernel);
-        let name = format!("kernel {}", kernel.name());
-        let row = match steps.take(&name, || prepared(place, archive, &root, kernel))? {
+        kernels.push(steps.take(&format!("kernel {}", kernel.name()), || prepared(place, archive, root, kernel))?);
+    }
+    let run = |at: usize| -> Result<Row, Stop> {
+        let (boot, kernel) = (chosen[at], &kernels[at]);
+        println!("\n--> {}: {}", boot.name, boot.why);
+        let row = match kernel {
             Some(kernel) => {
-                let (root, fio, dynamic, extras) = (&root, fio.as_ref(), dynamic.as_ref(), boot.extras);
-                let content =
-                    Content { root, kernel: &kernel, built: &built, extras, fio, dynamic, rdma: rdma.as_ref() };
+                let content = Content { root, kernel, built, extras: boot.extras, fio, dynamic, rdma };
                 Bench { place, content, options }.run(boot)?
             }
-            None => Row {
-                boot,
-                release: String::new(),
-                outcomes: Vec::new(),
-                verdict: Verdict::Skipped(own::ABSENT.to_string()),
-                spent: Spent::default(),
-            },
+            None => Row::skipped(boot),
         };
         record::write(&directory(place).join("records"), &setting, &row)?;
         if options.record {
             record::write(&place.root.join("hwtests/records"), &setting, &row)?;
         }
-        rows.push(row);
-    }
-    if options.is_whole() {
-        record::write_run(&directory(place).join("records"), &setting, &options.what, &steps, &rows)?;
+        Ok(row)
+    };
+    // For a record, too, nothing but it shall take processors.
+    let alone = options.record || chosen.iter().any(|boot| boot.group == ALONE);
+    let rows = in_turns(chosen.len(), if alone { 1 } else { AT_A_TIME }, &run)?;
+    let all = steps.all();
+    if let (true, [group]) = (options.is_whole(), &options.what[..]) {
+        record::write_run(&directory(place).join("records"), &setting, group, (&steps, all), &rows)?;
         if options.record {
-            record::write_run(&place.root.join("hwtests/records"), &setting, &options.what, &steps, &rows)?;
+            record::write_run(&place.root.join("hwtests/records"), &setting, group, (&steps, all), &rows)?;
         }
     }
-    Ok(report(&steps, &rows))
+    Ok(report((&steps, all), &rows))
+}
+
+/// Runs `count` things, so many at a time, begun in their order; what each came to, in their order. After an error no other is begun.
+fn in_turns<T: Send>(
+    count: usize,
+    at_a_time: usize,
+    run: &(impl Fn(usize) -> Result<T, Stop> + Sync),
+) -> Result<Vec<T>, Stop> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let one_after_the_other = || {
+        let mut done = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                break;
+            }
+            let came_to = run(at);
+            failed.fetch_or(came_to.is_err(), Ordering::Relaxed);
+            done.push((at, came_to));
+        }
+        done
+    };
+    let mut done: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_a_time.min(count)).map(|_| scope.spawn(one_after_the_other)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, came_to)| came_to).collect()
 }
 
 /// The tree of packages of an extra, if that is among `extras`.
@@ -365,21 +416,27 @@ fn version(place: &Place, root: &Root) -> Result<String, Stop> {
 }
 
 /// What was made ready before guests ran, and what that took.
-#[derive(Debug, Default)]
-struct Steps(Vec<(String, Spent)>);
+#[derive(Debug)]
+struct Steps {
+    taken: Vec<(String, Spent)>,
+    since: Stopwatch,
+}
 
 impl Steps {
+    fn new() -> Steps {
+        Steps { taken: Vec::new(), since: Stopwatch::start() }
+    }
+
     fn take<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T, Stop>) -> Result<T, Stop> {
         let watch = Stopwatch::start();
         let done = step()?;
-        self.0.push((name.to_string(), watch.spent()));
+        self.taken.push((name.to_string(), watch.spent()));
         Ok(done)
     }
 
-    /// All of it, and the rows.
-    fn with(&self, rows: &[Row]) -> Spent {
-        let spent = self.0.iter().map(|(_, spent)| spent).chain(rows.iter().map(|row| &row.spent));
-        spent.fold(Spent::default(), |all, one| Spent { wall_s: all.wall_s + one.wall_s, cpu_s: all.cpu_s + one.cpu_s })
+    /// All of it, and the rows: of which several may have run at a time.
+    fn all(&self) -> Spent {
+        self.since.spent()
     }
 }
 
@@ -407,7 +464,10 @@ impl Bench<'_> {
             let path = dir.join(format!("kernel-{}.log", index + 1));
             packages::write(&path, outcome.kernel_log.join("\n").as_bytes())?;
         }
-        let (release, spent) = (self.content.kernel.release.clone(), watch.spent());
+        let release = self.content.kernel.release.clone();
+        // Others may run meanwhile.
+        let cpu_s = outcomes.iter().map(|outcome| outcome.cpu_s).sum();
+        let spent = Spent { cpu_s, ..watch.spent() };
         let mut row = Row { boot, release, outcomes, verdict: Verdict::Passed, spent };
         // With `--only`, one passed test is enough and none is a typing error.
         let tests_min = if self.options.only.is_some() { 1 } else { boot.tests_min };
@@ -523,8 +583,12 @@ fn reasons(row: &Row, tests_min: usize) -> Vec<String> {
 
 /// The end of the console of the last phase.
 fn show_console(dir: &Path, phase: usize) {
-    for file in [format!("console-{phase}.log"), format!("qemu-{phase}.log")] {
+    let mate = ["console-mate.log", "qemu-mate.log"].map(String::from);
+    for file in [format!("console-{phase}.log"), format!("qemu-{phase}.log")].into_iter().chain(mate) {
         let path = dir.join(file);
+        if !path.exists() {
+            continue;
+        }
         let text = std::fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -544,10 +608,9 @@ fn line(name: &str, result: &str, spent: Spent, note: &str) {
     println!("{name:<22} {result:<8} {:>8.1} {:>8.1}  {note}", spent.wall_s, spent.cpu_s);
 }
 
-fn report(steps: &Steps, rows: &[Row]) -> ExitCode {
+fn report((steps, all): (&Steps, Spent), rows: &[Row]) -> ExitCode {
     println!("\n{:<22} {:<8} {:>8} {:>8}  note", "guest", "result", "seconds", "of CPUs");
-    let all = steps.with(rows);
-    for (name, spent) in steps.0.iter().filter(|(_, spent)| spent.wall_s >= STEP_SHOWN_S) {
+    for (name, spent) in steps.taken.iter().filter(|(_, spent)| spent.wall_s >= STEP_SHOWN_S) {
         line(name, "ready", *spent, "");
     }
     for row in rows {
@@ -589,9 +652,12 @@ mod tests {
     fn options_are_read_and_unknown_ones_refused() {
         let options =
             Options::parse(&words("nvme --boot nvme --only bed.io --repeat 20 --kernel own --record")).unwrap();
-        assert_eq!((options.what.as_str(), options.kernel), ("nvme", Some(Kernel::Own)));
+        assert_eq!((&options.what[..], options.kernel), (&["nvme".to_string()][..], Some(Kernel::Own)));
         assert!(options.record && options.wants(&BOOTS[0]) && options.repeat == Some(20) && !options.is_whole());
         assert!(Options::parse(&words("nvme --record")).unwrap().is_whole());
+        let two = Options::parse(&words("fabrics rdma")).unwrap();
+        let wanted = BOOTS.iter().filter(|boot| two.wants(boot));
+        assert!(!two.is_whole() && wanted.clone().count() > 1 && wanted.clone().all(|boot| boot.group != "nvme"));
         for line in [
             "",
             "nvme --boot none",
@@ -599,7 +665,9 @@ mod tests {
             "nvme --only",
             "nvme --repeat 0",
             "nvme --fast",
-            "nvme twice",
+            "nvme minix",
+            "nvme shell",
+            "fetch kernel",
         ] {
             assert!(Options::parse(&words(line)).is_err(), "{line}");
         }
@@ -617,6 +685,7 @@ mod tests {
             up_s: Some(1.0),
             end_s: Some(2.0),
             wall: Duration::ZERO,
+            cpu_s: 0.0,
             tests: tests.iter().map(test).collect(),
             facts: Vec::new(),
             notes: Vec::new(),
@@ -625,6 +694,23 @@ mod tests {
         };
         let (release, outcomes, spent) = (String::new(), vec![outcome], Spent::default());
         Row { boot: &BOOTS[0], release, outcomes, verdict: Verdict::Passed, spent }
+    }
+
+    #[test]
+    fn things_run_so_many_at_a_time_and_end_in_their_order() {
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let run = |at: usize| {
+            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::yield_now();
+            running.fetch_sub(1, Ordering::SeqCst);
+            if at == 40 { Err(Stop::new("forty", "none")) } else { Ok(at) }
+        };
+        for at_a_time in [1, 2] {
+            assert_eq!(in_turns(30, at_a_time, &run).unwrap(), (0..30).collect::<Vec<_>>());
+            assert!(most.load(Ordering::SeqCst) <= at_a_time);
+            assert!(in_turns(1_000_000, at_a_time, &run).unwrap_err().to_string().contains("forty"));
+        }
+        assert!(in_turns(0, 2, &run).unwrap().is_empty());
     }
 
     #[test]

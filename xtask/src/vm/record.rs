@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::packages;
+use super::spent::Spent;
 use super::wire::{End, Test};
 use super::{Row, Steps, Verdict};
 use crate::{Place, Stop};
@@ -91,21 +92,26 @@ pub fn write(folder: &Path, setting: &Setting, row: &Row) -> Result<PathBuf, Sto
     Ok(path)
 }
 
-/// Writes the record of all guests of a group.
+/// Writes the record of all guests of a group, which took what is told beside the steps before them.
 ///
 /// # Errors
 /// The directory cannot be written.
-pub fn write_run(folder: &Path, setting: &Setting, group: &str, steps: &Steps, rows: &[Row]) -> Result<PathBuf, Stop> {
+pub fn write_run(
+    folder: &Path,
+    setting: &Setting,
+    group: &str,
+    took: (&Steps, Spent),
+    rows: &[Row],
+) -> Result<PathBuf, Stop> {
     packages::make_dir(folder)?;
     let path = folder.join(format!("run-{group}.json"));
-    let text = serde_json::to_string_pretty(&run(setting, group, steps, rows))
+    let text = serde_json::to_string_pretty(&run(setting, group, took, rows))
         .map_err(|error| Stop::new(format!("the record is no JSON ({error})"), "see xtask/src/vm/record.rs"))?;
     packages::write(&path, format!("{text}\n").as_bytes())?;
     Ok(path)
 }
 
-fn run(setting: &Setting, group: &str, steps: &Steps, rows: &[Row]) -> Value {
-    let all = steps.with(rows);
+fn run(setting: &Setting, group: &str, (steps, all): (&Steps, Spent), rows: &[Row]) -> Value {
     let skipped = rows.iter().filter(|row| matches!(row.verdict, Verdict::Skipped(_)));
     json!({
         "schema": RUN_SCHEMA,
@@ -119,7 +125,7 @@ fn run(setting: &Setting, group: &str, steps: &Steps, rows: &[Row]) -> Value {
         "limit_s": RUN_LIMIT_S,
         "within_limit": all.wall_s <= RUN_LIMIT_S,
         // Nearly nothing where it was there already.
-        "made_ready": steps.0.iter().map(|(name, spent)| json!({
+        "made_ready": steps.taken.iter().map(|(name, spent)| json!({
             "what": name, "wall_s": rounded(spent.wall_s), "cpu_s": rounded(spent.cpu_s),
         })).collect::<Vec<_>>(),
         "rows": rows.iter().map(|row| json!({
@@ -149,7 +155,6 @@ fn rounded(seconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::super::boots::BOOTS;
-    use super::super::spent::Spent;
     use super::*;
 
     fn row(at: usize, verdict: Verdict, wall_s: f64) -> Row {
@@ -161,13 +166,15 @@ mod tests {
     fn a_run_tells_its_total_against_the_limit_and_what_it_left_out() {
         let unknown = || "unknown".to_string();
         let setting = Setting { date: unknown(), commit: unknown(), qemu: unknown(), cpu: unknown() };
-        let steps = Steps(vec![("QEMU".to_string(), Spent { wall_s: 20.0, cpu_s: 2.0 })]);
+        let mut steps = Steps::new();
+        steps.taken.push(("QEMU".to_string(), Spent { wall_s: 20.0, cpu_s: 2.0 }));
+        let took = |wall_s| (&steps, Spent { wall_s, cpu_s: 3.0 });
         let rows = [row(0, Verdict::Passed, 699.0), row(1, Verdict::Skipped("no kernel".to_string()), 1.0)];
-        let told = run(&setting, "nvme", &steps, &rows);
+        let told = run(&setting, "nvme", took(720.0), &rows);
         assert_eq!((&told["wall_s"], &told["within_limit"]), (&json!(720.0), &json!(true)));
         assert_eq!(told["rows_skipped"], json!([{"suite": BOOTS[1].name, "reasons": ["no kernel"]}]));
         assert_eq!(told["rows"].as_array().map(Vec::len), Some(2));
-        let late = run(&setting, "nvme", &steps, &[row(0, Verdict::Passed, 700.2)]);
+        let late = run(&setting, "nvme", took(720.2), &[row(0, Verdict::Passed, 700.2)]);
         assert_eq!((&late["wall_s"], &late["within_limit"]), (&json!(720.2), &json!(false)));
     }
 }

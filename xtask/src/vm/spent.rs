@@ -38,6 +38,11 @@ fn cpu_s() -> f64 {
     parse(&std::fs::read_to_string("/proc/self/stat").unwrap_or_default()).unwrap_or(0.0)
 }
 
+/// Processor seconds of a process so far, one that has ended and was not waited for included; 0 where the system does not tell.
+pub fn cpu_s_of(process: u32) -> f64 {
+    parse(&std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default()).unwrap_or(0.0)
+}
+
 fn parse(stat: &str) -> Option<f64> {
     // The name may hold anything, parentheses included.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
