@@ -10,16 +10,33 @@ use crate::registry::{Stop, fail, skip};
 /// Where a guest that carries it has it.
 const PROGRAM: &str = "/usr/bin/fio";
 
-/// Random reads of 4096 bytes through the kernel for `seconds`, `depth` at a time: commands a second.
+/// What is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Of one read. Small ones are random, others in rising order.
+    pub block_bytes: u32,
+    /// Reads at a time.
+    pub depth: u32,
+}
+
+impl Shape {
+    /// Whether reads of this size are random.
+    pub fn is_random(self) -> bool {
+        self.block_bytes < 64 << 10
+    }
+}
+
+/// Reads through the kernel for `seconds`: commands a second.
 ///
 /// # Errors
 /// A skip where the guest carries no fio; a failure with fio's words.
-pub fn random_reads(node: &Path, depth: u32, seconds: u32) -> Result<f64, Stop> {
+pub fn reads(node: &Path, shape: Shape, seconds: u32) -> Result<f64, Stop> {
     if !Path::new(PROGRAM).exists() {
         return skip("this guest carries no fio");
     }
     let file = format!("--filename={}", node.display());
-    let (depth, seconds) = (format!("--iodepth={depth}"), format!("--runtime={seconds}"));
+    let (depth, seconds) = (format!("--iodepth={}", shape.depth), format!("--runtime={seconds}"));
+    let (block, way) = (format!("--bs={}", shape.block_bytes), if shape.is_random() { "randread" } else { "read" });
     let output = Command::new(PROGRAM)
         .args([
             "--name=yardstick",
@@ -27,9 +44,9 @@ pub fn random_reads(node: &Path, depth: u32, seconds: u32) -> Result<f64, Stop> 
             "--fixedbufs=1",
             "--registerfiles=1",
             "--direct=1",
-            "--rw=randread",
-            "--bs=4k",
             "--time_based=1",
+            &block,
+            &format!("--rw={way}"),
         ])
         .args(["--thread", "--output-format=json", "--randrepeat=1", &file, &depth, &seconds])
         .output()?;

@@ -48,7 +48,7 @@ const BYTES: usize = 3 * 1024 * 1024 + 4321;
 const OFFSET: u64 = 1 << 20;
 const SEED: u64 = 0x5EED;
 
-fn start(args: &[&str]) -> Result<Child, Stop> {
+pub(super) fn start(args: &[&str]) -> Result<Child, Stop> {
     if !Path::new(PROGRAM).exists() {
         return skip("this guest carries no straightway");
     }

@@ -524,10 +524,11 @@ fn discover(context: &Context) -> Verdict {
 
 fn silence(context: &Context) -> Verdict {
     let _target = Target::make()?;
-    let engine = Engine::builder().build()?;
+    let keep_alive = Duration::from_secs(2);
+    let engine = Engine::builder().nvme_tcp(NvmeTcp { keep_alive, ..NvmeTcp::default() }).build()?;
     let object = opened(&engine)?;
     // Twice the time after which the target gives up a host that says nothing, and a little more.
-    std::thread::sleep(Duration::from_secs(22));
+    std::thread::sleep(2 * keep_alive + Duration::from_secs(1));
     context.fact(
         &json!({"kernel": context.kernel_log().into_iter().filter(|l| l.contains("keep-alive")).collect::<Vec<_>>()}),
     );
@@ -607,7 +608,9 @@ fn auth_target(context: &Context) -> Verdict {
     ] {
         let (own, theirs) = (key(like, transform)?, key(like, transform)?);
         Target::demand(&own, &theirs, hash, group)?;
-        for controller in [None, Some(theirs.as_str())] {
+        // Its own key alone with the small groups: an exchange with a large one takes seconds here.
+        let is_large = matches!(group, "ffdhe6144" | "ffdhe8192");
+        for controller in [None, Some(theirs.as_str())].into_iter().skip(usize::from(is_large)) {
             same(&format!("the bytes with {hash} and {group}"), &read_by(keys(&own, controller)?)?, &true)?;
         }
         context.fact(&json!({"hash": hash, "group": group, "after_s": start.elapsed().as_secs_f64()}));

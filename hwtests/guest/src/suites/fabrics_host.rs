@@ -90,7 +90,7 @@ fn capsules(context: &Context) -> Verdict {
         for more in ["", ",hdr_digest", ",data_digest", ",hdr_digest,data_digest"] {
             let controller = ours.connect(more)?;
             let namespace = namespace_of(context, &controller)?;
-            for (at, len) in [(0, 4096), (8192, 8192), (65536, 65536), (1 << 20, 8 << 20)] {
+            for (at, len) in [(0, 4096), (8192, 8192), (65536, 65536), (1 << 20, 2 << 20)] {
                 block::write_and_check(&namespace, SEED + at + u64::from(capsule_data_bytes), at, len)?;
             }
             control(&controller, "delete_controller")?;

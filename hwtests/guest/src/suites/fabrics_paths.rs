@@ -12,7 +12,7 @@ use straightway::{
 };
 
 use super::fabrics::{
-    NQN, PORT, SECOND_PORT, SEED, SERIAL, Target, busybox, connect, known, memory, namespace_of, nvmet, read,
+    NQN, PORT, SECOND_PORT, SEED, SERIAL, Target, busybox, connect_with, known, memory, namespace_of, nvmet, read,
 };
 use crate::block;
 use crate::context::{Context, write_text};
@@ -165,7 +165,7 @@ fn ana(context: &Context) -> Verdict {
 fn lost(context: &Context) -> Verdict {
     let (target, engine, object) = begin()?;
     Load::default().under(context, (&engine, &object), || {
-        for port in ["1", "2", "1"] {
+        for port in ["1", "2"] {
             target.withdraw_at(port)?;
             std::thread::sleep(4 * KEEP_ALIVE);
             target.offer_at(port)?;
@@ -195,7 +195,9 @@ fn kernel_host(context: &Context) -> Verdict {
     let config = TargetConfig { more, tells: Tells::Access, namespaces, ..TargetConfig::default() };
     let subsystem = config.subsystem.to_string();
     let ours = OurTarget::start(config)?;
-    let controllers = ours.addresses().iter().map(|at| connect(*at, &subsystem)).collect::<Result<Vec<_>, Stop>>()?;
+    // By itself Linux tries again every ten seconds.
+    let connect = |at: &std::net::SocketAddr| connect_with(*at, &subsystem, ",reconnect_delay=1");
+    let controllers = ours.addresses().iter().map(connect).collect::<Result<Vec<_>, Stop>>()?;
     let namespace = namespace_of(context, &controllers[0])?;
     block::write_and_check(&namespace, SEED, 0, LEN)?;
     for port in [0, 1] {
@@ -205,7 +207,6 @@ fn kernel_host(context: &Context) -> Verdict {
         block::write_and_check(&namespace, SEED, 0, LEN)?;
         context.fact(&json!({"port": port, "failed_over_s": start.elapsed().as_secs_f64()}));
         ours.set_port(port, PortState::Open);
-        // Linux tries again every ten seconds (`reconnect_delay`).
         context.until(Duration::from_secs(30), "the kernel is connected again", || {
             (ours.counters().controllers == 2).then_some(())
         })?;

@@ -10,6 +10,7 @@ mod fabrics_discovery;
 mod fabrics_host;
 mod fabrics_life;
 mod fabrics_namespaces;
+mod fabrics_pair;
 mod fabrics_paths;
 mod hwtest;
 mod passthrough;
@@ -53,6 +54,7 @@ pub fn all() -> &'static [Suite] {
         fabrics_life::SUITE,
         fabrics_discovery::SUITE,
         fabrics_host::SUITE,
+        fabrics_pair::SUITE,
         tls::SUITE,
         rdma::SUITE,
         hwtest::SUITE,
