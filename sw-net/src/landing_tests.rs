@@ -232,6 +232,18 @@ fn a_controller_that_keeps_no_order_takes_a_call_a_unit_and_few_copies() {
 }
 
 #[test]
+fn the_last_read_of_many_lands_in_its_place_whatever_units_it_has() {
+    for digests in [Digests::default(), Digests { header: true, data: true }] {
+        let acts = [Act::Halves; 3];
+        let mut rig = Rig::new(digests, &[64; 3]);
+        // One whose data has begun, and no other is awaited: what comes is no mere head.
+        let wire: Vec<u8> = (0..3).flat_map(|user| rig.answer(user, acts[user])).collect();
+        rig.receive(&wire, usize::MAX);
+        assert_eq!((rig.check(&acts), rig.landing.take_moved_bytes()), (0, 0));
+    }
+}
+
+#[test]
 fn answers_without_data_take_few_calls() {
     let layout = Layout::default();
     let config = HostConfig { depth: 100, layout, h2c_bytes_max: 8192, capsule_data_bytes: 0 };

@@ -160,6 +160,8 @@ struct Slot {
     let_go: bool,
     /// It is among the reads whose data is awaited.
     awaited: bool,
+    /// A unit of its data has come, or is coming, and there are more.
+    begun: bool,
 }
 
 /// Data that is coming.
@@ -181,6 +183,8 @@ pub struct HostQueue {
     outbox: VecDeque<u16>,
     /// Reads that were sent and of whose data nothing came, in the order of their capsules.
     awaited: VecDeque<u16>,
+    /// Reads of whose data some came, and more will.
+    begun: u16,
     /// Units that came one after the other as they were foreseen.
     in_order: u32,
     head: [u8; HEAD_BYTES_MAX + DIGEST_BYTES + pdu::TERM_DATA_BYTES_MAX as usize],
@@ -221,6 +225,7 @@ impl HostQueue {
             wrong_digest: false,
             let_go: false,
             awaited: false,
+            begun: false,
         };
         let mut queue = Self {
             config: HostConfig { depth, ..config },
@@ -228,6 +233,7 @@ impl HostQueue {
             free: (0..depth).rev().collect(),
             outbox: VecDeque::with_capacity(2 * usize::from(depth)),
             awaited: VecDeque::with_capacity(usize::from(depth)),
+            begun: 0,
             in_order: 0,
             head: [0; HEAD_BYTES_MAX + DIGEST_BYTES + pdu::TERM_DATA_BYTES_MAX as usize],
             have: 0,
@@ -369,9 +375,9 @@ impl HostQueue {
         self.config.layout.digests.data
     }
 
-    /// Whether data of a read may come that has not begun to.
+    /// Whether data of a read may come behind the unit that is coming.
     pub fn awaits_data(&self) -> bool {
-        !self.awaited.is_empty()
+        !self.awaited.is_empty() || self.begun > 0
     }
 
     /// Where the next bytes of a head belong. While data comes, the head is that of the unit behind it.
@@ -508,6 +514,7 @@ impl HostQueue {
         self.await_no_more(index);
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
         slot.live = false;
+        self.begun -= u16::from(core::mem::take(&mut slot.begun));
         if !slot.let_go {
             self.ends.push_back(End { user: slot.user, outcome, value, aside: slot.aside });
         }
@@ -605,6 +612,10 @@ impl HostQueue {
             && self.awaited.front() == Some(&index);
         self.in_order = if is_foreseen { self.in_order.saturating_add(1) } else { 0 };
         self.await_no_more(index);
+        let more = end < u64::from(bytes);
+        if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+            self.begun = self.begun - u16::from(core::mem::replace(&mut slot.begun, more)) + u16::from(more);
+        }
         self.coming = Some(Coming {
             slot: index,
             at: data.at,
