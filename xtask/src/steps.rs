@@ -159,7 +159,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "unit",
-        why: "unit, conformance, fault and integration tests of every crate, and seeds of the simulator",
+        why: "unit, conformance, fault and integration tests of every crate; the model's seeds",
         program: Program::Cargo,
         // Without what the steps of interop ran, which starts Python some dozen times. `--skip=NAME` in one word: a test with a main
         // of its own takes a bare word for the one case to run.
