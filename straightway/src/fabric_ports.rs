@@ -7,8 +7,8 @@ use std::{
 };
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_net::{Address, Controller, ControllerConfig, Family, HostKeys, Paths};
-use sw_nvme::{fabrics::Nqn, tcp::pdu::Digests};
+use sw_net::{Address, Controller, ControllerConfig, HostKeys, Paths};
+use sw_nvme::tcp::pdu::Digests;
 
 use crate::{
     builder::{Config, NvmeTcp, NvmeTcpDigests},
@@ -58,8 +58,6 @@ pub(crate) struct Opened {
     controllers: BTreeMap<Place, Arc<Controller>>,
     /// By the ports that an address names, in its order.
     pub(crate) paths: BTreeMap<Vec<Place>, Found>,
-    /// Of each subsystem.
-    families: BTreeMap<Nqn, Arc<Family>>,
     /// What is being opened: whoever wants it waits for it, and nobody else does.
     turns: BTreeMap<Turn, Arc<Mutex<()>>>,
 }
@@ -103,21 +101,20 @@ impl Ports {
     /// `patience`.
     pub(crate) fn controller(&self, place: &Place, patience: Duration) -> Result<Arc<Controller>, Error> {
         self.take_turn(Turn::Port(place.clone()), || {
-            let mut opened = self.opened();
+            let opened = self.opened();
             if opened.is_closed {
                 return Err(Self::closed(&place.address.host));
             }
             if let Some(controller) = opened.controllers.get(place).filter(|controller| !controller.is_gone()) {
                 return Ok(Arc::clone(controller));
             }
-            let family = Arc::clone(opened.families.entry(place.address.subsystem.clone()).or_default());
             drop(opened);
-            self.associate(place, family, patience)
+            self.associate(place, patience)
         })
     }
 
     /// Makes an association. Blocks.
-    fn associate(&self, place: &Place, family: Arc<Family>, patience: Duration) -> Result<Arc<Controller>, Error> {
+    fn associate(&self, place: &Place, patience: Duration) -> Result<Arc<Controller>, Error> {
         let Place { address, by } = place;
         let way = self.ways.to(&format!("{}:{}", address.host, address.port), by)?;
         let scheme = way.scheme();
@@ -131,7 +128,7 @@ impl Ports {
             ..ControllerConfig::default()
         };
         let host = identity(self.keys.clone(), &self.tls)?;
-        let controller = Controller::open_by(way, address.clone(), host, config, family)?;
+        let controller = Controller::open_by(way, address.clone(), host, config)?;
         let mut opened = self.opened();
         if opened.is_closed {
             drop(opened);

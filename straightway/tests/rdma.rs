@@ -97,7 +97,7 @@ impl Rig {
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
         let device = EmulatedDevice::open();
         let way = Way::rdma(Budgeted::new(device.clone(), budget), registering);
-        let controller = Controller::open_by(way, address, identity(), host, Arc::default()).unwrap();
+        let controller = Controller::open_by(way, address, identity(), host).unwrap();
         let index = directory.add(Paths::of(controller.clone())).unwrap();
         let attended = controller.clone();
         let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
@@ -651,7 +651,7 @@ fn success_without_the_data_of_an_admin_command_is_found_out() {
         let target = start_rdma_emulated(config).unwrap();
         let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
         let way = Way::rdma(EmulatedDevice::open(), Registering::PerCommand);
-        let made = Controller::open_by(way, address, identity(), ControllerConfig::default(), Arc::default());
+        let made = Controller::open_by(way, address, identity(), ControllerConfig::default());
         let error = made.map(drop).expect_err(&format!("Identify {unwritten}"));
         assert_eq!(error.kind(), ErrorKind::ShortData, "Identify {unwritten}: {error}");
     }
@@ -668,13 +668,8 @@ fn hosts_show_who_they_are_over_rdma_too() {
         let subsystem = TargetConfig::default().subsystem;
         let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
         let way = Way::rdma(EmulatedDevice::open(), Registering::PerCommand);
-        let made = Controller::open_by(
-            way,
-            address,
-            HostIdentity { keys, ..identity() },
-            ControllerConfig::default(),
-            Arc::default(),
-        );
+        let host = HostIdentity { keys, ..identity() };
+        let made = Controller::open_by(way, address, host, ControllerConfig::default());
         made.map(|controller| controller.shut_down()).map_err(|error| error.kind())
     };
     assert_eq!(open(Some((1, 2))), Ok(()));
@@ -767,7 +762,7 @@ fn a_host_finds_out_targets_that_break_the_rules() {
         let subsystem = Nqn::new("nqn.2026-11.io.example:liar").unwrap();
         let address = Address { host: "127.0.0.1".into(), port, subsystem };
         let way = Way::rdma(device.clone(), Registering::PerCommand);
-        let made = Controller::open_by(way, address, identity(), ControllerConfig::default(), Arc::default());
+        let made = Controller::open_by(way, address, identity(), ControllerConfig::default());
         let error = made.map(drop).unwrap_err();
         assert_eq!(error.kind(), kind, "{lie:?}: {error}");
         target.unwrap().join().unwrap();

@@ -54,7 +54,6 @@ use crate::{
     directory::split,
     events::EVENTS_EVERY,
     family::Family,
-    held::{held, hold},
     socket::left,
     tls::{self, HostTls, Peers, Protection},
 };
@@ -314,10 +313,10 @@ impl Controller {
     /// `NotFound` for a name, `NoDevice` for a target that is not there or does not have the subsystem, `PermissionDenied` where the
     /// host is not allowed or does not show who it is, `Unsupported` where a secure channel is demanded, `DeadlineExceeded`, `Protocol`.
     pub fn open(address: Address, host: HostIdentity, config: ControllerConfig) -> Result<Arc<Self>, Error> {
-        Self::open_by(Way::Tcp, address, host, config, Arc::default())
+        Self::open_by(Way::Tcp, address, host, config)
     }
 
-    /// As [`Controller::open`], by TCP or RDMA; `family`: with what it has in common with other controllers of the subsystem.
+    /// As [`Controller::open`], by TCP or RDMA.
     ///
     /// # Errors
     /// As [`Controller::open`].
@@ -326,15 +325,13 @@ impl Controller {
         address: Address,
         host: HostIdentity,
         config: ControllerConfig,
-        family: Arc<Family>,
     ) -> Result<Arc<Self>, Error> {
+        let family = Family::of(&address.subsystem);
         let name = way.name_of(&address);
         let (admin, facts) = associate((&name, &way), (&address, &host), config, (&family, None))?;
         let made = (facts.association, facts.letting_go(config.keep_alive));
-        let mut association = Association::new(config.keep_alive, config.patience, made, now());
-        held(&address).into_iter().for_each(|safe| association.fence_until(safe));
+        let association = Association::new(config.keep_alive, config.patience, made, now());
         let member = family.join();
-        association.fence().into_iter().for_each(|safe| family.raise(member, safe));
         Ok(Arc::new(Self {
             name,
             way,
@@ -613,7 +610,6 @@ impl Controller {
         let safe = if desk.is_closed { desk.association.fence() } else { Some(desk.association.let_go()) };
         if let Some(safe) = safe {
             desk.association.fence_until(safe);
-            hold(&self.address, safe);
         }
         self.tell_fence(&desk);
         drop(desk);

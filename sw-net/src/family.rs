@@ -1,20 +1,37 @@
-//! What all controllers of one subsystem have in common in an engine: which of their namespaces are the same, and when writes are safe.
+//! What all controllers of one subsystem have in common in a process: which of their namespaces are the same, and when writes are safe.
+//!
+//! ```text
+//!   Controller (by any port, any wire, of any engine) ─► Family of its subsystem's NQN ◄─ the next Controller, when that one is gone
+//! ```
+//!
+//! By the NQN alone, which names one subsystem and no other (Base 2.1, "NVMe Qualified Names"): a write in doubt overtakes a later
+//! one whichever port, wire or engine, and whatever name of this host, either goes by.
+//!
+//! Bounded: a family that no controller has, and whose fences are over, is forgotten when the next one is asked for.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use sw_engine::Time;
 use sw_nvme::{
+    fabrics::Nqn,
     namespace::Namespace,
     paths::{Fences, Lineage},
     tcp::ledger::Gate,
 };
 
+use crate::clock::now;
+
+static FAMILIES: Mutex<BTreeMap<Nqn, Arc<Family>>> = Mutex::new(BTreeMap::new());
+
 /// See the module documentation.
 #[derive(Debug, Default)]
-pub struct Family {
+pub(crate) struct Family {
     lineage: Mutex<Lineage>,
     fences: Mutex<Fences>,
     /// That of the fences, for lanes to look at without their lock.
@@ -23,6 +40,14 @@ pub struct Family {
 }
 
 impl Family {
+    /// That of a subsystem.
+    pub(crate) fn of(subsystem: &Nqn) -> Arc<Self> {
+        let mut families = FAMILIES.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now();
+        families.retain(|_, family| Arc::strong_count(family) > 1 || !family.is_safe(now));
+        Arc::clone(families.entry(subsystem.clone()).or_default())
+    }
+
     fn fences(&self) -> MutexGuard<'_, Fences> {
         self.fences.lock().unwrap_or_else(PoisonError::into_inner)
     }

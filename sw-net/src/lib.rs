@@ -20,7 +20,6 @@ mod discover;
 mod entropy;
 mod events;
 mod family;
-mod held;
 mod landing;
 mod paths;
 mod rdma;
@@ -39,7 +38,6 @@ pub use controller::{Address, Controller, ControllerConfig, Facts, HostIdentity}
 pub use directory::{Directory, face};
 pub use discover::{DiscoverConfig, Discovered, ReachedBy, discover};
 pub use entropy::random_bytes;
-pub use family::Family;
 pub use paths::{PathReport, PathState, Paths};
 pub use rdma::RdmaWay;
 pub use registrations::{Registering, Shelf};

@@ -10,7 +10,7 @@
 //! When a connection is lost, reads under way end with [`Retry::Now`](sw_engine::Retry): the engine hands them over again and they
 //! wait for the next connection; nothing of the old one can land any more, since landing is a system call of this thread. Writes
 //! end as failed with an unknown outcome: the target may still carry them out. Then the association ends, and no further write is sent, by
-//! whichever controller of the subsystem, until the target has provably let go of them ([`Family`](crate::Family) has the fence). What
+//! whichever controller of the subsystem, until the target has provably let go of them ([`Family`](crate::family::Family) has the fence). What
 //! was not sent goes by another path, or waits for one.
 //!
 //! *Thread*: one at a time. On the data path nothing is locked, and nothing allocated once the tables have grown. The control plane is

@@ -31,7 +31,7 @@ fn shallow() -> ControllerConfig {
 
 #[test]
 fn an_operation_that_was_cancelled_before_it_was_sent_ends_though_the_connection_is_lost() {
-    let rig = Rig::new(TargetConfig { faults: at_block(0, Wrong::NeverAnswer), ..TargetConfig::default() }, shallow());
+    let rig = Rig::new(TargetConfig { faults: at_block(0, Wrong::NeverAnswer), ..own() }, shallow());
     let (object, mut transport) = (rig.object(), rig.transport(TcpConfig::default()));
     let memory = [span(BLOCK, 0), span(BLOCK, 0)];
     transport.submit(&io(&object, IoKind::Read, 0, &memory[0], 1));
@@ -54,7 +54,7 @@ fn an_operation_that_was_cancelled_before_it_was_sent_ends_though_the_connection
 #[test]
 fn a_write_that_was_answered_is_answered_though_the_connection_is_lost_behind_it() {
     let faults = at_block(0, Wrong::DropAfter);
-    let rig = Rig::new(TargetConfig { faults, ..TargetConfig::default() }, ControllerConfig::default());
+    let rig = Rig::new(TargetConfig { faults, ..own() }, ControllerConfig::default());
     let (object, mut transport) = (rig.object(), rig.transport(TcpConfig::default()));
     let memory = span(BLOCK, 7);
     // So that there is a connection.
@@ -69,7 +69,7 @@ fn a_write_that_was_answered_is_answered_though_the_connection_is_lost_behind_it
 
 #[test]
 fn a_command_that_nobody_waits_for_does_not_keep_its_place_for_ever() {
-    let rig = Rig::new(TargetConfig { faults: at_block(0, Wrong::NeverAnswer), ..TargetConfig::default() }, shallow());
+    let rig = Rig::new(TargetConfig { faults: at_block(0, Wrong::NeverAnswer), ..own() }, shallow());
     let object = rig.object();
     let mut transport =
         rig.transport(TcpConfig { command_timeout: Duration::from_millis(500), ..TcpConfig::default() });
@@ -94,7 +94,7 @@ fn a_write_of_which_a_command_may_still_be_carried_out_is_not_sent_again() {
         (1.., opcode::WRITE, _) => Some(Wrong::NeverAnswer),
         _ => None,
     };
-    let target = TargetConfig { mdts: 1, faults: Some(Arc::new(faults)), ..TargetConfig::default() };
+    let target = TargetConfig { mdts: 1, faults: Some(Arc::new(faults)), ..own() };
     let rig = Rig::new(target, ControllerConfig::default());
     let object = rig.object();
     let mut transport =
@@ -108,7 +108,7 @@ fn a_write_of_which_a_command_may_still_be_carried_out_is_not_sent_again() {
 #[test]
 fn a_status_is_told_by_its_name_and_not_by_a_connection_that_was_lost_before() {
     let faults = at_block(0, Wrong::Status(status::Status::INTERNAL.with_dnr()));
-    let rig = Rig::new(TargetConfig { faults, ..TargetConfig::default() }, ControllerConfig::default());
+    let rig = Rig::new(TargetConfig { faults, ..own() }, ControllerConfig::default());
     let (object, mut transport) = (rig.object(), rig.transport(TcpConfig::default()));
     let memory = span(BLOCK, 0);
     let read = |transport: &mut TcpTransport, at| {
@@ -128,7 +128,7 @@ fn a_status_is_told_by_its_name_and_not_by_a_connection_that_was_lost_before() {
 
 #[test]
 fn a_connection_that_a_forked_child_keeps_open_does_not_keep_its_lane_awake() {
-    let rig = Rig::new(TargetConfig::default(), ControllerConfig::default());
+    let rig = Rig::new(own(), ControllerConfig::default());
     let (object, mut transport) = (rig.object(), rig.transport(TcpConfig::default()));
     let memory = span(BLOCK, 0);
     let read = |transport: &mut TcpTransport| {
@@ -172,7 +172,7 @@ fn the_connection_of_an_association_that_was_given_up_is_closed() {
         keep_alive: Duration::from_secs(60),
         ..ControllerConfig::default()
     };
-    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(Deaf)), ..TargetConfig::default() }, host);
+    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(Deaf)), ..own() }, host);
     let target = rig.target.as_ref().unwrap();
     assert_eq!(target.counters().controllers, 1);
     rig.controller.suspect();
@@ -231,7 +231,7 @@ fn a_target_that_refuses_the_first_unit_with_its_header_is_heard() {
 #[test]
 fn a_target_that_answers_slowly_is_waited_for_so_long_only() {
     let faults = |seen: &Seen| (seen.number > 0).then_some(Wrong::Delay(Duration::from_millis(100)));
-    let target = TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() };
+    let target = TargetConfig { faults: Some(Arc::new(faults)), ..own() };
     let subsystem = target.subsystem.clone();
     let target = Target::start(target).unwrap();
     let at = target.address();
@@ -245,7 +245,7 @@ fn a_target_that_answers_slowly_is_waited_for_so_long_only() {
 
 #[test]
 fn a_write_that_finds_its_connection_lost_before_it_was_sent_goes_to_the_next_one() {
-    let target = TargetConfig { mdts: 1, ..TargetConfig::default() };
+    let target = TargetConfig { mdts: 1, ..own() };
     let rig = Rig::new(target, ControllerConfig { depth: 2, ..ControllerConfig::default() });
     let (object, mut transport) = (rig.object(), rig.transport(TcpConfig::default()));
     let memory = span(16 * BLOCK, 7);
@@ -263,8 +263,9 @@ fn a_write_that_finds_its_connection_lost_before_it_was_sent_goes_to_the_next_on
 
 #[test]
 fn what_was_opened_in_the_next_association_is_not_looked_for_in_the_one_before() {
-    let config = |serial: &str, listen| TargetConfig { serial: serial.to_owned(), listen, ..TargetConfig::default() };
-    let mut rig = Rig::new(config("ONE", TargetConfig::default().listen), ControllerConfig::default());
+    let one = own();
+    let config = |serial: &str, listen| TargetConfig { serial: serial.to_owned(), listen, ..one.clone() };
+    let mut rig = Rig::new(config("ONE", one.listen), ControllerConfig::default());
     let (old, mut transport, memory) = (rig.object(), rig.transport(TcpConfig::default()), span(BLOCK, 0));
     transport.submit(&io(&old, IoKind::Read, 0, &memory, 1));
     assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
@@ -283,7 +284,7 @@ fn what_was_opened_in_the_next_association_is_not_looked_for_in_the_one_before()
 
 #[test]
 fn a_write_into_a_connection_that_was_lost_while_it_rested_is_not_of_unknown_outcome() {
-    let rig = Rig::new(TargetConfig::default(), ControllerConfig::default());
+    let rig = Rig::new(own(), ControllerConfig::default());
     let (object, mut transport, memory) = (rig.object(), rig.transport(TcpConfig::default()), span(BLOCK, 7));
     let mut write = |number| {
         transport.submit(&io(&object, IoKind::Write, 0, &memory, number));
@@ -297,25 +298,33 @@ fn a_write_into_a_connection_that_was_lost_while_it_rested_is_not_of_unknown_out
     assert_eq!(rig.controller.facts().association, 2);
 }
 
-/// A controller of the target that the rig has, which somebody opens again.
+/// Another controller of the subsystem that the rig has, by that port.
 fn opened_again(rig: &Rig, at: std::net::SocketAddr) -> Arc<Controller> {
-    let subsystem = rig.controller.facts().info.subsystem_nqn.as_str().to_owned();
-    let address = Address { host: at.ip().to_string(), port: at.port(), subsystem: Nqn::new(&subsystem).unwrap() };
+    let subsystem = rig.controller.address().subsystem.clone();
+    let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
     Controller::open(address, identity(), ControllerConfig::default()).unwrap()
 }
 
+/// A target with two ports.
+fn two_ports() -> TargetConfig {
+    TargetConfig { more: vec![own().listen], ..own() }
+}
+
 #[test]
-fn a_subsystem_that_is_opened_again_is_fenced_as_long_as_it_was_before() {
-    let rig = Rig::new(TargetConfig::default(), ControllerConfig::default());
+fn a_subsystem_that_is_opened_again_is_fenced_as_long_as_it_was_before_by_whichever_port() {
+    let rig = Rig::new(two_ports(), ControllerConfig::default());
     rig.controller.doubt(&rig.controller.facts());
     let doubted = now();
     rig.controller.shut_down();
-    let next = opened_again(&rig, rig.target.as_ref().unwrap().address());
-    assert!(!next.family().is_safe(now()));
-    assert!(next.family().is_safe(doubted.after(Duration::from_secs(25))));
-    next.shut_down();
+    for at in rig.target.as_ref().unwrap().addresses() {
+        let next = opened_again(&rig, *at);
+        assert!(!next.family().is_safe(now()), "{at}");
+        next.shut_down();
+    }
+    // Asked last: fences that are over are forgotten.
+    assert!(rig.controller.family().is_safe(doubted.after(Duration::from_secs(25))));
     // What nobody was in doubt of is not waited for.
-    let quiet = Rig::new(TargetConfig::default(), ControllerConfig::default());
+    let quiet = Rig::new(own(), ControllerConfig::default());
     quiet.controller.shut_down();
     let next = opened_again(&quiet, quiet.target.as_ref().unwrap().address());
     assert!(next.family().is_safe(now()));
@@ -323,14 +332,26 @@ fn a_subsystem_that_is_opened_again_is_fenced_as_long_as_it_was_before() {
 }
 
 #[test]
+fn two_engines_that_reach_a_subsystem_by_different_ports_have_one_fence() {
+    let rig = Rig::new(two_ports(), ControllerConfig::default());
+    let other = opened_again(&rig, rig.target.as_ref().unwrap().addresses()[1]);
+    assert!(other.family().is_safe(now()));
+    rig.controller.doubt(&rig.controller.facts());
+    assert!(!other.family().is_safe(now()));
+    other.shut_down();
+}
+
+#[test]
 fn a_subsystem_that_was_given_up_before_lanes_told_of_their_writes_is_fenced_when_it_is_opened_again() {
     let host = ControllerConfig { patience: Duration::ZERO, ..ControllerConfig::default() };
-    let mut rig = Rig::new(TargetConfig::default(), host);
-    let listen = rig.target.take().unwrap().address();
+    let mut rig = Rig::new(own(), host);
+    rig.target = None;
     rig.controller.suspect();
     assert!((0..200).any(|_| rig.controller.is_gone() || (nap(20), false).1));
-    rig.target = Some(Target::start(TargetConfig { listen, ..TargetConfig::default() }).unwrap());
-    let next = opened_again(&rig, listen);
+    // At another port.
+    let subsystem = rig.controller.address().subsystem.clone();
+    let target = Target::start(TargetConfig { subsystem, ..own() }).unwrap();
+    let next = opened_again(&rig, target.address());
     assert!(!next.family().is_safe(now()));
     next.shut_down();
 }

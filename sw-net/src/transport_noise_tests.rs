@@ -120,8 +120,9 @@ fn impatient(digests: Digests) -> ControllerConfig {
 
 #[test]
 fn noise_while_an_association_is_made_ends_it_or_not_but_in_time() {
-    let target = Target::start(TargetConfig::default()).unwrap();
-    let subsystem = TargetConfig::default().subsystem;
+    let target = own();
+    let subsystem = target.subsystem.clone();
+    let target = Target::start(target).unwrap();
     for seed in seeds(30) {
         let noise = Noise { seed, quiet: 0, clean_bytes: seed % 5 * 100, every: 1 + seed % 7 };
         let at = wire(target.address(), noise);
@@ -152,7 +153,7 @@ fn bed(seed: u64, digests: Digests) -> (Target, Rig, Rig) {
         c2h_bytes_max: 3072,
         alignment: u8::try_from(seed % 32).unwrap(),
         namespaces: vec![Backing::Memory(4 << 20)],
-        ..TargetConfig::default()
+        ..own()
     };
     let subsystem = target.subsystem.clone();
     let target = Target::start(target).unwrap();

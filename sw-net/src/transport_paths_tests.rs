@@ -9,7 +9,6 @@ use sw_nvme::{fabrics, paths::Spread};
 
 use super::*;
 use crate::{
-    family::Family,
     paths::{PathReport, PathState},
     target::{PortAccess, PortState, Tells},
 };
@@ -55,17 +54,17 @@ struct Two {
 }
 
 impl Two {
-    fn of(targets: Vec<Target>, log: Arc<Log>, spread: Spread, patience: Duration) -> Self {
-        let family = Arc::<Family>::default();
+    fn of(configs: Vec<TargetConfig>, log: Arc<Log>, spread: Spread, patience: Duration) -> Self {
+        let subsystem = configs[0].subsystem.clone();
+        let targets: Vec<_> = configs.into_iter().map(|config| Target::start(config).unwrap()).collect();
         let host = ControllerConfig { keep_alive: KEEP_ALIVE, patience: Duration::MAX, ..ControllerConfig::default() };
         let ports = targets.iter().flat_map(|target| target.addresses().to_vec());
-        let address = |at: std::net::SocketAddr| {
-            let subsystem = TargetConfig::default().subsystem;
-            Address { host: at.ip().to_string(), port: at.port(), subsystem }
+        let address = |at: std::net::SocketAddr| Address {
+            host: at.ip().to_string(),
+            port: at.port(),
+            subsystem: subsystem.clone(),
         };
-        let open = |address: &Address| {
-            Controller::open_by(crate::Way::Tcp, address.clone(), identity(), host, family.clone()).unwrap()
-        };
+        let open = |address: &Address| Controller::open(address.clone(), identity(), host).unwrap();
         let legs: Vec<_> = ports.map(address).map(|address| (address.clone(), open(&address))).collect();
         let controllers: Vec<_> = legs.iter().map(|(_, controller)| controller.clone()).collect();
         let legs = legs.into_iter().map(|(address, controller)| (address, Ok(controller))).collect();
@@ -84,10 +83,10 @@ impl Two {
 
     fn with(spread: Spread, patience: Duration) -> Self {
         let log = Arc::new(Log::default());
-        let more = vec![TargetConfig::default().listen];
+        let more = vec![own().listen];
         let faults = Some(Arc::new(log.clone()) as Arc<dyn crate::target::Faults>);
-        let config = TargetConfig { more, tells: Tells::Access, faults, ..TargetConfig::default() };
-        Self::of(vec![Target::start(config).unwrap()], log, spread, patience)
+        let config = TargetConfig { more, tells: Tells::Access, faults, ..own() };
+        Self::of(vec![config], log, spread, patience)
     }
 
     fn new(spread: Spread) -> Self {
@@ -289,10 +288,9 @@ fn no_path_for_ever_or_for_longer_than_patience_ends_what_waits() {
 fn a_path_with_another_namespace_is_not_taken_for_one() {
     let log = Arc::new(Log::default());
     let faults = Some(Arc::new(log.clone()) as Arc<dyn crate::target::Faults>);
-    let one = TargetConfig { faults, ..TargetConfig::default() };
-    let other = TargetConfig { serial: "OTHER".to_owned(), ..TargetConfig::default() };
-    let targets = vec![Target::start(one).unwrap(), Target::start(other).unwrap()];
-    let mut two = Two::of(targets, log, Spread::All, Duration::from_millis(500));
+    let one = TargetConfig { faults, ..own() };
+    let other = TargetConfig { serial: "OTHER".to_owned(), subsystem: one.subsystem.clone(), ..own() };
+    let mut two = Two::of(vec![one, other], log, Spread::All, Duration::from_millis(500));
     let object = two.object();
     for block in 0..8 {
         assert_eq!(two.once(&object, IoKind::Write, block), Ok(4096));

@@ -41,6 +41,14 @@ fn identity_for(target: &TargetConfig) -> HostIdentity {
     HostIdentity { tls, ..identity() }
 }
 
+/// A target with a name of its own: what one test is in doubt of must not keep the writes of another one back.
+fn own() -> TargetConfig {
+    static TARGETS: AtomicU32 = AtomicU32::new(0);
+    let number = TARGETS.fetch_add(1, Ordering::Relaxed);
+    let subsystem = Nqn::new(&format!("nqn.2026-11.io.straightway:target-{number}")).unwrap();
+    TargetConfig { subsystem, ..TargetConfig::default() }
+}
+
 /// A target, the association with it, and the thread that attends it.
 struct Rig {
     target: Option<Target>,
@@ -177,8 +185,7 @@ const SKIPS: &[&str] = &[
 
 #[test]
 fn the_transport_conforms() {
-    block_file::run(&mut Files::new("nvme+tcp", TargetConfig::default(), ControllerConfig::default()))
-        .assert_green(SKIPS);
+    block_file::run(&mut Files::new("nvme+tcp", own(), ControllerConfig::default())).assert_green(SKIPS);
 }
 
 #[test]
@@ -190,7 +197,7 @@ fn the_transport_conforms_with_digests_small_units_and_few_commands_of_few_bytes
         r2t_bytes_max: 6144,
         c2h_bytes_max: 1536,
         alignment: 7,
-        ..TargetConfig::default()
+        ..own()
     };
     let host = ControllerConfig { digests: BOTH, depth: 3, ..ControllerConfig::default() };
     block_file::run(&mut Files::new("nvme+tcp, digests, small", target, host)).assert_green(SKIPS);
@@ -227,7 +234,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// What one read of 16 blocks and one write of as many come to where commands of I/O queues end as `wrong`.
 fn under(wrong: Wrong) -> (Result<u32, Fault>, Result<u32, Fault>) {
     let faults = move |seen: &Seen| (seen.qid > 0 && seen.opcode != sw_nvme::fabrics::OPCODE).then_some(wrong);
-    let target = TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() };
+    let target = TargetConfig { faults: Some(Arc::new(faults)), ..own() };
     let rig = Rig::new(target, ControllerConfig { digests: BOTH, ..ControllerConfig::default() });
     let config = TcpConfig { command_timeout: Duration::from_millis(1500), ..TcpConfig::default() };
     let object = rig.object();
@@ -284,7 +291,7 @@ fn a_status_is_the_fault_that_it_names() {
 
 #[test]
 fn lost_connections_and_associations_are_made_again_under_the_same_objects() {
-    let rig = Rig::new(TargetConfig::default(), ControllerConfig::default());
+    let rig = Rig::new(own(), ControllerConfig::default());
     let object = rig.object();
     let mut transport = rig.transport(TcpConfig::default());
     let memory = span(BLOCK, 3);
@@ -307,9 +314,9 @@ fn lost_connections_and_associations_are_made_again_under_the_same_objects() {
 
 #[test]
 fn a_namespace_that_is_another_one_afterwards_is_not_read_as_the_old_one() {
-    let config = |serial: &str, listen| TargetConfig { serial: serial.to_owned(), listen, ..TargetConfig::default() };
-    let any = TargetConfig::default().listen;
-    let mut rig = Rig::new(config("ONE", any), ControllerConfig::default());
+    let one = own();
+    let config = |serial: &str, listen| TargetConfig { serial: serial.to_owned(), listen, ..one.clone() };
+    let mut rig = Rig::new(config("ONE", one.listen), ControllerConfig::default());
     let (old, memory) = (rig.object(), span(BLOCK, 3));
     let mut transport = rig.transport(TcpConfig::default());
     let mut read = |object: &Object| {
@@ -334,7 +341,7 @@ fn no_write_follows_one_of_unknown_outcome_before_the_target_has_let_go_of_that(
     };
     let keep_alive = Duration::from_millis(1500);
     let host = ControllerConfig { keep_alive, ..ControllerConfig::default() };
-    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() }, host);
+    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..own() }, host);
     let object = rig.object();
     let (mut one, mut two) = (rig.transport(TcpConfig::default()), rig.transport(TcpConfig::default()));
     let memory = span(BLOCK, 1);
@@ -367,7 +374,7 @@ fn a_target_that_is_silent_holds_up_no_close() {
     // Keep-alive is never answered, so that the attendant waits for one; nor are properties behind it.
     let faults = |seen: &Seen| (seen.qid == 0 && seen.opcode == 0x18).then_some(Wrong::NeverAnswer);
     let host = ControllerConfig { keep_alive: Duration::from_millis(200), ..ControllerConfig::default() };
-    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() }, host);
+    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..own() }, host);
     std::thread::sleep(Duration::from_millis(400));
     let start = now();
     drop(rig);
@@ -377,7 +384,7 @@ fn a_target_that_is_silent_holds_up_no_close() {
 #[test]
 fn patience_has_an_end() {
     let host = ControllerConfig { patience: Duration::from_millis(700), ..ControllerConfig::default() };
-    let mut rig = Rig::new(TargetConfig::default(), host);
+    let mut rig = Rig::new(own(), host);
     let (object, memory) = (rig.object(), span(BLOCK, 3));
     let mut transport = rig.transport(TcpConfig::default());
     let mut read = || {
@@ -402,10 +409,7 @@ fn what_is_cancelled_lands_nowhere_and_its_memory_is_free_at_once() {
         let reads = seen.qid > 0 && seen.opcode == opcode::READ && seen.slba == 0;
         reads.then_some(Wrong::Delay(Duration::from_secs(2)))
     };
-    let rig = Rig::new(
-        TargetConfig { faults: Some(Arc::new(faults)), ..TargetConfig::default() },
-        ControllerConfig::default(),
-    );
+    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..own() }, ControllerConfig::default());
     let object = rig.object();
     let mut transport = rig.transport(TcpConfig::default());
     let memory = span(16 * BLOCK, 0xEE);
@@ -445,7 +449,7 @@ fn a_fork_and_a_wrong_configuration_are_refused() {
 
 #[test]
 fn lanes_beyond_the_queues_of_a_controller_are_told_so() {
-    let rig = Rig::new(TargetConfig { queues_max: 2, ..TargetConfig::default() }, ControllerConfig::default());
+    let rig = Rig::new(TargetConfig { queues_max: 2, ..own() }, ControllerConfig::default());
     let object = rig.object();
     let memory = span(BLOCK, 0);
     let mut lanes: Vec<_> = (0..3).map(|_| rig.transport(TcpConfig::default())).collect();

@@ -17,7 +17,7 @@ fn target(suite: Suite) -> Option<TargetConfig> {
         return None;
     }
     let tls = Some(Tls { psk: psk.into(), derivation: Derivation::Standard, kernel: KernelTls::Never });
-    Some(TargetConfig { tls, ..TargetConfig::default() })
+    Some(TargetConfig { tls, ..own() })
 }
 
 #[test]

@@ -224,7 +224,7 @@ impl Association {
         }
     }
 
-    /// No write is sent before `safe`, whatever else is in doubt: another one had this controller before, and may have left writes under way.
+    /// No write is sent before `safe`, whatever else is in doubt.
     pub fn fence_until(&mut self, safe: Time) {
         self.fence = Some(self.fence.map_or(safe, |before| before.max(safe)));
     }
