@@ -295,7 +295,7 @@ fn a_command_that_waits_for_its_retry_fails_with_its_own_status_if_another_one_f
 
 #[test]
 fn that_nothing_was_written_is_said_of_all_commands_or_not_at_all() {
-    let refused = Status::new(crate::status::sct::GENERIC, 0x20).with_dnr();
+    let refused = Status::LBA_OUT_OF_RANGE.with_dnr();
     let (none, unknown) = (WriteOutcome::NotApplied, WriteOutcome::Unknown);
     for (statuses, outcome) in [
         (vec![refused, refused], none),
@@ -309,7 +309,9 @@ fn that_nothing_was_written_is_said_of_all_commands_or_not_at_all() {
         assert_eq!((fault.code, fault.outcome), (i32::from(refused.code()), outcome));
     }
     // A first try that failed in another way may have written; one that was refused has not.
-    for (first, outcome) in [(Status::INTERNAL, unknown), (Status::NAMESPACE_NOT_READY, none)] {
+    for (first, outcome) in
+        [(Status::INTERNAL, unknown), (Status::NAMESPACE_NOT_READY, unknown), (Status::LBA_OUT_OF_RANGE, none)]
+    {
         let mut bed = Bed::new(Model::default());
         bed.bus.model().statuses.extend([first, refused]);
         let io = bed.io(1, IoKind::Write, 0, &[(0, 4096)]);
