@@ -7,7 +7,7 @@ use std::{
 };
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_net::{Address, Controller, ControllerConfig, HostKeys, Paths};
+use sw_net::{Address, Controller, ControllerConfig, HostKeys, Paths, Patient};
 use sw_nvme::tcp::pdu::Digests;
 
 use crate::{
@@ -98,14 +98,16 @@ impl Ports {
     }
 
     /// The controller of a port; associated once, and again if the association is over for ever. A lost one is tried to be made again for
-    /// `patience`.
+    /// `patience` at least.
     pub(crate) fn controller(&self, place: &Place, patience: Duration) -> Result<Arc<Controller>, Error> {
         self.take_turn(Turn::Port(place.clone()), || {
             let opened = self.opened();
             if opened.is_closed {
                 return Err(Self::closed(&place.address.host));
             }
-            if let Some(controller) = opened.controllers.get(place).filter(|controller| !controller.is_gone()) {
+            let known = opened.controllers.get(place);
+            // One that an address of a single port opened gives up sooner than an address of several wants it to.
+            if let Some(controller) = known.filter(|controller| controller.be_patient(patience) == Patient::Yes) {
                 return Ok(Arc::clone(controller));
             }
             drop(opened);

@@ -22,6 +22,7 @@ use crate::{
     fabric_ports::{FOR_EVER, Place, Ports, keep_reaching},
     keys::NvmeTcpKeys,
     nvme::with_blocks_that_fit,
+    nvme_control::no_thread,
     policy::Destination,
     tls::NvmeTcpTls,
     uri::{FabricPort, FabricWire, NvmeTcpUri},
@@ -98,10 +99,17 @@ impl Fabrics {
     fn reach(&self, addresses: &[Place], name: &str) -> Result<Found, Error> {
         let patience = if addresses.len() > 1 { FOR_EVER } else { self.config.nvme_tcp.patience };
         let reached = std::thread::scope(|all| {
-            let one = |address| all.spawn(move || self.ports.controller(address, patience));
+            let one = |address| {
+                std::thread::Builder::new().spawn_scoped(all, move || self.ports.controller(address, patience))
+            };
             let threads: Vec<_> = addresses.iter().map(one).collect();
             let panicked = || Error::new(ErrorKind::Poisoned, Verb::Open).at(name.to_owned());
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect::<Vec<_>>()
+            let reached = threads.into_iter().map(|thread| match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|_| Err(panicked())),
+                // A port that is not reached, as others are that do not answer.
+                Err(cause) => Err(no_thread(name, cause)),
+            });
+            reached.collect::<Vec<_>>()
         });
         if reached.iter().all(Result::is_err) {
             let mut errors = reached.into_iter().filter_map(Result::err);
@@ -236,17 +244,13 @@ impl Fabrics {
 
 /// What a controller that is up says; waits for one.
 fn facts_of_one_that_is_up(paths: &Paths, uri: &NvmeTcpUri) -> Result<Arc<Facts>, Error> {
-    let has_it = |facts: &Arc<Facts>| facts.namespace(uri.nsid).is_some();
+    let has_it = |facts: &Arc<Facts>| facts.namespace(uri.nsid).is_some() && !facts.absent.contains(&uri.nsid);
     let up = paths.controllers().map(|controller| (controller, controller.facts()));
     let mut up: Vec<_> = up.filter(|(controller, facts)| controller.is_up(facts)).map(|(_, facts)| facts).collect();
     if let Some(at) = up.iter().position(has_it) {
         return Ok(up.swap_remove(at));
     }
-    match (up.pop(), paths.controllers().next()) {
-        (Some(facts), _) => Ok(facts),
-        (None, Some(controller)) => controller.expect_up(),
-        (None, None) => Err(Ports::closed(paths.name())),
-    }
+    up.pop().map_or_else(|| paths.expect_up(), Ok)
 }
 
 /// Ports that lead to different subsystems, or twice to one controller, are no paths.

@@ -35,10 +35,26 @@ impl Page {
     /// Whether no byte came of data that a command was to bring. Over RDMA nobody counts them.
     fn is_unwritten(&self, transfer: Transfer) -> bool {
         let Transfer::In(bytes @ 1..) = transfer else { return false };
-        let mut page = [0; ADMIN_DATA_BYTES];
-        // As long as the page.
-        let _ = self.0.read(0, &mut page);
-        page.iter().take(sw_mem::index(bytes.into())).all(|byte| *byte == UNWRITTEN)
+        self.start(sw_mem::index(bytes.into())).iter().all(|byte| *byte == UNWRITTEN)
+    }
+
+    /// With room for so many bytes.
+    fn allocate(name: &str, bytes: usize) -> Result<Self, Error> {
+        let page = Buffer::allocate(ByteLen(bytes as u64)).map_err(|error| {
+            Error::new(ErrorKind::ResourceLimit, Verb::Open)
+                .at(name.to_owned())
+                .detail("no memory for a page")
+                .caused_by(error)
+        })?;
+        Ok(Self(page.into_span()))
+    }
+
+    /// A copy of its first bytes, as many as there are.
+    fn start(&self, bytes: usize) -> Vec<u8> {
+        let mut copy = vec![0; bytes.min(sw_mem::index(self.0.len().0))];
+        // Not longer than the page.
+        let _ = self.0.read(0, &mut copy);
+        copy
     }
 }
 
@@ -82,16 +98,11 @@ impl Admin {
     /// # Errors
     /// No memory for a page.
     pub(crate) fn new(name: String, connection: Carrier, timeout: Duration) -> Result<Self, Error> {
-        let page = Buffer::allocate(ByteLen(ADMIN_DATA_BYTES as u64)).map_err(|error| {
-            Error::new(ErrorKind::ResourceLimit, Verb::Open)
-                .at(name.clone())
-                .detail("no memory for a page")
-                .caused_by(error)
-        })?;
+        let page = Page::allocate(&name, ADMIN_DATA_BYTES)?;
         Ok(Self {
             name,
             connection,
-            page: Page(page.into_span()),
+            page,
             timeout,
             finish_by: None,
             broken: None,
@@ -187,17 +198,35 @@ impl Admin {
         }
     }
 
+    /// Runs `command`, which fills `room` bytes at most, however long a page that is; gives those that came. `what` is its name.
+    ///
+    /// # Errors
+    /// As [`AdminQueue::expect`]; no memory for so many.
+    pub(crate) fn read_long(&mut self, what: &str, room: usize, command: Command) -> Result<Vec<u8>, Error> {
+        // Nothing of the one before is under way: commands with data are waited for, and one that was not answered was the last.
+        if self.page.0.len().0 < room as u64 && self.broken.is_none() {
+            self.page = Page::allocate(&self.name, room)?;
+        }
+        let came = self.expect_up_to(what, room, command)?;
+        Ok(self.page.start(came))
+    }
+
+    /// Whether the connection is over: nothing is answered any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.broken.is_some()
+    }
+
     /// Runs a command to its end.
     fn carry(&mut self, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<(Outcome, u64), Error> {
         if let Some(broken) = &self.broken {
             return Err(broken.refusal(&self.name));
         }
-        // Pages have 4,096 bytes.
+        // Pages are far shorter.
         let bytes = |len: usize| u32::try_from(len).unwrap_or(0);
         let transfer = match data {
             Data::None => Transfer::None,
             Data::In(len) => {
-                let _ = self.page.0.fill(0, ADMIN_DATA_BYTES as u64, UNWRITTEN);
+                let _ = self.page.0.fill(0, self.page.0.len().0, UNWRITTEN);
                 Transfer::In(bytes(len))
             }
             Data::Out(len) => Transfer::Out(bytes(len)),

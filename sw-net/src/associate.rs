@@ -13,7 +13,6 @@ use sw_nvme::{
     wire::{
         Command,
         feature::{Feature, QueueCounts},
-        log::Retain,
         regs::{self, Cap, Cc, Csts, Version},
     },
 };
@@ -23,8 +22,9 @@ use crate::{
     authenticate::{HostKeys, authenticate, no_key},
     carrier::{Carrier, QueueOf, Way},
     connection::ConnectionConfig,
-    controller::{Address, ControllerConfig, Facts, HostIdentity},
+    controller::{Address, ControllerConfig, HostIdentity},
     events,
+    facts::Facts,
     family::Family,
     socket::left,
 };
@@ -75,7 +75,7 @@ pub(crate) fn associate(
     let depth = config.depth.min(entries - 1).min(likes).clamp(1, DEPTH_MAX);
     // First the events, then what they are about: nothing changes unheard in between.
     events::watch(&mut admin, &info)?;
-    let access = if info.tells_access() { Some(inquiry::access(&mut admin, Retain::Clear)?) } else { None };
+    let access = events::first_access(&mut admin, &info, cap.page_bytes_min)?;
     admin.finish_by(None);
     let facts = Facts {
         association,
@@ -90,6 +90,7 @@ pub(crate) fn associate(
         digests,
         protection,
         namespaces: namespaces.into(),
+        absent: Box::default(),
         access,
         revision: before.map_or(1, |before| before.revision + 1),
     };

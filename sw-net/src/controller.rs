@@ -26,21 +26,16 @@ use std::{
 
 use sw_engine::{Error, ErrorKind, Fault, Landing, Reason, Verb, seam::Wake};
 use sw_nvme::{
-    directory::in_handle,
     fabrics::{ConnectData, Nqn, PropertySize, QueueRequest},
     inquiry::{AdminQueue, Data},
-    namespace::Namespace,
-    paths::Standing,
     status::Status,
     tcp::{
-        association::{Association, Duty, LettingGo, Patience, Wanted},
+        association::{Association, Duty, Patience, Wanted},
         pdu::{ADMIN_CAPSULE_DATA_BYTES, Digests},
     },
     wire::{
         Command,
-        ana::Groups,
-        identify::IdentifyController,
-        regs::{self, Cap, Cc, Shutdown, Version},
+        regs::{self, Cc, Shutdown},
     },
 };
 
@@ -51,8 +46,8 @@ use crate::{
     carrier::{Carrier, HangUp, QueueOf, Way},
     clock::now,
     connection::ConnectionConfig,
-    directory::split,
-    events::EVENTS_EVERY,
+    events::{Again, EVENTS_EVERY, Stale},
+    facts::Facts,
     family::Family,
     socket::left,
     tls::{self, HostTls, Peers, Protection},
@@ -138,66 +133,6 @@ impl Default for ControllerConfig {
     }
 }
 
-/// What a controller said when its association was made, and of its namespaces since.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// Counts the associations of this controller from 1.
-    pub association: u64,
-    /// Identify Controller.
-    pub info: IdentifyController,
-    /// CAP.
-    pub cap: Cap,
-    /// VS.
-    pub version: Version,
-    /// CNTLID of the association.
-    pub id: u16,
-    /// I/O queues that we may have.
-    pub queues: u16,
-    /// Commands of one I/O queue at a time.
-    pub depth: u16,
-    /// Bytes of a write that go in its capsule at most.
-    pub capsule_data_bytes: u32,
-    /// How long the controller may take to end all commands once it has noticed that its host is gone (CQT).
-    pub quiesce: Duration,
-    /// Digests that both ends use.
-    pub digests: Digests,
-    /// How the bytes of all connections are protected.
-    pub protection: Protection,
-    /// The active namespaces.
-    pub namespaces: Box<[Namespace]>,
-    /// How groups of namespaces are reached by this controller; `None`: it does not tell (CMIC).
-    pub access: Option<Groups>,
-    /// Which look at the namespaces and their access this is, over all associations, from 1.
-    pub revision: u64,
-}
-
-impl Facts {
-    /// The namespace of a number.
-    pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
-        self.namespaces.iter().find(|namespace| namespace.nsid == nsid)
-    }
-
-    /// The namespace of a handle: that of its number, if it is the one that the handle was made for.
-    pub(crate) fn namespace_of(&self, handle: u64) -> Option<&Namespace> {
-        let (_, nsid, asked) = split(handle);
-        self.namespaces.iter().find(|found| found.nsid == nsid && in_handle(found.generation) == asked)
-    }
-
-    /// How a namespace stands by this controller while its association is up. A group that was not told may be told yet.
-    pub fn standing_of(&self, namespace: &Namespace) -> Standing {
-        match self.access.as_ref().map(|groups| groups.of(namespace.info.ana_group)) {
-            None => Standing::of(None),
-            Some(None) => Standing::Later,
-            Some(told) => Standing::of(told),
-        }
-    }
-
-    /// How long after a loss the controller may still carry out commands, where KATO is `keep_alive`.
-    fn letting_go(&self, keep_alive: Duration) -> Duration {
-        LettingGo::of(&self.info, keep_alive, self.quiesce).span()
-    }
-}
-
 /// An I/O queue with its connection. Dropping it closes the connection.
 pub(crate) struct IoQueue {
     pub(crate) connection: Carrier,
@@ -263,6 +198,20 @@ fn is_still_there(error: &Error) -> bool {
     error.kind() != ErrorKind::ResourceLimit && told.contains(&error.code())
 }
 
+/// Whether a controller will be as patient as it was asked to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patient {
+    /// It will.
+    Yes,
+    /// Its association was given up before.
+    TooLate,
+}
+
+/// As long as there is, if it is longer.
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Whether an error says that trying again with the same keys will not mend it.
 fn is_refusal(error: &Error) -> bool {
     authenticate::is_refusal(error) || tls::is_refusal(error)
@@ -275,6 +224,13 @@ enum Life {
     Down(String),
     /// For ever.
     Gone(String),
+}
+
+/// [`Stale`], for lanes to note.
+#[derive(Default)]
+struct Distrusted {
+    namespaces: AtomicBool,
+    access: AtomicBool,
 }
 
 /// See the module documentation.
@@ -292,8 +248,12 @@ pub struct Controller {
     /// That of the facts, for lanes to look at without their lock.
     revision: AtomicU64,
     is_gone: AtomicBool,
-    /// What it said of its namespaces' access is not what a command found.
-    is_distrusted: AtomicBool,
+    /// How long the desk's association is tried to be made again, for lanes to look at without its lock.
+    patience_ms: AtomicU64,
+    /// What it said of its namespaces, and of their access, is not what a command found.
+    distrusted: Distrusted,
+    /// What it was asked for and did not tell.
+    pub(crate) again: Mutex<Again>,
     /// What it has in common with the other controllers of its subsystem, and its number among them.
     family: Arc<Family>,
     member: u64,
@@ -341,7 +301,9 @@ impl Controller {
             up: AtomicU64::new(facts.association),
             revision: AtomicU64::new(facts.revision),
             is_gone: AtomicBool::new(false),
-            is_distrusted: AtomicBool::new(false),
+            patience_ms: AtomicU64::new(millis(config.patience)),
+            distrusted: Distrusted::default(),
+            again: Mutex::default(),
             family,
             member,
             handle: Mutex::new(admin.handle()),
@@ -390,7 +352,28 @@ impl Controller {
 
     /// How long a lost association is tried to be made again.
     pub(crate) fn patience(&self) -> Duration {
-        self.config.patience
+        Duration::from_millis(self.patience_ms.load(Ordering::Acquire))
+    }
+
+    /// Has a lost association be tried to be made again for `patience` at least; whether it is not given up already.
+    pub fn be_patient(&self, patience: Duration) -> Patient {
+        let mut desk = self.desk();
+        if desk.is_closed || self.is_gone() {
+            return Patient::TooLate;
+        }
+        desk.association.be_patient(patience);
+        self.patience_ms.fetch_max(millis(patience), Ordering::AcqRel);
+        Patient::Yes
+    }
+
+    /// What it said, if the association is up.
+    pub(crate) fn facts_if_up(&self) -> Option<Arc<Facts>> {
+        Some(self.facts()).filter(|facts| self.is_up(facts))
+    }
+
+    /// How long an answer may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.config.timeout
     }
 
     /// Why its association is not up; empty if it is.
@@ -407,15 +390,17 @@ impl Controller {
         &self.family
     }
 
-    /// A command found that a namespace is not reached as the controller said: it is asked again.
-    pub(crate) fn distrust(&self) {
-        self.is_distrusted.store(true, Ordering::Release);
+    /// A command found that a namespace is not reached as the controller said, or is not there: it is asked again.
+    pub(crate) fn distrust(&self, stale: Stale) {
+        self.distrusted.namespaces.fetch_or(stale.namespaces, Ordering::AcqRel);
+        self.distrusted.access.fetch_or(stale.access, Ordering::AcqRel);
         self.news.notify_all();
     }
 
-    /// Whether it is to be asked again; it is asked.
-    pub(crate) fn take_distrust(&self) -> bool {
-        self.is_distrusted.swap(false, Ordering::AcqRel)
+    /// What it is to be asked again; it is asked.
+    pub(crate) fn take_distrust(&self) -> Stale {
+        let Distrusted { namespaces, access } = &self.distrusted;
+        Stale { namespaces: namespaces.swap(false, Ordering::AcqRel), access: access.swap(false, Ordering::AcqRel) }
     }
 
     /// Which look at the namespaces [`Controller::facts`] are of.
@@ -444,21 +429,10 @@ impl Controller {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it said, once the association is up; waits for the next one, [`ControllerConfig::timeout`] at most.
-    ///
-    /// # Errors
-    /// [`Controller::lost`].
-    pub fn expect_up(&self) -> Result<Arc<Facts>, Error> {
-        let until = after(self.config.timeout);
-        loop {
-            let facts = self.facts();
-            if self.is_up(&facts) {
-                return Ok(facts);
-            }
-            let Some(left) = left(until).filter(|_| !self.is_gone()) else { return Err(self.lost()) };
-            let desk = self.desk();
-            drop(self.news.wait_timeout(desk, left.min(NEWS_STEP)));
-        }
+    /// Waits until the association came up or is gone, or something else is done for lanes; not longer than `most`, nor than 100 ms.
+    pub(crate) fn wait_for_news(&self, most: Duration) {
+        let desk = self.desk();
+        drop(self.news.wait_timeout(desk, most.min(NEWS_STEP)));
     }
 
     /// Does what is due and what lanes ask for, until the association is gone: signs of life, connections for queues, the next
@@ -588,10 +562,14 @@ impl Controller {
             // Keys that are wrong stay wrong: the target is not to be asked over and over.
             Err(error) if is_refusal(&error) => self.end(error.to_string()),
             Err(error) => {
-                let patience = self.desk().association.failed(now());
+                let mut desk = self.desk();
+                let is_over = desk.association.failed(now()) == Patience::Over;
+                // Decided: nobody can ask for more patience any more.
+                self.is_gone.fetch_or(is_over, Ordering::AcqRel);
+                drop(desk);
                 let why = error.to_string();
-                if patience == Patience::Over {
-                    return self.end(format!("{why}; it was tried for {} s", self.config.patience.as_secs()));
+                if is_over {
+                    return self.end(format!("{why}; it was tried for {} s", self.patience().as_secs()));
                 }
                 let mut life = self.life();
                 if let Life::Down(_) = &*life {
@@ -671,21 +649,30 @@ impl Controller {
 
     pub(crate) fn connect_queue(self: &Arc<Self>) -> Result<IoQueue, Error> {
         let facts = self.facts();
-        let qid = self.desk().qids.pop_front().ok_or_else(|| {
-            Error::new(ErrorKind::ResourceLimit, Verb::Setup)
-                .at(self.name.clone())
-                .with_code(Fault::NO_QUEUE_LEFT)
-                .detail(format!("all {} I/O queues of the controller are in use", facts.queues))
-        })?;
-        let until = after(QUEUE_LEFT_WITHIN);
+        let (until, mut tries) = (after(QUEUE_LEFT_WITHIN), 0);
         loop {
-            match self.connect_queue_as(qid, &facts) {
+            let qid = self.desk().qids.pop_front().ok_or_else(|| {
+                Error::new(ErrorKind::ResourceLimit, Verb::Setup)
+                    .at(self.name.clone())
+                    .with_code(Fault::NO_QUEUE_LEFT)
+                    .detail(format!("all {} I/O queues of the controller are in use", facts.queues))
+            })?;
+            let error = match self.connect_queue_as(qid, &facts) {
                 Ok(connection) => return Ok(IoQueue { connection, facts, qid, of: Arc::clone(self) }),
-                Err(error) if is_still_there(&error) && left(until).is_some() => pause(QUEUE_LOOKED_AFTER),
-                Err(error) => {
-                    self.desk().qids.push_back(qid);
-                    return Err(error);
-                }
+                Err(error) => error,
+            };
+            let mut desk = self.desk();
+            desk.qids.push_back(qid);
+            let (free, is_closed) = (desk.qids.len(), desk.is_closed);
+            drop(desk);
+            if is_closed || !is_still_there(&error) || left(until).is_none() {
+                return Err(error);
+            }
+            // Another one first; once none of them is free, they become so.
+            tries += 1;
+            if tries >= free {
+                tries = 0;
+                pause(QUEUE_LOOKED_AFTER);
             }
         }
     }
@@ -741,5 +728,21 @@ fn shut_down(life: &mut Life) {
     if let Ok(cc) = admin.property(regs::CC, PropertySize::Four) {
         let cc = Cc::from_raw(u32::try_from(cc).unwrap_or(0)).shutdown(Shutdown::Normal);
         let _ = admin.run(Data::None, |_| Command::property_set(regs::CC, cc.raw()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_the_system_is_no_status_of_a_queue_that_is_still_there() {
+        let error = |kind, code| Error::new(kind, Verb::Open).with_code(code);
+        // ENOMEM has the number of Command Sequence Error.
+        assert_eq!(Status::COMMAND_SEQUENCE_ERROR.code(), 12);
+        assert!(!is_still_there(&error(ErrorKind::ResourceLimit, 12)));
+        assert!(is_still_there(&error(ErrorKind::Protocol, 12)));
+        assert!(is_still_there(&error(ErrorKind::Protocol, i32::from(Status::INVALID_QUEUE_ID.code()))));
+        assert!(!is_still_there(&error(ErrorKind::Protocol, 13)));
     }
 }

@@ -19,13 +19,13 @@ const BLOCK: usize = 512;
 /// Between the memory of two commands.
 const GUARD: u8 = 0xEE;
 
-/// Memory of commands, each with a guard behind it.
-struct Memory(Vec<Vec<u8>>);
+/// Memory of commands, each with a guard behind it. Commands from that number on have the same.
+struct Memory(Vec<Vec<u8>>, usize);
 
 impl Places for Memory {
     fn pieces(&self, of: Range, into: &mut Vec<Piece>) {
         // In two pieces, as an I/O may be.
-        let base = self.0[of.user as usize].as_ptr().cast_mut().wrapping_add(of.at as usize);
+        let base = self.0[(of.user as usize).min(self.1)].as_ptr().cast_mut().wrapping_add(of.at as usize);
         let (half, len) = (of.bytes as usize / 2, of.bytes as usize);
         into.extend([Piece { base, len: half }, Piece { base: base.wrapping_add(half), len: len - half }]);
     }
@@ -71,7 +71,8 @@ impl Rig {
         let config = HostConfig { depth, layout, h2c_bytes_max: 8192, capsule_data_bytes: 0 };
         let memory = blocks.iter().map(|blocks| vec![GUARD; (blocks + 1) * BLOCK]).collect();
         let queue = HostQueue::new(config);
-        let mut rig = Self { queue, landing: Landing::new(), memory: Memory(memory), layout, cids: Vec::new() };
+        let mut rig =
+            Self { queue, landing: Landing::new(), memory: Memory(memory, usize::MAX), layout, cids: Vec::new() };
         for (user, blocks) in blocks.iter().enumerate() {
             let at = LbaRange { nsid: 1, slba: 0, nlb: BlockCount::new(1).unwrap() };
             let command = Command::read(at, DataPointer::None, IoFlags::NONE);
@@ -241,6 +242,26 @@ fn the_last_read_of_many_lands_in_its_place_whatever_units_it_has() {
         rig.receive(&wire, usize::MAX);
         assert_eq!((rig.check(&acts), rig.landing.take_moved_bytes()), (0, 0));
     }
+}
+
+#[test]
+fn a_unit_for_a_longer_read_than_was_foreseen_lands_whole_though_both_begin_alike() {
+    // So few that one unit is foreseen, and no place of the long one.
+    const SHORT: usize = 10;
+    let mut blocks = vec![1; SHORT + 1];
+    blocks.push(2);
+    let mut rig = Rig::new(Digests::default(), &blocks);
+    rig.memory.1 = SHORT;
+    rig.memory.0[SHORT] = vec![GUARD; 3 * BLOCK];
+    // In order, so that the short one is foreseen; then the long one, which was asked for behind it.
+    let mut wire: Vec<u8> = (0..SHORT).flat_map(|user| rig.answer(user, Act::Whole)).collect();
+    wire.extend(rig.data(SHORT + 1, (0, 2 * BLOCK), flags::LAST | flags::SUCCESS));
+    rig.receive(&wire, usize::MAX);
+    assert_eq!(core::iter::from_fn(|| rig.queue.pop_end()).last().unwrap().user as usize, SHORT + 1);
+    let (data, guard) = rig.memory.0[SHORT].split_at(2 * BLOCK);
+    assert!(data.iter().enumerate().all(|(at, found)| *found == byte(SHORT + 1, at)));
+    assert!(guard.iter().all(|byte| *byte == GUARD));
+    assert!(rig.landing.take_moved_bytes() > 0, "it was not where it belongs");
 }
 
 #[test]

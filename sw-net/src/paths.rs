@@ -18,7 +18,12 @@ use sw_nvme::{
     wire::ana::Access,
 };
 
-use crate::controller::{Address, Controller};
+use crate::{
+    admin::after,
+    controller::{Address, Controller},
+    facts::Facts,
+    socket::left,
+};
 
 /// One port.
 struct Leg {
@@ -144,6 +149,26 @@ impl Paths {
         self.legs.iter().filter_map(|leg| leg.controller.get())
     }
 
+    /// What one of them says whose association is up; waits for the first one that is, as long as an answer may take.
+    ///
+    /// # Errors
+    /// [`Controller::lost`] of one of them.
+    pub fn expect_up(&self) -> Result<Arc<Facts>, Error> {
+        let until = after(self.controllers().map(|controller| controller.timeout()).max().unwrap_or_default());
+        loop {
+            if let Some(facts) = self.controllers().find_map(|controller| controller.facts_if_up()) {
+                return Ok(facts);
+            }
+            match (self.controllers().find(|controller| !controller.is_gone()), left(until)) {
+                (Some(controller), Some(left)) => controller.wait_for_news(left),
+                (one, _) => {
+                    let one = one.or_else(|| self.controllers().next());
+                    return Err(one.map_or_else(|| self.no_path(None), |controller| controller.lost()));
+                }
+            }
+        }
+    }
+
     /// Who writes the last copy of bytes, and why nobody better does: of all paths the one that has a reason.
     pub fn landing(&self) -> (Landing, Option<Reason>) {
         let mut all = self.controllers().map(|controller| controller.landing());
@@ -207,6 +232,8 @@ impl Leg {
             (false, false) => PathState::Connecting(controller.why_not()),
             (false, true) => match (facts.namespaces.iter().find(is_it), &facts.access) {
                 (None, _) => PathState::AnotherNamespace,
+                (Some(found), _) if facts.absent.contains(&found.nsid) => PathState::AnotherNamespace,
+                (Some(_), None) if facts.info.tells_access() => PathState::NotTold,
                 (Some(_), None) => PathState::Told(Access::Optimized),
                 (Some(found), Some(groups)) => {
                     groups.of(found.info.ana_group).map_or(PathState::NotTold, PathState::Told)

@@ -16,11 +16,7 @@
 //! *Thread*: one at a time. On the data path nothing is locked, and nothing allocated once the tables have grown. The control plane is
 //! the [`Controller`]'s own thread: a lane asks it for a connection and goes on.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sw_engine::{
     Error, ErrorKind, Fault, Reason, Retry, Time, Token, Verb,
@@ -50,7 +46,7 @@ use crate::{
 mod legs;
 mod route;
 
-use legs::{Head, Leg, Mood, Place};
+use legs::{Head, Leg, Place};
 
 /// Its name in routes and reports.
 pub const NVME_TCP: &str = "nvme+tcp";
@@ -332,7 +328,7 @@ impl TcpTransport {
     pub fn counters(&self) -> ConnectionCounters {
         let linked = self.legs.iter().filter_map(|leg| match &leg.place {
             Place::Linked(link) => Some(link.queue.connection.counters()),
-            Place::Unlinked | Place::Asked(..) => None,
+            Place::Unlinked | Place::Asked(_) => None,
         });
         linked.fold(self.counters, |sum, more| sum.and(more))
     }
@@ -404,12 +400,12 @@ impl TcpTransport {
     fn visit(&mut self, leg: usize, (look, now): (Look, Time)) {
         let Some(at) = self.legs.get_mut(leg) else { return };
         match &mut at.place {
-            Place::Asked(ticket, _) => {
+            Place::Asked(ticket) => {
                 let Some(answer) = ticket.take() else { return };
-                let Place::Asked(_, waiting) = std::mem::replace(&mut at.place, Place::Unlinked) else { return };
+                at.place = Place::Unlinked;
                 match answer {
-                    Ok(queue) => self.link(leg, queue, waiting, now),
-                    Err(error) => self.refuse_all(leg, waiting, error),
+                    Ok(queue) => self.link(leg, queue, now),
+                    Err(error) => self.refused(leg, error, now),
                 }
             }
             Place::Linked(link) => {
@@ -433,39 +429,31 @@ impl TcpTransport {
     /// Gives out the works that a look at a leg found over.
     fn take_over(&mut self, leg: usize, now: Time) {
         while let Some(index) = self.over.pop() {
-            let done = self.works.finish(index);
-            if let Some(Err(fault)) = done.as_ref().map(|done| done.result) {
-                let head = self.legs.get(leg).map_or(0, |leg| leg.head);
-                self.explain_status(head, fault);
-                self.heed(leg, fault, now);
-            }
+            let done = self.end(leg, index, now);
             self.ended.extend(done);
         }
     }
 
-    fn link(&mut self, leg: usize, queue: IoQueue, waiting: VecDeque<u32>, now: Time) {
+    fn link(&mut self, leg: usize, queue: IoQueue, now: Time) {
+        let paths = self.paths_of(leg);
+        let Some(at) = self.legs.get_mut(leg) else { return };
+        let (head, number) = (at.head, at.number());
         if !queue.is_up() {
             // Its association is over already; works may be of the next one.
-            self.homeless.extend(waiting.into_iter().rev());
-            return self.send_homeless(now);
+            return self.send_waiting(head, now);
         }
         let watched = match queue.connection.fd() {
             Some(fd) => self.waiter.watch(fd),
             None => self.waiter.watch_bell().inspect(|()| queue.connection.ring(self.waiter.bell())),
         };
-        let paths = self.paths_of(leg);
-        let Some(at) = self.legs.get_mut(leg) else { return };
-        let (Ok(()), Some(controller)) = (watched, paths.as_ref().and_then(|paths| paths.controller(at.number())))
-        else {
+        let (Ok(()), Some(controller)) = (watched, paths.as_ref().and_then(|paths| paths.controller(number))) else {
             let error = Error::new(ErrorKind::ResourceLimit, Verb::Setup)
                 .at(self.config.wire.transport())
                 .detail("a connection cannot be waited for");
-            return self.refuse_all(leg, waiting, error);
+            return self.refused(leg, error, now);
         };
-        (at.place, at.mood) = (Place::Linked(Box::new(Link::new(queue, Arc::clone(controller)))), Mood::Well);
-        // The controller may have told meanwhile that it does not lead to what they read.
-        self.homeless.extend(waiting.into_iter().rev());
-        self.send_homeless(now);
+        at.place = Place::Linked(Box::new(Link::new(queue, Arc::clone(controller))));
+        self.send_waiting(head, now);
         self.visit(leg, (Look::Both, now));
     }
 
@@ -473,7 +461,6 @@ impl TcpTransport {
     fn unlink(&mut self, leg: usize, broken: &Broken) {
         let Some(at) = self.legs.get_mut(leg) else { return };
         let Place::Linked(link) = std::mem::replace(&mut at.place, Place::Unlinked) else { return };
-        at.mood = Mood::Lost;
         let head = at.head;
         let Link { mut queue, controller, ledger, .. } = *link;
         if let Broken::Breach(breach) = broken {
@@ -501,10 +488,6 @@ impl TcpTransport {
             controller.doubt(&facts);
         }
         over.into_iter().for_each(|index| self.ended.extend(self.works.finish(index)));
-        if self.has_others(leg) && !self.closed {
-            // So that it is known when this one can be used again. One that is gone is known as such.
-            let _ = self.ask(leg);
-        }
         self.homeless.extend(unsent.into_iter().rev());
         self.send_homeless(now());
     }

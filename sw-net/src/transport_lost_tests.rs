@@ -274,7 +274,7 @@ fn what_was_opened_in_the_next_association_is_not_looked_for_in_the_one_before()
     rig.controller.suspect();
     assert!((0..200).any(|_| rig.controller.facts().association == 2 || (nap(20), false).1));
     // The lane slept, and still has its connection to the target before.
-    rig.controller.expect_up().unwrap();
+    Paths::of(rig.controller.clone()).expect_up().unwrap();
     let new = rig.object();
     transport.submit(&io(&new, IoKind::Read, 0, &memory, 2));
     assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
@@ -354,4 +354,75 @@ fn a_subsystem_that_was_given_up_before_lanes_told_of_their_writes_is_fenced_whe
     let next = opened_again(&rig, target.address());
     assert!(!next.family().is_safe(now()));
     next.shut_down();
+}
+
+#[test]
+fn a_write_that_waited_for_the_fence_goes_by_what_the_controller_says_then() {
+    let rig = Rig::new(own(), ControllerConfig::default());
+    let (object, mut transport, memory) = (rig.object(), rig.transport(TcpConfig::default()), span(BLOCK, 7));
+    transport.submit(&io(&object, IoKind::Read, 0, &memory, 1));
+    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
+    rig.controller.family().raise(u64::MAX, now().after(Duration::from_millis(400)));
+    transport.submit(&io(&object, IoKind::Write, 0, &memory, 2));
+    transport.ring().unwrap();
+    // Another namespace has the number meanwhile.
+    let mut facts = facts_of(&rig);
+    facts.namespaces[0].generation += 1;
+    facts.revision += 1;
+    rig.controller.publish(facts);
+    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Err(Fault::new(ErrorKind::Changed, 0)));
+    assert_eq!(rig.target.as_ref().unwrap().counters().writes, 0);
+}
+
+fn facts_of(rig: &Rig) -> crate::Facts {
+    crate::Facts::clone(&rig.controller.facts())
+}
+
+/// I/O queues of these numbers are never there.
+fn without(qids: std::ops::RangeInclusive<u16>) -> TargetConfig {
+    let faults = move |seen: &Seen| {
+        let is_connect = seen.opcode == sw_nvme::fabrics::OPCODE && seen.fabrics_kind == 1;
+        (is_connect && qids.contains(&seen.qid)).then_some(Wrong::Status(status::Status::INVALID_QUEUE_ID))
+    };
+    TargetConfig { queues_max: 4, faults: Some(Arc::new(faults)), ..own() }
+}
+
+#[test]
+fn a_queue_that_is_still_there_is_passed_over_for_one_that_is_free() {
+    let rig = Rig::new(without(1..=3), ControllerConfig::default());
+    let (object, mut transport, memory) = (rig.object(), rig.transport(TcpConfig::default()), span(BLOCK, 7));
+    let start = now();
+    transport.submit(&io(&object, IoKind::Read, 0, &memory, 1));
+    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
+    assert!(now().since(start) < Duration::from_millis(900), "{:?}", now().since(start));
+}
+
+#[test]
+fn who_closes_a_controller_does_not_wait_for_queues_that_are_still_there() {
+    let rig = Rig::new(without(1..=4), ControllerConfig::default());
+    let (object, mut transport, memory) = (rig.object(), rig.transport(TcpConfig::default()), span(BLOCK, 7));
+    transport.submit(&io(&object, IoKind::Read, 0, &memory, 1));
+    transport.ring().unwrap();
+    nap(100);
+    let start = now();
+    drop(rig);
+    assert!(now().since(start) < Duration::from_millis(600), "{:?}", now().since(start));
+    assert!(ends(&mut transport, 1, SOON)[0].result.is_err());
+}
+
+#[test]
+fn a_controller_is_as_patient_as_the_most_patient_who_has_it() {
+    let host = ControllerConfig { patience: Duration::from_millis(300), ..ControllerConfig::default() };
+    let config = own();
+    let mut rig = Rig::new(config.clone(), host);
+    assert_eq!(rig.controller.be_patient(Duration::MAX), crate::Patient::Yes);
+    let listen = rig.target.take().unwrap().address();
+    rig.controller.suspect();
+    nap(1500);
+    assert!(!rig.controller.is_gone());
+    rig.target = Some(Target::start(TargetConfig { listen, ..config }).unwrap());
+    assert!((0..400).any(|_| rig.controller.facts_if_up().is_some() || (nap(20), false).1));
+    // One that is gone is not called back.
+    rig.controller.shut_down();
+    assert_eq!(rig.controller.be_patient(Duration::MAX), crate::Patient::TooLate);
 }

@@ -5,7 +5,11 @@ use std::{
     sync::{Mutex, atomic::AtomicBool},
 };
 
-use sw_nvme::{fabrics, paths::Spread};
+use sw_nvme::{
+    fabrics,
+    paths::Spread,
+    wire::{admin, log},
+};
 
 use super::*;
 use crate::{
@@ -22,12 +26,17 @@ struct Log {
     connections: Mutex<BTreeSet<u64>>,
     /// Writes of block 0 are never answered.
     is_deaf: AtomicBool,
+    /// The page of access is refused.
+    is_secretive: AtomicBool,
 }
 
 impl crate::target::Faults for Arc<Log> {
     fn command(&self, seen: &Seen) -> Option<Wrong> {
         if seen.qid == 0 || seen.opcode == fabrics::OPCODE {
-            return None;
+            let asks =
+                (seen.qid, seen.opcode, seen.slba & 0xFF) == (0, admin::opcode::GET_LOG_PAGE, log::id::ANA.into());
+            let is_refused = asks && self.is_secretive.load(Ordering::Acquire);
+            return is_refused.then_some(Wrong::Status(status::Status::INTERNAL.with_dnr()));
         }
         self.connections.lock().unwrap().insert(seen.connection);
         let is_lost = seen.opcode == opcode::WRITE && seen.slba == 0 && self.is_deaf.load(Ordering::Acquire);
@@ -98,8 +107,12 @@ impl Two {
     }
 
     fn object(&self) -> Object {
+        self.object_of(0)
+    }
+
+    fn object_of(&self, number: usize) -> Object {
         let facts = self.controllers[0].facts();
-        let namespace = &facts.namespaces[0];
+        let namespace = &facts.namespaces[number];
         Object {
             id: Object::next_id(),
             name: "1".into(),
@@ -168,6 +181,12 @@ fn ios_go_by_all_paths_that_stand_best_or_by_the_first() {
     for (spread, count) in [(Spread::All, 2), (Spread::First, 1)] {
         let mut two = Two::new(spread);
         let object = two.object();
+        // Until both are connected what comes goes by the one that is.
+        for _ in 0..20 {
+            assert_eq!(two.once(&object, IoKind::Read, 1), Ok(4096));
+            lost::nap(20);
+        }
+        two.log.take();
         let memory: Vec<_> = (0..8).map(|_| span(BLOCK, 0)).collect();
         for memory in &memory {
             two.submit(&object, IoKind::Read, 1, memory);
@@ -300,4 +319,185 @@ fn a_path_with_another_namespace_is_not_taken_for_one() {
     two.target().set_port(0, PortState::Shut);
     assert_eq!(two.again(&object, IoKind::Read, 1).unwrap_err().kind, ErrorKind::NoDevice);
     assert_eq!(two.targets[1].counters().reads, 0);
+}
+
+/// A target with two ports and two namespaces that tells how they are reached.
+fn two_namespaces(log: &Arc<Log>) -> TargetConfig {
+    let more = vec![own().listen];
+    let faults = Some(Arc::new(log.clone()) as Arc<dyn crate::target::Faults>);
+    let namespaces = vec![Backing::Memory(1 << 20), Backing::Memory(2 << 20)];
+    TargetConfig { more, tells: Tells::Access, faults, namespaces, ..own() }
+}
+
+#[test]
+fn a_page_of_access_that_is_refused_ends_no_association_and_is_asked_for_again() {
+    let log = Arc::new(Log::default());
+    log.is_secretive.store(true, Ordering::Release);
+    let mut two = Two::of(vec![two_namespaces(&log)], log, Spread::First, Duration::from_secs(60));
+    let object = two.object();
+    // Nothing was ever told: commands find out.
+    assert_eq!(two.states(), [PathState::NotTold, PathState::NotTold]);
+    assert_eq!(two.again(&object, IoKind::Write, 1), Ok(4096));
+    two.log.is_secretive.store(false, Ordering::Release);
+    two.until("it is told", |two| two.states() == [OPTIMIZED, OPTIMIZED]);
+    // What was told stays.
+    two.log.is_secretive.store(true, Ordering::Release);
+    two.target().set_access(0, 1, PortAccess::Inaccessible);
+    lost::nap(2500);
+    assert_eq!(two.states(), [OPTIMIZED, OPTIMIZED]);
+    assert_eq!(two.again(&object, IoKind::Read, 1), Ok(4096));
+    two.log.is_secretive.store(false, Ordering::Release);
+    two.until("it is told", |two| two.states() == [PathState::Told(PortAccess::Inaccessible), OPTIMIZED]);
+    assert!(two.controllers.iter().all(|controller| controller.facts().association == 1));
+}
+
+#[test]
+fn a_namespace_that_is_refused_by_a_path_keeps_no_other_one_from_it() {
+    let log = Arc::new(Log::default());
+    let mut two = Two::of(vec![two_namespaces(&log)], log, Spread::First, Duration::from_secs(60));
+    let [one, other] = [two.object(), two.object_of(1)];
+    for object in [&one, &other] {
+        assert_eq!(two.again(object, IoKind::Read, 1), Ok(4096));
+    }
+    two.until("both are connected", |two| two.states() == [OPTIMIZED, OPTIMIZED]);
+    for _ in 0..20 {
+        assert_eq!(two.once(&other, IoKind::Read, 1), Ok(4096));
+        lost::nap(10);
+    }
+    two.log.take();
+    assert_eq!(two.once(&other, IoKind::Read, 1), Ok(4096));
+    let first = two.log.take();
+    // Found by a command, before it is told.
+    two.log.is_secretive.store(true, Ordering::Release);
+    two.target().set_access(0, 1, PortAccess::Inaccessible);
+    assert_eq!(two.again(&one, IoKind::Read, 1), Ok(4096));
+    two.log.take();
+    assert_eq!(two.once(&one, IoKind::Read, 1), Ok(4096));
+    assert!(two.log.take().is_disjoint(&first), "not asked there again");
+    assert_eq!(two.once(&other, IoKind::Read, 1), Ok(4096));
+    assert_eq!(two.log.take(), first, "the other namespace is reached as before");
+}
+
+#[test]
+fn each_io_waits_for_a_path_as_long_as_it_is_without_one_itself() {
+    let log = Arc::new(Log::default());
+    let patience = Duration::from_millis(600);
+    let mut two = Two::of(vec![two_namespaces(&log)], log, Spread::All, patience);
+    let [one, other] = [two.object(), two.object_of(1)];
+    (0..2).for_each(|port| two.target().set_access(port, 1, PortAccess::Inaccessible));
+    two.until("the change is told", |two| {
+        two.states().iter().all(|state| *state == PathState::Told(PortAccess::Inaccessible))
+    });
+    let waiting = [span(BLOCK, 0), span(BLOCK, 0)];
+    let memory = span(BLOCK, 0);
+    let start = now();
+    two.submit(&one, IoKind::Read, 1, &waiting[0]);
+    let (mut over, mut late) = (Vec::new(), None);
+    // I/Os of another namespace go on meanwhile; one more that waits is half of patience behind.
+    while over.len() < 2 {
+        assert!(now().since(start) < SOON);
+        if late.is_none() && now().since(start) >= patience / 2 {
+            late = Some(two.submit(&one, IoKind::Read, 2, &waiting[1]));
+        }
+        let number = two.submit(&other, IoKind::Read, 1, &memory);
+        let mut ended = ends(&mut two.transport, 1, SOON);
+        while !ended.iter().any(|done| done.token == Token::from_raw(number)) {
+            ended.extend(ends(&mut two.transport, 1, SOON));
+        }
+        over.extend(ended.into_iter().filter(|done| done.result.is_err()).map(|done| (done, now().since(start))));
+    }
+    for ((done, after), least) in over.iter().zip([patience, patience * 3 / 2]) {
+        assert_eq!(done.result.unwrap_err().kind, ErrorKind::NoDevice);
+        assert!(*after >= least && *after < least + patience / 3, "{after:?} instead of {least:?}");
+    }
+}
+
+#[test]
+fn a_namespace_that_a_controller_has_not_any_more_is_asked_for_by_others() {
+    let log = Arc::new(Log::default());
+    let of_first = Arc::new(AtomicU32::new(u32::MAX));
+    let (gone, asked) = (Arc::new(AtomicBool::new(false)), of_first.clone());
+    let one = TargetConfig { ..own() };
+    let is_gone = gone.clone();
+    let faults = move |seen: &Seen| {
+        let is_refused = seen.qid > 0 && seen.opcode != fabrics::OPCODE && is_gone.load(Ordering::Acquire);
+        is_refused.then(|| {
+            asked.fetch_add(1, Ordering::AcqRel);
+            Wrong::Status(status::Status::INVALID_NAMESPACE.with_dnr())
+        })
+    };
+    let other = TargetConfig { faults: None, ..one.clone() };
+    let one = TargetConfig { faults: Some(Arc::new(faults)), ..one };
+    let mut two = Two::of(vec![one, other], log, Spread::First, Duration::from_secs(60));
+    let object = two.object();
+    for _ in 0..20 {
+        assert_eq!(two.once(&object, IoKind::Read, 1), Ok(4096));
+        lost::nap(10);
+    }
+    gone.store(true, Ordering::Release);
+    of_first.store(0, Ordering::Release);
+    // Found by a command: a read goes by the other one, and what comes behind it at once.
+    assert_eq!(two.again(&object, IoKind::Read, 1), Ok(4096));
+    assert_eq!(two.once(&object, IoKind::Write, 1), Ok(4096));
+    assert_eq!(of_first.load(Ordering::Acquire), 1);
+    // Told: it is not even asked. What the command found counts no more by then.
+    lost::nap(1500);
+    let mut facts = crate::Facts::clone(&two.controllers[0].facts());
+    facts.absent = Box::new([1]);
+    facts.revision += 1000;
+    two.controllers[0].publish(facts);
+    assert_eq!(two.states(), [PathState::AnotherNamespace, OPTIMIZED]);
+    assert_eq!(two.once(&object, IoKind::Read, 1), Ok(4096));
+    assert_eq!(of_first.load(Ordering::Acquire), 1);
+    // Nobody else has it either: who had it says so.
+    two.targets[1].set_port(0, PortState::Shut);
+    two.controllers[1].shut_down();
+    assert_eq!(two.again(&object, IoKind::Read, 1).unwrap_err().kind, ErrorKind::NoDevice);
+    assert_eq!(of_first.load(Ordering::Acquire), 2);
+}
+
+/// Takes one connection and no more: whoever makes another one waits.
+struct Swallows;
+
+impl crate::target::Faults for Swallows {
+    fn command(&self, _: &Seen) -> Option<Wrong> {
+        None
+    }
+
+    fn initialize(&self, connection: u64) -> Option<crate::target::InitializeFault> {
+        (connection > 0).then_some(crate::target::InitializeFault::NeverAnswer)
+    }
+}
+
+#[test]
+fn a_port_that_answers_no_connection_keeps_no_lane_waiting() {
+    for spread in [Spread::All, Spread::First] {
+        let log = Arc::new(Log::default());
+        let one = own();
+        let other = TargetConfig { faults: None, ..one.clone() };
+        let one = TargetConfig { faults: Some(Arc::new(Swallows)), ..one };
+        let mut two = Two::of(vec![one, other], log, spread, Duration::from_secs(60));
+        let object = two.object();
+        let start = now();
+        for block in 0..8 {
+            assert_eq!(two.once(&object, IoKind::Read, block), Ok(4096));
+        }
+        assert!(now().since(start) < Duration::from_secs(2), "{:?}", now().since(start));
+    }
+}
+
+#[test]
+fn who_asks_what_a_subsystem_says_is_told_by_the_first_path_that_is_up() {
+    let two = Two::new(Spread::All);
+    two.target().set_port(0, PortState::Shut);
+    two.until("the loss is told", |two| matches!(two.states()[0], PathState::Connecting(_)));
+    two.controllers[1].suspect();
+    assert_eq!(two.paths.expect_up().unwrap().id, two.controllers[1].facts().id);
+    let start = now();
+    two.target().set_port(1, PortState::Shut);
+    two.controllers[1].suspect();
+    two.until("the loss is told", |two| matches!(two.states()[1], PathState::Connecting(_)));
+    two.target().set_port(1, PortState::Open);
+    assert_eq!(two.paths.expect_up().unwrap().id, two.controllers[1].facts().id);
+    assert!(now().since(start) < Duration::from_secs(8), "{:?}", now().since(start));
 }

@@ -399,7 +399,10 @@ fn patience_has_an_end() {
     assert!(rig.controller.is_gone());
     let why = rig.controller.lost().to_string();
     assert!(why.contains("tried for 0 s") && why.contains("open it again"), "{why}");
-    assert_eq!(rig.controller.expect_up().err().map(|error| error.kind()), Some(ErrorKind::NoDevice));
+    assert_eq!(
+        Paths::of(rig.controller.clone()).expect_up().err().map(|error| error.kind()),
+        Some(ErrorKind::NoDevice)
+    );
 }
 
 #[test]

@@ -13,12 +13,10 @@ use crate::{
     wire::{
         Command, DataPointer, IDENTIFY_BYTES, WireError,
         admin::{Identify, csi},
-        ana,
         identify::{
             ExtendedFormat, IdentifyController, IdentifyNamespace, MetadataVerdict, NAMESPACE_LIST_LEN,
             NamespaceDescriptors, namespace_list,
         },
-        log::{LogPage, Retain},
         regs::Version,
     },
 };
@@ -121,51 +119,6 @@ fn broken(admin: &impl AdminQueue, cause: WireError) -> Error {
 pub fn identify_controller(admin: &mut impl AdminQueue) -> Result<IdentifyController, Error> {
     let page = identify(admin, Identify::Controller, "identify controller")?;
     IdentifyController::decode(&page).map_err(|cause| broken(admin, cause))
-}
-
-/// Looks at Asymmetric Namespace Access so often at most, if it changes while it is read in parts.
-const ACCESS_READS_MAX: usize = 4;
-
-/// How the groups of a controller's namespaces are reached by it; to be asked for where it [tells](IdentifyController::tells_access).
-/// `retain`: whether the event of a change may come again.
-///
-/// # Errors
-/// As [`AdminQueue::expect`]; `Protocol` for a page that cannot be, or changes all the time.
-pub fn access(admin: &mut impl AdminQueue, retain: Retain) -> Result<ana::Groups, Error> {
-    for _ in 0..ACCESS_READS_MAX {
-        let page = access_part(admin, retain, 0)?;
-        let header = ana::Header::decode(&page).map_err(|cause| broken(admin, cause))?;
-        let (mut groups, most) = (ana::Groups::default(), usize::from(header.groups));
-        let first = page.get(ana::HEADER_BYTES..).unwrap_or_default();
-        let mut taken = groups.take(first, most).map_err(|cause| broken(admin, cause))?;
-        if taken == most {
-            return Ok(groups);
-        }
-        while taken < most {
-            let offset_bytes = ana::HEADER_BYTES + ana::GROUP_BYTES * taken;
-            let part = access_part(admin, Retain::Keep, offset_bytes as u64)?;
-            // A part has at least one: it is longer than a descriptor.
-            taken += groups.take(&part, most - taken).map_err(|cause| broken(admin, cause))?;
-        }
-        let again = access_part(admin, Retain::Keep, 0)?;
-        if ana::Header::decode(&again) == Ok(header) {
-            return Ok(groups);
-        }
-    }
-    Err(admin.error(ErrorKind::Protocol, "asymmetric namespace access changes faster than it can be read"))
-}
-
-fn access_part(
-    admin: &mut impl AdminQueue,
-    retain: Retain,
-    offset_bytes: u64,
-) -> Result<[u8; ADMIN_DATA_BYTES], Error> {
-    let page = LogPage::Access(retain);
-    // Never the other one: both are multiples of 4, and the length is not zero. It would do nothing.
-    let command =
-        |data| Command::get_log_page(page, offset_bytes, page.len_bytes(), data).unwrap_or(Command::keep_alive());
-    admin.expect("get log page asymmetric namespace access", Data::In(ADMIN_DATA_BYTES), command)?;
-    Ok(admin.page())
 }
 
 /// What is known of a controller whose namespaces are asked for.

@@ -24,8 +24,10 @@ const LINEAGE_MAX: usize = 4096;
 pub enum Standing {
     /// Never again: the controller will not come back, or it is a persistent loss.
     Never,
-    /// The controller has another namespace of that number, or none: nothing of it is the one that was opened.
+    /// The controller has another namespace of that number, or never had one: nothing of it is the one that was opened.
     Another,
+    /// The controller has it not any more, and may have it again: what goes there is refused.
+    Absent,
     /// Not now: inaccessible, changing, or not told yet.
     Later,
     /// The association is being made: what is put there goes with it.
@@ -75,7 +77,7 @@ pub fn choose(paths: impl Iterator<Item = (Standing, usize)> + Clone, spread: Sp
     match best {
         Standing::Never | Standing::Another => return Choice::Never(best),
         Standing::Later => return Choice::Wait,
-        Standing::Coming | Standing::Works | Standing::Best => {}
+        Standing::Absent | Standing::Coming | Standing::Works | Standing::Best => {}
     }
     let good = paths.enumerate().filter(|(_, (standing, _))| *standing == best);
     let found = match spread {

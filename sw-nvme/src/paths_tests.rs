@@ -10,7 +10,7 @@ fn pick(paths: &[(Standing, usize)], spread: Spread, turn: usize) -> Choice {
 
 #[test]
 fn the_best_standing_wins_and_a_path_that_is_of_no_use_never_does() {
-    use Standing::{Another, Best, Coming, Later, Never, Works};
+    use Standing::{Absent, Another, Best, Coming, Later, Never, Works};
     let rows: &[(&[Standing], Choice)] = &[
         (&[Works, Best, Works], Choice::By(1)),
         (&[Never, Works, Later], Choice::By(1)),
@@ -18,6 +18,10 @@ fn the_best_standing_wins_and_a_path_that_is_of_no_use_never_does() {
         (&[Later, Coming], Choice::By(1)),
         (&[Later, Never], Choice::Wait),
         (&[Another, Later], Choice::Wait),
+        // Who has it not any more says so, unless somebody else has it, or may have it.
+        (&[Absent, Another, Never], Choice::By(0)),
+        (&[Absent, Works], Choice::By(1)),
+        (&[Absent, Later], Choice::Wait),
         (&[Never, Another], Choice::Never(Another)),
         (&[Never, Never], Choice::Never(Never)),
         (&[], Choice::Never(Never)),

@@ -227,6 +227,12 @@ impl Status {
         matches!((self.sct(), self.sc()), (sct::GENERIC, 0x01 | 0x02 | 0x14 | 0x80) | (sct::COMMAND, 0x80..=0x83))
     }
 
+    /// Whether a host made it, not a controller (Base 2.1, "Path Related Status Values": 70h to 7Fh, "Host Detected Pathing Errors"). From a target it
+    /// is that of a host behind it, of a gateway or a passthrough: the controller at which the command ended did not answer.
+    pub const fn is_of_host(self) -> bool {
+        self.sct() == sct::PATH && matches!(self.sc(), 0x70..=0x7F)
+    }
+
     fn kind(self) -> ErrorKind {
         match (self.sct(), self.sc()) {
             (sct::GENERIC, 0x01) => ErrorKind::Unsupported,

@@ -277,3 +277,37 @@ impl Drop for Wire<'_> {
         self.channel.close(self.stream);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_a_failed_send_left_is_never_sent_and_nothing_behind_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut host = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        let wire = Wire::plain(&stream);
+        // The host takes nothing: a unit is sent in part, and the rest not in time.
+        let unit = vec![1; 1 << 20];
+        let put = |head: u8| wire.put(&[head; 8], [&unit[..]].into_iter(), &[]);
+        assert!((0..100).any(|_| put(2).is_err()));
+        host.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let (mut came, mut last) = ([0; 1 << 16], 0);
+        while let Ok(bytes @ 1..) = host.read(&mut came) {
+            last = came[bytes - 1];
+        }
+        // Now it would: the next unit would be taken for the rest of that one.
+        assert_eq!(last, 1, "the middle of a unit");
+        assert_eq!(
+            wire.put(&[3; 8], [].into_iter(), &[]).and(wire.flush()).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+        assert_eq!(put(3).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        wire.half_close();
+        assert_eq!(host.read(&mut came).unwrap(), 0);
+    }
+}

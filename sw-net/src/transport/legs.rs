@@ -1,43 +1,48 @@
 //! The paths of a lane: of each subsystem the legs to it, what waits for one, and which stands how.
 //!
 //! ```text
-//!   Io ─► Head ─► choose ─┬─► Leg ─► Place: a connection, or works that wait for one
-//!                         └─► waiting: no leg can be used now
+//!   Io ─► Head ─► choose ─┬─► Leg ─► a connection
+//!                         └─► waiting: no leg is connected that could take it ─► the first one that is, and can
 //! ```
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use sw_engine::Time;
-use sw_nvme::paths::Standing;
+use sw_nvme::{
+    paths::Standing,
+    status::{Class, Status},
+};
 
 use super::Link;
 use crate::{
-    controller::{Controller, Facts, Ticket},
+    controller::{Controller, Ticket},
+    directory::split,
+    events::Stale,
+    facts::Facts,
     paths::Paths,
 };
 
 /// A path that failed is taken again after so long at the latest, if nothing tells of it before.
 pub(super) const CAUTION: Duration = Duration::from_secs(1);
+/// Namespaces that a leg remembers as refused at most; of further ones it is asked once more.
+const REFUSALS_MAX: usize = 64;
 
 /// A controller, as far as a lane got with it.
 pub(super) enum Place {
-    /// Not used yet, or lost: the next I/O asks for a connection.
+    /// Not used yet, or lost.
     Unlinked,
-    /// A connection was asked for: works wait.
-    Asked(Arc<Ticket>, VecDeque<u32>),
+    /// A connection was asked for.
+    Asked(Arc<Ticket>),
     Linked(Box<Link>),
 }
 
-/// What the lane itself found of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
-    Well,
-    /// Its connection was lost or not made: others first, until there is one.
-    Lost,
-    /// A command failed on its way through the controller: others first, until then.
-    Cautious(Time),
-    /// The controller said of a namespace that it is not reached by it: not before then, or before the facts are others.
-    Refused(Time, u64),
+/// That a controller said of a namespace that it is not reached by it, or not there.
+struct Refusal {
+    nsid: u32,
+    standing: Standing,
+    /// Not before then, or before the facts are others.
+    until: Time,
+    revision: u64,
 }
 
 /// A path to a subsystem, of a lane.
@@ -46,13 +51,25 @@ pub(super) struct Leg {
     pub(super) head: usize,
     number: usize,
     pub(super) place: Place,
-    pub(super) mood: Mood,
+    /// No connection is asked for before then: one was refused.
+    pub(super) refused_until: Option<Time>,
+    /// A command failed on its way through the controller: others first, until then.
+    cautious_until: Option<Time>,
+    refusals: Vec<Refusal>,
     facts: Option<Arc<Facts>>,
 }
 
 impl Leg {
     pub(super) fn new(head: usize, number: usize) -> Self {
-        Self { head, number, place: Place::Unlinked, mood: Mood::Well, facts: None }
+        Self {
+            head,
+            number,
+            place: Place::Unlinked,
+            refused_until: None,
+            cautious_until: None,
+            refusals: Vec::new(),
+            facts: None,
+        }
     }
 
     /// Its number among the paths.
@@ -63,13 +80,17 @@ impl Leg {
     /// Works and commands that are with it.
     pub(super) fn busy(&self) -> usize {
         match &self.place {
-            Place::Unlinked => 0,
-            Place::Asked(_, waiting) => waiting.len(),
+            Place::Unlinked | Place::Asked(_) => 0,
             Place::Linked(link) => link.busy(),
         }
     }
 
-    /// How the namespace of a handle stands by it.
+    /// Whether it has a connection of an association that is up.
+    pub(super) fn is_linked(&self) -> bool {
+        matches!(&self.place, Place::Linked(link) if link.is_up())
+    }
+
+    /// How the namespace of a handle stands by its controller, whether there is a connection or not.
     pub(super) fn standing(&mut self, paths: &Paths, handle: u64, now: Time) -> Standing {
         let Some(controller) = paths.controller(self.number) else { return Standing::Later };
         if controller.is_gone() {
@@ -82,14 +103,16 @@ impl Leg {
         let revision = facts.revision;
         let Some(namespace) = facts.namespace_of(handle) else { return Standing::Another };
         let told = facts.standing_of(namespace);
-        match self.mood {
-            Mood::Well => {}
-            Mood::Lost => return told.min(Standing::Coming),
-            Mood::Cautious(until) if now < until => return told.min(Standing::Works),
-            Mood::Refused(until, then) if now < until && then == revision => return told.min(Standing::Later),
-            Mood::Cautious(_) | Mood::Refused(..) => self.mood = Mood::Well,
-        }
-        told
+        self.cautious_until = self.cautious_until.filter(|until| now < *until);
+        self.refusals.retain(|refusal| now < refusal.until && refusal.revision == revision);
+        let nsid = split(handle).1;
+        let refused = self.refusals.iter().find(|refusal| refusal.nsid == nsid);
+        let most = match (refused, self.cautious_until) {
+            (Some(refusal), _) => refusal.standing,
+            (None, Some(_)) => Standing::Works,
+            (None, None) => Standing::Best,
+        };
+        told.min(most)
     }
 
     /// What the controller said last.
@@ -98,17 +121,27 @@ impl Leg {
         self.facts.insert(known.unwrap_or_else(|| controller.facts()))
     }
 
-    /// A command was refused by way of the controller's access to the namespace, or failed inside of it.
-    pub(super) fn heed(&mut self, controller: &Controller, code: u16, now: Time) {
-        let revision = self.facts.as_ref().map_or(0, |facts| facts.revision);
-        self.mood = match code {
+    /// A command for the namespace of a handle ended with a status: the controller's access to it, or that it is not there, or that the command
+    /// failed inside of the controller, is kept in mind.
+    pub(super) fn heed(&mut self, handle: u64, status: Status, now: Time) {
+        let Place::Linked(link) = &self.place else { return };
+        let until = now.after(CAUTION);
+        let (standing, stale) = match (status.class(), status.code()) {
             // Asymmetric access: persistent loss, inaccessible, transition.
-            0x301..=0x303 => {
-                controller.distrust();
-                Mood::Refused(now.after(CAUTION), revision)
+            (Class::Path, 0x301..=0x303) => (Standing::Later, Stale { access: true, ..Stale::default() }),
+            (Class::NamespaceGone, _) => (Standing::Absent, Stale { namespaces: true, ..Stale::default() }),
+            (Class::Path, _) => {
+                self.cautious_until = Some(until);
+                return;
             }
-            _ => Mood::Cautious(now.after(CAUTION)),
+            _ => return,
         };
+        link.controller.distrust(stale);
+        let (nsid, revision) = (split(handle).1, self.facts.as_ref().map_or(0, |facts| facts.revision));
+        self.refusals.retain(|refusal| refusal.nsid != nsid);
+        if self.refusals.len() < REFUSALS_MAX {
+            self.refusals.push(Refusal { nsid, standing, until, revision });
+        }
     }
 }
 
@@ -117,9 +150,8 @@ pub(super) struct Head {
     pub(super) paths: Arc<Paths>,
     pub(super) first: usize,
     pub(super) count: usize,
-    /// Works that no leg can take now, and since when there are some.
+    /// Works that no leg can take now.
     pub(super) waiting: VecDeque<u32>,
-    pub(super) starved: Option<Time>,
     /// Choices so far.
     pub(super) turn: usize,
 }

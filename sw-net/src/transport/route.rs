@@ -2,19 +2,22 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use sw_engine::{Error, ErrorKind, Fault, Time};
+use sw_engine::{Error, ErrorKind, Fault, Retry, Time, seam::IoDone};
 use sw_nvme::{
     directory::CONTROLLERS_MAX,
-    paths::{Choice, PATHS_MAX, Standing, choose},
+    paths::{Choice, PATHS_MAX, Spread, Standing, choose},
     status::{Class, Status},
     tcp::works::Work,
 };
 
 use super::{
-    Look, TcpTransport,
-    legs::{Head, Leg, Mood, Place},
+    LOOK_EVERY, Look, TcpTransport,
+    legs::{Head, Leg, Place},
 };
-use crate::{clock::now, paths::Paths};
+use crate::paths::Paths;
+
+/// How a namespace stands by each leg.
+type Standings = [Standing; PATHS_MAX];
 
 impl TcpTransport {
     /// Whether there is such a subsystem; its legs are there from now on.
@@ -29,7 +32,7 @@ impl TcpTransport {
         }
         let (first, count) = (self.legs.len(), paths.count().min(PATHS_MAX));
         let Some(to) = self.heads.get_mut(head) else { return false };
-        *to = Some(Head { paths, first, count, waiting: VecDeque::new(), starved: None, turn: 0 });
+        *to = Some(Head { paths, first, count, waiting: VecDeque::new(), turn: 0 });
         self.legs.extend((0..count).map(|number| Leg::new(head, number)));
         true
     }
@@ -53,54 +56,95 @@ impl TcpTransport {
             return self.finish_if_over(index);
         }
         let (place, handle) = (work.place, work.io.handle);
+        let told = self.standings(place, handle, now);
         let Some(Some(head)) = self.heads.get_mut(place) else { return };
-        let mut standings = [(Standing::Never, 0); PATHS_MAX];
-        for (to, leg) in standings.iter_mut().zip(self.legs.iter_mut().skip(head.first).take(head.count)) {
-            *to = (leg.standing(&head.paths, handle, now), leg.busy());
+        let mut here = [(Standing::Never, 0); PATHS_MAX];
+        for ((to, told), leg) in here.iter_mut().zip(told).zip(self.legs.iter().skip(head.first).take(head.count)) {
+            // Whatever is connected comes before whatever may be soon.
+            *to = (if leg.is_linked() { told } else { told.min(Standing::Coming) }, leg.busy());
         }
-        let choice = choose(standings.iter().take(head.count).copied(), head.paths.spread(), head.turn);
+        let spread = head.paths.spread();
+        let choice = choose(here.iter().take(head.count).copied(), spread, head.turn);
         head.turn = head.turn.wrapping_add(1);
         match choice {
             Choice::By(number) => {
                 let leg = head.first + number;
-                match standings.get(number) {
-                    // A controller that is given up by itself ends what waits for it.
-                    Some((Standing::Coming, _)) if head.paths.outlasts_patience(number) => {
-                        head.starved.get_or_insert(now);
-                    }
-                    Some((Standing::Works | Standing::Best, _)) => head.starved = None,
-                    _ => {}
+                let is_linked = self.legs.get(leg).is_some_and(Leg::is_linked);
+                // A controller that is given up by itself ends what waits for it.
+                let is_timed = head.paths.outlasts_patience(number);
+                self.ask_those(place, (number, is_linked), (&told, spread), now);
+                if is_linked {
+                    self.give(leg, index, now);
+                } else {
+                    self.wait(index, is_timed.then_some(now));
                 }
-                self.give(leg, index, now);
             }
-            Choice::Wait => {
-                head.starved.get_or_insert(now);
-                head.waiting.push_back(index);
-            }
+            Choice::Wait => self.wait(index, Some(now)),
             Choice::Never(Standing::Another) => self.fail(index, Fault::new(ErrorKind::Changed, 0)),
             Choice::Never(_) => self.fail_without_path(place, index),
         }
     }
 
-    /// Gives a work to a path.
-    pub(super) fn give(&mut self, leg: usize, index: u32, now: Time) {
-        if matches!(self.legs.get(leg), Some(Leg { place: Place::Linked(link), .. }) if !link.is_up()) {
-            // The handle may be of the next association, which the connection knows nothing of.
-            self.visit(leg, (Look::Both, now));
+    /// How the namespace of a handle stands by each leg of a head, connected or not.
+    fn standings(&mut self, head: usize, handle: u64, now: Time) -> Standings {
+        let mut told = [Standing::Never; PATHS_MAX];
+        if let Some(Some(head)) = self.heads.get(head) {
+            let legs = self.legs.iter_mut().skip(head.first).take(head.count);
+            told.iter_mut().zip(legs).for_each(|(to, leg)| *to = leg.standing(&head.paths, handle, now));
         }
-        if matches!(self.legs.get(leg), Some(Leg { place: Place::Unlinked, .. }))
-            && let Err(fault) = self.ask(leg)
-        {
-            return self.fail(index, fault);
-        }
-        match self.legs.get_mut(leg).map(|leg| &mut leg.place) {
-            Some(Place::Linked(link)) => {
-                if link.begin(index, &mut self.works, now) {
-                    self.ended.extend(self.works.finish(index));
-                }
+        told
+    }
+
+    /// Asks for connections of those legs that a work would rather go by, or as well, than by the one that was chosen; where that one is not connected
+    /// either, of all that it could go by: which one is there first nobody knows.
+    fn ask_those(
+        &mut self,
+        head: usize,
+        (chosen, is_linked): (usize, bool),
+        (told, spread): (&Standings, Spread),
+        now: Time,
+    ) {
+        let Some(Some(Head { first, count, .. })) = self.heads.get(head) else { return };
+        let (first, count) = (*first, *count);
+        let best = told.get(chosen).copied().unwrap_or(Standing::Never);
+        for (number, told) in told.iter().enumerate().take(count) {
+            let is_wanted = match spread {
+                _ if !is_linked => number == chosen || *told >= Standing::Coming,
+                Spread::All => *told >= best,
+                Spread::First => *told > best || *told == best && number < chosen,
+            };
+            let Some(leg) = self.legs.get(first + number).filter(|leg| is_wanted && !leg.is_linked()) else { continue };
+            if matches!(leg.place, Place::Linked(_)) {
+                // Of an association that is over.
+                self.visit(first + number, (Look::Both, now));
             }
-            Some(Place::Asked(_, waiting)) => waiting.push_back(index),
-            Some(Place::Unlinked) | None => {}
+            let is_free = |leg: &Leg| matches!(leg.place, Place::Unlinked);
+            // Of a single one every I/O asks.
+            let is_due = |leg: &Leg| count == 1 || leg.refused_until.is_none_or(|until| now >= until);
+            if self.legs.get(first + number).is_some_and(|leg| is_free(leg) && is_due(leg)) {
+                // One that is gone is known as such.
+                let _ = self.ask(first + number);
+            }
+        }
+    }
+
+    /// Has a work wait for a leg; since when it does counts if it is timed.
+    fn wait(&mut self, index: u32, timed: Option<Time>) {
+        let Some(work) = self.works.get(index) else { return };
+        timed.into_iter().for_each(|now| work.waits(now));
+        let place = work.place;
+        if let Some(Some(head)) = self.heads.get_mut(place) {
+            head.waiting.push_back(index);
+        }
+    }
+
+    /// Gives a work to a leg that is connected.
+    pub(super) fn give(&mut self, leg: usize, index: u32, now: Time) {
+        if let Some(Leg { place: Place::Linked(link), .. }) = self.legs.get_mut(leg) {
+            self.works.get(index).into_iter().for_each(Work::goes);
+            if link.begin(index, &mut self.works, now) {
+                self.ended.extend(self.works.finish(index));
+            }
         }
     }
 
@@ -148,72 +192,72 @@ impl TcpTransport {
             self.explain_by(head, why);
             return Err(Fault::new(ErrorKind::NoDevice, 0));
         }
-        leg.place = Place::Asked(controller.ask_for_queue(self.waiter.bell()), VecDeque::new());
+        leg.place = Place::Asked(controller.ask_for_queue(self.waiter.bell()));
         Ok(())
     }
 
-    /// Notes of a leg that a command failed on its way: the engine asks again, and that goes by another one.
-    pub(super) fn heed(&mut self, leg: usize, fault: Fault, now: Time) {
-        let Ok(code) = u16::try_from(fault.code) else { return };
+    /// Ends a work that a leg is over with. What a status says of the way to the namespace is kept in mind, so that the engine, which asks again,
+    /// goes by another leg. A namespace that is not there any more by this controller may be by others: nothing but a write is asked for again there.
+    pub(super) fn end(&mut self, leg: usize, index: u32, now: Time) -> Option<IoDone> {
+        let (handle, is_write) = self.works.look(index).map(|work| (work.io.handle, work.is_write()))?;
+        let mut done = self.works.finish(index)?;
+        let Err(fault) = &mut done.result else { return Some(done) };
+        let Ok(code) = u16::try_from(fault.code) else { return Some(done) };
         let [sct, sc] = code.to_be_bytes();
-        if let Some(Leg { place: Place::Linked(link), .. }) = self.legs.get(leg)
-            && Status::new(sct, sc).class() == Class::Path
-        {
-            let controller = Arc::clone(&link.controller);
-            self.legs.iter_mut().skip(leg).take(1).for_each(|leg| leg.heed(&controller, code, now));
+        let (status, head) = (Status::new(sct, sc), self.legs.get(leg).map_or(0, |leg| leg.head));
+        self.explain_status(head, *fault);
+        self.legs.iter_mut().skip(leg).take(1).for_each(|leg| leg.heed(handle, status, now));
+        if status.class() == Class::NamespaceGone && !is_write && code != 0 {
+            let others = self.standings(head, handle, now);
+            if others.iter().any(|standing| *standing > Standing::Absent) {
+                *fault = fault.with_retry(Retry::Now);
+            }
         }
+        Some(done)
     }
 
-    /// A connection is not made: the works that wait for it go by another path where there are several, or end.
-    pub(super) fn refuse_all(&mut self, leg: usize, waiting: VecDeque<u32>, error: Error) {
+    /// A connection is not made: the works that wait go by another path where there are several, or end.
+    pub(super) fn refused(&mut self, leg: usize, error: Error, now: Time) {
         let Some(at) = self.legs.get_mut(leg) else { return };
-        at.mood = Mood::Lost;
-        let (head, has_others) = (at.head, self.has_others(leg));
+        at.refused_until = Some(now.after(LOOK_EVERY));
+        let head = at.head;
         let fault = Fault::new(error.kind(), error.code());
         self.explain_by(head, error);
-        for index in waiting {
-            if has_others && self.works.get(index).is_some_and(Work::may_go_on) {
+        let Some(Some(there)) = self.heads.get_mut(head) else { return };
+        let mut legs = self.legs.iter().skip(there.first).take(there.count);
+        let is_hope = legs.any(|leg| matches!(leg.place, Place::Asked(_)));
+        let has_others = there.count > 1;
+        for index in std::mem::take(&mut there.waiting).into_iter().rev() {
+            if is_hope || has_others && self.works.get(index).is_some_and(Work::may_go_on) {
                 self.homeless.push(index);
             } else {
                 self.fail(index, fault);
             }
         }
-        self.send_homeless(now());
+        self.send_homeless(now);
     }
 
-    /// Whether there are other legs to the subsystem of a leg.
-    pub(super) fn has_others(&self, leg: usize) -> bool {
-        let head = self.legs.get(leg).and_then(|leg| self.heads.get(leg.head));
-        head.and_then(Option::as_ref).is_some_and(|head| head.count > 1)
-    }
-
-    /// Looks for paths of works that wait for one, and for connections of legs that lost theirs.
-    pub(super) fn look_for_paths(&mut self, now: Time) {
-        for leg in 0..self.legs.len() {
-            let is_lost = |leg: &&Leg| leg.mood == Mood::Lost && matches!(leg.place, Place::Unlinked);
-            if self.legs.get(leg).as_ref().is_some_and(is_lost) && self.has_others(leg) && !self.closed {
-                let _ = self.ask(leg);
-            }
+    /// A connection is made: what waits may go by it.
+    pub(super) fn send_waiting(&mut self, head: usize, now: Time) {
+        if let Some(Some(head)) = self.heads.get_mut(head) {
+            self.homeless.extend(head.waiting.drain(..).rev());
         }
+        self.send_homeless(now);
+    }
+
+    /// Looks for paths of works that wait for one, and ends those that waited for too long.
+    pub(super) fn look_for_paths(&mut self, now: Time) {
         for head in 0..self.heads.len() {
             let Some(Some(there)) = self.heads.get_mut(head) else { continue };
-            let is_over = there.starved.is_some_and(|since| now.since(since) >= there.paths.patience());
-            let mut waiting = std::mem::take(&mut there.waiting);
-            for leg in self.legs.iter_mut().skip(there.first).take(there.count) {
-                // What waits for a connection is not bound to it.
-                if let Place::Asked(_, asked) = &mut leg.place {
-                    waiting.append(asked);
+            let patience = there.paths.patience();
+            for index in std::mem::take(&mut there.waiting).into_iter().rev() {
+                if self.works.look(index).is_some_and(|work| work.waited(now) >= patience && !work.is_over()) {
+                    self.fail_without_path(head, index);
+                } else {
+                    self.homeless.push(index);
                 }
             }
-            if is_over || waiting.is_empty() {
-                there.starved = None;
-            }
-            if is_over {
-                waiting.into_iter().for_each(|index| self.fail_without_path(head, index));
-            } else {
-                self.homeless.extend(waiting.into_iter().rev());
-                self.send_homeless(now);
-            }
+            self.send_homeless(now);
         }
     }
 
@@ -223,13 +267,11 @@ impl TcpTransport {
             let Some(work) = self.works.get(index).filter(|work| which(work)) else { continue };
             work.cancel();
             let Some(Some(head)) = self.heads.get_mut(work.place) else { continue };
-            let mut is_found = take_out(&mut head.waiting, index);
+            let is_found = take_out(&mut head.waiting, index);
             for leg in self.legs.iter_mut().skip(head.first).take(head.count) {
-                match &mut leg.place {
-                    // Of another leg's work it has nothing; its own ends with its commands.
-                    Place::Linked(link) => link.ledger.let_go(index, &mut link.queue.connection),
-                    Place::Asked(_, waiting) => is_found |= take_out(waiting, index),
-                    Place::Unlinked => {}
+                // Of another leg's work it has nothing; its own ends with its commands.
+                if let Place::Linked(link) = &mut leg.place {
+                    link.ledger.let_go(index, &mut link.queue.connection);
                 }
             }
             if is_found {

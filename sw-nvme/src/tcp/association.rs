@@ -203,6 +203,11 @@ impl Association {
         self.signed(now);
     }
 
+    /// Somebody more wants a lost association to be tried to be made again, for `patience`: the most patient one counts.
+    pub fn be_patient(&mut self, patience: Duration) {
+        self.patience = self.patience.max(patience);
+    }
+
     /// The next association could not be made.
     pub fn failed(&mut self, now: Time) -> Patience {
         self.next = now.after(self.pause);

@@ -205,6 +205,13 @@ impl Ledger {
         work.aside = work.aside.saturating_add(end.aside);
         match end.outcome {
             Outcome::Told(status) => match status.fault(delays) {
+                // A write is sent again, by this controller or another one, only if the one that had it answered: it is done with a command
+                // then, also where it could not complete it for a path of its own (00h, 60h; Base 2.1, "Path Related Status", leaves the
+                // retry to DNR there), so that nothing of it lands behind the next one. A status that a host made says that nobody answered:
+                // the command may be carried out yet, and no fence of ours reaches who has it.
+                Some(fault) if work.is_write() && status.is_of_host() => {
+                    work.fail_at(at, fault.with_retry(Retry::Never))
+                }
                 Some(fault) => work.fail_at(at, fault),
                 None => work.moved(),
             },

@@ -167,6 +167,33 @@ fn what_went_aside_of_its_commands_is_in_the_end_of_an_io() {
 }
 
 #[test]
+fn a_write_is_sent_again_after_a_status_of_its_path_only_if_a_controller_made_that() {
+    let path = |code| Status::new(crate::status::sct::PATH, code);
+    // Internal, inaccessible, controller pathing error; host pathing error, aborted by host, and one that no table has.
+    for (code, write) in [0x00, 0x02, 0x60]
+        .map(|code| (code, Retry::Now))
+        .into_iter()
+        .chain([0x70, 0x71, 0x7F].map(|code| (code, Retry::Never)))
+    {
+        for (kind, retry) in [(IoKind::Write, write), (IoKind::Read, Retry::Now)] {
+            let mut bed = Bed::new(8);
+            let index = bed.begin(kind, 1, 1);
+            assert_eq!(bed.sends(8), 1);
+            let end = End { user: 0, outcome: Outcome::Told(path(code)), value: 0, aside: 0 };
+            bed.ledger.ended(end, &mut bed.works, &RetryDelays::default());
+            let fault = bed.works.finish(index).unwrap().result.unwrap_err();
+            assert_eq!((fault.retry, fault.outcome), (retry, WriteOutcome::Unknown), "{kind:?} {code:#x}");
+            // Do Not Retry counts for all.
+            let mut bed = Bed::new(8);
+            let index = bed.begin(kind, 1, 1);
+            let end = End { outcome: Outcome::Told(path(code).with_dnr()), ..end };
+            bed.ledger.ended(end, &mut bed.works, &RetryDelays::default());
+            assert_eq!(bed.works.finish(index).unwrap().result.unwrap_err().retry, Retry::Never);
+        }
+    }
+}
+
+#[test]
 fn an_io_waits_for_so_many_connections_only() {
     let mut bed = Bed::new(1);
     let index = bed.begin(IoKind::Read, 1, 1);

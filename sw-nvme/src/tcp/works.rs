@@ -1,7 +1,9 @@
 //! I/Os of a lane: what each still has to send, what its commands came to, and where their data lies.
 
+use core::time::Duration;
+
 use sw_engine::{
-    ErrorKind, Fault, Retry, Verb, WriteOutcome,
+    ErrorKind, Fault, Retry, Time, Verb, WriteOutcome,
     seam::{Io, IoDone, IoKind},
 };
 use sw_mem::Place;
@@ -35,6 +37,8 @@ pub struct Work {
     pub(super) lost: u8,
     /// Bytes of it that were copied aside, and from there to their place.
     pub(super) aside: u32,
+    /// Since when no path can take it.
+    pathless: Option<Time>,
 }
 
 /// Works, with room for as many as it was made for, or as there were at a time.
@@ -63,6 +67,7 @@ impl Works {
             moved: false,
             lost: 0,
             aside: 0,
+            pathless: None,
         };
         if let Some(index) = self.free.pop()
             && let Some(at) = self.works.get_mut(sw_mem::index(u64::from(index)))
@@ -170,6 +175,21 @@ impl Work {
     pub fn may_go_on(&mut self) -> bool {
         self.lost = self.lost.saturating_add(1);
         self.lost <= CONNECTIONS_PER_IO_MAX
+    }
+
+    /// No path can take it now.
+    pub fn waits(&mut self, now: Time) {
+        self.pathless.get_or_insert(now);
+    }
+
+    /// A path takes it.
+    pub fn goes(&mut self) {
+        self.pathless = None;
+    }
+
+    /// How long no path could take it so far.
+    pub fn waited(&self, now: Time) -> Duration {
+        self.pathless.map_or(Duration::ZERO, |since| now.since(since))
     }
 
     /// Notes that its command at byte `at` failed.

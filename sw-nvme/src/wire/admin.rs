@@ -227,8 +227,7 @@ impl Command {
             return None;
         }
         let numd_z = (len_bytes / 4).checked_sub(1)?;
-        let c10 =
-            u32::from(page.id()) | page.specific() << 8 | u32::from(page.retain()) << 15 | (numd_z & 0xFFFF) << 16;
+        let c10 = u32::from(page.id()) | u32::from(page.retain()) << 15 | (numd_z & 0xFFFF) << 16;
         let (low, high) = super::halves(offset_bytes);
         let nsid = page.nsid();
         // Dword 14 has CSI in its top byte; the NVM command set is 0.

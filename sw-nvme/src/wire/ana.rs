@@ -3,7 +3,7 @@
 //! Base 2.1, 8.1.1 "Asymmetric Namespace Access Reporting", and the log page 0Ch of that name. Groups have a state; a namespace is of one
 //! group (ANAGRPID of Identify Namespace).
 
-use super::{WireError, byte, le16, le32, le64, whole};
+use super::{WireError, byte, le16, le32, whole};
 
 /// Bytes of the header, and of a group's descriptor without its namespaces.
 pub const HEADER_BYTES: usize = 16;
@@ -11,6 +11,12 @@ pub const HEADER_BYTES: usize = 16;
 pub const GROUP_BYTES: usize = 32;
 /// Groups of one controller that are taken: far above what targets have (Linux 128), and few enough to be asked for often.
 pub const GROUPS_MAX: usize = 1024;
+/// Of a namespace in a descriptor.
+const NSID_BYTES: usize = 4;
+/// Namespaces of all groups that there is room for.
+const NSIDS_MAX: usize = 8192;
+/// The longest page that is asked for.
+pub const PAGE_BYTES_MAX: usize = HEADER_BYTES + GROUP_BYTES * GROUPS_MAX + NSID_BYTES * NSIDS_MAX;
 
 /// How a namespace is reached by a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,29 +73,12 @@ impl Access {
     }
 }
 
-/// The start of the page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Counts the changes: parts of the page that were read at two of them are of two pages.
-    pub changes: u64,
-    /// How many descriptors follow.
-    pub groups: u16,
-}
-
-impl Header {
-    /// Decodes the start of the page.
-    ///
-    /// # Errors
-    /// Fewer than 16 bytes; more groups than [`GROUPS_MAX`].
-    pub fn decode(raw: &[u8]) -> Result<Self, WireError> {
-        whole("Asymmetric Namespace Access", raw, HEADER_BYTES)?;
-        let groups = le16(raw, 8);
-        if usize::from(groups) > GROUPS_MAX {
-            let rule = "at most 1,024 groups are taken";
-            return Err(WireError::Field { field: "Number of ANA Group Descriptors", got: groups.into(), rule });
-        }
-        Ok(Self { changes: le64(raw, 0), groups })
-    }
+/// How long the page is at most, in bytes, where there are `groups` (NANAGRPID) and `namespaces` (MNAN, or NN where that is 0): as Linux
+/// computes it (`nvme_mpath_init_identify`), so that one command reads all of it, with the namespaces of each group: targets are out that know
+/// neither RGO nor an offset. [`PAGE_BYTES_MAX`] at most, a multiple of 4.
+pub fn page_bytes(groups: u32, namespaces: u32) -> usize {
+    let many = |count: u32, most: usize| sw_mem::index(count.into()).min(most);
+    HEADER_BYTES + GROUP_BYTES * many(groups, GROUPS_MAX) + NSID_BYTES * many(namespaces, NSIDS_MAX)
 }
 
 /// The state of each group, by ANAGRPID.
@@ -97,40 +86,36 @@ impl Header {
 pub struct Groups(Vec<(u32, Access)>);
 
 impl Groups {
-    /// Takes the descriptors in `raw`, which have no namespaces with them (RGO), behind those that are there already. How many it took: as
-    /// many as there are whole in `raw`, `most` at most.
+    /// Decodes the page from its start, as far as it is there: descriptors that are cut off are not told of, nor are those above
+    /// [`GROUPS_MAX`], nor groups in a state that no table has. Namespaces that stand with a group are passed over.
     ///
     /// # Errors
-    /// A group that has namespaces with it, no number, or a state that no table has; numbers that do not ascend; more than
-    /// [`GROUPS_MAX`]. Nothing that was taken counts then.
-    pub fn take(&mut self, raw: &[u8], most: usize) -> Result<usize, WireError> {
-        let mut taken = 0;
-        for group in raw.chunks_exact(GROUP_BYTES).take(most) {
-            self.take_one(group)?;
-            taken += 1;
+    /// Fewer than 16 bytes; a group without a number, or one that stands there twice.
+    pub fn decode(raw: &[u8]) -> Result<Self, WireError> {
+        whole("Asymmetric Namespace Access", raw, HEADER_BYTES)?;
+        let (mut groups, mut at) = (Vec::new(), HEADER_BYTES);
+        for _ in 0..usize::from(le16(raw, 8)).min(GROUPS_MAX) {
+            let Some(group) = raw.get(at..).filter(|rest| rest.len() >= GROUP_BYTES) else { break };
+            let (number, namespaces) = (le32(group, 0), le32(group, 4));
+            if number == 0 {
+                return Err(WireError::Field { field: "ANA Group ID", got: 0, rule: "groups are numbered from 1" });
+            }
+            groups.extend(Access::from_bits(byte(group, 16)).map(|access| (number, access)));
+            // Past the end of any page at the latest, wherever it points.
+            at = at
+                .saturating_add(GROUP_BYTES)
+                .saturating_add(sw_mem::index(namespaces.into()).saturating_mul(NSID_BYTES));
         }
-        Ok(taken)
-    }
-
-    fn take_one(&mut self, raw: &[u8]) -> Result<(), WireError> {
-        let (number, namespaces, bits) = (le32(raw, 0), le32(raw, 4), byte(raw, 16));
-        let wrong = |field, got, rule| Err(WireError::Field { field, got, rule });
-        if namespaces != 0 {
-            return wrong(
-                "Number of NSID Values",
-                namespaces.into(),
-                "groups were asked for without their namespaces (RGO)",
-            );
+        groups.sort_unstable_by_key(|(number, _)| *number);
+        let twice = groups.windows(2).find(|pair| matches!(pair, [(one, _), (next, _)] if one == next));
+        match twice.and_then(<[_]>::first) {
+            Some((number, _)) => Err(WireError::Field {
+                field: "ANA Group ID",
+                got: u64::from(*number),
+                rule: "each group stands there once",
+            }),
+            None => Ok(Self(groups)),
         }
-        let last = self.0.last().map_or(0, |(last, _)| *last);
-        if number <= last || self.0.len() >= GROUPS_MAX {
-            return wrong("ANA Group ID", number.into(), "groups are numbered from 1, ascend, and are 1,024 at most");
-        }
-        let Some(access) = Access::from_bits(bits) else {
-            return wrong("Asymmetric Namespace Access State", (bits & 0xF).into(), "it is 1h to 4h or Fh");
-        };
-        self.0.push((number, access));
-        Ok(())
     }
 
     /// The state of a group; `None` for one that was not told.
@@ -149,48 +134,71 @@ impl Groups {
 mod tests {
     use super::*;
 
-    fn group(number: u32, namespaces: u32, state: u8) -> [u8; GROUP_BYTES] {
-        let mut raw = [0; GROUP_BYTES];
+    fn group(number: u32, namespaces: &[u32], state: u8) -> Vec<u8> {
+        let mut raw = vec![0; GROUP_BYTES];
         raw[..4].copy_from_slice(&number.to_le_bytes());
-        raw[4..8].copy_from_slice(&namespaces.to_le_bytes());
+        raw[4..8].copy_from_slice(&u32::try_from(namespaces.len()).unwrap().to_le_bytes());
         raw[16] = state;
+        raw.extend(namespaces.iter().flat_map(|nsid| nsid.to_le_bytes()));
         raw
     }
 
+    fn page(groups: &[Vec<u8>]) -> Vec<u8> {
+        let mut raw = vec![0; HEADER_BYTES];
+        raw[8..10].copy_from_slice(&u16::try_from(groups.len()).unwrap().to_le_bytes());
+        raw.extend(groups.concat());
+        raw
+    }
+
+    const ALL: [Option<Access>; 6] = [
+        Some(Access::Optimized),
+        Some(Access::NonOptimized),
+        None,
+        Some(Access::Inaccessible),
+        Some(Access::PersistentLoss),
+        Some(Access::Change),
+    ];
+
     #[test]
-    fn groups_have_the_states_of_the_table() {
-        // Reserved bits above the state do not count.
-        let raw = [group(1, 0, 0xF1), group(2, 0, 2), group(5, 0, 3), group(6, 0, 4), group(9, 0, 15)].concat();
-        let mut groups = Groups::default();
-        // A part of a descriptor is none.
-        assert_eq!((groups.take(&raw[..70], 9), groups.take(&raw[64..], 2)), (Ok(2), Ok(2)));
-        assert_eq!(groups.take(&raw[128..], 9), Ok(1));
-        let told = [1, 2, 3, 5, 6, 9].map(|number| groups.of(number));
-        let (inaccessible, lost) = (Some(Access::Inaccessible), Some(Access::PersistentLoss));
-        let good = [Some(Access::Optimized), Some(Access::NonOptimized)];
-        assert_eq!(told, [good[0], good[1], None, inaccessible, lost, Some(Access::Change)]);
+    fn groups_have_the_states_of_the_table_with_and_without_their_namespaces() {
+        for namespaces in [&[][..], &[1], &[7, 8, 9]] {
+            // Reserved bits above the state do not count, nor does the order.
+            let groups = [(5, 3), (1, 0xF1), (2, 2), (6, 4), (9, 15)];
+            let mut raw = page(&groups.map(|(number, state)| group(number, namespaces, state)));
+            // What lies behind the last one is none.
+            raw.extend(group(3, &[], 1));
+            let groups = Groups::decode(&raw).unwrap();
+            assert_eq!([1, 2, 3, 5, 6, 9].map(|number| groups.of(number)), ALL, "{namespaces:?}");
+        }
     }
 
     #[test]
-    fn what_is_no_group_is_refused() {
-        for wrong in [group(0, 0, 1), group(1, 1, 1), group(1, 0, 0), group(1, 0, 5), group(1, 0, 14)] {
-            assert!(Groups::default().take(&wrong, 1).is_err(), "{wrong:?}");
-        }
-        for numbers in [[2, 1], [2, 2]] {
-            let raw = numbers.map(|number| group(number, 0, 1)).concat();
-            assert!(Groups::default().take(&raw, 2).is_err(), "{numbers:?}");
-        }
-        let many: Vec<u8> = (1..=1025).flat_map(|number| group(number, 0, 1)).collect();
-        assert_eq!(Groups::default().take(&many, 1024), Ok(1024));
-        assert!(Groups::default().take(&many, 1025).is_err());
+    fn what_is_cut_off_or_in_no_state_is_not_told_and_the_rest_is() {
+        let raw = page(&[group(1, &[1, 2], 1), group(2, &[3], 2), group(3, &[4], 7)]);
+        let told = |raw: &[u8]| [1, 2, 3].map(|number| Groups::decode(raw).unwrap().of(number));
+        assert_eq!(told(&raw), [ALL[0], ALL[1], None]);
+        assert_eq!(told(&raw[..HEADER_BYTES + GROUP_BYTES + 8 + GROUP_BYTES - 1]), [ALL[0], None, None]);
+        assert_eq!(told(&raw[..HEADER_BYTES]), [None; 3]);
+        // A group that says that it has more namespaces than there are bytes.
+        let mut raw = page(&[group(1, &[], 1), group(2, &[], 2)]);
+        raw[HEADER_BYTES + 4..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(told(&raw), [ALL[0], None, None]);
+        let many: Vec<_> = (1..=1025).map(|number| group(number, &[], 1)).collect();
+        let many = Groups::decode(&page(&many)).unwrap();
+        assert_eq!((many.of(1024), many.of(1025)), (ALL[0], None));
     }
 
     #[test]
-    fn a_header_counts_changes_and_groups() {
-        let mut raw = [0; HEADER_BYTES];
-        raw[..10].copy_from_slice(&[7, 0, 0, 0, 0, 0, 0, 1, 0, 4]);
-        assert_eq!(Header::decode(&raw), Ok(Header { changes: 1 << 56 | 7, groups: 1024 }));
-        raw[8] = 1;
-        assert!(Header::decode(&raw).is_err() && Header::decode(&raw[1..]).is_err());
+    fn what_is_no_page_is_refused() {
+        assert!(Groups::decode(&page(&[])[1..]).is_err());
+        assert!(Groups::decode(&page(&[group(0, &[], 1)])).is_err());
+        assert!(Groups::decode(&page(&[group(2, &[], 1), group(3, &[], 1), group(2, &[], 1)])).is_err());
+    }
+
+    #[test]
+    fn a_page_is_as_long_as_groups_and_namespaces_may_make_it() {
+        // Linux's target: 128 groups, 1,024 namespaces.
+        assert_eq!(page_bytes(128, 1024), 16 + 4096 + 4096);
+        assert_eq!(page_bytes(u32::MAX, u32::MAX), PAGE_BYTES_MAX);
     }
 }

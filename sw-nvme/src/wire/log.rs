@@ -42,7 +42,7 @@ pub enum LogPage {
     ChangedNamespaces(Retain),
     /// Commands and effects of the NVM command set.
     CommandEffects,
-    /// How groups of namespaces are reached by this controller, without the namespaces of each (RGO); see [`crate::wire::ana`].
+    /// How groups of namespaces are reached by this controller, with the namespaces of each; see [`crate::wire::ana`].
     Access(Retain),
     /// What a discovery service knows; see [`crate::discovery`].
     Discovery,
@@ -70,11 +70,6 @@ impl LogPage {
         }
     }
 
-    /// Log Specific Parameter: of Asymmetric Namespace Access bit 0, RGO.
-    pub(crate) const fn specific(self) -> u32 {
-        matches!(self, Self::Access(_)) as u32
-    }
-
     /// All these pages are about the controller: FFFFFFFFh where the page may also be about one namespace.
     pub(crate) const fn nsid(self) -> u32 {
         match self {
@@ -83,8 +78,8 @@ impl LogPage {
         }
     }
 
-    /// Bytes of the whole page; of one entry for Error Information and for Discovery; of Asymmetric Namespace Access those that are
-    /// asked for at a time.
+    /// Bytes of the whole page; of one entry for Error Information and for Discovery; of Asymmetric Namespace Access the start,
+    /// see [`ana::page_bytes`](super::ana::page_bytes).
     pub const fn len_bytes(self) -> u32 {
         match self {
             Self::Errors(_) => 64,

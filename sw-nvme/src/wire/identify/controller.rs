@@ -193,6 +193,8 @@ pub struct IdentifyController {
     pub atomic_write_power_fail_blocks: u32,
     /// SGLS, as it stands; see [`SglSupport`](crate::sgl::SglSupport).
     pub sgls: u32,
+    /// MNAN: namespaces of the subsystem at most; 0 where NN says it.
+    pub namespaces_max: u32,
     /// SUBNQN; empty before 1.2.1.
     pub subsystem_nqn: Ascii<256>,
 }
@@ -259,6 +261,7 @@ impl IdentifyController {
             atomic_write_blocks: u32::from(le16(raw, 526)) + 1,
             atomic_write_power_fail_blocks: u32::from(le16(raw, 528)) + 1,
             sgls: le32(raw, 536),
+            namespaces_max: le32(raw, 540),
             subsystem_nqn: Ascii::new(bytes(raw, 768)),
         })
     }
