@@ -211,7 +211,7 @@ const SKIPS: &[&str] = &[
 
 #[test]
 fn the_transport_conforms() {
-    let mut files = Files::new("nvme+rdma, emulated", TargetConfig::default(), ControllerConfig::default());
+    let mut files = Files::new("nvme+rdma, emulated", own(), ControllerConfig::default());
     block_file::run(&mut files).assert_green(SKIPS);
     // Of commands nothing is registered any more: what is left are the capsules of the admin queues.
     for (.., rig) in &files.rigs {
@@ -222,13 +222,21 @@ fn the_transport_conforms() {
 
 #[test]
 fn the_transport_conforms_with_few_commands_of_few_bytes() {
-    let target = TargetConfig { mdts: 2, ..TargetConfig::default() };
+    let target = TargetConfig { mdts: 2, ..own() };
     let host = ControllerConfig { depth: 3, ..ControllerConfig::default() };
     block_file::run(&mut Files::new("nvme+rdma, emulated, small", target, host)).assert_green(SKIPS);
 }
 
+/// A target with a name of its own: what one test is in doubt of must not keep the writes of another one back.
+fn own() -> TargetConfig {
+    static TARGETS: AtomicU32 = AtomicU32::new(0);
+    let number = TARGETS.fetch_add(1, Ordering::Relaxed);
+    let subsystem = Nqn::new(&format!("nqn.2026-11.io.straightway:target-{number}")).unwrap();
+    TargetConfig { subsystem, ..TargetConfig::default() }
+}
+
 fn of_memory(faults: Option<Arc<dyn Faults>>) -> TargetConfig {
-    TargetConfig { namespaces: vec![Backing::Memory(BYTES)], faults, ..TargetConfig::default() }
+    TargetConfig { namespaces: vec![Backing::Memory(BYTES)], faults, ..own() }
 }
 
 // ---- the public interface -----------------------------------------------------------------------------------------
@@ -246,7 +254,7 @@ fn known() -> bool {
 }
 
 fn target(faults: Option<Arc<dyn Faults>>) -> (Target, Uri) {
-    let config = TargetConfig { namespaces: vec![Backing::Memory(BYTES)], faults, ..TargetConfig::default() };
+    let config = TargetConfig { namespaces: vec![Backing::Memory(BYTES)], faults, ..own() };
     let subsystem = config.subsystem.to_string();
     let target = start_rdma_emulated(config).unwrap();
     let uri = format!("nvme+rdma://{}/{subsystem}?nsid=1&fabric=emulated&serial=SWTARGET0001", target.address());
@@ -371,7 +379,7 @@ fn a_target_that_comes_back_is_gone_on_with() {
     let path = std::env::temp_dir().join(format!("straightway-rdma-back-{}", std::process::id()));
     std::fs::write(&path, bytes(4 << 20)).unwrap();
     let namespaces = vec![Backing::File(path.clone(), FileAccess::ReadWrite)];
-    let config = TargetConfig { namespaces, ..TargetConfig::default() };
+    let config = TargetConfig { namespaces, ..own() };
     let target = start_rdma_emulated(config.clone()).unwrap();
     let (at, subsystem) = (target.address(), config.subsystem.to_string());
     let uri: Uri = format!("nvme+rdma://{at}/{subsystem}?nsid=1&fabric=emulated&serial=SWTARGET0001").parse().unwrap();
@@ -662,10 +670,12 @@ fn hosts_show_who_they_are_over_rdma_too() {
     let secret = |byte| Secret::from_random(&[byte; RANDOM_BYTES], Hash::Sha512, Some(Hash::Sha256));
     let authentication =
         Authentication { secret: secret(1).into(), controller_secret: Some(secret(2).into()), offer: Offer::default() };
-    let target = start_rdma_emulated(TargetConfig { authentication: Some(authentication), ..of_memory(None) }).unwrap();
+    let config = TargetConfig { authentication: Some(authentication), ..of_memory(None) };
+    let named = config.subsystem.clone();
+    let target = start_rdma_emulated(config).unwrap();
     let open = |keys: Option<(u8, u8)>| {
         let keys = keys.map(|(host, of)| Arc::new(HostKeys::new(secret(host), Some(secret(of)), Offer::default())));
-        let subsystem = TargetConfig::default().subsystem;
+        let subsystem = named.clone();
         let address = Address { host: "127.0.0.1".into(), port: target.address().port(), subsystem };
         let way = Way::rdma(EmulatedDevice::open(), Registering::PerCommand);
         let host = HostIdentity { keys, ..identity() };
