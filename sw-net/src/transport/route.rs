@@ -139,12 +139,13 @@ impl TcpTransport {
     }
 
     /// Gives a work to a leg that is connected.
-    pub(super) fn give(&mut self, leg: usize, index: u32, now: Time) {
-        if let Some(Leg { place: Place::Linked(link), .. }) = self.legs.get_mut(leg) {
-            self.works.get(index).into_iter().for_each(Work::goes);
-            if link.begin(index, &mut self.works, now) {
-                self.ended.extend(self.works.finish(index));
-            }
+    fn give(&mut self, leg: usize, index: u32, now: Time) {
+        let Some(Leg { place: Place::Linked(link), .. }) = self.legs.get_mut(leg) else {
+            return self.wait(index, Some(now));
+        };
+        self.works.get(index).into_iter().for_each(Work::goes);
+        if link.begin(index, &mut self.works, now) {
+            self.ended.extend(self.works.finish(index));
         }
     }
 
@@ -197,7 +198,7 @@ impl TcpTransport {
     }
 
     /// Ends a work that a leg is over with. What a status says of the way to the namespace is kept in mind, so that the engine, which asks again,
-    /// goes by another leg. A namespace that is not there any more by this controller may be by others: nothing but a write is asked for again there.
+    /// goes by another leg. A namespace that is not there any more by this controller may be by others: all but writes are asked for again there.
     pub(super) fn end(&mut self, leg: usize, index: u32, now: Time) -> Option<IoDone> {
         let (handle, is_write) = self.works.look(index).map(|work| (work.io.handle, work.is_write()))?;
         let mut done = self.works.finish(index)?;
@@ -216,11 +217,12 @@ impl TcpTransport {
         Some(done)
     }
 
-    /// A connection is not made: the works that wait go by another path where there are several, or end.
+    /// A connection is not made: the works that wait go by another path where there are several, or end. Those that wait for the namespace to be
+    /// reached go on waiting.
     pub(super) fn refused(&mut self, leg: usize, error: Error, now: Time) {
         let Some(at) = self.legs.get_mut(leg) else { return };
         at.refused_until = Some(now.after(LOOK_EVERY));
-        let head = at.head;
+        let (head, number) = (at.head, at.number());
         let fault = Fault::new(error.kind(), error.code());
         self.explain_by(head, error);
         let Some(Some(there)) = self.heads.get_mut(head) else { return };
@@ -228,7 +230,9 @@ impl TcpTransport {
         let is_hope = legs.any(|leg| matches!(leg.place, Place::Asked(_)));
         let has_others = there.count > 1;
         for index in std::mem::take(&mut there.waiting).into_iter().rev() {
-            if is_hope || has_others && self.works.get(index).is_some_and(Work::may_go_on) {
+            let handle = self.works.look(index).map_or(0, |work| work.io.handle);
+            let is_elsewhere = self.standings(head, handle, now).get(number) == Some(&Standing::Later);
+            if is_hope || is_elsewhere || has_others && self.works.get(index).is_some_and(Work::may_go_on) {
                 self.homeless.push(index);
             } else {
                 self.fail(index, fault);
