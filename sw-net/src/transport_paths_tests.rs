@@ -150,6 +150,15 @@ impl Two {
         last
     }
 
+    /// Until all paths are connected what comes goes by the one that is.
+    fn settle(&mut self, object: &Object) {
+        for _ in 0..20 {
+            assert_eq!(self.again(object, IoKind::Read, 1), Ok(4096));
+            lost::nap(20);
+        }
+        self.log.take();
+    }
+
     fn reports(&self) -> Vec<PathReport> {
         self.paths.report(&self.controllers[0].facts().namespaces[0])
     }
@@ -181,12 +190,7 @@ fn ios_go_by_all_paths_that_stand_best_or_by_the_first() {
     for (spread, count) in [(Spread::All, 2), (Spread::First, 1)] {
         let mut two = Two::new(spread);
         let object = two.object();
-        // Until both are connected what comes goes by the one that is.
-        for _ in 0..20 {
-            assert_eq!(two.once(&object, IoKind::Read, 1), Ok(4096));
-            lost::nap(20);
-        }
-        two.log.take();
+        two.settle(&object);
         let memory: Vec<_> = (0..8).map(|_| span(BLOCK, 0)).collect();
         for memory in &memory {
             two.submit(&object, IoKind::Read, 1, memory);
@@ -201,6 +205,7 @@ fn ios_go_by_all_paths_that_stand_best_or_by_the_first() {
 fn reads_go_on_by_the_other_path_at_once_and_come_back() {
     let mut two = Two::new(Spread::First);
     let object = two.object();
+    two.settle(&object);
     assert_eq!(two.once(&object, IoKind::Read, 1), Ok(4096));
     let first = two.log.take();
     two.target().set_port(0, PortState::Shut);
@@ -228,6 +233,7 @@ fn reads_go_on_by_the_other_path_at_once_and_come_back() {
 fn a_write_in_doubt_by_one_path_keeps_writes_back_by_all() {
     let mut two = Two::new(Spread::First);
     let object = two.object();
+    two.settle(&object);
     two.log.is_deaf.store(true, Ordering::Release);
     let fault = two.once(&object, IoKind::Write, 0).unwrap_err();
     let (doubted, unknown) = (now(), Retry::Never);
@@ -356,15 +362,8 @@ fn a_namespace_that_is_refused_by_a_path_keeps_no_other_one_from_it() {
     let log = Arc::new(Log::default());
     let mut two = Two::of(vec![two_namespaces(&log)], log, Spread::First, Duration::from_secs(60));
     let [one, other] = [two.object(), two.object_of(1)];
-    for object in [&one, &other] {
-        assert_eq!(two.again(object, IoKind::Read, 1), Ok(4096));
-    }
-    two.until("both are connected", |two| two.states() == [OPTIMIZED, OPTIMIZED]);
-    for _ in 0..20 {
-        assert_eq!(two.once(&other, IoKind::Read, 1), Ok(4096));
-        lost::nap(10);
-    }
-    two.log.take();
+    two.settle(&one);
+    two.settle(&other);
     assert_eq!(two.once(&other, IoKind::Read, 1), Ok(4096));
     let first = two.log.take();
     // Found by a command, before it is told.
@@ -430,10 +429,7 @@ fn a_namespace_that_a_controller_has_not_any_more_is_asked_for_by_others() {
     let one = TargetConfig { faults: Some(Arc::new(faults)), ..one };
     let mut two = Two::of(vec![one, other], log, Spread::First, Duration::from_secs(60));
     let object = two.object();
-    for _ in 0..20 {
-        assert_eq!(two.once(&object, IoKind::Read, 1), Ok(4096));
-        lost::nap(10);
-    }
+    two.settle(&object);
     gone.store(true, Ordering::Release);
     of_first.store(0, Ordering::Release);
     // Found by a command: a read goes by the other one, and what comes behind it at once.
