@@ -39,7 +39,7 @@ struct Link {
 
 enum Place {
     Unlinked,
-    Asked(VecDeque<u32>),
+    Asked,
     Linked(Box<Link>),
 }
 
@@ -50,8 +50,8 @@ pub(crate) struct Lane {
     works: Works,
     /// Of each path.
     places: Vec<Place>,
-    /// Paths whose connection was lost, or not made: others first.
-    lost: Vec<bool>,
+    /// Works that no path is connected for.
+    waiting: VecDeque<u32>,
     turn: usize,
     pub(crate) ended: Vec<IoDone>,
     /// Its thread does something else before.
@@ -147,7 +147,7 @@ impl Lane {
             params: params.clone(),
             works: Works::default(),
             places: (0..params.paths).map(|_| Place::Unlinked).collect(),
-            lost: vec![false; params.paths],
+            waiting: VecDeque::new(),
             turn: 0,
             ended: Vec::new(),
             stalled_until: 0,
@@ -180,19 +180,37 @@ impl Lane {
         if !attendant.namespaces().iter().any(|found| in_handle(found.generation) == asked) {
             return Standing::Another;
         }
-        let told = Standing::of(attendant.access());
-        if self.lost.get(path) == Some(&true) { told.min(Standing::Coming) } else { told }
+        Standing::of(attendant.access())
+    }
+
+    /// Whether a path has a connection of an association that is up.
+    fn is_linked(&self, path: usize, all: &[Attendant]) -> bool {
+        let is_up = |link: &Link| all.get(path).is_some_and(|attendant| attendant.is_up(link.queue.association));
+        matches!(self.places.get(path), Some(Place::Linked(link)) if is_up(link))
     }
 
     /// Gives works that are without a path one.
     fn send(&mut self, works: VecDeque<u32>, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
         for index in works {
             let Some(handle) = self.works.look(index).map(|work| work.io.handle) else { continue };
-            let standings = (0..self.places.len()).map(|path| (self.standing(path, handle, all), self.busy(path)));
-            let choice = choose(standings, Spread::All, self.turn);
+            let told: Vec<_> = (0..self.places.len()).map(|path| self.standing(path, handle, all)).collect();
+            // As `sw-net`: what is connected comes before what may be soon.
+            let here = told.iter().enumerate().map(|(path, told)| {
+                let is_linked = self.is_linked(path, all);
+                (if is_linked { *told } else { (*told).min(Standing::Coming) }, self.busy(path))
+            });
+            let here: Vec<_> = here.collect();
+            let choice = choose(here.iter().copied(), Spread::All, self.turn);
             self.turn += 1;
             match choice {
-                Choice::By(path) => self.give(path, index, arena, all, shared),
+                Choice::By(path) => {
+                    let least =
+                        if self.is_linked(path, all) { told.get(path).copied() } else { Some(Standing::Coming) };
+                    for (other, _) in told.iter().enumerate().filter(|(_, told)| Some(**told) >= least) {
+                        self.ask_if_unlinked(other, arena, all, shared);
+                    }
+                    self.give(path, index, all, shared);
+                }
                 Choice::Never(Standing::Another) => self.fail(index, Fault::new(ErrorKind::Changed, 0)),
                 Choice::Never(_) | Choice::Wait => self.fail(index, Fault::new(ErrorKind::NoDevice, 0)),
             }
@@ -202,28 +220,30 @@ impl Lane {
     fn busy(&self, path: usize) -> usize {
         match self.places.get(path) {
             Some(Place::Linked(link)) => link.ledger.busy(),
-            Some(Place::Asked(waiting)) => waiting.len(),
-            Some(Place::Unlinked) | None => 0,
+            Some(Place::Unlinked | Place::Asked) | None => 0,
         }
     }
 
-    fn give(&mut self, path: usize, index: u32, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
-        let is_up = |link: &Link| all.get(path).is_some_and(|attendant| attendant.is_up(link.queue.association));
-        if matches!(self.places.get(path), Some(Place::Linked(link)) if !is_up(link)) {
+    /// Asks for a connection of a path that has none, or one of an association that is over.
+    fn ask_if_unlinked(&mut self, path: usize, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
+        if matches!(self.places.get(path), Some(Place::Linked(_))) && !self.is_linked(path, all) {
             self.visit_path(path, arena, all, shared);
         }
         if matches!(self.places.get(path), Some(Place::Unlinked)) {
             self.ask(path, all);
         }
-        let (now, Some(attendant)) = (Time(shared.now()), all.get(path)) else { return };
-        match self.places.get_mut(path) {
-            Some(Place::Linked(link)) => {
-                if link.begin(index, &mut self.works, attendant, now) {
-                    self.ended.extend(self.works.finish(index));
-                }
-            }
-            Some(Place::Asked(waiting)) => waiting.push_back(index),
-            Some(Place::Unlinked) | None => self.fail(index, Fault::new(ErrorKind::NoDevice, 0)),
+    }
+
+    /// Gives a work to a path, if that is connected; else it waits for the first one that is.
+    fn give(&mut self, path: usize, index: u32, all: &[Attendant], shared: &Shared) {
+        let now = Time(shared.now());
+        if !self.is_linked(path, all) {
+            return self.waiting.push_back(index);
+        }
+        if let (Some(Place::Linked(link)), Some(attendant)) = (self.places.get_mut(path), all.get(path))
+            && link.begin(index, &mut self.works, attendant, now)
+        {
+            self.ended.extend(self.works.finish(index));
         }
     }
 
@@ -233,7 +253,7 @@ impl Lane {
             && !attendant.is_gone
         {
             attendant.ask(self.number);
-            *place = Place::Asked(VecDeque::new());
+            *place = Place::Asked;
         }
     }
 
@@ -248,25 +268,28 @@ impl Lane {
     pub(crate) fn visit(&mut self, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
         for path in 0..self.places.len() {
             self.visit_path(path, arena, all, shared);
-            // What waits for a connection is not bound to it.
-            if self.places.len() > 1
-                && let Some(Place::Asked(waiting)) = self.places.get_mut(path)
-            {
-                let waiting = core::mem::take(waiting);
-                self.send(waiting, arena, all, shared);
-            }
         }
+        // What waits may find another path.
+        let waiting = core::mem::take(&mut self.waiting);
+        self.send(waiting, arena, all, shared);
     }
 
     fn visit_path(&mut self, path: usize, arena: &mut Arena, all: &mut [Attendant], shared: &mut Shared) {
         let (Some(attendant), Some(place)) = (all.get_mut(path), self.places.get_mut(path)) else { return };
-        if matches!(place, Place::Asked(_))
+        if matches!(place, Place::Asked)
             && let Some(answer) = attendant.answers.remove(&self.number)
-            && let Place::Asked(waiting) = core::mem::replace(place, Place::Unlinked)
         {
+            *place = Place::Unlinked;
+            let is_only = self.places.len() == 1;
             match answer {
-                Ok(queue) => self.link(path, queue, waiting, (arena, all), shared),
-                Err(kind) => waiting.into_iter().for_each(|index| self.fail(index, Fault::new(kind, 0))),
+                Ok(queue) => self.link(path, queue, (arena, all), shared),
+                Err(kind) if is_only => {
+                    core::mem::take(&mut self.waiting)
+                        .into_iter()
+                        .for_each(|index| self.fail(index, Fault::new(kind, 0)));
+                }
+                // What waits finds another path, or none.
+                Err(_) => {}
             }
         }
         let (Some(attendant), Some(Place::Linked(link))) = (all.get_mut(path), self.places.get_mut(path)) else {
@@ -287,22 +310,16 @@ impl Lane {
         }
     }
 
-    fn link(
-        &mut self,
-        path: usize,
-        queue: Queue,
-        waiting: VecDeque<u32>,
-        (arena, all): (&mut Arena, &mut [Attendant]),
-        shared: &mut Shared,
-    ) {
+    fn link(&mut self, path: usize, queue: Queue, (arena, all): (&mut Arena, &mut [Attendant]), shared: &mut Shared) {
         let Some(attendant) = all.get(path) else { return };
+        let waiting = core::mem::take(&mut self.waiting);
         if !attendant.is_up(queue.association) {
             queue.stream.hang_up(shared);
             return self.send(waiting, arena, all, shared);
         }
-        if let (Some(place), Some(lost)) = (self.places.get_mut(path), self.lost.get_mut(path)) {
+        if let Some(place) = self.places.get_mut(path) {
             let link = Link { queue, ledger: Ledger::new(self.params.depth), seen: shared.now() };
-            (*place, *lost) = (Place::Linked(Box::new(link)), false);
+            *place = Place::Linked(Box::new(link));
         }
         // As `sw-net`: the controller may have told meanwhile that it does not lead to what they read.
         self.send(waiting, arena, all, shared);
@@ -317,7 +334,6 @@ impl Lane {
     ) {
         let (Some(attendant), Some(place)) = (all.get_mut(path), self.places.get_mut(path)) else { return };
         let Place::Linked(link) = core::mem::replace(place, Place::Unlinked) else { return };
-        self.lost.iter_mut().skip(path).take(1).for_each(|lost| *lost = true);
         let Link { queue: Queue { stream, association }, ledger, .. } = *link;
         let Loss { in_doubt, over, unsent } = ledger.lost(&mut self.works, kind, |cid| stream.is_untouched(cid));
         stream.hang_up(shared);
@@ -330,10 +346,6 @@ impl Lane {
             shared.mark(Mark::NetUnsentGoesOn);
         }
         over.into_iter().for_each(|index| self.ended.extend(self.works.finish(index)));
-        if self.places.len() > 1 {
-            // So that it is known when it can be used again.
-            self.ask(path, all);
-        }
         self.send(unsent, arena, all, shared);
     }
 
@@ -342,20 +354,14 @@ impl Lane {
         for index in 0..self.works.places() {
             let Some(work) = self.works.get(index).filter(|work| work.io.token == token) else { continue };
             work.cancel();
-            let mut is_found = false;
+            let before = self.waiting.len();
+            self.waiting.retain(|queued| *queued != index);
+            let is_found = self.waiting.len() < before;
             for place in &mut self.places {
-                match place {
-                    Place::Linked(link) => {
-                        if let Some(queue) = &mut link.queue.stream.queue {
-                            link.ledger.let_go(index, queue);
-                        }
-                    }
-                    Place::Asked(waiting) => {
-                        let before = waiting.len();
-                        waiting.retain(|queued| *queued != index);
-                        is_found |= waiting.len() < before;
-                    }
-                    Place::Unlinked => {}
+                if let Place::Linked(link) = place
+                    && let Some(queue) = &mut link.queue.stream.queue
+                {
+                    link.ledger.let_go(index, queue);
                 }
             }
             if is_found && self.works.look(index).is_some_and(Work::is_over) {
