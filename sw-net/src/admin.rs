@@ -7,6 +7,7 @@ use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan};
 use sw_nvme::{
     fabrics::PropertySize,
     inquiry::{ADMIN_DATA_BYTES, AdminQueue, Answer, Data},
+    rdma::session::Windows,
     tcp::{
         host::{End, Outcome, Range, Transfer},
         ledger::Commands,
@@ -63,7 +64,9 @@ impl Places for Page {
         let (at, bytes) = (u64::from(of.at), u64::from(of.bytes));
         into.extend(self.0.place().host().map(|base| Piece::at(base.raw().wrapping_add(at), bytes)));
     }
+}
 
+impl Windows for Page {
     fn window(&self, of: Range) -> Option<(DmaRegion, u64)> {
         Some((self.0.region().clone(), self.0.offset() + u64::from(of.at)))
     }

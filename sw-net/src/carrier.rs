@@ -12,15 +12,16 @@ use sw_engine::{
     Error, Landing, Reason,
     seam::{
         Wake,
-        verbs::{Device, FabricKind},
+        verbs::{Device, FabricKind, Presence},
     },
 };
 use sw_mem::RegionId;
 use sw_nvme::{
     discovery::TransportType,
+    rdma::Registering,
     tcp::{
         host::{End, Transfer},
-        ledger::Commands,
+        ledger::{Commands, Pieces},
         pdu::{Breach, Digests},
     },
     wire::Command,
@@ -30,7 +31,6 @@ use crate::{
     connection::{Broken, Connection, ConnectionConfig, ConnectionCounters, Places},
     controller::Address,
     rdma::{RdmaConfig, RdmaConnection, RdmaWay},
-    registrations::Registering,
     relay::Relay,
     tls::{self, Peers, Protection},
 };
@@ -56,6 +56,11 @@ impl Way {
             Self::Tcp => "nvme+tcp",
             Self::Rdma(_) => "nvme+rdma",
         }
+    }
+
+    /// Whether nothing is reached this way any more: its device is gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::Rdma(way) if way.device.presence() == Presence::Gone)
     }
 
     /// What errors and logs call a subsystem that is reached this way: an emulation is not told as a NIC.
@@ -126,6 +131,13 @@ pub(crate) enum Carrier {
 }
 
 impl Commands for Carrier {
+    fn pieces(&self) -> Pieces {
+        match self {
+            Self::Tcp(_) => Pieces::Any,
+            Self::Rdma(_) => Pieces::One,
+        }
+    }
+
     fn submit(&mut self, command: &Command, transfer: Transfer, user: u32) -> Option<u16> {
         match self {
             Self::Tcp(connection) => connection.queue.submit(command, transfer, user),
@@ -205,7 +217,7 @@ impl Carrier {
     pub(crate) fn counters(&self) -> ConnectionCounters {
         match self {
             Self::Tcp(connection) => connection.counters,
-            Self::Rdma(connection) => connection.counters,
+            Self::Rdma(connection) => connection.counters(),
         }
     }
 
@@ -232,10 +244,10 @@ impl Carrier {
         }
     }
 
-    /// Over RDMA data goes in no capsule.
     pub(crate) fn set_capsule_data_bytes(&mut self, bytes: u32) {
-        if let Self::Tcp(connection) = self {
-            connection.queue.set_capsule_data_bytes(bytes);
+        match self {
+            Self::Tcp(connection) => connection.queue.set_capsule_data_bytes(bytes),
+            Self::Rdma(connection) => connection.set_capsule_data_bytes(bytes),
         }
     }
 

@@ -16,11 +16,13 @@
 use std::{fmt, io, time::Instant};
 
 use sw_engine::{Error, ErrorKind, Verb};
-use sw_mem::DmaRegion;
-use sw_nvme::tcp::{
-    host::{HostConfig, HostQueue, Range, Terminated},
-    outgoing::{Outgoing, Sending},
-    pdu::{self, Breach, DIGEST_BYTES, Digests, FatalStatus, Head, Header, IcReq, IcResp, Kind, Layout},
+use sw_nvme::{
+    rdma::session::Windows,
+    tcp::{
+        host::{HostConfig, HostQueue, Range, Terminated},
+        outgoing::{Outgoing, Sending},
+        pdu::{self, Breach, DIGEST_BYTES, Digests, FatalStatus, Head, Header, IcReq, IcResp, Kind, Layout},
+    },
 };
 
 use crate::{
@@ -33,12 +35,9 @@ use crate::{
 const RECEIVES_MAX: usize = 64;
 
 /// Where the data of commands lies.
-pub(crate) trait Places {
+pub(crate) trait Places: Windows {
     /// Appends the memory of a range, piece by piece, all of it.
     fn pieces(&self, of: Range, into: &mut Vec<Piece>);
-
-    /// The region that a range lies in, and its first byte there; `None`: in none that is known, or in several pieces.
-    fn window(&self, of: Range) -> Option<(DmaRegion, u64)>;
 }
 
 /// Why a connection is over.
@@ -60,6 +59,8 @@ pub(crate) enum Broken {
     Fenced,
     /// The RDMA device says so.
     Verbs(String),
+    /// The RDMA device is gone; its name.
+    DeviceGone(String),
     /// The controller broke the rules of NVMe over RDMA.
     Rdma(sw_nvme::rdma::Breach),
     /// The target answered with an alert of TLS: it demands TLS.
@@ -74,6 +75,7 @@ impl fmt::Display for Broken {
             Self::Breach(breach) => write!(f, "the target broke the protocol: {breach}"),
             Self::Rdma(breach) => write!(f, "the target broke the protocol: {breach}"),
             Self::Verbs(what) => write!(f, "the RDMA connection is over: {what}"),
+            Self::DeviceGone(device) => write!(f, "the RDMA device {device} is gone"),
             Self::Terminated(Terminated { status, information }) => {
                 let name = FatalStatus::name(*status);
                 write!(f, "the target ended the connection: {name} (FES {status}, FEI {information:#x})")
@@ -92,6 +94,7 @@ impl Broken {
         match self {
             Self::Breach(_) | Self::Terminated(_) | Self::Rdma(_) => ErrorKind::Protocol,
             Self::WantsTls => ErrorKind::PermissionDenied,
+            Self::DeviceGone(_) => ErrorKind::NoDevice,
             Self::System(_) | Self::Closed | Self::Silent | Self::Association | Self::Fenced | Self::Verbs(_) => {
                 ErrorKind::Io
             }
@@ -128,6 +131,9 @@ impl Broken {
                 error.remedy("see the target's log and the network")
             }
             Self::Silent => error.remedy("see the target's log; a longer time may be given"),
+            Self::DeviceGone(_) => error.remedy(
+                "see the kernel's log; open the engine anew when the device is there again, or go by another one (device=)",
+            ),
             Self::Fenced => error,
             Self::WantsTls => error.with_code(tls::REFUSED).remedy(
                 "set nvme_tcp_tls=required, and nvme_tcp_tls_key_file to the file of the key that the target has",
@@ -160,6 +166,10 @@ pub struct ConnectionCounters {
     pub bytes_out: u64,
     /// Times that memory of commands was registered, over RDMA.
     pub registrations: u64,
+    /// Windows of regions for which there was no room, so that memory was registered command by command, over RDMA.
+    pub windows_refused: u64,
+    /// Writes whose data went in their capsule, over RDMA.
+    pub in_capsule: u64,
     /// Of the bytes that came, heads included, those that were received to where others were foreseen, and copied aside and from there to
     /// their place.
     pub bytes_moved: u64,
@@ -174,6 +184,8 @@ impl ConnectionCounters {
             bytes_in: self.bytes_in + more.bytes_in,
             bytes_out: self.bytes_out + more.bytes_out,
             registrations: self.registrations + more.registrations,
+            windows_refused: self.windows_refused + more.windows_refused,
+            in_capsule: self.in_capsule + more.in_capsule,
             bytes_moved: self.bytes_moved + more.bytes_moved,
         }
     }

@@ -561,6 +561,8 @@ impl Controller {
             }
             // Keys that are wrong stay wrong: the target is not to be asked over and over.
             Err(error) if is_refusal(&error) => self.end(error.to_string()),
+            // A device that is gone does not come back in this object: whoever waits is told at once, and another path is chosen.
+            Err(error) if self.way.is_gone() => self.end(error.to_string()),
             Err(error) => {
                 let mut desk = self.desk();
                 let is_over = desk.association.failed(now()) == Patience::Over;

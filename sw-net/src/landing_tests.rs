@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 use sw_mem::DmaRegion;
 use sw_nvme::{
+    rdma::session::Windows,
     status::Status,
     tcp::{
         host::{HostConfig, Outcome, Transfer},
@@ -29,7 +30,9 @@ impl Places for Memory {
         let (half, len) = (of.bytes as usize / 2, of.bytes as usize);
         into.extend([Piece { base, len: half }, Piece { base: base.wrapping_add(half), len: len - half }]);
     }
+}
 
+impl Windows for Memory {
     fn window(&self, _: Range) -> Option<(DmaRegion, u64)> {
         None
     }

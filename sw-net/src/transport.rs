@@ -24,6 +24,7 @@ use sw_engine::{
 };
 use sw_mem::{DmaRegion, ForkMark, RegionId, WeakRegion};
 use sw_nvme::{
+    rdma::{WINDOW_SHARED, session::Windows},
     status::Status,
     tcp::{
         host::Range,
@@ -38,7 +39,6 @@ use crate::{
     connection::{Broken, ConnectionCounters, Places},
     controller::{Controller, IoQueue},
     directory::{Directory, split},
-    registrations::WINDOW_SHARED,
     socket::Piece,
     wait::{Interest, Waiter},
 };
@@ -101,7 +101,7 @@ impl Wire {
         }
     }
 
-    /// Which regions it must know: over RDMA a command names one piece of memory, of a region that is known.
+    /// Which regions it must know: over RDMA a command names one piece of memory, of a region that is known. An I/O of several pieces has a command for each.
     fn regions(self) -> Regions {
         match self {
             Self::Tcp => Regions::Any,
@@ -122,7 +122,7 @@ impl TcpConfig {
         let regions = self.wire.regions();
         let (io_bytes_max, segments_max) = match regions {
             Regions::Any => (self.io_bytes_max, SEGMENTS_MAX),
-            Regions::Attached => (self.io_bytes_max.min(RDMA_IO_BYTES_MAX), 1),
+            Regions::Attached => (self.io_bytes_max.min(RDMA_IO_BYTES_MAX), SEGMENTS_MAX),
         };
         TransportCaps {
             name: self.wire.transport(),
@@ -172,10 +172,12 @@ impl Places for Memory<'_> {
             }
         });
     }
+}
 
+impl Windows for Memory<'_> {
     fn window(&self, of: Range) -> Option<(DmaRegion, u64)> {
-        let (work, skip) = self.ledger.place(of, self.works)?;
-        let [segment] = work.io.segments() else { return None };
+        let (work, at) = self.ledger.place(of, self.works)?;
+        let (segment, skip) = work.piece_at(at)?;
         let region = self.regions.get(&segment.region)?.upgrade()?;
         let at = segment.place.raw().checked_sub(region.base().raw())?.checked_add(skip)?;
         (skip + u64::from(of.bytes) <= u64::from(segment.len)).then_some((region, at))

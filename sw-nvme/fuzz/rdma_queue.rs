@@ -14,7 +14,7 @@ use sw_engine::seam::verbs::RemoteKey;
 use sw_mem::RemoteAddr;
 use sw_nvme::{
     rdma::{
-        capsule::{self, Descriptor, KeyEnd, Keyed},
+        capsule::{self, Descriptor, KeyEnd, Keyed, Source},
         cm::{Accept, Refused, Request},
         host::HostQueue,
     },
@@ -46,9 +46,15 @@ fn decoders(raw: &[u8]) {
     assert!(Refused::decode(raw).to_string().len() < 100);
     if let Some((command, data)) = capsule::decode(raw) {
         assert_eq!(data.len() + capsule::COMMAND_BYTES, raw.len());
-        if let Descriptor::Keyed(keyed) = capsule::descriptor(&command) {
-            let again = capsule::encode(&command, command.cid(), Some(keyed)).map(Command::new);
-            assert_eq!(again.map(|command| capsule::descriptor(&command)), Some(Descriptor::Keyed(keyed)));
+        let found = capsule::descriptor(&command);
+        let source = match found {
+            Descriptor::Keyed(keyed) => Some(Source::Keyed(keyed)),
+            Descriptor::InCapsule { at: 0, bytes } => Some(Source::Behind(bytes)),
+            _ => None,
+        };
+        if let Some(source) = source {
+            let again = capsule::encode(&command, command.cid(), source).map(Command::new);
+            assert_eq!(again.map(|command| capsule::descriptor(&command)), Some(found));
         }
     }
 }
@@ -78,7 +84,7 @@ pub fn rdma_queue(raw: &[u8]) -> &'static str {
         let cid = known.filter(|_| which < 0xE0).unwrap_or(u16::from_le_bytes([low, high]));
         match what % 5 {
             0 => {
-                let moves = if key & 1 == 0 { Transfer::In(512) } else { Transfer::None };
+                let moves = [Transfer::In(512), Transfer::None, Transfer::Out(512)][usize::from(key % 3)];
                 if let Some(cid) = queue.submit(&Command::keep_alive(), moves, user) {
                     user += 1;
                     assert!(twin.insert(cid, Known::default()).is_none(), "an identifier that is under way");
@@ -88,8 +94,14 @@ pub fn rdma_queue(raw: &[u8]) -> &'static str {
                 let Some(next) = queue.next() else { continue };
                 let end = if key & 2 == 0 { KeyEnd::Kept } else { KeyEnd::Invalidated };
                 let at = RemoteAddr::new(4096, u32::from(key));
-                let memory = matches!(next.transfer, Transfer::In(_)).then_some(Keyed { at, bytes: 512, end });
-                let capsule = queue.capsule(memory).expect("memory that fits");
+                let memory = (next.transfer != Transfer::None).then_some(Keyed { at, bytes: 512, end });
+                let memory = memory.filter(|_| !matches!(next.transfer, Transfer::Out(_)) || key & 4 == 0);
+                let source = match (memory, next.transfer) {
+                    (Some(keyed), _) => Source::Keyed(keyed),
+                    (None, Transfer::Out(bytes)) => Source::Behind(bytes),
+                    (None, _) => Source::Nothing,
+                };
+                let capsule = queue.capsule(source).expect("memory that fits");
                 assert_eq!(Command::new(capsule).cid(), next.cid);
                 let asked = memory.filter(|keyed| keyed.end == KeyEnd::Invalidated).map(|keyed| keyed.at.rkey());
                 twin.insert(next.cid, Known { is_out: true, key: asked, ..Known::default() });

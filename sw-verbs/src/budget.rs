@@ -9,7 +9,9 @@ use sw_engine::{
     Error, ErrorKind, Verb,
     seam::{
         Wake,
-        verbs::{Cq, Device, DeviceFacts, DmaBufRequest, Gid, Listener, Mr, MrRequest, Pd, Qp, QpConfig, Sge},
+        verbs::{
+            Cq, Device, DeviceFacts, DmaBufRequest, Gid, Listener, Mr, MrRequest, Pd, Presence, Qp, QpConfig, Sge,
+        },
     },
 };
 use sw_mem::RemoteAddr;
@@ -100,6 +102,10 @@ impl Budgeted {
 impl Device for Budgeted {
     fn facts(&self) -> &DeviceFacts {
         self.device.facts()
+    }
+
+    fn presence(&self) -> Presence {
+        self.device.presence()
     }
 
     fn gids(&self) -> Result<Vec<Gid>, Error> {

@@ -2,22 +2,27 @@
 
 use sw_engine::{
     Token,
-    seam::{Attach, Io, IoKind, MemorySegment, Submit, Wait},
+    seam::{Attach, Io, MemorySegment, Submit, Wait},
 };
 
 use super::*;
 
 /// A lane's transport with memory, and the object that it reads and writes.
-struct Lane {
-    transport: TcpTransport,
-    memory: DmaSpan,
+pub(super) struct Lane {
+    pub(super) transport: TcpTransport,
+    pub(super) memory: DmaSpan,
 }
 
 impl Lane {
-    fn new(directory: &Arc<Directory>) -> Self {
+    pub(super) fn new(directory: &Arc<Directory>) -> Self {
+        Self::of(directory, 8192)
+    }
+
+    /// With so much memory.
+    pub(super) fn of(directory: &Arc<Directory>, bytes: u64) -> Self {
         let config = TcpConfig { wire: Wire::EmulatedRdma, ..TcpConfig::default() };
         let mut transport = TcpTransport::new(directory.clone(), config).unwrap();
-        let memory = Buffer::allocate(ByteLen(8192)).unwrap().into_span();
+        let memory = Buffer::allocate(ByteLen(bytes)).unwrap().into_span();
         transport.attach(Attach::Region(memory.region())).unwrap();
         Self { transport, memory }
     }
@@ -28,32 +33,32 @@ impl Lane {
         self.transport.attach(Attach::Region(self.memory.region())).unwrap();
     }
 
-    fn begin(&mut self, object: &sw_engine::Object, kind: IoKind) {
-        let segment = MemorySegment { place: self.memory.place(), len: 8192, region: self.memory.region().id() };
+    pub(super) fn begin(&mut self, object: &sw_engine::Object, kind: IoKind) {
+        self.begin_of(object, kind, 8192);
+    }
+
+    pub(super) fn begin_of(&mut self, object: &sw_engine::Object, kind: IoKind, len: u32) {
+        let segment = MemorySegment { place: self.memory.place(), len, region: self.memory.region().id() };
         let (token, handle) = (Token::from_raw(1), object.faces[0].handle);
-        let io = Io {
-            token,
-            kind,
-            object: object.id,
-            handle,
-            offset: 0,
-            len: 8192,
-            segment_count: 1,
-            segments: [segment; 3],
-        };
+        let io =
+            Io { token, kind, object: object.id, handle, offset: 0, len, segment_count: 1, segments: [segment; 3] };
         assert_eq!(self.transport.submit(&io), Submit::Accepted);
         self.transport.ring().unwrap();
     }
 
-    fn end(&mut self) -> Option<Result<u32, sw_engine::Fault>> {
+    pub(super) fn end(&mut self) -> Option<Result<u32, sw_engine::Fault>> {
         let mut done = Vec::with_capacity(1);
         let wait = Wait::For { timeout: Duration::from_millis(20), min: 1 };
         self.transport.poll(wait, &mut done).unwrap();
         done.first().map(|done| done.result)
     }
 
-    fn run(&mut self, object: &sw_engine::Object, kind: IoKind) -> Result<u32, sw_engine::Fault> {
+    pub(super) fn run(&mut self, object: &sw_engine::Object, kind: IoKind) -> Result<u32, sw_engine::Fault> {
         self.begin(object, kind);
+        self.wait()
+    }
+
+    pub(super) fn wait(&mut self) -> Result<u32, sw_engine::Fault> {
         let begun = now();
         loop {
             if let Some(result) = self.end() {
@@ -99,7 +104,7 @@ fn bytes_that_go_out_are_not_counted_as_come() {
 }
 
 /// A rig whose connections keep what they registered, or not.
-fn rig(directory: &Arc<Directory>, budget: Budget, registering: Registering) -> Rig {
+pub(super) fn rig(directory: &Arc<Directory>, budget: Budget, registering: Registering) -> Rig {
     Rig::by(directory, of_memory(None), ControllerConfig::default(), (budget, registering))
 }
 

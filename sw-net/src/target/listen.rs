@@ -175,8 +175,7 @@ impl Target {
         if config.tls.is_some() {
             return Err(tls::not_over_rdma("a target"));
         }
-        // Data goes by keys, never in a capsule.
-        let config = TargetConfig { capsule_data_bytes: 0, more: Vec::new(), ..config };
+        let config = TargetConfig { more: Vec::new(), ..config };
         config.validate()?;
         let wanted = config.listen;
         let mut listener = device.listen(&wanted.to_string())?;

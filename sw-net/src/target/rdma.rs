@@ -26,12 +26,13 @@ use sw_nvme::{
     rdma::{
         capsule::{self, COMMAND_BYTES, Descriptor, KeyEnd, Keyed, RESPONSE_BYTES},
         cm::{Accept, Refused, Request},
+        session::Slots,
     },
     status::Status,
     wire::Command,
 };
 
-use crate::{carrier::HangUp, rdma::Slots, relay::Relay};
+use crate::{carrier::HangUp, relay::Relay};
 
 use super::{
     Fault,
@@ -142,6 +143,8 @@ fn judged(session: &Session<'_>, raw: &[u8]) -> Result<Request, Refused> {
 struct Connection<'a> {
     qp: Box<dyn Qp>,
     capsules: Slots,
+    /// Bytes of a place for a capsule: a command, and data behind it on an I/O queue.
+    capsule_bytes: u32,
     responses: Slots,
     /// Data of the command that is carried out.
     staging: Slots,
@@ -172,9 +175,12 @@ impl<'a> Connection<'a> {
         })?;
         let pd: &dyn Pd = &*pd;
         let config = session.config();
+        let data_bytes = if request.qid == 0 { 0 } else { config.capsule_data_bytes };
+        let capsule_bytes = length(COMMAND_BYTES) + data_bytes;
         let mut made = Self {
             qp,
-            capsules: Slots::new(pd, u64::from(entries) * COMMAND_BYTES as u64)?,
+            capsules: Slots::new(pd, u64::from(entries) * u64::from(capsule_bytes))?,
+            capsule_bytes,
             responses: Slots::new(pd, RESPONSE_BYTES as u64)?,
             staging: Slots::new(pd, config.transfer_bytes().max(4096).into())?,
             cq,
@@ -196,7 +202,8 @@ impl<'a> Connection<'a> {
     }
 
     fn post_receive(&mut self, place: u64) -> Result<(), Over> {
-        let sge = self.capsules.mr.sge(place * COMMAND_BYTES as u64, 64).ok_or(Over::Closed)?;
+        let bytes = self.capsule_bytes;
+        let sge = self.capsules.mr.sge(place * u64::from(bytes), bytes).ok_or(Over::Closed)?;
         self.qp.post_recv(RecvWr { wr_id: place, sge }).map_err(|_| Over::Closed)
     }
 
@@ -261,7 +268,7 @@ impl<'a> Connection<'a> {
 
     /// Posts something and waits for the completions of all that was posted.
     fn post(&mut self, op: SendOp, sge: Option<sw_engine::seam::verbs::Sge>) -> Result<(), Over> {
-        self.qp.post_send(SendWr { wr_id: 0, op, sge }).map_err(|_| Over::Closed)?;
+        self.qp.post_send(SendWr { wr_id: 0, op, memory: sge.into() }).map_err(|_| Over::Closed)?;
         self.outstanding += 1;
         Ok(())
     }
@@ -276,14 +283,13 @@ impl<'a> Connection<'a> {
 
     /// A capsule is here: its fault is decided.
     fn capsule(&mut self, wc: &Wc) -> Result<(), Over> {
-        let mut raw = [0; COMMAND_BYTES];
+        let mut raw = vec![0; sw_mem::index(wc.byte_len.min(self.capsule_bytes).into())];
         // A place that there is not is none of ours; copied once, and decided on the copy.
-        let copied = self.capsules.span.read(wc.wr_id.saturating_mul(COMMAND_BYTES as u64), &mut raw);
-        if copied.is_err() || sw_mem::index(wc.byte_len.into()) != raw.len() {
+        let copied = self.capsules.span.read(wc.wr_id.saturating_mul(self.capsule_bytes.into()), &mut raw);
+        let Some((command, data)) = capsule::decode(&raw).filter(|_| copied.is_ok()) else {
             return Err(Over::Breach("a capsule that is no command of 64 bytes"));
-        }
+        };
         self.post_receive(wc.wr_id)?;
-        let command = Command::new(raw);
         if let Some(FabricsCommand::Connect { queue, .. }) = FabricsCommand::decode(&command)
             && queue.qid != self.request.qid
         {
@@ -305,7 +311,7 @@ impl<'a> Connection<'a> {
             }
             _ => {}
         }
-        self.run(&command, fault)?;
+        self.run((&command, data), fault)?;
         match fault {
             Some(Fault::DropAfter | Fault::DropAfterUnit) => Err(Over::Fault),
             _ => Ok(()),
@@ -313,13 +319,14 @@ impl<'a> Connection<'a> {
     }
 
     /// Carries a command out and answers it.
-    fn run(&mut self, command: &Command, fault: Option<Fault>) -> Result<(), Over> {
+    fn run(&mut self, (command, carried): (&Command, &[u8]), fault: Option<Fault>) -> Result<(), Over> {
         let mut out = core::mem::take(&mut self.out);
-        let (outcome, memory) = match (fault, self.check(command)) {
+        let (outcome, memory) = match (fault, self.check(command, carried.len())) {
             (Some(Fault::Status(status)), checked) => {
                 (Outcome::Answer(status.into()), checked.ok().and_then(|(it, _)| it))
             }
             (_, Err(status)) => (Outcome::Answer(status.into()), None),
+            (_, Ok((None, 1..))) => (self.session.execute(command, carried, (&mut out, 0)), None),
             (_, Ok((memory, wanted))) => {
                 let data = self.fetch(memory.filter(|_| wanted > 0), wanted)?;
                 let room = memory.map_or(0, |keyed| keyed.bytes);
@@ -344,8 +351,9 @@ impl<'a> Connection<'a> {
         if is_last { Err(Over::Closed) } else { Ok(()) }
     }
 
-    /// Checks all of a command that can be before it is carried out: the host's memory, and how many bytes of it the command takes.
-    fn check(&self, command: &Command) -> Result<(Option<Keyed>, u32), Status> {
+    /// Checks all of a command that can be before it is carried out: the host's memory, and how many bytes of it the command takes; without any,
+    /// how many of those that came in its capsule, which are `carried`.
+    fn check(&self, command: &Command, carried: usize) -> Result<(Option<Keyed>, u32), Status> {
         // FUSE: no fused commands.
         if !capsule::has_sgl(command) || command.bytes()[1] & 3 != 0 {
             return Err(says::INVALID_FIELD);
@@ -355,19 +363,25 @@ impl<'a> Connection<'a> {
         }
         let fabrics = FabricsCommand::decode(command);
         self.session.may_come(fabrics.as_ref())?;
-        let memory = match capsule::descriptor(command) {
-            Descriptor::Nothing => None,
-            Descriptor::Keyed(keyed) => Some(keyed),
+        let (memory, behind) = match capsule::descriptor(command) {
+            Descriptor::Nothing => (None, 0),
+            Descriptor::Keyed(keyed) => (Some(keyed), 0),
+            Descriptor::InCapsule { at: 0, bytes } => (None, bytes),
             Descriptor::InCapsule { .. } | Descriptor::Other(_) => return Err(says::DESCRIPTOR),
         };
+        // What came is what is named, and nothing else.
+        if sw_mem::index(behind.into()) != carried {
+            return Err(says::DATA_LENGTH);
+        }
         // Bits 1:0 of the opcode, or of the type: 01b to the controller, 10b to the host.
         let direction = if fabrics.is_some() { command.bytes()[4] } else { command.opcode() } & 3;
         if direction != 1 {
-            return Ok((memory, 0));
+            return if behind > 0 { Err(says::DESCRIPTOR) } else { Ok((memory, 0)) };
         }
         let wants = self.session.wants(command, fabrics.as_ref())?;
-        let bytes = memory.map_or(0, |keyed| keyed.bytes);
+        let bytes = memory.map_or(behind, |keyed| keyed.bytes);
         match *wants.end() {
+            0 if behind > 0 => Err(says::DATA_LENGTH),
             0 => Ok((memory, 0)),
             // No more than there is room for.
             _ if wants.contains(&bytes) && u64::from(bytes) <= self.staging.span.len().0 => Ok((memory, bytes)),

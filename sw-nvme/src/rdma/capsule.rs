@@ -58,21 +58,49 @@ pub enum Descriptor {
     Other(u8),
 }
 
+/// Where a host has the data of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// There is none.
+    Nothing,
+    /// In memory that the controller reaches by a key.
+    Keyed(Keyed),
+    /// Behind the command, so many bytes (ICDOFF 0).
+    Behind(u32),
+}
+
+impl Source {
+    /// Bytes.
+    pub fn bytes(&self) -> u32 {
+        match self {
+            Self::Nothing => 0,
+            Self::Keyed(keyed) => keyed.bytes,
+            Self::Behind(bytes) => *bytes,
+        }
+    }
+}
+
 /// A command with identifier and data pointer; `None`: the memory is longer than a descriptor can say.
-pub fn encode(command: &Command, cid: u16, memory: Option<Keyed>) -> Option<[u8; COMMAND_BYTES]> {
+pub fn encode(command: &Command, cid: u16, data: Source) -> Option<[u8; COMMAND_BYTES]> {
     let mut raw = *command.bytes();
     raw[1] = raw[1] & 0x3F | PSDT_SGL;
     raw[2..4].copy_from_slice(&cid.to_le_bytes());
     raw[24..40].fill(0);
     raw[39] = KEYED;
-    if let Some(Keyed { at, bytes, end }) = memory {
-        if bytes > KEYED_BYTES_MAX {
-            return None;
+    match data {
+        Source::Nothing => {}
+        Source::Keyed(Keyed { bytes, .. }) if bytes > KEYED_BYTES_MAX => return None,
+        Source::Keyed(Keyed { at, bytes, end }) => {
+            raw[24..32].copy_from_slice(&at.addr.to_le_bytes());
+            raw[32..35].copy_from_slice(&bytes.to_le_bytes()[..3]);
+            raw[35..39].copy_from_slice(&at.rkey().to_le_bytes());
+            raw[39] = if end == KeyEnd::Invalidated { KEYED_INVALIDATE } else { KEYED };
         }
-        raw[24..32].copy_from_slice(&at.addr.to_le_bytes());
-        raw[32..35].copy_from_slice(&bytes.to_le_bytes()[..3]);
-        raw[35..39].copy_from_slice(&at.rkey().to_le_bytes());
-        raw[39] = if end == KeyEnd::Invalidated { KEYED_INVALIDATE } else { KEYED };
+        // Its address is an offset from the end of the command: 0.
+        Source::Behind(bytes) => {
+            raw[32..36].copy_from_slice(&bytes.to_le_bytes());
+            raw[39] = IN_CAPSULE;
+        }
     }
     Some(raw)
 }
@@ -115,7 +143,7 @@ mod tests {
     fn a_keyed_descriptor_is_as_the_specification_lays_it_out() {
         let at = RemoteAddr::new(0x1122_3344_5566_7788, 0xAABB_CCDD);
         let memory = Keyed { at, bytes: 0x0012_3456, end: KeyEnd::Kept };
-        let raw = encode(&Command::keep_alive(), 0x0C41, Some(memory)).unwrap();
+        let raw = encode(&Command::keep_alive(), 0x0C41, Source::Keyed(memory)).unwrap();
         assert_eq!((raw[1] & 0xC0, &raw[2..4]), (0x40, &[0x41, 0x0C][..]));
         assert_eq!(raw[24..32], [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
         // Length of 24 bits, key of 32, and the identifier.
@@ -123,23 +151,30 @@ mod tests {
         let (command, data) = decode(&raw).unwrap();
         assert_eq!((descriptor(&command), data.len(), has_sgl(&command)), (Descriptor::Keyed(memory), 0, true));
         let asked = Keyed { end: KeyEnd::Invalidated, ..memory };
-        let raw = encode(&Command::keep_alive(), 1, Some(asked)).unwrap();
+        let raw = encode(&Command::keep_alive(), 1, Source::Keyed(asked)).unwrap();
         assert_eq!((raw[39], descriptor(&Command::new(raw))), (0x4F, Descriptor::Keyed(asked)));
     }
 
     #[test]
     fn a_command_without_data_has_a_keyed_descriptor_of_zeroes() {
-        let raw = encode(&Command::keep_alive(), 1, None).unwrap();
+        let raw = encode(&Command::keep_alive(), 1, Source::Nothing).unwrap();
         assert_eq!((&raw[24..39], raw[39]), (&[0; 15][..], 0x40));
         assert_eq!(descriptor(&Command::new(raw)), Descriptor::Nothing);
     }
 
     #[test]
+    fn data_behind_the_command_is_named_by_its_offset_from_there() {
+        let raw = encode(&Command::keep_alive(), 1, Source::Behind(0x1234)).unwrap();
+        assert_eq!((&raw[24..32], &raw[32..40]), (&[0; 8][..], &[0x34, 0x12, 0, 0, 0, 0, 0, 0x01][..]));
+        assert_eq!(descriptor(&Command::new(raw)), Descriptor::InCapsule { at: 0, bytes: 0x1234 });
+    }
+
+    #[test]
     fn what_a_descriptor_cannot_say_is_refused_and_others_are_told() {
-        let memory = |bytes| Some(Keyed { at: RemoteAddr::new(0, 1), bytes, end: KeyEnd::Kept });
+        let memory = |bytes| Source::Keyed(Keyed { at: RemoteAddr::new(0, 1), bytes, end: KeyEnd::Kept });
         assert!(encode(&Command::keep_alive(), 1, memory(KEYED_BYTES_MAX)).is_some());
         assert_eq!(encode(&Command::keep_alive(), 1, memory(KEYED_BYTES_MAX + 1)), None);
-        let mut raw = encode(&Command::keep_alive(), 1, None).unwrap();
+        let mut raw = encode(&Command::keep_alive(), 1, Source::Nothing).unwrap();
         raw[39] = 0x5A;
         assert_eq!(descriptor(&Command::new(raw)), Descriptor::Other(0x5A));
         (raw[39], raw[32]) = (0x01, 16);

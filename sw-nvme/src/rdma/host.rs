@@ -19,7 +19,7 @@ use sw_engine::seam::verbs::RemoteKey;
 
 use super::{
     Breach,
-    capsule::{self, COMMAND_BYTES, KEYED_BYTES_MAX, KeyEnd, Keyed, RESPONSE_BYTES},
+    capsule::{self, COMMAND_BYTES, KEYED_BYTES_MAX, KeyEnd, RESPONSE_BYTES, Source},
 };
 use crate::{
     tcp::host::{DEPTH_MAX, End, Outcome, Transfer},
@@ -137,21 +137,24 @@ impl HostQueue {
         Some(Next { place, cid: slot.generation << INDEX_BITS | place, user: slot.user, transfer: slot.transfer })
     }
 
-    /// The capsule of the [next](HostQueue::next) command, whose data lies in `memory`: from now on both are its slot's. `None`: there is no command,
-    /// or `memory` does not fit what it moves.
-    pub fn capsule(&mut self, memory: Option<Keyed>) -> Option<[u8; COMMAND_BYTES]> {
+    /// The capsule of the [next](HostQueue::next) command, whose data lies at `data`: from now on both are its slot's. `None`: there is no command,
+    /// or `data` does not fit what it moves.
+    pub fn capsule(&mut self, data: Source) -> Option<[u8; COMMAND_BYTES]> {
         let next = self.next()?;
-        let wanted = match next.transfer {
-            Transfer::None | Transfer::In(0) | Transfer::Out(0) => None,
-            Transfer::In(bytes) | Transfer::Out(bytes) => Some(bytes),
+        let fits = match (next.transfer, data) {
+            (Transfer::None, data) => data == Source::Nothing,
+            (Transfer::In(_), Source::Behind(_)) => false,
+            (Transfer::In(bytes) | Transfer::Out(bytes), data) => data.bytes() == bytes,
         };
-        if memory.map(|keyed| keyed.bytes) != wanted {
+        if !fits {
             return None;
         }
         let slot = self.slots.get_mut(usize::from(next.place))?;
-        let raw = capsule::encode(&slot.command, next.cid, memory)?;
-        let asked = memory.filter(|keyed| keyed.end == KeyEnd::Invalidated);
-        slot.key = asked.map(|keyed| RemoteKey(keyed.at.rkey()));
+        let raw = capsule::encode(&slot.command, next.cid, data)?;
+        slot.key = match data {
+            Source::Keyed(keyed) if keyed.end == KeyEnd::Invalidated => Some(RemoteKey(keyed.at.rkey())),
+            _ => None,
+        };
         slot.state = State::Out { is_sent: false, answer: None };
         self.outbox.pop_front();
         Some(raw)

@@ -1,7 +1,7 @@
 use sw_mem::RemoteAddr;
 
 use super::*;
-use crate::{status::Status, wire::completion::CompletionFields};
+use crate::{rdma::capsule::Keyed, status::Status, wire::completion::CompletionFields};
 
 fn memory(bytes: u32, end: KeyEnd) -> Keyed {
     Keyed { at: RemoteAddr::new(0x1000, 77), bytes, end }
@@ -14,7 +14,7 @@ fn response(cid: u16, status: Status) -> [u8; 16] {
 /// Submits a read and makes its capsule.
 fn out(queue: &mut HostQueue, user: u32, end: KeyEnd) -> u16 {
     let cid = queue.submit(&Command::keep_alive(), Transfer::In(4096), user).unwrap();
-    let raw = queue.capsule(Some(memory(4096, end))).unwrap();
+    let raw = queue.capsule(Source::Keyed(memory(4096, end))).unwrap();
     assert_eq!(capsule::decode(&raw).unwrap().0.cid(), cid);
     cid
 }
@@ -93,7 +93,7 @@ fn a_peer_that_breaks_the_rules_is_found_out() {
 /// Sends the next command, which moves nothing.
 fn out_of(queue: &mut HostQueue, cid: u16) -> u16 {
     assert_eq!(queue.next().unwrap().cid, cid);
-    let raw = queue.capsule(None).unwrap();
+    let raw = queue.capsule(Source::Nothing).unwrap();
     capsule::decode(&raw).unwrap().0.cid()
 }
 
@@ -119,11 +119,11 @@ fn memory_fits_what_a_command_moves() {
     let mut queue = HostQueue::new(3);
     assert_eq!(queue.submit(&Command::keep_alive(), Transfer::In(KEYED_BYTES_MAX + 1), 0), None);
     queue.submit(&Command::keep_alive(), Transfer::Out(4096), 0).unwrap();
-    assert_eq!(queue.capsule(None), None);
-    assert_eq!(queue.capsule(Some(memory(4095, KeyEnd::Kept))), None);
-    assert!(queue.has_capsules() && queue.capsule(Some(memory(4096, KeyEnd::Kept))).is_some());
+    assert_eq!(queue.capsule(Source::Nothing), None);
+    assert_eq!(queue.capsule(Source::Keyed(memory(4095, KeyEnd::Kept))), None);
+    assert!(queue.has_capsules() && queue.capsule(Source::Keyed(memory(4096, KeyEnd::Kept))).is_some());
     queue.submit(&Command::keep_alive(), Transfer::In(0), 0).unwrap();
-    assert_eq!(queue.capsule(Some(memory(1, KeyEnd::Kept))), None);
-    assert!(queue.capsule(None).is_some());
-    assert_eq!((queue.capsule(None), queue.next()), (None, None));
+    assert_eq!(queue.capsule(Source::Keyed(memory(1, KeyEnd::Kept))), None);
+    assert!(queue.capsule(Source::Nothing).is_some());
+    assert_eq!((queue.capsule(Source::Nothing), queue.next()), (None, None));
 }

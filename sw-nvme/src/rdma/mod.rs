@@ -4,6 +4,7 @@
 //!   cm       32 bytes of private data: who wants which queue, and the answer
 //!   capsule  a command of 64 bytes with a keyed descriptor: where its data lies, and the key that opens it
 //!   host     commands under way: memory and key are a slot's until the response and the end of the SEND were both seen
+//!   session  the same over a queue pair of the seam: capsules sent, completions taken, memory registered and let go of
 //! ```
 //!
 //! Source: NVM Express RDMA Transport Specification 1.x; what Linux and SPDK do beside it (linux `drivers/nvme/host/rdma.c`,
@@ -15,8 +16,12 @@
 pub mod capsule;
 pub mod cm;
 pub mod host;
+mod registrations;
+pub mod session;
 
 use core::fmt;
+
+pub use registrations::{Registering, Shelf, WINDOW_SHARED};
 
 /// A rule that the peer broke: the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,8 +47,19 @@ pub trait Gate {
     fn is_safe(&self, now: Time) -> bool;
 }
 
+/// Pieces of memory that a command's data may lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pieces {
+    /// As many as there are.
+    Any,
+    /// One: the command names it to the controller, which takes one descriptor (MSDBD 1, as Linux's and SPDK's targets have it).
+    One,
+}
+
 /// The host's end of a queue, whichever wire it is over.
 pub trait Commands {
+    /// Pieces of memory of one command.
+    fn pieces(&self) -> Pieces;
     /// Takes a command and gives its identifier; `None`: it is full.
     fn submit(&mut self, command: &Command, transfer: Transfer, user: u32) -> Option<u16>;
     /// Ends a command for its caller, if its memory can be left alone from now on.
@@ -58,6 +69,10 @@ pub trait Commands {
 }
 
 impl Commands for HostQueue {
+    fn pieces(&self) -> Pieces {
+        Pieces::Any
+    }
+
     fn submit(&mut self, command: &Command, transfer: Transfer, user: u32) -> Option<u16> {
         self.submit(command, transfer, user)
     }
@@ -107,7 +122,8 @@ pub struct Ledger {
 /// What an I/O that was under way on a connection comes to. A read may be asked for again at once: nothing of the old connection lands any more.
 /// A write may still be carried out by the controller, and nobody knows.
 pub fn lost_with(kind: ErrorKind, verb: Verb) -> Fault {
-    let again = verb == Verb::Read && kind == ErrorKind::Io;
+    // Where a device of ours is gone another path may go by another one.
+    let again = verb == Verb::Read && matches!(kind, ErrorKind::Io | ErrorKind::NoDevice);
     Fault::new(kind, 0).with_retry(if again { Retry::Now } else { Retry::Never })
 }
 
@@ -157,7 +173,7 @@ impl Ledger {
         }
         while !work.stops() && work.sent < work.units() {
             let Some(user) = self.free.last().copied() else { break };
-            let Some((command, transfer, step)) = command_of(work, namespace, limits) else {
+            let Some((command, transfer, step)) = command_of(work, namespace, (limits, side.queue.pieces())) else {
                 work.fail(Fault::new(ErrorKind::ApiMisuse, 0));
                 break;
             };

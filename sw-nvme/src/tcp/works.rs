@@ -4,11 +4,14 @@ use core::time::Duration;
 
 use sw_engine::{
     ErrorKind, Fault, Retry, Time, Verb, WriteOutcome,
-    seam::{Io, IoDone, IoKind},
+    seam::{Io, IoDone, IoKind, MemorySegment},
 };
 use sw_mem::Place;
 
-use super::{host::Transfer, ledger::CONNECTIONS_PER_IO_MAX};
+use super::{
+    host::Transfer,
+    ledger::{CONNECTIONS_PER_IO_MAX, Pieces},
+};
 use crate::{
     limits::TransferLimits,
     namespace::Namespace,
@@ -128,6 +131,18 @@ impl Work {
         }
     }
 
+    /// The piece of memory that byte `at` of the I/O lies in, and its first byte there; `None`: past the end.
+    pub fn piece_at(&self, at: u64) -> Option<(&MemorySegment, u64)> {
+        let mut skip = at;
+        for segment in self.io.segments() {
+            match skip.checked_sub(segment.len.into()) {
+                None => return Some((segment, skip)),
+                Some(left) => skip = left,
+            }
+        }
+        None
+    }
+
     /// Bytes to send, or 1 for a flush.
     pub(super) fn units(&self) -> u32 {
         if self.moves() { self.io.len } else { 1 }
@@ -224,17 +239,25 @@ impl Work {
     }
 }
 
-/// The next command of a work, what it moves, and how many units of the work it is.
+/// The next command of a work, what it moves, and how many units of the work it is. `None`: no command moves what is next, as where a command
+/// names one piece of memory and a block lies in two.
 pub(super) fn command_of(
     work: &Work,
     namespace: &Namespace,
-    limits: TransferLimits,
+    (limits, pieces): (TransferLimits, Pieces),
 ) -> Option<(Command, Transfer, u32)> {
     if !work.moves() {
         return Some((Command::flush(namespace.nsid), Transfer::None, 1));
     }
     let block = u64::from(limits.block_bytes);
-    let (slba, left) = ((work.io.offset + u64::from(work.sent)) / block, u64::from(work.io.len - work.sent) / block);
+    let left = match pieces {
+        Pieces::Any => u64::from(work.io.len - work.sent),
+        Pieces::One => work.piece_at(work.sent.into()).map(|(segment, skip)| u64::from(segment.len) - skip)?,
+    };
+    let (slba, left) = ((work.io.offset + u64::from(work.sent)) / block, left / block);
+    if left == 0 {
+        return None;
+    }
     let (read_flags, write_flags) = namespace.io_flags();
     let at = |nlb: BlockCount| LbaRange { nsid: namespace.nsid, slba, nlb };
     let bytes = |nlb: BlockCount| u32::try_from(u64::from(nlb.get()) * block).ok();

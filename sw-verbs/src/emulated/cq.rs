@@ -13,11 +13,11 @@ use sw_engine::{
     Error,
     seam::{
         Wake,
-        verbs::{Cq, Wc},
+        verbs::{Cq, Presence, Wc},
     },
 };
 
-use super::memory::Keys;
+use super::{memory::Keys, power::Power};
 
 /// See the module documentation.
 pub(super) struct EmulatedCq {
@@ -26,6 +26,7 @@ pub(super) struct EmulatedCq {
     wake: Arc<dyn Wake>,
     /// Of its device.
     keys: Arc<Keys>,
+    power: Arc<Power>,
 }
 
 struct Inner {
@@ -37,9 +38,14 @@ struct Inner {
 }
 
 impl EmulatedCq {
-    pub(super) fn new(entries: usize, wake: Arc<dyn Wake>, keys: Arc<Keys>) -> Self {
+    pub(super) fn new(entries: usize, wake: Arc<dyn Wake>, (keys, power): (Arc<Keys>, Arc<Power>)) -> Self {
         let queue = VecDeque::with_capacity(entries);
-        Self { inner: Mutex::new(Inner { queue, is_armed: false, reserved: 0 }), entries, wake, keys }
+        Self { inner: Mutex::new(Inner { queue, is_armed: false, reserved: 0 }), entries, wake, keys, power }
+    }
+
+    /// The device is gone: whoever waits looks once more.
+    pub(super) fn tell(&self) {
+        self.wake.wake();
     }
 
     /// Whether it is of the device that has these keys.
@@ -84,6 +90,10 @@ impl EmulatedCq {
 
 impl Cq for EmulatedCq {
     fn poll(&self, out: &mut Vec<Wc>) -> usize {
+        if self.power.presence() == Presence::Gone {
+            // What was under way has no end: harder than most NICs, whose drivers flush.
+            return 0;
+        }
         let mut inner = self.inner();
         let room = (out.capacity() - out.len()).min(inner.queue.len());
         out.extend(inner.queue.drain(..room).map(|(wc, open)| {
@@ -94,6 +104,7 @@ impl Cq for EmulatedCq {
     }
 
     fn arm(&self) -> Result<(), Error> {
+        self.power.expect()?;
         self.inner().is_armed = true;
         Ok(())
     }

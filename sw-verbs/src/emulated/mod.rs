@@ -19,6 +19,7 @@ mod cq;
 mod frame;
 mod memory;
 mod nic;
+mod power;
 mod qp;
 mod wire;
 
@@ -32,8 +33,8 @@ use sw_engine::{
     seam::{
         Wake,
         verbs::{
-            Ability, Cq, Device, DeviceFacts, DmaBufRequest, Fabric, FabricKind, Gid, GidKind, Listener, Mr, MrRequest,
-            Pd, Qp, QpConfig,
+            Ability, Cq, Device, DeviceFacts, DmaBufRequest, Fabric, FabricKind, Gather, Gid, GidKind, Listener, Mr,
+            MrRequest, Pd, Presence, Qp, QpConfig,
         },
     },
 };
@@ -52,6 +53,9 @@ const WR_MAX: u32 = 1 << 14;
 const CQE_MAX: u32 = 1 << 16;
 /// Bytes of a message at most: 1 GiB, as InfiniBand has nearly (2^31).
 const MESSAGE_BYTES_MAX: u32 = 1 << 30;
+/// Pieces of memory of one send or write.
+const SGES_MAX: u8 = 4;
+const _: () = assert!(SGES_MAX as usize == Gather::PIECES_MAX, "as many as a request can name");
 /// Reads that a QP may have under way.
 const READS_MAX: u8 = 16;
 
@@ -82,6 +86,7 @@ fn facts() -> DeviceFacts {
         message_bytes_max: MESSAGE_BYTES_MAX,
         mr_bytes_max: REGISTERED_BYTES_MAX,
         rd_atomic_max: READS_MAX,
+        sge_max: SGES_MAX,
         remote_invalidate: Ability::Yes,
         dma_buf: Ability::No,
     }
@@ -91,6 +96,7 @@ fn facts() -> DeviceFacts {
 pub struct EmulatedDevice {
     facts: DeviceFacts,
     keys: Arc<memory::Keys>,
+    power: Arc<power::Power>,
     domains: AtomicU64,
     numbers: Arc<AtomicU32>,
 }
@@ -99,7 +105,14 @@ impl EmulatedDevice {
     /// Opens one. Each has keys of its own.
     pub fn open() -> Arc<Self> {
         let numbers = Arc::new(AtomicU32::new(1));
-        Arc::new(Self { facts: facts(), keys: Arc::default(), domains: AtomicU64::new(1), numbers })
+        let (keys, power) = (Arc::default(), Arc::default());
+        Arc::new(Self { facts: facts(), keys, power, domains: AtomicU64::new(1), numbers })
+    }
+
+    /// Pulls it out under whoever uses it, as somebody pulls a NIC: when this returns it touches no memory, nothing completes any more, and peers
+    /// find a connection that is gone.
+    pub fn pull_out(&self) {
+        self.power.pull();
     }
 
     /// Registrations and their bytes now: a gauge, which returns to zero.
@@ -113,14 +126,19 @@ impl Device for EmulatedDevice {
         &self.facts
     }
 
+    fn presence(&self) -> Presence {
+        self.power.presence()
+    }
+
     fn gids(&self) -> Result<Vec<Gid>, Error> {
         let raw = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
         Ok(vec![Gid { index: 0, kind: GidKind::RoceV2, raw }])
     }
 
     fn alloc_pd(&self) -> Result<Arc<dyn Pd>, Error> {
-        let (keys, numbers) = (Arc::clone(&self.keys), Arc::clone(&self.numbers));
-        Ok(Arc::new(EmulatedPd { number: self.domains.fetch_add(1, Ordering::Relaxed), keys, numbers }))
+        self.power.expect()?;
+        let (keys, power, numbers) = (Arc::clone(&self.keys), Arc::clone(&self.power), Arc::clone(&self.numbers));
+        Ok(Arc::new(EmulatedPd { number: self.domains.fetch_add(1, Ordering::Relaxed), keys, power, numbers }))
     }
 
     fn create_cq(&self, entries: u32, wake: Arc<dyn Wake>) -> Result<Arc<dyn Cq>, Error> {
@@ -128,10 +146,15 @@ impl Device for EmulatedDevice {
             let error = Error::new(ErrorKind::ApiMisuse, Verb::Setup).at("cq");
             return Err(error.detail(format!("{entries} entries; there may be 1 to {CQE_MAX}")));
         }
-        Ok(Arc::new(cq::EmulatedCq::new(sw_mem::index(entries.into()), wake, Arc::clone(&self.keys))))
+        self.power.expect()?;
+        let of = (Arc::clone(&self.keys), Arc::clone(&self.power));
+        let cq = Arc::new(cq::EmulatedCq::new(sw_mem::index(entries.into()), wake, of));
+        self.power.plug_cq(&cq);
+        Ok(cq)
     }
 
     fn listen(&self, at: &str) -> Result<Box<dyn Listener>, Error> {
+        self.power.expect()?;
         Ok(Box::new(cm::EmulatedListener::bind(at)?))
     }
 }
@@ -139,6 +162,7 @@ impl Device for EmulatedDevice {
 struct EmulatedPd {
     number: u64,
     keys: Arc<memory::Keys>,
+    power: Arc<power::Power>,
     numbers: Arc<AtomicU32>,
 }
 
@@ -152,11 +176,13 @@ impl EmulatedPd {
 
 impl Pd for EmulatedPd {
     fn reg_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+        self.power.expect()?;
         let keeps = Keeps::Memory(memory.region.clone());
         Ok(Box::new(self.keys.register(self.number, memory, keeps)?))
     }
 
     fn reg_bound_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+        self.power.expect()?;
         bound::bind(memory.region, Box::new(self.keys.register(self.number, memory, Keeps::Nothing)?))
     }
 
@@ -176,8 +202,10 @@ impl Pd for EmulatedPd {
         let (Some(send), Some(recv)) = (self.own(&config.send_cq), self.own(&config.recv_cq)) else {
             return refuse(ErrorKind::ApiMisuse, "the completion queue is of another device");
         };
+        self.power.expect()?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        match qp::EmulatedQp::new(number, (self.number, Arc::clone(&self.keys)), (send, recv), &config) {
+        let of = (self.number, Arc::clone(&self.keys), Arc::clone(&self.power));
+        match qp::EmulatedQp::new(number, of, (send, recv), &config) {
             Some(qp) => Ok(Box::new(qp)),
             None => refuse(ErrorKind::ResourceLimit, "the completion queue has no room for all requests"),
         }

@@ -187,27 +187,27 @@ fn head(stream: &TcpStream, frame: &Frame) -> Result<(), Stop> {
     Ok(put(stream, &frame.encode(), Some(now() + SEND_TIMEOUT))?)
 }
 
-/// Sends a message in chunks; `Ok(false)`: its memory is not open any more.
-fn message(core: &Core, stream: &TcpStream, first: Frame, window: Option<&Window>) -> Result<bool, Stop> {
-    let Some(window) = window else {
-        head(stream, &first)?;
-        return Ok(true);
-    };
+/// Sends a message in chunks, none of which is of two windows; `Ok(false)`: its memory is not open any more.
+fn message(core: &Core, stream: &TcpStream, first: Frame, windows: &[Window]) -> Result<bool, Stop> {
     let mut at = 0;
-    loop {
-        let len = (first.total - at).min(CHUNK_BYTES);
-        if !window.is_open() {
-            return Ok(false);
-        }
-        head(stream, &Frame { at, len, ..first })?;
-        if !core.chunk(stream, &window.part(at, len), Ready::ToWrite)? {
-            return Ok(false);
-        }
-        at += len;
-        if at == first.total {
-            return Ok(true);
+    for window in windows {
+        let mut done = 0;
+        while done < window.len() {
+            let len = (window.len() - done).min(CHUNK_BYTES);
+            if !window.is_open() {
+                return Ok(false);
+            }
+            head(stream, &Frame { at, len, ..first })?;
+            if !core.chunk(stream, &window.part(done, len), Ready::ToWrite)? {
+                return Ok(false);
+            }
+            (at, done) = (at + len, done + len);
         }
     }
+    if at == 0 {
+        head(stream, &first)?;
+    }
+    Ok(true)
 }
 
 fn answer(core: &Core, stream: &TcpStream, reply: &Reply) -> Result<(), Stop> {
@@ -215,7 +215,7 @@ fn answer(core: &Core, stream: &TcpStream, reply: &Reply) -> Result<(), Stop> {
         Reply::Control(frame) => head(stream, frame),
         Reply::Read(psn, window) => {
             let first = Frame { total: window.len(), ..Frame::control(Kind::ReadResponse, *psn, 0) };
-            let sent = message(core, stream, first, (window.len() > 0).then_some(window))?;
+            let sent = message(core, stream, first, core::slice::from_ref(window))?;
             if sent { Ok(()) } else { Err(Stop::Refuse(*psn, WcStatus::RemAccess, None)) }
         }
     }
@@ -223,7 +223,8 @@ fn answer(core: &Core, stream: &TcpStream, reply: &Reply) -> Result<(), Stop> {
 
 fn request(core: &Core, stream: &TcpStream, numbered: &Numbered) -> Result<(), Stop> {
     let Numbered { psn, wr } = *numbered;
-    let total = wr.sge.map_or(0, |sge| sge.len);
+    // As long as a message may be: it was posted.
+    let total = u32::try_from(wr.memory.bytes()).unwrap_or(u32::MAX);
     let (kind, addr, key) = match wr.op {
         SendOp::Send => (Kind::Send, 0, 0),
         SendOp::SendWithInvalidate(RemoteKey(key)) => (Kind::SendInvalidate, 0, key),
@@ -231,16 +232,16 @@ fn request(core: &Core, stream: &TcpStream, numbered: &Numbered) -> Result<(), S
         SendOp::RdmaRead(from) => (Kind::ReadRequest, from.addr, from.rkey()),
     };
     let access = if kind == Kind::ReadRequest { Access::LOCAL_WRITE } else { Access::LOCAL_READ };
-    let window = match wr.sge {
-        None => None,
-        Some(sge) => {
-            let window = core.keys.open(core.pd, (sge.lkey.0, Use::Local), (sge.addr, sge.len), access);
-            Some(window.ok_or(Stop::Failed(psn, WcStatus::LocProt))?)
-        }
-    };
+    let mut windows = Vec::with_capacity(wr.memory.pieces().len());
+    for sge in wr.memory.pieces() {
+        let window = core.keys.open(core.pd, (sge.lkey.0, Use::Local), (sge.addr, sge.len), access);
+        windows.push(window.ok_or(Stop::Failed(psn, WcStatus::LocProt))?);
+    }
+    if kind == Kind::ReadRequest {
+        windows.clear();
+    }
     let first = Frame { kind, psn, addr, key, total, at: 0, len: 0 };
-    let carries = window.filter(|window| kind != Kind::ReadRequest && window.len() > 0);
-    let sent = message(core, stream, first, carries.as_ref()).map_err(|stop| match stop {
+    let sent = message(core, stream, first, &windows).map_err(|stop| match stop {
         Stop::System(error) if error.kind() == io::ErrorKind::TimedOut => Stop::Failed(psn, WcStatus::RetryExc),
         stop => stop,
     })?;
@@ -464,7 +465,8 @@ impl<'a> Reader<'a> {
 
     fn response(&mut self, frame: &Frame) -> Result<(), Stop> {
         let first = self.awaits(frame.psn, Numbered::is_read)?;
-        let (sge, psn) = (first.wr.sge, first.psn);
+        // A read has one piece, or none.
+        let (sge, psn) = (first.wr.memory.pieces().first(), first.psn);
         let next = match &self.message {
             None => 0,
             Some(message) if (message.kind, message.psn) == (Kind::ReadResponse, psn) => message.next,

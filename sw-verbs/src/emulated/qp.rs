@@ -25,8 +25,8 @@ use std::{
 use sw_engine::{
     Error, ErrorKind, Verb,
     seam::verbs::{
-        Connected, Incoming, PostError, PrivateData, Qp, QpConfig, QpState, RecvWr, RemoteKey, SendOp, SendWr, Wc,
-        WcKind, WcStatus,
+        Connected, Incoming, PostError, Presence, PrivateData, Qp, QpConfig, QpState, RecvWr, RemoteKey, SendOp,
+        SendWr, Wc, WcKind, WcStatus,
     },
 };
 
@@ -36,7 +36,9 @@ use super::{
     cq::EmulatedCq,
     frame::{Frame, Kind},
     memory::{Keys, Window},
-    nic, wire,
+    nic,
+    power::Power,
+    wire,
 };
 
 /// Answers that wait for the peer to take them at most: as many as it may have requests under way.
@@ -213,6 +215,7 @@ impl Core {
 /// See the module documentation.
 pub(super) struct EmulatedQp {
     core: Arc<Core>,
+    power: Arc<Power>,
     send_wr_max: u32,
     recv_wr_max: u32,
     rnr_ms: u32,
@@ -222,7 +225,7 @@ impl EmulatedQp {
     /// `None`: a CQ has no room.
     pub(super) fn new(
         number: u32,
-        (pd, keys): (u64, Arc<Keys>),
+        (pd, keys, power): (u64, Arc<Keys>, Arc<Power>),
         (send_cq, recv_cq): (Arc<EmulatedCq>, Arc<EmulatedCq>),
         config: &QpConfig,
     ) -> Option<Self> {
@@ -261,10 +264,13 @@ impl EmulatedQp {
             receives_open: Arc::default(),
         };
         let rnr_ms = u32::try_from(config.rnr_wait.as_millis()).unwrap_or(u32::MAX);
-        Some(Self { core: Arc::new(core), send_wr_max: config.send_wr_max, recv_wr_max: config.recv_wr_max, rnr_ms })
+        let core = Arc::new(core);
+        power.plug_qp(&core);
+        Some(Self { core, power, send_wr_max: config.send_wr_max, recv_wr_max: config.recv_wr_max, rnr_ms })
     }
 
     fn expect_init(&self) -> Result<(), Error> {
+        self.power.expect()?;
         if self.state() == QpState::Init {
             return Ok(());
         }
@@ -275,7 +281,12 @@ impl EmulatedQp {
     /// Starts the NIC's threads over a connection; `rnr_ms`: how long the peer's sends wait for a receive here.
     fn start(&self, stream: TcpStream, rnr_ms: u32) -> Result<(), Error> {
         self.core.state().phase = QpState::Rts;
-        nic::start(&self.core, stream, Duration::from_millis(rnr_ms.into())).map_err(|cause| {
+        let started = nic::start(&self.core, stream, Duration::from_millis(rnr_ms.into()));
+        if self.power.presence() == Presence::Gone {
+            // It went meanwhile, and may not have found this one connected.
+            self.core.fail(Failure::of("the device is gone"));
+        }
+        started.map_err(|cause| {
             self.core.fail(Failure::of("the system gives no thread"));
             Error::new(ErrorKind::ResourceLimit, Verb::Open)
                 .at("emulated nic")
@@ -323,6 +334,9 @@ impl Qp for EmulatedQp {
     }
 
     fn post_recv(&mut self, wr: RecvWr) -> Result<(), PostError> {
+        if self.power.presence() == Presence::Gone {
+            return Err(PostError::Gone);
+        }
         let open = &self.core.receives_open;
         if open.load(Ordering::Relaxed) >= self.recv_wr_max {
             return Err(PostError::Full);
@@ -341,8 +355,14 @@ impl Qp for EmulatedQp {
     }
 
     fn post_send(&mut self, wr: SendWr) -> Result<(), PostError> {
-        if wr.sge.is_some_and(|sge| sge.len > MESSAGE_BYTES_MAX) {
+        if self.power.presence() == Presence::Gone {
+            return Err(PostError::Gone);
+        }
+        if wr.memory.bytes() > MESSAGE_BYTES_MAX.into() {
             return Err(PostError::TooLong);
+        }
+        if matches!(wr.op, SendOp::RdmaRead(_)) && wr.memory.pieces().len() > 1 {
+            return Err(PostError::Pieces);
         }
         let open = &self.core.sends_open;
         let mut state = self.core.state();

@@ -155,7 +155,7 @@ impl ByHand {
 
     fn post(&mut self, wr_id: u64, op: SendOp, at: u64, len: u32) {
         let sge = self.mr.sge(at, len);
-        self.qp.post_send(SendWr { wr_id, op, sge }).unwrap();
+        self.qp.post_send(SendWr { wr_id, op, memory: sge.into() }).unwrap();
     }
 
     fn ends(&self, count: usize) -> Vec<(u64, WcStatus)> {

@@ -25,13 +25,13 @@ use sw_engine::{
         Wake,
         verbs::{
             Ability, Access, Cq, Device, DeviceFacts, DmaBufRequest, Fabric, Gid, GidChoice, GidKind, Listener,
-            LocalKey, Mr, MrRequest, Pd, Qp, QpConfig, RemoteKey, Sge, Wc, WcKind, WcStatus, choose_gid,
+            LocalKey, Mr, MrRequest, Pd, Presence, Qp, QpConfig, RemoteKey, Sge, Wc, WcKind, WcStatus, choose_gid,
         },
     },
 };
 use sw_mem::RemoteAddr;
 
-use super::{Found, Library, Refusal, cm, errno, queue_pair, wire};
+use super::{Found, Library, Refusal, cm, errno, presence::Known, queue_pair, wire};
 use crate::{
     bound::{self, Keeps},
     emulated::wait_readable,
@@ -177,7 +177,8 @@ impl LibraryFabric {
                 // A registration of ordinary memory cannot be invalidated from afar, and windows are not built.
                 let facts = DeviceFacts { remote_invalidate: Ability::No, ..found.facts };
                 let (library, gids) = (Arc::clone(&self.0), found.gids);
-                return Ok(Arc::new(LibraryDevice(Arc::new(Opened { library, context, facts, gids, from }))));
+                let known = Known::of(context);
+                return Ok(Arc::new(LibraryDevice(Arc::new(Opened { library, context, facts, gids, from, known }))));
             }
         }
         let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(found.facts.name);
@@ -193,6 +194,7 @@ pub(super) struct Opened {
     gids: Vec<Gid>,
     /// `None`: the route chooses.
     pub(super) from: Option<Source>,
+    pub(super) known: Known,
 }
 
 // SAFETY: verbs are thread-safe (rdma-core `Documentation/libibverbs.md`), and the context stays.
@@ -213,11 +215,16 @@ impl Device for LibraryDevice {
         &self.0.facts
     }
 
+    fn presence(&self) -> Presence {
+        self.0.known.presence()
+    }
+
     fn gids(&self) -> Result<Vec<Gid>, Error> {
         Ok(self.0.gids.clone())
     }
 
     fn alloc_pd(&self) -> Result<Arc<dyn Pd>, Error> {
+        self.0.expect()?;
         // SAFETY: a context that stays.
         let raw = unsafe { (self.0.ops().alloc_pd)(self.0.context) };
         if raw.is_null() {
@@ -232,6 +239,7 @@ impl Device for LibraryDevice {
                 .at("cq")
                 .detail("entries out of the device's range"));
         }
+        self.0.expect()?;
         LibraryCq::create(&self.0, entries, wake)
     }
 
@@ -262,6 +270,7 @@ struct LibraryPd(Arc<Domain>);
 
 impl LibraryPd {
     fn register(&self, memory: MrRequest<'_>, keeps: Keeps) -> Result<Box<dyn Mr>, Error> {
+        self.0.of.expect()?;
         let refuse = |kind, text: &str| Err(Error::new(kind, Verb::Setup).at("mr").detail(text.to_owned()));
         let MrRequest { region, at, len, access } = memory;
         if len == 0 || at.checked_add(len).is_none_or(|end| end > region.len().0) {
@@ -412,7 +421,14 @@ impl Events {
         // SAFETY: a live channel.
         let fd = Fd(unsafe { (*self.channel).fd });
         while !self.is_ended.load(Ordering::Acquire) {
-            if !matches!(wait_readable(&fd, LOOK_EVERY), Ok(true)) {
+            let is_ready = matches!(wait_readable(&fd, LOOK_EVERY), Ok(true));
+            self.of.listen_for_the_end();
+            if self.of.known.presence() == Presence::Gone {
+                // Whoever waits looks once more, and is told when it asks for the next wake.
+                self.wake.wake();
+                return;
+            }
+            if !is_ready {
                 continue;
             }
             let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
@@ -421,6 +437,9 @@ impl Events {
                 // SAFETY: the CQ of the event, which is destroyed behind this thread's end.
                 unsafe { (self.of.ops().ack_cq_events)(cq, 1) };
                 self.wake.wake();
+            } else {
+                // The kernel gives events until it takes the device away (`ib_uverbs_event_read`: EIO).
+                self.of.known.is_gone();
             }
         }
     }
@@ -566,6 +585,7 @@ impl Cq for LibraryCq {
     }
 
     fn arm(&self) -> Result<(), Error> {
+        self.of.expect()?;
         // SAFETY: a live CQ.
         let context = unsafe { (*self.raw).context };
         // SAFETY: a context that stays.

@@ -8,8 +8,8 @@ use sw_testkit::scratch::Scratch;
 use super::{
     sys::{DeviceAttr, GidEntry, PortAttr},
     wire::{
-        CmEvent, CmId, CompChannel, ConnParam, Context, Cq, EventChannel, Mr, Qp, QpAttr, QpInitAttr, RecvWr, SendWr,
-        Sge, Wc,
+        AsyncEvent, CmEvent, CmId, CompChannel, ConnParam, Context, Cq, EventChannel, Mr, Qp, QpAttr, QpInitAttr,
+        RecvWr, SendWr, Sge, Wc,
     },
 };
 
@@ -35,7 +35,9 @@ fn of_devices(to: &mut Wanted) {
 }
 
 fn of_queues(to: &mut Wanted) {
-    same!(to, "ibv_context", Context, device);
+    same!(to, "ibv_context", Context, device, cmd_fd, async_fd);
+    to.push(("offsetof(struct ibv_async_event, event_type)".into(), offset_of!(AsyncEvent, kind)));
+    to.push(("sizeof(struct ibv_async_event)".into(), size_of::<AsyncEvent>()));
     for (field, at) in [
         ("poll_cq", offset_of!(Context, poll_cq)),
         ("req_notify_cq", offset_of!(Context, req_notify_cq)),
@@ -80,7 +82,7 @@ fn of_connections(to: &mut Wanted) {
 }
 
 /// Names of the headers with the numbers that are written here.
-const NUMBERS: [(&str, usize); 33] = [
+const NUMBERS: [(&str, usize); 35] = [
     ("IBV_PORT_ACTIVE", 4),
     ("IBV_DEVICE_MEM_MGT_EXTENSIONS", 1 << 21),
     ("IBV_GID_TYPE_IB", 0),
@@ -114,6 +116,8 @@ const NUMBERS: [(&str, usize); 33] = [
     ("RDMA_CM_EVENT_REJECTED", 8),
     ("RDMA_CM_EVENT_ESTABLISHED", 9),
     ("RDMA_CM_EVENT_DISCONNECTED", 10),
+    ("RDMA_CM_EVENT_DEVICE_REMOVAL", 11),
+    ("IBV_EVENT_DEVICE_FATAL", 8),
 ];
 
 #[test]

@@ -16,6 +16,7 @@
 
 mod cm;
 mod fabric;
+mod presence;
 mod queue_pair;
 mod sys;
 mod wire;
@@ -286,6 +287,8 @@ impl Library {
             cqe_max: positive(attr.max_cqe),
             message_bytes_max: port.max_msg_sz,
             mr_bytes_max: attr.max_mr_size,
+            // As many as a request can name.
+            sge_max: u8::try_from(positive(attr.max_sge).clamp(1, 4)).unwrap_or(1),
             rd_atomic_max: u8::try_from(attr.max_qp_rd_atom).unwrap_or(u8::MAX),
             remote_invalidate: ability(attr.device_cap_flags & sys::MEM_MGT_EXTENSIONS != 0),
             dma_buf: open.dma_buf(),

@@ -23,8 +23,8 @@ use std::{
 use sw_engine::{
     Error, ErrorKind, Verb,
     seam::verbs::{
-        Connected, Cq, Incoming, PostError, PrivateData, Qp, QpConfig, QpState, RecvWr, SendOp, SendWr, Sge, Wc,
-        WcKind, WcStatus,
+        Connected, Cq, Gather, Incoming, PostError, Presence, PrivateData, Qp, QpConfig, QpState, RecvWr, SendOp,
+        SendWr, Sge, Wc, WcKind, WcStatus,
     },
 };
 
@@ -111,9 +111,8 @@ pub(super) fn create(domain: &Arc<Domain>, config: QpConfig) -> Result<Box<dyn Q
     }))
 }
 
-fn raw_sge(sge: Option<Sge>) -> (wire::Sge, c_int) {
-    let raw = sge.map_or(wire::Sge::default(), |sge| wire::Sge { addr: sge.addr, length: sge.len, lkey: sge.lkey.0 });
-    (raw, c_int::from(sge.is_some()))
+fn raw_sge(sge: &Sge) -> wire::Sge {
+    wire::Sge { addr: sge.addr, length: sge.len, lkey: sge.lkey.0 }
 }
 
 fn post_error(errno: c_int) -> PostError {
@@ -144,7 +143,7 @@ impl LibraryQp {
             srq: ptr::null_mut(),
             max_send_wr: self.config.send_wr_max,
             max_recv_wr: self.config.recv_wr_max,
-            max_send_sge: 1,
+            max_send_sge: self.domain.of.facts.sge_max.into(),
             max_recv_sge: 1,
             max_inline_data: 0,
             qp_type: wire::QPT_RC,
@@ -218,13 +217,19 @@ impl LibraryQp {
     /// Starts the thread that hears of the end.
     fn watch(&mut self, id: &Arc<Id>) -> Result<(), Error> {
         let (id, heard, is_ended) = (Arc::clone(id), Arc::clone(&self.heard), Arc::clone(&self.is_ended));
+        let known = self.domain.of.known.clone();
         let thread = Builder::new().name("rdma cm".to_owned()).spawn(move || {
             while !is_ended.load(Ordering::Acquire) {
-                if let Ok(Some(told)) = id.channel.next(LOOK_EVERY)
-                    && matches!(told.kind, event::DISCONNECTED | event::DEVICE_REMOVAL)
-                {
-                    id.disconnect();
-                    heard.over("the peer ended the connection");
+                match id.channel.next(LOOK_EVERY) {
+                    Ok(Some(told)) if told.kind == event::DISCONNECTED => {
+                        id.disconnect();
+                        heard.over("the peer ended the connection");
+                    }
+                    Ok(Some(told)) if told.kind == event::DEVICE_REMOVAL => {
+                        known.is_gone();
+                        heard.over("the device is gone");
+                    }
+                    _ => {}
                 }
             }
         });
@@ -238,9 +243,9 @@ impl LibraryQp {
 
     fn put_recv(&self, wr: RecvWr) -> Result<(), PostError> {
         let Some(id) = &self.id else { return Err(PostError::NotConnected) };
-        let (mut sge, num_sge) = raw_sge(Some(wr.sge));
+        let mut sge = raw_sge(&wr.sge);
         let (next, sg_list) = (ptr::null_mut(), &raw mut sge);
-        let mut raw = wire::RecvWr { wr_id: wr.wr_id | RECEIVE, next, sg_list, num_sge };
+        let mut raw = wire::RecvWr { wr_id: wr.wr_id | RECEIVE, next, sg_list, num_sge: 1 };
         let (qp, mut bad) = (id.qp(), ptr::null_mut());
         // SAFETY: a live QP.
         let context = unsafe { (*qp).context };
@@ -255,7 +260,9 @@ impl LibraryQp {
 
     fn put_send(&self, wr: &SendWr) -> Result<(), PostError> {
         let Some(id) = &self.id else { return Err(PostError::NotConnected) };
-        let (mut sge, num_sge) = raw_sge(wr.sge);
+        let pieces = wr.memory.pieces();
+        let mut list = [const { wire::Sge { addr: 0, length: 0, lkey: 0 } }; Gather::PIECES_MAX];
+        list.iter_mut().zip(pieces).for_each(|(to, from)| *to = raw_sge(from));
         let (opcode, remote_addr, rkey, invalidate_rkey) = match wr.op {
             SendOp::RdmaWrite(to) => (0, to.addr, to.rkey(), 0),
             SendOp::Send => (2, 0, 0, 0),
@@ -265,8 +272,9 @@ impl LibraryQp {
         let mut raw = wire::SendWr {
             wr_id: wr.wr_id,
             next: ptr::null_mut(),
-            sg_list: &raw mut sge,
-            num_sge,
+            sg_list: list.as_mut_ptr(),
+            // Four at most.
+            num_sge: c_int::try_from(pieces.len()).unwrap_or(0),
             opcode,
             send_flags: wire::SEND_SIGNALED,
             invalidate_rkey,
@@ -378,6 +386,9 @@ impl Qp for LibraryQp {
     }
 
     fn post_recv(&mut self, wr: RecvWr) -> Result<(), PostError> {
+        if self.domain.of.known.presence() == Presence::Gone {
+            return Err(PostError::Gone);
+        }
         if self.open.receives.load(Ordering::Acquire) >= self.config.recv_wr_max {
             return Err(PostError::Full);
         }
@@ -402,8 +413,16 @@ impl Qp for LibraryQp {
         if self.id.is_none() {
             return Err(PostError::NotConnected);
         }
-        if wr.sge.is_some_and(|sge| sge.len > self.domain.of.facts.message_bytes_max) {
+        let facts = &self.domain.of.facts;
+        if wr.memory.bytes() > facts.message_bytes_max.into() {
             return Err(PostError::TooLong);
+        }
+        let pieces_max = if matches!(wr.op, SendOp::RdmaRead(_)) { 1 } else { facts.sge_max };
+        if wr.memory.pieces().len() > pieces_max.into() {
+            return Err(PostError::Pieces);
+        }
+        if self.domain.of.known.presence() == Presence::Gone {
+            return Err(PostError::Gone);
         }
         if self.open.sends.load(Ordering::Acquire) >= self.config.send_wr_max {
             return Err(PostError::Full);

@@ -65,7 +65,7 @@ void *ibv_reg_dmabuf_mr(void *pd, uint64_t at, size_t len, uint64_t iova, int fd
 }
 #define NONE(name) void name(void) {}
 NONE(ibv_reg_mr) NONE(ibv_dereg_mr) NONE(ibv_create_comp_channel) NONE(ibv_destroy_comp_channel) NONE(ibv_create_cq) NONE(ibv_destroy_cq)
-NONE(ibv_get_cq_event) NONE(ibv_ack_cq_events) NONE(ibv_query_qp) NONE(ibv_modify_qp) NONE(rdma_get_devices) NONE(rdma_create_event_channel)
+NONE(ibv_get_async_event) NONE(ibv_ack_async_event) NONE(ibv_get_cq_event) NONE(ibv_ack_cq_events) NONE(ibv_query_qp) NONE(ibv_modify_qp) NONE(rdma_get_devices) NONE(rdma_create_event_channel)
 NONE(rdma_destroy_event_channel) NONE(rdma_create_id) NONE(rdma_destroy_id) NONE(rdma_migrate_id) NONE(rdma_bind_addr) NONE(rdma_resolve_addr)
 NONE(rdma_resolve_route) NONE(rdma_create_qp) NONE(rdma_destroy_qp) NONE(rdma_connect) NONE(rdma_accept) NONE(rdma_reject) NONE(rdma_listen)
 NONE(rdma_disconnect) NONE(rdma_get_cm_event) NONE(rdma_ack_cm_event) NONE(rdma_get_src_port)
@@ -139,6 +139,7 @@ fn a_device_tells_what_it_can_and_one_that_cannot_be_opened_hides_no_other() {
         cqe_max: 4096,
         message_bytes_max: 1 << 31,
         mr_bytes_max: 1 << 40,
+        sge_max: 1,
         rd_atomic_max: 16,
         remote_invalidate: Ability::Yes,
         dma_buf: Ability::Yes,

@@ -19,6 +19,17 @@ pub(super) struct Context {
     pub(super) before_post: [*const c_void; 12],
     pub(super) post_send: unsafe extern "C" fn(*mut Qp, *mut SendWr, *mut *mut SendWr) -> c_int,
     pub(super) post_recv: unsafe extern "C" fn(*mut Qp, *mut RecvWr, *mut *mut RecvWr) -> c_int,
+    pub(super) behind_post: [*const c_void; 5],
+    pub(super) cmd_fd: c_int,
+    pub(super) async_fd: c_int,
+}
+
+/// `struct ibv_async_event`.
+#[repr(C)]
+pub(super) struct AsyncEvent {
+    /// What it is about.
+    pub(super) element: *mut c_void,
+    pub(super) kind: c_int,
 }
 
 /// `struct ibv_comp_channel`, its first fields.
@@ -245,6 +256,8 @@ table! {
     destroy_cq: fn(*mut Cq) -> c_int, verbs, "ibv_destroy_cq";
     get_cq_event: fn(*mut CompChannel, *mut *mut Cq, *mut *mut c_void) -> c_int, verbs, "ibv_get_cq_event";
     ack_cq_events: fn(*mut Cq, u32), verbs, "ibv_ack_cq_events";
+    get_async_event: fn(*mut Context, *mut AsyncEvent) -> c_int, verbs, "ibv_get_async_event";
+    ack_async_event: fn(*mut AsyncEvent), verbs, "ibv_ack_async_event";
     query_qp: fn(*mut Qp, *mut QpAttr, c_int, *mut QpInitAttr) -> c_int, verbs, "ibv_query_qp";
     modify_qp: fn(*mut Qp, *mut QpAttr, c_int) -> c_int, verbs, "ibv_modify_qp";
     get_devices: fn(*mut c_int) -> *mut *mut Context, cm, "rdma_get_devices";

@@ -25,6 +25,9 @@
 //!   QP is not made: it cannot overrun.
 //! - **Waiting**, so that no wake-up is lost: poll until nothing comes; [`Cq::arm`]; *poll once more*; sleep only if that gave nothing. A
 //!   completion behind `arm` calls the CQ's [`Wake`] once; one before it is found by the second poll. A wake that finds nothing is no error.
+//! - **Gone.** A device may go at any time. From then on it reads and writes nothing: requests are flushed, or give no completion at all; what is
+//!   posted is refused or flushed, and whatever is made is refused with `NoDevice`. Deregistration stays the proof, also then: what cannot be
+//!   deregistered keeps its memory.
 //! - **End.** Disconnect or [`Qp::to_error`]; poll until all is flushed; drop the QP; deregister; drop the CQ, the PD, the device.
 //!
 //! *Thread*: a QP has one owner at a time (`&mut`); the rest may be shared. *Blocking*: `connect`, `accept` of a listener and `request` of what
@@ -40,7 +43,7 @@ use sw_mem::{DmaRegion, RemoteAddr};
 
 pub use gid::{Gid, GidChoice, GidKind, choose_gid};
 pub use work::{
-    Access, LocalKey, PostError, PrivateData, RecvWr, RemoteKey, SendOp, SendWr, Sge, Wc, WcKind, WcStatus,
+    Access, Gather, LocalKey, PostError, PrivateData, RecvWr, RemoteKey, SendOp, SendWr, Sge, Wc, WcKind, WcStatus,
 };
 
 use crate::error::Error;
@@ -97,10 +100,21 @@ pub struct DeviceFacts {
     pub mr_bytes_max: u64,
     /// Reads that a QP of its may have under way towards us at most.
     pub rd_atomic_max: u8,
+    /// Pieces of memory of one send or write at most, from 1.
+    pub sge_max: u8,
     /// Whether a send may invalidate an rkey of the receiver's.
     pub remote_invalidate: Ability,
     /// Whether memory of an accelerator can be registered by its dma-buf.
     pub dma_buf: Ability,
+}
+
+/// Whether a device is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is, as far as anybody told.
+    Here,
+    /// It was pulled out, unbound, or failed for good (`IBV_EVENT_DEVICE_FATAL`), and does not come back in this object: one that is there again is opened anew.
+    Gone,
 }
 
 /// How a QP is made.
@@ -186,6 +200,9 @@ pub trait Fabric: Send + Sync {
 pub trait Device: Send + Sync {
     /// What it says of itself. Constant.
     fn facts(&self) -> &DeviceFacts;
+
+    /// Whether it is there. It never comes back.
+    fn presence(&self) -> Presence;
 
     /// The addresses of its port, for [`choose_gid`].
     ///

@@ -64,6 +64,57 @@ pub struct Sge {
     pub lkey: LocalKey,
 }
 
+/// Pieces of memory of one request, one after the other as the message has them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Gather {
+    list: [Sge; Self::PIECES_MAX],
+    count: u8,
+}
+
+impl Gather {
+    /// Pieces at most; a device may take fewer ([`DeviceFacts::sge_max`](super::DeviceFacts::sge_max)). A capsule, and three pieces of data.
+    pub const PIECES_MAX: usize = 4;
+    /// No bytes.
+    pub const NONE: Self = Self { list: [Sge { addr: 0, len: 0, lkey: LocalKey(0) }; Self::PIECES_MAX], count: 0 };
+
+    /// One piece.
+    pub fn of(sge: Sge) -> Self {
+        let mut one = Self::NONE;
+        (one.list[0], one.count) = (sge, 1);
+        one
+    }
+
+    /// One piece more; `None`: there are [`Gather::PIECES_MAX`].
+    #[must_use]
+    pub fn and(mut self, sge: Sge) -> Option<Self> {
+        *self.list.get_mut(usize::from(self.count))? = sge;
+        self.count += 1;
+        Some(self)
+    }
+
+    /// The pieces.
+    pub fn pieces(&self) -> &[Sge] {
+        self.list.get(..usize::from(self.count)).unwrap_or(&self.list)
+    }
+
+    /// Bytes of all.
+    pub fn bytes(&self) -> u64 {
+        self.pieces().iter().map(|sge| u64::from(sge.len)).sum()
+    }
+}
+
+impl From<Option<Sge>> for Gather {
+    fn from(sge: Option<Sge>) -> Self {
+        sge.map_or(Self::NONE, Self::of)
+    }
+}
+
+impl fmt::Debug for Gather {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.pieces()).finish()
+    }
+}
+
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOp {
@@ -84,8 +135,8 @@ pub struct SendWr {
     pub wr_id: u64,
     /// What it does.
     pub op: SendOp,
-    /// Our memory; `None`: a message without bytes.
-    pub sge: Option<Sge>,
+    /// Our memory, one piece for a read; [`Gather::NONE`]: a message without bytes.
+    pub memory: Gather,
 }
 
 /// A receive.
@@ -107,6 +158,10 @@ pub enum PostError {
     NotConnected,
     /// Longer than a message may be.
     TooLong,
+    /// More pieces of memory than the device, or a read, takes.
+    Pieces,
+    /// The device is gone ([`Device::presence`](super::Device::presence)).
+    Gone,
     /// The device refuses; an errno.
     Device(i32),
 }
@@ -117,6 +172,8 @@ impl fmt::Display for PostError {
             Self::Full => f.write_str("the work queue is full"),
             Self::NotConnected => f.write_str("the queue pair is not connected"),
             Self::TooLong => f.write_str("the message is longer than the device takes"),
+            Self::Pieces => f.write_str("the request has more pieces of memory than the device takes"),
+            Self::Gone => f.write_str("the device is gone"),
             Self::Device(errno) => write!(f, "the device refused the request (errno {errno})"),
         }
     }
@@ -284,6 +341,15 @@ mod tests {
         assert!(both.allows(Access::REMOTE_READ) && both.allows(Access::LOCAL_READ));
         assert!(!both.allows(Access::REMOTE_WRITE));
         assert!(!both.allows(Access::REMOTE_WRITE.with(Access::REMOTE_READ)));
+    }
+
+    #[test]
+    fn a_gather_has_so_many_pieces_and_no_more() {
+        let sge = |len| Sge { addr: 0, len, lkey: LocalKey(1) };
+        let three = Gather::of(sge(u32::MAX)).and(sge(2)).and_then(|two| two.and(sge(3))).unwrap();
+        assert_eq!((three.pieces().len(), three.bytes()), (3, u64::from(u32::MAX) + 5));
+        assert_eq!(three.and(sge(4)).unwrap().and(sge(5)), None);
+        assert_eq!((Gather::from(None), Gather::NONE.pieces().len()), (Gather::NONE, 0));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What goes wrong, and how it ends.
 
-use sw_engine::seam::verbs::{Ability, Access, FabricKind, MrRequest, RemoteKey, SendOp, SendWr, WcKind, WcStatus};
+use sw_engine::seam::verbs::{
+    Ability, Access, FabricKind, Gather, MrRequest, RemoteKey, SendOp, SendWr, WcKind, WcStatus,
+};
 use sw_mem::RemoteAddr;
 
 use super::{
@@ -183,8 +185,8 @@ pub(super) fn stale_local_key(bed: &mut dyn Bed) -> CaseResult {
     let gone = register(&a.pd, &a.span, ALL)?;
     let stale = there("local memory", gone.sge(0, 8))?;
     gone.deregister();
-    told("post", a.qp.post_send(SendWr { wr_id: 1, op: SendOp::Send, sge: Some(stale) }))?;
-    told("post", a.qp.post_send(SendWr { wr_id: 2, op: SendOp::Send, sge: Some(sge) }))?;
+    told("post", a.qp.post_send(SendWr { wr_id: 1, op: SendOp::Send, memory: Gather::of(stale) }))?;
+    told("post", a.qp.post_send(SendWr { wr_id: 2, op: SendOp::Send, memory: Gather::of(sge) }))?;
     let first = a.wait(bed, 1)?[0];
     a.expect(bed, (2, WcKind::Send, FLUSH))?;
     match first.status {
@@ -294,7 +296,8 @@ const PIECE: usize = 32 << 10;
 /// the memory at once and when the peer knows: it must be the same.
 fn ended_in_the_midst(bed: &mut dyn Bed, end: impl Fn(&mut dyn Bed, &mut EndPoint) -> CaseResult) -> CaseResult {
     // Without the wait for a copy that is under way the emulation fails in one round of 200.
-    let rounds = if is_ours(bed)? { 600 } else { 100 };
+    let is_emulated = bed.device()?.facts().kind == FabricKind::Emulated;
+    let rounds = if is_emulated { 600 } else { 100 };
     for round in 0..rounds {
         let (_device, mut a, mut b) = pair(bed)?;
         a.put(0, &vec![0x11; sw_mem::index(LARGE.into())])?;

@@ -111,7 +111,7 @@ impl EndPoint {
 
     pub(super) fn try_post(&mut self, wr_id: u64, op: SendOp, at: u64, len: u32) -> Result<Result<(), PostError>, End> {
         let sge = if len == 0 { None } else { Some(self.sge(at, len)?) };
-        Ok(self.qp.post_send(SendWr { wr_id, op, sge }))
+        Ok(self.qp.post_send(SendWr { wr_id, op, memory: sge.into() }))
     }
 
     /// Writes into the window.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   command ─► its window and direction ─┬─ kept ─► one more user ─► address, rkey
-//!                                        └─ not ──► registered (what nobody uses gives way if there is no room) ─► kept
+//!                                        └─ not ──► registered (what nobody uses gives way if there is no room) ─┬─► kept
+//!                                                                          no room for a window, however it is ──┴─► for this command alone
 //!   end ─► one user less          region gone, connection over ─► deregistered
 //! ```
 //!
@@ -22,16 +23,21 @@ use std::{
 
 use sw_engine::{
     Error, ErrorKind, Verb,
-    seam::verbs::{Access, Mr, MrRequest, Pd},
+    seam::verbs::{Access, Mr, MrRequest, Pd, Sge},
 };
 use sw_mem::{DmaRegion, RegionId, RemoteAddr};
 
 /// Windows of a region begin at multiples of this: so much of one is its own …
 const WINDOW_STEP: u64 = 56 << 20;
 /// … and so much lies in the next one too: as much as a command names at most, so that each lies in one window.
-pub(crate) const WINDOW_SHARED: u64 = 8 << 20;
+pub const WINDOW_SHARED: u64 = 8 << 20;
 /// Registrations that a connection keeps at most: more than regions that a lane knows at a time, twice.
 const KEPT_MAX: usize = 256;
+/// Windows that were refused for want of room: so many commands later one is tried again, since to pin a window in vain costs as much as to pin one.
+const WINDOWS_AGAIN: u32 = 1024;
+/// Times that others are asked to give way for one registration. Each ends half of what is idle, so that fewer than 2^32 are over before that; it bounds a
+/// loop in which other connections register as fast as this one lets go.
+const RELIEFS_MAX: u32 = 32;
 /// [`Kept::users`] of one that is over.
 const OVER: u32 = u32::MAX;
 
@@ -47,7 +53,7 @@ pub enum Registering {
 
 /// What the controller does with memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Direction {
+pub(super) enum Direction {
     /// It writes: data of a read.
     In,
     /// It reads: data of a write.
@@ -68,6 +74,8 @@ struct Kept {
     mr: Mutex<Option<Box<dyn Mr>>>,
     /// Its first byte, for the controller.
     first: RemoteAddr,
+    /// The same for our own requests, without a length.
+    local: Sge,
     /// Commands that use it; [`OVER`]: it opens nothing any more.
     users: AtomicU32,
     /// [`Shelf::round`] when it was used last.
@@ -119,14 +127,16 @@ impl Shelf {
         all.push(Arc::downgrade(kept));
     }
 
-    /// Registers; without room, again as long as others give way: there are fewer each time.
-    pub(crate) fn with_room<T>(&self, register: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
-        loop {
-            match register() {
-                Err(error) if error.kind() == ErrorKind::ResourceLimit && self.relieve() > 0 => {}
-                registered => return registered,
+    /// Registers; without room again, as long as others give way, some times.
+    pub(super) fn with_room<T>(&self, register: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        let mut registered = register();
+        for _ in 0..RELIEFS_MAX {
+            match &registered {
+                Err(error) if error.kind() == ErrorKind::ResourceLimit && self.relieve() > 0 => registered = register(),
+                _ => break,
             }
         }
+        registered
     }
 
     /// Ends those of which nobody made use for longest, the half of all that are idle; how many.
@@ -140,17 +150,18 @@ impl Shelf {
 }
 
 /// Registered memory of one command.
-pub(crate) enum Lease {
+pub(super) enum Lease {
     /// Its own.
-    Own(Box<dyn Mr>, RemoteAddr),
+    Own(Box<dyn Mr>, RemoteAddr, Sge),
     /// A part of what is kept.
     Shared(SharedLease),
 }
 
 /// One user of a registration that is kept.
-pub(crate) struct SharedLease {
+pub(super) struct SharedLease {
     kept: Arc<Kept>,
     at: RemoteAddr,
+    local: Sge,
 }
 
 impl Drop for SharedLease {
@@ -161,63 +172,102 @@ impl Drop for SharedLease {
 
 impl Lease {
     /// Where the command's memory begins, for the controller.
-    pub(crate) fn at(&self) -> RemoteAddr {
+    pub(super) fn at(&self) -> RemoteAddr {
         match self {
-            Self::Own(_, at) => RemoteAddr::new(at.addr, at.rkey()),
-            Self::Shared(SharedLease { at, .. }) => RemoteAddr::new(at.addr, at.rkey()),
+            Self::Own(_, at, _) | Self::Shared(SharedLease { at, .. }) => RemoteAddr::new(at.addr, at.rkey()),
+        }
+    }
+
+    /// The command's memory, for a request of our own.
+    pub(super) fn sge(&self) -> Sge {
+        match self {
+            Self::Own(_, _, local) | Self::Shared(SharedLease { local, .. }) => *local,
         }
     }
 
     /// The command is over. Memory of its own is deregistered when this returns.
-    pub(crate) fn end(self) {
-        if let Self::Own(mr, _) = self {
+    pub(super) fn end(self) {
+        if let Self::Own(mr, ..) = self {
             mr.deregister();
         }
     }
 }
 
+fn no_key() -> Error {
+    Error::new(ErrorKind::NotRegistered, Verb::Setup).at("rdma").detail("the memory has no key for the peer")
+}
+
 /// The registrations of a connection.
-pub(crate) struct Registrations {
+pub(super) struct Registrations {
     how: Registering,
+    /// Bytes that the device registers at once at most.
+    bytes_max: u64,
+    /// Leases until a window is tried again.
+    no_windows_for: u32,
     shelf: Arc<Shelf>,
     kept: BTreeMap<(RegionId, u64, Direction), Arc<Kept>>,
     /// Registrations made so far.
-    pub(crate) made: u64,
+    pub(super) made: u64,
+    /// Windows for which there was no room so far: their commands were registered one by one.
+    pub(super) refused: u64,
 }
 
 impl Registrations {
-    pub(crate) fn new(how: Registering, shelf: Arc<Shelf>) -> Self {
-        Self { how, shelf, kept: BTreeMap::new(), made: 0 }
+    /// `bytes_max`: what the device registers at once at most.
+    pub(super) fn new(how: Registering, shelf: Arc<Shelf>, bytes_max: u64) -> Self {
+        Self { how, bytes_max, no_windows_for: 0, shelf, kept: BTreeMap::new(), made: 0, refused: 0 }
     }
 
     /// Memory of a command, `bytes` from byte `at` of a region on.
     ///
     /// # Errors
     /// Those of the registration; `ResourceLimit`: there may be room when other commands have ended.
-    pub(crate) fn lease(
+    pub(super) fn lease(
         &mut self,
         pd: &dyn Pd,
         (region, at, bytes): (&DmaRegion, u64, u32),
         direction: Direction,
     ) -> Result<Lease, Error> {
-        let lost = || Error::new(ErrorKind::NotRegistered, Verb::Setup).at("rdma");
         if self.how == Registering::PerCommand || u64::from(bytes) > WINDOW_SHARED {
-            let memory = MrRequest { region, at, len: bytes.into(), access: direction.access() };
-            let mr = self.with_room(|| pd.reg_mr(memory))?;
-            let at = mr.remote(0).ok_or_else(|| lost().detail("the memory has no key for the peer"))?;
-            return Ok(Lease::Own(mr, at));
+            return self.own(pd, (region, at, bytes), direction);
         }
         let window = at / WINDOW_STEP;
         let key = (region.id(), window, direction);
         let known = self.kept.get(&key).filter(|kept| kept.take()).cloned();
         let kept = match known {
             Some(kept) => kept,
-            None => self.keep(pd, region, key)?,
+            None if self.no_windows_for > 0 => {
+                self.no_windows_for -= 1;
+                return self.own(pd, (region, at, bytes), direction);
+            }
+            None => match self.keep(pd, region, key) {
+                Ok(kept) => kept,
+                // A small limit on locked memory, a budget, a device: a command's own memory may fit.
+                Err(error) if error.kind() == ErrorKind::ResourceLimit => {
+                    (self.no_windows_for, self.refused) = (WINDOWS_AGAIN, self.refused + 1);
+                    return self.own(pd, (region, at, bytes), direction);
+                }
+                Err(error) => return Err(error),
+            },
         };
         kept.used.store(self.shelf.round.load(Ordering::Relaxed), Ordering::Relaxed);
-        let first = kept.first.addr;
-        let at = RemoteAddr::new(first + (at - window * WINDOW_STEP), kept.first.rkey());
-        Ok(Lease::Shared(SharedLease { kept, at }))
+        let (first, skip) = (kept.first.addr, at - window * WINDOW_STEP);
+        let at = RemoteAddr::new(first + skip, kept.first.rkey());
+        let local = Sge { addr: kept.local.addr + skip, len: bytes, ..kept.local };
+        Ok(Lease::Shared(SharedLease { kept, at, local }))
+    }
+
+    /// Registers a command's memory for it alone.
+    fn own(
+        &mut self,
+        pd: &dyn Pd,
+        (region, at, bytes): (&DmaRegion, u64, u32),
+        direction: Direction,
+    ) -> Result<Lease, Error> {
+        let memory = MrRequest { region, at, len: bytes.into(), access: direction.access() };
+        let mr = self.with_room(|| pd.reg_mr(memory))?;
+        let (at, local) = (mr.remote(0).ok_or_else(no_key)?, mr.sge(0, bytes).ok_or_else(no_key)?);
+        Ok(Lease::Own(mr, at, local))
     }
 
     /// Registers a window, with one user.
@@ -229,12 +279,16 @@ impl Registrations {
         if self.kept.len() >= KEPT_MAX {
             self.forget_one();
         }
+        if len > self.bytes_max {
+            let limit = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at("rdma");
+            return Err(
+                limit.detail(format!("a window of {len} bytes; the device registers {} at once", self.bytes_max))
+            );
+        }
         let mr = self.with_room(|| pd.reg_bound_mr(memory))?;
-        let first = mr.remote(0).ok_or_else(|| {
-            Error::new(ErrorKind::NotRegistered, Verb::Setup).at("rdma").detail("the memory has no key for the peer")
-        })?;
+        let (first, local) = (mr.remote(0).ok_or_else(no_key)?, mr.sge(0, 0).ok_or_else(no_key)?);
         let (users, used) = (AtomicU32::new(1), AtomicU64::new(0));
-        let kept = Arc::new(Kept { mr: Mutex::new(Some(mr)), first, users, used });
+        let kept = Arc::new(Kept { mr: Mutex::new(Some(mr)), first, local, users, used });
         self.shelf.admit(&kept);
         self.kept.insert(key, Arc::clone(&kept));
         Ok(kept)
@@ -257,7 +311,7 @@ impl Registrations {
     }
 
     /// A region is let go of: nothing of it stays registered but for commands that are under way.
-    pub(crate) fn region_gone(&mut self, region: RegionId) {
+    pub(super) fn region_gone(&mut self, region: RegionId) {
         let all = (region, 0, Direction::In)..=(region, u64::MAX, Direction::Out);
         let gone: Vec<_> = self.kept.range(all).map(|(key, _)| *key).collect();
         for kept in gone.iter().filter_map(|key| self.kept.remove(key)) {
@@ -267,7 +321,7 @@ impl Registrations {
     }
 
     /// The connection is over: nothing is registered any more when this returns. The leases of its commands have ended.
-    pub(crate) fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         for (_, kept) in core::mem::take(&mut self.kept) {
             kept.end_idle();
         }

@@ -1,0 +1,94 @@
+//! A device that is pulled out, or has less room than is wanted, under a lane; and small writes.
+
+use super::{
+    lanes::{Lane, rig},
+    *,
+};
+
+/// A target that answers the first command of that kind late: it is under way meanwhile.
+fn slow(directory: &Arc<Directory>, wanted: u8, registering: Registering) -> Rig {
+    let late = once(wanted, Fault::Delay(Duration::from_millis(400)));
+    Rig::by(directory, of_memory(Some(late)), ControllerConfig::default(), (Budget::default(), registering))
+}
+
+#[test]
+fn a_device_that_is_gone_gives_the_memory_back_with_an_error_that_says_so() {
+    let both = [Registering::Kept, Registering::PerCommand];
+    for (registering, kind, wanted) in
+        both.iter().flat_map(|how| [(*how, IoKind::Read, opcode::READ), (*how, IoKind::Write, opcode::WRITE)])
+    {
+        let directory = Arc::default();
+        let (rig, other) = (slow(&directory, wanted, registering), slow(&directory, opcode::FLUSH, registering));
+        let (object, beside) = (rig.object(), other.object());
+        let (mut lane, mut unharmed) = (Lane::new(&directory), Lane::new(&directory));
+        unharmed.run(&beside, IoKind::Write).unwrap();
+        lane.memory.fill(0, 8192, 0x77).unwrap();
+        lane.begin(&object, kind);
+        assert!(lane.end().is_none(), "it is under way");
+        rig.device.pull_out();
+        let begun = now();
+        let fault = loop {
+            if let Some(result) = lane.end() {
+                break result.unwrap_err();
+            }
+            assert!(now() - begun < LIMIT, "nothing is told");
+        };
+        assert!(now() - begun < Duration::from_secs(5), "it was waited for something that does not come");
+        assert_eq!(fault.kind, ErrorKind::NoDevice, "{fault:?}");
+        assert_eq!(fault.outcome, WriteOutcome::Unknown, "{fault:?}");
+        let why = lane.transport.explain(object.faces[0].handle, fault).expect("a reason").to_string();
+        assert!(why.contains("emu0") && why.contains("gone") && why.contains(';'), "{why}");
+        // It is registered no more, so that nothing can land in it: what is left, and goes, is the admin queue's.
+        assert!(rig.device.registered().1 < 16384, "{registering:?}");
+        while rig.device.registered() != (0, 0) {
+            assert!(now() - begun < LIMIT, "{registering:?}: {:?}", rig.device.registered());
+            std::thread::yield_now();
+        }
+        lane.memory.fill(0, 8192, 0x33).unwrap();
+        std::thread::park_timeout(Duration::from_millis(500));
+        let mut bytes = vec![0; 8192];
+        lane.memory.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [0x33; 8192]);
+        // Others go on, and this one says the same again.
+        unharmed.run(&beside, IoKind::Read).unwrap();
+        assert_eq!(lane.run(&object, IoKind::Read).unwrap_err().kind, ErrorKind::NoDevice);
+    }
+}
+
+#[test]
+fn a_device_with_little_room_registers_command_by_command() {
+    // Both directions of three connections, and the data of one command of 8 KiB; the memory that it lies in does not fit.
+    let budget = Budget { bytes_max: 64 << 10, ..Budget::default() };
+    let directory = Arc::default();
+    let rig = rig(&directory, budget, Registering::Kept);
+    let (object, mut lane) = (rig.object(), Lane::of(&directory, 4 << 20));
+    let mut registered = Vec::new();
+    for kind in [IoKind::Write, IoKind::Read].into_iter().cycle().take(20) {
+        assert_eq!(lane.run(&object, kind), Ok(8192));
+        registered.push(rig.device.registered());
+    }
+    let counters = lane.transport.counters();
+    // A window is not tried for each command: one is refused, and then others are not asked for.
+    assert_eq!((counters.windows_refused, counters.registrations), (1, 21), "{counters:?}");
+    let first = registered[0];
+    assert!(registered.iter().all(|now| *now == first), "a command's memory stays registered: {registered:?}");
+}
+
+#[test]
+fn small_writes_go_in_their_capsule_and_others_do_not() {
+    for (bytes, goes) in [(4096, 1), (8192, 1), (12288, 0)] {
+        let directory = Arc::default();
+        let rig = rig(&directory, Budget::default(), Registering::PerCommand);
+        let (object, mut lane) = (rig.object(), Lane::of(&directory, 16 << 10));
+        let (content, mut got) = (super::bytes(bytes as usize), vec![0; bytes as usize]);
+        lane.memory.write(0, &content).unwrap();
+        lane.begin_of(&object, IoKind::Write, bytes);
+        assert_eq!(lane.wait(), Ok(bytes));
+        assert_eq!(lane.transport.counters().in_capsule, goes, "{bytes} bytes");
+        lane.memory.fill(0, bytes.into(), 0).unwrap();
+        lane.begin_of(&object, IoKind::Read, bytes);
+        assert_eq!(lane.wait(), Ok(bytes));
+        lane.memory.read(0, &mut got).unwrap();
+        assert!(got == content, "{bytes} bytes came back as others");
+    }
+}
