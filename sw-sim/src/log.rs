@@ -110,6 +110,18 @@ pub enum Mark {
     NetWrongDigest,
     NetBitFlipped,
     NetPatienceOver,
+    RdmaLost,
+    RdmaNicGone,
+    RdmaPeerGone,
+    RdmaLateRefused,
+    RdmaLateLandedInTime,
+    RdmaWrongKey,
+    RdmaInvalidated,
+    RdmaOvertaken,
+    RdmaInCapsule,
+    RdmaWindowRefused,
+    RdmaNoRoom,
+    RdmaNonsense,
 }
 
 impl Mark {
@@ -223,6 +235,22 @@ impl Mark {
         Mark::NetWrongDigest,
         Mark::NetBitFlipped,
         Mark::NetPatienceOver,
+    ];
+
+    /// Every mark of runs with a modelled RDMA fabric.
+    pub const RDMA: [Mark; 12] = [
+        Mark::RdmaLost,
+        Mark::RdmaNicGone,
+        Mark::RdmaPeerGone,
+        Mark::RdmaLateRefused,
+        Mark::RdmaLateLandedInTime,
+        Mark::RdmaWrongKey,
+        Mark::RdmaInvalidated,
+        Mark::RdmaOvertaken,
+        Mark::RdmaInCapsule,
+        Mark::RdmaWindowRefused,
+        Mark::RdmaNoRoom,
+        Mark::RdmaNonsense,
     ];
 }
 

@@ -1,11 +1,11 @@
 //! The seed suite: the product's lane against modelled hardware, judged after every step.
 //!
-//! Three kinds of worlds: modelled disks behind the `Transport` seam; modelled NVMe controllers behind the bus seam, with
-//! the product's driver between them and the lane; and a modelled network with a target behind it, under what decides in the
-//! initiator over TCP.
+//! Four kinds of worlds: modelled disks behind the `Transport` seam; modelled NVMe controllers behind the bus seam, with
+//! the product's driver between them and the lane; a modelled network with a target behind it, under what decides in the
+//! initiator over TCP; and modelled RDMA NICs behind the seam of verbs, under the product's end of queues over RDMA.
 //!
 //! `SW_SIM_SEEDS=n` sets how many fixed seeds of each kind run (200 if unset, and more while a mark is missing);
-//! `SW_SIM_SEED=n` makes `one_seed`, `one_nvme_seed` and `one_net_seed` replay that one.
+//! `SW_SIM_SEED=n` makes `one_seed`, `one_nvme_seed`, `one_net_seed` and `one_rdma_seed` replay that one.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -18,7 +18,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use sw_sim::{Mark, Marks, NetWorld, Outcome, World};
+use sw_sim::{Mark, Marks, NetWorld, Outcome, RdmaWorld, World};
 
 /// Seeds that run unless the environment says otherwise.
 const FIXED: u64 = 200;
@@ -104,6 +104,21 @@ fn fixed_net_seeds_with_two_paths_hold() {
 }
 
 #[test]
+fn fixed_rdma_seeds_hold_and_reach_every_mark() {
+    fixed(RdmaWorld::run, &Mark::RDMA);
+}
+
+#[test]
+fn fresh_rdma_seeds_hold() {
+    fresh(RdmaWorld::run);
+}
+
+#[test]
+fn one_rdma_seed() {
+    one(RdmaWorld::run);
+}
+
+#[test]
 fn fresh_net_seeds_with_two_paths_hold() {
     fresh(NetWorld::run_paths);
 }
@@ -146,7 +161,7 @@ fn one_net_seed() {
 #[test]
 fn a_seed_is_one_history_in_this_process() {
     for seed in [0, 7, 19, 123_456] {
-        for run in [World::run, World::run_nvme, NetWorld::run] {
+        for run in [World::run, World::run_nvme, NetWorld::run, RdmaWorld::run] {
             let (first, second) = (run(seed), run(seed));
             assert_eq!(first.event_hash, second.event_hash, "seed {seed} is not deterministic");
             assert_eq!(first.stats, second.stats);
@@ -162,6 +177,7 @@ fn a_seed_is_one_history_in_every_process() {
         (World::run as fn(u64) -> Outcome, "one_seed"),
         (World::run_nvme, "one_nvme_seed"),
         (NetWorld::run, "one_net_seed"),
+        (RdmaWorld::run, "one_rdma_seed"),
     ] {
         let here = format!("hash {:016x}", run(seed).event_hash);
         let there = Command::new(std::env::current_exe().unwrap())

@@ -43,10 +43,12 @@ pub enum Worlds {
     Net,
     /// The same by two paths.
     Paths,
+    /// RDMA NICs, and a target behind them.
+    Rdma,
 }
 
 impl Worlds {
-    pub const ALL: [Self; 4] = [Self::Disks, Self::Nvme, Self::Net, Self::Paths];
+    pub const ALL: [Self; 5] = [Self::Disks, Self::Nvme, Self::Net, Self::Paths, Self::Rdma];
 
     /// Its name in a patch.
     pub fn name(self) -> &'static str {
@@ -55,6 +57,7 @@ impl Worlds {
             Self::Nvme => "nvme",
             Self::Net => "net",
             Self::Paths => "paths",
+            Self::Rdma => "rdma",
         }
     }
 
@@ -65,6 +68,7 @@ impl Worlds {
             Self::Nvme => "fixed_nvme_seeds_hold_and_reach_every_mark",
             Self::Net => "fixed_net_seeds_hold_and_reach_every_mark",
             Self::Paths => "fixed_net_seeds_with_two_paths_hold",
+            Self::Rdma => "fixed_rdma_seeds_hold_and_reach_every_mark",
         }
     }
 }
