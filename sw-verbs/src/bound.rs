@@ -16,6 +16,8 @@ use sw_engine::{
 };
 use sw_mem::{DmaRegion, Guest, GuestKey, RemoteAddr};
 
+use crate::emulated::Mapping;
+
 /// Whether an `Mr` keeps the memory of its region.
 #[derive(Clone)]
 pub(crate) enum Keeps {
@@ -23,6 +25,8 @@ pub(crate) enum Keeps {
     Memory(#[expect(dead_code, reason = "kept, not looked at")] DmaRegion),
     /// It is bound to the region.
     Nothing,
+    /// What was mapped for it, of a descriptor.
+    Mapping(#[expect(dead_code, reason = "kept, not looked at")] Arc<Mapping>),
 }
 
 /// One guest for each region, whoever registers it, however often.

@@ -5,9 +5,10 @@
 //!               ◄── library    libibverbs and librdmacm, loaded at run time
 //! ```
 //!
-//! [`budget`] is for devices of any of them: a limit on registered memory. What is unproven: `docs/rdma.md`.
+//! [`budget`] and [`dma_buf`] are for devices of any of them: a limit on registered memory, and the self-test of memory that is an accelerator's. What is unproven: `docs/rdma.md`.
 
 mod bound;
 pub mod budget;
+pub mod dma_buf;
 pub mod emulated;
 pub mod library;

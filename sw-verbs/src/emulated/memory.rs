@@ -16,7 +16,7 @@ use std::{
 
 use sw_engine::{
     Error, ErrorKind, Verb,
-    seam::verbs::{Access, LocalKey, Mr, MrRequest, Sge},
+    seam::verbs::{Access, DmaBufRequest, LocalKey, Mr, MrRequest, Sge},
 };
 use sw_mem::RemoteAddr;
 
@@ -36,10 +36,62 @@ pub(super) enum Use {
     Remote,
 }
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+/// Memory of a descriptor, mapped as long as something of it is registered.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    first: *mut libc::c_void,
+    bytes: usize,
+}
+
+// SAFETY: an address and a length; what lies there is touched by system calls only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// The pages that `len` bytes from byte `at` on lie in.
+    fn new(fd: i32, at: u64, len: u64) -> Result<Self, Error> {
+        let refuse = |kind, errno| {
+            let error = Error::new(kind, Verb::Setup).at(format!("descriptor {fd}")).with_code(errno);
+            Err(error.detail("the emulation cannot map it").remedy("give a dma-buf or a memfd of that length"))
+        };
+        let start = at & !(PAGE - 1);
+        let (bytes, offset) =
+            (sw_mem::index(at - start + len), libc::off_t::try_from(start).unwrap_or(libc::off_t::MAX));
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses; a descriptor that is none is refused.
+        let first = unsafe { libc::mmap(core::ptr::null_mut(), bytes, prot, libc::MAP_SHARED, fd, offset) };
+        if first == libc::MAP_FAILED {
+            return match io::Error::last_os_error().raw_os_error().unwrap_or(0) {
+                libc::EBADF => refuse(ErrorKind::ApiMisuse, libc::EBADF),
+                errno => refuse(ErrorKind::Unsupported, errno),
+            };
+        }
+        Ok(Self { first, bytes })
+    }
+
+    fn first(&self) -> u64 {
+        self.first.expose_provenance() as u64
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, unmapped here only; no key opens it any more.
+        unsafe { libc::munmap(self.first, self.bytes) };
+    }
+}
+
 /// What a key opens.
 pub(super) struct Entry {
     pd: u64,
+    /// The address that requests name its first byte by …
     base: u64,
+    /// … and the one that it has in this process.
+    host: u64,
     len: u64,
     access: Access,
     key: u32,
@@ -106,13 +158,33 @@ impl Keys {
         let Some(base) = region.base().host().and_then(|va| va.checked_add(sw_mem::ByteLen(at))) else {
             return refuse(ErrorKind::Unsupported, "the emulation reaches host memory only");
         };
+        self.admit(pd, (base.raw(), base.raw(), len), access, keeps)
+    }
+
+    /// Registers what a descriptor can map, in place of a dma-buf.
+    pub(super) fn register_descriptor(self: &Arc<Self>, pd: u64, memory: DmaBufRequest) -> Result<Registered, Error> {
+        memory.validate()?;
+        let DmaBufRequest { fd, at, len, iova, access } = memory;
+        let mapping = Arc::new(Mapping::new(fd, at, len)?);
+        let host = mapping.first() + at % PAGE;
+        self.admit(pd, (iova, host, len), access, Keeps::Mapping(mapping))
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        pd: u64,
+        (base, host, len): (u64, u64, u64),
+        access: Access,
+        keeps: Keeps,
+    ) -> Result<Registered, Error> {
         let mut table = self.table();
         if table.entries.len() >= REGISTRATIONS_MAX || table.bytes.saturating_add(len) > REGISTERED_BYTES_MAX {
-            return refuse(ErrorKind::ResourceLimit, "too much memory is registered");
+            let limit = Error::new(ErrorKind::ResourceLimit, Verb::Setup).at("mr");
+            return Err(limit.detail("too much memory is registered"));
         }
         let key = self.fresh(&table);
         let region = Mutex::new(Some(keeps));
-        let entry = Arc::new(Entry { pd, base: base.raw(), len, access, key, region });
+        let entry = Arc::new(Entry { pd, base, host, len, access, key, region });
         table.entries.insert(key, Arc::clone(&entry));
         table.bytes += len;
         drop(table);
@@ -220,7 +292,7 @@ impl Window {
         if region.is_none() {
             return Ok(Copied::Gone);
         }
-        let base = core::ptr::with_exposed_provenance_mut(sw_mem::index(self.entry.base + self.at));
+        let base = core::ptr::with_exposed_provenance_mut(sw_mem::index(self.entry.host + self.at));
         let moved = call(base, sw_mem::index(self.len.into()));
         match usize::try_from(moved) {
             Ok(bytes) => Ok(Copied::Bytes(bytes)),

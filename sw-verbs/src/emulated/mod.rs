@@ -11,7 +11,8 @@
 //! until it is deregistered.
 //!
 //! What it is not: fast (the kernel copies each byte between socket and memory), a wire format of RDMA, private (whoever reaches the port
-//! may connect), or a proof about a NIC. It has one device and port, no SRQ, no atomics, no immediate data, no memory of accelerators. An answer that never
+//! may connect), or a proof about a NIC. It has one device and port, no SRQ, no atomics, no immediate data; in place of dma-bufs it
+//! registers any descriptor that can be mapped, a memfd among them. An answer that never
 //! comes is no error of its own: who speaks over it has deadlines. Where a NIC refuses for want of a receive, only the sender's QP is over; here both are.
 
 mod cm;
@@ -43,6 +44,7 @@ use crate::bound::{self, Keeps};
 
 pub(crate) use wire::{now, wait_readable};
 
+pub(crate) use memory::Mapping;
 pub use memory::{REGISTERED_BYTES_MAX, REGISTRATIONS_MAX};
 
 /// The one device.
@@ -88,7 +90,7 @@ fn facts() -> DeviceFacts {
         rd_atomic_max: READS_MAX,
         sge_max: SGES_MAX,
         remote_invalidate: Ability::Yes,
-        dma_buf: Ability::No,
+        dma_buf: Ability::Yes,
     }
 }
 
@@ -186,11 +188,9 @@ impl Pd for EmulatedPd {
         bound::bind(memory.region, Box::new(self.keys.register(self.number, memory, Keeps::Nothing)?))
     }
 
-    fn reg_dmabuf_mr(&self, _memory: DmaBufRequest) -> Result<Box<dyn Mr>, Error> {
-        Err(Error::new(ErrorKind::Unsupported, Verb::Setup)
-            .at("mr")
-            .detail("the emulation cannot reach memory of accelerators")
-            .remedy("stage it in host memory, or use a NIC"))
+    fn reg_dmabuf_mr(&self, memory: DmaBufRequest) -> Result<Box<dyn Mr>, Error> {
+        self.power.expect()?;
+        Ok(Box::new(self.keys.register_descriptor(self.number, memory)?))
     }
 
     fn create_qp(&self, config: QpConfig) -> Result<Box<dyn Qp>, Error> {
@@ -213,4 +213,4 @@ impl Pd for EmulatedPd {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -282,12 +282,9 @@ impl LibraryPd {
         let Some(base) = region.base().host().and_then(|va| va.checked_add(sw_mem::ByteLen(at))) else {
             return refuse(ErrorKind::Unsupported, "memory of accelerators is registered by its dma-buf");
         };
-        // IBV_ACCESS_LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ.
-        let flags = [(Access::LOCAL_WRITE, 1), (Access::REMOTE_WRITE, 2), (Access::REMOTE_READ, 4)];
-        let flags = flags.iter().filter(|(one, _)| access.allows(*one)).fold(0, |all, (_, flag)| all | flag);
         let (start, bytes) = (ptr::with_exposed_provenance_mut(sw_mem::index(base.raw())), sw_mem::index(len));
         // SAFETY: a live domain; the range is of a region that the MR keeps or is bound to, which stays mapped until it is deregistered.
-        let raw = unsafe { (self.0.of.ops().reg_mr)(self.0.raw, start, bytes, flags) };
+        let raw = unsafe { (self.0.of.ops().reg_mr)(self.0.raw, start, bytes, flags(access)) };
         if raw.is_null() {
             return Err(failed("ibv_reg_mr"));
         }
@@ -299,6 +296,12 @@ impl LibraryPd {
     }
 }
 
+/// `IBV_ACCESS_LOCAL_WRITE`, `REMOTE_WRITE`, `REMOTE_READ`.
+fn flags(access: Access) -> c_int {
+    let flags = [(Access::LOCAL_WRITE, 1), (Access::REMOTE_WRITE, 2), (Access::REMOTE_READ, 4)];
+    flags.iter().filter(|(one, _)| access.allows(*one)).fold(0, |all, (_, flag)| all | flag)
+}
+
 impl Pd for LibraryPd {
     fn reg_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
         self.register(memory, Keeps::Memory(memory.region.clone()))
@@ -308,11 +311,37 @@ impl Pd for LibraryPd {
         bound::bind(memory.region, self.register(memory, Keeps::Nothing)?)
     }
 
-    fn reg_dmabuf_mr(&self, _memory: DmaBufRequest) -> Result<Box<dyn Mr>, Error> {
-        Err(Error::new(ErrorKind::Unsupported, Verb::Setup)
-            .at("mr")
-            .detail("dma-bufs are not registered yet: no device could show that it is right")
-            .remedy("stage it in host memory"))
+    fn reg_dmabuf_mr(&self, memory: DmaBufRequest) -> Result<Box<dyn Mr>, Error> {
+        self.0.of.expect()?;
+        memory.validate()?;
+        let unsupported = |text: &str, errno| {
+            let error = Error::new(ErrorKind::Unsupported, Verb::Setup).at(self.0.of.facts.name.clone());
+            Err(error.detail(text.to_owned()).with_code(errno).remedy("stage it in host memory"))
+        };
+        let Some(register) = self.0.of.library.table.reg_dmabuf_mr else {
+            return unsupported("libibverbs has no ibv_reg_dmabuf_mr (rdma-core before version 34)", 0);
+        };
+        let DmaBufRequest { fd, at, len, iova, access } = memory;
+        // SAFETY: a live domain; the kernel finds the descriptor wrong if it is none, and holds the dma-buf as long as it is registered.
+        let raw = unsafe { register(self.0.raw, at, sw_mem::index(len), iova, fd, flags(access)) };
+        let raw: *mut wire::Mr = raw.cast();
+        if raw.is_null() {
+            return match errno() {
+                // As providers and kernels say it that cannot.
+                errno @ (libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENOSYS | libc::EINVAL) => {
+                    unsupported("the device or its driver registers no such dma-buf", errno)
+                }
+                libc::EBADF => {
+                    let misuse = Error::new(ErrorKind::ApiMisuse, Verb::Setup).at("mr").with_code(libc::EBADF);
+                    Err(misuse.detail(format!("descriptor {fd} is no dma-buf")))
+                }
+                _ => Err(failed("ibv_reg_dmabuf_mr")),
+            };
+        }
+        // SAFETY: made above; the library changes nothing in it until it is deregistered.
+        let made = unsafe { &*raw };
+        let (keys, domain) = ((made.lkey, made.rkey), Arc::clone(&self.0));
+        Ok(Box::new(LibraryMr { raw, keys, base: iova, len, access, keeps: None, domain }))
     }
 
     fn create_qp(&self, config: QpConfig) -> Result<Box<dyn Qp>, Error> {

@@ -233,5 +233,6 @@ fn the_library_is_what_the_seam_asks_for_where_there_is_a_device() {
         "a_send_can_invalidate_a_key_of_the_peers",
         "a_key_is_not_invalidated_twice",
         "a_request_needs_memory_that_is_registered",
+        "bytes_land_in_a_dma_buf_and_nowhere_beside",
     ]);
 }

@@ -378,12 +378,13 @@ pub(super) fn held() -> (usize, usize) {
     (entries(Path::new("/proc/self/fd")).len(), entries(Path::new("/proc/self/task")).len())
 }
 
-fn churn(context: &Context) -> Verdict {
-    let target = Target::make()?;
+/// Makes so many associations over a wire, two at a time, each with a read; descriptors and threads afterwards are those of before.
+pub(super) fn associations(context: &Context, over: Over, rounds: u32) -> Verdict {
+    let target = Target::make_over(over)?;
     let bytes = block::pattern(SEED, 0, 64 << 10);
     target.backing()?.write_all_at(&bytes, 0)?;
     known()?;
-    let uri = Over::Tcp.uri(NQN, "")?;
+    let uri = over.uri(NQN, "")?;
     let busy = AtomicU64::new(0);
     let once = || -> Verdict {
         // One thread beside the caller's: an association is what is measured.
@@ -408,7 +409,7 @@ fn churn(context: &Context) -> Verdict {
     let start = Instant::now();
     // Two at a time, as a guest has two processors.
     std::thread::scope(|scope| {
-        let half = || (0..500).try_for_each(|_| once());
+        let half = || (0..rounds / 2).try_for_each(|_| once());
         let other = scope.spawn(half);
         half()?;
         other.join().unwrap_or_else(|_| fail("the other thread panicked"))
@@ -418,6 +419,10 @@ fn churn(context: &Context) -> Verdict {
     let after = context.until(Duration::from_secs(10), "threads end", || Some(held()).filter(|now| now.1 <= before.1));
     context.fact(&json!({"seconds": seconds, "busy": busy.into_inner(), "before": format!("{before:?}"),
         "after": format!("{after:?}")}));
-    same("descriptors and threads", &after?, &before)?;
+    same("descriptors and threads", &after?, &before)
+}
+
+fn churn(context: &Context) -> Verdict {
+    associations(context, Over::Tcp, 1000)?;
     context.until(Duration::from_secs(10), "connections end", || connections().ok().filter(|up| *up == 0)).map(drop)
 }

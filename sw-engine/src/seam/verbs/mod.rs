@@ -46,7 +46,7 @@ pub use work::{
     Access, Gather, LocalKey, PostError, PrivateData, RecvWr, RemoteKey, SendOp, SendWr, Sge, Wc, WcKind, WcStatus,
 };
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Verb};
 use crate::seam::Wake;
 
 /// Who moves the bytes.
@@ -179,6 +179,29 @@ pub struct DmaBufRequest {
     pub iova: u64,
     /// What may be done with it.
     pub access: Access,
+}
+
+impl DmaBufRequest {
+    /// Whether it can be registered at all, whoever does so.
+    ///
+    /// # Errors
+    /// `OutOfRange` for no bytes or an end past 2^64; `ApiMisuse` for an `iova` at another offset in a page than `at`, and for
+    /// [`Access::REMOTE_WRITE`] without [`Access::LOCAL_WRITE`].
+    pub fn validate(&self) -> Result<(), Error> {
+        let refuse = |kind, text: &str| Err(Error::new(kind, Verb::Setup).at("mr").detail(text.to_owned()));
+        let Self { at, len, iova, access, .. } = *self;
+        if len == 0 || at.checked_add(len).is_none() || iova.checked_add(len).is_none() {
+            return refuse(ErrorKind::OutOfRange, "the range of the dma-buf is empty, or past the end of addresses");
+        }
+        // ibv_reg_dmabuf_mr(3): offset and iova have the same offset in a page.
+        if at % 4096 != iova % 4096 {
+            return refuse(ErrorKind::ApiMisuse, "the address has another offset in its page than the dma-buf's byte");
+        }
+        if access.allows(Access::REMOTE_WRITE) && !access.allows(Access::LOCAL_WRITE) {
+            return refuse(ErrorKind::ApiMisuse, "remote write needs local write beside it");
+        }
+        Ok(())
+    }
 }
 
 /// Devices of one library, emulation or model.

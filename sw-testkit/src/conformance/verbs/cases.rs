@@ -270,17 +270,68 @@ pub(super) fn registrations(bed: &mut dyn Bed) -> CaseResult {
 
 pub(super) fn dma_buf(bed: &mut dyn Bed) -> CaseResult {
     let device = bed.device()?;
-    if device.facts().dma_buf == Ability::Yes {
-        return skip(
-            "the device registers dma-bufs: what is right for one is shown by a self-test with an accelerator",
-        );
-    }
     let pd = told("pd", device.alloc_pd())?;
     let request = DmaBufRequest { fd: -1, at: 0, len: 4096, iova: 0, access: Access::LOCAL_WRITE };
+    let wanted = match device.facts().dma_buf {
+        Ability::No => ErrorKind::Unsupported,
+        // A descriptor that is none.
+        Ability::Yes => ErrorKind::ApiMisuse,
+    };
     match pd.reg_dmabuf_mr(request) {
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
-        other => fail(format!("{:?}", other.map(|mr| mr.len()))),
+        Err(error) if error.kind() == wanted => {}
+        other => return fail(format!("{:?}", other.map(|mr| mr.len()))),
     }
+    if device.facts().dma_buf == Ability::No {
+        return Ok(());
+    }
+    for (request, wanted) in [
+        (DmaBufRequest { len: 0, ..request }, ErrorKind::OutOfRange),
+        (DmaBufRequest { at: u64::MAX, ..request }, ErrorKind::OutOfRange),
+        (DmaBufRequest { iova: 1, ..request }, ErrorKind::ApiMisuse),
+        (DmaBufRequest { access: Access::REMOTE_WRITE, ..request }, ErrorKind::ApiMisuse),
+    ] {
+        match pd.reg_dmabuf_mr(request) {
+            Err(error) if error.kind() == wanted => {}
+            other => return fail(format!("{request:?}: {:?}", other.map(|mr| mr.len()))),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn dma_buf_lands(bed: &mut dyn Bed) -> CaseResult {
+    if bed.device()?.facts().dma_buf == Ability::No {
+        return skip("the device registers no dma-bufs");
+    }
+    let behind = bed.dma_buf()?;
+    let (_device, mut a, b) = pair(bed)?;
+    let before = behind.bytes();
+    // From the midst of the first page into the second; the address is none of this process.
+    let (at, len, iova) = (1000, 4096, 0x7000_0000 + 1000);
+    let mr = told("dma-buf", b.pd.reg_dmabuf_mr(DmaBufRequest { fd: behind.fd(), at, len, iova, access: ALL }))?;
+    let (to, sent) = (there("remote", mr.remote(0))?, bytes(7, 4096));
+    if to.addr != iova || mr.len() != len {
+        return fail(format!("its first byte is {:#x}, and it has {} bytes", to.addr, mr.len()));
+    }
+    a.put(0, &sent)?;
+    a.post(1, SendOp::RdmaWrite(to), 0, 4096)?;
+    a.expect(bed, (1, WcKind::RdmaWrite, OK))?;
+    let (mut wanted, start) = (before, sw_mem::index(at));
+    wanted.get_mut(start..start + sent.len()).into_iter().for_each(|place| place.copy_from_slice(&sent));
+    if behind.bytes() != wanted {
+        return fail("other bytes are behind the descriptor than were written");
+    }
+    a.post(2, SendOp::RdmaRead(there("remote", mr.remote(0))?), 8192, 4096)?;
+    a.expect(bed, (2, WcKind::RdmaRead, OK))?;
+    if a.get(8192, 4096)? != sent {
+        return fail("a read brought other bytes than are behind the descriptor");
+    }
+    // Its end is that of any registration.
+    let to = there("remote", mr.remote(0))?;
+    mr.deregister();
+    a.put(0, &vec![0; 4096])?;
+    a.post(3, SendOp::RdmaWrite(to), 0, 4096)?;
+    a.expect(bed, (3, WcKind::RdmaWrite, WcStatus::RemAccess))?;
+    if behind.bytes() == wanted { Ok(()) } else { fail("a write landed behind the deregistration") }
 }
 
 pub(super) fn not_connected(bed: &mut dyn Bed) -> CaseResult {

@@ -24,11 +24,28 @@ pub trait Bed {
     /// Where one of its ends listens; port 0 for a free one.
     fn address(&self) -> String;
 
+    /// Two pages of memory behind a descriptor that the device registers in place of a dma-buf, for a device that says that it can.
+    ///
+    /// # Errors
+    /// [`End::Skip`] where the machine has none.
+    fn dma_buf(&mut self) -> Result<Box<dyn Behind>, End> {
+        Err(End::Skip("nobody here has a dma-buf".to_owned()))
+    }
+
     /// Time, from any start.
     fn now(&self) -> Duration;
 
     /// Called between polls that gave nothing: a model moves its clock here, others yield.
     fn idle(&mut self);
+}
+
+/// Memory behind a descriptor.
+pub trait Behind {
+    /// The descriptor's number.
+    fn fd(&self) -> i32;
+
+    /// Its bytes, as whoever else has it sees them.
+    fn bytes(&self) -> Vec<u8>;
 }
 
 /// A case of this suite.
@@ -50,6 +67,7 @@ pub const CASES: &[Case<Run>] = &[
     Case { name: "a_completion_queue_without_room_makes_no_queue_pair", run: cases::no_room },
     Case { name: "registrations_out_of_range_are_refused", run: cases::registrations },
     Case { name: "a_dma_buf_that_cannot_be_registered_is_refused_as_such", run: cases::dma_buf },
+    Case { name: "bytes_land_in_a_dma_buf_and_nowhere_beside", run: cases::dma_buf_lands },
     Case { name: "nothing_is_sent_before_it_is_connected", run: cases::not_connected },
     Case { name: "a_write_past_the_window_lands_nowhere_and_ends_the_connection", run: faults::past_the_window },
     Case { name: "access_that_was_not_given_is_refused", run: faults::access },
