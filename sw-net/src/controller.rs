@@ -56,6 +56,8 @@ use crate::{
 /// Longest that a target takes to notice that the connection of a queue was closed, and how often it is asked meanwhile.
 const QUEUE_LEFT_WITHIN: Duration = Duration::from_secs(1);
 const QUEUE_LOOKED_AFTER: Duration = Duration::from_millis(5);
+/// Numbers of queues that are tried without a pause.
+const QUEUES_TRIED_AT_ONCE: usize = 4;
 /// Between two looks of somebody who waits for the association, if nobody tells.
 const NEWS_STEP: Duration = Duration::from_millis(100);
 /// How long each of the two answers of a shutdown is waited for.
@@ -386,7 +388,7 @@ impl Controller {
     }
 
     /// With what it has in common with other controllers of its subsystem.
-    pub(crate) fn family(&self) -> &Family {
+    pub(crate) fn family(&self) -> &Arc<Family> {
         &self.family
     }
 
@@ -670,9 +672,9 @@ impl Controller {
             if is_closed || !is_still_there(&error) || left(until).is_none() {
                 return Err(error);
             }
-            // Another one first; once none of them is free, they become so.
+            // Some others first: once none of them is free, they become so.
             tries += 1;
-            if tries >= free {
+            if tries >= free.min(QUEUES_TRIED_AT_ONCE) {
                 tries = 0;
                 pause(QUEUE_LOOKED_AFTER);
             }

@@ -71,6 +71,7 @@ impl Facts {
         match self.access.as_ref().map(|groups| groups.of(namespace.info.ana_group)) {
             // Commands find out: one that does not reach it says so.
             None if self.info.tells_access() => Standing::Works,
+            Some(None) if self.access.as_ref().is_some_and(Groups::is_cut) => Standing::Works,
             None => Standing::of(None),
             // It may be told yet.
             Some(None) => Standing::Later,

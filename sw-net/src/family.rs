@@ -63,11 +63,28 @@ impl Family {
         namespaces.iter_mut().for_each(|namespace| lineage.name(namespace, serial));
     }
 
+    /// A write goes on though its end was told: no other one is sent until what this gives is dropped.
+    pub(crate) fn awaits(self: &Arc<Self>) -> Awaited {
+        let mut fences = self.fences();
+        fences.awaits();
+        self.doubts.store(fences.doubts(), Ordering::Release);
+        Awaited(Arc::clone(self))
+    }
+
     /// A controller has not let go before `safe`.
     pub(crate) fn raise(&self, member: u64, safe: Time) {
         let mut fences = self.fences();
         fences.raise(member, safe);
         self.doubts.store(fences.doubts(), Ordering::Release);
+    }
+}
+
+/// A write that goes on though its end was told, as unknown.
+pub(crate) struct Awaited(Arc<Family>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.fences().answered();
     }
 }
 

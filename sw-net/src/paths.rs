@@ -134,11 +134,6 @@ impl Paths {
         self.patience
     }
 
-    /// Whether the controller of a path is tried to be reached for longer than I/Os wait for one.
-    pub(crate) fn outlasts_patience(&self, leg: usize) -> bool {
-        self.controller(leg).is_some_and(|controller| controller.patience() > self.patience)
-    }
-
     /// A path's controller, once it was reached.
     pub fn controller(&self, leg: usize) -> Option<&Arc<Controller>> {
         self.legs.get(leg)?.controller.get()

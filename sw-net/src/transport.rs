@@ -39,6 +39,7 @@ use crate::{
     connection::{Broken, ConnectionCounters, Places},
     controller::{Controller, IoQueue},
     directory::{Directory, split},
+    family::Awaited,
     socket::Piece,
     wait::{Interest, Waiter},
 };
@@ -195,6 +196,8 @@ pub struct TcpTransport {
     /// Why the last I/Os of a head failed, in the words of whoever refused or lost the connection.
     whys: Vec<Option<Error>>,
     works: Works,
+    /// Writes that go on though their end was asked for, and what keeps others back until they are over.
+    awaited: Vec<(u32, Awaited)>,
     /// Those that were attached, over RDMA.
     regions: BTreeMap<RegionId, WeakRegion>,
     ended: Vec<IoDone>,
@@ -230,7 +233,7 @@ impl Link {
     /// The commands, and what they are made with.
     fn sides(&mut self) -> (&mut Ledger, Side<'_, Carrier>) {
         let Self { queue: IoQueue { connection, facts, .. }, controller, ledger, .. } = self;
-        (ledger, Side { queue: connection, namespaces: &facts.namespaces, gate: controller.family() })
+        (ledger, Side { queue: connection, namespaces: &facts.namespaces, gate: &**controller.family() })
     }
 
     /// Takes what the controller said of its namespaces since.
@@ -314,6 +317,7 @@ impl TcpTransport {
             legs: Vec::new(),
             whys: Vec::new(),
             works: Works::with_room(depth),
+            awaited: Vec::new(),
             regions: BTreeMap::new(),
             ended: Vec::with_capacity(depth),
             over: Vec::with_capacity(depth),
@@ -394,7 +398,8 @@ impl TcpTransport {
 
     fn finish_if_over(&mut self, index: u32) {
         if self.works.look(index).is_some_and(Work::is_over) {
-            self.ended.extend(self.works.finish(index));
+            let done = self.finish(index);
+            self.ended.extend(done);
         }
     }
 
@@ -489,7 +494,10 @@ impl TcpTransport {
         if in_doubt {
             controller.doubt(&facts);
         }
-        over.into_iter().for_each(|index| self.ended.extend(self.works.finish(index)));
+        for index in over {
+            let done = self.finish(index);
+            self.ended.extend(done);
+        }
         self.homeless.extend(unsent.into_iter().rev());
         self.send_homeless(now());
     }

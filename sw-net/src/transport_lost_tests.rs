@@ -52,6 +52,39 @@ fn an_operation_that_was_cancelled_before_it_was_sent_ends_though_the_connection
 }
 
 #[test]
+fn a_write_that_goes_on_though_its_end_was_asked_for_keeps_others_back() {
+    const LATE: Duration = Duration::from_millis(600);
+    let faults = |seen: &Seen| {
+        let is_it = seen.qid > 0 && seen.opcode == opcode::WRITE && seen.slba == 0;
+        is_it.then_some(Wrong::Delay(LATE))
+    };
+    let rig = Rig::new(TargetConfig { faults: Some(Arc::new(faults)), ..own() }, ControllerConfig::default());
+    let object = rig.object();
+    let (mut one, mut other) = (rig.transport(TcpConfig::default()), rig.transport(TcpConfig::default()));
+    let memory = span(BLOCK, 7);
+    for lane in [&mut one, &mut other] {
+        lane.submit(&io(&object, IoKind::Write, 5 * BLOCK, &memory, 1));
+        assert_eq!(ends(lane, 1, SOON)[0].result, Ok(4096), "it has a connection, and takes writes for safe");
+    }
+    let begun = now();
+    one.submit(&io(&object, IoKind::Write, 0, &memory, 2));
+    one.ring().unwrap();
+    nap(100);
+    // Whoever asked is told now that its outcome is unknown, and writes again, by another lane.
+    one.cancel(Token::from_raw(2));
+    one.cancel(Token::from_raw(2));
+    other.submit(&io(&object, IoKind::Write, BLOCK, &memory, 3));
+    other.submit(&io(&object, IoKind::Read, BLOCK, &memory, 4));
+    let first = ends(&mut other, 1, SOON).remove(0);
+    assert_eq!((first.token, first.result), (Token::from_raw(4), Ok(4096)), "a read waits for nothing");
+    assert!(now().since(begun) < LATE);
+    assert_eq!(ends(&mut one, 1, SOON)[0].result, Ok(4096));
+    let then = ends(&mut other, 1, SOON).remove(0);
+    assert_eq!((then.token, then.result), (Token::from_raw(3), Ok(4096)));
+    assert!(now().since(begun) >= LATE);
+}
+
+#[test]
 fn a_write_that_was_answered_is_answered_though_the_connection_is_lost_behind_it() {
     let faults = at_block(0, Wrong::DropAfter);
     let rig = Rig::new(TargetConfig { faults, ..own() }, ControllerConfig::default());

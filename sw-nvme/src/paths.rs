@@ -139,6 +139,8 @@ pub struct Fences {
     /// Until when, by the number of a controller.
     until: BTreeMap<u64, Time>,
     doubts: u64,
+    /// Writes that are under way though whoever asked for them was told that their outcome is unknown.
+    awaited: u64,
 }
 
 impl Fences {
@@ -156,10 +158,21 @@ impl Fences {
         }
     }
 
+    /// A write goes on though its end was told, as unknown: no other one is sent before it has [ended](Self::answered), or it is in doubt.
+    pub fn awaits(&mut self) {
+        self.awaited += 1;
+        self.doubts += 1;
+    }
+
+    /// One of those has ended.
+    pub fn answered(&mut self) {
+        self.awaited = self.awaited.saturating_sub(1);
+    }
+
     /// Whether a write may be sent now, by whichever controller.
     pub fn is_safe(&mut self, now: Time) -> bool {
         self.until.retain(|_, safe| now < *safe);
-        self.until.is_empty()
+        self.until.is_empty() && self.awaited == 0
     }
 
     /// Until when no write is sent, if there is a fence.

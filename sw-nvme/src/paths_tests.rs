@@ -105,3 +105,17 @@ fn no_write_is_safe_while_any_controller_may_carry_one_out() {
     assert!(fences.is_safe(at(50)));
     assert_eq!((fences.fence(), fences.doubts()), (None, 2));
 }
+
+#[test]
+fn no_write_is_safe_while_one_goes_on_whose_end_was_told() {
+    let (mut fences, at) = (Fences::default(), Time);
+    fences.awaits();
+    fences.awaits();
+    assert_eq!((fences.is_safe(at(0)), fences.doubts()), (false, 2), "lanes that took writes for safe look again");
+    fences.answered();
+    assert!(!fences.is_safe(at(1000)));
+    // One is in doubt by the time that nobody waits for its answer any more.
+    fences.raise(1, at(2000));
+    fences.answered();
+    assert!(!fences.is_safe(at(1999)) && fences.is_safe(at(2000)));
+}

@@ -206,13 +206,20 @@ fn bench(place: &Place, rest: &[String]) -> Result<ExitCode, Stop> {
     // With those that read it: what is not measured is not built.
     let names = ["all", "c-call", "cufile", "gpu"];
     let mut args = rest.to_vec();
+    let smoke =
+        rest.windows(2).any(|pair| pair == ["--size", "smoke"]) || rest.iter().any(|word| word == "--size=smoke");
     if rest.iter().any(|word| names.contains(&word.as_str()))
         && !rest.iter().any(|word| word.starts_with("--libraries"))
     {
-        let smoke =
-            rest.windows(2).any(|pair| pair == ["--size", "smoke"]) || rest.iter().any(|word| word == "--size=smoke");
         let folder = if smoke { cufile::build_for_tests(place)? } else { install::build_all(place)? };
         args.push(format!("--libraries={}", folder.display()));
+    }
+    if place.profile != Profile::Release && !smoke {
+        let variable = Profile::VARIABLE;
+        return Err(Stop::new(
+            format!("{variable} is set: rates are those of other programs than users have"),
+            format!("unset {variable}"),
+        ));
     }
     run_built(place, "straightway-benches", &args)
 }

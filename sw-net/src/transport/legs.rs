@@ -25,7 +25,7 @@ use crate::{
 /// A path that failed is taken again after so long at the latest, if nothing tells of it before.
 pub(super) const CAUTION: Duration = Duration::from_secs(1);
 /// Namespaces that a leg remembers as refused at most; of further ones it is asked once more.
-const REFUSALS_MAX: usize = 64;
+const REFUSALS_MAX: usize = 1024;
 
 /// A controller, as far as a lane got with it.
 pub(super) enum Place {

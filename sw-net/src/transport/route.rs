@@ -70,16 +70,14 @@ impl TcpTransport {
             Choice::By(number) => {
                 let leg = head.first + number;
                 let is_linked = self.legs.get(leg).is_some_and(Leg::is_linked);
-                // A controller that is given up by itself ends what waits for it.
-                let is_timed = head.paths.outlasts_patience(number);
                 self.ask_those(place, (number, is_linked), (&told, spread), now);
                 if is_linked {
                     self.give(leg, index, now);
                 } else {
-                    self.wait(index, is_timed.then_some(now));
+                    self.wait(index, now);
                 }
             }
-            Choice::Wait => self.wait(index, Some(now)),
+            Choice::Wait => self.wait(index, now),
             Choice::Never(Standing::Another) => self.fail(index, Fault::new(ErrorKind::Changed, 0)),
             Choice::Never(_) => self.fail_without_path(place, index),
         }
@@ -128,10 +126,10 @@ impl TcpTransport {
         }
     }
 
-    /// Has a work wait for a leg; since when it does counts if it is timed.
-    fn wait(&mut self, index: u32, timed: Option<Time>) {
+    /// Has a work wait for a leg.
+    fn wait(&mut self, index: u32, now: Time) {
         let Some(work) = self.works.get(index) else { return };
-        timed.into_iter().for_each(|now| work.waits(now));
+        work.waits(now);
         let place = work.place;
         if let Some(Some(head)) = self.heads.get_mut(place) {
             head.waiting.push_back(index);
@@ -141,12 +139,20 @@ impl TcpTransport {
     /// Gives a work to a leg that is connected.
     fn give(&mut self, leg: usize, index: u32, now: Time) {
         let Some(Leg { place: Place::Linked(link), .. }) = self.legs.get_mut(leg) else {
-            return self.wait(index, Some(now));
+            return self.wait(index, now);
         };
         self.works.get(index).into_iter().for_each(Work::goes);
         if link.begin(index, &mut self.works, now) {
-            self.ended.extend(self.works.finish(index));
+            let done = self.finish(index);
+            self.ended.extend(done);
         }
+    }
+
+    /// Takes a work that is over out; a write that others wait for keeps them back no longer.
+    pub(super) fn finish(&mut self, index: u32) -> Option<IoDone> {
+        let done = self.works.finish(index)?;
+        self.awaited.retain(|(of, _)| *of != index);
+        Some(done)
     }
 
     /// Ends a work of which nothing is under way.
@@ -201,7 +207,7 @@ impl TcpTransport {
     /// goes by another leg. A namespace that is not there any more by this controller may be by others: all but writes are asked for again there.
     pub(super) fn end(&mut self, leg: usize, index: u32, now: Time) -> Option<IoDone> {
         let (handle, is_write) = self.works.look(index).map(|work| (work.io.handle, work.is_write()))?;
-        let mut done = self.works.finish(index)?;
+        let mut done = self.finish(index)?;
         let Err(fault) = &mut done.result else { return Some(done) };
         let Ok(code) = u16::try_from(fault.code) else { return Some(done) };
         let [sct, sc] = code.to_be_bytes();
@@ -265,12 +271,14 @@ impl TcpTransport {
         }
     }
 
-    /// Asks for the early end of the works that `which` chooses.
+    /// Asks for the early end of the works that `which` chooses. Whoever asked for them may be told that they are over while commands of them are
+    /// under way: other writes wait for such a write, which might be carried out behind them.
     pub(super) fn let_go(&mut self, which: impl Fn(&Work) -> bool) {
         for index in 0..self.works.places() {
             let Some(work) = self.works.get(index).filter(|work| which(work)) else { continue };
             work.cancel();
-            let Some(Some(head)) = self.heads.get_mut(work.place) else { continue };
+            let place = work.place;
+            let Some(Some(head)) = self.heads.get_mut(place) else { continue };
             let is_found = take_out(&mut head.waiting, index);
             for leg in self.legs.iter_mut().skip(head.first).take(head.count) {
                 // Of another leg's work it has nothing; its own ends with its commands.
@@ -280,6 +288,12 @@ impl TcpTransport {
             }
             if is_found {
                 self.finish_if_over(index);
+            }
+            let goes_on = self.works.look(index).is_some_and(|work| work.is_write() && work.is_under_way());
+            if goes_on && !self.awaited.iter().any(|(of, _)| *of == index) {
+                let head = self.heads.get(place).and_then(Option::as_ref);
+                let family = head.and_then(|head| head.paths.controllers().next()).map(|one| one.family().awaits());
+                self.awaited.extend(family.map(|family| (index, family)));
             }
         }
     }

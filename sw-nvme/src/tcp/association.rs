@@ -124,6 +124,7 @@ pub struct Association {
     is_open: bool,
     /// A lane lost a connection: perhaps the association is over.
     is_suspect: bool,
+    up_since: Time,
     down_since: Time,
     /// The next sign of life, or try.
     next: Time,
@@ -144,6 +145,7 @@ impl Association {
             is_up: false,
             is_open: false,
             is_suspect: false,
+            up_since: now,
             down_since: now,
             next: now,
             pause: RETRY_FIRST,
@@ -161,7 +163,6 @@ impl Association {
     /// What is to be done now.
     pub fn duty(&mut self, now: Time, wanted: Wanted) -> Duty {
         if !self.is_up && core::mem::take(&mut self.is_open) {
-            self.next = now;
             return Duty::LetGo;
         }
         match (self.is_up, now >= self.next) {
@@ -191,15 +192,31 @@ impl Association {
     pub fn lost(&mut self, now: Time) {
         self.exchanged(now);
         if self.is_up {
-            self.down_since = now;
+            self.goes_down(now);
         }
-        (self.is_up, self.is_open, self.next) = (false, false, now);
+        (self.is_up, self.is_open) = (false, false);
+    }
+
+    /// The next one is tried at once, but where this one did not live for as long as the pause between tries: a target that takes an association
+    /// and drops it is not to be asked over and over.
+    fn goes_down(&mut self, now: Time) {
+        (self.down_since, self.next) = (now, now);
+        if now.since(self.up_since) >= self.pause {
+            self.pause = RETRY_FIRST;
+        } else {
+            self.wait_longer(now);
+        }
+    }
+
+    fn wait_longer(&mut self, now: Time) {
+        self.next = now.after(self.pause);
+        self.pause = (self.pause * 2).min(RETRY_MAX);
     }
 
     /// The next association is there.
     pub fn made(&mut self, number: u64, hold: Duration, now: Time) {
         (self.number, self.hold, self.is_up, self.is_open) = (number, hold, true, false);
-        (self.pause, self.is_suspect) = (RETRY_FIRST, false);
+        (self.up_since, self.is_suspect) = (now, false);
         self.signed(now);
     }
 
@@ -210,8 +227,7 @@ impl Association {
 
     /// The next association could not be made.
     pub fn failed(&mut self, now: Time) -> Patience {
-        self.next = now.after(self.pause);
-        self.pause = (self.pause * 2).min(RETRY_MAX);
+        self.wait_longer(now);
         if now.since(self.down_since) >= self.patience { Patience::Over } else { Patience::Left }
     }
 
@@ -225,7 +241,8 @@ impl Association {
     pub fn doubt(&mut self, number: u64, hold: Duration, now: Time) {
         self.fence_until(now.after(hold));
         if self.up() == Some(number) {
-            (self.is_up, self.is_open, self.down_since) = (false, true, now);
+            self.goes_down(now);
+            (self.is_up, self.is_open) = (false, true);
         }
     }
 

@@ -118,3 +118,27 @@ fn an_exchange_that_outlasts_the_fence_begins_it_anew() {
     one.lost(at(28));
     assert_eq!(one.fence(), Some(at(49)));
 }
+
+#[test]
+fn an_association_that_is_lost_at_once_is_made_again_with_longer_and_longer_pauses() {
+    let mut one = association();
+    let mut now = at(20);
+    let mut pauses = Vec::new();
+    one.lost(now);
+    assert_eq!(one.duty(now, Wanted::Queues), Duty::Associate, "it lived: at once");
+    for number in 2..10 {
+        one.made(number, SECOND, now);
+        now = now.after(Duration::from_millis(1));
+        one.lost(now);
+        let Duty::Rest(pause) = one.duty(now, Wanted::Queues) else { panic!("tried at once") };
+        pauses.push(pause.as_millis());
+        now = now.after(pause);
+        assert_eq!(one.duty(now, Wanted::Queues), Duty::Associate);
+    }
+    assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    one.made(10, SECOND, now);
+    now = now.after(6 * SECOND);
+    one.doubt(10, SECOND, now);
+    assert_eq!(one.duty(now, Wanted::Queues), Duty::LetGo);
+    assert_eq!(one.duty(now, Wanted::Queues), Duty::Associate);
+}

@@ -181,6 +181,11 @@ impl Work {
         self.open == 0 && (self.stops() || self.sent >= self.units())
     }
 
+    /// Whether commands of it are under way.
+    pub fn is_under_way(&self) -> bool {
+        self.open > 0
+    }
+
     /// Notes that a command of it was carried out.
     pub(super) fn moved(&mut self) {
         self.moved = true;

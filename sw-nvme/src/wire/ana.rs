@@ -83,7 +83,10 @@ pub fn page_bytes(groups: u32, namespaces: u32) -> usize {
 
 /// The state of each group, by ANAGRPID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Groups(Vec<(u32, Access)>);
+pub struct Groups {
+    told: Vec<(u32, Access)>,
+    is_cut: bool,
+}
 
 impl Groups {
     /// Decodes the page from its start, as far as it is there: descriptors that are cut off are not told of, nor are those above
@@ -94,8 +97,13 @@ impl Groups {
     pub fn decode(raw: &[u8]) -> Result<Self, WireError> {
         whole("Asymmetric Namespace Access", raw, HEADER_BYTES)?;
         let (mut groups, mut at) = (Vec::new(), HEADER_BYTES);
-        for _ in 0..usize::from(le16(raw, 8)).min(GROUPS_MAX) {
-            let Some(group) = raw.get(at..).filter(|rest| rest.len() >= GROUP_BYTES) else { break };
+        let count = usize::from(le16(raw, 8));
+        let mut is_cut = count > GROUPS_MAX;
+        for _ in 0..count.min(GROUPS_MAX) {
+            let Some(group) = raw.get(at..).filter(|rest| rest.len() >= GROUP_BYTES) else {
+                is_cut = true;
+                break;
+            };
             let (number, namespaces) = (le32(group, 0), le32(group, 4));
             if number == 0 {
                 return Err(WireError::Field { field: "ANA Group ID", got: 0, rule: "groups are numbered from 1" });
@@ -114,19 +122,24 @@ impl Groups {
                 got: u64::from(*number),
                 rule: "each group stands there once",
             }),
-            None => Ok(Self(groups)),
+            None => Ok(Self { told: groups, is_cut }),
         }
     }
 
     /// The state of a group; `None` for one that was not told.
     pub fn of(&self, group: u32) -> Option<Access> {
-        let at = self.0.binary_search_by_key(&group, |(number, _)| *number).ok()?;
-        self.0.get(at).map(|(_, access)| *access)
+        let at = self.told.binary_search_by_key(&group, |(number, _)| *number).ok()?;
+        self.told.get(at).map(|(_, access)| *access)
+    }
+
+    /// Whether the page has more groups than there was room for: asked again, it tells no more.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// All of them, by number.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Access)> + '_ {
-        self.0.iter().copied()
+        self.told.iter().copied()
     }
 }
 
@@ -177,6 +190,11 @@ mod tests {
         let raw = page(&[group(1, &[1, 2], 1), group(2, &[3], 2), group(3, &[4], 7)]);
         let told = |raw: &[u8]| [1, 2, 3].map(|number| Groups::decode(raw).unwrap().of(number));
         assert_eq!(told(&raw), [ALL[0], ALL[1], None]);
+        assert!(!Groups::decode(&raw).unwrap().is_cut());
+        assert!(
+            Groups::decode(&raw[..raw.len() - NSID_BYTES - 1]).unwrap().is_cut(),
+            "without the head of the last one"
+        );
         assert_eq!(told(&raw[..HEADER_BYTES + GROUP_BYTES + 8 + GROUP_BYTES - 1]), [ALL[0], None, None]);
         assert_eq!(told(&raw[..HEADER_BYTES]), [None; 3]);
         // A group that says that it has more namespaces than there are bytes.
