@@ -175,9 +175,9 @@ impl Fences {
         self.until.is_empty() && self.awaited == 0
     }
 
-    /// Until when no write is sent, if there is a fence.
+    /// Until when no write is sent, if there is a fence: the end of time while a write goes on whose end was told.
     pub fn fence(&self) -> Option<Time> {
-        self.until.values().max().copied()
+        if self.awaited > 0 { Some(Time(u64::MAX)) } else { self.until.values().max().copied() }
     }
 }
 

@@ -105,6 +105,7 @@ pub enum Mark {
     NetUnsentGoesOn,
     NetAskedAgain,
     NetCancelled,
+    NetToldUnknown,
     NetCommandLate,
     NetShortData,
     NetWrongDigest,
@@ -216,7 +217,7 @@ impl Mark {
     ];
 
     /// Every mark of runs with a modelled network.
-    pub const NET: [Mark; 18] = [
+    pub const NET: [Mark; 19] = [
         Mark::NetReset,
         Mark::NetHalfClose,
         Mark::NetPartition,
@@ -230,6 +231,7 @@ impl Mark {
         Mark::NetUnsentGoesOn,
         Mark::NetAskedAgain,
         Mark::NetCancelled,
+        Mark::NetToldUnknown,
         Mark::NetCommandLate,
         Mark::NetShortData,
         Mark::NetWrongDigest,

@@ -37,6 +37,22 @@ const ADMIN_CAPSULE: u32 = 8192;
 #[derive(Default)]
 pub(crate) struct Family(pub(crate) RefCell<Fences>);
 
+/// A write of a lane that goes on though its user was told that its outcome is unknown: others wait until this is dropped.
+pub(crate) struct Awaited(Rc<Family>);
+
+impl Awaited {
+    pub(crate) fn new(family: &Rc<Family>) -> Self {
+        family.0.borrow_mut().awaits();
+        Self(Rc::clone(family))
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.0.borrow_mut().answered();
+    }
+}
+
 impl Gate for Family {
     fn doubts(&self) -> u64 {
         self.0.borrow().doubts()

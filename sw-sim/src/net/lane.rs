@@ -1,6 +1,6 @@
 //! A lane: the product's works and ledger over the modelled network, as `sw-net`'s transport has them over sockets.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, rc::Rc};
 
 use sw_engine::{
     ErrorKind, Fault, Time, Token,
@@ -19,7 +19,7 @@ use sw_nvme::{
 
 use super::{
     Shared,
-    attendant::{Attendant, Queue},
+    attendant::{Attendant, Awaited, Family, Queue},
     params::HostParams,
     stream::Memory,
     user::Arena,
@@ -52,6 +52,8 @@ pub(crate) struct Lane {
     places: Vec<Place>,
     /// Works that no path is connected for.
     waiting: VecDeque<u32>,
+    /// Writes that go on though their users were told of their end.
+    awaited: Vec<(u32, Awaited)>,
     turn: usize,
     pub(crate) ended: Vec<IoDone>,
     /// Its thread does something else before.
@@ -148,6 +150,7 @@ impl Lane {
             works: Works::default(),
             places: (0..params.paths).map(|_| Place::Unlinked).collect(),
             waiting: VecDeque::new(),
+            awaited: Vec::new(),
             turn: 0,
             ended: Vec::new(),
             stalled_until: 0,
@@ -243,7 +246,7 @@ impl Lane {
         if let (Some(Place::Linked(link)), Some(attendant)) = (self.places.get_mut(path), all.get(path))
             && link.begin(index, &mut self.works, attendant, now)
         {
-            self.ended.extend(self.works.finish(index));
+            self.finish(index);
         }
     }
 
@@ -260,8 +263,14 @@ impl Lane {
     fn fail(&mut self, index: u32, fault: Fault) {
         self.works.get(index).into_iter().for_each(|work| work.fail(fault));
         if self.works.look(index).is_some_and(Work::is_over) {
-            self.ended.extend(self.works.finish(index));
+            self.finish(index);
         }
+    }
+
+    /// A work is over.
+    fn finish(&mut self, index: u32) {
+        self.ended.extend(self.works.finish(index));
+        self.awaited.retain(|(of, _)| *of != index);
     }
 
     /// Takes connections that it asked for, moves bytes, and looks for commands that are late.
@@ -296,15 +305,16 @@ impl Lane {
             return;
         };
         let (over, moved) = link.pump(&mut self.works, arena, attendant, shared);
+        let (limit, now) = (self.params.command_timeout, Time(shared.now()));
+        let queue = link.queue.stream.queue.as_ref();
+        let is_late = queue.is_some_and(|queue| link.ledger.is_late(queue, limit, now));
         for index in over {
-            self.ended.extend(self.works.finish(index));
+            self.finish(index);
         }
         if let Err(kind) = moved {
             return self.unlink(path, kind, (arena, all), shared);
         }
-        if let Some(queue) = &link.queue.stream.queue
-            && link.ledger.is_late(queue, self.params.command_timeout, Time(shared.now()))
-        {
+        if is_late {
             shared.mark(Mark::NetCommandLate);
             self.unlink(path, ErrorKind::Io, (arena, all), shared);
         }
@@ -345,12 +355,13 @@ impl Lane {
         if !unsent.is_empty() {
             shared.mark(Mark::NetUnsentGoesOn);
         }
-        over.into_iter().for_each(|index| self.ended.extend(self.works.finish(index)));
+        over.into_iter().for_each(|index| self.finish(index));
         self.send(unsent, arena, all, shared);
     }
 
-    /// Asks for the early end of an I/O.
-    pub(crate) fn cancel(&mut self, token: Token) {
+    /// Asks for the early end of an I/O; whether it is a write that goes on all the same.
+    pub(crate) fn cancel(&mut self, token: Token, family: &Rc<Family>) -> bool {
+        let mut is_told = false;
         for index in 0..self.works.places() {
             let Some(work) = self.works.get(index).filter(|work| work.io.token == token) else { continue };
             work.cancel();
@@ -365,8 +376,13 @@ impl Lane {
                 }
             }
             if is_found && self.works.look(index).is_some_and(Work::is_over) {
-                self.ended.extend(self.works.finish(index));
+                self.finish(index);
+            }
+            if self.works.look(index).is_some_and(|work| work.is_write() && work.is_under_way()) {
+                is_told = true;
+                self.awaited.push((index, Awaited::new(family)));
             }
         }
+        is_told
     }
 }

@@ -242,7 +242,10 @@ impl NetWorld {
             Event::Deadline(op) => {
                 if let Some(lane) = self.user.live.get(&op).and_then(|op| self.lanes.get_mut(op.lane)) {
                     shared.note("deadline", &[op]);
-                    lane.cancel(Token::from_raw(op));
+                    // As the product's lane: whoever asked is told at once, and the transport goes on with it.
+                    if lane.cancel(Token::from_raw(op), &self.family) {
+                        self.user.told(op, shared);
+                    }
                 }
             }
         }

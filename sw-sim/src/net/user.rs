@@ -79,6 +79,8 @@ pub(crate) struct Op {
     pub(crate) deadline: Option<u64>,
     begun: u64,
     tries: u32,
+    /// Its user was told that its outcome is unknown.
+    is_told: bool,
 }
 
 /// See the module documentation.
@@ -146,6 +148,17 @@ impl User {
         io
     }
 
+    /// The deadline of a write is over, and the lane cannot take it back.
+    pub(crate) fn told(&mut self, number: u64, shared: &mut Shared) {
+        let Some(op) = self.live.get_mut(&number) else { return };
+        op.is_told = true;
+        shared.mark(Mark::NetToldUnknown);
+        for block in op.slba..op.slba + op.blocks {
+            let broken = shared.history.answered(shared.agenda.now(), tag(number, block - op.slba), Answer::Unknown);
+            broken.into_iter().for_each(|(rule, text)| shared.violate(rule, text));
+        }
+    }
+
     /// A lane says how an I/O ended; gives the I/O that is to be tried again, with its lane.
     pub(crate) fn ended(&mut self, done: &IoDone, shared: &mut Shared) -> Option<(usize, Io)> {
         let number = done.token.raw();
@@ -178,7 +191,7 @@ impl User {
         let is_whole = done.result.is_ok_and(|moved| moved == len);
         match op.kind {
             IoKind::Read if is_whole => self.read(number, &op, &bytes, shared),
-            IoKind::Write => self.written(number, &op, done, shared),
+            IoKind::Write if !op.is_told => self.written(number, &op, done, shared),
             _ => {}
         }
         if let Err(fault) = done.result
@@ -223,6 +236,6 @@ impl User {
 
 impl Op {
     pub(crate) fn new(lane: usize, kind: IoKind, (slba, blocks): (u64, u64)) -> Self {
-        Self { lane, kind, slba, blocks, deadline: None, begun: 0, tries: 0 }
+        Self { lane, kind, slba, blocks, deadline: None, begun: 0, tries: 0, is_told: false }
     }
 }
