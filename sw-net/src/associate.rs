@@ -64,7 +64,7 @@ pub(crate) fn associate(
     let id = connect(&mut admin, (request, &data), host.keys.as_deref(), config.timeout)?;
     let (cap, version) = enable(&mut admin, config.timeout)?;
     let info = inquiry::identify_controller(&mut admin)?;
-    let FabricsFacts { io_data_bytes, quiesce, .. } = fabrics_facts(&admin)?;
+    let FabricsFacts { io_data_bytes, quiesce, .. } = fabrics_facts(&admin, way)?;
     let queues = negotiate(&mut admin, config.queues)?;
     let known = Known { info: &info, version, page_bytes_min: cap.page_bytes_min };
     let mut namespaces = inquiry::namespaces(&mut admin, known)?;
@@ -197,12 +197,11 @@ pub(crate) fn pause(span: Duration) {
 }
 
 /// What the page that was just identified says for fabrics.
-fn fabrics_facts(admin: &Admin) -> Result<FabricsFacts, Error> {
+fn fabrics_facts(admin: &Admin, way: &Way) -> Result<FabricsFacts, Error> {
     let limits = FabricsFacts::decode(&admin.page()).map_err(|cause| {
         admin.error(ErrorKind::Protocol, format!("the controller's data is not what it should be: {cause}"))
     })?;
-    // Data in capsules begins right behind the command over TCP; another offset would be another transport's.
-    Ok(if limits.data_offset_16 == 0 { limits } else { FabricsFacts { io_data_bytes: 0, ..limits } })
+    Ok(FabricsFacts { io_data_bytes: limits.data_bytes(way.transport_type()), ..limits })
 }
 
 /// Asks for `wanted` I/O queues; how many there are.

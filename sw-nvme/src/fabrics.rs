@@ -5,7 +5,10 @@
 
 use core::{fmt, time::Duration};
 
-use crate::wire::{Command, SQE_BYTES, WireError, bytes, le16, le32, le64, whole};
+use crate::{
+    discovery::TransportType,
+    wire::{Command, SQE_BYTES, WireError, bytes, le16, le32, le64, whole},
+};
 
 /// OPC of every fabrics command.
 pub const OPCODE: u8 = 0x7F;
@@ -259,6 +262,8 @@ pub struct FabricsFacts {
     pub io_data_bytes: u32,
     /// ICDOFF: where data begins in a capsule, in units of 16 bytes behind the command.
     pub data_offset_16: u16,
+    /// SGLS, bit 20 (Base 2.1, "Identify Controller data structure"): the address of a data block descriptor may be an offset into the capsule.
+    pub takes_offsets: bool,
     /// CQT: how long the controller may take to end all commands once it has noticed that its host is gone; nothing if not reported.
     pub quiesce: Duration,
 }
@@ -275,7 +280,16 @@ impl FabricsFacts {
         let rule = "a capsule holds a command of 64 bytes, and less than 4 GiB";
         let io_data_bytes = data.ok_or(WireError::Field { field: "IOCCSZ", got: capsule, rule })?;
         let quiesce = Duration::from_millis(le16(page, 386).into());
-        Ok(Self { io_data_bytes, data_offset_16: le16(page, 1800), quiesce })
+        let takes_offsets = le32(page, 536) >> 20 & 1 != 0;
+        Ok(Self { io_data_bytes, data_offset_16: le16(page, 1800), takes_offsets, quiesce })
+    }
+
+    /// Bytes of data that a host sends in a capsule of an I/O queue at most. None where they would not begin right behind the command; nor over RDMA
+    /// to a controller that does not say that it takes offsets, which Linux's host asks for there (`drivers/nvme/host/rdma.c`,
+    /// `nvme_rdma_setup_ctrl` and `nvme_rdma_map_data`) and not over TCP.
+    pub fn data_bytes(&self, transport: TransportType) -> u32 {
+        let takes = self.takes_offsets || transport != TransportType::Rdma;
+        if takes && self.data_offset_16 == 0 { self.io_data_bytes } else { 0 }
     }
 }
 
@@ -389,8 +403,15 @@ mod tests {
         page[386..388].copy_from_slice(&500u16.to_le_bytes());
         page[1792..1796].copy_from_slice(&1028u32.to_le_bytes());
         page[1800] = 2;
-        let facts = FabricsFacts { io_data_bytes: 16384, data_offset_16: 2, quiesce: Duration::from_millis(500) };
+        let (io_data_bytes, quiesce) = (16384, Duration::from_millis(500));
+        let facts = FabricsFacts { io_data_bytes, data_offset_16: 2, takes_offsets: false, quiesce };
         assert_eq!(FabricsFacts::decode(&page), Ok(facts));
+        let sends = |facts: FabricsFacts| [TransportType::Tcp, TransportType::Rdma].map(|over| facts.data_bytes(over));
+        assert_eq!(sends(facts), [0, 0]);
+        page[1800] = 0;
+        assert_eq!(FabricsFacts::decode(&page).map(sends), Ok([16384, 0]));
+        page[538] = 1 << 4;
+        assert_eq!(FabricsFacts::decode(&page).map(sends), Ok([16384, 16384]));
         page[1792..1796].copy_from_slice(&3u32.to_le_bytes());
         assert!(FabricsFacts::decode(&page).is_err() && FabricsFacts::decode(&page[..4095]).is_err());
     }

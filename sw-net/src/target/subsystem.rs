@@ -48,8 +48,8 @@ pub(super) struct Offer {
 impl Offer {
     /// SGLS: supported, and with an offset into the capsule.
     const TCP: Self = Self { transport: TransportType::Tcp, sgls: 1 | 1 << 20 };
-    /// SGLS: supported, and keyed, which Linux hosts ask for.
-    pub(super) const RDMA: Self = Self { transport: TransportType::Rdma, sgls: 1 | 1 << 2 };
+    /// SGLS: supported; keyed, which Linux hosts ask for; and with an offset into the capsule, without which they send no data in it.
+    pub(super) const RDMA: Self = Self { transport: TransportType::Rdma, sgls: 1 | 1 << 2 | 1 << 20 };
 }
 
 /// Statuses that only a controller gives.

@@ -121,7 +121,10 @@ fn the_product_reads_the_identify_pages_of_the_target() {
     assert_eq!(page.keep_alive_unit, Some(Duration::from_millis(100)));
     assert_eq!(page.kind, identify::ControllerKind::Io);
     let capsule = FabricsFacts::decode(&admin.identify(Identify::Controller)).unwrap();
-    assert_eq!(capsule, FabricsFacts { io_data_bytes: 8192, data_offset_16: 0, quiesce: Duration::ZERO });
+    assert_eq!(
+        capsule,
+        FabricsFacts { io_data_bytes: 8192, data_offset_16: 0, takes_offsets: true, quiesce: Duration::ZERO }
+    );
     assert!(
         page.host_id_128() && page.nvm.write_zeroes() && page.nvm.dataset_management() && !page.volatile_write_cache
     );
