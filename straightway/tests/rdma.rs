@@ -93,13 +93,22 @@ impl Rig {
         host: ControllerConfig,
         (budget, registering): (Budget, Registering),
     ) -> Self {
+        let device = EmulatedDevice::open();
+        Self::over(directory, config, host, (Budgeted::new(device.clone(), budget), device, registering))
+    }
+
+    /// By a device that is around an emulated one.
+    fn over(
+        directory: &Arc<Directory>,
+        config: TargetConfig,
+        host: ControllerConfig,
+        (by, device, registering): (Arc<dyn Device>, Arc<EmulatedDevice>, Registering),
+    ) -> Self {
         let subsystem = config.subsystem.clone();
         let target = start_rdma_emulated(config).unwrap();
         let at = target.address();
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
-        let device = EmulatedDevice::open();
-        let way = Way::rdma(Budgeted::new(device.clone(), budget), registering);
-        let controller = Controller::open_by(way, address, identity(), host).unwrap();
+        let controller = Controller::open_by(Way::rdma(by, registering), address, identity(), host).unwrap();
         let index = directory.add(Paths::of(controller.clone())).unwrap();
         let attended = controller.clone();
         let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();

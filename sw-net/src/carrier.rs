@@ -18,7 +18,7 @@ use sw_engine::{
 use sw_mem::RegionId;
 use sw_nvme::{
     discovery::TransportType,
-    rdma::Registering,
+    rdma::{Memory, Registering},
     tcp::{
         host::{End, Transfer},
         ledger::{Commands, Pieces},
@@ -307,10 +307,13 @@ impl Carrier {
         }
     }
 
-    /// Ends the connection: nothing of it lands any more.
-    pub(crate) fn hang_up(&mut self) {
+    /// Ends the connection: nothing of it lands any more, unless it is said that memory stays.
+    pub(crate) fn hang_up(&mut self) -> Memory {
         match self {
-            Self::Tcp(connection) => connection.hang_up(),
+            Self::Tcp(connection) => {
+                connection.hang_up();
+                Memory::Free
+            }
             Self::Rdma(connection) => connection.hang_up(),
         }
     }

@@ -14,7 +14,7 @@ use sw_engine::{
 use sw_mem::RegionId;
 use sw_nvme::{
     rdma::{
-        Registering, Shelf,
+        Memory, Registering, Shelf,
         cm::{Accept, Refused, Request},
         host::HostQueue,
         session::{Looked, Over, Session, SessionConfig},
@@ -186,12 +186,12 @@ impl RdmaConnection {
         }
     }
 
-    /// Ends the connection. When this returns nothing of it reads or writes memory of commands any more.
-    pub(crate) fn hang_up(&mut self) {
+    /// Ends the connection. When this returns nothing of it reads or writes memory of commands any more, or it says that a device may.
+    pub(crate) fn hang_up(&mut self) -> Memory {
         self.session.disconnect();
         let until = crate::admin::after(DRAIN);
         while !self.session.drain() && self.relay.wait(Some(until)) {}
-        self.session.release();
+        self.session.release()
     }
 
     /// A region is let go of.
@@ -202,7 +202,8 @@ impl RdmaConnection {
 
 impl Drop for RdmaConnection {
     fn drop(&mut self) {
-        self.hang_up();
+        // Whoever asks for it hangs up before.
+        let _ = self.hang_up();
     }
 }
 

@@ -24,11 +24,11 @@ use sw_engine::{
 };
 use sw_mem::{DmaRegion, ForkMark, RegionId, WeakRegion};
 use sw_nvme::{
-    rdma::{WINDOW_SHARED, session::Windows},
+    rdma::{Memory as Left, WINDOW_SHARED, session::Windows},
     status::Status,
     tcp::{
         host::Range,
-        ledger::{Ledger, Loss, Side},
+        ledger::{Ledger, Loss, Reached, Side},
         works::{Work, Works},
     },
 };
@@ -206,6 +206,8 @@ pub struct TcpTransport {
     /// Works that are without a path, and go by another one or wait.
     homeless: Vec<u32>,
     in_flight: u32,
+    /// I/Os that ended with memory that stays with a device.
+    kept: u32,
     looked: Option<Time>,
     /// Of connections that are gone.
     counters: ConnectionCounters,
@@ -323,6 +325,7 @@ impl TcpTransport {
             over: Vec::with_capacity(depth),
             homeless: Vec::with_capacity(depth),
             in_flight: 0,
+            kept: 0,
             looked: None,
             counters: ConnectionCounters::default(),
             fork: ForkMark::new(),
@@ -474,13 +477,16 @@ impl TcpTransport {
             queue.connection.terminate(breach);
         }
         self.counters = self.counters.and(queue.connection.counters());
-        let Loss { in_doubt, over, unsent } =
-            ledger.lost(&mut self.works, broken.kind(), |cid| queue.connection.is_untouched(cid));
         // A child that was forked has the descriptor too, which keeps the connection and its place among what is waited for.
         if let Some(fd) = queue.connection.fd() {
             self.waiter.forget(fd);
         }
-        queue.connection.hang_up();
+        let sent = match queue.connection.hang_up() {
+            Left::Free => Reached::Controller,
+            Left::Stays => Reached::Kept,
+        };
+        let reached = |cid| if queue.connection.is_untouched(cid) { Reached::Nobody } else { sent };
+        let Loss { in_doubt, over, unsent } = ledger.lost(&mut self.works, broken.kind(), reached);
         let facts = Arc::clone(&queue.facts);
         drop(queue);
         let name = controller.name();
@@ -496,6 +502,8 @@ impl TcpTransport {
         }
         for index in over {
             let done = self.finish(index);
+            let is_kept = |done: &IoDone| done.result.is_err_and(|fault| fault.keeps_memory());
+            self.kept += u32::from(done.as_ref().is_some_and(is_kept));
             self.ended.extend(done);
         }
         self.homeless.extend(unsent.into_iter().rev());
@@ -617,12 +625,13 @@ impl Transport for TcpTransport {
                 self.waiter.wait(timeout.min(FENCE_STEP));
             }
         }
-        // Over TCP only this thread's calls touch memory; over RDMA a connection that was hung up reaches none: without connections nothing does.
+        // Over TCP only this thread's calls touch memory; over RDMA a connection that was hung up reaches none: without connections nothing does, but for
+        // what was told as kept.
         for leg in 0..self.legs.len() {
             self.unlink(leg, &Broken::Fenced);
         }
         self.pass(out);
-        Fence::Quiet
+        if self.kept > 0 { Fence::Busy(self.kept) } else { Fence::Quiet }
     }
 
     fn explain(&self, handle: u64, fault: Fault) -> Option<&Error> {

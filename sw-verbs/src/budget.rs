@@ -182,14 +182,24 @@ impl Mr for BudgetedMr {
         self.mr.as_ref()?.remote(at)
     }
 
-    fn deregister(self: Box<Self>) {}
+    fn deregister(mut self: Box<Self>) -> Result<(), Error> {
+        self.end()
+    }
+}
+
+impl BudgetedMr {
+    /// Ends it, once. What cannot be ended stays registered, and on the account.
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(mr) = self.mr.take() else { return Ok(()) };
+        mr.deregister()?;
+        self.account.give_back(self.len);
+        Ok(())
+    }
 }
 
 impl Drop for BudgetedMr {
     fn drop(&mut self) {
-        if let Some(mr) = self.mr.take() {
-            mr.deregister();
-        }
-        self.account.give_back(self.len);
+        // The device's own says so.
+        let _ = self.end();
     }
 }

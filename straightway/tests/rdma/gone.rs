@@ -1,5 +1,13 @@
 //! A device that is pulled out, or has less room than is wanted, under a lane; and small writes.
 
+use sw_engine::{
+    Verb,
+    seam::{
+        Attach, Fence,
+        verbs::{DeviceFacts, DmaBufRequest, Gid, Listener, Pd, Presence, Sge},
+    },
+};
+
 use super::{
     lanes::{Lane, rig},
     *,
@@ -90,5 +98,113 @@ fn small_writes_go_in_their_capsule_and_others_do_not() {
         assert_eq!(lane.wait(), Ok(bytes));
         lane.memory.read(0, &mut got).unwrap();
         assert!(got == content, "{bytes} bytes came back as others");
+    }
+}
+
+// ---- a device that is gone and lets go of nothing -----------------------------------------------------------------
+
+/// An emulated device that, once it is pulled out, refuses to deregister, as a driver may whose device failed for good.
+struct Stubborn(Arc<EmulatedDevice>);
+
+struct StubbornPd(Arc<EmulatedDevice>, Arc<dyn Pd>);
+
+struct StubbornMr(Arc<EmulatedDevice>, Box<dyn Mr>);
+
+impl Device for Stubborn {
+    fn facts(&self) -> &DeviceFacts {
+        self.0.facts()
+    }
+
+    fn presence(&self) -> Presence {
+        self.0.presence()
+    }
+
+    fn gids(&self) -> Result<Vec<Gid>, Error> {
+        self.0.gids()
+    }
+
+    fn alloc_pd(&self) -> Result<Arc<dyn Pd>, Error> {
+        Ok(Arc::new(StubbornPd(self.0.clone(), self.0.alloc_pd()?)))
+    }
+
+    fn create_cq(&self, entries: u32, wake: Arc<dyn Wake>) -> Result<Arc<dyn Cq>, Error> {
+        self.0.create_cq(entries, wake)
+    }
+
+    fn listen(&self, at: &str) -> Result<Box<dyn Listener>, Error> {
+        self.0.listen(at)
+    }
+}
+
+impl Pd for StubbornPd {
+    fn reg_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+        Ok(Box::new(StubbornMr(self.0.clone(), self.1.reg_mr(memory)?)))
+    }
+
+    fn reg_bound_mr(&self, memory: MrRequest<'_>) -> Result<Box<dyn Mr>, Error> {
+        Ok(Box::new(StubbornMr(self.0.clone(), self.1.reg_bound_mr(memory)?)))
+    }
+
+    fn reg_dmabuf_mr(&self, memory: DmaBufRequest) -> Result<Box<dyn Mr>, Error> {
+        self.1.reg_dmabuf_mr(memory)
+    }
+
+    fn create_qp(&self, config: QpConfig) -> Result<Box<dyn Qp>, Error> {
+        self.1.create_qp(config)
+    }
+}
+
+impl Mr for StubbornMr {
+    fn len(&self) -> u64 {
+        self.1.len()
+    }
+
+    fn sge(&self, at: u64, len: u32) -> Option<Sge> {
+        self.1.sge(at, len)
+    }
+
+    fn remote(&self, at: u64) -> Option<RemoteAddr> {
+        self.1.remote(at)
+    }
+
+    fn deregister(self: Box<Self>) -> Result<(), Error> {
+        let Self(device, mr) = *self;
+        mr.deregister()?;
+        match device.presence() {
+            Presence::Here => Ok(()),
+            Presence::Gone => Err(Error::new(ErrorKind::Io, Verb::Setup).at("mr").with_code(5)),
+        }
+    }
+}
+
+#[test]
+fn memory_that_a_device_that_is_gone_does_not_let_go_of_stays_with_it() {
+    for (registering, kind, wanted, told) in [
+        (Registering::Kept, IoKind::Read, opcode::READ, false),
+        (Registering::Kept, IoKind::Write, opcode::WRITE, false),
+        // The registration goes with its command alone.
+        (Registering::Kept, IoKind::Read, opcode::READ, true),
+        (Registering::PerCommand, IoKind::Read, opcode::READ, false),
+        (Registering::PerCommand, IoKind::Write, opcode::WRITE, false),
+    ] {
+        let directory = Arc::default();
+        let device = EmulatedDevice::open();
+        let late = of_memory(Some(once(wanted, Fault::Delay(Duration::from_millis(400)))));
+        let budgeted = Budgeted::new(Arc::new(Stubborn(device.clone())), Budget::default());
+        let rig = Rig::over(&directory, late, ControllerConfig::default(), (budgeted, device, registering));
+        let (object, mut lane) = (rig.object(), Lane::new(&directory));
+        lane.begin(&object, kind);
+        assert!(lane.end().is_none(), "it is under way");
+        if told {
+            lane.transport.attach(Attach::RegionGone(lane.memory.region().id())).unwrap();
+        }
+        rig.device.pull_out();
+        let fault = lane.wait().unwrap_err();
+        assert!(fault.kind == ErrorKind::NoDevice && fault.keeps_memory(), "{registering:?} {kind:?}: {fault:?}");
+        lane.transport.attach(Attach::Region(lane.memory.region())).unwrap();
+        let again = lane.run(&object, kind).unwrap_err();
+        assert!(again.kind == ErrorKind::NoDevice && !again.keeps_memory(), "no device heard of it: {again:?}");
+        let fence = lane.transport.fence(Duration::ZERO, &mut Vec::new());
+        assert_eq!(fence, Fence::Busy(1), "{registering:?} {kind:?}");
     }
 }

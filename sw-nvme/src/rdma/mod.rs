@@ -21,7 +21,7 @@ pub mod session;
 
 use core::fmt;
 
-pub use registrations::{Registering, Shelf, WINDOW_SHARED};
+pub use registrations::{Memory, Registering, Shelf, WINDOW_SHARED};
 
 /// A rule that the peer broke: the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,9 +69,19 @@ impl Direction {
     }
 }
 
+/// What a registration that is kept has come to.
+enum Held {
+    /// It opens its window.
+    Open(Box<dyn Mr>),
+    /// It opens nothing any more.
+    Ended,
+    /// The device refused to end it: its memory may be reached for ever.
+    Stays,
+}
+
 /// A registration that is kept.
 struct Kept {
-    mr: Mutex<Option<Box<dyn Mr>>>,
+    held: Mutex<Held>,
     /// Its first byte, for the controller.
     first: RemoteAddr,
     /// The same for our own requests, without a length.
@@ -93,15 +103,44 @@ impl Kept {
         self.users.load(Ordering::Acquire) == 0
     }
 
-    /// Ends it, unless somebody uses it; whether this did.
+    /// Ends it, unless somebody uses it; whether this did. Where another thread is about it, it has ended it when this returns.
     fn end_idle(&self) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if self.users.compare_exchange(0, OVER, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return false;
         }
-        self.mr.lock().unwrap_or_else(PoisonError::into_inner).take().is_some_and(|mr| {
-            mr.deregister();
-            true
-        })
+        let Held::Open(mr) = core::mem::replace(&mut *held, Held::Ended) else { return false };
+        let ended = mr.deregister();
+        if ended.is_err() {
+            *held = Held::Stays;
+        }
+        ended.is_ok()
+    }
+
+    /// Ends what its last user has left; whether nothing reaches the memory any more.
+    fn end_used(&self) -> Memory {
+        self.end_idle();
+        match *self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+            Held::Ended => Memory::Free,
+            Held::Open(_) | Held::Stays => Memory::Stays,
+        }
+    }
+}
+
+/// Whether what was registered is free of the device.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Nothing reaches it any more.
+    Free,
+    /// The device refused to deregister it, and may reach it for ever: it must not be told as free.
+    Stays,
+}
+
+impl Memory {
+    /// Of both.
+    pub fn and(self, other: Self) -> Self {
+        if self == Self::Stays { self } else { other }
     }
 }
 
@@ -185,10 +224,12 @@ impl Lease {
         }
     }
 
-    /// The command is over. Memory of its own is deregistered when this returns.
+    /// The command is over. Memory of its own is deregistered when this returns; should the device refuse, the answer says that it is done with it, as
+    /// for memory that stays registered.
     pub(super) fn end(self) {
         if let Self::Own(mr, ..) = self {
-            mr.deregister();
+            // The device's own says so, and keeps the memory.
+            let _ = mr.deregister();
         }
     }
 }
@@ -288,7 +329,7 @@ impl Registrations {
         let mr = self.with_room(|| pd.reg_bound_mr(memory))?;
         let (first, local) = (mr.remote(0).ok_or_else(no_key)?, mr.sge(0, 0).ok_or_else(no_key)?);
         let (users, used) = (AtomicU32::new(1), AtomicU64::new(0));
-        let kept = Arc::new(Kept { mr: Mutex::new(Some(mr)), first, local, users, used });
+        let kept = Arc::new(Kept { held: Mutex::new(Held::Open(mr)), first, local, users, used });
         self.shelf.admit(&kept);
         self.kept.insert(key, Arc::clone(&kept));
         Ok(kept)
@@ -320,10 +361,21 @@ impl Registrations {
         }
     }
 
-    /// The connection is over: nothing is registered any more when this returns. The leases of its commands have ended.
-    pub(super) fn end(&mut self) {
+    /// The connection is over: nothing is registered any more when this returns. What becomes of the memory of commands that were under way, by
+    /// their leases, for which no answer says that the device is done with it.
+    pub(super) fn end(&mut self, under_way: impl Iterator<Item = Lease>) -> Memory {
+        let (mut memory, mut used) = (Memory::Free, Vec::new());
+        for lease in under_way {
+            match lease {
+                Lease::Own(mr, ..) => memory = if mr.deregister().is_ok() { memory } else { Memory::Stays },
+                Lease::Shared(lease) => used.push(Arc::clone(&lease.kept)),
+            }
+        }
+        // Those of a region that was let go of are in the hands of their leases only.
+        let memory = used.iter().map(|kept| kept.end_used()).fold(memory, Memory::and);
         for (_, kept) in core::mem::take(&mut self.kept) {
             kept.end_idle();
         }
+        memory
     }
 }

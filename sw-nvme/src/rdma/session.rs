@@ -11,7 +11,7 @@
 //!
 //! The order at the end: [`Session::disconnect`]; [`Session::drain`] until it says so or the caller's patience is over; [`Session::release`].
 //! Then nothing of it reads or writes memory of commands any more: the queue pair is in error and flushed as far as it would be, and all
-//! their memory is deregistered, which is the proof where a device that is gone flushes nothing.
+//! their memory is deregistered, which is the proof where a device that is gone flushes nothing. Without that proof it is said that it stays.
 //!
 //! *Thread*: one at a time. Once it is [over](Over) it stays so.
 
@@ -33,7 +33,7 @@ use super::{
     Breach,
     capsule::{COMMAND_BYTES, KeyEnd, Keyed, RESPONSE_BYTES, Source},
     host::{HostQueue, Next},
-    registrations::{Direction, Lease, Registering, Registrations, Shelf},
+    registrations::{Direction, Lease, Memory, Registering, Registrations, Shelf},
 };
 use crate::tcp::host::{End, Outcome, Range, Transfer};
 
@@ -407,10 +407,10 @@ impl Session {
         }
     }
 
-    /// Deregisters all memory of commands. The last step, behind [`Session::drain`].
-    pub fn release(&mut self) {
-        self.leases.iter_mut().filter_map(Option::take).for_each(|given| given.lease.end());
-        self.registrations.end();
+    /// Deregisters all memory of commands; whether that of those without an answer is free, all of it. The last step, behind [`Session::drain`].
+    pub fn release(&mut self) -> Memory {
+        let under_way = self.leases.iter_mut().filter_map(|given| Some(given.take()?.lease));
+        self.registrations.end(under_way)
     }
 
     /// A region is let go of.
@@ -418,3 +418,7 @@ impl Session {
         self.registrations.region_gone(region);
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -96,6 +96,17 @@ pub struct Side<'a, Q> {
     pub gate: &'a dyn Gate,
 }
 
+/// How far a command came whose connection is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// The controller cannot know of it.
+    Nobody,
+    /// It may have it, and its memory is free.
+    Controller,
+    /// It may have it, and a device does not let go of its memory: that is never free again.
+    Kept,
+}
+
 /// What becomes of commands when their connection is lost.
 #[derive(Debug)]
 pub struct Loss {
@@ -264,22 +275,27 @@ impl Ledger {
         begun.any(|since| now.since(since) >= limit) || self.zombies.iter().any(|(_, since)| now.since(*since) >= limit)
     }
 
-    /// The connection is lost: `kind` says how, `is_untouched` of which commands the controller cannot know.
+    /// The connection is lost: `kind` says how, `reached` how far each command came, by its identifier.
     ///
     /// A work that is over keeps its place until it is [finished](Works::finish).
-    pub fn lost(self, works: &mut Works, kind: ErrorKind, is_untouched: impl Fn(u16) -> bool) -> Loss {
+    pub fn lost(self, works: &mut Works, kind: ErrorKind, reached: impl Fn(u16) -> Reached) -> Loss {
         let mut loss = Loss { in_doubt: false, over: Vec::new(), unsent: VecDeque::new() };
         let live: Vec<Part> = self.parts.into_iter().filter(|part| part.live).collect();
         for part in &live {
             let Some(work) = works.get(part.work) else { continue };
             work.open = work.open.saturating_sub(1);
-            if is_untouched(part.cid) {
-                // Commands are sent in their order: those behind it were not sent either.
-                work.sent = work.sent.min(part.at);
-            } else {
-                loss.in_doubt |= work.is_write();
-                work.fail_at(part.at, lost_with(kind, work.verb()));
-            }
+            let fault = lost_with(kind, work.verb());
+            let fault = match reached(part.cid) {
+                Reached::Nobody => {
+                    // Commands are sent in their order: those behind it were not sent either.
+                    work.sent = work.sent.min(part.at);
+                    continue;
+                }
+                Reached::Controller => fault,
+                Reached::Kept => fault.kept(),
+            };
+            loss.in_doubt |= work.is_write();
+            work.fail_at(part.at, fault);
         }
         for index in live.iter().map(|part| part.work).chain(self.waiting) {
             if loss.unsent.contains(&index) || loss.over.contains(&index) {

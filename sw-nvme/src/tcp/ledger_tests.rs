@@ -97,8 +97,14 @@ impl Bed {
     }
 
     fn lost(self) -> (Loss, Vec<IoDone>) {
+        self.lost_with(Reached::Controller)
+    }
+
+    /// What was sent came so far.
+    fn lost_with(self, sent: Reached) -> (Loss, Vec<IoDone>) {
         let Self { ledger, mut works, queue, .. } = self;
-        let loss = ledger.lost(&mut works, ErrorKind::Io, |cid| queue.is_unsent(cid));
+        let reached = |cid| if queue.is_unsent(cid) { Reached::Nobody } else { sent };
+        let loss = ledger.lost(&mut works, ErrorKind::Io, reached);
         let done = loss.over.iter().filter_map(|index| works.finish(*index)).collect();
         (loss, done)
     }
@@ -116,6 +122,25 @@ fn of_what_was_under_way_a_read_is_asked_for_again_a_write_is_unknown_and_what_w
     let fault = |retry| Err(Fault::new(ErrorKind::Io, 0).with_retry(retry));
     let results: Vec<_> = done.iter().map(|done| (done.token.raw(), done.result)).collect();
     assert_eq!(results, [(1, fault(Retry::Now)), (2, fault(Retry::Never))]);
+}
+
+#[test]
+fn memory_that_stays_with_a_device_is_told_whatever_else_became_of_the_io() {
+    let mut bed = Bed::new(8);
+    bed.begin(IoKind::Read, 1, 1);
+    // Its first command failed, and is told otherwise: the bytes before the second one that failed, or a try again.
+    let index = bed.begin(IoKind::Read, 4, 2);
+    bed.works.get(index).unwrap().fail_at(0, Fault::new(ErrorKind::ChecksumMismatch, 0).with_retry(Retry::Now));
+    let behind = bed.begin(IoKind::Read, 4, 3);
+    bed.works.get(behind).unwrap().fail_at(512, Fault::new(ErrorKind::ChecksumMismatch, 0));
+    bed.begin(IoKind::Write, 1, 4);
+    assert!(bed.sends(8) >= 4);
+    let unsent = bed.begin(IoKind::Write, 1, 5);
+    let (loss, done) = bed.lost_with(Reached::Kept);
+    assert_eq!((loss.in_doubt, loss.unsent), (true, VecDeque::from([unsent])));
+    let results: Vec<_> = done.iter().map(|done| (done.token.raw(), done.result)).collect();
+    let kept = Err(Fault::new(ErrorKind::Io, 0).kept());
+    assert_eq!(results, [1, 2, 3, 4].map(|token| (token, kept)));
 }
 
 #[test]
@@ -201,7 +226,7 @@ fn an_io_waits_for_so_many_connections_only() {
         let mut side = Side { queue: &mut bed.queue, namespaces: &bed.namespaces, gate: &bed.gate };
         bed.ledger.begin(index, &mut bed.works, &mut side, Time::ZERO);
         let ledger = core::mem::replace(&mut bed.ledger, Ledger::new(1));
-        let loss = ledger.lost(&mut bed.works, ErrorKind::Io, |_| true);
+        let loss = ledger.lost(&mut bed.works, ErrorKind::Io, |_| Reached::Nobody);
         assert_eq!(loss.over.len(), usize::from(turn == CONNECTIONS_PER_IO_MAX), "{turn}");
         bed.queue = Bed::new(1).queue;
     }

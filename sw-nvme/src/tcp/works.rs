@@ -215,7 +215,10 @@ impl Work {
     /// Notes that its command at byte `at` failed.
     pub(super) fn fail_at(&mut self, at: u32, fault: Fault) {
         self.moved |= !fault.is_not_applied();
-        let counts = self.failed.is_none_or(|(before, kept)| match (kept.retry, fault.retry) {
+        let counts = self.failed.is_none_or(|(before, first)| match (first.retry, fault.retry) {
+            // Memory that stays with a device is told, whatever else there is to tell.
+            (Retry::AfterFence, _) => false,
+            (_, Retry::AfterFence) => true,
             // A write of which one command may still be carried out is not sent again, whatever the others came to.
             (Retry::Now, again) if self.io.kind != IoKind::Read && again != Retry::Now => true,
             (never, Retry::Now) if self.io.kind != IoKind::Read && never != Retry::Now => false,
@@ -236,7 +239,7 @@ impl Work {
             None if self.sent >= self.units() => Ok(if self.moves() { self.io.len } else { 0 }),
             None => Err(Fault::new(ErrorKind::Cancelled, 0)),
             // That nothing was written is said of all commands or not at all.
-            Some((at, fault)) if at == 0 || self.cancelled || self.io.kind != IoKind::Read => {
+            Some((at, fault)) if at == 0 || self.cancelled || self.io.kind != IoKind::Read || fault.keeps_memory() => {
                 Err(if self.moved { Fault { outcome: WriteOutcome::Unknown, ..fault } } else { fault })
             }
             Some((at, _)) => Ok(at),

@@ -463,7 +463,9 @@ impl Mr for ModelMr {
         })
     }
 
-    fn deregister(self: Box<Self>) {}
+    fn deregister(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 impl Drop for ModelMr {

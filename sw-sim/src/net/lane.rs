@@ -12,7 +12,7 @@ use sw_nvme::{
     status::RetryDelays,
     tcp::{
         host::{HostQueue, Range},
-        ledger::{Ledger, Loss, Side},
+        ledger::{Ledger, Loss, Reached, Side},
         works::{Work, Works},
     },
 };
@@ -345,7 +345,8 @@ impl Lane {
         let (Some(attendant), Some(place)) = (all.get_mut(path), self.places.get_mut(path)) else { return };
         let Place::Linked(link) = core::mem::replace(place, Place::Unlinked) else { return };
         let Link { queue: Queue { stream, association }, ledger, .. } = *link;
-        let Loss { in_doubt, over, unsent } = ledger.lost(&mut self.works, kind, |cid| stream.is_untouched(cid));
+        let reached = |cid| if stream.is_untouched(cid) { Reached::Nobody } else { Reached::Controller };
+        let Loss { in_doubt, over, unsent } = ledger.lost(&mut self.works, kind, reached);
         stream.hang_up(shared);
         shared.note("lane loses its connection", &[self.number as u64, over.len() as u64, unsent.len() as u64]);
         attendant.suspect();

@@ -6,7 +6,7 @@ use sw_engine::seam::verbs::{Device, Presence};
 use sw_mem::{Buffer, ByteLen, DmaRegion, DmaSpan};
 use sw_nvme::{
     rdma::{
-        Shelf,
+        Memory as Left, Shelf,
         session::{Over, Session, SessionConfig, Windows},
     },
     tcp::host::{End, Outcome, Range, Transfer},
@@ -261,7 +261,9 @@ impl Lane {
         if !up.0.drain() && shared.now() < *until {
             return;
         }
-        up.0.release();
+        if up.0.release() == Left::Stays {
+            shared.violate("memory", "it is said to stay, and the NICs of the model let go of it".to_owned());
+        }
         // What ended before it was lost keeps its end.
         self.take_ends(shared);
         self.state = if self.device.presence() == Presence::Gone { State::Gone } else { State::Down };

@@ -326,7 +326,9 @@ impl Mr for Registered {
             .then(|| RemoteAddr::new(self.entry.base + at, self.entry.key | 1))
     }
 
-    fn deregister(self: Box<Self>) {}
+    fn deregister(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 impl Drop for Registered {

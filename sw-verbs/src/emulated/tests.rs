@@ -131,7 +131,7 @@ fn a_budget_refuses_what_is_past_it_and_comes_back() {
     assert!(pd.reg_mr(of(16384, 1)).is_err());
     let used = budgeted.used();
     assert_eq!((used.bytes, used.registrations, used.refused), (4096, 1, 2));
-    first.deregister();
+    first.deregister().unwrap();
     assert_eq!((budgeted.used().bytes, budgeted.used().registrations), (0, 0));
     assert_eq!(device.registered(), (0, 0));
 }

@@ -355,8 +355,7 @@ struct LibraryMr {
     base: u64,
     len: u64,
     access: Access,
-    /// Let go of when nobody reaches it any more; kept for ever if the library refuses to end the registration. Memory that it is bound to cannot be kept
-    /// then: the kernel keeps the pages themselves pinned.
+    /// Let go of when nobody reaches it any more; kept for ever if the library refuses to end the registration.
     keeps: Option<Keeps>,
     domain: Arc<Domain>,
 }
@@ -381,20 +380,37 @@ impl Mr for LibraryMr {
         (opens && at <= self.len).then(|| RemoteAddr::new(self.base + at, self.keys.1))
     }
 
-    fn deregister(self: Box<Self>) {}
+    fn deregister(mut self: Box<Self>) -> Result<(), Error> {
+        self.end()
+    }
+}
+
+impl LibraryMr {
+    /// Ends it, once.
+    fn end(&mut self) -> Result<(), Error> {
+        let raw = std::mem::replace(&mut self.raw, ptr::null_mut());
+        if raw.is_null() {
+            return Ok(());
+        }
+        // SAFETY: ours, once.
+        let errno = unsafe { (self.domain.of.ops().dereg_mr)(raw) };
+        if errno == 0 {
+            return Ok(());
+        }
+        // The device may still write it: it is never given back.
+        tracing::error!(errno, bytes = self.len, "memory could not be deregistered and is kept for ever");
+        if let Some(keeps) = self.keeps.take() {
+            Box::leak(Box::new(keeps));
+        }
+        let error = Error::new(ErrorKind::Io, Verb::Setup).at(self.domain.of.facts.name.clone()).with_code(errno);
+        Err(error.detail("ibv_dereg_mr: the device does not let go of memory").remedy("see the kernel's log"))
+    }
 }
 
 impl Drop for LibraryMr {
     fn drop(&mut self) {
-        // SAFETY: ours, once.
-        let errno = unsafe { (self.domain.of.ops().dereg_mr)(self.raw) };
-        if errno != 0 {
-            // The device may still write it: it is never given back.
-            tracing::error!(errno, bytes = self.len, "memory could not be deregistered and is kept for ever");
-            if let Some(keeps) = self.keeps.take() {
-                Box::leak(Box::new(keeps));
-            }
-        }
+        // Logged, and its memory kept.
+        let _ = self.end();
     }
 }
 

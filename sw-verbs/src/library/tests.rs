@@ -63,9 +63,16 @@ void *ibv_reg_dmabuf_mr(void *pd, uint64_t at, size_t len, uint64_t iova, int fd
     (void)pd; (void)at; (void)len; (void)iova; (void)access;
     errno = fd == -1 ? EBADF : EINVAL; return 0;
 }
+/* A device that registers, and lets go of nothing. */
+static char mr[256];
+void *ibv_reg_mr(void *pd, void *at, size_t len, int access) { (void)pd; (void)at; (void)len; (void)access; return mr; }
+int ibv_dereg_mr(void *of) { (void)of; return EIO; }
+static struct { void *device; char rest[1024]; } context = { "one", { 0 } };
+static void *contexts[2] = { &context, 0 };
+void **rdma_get_devices(int *count) { *count = 1; return contexts; }
 #define NONE(name) void name(void) {}
-NONE(ibv_reg_mr) NONE(ibv_dereg_mr) NONE(ibv_create_comp_channel) NONE(ibv_destroy_comp_channel) NONE(ibv_create_cq) NONE(ibv_destroy_cq)
-NONE(ibv_get_async_event) NONE(ibv_ack_async_event) NONE(ibv_get_cq_event) NONE(ibv_ack_cq_events) NONE(ibv_query_qp) NONE(ibv_modify_qp) NONE(rdma_get_devices) NONE(rdma_create_event_channel)
+NONE(ibv_create_comp_channel) NONE(ibv_destroy_comp_channel) NONE(ibv_create_cq) NONE(ibv_destroy_cq)
+NONE(ibv_get_async_event) NONE(ibv_ack_async_event) NONE(ibv_get_cq_event) NONE(ibv_ack_cq_events) NONE(ibv_query_qp) NONE(ibv_modify_qp) NONE(rdma_create_event_channel)
 NONE(rdma_destroy_event_channel) NONE(rdma_create_id) NONE(rdma_destroy_id) NONE(rdma_migrate_id) NONE(rdma_bind_addr) NONE(rdma_resolve_addr)
 NONE(rdma_resolve_route) NONE(rdma_create_qp) NONE(rdma_destroy_qp) NONE(rdma_connect) NONE(rdma_accept) NONE(rdma_reject) NONE(rdma_listen)
 NONE(rdma_disconnect) NONE(rdma_get_cm_event) NONE(rdma_ack_cm_event) NONE(rdma_get_src_port)
@@ -155,6 +162,24 @@ fn a_device_tells_what_it_can_and_one_that_cannot_be_opened_hides_no_other() {
     let opened = unsafe { loaded.get::<unsafe extern "C" fn() -> c_int>(b"stand_in_opened") }.unwrap();
     // SAFETY: it reads a number.
     assert_eq!(unsafe { opened() }, 0);
+}
+
+#[test]
+fn memory_that_a_device_does_not_deregister_is_told_and_kept() {
+    use sw_engine::seam::verbs::{Access, Fabric, MrRequest};
+    let scratch = fresh("sw-verbs-stays");
+    let Some(built) = stand_in(&scratch, "-DWHOLE") else { return };
+    let pd = LibraryFabric::new(Library::load_from(&built, &built).unwrap()).open("one").unwrap().alloc_pd().unwrap();
+    for is_bound in [true, false] {
+        let span = sw_mem::Buffer::allocate(sw_mem::ByteLen(4096)).unwrap().into_span();
+        let region = span.region().downgrade();
+        let memory = MrRequest { region: span.region(), at: 0, len: 4096, access: Access::LOCAL_WRITE };
+        let mr = if is_bound { pd.reg_bound_mr(memory) } else { pd.reg_mr(memory) }.unwrap();
+        let error = mr.deregister().unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Io, libc::EIO), "{error}");
+        drop(span);
+        assert!(region.is_alive(), "memory went while the device may reach it");
+    }
 }
 
 #[test]

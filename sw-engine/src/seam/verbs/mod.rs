@@ -26,8 +26,9 @@
 //! - **Waiting**, so that no wake-up is lost: poll until nothing comes; [`Cq::arm`]; *poll once more*; sleep only if that gave nothing. A
 //!   completion behind `arm` calls the CQ's [`Wake`] once; one before it is found by the second poll. A wake that finds nothing is no error.
 //! - **Gone.** A device may go at any time. From then on it reads and writes nothing: requests are flushed, or give no completion at all; what is
-//!   posted is refused or flushed, and whatever is made is refused with `NoDevice`. Deregistration stays the proof, also then: what cannot be
-//!   deregistered keeps its memory.
+//!   posted is refused or flushed, and whatever is made is refused with `NoDevice`. Deregistration stays the proof, also then: [`Mr::deregister`]
+//!   says whether it worked. Memory that cannot be deregistered is kept for ever, that of a [bound](Pd::reg_bound_mr) one too unless its last
+//!   handle is gone already; and whoever lent it must not be told that it is free.
 //! - **End.** Disconnect or [`Qp::to_error`]; poll until all is flushed; drop the QP; deregister; drop the CQ, the PD, the device.
 //!
 //! *Thread*: a QP has one owner at a time (`&mut`); the rest may be shared. *Blocking*: `connect`, `accept` of a listener and `request` of what
@@ -297,9 +298,12 @@ pub trait Mr: Send + Sync {
     /// Byte `at` for a peer; `None` past the end, or if no peer may touch it.
     fn remote(&self, at: u64) -> Option<RemoteAddr>;
 
-    /// Ends it. When this returns nobody reaches the memory by it any more. *Blocking*: until a copy that is under way ends, which no
+    /// Ends it. When this returns well nobody reaches the memory by it any more. *Blocking*: until a copy that is under way ends, which no
     /// peer can draw out.
-    fn deregister(self: Box<Self>);
+    ///
+    /// # Errors
+    /// `Io`: the device refused, as one may that is gone. The memory may be reached for ever, and is kept for ever.
+    fn deregister(self: Box<Self>) -> Result<(), Error>;
 }
 
 /// A completion queue.

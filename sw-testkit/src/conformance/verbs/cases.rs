@@ -327,7 +327,7 @@ pub(super) fn dma_buf_lands(bed: &mut dyn Bed) -> CaseResult {
     }
     // Its end is that of any registration.
     let to = there("remote", mr.remote(0))?;
-    mr.deregister();
+    told("deregister", mr.deregister())?;
     a.put(0, &vec![0; 4096])?;
     a.post(3, SendOp::RdmaWrite(to), 0, 4096)?;
     a.expect(bed, (3, WcKind::RdmaWrite, WcStatus::RemAccess))?;

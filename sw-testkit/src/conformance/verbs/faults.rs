@@ -87,7 +87,7 @@ pub(super) fn revoked(bed: &mut dyn Bed) -> CaseResult {
     let to = there("remote", lease.remote(0))?;
     a.post(1, SendOp::RdmaWrite(to), 0, 4096)?;
     a.expect(bed, (1, WcKind::RdmaWrite, OK))?;
-    lease.deregister();
+    told("deregister", lease.deregister())?;
     refused(bed, (&mut a, &mut b), (SendOp::RdmaWrite(to), ACCESS))
 }
 
@@ -111,7 +111,7 @@ pub(super) fn bound(bed: &mut dyn Bed) -> CaseResult {
         return fail("a registration outlives its memory");
     }
     refused(bed, (&mut a, &mut b), (SendOp::RdmaWrite(to), ACCESS))?;
-    kept.deregister();
+    told("deregister", kept.deregister())?;
     Ok(())
 }
 
@@ -132,7 +132,7 @@ pub(super) fn invalidate(bed: &mut dyn Bed) -> CaseResult {
         return fail(format!("{wc:?} does not tell what was invalidated"));
     }
     refused(bed, (&mut a, &mut b), (SendOp::RdmaWrite(to), ACCESS))?;
-    lease.deregister();
+    told("deregister", lease.deregister())?;
     Ok(())
 }
 
@@ -184,7 +184,7 @@ pub(super) fn stale_local_key(bed: &mut dyn Bed) -> CaseResult {
     let sge = a.sge(0, 8)?;
     let gone = register(&a.pd, &a.span, ALL)?;
     let stale = there("local memory", gone.sge(0, 8))?;
-    gone.deregister();
+    told("deregister", gone.deregister())?;
     told("post", a.qp.post_send(SendWr { wr_id: 1, op: SendOp::Send, memory: Gather::of(stale) }))?;
     told("post", a.qp.post_send(SendWr { wr_id: 2, op: SendOp::Send, memory: Gather::of(sge) }))?;
     let first = a.wait(bed, 1)?[0];
@@ -341,7 +341,7 @@ pub(super) fn nothing_behind_the_end(bed: &mut dyn Bed) -> CaseResult {
 pub(super) fn nothing_behind_deregistration(bed: &mut dyn Bed) -> CaseResult {
     ended_in_the_midst(bed, |_, b| {
         if let Some(mr) = b.mr.take() {
-            mr.deregister();
+            told("deregister", mr.deregister())?;
         }
         Ok(())
     })
