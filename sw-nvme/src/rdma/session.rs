@@ -317,7 +317,12 @@ impl Session {
                 continue;
             }
             let batch = core::mem::take(&mut self.batch);
-            let taken = batch.iter().try_for_each(|wc| self.completed(wc));
+            // All of them: behind one that ends the queue there may be answers, and what was answered is not of unknown outcome. The first one tells
+            // why it is over.
+            let mut taken = Ok(());
+            for wc in &batch {
+                taken = taken.and(self.completed(wc));
+            }
             self.batch = batch;
             self.collect();
             taken?;

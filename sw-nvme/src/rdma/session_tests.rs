@@ -224,6 +224,15 @@ impl Bed {
 }
 
 #[test]
+fn what_was_answered_before_a_device_went_is_answered() {
+    let mut bed = Bed::new(Registering::Kept, 12);
+    (0..10).for_each(|index| bed.answer(index));
+    bed.shared.is_gone.store(true, Ordering::Relaxed);
+    assert_eq!(bed.session.receive(), Err(Over::Gone("fake0".to_owned())));
+    assert_eq!(bed.ended(), 10, "answers that came are lost");
+}
+
+#[test]
 fn a_release_says_whether_memory_stays_with_the_device() {
     use crate::rdma::registrations::Memory::{Free, Stays};
     for registering in [Registering::Kept, Registering::PerCommand] {
