@@ -34,13 +34,14 @@ use crate::{
     nvme::{Nvme, RESERVED_PAGE_BYTES},
     policy::Destination,
     reach::Scratches,
+    remotes::{Remote, Remotes},
     staging::{self, Source, Staging},
     uri::{FabricWire, NvmeTcpUri, RdmaPort},
     vendor::{self, Vendor},
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 8] = [
+pub(crate) const TRANSPORTS: [TransportName; 9] = [
     sw_uring::IO_URING,
     sw_uring::PREADV2,
     sw_uring::NVME_PASSTHROUGH,
@@ -48,6 +49,7 @@ pub(crate) const TRANSPORTS: [TransportName; 8] = [
     sw_net::NVME_TCP,
     sw_net::NVME_RDMA,
     sw_net::NVME_RDMA_EMULATED,
+    sw_remote::HTTP,
     vendor::NAME,
 ];
 
@@ -83,6 +85,7 @@ pub(crate) struct Backends {
     pub(crate) rdma: Fabrics,
     /// Behind the emulated RDMA fabric.
     pub(crate) rdma_emulated: Fabrics,
+    pub(crate) remotes: Remotes,
     pub(crate) vendor: Arc<Vendor>,
     pub(crate) scratches: Scratches,
     machine: Machine,
@@ -164,7 +167,7 @@ fn ring_depth(config: &Config) -> u32 {
 }
 
 impl Backends {
-    pub(crate) fn find(config: Config, clock: Clock, cufile: CuFileSource, keys: NvmeTcpKeys) -> Self {
+    pub(crate) fn find(config: Config, clock: Clock, cufile: CuFileSource, keys: NvmeTcpKeys, remote: Remote) -> Self {
         let probe = match config.io_uring {
             crate::builder::UringUse::Auto => sw_uring::probe(),
             crate::builder::UringUse::Off => {
@@ -185,6 +188,7 @@ impl Backends {
             fabrics: Fabrics::new(config, keys.clone(), &FabricWire::Tcp),
             rdma: Fabrics::new(config, keys.clone(), &FabricWire::Rdma(RdmaPort::default())),
             rdma_emulated: Fabrics::new(config, keys, &FabricWire::EmulatedRdma),
+            remotes: Remotes::new(remote),
             vendor: Vendor::new(&config, cufile),
             scratches: Scratches::default(),
             machine,
@@ -411,6 +415,7 @@ impl Backends {
             .chain(commands)
             .chain(self.nvme.caps(destination))
             .chain(self.all_fabrics().map(|fabrics| fabrics.caps(destination)))
+            .chain([self.remotes.caps(destination)])
             .chain(self.vendor.caps())
             .collect()
     }
@@ -478,6 +483,7 @@ impl Backends {
         for fabrics in self.all_fabrics() {
             transports.push(fabrics.transport()?);
         }
+        transports.push(self.remotes.transport());
         transports.extend(self.vendor.transport()?);
         Ok(LaneParts { transports, copiers, staging: Some(staging) })
     }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
-use crate::{Engine, backends::CuFileSource, keys::NvmeTcpKeys, parse_bytes};
+use crate::{Engine, backends::CuFileSource, keys::NvmeTcpKeys, parse_bytes, remotes::Remote};
 
 /// Whether the GPU driver is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -198,6 +198,8 @@ pub struct EngineBuilder {
     cufile_library: CuFileSource,
     /// What shows subsystems behind TCP who this host is.
     keys: NvmeTcpKeys,
+    /// How object stores are reached.
+    remote: Remote,
 }
 
 impl Default for EngineBuilder {
@@ -207,6 +209,7 @@ impl Default for EngineBuilder {
             io_bytes: None,
             cufile_library: CuFileSource::Search,
             keys: NvmeTcpKeys::default(),
+            remote: Remote::default(),
             config: Config {
                 // More reactors than drives only share them; four feed a modern drive from the page cache.
                 reactors: u32::try_from(cores.clamp(1, 4)).unwrap_or(1),
@@ -360,6 +363,13 @@ impl EngineBuilder {
         self
     }
 
+    /// How object stores are reached.
+    #[must_use]
+    pub fn remote(mut self, remote: Remote) -> Self {
+        self.remote = remote;
+        self
+    }
+
     /// When NVIDIA's own libcufile is used. Default: on request.
     #[must_use]
     pub fn cufile(mut self, cufile: CuFileUse) -> Self {
@@ -419,7 +429,10 @@ impl EngineBuilder {
         if let Err(why) = self.keys.check() {
             return wrong(why.to_owned());
         }
-        Ok(Engine::make(self.config, self.cufile_library, self.keys))
+        if let Err(why) = self.remote.check() {
+            return wrong(why);
+        }
+        Ok(Engine::make(self.config, self.cufile_library, self.keys, self.remote))
     }
 
     /// Sets one option by the name that the command line uses, as `queue_depth=128` or `staging_bytes=64MiB`.
@@ -431,7 +444,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_paths=all|first, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_paths=all|first, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, s3_endpoint=URL, s3_region, s3_virtual_host=on|off, s3_anonymous=on|off, remote_ca_file=FILE, remote_patience_ms, remote_timeout_ms, remote_requests, remote_part_bytes, remote_environment=on|off, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);
         let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());
@@ -442,6 +455,10 @@ impl EngineBuilder {
         }
         if let Some(rest) = name.strip_prefix("nvme_tcp_tls") {
             self.keys.tls.set(rest, value).ok_or_else(wrong)??;
+            return Ok(self);
+        }
+        if name.starts_with("s3_") || name.starts_with("remote_") {
+            self.remote.set(name, value).ok_or_else(wrong)?;
             return Ok(self);
         }
         match (name, value) {

@@ -26,6 +26,7 @@ use crate::{
     policy::{BARS_MAX, Destination},
     reach::{Ask, Reach, SelfTest},
     reactor::Reactor,
+    remotes::Remote,
 };
 
 /// GPUs that one engine can serve.
@@ -149,13 +150,13 @@ impl Group {
 }
 
 impl Core {
-    pub(crate) fn new(config: Config, cufile: CuFileSource, keys: NvmeTcpKeys) -> Arc<Self> {
+    pub(crate) fn new(config: Config, cufile: CuFileSource, keys: NvmeTcpKeys, remote: Remote) -> Arc<Self> {
         let clock = Clock::start();
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             config,
             clock,
-            backends: Backends::find(config, clock, cufile, keys),
+            backends: Backends::find(config, clock, cufile, keys, remote),
             cells: CellPool::new(),
             kept: KeptMappings::new(ByteLen(config.keep_bytes)),
             host: Group::new(Destination::Host, config.reactors),

@@ -72,8 +72,12 @@ fn run(core: &Core, ends: Fence) -> (Completion, WeakRegion) {
 #[test]
 fn a_panic_in_line_is_an_error_and_frees_only_what_the_device_let_go_of() {
     for (ends, stays) in [(Fence::Quiet, false), (Fence::Busy(1), true)] {
-        let core =
-            Core::new(*Engine::builder().gpu(GpuUse::Off).config(), CuFileSource::Search, NvmeTcpKeys::default());
+        let core = Core::new(
+            *Engine::builder().gpu(GpuUse::Off).config(),
+            CuFileSource::Search,
+            NvmeTcpKeys::default(),
+            Remote::default(),
+        );
         let (done, memory) = run(&core, ends);
         let error = done.result.unwrap_err();
         assert_eq!((error.kind(), done.op.is_none()), (ErrorKind::Poisoned, true), "{error}");

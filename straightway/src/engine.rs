@@ -22,6 +22,7 @@ use crate::{
     object::{NewObject, Object, OpenObject, ResumableObject},
     policy::Destination,
     reach::{Ask, Reach},
+    remotes::Remote,
     request::{self, Batch, Request},
     sums::Sums,
     uri::Uri,
@@ -41,8 +42,8 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    pub(crate) fn make(config: Config, cufile: CuFileSource, keys: NvmeTcpKeys) -> Self {
-        Self { core: Core::new(config, cufile, keys) }
+    pub(crate) fn make(config: Config, cufile: CuFileSource, keys: NvmeTcpKeys, remote: Remote) -> Self {
+        Self { core: Core::new(config, cufile, keys, remote) }
     }
 
     /// Opens an object to read.
@@ -92,7 +93,7 @@ impl Engine {
     fn open_as(&self, uri: &Uri, mode: OpenMode) -> Result<Object, Error> {
         self.core.check(Verb::Open)?;
         match uri {
-            Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) => {
+            Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Remote(_) => {
                 self.open_single(uri, mode).map(|inner| self.object(inner))
             }
             Uri::Stripe { unit, members } => self.open_stripe(uri, *unit, members, mode),
@@ -106,6 +107,7 @@ impl Engine {
             Uri::File(path) => self.core.backends.files.open(path, mode),
             Uri::Nvme(namespace) => self.core.backends.nvme.open(namespace, mode),
             Uri::NvmeTcp(namespace) => self.core.backends.fabrics_of(namespace).open(namespace, mode),
+            Uri::Remote(at) => self.core.backends.remotes.open(at, mode),
             Uri::Stripe { .. } | Uri::Part { .. } => Err(Error::new(ErrorKind::Unsupported, Verb::Open)
                 .at(uri.to_string())
                 .detail("a member of a stripe set is a whole object")
@@ -149,11 +151,11 @@ impl Engine {
     /// As [`Engine::open`], and `NoSpace` before anything is written.
     pub fn create(&self, uri: &Uri, len: u64) -> Result<NewObject, Error> {
         self.core.check(Verb::Create)?;
-        self.core
-            .backends
-            .files
-            .create(file_path(uri, Verb::Create)?, len)
-            .map(|intent| NewObject::new(intent, self.core.clock))
+        let intent = match uri {
+            Uri::Remote(at) => self.core.backends.remotes.create(at, len)?,
+            _ => self.core.backends.files.create(file_path(uri, Verb::Create)?, len)?,
+        };
+        Ok(NewObject::new(intent, self.core.clock))
     }
 
     /// As [`Engine::create`] for an object whose length is known when it is whole. Nothing is reserved: a full disk shows when
@@ -163,7 +165,10 @@ impl Engine {
     /// As [`Engine::open`].
     pub fn create_open(&self, uri: &Uri) -> Result<OpenObject, Error> {
         self.core.check(Verb::Create)?;
-        let intent = self.core.backends.files.create_open(file_path(uri, Verb::Create)?)?;
+        let intent = match uri {
+            Uri::Remote(at) => self.core.backends.remotes.create_open(at)?,
+            _ => self.core.backends.files.create_open(file_path(uri, Verb::Create)?)?,
+        };
         Ok(OpenObject::new(NewObject::new(intent, self.core.clock)))
     }
 
@@ -189,6 +194,7 @@ impl Engine {
         match uri.whole() {
             (Uri::Nvme(namespace), ..) => self.core.backends.nvme.stat(namespace),
             (Uri::NvmeTcp(namespace), ..) => self.core.backends.fabrics_of(namespace).stat(namespace),
+            (Uri::Remote(at), ..) => self.core.backends.remotes.stat(at),
             _ => self.core.backends.files.stat(file_path(uri, Verb::Open)?),
         }
     }
@@ -209,7 +215,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::open`].
     pub fn list(&self, uri: &Uri) -> Result<Vec<Entry>, Error> {
-        self.core.backends.files.list(file_path(uri, Verb::List)?)
+        match uri {
+            Uri::Remote(at) => self.core.backends.remotes.list(at),
+            _ => self.core.backends.files.list(file_path(uri, Verb::List)?),
+        }
     }
 
     /// Removes an object.
@@ -217,7 +226,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::open`].
     pub fn remove(&self, uri: &Uri) -> Result<(), Error> {
-        self.core.backends.files.remove(file_path(uri, Verb::Replace)?)
+        match uri {
+            Uri::Remote(at) => self.core.backends.remotes.remove(at),
+            _ => self.core.backends.files.remove(file_path(uri, Verb::Replace)?),
+        }
     }
 
     /// Fresh memory of `len` bytes whose address is congruent to `phase` modulo the page size, so that a read from file
@@ -556,6 +568,10 @@ fn file_path(uri: &Uri, verb: Verb) -> Result<&str, Error> {
             .at(uri.to_string())
             .detail("a namespace is there or not; it is not created, listed or removed by an address")
             .remedy("open it for update and write in place")),
+        Uri::Remote(_) => Err(Error::new(ErrorKind::Unsupported, verb)
+            .at(uri.to_string())
+            .detail("an object of an object store is written from its beginning, as a whole")
+            .remedy("start anew; what was sent before an interruption is not there")),
         Uri::Part { .. } => Err(Error::new(ErrorKind::Unsupported, verb)
             .at(uri.to_string())
             .detail("a part of an object is opened and written in place; it is not created, listed or removed")

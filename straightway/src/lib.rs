@@ -46,6 +46,7 @@ mod rdma;
 mod rdma_facts;
 mod reach;
 mod reactor;
+mod remotes;
 mod request;
 mod staging;
 mod sums;
@@ -74,9 +75,11 @@ pub use moves::Moves;
 pub use object::{NewObject, Object, OpenObject, ResumableObject};
 pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};
+pub use remotes::Remote;
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
 pub use sw_net::{PathReport, PathState};
+pub use sw_remote::objects::{Address as RemoteAddress, Scheme as RemoteScheme};
 pub use uri::{FabricPort, FabricWire, NvmeTcpUri, NvmeUri, RdmaPort, Uri, parse_bytes};
 
 pub use sw_engine::{

@@ -118,6 +118,7 @@ impl Object {
     pub fn check_unchanged(&self) -> Result<(), Error> {
         let unchanged = |object: &sw_engine::Object| {
             let of_namespace = nvme::unchanged(object).or_else(|| fabrics::unchanged(object));
+            let of_namespace = of_namespace.or_else(|| sw_remote::objects::unchanged(object));
             of_namespace.unwrap_or_else(|| sw_uring::unchanged(object))
         };
         match &self.inner().stripe {

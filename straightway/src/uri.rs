@@ -4,6 +4,7 @@
 //!   /path/to/file     file:///path/to/file     nvme://0000:3b:00.0/1     stripe:1MiB:ADDRESS,ADDRESS,…
 //!   nvme+tcp://host:4420/NQN?nsid=1     nvme+tcp://host,[::1]:4421/NQN?nsid=1 (two paths)
 //!   nvme+rdma://host:4420/NQN?nsid=1          and &device=NAME, &gid=N, or &fabric=emulated
+//!   s3://bucket/key   gs://bucket/key   az://container/key   http(s)://host/path
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
 
@@ -11,17 +12,18 @@ use std::{fmt, path::Path, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 use sw_nvme::paths::PATHS_MAX;
+use sw_remote::objects::{Address, Scheme};
 /// Which device and which of its addresses connections over RDMA are made from.
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 19] = [
-    "s3", "gs", "az", "http", "https", "hdfs", "nfs", "rbd", "rados", "cephfs", "ais", "alluxio", "juicefs", "daos",
-    "agp", "milvus", "curvefs", "weka", "lustre",
+const PLANNED: [&str; 14] = [
+    "hdfs", "nfs", "rbd", "rados", "cephfs", "ais", "alluxio", "juicefs", "daos", "agp", "milvus", "curvefs", "weka",
+    "lustre",
 ];
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https:// or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +34,8 @@ pub enum Uri {
     Nvme(NvmeUri),
     /// A namespace of an NVMe subsystem behind TCP or, as [`NvmeTcpUri::wire`] says, RDMA.
     NvmeTcp(NvmeTcpUri),
+    /// An object in an object store, or a prefix of names there.
+    Remote(Address),
     /// A stripe set over files, block devices or namespaces.
     Stripe {
         /// Bytes on one member before the next one follows: a power of two of at least 4096.
@@ -211,6 +215,10 @@ impl Query {
             _ => None,
         }
     }
+
+    fn is_part_only(&self) -> bool {
+        self.nsid.is_none() && self.serial.is_none() && self.emulated.is_none() && self.port == RdmaPort::default()
+    }
 }
 
 /// Puts a value where there is none yet. `None`: it is said twice, or wrong.
@@ -239,6 +247,51 @@ impl Uri {
         match self {
             Uri::Part { of, offset, len } => (of, *offset, *len),
             whole => (whole, 0, None),
+        }
+    }
+
+    /// Its last name, where it has names: of a file, or of an object in an object store.
+    pub fn file_name(&self) -> Option<&str> {
+        let path = match self {
+            Uri::File(path) => path,
+            Uri::Remote(at) => &at.key,
+            Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Stripe { .. } | Uri::Part { .. } => return None,
+        };
+        path.trim_end_matches('/').rsplit('/').next().filter(|name| !matches!(*name, "" | "." | ".."))
+    }
+
+    /// What is called `name` (which may have parts) in the directory, or below the prefix, that this is.
+    ///
+    /// # Errors
+    /// `WrongKind` for an address that has nothing below it.
+    pub fn join(&self, name: &str) -> Result<Self, Error> {
+        let below = |path: &str| match path {
+            "" => name.to_owned(),
+            path => format!("{}/{name}", path.trim_end_matches('/')),
+        };
+        match self {
+            Uri::File(path) => Ok(Uri::File(below(path))),
+            Uri::Remote(at) => Ok(Uri::Remote(Address { key: below(&at.key), ..at.clone() })),
+            Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Stripe { .. } | Uri::Part { .. } => {
+                Err(Error::new(ErrorKind::WrongKind, Verb::Open)
+                    .at(self.to_string())
+                    .detail("nothing lies below it")
+                    .remedy("name a directory, or a prefix of an object store"))
+            }
+        }
+    }
+
+    /// The directory, or the prefix, that it lies in: `.` for a file that is named without one. `None` for what lies in none.
+    pub fn parent(&self) -> Option<Self> {
+        let above = |path: &str| path.trim_end_matches('/').rfind('/').map(|slash| path[..slash].to_owned());
+        match self {
+            Uri::File(path) => Some(Uri::File(match above(path) {
+                None => ".".to_owned(),
+                Some(root) if root.is_empty() => "/".to_owned(),
+                Some(directory) => directory,
+            })),
+            Uri::Remote(at) => Some(Uri::Remote(Address { key: above(&at.key).unwrap_or_default(), ..at.clone() })),
+            Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Stripe { .. } | Uri::Part { .. } => None,
         }
     }
 
@@ -275,6 +328,9 @@ impl FromStr for Uri {
             }
             _ => (rest, Query::default()),
         };
+        if Scheme::ALL.iter().any(|(name, _)| *name == scheme) {
+            return remote(text);
+        }
         let wire = query.wire(scheme).ok_or_else(wrong_query)?;
         let Query { nsid, offset, len, serial, .. } = query;
         if let Some(wire) = wire {
@@ -304,6 +360,20 @@ impl FromStr for Uri {
             scheme => Err(bad(format!("unknown scheme {scheme}")).remedy(KNOWN)),
         }
     }
+}
+
+/// An object in an object store. Names there may have question marks: only what is a part, and nothing else, is taken for one.
+fn remote(text: &str) -> Result<Uri, Error> {
+    let part = text.rsplit_once('?').and_then(|(whole, query)| Some((whole, Query::parse(query)?)));
+    let part = part.filter(|(_, query)| query.is_part_only());
+    let (whole, Query { offset, len, .. }) = part.unwrap_or((text, Query::default()));
+    let address = whole.parse::<Address>().map_err(|why| {
+        Error::new(ErrorKind::BadUri, Verb::Open)
+            .at(text)
+            .detail(why)
+            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or http(s)://HOST/PATH")
+    })?;
+    Ok(Uri::Remote(address).part(offset, len))
 }
 
 /// A namespace identifier: 1 to 0xFFFFFFFE.
@@ -360,6 +430,7 @@ impl fmt::Display for Uri {
             Uri::File(path) => f.write_str(path),
             Uri::Nvme(nvme) => nvme.fmt(f),
             Uri::NvmeTcp(nvme) => nvme.fmt(f),
+            Uri::Remote(address) => address.fmt(f),
             Uri::Stripe { unit, members } => {
                 write!(f, "stripe:{unit}:")?;
                 members.iter().enumerate().try_for_each(|(n, member)| match n {
@@ -370,7 +441,8 @@ impl fmt::Display for Uri {
             Uri::Part { of, offset, len } => {
                 let scheme = if matches!(**of, Uri::File(_)) { "file://" } else { "" };
                 let whole = of.to_string();
-                let first = if whole.contains('?') { '&' } else { '?' };
+                // A question mark in an object's name begins no query.
+                let first = if whole.contains('?') && !matches!(**of, Uri::Remote(_)) { '&' } else { '?' };
                 write!(f, "{scheme}{whole}{first}offset={offset}")?;
                 len.map_or(Ok(()), |len| write!(f, "&len={len}"))
             }
@@ -517,7 +589,8 @@ mod tests {
 
     #[test]
     fn what_is_not_built_in_says_so() {
-        for (text, word) in [("s3://b/k", "not built in"), ("gopher://x", "unknown"), ("file://host/x", "this machine")]
+        for (text, word) in
+            [("hdfs://h/k", "not built in"), ("gopher://x", "unknown"), ("file://host/x", "this machine")]
         {
             let error = text.parse::<Uri>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadUri);
@@ -526,6 +599,39 @@ mod tests {
         for text in ["", "a\0b", "stripe:", "stripe:1k", "stripe:x:/a", "stripe:1k:/a,,/b"] {
             assert_eq!(text.parse::<Uri>().unwrap_err().kind(), ErrorKind::BadUri, "{text:?}");
         }
+    }
+
+    #[test]
+    fn names_are_joined_and_taken_apart() {
+        for (whole, directory, name) in [
+            ("/a/b", "/a", "b"),
+            ("/a", "/", "a"),
+            ("a", ".", "a"),
+            ("s3://b/x/y", "s3://b/x", "y"),
+            ("s3://b/x", "s3://b/", "x"),
+        ] {
+            let (uri, parent): (Uri, Uri) = (whole.parse().unwrap(), directory.parse().unwrap());
+            assert_eq!((uri.parent(), uri.file_name()), (Some(parent.clone()), Some(name)), "{whole}");
+            let again = parent.join(name).unwrap();
+            assert!(again == uri || directory == ".", "{again}");
+        }
+        let nvme: Uri = "nvme://3b:00.0/1".parse().unwrap();
+        assert_eq!((nvme.parent(), nvme.file_name()), (None, None));
+        assert_eq!(nvme.join("a").unwrap_err().kind(), ErrorKind::WrongKind);
+        for none in ["s3://b", "/", ".."] {
+            assert_eq!(none.parse::<Uri>().unwrap().file_name(), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn an_object_of_a_store_may_have_a_part_and_any_name() {
+        let uri: Uri = "s3://bucket/a b?c=1/d?offset=4k&len=1".parse().unwrap();
+        let whole: Uri = "s3://bucket/a b?c=1/d".parse().unwrap();
+        assert_eq!(uri.whole(), (&whole, 4096, Some(1)));
+        assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
+        let odd: Uri = "s3://bucket/a?nsid=1".parse().unwrap();
+        assert!(matches!(&odd, Uri::Remote(at) if at.key == "a?nsid=1"));
+        assert_eq!("s3://".parse::<Uri>().unwrap_err().kind(), ErrorKind::BadUri);
     }
 
     #[test]

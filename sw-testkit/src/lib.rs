@@ -8,6 +8,7 @@
 //!  scratch, wait                                   a directory of a test's own; the smallest executor
 //!  alone                                           a process of a test's own
 //!  native                                          a shared library of ours, and programs in C and C++ that use it
+//!  s3                                              a server of S3 in this process, over a directory (feature `s3`)
 //!  zram                                            a block device in memory, where the kernel has one
 //! ```
 //!
@@ -21,6 +22,8 @@ pub mod conformance;
 pub mod native;
 pub mod null;
 pub mod pattern;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod scratch;
 pub mod wait;
 pub mod wrap;

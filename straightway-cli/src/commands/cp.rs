@@ -80,6 +80,8 @@ impl fmt::Display for Report {
 enum Target {
     /// Gone if it is not committed.
     Fresh(NewObject),
+    /// The same of a store that shows nothing of an object before it is whole: it is verified when it is in place.
+    Whole(NewObject),
     /// Kept for the next attempt if it is not committed.
     Resumable(ResumableObject),
     /// Bytes that are there already and are overwritten.
@@ -89,7 +91,7 @@ enum Target {
 impl Target {
     fn object(&self) -> &Object {
         match self {
-            Self::Fresh(target) => target.object(),
+            Self::Fresh(target) | Self::Whole(target) => target.object(),
             Self::Resumable(target) => target.object(),
             Self::InPlace(object) => object,
         }
@@ -97,14 +99,14 @@ impl Target {
 
     fn done(&self) -> u64 {
         match self {
-            Self::Fresh(_) | Self::InPlace(_) => 0,
+            Self::Fresh(_) | Self::Whole(_) | Self::InPlace(_) => 0,
             Self::Resumable(target) => target.done(),
         }
     }
 
     fn commit(self) -> Result<(), Fail> {
         match self {
-            Self::Fresh(target) => target.commit()?,
+            Self::Fresh(target) | Self::Whole(target) => target.commit()?,
             Self::Resumable(target) => target.commit()?,
             Self::InPlace(_) => {}
         }
@@ -114,7 +116,7 @@ impl Target {
     /// A failure of the copy, with what became of the destination.
     fn told(&self, fail: Fail) -> Fail {
         match self {
-            Self::Fresh(_) | Self::Resumable(_) => fail,
+            Self::Fresh(_) | Self::Whole(_) | Self::Resumable(_) => fail,
             Self::InPlace(_) => fail.and("the destination is written in place and may hold a part of the copy"),
         }
     }
@@ -137,10 +139,10 @@ pub fn run(args: &Cp, out: &mut Out) -> Result<(), Fail> {
         let resumed = copy.trusted_prefix(&mut target, out)?;
         let progress = out.progress(source.len(), "copy");
         progress.add(resumed);
-        let moved = copy.moved(&mut target, resumed, &progress, out);
+        let moved = copy.moved(&mut target, resumed, &progress);
         drop(progress);
-        let crc = moved.map_err(|fail| target.told(fail))?;
-        target.commit()?;
+        let sum = moved.map_err(|fail| target.told(fail))?;
+        let crc = copy.placed(target, &dst, (resumed, sum), out)?;
         let seconds = clock.seconds();
         let [read, write, verify] = copy.ways;
         Ok(Report {
@@ -163,23 +165,36 @@ pub fn run(args: &Cp, out: &mut Out) -> Result<(), Fail> {
 
 /// The destination; in a directory, the source's own name.
 fn destination(engine: &Engine, args: &Cp) -> Result<Uri, Fail> {
+    if let Uri::Remote(dst) = &args.dst
+        && (dst.key.is_empty() || dst.key.ends_with('/'))
+    {
+        let name = file_name(&args.src).ok_or_else(|| {
+            Fail::usage(format!("{dst} is a prefix and the source has no file name"), "name the destination object")
+        })?;
+        return Ok(format!("{dst}{name}").parse()?);
+    }
     let Uri::File(dst) = &args.dst else { return Ok(args.dst.clone()) };
     let is_directory = engine.stat(&args.dst).is_ok_and(|entry| entry.kind == EntryKind::Directory);
     if !is_directory {
         return Ok(args.dst.clone());
     }
-    let Uri::File(src) = &args.src else {
-        return Err(Fail::usage(
-            format!("{dst} is a directory and the source has no file name"),
-            "name the destination file",
-        ));
-    };
-    let joined = Path::new(src).file_name().map(|name| Path::new(dst).join(name));
-    let text = joined
-        .as_deref()
-        .and_then(Path::to_str)
-        .ok_or_else(|| Fail::usage(format!("{src} has no file name to use in {dst}"), "name the destination file"))?;
+    let name = file_name(&args.src).ok_or_else(|| {
+        Fail::usage(format!("{dst} is a directory and the source has no file name"), "name the destination file")
+    })?;
+    let joined = Path::new(dst).join(name);
+    let text =
+        joined.to_str().ok_or_else(|| Fail::usage(format!("{dst} is not UTF-8"), "name the destination file"))?;
     Ok(Uri::File(text.to_owned()))
+}
+
+/// The last part of a name that has parts.
+fn file_name(uri: &Uri) -> Option<&str> {
+    let path = match uri {
+        Uri::File(path) => path,
+        Uri::Remote(at) => &at.key,
+        Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Stripe { .. } | Uri::Part { .. } => return None,
+    };
+    Path::new(path).file_name().and_then(std::ffi::OsStr::to_str)
 }
 
 /// A copy onto itself would lose the only copy if it were not atomic; it is useless in any case.
@@ -197,6 +212,15 @@ fn refuse_itself(engine: &Engine, args: &Cp, dst: &Uri) -> Result<(), Fail> {
 fn create(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Target, Fail> {
     if matches!(dst, Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Part { .. }) {
         return in_place(engine, args, dst, source);
+    }
+    if matches!(dst, Uri::Remote(_)) {
+        if args.resume {
+            return Err(Fail::usage(
+                format!("{dst} is written as a whole, which cannot be resumed"),
+                "copy it again from the start, without --resume",
+            ));
+        }
+        return Ok(Target::Whole(engine.create(dst, source.len())?));
     }
     if args.resume {
         let version = source.version();
@@ -303,13 +327,28 @@ impl Copy<'_> {
         Ok(0)
     }
 
-    /// Everything between opening and putting in place; the checksum of the whole, if it was verified.
-    fn moved(&mut self, target: &mut Target, from: u64, progress: &Progress, out: &Out) -> Result<Option<u64>, Fail> {
+    /// Everything between opening and verifying; the checksum of what was copied.
+    fn moved(&mut self, target: &mut Target, from: u64, progress: &Progress) -> Result<Sum, Fail> {
         let sum = self.bytes(target, from, progress)?;
         self.source.check_unchanged()?;
         self.engine.flush(target.object()).wait().ok()?;
-        let crc = if self.args.no_verify { None } else { Some(self.verify(target, from, sum, out)?) };
-        signals::requested()?;
+        Ok(sum)
+    }
+
+    /// Verifies and puts in place, or the reverse where nothing can be read before; the checksum of the whole, if it was verified.
+    fn placed(&mut self, target: Target, dst: &Uri, copied: (u64, Sum), out: &Out) -> Result<Option<u64>, Fail> {
+        let is_verified = !self.args.no_verify;
+        if matches!(target, Target::Whole(_)) {
+            signals::requested()?;
+            target.commit()?;
+            let verified = is_verified.then(|| self.engine.open(dst).map_err(Fail::from));
+            let verified = verified.transpose()?.map(|written| self.verify(&written, copied, "it is in place", out));
+            return verified.transpose();
+        }
+        let verified = is_verified.then(|| self.verify(target.object(), copied, "nothing was put in place", out));
+        let crc = verified.transpose().map_err(|fail| target.told(fail))?;
+        signals::requested().map_err(|fail| target.told(fail))?;
+        target.commit()?;
         Ok(crc)
     }
 
@@ -352,7 +391,7 @@ impl Copy<'_> {
     fn whole_blocks(&mut self, target: &Target, piece: pipeline::Piece) -> Result<Memory, Fail> {
         let block = match target {
             Target::InPlace(object) => block_of(object),
-            Target::Fresh(_) | Target::Resumable(_) => 1,
+            Target::Fresh(_) | Target::Whole(_) | Target::Resumable(_) => 1,
         };
         let len = piece.len.next_multiple_of(block);
         if len == piece.len {
@@ -371,17 +410,17 @@ impl Copy<'_> {
     }
 
     /// Reads the copied part of the destination back from its device and compares it with what was read from the source.
-    /// Gives the checksum of the whole.
-    fn verify(&mut self, target: &Target, from: u64, copied: Sum, out: &Out) -> Result<u64, Fail> {
+    /// Gives the checksum of the whole. `became`: what is told of the destination if they differ.
+    fn verify(&mut self, target: &Object, (from, copied): (u64, Sum), became: &str, out: &Out) -> Result<u64, Fail> {
         let len = self.source.len();
         let progress = out.progress(len, "verify");
-        let before = self.sum_of(target.object(), 0..from, &progress)?;
-        let back = self.sum_of(target.object(), from..len, &progress)?;
+        let before = self.sum_of(target, 0..from, &progress)?;
+        let back = self.sum_of(target, from..len, &progress)?;
         if back.value() != copied.value() {
             return Err(Fail::verification(
                 format!(
-                    "{} reads back with crc64-nvme {:016x}, the source had {:016x}; nothing was put in place",
-                    target.object().name(),
+                    "{} reads back with crc64-nvme {:016x}, the source had {:016x}; {became}",
+                    target.name(),
                     back.value(),
                     copied.value()
                 ),

@@ -192,7 +192,7 @@ fn stat_one(engine: &Engine, uri: &Uri) -> Result<StatReport, Fail> {
             let (name, len) = (uri.to_string(), object.len());
             (Entry { name, kind: EntryKind::Object, len, version: object.version() }, Some(object))
         }
-        Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) => {
+        Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Remote(_) => {
             let entry = engine.stat(uri)?;
             let bytes = matches!(entry.kind, EntryKind::Object | EntryKind::BlockDevice);
             // What may be looked at may not always be read: the ways are then unknown, the rest is not.

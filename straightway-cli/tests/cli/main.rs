@@ -10,6 +10,7 @@ mod gpu;
 mod hwtest;
 mod interrupt;
 mod misuse;
+mod objects;
 mod progress;
 mod reference;
 mod support;

@@ -1,7 +1,5 @@
 //! Opens a DCP directory: reads `.metadata`, then both ends of every blob, many at a time.
 
-use std::path::Path;
-
 use serde::Deserialize;
 use straightway::{Engine, Error, Object, Uri};
 
@@ -48,15 +46,15 @@ struct Config {
 }
 
 /// Opens `directory`, which has the entries `names`.
-pub(super) fn open(engine: &Engine, directory: &Path, names: &[String]) -> Result<Opened, Error> {
+pub(super) fn open(engine: &Engine, directory: &Uri, names: &[String]) -> Result<Opened, Error> {
     let has = |name: &str| names.iter().any(|known| known == name);
-    let at = Uri::from_path(&directory.join(METADATA_NAME))?;
+    let at = directory.join(METADATA_NAME)?;
     let metadata =
         Metadata::read(&read_small(engine, &at, METADATA_LEN_MAX_BYTES)?).map_err(|cause| malformed(&at, cause))?;
     let mut objects = Vec::with_capacity(metadata.files.len() + 1);
     let mut files = Vec::with_capacity(metadata.files.len() + 1);
     for name in &metadata.files {
-        let object = engine.open(&Uri::from_path(&directory.join(name))?)?;
+        let object = engine.open(&directory.join(name)?)?;
         files.push(CatalogFile::new(name.as_str(), object.len()));
         objects.push(object);
     }
@@ -67,7 +65,7 @@ pub(super) fn open(engine: &Engine, directory: &Path, names: &[String]) -> Resul
     };
     let mut common = None;
     if megatron {
-        let at = Uri::from_path(&directory.join(MEGATRON_CONFIG))?;
+        let at = directory.join(MEGATRON_CONFIG)?;
         let config: Config = serde_json::from_slice(&read_small(engine, &at, CONFIG_LEN_MAX_BYTES)?)
             .map_err(|cause| malformed(&at, cause))?;
         if config.sharded_backend != "torch_dist" {
@@ -75,7 +73,7 @@ pub(super) fn open(engine: &Engine, directory: &Path, names: &[String]) -> Resul
             return Err(odd(directory, detail));
         }
         writer = format!("Megatron torch_dist {}, {writer}", config.sharded_backend_version);
-        let object = engine.open(&Uri::from_path(&directory.join(MEGATRON_COMMON))?)?;
+        let object = engine.open(&directory.join(MEGATRON_COMMON)?)?;
         files.push(CatalogFile::new(MEGATRON_COMMON, object.len()));
         common = Some(objects.len());
         objects.push(object);
@@ -241,7 +239,7 @@ fn add_all(builder: &mut CatalogBuilder, metadata: &Metadata, placed: &[Option<P
 /// What Megatron keeps once for all ranks, under names that begin with `common.`. A file that is not readable by the
 /// restricted unpickler (its arguments may hold any class) is one leaf that says so.
 fn add_common(engine: &Engine, builder: &mut CatalogBuilder, file: usize, object: &Object) -> Result<(), Error> {
-    let at = Uri::File(object.name().to_owned());
+    let at = object.name().parse().unwrap_or_else(|_| Uri::File(object.name().to_owned()));
     let mut ranges = ObjectRanges::whole(engine, object);
     let saved = match Saved::read(&mut ranges, TAIL_LEN_BYTES) {
         Ok(saved) => saved,

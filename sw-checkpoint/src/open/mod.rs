@@ -11,10 +11,9 @@
 mod dcp;
 mod heads;
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use straightway::{Engine, Error, ErrorKind, Object, Uri, Verb};
+use straightway::{Engine, Entry, EntryKind, Error, ErrorKind, Object, Uri, Verb};
 
 use crate::checksums::{CHECKSUMS_FILE, CHECKSUMS_LEN_MAX_BYTES, Checksums};
 use crate::ranges::Failed;
@@ -130,47 +129,50 @@ impl Opened {
 }
 
 fn open_files(engine: &Engine, at: &Uri) -> Result<Opened, Error> {
-    let Uri::File(path) = at else { return open_single(engine, at, at.to_string()) };
-    let path = Path::new(path);
-    if path.file_name().is_some_and(|name| name == crate::dcp::METADATA_NAME) {
-        return open_directory(engine, path.parent().unwrap_or(path));
+    if !matches!(at, Uri::File(_) | Uri::Remote(_)) {
+        return open_single(engine, at, at.to_string());
     }
-    if path.is_dir() { open_directory(engine, path) } else { open_file(engine, path) }
+    if at.file_name() == Some(crate::dcp::METADATA_NAME)
+        && let Some(directory) = at.parent()
+    {
+        return open_directory(engine, &directory);
+    }
+    match engine.stat(at)?.kind {
+        EntryKind::Directory => open_directory(engine, at),
+        _ => open_file(engine, at),
+    }
 }
 
-fn open_file(engine: &Engine, path: &Path) -> Result<Opened, Error> {
-    let at = Uri::from_path(path)?;
-    if path.extension().is_some_and(|extension| extension == "json") {
-        return open_index(engine, &at, path);
-    }
-    open_single(engine, &at, file_name(path))
+fn open_file(engine: &Engine, at: &Uri) -> Result<Opened, Error> {
+    let name = at.file_name().unwrap_or_default();
+    if name.ends_with(".json") { open_index(engine, at) } else { open_single(engine, at, name.to_owned()) }
 }
 
-fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+/// The names in a directory.
+fn names_in(engine: &Engine, directory: &Uri) -> Result<Vec<String>, Error> {
+    let last = |entry: &Entry| entry.name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+    Ok(engine.list(directory)?.iter().map(last).collect())
 }
 
 /// A directory: see the picture at the top.
-fn open_directory(engine: &Engine, directory: &Path) -> Result<Opened, Error> {
-    let entries = engine.list(&Uri::from_path(directory)?)?;
-    let names: Vec<String> = entries.iter().map(|entry| file_name(Path::new(&entry.name))).collect();
+fn open_directory(engine: &Engine, directory: &Uri) -> Result<Opened, Error> {
+    let names = names_in(engine, directory)?;
     let has = |name: &str| names.iter().any(|known| known == name);
     if has(crate::dcp::METADATA_NAME) {
         return dcp::open(engine, directory, &names);
     }
     if has(dcp::TRACKER_NAME) {
-        let text = read_small(engine, &Uri::from_path(&directory.join(dcp::TRACKER_NAME))?, TRACKER_LEN_MAX_BYTES)?;
-        let iteration = directory.join(dcp::iteration_directory(&text).map_err(|detail| odd(directory, detail))?);
-        let entries = engine.list(&Uri::from_path(&iteration)?)?;
-        let names: Vec<String> = entries.iter().map(|entry| file_name(Path::new(&entry.name))).collect();
+        let text = read_small(engine, &directory.join(dcp::TRACKER_NAME)?, TRACKER_LEN_MAX_BYTES)?;
+        let iteration = directory.join(&dcp::iteration_directory(&text).map_err(|detail| odd(directory, detail))?)?;
+        let names = names_in(engine, &iteration)?;
         return dcp::open(engine, &iteration, &names);
     }
     let ending = |ends: &[&str]| {
         let fits = |name: &&String| ends.iter().any(|end| name.ends_with(end));
-        names.iter().filter(fits).map(|name| directory.join(name)).collect::<Vec<PathBuf>>()
+        names.iter().filter(fits).map(|name| directory.join(name)).collect::<Result<Vec<Uri>, Error>>()
     };
-    let indexes = ending(&[".safetensors.index.json"]);
-    let (files, pickles) = (ending(&[".safetensors"]), ending(TORCH_ENDINGS));
+    let indexes = ending(&[".safetensors.index.json"])?;
+    let (files, pickles) = (ending(&[".safetensors"])?, ending(TORCH_ENDINGS)?);
     match (indexes.as_slice(), files.as_slice(), pickles.as_slice()) {
         ([index], ..) => open_file(engine, index),
         ([], [file], _) | ([], [], [file]) => open_file(engine, file),
@@ -187,9 +189,9 @@ fn open_directory(engine: &Engine, directory: &Path) -> Result<Opened, Error> {
     }
 }
 
-fn odd(directory: &Path, detail: impl Into<String>) -> Error {
+fn odd(directory: &Uri, detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::BadFormat, Verb::Open)
-        .at(directory.to_string_lossy().as_ref())
+        .at(directory.to_string())
         .detail(detail.into())
         .remedy("name the file, the *.safetensors.index.json or the directory of the checkpoint itself")
 }
@@ -211,15 +213,15 @@ fn open_single(engine: &Engine, at: &Uri, name: String) -> Result<Opened, Error>
     Ok(Opened::plain(Catalog::single(name, header), vec![object]))
 }
 
-fn open_index(engine: &Engine, at: &Uri, path: &Path) -> Result<Opened, Error> {
+fn open_index(engine: &Engine, at: &Uri) -> Result<Opened, Error> {
     let index =
         ShardIndex::parse(&read_small(engine, at, INDEX_LEN_MAX_BYTES)?).map_err(|cause| malformed(at, cause))?;
-    let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let directory = at.parent().unwrap_or_else(|| at.clone());
     let mut shards = Vec::with_capacity(index.files().len());
     let mut objects = Vec::with_capacity(index.files().len());
     // Sorted by name, as the catalog keeps them: positions agree.
     for name in index.files() {
-        let (header, object) = open_header(engine, &Uri::from_path(&directory.join(name))?)?;
+        let (header, object) = open_header(engine, &directory.join(name)?)?;
         shards.push(Shard { name: name.clone(), header });
         objects.push(object);
     }
@@ -228,12 +230,12 @@ fn open_index(engine: &Engine, at: &Uri, path: &Path) -> Result<Opened, Error> {
 }
 
 /// Several safetensors files without an index: shards of a distributed checkpoint, if they say so.
-fn open_distributed(engine: &Engine, directory: &Path, files: &[PathBuf]) -> Result<Opened, Error> {
+fn open_distributed(engine: &Engine, directory: &Uri, files: &[Uri]) -> Result<Opened, Error> {
     let several = || odd(directory, format!("the directory has no index file and {} safetensors files", files.len()));
     let mut shards = Vec::with_capacity(files.len());
     let mut objects = Vec::with_capacity(files.len());
     for file in files {
-        let (header, object) = match open_header(engine, &Uri::from_path(file)?) {
+        let (header, object) = match open_header(engine, file) {
             Ok((header, object)) => (header, object),
             // The first one decides what the directory is; one that is no safetensors file decides nothing.
             Err(error) if shards.is_empty() && error.kind() == ErrorKind::BadFormat => return Err(several()),
@@ -242,15 +244,11 @@ fn open_distributed(engine: &Engine, directory: &Path, files: &[PathBuf]) -> Res
         if shards.is_empty() && !header.metadata().contains_key(crate::shards::SHARDING_KEY) {
             return Err(several());
         }
-        shards.push(Shard { name: file_name(file), header });
+        shards.push(Shard { name: file.file_name().unwrap_or_default().to_owned(), header });
         objects.push(object);
     }
-    let catalog = Catalog::distributed(shards).map_err(|cause| malformed(&Uri::File(lossy(directory)), cause))?;
+    let catalog = Catalog::distributed(shards).map_err(|cause| malformed(directory, cause))?;
     Ok(Opened::plain(catalog, objects))
-}
-
-fn lossy(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 fn open_header(engine: &Engine, at: &Uri) -> Result<(Header, Object), Error> {
@@ -289,13 +287,19 @@ impl Checksums {
     /// # Errors
     /// `BadFormat` for a file of that name that holds something else; what reading returns.
     pub fn beside(engine: &Engine, at: &Uri) -> Result<Option<Self>, Error> {
-        let Uri::File(path) = at else { return Ok(None) };
-        let path = Path::new(path);
-        let directory = if path.is_dir() { Some(path) } else { path.parent() };
-        let Some(path) = directory.map(|directory| directory.join(CHECKSUMS_FILE)).filter(|path| path.is_file()) else {
+        if !matches!(at, Uri::File(_) | Uri::Remote(_)) {
             return Ok(None);
-        };
-        let at = Uri::from_path(&path)?;
+        }
+        let is_directory = engine.stat(at)?.kind == EntryKind::Directory;
+        let directory = if is_directory { Some(at.clone()) } else { at.parent() };
+        let Some(directory) = directory else { return Ok(None) };
+        let at = directory.join(CHECKSUMS_FILE)?;
+        match engine.stat(&at) {
+            Ok(entry) if entry.kind == EntryKind::Object => {}
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
         let text = read_small(engine, &at, CHECKSUMS_LEN_MAX_BYTES)?;
         Self::parse(&text).map(Some).map_err(|cause| malformed(&at, cause))
     }

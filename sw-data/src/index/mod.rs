@@ -46,8 +46,11 @@ const BATCH_ROWS_MAX: u64 = 1 << 24;
 /// The folder of a file, without the slash at its end; nothing for what is no file.
 fn folder_of(uri: &Uri) -> String {
     match uri {
-        Uri::File(path) => path.rfind('/').map_or(String::new(), |slash| path[..slash].to_owned()),
-        _ => String::new(),
+        Uri::File(_) | Uri::Remote(_) => {
+            let text = uri.to_string();
+            text.rfind('/').map_or(String::new(), |slash| text[..slash].to_owned())
+        }
+        Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Stripe { .. } | Uri::Part { .. } => String::new(),
     }
 }
 

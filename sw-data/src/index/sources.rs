@@ -125,7 +125,7 @@ pub(super) fn find(engine: &Engine, named: &[String], format: Option<Format>) ->
 /// Facts of an address. Those that a store cannot tell without opening are taken from the open object.
 pub(super) fn entry_of(engine: &Engine, uri: &Uri) -> Result<Entry, Error> {
     match uri {
-        Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) => engine.stat(uri),
+        Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Remote(_) => engine.stat(uri),
         Uri::Stripe { .. } | Uri::Part { .. } => {
             let object = engine.open(uri)?;
             let (name, len, version) = (uri.to_string(), object.len(), object.version());

@@ -105,3 +105,26 @@ pub trait Store: Send + Sync {
     /// As `open`.
     fn remove(&self, name: &str) -> Result<(), Error>;
 }
+
+/// One that is shared is one.
+impl<T: Store + ?Sized> Store for Arc<T> {
+    fn open(&self, name: &str, mode: OpenMode) -> Result<Arc<Object>, Error> {
+        (**self).open(name, mode)
+    }
+
+    fn create(&self, name: &str, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
+        (**self).create(name, len)
+    }
+
+    fn stat(&self, name: &str) -> Result<Entry, Error> {
+        (**self).stat(name)
+    }
+
+    fn list(&self, name: &str) -> Result<Vec<Entry>, Error> {
+        (**self).list(name)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        (**self).remove(name)
+    }
+}

@@ -100,7 +100,7 @@ impl Desk<'_> {
         if bytes > self.config().transfer_bytes().into() || !offset.is_multiple_of(4) {
             return says::INVALID_FIELD.into();
         }
-        if bytes != out_bytes.into() {
+        if bytes != u64::from(out_bytes) {
             return says::DATA_LENGTH.into();
         }
         let page: &[u8] = match (feature_of(command), self.controller.role) {

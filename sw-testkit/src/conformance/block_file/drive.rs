@@ -11,8 +11,8 @@ use sw_engine::{
 };
 use sw_mem::{HostVa, Place, RegionId};
 
-use super::{Bed, Target, arena::Arena, arena::Piece};
-use crate::conformance::{CaseResult, End, fail};
+use super::{Access, Bed, Target, arena::Arena, arena::Piece};
+use crate::conformance::{CaseResult, End, fail, skip};
 
 /// Time by the bed's clock in which any batch of a case must have ended. Far above what a slow disk needs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -88,6 +88,9 @@ impl<'a> Driver<'a> {
 
     /// An I/O on pieces of `arena`, with a token that no other has. Attaches the arena where the transport asks for it.
     pub(super) fn io(&mut self, kind: IoKind, offset: u64, arena: &Arena, pieces: &[Piece]) -> Result<Io, End> {
+        if kind == IoKind::Write && self.bed.access() == Access::ReadOnly {
+            return skip("nothing is written in place here");
+        }
         let segments: Vec<MemorySegment> =
             pieces.iter().map(|piece| arena.segment(*piece)).collect::<Result<_, _>>()?;
         if self.must_attach() && !self.attached.contains(&arena.region().id()) {

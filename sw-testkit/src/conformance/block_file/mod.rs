@@ -62,6 +62,11 @@ pub trait Bed {
     /// [`End::Skip`] if the bed cannot make one.
     fn failing_object(&mut self) -> Result<Target, End>;
 
+    /// What can be done with its objects.
+    fn access(&self) -> Access {
+        Access::InPlace
+    }
+
     /// Tells about memory that the suite will use. A model needs it to reach bytes by address; others have no use for it.
     fn memory(&mut self, _region: &DmaRegion) {}
 
@@ -70,6 +75,15 @@ pub trait Bed {
 
     /// Whether that clock runs by itself, so that another thread can act during a wait.
     fn clock(&self) -> Clock;
+}
+
+/// What can be done with a bed's objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// They are read, and written in place.
+    InPlace,
+    /// They are read.
+    ReadOnly,
 }
 
 /// Who moves the bed's clock.

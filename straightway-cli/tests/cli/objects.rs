@@ -1,0 +1,121 @@
+//! Object stores by the command: a server of S3 in this process, which is not ours.
+
+use std::fs;
+
+use sw_testkit::s3::{Server, Wire};
+
+use crate::support::{Ran, Scratch, content};
+
+/// Runs the command with what the environment of a user of this server has.
+fn run(scratch: &Scratch, server: &Server, arguments: &[&str]) -> Ran {
+    let mut command = scratch.command(arguments);
+    command.envs(server.environment()).env("HOME", scratch.path("")).env_remove("AWS_PROFILE");
+    Ran::of(arguments, command.output().unwrap())
+}
+
+#[test]
+fn an_object_is_listed_told_read_and_copied_both_ways() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    let bytes = content(9 << 20);
+    scratch.file("one", 9 << 20);
+    let (address, folder) = (Server::uri("data/one"), Server::uri("data/"));
+    let copied = run(&scratch, &server, &["cp", "one", &folder, "--json"]).ok().document("straightway.cp/1");
+    assert_eq!((copied["dst"].as_str(), copied["verified"].as_bool()), (Some(address.as_str()), Some(true)));
+    assert!(fs::read(server.path("data/one")).unwrap() == bytes);
+
+    let stat = run(&scratch, &server, &["stat", &address, "--json"]).ok().document("straightway.stat/1");
+    assert_eq!((stat["kind"].as_str(), stat["len"].as_u64()), (Some("object"), Some(9 << 20)));
+    assert!(run(&scratch, &server, &["ls", &folder]).ok().text().contains("data/one"));
+    let plan = run(&scratch, &server, &["plan", &address]).ok();
+    assert!(plan.text().contains("http/staged"), "{}", plan.text());
+
+    let part = run(&scratch, &server, &["cat", &address, "--offset", "4097", "--len", "100000"]).ok();
+    assert!(part.stdout == bytes[4097..104_097]);
+    let part = run(&scratch, &server, &["cat", &format!("{address}?offset=7&len=9")]).ok();
+    assert_eq!(part.stdout, bytes[7..16]);
+    server.set(Wire::CutOnce(3 << 20));
+    run(&scratch, &server, &["cp", &address, "back"]).ok();
+    assert!(fs::read(scratch.path("back")).unwrap() == bytes);
+    run(&scratch, &server, &["cp", &address, &Server::uri("copy")]).ok();
+    assert!(fs::read(server.path("copy")).unwrap() == bytes);
+}
+
+#[test]
+fn what_goes_wrong_is_told_with_a_remedy() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    scratch.file("one", 100);
+    run(&scratch, &server, &["stat", &Server::uri("nobody")]).fails(3, &["not found", "nobody"]);
+    run(&scratch, &server, &["cp", "one", &Server::uri("one"), "--resume"]).fails(2, &["without --resume"]);
+    run(&scratch, &server, &["cat", "s3://"]).fails(2, &["s3://BUCKET/KEY"]);
+    run(&scratch, &server, &["cat", &Server::uri("x"), "--engine", "s3_nonsense=1"]).fails(2, &["s3_endpoint"]);
+    let mut denied = scratch.command(&["stat", &Server::uri("one")]);
+    denied.envs(server.environment()).env("AWS_SECRET_ACCESS_KEY", "wrong");
+    Ran::of(&["stat"], denied.output().unwrap()).fails(4, &["credentials"]);
+}
+
+#[test]
+fn a_profile_says_who_we_are() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    fs::write(server.path("one"), b"bytes").unwrap();
+    let [(_, endpoint), (_, key), (_, secret)] = server.environment();
+    fs::create_dir(scratch.path(".aws")).unwrap();
+    let credentials = format!("[mine]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n");
+    fs::write(scratch.path(".aws/credentials"), credentials).unwrap();
+    fs::write(scratch.path(".aws/config"), format!("[profile mine]\nendpoint_url = {endpoint}\n")).unwrap();
+    let arguments = ["cat", &Server::uri("one")];
+    let mut command = scratch.command(&arguments);
+    command.env("HOME", scratch.path("")).env("AWS_PROFILE", "mine");
+    for name in
+        ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+    {
+        command.env_remove(name);
+    }
+    assert_eq!(Ran::of(&arguments, command.output().unwrap()).ok().stdout, b"bytes");
+}
+
+/// A checkpoint of two shards with their index, as the field writes it.
+fn model(server: &Server) {
+    let shard = |name: &str, byte: u8| {
+        let head = format!(r#"{{"{name}":{{"dtype":"U8","shape":[1000],"data_offsets":[0,1000]}}}}"#);
+        let mut file = (head.len() as u64).to_le_bytes().to_vec();
+        file.extend_from_slice(head.as_bytes());
+        file.extend(std::iter::repeat_n(byte, 1000));
+        file
+    };
+    fs::create_dir(server.path("model")).unwrap();
+    fs::write(server.path("model/a.safetensors"), shard("first", 1)).unwrap();
+    fs::write(server.path("model/b.safetensors"), shard("second", 2)).unwrap();
+    let index = r#"{"metadata":{},"weight_map":{"first":"a.safetensors","second":"b.safetensors"}}"#;
+    fs::write(server.path("model/model.safetensors.index.json"), index).unwrap();
+}
+
+#[test]
+fn a_checkpoint_and_a_dataset_are_read_where_they_are() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    model(&server);
+    let digests = |at: &str| {
+        let lines = run(&scratch, &server, &["load", at, "--digest", "--json"]).ok().json();
+        lines.iter().map(|line| line["sha256"].to_string()).collect::<Vec<_>>()
+    };
+    let local = server.path("model").display().to_string();
+    let there = digests(&Server::uri("model/"));
+    assert!(there.len() >= 2 && there == digests(&local), "{there:?}");
+
+    let samples = |at: &str| {
+        let lines =
+            run(&scratch, &server, &["dataset", "iterate", at, "--digest", "--seed", "7", "--json"]).ok().json();
+        lines.iter().map(|line| (line["key"].to_string(), line["sha256"].to_string())).collect::<Vec<_>>()
+    };
+    fs::create_dir(server.path("raw")).unwrap();
+    for n in 0..20 {
+        fs::write(server.path(&format!("raw/{n:02}.bin")), content(1000 + n)).unwrap();
+    }
+    let there = samples(&Server::uri("raw/"));
+    let raw = server.path("raw").display().to_string();
+    assert!(there.len() >= 20, "{there:?}");
+    let mut local: Vec<_> = samples(&raw);
+    let mut sorted = there.clone();
+    local.sort_by(|a, b| a.1.cmp(&b.1));
+    sorted.sort_by(|a, b| a.1.cmp(&b.1));
+    assert!(sorted.iter().map(|(_, digest)| digest).eq(local.iter().map(|(_, digest)| digest)));
+}

@@ -1,0 +1,216 @@
+//! Object stores: what an engine is told of them, and the environment's word where it is told nothing.
+//!
+//! ```text
+//!   s3://BUCKET/KEY ─► ObjectStores (made with the first address of one) ◄── RemoteTransport of every lane
+//! ```
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use sw_engine::{
+    Error, Object, Reason,
+    seam::{Entry, OpenMode, Store, Transport, TransportCaps, WriteIntent},
+};
+use sw_remote::{
+    RemoteConfig, RemoteTransport, Runtime,
+    objects::{Address, ObjectStores, ObjectsConfig, Settings},
+};
+
+use crate::policy::Destination;
+
+/// Bytes of a range of an object that one request asks for: a server's answer begins after a while, and goes on at its rate.
+const RANGE_BYTES: u32 = 8 << 20;
+/// Threads that requests of an engine run on.
+const THREADS: usize = 2;
+
+/// How object stores are reached: [`EngineBuilder::remote`](crate::EngineBuilder::remote). What is not said here the environment says, by
+/// the names that the stores' own tools use (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_PROFILE`, `GOOGLE_SERVICE_ACCOUNT`,
+/// `AZURE_STORAGE_ACCOUNT_NAME` and the others), and for S3 a profile in `~/.aws`.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// Where S3 is, as `https://HOST:PORT`. Default: Amazon's.
+    pub s3_endpoint: Option<String>,
+    /// The region that requests are signed for. Default: the environment's, else `us-east-1`.
+    pub s3_region: Option<String>,
+    /// The bucket's name is the first part of the host's (virtual-hosted style), and of the endpoint that is given. Default: no.
+    pub s3_virtual_host: bool,
+    /// Requests are not signed: for buckets that everybody reads.
+    pub s3_anonymous: bool,
+    /// Certificates to trust instead of the system's, a file of PEM. Default: `AWS_CA_BUNDLE`, else the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Longest that an operation of the control plane, or the retries of a request, take. 1 s to an hour; default 60 s.
+    pub patience: Duration,
+    /// Longest that a server is silent. 10 ms to an hour; default 30 s.
+    pub timeout: Duration,
+    /// Requests under way at a time, 1 to 1,024; default 64. A store that refuses as it is asked too much is asked less.
+    pub requests: u32,
+    /// Bytes of a part of an upload, 5 MiB to 1 GiB; default 16 MiB.
+    pub part_bytes: u64,
+    /// Whether the environment and `~/.aws` are looked at. Default: yes.
+    pub environment: bool,
+}
+
+impl Default for Remote {
+    fn default() -> Self {
+        let ObjectsConfig { http, patience, part_bytes, .. } = ObjectsConfig::default();
+        Self {
+            s3_endpoint: None,
+            s3_region: None,
+            s3_virtual_host: false,
+            s3_anonymous: false,
+            ca_file: None,
+            patience,
+            timeout: http.silence,
+            requests: u32::try_from(http.requests_max).unwrap_or(u32::MAX),
+            part_bytes,
+            environment: true,
+        }
+    }
+}
+
+impl Remote {
+    /// Sets one by the name that the command line uses. `None` if there is no such name, or the value is none of it.
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Option<()> {
+        let text = || (!value.is_empty()).then(|| value.to_owned());
+        let flag = || match value {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        };
+        let millis = || value.parse().ok().map(Duration::from_millis);
+        match name {
+            "s3_endpoint" => self.s3_endpoint = Some(text().filter(|text| text.contains("://"))?),
+            "s3_region" => self.s3_region = Some(text()?),
+            "s3_virtual_host" => self.s3_virtual_host = flag()?,
+            "s3_anonymous" => self.s3_anonymous = flag()?,
+            "remote_ca_file" => self.ca_file = Some(text()?.into()),
+            "remote_patience_ms" => self.patience = millis()?,
+            "remote_timeout_ms" => self.timeout = millis()?,
+            "remote_requests" => self.requests = value.parse().ok()?,
+            "remote_part_bytes" => self.part_bytes = crate::parse_bytes(value)?,
+            "remote_environment" => self.environment = flag()?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let hour = Duration::from_secs(3600);
+        if !(Duration::from_secs(1)..=hour).contains(&self.patience) {
+            return Err(format!("{:?} for operations of object stores; use 1 s to an hour", self.patience));
+        }
+        if !(Duration::from_millis(10)..=hour).contains(&self.timeout) {
+            return Err(format!("{:?} for answers of object stores; use 10 ms to an hour", self.timeout));
+        }
+        if !(1..=1024).contains(&self.requests) {
+            return Err(format!("{} requests to object stores at a time; use 1 to 1,024", self.requests));
+        }
+        if !(5 << 20..=1 << 30).contains(&self.part_bytes) {
+            return Err(format!("{} bytes for parts of uploads; use 5 MiB to 1 GiB", self.part_bytes));
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> Settings {
+        let mut settings = Settings::default();
+        if self.environment {
+            settings = Settings::from_environment(std::env::vars());
+            let said = |name: &str| settings.get(name).map(str::to_owned);
+            let profile = said("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
+            let file = |variable: &str, name: &str| {
+                let in_home = || std::env::home_dir().map(|home| home.join(".aws").join(name));
+                let path = said(variable).map(PathBuf::from).or_else(in_home);
+                // A file that is not there says nothing.
+                path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
+            };
+            let (credentials, config) =
+                (file("AWS_SHARED_CREDENTIALS_FILE", "credentials"), file("AWS_CONFIG_FILE", "config"));
+            settings.add_profile(&profile, &credentials, &config);
+        }
+        if let Some(endpoint) = &self.s3_endpoint {
+            settings.set("AWS_ENDPOINT_URL_S3", endpoint);
+        }
+        if let Some(region) = &self.s3_region {
+            settings.set("AWS_REGION", region);
+        }
+        if self.s3_virtual_host {
+            settings.set("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true");
+        }
+        if self.s3_anonymous {
+            settings.set("AWS_SKIP_SIGNATURE", "true");
+        }
+        settings
+    }
+
+    fn config(&self) -> ObjectsConfig {
+        let mut config = ObjectsConfig { settings: self.settings(), ..ObjectsConfig::default() };
+        let bundle = || config.settings.get("AWS_CA_BUNDLE").map(|path| Path::new(path).to_owned());
+        config.http.ca_file = self.ca_file.clone().or_else(bundle);
+        config.http.silence = self.timeout;
+        config.http.requests_max = sw_mem::index(u64::from(self.requests));
+        config.patience = self.patience;
+        config.part_bytes = self.part_bytes;
+        config
+    }
+}
+
+/// Those of an engine.
+pub(crate) struct Remotes {
+    requests: u32,
+    stores: ObjectStores,
+}
+
+impl Remotes {
+    pub(crate) fn new(said: Remote) -> Self {
+        let requests = said.requests;
+        Self { requests, stores: ObjectStores::new(Runtime::new(THREADS), move || said.config()) }
+    }
+
+    pub(crate) fn caps(&self, destination: Destination) -> TransportCaps {
+        let caps = self.range().caps();
+        match destination {
+            Destination::Host => caps,
+            // Bytes are copied by this process, which has no addresses for those.
+            Destination::Gpu(_) | Destination::Bar(_) | Destination::PeerMemory(_) => {
+                TransportCaps { device: Err(Reason::MemoryUnreachable), ..caps }
+            }
+        }
+    }
+
+    fn range(&self) -> RemoteConfig {
+        RemoteConfig { queue_depth: self.requests, io_bytes_max: RANGE_BYTES }
+    }
+
+    pub(crate) fn transport(&self) -> Box<dyn Transport> {
+        let transport: RemoteTransport = self.stores.transport(self.range());
+        Box::new(transport)
+    }
+
+    pub(crate) fn open(&self, at: &Address, mode: OpenMode) -> Result<Arc<Object>, Error> {
+        self.stores.open(&at.to_string(), mode)
+    }
+
+    pub(crate) fn stat(&self, at: &Address) -> Result<Entry, Error> {
+        self.stores.stat(&at.to_string())
+    }
+
+    pub(crate) fn list(&self, at: &Address) -> Result<Vec<Entry>, Error> {
+        self.stores.list(&at.to_string())
+    }
+
+    pub(crate) fn remove(&self, at: &Address) -> Result<(), Error> {
+        self.stores.remove(&at.to_string())
+    }
+
+    pub(crate) fn create(&self, at: &Address, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
+        self.stores.create(&at.to_string(), len)
+    }
+
+    pub(crate) fn create_open(&self, at: &Address) -> Result<Box<dyn WriteIntent>, Error> {
+        self.stores.create_open(&at.to_string())
+    }
+}

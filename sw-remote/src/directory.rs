@@ -1,0 +1,63 @@
+//! The open remote objects of an engine, by the handles that faces carry.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::remote::Remote;
+
+/// All of them. Cloning shares it.
+#[derive(Clone, Default)]
+pub(crate) struct Directory(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    next: AtomicU64,
+    open: RwLock<HashMap<u64, Weak<dyn Remote>>>,
+}
+
+/// An entry, which is there as long as this is: an object keeps it.
+pub(crate) struct Kept {
+    pub(crate) handle: u64,
+    directory: Directory,
+    // Behind the directory: what looks it up meanwhile finds it, or nothing.
+    remote: Arc<dyn Remote>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Kept").field(&self.handle).finish()
+    }
+}
+
+impl Kept {
+    pub(crate) fn remote(&self) -> Arc<dyn Remote> {
+        self.remote.clone()
+    }
+}
+
+impl Directory {
+    /// Adds one.
+    pub(crate) fn add(&self, remote: Arc<dyn Remote>) -> Kept {
+        let handle = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let weak = Arc::downgrade(&remote);
+        self.0.open.write().unwrap_or_else(PoisonError::into_inner).insert(handle, weak);
+        Kept { handle, directory: self.clone(), remote }
+    }
+
+    /// The one with this handle, if it is still open.
+    pub(crate) fn find(&self, handle: u64) -> Option<Arc<dyn Remote>> {
+        self.0.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle)?.upgrade()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.directory.0.open.write().unwrap_or_else(PoisonError::into_inner).remove(&self.handle);
+    }
+}

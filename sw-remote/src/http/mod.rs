@@ -1,0 +1,133 @@
+//! Connections for `object_store`: HTTP/1.1 over TCP or TLS, with a limit of every wait and of the number of requests.
+//!
+//! HTTP/1.1 and not 2: each range has a connection of its own, so that none waits behind another's bytes.
+
+mod body;
+mod limit;
+mod tls;
+
+use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use http::StatusCode;
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector as TcpConnector},
+    rt::TokioExecutor,
+};
+use object_store::{
+    ClientOptions,
+    client::{
+        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
+        HttpResponseBody, HttpService,
+    },
+};
+use sw_engine::Error;
+
+use self::{body::Watched, limit::Limit};
+
+/// How connections are made and used.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Longest that a connection takes to be made. Default 5 s.
+    pub connect: Duration,
+    /// Longest silence of a server: before an answer, and between pieces of one. Default 30 s.
+    pub silence: Duration,
+    /// Requests under way at a time, at most. Fewer where a server says that it is too much. Default 64.
+    pub requests_max: usize,
+    /// Certificates to trust, as a file of PEM, instead of those of the system.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        let second = Duration::from_secs(1);
+        Self { connect: 5 * second, silence: 30 * second, requests_max: 64, ca_file: None }
+    }
+}
+
+/// Connections that are kept for the next request, of each server.
+const IDLE_CONNECTIONS: usize = 64;
+/// Longest that they are kept: servers and what is between close them after a minute or so.
+const IDLE_TIME: Duration = Duration::from_secs(20);
+
+/// Makes requests. Cloning shares connections and limits.
+#[derive(Clone, Debug)]
+pub(crate) struct Connections {
+    client: Client<HttpsConnector<TcpConnector>, HttpRequestBody>,
+    limit: Arc<Limit>,
+    silence: Duration,
+}
+
+impl Connections {
+    /// None is made yet.
+    ///
+    /// # Errors
+    /// Certificates that cannot be read.
+    pub(crate) fn new(config: &HttpConfig) -> Result<Self, Error> {
+        let mut tcp = TcpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(config.connect));
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls::config(config.ca_file.as_deref())?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_TIME)
+            .pool_timer(hyper_util::rt::TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(https);
+        Ok(Self { client, limit: Arc::new(Limit::new(config.requests_max)), silence: config.silence })
+    }
+}
+
+impl HttpConnector for Connections {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl HttpService for Connections {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let place = self.limit.enter().await;
+        let answer = tokio::time::timeout(self.silence, self.client.request(request)).await;
+        let answer = answer.map_err(|elapsed| HttpError::new(HttpErrorKind::Timeout, elapsed))?;
+        let (parts, body) = answer.map_err(told)?.into_parts();
+        match parts.status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => self.limit.was_too_much(),
+            status if status.is_success() => self.limit.went_well(),
+            _ => {}
+        }
+        let body = HttpResponseBody::new(Watched::new(body, self.silence, place));
+        Ok(HttpResponse::from_parts(parts, body))
+    }
+}
+
+/// What a request that got no answer failed of: it decides whether it is made again.
+fn told(error: hyper_util::client::legacy::Error) -> HttpError {
+    let kind = if error.is_connect() {
+        // A certificate that is not trusted will not be trusted a moment later.
+        if tls::is_refusal(&error) { HttpErrorKind::Unknown } else { HttpErrorKind::Connect }
+    } else {
+        kind_of(error.source().and_then(|source| source.downcast_ref()))
+    };
+    HttpError::new(kind, error)
+}
+
+/// The class of an error of a connection.
+fn kind_of(error: Option<&hyper::Error>) -> HttpErrorKind {
+    let Some(error) = error else { return HttpErrorKind::Unknown };
+    if error.is_timeout() {
+        return HttpErrorKind::Timeout;
+    }
+    if error.is_parse() {
+        return HttpErrorKind::Decode;
+    }
+    let is_lost =
+        error.is_closed() || error.is_incomplete_message() || error.is_canceled() || error.is_body_write_aborted();
+    let io = error.source().is_some_and(|source| source.is::<std::io::Error>());
+    if is_lost || io { HttpErrorKind::Interrupted } else { HttpErrorKind::Unknown }
+}

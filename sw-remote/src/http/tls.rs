@@ -1,0 +1,49 @@
+//! Whom to trust.
+
+use std::{error::Error as StdError, path::Path, sync::Arc};
+
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+use sw_engine::{Error, ErrorKind, Verb};
+
+/// TLS 1.2 and 1.3 by rustls and ring, with the certificates of a file or of the system.
+pub(super) fn config(ca_file: Option<&Path>) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder =
+        builder.map_err(|error| Error::new(ErrorKind::Unsupported, Verb::Setup).at(crate::HTTP).caused_by(error))?;
+    Ok(builder.with_root_certificates(roots(ca_file)?).with_no_client_auth())
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = ca_file else {
+        // A system without certificates can still speak HTTP; TLS says then whom it does not trust.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(roots);
+    };
+    let wrong = |text: String| {
+        Error::new(ErrorKind::BadFormat, Verb::Setup)
+            .at(path.display().to_string())
+            .detail(text)
+            .remedy("name a file with certificates in PEM")
+    };
+    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    for certificate in found {
+        let certificate = certificate.map_err(|error| wrong(format!("is no PEM: {error}")))?;
+        roots.add(certificate).map_err(|error| wrong(format!("has a certificate that is none: {error}")))?;
+    }
+    if roots.is_empty() { Err(wrong("has no certificate".to_owned())) } else { Ok(roots) }
+}
+
+/// Whether the other end was refused, or refused us, in the handshake: trying again will not help.
+pub(super) fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        at = error.source();
+    }
+    false
+}

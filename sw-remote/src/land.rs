@@ -1,0 +1,123 @@
+//! Bytes into the memory of an I/O and out of it.
+// UNSAFETY: memory of a caller is read and written by its address.
+#![expect(unsafe_code, reason = "copies to and from memory that a transport was given")]
+
+use sw_engine::seam::{Io, MAX_SEGMENTS, MemorySegment};
+use sw_mem::Place;
+
+/// The memory of one I/O, filled or emptied from its first byte on. It is that of a task that has not ended yet: the contract of
+/// [`Transport`](sw_engine::seam::Transport) gives the memory to the transport until the I/O's end is told.
+#[derive(Debug)]
+pub(crate) struct Landing {
+    segments: [MemorySegment; MAX_SEGMENTS],
+    count: usize,
+    /// The segment that is next, and how much of it is done.
+    at: (usize, u32),
+    done: u32,
+    len: u32,
+}
+
+/// More bytes came than were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+impl Landing {
+    /// That of an I/O; `None` if a piece of it is not memory of this process.
+    pub(crate) fn of(io: &Io) -> Option<Self> {
+        let count = io.segments().len();
+        let is_host = |segment: &MemorySegment| segment.place.host().is_some();
+        let whole = Self { segments: io.segments, count, at: (0, 0), done: 0, len: io.len };
+        io.segments().iter().all(is_host).then_some(whole)
+    }
+
+    /// Bytes that it has in all.
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Bytes that were put into it.
+    pub(crate) fn done(&self) -> u32 {
+        self.done
+    }
+
+    /// The next piece of at most `want` bytes.
+    fn next(&mut self, want: usize) -> Option<(*mut u8, usize)> {
+        let segment = self.segments.get(..self.count)?.get(self.at.0)?;
+        let Place::Host(base) = segment.place else { return None };
+        let left = segment.len - self.at.1;
+        let len = left.min(u32::try_from(want).unwrap_or(u32::MAX));
+        let to = std::ptr::with_exposed_provenance_mut(sw_mem::index(base.raw() + u64::from(self.at.1)));
+        self.at = if len == left { (self.at.0 + 1, 0) } else { (self.at.0, self.at.1 + len) };
+        self.done += len;
+        Some((to, sw_mem::index(u64::from(len))))
+    }
+
+    /// Puts `bytes` behind those that are there.
+    pub(crate) fn put(&mut self, mut bytes: &[u8]) -> Result<(), TooMany> {
+        while !bytes.is_empty() {
+            let (to, len) = self.next(bytes.len()).ok_or(TooMany)?;
+            let (piece, rest) = bytes.split_at(len.min(bytes.len()));
+            // SAFETY: the segment is mapped memory that belongs to this I/O until its end is told, which happens behind this call; `next`
+            // gives no byte outside of it and none twice. The source is a buffer of the HTTP client's.
+            unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len()) };
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Copies its next bytes over `to`; fewer if it ends before.
+    pub(crate) fn take(&mut self, mut to: &mut [u8]) {
+        while !to.is_empty() {
+            let Some((from, len)) = self.next(to.len()) else { return };
+            let (piece, rest) = to.split_at_mut(len);
+            // SAFETY: as in `put`, with the roles exchanged.
+            unsafe { std::ptr::copy_nonoverlapping(from, piece.as_mut_ptr(), piece.len()) };
+            to = rest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sw_engine::{ObjectId, Token, seam::IoKind};
+    use sw_mem::{Buffer, ByteLen};
+
+    use super::*;
+
+    /// Three pieces of one buffer, of 3, 1 and 5 bytes.
+    fn io(buffer: &Buffer) -> Io {
+        let base = buffer.region().base();
+        let region = buffer.region().id();
+        let piece = |at, len| MemorySegment { place: base.checked_add(ByteLen(at)).unwrap(), len, region };
+        Io {
+            token: Token::from_raw(1),
+            kind: IoKind::Read,
+            object: ObjectId(1),
+            handle: 0,
+            offset: 0,
+            len: 9,
+            segment_count: 3,
+            segments: [piece(10, 3), piece(20, 1), piece(30, 5)],
+        }
+    }
+
+    #[test]
+    fn bytes_go_where_the_pieces_are_and_nowhere_else() {
+        let mut buffer = Buffer::allocate(ByteLen(64)).unwrap();
+        let mut landing = Landing::of(&io(&buffer)).unwrap();
+        assert_eq!(landing.put(&[1, 2]), Ok(()));
+        assert_eq!(landing.put(&[3, 4, 5, 6, 7]), Ok(()));
+        assert_eq!((landing.done(), landing.len()), (7, 9));
+        assert_eq!(landing.put(&[8, 9, 10]), Err(TooMany));
+        let mut want = [0; 64];
+        want[10..13].copy_from_slice(&[1, 2, 3]);
+        want[20] = 4;
+        want[30..35].copy_from_slice(&[5, 6, 7, 8, 9]);
+        assert_eq!(buffer.as_mut_slice()[..64], want);
+        let mut again = Landing::of(&io(&buffer)).unwrap();
+        let (mut first, mut rest) = ([0; 4], [0; 7]);
+        again.take(&mut first);
+        again.take(&mut rest);
+        assert_eq!((first, rest), ([1, 2, 3, 4], [5, 6, 7, 8, 9, 0, 0]), "what it has not is left as it was");
+    }
+}

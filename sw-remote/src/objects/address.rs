@@ -1,0 +1,116 @@
+//! Addresses of objects in object stores.
+
+use std::{fmt, str::FromStr};
+
+use sw_engine::{Error, ErrorKind, Verb};
+
+/// How a store is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// `s3://BUCKET/KEY`.
+    S3,
+    /// `gs://BUCKET/KEY`.
+    Gcs,
+    /// `az://CONTAINER/KEY`.
+    Azure,
+    /// `http://HOST/PATH`.
+    Http,
+    /// `https://HOST/PATH`.
+    Https,
+}
+
+impl Scheme {
+    /// All of them, with what stands before `://`.
+    pub const ALL: [(&'static str, Scheme); 5] =
+        [("s3", Self::S3), ("gs", Self::Gcs), ("az", Self::Azure), ("http", Self::Http), ("https", Self::Https)];
+
+    /// What stands before `://`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Gcs => "gs",
+            Self::Azure => "az",
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// Whether its names can be listed.
+    pub(super) fn lists(self) -> bool {
+        !matches!(self, Self::Http | Self::Https)
+    }
+}
+
+/// An object, or a prefix of names, in a store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// The bucket or container; the host and port of plain HTTP.
+    pub bucket: String,
+    /// The name in it, as it is, without a first slash; empty for the bucket as a whole.
+    pub key: String,
+}
+
+impl Address {
+    /// It, if it names an object.
+    pub(super) fn of_object(self, verb: Verb) -> Result<Self, Error> {
+        if self.key.is_empty() || self.key.ends_with('/') {
+            return Err(Error::new(ErrorKind::BadUri, verb)
+                .at(self.to_string())
+                .detail("names no object but a bucket or a prefix")
+                .remedy("write the object's whole name"));
+        }
+        Ok(self)
+    }
+
+    /// Another name in the same bucket.
+    pub(super) fn sibling(&self, key: &str) -> Self {
+        Self { key: key.to_owned(), ..self.clone() }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}/{}", self.scheme.name(), self.bucket, self.key)
+    }
+}
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (scheme, rest) = text.split_once("://").ok_or("an address has a scheme")?;
+        let known = Scheme::ALL.iter().find(|(name, _)| *name == scheme);
+        let scheme = known.ok_or("not a scheme of an object store")?.1;
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() || bucket.contains(['?', '#', '@', ' ', '\\']) || bucket.chars().any(char::is_control) {
+            return Err("there is no bucket, or its name has characters that none has");
+        }
+        Ok(Self { scheme, bucket: bucket.to_owned(), key: key.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_it_was_read() {
+        for text in
+            ["s3://b/k", "gs://bucket/a b/c?d=1#e", "az://c/x", "http://127.0.0.1:80/a", "https://h/", "s3://b/"]
+        {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.to_string(), text);
+        }
+        let whole: Address = "s3://bucket".parse().unwrap();
+        assert_eq!((whole.bucket.as_str(), whole.key.as_str()), ("bucket", ""));
+    }
+
+    #[test]
+    fn what_names_no_bucket_is_none() {
+        for text in ["s3://", "s3:///k", "s3:/b/k", "ftp://b/k", "s3://user@b/k", "s3://a b/k", "k", "http://h?x/y"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}

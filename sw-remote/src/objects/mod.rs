@@ -1,0 +1,315 @@
+//! Object stores: S3 and what speaks like it, Google's, Azure's, and plain HTTP for reading.
+//!
+//! ```text
+//!   ObjectStores ── bucket ──► object_store: one client for each bucket, made once
+//!     open    HEAD: length, ETag                    ─► ObjectRead    each range with If-Match on that ETag
+//!     create  nothing is sent yet                   ─► ObjectWrite   parts as they fill up; the object appears with the last request
+//! ```
+
+mod address;
+mod bucket;
+mod fault;
+mod open;
+mod settings;
+mod write;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::{ObjectMeta, ObjectStoreExt};
+use sw_engine::{
+    Error, ErrorKind, Face, Granularity, Landing, Object, Residency, Verb, Version,
+    seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
+};
+
+pub use self::{
+    address::{Address, Scheme},
+    settings::Settings,
+};
+use self::{bucket::Bucket, open::ObjectRead, write::ObjectWrite};
+use crate::{
+    HTTP, Runtime,
+    directory::{Directory, Kept},
+    http::{Connections, HttpConfig},
+    remote::Remote,
+    transport::{RemoteConfig, RemoteTransport},
+};
+
+/// Objects of a listing that are asked for their headers at a time, where the listing does not say enough.
+const HEADS_TOGETHER: usize = 16;
+
+/// How object stores are used.
+#[derive(Clone, Debug)]
+pub struct ObjectsConfig {
+    /// Connections.
+    pub http: HttpConfig,
+    /// Who we are, where the stores are.
+    pub settings: Settings,
+    /// Longest that an operation of the control plane (open, list, remove, commit) and the retries of a request take. Default 60 s.
+    pub patience: Duration,
+    /// Bytes of a part of an upload, at least 5 MiB, which is S3's least; more where an object would have more than 10,000 parts
+    /// otherwise. Default 16 MiB.
+    pub part_bytes: u64,
+}
+
+impl Default for ObjectsConfig {
+    fn default() -> Self {
+        let (http, settings) = (HttpConfig::default(), Settings::default());
+        Self { http, settings, patience: Duration::from_secs(60), part_bytes: 16 << 20 }
+    }
+}
+
+/// What finds how stores are used.
+type Found = Box<dyn FnOnce() -> ObjectsConfig + Send>;
+
+/// Names of object stores to objects. Made for nothing: connections come with the first use.
+pub struct ObjectStores {
+    runtime: Runtime,
+    directory: Directory,
+    /// Found with the first address.
+    config: LazyLock<ObjectsConfig, Found>,
+    connections: Mutex<Option<Connections>>,
+    buckets: Mutex<HashMap<(Scheme, String), Arc<Bucket>>>,
+}
+
+impl fmt::Debug for ObjectStores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectStores").finish_non_exhaustive()
+    }
+}
+
+impl ObjectStores {
+    /// Those that `find` describes, which is asked with the first address: programs that use none look for no keys.
+    pub fn new(runtime: Runtime, find: impl FnOnce() -> ObjectsConfig + Send + 'static) -> Self {
+        let config = LazyLock::new(Box::new(find) as Found);
+        let (connections, buckets) = (Mutex::default(), Mutex::default());
+        Self { runtime, directory: Directory::default(), config, connections, buckets }
+    }
+
+    /// A transport for objects of these.
+    pub fn transport(&self, config: RemoteConfig) -> RemoteTransport {
+        RemoteTransport::new(self.runtime.clone(), self.directory.clone(), config)
+    }
+
+    /// The bucket of an address; made once.
+    fn bucket(&self, at: &Address) -> Result<Arc<Bucket>, Error> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (at.scheme, at.bucket.clone());
+        if let Some(known) = buckets.get(&key) {
+            return Ok(known.clone());
+        }
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = match &*connections {
+            Some(made) => made.clone(),
+            None => connections.insert(Connections::new(&self.config.http)?).clone(),
+        };
+        let bucket = Arc::new(Bucket::new(at, &self.config, made)?);
+        buckets.insert(key, bucket.clone());
+        Ok(bucket)
+    }
+
+    /// Runs what an operation of the control plane asks of a store.
+    fn ask<T: Send + 'static>(
+        &self,
+        at: &Address,
+        verb: Verb,
+        work: impl Future<Output = object_store::Result<T>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let name = at.to_string();
+        let named = name.clone();
+        let told = async move { work.await.map_err(|error| fault::told(error, verb, &named)) };
+        // A little more than the retries have, so that what they failed of is told.
+        self.runtime.wait((verb, &name), self.config.patience + Duration::from_secs(5), told)
+    }
+
+    fn parse(name: &str, verb: Verb) -> Result<Address, Error> {
+        name.parse().map_err(|text: &str| {
+            Error::new(ErrorKind::BadUri, verb)
+                .at(name)
+                .detail(text)
+                .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or http(s)://HOST/PATH")
+        })
+    }
+
+    fn object(&self, at: &Address, remote: Arc<dyn Remote>, facts: Facts) -> Object {
+        let kept: Kept = self.directory.add(remote);
+        let face = Face {
+            transport: HTTP,
+            handle: kept.handle,
+            granularity: Granularity::ANY,
+            write_unit: 1,
+            landing: Landing::Staged,
+            because: None,
+        };
+        Object {
+            id: Object::next_id(),
+            name: at.to_string().into(),
+            len: facts.len,
+            version: facts.version,
+            faces: vec![face],
+            residency: Residency::Unknown.into(),
+            stripe: None,
+            keep: Box::new(Keep { kept, runtime: self.runtime.clone(), patience: self.config.patience }),
+        }
+    }
+
+    /// As [`Store::create`] for an object whose length is known when it is whole: see [`WriteIntent::cut`].
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub fn create_open(&self, name: &str) -> Result<Box<dyn WriteIntent>, Error> {
+        self.create_as(name, None)
+    }
+
+    fn create_as(&self, name: &str, len: Option<u64>) -> Result<Box<dyn WriteIntent>, Error> {
+        let at = Self::parse(name, Verb::Create)?.of_object(Verb::Create)?;
+        let bucket = self.bucket(&at)?;
+        let write = Arc::new(ObjectWrite::new(bucket, at.clone(), len, &self.config)?);
+        let facts = Facts { len: len.unwrap_or(u64::MAX), version: Version::default() };
+        let object = Arc::new(self.object(&at, write.clone(), facts));
+        Ok(Box::new(write::Intent::new(object, write, self.runtime.clone(), self.config.patience)))
+    }
+}
+
+/// What an object of a store keeps.
+struct Keep {
+    kept: Kept,
+    runtime: Runtime,
+    patience: Duration,
+}
+
+/// Whether an object of a store is still what it was when it was opened: the store is asked. `None` for other objects.
+pub fn unchanged(object: &Object) -> Option<Result<(), Error>> {
+    let keep = object.keep.downcast_ref::<Keep>()?;
+    let remote = keep.kept.remote();
+    Some(keep.runtime.wait((Verb::Open, &object.name), keep.patience, async move { remote.unchanged().await }))
+}
+
+/// What is known of an object.
+struct Facts {
+    len: u64,
+    version: Version,
+}
+
+impl Store for ObjectStores {
+    fn open(&self, name: &str, mode: OpenMode) -> Result<Arc<Object>, Error> {
+        let at = Self::parse(name, Verb::Open)?;
+        if mode == OpenMode::Update {
+            return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+                .at(name)
+                .detail("an object of an object store is written as a whole, never in place")
+                .remedy("copy to it, or write a new object"));
+        }
+        if at.key.is_empty() || at.key.ends_with('/') {
+            return Err(wrong_kind(name));
+        }
+        let bucket = self.bucket(&at)?;
+        let (store, path) = (bucket.store.clone(), bucket.path(&at, Verb::Open)?);
+        let head = self.ask(&at, Verb::Open, async move { store.head(&path).await });
+        let head = match head {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.is_prefix(&at)? => return Err(wrong_kind(name)),
+            other => other?,
+        };
+        let facts = Facts { len: head.size, version: bucket::version(&head) };
+        let remote = ObjectRead::new(bucket, at.clone(), head);
+        Ok(Arc::new(self.object(&at, Arc::new(remote), facts)))
+    }
+
+    fn create(&self, name: &str, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
+        self.create_as(name, Some(len))
+    }
+
+    fn stat(&self, name: &str) -> Result<Entry, Error> {
+        let at = Self::parse(name, Verb::Open)?;
+        let directory =
+            || Entry { name: name.to_owned(), kind: EntryKind::Directory, len: 0, version: Version::default() };
+        if at.key.is_empty() || at.key.ends_with('/') {
+            return match self.is_prefix(&at)? || at.key.is_empty() {
+                true => Ok(directory()),
+                false => Err(not_found(name)),
+            };
+        }
+        let bucket = self.bucket(&at)?;
+        let (store, path) = (bucket.store.clone(), bucket.path(&at, Verb::Open)?);
+        match self.ask(&at, Verb::Open, async move { store.head(&path).await }) {
+            Ok(head) => Ok(bucket::entry(name.to_owned(), &head)),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.is_prefix(&at)? => Ok(directory()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, name: &str) -> Result<Vec<Entry>, Error> {
+        let at = Self::parse(name, Verb::List)?;
+        let bucket = self.bucket(&at)?;
+        let (store, prefix) = (bucket.store.clone(), bucket.prefix(&at, Verb::List)?);
+        let found = self.ask(&at, Verb::List, async move {
+            let mut found = store.list_with_delimiter(prefix.as_ref()).await?;
+            // A listing without ETags would tell other versions than the objects do.
+            let told = |meta: ObjectMeta| {
+                let store = &store;
+                async move { if meta.e_tag.is_some() { Ok(meta) } else { store.head(&meta.location).await } }
+            };
+            let asked = stream::iter(std::mem::take(&mut found.objects)).map(told).buffered(HEADS_TOGETHER);
+            found.objects = asked.try_collect().await?;
+            Ok(found)
+        })?;
+        let mut entries: Vec<Entry> = Vec::with_capacity(found.objects.len() + found.common_prefixes.len());
+        entries.extend(found.common_prefixes.iter().map(|prefix| Entry {
+            name: at.sibling(prefix.as_ref()).to_string(),
+            kind: EntryKind::Directory,
+            len: 0,
+            version: Version::default(),
+        }));
+        entries.extend(
+            found.objects.iter().map(|meta| bucket::entry(at.sibling(meta.location.as_ref()).to_string(), meta)),
+        );
+        if entries.is_empty() && !at.key.is_empty() {
+            // An object lists as itself; what is neither object nor prefix is not there.
+            return if at.key.ends_with('/') { Err(not_found(name)) } else { Ok(vec![self.stat(name)?]) };
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        let at = Self::parse(name, Verb::Replace)?.of_object(Verb::Replace)?;
+        let bucket = self.bucket(&at)?;
+        let (store, path) = (bucket.store.clone(), bucket.path(&at, Verb::Replace)?);
+        self.ask(&at, Verb::Replace, async move {
+            // S3 says the same of what was there and what was not.
+            store.head(&path).await?;
+            store.delete(&path).await
+        })
+    }
+}
+
+impl ObjectStores {
+    /// Whether some object's name begins with this one and a slash.
+    fn is_prefix(&self, at: &Address) -> Result<bool, Error> {
+        if !at.scheme.lists() {
+            return Ok(false);
+        }
+        let bucket = self.bucket(at)?;
+        let (store, prefix) = (bucket.store.clone(), bucket.prefix(at, Verb::Open)?);
+        self.ask(at, Verb::Open, async move { Ok(store.list(prefix.as_ref()).boxed().try_next().await?.is_some()) })
+    }
+}
+
+fn wrong_kind(name: &str) -> Error {
+    Error::new(ErrorKind::WrongKind, Verb::Open)
+        .at(name)
+        .detail("a prefix of names, not an object")
+        .remedy("name an object; `straightway ls` shows those below it")
+}
+
+fn not_found(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, Verb::Open)
+        .at(name)
+        .detail("neither an object nor the beginning of one's name")
+        .remedy("look for the name with `straightway ls`")
+}

@@ -1,0 +1,102 @@
+//! Reading: a range is a request, with the version that was opened.
+
+use std::sync::Arc;
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
+use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
+
+use super::{Address, bucket::Bucket, fault};
+use crate::{land::Landing, remote::Remote};
+
+/// An object that is open for reading.
+pub(super) struct ObjectRead {
+    bucket: Arc<Bucket>,
+    at: Address,
+    /// What it was when it was opened.
+    meta: ObjectMeta,
+}
+
+impl ObjectRead {
+    pub(super) fn new(bucket: Arc<Bucket>, at: Address, meta: ObjectMeta) -> Self {
+        Self { bucket, at, meta }
+    }
+
+    fn fail(&self, kind: ErrorKind, range: (u64, u64)) -> Error {
+        Error::new(kind, Verb::Read).at(self.at.to_string()).in_range(range.0, range.1)
+    }
+
+    /// Whether an answer is of the object that was opened. Not every store looks at If-Match.
+    fn check(&self, now: &ObjectMeta, range: (u64, u64)) -> Result<(), Error> {
+        let is_same = now.size == self.meta.size
+            && match (&self.meta.e_tag, &now.e_tag) {
+                (Some(then), Some(now)) => then == now,
+                _ => now.last_modified == self.meta.last_modified,
+            };
+        if is_same {
+            return Ok(());
+        }
+        Err(self
+            .fail(ErrorKind::Changed, range)
+            .detail("the object was replaced since it was opened")
+            .remedy("open it anew; bytes of two versions are never mixed"))
+    }
+
+    async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
+        // Nothing is asked of what lies behind the end; the lane is told that the data is short.
+        let end = offset.saturating_add(u64::from(landing.len())).min(self.meta.size);
+        if offset >= end {
+            return Ok(());
+        }
+        let range = (offset, end - offset);
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(offset..end)),
+            if_match: self.meta.e_tag.clone(),
+            version: self.meta.version.clone(),
+            ..GetOptions::default()
+        };
+        let told = |error| fault::told(error, Verb::Read, &self.at.to_string()).in_range(range.0, range.1);
+        let answer = self.bucket.store.get_opts(&self.meta.location, options).await.map_err(told)?;
+        self.check(&answer.meta, range)?;
+        if answer.range != (offset..end) {
+            let text = format!("the answer has bytes {} to {}", answer.range.start, answer.range.end);
+            return Err(self.fail(ErrorKind::Protocol, range).detail(text).remedy("the store does not read ranges"));
+        }
+        let mut body = answer.into_stream();
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(told)?;
+            landing.put(&piece).map_err(|_| {
+                self.fail(ErrorKind::Protocol, range)
+                    .detail("the answer has more bytes than it says")
+                    .remedy("look at the server")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Remote for ObjectRead {
+    fn read<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
+        self.get(offset, landing).boxed()
+    }
+
+    fn write<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
+        let range = (offset, landing.len().into());
+        let error = Error::new(ErrorKind::Unsupported, Verb::Write).at(self.at.to_string()).in_range(range.0, range.1);
+        futures_util::future::ready(Err(error.detail("the object is open for reading"))).boxed()
+    }
+
+    fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {
+        let whole = (0, self.meta.size);
+        async move {
+            let now = self.bucket.store.head(&self.meta.location).await;
+            let now = now.map_err(|error| fault::told(error, Verb::Open, &self.at.to_string()))?;
+            self.check(&now, whole)
+        }
+        .boxed()
+    }
+
+    fn flush(&self, _kind: IoKind) -> BoxFuture<'_, Result<(), Error>> {
+        futures_util::future::ready(Ok(())).boxed()
+    }
+}

@@ -1,0 +1,22 @@
+//! What has its bytes elsewhere.
+
+use futures_util::future::BoxFuture;
+use sw_engine::{Error, seam::IoKind};
+
+use crate::land::Landing;
+
+/// An open remote object. Its futures run on the runtime's threads, several at a time; one that is dropped is over at once, and touches
+/// no memory afterwards.
+pub(crate) trait Remote: Send + Sync + 'static {
+    /// Puts as many bytes as `landing` has, from byte `offset` on, into it. It may end with fewer: the lane asks for the rest.
+    fn read<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Writes the bytes of `landing` at byte `offset`; all of them, or an error.
+    fn write<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Whether it is still what it was when it was opened.
+    fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// What a flush means for it.
+    fn flush(&self, kind: IoKind) -> BoxFuture<'_, Result<(), Error>>;
+}

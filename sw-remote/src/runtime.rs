@@ -1,0 +1,144 @@
+//! The threads on which everything asynchronous of this crate runs.
+
+use std::{
+    future::Future,
+    io,
+    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
+    time::Duration,
+};
+
+use sw_engine::{Error, ErrorKind, Verb};
+use sw_mem::ForkMark;
+
+/// Threads that it has at most.
+pub const THREADS_MAX: usize = 64;
+
+/// Threads of a runtime, started with the first work. Cloning shares them; they end with the last clone.
+#[derive(Clone, Debug)]
+pub struct Runtime(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    threads: usize,
+    runtime: OnceLock<Result<Owned, (io::ErrorKind, String)>>,
+    /// A child of this process has none of the threads.
+    fork: ForkMark,
+}
+
+/// One that is shut down without waiting: whoever drops the last clone may be one of its own tasks.
+#[derive(Debug)]
+struct Owned(Mutex<Option<tokio::runtime::Runtime>>, tokio::runtime::Handle);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Runtime {
+    /// One with `threads` threads, 1 to 64. Nothing is started yet.
+    pub fn new(threads: usize) -> Self {
+        let inner = Inner { threads: threads.clamp(1, THREADS_MAX), runtime: OnceLock::new(), fork: ForkMark::new() };
+        Self(Arc::new(inner))
+    }
+
+    /// Whether this is a child of the process that made it, in which nothing of it runs.
+    pub fn is_in_child(&self) -> bool {
+        self.0.fork.is_child()
+    }
+
+    /// A handle to start work by.
+    ///
+    /// # Errors
+    /// `Forked`; `ResourceLimit` if the system gives no threads.
+    pub fn handle(&self) -> Result<tokio::runtime::Handle, Error> {
+        if self.is_in_child() {
+            return Err(Error::new(ErrorKind::Forked, Verb::Setup)
+                .at(crate::HTTP)
+                .detail("the process was forked after the engine was made")
+                .remedy("make an engine of its own in the child"));
+        }
+        let made = self.0.runtime.get_or_init(|| {
+            let made = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(self.0.threads)
+                .max_blocking_threads(self.0.threads)
+                .thread_name("sw-remote")
+                .enable_all()
+                .build();
+            let owned = |runtime: tokio::runtime::Runtime| {
+                let handle = runtime.handle().clone();
+                Owned(Mutex::new(Some(runtime)), handle)
+            };
+            made.map(owned).map_err(|error| (error.kind(), error.to_string()))
+        });
+        made.as_ref().map(|owned| owned.1.clone()).map_err(|(kind, text)| {
+            Error::new(ErrorKind::ResourceLimit, Verb::Setup)
+                .at(crate::HTTP)
+                .detail(format!("the system gives no threads for remote objects: {text}"))
+                .remedy("raise the limit of processes (ulimit -u) or of descriptors (ulimit -n)")
+                .caused_by(io::Error::from(*kind))
+        })
+    }
+
+    /// Runs `work` on its threads and waits for its end, at most `limit`; the work is given up then. Any thread may call it, one that
+    /// belongs to a runtime of the caller's too.
+    ///
+    /// # Errors
+    /// As [`Runtime::handle`]; `DeadlineExceeded`; those of the work.
+    pub fn wait<T: Send + 'static>(
+        &self,
+        (verb, name): (Verb, &str),
+        limit: Duration,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (done, end) = mpsc::sync_channel(1);
+        let task = self.handle()?.spawn(async move { drop(done.send(work.await)) });
+        end.recv_timeout(limit).unwrap_or_else(|_| {
+            task.abort();
+            Err(Error::new(ErrorKind::DeadlineExceeded, verb)
+                .at(name)
+                .detail(format!("no answer within {} s", limit.as_secs()))
+                .remedy(
+                    "look whether the server can be reached; the setting remote_patience_ms says how long is waited",
+                ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_runs_and_its_end_is_told() {
+        let runtime = Runtime::new(1);
+        let told = runtime.wait((Verb::Open, "a"), Duration::from_secs(20), async { Ok(7) });
+        assert_eq!(told.unwrap(), 7);
+    }
+
+    #[test]
+    fn work_that_does_not_end_is_given_up_with_its_name() {
+        let runtime = Runtime::new(1);
+        let (token, alive) = mpsc::channel::<()>();
+        let never = async move {
+            std::future::pending::<()>().await;
+            drop(token);
+            Ok(())
+        };
+        let error = runtime.wait((Verb::Open, "s3://b/k"), Duration::from_millis(10), never).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        assert!(error.to_string().contains("s3://b/k"), "{error}");
+        // Its future is dropped, not left behind.
+        assert_eq!(alive.recv_timeout(Duration::from_secs(20)), Err(mpsc::RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn a_thread_of_another_runtime_may_wait() {
+        let outer = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let told =
+            outer.block_on(async { Runtime::new(1).wait((Verb::Open, "a"), Duration::from_secs(20), async { Ok(1) }) });
+        assert_eq!(told.unwrap(), 1);
+    }
+}

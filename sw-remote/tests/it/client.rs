@@ -1,0 +1,97 @@
+//! The end that is tested: stores of a server, and bytes moved as a lane moves them.
+
+use std::time::Duration;
+
+use sw_engine::{
+    Error, Object,
+    seam::{Io, IoDone, IoKind, MemorySegment, Store, Submit, Transport, Wait},
+};
+use sw_mem::{Buffer, ByteLen};
+use sw_remote::{
+    RemoteConfig, Runtime,
+    objects::{ObjectStores, ObjectsConfig, Settings},
+};
+use sw_testkit::s3::Server;
+
+/// How stores of a server are reached, with little patience.
+pub fn config(server: &Server) -> ObjectsConfig {
+    let environment = server.environment().map(|(name, value)| (name.to_owned(), value));
+    let mut config = ObjectsConfig { settings: Settings::from_environment(environment), ..ObjectsConfig::default() };
+    config.patience = Duration::from_secs(20);
+    config.http.silence = Duration::from_secs(5);
+    config
+}
+
+pub fn stores(config: ObjectsConfig) -> ObjectStores {
+    ObjectStores::new(Runtime::new(2), || config)
+}
+
+/// Moves bytes of one object by one I/O after the other, as a lane does. What went wrong: as the transport explains it.
+pub fn transfer(
+    stores: &ObjectStores,
+    object: &Object,
+    kind: IoKind,
+    offset: u64,
+    buffer: &Buffer,
+) -> Result<u64, Error> {
+    let config = RemoteConfig { queue_depth: 4, io_bytes_max: 1 << 20 };
+    let mut transport = stores.transport(config);
+    let (total, region) = (buffer.len().0, buffer.region());
+    let (mut at, mut done) = (0, Vec::with_capacity(4));
+    while at < total {
+        let len = u32::try_from((total - at).min(1 << 20)).unwrap();
+        let place = region.base().checked_add(ByteLen(at)).unwrap();
+        let segment = MemorySegment { place, len, region: region.id() };
+        let io = Io {
+            token: sw_engine::Token::from_raw(at),
+            kind,
+            object: object.id,
+            handle: object.faces[0].handle,
+            offset: offset + at,
+            len,
+            segment_count: 1,
+            segments: [segment; 3],
+        };
+        assert_eq!(transport.submit(&io), Submit::Accepted);
+        done.clear();
+        while done.is_empty() {
+            transport.poll(Wait::For { timeout: Duration::from_secs(1), min: 1 }, &mut done)?;
+        }
+        let IoDone { result, .. } = done[0];
+        match result {
+            Ok(0) => break,
+            Ok(moved) => at += u64::from(moved),
+            Err(fault) => {
+                return Err(transport.explain(io.handle, fault).map_or_else(
+                    || Error::from_fault(fault, sw_engine::Verb::Read),
+                    |error| Error::new(error.kind(), error.verb()).detail(error.to_string()),
+                ));
+            }
+        }
+    }
+    Ok(at)
+}
+
+/// Reads all of an object.
+pub fn read(stores: &ObjectStores, object: &Object) -> Result<Vec<u8>, Error> {
+    let mut buffer = Buffer::allocate(ByteLen(object.len.max(1))).unwrap();
+    let moved = if object.len == 0 { 0 } else { transfer(stores, object, IoKind::Read, 0, &buffer)? };
+    Ok(buffer.as_mut_slice()[..usize::try_from(moved).unwrap()].to_vec())
+}
+
+/// Makes an object of these bytes.
+pub fn put(stores: &ObjectStores, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    let intent = stores.create(name, bytes.len() as u64)?;
+    write(stores, intent.object(), 0, bytes)?;
+    intent.commit(sw_engine::seam::Names::Durable)
+}
+
+/// Writes bytes at a place of an object in the making.
+pub fn write(stores: &ObjectStores, object: &Object, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let mut buffer = Buffer::allocate(ByteLen(bytes.len() as u64)).unwrap();
+    buffer.as_mut_slice().copy_from_slice(bytes);
+    transfer(stores, object, IoKind::Write, offset, &buffer).map(drop)
+}

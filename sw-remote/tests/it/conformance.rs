@@ -1,0 +1,136 @@
+//! The engine's suites for a transport and for a store.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sw_engine::{
+    Object,
+    seam::{OpenMode, Store, Transport},
+};
+use sw_remote::{RemoteConfig, objects::ObjectStores};
+use sw_testkit::conformance::{
+    CaseResult, End,
+    block_file::{self, Access, Clock},
+    fail, skip,
+    store::{self, Directories},
+};
+use sw_testkit::s3::Server;
+
+use crate::client::{config, read, stores, write};
+
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+fn fresh(what: &str) -> String {
+    format!("{what}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+struct Bed {
+    server: Server,
+    stores: Arc<ObjectStores>,
+    start: Instant,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let server = Server::start();
+        let stores = Arc::new(stores(config(&server)));
+        #[expect(clippy::disallowed_methods, reason = "the clock that the transport's waits go by")]
+        let start = Instant::now();
+        Self { server, stores, start }
+    }
+}
+
+impl block_file::Bed for Bed {
+    fn name(&self) -> String {
+        "s3, read".to_owned()
+    }
+
+    fn transport(&mut self) -> Result<Box<dyn Transport>, End> {
+        Ok(Box::new(self.stores.transport(RemoteConfig { queue_depth: 8, io_bytes_max: 1 << 20 })))
+    }
+
+    fn object(&mut self, content: &[u8]) -> Result<block_file::Target, End> {
+        let key = fresh("object");
+        std::fs::write(self.server.path(&key), content).unwrap();
+        let object = self.stores.open(&Server::uri(&key), OpenMode::Read).unwrap();
+        Ok(block_file::Target { object, face: 0 })
+    }
+
+    fn content(&mut self, target: &block_file::Target) -> Result<Vec<u8>, End> {
+        Ok(std::fs::read(self.server.path(target.object.name.rsplit('/').next().unwrap())).unwrap())
+    }
+
+    fn failing_object(&mut self) -> Result<block_file::Target, End> {
+        let target = self.object(&[0; 64 << 10])?;
+        std::fs::remove_file(self.server.path(target.object.name.rsplit('/').next().unwrap())).unwrap();
+        Ok(target)
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn clock(&self) -> Clock {
+        Clock::Real
+    }
+
+    fn access(&self) -> Access {
+        Access::ReadOnly
+    }
+}
+
+#[test]
+fn the_transport_conforms() {
+    block_file::run(&mut Bed::new()).assert_green(&[
+        "writes_what_memory_holds_and_nothing_beside",
+        "pieces_of_memory_are_written_in_object_order",
+        // Its reads were looked at before.
+        "any_offset_and_address_on_a_bytewise_face",
+        "memory_that_was_not_attached_is_refused",
+        "writes_and_reads_mixed_keep_every_byte",
+    ]);
+}
+
+impl store::Bed for Bed {
+    fn name(&self) -> String {
+        "s3".to_owned()
+    }
+
+    fn store(&mut self) -> Result<Box<dyn Store>, End> {
+        Ok(Box::new(self.stores.clone()))
+    }
+
+    fn directory(&mut self) -> Result<String, End> {
+        // With its slash: this server answers 500 to HEAD of the name without.
+        Ok(Server::uri(&format!("{}/", fresh("directory"))))
+    }
+
+    fn join(&self, directory: &str, leaf: &str) -> String {
+        format!("{}/{leaf}", directory.trim_end_matches('/'))
+    }
+
+    fn directories(&self) -> Directories {
+        Directories::Prefixes
+    }
+
+    fn write(&mut self, object: &Object, offset: u64, bytes: &[u8]) -> CaseResult {
+        write(&self.stores, object, offset, bytes).or_else(|error| fail(error.to_string()))
+    }
+
+    fn read(&mut self, object: &Object, offset: u64, len: u64) -> Result<Vec<u8>, End> {
+        if (offset, len) == (0, object.len) {
+            return read(&self.stores, object).or_else(|error| fail(error.to_string()));
+        }
+        skip("the suite reads objects as a whole")
+    }
+}
+
+#[test]
+fn the_store_conforms() {
+    store::run(&mut Bed::new()).assert_green(&["an_open_object_can_be_updated_in_place"]);
+}

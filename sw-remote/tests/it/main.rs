@@ -1,0 +1,6 @@
+//! Object stores against a server of S3 in this process that is not ours, with a wire between that does what networks do.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
+
+mod client;
+mod conformance;
+mod faults;
