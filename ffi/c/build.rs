@@ -7,4 +7,6 @@ fn main() {
     println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libstraightway.so.0");
     // Threads of an engine run code of the library: dlclose must leave it where it is.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // Libraries below have C functions of their own (crc-fast's, which `object_store` asks for); programs see ours alone.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,--exclude-libs,ALL");
 }

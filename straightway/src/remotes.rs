@@ -118,7 +118,7 @@ impl Remote {
     fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         if self.environment {
-            settings = Settings::from_environment(std::env::vars());
+            settings = Settings::from_environment(std::env::vars_os());
             let said = |name: &str| settings.get(name).map(str::to_owned);
             let profile = said("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
             let file = |variable: &str, name: &str| {

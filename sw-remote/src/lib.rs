@@ -18,6 +18,7 @@ mod land;
 pub mod objects;
 mod remote;
 mod runtime;
+mod sign;
 mod transport;
 
 pub use runtime::Runtime;

@@ -105,6 +105,19 @@ impl Runtime {
                 ))
         })
     }
+
+    /// Runs `work` on its threads and waits for its end, at most `limit`; it goes on in the background then.
+    pub fn linger(&self, limit: Duration, work: impl Future<Output = ()> + Send + 'static) {
+        // In a child, or without threads, there is nothing to do it by.
+        let Ok(runtime) = self.handle() else { return };
+        let (done, end) = mpsc::sync_channel::<()>(1);
+        runtime.spawn(async move {
+            work.await;
+            drop(done);
+        });
+        // The channel closes with the work.
+        let _ended = end.recv_timeout(limit);
+    }
 }
 
 #[cfg(test)]
@@ -140,5 +153,22 @@ mod tests {
         let told =
             outer.block_on(async { Runtime::new(1).wait((Verb::Open, "a"), Duration::from_secs(20), async { Ok(1) }) });
         assert_eq!(told.unwrap(), 1);
+    }
+
+    #[test]
+    fn what_lingers_is_waited_for_and_goes_on_where_that_is_too_long() {
+        let runtime = Runtime::new(1);
+        let (done, end) = mpsc::channel();
+        let told = done.clone();
+        runtime.linger(Duration::from_secs(20), async move { told.send(1).unwrap() });
+        assert_eq!(end.try_recv(), Ok(1));
+        let (go, may_go) = tokio::sync::oneshot::channel::<()>();
+        runtime.linger(Duration::from_millis(10), async move {
+            drop(may_go.await);
+            done.send(2).unwrap();
+        });
+        assert_eq!(end.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(go);
+        assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(2));
     }
 }

@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use hyper_util::{
@@ -20,7 +21,7 @@ use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 /// The bucket that is there.
@@ -38,6 +39,40 @@ pub enum Wire {
     HoldAfter(u64),
     /// Refuses: answers 503 to every request that it sees as a whole, so many times.
     TooMuch(u64),
+    /// Loses the answer to the next of these requests, which the server has done, and is what `then` says afterwards.
+    Lose(Request, Then),
+    /// Takes so many bytes of requests in each hundredth of a second.
+    Slow(usize),
+}
+
+/// Requests that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// The end of an upload in parts.
+    Complete,
+    /// An object as a whole.
+    Put,
+}
+
+/// What the wire is behind a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It passes everything on.
+    Good,
+    /// It says nothing more.
+    Silent,
+}
+
+impl Request {
+    /// Whether a request that begins so is one.
+    fn is_in(self, bytes: &[u8]) -> bool {
+        let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(line);
+        match self {
+            Self::Complete => line.starts_with("POST ") && line.contains("uploadId="),
+            Self::Put => line.starts_with("PUT ") && !line.contains("uploadId="),
+        }
+    }
 }
 
 /// It, until it is dropped.
@@ -63,8 +98,11 @@ impl Server {
         service.set_auth(SimpleAuth::from_single(KEY.0, KEY.1));
         let service = service.build();
         let (listener, inner) = runtime.block_on(async {
-            let bind = || TcpListener::bind("127.0.0.1:0");
-            (bind().await.unwrap(), bind().await.unwrap())
+            // A small window, so that a slow wire is noticed by who sends.
+            let outer = TcpSocket::new_v4().unwrap();
+            outer.set_recv_buffer_size(64 << 10).unwrap();
+            outer.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            (outer.listen(1024).unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap())
         });
         let (address, behind) = (listener.local_addr().unwrap(), inner.local_addr().unwrap());
         let http = auto::Builder::new(TokioExecutor::new());
@@ -140,8 +178,27 @@ async fn pass(mut client: TcpStream, behind: SocketAddr, wire: Arc<Mutex<Wire>>,
     let Ok(mut server) = TcpStream::connect(behind).await else { return };
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
+    let look = || *wire.lock().unwrap_or_else(PoisonError::into_inner);
+    let become_ = |next| *wire.lock().unwrap_or_else(PoisonError::into_inner) = next;
+    // What the wire is when the answer of this connection's request has been lost.
+    let lost = Mutex::new(None);
     let asks = async {
-        drop(tokio::io::copy(&mut from_client, &mut to_server).await);
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let most = if let Wire::Slow(most) = look() { most } else { buffer.len() };
+            let len = from_client.read(&mut buffer[..most]).await.unwrap_or(0);
+            let bytes = &buffer[..len];
+            match look() {
+                Wire::Slow(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Wire::Lose(request, then) if request.is_in(bytes) => {
+                    *lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(then);
+                }
+                _ => {}
+            }
+            if len == 0 || to_server.write_all(bytes).await.is_err() {
+                break;
+            }
+        }
         drop(to_server.shutdown().await);
     };
     let answers = async {
@@ -152,11 +209,14 @@ async fn pass(mut client: TcpStream, behind: SocketAddr, wire: Arc<Mutex<Wire>>,
                 return;
             }
             let bytes = &buffer[..len];
-            let now = *wire.lock().unwrap_or_else(PoisonError::into_inner);
-            match now {
-                Wire::Good => {}
+            if let Some(then) = lost.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                become_(if then == Then::Silent { Wire::HoldAfter(0) } else { Wire::Good });
+                return;
+            }
+            match look() {
+                Wire::Good | Wire::Slow(_) | Wire::Lose(..) => {}
                 Wire::CutOnce(after) if passed + len as u64 > after => {
-                    *wire.lock().unwrap_or_else(PoisonError::into_inner) = Wire::Good;
+                    become_(Wire::Good);
                     let rest = usize::try_from(after.saturating_sub(passed)).unwrap();
                     drop(to_client.write_all(&bytes[..rest]).await);
                     return;
@@ -168,7 +228,7 @@ async fn pass(mut client: TcpStream, behind: SocketAddr, wire: Arc<Mutex<Wire>>,
                 }
                 Wire::TooMuch(left) => {
                     let less = if left > 1 { Wire::TooMuch(left - 1) } else { Wire::Good };
-                    *wire.lock().unwrap_or_else(PoisonError::into_inner) = less;
+                    become_(less);
                     refused.fetch_add(1, Ordering::Relaxed);
                     let answer = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                     drop(to_client.write_all(answer).await);

@@ -1,44 +1,86 @@
-//! The body of an answer, watched: a server that falls silent ends it, and the request counts as under way until it is over.
+//! Bodies, watched: what is sent goes in pieces that count as life, and an answer that falls silent ends with its request.
 
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use object_store::client::{HttpError, HttpErrorKind};
+use object_store::client::{HttpError, HttpErrorKind, HttpRequestBody};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{kind_of, limit::Place};
+use super::{
+    kind_of,
+    limit::Place,
+    progress::{Progress, Silent},
+};
 
-/// A body with its watch.
-pub(super) struct Watched {
-    body: Incoming,
-    silence: Duration,
-    watch: Pin<Box<Sleep>>,
-    /// Given back with the body.
-    _place: Place,
+/// Bytes of a piece of what is sent: the connection takes the next when it has room for it, so that each says that the other end reads.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// The body of a request.
+pub(super) struct Sent {
+    body: HttpRequestBody,
+    /// What is left of its last frame.
+    rest: Bytes,
+    progress: Progress,
 }
 
-/// A server said nothing for too long.
-#[derive(Debug)]
-struct Silent(Duration);
-
-impl std::fmt::Display for Silent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "no bytes for {} s", self.0.as_secs_f32())
+impl Sent {
+    pub(super) fn new(body: HttpRequestBody, progress: Progress) -> Self {
+        Self { body, rest: Bytes::new(), progress }
     }
 }
 
-impl std::error::Error for Silent {}
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        while self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let len = self.rest.len().min(PIECE_BYTES);
+        self.progress.moved();
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(len)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let behind = self.body.size_hint();
+        match behind.exact() {
+            Some(len) => SizeHint::with_exact(len + self.rest.len() as u64),
+            None => behind,
+        }
+    }
+}
+
+/// The body of an answer. Its place is given back with its end, be it an error: whoever asks for the rest needs one.
+pub(super) struct Watched {
+    under_way: Option<(Incoming, Place)>,
+    silence: Duration,
+    watch: Pin<Box<Sleep>>,
+}
 
 impl Watched {
     pub(super) fn new(body: Incoming, silence: Duration, place: Place) -> Self {
-        Self { body, silence, watch: Box::pin(sleep(silence)), _place: place }
+        Self { under_way: Some((body, place)), silence, watch: Box::pin(sleep(silence)) }
     }
 }
 
@@ -50,20 +92,30 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
-            let until = Instant::now() + self.silence;
-            self.watch.as_mut().reset(until);
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| HttpError::new(kind_of(Some(&error)), error))));
-        }
-        let silence = self.silence;
-        self.watch.as_mut().poll(context).map(|()| Some(Err(HttpError::new(HttpErrorKind::Timeout, Silent(silence)))))
+        let Some((body, place)) = &mut self.under_way else { return Poll::Ready(None) };
+        let end = match Pin::new(body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                place.progress().moved();
+                let until = Instant::now() + self.silence;
+                self.watch.as_mut().reset(until);
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(Some(Err(error))) => Some(Err(HttpError::new(kind_of(Some(&error)), error))),
+            Poll::Ready(None) => None,
+            Poll::Pending => {
+                ready!(self.watch.as_mut().poll(context));
+                Some(Err(HttpError::new(HttpErrorKind::Timeout, Silent(self.silence))))
+            }
+        };
+        self.under_way = None;
+        Poll::Ready(end)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.under_way.as_ref().is_none_or(|(body, _)| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.under_way.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
     }
 }

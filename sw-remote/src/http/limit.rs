@@ -1,20 +1,44 @@
 //! How many requests are under way at a time: more while it goes well, half of it when a server says that it is too much (additive
 //! increase, multiplicative decrease, as TCP's windows; Chiu and Jain, 1989).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::progress::{Progress, Silent};
 
 /// The places of an engine's requests.
 #[derive(Debug)]
 pub(super) struct Limit {
     places: Arc<Semaphore>,
     window: Mutex<Window>,
+    /// What all requests move.
+    progress: Progress,
 }
 
 /// A request that is under way, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit);
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    progress: Progress,
+}
+
+impl Place {
+    /// What its request moves.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // One that waits for a place comes nearer.
+        self.progress.moved();
+    }
+}
 
 #[derive(Debug)]
 struct Window {
@@ -57,18 +81,21 @@ impl Limit {
     pub(super) fn new(max: usize) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         let window = Window { now: max, max, well: 0, owed: 0 };
-        Self { places: Arc::new(Semaphore::new(max)), window: Mutex::new(window) }
+        Self { places: Arc::new(Semaphore::new(max)), window: Mutex::new(window), progress: Progress::default() }
     }
 
-    /// Waits for a place.
-    pub(super) async fn enter(&self) -> Place {
+    /// Waits for a place as long as the requests that have one move something.
+    ///
+    /// # Errors
+    /// [`Silent`]: none of them did for `silence`.
+    pub(super) async fn enter(&self, silence: Duration) -> Result<Place, Silent> {
         loop {
-            let permit = self.places.clone().acquire_owned().await;
+            let permit = self.progress.watch(silence, self.places.clone().acquire_owned()).await?;
             // Nobody closes it.
-            let Ok(permit) = permit else { std::future::pending().await };
+            let Ok(permit) = permit else { return Err(Silent(silence)) };
             let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
             if window.owed == 0 {
-                return Place(permit);
+                return Ok(Place { _permit: permit, progress: self.progress.part() });
             }
             window.owed -= 1;
             permit.forget();
@@ -92,6 +119,8 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(20);
 
     fn count(limit: &Limit) -> usize {
         limit.places.available_permits()
@@ -129,22 +158,42 @@ mod tests {
 
     #[test]
     fn a_place_that_is_taken_goes_when_it_is_given_back() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let limit = Limit::new(4);
         let taken: Vec<Place> = runtime.block_on(async {
             let mut taken = Vec::new();
             for _ in 0..4 {
-                taken.push(limit.enter().await);
+                taken.push(limit.enter(SILENCE).await.unwrap());
             }
             taken
         });
         limit.was_too_much();
         drop(taken);
         let entered = runtime.block_on(async {
-            let entered = (limit.enter().await, limit.enter().await);
-            assert!(futures_util::FutureExt::now_or_never(limit.enter()).is_none(), "a third of two");
+            let entered = (limit.enter(SILENCE).await, limit.enter(SILENCE).await);
+            assert!(futures_util::FutureExt::now_or_never(limit.enter(SILENCE)).is_none(), "a third of two");
             entered
         });
         drop(entered);
+    }
+
+    #[test]
+    fn who_waits_for_requests_that_move_nothing_gives_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let limit = Limit::new(1);
+        runtime.block_on(async {
+            let silence = Duration::from_millis(20);
+            let held = limit.enter(silence).await.unwrap();
+            limit.enter(silence).await.unwrap_err();
+            let moves = async {
+                for _ in 0..10 {
+                    tokio::time::sleep(silence / 4).await;
+                    held.progress().moved();
+                }
+                drop(held);
+            };
+            let (entered, ()) = futures_util::join!(limit.enter(silence), moves);
+            entered.unwrap();
+        });
     }
 }

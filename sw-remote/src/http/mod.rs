@@ -4,6 +4,7 @@
 
 mod body;
 mod limit;
+mod progress;
 mod tls;
 
 use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
@@ -18,20 +19,25 @@ use hyper_util::{
 use object_store::{
     ClientOptions,
     client::{
-        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
-        HttpResponseBody, HttpService,
+        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
     },
 };
 use sw_engine::Error;
 
-use self::{body::Watched, limit::Limit};
+pub(crate) use self::tls::NoTls;
+pub(crate) use self::tls::is_possible as is_tls_possible;
+use self::{
+    body::{Sent, Watched},
+    limit::Limit,
+};
 
 /// How connections are made and used.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// Longest that a connection takes to be made. Default 5 s.
     pub connect: Duration,
-    /// Longest silence of a server: before an answer, and between pieces of one. Default 30 s.
+    /// Longest silence of a server: while it takes a request, before its answer, and between pieces of one. One that is silent is given
+    /// up after this, twice as long at most. Default 30 s.
     pub silence: Duration,
     /// Requests under way at a time, at most. Fewer where a server says that it is too much. Default 64.
     pub requests_max: usize,
@@ -51,10 +57,13 @@ const IDLE_CONNECTIONS: usize = 64;
 /// Longest that they are kept: servers and what is between close them after a minute or so.
 const IDLE_TIME: Duration = Duration::from_secs(20);
 
+/// How many times the silence of a server one waits for a place while nothing moves at all: requests that have one are given up before.
+const PLACE_SILENCES: u32 = 4;
+
 /// Makes requests. Cloning shares connections and limits.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
-    client: Client<HttpsConnector<TcpConnector>, HttpRequestBody>,
+    client: Client<HttpsConnector<TcpConnector>, Sent>,
     limit: Arc<Limit>,
     silence: Duration,
 }
@@ -92,9 +101,14 @@ impl HttpConnector for Connections {
 #[async_trait]
 impl HttpService for Connections {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let place = self.limit.enter().await;
-        let answer = tokio::time::timeout(self.silence, self.client.request(request)).await;
-        let answer = answer.map_err(|elapsed| HttpError::new(HttpErrorKind::Timeout, elapsed))?;
+        if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) && !tls::is_possible() {
+            return Err(HttpError::new(HttpErrorKind::Unknown, NoTls));
+        }
+        let timeout = |silent| HttpError::new(HttpErrorKind::Timeout, silent);
+        let place = self.limit.enter(self.silence * PLACE_SILENCES).await.map_err(timeout)?;
+        let progress = place.progress();
+        let request = request.map(|body| Sent::new(body, progress.clone()));
+        let answer = progress.watch(self.silence, self.client.request(request)).await.map_err(timeout)?;
         let (parts, body) = answer.map_err(told)?.into_parts();
         match parts.status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => self.limit.was_too_much(),

@@ -5,9 +5,42 @@ use std::{error::Error as StdError, path::Path, sync::Arc};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
 use sw_engine::{Error, ErrorKind, Verb};
 
-/// TLS 1.2 and 1.3 by rustls and ring, with the certificates of a file or of the system.
+/// This processor lacks what the code of TLS is made of.
+#[derive(Debug)]
+pub(crate) struct NoTls;
+
+impl std::fmt::Display for NoTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("this processor lacks instructions that TLS is made of here (x86-64: AES, PCLMULQDQ, ADX, BMI1, AVX2; aarch64: AES, PMULL, SHA2)")
+    }
+}
+
+impl StdError for NoTls {}
+
+/// Whether this processor has what the cryptography of [`config`] needs, which panics without: graviola 0.4, `src/low/*/cpu.rs`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn is_possible() -> bool {
+    is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("pclmulqdq")
+        && is_x86_feature_detected!("adx")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("avx")
+        && is_x86_feature_detected!("avx2")
+}
+
+/// As on x86-64.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn is_possible() -> bool {
+    use std::arch::is_aarch64_feature_detected;
+    is_aarch64_feature_detected!("neon")
+        && is_aarch64_feature_detected!("aes")
+        && is_aarch64_feature_detected!("pmull")
+        && is_aarch64_feature_detected!("sha2")
+}
+
+/// TLS 1.2 and 1.3 by rustls and graviola, with the certificates of a file or of the system.
 pub(super) fn config(ca_file: Option<&Path>) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls_graviola::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder =
         builder.map_err(|error| Error::new(ErrorKind::Unsupported, Verb::Setup).at(crate::HTTP).caused_by(error))?;

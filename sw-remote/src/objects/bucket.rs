@@ -13,13 +13,15 @@ use sw_engine::{
 };
 
 use super::{Address, ObjectsConfig, Scheme, fault};
-use crate::http::Connections;
+use crate::{http::Connections, sign::Sign};
 
 /// One bucket, and how it is asked.
 pub(super) struct Bucket {
     pub(super) store: Arc<dyn ObjectStore>,
     /// How large objects are written; plain HTTP is only read.
     pub(super) parts: Option<Arc<dyn MultipartStore>>,
+    /// Whether an object that was written in parts keeps words of ours beside its bytes.
+    pub(super) keeps_tags: bool,
 }
 
 impl Bucket {
@@ -29,28 +31,32 @@ impl Bucket {
         let told = |error| fault::told(error, Verb::Open, &at.to_string());
         Ok(match at.scheme {
             Scheme::S3 => {
-                let builder = settings.s3(AmazonS3Builder::new(), &at.bucket);
+                let builder = settings.s3(AmazonS3Builder::new(), &at.bucket).with_crypto_provider(Arc::new(Sign));
                 let made = builder.with_http_connector(connections).with_retry(retry).build().map_err(told)?;
                 Self::of(Arc::new(made))
             }
             Scheme::Gcs => {
-                let builder = settings.gcs(GoogleCloudStorageBuilder::new()).with_bucket_name(&at.bucket);
+                let builder = settings.gcs(GoogleCloudStorageBuilder::new()).with_crypto_provider(Arc::new(Sign));
+                let builder = builder.with_bucket_name(&at.bucket);
                 Self::of(Arc::new(builder.with_http_connector(connections).with_retry(retry).build().map_err(told)?))
             }
             Scheme::Azure => {
-                let builder = settings.azure(MicrosoftAzureBuilder::new()).with_container_name(&at.bucket);
-                Self::of(Arc::new(builder.with_http_connector(connections).with_retry(retry).build().map_err(told)?))
+                let builder = settings.azure(MicrosoftAzureBuilder::new()).with_crypto_provider(Arc::new(Sign));
+                let builder = builder.with_container_name(&at.bucket);
+                let made = builder.with_http_connector(connections).with_retry(retry).build().map_err(told)?;
+                // The library has no way to tell them to this one.
+                Self { keeps_tags: false, ..Self::of(Arc::new(made)) }
             }
             Scheme::Http | Scheme::Https => {
                 let url = format!("{}://{}", at.scheme.name(), at.bucket);
                 let made = HttpBuilder::new().with_url(url).with_http_connector(connections).with_retry(retry).build();
-                Self { store: Arc::new(made.map_err(told)?), parts: None }
+                Self { store: Arc::new(made.map_err(told)?), parts: None, keeps_tags: false }
             }
         })
     }
 
     fn of<S: ObjectStore + MultipartStore>(store: Arc<S>) -> Self {
-        Self { store: store.clone(), parts: Some(store) }
+        Self { store: store.clone(), parts: Some(store), keeps_tags: true }
     }
 
     /// The name of an object as the library wants it.

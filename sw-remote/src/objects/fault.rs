@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use object_store::client::{HttpError, HttpErrorKind};
 use sw_engine::{Error, ErrorKind, Retry, Verb};
 
+use crate::http::NoTls;
+
 /// Longest text of a store's own that is passed on, in bytes.
 const TEXT_MAX: usize = 400;
 
@@ -32,6 +34,12 @@ pub(super) fn told(error: object_store::Error, verb: Verb, name: &str) -> Error 
     made.caused_by(error)
 }
 
+/// Whether a store has certainly not done what it was asked, and will not: it looked at the request and refused it.
+pub(super) fn is_refusal(error: &object_store::Error) -> bool {
+    // 404 and 409 are what a second try is answered where the first one was done.
+    matches!(status(error), Some(400..=403 | 405..=407 | 410..=428 | 430..=499))
+}
+
 /// One that has no class of its own: by the connection's, or by the status.
 fn without_class(error: &object_store::Error, made: impl Fn(ErrorKind) -> Error) -> Error {
     let http = chain(error).find_map(|error| error.downcast_ref::<HttpError>()).map(HttpError::kind);
@@ -42,6 +50,9 @@ fn without_class(error: &object_store::Error, made: impl Fn(ErrorKind) -> Error)
         (Some(HttpErrorKind::Unknown), _) if chain(error).any(|error| error.is::<rustls::Error>()) => {
             made(ErrorKind::PermissionDenied)
                 .remedy("trust the server's certificate: remote_ca_file names a file with that of its authority")
+        }
+        _ if chain(error).any(|error| error.is::<NoTls>()) => {
+            made(ErrorKind::Unsupported).remedy("use a newer processor, or plain http within a network that is yours")
         }
         (Some(HttpErrorKind::Decode), _) => {
             made(ErrorKind::Protocol).remedy("the server speaks another protocol than expected")

@@ -8,8 +8,10 @@
 
 mod address;
 mod bucket;
+mod commit;
 mod fault;
 mod open;
+mod part;
 mod settings;
 mod write;
 
@@ -31,7 +33,7 @@ pub use self::{
     address::{Address, Scheme},
     settings::Settings,
 };
-use self::{bucket::Bucket, open::ObjectRead, write::ObjectWrite};
+use self::{bucket::Bucket, commit::Intent, open::ObjectRead, write::ObjectWrite};
 use crate::{
     HTTP, Runtime,
     directory::{Directory, Kept},
@@ -172,7 +174,7 @@ impl ObjectStores {
         let write = Arc::new(ObjectWrite::new(bucket, at.clone(), len, &self.config)?);
         let facts = Facts { len: len.unwrap_or(u64::MAX), version: Version::default() };
         let object = Arc::new(self.object(&at, write.clone(), facts));
-        Ok(Box::new(write::Intent::new(object, write, self.runtime.clone(), self.config.patience)))
+        Ok(Box::new(Intent::new(object, write, self.runtime.clone(), self.config.patience)))
     }
 }
 
@@ -216,7 +218,7 @@ impl Store for ObjectStores {
             other => other?,
         };
         let facts = Facts { len: head.size, version: bucket::version(&head) };
-        let remote = ObjectRead::new(bucket, at.clone(), head);
+        let remote = ObjectRead::new(bucket, at.clone(), head)?;
         Ok(Arc::new(self.object(&at, Arc::new(remote), facts)))
     }
 

@@ -18,8 +18,29 @@ pub(super) struct ObjectRead {
 }
 
 impl ObjectRead {
-    pub(super) fn new(bucket: Arc<Bucket>, at: Address, meta: ObjectMeta) -> Self {
-        Self { bucket, at, meta }
+    /// # Errors
+    /// `Unsupported` if the server says nothing by which another version would be noticed: bytes of two could be mixed.
+    pub(super) fn new(bucket: Arc<Bucket>, at: Address, meta: ObjectMeta) -> Result<Self, Error> {
+        let made = Self { bucket, at, meta };
+        if made.strong().is_none() && !made.has_time() {
+            let text =
+                "the server tells neither an ETag (a strong one) nor Last-Modified of it: a change would go unnoticed";
+            return Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+                .at(made.at.to_string())
+                .detail(text)
+                .remedy("let the server send one of them, or copy the file by another program"));
+        }
+        Ok(made)
+    }
+
+    /// Whether the server says when it was last modified; the library has a zero where none does.
+    fn has_time(&self) -> bool {
+        self.meta.last_modified.timestamp() != 0
+    }
+
+    /// The ETag that requests can be made conditional on: a weak one never matches (RFC 9110 §13.1.1 "If-Match").
+    fn strong(&self) -> Option<String> {
+        self.meta.e_tag.clone().filter(|tag| !tag.starts_with("W/"))
     }
 
     fn fail(&self, kind: ErrorKind, range: (u64, u64)) -> Error {
@@ -28,10 +49,12 @@ impl ObjectRead {
 
     /// Whether an answer is of the object that was opened. Not every store looks at If-Match.
     fn check(&self, now: &ObjectMeta, range: (u64, u64)) -> Result<(), Error> {
+        let is_same_time = self.has_time() && now.last_modified == self.meta.last_modified;
         let is_same = now.size == self.meta.size
             && match (&self.meta.e_tag, &now.e_tag) {
-                (Some(then), Some(now)) => then == now,
-                _ => now.last_modified == self.meta.last_modified,
+                // A weak one may stand for other bytes of the same meaning (RFC 9110 §8.8.1 "Weak versus Strong").
+                (Some(then), Some(tag)) => then == tag && (is_same_time || self.strong().is_some()),
+                _ => is_same_time,
             };
         if is_same {
             return Ok(());
@@ -51,7 +74,9 @@ impl ObjectRead {
         let range = (offset, end - offset);
         let options = GetOptions {
             range: Some(GetRange::Bounded(offset..end)),
-            if_match: self.meta.e_tag.clone(),
+            if_match: self.strong(),
+            // Where there is nothing better; a second is as fine as it knows.
+            if_unmodified_since: self.strong().is_none().then_some(self.meta.last_modified),
             version: self.meta.version.clone(),
             ..GetOptions::default()
         };

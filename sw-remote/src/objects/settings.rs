@@ -1,6 +1,6 @@
 //! Who we are and where the stores are: what the environment and a profile of the AWS tools say, and what the caller says over it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ffi::OsString};
 
 use object_store::{
     aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum},
@@ -29,10 +29,20 @@ impl std::fmt::Debug for Settings {
 const FAMILIES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 
 impl Settings {
-    /// Those of an environment; names of other things are left out.
-    pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let of_stores = |(name, _): &(String, String)| FAMILIES.iter().any(|family| name.starts_with(family));
-        Self { values: variables.into_iter().filter(of_stores).collect() }
+    /// Those of an environment; names of other things are left out, and values that are no text, which none of these may be: a warning
+    /// names them.
+    pub fn from_environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let mut values = BTreeMap::new();
+        for (name, value) in variables {
+            let Some(name) = name.to_str().filter(|name| FAMILIES.iter().any(|family| name.starts_with(family))) else {
+                continue;
+            };
+            match value.into_string() {
+                Ok(value) => drop(values.insert(name.to_owned(), value)),
+                Err(_) => tracing::warn!(name, "a variable of object stores is left out: its value is not UTF-8"),
+            }
+        }
+        Self { values }
     }
 
     /// Sets one.
@@ -48,17 +58,20 @@ impl Settings {
     /// What a profile of the AWS tools says, where nothing else says it: `credentials` and `config` are the texts of the files
     /// `~/.aws/credentials` and `~/.aws/config`, `profile` the name of the profile.
     pub fn add_profile(&mut self, profile: &str, credentials: &str, config: &str) {
-        // One source has all of the keys, or none: a session token of one and a secret of another open nothing.
-        let has_keys =
-            ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"].iter().any(|name| self.values.contains_key(*name));
         let in_config = if profile == "default" { profile.to_owned() } else { format!("profile {profile}") };
-        for (section, text) in [(profile, credentials), (&in_config, config)] {
-            for (name, value) in entries_of(text, section) {
-                let Some((_, variable, is_key)) = PROFILE.iter().find(|(known, ..)| *known == name) else { continue };
-                if !(*is_key && has_keys) {
-                    self.values.entry((*variable).to_owned()).or_insert_with(|| value.to_owned());
-                }
+        let sections = [(profile, credentials), (in_config.as_str(), config)];
+        // One source has all of the keys, or none: a session token of one and a secret of another open nothing.
+        let mut has_source = SOURCES.iter().any(|name| self.values.contains_key(*name));
+        for (section, text) in sections {
+            let keys: Vec<_> = named(&KEYS, text, section).collect();
+            if !has_source && keys.iter().any(|(variable, _)| SOURCES.contains(variable)) {
+                has_source = true;
+                KEYS.iter().for_each(|(_, variable)| drop(self.values.remove(*variable)));
+                self.values.extend(keys.into_iter().map(|(variable, value)| (variable.to_owned(), value.to_owned())));
             }
+        }
+        for (variable, value) in sections.iter().flat_map(|(section, text)| named(&PLACES, text, section)) {
+            self.values.entry(variable.to_owned()).or_insert_with(|| value.to_owned());
         }
     }
 
@@ -110,14 +123,32 @@ impl Settings {
     }
 }
 
-/// What is taken of a profile: its name there, that of the environment, and whether it is one of the keys.
-const PROFILE: [(&str, &str, bool); 5] = [
-    ("aws_access_key_id", "AWS_ACCESS_KEY_ID", true),
-    ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY", true),
-    ("aws_session_token", "AWS_SESSION_TOKEN", true),
-    ("region", "AWS_REGION", false),
-    ("endpoint_url", "AWS_ENDPOINT_URL", false),
+/// What makes a source of keys one: without it, the rest of them opens nothing.
+const SOURCES: [&str; 4] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 ];
+/// Keys of a profile: the name there, and that of the environment.
+const KEYS: [(&str, &str); 3] = [
+    ("aws_access_key_id", "AWS_ACCESS_KEY_ID"),
+    ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+    ("aws_session_token", "AWS_SESSION_TOKEN"),
+];
+/// What else is taken of a profile.
+const PLACES: [(&str, &str); 2] = [("region", "AWS_REGION"), ("endpoint_url", "AWS_ENDPOINT_URL")];
+
+/// The entries of a section that have a name among these, by the environment's names.
+fn named<'a>(
+    names: &'a [(&'static str, &'static str)],
+    text: &'a str,
+    section: &'a str,
+) -> impl Iterator<Item = (&'static str, &'a str)> {
+    entries_of(text, section).filter_map(|(name, value)| {
+        names.iter().find(|(known, _)| *known == name).map(|(_, variable)| (*variable, value))
+    })
+}
 
 /// The entries of a section, as the AWS tools write them: `name = value`, no quotes, comments with `#` or `;`. Lines that begin with a
 /// blank belong to the entry above them.
@@ -146,7 +177,19 @@ mod tests {
     const CONFIG: &str = "[default]\nregion = eu-1\ns3 =\n  max_concurrent_requests = 20\n[profile other]\nregion=eu-2\nendpoint_url = http://h\n";
 
     fn of(pairs: &[(&str, &str)]) -> Settings {
-        Settings::from_environment(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        Settings::from_environment(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+    }
+
+    #[test]
+    fn what_is_no_text_is_left_out() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = || OsString::from_vec(vec![b'A', 0xff]);
+        let settings = Settings::from_environment([
+            ("AWS_REGION".into(), odd()),
+            (odd(), "value".into()),
+            ("AWS_ACCESS_KEY_ID".into(), "A".into()),
+        ]);
+        assert_eq!(settings.values.into_keys().collect::<Vec<_>>(), ["AWS_ACCESS_KEY_ID"]);
     }
 
     #[test]
@@ -168,6 +211,25 @@ mod tests {
         settings.add_profile("other", CREDENTIALS, CONFIG);
         assert_eq!(settings.get("AWS_SESSION_TOKEN"), None);
         assert_eq!(settings.get("AWS_REGION"), Some("eu-2"));
+    }
+
+    #[test]
+    fn keys_come_from_one_file_and_replace_what_is_left_of_others() {
+        // A secret and a token of nobody's, the keys in one file, and a token in the other.
+        let mut settings = of(&[("AWS_SECRET_ACCESS_KEY", "old"), ("AWS_SESSION_TOKEN", "old")]);
+        let credentials = "[a]\naws_access_key_id = A\naws_secret_access_key = S\n";
+        settings.add_profile("a", credentials, "[profile a]\naws_session_token = T\naws_access_key_id = B\n");
+        let keys = |settings: &Settings| KEYS.map(|(_, name)| settings.get(name).map(str::to_owned));
+        assert_eq!(keys(&settings), [Some("A".to_owned()), Some("S".to_owned()), None]);
+        // Those of the config file, where the other has half of them.
+        let mut settings = Settings::default();
+        let config = "[profile a]\naws_access_key_id = B\naws_secret_access_key = S\n";
+        settings.add_profile("a", "[a]\naws_session_token = T\n", config);
+        assert_eq!(keys(&settings), [Some("B".to_owned()), Some("S".to_owned()), None]);
+        // A container's go before a file's.
+        let mut settings = of(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/a")]);
+        settings.add_profile("a", credentials, "");
+        assert_eq!(keys(&settings), [None, None, None]);
     }
 
     #[test]

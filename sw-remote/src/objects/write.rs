@@ -1,100 +1,64 @@
 //! Writing: bytes gather in parts, a part goes when it is full, and the object appears with the last request, as a whole.
 //!
 //! ```text
-//!   write ─► Filling ─full─► Sending ─► Sent(id) ─┐
-//!              └── commit: what is not full ──────┴─► complete (or one PUT, if one part is all) ─► HEAD: its length
+//!   write ─► parts that fill up ─full─► sent ─┐
+//!                    └── commit: what is left ┴─► complete (or one PUT, if one part is all) ─► HEAD: its length
 //! ```
 //!
-//! A part that was sent is not written again: its bytes are no longer here.
+//! A part that was sent is not written again: its bytes are no longer here. One that could not be sent still has them: the same write may be
+//! made again, and a commit sends it too.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream};
+use futures_util::{FutureExt, future::BoxFuture};
 use object_store::{
-    MultipartId, ObjectStoreExt, PutPayload,
+    Attribute, Attributes, MultipartId, PutMultipartOptions, PutPayload,
     multipart::{MultipartStore, PartId},
     path::Path,
 };
-use sw_engine::{
-    Error, ErrorKind, Object, Verb,
-    seam::{IoKind, Names, WriteIntent},
-};
+use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
 use tokio::sync::OnceCell;
 
-use super::{Address, ObjectsConfig, bucket::Bucket, fault};
-use crate::{Runtime, land::Landing, remote::Remote};
+use super::{
+    Address, ObjectsConfig,
+    bucket::Bucket,
+    fault,
+    part::{FILLING_MAX, Full, NoPart, OnTheWay, Parts},
+};
+use crate::{land::Landing, remote::Remote};
 
 /// Parts of one upload, at most (Amazon S3 user guide, "multipart upload limits"; others have as many).
 const PARTS_MAX: u64 = 10_000;
 /// The least of a part but the last (the same).
 const PART_BYTES_MIN: u64 = 5 << 20;
-/// Parts that fill up at a time, at most: writes that are spread over more would need the memory of them all.
-const FILLING_MAX: usize = 32;
-/// Parts that a commit sends at a time.
-const SENT_TOGETHER: usize = 4;
 /// No length yet.
-const OPEN: u64 = u64::MAX;
+pub(super) const OPEN: u64 = u64::MAX;
+/// What an object has beside its bytes: a word of the upload that made it, by which it is known again when an answer is lost.
+const TAG: &str = "straightway-upload";
 
 /// An object in the making.
 pub(super) struct ObjectWrite {
-    bucket: Arc<Bucket>,
-    parts_of: Arc<dyn MultipartStore>,
-    at: Address,
-    path: Path,
-    part_bytes: u64,
+    pub(super) bucket: Arc<Bucket>,
+    pub(super) parts_of: Arc<dyn MultipartStore>,
+    pub(super) at: Address,
+    pub(super) path: Path,
+    pub(super) part_bytes: u64,
     /// Bytes that it will have, or [`OPEN`].
-    len: AtomicU64,
-    upload: OnceCell<MultipartId>,
-    parts: Mutex<BTreeMap<u64, Arc<Mutex<Part>>>>,
+    pub(super) len: AtomicU64,
+    pub(super) upload: OnceCell<MultipartId>,
+    pub(super) parts: Parts,
+    tag: String,
 }
 
-/// One part.
-enum Part {
-    Filling(Filling),
-    /// Somebody sends it. It stays so if that was given up.
-    Sending,
-    Sent {
-        id: PartId,
-        len: u64,
-    },
-}
-
-/// Bytes of a part, and which of them were written: ranges in rising order, apart from each other.
-struct Filling {
-    bytes: Vec<u8>,
-    written: Vec<(usize, usize)>,
-}
-
-impl Filling {
-    fn new(len: u64) -> Self {
-        Self { bytes: vec![0; sw_mem::index(len)], written: Vec::new() }
-    }
-
-    /// Enters a range.
-    fn enter(&mut self, from: usize, to: usize) {
-        let first = self.written.partition_point(|range| range.1 < from);
-        let behind = self.written.partition_point(|range| range.0 <= to);
-        let merged = self.written.get(first..behind).unwrap_or_default();
-        let from = merged.first().map_or(from, |range| range.0.min(from));
-        let to = merged.last().map_or(to, |range| range.1.max(to));
-        self.written.splice(first..behind, [(from, to)]);
-    }
-
-    fn is_full(&self, len: u64) -> bool {
-        matches!(self.written[..], [(0, to)] if to as u64 == len)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A word that no other upload has: 128 bits by the keys of the standard library's hash tables, which are random.
+fn word() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let half = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", half(), half())
 }
 
 impl ObjectWrite {
@@ -113,69 +77,66 @@ impl ObjectWrite {
         let least = len.unwrap_or(0).div_ceil(PARTS_MAX).next_multiple_of(1 << 20);
         let part_bytes = config.part_bytes.max(PART_BYTES_MIN).max(least);
         let path = bucket.path(&at, Verb::Create)?;
-        let (upload, parts) = (OnceCell::new(), Mutex::default());
-        Ok(Self { bucket, parts_of, path, at, part_bytes, len: len.unwrap_or(OPEN).into(), upload, parts })
+        let (upload, parts, len) = (OnceCell::new(), Parts::new(), len.unwrap_or(OPEN).into());
+        Ok(Self { bucket, parts_of, path, at, part_bytes, len, upload, parts, tag: word() })
     }
 
-    fn fail(&self, kind: ErrorKind, verb: Verb) -> Error {
+    pub(super) fn fail(&self, kind: ErrorKind, verb: Verb) -> Error {
         Error::new(kind, verb).at(self.at.to_string())
     }
 
-    fn told(&self, verb: Verb) -> impl Fn(object_store::Error) -> Error {
-        let name = self.at.to_string();
-        move |error| fault::told(error, verb, &name)
+    pub(super) fn told(&self, error: object_store::Error, verb: Verb) -> Error {
+        fault::told(error, verb, &self.at.to_string())
     }
 
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
 
     /// Bytes of a part.
-    fn len_of(&self, index: u64) -> u64 {
+    pub(super) fn len_of(&self, index: u64) -> u64 {
         self.len().saturating_sub(index.saturating_mul(self.part_bytes)).min(self.part_bytes)
     }
 
     /// Whether all of it is one part, and goes by one request.
-    fn is_one(&self) -> bool {
+    pub(super) fn is_one(&self) -> bool {
         self.len() <= self.part_bytes
     }
 
-    fn part(&self, index: u64) -> Result<Arc<Mutex<Part>>, Error> {
-        let mut parts = lock(&self.parts);
-        if let Some(known) = parts.get(&index) {
-            return Ok(known.clone());
+    /// What the object has beside its bytes, where the store keeps such words.
+    pub(super) fn attributes(&self) -> Attributes {
+        let mut attributes = Attributes::new();
+        if self.bucket.keeps_tags {
+            attributes.insert(Attribute::Metadata(TAG.into()), self.tag.clone().into());
         }
-        let filling = parts.values().filter(|part| !matches!(*lock(part), Part::Sent { .. })).count();
-        if filling >= FILLING_MAX {
-            let text = format!("writes are spread over more than {FILLING_MAX} parts of {} bytes", self.part_bytes);
-            let remedy = "write an object of an object store from its beginning to its end";
-            return Err(self.fail(ErrorKind::ResourceLimit, Verb::Write).detail(text).remedy(remedy));
-        }
-        let made = Arc::new(Mutex::new(Part::Filling(Filling::new(self.len_of(index)))));
-        parts.insert(index, made.clone());
-        Ok(made)
+        attributes
     }
 
-    /// Copies the next bytes of `landing` into a part, from byte `from` of it. Gives the part's bytes if it is to be sent now.
-    fn fill(&self, index: u64, from: u64, len: u64, landing: &mut Landing) -> Result<Option<Bytes>, Error> {
-        let part = self.part(index)?;
-        let mut part = lock(&part);
-        let Part::Filling(filling) = &mut *part else {
-            return Err(self
-                .fail(ErrorKind::Unsupported, Verb::Write)
-                .in_range(index * self.part_bytes + from, len)
-                .detail("these bytes were written before, and are on their way")
-                .remedy("write each byte of an object of an object store once"));
+    /// Whether an object with these words is this one.
+    pub(super) fn is_mine(&self, attributes: &Attributes) -> bool {
+        attributes.get(&Attribute::Metadata(TAG.into())).is_some_and(|tag| **tag == *self.tag)
+    }
+
+    fn no_part(&self, index: u64, why: NoPart) -> Error {
+        let (kind, text, remedy) = match why {
+            NoPart::Spread => (
+                ErrorKind::ResourceLimit,
+                format!("writes are spread over more than {FILLING_MAX} parts of {} bytes", self.part_bytes),
+                "write an object of an object store from its beginning to its end",
+            ),
+            NoPart::Closed => (
+                ErrorKind::Closed,
+                "it is being committed, or was given up; these bytes are not part of it".to_owned(),
+                "commit when all writes have ended",
+            ),
+            NoPart::Gone => (
+                ErrorKind::Unsupported,
+                "these bytes were written before, and are on their way".to_owned(),
+                "write each byte of an object of an object store once",
+            ),
         };
-        let (from, to) = (sw_mem::index(from), sw_mem::index(from + len));
-        landing.take(filling.bytes.get_mut(from..to).unwrap_or_default());
-        filling.enter(from, to);
-        if self.is_one() || !filling.is_full(self.len_of(index)) {
-            return Ok(None);
-        }
-        let full = std::mem::take(&mut filling.bytes);
-        *part = Part::Sending;
-        Ok(Some(full.into()))
+        let range = (index * self.part_bytes, self.part_bytes);
+        self.fail(kind, Verb::Write).in_range(range.0, range.1).detail(text).remedy(remedy)
     }
 
     async fn put(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
@@ -187,86 +148,38 @@ impl ObjectWrite {
             let text = format!("the object has {} bytes, and an upload has at most {longest}", self.len());
             self.fail(ErrorKind::OutOfRange, Verb::Write).in_range(offset, landing.len().into()).detail(text)
         })?;
-        let mut at = offset;
-        while at < end {
-            let (index, from) = (at / self.part_bytes, at % self.part_bytes);
-            let len = (end - at).min(self.part_bytes - from);
-            if let Some(full) = self.fill(index, from, len, landing)? {
-                self.send(index, full, Verb::Write).await?;
-            }
-            at += len;
+        if offset == end {
+            return Ok(());
         }
+        let mut parts = Vec::new();
+        for index in offset / self.part_bytes..=(end - 1) / self.part_bytes {
+            let part = self.parts.part(index, self.len_of(index)).await;
+            parts.push((index, part.map_err(|why| self.no_part(index, why))?));
+        }
+        let mut full = Vec::new();
+        for (index, part) in parts {
+            let begin = index * self.part_bytes;
+            let range = (offset.max(begin) - begin, end.min(begin + self.part_bytes) - begin);
+            let filled = self.parts.fill(&part, range, |to| landing.take(to));
+            let filled = filled.map_err(|why| self.no_part(index, why))?;
+            if filled == Full::Yes && !self.is_one() {
+                full.extend(self.parts.take(part, index));
+            }
+        }
+        // All of them or none: what is tried again is the write as a whole.
+        let ids = full.iter().map(|part| self.send(part.index, part.bytes.clone(), Verb::Write));
+        let ids = futures_util::future::try_join_all(ids).await?;
+        full.into_iter().zip(ids).for_each(|(part, id)| OnTheWay::keep(part, id));
         Ok(())
     }
 
     /// Sends a part.
-    async fn send(&self, index: u64, bytes: Bytes, verb: Verb) -> Result<PartId, Error> {
-        let begin = || self.parts_of.create_multipart(&self.path);
-        let upload = self.upload.get_or_try_init(begin).await.map_err(self.told(verb))?;
-        let len = bytes.len() as u64;
+    pub(super) async fn send(&self, index: u64, bytes: Bytes, verb: Verb) -> Result<PartId, Error> {
+        let options = || PutMultipartOptions { attributes: self.attributes(), ..PutMultipartOptions::default() };
+        let begin = || self.parts_of.create_multipart_opts(&self.path, options());
+        let upload = self.upload.get_or_try_init(begin).await.map_err(|error| self.told(error, verb))?;
         let sent = self.parts_of.put_part(&self.path, upload, sw_mem::index(index), PutPayload::from_bytes(bytes));
-        let id = sent.await.map_err(self.told(verb))?;
-        let part = lock(&self.parts).entry(index).or_insert_with(|| Arc::new(Mutex::new(Part::Sending))).clone();
-        *lock(&part) = Part::Sent { id: id.clone(), len };
-        Ok(id)
-    }
-
-    /// What is still to be sent of a part: its bytes, with zeros where none were written.
-    fn rest_of(&self, index: u64) -> Result<Result<PartId, Bytes>, Error> {
-        let known = lock(&self.parts).get(&index).cloned();
-        let want = self.len_of(index);
-        let Some(part) = known else { return Ok(Err(Filling::new(want).bytes.into())) };
-        match &mut *lock(&part) {
-            Part::Sent { id, len } if *len == want => Ok(Ok(id.clone())),
-            Part::Filling(filling) => {
-                let mut bytes = std::mem::take(&mut filling.bytes);
-                bytes.resize(sw_mem::index(want), 0);
-                Ok(Err(bytes.into()))
-            }
-            Part::Sending | Part::Sent { .. } => Err(self
-                .fail(ErrorKind::ShortData, Verb::Create)
-                .in_range(index * self.part_bytes, want)
-                .detail("a part of it was not sent as it is to be")
-                .remedy("write the object again; the one before is still there")),
-        }
-    }
-
-    /// Sends what is left, and makes the object appear.
-    async fn finish(&self) -> Result<(), Error> {
-        let len = self.len();
-        if len == OPEN {
-            return Err(self
-                .fail(ErrorKind::ApiMisuse, Verb::Create)
-                .detail("its length was not said before it is committed"));
-        }
-        let told = self.told(Verb::Create);
-        let past_end = |index: &u64| self.len_of(*index) == 0;
-        if self.parts.lock().unwrap_or_else(PoisonError::into_inner).keys().any(past_end) && len > 0 {
-            return Err(self
-                .fail(ErrorKind::OutOfRange, Verb::Create)
-                .detail("bytes were written behind the end that it is to have"));
-        }
-        if self.is_one() && !self.upload.initialized() {
-            let bytes = self.rest_of(0)?.err().unwrap_or_default();
-            self.bucket.store.put(&self.path, PutPayload::from_bytes(bytes)).await.map_err(&told)?;
-        } else {
-            let count = len.div_ceil(self.part_bytes);
-            let ids = stream::iter(0..count).map(async |index| match self.rest_of(index)? {
-                Ok(id) => Ok(id),
-                Err(bytes) => self.send(index, bytes, Verb::Create).await,
-            });
-            let ids: Vec<PartId> = ids.buffered(SENT_TOGETHER).try_collect().await?;
-            let upload = self.upload.get().cloned().unwrap_or_default();
-            self.parts_of.complete_multipart(&self.path, &upload, ids).await.map_err(&told)?;
-        }
-        // Stores answer 200 to a completion before they have done it, and some of their answers are errors (Amazon S3 API,
-        // "CompleteMultipartUpload"); what counts is what is there.
-        let there = self.bucket.store.head(&self.path).await.map_err(&told)?;
-        if there.size != len {
-            let text = format!("the store has {} bytes of it instead of {len}", there.size);
-            return Err(self.fail(ErrorKind::ShortData, Verb::Create).detail(text).remedy("write the object again"));
-        }
-        Ok(())
+        sent.await.map_err(|error| self.told(error, verb))
     }
 }
 
@@ -288,84 +201,5 @@ impl Remote for ObjectWrite {
     /// Nothing of it is there before it is whole, and all of it is durable then.
     fn flush(&self, _kind: IoKind) -> BoxFuture<'_, Result<(), Error>> {
         futures_util::future::ready(Ok(())).boxed()
-    }
-}
-
-/// The object in the making, as its writer holds it.
-pub(super) struct Intent {
-    object: Arc<Object>,
-    write: Arc<ObjectWrite>,
-    runtime: Runtime,
-    patience: Duration,
-    is_done: bool,
-}
-
-impl Intent {
-    pub(super) fn new(object: Arc<Object>, write: Arc<ObjectWrite>, runtime: Runtime, patience: Duration) -> Self {
-        Self { object, write, runtime, patience, is_done: false }
-    }
-}
-
-impl WriteIntent for Intent {
-    fn object(&self) -> &Arc<Object> {
-        &self.object
-    }
-
-    fn cut(&self, len: u64) -> Result<(), Error> {
-        self.write.len.store(len, Ordering::Release);
-        Ok(())
-    }
-
-    fn commit(mut self: Box<Self>, _names: Names) -> Result<(), Error> {
-        let write = self.write.clone();
-        let unsent = u32::try_from(lock(&write.parts).len()).unwrap_or(u32::MAX);
-        let limit = self.patience.saturating_mul(unsent.saturating_add(2));
-        let name = write.at.to_string();
-        let done = self.runtime.wait((Verb::Create, &name), limit, async move { write.finish().await });
-        self.is_done = done.is_ok();
-        done
-    }
-}
-
-impl Drop for Intent {
-    fn drop(&mut self) {
-        if self.is_done || self.write.upload.get().is_none() {
-            return;
-        }
-        // In the background: whoever drops it does not wait for a server. What is not reached, the store's own rules clean up.
-        if let Ok(runtime) = self.runtime.handle() {
-            let (write, limit) = (self.write.clone(), self.patience);
-            drop(runtime.spawn(async move {
-                let upload = write.upload.get().cloned().unwrap_or_default();
-                let abort = write.parts_of.abort_multipart(&write.path, &upload);
-                if !matches!(tokio::time::timeout(limit, abort).await, Ok(Ok(()))) {
-                    tracing::warn!(object = %write.at, "an upload that was given up could not be removed; its parts stay at the store");
-                }
-            }));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_merge_where_they_meet() {
-        let mut filling = Filling::new(100);
-        for (range, want) in [
-            ((10, 20), vec![(10, 20)]),
-            ((40, 50), vec![(10, 20), (40, 50)]),
-            ((20, 30), vec![(10, 30), (40, 50)]),
-            ((0, 5), vec![(0, 5), (10, 30), (40, 50)]),
-            ((4, 45), vec![(0, 50)]),
-            ((60, 100), vec![(0, 50), (60, 100)]),
-            ((50, 60), vec![(0, 100)]),
-        ] {
-            filling.enter(range.0, range.1);
-            assert_eq!(filling.written, want);
-        }
-        assert!(filling.is_full(100));
-        assert!(!filling.is_full(101));
     }
 }

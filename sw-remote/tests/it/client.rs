@@ -15,7 +15,7 @@ use sw_testkit::s3::Server;
 
 /// How stores of a server are reached, with little patience.
 pub fn config(server: &Server) -> ObjectsConfig {
-    let environment = server.environment().map(|(name, value)| (name.to_owned(), value));
+    let environment = server.environment().map(|(name, value)| (name.into(), value.into()));
     let mut config = ObjectsConfig { settings: Settings::from_environment(environment), ..ObjectsConfig::default() };
     config.patience = Duration::from_secs(20);
     config.http.silence = Duration::from_secs(5);

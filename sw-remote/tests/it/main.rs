@@ -4,3 +4,5 @@
 mod client;
 mod conformance;
 mod faults;
+mod plain;
+mod uploads;

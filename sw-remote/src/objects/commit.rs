@@ -1,0 +1,238 @@
+//! The end of a write: the object appears, or nothing is left of it.
+//!
+//! ```text
+//!   commit ─► what is left of the parts ─► last request ─ok─► HEAD: as long as it is to be
+//!                                               └─ failed, or its answer lost ─► HEAD: is it there, with our word?  yes: done
+//!                                                       no: the upload is aborted, which fences it; HEAD once more
+//! ```
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::{GetOptions, ObjectStoreExt, PutOptions, PutPayload, multipart::PartId};
+use sw_engine::{
+    Error, ErrorKind, Object, Verb, WriteOutcome,
+    seam::{Names, WriteIntent},
+};
+
+use super::{
+    fault,
+    part::Rest,
+    write::{OPEN, ObjectWrite},
+};
+use crate::Runtime;
+
+/// Parts that a commit sends at a time.
+const SENT_TOGETHER: u64 = 4;
+/// Operations of a commit beside the parts: the upload's begin, its end, the look at it, and after a failure two looks and an abort.
+const OPERATIONS: u32 = 6;
+/// The least rate of a server that is waited for, in bytes a second.
+const RATE_MIN: u64 = 1 << 20;
+/// Longest that a write which is given up waits until the store has removed its parts; where that takes longer, it goes on in the background.
+const ABORT_WAIT: Duration = Duration::from_secs(10);
+
+/// Longest that a commit with so many parts to send takes.
+fn limit(patience: Duration, unsent: u64, part_bytes: u64) -> Duration {
+    let waves = u32::try_from(unsent.div_ceil(SENT_TOGETHER)).unwrap_or(u32::MAX);
+    let bytes = Duration::from_secs(unsent.saturating_mul(part_bytes) / RATE_MIN);
+    patience.saturating_mul(waves.saturating_add(OPERATIONS)).saturating_add(bytes)
+}
+
+impl ObjectWrite {
+    /// Parts that the store has not.
+    fn unsent(&self) -> u64 {
+        self.len().div_ceil(self.part_bytes).max(1).saturating_sub(self.parts.sent())
+    }
+
+    /// Sends what is left of a part, with zeros where nothing was written.
+    async fn send_rest(&self, index: u64) -> Result<PartId, Error> {
+        let want = self.len_of(index);
+        let on_the_way = match self.parts.rest(index) {
+            Rest::Sent(id, len) if len == want => return Ok(id),
+            Rest::Nothing => return self.send(index, vec![0; sw_mem::index(want)].into(), Verb::Create).await,
+            Rest::Bytes(part) => part,
+            Rest::Sending | Rest::Sent(..) => return Err(self.not_whole(index, want)),
+        };
+        let id = self.send(index, cut(&on_the_way.bytes, want), Verb::Create).await?;
+        on_the_way.keep(id.clone());
+        Ok(id)
+    }
+
+    fn not_whole(&self, index: u64, want: u64) -> Error {
+        self.fail(ErrorKind::ShortData, Verb::Create)
+            .in_range(index * self.part_bytes, want)
+            .detail("a part of it was not sent as it is to be")
+            .remedy("commit when all writes have ended; the object before is still there")
+            .with_outcome(WriteOutcome::NotApplied)
+    }
+
+    /// Sends what is left, and makes the object appear.
+    async fn finish(&self) -> Result<(), Error> {
+        let len = self.len();
+        if len == OPEN {
+            return Err(self
+                .fail(ErrorKind::ApiMisuse, Verb::Create)
+                .detail("its length was not said before it is committed"));
+        }
+        if self.parts.last().is_some_and(|last| self.len_of(last) == 0) && len > 0 {
+            return Err(self
+                .fail(ErrorKind::OutOfRange, Verb::Create)
+                .detail("bytes were written behind the end that it is to have"));
+        }
+        let last = if self.is_one() && !self.upload.initialized() {
+            let on_the_way = match self.parts.rest(0) {
+                Rest::Bytes(part) => Some(part),
+                Rest::Nothing => None,
+                Rest::Sending | Rest::Sent(..) => return Err(self.not_whole(0, len)),
+            };
+            let bytes = on_the_way.as_ref().map(|part| part.bytes.clone()).unwrap_or_default();
+            let payload = PutPayload::from_bytes(cut(&bytes, len));
+            let options = PutOptions { attributes: self.attributes(), ..PutOptions::default() };
+            self.bucket.store.put_opts(&self.path, payload, options).await
+        } else {
+            let ids = stream::iter(0..len.div_ceil(self.part_bytes)).map(|index| self.send_rest(index));
+            let ids: Vec<PartId> = ids.buffered(sw_mem::index(SENT_TOGETHER)).try_collect().await?;
+            let upload = self.upload.get().cloned().unwrap_or_default();
+            self.parts_of.complete_multipart(&self.path, &upload, ids).await
+        };
+        match last {
+            Ok(_) => self.look().await,
+            Err(error) => self.settle(error).await,
+        }
+    }
+
+    /// Whether the store has it as it is to be.
+    async fn look(&self) -> Result<(), Error> {
+        // Stores answer 200 to a completion before they have done it, and some of their answers are errors (Amazon S3 API,
+        // "CompleteMultipartUpload"); what counts is what is there.
+        let there = self.bucket.store.head(&self.path).await;
+        let there = there.map_err(|error| self.told(error, Verb::Create).with_outcome(WriteOutcome::Unknown))?;
+        let len = self.len();
+        if there.size != len {
+            let text = format!("the store has {} bytes of it instead of {len}", there.size);
+            return Err(self.fail(ErrorKind::ShortData, Verb::Create).detail(text).remedy("write the object again"));
+        }
+        Ok(())
+    }
+
+    /// Whether this object, and no other, is there; false where that cannot be said.
+    async fn is_there(&self) -> bool {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let there = self.bucket.store.get_opts(&self.path, options).await;
+        there.is_ok_and(|there| there.meta.size == self.len() && self.is_mine(&there.attributes))
+    }
+
+    /// Finds out what came of it when the last request failed of `error`: the answer may be what was lost.
+    async fn settle(&self, error: object_store::Error) -> Result<(), Error> {
+        if self.is_there().await {
+            return Ok(());
+        }
+        let mut is_fenced = fault::is_refusal(&error);
+        if let Some(upload) = self.upload.get() {
+            // An upload that is aborted makes no object any more, whatever is still on its way to the store.
+            is_fenced = self.parts_of.abort_multipart(&self.path, upload).await.is_ok();
+            if self.is_there().await {
+                return Ok(());
+            }
+        }
+        let outcome = if is_fenced { WriteOutcome::NotApplied } else { WriteOutcome::Unknown };
+        Err(self.told(error, Verb::Create).with_outcome(outcome))
+    }
+
+    /// Leaves nothing of it at the store.
+    async fn abandon(&self) {
+        self.parts.close();
+        // One that is about to begin is waited for: it would be left.
+        let begun = self.upload.get_or_try_init(async || Err(())).await;
+        let Ok(upload) = begun else { return };
+        if self.parts_of.abort_multipart(&self.path, upload).await.is_err() {
+            tracing::warn!(object = %self.at, "an upload that was given up could not be removed; its parts stay at the store");
+        }
+    }
+}
+
+/// Bytes as many as `len`: what was written behind that end goes, and zeros are what was not written before it.
+fn cut(bytes: &Bytes, len: u64) -> Bytes {
+    let len = sw_mem::index(len);
+    if bytes.len() >= len {
+        return bytes.slice(..len);
+    }
+    let mut longer = bytes.to_vec();
+    longer.resize(len, 0);
+    longer.into()
+}
+
+/// The object in the making, as its writer holds it.
+pub(super) struct Intent {
+    object: Arc<Object>,
+    write: Arc<ObjectWrite>,
+    runtime: Runtime,
+    patience: Duration,
+    is_done: bool,
+}
+
+impl Intent {
+    pub(super) fn new(object: Arc<Object>, write: Arc<ObjectWrite>, runtime: Runtime, patience: Duration) -> Self {
+        Self { object, write, runtime, patience, is_done: false }
+    }
+}
+
+impl WriteIntent for Intent {
+    fn object(&self) -> &Arc<Object> {
+        &self.object
+    }
+
+    fn cut(&self, len: u64) -> Result<(), Error> {
+        self.write.len.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    fn commit(mut self: Box<Self>, _names: Names) -> Result<(), Error> {
+        let write = self.write.clone();
+        write.parts.close();
+        let limit = limit(self.patience, write.unsent(), write.part_bytes);
+        let name = write.at.to_string();
+        let done = self.runtime.wait((Verb::Create, &name), limit, async move { write.finish().await });
+        self.is_done = done.is_ok();
+        done.map_err(|error| match error.kind() {
+            // It was given up somewhere on its way.
+            ErrorKind::DeadlineExceeded if error.outcome().is_none() => error.with_outcome(WriteOutcome::Unknown),
+            _ => error,
+        })
+    }
+}
+
+impl Drop for Intent {
+    fn drop(&mut self) {
+        if !self.is_done && self.write.parts.last().is_some() {
+            // Waited for, as the process may be about to end. What is not reached, the store's own rules clean up.
+            let write = self.write.clone();
+            self.runtime.linger(self.patience.min(ABORT_WAIT), async move { write.abandon().await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_a_commit_is_that_of_what_is_left_to_send() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(limit(minute, 0, 16 << 20), 6 * minute);
+        assert_eq!(limit(minute, 1, 16 << 20), 7 * minute + Duration::from_secs(16));
+        assert_eq!(limit(minute, 9, 64 << 20), 9 * minute + Duration::from_secs(9 * 64));
+        assert!(limit(Duration::from_secs(3600), u64::MAX, 1 << 30) > minute);
+    }
+
+    #[test]
+    fn bytes_are_cut_or_made_longer_by_zeros() {
+        let bytes = Bytes::from_static(&[1, 2, 3]);
+        assert_eq!(cut(&bytes, 2)[..], [1, 2]);
+        assert_eq!(cut(&bytes, 5)[..], [1, 2, 3, 0, 0]);
+    }
+}

@@ -1,0 +1,180 @@
+//! Writing, and what networks and servers do to it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use sw_engine::{
+    ErrorKind, WriteOutcome,
+    seam::{EntryKind, Names, OpenMode, Store},
+};
+use sw_remote::objects::ObjectsConfig;
+use sw_testkit::{
+    pattern,
+    s3::{Request, Server, Then, Wire},
+};
+
+use crate::client::{config, put, read, stores as stores_of, write};
+
+const MIB: usize = 1 << 20;
+
+fn little_parts(server: &Server) -> ObjectsConfig {
+    ObjectsConfig { part_bytes: 5 << 20, ..config(server) }
+}
+
+#[test]
+fn an_upload_of_many_parts_appears_as_a_whole_and_one_that_is_given_up_leaves_nothing() {
+    let server = Server::start();
+    let stores = stores_of(little_parts(&server));
+    let bytes = pattern::bytes(3, 0, 17 * MIB + 5);
+    let name = Server::uri("a/b/large");
+    let intent = stores.create(&name, bytes.len() as u64).unwrap();
+    // From the middle on, then from the start: parts fill up in any order.
+    write(&stores, intent.object(), 7 * MIB as u64, &bytes[7 * MIB..]).unwrap();
+    assert_eq!(stores.stat(&name).unwrap_err().kind(), ErrorKind::NotFound);
+    write(&stores, intent.object(), 0, &bytes[..7 * MIB]).unwrap();
+    intent.commit(Names::Durable).unwrap();
+    let object = stores.open(&name, OpenMode::Read).unwrap();
+    assert!(read(&stores, &object).unwrap() == bytes);
+    assert!(fs::read(server.path("a/b/large")).unwrap() == bytes);
+    assert_eq!(stores.stat("s3://bucket/a/").unwrap().kind, EntryKind::Directory);
+
+    let intent = stores.create(&name, bytes.len() as u64).unwrap();
+    write(&stores, intent.object(), 0, &bytes[..12 * MIB]).unwrap();
+    let error = write(&stores, intent.object(), 0, &bytes[..MIB]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "these bytes are on their way: {error}");
+    drop(intent);
+    // At once: the process may end now.
+    assert_eq!(server.uploads_left().unwrap(), Vec::<PathBuf>::new());
+    let object = stores.open(&name, OpenMode::Read).unwrap();
+    assert!(read(&stores, &object).unwrap() == bytes, "the one before is still there");
+}
+
+#[test]
+fn a_server_that_is_gone_holds_nobody_who_gives_up() {
+    let server = Server::start();
+    let mut config = little_parts(&server);
+    (config.http.silence, config.patience) = (Duration::from_millis(200), Duration::from_secs(1));
+    let stores = stores_of(config);
+    let intent = stores.create(&Server::uri("object"), 11 * MIB as u64).unwrap();
+    write(&stores, intent.object(), 0, &vec![1; 6 * MIB]).unwrap();
+    server.set(Wire::HoldAfter(0));
+    // It ends, which is what is tested: without a bound this waits for ever.
+    drop(intent);
+}
+
+#[test]
+fn bytes_that_come_behind_a_commit_are_refused() {
+    let server = Server::start();
+    let stores = stores_of(little_parts(&server));
+    for len in [3 * MIB, 11 * MIB] {
+        let bytes = pattern::bytes(5, 0, len);
+        let intent = stores.create(&Server::uri("object"), len as u64).unwrap();
+        let object = intent.object().clone();
+        write(&stores, &object, 0, &bytes).unwrap();
+        intent.commit(Names::Durable).unwrap();
+        let error = write(&stores, &object, len as u64 - 100, &[9; 100]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        assert!(fs::read(server.path("object")).unwrap() == bytes);
+    }
+}
+
+#[test]
+fn a_part_that_could_not_be_sent_has_its_bytes_still() {
+    let server = Server::start();
+    let mut config = little_parts(&server);
+    config.patience = Duration::from_secs(1);
+    let stores = stores_of(config);
+    let bytes = pattern::bytes(6, 0, 20 * MIB);
+    let half = MIB / 2;
+    for again in [true, false] {
+        let intent = stores.create(&Server::uri("object"), bytes.len() as u64).unwrap();
+        let put = |from: usize, to: usize| write(&stores, intent.object(), from as u64, &bytes[from..to]);
+        // Two parts that are whole but for one write that reaches into both, and one that is not whole.
+        put(10 * MIB + half, 15 * MIB).unwrap();
+        put(0, 10 * MIB - half).unwrap();
+        put(16 * MIB, 20 * MIB).unwrap();
+        server.set(Wire::TooMuch(u64::MAX));
+        let error = put(10 * MIB - half, 10 * MIB + half).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        server.set(Wire::Good);
+        if again {
+            put(10 * MIB - half, 10 * MIB + half).unwrap();
+        }
+        put(15 * MIB, 16 * MIB).unwrap();
+        intent.commit(Names::Durable).unwrap();
+        assert!(fs::read(server.path("object")).unwrap() == bytes, "again: {again}");
+    }
+}
+
+#[test]
+fn a_server_that_takes_long_for_a_part_is_not_silent() {
+    let server = Server::start();
+    let mut config = config(&server);
+    (config.http.silence, config.patience) = (Duration::from_millis(800), Duration::from_secs(4));
+    let stores = stores_of(config);
+    let bytes = pattern::bytes(7, 0, 24 * MIB);
+    // Some 6 MB a second: four times the silence for the first part.
+    server.set(Wire::Slow(64 << 10));
+    put(&stores, &Server::uri("object"), &bytes).unwrap();
+    assert!(fs::read(server.path("object")).unwrap() == bytes);
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_found_done() {
+    let server = Server::start();
+    let stores = stores_of(little_parts(&server));
+    for (request, len) in [(Request::Complete, 11 * MIB), (Request::Put, MIB)] {
+        let bytes = pattern::bytes(8, 0, len);
+        server.set(Wire::Lose(request, Then::Good));
+        put(&stores, &Server::uri("object"), &bytes).unwrap_or_else(|error| panic!("{request:?}: {error}"));
+        assert!(fs::read(server.path("object")).unwrap() == bytes, "{request:?}");
+        assert_eq!(server.uploads_left().unwrap(), Vec::<PathBuf>::new(), "{request:?}");
+    }
+}
+
+#[test]
+fn a_commit_of_which_nothing_is_heard_any_more_is_told_as_unknown() {
+    let server = Server::start();
+    let mut config = little_parts(&server);
+    (config.http.silence, config.patience) = (Duration::from_millis(200), Duration::from_secs(1));
+    let stores = stores_of(config);
+    for (request, len) in [(Request::Complete, 11 * MIB), (Request::Put, MIB)] {
+        let intent = stores.create(&Server::uri("object"), len as u64).unwrap();
+        write(&stores, intent.object(), 0, &vec![1; len]).unwrap();
+        server.set(Wire::Lose(request, Then::Silent));
+        let error = intent.commit(Names::Durable).unwrap_err();
+        assert_eq!(error.outcome(), Some(WriteOutcome::Unknown), "{request:?}: {error}");
+        server.set(Wire::Good);
+    }
+}
+
+#[test]
+fn what_was_not_written_is_zeros_and_an_open_length_is_cut() {
+    let server = Server::start();
+    let stores = stores_of(little_parts(&server));
+    let intent = stores.create(&Server::uri("holes"), 11 * MIB as u64).unwrap();
+    write(&stores, intent.object(), 6 * MIB as u64, &[1; 100]).unwrap();
+    intent.commit(Names::Durable).unwrap();
+    let mut want = vec![0; 11 * MIB];
+    want[6 * MIB..6 * MIB + 100].fill(1);
+    assert!(fs::read(server.path("holes")).unwrap() == want);
+
+    let intent = stores.create_open(&Server::uri("open")).unwrap();
+    write(&stores, intent.object(), 0, &want[..7 * MIB]).unwrap();
+    intent.cut(7 * MIB as u64 - 3).unwrap();
+    intent.commit(Names::Durable).unwrap();
+    assert!(fs::read(server.path("open")).unwrap() == want[..7 * MIB - 3]);
+    let intent = stores.create_open(&Server::uri("never")).unwrap();
+    assert_eq!(intent.commit(Names::Durable).unwrap_err().kind(), ErrorKind::ApiMisuse);
+}
+
+#[test]
+fn uploads_survive_cuts() {
+    let server = Server::start();
+    let stores = stores_of(little_parts(&server));
+    let bytes = pattern::bytes(4, 0, 11 * MIB);
+    for after in [0, 20, 150] {
+        server.set(Wire::CutOnce(after));
+        put(&stores, &Server::uri("object"), &bytes).unwrap_or_else(|error| panic!("cut after {after}: {error}"));
+        assert!(fs::read(server.path("object")).unwrap() == bytes, "cut after {after}");
+    }
+}
