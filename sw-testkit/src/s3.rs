@@ -26,7 +26,8 @@ use tokio::{
 
 /// The bucket that is there.
 pub const BUCKET: &str = "bucket";
-const KEY: (&str, &str) = ("AKIDEXAMPLE", "secret/with+signs=");
+/// Who may use it: a key, and its secret.
+pub const KEY: (&str, &str) = ("AKIDEXAMPLE", "secret/with+signs=");
 
 /// What the wire does with a connection's answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -199,6 +199,23 @@ pub const STEPS: &[Step] = &[
         turn: Turn::Alone,
     },
     Step {
+        name: "rgw",
+        why: "object stores against Ceph's S3 gateway, a real one, which dies and comes back",
+        program: Program::Cargo,
+        args: &["test", "--workspace", "--test", "it", "rgw", "--", "--ignored"],
+        env: &[],
+        needs: &[
+            Need::Tool { program: "radosgw", package: "radosgw" },
+            Need::Tool { program: "ceph-mon", package: "ceph-mon" },
+            Need::Tool { program: "ceph-osd", package: "ceph-osd" },
+            Need::Tool { program: "ceph", package: "ceph-common" },
+        ],
+        tests_min: 1,
+        skips: Skips::Refused,
+        limit_s: 300,
+        turn: Turn::Alone,
+    },
+    Step {
         name: "doc",
         why: "the documentation builds and its links resolve",
         program: Program::Cargo,

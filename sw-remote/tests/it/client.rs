@@ -11,11 +11,10 @@ use sw_remote::{
     RemoteConfig, Runtime,
     objects::{ObjectStores, ObjectsConfig, Settings},
 };
-use sw_testkit::s3::Server;
 
 /// How stores of a server are reached, with little patience.
-pub fn config(server: &Server) -> ObjectsConfig {
-    let environment = server.environment().map(|(name, value)| (name.into(), value.into()));
+pub fn config(environment: [(&str, String); 3]) -> ObjectsConfig {
+    let environment = environment.map(|(name, value)| (name.into(), value.into()));
     let mut config = ObjectsConfig { settings: Settings::from_environment(environment), ..ObjectsConfig::default() };
     config.patience = Duration::from_secs(20);
     config.http.silence = Duration::from_secs(5);

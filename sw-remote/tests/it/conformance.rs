@@ -1,6 +1,7 @@
 //! The engine's suites for a transport and for a store.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +22,7 @@ use sw_testkit::conformance::{
 };
 use sw_testkit::s3::Server;
 
-use crate::client::{config, read, stores, write};
+use crate::client::{config, put, read, stores, write};
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
@@ -29,25 +30,38 @@ fn fresh(what: &str) -> String {
     format!("{what}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-struct Bed {
-    server: Server,
+/// Stores of a server.
+pub struct Bed {
+    name: &'static str,
     stores: Arc<ObjectStores>,
     start: Instant,
+    /// Where objects can be put and looked at behind the server's back.
+    files: Option<Server>,
 }
 
 impl Bed {
     fn new() -> Self {
         let server = Server::start();
-        let stores = Arc::new(stores(config(&server)));
+        let stores = stores(config(server.environment()));
+        Self { files: Some(server), ..Self::of("s3s-fs", stores) }
+    }
+
+    /// Those of a server that is reached by `stores` alone.
+    pub fn of(name: &'static str, stores: ObjectStores) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the clock that the transport's waits go by")]
         let start = Instant::now();
-        Self { server, stores, start }
+        Self { name, stores: Arc::new(stores), start, files: None }
+    }
+
+    /// The file of an object, behind the server's back.
+    fn file(&self, object: &Object) -> Option<PathBuf> {
+        Some(self.files.as_ref()?.path(object.name.rsplit('/').next()?))
     }
 }
 
 impl block_file::Bed for Bed {
     fn name(&self) -> String {
-        "s3, read".to_owned()
+        format!("{}, read", self.name)
     }
 
     fn transport(&mut self) -> Result<Box<dyn Transport>, End> {
@@ -56,18 +70,24 @@ impl block_file::Bed for Bed {
 
     fn object(&mut self, content: &[u8]) -> Result<block_file::Target, End> {
         let key = fresh("object");
-        std::fs::write(self.server.path(&key), content).unwrap();
+        match &self.files {
+            Some(server) => std::fs::write(server.path(&key), content).unwrap(),
+            None => put(&self.stores, &Server::uri(&key), content).unwrap(),
+        }
         let object = self.stores.open(&Server::uri(&key), OpenMode::Read).unwrap();
         Ok(block_file::Target { object, face: 0 })
     }
 
     fn content(&mut self, target: &block_file::Target) -> Result<Vec<u8>, End> {
-        Ok(std::fs::read(self.server.path(target.object.name.rsplit('/').next().unwrap())).unwrap())
+        Ok(match self.file(&target.object) {
+            Some(file) => std::fs::read(file).unwrap(),
+            None => read(&self.stores, &target.object).unwrap(),
+        })
     }
 
     fn failing_object(&mut self) -> Result<block_file::Target, End> {
         let target = self.object(&[0; 64 << 10])?;
-        std::fs::remove_file(self.server.path(target.object.name.rsplit('/').next().unwrap())).unwrap();
+        self.stores.remove(&target.object.name).unwrap();
         Ok(target)
     }
 
@@ -84,9 +104,8 @@ impl block_file::Bed for Bed {
     }
 }
 
-#[test]
-fn the_transport_conforms() {
-    block_file::run(&mut Bed::new()).assert_green(&[
+pub fn transport_conforms(bed: &mut Bed) {
+    block_file::run(bed).assert_green(&[
         "writes_what_memory_holds_and_nothing_beside",
         "pieces_of_memory_are_written_in_object_order",
         // Its reads were looked at before.
@@ -98,7 +117,7 @@ fn the_transport_conforms() {
 
 impl store::Bed for Bed {
     fn name(&self) -> String {
-        "s3".to_owned()
+        self.name.to_owned()
     }
 
     fn store(&mut self) -> Result<Box<dyn Store>, End> {
@@ -130,7 +149,16 @@ impl store::Bed for Bed {
     }
 }
 
+pub fn store_conforms(bed: &mut Bed) {
+    store::run(bed).assert_green(&["an_open_object_can_be_updated_in_place"]);
+}
+
+#[test]
+fn the_transport_conforms() {
+    transport_conforms(&mut Bed::new());
+}
+
 #[test]
 fn the_store_conforms() {
-    store::run(&mut Bed::new()).assert_green(&["an_open_object_can_be_updated_in_place"]);
+    store_conforms(&mut Bed::new());
 }

@@ -26,7 +26,7 @@ fn given(server: &Server, key: &str, len: usize) -> Vec<u8> {
 #[test]
 fn connections_that_are_cut_in_an_answer_cost_no_byte() {
     let server = Server::start();
-    let stores = stores_of(config(&server));
+    let stores = stores_of(config(server.environment()));
     let bytes = given(&server, "object", 3 * MIB + 17);
     let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
     // In the status line, in the headers, at the start of the data, in it, and near its end.
@@ -40,7 +40,7 @@ fn connections_that_are_cut_in_an_answer_cost_no_byte() {
 #[test]
 fn one_request_at_a_time_is_enough_for_an_answer_that_is_cut() {
     let server = Server::start();
-    let mut config = crate::client::config(&server);
+    let mut config = crate::client::config(server.environment());
     config.http.requests_max = 1;
     let stores = stores_of(config);
     let bytes = given(&server, "object", 3 * MIB);
@@ -55,7 +55,7 @@ fn one_request_at_a_time_is_enough_for_an_answer_that_is_cut() {
 #[test]
 fn a_server_that_falls_silent_ends_in_time_and_with_that_reason() {
     let server = Server::start();
-    let mut config = crate::client::config(&server);
+    let mut config = crate::client::config(server.environment());
     (config.http.silence, config.patience) = (Duration::from_millis(200), Duration::from_secs(1));
     let stores = stores_of(config);
     given(&server, "object", MIB);
@@ -73,13 +73,13 @@ fn a_server_that_falls_silent_ends_in_time_and_with_that_reason() {
 #[test]
 fn a_store_that_is_asked_too_much_is_asked_again() {
     let server = Server::start();
-    let stores = stores_of(config(&server));
+    let stores = stores_of(config(server.environment()));
     let bytes = given(&server, "object", 2 * MIB);
     let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
     server.set(Wire::TooMuch(3));
     assert!(read(&stores, &object).unwrap() == bytes);
     assert_eq!(server.refused(), 3);
-    let impatient = ObjectsConfig { patience: Duration::from_secs(1), ..config(&server) };
+    let impatient = ObjectsConfig { patience: Duration::from_secs(1), ..config(server.environment()) };
     let stores = stores_of(impatient);
     server.set(Wire::TooMuch(u64::MAX));
     let error = stores.open(&Server::uri("object"), OpenMode::Read).unwrap_err();
@@ -89,7 +89,7 @@ fn a_store_that_is_asked_too_much_is_asked_again() {
 #[test]
 fn an_object_that_was_replaced_is_never_mixed_with_the_one_that_was_opened() {
     let server = Server::start();
-    let stores = stores_of(config(&server));
+    let stores = stores_of(config(server.environment()));
     let bytes = pattern::bytes(1, 0, MIB);
     put(&stores, &Server::uri("object"), &bytes).unwrap();
     let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
@@ -107,7 +107,7 @@ fn who_may_not_is_told_so() {
     let server = Server::start();
     given(&server, "object", 10);
     let wrong = |change: fn(&mut ObjectsConfig)| {
-        let mut config = crate::client::config(&server);
+        let mut config = crate::client::config(server.environment());
         change(&mut config);
         stores_of(config).open(&Server::uri("object"), OpenMode::Read).unwrap_err()
     };
@@ -116,7 +116,7 @@ fn who_may_not_is_told_so() {
     assert!(!error.to_string().contains("another"), "{error}");
     let error = wrong(|config| config.settings.set("AWS_ACCESS_KEY_ID", "nobody"));
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-    let stores = stores_of(config(&server));
+    let stores = stores_of(config(server.environment()));
     let error = stores.open("s3://no-such-bucket/object", OpenMode::Read).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     for name in ["s3://bucket//a", "s3://bucket/a//b", "s3://bucket/../a", "s3://"] {
@@ -127,7 +127,7 @@ fn who_may_not_is_told_so() {
 #[test]
 fn a_server_that_is_not_there_ends_within_the_patience() {
     let server = Server::start();
-    let config = ObjectsConfig { patience: Duration::from_secs(1), ..config(&server) };
+    let config = ObjectsConfig { patience: Duration::from_secs(1), ..config(server.environment()) };
     let stores = stores_of(config);
     drop(server.stop());
     let error = stores.open(&Server::uri("object"), OpenMode::Read).unwrap_err();

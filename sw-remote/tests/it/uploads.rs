@@ -17,7 +17,7 @@ use crate::client::{config, put, read, stores as stores_of, write};
 const MIB: usize = 1 << 20;
 
 fn little_parts(server: &Server) -> ObjectsConfig {
-    ObjectsConfig { part_bytes: 5 << 20, ..config(server) }
+    ObjectsConfig { part_bytes: 5 << 20, ..config(server.environment()) }
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_part_that_could_not_be_sent_has_its_bytes_still() {
 #[test]
 fn a_server_that_takes_long_for_a_part_is_not_silent() {
     let server = Server::start();
-    let mut config = config(&server);
+    let mut config = config(server.environment());
     (config.http.silence, config.patience) = (Duration::from_millis(800), Duration::from_secs(4));
     let stores = stores_of(config);
     let bytes = pattern::bytes(7, 0, 24 * MIB);

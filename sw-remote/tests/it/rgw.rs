@@ -1,0 +1,304 @@
+//! Ceph's gateway (RGW), as real as S3 is outside of Amazon: a cluster of one monitor and one store in memory, by the programs of the
+//! distribution, on ports of the loopback that are free.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use sw_engine::{
+    ErrorKind,
+    seam::{EntryKind, Names, OpenMode, Store},
+};
+use sw_remote::objects::{ObjectStores, ObjectsConfig};
+use sw_testkit::{
+    pattern,
+    s3::{BUCKET, KEY, Server},
+    scratch::Scratch,
+};
+
+use crate::{
+    client::{config, put, read, stores, write},
+    conformance::{Bed, store_conforms, transport_conforms},
+};
+
+const MIB: usize = 1 << 20;
+const CLUSTER: &str = "11111111-2222-3333-4444-555555555555";
+const OSD: &str = "66666666-7777-8888-9999-aaaaaaaaaaaa";
+/// Half-seconds that something is waited for.
+const PATIENCE: usize = 60;
+
+/// A process that ends with its handle.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that ended is as good.
+        let _ended = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// The cluster.
+struct Rgw {
+    // Before the folder that it works in.
+    gateway: Option<Running>,
+    _daemons: Vec<Running>,
+    folder: Scratch,
+    port: u16,
+}
+
+impl Rgw {
+    fn start() -> Self {
+        let folder = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "rgw");
+        let ports = free_ports::<3>();
+        let at = folder.root().display();
+        let text = format!(
+            "[global]\nfsid = {CLUSTER}\nmon host = [v2:127.0.0.1:{}/0,v1:127.0.0.1:{}/0]\nmon initial members = a\n\
+             public addr = 127.0.0.1\ncluster addr = 127.0.0.1\nauth cluster required = none\nauth service required = none\n\
+             auth client required = none\nms mon client mode = crc\nkeyring = {at}/$name.keyring\nadmin socket = {at}/$name.asok\n\
+             log file = {at}/$name.log\npid file = {at}/$name.pid\nrun dir = {at}\ncrash dir = {at}\nmon data = {at}/mon\n\
+             osd data = {at}/osd\nrgw data = {at}\nosd pool default size = 1\nosd pool default min size = 1\nosd pool default pg num = 8\n\
+             mon allow pool size one = true\nosd crush chooseleaf type = 0\nmon data avail crit = 1\npaxos propose interval = 0.05\n\
+             paxos min wait = 0.02\nosd objectstore = memstore\nosd class update on start = false\n\
+             rgw frontends = beast endpoint=127.0.0.1:{} tcp_nodelay=1\n",
+            ports[0], ports[1], ports[2],
+        );
+        for (name, bytes) in [("ceph.conf", text.as_str()), ("mon.a.keyring", "")] {
+            fs::write(folder.path(name), bytes).unwrap();
+        }
+        for name in ["mon", "osd"] {
+            fs::create_dir(folder.path(name)).unwrap();
+        }
+        let mut made = Self { gateway: None, _daemons: Vec::new(), folder, port: ports[2] };
+        let monitors = format!("[v2:127.0.0.1:{},v1:127.0.0.1:{}]", ports[0], ports[1]);
+        made.run("monmaptool", &["--create", "--fsid", CLUSTER, "--addv", "a", &monitors, "monmap"]);
+        made.run("ceph-mon", &["-i", "a", "--mkfs", "--monmap", "monmap"]);
+        let monitor = made.spawn("ceph-mon", &["-i", "a", "-f"]);
+        made._daemons.push(monitor);
+        made.run("ceph", &["--connect-timeout", "20", "osd", "new", OSD]);
+        made.run("ceph-osd", &["-i", "0", "--mkfs", "--osd-uuid", OSD]);
+        let store = made.spawn("ceph-osd", &["-i", "0", "-f"]);
+        made._daemons.push(store);
+        made.gateway();
+        let names = ["user", "create", "--uid", "user", "--display-name", "user"];
+        made.run("radosgw-admin", &[&names[..], &["--access-key", KEY.0, "--secret-key", KEY.1]].concat());
+        made.make_bucket();
+        made
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.folder.root()).env("CEPH_CONF", self.folder.path("ceph.conf"));
+        command
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let output = self.command(program, arguments).output().unwrap();
+        assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn spawn(&self, program: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command(program, arguments);
+        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Starts the gateway, and waits until it answers.
+    fn gateway(&mut self) {
+        self.gateway = Some(self.spawn("radosgw", &["-n", "client.rgw", "-f"]));
+        for _ in 0..PATIENCE {
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(500));
+        }
+        panic!(
+            "the gateway does not listen: {}",
+            fs::read_to_string(self.folder.path("client.rgw.log")).unwrap_or_default()
+        );
+    }
+
+    /// What a server answers to a request of a line and some headers.
+    fn ask(&self, line: &str, headers: &str) -> String {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let host = format!("127.0.0.1:{}", self.port);
+        write!(socket, "{line} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// A request that is signed (AWS Signature Version 4, of an empty body).
+    fn ask_signed(&self, method: &str, path: &str, query: &str) -> String {
+        let time = time_of(&self.ask("GET /", ""));
+        let (day, host) = (&time[..8], format!("127.0.0.1:{}", self.port));
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let sum = |text: &str| hex(&Sha256::digest(text.as_bytes()));
+        let hmac = |key: &[u8], text: &str| {
+            let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).unwrap();
+            mac.update(text.as_bytes());
+            mac.finalize().into_bytes().to_vec()
+        };
+        let (body, names) = (sum(""), "host;x-amz-content-sha256;x-amz-date");
+        let lines = format!("host:{host}\nx-amz-content-sha256:{body}\nx-amz-date:{time}\n");
+        let request = format!("{method}\n{path}\n{query}\n{lines}\n{names}\n{body}");
+        let scope = format!("{day}/us-east-1/s3/aws4_request");
+        let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", sum(&request));
+        let key = [day, "us-east-1", "s3", "aws4_request"];
+        let key = key.iter().fold(format!("AWS4{}", KEY.1).into_bytes(), |key, part| hmac(&key, part));
+        let signature = hex(&hmac(&key, &text));
+        let credential = format!("Credential={}/{scope}, SignedHeaders={names}, Signature={signature}", KEY.0);
+        let headers = format!(
+            "x-amz-content-sha256: {body}\r\nx-amz-date: {time}\r\nAuthorization: AWS4-HMAC-SHA256 {credential}\r\n"
+        );
+        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        self.ask(&format!("{method} {path}{query}"), &headers)
+    }
+
+    fn make_bucket(&self) {
+        let answer = self.ask_signed("PUT", &format!("/{BUCKET}"), "");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// Whether it has no unfinished uploads.
+    fn has_no_uploads(&self) -> bool {
+        let answer = self.ask_signed("GET", &format!("/{BUCKET}"), "uploads=");
+        assert!(answer.contains("ListMultipartUploadsResult"), "{answer}");
+        !answer.contains("<UploadId>")
+    }
+
+    fn environment(&self) -> [(&'static str, String); 3] {
+        [
+            ("AWS_ENDPOINT_URL_S3", format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_ACCESS_KEY_ID", KEY.0.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", KEY.1.to_owned()),
+        ]
+    }
+
+    fn stores(&self) -> ObjectStores {
+        stores(ObjectsConfig { part_bytes: 5 << 20, ..config(self.environment()) })
+    }
+}
+
+/// The time that a server tells, as signatures want it.
+fn time_of(answer: &str) -> String {
+    let date = answer.lines().find_map(|line| line.strip_prefix("Date: ")).unwrap();
+    let words: Vec<&str> = date.split([' ', ':']).collect();
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = 1 + months.iter().position(|month| *month == words[2]).unwrap();
+    format!("{}{month:02}{}T{}{}{}Z", words[3], words[1], words[4], words[5], words[6])
+}
+
+/// Ports that nobody listens at.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// All of it in one test: a cluster takes seconds to start.
+#[test]
+#[ignore = "needs Ceph's programs: cargo xtask test --only rgw brings them and runs this"]
+fn everything_holds_with_cephs_gateway() {
+    let mut rgw = Rgw::start();
+    store_conforms(&mut Bed::of("rgw", rgw.stores()));
+    transport_conforms(&mut Bed::of("rgw", rgw.stores()));
+    bytes_and_names(&rgw);
+    uploads(&rgw);
+    refusals(&rgw);
+    killed(&mut rgw);
+}
+
+fn bytes_and_names(rgw: &Rgw) {
+    let stores = rgw.stores();
+    // More than a page of a listing, with names that must be escaped.
+    let names: Vec<String> = (0..1005).map(|number| format!("many/a b+%?#&ü-{number:04}")).collect();
+    std::thread::scope(|scope| {
+        for part in names.chunks(126) {
+            let stores = &stores;
+            scope.spawn(move || part.iter().for_each(|name| put(stores, &Server::uri(name), name.as_bytes()).unwrap()));
+        }
+    });
+    let listed = stores.list(&Server::uri("many/")).unwrap();
+    assert_eq!(
+        listed.iter().map(|entry| entry.name.clone()).collect::<Vec<_>>(),
+        names.iter().map(|name| Server::uri(name)).collect::<Vec<_>>()
+    );
+    let object = stores.open(&listed[1004].name, OpenMode::Read).unwrap();
+    assert_eq!(
+        (read(&stores, &object).unwrap(), object.version),
+        (names[1004].clone().into_bytes(), listed[1004].version)
+    );
+    let root = stores.list("s3://bucket/").unwrap();
+    assert!(
+        root.iter().any(|entry| entry.name == Server::uri("many") && entry.kind == EntryKind::Directory),
+        "{root:?}"
+    );
+    // Of the same length, and within a second.
+    put(&stores, &object.name, &vec![b'x'; names[1004].len()]).unwrap();
+    assert_eq!(read(&stores, &object).unwrap_err().kind(), ErrorKind::Changed);
+    stores.remove(&object.name).unwrap();
+    assert_eq!(stores.stat(&object.name).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+fn uploads(rgw: &Rgw) {
+    let stores = rgw.stores();
+    for len in [0, 1, MIB, 5 * MIB, 17 * MIB + 5] {
+        let (name, bytes) = (Server::uri("upload"), pattern::bytes(len as u64, 0, len));
+        put(&stores, &name, &bytes).unwrap_or_else(|error| panic!("{len}: {error}"));
+        let object = stores.open(&name, OpenMode::Read).unwrap();
+        assert!(read(&stores, &object).unwrap() == bytes, "{len}");
+    }
+    let intent = stores.create(&Server::uri("holes"), 11 * MIB as u64).unwrap();
+    write(&stores, intent.object(), 6 * MIB as u64, &[1; 100]).unwrap();
+    intent.commit(Names::Durable).unwrap();
+    let mut want = vec![0; 11 * MIB];
+    want[6 * MIB..6 * MIB + 100].fill(1);
+    let object = stores.open(&Server::uri("holes"), OpenMode::Read).unwrap();
+    assert!(read(&stores, &object).unwrap() == want);
+    let intent = stores.create(&Server::uri("given-up"), 11 * MIB as u64).unwrap();
+    write(&stores, intent.object(), 0, &want[..6 * MIB]).unwrap();
+    assert!(!rgw.has_no_uploads());
+    drop(intent);
+    assert!(rgw.has_no_uploads());
+    assert_eq!(stores.stat(&Server::uri("given-up")).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+fn refusals(rgw: &Rgw) {
+    let wrong = |name, value: &str| {
+        let mut config = config(rgw.environment());
+        config.settings.set(name, value);
+        stores(config).open(&Server::uri("upload"), OpenMode::Read).unwrap_err()
+    };
+    assert_eq!(wrong("AWS_SECRET_ACCESS_KEY", "another").kind(), ErrorKind::PermissionDenied);
+    assert_eq!(wrong("AWS_ACCESS_KEY_ID", "nobody").kind(), ErrorKind::PermissionDenied);
+    assert_eq!(wrong("AWS_SKIP_SIGNATURE", "true").kind(), ErrorKind::PermissionDenied);
+    let error = rgw.stores().open("s3://no-such-bucket/object", OpenMode::Read).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+/// The gateway dies and comes back: what is read and written meanwhile waits for it.
+fn killed(rgw: &mut Rgw) {
+    let stores = rgw.stores();
+    let bytes = pattern::bytes(9, 0, 24 * MIB);
+    put(&stores, &Server::uri("large"), &bytes).unwrap();
+    let object = stores.open(&Server::uri("large"), OpenMode::Read).unwrap();
+    let intent = stores.create(&Server::uri("copy"), bytes.len() as u64).unwrap();
+    let copy = intent.object().clone();
+    write(&stores, &copy, 0, &bytes[..12 * MIB]).unwrap();
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(|| read(&stores, &object).unwrap());
+        let writes = scope.spawn(|| write(&stores, &copy, 12 * MIB as u64, &bytes[12 * MIB..]).unwrap());
+        rgw.gateway = None;
+        rgw.gateway();
+        assert!(reads.join().unwrap() == bytes);
+        writes.join().unwrap();
+    });
+    intent.commit(Names::Durable).unwrap();
+    let object = stores.open(&Server::uri("copy"), OpenMode::Read).unwrap();
+    assert!(read(&stores, &object).unwrap() == bytes);
+}
