@@ -58,7 +58,7 @@ mod tests {
             "straightway bench",
             "straightway cat",
             "straightway cat /a --len 4x",
-            "straightway plan s3://bucket/key",
+            "straightway plan gopher://x",
             "straightway plan /a --into tpu0",
             "straightway plan /a --policy fastest",
             "straightway bench read /a --depth 0",

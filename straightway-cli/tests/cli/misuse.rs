@@ -10,7 +10,6 @@ const NOBODY: u32 = 65_534;
 #[test]
 fn addresses_that_are_none() {
     let scratch = Scratch::new();
-    scratch.run(&["cat", "s3://bucket/key"]).fails(2, &["not built in", "; "]);
     scratch.run(&["stat", "gopher://x"]).fails(2, &["unknown scheme", "; "]);
     scratch.run(&["plan", "stripe:1MiB"]).fails(2, &["stripe:UNIT:", "; "]);
     scratch.run(&["ls", ""]).fails(2, &["empty"]);
