@@ -12,6 +12,7 @@
 //! `land`): routes say `http/staged`. Nothing here asks for the environment, the clock of the wall or a thread of the caller's:
 //! work runs on the threads of one [`Runtime`].
 
+mod chain;
 mod directory;
 pub mod http;
 mod land;

@@ -217,7 +217,7 @@ impl RemoteTransport {
         }
         for Ended { token, handle, result } in ended {
             let result = result.map_err(|error| self.note(handle, error));
-            out.push(IoDone { token, result });
+            out.push(IoDone { token, result, aside: 0 });
         }
         let taken = out.len() - before;
         self.outstanding = self.outstanding.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));

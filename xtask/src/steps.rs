@@ -209,6 +209,7 @@ pub const STEPS: &[Step] = &[
             Need::Tool { program: "ceph-mon", package: "ceph-mon" },
             Need::Tool { program: "ceph-osd", package: "ceph-osd" },
             Need::Tool { program: "ceph", package: "ceph-common" },
+            Need::Tool { program: "openssl", package: "openssl" },
         ],
         tests_min: 1,
         skips: Skips::Refused,

@@ -5,6 +5,8 @@ use std::{error::Error as StdError, path::Path, sync::Arc};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
 use sw_engine::{Error, ErrorKind, Verb};
 
+use crate::chain::chain;
+
 /// This processor lacks what the code of TLS is made of.
 #[derive(Debug)]
 pub(crate) struct NoTls;
@@ -70,13 +72,5 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Error> {
 
 /// Whether the other end was refused, or refused us, in the handshake: trying again will not help.
 pub(super) fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
-    let mut at = Some(error);
-    while let Some(error) = at {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        at = error.source();
-    }
-    false
+    chain(error).any(|error| error.is::<rustls::Error>())
 }

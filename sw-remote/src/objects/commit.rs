@@ -149,7 +149,9 @@ impl ObjectWrite {
         // One that is about to begin is waited for: it would be left.
         let begun = self.upload.get_or_try_init(async || Err(())).await;
         let Ok(upload) = begun else { return };
-        if self.parts_of.abort_multipart(&self.path, upload).await.is_err() {
+        let aborted = self.parts_of.abort_multipart(&self.path, upload).await;
+        // What is not there was aborted by a commit that failed.
+        if aborted.is_err_and(|error| !matches!(error, object_store::Error::NotFound { .. })) {
             tracing::warn!(object = %self.at, "an upload that was given up could not be removed; its parts stay at the store");
         }
     }
@@ -218,7 +220,29 @@ impl Drop for Intent {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use futures_util::FutureExt;
+    use object_store::memory::InMemory;
+
+    use super::{
+        super::{ObjectsConfig, bucket::Bucket},
+        *,
+    };
+
+    #[test]
+    fn parts_that_the_store_has_are_not_left_to_send() {
+        let store = Arc::new(InMemory::new());
+        let bucket = Arc::new(Bucket { store: store.clone(), parts: Some(store), keeps_tags: false });
+        let part_bytes = 5 << 20;
+        let config = ObjectsConfig { part_bytes, ..ObjectsConfig::default() };
+        let write = ObjectWrite::new(bucket, "s3://b/k".parse().unwrap(), Some(10 * part_bytes + 1), &config).unwrap();
+        assert_eq!(write.unsent(), 11);
+        for index in 0..9 {
+            let part = write.parts.part(index, part_bytes).now_or_never().unwrap().unwrap();
+            write.parts.fill(&part, (0, part_bytes), |to| to.fill(1)).unwrap();
+            write.parts.take(part, index).unwrap().keep(PartId { content_id: index.to_string() });
+        }
+        assert_eq!(write.unsent(), 2);
+    }
 
     #[test]
     fn the_limit_of_a_commit_is_that_of_what_is_left_to_send() {

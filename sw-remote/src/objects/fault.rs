@@ -1,11 +1,9 @@
 //! What a store says, as a typed error.
 
-use std::error::Error as StdError;
-
 use object_store::client::{HttpError, HttpErrorKind};
 use sw_engine::{Error, ErrorKind, Retry, Verb};
 
-use crate::http::NoTls;
+use crate::{chain::chain, http::NoTls};
 
 /// Longest text of a store's own that is passed on, in bytes.
 const TEXT_MAX: usize = 400;
@@ -64,17 +62,6 @@ fn without_class(error: &object_store::Error, made: impl Fn(ErrorKind) -> Error)
         (_, Some(507)) => made(ErrorKind::NoSpace).remedy("make room in the store"),
         _ => made(ErrorKind::Io).remedy("look at the endpoint, the network and the server's log"),
     }
-}
-
-/// An error and what is behind it.
-fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| behind(*error))
-}
-
-/// What is behind an error. An `io::Error` shows what it carries as itself, not as its source.
-fn behind<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    carried.map(|error| error as &(dyn StdError + 'static)).or_else(|| error.source())
 }
 
 /// The status that a server answered with, which the library tells in words only.

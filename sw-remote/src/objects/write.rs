@@ -121,7 +121,10 @@ impl ObjectWrite {
         let (kind, text, remedy) = match why {
             NoPart::Spread => (
                 ErrorKind::ResourceLimit,
-                format!("writes are spread over more than {FILLING_MAX} parts of {} bytes", self.part_bytes),
+                format!(
+                    "more than {FILLING_MAX} parts of {} bytes are not whole yet, or could not be sent",
+                    self.part_bytes
+                ),
                 "write an object of an object store from its beginning to its end",
             ),
             NoPart::Closed => (

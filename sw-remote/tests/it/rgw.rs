@@ -50,12 +50,32 @@ struct Rgw {
     _daemons: Vec<Running>,
     folder: Scratch,
     port: u16,
+    tls_port: u16,
 }
+
+/// What makes a certificate for it, which is its own authority.
+const CERTIFICATE: [&str; 15] = [
+    "req",
+    "-x509",
+    "-newkey",
+    "rsa:2048",
+    "-nodes",
+    "-keyout",
+    "key.pem",
+    "-out",
+    "cert.pem",
+    "-subj",
+    "/CN=127.0.0.1",
+    "-addext",
+    "subjectAltName=IP:127.0.0.1",
+    "-addext",
+    "basicConstraints=critical,CA:FALSE",
+];
 
 impl Rgw {
     fn start() -> Self {
         let folder = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "rgw");
-        let ports = free_ports::<3>();
+        let ports = free_ports::<4>();
         let at = folder.root().display();
         let text = format!(
             "[global]\nfsid = {CLUSTER}\nmon host = [v2:127.0.0.1:{}/0,v1:127.0.0.1:{}/0]\nmon initial members = a\n\
@@ -65,8 +85,9 @@ impl Rgw {
              osd data = {at}/osd\nrgw data = {at}\nosd pool default size = 1\nosd pool default min size = 1\nosd pool default pg num = 8\n\
              mon allow pool size one = true\nosd crush chooseleaf type = 0\nmon data avail crit = 1\npaxos propose interval = 0.05\n\
              paxos min wait = 0.02\nosd objectstore = memstore\nosd class update on start = false\n\
-             rgw frontends = beast endpoint=127.0.0.1:{} tcp_nodelay=1\n",
-            ports[0], ports[1], ports[2],
+             rgw frontends = beast endpoint=127.0.0.1:{} ssl_endpoint=127.0.0.1:{} ssl_certificate={at}/cert.pem ssl_private_key={at}/key.pem \
+             tcp_nodelay=1\n",
+            ports[0], ports[1], ports[2], ports[3],
         );
         for (name, bytes) in [("ceph.conf", text.as_str()), ("mon.a.keyring", "")] {
             fs::write(folder.path(name), bytes).unwrap();
@@ -74,7 +95,8 @@ impl Rgw {
         for name in ["mon", "osd"] {
             fs::create_dir(folder.path(name)).unwrap();
         }
-        let mut made = Self { gateway: None, _daemons: Vec::new(), folder, port: ports[2] };
+        let mut made = Self { gateway: None, _daemons: Vec::new(), folder, port: ports[2], tls_port: ports[3] };
+        made.run("openssl", &CERTIFICATE);
         let monitors = format!("[v2:127.0.0.1:{},v1:127.0.0.1:{}]", ports[0], ports[1]);
         made.run("monmaptool", &["--create", "--fsid", CLUSTER, "--addv", "a", &monitors, "monmap"]);
         made.run("ceph-mon", &["-i", "a", "--mkfs", "--monmap", "monmap"]);
@@ -210,6 +232,7 @@ fn everything_holds_with_cephs_gateway() {
     bytes_and_names(&rgw);
     uploads(&rgw);
     refusals(&rgw);
+    tls(&rgw);
     killed(&mut rgw);
 }
 
@@ -279,6 +302,23 @@ fn refusals(rgw: &Rgw) {
     assert_eq!(wrong("AWS_SKIP_SIGNATURE", "true").kind(), ErrorKind::PermissionDenied);
     let error = rgw.stores().open("s3://no-such-bucket/object", OpenMode::Read).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+/// TLS, whose other end is OpenSSL's here.
+fn tls(rgw: &Rgw) {
+    let of = |ca_file| {
+        let mut config = config(rgw.environment());
+        config.settings.set("AWS_ENDPOINT_URL_S3", format!("https://127.0.0.1:{}", rgw.tls_port));
+        config.http.ca_file = ca_file;
+        stores(config)
+    };
+    let (trusting, bytes) = (of(Some(rgw.folder.path("cert.pem"))), pattern::bytes(10, 0, 9 * MIB));
+    put(&trusting, &Server::uri("tls"), &bytes).unwrap();
+    let object = trusting.open(&Server::uri("tls"), OpenMode::Read).unwrap();
+    assert!(read(&trusting, &object).unwrap() == bytes);
+    let error = of(None).open(&Server::uri("tls"), OpenMode::Read).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert!(error.to_string().contains("remote_ca_file"), "{error}");
 }
 
 /// The gateway dies and comes back: what is read and written meanwhile waits for it.

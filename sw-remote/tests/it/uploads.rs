@@ -57,7 +57,7 @@ fn a_server_that_is_gone_holds_nobody_who_gives_up() {
     let intent = stores.create(&Server::uri("object"), 11 * MIB as u64).unwrap();
     write(&stores, intent.object(), 0, &vec![1; 6 * MIB]).unwrap();
     server.set(Wire::HoldAfter(0));
-    // It ends, which is what is tested: without a bound this waits for ever.
+    // The abort is given up with the patience; a longer one is left to the background (`Runtime::linger`).
     drop(intent);
 }
 
