@@ -20,8 +20,9 @@ use hyper_util::{
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Runtime,
 };
 
 /// The bucket that is there.
@@ -79,11 +80,59 @@ impl Request {
 /// It, until it is dropped.
 pub struct Server {
     root: TempDir,
-    runtime: tokio::runtime::Runtime,
+    // Before what is behind it.
+    proxy: Proxy,
+    runtime: Runtime,
+}
+
+/// The wire, before a server of any kind.
+pub struct Proxy {
+    runtime: Runtime,
     address: SocketAddr,
     wire: Arc<Mutex<Wire>>,
     /// Requests that were refused with 503.
     refused: Arc<AtomicU64>,
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+impl Proxy {
+    /// One before the server at `behind`, on a port of its own.
+    ///
+    /// # Panics
+    /// If the machine has no port for it.
+    pub fn before(behind: SocketAddr) -> Self {
+        let runtime = runtime();
+        let listener = runtime.block_on(async {
+            // A small window, so that a slow wire is noticed by who sends.
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(64 << 10).unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            socket.listen(1024).unwrap()
+        });
+        let address = listener.local_addr().unwrap();
+        let wire = Arc::new(Mutex::new(Wire::Good));
+        let refused = Arc::new(AtomicU64::new(0));
+        let (told, count) = (wire.clone(), refused.clone());
+        runtime.spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(pass(socket, behind, told.clone(), count.clone()));
+            }
+        });
+        Self { runtime, address, wire, refused }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sets what the wire does from now on.
+    pub fn set(&self, wire: Wire) {
+        *self.wire.lock().unwrap_or_else(PoisonError::into_inner) = wire;
+    }
 }
 
 impl Server {
@@ -94,48 +143,35 @@ impl Server {
     pub fn start() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join(BUCKET)).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = runtime();
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         service.set_auth(SimpleAuth::from_single(KEY.0, KEY.1));
         let service = service.build();
-        let (listener, inner) = runtime.block_on(async {
-            // A small window, so that a slow wire is noticed by who sends.
-            let outer = TcpSocket::new_v4().unwrap();
-            outer.set_recv_buffer_size(64 << 10).unwrap();
-            outer.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-            (outer.listen(1024).unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap())
-        });
-        let (address, behind) = (listener.local_addr().unwrap(), inner.local_addr().unwrap());
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let proxy = Proxy::before(listener.local_addr().unwrap());
         let http = auto::Builder::new(TokioExecutor::new());
         runtime.spawn(async move {
-            while let Ok((socket, _)) = inner.accept().await {
+            while let Ok((socket, _)) = listener.accept().await {
                 let (http, service) = (http.clone(), service.clone());
                 tokio::spawn(async move { drop(http.serve_connection(TokioIo::new(socket), service).await) });
             }
         });
-        let wire = Arc::new(Mutex::new(Wire::Good));
-        let refused = Arc::new(AtomicU64::new(0));
-        let (told, count) = (wire.clone(), refused.clone());
-        runtime.spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(pass(socket, behind, told.clone(), count.clone()));
-            }
-        });
-        Self { root, runtime, address, wire, refused }
+        Self { root, proxy, runtime }
     }
 
     /// Sets what the wire does from now on.
     pub fn set(&self, wire: Wire) {
-        *self.wire.lock().unwrap_or_else(PoisonError::into_inner) = wire;
+        self.proxy.set(wire);
     }
 
     /// Requests that were refused with 503.
     pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.proxy.refused.load(Ordering::Relaxed)
     }
 
     /// Ends it: nobody listens any more.
     pub fn stop(self) -> TempDir {
+        self.proxy.runtime.shutdown_background();
         self.runtime.shutdown_background();
         self.root
     }
@@ -143,7 +179,7 @@ impl Server {
     /// What a client of it sets in its environment.
     pub fn environment(&self) -> [(&'static str, String); 3] {
         [
-            ("AWS_ENDPOINT_URL_S3", format!("http://{}", self.address)),
+            ("AWS_ENDPOINT_URL_S3", format!("http://{}", self.proxy.address)),
             ("AWS_ACCESS_KEY_ID", KEY.0.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", KEY.1.to_owned()),
         ]
@@ -175,77 +211,88 @@ impl Server {
     }
 }
 
+/// One connection through the wire.
+struct Passing {
+    wire: Arc<Mutex<Wire>>,
+    refused: Arc<AtomicU64>,
+    /// What the wire is when the answer of this connection's request has been lost.
+    lost: Mutex<Option<Then>>,
+}
+
 async fn pass(mut client: TcpStream, behind: SocketAddr, wire: Arc<Mutex<Wire>>, refused: Arc<AtomicU64>) {
     let Ok(mut server) = TcpStream::connect(behind).await else { return };
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_server, mut to_server) = server.split();
-    let look = || *wire.lock().unwrap_or_else(PoisonError::into_inner);
-    let become_ = |next| *wire.lock().unwrap_or_else(PoisonError::into_inner) = next;
-    // What the wire is when the answer of this connection's request has been lost.
-    let lost = Mutex::new(None);
-    let asks = async {
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let passing = Passing { wire, refused, lost: Mutex::new(None) };
+    // Whichever ends first closes both.
+    tokio::select! {
+        () = passing.answers(from_server, to_client) => {}
+        () = async { passing.asks(from_client, to_server).await; std::future::pending::<()>().await } => {}
+    }
+}
+
+impl Passing {
+    fn look(&self) -> Wire {
+        *self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, wire: Wire) {
+        *self.wire.lock().unwrap_or_else(PoisonError::into_inner) = wire;
+    }
+
+    async fn asks(&self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
         let mut buffer = vec![0; 256 << 10];
         loop {
-            let most = if let Wire::Slow(most) = look() { most } else { buffer.len() };
-            let len = from_client.read(&mut buffer[..most]).await.unwrap_or(0);
+            let most = if let Wire::Slow(most) = self.look() { most } else { buffer.len() };
+            let len = from.read(&mut buffer[..most]).await.unwrap_or(0);
             let bytes = &buffer[..len];
-            match look() {
+            match self.look() {
                 Wire::Slow(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 Wire::Lose(request, then) if request.is_in(bytes) => {
-                    *lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(then);
+                    *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(then);
                 }
                 _ => {}
             }
-            if len == 0 || to_server.write_all(bytes).await.is_err() {
+            if len == 0 || to.write_all(bytes).await.is_err() {
                 break;
             }
         }
-        drop(to_server.shutdown().await);
-    };
-    let answers = async {
+        drop(to.shutdown().await);
+    }
+
+    async fn answers(&self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
         let (mut buffer, mut passed) = (vec![0; 64 << 10], 0u64);
         loop {
-            let len = from_server.read(&mut buffer).await.unwrap_or(0);
+            let len = from.read(&mut buffer).await.unwrap_or(0);
             if len == 0 {
                 return;
             }
             let bytes = &buffer[..len];
-            if let Some(then) = lost.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                become_(if then == Then::Silent { Wire::HoldAfter(0) } else { Wire::Good });
-                return;
+            if let Some(then) = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return self.set(if then == Then::Silent { Wire::HoldAfter(0) } else { Wire::Good });
             }
-            match look() {
-                Wire::Good | Wire::Slow(_) | Wire::Lose(..) => {}
+            let rest = |after: u64| usize::try_from(after.saturating_sub(passed)).unwrap();
+            match self.look() {
                 Wire::CutOnce(after) if passed + len as u64 > after => {
-                    become_(Wire::Good);
-                    let rest = usize::try_from(after.saturating_sub(passed)).unwrap();
-                    drop(to_client.write_all(&bytes[..rest]).await);
-                    return;
+                    self.set(Wire::Good);
+                    return drop(to.write_all(&bytes[..rest(after)]).await);
                 }
                 Wire::HoldAfter(after) if passed + len as u64 > after => {
-                    let rest = usize::try_from(after.saturating_sub(passed)).unwrap();
-                    drop(to_client.write_all(&bytes[..rest]).await);
+                    drop(to.write_all(&bytes[..rest(after)]).await);
                     std::future::pending::<()>().await;
                 }
                 Wire::TooMuch(left) => {
-                    let less = if left > 1 { Wire::TooMuch(left - 1) } else { Wire::Good };
-                    become_(less);
-                    refused.fetch_add(1, Ordering::Relaxed);
+                    self.set(if left > 1 { Wire::TooMuch(left - 1) } else { Wire::Good });
+                    self.refused.fetch_add(1, Ordering::Relaxed);
                     let answer = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                    drop(to_client.write_all(answer).await);
-                    return;
+                    return drop(to.write_all(answer).await);
                 }
-                Wire::CutOnce(_) | Wire::HoldAfter(_) => {}
+                Wire::Good | Wire::CutOnce(_) | Wire::HoldAfter(_) | Wire::Slow(_) | Wire::Lose(..) => {}
             }
-            if to_client.write_all(bytes).await.is_err() {
+            if to.write_all(bytes).await.is_err() {
                 return;
             }
             passed += len as u64;
         }
-    };
-    // Whichever ends first closes both.
-    tokio::select! {
-        () = answers => {}
-        () = async { asks.await; std::future::pending::<()>().await } => {}
     }
 }

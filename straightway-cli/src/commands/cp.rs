@@ -168,7 +168,7 @@ fn destination(engine: &Engine, args: &Cp) -> Result<Uri, Fail> {
     if let Uri::Remote(dst) = &args.dst
         && (dst.key.is_empty() || dst.key.ends_with('/'))
     {
-        let name = file_name(&args.src).ok_or_else(|| {
+        let name = args.src.file_name().ok_or_else(|| {
             Fail::usage(format!("{dst} is a prefix and the source has no file name"), "name the destination object")
         })?;
         return Ok(format!("{dst}{name}").parse()?);
@@ -178,23 +178,13 @@ fn destination(engine: &Engine, args: &Cp) -> Result<Uri, Fail> {
     if !is_directory {
         return Ok(args.dst.clone());
     }
-    let name = file_name(&args.src).ok_or_else(|| {
+    let name = args.src.file_name().ok_or_else(|| {
         Fail::usage(format!("{dst} is a directory and the source has no file name"), "name the destination file")
     })?;
     let joined = Path::new(dst).join(name);
     let text =
         joined.to_str().ok_or_else(|| Fail::usage(format!("{dst} is not UTF-8"), "name the destination file"))?;
     Ok(Uri::File(text.to_owned()))
-}
-
-/// The last part of a name that has parts.
-fn file_name(uri: &Uri) -> Option<&str> {
-    let path = match uri {
-        Uri::File(path) => path,
-        Uri::Remote(at) => &at.key,
-        Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Stripe { .. } | Uri::Part { .. } => return None,
-    };
-    Path::new(path).file_name().and_then(std::ffi::OsStr::to_str)
 }
 
 /// A copy onto itself would lose the only copy if it were not atomic; it is useless in any case.

@@ -5,6 +5,7 @@
 mod body;
 mod limit;
 mod progress;
+mod tcp;
 mod tls;
 
 use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
@@ -29,6 +30,7 @@ pub(crate) use self::tls::is_possible as is_tls_possible;
 use self::{
     body::{Sent, Watched},
     limit::Limit,
+    tcp::Tcp,
 };
 
 /// How connections are made and used.
@@ -63,7 +65,7 @@ const PLACE_SILENCES: u32 = 4;
 /// Makes requests. Cloning shares connections and limits.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
-    client: Client<HttpsConnector<TcpConnector>, Sent>,
+    client: Client<HttpsConnector<Tcp>, Sent>,
     limit: Arc<Limit>,
     silence: Duration,
 }
@@ -82,7 +84,7 @@ impl Connections {
             .with_tls_config(tls::config(config.ca_file.as_deref())?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(Tcp(tcp));
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIME)
             .pool_timer(hyper_util::rt::TokioTimer::new())

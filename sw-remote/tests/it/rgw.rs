@@ -18,7 +18,7 @@ use sw_engine::{
 use sw_remote::objects::{ObjectStores, ObjectsConfig};
 use sw_testkit::{
     pattern,
-    s3::{BUCKET, KEY, Server},
+    s3::{BUCKET, KEY, Proxy, Request, Server, Then, Wire},
     scratch::Scratch,
 };
 
@@ -203,7 +203,11 @@ impl Rgw {
     }
 
     fn stores(&self) -> ObjectStores {
-        stores(ObjectsConfig { part_bytes: 5 << 20, ..config(self.environment()) })
+        stores(self.config())
+    }
+
+    fn config(&self) -> ObjectsConfig {
+        ObjectsConfig { part_bytes: 5 << 20, ..config(self.environment()) }
     }
 }
 
@@ -233,6 +237,7 @@ fn everything_holds_with_cephs_gateway() {
     uploads(&rgw);
     refusals(&rgw);
     tls(&rgw);
+    lost_answers(&rgw);
     killed(&mut rgw);
 }
 
@@ -319,6 +324,30 @@ fn tls(rgw: &Rgw) {
     let error = of(None).open(&Server::uri("tls"), OpenMode::Read).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     assert!(error.to_string().contains("remote_ca_file"), "{error}");
+}
+
+/// What is lost on the way is found done, or told as it is.
+fn lost_answers(rgw: &Rgw) {
+    let proxy = Proxy::before(([127, 0, 0, 1], rgw.port).into());
+    let mut config = rgw.config();
+    config.settings.set("AWS_ENDPOINT_URL_S3", format!("http://{}", proxy.address()));
+    let through = stores(config);
+    for (request, len) in [(Request::Complete, 11 * MIB), (Request::Put, MIB)] {
+        let bytes = pattern::bytes(11, 0, len);
+        proxy.set(Wire::Lose(request, Then::Good));
+        put(&through, &Server::uri("lost"), &bytes).unwrap_or_else(|error| panic!("{request:?}: {error}"));
+        let object = through.open(&Server::uri("lost"), OpenMode::Read).unwrap();
+        assert!(read(&through, &object).unwrap() == bytes, "{request:?}");
+        assert!(rgw.has_no_uploads(), "{request:?}");
+    }
+    // Parts that are cut in their answers are sent again.
+    for after in [0, 20, 150] {
+        let bytes = pattern::bytes(after, 0, 11 * MIB);
+        proxy.set(Wire::CutOnce(after));
+        put(&through, &Server::uri("cut"), &bytes).unwrap_or_else(|error| panic!("cut after {after}: {error}"));
+        let object = through.open(&Server::uri("cut"), OpenMode::Read).unwrap();
+        assert!(read(&through, &object).unwrap() == bytes, "cut after {after}");
+    }
 }
 
 /// The gateway dies and comes back: what is read and written meanwhile waits for it.
