@@ -11,6 +11,8 @@ use nix::{
     unistd::Pid,
 };
 
+use sw_testkit::s3::{Server, Wire};
+
 use crate::support::{Ran, Scratch, content};
 
 /// How long a command may take to start working, and to end after a signal.
@@ -55,6 +57,25 @@ fn an_interrupted_copy_leaves_nothing() {
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stderr).contains("signal 2"));
     assert_eq!(scratch.names(), ["a"]);
+}
+
+#[test]
+fn an_interrupted_upload_leaves_nothing() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    scratch.file("a", 64 << 20);
+    // Ten seconds for all of it.
+    server.set(Wire::Slow(64 << 10));
+    let mut command = scratch.command(&["cp", "a", &Server::uri("a"), "--engine", "remote_part_bytes=5MiB"]);
+    command.envs(server.environment()).env("HOME", scratch.path("")).env_remove("AWS_PROFILE");
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the upload", || !server.uploads_left().unwrap().is_empty());
+    signal(&child, Signal::SIGINT);
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    // A part that the store got in the very moment is one of no upload; the store's rules clean it up.
+    let mut left = server.uploads_left().unwrap();
+    left.retain(|path| !path.to_string_lossy().contains(".part-"));
+    assert!(left.is_empty() && !server.path("a").exists(), "{left:?}");
 }
 
 /// Bytes that the interrupted copies of these tests have.

@@ -34,8 +34,8 @@ pub(super) fn told(error: object_store::Error, verb: Verb, name: &str) -> Error 
 
 /// Whether a store has certainly not done what it was asked, and will not: it looked at the request and refused it.
 pub(super) fn is_refusal(error: &object_store::Error) -> bool {
-    // 404 and 409 are what a second try is answered where the first one was done.
-    matches!(status(error), Some(400..=403 | 405..=407 | 410..=428 | 430..=499))
+    // All that are the asker's fault but a request that came too slowly and one of too many.
+    matches!(status(error), Some(400..=407 | 409..=428 | 430..=499))
 }
 
 /// One that has no class of its own: by the connection's, or by the status.

@@ -111,8 +111,8 @@ fn a_server_that_takes_long_for_a_part_is_not_silent() {
     let mut config = config(server.environment());
     (config.http.silence, config.patience) = (Duration::from_millis(800), Duration::from_secs(4));
     let stores = stores_of(config);
-    let bytes = pattern::bytes(7, 0, 24 * MIB);
-    // Some 6 MB a second: four times the silence for the first part.
+    let bytes = pattern::bytes(7, 0, 10 * MIB);
+    // 6 MB a second at most: twice what a server may be silent at most, and one request.
     server.set(Wire::Slow(64 << 10));
     put(&stores, &Server::uri("object"), &bytes).unwrap();
     assert!(fs::read(server.path("object")).unwrap() == bytes);
@@ -177,4 +177,14 @@ fn uploads_survive_cuts() {
         put(&stores, &Server::uri("object"), &bytes).unwrap_or_else(|error| panic!("cut after {after}: {error}"));
         assert!(fs::read(server.path("object")).unwrap() == bytes, "cut after {after}");
     }
+}
+
+#[test]
+fn an_object_for_a_bucket_that_is_not_there_is_told_as_not_written() {
+    let server = Server::start();
+    let stores = stores_of(little_parts(&server));
+    let intent = stores.create("s3://no-such-bucket/object", 10).unwrap();
+    write(&stores, intent.object(), 0, &[1; 10]).unwrap();
+    let error = intent.commit(Names::Durable).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::NotFound, Some(WriteOutcome::NotApplied)), "{error}");
 }
