@@ -12,7 +12,7 @@ use std::{
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use sw_engine::{
-    ErrorKind,
+    ErrorKind, WriteOutcome,
     seam::{EntryKind, Names, OpenMode, Store},
 };
 use sw_remote::objects::{ObjectStores, ObjectsConfig};
@@ -305,8 +305,11 @@ fn refusals(rgw: &Rgw) {
     assert_eq!(wrong("AWS_SECRET_ACCESS_KEY", "another").kind(), ErrorKind::PermissionDenied);
     assert_eq!(wrong("AWS_ACCESS_KEY_ID", "nobody").kind(), ErrorKind::PermissionDenied);
     assert_eq!(wrong("AWS_SKIP_SIGNATURE", "true").kind(), ErrorKind::PermissionDenied);
-    let error = rgw.stores().open("s3://no-such-bucket/object", OpenMode::Read).unwrap_err();
+    let (stores, nowhere) = (rgw.stores(), "s3://no-such-bucket/object");
+    let error = stores.open(nowhere, OpenMode::Read).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let error = put(&stores, nowhere, &[1; 10]).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::NotFound, Some(WriteOutcome::NotApplied)), "{error}");
 }
 
 /// TLS, whose other end is OpenSSL's here.

@@ -180,11 +180,17 @@ fn uploads_survive_cuts() {
 }
 
 #[test]
-fn an_object_for_a_bucket_that_is_not_there_is_told_as_not_written() {
+fn an_object_that_is_refused_is_told_as_not_written() {
     let server = Server::start();
-    let stores = stores_of(little_parts(&server));
-    let intent = stores.create("s3://no-such-bucket/object", 10).unwrap();
+    let mut config = little_parts(&server);
+    config.settings.set("AWS_SECRET_ACCESS_KEY", "another");
+    let stores = stores_of(config);
+    let intent = stores.create(&Server::uri("object"), 10).unwrap();
     write(&stores, intent.object(), 0, &[1; 10]).unwrap();
     let error = intent.commit(Names::Durable).unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::NotFound, Some(WriteOutcome::NotApplied)), "{error}");
+    assert_eq!(
+        (error.kind(), error.outcome()),
+        (ErrorKind::PermissionDenied, Some(WriteOutcome::NotApplied)),
+        "{error}"
+    );
 }
