@@ -34,7 +34,7 @@ done
 if grep -q sw.mate /proc/cmdline; then
     ifconfig eth0 hw ether 52:54:00:12:34:57
     ifconfig eth0 10.0.0.2 netmask 255.255.255.0 up
-    exec straightway target memory:24MiB --listen 10.0.0.2:4420
+    exec straightway target memory:24MiB --serial SWTARGET0001 --listen 10.0.0.2:4420
 fi
 
 /sw/straightway-guest run

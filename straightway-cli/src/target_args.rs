@@ -41,9 +41,9 @@ pub struct Target {
     /// The name of the subsystem
     #[arg(long, default_value = "nqn.2026-11.io.straightway:target")]
     pub nqn: String,
-    /// The serial number, which addresses that are written to must name
-    #[arg(long, default_value = "SWTARGET0001")]
-    pub serial: String,
+    /// The serial number, which addresses that are written to must name; otherwise one of this machine and where it listens
+    #[arg(long)]
+    pub serial: Option<String>,
     /// Bytes of a block
     #[arg(long, default_value = "4096")]
     pub block: u32,

@@ -9,6 +9,7 @@
 //! One tree and one target directory serve all mutants: only the crates below a patch are compiled again.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -212,11 +213,25 @@ fn show_tail(outcome: &Outcome) {
     }
 }
 
+/// A place that one run has alone, until what this gives is dropped.
+fn locked(base: &Path) -> Result<File, Stop> {
+    let at = base.join("lock");
+    let made = std::fs::create_dir_all(base).and_then(|()| File::create(&at));
+    let remedy = "free some space below the target directory";
+    let lock = made.map_err(|error| Stop::new(format!("cannot make {} ({error})", at.display()), remedy))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(_) => Err(Stop::new("another run of the mutants is at work in this target directory", "wait for its end")),
+    }
+}
+
 /// The copy of the crates that the simulator needs.
 struct Copied<'a> {
     place: &'a Place,
     tree: PathBuf,
     target: PathBuf,
+    /// Held as long as the copy is used: another run would change it meanwhile.
+    _lock: File,
 }
 
 impl Copied<'_> {
@@ -224,7 +239,8 @@ impl Copied<'_> {
     /// only what changed since the last run.
     fn make(place: &Place) -> Result<Copied<'_>, Stop> {
         let base = place.target.join("mutants");
-        let copied = Copied { place, tree: base.join("tree"), target: base.join("target") };
+        let lock = locked(&base)?;
+        let copied = Copied { place, tree: base.join("tree"), target: base.join("target"), _lock: lock };
         let dirs = crate::needs::crates_below(place, ROOT_CRATE)?;
         let mut wanted: BTreeSet<PathBuf> = BTreeSet::new();
         let mut args = ["ls-files", "--cached", "--others", "--exclude-standard", "--"].map(String::from).to_vec();

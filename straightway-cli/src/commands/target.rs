@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, sync::mpsc, time::Duration};
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use straightway::{
     FabricPort, FabricWire, NvmeTcpUri,
     authentication::{Offer, read_secrets},
@@ -98,6 +99,24 @@ fn tls(args: &Args) -> Result<Option<Tls>, Fail> {
     Ok(Some(Tls { psk: read_psks(file)?, derivation, kernel: KernelTls::IfThere }))
 }
 
+/// A serial number that no other target has that is started without one: hosts take namespaces of the same subsystem, serial number and NSID
+/// for the same, by whichever path. The same each time for the same ports; another each time where a free one is looked for.
+fn serial_of(listen: &[SocketAddr]) -> String {
+    // Containers of one image have its machine-id, but names of their own.
+    let mut hash = Sha256::new();
+    for file in ["/etc/machine-id", "/proc/sys/kernel/hostname"] {
+        hash.update(std::fs::read(file).unwrap_or_default());
+        hash.update([0]);
+    }
+    listen.iter().for_each(|at| hash.update(format!("{at} ")));
+    if listen.iter().any(|at| at.port() == 0) {
+        hash.update(std::process::id().to_le_bytes());
+        hash.update(std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default());
+    }
+    let hash = hash.finalize();
+    hash.iter().take(8).fold("SW".to_owned(), |serial, byte| serial + &format!("{byte:02X}"))
+}
+
 /// Runs `target`, until a signal ends it.
 ///
 /// # Errors
@@ -125,6 +144,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
             "ports count from 1 in the order of --listen, namespaces in that of the sources",
         ));
     }
+    let serial = args.serial.clone().unwrap_or_else(|| serial_of(&args.listen));
     let config = TargetConfig {
         authentication: authentication(args)?,
         tls: tls(args)?,
@@ -133,7 +153,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
         tells: if args.ana.is_empty() { Tells::Nothing } else { Tells::Access },
         subsystem,
         namespaces: args.sources.iter().map(backing).collect(),
-        serial: args.serial.clone(),
+        serial: serial.clone(),
         block_bytes: args.block,
         ..TargetConfig::default()
     };
@@ -157,7 +177,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Fail> {
         schema: "straightway.target/1",
         address: at.to_string(),
         subsystem: args.nqn.clone(),
-        serial: args.serial.clone(),
+        serial,
         namespaces: namespaces.collect(),
     })?;
     // Nobody ever sends: this is a nap that a lint has nothing against.

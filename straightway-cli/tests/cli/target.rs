@@ -87,7 +87,8 @@ fn a_file_is_copied_to_a_target_and_back_with_every_way_told() {
         return;
     }
     assert!(stat.ok().text().contains("block_device"));
-    let to = format!("{uri}&serial=SWTARGET0001&offset=1MiB");
+    let serial = offered.told["serial"].as_str().unwrap().to_owned();
+    let to = format!("{uri}&serial={serial}&offset=1MiB");
     let copied = scratch.run(&["cp", "a", &to]).ok();
     assert!(copied.text().contains("nvme+tcp/kernel-copy"), "{}", copied.text());
     assert_eq!(std::fs::read(&disk).unwrap()[1 << 20..7 << 20], bytes);
@@ -99,7 +100,10 @@ fn a_file_is_copied_to_a_target_and_back_with_every_way_told() {
     let plan = scratch.run(&["plan", uri]).ok();
     assert!(plan.text().contains("nvme+tcp/kernel-copy"), "{}", plan.text());
     // Without a serial number nothing is written; one that is another's is told.
-    scratch.run(&["cp", "a", &format!("{uri}&offset=0")]).fails(2, &["SWTARGET0001"]);
+    scratch.run(&["cp", "a", &format!("{uri}&offset=0")]).fails(2, &[&serial]);
+    // Another target, also one of the same name, has another one: their namespaces are not taken for the same.
+    let other = Offered::start(&scratch, &["memory:1MiB"]);
+    assert!(other.told["subsystem"] == offered.told["subsystem"] && other.told["serial"] != offered.told["serial"]);
     let ended = offered.end();
     assert_eq!(ended["schema"], "straightway.target.ended/1");
     assert_eq!(ended["written_bytes"], 6 << 20);
@@ -278,7 +282,8 @@ fn a_file_goes_to_a_target_behind_the_emulated_fabric_and_back_and_the_emulation
     let uri = &offered.uris[0];
     assert!(uri.starts_with("nvme+rdma://127.0.0.1:") && uri.ends_with("?nsid=1&fabric=emulated"), "{uri}");
     assert!(scratch.run(&["stat", uri]).ok().text().contains("block_device"));
-    let copied = scratch.run(&["cp", "a", &format!("{uri}&serial=SWTARGET0001&offset=0")]).ok();
+    let serial = offered.told["serial"].as_str().unwrap();
+    let copied = scratch.run(&["cp", "a", &format!("{uri}&serial={serial}&offset=0")]).ok();
     assert!(copied.text().contains("nvme+rdma-emulated/kernel-copy"), "{}", copied.text());
     let plan = scratch.run(&["plan", uri]).ok();
     assert!(plan.text().contains("nvme+rdma-emulated/kernel-copy"), "{}", plan.text());

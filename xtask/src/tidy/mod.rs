@@ -9,7 +9,8 @@
 //!                                            └──► findings: `path:line: message; remedy`
 //! ```
 //!
-//! Every check is a pure function over values, so that its tests plant a violation and see it found.
+//! Every check is a pure function over values, so that its tests plant a violation and see it found; but for lock files of workspaces of their
+//! own, which cargo looks at.
 
 mod form;
 mod layers;
@@ -115,6 +116,7 @@ pub fn run(place: &Place) -> Result<ExitCode, Stop> {
     let everything = workspace::Workspace::parse(&metadata(place, &[])?)?;
     let mut findings = check(&tree, &members);
     findings.extend(licences::check(&everything));
+    findings.extend(locks(place, &tree)?);
     findings.sort();
     findings.dedup();
     for finding in &findings {
@@ -127,6 +129,20 @@ pub fn run(place: &Place) -> Result<ExitCode, Stop> {
     }
     println!("tidy: {checked}, {} findings", findings.len());
     Ok(ExitCode::FAILURE)
+}
+
+/// Workspaces of their own (fuzzers) whose lock file does not know what a crate of ours needs by now: their builds refuse it, an hour later.
+fn locks(place: &Place, tree: &Tree) -> Result<Vec<Finding>, Stop> {
+    let mut findings = Vec::new();
+    for path in tree.paths.iter().filter(|path| path.ends_with("/Cargo.lock")) {
+        let manifest = format!("{}toml", path.trim_end_matches("lock"));
+        let args = ["metadata", "--format-version", "1", "--locked", "--manifest-path", &manifest].map(String::from);
+        if !Job::cargo(place, &args).echo(Echo::Hidden).limit(Duration::from_secs(300)).run()?.ok() {
+            let remedy = format!("run cargo metadata --manifest-path {manifest}, and commit what it changes");
+            findings.push(Finding::new(path, 0, "is not what its workspace needs", remedy));
+        }
+    }
+    Ok(findings)
 }
 
 /// The workspace's own crates.

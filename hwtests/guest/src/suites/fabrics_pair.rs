@@ -31,7 +31,7 @@ pub const SUITE: Suite = Suite {
 };
 
 const MATE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 4420);
-/// `straightway target` says these where nothing else is asked for.
+/// What the other guest serves (`hwtests/vm/init.sh`).
 const TARGET: &str = "nqn.2026-11.io.straightway:target?nsid=1&serial=SWTARGET0001";
 /// Bytes of a copy that is cut: a second's worth or more. No more than the other guest has.
 const BYTES: usize = (4 << 20) + 4096;

@@ -42,6 +42,8 @@ pub const SUITE: Suite = Suite {
 
 /// The command, which the host built for the C library of the archive.
 const COMMAND: &str = "/bin/straightway-dynamic";
+/// The serial number that our target is given.
+const SERIAL: &str = "SWTARGET0001";
 const LISTEN: &str = "127.0.0.1:4430";
 const URI: &str = "nvme+tcp://127.0.0.1:4430/nqn.2026-11.io.straightway:target?nsid=1";
 /// The subsystem of our target.
@@ -77,7 +79,7 @@ impl Target {
         std::fs::write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")?;
         let up = Command::new("/bin/busybox").args(["ifconfig", "lo", "127.0.0.1", "up"]).status()?;
         same("the loopback", &up.success(), &true)?;
-        let args = ["target", "memory:16MiB", "--tls-key-file", key, "--listen", LISTEN];
+        let args = ["target", "memory:16MiB", "--serial", SERIAL, "--tls-key-file", key, "--listen", LISTEN];
         let mut this = Self(Command::new(COMMAND).args(args).stdout(Stdio::piped()).spawn()?);
         let mut line = String::new();
         if let Some(said) = this.0.stdout.take() {
@@ -111,7 +113,7 @@ fn counted(name: &str) -> Result<u64, Stop> {
 fn kernel(context: &Context) -> Verdict {
     let content = block::pattern(SEED, 0, BYTES);
     std::fs::write("/tmp/content", &content)?;
-    let (write, read) = (format!("{URI}&serial=SWTARGET0001&offset=1MiB"), format!("{URI}&offset=1MiB&len=4MiB"));
+    let (write, read) = (format!("{URI}&serial={SERIAL}&offset=1MiB"), format!("{URI}&offset=1MiB&len=4MiB"));
     for hash in ["sha256", "sha384"] {
         let key = make_key(hash)?;
         let _target = Target::start(&key)?;
