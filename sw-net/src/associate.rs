@@ -8,6 +8,7 @@ use sw_engine::{Error, ErrorKind, Fault};
 use sw_nvme::{
     fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, ConnectData, Demand, FabricsFacts, PropertySize, QueueRequest},
     inquiry::{self, AdminQueue, Answer, Data, Known},
+    resets::Life,
     status::{RetryDelays, sct},
     tcp::{host::DEPTH_MAX, pdu::ADMIN_CAPSULE_DATA_BYTES},
     wire::{
@@ -77,12 +78,14 @@ pub(crate) fn associate(
     events::watch(&mut admin, &info)?;
     let access = events::first_access(&mut admin, &info, cap.page_bytes_min)?;
     admin.finish_by(None);
+    let life = Life::of(&info, id, (&host.nqn, host.id));
     let facts = Facts {
         association,
         info,
         cap,
         version,
         id,
+        life,
         queues,
         depth,
         capsule_data_bytes: io_data_bytes,

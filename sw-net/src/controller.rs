@@ -28,6 +28,8 @@ use sw_engine::{Error, ErrorKind, Fault, Landing, Reason, Verb, seam::Wake};
 use sw_nvme::{
     fabrics::{ConnectData, Nqn, PropertySize, QueueRequest},
     inquiry::{AdminQueue, Data},
+    paths::Holder,
+    resets::Errands,
     status::Status,
     tcp::{
         association::{Association, Duty, Patience, Wanted},
@@ -46,6 +48,7 @@ use crate::{
     carrier::{Carrier, HangUp, QueueOf, Way},
     clock::now,
     connection::ConnectionConfig,
+    errands,
     events::{Again, EVENTS_EVERY, Stale},
     facts::Facts,
     family::Family,
@@ -259,6 +262,8 @@ pub struct Controller {
     /// What it has in common with the other controllers of its subsystem, and its number among them.
     family: Arc<Family>,
     member: u64,
+    /// What the association that is up was asked for by others.
+    pub(crate) errands: Mutex<Option<Errands>>,
     life: Mutex<Life>,
     /// The admin connection once more: whoever closes ends with it what the attendant waits for.
     handle: Mutex<Option<HangUp>>,
@@ -294,7 +299,8 @@ impl Controller {
         let made = (facts.association, facts.letting_go(config.keep_alive));
         let association = Association::new(config.keep_alive, config.patience, made, now());
         let member = family.join();
-        Ok(Arc::new(Self {
+        let errands = errands::of(member, &facts, &host);
+        let made = Arc::new(Self {
             name,
             way,
             address,
@@ -308,6 +314,7 @@ impl Controller {
             again: Mutex::default(),
             family,
             member,
+            errands: Mutex::new(errands),
             handle: Mutex::new(admin.handle()),
             life: Mutex::new(Life::Up(Box::new(admin))),
             desk: Mutex::new(Desk {
@@ -318,7 +325,9 @@ impl Controller {
             }),
             facts: Mutex::new(Arc::new(facts)),
             news: Condvar::new(),
-        }))
+        });
+        made.family.enlist(&made);
+        Ok(made)
     }
 
     /// Its address, as an address of an object has it.
@@ -417,10 +426,24 @@ impl Controller {
         self.revision.store(revision, Ordering::Release);
     }
 
-    /// Tells all controllers of the subsystem of the fence of this one.
-    fn tell_fence(&self, desk: &Desk) {
-        let fence = desk.association.fence().filter(|safe| *safe > now());
-        fence.into_iter().for_each(|safe| self.family.raise(self.member, safe));
+    /// Tells all controllers of the subsystem of the fences of this one. `facts` are of the association that there is news of.
+    fn tell_fence(&self, desk: &Desk, facts: &Facts) {
+        for (association, safe) in desk.association.fences(now()) {
+            let life = facts.life.as_ref().filter(|_| facts.association == association);
+            self.family.raise(Holder { controller: self.member, association }, safe, life);
+        }
+    }
+
+    /// Something was sent to the controller, and is answered or given up: see [`Association::exchanged`].
+    fn exchanged(&self) {
+        let mut desk = self.desk();
+        desk.association.exchanged(now());
+        self.tell_fence(&desk, &self.facts());
+    }
+
+    /// Another controller of the subsystem may be asked about.
+    pub(crate) fn called(&self) {
+        self.news.notify_all();
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -460,13 +483,13 @@ impl Controller {
                     let ticket = desk.wanted.pop_front();
                     drop(desk);
                     ticket.into_iter().for_each(|ticket| self.serve(ticket));
-                    let mut desk = self.desk();
-                    desk.association.exchanged(now());
-                    self.tell_fence(&desk);
+                    self.exchanged();
                 }
                 Duty::Rest(span) => {
-                    drop(self.news.wait_timeout(desk, span.min(EVENTS_EVERY)));
+                    drop(self.news.wait_timeout(desk, span.min(EVENTS_EVERY).min(self.without_errand())));
                     self.hear();
+                    self.run_errands();
+                    self.exchanged();
                 }
             }
         }
@@ -482,7 +505,7 @@ impl Controller {
             Ok(_) => {
                 let mut desk = self.desk();
                 desk.association.signed(now());
-                self.tell_fence(&desk);
+                self.tell_fence(&desk, &self.facts());
                 desk.association.up().is_some()
             }
             Err(error) => {
@@ -505,11 +528,13 @@ impl Controller {
         tracing::warn!(controller = self.name, why, "the association is over");
         let mut desk = self.desk();
         desk.association.lost(now());
-        self.tell_fence(&desk);
+        self.tell_fence(&desk, &self.facts());
         self.up.store(0, Ordering::Release);
         drop(desk);
         *self.life() = Life::Down(why);
         self.hang_up();
+        self.set_errands(None);
+        self.family.call();
     }
 
     /// Closes the connection of an association that a lane ended.
@@ -517,6 +542,7 @@ impl Controller {
         tracing::warn!(controller = self.name, "the association is ended: a connection was lost with writes on it");
         *self.life() = Life::Down("a connection was lost with writes on it".to_owned());
         self.hang_up();
+        self.set_errands(None);
     }
 
     /// Connects a queue for a lane. If the association turns out to be over the lane waits for the next one.
@@ -555,6 +581,7 @@ impl Controller {
                 desk.association.made(facts.association, facts.letting_go(self.config.keep_alive), now());
                 *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = admin.handle();
                 let number = facts.association;
+                self.set_errands(errands::of(self.member, &facts, &self.host));
                 self.publish(facts);
                 *self.life() = Life::Up(Box::new(admin));
                 self.up.store(number, Ordering::Release);
@@ -589,12 +616,13 @@ impl Controller {
         desk.association.lost(now());
         self.up.store(0, Ordering::Release);
         // Whoever closes it has fenced its lanes: all doubt is told. One that is given up may have lanes that look at their connections later.
-        let safe = if desk.is_closed { desk.association.fence() } else { Some(desk.association.let_go()) };
-        if let Some(safe) = safe {
-            desk.association.fence_until(safe);
+        if !desk.is_closed {
+            desk.association.given_up();
         }
-        self.tell_fence(&desk);
+        self.tell_fence(&desk, &self.facts());
         drop(desk);
+        self.set_errands(None);
+        self.family.call();
         *self.life() = Life::Gone(why);
         self.is_gone.store(true, Ordering::Release);
         let wanted = std::mem::take(&mut self.desk().wanted);
@@ -646,9 +674,9 @@ impl Controller {
         let mut desk = self.desk();
         desk.association.doubt(facts.association, facts.letting_go(self.config.keep_alive), now());
         self.up.store(desk.association.up().unwrap_or(0), Ordering::Release);
-        self.tell_fence(&desk);
+        self.tell_fence(&desk, facts);
         drop(desk);
-        self.news.notify_all();
+        self.family.call();
     }
 
     pub(crate) fn connect_queue(self: &Arc<Self>) -> Result<IoQueue, Error> {

@@ -47,7 +47,7 @@ pub(crate) fn watch(admin: &mut Admin, info: &IdentifyController) -> Result<(), 
     if bits == 0 {
         return Ok(());
     }
-    let bits = bits | async_events::SMART;
+    let bits = bits | async_events::SMART | info.async_events & async_events::RESET_COMPLETED;
     // One that refuses tells what it wants to.
     admin.run(Data::None, |data| Command::set_features(&Feature::AsyncEvents { bits }, data))?;
     admin.watch(REQUESTS_MAX.min(info.async_requests_max))
@@ -105,6 +105,8 @@ impl Again {
 struct Heard {
     /// Where they are others than before.
     facts: Option<Facts>,
+    /// Whether a reset of another controller is over.
+    is_reset: bool,
     /// What was not told.
     open: Stale,
     /// And why, if it was asked for now.
@@ -122,7 +124,10 @@ impl Controller {
         let heard = self.with_admin(|admin, facts| heard(admin, facts, asked, self.family()));
         match heard {
             None => {}
-            Some(Ok(Heard { facts, open, why })) => {
+            Some(Ok(Heard { facts, is_reset, open, why })) => {
+                if is_reset {
+                    self.hurry_errands();
+                }
                 let is_news = !again.open.is_any();
                 again.note(open.and(later), now);
                 if let Some(why) = why {
@@ -201,17 +206,18 @@ pub(crate) fn first_access(
     Ok(groups)
 }
 
-/// Reads the page of each event, so that it can come again; what else is to be looked at.
-fn answer(admin: &mut Admin, facts: &Facts, why: &mut Option<Error>) -> Result<Stale, Error> {
-    let mut stale = Stale::default();
+/// Reads the page of each event, so that it can come again; what else is to be looked at, and whether a reset is over.
+fn answer(admin: &mut Admin, facts: &Facts, why: &mut Option<Error>) -> Result<(Stale, bool), Error> {
+    let (mut stale, mut is_reset) = (Stale::default(), false);
     if !admin.is_watched() {
-        return Ok(stale);
+        return Ok((stale, is_reset));
     }
     let events = admin.look()?;
     for event in &events {
         let event = AsyncEvent::decode(*event);
         tracing::debug!(controller = admin.name(), ?event, "the controller tells of an event");
         stale.namespaces |= event.kind == EventKind::NamespaceAttribute;
+        is_reset |= event.kind == EventKind::ResetCompleted;
         if event.kind == EventKind::AnaChange {
             stale.access = facts.info.tells_access();
             // ANACAP bit 6: ANAGRPID of an attached namespace stays.
@@ -236,7 +242,7 @@ fn answer(admin: &mut Admin, facts: &Facts, why: &mut Option<Error>) -> Result<S
     if !events.is_empty() {
         admin.request_events()?;
     }
-    Ok(stale)
+    Ok((stale, is_reset))
 }
 
 /// Whether access is to be looked at although nobody told of a change: it is changing, or is not what it should be and the controller has
@@ -255,7 +261,8 @@ fn is_untold(access: Option<&Groups>, mut groups: impl Iterator<Item = u32>) -> 
 /// The facts after what was told, or `asked` to be looked at, if they are others.
 fn heard(admin: &mut Admin, facts: &Facts, asked: Stale, family: &Family) -> Result<Heard, Error> {
     let (mut why, tells) = (None, facts.info.tells_access());
-    let mut stale = answer(admin, facts, &mut why)?.and(asked);
+    let (stale, is_reset) = answer(admin, facts, &mut why)?;
+    let mut stale = stale.and(asked);
     stale.access = tells && (stale.access || is_unsettled(facts));
     let mut next = facts.clone();
     let mut open = Stale::default();
@@ -277,7 +284,7 @@ fn heard(admin: &mut Admin, facts: &Facts, asked: Stale, family: &Family) -> Res
     open.access |= tells && is_untold(next.access.as_ref(), groups);
     let is_same = next.access == facts.access && next.namespaces == facts.namespaces && next.absent == facts.absent;
     next.revision += 1;
-    Ok(Heard { facts: (!is_same).then_some(next), open, why })
+    Ok(Heard { facts: (!is_same).then_some(next), is_reset, open, why })
 }
 
 /// Namespaces as they are now, and those that went; the numbers of the latter.

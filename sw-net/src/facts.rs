@@ -6,6 +6,7 @@ use sw_nvme::{
     directory::in_handle,
     namespace::Namespace,
     paths::Standing,
+    resets::Life,
     tcp::{association::LettingGo, pdu::Digests},
     wire::{
         ana::Groups,
@@ -29,6 +30,8 @@ pub struct Facts {
     pub version: Version,
     /// CNTLID of the association.
     pub id: u16,
+    /// How others are asked to reset this controller, in this association; `None`: it does not say.
+    pub life: Option<Life>,
     /// I/O queues that we may have.
     pub queues: u16,
     /// Commands of one I/O queue at a time.

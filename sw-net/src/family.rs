@@ -12,7 +12,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,11 +21,12 @@ use sw_engine::Time;
 use sw_nvme::{
     fabrics::Nqn,
     namespace::Namespace,
-    paths::{Fences, Lineage},
+    paths::{Fences, Holder, Lineage},
+    resets::{Errand, Errands, Life, Verdict},
     tcp::ledger::Gate,
 };
 
-use crate::clock::now;
+use crate::{clock::now, controller::Controller};
 
 static FAMILIES: Mutex<BTreeMap<Nqn, Arc<Family>>> = Mutex::new(BTreeMap::new());
 
@@ -37,6 +38,8 @@ pub(crate) struct Family {
     /// That of the fences, for lanes to look at without their lock.
     doubts: AtomicU64,
     members: AtomicU64,
+    /// Who may be asked to reset another one.
+    callees: Mutex<Vec<Weak<Controller>>>,
 }
 
 impl Family {
@@ -57,6 +60,19 @@ impl Family {
         self.members.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// A controller that is called when another one may be asked about.
+    pub(crate) fn enlist(&self, controller: &Arc<Controller>) {
+        let mut callees = self.callees.lock().unwrap_or_else(PoisonError::into_inner);
+        callees.retain(|one| one.strong_count() > 0);
+        callees.push(Arc::downgrade(controller));
+    }
+
+    /// Calls all of them. One that is about to rest just then looks up by itself, soon enough.
+    pub(crate) fn call(&self) {
+        let callees = self.callees.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        callees.iter().filter_map(Weak::upgrade).for_each(|controller| controller.called());
+    }
+
     /// Gives the namespaces that a controller of a subsystem with that serial number has their generations.
     pub(crate) fn name(&self, namespaces: &mut [Namespace], serial: &str) {
         let mut lineage = self.lineage.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,11 +87,35 @@ impl Family {
         Awaited(Arc::clone(self))
     }
 
-    /// A controller has not let go before `safe`.
-    pub(crate) fn raise(&self, member: u64, safe: Time) {
+    /// A holder has not let go before `safe`; `life` is how others ask about it.
+    pub(crate) fn raise(&self, holder: Holder, safe: Time, life: Option<&Life>) {
         let mut fences = self.fences();
-        fences.raise(member, safe);
+        fences.raise(holder, safe, life);
         self.doubts.store(fences.doubts(), Ordering::Release);
+    }
+
+    /// See [`Fences::claim`].
+    pub(crate) fn claim(&self, errands: &Errands) -> Option<Errand> {
+        self.fences().claim(errands, now())
+    }
+
+    /// Whether there is something to claim.
+    pub(crate) fn has_claim(&self, errands: &Errands) -> bool {
+        self.fences().claimable(errands, now()).is_some()
+    }
+
+    /// See [`Fences::settle`]. Where it failed somebody else may be asked.
+    pub(crate) fn settle(&self, errand: &Errand, verdict: Verdict) {
+        self.fences().settle(errand, verdict);
+        if verdict == Verdict::Failed {
+            self.call();
+        }
+    }
+
+    /// How often writes were safe before their time, as another controller told.
+    #[cfg(test)]
+    pub(crate) fn proofs(&self) -> u64 {
+        self.fences().proofs()
     }
 }
 

@@ -18,6 +18,7 @@ mod controller;
 mod directory;
 mod discover;
 mod entropy;
+mod errands;
 mod events;
 mod facts;
 mod family;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use sw_nvme::{
+    paths::Holder,
     tcp::ledger::Gate as _,
     tcp::pdu::{self, Breach, FatalStatus, IcResp, Kind, Layout},
     wire::Completion,
@@ -395,7 +396,8 @@ fn a_write_that_waited_for_the_fence_goes_by_what_the_controller_says_then() {
     let (object, mut transport, memory) = (rig.object(), rig.transport(TcpConfig::default()), span(BLOCK, 7));
     transport.submit(&io(&object, IoKind::Read, 0, &memory, 1));
     assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
-    rig.controller.family().raise(u64::MAX, now().after(Duration::from_millis(400)));
+    let nobody = Holder { controller: u64::MAX, association: 1 };
+    rig.controller.family().raise(nobody, now().after(Duration::from_millis(400)), None);
     transport.submit(&io(&object, IoKind::Write, 0, &memory, 2));
     transport.ring().unwrap();
     // Another namespace has the number meanwhile.

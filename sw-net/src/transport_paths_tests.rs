@@ -18,14 +18,14 @@ use crate::{
 };
 
 /// KATO of these tests: a fence of them takes twice as long.
-const KEEP_ALIVE: Duration = Duration::from_millis(600);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_millis(600);
 
 /// What the I/O queues of a target saw.
 #[derive(Default)]
-struct Log {
+pub(super) struct Log {
     connections: Mutex<BTreeSet<u64>>,
     /// Writes of block 0 are never answered.
-    is_deaf: AtomicBool,
+    pub(super) is_deaf: AtomicBool,
     /// The page of access is refused.
     is_secretive: AtomicBool,
 }
@@ -52,21 +52,31 @@ impl Log {
 }
 
 /// A target with two ports, or two targets with one each, and an address with two paths.
-struct Two {
-    targets: Vec<Target>,
-    log: Arc<Log>,
-    controllers: Vec<Arc<Controller>>,
+pub(super) struct Two {
+    pub(super) targets: Vec<Target>,
+    pub(super) log: Arc<Log>,
+    pub(super) controllers: Vec<Arc<Controller>>,
     paths: Arc<Paths>,
-    transport: TcpTransport,
+    pub(super) transport: TcpTransport,
     attendants: Vec<JoinHandle<()>>,
     numbers: u64,
 }
 
 impl Two {
     fn of(configs: Vec<TargetConfig>, log: Arc<Log>, spread: Spread, patience: Duration) -> Self {
+        Self::kept_alive(configs, log, (spread, patience), KEEP_ALIVE)
+    }
+
+    /// With KATO.
+    pub(super) fn kept_alive(
+        configs: Vec<TargetConfig>,
+        log: Arc<Log>,
+        (spread, patience): (Spread, Duration),
+        keep_alive: Duration,
+    ) -> Self {
         let subsystem = configs[0].subsystem.clone();
         let targets: Vec<_> = configs.into_iter().map(|config| Target::start(config).unwrap()).collect();
-        let host = ControllerConfig { keep_alive: KEEP_ALIVE, patience: Duration::MAX, ..ControllerConfig::default() };
+        let host = ControllerConfig { keep_alive, patience: Duration::MAX, ..ControllerConfig::default() };
         let ports = targets.iter().flat_map(|target| target.addresses().to_vec());
         let address = |at: std::net::SocketAddr| Address {
             host: at.ip().to_string(),
@@ -102,11 +112,11 @@ impl Two {
         Self::with(spread, Duration::from_secs(60))
     }
 
-    fn target(&self) -> &Target {
+    pub(super) fn target(&self) -> &Target {
         &self.targets[0]
     }
 
-    fn object(&self) -> Object {
+    pub(super) fn object(&self) -> Object {
         self.object_of(0)
     }
 
@@ -125,21 +135,21 @@ impl Two {
         }
     }
 
-    fn submit(&mut self, object: &Object, kind: IoKind, block: u64, memory: &DmaSpan) -> u64 {
+    pub(super) fn submit(&mut self, object: &Object, kind: IoKind, block: u64, memory: &DmaSpan) -> u64 {
         self.numbers += 1;
         self.transport.submit(&io(object, kind, block * BLOCK, memory, self.numbers));
         self.numbers
     }
 
     /// One I/O to its end, which the engine's retries are not there for.
-    fn once(&mut self, object: &Object, kind: IoKind, block: u64) -> Result<u32, Fault> {
+    pub(super) fn once(&mut self, object: &Object, kind: IoKind, block: u64) -> Result<u32, Fault> {
         let memory = span(BLOCK, 3);
         self.submit(object, kind, block, &memory);
         ends(&mut self.transport, 1, SOON).remove(0).result
     }
 
     /// The same, with those of the engine.
-    fn again(&mut self, object: &Object, kind: IoKind, block: u64) -> Result<u32, Fault> {
+    pub(super) fn again(&mut self, object: &Object, kind: IoKind, block: u64) -> Result<u32, Fault> {
         let mut last = Ok(0);
         for _ in 0..4 {
             last = self.once(object, kind, block);
@@ -151,7 +161,7 @@ impl Two {
     }
 
     /// Until all paths are connected what comes goes by the one that is.
-    fn settle(&mut self, object: &Object) {
+    pub(super) fn settle(&mut self, object: &Object) {
         for _ in 0..20 {
             assert_eq!(self.again(object, IoKind::Read, 1), Ok(4096));
             lost::nap(20);

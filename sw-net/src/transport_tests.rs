@@ -22,7 +22,7 @@ use crate::{
     controller::{Address, ControllerConfig, HostIdentity},
     directory::face,
     paths::Paths,
-    target::{Access, Backing, Fault as Wrong, Seen, Target, TargetConfig, Tls},
+    target::{Access, Backing, CrossReset, Fault as Wrong, Seen, Target, TargetConfig, Tls},
     tls::HostTls,
 };
 
@@ -46,7 +46,8 @@ fn own() -> TargetConfig {
     static TARGETS: AtomicU32 = AtomicU32::new(0);
     let number = TARGETS.fetch_add(1, Ordering::Relaxed);
     let subsystem = Nqn::new(&format!("nqn.2026-11.io.straightway:target-{number}")).unwrap();
-    TargetConfig { subsystem, ..TargetConfig::default() }
+    // Without a quicker proof than time; tests of that one ask for it.
+    TargetConfig { subsystem, cross_reset: CrossReset::Refused, ..TargetConfig::default() }
 }
 
 /// A target, the association with it, and the thread that attends it.
@@ -480,3 +481,5 @@ mod lost;
 mod noise;
 #[path = "transport_paths_tests.rs"]
 mod paths;
+#[path = "transport_resets_tests.rs"]
+mod resets;

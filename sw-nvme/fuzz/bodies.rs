@@ -12,7 +12,7 @@ use sw_nvme::{
     sgl::{self, SglSupport},
     status::{Class, RetryDelays},
     wire::{
-        Command, Completion, DataPointer, IDENTIFY_BYTES, WireError, ana,
+        Command, Completion, DataPointer, IDENTIFY_BYTES, WireError, ana, ccr,
         completion::CompletionFields,
         identify::{
             ExtendedFormat, IdentifyController, IdentifyNamespace, MetadataVerdict, NamespaceDescriptors, NvmLimits,
@@ -149,6 +149,7 @@ pub fn logs(raw: &[u8]) -> &'static str {
     }
     assert_eq!(Smart::decode(raw).is_ok(), raw.len() >= 512);
     access(raw);
+    resets(raw);
     match refused(ErrorEntry::decode(raw)) {
         Ok(Some(entry)) => {
             check_text(&entry.status.to_string());
@@ -176,6 +177,17 @@ fn access(raw: &[u8]) {
     // What of it is cut off is not told, and nothing else is.
     if let Ok(half) = ana::Groups::decode(&raw[..raw.len() / 2]) {
         assert!(half.iter().all(|(group, access)| groups.of(group) == Some(access)));
+    }
+}
+
+/// Takes the bytes for Cross-Controller Reset, whole and cut.
+fn resets(raw: &[u8]) {
+    let Ok(log) = refused(ccr::Log::decode(raw)) else { return };
+    assert!(log.0.len() <= ccr::ENTRIES_MAX.min(raw.len() / ccr::ENTRY_BYTES));
+    let again = ccr::Log::decode(&log.encode()).expect("a whole page");
+    assert_eq!(again, log);
+    if let Ok(half) = ccr::Log::decode(&raw[..raw.len() / 2]) {
+        assert!(log.0.starts_with(&half.0));
     }
 }
 

@@ -48,6 +48,7 @@ pub mod prp;
 pub mod psk;
 pub mod queue;
 pub mod rdma;
+pub mod resets;
 pub mod sgl;
 pub mod status;
 pub mod tcp;

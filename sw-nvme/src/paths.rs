@@ -8,16 +8,22 @@
 //!
 //! Nothing here does I/O or knows the time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use sw_engine::Time;
 
-use crate::{namespace::Namespace, wire::ana::Access};
+use crate::{
+    namespace::Namespace,
+    resets::{Errand, Errands, Life, Verdict},
+    wire::ana::Access,
+};
 
 /// Paths of one address at most.
 pub const PATHS_MAX: usize = 16;
 /// Namespaces that a lineage remembers: further ones are other ones each time that they are looked at.
 const LINEAGE_MAX: usize = 4096;
+/// Lives of controllers that are known to be over; of those before, doubt that is told later counts by time again.
+const PROVEN_MAX: usize = 256;
 
 /// How a namespace stands by one path, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,11 +139,33 @@ impl Lineage {
     }
 }
 
+/// Who may still carry something out: a controller of the subsystem, as its host counts them, in one of its associations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder {
+    /// The controller.
+    pub controller: u64,
+    /// Its association.
+    pub association: u64,
+}
+
+/// Of one holder.
+#[derive(Debug)]
+struct Fence {
+    safe: Time,
+    /// As its controller names itself; `None`: it does not.
+    life: Option<Life>,
+    /// Whoever asks another controller about it now, and whoever did.
+    asks: Option<Holder>,
+    asked: Vec<Holder>,
+}
+
 /// When writes to a subsystem are safe, with what each of its controllers may still carry out.
 #[derive(Debug, Default)]
 pub struct Fences {
-    /// Until when, by the number of a controller.
-    until: BTreeMap<u64, Time>,
+    of: BTreeMap<Holder, Fence>,
+    /// Holders that have let go of everything before their time, the last one at the end.
+    proven: VecDeque<Holder>,
+    proofs: u64,
     doubts: u64,
     /// Writes that are under way though whoever asked for them was told that their outcome is unknown.
     awaited: u64,
@@ -149,13 +177,68 @@ impl Fences {
         self.doubts
     }
 
-    /// A controller may carry out what is in doubt, and has let go of it by `safe`.
-    pub fn raise(&mut self, controller: u64, safe: Time) {
-        let before = self.until.get(&controller).copied();
-        if before.is_none_or(|until| until < safe) {
-            self.until.insert(controller, safe);
+    /// A holder may carry out what is in doubt, and has let go of it by `safe`; not one of which it is [proven](Self::settle) that it does
+    /// not. `life` is how others ask about it.
+    pub fn raise(&mut self, holder: Holder, safe: Time, life: Option<&Life>) {
+        if self.proven.contains(&holder) {
+            return;
+        }
+        let fence = self.of.entry(holder).or_insert_with(|| Fence {
+            safe: Time::ZERO,
+            life: life.cloned(),
+            asks: None,
+            asked: Vec::new(),
+        });
+        if fence.safe < safe {
+            fence.safe = safe;
             self.doubts += 1;
         }
+    }
+
+    /// A holder that an association is to ask its controller about, if there is one: nobody else asks about it meanwhile, and this
+    /// association never again. The answer is [settled](Self::settle).
+    pub fn claim(&mut self, errands: &Errands, now: Time) -> Option<Errand> {
+        let errand = self.claimable(errands, now)?;
+        let fence = self.of.get_mut(&errand.of)?;
+        fence.asks = Some(errands.by());
+        fence.asked.push(errands.by());
+        Some(errand)
+    }
+
+    /// What would be claimed.
+    pub fn claimable(&self, errands: &Errands, now: Time) -> Option<Errand> {
+        let by = errands.by();
+        self.of.iter().find_map(|(of, fence)| {
+            let is_free = fence.asks.is_none() && !fence.asked.contains(&by);
+            let life = fence.life.as_ref().filter(|life| errands.may_ask(life))?;
+            let errand = Errand { of: *of, instance: life.instance, until: fence.safe };
+            (*of != by && is_free && now < fence.safe).then_some(errand)
+        })
+    }
+
+    /// What asking came to: a holder that provably carries nothing out any more has no fence, now and later. Anything else leaves it as it is.
+    pub fn settle(&mut self, errand: &Errand, verdict: Verdict) {
+        match verdict {
+            Verdict::Open => {}
+            Verdict::Failed => {
+                if let Some(fence) = self.of.get_mut(&errand.of) {
+                    fence.asks = None;
+                }
+            }
+            Verdict::Done => {
+                self.of.remove(&errand.of);
+                if self.proven.len() >= PROVEN_MAX {
+                    self.proven.pop_front();
+                }
+                self.proven.push_back(errand.of);
+                self.proofs += 1;
+            }
+        }
+    }
+
+    /// How often a fence was over before its time, as another controller told.
+    pub fn proofs(&self) -> u64 {
+        self.proofs
     }
 
     /// A write goes on though its end was told, as unknown: no other one is sent before it has [ended](Self::answered), or it is in doubt.
@@ -171,13 +254,13 @@ impl Fences {
 
     /// Whether a write may be sent now, by whichever controller.
     pub fn is_safe(&mut self, now: Time) -> bool {
-        self.until.retain(|_, safe| now < *safe);
-        self.until.is_empty() && self.awaited == 0
+        self.of.retain(|_, fence| now < fence.safe);
+        self.of.is_empty() && self.awaited == 0
     }
 
     /// Until when no write is sent, if there is a fence: the end of time while a write goes on whose end was told.
     pub fn fence(&self) -> Option<Time> {
-        if self.awaited > 0 { Some(Time(u64::MAX)) } else { self.until.values().max().copied() }
+        if self.awaited > 0 { Some(Time(u64::MAX)) } else { self.of.values().map(|fence| fence.safe).max() }
     }
 }
 

@@ -92,14 +92,18 @@ fn a_lineage_that_is_full_takes_nothing_for_what_it_was() {
     assert_eq!(known, 0);
 }
 
+fn holder(controller: u64) -> Holder {
+    Holder { controller, association: 1 }
+}
+
 #[test]
 fn no_write_is_safe_while_any_controller_may_carry_one_out() {
     let (mut fences, at) = (Fences::default(), Time);
     assert!(fences.is_safe(at(0)) && fences.doubts() == 0);
-    fences.raise(1, at(50));
-    fences.raise(2, at(30));
+    fences.raise(holder(1), at(50), None);
+    fences.raise(holder(2), at(30), None);
     // An earlier end of the same controller's fence does not count.
-    fences.raise(1, at(20));
+    fences.raise(holder(1), at(20), None);
     assert_eq!((fences.doubts(), fences.fence()), (2, Some(at(50))));
     assert!(!fences.is_safe(at(29)) && !fences.is_safe(at(49)));
     assert!(fences.is_safe(at(50)));
@@ -115,7 +119,7 @@ fn no_write_is_safe_while_one_goes_on_whose_end_was_told() {
     fences.answered();
     assert!(!fences.is_safe(at(1000)) && fences.fence() == Some(at(u64::MAX)));
     // One is in doubt by the time that nobody waits for its answer any more.
-    fences.raise(1, at(2000));
+    fences.raise(holder(1), at(2000), None);
     fences.answered();
     assert!(!fences.is_safe(at(1999)) && fences.is_safe(at(2000)));
 }

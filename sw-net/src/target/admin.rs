@@ -4,13 +4,19 @@ use std::net::SocketAddr;
 
 use sw_nvme::{
     status::Status,
-    wire::{Command, IDENTIFY_BYTES, admin::opcode, feature::id, log},
+    wire::{
+        Command, IDENTIFY_BYTES,
+        admin::opcode,
+        feature::id,
+        log::{self, Retain},
+    },
 };
 
 use super::{
-    TargetConfig,
+    CrossReset, TargetConfig,
     access::{Namespaces, Told},
     pages,
+    resets::Completed,
     subsystem::{Answer, Controller, Role, Subsystem, says},
     wire::length,
 };
@@ -22,8 +28,6 @@ const HOST_BEHAVIOR_BYTES: u32 = 512;
 pub(super) struct Desk<'a> {
     pub(super) subsystem: &'a Subsystem,
     pub(super) controller: &'a mut Controller,
-    /// CNTLID.
-    pub(super) id: u16,
     /// The port that the host reached the target by, and its address.
     pub(super) port: usize,
     pub(super) local: SocketAddr,
@@ -82,7 +86,7 @@ impl Desk<'_> {
             (0x00, Some(disk)) => pages::namespace(config, nsid, disk),
             (0x01, _) => {
                 let of = (self.controller.role, self.subsystem.offer.sgls);
-                pages::controller(config, self.id, of, &self.subsystem.disks)
+                pages::controller(config, self.controller.instance, of, &self.subsystem.disks)
             }
             (0x02, _) if nsid < 0xFFFF_FFFE => pages::namespaces(self.namespaces(), nsid),
             (0x03, Some(_)) => pages::descriptors(config, nsid),
@@ -114,6 +118,13 @@ impl Desk<'_> {
                     self.controller.told = Told::Changes(self.subsystem.access.changes(self.port));
                 }
                 &self.subsystem.access.page(self.port, with)
+            }
+            (log::id::CROSS_CONTROLLER_RESET, Role::Io) if self.config().cross_reset != CrossReset::Refused => {
+                // RMC, bit 0 of LSP; RAE.
+                let [_, lsp, _, _] = command.dword(10).to_le_bytes();
+                let after = if lsp & 1 == 1 { Completed::Removed } else { Completed::Kept };
+                let event = if lsp >> 7 == 1 { Retain::Keep } else { Retain::Clear };
+                &self.controller.resets.page(after, event)
             }
             (log::id::DISCOVERY, Role::Discovery) => {
                 &pages::discovery(self.config(), self.subsystem.offer.transport, self.local)

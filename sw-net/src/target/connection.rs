@@ -20,12 +20,11 @@ use sw_nvme::{
         self, ADMIN_CAPSULE_DATA_BYTES, Breach, DIGEST_BYTES, Data, Digests, FatalStatus, HEAD_BYTES_MAX, Header,
         INITIALIZE_BYTES, IcReq, IcResp, Kind, Layout, MAXH2C_MIN, R2t, flags,
     },
-    wire::{Command, admin::opcode as admin_opcode, feature, regs},
+    wire::{Command, admin::opcode as admin_opcode, ccr::Instance, feature, regs},
 };
 
 use super::{
     Fault, InitializeFault, TRANSFERS_MAX, TargetConfig,
-    access::CHANGED,
     admin::{self, Desk},
     gate::SEND_BYTES_MAX,
     io::{self, Out},
@@ -168,8 +167,8 @@ impl<'a> Connection<'a> {
         self.initialize()?;
         loop {
             self.begin_due()?;
-            if let Some(cid) = self.session.event() {
-                self.response(cid, Answer::value(CHANGED.into()))?;
+            if let Some((cid, event)) = self.session.event() {
+                self.response(cid, Answer::value(event.into()))?;
             }
             let look = self.session.awaits_events().then(|| now() + EVENTS_EVERY);
             let is_long = |transfer: &Transfer| (transfer.total - transfer.have) as usize >= LONG_BYTES;
@@ -540,12 +539,14 @@ impl Session<'_> {
             self.held.push(command.cid());
             return Outcome::Held;
         }
+        if command.opcode() == admin_opcode::CROSS_CONTROLLER_RESET {
+            return Outcome::Answer(shared.cross_reset(joined, Instance::of(command)));
+        }
         let Some(local) = self.local else {
             return Outcome::Answer(Status::INTERNAL.into());
         };
         let answer = shared.subsystem.with(joined.controller, |controller| {
-            let (id, port) = (joined.controller, self.port);
-            let mut desk = Desk { subsystem: &shared.subsystem, controller, id, port, local };
+            let mut desk = Desk { subsystem: &shared.subsystem, controller, port: self.port, local };
             desk.run(command, data, &mut out.bytes, out_bytes)
         });
         let feature = command.dword(10).to_le_bytes()[0];
@@ -627,7 +628,7 @@ impl Session<'_> {
             FabricsCommand::PropertySet { offset: regs::CC, size: fabrics::PropertySize::Four, value } => {
                 // The low half, as the property has four bytes.
                 let cc = (value & 0xFFFF_FFFF) as u32;
-                match subsystem.with(joined.controller, |controller| controller.set_cc(cc)) {
+                match subsystem.set_cc(joined.controller, cc) {
                     None => says::SEQUENCE.into(),
                     Some(ended) => {
                         self.shared.hang_up(&ended);

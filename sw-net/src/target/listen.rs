@@ -124,6 +124,7 @@ impl Shared {
             authentication_failed: of(&tally.authentication_failed),
             tls_failed: of(&tally.tls_failed),
             keep_alive_expired: of(&tally.keep_alive_expired),
+            cross_resets: of(&tally.cross_resets),
         }
     }
 }

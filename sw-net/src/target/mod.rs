@@ -18,7 +18,7 @@
 //!
 //! With keys it demands DH-HMAC-CHAP of every queue, but of those of the discovery service ([`Authentication`]); and TLS of every
 //! connection ([`Tls`]). It may listen at several ports, and tell by which of them each namespace is reached how ([`Target::set_access`]). It has no
-//! namespaces that change, no reservations. It is not fast on purpose: a connection carries out one command after the other.
+//! namespaces that change, no reservations. A host may have one of its controllers reset another one ([`CrossReset`]). It is not fast on purpose: a connection carries out one command after the other.
 //!
 //! Source: NVM Express TCP Transport Specification 1.x; Base Specification 2.x, "Fabrics Command Set"; what the Linux host asks of a
 //! controller beside it (linux `drivers/nvme/host/core.c`, `nvme_init_identify`).
@@ -33,6 +33,7 @@ mod io;
 mod listen;
 mod pages;
 mod rdma;
+mod resets;
 mod secure;
 mod session;
 mod subsystem;
@@ -91,6 +92,18 @@ pub enum Tells {
     Access,
 }
 
+/// What a target does when a host has one of its controllers reset another one, which it does not reach any more (Cross-Controller Reset).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CrossReset {
+    /// It does so, and says when nothing of the other one is carried out any more.
+    #[default]
+    Offered,
+    /// It has no such command.
+    Refused,
+    /// A fault on purpose: it accepts, resets nothing, and says a little later that it failed.
+    Fails,
+}
+
 /// How a target is made.
 #[derive(Clone)]
 pub struct TargetConfig {
@@ -137,6 +150,8 @@ pub struct TargetConfig {
     pub queue_entries: u16,
     /// Bytes of a logical block: a power of two, 512 to 65,536. Default 4,096.
     pub block_bytes: u32,
+    /// Whether hosts may have a controller of theirs reset by another one. Default: they may.
+    pub cross_reset: CrossReset,
     /// What goes wrong on purpose. Default: nothing.
     pub faults: Option<Arc<dyn Faults>>,
 }
@@ -168,6 +183,7 @@ impl Default for TargetConfig {
             queues_max: 16,
             queue_entries: 128,
             block_bytes: 4096,
+            cross_reset: CrossReset::Offered,
             faults: None,
         }
     }
@@ -246,6 +262,8 @@ pub struct Counters {
     pub tls_failed: u64,
     /// Controllers that were torn down because their host was silent past KATO.
     pub keep_alive_expired: u64,
+    /// Controllers that were torn down because their host had another one reset them.
+    pub cross_resets: u64,
 }
 
 #[cfg(test)]

@@ -9,13 +9,14 @@ use sw_nvme::{
         TransportType,
     },
     fabrics::{ADMIN_ENTRIES_MIN, ANY_CONTROLLER, Nqn},
-    wire::{IDENTIFY_BYTES, feature::async_events, identify::NAMESPACE_LIST_LEN},
+    wire::{IDENTIFY_BYTES, ccr::Instance, feature::async_events, identify::NAMESPACE_LIST_LEN},
 };
 
 use super::{
-    Access, TargetConfig, Tells,
+    Access, CrossReset, TargetConfig, Tells,
     access::TRANSITION_S,
     backing::Disk,
+    resets::RESETS_MAX,
     subsystem::{KEEP_ALIVE_UNITS, Role, VERSION},
     wire::length,
 };
@@ -43,17 +44,17 @@ impl<const N: usize> Page<N> {
 /// Identify Controller (CNS 01h). `files`: whether a namespace has a volatile cache.
 pub(super) fn controller(
     config: &TargetConfig,
-    id: u16,
+    of: Instance,
     (role, sgls): (Role, u32),
     disks: &[Disk],
 ) -> [u8; IDENTIFY_BYTES] {
-    let mut page = Page([0; IDENTIFY_BYTES]);
+    let (mut page, mut events) = (Page([0; IDENTIFY_BYTES]), 0);
     page.text(4, 20, &config.serial);
     page.text(24, 40, "Straightway NVMe-oF target");
     page.put(64, FIRMWARE);
     // CMIC: several controllers. Without it a Linux host refuses the second one.
     page.put(76, &[1 << 1, config.mdts]);
-    page.put(78, &id.to_le_bytes());
+    page.put(78, &of.controller.to_le_bytes());
     page.put(80, &VERSION.to_le_bytes());
     // CTRATT: host identifiers of 128 bits.
     page.put(96, &1u32.to_le_bytes());
@@ -65,12 +66,20 @@ pub(super) fn controller(
         // CMIC: access is told. OAES: its changes. ANATT; ANACAP: every state, and a namespace stays in its group; ANAGRPMAX, NANAGRPID;
         // MNAN, without which Linux takes no second path.
         page.put(76, &[1 << 1 | 1 << 3]);
-        page.put(92, &async_events::ANA_CHANGE.to_le_bytes());
+        events |= async_events::ANA_CHANGE;
         page.put(342, &[TRANSITION_S, 0x1F | 1 << 6]);
         page.put(344, &groups);
         page.put(348, &groups);
         page.put(540, &groups);
     }
+    if config.cross_reset != CrossReset::Refused && role == Role::Io {
+        // CIU, CIRN, CCRL. OAES: one is over.
+        page.put(135, &[of.uniquifier]);
+        page.put(136, &of.random.to_le_bytes());
+        page.put(1807, &[RESETS_MAX]);
+        events |= async_events::RESET_COMPLETED;
+    }
+    page.put(92, &events.to_le_bytes());
     page.put(320, &KEEP_ALIVE_UNITS.to_le_bytes());
     page.put(512, &[0x66, 0x44]);
     page.put(514, &config.queue_entries.to_le_bytes());

@@ -10,8 +10,8 @@ use sw_nvme::{
 };
 
 use super::{
-    Seen, TargetConfig,
-    access::Told,
+    CrossReset, Seen, TargetConfig,
+    access::{CHANGED, Told},
     gate::Gate,
     listen::Shared,
     secure::Wire,
@@ -102,23 +102,25 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The identifier of a request that an event answers, if there is one to tell of.
-    pub(super) fn event(&mut self) -> Option<u16> {
+    /// The identifier of a request that an event answers, and its DW0, if there is one to tell of.
+    pub(super) fn event(&mut self) -> Option<(u16, u32)> {
         let joined = self.joined.filter(|joined| joined.qid == 0 && !self.held.is_empty())?;
         let (access, port) = (&self.shared.subsystem.access, self.port);
-        let is_due = self.shared.subsystem.with(joined.controller, |controller| {
-            let is_due = access.has_event(port, controller.event_config, controller.told);
-            if is_due {
+        let event = self.shared.subsystem.with(joined.controller, |controller| {
+            if access.has_event(port, controller.event_config, controller.told) {
                 controller.told = Told::Event;
+                return Some(CHANGED);
             }
-            is_due
+            controller.resets.event(controller.event_config)
         });
-        (is_due == Some(true)).then(|| self.held.remove(0))
+        event.flatten().map(|event| (self.held.remove(0), event))
     }
 
     /// Whether there may be events to tell of.
     pub(super) fn awaits_events(&self) -> bool {
-        !self.held.is_empty() && self.shared.subsystem.access.is_told()
+        let subsystem = &self.shared.subsystem;
+        !self.held.is_empty()
+            && (subsystem.access.is_told() || subsystem.config.cross_reset != CrossReset::Refused)
     }
 
     /// The completion of a command.

@@ -1,10 +1,10 @@
 //! The subsystem: its namespaces and its controllers; Connect and properties.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use sw_nvme::{
     discovery::TransportType,
     fabrics::{ADMIN_ENTRIES_MIN, ANY_CONTROLLER, ConnectData, Nqn, PropertySize, QueueRequest},
     status::{Status, sct},
-    wire::{WireError, regs},
+    wire::{WireError, ccr::Instance, regs},
 };
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     access::{self, Told},
     backing::Disk,
     gate::Gate,
+    resets::{Ending, Resets},
 };
 use crate::entropy::random_u32;
 
@@ -148,8 +149,14 @@ pub(super) struct Controller {
     pub(super) told: Told,
     /// The first byte of Host Behavior Support.
     pub(super) host_behavior: u8,
+    /// This life of it.
+    pub(super) instance: Instance,
+    /// What it was asked to reset.
+    pub(super) resets: Resets,
     cc: u32,
     csts: u32,
+    /// The connection of the admin queue.
+    connection: u64,
     /// The connection of each I/O queue.
     queues: BTreeMap<u16, u64>,
 }
@@ -173,10 +180,20 @@ impl Controller {
         self.keep_alive_ms = units.saturating_mul(KEEP_ALIVE_UNIT_MS);
     }
 
+    /// Whether it has the host that another one has.
+    pub(super) fn is_of(&self, other: &Self) -> bool {
+        (&self.host, self.host_id) == (&other.host, other.host_id)
+    }
+
+    /// The connections that end with it.
+    fn into_connections(self) -> BTreeSet<u64> {
+        self.queues.into_values().chain([self.connection]).collect()
+    }
+
     /// Sets CC. Gives the connections that end with it: a disabled controller has no I/O queues (Base, "Controller Level Reset").
-    pub(super) fn set_cc(&mut self, cc: u32) -> Vec<u64> {
+    fn set_cc(&mut self, cc: u32) -> BTreeSet<u64> {
         let before = core::mem::replace(&mut self.cc, cc);
-        let mut ended = Vec::new();
+        let mut ended = BTreeSet::new();
         if cc & ENABLE != 0 && before & ENABLE == 0 {
             // IOCQES, IOSQES, AMS, MPS, CSS: the only values there are here.
             let fits = cc >> 20 & 0xF == 4 && cc >> 16 & 0xF == 6 && cc >> 4 & 0x3FF == 0;
@@ -204,6 +221,7 @@ pub(super) struct Tally {
     pub(super) terminations: AtomicU64,
     pub(super) panics: AtomicU64,
     pub(super) keep_alive_expired: AtomicU64,
+    pub(super) cross_resets: AtomicU64,
     pub(super) authenticated: AtomicU64,
     pub(super) authentication_failed: AtomicU64,
     pub(super) tls_failed: AtomicU64,
@@ -232,26 +250,63 @@ pub(super) struct Subsystem {
     /// What the wire has.
     pub(super) offer: Offer,
     controllers: Mutex<Controllers>,
+    /// Tells whoever waits for the end of a life.
+    pub(super) left: Condvar,
     /// Numbers of challenges; none: the system gave no random bytes.
     sequence: Mutex<Option<Sequence>>,
 }
 
 #[derive(Default)]
-struct Controllers {
-    live: BTreeMap<u16, Controller>,
+pub(super) struct Controllers {
+    pub(super) live: BTreeMap<u16, Controller>,
+    /// Lives that are over, while commands of their connections may still be carried out.
+    pub(super) ending: Vec<Ending>,
     last: u16,
+    /// CIU that was given out last.
+    last_uniquifier: u8,
 }
 
 impl Controllers {
     /// An identifier that is not in use, other than the last ones given out as long as that goes.
     fn free_id(&mut self) -> Option<u16> {
-        for _ in 0..=CONNECTIONS_MAX {
+        for _ in 0..=2 * CONNECTIONS_MAX {
             self.last = if self.last >= CONTROLLER_MAX { 1 } else { self.last + 1 };
-            if !self.live.contains_key(&self.last) {
+            let is_ending = self.ending.iter().any(|ending| ending.instance.controller == self.last);
+            if !self.live.contains_key(&self.last) && !is_ending {
                 return Some(self.last);
             }
         }
         None
+    }
+
+    /// A life of a controller that begins. Without random bytes of the system's it has no CIU, and cannot be named.
+    fn next_life(&mut self, controller: u16) -> Instance {
+        let random = random_u32().and_then(|low| Ok(u64::from(low) | u64::from(random_u32()?) << 32));
+        self.last_uniquifier = self.last_uniquifier.checked_add(1).unwrap_or(1);
+        let uniquifier = if random.is_ok() { self.last_uniquifier } else { 0 };
+        Instance { controller, uniquifier, random: random.unwrap_or(0) }
+    }
+
+    /// A controller is taken out, as if its host had gone; gives its connections, which end now.
+    pub(super) fn cut(&mut self, id: u16) -> Vec<u64> {
+        let Some(controller) = self.live.remove(&id) else { return Vec::new() };
+        let instance = controller.instance;
+        let connections = controller.into_connections();
+        self.ends(instance, connections.clone());
+        connections.into_iter().collect()
+    }
+
+    /// A life is over, and its connections are about to end.
+    pub(super) fn ends(&mut self, instance: Instance, connections: BTreeSet<u64>) {
+        if connections.is_empty() {
+            return self.ended(instance);
+        }
+        self.ending.push(Ending { instance, connections });
+    }
+
+    /// Nothing of a life is carried out any more.
+    fn ended(&mut self, instance: Instance) {
+        self.live.values_mut().for_each(|controller| controller.resets.ended(instance));
     }
 }
 
@@ -260,12 +315,12 @@ impl Subsystem {
         let open = |backing| Disk::open(backing, config.block_bytes);
         let disks = config.namespaces.iter().map(open).collect::<Result<_, _>>()?;
         let sequence = random_u32().ok().map(Sequence::from_random).into();
-        let (tally, controllers) = (Tally::default(), Mutex::default());
+        let (tally, controllers, left) = (Tally::default(), Mutex::default(), Condvar::new());
         let access = match config.tells {
             Tells::Nothing => access::Table::default(),
             Tells::Access => access::Table::new(1 + config.more.len(), config.namespaces.len()),
         };
-        Ok(Self { config, disks, access, tally, offer: Offer::TCP, controllers, sequence })
+        Ok(Self { config, disks, access, tally, offer: Offer::TCP, controllers, left, sequence })
     }
 
     /// A number for a challenge.
@@ -281,7 +336,7 @@ impl Subsystem {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Controllers> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Controllers> {
         self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -295,19 +350,43 @@ impl Subsystem {
         self.lock().live.get_mut(&id).map(what)
     }
 
-    /// A connection ended. The controller ends with its admin queue: gives the connections of its I/O queues.
+    /// A connection ended, and carries nothing out any more. The controller ends with its admin queue: gives the connections of its I/O queues.
     pub(super) fn leave(&self, joined: &Joined, connection: u64) -> Vec<u64> {
         let mut controllers = self.lock();
-        let Some(controller) = controllers.live.get_mut(&joined.controller) else { return Vec::new() };
-        if joined.qid == 0 {
-            // Its identifier is not given to another one before: only this takes it out.
-            let ended = controllers.live.remove(&joined.controller);
-            return ended.map(|there| there.queues.into_values().collect()).unwrap_or_default();
+        let mut also = Vec::new();
+        match controllers.live.get_mut(&joined.controller) {
+            Some(controller) if controller.connection == connection => {
+                also = controllers.cut(joined.controller);
+                also.retain(|one| *one != connection);
+            }
+            Some(controller) if controller.queues.get(&joined.qid) == Some(&connection) => {
+                controller.queues.remove(&joined.qid);
+            }
+            _ => {}
         }
-        if controller.queues.get(&joined.qid) == Some(&connection) {
-            controller.queues.remove(&joined.qid);
+        let (over, ending) = core::mem::take(&mut controllers.ending)
+            .into_iter()
+            .map(|ending| ending.without(connection))
+            .partition::<Vec<_>, _>(|ending| ending.connections.is_empty());
+        controllers.ending = ending;
+        over.into_iter().for_each(|ending| controllers.ended(ending.instance));
+        self.left.notify_all();
+        also
+    }
+
+    /// Property Set of CC; gives the connections that end with it, if the controller is there.
+    pub(super) fn set_cc(&self, id: u16, cc: u32) -> Option<Vec<u64>> {
+        let mut controllers = self.lock();
+        let controller = controllers.live.get_mut(&id)?;
+        let (was_enabled, instance) = (controller.cc & ENABLE != 0, controller.instance);
+        let ended = controller.set_cc(cc);
+        if was_enabled && cc & ENABLE == 0 {
+            // What comes next is another life of it.
+            let next = controllers.next_life(id);
+            controllers.live.get_mut(&id)?.instance = next;
+            controllers.ends(instance, ended.clone());
         }
-        Vec::new()
+        Some(ended.into_iter().collect())
     }
 
     /// Connect on a connection that has no queue yet: the queue, and what stands before it, whatever becomes of its controller meanwhile.
@@ -339,13 +418,19 @@ impl Subsystem {
         }
         let gate = self.gate(role, &data.host).ok_or(Answer::of(says::CONNECT_HOST))?;
         let joined = match queue.qid {
-            0 => self.connect_admin(queue, data, role, self.access.changes(port)),
+            0 => self.connect_admin(queue, data, role, (connection, self.access.changes(port))),
             _ => self.connect_io(queue, &data, role, connection),
         };
         Ok((joined?, gate))
     }
 
-    fn connect_admin(&self, queue: QueueRequest, data: ConnectData, role: Role, told: u64) -> Result<Joined, Answer> {
+    fn connect_admin(
+        &self,
+        queue: QueueRequest,
+        data: ConnectData,
+        role: Role,
+        (connection, told): (u64, u64),
+    ) -> Result<Joined, Answer> {
         if data.controller != ANY_CONTROLLER {
             // The controllers are dynamic: nobody chooses one.
             return Err(data_wrong(16));
@@ -357,6 +442,7 @@ impl Subsystem {
             return Err(Answer::of(says::CONNECT_HOST));
         }
         let id = controllers.free_id().ok_or(Answer::of(says::CONNECT_BUSY))?;
+        let instance = controllers.next_life(id);
         let mut controller = Controller {
             role,
             host: data.host,
@@ -366,8 +452,11 @@ impl Subsystem {
             event_config: 0,
             told: Told::Changes(told),
             host_behavior: 0,
+            instance,
+            resets: Resets::default(),
             cc: 0,
             csts: 0,
+            connection,
             queues: BTreeMap::new(),
         };
         controller.set_keep_alive(queue.keep_alive_ms);

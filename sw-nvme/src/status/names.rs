@@ -143,6 +143,9 @@ pub(super) const NAMES: &[(u16, &str)] = &[
     (0x139, "controller suspended"),
     (0x13A, "controller not suspended"),
     (0x13B, "controller data queue full"),
+    (0x13F, "cross-controller reset in progress"),
+    (0x140, "cross-controller reset log page full"),
+    (0x141, "cross-controller reset limit exceeded"),
     (0x17F, "stream resource allocation failed"),
     // Command specific status of I/O commands (NVM command set).
     (0x180, "conflicting attributes"),

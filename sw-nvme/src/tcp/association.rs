@@ -9,10 +9,11 @@
 //! Both go on beside each other: the next association may be up, and serve reads, long before writes are safe.
 //!
 //! Whoever attends a controller asks for its [duty](Association::duty), does it, and tells what it came to. Lanes tell of
-//! [doubt](Association::doubt). Its [fence](Association::fence) is one of those that keep writes back by all controllers of the
+//! [doubt](Association::doubt). Its [fences](Association::fences) are some of those that keep writes back by all controllers of the
 //! subsystem: [`Fences`](crate::paths::Fences).
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use sw_engine::Time;
 
@@ -129,8 +130,8 @@ pub struct Association {
     /// The next sign of life, or try.
     next: Time,
     pause: Duration,
-    /// Until then a write of before may still be carried out.
-    fence: Option<Time>,
+    /// Until when a write of an association may still be carried out, by its number.
+    fences: BTreeMap<u64, Time>,
 }
 
 impl Association {
@@ -149,7 +150,7 @@ impl Association {
             down_since: now,
             next: now,
             pause: RETRY_FIRST,
-            fence: None,
+            fences: BTreeMap::new(),
         };
         new.made(number, hold, now);
         new
@@ -184,7 +185,7 @@ impl Association {
     /// the time of the fence begins anew. Of one that was let go of nothing is kept alive, and the fence stays as it is.
     pub fn exchanged(&mut self, now: Time) {
         if self.is_open {
-            self.fence_until(now.after(self.hold));
+            self.fence(self.number, now.after(self.hold));
         }
     }
 
@@ -215,6 +216,7 @@ impl Association {
 
     /// The next association is there.
     pub fn made(&mut self, number: u64, hold: Duration, now: Time) {
+        self.fences.retain(|_, safe| now < *safe);
         (self.number, self.hold, self.is_up, self.is_open) = (number, hold, true, false);
         (self.up_since, self.is_suspect) = (now, false);
         self.signed(now);
@@ -239,28 +241,26 @@ impl Association {
     /// A lane lost a connection of association `number` with writes on it, whose outcome is unknown. The association ends at once, with the
     /// connections of all lanes, and no write is sent until the controller has provably let go of them.
     pub fn doubt(&mut self, number: u64, hold: Duration, now: Time) {
-        self.fence_until(now.after(hold));
+        self.fence(number, now.after(hold));
         if self.up() == Some(number) {
             self.goes_down(now);
             (self.is_up, self.is_open) = (false, true);
         }
     }
 
-    /// No write is sent before `safe`, whatever else is in doubt.
-    pub fn fence_until(&mut self, safe: Time) {
-        self.fence = Some(self.fence.map_or(safe, |before| before.max(safe)));
+    fn fence(&mut self, number: u64, safe: Time) {
+        let before = self.fences.entry(number).or_insert(safe);
+        *before = safe.max(*before);
     }
 
-    /// When the controller has let go of all that was ever sent to it, once the association is given up: also of writes that lanes have not
-    /// told of yet.
-    pub fn let_go(&self) -> Time {
-        let last = self.down_since.after(self.hold);
-        self.fence.map_or(last, |safe| safe.max(last))
+    /// The association is given up: writes of it that lanes have not told of yet may still be carried out, too.
+    pub fn given_up(&mut self) {
+        self.fence(self.number, self.down_since.after(self.hold));
     }
 
-    /// Until when no write is sent, if there is or was a fence.
-    pub fn fence(&self) -> Option<Time> {
-        self.fence
+    /// Until when no write is sent, as one that was sent in an association, by its number, may still be carried out.
+    pub fn fences(&self, now: Time) -> impl Iterator<Item = (u64, Time)> + '_ {
+        self.fences.iter().map(|(number, safe)| (*number, *safe)).filter(move |(_, safe)| now < *safe)
     }
 }
 

@@ -34,6 +34,8 @@ pub mod opcode {
     pub const ASYNC_EVENT_REQUEST: u8 = 0x0C;
     /// Keep Alive.
     pub const KEEP_ALIVE: u8 = 0x18;
+    /// Cross-Controller Reset; see [`ccr`](super::super::ccr).
+    pub const CROSS_CONTROLLER_RESET: u8 = 0x38;
     /// Doorbell Buffer Config.
     pub const DOORBELL_BUFFER_CONFIG: u8 = 0x7C;
 }
@@ -162,6 +164,11 @@ fn admin(opcode: u8, nsid: u32, data: DataPointer, dwords: [u32; 6]) -> Command 
     let (prp1, prp2, psdt) = data.words();
     let head = word(opcode.into(), nsid) | psdt;
     Command::from_words([head, 0, 0, prp1, prp2, word(c10, c11), word(c12, c13), word(c14, c15)])
+}
+
+/// A command of the whole controller that moves no data.
+pub(super) fn without_data(opcode: u8, dwords: [u32; 6]) -> Command {
+    admin(opcode, 0, DataPointer::None, dwords)
 }
 
 impl Command {

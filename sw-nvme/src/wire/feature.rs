@@ -113,6 +113,8 @@ pub mod async_events {
     pub const FIRMWARE_ACTIVATION: u32 = 1 << 9;
     /// Asymmetric Namespace Access Change Notices (OAES bit 11).
     pub const ANA_CHANGE: u32 = 1 << 11;
+    /// Cross-Controller Reset Completed Notices (OAES bit 20).
+    pub const RESET_COMPLETED: u32 = 1 << 20;
     /// Normal NVM Subsystem Shutdown (OAES bit 16).
     pub const NORMAL_SHUTDOWN: u32 = 1 << 16;
 }

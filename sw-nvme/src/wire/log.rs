@@ -16,6 +16,8 @@ pub mod id {
     pub const COMMAND_EFFECTS: u8 = 0x05;
     /// Asymmetric Namespace Access.
     pub const ANA: u8 = 0x0C;
+    /// Cross-Controller Reset.
+    pub const CROSS_CONTROLLER_RESET: u8 = 0x1E;
     /// Discovery.
     pub const DISCOVERY: u8 = 0x70;
 }
@@ -44,6 +46,8 @@ pub enum LogPage {
     CommandEffects,
     /// How groups of namespaces are reached by this controller, with the namespaces of each; see [`crate::wire::ana`].
     Access(Retain),
+    /// What became of the resets of other controllers that this one was asked for; see [`crate::wire::ccr`].
+    Resets,
     /// What a discovery service knows; see [`crate::discovery`].
     Discovery,
 }
@@ -57,6 +61,7 @@ impl LogPage {
             Self::ChangedNamespaces(_) => id::CHANGED_NAMESPACES,
             Self::CommandEffects => id::COMMAND_EFFECTS,
             Self::Access(_) => id::ANA,
+            Self::Resets => id::CROSS_CONTROLLER_RESET,
             Self::Discovery => id::DISCOVERY,
         }
     }
@@ -66,7 +71,7 @@ impl LogPage {
             Self::Errors(retain) | Self::Smart(retain) | Self::ChangedNamespaces(retain) | Self::Access(retain) => {
                 matches!(retain, Retain::Keep)
             }
-            Self::Firmware | Self::CommandEffects | Self::Discovery => false,
+            Self::Firmware | Self::CommandEffects | Self::Resets | Self::Discovery => false,
         }
     }
 
@@ -74,7 +79,7 @@ impl LogPage {
     pub(crate) const fn nsid(self) -> u32 {
         match self {
             Self::Smart(_) | Self::Errors(_) | Self::Firmware | Self::ChangedNamespaces(_) => NSID_ALL,
-            Self::CommandEffects | Self::Access(_) | Self::Discovery => 0,
+            Self::CommandEffects | Self::Access(_) | Self::Resets | Self::Discovery => 0,
         }
     }
 
@@ -84,7 +89,7 @@ impl LogPage {
         match self {
             Self::Errors(_) => 64,
             Self::Smart(_) | Self::Firmware => 512,
-            Self::ChangedNamespaces(_) | Self::CommandEffects | Self::Access(_) => 4096,
+            Self::ChangedNamespaces(_) | Self::CommandEffects | Self::Access(_) | Self::Resets => 4096,
             Self::Discovery => 1024,
         }
     }
@@ -127,6 +132,8 @@ pub enum EventKind {
     FirmwareActivation,
     /// Notice: asymmetric namespace access changed.
     AnaChange,
+    /// Notice: a reset of another controller is over.
+    ResetCompleted,
     /// Another one, with its type and information.
     Other {
         /// Asynchronous Event Type.
@@ -145,6 +152,7 @@ impl AsyncEvent {
             id::FIRMWARE => Some(LogPage::Firmware),
             id::CHANGED_NAMESPACES => Some(LogPage::ChangedNamespaces(Retain::Clear)),
             id::ANA => Some(LogPage::Access(Retain::Clear)),
+            id::CROSS_CONTROLLER_RESET => Some(LogPage::Resets),
             _ => None,
         }
     }
@@ -165,6 +173,7 @@ impl AsyncEvent {
             (2, 0) => EventKind::NamespaceAttribute,
             (2, 1) => EventKind::FirmwareActivation,
             (2, 3) => EventKind::AnaChange,
+            (2, 0xF4) => EventKind::ResetCompleted,
             (kind, info) => EventKind::Other { kind, info },
         };
         Self { kind, log_page: (dw0 >> 16 & 0xFF) as u8 }

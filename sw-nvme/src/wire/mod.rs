@@ -15,6 +15,7 @@
 
 pub mod admin;
 pub mod ana;
+pub mod ccr;
 pub mod command;
 pub mod completion;
 pub mod feature;

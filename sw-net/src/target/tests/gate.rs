@@ -210,7 +210,7 @@ fn a_queue_whose_controller_ends_while_it_connects_is_not_open() {
     let subsystem = Subsystem::new(TargetConfig { authentication, ..TargetConfig::default() }).unwrap();
     let host = Host::new(&subsystem.config.subsystem, BOTH);
     let (admin, _) = subsystem.connect(host.request(0), &host.data(ANY_CONTROLLER), (0, 1)).unwrap();
-    subsystem.with(admin.controller, |controller| controller.set_cc(0x46_0001)).unwrap();
+    subsystem.set_cc(admin.controller, 0x46_0001).unwrap();
     let (_, gate) = subsystem.connect(host.request(1), &host.data(admin.controller), (0, 2)).unwrap();
     // The host that the controller is of hangs up in between.
     assert_eq!(subsystem.leave(&admin, 1), [2]);

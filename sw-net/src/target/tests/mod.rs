@@ -23,6 +23,7 @@ mod faulty;
 mod gate;
 mod hostile;
 mod life;
+mod resets;
 
 use client::{Client, Done, Fail, Host, Move, SUCCESS, at};
 

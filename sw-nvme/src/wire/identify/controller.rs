@@ -5,7 +5,9 @@ use core::time::Duration;
 
 use crate::{
     status::RetryDelays,
-    wire::{IDENTIFY_BYTES, WireError, byte, bytes, le16, le32, le64, le128, regs::Version, text::Ascii, whole},
+    wire::{
+        IDENTIFY_BYTES, WireError, byte, bytes, ccr::Instance, le16, le32, le64, le128, regs::Version, text::Ascii, whole,
+    },
 };
 
 /// CNTRLTYPE.
@@ -137,6 +139,10 @@ pub struct IdentifyController {
     pub fru_guid: [u8; 16],
     /// CRDT1 to CRDT3.
     pub retry_delays: RetryDelays,
+    /// CIU: which life of the controller this is; 0 if it does not say. See [`Instance`](crate::wire::ccr::Instance).
+    pub instance_uniquifier: u8,
+    /// CIRN: a random number of that life.
+    pub instance_random: u64,
     /// OACS.
     pub admin: AdminAbilities,
     /// ACL: Abort commands that may be outstanding, 1 to 256.
@@ -197,6 +203,8 @@ pub struct IdentifyController {
     pub namespaces_max: u32,
     /// SUBNQN; empty before 1.2.1.
     pub subsystem_nqn: Ascii<256>,
+    /// CCRL: resets of other controllers that it has under way at a time; 0: it takes no Cross-Controller Reset.
+    pub resets_max: u8,
 }
 
 impl IdentifyController {
@@ -229,6 +237,8 @@ impl IdentifyController {
             kind: kind(byte(raw, 111)),
             fru_guid: bytes(raw, 112),
             retry_delays: RetryDelays::from_crdt([le16(raw, 128), le16(raw, 130), le16(raw, 132)]),
+            instance_uniquifier: byte(raw, 135),
+            instance_random: le64(raw, 136),
             admin: AdminAbilities(le16(raw, 256)),
             aborts_max: counted(258),
             async_requests_max: counted(259),
@@ -263,12 +273,19 @@ impl IdentifyController {
             sgls: le32(raw, 536),
             namespaces_max: le32(raw, 540),
             subsystem_nqn: Ascii::new(bytes(raw, 768)),
+            resets_max: byte(raw, 1807),
         })
     }
 
     /// CMIC bit 3: whether the controller tells how its namespaces are reached (asymmetric namespace access).
     pub const fn tells_access(&self) -> bool {
         self.multi_path >> 3 & 1 != 0
+    }
+
+    /// This life of the controller, if it can be named for others to reset it.
+    pub fn instance(&self) -> Option<Instance> {
+        let (uniquifier, random) = (self.instance_uniquifier, self.instance_random);
+        (uniquifier != 0).then_some(Instance { controller: self.controller_id, uniquifier, random })
     }
 
     /// CTRATT bit 0: Host Identifier may have 128 bits.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::command::IoFlags;
+use crate::wire::{ccr, command::IoFlags};
 
 /// A page with bytes at given offsets.
 fn page(parts: &[(usize, &[u8])]) -> Vec<u8> {
@@ -55,6 +55,18 @@ fn a_controller_of_the_field() {
     assert_eq!((id.aborts_max, id.async_requests_max, id.flush_all), (8, 16, FlushAll::NotSaid));
     assert_eq!((id.kind, id.keep_alive_unit, id.volatile_write_cache), (ControllerKind::NotReported, None, false));
     assert_eq!(id.subsystem_nqn.as_str(), "");
+}
+
+#[test]
+fn a_life_of_a_controller_is_where_linux_has_it() {
+    // `struct nvme_id_ctrl` of Linux's series of 2026: ciu at 135, cirn at 136, ccrl at 1807; ciu is never 0 there.
+    let raw = page(&[(78, &[7]), (135, &[3, 8, 7, 6, 5, 4, 3, 2, 1]), (512, &[0x66, 0x44]), (1807, &[4])]);
+    let told = IdentifyController::decode(&raw).expect("a controller");
+    let random = 0x0102_0304_0506_0708;
+    assert_eq!(told.instance(), Some(ccr::Instance { controller: 7, uniquifier: 3, random }));
+    assert_eq!(told.resets_max, 4);
+    let silent = IdentifyController::decode(&page(&[(136, &[1; 8]), (512, &[0x66, 0x44])])).expect("a controller");
+    assert_eq!((silent.instance(), silent.resets_max), (None, 0));
 }
 
 #[test]

@@ -12,6 +12,9 @@ fn events_are_read_from_type_information_and_log_page() {
     assert_eq!(kinds(0)[5], EventKind::FirmwareLoad);
     assert_eq!(kinds(1)[2], EventKind::Spare);
     assert_eq!((kinds(2)[1], kinds(2)[3]), (EventKind::FirmwareActivation, EventKind::AnaChange));
+    // Linux's `NVME_AER_NOTICE_CCR_COMPLETED`, with its page.
+    let reset = AsyncEvent::decode(0x001E_F402);
+    assert_eq!((reset.kind, reset.page()), (EventKind::ResetCompleted, Some(LogPage::Resets)));
     assert!(matches!(kinds(2)[2], EventKind::Other { kind: 2, info: 2 }));
 }
 
