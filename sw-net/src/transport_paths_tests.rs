@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     sync::{Mutex, atomic::AtomicBool},
 };
 
@@ -64,25 +65,23 @@ pub(super) struct Two {
 
 impl Two {
     fn of(configs: Vec<TargetConfig>, log: Arc<Log>, spread: Spread, patience: Duration) -> Self {
-        Self::kept_alive(configs, log, (spread, patience), KEEP_ALIVE)
+        Self::by(configs, log, (spread, patience), (KEEP_ALIVE, &|_, at| at))
     }
 
-    /// With KATO.
-    pub(super) fn kept_alive(
+    /// With KATO, and the address that a port is reached by.
+    pub(super) fn by(
         configs: Vec<TargetConfig>,
         log: Arc<Log>,
         (spread, patience): (Spread, Duration),
-        keep_alive: Duration,
+        (keep_alive, reached_by): (Duration, &dyn Fn(usize, SocketAddr) -> SocketAddr),
     ) -> Self {
         let subsystem = configs[0].subsystem.clone();
         let targets: Vec<_> = configs.into_iter().map(|config| Target::start(config).unwrap()).collect();
         let host = ControllerConfig { keep_alive, patience: Duration::MAX, ..ControllerConfig::default() };
-        let ports = targets.iter().flat_map(|target| target.addresses().to_vec());
-        let address = |at: std::net::SocketAddr| Address {
-            host: at.ip().to_string(),
-            port: at.port(),
-            subsystem: subsystem.clone(),
-        };
+        let ports = targets.iter().flat_map(|target| target.addresses().to_vec()).enumerate();
+        let ports = ports.map(|(port, at)| reached_by(port, at));
+        let address =
+            |at: SocketAddr| Address { host: at.ip().to_string(), port: at.port(), subsystem: subsystem.clone() };
         let open = |address: &Address| Controller::open(address.clone(), identity(), host).unwrap();
         let legs: Vec<_> = ports.map(address).map(|address| (address.clone(), open(&address))).collect();
         let controllers: Vec<_> = legs.iter().map(|(_, controller)| controller.clone()).collect();

@@ -6,7 +6,7 @@
 //!                         └──────────── prove: nothing of that life is carried out any more ◄── Done ──────┘
 //! ```
 //!
-//! What success proves: a Controller Level Reset ends every command of the controller (Base 2.1, "Controller Level Reset"), and the
+//! What success proves: a Controller Level Reset ends every command of the controller (Base, "Controller Level Reset"), and the
 //! controller says so when it is over. Linux's target says it once the controller, and with it the last queue, is freed
 //! (`nvmet_ctrl_complete_pending_ccr`), or when it has none of that CNTLID, CIU and CIRN any more; its host retries writes elsewhere then
 //! (`nvme_fence_ctrl`, series of 2026, linux-nvme). The text of NVMe TP 8028 itself was not at hand. Anything but success proves nothing,

@@ -50,7 +50,10 @@ fn answer(dw0: u32) -> Option<Answer> {
     Some(Answer { status: Status::SUCCESS, dw0 })
 }
 
-fn log(entries: &[(u16, u8, Progress)]) -> Log {
+/// CNTLID, CIU, and how it goes.
+type Row = (u16, u8, Progress);
+
+fn log(entries: &[Row]) -> Log {
     let entry = |(controller, uniquifier, progress)| Entry { controller, uniquifier, alternate: 0, progress, flags: 3 };
     Log(entries.iter().copied().map(entry).collect())
 }
@@ -99,7 +102,7 @@ fn a_fence_of_another_association_or_a_write_that_is_awaited_stays() {
 #[test]
 fn what_was_accepted_is_no_success_until_the_log_page_says_so_of_that_life() {
     use Progress::{Failed, Other, Succeeded, Under};
-    let rows: &[(&[(u16, u8, Progress)], Verdict)] = &[
+    let rows: &[(&[Row], Verdict)] = &[
         (&[(10, 5, Succeeded)], Verdict::Done),
         (&[(10, 5, Under)], Verdict::Open),
         (&[(10, 5, Failed)], Verdict::Failed),
@@ -209,7 +212,11 @@ fn no_more_are_asked_for_at_a_time_than_the_controller_takes_and_each_number_onc
     fences.settle(&one, Verdict::Done);
     assert!(fences.claim(&errands, at(2)).is_some_and(|errand| errand.of == holder(3, 1)));
     // Another life with the CNTLID and CIU of one that was asked for: an entry of the page could be of either.
-    fences.raise(holder(4, 1), at(20), Some(&Life { instance: Instance { random: 1, ..life(11).instance }, ..life(11) }));
+    fences.raise(
+        holder(4, 1),
+        at(20),
+        Some(&Life { instance: Instance { random: 1, ..life(11).instance }, ..life(11) }),
+    );
     assert_eq!(fences.claim(&self::errands(4), at(2)).map(|errand| errand.of), Some(holder(4, 1)));
     let mut fences = Fences::default();
     fences.raise(holder(4, 1), at(20), Some(&life(11)));

@@ -50,7 +50,8 @@ pub use hub::{Hub, SimCopyEngine, SimTransport};
 pub use log::{Mark, Marks};
 pub use machine::FaceParams;
 pub use net::{
-    CallerParams, Conversation, Cut, CutKind, HostParams, NetParams, NetWorld, TargetParams, Way, WireParams,
+    CallerParams, Conversation, Cut, CutKind, HostParams, NetParams, NetWorld, ResetParams, TargetParams, Way,
+    WireParams,
 };
 pub use nvme::{
     Mishap, NamespaceParams, Noise, NvmeAct, NvmeCounts, NvmeParams, NvmeRule, OnCommand, QueueKind, SimBus,

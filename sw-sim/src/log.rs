@@ -111,6 +111,12 @@ pub enum Mark {
     NetWrongDigest,
     NetBitFlipped,
     NetPatienceOver,
+    NetResetDone,
+    NetResetTold,
+    NetResetFailed,
+    NetResetRefused,
+    NetResetUntold,
+    NetResetOfOwnPast,
     RdmaLost,
     RdmaNicGone,
     RdmaPeerGone,
@@ -237,6 +243,16 @@ impl Mark {
         Mark::NetWrongDigest,
         Mark::NetBitFlipped,
         Mark::NetPatienceOver,
+    ];
+
+    /// Marks of runs with a modelled target that resets controllers.
+    pub const RESETS: [Mark; 6] = [
+        Mark::NetResetDone,
+        Mark::NetResetTold,
+        Mark::NetResetFailed,
+        Mark::NetResetRefused,
+        Mark::NetResetUntold,
+        Mark::NetResetOfOwnPast,
     ];
 
     /// Every mark of runs with a modelled RDMA fabric.

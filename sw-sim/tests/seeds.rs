@@ -104,6 +104,21 @@ fn fixed_net_seeds_with_two_paths_hold() {
 }
 
 #[test]
+fn fixed_resets_seeds_hold_and_reach_every_mark() {
+    fixed(NetWorld::run_resets, &Mark::RESETS);
+}
+
+#[test]
+fn fresh_resets_seeds_hold() {
+    fresh(NetWorld::run_resets);
+}
+
+#[test]
+fn one_resets_seed() {
+    one(NetWorld::run_resets);
+}
+
+#[test]
 fn fixed_rdma_seeds_hold_and_reach_every_mark() {
     fixed(RdmaWorld::run, &Mark::RDMA);
 }
@@ -161,7 +176,7 @@ fn one_net_seed() {
 #[test]
 fn a_seed_is_one_history_in_this_process() {
     for seed in [0, 7, 19, 123_456] {
-        for run in [World::run, World::run_nvme, NetWorld::run, RdmaWorld::run] {
+        for run in [World::run, World::run_nvme, NetWorld::run, NetWorld::run_resets, RdmaWorld::run] {
             let (first, second) = (run(seed), run(seed));
             assert_eq!(first.event_hash, second.event_hash, "seed {seed} is not deterministic");
             assert_eq!(first.stats, second.stats);

@@ -43,12 +43,14 @@ pub enum Worlds {
     Net,
     /// The same by two paths.
     Paths,
+    /// The same by one or two, with a target that resets controllers.
+    Resets,
     /// RDMA NICs, and a target behind them.
     Rdma,
 }
 
 impl Worlds {
-    pub const ALL: [Self; 5] = [Self::Disks, Self::Nvme, Self::Net, Self::Paths, Self::Rdma];
+    pub const ALL: [Self; 6] = [Self::Disks, Self::Nvme, Self::Net, Self::Paths, Self::Resets, Self::Rdma];
 
     /// Its name in a patch.
     pub fn name(self) -> &'static str {
@@ -57,6 +59,7 @@ impl Worlds {
             Self::Nvme => "nvme",
             Self::Net => "net",
             Self::Paths => "paths",
+            Self::Resets => "resets",
             Self::Rdma => "rdma",
         }
     }
@@ -68,6 +71,7 @@ impl Worlds {
             Self::Nvme => "fixed_nvme_seeds_hold_and_reach_every_mark",
             Self::Net => "fixed_net_seeds_hold_and_reach_every_mark",
             Self::Paths => "fixed_net_seeds_with_two_paths_hold",
+            Self::Resets => "fixed_resets_seeds_hold_and_reach_every_mark",
             Self::Rdma => "fixed_rdma_seeds_hold_and_reach_every_mark",
         }
     }

@@ -119,8 +119,7 @@ impl<'a> Session<'a> {
     /// Whether there may be events to tell of.
     pub(super) fn awaits_events(&self) -> bool {
         let subsystem = &self.shared.subsystem;
-        !self.held.is_empty()
-            && (subsystem.access.is_told() || subsystem.config.cross_reset != CrossReset::Refused)
+        !self.held.is_empty() && (subsystem.access.is_told() || subsystem.config.cross_reset != CrossReset::Refused)
     }
 
     /// The completion of a command.

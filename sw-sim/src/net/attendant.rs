@@ -11,25 +11,36 @@ use std::{
 use sw_engine::{ErrorKind, Time};
 use sw_nvme::{
     fabrics::{ANY_CONTROLLER, CONNECT_DATA_BYTES, ConnectData, Nqn, QueueRequest},
+    inquiry::Answer,
     namespace::Namespace,
-    paths::Fences,
+    paths::{Fences, Holder},
+    resets::{Errand, Errands, Life, Verdict},
     tcp::{
         association::{Association, Duty, Patience, Wanted},
         host::{Outcome, Range, Transfer},
         ledger::Gate,
     },
-    wire::{Command, ana::Access},
+    wire::{
+        Command, DataPointer, IDENTIFY_BYTES,
+        ana::Access,
+        ccr::{ENTRY_BYTES, HEADER_BYTES, Log},
+        identify::IdentifyController,
+        log::LogPage,
+    },
 };
 
 use super::{
     Shared,
     params::HostParams,
     stream::{Memory, Stream},
+    target::Target,
 };
 use crate::log::Mark;
 
 /// Commands of the admin queue.
 const ADMIN_DEPTH: u16 = 31;
+/// Of the log page of resets that is read: a start of it, as no association asks for many.
+const PAGE_BYTES: usize = HEADER_BYTES + ENTRY_BYTES * 30;
 /// In-capsule data of admin commands.
 const ADMIN_CAPSULE: u32 = 8192;
 
@@ -74,6 +85,10 @@ enum Task {
     Associate(Exchange),
     Sign(u64),
     Connect(Exchange, usize),
+    /// Its controller is asked to reset another one.
+    Ask(Errand, u64),
+    /// The log page of that is read.
+    Look(u64),
 }
 
 /// Making a connection: when it is given up, and whether Connect is on its way.
@@ -83,17 +98,24 @@ struct Exchange {
     is_asked: bool,
 }
 
-/// The data of Connect.
-struct Letter([u8; CONNECT_DATA_BYTES]);
+/// The data of Connect, or of a log page.
+enum Letter {
+    Connect(Vec<u8>),
+    Page(Vec<u8>),
+}
 
 impl Memory for Letter {
     fn take(&mut self, of: Range, _: &mut Shared) -> Vec<u8> {
         let from = sw_mem::index(of.at.into());
-        self.0.get(from..from + sw_mem::index(of.bytes.into())).unwrap_or_default().to_vec()
+        let Self::Connect(data) = self else { return Vec::new() };
+        data.get(from..from + sw_mem::index(of.bytes.into())).unwrap_or_default().to_vec()
     }
 
-    fn land(&mut self, of: Range, _: &[u8], shared: &mut Shared) {
-        shared.violate("memory", format!("{} bytes come for a command of the attendant", of.bytes));
+    fn land(&mut self, of: Range, bytes: &[u8], shared: &mut Shared) {
+        let Self::Page(page) = self else {
+            return shared.violate("memory", format!("{} bytes come for a command of the attendant", of.bytes));
+        };
+        page.iter_mut().skip(sw_mem::index(of.at.into())).zip(bytes).for_each(|(to, from)| *to = *from);
     }
 }
 
@@ -117,6 +139,9 @@ pub(crate) struct Attendant {
     /// It does nothing before.
     pub(crate) stalled_until: u64,
     letter: Letter,
+    /// How the controller of each association names itself.
+    lives: BTreeMap<u64, Life>,
+    errands: Option<Errands>,
 }
 
 impl Attendant {
@@ -140,7 +165,9 @@ impl Attendant {
             is_gone: false,
             next: 0,
             stalled_until: 0,
-            letter: Letter([0; CONNECT_DATA_BYTES]),
+            letter: Letter::Connect(Vec::new()),
+            lives: BTreeMap::new(),
+            errands: None,
         }
     }
 
@@ -175,8 +202,17 @@ impl Attendant {
 
     /// Tells the others of its fence.
     fn tell_fence(&self, now: Time) {
-        let fence = self.association.fence().filter(|safe| *safe > now);
-        fence.into_iter().for_each(|safe| self.family.0.borrow_mut().raise(self.path.into(), safe));
+        for (association, safe) in self.association.fences(now) {
+            let holder = Holder { controller: self.path.into(), association };
+            self.family.0.borrow_mut().raise(holder, safe, self.lives.get(&association));
+        }
+    }
+
+    /// The association is another one, or over.
+    fn set_errands(&mut self, next: Option<Errands>) {
+        for errand in core::mem::replace(&mut self.errands, next).into_iter().flat_map(Errands::end) {
+            self.family.0.borrow_mut().settle(&errand, Verdict::Failed);
+        }
     }
 
     /// A lane wants a queue.
@@ -200,7 +236,7 @@ impl Attendant {
     }
 
     /// Does what can be done now.
-    pub(crate) fn run(&mut self, shared: &mut Shared) {
+    pub(crate) fn run(&mut self, target: &Target, shared: &mut Shared) {
         if shared.now() < self.stalled_until {
             self.next = self.stalled_until;
             return;
@@ -208,7 +244,7 @@ impl Attendant {
         // Each turn begins or ends an exchange, so that there are few.
         for _ in 0..64 {
             let is_done = match self.task.take() {
-                Some(task) => self.go_on(task, shared),
+                Some(task) => self.go_on(task, target, shared),
                 None => self.begin(shared),
             };
             if !is_done {
@@ -228,7 +264,11 @@ impl Attendant {
         let duty = self.association.duty(now, wanted);
         match duty {
             Duty::Rest(span) => {
-                self.next = now.after(span).0;
+                if self.begin_errand(now) {
+                    return true;
+                }
+                let due = self.errands.as_ref().and_then(Errands::due).map_or(u64::MAX, |due| due.0);
+                self.next = now.after(span).0.min(due);
                 return false;
             }
             Duty::LetGo => self.let_go(shared),
@@ -252,26 +292,102 @@ impl Attendant {
         true
     }
 
+    /// Asks for a reset, or looks how one goes, if that is to be done.
+    fn begin_errand(&mut self, now: Time) -> bool {
+        let Some(errands) = &self.errands else { return false };
+        let until = now.0 + self.params.timeout_ns;
+        let claimed = self.family.0.borrow_mut().claim(errands, now);
+        let (command, transfer, task) = if let Some(errand) = claimed {
+            (Some(Command::cross_controller_reset(errand.instance)), Transfer::None, Task::Ask(errand, until))
+        } else if errands.due().is_some_and(|due| due <= now) {
+            self.letter = Letter::Page(vec![0; PAGE_BYTES]);
+            let bytes = u32::try_from(PAGE_BYTES).unwrap_or(0);
+            let command = Command::get_log_page(LogPage::Resets, 0, bytes, DataPointer::None);
+            (command, Transfer::In(bytes), Task::Look(until))
+        } else {
+            return false;
+        };
+        let queue = self.admin.as_mut().and_then(|admin| admin.queue.as_mut());
+        if let (Some(queue), Some(command)) = (queue, command) {
+            queue.submit(&command, transfer, 0);
+        }
+        self.task = Some(task);
+        true
+    }
+
+    /// Goes on with such a task; whether it is over.
+    fn go_on_errand(&mut self, task: Task, until: u64, shared: &mut Shared) -> bool {
+        let now = Time(shared.now());
+        let Some(answer) = self.answered(until, shared) else {
+            (self.task, self.next) = (Some(task), until);
+            return false;
+        };
+        let told = answer.as_ref().ok().and_then(|(outcome, value)| match outcome {
+            Outcome::Told(status) => {
+                Some(Answer { status: *status, dw0: u32::try_from(value & 0xFFFF_FFFF).unwrap_or(0) })
+            }
+            _ => None,
+        });
+        let over = match (&mut self.errands, task) {
+            (Some(errands), Task::Ask(errand, _)) => {
+                vec![(errand, errands.answered(errand, told, now), Mark::NetResetDone)]
+            }
+            (None, Task::Ask(errand, _)) => vec![(errand, Verdict::Failed, Mark::NetResetFailed)],
+            (Some(errands), _) => {
+                let page = if let Letter::Page(page) = &self.letter { page.as_slice() } else { &[] };
+                let log = told.filter(|told| told.status.is_success()).and_then(|_| Log::decode(page).ok());
+                let over = errands.told(log.as_ref(), now);
+                over.into_iter().map(|(errand, verdict)| (errand, verdict, Mark::NetResetTold)).collect()
+            }
+            (None, _) => Vec::new(),
+        };
+        for (errand, verdict, mark) in over {
+            let of = errand.of;
+            shared
+                .note("host is told of a reset", &[of.controller, of.association, u64::from(verdict == Verdict::Done)]);
+            match verdict {
+                Verdict::Done => shared.mark(mark),
+                Verdict::Failed if mark == Mark::NetResetTold && now >= errand.until => {
+                    shared.mark(Mark::NetResetUntold)
+                }
+                Verdict::Failed if mark == Mark::NetResetTold => shared.mark(Mark::NetResetFailed),
+                Verdict::Failed | Verdict::Open => {}
+            }
+            if verdict == Verdict::Done && of.controller == u64::from(self.path) {
+                shared.mark(Mark::NetResetOfOwnPast);
+            }
+            self.family.0.borrow_mut().settle(&errand, verdict);
+        }
+        if answer.is_err() {
+            self.lost(now, shared);
+        }
+        self.association.exchanged(now);
+        self.tell_fence(now);
+        true
+    }
+
     fn exchange(&self, stream: Stream, now: Time) -> Exchange {
         Exchange { stream, until: now.0 + self.params.timeout_ns, is_asked: false }
     }
 
     fn let_go(&mut self, shared: &mut Shared) {
+        self.set_errands(None);
         self.admin.take().into_iter().for_each(|admin| admin.hang_up(shared));
     }
 
     /// Goes on with a task; whether it is over.
-    fn go_on(&mut self, task: Task, shared: &mut Shared) -> bool {
+    fn go_on(&mut self, task: Task, target: &Target, shared: &mut Shared) -> bool {
         let now = Time(shared.now());
         match task {
+            Task::Ask(_, until) | Task::Look(until) => return self.go_on_errand(task, until, shared),
             Task::Sign(until) => {
-                let Some(answer) = self.sign(until, shared) else {
+                let Some(answer) = self.answered(until, shared) else {
                     (self.task, self.next) = (Some(Task::Sign(until)), until);
                     return false;
                 };
                 match answer {
-                    Ok(()) => self.association.signed(now),
-                    Err(_) => self.lost(now, shared),
+                    Ok((Outcome::Told(status), _)) if status.is_success() => self.association.signed(now),
+                    _ => self.lost(now, shared),
                 }
                 self.tell_fence(now);
             }
@@ -281,7 +397,7 @@ impl Attendant {
                     self.task = Some(Task::Associate(exchange));
                     return false;
                 };
-                self.associated(exchange.stream, answer, shared);
+                self.associated(exchange.stream, answer, target, shared);
             }
             Task::Connect(mut exchange, lane) => {
                 let Some(answer) = self.connect(&mut exchange, u16::try_from(lane + 1).unwrap_or(1), shared) else {
@@ -297,14 +413,13 @@ impl Attendant {
         true
     }
 
-    /// Waits for the answer to a sign of life.
-    fn sign(&mut self, until: u64, shared: &mut Shared) -> Option<Result<(), ErrorKind>> {
+    /// Waits for the answer to a command of the admin queue: its outcome, with the first eight bytes of the completion.
+    fn answered(&mut self, until: u64, shared: &mut Shared) -> Option<Result<(Outcome, u64), ErrorKind>> {
         let Some(admin) = &mut self.admin else { return Some(Err(ErrorKind::Io)) };
         admin.send(&mut self.letter, shared);
         let moved = admin.receive(&mut self.letter, shared);
         if let Some(end) = admin.queue.as_mut().and_then(|queue| queue.pop_end()) {
-            let is_good = matches!(end.outcome, Outcome::Told(status) if status.is_success());
-            return Some(if is_good { Ok(()) } else { Err(ErrorKind::Io) });
+            return Some(Ok((end.outcome, end.value)));
         }
         match moved {
             Err(kind) => Some(Err(kind)),
@@ -330,7 +445,7 @@ impl Attendant {
             let controller = if qid == 0 { ANY_CONTROLLER } else { self.controller };
             let host = Nqn::discovery();
             let data = ConnectData { host_id: [self.path + 1; 16], controller, subsystem: host.clone(), host };
-            self.letter = Letter(data.encode());
+            self.letter = Letter::Connect(data.encode().to_vec());
             let bytes = u32::try_from(CONNECT_DATA_BYTES).unwrap_or(0);
             queue.submit(&Command::connect(request), Transfer::Out(bytes), 0);
         }
@@ -351,12 +466,35 @@ impl Attendant {
         }
     }
 
-    fn associated(&mut self, stream: Stream, answer: Result<u16, ErrorKind>, shared: &mut Shared) {
+    /// What Identify Controller says.
+    fn identify(&self, target: &Target) -> Option<IdentifyController> {
+        let (of, mut page) = (target.instance(self.controller), vec![0; IDENTIFY_BYTES]);
+        let most = target.resets_max();
+        let parts: [(usize, &[u8]); 6] = [
+            (4, b"SIM"),
+            (78, &of.controller.to_le_bytes()),
+            (135, &[of.uniquifier]),
+            (136, &of.random.to_le_bytes()),
+            (512, &[0x66, 0x44]),
+            (1807, &[most]),
+        ];
+        for (at, bytes) in parts {
+            page.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
+        }
+        IdentifyController::decode(&page).ok()
+    }
+
+    fn associated(&mut self, stream: Stream, answer: Result<u16, ErrorKind>, target: &Target, shared: &mut Shared) {
         let now = Time(shared.now());
         match answer {
             Ok(controller) => {
                 (self.admin, self.controller) = (Some(stream), controller);
                 self.made += 1;
+                let (by, host) = (Holder { controller: self.path.into(), association: self.made }, Nqn::discovery());
+                if let Some(info) = self.identify(target) {
+                    self.lives.extend(Life::of(&info, controller, (&host, [0; 16])).map(|life| (self.made, life)));
+                    self.set_errands(Errands::of(by, &info, controller, (&host, [0; 16])));
+                }
                 shared.note("host has association", &[self.made]);
                 self.association.made(self.made, self.params.hold, now);
             }

@@ -19,6 +19,7 @@ mod attendant;
 mod history;
 mod lane;
 mod params;
+mod resets;
 mod stream;
 mod target;
 mod user;
@@ -39,6 +40,7 @@ use attendant::{Attendant, Family};
 use history::History;
 use lane::{LOOK_EVERY_NS, Lane};
 pub use params::{CallerParams, HostParams, NetParams};
+pub use resets::ResetParams;
 use target::Target;
 pub use target::TargetParams;
 use user::{Op, User};
@@ -70,6 +72,8 @@ pub(crate) enum Event {
     Job(u64),
     /// The timer of an association of the target's.
     KeepAlive(u16),
+    /// A reset of a controller of the target's is over.
+    Reset(usize),
     /// The host looks around.
     Tick,
     /// The callers do something.
@@ -163,6 +167,11 @@ impl NetWorld {
         Self::run_with(seed, NetParams::draw_paths(seed))
     }
 
+    /// The same with one path or two, to a target that resets controllers for its hosts.
+    pub fn run_resets(seed: u64) -> Outcome {
+        Self::run_with(seed, NetParams::draw_resets(seed))
+    }
+
     fn run_with(seed: u64, params: NetParams) -> Outcome {
         let mut world = Self::new(seed, params, Vec::new());
         world.play();
@@ -236,6 +245,7 @@ impl NetWorld {
             }
             Event::Job(id) => self.target.job(id, shared),
             Event::KeepAlive(number) => self.target.timer(number, shared),
+            Event::Reset(id) => self.target.reset_over(id, shared),
             Event::Tick => self.next_tick = u64::MAX,
             Event::Step => self.step(),
             Event::Ambush(lane) => self.spring(lane),
@@ -267,8 +277,8 @@ impl NetWorld {
     fn run_host(&mut self) {
         // What a lane wants the attendant may have at once, and the other way round.
         for _ in 0..2 {
-            let Self { lanes, user, attendants, shared, .. } = self;
-            attendants.iter_mut().for_each(|attendant| attendant.run(shared));
+            let Self { lanes, user, attendants, target, shared, .. } = self;
+            attendants.iter_mut().for_each(|attendant| attendant.run(target, shared));
             let now = shared.now();
             for lane in lanes.iter_mut().filter(|lane| lane.stalled_until <= now) {
                 lane.visit(&mut user.arena, attendants, shared);
@@ -509,7 +519,11 @@ impl NetWorld {
             None => String::new(),
             Some(_) => {
                 let lines: Vec<String> = violations.iter().map(|one| format!("{one:?}")).collect();
-                let test = if params.host.paths > 1 { "one_paths_seed" } else { "one_net_seed" };
+                let test = match params.host.paths {
+                    _ if params.target.resets.is_some() => "one_resets_seed",
+                    1 => "one_net_seed",
+                    _ => "one_paths_seed",
+                };
                 let replay =
                     format!("replay: SW_SIM_SEED={seed} cargo test -p sw-sim --test seeds {test} -- --nocapture");
                 format!("seed {seed}\n{params:#?}\n{log}{}\n{replay}", lines.join("\n"))

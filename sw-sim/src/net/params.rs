@@ -17,7 +17,7 @@ use sw_nvme::{
     },
 };
 
-use super::{history::BLOCK, target::TargetParams, wire::WireParams};
+use super::{history::BLOCK, resets::ResetParams, target::TargetParams, wire::WireParams};
 use crate::rng::Rng;
 
 const MS: u64 = 1_000_000;
@@ -139,8 +139,8 @@ impl NetParams {
             short: rng.pick_or(&[0, 0, 30], 0),
             late: rng.pick_or(&[500, 1000], 1000),
             wrong_path: None,
+            resets: None,
         };
-        let hold = hold(&target, keep_alive_ms);
         let keep_alive = keep_alive_ms.next_multiple_of((target.keep_alive_unit_ns / MS).max(1)) * MS;
         let mut wire = WireParams {
             delay_ns: (1_000, rng.pick_or(&[20_000, 2_000_000], 20_000)),
@@ -184,7 +184,7 @@ impl NetParams {
             digests,
             capsule_data_bytes: rng.pick_or(&[0, 64, 8192], 64),
             namespaces: vec![namespace(blocks, rng.range(1, 8))],
-            hold,
+            hold: hold(&target, keep_alive_ms),
         };
         Self { is_calm, wire, target, host, caller }
     }
@@ -205,6 +205,21 @@ impl NetParams {
         let mut lineage = Lineage::default();
         drawn.host.namespaces.push(second);
         drawn.host.namespaces.iter_mut().for_each(|namespace| lineage.name(namespace, "SIM"));
+        drawn
+    }
+
+    /// From a seed, with one path or two, to a target that resets controllers for its hosts.
+    pub fn draw_resets(seed: u64) -> Self {
+        let mut rng = Rng::split(seed, "resets of");
+        let mut drawn = if rng.per_mille(600) { Self::draw_paths(seed) } else { Self::draw(seed) };
+        drawn.target.resets = Some(ResetParams {
+            most: rng.pick_or(&[1, 4], 4),
+            refused: rng.pick_or(&[0, 300], 0),
+            at_once: rng.pick_or(&[0, 300], 300),
+            failed: rng.pick_or(&[0, 150], 150),
+            never: rng.pick_or(&[0, 150], 150),
+            takes_ns: rng.pick_or(&[1, 100, 1000], 100) * MS,
+        });
         drawn
     }
 
@@ -238,6 +253,7 @@ impl NetParams {
             short: 0,
             late: 1000,
             wrong_path: None,
+            resets: None,
         };
         fixed.host = HostParams {
             keep_alive_ms: 100,

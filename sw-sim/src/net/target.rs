@@ -14,12 +14,18 @@ use sw_nvme::{
     tcp::pdu::{
         self, COMMON_BYTES, DIGEST_BYTES, Data, Header, INITIALIZE_BYTES, IcReq, IcResp, Kind, Layout, R2t, flags,
     },
-    wire::{Command, Completion, admin, command::opcode, completion::CompletionFields},
+    wire::{
+        Command, Completion, admin,
+        ccr::{self, Instance},
+        command::opcode,
+        completion::CompletionFields,
+    },
 };
 
 use super::{
     Event, Shared,
     history::BLOCK,
+    resets::{ResetParams, Resets},
     wire::{Read, Way},
 };
 use crate::{log::Mark, rng::Rng};
@@ -64,6 +70,8 @@ pub struct TargetParams {
     pub late: u64,
     /// The path by which the namespace is not reached, or another one is: commands that come by it are a mistake of the host's.
     pub wrong_path: Option<u8>,
+    /// Cross-Controller Reset; `None`: there is none.
+    pub resets: Option<ResetParams>,
 }
 
 struct Transfer {
@@ -122,6 +130,7 @@ pub(crate) struct Target {
     first_open: usize,
     /// The next write takes very long.
     lingers: bool,
+    resets: Resets,
 }
 
 /// The tag that a block holds: the same in all of its words.
@@ -149,6 +158,7 @@ impl Target {
             is_calm: false,
             first_open: 0,
             lingers: false,
+            resets: Resets::new(params.resets, seed),
         }
     }
 
@@ -413,6 +423,9 @@ impl Target {
         }
         let Some(job) = self.jobs.remove(&id) else { return };
         let Job { stream, command, .. } = &job;
+        if self.peers.get(stream).is_some_and(|peer| peer.is_admin) {
+            return self.administer(&job, shared);
+        }
         let is_refused = !self.is_calm && self.rng.per_mille(self.params.refused);
         match command.opcode() {
             opcode::READ | opcode::WRITE | opcode::FLUSH if is_refused => {
@@ -423,9 +436,79 @@ impl Target {
                 self.apply(&job, shared);
                 self.answer(&job, shared);
             }
-            // Flush, and the signs of life.
+            // Flush.
             _ => self.answer(&job, shared),
         }
+    }
+
+    /// A command of an admin queue.
+    fn administer(&mut self, job: &Job, shared: &mut Shared) {
+        let Job { stream, association, command, .. } = job;
+        match command.opcode() {
+            admin::opcode::CROSS_CONTROLLER_RESET => {
+                let (status, dw0) = self.reset(*association, Instance::of(command), shared);
+                if !job.is_deaf {
+                    self.respond(*stream, command.cid(), status, dw0, shared);
+                }
+            }
+            admin::opcode::GET_LOG_PAGE => {
+                let mut page = self.resets.page(*association, shared.now()).encode();
+                page.truncate(sw_mem::index(command.dword(8).into()));
+                if !job.is_deaf {
+                    self.give(*stream, command.cid(), (&page, page.len()), shared);
+                }
+            }
+            // The signs of life.
+            _ => self.answer(job, shared),
+        }
+    }
+
+    /// A controller is asked to reset another one; status, and dword 0.
+    fn reset(&mut self, by: u16, of: Instance, shared: &mut Shared) -> (Status, u32) {
+        let number = of.controller;
+        let is_it = self.associations.contains_key(&number) && self.resets.instance(number) == of;
+        let is_over = !is_it
+            || self.associations.get(&number).is_none_or(|one| one.is_over)
+                && self.jobs.values().all(|job| job.association != number);
+        shared.note("target is asked for a reset", &[by.into(), number.into(), u64::from(is_over)]);
+        if is_over {
+            return (Status::SUCCESS, ccr::Told::Done.bits());
+        }
+        match self.resets.ask(by, of, shared) {
+            Err(status) => (status, 0),
+            Ok(course) => {
+                if course.is_begun {
+                    self.end(number, shared);
+                }
+                if course.told == ccr::Told::Done {
+                    self.forget(number);
+                }
+                (Status::SUCCESS, course.told.bits())
+            }
+        }
+    }
+
+    /// Nothing of an association is carried out any more.
+    fn forget(&mut self, number: u16) {
+        self.jobs.retain(|_, job| job.association != number);
+    }
+
+    /// A reset that was begun is over.
+    pub(crate) fn reset_over(&mut self, id: usize, shared: &mut Shared) {
+        if let Some(number) = self.resets.over(id) {
+            shared.note("target has reset", &[number.into()]);
+            self.forget(number);
+        }
+    }
+
+    /// CCRL.
+    pub(crate) fn resets_max(&self) -> u8 {
+        self.params.resets.map_or(0, |resets| resets.most)
+    }
+
+    /// This life of a controller, as Identify tells it.
+    pub(crate) fn instance(&self, controller: u16) -> Instance {
+        self.resets.instance(controller)
     }
 
     fn answer(&mut self, job: &Job, shared: &mut Shared) {
@@ -459,10 +542,18 @@ impl Target {
         }
         let lies = !self.is_calm && self.rng.per_mille(self.params.short);
         let whole = if lies { bytes.len() / 2 } else { bytes.len() };
-        let has_response = lies || self.rng.per_mille(500);
-        let Some(peer) = self.peers.get_mut(&job.stream).filter(|peer| !peer.is_closed) else { return };
+        if lies {
+            shared.mark(Mark::NetShortData);
+        }
+        self.give(job.stream, job.command.cid(), (&bytes, whole), shared);
+    }
+
+    /// Sends the first `whole` of `bytes` that a command asked for, and success.
+    fn give(&mut self, stream: usize, cid: u16, (bytes, whole): (&[u8], usize), shared: &mut Shared) {
+        let has_response = whole < bytes.len() || self.rng.per_mille(500);
+        let Some(peer) = self.peers.get_mut(&stream).filter(|peer| !peer.is_closed) else { return };
         let most = sw_mem::index(self.params.c2h_bytes_max.into());
-        let (cid, mut at) = (job.command.cid(), 0);
+        let mut at = 0;
         for part in bytes.get(..whole).unwrap_or_default().chunks(most) {
             let is_last = at + part.len() == bytes.len();
             let last = if is_last { flags::LAST } else { 0 };
@@ -476,12 +567,9 @@ impl Target {
             }
             at += part.len();
         }
-        if lies {
-            shared.mark(Mark::NetShortData);
-        }
-        flush(peer, job.stream, shared);
+        flush(peer, stream, shared);
         if has_response {
-            self.respond(job.stream, cid, Status::SUCCESS, 0, shared);
+            self.respond(stream, cid, Status::SUCCESS, 0, shared);
         }
     }
 

@@ -6,7 +6,8 @@ use core::time::Duration;
 use crate::{
     status::RetryDelays,
     wire::{
-        IDENTIFY_BYTES, WireError, byte, bytes, ccr::Instance, le16, le32, le64, le128, regs::Version, text::Ascii, whole,
+        IDENTIFY_BYTES, WireError, byte, bytes, ccr::Instance, le16, le32, le64, le128, regs::Version, text::Ascii,
+        whole,
     },
 };
 
