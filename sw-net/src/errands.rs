@@ -19,7 +19,7 @@ use sw_nvme::{
     inquiry::{AdminQueue, Answer, Data},
     paths::Holder,
     resets::{Errand, Errands, Verdict},
-    wire::{Command, ccr::Log, log::LogPage},
+    wire::{Command, DataPointer, ccr::Log, log::LogPage},
 };
 
 use crate::{
@@ -35,9 +35,20 @@ pub(crate) fn of(member: u64, facts: &Facts, host: &HostIdentity) -> Option<Erra
     Errands::of(by, &facts.info, facts.id, (&host.nqn, host.id))
 }
 
+/// Runs a command; `None`: its answer is none, and others will be.
+///
+/// # Errors
+/// The queue is over.
+fn run(admin: &mut Admin, data: Data, command: impl FnOnce(DataPointer) -> Command) -> Result<Option<Answer>, Error> {
+    match admin.run(data, command) {
+        Err(error) if admin.is_over() => Err(error),
+        told => Ok(told.ok()),
+    }
+}
+
 /// Asks for a reset.
-fn ask(admin: &mut Admin, errand: &Errand) -> Result<Answer, Error> {
-    admin.run(Data::None, |_| Command::cross_controller_reset(errand.instance))
+fn ask(admin: &mut Admin, errand: &Errand) -> Result<Option<Answer>, Error> {
+    run(admin, Data::None, |_| Command::cross_controller_reset(errand.instance))
 }
 
 /// Reads the log page; `None`: it is refused, or makes no sense.
@@ -45,8 +56,9 @@ fn read(admin: &mut Admin) -> Result<Option<Log>, Error> {
     let (page, bytes) = (LogPage::Resets, LogPage::Resets.len_bytes());
     // Never the other one: a multiple of 4 above zero. It would do nothing.
     let command = |data| Command::get_log_page(page, 0, bytes, data).unwrap_or(Command::keep_alive());
-    let answer = admin.run(Data::In(sw_mem::index(bytes.into())), command)?;
-    Ok(Log::decode(&admin.page()).ok().filter(|_| answer.status.is_success()))
+    let answer = run(admin, Data::In(sw_mem::index(bytes.into())), command)?;
+    let is_told = answer.is_some_and(|answer| answer.status.is_success());
+    Ok(Log::decode(&admin.page()).ok().filter(|_| is_told))
 }
 
 impl Controller {
@@ -97,7 +109,7 @@ impl Controller {
             return;
         }
         let (log, broken) = parted(self.with_admin(|admin, _| read(admin)));
-        let over = self.errands().as_mut().map(|errands| errands.told(log.flatten().as_ref(), now()));
+        let over = self.errands().as_mut().map(|errands| errands.told(log.as_ref(), now()));
         for (errand, verdict) in over.into_iter().flatten() {
             let (name, of) = (self.name(), errand.instance);
             tracing::info!(controller = name, ?of, ?verdict, "it told how the reset of another controller went");
@@ -114,10 +126,10 @@ impl Controller {
 }
 
 /// What was told, and why the queue is over, if it is. Of an association that is not up nothing is told.
-fn parted<T>(told: Option<Result<T, Error>>) -> (Option<T>, Option<Error>) {
+fn parted<T>(told: Option<Result<Option<T>, Error>>) -> (Option<T>, Option<Error>) {
     match told {
         None => (None, None),
-        Some(Ok(told)) => (Some(told), None),
+        Some(Ok(told)) => (told, None),
         Some(Err(error)) => (None, Some(error)),
     }
 }

@@ -423,10 +423,10 @@ impl Target {
         }
         let Some(job) = self.jobs.remove(&id) else { return };
         let Job { stream, command, .. } = &job;
+        let is_refused = !self.is_calm && self.rng.per_mille(self.params.refused);
         if self.peers.get(stream).is_some_and(|peer| peer.is_admin) {
             return self.administer(&job, shared);
         }
-        let is_refused = !self.is_calm && self.rng.per_mille(self.params.refused);
         match command.opcode() {
             opcode::READ | opcode::WRITE | opcode::FLUSH if is_refused => {
                 self.respond(*stream, command.cid(), Status::INTERNAL.with_dnr(), 0, shared);
