@@ -140,7 +140,7 @@ pub struct IdentifyController {
     pub fru_guid: [u8; 16],
     /// CRDT1 to CRDT3.
     pub retry_delays: RetryDelays,
-    /// CIU: which life of the controller this is; 0 if it does not say. See [`Instance`](crate::wire::ccr::Instance).
+    /// CIU: which life of the controller this is; 0 if it does not say. See [`Instance`].
     pub instance_uniquifier: u8,
     /// CIRN: a random number of that life.
     pub instance_random: u64,
