@@ -197,31 +197,6 @@ pub(super) fn full_queue(bed: &mut dyn Bed) -> CaseResult {
     a.expect(bed, (100, WcKind::RdmaWrite, OK)).map(drop)
 }
 
-pub(super) fn wake(bed: &mut dyn Bed) -> CaseResult {
-    let (_device, mut a, mut b) = pair(bed)?;
-    for round in 0..200u32 {
-        b.recv(1, 0, 8)?;
-        let before = b.wakes.so_far();
-        told("arm", b.cq.arm())?;
-        a.post(1, SendOp::Send, 0, 8)?;
-        let begun = bed.now();
-        while b.wakes.so_far() == before {
-            if bed.now().saturating_sub(begun).as_secs() > 10 {
-                return fail(format!("no wake in round {round}"));
-            }
-            bed.idle();
-        }
-        b.expect(bed, (1, WcKind::Recv, OK))?;
-        a.expect(bed, (1, WcKind::Send, OK))?;
-    }
-    // One wake each time it is armed, and none without.
-    let before = b.wakes.so_far();
-    b.recv(1, 0, 8)?;
-    a.post(1, SendOp::Send, 0, 8)?;
-    b.expect(bed, (1, WcKind::Recv, OK))?;
-    if b.wakes.so_far() == before { Ok(()) } else { fail("a wake that nobody asked for") }
-}
-
 pub(super) fn no_room(bed: &mut dyn Bed) -> CaseResult {
     let device = bed.device()?;
     let pd = told("pd", device.alloc_pd())?;

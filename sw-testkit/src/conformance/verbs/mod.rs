@@ -3,6 +3,7 @@
 mod cases;
 mod faults;
 mod rig;
+mod waking;
 
 use std::{sync::Arc, time::Duration};
 
@@ -63,7 +64,8 @@ pub const CASES: &[Case<Run>] = &[
     Case { name: "reads_bring_the_bytes", run: cases::reads },
     Case { name: "completions_come_in_the_order_of_the_posts", run: cases::order },
     Case { name: "a_full_queue_refuses_until_completions_are_taken", run: cases::full_queue },
-    Case { name: "a_wake_is_not_lost", run: cases::wake },
+    Case { name: "a_wake_is_not_lost", run: waking::wake },
+    Case { name: "a_completion_that_races_with_the_arm_is_not_missed", run: waking::race },
     Case { name: "a_completion_queue_without_room_makes_no_queue_pair", run: cases::no_room },
     Case { name: "registrations_out_of_range_are_refused", run: cases::registrations },
     Case { name: "a_dma_buf_that_cannot_be_registered_is_refused_as_such", run: cases::dma_buf },

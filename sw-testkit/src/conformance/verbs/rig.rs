@@ -1,10 +1,7 @@
 //! Two connected ends with memory.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::Builder,
     time::Duration,
 };
@@ -38,19 +35,33 @@ pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// Everything that may be done.
 pub(super) const ALL: Access = Access::LOCAL_WRITE.with(Access::REMOTE_READ).with(Access::REMOTE_WRITE);
 
-/// Counts wakes.
+/// Counts wakes, and ends the sleep of who waits for one.
 #[derive(Default)]
-pub(super) struct Count(AtomicU32);
+pub(super) struct Count {
+    wakes: Mutex<u32>,
+    told: Condvar,
+}
 
 impl Wake for Count {
     fn wake(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        *self.wakes() += 1;
+        self.told.notify_all();
     }
 }
 
 impl Count {
+    fn wakes(&self) -> MutexGuard<'_, u32> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn so_far(&self) -> u32 {
-        self.0.load(Ordering::Acquire)
+        *self.wakes()
+    }
+
+    /// Sleeps until there was another one than those of before; whether there was within `limit`.
+    pub(super) fn sleep_past(&self, before: u32, limit: Duration) -> bool {
+        let slept = self.told.wait_timeout_while(self.wakes(), limit, |wakes| *wakes == before);
+        !slept.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
