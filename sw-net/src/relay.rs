@@ -1,9 +1,14 @@
 //! Who is told that something came on a connection over RDMA: its thread while it waits here, and its lane.
 
+#[cfg(not(loom))]
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Instant,
 };
+
+#[cfg(loom)]
+use loom::sync::{Condvar, Mutex, MutexGuard};
 
 use sw_engine::seam::Wake;
 
@@ -81,3 +86,7 @@ impl Wake for Relay {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "relay_loom_tests.rs"]
+mod loom_tests;

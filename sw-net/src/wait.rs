@@ -2,15 +2,17 @@
 // UNSAFETY: epoll and eventfd are system calls.
 #![expect(unsafe_code, reason = "system calls")]
 
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering, fence},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
 
 use sw_engine::seam::Wake;
 
@@ -21,41 +23,50 @@ const EVENTS_MAX: i32 = 32;
 /// of it costs no system call.
 ///
 /// A lane is woken; or [`Bell`] rings, which ends a wait for a moment and is no wake-up.
+#[derive(Default)]
+pub(crate) struct EventWaker {
+    /// There before the words say so.
+    eventfd: OnceLock<OwnedFd>,
+    words: Words,
+}
+
+/// The protocol without the eventfd, so that loom can run it in every order.
 ///
 /// Invariant: a wake either finds the eventfd and writes it, or the wait that follows finds the word: each side stores its own word
 /// first and looks at the other's behind a fence.
 #[derive(Default)]
-pub(crate) struct EventWaker {
-    eventfd: OnceLock<OwnedFd>,
+struct Words {
     is_woken: AtomicBool,
     is_rung: AtomicBool,
+    has_eventfd: AtomicBool,
 }
 
-impl Wake for EventWaker {
-    fn wake(&self) {
-        self.tell(&self.is_woken);
-    }
+/// What somebody is told.
+#[derive(Clone, Copy)]
+enum Telling {
+    Wake,
+    Bell,
 }
 
-/// Ends a wait so that its lane looks at what it asked for.
-pub(crate) struct Bell(Arc<EventWaker>);
-
-impl Wake for Bell {
-    fn wake(&self) {
-        self.0.tell(&self.0.is_rung);
-    }
-}
-
-impl EventWaker {
-    fn tell(&self, word: &AtomicBool) {
+impl Words {
+    /// Telling thread: whether the eventfd must be written.
+    fn tell(&self, telling: Telling) -> bool {
+        let word = match telling {
+            Telling::Wake => &self.is_woken,
+            Telling::Bell => &self.is_rung,
+        };
         if word.swap(true, Ordering::AcqRel) {
-            return;
+            return false;
         }
         fence(Ordering::SeqCst);
-        let Some(eventfd) = self.eventfd.get() else { return };
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: a live local array and a descriptor of ours. The eventfd does not block, and is full only when a wake-up is in it.
-        unsafe { libc::write(eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        self.has_eventfd.load(Ordering::Acquire)
+    }
+
+    /// Waiting thread: the eventfd is there from now on.
+    fn has_eventfd(&self) {
+        self.has_eventfd.store(true, Ordering::Release);
+        // Before the next look at the words.
+        fence(Ordering::SeqCst);
     }
 
     fn is_told(&self) -> bool {
@@ -66,6 +77,33 @@ impl EventWaker {
     fn take(&self) -> bool {
         self.is_rung.swap(false, Ordering::AcqRel);
         self.is_woken.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Wake for EventWaker {
+    fn wake(&self) {
+        self.tell(Telling::Wake);
+    }
+}
+
+/// Rings for a lane, so that it looks at what it asked for.
+pub(crate) struct Bell(Arc<EventWaker>);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.tell(Telling::Bell);
+    }
+}
+
+impl EventWaker {
+    fn tell(&self, telling: Telling) {
+        if !self.words.tell(telling) {
+            return;
+        }
+        let Some(eventfd) = self.eventfd.get() else { return };
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: a live local array and a descriptor of ours. The eventfd does not block, and is full only when a wake-up is in it.
+        unsafe { libc::write(eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
     /// Empties the eventfd, which a sleep found full: what was told by it may have been taken before.
@@ -136,8 +174,7 @@ impl Waiter {
             self.epoll = Some(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?);
             let eventfd = self.waker.eventfd.get_or_init(|| eventfd).as_raw_fd();
             self.control(libc::EPOLL_CTL_ADD, eventfd, Interest::Read)?;
-            // Before the next look at the word: see there.
-            fence(Ordering::SeqCst);
+            self.waker.words.has_eventfd();
         }
         Ok(())
     }
@@ -167,8 +204,8 @@ impl Waiter {
     /// Waits at most `timeout`, in whole milliseconds rounded up; without a connection, until a wake-up or for a millisecond. `true`:
     /// it took a wake-up. It may end early for nothing.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
-        if self.waker.is_told() {
-            return self.waker.take();
+        if self.waker.words.is_told() {
+            return self.waker.words.take();
         }
         let millis = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX as usize];
@@ -185,7 +222,7 @@ impl Waiter {
         if events.iter().take(found).any(|event| Some(event.u64) == eventfd) {
             self.waker.drain();
         }
-        self.waker.take()
+        self.waker.words.take()
     }
 }
 
@@ -197,7 +234,7 @@ fn owned(fd: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::os::fd::AsRawFd;
 
@@ -263,5 +300,79 @@ mod tests {
         }
         drop(told);
         other.unwrap().join().unwrap();
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::{
+        sync::{Arc, Condvar, Mutex},
+        thread,
+    };
+
+    use super::*;
+
+    /// A lane's words and its eventfd, whose writes add up until it is emptied.
+    #[derive(Default)]
+    struct Lane {
+        words: Words,
+        written: Mutex<u32>,
+        readable: Condvar,
+    }
+
+    impl Lane {
+        fn tell(&self, telling: Telling) {
+            if self.words.tell(telling) {
+                *self.written.lock().unwrap() += 1;
+                self.readable.notify_one();
+            }
+        }
+
+        /// As [`Waiter::wait`], without an end in time: one that is not told is a deadlock, which loom reports.
+        fn wait(&self) -> bool {
+            if self.words.is_told() {
+                return self.words.take();
+            }
+            let mut written = self.written.lock().unwrap();
+            while *written == 0 {
+                written = self.readable.wait(written).unwrap();
+            }
+            *written = 0;
+            drop(written);
+            self.words.take()
+        }
+    }
+
+    /// The eventfd is made while somebody wakes: that wake finds it, or the wait finds the word.
+    #[test]
+    fn loom_a_wake_beside_the_first_wait_ends_it() {
+        loom::model(|| {
+            let lane = Arc::new(Lane::default());
+            let other = lane.clone();
+            let waker = thread::spawn(move || other.tell(Telling::Wake));
+            lane.words.has_eventfd();
+            // One that ends for nothing is waited again.
+            while !lane.wait() {}
+            waker.join().unwrap();
+        });
+    }
+
+    /// Three threads have too many orders to run all of them: those with at most two preemptions.
+    #[test]
+    fn loom_a_wake_is_not_lost_for_a_bell_or_for_another_wake() {
+        for second in [Telling::Wake, Telling::Bell] {
+            let mut model = loom::model::Builder::new();
+            model.preemption_bound = Some(2);
+            model.check(move || {
+                let lane = Arc::new(Lane::default());
+                lane.words.has_eventfd();
+                let tellers = [Telling::Wake, second].map(|telling| {
+                    let other = lane.clone();
+                    thread::spawn(move || other.tell(telling))
+                });
+                while !lane.wait() {}
+                tellers.into_iter().for_each(|teller| teller.join().unwrap());
+            });
+        }
     }
 }

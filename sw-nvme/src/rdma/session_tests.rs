@@ -22,6 +22,8 @@ use crate::{
 struct Shared {
     is_gone: AtomicBool,
     completions: Mutex<VecDeque<Wc>>,
+    /// Completions that come behind the last look and before the arm: nobody is woken by them.
+    before_arm: Mutex<VecDeque<Wc>>,
 }
 
 impl Shared {
@@ -129,6 +131,7 @@ impl Cq for Part {
     }
 
     fn arm(&self) -> Result<(), Error> {
+        self.0.completions.lock().unwrap().append(&mut self.0.before_arm.lock().unwrap());
         Ok(())
     }
 
@@ -230,6 +233,21 @@ fn what_was_answered_before_a_device_went_is_answered() {
     bed.shared.is_gone.store(true, Ordering::Relaxed);
     assert_eq!(bed.session.receive(), Err(Over::Gone("fake0".to_owned())));
     assert_eq!(bed.ended(), 10, "answers that came are lost");
+}
+
+#[test]
+fn what_comes_between_the_last_look_and_the_arm_is_found() {
+    let mut bed = Bed::new(Registering::Kept, 1);
+    // The completion of the SEND is taken, and nothing else is there.
+    assert_eq!((bed.session.receive(), bed.ended()), (Ok(Looked::Armed), 0));
+    bed.answer(0);
+    core::mem::swap(&mut *bed.shared.before_arm.lock().unwrap(), &mut *bed.shared.completions.lock().unwrap());
+    assert_eq!((bed.session.receive(), bed.ended()), (Ok(Looked::Armed), 1), "nobody wakes for it");
+    // Of the receives of the queue one was posted again; all end when it is over, behind the look of the drain.
+    let flushed = (0..32).map(|place| Wc { status: WcStatus::WrFlush, ..completed(place, WcKind::Recv) });
+    bed.shared.before_arm.lock().unwrap().extend(flushed);
+    bed.session.disconnect();
+    assert!(bed.session.drain(), "nobody wakes for the flush");
 }
 
 #[test]
