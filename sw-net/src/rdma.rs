@@ -35,6 +35,11 @@ const REGISTER_STEP: Duration = Duration::from_millis(10);
 /// How long a send waits for a receive of the target's, which has one for each command.
 const RNR_WAIT: Duration = Duration::from_secs(5);
 
+/// How often a connection is asked for whose wishes the target's connection manager takes for connections of before, as it may when a host
+/// comes back with the numbers that its queue pairs had; and the pause between. SPDK's host has five more attempts and 10 ms; Linux's has none.
+const STALE_ATTEMPTS: u32 = 6;
+const STALE_PAUSE: Duration = Duration::from_millis(10);
+
 /// By which device, and how memory is registered.
 #[derive(Clone)]
 pub struct RdmaWay {
@@ -79,6 +84,22 @@ impl RdmaConnection {
     /// # Errors
     /// As [`Qp::connect`](sw_engine::seam::verbs::Qp::connect); `Busy` or `Protocol` for a refusal; `ResourceLimit`.
     pub(crate) fn open(way: &RdmaWay, to: &str, config: RdmaConfig, until: Instant) -> Result<Self, Error> {
+        for _ in 0..STALE_ATTEMPTS {
+            if let Some(made) = Self::attempt(way, to, config, until)? {
+                return Ok(made);
+            }
+            crate::associate::pause(STALE_PAUSE);
+        }
+        let stale = Error::new(ErrorKind::Busy, Verb::Open).at(to);
+        Err(stale
+            .detail(format!(
+                "the target's connection manager took {STALE_ATTEMPTS} wishes for connections that it still has"
+            ))
+            .remedy("try again when it has let go of them"))
+    }
+
+    /// As [`RdmaConnection::open`], once and with a new queue pair; `None`: it was taken for a connection of before.
+    fn attempt(way: &RdmaWay, to: &str, config: RdmaConfig, until: Instant) -> Result<Option<Self>, Error> {
         let RdmaConfig { qid, controller, depth } = config;
         let relay = Arc::new(Relay::default());
         let (registering, shelf) = (way.registering, Arc::clone(&way.shelf));
@@ -89,23 +110,21 @@ impl RdmaConnection {
         let entries = depth.saturating_add(1);
         let wish = Request { qid, receive_entries: entries, send_entries: entries, controller };
         let private = PrivateData::new(&wish.encode()).unwrap_or(PrivateData::empty());
-        match made.session.qp().connect(to, &private, left(until).unwrap_or_default())? {
-            Connected::Rejected(why) => Err(refused(to, Refused::decode(why.as_bytes()))),
-            Connected::Accepted(answer) => {
-                let accept = Accept::decode(answer.as_bytes()).map_err(|error| {
-                    let error = Error::new(ErrorKind::Protocol, Verb::Open).at(to).detail(error.to_string());
-                    error.remedy("report it to whoever makes the target")
-                })?;
-                if accept.receive_entries < depth {
-                    let text = format!(
-                        "the target has {} places for commands, {depth} were asked for",
-                        accept.receive_entries
-                    );
-                    return Err(Error::new(ErrorKind::Protocol, Verb::Open).at(to).detail(text));
-                }
-                Ok(made)
-            }
+        let answer = match made.session.qp().connect(to, &private, left(until).unwrap_or_default())? {
+            Connected::Stale => return Ok(None),
+            Connected::Rejected(why) => return Err(refused(to, Refused::decode(why.as_bytes()))),
+            Connected::Accepted(answer) => answer,
+        };
+        let accept = Accept::decode(answer.as_bytes()).map_err(|error| {
+            let error = Error::new(ErrorKind::Protocol, Verb::Open).at(to).detail(error.to_string());
+            error.remedy("report it to whoever makes the target")
+        })?;
+        if accept.receive_entries < depth {
+            let places = accept.receive_entries;
+            let text = format!("the target has {places} places for commands, {depth} were asked for");
+            return Err(Error::new(ErrorKind::Protocol, Verb::Open).at(to).detail(text));
         }
+        Ok(Some(made))
     }
 
     pub(crate) fn queue(&mut self) -> &mut HostQueue {

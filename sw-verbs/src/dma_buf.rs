@@ -4,7 +4,7 @@
 //! nowhere (`field/dpu-rdma-nvmeof.md` section 1). So two queue pairs of the device are connected with each other, a pattern is written into the page by
 //! RDMA, looked at by its owner, and read back; then its complement.
 //!
-//! Nobody registers memory of a GPU yet: what this shows on a NIC and a GPU is unproven. It runs on the emulation with a memfd.
+//! Nobody registers memory of a GPU yet, which is what it waits for (docs/rdma.md): what this shows on a NIC and a GPU is unproven. It runs on the emulation with a memfd.
 
 use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -108,7 +108,7 @@ fn join(device: &dyn Device, at: &str, (a, b): (&mut EndPoint, &mut EndPoint)) -
         accepting.join().unwrap_or_else(|_| Err(silent()))?;
         match connected? {
             Connected::Accepted(_) => Ok(()),
-            Connected::Rejected(_) => Err(silent()),
+            Connected::Rejected(_) | Connected::Stale => Err(silent()),
         }
     })
 }

@@ -30,7 +30,7 @@ use sw_engine::{
 
 use super::{
     Refusal,
-    cm::{Arrived, Id, expect, resolved},
+    cm::{Arrived, Id, Told, expect, resolved},
     fabric::{Domain, LOOK_EVERY, LibraryCq, Open, RECEIVE, failed},
     wire::{self, event},
 };
@@ -40,7 +40,9 @@ use crate::emulated::now;
 const RNR_STEP: Duration = Duration::from_millis(655);
 /// Why a connection was refused, as the kernel numbers it (linux `include/rdma/ib_cm.h`, `ib_cm_rej_reason`): no one listens.
 const REJECTED_UNKNOWN_SERVICE: c_int = 8;
-/// The peer's program refused it, with private data. Another reason is a stale connection, or want of resources.
+/// The peer still has its end of a connection of before, of a queue pair with this number.
+const REJECTED_STALE: c_int = 10;
+/// The peer's program refused it, with private data. Another reason is want of resources.
 const REJECTED_BY_CONSUMER: c_int = 28;
 /// `retry_count`: without an answer a request is sent so often again.
 const RETRIES: u8 = 7;
@@ -113,6 +115,18 @@ pub(super) fn create(domain: &Arc<Domain>, config: QpConfig) -> Result<Box<dyn Q
 
 fn raw_sge(sge: &Sge) -> wire::Sge {
     wire::Sge { addr: sge.addr, length: sge.len, lkey: sge.lkey.0 }
+}
+
+/// What a refusal says, by its reason.
+fn rejected(told: &Told, to: &str) -> Result<Connected, Error> {
+    let absent = |text: String| Error::new(ErrorKind::NoDevice, Verb::Open).at(to.to_owned()).detail(text);
+    match told.status {
+        REJECTED_BY_CONSUMER => Ok(Connected::Rejected(told.private)),
+        REJECTED_STALE => Ok(Connected::Stale),
+        // As the system says it of sockets.
+        REJECTED_UNKNOWN_SERVICE => Err(absent("nobody listens there".to_owned()).with_code(libc::ECONNREFUSED)),
+        reason => Err(absent(format!("nobody takes the connection (reason {reason})")).with_code(reason)),
+    }
 }
 
 fn post_error(errno: c_int) -> PostError {
@@ -352,18 +366,7 @@ impl Qp for LibraryQp {
         if told.kind == event::REJECTED {
             id.disconnect();
             self.heard.over("the peer refused the connection");
-            return match told.status {
-                REJECTED_BY_CONSUMER => Ok(Connected::Rejected(told.private)),
-                // As the system says it of sockets.
-                REJECTED_UNKNOWN_SERVICE => {
-                    let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(to.to_owned());
-                    Err(absent.detail("nobody listens there").with_code(libc::ECONNREFUSED))
-                }
-                reason => {
-                    let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(to.to_owned());
-                    Err(absent.detail(format!("nobody takes the connection (reason {reason})")).with_code(reason))
-                }
-            };
+            return rejected(&told, to);
         }
         self.expect_index(&id)?;
         self.watch(&id)?;

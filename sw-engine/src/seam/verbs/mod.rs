@@ -152,6 +152,9 @@ pub enum Connected {
     Accepted(PrivateData),
     /// The peer refused, with its private data. The QP is in [`QpState::Error`].
     Rejected(PrivateData),
+    /// The peer's connection manager has an end of a connection of before that it takes this wish for (InfiniBand, "Stale Connection"; nobody behind it was
+    /// asked). It lets go of that end now: another QP's wish may be taken. This QP is in [`QpState::Error`].
+    Stale,
 }
 
 /// Memory to register.
