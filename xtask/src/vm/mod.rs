@@ -19,6 +19,7 @@ mod kernels;
 mod logwrites;
 mod machine;
 mod own;
+mod pace;
 mod packages;
 mod qmp;
 mod record;
@@ -34,6 +35,7 @@ use self::boots::{BOOTS, Boot};
 use self::drive::{Ended, Outcome};
 use self::guest::{Content, Extra};
 use self::kernels::{Kernel, Prepared};
+use self::pace::Pace;
 use self::packages::{Archive, Root};
 use self::spent::{Spent, Stopwatch};
 use self::wire::{End, Test};
@@ -358,13 +360,15 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
     let alone = options.record || chosen.iter().any(|boot| boot.group == ALONE);
     let rows = in_turns(chosen.len(), if alone { 1 } else { AT_A_TIME }, &run)?;
     let all = steps.all();
+    let mut pace = Pace::InTime;
     if let (true, [group]) = (options.is_whole(), &options.what[..]) {
+        pace = Pace::of(all, pace::processors());
         record::write_run(&directory(place).join("records"), &setting, group, (&steps, all), &rows)?;
         if options.record {
             record::write_run(&place.root.join("hwtests/records"), &setting, group, (&steps, all), &rows)?;
         }
     }
-    Ok(report((&steps, all), &rows))
+    Ok(report((&steps, all), &pace, &rows))
 }
 
 /// Runs `count` things, so many at a time, begun in their order; what each came to, in their order. After an error no other is begun.
@@ -608,7 +612,7 @@ fn line(name: &str, result: &str, spent: Spent, note: &str) {
     println!("{name:<22} {result:<8} {:>8.1} {:>8.1}  {note}", spent.wall_s, spent.cpu_s);
 }
 
-fn report((steps, all): (&Steps, Spent), rows: &[Row]) -> ExitCode {
+fn report((steps, all): (&Steps, Spent), pace: &Pace, rows: &[Row]) -> ExitCode {
     println!("\n{:<22} {:<8} {:>8} {:>8}  note", "guest", "result", "seconds", "of CPUs");
     for (name, spent) in steps.taken.iter().filter(|(_, spent)| spent.wall_s >= STEP_SHOWN_S) {
         line(name, "ready", *spent, "");
@@ -631,9 +635,9 @@ fn report((steps, all): (&Steps, Spent), rows: &[Row]) -> ExitCode {
             println!("skipped guest {}: {reason}", row.boot.name);
         }
     }
-    line("all", "", all, "");
+    line("all", pace.word(), all, pace.text());
     let sum = |end| rows.iter().map(|row| row.count(end)).sum::<usize>();
-    let failed = rows.iter().filter(|row| matches!(row.verdict, Verdict::Failed(_))).count();
+    let failed = rows.iter().filter(|row| matches!(row.verdict, Verdict::Failed(_))).count() + pace.failures();
     let word = if failed == 0 { "ok" } else { "FAILED" };
     let (passed, bad, skipped) = (sum(End::Ok), sum(End::Fail).max(failed), sum(End::Skip));
     println!("\ntest result: {word}. {passed} passed; {bad} failed; {skipped} ignored");
