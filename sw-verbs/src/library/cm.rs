@@ -8,7 +8,7 @@ use std::{
     mem,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     ptr,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -285,6 +285,27 @@ pub(super) fn device_towards(of: &Arc<Library>, to: &str) -> Result<String, Erro
 /// The device whose address `at` is, `HOST:PORT`.
 pub(super) fn device_at(of: &Arc<Library>, at: &str) -> Result<String, Error> {
     bound(of, at)?.device_name(at)
+}
+
+/// Hears that a device goes when no connection by it is there to hear that: the peer's end may be gone a moment before, and the connections with it. An
+/// identifier that is bound to an address of the device, and asked for nothing.
+pub(super) struct Sentinel(Mutex<Id>);
+
+impl Sentinel {
+    /// At an address of the device that has the context; `None` where it cannot be bound.
+    pub(super) fn at(of: &Arc<Library>, ip: IpAddr, context: *mut wire::Context) -> Option<Self> {
+        let id = bound(of, &SocketAddr::new(ip, 0).to_string()).ok()?;
+        // SAFETY: a live identifier.
+        let its = unsafe { (*id.raw).verbs };
+        (its == context).then(|| Self(Mutex::new(id)))
+    }
+
+    /// Whether it was told that the device goes. Does not wait; of several threads one looks.
+    pub(super) fn has_heard(&self) -> bool {
+        let Ok(id) = self.0.try_lock() else { return false };
+        let next = || id.channel.next(Duration::ZERO).ok().flatten();
+        std::iter::from_fn(next).any(|told| told.kind == event::DEVICE_REMOVAL)
+    }
 }
 
 struct LibraryListener {

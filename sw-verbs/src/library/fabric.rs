@@ -178,7 +178,11 @@ impl LibraryFabric {
                 let facts = DeviceFacts { remote_invalidate: Ability::No, ..found.facts };
                 let (library, gids) = (Arc::clone(&self.0), found.gids);
                 let known = Known::of(context);
-                return Ok(Arc::new(LibraryDevice(Arc::new(Opened { library, context, facts, gids, from, known }))));
+                // InfiniBand has no addresses of IP to bind one to: there connections alone hear.
+                let ip = choose_gid(&gids, GidChoice::Rule).ok().and_then(|gid| ip_of(&gid));
+                let sentinel = ip.and_then(|ip| cm::Sentinel::at(&library, ip, context));
+                let opened = Opened { sentinel, library, context, facts, gids, from, known };
+                return Ok(Arc::new(LibraryDevice(Arc::new(opened))));
             }
         }
         let absent = Error::new(ErrorKind::NoDevice, Verb::Open).at(found.facts.name);
@@ -188,6 +192,7 @@ impl LibraryFabric {
 
 /// What everything of a device keeps.
 pub(super) struct Opened {
+    pub(super) sentinel: Option<cm::Sentinel>,
     pub(super) library: Arc<Library>,
     pub(super) context: *mut wire::Context,
     pub(super) facts: DeviceFacts,
@@ -216,7 +221,7 @@ impl Device for LibraryDevice {
     }
 
     fn presence(&self) -> Presence {
-        self.0.known.presence()
+        self.0.presence()
     }
 
     fn gids(&self) -> Result<Vec<Gid>, Error> {
@@ -468,7 +473,7 @@ impl Events {
         while !self.is_ended.load(Ordering::Acquire) {
             let is_ready = matches!(wait_readable(&fd, LOOK_EVERY), Ok(true));
             self.of.listen_for_the_end();
-            if self.of.known.presence() == Presence::Gone {
+            if self.of.presence() == Presence::Gone {
                 // Whoever waits looks once more, and is told when it asks for the next wake.
                 self.wake.wake();
                 return;

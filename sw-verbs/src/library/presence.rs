@@ -1,7 +1,8 @@
 //! Whether a device of the system's is there still.
 //!
 //! Three things tell: `IBV_EVENT_DEVICE_FATAL` (ibv_get_async_event(3)), which the kernel also gives when it takes a device away from programs
-//! (linux `drivers/infiniband/core/uverbs_main.c`, `ib_uverbs_remove_one`); `RDMA_CM_EVENT_DEVICE_REMOVAL` of a connection; and a channel of
+//! (linux `drivers/infiniband/core/uverbs_main.c`, `ib_uverbs_remove_one`); `RDMA_CM_EVENT_DEVICE_REMOVAL` of a connection, or of an identifier
+//! that is kept for this alone, since connections may have ended a moment before; and a channel of
 //! completions that gives errors. Whichever comes first counts, for all that is open of the device.
 //!
 //! *Thread*: any. The events of a context are read by the threads of its completion queues, one at a time: two that read would wait for each
@@ -23,6 +24,7 @@ use std::{
 use sw_engine::{Error, ErrorKind, Verb, seam::verbs::Presence};
 
 use super::{
+    cm::Sentinel,
     fabric::{Fd, Opened},
     wire,
 };
@@ -55,9 +57,17 @@ impl Known {
 }
 
 impl Opened {
+    /// Whether it is there, as far as anybody has told by now.
+    pub(super) fn presence(&self) -> Presence {
+        if self.known.presence() == Presence::Here && self.sentinel.as_ref().is_some_and(Sentinel::has_heard) {
+            self.known.is_gone();
+        }
+        self.known.presence()
+    }
+
     /// Nothing is made of a device that is gone.
     pub(super) fn expect(&self) -> Result<(), Error> {
-        if self.known.presence() == Presence::Here {
+        if self.presence() == Presence::Here {
             return Ok(());
         }
         let absent = Error::new(ErrorKind::NoDevice, Verb::Setup).at(self.facts.name.clone());

@@ -70,9 +70,11 @@ int ibv_dereg_mr(void *of) { (void)of; return EIO; }
 static struct { void *device; char rest[1024]; } context = { "one", { 0 } };
 static void *contexts[2] = { &context, 0 };
 void **rdma_get_devices(int *count) { *count = 1; return contexts; }
+/* No connections either. */
+void *rdma_create_event_channel(void) { errno = ENODEV; return 0; }
 #define NONE(name) void name(void) {}
 NONE(ibv_create_comp_channel) NONE(ibv_destroy_comp_channel) NONE(ibv_create_cq) NONE(ibv_destroy_cq)
-NONE(ibv_get_async_event) NONE(ibv_ack_async_event) NONE(ibv_get_cq_event) NONE(ibv_ack_cq_events) NONE(ibv_query_qp) NONE(ibv_modify_qp) NONE(rdma_create_event_channel)
+NONE(ibv_get_async_event) NONE(ibv_ack_async_event) NONE(ibv_get_cq_event) NONE(ibv_ack_cq_events) NONE(ibv_query_qp) NONE(ibv_modify_qp)
 NONE(rdma_destroy_event_channel) NONE(rdma_create_id) NONE(rdma_destroy_id) NONE(rdma_migrate_id) NONE(rdma_bind_addr) NONE(rdma_resolve_addr)
 NONE(rdma_resolve_route) NONE(rdma_create_qp) NONE(rdma_destroy_qp) NONE(rdma_connect) NONE(rdma_accept) NONE(rdma_reject) NONE(rdma_listen)
 NONE(rdma_disconnect) NONE(rdma_get_cm_event) NONE(rdma_ack_cm_event) NONE(rdma_get_src_port)

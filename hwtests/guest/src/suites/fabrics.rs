@@ -154,7 +154,7 @@ impl Target {
         Self::prepare_over(Over::Tcp)
     }
 
-    fn prepare_over(over: Over) -> Result<Self, Stop> {
+    pub(super) fn prepare_over(over: Over) -> Result<Self, Stop> {
         if !nvmet("").exists() {
             busybox(&["mount", "-t", "configfs", "none", CONFIG])?;
         }

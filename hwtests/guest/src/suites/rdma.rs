@@ -3,14 +3,15 @@
 //! rxe copies by CPU and its packets go round inside of the kernel: protocol and bytes are shown, no NIC is.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use straightway::{
-    Engine, FabricWire, Memory, NvmeTcp, RdmaPort, RdmaRegistering,
+    Engine, FabricWire, Memory, NvmeTcp, RdmaPort, RdmaRegistering, Uri,
     discovery::{self, Asking, TransportType},
 };
 use sw_engine::{
@@ -21,8 +22,8 @@ use sw_testkit::conformance::{self, verbs};
 use sw_verbs::library::{Library, LibraryFabric};
 
 use super::fabrics::{
-    NQN, Over, SEED, SERIAL, Target, busybox, connect_over, kernel_host_over, known, memory, namespace_of, our_target,
-    read,
+    NQN, Over, PORT, SEED, SERIAL, Target, busybox, connect_over, kernel_host_over, known, memory, namespace_of, nvmet,
+    our_target, read,
 };
 use super::fabrics_life::{associations, port_over};
 use crate::block;
@@ -36,6 +37,13 @@ pub const SUITE: Suite = Suite {
         Test::new("copy", "bytes of any length go to the kernel's target and come back, and their way is told", copy)
             .bed_only()
             .limit_s(90),
+        Test::new(
+            "capsules",
+            "writes go in capsules of what the kernel's target takes, none and 16 KiB included",
+            capsules,
+        )
+        .bed_only()
+        .limit_s(90),
         Test::new("queue", "many reads and writes at a time", queue).bed_only().limit_s(90),
         Test::new(
             "registrations",
@@ -73,36 +81,76 @@ pub const SUITE: Suite = Suite {
         Test::new("churn", "thirty associations leave no descriptor and no thread behind", churn)
             .bed_only()
             .limit_s(180),
+        Test::new("two", "two devices carry the bytes of one namespace, each by its own path", two)
+            .bed_only()
+            .limit_s(90),
+        // The last one: its device is not whole again before this process has ended.
+        Test::new(
+            "gone",
+            "a device that is deleted under reads ends them with its name, and those by another device go on",
+            gone,
+        )
+        .bed_only()
+        .limit_s(120),
     ],
 };
 
 const DEVICE: &str = "rxe0";
 const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
-/// Sees to the device: rxe over a network device that leads nowhere but to itself.
-fn rig(context: &Context) -> Verdict {
-    let device = Path::new("/sys/class/infiniband").join(DEVICE);
-    if !device.exists() {
-        busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
-        busybox(&["ifconfig", "dummy0", Over::Rdma.address(), "netmask", "255.255.255.0", "up"])?;
-        let made =
-            Command::new("/usr/bin/rdma").args(["link", "add", DEVICE, "type", "rxe", "netdev", "dummy0"]).output()?;
-        if !made.status.success() {
-            return fail(format!("rdma link add: {}", String::from_utf8_lossy(&made.stderr).trim()));
-        }
-    }
-    context.until(Duration::from_secs(10), "the device has its address", || gid_index(&device).ok()).map(drop)
+/// A device of rxe, over a network device that leads nowhere but to itself.
+struct Rxe {
+    name: &'static str,
+    net: &'static str,
+    address: &'static str,
+    /// The end of its address of IPv4 in the table of the port.
+    gid: &'static str,
 }
 
-/// The index of the address of IPv4 by RoCE v2.
-fn gid_index(device: &Path) -> Result<u32, Stop> {
-    let port = device.join("ports/1");
-    let is_ours = |index: &u32| {
-        let gid = read_text(&port.join(format!("gids/{index}"))).unwrap_or_default();
-        let kind = read_text(&port.join(format!("gid_attrs/types/{index}"))).unwrap_or_default();
-        gid.ends_with(":ffff:0a00:0001") && kind == "RoCE v2"
-    };
-    (0..16).find(is_ours).map_or_else(|| fail("no address of IPv4 in the table"), Ok)
+const FIRST: Rxe = Rxe { name: DEVICE, net: "dummy0", address: "10.0.0.1", gid: ":ffff:0a00:0001" };
+const SECOND: Rxe = Rxe { name: "rxe1", net: "dummy1", address: "10.0.1.1", gid: ":ffff:0a00:0101" };
+
+impl Rxe {
+    fn place(&self) -> PathBuf {
+        Path::new("/sys/class/infiniband").join(self.name)
+    }
+
+    /// Sees to it.
+    fn make(&self, context: &Context) -> Verdict {
+        if !self.place().exists() {
+            busybox(&["ifconfig", "lo", "127.0.0.1", "up"])?;
+            if !Path::new("/sys/class/net").join(self.net).exists() {
+                busybox(&["ip", "link", "add", self.net, "type", "dummy"])?;
+            }
+            busybox(&["ifconfig", self.net, self.address, "netmask", "255.255.255.0", "up"])?;
+            let make = ["link", "add", self.name, "type", "rxe", "netdev", self.net];
+            let made = Command::new("/usr/bin/rdma").args(make).output()?;
+            if !made.status.success() {
+                return fail(format!("rdma link add: {}", String::from_utf8_lossy(&made.stderr).trim()));
+            }
+        }
+        context.until(Duration::from_secs(10), "the device has its address", || self.gid_index().ok()).map(drop)
+    }
+
+    /// The index of the address of IPv4 by RoCE v2.
+    fn gid_index(&self) -> Result<u32, Stop> {
+        let port = self.place().join("ports/1");
+        let is_ours = |index: &u32| {
+            let gid = read_text(&port.join(format!("gids/{index}"))).unwrap_or_default();
+            let kind = read_text(&port.join(format!("gid_attrs/types/{index}"))).unwrap_or_default();
+            gid.ends_with(self.gid) && kind == "RoCE v2"
+        };
+        (0..16).find(is_ours).map_or_else(|| fail("no address of IPv4 in the table"), Ok)
+    }
+
+    /// Packets that it sent.
+    fn sent(&self) -> Result<u64, Stop> {
+        Ok(read_text(&self.place().join("ports/1/hw_counters/sent_pkts"))?.parse()?)
+    }
+}
+
+fn rig(context: &Context) -> Verdict {
+    FIRST.make(context)
 }
 
 struct Bed(LibraryFabric, Instant);
@@ -174,6 +222,33 @@ fn copy(context: &Context) -> Verdict {
     same("a read of odd bytes", &(ragged == there), &true)
 }
 
+fn capsules(context: &Context) -> Verdict {
+    rig(context)?;
+    // None, one block, and the most that Linux's target takes.
+    for bytes in [0u64, 4096, 16384] {
+        let target = Target::prepare_over(Over::Rdma)?;
+        write_text(&nvmet("ports/1/param_inline_data_size"), &bytes.to_string())?;
+        target.offer()?;
+        let taken = read_text(&nvmet("ports/1/param_inline_data_size"))?;
+        let engine = Engine::builder().build()?;
+        let object = Over::Rdma.opened(&engine)?;
+        let mut at = 0;
+        // At both sides of what fits a capsule, and many commands' worth.
+        for len in [4096, 8192, 16384, 20480, 1 << 20] {
+            let content = block::pattern(SEED + bytes + at, at, len);
+            engine.write(&object, at, memory(&content)?).wait().ok()?;
+            let mut there = vec![0; len];
+            target.backing()?.read_exact_at(&mut there, at)?;
+            let ours = read(&engine, &object, at, len)?;
+            let what = format!("{len} bytes at {at} with capsules of {bytes} bytes");
+            same(&what, &(there == content, ours == content), &(true, true))?;
+            at += len as u64;
+        }
+        context.fact(&json!({"capsule_bytes": bytes, "taken": taken}));
+    }
+    Ok(())
+}
+
 fn queue(context: &Context) -> Verdict {
     rig(context)?;
     let target = Target::make_over(Over::Rdma)?;
@@ -234,7 +309,7 @@ fn registrations(context: &Context) -> Verdict {
 fn choice(context: &Context) -> Verdict {
     rig(context)?;
     let _target = Target::make_over(Over::Rdma)?;
-    let index = gid_index(&Path::new("/sys/class/infiniband").join(DEVICE))?;
+    let index = FIRST.gid_index()?;
     let named = format!("&device={DEVICE}");
     for more in [String::new(), named.clone(), format!("&gid={index}"), format!("{named}&gid={index}")] {
         known()?;
@@ -341,3 +416,99 @@ fn churn(context: &Context) -> Verdict {
 
 /// Associations of one test.
 const CHURN: u32 = 30;
+
+/// The kernel's target at both devices, and the address of both ports.
+fn at_both(context: &Context) -> Result<(Target, Uri), Stop> {
+    FIRST.make(context)?;
+    SECOND.make(context)?;
+    let target = Target::make_over(Over::Rdma)?;
+    std::fs::create_dir(nvmet("ports/2"))?;
+    for (file, text) in
+        [("addr_trtype", "rdma"), ("addr_adrfam", "ipv4"), ("addr_traddr", SECOND.address), ("addr_trsvcid", PORT)]
+    {
+        write_text(&nvmet("ports/2").join(file), text)?;
+    }
+    target.offer_at("2")?;
+    known()?;
+    let ports = format!("{}:{PORT},{}:{PORT}", FIRST.address, SECOND.address);
+    Ok((target, format!("nvme+rdma://{ports}/{NQN}?nsid=1&serial={SERIAL}").parse()?))
+}
+
+fn two(context: &Context) -> Verdict {
+    let (target, uri) = at_both(context)?;
+    let content = block::pattern(SEED, 0, 8 << 20);
+    let engine = Engine::builder().reactors(1).build()?;
+    let object = engine.open_for_update(&uri)?;
+    let before = [FIRST.sent()?, SECOND.sent()?];
+    let len = 64 << 10;
+    let parts = || content.chunks(len).enumerate().map(|(n, part)| ((n * len) as u64, part));
+    let writes: Vec<_> =
+        parts().map(|(at, part)| Ok(engine.write(&object, at, memory(part)?))).collect::<Result<_, Stop>>()?;
+    for done in engine.batch(writes).wait() {
+        done.ok()?;
+    }
+    let mut there = vec![0; content.len()];
+    target.backing()?.read_exact_at(&mut there, 0)?;
+    let ours = read(&engine, &object, 0, content.len())?;
+    same("the bytes", &(there == content, ours == content), &(true, true))?;
+    let sent = [FIRST.sent()? - before[0], SECOND.sent()? - before[1]];
+    context.fact(&json!({"packets": sent}));
+    // A quarter of the bytes at least went by each, in packets of 4 KiB at most.
+    let least = content.len() as u64 / 4096 / 4;
+    same("whether both carried them", &sent.map(|packets| packets > least), &[true, true])
+}
+
+/// How long reads of a device that is gone may take to say so.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// How long reads by another device go on afterwards.
+const ON_FOR: Duration = Duration::from_secs(3);
+
+fn gone(context: &Context) -> Verdict {
+    let (target, both) = at_both(context)?;
+    let bytes = block::pattern(SEED, 0, 1 << 20);
+    target.backing()?.write_all_at(&bytes, 0)?;
+    let (alone, beside) = (Engine::builder().reactors(1).build()?, Engine::builder().reactors(1).build()?);
+    let (one, other) = (Over::Rdma.opened(&alone)?, beside.open_for_update(&both)?);
+    let stop = AtomicBool::new(false);
+    let (error, within, reads, deleting) = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                if let Err(error) = alone.read(&one, 0, memory(&vec![0; bytes.len()])?).wait().ok() {
+                    return Ok::<_, Stop>(Some(error));
+                }
+            }
+            Ok(None)
+        });
+        let going_on = scope.spawn(|| {
+            let mut reads = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                same("the bytes", &(read(&beside, &other, 0, bytes.len())? == bytes), &true)?;
+                reads += 1;
+            }
+            Ok::<_, Stop>(reads)
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        let start = Instant::now();
+        // It comes back when nobody has the device any more, which this process does to its end.
+        let deleting = Command::new("/usr/bin/rdma").args(["link", "delete", DEVICE]).spawn();
+        while !reading.is_finished() && start.elapsed() < GONE_WITHIN {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let within = start.elapsed();
+        std::thread::sleep(ON_FOR);
+        stop.store(true, Ordering::Relaxed);
+        let panicked = |_| Stop::Fail("a thread panicked".into());
+        let (error, reads) = (reading.join().map_err(panicked)?, going_on.join().map_err(panicked)?);
+        Ok::<_, Stop>((error?, within, reads?, deleting?))
+    })?;
+    let mut deleting = deleting;
+    let told = error.map(|error| (error.kind(), error.to_string()));
+    context.fact(&json!({"told": format!("{told:?}"), "within_s": within.as_secs_f64(), "reads_beside": reads,
+        "delete": format!("{:?}", deleting.try_wait())}));
+    match told {
+        Some((ErrorKind::NoDevice, text)) if text.contains(DEVICE) => {}
+        told => return fail(format!("reads by a device that is gone: {told:?}")),
+    }
+    // The other path is still there at the end.
+    same("the bytes by the other device", &(read(&beside, &other, 0, bytes.len())? == bytes), &true)
+}
