@@ -121,17 +121,36 @@ pub fn make_any(root: &Path) {
     tree.put(&format!("{drive}/numa_node"), "5");
 }
 
+/// Puts each function of the machine into an IOMMU group of its own, of this kind.
+fn into_groups(root: &Path, kind: &str) {
+    let tree = Tree { root, shows: Shows::All };
+    let mut functions: Vec<_> =
+        fs::read_dir(root.join("sys/bus/pci/devices")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    functions.sort();
+    for (number, function) in functions.iter().enumerate() {
+        let group = format!("sys/kernel/iommu_groups/{number}");
+        tree.put(&format!("{group}/type"), kind);
+        symlink(root.join(group), function.join("iommu_group")).unwrap();
+    }
+}
+
 /// What the command says of a machine, and what is committed.
 fn says(name: &str, shows: Shows, numa_nodes: u32, arguments: &[&str], want: &str) {
+    says_of(name, (shows, None), numa_nodes, arguments, want);
+}
+
+/// The same of one whose functions are in IOMMU groups of a kind.
+fn says_of(name: &str, (shows, kind): (Shows, Option<&str>), numa_nodes: u32, arguments: &[&str], want: &str) {
     let scratch = Scratch::new();
     let shape = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cli/topology/{name}.xml"));
     make(&scratch.path("machine"), &fs::read_to_string(&shape).unwrap(), shows, numa_nodes);
+    kind.into_iter().for_each(|kind| into_groups(&scratch.path("machine"), kind));
     let shape = shape.to_str().unwrap();
     let arguments = arguments.iter().map(|word| if *word == "FILE" { shape } else { word });
     let all: Vec<&str> = ["topology", "--root", "machine"].into_iter().chain(arguments).collect();
     let ran = scratch.run(&all).ok();
     let said = ran.text();
-    let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("topology-{name}-{numa_nodes}.txt"));
+    let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("topology-{name}-{}.txt", kind.unwrap_or("none")));
     if said != want {
         fs::write(&fresh, said).unwrap();
     }
@@ -141,6 +160,16 @@ fn says(name: &str, shows: Shows, numa_nodes: u32, arguments: &[&str], want: &st
 #[test]
 fn two_trees_of_switches_give_each_gpu_the_port_of_its_own_tree() {
     says("hygon-8-gpu", Shows::All, 8, &[], include_str!("topology/hygon-8-gpu.txt"));
+}
+
+/// What is direct without an IOMMU, and with one that passes addresses through, is so no more where it translates.
+#[test]
+fn a_tree_whose_iommu_translates_promises_nothing_without_a_test() {
+    let (translated, free) =
+        (include_str!("topology/hygon-8-gpu-dma-fq.txt"), include_str!("topology/hygon-8-gpu-identity.txt"));
+    says_of("hygon-8-gpu", (Shows::All, Some("DMA-FQ")), 8, &[], translated);
+    says_of("hygon-8-gpu", (Shows::All, Some("identity")), 8, &[], free);
+    assert!(!translated.contains("; direct") && free.matches("PXB; direct").count() == 8);
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub struct Way {
     pub distance: Distance,
     /// What ports on the way do, where a switch is common to both.
     pub acs: Acs,
+    /// Which of both has its addresses translated by the IOMMU, if one has.
+    pub translated: Option<PciAddress>,
 }
 
 /// What a way promises.
@@ -73,8 +75,8 @@ impl fmt::Display for Standing {
 impl Way {
     /// What it promises.
     pub fn standing(&self) -> Standing {
-        match (self.distance, self.acs) {
-            (Distance::Pix | Distance::Pxb, Acs::Clear) => Standing::Direct,
+        match (self.distance, self.acs, self.translated) {
+            (Distance::Pix | Distance::Pxb, Acs::Clear, None) => Standing::Direct,
             _ => Standing::SelfTest,
         }
     }
@@ -84,11 +86,14 @@ impl fmt::Display for Way {
     /// The distance, and why it is not direct although a switch is common to both.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.distance.fmt(f)?;
-        match (self.distance, self.acs) {
-            (Distance::Pix | Distance::Pxb, Acs::Redirects(port)) => {
+        match (self.distance, self.acs, self.translated) {
+            (Distance::Pix | Distance::Pxb, Acs::Redirects(port), _) => {
                 write!(f, ", but {port} sends peer traffic up to the root complex (ACS)")
             }
-            (Distance::Pix | Distance::Pxb, Acs::Unreadable(port)) => {
+            (Distance::Pix | Distance::Pxb, _, Some(function)) => {
+                write!(f, ", but the IOMMU translates the addresses of {function}: what no switch knows goes up to it")
+            }
+            (Distance::Pix | Distance::Pxb, Acs::Unreadable(port), None) => {
                 write!(f, ", access control of {port} can be read by root only")
             }
             _ => Ok(()),
@@ -102,14 +107,23 @@ pub(super) fn between(one: &Function, other: &Function, numa_nodes: usize) -> Wa
         let there = other.above.iter().position(|its| its.address == bridge.address)?;
         Some((at, there))
     });
+    // The one that begins the transfers, a NIC or a drive, is named before the GPU.
+    let translated = [other, one].into_iter().find(|function| is_translated(function)).map(|function| function.address);
     let Some((here, there)) = common else {
-        return Way { distance: across_host(one, other, numa_nodes), acs: Acs::Clear };
+        return Way { distance: across_host(one, other, numa_nodes), acs: Acs::Clear, translated };
     };
     // A switch has two ports on the way from a function below it: its own downstream port, and the common upstream one.
     let distance = if here.max(there) <= 1 { Distance::Pix } else { Distance::Pxb };
     // The kernel asks the common bridge itself, and everything below it on both sides (drivers/pci/p2pdma.c).
     let ports = one.above.iter().take(here + 1).chain(other.above.iter().take(there));
-    Way { distance, acs: ports.fold(Acs::Clear, worse) }
+    Way { distance, acs: ports.fold(Acs::Clear, worse), translated }
+}
+
+/// Whether the IOMMU translates its addresses. Then a peer that was mapped for it (a dma-buf, or by VFIO) has an address which is none of the bus: a
+/// switch finds no port for it and sends it up. What the kernel maps as P2PDMA has a bus address all the same (drivers/pci/p2pdma.c,
+/// `PCI_P2PDMA_MAP_BUS_ADDR`), and a function that asks for translations itself (ATS) sends bus addresses, but of neither does the tree tell.
+fn is_translated(function: &Function) -> bool {
+    function.iommu.as_ref().is_some_and(|group| group.kind.as_deref() != Some("identity"))
 }
 
 fn worse(so_far: Acs, port: &Bridge) -> Acs {

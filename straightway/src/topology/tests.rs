@@ -84,6 +84,32 @@ fn a_port_that_redirects_or_hides_is_named_and_what_is_above_the_switch_does_not
 }
 
 #[test]
+fn what_the_iommu_translates_is_not_taken_for_direct() {
+    let below = |port, redirect| [(port, redirect), ("0000:01:00.0", CLEAR), ("0000:00:01.0", CLEAR)];
+    let of = |kind: Option<&str>| Some(IommuGroup { number: 7, kind: kind.map(str::to_owned) });
+    let gpu = gpu("0000:03:00.0", &below("0000:02:00.0", CLEAR));
+    let nic = |redirect| nic("0000:04:00.0", &below("0000:02:01.0", redirect), "a", 1);
+    let standing = |gpu: &Function, nic: &Function| distance::between(gpu, nic, 1).standing();
+    for kind in [Some("DMA"), Some("DMA-FQ"), Some("unmanaged"), None] {
+        let nic = Function { iommu: of(kind), ..nic(CLEAR) };
+        let way = distance::between(&gpu, &nic, 1);
+        assert_eq!((way.standing(), way.translated), (Standing::SelfTest, Some(nic.address)), "{kind:?}");
+        assert!(way.to_string().starts_with("PIX, but the IOMMU translates the addresses of 0000:04:00.0"), "{way}");
+        // Of which of both, does not matter.
+        assert_eq!(
+            standing(&Function { iommu: of(kind), ..gpu.clone() }, &Function { iommu: None, ..nic }),
+            Standing::SelfTest
+        );
+    }
+    let through = Function { iommu: of(Some("identity")), ..nic(CLEAR) };
+    assert_eq!(way(&Function { iommu: of(Some("identity")), ..gpu.clone() }, &through), "PIX");
+    assert_eq!(standing(&gpu, &through), Standing::Direct);
+    // A port that redirects is the reason by itself.
+    let both = Function { iommu: of(Some("DMA")), ..nic(Redirect::Yes) };
+    assert!(way(&gpu, &both).contains("(ACS)"), "{}", way(&gpu, &both));
+}
+
+#[test]
 fn near_beats_fast_fast_beats_free_and_equal_ports_are_shared_out() {
     let below = |port| [(port, CLEAR), ("0000:01:00.0", CLEAR), ("0000:00:01.0", CLEAR)];
     let mut far = nic("0000:81:00.0", &[("0000:80:01.0", CLEAR)], "far", 400_000);
