@@ -130,6 +130,16 @@ mod tests {
         assert_eq!(Algorithm::Crc64Nvme.of(b"123456789"), 0xae8b_1486_0a79_9888);
     }
 
+    /// SSE 4.1 with carry-less multiplication at the least; without them it is tables.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn checksums_are_made_by_the_processors_instructions_where_it_has_them() {
+        let has = std::arch::is_x86_feature_detected!("sse4.1") && std::arch::is_x86_feature_detected!("pclmulqdq");
+        let how = crc_fast::get_calculator_target(CrcAlgorithm::Crc32Iscsi);
+        println!("CRC by {how}");
+        assert_eq!(how.contains("pclmulqdq"), has, "{how}");
+    }
+
     #[test]
     fn pieces_in_any_order_give_the_checksum_of_the_whole() {
         let data: Vec<u8> = (0..10_000u32).map(|x| (x * 7 + x / 251).to_le_bytes()[0]).collect();
