@@ -9,6 +9,7 @@
 //!  alone                                           a process of a test's own
 //!  native                                          a shared library of ours, and programs in C and C++ that use it
 //!  s3                                              a server of S3 in this process, over a directory (feature `s3`)
+//!  wire                                            recorded conversations of NVMe/TCP
 //!  zram                                            a block device in memory, where the kernel has one
 //! ```
 //!
@@ -26,5 +27,6 @@ pub mod pattern;
 pub mod s3;
 pub mod scratch;
 pub mod wait;
+pub mod wire;
 pub mod wrap;
 pub mod zram;

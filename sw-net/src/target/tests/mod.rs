@@ -24,6 +24,7 @@ mod gate;
 mod hostile;
 mod life;
 mod resets;
+mod recorded;
 
 use client::{Client, Done, Fail, Host, Move, SUCCESS, at};
 
