@@ -61,6 +61,8 @@ const QUEUE_LEFT_WITHIN: Duration = Duration::from_secs(1);
 const QUEUE_LOOKED_AFTER: Duration = Duration::from_millis(5);
 /// Numbers of queues that are tried without a pause.
 const QUEUES_TRIED_AT_ONCE: usize = 4;
+/// Connections that may be lost in a row while a queue is made: the association stands, so that the next one may well last.
+const QUEUES_LOST_MAX: usize = 3;
 /// Between two looks of somebody who waits for the association, if nobody tells.
 const NEWS_STEP: Duration = Duration::from_millis(100);
 /// How long each of the two answers of a shutdown is waited for.
@@ -681,7 +683,7 @@ impl Controller {
 
     pub(crate) fn connect_queue(self: &Arc<Self>) -> Result<IoQueue, Error> {
         let facts = self.facts();
-        let (until, mut tries) = (after(QUEUE_LEFT_WITHIN), 0);
+        let (until, mut tries, mut lost) = (after(QUEUE_LEFT_WITHIN), 0, 0);
         loop {
             let qid = self.desk().qids.pop_front().ok_or_else(|| {
                 Error::new(ErrorKind::ResourceLimit, Verb::Setup)
@@ -697,7 +699,9 @@ impl Controller {
             desk.qids.push_back(qid);
             let (free, is_closed) = (desk.qids.len(), desk.is_closed);
             drop(desk);
-            if is_closed || !is_still_there(&error) || left(until).is_none() {
+            lost += usize::from(error.kind() == ErrorKind::Io);
+            let may_last = error.kind() == ErrorKind::Io && lost <= QUEUES_LOST_MAX;
+            if is_closed || !(is_still_there(&error) || may_last) || left(until).is_none() {
                 return Err(error);
             }
             // Some others first: once none of them is free, they become so.

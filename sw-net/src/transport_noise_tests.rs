@@ -162,10 +162,7 @@ fn bed(seed: u64, digests: Digests) -> (Target, Rig, Rig) {
         let at = wire(target.address(), noise);
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem: subsystem.clone() };
         let controller = Controller::open(address, identity(), impatient(digests)).unwrap();
-        let index = directory.add(Paths::of(controller.clone())).unwrap();
-        let attended = controller.clone();
-        let attendant = Some(std::thread::Builder::new().spawn(move || attended.attend()).unwrap());
-        Rig { target: None, controller, directory: directory.clone(), index, attendant }
+        Rig::of(controller, &directory)
     };
     let noise = Noise { seed, quiet: 1, clean_bytes: 400 + seed % 9 * 3000, every: 2 + seed % 40 };
     let rigs = (rig(Noise { quiet: u64::MAX, ..noise }), rig(noise));

@@ -70,10 +70,17 @@ impl Rig {
         let at = target.address();
         let address = Address { host: at.ip().to_string(), port: at.port(), subsystem };
         let controller = Controller::open(address, host_identity, host).unwrap();
+        let mut rig = Self::of(controller, directory);
+        rig.target = Some(target);
+        rig
+    }
+
+    /// With an association with somebody else's target.
+    fn of(controller: Arc<Controller>, directory: &Arc<Directory>) -> Self {
         let index = directory.add(Paths::of(controller.clone())).unwrap();
         let attended = controller.clone();
         let attendant = std::thread::Builder::new().spawn(move || attended.attend()).unwrap();
-        Self { target: Some(target), controller, directory: directory.clone(), index, attendant: Some(attendant) }
+        Self { target: None, controller, directory: directory.clone(), index, attendant: Some(attendant) }
     }
 
     fn object(&self) -> Object {
@@ -472,9 +479,51 @@ fn lanes_beyond_the_queues_of_a_controller_are_told_so() {
     assert_eq!(ends(&mut lanes[1], 1, SOON)[0].result, Ok(4096));
 }
 
+#[test]
+fn two_hosts_of_one_name_and_identifier_do_io_side_by_side_and_neither_takes_the_others_connections() {
+    let config = TargetConfig { queues_max: 1, ..own() };
+    let subsystem = config.subsystem.clone();
+    let target = Target::start(config).unwrap();
+    let at = target.address();
+    let rigs = [1u8, 2].map(|byte| {
+        let address = Address { host: at.ip().to_string(), port: at.port(), subsystem: subsystem.clone() };
+        let controller = Controller::open(address, identity(), ControllerConfig::default()).unwrap();
+        (byte, Rig::of(controller, &Arc::default()))
+    });
+    assert_ne!(rigs[0].1.controller.facts().id, rigs[1].1.controller.facts().id);
+    const BLOCKS: u64 = 200;
+    // Each has every other block, and writes and reads them while the other one does.
+    std::thread::scope(|scope| {
+        for (byte, rig) in &rigs {
+            scope.spawn(move || {
+                let (object, mut transport) = (rig.object(), rig.transport(TcpConfig::default()));
+                for block in (0..BLOCKS).map(|block| 2 * block + u64::from(*byte)) {
+                    let fill = byte ^ u8::try_from(block % 64 * 4).unwrap();
+                    let (out, back) = (span(BLOCK, fill), span(BLOCK, 0xEE));
+                    for (kind, memory) in [(IoKind::Write, &out), (IoKind::Read, &back)] {
+                        transport.submit(&io(&object, kind, block * BLOCK, memory, 1));
+                        assert_eq!(ends(&mut transport, 1, SOON)[0].result, Ok(4096));
+                    }
+                    let mut bytes = vec![0; 4096];
+                    back.read(0, &mut bytes).unwrap();
+                    assert!(bytes.iter().all(|found| *found == fill), "host {byte}, block {block}");
+                }
+            });
+        }
+    });
+    for (byte, rig) in &rigs {
+        assert_eq!(rig.controller.facts().association, 1, "host {byte}");
+    }
+    let counters = target.counters();
+    assert_eq!((counters.connections, counters.controllers), (4, 2), "each was connected once");
+    assert_eq!((counters.reads, counters.writes), (2 * BLOCKS, 2 * BLOCKS));
+}
+
 #[path = "transport_tls_tests.rs"]
 mod tls;
 
+#[path = "transport_cut_tests.rs"]
+mod cut;
 #[path = "transport_lost_tests.rs"]
 mod lost;
 #[path = "transport_noise_tests.rs"]
