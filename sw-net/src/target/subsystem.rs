@@ -436,9 +436,11 @@ impl Subsystem {
             return Err(data_wrong(16));
         }
         let mut controllers = self.lock();
-        // Whoever does not know the key keeps nobody out by his name.
-        let other_id = |there: &Controller| there.is_known && there.host == data.host && there.host_id != data.host_id;
-        if controllers.live.values().any(other_id) {
+        // A name has one identifier and an identifier one name, as Linux's host has it (`nvmf_host_add`): two hosts that both claim the
+        // identifier would be one to whoever fences or reserves by it. Whoever does not know the key keeps nobody out.
+        let is_mixed =
+            |there: &Controller| there.is_known && (there.host == data.host) != (there.host_id == data.host_id);
+        if controllers.live.values().any(is_mixed) {
             return Err(Answer::of(says::CONNECT_HOST));
         }
         let id = controllers.free_id().ok_or(Answer::of(says::CONNECT_BUSY))?;

@@ -74,6 +74,23 @@ fn hosts_are_known_by_name_and_identifier() {
 }
 
 #[test]
+fn an_identifier_has_one_name_as_long_as_somebody_has_it() {
+    let (target, config) = started(|_| {});
+    let host = Host::new(&config.subsystem, NONE);
+    let (admin, _) = host.admin(target.address());
+    let command = Command::connect(host.request(0));
+    let other = Nqn::new("nqn.2026-11.io.straightway:clone").unwrap();
+    let clone = Host { nqn: other.clone(), ..host.clone() };
+    assert_eq!(connect(&target, &clone, &command, clone.data(0xFFFF)), (INVALID_HOST, 0));
+    // Somebody else altogether, and the clone once the first has gone.
+    let (_third, _) = Host { nqn: other, id: [9; 16], ..host.clone() }.admin(target.address());
+    drop(admin);
+    until("the end of the first", || target.counters().controllers == 1);
+    let clone = Host { nqn: Nqn::new("nqn.2026-11.io.straightway:late").unwrap(), ..host.clone() };
+    assert_eq!(connect(&target, &clone, &command, clone.data(0xFFFF)).0, Status::SUCCESS);
+}
+
+#[test]
 fn an_io_queue_belongs_to_a_controller_of_its_host_and_is_there_once() {
     let (target, config) = started(|config| config.queues_max = 2);
     let host = Host::new(&config.subsystem, BOTH);
