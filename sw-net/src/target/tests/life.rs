@@ -31,27 +31,52 @@ fn count(of: &str) -> usize {
     std::fs::read_dir(of).unwrap().count()
 }
 
+/// Bytes of this process that are in memory and nobody else's.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let mut pages = pages.split(' ').skip(1).map(|pages| pages.parse::<usize>().unwrap());
+    (pages.next().unwrap() - pages.next().unwrap()) * 4096
+}
+
+/// Memory that may be more after a thousand associations: of allocators that keep some, not of each.
+const MORE_BYTES_MAX: usize = 2 << 20;
+
 #[test]
-fn a_thousand_connections_leave_no_thread_and_no_descriptor() {
-    let (target, config) = started(|_| {});
-    let host = Host::new(&config.subsystem, NONE);
-    // Other tests run beside this one, and have some hundreds of both at most.
-    let (threads, descriptors) = (count("/proc/self/task"), count("/proc/self/fd"));
-    for index in 0..1000 {
-        if index % 4 == 0 {
-            let (_admin, controller) = host.admin(target.address());
-            host.io(target.address(), controller, 1);
-        } else {
-            drop(TcpStream::connect(target.address()).unwrap());
-        }
-        until("a place", || target.counters().connections_open < 64);
+fn a_thousand_associations_leave_no_thread_no_descriptor_and_no_memory() {
+    let name = "target::tests::life::a_thousand_associations_leave_no_thread_no_descriptor_and_no_memory";
+    if !sw_testkit::alone::in_own_process(name).unwrap() {
+        return;
     }
-    // The last ones may not have been accepted yet.
-    let over = |counters: Counters| counters.connections == 1250 && counters.connections_open == 0;
-    until("the end of all", || over(target.counters()));
+    let (target, config) = started(|_| {});
+    let host = Host::new(&config.subsystem, BOTH);
+    let round = |count: u64| {
+        for _ in 0..count {
+            let (admin, controller) = host.admin(target.address());
+            let mut io = host.io(target.address(), controller, 1);
+            assert_eq!(io.read(3, 2, 4096).unwrap().outcome, SUCCESS);
+            drop((admin, io));
+            // One that comes to nothing.
+            drop(TcpStream::connect(target.address()).unwrap());
+            until("a place", || target.counters().connections_open < 64);
+        }
+        let there = target.counters().connections;
+        until("the last ones", || target.counters().connections == there.next_multiple_of(3));
+        until("the end of all", || target.counters().connections_open == 0);
+    };
+    // What is made once.
+    round(50);
+    let (threads, descriptors) = (2, count("/proc/self/fd"));
+    until("the end of all threads", || count("/proc/self/task") <= threads + 1);
+    let (threads, before) = (count("/proc/self/task"), resident());
+    round(1000);
     let counters = target.counters();
+    assert_eq!((counters.connections, counters.reads), (3150, 1050));
     assert_eq!((counters.controllers, counters.panics, counters.connections_refused), (0, 0, 0));
-    assert!(count("/proc/self/task") < threads + 500 && count("/proc/self/fd") < descriptors + 500);
+    until("the end of all threads", || count("/proc/self/task") == threads);
+    assert_eq!(count("/proc/self/fd"), descriptors);
+    let more = resident().saturating_sub(before);
+    println!("{threads} threads, {descriptors} descriptors, {before} bytes, {more} more");
+    assert!(more < MORE_BYTES_MAX, "{more} bytes more after 1,000 associations");
 }
 
 #[test]
