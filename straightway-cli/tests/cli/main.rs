@@ -6,6 +6,7 @@ mod checkpoint;
 mod copy;
 mod dataset;
 mod documented;
+mod fabrics;
 mod gpu;
 mod hwtest;
 mod interrupt;
