@@ -4,6 +4,7 @@
 //! `cargo test -p straightway --test gpu -- NAME` runs the cases whose name contains NAME.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed case")]
 
+mod fabrics;
 mod faults;
 mod reads;
 mod setup;
@@ -24,11 +25,8 @@ pub(crate) const EAGER: &[(&str, &str)] = &[("STANDIN_MODE", "eager")];
 pub(crate) const TWO: &[(&str, &str)] = &[("STANDIN_MODE", "worker"), ("STANDIN_DEVICES", "2")];
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [setup::cases(), reads::cases(), writes::cases(), faults::cases(), sums::cases()]
-        .into_iter()
-        .flatten()
-        .collect();
-    standin_libcuda::runner::main("straightway-gpu", &cases)
+    let cases = [setup::cases(), reads::cases(), writes::cases(), faults::cases(), sums::cases(), fabrics::cases()];
+    standin_libcuda::runner::main("straightway-gpu", &cases.concat())
 }
 
 /// An engine with four slabs of 64 KiB for each lane: small enough that every read here goes round the ring many times.
