@@ -527,3 +527,40 @@ fn ports_of_different_subsystems_or_namespaces_are_no_paths() {
     // Each has a controller with the number 1: what one is told of a controller would be believed of the other.
     assert!(refused(&other(SERIAL, BYTES)).contains("controllers of the same number"));
 }
+
+#[test]
+fn a_stripe_set_lies_over_the_namespaces_of_a_target_with_two_ports_and_of_one_behind_another_wire() {
+    if !known() {
+        return;
+    }
+    const UNIT: usize = 64 << 10;
+    let (tcp, one) = two_ports();
+    let config = TargetConfig { namespaces: vec![Backing::Memory(BYTES)], ..own() };
+    let subsystem = config.subsystem.to_string();
+    let rdma = target::start_rdma_emulated(config).unwrap();
+    let two = format!("nvme+rdma://{}/{subsystem}?nsid=1&fabric=emulated", rdma.address());
+    let members = [one, two].map(|uri| format!("{uri}&serial={SERIAL}"));
+    let engine = Engine::builder().build().unwrap();
+    let set: Uri = format!("stripe:64k:{}", members.join(",")).parse().unwrap();
+    let object = engine.open_for_update(&set).unwrap();
+    assert_eq!(object.len(), 2 * BYTES);
+    let content = bytes(40 * UNIT);
+    let done = engine.write(&object, 0, memory(&content)).wait();
+    assert_eq!((done.path.route.landing, done.path.bytes.kernel_copy), (Landing::KernelCopy, content.len() as u64));
+    assert_eq!(done.ok().unwrap().result.unwrap(), content.len() as u64);
+    engine.flush(&object).wait().ok().unwrap();
+    for (at, len) in [(0, content.len()), (UNIT - 1, 2), (123_457, 1_500_001)] {
+        assert_eq!(read(&engine, &object, at as u64, len).unwrap(), content[at..at + len], "{at}+{len}");
+    }
+    // Each has every other unit.
+    for (number, member) in members.iter().enumerate() {
+        let alone = engine.open(&member.parse().unwrap()).unwrap();
+        let units: Vec<u8> = content.chunks(UNIT).skip(number).step_by(2).flatten().copied().collect();
+        assert!(read(&engine, &alone, 0, units.len()).unwrap() == units, "{member}");
+    }
+    // A port that goes leaves the set as it is.
+    tcp.set_port(0, PortState::Shut);
+    for _ in 0..4 {
+        assert!(read(&engine, &object, 0, content.len()).unwrap() == content);
+    }
+}

@@ -57,6 +57,8 @@ mod gone;
 mod hostile;
 #[path = "rdma/lanes.rs"]
 mod lanes;
+#[path = "rdma/ports.rs"]
+mod ports;
 #[path = "rdma/stale.rs"]
 mod stale;
 
