@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use straightway::{
+    checksum::Algorithm,
+    target::{Access, Backing, Target, TargetConfig},
+};
 use sw_testkit::{
     native::{Compiler, file_of},
     scratch::Scratch,
@@ -44,6 +48,24 @@ fn the_example_that_reads_tells_the_way() {
         assert!(said.starts_with("1048576 bytes by "), "{said}");
         assert!(said.contains(", crc64 "), "{said}");
     }
+}
+
+#[test]
+fn the_example_that_reads_takes_an_address_of_a_namespace_behind_tcp() {
+    let Some(program) = LIBRARY.compile(&Compiler::c(), &LIBRARY.in_package("examples/read.c")) else { return };
+    let is_known = |name| std::fs::read(name).is_ok_and(|id| id.len() >= 32);
+    if !["/etc/nvme/hostid", "/etc/machine-id"].into_iter().any(is_known) {
+        println!("skip fabrics: the machine has no hostid and no machine-id");
+        return;
+    }
+    let scratch = Scratch::new(SCRATCH, "tcp");
+    let content = scratch.file("disk", 1 << 20);
+    let namespaces = vec![Backing::File(scratch.path("disk"), Access::ReadOnly)];
+    let target = Target::start(TargetConfig { namespaces, ..TargetConfig::default() }).unwrap();
+    let uri = format!("nvme+tcp://{}/nqn.2026-11.io.straightway:target?nsid=1&offset=4096", target.address());
+    let sum = Algorithm::Crc64Nvme.of(&content[4096..]);
+    let said = program.run(&[&uri], &[]);
+    assert_eq!(said, format!("1044480 bytes by nvme+tcp, 0 in place, 0 bounced (BEST), crc64 {sum:016x}\n"));
 }
 
 #[test]
