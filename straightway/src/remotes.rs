@@ -16,7 +16,7 @@ use sw_engine::{
 };
 use sw_remote::{
     RemoteConfig, RemoteTransport, Runtime,
-    objects::{Address, ObjectStores, ObjectsConfig, Settings},
+    objects::{Address, Again, ObjectStores, ObjectsConfig, Settings},
 };
 
 use crate::policy::Destination;
@@ -49,13 +49,15 @@ pub struct Remote {
     pub requests: u32,
     /// Bytes of a part of an upload, 5 MiB to 1 GiB; default 16 MiB.
     pub part_bytes: u64,
+    /// Bytes that all uploads together hold beyond four parts each, at most 1 TiB; default 1 GiB.
+    pub upload_bytes: u64,
     /// Whether the environment and `~/.aws` are looked at. Default: yes.
     pub environment: bool,
 }
 
 impl Default for Remote {
     fn default() -> Self {
-        let ObjectsConfig { http, patience, part_bytes, .. } = ObjectsConfig::default();
+        let ObjectsConfig { http, patience, part_bytes, upload_bytes, .. } = ObjectsConfig::default();
         Self {
             s3_endpoint: None,
             s3_region: None,
@@ -66,6 +68,7 @@ impl Default for Remote {
             timeout: http.silence,
             requests: u32::try_from(http.requests_max).unwrap_or(u32::MAX),
             part_bytes,
+            upload_bytes,
             environment: true,
         }
     }
@@ -91,6 +94,7 @@ impl Remote {
             "remote_timeout_ms" => self.timeout = millis()?,
             "remote_requests" => self.requests = value.parse().ok()?,
             "remote_part_bytes" => self.part_bytes = crate::parse_bytes(value)?,
+            "remote_upload_bytes" => self.upload_bytes = crate::parse_bytes(value)?,
             "remote_environment" => self.environment = flag()?,
             _ => return None,
         }
@@ -111,6 +115,9 @@ impl Remote {
         }
         if !(5 << 20..=1 << 30).contains(&self.part_bytes) {
             return Err(format!("{} bytes for parts of uploads; use 5 MiB to 1 GiB", self.part_bytes));
+        }
+        if self.upload_bytes > 1 << 40 {
+            return Err(format!("{} bytes for all parts of uploads; use 1 TiB at most", self.upload_bytes));
         }
         Ok(())
     }
@@ -154,6 +161,9 @@ impl Remote {
         config.http.requests_max = sw_mem::index(u64::from(self.requests));
         config.patience = self.patience;
         config.part_bytes = self.part_bytes;
+        config.upload_bytes = self.upload_bytes;
+        let said = self.clone();
+        config.again = Some(Again(Arc::new(move || said.settings())));
         config
     }
 }

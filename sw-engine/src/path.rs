@@ -141,7 +141,7 @@ reasons! {
     /// The object ends before a whole block.
     TailOfFile = "TAIL_OF_FILE", "the object ends inside a block";
     /// TLS is done by a library of this process.
-    TlsInUserSpace = "TLS_IN_USER_SPACE", "the connection's TLS is done by a library in this process, which decrypts and copies each byte; with the kernel's module tls they go as without TLS";
+    TlsInUserSpace = "TLS_IN_USER_SPACE", "the connection's TLS is done by a library in this process, which decrypts and copies each byte; for NVMe over TCP, with the kernel's module tls they go as without TLS";
     /// The target kept no order, and bytes came to places that were meant for others.
     OutOfOrder = "OUT_OF_ORDER", "the target sent data in another order than was foreseen; it was copied aside, and from there to its place";
 }

@@ -9,15 +9,18 @@ use std::{
     },
 };
 
-use crate::remote::Remote;
+use sw_mem::ForkMark;
+
+use crate::{remote::Remote, runtime::leak};
 
 /// All of them. Cloning shares it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Directory(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
     next: AtomicU64,
+    /// A child of this process touches none of it: a thread that is not there may hold the lock.
+    fork: ForkMark,
     open: RwLock<HashMap<u64, Weak<dyn Remote>>>,
 }
 
@@ -25,8 +28,8 @@ struct Inner {
 pub(crate) struct Kept {
     pub(crate) handle: u64,
     directory: Directory,
-    // Behind the directory: what looks it up meanwhile finds it, or nothing.
-    remote: Arc<dyn Remote>,
+    // Behind the directory: what looks it up meanwhile finds it, or nothing. There until it is dropped.
+    remote: Option<Arc<dyn Remote>>,
 }
 
 impl fmt::Debug for Kept {
@@ -36,18 +39,22 @@ impl fmt::Debug for Kept {
 }
 
 impl Kept {
-    pub(crate) fn remote(&self) -> Arc<dyn Remote> {
+    pub(crate) fn remote(&self) -> Option<Arc<dyn Remote>> {
         self.remote.clone()
     }
 }
 
 impl Directory {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Inner { next: AtomicU64::new(0), fork: ForkMark::new(), open: RwLock::default() }))
+    }
+
     /// Adds one.
     pub(crate) fn add(&self, remote: Arc<dyn Remote>) -> Kept {
         let handle = self.0.next.fetch_add(1, Ordering::Relaxed);
         let weak = Arc::downgrade(&remote);
         self.0.open.write().unwrap_or_else(PoisonError::into_inner).insert(handle, weak);
-        Kept { handle, directory: self.clone(), remote }
+        Kept { handle, directory: self.clone(), remote: Some(remote) }
     }
 
     /// The one with this handle, if it is still open.
@@ -58,6 +65,10 @@ impl Directory {
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        if self.directory.0.fork.is_child() {
+            leak(self.remote.take());
+            return;
+        }
         self.directory.0.open.write().unwrap_or_else(PoisonError::into_inner).remove(&self.handle);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     io,
-    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
+    sync::{Arc, OnceLock, mpsc},
     time::Duration,
 };
 
@@ -25,16 +25,27 @@ struct Inner {
     fork: ForkMark,
 }
 
-/// One that is shut down without waiting: whoever drops the last clone may be one of its own tasks.
+/// One, and what starts work on it.
 #[derive(Debug)]
-struct Owned(Mutex<Option<tokio::runtime::Runtime>>, tokio::runtime::Handle);
+struct Owned(tokio::runtime::Runtime, tokio::runtime::Handle);
 
-impl Drop for Owned {
+impl Drop for Inner {
+    /// Without waiting: whoever drops the last clone may be one of its own tasks. In a child nothing of it is touched: a thread that is
+    /// not there may hold its locks.
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        let Some(Ok(Owned(runtime, handle))) = self.runtime.take() else { return };
+        if self.fork.is_child() {
+            leak((runtime, handle));
+        } else {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Leaves what belongs to the threads of the parent as it is.
+#[expect(clippy::mem_forget, reason = "its destructors take locks that nobody in this process gives back")]
+pub(crate) fn leak<T>(what: T) {
+    std::mem::forget(what);
 }
 
 impl Runtime {
@@ -69,7 +80,7 @@ impl Runtime {
                 .build();
             let owned = |runtime: tokio::runtime::Runtime| {
                 let handle = runtime.handle().clone();
-                Owned(Mutex::new(Some(runtime)), handle)
+                Owned(runtime, handle)
             };
             made.map(owned).map_err(|error| (error.kind(), error.to_string()))
         });
@@ -86,7 +97,7 @@ impl Runtime {
     /// belongs to a runtime of the caller's too.
     ///
     /// # Errors
-    /// As [`Runtime::handle`]; `DeadlineExceeded`; those of the work.
+    /// As [`Runtime::handle`]; `DeadlineExceeded`; `Poisoned` if the work panicked; those of the work.
     pub fn wait<T: Send + 'static>(
         &self,
         (verb, name): (Verb, &str),
@@ -95,7 +106,13 @@ impl Runtime {
     ) -> Result<T, Error> {
         let (done, end) = mpsc::sync_channel(1);
         let task = self.handle()?.spawn(async move { drop(done.send(work.await)) });
-        end.recv_timeout(limit).unwrap_or_else(|_| {
+        end.recv_timeout(limit).unwrap_or_else(|why| {
+            if why == mpsc::RecvTimeoutError::Disconnected {
+                return Err(Error::new(ErrorKind::Poisoned, verb)
+                    .at(name)
+                    .detail("what a store says, or what was said of it, stopped its client")
+                    .remedy("look at the settings of the store, and at the text before this one"));
+            }
             task.abort();
             Err(Error::new(ErrorKind::DeadlineExceeded, verb)
                 .at(name)
@@ -145,6 +162,14 @@ mod tests {
         assert!(error.to_string().contains("s3://b/k"), "{error}");
         // Its future is dropped, not left behind.
         assert_eq!(alive.recv_timeout(Duration::from_secs(20)), Err(mpsc::RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn work_that_panics_is_told_at_once() {
+        let runtime = Runtime::new(1);
+        let panics = async { if true { panic!("as a library would") } else { Ok(()) } };
+        let error = runtime.wait((Verb::Open, "a"), Duration::from_secs(3600), panics).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
     }
 
     #[test]

@@ -37,10 +37,14 @@ pub enum Wire {
     Good,
     /// Closes the connection after so many bytes of answers, once.
     CutOnce(u64),
+    /// Breaks the connection (RST) after so many bytes of answers, once.
+    ResetOnce(u64),
     /// Says nothing after so many bytes.
     HoldAfter(u64),
-    /// Refuses: answers 503 to every request that it sees as a whole, so many times.
-    TooMuch(u64),
+    /// Refuses: answers 503 to each of these requests that it sees as a whole, so many times.
+    TooMuch(Request, u64),
+    /// Turns a bit of a byte that the next of these requests sends.
+    AlterOnce(Request),
     /// Loses the answer to the next of these requests, which the server has done, and is what `then` says afterwards.
     Lose(Request, Then),
     /// Takes so many bytes of requests in each hundredth of a second.
@@ -50,6 +54,12 @@ pub enum Wire {
 /// Requests that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
+    /// Whatever it is.
+    Any,
+    /// A part of an upload.
+    Part,
+    /// A range of an object.
+    Range,
     /// The end of an upload in parts.
     Complete,
     /// An object as a whole.
@@ -68,9 +78,12 @@ pub enum Then {
 impl Request {
     /// Whether a request that begins so is one.
     fn is_in(self, bytes: &[u8]) -> bool {
-        let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
-        let line = String::from_utf8_lossy(line);
+        let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(16 << 10)).unwrap_or_default());
+        let line = text.split('\r').next().unwrap_or_default();
         match self {
+            Self::Any => ["GET ", "HEAD ", "PUT ", "POST ", "DELETE "].iter().any(|method| line.starts_with(method)),
+            Self::Part => line.starts_with("PUT ") && line.contains("partNumber="),
+            Self::Range => line.starts_with("GET ") && text.to_ascii_lowercase().contains("\r\nrange: "),
             Self::Complete => line.starts_with("POST ") && line.contains("uploadId="),
             Self::Put => line.starts_with("PUT ") && !line.contains("uploadId="),
         }
@@ -215,19 +228,38 @@ impl Server {
 struct Passing {
     wire: Arc<Mutex<Wire>>,
     refused: Arc<AtomicU64>,
-    /// What the wire is when the answer of this connection's request has been lost.
-    lost: Mutex<Option<Then>>,
+    /// What becomes of the answer to this connection's request.
+    verdict: Mutex<Option<Verdict>>,
+}
+
+/// What becomes of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is lost, and this is what the wire is behind it.
+    Lost(Then),
+    /// It is a refusal.
+    Refused,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Closed,
+    Broken,
 }
 
 async fn pass(mut client: TcpStream, behind: SocketAddr, wire: Arc<Mutex<Wire>>, refused: Arc<AtomicU64>) {
     let Ok(mut server) = TcpStream::connect(behind).await else { return };
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let passing = Passing { wire, refused, lost: Mutex::new(None) };
+    let passing = Passing { wire, refused, verdict: Mutex::new(None) };
     // Whichever ends first closes both.
-    tokio::select! {
-        () = passing.answers(from_server, to_client) => {}
-        () = async { passing.asks(from_client, to_server).await; std::future::pending::<()>().await } => {}
+    let end = tokio::select! {
+        end = passing.answers(from_server, to_client) => end,
+        end = async { passing.asks(from_client, to_server).await; std::future::pending::<End>().await } => end,
+    };
+    if end == End::Broken {
+        drop(socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)));
     }
 }
 
@@ -241,18 +273,27 @@ impl Passing {
     }
 
     async fn asks(&self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
-        let mut buffer = vec![0; 256 << 10];
+        let (mut buffer, mut alters) = (vec![0; 256 << 10], false);
         loop {
             let most = if let Wire::Slow(most) = self.look() { most } else { buffer.len() };
             let len = from.read(&mut buffer[..most]).await.unwrap_or(0);
-            let bytes = &buffer[..len];
+            let bytes = &mut buffer[..len];
             match self.look() {
                 Wire::Slow(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-                Wire::Lose(request, then) if request.is_in(bytes) => {
-                    *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(then);
+                Wire::Lose(request, then) if request.is_in(bytes) => drop(self.judge(Some(Verdict::Lost(then)))),
+                Wire::TooMuch(request, _) if request.is_in(bytes) => drop(self.judge(Some(Verdict::Refused))),
+                Wire::AlterOnce(request) if request.is_in(bytes) => {
+                    self.set(Wire::Good);
+                    alters = true;
+                }
+                // Behind the head of the request.
+                _ if alters && len > 1000 => {
+                    alters = false;
+                    bytes[len - 1] ^= 4;
                 }
                 _ => {}
             }
+            let bytes = &buffer[..len];
             if len == 0 || to.write_all(bytes).await.is_err() {
                 break;
             }
@@ -260,39 +301,52 @@ impl Passing {
         drop(to.shutdown().await);
     }
 
-    async fn answers(&self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    async fn answers(&self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> End {
         let (mut buffer, mut passed) = (vec![0; 64 << 10], 0u64);
         loop {
             let len = from.read(&mut buffer).await.unwrap_or(0);
             if len == 0 {
-                return;
+                return End::Closed;
             }
             let bytes = &buffer[..len];
-            if let Some(then) = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                return self.set(if then == Then::Silent { Wire::HoldAfter(0) } else { Wire::Good });
+            match self.judge(None) {
+                Some(Verdict::Lost(then)) => {
+                    self.set(if then == Then::Silent { Wire::HoldAfter(0) } else { Wire::Good });
+                    return End::Closed;
+                }
+                Some(Verdict::Refused) => {
+                    if let Wire::TooMuch(request, left) = self.look() {
+                        self.set(if left > 1 { Wire::TooMuch(request, left - 1) } else { Wire::Good });
+                    }
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    let answer = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    drop(to.write_all(answer).await);
+                    return End::Closed;
+                }
+                None => {}
             }
             let rest = |after: u64| usize::try_from(after.saturating_sub(passed)).unwrap();
             match self.look() {
-                Wire::CutOnce(after) if passed + len as u64 > after => {
+                wire @ (Wire::CutOnce(after) | Wire::ResetOnce(after)) if passed + len as u64 > after => {
                     self.set(Wire::Good);
-                    return drop(to.write_all(&bytes[..rest(after)]).await);
+                    drop(to.write_all(&bytes[..rest(after)]).await);
+                    return if matches!(wire, Wire::CutOnce(_)) { End::Closed } else { End::Broken };
                 }
                 Wire::HoldAfter(after) if passed + len as u64 > after => {
                     drop(to.write_all(&bytes[..rest(after)]).await);
                     std::future::pending::<()>().await;
                 }
-                Wire::TooMuch(left) => {
-                    self.set(if left > 1 { Wire::TooMuch(left - 1) } else { Wire::Good });
-                    self.refused.fetch_add(1, Ordering::Relaxed);
-                    let answer = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                    return drop(to.write_all(answer).await);
-                }
-                Wire::Good | Wire::CutOnce(_) | Wire::HoldAfter(_) | Wire::Slow(_) | Wire::Lose(..) => {}
+                _ => {}
             }
             if to.write_all(bytes).await.is_err() {
-                return;
+                return End::Closed;
             }
             passed += len as u64;
         }
+    }
+
+    /// Says what becomes of the answer, and takes what was said.
+    fn judge(&self, verdict: Option<Verdict>) -> Option<Verdict> {
+        std::mem::replace(&mut *self.verdict.lock().unwrap_or_else(PoisonError::into_inner), verdict)
     }
 }

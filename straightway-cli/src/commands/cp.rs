@@ -171,7 +171,7 @@ fn destination(engine: &Engine, args: &Cp) -> Result<Uri, Fail> {
         let name = args.src.file_name().ok_or_else(|| {
             Fail::usage(format!("{dst} is a prefix and the source has no file name"), "name the destination object")
         })?;
-        return Ok(format!("{dst}{name}").parse()?);
+        return Ok(args.dst.join(name)?);
     }
     let Uri::File(dst) = &args.dst else { return Ok(args.dst.clone()) };
     let is_directory = engine.stat(&args.dst).is_ok_and(|entry| entry.kind == EntryKind::Directory);

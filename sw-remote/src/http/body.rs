@@ -71,16 +71,47 @@ impl Body for Sent {
     }
 }
 
+/// An answer has more bytes than any that was asked for.
+#[derive(Debug)]
+struct TooLong;
+
+impl std::fmt::Display for TooLong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the answer has more bytes than any that was asked for")
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+/// What a body has, up to `most` bytes and a frame more, and what ended it before its end.
+pub(crate) async fn collect<B>(body: &mut B, most: usize) -> (Vec<u8>, Result<(), HttpError>)
+where
+    B: Body<Data = Bytes, Error = HttpError> + Unpin,
+{
+    let mut read = Vec::new();
+    while read.len() < most {
+        match std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+            Some(Ok(frame)) => read.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+            Some(Err(error)) => return (read, Err(error)),
+            None => break,
+        }
+    }
+    (read, Ok(()))
+}
+
 /// The body of an answer. Its place is given back with its end, be it an error: whoever asks for the rest needs one.
 pub(super) struct Watched {
     under_way: Option<(Incoming, Place)>,
+    /// Bytes that it may still have.
+    left: u64,
     silence: Duration,
     watch: Pin<Box<Sleep>>,
 }
 
 impl Watched {
-    pub(super) fn new(body: Incoming, silence: Duration, place: Place) -> Self {
-        Self { under_way: Some((body, place)), silence, watch: Box::pin(sleep(silence)) }
+    /// One of at most `most` bytes.
+    pub(super) fn new(body: Incoming, silence: Duration, place: Place, most: u64) -> Self {
+        Self { under_way: Some((body, place)), left: most, silence, watch: Box::pin(sleep(silence)) }
     }
 }
 
@@ -98,7 +129,12 @@ impl Body for Watched {
                 place.progress().moved();
                 let until = Instant::now() + self.silence;
                 self.watch.as_mut().reset(until);
-                return Poll::Ready(Some(Ok(frame)));
+                let left = self.left.checked_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+                if let Some(left) = left {
+                    self.left = left;
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Some(Err(HttpError::new(HttpErrorKind::Decode, TooLong)))
             }
             Poll::Ready(Some(Err(error))) => Some(Err(HttpError::new(kind_of(Some(&error)), error))),
             Poll::Ready(None) => None,

@@ -2,16 +2,25 @@
 //!
 //! HTTP/1.1 and not 2: each range has a connection of its own, so that none waits behind another's bytes.
 
+mod answer;
 mod body;
 mod limit;
 mod progress;
 mod tcp;
 mod tls;
 
-use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use http::StatusCode;
+use http::{StatusCode, header::RANGE};
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector as TcpConnector},
@@ -25,11 +34,13 @@ use object_store::{
 };
 use sw_engine::Error;
 
+pub(crate) use self::answer::Refusal;
+pub(crate) use self::body::collect;
 pub(crate) use self::tls::NoTls;
 pub(crate) use self::tls::is_possible as is_tls_possible;
 use self::{
     body::{Sent, Watched},
-    limit::Limit,
+    limit::{Limit, Place},
     tcp::Tcp,
 };
 
@@ -61,6 +72,27 @@ const IDLE_TIME: Duration = Duration::from_secs(20);
 
 /// How many times the silence of a server one waits for a place while nothing moves at all: requests that have one are given up before.
 const PLACE_SILENCES: u32 = 4;
+
+/// Bytes of an answer that is not a range of an object, at most: a page of a listing, at six bytes for each of its names' bytes, fits.
+const ANSWER_BYTES_MAX: u64 = 32 << 20;
+
+/// Whether the store may have done a request of which it did not say so: put into a request's extensions, it follows all of its tries.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doubt(Arc<AtomicBool>);
+
+impl Doubt {
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Enters what came of a try. One that made no connection did nothing, and what was refused for good was not done.
+    fn enter(&self, failed: &HttpError) {
+        let is_final = failed.source().and_then(|error| error.downcast_ref()).is_some_and(Refusal::is_final);
+        if failed.kind() != HttpErrorKind::Connect && !is_final {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Makes requests. Cloning shares connections and limits.
 #[derive(Clone, Debug)]
@@ -106,20 +138,39 @@ impl HttpService for Connections {
         if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) && !tls::is_possible() {
             return Err(HttpError::new(HttpErrorKind::Unknown, NoTls));
         }
-        let timeout = |silent| HttpError::new(HttpErrorKind::Timeout, silent);
-        let place = self.limit.enter(self.silence * PLACE_SILENCES).await.map_err(timeout)?;
-        let progress = place.progress();
-        let request = request.map(|body| Sent::new(body, progress.clone()));
-        let answer = progress.watch(self.silence, self.client.request(request)).await.map_err(timeout)?;
-        let (parts, body) = answer.map_err(told)?.into_parts();
-        match parts.status {
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => self.limit.was_too_much(),
-            status if status.is_success() => self.limit.went_well(),
-            _ => {}
+        let place = self.limit.enter(self.silence * PLACE_SILENCES).await.map_err(too_long)?;
+        let doubt = request.extensions().get::<Doubt>().cloned();
+        let answer = self.ask(request, place).await;
+        if let (Some(doubt), Err(error)) = (&doubt, &answer) {
+            doubt.enter(error);
         }
-        let body = HttpResponseBody::new(Watched::new(body, self.silence, place));
-        Ok(HttpResponse::from_parts(parts, body))
+        answer
     }
+}
+
+impl Connections {
+    async fn ask(&self, request: HttpRequest, place: Place) -> Result<HttpResponse, HttpError> {
+        let progress = place.progress();
+        let most = if request.headers().contains_key(RANGE) { u64::MAX } else { ANSWER_BYTES_MAX };
+        let method = request.method().clone();
+        let request = request.map(|body| Sent::new(body, progress.clone()));
+        let answer = progress.watch(self.silence, self.client.request(request)).await.map_err(too_long)?;
+        let (mut parts, body) = answer.map_err(told)?.into_parts();
+        let body = Watched::new(body, self.silence, place, most);
+        if !parts.status.is_success() {
+            if matches!(parts.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+                self.limit.was_too_much();
+            }
+            return Err(answer::refused(&parts, body).await);
+        }
+        self.limit.went_well();
+        answer::check(&method, &mut parts)?;
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+    }
+}
+
+fn too_long(silent: progress::Silent) -> HttpError {
+    HttpError::new(HttpErrorKind::Timeout, silent)
 }
 
 /// What a request that got no answer failed of: it decides whether it is made again.

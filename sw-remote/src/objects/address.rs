@@ -84,7 +84,9 @@ impl FromStr for Address {
         let known = Scheme::ALL.iter().find(|(name, _)| *name == scheme);
         let scheme = known.ok_or("not a scheme of an object store")?.1;
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.is_empty() || bucket.contains(['?', '#', '@', ' ', '\\']) || bucket.chars().any(char::is_control) {
+        // Those that stand in a URL as they are: `:` for tenants and ports, `$` for containers of Azure's, brackets for addresses of IPv6.
+        let more: &[u8] = if scheme.lists() { b"-_.:$" } else { b"-_.:[]" };
+        if bucket.is_empty() || !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte)) {
             return Err("there is no bucket, or its name has characters that none has");
         }
         Ok(Self { scheme, bucket: bucket.to_owned(), key: key.to_owned() })
@@ -109,7 +111,20 @@ mod tests {
 
     #[test]
     fn what_names_no_bucket_is_none() {
-        for text in ["s3://", "s3:///k", "s3:/b/k", "ftp://b/k", "s3://user@b/k", "s3://a b/k", "k", "http://h?x/y"] {
+        for text in [
+            "s3://",
+            "s3:///k",
+            "s3:/b/k",
+            "ftp://b/k",
+            "s3://user@b/k",
+            "s3://a b/k",
+            "k",
+            "http://h?x/y",
+            "s3://a<b/k",
+            "s3://ü/k",
+            "http://u@h/k",
+            "s3://a%20b/k",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

@@ -1,10 +1,16 @@
 //! A bucket, by the library that speaks to it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use object_store::{
-    BackoffConfig, ObjectMeta, ObjectStore, RetryConfig, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
-    gcp::GoogleCloudStorageBuilder, http::HttpBuilder, multipart::MultipartStore, path::Path,
+    BackoffConfig, ObjectMeta, ObjectStore, RetryConfig,
+    aws::{AmazonS3Builder, AwsCredential},
+    azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder,
+    http::HttpBuilder,
+    list::PaginatedListStore,
+    multipart::MultipartStore,
+    path::Path,
 };
 use sha2::{Digest, Sha256};
 use sw_engine::{
@@ -12,51 +18,97 @@ use sw_engine::{
     seam::{Entry, EntryKind},
 };
 
-use super::{Address, ObjectsConfig, Scheme, fault};
+use super::{
+    Address, ObjectsConfig, Scheme,
+    credentials::{self, Bounded, Profile, Provider},
+    listing::Listings,
+};
 use crate::{http::Connections, sign::Sign};
 
 /// One bucket, and how it is asked.
 pub(super) struct Bucket {
     pub(super) store: Arc<dyn ObjectStore>,
     /// How large objects are written; plain HTTP is only read.
-    pub(super) parts: Option<Arc<dyn MultipartStore>>,
+    pub(super) writes: Option<Arc<dyn MultipartStore>>,
+    /// How it is listed; plain HTTP is not.
+    pub(super) pages: Option<Arc<dyn PaginatedListStore>>,
     /// Whether an object that was written in parts keeps words of ours beside its bytes.
     pub(super) keeps_tags: bool,
+    /// Whether an upload that is aborted makes no object any more.
+    pub(super) aborts: bool,
+    pub(super) wire: Wire,
 }
+
+/// How bytes come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    Plain,
+    /// A library in this process decrypts them.
+    Tls,
+}
+
+/// Longest that a request is tried again: it is signed once, and the signature is good for 15 minutes from then (Amazon S3 API,
+/// "Authenticating Requests (AWS Signature Version 4)").
+const SIGNED_FOR: Duration = Duration::from_secs(5 * 60);
+/// Longest that the keys of a profile are used before its files are read again.
+const PROFILE_KEPT: Duration = Duration::from_secs(60);
 
 impl Bucket {
     pub(super) fn new(at: &Address, config: &ObjectsConfig, connections: Connections) -> Result<Self, Error> {
-        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 10, retry_timeout: config.patience };
+        let retry_timeout = config.patience.min(SIGNED_FOR);
+        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 10, retry_timeout };
+        let limit = config.patience;
         let settings = &config.settings;
-        let told = |error| fault::told(error, Verb::Open, &at.to_string());
+        let unset = |text: String| {
+            let remedy = "look at the environment, the profile and the settings of the store";
+            Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(at.to_string()).detail(text).remedy(remedy)
+        };
+        let told = |error: object_store::Error| unset(error.to_string());
+        let connections = Listings(connections);
+        // The client is made twice, where it is to have another's keys than the library finds for it: with those, looked at.
         Ok(match at.scheme {
             Scheme::S3 => {
-                let builder = settings.s3(AmazonS3Builder::new(), &at.bucket).with_crypto_provider(Arc::new(Sign));
-                let made = builder.with_http_connector(connections).with_retry(retry).build().map_err(told)?;
-                Self::of(Arc::new(made))
+                let builder = settings.s3(AmazonS3Builder::new(), &at.bucket).map_err(unset)?;
+                let builder =
+                    builder.with_crypto_provider(Arc::new(Sign)).with_http_connector(connections).with_retry(retry);
+                let from: Provider<AwsCredential> = match (settings.profile_keys(), &config.again) {
+                    (Some(keys), Some(again)) => Arc::new(Profile::new(keys, PROFILE_KEPT, again.clone())),
+                    _ => builder.clone().build().map_err(told)?.credentials().clone(),
+                };
+                let keys = Bounded { from, limit, is_usable: credentials::is_usable };
+                let made = Self::of(Arc::new(builder.with_credentials(Arc::new(keys)).build().map_err(told)?));
+                if settings.is_s3_plain() { Self { wire: Wire::Plain, ..made } } else { made }
             }
             Scheme::Gcs => {
                 let builder = settings.gcs(GoogleCloudStorageBuilder::new()).with_crypto_provider(Arc::new(Sign));
-                let builder = builder.with_bucket_name(&at.bucket);
-                Self::of(Arc::new(builder.with_http_connector(connections).with_retry(retry).build().map_err(told)?))
+                let builder = builder.with_bucket_name(&at.bucket).with_http_connector(connections).with_retry(retry);
+                let from = builder.clone().build().map_err(told)?.credentials().clone();
+                let keys = Bounded { from, limit, is_usable: |keys| credentials::is_of_a_header(&keys.bearer) };
+                Self::of(Arc::new(builder.with_credentials(Arc::new(keys)).build().map_err(told)?))
             }
             Scheme::Azure => {
                 let builder = settings.azure(MicrosoftAzureBuilder::new()).with_crypto_provider(Arc::new(Sign));
-                let builder = builder.with_container_name(&at.bucket);
-                let made = builder.with_http_connector(connections).with_retry(retry).build().map_err(told)?;
-                // The library has no way to tell them to this one.
-                Self { keeps_tags: false, ..Self::of(Arc::new(made)) }
+                let builder =
+                    builder.with_container_name(&at.bucket).with_http_connector(connections).with_retry(retry);
+                let from = builder.clone().build().map_err(told)?.credentials().clone();
+                let keys = Bounded { from, limit, is_usable: |_| true };
+                let made = builder.with_credentials(Arc::new(keys)).build().map_err(told)?;
+                // The library has no way to tell words to this one, and nothing ends an upload but its time.
+                Self { keeps_tags: false, aborts: false, ..Self::of(Arc::new(made)) }
             }
             Scheme::Http | Scheme::Https => {
                 let url = format!("{}://{}", at.scheme.name(), at.bucket);
                 let made = HttpBuilder::new().with_url(url).with_http_connector(connections).with_retry(retry).build();
-                Self { store: Arc::new(made.map_err(told)?), parts: None, keeps_tags: false }
+                let (store, wire) =
+                    (Arc::new(made.map_err(told)?), if at.scheme == Scheme::Http { Wire::Plain } else { Wire::Tls });
+                Self { store, writes: None, pages: None, keeps_tags: false, aborts: false, wire }
             }
         })
     }
 
-    fn of<S: ObjectStore + MultipartStore>(store: Arc<S>) -> Self {
-        Self { store: store.clone(), parts: Some(store), keeps_tags: true }
+    pub(super) fn of<S: ObjectStore + MultipartStore + PaginatedListStore>(store: Arc<S>) -> Self {
+        let (writes, pages) = (Some(store.clone() as _), Some(store.clone() as _));
+        Self { store, writes, pages, keeps_tags: true, aborts: true, wire: Wire::Tls }
     }
 
     /// The name of an object as the library wants it.
@@ -69,7 +121,14 @@ impl Bucket {
         if at.key.starts_with('/') {
             return Err(wrong("the name begins with a slash".to_owned()));
         }
-        Path::parse(&at.key).map_err(|error| wrong(error.to_string()))
+        if at.scheme.lists() {
+            return Path::parse(&at.key).map_err(|error| wrong(error.to_string()));
+        }
+        // A URL's path is written as everybody writes it, and has no more behind it.
+        if at.key.contains(['?', '#']) {
+            return Err(wrong("a URL with a query, such as a signed one, is not asked for".to_owned()));
+        }
+        Path::from_url_path(&at.key).map_err(|error| wrong(error.to_string()))
     }
 
     /// The name of a prefix; `None` for all of the bucket.

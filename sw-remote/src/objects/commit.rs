@@ -1,9 +1,10 @@
 //! The end of a write: the object appears, or nothing is left of it.
 //!
 //! ```text
-//!   commit ─► what is left of the parts ─► last request ─ok─► HEAD: as long as it is to be
+//!   commit ─► what is left of the parts ─► last request ─ok─► HEAD: as long as it is to be, or another's that came after it
 //!                                               └─ failed, or its answer lost ─► HEAD: is it there, with our word?  yes: done
 //!                                                       no: the upload is aborted, which fences it; HEAD once more
+//!                                                       nobody says: the outcome is unknown
 //! ```
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use object_store::{GetOptions, ObjectStoreExt, PutOptions, PutPayload, multipart::PartId};
+use object_store::{Extensions, GetOptions, GetResult, PutOptions, PutPayload, PutResult, multipart::PartId};
 use sw_engine::{
     Error, ErrorKind, Object, Verb, WriteOutcome,
     seam::{Names, WriteIntent},
@@ -24,7 +25,7 @@ use super::{
     part::Rest,
     write::{OPEN, ObjectWrite},
 };
-use crate::Runtime;
+use crate::{Runtime, http::Doubt};
 
 /// Parts that a commit sends at a time.
 const SENT_TOGETHER: u64 = 4;
@@ -34,6 +35,8 @@ const OPERATIONS: u32 = 6;
 const RATE_MIN: u64 = 1 << 20;
 /// Longest that a write which is given up waits until the store has removed its parts; where that takes longer, it goes on in the background.
 const ABORT_WAIT: Duration = Duration::from_secs(10);
+/// How much of that parts have which are on their way.
+const QUIET_WAIT: Duration = Duration::from_secs(6);
 
 /// Longest that a commit with so many parts to send takes.
 fn limit(patience: Duration, unsent: u64, part_bytes: u64) -> Duration {
@@ -83,7 +86,8 @@ impl ObjectWrite {
                 .fail(ErrorKind::OutOfRange, Verb::Create)
                 .detail("bytes were written behind the end that it is to have"));
         }
-        let last = if self.is_one() && !self.upload.initialized() {
+        let doubt = Doubt::default();
+        let last = if self.is_one() && self.upload.known().is_none() {
             let on_the_way = match self.parts.rest(0) {
                 Rest::Bytes(part) => Some(part),
                 Rest::Nothing => None,
@@ -91,54 +95,81 @@ impl ObjectWrite {
             };
             let bytes = on_the_way.as_ref().map(|part| part.bytes.clone()).unwrap_or_default();
             let payload = PutPayload::from_bytes(cut(&bytes, len));
-            let options = PutOptions { attributes: self.attributes(), ..PutOptions::default() };
+            let mut extensions = Extensions::new();
+            extensions.insert(doubt.clone());
+            let options = PutOptions { attributes: self.attributes(), extensions, ..PutOptions::default() };
             self.bucket.store.put_opts(&self.path, payload, options).await
         } else {
             let ids = stream::iter(0..len.div_ceil(self.part_bytes)).map(|index| self.send_rest(index));
             let ids: Vec<PartId> = ids.buffered(sw_mem::index(SENT_TOGETHER)).try_collect().await?;
-            let upload = self.upload.get().cloned().unwrap_or_default();
+            let upload = self.upload.known().unwrap_or_default();
             self.parts_of.complete_multipart(&self.path, &upload, ids).await
         };
         match last {
-            Ok(_) => self.look().await,
-            Err(error) => self.settle(error).await,
+            Ok(put) => self.look(&put).await,
+            Err(error) => self.settle(error, &doubt).await,
         }
+    }
+
+    /// What the store has by that name.
+    async fn head(&self) -> object_store::Result<GetResult> {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        self.bucket.store.get_opts(&self.path, options).await
     }
 
     /// Whether the store has it as it is to be.
-    async fn look(&self) -> Result<(), Error> {
+    async fn look(&self, put: &PutResult) -> Result<(), Error> {
         // Stores answer 200 to a completion before they have done it, and some of their answers are errors (Amazon S3 API,
         // "CompleteMultipartUpload"); what counts is what is there.
-        let there = self.bucket.store.head(&self.path).await;
-        let there = there.map_err(|error| self.told(error, Verb::Create).with_outcome(WriteOutcome::Unknown))?;
-        let len = self.len();
-        if there.size != len {
-            let text = format!("the store has {} bytes of it instead of {len}", there.size);
-            return Err(self.fail(ErrorKind::ShortData, Verb::Create).detail(text).remedy("write the object again"));
+        let there = match self.head().await {
+            Ok(there) => there,
+            Err(error) if fault::is_forbidden(&error) => {
+                tracing::warn!(object = %self.at, "it was written, but may not be looked at: its length is not confirmed");
+                return Ok(());
+            }
+            Err(error) => return Err(self.told(error, Verb::Create).with_outcome(WriteOutcome::Unknown)),
+        };
+        let is_tagged_otherwise = put.e_tag.is_some() && there.meta.e_tag.is_some() && put.e_tag != there.meta.e_tag;
+        // Another writer's may have come after ours, which was there.
+        let is_others = self.is_mine(&there.attributes).map_or(is_tagged_otherwise, |is_mine| !is_mine);
+        let (len, has) = (self.len(), there.meta.size);
+        if has == len || is_others {
+            return Ok(());
         }
-        Ok(())
+        let text = format!("the store has {has} bytes of it instead of {len}");
+        Err(self.fail(ErrorKind::ShortData, Verb::Create).detail(text).remedy("write the object again"))
     }
 
-    /// Whether this object, and no other, is there; false where that cannot be said.
-    async fn is_there(&self) -> bool {
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        let there = self.bucket.store.get_opts(&self.path, options).await;
-        there.is_ok_and(|there| there.meta.size == self.len() && self.is_mine(&there.attributes))
+    /// Whether this object, and no other, is there.
+    async fn is_there(&self) -> There {
+        match self.head().await {
+            Ok(there) if there.meta.size == self.len() && self.is_mine(&there.attributes) == Some(true) => There::Yes,
+            // One without a word may be this one where words are not kept.
+            Ok(_) if self.bucket.keeps_tags => There::No,
+            Err(error) if fault::is_missing(&error) => There::No,
+            Ok(_) | Err(_) => There::NobodySays,
+        }
     }
 
     /// Finds out what came of it when the last request failed of `error`: the answer may be what was lost.
-    async fn settle(&self, error: object_store::Error) -> Result<(), Error> {
-        if self.is_there().await {
+    async fn settle(&self, error: object_store::Error, doubt: &Doubt) -> Result<(), Error> {
+        if self.is_there().await == There::Yes {
             return Ok(());
         }
-        let mut is_fenced = fault::is_refusal(&error);
-        if let Some(upload) = self.upload.get() {
+        let is_fenced = match self.upload.known() {
+            // Of each of its tries the store said that it was not done.
+            None => fault::is_refusal(&error) && !doubt.is_there(),
             // An upload that is aborted makes no object any more, whatever is still on its way to the store.
-            is_fenced = self.parts_of.abort_multipart(&self.path, upload).await.is_ok();
-            if self.is_there().await {
-                return Ok(());
+            Some(upload) if self.bucket.aborts => {
+                let is_aborted = self.parts_of.abort_multipart(&self.path, &upload).await.is_ok();
+                let there = self.is_there().await;
+                if there == There::Yes {
+                    return Ok(());
+                }
+                is_aborted && there == There::No
             }
-        }
+            Some(_) => false,
+        };
         let outcome = if is_fenced { WriteOutcome::NotApplied } else { WriteOutcome::Unknown };
         Err(self.told(error, Verb::Create).with_outcome(outcome))
     }
@@ -147,14 +178,23 @@ impl ObjectWrite {
     async fn abandon(&self) {
         self.parts.close();
         // One that is about to begin is waited for: it would be left.
-        let begun = self.upload.get_or_try_init(async || Err(())).await;
-        let Ok(upload) = begun else { return };
-        let aborted = self.parts_of.abort_multipart(&self.path, upload).await;
+        let Some(upload) = self.upload.give_up().await else { return };
+        // So would be parts that arrive behind the abort.
+        let quiet = tokio::time::timeout(QUIET_WAIT, self.parts.wait_quiet()).await;
+        let aborted = self.parts_of.abort_multipart(&self.path, &upload).await;
         // What is not there was aborted by a commit that failed.
-        if aborted.is_err_and(|error| !matches!(error, object_store::Error::NotFound { .. })) {
-            tracing::warn!(object = %self.at, "an upload that was given up could not be removed; its parts stay at the store");
+        if quiet.is_err() || aborted.is_err_and(|error| !fault::is_missing(&error)) {
+            tracing::warn!(object = %self.at, "an upload that was given up may not be removed as a whole; parts of it may stay at the store");
         }
     }
+}
+
+/// Whether an object is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum There {
+    Yes,
+    No,
+    NobodySays,
 }
 
 /// Bytes as many as `len`: what was written behind that end goes, and zeros are what was not written before it.
@@ -210,7 +250,8 @@ impl WriteIntent for Intent {
 
 impl Drop for Intent {
     fn drop(&mut self) {
-        if !self.is_done && self.write.parts.last().is_some() {
+        // In a child of the process nothing of this is touched.
+        if !self.is_done && !self.runtime.is_in_child() && self.write.parts.last().is_some() {
             // Waited for, as the process may be about to end. What is not reached, the store's own rules clean up.
             let write = self.write.clone();
             self.runtime.linger(self.patience.min(ABORT_WAIT), async move { write.abandon().await });
@@ -224,22 +265,40 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::{
-        super::{ObjectsConfig, bucket::Bucket},
+        super::{
+            ObjectsConfig,
+            bucket::{Bucket, Wire},
+            part::{End, Room},
+        },
         *,
     };
 
     #[test]
     fn parts_that_the_store_has_are_not_left_to_send() {
         let store = Arc::new(InMemory::new());
-        let bucket = Arc::new(Bucket { store: store.clone(), parts: Some(store), keeps_tags: false });
+        let bucket = Bucket {
+            store: store.clone(),
+            writes: Some(store),
+            pages: None,
+            keeps_tags: false,
+            aborts: true,
+            wire: Wire::Plain,
+        };
+        let bucket = Arc::new(bucket);
         let part_bytes = 5 << 20;
         let config = ObjectsConfig { part_bytes, ..ObjectsConfig::default() };
-        let write = ObjectWrite::new(bucket, "s3://b/k".parse().unwrap(), Some(10 * part_bytes + 1), &config).unwrap();
+        let write = ObjectWrite::new(
+            bucket,
+            "s3://b/k".parse().unwrap(),
+            Some(10 * part_bytes + 1),
+            (&config, Arc::new(Room::new(0))),
+        )
+        .unwrap();
         assert_eq!(write.unsent(), 11);
         for index in 0..9 {
             let part = write.parts.part(index, part_bytes).now_or_never().unwrap().unwrap();
             write.parts.fill(&part, (0, part_bytes), |to| to.fill(1)).unwrap();
-            write.parts.take(part, index).unwrap().keep(PartId { content_id: index.to_string() });
+            write.parts.due(vec![index], End::Known).remove(0).keep(PartId { content_id: index.to_string() });
         }
         assert_eq!(write.unsent(), 2);
     }

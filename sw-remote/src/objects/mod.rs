@@ -9,41 +9,49 @@
 mod address;
 mod bucket;
 mod commit;
+mod credentials;
 mod fault;
+mod listing;
 mod open;
 mod part;
 mod settings;
+mod upload;
 mod write;
 
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-use object_store::{ObjectMeta, ObjectStoreExt};
+use object_store::{ListResult, ObjectStoreExt, path::Path};
 use sw_engine::{
-    Error, ErrorKind, Face, Granularity, Landing, Object, Residency, Verb, Version,
+    Error, ErrorKind, Face, Granularity, Landing, Object, Reason, Residency, Verb, Version,
     seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
 };
 
 pub use self::{
     address::{Address, Scheme},
+    credentials::Again,
     settings::Settings,
 };
-use self::{bucket::Bucket, commit::Intent, open::ObjectRead, write::ObjectWrite};
+use self::{
+    bucket::{Bucket, Wire},
+    commit::Intent,
+    listing::Depth,
+    open::ObjectRead,
+    part::Room,
+    write::ObjectWrite,
+};
 use crate::{
     HTTP, Runtime,
     directory::{Directory, Kept},
     http::{Connections, HttpConfig},
     remote::Remote,
+    runtime::leak,
     transport::{RemoteConfig, RemoteTransport},
 };
-
-/// Objects of a listing that are asked for their headers at a time, where the listing does not say enough.
-const HEADS_TOGETHER: usize = 16;
 
 /// How object stores are used.
 #[derive(Clone, Debug)]
@@ -52,17 +60,22 @@ pub struct ObjectsConfig {
     pub http: HttpConfig,
     /// Who we are, where the stores are.
     pub settings: Settings,
+    /// How that is found out again: the files of a profile are written anew by whoever renews its keys.
+    pub again: Option<Again>,
     /// Longest that an operation of the control plane (open, list, remove, commit) and the retries of a request take. Default 60 s.
     pub patience: Duration,
     /// Bytes of a part of an upload, at least 5 MiB, which is S3's least; more where an object would have more than 10,000 parts
     /// otherwise. Default 16 MiB.
     pub part_bytes: u64,
+    /// Bytes that all uploads together hold for parts beyond the four that each has. Default 1 GiB.
+    pub upload_bytes: u64,
 }
 
 impl Default for ObjectsConfig {
     fn default() -> Self {
         let (http, settings) = (HttpConfig::default(), Settings::default());
-        Self { http, settings, patience: Duration::from_secs(60), part_bytes: 16 << 20 }
+        let (patience, part_bytes, upload_bytes) = (Duration::from_secs(60), 16 << 20, 1 << 30);
+        Self { http, settings, again: None, patience, part_bytes, upload_bytes }
     }
 }
 
@@ -75,6 +88,7 @@ pub struct ObjectStores {
     directory: Directory,
     /// Found with the first address.
     config: LazyLock<ObjectsConfig, Found>,
+    room: OnceLock<Arc<Room>>,
     connections: Mutex<Option<Connections>>,
     buckets: Mutex<HashMap<(Scheme, String), Arc<Bucket>>>,
 }
@@ -90,7 +104,7 @@ impl ObjectStores {
     pub fn new(runtime: Runtime, find: impl FnOnce() -> ObjectsConfig + Send + 'static) -> Self {
         let config = LazyLock::new(Box::new(find) as Found);
         let (connections, buckets) = (Mutex::default(), Mutex::default());
-        Self { runtime, directory: Directory::default(), config, connections, buckets }
+        Self { runtime, directory: Directory::new(), config, room: OnceLock::new(), connections, buckets }
     }
 
     /// A transport for objects of these.
@@ -126,7 +140,7 @@ impl ObjectStores {
         let named = name.clone();
         let told = async move { work.await.map_err(|error| fault::told(error, verb, &named)) };
         // A little more than the retries have, so that what they failed of is told.
-        self.runtime.wait((verb, &name), self.config.patience + Duration::from_secs(5), told)
+        self.runtime.wait((verb, &name), self.config.patience + Duration::from_secs(10), told)
     }
 
     fn parse(name: &str, verb: Verb) -> Result<Address, Error> {
@@ -138,7 +152,7 @@ impl ObjectStores {
         })
     }
 
-    fn object(&self, at: &Address, remote: Arc<dyn Remote>, facts: Facts) -> Object {
+    fn object(&self, at: &Address, remote: Arc<dyn Remote>, facts: Facts, wire: Wire) -> Object {
         let kept: Kept = self.directory.add(remote);
         let face = Face {
             transport: HTTP,
@@ -146,7 +160,7 @@ impl ObjectStores {
             granularity: Granularity::ANY,
             write_unit: 1,
             landing: Landing::Staged,
-            because: None,
+            because: (wire == Wire::Tls).then_some(Reason::TlsInUserSpace),
         };
         Object {
             id: Object::next_id(),
@@ -171,9 +185,10 @@ impl ObjectStores {
     fn create_as(&self, name: &str, len: Option<u64>) -> Result<Box<dyn WriteIntent>, Error> {
         let at = Self::parse(name, Verb::Create)?.of_object(Verb::Create)?;
         let bucket = self.bucket(&at)?;
-        let write = Arc::new(ObjectWrite::new(bucket, at.clone(), len, &self.config)?);
+        let (wire, room) = (bucket.wire, self.room.get_or_init(|| Arc::new(Room::new(self.config.upload_bytes))));
+        let write = Arc::new(ObjectWrite::new(bucket, at.clone(), len, (&self.config, room.clone()))?);
         let facts = Facts { len: len.unwrap_or(u64::MAX), version: Version::default() };
-        let object = Arc::new(self.object(&at, write.clone(), facts));
+        let object = Arc::new(self.object(&at, write.clone(), facts, wire));
         Ok(Box::new(Intent::new(object, write, self.runtime.clone(), self.config.patience)))
     }
 }
@@ -188,7 +203,7 @@ struct Keep {
 /// Whether an object of a store is still what it was when it was opened: the store is asked. `None` for other objects.
 pub fn unchanged(object: &Object) -> Option<Result<(), Error>> {
     let keep = object.keep.downcast_ref::<Keep>()?;
-    let remote = keep.kept.remote();
+    let remote = keep.kept.remote()?;
     Some(keep.runtime.wait((Verb::Open, &object.name), keep.patience, async move { remote.unchanged().await }))
 }
 
@@ -214,12 +229,13 @@ impl Store for ObjectStores {
         let (store, path) = (bucket.store.clone(), bucket.path(&at, Verb::Open)?);
         let head = self.ask(&at, Verb::Open, async move { store.head(&path).await });
         let head = match head {
-            Err(error) if error.kind() == ErrorKind::NotFound && self.is_prefix(&at)? => return Err(wrong_kind(name)),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.is_prefix(&at) => return Err(wrong_kind(name)),
             other => other?,
         };
         let facts = Facts { len: head.size, version: bucket::version(&head) };
+        let wire = bucket.wire;
         let remote = ObjectRead::new(bucket, at.clone(), head)?;
-        Ok(Arc::new(self.object(&at, Arc::new(remote), facts)))
+        Ok(Arc::new(self.object(&at, Arc::new(remote), facts, wire)))
     }
 
     fn create(&self, name: &str, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
@@ -231,56 +247,48 @@ impl Store for ObjectStores {
         let directory =
             || Entry { name: name.to_owned(), kind: EntryKind::Directory, len: 0, version: Version::default() };
         if at.key.is_empty() || at.key.ends_with('/') {
-            return match self.is_prefix(&at)? || at.key.is_empty() {
-                true => Ok(directory()),
-                false => Err(not_found(name)),
-            };
+            let is_there = at.key.is_empty() || self.has_below(&at)?;
+            return if is_there { Ok(directory()) } else { Err(not_found(name)) };
         }
         let bucket = self.bucket(&at)?;
         let (store, path) = (bucket.store.clone(), bucket.path(&at, Verb::Open)?);
         match self.ask(&at, Verb::Open, async move { store.head(&path).await }) {
             Ok(head) => Ok(bucket::entry(name.to_owned(), &head)),
-            Err(error) if error.kind() == ErrorKind::NotFound && self.is_prefix(&at)? => Ok(directory()),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.is_prefix(&at) => Ok(directory()),
             Err(error) => Err(error),
         }
     }
 
     fn list(&self, name: &str) -> Result<Vec<Entry>, Error> {
         let at = Self::parse(name, Verb::List)?;
-        let bucket = self.bucket(&at)?;
-        let (store, prefix) = (bucket.store.clone(), bucket.prefix(&at, Verb::List)?);
-        let found = self.ask(&at, Verb::List, async move {
-            let mut found = store.list_with_delimiter(prefix.as_ref()).await?;
-            // A listing without ETags would tell other versions than the objects do.
-            let told = |meta: ObjectMeta| {
-                let store = &store;
-                async move { if meta.e_tag.is_some() { Ok(meta) } else { store.head(&meta.location).await } }
-            };
-            let asked = stream::iter(std::mem::take(&mut found.objects)).map(told).buffered(HEADS_TOGETHER);
-            found.objects = asked.try_collect().await?;
-            Ok(found)
-        })?;
-        let mut entries: Vec<Entry> = Vec::with_capacity(found.objects.len() + found.common_prefixes.len());
-        entries.extend(found.common_prefixes.iter().map(|prefix| Entry {
-            name: at.sibling(prefix.as_ref()).to_string(),
-            kind: EntryKind::Directory,
-            len: 0,
-            version: Version::default(),
-        }));
-        entries.extend(
-            found.objects.iter().map(|meta| bucket::entry(at.sibling(meta.location.as_ref()).to_string(), meta)),
-        );
-        if entries.is_empty() && !at.key.is_empty() {
+        let (mut entries, mut token, mut is_there) = (Vec::new(), None, at.key.is_empty());
+        loop {
+            let (page, next) = self.page(&at, Depth::Level, token.clone())?;
+            is_there |= !page.objects.is_empty() || !page.common_prefixes.is_empty();
+            entries.extend(entries_of(&at, page));
+            if next.is_none() {
+                break;
+            }
+            if next == token {
+                let error = Error::new(ErrorKind::Protocol, Verb::List).at(name);
+                return Err(error.detail("a page of the listing has itself for the next").remedy("look at the server"));
+            }
+            token = next;
+        }
+        if !is_there {
             // An object lists as itself; what is neither object nor prefix is not there.
             return if at.key.ends_with('/') { Err(not_found(name)) } else { Ok(vec![self.stat(name)?]) };
         }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries.sort_by(|a: &Entry, b| a.name.cmp(&b.name));
         Ok(entries)
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
         let at = Self::parse(name, Verb::Replace)?.of_object(Verb::Replace)?;
         let bucket = self.bucket(&at)?;
+        if bucket.writes.is_none() {
+            return Err(read_only(&at, Verb::Replace));
+        }
         let (store, path) = (bucket.store.clone(), bucket.path(&at, Verb::Replace)?);
         self.ask(&at, Verb::Replace, async move {
             // S3 says the same of what was there and what was not.
@@ -291,15 +299,68 @@ impl Store for ObjectStores {
 }
 
 impl ObjectStores {
-    /// Whether some object's name begins with this one and a slash.
-    fn is_prefix(&self, at: &Address) -> Result<bool, Error> {
-        if !at.scheme.lists() {
-            return Ok(false);
-        }
+    /// A page of a listing, within a limit of its own.
+    fn page(&self, at: &Address, depth: Depth, token: Option<String>) -> Result<(ListResult, Option<String>), Error> {
         let bucket = self.bucket(at)?;
-        let (store, prefix) = (bucket.store.clone(), bucket.prefix(at, Verb::Open)?);
-        self.ask(at, Verb::Open, async move { Ok(store.list(prefix.as_ref()).boxed().try_next().await?.is_some()) })
+        if bucket.pages.is_none() {
+            let error = Error::new(ErrorKind::Unsupported, Verb::List).at(at.to_string());
+            return Err(error
+                .detail("plain HTTP has no listings")
+                .remedy("name the objects, or use the store's own protocol"));
+        }
+        let prefix = bucket.prefix(at, Verb::List)?;
+        self.ask(at, Verb::List, async move { bucket.page(prefix, depth, token).await })
     }
+
+    /// Whether some object's name begins with this one and a slash.
+    fn has_below(&self, at: &Address) -> Result<bool, Error> {
+        let mut token = None;
+        loop {
+            let (page, next) = self.page(at, Depth::First, token.clone())?;
+            if !page.objects.is_empty() || next.is_none() || next == token {
+                return Ok(!page.objects.is_empty());
+            }
+            token = next;
+        }
+    }
+
+    /// The same of a name that is no object's. Where nobody says, it is nothing.
+    fn is_prefix(&self, at: &Address) -> bool {
+        at.scheme.lists() && self.has_below(at).unwrap_or(false)
+    }
+}
+
+impl Drop for ObjectStores {
+    /// In a child of the process what belongs to the parent's threads is left as it is.
+    fn drop(&mut self) {
+        if self.runtime.is_in_child() {
+            leak((std::mem::take(&mut self.connections), std::mem::take(&mut self.buckets)));
+        }
+    }
+}
+
+/// What a page of the listing of a prefix has. The prefix itself, which some write as an empty object, is none of it.
+fn entries_of(at: &Address, page: ListResult) -> impl Iterator<Item = Entry> {
+    let prefix = at.key.trim_end_matches('/').to_owned();
+    let is_below = move |path: &Path| !path.as_ref().is_empty() && path.as_ref() != prefix;
+    let is_below_too = is_below.clone();
+    let (above, beside) = (at.clone(), at.clone());
+    let prefixes = page.common_prefixes.into_iter().filter(move |path| is_below(path));
+    let prefixes = prefixes.map(move |path| Entry {
+        name: above.sibling(path.as_ref()).to_string(),
+        kind: EntryKind::Directory,
+        len: 0,
+        version: Version::default(),
+    });
+    let objects = page.objects.into_iter().filter(move |meta| is_below_too(&meta.location));
+    prefixes.chain(objects.map(move |meta| bucket::entry(beside.sibling(meta.location.as_ref()).to_string(), &meta)))
+}
+
+fn read_only(at: &Address, verb: Verb) -> Error {
+    Error::new(ErrorKind::Unsupported, verb)
+        .at(at.to_string())
+        .detail("plain HTTP is read only")
+        .remedy("write by the store's own protocol, such as s3://")
 }
 
 fn wrong_kind(name: &str) -> Error {

@@ -1,6 +1,6 @@
 //! Reading: a range is a request, with the version that was opened.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
@@ -8,6 +8,11 @@ use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
 
 use super::{Address, bucket::Bucket, fault};
 use crate::{land::Landing, remote::Remote};
+
+/// How often a range of an object without a strong ETag is asked for again where its connection is lost, and how much longer is waited
+/// each time. The library does not go on there: the answer to the rest may be of another object, which is looked at here.
+const CUTS_MAX: u32 = 10;
+const CUT_WAIT: Duration = Duration::from_millis(50);
 
 /// An object that is open for reading.
 pub(super) struct ObjectRead {
@@ -68,35 +73,60 @@ impl ObjectRead {
     async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
         // Nothing is asked of what lies behind the end; the lane is told that the data is short.
         let end = offset.saturating_add(u64::from(landing.len())).min(self.meta.size);
-        if offset >= end {
-            return Ok(());
+        for cuts in 0.. {
+            let from = offset + u64::from(landing.done());
+            if from >= end {
+                break;
+            }
+            let Some(cut) = self.range(from..end, landing).await? else { break };
+            // With a strong tag the library has asked for the rest already, as often as it may.
+            if self.strong().is_some() || cuts == CUTS_MAX {
+                return Err(cut);
+            }
+            tokio::time::sleep(CUT_WAIT * cuts).await;
         }
-        let range = (offset, end - offset);
+        Ok(())
+    }
+
+    /// Asks for a range, and lands what comes of it. Gives why the connection was lost before its end, if it was.
+    async fn range(&self, range: Range<u64>, landing: &mut Landing) -> Result<Option<Error>, Error> {
+        let named = (range.start, range.end - range.start);
         let options = GetOptions {
-            range: Some(GetRange::Bounded(offset..end)),
+            range: Some(GetRange::Bounded(range.clone())),
             if_match: self.strong(),
             // Where there is nothing better; a second is as fine as it knows.
             if_unmodified_since: self.strong().is_none().then_some(self.meta.last_modified),
-            version: self.meta.version.clone(),
+            // Not by the name of its version, under which one that was replaced could still be read, with a right of its own.
             ..GetOptions::default()
         };
-        let told = |error| fault::told(error, Verb::Read, &self.at.to_string()).in_range(range.0, range.1);
-        let answer = self.bucket.store.get_opts(&self.meta.location, options).await.map_err(told)?;
-        self.check(&answer.meta, range)?;
-        if answer.range != (offset..end) {
+        let told = |error| fault::told(error, Verb::Read, &self.at.to_string()).in_range(named.0, named.1);
+        let answer = match self.bucket.store.get_opts(&self.meta.location, options).await {
+            // Of an object that became shorter this range may be none, and not every server compares first.
+            Err(error) if fault::is_other_answer(&error) => {
+                let now = self.bucket.store.head(&self.meta.location).await;
+                now.map_or(Ok(()), |now| self.check(&now, named))?;
+                return Err(told(error));
+            }
+            answer => answer.map_err(told)?,
+        };
+        self.check(&answer.meta, named)?;
+        if answer.range != range {
             let text = format!("the answer has bytes {} to {}", answer.range.start, answer.range.end);
-            return Err(self.fail(ErrorKind::Protocol, range).detail(text).remedy("the store does not read ranges"));
+            return Err(self.fail(ErrorKind::Protocol, named).detail(text).remedy("the store does not read ranges"));
         }
         let mut body = answer.into_stream();
         while let Some(piece) = body.next().await {
-            let piece = piece.map_err(told)?;
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => return Ok(Some(told(error))),
+            };
             landing.put(&piece).map_err(|_| {
-                self.fail(ErrorKind::Protocol, range)
+                self.fail(ErrorKind::Protocol, named)
                     .detail("the answer has more bytes than it says")
                     .remedy("look at the server")
             })?;
         }
-        Ok(())
+        Ok(None)
     }
 }
 

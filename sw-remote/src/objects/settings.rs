@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, ffi::OsString};
 
 use object_store::{
-    aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum},
+    aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
 };
+use url::{Host, Url};
 
 /// Settings by their names, those of the environment included. Later ones win over earlier ones.
 ///
@@ -16,6 +17,19 @@ use object_store::{
 #[derive(Clone, Default)]
 pub struct Settings {
     values: BTreeMap<String, String>,
+    profile: Profile,
+}
+
+/// What a profile is to the keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Profile {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// They are its.
+    Keys,
+    /// It names a way to keys that is not built.
+    Unbuilt(String),
 }
 
 impl std::fmt::Debug for Settings {
@@ -30,7 +44,7 @@ const FAMILIES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 
 impl Settings {
     /// Those of an environment; names of other things are left out, and values that are no text, which none of these may be: a warning
-    /// names them.
+    /// names them. One that is empty says nothing.
     pub fn from_environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut values = BTreeMap::new();
         for (name, value) in variables {
@@ -38,11 +52,12 @@ impl Settings {
                 continue;
             };
             match value.into_string() {
+                Ok(value) if value.is_empty() => {}
                 Ok(value) => drop(values.insert(name.to_owned(), value)),
                 Err(_) => tracing::warn!(name, "a variable of object stores is left out: its value is not UTF-8"),
             }
         }
-        Self { values }
+        Self { values, profile: Profile::Silent }
     }
 
     /// Sets one.
@@ -61,18 +76,63 @@ impl Settings {
         let in_config = if profile == "default" { profile.to_owned() } else { format!("profile {profile}") };
         let sections = [(profile, credentials), (in_config.as_str(), config)];
         // One source has all of the keys, or none: a session token of one and a secret of another open nothing.
-        let mut has_source = SOURCES.iter().any(|name| self.values.contains_key(*name));
-        for (section, text) in sections {
-            let keys: Vec<_> = named(&KEYS, text, section).collect();
-            if !has_source && keys.iter().any(|(variable, _)| SOURCES.contains(variable)) {
-                has_source = true;
-                KEYS.iter().for_each(|(_, variable)| drop(self.values.remove(*variable)));
-                self.values.extend(keys.into_iter().map(|(variable, value)| (variable.to_owned(), value.to_owned())));
+        if !SOURCES.iter().any(|name| self.values.contains_key(*name)) {
+            self.profile = self.add_keys(profile, &sections);
+        }
+        let has_region = self.values.contains_key("AWS_DEFAULT_REGION");
+        for (variable, value) in sections.iter().flat_map(|(section, text)| named(&PLACES, text, section)) {
+            if variable != "AWS_REGION" || !has_region {
+                self.values.entry(variable.to_owned()).or_insert_with(|| value.to_owned());
             }
         }
-        for (variable, value) in sections.iter().flat_map(|(section, text)| named(&PLACES, text, section)) {
-            self.values.entry(variable.to_owned()).or_insert_with(|| value.to_owned());
-        }
+    }
+
+    /// Takes the keys of a profile, in the order of the AWS tools: a role goes before keys.
+    fn add_keys(&mut self, profile: &str, sections: &[(&str, &str)]) -> Profile {
+        let names = |wanted: &'static [&'static str]| {
+            let of =
+                move |(section, text): &(&str, &str)| entries_of(text, section).any(|(name, _)| wanted.contains(&name));
+            sections.iter().any(of)
+        };
+        let unbuilt =
+            |how: &str| Profile::Unbuilt(format!("the profile {profile} has its keys by {how}, which is not built"));
+        let identity: Vec<_> = sections.iter().flat_map(|(section, text)| named(&IDENTITY, text, section)).collect();
+        let is_named = |wanted: &str| identity.iter().any(|(variable, _)| *variable == wanted);
+        let taken = if is_named("AWS_WEB_IDENTITY_TOKEN_FILE") && is_named("AWS_ROLE_ARN") {
+            identity
+        } else if is_named("AWS_ROLE_ARN") {
+            return unbuilt("another's role (role_arn)");
+        } else if names(&["sso_session", "sso_start_url"]) {
+            return unbuilt("a single sign-on (sso_session)");
+        } else {
+            let of_each = sections.iter().map(|(section, text)| named(&KEYS, text, section).collect::<Vec<_>>());
+            let first = of_each.into_iter().find(|keys| keys.iter().any(|(variable, _)| SOURCES.contains(variable)));
+            match first {
+                Some(keys) => keys,
+                None if names(&["credential_process"]) => return unbuilt("a program (credential_process)"),
+                None => return Profile::Silent,
+            }
+        };
+        KEYS.iter().for_each(|(_, variable)| drop(self.values.remove(*variable)));
+        self.values.extend(taken.into_iter().map(|(variable, value)| (variable.to_owned(), value.to_owned())));
+        Profile::Keys
+    }
+
+    /// The keys that it says, if it says all of them.
+    pub(super) fn keys(&self) -> Option<AwsCredential> {
+        let text = |name| self.get(name).map(str::to_owned);
+        let (key_id, secret_key) = (text("AWS_ACCESS_KEY_ID")?, text("AWS_SECRET_ACCESS_KEY")?);
+        Some(AwsCredential { key_id, secret_key, token: text("AWS_SESSION_TOKEN") })
+    }
+
+    /// Those of a profile's files, which may change.
+    pub(super) fn profile_keys(&self) -> Option<AwsCredential> {
+        self.keys().filter(|_| self.profile == Profile::Keys)
+    }
+
+    fn is_on(&self, name: &str) -> bool {
+        let value = self.get(name).unwrap_or_default().to_ascii_lowercase();
+        matches!(value.as_str(), "1" | "true" | "on" | "yes" | "y")
     }
 
     fn family<'a>(&'a self, family: &'a str) -> impl Iterator<Item = (String, &'a str)> {
@@ -80,8 +140,27 @@ impl Settings {
         of_it.map(|(name, value)| (name.to_ascii_lowercase(), value.as_str()))
     }
 
-    pub(super) fn s3(&self, builder: AmazonS3Builder, bucket: &str) -> AmazonS3Builder {
-        let mut builder = builder.with_bucket_name(bucket);
+    fn s3_endpoint(&self) -> Option<&str> {
+        ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(|name| self.get(name))
+    }
+
+    /// Whether S3 is asked without TLS.
+    pub(super) fn is_s3_plain(&self) -> bool {
+        self.s3_endpoint().is_some_and(|endpoint| endpoint.starts_with("http://"))
+    }
+
+    /// What makes the bucket's client.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(super) fn s3(&self, builder: AmazonS3Builder, bucket: &str) -> Result<AmazonS3Builder, String> {
+        if let Profile::Unbuilt(text) = &self.profile
+            && !self.is_on("AWS_SKIP_SIGNATURE")
+        {
+            return Err(text.clone());
+        }
+        // One DELETE an object: the answer to many names may name others.
+        let mut builder = builder.with_bucket_name(bucket).with_disable_bulk_delete(true);
         for (name, value) in self.family("AWS_") {
             // AWS_PROFILE and the like are no settings of a bucket; "none" is our word for no checksums.
             if let Ok(key) = name.parse::<AmazonS3ConfigKey>()
@@ -90,18 +169,20 @@ impl Settings {
                 builder = builder.with_config(key, value);
             }
         }
-        let endpoint = self
-            .get("AWS_ENDPOINT_URL_S3")
-            .or_else(|| self.get("AWS_ENDPOINT_URL"))
-            .or_else(|| self.get("AWS_ENDPOINT"));
-        if let Some(endpoint) = endpoint {
+        let region = self.get("AWS_REGION").or_else(|| self.get("AWS_DEFAULT_REGION")).unwrap_or_default();
+        if !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+            return Err(format!("the region {region:?} is the name of none"));
+        }
+        if let Some(endpoint) = self.s3_endpoint() {
+            let style = if self.is_on("AWS_VIRTUAL_HOSTED_STYLE_REQUEST") { Style::VirtualHost } else { Style::Path };
+            let endpoint = endpoint_of(endpoint, bucket, style)?;
             // Whoever writes http means it.
-            builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
+            builder = builder.with_endpoint(endpoint).with_allow_http(self.is_s3_plain());
         }
         if self.get("AWS_CHECKSUM_ALGORITHM").is_none() {
             builder = builder.with_checksum_algorithm(Checksum::CRC64NVME);
         }
-        builder
+        Ok(builder)
     }
 
     pub(super) fn gcs(&self, mut builder: GoogleCloudStorageBuilder) -> GoogleCloudStorageBuilder {
@@ -123,6 +204,37 @@ impl Settings {
     }
 }
 
+/// Where a bucket's name stands in the URLs of its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Path,
+    /// It is the first part of the host's name.
+    VirtualHost,
+}
+
+/// An endpoint as the library wants it, which puts the bucket into a path but not into a host.
+fn endpoint_of(text: &str, bucket: &str, style: Style) -> Result<String, String> {
+    let wrong = |why: &str| format!("the endpoint {text:?} {why}; write https://HOST:PORT");
+    let mut url = Url::parse(text).map_err(|error| wrong(&format!("is no URL: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(wrong("is neither http nor https"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("has more than a host, a port and a path"));
+    }
+    if style == Style::VirtualHost {
+        let Some(Host::Domain(host)) = url.host() else {
+            return Err(wrong("has an IP address, before which no bucket's name can stand"));
+        };
+        let host = format!("{bucket}.{host}");
+        url.set_host(Some(&host)).map_err(|error| wrong(&format!("makes no host with {bucket}: {error}")))?;
+    }
+    let made = url.as_str().trim_end_matches('/').to_owned();
+    // What sends requests has a narrower notion of them.
+    made.parse::<http::Uri>().map_err(|error| wrong(&format!("is no URL: {error}")))?;
+    Ok(made)
+}
+
 /// What makes a source of keys one: without it, the rest of them opens nothing.
 const SOURCES: [&str; 4] = [
     "AWS_ACCESS_KEY_ID",
@@ -135,6 +247,12 @@ const KEYS: [(&str, &str); 3] = [
     ("aws_access_key_id", "AWS_ACCESS_KEY_ID"),
     ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
     ("aws_session_token", "AWS_SESSION_TOKEN"),
+];
+/// A web identity of a profile, likewise.
+const IDENTITY: [(&str, &str); 3] = [
+    ("web_identity_token_file", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    ("role_arn", "AWS_ROLE_ARN"),
+    ("role_session_name", "AWS_ROLE_SESSION_NAME"),
 ];
 /// What else is taken of a profile.
 const PLACES: [(&str, &str); 2] = [("region", "AWS_REGION"), ("endpoint_url", "AWS_ENDPOINT_URL")];
@@ -230,6 +348,68 @@ mod tests {
         let mut settings = of(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/a")]);
         settings.add_profile("a", credentials, "");
         assert_eq!(keys(&settings), [None, None, None]);
+    }
+
+    #[test]
+    fn a_region_of_the_environment_wins_by_either_name() {
+        let mut settings = of(&[("AWS_DEFAULT_REGION", "mine")]);
+        settings.add_profile("other", CREDENTIALS, CONFIG);
+        assert_eq!((settings.get("AWS_REGION"), settings.get("AWS_DEFAULT_REGION")), (None, Some("mine")));
+    }
+
+    #[test]
+    fn what_is_empty_says_nothing() {
+        let settings = of(&[("AWS_SESSION_TOKEN", ""), ("AWS_ACCESS_KEY_ID", "A"), ("AWS_SECRET_ACCESS_KEY", "S")]);
+        assert_eq!(settings.keys().map(|keys| keys.token), Some(None));
+    }
+
+    #[test]
+    fn ways_to_keys_that_are_not_built_are_told() {
+        let told = |credentials: &str, config: &str| {
+            let mut settings = Settings::default();
+            settings.add_profile("a", credentials, config);
+            settings.s3(AmazonS3Builder::new(), "b").map(drop)
+        };
+        let keys = "[a]\naws_access_key_id = A\naws_secret_access_key = S\n";
+        assert_eq!(told(keys, ""), Ok(()));
+        for (credentials, config, word) in [
+            (keys, "[profile a]\nrole_arn = r\nsource_profile = a\n", "role_arn"),
+            ("", "[profile a]\nsso_session = s\n", "sso_session"),
+            ("", "[profile a]\ncredential_process = /bin/x\n", "credential_process"),
+        ] {
+            let text = told(credentials, config).unwrap_err();
+            assert!(text.contains(word), "{text}");
+        }
+        assert_eq!(told(keys, "[profile a]\ncredential_process = /bin/x\n"), Ok(()));
+        let mut identity = Settings::default();
+        identity.add_profile("a", keys, "[profile a]\nrole_arn = r\nweb_identity_token_file = /t\n");
+        assert_eq!((identity.get("AWS_ROLE_ARN"), identity.get("AWS_ACCESS_KEY_ID")), (Some("r"), None));
+    }
+
+    #[test]
+    fn each_bucket_has_its_host_where_the_style_says_so() {
+        let made = |text, bucket, style| endpoint_of(text, bucket, style);
+        let ok = |text: &str| Ok(text.to_owned());
+        assert_eq!(made("https://h:9/", "a", Style::VirtualHost), ok("https://a.h:9"));
+        assert_eq!(made("https://h:9/", "b", Style::VirtualHost), ok("https://b.h:9"));
+        assert_eq!(made("http://127.0.0.1:9", "a", Style::Path), ok("http://127.0.0.1:9"));
+        assert_eq!(made("https://h/s3", "h", Style::VirtualHost), ok("https://h.h/s3"));
+        let settings = of(&[("AWS_ENDPOINT_URL_S3", "https://h:9"), ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")]);
+        let builder = settings.s3(AmazonS3Builder::new(), "a").unwrap();
+        assert_eq!(builder.get_config_value(&AmazonS3ConfigKey::Endpoint).as_deref(), Some("https://a.h:9"));
+        made("http://127.0.0.1:9", "a", Style::VirtualHost).unwrap_err();
+    }
+
+    #[test]
+    fn endpoints_and_regions_that_are_none_are_told() {
+        for text in ["minio:9000", "localhost", "ftp://h", "https://", "https://u:p@h", "https://h/?a=b", "http://h o/"]
+        {
+            let settings = of(&[("AWS_ENDPOINT_URL", text)]);
+            let error = settings.s3(AmazonS3Builder::new(), "a").unwrap_err();
+            assert!(error.contains(text), "{error}");
+        }
+        let error = of(&[("AWS_REGION", "eu west")]).s3(AmazonS3Builder::new(), "a").unwrap_err();
+        assert!(error.contains("eu west"), "{error}");
     }
 
     #[test]

@@ -21,13 +21,13 @@ use object_store::{
     path::Path,
 };
 use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
-use tokio::sync::OnceCell;
 
 use super::{
     Address, ObjectsConfig,
     bucket::Bucket,
-    fault,
-    part::{FILLING_MAX, Full, NoPart, OnTheWay, Parts},
+    fault::{self, Said},
+    part::{End, FILLING_MAX, Full, NoPart, OnTheWay, Parts, Room},
+    upload::{NoUpload, Upload},
 };
 use crate::{land::Landing, remote::Remote};
 
@@ -35,6 +35,8 @@ use crate::{land::Landing, remote::Remote};
 const PARTS_MAX: u64 = 10_000;
 /// The least of a part but the last (the same).
 const PART_BYTES_MIN: u64 = 5 << 20;
+/// The most of one (the same).
+const PART_BYTES_MAX: u64 = 5 << 30;
 /// No length yet.
 pub(super) const OPEN: u64 = u64::MAX;
 /// What an object has beside its bytes: a word of the upload that made it, by which it is known again when an answer is lost.
@@ -49,7 +51,7 @@ pub(super) struct ObjectWrite {
     pub(super) part_bytes: u64,
     /// Bytes that it will have, or [`OPEN`].
     pub(super) len: AtomicU64,
-    pub(super) upload: OnceCell<MultipartId>,
+    pub(super) upload: Upload,
     pub(super) parts: Parts,
     tag: String,
 }
@@ -66,18 +68,19 @@ impl ObjectWrite {
         bucket: Arc<Bucket>,
         at: Address,
         len: Option<u64>,
-        config: &ObjectsConfig,
+        (config, room): (&ObjectsConfig, Arc<Room>),
     ) -> Result<Self, Error> {
         let fail = |kind| Error::new(kind, Verb::Create).at(at.to_string());
-        let parts_of = bucket.parts.clone().ok_or_else(|| {
-            fail(ErrorKind::Unsupported)
-                .detail("plain HTTP is read only")
-                .remedy("write by the store's own protocol, such as s3://")
-        })?;
+        let parts_of = bucket.writes.clone().ok_or_else(|| super::read_only(&at, Verb::Create))?;
         let least = len.unwrap_or(0).div_ceil(PARTS_MAX).next_multiple_of(1 << 20);
         let part_bytes = config.part_bytes.max(PART_BYTES_MIN).max(least);
+        if part_bytes > PART_BYTES_MAX {
+            let longest = PART_BYTES_MAX * PARTS_MAX;
+            let error = fail(ErrorKind::TooLarge).detail(format!("an object has at most {longest} bytes"));
+            return Err(error.remedy("write several objects"));
+        }
         let path = bucket.path(&at, Verb::Create)?;
-        let (upload, parts, len) = (OnceCell::new(), Parts::new(), len.unwrap_or(OPEN).into());
+        let (upload, parts, len) = (Upload::default(), Parts::new(room), len.unwrap_or(OPEN).into());
         Ok(Self { bucket, parts_of, path, at, part_bytes, len, upload, parts, tag: word() })
     }
 
@@ -85,7 +88,7 @@ impl ObjectWrite {
         Error::new(kind, verb).at(self.at.to_string())
     }
 
-    pub(super) fn told(&self, error: object_store::Error, verb: Verb) -> Error {
+    pub(super) fn told(&self, error: impl Said, verb: Verb) -> Error {
         fault::told(error, verb, &self.at.to_string())
     }
 
@@ -112,9 +115,9 @@ impl ObjectWrite {
         attributes
     }
 
-    /// Whether an object with these words is this one.
-    pub(super) fn is_mine(&self, attributes: &Attributes) -> bool {
-        attributes.get(&Attribute::Metadata(TAG.into())).is_some_and(|tag| **tag == *self.tag)
+    /// Whether an object with these words is this one; `None` if it has no such word.
+    pub(super) fn is_mine(&self, attributes: &Attributes) -> Option<bool> {
+        attributes.get(&Attribute::Metadata(TAG.into())).map(|tag| **tag == *self.tag)
     }
 
     fn no_part(&self, index: u64, why: NoPart) -> Error {
@@ -126,6 +129,12 @@ impl ObjectWrite {
                     self.part_bytes
                 ),
                 "write an object of an object store from its beginning to its end",
+            ),
+            NoPart::NoRoom => (
+                ErrorKind::ResourceLimit,
+                "parts of uploads that are not whole yet, or could not be sent, have all of the engine's memory for them"
+                    .to_owned(),
+                "write objects from their beginnings to their ends, fewer at a time, or raise remote_upload_bytes",
             ),
             NoPart::Closed => (
                 ErrorKind::Closed,
@@ -166,23 +175,31 @@ impl ObjectWrite {
             let filled = self.parts.fill(&part, range, |to| landing.take(to));
             let filled = filled.map_err(|why| self.no_part(index, why))?;
             if filled == Full::Yes && !self.is_one() {
-                full.extend(self.parts.take(part, index));
+                full.push(index);
             }
         }
+        let due = self.parts.due(full, if self.len() == OPEN { End::Open } else { End::Known });
         // All of them or none: what is tried again is the write as a whole.
-        let ids = full.iter().map(|part| self.send(part.index, part.bytes.clone(), Verb::Write));
+        let ids = due.iter().map(|part| self.send(part.index, part.bytes.clone(), Verb::Write));
         let ids = futures_util::future::try_join_all(ids).await?;
-        full.into_iter().zip(ids).for_each(|(part, id)| OnTheWay::keep(part, id));
+        due.into_iter().zip(ids).for_each(|(part, id)| OnTheWay::keep(part, id));
         Ok(())
     }
 
     /// Sends a part.
     pub(super) async fn send(&self, index: u64, bytes: Bytes, verb: Verb) -> Result<PartId, Error> {
-        let options = || PutMultipartOptions { attributes: self.attributes(), ..PutMultipartOptions::default() };
-        let begin = || self.parts_of.create_multipart_opts(&self.path, options());
-        let upload = self.upload.get_or_try_init(begin).await.map_err(|error| self.told(error, verb))?;
-        let sent = self.parts_of.put_part(&self.path, upload, sw_mem::index(index), PutPayload::from_bytes(bytes));
+        let upload = self.upload.id(|| self.begin()).await.map_err(|none| match none {
+            NoUpload::GivenUp => self.no_part(index, NoPart::Closed),
+            NoUpload::Failed(error) => self.told(error, verb),
+        })?;
+        let sent = self.parts_of.put_part(&self.path, &upload, sw_mem::index(index), PutPayload::from_bytes(bytes));
         sent.await.map_err(|error| self.told(error, verb))
+    }
+
+    fn begin(&self) -> impl Future<Output = object_store::Result<MultipartId>> + Send + 'static {
+        let (parts_of, path) = (self.parts_of.clone(), self.path.clone());
+        let options = PutMultipartOptions { attributes: self.attributes(), ..PutMultipartOptions::default() };
+        async move { parts_of.create_multipart_opts(&path, options).await }
     }
 }
 

@@ -9,7 +9,7 @@ use sw_engine::{
 use sw_remote::objects::ObjectsConfig;
 use sw_testkit::pattern;
 
-use sw_testkit::s3::{Server, Wire};
+use sw_testkit::s3::{Request, Server, Wire};
 
 use crate::client::{config, put, read, stores as stores_of};
 
@@ -76,12 +76,12 @@ fn a_store_that_is_asked_too_much_is_asked_again() {
     let stores = stores_of(config(server.environment()));
     let bytes = given(&server, "object", 2 * MIB);
     let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
-    server.set(Wire::TooMuch(3));
+    server.set(Wire::TooMuch(Request::Any, 3));
     assert!(read(&stores, &object).unwrap() == bytes);
     assert_eq!(server.refused(), 3);
     let impatient = ObjectsConfig { patience: Duration::from_secs(1), ..config(server.environment()) };
     let stores = stores_of(impatient);
-    server.set(Wire::TooMuch(u64::MAX));
+    server.set(Wire::TooMuch(Request::Any, u64::MAX));
     let error = stores.open(&Server::uri("object"), OpenMode::Read).unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Busy, 503), "{error}");
 }

@@ -7,4 +7,5 @@ mod conformance;
 mod faults;
 mod plain;
 mod rgw;
+mod scripted;
 mod uploads;

@@ -92,7 +92,7 @@ fn a_part_that_could_not_be_sent_has_its_bytes_still() {
         put(10 * MIB + half, 15 * MIB).unwrap();
         put(0, 10 * MIB - half).unwrap();
         put(16 * MIB, 20 * MIB).unwrap();
-        server.set(Wire::TooMuch(u64::MAX));
+        server.set(Wire::TooMuch(Request::Any, u64::MAX));
         let error = put(10 * MIB - half, 10 * MIB + half).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
         server.set(Wire::Good);

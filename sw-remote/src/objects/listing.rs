@@ -1,0 +1,197 @@
+//! Listings, page by page.
+//!
+//! The library reads a page as a whole or not at all, and stops at names that it could not ask for (with empty parts, `.` or `..`, or control
+//! characters). Those are taken out of the page before it sees it, and counted.
+
+use std::borrow::Cow;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::{
+    ClientOptions, ListResult, ObjectMeta, ObjectStoreExt,
+    client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService},
+    list::{PaginatedListOptions, PaginatedListResult},
+    path::{DELIMITER, Path},
+};
+
+use super::bucket::Bucket;
+use crate::http::{Connections, collect};
+
+/// Objects of a page that are asked for their headers at a time, where the listing does not say enough.
+const HEADS_TOGETHER: usize = 16;
+
+/// How far a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// To the next slash; what goes on behind it is a prefix.
+    Level,
+    /// To the first name, whatever it is.
+    First,
+}
+
+impl Bucket {
+    /// A page of what begins with a prefix and a slash, and by what the next one is asked for.
+    pub(super) async fn page(
+        &self,
+        prefix: Option<Path>,
+        depth: Depth,
+        token: Option<String>,
+    ) -> object_store::Result<(ListResult, Option<String>)> {
+        let Some(pages) = &self.pages else {
+            let (operation, implementer) = ("a listing".to_owned(), "plain HTTP".to_owned());
+            return Err(object_store::Error::NotImplemented { operation, implementer });
+        };
+        let below = prefix.as_ref().map(|prefix| format!("{prefix}{DELIMITER}"));
+        let (delimiter, max_keys) = match depth {
+            Depth::Level => (Some(Cow::Borrowed(DELIMITER)), None),
+            Depth::First => (None, Some(1)),
+        };
+        let options =
+            PaginatedListOptions { delimiter, max_keys, page_token: token, ..PaginatedListOptions::default() };
+        let PaginatedListResult { result: mut page, page_token } =
+            pages.list_paginated(below.as_deref(), options).await?;
+        if depth == Depth::Level {
+            // A listing without ETags would tell other versions than the objects do.
+            let told = |meta: ObjectMeta| async move {
+                if meta.e_tag.is_some() { Ok(meta) } else { self.store.head(&meta.location).await }
+            };
+            let asked = stream::iter(std::mem::take(&mut page.objects)).map(told).buffered(HEADS_TOGETHER);
+            page.objects = asked.try_collect().await?;
+        }
+        Ok((page, page_token.filter(|token| !token.is_empty())))
+    }
+}
+
+/// Connections whose listings have names only that can be asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Listings(pub(super) Connections);
+
+impl HttpConnector for Listings {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl HttpService for Listings {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let query = request.uri().query().unwrap_or_default();
+        let is_listing = query.split('&').any(|word| matches!(word, "list-type=2" | "comp=list"));
+        let answer = self.0.call(request).await?;
+        if !is_listing {
+            return Ok(answer);
+        }
+        let (parts, mut body) = answer.into_parts();
+        // The connection holds it to a length.
+        let (page, end) = collect(&mut body, usize::MAX).await;
+        end?;
+        let (page, Skipped { count, first }) = reachable(&String::from_utf8_lossy(&page));
+        if let Some(first) = first {
+            tracing::warn!(count, first, "names that cannot be asked for are left out of a listing");
+        }
+        Ok(HttpResponse::from_parts(parts, page.into()))
+    }
+}
+
+/// Names that were left out.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Skipped {
+    count: u64,
+    first: Option<String>,
+}
+
+/// Elements of a listing, and where their names are: those of S3, those of Azure.
+const ELEMENTS: [(&str, &str); 4] =
+    [("Contents", "Key"), ("CommonPrefixes", "Prefix"), ("Blob", "Name"), ("BlobPrefix", "Name")];
+
+/// A page without the elements whose names the library cannot read.
+fn reachable(page: &str) -> (String, Skipped) {
+    let (mut kept, mut rest, mut skipped) = (String::with_capacity(page.len()), page, Skipped::default());
+    while let Some((at, end, name)) = element(rest) {
+        let (before, behind) = rest.split_at(end);
+        if Path::parse(unescaped(name)).is_ok() {
+            kept.push_str(before);
+        } else {
+            kept.push_str(before.get(..at).unwrap_or_default());
+            skipped.count += 1;
+            skipped.first.get_or_insert_with(|| unescaped(name).escape_debug().to_string());
+        }
+        rest = behind;
+    }
+    kept.push_str(rest);
+    (kept, skipped)
+}
+
+/// The first element of a page: where it begins and ends, and its name.
+fn element(page: &str) -> Option<(usize, usize, &str)> {
+    let first = |(element, name): (&str, &'static str)| {
+        let at = page.find(&format!("<{element}>"))?;
+        let close = format!("</{element}>");
+        let len = page.get(at..)?.find(&close)? + close.len();
+        Some((at, at + len, name))
+    };
+    let (at, end, name) = ELEMENTS.into_iter().filter_map(first).min()?;
+    let inside = page.get(at..end)?;
+    let text = inside.split_once(&format!("<{name}>")).and_then(|(_, rest)| rest.split_once(&format!("</{name}>")));
+    Some((at, end, text.map_or("", |(text, _)| text)))
+}
+
+/// What XML writes in its own way, as it is.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once('&') {
+        plain.push_str(before);
+        let Some((word, behind)) = behind.split_once(';') else {
+            plain.push('&');
+            rest = behind;
+            continue;
+        };
+        let number = |digits: &str, radix| u32::from_str_radix(digits, radix).ok().and_then(char::from_u32);
+        let one = match word {
+            "amp" => Some('&'),
+            "lt" => Some('<'),
+            "gt" => Some('>'),
+            "quot" => Some('"'),
+            "apos" => Some('\''),
+            _ => match word.strip_prefix('#') {
+                Some(digits) => {
+                    digits.strip_prefix('x').map_or_else(|| number(digits, 10), |digits| number(digits, 16))
+                }
+                None => None,
+            },
+        };
+        plain.extend(one);
+        rest = behind;
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_cannot_be_asked_for_are_left_out_of_a_page() {
+        let object = |key: &str| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>");
+        let prefix = |key: &str| format!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>");
+        let head = "<?xml version=\"1.0\"?><ListBucketResult><Prefix>a/</Prefix>";
+        let good = [object("a/b &amp; c"), object("a/marker/"), prefix("a/d/")].concat();
+        let bad = [object("a//b"), prefix("a//"), object("a/../b"), object("a/&#x1;b"), object("a/&#10;b")].concat();
+        let page = format!("{head}{}{good}{bad}{}</ListBucketResult>", object("."), object("a/z"));
+        let (kept, skipped) = reachable(&page);
+        assert_eq!(kept, format!("{head}{good}{}</ListBucketResult>", object("a/z")));
+        assert_eq!((skipped.count, skipped.first.as_deref()), (6, Some(".")));
+        let (same, none) = reachable(&kept);
+        assert_eq!((same, none), (kept, Skipped::default()));
+        // Azure's.
+        let blobs = "<Blobs><Blob><Name>a//b</Name></Blob><BlobPrefix><Name>a/</Name></BlobPrefix></Blobs>";
+        assert_eq!(reachable(blobs).0, "<Blobs><BlobPrefix><Name>a/</Name></BlobPrefix></Blobs>");
+    }
+
+    #[test]
+    fn what_xml_writes_in_its_own_way_is_read() {
+        assert_eq!(unescaped("a&amp;&lt;&gt;&quot;&apos;&#65;&#x42;&unknown;&"), "a&<>\"'AB&");
+    }
+}

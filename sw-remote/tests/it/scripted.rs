@@ -1,0 +1,412 @@
+//! Servers that answer as they are told to, which no well-behaved one would.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sw_engine::{
+    ErrorKind, Reason, WriteOutcome,
+    seam::{EntryKind, Names, OpenMode, Store},
+};
+use sw_remote::objects::{ObjectStores, ObjectsConfig};
+
+use crate::client::{config, put, read, stores, write};
+
+/// What a server says to a request, of which it sees the line and the headers, in lower case: an answer as it goes over the wire.
+type Script = dyn Fn(&str) -> Vec<u8> + Send + Sync;
+
+/// It, and what it was asked.
+struct Scripted {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Scripted {
+    /// One whose threads go on until the process ends.
+    fn start(script: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+        let (script, told): (Arc<Script>, _) = (Arc::new(script), asked.clone());
+        let serve = move || {
+            for socket in listener.incoming().flatten() {
+                let (script, told) = (script.clone(), told.clone());
+                std::thread::Builder::new().spawn(move || answer(socket, &*script, &told)).unwrap();
+            }
+        };
+        std::thread::Builder::new().spawn(serve).unwrap();
+        Self { address, asked }
+    }
+
+    fn config(&self) -> ObjectsConfig {
+        let endpoint = format!("http://{}", self.address);
+        let mut config = config([
+            ("AWS_ENDPOINT_URL_S3", endpoint),
+            ("AWS_ACCESS_KEY_ID", "A".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "S".to_owned()),
+        ]);
+        config.patience = Duration::from_secs(1);
+        config
+    }
+
+    fn stores(&self) -> ObjectStores {
+        stores(self.config())
+    }
+
+    /// Requests whose lines begin so.
+    fn asked(&self, begin: &str) -> Vec<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.iter().filter(|request| request.starts_with(begin)).cloned().collect()
+    }
+}
+
+/// Answers one request, and closes.
+fn answer(mut socket: TcpStream, script: &Script, asked: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(socket.try_clone().unwrap());
+    let head: Vec<String> = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    let head = head.join("\n").to_lowercase();
+    let len = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);
+    let mut body = vec![0; len];
+    if head.is_empty() || reader.read_exact(&mut body).is_err() {
+        return;
+    }
+    asked.lock().unwrap_or_else(PoisonError::into_inner).push(head.clone());
+    let _gone = socket.write_all(&script(&head));
+}
+
+/// An answer with its length.
+fn say(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+fn error(status: &str, code: &str) -> Vec<u8> {
+    say(status, "", format!("<Error><Code>{code}</Code><Message>as told</Message></Error>").as_bytes())
+}
+
+/// The answer to HEAD of an object of so many bytes.
+fn head_of(len: usize, headers: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {len}\r\nConnection: close\r\n\r\n").into_bytes()
+}
+
+const TAG: &str = "ETag: \"1\"\r\nLast-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n";
+
+/// The range that a request asks for, of `bytes`.
+fn part_of(request: &str, headers: &str, bytes: &[u8]) -> Vec<u8> {
+    let range = request.lines().find_map(|line| line.strip_prefix("range: bytes=")?.split_once('-')).unwrap();
+    let (from, to): (usize, usize) = (range.0.parse().unwrap(), range.1.parse().unwrap());
+    let of = format!("{headers}Content-Range: bytes {from}-{to}/{}\r\n", bytes.len());
+    say("206 Partial Content", &of, &bytes[from..=to])
+}
+
+#[test]
+fn a_version_is_asked_for_by_its_tag_and_not_by_its_name() {
+    let headers = format!("{TAG}x-amz-version-id: v1\r\n");
+    let server = Scripted::start(move |request| match request {
+        _ if request.starts_with("head") => head_of(9, &headers),
+        _ => part_of(request, &headers, b"123456789"),
+    });
+    let stores = server.stores();
+    let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
+    assert_eq!(read(&stores, &object).unwrap(), b"123456789");
+    let asked = server.asked("get");
+    assert!(
+        asked.iter().all(|request| !request.contains("versionid") && request.contains("if-match: \"1\"")),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn who_may_not_list_is_told_so_and_finds_no_less() {
+    let server = Scripted::start(|request| match request {
+        _ if request.contains("list-type=2") => error("403 Forbidden", "AccessDenied"),
+        _ if request.starts_with("head /b/hidden") => say("403 Forbidden", "", b""),
+        _ => say("404 Not Found", "", b""),
+    });
+    let stores = server.stores();
+    let refused = stores.list("s3://b/").unwrap_err();
+    assert_eq!((refused.kind(), refused.code()), (ErrorKind::PermissionDenied, 403), "{refused}");
+    assert!(refused.to_string().contains("AccessDenied"), "{refused}");
+    for missing in [stores.open("s3://b/k", OpenMode::Read).unwrap_err(), stores.stat("s3://b/k").unwrap_err()] {
+        assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
+    }
+    assert_eq!(stores.stat("s3://b/hidden").unwrap_err().kind(), ErrorKind::PermissionDenied);
+    // The name of an object is no text that a status is read from.
+    let error = stores.open("s3://b/status code: 403", OpenMode::Read).unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::NotFound, 404), "{error}");
+}
+
+#[test]
+fn keys_whose_time_is_over_are_told_so() {
+    let server = Scripted::start(|request| match request {
+        _ if request.starts_with("head") => head_of(9, TAG),
+        _ => error("400 Bad Request", "ExpiredToken"),
+    });
+    let stores = server.stores();
+    let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
+    let expired = read(&stores, &object).unwrap_err();
+    assert_eq!(expired.kind(), ErrorKind::PermissionDenied, "{expired}");
+    assert!(expired.to_string().contains("ExpiredToken"), "{expired}");
+    let unusable = {
+        let mut config = server.config();
+        config.settings.set("AWS_SESSION_TOKEN", "a\rb");
+        crate::client::stores(config).open("s3://b/k", OpenMode::Read).unwrap_err()
+    };
+    assert_eq!(unusable.kind(), ErrorKind::PermissionDenied, "{unusable}");
+}
+
+#[test]
+fn an_object_that_became_another_is_changed_whatever_the_server_says_of_the_range() {
+    for (status, headers) in [
+        ("416 Range Not Satisfiable", "Content-Range: bytes */3\r\n"),
+        // It looks at no range.
+        ("200 OK", TAG),
+    ] {
+        let heads = Mutex::new(0);
+        let server = Scripted::start(move |request| {
+            if !request.starts_with("head") {
+                return say(status, headers, b"123");
+            }
+            *heads.lock().unwrap() += 1;
+            if *heads.lock().unwrap() == 1 { head_of(9, TAG) } else { head_of(3, &TAG.replace("\"1\"", "\"2\"")) }
+        });
+        let stores = server.stores();
+        let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
+        let changed = read(&stores, &object).unwrap_err();
+        assert_eq!(changed.kind(), ErrorKind::Changed, "{status}: {changed}");
+    }
+}
+
+/// What comes of an object of ten bytes that is written by one request, where a server says so to it, and to the look at it.
+fn written(put: impl Fn(usize) -> Vec<u8> + Send + Sync + 'static, look: Vec<u8>) -> Result<(), sw_engine::Error> {
+    let puts = Mutex::new(0);
+    let server = Scripted::start(move |request| {
+        if request.starts_with("head") {
+            return look.clone();
+        }
+        let mut puts = puts.lock().unwrap();
+        *puts += 1;
+        put(*puts)
+    });
+    crate::client::put(&server.stores(), "s3://b/k", &[1; 10])
+}
+
+#[test]
+fn an_object_that_may_have_been_written_is_not_told_as_not_written() {
+    let outcome = |result: Result<(), sw_engine::Error>| result.unwrap_err().outcome();
+    let denied = || say("403 Forbidden", "", b"");
+    // The answer to the first try is lost, and meanwhile the keys are no longer good.
+    let lost = |tries: usize| if tries == 1 { Vec::new() } else { error("400 Bad Request", "ExpiredToken") };
+    assert_eq!(outcome(written(lost, denied())), Some(WriteOutcome::Unknown));
+    let unwell =
+        |tries: usize| if tries == 1 { say("500 Oh", "", b"") } else { error("403 Forbidden", "AccessDenied") };
+    assert_eq!(outcome(written(unwell, denied())), Some(WriteOutcome::Unknown));
+    // One that was refused at once was not.
+    assert_eq!(outcome(written(|_| error("403 Forbidden", "AccessDenied"), denied())), Some(WriteOutcome::NotApplied));
+}
+
+#[test]
+fn another_writers_object_and_one_that_may_not_be_looked_at_are_no_failures() {
+    let done = || |_| say("200 OK", "ETag: \"mine\"\r\n", b"");
+    let other = |headers: &str| head_of(7, &format!("{TAG}{headers}"));
+    written(done(), other("x-amz-meta-straightway-upload: 00112233445566778899aabbccddeeff\r\n")).unwrap();
+    written(done(), other("")).unwrap();
+    written(done(), say("403 Forbidden", "", b"")).unwrap();
+    let short = written(done(), head_of(7, "ETag: \"mine\"\r\n")).unwrap_err();
+    assert_eq!(short.kind(), ErrorKind::ShortData, "{short}");
+}
+
+#[test]
+fn an_upload_that_nothing_fences_is_told_as_unknown() {
+    let server = Scripted::start(|request| match request {
+        _ if request.starts_with("put") && request.contains("comp=blocklist") => {
+            error("403 Forbidden", "AuthorizationFailure")
+        }
+        _ if request.starts_with("put") => say("201 Created", "ETag: \"1\"\r\n", b""),
+        _ => say("404 Not Found", "", b""),
+    });
+    let mut config = server.config();
+    for (name, value) in
+        [("ACCOUNT_NAME", "a"), ("SKIP_SIGNATURE", "true"), ("ENDPOINT", &format!("http://{}", server.address))]
+    {
+        config.settings.set(&format!("AZURE_STORAGE_{name}"), value);
+    }
+    config.settings.set("AZURE_SKIP_SIGNATURE", "true");
+    config.part_bytes = 5 << 20;
+    let stores = stores(config);
+    let intent = stores.create("az://c/k", 6 << 20).unwrap();
+    write(&stores, intent.object(), 0, &vec![1; 6 << 20]).unwrap();
+    let error = intent.commit(Names::Durable).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::PermissionDenied, Some(WriteOutcome::Unknown)), "{error}");
+}
+
+/// A page of a listing: names, prefixes, and what the next is asked for by.
+fn page(names: &[&str], prefixes: &[&str], next: Option<&str>) -> Vec<u8> {
+    let object = |name: &&str| {
+        format!(
+            "<Contents><Key>{name}</Key><LastModified>2026-12-01T10:00:00Z</LastModified><ETag>\"1\"</ETag><Size>3</Size></Contents>"
+        )
+    };
+    let prefix = |name: &&str| format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>");
+    let next = next.map(|next| format!("<NextContinuationToken>{next}</NextContinuationToken>")).unwrap_or_default();
+    let entries = names.iter().map(object).chain(prefixes.iter().map(prefix)).collect::<String>();
+    say("200 OK", "", format!("<ListBucketResult>{entries}{next}</ListBucketResult>").as_bytes())
+}
+
+#[test]
+fn a_listing_has_what_can_be_asked_for_page_by_page() {
+    let server = Scripted::start(|request| match request {
+        _ if request.starts_with("head") => say("404 Not Found", "", b""),
+        _ if request.contains("prefix=empty%2f") => page(&["empty/"], &[], None),
+        _ if request.contains("prefix=same%2f") => page(&["same/a"], &[], Some("t")),
+        _ if request.contains("continuation-token=t1") => page(&["d/z", "d/../up"], &["d/sub/"], None),
+        _ if request.contains("prefix=d%2f") => page(&["d/", "d/a", "d//b", "d/&#x1;"], &["d//"], Some("t1")),
+        _ => page(&[], &[], None),
+    });
+    let stores = server.stores();
+    let listed = stores.list("s3://b/d/").unwrap();
+    let names: Vec<_> = listed.iter().map(|entry| (entry.name.as_str(), entry.kind)).collect();
+    let (object, directory) = (EntryKind::Object, EntryKind::Directory);
+    assert_eq!(names, [("s3://b/d/a", object), ("s3://b/d/sub", directory), ("s3://b/d/z", object)]);
+    // One that is made by a tool as an object of no bytes is there, and has nothing in it.
+    assert_eq!(stores.list("s3://b/empty/").unwrap(), []);
+    assert_eq!(stores.stat("s3://b/empty/").unwrap().kind, directory);
+    assert_eq!(stores.stat("s3://b/d").unwrap().kind, directory);
+    assert_eq!(stores.list("s3://b/nothing/").unwrap_err().kind(), ErrorKind::NotFound);
+    let endless = stores.list("s3://b/same/").unwrap_err();
+    assert_eq!(endless.kind(), ErrorKind::Protocol, "{endless}");
+}
+
+#[test]
+fn an_object_is_removed_by_its_name_and_by_nothing_else() {
+    let server = Scripted::start(|request| match request {
+        _ if request.starts_with("head") => head_of(9, TAG),
+        _ if request.starts_with("delete") => say("204 No Content", "", b""),
+        _ => say(
+            "200 OK",
+            "",
+            b"<DeleteResult><Error><Key>other</Key><Code>a</Code><Message>b</Message></Error></DeleteResult>",
+        ),
+    });
+    server.stores().remove("s3://b/k").unwrap();
+    assert_eq!((server.asked("delete /b/k").len(), server.asked("post").len()), (1, 0));
+}
+
+#[test]
+fn what_no_server_says_is_an_error_at_once() {
+    let server = Scripted::start(|request| match request {
+        _ if request.contains("list-type=2") => say("200 OK", "", &vec![b' '; 40 << 20]),
+        _ if request.starts_with("head") => head_of(9, TAG),
+        _ => {
+            say("206 Partial Content", &format!("{TAG}Content-Range: bytes 0-18446744073709551615/9\r\n"), b"123456789")
+        }
+    });
+    let stores = server.stores();
+    let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
+    let nonsense = read(&stores, &object).unwrap_err();
+    assert_eq!(nonsense.kind(), ErrorKind::Protocol, "{nonsense}");
+    let endless = stores.list("s3://b/").unwrap_err();
+    assert_eq!(endless.kind(), ErrorKind::Protocol, "{endless}");
+}
+
+#[test]
+fn settings_that_make_no_address_are_told_before_anything_is_asked() {
+    let of = |name, value: &str| {
+        let mut config = ObjectsConfig::default();
+        config.settings.set("AWS_ACCESS_KEY_ID", "A");
+        config.settings.set("AWS_SECRET_ACCESS_KEY", "S");
+        config.settings.set(name, value);
+        stores(config).open("s3://b/k", OpenMode::Read).unwrap_err()
+    };
+    for (name, value) in [("AWS_ENDPOINT_URL", "minio:9000"), ("AWS_REGION", "eu west")] {
+        let wrong = of(name, value);
+        assert_eq!(wrong.kind(), ErrorKind::ApiMisuse, "{wrong}");
+        assert!(wrong.to_string().contains(value), "{wrong}");
+    }
+    assert_eq!(
+        stores(ObjectsConfig::default()).open("s3://a<b/k", OpenMode::Read).unwrap_err().kind(),
+        ErrorKind::BadUri
+    );
+}
+
+#[test]
+fn who_is_left_alone_lets_others_ask() {
+    let server = Scripted::start(|request| match request {
+        _ if request.starts_with("head /b/busy") => say("503 Slow Down", "Retry-After: 5\r\n", b""),
+        _ => head_of(9, TAG),
+    });
+    let mut config = server.config();
+    config.http.requests_max = 1;
+    let stores = stores(config);
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| stores.open("s3://b/busy", OpenMode::Read).unwrap_err());
+        while server.asked("head /b/busy").is_empty() {
+            std::thread::yield_now();
+        }
+        // The only place is free while the other waits.
+        #[expect(clippy::disallowed_methods, reason = "the wait is one of time")]
+        let start = Instant::now();
+        stores.open("s3://b/k", OpenMode::Read).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(4), "it waited until the other had waited");
+        assert_eq!(busy.join().unwrap().kind(), ErrorKind::Busy);
+    });
+}
+
+#[test]
+fn a_part_of_an_answer_is_never_joined_to_a_part_of_another() {
+    let weak = "ETag: W/\"1\"\r\nLast-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n";
+    let none = "Last-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n";
+    let later = |headers: &str| headers.replace("10:00:00", "10:00:01");
+    for headers in [weak, none] {
+        for (then, is_same) in [(headers.to_owned(), true), (later(headers), false)] {
+            let gets = Mutex::new(0);
+            let server = Scripted::start(move |request| {
+                if request.starts_with("head") {
+                    return head_of(100_000, headers);
+                }
+                let mut gets = gets.lock().unwrap();
+                *gets += 1;
+                if *gets > 1 {
+                    return part_of(request, &then, &[7; 100_000]);
+                }
+                // The first is cut in its middle.
+                let mut cut = part_of(request, headers, &[7; 100_000]);
+                cut.truncate(50_000);
+                cut
+            });
+            let stores = server.stores();
+            let object = stores.open(&format!("http://{}/file", server.address), OpenMode::Read).unwrap();
+            let got = read(&stores, &object);
+            match is_same {
+                true => assert!(got.unwrap() == [7; 100_000], "{headers}"),
+                false => assert_eq!(got.unwrap_err().kind(), ErrorKind::Changed, "{headers}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_http_is_read_and_nothing_else_and_its_names_are_those_of_urls() {
+    let server = Scripted::start(|_| head_of(9, TAG));
+    let (stores, at) = (server.stores(), format!("http://{}", server.address));
+    for refused in [
+        stores.remove(&format!("{at}/k")).unwrap_err(),
+        stores.list(&at).unwrap_err(),
+        put(&stores, &format!("{at}/k"), b"1").unwrap_err(),
+    ] {
+        assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+    }
+    assert_eq!(server.asked("").len(), 0);
+    stores.open(&format!("{at}/a%20b/c+d"), OpenMode::Read).unwrap();
+    assert_eq!(server.asked("head /a%20b/c+d http").len(), 1, "{:?}", server.asked(""));
+    let signed = stores.open(&format!("{at}/k?X-Amz-Signature=1"), OpenMode::Read).unwrap_err();
+    assert_eq!(signed.kind(), ErrorKind::BadUri, "{signed}");
+    let object = stores.open(&format!("{at}/k"), OpenMode::Read).unwrap();
+    assert_eq!(object.faces[0].because, None);
+    let mut config = server.config();
+    config.settings.set("AWS_ENDPOINT_URL_S3", "https://localhost:1");
+    let intent = crate::client::stores(config).create("s3://b/k", 1).unwrap();
+    assert_eq!(intent.object().faces[0].because, Some(Reason::TlsInUserSpace));
+}
