@@ -203,14 +203,27 @@ impl Server {
     /// # Errors
     /// Those of looking.
     pub fn uploads_left(&self) -> io::Result<Vec<PathBuf>> {
-        let mut left = Vec::new();
+        self.files(".upload")
+    }
+
+    /// Files of what it gets at this moment.
+    ///
+    /// # Errors
+    /// Those of looking.
+    pub fn arriving(&self) -> io::Result<Vec<PathBuf>> {
+        self.files(".tmp.")
+    }
+
+    /// Its own files whose names begin so.
+    fn files(&self, begin: &str) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
         for entry in fs::read_dir(self.root.path())? {
             let path = entry?.path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".upload")) {
-                left.push(path);
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begin)) {
+                found.push(path);
             }
         }
-        Ok(left)
+        Ok(found)
     }
 
     /// The file of an object.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use sw_testkit::s3::{Server, Wire};
+use sw_testkit::s3::{Request, Server, Wire};
 
 use crate::support::{Ran, Scratch, content};
 
@@ -51,6 +51,17 @@ fn what_goes_wrong_is_told_with_a_remedy() {
     let mut denied = scratch.command(&["stat", &Server::uri("one")]);
     denied.envs(server.environment()).env("AWS_SECRET_ACCESS_KEY", "wrong");
     Ran::of(&["stat"], denied.output().unwrap()).fails(4, &["credentials"]);
+}
+
+#[test]
+fn a_store_that_stays_busy_is_asked_one_patience_long() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    fs::write(server.path("one"), content(100)).unwrap();
+    server.set(Wire::TooMuch(Request::Range, u64::MAX));
+    let ran = run(&scratch, &server, &["cat", &Server::uri("one"), "--engine", "remote_patience_ms=1000"]);
+    assert!(ran.code != Some(0) && ran.stderr.contains("503"), "{}", ran.stderr);
+    // Ten times again, at most.
+    assert!((2..=11).contains(&server.refused()), "{}", server.refused());
 }
 
 #[test]

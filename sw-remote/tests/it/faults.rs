@@ -31,9 +31,11 @@ fn connections_that_are_cut_in_an_answer_cost_no_byte() {
     let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
     // In the status line, in the headers, at the start of the data, in it, and near its end.
     for after in [1, 100, 400, 600, 70_000, MIB as u64, MIB as u64 + 300] {
-        server.set(Wire::CutOnce(after));
-        let got = read(&stores, &object).unwrap_or_else(|error| panic!("cut after {after}: {error}"));
-        assert!(got == bytes, "cut after {after}");
+        for wire in [Wire::CutOnce(after), Wire::ResetOnce(after)] {
+            server.set(wire);
+            let got = read(&stores, &object).unwrap_or_else(|error| panic!("{wire:?}: {error}"));
+            assert!(got == bytes, "{wire:?}");
+        }
     }
 }
 

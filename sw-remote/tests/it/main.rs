@@ -5,6 +5,7 @@
 mod client;
 mod conformance;
 mod faults;
+mod fork;
 mod plain;
 mod rgw;
 mod scripted;

@@ -1,6 +1,10 @@
 //! Writing, and what networks and servers do to it.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use sw_engine::{
     ErrorKind, WriteOutcome,
@@ -58,7 +62,52 @@ fn a_server_that_is_gone_holds_nobody_who_gives_up() {
     write(&stores, intent.object(), 0, &vec![1; 6 * MIB]).unwrap();
     server.set(Wire::HoldAfter(0));
     // The abort is given up with the patience; a longer one is left to the background (`Runtime::linger`).
+    #[expect(clippy::disallowed_methods, reason = "the wait is one of time")]
+    let start = Instant::now();
     drop(intent);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn an_upload_that_is_given_up_with_parts_on_their_way_leaves_nothing() {
+    let server = Server::start();
+    let stores = stores_of(little_parts(&server));
+    let intent = stores.create(&Server::uri("object"), 30 * MIB as u64).unwrap();
+    let object = intent.object().clone();
+    // Some 3 s for what is written.
+    server.set(Wire::Slow(64 << 10));
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| write(&stores, &object, 0, &vec![1; 15 * MIB]));
+        while server.arriving().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        drop(intent);
+        assert_eq!(server.uploads_left().unwrap(), Vec::<PathBuf>::new());
+        // Whatever came of them, they do not begin another.
+        drop(writes.join().unwrap());
+    });
+    assert_eq!(server.uploads_left().unwrap(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_byte_that_changes_on_its_way_is_noticed_by_the_store() {
+    let server = Server::start();
+    let bytes = pattern::bytes(9, 0, 3 * MIB);
+    let with = |checksum: Option<&str>| {
+        let mut config = little_parts(&server);
+        // Or the signature would notice it.
+        config.settings.set("AWS_UNSIGNED_PAYLOAD", "true");
+        if let Some(checksum) = checksum {
+            config.settings.set("AWS_CHECKSUM_ALGORITHM", checksum);
+        }
+        server.set(Wire::AlterOnce(Request::Put));
+        put(&stores_of(config), &Server::uri("object"), &bytes)
+    };
+    let error = with(None).unwrap_err();
+    assert!(error.to_string().contains("BadDigest"), "{error}");
+    // That the wire does it at all is seen where nobody looks.
+    with(Some("none")).unwrap();
+    assert!(fs::read(server.path("object")).unwrap() != bytes);
 }
 
 #[test]
@@ -163,6 +212,15 @@ fn what_was_not_written_is_zeros_and_an_open_length_is_cut() {
     intent.cut(7 * MIB as u64 - 3).unwrap();
     intent.commit(Names::Durable).unwrap();
     assert!(fs::read(server.path("open")).unwrap() == want[..7 * MIB - 3]);
+    // Within a part that was full, and behind two that are.
+    for (written, len) in [(10 * MIB, 10 * MIB - 3), (5 * MIB, 5 * MIB - 3), (10 * MIB, 10 * MIB)] {
+        let intent = stores.create_open(&Server::uri("open")).unwrap();
+        write(&stores, intent.object(), 0, &want[..written]).unwrap();
+        intent.cut(len as u64).unwrap();
+        intent.commit(Names::Durable).unwrap_or_else(|error| panic!("{len} of {written}: {error}"));
+        assert!(fs::read(server.path("open")).unwrap() == want[..len]);
+        assert_eq!(server.uploads_left().unwrap(), Vec::<PathBuf>::new());
+    }
     let intent = stores.create_open(&Server::uri("never")).unwrap();
     assert_eq!(intent.commit(Names::Durable).unwrap_err().kind(), ErrorKind::ApiMisuse);
 }
@@ -176,6 +234,23 @@ fn uploads_survive_cuts() {
         server.set(Wire::CutOnce(after));
         put(&stores, &Server::uri("object"), &bytes).unwrap_or_else(|error| panic!("cut after {after}: {error}"));
         assert!(fs::read(server.path("object")).unwrap() == bytes, "cut after {after}");
+    }
+    // Of an upload whose begin is heard of nothing is left. One whose name was lost with an answer is the store's to clean up.
+    let before = server.uploads_left().unwrap();
+    for wire in [Wire::Lose(Request::Part, Then::Good), Wire::ResetOnce(20), Wire::ResetOnce(150)] {
+        if let Wire::ResetOnce(_) = wire {
+            // Behind the answer to the begin.
+            let intent = stores.create(&Server::uri("object"), bytes.len() as u64).unwrap();
+            write(&stores, intent.object(), 0, &bytes[..5 * MIB]).unwrap();
+            server.set(wire);
+            write(&stores, intent.object(), 5 * MIB as u64, &bytes[5 * MIB..]).unwrap();
+            intent.commit(Names::Durable).unwrap_or_else(|error| panic!("{wire:?}: {error}"));
+        } else {
+            server.set(wire);
+            put(&stores, &Server::uri("object"), &bytes).unwrap_or_else(|error| panic!("{wire:?}: {error}"));
+        }
+        assert!(fs::read(server.path("object")).unwrap() == bytes, "{wire:?}");
+        assert_eq!(server.uploads_left().unwrap(), before, "{wire:?}");
     }
 }
 
