@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sw_engine::{
     Error, ErrorKind, Policy, Residency, Verb, Version,
+    checksum::Algorithm,
     seam::{Names, WriteIntent},
 };
 use sw_uring::Resumable;
@@ -125,6 +126,11 @@ impl Object {
             None => unchanged(self.inner()),
             Some((_, members)) => members.iter().try_for_each(|member| unchanged(member)),
         }
+    }
+
+    /// The checksum that its store keeps of all of its bytes, as it was when it was opened: whoever reads all of them can compare.
+    pub fn stored_checksum(&self) -> Option<(Algorithm, u64)> {
+        sw_remote::objects::stored_checksum(self.inner())
     }
 
     /// The engine's own view: faces, granularity, identity.

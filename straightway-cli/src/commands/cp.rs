@@ -321,8 +321,26 @@ impl Copy<'_> {
     fn moved(&mut self, target: &mut Target, from: u64, progress: &Progress) -> Result<Sum, Fail> {
         let sum = self.bytes(target, from, progress)?;
         self.source.check_unchanged()?;
+        self.compare_with_stored(from, sum)?;
         self.engine.flush(target.object()).wait().ok()?;
         Ok(sum)
+    }
+
+    /// Compares what was read with the checksum that the source's store keeps, where all of it was read.
+    fn compare_with_stored(&self, from: u64, sum: Sum) -> Result<(), Fail> {
+        match self.source.stored_checksum() {
+            Some((algorithm, stored)) if algorithm == CHECKSUM && from == 0 && stored != sum.value() => {
+                Err(Fail::verification(
+                    format!(
+                        "{} was read with crc64-nvme {:016x}, its store has {stored:016x} of it; nothing was put in place",
+                        self.source.name(),
+                        sum.value()
+                    ),
+                    "copy again; if it stays so the store's copy is damaged",
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Verifies and puts in place, or the reverse where nothing can be read before; the checksum of the whole, if it was verified.

@@ -54,6 +54,29 @@ fn what_goes_wrong_is_told_with_a_remedy() {
 }
 
 #[test]
+fn bytes_that_the_store_has_another_checksum_of_are_not_taken() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    // One by one request, and one by several: both are written with their checksums.
+    for (name, len) in [("small", 1 << 20), ("large", 9 << 20)] {
+        scratch.file(name, len);
+        let address = Server::uri(name);
+        run(&scratch, &server, &["cp", name, &address]).ok();
+        run(&scratch, &server, &["cp", &address, "back"]).ok();
+        // A bit falls over where the store keeps it.
+        let mut bytes = fs::read(server.path(name)).unwrap();
+        bytes[len / 2] ^= 1;
+        fs::write(server.path(name), bytes).unwrap();
+        let ran = run(&scratch, &server, &["cp", &address, "damaged"]);
+        assert!(
+            ran.code != Some(0) && ran.stderr.contains("checksum") | ran.stderr.contains("crc64"),
+            "{}",
+            ran.stderr
+        );
+        assert!(!scratch.path("damaged").exists());
+    }
+}
+
+#[test]
 fn a_store_that_stays_busy_is_asked_one_patience_long() {
     let (scratch, server) = (Scratch::new(), Server::start());
     fs::write(server.path("one"), content(100)).unwrap();

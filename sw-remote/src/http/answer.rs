@@ -45,6 +45,10 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// What an answer says of an object that the library does not pass on: headers of checksums.
+#[derive(Clone, Debug)]
+pub(crate) struct Told(pub(crate) HeaderMap);
+
 /// An answer that says something impossible.
 #[derive(Debug)]
 struct Nonsense(&'static str);
@@ -118,6 +122,11 @@ pub(super) fn check(method: &Method, parts: &mut Parts) -> Result<(), HttpError>
     let is_sane = |value: &http::HeaderValue| value.to_str().is_ok_and(is_range);
     if !parts.headers.get_all(CONTENT_RANGE).iter().all(is_sane) {
         return Err(HttpError::new(HttpErrorKind::Decode, Nonsense("Content-Range")));
+    }
+    if *method == Method::HEAD {
+        let is_sum = |(name, _): &(&http::HeaderName, _)| name.as_str().starts_with("x-amz-checksum-");
+        let sums = parts.headers.iter().filter(is_sum).map(|(name, value)| (name.clone(), value.clone())).collect();
+        parts.extensions.insert(Told(sums));
     }
     // A weak one may stand for other bytes of the same meaning (RFC 9110 §8.8.1 "Weak versus Strong"): nothing is joined by it.
     let is_weak = |value: &http::HeaderValue| value.as_bytes().starts_with(b"W/");

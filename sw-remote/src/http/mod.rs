@@ -34,7 +34,7 @@ use object_store::{
 };
 use sw_engine::Error;
 
-pub(crate) use self::answer::Refusal;
+pub(crate) use self::answer::{Refusal, Told};
 pub(crate) use self::body::collect;
 pub(crate) use self::tls::NoTls;
 pub(crate) use self::tls::is_possible as is_tls_possible;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use object_store::{
-    BackoffConfig, ObjectMeta, ObjectStore, RetryConfig,
+    BackoffConfig, ClientOptions, GetOptions, GetResult, ObjectMeta, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AwsCredential},
     azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder,
@@ -68,7 +68,8 @@ impl Bucket {
         // The client is made twice, where it is to have another's keys than the library finds for it: with those, looked at.
         Ok(match at.scheme {
             Scheme::S3 => {
-                let builder = settings.s3(AmazonS3Builder::new(), &at.bucket).map_err(unset)?;
+                let builder =
+                    settings.s3(AmazonS3Builder::new().with_client_options(options()), &at.bucket).map_err(unset)?;
                 let builder =
                     builder.with_crypto_provider(Arc::new(Sign)).with_http_connector(connections).with_retry(retry);
                 let from: Provider<AwsCredential> = match (settings.profile_keys(), &config.again) {
@@ -111,6 +112,11 @@ impl Bucket {
         Self { store, writes, pages, keeps_tags: true, aborts: true, wire: Wire::Tls }
     }
 
+    /// What there is by a name, without its bytes.
+    pub(super) async fn head(&self, path: &Path) -> object_store::Result<GetResult> {
+        self.store.get_opts(path, GetOptions { head: true, ..GetOptions::default() }).await
+    }
+
     /// The name of an object as the library wants it.
     pub(super) fn path(&self, at: &Address, verb: Verb) -> Result<Path, Error> {
         let wrong = |why: String| {
@@ -136,6 +142,12 @@ impl Bucket {
         let path = self.path(at, verb)?;
         Ok((!path.as_ref().is_empty()).then_some(path))
     }
+}
+
+/// What each request to S3 has: checksums are told to those only who ask for them (Amazon S3 API, "HeadObject").
+fn options() -> ClientOptions {
+    let asked = (http::HeaderName::from_static("x-amz-checksum-mode"), http::HeaderValue::from_static("ENABLED"));
+    ClientOptions::new().with_default_headers([asked].into_iter().collect())
 }
 
 /// What tells two states of an object apart: its ETag, of which a hash is kept, and its time. The same by a listing and by the object's

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use object_store::{Extensions, GetOptions, GetResult, PutOptions, PutPayload, PutResult, multipart::PartId};
+use object_store::{Extensions, PutOptions, PutPayload, PutResult, multipart::PartId};
 use sw_engine::{
     Error, ErrorKind, Object, Verb, WriteOutcome,
     seam::{Names, WriteIntent},
@@ -111,17 +111,11 @@ impl ObjectWrite {
         }
     }
 
-    /// What the store has by that name.
-    async fn head(&self) -> object_store::Result<GetResult> {
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        self.bucket.store.get_opts(&self.path, options).await
-    }
-
     /// Whether the store has it as it is to be.
     async fn look(&self, put: &PutResult) -> Result<(), Error> {
         // Stores answer 200 to a completion before they have done it, and some of their answers are errors (Amazon S3 API,
         // "CompleteMultipartUpload"); what counts is what is there.
-        let there = match self.head().await {
+        let there = match self.bucket.head(&self.path).await {
             Ok(there) => there,
             Err(error) if fault::is_forbidden(&error) => {
                 tracing::warn!(object = %self.at, "it was written, but may not be looked at: its length is not confirmed");
@@ -142,7 +136,7 @@ impl ObjectWrite {
 
     /// Whether this object, and no other, is there.
     async fn is_there(&self) -> There {
-        match self.head().await {
+        match self.bucket.head(&self.path).await {
             Ok(there) if there.meta.size == self.len() && self.is_mine(&there.attributes) == Some(true) => There::Yes,
             // One without a word may be this one where words are not kept.
             Ok(_) if self.bucket.keeps_tags => There::No,

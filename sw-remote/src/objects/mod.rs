@@ -15,6 +15,7 @@ mod listing;
 mod open;
 mod part;
 mod settings;
+mod stored;
 mod upload;
 mod write;
 
@@ -28,6 +29,7 @@ use std::{
 use object_store::{ListResult, ObjectStoreExt, path::Path};
 use sw_engine::{
     Error, ErrorKind, Face, Granularity, Landing, Object, Reason, Residency, Verb, Version,
+    checksum::Algorithm,
     seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
 };
 
@@ -42,6 +44,7 @@ use self::{
     listing::Depth,
     open::ObjectRead,
     part::Room,
+    stored::Stored,
     write::ObjectWrite,
 };
 use crate::{
@@ -170,7 +173,7 @@ impl ObjectStores {
             faces: vec![face],
             residency: Residency::Unknown.into(),
             stripe: None,
-            keep: Box::new(Keep { kept, runtime: self.runtime.clone(), patience: self.config.patience }),
+            keep: Box::new(Keep { kept, runtime: self.runtime.clone(), patience: self.config.patience, stored: None }),
         }
     }
 
@@ -198,6 +201,13 @@ struct Keep {
     kept: Kept,
     runtime: Runtime,
     patience: Duration,
+    /// The checksum of all of it that the store has.
+    stored: Option<(Algorithm, u64)>,
+}
+
+/// The checksum that the store has of all bytes of an object, as it was when it was opened.
+pub fn stored_checksum(object: &Object) -> Option<(Algorithm, u64)> {
+    object.keep.downcast_ref::<Keep>()?.stored
 }
 
 /// Whether an object of a store is still what it was when it was opened: the store is asked. `None` for other objects.
@@ -226,16 +236,19 @@ impl Store for ObjectStores {
             return Err(wrong_kind(name));
         }
         let bucket = self.bucket(&at)?;
-        let (store, path) = (bucket.store.clone(), bucket.path(&at, Verb::Open)?);
-        let head = self.ask(&at, Verb::Open, async move { store.head(&path).await });
+        let (asked, path) = (bucket.clone(), bucket.path(&at, Verb::Open)?);
+        let head = self.ask(&at, Verb::Open, async move { asked.head(&path).await });
         let head = match head {
             Err(error) if error.kind() == ErrorKind::NotFound && self.is_prefix(&at) => return Err(wrong_kind(name)),
             other => other?,
         };
-        let facts = Facts { len: head.size, version: bucket::version(&head) };
+        let facts = Facts { len: head.meta.size, version: bucket::version(&head.meta) };
         let wire = bucket.wire;
         let remote = ObjectRead::new(bucket, at.clone(), head)?;
-        Ok(Arc::new(self.object(&at, Arc::new(remote), facts, wire)))
+        let stored = remote.stored.and_then(Stored::of_engine);
+        let mut object = self.object(&at, Arc::new(remote), facts, wire);
+        object.keep.downcast_mut::<Keep>().into_iter().for_each(|keep| keep.stored = stored);
+        Ok(Arc::new(object))
     }
 
     fn create(&self, name: &str, len: u64) -> Result<Box<dyn WriteIntent>, Error> {

@@ -3,10 +3,15 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, GetResult, ObjectMeta};
 use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
 
-use super::{Address, bucket::Bucket, fault};
+use super::{
+    Address,
+    bucket::Bucket,
+    fault,
+    stored::{Running, Stored},
+};
 use crate::{land::Landing, remote::Remote};
 
 /// How often a range of an object without a strong ETag is asked for again where its connection is lost, and how much longer is waited
@@ -20,13 +25,16 @@ pub(super) struct ObjectRead {
     at: Address,
     /// What it was when it was opened.
     meta: ObjectMeta,
+    /// What the store keeps to know it by.
+    pub(super) stored: Option<Stored>,
 }
 
 impl ObjectRead {
     /// # Errors
     /// `Unsupported` if the server says nothing by which another version would be noticed: bytes of two could be mixed.
-    pub(super) fn new(bucket: Arc<Bucket>, at: Address, meta: ObjectMeta) -> Result<Self, Error> {
-        let made = Self { bucket, at, meta };
+    pub(super) fn new(bucket: Arc<Bucket>, at: Address, head: GetResult) -> Result<Self, Error> {
+        let stored = Stored::of(&head.extensions, head.meta.e_tag.as_deref());
+        let made = Self { bucket, at, meta: head.meta, stored };
         if made.strong().is_none() && !made.has_time() {
             let text =
                 "the server tells neither an ETag (a strong one) nor Last-Modified of it: a change would go unnoticed";
@@ -73,23 +81,38 @@ impl ObjectRead {
     async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
         // Nothing is asked of what lies behind the end; the lane is told that the data is short.
         let end = offset.saturating_add(u64::from(landing.len())).min(self.meta.size);
+        // Of a part nobody knows what it is to be.
+        let mut sum = self.stored.filter(|_| (offset, end) == (0, self.meta.size)).map(Running::new);
         for cuts in 0.. {
             let from = offset + u64::from(landing.done());
             if from >= end {
                 break;
             }
-            let Some(cut) = self.range(from..end, landing).await? else { break };
+            let Some(cut) = self.range(from..end, landing, sum.as_mut()).await? else { break };
             // With a strong tag the library has asked for the rest already, as often as it may.
             if self.strong().is_some() || cuts == CUTS_MAX {
                 return Err(cut);
             }
             tokio::time::sleep(CUT_WAIT * cuts).await;
         }
+        // One that came short is asked for further, in parts.
+        let is_whole = u64::from(landing.done()) == self.meta.size;
+        if sum.is_some_and(|sum| is_whole && !sum.is_as_stored()) {
+            return Err(self
+                .fail(ErrorKind::ChecksumMismatch, (offset, end - offset))
+                .detail("its bytes are not those of the checksum that the store has of it")
+                .remedy("read it again; if it stays so the store's copy is damaged"));
+        }
         Ok(())
     }
 
     /// Asks for a range, and lands what comes of it. Gives why the connection was lost before its end, if it was.
-    async fn range(&self, range: Range<u64>, landing: &mut Landing) -> Result<Option<Error>, Error> {
+    async fn range(
+        &self,
+        range: Range<u64>,
+        landing: &mut Landing,
+        mut sum: Option<&mut Running>,
+    ) -> Result<Option<Error>, Error> {
         let named = (range.start, range.end - range.start);
         let options = GetOptions {
             range: Some(GetRange::Bounded(range.clone())),
@@ -103,8 +126,8 @@ impl ObjectRead {
         let answer = match self.bucket.store.get_opts(&self.meta.location, options).await {
             // Of an object that became shorter this range may be none, and not every server compares first.
             Err(error) if fault::is_other_answer(&error) => {
-                let now = self.bucket.store.head(&self.meta.location).await;
-                now.map_or(Ok(()), |now| self.check(&now, named))?;
+                let now = self.bucket.head(&self.meta.location).await;
+                now.map_or(Ok(()), |now| self.check(&now.meta, named))?;
                 return Err(told(error));
             }
             answer => answer.map_err(told)?,
@@ -120,6 +143,9 @@ impl ObjectRead {
                 Ok(piece) => piece,
                 Err(error) => return Ok(Some(told(error))),
             };
+            if let Some(sum) = &mut sum {
+                sum.update(&piece);
+            }
             landing.put(&piece).map_err(|_| {
                 self.fail(ErrorKind::Protocol, named)
                     .detail("the answer has more bytes than it says")
@@ -144,9 +170,9 @@ impl Remote for ObjectRead {
     fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {
         let whole = (0, self.meta.size);
         async move {
-            let now = self.bucket.store.head(&self.meta.location).await;
+            let now = self.bucket.head(&self.meta.location).await;
             let now = now.map_err(|error| fault::told(error, Verb::Open, &self.at.to_string()))?;
-            self.check(&now, whole)
+            self.check(&now.meta, whole)
         }
         .boxed()
     }

@@ -105,6 +105,29 @@ fn an_object_that_was_replaced_is_never_mixed_with_the_one_that_was_opened() {
 }
 
 #[test]
+fn what_is_read_as_a_whole_is_compared_with_the_checksum_that_the_store_has() {
+    let server = Server::start();
+    let stores = stores_of(config(server.environment()));
+    let bytes = pattern::bytes(1, 0, MIB);
+    put(&stores, &Server::uri("object"), &bytes).unwrap();
+    let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
+    assert!(sw_remote::objects::stored_checksum(&object).is_some());
+    server.set(Wire::CutOnce(MIB as u64 / 2));
+    assert!(read(&stores, &object).unwrap() == bytes);
+    let mut damaged = bytes;
+    damaged[MIB - 1] ^= 1;
+    fs::write(server.path("object"), &damaged).unwrap();
+    let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
+    let error = read(&stores, &object).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ChecksumMismatch, "{error}");
+    // Of one for which the store has none, nothing is said.
+    let given = given(&server, "given", 1000);
+    let object = stores.open(&Server::uri("given"), OpenMode::Read).unwrap();
+    assert_eq!(sw_remote::objects::stored_checksum(&object), None);
+    assert!(read(&stores, &object).unwrap() == given);
+}
+
+#[test]
 fn who_may_not_is_told_so() {
     let server = Server::start();
     given(&server, "object", 10);
