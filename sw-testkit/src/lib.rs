@@ -9,6 +9,7 @@
 //!  alone                                           a process of a test's own
 //!  native                                          a shared library of ours, and programs in C and C++ that use it
 //!  s3                                              a server of S3 in this process, over a directory (feature `s3`)
+//!  scripted                                        servers of HTTP that answer as they are told to
 //!  wire                                            recorded conversations of NVMe/TCP
 //!  zram                                            a block device in memory, where the kernel has one
 //! ```
@@ -26,6 +27,7 @@ pub mod pattern;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod scratch;
+pub mod scripted;
 pub mod wait;
 pub mod wire;
 pub mod wrap;

@@ -17,6 +17,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::{
@@ -24,11 +28,15 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     runtime::Runtime,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// The bucket that is there.
 pub const BUCKET: &str = "bucket";
 /// Who may use it: a key, and its secret.
 pub const KEY: (&str, &str) = ("AKIDEXAMPLE", "secret/with+signs=");
+
+/// The certificate of a server with TLS, which is its own authority, for 127.0.0.1. Its key is no secret.
+pub const CERTIFICATE: &str = include_str!("../tls/cert.pem");
 
 /// What the wire does with a connection's answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +103,7 @@ pub struct Server {
     root: TempDir,
     // Before what is behind it.
     proxy: Proxy,
+    scheme: &'static str,
     runtime: Runtime,
 }
 
@@ -154,6 +163,23 @@ impl Server {
     /// # Panics
     /// If the machine has no directory or port for it.
     pub fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// One that speaks TLS, with the certificate of [`CERTIFICATE`].
+    ///
+    /// # Panics
+    /// As [`Server::start`].
+    pub fn start_with_tls() -> Self {
+        let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(include_bytes!("../tls/key.pem")).unwrap();
+        let provider = Arc::new(rustls_graviola::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        Self::start_as(Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    fn start_as(tls: Option<TlsAcceptor>) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join(BUCKET)).unwrap();
         let runtime = runtime();
@@ -163,13 +189,22 @@ impl Server {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let proxy = Proxy::before(listener.local_addr().unwrap());
         let http = auto::Builder::new(TokioExecutor::new());
+        let scheme = if tls.is_some() { "https" } else { "http" };
         runtime.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let (http, service) = (http.clone(), service.clone());
-                tokio::spawn(async move { drop(http.serve_connection(TokioIo::new(socket), service).await) });
+                let (http, service, tls) = (http.clone(), service.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => drop(http.serve_connection(TokioIo::new(socket), service).await),
+                        Some(tls) => {
+                            let Ok(socket) = tls.accept(socket).await else { return };
+                            drop(http.serve_connection(TokioIo::new(socket), service).await);
+                        }
+                    }
+                });
             }
         });
-        Self { root, proxy, runtime }
+        Self { root, proxy, scheme, runtime }
     }
 
     /// Sets what the wire does from now on.
@@ -192,7 +227,7 @@ impl Server {
     /// What a client of it sets in its environment.
     pub fn environment(&self) -> [(&'static str, String); 3] {
         [
-            ("AWS_ENDPOINT_URL_S3", format!("http://{}", self.proxy.address)),
+            ("AWS_ENDPOINT_URL_S3", format!("{}://{}", self.scheme, self.proxy.address)),
             ("AWS_ACCESS_KEY_ID", KEY.0.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", KEY.1.to_owned()),
         ]

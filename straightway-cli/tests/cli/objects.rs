@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use sw_testkit::s3::{Request, Server, Wire};
+use sw_testkit::{
+    s3::{Request, Server, Wire},
+    scripted::{Scripted, error, head_of, part_of, say},
+};
 
 use crate::support::{Ran, Scratch, content};
 
@@ -107,15 +110,36 @@ fn a_profile_says_who_we_are() {
     assert_eq!(Ran::of(&arguments, command.output().unwrap()).ok().stdout, b"bytes");
 }
 
+/// A file of one tensor of 1,000 bytes.
+fn shard(name: &str, byte: u8) -> Vec<u8> {
+    let head = format!(r#"{{"{name}":{{"dtype":"U8","shape":[1000],"data_offsets":[0,1000]}}}}"#);
+    let mut file = (head.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(head.as_bytes());
+    file.extend(std::iter::repeat_n(byte, 1000));
+    file
+}
+
+#[test]
+fn a_model_is_read_by_one_who_may_not_see_what_else_is_there() {
+    let (scratch, bytes) = (Scratch::new(), shard("first", 1));
+    // As Amazon's answers to who may read but not list: what is not there is forbidden.
+    let tag = "ETag: \"1\"\r\nLast-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n";
+    let server = Scripted::start(move |request| match request {
+        _ if !request.contains(" /b/model.safetensors ") => error("403 Forbidden", "AccessDenied"),
+        _ if request.starts_with("head") => head_of(bytes.len(), tag),
+        _ if request.contains("range: ") => part_of(request, tag, &bytes),
+        _ => say("200 OK", tag, &bytes),
+    });
+    let arguments = ["load", "s3://b/model.safetensors", "--digest"];
+    let mut command = scratch.command(&arguments);
+    command.env("AWS_ENDPOINT_URL_S3", format!("http://{}", server.address()));
+    command.env("AWS_ACCESS_KEY_ID", "A").env("AWS_SECRET_ACCESS_KEY", "S").env("HOME", scratch.path(""));
+    Ran::of(&arguments, command.output().unwrap()).ok();
+    assert_ne!(server.asked("head /b/straightway").len(), 0, "it looked for checksums: {:?}", server.asked("head"));
+}
+
 /// A checkpoint of two shards with their index, as the field writes it.
 fn model(server: &Server) {
-    let shard = |name: &str, byte: u8| {
-        let head = format!(r#"{{"{name}":{{"dtype":"U8","shape":[1000],"data_offsets":[0,1000]}}}}"#);
-        let mut file = (head.len() as u64).to_le_bytes().to_vec();
-        file.extend_from_slice(head.as_bytes());
-        file.extend(std::iter::repeat_n(byte, 1000));
-        file
-    };
     fs::create_dir(server.path("model")).unwrap();
     fs::write(server.path("model/a.safetensors"), shard("first", 1)).unwrap();
     fs::write(server.path("model/b.safetensors"), shard("second", 2)).unwrap();

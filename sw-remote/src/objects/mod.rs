@@ -22,6 +22,7 @@ mod write;
 use std::{
     collections::HashMap,
     fmt,
+    ops::ControlFlow,
     sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -55,6 +56,9 @@ use crate::{
     runtime::leak,
     transport::{RemoteConfig, RemoteTransport},
 };
+
+/// Pages of a listing, of a thousand names each, at most.
+const PAGES_MAX: u32 = 1_000_000;
 
 /// How object stores are used.
 #[derive(Clone, Debug)]
@@ -274,20 +278,12 @@ impl Store for ObjectStores {
 
     fn list(&self, name: &str) -> Result<Vec<Entry>, Error> {
         let at = Self::parse(name, Verb::List)?;
-        let (mut entries, mut token, mut is_there) = (Vec::new(), None, at.key.is_empty());
-        loop {
-            let (page, next) = self.page(&at, Depth::Level, token.clone())?;
+        let (mut entries, mut is_there) = (Vec::new(), at.key.is_empty());
+        self.pages(&at, Depth::Level, |page| {
             is_there |= !page.objects.is_empty() || !page.common_prefixes.is_empty();
             entries.extend(entries_of(&at, page));
-            if next.is_none() {
-                break;
-            }
-            if next == token {
-                let error = Error::new(ErrorKind::Protocol, Verb::List).at(name);
-                return Err(error.detail("a page of the listing has itself for the next").remedy("look at the server"));
-            }
-            token = next;
-        }
+            ControlFlow::Continue(())
+        })?;
         if !is_there {
             // An object lists as itself; what is neither object nor prefix is not there.
             return if at.key.ends_with('/') { Err(not_found(name)) } else { Ok(vec![self.stat(name)?]) };
@@ -312,29 +308,43 @@ impl Store for ObjectStores {
 }
 
 impl ObjectStores {
-    /// A page of a listing, within a limit of its own.
-    fn page(&self, at: &Address, depth: Depth, token: Option<String>) -> Result<(ListResult, Option<String>), Error> {
+    /// The pages of a listing, each within a limit of its own, as long as `each` wants them.
+    fn pages(
+        &self,
+        at: &Address,
+        depth: Depth,
+        mut each: impl FnMut(ListResult) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
         let bucket = self.bucket(at)?;
+        let wrong = |kind, text| Error::new(kind, Verb::List).at(at.to_string()).detail(text);
         if bucket.pages.is_none() {
-            let error = Error::new(ErrorKind::Unsupported, Verb::List).at(at.to_string());
-            return Err(error
-                .detail("plain HTTP has no listings")
-                .remedy("name the objects, or use the store's own protocol"));
+            let error = wrong(ErrorKind::Unsupported, "plain HTTP has no listings");
+            return Err(error.remedy("name the objects, or use the store's own protocol"));
         }
-        let prefix = bucket.prefix(at, Verb::List)?;
-        self.ask(at, Verb::List, async move { bucket.page(prefix, depth, token).await })
+        let (prefix, mut token) = (bucket.prefix(at, Verb::List)?, None);
+        for _ in 0..PAGES_MAX {
+            let (bucket, prefix, asked) = (bucket.clone(), prefix.clone(), token.clone());
+            let (page, next) = self.ask(at, Verb::List, async move { bucket.page(prefix, depth, asked).await })?;
+            if each(page).is_break() || next.is_none() {
+                return Ok(());
+            }
+            if next == token {
+                return Err(wrong(ErrorKind::Protocol, "a page of the listing has itself for the next")
+                    .remedy("look at the server"));
+            }
+            token = next;
+        }
+        Err(wrong(ErrorKind::TooLarge, "the listing has more pages than are read").remedy("list a part of it"))
     }
 
     /// Whether some object's name begins with this one and a slash.
     fn has_below(&self, at: &Address) -> Result<bool, Error> {
-        let mut token = None;
-        loop {
-            let (page, next) = self.page(at, Depth::First, token.clone())?;
-            if !page.objects.is_empty() || next.is_none() || next == token {
-                return Ok(!page.objects.is_empty());
-            }
-            token = next;
-        }
+        let mut is_some = false;
+        self.pages(at, Depth::First, |page| {
+            is_some = !page.objects.is_empty();
+            if is_some { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(is_some)
     }
 
     /// The same of a name that is no object's. Where nobody says, it is nothing.

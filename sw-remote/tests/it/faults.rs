@@ -8,8 +8,10 @@ use sw_engine::{
 };
 use sw_remote::objects::ObjectsConfig;
 use sw_testkit::pattern;
-
-use sw_testkit::s3::{Request, Server, Wire};
+use sw_testkit::{
+    s3::{CERTIFICATE, Request, Server, Wire},
+    scratch::Scratch,
+};
 
 use crate::client::{config, put, read, stores as stores_of};
 
@@ -147,6 +149,30 @@ fn who_may_not_is_told_so() {
     for name in ["s3://bucket//a", "s3://bucket/a//b", "s3://bucket/../a", "s3://"] {
         assert_eq!(stores.open(name, OpenMode::Read).unwrap_err().kind(), ErrorKind::BadUri, "{name}");
     }
+}
+
+#[test]
+fn a_certificate_is_trusted_or_not_and_a_cut_is_no_end_of_an_object() {
+    let server = Server::start_with_tls();
+    let folder = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "tls");
+    let path = folder.path("ca.pem");
+    fs::write(&path, CERTIFICATE).unwrap();
+    let trusting = stores_of({
+        let mut config = config(server.environment());
+        config.http.ca_file = Some(path);
+        config
+    });
+    let bytes = pattern::bytes(3, 0, 3 * MIB);
+    put(&trusting, &Server::uri("object"), &bytes).unwrap();
+    let object = trusting.open(&Server::uri("object"), OpenMode::Read).unwrap();
+    for wire in [Wire::Good, Wire::CutOnce(500_000), Wire::ResetOnce(500_000)] {
+        server.set(wire);
+        assert!(read(&trusting, &object).unwrap() == bytes, "{wire:?}");
+    }
+    let stores = stores_of(config(server.environment()));
+    let error = stores.open(&Server::uri("object"), OpenMode::Read).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert!(error.to_string().contains("remote_ca_file"), "{error}");
 }
 
 #[test]

@@ -266,6 +266,15 @@ fn bytes_and_names(rgw: &Rgw) {
         root.iter().any(|entry| entry.name == Server::uri("many") && entry.kind == EntryKind::Directory),
         "{root:?}"
     );
+    // Names that cannot be asked for, and one that tools make of a prefix, beside one that can.
+    for name in ["odd//name", "odd/marker/", "odd/"] {
+        let answer = rgw.ask_signed("PUT", &format!("/{BUCKET}/{name}"), "");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    put(&stores, &Server::uri("odd/one"), b"1").unwrap();
+    let odd: Vec<String> = stores.list(&Server::uri("odd/")).unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!(odd, [Server::uri("odd/marker"), Server::uri("odd/one")]);
+    assert_eq!(stores.list(&Server::uri("odd/marker/")).unwrap(), []);
     // Of the same length, and within a second.
     put(&stores, &object.name, &vec![b'x'; names[1004].len()]).unwrap();
     assert_eq!(read(&stores, &object).unwrap_err().kind(), ErrorKind::Changed);
@@ -343,7 +352,13 @@ fn lost_answers(rgw: &Rgw) {
         assert!(read(&through, &object).unwrap() == bytes, "{request:?}");
         assert!(rgw.has_no_uploads(), "{request:?}");
     }
-    // Parts that are cut in their answers are sent again.
+    let bytes = pattern::bytes(12, 0, 11 * MIB);
+    proxy.set(Wire::Lose(Request::Part, Then::Good));
+    put(&through, &Server::uri("lost-part"), &bytes).unwrap();
+    let object = through.open(&Server::uri("lost-part"), OpenMode::Read).unwrap();
+    assert!(read(&through, &object).unwrap() == bytes);
+    assert!(rgw.has_no_uploads());
+    // Parts that are cut in their answers are sent again. The first cut is in the answer to the begin, whose upload stays at the store.
     for after in [0, 20, 150] {
         let bytes = pattern::bytes(after, 0, 11 * MIB);
         proxy.set(Wire::CutOnce(after));

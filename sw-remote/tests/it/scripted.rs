@@ -1,9 +1,7 @@
 //! Servers that answer as they are told to, which no well-behaved one would.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -12,94 +10,26 @@ use sw_engine::{
     seam::{EntryKind, Names, OpenMode, Store},
 };
 use sw_remote::objects::{ObjectStores, ObjectsConfig};
+use sw_testkit::scripted::{Scripted, error, head_of, part_of, say};
 
 use crate::client::{config, put, read, stores, write};
 
-/// What a server says to a request, of which it sees the line and the headers, in lower case: an answer as it goes over the wire.
-type Script = dyn Fn(&str) -> Vec<u8> + Send + Sync;
-
-/// It, and what it was asked.
-struct Scripted {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+/// How an S3 that is such a server is reached.
+fn config_of(server: &Scripted) -> ObjectsConfig {
+    let mut config = config([
+        ("AWS_ENDPOINT_URL_S3", format!("http://{}", server.address())),
+        ("AWS_ACCESS_KEY_ID", "A".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "S".to_owned()),
+    ]);
+    config.patience = Duration::from_secs(1);
+    config
 }
 
-impl Scripted {
-    /// One whose threads go on until the process ends.
-    fn start(script: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
-        let (script, told): (Arc<Script>, _) = (Arc::new(script), asked.clone());
-        let serve = move || {
-            for socket in listener.incoming().flatten() {
-                let (script, told) = (script.clone(), told.clone());
-                std::thread::Builder::new().spawn(move || answer(socket, &*script, &told)).unwrap();
-            }
-        };
-        std::thread::Builder::new().spawn(serve).unwrap();
-        Self { address, asked }
-    }
-
-    fn config(&self) -> ObjectsConfig {
-        let endpoint = format!("http://{}", self.address);
-        let mut config = config([
-            ("AWS_ENDPOINT_URL_S3", endpoint),
-            ("AWS_ACCESS_KEY_ID", "A".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "S".to_owned()),
-        ]);
-        config.patience = Duration::from_secs(1);
-        config
-    }
-
-    fn stores(&self) -> ObjectStores {
-        stores(self.config())
-    }
-
-    /// Requests whose lines begin so.
-    fn asked(&self, begin: &str) -> Vec<String> {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.iter().filter(|request| request.starts_with(begin)).cloned().collect()
-    }
-}
-
-/// Answers one request, and closes.
-fn answer(mut socket: TcpStream, script: &Script, asked: &Mutex<Vec<String>>) {
-    let mut reader = BufReader::new(socket.try_clone().unwrap());
-    let head: Vec<String> = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-    let head = head.join("\n").to_lowercase();
-    let len = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);
-    let mut body = vec![0; len];
-    if head.is_empty() || reader.read_exact(&mut body).is_err() {
-        return;
-    }
-    asked.lock().unwrap_or_else(PoisonError::into_inner).push(head.clone());
-    let _gone = socket.write_all(&script(&head));
-}
-
-/// An answer with its length.
-fn say(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    [head.as_bytes(), body].concat()
-}
-
-fn error(status: &str, code: &str) -> Vec<u8> {
-    say(status, "", format!("<Error><Code>{code}</Code><Message>as told</Message></Error>").as_bytes())
-}
-
-/// The answer to HEAD of an object of so many bytes.
-fn head_of(len: usize, headers: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {len}\r\nConnection: close\r\n\r\n").into_bytes()
+fn stores_of(server: &Scripted) -> ObjectStores {
+    stores(config_of(server))
 }
 
 const TAG: &str = "ETag: \"1\"\r\nLast-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n";
-
-/// The range that a request asks for, of `bytes`.
-fn part_of(request: &str, headers: &str, bytes: &[u8]) -> Vec<u8> {
-    let range = request.lines().find_map(|line| line.strip_prefix("range: bytes=")?.split_once('-')).unwrap();
-    let (from, to): (usize, usize) = (range.0.parse().unwrap(), range.1.parse().unwrap());
-    let of = format!("{headers}Content-Range: bytes {from}-{to}/{}\r\n", bytes.len());
-    say("206 Partial Content", &of, &bytes[from..=to])
-}
 
 #[test]
 fn a_version_is_asked_for_by_its_tag_and_not_by_its_name() {
@@ -108,7 +38,7 @@ fn a_version_is_asked_for_by_its_tag_and_not_by_its_name() {
         _ if request.starts_with("head") => head_of(9, &headers),
         _ => part_of(request, &headers, b"123456789"),
     });
-    let stores = server.stores();
+    let stores = stores_of(&server);
     let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
     assert_eq!(read(&stores, &object).unwrap(), b"123456789");
     let asked = server.asked("get");
@@ -125,7 +55,7 @@ fn who_may_not_list_is_told_so_and_finds_no_less() {
         _ if request.starts_with("head /b/hidden") => say("403 Forbidden", "", b""),
         _ => say("404 Not Found", "", b""),
     });
-    let stores = server.stores();
+    let stores = stores_of(&server);
     let refused = stores.list("s3://b/").unwrap_err();
     assert_eq!((refused.kind(), refused.code()), (ErrorKind::PermissionDenied, 403), "{refused}");
     assert!(refused.to_string().contains("AccessDenied"), "{refused}");
@@ -144,13 +74,13 @@ fn keys_whose_time_is_over_are_told_so() {
         _ if request.starts_with("head") => head_of(9, TAG),
         _ => error("400 Bad Request", "ExpiredToken"),
     });
-    let stores = server.stores();
+    let stores = stores_of(&server);
     let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
     let expired = read(&stores, &object).unwrap_err();
     assert_eq!(expired.kind(), ErrorKind::PermissionDenied, "{expired}");
     assert!(expired.to_string().contains("ExpiredToken"), "{expired}");
     let unusable = {
-        let mut config = server.config();
+        let mut config = config_of(&server);
         config.settings.set("AWS_SESSION_TOKEN", "a\rb");
         crate::client::stores(config).open("s3://b/k", OpenMode::Read).unwrap_err()
     };
@@ -172,7 +102,7 @@ fn an_object_that_became_another_is_changed_whatever_the_server_says_of_the_rang
             *heads.lock().unwrap() += 1;
             if *heads.lock().unwrap() == 1 { head_of(9, TAG) } else { head_of(3, &TAG.replace("\"1\"", "\"2\"")) }
         });
-        let stores = server.stores();
+        let stores = stores_of(&server);
         let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
         let changed = read(&stores, &object).unwrap_err();
         assert_eq!(changed.kind(), ErrorKind::Changed, "{status}: {changed}");
@@ -190,7 +120,7 @@ fn written(put: impl Fn(usize) -> Vec<u8> + Send + Sync + 'static, look: Vec<u8>
         *puts += 1;
         put(*puts)
     });
-    crate::client::put(&server.stores(), "s3://b/k", &[1; 10])
+    crate::client::put(&stores_of(&server), "s3://b/k", &[1; 10])
 }
 
 #[test]
@@ -227,9 +157,9 @@ fn an_upload_that_nothing_fences_is_told_as_unknown() {
         _ if request.starts_with("put") => say("201 Created", "ETag: \"1\"\r\n", b""),
         _ => say("404 Not Found", "", b""),
     });
-    let mut config = server.config();
+    let mut config = config_of(&server);
     for (name, value) in
-        [("ACCOUNT_NAME", "a"), ("SKIP_SIGNATURE", "true"), ("ENDPOINT", &format!("http://{}", server.address))]
+        [("ACCOUNT_NAME", "a"), ("SKIP_SIGNATURE", "true"), ("ENDPOINT", &format!("http://{}", server.address()))]
     {
         config.settings.set(&format!("AZURE_STORAGE_{name}"), value);
     }
@@ -265,7 +195,7 @@ fn a_listing_has_what_can_be_asked_for_page_by_page() {
         _ if request.contains("prefix=d%2f") => page(&["d/", "d/a", "d//b", "d/&#x1;"], &["d//"], Some("t1")),
         _ => page(&[], &[], None),
     });
-    let stores = server.stores();
+    let stores = stores_of(&server);
     let listed = stores.list("s3://b/d/").unwrap();
     let names: Vec<_> = listed.iter().map(|entry| (entry.name.as_str(), entry.kind)).collect();
     let (object, directory) = (EntryKind::Object, EntryKind::Directory);
@@ -290,7 +220,7 @@ fn an_object_is_removed_by_its_name_and_by_nothing_else() {
             b"<DeleteResult><Error><Key>other</Key><Code>a</Code><Message>b</Message></Error></DeleteResult>",
         ),
     });
-    server.stores().remove("s3://b/k").unwrap();
+    stores_of(&server).remove("s3://b/k").unwrap();
     assert_eq!((server.asked("delete /b/k").len(), server.asked("post").len()), (1, 0));
 }
 
@@ -303,7 +233,7 @@ fn what_no_server_says_is_an_error_at_once() {
             say("206 Partial Content", &format!("{TAG}Content-Range: bytes 0-18446744073709551615/9\r\n"), b"123456789")
         }
     });
-    let stores = server.stores();
+    let stores = stores_of(&server);
     let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
     let nonsense = read(&stores, &object).unwrap_err();
     assert_eq!(nonsense.kind(), ErrorKind::Protocol, "{nonsense}");
@@ -337,7 +267,7 @@ fn who_is_left_alone_lets_others_ask() {
         _ if request.starts_with("head /b/busy") => say("503 Slow Down", "Retry-After: 5\r\n", b""),
         _ => head_of(9, TAG),
     });
-    let mut config = server.config();
+    let mut config = config_of(&server);
     config.http.requests_max = 1;
     let stores = stores(config);
     std::thread::scope(|scope| {
@@ -376,8 +306,8 @@ fn a_part_of_an_answer_is_never_joined_to_a_part_of_another() {
                 cut.truncate(50_000);
                 cut
             });
-            let stores = server.stores();
-            let object = stores.open(&format!("http://{}/file", server.address), OpenMode::Read).unwrap();
+            let stores = stores_of(&server);
+            let object = stores.open(&format!("http://{}/file", server.address()), OpenMode::Read).unwrap();
             let got = read(&stores, &object);
             match is_same {
                 true => assert!(got.unwrap() == [7; 100_000], "{headers}"),
@@ -390,7 +320,7 @@ fn a_part_of_an_answer_is_never_joined_to_a_part_of_another() {
 #[test]
 fn plain_http_is_read_and_nothing_else_and_its_names_are_those_of_urls() {
     let server = Scripted::start(|_| head_of(9, TAG));
-    let (stores, at) = (server.stores(), format!("http://{}", server.address));
+    let (stores, at) = (stores_of(&server), format!("http://{}", server.address()));
     for refused in [
         stores.remove(&format!("{at}/k")).unwrap_err(),
         stores.list(&at).unwrap_err(),
@@ -405,7 +335,7 @@ fn plain_http_is_read_and_nothing_else_and_its_names_are_those_of_urls() {
     assert_eq!(signed.kind(), ErrorKind::BadUri, "{signed}");
     let object = stores.open(&format!("{at}/k"), OpenMode::Read).unwrap();
     assert_eq!(object.faces[0].because, None);
-    let mut config = server.config();
+    let mut config = config_of(&server);
     config.settings.set("AWS_ENDPOINT_URL_S3", "https://localhost:1");
     let intent = crate::client::stores(config).create("s3://b/k", 1).unwrap();
     assert_eq!(intent.object().faces[0].because, Some(Reason::TlsInUserSpace));
