@@ -47,7 +47,7 @@ fn an_object_is_listed_told_read_and_copied_both_ways() {
 fn what_goes_wrong_is_told_with_a_remedy() {
     let (scratch, server) = (Scratch::new(), Server::start());
     scratch.file("one", 100);
-    run(&scratch, &server, &["stat", &Server::uri("nobody")]).fails(3, &["not found", "nobody"]);
+    run(&scratch, &server, &["stat", &Server::uri("nobody")]).fails(3, &["404 Not Found", "nobody"]);
     run(&scratch, &server, &["cp", "one", &Server::uri("one"), "--resume"]).fails(2, &["without --resume"]);
     run(&scratch, &server, &["cat", "s3://"]).fails(2, &["s3://BUCKET/KEY"]);
     run(&scratch, &server, &["cat", &Server::uri("x"), "--engine", "s3_nonsense=1"]).fails(2, &["s3_endpoint"]);
