@@ -1,4 +1,5 @@
 //! The open remote objects of an engine, by the handles that faces carry.
+// UNSAFETY: a test forks.
 
 use std::{
     collections::HashMap,

@@ -23,8 +23,8 @@ mod faulty;
 mod gate;
 mod hostile;
 mod life;
-mod resets;
 mod recorded;
+mod resets;
 
 use client::{Client, Done, Fail, Host, Move, SUCCESS, at};
 
