@@ -136,9 +136,9 @@ fn locks(place: &Place, tree: &Tree) -> Result<Vec<Finding>, Stop> {
     let mut findings = Vec::new();
     for path in tree.paths.iter().filter(|path| path.ends_with("/Cargo.lock")) {
         let manifest = format!("{}toml", path.trim_end_matches("lock"));
-        let args = ["metadata", "--format-version", "1", "--locked", "--manifest-path", &manifest].map(String::from);
+        let args = ["update", "--workspace", "--locked", "--manifest-path", &manifest].map(String::from);
         if !Job::cargo(place, &args).echo(Echo::Hidden).limit(Duration::from_secs(300)).run()?.ok() {
-            let remedy = format!("run cargo metadata --manifest-path {manifest}, and commit what it changes");
+            let remedy = format!("run cargo update --workspace --manifest-path {manifest}, and commit what it changes");
             findings.push(Finding::new(path, 0, "is not what its workspace needs", remedy));
         }
     }
