@@ -91,7 +91,7 @@ impl fmt::Display for Way {
                 write!(f, ", but {port} sends peer traffic up to the root complex (ACS)")
             }
             (Distance::Pix | Distance::Pxb, _, Some(function)) => {
-                write!(f, ", but the IOMMU translates the addresses of {function}: what no switch knows goes up to it")
+                write!(f, ", but the IOMMU translates the addresses of {function}")
             }
             (Distance::Pix | Distance::Pxb, Acs::Unreadable(port), None) => {
                 write!(f, ", access control of {port} can be read by root only")
