@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 #[path = "../../../sw-net/fuzz/rdma_target.rs"]
 mod rdma_target;
 
-const SEEDS: u64 = 4;
-const INPUTS: u32 = 250;
+const SEEDS: u64 = 3;
+const INPUTS: u32 = 200;
 
 /// SplitMix64: enough for choosing bytes, and replays from its seed.
 struct Dice(u64);

@@ -17,9 +17,11 @@ use super::{
 
 const OK: WcStatus = WcStatus::Success;
 /// Messages of the race, each of which comes at another moment of the wait for it.
-const ROUNDS: u64 = 3_000;
+const ROUNDS: u64 = 2_000;
 /// Turns that the sender spins before a message at most, and looks that the receiver takes before it arms.
 const JITTER: u64 = 512;
+/// Of so many pauses one lets other threads have their turn, which takes long where they have much to do.
+const YIELDS_ONE_IN: u64 = 8;
 /// How long a wake-up is slept for.
 const SLEEP: Duration = Duration::from_secs(20);
 
@@ -83,7 +85,7 @@ fn send_each(race: &Race, a: &mut EndPoint) -> CaseResult {
             }
             yield_now();
         }
-        (0..drawn(round, 1)).for_each(|_| spin_loop());
+        pause(round, 1);
         a.post(round, SendOp::Send, 0, 8)?;
         some.clear();
         while a.cq.poll(&mut some) == 0 {
@@ -105,7 +107,7 @@ fn receive_each(race: &Race, b: &mut EndPoint) -> CaseResult {
     for round in 0..ROUNDS {
         b.recv(round, 0, 8)?;
         race.asked.store(round + 1, Ordering::Release);
-        match next(b, drawn(round, 2))? {
+        match next(b, round)? {
             Some(Wc { kind: WcKind::Recv, status: OK, wr_id, .. }) if wr_id == round => {}
             Some(other) => return fail(format!("receive {round}: {other:?}")),
             None => return fail(format!("nobody wakes for message {round}")),
@@ -114,27 +116,38 @@ fn receive_each(race: &Race, b: &mut EndPoint) -> CaseResult {
     Ok(())
 }
 
-/// The next completion, after so many looks asleep; `None` if no wake-up comes.
-fn next(b: &EndPoint, looks: u64) -> Result<Option<Wc>, End> {
+/// The next completion, after some looks asleep; `None` if no wake-up comes. Between two steps there is time for it to come.
+fn next(b: &EndPoint, round: u64) -> Result<Option<Wc>, End> {
     let mut some = Vec::with_capacity(1);
-    if (0..looks).any(|_| b.cq.poll(&mut some) > 0) {
+    if (0..drawn(round, 2)).any(|_| b.cq.poll(&mut some) > 0) {
         return Ok(some.pop());
     }
+    pause(round, 3);
     loop {
         let before = b.wakes.so_far();
         told("arm", b.cq.arm())?;
         if b.cq.poll(&mut some) > 0 {
             return Ok(some.pop());
         }
+        pause(round, 4);
         if !b.wakes.sleep_past(before, SLEEP) {
             return Ok(None);
         }
     }
 }
 
+/// Spins for some turns, or lets others have theirs: the machine may have one processor.
+fn pause(round: u64, salt: u64) {
+    if drawn(round, salt + 4).is_multiple_of(YIELDS_ONE_IN) {
+        yield_now();
+    } else {
+        (0..drawn(round, salt)).for_each(|_| spin_loop());
+    }
+}
+
 /// Below [`JITTER`], another one for each round and salt (splitmix64's finalizer).
 fn drawn(round: u64, salt: u64) -> u64 {
-    let mut word = (round << 2 | salt).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut word = (round << 4 | salt).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     (word ^ (word >> 27)) % JITTER
 }
