@@ -97,7 +97,7 @@ impl ObjectRead {
         }
         // One that came short is asked for further, in parts.
         let is_whole = u64::from(landing.done()) == self.meta.size;
-        if sum.is_some_and(|sum| is_whole && !sum.is_as_stored()) {
+        if sum.is_some_and(|sum| is_whole && !sum.agrees()) {
             return Err(self
                 .fail(ErrorKind::ChecksumMismatch, (offset, end - offset))
                 .detail("its bytes are not those of the checksum that the store has of it")

@@ -84,7 +84,7 @@ impl Running {
     }
 
     /// Whether all of the bytes are those that the store was given.
-    pub(super) fn is_as_stored(self) -> bool {
+    pub(super) fn agrees(self) -> bool {
         match (self.now, self.want) {
             (Now::Crc(crc), Stored::Crc64Nvme(want) | Stored::Crc32c(want)) => crc.finalize() == want,
             (Now::Sha256(sha), Stored::Sha256(want)) => <[u8; 32]>::from(sha.finalize()) == want,
@@ -166,7 +166,7 @@ mod tests {
             let compared = |bytes: &[u8]| {
                 let mut running = Running::new(want);
                 bytes.chunks(4).for_each(|piece| running.update(piece));
-                running.is_as_stored()
+                running.agrees()
             };
             assert!(compared(bytes) && !compared(b"123456780"), "{want:?}");
         }
