@@ -1,5 +1,4 @@
 //! The open remote objects of an engine, by the handles that faces carry.
-// UNSAFETY: a test forks.
 
 use std::{
     collections::HashMap,
