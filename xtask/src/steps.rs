@@ -92,7 +92,7 @@ pub const STEPS: &[Step] = &[
         name: "clippy",
         why: "the workspace lints hold in code and tests",
         program: Program::Cargo,
-        args: &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
+        args: &["clippy", "--workspace", "--all-targets", "--quiet", "--keep-going", "--", "-D", "warnings"],
         env: &[],
         needs: &[],
         tests_min: 0,

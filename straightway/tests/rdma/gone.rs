@@ -1,5 +1,7 @@
 //! A device that is pulled out, or has less room than is wanted, under a lane; and small writes.
 
+use std::sync::atomic::AtomicBool;
+
 use sw_engine::{
     Verb,
     seam::{
@@ -13,10 +15,31 @@ use super::{
     *,
 };
 
-/// A target that answers the first command of that kind late: it is under way meanwhile.
-fn slow(directory: &Arc<Directory>, wanted: u8, registering: Registering) -> Rig {
-    let late = once(wanted, Fault::Delay(Duration::from_millis(400)));
-    Rig::by(directory, of_memory(Some(late)), ControllerConfig::default(), (Budget::default(), registering))
+/// Answers the first command of a kind late, and says that it has come: it is under way then.
+fn late(wanted: u8) -> (Arc<dyn Faults>, Arc<AtomicBool>) {
+    let (came, once) = (Arc::new(AtomicBool::new(false)), once(wanted, Fault::Delay(Duration::from_millis(400))));
+    let told = Arc::clone(&came);
+    let faults = move |seen: &Seen| {
+        let fault = once.command(seen);
+        told.fetch_or(fault.is_some(), Ordering::Release);
+        fault
+    };
+    (Arc::new(faults), came)
+}
+
+/// Polls a lane until its command has come to the target.
+fn under_way(lane: &mut Lane, came: &AtomicBool) {
+    let begun = now();
+    while !came.load(Ordering::Acquire) {
+        assert!(lane.end().is_none() && now() - begun < LIMIT, "it does not get under way");
+    }
+}
+
+/// A target that answers the first command of that kind late.
+fn slow(directory: &Arc<Directory>, wanted: u8, registering: Registering) -> (Rig, Arc<AtomicBool>) {
+    let (late, came) = late(wanted);
+    let rig = Rig::by(directory, of_memory(Some(late)), ControllerConfig::default(), (Budget::default(), registering));
+    (rig, came)
 }
 
 #[test]
@@ -26,13 +49,14 @@ fn a_device_that_is_gone_gives_the_memory_back_with_an_error_that_says_so() {
         both.iter().flat_map(|how| [(*how, IoKind::Read, opcode::READ), (*how, IoKind::Write, opcode::WRITE)])
     {
         let directory = Arc::default();
-        let (rig, other) = (slow(&directory, wanted, registering), slow(&directory, opcode::FLUSH, registering));
+        let ((rig, came), (other, _)) =
+            (slow(&directory, wanted, registering), slow(&directory, opcode::FLUSH, registering));
         let (object, beside) = (rig.object(), other.object());
         let (mut lane, mut unharmed) = (Lane::new(&directory), Lane::new(&directory));
         unharmed.run(&beside, IoKind::Write).unwrap();
         lane.memory.fill(0, 8192, 0x77).unwrap();
         lane.begin(&object, kind);
-        assert!(lane.end().is_none(), "it is under way");
+        under_way(&mut lane, &came);
         rig.device.pull_out();
         let begun = now();
         let fault = loop {
@@ -189,12 +213,13 @@ fn memory_that_a_device_that_is_gone_does_not_let_go_of_stays_with_it() {
     ] {
         let directory = Arc::default();
         let device = EmulatedDevice::open();
-        let late = of_memory(Some(once(wanted, Fault::Delay(Duration::from_millis(400)))));
+        let (late, came) = late(wanted);
         let budgeted = Budgeted::new(Arc::new(Stubborn(device.clone())), Budget::default());
-        let rig = Rig::over(&directory, late, ControllerConfig::default(), (budgeted, device, registering));
+        let rig =
+            Rig::over(&directory, of_memory(Some(late)), ControllerConfig::default(), (budgeted, device, registering));
         let (object, mut lane) = (rig.object(), Lane::new(&directory));
         lane.begin(&object, kind);
-        assert!(lane.end().is_none(), "it is under way");
+        under_way(&mut lane, &came);
         if told {
             lane.transport.attach(Attach::RegionGone(lane.memory.region().id())).unwrap();
         }

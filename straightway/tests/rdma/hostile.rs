@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+#[expect(clippy::cast_possible_truncation, reason = "lengths of a few blocks")]
 #[path = "../../../sw-net/fuzz/rdma_target.rs"]
 mod rdma_target;
 
