@@ -213,7 +213,7 @@ pub const STEPS: &[Step] = &[
         ],
         tests_min: 1,
         skips: Skips::Refused,
-        limit_s: 300,
+        limit_s: 900,
         turn: Turn::Alone,
     },
     Step {
@@ -394,7 +394,7 @@ pub const STEPS: &[Step] = &[
         ],
         tests_min: 56,
         skips: Skips::Listed,
-        limit_s: 1800,
+        limit_s: 2700,
         // Behind what runs beside the guests of `vm`, for which it would wait.
         turn: Turn::Beside,
     },
@@ -407,7 +407,7 @@ pub const STEPS: &[Step] = &[
         needs: &[],
         tests_min: 0,
         skips: Skips::Listed,
-        limit_s: 1500,
+        limit_s: 2400,
         turn: Turn::Alone,
     },
 ];
