@@ -251,3 +251,33 @@ fn a_lane_asks_again_whether_writes_are_safe_once_another_one_was_in_doubt() {
     bed.ledger.resume(&mut bed.works, &mut side, &mut Vec::new(), Time::ZERO);
     assert_eq!(bed.sends(8), 1);
 }
+
+/// A queue that is full, in which one command was let go of and is not answered.
+struct Holds(u16);
+
+impl Commands for Holds {
+    fn pieces(&self) -> Pieces {
+        Pieces::Any
+    }
+
+    fn submit(&mut self, _command: &Command, _transfer: Transfer, _user: u32) -> Option<u16> {
+        None
+    }
+
+    fn let_go(&mut self, _cid: u16) -> bool {
+        true
+    }
+
+    fn is_let_go(&self, cid: u16) -> bool {
+        cid == self.0
+    }
+}
+
+#[test]
+fn a_command_that_was_cancelled_and_is_never_answered_is_late_and_one_that_was_answered_is_not() {
+    let (mut ledger, limit) = (Ledger::new(4), Duration::from_secs(1));
+    let at = |millis: u64| Time(millis * 1_000_000);
+    ledger.zombies = vec![(7, at(0)), (8, at(500))];
+    assert!(!ledger.is_late(&Holds(8), limit, at(1499)), "7 was answered meanwhile");
+    assert!(ledger.is_late(&Holds(8), limit, at(1500)));
+}
