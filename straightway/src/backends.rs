@@ -415,7 +415,7 @@ impl Backends {
             .chain(commands)
             .chain(self.nvme.caps(destination))
             .chain(self.all_fabrics().map(|fabrics| fabrics.caps(destination)))
-            .chain([self.remotes.caps(destination)])
+            .chain(self.remotes.caps(destination))
             .chain(self.vendor.caps())
             .collect()
     }
@@ -483,7 +483,7 @@ impl Backends {
         for fabrics in self.all_fabrics() {
             transports.push(fabrics.transport()?);
         }
-        transports.push(self.remotes.transport());
+        transports.extend(self.remotes.transports());
         transports.extend(self.vendor.transport()?);
         Ok(LaneParts { transports, copiers, staging: Some(staging) })
     }

@@ -107,7 +107,7 @@ impl Engine {
             Uri::File(path) => self.core.backends.files.open(path, mode),
             Uri::Nvme(namespace) => self.core.backends.nvme.open(namespace, mode),
             Uri::NvmeTcp(namespace) => self.core.backends.fabrics_of(namespace).open(namespace, mode),
-            Uri::Remote(at) => self.core.backends.remotes.open(at, mode),
+            Uri::Remote(at) => self.core.backends.remotes.of(at).open(&at.to_string(), mode),
             Uri::Stripe { .. } | Uri::Part { .. } => Err(Error::new(ErrorKind::Unsupported, Verb::Open)
                 .at(uri.to_string())
                 .detail("a member of a stripe set is a whole object")
@@ -152,7 +152,7 @@ impl Engine {
     pub fn create(&self, uri: &Uri, len: u64) -> Result<NewObject, Error> {
         self.core.check(Verb::Create)?;
         let intent = match uri {
-            Uri::Remote(at) => self.core.backends.remotes.create(at, len)?,
+            Uri::Remote(at) => self.core.backends.remotes.of(at).create(&at.to_string(), len)?,
             _ => self.core.backends.files.create(file_path(uri, Verb::Create)?, len)?,
         };
         Ok(NewObject::new(intent, self.core.clock))
@@ -166,7 +166,7 @@ impl Engine {
     pub fn create_open(&self, uri: &Uri) -> Result<OpenObject, Error> {
         self.core.check(Verb::Create)?;
         let intent = match uri {
-            Uri::Remote(at) => self.core.backends.remotes.create_open(at)?,
+            Uri::Remote(at) => self.core.backends.remotes.of(at).create_open(&at.to_string())?,
             _ => self.core.backends.files.create_open(file_path(uri, Verb::Create)?)?,
         };
         Ok(OpenObject::new(NewObject::new(intent, self.core.clock)))
@@ -194,7 +194,7 @@ impl Engine {
         match uri.whole() {
             (Uri::Nvme(namespace), ..) => self.core.backends.nvme.stat(namespace),
             (Uri::NvmeTcp(namespace), ..) => self.core.backends.fabrics_of(namespace).stat(namespace),
-            (Uri::Remote(at), ..) => self.core.backends.remotes.stat(at),
+            (Uri::Remote(at), ..) => self.core.backends.remotes.of(at).stat(&at.to_string()),
             _ => self.core.backends.files.stat(file_path(uri, Verb::Open)?),
         }
     }
@@ -216,7 +216,7 @@ impl Engine {
     /// As [`Engine::open`].
     pub fn list(&self, uri: &Uri) -> Result<Vec<Entry>, Error> {
         match uri {
-            Uri::Remote(at) => self.core.backends.remotes.list(at),
+            Uri::Remote(at) => self.core.backends.remotes.of(at).list(&at.to_string()),
             _ => self.core.backends.files.list(file_path(uri, Verb::List)?),
         }
     }
@@ -227,7 +227,7 @@ impl Engine {
     /// As [`Engine::open`].
     pub fn remove(&self, uri: &Uri) -> Result<(), Error> {
         match uri {
-            Uri::Remote(at) => self.core.backends.remotes.remove(at),
+            Uri::Remote(at) => self.core.backends.remotes.of(at).remove(&at.to_string()),
             _ => self.core.backends.files.remove(file_path(uri, Verb::Replace)?),
         }
     }

@@ -79,7 +79,7 @@ pub use remotes::Remote;
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
 pub use sw_net::{PathReport, PathState};
-pub use sw_remote::objects::{Address as RemoteAddress, Scheme as RemoteScheme};
+pub use sw_remote::{Address as RemoteAddress, Scheme as RemoteScheme};
 pub use uri::{FabricPort, FabricWire, NvmeTcpUri, NvmeUri, RdmaPort, Uri, parse_bytes};
 
 pub use sw_engine::{

@@ -119,7 +119,7 @@ impl Object {
     pub fn check_unchanged(&self) -> Result<(), Error> {
         let unchanged = |object: &sw_engine::Object| {
             let of_namespace = nvme::unchanged(object).or_else(|| fabrics::unchanged(object));
-            let of_namespace = of_namespace.or_else(|| sw_remote::objects::unchanged(object));
+            let of_namespace = of_namespace.or_else(|| sw_remote::unchanged(object));
             of_namespace.unwrap_or_else(|| sw_uring::unchanged(object))
         };
         match &self.inner().stripe {
@@ -130,7 +130,7 @@ impl Object {
 
     /// The checksum that its store keeps of all of its bytes, as it was when it was opened: whoever reads all of them can compare.
     pub fn stored_checksum(&self) -> Option<(Algorithm, u64)> {
-        sw_remote::objects::stored_checksum(self.inner())
+        sw_remote::stored_checksum(self.inner())
     }
 
     /// The engine's own view: faces, granularity, identity.

@@ -1,7 +1,7 @@
-//! Object stores: what an engine is told of them, and the environment's word where it is told nothing.
+//! Remote systems: what an engine is told of them, and the environment's word where it is told nothing.
 //!
 //! ```text
-//!   s3://BUCKET/KEY ─► ObjectStores (made with the first address of one) ◄── RemoteTransport of every lane
+//!   s3://BUCKET/KEY ─► System of its scheme: ObjectStores, … ─► Context ◄── a RemoteTransport of every lane for each name of a transport
 //! ```
 
 use std::{
@@ -11,12 +11,12 @@ use std::{
 };
 
 use sw_engine::{
-    Error, Object, Reason,
-    seam::{Entry, OpenMode, Store, Transport, TransportCaps, WriteIntent},
+    Reason, TransportName,
+    seam::{Transport, TransportCaps},
 };
 use sw_remote::{
-    RemoteConfig, RemoteTransport, Runtime,
-    objects::{Address, Again, ObjectStores, ObjectsConfig, Settings},
+    Address, Context, HTTP, RemoteConfig, Runtime, Scheme, System,
+    objects::{Again, ObjectStores, ObjectsConfig, Settings},
 };
 
 use crate::policy::Destination;
@@ -171,56 +171,42 @@ impl Remote {
 /// Those of an engine.
 pub(crate) struct Remotes {
     requests: u32,
-    stores: ObjectStores,
+    context: Context,
+    objects: ObjectStores,
 }
+
+/// What they are called in routes, in the order of their transports.
+pub(crate) const TRANSPORTS: [TransportName; 1] = [HTTP];
 
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
-        let requests = said.requests;
-        Self { requests, stores: ObjectStores::new(Runtime::new(THREADS), move || said.config()) }
+        let (requests, context) = (said.requests, Context::new(Runtime::new(THREADS)));
+        Self { requests, objects: ObjectStores::new(context.clone(), move || said.config()), context }
     }
 
-    pub(crate) fn caps(&self, destination: Destination) -> TransportCaps {
-        let caps = self.range().caps();
-        match destination {
-            Destination::Host => caps,
-            // Bytes are copied by this process, which has no addresses for those.
-            Destination::Gpu(_) | Destination::Bar(_) | Destination::PeerMemory(_) => {
-                TransportCaps { device: Err(Reason::MemoryUnreachable), ..caps }
-            }
+    /// Those that an address is of.
+    pub(crate) fn of(&self, at: &Address) -> &dyn System {
+        match at.scheme {
+            Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https => &self.objects,
         }
     }
 
-    fn range(&self) -> RemoteConfig {
-        RemoteConfig { queue_depth: self.requests, io_bytes_max: RANGE_BYTES }
+    pub(crate) fn caps(&self, destination: Destination) -> impl Iterator<Item = TransportCaps> {
+        self.configs().map(move |config| match destination {
+            Destination::Host => config.caps(),
+            // Bytes are copied by this process, which has no addresses for those.
+            Destination::Gpu(_) | Destination::Bar(_) | Destination::PeerMemory(_) => {
+                TransportCaps { device: Err(Reason::MemoryUnreachable), ..config.caps() }
+            }
+        })
     }
 
-    pub(crate) fn transport(&self) -> Box<dyn Transport> {
-        let transport: RemoteTransport = self.stores.transport(self.range());
-        Box::new(transport)
+    fn configs(&self) -> impl Iterator<Item = RemoteConfig> {
+        let queue_depth = self.requests;
+        TRANSPORTS.into_iter().map(move |name| RemoteConfig { name, queue_depth, io_bytes_max: RANGE_BYTES })
     }
 
-    pub(crate) fn open(&self, at: &Address, mode: OpenMode) -> Result<Arc<Object>, Error> {
-        self.stores.open(&at.to_string(), mode)
-    }
-
-    pub(crate) fn stat(&self, at: &Address) -> Result<Entry, Error> {
-        self.stores.stat(&at.to_string())
-    }
-
-    pub(crate) fn list(&self, at: &Address) -> Result<Vec<Entry>, Error> {
-        self.stores.list(&at.to_string())
-    }
-
-    pub(crate) fn remove(&self, at: &Address) -> Result<(), Error> {
-        self.stores.remove(&at.to_string())
-    }
-
-    pub(crate) fn create(&self, at: &Address, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
-        self.stores.create(&at.to_string(), len)
-    }
-
-    pub(crate) fn create_open(&self, at: &Address) -> Result<Box<dyn WriteIntent>, Error> {
-        self.stores.create_open(&at.to_string())
+    pub(crate) fn transports(&self) -> impl Iterator<Item = Box<dyn Transport>> {
+        self.configs().map(|config| Box::new(self.context.transport(config)) as Box<dyn Transport>)
     }
 }

@@ -12,7 +12,7 @@ use std::{fmt, path::Path, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 use sw_nvme::paths::PATHS_MAX;
-use sw_remote::objects::{Address, Scheme};
+use sw_remote::{Address, Scheme};
 /// Which device and which of its addresses connections over RDMA are made from.
 pub use sw_verbs::library::PortChoice as RdmaPort;
 

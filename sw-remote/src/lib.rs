@@ -1,7 +1,7 @@
-//! Object stores in user space: what has its bytes behind HTTP.
+//! Remote systems in user space: what has its bytes behind a network.
 //!
 //! ```text
-//!   straightway ──open, list, create──► objects::ObjectStores ──► object_store: names, signatures, retries, multipart
+//!   straightway ──open, list, create──► System: objects::ObjectStores ──► object_store: names, signatures, retries, multipart
 //!                                              │ makes                     │ asks
 //!   lane ──submit, ring, poll──► RemoteTransport ──task──► Remote ─────────┤
 //!                                              ▲                           ▼
@@ -12,6 +12,7 @@
 //! `land`): routes say `http/staged`. Nothing here asks for the environment, the clock of the wall or a thread of the caller's:
 //! work runs on the threads of one [`Runtime`].
 
+mod address;
 mod chain;
 mod directory;
 pub mod http;
@@ -20,10 +21,13 @@ pub mod objects;
 mod remote;
 mod runtime;
 mod sign;
+mod system;
 mod transport;
 
+pub use address::{Address, Scheme};
 pub use runtime::Runtime;
+pub use system::{Context, System, stored_checksum, unchanged};
 pub use transport::{RemoteConfig, RemoteTransport};
 
-/// Its name in routes and reports.
+/// What goes by HTTP, in routes and reports.
 pub const HTTP: &str = "http";

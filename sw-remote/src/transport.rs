@@ -21,7 +21,7 @@ use std::{
 
 use futures_util::FutureExt;
 use sw_engine::{
-    Error, ErrorKind, Fault, Reason, Retry, Token, Verb,
+    Error, ErrorKind, Fault, Reason, Retry, Token, TransportName, Verb,
     seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport, TransportCaps, Wait, Wake},
 };
 use tokio::task::AbortHandle;
@@ -38,6 +38,8 @@ const TOLD_MAX: usize = 16;
 /// What a transport is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct RemoteConfig {
+    /// The name in routes and reports of the systems that it serves. Default [`HTTP`].
+    pub name: TransportName,
     /// I/Os in flight, 1 to 1,024. Default 64.
     pub queue_depth: u32,
     /// Bytes in one I/O, a multiple of 4096, at most 64 MiB. Each is a request of its own. Default 8 MiB.
@@ -46,7 +48,7 @@ pub struct RemoteConfig {
 
 impl Default for RemoteConfig {
     fn default() -> Self {
-        Self { queue_depth: 64, io_bytes_max: 8 << 20 }
+        Self { name: HTTP, queue_depth: 64, io_bytes_max: 8 << 20 }
     }
 }
 
@@ -54,7 +56,7 @@ impl RemoteConfig {
     /// What a transport of this configuration can do.
     pub fn caps(&self) -> TransportCaps {
         TransportCaps {
-            name: HTTP,
+            name: self.name,
             queue_depth: self.queue_depth.clamp(1, QUEUE_DEPTH_MAX),
             io_bytes_max: self.io_bytes_max.clamp(4096, IO_BYTES_MAX) & !4095,
             segments_max: 3,

@@ -50,7 +50,7 @@ def test_many_reads_at_once_each_land_where_they_belong(data):
     [
         (lambda path: straightway.open(path / "no"), straightway.NotFound, FileNotFoundError),
         (lambda path: straightway.open(path), straightway.WrongKind, OSError),
-        (lambda path: straightway.open("s3://bucket/key"), straightway.BadUri, ValueError),
+        (lambda path: straightway.open("moon://bucket/key"), straightway.BadUri, ValueError),
         (lambda path: straightway.open(path / "data").read(1 << 40), straightway.OutOfRange, ValueError),
         (lambda path: straightway.open(path / "data").read(0, 1 << 60), straightway.OutOfRange, ValueError),
         (lambda path: straightway.open(path / "data").read(into="moon"), straightway.ApiMisuse, ValueError),

@@ -19,11 +19,15 @@ use sw_engine::{
 };
 
 use super::{
-    Address, ObjectsConfig, Scheme,
+    ObjectsConfig,
     credentials::{self, Bounded, Profile, Provider},
     listing::Listings,
 };
-use crate::{http::Connections, sign::Sign};
+use crate::{
+    address::{Address, Scheme},
+    http::Connections,
+    sign::Sign,
+};
 
 /// One bucket, and how it is asked.
 pub(super) struct Bucket {

@@ -6,7 +6,6 @@
 //!     create  nothing is sent yet                   ─► ObjectWrite   parts as they fill up; the object appears with the last request
 //! ```
 
-mod address;
 mod bucket;
 mod commit;
 mod credentials;
@@ -29,16 +28,11 @@ use std::{
 
 use object_store::{ListResult, ObjectStoreExt, path::Path};
 use sw_engine::{
-    Error, ErrorKind, Face, Granularity, Landing, Object, Reason, Residency, Verb, Version,
+    Error, ErrorKind, Object, Reason, Verb, Version,
     checksum::Algorithm,
     seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
 };
 
-pub use self::{
-    address::{Address, Scheme},
-    credentials::Again,
-    settings::Settings,
-};
 use self::{
     bucket::{Bucket, Wire},
     commit::Intent,
@@ -48,13 +42,14 @@ use self::{
     stored::Stored,
     write::ObjectWrite,
 };
+pub use self::{credentials::Again, settings::Settings};
 use crate::{
-    HTTP, Runtime,
-    directory::{Directory, Kept},
+    HTTP,
+    address::{Address, Scheme},
     http::{Connections, HttpConfig},
     remote::Remote,
     runtime::leak,
-    transport::{RemoteConfig, RemoteTransport},
+    system::{Context, Opened, System},
 };
 
 /// Pages of a listing, of a thousand names each, at most.
@@ -91,8 +86,7 @@ type Found = Box<dyn FnOnce() -> ObjectsConfig + Send>;
 
 /// Names of object stores to objects. Made for nothing: connections come with the first use.
 pub struct ObjectStores {
-    runtime: Runtime,
-    directory: Directory,
+    context: Context,
     /// Found with the first address.
     config: LazyLock<ObjectsConfig, Found>,
     room: OnceLock<Arc<Room>>,
@@ -108,15 +102,10 @@ impl fmt::Debug for ObjectStores {
 
 impl ObjectStores {
     /// Those that `find` describes, which is asked with the first address: programs that use none look for no keys.
-    pub fn new(runtime: Runtime, find: impl FnOnce() -> ObjectsConfig + Send + 'static) -> Self {
+    pub fn new(context: Context, find: impl FnOnce() -> ObjectsConfig + Send + 'static) -> Self {
         let config = LazyLock::new(Box::new(find) as Found);
         let (connections, buckets) = (Mutex::default(), Mutex::default());
-        Self { runtime, directory: Directory::new(), config, room: OnceLock::new(), connections, buckets }
-    }
-
-    /// A transport for objects of these.
-    pub fn transport(&self, config: RemoteConfig) -> RemoteTransport {
-        RemoteTransport::new(self.runtime.clone(), self.directory.clone(), config)
+        Self { context, config, room: OnceLock::new(), connections, buckets }
     }
 
     /// The bucket of an address; made once.
@@ -147,7 +136,7 @@ impl ObjectStores {
         let named = name.clone();
         let told = async move { work.await.map_err(|error| fault::told(error, verb, &named)) };
         // A little more than the retries have, so that what they failed of is told.
-        self.runtime.wait((verb, &name), self.config.patience + Duration::from_secs(10), told)
+        self.context.runtime().wait((verb, &name), self.config.patience + Duration::from_secs(10), told)
     }
 
     fn parse(name: &str, verb: Verb) -> Result<Address, Error> {
@@ -160,33 +149,17 @@ impl ObjectStores {
     }
 
     fn object(&self, at: &Address, remote: Arc<dyn Remote>, facts: Facts, wire: Wire) -> Object {
-        let kept: Kept = self.directory.add(remote);
-        let face = Face {
+        let Facts { len, version, stored } = facts;
+        self.context.object(Opened {
+            name: at.to_string(),
+            remote,
+            len,
+            version,
             transport: HTTP,
-            handle: kept.handle,
-            granularity: Granularity::ANY,
-            write_unit: 1,
-            landing: Landing::Staged,
             because: (wire == Wire::Tls).then_some(Reason::TlsInUserSpace),
-        };
-        Object {
-            id: Object::next_id(),
-            name: at.to_string().into(),
-            len: facts.len,
-            version: facts.version,
-            faces: vec![face],
-            residency: Residency::Unknown.into(),
-            stripe: None,
-            keep: Box::new(Keep { kept, runtime: self.runtime.clone(), patience: self.config.patience, stored: None }),
-        }
-    }
-
-    /// As [`Store::create`] for an object whose length is known when it is whole: see [`WriteIntent::cut`].
-    ///
-    /// # Errors
-    /// As [`Store::create`].
-    pub fn create_open(&self, name: &str) -> Result<Box<dyn WriteIntent>, Error> {
-        self.create_as(name, None)
+            stored,
+            patience: self.config.patience,
+        })
     }
 
     fn create_as(&self, name: &str, len: Option<u64>) -> Result<Box<dyn WriteIntent>, Error> {
@@ -194,37 +167,28 @@ impl ObjectStores {
         let bucket = self.bucket(&at)?;
         let (wire, room) = (bucket.wire, self.room.get_or_init(|| Arc::new(Room::new(self.config.upload_bytes))));
         let write = Arc::new(ObjectWrite::new(bucket, at.clone(), len, (&self.config, room.clone()))?);
-        let facts = Facts { len: len.unwrap_or(u64::MAX), version: Version::default() };
+        let facts = Facts { len: len.unwrap_or(u64::MAX), version: Version::default(), stored: None };
         let object = Arc::new(self.object(&at, write.clone(), facts, wire));
-        Ok(Box::new(Intent::new(object, write, self.runtime.clone(), self.config.patience)))
+        Ok(Box::new(Intent::new(object, write, self.context.runtime().clone(), self.config.patience)))
     }
-}
-
-/// What an object of a store keeps.
-struct Keep {
-    kept: Kept,
-    runtime: Runtime,
-    patience: Duration,
-    /// The checksum of all of it that the store has.
-    stored: Option<(Algorithm, u64)>,
-}
-
-/// The checksum that the store has of all bytes of an object, as it was when it was opened.
-pub fn stored_checksum(object: &Object) -> Option<(Algorithm, u64)> {
-    object.keep.downcast_ref::<Keep>()?.stored
-}
-
-/// Whether an object of a store is still what it was when it was opened: the store is asked. `None` for other objects.
-pub fn unchanged(object: &Object) -> Option<Result<(), Error>> {
-    let keep = object.keep.downcast_ref::<Keep>()?;
-    let remote = keep.kept.remote()?;
-    Some(keep.runtime.wait((Verb::Open, &object.name), keep.patience, async move { remote.unchanged().await }))
 }
 
 /// What is known of an object.
 struct Facts {
     len: u64,
     version: Version,
+    /// The checksum of all of it that the store has.
+    stored: Option<(Algorithm, u64)>,
+}
+
+impl System for ObjectStores {
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn create_open(&self, name: &str) -> Result<Box<dyn WriteIntent>, Error> {
+        self.create_as(name, None)
+    }
 }
 
 impl Store for ObjectStores {
@@ -246,13 +210,10 @@ impl Store for ObjectStores {
             Err(error) if error.kind() == ErrorKind::NotFound && self.is_prefix(&at) => return Err(wrong_kind(name)),
             other => other?,
         };
-        let facts = Facts { len: head.meta.size, version: bucket::version(&head.meta) };
-        let wire = bucket.wire;
+        let (len, version, wire) = (head.meta.size, bucket::version(&head.meta), bucket.wire);
         let remote = ObjectRead::new(bucket, at.clone(), head)?;
-        let stored = remote.stored.and_then(Stored::of_engine);
-        let mut object = self.object(&at, Arc::new(remote), facts, wire);
-        object.keep.downcast_mut::<Keep>().into_iter().for_each(|keep| keep.stored = stored);
-        Ok(Arc::new(object))
+        let facts = Facts { len, version, stored: remote.stored.and_then(Stored::of_engine) };
+        Ok(Arc::new(self.object(&at, Arc::new(remote), facts, wire)))
     }
 
     fn create(&self, name: &str, len: u64) -> Result<Box<dyn WriteIntent>, Error> {
@@ -356,7 +317,7 @@ impl ObjectStores {
 impl Drop for ObjectStores {
     /// In a child of the process what belongs to the parent's threads is left as it is.
     fn drop(&mut self) {
-        if self.runtime.is_in_child() {
+        if self.context.runtime().is_in_child() {
             leak((std::mem::take(&mut self.connections), std::mem::take(&mut self.buckets)));
         }
     }

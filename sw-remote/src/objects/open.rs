@@ -7,12 +7,11 @@ use object_store::{GetOptions, GetRange, GetResult, ObjectMeta};
 use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
 
 use super::{
-    Address,
     bucket::Bucket,
     fault,
     stored::{Running, Stored},
 };
-use crate::{land::Landing, remote::Remote};
+use crate::{address::Address, land::Landing, remote::Remote};
 
 /// How often a range of an object without a strong ETag is asked for again where its connection is lost, and how much longer is waited
 /// each time. The library does not go on there: the answer to the rest may be of another object, which is looked at here.

@@ -23,13 +23,13 @@ use object_store::{
 use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
 
 use super::{
-    Address, ObjectsConfig,
+    ObjectsConfig,
     bucket::Bucket,
     fault::{self, Said},
     part::{End, FILLING_MAX, Full, NoPart, OnTheWay, Parts, Room},
     upload::{NoUpload, Upload},
 };
-use crate::{land::Landing, remote::Remote};
+use crate::{address::Address, land::Landing, remote::Remote};
 
 /// Parts of one upload, at most (Amazon S3 user guide, "multipart upload limits"; others have as many).
 const PARTS_MAX: u64 = 10_000;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use sw_engine::{
     Error, Object,
-    seam::{Io, IoDone, IoKind, MemorySegment, Store, Submit, Transport, Wait},
+    seam::{Io, IoDone, IoKind, MemorySegment, Submit, Transport, Wait},
 };
 use sw_mem::{Buffer, ByteLen};
 use sw_remote::{
-    RemoteConfig, Runtime,
+    Context, RemoteConfig, Runtime, System,
     objects::{ObjectStores, ObjectsConfig, Settings},
 };
 
@@ -22,19 +22,19 @@ pub fn config(environment: [(&str, String); 3]) -> ObjectsConfig {
 }
 
 pub fn stores(config: ObjectsConfig) -> ObjectStores {
-    ObjectStores::new(Runtime::new(2), || config)
+    ObjectStores::new(Context::new(Runtime::new(2)), || config)
 }
 
 /// Moves bytes of one object by one I/O after the other, as a lane does. What went wrong: as the transport explains it.
 pub fn transfer(
-    stores: &ObjectStores,
+    stores: &dyn System,
     object: &Object,
     kind: IoKind,
     offset: u64,
     buffer: &Buffer,
 ) -> Result<u64, Error> {
-    let config = RemoteConfig { queue_depth: 4, io_bytes_max: 1 << 20 };
-    let mut transport = stores.transport(config);
+    let config = RemoteConfig { name: object.faces[0].transport, queue_depth: 4, io_bytes_max: 1 << 20 };
+    let mut transport = stores.context().transport(config);
     let (total, region) = (buffer.len().0, buffer.region());
     let (mut at, mut done) = (0, Vec::with_capacity(4));
     while at < total {
@@ -72,21 +72,21 @@ pub fn transfer(
 }
 
 /// Reads all of an object.
-pub fn read(stores: &ObjectStores, object: &Object) -> Result<Vec<u8>, Error> {
+pub fn read(stores: &dyn System, object: &Object) -> Result<Vec<u8>, Error> {
     let mut buffer = Buffer::allocate(ByteLen(object.len.max(1))).unwrap();
     let moved = if object.len == 0 { 0 } else { transfer(stores, object, IoKind::Read, 0, &buffer)? };
     Ok(buffer.as_mut_slice()[..usize::try_from(moved).unwrap()].to_vec())
 }
 
 /// Makes an object of these bytes.
-pub fn put(stores: &ObjectStores, name: &str, bytes: &[u8]) -> Result<(), Error> {
+pub fn put(stores: &dyn System, name: &str, bytes: &[u8]) -> Result<(), Error> {
     let intent = stores.create(name, bytes.len() as u64)?;
     write(stores, intent.object(), 0, bytes)?;
     intent.commit(sw_engine::seam::Names::Durable)
 }
 
 /// Writes bytes at a place of an object in the making.
-pub fn write(stores: &ObjectStores, object: &Object, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+pub fn write(stores: &dyn System, object: &Object, offset: u64, bytes: &[u8]) -> Result<(), Error> {
     if bytes.is_empty() {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use sw_engine::{
     Object,
     seam::{OpenMode, Store, Transport},
 };
-use sw_remote::{RemoteConfig, objects::ObjectStores};
+use sw_remote::{HTTP, RemoteConfig, System, objects::ObjectStores};
 use sw_testkit::conformance::{
     CaseResult, End,
     block_file::{self, Access, Clock},
@@ -65,14 +65,14 @@ impl block_file::Bed for Bed {
     }
 
     fn transport(&mut self) -> Result<Box<dyn Transport>, End> {
-        Ok(Box::new(self.stores.transport(RemoteConfig { queue_depth: 8, io_bytes_max: 1 << 20 })))
+        Ok(Box::new(self.stores.context().transport(RemoteConfig { name: HTTP, queue_depth: 8, io_bytes_max: 1 << 20 })))
     }
 
     fn object(&mut self, content: &[u8]) -> Result<block_file::Target, End> {
         let key = fresh("object");
         match &self.files {
             Some(server) => std::fs::write(server.path(&key), content).unwrap(),
-            None => put(&self.stores, &Server::uri(&key), content).unwrap(),
+            None => put(&*self.stores, &Server::uri(&key), content).unwrap(),
         }
         let object = self.stores.open(&Server::uri(&key), OpenMode::Read).unwrap();
         Ok(block_file::Target { object, face: 0 })
@@ -81,7 +81,7 @@ impl block_file::Bed for Bed {
     fn content(&mut self, target: &block_file::Target) -> Result<Vec<u8>, End> {
         Ok(match self.file(&target.object) {
             Some(file) => std::fs::read(file).unwrap(),
-            None => read(&self.stores, &target.object).unwrap(),
+            None => read(&*self.stores, &target.object).unwrap(),
         })
     }
 
@@ -138,12 +138,12 @@ impl store::Bed for Bed {
     }
 
     fn write(&mut self, object: &Object, offset: u64, bytes: &[u8]) -> CaseResult {
-        write(&self.stores, object, offset, bytes).or_else(|error| fail(error.to_string()))
+        write(&*self.stores, object, offset, bytes).or_else(|error| fail(error.to_string()))
     }
 
     fn read(&mut self, object: &Object, offset: u64, len: u64) -> Result<Vec<u8>, End> {
         if (offset, len) == (0, object.len) {
-            return read(&self.stores, object).or_else(|error| fail(error.to_string()));
+            return read(&*self.stores, object).or_else(|error| fail(error.to_string()));
         }
         skip("the suite reads objects as a whole")
     }

@@ -97,12 +97,12 @@ fn an_object_that_was_replaced_is_never_mixed_with_the_one_that_was_opened() {
     let bytes = pattern::bytes(1, 0, MIB);
     put(&stores, &Server::uri("object"), &bytes).unwrap();
     let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
-    assert!(sw_remote::objects::unchanged(&object).unwrap().is_ok());
+    assert!(sw_remote::unchanged(&object).unwrap().is_ok());
     // Of the same length, and within the second that HTTP's dates know.
     put(&stores, &Server::uri("object"), &pattern::bytes(2, 0, MIB)).unwrap();
     let error = read(&stores, &object).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
-    let error = sw_remote::objects::unchanged(&object).unwrap().unwrap_err();
+    let error = sw_remote::unchanged(&object).unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
 }
 
@@ -113,7 +113,7 @@ fn what_is_read_as_a_whole_is_compared_with_the_checksum_that_the_store_has() {
     let bytes = pattern::bytes(1, 0, MIB);
     put(&stores, &Server::uri("object"), &bytes).unwrap();
     let object = stores.open(&Server::uri("object"), OpenMode::Read).unwrap();
-    assert!(sw_remote::objects::stored_checksum(&object).is_some());
+    assert!(sw_remote::stored_checksum(&object).is_some());
     server.set(Wire::CutOnce(MIB as u64 / 2));
     assert!(read(&stores, &object).unwrap() == bytes);
     let mut damaged = bytes;
@@ -125,7 +125,7 @@ fn what_is_read_as_a_whole_is_compared_with_the_checksum_that_the_store_has() {
     // Of one for which the store has none, nothing is said.
     let given = given(&server, "given", 1000);
     let object = stores.open(&Server::uri("given"), OpenMode::Read).unwrap();
-    assert_eq!(sw_remote::objects::stored_checksum(&object), None);
+    assert_eq!(sw_remote::stored_checksum(&object), None);
     assert!(read(&stores, &object).unwrap() == given);
 }
 

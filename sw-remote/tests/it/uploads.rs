@@ -10,7 +10,7 @@ use sw_engine::{
     ErrorKind, WriteOutcome,
     seam::{EntryKind, Names, OpenMode, Store},
 };
-use sw_remote::objects::ObjectsConfig;
+use sw_remote::{System, objects::ObjectsConfig};
 use sw_testkit::{
     pattern,
     s3::{Request, Server, Then, Wire},

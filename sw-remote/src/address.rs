@@ -1,10 +1,10 @@
-//! Addresses of objects in object stores.
+//! Addresses of remote objects.
 
 use std::{fmt, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
-/// How a store is spoken to.
+/// How a system is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     /// `s3://BUCKET/KEY`.
@@ -36,12 +36,12 @@ impl Scheme {
     }
 
     /// Whether its names can be listed.
-    pub(super) fn lists(self) -> bool {
+    pub(crate) fn lists(self) -> bool {
         !matches!(self, Self::Http | Self::Https)
     }
 }
 
-/// An object, or a prefix of names, in a store.
+/// An object, or a prefix of names, in a remote system.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// How it is spoken to.
@@ -54,7 +54,7 @@ pub struct Address {
 
 impl Address {
     /// It, if it names an object.
-    pub(super) fn of_object(self, verb: Verb) -> Result<Self, Error> {
+    pub(crate) fn of_object(self, verb: Verb) -> Result<Self, Error> {
         if self.key.is_empty() || self.key.ends_with('/') {
             return Err(Error::new(ErrorKind::BadUri, verb)
                 .at(self.to_string())
@@ -65,7 +65,7 @@ impl Address {
     }
 
     /// Another name in the same bucket.
-    pub(super) fn sibling(&self, key: &str) -> Self {
+    pub(crate) fn sibling(&self, key: &str) -> Self {
         Self { key: key.to_owned(), ..self.clone() }
     }
 }
