@@ -65,7 +65,11 @@ impl block_file::Bed for Bed {
     }
 
     fn transport(&mut self) -> Result<Box<dyn Transport>, End> {
-        Ok(Box::new(self.stores.context().transport(RemoteConfig { name: HTTP, queue_depth: 8, io_bytes_max: 1 << 20 })))
+        Ok(Box::new(self.stores.context().transport(RemoteConfig {
+            name: HTTP,
+            queue_depth: 8,
+            io_bytes_max: 1 << 20,
+        })))
     }
 
     fn object(&mut self, content: &[u8]) -> Result<block_file::Target, End> {
