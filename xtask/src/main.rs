@@ -11,6 +11,7 @@
 //! cargo xtask kernels [--check]                             the PTX of kernels/ from its sources
 //! cargo xtask install --prefix DIR                          the C library with its headers, and libcufile.so.0
 //! cargo xtask cufile [--write] [--gpu] [--clients]          one suite against NVIDIA's libcufile and ours, and clients of both
+//! cargo xtask interop [SYSTEM]…                            real servers of storage systems, started, tested and stopped
 //! cargo xtask peers                                         other people's NVMe/TCP programs at the other end of ours
 //! cargo xtask vm nvme | fabrics | shell | --list | fetch | kernel     guests on an emulated machine with NVMe controllers
 //! ```
@@ -28,6 +29,7 @@ mod cufile;
 mod disk;
 mod fuzz;
 mod install;
+mod interop;
 mod kernels;
 mod mutants;
 mod needs;
@@ -153,6 +155,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                                                   with a FILE only that library, which is not built
   cufile [--write] [--only PREFIX] [--library FILE] [--gpu] [--clients]
                                                   one suite against NVIDIA's libcufile and ours; --write: the report
+  interop [SYSTEM]... | --quick                   real servers of storage systems: brought, started, tested, stopped
   peers                                           other people's NVMe/TCP programs in user space at the other end of ours
   vm nvme | fabrics | shell | --list | fetch | kernel       guests on an emulated machine with NVMe controllers";
 
@@ -183,6 +186,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Stop> {
         "python" => python::run(&place, rest),
         "kernels" => kernels::run(&place, rest),
         "install" => install::run(&place, rest),
+        "interop" => interop::run(&place, rest),
         "cufile" => cufile::run(&place, rest),
         "peers" => peers::run(&place),
         "vm" => vm::run(&place, rest),

@@ -264,6 +264,11 @@ impl Tests {
     }
 }
 
+/// Tests that passed, by what their runners printed.
+pub fn passed(lines: &[String]) -> u64 {
+    Tests::read(lines).passed
+}
+
 /// The counts of pytest's closing line, as in `12 passed, 1 skipped in 0.52s`, with or without a ruler around it.
 fn pytest_counts(line: &str) -> Option<&str> {
     let (counts, time) = line.trim_matches(['=', ' ']).split_once(" in ")?;

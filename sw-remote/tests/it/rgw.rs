@@ -228,7 +228,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
 
 /// All of it in one test: a cluster takes seconds to start.
 #[test]
-#[ignore = "needs Ceph's programs: cargo xtask test --only rgw brings them and runs this"]
+#[ignore = "needs Ceph's programs: cargo xtask interop rgw brings them and runs this"]
 fn everything_holds_with_cephs_gateway() {
     let mut rgw = Rgw::start();
     store_conforms(&mut Bed::of("rgw", rgw.stores()));
