@@ -194,6 +194,7 @@ fn a_target_that_goes_ends_what_waits_for_it() {
     let limit = Duration::from_millis(300);
     let late = engine.read(&object, 0, memory(&[0; 4096])).deadline(limit).wait().ok().unwrap_err();
     assert_eq!(late.kind(), ErrorKind::DeadlineExceeded, "{late}");
+    assert!(late.to_string().contains("the network"), "{late}");
     assert_eq!(object.check_unchanged().unwrap_err().kind(), ErrorKind::NoDevice);
     let error = read(&engine, &object, 0, 4096).unwrap_err();
     // Its own patience is over, or that of the association: whichever is looked at first.

@@ -329,6 +329,14 @@ impl Error {
         self
     }
 
+    /// Adds the text of `why` to its own, and takes its remedy.
+    #[must_use]
+    pub(crate) fn because_of(mut self, why: &Self) -> Self {
+        self.0.detail = format!("{}: {}", self.0.detail, why.0.detail).into();
+        self.0.remedy = why.0.remedy.clone();
+        self
+    }
+
     /// Says what the reader can do about it.
     #[must_use]
     pub fn remedy(mut self, text: impl Into<Cow<'static, str>>) -> Self {

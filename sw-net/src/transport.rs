@@ -639,6 +639,12 @@ impl Transport for TcpTransport {
         why.filter(|why| (why.kind(), why.code()) == (fault.kind, fault.code))
     }
 
+    fn waits(&self, handle: u64) -> Option<&Error> {
+        let (head, ..) = split(handle);
+        let is_waited_for = self.heads.get(head)?.as_ref().is_some_and(|head| !head.waiting.is_empty());
+        self.whys.get(head)?.as_ref().filter(|_| is_waited_for)
+    }
+
     fn rests(&self) -> bool {
         // A connection with nothing on it wants nothing of its lane; that it was lost is seen by the next I/O.
         true

@@ -27,21 +27,29 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
         println!("skip Ray and DLIO: {reason}");
     }
     install_package(place, &env)?;
-    let driver = standin_driver(place)?;
+    let built = helpers(place)?;
     let package = place.root.join("ffi/python");
     let mut pytest = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"].map(String::from).to_vec();
     pytest.extend_from_slice(args);
     let job = Job::program(place, &env.program("python"), &pytest).dir(&package).limit(TEST_LIMIT);
-    let passed = job.env("PYTHONDONTWRITEBYTECODE", "1").env("STRAIGHTWAY_STANDIN_DRIVER", driver).watch()?;
-    Ok(crate::exit_code(passed))
+    let job = built.into_iter().fold(job, |job, (name, path)| job.env(name, path));
+    Ok(crate::exit_code(job.env("PYTHONDONTWRITEBYTECODE", "1").watch()?))
 }
 
-/// The driver that plays a GPU in host memory.
-fn standin_driver(place: &Place) -> Result<String, Stop> {
-    let job = Job::cargo(place, &["build", "--quiet", "-p", "standin-libcuda"].map(String::from)).limit(BUILD_LIMIT);
+/// What tests have beside the package, by the variables that name it: the driver that plays a GPU in host memory, and the command line, whose
+/// target is the other end of fabrics. With the features of the whole workspace, as the steps before built them.
+fn helpers(place: &Place) -> Result<[(&'static str, String); 2], Stop> {
+    let args = ["build", "--quiet", "--workspace", "--lib", "--bin", "straightway"].map(String::from);
+    let job = Job::cargo(place, &args).limit(BUILD_LIMIT);
     match job.env("CARGO_TARGET_DIR", place.target.display().to_string()).watch()? {
-        0 => Ok(place.target.join("debug/libstandin_libcuda.so").display().to_string()),
-        status => Err(Stop::new(format!("the stand-in driver did not build: {status}"), "see its output above")),
+        0 => {
+            let built = |name: &str| place.target.join("debug").join(name).display().to_string();
+            Ok([
+                ("STRAIGHTWAY_STANDIN_DRIVER", built("libstandin_libcuda.so")),
+                ("STRAIGHTWAY_PROGRAM", built("straightway")),
+            ])
+        }
+        status => Err(Stop::new(format!("what the tests need did not build: {status}"), "see its output above")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Answer, Lane, OpState, Phase, done::Moved};
+use super::{Answer, Chunk, Lane, OpState, Phase, done::Moved};
 use crate::{
     error::{Error, ErrorKind, Fault, Verb, WriteOutcome},
     op::OpId,
@@ -75,6 +75,16 @@ impl Lane {
                 kind.name().replace('_', " "),
                 state.moved()
             ));
+            if kind == ErrorKind::DeadlineExceeded {
+                let mut legs =
+                    self.slots.live_tokens().filter(|(_, _, chunk)| chunk.op == token && chunk.phase == Phase::Io);
+                let why = legs.find_map(|(_, _, Chunk { leg, .. })| {
+                    self.queues.get(usize::from(leg.transport))?.transport.waits(leg.handle)
+                });
+                if let Some(why) = why {
+                    error = error.because_of(why);
+                }
+            }
             if state.fault.as_ref().is_some_and(|failure| failure.fault.kind == kind) {
                 // Ended by the fault itself, with memory that stays: the fault is what the caller must hear of.
                 error = state.error(&self.queues);

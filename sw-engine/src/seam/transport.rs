@@ -241,6 +241,13 @@ pub trait Transport: Send {
         None
     }
 
+    /// Why I/Os with `handle` wait in the transport, if some do and no device is at work on them: a connection that was lost, say. Text and
+    /// remedy go into the error of an operation whose deadline passed.
+    fn waits(&self, handle: u64) -> Option<&Error> {
+        let _ = handle;
+        None
+    }
+
     /// Whether it has nothing to look after while no I/O is in it: a lane with nothing to do then waits elsewhere if it can. One that
     /// does not rest looks after its devices in such waits, and gives back what others lack.
     fn rests(&self) -> bool {
