@@ -170,8 +170,11 @@ pub enum Direction {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   straightway ls /data
-  straightway ls /data --json")]
+  straightway ls s3://bucket/train/ --recursive --json")]
 pub struct Ls {
+    /// All below, at any depth, in the order of the names; directories are left out. As it comes: millions cost no more memory than thousands
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
     /// What to list; an object lists itself
     #[arg(required = true, value_parser = parse_uri)]
     pub uris: Vec<Uri>,

@@ -1,11 +1,11 @@
 //! The engine, as a program sees it.
 
-use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use sw_engine::{
     Counters, Error, ErrorKind, Plan, Policy, Residency, Segment, Spans, StripeGeometry, Target, Verb, Version,
     inspect::Tree,
-    seam::{CopyDirection, Entry, OpenMode, Store},
+    seam::{CopyDirection, Entry, Hidden, OpenMode, Store},
 };
 use sw_mem::{Buffer, ByteLen, DmaRegion, HugePages, Populate};
 use sw_net::PathReport;
@@ -218,6 +218,18 @@ impl Engine {
         match uri {
             Uri::Remote(at) => self.core.backends.remotes.of(at).list(&at.to_string()),
             _ => self.core.backends.files.list(file_path(uri, Verb::List)?),
+        }
+    }
+
+    /// Gives each thing below a directory, or a prefix of an object store, at any depth, that is no directory itself, in byte order of the names, until `each` breaks; an
+    /// object gives itself. Millions of objects in a store cost the memory of some pages of its listing, several of which are asked for at a time.
+    ///
+    /// # Errors
+    /// As [`Engine::open`]; `TooLarge` for directories that lead back into themselves.
+    pub fn walk(&self, uri: &Uri, hidden: Hidden, mut each: impl FnMut(Entry) -> ControlFlow<()>) -> Result<(), Error> {
+        match uri {
+            Uri::Remote(at) => self.core.backends.remotes.of(at).walk(&at.to_string(), hidden, &mut each),
+            _ => self.core.backends.files.walk(file_path(uri, Verb::List)?, hidden, &mut each),
         }
     }
 

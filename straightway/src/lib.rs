@@ -86,7 +86,7 @@ pub use sw_engine::{
     ByPath, Candidate, Choice, Completion, Counters, DataPath, Error, ErrorKind, Face, Landing, Op, OpId, OpOptions,
     PciAddress, Plan, Policy, Reason, Rejected, Retry, Route, RouteMatch, Spans, Target, Time, Times, Verb, Version,
     Via, WriteOutcome, checksum, inspect,
-    seam::{Entry, EntryKind},
+    seam::{Entry, EntryKind, Hidden},
 };
 pub use sw_mem::{Buffer, ByteLen, DeviceId, DmaRegion, ForkMark, GpuVa, HostVa, Place};
 /// Keys for DH-HMAC-CHAP: what subsystems behind TCP, and hosts of a [`target`], show who they are by.

@@ -188,6 +188,8 @@ pub const STEPS: &[Step] = &[
         // process of its own.
         env: &[
             ("RUST_BACKTRACE", "0"),
+            // Two on each of two cores: many wait for timers and other processes (those of sw-net are 8 s of work in a minute).
+            ("RUST_TEST_THREADS", "4"),
             // What the step `cufile` brought.
             ("STRAIGHTWAY_FIO_SOURCE", "{root}/target/cufile/fio/configured"),
             ("STRAIGHTWAY_CUDA_INCLUDE", "{root}/target/cufile/real/nvidia/cu13/include"),

@@ -1,9 +1,9 @@
 //! `ls` and `stat`: what is at an address.
 
-use std::fmt;
+use std::{fmt, ops::ControlFlow};
 
 use serde::Serialize;
-use straightway::{Engine, Entry, EntryKind, Object, Uri};
+use straightway::{Engine, Entry, EntryKind, Hidden, Object, Uri};
 
 use crate::{
     args::{EngineArgs, Ls, Stat},
@@ -57,6 +57,10 @@ fn kind(kind: EntryKind) -> &'static str {
 pub fn ls(args: &Ls, out: &mut Out) -> Result<(), Fail> {
     session::with_engine(&EngineArgs::default(), |engine| {
         for uri in &args.uris {
+            if args.recursive {
+                walk(engine, uri, out)?;
+                continue;
+            }
             let entry = engine.stat(uri)?;
             let entries = if entry.kind == EntryKind::Directory { engine.list(uri)? } else { vec![entry] };
             for entry in entries {
@@ -65,6 +69,15 @@ pub fn ls(args: &Ls, out: &mut Out) -> Result<(), Fail> {
         }
         Ok(())
     })
+}
+
+fn walk(engine: &Engine, uri: &Uri, out: &mut Out) -> Result<(), Fail> {
+    let mut printed = Ok(());
+    engine.walk(uri, Hidden::Given, |entry| {
+        printed = out.report(&line(entry));
+        if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    printed
 }
 
 /// The answer of `stat`.

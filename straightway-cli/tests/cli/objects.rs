@@ -29,6 +29,9 @@ fn an_object_is_listed_told_read_and_copied_both_ways() {
     let stat = run(&scratch, &server, &["stat", &address, "--json"]).ok().document("straightway.stat/1");
     assert_eq!((stat["kind"].as_str(), stat["len"].as_u64()), (Some("object"), Some(9 << 20)));
     assert!(run(&scratch, &server, &["ls", &folder]).ok().text().contains("data/one"));
+    let all = run(&scratch, &server, &["ls", "-R", &Server::uri("")]).ok();
+    assert_eq!(all.text().lines().count(), 1);
+    assert!(all.text().contains(&address), "{}", all.text());
     let plan = run(&scratch, &server, &["plan", &address]).ok();
     assert!(plan.text().contains("http/staged"), "{}", plan.text());
 

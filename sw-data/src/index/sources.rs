@@ -1,8 +1,8 @@
 //! From what was named to the objects that samples lie in.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
-use straightway::{Destination, Engine, Entry, EntryKind, Error, ErrorKind, Uri, Verb};
+use straightway::{Destination, Engine, Entry, EntryKind, Error, ErrorKind, Hidden, Uri, Verb};
 
 use crate::{
     formats::{MdsShard, mds_index},
@@ -16,8 +16,6 @@ use super::{
 
 /// Names that braces may stand for at most.
 const NAMES_MAX: usize = 10_000_000;
-/// Folders inside each other that are walked.
-const DEPTH_MAX: usize = 32;
 /// Most bytes of an `index.json`: a hundred thousand shards.
 const JSON_MAX: u64 = 256 << 20;
 
@@ -239,8 +237,7 @@ struct File {
 
 /// Everything below a folder. Where there are shards, files that are none belong to them and hold no samples.
 fn folder(engine: &Engine, root: &Uri, (group, format): (u32, Option<Format>), all: &mut Sources) -> Result<(), Error> {
-    let mut files = Vec::new();
-    walk(engine, root, (0, String::new()), &mut files, all)?;
+    let files = files_below(engine, root, all)?;
     let is_mds = |file: &&File| file.below.rsplit('/').next() == Some("index.json");
     let mut found = Vec::new();
     if format.is_none_or(|format| format == Format::Mds) {
@@ -287,39 +284,26 @@ fn folder(engine: &Engine, root: &Uri, (group, format): (u32, Option<Format>), a
     Ok(())
 }
 
-fn walk(
-    engine: &Engine,
-    at: &Uri,
-    (depth, below): (usize, String),
-    files: &mut Vec<File>,
-    all: &mut Sources,
-) -> Result<(), Error> {
-    if depth > DEPTH_MAX {
-        return Err(Error::new(ErrorKind::TooLarge, Verb::List)
-            .at(at.to_string())
-            .detail(format!("more than {DEPTH_MAX} folders inside each other"))
-            .remedy("look for a link that leads back; name the folders below"));
-    }
-    for entry in engine.list(at)? {
-        let base = entry.name.rsplit('/').next().unwrap_or(&entry.name).to_owned();
-        if base.starts_with('.') {
+/// The files below a folder, but for hidden ones.
+fn files_below(engine: &Engine, root: &Uri, all: &mut Sources) -> Result<Vec<File>, Error> {
+    let above = root.to_string().trim_end_matches('/').len();
+    let (mut files, mut wrong) = (Vec::new(), Ok(()));
+    engine.walk(root, Hidden::LeftOut, |entry| {
+        if entry.kind != EntryKind::Object {
             all.passed += 1;
-            continue;
+            return ControlFlow::Continue(());
         }
-        let path = if below.is_empty() { base } else { format!("{below}/{base}") };
-        match entry.kind {
-            EntryKind::Directory => {
-                let folder: Uri = entry.name.parse()?;
-                walk(engine, &folder, (depth + 1, path), files, all)?;
+        let below = entry.name.get(above..).unwrap_or(&entry.name).trim_start_matches('/').to_owned();
+        match sniff::by_name(&entry.name) {
+            Ok(by_name) => files.push(File { entry, below, by_name }),
+            Err(error) => {
+                wrong = Err(error);
+                return ControlFlow::Break(());
             }
-            EntryKind::Object => {
-                let by_name = sniff::by_name(&entry.name)?;
-                files.push(File { entry, below: path, by_name });
-            }
-            EntryKind::BlockDevice | EntryKind::Other => all.passed += 1,
         }
-    }
-    Ok(())
+        ControlFlow::Continue(())
+    })?;
+    wrong.map(|()| files)
 }
 
 #[cfg(test)]

@@ -27,14 +27,16 @@ pub(super) enum Depth {
     Level,
     /// To the first name, whatever it is.
     First,
+    /// To the end.
+    All,
 }
 
 impl Bucket {
-    /// A page of what begins with a prefix and a slash, and by what the next one is asked for.
+    /// A page of what begins with a prefix and a slash, behind a name where the store can, and by what the next one is asked for.
     pub(super) async fn page(
         &self,
         prefix: Option<Path>,
-        depth: Depth,
+        (depth, after): (Depth, Option<String>),
         token: Option<String>,
     ) -> object_store::Result<(ListResult, Option<String>)> {
         let Some(pages) = &self.pages else {
@@ -45,12 +47,18 @@ impl Bucket {
         let (delimiter, max_keys) = match depth {
             Depth::Level => (Some(Cow::Borrowed(DELIMITER)), None),
             Depth::First => (None, Some(1)),
+            Depth::All => (None, None),
         };
-        let options =
-            PaginatedListOptions { delimiter, max_keys, page_token: token, ..PaginatedListOptions::default() };
+        let options = PaginatedListOptions {
+            delimiter,
+            max_keys,
+            offset: after,
+            page_token: token,
+            ..PaginatedListOptions::default()
+        };
         let PaginatedListResult { result: mut page, page_token } =
             pages.list_paginated(below.as_deref(), options).await?;
-        if depth == Depth::Level {
+        if depth != Depth::First {
             // A listing without ETags would tell other versions than the objects do.
             let told = |meta: ObjectMeta| async move {
                 if meta.e_tag.is_some() { Ok(meta) } else { self.store.head(&meta.location).await }

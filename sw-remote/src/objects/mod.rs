@@ -16,6 +16,7 @@ mod part;
 mod settings;
 mod stored;
 mod upload;
+mod walk;
 mod write;
 
 use std::{
@@ -30,7 +31,7 @@ use object_store::{ListResult, ObjectStoreExt, path::Path};
 use sw_engine::{
     Error, ErrorKind, Object, Reason, Verb, Version,
     checksum::Algorithm,
-    seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
+    seam::{Entry, EntryKind, Hidden, OpenMode, Store, WriteIntent},
 };
 
 use self::{
@@ -253,6 +254,19 @@ impl Store for ObjectStores {
         Ok(entries)
     }
 
+    fn walk(&self, name: &str, hidden: Hidden, each: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<(), Error> {
+        let at = Self::parse(name, Verb::List)?;
+        if self.walk_below(&at, hidden, each)? > 0 || at.key.is_empty() {
+            return Ok(());
+        }
+        // As a listing of it.
+        if at.key.ends_with('/') {
+            return Err(not_found(name));
+        }
+        let _wanted = each(self.stat(name)?);
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> Result<(), Error> {
         let at = Self::parse(name, Verb::Replace)?.of_object(Verb::Replace)?;
         let bucket = self.bucket(&at)?;
@@ -277,25 +291,23 @@ impl ObjectStores {
         mut each: impl FnMut(ListResult) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let bucket = self.bucket(at)?;
-        let wrong = |kind, text| Error::new(kind, Verb::List).at(at.to_string()).detail(text);
         if bucket.pages.is_none() {
-            let error = wrong(ErrorKind::Unsupported, "plain HTTP has no listings");
-            return Err(error.remedy("name the objects, or use the store's own protocol"));
+            return Err(no_listing(at));
         }
         let (prefix, mut token) = (bucket.prefix(at, Verb::List)?, None);
         for _ in 0..PAGES_MAX {
             let (bucket, prefix, asked) = (bucket.clone(), prefix.clone(), token.clone());
-            let (page, next) = self.ask(at, Verb::List, async move { bucket.page(prefix, depth, asked).await })?;
+            let (page, next) =
+                self.ask(at, Verb::List, async move { bucket.page(prefix, (depth, None), asked).await })?;
             if each(page).is_break() || next.is_none() {
                 return Ok(());
             }
             if next == token {
-                return Err(wrong(ErrorKind::Protocol, "a page of the listing has itself for the next")
-                    .remedy("look at the server"));
+                return Err(endless(at));
             }
             token = next;
         }
-        Err(wrong(ErrorKind::TooLarge, "the listing has more pages than are read").remedy("list a part of it"))
+        Err(too_long(at))
     }
 
     /// Whether some object's name begins with this one and a slash.
@@ -338,6 +350,27 @@ fn entries_of(at: &Address, page: ListResult) -> impl Iterator<Item = Entry> {
     });
     let objects = page.objects.into_iter().filter(move |meta| is_below_too(&meta.location));
     prefixes.chain(objects.map(move |meta| bucket::entry(beside.sibling(meta.location.as_ref()).to_string(), &meta)))
+}
+
+fn no_listing(at: &Address) -> Error {
+    Error::new(ErrorKind::Unsupported, Verb::List)
+        .at(at.to_string())
+        .detail("plain HTTP has no listings")
+        .remedy("name the objects, or use the store's own protocol")
+}
+
+fn endless(at: &Address) -> Error {
+    Error::new(ErrorKind::Protocol, Verb::List)
+        .at(at.to_string())
+        .detail("a page of the listing has itself for the next")
+        .remedy("look at the server")
+}
+
+fn too_long(at: &Address) -> Error {
+    Error::new(ErrorKind::TooLarge, Verb::List)
+        .at(at.to_string())
+        .detail("the listing has more pages than are read")
+        .remedy("list a part of it")
 }
 
 fn read_only(at: &Address, verb: Verb) -> Error {

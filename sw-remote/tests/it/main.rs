@@ -6,6 +6,7 @@ mod client;
 mod conformance;
 mod faults;
 mod fork;
+mod listings;
 mod plain;
 mod rgw;
 mod scripted;

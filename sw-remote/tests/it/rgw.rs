@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    ops::ControlFlow,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use sw_engine::{
     ErrorKind, WriteOutcome,
-    seam::{EntryKind, Names, OpenMode, Store},
+    seam::{Entry, EntryKind, Hidden, Names, OpenMode, Store},
 };
 use sw_remote::objects::{ObjectStores, ObjectsConfig};
 use sw_testkit::{
@@ -256,6 +257,13 @@ fn bytes_and_names(rgw: &Rgw) {
         listed.iter().map(|entry| entry.name.clone()).collect::<Vec<_>>(),
         names.iter().map(|name| Server::uri(name)).collect::<Vec<_>>()
     );
+    let mut walked = Vec::new();
+    let mut each = |entry: Entry| {
+        walked.push(entry);
+        ControlFlow::Continue(())
+    };
+    stores.walk(&Server::uri("many"), Hidden::Given, &mut each).unwrap();
+    assert!(walked == listed);
     let object = stores.open(&listed[1004].name, OpenMode::Read).unwrap();
     assert_eq!(
         (read(&stores, &object).unwrap(), object.version),
