@@ -20,8 +20,9 @@ use sw_engine::{
 
 use super::{
     ObjectsConfig,
-    credentials::{self, Bounded, Profile, Provider},
+    credentials::{self, Bounded, Nobody, Profile, Provider},
     listing::Listings,
+    settings::KeysFrom,
 };
 use crate::{
     address::{Address, Scheme},
@@ -54,6 +55,8 @@ pub(super) enum Wire {
 /// Longest that a request is tried again: it is signed once, and the signature is good for 15 minutes from then (Amazon S3 API,
 /// "Authenticating Requests (AWS Signature Version 4)").
 const SIGNED_FOR: Duration = Duration::from_secs(5 * 60);
+/// Longest that the metadata service of an instance is asked for keys: it is on the same machine, or is not there.
+const INSTANCE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest that the keys of a profile are used before its files are read again.
 const PROFILE_KEPT: Duration = Duration::from_secs(60);
 
@@ -76,10 +79,14 @@ impl Bucket {
                     settings.s3(AmazonS3Builder::new().with_client_options(options()), &at.bucket).map_err(unset)?;
                 let builder =
                     builder.with_crypto_provider(Arc::new(Sign)).with_http_connector(connections).with_retry(retry);
+                let of_library = || Ok(builder.clone().build().map_err(told)?.credentials().clone());
                 let from: Provider<AwsCredential> = match (settings.profile_keys(), &config.again) {
                     (Some(keys), Some(again)) => Arc::new(Profile::new(keys, PROFILE_KEPT, again.clone())),
-                    _ => builder.clone().build().map_err(told)?.credentials().clone(),
+                    _ if settings.keys_from() == KeysFrom::Nobody => Arc::new(Nobody),
+                    _ => of_library()?,
                 };
+                let is_instance = settings.keys_from() == KeysFrom::Instance;
+                let limit = if is_instance { limit.min(INSTANCE_LIMIT) } else { limit };
                 let keys = Bounded { from, limit, is_usable: credentials::is_usable };
                 let made = Self::of(Arc::new(builder.with_credentials(Arc::new(keys)).build().map_err(told)?));
                 if settings.is_s3_plain() { Self { wire: Wire::Plain, ..made } } else { made }

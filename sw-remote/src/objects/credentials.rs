@@ -23,6 +23,7 @@ pub(super) struct NoCredentials(Why);
 enum Why {
     Late(Duration),
     Unusable,
+    Nobody,
     Failed(object_store::Error),
 }
 
@@ -32,6 +33,7 @@ impl fmt::Display for NoCredentials {
         match &self.0 {
             Why::Late(limit) => write!(f, ": whoever has them did not give them within {} s", limit.as_secs_f32()),
             Why::Unusable => f.write_str(": a key or a token has characters that no header can have"),
+            Why::Nobody => f.write_str(": nothing names any, and AWS_EC2_METADATA_DISABLED is set"),
             Why::Failed(_) => Ok(()),
         }
     }
@@ -41,7 +43,7 @@ impl std::error::Error for NoCredentials {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
             Why::Failed(error) => Some(error),
-            Why::Late(_) | Why::Unusable => None,
+            Why::Late(_) | Why::Unusable | Why::Nobody => None,
         }
     }
 }
@@ -74,6 +76,19 @@ impl<C: Send + Sync + 'static> CredentialProvider for Bounded<C> {
         let got = tokio::time::timeout(self.limit, self.from.get_credential()).await;
         let got = got.map_err(|_| Why::Late(self.limit))?.map_err(Why::Failed)?;
         if (self.is_usable)(&got) { Ok(got) } else { Err(Why::Unusable.into()) }
+    }
+}
+
+/// Nobody is asked, nobody has any.
+#[derive(Debug)]
+pub(super) struct Nobody;
+
+#[async_trait]
+impl CredentialProvider for Nobody {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        Err(Why::Nobody.into())
     }
 }
 

@@ -32,6 +32,17 @@ enum Profile {
     Unbuilt(String),
 }
 
+/// Who has the keys of S3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeysFrom {
+    /// They are said, or whom to ask is.
+    Named,
+    /// The instance's metadata service, if there is one.
+    Instance,
+    /// Nobody: the instance is not to be asked.
+    Nobody,
+}
+
 impl std::fmt::Debug for Settings {
     /// Names only: values are secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -128,6 +139,17 @@ impl Settings {
     /// Those of a profile's files, which may change.
     pub(super) fn profile_keys(&self) -> Option<AwsCredential> {
         self.keys().filter(|_| self.profile == Profile::Keys)
+    }
+
+    /// Who has the keys of S3, where they are not said.
+    pub(super) fn keys_from(&self) -> KeysFrom {
+        if SOURCES.iter().any(|name| self.values.contains_key(*name)) {
+            KeysFrom::Named
+        } else if self.is_on("AWS_EC2_METADATA_DISABLED") {
+            KeysFrom::Nobody
+        } else {
+            KeysFrom::Instance
+        }
     }
 
     fn is_on(&self, name: &str) -> bool {

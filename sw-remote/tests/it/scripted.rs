@@ -9,7 +9,7 @@ use sw_engine::{
     ErrorKind, Reason, WriteOutcome,
     seam::{EntryKind, Names, OpenMode, Store},
 };
-use sw_remote::objects::{ObjectStores, ObjectsConfig};
+use sw_remote::objects::{ObjectStores, ObjectsConfig, Settings};
 use sw_testkit::scripted::{Scripted, error, head_of, part_of, say};
 
 use crate::client::{config, put, read, stores, write};
@@ -85,6 +85,29 @@ fn keys_whose_time_is_over_are_told_so() {
         crate::client::stores(config).open("s3://b/k", OpenMode::Read).unwrap_err()
     };
     assert_eq!(unusable.kind(), ErrorKind::PermissionDenied, "{unusable}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
+fn where_nobody_has_keys_that_is_told_soon() {
+    let server = Scripted::start(|_| Vec::new());
+    let at = |name: &str, value: String| (name.into(), value.into());
+    let endpoint = at("AWS_ENDPOINT_URL_S3", format!("http://{}", server.address()));
+    let error = |environment: Vec<_>| {
+        let settings = Settings::from_environment(environment);
+        let config = ObjectsConfig { settings, patience: Duration::from_secs(60), ..ObjectsConfig::default() };
+        stores(config).open("s3://b/k", OpenMode::Read).unwrap_err()
+    };
+    let begun = Instant::now();
+    let disabled = error(vec![endpoint.clone(), at("AWS_EC2_METADATA_DISABLED", "true".into())]);
+    assert_eq!(disabled.kind(), ErrorKind::PermissionDenied, "{disabled}");
+    assert!(disabled.to_string().contains("AWS_EC2_METADATA_DISABLED"), "{disabled}");
+    // A metadata service that closes each connection.
+    let service = at("AWS_METADATA_ENDPOINT", format!("http://{}", server.address()));
+    let asked = error(vec![endpoint, service]);
+    assert_eq!(asked.kind(), ErrorKind::PermissionDenied, "{asked}");
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert!(server.asked("get /b/k").is_empty() && server.asked("head").is_empty());
 }
 
 #[test]
