@@ -405,7 +405,7 @@ fn a_write_that_waited_for_the_fence_goes_by_what_the_controller_says_then() {
     facts.namespaces[0].generation += 1;
     facts.revision += 1;
     rig.controller.publish(facts);
-    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Err(Fault::new(ErrorKind::Changed, 0)));
+    assert_eq!(ends(&mut transport, 1, SOON)[0].result, Err(Fault::new(ErrorKind::Changed, 0).not_applied()));
     assert_eq!(rig.target.as_ref().unwrap().counters().writes, 0);
 }
 

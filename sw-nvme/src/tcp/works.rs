@@ -229,9 +229,9 @@ impl Work {
         }
     }
 
-    /// Notes that what of it was not sent cannot be.
+    /// Notes that what of it was not sent cannot be: by that nothing was written.
     pub fn fail(&mut self, fault: Fault) {
-        self.fail_at(self.sent, fault);
+        self.fail_at(self.sent, if self.is_write() { fault.not_applied() } else { fault });
     }
 
     fn result(&self) -> Result<u32, Fault> {
