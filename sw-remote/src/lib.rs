@@ -18,6 +18,7 @@ mod directory;
 pub mod http;
 mod land;
 pub mod objects;
+mod part;
 mod remote;
 mod runtime;
 mod sign;

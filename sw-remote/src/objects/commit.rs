@@ -22,10 +22,9 @@ use sw_engine::{
 
 use super::{
     fault,
-    part::Rest,
     write::{OPEN, ObjectWrite},
 };
-use crate::{Runtime, http::Doubt};
+use crate::{Runtime, http::Doubt, part::Rest};
 
 /// Parts that a commit sends at a time.
 const SENT_TOGETHER: u64 = 4;
@@ -55,13 +54,13 @@ impl ObjectWrite {
     async fn send_rest(&self, index: u64) -> Result<PartId, Error> {
         let want = self.len_of(index);
         let on_the_way = match self.parts.rest(index) {
-            Rest::Sent(id, len) if len == want => return Ok(id),
+            Rest::Sent(content_id, len) if len == want => return Ok(PartId { content_id }),
             Rest::Nothing => return self.send(index, vec![0; sw_mem::index(want)].into(), Verb::Create).await,
             Rest::Bytes(part) => part,
             Rest::Sending | Rest::Sent(..) => return Err(self.not_whole(index, want)),
         };
         let id = self.send(index, cut(&on_the_way.bytes, want), Verb::Create).await?;
-        on_the_way.keep(id.clone());
+        on_the_way.keep(id.content_id.clone());
         Ok(id)
     }
 
@@ -262,10 +261,10 @@ mod tests {
         super::{
             ObjectsConfig,
             bucket::{Bucket, Wire},
-            part::{End, Room},
         },
         *,
     };
+    use crate::part::{End, Room};
 
     #[test]
     fn parts_that_the_store_has_are_not_left_to_send() {
@@ -292,7 +291,7 @@ mod tests {
         for index in 0..9 {
             let part = write.parts.part(index, part_bytes).now_or_never().unwrap().unwrap();
             write.parts.fill(&part, (0, part_bytes), |to| to.fill(1)).unwrap();
-            write.parts.due(vec![index], End::Known).remove(0).keep(PartId { content_id: index.to_string() });
+            write.parts.due(vec![index], End::Known).remove(0).keep(index.to_string());
         }
         assert_eq!(write.unsent(), 2);
     }

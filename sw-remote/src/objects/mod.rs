@@ -12,7 +12,6 @@ mod credentials;
 mod fault;
 mod listing;
 mod open;
-mod part;
 mod settings;
 mod stored;
 mod upload;
@@ -39,7 +38,6 @@ use self::{
     commit::Intent,
     listing::Depth,
     open::ObjectRead,
-    part::Room,
     stored::Stored,
     write::ObjectWrite,
 };
@@ -48,6 +46,7 @@ use crate::{
     HTTP,
     address::{Address, Scheme},
     http::{Connections, HttpConfig},
+    part::Room,
     remote::Remote,
     runtime::leak,
     system::{Context, Opened, System},

@@ -26,10 +26,14 @@ use super::{
     ObjectsConfig,
     bucket::Bucket,
     fault::{self, Said},
-    part::{End, FILLING_MAX, Full, NoPart, OnTheWay, Parts, Room},
     upload::{NoUpload, Upload},
 };
-use crate::{address::Address, land::Landing, remote::Remote};
+use crate::{
+    address::Address,
+    land::Landing,
+    part::{End, FILLING_MAX, Full, NoPart, OnTheWay, Parts, Room},
+    remote::Remote,
+};
 
 /// Parts of one upload, at most (Amazon S3 user guide, "multipart upload limits"; others have as many).
 const PARTS_MAX: u64 = 10_000;
@@ -182,7 +186,7 @@ impl ObjectWrite {
         // All of them or none: what is tried again is the write as a whole.
         let ids = due.iter().map(|part| self.send(part.index, part.bytes.clone(), Verb::Write));
         let ids = futures_util::future::try_join_all(ids).await?;
-        due.into_iter().zip(ids).for_each(|(part, id)| OnTheWay::keep(part, id));
+        due.into_iter().zip(ids).for_each(|(part, id)| OnTheWay::keep(part, id.content_id));
         Ok(())
     }
 

@@ -20,11 +20,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use object_store::multipart::PartId;
 use tokio::sync::Notify;
 
 /// Parts that fill up at a time, at most: writes that are spread over more would need the memory of them all.
-pub(super) const FILLING_MAX: usize = 32;
+pub(crate) const FILLING_MAX: usize = 32;
 /// Parts whose bytes are here at a time: those that fill up, and some that are on their way.
 const HELD_MAX: usize = FILLING_MAX + 8;
 /// Parts that an object has whatever others have: one that is written from its beginning to its end needs no more.
@@ -32,7 +31,7 @@ const OWN: usize = 4;
 
 /// Memory of an engine for parts beyond those, and what is on its way.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     state: Mutex<RoomState>,
     /// Signalled when a part is sent, was not, or goes.
     news: Notify,
@@ -45,7 +44,7 @@ struct RoomState {
 }
 
 impl Room {
-    pub(super) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64) -> Self {
         Self { state: Mutex::new(RoomState { left_bytes: bytes, sending: 0 }), news: Notify::new() }
     }
 
@@ -63,7 +62,7 @@ impl Room {
 
 /// Memory that a part holds.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     room: Arc<Room>,
     /// What it has of the room; nothing if it is one of an object's own.
     bytes: u64,
@@ -78,18 +77,18 @@ impl Drop for Place {
 
 /// One part.
 #[derive(Debug)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// Bytes are written into it.
     Filling(Filling),
     /// Somebody sends it.
     Sending(Bytes, Place),
-    /// The store has it.
-    Sent { id: PartId, len: u64 },
+    /// The store has it, and calls it so.
+    Sent { id: String, len: u64 },
 }
 
 /// Bytes of a part, and which of them were written: ranges in rising order, apart from each other.
 #[derive(Debug)]
-pub(super) struct Filling {
+pub(crate) struct Filling {
     bytes: Vec<u8>,
     written: Vec<(usize, usize)>,
     place: Place,
@@ -97,7 +96,7 @@ pub(super) struct Filling {
 
 /// Why there is no part to write into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoPart {
+pub(crate) enum NoPart {
     /// Too many fill up.
     Spread,
     /// Others have all of the memory, and none of it is on its way.
@@ -110,7 +109,7 @@ pub(super) enum NoPart {
 
 /// Those of one object.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     counts: Arc<Counts>,
     inner: Mutex<Inner>,
 }
@@ -148,7 +147,7 @@ enum Sent {
 
 /// Whether the length of an object is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     Known,
     /// It may yet be cut.
     Open,
@@ -188,13 +187,13 @@ fn enter(written: &mut Vec<(usize, usize)>, from: usize, to: usize) {
 }
 
 impl Parts {
-    pub(super) fn new(room: Arc<Room>) -> Self {
+    pub(crate) fn new(room: Arc<Room>) -> Self {
         let counts = Counts { filling: AtomicUsize::new(0), sending: AtomicUsize::new(0), room };
         Self { counts: Arc::new(counts), inner: Mutex::default() }
     }
 
     /// No write is taken from now on; those that wait are told.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         lock(&self.inner).closed = true;
         self.counts.room.news.notify_waiters();
     }
@@ -228,7 +227,7 @@ impl Parts {
     }
 
     /// The part with this number, of `len` bytes; waits for a place if it is new.
-    pub(super) async fn part(&self, index: u64, len: u64) -> Result<Arc<Mutex<Part>>, NoPart> {
+    pub(crate) async fn part(&self, index: u64, len: u64) -> Result<Arc<Mutex<Part>>, NoPart> {
         loop {
             // Told of what happens from before the look on.
             let mut news = std::pin::pin!(self.counts.room.news.notified());
@@ -241,7 +240,7 @@ impl Parts {
     }
 
     /// Waits until no part is on its way.
-    pub(super) async fn wait_quiet(&self) {
+    pub(crate) async fn wait_quiet(&self) {
         loop {
             let mut news = std::pin::pin!(self.counts.room.news.notified());
             news.as_mut().enable();
@@ -253,7 +252,7 @@ impl Parts {
     }
 
     /// Of those that are `full` now, those that go: the last waits for a later one where the end is not known, as it may be cut.
-    pub(super) fn due(&self, mut full: Vec<u64>, end: End) -> Vec<OnTheWay> {
+    pub(crate) fn due(&self, mut full: Vec<u64>, end: End) -> Vec<OnTheWay> {
         let mut inner = lock(&self.inner);
         full.extend(inner.kept_back.take());
         if end == End::Open {
@@ -266,7 +265,7 @@ impl Parts {
     }
 
     /// Lets `copy` write bytes `from` to `to` of a part.
-    pub(super) fn fill(
+    pub(crate) fn fill(
         &self,
         part: &Mutex<Part>,
         (from, to): (u64, u64),
@@ -287,7 +286,7 @@ impl Parts {
     /// Takes the bytes of a part to send them; `None` if somebody else does, or did.
     fn take(&self, part: Arc<Mutex<Part>>, index: u64) -> Option<OnTheWay> {
         let mut state = lock(&part);
-        let taken = std::mem::replace(&mut *state, Part::Sent { id: PartId { content_id: String::new() }, len: 0 });
+        let taken = std::mem::replace(&mut *state, Part::Sent { id: String::new(), len: 0 });
         let Part::Filling(filling) = taken else {
             *state = taken;
             return None;
@@ -300,7 +299,7 @@ impl Parts {
     }
 
     /// What a commit does with a part; all of them are closed.
-    pub(super) fn rest(&self, index: u64) -> Rest {
+    pub(crate) fn rest(&self, index: u64) -> Rest {
         let Some(part) = lock(&self.inner).of.get(&index).cloned() else { return Rest::Nothing };
         match &*lock(&part) {
             Part::Sent { id, len } => return Rest::Sent(id.clone(), *len),
@@ -311,12 +310,12 @@ impl Parts {
     }
 
     /// The number of the last one.
-    pub(super) fn last(&self) -> Option<u64> {
+    pub(crate) fn last(&self) -> Option<u64> {
         lock(&self.inner).of.last_key_value().map(|(index, _)| *index)
     }
 
     /// Those that the store has.
-    pub(super) fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         let is_sent = |part: &&Arc<Mutex<Part>>| matches!(*lock(part), Part::Sent { .. });
         lock(&self.inner).of.values().filter(is_sent).count() as u64
     }
@@ -324,14 +323,14 @@ impl Parts {
 
 /// Whether all of a part was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
+pub(crate) enum Full {
     Yes,
     No,
 }
 
 /// What is left of a part.
 #[derive(Debug)]
-pub(super) enum Rest {
+pub(crate) enum Rest {
     /// None of it was written.
     Nothing,
     /// These bytes are to be sent.
@@ -339,22 +338,22 @@ pub(super) enum Rest {
     /// Somebody sends it.
     Sending,
     /// The store has it, with so many bytes.
-    Sent(PartId, u64),
+    Sent(String, u64),
 }
 
 /// A part that is on its way. It fills up again, with all its bytes, unless [`OnTheWay::keep`] is told that nobody needs them.
 #[derive(Debug)]
-pub(super) struct OnTheWay {
+pub(crate) struct OnTheWay {
     part: Arc<Mutex<Part>>,
-    pub(super) index: u64,
-    pub(super) bytes: Bytes,
+    pub(crate) index: u64,
+    pub(crate) bytes: Bytes,
     counts: Arc<Counts>,
-    sent: Option<PartId>,
+    sent: Option<String>,
 }
 
 impl OnTheWay {
     /// The store has it: its memory is given back.
-    pub(super) fn keep(mut self, id: PartId) {
+    pub(crate) fn keep(mut self, id: String) {
         self.sent = Some(id);
     }
 }
@@ -364,7 +363,7 @@ impl Drop for OnTheWay {
         let mut state = lock(&self.part);
         let len = self.bytes.len();
         let sent = self.sent.take().map(|id| Part::Sent { id, len: len as u64 });
-        let none = Part::Sent { id: PartId { content_id: String::new() }, len: 0 };
+        let none = Part::Sent { id: String::new(), len: 0 };
         let Part::Sending(bytes, place) = std::mem::replace(&mut *state, none) else { return };
         let is_sent = if sent.is_some() { Sent::Yes } else { Sent::No };
         *state = sent.unwrap_or_else(|| {
@@ -422,9 +421,9 @@ mod tests {
         let Rest::Bytes(again) = parts.rest(0) else { panic!("it fills up again") };
         assert_eq!(again.bytes[..], [1, 1, 2, 2]);
         let part = again.part.clone();
-        again.keep(PartId { content_id: "a".to_owned() });
+        again.keep("a".to_owned());
         assert_eq!(parts.fill(&part, (0, 2), |_| ()), Err(NoPart::Gone));
-        assert!(matches!(parts.rest(0), Rest::Sent(id, 4) if id.content_id == "a"));
+        assert!(matches!(parts.rest(0), Rest::Sent(id, 4) if id == "a"));
         assert_eq!(parts.sent(), 1);
     }
 
@@ -435,7 +434,7 @@ mod tests {
         let next = parts.part(1000, 4);
         let mut next = std::pin::pin!(next);
         assert!(next.as_mut().now_or_never().is_none(), "there is memory for no more");
-        on_the_way.pop().unwrap().keep(PartId { content_id: "a".to_owned() });
+        on_the_way.pop().unwrap().keep("a".to_owned());
         next.now_or_never().unwrap().unwrap();
         drop(on_the_way.drain(..FILLING_MAX - 1));
         assert_eq!(parts.part(1001, 4).now_or_never().unwrap().unwrap_err(), NoPart::Spread);
