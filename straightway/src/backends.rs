@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 9] = [
+pub(crate) const TRANSPORTS: [TransportName; 10] = [
     sw_uring::IO_URING,
     sw_uring::PREADV2,
     sw_uring::NVME_PASSTHROUGH,
@@ -50,6 +50,7 @@ pub(crate) const TRANSPORTS: [TransportName; 9] = [
     sw_net::NVME_RDMA,
     sw_net::NVME_RDMA_EMULATED,
     sw_remote::HTTP,
+    sw_remote::hdfs::HDFS,
     vendor::NAME,
 ];
 

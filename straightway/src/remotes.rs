@@ -1,10 +1,12 @@
 //! Remote systems: what an engine is told of them, and the environment's word where it is told nothing.
 //!
 //! ```text
-//!   s3://BUCKET/KEY ─► System of its scheme: ObjectStores, … ─► Context ◄── a RemoteTransport of every lane for each name of a transport
+//!   s3://BUCKET/KEY ─► System of its scheme: ObjectStores, Hdfs, … ─► Context ◄── a RemoteTransport of every lane for each name of a transport
 //! ```
 
 use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,6 +18,7 @@ use sw_engine::{
 };
 use sw_remote::{
     Address, Context, HTTP, RemoteConfig, Runtime, Scheme, System,
+    hdfs::{HDFS, Hdfs, HdfsConfig},
     objects::{Again, ObjectStores, ObjectsConfig, Settings},
 };
 
@@ -26,9 +29,9 @@ const RANGE_BYTES: u32 = 8 << 20;
 /// Threads that requests of an engine run on.
 const THREADS: usize = 2;
 
-/// How object stores are reached: [`EngineBuilder::remote`](crate::EngineBuilder::remote). What is not said here the environment says, by
+/// How remote systems are reached: [`EngineBuilder::remote`](crate::EngineBuilder::remote). What is not said here the environment says, by
 /// the names that the stores' own tools use (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_PROFILE`, `GOOGLE_SERVICE_ACCOUNT`,
-/// `AZURE_STORAGE_ACCOUNT_NAME` and the others), and for S3 a profile in `~/.aws`.
+/// `AZURE_STORAGE_ACCOUNT_NAME`, `HADOOP_USER_NAME`, `HADOOP_CONF_DIR` and the others), and for S3 a profile in `~/.aws`.
 #[derive(Clone, Debug)]
 pub struct Remote {
     /// Where S3 is, as `https://HOST:PORT`. Default: Amazon's.
@@ -39,6 +42,10 @@ pub struct Remote {
     pub s3_virtual_host: bool,
     /// Requests are not signed: for buckets that everybody reads.
     pub s3_anonymous: bool,
+    /// Who asks HDFS; with Kerberos, for whom is asked. Default: `HADOOP_USER_NAME`, else the user of the process.
+    pub hdfs_user: Option<String>,
+    /// The directory of `core-site.xml` and `hdfs-site.xml`. Default: `HADOOP_CONF_DIR`, else `etc/hadoop` below `HADOOP_HOME`.
+    pub hdfs_conf_dir: Option<PathBuf>,
     /// Certificates to trust instead of the system's, a file of PEM. Default: `AWS_CA_BUNDLE`, else the system's.
     pub ca_file: Option<PathBuf>,
     /// Longest that an operation of the control plane, or the retries of a request, take. 1 s to an hour; default 60 s.
@@ -63,6 +70,8 @@ impl Default for Remote {
             s3_region: None,
             s3_virtual_host: false,
             s3_anonymous: false,
+            hdfs_user: None,
+            hdfs_conf_dir: None,
             ca_file: None,
             patience,
             timeout: http.silence,
@@ -89,6 +98,8 @@ impl Remote {
             "s3_region" => self.s3_region = Some(text()?),
             "s3_virtual_host" => self.s3_virtual_host = flag()?,
             "s3_anonymous" => self.s3_anonymous = flag()?,
+            "hdfs_user" => self.hdfs_user = Some(text()?),
+            "hdfs_conf_dir" => self.hdfs_conf_dir = Some(text()?.into()),
             "remote_ca_file" => self.ca_file = Some(text()?.into()),
             "remote_patience_ms" => self.patience = millis()?,
             "remote_timeout_ms" => self.timeout = millis()?,
@@ -166,6 +177,27 @@ impl Remote {
         config.again = Some(Again(Arc::new(move || said.settings())));
         config
     }
+
+    fn hdfs(&self) -> HdfsConfig {
+        let told = std::env::vars_os().filter(|(_, value)| self.environment && !value.is_empty());
+        let told: HashMap<OsString, OsString> = told.collect();
+        let said = |name: &str| told.get(OsStr::new(name)).cloned();
+        let folder = || said("HADOOP_CONF_DIR").map(PathBuf::from);
+        let home = || said("HADOOP_HOME").map(|home| PathBuf::from(home).join("etc/hadoop"));
+        let user = |name| said(name).and_then(|user| user.into_string().ok());
+        let mut config = HdfsConfig {
+            user: self.hdfs_user.clone(),
+            web_user: user("HADOOP_USER_NAME").or_else(|| user("USER")).or_else(|| user("LOGNAME")),
+            conf_dir: self.hdfs_conf_dir.clone().or_else(folder).or_else(home),
+            patience: self.patience,
+            part_bytes: self.part_bytes,
+            upload_bytes: self.upload_bytes,
+            ..HdfsConfig::default()
+        };
+        config.http.silence = self.timeout;
+        config.http.requests_max = sw_mem::index(u64::from(self.requests));
+        config
+    }
 }
 
 /// Those of an engine.
@@ -173,21 +205,26 @@ pub(crate) struct Remotes {
     requests: u32,
     context: Context,
     objects: ObjectStores,
+    hdfs: Hdfs,
 }
 
 /// What they are called in routes, in the order of their transports.
-pub(crate) const TRANSPORTS: [TransportName; 1] = [HTTP];
+pub(crate) const TRANSPORTS: [TransportName; 2] = [HTTP, HDFS];
 
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
         let (requests, context) = (said.requests, Context::new(Runtime::new(THREADS)));
-        Self { requests, objects: ObjectStores::new(context.clone(), move || said.config()), context }
+        let of_hdfs = said.clone();
+        let objects = ObjectStores::new(context.clone(), move || said.config());
+        let hdfs = Hdfs::new(context.clone(), move || of_hdfs.hdfs());
+        Self { requests, context, objects, hdfs }
     }
 
     /// Those that an address is of.
     pub(crate) fn of(&self, at: &Address) -> &dyn System {
         match at.scheme {
             Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https => &self.objects,
+            Scheme::Hdfs | Scheme::WebHdfs => &self.hdfs,
         }
     }
 

@@ -5,6 +5,7 @@
 //!   nvme+tcp://host:4420/NQN?nsid=1     nvme+tcp://host,[::1]:4421/NQN?nsid=1 (two paths)
 //!   nvme+rdma://host:4420/NQN?nsid=1          and &device=NAME, &gid=N, or &fabric=emulated
 //!   s3://bucket/key   gs://bucket/key   az://container/key   http(s)://host/path
+//!   hdfs://namenode:port/path   hdfs://service/path   webhdfs://namenode:port/path
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
 
@@ -17,13 +18,12 @@ use sw_remote::{Address, Scheme};
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 14] = [
-    "hdfs", "nfs", "rbd", "rados", "cephfs", "ais", "alluxio", "juicefs", "daos", "agp", "milvus", "curvefs", "weka",
-    "lustre",
+const PLANNED: [&str; 13] = [
+    "nfs", "rbd", "rados", "cephfs", "ais", "alluxio", "juicefs", "daos", "agp", "milvus", "curvefs", "weka", "lustre",
 ];
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https:// or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs:// or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ pub enum Uri {
     Nvme(NvmeUri),
     /// A namespace of an NVMe subsystem behind TCP or, as [`NvmeTcpUri::wire`] says, RDMA.
     NvmeTcp(NvmeTcpUri),
-    /// An object in an object store, or a prefix of names there.
+    /// An object in an object store or another remote system, or a prefix of names there.
     Remote(Address),
     /// A stripe set over files, block devices or namespaces.
     Stripe {
@@ -371,7 +371,7 @@ fn remote(text: &str) -> Result<Uri, Error> {
         Error::new(ErrorKind::BadUri, Verb::Open)
             .at(text)
             .detail(why)
-            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or http(s)://HOST/PATH")
+            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH or webhdfs:// likewise")
     })?;
     Ok(Uri::Remote(address).part(offset, len))
 }
@@ -590,7 +590,7 @@ mod tests {
     #[test]
     fn what_is_not_built_in_says_so() {
         for (text, word) in
-            [("hdfs://h/k", "not built in"), ("gopher://x", "unknown"), ("file://host/x", "this machine")]
+            [("nfs://h/k", "not built in"), ("gopher://x", "unknown"), ("file://host/x", "this machine")]
         {
             let error = text.parse::<Uri>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadUri);

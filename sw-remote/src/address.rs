@@ -17,12 +17,23 @@ pub enum Scheme {
     Http,
     /// `https://HOST/PATH`.
     Https,
+    /// `hdfs://NAMENODE:PORT/PATH`, `hdfs://SERVICE/PATH`.
+    Hdfs,
+    /// `webhdfs://NAMENODE:PORT/PATH`.
+    WebHdfs,
 }
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 5] =
-        [("s3", Self::S3), ("gs", Self::Gcs), ("az", Self::Azure), ("http", Self::Http), ("https", Self::Https)];
+    pub const ALL: [(&'static str, Scheme); 7] = [
+        ("s3", Self::S3),
+        ("gs", Self::Gcs),
+        ("az", Self::Azure),
+        ("http", Self::Http),
+        ("https", Self::Https),
+        ("hdfs", Self::Hdfs),
+        ("webhdfs", Self::WebHdfs),
+    ];
 
     /// What stands before `://`.
     pub fn name(self) -> &'static str {
@@ -32,6 +43,8 @@ impl Scheme {
             Self::Azure => "az",
             Self::Http => "http",
             Self::Https => "https",
+            Self::Hdfs => "hdfs",
+            Self::WebHdfs => "webhdfs",
         }
     }
 
@@ -46,7 +59,7 @@ impl Scheme {
 pub struct Address {
     /// How it is spoken to.
     pub scheme: Scheme,
-    /// The bucket or container; the host and port of plain HTTP.
+    /// The bucket or container; the host and port of plain HTTP, of a namenode, or the name of a service.
     pub bucket: String,
     /// The name in it, as it is, without a first slash; empty for the bucket as a whole.
     pub key: String,
@@ -82,12 +95,12 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (scheme, rest) = text.split_once("://").ok_or("an address has a scheme")?;
         let known = Scheme::ALL.iter().find(|(name, _)| *name == scheme);
-        let scheme = known.ok_or("not a scheme of an object store")?.1;
+        let scheme = known.ok_or("not a scheme of a remote system")?.1;
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         // Those that stand in a URL as they are: `:` for tenants and ports, `$` for containers of Azure's, brackets for addresses of IPv6.
         let more: &[u8] = if scheme.lists() { b"-_.:$" } else { b"-_.:[]" };
         if bucket.is_empty() || !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte)) {
-            return Err("there is no bucket, or its name has characters that none has");
+            return Err("there is no bucket or host, or its name has characters that none has");
         }
         Ok(Self { scheme, bucket: bucket.to_owned(), key: key.to_owned() })
     }

@@ -15,6 +15,7 @@
 mod address;
 mod chain;
 mod directory;
+pub mod hdfs;
 pub mod http;
 mod land;
 pub mod objects;

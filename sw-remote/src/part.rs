@@ -186,6 +186,16 @@ fn enter(written: &mut Vec<(usize, usize)>, from: usize, to: usize) {
     written.splice(first..behind, [(from, to)]);
 }
 
+/// Bytes as many as `len`: what was written behind that end goes, and zeros are what was not written before it.
+pub(crate) fn cut(bytes: &Bytes, len: usize) -> Bytes {
+    if bytes.len() >= len {
+        return bytes.slice(..len);
+    }
+    let mut longer = bytes.to_vec();
+    longer.resize(len, 0);
+    longer.into()
+}
+
 impl Parts {
     pub(crate) fn new(room: Arc<Room>) -> Self {
         let counts = Counts { filling: AtomicUsize::new(0), sending: AtomicUsize::new(0), room };
@@ -398,6 +408,13 @@ mod tests {
             enter(&mut written, range.0, range.1);
             assert_eq!(written, want);
         }
+    }
+
+    #[test]
+    fn bytes_are_cut_or_made_longer_by_zeros() {
+        let bytes = Bytes::from_static(&[1, 2, 3]);
+        assert_eq!(cut(&bytes, 2)[..], [1, 2]);
+        assert_eq!(cut(&bytes, 5)[..], [1, 2, 3, 0, 0]);
     }
 
     const ROOM: u64 = 1 << 20;

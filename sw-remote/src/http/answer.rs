@@ -30,7 +30,7 @@ pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     /// The store's own word for it, such as `NoSuchKey`.
     pub(crate) code: Option<String>,
-    text: String,
+    pub(crate) text: String,
 }
 
 impl fmt::Display for Refusal {
@@ -66,8 +66,10 @@ impl Refusal {
         let body = String::from_utf8_lossy(body);
         let word = |text: &str| Some(text.to_owned()).filter(|text| text.len() <= 64);
         let told = parts.headers.get("x-ms-error-code").and_then(|code| code.to_str().ok());
-        let code = element(&body, "Code").or(told).and_then(word);
-        let text = element(&body, "Message").unwrap_or(&body);
+        let hadoop = hadoop(&body);
+        let (class, message) = hadoop.as_ref().map_or((None, None), |(class, text)| (Some(&**class), Some(&**text)));
+        let code = element(&body, "Code").or(told).or(class).and_then(word);
+        let text = element(&body, "Message").or(message).unwrap_or(&body);
         let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         if let Some((end, _)) = text.char_indices().find(|(at, c)| at + c.len_utf8() > TEXT_MAX) {
             text.truncate(end);
@@ -93,6 +95,16 @@ impl Refusal {
 fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = body.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
+}
+
+/// The exception that WebHDFS tells (Hadoop, "WebHDFS REST API", "Error Responses"), and its text.
+fn hadoop(body: &str) -> Option<(String, String)> {
+    let told: serde_json::Value = serde_json::from_str(body).ok()?;
+    let told = told.get("RemoteException")?;
+    let text = |name| told.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+    // Behind its first line is where it was thrown.
+    let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
+    Some((text("exception")?, text("message").map(first).unwrap_or_default()))
 }
 
 /// The error that a refusal is. Its body is read as far as it is wanted and let go of before anything is waited for.

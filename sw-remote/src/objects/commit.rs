@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::{Extensions, PutOptions, PutPayload, PutResult, multipart::PartId};
 use sw_engine::{
@@ -24,7 +23,11 @@ use super::{
     fault,
     write::{OPEN, ObjectWrite},
 };
-use crate::{Runtime, http::Doubt, part::Rest};
+use crate::{
+    Runtime,
+    http::Doubt,
+    part::{Rest, cut},
+};
 
 /// Parts that a commit sends at a time.
 const SENT_TOGETHER: u64 = 4;
@@ -59,7 +62,7 @@ impl ObjectWrite {
             Rest::Bytes(part) => part,
             Rest::Sending | Rest::Sent(..) => return Err(self.not_whole(index, want)),
         };
-        let id = self.send(index, cut(&on_the_way.bytes, want), Verb::Create).await?;
+        let id = self.send(index, cut(&on_the_way.bytes, sw_mem::index(want)), Verb::Create).await?;
         on_the_way.keep(id.content_id.clone());
         Ok(id)
     }
@@ -93,7 +96,7 @@ impl ObjectWrite {
                 Rest::Sending | Rest::Sent(..) => return Err(self.not_whole(0, len)),
             };
             let bytes = on_the_way.as_ref().map(|part| part.bytes.clone()).unwrap_or_default();
-            let payload = PutPayload::from_bytes(cut(&bytes, len));
+            let payload = PutPayload::from_bytes(cut(&bytes, sw_mem::index(len)));
             let mut extensions = Extensions::new();
             extensions.insert(doubt.clone());
             let options = PutOptions { attributes: self.attributes(), extensions, ..PutOptions::default() };
@@ -188,17 +191,6 @@ enum There {
     Yes,
     No,
     NobodySays,
-}
-
-/// Bytes as many as `len`: what was written behind that end goes, and zeros are what was not written before it.
-fn cut(bytes: &Bytes, len: u64) -> Bytes {
-    let len = sw_mem::index(len);
-    if bytes.len() >= len {
-        return bytes.slice(..len);
-    }
-    let mut longer = bytes.to_vec();
-    longer.resize(len, 0);
-    longer.into()
 }
 
 /// The object in the making, as its writer holds it.
@@ -303,12 +295,5 @@ mod tests {
         assert_eq!(limit(minute, 1, 16 << 20), 7 * minute + Duration::from_secs(16));
         assert_eq!(limit(minute, 9, 64 << 20), 9 * minute + Duration::from_secs(9 * 64));
         assert!(limit(Duration::from_secs(3600), u64::MAX, 1 << 30) > minute);
-    }
-
-    #[test]
-    fn bytes_are_cut_or_made_longer_by_zeros() {
-        let bytes = Bytes::from_static(&[1, 2, 3]);
-        assert_eq!(cut(&bytes, 2)[..], [1, 2]);
-        assert_eq!(cut(&bytes, 5)[..], [1, 2, 3, 0, 0]);
     }
 }

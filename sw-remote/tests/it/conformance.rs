@@ -10,10 +10,10 @@ use std::{
 };
 
 use sw_engine::{
-    Object,
+    Object, TransportName,
     seam::{OpenMode, Store, Transport},
 };
-use sw_remote::{HTTP, RemoteConfig, System, objects::ObjectStores};
+use sw_remote::{HTTP, RemoteConfig, System};
 use sw_testkit::conformance::{
     CaseResult, End,
     block_file::{self, Access, Clock},
@@ -33,7 +33,10 @@ fn fresh(what: &str) -> String {
 /// Stores of a server.
 pub struct Bed {
     name: &'static str,
-    stores: Arc<ObjectStores>,
+    stores: Arc<dyn System>,
+    /// What names begin with, and the transport that reads them.
+    root: String,
+    transport: TransportName,
     start: Instant,
     /// Where objects can be put and looked at behind the server's back.
     files: Option<Server>,
@@ -47,10 +50,23 @@ impl Bed {
     }
 
     /// Those of a server that is reached by `stores` alone.
-    pub fn of(name: &'static str, stores: ObjectStores) -> Self {
+    pub fn of(name: &'static str, stores: impl System + 'static) -> Self {
+        Self::below(name, stores, (Server::uri(""), HTTP))
+    }
+
+    /// Those whose names begin with `root`, by the transport of that name.
+    pub fn below(
+        name: &'static str,
+        stores: impl System + 'static,
+        (root, transport): (String, TransportName),
+    ) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the clock that the transport's waits go by")]
         let start = Instant::now();
-        Self { name, stores: Arc::new(stores), start, files: None }
+        Self { name, stores: Arc::new(stores), root, transport, start, files: None }
+    }
+
+    fn uri(&self, key: &str) -> String {
+        format!("{}{key}", self.root)
     }
 
     /// The file of an object, behind the server's back.
@@ -66,7 +82,7 @@ impl block_file::Bed for Bed {
 
     fn transport(&mut self) -> Result<Box<dyn Transport>, End> {
         Ok(Box::new(self.stores.context().transport(RemoteConfig {
-            name: HTTP,
+            name: self.transport,
             queue_depth: 8,
             io_bytes_max: 1 << 20,
         })))
@@ -76,9 +92,9 @@ impl block_file::Bed for Bed {
         let key = fresh("object");
         match &self.files {
             Some(server) => std::fs::write(server.path(&key), content).unwrap(),
-            None => put(&*self.stores, &Server::uri(&key), content).unwrap(),
+            None => put(&*self.stores, &self.uri(&key), content).unwrap(),
         }
-        let object = self.stores.open(&Server::uri(&key), OpenMode::Read).unwrap();
+        let object = self.stores.open(&self.uri(&key), OpenMode::Read).unwrap();
         Ok(block_file::Target { object, face: 0 })
     }
 
@@ -130,7 +146,13 @@ impl store::Bed for Bed {
 
     fn directory(&mut self) -> Result<String, End> {
         // With its slash: this server answers 500 to HEAD of the name without.
-        Ok(Server::uri(&format!("{}/", fresh("directory"))))
+        let directory = self.uri(&format!("{}/", fresh("directory")));
+        if self.transport != HTTP || !self.root.starts_with("s3:") {
+            // Where they are things of their own, one comes with the first name in it.
+            let one = format!("{directory}one");
+            put(&*self.stores, &one, b"1").and_then(|()| self.stores.remove(&one)).unwrap();
+        }
+        Ok(directory)
     }
 
     fn join(&self, directory: &str, leaf: &str) -> String {

@@ -1,11 +1,12 @@
-//! Object stores against a server of S3 in this process that is not ours, with a wire between that does what networks do, and against Ceph's
-//! gateway where a step of `cargo xtask test` has brought it.
+//! Object stores against a server of S3 in this process that is not ours, with a wire between that does what networks do, and against real
+//! servers (Ceph's gateway, HDFS) where a step of `cargo xtask test` has brought it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
 
 mod client;
 mod conformance;
 mod faults;
 mod fork;
+mod hdfs;
 mod listings;
 mod plain;
 mod rgw;

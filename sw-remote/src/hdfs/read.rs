@@ -1,0 +1,127 @@
+//! Reading: bytes land, and the file is looked at afterwards: they are of the version that was opened if it still is that one.
+//!
+//! ```text
+//!   reads ─► bytes landed ─┬─ waits for a look ─► one look for all that wait ─► done, or Changed
+//!                          └─ the next look, if one is under way: it may have begun before these bytes came
+//! ```
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
+use tokio::sync::Mutex;
+
+use super::{
+    fault::Failed,
+    files::{Files, Meta, Ranges, Tries, persist},
+};
+use crate::{address::Address, land::Landing, remote::Remote};
+
+/// A file that is open for reading.
+pub(super) struct HdfsRead {
+    files: Arc<dyn Files>,
+    bytes: Arc<dyn Ranges>,
+    at: Address,
+    path: String,
+    /// What it was when it was opened.
+    meta: Meta,
+    patience: Duration,
+    /// Reads whose bytes have landed.
+    landed: AtomicU64,
+    looked: Mutex<Looked>,
+}
+
+/// The last look, and the reads that it is good for.
+struct Looked {
+    at: u64,
+    found: Result<(), Failed>,
+}
+
+impl HdfsRead {
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        bytes: Arc<dyn Ranges>,
+        (at, path): (Address, String),
+        meta: Meta,
+        patience: Duration,
+    ) -> Self {
+        let looked = Mutex::new(Looked { at: 0, found: Ok(()) });
+        Self { files, bytes, at, path, meta, patience, landed: AtomicU64::new(0), looked }
+    }
+
+    /// Whether it is what it was when it was opened.
+    async fn look(&self) -> Result<(), Failed> {
+        let now = persist(self.patience, || self.files.stat(&self.path)).await;
+        match now {
+            Ok(now) if now == self.meta => Ok(()),
+            Ok(_) => Err(Failed::changed()),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// The same, by a look that begins after this call. All that wait share one.
+    async fn confirm(&self) -> Result<(), Failed> {
+        let mine = self.landed.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut looked = self.looked.lock().await;
+        if looked.at < mine {
+            let at = self.landed.load(Ordering::SeqCst);
+            let found = self.look().await;
+            *looked = Looked { at, found };
+        }
+        looked.found.clone()
+    }
+
+    async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Failed> {
+        // Nothing is asked of what lies behind the end; the lane is told that the data is short.
+        let end = offset.saturating_add(u64::from(landing.len())).min(self.meta.len);
+        let mut tries = Tries::new(self.patience);
+        loop {
+            let from = offset + u64::from(landing.done());
+            if from >= end {
+                break;
+            }
+            let read = self.bytes.read(from..end, landing).await;
+            if offset + u64::from(landing.done()) > from {
+                tries.moved();
+            } else if read.is_ok() {
+                tries.again(Failed::passing(ErrorKind::ShortData, "no bytes came of a range of the file")).await?;
+            }
+            if let Err(failed) = read {
+                tries.again(failed).await?;
+            }
+        }
+        self.confirm().await
+    }
+}
+
+impl Remote for HdfsRead {
+    fn read<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
+        let len = u64::from(landing.len());
+        async move {
+            let read = self.get(offset, landing).await;
+            read.map_err(|failed| failed.told(Verb::Read, &self.at.to_string()).in_range(offset, len))
+        }
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
+        let error = Error::new(ErrorKind::Unsupported, Verb::Write)
+            .at(self.at.to_string())
+            .in_range(offset, landing.len().into());
+        futures_util::future::ready(Err(error.detail("the file is open for reading"))).boxed()
+    }
+
+    fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async move { self.look().await.map_err(|failed| failed.told(Verb::Open, &self.at.to_string())) }.boxed()
+    }
+
+    fn flush(&self, _kind: IoKind) -> BoxFuture<'_, Result<(), Error>> {
+        futures_util::future::ready(Ok(())).boxed()
+    }
+}
