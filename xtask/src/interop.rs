@@ -7,7 +7,7 @@
 //! The tests start their servers themselves, on the loopback or in a network namespace, and stop them by process. To add one: a row in
 //! [`SYSTEMS`], and a module of its name in `sw-remote/tests/it` whose tests are ignored otherwise.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,20 +42,69 @@ enum Runs {
     ByName,
 }
 
-const SYSTEMS: &[System] = &[System {
-    name: "rgw",
-    what: "Ceph's S3 gateway over one monitor and one store in memory",
-    needs: &[
-        Need::Tool { program: "radosgw", package: "radosgw" },
-        Need::Tool { program: "ceph-mon", package: "ceph-mon" },
-        Need::Tool { program: "ceph-osd", package: "ceph-osd" },
-        Need::Tool { program: "ceph", package: "ceph-common" },
-        Need::Tool { program: "openssl", package: "openssl" },
-    ],
-    brings: None,
-    tests_min: 1,
-    runs: Runs::Always,
-}];
+const SYSTEMS: &[System] = &[
+    System {
+        name: "rgw",
+        what: "Ceph's S3 gateway over one monitor and one store in memory",
+        needs: &[
+            Need::Tool { program: "radosgw", package: "radosgw" },
+            Need::Tool { program: "ceph-mon", package: "ceph-mon" },
+            Need::Tool { program: "ceph-osd", package: "ceph-osd" },
+            Need::Tool { program: "ceph", package: "ceph-common" },
+            Need::Tool { program: "openssl", package: "openssl" },
+        ],
+        brings: None,
+        tests_min: 1,
+        runs: Runs::Always,
+    },
+    System {
+        name: "hdfs",
+        what: "Apache's HDFS, a namenode and a datanode",
+        needs: &[
+            Need::Tool { program: "java", package: "default-jre-headless" },
+            Need::Tool { program: "mvn", package: "maven" },
+        ],
+        brings: Some(hadoop),
+        tests_min: 1,
+        runs: Runs::Always,
+    },
+];
+
+/// The version of Hadoop that is tested with.
+const HADOOP: &str = "3.4.2";
+/// What copies jars out of Maven's repository.
+const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
+/// Bringing 65 MB over a slow network.
+const BRING_LIMIT: Duration = Duration::from_secs(600);
+
+/// Hadoop's jars with those that they need, 118 files, into `target/servers/hadoop-VERSION`.
+fn hadoop(place: &Place) -> Result<Vec<(&'static str, PathBuf)>, Stop> {
+    let folder = place.target.join("servers").join(format!("hadoop-{HADOOP}"));
+    let jars = folder.join("jars");
+    let whole = folder.join("whole");
+    if !whole.exists() {
+        let failed = |error: std::io::Error| Stop::new(format!("{}: {error}", folder.display()), "look at its rights");
+        let dependency = |name: &str| {
+            format!(
+                "<dependency><groupId>org.apache.hadoop</groupId><artifactId>{name}</artifactId><version>{HADOOP}</version></dependency>"
+            )
+        };
+        let dependencies = ["hadoop-common", "hadoop-hdfs", "hadoop-hdfs-client"].map(dependency).concat();
+        let pom = format!(
+            "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>straightway</groupId>\
+             <artifactId>hadoop</artifactId><version>1</version><packaging>pom</packaging><dependencies>{dependencies}</dependencies></project>"
+        );
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        std::fs::write(folder.join("pom.xml"), pom).map_err(failed)?;
+        let args = ["-q", "-B", COPY, "-DoutputDirectory=jars"].map(String::from);
+        let brought = Job::program(place, Path::new("mvn"), &args).dir(&folder).limit(BRING_LIMIT).run()?;
+        if !brought.ok() {
+            return Err(Stop::new("Hadoop's jars were not brought", "see above; Maven's repository is needed once"));
+        }
+        std::fs::write(whole, HADOOP).map_err(failed)?;
+    }
+    Ok(vec![("STRAIGHTWAY_HDFS_JARS", jars)])
+}
 
 /// For one system's tests, servers that die included.
 const LIMIT: Duration = Duration::from_secs(1200);
