@@ -90,6 +90,8 @@ enum Verb {
     NvmeDriver,
     /// Our initiator of NVMe over TCP on our target, loopback, beside a bare stream, iperf3 and clients of NBD.
     NvmeTcp,
+    /// A file behind nfs-ganesha, beside libnfs's nfs-cat; skipped where they are not.
+    Nfs,
     /// 4 KiB random reads at depth 1, 32, 128, beside fio.
     Randread,
     /// The same on a zram device, the software's own cost; skipped without root or zram.
@@ -256,6 +258,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Null => vec![cases::null::run],
         Verb::NvmeDriver => vec![cases::nvme_driver::run],
         Verb::NvmeTcp => vec![cases::nvme_tcp::run],
+        Verb::Nfs => vec![cases::nfs::run],
         Verb::Randread => vec![cases::raw::randread],
         Verb::RandreadZram => vec![cases::raw::randread_zram],
         Verb::Seq => vec![cases::raw::seq],
@@ -278,6 +281,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::null::run,
             cases::nvme_driver::run,
             cases::nvme_tcp::run,
+            cases::nfs::run,
             cases::raw::randread,
             cases::raw::randread_zram,
             cases::raw::seq,

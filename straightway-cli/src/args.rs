@@ -178,6 +178,9 @@ pub struct Ls {
     /// What to list; an object lists itself
     #[arg(required = true, value_parser = parse_uri)]
     pub uris: Vec<Uri>,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 /// `stat`.
@@ -189,6 +192,9 @@ pub struct Stat {
     /// What to look at
     #[arg(required = true, value_parser = parse_uri)]
     pub uris: Vec<Uri>,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 /// `cat`.

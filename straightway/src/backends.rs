@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 10] = [
+pub(crate) const TRANSPORTS: [TransportName; 11] = [
     sw_uring::IO_URING,
     sw_uring::PREADV2,
     sw_uring::NVME_PASSTHROUGH,
@@ -51,6 +51,7 @@ pub(crate) const TRANSPORTS: [TransportName; 10] = [
     sw_net::NVME_RDMA_EMULATED,
     sw_remote::HTTP,
     sw_remote::hdfs::HDFS,
+    sw_remote::nfs::NFS,
     vendor::NAME,
 ];
 

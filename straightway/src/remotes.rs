@@ -19,6 +19,7 @@ use sw_engine::{
 use sw_remote::{
     Address, Context, HTTP, RemoteConfig, Runtime, Scheme, System,
     hdfs::{HDFS, Hdfs, HdfsConfig},
+    nfs::{NFS, NfsConfig, NfsStores},
     objects::{Again, ObjectStores, ObjectsConfig, Settings},
 };
 
@@ -26,6 +27,8 @@ use crate::policy::Destination;
 
 /// Bytes of a range of an object that one request asks for: a server's answer begins after a while, and goes on at its rate.
 const RANGE_BYTES: u32 = 8 << 20;
+/// Bytes of a file behind NFS that one I/O moves: most servers take a mebibyte in a call, and each call is a request of its own.
+const NFS_BYTES: u32 = 1 << 20;
 /// Threads that requests of an engine run on.
 const THREADS: usize = 2;
 
@@ -60,6 +63,69 @@ pub struct Remote {
     pub upload_bytes: u64,
     /// Whether the environment and `~/.aws` are looked at. Default: yes.
     pub environment: bool,
+    /// Files behind `nfs://`.
+    pub nfs: Nfs,
+}
+
+/// How NFS servers are reached.
+#[derive(Clone, Debug, Default)]
+pub struct Nfs {
+    /// The port of NFS, where an address has none. Default: the server's portmapper is asked.
+    pub port: Option<u16>,
+    /// The port of MOUNT. Default: the server's portmapper is asked.
+    pub mount_port: Option<u16>,
+    /// The export, for servers that do not list theirs. Default: the server is asked.
+    pub export: Option<String>,
+    /// Who asks. Default: the user of this process.
+    pub uid: Option<u32>,
+    /// Its group; no others are told then. Default: the groups of this process.
+    pub gid: Option<u32>,
+    /// Connections to a server, 1 to 64. Default 4.
+    pub connections: Option<u32>,
+}
+
+impl Nfs {
+    fn set(&mut self, name: &str, value: &str) -> Option<()> {
+        let port = || value.parse().ok().filter(|port| *port != 0);
+        match name {
+            "nfs_port" => self.port = Some(port()?),
+            "nfs_mount_port" => self.mount_port = Some(port()?),
+            "nfs_export" => self.export = Some(value.to_owned()).filter(|path| path.starts_with('/')).map(Some)?,
+            "nfs_uid" => self.uid = Some(value.parse().ok()?),
+            "nfs_gid" => self.gid = Some(value.parse().ok()?),
+            "nfs_connections" => self.connections = Some(value.parse().ok().filter(|count| (1..=64).contains(count))?),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn config(&self, remote: &Remote) -> NfsConfig {
+        let (uid, gid, gids) = asker(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+        let mut config = NfsConfig {
+            port: self.port,
+            mount_port: self.mount_port,
+            export: self.export.clone(),
+            silence: remote.timeout,
+            patience: remote.patience,
+            ..NfsConfig::default()
+        };
+        config.uid = self.uid.or(uid).unwrap_or(config.uid);
+        config.gids = if self.gid.is_some() { Vec::new() } else { gids };
+        config.gid = self.gid.or(gid).unwrap_or(config.gid);
+        if let Some(connections) = self.connections {
+            config.connections = sw_mem::index(u64::from(connections));
+        }
+        config
+    }
+}
+
+/// Who a process is for file systems: the last of four numbers of `Uid` and `Gid`, and its groups (proc_pid_status(5)).
+fn asker(status: &str) -> (Option<u32>, Option<u32>, Vec<u32>) {
+    let numbers = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<u32>>()
+    };
+    (numbers("Uid").last().copied(), numbers("Gid").last().copied(), numbers("Groups"))
 }
 
 impl Default for Remote {
@@ -79,6 +145,7 @@ impl Default for Remote {
             part_bytes,
             upload_bytes,
             environment: true,
+            nfs: Nfs::default(),
         }
     }
 }
@@ -107,7 +174,7 @@ impl Remote {
             "remote_part_bytes" => self.part_bytes = crate::parse_bytes(value)?,
             "remote_upload_bytes" => self.upload_bytes = crate::parse_bytes(value)?,
             "remote_environment" => self.environment = flag()?,
-            _ => return None,
+            _ => return self.nfs.set(name, value),
         }
         Some(())
     }
@@ -206,18 +273,20 @@ pub(crate) struct Remotes {
     context: Context,
     objects: ObjectStores,
     hdfs: Hdfs,
+    nfs: NfsStores,
 }
 
 /// What they are called in routes, in the order of their transports.
-pub(crate) const TRANSPORTS: [TransportName; 2] = [HTTP, HDFS];
+pub(crate) const TRANSPORTS: [TransportName; 3] = [HTTP, HDFS, NFS];
 
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
         let (requests, context) = (said.requests, Context::new(Runtime::new(THREADS)));
-        let of_hdfs = said.clone();
+        let (of_hdfs, of_nfs) = (said.clone(), said.clone());
         let objects = ObjectStores::new(context.clone(), move || said.config());
         let hdfs = Hdfs::new(context.clone(), move || of_hdfs.hdfs());
-        Self { requests, context, objects, hdfs }
+        let nfs = NfsStores::new(context.clone(), move || of_nfs.nfs.config(&of_nfs));
+        Self { requests, context, objects, hdfs, nfs }
     }
 
     /// Those that an address is of.
@@ -225,6 +294,7 @@ impl Remotes {
         match at.scheme {
             Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https => &self.objects,
             Scheme::Hdfs | Scheme::WebHdfs => &self.hdfs,
+            Scheme::Nfs => &self.nfs,
         }
     }
 
@@ -240,10 +310,37 @@ impl Remotes {
 
     fn configs(&self) -> impl Iterator<Item = RemoteConfig> {
         let queue_depth = self.requests;
-        TRANSPORTS.into_iter().map(move |name| RemoteConfig { name, queue_depth, io_bytes_max: RANGE_BYTES })
+        let bytes = |name| if name == NFS { NFS_BYTES } else { RANGE_BYTES };
+        TRANSPORTS.into_iter().map(move |name| RemoteConfig { name, queue_depth, io_bytes_max: bytes(name) })
     }
 
     pub(crate) fn transports(&self) -> impl Iterator<Item = Box<dyn Transport>> {
         self.configs().map(|config| Box::new(self.context.transport(config)) as Box<dyn Transport>)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_is_who_the_process_is_for_file_systems() {
+        let status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \n";
+        assert_eq!(asker(status), (Some(4), Some(8), vec![9, 10]));
+        assert_eq!(asker(""), (None, None, Vec::new()));
+        let mut remote = Remote::default();
+        for (name, value) in
+            [("nfs_uid", "7"), ("nfs_gid", "8"), ("nfs_port", "2049"), ("nfs_export", "/a"), ("nfs_connections", "2")]
+        {
+            assert_eq!(remote.set(name, value), Some(()), "{name}");
+        }
+        let config = remote.nfs.config(&remote);
+        assert_eq!((config.uid, config.gid, config.port, config.connections), (7, 8, Some(2049), 2));
+        assert_eq!(config.gids, [0u32; 0]);
+        for (name, value) in
+            [("nfs_port", "0"), ("nfs_export", "a"), ("nfs_connections", "65"), ("nfs_uid", "-1"), ("nfs_other", "1")]
+        {
+            assert_eq!(remote.set(name, value), None, "{name}");
+        }
     }
 }

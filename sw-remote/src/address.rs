@@ -21,11 +21,13 @@ pub enum Scheme {
     Hdfs,
     /// `webhdfs://NAMENODE:PORT/PATH`.
     WebHdfs,
+    /// `nfs://HOST:PORT/EXPORT/PATH`.
+    Nfs,
 }
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 7] = [
+    pub const ALL: [(&'static str, Scheme); 8] = [
         ("s3", Self::S3),
         ("gs", Self::Gcs),
         ("az", Self::Azure),
@@ -33,6 +35,7 @@ impl Scheme {
         ("https", Self::Https),
         ("hdfs", Self::Hdfs),
         ("webhdfs", Self::WebHdfs),
+        ("nfs", Self::Nfs),
     ];
 
     /// What stands before `://`.
@@ -45,12 +48,18 @@ impl Scheme {
             Self::Https => "https",
             Self::Hdfs => "hdfs",
             Self::WebHdfs => "webhdfs",
+            Self::Nfs => "nfs",
         }
     }
 
     /// Whether its names can be listed.
     pub(crate) fn lists(self) -> bool {
         !matches!(self, Self::Http | Self::Https)
+    }
+
+    /// Whether what stands behind `://` is a host.
+    fn has_host(self) -> bool {
+        matches!(self, Self::Http | Self::Https | Self::Nfs)
     }
 }
 
@@ -59,7 +68,7 @@ impl Scheme {
 pub struct Address {
     /// How it is spoken to.
     pub scheme: Scheme,
-    /// The bucket or container; the host and port of plain HTTP, of a namenode, or the name of a service.
+    /// The bucket or container; the host and port of plain HTTP, of NFS, of a namenode, or the name of a service.
     pub bucket: String,
     /// The name in it, as it is, without a first slash; empty for the bucket as a whole.
     pub key: String,
@@ -98,7 +107,7 @@ impl FromStr for Address {
         let scheme = known.ok_or("not a scheme of a remote system")?.1;
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         // Those that stand in a URL as they are: `:` for tenants and ports, `$` for containers of Azure's, brackets for addresses of IPv6.
-        let more: &[u8] = if scheme.lists() { b"-_.:$" } else { b"-_.:[]" };
+        let more: &[u8] = if scheme.has_host() { b"-_.:[]" } else { b"-_.:$" };
         if bucket.is_empty() || !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte)) {
             return Err("there is no bucket or host, or its name has characters that none has");
         }
@@ -112,9 +121,15 @@ mod tests {
 
     #[test]
     fn an_address_is_written_as_it_was_read() {
-        for text in
-            ["s3://b/k", "gs://bucket/a b/c?d=1#e", "az://c/x", "http://127.0.0.1:80/a", "https://h/", "s3://b/"]
-        {
+        for text in [
+            "s3://b/k",
+            "gs://bucket/a b/c?d=1#e",
+            "az://c/x",
+            "http://127.0.0.1:80/a",
+            "https://h/",
+            "s3://b/",
+            "nfs://[::1]:2049/a/b",
+        ] {
             let address: Address = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
         }

@@ -2,6 +2,11 @@
 // UNSAFETY: memory of a caller is read and written by its address.
 #![expect(unsafe_code, reason = "copies to and from memory that a transport was given")]
 
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
 use sw_engine::seam::{Io, MAX_SEGMENTS, MemorySegment};
 use sw_mem::Place;
 
@@ -40,16 +45,46 @@ impl Landing {
         self.done
     }
 
-    /// The next piece of at most `want` bytes.
-    fn next(&mut self, want: usize) -> Option<(*mut u8, usize)> {
+    /// The next piece of at most `want` bytes. Nothing of it is taken yet.
+    fn peek(&self, want: usize) -> Option<(*mut u8, usize)> {
         let segment = self.segments.get(..self.count)?.get(self.at.0)?;
         let Place::Host(base) = segment.place else { return None };
-        let left = segment.len - self.at.1;
-        let len = left.min(u32::try_from(want).unwrap_or(u32::MAX));
+        let len = (segment.len - self.at.1).min(u32::try_from(want).unwrap_or(u32::MAX));
         let to = std::ptr::with_exposed_provenance_mut(sw_mem::index(base.raw() + u64::from(self.at.1)));
-        self.at = if len == left { (self.at.0 + 1, 0) } else { (self.at.0, self.at.1 + len) };
-        self.done += len;
         Some((to, sw_mem::index(u64::from(len))))
+    }
+
+    /// Takes so many bytes of the piece that [`Landing::peek`] gave.
+    fn advance(&mut self, len: u32) {
+        let left = self.segments.get(self.at.0).map_or(0, |segment| segment.len - self.at.1);
+        self.at = if len >= left { (self.at.0 + 1, 0) } else { (self.at.0, self.at.1 + len) };
+        self.done += len.min(left);
+    }
+
+    /// The next piece of at most `want` bytes.
+    fn next(&mut self, want: usize) -> Option<(*mut u8, usize)> {
+        let (to, len) = self.peek(want)?;
+        self.advance(u32::try_from(len).unwrap_or(u32::MAX));
+        Some((to, len))
+    }
+
+    /// Lets the kernel put at most `want` bytes that a socket has behind those that are there: by one copy, its own. Without waiting.
+    ///
+    /// # Errors
+    /// What the system says; `WouldBlock` if the socket has none; `UnexpectedEof` if none come any more; `InvalidInput` if all of it is full.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, want: usize) -> io::Result<usize> {
+        let (to, len) = self.peek(want).filter(|(_, len)| *len > 0).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the descriptor is open while it is borrowed; the kernel writes at most `len` bytes, all of them within the segment that
+        // `peek` gave, which is mapped memory of this I/O until its end is told, behind this call.
+        let got = unsafe { libc::recv(socket.as_raw_fd(), to.cast(), len, libc::MSG_DONTWAIT) };
+        match usize::try_from(got) {
+            Err(_negative) => Err(io::Error::last_os_error()),
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(got) => {
+                self.advance(u32::try_from(got.min(len)).unwrap_or(u32::MAX));
+                Ok(got.min(len))
+            }
+        }
     }
 
     /// Puts `bytes` behind those that are there.
@@ -99,6 +134,29 @@ mod tests {
             segment_count: 3,
             segments: [piece(10, 3), piece(20, 1), piece(30, 5)],
         }
+    }
+
+    #[test]
+    fn a_socket_fills_the_pieces_and_nothing_else() {
+        use std::{io::Write, os::fd::AsFd, os::unix::net::UnixStream};
+        let mut buffer = Buffer::allocate(ByteLen(64)).unwrap();
+        let mut landing = Landing::of(&io(&buffer)).unwrap();
+        let (mut far, near) = UnixStream::pair().unwrap();
+        assert_eq!(landing.receive(near.as_fd(), 9).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        far.write_all(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]).unwrap();
+        let got: Vec<usize> = (0..4).map(|_| landing.receive(near.as_fd(), 2).unwrap()).collect();
+        assert_eq!((got, landing.done()), (vec![2, 1, 1, 2], 6));
+        assert_eq!(landing.receive(near.as_fd(), 100).unwrap(), 3);
+        assert_eq!(landing.receive(near.as_fd(), 100).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let mut want = [0; 64];
+        want[10..13].copy_from_slice(&[1, 2, 3]);
+        want[20] = 4;
+        want[30..35].copy_from_slice(&[5, 6, 7, 8, 9]);
+        assert_eq!(buffer.as_mut_slice()[..64], want);
+        drop(far);
+        let mut again = Landing::of(&io(&buffer)).unwrap();
+        assert_eq!(again.receive(near.as_fd(), 9).unwrap(), 1);
+        assert_eq!(again.receive(near.as_fd(), 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

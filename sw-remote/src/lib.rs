@@ -18,6 +18,7 @@ mod directory;
 pub mod hdfs;
 pub mod http;
 mod land;
+pub mod nfs;
 pub mod objects;
 mod part;
 mod remote;

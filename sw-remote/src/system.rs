@@ -49,6 +49,8 @@ pub(crate) struct Opened {
     pub(crate) version: Version,
     /// The name of the transport that reads it.
     pub(crate) transport: TransportName,
+    /// Who writes the last copy of its bytes.
+    pub(crate) lands: Landing,
     /// Why it is read so, where there is more to say than that it is remote.
     pub(crate) because: Option<Reason>,
     /// The checksum of all of it that the system has.
@@ -73,14 +75,14 @@ impl Context {
     }
 
     pub(crate) fn object(&self, opened: Opened) -> Object {
-        let Opened { name, remote, len, version, transport, because, stored, patience } = opened;
+        let Opened { name, remote, len, version, transport, lands, because, stored, patience } = opened;
         let kept = self.directory.add(remote);
         let face = Face {
             transport,
             handle: kept.handle,
             granularity: Granularity::ANY,
             write_unit: 1,
-            landing: Landing::Staged,
+            landing: lands,
             because,
         };
         Object {

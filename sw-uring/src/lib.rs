@@ -42,3 +42,13 @@ pub use probe::{Probe, probe};
 pub use sysfs::Machine;
 pub use threads::{PREADV2, ThreadsConfig, ThreadsTransport, leaked_threads};
 pub use uring::{IO_URING, QUEUE_DEPTH_MAX, RingTransport, TaskRun, UringConfig, UringTransport, leaked_rings};
+
+/// The number that `statfs(2)` has for the file system of a path (linux `include/uapi/linux/magic.h`).
+///
+/// # Errors
+/// What the system says of the path.
+pub fn file_system_magic(path: &std::path::Path) -> std::io::Result<i64> {
+    use std::os::{fd::AsFd, unix::fs::OpenOptionsExt};
+    let place = std::fs::File::options().read(true).custom_flags(libc::O_PATH).open(path)?;
+    sys::file_system(place.as_fd()).map(|found| found.magic).map_err(std::io::Error::from_raw_os_error)
+}

@@ -68,6 +68,20 @@ const SYSTEMS: &[System] = &[
         tests_min: 1,
         runs: Runs::Always,
     },
+    System {
+        name: "nfs",
+        what: "nfs-ganesha over files of this machine, NFS version 3",
+        needs: &[
+            Need::Tool { program: "ganesha.nfsd", package: "nfs-ganesha" },
+            // Its files are a plug-in, which has no program.
+            Need::Tool { program: "/usr/share/doc/nfs-ganesha-vfs/copyright", package: "nfs-ganesha-vfs" },
+            Need::Tool { program: "rpcbind", package: "rpcbind" },
+            Need::Tool { program: "nsenter", package: "util-linux" },
+        ],
+        brings: None,
+        tests_min: 1,
+        runs: Runs::Always,
+    },
 ];
 
 /// The version of Hadoop that is tested with.

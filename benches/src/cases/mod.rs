@@ -11,6 +11,7 @@ pub(crate) mod gpu_cufile;
 pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod load_dcp;
+pub(crate) mod nfs;
 pub(crate) mod null;
 pub(crate) mod nvme_driver;
 pub(crate) mod nvme_tcp;

@@ -36,6 +36,9 @@ pub(crate) struct Disk {
     /// The address of something that is no file, in its stead.
     #[arg(long)]
     pub uri: Option<String>,
+    /// A setting of the engine, as NAME=VALUE.
+    #[arg(long)]
+    pub engine: Vec<String>,
     /// Ask for digests on connections.
     #[arg(long)]
     pub digests: bool,
@@ -95,7 +98,12 @@ struct Run<'a> {
 pub(crate) fn run(disk: &Disk) -> Result<Sample, Error> {
     let digests = if disk.digests { NvmeTcpDigests::Both } else { NvmeTcpDigests::None };
     let nvme_tcp = NvmeTcp { digests, ..NvmeTcp::default() };
-    let engine = Engine::builder().queue_depth(disk.depth).nvme_tcp(nvme_tcp).build()?;
+    let builder = Engine::builder().queue_depth(disk.depth).nvme_tcp(nvme_tcp);
+    let engine = disk.engine.iter().try_fold(builder, |builder, setting| {
+        let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+        builder.set(name, value)
+    });
+    let engine = engine?.build()?;
     let uri = match (&disk.uri, &disk.file) {
         (Some(uri), _) => uri.parse()?,
         (None, file) => Uri::File(file.as_deref().unwrap_or(Path::new("")).to_string_lossy().into_owned()),

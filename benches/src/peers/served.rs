@@ -71,7 +71,8 @@ impl Server {
         let (_nobody, quiet) = mpsc::channel::<()>();
         for _ in 0..LOOKS {
             // Without connecting: iperf3 takes whoever does for its client, and is deaf for a moment after one that said nothing.
-            if listens(&fs::read_to_string("/proc/net/tcp").unwrap_or_default(), port) {
+            let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
+            if tables.iter().any(|table| listens(table, port)) {
                 return Ok(server);
             }
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -102,12 +103,14 @@ impl Drop for Server {
 }
 
 /// Whether somebody listens at a port of the loopback, by a table of `/proc/net/tcp` (proc(5): the local address is the second word, in
-/// the order of the machine; state 0A is `TCP_LISTEN`).
+/// the order of the machine, in that of version 6 behind the prefix of mapped ones; state 0A is `TCP_LISTEN`).
 fn listens(table: &str, port: u16) -> bool {
     let at = format!("{:08X}:{port:04X}", u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()));
+    let mapped = format!("{:016X}{:08X}", 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]));
     table.lines().any(|line| {
         let mut words = line.split_whitespace().skip(1);
-        words.next() == Some(at.as_str()) && words.nth(1) == Some("0A")
+        let is_there = words.next().is_some_and(|word| word == at || word.strip_prefix(&mapped) == Some(&at));
+        is_there && words.nth(1) == Some("0A")
     })
 }
 
@@ -161,6 +164,8 @@ mod tests {
         let _connected = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         drop(listener);
         assert!(!listens(&table(), port), "a connection to it is none that listens");
+        let mapped = "  0: 0000000000000000FFFF00000100007F:5621 00000000000000000000000000000000:0000 0A 0:0";
+        assert_eq!(listens(mapped, 0x5621), cfg!(target_endian = "little"));
     }
 
     #[test]

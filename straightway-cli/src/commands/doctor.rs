@@ -3,7 +3,7 @@
 use std::{fmt, path::Path};
 
 use serde::Serialize;
-use straightway::{Engine, EntryKind, Fact, Health, Object, Uri};
+use straightway::{Engine, EntryKind, Fact, Health, Object, Uri, mounts::MountFacts};
 
 use super::list::{Face, faces};
 use crate::{fail::Fail, machine_args::Doctor, out::Out, session};
@@ -34,7 +34,47 @@ struct FactReport {
 struct PathReport {
     path: String,
     faces: Vec<Face>,
+    mount: Option<MountReport>,
     error: Option<String>,
+}
+
+/// What a path is mounted from.
+#[derive(Serialize)]
+struct MountReport {
+    at: String,
+    #[serde(rename = "type")]
+    kind: String,
+    source: String,
+    system: &'static str,
+    direct: &'static str,
+    note: &'static str,
+    facts: Vec<FactReport>,
+}
+
+impl MountReport {
+    /// Where none is told there is none; what is wrong with the path is told elsewhere.
+    fn of(path: &Path) -> Option<Self> {
+        let MountFacts { mount, system, direct, note, facts } = straightway::mounts::of(path).ok()?;
+        let facts = facts.into_iter().map(fact).collect();
+        Some(Self { at: mount.at, kind: mount.kind, source: mount.source, system, direct, note, facts })
+    }
+}
+
+impl fmt::Display for MountReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "         mount {} ({}) from {} at {}", self.system, self.kind, self.source, self.at)?;
+        writeln!(f, "         O_DIRECT: {}", self.direct)?;
+        if !self.note.is_empty() {
+            writeln!(f, "         note: {}", self.note)?;
+        }
+        for fact in &self.facts {
+            writeln!(f, "         {:<8} {:<16} {}", fact.health, fact.name, fact.value)?;
+            if !fact.remedy.is_empty() {
+                writeln!(f, "                  {:<16} -> {}", "", fact.remedy)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Report {
@@ -48,6 +88,9 @@ impl fmt::Display for Report {
         }
         for path in &self.paths {
             writeln!(f, "{:<8} {}", "path", path.path)?;
+            if let Some(mount) = &path.mount {
+                write!(f, "{mount}")?;
+            }
             for face in &path.faces {
                 writeln!(f, "         way {face}")?;
             }
@@ -74,6 +117,7 @@ pub fn run(args: &Doctor, out: &mut Out) -> Result<(), Fail> {
             paths.push(PathReport {
                 path: path.display().to_string(),
                 faces: looked.as_ref().map(faces).unwrap_or_default(),
+                mount: MountReport::of(path),
                 error,
             });
             failed = failed.or(looked.err());

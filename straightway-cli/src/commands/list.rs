@@ -6,7 +6,7 @@ use serde::Serialize;
 use straightway::{Engine, Entry, EntryKind, Hidden, Object, Uri};
 
 use crate::{
-    args::{EngineArgs, Ls, Stat},
+    args::{Ls, Stat},
     fail::Fail,
     out::Out,
     session,
@@ -55,7 +55,7 @@ fn kind(kind: EntryKind) -> &'static str {
 /// # Errors
 /// Those of listing, and of writing to stdout.
 pub fn ls(args: &Ls, out: &mut Out) -> Result<(), Fail> {
-    session::with_engine(&EngineArgs::default(), |engine| {
+    session::with_engine(&args.engine, |engine| {
         for uri in &args.uris {
             if args.recursive {
                 walk(engine, uri, out)?;
@@ -192,7 +192,7 @@ impl fmt::Display for StatReport {
 /// # Errors
 /// Those of looking, and of writing to stdout.
 pub fn stat(args: &Stat, out: &mut Out) -> Result<(), Fail> {
-    session::with_engine(&EngineArgs::default(), |engine| {
+    session::with_engine(&args.engine, |engine| {
         args.uris.iter().try_for_each(|uri| out.report(&stat_one(engine, uri)?))
     })
 }

@@ -137,6 +137,10 @@ fn doctor_has_facts_and_looks_at_paths_without_leaving_files() {
         assert_ne!(fact["remedy"], "", "{fact}");
     }
     assert!(!doctor["paths"][0]["faces"].as_array().unwrap().is_empty());
+    let mount = &doctor["paths"][0]["mount"];
+    for name in ["at", "type", "source", "system", "direct"] {
+        assert!(mount[name].as_str().is_some_and(|text| !text.is_empty()), "{name} in {mount}");
+    }
     assert!(scratch.names().is_empty(), "{:?}", scratch.names());
 }
 

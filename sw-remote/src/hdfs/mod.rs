@@ -22,7 +22,7 @@ use std::{
 };
 
 use sw_engine::{
-    Error, ErrorKind, Object, TransportName, Verb, Version,
+    Error, ErrorKind, Landing, Object, TransportName, Verb, Version,
     seam::{Entry, EntryKind, OpenMode, Store, WriteIntent},
 };
 
@@ -167,6 +167,7 @@ impl Hdfs {
             len: len.unwrap_or(write::OPEN),
             version: Version::default(),
             transport,
+            lands: Landing::Staged,
             because: None,
             stored: None,
             patience,
@@ -226,6 +227,7 @@ impl Store for Hdfs {
             len: meta.len,
             version: meta.version(),
             transport,
+            lands: Landing::Staged,
             because: None,
             stored: None,
             patience,

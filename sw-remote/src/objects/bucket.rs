@@ -116,6 +116,7 @@ impl Bucket {
                     (Arc::new(made.map_err(told)?), if at.scheme == Scheme::Http { Wire::Plain } else { Wire::Tls });
                 Self { store, writes: None, pages: None, keeps_tags: false, aborts: false, wire }
             }
+            Scheme::Nfs => return Err(unset("not the address of an object store".to_owned())),
         })
     }
 

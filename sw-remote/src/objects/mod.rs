@@ -28,7 +28,7 @@ use std::{
 
 use object_store::{ListResult, ObjectStoreExt, path::Path};
 use sw_engine::{
-    Error, ErrorKind, Object, Reason, Verb, Version,
+    Error, ErrorKind, Landing, Object, Reason, Verb, Version,
     checksum::Algorithm,
     seam::{Entry, EntryKind, Hidden, OpenMode, Store, WriteIntent},
 };
@@ -156,6 +156,7 @@ impl ObjectStores {
             len,
             version,
             transport: HTTP,
+            lands: Landing::Staged,
             because: (wire == Wire::Tls).then_some(Reason::TlsInUserSpace),
             stored,
             patience: self.config.patience,

@@ -40,6 +40,8 @@ pub struct Bed {
     start: Instant,
     /// Where objects can be put and looked at behind the server's back.
     files: Option<Server>,
+    /// Where directories are made behind the server's back, and what that is called.
+    folder: Option<PathBuf>,
 }
 
 impl Bed {
@@ -62,7 +64,12 @@ impl Bed {
     ) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the clock that the transport's waits go by")]
         let start = Instant::now();
-        Self { name, stores: Arc::new(stores), root, transport, start, files: None }
+        Self { name, stores: Arc::new(stores), root, transport, start, files: None, folder: None }
+    }
+
+    /// Where directories are made behind the server's back: that which names begin with.
+    pub fn in_folder(self, folder: PathBuf) -> Self {
+        Self { folder: Some(folder), ..self }
     }
 
     fn uri(&self, key: &str) -> String {
@@ -145,6 +152,11 @@ impl store::Bed for Bed {
     }
 
     fn directory(&mut self) -> Result<String, End> {
+        if let Some(folder) = &self.folder {
+            let name = fresh("directory");
+            std::fs::create_dir(folder.join(&name)).unwrap();
+            return Ok(self.uri(&name));
+        }
         // With its slash: this server answers 500 to HEAD of the name without.
         let directory = self.uri(&format!("{}/", fresh("directory")));
         if self.transport != HTTP || !self.root.starts_with("s3:") {
@@ -160,7 +172,7 @@ impl store::Bed for Bed {
     }
 
     fn directories(&self) -> Directories {
-        Directories::Prefixes
+        if self.folder.is_some() { Directories::Made } else { Directories::Prefixes }
     }
 
     fn write(&mut self, object: &Object, offset: u64, bytes: &[u8]) -> CaseResult {

@@ -8,6 +8,8 @@ mod faults;
 mod fork;
 mod hdfs;
 mod listings;
+mod nfs;
+mod nfs_peer;
 mod plain;
 mod rgw;
 mod scripted;
