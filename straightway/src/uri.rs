@@ -589,7 +589,7 @@ mod tests {
     #[test]
     fn what_is_not_built_in_says_so() {
         for (text, word) in
-            [("nfs://h/k", "not built in"), ("gopher://x", "unknown"), ("file://host/x", "this machine")]
+            [("daos://h/k", "not built in"), ("gopher://x", "unknown"), ("file://host/x", "this machine")]
         {
             let error = text.parse::<Uri>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadUri);
