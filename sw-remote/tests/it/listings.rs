@@ -168,7 +168,7 @@ fn a_walk_gives_each_name_once_in_order_by_several_listings_at_a_time() {
     let (server, seen) = server(&names, Fault::None);
     assert!(walked(&server, "s3://b/t", Hidden::Given, usize::MAX).unwrap() == below(&names, "t/"));
     let (all, most) = (seen.all.load(SeqCst), seen.most.load(SeqCst));
-    assert!(most > 4, "{most} requests at a time");
+    assert!(most > 1, "{most} requests at a time");
     // Fifty pages, and those that find where to cut and that are used in part.
     assert!((50..100).contains(&all), "{all} requests");
     // The bucket as a whole, a level above.
@@ -185,7 +185,7 @@ fn names_of_one_level_and_a_deep_tree_with_one_branch_are_walked_too() {
         assert!(walked(&server, "s3://b", Hidden::Given, usize::MAX).unwrap() == names);
         let (all, most) = (seen.all.load(SeqCst), seen.most.load(SeqCst));
         // Nobody knows a name of the first one before it is listed.
-        assert!(if names[0].starts_with('f') { most == 1 } else { most > 4 }, "{most} requests at a time");
+        assert!(if names[0].starts_with('f') { most == 1 } else { most > 1 }, "{most} requests at a time");
         assert!((25..60).contains(&all), "{all} requests");
     }
 }
