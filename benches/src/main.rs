@@ -88,6 +88,8 @@ enum Verb {
     Null,
     /// NVMe commands against a queue in memory, beside an io_uring loop of no-ops
     NvmeDriver,
+    /// Ceph by its libraries, beside `rados` and `rbd`: fills a pool of the cluster that is there, so it runs by its name alone.
+    Ceph,
     /// Our initiator of NVMe over TCP on our target, loopback, beside a bare stream, iperf3 and clients of NBD.
     NvmeTcp,
     /// A file behind nfs-ganesha, beside libnfs's nfs-cat; skipped where they are not.
@@ -256,6 +258,7 @@ type Run = fn(&mut Bench<'_>) -> Result<Vec<Case>, Fault>;
 fn runs(verb: &Verb) -> Vec<Run> {
     match verb {
         Verb::Null => vec![cases::null::run],
+        Verb::Ceph => vec![cases::ceph::run],
         Verb::NvmeDriver => vec![cases::nvme_driver::run],
         Verb::NvmeTcp => vec![cases::nvme_tcp::run],
         Verb::Nfs => vec![cases::nfs::run],

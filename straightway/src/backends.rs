@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 11] = [
+pub(crate) const TRANSPORTS: [TransportName; 12] = [
     sw_uring::IO_URING,
     sw_uring::PREADV2,
     sw_uring::NVME_PASSTHROUGH,
@@ -52,6 +52,7 @@ pub(crate) const TRANSPORTS: [TransportName; 11] = [
     sw_remote::HTTP,
     sw_remote::hdfs::HDFS,
     sw_remote::nfs::NFS,
+    sw_remote::CEPH,
     vendor::NAME,
 ];
 

@@ -1,7 +1,7 @@
 //! Remote systems: what an engine is told of them, and the environment's word where it is told nothing.
 //!
 //! ```text
-//!   s3://BUCKET/KEY ─► System of its scheme: ObjectStores, Hdfs, … ─► Context ◄── a RemoteTransport of every lane for each name of a transport
+//!   s3://BUCKET/KEY ─► System of its scheme: ObjectStores, Hdfs, Ceph, … ─► Context ◄── a RemoteTransport of every lane for each name of a transport
 //! ```
 
 use std::{
@@ -17,7 +17,8 @@ use sw_engine::{
     seam::{Transport, TransportCaps},
 };
 use sw_remote::{
-    Address, Context, HTTP, RemoteConfig, Runtime, Scheme, System,
+    Address, CEPH, Context, HTTP, RemoteConfig, Runtime, Scheme, System,
+    ceph::{Ceph, CephConfig},
     hdfs::{HDFS, Hdfs, HdfsConfig},
     nfs::{NFS, NfsConfig, NfsStores},
     objects::{Again, ObjectStores, ObjectsConfig, Settings},
@@ -59,8 +60,15 @@ pub struct Remote {
     pub requests: u32,
     /// Bytes of a part of an upload, 5 MiB to 1 GiB; default 16 MiB.
     pub part_bytes: u64,
-    /// Bytes that all uploads together hold beyond four parts each, at most 1 TiB; default 1 GiB.
+    /// Bytes that all uploads together hold beyond four parts each, at most 1 TiB; default 1 GiB. As many hold the objects of `rados://` that
+    /// are written.
     pub upload_bytes: u64,
+    /// The configuration of a cluster of Ceph's. Default: `CEPH_CONF`, else `/etc/ceph/ceph.conf` and where the libraries look further.
+    pub ceph_conf: Option<PathBuf>,
+    /// The user there, without `client.`. Default `admin`.
+    pub ceph_user: Option<String>,
+    /// The folder that Ceph's client libraries are in. Default: where the system has them.
+    pub ceph_libraries: Option<PathBuf>,
     /// Whether the environment and `~/.aws` are looked at. Default: yes.
     pub environment: bool,
     /// Files behind `nfs://`.
@@ -144,6 +152,9 @@ impl Default for Remote {
             requests: u32::try_from(http.requests_max).unwrap_or(u32::MAX),
             part_bytes,
             upload_bytes,
+            ceph_conf: None,
+            ceph_user: None,
+            ceph_libraries: None,
             environment: true,
             nfs: Nfs::default(),
         }
@@ -173,6 +184,9 @@ impl Remote {
             "remote_requests" => self.requests = value.parse().ok()?,
             "remote_part_bytes" => self.part_bytes = crate::parse_bytes(value)?,
             "remote_upload_bytes" => self.upload_bytes = crate::parse_bytes(value)?,
+            "ceph_conf" => self.ceph_conf = Some(text()?.into()),
+            "ceph_user" => self.ceph_user = Some(text()?),
+            "ceph_libraries" => self.ceph_libraries = Some(text()?.into()),
             "remote_environment" => self.environment = flag()?,
             _ => return self.nfs.set(name, value),
         }
@@ -265,6 +279,18 @@ impl Remote {
         config.http.requests_max = sw_mem::index(u64::from(self.requests));
         config
     }
+
+    fn ceph(&self) -> CephConfig {
+        CephConfig {
+            conf: self.ceph_conf.clone(),
+            user: self.ceph_user.clone().unwrap_or_else(|| CephConfig::default().user),
+            libraries: self.ceph_libraries.clone(),
+            environment: self.environment,
+            patience: self.patience,
+            requests: sw_mem::index(u64::from(self.requests)),
+            write_bytes: self.upload_bytes,
+        }
+    }
 }
 
 /// Those of an engine.
@@ -274,19 +300,21 @@ pub(crate) struct Remotes {
     objects: ObjectStores,
     hdfs: Hdfs,
     nfs: NfsStores,
+    ceph: Ceph,
 }
 
 /// What they are called in routes, in the order of their transports.
-pub(crate) const TRANSPORTS: [TransportName; 3] = [HTTP, HDFS, NFS];
+pub(crate) const TRANSPORTS: [TransportName; 4] = [HTTP, HDFS, NFS, CEPH];
 
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
         let (requests, context) = (said.requests, Context::new(Runtime::new(THREADS)));
         let (of_hdfs, of_nfs) = (said.clone(), said.clone());
+        let ceph = Ceph::new(context.clone(), said.ceph());
         let objects = ObjectStores::new(context.clone(), move || said.config());
         let hdfs = Hdfs::new(context.clone(), move || of_hdfs.hdfs());
         let nfs = NfsStores::new(context.clone(), move || of_nfs.nfs.config(&of_nfs));
-        Self { requests, context, objects, hdfs, nfs }
+        Self { requests, context, objects, hdfs, nfs, ceph }
     }
 
     /// Those that an address is of.
@@ -295,6 +323,7 @@ impl Remotes {
             Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https => &self.objects,
             Scheme::Hdfs | Scheme::WebHdfs => &self.hdfs,
             Scheme::Nfs => &self.nfs,
+            Scheme::Rados | Scheme::Rbd | Scheme::CephFs => &self.ceph,
         }
     }
 

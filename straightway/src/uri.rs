@@ -6,6 +6,7 @@
 //!   nvme+rdma://host:4420/NQN?nsid=1          and &device=NAME, &gid=N, or &fabric=emulated
 //!   s3://bucket/key   gs://bucket/key   az://container/key   http(s)://host/path
 //!   hdfs://namenode:port/path   hdfs://service/path   webhdfs://namenode:port/path   nfs://host:2049/export/path
+//!   rados://pool/object   rbd://pool/image@snapshot   cephfs://filesystem/path
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
 
@@ -18,11 +19,10 @@ use sw_remote::{Address, Scheme};
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 12] =
-    ["rbd", "rados", "cephfs", "ais", "alluxio", "juicefs", "daos", "agp", "milvus", "curvefs", "weka", "lustre"];
+const PLANNED: [&str; 9] = ["ais", "alluxio", "juicefs", "daos", "agp", "milvus", "curvefs", "weka", "lustre"];
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -370,7 +370,7 @@ fn remote(text: &str) -> Result<Uri, Error> {
         Error::new(ErrorKind::BadUri, Verb::Open)
             .at(text)
             .detail(why)
-            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise or nfs://HOST/EXPORT/PATH")
+            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT or cephfs://FS/PATH")
     })?;
     Ok(Uri::Remote(address).part(offset, len))
 }
@@ -608,6 +608,9 @@ mod tests {
             ("a", ".", "a"),
             ("s3://b/x/y", "s3://b/x", "y"),
             ("s3://b/x", "s3://b/", "x"),
+            ("cephfs://fs/x/y", "cephfs://fs/x", "y"),
+            ("rados://pool:space/x", "rados://pool:space/", "x"),
+            ("rbd://pool/image@snapshot", "rbd://pool/", "image@snapshot"),
         ] {
             let (uri, parent): (Uri, Uri) = (whole.parse().unwrap(), directory.parse().unwrap());
             assert_eq!((uri.parent(), uri.file_name()), (Some(parent.clone()), Some(name)), "{whole}");

@@ -23,11 +23,17 @@ pub enum Scheme {
     WebHdfs,
     /// `nfs://HOST:PORT/EXPORT/PATH`.
     Nfs,
+    /// `rados://POOL/OBJECT`.
+    Rados,
+    /// `rbd://POOL/IMAGE@SNAPSHOT`.
+    Rbd,
+    /// `cephfs://FILESYSTEM/PATH`.
+    CephFs,
 }
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 8] = [
+    pub const ALL: [(&'static str, Scheme); 11] = [
         ("s3", Self::S3),
         ("gs", Self::Gcs),
         ("az", Self::Azure),
@@ -36,6 +42,9 @@ impl Scheme {
         ("hdfs", Self::Hdfs),
         ("webhdfs", Self::WebHdfs),
         ("nfs", Self::Nfs),
+        ("rados", Self::Rados),
+        ("rbd", Self::Rbd),
+        ("cephfs", Self::CephFs),
     ];
 
     /// What stands before `://`.
@@ -49,6 +58,9 @@ impl Scheme {
             Self::Hdfs => "hdfs",
             Self::WebHdfs => "webhdfs",
             Self::Nfs => "nfs",
+            Self::Rados => "rados",
+            Self::Rbd => "rbd",
+            Self::CephFs => "cephfs",
         }
     }
 
@@ -68,7 +80,8 @@ impl Scheme {
 pub struct Address {
     /// How it is spoken to.
     pub scheme: Scheme,
-    /// The bucket or container; the host and port of plain HTTP, of NFS, of a namenode, or the name of a service.
+    /// The bucket or container; the host and port of plain HTTP, of NFS, of a namenode, or the name of a service; of Ceph the pool, with a namespace
+    /// behind a colon, or the file system.
     pub bucket: String,
     /// The name in it, as it is, without a first slash; empty for the bucket as a whole.
     pub key: String,
@@ -122,6 +135,7 @@ mod tests {
     #[test]
     fn an_address_is_written_as_it_was_read() {
         for text in [
+            "rados://p:n/k",
             "s3://b/k",
             "gs://bucket/a b/c?d=1#e",
             "az://c/x",

@@ -13,6 +13,7 @@
 //! work runs on the threads of one [`Runtime`].
 
 mod address;
+pub mod ceph;
 mod chain;
 mod directory;
 pub mod hdfs;
@@ -34,3 +35,5 @@ pub use transport::{RemoteConfig, RemoteTransport};
 
 /// What goes by HTTP, in routes and reports.
 pub const HTTP: &str = "http";
+/// What goes by Ceph's client libraries, in routes and reports.
+pub const CEPH: &str = "ceph";

@@ -20,6 +20,8 @@ pub struct Runtime(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     threads: usize,
+    /// Threads for calls that block.
+    calls: usize,
     runtime: OnceLock<Result<Owned, (io::ErrorKind, String)>>,
     /// A child of this process has none of the threads.
     fork: ForkMark,
@@ -51,8 +53,17 @@ pub(crate) fn leak<T>(what: T) {
 impl Runtime {
     /// One with `threads` threads, 1 to 64. Nothing is started yet.
     pub fn new(threads: usize) -> Self {
-        let inner = Inner { threads: threads.clamp(1, THREADS_MAX), runtime: OnceLock::new(), fork: ForkMark::new() };
-        Self(Arc::new(inner))
+        Self::with(threads, threads)
+    }
+
+    /// One for calls that block, with `threads` threads for them, 1 to 64.
+    pub(crate) fn for_calls(threads: usize) -> Self {
+        Self::with(1, threads)
+    }
+
+    fn with(threads: usize, calls: usize) -> Self {
+        let (threads, calls) = (threads.clamp(1, THREADS_MAX), calls.clamp(1, THREADS_MAX));
+        Self(Arc::new(Inner { threads, calls, runtime: OnceLock::new(), fork: ForkMark::new() }))
     }
 
     /// Whether this is a child of the process that made it, in which nothing of it runs.
@@ -74,7 +85,7 @@ impl Runtime {
         let made = self.0.runtime.get_or_init(|| {
             let made = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(self.0.threads)
-                .max_blocking_threads(self.0.threads)
+                .max_blocking_threads(self.0.calls)
                 .thread_name("sw-remote")
                 .enable_all()
                 .build();

@@ -38,7 +38,6 @@ enum Runs {
     /// In every `cargo xtask test`.
     Always,
     /// Where it is named, or nothing is.
-    #[expect(dead_code, reason = "no system is so slow yet")]
     ByName,
 }
 
@@ -81,6 +80,20 @@ const SYSTEMS: &[System] = &[
         brings: None,
         tests_min: 1,
         runs: Runs::Always,
+    },
+    System {
+        name: "ceph",
+        what: "Ceph by its own libraries: RADOS, RBD and CephFS over one monitor, one store on a disk and one MDS",
+        needs: &[
+            Need::Tool { program: "ceph-mon", package: "ceph-mon" },
+            Need::Tool { program: "ceph-osd", package: "ceph-osd" },
+            Need::Tool { program: "ceph-mds", package: "ceph-mds" },
+            // It brings librados2, librbd1 and libcephfs2.
+            Need::Tool { program: "ceph", package: "ceph-common" },
+        ],
+        brings: None,
+        tests_min: 1,
+        runs: Runs::ByName,
     },
 ];
 

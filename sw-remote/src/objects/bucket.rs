@@ -74,7 +74,9 @@ impl Bucket {
         let connections = Listings(connections);
         // The client is made twice, where it is to have another's keys than the library finds for it: with those, looked at.
         Ok(match at.scheme {
-            Scheme::Hdfs | Scheme::WebHdfs => return Err(unset("not an address of an object store".to_owned())),
+            Scheme::Hdfs | Scheme::WebHdfs | Scheme::Rados | Scheme::Rbd | Scheme::CephFs => {
+                return Err(unset("not an address of an object store".to_owned()));
+            }
             Scheme::S3 => {
                 let builder =
                     settings.s3(AmazonS3Builder::new().with_client_options(options()), &at.bucket).map_err(unset)?;

@@ -72,6 +72,11 @@ impl Bed {
         Self { folder: Some(folder), ..self }
     }
 
+    /// Whether what is removed while it is open is read to its end.
+    fn reads_on(&self) -> bool {
+        self.root.starts_with("cephfs:")
+    }
+
     fn uri(&self, key: &str) -> String {
         format!("{}{key}", self.root)
     }
@@ -113,6 +118,9 @@ impl block_file::Bed for Bed {
     }
 
     fn failing_object(&mut self) -> Result<block_file::Target, End> {
+        if self.reads_on() {
+            return skip("a file that is removed while it is open is read to its end");
+        }
         let target = self.object(&[0; 64 << 10])?;
         self.stores.remove(&target.object.name).unwrap();
         Ok(target)
@@ -132,14 +140,16 @@ impl block_file::Bed for Bed {
 }
 
 pub fn transport_conforms(bed: &mut Bed) {
-    block_file::run(bed).assert_green(&[
+    let more: &[&str] = if bed.reads_on() { &["an_error_of_the_medium_is_a_fault_with_a_code"] } else { &[] };
+    let skipped = [
         "writes_what_memory_holds_and_nothing_beside",
         "pieces_of_memory_are_written_in_object_order",
         // Its reads were looked at before.
         "any_offset_and_address_on_a_bytewise_face",
         "memory_that_was_not_attached_is_refused",
         "writes_and_reads_mixed_keep_every_byte",
-    ]);
+    ];
+    block_file::run(bed).assert_green(&[&skipped[..], more].concat());
 }
 
 impl store::Bed for Bed {

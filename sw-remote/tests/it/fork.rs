@@ -13,6 +13,23 @@ use sw_testkit::{
 
 use crate::client::{config, read, stores as stores_of, write};
 
+/// Does something in a child, which leaves by `_exit` then, and is ended after 20 s. Whether it says that all is well.
+pub fn in_child(work: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child does what it is told, and leaves by _exit; an alarm ends one that hangs.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: it has no precondition.
+        unsafe { libc::alarm(20) };
+        let is_well = work();
+        // SAFETY: ends the child without the parent's handlers.
+        unsafe { libc::_exit(if is_well { 0 } else { 1 }) }
+    }
+    let mut status = -1;
+    // SAFETY: a child of ours and a writable status.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    (waited, status) == (child, 0)
+}
+
 #[test]
 fn a_child_that_drops_everything_ends_and_the_parent_goes_on() {
     // Threads of other tests may hold what a child needs, such as the allocator's locks.
@@ -31,20 +48,12 @@ fn a_child_that_drops_everything_ends_and_the_parent_goes_on() {
         write(&stores, intent.object(), 0, &vec![1; 5 << 20]).unwrap();
         let own = stores_of(config(server.environment()));
         let opened = own.open(&Server::uri("object"), OpenMode::Read).unwrap();
-        // SAFETY: the child drops what it has, asks for one thing, and leaves by _exit; an alarm ends one that hangs.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: it has no precondition.
-            unsafe { libc::alarm(20) };
+        let is_well = in_child(|| {
             let refused = own.open(&Server::uri("object"), OpenMode::Read).map(drop).map_err(|error| error.kind());
-            drop((opened, own, intent));
-            // SAFETY: ends the child without the parent's handlers.
-            unsafe { libc::_exit(if refused == Err(ErrorKind::Forked) { 0 } else { 1 }) }
-        }
-        let mut status = -1;
-        // SAFETY: a child of ours and a writable status.
-        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
-        assert_eq!((waited, status), (child, 0), "round {round}");
+            drop((opened, own));
+            refused == Err(ErrorKind::Forked)
+        });
+        assert!(is_well, "round {round}");
         intent.commit(Names::Durable).unwrap();
         assert_eq!(read(&stores, &object).unwrap(), [7; 1000]);
     }

@@ -2,7 +2,9 @@
 //! servers (Ceph's gateway, HDFS) where a step of `cargo xtask test` has brought it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
 
+mod ceph;
 mod client;
+mod cluster;
 mod conformance;
 mod faults;
 mod fork;

@@ -1,13 +1,10 @@
-//! Ceph's gateway (RGW), as real as S3 is outside of Amazon: a cluster of one monitor and one store in memory, by the programs of the
-//! distribution, on ports of the loopback that are free.
+//! Ceph's gateway (RGW), as real as S3 is outside of Amazon, before a cluster of one monitor and one store in memory.
 
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     ops::ControlFlow,
-    process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -20,36 +17,20 @@ use sw_remote::objects::{ObjectStores, ObjectsConfig};
 use sw_testkit::{
     pattern,
     s3::{BUCKET, KEY, Proxy, Request, Server, Then, Wire},
-    scratch::Scratch,
 };
 
 use crate::{
     client::{config, put, read, stores, write},
+    cluster::{Cluster, Keys, Medium, Running, free_ports, wait_until},
     conformance::{Bed, store_conforms, transport_conforms},
 };
 
 const MIB: usize = 1 << 20;
-const CLUSTER: &str = "11111111-2222-3333-4444-555555555555";
-const OSD: &str = "66666666-7777-8888-9999-aaaaaaaaaaaa";
-/// Half-seconds that something is waited for.
-const PATIENCE: usize = 60;
-
-/// A process that ends with its handle.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // One that ended is as good.
-        let _ended = self.0.kill().and_then(|()| self.0.wait());
-    }
-}
-
-/// The cluster.
+/// The cluster with its gateway.
 struct Rgw {
-    // Before the folder that it works in.
+    // Before what it works in.
     gateway: Option<Running>,
-    _daemons: Vec<Running>,
-    folder: Scratch,
+    cluster: Cluster,
     port: u16,
     tls_port: u16,
 }
@@ -75,73 +56,30 @@ const CERTIFICATE: [&str; 15] = [
 
 impl Rgw {
     fn start() -> Self {
-        let folder = Scratch::new(env!("CARGO_TARGET_TMPDIR"), "rgw");
-        let ports = free_ports::<4>();
-        let at = folder.root().display();
-        let text = format!(
-            "[global]\nfsid = {CLUSTER}\nmon host = [v2:127.0.0.1:{}/0,v1:127.0.0.1:{}/0]\nmon initial members = a\n\
-             public addr = 127.0.0.1\ncluster addr = 127.0.0.1\nauth cluster required = none\nauth service required = none\n\
-             auth client required = none\nms mon client mode = crc\nkeyring = {at}/$name.keyring\nadmin socket = {at}/$name.asok\n\
-             log file = {at}/$name.log\npid file = {at}/$name.pid\nrun dir = {at}\ncrash dir = {at}\nmon data = {at}/mon\n\
-             osd data = {at}/osd\nrgw data = {at}\nosd pool default size = 1\nosd pool default min size = 1\nosd pool default pg num = 8\n\
-             mon allow pool size one = true\nosd crush chooseleaf type = 0\nmon data avail crit = 1\npaxos propose interval = 0.05\n\
-             paxos min wait = 0.02\nosd objectstore = memstore\nosd class update on start = false\n\
-             rgw frontends = beast endpoint=127.0.0.1:{} ssl_endpoint=127.0.0.1:{} ssl_certificate={at}/cert.pem ssl_private_key={at}/key.pem \
-             tcp_nodelay=1\n",
-            ports[0], ports[1], ports[2], ports[3],
+        let ports = free_ports::<2>();
+        let more = format!(
+            "rgw data = {{at}}\nrgw frontends = beast endpoint=127.0.0.1:{} ssl_endpoint=127.0.0.1:{} ssl_certificate={{at}}/cert.pem \
+             ssl_private_key={{at}}/key.pem tcp_nodelay=1\n",
+            ports[0], ports[1],
         );
-        for (name, bytes) in [("ceph.conf", text.as_str()), ("mon.a.keyring", "")] {
-            fs::write(folder.path(name), bytes).unwrap();
-        }
-        for name in ["mon", "osd"] {
-            fs::create_dir(folder.path(name)).unwrap();
-        }
-        let mut made = Self { gateway: None, _daemons: Vec::new(), folder, port: ports[2], tls_port: ports[3] };
-        made.run("openssl", &CERTIFICATE);
-        let monitors = format!("[v2:127.0.0.1:{},v1:127.0.0.1:{}]", ports[0], ports[1]);
-        made.run("monmaptool", &["--create", "--fsid", CLUSTER, "--addv", "a", &monitors, "monmap"]);
-        made.run("ceph-mon", &["-i", "a", "--mkfs", "--monmap", "monmap"]);
-        let monitor = made.spawn("ceph-mon", &["-i", "a", "-f"]);
-        made._daemons.push(monitor);
-        made.run("ceph", &["--connect-timeout", "20", "osd", "new", OSD]);
-        made.run("ceph-osd", &["-i", "0", "--mkfs", "--osd-uuid", OSD]);
-        let store = made.spawn("ceph-osd", &["-i", "0", "-f"]);
-        made._daemons.push(store);
+        let cluster = Cluster::start("rgw", Medium::Memory, Keys::None, &more);
+        cluster.run("openssl", &CERTIFICATE);
+        let mut made = Self { gateway: None, cluster, port: ports[0], tls_port: ports[1] };
         made.gateway();
         let names = ["user", "create", "--uid", "user", "--display-name", "user"];
-        made.run("radosgw-admin", &[&names[..], &["--access-key", KEY.0, "--secret-key", KEY.1]].concat());
+        made.cluster.run("radosgw-admin", &[&names[..], &["--access-key", KEY.0, "--secret-key", KEY.1]].concat());
         made.make_bucket();
         made
     }
 
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(self.folder.root()).env("CEPH_CONF", self.folder.path("ceph.conf"));
-        command
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let output = self.command(program, arguments).output().unwrap();
-        assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn spawn(&self, program: &str, arguments: &[&str]) -> Running {
-        let mut command = self.command(program, arguments);
-        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-
     /// Starts the gateway, and waits until it answers.
     fn gateway(&mut self) {
-        self.gateway = Some(self.spawn("radosgw", &["-n", "client.rgw", "-f"]));
-        for _ in 0..PATIENCE {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return;
-            }
-            std::thread::park_timeout(Duration::from_millis(500));
-        }
-        panic!(
+        self.gateway = Some(self.cluster.spawn("radosgw", &["-n", "client.rgw", "-f"]));
+        let port = self.port;
+        assert!(
+            wait_until(|| TcpStream::connect(("127.0.0.1", port)).is_ok()),
             "the gateway does not listen: {}",
-            fs::read_to_string(self.folder.path("client.rgw.log")).unwrap_or_default()
+            fs::read_to_string(self.cluster.folder.path("client.rgw.log")).unwrap_or_default()
         );
     }
 
@@ -219,12 +157,6 @@ fn time_of(answer: &str) -> String {
     let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let month = 1 + months.iter().position(|month| *month == words[2]).unwrap();
     format!("{}{month:02}{}T{}{}{}Z", words[3], words[1], words[4], words[5], words[6])
-}
-
-/// Ports that nobody listens at.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// All of it in one test: a cluster takes seconds to start.
@@ -337,7 +269,7 @@ fn tls(rgw: &Rgw) {
         config.http.ca_file = ca_file;
         stores(config)
     };
-    let (trusting, bytes) = (of(Some(rgw.folder.path("cert.pem"))), pattern::bytes(10, 0, 9 * MIB));
+    let (trusting, bytes) = (of(Some(rgw.cluster.folder.path("cert.pem"))), pattern::bytes(10, 0, 9 * MIB));
     put(&trusting, &Server::uri("tls"), &bytes).unwrap();
     let object = trusting.open(&Server::uri("tls"), OpenMode::Read).unwrap();
     assert!(read(&trusting, &object).unwrap() == bytes);

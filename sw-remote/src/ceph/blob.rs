@@ -1,0 +1,179 @@
+//! A RADOS object in the making: held in memory, and written as a whole by one operation.
+//!
+//! RADOS writes in place and renames nothing. One operation on one object is atomic, though, and what is there before is there until it is
+//! done: an object that fits into one is written so, and a longer one is refused.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use sw_engine::{
+    Error, ErrorKind, Object, Verb, Version, WriteOutcome,
+    seam::{IoKind, Names, WriteIntent},
+};
+
+use super::{
+    Ceph, Shared, fault,
+    held::Held,
+    room::Part,
+    sys::{Failed, Keep, rados::Pool},
+    text,
+};
+use crate::{address::Address, land::Landing, remote::Remote};
+
+/// Bytes of an object that is written: below what a cluster takes in one operation (`osd_max_write_size`, 90 MiB).
+pub(super) const BLOB_BYTES_MAX: u64 = 64 << 20;
+
+/// One in the making.
+struct Making {
+    shared: Arc<Shared>,
+    at: Address,
+    pool: Arc<Held<Pool>>,
+    bytes: Mutex<(Vec<u8>, Part)>,
+    /// It is being committed.
+    is_closed: AtomicBool,
+}
+
+fn too_large(name: &str, verb: Verb, len: u64) -> Error {
+    Error::new(ErrorKind::TooLarge, verb)
+        .at(name)
+        .detail(format!(
+            "{len} bytes; an object of RADOS is written by one operation, of {BLOB_BYTES_MAX} bytes at most"
+        ))
+        .remedy("write several objects, or one to cephfs:// or s3://")
+        .with_outcome(WriteOutcome::NotApplied)
+}
+
+impl Making {
+    fn put(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
+        let name = self.at.to_string();
+        let fail = |kind| Error::new(kind, Verb::Write).at(&*name).with_outcome(WriteOutcome::NotApplied);
+        let end = offset.saturating_add(u64::from(landing.len()));
+        if end > BLOB_BYTES_MAX {
+            return Err(too_large(&name, Verb::Write, end));
+        }
+        let mut guard = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(fail(ErrorKind::Closed).detail("it is being committed; these bytes are not part of it"));
+        }
+        let (bytes, part) = &mut *guard;
+        part.grow(end).ok_or_else(|| {
+            let text = "objects in the making have all of the engine's memory for them";
+            fail(ErrorKind::ResourceLimit).detail(text).remedy("write fewer at a time, or raise remote_upload_bytes")
+        })?;
+        if bytes.len() < sw_mem::index(end) {
+            bytes.resize(sw_mem::index(end), 0);
+        }
+        landing.take(&mut bytes[sw_mem::index(offset)..sw_mem::index(end)]);
+        Ok(())
+    }
+
+    async fn finish(&self) -> Result<(), Error> {
+        let name = self.at.to_string();
+        let bytes = std::mem::take(&mut self.bytes.lock().unwrap_or_else(PoisonError::into_inner).0);
+        let place = self
+            .shared
+            .place(Verb::Create, &name)
+            .await
+            .map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
+        let keep = Keep::new(self.pool.clone(), place);
+        let begun = self.pool.write(&text(&self.at.key, Verb::Create, &name)?, bytes, keep);
+        let done = self.shared.end(begun, (Verb::Create, &name)).await;
+        let done = done.map_err(|error| error.with_outcome(WriteOutcome::Unknown))?;
+        if done.result < 0 {
+            let errno = i32::try_from(-done.result).unwrap_or(libc::EIO);
+            return Err(fault::of_write(Failed { call: "rados_aio_write_full", errno }, Verb::Create, &name));
+        }
+        Ok(())
+    }
+}
+
+impl Remote for Making {
+    fn read<'a>(&'a self, _offset: u64, _landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
+        not_read(&self.at)
+    }
+
+    fn write<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
+        futures_util::future::ready(self.put(offset, landing)).boxed()
+    }
+
+    fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {
+        futures_util::future::ready(Ok(())).boxed()
+    }
+
+    /// Nothing of it is there before it is whole, and all of it is durable then.
+    fn flush(&self, _kind: IoKind) -> BoxFuture<'_, Result<(), Error>> {
+        futures_util::future::ready(Ok(())).boxed()
+    }
+}
+
+/// What is being written is not read.
+pub(super) fn not_read(at: &Address) -> BoxFuture<'static, Result<(), Error>> {
+    let error = Error::new(ErrorKind::Unsupported, Verb::Read).at(at.to_string());
+    let error = error.detail("an object that is being written is not read before it is whole");
+    futures_util::future::ready(Err(error)).boxed()
+}
+
+/// It, as its writer holds it.
+struct Intent {
+    object: Arc<Object>,
+    making: Arc<Making>,
+    limit: Duration,
+}
+
+impl WriteIntent for Intent {
+    fn object(&self) -> &Arc<Object> {
+        &self.object
+    }
+
+    fn cut(&self, len: u64) -> Result<(), Error> {
+        if len > BLOB_BYTES_MAX {
+            return Err(too_large(&self.object.name, Verb::Create, len));
+        }
+        let mut guard = self.making.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.0.resize(sw_mem::index(len), 0);
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>, _names: Names) -> Result<(), Error> {
+        {
+            let mut guard = self.making.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+            self.making.is_closed.store(true, Ordering::Release);
+            if self.object.len != u64::MAX {
+                guard.0.resize(sw_mem::index(self.object.len), 0);
+            }
+        }
+        let making = self.making.clone();
+        let done = self
+            .making
+            .shared
+            .calls
+            .runtime
+            .wait((Verb::Create, &self.object.name), self.limit, async move { making.finish().await });
+        done.map_err(|error| if error.outcome().is_none() { error.with_outcome(WriteOutcome::Unknown) } else { error })
+    }
+}
+
+impl Ceph {
+    pub(super) fn create_blob(&self, at: Address, len: Option<u64>) -> Result<Box<dyn WriteIntent>, Error> {
+        let name = at.to_string();
+        if let Some(len) = len.filter(|len| *len > BLOB_BYTES_MAX) {
+            return Err(too_large(&name, Verb::Create, len));
+        }
+        let making = self.run((Verb::Create, &name), move |shared| {
+            let pool = shared.pool(&at, Verb::Create, &at.to_string());
+            let pool = pool.map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
+            let bytes = Mutex::new((Vec::new(), Part::none(&shared.room)));
+            let pool = Arc::new(Held::new(pool, &shared.calls));
+            Ok(Arc::new(Making { shared: shared.clone(), at, pool, bytes, is_closed: AtomicBool::new(false) }))
+        })?;
+        let object = self.object(name, making.clone(), (len.unwrap_or(u64::MAX), Version::default()));
+        let limit = self.shared.limit() * 2;
+        Ok(Box::new(Intent { object: Arc::new(object), making, limit }))
+    }
+}
