@@ -8,6 +8,7 @@ use straightway::{Destination, Error, PciAddress, Policy, Uri, parse_policy};
 use sw_checkpoint::Verify;
 
 use crate::{
+    cache_args::Cache,
     dataset_args::Dataset,
     machine_args::{Doctor, Topology},
     size,
@@ -72,6 +73,9 @@ pub enum Command {
     Cat(Cat),
     /// Copy an object: complete and verified under its name, or not there
     Cp(Cp),
+    /// Tell, fill and empty a cache of remote objects
+    #[command(subcommand)]
+    Cache(Cache),
     /// Load a checkpoint into host or GPU memory
     Load(Load),
     /// Show, verify, compare and convert checkpoints
@@ -103,7 +107,8 @@ pub struct EngineArgs {
     /// nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command,
     /// nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE,
     /// nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+...+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE,
-    /// nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cufile=on-request|prefer|off, cufile_library=FILE
+    /// nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cache_dir=PATH, cache_bytes,
+    /// cache_verify=first|always, cache_block_bytes, cache_fill_bytes, cufile=on-request|prefer|off, cufile_library=FILE
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }

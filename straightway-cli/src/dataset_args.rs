@@ -245,7 +245,7 @@ fn parse_format(text: &str) -> Result<Format, Error> {
     text.parse()
 }
 
-fn parse_method(text: &str) -> Result<Method, String> {
+pub(crate) fn parse_method(text: &str) -> Result<Method, String> {
     let blocks = || {
         let (samples, blocks) = text.strip_prefix("blocks=")?.split_once('x')?;
         Some(Method::Blocks { samples: samples.parse().ok()?, blocks: blocks.parse().ok()? })

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cache_args;
 mod commands;
 mod dataset_args;
 mod environment;

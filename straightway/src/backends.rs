@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use sw_cache::CacheConfig;
 /// A stream of the caller's, by its handle.
 pub use sw_cuda::ForeignStream as CallerStream;
 pub(crate) use sw_cuda::{
@@ -27,6 +28,7 @@ use sw_uring::{
 
 use crate::{
     builder::{Config, UringCompletion},
+    caches::Caches,
     clock::Clock,
     doctor::{Fact, Health},
     fabrics::Fabrics,
@@ -89,6 +91,7 @@ pub(crate) struct Backends {
     /// Behind the emulated RDMA fabric.
     pub(crate) rdma_emulated: Fabrics,
     pub(crate) remotes: Remotes,
+    pub(crate) caches: Caches,
     pub(crate) vendor: Arc<Vendor>,
     pub(crate) scratches: Scratches,
     machine: Machine,
@@ -170,7 +173,13 @@ fn ring_depth(config: &Config) -> u32 {
 }
 
 impl Backends {
-    pub(crate) fn find(config: Config, clock: Clock, cufile: CuFileSource, keys: NvmeTcpKeys, remote: Remote) -> Self {
+    pub(crate) fn find(
+        config: Config,
+        clock: Clock,
+        cufile: CuFileSource,
+        keys: NvmeTcpKeys,
+        (remote, cache): (Remote, Option<CacheConfig>),
+    ) -> Self {
         let probe = match config.io_uring {
             crate::builder::UringUse::Auto => sw_uring::probe(),
             crate::builder::UringUse::Off => {
@@ -192,6 +201,7 @@ impl Backends {
             rdma: Fabrics::new(config, keys.clone(), &FabricWire::Rdma(RdmaPort::default())),
             rdma_emulated: Fabrics::new(config, keys, &FabricWire::EmulatedRdma),
             remotes: Remotes::new(remote),
+            caches: Caches::new(cache),
             vendor: Vendor::new(&config, cufile),
             scratches: Scratches::default(),
             machine,

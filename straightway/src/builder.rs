@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
-use crate::{Engine, backends::CuFileSource, keys::NvmeTcpKeys, parse_bytes, remotes::Remote};
+use sw_cache::CacheConfig;
+
+use crate::{Engine, backends::CuFileSource, caches, keys::NvmeTcpKeys, parse_bytes, remotes::Remote};
 
 /// Whether the GPU driver is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -200,6 +202,8 @@ pub struct EngineBuilder {
     keys: NvmeTcpKeys,
     /// How object stores are reached.
     remote: Remote,
+    /// Where their bytes are kept; nowhere, if that has no name.
+    cache: CacheConfig,
 }
 
 impl Default for EngineBuilder {
@@ -210,6 +214,7 @@ impl Default for EngineBuilder {
             cufile_library: CuFileSource::Search,
             keys: NvmeTcpKeys::default(),
             remote: Remote::default(),
+            cache: CacheConfig::new(PathBuf::new(), 0),
             config: Config {
                 // More reactors than drives only share them; four feed a modern drive from the page cache.
                 reactors: u32::try_from(cores.clamp(1, 4)).unwrap_or(1),
@@ -370,6 +375,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Keeps bytes of remote objects in a directory on a local disk. Default: nowhere. The directory is opened with the first remote
+    /// object; where that fails, objects are read without, and [`Engine::cache`] says why.
+    #[must_use]
+    pub fn cache(mut self, cache: CacheConfig) -> Self {
+        self.cache = cache;
+        self
+    }
+
     /// When NVIDIA's own libcufile is used. Default: on request.
     #[must_use]
     pub fn cufile(mut self, cufile: CuFileUse) -> Self {
@@ -432,7 +445,11 @@ impl EngineBuilder {
         if let Err(why) = self.remote.check() {
             return wrong(why);
         }
-        Ok(Engine::make(self.config, self.cufile_library, self.keys, self.remote))
+        let cache = (!self.cache.dir.as_os_str().is_empty()).then_some(self.cache);
+        if let Some(why) = cache.as_ref().and_then(|cache| cache.check().err()) {
+            return wrong(why);
+        }
+        Ok(Engine::make(self.config, self.cufile_library, self.keys, (self.remote, cache)))
     }
 
     /// Sets one option by the name that the command line uses, as `queue_depth=128` or `staging_bytes=64MiB`.
@@ -444,7 +461,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name}={value} is no option of an engine"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_paths=all|first, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, s3_endpoint=URL, s3_region, s3_virtual_host=on|off, s3_anonymous=on|off, remote_ca_file=FILE, remote_patience_ms, remote_timeout_ms, remote_requests, remote_part_bytes, remote_upload_bytes, remote_environment=on|off, nfs_port, nfs_mount_port, nfs_export=PATH, nfs_uid, nfs_gid, nfs_connections, ceph_conf=FILE, ceph_user=NAME, ceph_libraries=FOLDER, cufile=on-request|prefer|off, cufile_library=FILE")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_paths=all|first, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, s3_endpoint=URL, s3_region, s3_virtual_host=on|off, s3_anonymous=on|off, remote_ca_file=FILE, remote_patience_ms, remote_timeout_ms, remote_requests, remote_part_bytes, remote_upload_bytes, remote_environment=on|off, nfs_port, nfs_mount_port, nfs_export=PATH, nfs_uid, nfs_gid, nfs_connections, ceph_conf=FILE, ceph_user=NAME, ceph_libraries=FOLDER, cache_dir=PATH, cache_bytes, cache_verify=first|always, cache_block_bytes, cache_fill_bytes, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);
         let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());
@@ -502,6 +519,7 @@ impl EngineBuilder {
                 self.config.nvme_tcp.registering = RdmaRegistering::PerCommand;
             }
             ("nvme_tcp_timeout_ms", _) => self.config.nvme_tcp.timeout = millis()?,
+            _ if name.starts_with("cache_") => caches::set(&mut self.cache, name, value).ok_or_else(wrong)?,
             ("cufile", "on-request") => self.config.cufile = CuFileUse::OnRequest,
             ("cufile", "prefer") => self.config.cufile = CuFileUse::Prefer,
             ("cufile", "off") => self.config.cufile = CuFileUse::Off,

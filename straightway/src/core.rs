@@ -10,6 +10,7 @@ use std::{
 };
 
 use crossbeam_queue::ArrayQueue;
+use sw_cache::CacheConfig;
 use sw_engine::{
     Completion, Counters, Error, ErrorKind, Lane, MemoryFacts, Op, Plan, Policy, RateClass, RateTable, Reason,
     Rejected, Time, Verb, inspect::Tree, seam::Wait,
@@ -150,7 +151,12 @@ impl Group {
 }
 
 impl Core {
-    pub(crate) fn new(config: Config, cufile: CuFileSource, keys: NvmeTcpKeys, remote: Remote) -> Arc<Self> {
+    pub(crate) fn new(
+        config: Config,
+        cufile: CuFileSource,
+        keys: NvmeTcpKeys,
+        remote: (Remote, Option<CacheConfig>),
+    ) -> Arc<Self> {
         let clock = Clock::start();
         Arc::new_cyclic(|this| Self {
             this: this.clone(),

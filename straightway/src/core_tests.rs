@@ -76,7 +76,7 @@ fn a_panic_in_line_is_an_error_and_frees_only_what_the_device_let_go_of() {
             *Engine::builder().gpu(GpuUse::Off).config(),
             CuFileSource::Search,
             NvmeTcpKeys::default(),
-            Remote::default(),
+            (Remote::default(), None),
         );
         let (done, memory) = run(&core, ends);
         let error = done.result.unwrap_err();

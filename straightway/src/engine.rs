@@ -2,8 +2,9 @@
 
 use std::{ops::ControlFlow, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
+use sw_cache::{Cache, CacheConfig};
 use sw_engine::{
-    Counters, Error, ErrorKind, Plan, Policy, Residency, Segment, Spans, StripeGeometry, Target, Verb, Version,
+    Counters, Error, ErrorKind, Layout, Plan, Policy, Residency, Segment, Spans, StripeGeometry, Target, Verb, Version,
     inspect::Tree,
     seam::{CopyDirection, Entry, Hidden, OpenMode, Store},
 };
@@ -11,8 +12,9 @@ use sw_mem::{Buffer, ByteLen, DmaRegion, HugePages, Populate};
 use sw_net::PathReport;
 
 use crate::{
-    backends::{CallerStream, CuFileSource, DeviceAllocation, Owner, StreamGate},
+    backends::{Backends, CallerStream, CuFileSource, DeviceAllocation, Owner, StreamGate},
     builder::{Config, EngineBuilder},
+    caches::Warmed,
     core::Core,
     doctor::Doctor,
     keys::NvmeTcpKeys,
@@ -42,7 +44,12 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    pub(crate) fn make(config: Config, cufile: CuFileSource, keys: NvmeTcpKeys, remote: Remote) -> Self {
+    pub(crate) fn make(
+        config: Config,
+        cufile: CuFileSource,
+        keys: NvmeTcpKeys,
+        remote: (Remote, Option<CacheConfig>),
+    ) -> Self {
         Self { core: Core::new(config, cufile, keys, remote) }
     }
 
@@ -93,6 +100,12 @@ impl Engine {
     fn open_as(&self, uri: &Uri, mode: OpenMode) -> Result<Object, Error> {
         self.core.check(Verb::Open)?;
         match uri {
+            Uri::Remote(at) if mode == OpenMode::Read => {
+                let inner = self.open_single(uri, mode)?;
+                let Backends { files, remotes, caches, .. } = &self.core.backends;
+                let parts = (files, self.core.clock, Arc::downgrade(&self.core));
+                Ok(self.object(caches.through(parts, inner, || remotes.of(at).realm())))
+            }
             Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Remote(_) => {
                 self.open_single(uri, mode).map(|inner| self.object(inner))
             }
@@ -139,9 +152,37 @@ impl Engine {
             },
             faces: Vec::new(),
             residency: cached.map_or(Residency::Unknown, Residency::Cached).into(),
-            stripe: Some((geometry, members)),
+            composed: Some((Layout::Stripe(geometry), members)),
             keep: Box::new(()),
         })))
+    }
+
+    /// The cache of remote objects. `None` if the engine has none.
+    ///
+    /// *Blocking*: the first time it is opened, which reads its index.
+    ///
+    /// # Errors
+    /// Why there is none though there was to be one: `InUse` while another process or engine has the directory; what the system reports.
+    pub fn cache(&self) -> Option<Result<&Cache, Error>> {
+        self.core.backends.caches.get(&self.core.backends.files)
+    }
+
+    /// Reads what the cache has not of ranges (object, offset, length) of remote objects, in their order and in whole blocks, and waits
+    /// until it is kept. It ends when as much was read as the cache has place for.
+    ///
+    /// *Blocking*: for as long as that takes.
+    ///
+    /// # Errors
+    /// `ApiMisuse` without a cache, and what [`Engine::cache`] says; `Unsupported` for an object that is not read through it; `OutOfRange`;
+    /// an error among the ranges; those of reading; `Io` if the cache keeps nothing more.
+    pub fn warm(&self, ranges: impl IntoIterator<Item = Result<(Object, u64, u64), Error>>) -> Result<Warmed, Error> {
+        self.core.check(Verb::Read)?;
+        let ranges = ranges.into_iter().map(|range| {
+            let (object, offset, len) = range?;
+            let offset = object.position(Verb::Read, offset, len)?;
+            Ok((object, offset, len))
+        });
+        self.core.backends.caches.warm(&self.core, ranges)
     }
 
     /// Starts a new object of `len` bytes: written under a temporary name, put in place as a whole by
@@ -559,7 +600,7 @@ impl Engine {
 
 /// The object itself, or the first member of a stripe set.
 fn first_of(object: &Object) -> &Arc<sw_engine::Object> {
-    match &object.inner().stripe {
+    match &object.inner().composed {
         Some((_, members)) => members.first().unwrap_or(object.inner()),
         None => object.inner(),
     }

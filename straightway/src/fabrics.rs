@@ -154,7 +154,7 @@ impl Fabrics {
             version: namespace.version(),
             faces: vec![face],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(Keep { paths, nsid: uri.nsid, generation: namespace.generation }),
         }))
     }

@@ -42,7 +42,7 @@ impl Lane {
     /// # Errors
     /// A limit of the system; I/Os work without.
     pub fn attach_object(&mut self, object: &Object) -> Result<(), Error> {
-        match &object.inner().stripe {
+        match &object.inner().composed {
             None => self.lane.attach(Attach::Object(object.inner())),
             Some((_, members)) => members.iter().try_for_each(|member| self.lane.attach(Attach::Object(member))),
         }
@@ -53,7 +53,7 @@ impl Lane {
     /// # Errors
     /// What the kernel reports.
     pub fn detach_object(&mut self, object: &Object) -> Result<(), Error> {
-        match &object.inner().stripe {
+        match &object.inner().composed {
             None => self.lane.attach(Attach::ObjectGone(object.inner().id)),
             Some((_, members)) => members.iter().try_for_each(|member| self.lane.attach(Attach::ObjectGone(member.id))),
         }

@@ -26,6 +26,7 @@
 mod backends;
 pub mod binding;
 mod builder;
+mod caches;
 mod cell;
 mod clock;
 mod core;
@@ -67,6 +68,7 @@ pub use builder::{
     CuFileUse, EngineBuilder, GpuUse, NvmeBackend, NvmeCompletion, NvmeTcp, NvmeTcpDigests, NvmeTcpPaths, NvmeUse,
     RdmaRegistering, UringCompletion, UringUse,
 };
+pub use caches::Warmed;
 pub use doctor::{Doctor, Fact, Health};
 pub use engine::Engine;
 pub use keys::NvmeTcpKeys;
@@ -79,6 +81,7 @@ pub use reach::{Reach, SelfTest};
 pub use remotes::{Nfs, Remote};
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
+pub use sw_cache::{Cache, CacheConfig, Evicted, KeptObject, Pinning, Status as CacheStatus, Verify as CacheVerify};
 pub use sw_net::{PathReport, PathState};
 pub use sw_remote::{Address as RemoteAddress, Scheme as RemoteScheme};
 pub use uri::{FabricPort, FabricWire, NvmeTcpUri, NvmeUri, RdmaPort, Uri, parse_bytes};

@@ -282,7 +282,7 @@ impl Nvme {
             version: namespace.version(),
             faces: vec![face],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(Keep { controller, nsid: uri.nsid, _claim: claim }),
         }))
     }

@@ -39,7 +39,7 @@ struct Opened {
 impl Object {
     pub(crate) fn new(inner: Arc<sw_engine::Object>, clock: Clock) -> Self {
         let part = (0, inner.len);
-        let members = inner.stripe.as_ref().map_or(0, |(_, members)| members.len());
+        let members = inner.composed.as_ref().map_or(0, |(_, members)| members.len());
         let (targets, reaches) = (Targets::new(clock), Reaches::new(members));
         Self { opened: Arc::new(Opened { inner, targets, reaches, vendor: Registration::default() }), part }
     }
@@ -122,15 +122,16 @@ impl Object {
             let of_namespace = of_namespace.or_else(|| sw_remote::unchanged(object));
             of_namespace.unwrap_or_else(|| sw_uring::unchanged(object))
         };
-        match &self.inner().stripe {
-            None => unchanged(self.inner()),
-            Some((_, members)) => members.iter().try_for_each(|member| unchanged(member)),
-        }
+        self.inner().origins().iter().try_for_each(|origin| unchanged(origin))
     }
 
     /// The checksum that its store keeps of all of its bytes, as it was when it was opened: whoever reads all of them can compare.
     pub fn stored_checksum(&self) -> Option<(Algorithm, u64)> {
-        sw_remote::stored_checksum(self.inner())
+        // Of a set nobody keeps one.
+        match self.inner().origins() {
+            [origin] => sw_remote::stored_checksum(origin),
+            _ => None,
+        }
     }
 
     /// The engine's own view: faces, granularity, identity.
@@ -149,7 +150,7 @@ impl Object {
 
     /// What it consists of: its members, or itself.
     pub(crate) fn members(&self) -> impl Iterator<Item = &sw_engine::Object> {
-        let members = self.inner().stripe.as_ref().map_or(&[][..], |(_, members)| members);
+        let members = self.inner().composed.as_ref().map_or(&[][..], |(_, members)| members);
         let alone = members.is_empty().then_some(self.inner());
         members.iter().chain(alone).map(|inner| &**inner)
     }

@@ -210,7 +210,7 @@ mod tests {
             version: Version::default(),
             faces: Vec::new(),
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         }
     }

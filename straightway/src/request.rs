@@ -225,14 +225,14 @@ pub(crate) fn target(
         return Ok(target.clone());
     }
     let plan = |inner: &Arc<sw_engine::Object>| core.plan(object, inner, (destination, Ask::Proof), policy, verb);
-    let target = match &object.inner().stripe {
+    let target = match &object.inner().composed {
         None => {
             let (planned, plan) = plan(object.inner());
             Target::new(planned, plan.choice?)?
         }
         Some((_, members)) => {
             let choices = members.iter().map(|member| plan(member).1.choice).collect::<Result<_, _>>()?;
-            Target::striped(object.inner().clone(), choices)?
+            Target::composed(object.inner().clone(), choices)?
         }
     };
     // What was planned for now only is planned again.

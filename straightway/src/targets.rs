@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use sw_engine::{Object, Policy, Residency, Target, Time, Verb};
+use sw_engine::{Layout, Object, Policy, Residency, Target, Time, Verb};
 
 use crate::{clock::Clock, policy::Destination};
 
@@ -123,10 +123,12 @@ impl Targets {
 
     fn ask(&self, object: &Object, first: First) {
         let before = object.is_resident();
-        let now = match &object.stripe {
+        let now = match &object.composed {
             None if first == First::Samples => sw_uring::residency_by_samples(object),
             None => sw_uring::residency(object),
-            Some((_, members)) => sum(members.iter().map(|member| sw_uring::residency(member))),
+            // What copies lie in says nothing of it.
+            Some((Layout::Pieces(_), _)) => Residency::Unknown,
+            Some((Layout::Stripe(_), members)) => sum(members.iter().map(|member| sw_uring::residency(member))),
         };
         let changed = object.is_resident_with(now) != before;
         if changed {
@@ -134,7 +136,7 @@ impl Targets {
             fence(Ordering::Release);
         }
         object.residency.set(now);
-        if let Some((_, members)) = &object.stripe {
+        if let Some((Layout::Stripe(_), members)) = &object.composed {
             // Members are planned one by one, and are cached or not as the set is: one answer has one kept target.
             let resident = object.is_resident();
             members

@@ -149,7 +149,7 @@ impl Vendor {
         let found = match (names(policy), destination) {
             (false, _) if ask == Ask::Proof => return None,
             (false, _) => Err((Reason::VendorNotAsked, None)),
-            (true, _) if whole.inner().stripe.is_some() => Err((Reason::VendorRefused, Some(of_a_set(whole.name())))),
+            (true, _) if whole.inner().composed.is_some() => Err((Reason::VendorRefused, Some(of_a_set(whole.name())))),
             (true, Destination::Bar(_) | Destination::PeerMemory(_)) => Err((Reason::MemoryUnreachable, None)),
             (true, Destination::Host) => self.register(whole, None),
             (true, Destination::Gpu(ordinal)) => self.register(whole, Some(ordinal)),
@@ -309,7 +309,7 @@ fn viewed(
         version: object.version,
         faces: object.faces.iter().copied().chain([face]).collect(),
         residency: object.residency.get().into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(Keep { of, _registered: registered, _object: object.clone() }),
     };
     View { object: Arc::new(object), verdict, why }

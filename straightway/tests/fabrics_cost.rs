@@ -109,7 +109,7 @@ impl Host {
             version: namespace.version(),
             faces: vec![face(wire, index, namespace, controller.landing()).unwrap()],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         };
         let mut transport = TcpTransport::new(directory, TcpConfig { wire, ..TcpConfig::default() }).unwrap();

@@ -131,7 +131,7 @@ impl Rig {
             version: namespace.version(),
             faces: vec![face(Wire::EmulatedRdma, self.index, namespace, self.controller.landing()).unwrap()],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         }
     }

@@ -394,7 +394,7 @@ impl Bed for Files {
             version: sw_engine::Version::default(),
             faces: vec![face],
             residency: sw_engine::Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(handle),
         });
         Ok(Target { object, face: 0 })

@@ -319,7 +319,7 @@ impl Error {
 
     /// Takes the text and the remedy of `why`, whose code is no part of it if the layer below made it up.
     #[must_use]
-    pub(crate) fn explained_by(mut self, why: &Self) -> Self {
+    pub fn explained_by(mut self, why: &Self) -> Self {
         self.0.detail = match why.0.at.name.as_ref().filter(|_| !why.0.detail.is_empty()) {
             Some(name) => format!("{name}: {}", why.0.detail).into(),
             None => why.0.detail.clone(),

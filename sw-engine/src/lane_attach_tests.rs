@@ -122,7 +122,7 @@ fn target(lane: &Lane, policy: &Policy) -> Target {
         version: Version::default(),
         faces: vec![face],
         residency: Residency::Unknown.into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(()),
     });
     let caps = lane.transport_caps();

@@ -183,7 +183,7 @@ impl Bed {
             version: Version::default(),
             faces: vec![face],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         });
         let caps = self.lane.transport_caps();

@@ -23,7 +23,7 @@ fn variant(bed: &Bed, file: usize, block: u32, write_unit: u32) -> Object {
         version: Version::default(),
         faces,
         residency: Residency::Unknown.into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(()),
     }
 }
@@ -55,10 +55,10 @@ fn set(bed: &Bed, unit: u64, members: Vec<Object>, policy: Policy, verb: Verb) -
         version: Version::default(),
         faces: Vec::new(),
         residency: Residency::Unknown.into(),
-        stripe: Some((geometry, members)),
+        composed: Some((Layout::Stripe(geometry), members)),
         keep: Box::new(()),
     };
-    Target::striped(Arc::new(set), choices)
+    Target::composed(Arc::new(set), choices)
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn reads(lane: &Lane, device: u64) -> Target {
         version: Version { identity: (device, 7), stamp: 0 },
         faces: vec![face],
         residency: Residency::Unknown.into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(()),
     });
     let caps = lane.transport_caps();

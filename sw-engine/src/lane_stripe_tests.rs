@@ -39,10 +39,10 @@ fn two_disks() -> (Lane, [Arc<Mutex<Memory>>; 2], Target) {
         version: Version::default(),
         faces: Vec::new(),
         residency: Residency::Unknown.into(),
-        stripe: Some((geometry, members)),
+        composed: Some((Layout::Stripe(geometry), members)),
         keep: Box::new(()),
     };
-    let target = Target::striped(Arc::new(set), choices).unwrap();
+    let target = Target::composed(Arc::new(set), choices).unwrap();
     (lane, disks, target)
 }
 

@@ -11,6 +11,7 @@ use sw_mem::{Buffer, ByteLen, DmaRegion, RegionId};
 use super::*;
 use crate::{
     checksum::Algorithm,
+    layout::Layout,
     object::{Face, Granularity, Object, Residency, Version},
     op::{OpOptions, Segment, Spans, Target},
     path::Landing,
@@ -187,7 +188,7 @@ fn object(file: usize, len: usize) -> Arc<Object> {
             face(file * 2 + 1, Granularity::ANY, Landing::KernelCopy),
         ],
         residency: Residency::Unknown.into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(()),
     })
 }
@@ -567,7 +568,7 @@ fn vectored_and_striped_operations_reach_every_byte() {
         version: Version::default(),
         faces: Vec::new(),
         residency: Residency::Unknown.into(),
-        stripe: Some((geometry, bed.objects.clone())),
+        composed: Some((Layout::Stripe(geometry), bed.objects.clone())),
         keep: Box::new(()),
     });
     let logical = |x: usize| pattern(x / 4096 % 3, x / 4096 / 3 * 4096 + x % 4096);
@@ -576,7 +577,7 @@ fn vectored_and_striped_operations_reach_every_byte() {
         Segment { offset: 777, span: first.into_span() },
         Segment { offset: 40_960, span: second.into_span() },
     ]));
-    let target = Target::striped(set, members.iter().map(|target| target.choice).collect()).unwrap();
+    let target = Target::composed(set, members.iter().map(|target| target.choice).collect()).unwrap();
     let options = OpOptions { checksum: Some(Algorithm::Crc32c), ..OpOptions::default() };
     bed.lane.submit(Time(0), Op { user: 1, verb: Verb::Read, target, offset: 0, spans, options }).unwrap();
     let done = bed.run();
@@ -713,5 +714,7 @@ fn an_operation_over_the_limits_is_refused() {
 
 #[path = "lane_path_tests.rs"]
 mod path;
+#[path = "lane_pieces_tests.rs"]
+mod pieces;
 #[path = "lane_stripe_tests.rs"]
 mod stripe;

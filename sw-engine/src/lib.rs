@@ -16,6 +16,7 @@ pub mod checksum;
 mod error;
 pub mod inspect;
 mod lane;
+mod layout;
 mod object;
 mod op;
 mod path;
@@ -31,6 +32,7 @@ mod time;
 
 pub use error::{Error, ErrorKind, Fault, Location, Retry, Verb, WriteOutcome};
 pub use lane::{Counters, Lane, LaneConfig, LaneParts};
+pub use layout::{Extent, Hold, Layout, Resolve};
 pub use object::{Device, Face, Granularity, Object, ObjectId, Residency, ResidencyNow, Version};
 pub use op::{Completion, Limits, Op, OpId, OpOptions, Reached, Rejected, Segment, Spans, Target, Times};
 pub use path::{ByPath, DataPath, Landing, Reason, Route, TransportName};

@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
+    layout::Layout,
     path::{Landing, Reason, TransportName},
-    stripe::StripeGeometry,
 };
 
 /// Names an open object for as long as the process lives; never reused.
@@ -147,8 +147,8 @@ pub struct Object {
     pub faces: Vec<Face>,
     /// What the page cache held when it was last asked.
     pub residency: ResidencyNow,
-    /// Members and geometry, if it is a stripe set; it then has no faces of its own.
-    pub stripe: Option<(StripeGeometry, Vec<Arc<Object>>)>,
+    /// Members and how its bytes lie on them, if it is made of others; it then has no faces of its own.
+    pub composed: Option<(Layout, Vec<Arc<Object>>)>,
     /// Keeps descriptors or sessions open; dropped after the last operation.
     pub keep: Box<dyn Any + Send + Sync>,
 }
@@ -199,6 +199,16 @@ impl Object {
     /// write shares a unit with it. A power of two.
     pub fn whole_unit(&self) -> u32 {
         self.faces.iter().map(|face| face.write_unit.max(face.granularity.block)).max().unwrap_or(1)
+    }
+
+    /// Those whose being unchanged is its own: the members of a stripe set; of an object whose copies lie elsewhere, the first; else it
+    /// itself.
+    pub fn origins(self: &Arc<Self>) -> &[Arc<Object>] {
+        match &self.composed {
+            None => std::slice::from_ref(self),
+            Some((Layout::Stripe(_), members)) => members,
+            Some((Layout::Pieces(_), members)) => members.get(..1).unwrap_or_default(),
+        }
     }
 
     /// The face whose handle takes any offset, length and address, if there is one.

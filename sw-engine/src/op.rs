@@ -8,6 +8,7 @@ use sw_mem::DmaSpan;
 use crate::{
     checksum::Algorithm,
     error::{Error, ErrorKind, Verb},
+    layout::{self, Layout, Placed, Resolved},
     object::{Device, Object},
     path::{ByPath, DataPath, Landing, Reason, Route},
     plan::{Choice, Via},
@@ -31,7 +32,7 @@ pub struct Reached {
     pub object: Arc<Object>,
     /// The planner's choice for it; for a stripe set, that of its first member.
     pub choice: Choice,
-    /// The choices of a stripe set's members, in their order; empty for a plain object.
+    /// The choices of an object's members, in their order; empty for a plain object.
     members: Vec<Choice>,
     /// Transports that a lane must have for these choices: one more than the highest index.
     transports: u8,
@@ -40,6 +41,8 @@ pub struct Reached {
     /// Where the object lies.
     pub(crate) device: Device,
     whole: WholeRules,
+    /// Where the bytes of the one operation are that has this target, and the target that it came with.
+    resolved: Option<(Resolved, Target)>,
 }
 
 /// When every byte of an operation takes the main leg in place: looked up once for a target, so that the common operation is
@@ -60,7 +63,7 @@ impl WholeRules {
 
     fn of(object: &Object, choice: &Choice) -> Self {
         let main = &choice.main;
-        if object.stripe.is_some() || main.via != Via::Direct {
+        if object.composed.is_some() || main.via != Via::Direct {
             return Self::NEVER;
         }
         let low_bits = |unit: u32| u64::from(unit) - 1;
@@ -91,24 +94,22 @@ impl Target {
     /// A plain object with its choice.
     ///
     /// # Errors
-    /// `ApiMisuse` for a stripe set.
+    /// `ApiMisuse` for one that is made of others.
     pub fn new(object: Arc<Object>, choice: Choice) -> Result<Self, Error> {
-        match object.stripe {
+        match object.composed {
             None => Ok(Self::make(object, choice, Vec::new())),
             Some(_) => Err(Self::misfit(&object)),
         }
     }
 
-    /// A stripe set with the choices of its members, in their order.
+    /// An object that is made of others, with the choices of its members, in their order.
     ///
     /// # Errors
     /// `ApiMisuse` if their number is not that of the members; `Unsupported` if the stripe unit divides a block of a member.
-    pub fn striped(object: Arc<Object>, members: Vec<Choice>) -> Result<Self, Error> {
-        match (&object.stripe, members.first().copied()) {
-            (Some((geometry, objects)), Some(first))
-                if members.len() == geometry.width() as usize && objects.len() == members.len() =>
-            {
-                geometry.check_members(objects)?;
+    pub fn composed(object: Arc<Object>, members: Vec<Choice>) -> Result<Self, Error> {
+        match (&object.composed, members.first().copied()) {
+            (Some((layout, objects)), Some(first)) if objects.len() == members.len() => {
+                layout.check_members(objects)?;
                 Ok(Self::make(object, first, members))
             }
             _ => Err(Self::misfit(&object)),
@@ -116,7 +117,7 @@ impl Target {
     }
 
     fn misfit(object: &Object) -> Error {
-        let detail = "the target does not have one choice for each member of its stripe set";
+        let detail = "the target does not have one choice for each member of its object";
         Error::new(ErrorKind::ApiMisuse, Verb::Plan).at(object.name.clone()).detail(detail)
     }
 
@@ -128,12 +129,43 @@ impl Target {
         let direct = direct.fold(0, |bits, leg| bits | 1u64.checked_shl(leg.transport.into()).unwrap_or(0));
         let (transports, whole) = (highest.saturating_add(1), WholeRules::of(&object, &choice));
         let device = object.device();
-        Self(Arc::new(Reached { object, choice, members, transports, direct, device, whole }))
+        Self(Arc::new(Reached { object, choice, members, transports, direct, device, whole, resolved: None }))
     }
 
     /// The choices of a stripe set's members; empty for a plain object.
     pub fn member_choices(&self) -> &[Choice] {
         &self.members
+    }
+
+    /// The target of one read: where its bytes are is found out now. `None` where that is the same for every operation.
+    pub(crate) fn resolve(&self, op: &Op) -> Option<Result<Self, Error>> {
+        let (Layout::Pieces(resolver), members) = self.object.composed.as_ref()? else { return None };
+        let whole = self.unresolved();
+        let resolved = layout::resolve(&**resolver, members, op.offset, &op.spans)
+            .map_err(|why| Error::new(ErrorKind::Protocol, op.verb).at(self.object.name.clone()).detail(why));
+        let of = &whole.0;
+        Some(resolved.map(|resolved| {
+            Self(Arc::new(Reached {
+                object: of.object.clone(),
+                choice: of.choice,
+                members: of.members.clone(),
+                transports: of.transports,
+                direct: of.direct,
+                device: of.device,
+                whole: of.whole,
+                resolved: Some((resolved, whole.clone())),
+            }))
+        }))
+    }
+
+    /// The target that any operation can have.
+    pub(crate) fn unresolved(&self) -> Self {
+        self.resolved.as_ref().map_or_else(|| self.clone(), |(_, whole)| whole.clone())
+    }
+
+    /// Where the bytes of its operation are, if that was found out for it.
+    pub(crate) fn placed(&self) -> Option<&[Placed]> {
+        self.resolved.as_ref().map(|(resolved, _)| &*resolved.placed)
     }
 
     pub(crate) fn transports(&self) -> usize {
@@ -236,6 +268,16 @@ pub struct Op {
     pub options: OpOptions,
 }
 
+impl Op {
+    /// As its caller gave it: what was found out for it alone, and held, goes.
+    pub(crate) fn unresolved(mut self) -> Self {
+        if self.target.resolved.is_some() {
+            self.target = self.target.unresolved();
+        }
+        self
+    }
+}
+
 /// Limits that a lane enforces when it takes an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -316,7 +358,7 @@ impl Completion {
     /// stripe set, whose rate is that of several devices together.
     pub fn rate_class(&self) -> Option<RateClass> {
         let Route { transport, landing } = self.path.route;
-        let target = self.op.as_ref().map(|op| &op.target).filter(|target| target.object.stripe.is_none())?;
+        let target = self.op.as_ref().map(|op| &op.target).filter(|target| target.object.composed.is_none())?;
         let (face, device) = (target.choice.face_landing(landing), target.device);
         Some(RateClass { transport, landing, face, resident: false, device })
     }

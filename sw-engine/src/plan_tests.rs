@@ -41,7 +41,7 @@ fn file(residency: Residency, direct: Direct) -> Object {
         version: Version::default(),
         faces: if direct == Direct::Offered { vec![face, buffered] } else { vec![buffered] },
         residency: residency.into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(()),
     }
 }

@@ -129,7 +129,7 @@ impl Two {
             version: namespace.version(),
             faces: vec![face(Wire::Tcp, 0, namespace, self.controllers[0].landing()).unwrap()],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         }
     }

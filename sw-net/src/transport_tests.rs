@@ -93,7 +93,7 @@ impl Rig {
             version: namespace.version(),
             faces: vec![face(Wire::Tcp, self.index, namespace, self.controller.landing()).unwrap()],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         }
     }

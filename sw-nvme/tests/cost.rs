@@ -87,7 +87,7 @@ fn a_batch_of_reads_costs_a_doorbell_each_way_and_no_allocation() {
         version: namespace.version(),
         faces: vec![face(0, &namespace).unwrap()],
         residency: Residency::Unknown.into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(()),
     });
     let (caps, rates) = (lane.transport_caps(), RateTable::default());

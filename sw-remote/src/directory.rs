@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use sw_engine::seam::Tee;
 use sw_mem::ForkMark;
 
 use crate::{remote::Remote, runtime::leak};
@@ -21,7 +22,13 @@ struct Inner {
     next: AtomicU64,
     /// A child of this process touches none of it: a thread that is not there may hold the lock.
     fork: ForkMark,
-    open: RwLock<HashMap<u64, Weak<dyn Remote>>>,
+    open: RwLock<HashMap<u64, Entry>>,
+}
+
+/// An object, and who gets copies of what is read of it.
+struct Entry {
+    remote: Weak<dyn Remote>,
+    tee: Option<Weak<dyn Tee>>,
 }
 
 /// An entry, which is there as long as this is: an object keeps it.
@@ -42,6 +49,14 @@ impl Kept {
     pub(crate) fn remote(&self) -> Option<Arc<dyn Remote>> {
         self.remote.clone()
     }
+
+    /// Gives copies of what is read of it to `tee` from now on, as long as that is there.
+    pub(crate) fn set_tee(&self, tee: Weak<dyn Tee>) {
+        let mut open = self.directory.0.open.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = open.get_mut(&self.handle) {
+            entry.tee = Some(tee);
+        }
+    }
 }
 
 impl Directory {
@@ -52,14 +67,19 @@ impl Directory {
     /// Adds one.
     pub(crate) fn add(&self, remote: Arc<dyn Remote>) -> Kept {
         let handle = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let weak = Arc::downgrade(&remote);
-        self.0.open.write().unwrap_or_else(PoisonError::into_inner).insert(handle, weak);
+        let entry = Entry { remote: Arc::downgrade(&remote), tee: None };
+        self.0.open.write().unwrap_or_else(PoisonError::into_inner).insert(handle, entry);
         Kept { handle, directory: self.clone(), remote: Some(remote) }
     }
 
     /// The one with this handle, if it is still open.
     pub(crate) fn find(&self, handle: u64) -> Option<Arc<dyn Remote>> {
-        self.0.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle)?.upgrade()
+        self.0.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle)?.remote.upgrade()
+    }
+
+    /// Who gets copies of what is read of it.
+    pub(crate) fn tee(&self, handle: u64) -> Option<Arc<dyn Tee>> {
+        self.0.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle)?.tee.as_ref()?.upgrade()
     }
 }
 

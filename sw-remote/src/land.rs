@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use sw_engine::seam::{Io, MAX_SEGMENTS, MemorySegment};
+use sw_engine::seam::{Io, Landed, MAX_SEGMENTS, MemorySegment};
 use sw_mem::Place;
 
 /// The memory of one I/O, filled or emptied from its first byte on. It is that of a task that has not ended yet: the contract of
@@ -112,6 +112,24 @@ impl Landing {
     }
 }
 
+/// From its first byte on, when its bytes have come.
+impl Landed for Landing {
+    fn skip(&mut self, bytes: u32) {
+        let mut left = bytes;
+        while left > 0 {
+            let before = self.done;
+            if self.next(sw_mem::index(u64::from(left))).is_none() {
+                return;
+            }
+            left -= self.done - before;
+        }
+    }
+
+    fn copy_to(&mut self, to: &mut [u8]) {
+        self.take(to);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use sw_engine::{ObjectId, Token, seam::IoKind};
@@ -177,5 +195,9 @@ mod tests {
         again.take(&mut first);
         again.take(&mut rest);
         assert_eq!((first, rest), ([1, 2, 3, 4], [5, 6, 7, 8, 9, 0, 0]), "what it has not is left as it was");
+        let (mut copy, mut rest) = (Landing::of(&io(&buffer)).unwrap(), [0; 2]);
+        copy.skip(6);
+        copy.copy_to(&mut rest);
+        assert_eq!(rest, [7, 8]);
     }
 }

@@ -30,7 +30,7 @@ mod transport;
 
 pub use address::{Address, Scheme};
 pub use runtime::Runtime;
-pub use system::{Context, System, stored_checksum, unchanged};
+pub use system::{Context, System, is_versioned, set_tee, stored_checksum, unchanged};
 pub use transport::{RemoteConfig, RemoteTransport};
 
 /// What goes by HTTP, in routes and reports.

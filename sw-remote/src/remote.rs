@@ -17,6 +17,12 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// Whether it is still what it was when it was opened.
     fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Whether other bytes under its name have another [`Version`](sw_engine::Version) for certain, however soon they came and for as
+    /// long as anybody remembers: a strong ETag, a generation. What is read of such an object may be kept.
+    fn is_versioned(&self) -> bool {
+        false
+    }
+
     /// What a flush means for it.
     fn flush(&self, kind: IoKind) -> BoxFuture<'_, Result<(), Error>>;
 }

@@ -1,11 +1,15 @@
 //! What remote systems have in common: a name is an object that the transport reads and writes.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use sw_engine::{
     Error, Face, Granularity, Landing, Object, Reason, Residency, TransportName, Verb, Version,
     checksum::Algorithm,
-    seam::{Store, WriteIntent},
+    seam::{Store, Tee, WriteIntent},
 };
 
 use crate::{
@@ -25,6 +29,12 @@ pub trait System: Store {
     /// # Errors
     /// As [`Store::create`].
     fn create_open(&self, name: &str) -> Result<Box<dyn WriteIntent>, Error>;
+
+    /// What tells an object from another one that has its name in another place: the endpoint that names are looked up at. Empty where
+    /// the name says all.
+    fn realm(&self) -> String {
+        String::new()
+    }
 }
 
 /// What the systems of an engine share: the threads that they run on, and the objects that are open. Cloning shares it.
@@ -92,7 +102,7 @@ impl Context {
             version,
             faces: vec![face],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(Keep { kept, runtime: self.runtime.clone(), patience, stored }),
         }
     }
@@ -109,6 +119,19 @@ struct Keep {
 /// The checksum that a system has of all bytes of an object, as it was when it was opened.
 pub fn stored_checksum(object: &Object) -> Option<(Algorithm, u64)> {
     object.keep.downcast_ref::<Keep>()?.stored
+}
+
+/// Whether what is read of a remote object may be kept: other bytes under its name would have another version for certain.
+pub fn is_versioned(object: &Object) -> bool {
+    let keep = object.keep.downcast_ref::<Keep>();
+    keep.and_then(|keep| keep.kept.remote()).is_some_and(|remote| remote.is_versioned())
+}
+
+/// Gives copies of what is read of a remote object to `tee`, as long as that is there.
+pub fn set_tee(object: &Object, tee: Weak<dyn Tee>) {
+    if let Some(keep) = object.keep.downcast_ref::<Keep>() {
+        keep.kept.set_tee(tee);
+    }
 }
 
 /// Whether a remote object is still what it was when it was opened: its system is asked. `None` for other objects.

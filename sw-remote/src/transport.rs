@@ -22,7 +22,9 @@ use std::{
 use futures_util::FutureExt;
 use sw_engine::{
     Error, ErrorKind, Fault, Reason, Retry, Token, TransportName, Verb,
-    seam::{Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Transport, TransportCaps, Wait, Wake},
+    seam::{
+        Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, Regions, Submit, Tee, Transport, TransportCaps, Wait, Wake,
+    },
 };
 use tokio::task::AbortHandle;
 
@@ -158,7 +160,7 @@ impl Drop for End {
 }
 
 /// Does one I/O from its beginning to its end.
-async fn perform(remote: Option<Arc<dyn Remote>>, io: &Io) -> Result<u32, Error> {
+async fn perform(remote: Option<Arc<dyn Remote>>, tee: Option<Arc<dyn Tee>>, io: &Io) -> Result<u32, Error> {
     let verb = match io.kind {
         IoKind::Read => Verb::Read,
         IoKind::Write => Verb::Write,
@@ -169,7 +171,14 @@ async fn perform(remote: Option<Arc<dyn Remote>>, io: &Io) -> Result<u32, Error>
     let mut landing =
         landing.ok_or_else(|| Error::new(ErrorKind::NotRegistered, verb).at(HTTP).detail("memory of a device"))?;
     match io.kind {
-        IoKind::Read => remote.read(io.offset, &mut landing).await.map(|()| landing.done()),
+        IoKind::Read => {
+            remote.read(io.offset, &mut landing).await?;
+            // Before the end is told: the memory is this task's until then.
+            if let (Some(tee), Some(mut landed)) = (tee, Landing::of(io)) {
+                tee.landed(io.offset, landing.done(), &mut landed);
+            }
+            Ok(landing.done())
+        }
         IoKind::Write => remote.write(io.offset, &mut landing).await.map(|()| io.len),
         IoKind::FlushData | IoKind::FlushAll => remote.flush(io.kind).await.map(|()| 0),
     }
@@ -197,13 +206,13 @@ impl RemoteTransport {
     }
 
     fn start(&self, runtime: &tokio::runtime::Handle, io: Io) {
-        let remote = self.directory.find(io.handle);
+        let (remote, tee) = (self.directory.find(io.handle), self.directory.tee(io.handle));
         let end = End { shared: self.shared.clone(), token: io.token, handle: io.handle, result: None };
         // Under the lock, so that a task that ends at once is entered before it is taken out.
         let mut state = self.shared.lock();
         let task = runtime.spawn(async move {
             // A task that unwinds would tell that it was cancelled.
-            let done = AssertUnwindSafe(perform(remote, &io)).catch_unwind().await;
+            let done = AssertUnwindSafe(perform(remote, tee, &io)).catch_unwind().await;
             end.tell(done.unwrap_or_else(|_panic| Err(Error::new(ErrorKind::Poisoned, Verb::Read).at(HTTP))));
         });
         state.running.insert(io.token, task.abort_handle());

@@ -165,7 +165,7 @@ impl Hub {
             version: Version { identity: (identity(name), 0), stamp: 0 },
             faces: faces.collect(),
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         })
     }

@@ -60,7 +60,7 @@ impl Modelled {
             version: namespace.version(),
             faces: vec![face(index, &namespace).unwrap()],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         };
         Target { object: Arc::new(object), face: 0 }

@@ -52,7 +52,7 @@ impl NullTransport {
             version: Version::default(),
             faces: vec![face],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         })
     }

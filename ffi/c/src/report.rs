@@ -58,8 +58,8 @@ fn candidate(candidate: &straightway::Candidate) -> Value {
 /// The ways to an object, one of the plan alone included; those of a stripe set are its members'.
 fn faces(object: &Object, plan: &Plan) -> Vec<Value> {
     let object = object.as_engine_object();
-    let members = object.stripe.iter().flat_map(|(_, members)| members).flat_map(|member| &member.faces);
-    let own = plan.faces.iter().filter(|_| object.stripe.is_none());
+    let members = object.composed.iter().flat_map(|(_, members)| members).flat_map(|member| &member.faces);
+    let own = plan.faces.iter().filter(|_| object.composed.is_none());
     let all = own.chain(members);
     all.map(|face| {
         json!({

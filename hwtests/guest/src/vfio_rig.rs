@@ -162,7 +162,7 @@ impl Rig {
             version: namespace.version(),
             faces: vec![face(0, &namespace)?],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         })
     }

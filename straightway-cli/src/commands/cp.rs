@@ -275,17 +275,13 @@ fn in_place(engine: &Engine, args: &Cp, dst: &Uri, source: &Object) -> Result<Ta
 
 /// What tells an object, or each member of a set, from others: the whole of it, if it is a part.
 fn identities(object: &Object) -> Vec<(u64, u64)> {
-    let inner = object.as_engine_object();
-    match &inner.stripe {
-        None => vec![inner.version.identity],
-        Some((_, members)) => members.iter().map(|member| member.version.identity).collect(),
-    }
+    object.as_engine_object().origins().iter().map(|origin| origin.version.identity).collect()
 }
 
 /// What writes to an object must be whole multiples of: 1, where some way takes any byte.
 fn block_of(object: &Object) -> u64 {
     let inner = object.as_engine_object();
-    let bytewise = inner.stripe.is_some() || inner.bytewise_face().is_some();
+    let bytewise = inner.composed.is_some() || inner.bytewise_face().is_some();
     if bytewise { 1 } else { u64::from(inner.whole_unit()) }
 }
 

@@ -139,7 +139,7 @@ pub struct Face {
 /// The ways to an object, for reports; those of a stripe set are its members'.
 pub fn faces(object: &Object) -> Vec<Face> {
     let object = object.as_engine_object();
-    let members = object.stripe.iter().flat_map(|(_, members)| members).flat_map(|member| &member.faces);
+    let members = object.composed.iter().flat_map(|(_, members)| members).flat_map(|member| &member.faces);
     let all = object.faces.iter().chain(members);
     all.map(Face::of).collect()
 }

@@ -1,6 +1,7 @@
 //! The subcommands, one module each.
 
 mod bench;
+mod cache;
 mod cat;
 mod checkpoint;
 mod cp;
@@ -37,6 +38,7 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Ls(args) => list::ls(&args, out),
         Command::Stat(args) => list::stat(&args, out),
         Command::Cat(args) => cat::run(&args, out),
+        Command::Cache(args) => cache::run(&args, out),
         Command::Cp(args) => cp::run(&args, out),
         Command::Load(args) => load::run(&args, out),
         Command::Checkpoint(CheckpointCommand::Show(args)) => checkpoint::show(&args, out),

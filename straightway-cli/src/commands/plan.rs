@@ -160,7 +160,7 @@ pub fn run(args: &Plan, out: &mut Out) -> Result<(), Fail> {
 
 /// Those that candidates count, one of the plan alone included; of a stripe set, those of all members.
 fn ways(object: &straightway::Object, plan: &straightway::Plan) -> Vec<Face> {
-    if object.as_engine_object().stripe.is_some() { faces(object) } else { plan.faces.iter().map(Face::of).collect() }
+    if object.as_engine_object().composed.is_some() { faces(object) } else { plan.faces.iter().map(Face::of).collect() }
 }
 
 fn reached(reach: Reach) -> Option<Reached> {

@@ -9,8 +9,8 @@ use crate::{
     target::{Offered, known},
 };
 
-/// The page, next to the sources.
-const PAGE: &str = include_str!("../../../docs/json.md");
+/// The page, next to the sources, and that of the cache with its own.
+const PAGE: &str = concat!(include_str!("../../../docs/json.md"), include_str!("../../../docs/cache.md"));
 
 /// What only a machine with a controller behind an IOMMU prints (the guests of `cargo xtask vm` have one), or another
 /// program (`straightway-guest`; its own tests hold the page against the record).
@@ -185,6 +185,7 @@ fn everything() -> Vec<Value> {
     all.extend(scratch.run(&load).ok().json());
     all.extend(scratch.run(&[&load[..], &["--digest"]].concat()).ok().json());
     all.extend(checkpoints(&scratch));
+    all.extend(crate::objects::everything_said(&scratch));
     all.extend(crate::target::everything_said(&scratch));
     all
 }

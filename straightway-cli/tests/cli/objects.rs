@@ -180,3 +180,66 @@ fn a_checkpoint_and_a_dataset_are_read_where_they_are() {
     sorted.sort_by(|a, b| a.1.cmp(&b.1));
     assert!(sorted.iter().map(|(_, digest)| digest).eq(local.iter().map(|(_, digest)| digest)));
 }
+
+#[test]
+fn a_cache_is_warmed_told_and_emptied() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    let bytes = content(5 << 20);
+    fs::create_dir_all(server.path("data/below")).unwrap();
+    for name in ["data/one", "data/below/two"] {
+        fs::write(server.path(name), &bytes).unwrap();
+    }
+    run(&scratch, &server, &["cache", "status", "cache"]).fails(3, &["cache_dir=DIR"]);
+    let warm = ["cache", "warm", "cache", &Server::uri("data/"), "--bytes", "64MiB", "--pin", "--json"];
+    let warmed = run(&scratch, &server, &warm).ok().document("straightway.cache.warm/1");
+    assert_eq!((warmed["read_bytes"].as_u64(), warmed["pinned"].as_u64()), (Some(10 << 20), Some(2)));
+    let warmed = run(&scratch, &server, &warm).ok().document("straightway.cache.warm/1");
+    assert_eq!((warmed["read_bytes"].as_u64(), warmed["all"].as_bool()), (Some(0), Some(true)));
+
+    let address = Server::uri("data/one");
+    let with = ["cat", &address, "--engine", "cache_dir=cache", "--json"];
+    server.set(Wire::TooMuch(Request::Range, u64::MAX));
+    let ran = run(&scratch, &server, &with).ok();
+    assert!(ran.stdout == bytes && !ran.stderr.contains("\"http\""), "{}", ran.stderr);
+    assert_eq!(server.refused(), 0);
+    server.set(Wire::Good);
+
+    let told = run(&scratch, &server, &["cache", "status", "cache", "--objects"]).ok();
+    assert!(told.text().contains("data/below/two  pinned") && told.text().contains("10.0 MiB"), "{}", told.text());
+    let gone = run(&scratch, &server, &["cache", "evict", "cache", &address, "--json"]).ok();
+    assert_eq!(gone.document("straightway.cache.evict/1")["bytes"].as_u64(), Some(5 << 20));
+    run(&scratch, &server, &["cache", "evict", "cache", "--all"]).ok();
+    let status = run(&scratch, &server, &["cache", "status", "cache", "--json"]).ok();
+    let status = status.document("straightway.cache.status/1");
+    assert_eq!((status["blocks"].as_u64(), status["capacity_bytes"].as_u64()), (Some(0), Some(64 << 20)));
+}
+
+#[test]
+fn samples_are_warmed_in_the_order_of_an_epoch() {
+    let (scratch, server) = (Scratch::new(), Server::start());
+    fs::create_dir_all(server.path("set")).unwrap();
+    for number in 0..20 {
+        fs::write(server.path(&format!("set/{number:02}.bin")), content(100_000 + number)).unwrap();
+    }
+    run(&scratch, &server, &["dataset", "index", &Server::uri("set/"), "--out", "i.index.arrow"]).ok();
+    let warm = ["cache", "warm", "cache", "--index", "i.index.arrow", "--seed", "3", "--limit", "7", "--json"];
+    let warmed = run(&scratch, &server, &warm).ok().document("straightway.cache.warm/1");
+    assert_eq!(warmed["objects"].as_u64(), Some(7));
+    let iterate = ["dataset", "iterate", "i.index.arrow", "--seed", "3", "--limit", "7", "--digest", "--engine"];
+    server.set(Wire::TooMuch(Request::Range, u64::MAX));
+    run(&scratch, &server, &[&iterate[..], &["cache_dir=cache"]].concat()).ok();
+    assert_eq!(server.refused(), 0);
+}
+
+/// What `cache` prints.
+pub fn everything_said(scratch: &Scratch) -> Vec<serde_json::Value> {
+    let server = Server::start();
+    fs::write(server.path("one"), content(100)).unwrap();
+    let address = Server::uri("one");
+    let runs: [&[&str]; 3] = [
+        &["cache", "warm", "kept", &address, "--json"],
+        &["cache", "status", "kept", "--objects", "--json"],
+        &["cache", "evict", "kept", &address, "--json"],
+    ];
+    runs.into_iter().flat_map(|arguments| run(scratch, &server, arguments).ok().json()).collect()
+}

@@ -6,7 +6,7 @@ use crate::support::Scratch;
 const PAGE: &str = include_str!("../../../docs/cli-reference.md");
 
 /// Every command, as the page orders them.
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 30] = [
     "",
     "demo",
     "doctor",
@@ -15,6 +15,10 @@ const COMMANDS: [&str; 26] = [
     "ls",
     "stat",
     "cat",
+    "cache",
+    "cache status",
+    "cache warm",
+    "cache evict",
     "cp",
     "load",
     "checkpoint",

@@ -4,12 +4,24 @@ use std::time::{Duration, Instant};
 
 use standin_libcuda::harness::Control;
 use straightway::checksum::Algorithm;
-use straightway::{Destination, Engine, ErrorKind, Landing, Lane, Policy, Reason, Uri, UringUse, Verb, parse_policy};
+use straightway::{
+    CacheConfig, Destination, Engine, ErrorKind, Landing, Lane, Policy, Reason, Remote, Uri, UringUse, Verb,
+    parse_policy,
+};
+use sw_testkit::s3;
 
 use crate::{
     Case, EAGER, GPU0, LAZY, Outcome, TWO, WORKER, builder, bytes_are, case, engine, file, holds, read, same, scratch,
     text, went_through_slabs,
 };
+
+/// With the keys of the S3 server in this process.
+const STORE: &[(&str, &str)] = &[
+    ("STANDIN_MODE", "worker"),
+    ("STANDIN_DELAY_US", "100"),
+    ("AWS_ACCESS_KEY_ID", s3::KEY.0),
+    ("AWS_SECRET_ACCESS_KEY", s3::KEY.1),
+];
 
 pub fn cases() -> Vec<Case> {
     let with = |settings, name, run| Case { settings, ..case(name, run) };
@@ -20,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         case("reads_land_in_the_middle_of_an_allocation_and_leave_its_rest", interior),
         with(WORKER, "a_vectored_read_reaches_every_part", vectored),
         with(WORKER, "a_stripe_set_reaches_device_memory", striped),
+        with(STORE, "a_remote_object_reaches_device_memory_through_its_cache", cached),
         with(TWO, "two_gpus_are_fed_at_once", two_gpus),
         with(WORKER, "many_reads_share_a_small_ring", many),
         case("a_lane_of_ones_own_feeds_a_gpu", own_lane),
@@ -117,6 +130,31 @@ fn striped() -> Outcome {
         let done = read(&engine, &object, offset, len)?;
         went_through_slabs(&done, len)?;
         bytes_are(&engine, &done.into_memory().ok_or("no memory")?, &logical[offset..offset + len])?;
+    }
+    Ok(())
+}
+
+fn cached() -> Outcome {
+    let (scratch, server) = (scratch(), s3::Server::start());
+    let (_, bytes) = file(&scratch, "data", 3_000_003);
+    std::fs::copy(scratch.path("data"), server.path("one")).map_err(text)?;
+    let [(_, endpoint), ..] = server.environment();
+    let remote = Remote { s3_endpoint: Some(endpoint), ..Remote::default() };
+    let config = CacheConfig { block_bytes: 64 << 10, ..CacheConfig::new(scratch.path("cache"), 8 << 20) };
+    let engine = builder().remote(remote).cache(config).build().map_err(text)?;
+    let uri: Uri = s3::Server::uri("one").parse().map_err(text)?;
+    let object = engine.open(&uri).map_err(text)?;
+    let first = read(&engine, &object, 0, bytes.len())?;
+    same("transport of the first", first.path.route.transport, "http")?;
+    bytes_are(&engine, &first.into_memory().ok_or("no memory")?, &bytes)?;
+    let cache = engine.cache().ok_or("no cache")?.map_err(text)?;
+    holds("what came is kept", cache.wait_for_room(u64::MAX, Duration::from_secs(60)))?;
+    drop(server.stop());
+    for (offset, len) in [(0, bytes.len()), (65_535, 2), (100_001, 777_777)] {
+        let done = read(&engine, &object, offset, len)?;
+        holds("it comes from a file", ["io_uring", "preadv2"].contains(&done.path.route.transport))?;
+        went_through_slabs(&done, len)?;
+        bytes_are(&engine, &done.into_memory().ok_or("no memory")?, &bytes[offset..offset + len])?;
     }
     Ok(())
 }

@@ -351,6 +351,12 @@ impl Others {
         }
     }
 
+    /// The transport that leads by most, whatever its landing.
+    fn leader(&self) -> Option<u8> {
+        let known = self.transports.iter().zip(self.leads).filter(|(transport, _)| **transport != NO_TRANSPORT);
+        known.max_by_key(|(_, lead)| *lead).map(|(transport, _)| *transport)
+    }
+
     /// Adds a chunk that went through. `on_host`: its memory is the host's.
     fn count(&mut self, chunk: &Chunk, on_host: impl FnOnce() -> bool) {
         let want = u64::from(chunk.cut.want);
@@ -449,6 +455,8 @@ impl OpState {
         // Two transports may land alike: the one that took more of them.
         let planned = if landing == main.landing { self.planned } else { 0 };
         let transport = match others.transports[landing as usize] {
+            // Bounced bytes alone, of a leg that lands otherwise.
+            NO_TRANSPORT if self.planned == 0 => others.leader().unwrap_or(main.transport),
             NO_TRANSPORT => main.transport,
             _ if planned > 0 && planned >= others.leads[landing as usize] => main.transport,
             transport => transport,
@@ -537,6 +545,7 @@ impl OpState {
         };
         let user = self.op.as_ref().map_or(0, |op| op.user);
         let op = if self.slots == 0 { self.op.take() } else { None };
+        let op = op.map(Op::unresolved);
         Completion { id: op_id(token), user, result, path, times: self.times(), checksum, op }
     }
 }

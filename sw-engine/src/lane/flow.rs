@@ -4,6 +4,7 @@ use sw_mem::{ByteLen, DmaSpan, Place, RegionId};
 
 use crate::{
     error::Verb,
+    layout::{Layout, Placed},
     object::{Device, Granularity, Object},
     op::{Op, Spans},
     path::{Landing, Reason},
@@ -134,6 +135,9 @@ impl Flow {
 
     /// Opens the next span that has bytes for this flow.
     fn open_next(&mut self, op: &Op) {
+        if let (Some(member), Some(placed)) = (self.member, op.target.placed()) {
+            return self.open_placed(member, placed);
+        }
         while self.here.left == 0 {
             let (offset, len) = match &op.spans {
                 Spans::One(span) if self.next_span == 0 => (op.offset, span.len().0),
@@ -150,8 +154,8 @@ impl Flow {
             self.next_span += 1;
             let base = self.next_logical;
             self.next_logical += len;
-            match (self.member, &op.target.object.stripe) {
-                (Some(member), Some((geometry, _))) => {
+            match (self.member, &op.target.object.composed) {
+                (Some(member), Some((Layout::Stripe(geometry), _))) => {
                     let Some(range) = geometry.on_member(member, offset, len) else { continue };
                     (self.here.at, self.here.left) = (range.member_offset, range.len);
                     (self.here.memory, self.here.logical) = (range.logical_start, base + range.logical_start);
@@ -161,9 +165,21 @@ impl Flow {
         }
     }
 
+    /// The same where the places of all bytes were found out: each is a span of its own.
+    fn open_placed(&mut self, member: u32, placed: &[Placed]) {
+        let rest = placed.get(self.next_span as usize..).unwrap_or_default();
+        let Some((passed, next)) = (1..).zip(rest).find(|(_, place)| place.extent.member == member) else {
+            self.more = false;
+            return;
+        };
+        self.next_span += passed;
+        let Placed { extent, span, memory, logical } = *next;
+        self.here = Spot { span, at: extent.at, left: extent.len, memory, logical };
+    }
+
     /// The object that this flow moves bytes of.
     pub(super) fn object<'a>(&self, op: &'a Op) -> &'a Object {
-        let member = self.member.zip(op.target.object.stripe.as_ref());
+        let member = self.member.zip(op.target.object.composed.as_ref());
         match member.and_then(|(member, (_, members))| members.get(member as usize)) {
             Some(object) => object,
             None => &op.target.object,
@@ -191,8 +207,8 @@ impl Flow {
 
     /// Bytes until memory jumps: the end of the span, or of the stripe unit.
     fn until_stride(&self, op: &Op) -> u64 {
-        match (self.member, &op.target.object.stripe) {
-            (Some(_), Some((geometry, _))) => {
+        match (self.member, &op.target.object.composed) {
+            (Some(_), Some((Layout::Stripe(geometry), _))) => {
                 self.here.left.min(geometry.unit() - (self.here.at & (geometry.unit() - 1)))
             }
             _ => self.here.left,
@@ -214,7 +230,7 @@ impl Flow {
         self.here.left -= bytes;
         self.here.memory += bytes;
         self.here.logical += bytes;
-        if let (Some(_), Some((geometry, _))) = (self.member, &op.target.object.stripe)
+        if let (Some(_), Some((Layout::Stripe(geometry), _))) = (self.member, &op.target.object.composed)
             && self.here.at & (geometry.unit() - 1) == 0
         {
             let others = geometry.unit() * u64::from(geometry.width() - 1);

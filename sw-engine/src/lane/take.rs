@@ -10,6 +10,7 @@ use super::{
 use crate::{
     checksum::Pieces,
     error::{Error, ErrorKind, Verb},
+    layout::Layout,
     object::Object,
     op::{Op, OpId, Rejected, Segment, Spans},
     path::Reason,
@@ -50,6 +51,7 @@ impl Lane {
         if let Err(error) = self.attach_memory(&op) {
             return Err(Rejected { op, error });
         }
+        let op = if members == 0 { op } else { resolved(op)? };
         if let (Some(byte), Verb::Read) = (op.options.poison, op.verb) {
             poison(&op.spans, byte);
         }
@@ -170,6 +172,7 @@ impl Lane {
     fn check_parts(&self, op: &Op) -> Result<(), Error> {
         match (&op.spans, op.verb) {
             _ if self.closed || op.target.transports() > self.queues.len() => return Err(self.unusable(op)),
+            (_, Verb::Write) if is_only_read(&op.target.object) => return Err(only_read(op)),
             (Spans::One(span), Verb::Read | Verb::Write) => self.check_span(op, 0, span)?,
             (Spans::None, Verb::Flush) => {}
             (Spans::Many(segments), Verb::Read | Verb::Write) => self.check_many(op, segments)?,
@@ -222,7 +225,7 @@ impl Lane {
         let object = &*op.target.object;
         let end = op.offset.checked_add(shift).and_then(|start| start.checked_add(len)).unwrap_or(u64::MAX);
         // A file grows by writing past its end; a stripe set has no end to grow.
-        let limit = if op.verb == Verb::Read || object.stripe.is_some() { object.len } else { OFFSET_MAX };
+        let limit = if op.verb == Verb::Read || object.composed.is_some() { object.len } else { OFFSET_MAX };
         if end > limit {
             return Err(out_of_range(op, shift, len));
         }
@@ -230,7 +233,7 @@ impl Lane {
             return Err(self.too_large(op, len));
         }
         let (start, place) = (end - len, span.place());
-        match &object.stripe {
+        match &object.composed {
             None => self.check_choice(&op.target.choice, object, op.verb, (start, len), place),
             // Units are whole pages, so the phase of memory and member is the same for every member.
             Some((_, members)) => {
@@ -327,6 +330,19 @@ impl Lane {
     }
 }
 
+/// The operation, with the places of its bytes where those are found out for each.
+#[inline(never)]
+fn resolved(mut op: Op) -> Result<Op, Rejected> {
+    match op.target.resolve(&op) {
+        None => Ok(op),
+        Some(Ok(target)) => {
+            op.target = target;
+            Ok(op)
+        }
+        Some(Err(error)) => Err(Rejected { op, error }),
+    }
+}
+
 /// Where the policy wants the whole blocks to go its way, there must be one.
 fn check_core(op: &Op) -> Result<(), Error> {
     if op.target.choice.core_required && op.verb != Verb::Flush { find_core(op) } else { Ok(()) }
@@ -341,11 +357,13 @@ fn find_core(op: &Op) -> Result<(), Error> {
         let no_ends = op.verb == Verb::Read && choice.main.via == Via::Staged;
         no_ends || sw_mem::align_up(at, unit).is_some_and(|start| at + len >= start.saturating_add(unit))
     };
-    let has_core = |at: u64, len: u64| match &target.object.stripe {
+    let has_core = |at: u64, len: u64| match &target.object.composed {
         None => on_main(&target.choice, at, len),
-        Some((geometry, _)) => (0..).zip(target.member_choices()).any(|(member, choice)| {
+        Some((Layout::Stripe(geometry), _)) => (0..).zip(target.member_choices()).any(|(member, choice)| {
             geometry.on_member(member, at, len).is_some_and(|range| on_main(choice, range.member_offset, range.len))
         }),
+        // Wherever they are: pages of the object are pages there.
+        Some((Layout::Pieces(_), _)) => target.member_choices().iter().all(|choice| on_main(choice, at, len)),
     };
     // Sums fit: every part was checked before.
     let met = match &op.spans {
@@ -363,6 +381,17 @@ fn find_core(op: &Op) -> Result<(), Error> {
         .with_reasons(vec![Reason::RaggedEnds])
         .detail(format!("no whole unit of {unit} bytes is in the range: all of it would go another way"))
         .remedy("ask for at least one whole unit, or relax the policy"))
+}
+
+fn is_only_read(object: &Object) -> bool {
+    matches!(object.composed, Some((Layout::Pieces(_), _)))
+}
+
+#[cold]
+fn only_read(op: &Op) -> Error {
+    Error::new(ErrorKind::Unsupported, op.verb)
+        .at(op.target.object.name.clone())
+        .detail("the object is open for reading")
 }
 
 #[cold]

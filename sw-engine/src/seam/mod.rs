@@ -6,12 +6,14 @@
 mod blocking;
 mod copy;
 mod store;
+mod tee;
 mod transport;
 pub mod verbs;
 
 pub use blocking::{BlockingIo, CallFault};
 pub use copy::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, SlabPin};
 pub use store::{Entry, EntryKind, Hidden, Names, OpenMode, Store, WALK_DEPTH_MAX, WriteIntent};
+pub use tee::{Landed, Tee};
 pub use transport::{
     Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Regions, Submit, Transport, TransportCaps, Wait,
     Wake,

@@ -53,7 +53,7 @@ impl Modelled {
             version: namespace.version(),
             faces: vec![face(0, &namespace).unwrap()],
             residency: Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         };
         Target { object: Arc::new(object), face: 0 }

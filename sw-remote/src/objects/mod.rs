@@ -190,6 +190,10 @@ impl System for ObjectStores {
     fn create_open(&self, name: &str) -> Result<Box<dyn WriteIntent>, Error> {
         self.create_as(name, None)
     }
+
+    fn realm(&self) -> String {
+        self.config.settings.places()
+    }
 }
 
 impl Store for ObjectStores {

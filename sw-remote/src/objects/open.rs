@@ -176,6 +176,10 @@ impl Remote for ObjectRead {
         .boxed()
     }
 
+    fn is_versioned(&self) -> bool {
+        self.strong().is_some()
+    }
+
     fn flush(&self, _kind: IoKind) -> BoxFuture<'_, Result<(), Error>> {
         futures_util::future::ready(Ok(())).boxed()
     }

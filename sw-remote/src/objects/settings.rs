@@ -76,6 +76,13 @@ impl Settings {
         self.values.insert(name.to_owned(), value.into());
     }
 
+    /// Where the stores are, as far as it is said: names and values.
+    pub(super) fn places(&self) -> String {
+        let is_place = |name: &str| name.contains("ENDPOINT") || name == "AZURE_STORAGE_ACCOUNT_NAME";
+        let places = self.values.iter().filter(|(name, _)| is_place(name));
+        places.map(|(name, value)| format!("{name}={value}\n")).collect()
+    }
+
     /// What one says.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)

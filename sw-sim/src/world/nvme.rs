@@ -165,7 +165,7 @@ impl Drivers {
                     version: namespace.version(),
                     faces: vec![face],
                     residency: Residency::Unknown.into(),
-                    stripe: None,
+                    composed: None,
                     keep: Box::new(()),
                 };
                 objects.push(SimObject::plain(Arc::new(object), model.disk, params.disk_bytes));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sw_engine::{Face, Landing, Object, StripeGeometry};
+use sw_engine::{Face, Landing, Layout, Object, StripeGeometry};
 
 use super::params::{Faces, Params, QUEUE_NAMES};
 use crate::{hub::Hub, machine::FaceParams};
@@ -63,7 +63,7 @@ pub(crate) fn with_stripe_set(plain: Vec<SimObject>, params: &Params) -> Vec<Sim
             version: sw_engine::Version::default(),
             faces: Vec::<Face>::new(),
             residency: sw_engine::Residency::Unknown.into(),
-            stripe: Some((geometry, members)),
+            composed: Some((Layout::Stripe(geometry), members)),
             keep: Box::new(()),
         };
         let disks = plain.iter().flat_map(|plain| plain.disks.clone()).collect();

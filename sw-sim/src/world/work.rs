@@ -306,11 +306,11 @@ impl World {
         let choose = |object: &sw_engine::Object| -> Option<Choice> {
             plan(object, &facts, &caps, &Policy::Any, &self.rates, live.verb).choice.ok()
         };
-        match &object.stripe {
+        match &object.composed {
             None => Target::new(Arc::clone(object), choose(object)?).ok(),
             Some((_, members)) => {
                 let choices = members.iter().map(|member| choose(member)).collect::<Option<Vec<_>>>()?;
-                Target::striped(Arc::clone(object), choices).ok()
+                Target::composed(Arc::clone(object), choices).ok()
             }
         }
     }

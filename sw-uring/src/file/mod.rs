@@ -203,7 +203,7 @@ impl FileStore {
             version: version(stat),
             faces: direct_face.into_iter().chain([buffered_face]).collect(),
             residency: ResidencyNow::unasked(),
-            stripe: None,
+            composed: None,
             keep: Box::new(OpenFile { path: path.to_owned(), buffered, direct: direct.map(|(fd, _)| fd), lock: None }),
         })
     }

@@ -254,7 +254,7 @@ pub(crate) fn open(machine: &Machine, path: &Path, mode: OpenMode) -> Result<Obj
             because: None,
         }],
         residency: Residency::Unknown.into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(OpenNamespace { node, word, device: facts.number(), _disk: disk }),
     })
 }

@@ -35,7 +35,7 @@ fn object_of(fd: OwnedFd, transport: &'static str) -> Object {
         version: Version::default(),
         faces: vec![face],
         residency: Residency::Unknown.into(),
-        stripe: None,
+        composed: None,
         keep: Box::new(fd),
     }
 }

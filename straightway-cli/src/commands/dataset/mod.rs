@@ -62,7 +62,7 @@ const THREADS: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 ///
 /// # Errors
 /// Of opening or building it; an interrupt.
-fn index_of(
+pub(super) fn index_of(
     engine: &Engine,
     sources: &[String],
     (format, column): (Option<Format>, Option<&str>),

@@ -436,7 +436,7 @@ fn a_refusal_from_before_an_io_is_not_told_to_it() {
             version: sw_engine::Version::default(),
             faces: vec![face],
             residency: sw_engine::Residency::Unknown.into(),
-            stripe: None,
+            composed: None,
             keep: Box::new(()),
         };
         bed.bus.model().refuse = Some((admin::CREATE_CQ, Status::INTERNAL.with_dnr()));

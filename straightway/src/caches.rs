@@ -1,0 +1,260 @@
+//! The cache of an engine: remote objects are opened through it, and warmed.
+//!
+//! ```text
+//!   open s3://… ─► the object, as its system opens it ─► Object made of it and the cache's data file
+//!                                                          │ keeps
+//!                                                          ▼
+//!                               Through { what the cache says of it, the object itself: what blocks are read from, past the cache }
+//! ```
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use sw_cache::{Cache, CacheConfig, Cached, Named, Source, Verify};
+use sw_engine::{
+    Error, ErrorKind, Layout, Residency, Spans, Verb,
+    seam::{OpenMode, Store as _, Tee},
+};
+use sw_mem::{Buffer, ByteLen};
+use sw_uring::FileStore;
+
+use crate::{
+    clock::Clock,
+    core::Core,
+    memory::Memory,
+    object::Object,
+    request::{Pending, Request},
+};
+
+/// Longest that a block beside what was asked for, or a piece that is warmed, is read.
+const READ_WAIT: Duration = Duration::from_secs(300);
+/// Bytes of a piece that is warmed: one request of an object store's.
+const WARM_BYTES: u64 = 8 << 20;
+/// Pieces that are under way at a time.
+const WARM_PIECES: usize = 4;
+
+/// The cache, opened with the first remote object.
+pub(crate) struct Caches {
+    /// `None`: there is none.
+    config: Option<CacheConfig>,
+    opened: OnceLock<Result<Opened, Error>>,
+}
+
+struct Opened {
+    cache: Cache,
+    /// The data file, as any file is opened.
+    data: Arc<sw_engine::Object>,
+}
+
+/// What an object keeps that is read through the cache.
+struct Through {
+    cached: Arc<Cached>,
+    /// It, past the cache.
+    origin: Object,
+}
+
+/// Sets one by the name that the command line uses. `None` if there is no such name, or the value is none of it.
+pub(crate) fn set(config: &mut CacheConfig, name: &str, value: &str) -> Option<()> {
+    let bytes = || crate::parse_bytes(value);
+    match (name, value) {
+        ("cache_dir", path) if !path.is_empty() => config.dir = path.into(),
+        ("cache_bytes", _) => config.bytes = bytes()?,
+        ("cache_block_bytes", _) => config.block_bytes = u32::try_from(bytes()?).ok()?,
+        ("cache_fill_bytes", _) => config.fill_bytes = bytes()?,
+        ("cache_verify", "first") => config.verify = Verify::First,
+        ("cache_verify", "always") => config.verify = Verify::Always,
+        _ => return None,
+    }
+    Some(())
+}
+
+impl Caches {
+    pub(crate) fn new(config: Option<CacheConfig>) -> Self {
+        Self { config, opened: OnceLock::new() }
+    }
+
+    /// The cache, if there is to be one.
+    pub(crate) fn get(&self, files: &FileStore) -> Option<Result<&Cache, Error>> {
+        Some(match self.opened(files)? {
+            Ok(opened) => Ok(&opened.cache),
+            // It is told more than once.
+            Err(why) => Err(Error::new(why.kind(), Verb::Setup).explained_by(why).with_code(why.code())),
+        })
+    }
+
+    fn opened(&self, files: &FileStore) -> Option<&Result<Opened, Error>> {
+        let config = self.config.as_ref()?;
+        Some(self.opened.get_or_init(|| {
+            let made = Cache::open(config.clone()).and_then(|cache| {
+                let data = files.open(&cache.data_path().to_string_lossy(), OpenMode::Read)?;
+                Ok(Opened { cache, data })
+            });
+            made.inspect_err(|error| tracing::warn!(%error, "remote objects are read without the cache"))
+        }))
+    }
+
+    /// A remote object as it is read through the cache; itself where there is none, or where its versions cannot be told apart for
+    /// certain.
+    pub(crate) fn through(
+        &self,
+        (files, clock, core): (&FileStore, Clock, Weak<Core>),
+        origin: Arc<sw_engine::Object>,
+        realm: impl FnOnce() -> String,
+    ) -> Arc<sw_engine::Object> {
+        if self.config.is_none() || origin.len == 0 || !sw_remote::is_versioned(&origin) {
+            return origin;
+        }
+        let Some(Ok(opened)) = self.opened(files) else { return origin };
+        let (name, version, len) = (origin.name.to_string(), origin.version, origin.len);
+        let cached = opened.cache.object(Named { realm: realm(), name, version, len });
+        let tee: Arc<dyn Tee> = cached.clone();
+        sw_remote::set_tee(&origin, Arc::downgrade(&tee));
+        let past = Object::new(origin.clone(), clock);
+        cached.set_source(Arc::new(Beside { core, object: past.clone() }));
+        Arc::new(sw_engine::Object {
+            id: sw_engine::Object::next_id(),
+            name: origin.name.clone(),
+            len,
+            version,
+            faces: Vec::new(),
+            residency: Residency::Unknown.into(),
+            composed: Some((Layout::Pieces(cached.clone()), vec![origin, opened.data.clone()])),
+            keep: Box::new(Through { cached, origin: past }),
+        })
+    }
+
+    /// Reads what the cache has not of ranges of objects, in their order, and waits until it is kept. Gives the bytes that were read.
+    pub(crate) fn warm(
+        &self,
+        core: &Arc<Core>,
+        ranges: impl IntoIterator<Item = Result<(Object, u64, u64), Error>>,
+    ) -> Result<Warmed, Error> {
+        let cache = self.get(&core.backends.files).ok_or_else(|| {
+            Error::new(ErrorKind::ApiMisuse, Verb::Read)
+                .detail("the engine has no cache")
+                .remedy("name a directory by cache_dir=PATH")
+        })??;
+        let most = cache.status().capacity_bytes;
+        let mut pieces = Pieces { under_way: VecDeque::new(), read: 0 };
+        for range in ranges {
+            let (object, offset, len) = range?;
+            let through = object.inner().keep.downcast_ref::<Through>().ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, Verb::Read)
+                    .at(object.name())
+                    .detail("the object is not read through the cache")
+                    .remedy("remote objects with a strong ETag are; local ones need none")
+            })?;
+            let (mut at, end) = (offset, offset.saturating_add(len));
+            while let Some((start, len)) = through.cached.next_missing(at, WARM_BYTES).filter(|(start, _)| *start < end)
+            {
+                if pieces.has(&through.origin, start) {
+                    // What it is of comes first.
+                    pieces.finish(0)?;
+                    cache.wait_for_room(u64::MAX, READ_WAIT);
+                    continue;
+                }
+                if pieces.read.saturating_add(len) > most {
+                    // More would only take the place of what came before.
+                    pieces.finish(0)?;
+                    return Ok(Warmed { bytes: pieces.read, is_all: false });
+                }
+                // No further than asked for, but whole blocks.
+                let block = u64::from(cache.status().block_bytes);
+                let len = len.min(end.next_multiple_of(block) - start);
+                at = start + len;
+                pieces.finish(WARM_PIECES - 1)?;
+                self.check_keeps(cache)?;
+                if !cache.wait_for_room(WARM_BYTES * (pieces.under_way.len() as u64 + 1), READ_WAIT) {
+                    return Err(Error::new(ErrorKind::DeadlineExceeded, Verb::Write)
+                        .at(cache.data_path().display().to_string())
+                        .detail("the disk of the cache takes nothing")
+                        .remedy("look at the disk"));
+                }
+                let pending = past(core, &through.origin, start, len)?.start();
+                pieces.under_way.push_back(Piece { of: through.origin.clone(), start, len, pending });
+            }
+        }
+        pieces.finish(0)?;
+        cache.wait_for_room(u64::MAX, READ_WAIT);
+        self.check_keeps(cache)?;
+        Ok(Warmed { bytes: pieces.read, is_all: true })
+    }
+
+    fn check_keeps(&self, cache: &Cache) -> Result<(), Error> {
+        match cache.status().fault {
+            None => Ok(()),
+            Some(fault) => Err(Error::new(ErrorKind::Io, Verb::Write)
+                .at(cache.data_path().display().to_string())
+                .detail(format!("the cache keeps nothing more: {fault}"))
+                .remedy("free space, or mend the disk; then open the cache anew")),
+        }
+    }
+}
+
+/// What came of warming.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warmed {
+    /// Bytes that were read, in whole blocks; the rest was kept already.
+    pub bytes: u64,
+    /// Whether all of it was. If not, the cache has no place for more than was read.
+    pub is_all: bool,
+}
+
+/// Reads that fill the cache.
+struct Pieces {
+    under_way: VecDeque<Piece>,
+    /// Bytes of those that began.
+    read: u64,
+}
+
+struct Piece {
+    of: Object,
+    start: u64,
+    len: u64,
+    pending: Pending,
+}
+
+impl Pieces {
+    /// Waits until so many are left.
+    fn finish(&mut self, left: usize) -> Result<(), Error> {
+        while self.under_way.len() > left {
+            let Some(Piece { pending, len, .. }) = self.under_way.pop_front() else { break };
+            pending.wait().result?;
+            self.read += len;
+        }
+        Ok(())
+    }
+
+    fn has(&self, of: &Object, at: u64) -> bool {
+        let is_it = |piece: &Piece| {
+            Arc::ptr_eq(piece.of.inner(), of.inner()) && (piece.start..piece.start + piece.len).contains(&at)
+        };
+        self.under_way.iter().any(is_it)
+    }
+}
+
+/// A read of an object past its cache, into memory that nobody looks at: what comes is kept on the way.
+fn past(core: &Arc<Core>, origin: &Object, offset: u64, len: u64) -> Result<Request, Error> {
+    let buffer = Buffer::allocate(ByteLen(len)).map_err(|cause| {
+        Error::new(ErrorKind::ResourceLimit, Verb::Read).at(origin.name()).detail(cause.to_string()).caused_by(cause)
+    })?;
+    let memory = Memory::from(buffer);
+    let request = Request::new(core.clone(), origin.clone(), Verb::Read, offset, Spans::One(memory.span));
+    Ok(request.deadline(READ_WAIT))
+}
+
+/// Reads blocks beside what somebody asked for.
+struct Beside {
+    core: Weak<Core>,
+    object: Object,
+}
+
+impl Source for Beside {
+    fn read(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let core = self.core.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed, Verb::Read))?;
+        past(&core, &self.object, offset, len)?.wait().result.map(drop)
+    }
+}

@@ -1,0 +1,518 @@
+//! The directory, and what is known of its blocks.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    num::NonZeroU64,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use sw_engine::{Error, ErrorKind, Verb, checksum::Algorithm};
+use sw_mem::ForkMark;
+
+use crate::{
+    fill::{Fills, Ready, Threads},
+    index::{self, Change, Index, Known, Loaded, Unread, Word},
+    key::{BlockKey, Named, ObjectKey},
+    object::Cached,
+    policy::{Queues, Standing, Usage, Victim},
+    slots::Slots,
+    status::Sums,
+};
+
+/// When bytes of a block are compared with its checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Before their first use in a process, and never again.
+    #[default]
+    First,
+    /// Before every use: each byte is read twice.
+    Always,
+}
+
+/// What a cache is made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Its directory, made if it is not there. Nobody else writes in it.
+    pub dir: PathBuf,
+    /// Bytes for blocks, at least one block and at most 16 TiB; 0: as many as it has, 16 GiB for a new one. Fewer than it has let go of
+    /// what has no place. The index comes on top, about 100 bytes a block.
+    pub bytes: u64,
+    /// When checksums are compared.
+    pub verify: Verify,
+    /// Bytes of a block: a power of two, 4 KiB to 64 MiB; 0: as it has them, 1 MiB for a new one. Another size than before begins anew.
+    pub block_bytes: u32,
+    /// Bytes of memory for blocks on their way to the disk, at least two blocks. Default 64 MiB.
+    pub fill_bytes: u64,
+}
+
+impl CacheConfig {
+    /// In a directory, with so many bytes.
+    pub fn new(dir: impl Into<PathBuf>, bytes: u64) -> Self {
+        Self { dir: dir.into(), bytes, verify: Verify::First, block_bytes: 0, fill_bytes: 64 << 20 }
+    }
+
+    /// What is wrong with it.
+    ///
+    /// # Errors
+    /// In a sentence.
+    pub fn check(&self) -> Result<(), String> {
+        let settled = self.settled(SIZES);
+        let Self { bytes, block_bytes, fill_bytes, .. } = &settled;
+        if !block_bytes.is_power_of_two() || !(4 << 10..=64 << 20).contains(block_bytes) {
+            return Err(format!("blocks of {block_bytes} bytes in a cache; use a power of two from 4 KiB to 64 MiB"));
+        }
+        if !(u64::from(*block_bytes)..=1 << 44).contains(bytes) || settled.slots().is_none() {
+            return Err(format!("{bytes} bytes for a cache; use at least one block of {block_bytes}, at most 16 TiB"));
+        }
+        if *fill_bytes < 2 * u64::from(*block_bytes) {
+            return Err(format!("{fill_bytes} bytes for fills of a cache; use at least two blocks of {block_bytes}"));
+        }
+        Ok(())
+    }
+
+    /// With what it leaves open.
+    fn settled(&self, sizes: Sizes) -> Self {
+        let or = |said, other| if said == 0 { other } else { said };
+        let bytes = or(self.bytes, sizes.bytes);
+        Self {
+            bytes,
+            block_bytes: if self.block_bytes == 0 { sizes.block_bytes } else { self.block_bytes },
+            ..self.clone()
+        }
+    }
+
+    fn slots(&self) -> Option<u32> {
+        u32::try_from(self.bytes / u64::from(self.block_bytes)).ok()
+    }
+}
+
+/// How large a cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes {
+    bytes: u64,
+    block_bytes: u32,
+}
+
+/// Those of a new one.
+const SIZES: Sizes = Sizes { bytes: 16 << 30, block_bytes: 1 << 20 };
+
+impl Sizes {
+    fn path(dir: &Path) -> PathBuf {
+        dir.join("sizes")
+    }
+
+    /// Those of the cache in a directory; `None` if there is none.
+    fn of(dir: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(Self::path(dir)).ok()?;
+        let (bytes, block_bytes) = text.trim().split_once(' ')?;
+        Some(Self { bytes: bytes.parse().ok()?, block_bytes: block_bytes.parse().ok()? })
+    }
+
+    fn write(self, dir: &Path) -> io::Result<()> {
+        std::fs::write(Self::path(dir), format!("{} {}\n", self.bytes, self.block_bytes))
+    }
+}
+
+/// A block that is kept.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) word: Word,
+    usage: Usage,
+    is_verified: bool,
+}
+
+/// What changes.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) blocks: HashMap<BlockKey, Block>,
+    pub(crate) objects: HashMap<ObjectKey, Known>,
+    pub(crate) slots: Slots,
+    pub(crate) queues: Queues<BlockKey>,
+    pub(crate) sums: Sums,
+    /// Blocks that the index has still to forget.
+    gone: Vec<BlockKey>,
+    /// Why nothing more is kept.
+    pub(crate) fault: Option<String>,
+}
+
+impl State {
+    fn of(loaded: Loaded, slots: u32) -> Self {
+        let mut taken = HashSet::new();
+        let mut twice = HashSet::new();
+        for (_, word) in &loaded.blocks {
+            if word.slot >= slots || !taken.insert(word.slot) {
+                // Of two blocks in one slot one at most is right, and nobody knows which.
+                twice.insert(word.slot);
+            }
+        }
+        let mut state = Self {
+            blocks: HashMap::with_capacity(loaded.blocks.len()),
+            objects: loaded.objects.into_iter().collect(),
+            slots: Slots::new(slots, &taken.difference(&twice).copied().collect()),
+            queues: Queues::new(slots as usize),
+            sums: Sums::of(loaded.tally),
+            gone: Vec::new(),
+            fault: None,
+        };
+        state.sums.damaged += loaded.damaged;
+        for (key, word) in loaded.blocks {
+            if twice.contains(&word.slot) || !state.objects.contains_key(&key.object) {
+                state.gone.push(key);
+                if !twice.contains(&word.slot) {
+                    state.slots.put(word.slot);
+                }
+                continue;
+            }
+            let usage = state.queues.restore(key);
+            state.blocks.insert(key, Block { word, usage, is_verified: false });
+        }
+        state
+    }
+
+    /// A block that is kept, for one more use.
+    pub(crate) fn used(&mut self, key: &BlockKey) {
+        if let Some(block) = self.blocks.get_mut(key) {
+            self.queues.used(&mut block.usage);
+        }
+    }
+
+    /// Takes a block out; the index hears of it with the next change.
+    pub(crate) fn remove(&mut self, key: &BlockKey) -> Option<Block> {
+        let block = self.blocks.remove(key)?;
+        self.slots.put(block.word.slot);
+        self.gone.push(*key);
+        Some(block)
+    }
+
+    /// A slot for another block: a free one, else that of the block that goes next. `None` if all must stay.
+    fn take_slot(&mut self) -> Option<u32> {
+        if let Some(slot) = self.slots.take() {
+            return Some(slot);
+        }
+        let Self { blocks, objects, slots, queues, .. } = self;
+        let victim = queues.victim(|key| {
+            let block = blocks.get_mut(key)?;
+            let is_pinned = objects.get(&key.object).is_some_and(|known| known.pinned);
+            let is_held = is_pinned || slots.is_held(block.word.slot);
+            Some((if is_held { Standing::Held } else { Standing::Free }, block.usage))
+        });
+        let Victim { key: victim, moved } = victim;
+        for (key, usage) in moved {
+            if let Some(block) = blocks.get_mut(&key) {
+                block.usage = usage;
+            }
+        }
+        let victim = victim?;
+        self.remove(&victim);
+        self.sums.evicted += 1;
+        self.slots.take()
+    }
+}
+
+/// See the crate's documentation.
+pub(crate) struct Inner {
+    pub(crate) config: CacheConfig,
+    data: File,
+    index: Mutex<Option<Index>>,
+    state: Mutex<State>,
+    pub(crate) fills: Fills,
+    pub(crate) discarded: Option<String>,
+    /// A child of this process touches none of it.
+    pub(crate) fork: ForkMark,
+    /// One process has the directory as long as this is open: behind all that is in it.
+    lock: File,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A cache. Cloning shares it; its threads end with the last clone.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    inner: Arc<Inner>,
+    _threads: Arc<Threads>,
+}
+
+fn wrong(dir: &Path, cause: io::Error) -> Error {
+    let kind = match cause.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => ErrorKind::WrongKind,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, Verb::Setup)
+        .at(dir.display().to_string())
+        .detail(format!("the directory of the cache cannot be used: {cause}"))
+        .with_code(cause.raw_os_error().unwrap_or(0))
+        .remedy("name a directory on a local disk that this user may write in")
+        .caused_by(cause)
+}
+
+/// Takes the directory for this process.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = opened.map_err(|cause| wrong(dir, cause))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // Whoever has it may be about to write this; it is for the operator only.
+            let _ = file.read_to_string(&mut owner);
+            return Err(Error::new(ErrorKind::InUse, Verb::Setup)
+                .at(dir.display().to_string())
+                .detail(format!("process {} has this cache", owner.trim()))
+                .remedy("give each process a directory of its own, or let one read for the others"));
+        }
+        Err(TryLockError::Error(cause)) => return Err(wrong(dir, cause)),
+    }
+    let told = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+    told.map_err(|cause| wrong(dir, cause))?;
+    Ok(file)
+}
+
+/// The index of a directory, a new one in place of one that cannot be read.
+fn open_index(dir: &Path, block_bytes: u32) -> Result<(Index, Loaded, Option<String>), Error> {
+    let path = index::path_in(dir);
+    let why = match Index::open(&path, block_bytes) {
+        Ok((index, loaded)) => return Ok((index, loaded, None)),
+        Err(Unread::InUse) => {
+            return Err(Error::new(ErrorKind::InUse, Verb::Setup)
+                .at(dir.display().to_string())
+                .detail("somebody has the index of this cache open")
+                .remedy("end the program that looks into it; after a damaged index, the process that met it"));
+        }
+        Err(Unread::Broken(why)) => why,
+    };
+    tracing::warn!(dir = %dir.display(), why, "the index of the cache is not read; it begins anew");
+    match std::fs::remove_file(&path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(wrong(dir, cause)),
+        _ => {}
+    }
+    let anew = Index::open(&path, block_bytes);
+    let told = |unread| match unread {
+        Unread::InUse => wrong(dir, io::Error::other("its index is in use")),
+        Unread::Broken(why) => wrong(dir, io::Error::other(why)),
+    };
+    anew.map(|(index, loaded)| (index, loaded, Some(why))).map_err(told)
+}
+
+impl Cache {
+    /// Opens the cache of a directory, or makes one.
+    ///
+    /// *Blocking*: reads the index.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a configuration out of range; `InUse` while another process, or another engine, has the directory; what the
+    /// system reports.
+    pub fn open(config: CacheConfig) -> Result<Self, Error> {
+        let misuse = |why: String| Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail(why);
+        config.check().map_err(misuse)?;
+        let had = Sizes::of(&config.dir);
+        let config = config.settled(had.unwrap_or(SIZES));
+        config.check().map_err(misuse)?;
+        let slots = config.slots().unwrap_or(1);
+        let dir = &config.dir;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|cause| wrong(dir, cause))?;
+        let lock = lock(dir)?;
+        let (index, loaded, discarded) = open_index(dir, config.block_bytes)?;
+        let path = data_in(dir);
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let data = opened.map_err(|cause| wrong(dir, cause))?;
+        // Nothing is reserved: a full disk shows when a block is written, and ends the filling.
+        let len = u64::from(slots) * u64::from(config.block_bytes);
+        data.set_len(len).map_err(|cause| wrong(dir, cause))?;
+        let sizes = Sizes { bytes: config.bytes, block_bytes: config.block_bytes };
+        if had != Some(sizes) {
+            sizes.write(dir).map_err(|cause| wrong(dir, cause))?;
+        }
+        let state = Mutex::new(State::of(loaded, slots));
+        let fills = Fills::new(&config);
+        let index = Mutex::new(Some(index));
+        let inner = Inner { config, data, lock, index, state, fills, discarded, fork: ForkMark::new() };
+        let inner = Arc::new(inner);
+        let threads = Arc::new(Threads::start(&inner)?);
+        Ok(Self { inner, _threads: threads })
+    }
+
+    /// Whether there is a cache in a directory.
+    pub fn is_in(dir: &Path) -> bool {
+        Sizes::of(dir).is_some()
+    }
+
+    /// The file that blocks are in. Read only.
+    pub fn data_path(&self) -> PathBuf {
+        data_in(&self.inner.config.dir)
+    }
+
+    /// An object that is read through the cache.
+    pub fn object(&self, named: Named) -> Arc<Cached> {
+        Arc::new(Cached::new(self.inner.clone(), named))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+fn data_in(dir: &Path) -> PathBuf {
+    dir.join("data")
+}
+
+impl Inner {
+    /// Every section leaves it whole: a panic under it is none of outside's making.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.config.block_bytes.into()
+    }
+
+    /// Nothing more is kept from now on. Told once.
+    fn fail(&self, what: &str, why: &str) {
+        let mut state = self.state();
+        if state.fault.is_none() {
+            tracing::warn!(dir = %self.config.dir.display(), what, why, "the cache keeps nothing more");
+            state.fault = Some(format!("{what}: {why}"));
+        }
+    }
+
+    /// Makes a change of the index durable. Without it blocks that went are found damaged, and those that came are not found.
+    pub(crate) fn commit(&self, change: &Change) -> bool {
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = index.as_ref().map_or(Ok(()), |index| index.commit(change));
+        drop(index);
+        if let Err(why) = &done {
+            self.fail("the index takes nothing", why);
+        }
+        done.is_ok()
+    }
+
+    /// Sums, and what is gone, into the index.
+    pub(crate) fn settle(&self) {
+        let change = {
+            let mut state = self.state();
+            Change { gone: std::mem::take(&mut state.gone), tally: state.sums.tally(), ..Change::default() }
+        };
+        self.commit(&change);
+    }
+
+    /// Compares blocks with their checksums; those that do not have them go.
+    pub(crate) fn verify(&self, blocks: &[(BlockKey, Word)]) {
+        let mut buffer = vec![0; sw_mem::index(self.block_bytes())];
+        let right: Vec<bool> = blocks.iter().map(|(_, word)| self.is_right(word, &mut buffer)).collect();
+        let mut state = self.state();
+        for ((key, word), right) in blocks.iter().zip(right) {
+            match state.blocks.get_mut(key).filter(|block| block.word == *word) {
+                None => {}
+                Some(block) if right => block.is_verified = true,
+                Some(_) => {
+                    tracing::warn!(
+                        slot = word.slot,
+                        "a block of the cache is damaged; it is read from where its object is"
+                    );
+                    state.remove(key);
+                    state.sums.damaged += 1;
+                }
+            }
+        }
+    }
+
+    fn is_right(&self, word: &Word, buffer: &mut [u8]) -> bool {
+        let Some(bytes) = buffer.get_mut(..word.len as usize) else { return false };
+        let at = u64::from(word.slot) * self.block_bytes();
+        self.data.read_exact_at(bytes, at).is_ok() && Algorithm::Crc64Nvme.of(bytes) == word.sum
+    }
+
+    /// Keeps blocks: their bytes first, then the words that lead to them, then whoever asks is told of them.
+    pub(crate) fn keep(&self, batch: &[Ready]) {
+        let mut change = Change::default();
+        let mut failed = None;
+        for ready in batch {
+            let slot = {
+                let mut state = self.state();
+                if state.fault.is_some() || state.blocks.contains_key(&ready.key) {
+                    continue;
+                }
+                let Some(slot) = state.take_slot() else {
+                    state.sums.left += 1;
+                    continue;
+                };
+                slot
+            };
+            let word = Word { slot, len: ready.len, sum: Algorithm::Crc64Nvme.of(ready.bytes()) };
+            change.come.push((ready.key, word));
+            if let Err(cause) = self.data.write_all_at(ready.padded(), u64::from(slot) * self.block_bytes()) {
+                failed = Some(cause);
+                break;
+            }
+        }
+        let failed = failed.or_else(|| self.data.sync_data().err());
+        if let Some(cause) = &failed {
+            self.fail("the disk takes nothing", &cause.to_string());
+        }
+        let objects: HashMap<ObjectKey, &Named> = batch.iter().map(|ready| (ready.key.object, &*ready.named)).collect();
+        {
+            let mut state = self.state();
+            change.gone = std::mem::take(&mut state.gone);
+            let new = objects.into_iter().filter(|(key, _)| !state.objects.contains_key(key));
+            change.objects = new.map(|(key, named)| (key, Known { named: named.clone(), pinned: false })).collect();
+            change.tally = state.sums.tally();
+        }
+        let is_kept = failed.is_none() && (change.come.is_empty() || self.commit(&change));
+        if is_kept {
+            self.publish(change);
+        } else {
+            let mut state = self.state();
+            change.come.iter().for_each(|(_, word)| state.slots.put(word.slot));
+        }
+    }
+
+    fn publish(&self, change: Change) {
+        let mut state = self.state();
+        // One that was evicted meanwhile comes back with its blocks.
+        for (key, known) in change.objects {
+            state.objects.entry(key).or_insert(known);
+        }
+        for (key, word) in &change.come {
+            let usage = state.queues.admit(*key);
+            state.blocks.insert(*key, Block { word: *word, usage, is_verified: true });
+            state.sums.filled += 1;
+        }
+        drop(state);
+        for (_, word) in change.come {
+            // They are read past the page cache. A hint, of which nothing depends.
+            let at = u64::from(word.slot) * self.block_bytes();
+            let _ = rustix::fs::fadvise(&self.data, at, NonZeroU64::new(word.len.into()), rustix::fs::Advice::DontNeed);
+        }
+    }
+
+    /// Whether a block may be read: with `Verify::Always` it is only right behind a comparison, which whoever asks has made.
+    pub(crate) fn needs_check(&self, block: &Block) -> bool {
+        !block.is_verified || self.config.verify == Verify::Always
+    }
+}
+
+impl Drop for Inner {
+    /// In a child of the process the index and the lock are its parent's.
+    #[expect(clippy::mem_forget, reason = "closing it would write into the file that the parent has open")]
+    fn drop(&mut self) {
+        let index = self.index.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if self.fork.is_child() {
+            std::mem::forget(index);
+            return;
+        }
+        drop(index);
+        // Closing would leave it with the children of this process that have it too.
+        let _ = self.lock.unlock();
+    }
+}

@@ -1,0 +1,411 @@
+//! The cache by its seams: what a lane and a transport would ask of it, over objects whose bytes are known.
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use sw_cache::{Cache, CacheConfig, Cached, Named, Pinning, Verify};
+use sw_engine::{
+    ErrorKind, Resolve, Version,
+    seam::{Landed, Tee},
+};
+
+const BLOCK: u64 = 4096;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Byte `at` of object `number` in a version.
+fn byte(number: u64, version: u64, at: u64) -> u8 {
+    let mixed =
+        (at / 8 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ (number << 32) ^ version.wrapping_mul(0xff51_afd7_ed55_8ccd));
+    mixed.rotate_left(17).to_le_bytes()[usize::try_from(at % 8).unwrap()]
+}
+
+fn bytes_of(number: u64, version: u64, range: std::ops::Range<u64>) -> Vec<u8> {
+    range.map(|at| byte(number, version, at)).collect()
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl Landed for Bytes<'_> {
+    fn skip(&mut self, bytes: u32) {
+        self.0 = &self.0[bytes as usize..];
+    }
+
+    fn copy_to(&mut self, to: &mut [u8]) {
+        let (now, rest) = self.0.split_at(to.len());
+        to.copy_from_slice(now);
+        self.0 = rest;
+    }
+}
+
+/// An object that is read as a lane reads it.
+struct Reader {
+    cached: Arc<Cached>,
+    data: File,
+    number: u64,
+    version: u64,
+    len: u64,
+}
+
+/// What came of a read: bytes, and how many of them the cache had.
+struct Got {
+    bytes: Vec<u8>,
+    hit: u64,
+}
+
+impl Reader {
+    fn new(cache: &Cache, number: u64, version: u64, len: u64) -> Self {
+        let named = Named {
+            realm: String::new(),
+            name: format!("s3://b/{number}"),
+            version: Version { identity: (version, 0), stamp: 0 },
+            len,
+        };
+        let data = File::open(cache.data_path()).unwrap();
+        Self { cached: cache.object(named), data, number, version, len }
+    }
+
+    /// In I/Os of at most `io` bytes.
+    fn read_by(&self, offset: u64, len: u64, io: u64) -> Got {
+        let mut extents = Vec::new();
+        let hold = self.cached.resolve(&mut std::iter::once((offset, len)), &mut extents);
+        let (mut bytes, mut hit) = (Vec::new(), 0);
+        for extent in extents {
+            if extent.member == 1 {
+                let mut piece = vec![0; usize::try_from(extent.len).unwrap()];
+                self.data.read_exact_at(&mut piece, extent.at).unwrap();
+                bytes.extend(piece);
+                hit += extent.len;
+                continue;
+            }
+            let end = extent.at + extent.len;
+            for start in (extent.at..end).step_by(usize::try_from(io).unwrap()) {
+                let piece = bytes_of(self.number, self.version, start..end.min(start + io));
+                self.cached.landed(start, u32::try_from(piece.len()).unwrap(), &mut Bytes(&piece));
+                bytes.extend(piece);
+            }
+        }
+        drop(hold);
+        Got { bytes, hit }
+    }
+
+    /// The bytes are right whatever they came from; gives how many the cache had.
+    fn read(&self, offset: u64, len: u64) -> u64 {
+        let got = self.read_by(offset, len, 3 * BLOCK);
+        assert!(got.bytes == bytes_of(self.number, self.version, offset..offset + len), "wrong bytes");
+        got.hit
+    }
+
+    fn read_all(&self) -> u64 {
+        self.read(0, self.len)
+    }
+}
+
+fn config(dir: &Path, blocks: u64) -> CacheConfig {
+    CacheConfig { block_bytes: 4096, fill_bytes: 4 << 20, ..CacheConfig::new(dir, blocks * BLOCK) }
+}
+
+fn settle(cache: &Cache) {
+    assert!(cache.wait_for_room(u64::MAX, LIMIT), "nothing was kept within {LIMIT:?}");
+}
+
+#[test]
+fn what_was_read_is_there_the_next_time_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = 10 * BLOCK + 77;
+    {
+        let cache = Cache::open(config(dir.path(), 100)).unwrap();
+        let reader = Reader::new(&cache, 1, 1, len);
+        assert_eq!(reader.read_all(), 0);
+        settle(&cache);
+        assert_eq!(reader.read_all(), len);
+        assert_eq!(reader.read(5, 2 * BLOCK), 2 * BLOCK);
+        let status = cache.status();
+        assert_eq!((status.blocks, status.kept_bytes, status.objects), (11, len, 1));
+        assert_eq!((status.hit_bytes, status.missed_bytes), (len + 2 * BLOCK, len));
+    }
+    let cache = Cache::open(config(dir.path(), 100)).unwrap();
+    let reader = Reader::new(&cache, 1, 1, len);
+    assert_eq!(reader.read_all(), len);
+    assert_eq!((cache.status().damaged_blocks, cache.status().discarded), (0, None));
+    assert_eq!(cache.objects()[0].kept_bytes, len);
+}
+
+#[test]
+fn parts_of_blocks_from_pieces_in_a_row_become_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(config(dir.path(), 100)).unwrap();
+    let reader = Reader::new(&cache, 1, 1, 8 * BLOCK);
+    // From an odd place, in odd pieces: all but the first block, of which the beginning was not read.
+    let got = reader.read_by(100, 8 * BLOCK - 100, 1000);
+    assert!(got.bytes == bytes_of(1, 1, 100..8 * BLOCK) && got.hit == 0);
+    settle(&cache);
+    assert_eq!(reader.read_all(), 7 * BLOCK);
+}
+
+#[test]
+fn another_version_has_nothing_of_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(config(dir.path(), 100)).unwrap();
+    let old = Reader::new(&cache, 1, 1, 4 * BLOCK);
+    old.read_all();
+    settle(&cache);
+    let new = Reader::new(&cache, 1, 2, 4 * BLOCK);
+    assert_eq!((new.read_all(), old.read_all()), (0, 4 * BLOCK));
+    settle(&cache);
+    assert_eq!((new.read_all(), old.read_all()), (4 * BLOCK, 4 * BLOCK));
+    assert_eq!(cache.objects().len(), 2);
+}
+
+#[test]
+fn there_are_never_more_blocks_than_the_budget_and_bytes_stay_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(config(dir.path(), 16)).unwrap();
+    let readers: Vec<_> = (0..10).map(|number| Reader::new(&cache, number, 1, 5 * BLOCK + number)).collect();
+    for _ in 0..3 {
+        for reader in &readers {
+            reader.read_all();
+            settle(&cache);
+            assert!(cache.status().blocks <= 16);
+        }
+    }
+    assert!(cache.status().evicted_blocks > 30);
+    assert_eq!(std::fs::metadata(cache.data_path()).unwrap().len(), 16 * BLOCK);
+}
+
+#[test]
+fn an_operation_keeps_its_blocks_until_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(config(dir.path(), 4)).unwrap();
+    let first = Reader::new(&cache, 1, 1, 4 * BLOCK);
+    first.read_all();
+    settle(&cache);
+    let mut extents = Vec::new();
+    let hold = first.cached.resolve(&mut std::iter::once((0, 4 * BLOCK)), &mut extents);
+    assert!(extents.iter().all(|extent| extent.member == 1));
+    // All of it goes, and others want its place; its bytes stay where they are.
+    assert_eq!(cache.evict("").blocks, 4);
+    let second = Reader::new(&cache, 2, 1, 4 * BLOCK);
+    second.read_all();
+    settle(&cache);
+    assert_eq!((cache.status().blocks, cache.status().left_blocks), (0, 4));
+    let mut bytes = vec![0; usize::try_from(4 * BLOCK).unwrap()];
+    first.data.read_exact_at(&mut bytes, extents[0].at).unwrap();
+    assert!(bytes == bytes_of(1, 1, 0..4 * BLOCK));
+    drop(hold);
+    second.read_all();
+    settle(&cache);
+    assert_eq!((second.read_all(), first.read_all()), (4 * BLOCK, 0));
+}
+
+#[test]
+fn what_is_pinned_stays_and_what_is_evicted_by_name_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(config(dir.path(), 8)).unwrap();
+    let kept = Reader::new(&cache, 1, 1, 4 * BLOCK);
+    kept.read_all();
+    settle(&cache);
+    assert_eq!(cache.set_pinning("s3://b/1", Pinning::Pinned), 1);
+    for number in 10..20 {
+        Reader::new(&cache, number, 1, 4 * BLOCK).read_all();
+        settle(&cache);
+    }
+    assert_eq!(kept.read_all(), 4 * BLOCK);
+    assert_eq!((cache.evict("s3://b/nobody").blocks, cache.evict("s3://b/1").blocks), (0, 4));
+    assert_eq!(kept.read_all(), 0);
+    assert_eq!(cache.evict("s3://b/").bytes, 4 * BLOCK);
+}
+
+#[test]
+fn a_directory_has_one_cache_and_the_next_one_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Cache::open(config(dir.path(), 4)).unwrap();
+    let error = Cache::open(config(dir.path(), 4)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    drop(first);
+    Cache::open(config(dir.path(), 4)).unwrap();
+}
+
+#[test]
+fn a_smaller_budget_keeps_what_has_place_and_another_block_size_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = 8 * BLOCK;
+    let open = |config| {
+        let cache = Cache::open(config).unwrap();
+        let reader = Reader::new(&cache, 1, 1, len);
+        let hit = reader.read_all();
+        settle(&cache);
+        (hit, cache.status().discarded.is_some())
+    };
+    assert_eq!(open(config(dir.path(), 100)), (0, false));
+    assert_eq!(open(config(dir.path(), 5)), (5 * BLOCK, false));
+    assert_eq!(open(CacheConfig { block_bytes: 8192, ..config(dir.path(), 8) }), (0, true));
+}
+
+/// Turns each of `places` of a file over, one at a time, and looks what comes of it.
+fn turned(path: &Path, places: impl Iterator<Item = u64>, mut look: impl FnMut(u64)) {
+    for at in places {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[!byte[0]], at).unwrap();
+        look(at);
+        let file = File::options().write(true).open(path).unwrap();
+        file.write_all_at(&byte, at).unwrap();
+    }
+}
+
+#[test]
+fn every_byte_of_the_data_turned_over_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    // Short ones, so that few of the file's bytes are of an object: each of those has its block read anew.
+    let len = 300;
+    let config = CacheConfig { verify: Verify::Always, ..config(dir.path(), 2) };
+    let cache = Cache::open(config).unwrap();
+    let readers = [1, 2].map(|number| Reader::new(&cache, number, 1, len));
+    for reader in &readers {
+        reader.read_all();
+        settle(&cache);
+    }
+    let mut damaged = 0;
+    turned(&cache.data_path(), 0..2 * BLOCK, |at| {
+        let is_of_one = at % BLOCK < len;
+        damaged += u64::from(is_of_one);
+        let hit: u64 = readers.iter().map(Reader::read_all).sum();
+        let expected = if is_of_one { len } else { 2 * len };
+        assert_eq!((hit, cache.status().damaged_blocks), (expected, damaged), "byte {at}");
+        settle(&cache);
+    });
+    assert_eq!(damaged, 2 * len);
+}
+
+#[test]
+fn a_damaged_block_is_found_by_the_first_read_of_a_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = 4 * BLOCK;
+    let fill = || {
+        let cache = Cache::open(config(dir.path(), 4)).unwrap();
+        let reader = Reader::new(&cache, 1, 1, len);
+        reader.read_all();
+        settle(&cache);
+        cache.data_path()
+    };
+    let data = fill();
+    turned(&data, (0..len).step_by(509), |at| {
+        let cache = Cache::open(config(dir.path(), 4)).unwrap();
+        let reader = Reader::new(&cache, 1, 1, len);
+        assert_eq!(reader.read_all(), len - BLOCK, "byte {at}");
+        settle(&cache);
+        drop((reader, cache));
+    });
+}
+
+#[test]
+fn an_index_with_any_byte_turned_over_leads_to_no_wrong_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = 3 * BLOCK;
+    let open = || Cache::open(config(dir.path(), 8)).unwrap();
+    {
+        let cache = open();
+        for number in 0..2 {
+            Reader::new(&cache, number, 1, len).read_all();
+        }
+        settle(&cache);
+    }
+    let index = dir.path().join("index.redb");
+    let whole = std::fs::read(&index).unwrap();
+    let data = std::fs::read(dir.path().join("data")).unwrap();
+    // What is not zero, and a part of the rest: the file is mostly empty pages.
+    let used = (0..whole.len()).filter(|at| whole[*at] != 0 || at % 4093 == 0);
+    let step = (used.clone().count() / 150).max(1);
+    let (mut found, mut tried) = (0, 0);
+    for at in used.step_by(step) {
+        let mut bytes = whole.clone();
+        bytes[at] = !bytes[at];
+        // Another file: a library that stops at one keeps it until the process ends.
+        std::fs::remove_file(&index).unwrap();
+        std::fs::write(&index, &bytes).unwrap();
+        std::fs::write(dir.path().join("data"), &data).unwrap();
+        let cache = open();
+        let hit: u64 = (0..2).map(|number| Reader::new(&cache, number, 1, len).read_all()).sum();
+        let status = cache.status();
+        found += u64::from(hit < 2 * len || status.damaged_blocks > 0 || status.discarded.is_some());
+        tried += 1;
+    }
+    println!("{tried} of {} bytes turned over, {found} of them found", whole.len());
+    assert!(found > 0);
+}
+
+#[test]
+fn an_index_that_is_cut_or_is_something_else_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = 3 * BLOCK;
+    let index = dir.path().join("index.redb");
+    let mut whole = None;
+    for cut in [None, Some(0), Some(1), Some(100), Some(4096), Some(20_000)] {
+        if let (Some(cut), Some(whole)) = (cut, &whole) {
+            let whole: &Vec<u8> = whole;
+            std::fs::write(&index, &whole[..cut]).unwrap();
+        }
+        let cache = Cache::open(config(dir.path(), 8)).unwrap();
+        let reader = Reader::new(&cache, 1, 1, len);
+        reader.read_all();
+        settle(&cache);
+        assert_eq!(reader.read_all(), len, "{cut:?}");
+        drop((reader, cache));
+        whole.get_or_insert_with(|| std::fs::read(&index).unwrap());
+    }
+    std::fs::write(&index, vec![0xa5; 1 << 20]).unwrap();
+    let cache = Cache::open(config(dir.path(), 8)).unwrap();
+    assert!(cache.status().discarded.is_some());
+}
+
+/// What a killed process does: reads objects in a cache that is too small for them, until it is killed.
+#[test]
+#[ignore = "a part of the test of kills, which runs it in a process of its own"]
+fn fills_until_it_is_killed() {
+    #[expect(clippy::disallowed_methods, reason = "the other process is told by its environment")]
+    let dir = std::env::var("SW_CACHE_TEST_DIR").unwrap();
+    let cache = Cache::open(config(Path::new(&dir), 32)).unwrap();
+    println!("open");
+    for round in 0.. {
+        for number in 0..12 {
+            let version = round / 3;
+            Reader::new(&cache, number, version, 5 * BLOCK + 13 * number).read_all();
+        }
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_at_any_time_leaves_no_wrong_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut hits = 0;
+    for round in 0..20 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "fills_until_it_is_killed", "--nocapture"])
+            .env("SW_CACHE_TEST_DIR", dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Somewhere in its opening, its filling or its commits.
+        std::thread::park_timeout(Duration::from_millis(20 + 37 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let cache = Cache::open(config(dir.path(), 32)).unwrap();
+        let kept = cache.objects();
+        for object in kept {
+            let number: u64 = object.name.rsplit('/').next().unwrap().parse().unwrap();
+            hits += Reader::new(&cache, number, object.version.identity.0, object.len).read_all();
+        }
+        assert_eq!(cache.status().discarded, None, "round {round}");
+    }
+    assert!(hits > 0, "nothing was ever kept");
+}
