@@ -29,6 +29,9 @@ use crate::{address::Address, land::Landing, remote::Remote};
 /// Bytes of an object that is written: below what a cluster takes in one operation (`osd_max_write_size`, 90 MiB).
 pub(super) const BLOB_BYTES_MAX: u64 = 64 << 20;
 
+/// Bytes that one in the making takes at least.
+const GROWS_BY: u64 = 64 << 10;
+
 /// One in the making.
 struct Making {
     shared: Arc<Shared>,
@@ -49,6 +52,28 @@ fn too_large(name: &str, verb: Verb, len: u64) -> Error {
         .with_outcome(WriteOutcome::NotApplied)
 }
 
+fn no_room(name: &str, verb: Verb) -> Error {
+    Error::new(ErrorKind::ResourceLimit, verb)
+        .at(name)
+        .detail("objects in the making have all of the engine's memory for them")
+        .remedy("write fewer at a time, or raise remote_upload_bytes")
+        .with_outcome(WriteOutcome::NotApplied)
+}
+
+/// Makes bytes as long as that, if they are shorter and there is room for what they take.
+fn lengthen(bytes: &mut Vec<u8>, part: &mut Part, len: u64) -> Option<()> {
+    if sw_mem::index(len) <= bytes.len() {
+        return Some(());
+    }
+    if sw_mem::index(len) > bytes.capacity() {
+        let capacity = len.next_power_of_two().max(GROWS_BY);
+        part.grow(capacity)?;
+        bytes.reserve_exact(sw_mem::index(capacity) - bytes.len());
+    }
+    bytes.resize(sw_mem::index(len), 0);
+    Some(())
+}
+
 impl Making {
     fn put(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
         let name = self.at.to_string();
@@ -62,13 +87,7 @@ impl Making {
             return Err(fail(ErrorKind::Closed).detail("it is being committed; these bytes are not part of it"));
         }
         let (bytes, part) = &mut *guard;
-        part.grow(end).ok_or_else(|| {
-            let text = "objects in the making have all of the engine's memory for them";
-            fail(ErrorKind::ResourceLimit).detail(text).remedy("write fewer at a time, or raise remote_upload_bytes")
-        })?;
-        if bytes.len() < sw_mem::index(end) {
-            bytes.resize(sw_mem::index(end), 0);
-        }
+        lengthen(bytes, part, end).ok_or_else(|| no_room(&name, Verb::Write))?;
         landing.take(&mut bytes[sw_mem::index(offset)..sw_mem::index(end)]);
         Ok(())
     }
@@ -78,6 +97,7 @@ impl Making {
         let bytes = std::mem::take(&mut self.bytes.lock().unwrap_or_else(PoisonError::into_inner).0);
         let place = self
             .shared
+            .calls
             .place(Verb::Create, &name)
             .await
             .map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
@@ -136,7 +156,9 @@ impl WriteIntent for Intent {
             return Err(too_large(&self.object.name, Verb::Create, len));
         }
         let mut guard = self.making.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.0.resize(sw_mem::index(len), 0);
+        let (bytes, part) = &mut *guard;
+        lengthen(bytes, part, len).ok_or_else(|| no_room(&self.object.name, Verb::Create))?;
+        bytes.truncate(sw_mem::index(len));
         Ok(())
     }
 
@@ -145,7 +167,9 @@ impl WriteIntent for Intent {
             let mut guard = self.making.bytes.lock().unwrap_or_else(PoisonError::into_inner);
             self.making.is_closed.store(true, Ordering::Release);
             if self.object.len != u64::MAX {
-                guard.0.resize(sw_mem::index(self.object.len), 0);
+                let (bytes, part) = &mut *guard;
+                lengthen(bytes, part, self.object.len).ok_or_else(|| no_room(&self.object.name, Verb::Create))?;
+                bytes.truncate(sw_mem::index(self.object.len));
             }
         }
         let making = self.making.clone();
@@ -165,7 +189,7 @@ impl Ceph {
         if let Some(len) = len.filter(|len| *len > BLOB_BYTES_MAX) {
             return Err(too_large(&name, Verb::Create, len));
         }
-        let making = self.run((Verb::Create, &name), move |shared| {
+        let making = self.run(&self.shared.calls, (Verb::Create, &name), move |shared| {
             let pool = shared.pool(&at, Verb::Create, &at.to_string());
             let pool = pool.map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
             let bytes = Mutex::new((Vec::new(), Part::none(&shared.room)));

@@ -79,7 +79,7 @@ impl Read {
             return Ok(());
         }
         let name = self.at.to_string();
-        let place = self.shared.place(Verb::Read, &name).await?;
+        let place = self.shared.file_calls.place(Verb::Read, &name).await?;
         let (file, then, at) = (self.file.clone(), self.facts, self.at.clone());
         let mut slab = self.shared.slabs.take(sw_mem::index(end - offset));
         let read = move || {
@@ -90,7 +90,7 @@ impl Read {
             drop(place);
             if version(&now) == version(&then) { Ok((moved, slab)) } else { Err(fault::changed(&at.to_string())) }
         };
-        let (moved, slab) = self.shared.call((Verb::Read, &name), read).await?;
+        let (moved, slab) = self.shared.file_calls.call((Verb::Read, &name), read).await?;
         land(landing, slab.get(..moved), &self.at)?;
         self.shared.slabs.give(slab);
         Ok(())
@@ -108,7 +108,7 @@ impl Read {
                 Err(failed) => Err(fault::told(failed, Verb::Open, &name)),
             }
         };
-        self.shared.call((Verb::Open, &self.at.to_string()), look).await
+        self.shared.file_calls.call((Verb::Open, &self.at.to_string()), look).await
     }
 }
 
@@ -141,14 +141,14 @@ fn look(shared: &Arc<Shared>, at: &Address, verb: Verb) -> Result<(Arc<Held<Moun
 impl Ceph {
     pub(super) fn open_file(&self, at: Address) -> Result<Arc<Object>, Error> {
         let name = at.to_string();
-        let (read, facts) = self.run((Verb::Open, &name), move |shared| {
+        let (read, facts) = self.run(&self.shared.file_calls, (Verb::Open, &name), move |shared| {
             let (mount, path, facts) = look(shared, &at, Verb::Open)?;
             let name = at.to_string();
             if kind(&facts) != EntryKind::Object {
                 return Err(wrong_kind(&name, "not a regular file"));
             }
             let told = |failed| fault::told(failed, Verb::Open, &name);
-            let file = Arc::new(Held::new(File::open(&mount, &path).map_err(told)?, &shared.calls));
+            let file = Arc::new(Held::new(File::open(&mount, &path).map_err(told)?, &shared.file_calls));
             // Those of what is open.
             let facts = file.stat().map_err(told)?;
             Ok((Read { shared: shared.clone(), at, file, facts }, (facts.len, version(&facts))))
@@ -158,13 +158,13 @@ impl Ceph {
 
     pub(super) fn stat_file(&self, at: Address, name: &str) -> Result<Entry, Error> {
         let named = name.to_owned();
-        self.run((Verb::Open, name), move |shared| {
+        self.run(&self.shared.file_calls, (Verb::Open, name), move |shared| {
             look(shared, &at, Verb::Open).map(|(_, _, facts)| entry(named, &facts))
         })
     }
 
     pub(super) fn list_files(&self, at: Address, name: &str) -> Result<Vec<Entry>, Error> {
-        self.run((Verb::List, name), move |shared| {
+        self.run(&self.shared.file_calls, (Verb::List, name), move |shared| {
             let (mount, path, facts) = look(shared, &at, Verb::List)?;
             if kind(&facts) != EntryKind::Directory {
                 return Ok(vec![entry(at.to_string(), &facts)]);
@@ -189,12 +189,13 @@ impl Ceph {
 
     pub(super) fn remove_file(&self, at: Address) -> Result<(), Error> {
         let name = at.to_string();
-        self.run((Verb::Replace, &name), move |shared| {
+        let removed = self.run(&self.shared.file_calls, (Verb::Replace, &name), move |shared| {
             let (mount, path, facts) = look(shared, &at, Verb::Replace)?;
             if kind(&facts) == EntryKind::Directory {
                 return Err(wrong_kind(&at.to_string(), "a directory, not a file"));
             }
             mount.remove(&path).map_err(|failed| fault::of_write(failed, Verb::Replace, &at.to_string()))
-        })
+        });
+        removed.map_err(fault::late_is_unknown)
     }
 }

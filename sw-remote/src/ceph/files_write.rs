@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -43,6 +43,37 @@ struct Making {
     len: AtomicU64,
     /// Closed by a commit.
     writes: Arc<Semaphore>,
+    turn: Arc<Turn>,
+    /// A writer holds it, and removes its temporary name if that is all that comes of it.
+    is_held: AtomicBool,
+}
+
+/// Who comes first: the rename, or whoever gives it up. What was given up is not renamed later.
+#[derive(Default)]
+struct Turn(AtomicU8);
+
+impl Turn {
+    const OPEN: u8 = 0;
+    const RENAMES: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    fn take(&self, to: u8) -> bool {
+        self.0.compare_exchange(Self::OPEN, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Drop for Making {
+    /// One whose creation came too late for its caller.
+    fn drop(&mut self) {
+        if self.is_held.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(threads) = self.shared.file_calls.runtime.handle() else { return };
+        let (mount, temporary) = (self.mount.clone(), self.temporary.clone());
+        threads.spawn_blocking(move || {
+            let _may_be_gone = mount.remove(&temporary);
+        });
+    }
 }
 
 /// A word that no other has: 64 bits by the keys of the standard library's hash tables, which are random.
@@ -68,9 +99,11 @@ impl Making {
         let len = self.len.load(Ordering::Acquire);
         if offset.saturating_add(u64::from(landing.len())) > len {
             let error = Error::new(ErrorKind::OutOfRange, Verb::Write).at(&*name);
+            let error = error.with_outcome(WriteOutcome::NotApplied);
             return Err(error.in_range(offset, landing.len().into()).detail(format!("the file has {len} bytes")));
         }
-        let place = self.shared.place(Verb::Write, &name).await?;
+        let place = self.shared.file_calls.place(Verb::Write, &name).await;
+        let place = place.map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
         let mut slab = self.shared.slabs.take(sw_mem::index(landing.len().into()));
         landing.take(&mut slab);
         let (file, at) = (self.file.clone(), name.clone());
@@ -79,7 +112,7 @@ impl Making {
             drop((place, write));
             wrote.map(|()| slab).map_err(|failed| fault::of_write(failed, Verb::Write, &at))
         };
-        let slab = self.shared.call((Verb::Write, &name), put).await?;
+        let slab = self.shared.file_calls.call((Verb::Write, &name), put).await?;
         self.shared.slabs.give(slab);
         Ok(())
     }
@@ -87,7 +120,7 @@ impl Making {
     async fn sync(&self) -> Result<(), Error> {
         let (file, name) = (self.file.clone(), self.name());
         let sync = move || file.sync().map_err(|failed| fault::told(failed, Verb::Flush, &name));
-        self.shared.call((Verb::Flush, &self.name()), sync).await
+        self.shared.file_calls.call((Verb::Flush, &self.name()), sync).await
     }
 
     async fn finish(&self, names: Names) -> Result<(), Error> {
@@ -100,13 +133,17 @@ impl Making {
         self.writes.close();
         drop(quiet);
         let (file, mount, len) = (self.file.clone(), self.mount.clone(), self.len.load(Ordering::Acquire));
-        let (from, to, at) = (self.temporary.clone(), self.path.clone(), name.clone());
+        let (from, to, at, turn) = (self.temporary.clone(), self.path.clone(), name.clone(), self.turn.clone());
         let finish = move || {
             let not_yet = |failed| fault::told(failed, Verb::Create, &at).with_outcome(WriteOutcome::NotApplied);
             if len != OPEN {
                 file.set_len(len).map_err(not_yet)?;
             }
             file.sync().map_err(not_yet)?;
+            if !turn.take(Turn::RENAMES) {
+                let error = Error::new(ErrorKind::Cancelled, Verb::Create).at(&*at);
+                return Err(error.detail("the commit was given up").with_outcome(WriteOutcome::NotApplied));
+            }
             mount.rename(&from, &to).map_err(|failed| fault::of_write(failed, Verb::Create, &at))?;
             match names {
                 Names::Durable => mount
@@ -115,7 +152,7 @@ impl Making {
                 Names::Left => Ok(()),
             }
         };
-        self.shared.call((Verb::Create, &name), finish).await
+        self.shared.file_calls.call((Verb::Create, &name), finish).await
     }
 }
 
@@ -157,23 +194,28 @@ impl WriteIntent for Intent {
     fn commit(mut self: Box<Self>, names: Names) -> Result<(), Error> {
         let making = self.making.clone();
         let limit = making.shared.limit() * 3;
-        let runtime = making.shared.calls.runtime.clone();
+        let runtime = making.shared.file_calls.runtime.clone();
         let done = runtime.wait((Verb::Create, &self.object.name), limit, async move { making.finish(names).await });
         self.is_done = done.is_ok();
-        done.map_err(|error| if error.outcome().is_none() { error.with_outcome(WriteOutcome::Unknown) } else { error })
+        done.map_err(|error| match error.outcome() {
+            Some(_) => error,
+            // From here on nobody renames it.
+            None if self.making.turn.take(Turn::GIVEN_UP) => error.with_outcome(WriteOutcome::NotApplied),
+            None => error.with_outcome(WriteOutcome::Unknown),
+        })
     }
 }
 
 impl Drop for Intent {
     fn drop(&mut self) {
         let making = self.making.clone();
-        if self.is_done || making.shared.calls.runtime.is_in_child() {
+        if self.is_done || making.shared.file_calls.runtime.is_in_child() {
             return;
         }
-        let runtime = making.shared.calls.runtime.clone();
+        let runtime = making.shared.file_calls.runtime.clone();
         runtime.linger(REMOVE_WAIT, async move {
             let (mount, temporary, name) = (making.mount.clone(), making.temporary.clone(), making.name());
-            let removed = making.shared.call((Verb::Replace, &name), move || {
+            let removed = making.shared.file_calls.call((Verb::Replace, &name), move || {
                 // One that has its name already is not there by this one.
                 Ok(mount.remove(&temporary).is_ok_and(|()| true))
             });
@@ -187,7 +229,7 @@ impl Drop for Intent {
 impl Ceph {
     pub(super) fn create_file(&self, at: Address, len: Option<u64>) -> Result<Box<dyn WriteIntent>, Error> {
         let name = at.to_string();
-        let making = self.run((Verb::Create, &name), move |shared| {
+        let making = self.run(&self.shared.file_calls, (Verb::Create, &name), move |shared| {
             let name = at.to_string();
             let told = |failed| fault::of_write(failed, Verb::Create, &name);
             let (mount, path) = (shared.mount(&at, Verb::Create, &name)?, files::path(&at.key, Verb::Create, &name)?);
@@ -200,11 +242,16 @@ impl Ceph {
             if !above.is_empty() {
                 mount.make_directories(&files::path(above, Verb::Create, &name)?).map_err(told)?;
             }
-            let file = Arc::new(Held::new(File::create(&mount, &temporary).map_err(told)?, &shared.calls));
+            let file = Arc::new(Held::new(File::create(&mount, &temporary).map_err(told)?, &shared.file_calls));
             let (len, writes) =
                 (len.unwrap_or(OPEN).into(), Arc::new(Semaphore::new(sw_mem::index(WRITES_MAX.into()))));
-            Ok(Arc::new(Making { shared: shared.clone(), at, mount, file, temporary, path, len, writes }))
-        })?;
+            let (turn, is_held) = (Arc::default(), AtomicBool::new(false));
+            let shared = shared.clone();
+            Ok(Arc::new(Making { shared, at, mount, file, temporary, path, len, writes, turn, is_held }))
+        });
+        // Whatever came of it, nothing has the final name.
+        let making = making.map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
+        making.is_held.store(true, Ordering::Release);
         let object = self.object(name, making.clone(), (len.unwrap_or(OPEN), Version::default()));
         Ok(Box::new(Intent { object: Arc::new(object), making, is_done: false }))
     }

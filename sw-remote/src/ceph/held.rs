@@ -7,18 +7,67 @@ use std::{
     time::Duration,
 };
 
+use sw_engine::{Error, ErrorKind, Verb};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
+
+use super::fault;
 use crate::{Runtime, runtime::leak};
 
-/// Threads for calls that block, and a count of what is being closed on them. Cloning shares it.
+/// Threads for calls that block, places of requests that are under way, and a count of what is being closed. Cloning shares it.
 #[derive(Clone)]
 pub(super) struct Calls {
     pub(super) runtime: Runtime,
+    places: Arc<Semaphore>,
+    /// Longest that one request is waited for.
+    limit: Duration,
     closing: Arc<(Mutex<usize>, Condvar)>,
 }
 
+/// A call that is not begun if nobody waits for it any more.
+struct Wanted<T>(JoinHandle<T>);
+
+impl<T> Drop for Wanted<T> {
+    fn drop(&mut self) {
+        // One that has begun goes on.
+        self.0.abort();
+    }
+}
+
 impl Calls {
-    pub(super) fn new(threads: usize) -> Self {
-        Self { runtime: Runtime::for_calls(threads), closing: Arc::default() }
+    pub(super) fn new(threads: usize, requests: usize, limit: Duration) -> Self {
+        let places = Arc::new(Semaphore::new(requests.clamp(1, 1024)));
+        Self { runtime: Runtime::for_calls(threads), places, limit, closing: Arc::default() }
+    }
+
+    /// A place among the requests that are under way.
+    pub(super) async fn place(&self, verb: Verb, name: &str) -> Result<OwnedSemaphorePermit, Error> {
+        let late = |_| fault::late(verb, name, self.limit.as_secs());
+        let place = tokio::time::timeout(self.limit, self.places.clone().acquire_owned()).await.map_err(late)?;
+        place.map_err(|_| Error::new(ErrorKind::Closed, verb).at(name))
+    }
+
+    /// What a call says that blocks.
+    pub(super) async fn call<T: Send + 'static>(
+        &self,
+        (verb, name): (Verb, &str),
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = tokio::time::timeout(self.limit, self.begin((verb, name), work)).await;
+        done.map_err(|_| fault::late(verb, name, self.limit.as_secs()))?
+    }
+
+    /// The same without a limit of its own.
+    pub(super) async fn begin<T: Send + 'static>(
+        &self,
+        (verb, name): (Verb, &str),
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut work = Wanted(self.runtime.handle()?.spawn_blocking(work));
+        let done = (&mut work.0).await;
+        done.map_err(|_| Error::new(ErrorKind::Poisoned, verb).at(name).detail("a call stopped its thread"))?
     }
 
     fn count(&self) -> MutexGuard<'_, usize> {
@@ -71,10 +120,15 @@ impl<T: Send + 'static> Drop for Held<T> {
         let Ok(threads) = self.calls.runtime.handle() else { return leak(inner) };
         *self.calls.count() += 1;
         let closing = Closing(self.calls.clone());
-        threads.spawn_blocking(move || {
+        let close = move || {
             drop(inner);
             drop(closing);
-        });
+        };
+        // A system that gives no thread stops it, and this may run while something else unwinds.
+        let begun = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(threads.spawn_blocking(close))));
+        if begun.is_err() {
+            tracing::warn!("a handle of Ceph's library is not closed: the system gives no thread");
+        }
     }
 }
 
@@ -102,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_closed_elsewhere_and_waited_for() {
-        let calls = Calls::new(2);
+        let calls = Calls::new(2, 1, Duration::from_secs(20));
         let (tell, told) = mpsc::channel();
         drop(Held::new(Tells(tell), &calls));
         assert!(calls.wait_closed(Duration::from_secs(20)));
@@ -110,8 +164,40 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_nobody_waits_for_any_more_is_not_begun() {
+        let calls = Calls::new(1, 1, Duration::from_millis(50));
+        let (go, may_go) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let runtime = Runtime::new(1);
+        let (begin, begun) = mpsc::channel();
+        let first = calls.clone();
+        runtime.handle().unwrap().spawn(async move {
+            let stuck = move || {
+                begin.send(()).unwrap();
+                let _closed = may_go.recv();
+                Ok(())
+            };
+            first.call((Verb::Open, "first"), stuck).await
+        });
+        // It has the only thread.
+        begun.recv().unwrap();
+        let second = calls.clone();
+        let late = runtime.wait((Verb::Open, "second"), Duration::from_secs(20), async move {
+            let tells = move || {
+                tell.send(()).unwrap();
+                Ok(())
+            };
+            second.call((Verb::Create, "second"), tells).await
+        });
+        assert_eq!(late.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+        drop(go);
+        // Its closure went without having run.
+        assert_eq!(told.recv_timeout(Duration::from_secs(20)), Err(mpsc::RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
     fn what_does_not_close_is_waited_for_no_longer_than_said() {
-        let calls = Calls::new(1);
+        let calls = Calls::new(1, 1, Duration::from_secs(20));
         let (go, may_go) = mpsc::channel::<()>();
         drop(Held::new(Waits(may_go), &calls));
         assert!(!calls.wait_closed(Duration::from_millis(10)));

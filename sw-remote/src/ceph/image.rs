@@ -134,7 +134,7 @@ impl Snap {
     /// Whether the snapshot is still there.
     async fn check(&self) -> Result<(), Error> {
         let name = self.at.to_string();
-        let place = self.shared.place(Verb::Read, &name).await?;
+        let place = self.shared.calls.place(Verb::Read, &name).await?;
         let keep = Keep::new(self.pool.clone(), place);
         let seen = self.seen.load(Ordering::Acquire);
         let begun = self.pool.read(&self.header, (0, seen), Vec::new(), keep);
@@ -163,7 +163,7 @@ impl Snap {
             drop(Held::new(image, &shared.calls));
             Ok((seen, version))
         };
-        match self.shared.call((Verb::Read, &self.at.to_string()), look).await {
+        match self.shared.calls.call((Verb::Read, &self.at.to_string()), look).await {
             Ok((seen, version)) if version == self.version => {
                 self.seen.fetch_max(seen, Ordering::AcqRel);
                 Ok(())
@@ -180,7 +180,7 @@ impl Snap {
             return Ok(());
         }
         let name = self.at.to_string();
-        let keep = Keep::new(self.image.clone(), self.shared.place(Verb::Read, &name).await?);
+        let keep = Keep::new(self.image.clone(), self.shared.calls.place(Verb::Read, &name).await?);
         let begun = self.image.read(offset, self.shared.slabs.take(sw_mem::index(end - offset)), keep);
         let done = self.shared.end(begun, (Verb::Read, &name)).await?;
         let Ok(moved) = usize::try_from(done.result) else {
@@ -240,7 +240,7 @@ impl Ceph {
         if at.key.is_empty() {
             return Err(wrong_kind(&name, "a pool, not a snapshot of an image"));
         }
-        let (snap, facts) = self.run((Verb::Open, &name), move |shared| {
+        let (snap, facts) = self.run(&self.shared.calls, (Verb::Open, &name), move |shared| {
             let Found { image, pool, header, seen, id, snapshot } = shared.snapshot(&at, Verb::Open)?;
             let len = image.len().map_err(|failed| fault::told(failed, Verb::Open, &at.to_string()))?;
             let version = version(&pool, &id, snapshot);
@@ -253,7 +253,7 @@ impl Ceph {
 
     pub(super) fn stat_image(&self, at: Address, name: &str) -> Result<Entry, Error> {
         let named = name.to_owned();
-        self.run((Verb::Open, name), move |shared| {
+        self.run(&self.shared.calls, (Verb::Open, name), move |shared| {
             if at.key.is_empty() {
                 return shared.pool(&at, Verb::Open, &named).map(|_| directory(&named));
             }
@@ -271,7 +271,7 @@ impl Ceph {
 
     pub(super) fn list_images(&self, at: Address, name: &str) -> Result<Vec<Entry>, Error> {
         let named = name.to_owned();
-        self.run((Verb::List, name), move |shared| {
+        self.run(&self.shared.calls, (Verb::List, name), move |shared| {
             if at.key.is_empty() {
                 let (library, pool) = (shared.rbd(Verb::List, &named)?, shared.pool(&at, Verb::List, &named)?);
                 let images = library.images(&pool).map_err(|failed| fault::told(failed, Verb::List, &named))?;

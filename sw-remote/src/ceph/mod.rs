@@ -25,6 +25,7 @@ use std::{
     collections::HashMap,
     ffi::CString,
     fmt,
+    os::unix::ffi::OsStrExt,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -34,7 +35,6 @@ use sw_engine::{
     Error, ErrorKind, Landing, Object, Verb,
     seam::{Entry, OpenMode, Store, WriteIntent},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::{
     held::{Calls, Held},
@@ -74,7 +74,7 @@ pub struct CephConfig {
     pub user: String,
     /// The folder of the libraries. Default: where the system has them.
     pub libraries: Option<PathBuf>,
-    /// Whether the environment's words count: `CEPH_CONF`, `CEPH_ARGS`, `CEPH_KEYRING`. Default: yes.
+    /// Whether `CEPH_CONF` counts; `CEPH_ARGS` and `CEPH_KEYRING` the libraries read by themselves, whatever they are told. Default: yes.
     pub environment: bool,
     /// Longest that a request, or a connection, takes. Default 60 s.
     pub patience: Duration,
@@ -109,13 +109,14 @@ impl fmt::Debug for Ceph {
 struct Shared {
     config: CephConfig,
     calls: Calls,
+    /// Those of CephFS: where a metadata server is silent its calls stay, and others go on.
+    file_calls: Calls,
     rados: OnceLock<Result<Rados, Refusal>>,
     rbd: OnceLock<Result<Rbd, Refusal>>,
     cephfs: OnceLock<Result<CephFs, Refusal>>,
     /// Held while it is made: others wait for the same.
     cluster: Mutex<Option<Arc<Held<Cluster>>>>,
     mounts: Mutex<HashMap<String, Arc<Held<Mount>>>>,
-    places: Arc<Semaphore>,
     slabs: Slabs,
     room: Arc<Room>,
 }
@@ -132,7 +133,10 @@ impl Shared {
         // In seconds, and not nothing, which is no limit.
         let seconds = |time: Duration| time.as_secs().max(1).to_string();
         let (patience, requests) = (seconds(config.patience), seconds(requests));
-        let path = |path: &PathBuf| text(&path.to_string_lossy(), verb, name);
+        let path = |path: &PathBuf| {
+            let bytes = path.as_os_str().as_bytes();
+            CString::new(bytes).map_err(|_| Error::new(ErrorKind::BadUri, verb).at(name).detail("a path has a NUL"))
+        };
         let default = || (!config.environment).then(|| c"/etc/ceph/ceph.conf".to_owned());
         let options = [
             ("rados_osd_op_timeout", &*requests, Needed::Yes),
@@ -182,7 +186,10 @@ impl Shared {
         made.map_err(|failed| fault::told(failed, verb, name))
     }
 
+    /// Behind librados, which it is linked to: the one of the same folder is to be there first.
     fn rbd(&self, verb: Verb, name: &str) -> Result<Rbd, Error> {
+        let rados = self.rados.get_or_init(|| Rados::load(self.config.libraries.as_deref()));
+        rados.as_ref().map_err(|refusal| refusal.error(verb, name))?;
         let rbd = self.rbd.get_or_init(|| Rbd::load(self.config.libraries.as_deref()));
         rbd.as_ref().copied().map_err(|refusal| refusal.error(verb, name))
     }
@@ -197,7 +204,8 @@ impl Shared {
         // A request that it gives up is an error of the medium to it (EIO): ours is told before.
         let identity = self.identity(self.limit() + MARGIN, verb, name)?;
         let made = Mount::open(*library, &identity, &text(&at.bucket, verb, name)?);
-        let made = Arc::new(Held::new(made.map_err(|failed| fault::of_connection(failed, verb, name))?, &self.calls));
+        let made =
+            Arc::new(Held::new(made.map_err(|failed| fault::of_connection(failed, verb, name))?, &self.file_calls));
         mounts.insert(at.bucket.clone(), made.clone());
         Ok(made)
     }
@@ -205,13 +213,6 @@ impl Shared {
     /// Longest that one request is waited for.
     fn limit(&self) -> Duration {
         self.config.patience + MARGIN
-    }
-
-    /// A place among the requests that are under way.
-    async fn place(&self, verb: Verb, name: &str) -> Result<OwnedSemaphorePermit, Error> {
-        let late = |_| fault::late(verb, name, self.limit().as_secs());
-        let place = tokio::time::timeout(self.limit(), self.places.clone().acquire_owned()).await.map_err(late)?;
-        place.map_err(|_| Error::new(ErrorKind::Closed, verb).at(name))
     }
 
     /// The end of a request of a library's.
@@ -225,31 +226,21 @@ impl Shared {
         let done = done.map_err(|_| fault::late(verb, name, self.limit().as_secs()))?;
         done.map_err(|_| Error::new(ErrorKind::Poisoned, verb).at(name).detail("the end of a request was lost"))
     }
-
-    /// What a call says that blocks.
-    async fn call<T: Send + 'static>(
-        &self,
-        (verb, name): (Verb, &str),
-        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let work = self.calls.runtime.handle()?.spawn_blocking(work);
-        let done = tokio::time::timeout(self.limit(), work).await;
-        let done = done.map_err(|_| fault::late(verb, name, self.limit().as_secs()))?;
-        done.map_err(|_| Error::new(ErrorKind::Poisoned, verb).at(name).detail("a call stopped its thread"))?
-    }
 }
 
 impl Ceph {
     /// That which `config` describes.
     pub fn new(context: Context, config: CephConfig) -> Self {
+        let limit = config.patience + MARGIN;
+        let calls = || Calls::new(CALLS_MAX, config.requests, limit);
         let shared = Shared {
-            calls: Calls::new(CALLS_MAX),
+            calls: calls(),
+            file_calls: calls(),
             rados: OnceLock::new(),
             rbd: OnceLock::new(),
             cephfs: OnceLock::new(),
             cluster: Mutex::default(),
             mounts: Mutex::default(),
-            places: Arc::new(Semaphore::new(config.requests.clamp(1, 1024))),
             slabs: Slabs::default(),
             room: Arc::new(Room::new(config.write_bytes)),
             config,
@@ -260,16 +251,13 @@ impl Ceph {
     /// Runs an operation of the control plane, which may have to connect first.
     fn run<T: Send + 'static>(
         &self,
+        calls: &Calls,
         (verb, name): (Verb, &str),
         work: impl FnOnce(&Arc<Shared>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let shared = self.shared.clone();
+        let (shared, threads, at) = (self.shared.clone(), calls.clone(), name.to_owned());
         let limit = self.shared.config.patience * 2 + MARGIN;
-        self.shared.calls.runtime.wait((verb, name), limit, async move {
-            let threads = shared.calls.runtime.handle()?;
-            let done = threads.spawn_blocking(move || work(&shared)).await;
-            done.map_err(|_| Error::new(ErrorKind::Poisoned, verb).at(CEPH).detail("a call stopped its thread"))?
-        })
+        calls.runtime.wait((verb, name), limit, async move { threads.begin((verb, &at), move || work(&shared)).await })
     }
 
     fn parse(name: &str, verb: Verb) -> Result<Address, Error> {
@@ -377,7 +365,8 @@ impl Drop for Ceph {
             return;
         }
         drop((cluster, mounts));
-        if !self.shared.calls.wait_closed(CLOSE_WAIT) {
+        let is_closed = self.shared.calls.wait_closed(CLOSE_WAIT) && self.shared.file_calls.wait_closed(CLOSE_WAIT);
+        if !is_closed {
             tracing::warn!("a client library of Ceph's is still closing a connection; it goes on in the background");
         }
     }

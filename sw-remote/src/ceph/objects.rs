@@ -58,7 +58,7 @@ impl Blob {
     /// Bytes from `offset` on; how many, with the memory that they are in.
     async fn ask(&self, offset: u64, buffer: Vec<u8>) -> Result<(usize, Vec<u8>), Error> {
         let name = self.at.to_string();
-        let place = self.shared.place(Verb::Read, &name).await?;
+        let place = self.shared.calls.place(Verb::Read, &name).await?;
         let keep = Keep::new(self.pool.clone(), place);
         let begun = self.pool.read(&self.name, (offset, self.stat.version), buffer, keep);
         let done = self.shared.end(begun, (Verb::Read, &name)).await?;
@@ -127,6 +127,8 @@ fn below<'a>(prefix: &str, name: &'a str) -> Option<(&'a str, EntryKind)> {
     let rest = name.strip_prefix(prefix).filter(|rest| !rest.is_empty())?;
     match rest.find('/') {
         None => Some((name, EntryKind::Object)),
+        // An empty part: its directory has one slash more, so that it is not the one that it is in.
+        Some(0) => Some((&name[..=prefix.len()], EntryKind::Directory)),
         Some(slash) => Some((&name[..prefix.len() + slash], EntryKind::Directory)),
     }
 }
@@ -221,7 +223,7 @@ impl Ceph {
         if at.key.is_empty() || at.key.ends_with('/') {
             return Err(wrong_kind(&name, "a pool or a prefix of names, not an object"));
         }
-        let (blob, facts) = self.run((Verb::Open, &name), move |shared| {
+        let (blob, facts) = self.run(&self.shared.calls, (Verb::Open, &name), move |shared| {
             let (pool, name, stat) = match shared.stat_of(&at, Verb::Open) {
                 Err(error)
                     if error.kind() == ErrorKind::NotFound && shared.has_below(&at, Verb::Open).unwrap_or(false) =>
@@ -239,7 +241,7 @@ impl Ceph {
 
     pub(super) fn stat_blob(&self, at: Address, name: &str) -> Result<Entry, Error> {
         let named = name.to_owned();
-        self.run((Verb::Open, name), move |shared| {
+        self.run(&self.shared.calls, (Verb::Open, name), move |shared| {
             if at.key.is_empty() {
                 return shared.pool(&at, Verb::Open, &named).map(|_| directory(&named));
             }
@@ -261,7 +263,8 @@ impl Ceph {
 
     pub(super) fn list_blobs(&self, at: Address, name: &str) -> Result<Vec<Entry>, Error> {
         let level_of = at.clone();
-        let level = self.run((Verb::List, name), move |shared| shared.level(&level_of, Verb::List))?;
+        let level =
+            self.run(&self.shared.calls, (Verb::List, name), move |shared| shared.level(&level_of, Verb::List))?;
         if level.is_empty() && !at.key.is_empty() {
             // An object lists as itself; what is neither object nor prefix is not there.
             return if at.key.ends_with('/') {
@@ -282,7 +285,7 @@ impl Ceph {
             let asked = async move {
                 let ask = |keys: Vec<String>| {
                     let (asked, at) = (shared.clone(), at.clone());
-                    shared.call((Verb::List, &named), move || asked.entries(&at, &keys, Verb::List))
+                    shared.calls.call((Verb::List, &named), move || asked.entries(&at, &keys, Verb::List))
                 };
                 futures_util::future::try_join_all(parts.into_iter().map(ask)).await
             };
@@ -295,11 +298,12 @@ impl Ceph {
 
     pub(super) fn remove_blob(&self, at: Address) -> Result<(), Error> {
         let name = at.to_string();
-        self.run((Verb::Replace, &name), move |shared| {
+        let removed = self.run(&self.shared.calls, (Verb::Replace, &name), move |shared| {
             let name = at.to_string();
             let (pool, key) = (shared.pool(&at, Verb::Replace, &name)?, text(&at.key, Verb::Replace, &name)?);
             pool.remove(&key).map_err(|failed| fault::of_write(failed, Verb::Replace, &name))
-        })
+        });
+        removed.map_err(fault::late_is_unknown)
     }
 }
 
@@ -315,6 +319,11 @@ mod tests {
             ("a/", "a/b/c", Some(("a/b", EntryKind::Directory))),
             ("a/b/", "a/b/c", Some(("a/b/c", EntryKind::Object))),
             ("a/", "ab", None),
+            // Names with empty parts lead down, not back.
+            ("a/", "a//b", Some(("a//", EntryKind::Directory))),
+            ("a//", "a//b", Some(("a//b", EntryKind::Object))),
+            ("", "/x", Some(("/", EntryKind::Directory))),
+            ("/", "/x", Some(("/x", EntryKind::Object))),
             ("a/", "a/", None),
         ] {
             assert_eq!(below(prefix, name), want, "{prefix} {name}");
