@@ -211,7 +211,8 @@ pub const STEPS: &[Step] = &[
         tests_min: 1,
         skips: Skips::Listed,
         limit_s: 1500,
-        turn: Turn::Alone,
+        // It waits for servers that are dead most of its time.
+        turn: Turn::Beside,
     },
     Step {
         name: "doc",
