@@ -35,7 +35,7 @@ const THREADS: usize = 2;
 
 /// How remote systems are reached: [`EngineBuilder::remote`](crate::EngineBuilder::remote). What is not said here the environment says, by
 /// the names that the stores' own tools use (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_PROFILE`, `GOOGLE_SERVICE_ACCOUNT`,
-/// `AZURE_STORAGE_ACCOUNT_NAME`, `HADOOP_USER_NAME`, `HADOOP_CONF_DIR` and the others), and for S3 a profile in `~/.aws`.
+/// `AZURE_STORAGE_ACCOUNT_NAME`, `AIS_ENDPOINT`, `AIS_AUTHN_TOKEN`, `HADOOP_USER_NAME`, `HADOOP_CONF_DIR` and the others), and for S3 a profile in `~/.aws`.
 #[derive(Clone, Debug)]
 pub struct Remote {
     /// Where S3 is, as `https://HOST:PORT`. Default: Amazon's.
@@ -46,6 +46,8 @@ pub struct Remote {
     pub s3_virtual_host: bool,
     /// Requests are not signed: for buckets that everybody reads.
     pub s3_anonymous: bool,
+    /// Where AIStore is: a proxy of its, as `http://HOST:PORT`. Default: `AIS_ENDPOINT`.
+    pub ais_endpoint: Option<String>,
     /// Who asks HDFS; with Kerberos, for whom is asked. Default: `HADOOP_USER_NAME`, else the user of the process.
     pub hdfs_user: Option<String>,
     /// The directory of `core-site.xml` and `hdfs-site.xml`. Default: `HADOOP_CONF_DIR`, else `etc/hadoop` below `HADOOP_HOME`.
@@ -144,6 +146,7 @@ impl Default for Remote {
             s3_region: None,
             s3_virtual_host: false,
             s3_anonymous: false,
+            ais_endpoint: None,
             hdfs_user: None,
             hdfs_conf_dir: None,
             ca_file: None,
@@ -176,6 +179,7 @@ impl Remote {
             "s3_region" => self.s3_region = Some(text()?),
             "s3_virtual_host" => self.s3_virtual_host = flag()?,
             "s3_anonymous" => self.s3_anonymous = flag()?,
+            "ais_endpoint" => self.ais_endpoint = Some(text().filter(|text| text.contains("://"))?),
             "hdfs_user" => self.hdfs_user = Some(text()?),
             "hdfs_conf_dir" => self.hdfs_conf_dir = Some(text()?.into()),
             "remote_ca_file" => self.ca_file = Some(text()?.into()),
@@ -235,6 +239,9 @@ impl Remote {
         }
         if let Some(region) = &self.s3_region {
             settings.set("AWS_REGION", region);
+        }
+        if let Some(endpoint) = &self.ais_endpoint {
+            settings.set("AIS_ENDPOINT", endpoint);
         }
         if self.s3_virtual_host {
             settings.set("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true");
@@ -320,7 +327,7 @@ impl Remotes {
     /// Those that an address is of.
     pub(crate) fn of(&self, at: &Address) -> &dyn System {
         match at.scheme {
-            Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https => &self.objects,
+            Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https | Scheme::Ais => &self.objects,
             Scheme::Hdfs | Scheme::WebHdfs => &self.hdfs,
             Scheme::Nfs => &self.nfs,
             Scheme::Rados | Scheme::Rbd | Scheme::CephFs => &self.ceph,

@@ -4,6 +4,9 @@ use std::{fmt, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
+/// What stands between the name of an archive and that of a member, in AIStore.
+pub(crate) const ARCHPATH: &str = "?archpath=";
+
 /// How a system is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
@@ -29,11 +32,13 @@ pub enum Scheme {
     Rbd,
     /// `cephfs://FILESYSTEM/PATH`.
     CephFs,
+    /// `ais://BUCKET/KEY`, `ais://BUCKET/KEY?archpath=MEMBER`.
+    Ais,
 }
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 11] = [
+    pub const ALL: [(&'static str, Scheme); 12] = [
         ("s3", Self::S3),
         ("gs", Self::Gcs),
         ("az", Self::Azure),
@@ -45,6 +50,7 @@ impl Scheme {
         ("rados", Self::Rados),
         ("rbd", Self::Rbd),
         ("cephfs", Self::CephFs),
+        ("ais", Self::Ais),
     ];
 
     /// What stands before `://`.
@@ -61,6 +67,7 @@ impl Scheme {
             Self::Rados => "rados",
             Self::Rbd => "rbd",
             Self::CephFs => "cephfs",
+            Self::Ais => "ais",
         }
     }
 
@@ -97,6 +104,12 @@ impl Address {
                 .remedy("write the object's whole name"));
         }
         Ok(self)
+    }
+
+    /// The archive that it is in, if it is a member of one.
+    pub(crate) fn archive(&self) -> Option<Self> {
+        let (archive, _) = self.key.split_once(ARCHPATH).filter(|_| self.scheme == Scheme::Ais)?;
+        Some(self.sibling(archive))
     }
 
     /// Another name in the same bucket.

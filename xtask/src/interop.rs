@@ -95,6 +95,18 @@ const SYSTEMS: &[System] = &[
         tests_min: 1,
         runs: Runs::ByName,
     },
+    System {
+        name: "ais",
+        what: "NVIDIA's AIStore, a proxy and two targets",
+        needs: &[
+            Need::Tool { program: "go", package: "golang-go" },
+            Need::Tool { program: "unshare", package: "util-linux" },
+            Need::Tool { program: "ip", package: "iproute2" },
+        ],
+        brings: Some(aisnode),
+        tests_min: 1,
+        runs: Runs::ByName,
+    },
 ];
 
 /// The version of Hadoop that is tested with.
@@ -131,6 +143,24 @@ fn hadoop(place: &Place) -> Result<Vec<(&'static str, PathBuf)>, Stop> {
         std::fs::write(whole, HADOOP).map_err(failed)?;
     }
     Ok(vec![("STRAIGHTWAY_HDFS_JARS", jars)])
+}
+
+/// Compiling AIStore and what it needs, on two slow cores.
+const AISNODE_LIMIT: Duration = Duration::from_secs(1200);
+
+/// AIStore's program, of the version and with the sums that `hwtests/servers/ais` names, as `target/servers/aisnode`.
+fn aisnode(place: &Place) -> Result<Vec<(&'static str, PathBuf)>, Stop> {
+    let program = place.target.join("servers").join("aisnode");
+    let args =
+        ["build", "-mod=readonly", "-o", &program.display().to_string(), "github.com/NVIDIA/aistore/cmd/aisnode"];
+    let built = Job::program(place, Path::new("go"), &args.map(String::from))
+        .dir(&place.root.join("hwtests/servers/ais"))
+        .limit(AISNODE_LIMIT)
+        .run()?;
+    if !built.ok() {
+        return Err(Stop::new("AIStore was not built", "see above; Go's module proxy is needed once"));
+    }
+    Ok(vec![("STRAIGHTWAY_AISNODE", program)])
 }
 
 /// For one system's tests, servers that die included.

@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 
 use http::{
     HeaderMap, Method, StatusCode,
-    header::{CONTENT_RANGE, ETAG, RETRY_AFTER},
+    header::{CONTENT_RANGE, ETAG, LOCATION, RETRY_AFTER},
     response::Parts,
 };
 use object_store::client::{HttpError, HttpErrorKind};
@@ -31,6 +31,8 @@ pub(crate) struct Refusal {
     /// The store's own word for it, such as `NoSuchKey`.
     pub(crate) code: Option<String>,
     pub(crate) text: String,
+    /// Where else it is to be asked for.
+    pub(crate) location: Option<String>,
 }
 
 impl fmt::Display for Refusal {
@@ -63,11 +65,13 @@ impl std::error::Error for Nonsense {}
 
 impl Refusal {
     fn new(parts: &Parts, body: &[u8]) -> Self {
-        let body = String::from_utf8_lossy(body);
-        let word = |text: &str| Some(text.to_owned()).filter(|text| text.len() <= 64);
+        // AIStore's answers to HEAD have the text in a header.
+        let aside = parts.headers.get("hdr-error").filter(|_| body.is_empty());
+        let body = String::from_utf8_lossy(aside.map_or(body, http::HeaderValue::as_bytes));
+        let word = |text: &str| Some(text.to_owned()).filter(|text| (1..=64).contains(&text.len()));
         let told = parts.headers.get("x-ms-error-code").and_then(|code| code.to_str().ok());
-        let hadoop = hadoop(&body);
-        let (class, message) = hadoop.as_ref().map_or((None, None), |(class, text)| (Some(&**class), Some(&**text)));
+        let json = hadoop(&body).or_else(|| aistore(&body));
+        let (class, message) = json.as_ref().map_or((None, None), |(class, text)| (Some(&**class), Some(&**text)));
         let code = element(&body, "Code").or(told).or(class).and_then(word);
         let text = element(&body, "Message").or(message).unwrap_or(&body);
         let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -75,14 +79,17 @@ impl Refusal {
             text.truncate(end);
             text.push('…');
         }
-        Self { status: parts.status, code, text }
+        let location = parts.headers.get(LOCATION).and_then(|to| to.to_str().ok()).map(str::to_owned);
+        Self { status: parts.status, code, text, location: location.filter(|_| parts.status.is_redirection()) }
     }
 
     /// Whether it may be another time: the library tries those again.
     fn is_passing(&self) -> bool {
         let is_of_the_moment = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+        // A proxy of AIStore's that has just begun knows of no target yet.
+        let has_begun = self.code.as_deref() == Some("ErrNoNodes");
         let is_for_good = matches!(self.status.as_u16(), 501 | 505 | 507);
-        is_of_the_moment || self.status.is_server_error() && !is_for_good
+        is_of_the_moment || has_begun || self.status.is_server_error() && !is_for_good
     }
 
     /// Whether the server looked at the request and will not do it, and has not.
@@ -105,6 +112,14 @@ fn hadoop(body: &str) -> Option<(String, String)> {
     // Behind its first line is where it was thrown.
     let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
     Some((text("exception")?, text("message").map(first).unwrap_or_default()))
+}
+
+/// The class of an error of AIStore's, and its text (AIStore, `cmn/err.go`, `ErrHTTP`).
+fn aistore(body: &str) -> Option<(String, String)> {
+    let told: serde_json::Value = serde_json::from_str(body).ok()?;
+    told.get("url_path")?;
+    let text = |name| told.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    Some((text("tcode"), text("message")))
 }
 
 /// The error that a refusal is. Its body is read as far as it is wanted and let go of before anything is waited for.
@@ -179,6 +194,15 @@ mod tests {
         assert_eq!(refusal.to_string(), "the server answered 400 Bad Request: ExpiredToken: The token has expired.");
         let refusal = Refusal::new(&parts(404, &[("x-ms-error-code", "BlobNotFound")]), b"");
         assert_eq!(refusal.to_string(), "the server answered 404 Not Found: BlobNotFound");
+        let json = br#"{"tcode":"ErrBckNotFound","message":"bucket \"ais://b\" does not exist","method":"HEAD","url_path":"/v1/objects/b/o","status":404}"#;
+        let refusal = Refusal::new(&parts(404, &[]), json);
+        assert_eq!(
+            refusal.to_string(),
+            "the server answered 404 Not Found: ErrBckNotFound: bucket \"ais://b\" does not exist"
+        );
+        let to = [("location", "http://h/b")];
+        assert_eq!(Refusal::new(&parts(301, &to), b"").location.as_deref(), Some("http://h/b"));
+        assert_eq!(Refusal::new(&parts(404, &to), b"").location, None);
         let long = Refusal::new(&parts(500, &[]), &"ü".repeat(10_000).into_bytes());
         assert!(long.text.len() < TEXT_MAX + 4, "{}", long.text.len());
     }

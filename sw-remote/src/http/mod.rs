@@ -76,6 +76,10 @@ const PLACE_SILENCES: u32 = 4;
 /// Bytes of an answer that is not a range of an object, at most: a page of a listing, at six bytes for each of its names' bytes, fits.
 const ANSWER_BYTES_MAX: u64 = 32 << 20;
 
+/// Bytes that the answer to a request may have, where it has more than others and asks for no range: put into its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Most(pub(crate) u64);
+
 /// Whether the store may have done a request of which it did not say so: put into a request's extensions, it follows all of its tries.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Doubt(Arc<AtomicBool>);
@@ -151,7 +155,8 @@ impl HttpService for Connections {
 impl Connections {
     async fn ask(&self, request: HttpRequest, place: Place) -> Result<HttpResponse, HttpError> {
         let progress = place.progress();
-        let most = if request.headers().contains_key(RANGE) { u64::MAX } else { ANSWER_BYTES_MAX };
+        let usual = if request.headers().contains_key(RANGE) { u64::MAX } else { ANSWER_BYTES_MAX };
+        let most = request.extensions().get::<Most>().map_or(usual, |most| most.0);
         let method = request.method().clone();
         let request = request.map(|body| Sent::new(body, progress.clone()));
         let answer = progress.watch(self.silence, self.client.request(request)).await.map_err(too_long)?;

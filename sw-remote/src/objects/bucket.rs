@@ -20,6 +20,7 @@ use sw_engine::{
 
 use super::{
     ObjectsConfig,
+    ais::AisStore,
     credentials::{self, Bounded, Nobody, Profile, Provider},
     listing::Listings,
     settings::KeysFrom,
@@ -41,7 +42,11 @@ pub(super) struct Bucket {
     pub(super) keeps_tags: bool,
     /// Whether an upload that is aborted makes no object any more.
     pub(super) aborts: bool,
+    /// Whether the library asks for the rest of a range whose connection is lost.
+    pub(super) resumes: bool,
     pub(super) wire: Wire,
+    /// What AIStore's can do more.
+    pub(super) ais: Option<Arc<AisStore>>,
 }
 
 /// How bytes come.
@@ -64,8 +69,7 @@ impl Bucket {
     pub(super) fn new(at: &Address, config: &ObjectsConfig, connections: Connections) -> Result<Self, Error> {
         let retry_timeout = config.patience.min(SIGNED_FOR);
         let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 10, retry_timeout };
-        let limit = config.patience;
-        let settings = &config.settings;
+        let (limit, settings) = (config.patience, &config.settings);
         let unset = |text: String| {
             let remedy = "look at the environment, the profile and the settings of the store";
             Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(at.to_string()).detail(text).remedy(remedy)
@@ -74,7 +78,8 @@ impl Bucket {
         let connections = Listings(connections);
         // The client is made twice, where it is to have another's keys than the library finds for it: with those, looked at.
         Ok(match at.scheme {
-            Scheme::Hdfs | Scheme::WebHdfs | Scheme::Rados | Scheme::Rbd | Scheme::CephFs => {
+            Scheme::Ais => Self::ais(at, config, connections.0).map_err(unset)?,
+            Scheme::Hdfs | Scheme::WebHdfs | Scheme::Nfs | Scheme::Rados | Scheme::Rbd | Scheme::CephFs => {
                 return Err(unset("not an address of an object store".to_owned()));
             }
             Scheme::S3 => {
@@ -116,15 +121,28 @@ impl Bucket {
                 let made = HttpBuilder::new().with_url(url).with_http_connector(connections).with_retry(retry).build();
                 let (store, wire) =
                     (Arc::new(made.map_err(told)?), if at.scheme == Scheme::Http { Wire::Plain } else { Wire::Tls });
-                Self { store, writes: None, pages: None, keeps_tags: false, aborts: false, wire }
+                Self::of_reads(store, wire)
             }
-            Scheme::Nfs => return Err(unset("not the address of an object store".to_owned())),
         })
+    }
+
+    /// One that is only read.
+    fn of_reads(store: Arc<dyn ObjectStore>, wire: Wire) -> Self {
+        Self { store, writes: None, pages: None, keeps_tags: false, aborts: false, resumes: true, wire, ais: None }
+    }
+
+    fn ais(at: &Address, config: &ObjectsConfig, connections: Connections) -> Result<Self, String> {
+        let (endpoint, token) = config.settings.ais()?;
+        let wire = if endpoint.starts_with("http://") { Wire::Plain } else { Wire::Tls };
+        let ais = Arc::new(AisStore::new(&at.bucket, (endpoint, token), (connections, config.patience))?);
+        let (made, ais) = (Self::of(ais.clone()), Some(ais));
+        // Objects of parts have no words of ours; what an abort did not find may have become an object.
+        Ok(Self { keeps_tags: false, aborts: false, resumes: false, wire, ais, ..made })
     }
 
     pub(super) fn of<S: ObjectStore + MultipartStore + PaginatedListStore>(store: Arc<S>) -> Self {
         let (writes, pages) = (Some(store.clone() as _), Some(store.clone() as _));
-        Self { store, writes, pages, keeps_tags: true, aborts: true, wire: Wire::Tls }
+        Self { store, writes, pages, keeps_tags: true, aborts: true, resumes: true, wire: Wire::Tls, ais: None }
     }
 
     /// What there is by a name, without its bytes.

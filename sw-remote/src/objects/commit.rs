@@ -267,6 +267,8 @@ mod tests {
             pages: None,
             keeps_tags: false,
             aborts: true,
+            resumes: true,
+            ais: None,
             wire: Wire::Plain,
         };
         let bucket = Arc::new(bucket);

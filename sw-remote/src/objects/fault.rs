@@ -5,7 +5,10 @@ use std::borrow::Borrow;
 use object_store::client::{HttpError, HttpErrorKind};
 use sw_engine::{Error, ErrorKind, Verb};
 
-use super::credentials::NoCredentials;
+use super::{
+    ais::{LostUpload, MemberTooLong, UnsureListing},
+    credentials::NoCredentials,
+};
 use crate::{
     chain::chain,
     http::{NoTls, Refusal},
@@ -80,6 +83,15 @@ fn class(error: &object_store::Error) -> (ErrorKind, &'static str) {
             300..=399 => (ErrorKind::Io, "name the endpoint and the region of the bucket: redirects are not followed"),
             _ => (ErrorKind::Io, "look at the endpoint, the network and the server's log"),
         };
+    }
+    if chain(error).any(|error| error.is::<MemberTooLong>()) {
+        return (ErrorKind::TooLarge, "read ranges of the archive itself: an index of it says where its members are");
+    }
+    if chain(error).any(|error| error.is::<LostUpload>()) {
+        return (ErrorKind::Io, "write the object again; the one before is still there");
+    }
+    if chain(error).any(|error| error.is::<UnsureListing>()) {
+        return (ErrorKind::Unsupported, "list what is below it in parts, by names of directories");
     }
     if chain(error).any(|error| error.is::<NoTls>()) {
         return (ErrorKind::Unsupported, "use a newer processor, or plain http within a network that is yours");

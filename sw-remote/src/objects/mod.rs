@@ -6,6 +6,7 @@
 //!     create  nothing is sent yet                   ─► ObjectWrite   parts as they fill up; the object appears with the last request
 //! ```
 
+mod ais;
 mod bucket;
 mod commit;
 mod credentials;
@@ -33,6 +34,11 @@ use sw_engine::{
     seam::{Entry, EntryKind, Hidden, OpenMode, Store, WriteIntent},
 };
 
+pub use self::{
+    ais::{Piece, PieceResult},
+    credentials::Again,
+    settings::Settings,
+};
 use self::{
     bucket::{Bucket, Wire},
     commit::Intent,
@@ -41,7 +47,6 @@ use self::{
     stored::Stored,
     write::ObjectWrite,
 };
-pub use self::{credentials::Again, settings::Settings};
 use crate::{
     HTTP,
     address::{Address, Scheme},
@@ -66,7 +71,7 @@ pub struct ObjectsConfig {
     pub again: Option<Again>,
     /// Longest that an operation of the control plane (open, list, remove, commit) and the retries of a request take. Default 60 s.
     pub patience: Duration,
-    /// Bytes of a part of an upload, at least 5 MiB, which is S3's least; more where an object would have more than 10,000 parts
+    /// Bytes of a part of an upload, at least 5 MiB, which is S3's least; more where an object would have more than 9,999 parts
     /// otherwise. Default 16 MiB.
     pub part_bytes: u64,
     /// Bytes that all uploads together hold for parts beyond the four that each has. Default 1 GiB.
@@ -141,10 +146,9 @@ impl ObjectStores {
 
     fn parse(name: &str, verb: Verb) -> Result<Address, Error> {
         name.parse().map_err(|text: &str| {
-            Error::new(ErrorKind::BadUri, verb)
-                .at(name)
-                .detail(text)
-                .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or http(s)://HOST/PATH")
+            Error::new(ErrorKind::BadUri, verb).at(name).detail(text).remedy(
+                "write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, ais://BUCKET/KEY or http(s)://HOST/PATH",
+            )
         })
     }
 
@@ -164,7 +168,7 @@ impl ObjectStores {
     }
 
     fn create_as(&self, name: &str, len: Option<u64>) -> Result<Box<dyn WriteIntent>, Error> {
-        let at = Self::parse(name, Verb::Create)?.of_object(Verb::Create)?;
+        let at = written(Self::parse(name, Verb::Create)?, Verb::Create)?;
         let bucket = self.bucket(&at)?;
         let (wire, room) = (bucket.wire, self.room.get_or_init(|| Arc::new(Room::new(self.config.upload_bytes))));
         let write = Arc::new(ObjectWrite::new(bucket, at.clone(), len, (&self.config, room.clone()))?);
@@ -272,7 +276,7 @@ impl Store for ObjectStores {
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
-        let at = Self::parse(name, Verb::Replace)?.of_object(Verb::Replace)?;
+        let at = written(Self::parse(name, Verb::Replace)?, Verb::Replace)?;
         let bucket = self.bucket(&at)?;
         if bucket.writes.is_none() {
             return Err(read_only(&at, Verb::Replace));
@@ -375,6 +379,17 @@ fn too_long(at: &Address) -> Error {
         .at(at.to_string())
         .detail("the listing has more pages than are read")
         .remedy("list a part of it")
+}
+
+/// An address, if it names an object that is written.
+fn written(at: Address, verb: Verb) -> Result<Address, Error> {
+    if at.archive().is_some() {
+        return Err(Error::new(ErrorKind::Unsupported, verb)
+            .at(at.to_string())
+            .detail("a member of an archive is only read")
+            .remedy("write the archive as a whole"));
+    }
+    at.of_object(verb)
 }
 
 fn read_only(at: &Address, verb: Verb) -> Error {

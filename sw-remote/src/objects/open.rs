@@ -89,7 +89,7 @@ impl ObjectRead {
             }
             let Some(cut) = self.range(from..end, landing, sum.as_mut()).await? else { break };
             // With a strong tag the library has asked for the rest already, as often as it may.
-            if self.strong().is_some() || cuts == CUTS_MAX {
+            if self.strong().is_some() && self.bucket.resumes || cuts == CUTS_MAX {
                 return Err(cut);
             }
             tokio::time::sleep(CUT_WAIT * cuts).await;

@@ -13,7 +13,7 @@ use url::{Host, Url};
 ///
 /// Names are those of the environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`,
 /// `AWS_ENDPOINT_URL_S3`, `AWS_WEB_IDENTITY_TOKEN_FILE`, `AWS_ROLE_ARN`, `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` and so on;
-/// `GOOGLE_…`, `AZURE_STORAGE_…`. Where nothing of S3's is said, the instance's metadata service is asked.
+/// `GOOGLE_…`, `AZURE_STORAGE_…`; `AIS_ENDPOINT`, `AIS_AUTHN_TOKEN`. Where nothing of S3's is said, the instance's metadata service is asked.
 #[derive(Clone, Default)]
 pub struct Settings {
     values: BTreeMap<String, String>,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Settings {
 }
 
 /// Beginnings of names that mean something here.
-const FAMILIES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+const FAMILIES: [&str; 4] = ["AWS_", "GOOGLE_", "AZURE_", "AIS_"];
 
 impl Settings {
     /// Those of an environment; names of other things are left out, and values that are no text, which none of these may be: a warning
@@ -212,6 +212,17 @@ impl Settings {
             builder = builder.with_checksum_algorithm(Checksum::CRC64NVME);
         }
         Ok(builder)
+    }
+
+    /// Where AIStore is, as `http(s)://HOST:PORT`, and the token that opens it.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(super) fn ais(&self) -> Result<(String, Option<&str>), String> {
+        let Some(endpoint) = self.get("AIS_ENDPOINT") else {
+            return Err("nobody says where AIStore is: set AIS_ENDPOINT or ais_endpoint to http://HOST:PORT".to_owned());
+        };
+        Ok((endpoint_of(endpoint, "", Style::Path)?, self.get("AIS_AUTHN_TOKEN")))
     }
 
     pub(super) fn gcs(&self, mut builder: GoogleCloudStorageBuilder) -> GoogleCloudStorageBuilder {

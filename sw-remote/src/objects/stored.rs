@@ -1,9 +1,12 @@
 //! Checksums that a store keeps beside an object, of all of its bytes: what is read as a whole by one request is compared with them.
 
+use std::hash::Hasher;
+
 use crc_fast::{CrcAlgorithm, Digest as Crc};
 use object_store::Extensions;
 use sha2::{Digest as _, Sha256};
 use sw_engine::checksum::Algorithm;
+use twox_hash::XxHash64;
 
 use crate::http::Told;
 
@@ -13,6 +16,8 @@ pub(super) enum Stored {
     Crc64Nvme(u64),
     Crc32c(u64),
     Sha256([u8; 32]),
+    /// With zero for a seed.
+    Xxh64(u64),
 }
 
 /// Names of headers, the best first: what is cheap for bytes that are long.
@@ -26,6 +31,9 @@ impl Stored {
     /// What the answer to HEAD says of an object. One that is made of parts has sums of sums by some algorithms (Amazon S3 user guide, "Checking
     /// object integrity"), which say so, or are told by the tag of such an object: with those nothing is compared.
     pub(super) fn of(answer: &Extensions, e_tag: Option<&str>) -> Option<Self> {
+        if let Some(known) = answer.get() {
+            return Some(*known);
+        }
         let told = answer.get::<Told>()?;
         let text = |name| told.0.get(name).and_then(|value| value.to_str().ok());
         let is_of_parts = e_tag.is_some_and(|tag| tag.trim_matches('"').contains('-'));
@@ -50,7 +58,7 @@ impl Stored {
         match self {
             Self::Crc64Nvme(value) => Some((Algorithm::Crc64Nvme, value)),
             Self::Crc32c(value) => Some((Algorithm::Crc32c, value)),
-            Self::Sha256(_) => None,
+            Self::Sha256(_) | Self::Xxh64(_) => None,
         }
     }
 }
@@ -64,6 +72,7 @@ pub(super) struct Running {
 enum Now {
     Crc(Crc),
     Sha256(Sha256),
+    Xxh64(XxHash64),
 }
 
 impl Running {
@@ -72,6 +81,7 @@ impl Running {
             Stored::Crc64Nvme(_) => Now::Crc(Crc::new(CrcAlgorithm::Crc64Nvme)),
             Stored::Crc32c(_) => Now::Crc(Crc::new(CrcAlgorithm::Crc32Iscsi)),
             Stored::Sha256(_) => Now::Sha256(Sha256::new()),
+            Stored::Xxh64(_) => Now::Xxh64(XxHash64::with_seed(0)),
         };
         Self { want, now }
     }
@@ -80,6 +90,7 @@ impl Running {
         match &mut self.now {
             Now::Crc(crc) => crc.update(bytes),
             Now::Sha256(sha) => sha.update(bytes),
+            Now::Xxh64(xxh) => xxh.write(bytes),
         }
     }
 
@@ -88,7 +99,8 @@ impl Running {
         match (self.now, self.want) {
             (Now::Crc(crc), Stored::Crc64Nvme(want) | Stored::Crc32c(want)) => crc.finalize() == want,
             (Now::Sha256(sha), Stored::Sha256(want)) => <[u8; 32]>::from(sha.finalize()) == want,
-            (Now::Crc(_), Stored::Sha256(_)) | (Now::Sha256(_), Stored::Crc64Nvme(_) | Stored::Crc32c(_)) => false,
+            (Now::Xxh64(xxh), Stored::Xxh64(want)) => xxh.finish() == want,
+            (Now::Crc(_) | Now::Sha256(_) | Now::Xxh64(_), _) => false,
         }
     }
 }
@@ -157,11 +169,13 @@ mod tests {
     #[test]
     fn each_algorithm_is_that_of_its_standard() {
         let bytes = b"123456789";
-        // Check values of the catalogue: NVM Express NVM Command Set 1.0 §5.2.1.3.4 and RFC 3720; FIPS 180-4 for the last.
+        // Check values of the catalogue: NVM Express NVM Command Set 1.0 §5.2.1.3.4 and RFC 3720; FIPS 180-4; xxHash,
+        // `XXH64` with the seed 0.
         for want in [
             Stored::Crc64Nvme(0xae8b_1486_0a79_9888),
             Stored::Crc32c(0xe306_9283),
             Stored::Sha256(Sha256::digest(bytes).into()),
+            Stored::Xxh64(0x8cb8_41db_40e6_ae83),
         ] {
             let compared = |bytes: &[u8]| {
                 let mut running = Running::new(want);

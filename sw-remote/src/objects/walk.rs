@@ -11,12 +11,12 @@
 //! A listing gives a thousand names an answer, and one answer after the other where nobody says where to begin
 //! ("ListObjectsV2", `start-after`). So many answers at a time come from so many beginnings.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use object_store::{ListResult, ObjectMeta, path::DELIMITER, path::Path};
 use sw_engine::{
     Error, Verb,
-    seam::{Entry, Hidden},
+    seam::{Entry, Hidden, WALK_DEPTH_MAX},
 };
 use tokio::sync::mpsc;
 
@@ -158,8 +158,13 @@ impl ObjectStores {
             return Err(super::no_listing(at));
         }
         let prefix = bucket.prefix(at, Verb::List)?;
-        let mut walk = Walk { stores: self, at, bucket, prefix, hidden, each, found: 0 };
-        walk.run()?;
+        let is_by_levels = bucket.ais.is_some();
+        let mut walk = Walk { stores: self, at, bucket, prefix: prefix.clone(), hidden, each, found: 0 };
+        if is_by_levels {
+            let _wanted = walk.by_levels(prefix, 0)?;
+        } else {
+            walk.run()?;
+        }
         Ok(walk.found)
     }
 }
@@ -196,6 +201,43 @@ impl Walk<'_> {
             }
         }
         Err(super::too_long(self.at))
+    }
+
+    /// All below a prefix, of a store whose pages are not to be relied on where there are several (AIStore): what does not come on one page is
+    /// asked for level by level.
+    fn by_levels(&mut self, prefix: Option<Path>, depth: usize) -> Result<ControlFlow<()>, Error> {
+        let (mut page, next) = self.page((Depth::All, None), None, prefix.clone())?;
+        if next.is_none() {
+            page.objects.sort_by(|a, b| a.location.cmp(&b.location));
+            return Ok(self.give(page.objects, None));
+        }
+        if depth > WALK_DEPTH_MAX {
+            return Err(super::too_long(self.at));
+        }
+        drop(page);
+        let (mut level, mut token) = (BTreeMap::new(), None);
+        for _ in 0..PAGES_MAX {
+            let (page, next) = self.page((Depth::Level, None), token.clone(), prefix.clone())?;
+            level.extend(page.common_prefixes.into_iter().map(|path| (format!("{path}{DELIMITER}"), Err(path))));
+            level.extend(page.objects.into_iter().map(|meta| (meta.location.to_string(), Ok(meta))));
+            if next.is_none() {
+                break;
+            }
+            if next == token {
+                return Err(super::endless(self.at));
+            }
+            token = next;
+        }
+        for one in level.into_values() {
+            let wanted = match one {
+                Ok(meta) => self.give(vec![meta], None),
+                Err(below) => self.by_levels(Some(below), depth + 1)?,
+            };
+            if wanted.is_break() {
+                return Ok(wanted);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// The pages behind one, of a store that begins nowhere else, or whose names are in no order. Names up to `known` were given.

@@ -35,8 +35,9 @@ use crate::{
     remote::Remote,
 };
 
-/// Parts of one upload, at most (Amazon S3 user guide, "multipart upload limits"; others have as many).
-const PARTS_MAX: u64 = 10_000;
+/// Parts of one upload, at most: one fewer than S3 takes (Amazon S3 user guide, "multipart upload limits"), as many as AIStore
+/// (`core/ufest.go`, `MaxChunkCount`).
+const PARTS_MAX: u64 = 9_999;
 /// The least of a part but the last (the same).
 const PART_BYTES_MIN: u64 = 5 << 20;
 /// The most of one (the same).

@@ -1,7 +1,9 @@
 //! Object stores against a server of S3 in this process that is not ours, with a wire between that does what networks do, and against real
-//! servers (Ceph's gateway, HDFS) where a step of `cargo xtask test` has brought it.
+//! servers (Ceph's gateway, HDFS, AIStore) where a step of `cargo xtask test` has brought it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
 
+mod ais;
+mod ais_scripted;
 mod ceph;
 mod client;
 mod cluster;
