@@ -32,15 +32,23 @@ pub(super) struct Failed {
     remedy: &'static str,
     /// The status that WebHDFS has for the exception (Hadoop, "WebHDFS REST API", "HTTP Response Codes"); 0 for what is none.
     code: i32,
+    /// The cluster's own answer to the request: it will not do it, and has not.
+    is_refusal: bool,
 }
 
 const LOOK: &str = "look whether the namenode and the datanodes can be reached and are well";
+const REFUSED: &str = "look at the namenode's log: it may be down, or refuse who asks (a proxy user, a protection that the client does not have)";
 const ANEW: &str = "open it anew; bytes of two versions are never mixed";
 
 impl Failed {
     /// One that is for good.
     pub(super) fn new(kind: ErrorKind, text: impl Into<String>, remedy: &'static str) -> Self {
-        Self { kind, passes: Passes::No, text: cut(&text.into()), remedy, code: 0 }
+        Self { kind, passes: Passes::No, text: cut(&text.into()), remedy, code: 0, is_refusal: false }
+    }
+
+    /// One that the cluster answered: it did not do it, and will not.
+    pub(super) fn refusal(kind: ErrorKind, text: impl Into<String>, remedy: &'static str) -> Self {
+        Self { is_refusal: true, ..Self::new(kind, text, remedy) }
     }
 
     pub(super) fn passing(kind: ErrorKind, text: impl Into<String>) -> Self {
@@ -54,6 +62,16 @@ impl Failed {
     /// The same, not to be tried again.
     pub(super) fn for_good(self) -> Self {
         Self { passes: Passes::No, ..self }
+    }
+
+    /// Whether what was asked was certainly not done. Everything else, an answer that nobody understands too, leaves a doubt.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.is_refusal
+    }
+
+    /// The same, of a question after something that may have been done.
+    pub(super) fn for_doubt(self) -> Self {
+        Self { is_refusal: false, ..self }
     }
 
     pub(super) fn may_pass(&self) -> bool {
@@ -75,7 +93,7 @@ impl Failed {
             ErrorKind::BadUri | ErrorKind::Unsupported => 400,
             _ => 403,
         };
-        Self { passes, code, ..Self::new(kind, format!("{class}: {text}"), remedy) }
+        Self { passes, code, is_refusal: passes == Passes::No, ..Self::new(kind, format!("{class}: {text}"), remedy) }
     }
 }
 
@@ -120,6 +138,8 @@ fn exception(class: &str, text: &str) -> (ErrorKind, Passes, &'static str) {
         "IOException" if text.contains("could only be written to") => {
             (ErrorKind::NoSpace, Yes, "look whether datanodes are there, and have room")
         }
+        // Of an append: datanodes have not yet told of the block that was closed.
+        "IOException" if text.contains("is not sufficiently replicated yet") => (ErrorKind::Busy, Yes, LOOK),
         // A datanode that answers for a namenode that it does not reach.
         "ConnectException"
         | "NoRouteToHostException"
@@ -148,6 +168,11 @@ impl From<HdfsError> for Failed {
             Library::IOError(cause) if cause.kind() == std::io::ErrorKind::TimedOut => {
                 Self::passing(ErrorKind::DeadlineExceeded, cause.to_string())
             }
+            // What a namenode says before it ends a connection is lost in the library.
+            Library::IOError(cause) if cause.kind() == std::io::ErrorKind::ConnectionAborted => {
+                let text = format!("the namenode ended the connection: {cause}");
+                Self { remedy: REFUSED, ..Self::passing(ErrorKind::Io, text) }
+            }
             Library::IOError(cause) => Self::passing(ErrorKind::Io, cause.to_string()),
             // The library's own text has all that it knows of each datanode.
             Library::DataTransferError(text) if text.starts_with("All DataNodes failed") => {
@@ -165,7 +190,7 @@ impl From<HdfsError> for Failed {
             Library::FatalRPCError(class, message) => {
                 let told = Self::of_exception(class, message);
                 let is_closed = told.kind == ErrorKind::Io;
-                Self { passes: if is_closed { Passes::Yes } else { told.passes }, ..told }
+                if is_closed { Self { passes: Passes::Yes, is_refusal: false, ..told } } else { told }
             }
             Library::FileNotFound(text) | Library::BlocksNotFound(text) => {
                 Self::of_exception("FileNotFoundException", &format!("there is no {text}"))
@@ -265,10 +290,17 @@ mod tests {
             ("org.apache.hadoop.hdfs.server.namenode.SafeModeException", "x", ErrorKind::Busy, Passes::Yes),
             ("org.apache.hadoop.ipc.StandbyException", "x", ErrorKind::Busy, Passes::Yes),
             ("java.io.IOException", "File /a could only be written to 0 of the 1", ErrorKind::NoSpace, Passes::Yes),
+            (
+                "java.io.IOException",
+                "append: lastBlock=x is not sufficiently replicated yet.",
+                ErrorKind::Busy,
+                Passes::Yes,
+            ),
             ("java.io.IOException", "whatever", ErrorKind::Io, Passes::No),
         ] {
             let failed = Failed::of_exception(class, text);
             assert_eq!((failed.kind, failed.passes), (kind, passes), "{class}: {text}");
+            assert_eq!(failed.is_refusal(), passes == Passes::No, "{class}: {text}");
         }
         let long = Failed::of_exception("java.io.IOException", &format!("{}\n\tat org.apache", "ü".repeat(1000)));
         assert!(long.text.len() < TEXT_MAX + 4 && !long.text.contains("at org"), "{long:?}");
@@ -278,6 +310,10 @@ mod tests {
     fn errors_of_connections_pass_and_those_of_settings_do_not() {
         let failed = Failed::from(HdfsError::IOError(std::io::ErrorKind::ConnectionRefused.into()));
         assert!(failed.may_pass());
+        let failed = Failed::from(HdfsError::IOError(std::io::ErrorKind::ConnectionAborted.into()));
+        assert!(failed.may_pass() && failed.remedy == REFUSED && !failed.is_refusal(), "{failed:?}");
+        let failed = Failed::from(HdfsError::InternalError("odd".to_owned()));
+        assert!(!failed.may_pass() && !failed.is_refusal(), "{failed:?}");
         let failed = Failed::from(HdfsError::InvalidArgument("No NameNode hosts found".to_owned()));
         assert_eq!((failed.kind, failed.passes), (ErrorKind::ApiMisuse, Passes::No));
         let failed = Failed::from(HdfsError::DataTransferError("All DataNodes failed: [lots]".to_owned()));

@@ -14,6 +14,9 @@ use crate::land::Landing;
 const WAIT_MIN: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Names in a directory, at most: HDFS takes no more (`dfs.namenode.fs-limits.max-directory-items`).
+pub(super) const ENTRIES_MAX: usize = 6_400_000;
+
 /// What the namenode says of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
@@ -33,6 +36,11 @@ impl Meta {
             _ => Version { identity: (self.id, self.len), stamp: i128::from(self.modified_ms) * 1_000_000 },
         }
     }
+
+    /// Whether it is the same file as another, as far as it is told: by its number, or else by all that is said of it.
+    pub(super) fn is_file_of(&self, other: &Self) -> bool {
+        if self.id == 0 { self == other } else { self.id == other.id }
+    }
 }
 
 pub(super) type Asked<'a, T> = BoxFuture<'a, Result<T, Failed>>;
@@ -44,7 +52,7 @@ pub(super) trait Files: Send + Sync + 'static {
 
     fn stat<'a>(&'a self, path: &'a str) -> Asked<'a, Meta>;
 
-    /// What is in a directory, by its last name; a file lists as itself, without a name.
+    /// What is in a directory, by its last name; a file lists as itself, without a name. Tried again here, a page as often as it must be.
     fn list<'a>(&'a self, path: &'a str) -> Asked<'a, Vec<(String, Meta)>>;
 
     /// Renames a file over what is there.
@@ -56,7 +64,10 @@ pub(super) trait Files: Send + Sync + 'static {
     /// The bytes of a file that is what `meta` says.
     fn bytes(self: Arc<Self>, path: String, meta: Meta) -> Arc<dyn Ranges>;
 
-    /// A new file, empty yet, with the directories above it.
+    /// Shuts out who writes a file, which ends the connections of one that is lost.
+    fn fence<'a>(&'a self, path: &'a str) -> Asked<'a, ()>;
+
+    /// A new file, empty yet, with the directories above it. One that is there is left as it is.
     fn make(self: Arc<Self>, path: String) -> Asked<'static, Box<dyn Growing>>;
 }
 

@@ -6,6 +6,8 @@
 //!     create  a file with a name of its own   ─► HdfsWrite   parts in order; renamed over the old one with the last request
 //! ```
 
+#[cfg(test)]
+mod fake;
 mod fault;
 mod files;
 mod native;
@@ -28,7 +30,7 @@ use sw_engine::{
 
 use self::{
     fault::Failed,
-    files::{Files, Meta, persist},
+    files::{Files, Growing, Meta, Tries, persist},
     native::{Native, NativeConfig},
     read::HdfsRead,
     web::Web,
@@ -58,7 +60,7 @@ pub struct HdfsConfig {
     pub conf_dir: Option<PathBuf>,
     /// Longest that something is tried again without progress. Default 60 s.
     pub patience: Duration,
-    /// Bytes that go to datanodes at a time. Default 16 MiB.
+    /// Bytes that go to datanodes at a time, 1 MiB at least. Default 16 MiB.
     pub part_bytes: u64,
     /// Bytes that all files in the making together hold beyond four parts each. Default 1 GiB.
     pub upload_bytes: u64,
@@ -71,6 +73,11 @@ impl Default for HdfsConfig {
         Self { http, user: None, web_user: None, conf_dir: None, patience, part_bytes, upload_bytes }
     }
 }
+
+/// Least bytes of a part: writes are spread over a few of them.
+const PART_BYTES_MIN: u64 = 1 << 20;
+/// Longest that a listing takes, each of whose pages has its own patience.
+const LIST_WAIT: Duration = Duration::from_secs(1800);
 
 type Found = Box<dyn FnOnce() -> HdfsConfig + Send>;
 
@@ -92,6 +99,10 @@ impl fmt::Debug for Hdfs {
 impl Hdfs {
     /// Those that `find` describes, which is asked with the first address.
     pub fn new(context: Context, find: impl FnOnce() -> HdfsConfig + Send + 'static) -> Self {
+        let find = || {
+            let config = find();
+            HdfsConfig { part_bytes: config.part_bytes.max(PART_BYTES_MIN), ..config }
+        };
         let config = LazyLock::new(Box::new(find) as Found);
         Self { context, config, room: OnceLock::new(), clusters: Mutex::default() }
     }
@@ -132,11 +143,56 @@ impl Hdfs {
         verb: Verb,
         work: impl Future<Output = Result<T, Failed>> + Send + 'static,
     ) -> Result<T, Error> {
+        // A little more than the tries have, so that what they failed of is told.
+        self.ask_for(self.config.patience * 2 + Duration::from_secs(10), (at, verb), work)
+    }
+
+    fn ask_for<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        (at, verb): (&Address, Verb),
+        work: impl Future<Output = Result<T, Failed>> + Send + 'static,
+    ) -> Result<T, Error> {
         let name = at.to_string();
         let named = name.clone();
         let told = async move { work.await.map_err(|failed| failed.told(verb, &named)) };
-        // A little more than the tries have, so that what they failed of is told.
-        self.context.runtime().wait((verb, &name), self.config.patience * 2 + Duration::from_secs(10), told)
+        self.context.runtime().wait((verb, &name), limit, told)
+    }
+
+    /// A new file beside the one that is to be. Each try has a name of its own: one that was given up may yet be done, and would empty a
+    /// file that a later one has made.
+    fn make(&self, at: &Address, path: &str) -> Result<(String, Box<dyn Growing>), Error> {
+        let (files, patience, tried) = (self.cluster(at)?, self.config.patience, Arc::<Mutex<Vec<String>>>::default());
+        let (making, path, names) = (files.clone(), path.to_owned(), tried.clone());
+        let make = async move {
+            let mut tries = Tries::new(patience);
+            loop {
+                let temporary = write::beside(&path);
+                names.lock().unwrap_or_else(PoisonError::into_inner).push(temporary.clone());
+                match making.clone().make(temporary.clone()).await {
+                    Ok(file) => return Ok((temporary, file)),
+                    Err(failed) => {
+                        if failed.is_refusal() {
+                            names.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                        }
+                        tries.again(failed).await?;
+                    }
+                }
+            }
+        };
+        let made = self.ask(at, Verb::Create, make);
+        let mut left = std::mem::take(&mut *tried.lock().unwrap_or_else(PoisonError::into_inner));
+        if made.is_ok() {
+            left.pop();
+        }
+        if !left.is_empty() {
+            let remove = async move {
+                let gone = futures_util::future::join_all(left.iter().map(|name| files.remove(name))).await;
+                tracing::debug!(?left, ?gone, "files whose making was not told of");
+            };
+            self.context.runtime().linger(patience.min(write::ABANDON_WAIT), remove);
+        }
+        made
     }
 
     fn stat_of(&self, at: &Address, path: &str, verb: Verb) -> Result<Meta, Error> {
@@ -152,10 +208,7 @@ impl Hdfs {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             Ok(_) | Err(_) => {}
         }
-        let temporary = write::beside(&path);
-        let (making, made) = (files.clone(), temporary.clone());
-        let make = async move { persist(patience, || making.clone().make(made.clone())).await };
-        let file = self.ask(&at, Verb::Create, make)?;
+        let (temporary, file) = self.make(&at, &path)?;
         let room = self.room.get_or_init(|| Arc::new(Room::new(self.config.upload_bytes))).clone();
         let part_bytes = self.config.part_bytes;
         let transport = files.transport();
@@ -246,8 +299,9 @@ impl Store for Hdfs {
 
     fn list(&self, name: &str) -> Result<Vec<Entry>, Error> {
         let at = parse(name, Verb::List)?;
-        let (files, path, patience) = (self.cluster(&at)?, path_of(&at, Verb::List)?, self.config.patience);
-        let found = self.ask(&at, Verb::List, async move { persist(patience, || files.list(&path)).await })?;
+        let (files, path) = (self.cluster(&at)?, path_of(&at, Verb::List)?);
+        let limit = LIST_WAIT.max(self.config.patience * 2);
+        let found = self.ask_for(limit, (&at, Verb::List), async move { files.list(&path).await })?;
         let above = at.key.trim_end_matches('/');
         let named = |leaf: &str| match (above, leaf) {
             (_, "") => at.sibling(above),
@@ -263,12 +317,25 @@ impl Store for Hdfs {
     fn remove(&self, name: &str) -> Result<(), Error> {
         let at = parse(name, Verb::Replace)?.of_object(Verb::Replace)?;
         let path = path_of(&at, Verb::Replace)?;
-        if self.stat_of(&at, &path, Verb::Replace)?.kind == EntryKind::Directory {
+        let seen = self.stat_of(&at, &path, Verb::Replace)?;
+        if seen.kind == EntryKind::Directory {
             return Err(wrong_kind(name, Verb::Replace));
         }
         let (files, patience) = (self.cluster(&at)?, self.config.patience);
-        // One whose answer was lost finds nothing the second time.
-        self.ask(&at, Verb::Replace, async move { persist(patience, || files.remove(&path)).await }).map(drop)
+        self.ask(&at, Verb::Replace, async move {
+            let mut tries = Tries::new(patience);
+            loop {
+                let Err(failed) = files.remove(&path).await else { return Ok(()) };
+                tries.again(failed).await?;
+                // One whose answer was lost is gone, and what has its name since is another's.
+                match persist(patience, || files.stat(&path)).await {
+                    Ok(now) if now.is_file_of(&seen) => {}
+                    Ok(_) => return Ok(()),
+                    Err(gone) if gone.kind == ErrorKind::NotFound => return Ok(()),
+                    Err(failed) => return Err(failed),
+                }
+            }
+        })
     }
 }
 
@@ -312,4 +379,86 @@ fn wrong_kind(name: &str, verb: Verb) -> Error {
         .at(name)
         .detail("a directory, not a file")
         .remedy("name a file; `straightway ls` shows those below it")
+}
+
+#[cfg(test)]
+mod tests {
+    use sw_engine::WriteOutcome;
+
+    use super::{
+        fake::{Fake, Said, Then},
+        *,
+    };
+    use crate::Runtime;
+
+    /// Those of one cluster that is none, with little patience.
+    fn stores(fake: &Arc<Fake>, patience: Duration) -> Hdfs {
+        let config = HdfsConfig { patience, part_bytes: 0, ..HdfsConfig::default() };
+        let stores = Hdfs::new(Context::new(Runtime::new(1)), move || config);
+        stores.clusters.lock().unwrap().insert((Scheme::Hdfs, "fake:1".to_owned()), fake.clone());
+        stores
+    }
+
+    const SECONDS: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn each_try_to_make_a_file_has_a_name_of_its_own() {
+        let fake = Arc::new(Fake::default());
+        fake.says("make", [Said::Silence, Said::Silence]);
+        let intent = stores(&fake, SECONDS).create("hdfs://fake:1/a/b", 5).unwrap();
+        let made = fake.asked("make");
+        assert!(made.len() == 3 && made[0] != made[1] && made[1] != made[2], "{made:?}");
+        assert_eq!(fake.asked("remove"), made[..2], "what may yet be made is removed");
+        drop(intent);
+        assert_eq!(fake.asked("remove").last(), made.last());
+        // All in vain.
+        let fake = Arc::new(Fake::default());
+        fake.says("make", [Said::Silence; 100]);
+        let error = stores(&fake, Duration::from_millis(500)).create("hdfs://fake:1/a/b", 5).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        let made = fake.asked("make");
+        assert!(made.len() > 1, "{made:?}");
+        assert_eq!(fake.asked("remove"), made);
+    }
+
+    #[test]
+    fn parts_of_no_bytes_are_made_longer() {
+        let fake = Arc::new(Fake::default());
+        let intent = stores(&fake, SECONDS).create("hdfs://fake:1/b", 5).unwrap();
+        intent.commit(sw_engine::seam::Names::Durable).unwrap();
+        assert_eq!(fake.meta("/b").map(|meta| meta.len), Some(5));
+    }
+
+    #[test]
+    fn a_removal_whose_answer_is_lost_removes_nothing_of_others() {
+        for (then, removed) in [(Then::Done, 1), (Then::Replaced, 1), (Then::Nothing, 2)] {
+            let fake = Arc::new(Fake::default());
+            fake.put("/b", 7);
+            fake.says("remove", [Said::Lost(then)]);
+            stores(&fake, SECONDS).remove("hdfs://fake:1/b").unwrap();
+            assert_eq!(fake.asked("remove").len(), removed, "{then:?}");
+            assert_eq!(fake.meta("/b").is_some(), then == Then::Replaced, "{then:?}");
+        }
+    }
+
+    /// What comes of a commit whose renaming ends so.
+    fn committed(said: Said) -> Result<(), (ErrorKind, Option<WriteOutcome>)> {
+        let fake = Arc::new(Fake::default());
+        fake.put("/b", 7);
+        fake.says("rename", [said]);
+        let intent = stores(&fake, Duration::from_millis(500)).create("hdfs://fake:1/b", 5).unwrap();
+        let done = intent.commit(sw_engine::seam::Names::Durable);
+        done.map_err(|error| (error.kind(), error.outcome()))
+    }
+
+    #[test]
+    fn a_renaming_is_told_as_not_applied_only_where_the_cluster_said_so() {
+        let unknown = |kind| Err((kind, Some(WriteOutcome::Unknown)));
+        assert_eq!(committed(Said::Refused), Err((ErrorKind::PermissionDenied, Some(WriteOutcome::NotApplied))));
+        assert_eq!(committed(Said::Lost(Then::Done)), Ok(()));
+        assert_eq!(committed(Said::Odd(Then::Done)), Ok(()));
+        assert_eq!(committed(Said::Odd(Then::Replaced)), unknown(ErrorKind::Protocol));
+        assert_eq!(committed(Said::Odd(Then::Nothing)), unknown(ErrorKind::Protocol));
+        assert_eq!(committed(Said::Panic), unknown(ErrorKind::Poisoned));
+    }
 }

@@ -7,10 +7,11 @@
 
 use std::{
     future::Future,
+    io::Read,
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -29,18 +30,22 @@ use tokio::{
 
 use super::{
     fault::{Failed, check_fork},
-    files::{Asked, Files, Growing, Meta, Ranges, Tries},
+    files::{Asked, ENTRIES_MAX, Files, Growing, Meta, Ranges, Tries, persist},
 };
 use crate::land::{Landing, TooMany};
 
 /// The least rate of datanodes that is waited for, in bytes a second.
 const RATE_MIN: u64 = 1 << 20;
-/// Names in a directory, at most.
-const ENTRIES_MAX: usize = 100_000_000;
 /// How long is waited between looks whether a file has been closed for its lost writer.
 const RECOVERY_WAIT: Duration = Duration::from_millis(200);
+/// How many times a datanode's silence is waited for between pieces of a range: the library tells no end of one whose task has stopped.
+const PIECE_SILENCES: u32 = 3;
 /// Where no configuration is.
 const NOWHERE: &str = "/dev/null";
+/// Files of a configuration, the later over the earlier.
+const FILES: [&str; 2] = ["core-site.xml", "hdfs-site.xml"];
+/// Bytes of one, at most.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// How it is reached.
 #[derive(Clone, Debug)]
@@ -60,9 +65,20 @@ pub(super) struct NativeConfig {
 /// A cluster.
 pub(super) struct Native {
     config: NativeConfig,
-    client: Mutex<Option<Client>>,
+    client: Mutex<Kept>,
     places: Semaphore,
 }
+
+/// The library's client, until a namenode is silent.
+#[derive(Default)]
+struct Kept {
+    client: Option<Client>,
+    /// How many were let go of.
+    silences: usize,
+}
+
+/// A client, and how many there were before it.
+type Numbered = (Client, usize);
 
 impl Native {
     pub(super) fn new(config: NativeConfig) -> Self {
@@ -70,12 +86,17 @@ impl Native {
         Self { config, client: Mutex::default(), places }
     }
 
-    /// The library's client; another one after a silence.
-    fn client(&self) -> Result<Client, Failed> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The library's client; another one after a silence, which asks the next namenode of the service first.
+    fn client(&self) -> Result<Numbered, Failed> {
         check_fork()?;
-        let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = &*kept {
-            return Ok(client.clone());
+        let mut kept = self.kept();
+        let silences = kept.silences;
+        if let Some(client) = &kept.client {
+            return Ok((client.clone(), silences));
         }
         let millis = |time: Duration| time.as_millis().to_string();
         // Tries are ours; those of the library are for the other namenode of two.
@@ -86,10 +107,25 @@ impl Native {
             ("dfs.client.failover.sleep.max.millis", "500".to_owned()),
         ];
         let folder = self.config.conf_dir.as_ref().map_or(NOWHERE.into(), |folder| folder.to_string_lossy());
+        let config = config.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(self.order(silences));
         let builder = ClientBuilder::new().with_url(&self.config.url).with_config(config).with_config_dir(folder);
         let builder = builder.with_io_runtime(tokio::runtime::Handle::current());
         let builder = self.config.user.iter().fold(builder, |builder, user| builder.with_user(user));
-        Ok(kept.insert(builder.build()?).clone())
+        let client = builder.build()?;
+        kept.client = Some(client.clone());
+        Ok((client, silences))
+    }
+
+    /// The names of a service's namenodes, turned by as many places as there were silences: the library stays with the first one for as
+    /// long as it says nothing at all.
+    fn order(&self, silences: usize) -> Option<(String, String)> {
+        let (service, folder) = (self.config.url.strip_prefix("hdfs://")?, self.config.conf_dir.as_ref()?);
+        let name = format!("dfs.ha.namenodes.{service}");
+        let said = FILES.iter().rev().find_map(|file| setting(&folder.join(file), &name)).filter(|_| silences > 0)?;
+        let mut namenodes: Vec<&str> = said.split(',').map(str::trim).collect();
+        let by = silences.checked_rem(namenodes.len())?;
+        namenodes.rotate_left(by);
+        Some((name, namenodes.join(",")))
     }
 
     /// Asks once, and waits no longer than a namenode may be silent.
@@ -97,30 +133,71 @@ impl Native {
     where
         F: Future<Output = hdfs_native::Result<T>>,
     {
-        self.within(self.config.silence, ask(self.client()?)).await
+        let (client, silences) = self.client()?;
+        self.answer(silences, ask(client)).await
     }
 
-    async fn within<T>(
+    /// What a client's namenode answers.
+    async fn answer<T>(
         &self,
-        limit: Duration,
+        silences: usize,
         work: impl Future<Output = hdfs_native::Result<T>>,
     ) -> Result<T, Failed> {
-        match timeout(limit, work).await {
-            Ok(told) => Ok(told?),
-            Err(_) => {
-                // The connection of a client that waits in vain is not used again.
-                *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                let text = format!("no answer for {} s", limit.as_secs_f32());
-                Err(Failed::passing(ErrorKind::DeadlineExceeded, text))
+        let told = within(self.config.silence, work).await;
+        if told.is_none() {
+            // The connection of a client that waits in vain is not used again; a newer one is.
+            let mut kept = self.kept();
+            if kept.silences == silences {
+                *kept = Kept { client: None, silences: silences + 1 };
             }
         }
+        told.unwrap_or_else(|| Err(silent(self.config.silence)))
     }
+}
+
+/// `None` after the limit.
+async fn within<T>(limit: Duration, work: impl Future<Output = hdfs_native::Result<T>>) -> Option<Result<T, Failed>> {
+    Some(timeout(limit, work).await.ok()?.map_err(Failed::from))
+}
+
+fn silent(limit: Duration) -> Failed {
+    Failed::passing(ErrorKind::DeadlineExceeded, format!("no answer for {} s", limit.as_secs_f32()))
+}
+
+/// A setting of a file of Hadoop's configuration.
+fn setting(file: &Path, name: &str) -> Option<String> {
+    let mut text = String::new();
+    std::fs::File::open(file).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+    let document = roxmltree::Document::parse(&text).ok()?;
+    let word = |property: roxmltree::Node<'_, '_>, tag: &str| {
+        let element = property.children().find(|child| child.has_tag_name(tag))?;
+        Some(element.text()?.trim().to_owned())
+    };
+    let mut properties = document.root_element().children().filter(|element| element.has_tag_name("property"));
+    let property = properties.find(|property| word(*property, "name").as_deref() == Some(name))?;
+    word(property, "value")
 }
 
 fn meta(status: &FileStatus) -> Meta {
     let kind = if status.isdir { EntryKind::Directory } else { EntryKind::Object };
     let len = if status.isdir { 0 } else { status.length as u64 };
     Meta { kind, len, modified_ms: status.modification_time, id: 0 }
+}
+
+impl Native {
+    async fn list_once(&self, path: &str) -> Result<Vec<(String, Meta)>, Failed> {
+        let (client, silences) = self.client()?;
+        let (entries, mut found) = (client.list_status_iter(path, false), Vec::new());
+        while let Some(entry) = self.answer(silences, async { entries.next().await.transpose() }).await? {
+            if found.len() == ENTRIES_MAX {
+                let text = "the directory has more names than are read";
+                return Err(Failed::new(ErrorKind::TooLarge, text, "list a directory below it"));
+            }
+            let name = entry.path.strip_prefix(path.trim_end_matches('/')).unwrap_or_default();
+            found.push((name.trim_start_matches('/').to_owned(), meta(&entry)));
+        }
+        Ok(found)
+    }
 }
 
 impl Files for Native {
@@ -133,20 +210,8 @@ impl Files for Native {
     }
 
     fn list<'a>(&'a self, path: &'a str) -> Asked<'a, Vec<(String, Meta)>> {
-        async move {
-            let (entries, mut found) = (self.client()?.list_status_iter(path, false), Vec::new());
-            while let Some(entry) = self.within(self.config.silence, async { entries.next().await.transpose() }).await?
-            {
-                if found.len() == ENTRIES_MAX {
-                    let text = "the directory has more names than are read";
-                    return Err(Failed::new(ErrorKind::TooLarge, text, "list a directory below it"));
-                }
-                let name = entry.path.strip_prefix(path.trim_end_matches('/')).unwrap_or_default();
-                found.push((name.trim_start_matches('/').to_owned(), meta(&entry)));
-            }
-            Ok(found)
-        }
-        .boxed()
+        // The library begins a listing at its first name only.
+        persist(self.config.patience, || self.list_once(path)).boxed()
     }
 
     fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> Asked<'a, ()> {
@@ -157,13 +222,17 @@ impl Files for Native {
         self.ask(move |client| async move { client.delete(path, false).await }).boxed()
     }
 
+    fn fence<'a>(&'a self, path: &'a str) -> Asked<'a, ()> {
+        async move { self.ask(|client| async move { client.recover_lease(path).await }).await.map(drop) }.boxed()
+    }
+
     fn bytes(self: Arc<Self>, path: String, meta: Meta) -> Arc<dyn Ranges> {
         Arc::new(NativeRanges { files: self, path, meta, reader: tokio::sync::Mutex::default() })
     }
 
     fn make(self: Arc<Self>, path: String) -> Asked<'static, Box<dyn Growing>> {
         async move {
-            let options = WriteOptions::default().overwrite(true).create_parent(true);
+            let options = WriteOptions::default().overwrite(false).create_parent(true);
             let (at, options) = (path.as_str(), &options);
             let writer = self.ask(|client| async move { client.create(at, options).await }).await?;
             let made = NativeFile { files: self, path, writer: Some(writer), sent: 0, syncs: Syncs::Yes };
@@ -190,8 +259,17 @@ impl NativeRanges {
         }
         let reader = self.files.ask(|client| async move { client.read(&self.path).await }).await?;
         let is_same = self.files.stat(&self.path).await? == self.meta;
-        if !is_same || (reader.file_length() as u64) < self.meta.len {
+        if !is_same {
             return Err(Failed::changed());
+        }
+        // The library reads no block that is not finished.
+        if (reader.file_length() as u64) < self.meta.len {
+            let text = "the file's last block is still being written";
+            return Err(Failed::new(
+                ErrorKind::InUse,
+                text,
+                "wait until its writer has closed it, or read it by webhdfs://",
+            ));
         }
         Ok(kept.insert(Arc::new(reader)).clone())
     }
@@ -208,7 +286,8 @@ impl NativeRanges {
         let (from, len) = (sw_mem::index(range.start), sw_mem::index(range.end - range.start));
         let mut pieces = pin!(reader.read_range_stream(from, len));
         // The library leaves a silent datanode for the next one; this is the limit of all of that.
-        while let Ok(piece) = timeout(self.files.config.patience, pieces.next()).await {
+        let limit = (self.files.config.silence * PIECE_SILENCES).min(self.files.config.patience);
+        while let Ok(piece) = timeout(limit, pieces.next()).await {
             let Some(piece) = piece.transpose()? else { return Ok(()) };
             landing.put(&piece).map_err(|TooMany| {
                 Failed::new(ErrorKind::Protocol, "datanodes sent more bytes than were asked for", "look at the cluster")
@@ -278,7 +357,7 @@ impl NativeFile {
                 Syncs::No => Ok(Syncs::No),
             }
         };
-        self.syncs = self.files.within(limit, work).await?;
+        self.syncs = within(limit, work).await.unwrap_or_else(|| Err(silent(limit)))?;
         Ok(())
     }
 
@@ -335,7 +414,8 @@ impl NativeFile {
     async fn end(&mut self) -> Result<(), Failed> {
         let (limit, mut tries) = (self.limit(0), Tries::new(self.files.config.patience));
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        let Err(mut failed) = self.files.within(limit, writer.close()).await else { return Ok(()) };
+        let closed = within(limit, writer.close()).await.unwrap_or_else(|| Err(silent(limit)));
+        let Err(mut failed) = closed else { return Ok(()) };
         while self.syncs == Syncs::Yes {
             tries.again(failed).await?;
             match self.resume(self.sent).await {
@@ -354,5 +434,30 @@ impl Growing for NativeFile {
 
     fn close(&mut self) -> Asked<'_, ()> {
         self.end().boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_namenode_is_asked_after_the_others() {
+        let folder = sw_testkit::scratch::Scratch::new(env!("CARGO_MANIFEST_DIR"), "target-hdfs");
+        let text = "<configuration>\n<!-- two --><property>\n <name> dfs.ha.namenodes.cluster </name>\n <value>a, b</value>\n</property></configuration>";
+        std::fs::write(folder.path("hdfs-site.xml"), text).unwrap();
+        let config = |url: &str| NativeConfig {
+            url: url.to_owned(),
+            user: None,
+            conf_dir: Some(folder.root().to_owned()),
+            silence: Duration::from_secs(1),
+            patience: Duration::from_secs(1),
+            ranges_max: 1,
+        };
+        let native = Native::new(config("hdfs://cluster"));
+        let order = |silences| native.order(silences).map(|(_, order)| order);
+        assert_eq!([0, 1, 2, 3].map(order), [None, Some("b,a".into()), Some("a,b".into()), Some("b,a".into())]);
+        assert_eq!(Native::new(config("hdfs://other")).order(1), None);
+        assert_eq!(Native::new(config("hdfs://host:8020")).order(1), None);
     }
 }

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{
     fault::Failed,
-    files::{Asked, Files, Growing, Meta, Ranges, Tries, persist},
+    files::{Asked, ENTRIES_MAX, Files, Growing, Meta, Ranges, Tries, persist},
 };
 use crate::{
     HTTP,
@@ -26,8 +26,6 @@ use crate::{
 
 /// Bytes of a range, at most: what any answer may have.
 const RANGE_BYTES_MAX: u64 = 32 << 20;
-/// Pages of a listing, at most.
-const PAGES_MAX: u32 = 1_000_000;
 /// What stands before every name.
 const PREFIX: &str = "/webhdfs/v1";
 
@@ -106,6 +104,23 @@ impl Web {
     }
 }
 
+impl Web {
+    /// Bytes of a range, not more than an answer may have.
+    async fn fetch(&self, path: &str, range: Range<u64>) -> Result<Vec<u8>, Failed> {
+        let mut body = self.open(path, &range).await?.into_body();
+        let (read, end) = collect(&mut body, usize::MAX).await;
+        end?;
+        Ok(read)
+    }
+
+    async fn open(&self, path: &str, range: &Range<u64>) -> Result<HttpResponse, Failed> {
+        let words = [("offset", range.start.to_string()), ("length", (range.end - range.start).to_string())];
+        let words = words.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let place = self.place(Method::GET, path, "OPEN", &words).await?;
+        self.send(Method::GET, &place, Bytes::new()).await
+    }
+}
+
 /// What is said of a name.
 fn meta(status: &Value) -> Option<Meta> {
     let number = |name| status.get(name).and_then(Value::as_u64);
@@ -139,8 +154,10 @@ impl Files for Web {
     fn list<'a>(&'a self, path: &'a str) -> Asked<'a, Vec<(String, Meta)>> {
         async move {
             let (mut found, mut after) = (Vec::<(String, Meta)>::new(), String::new());
-            for _ in 0..PAGES_MAX {
-                let told = self.ask(Method::GET, path, "LISTSTATUS_BATCH", &[("startAfter", &after)]).await?;
+            while found.len() < ENTRIES_MAX {
+                let words = [("startAfter", after.as_str())];
+                let ask = || self.ask(Method::GET, path, "LISTSTATUS_BATCH", &words);
+                let told = persist(self.patience, ask).await?;
                 let (entries, left) = page(&told).ok_or_else(|| nonsense("the namenode's listing is none"))?;
                 let last = entries.last().map(|(name, _)| name.clone());
                 found.extend(entries);
@@ -158,7 +175,25 @@ impl Files for Web {
     fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> Asked<'a, ()> {
         async move {
             let words = [("destination", to), ("renameoptions", "OVERWRITE")];
-            self.ask(Method::PUT, from, "RENAME", &words).await.map(drop)
+            // A namenode says nothing, as it does what it is asked; a gateway that leaves out the option says whether it renamed.
+            let is_done = match self.ask(Method::PUT, from, "RENAME", &words).await? {
+                Value::Null => true,
+                told => {
+                    let is_done = told.get("boolean").and_then(Value::as_bool);
+                    is_done.ok_or_else(|| nonsense("the answer to a renaming is none"))?
+                }
+            };
+            // What has another name has this one no more.
+            match self.stat(from).await {
+                Err(gone) if gone.kind == ErrorKind::NotFound && is_done => Ok(()),
+                Err(gone) if gone.kind == ErrorKind::NotFound => Err(nonsense("what was not renamed is gone")),
+                Err(failed) => Err(failed.for_doubt()),
+                Ok(_) => Err(Failed::refusal(
+                    ErrorKind::AlreadyExists,
+                    "the server renames nothing over what is there",
+                    "write by the namenode itself and not by a gateway, or remove what is there before",
+                )),
+            }
         }
         .boxed()
     }
@@ -171,13 +206,18 @@ impl Files for Web {
         .boxed()
     }
 
+    /// WebHDFS has no such request, and connections end with theirs.
+    fn fence<'a>(&'a self, _path: &'a str) -> Asked<'a, ()> {
+        futures_util::future::ready(Ok(())).boxed()
+    }
+
     fn bytes(self: Arc<Self>, path: String, meta: Meta) -> Arc<dyn Ranges> {
         Arc::new(WebRanges { files: self, path, meta })
     }
 
     fn make(self: Arc<Self>, path: String) -> Asked<'static, Box<dyn Growing>> {
         async move {
-            let words = [("overwrite", "true"), ("createparent", "true")];
+            let words = [("overwrite", "false"), ("createparent", "true")];
             let place = self.place(Method::PUT, &path, "CREATE", &words).await?;
             self.send(Method::PUT, &place, Bytes::new()).await?;
             Ok(Box::new(WebFile { files: self, path, sent: 0 }) as Box<dyn Growing>)
@@ -196,10 +236,7 @@ struct WebRanges {
 impl WebRanges {
     async fn land(&self, range: Range<u64>, landing: &mut Landing) -> Result<(), Failed> {
         let len = (range.end - range.start).min(RANGE_BYTES_MAX);
-        let words = [("offset", range.start.to_string()), ("length", len.to_string())];
-        let words = words.each_ref().map(|(name, value)| (*name, value.as_str()));
-        let place = self.files.place(Method::GET, &self.path, "OPEN", &words).await?;
-        let answer = self.files.send(Method::GET, &place, Bytes::new()).await?;
+        let answer = self.files.open(&self.path, &(range.start..range.start + len)).await?;
         let said = answer.headers().get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
         if said.is_some_and(|said| said != len) {
             // Of a file that became shorter there may be less.
@@ -243,6 +280,14 @@ impl Ranges for WebRanges {
 }
 
 /// A file that is written: each piece is an append of its own.
+///
+/// ```text
+///   append ─┬─ done ─► as long as it is to be
+///           └─ not told ─► what is there, compared ─► an append of nothing, which waits for the one before ─► what is there, compared ─► the rest
+/// ```
+///
+/// A datanode whose client is gone appends what it has got of the bytes, and closes the file, when it finds out: lengths alone do not say
+/// whose bytes they are.
 struct WebFile {
     files: Arc<Web>,
     path: String,
@@ -257,32 +302,80 @@ impl WebFile {
         Ok(end?)
     }
 
+    async fn len(&self) -> Result<u64, Failed> {
+        Ok(persist(self.files.patience, || self.files.stat(&self.path)).await?.len)
+    }
+
     async fn grow(&mut self, bytes: Bytes) -> Result<(), Failed> {
-        let (begin, until) = (self.sent, self.sent + bytes.len() as u64);
-        let mut tries = Tries::new(self.files.patience);
-        loop {
-            let put = self.put(bytes.slice(sw_mem::index(self.sent - begin)..)).await;
-            // Nothing is sent again before it is known where the file ends.
-            let len = persist(self.files.patience, || self.files.stat(&self.path)).await?.len;
-            if !(self.sent..=until).contains(&len) {
-                let text = format!("the file has {len} bytes, where {} to {until} were written", self.sent);
-                return Err(Failed::new(ErrorKind::ShortData, text, "look at the cluster; write it again"));
-            }
-            if len > self.sent {
-                tries.moved();
-            }
-            self.sent = len;
-            match put {
-                // What was lost may have been the answer.
-                _ if len == until => return Ok(()),
+        let until = self.sent + bytes.len() as u64;
+        let mut made = Made { begin: self.sent, bytes, tries: Tries::new(self.files.patience) };
+        while self.sent < until {
+            match self.put(made.rest(self.sent)).await {
+                Err(failed) => self.settle(&mut made, failed).await?,
                 Ok(()) => {
-                    let text = format!("the file has {len} bytes instead of {until}");
-                    return Err(Failed::new(ErrorKind::ShortData, text, "look at the cluster; write it again"));
+                    let len = self.len().await?;
+                    if len != until {
+                        return Err(wrong_len(len, until..=until));
+                    }
+                    self.sent = len;
                 }
-                Err(failed) => tries.again(failed).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out where the file ends after an append that was not told of.
+    async fn settle(&mut self, made: &mut Made, mut failed: Failed) -> Result<(), Failed> {
+        loop {
+            self.look(made).await?;
+            if made.rest(self.sent).is_empty() {
+                return Ok(());
+            }
+            made.tries.again(failed).await?;
+            match self.put(Bytes::new()).await {
+                Ok(()) => return self.look(made).await,
+                Err(next) => failed = next,
             }
         }
     }
+
+    /// Takes what is there for sent, if it is what was to be.
+    async fn look(&mut self, made: &mut Made) -> Result<(), Failed> {
+        let (len, until) = (self.len().await?, made.begin + made.bytes.len() as u64);
+        if !(self.sent..=until).contains(&len) {
+            return Err(wrong_len(len, self.sent..=until));
+        }
+        while self.sent < len {
+            let end = len.min(self.sent + RANGE_BYTES_MAX);
+            let there = persist(self.files.patience, || self.files.fetch(&self.path, self.sent..end)).await?;
+            if !made.rest(self.sent).starts_with(&there) || there.len() as u64 != end - self.sent {
+                let text = "the file has other bytes than were written: of an append that was given up, and went on";
+                return Err(Failed::new(ErrorKind::ChecksumMismatch, text, "write it again"));
+            }
+            self.sent = end;
+            made.tries.moved();
+        }
+        Ok(())
+    }
+}
+
+/// What a file is to have from `begin` on.
+struct Made {
+    begin: u64,
+    bytes: Bytes,
+    tries: Tries,
+}
+
+impl Made {
+    /// What comes behind those that are sent.
+    fn rest(&self, sent: u64) -> Bytes {
+        self.bytes.slice(sw_mem::index(sent - self.begin)..)
+    }
+}
+
+fn wrong_len(len: u64, want: std::ops::RangeInclusive<u64>) -> Failed {
+    let text = format!("the file has {len} bytes, where {} to {} were written", want.start(), want.end());
+    Failed::new(ErrorKind::ShortData, text, "look at the cluster; write it again")
 }
 
 impl Growing for WebFile {
@@ -297,7 +390,12 @@ impl Growing for WebFile {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use sw_testkit::scripted::{Scripted, say};
+
     use super::*;
+    use crate::http::HttpConfig;
 
     #[test]
     fn names_are_escaped() {
@@ -315,5 +413,129 @@ mod tests {
         assert_eq!((entries[1].0.as_str(), entries[1].1.kind), ("d", EntryKind::Directory));
         assert!(page(&serde_json::json!({"DirectoryListing": {}})).is_none());
         assert!(meta(&serde_json::json!({"type": "FILE", "length": -1, "modificationTime": 1})).is_none());
+    }
+
+    fn web(server: &Scripted) -> Arc<Web> {
+        Arc::new(Web {
+            base: format!("http://{}", server.address()),
+            user: None,
+            connections: Connections::new(&HttpConfig::default()).unwrap(),
+            patience: Duration::from_secs(10),
+        })
+    }
+
+    fn run<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn a_renaming_that_a_gateway_did_not_do_is_an_error() {
+        let there = r#"{"FileStatus":{"fileId":7,"length":5,"modificationTime":9,"type":"FILE"}}"#;
+        let gone = r#"{"RemoteException":{"exception":"FileNotFoundException","message":"none"}}"#;
+        for (told, is_there, want) in [
+            ("", false, None),
+            (r#"{"boolean":true}"#, false, None),
+            (r#"{"boolean":false}"#, true, Some((ErrorKind::AlreadyExists, true))),
+            ("", true, Some((ErrorKind::AlreadyExists, true))),
+            (r#"{"boolean":false}"#, false, Some((ErrorKind::Protocol, false))),
+            ("<html>", true, Some((ErrorKind::Protocol, false))),
+        ] {
+            let server = Scripted::start(move |request| match request {
+                rename if rename.starts_with("put ") => say("200 OK", "", told.as_bytes()),
+                _ if is_there => say("200 OK", "", there.as_bytes()),
+                _ => say("404 Not Found", "", gone.as_bytes()),
+            });
+            let web = web(&server);
+            let failed = run(async move { web.rename("/t", "/b").await.err() });
+            assert_eq!(failed.map(|failed| (failed.kind, failed.is_refusal())), want, "{told} {is_there}");
+        }
+    }
+
+    /// A datanode whose clients go away: what it has got of an append comes into the file with a later request.
+    struct Late {
+        file: Vec<u8>,
+        /// Of an append that broke: bytes that come, when so many more appends have come.
+        late: Option<(Vec<u8>, u32)>,
+        /// How many bytes of the next appends arrive, before each breaks, and when they come.
+        breaks: Vec<(usize, u32)>,
+    }
+
+    impl Late {
+        fn append(&mut self, want: &[u8], len: usize) -> Vec<u8> {
+            if let Some((bytes, left)) = self.late.take() {
+                if left <= 1 {
+                    self.file.extend(bytes);
+                } else {
+                    self.late = Some((bytes, left - 1));
+                }
+            }
+            let bytes = &want[want.len() - len..];
+            if len == 0 || self.breaks.is_empty() {
+                self.file.extend(bytes);
+                return say("200 OK", "", b"");
+            }
+            match self.breaks.remove(0) {
+                (arrive, 0) => self.file.extend(&bytes[..arrive]),
+                (arrive, after) => self.late = Some((bytes[..arrive].to_vec(), after)),
+            }
+            Vec::new()
+        }
+    }
+
+    /// What is in the file after an append of `want`, whose requests break.
+    fn appended(want: &[u8], breaks: &[(usize, u32)]) -> (Result<(), Failed>, Vec<u8>) {
+        let late = Arc::new(Mutex::new(Late { file: Vec::new(), late: None, breaks: breaks.to_vec() }));
+        let (state, bytes, port) = (late.clone(), want.to_vec(), Arc::new(Mutex::new(String::new())));
+        let at = port.clone();
+        let server = Scripted::start(move |request| {
+            let number = |name: &str| {
+                let word = request.split_once(name).map_or("0", |(_, word)| word);
+                word.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<usize>().unwrap()
+            };
+            let mut state = state.lock().unwrap();
+            if request.contains("noredirect") {
+                let operation = if request.contains("op=open") { "open" } else { "append" };
+                let words = if operation == "open" {
+                    format!("&offset={}&length={}", number("offset="), number("length="))
+                } else {
+                    String::new()
+                };
+                let place = format!("http://{}/webhdfs/v1/data?op={operation}{words}", at.lock().unwrap());
+                return say("200 OK", "", format!(r#"{{"Location":"{place}"}}"#).as_bytes());
+            }
+            if request.contains("op=getfilestatus") {
+                let len = state.file.len();
+                let told = format!(r#"{{"FileStatus":{{"length":{len},"modificationTime":9,"type":"FILE"}}}}"#);
+                return say("200 OK", "", told.as_bytes());
+            }
+            if request.contains("op=open") {
+                let from = number("offset=");
+                return say("200 OK", "", &state.file[from..from + number("length=")]);
+            }
+            state.append(&bytes, number("content-length: "))
+        });
+        *port.lock().unwrap() = server.address().to_string();
+        let (web, bytes) = (web(&server), Bytes::from(want.to_vec()));
+        let mut file = WebFile { files: web, path: "/t".to_owned(), sent: 0 };
+        let done = run(async move { file.append(bytes).await });
+        let file = late.lock().unwrap().file.clone();
+        (done, file)
+    }
+
+    #[test]
+    fn appends_that_break_leave_bytes_as_they_were_written_or_an_error() {
+        let want: Vec<u8> =
+            (0..=255).cycle().take(1000).enumerate().map(|(at, byte): (usize, u8)| byte ^ (at >> 8) as u8).collect();
+        // What arrives comes at once; with the next request; with the one behind it.
+        for breaks in
+            [&[][..], &[(300, 0), (200, 0)], &[(300, 1), (200, 0)], &[(300, 1), (200, 1)], &[(1000, 1)], &[(1000, 0)]]
+        {
+            let (done, file) = appended(&want, breaks);
+            assert!(done.is_ok() && file == want, "{breaks:?}: {done:?}");
+        }
+        // It comes behind the append that was to wait for it: whoever appends then may find bytes of the same number, and others.
+        let (done, file) = appended(&want, &[(300, 2), (200, 0)]);
+        assert_eq!(done.map_err(|failed| failed.kind), Err(ErrorKind::ChecksumMismatch));
+        assert_ne!(file[..500], want[..500]);
     }
 }

@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex as Plain, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -51,7 +51,9 @@ const WORD_LETTERS: usize = 32;
 /// The least rate of a cluster that is waited for, in bytes a second.
 const RATE_MIN: u64 = 1 << 20;
 /// Longest that a write which is given up waits until its file is removed; where that takes longer, it goes on in the background.
-const ABANDON_WAIT: Duration = Duration::from_secs(10);
+pub(super) const ABANDON_WAIT: Duration = Duration::from_secs(10);
+/// Longest that its end is waited for before.
+const CLOSE_WAIT: Duration = Duration::from_secs(3);
 
 const _: () = assert!(AHEAD_MAX < FILLING_MAX as u64, "who waits for the front has places for its parts");
 
@@ -80,6 +82,8 @@ pub(super) struct HdfsWrite {
     /// Bytes that it will have, or [`OPEN`].
     len: AtomicU64,
     parts: Parts,
+    /// Parts that are full, and not handed on. Entered before anything is waited for: a write that is given up has filled its parts.
+    ready: Plain<BTreeSet<u64>>,
     front: Mutex<Front>,
     /// Parts that the file has: the front.
     sent: AtomicU64,
@@ -91,8 +95,6 @@ pub(super) struct HdfsWrite {
 /// Where the file grows.
 struct Front {
     file: Box<dyn Growing>,
-    /// Parts that are full, and not next.
-    ready: BTreeSet<u64>,
     /// The next one that is handed on.
     next: u64,
     state: State,
@@ -118,6 +120,23 @@ pub(super) struct Making {
     pub(super) room: Arc<Room>,
 }
 
+/// An append that is under way, until it is told of.
+struct Moving<'a> {
+    write: &'a HdfsWrite,
+    is_sent: bool,
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        if self.is_sent {
+            self.write.sent.fetch_add(1, Ordering::Release);
+        } else {
+            self.write.is_broken.store(true, Ordering::Release);
+        }
+        self.write.moved.notify_waiters();
+    }
+}
+
 impl Front {
     async fn append(&mut self, bytes: Bytes) -> Result<(), Failed> {
         let was = std::mem::replace(&mut self.state, State::Sending);
@@ -137,7 +156,7 @@ impl Front {
 impl HdfsWrite {
     pub(super) fn new(making: Making) -> Self {
         let Making { files, at, path, temporary, file, len, part_bytes, patience, room } = making;
-        let front = Front { file, ready: BTreeSet::new(), next: 0, state: State::Good };
+        let front = Front { file, next: 0, state: State::Good };
         Self {
             files,
             at,
@@ -147,6 +166,7 @@ impl HdfsWrite {
             part_bytes,
             len: len.unwrap_or(OPEN).into(),
             parts: Parts::new(room),
+            ready: Plain::default(),
             front: Mutex::new(front),
             sent: AtomicU64::new(0),
             is_broken: AtomicBool::new(false),
@@ -240,17 +260,19 @@ impl HdfsWrite {
         sent.map_err(|failed| failed.told(Verb::Write, &self.at.to_string()).in_range(offset, end - offset))
     }
 
+    fn ready(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hands on what is full, from the front on.
     async fn send(&self, full: Vec<u64>) -> Result<(), Failed> {
+        self.ready().extend(full);
         let mut front = self.front.lock().await;
-        front.ready.extend(full);
         let mut run = Vec::new();
-        let mut next = front.next;
-        while front.ready.remove(&next) {
-            run.push(next);
-            next += 1;
+        while self.ready().remove(&front.next) {
+            run.push(front.next);
+            front.next += 1;
         }
-        front.next = next;
         let mut due = self.parts.due(run, if self.len() == OPEN { End::Open } else { End::Known });
         // One that was kept back comes before those that are new.
         due.sort_by_key(|part| part.index);
@@ -262,12 +284,10 @@ impl HdfsWrite {
     }
 
     async fn hand_on(&self, front: &mut Front, bytes: Bytes) -> Result<(), Failed> {
+        // Told however it ends: one that is given up here moves the front no more.
+        let mut moving = Moving { write: self, is_sent: false };
         let done = front.append(bytes).await;
-        match done {
-            Ok(()) => self.sent.fetch_add(1, Ordering::Release),
-            Err(_) => u64::from(self.is_broken.swap(true, Ordering::Release)),
-        };
-        self.moved.notify_waiters();
+        moving.is_sent = done.is_ok();
         done
     }
 
@@ -332,13 +352,14 @@ impl HdfsWrite {
         let (mut tries, mut is_in_doubt) = (Tries::new(self.patience), false);
         loop {
             let Err(failed) = self.files.rename(&self.temporary, &self.path).await else { return Ok(()) };
-            is_in_doubt |= failed.may_pass();
+            is_in_doubt |= !failed.is_refusal();
             let outcome = if is_in_doubt { WriteOutcome::Unknown } else { WriteOutcome::NotApplied };
             match persist(self.patience, || self.files.stat(&self.temporary)).await {
                 Ok(_) => tries.again(failed).await.map_err(|failed| (failed, outcome))?,
-                Err(gone) if gone.kind == ErrorKind::NotFound && is_in_doubt => {
+                Err(gone) if gone.kind == ErrorKind::NotFound => {
                     let now = persist(self.patience, || self.files.stat(&self.path)).await;
-                    return if now.is_ok_and(|now| now == made) { Ok(()) } else { Err((failed, outcome)) };
+                    let is_ours = now.is_ok_and(|now| now == made);
+                    return if is_ours { Ok(()) } else { Err((failed, WriteOutcome::Unknown)) };
                 }
                 Err(_) => return Err((failed, outcome)),
             }
@@ -348,6 +369,15 @@ impl HdfsWrite {
     /// Leaves nothing of it at the cluster.
     async fn abandon(&self) {
         self.parts.close();
+        // A writer that is only dropped keeps its connection and its datanode's file.
+        let close = async {
+            let mut front = self.front.lock().await;
+            matches!(front.state, State::Good) && front.file.close().await.is_ok()
+        };
+        if !timeout(CLOSE_WAIT, close).await.unwrap_or(false) {
+            let fenced = timeout(CLOSE_WAIT, self.files.fence(&self.temporary)).await;
+            tracing::debug!(name = self.temporary, ?fenced, "the writer of a file that was given up");
+        }
         if let Err(failed) = persist(self.patience, || self.files.remove(&self.temporary)).await {
             let (name, error) = (&self.temporary, failed.told(Verb::Replace, &self.at.to_string()));
             tracing::warn!(name, %error, "a file that was given up may not be removed");
@@ -404,8 +434,10 @@ impl WriteIntent for Intent {
         let done = self.runtime.wait((Verb::Create, &name), limit, async move { write.finish().await });
         self.is_done = done.is_ok();
         done.map_err(|error| match error.kind() {
-            // It was given up somewhere on its way.
-            ErrorKind::DeadlineExceeded if error.outcome().is_none() => error.with_outcome(WriteOutcome::Unknown),
+            // It was given up, or stopped, somewhere on its way.
+            ErrorKind::DeadlineExceeded | ErrorKind::Poisoned if error.outcome().is_none() => {
+                error.with_outcome(WriteOutcome::Unknown)
+            }
             _ => error,
         })
     }
@@ -424,10 +456,10 @@ impl Drop for Intent {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::fake::Fake, *};
 
     #[test]
-    fn names_of_files_in_the_making_are_known() {
+    fn names_offiles_in_the_making_are_known() {
         let name = beside("/a/b");
         assert!(name.starts_with("/a/.straightway-upload-"), "{name}");
         assert!(is_temporary(name.rsplit('/').next().unwrap()));
@@ -436,5 +468,73 @@ mod tests {
         for other in [".straightway-upload-", ".straightway-upload-0", "b", ".straightway-upload-xyz"] {
             assert!(!is_temporary(other), "{other}");
         }
+    }
+
+    const PART: u64 = 8;
+
+    /// A file whose appends wait for the test.
+    async fn held() -> (Arc<Fake>, Arc<HdfsWrite>) {
+        let mut fake = Fake::default();
+        fake.gate = tokio::sync::Semaphore::new(0);
+        let files: Arc<Fake> = Arc::new(fake);
+        let file = files.clone().make("/t".to_owned()).await.unwrap();
+        let making = Making {
+            files: files.clone(),
+            at: "hdfs://fake:1/b".parse().unwrap(),
+            path: "/b".to_owned(),
+            temporary: "/t".to_owned(),
+            file,
+            len: Some(100 * PART),
+            part_bytes: PART,
+            patience: Duration::from_secs(20),
+            room: Arc::new(Room::new(1 << 20)),
+        };
+        (files, Arc::new(HdfsWrite::new(making)))
+    }
+
+    /// A write of one part, under way.
+    async fn write_of(write: &Arc<HdfsWrite>, index: u64) -> tokio::task::JoinHandle<Result<(), Failed>> {
+        let part = write.parts.part(index, PART).await.unwrap();
+        assert_eq!(write.parts.fill(&part, (0, PART), |to| to.fill(7)), Ok(Full::Yes));
+        let write = write.clone();
+        let sending = tokio::spawn(async move { write.send(vec![index]).await });
+        // It waits for the test, or for the one before.
+        tokio::task::yield_now().await;
+        sending
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn a_write_that_is_given_up_while_it_waits_leaves_its_parts_to_the_next() {
+        runtime().block_on(async {
+            let (files, write) = held().await;
+            let first = write_of(&write, 0).await;
+            write_of(&write, 1).await.abort();
+            files.gate.add_permits(10);
+            first.await.unwrap().unwrap();
+            write_of(&write, 2).await.await.unwrap().unwrap();
+            assert_eq!((write.sent.load(Ordering::Acquire), files.meta("/t").unwrap().len), (3, 3 * PART));
+        });
+    }
+
+    #[test]
+    fn a_write_that_is_given_up_among_its_bytes_is_told_to_who_waits_for_the_front() {
+        runtime().block_on(async {
+            let (files, write) = held().await;
+            let first = write_of(&write, 0).await;
+            let waiting = write.clone();
+            let far = tokio::spawn(async move { waiting.wait_near(AHEAD_MAX + 5).await });
+            tokio::task::yield_now().await;
+            first.abort();
+            let told = timeout(Duration::from_secs(5), far).await;
+            assert!(told.is_ok() && write.is_broken.load(Ordering::Acquire), "nobody is left to wait for");
+            // Its connection is not: it is shut out before the file is removed.
+            write.abandon().await;
+            assert_eq!(files.asked("fence"), ["/t"]);
+            assert_eq!(files.asked("remove"), ["/t"]);
+        });
     }
 }
