@@ -92,6 +92,8 @@ enum Verb {
     Ceph,
     /// Our initiator of NVMe over TCP on our target, loopback, beside a bare stream, iperf3 and clients of NBD.
     NvmeTcp,
+    /// A file of Apache's HDFS, beside its own `hdfs dfs -cat`; skipped where its jars are not.
+    Hdfs,
     /// A file behind nfs-ganesha, beside libnfs's nfs-cat; skipped where they are not.
     Nfs,
     /// 4 KiB random reads at depth 1, 32, 128, beside fio.
@@ -261,6 +263,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Ceph => vec![cases::ceph::run],
         Verb::NvmeDriver => vec![cases::nvme_driver::run],
         Verb::NvmeTcp => vec![cases::nvme_tcp::run],
+        Verb::Hdfs => vec![cases::hdfs::run],
         Verb::Nfs => vec![cases::nfs::run],
         Verb::Randread => vec![cases::raw::randread],
         Verb::RandreadZram => vec![cases::raw::randread_zram],
@@ -284,6 +287,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::null::run,
             cases::nvme_driver::run,
             cases::nvme_tcp::run,
+            cases::hdfs::run,
             cases::nfs::run,
             cases::raw::randread,
             cases::raw::randread_zram,

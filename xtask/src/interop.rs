@@ -68,6 +68,17 @@ const SYSTEMS: &[System] = &[
         runs: Runs::Always,
     },
     System {
+        name: "hdfs_faults",
+        what: "the same, killed, stopped and started again",
+        needs: &[
+            Need::Tool { program: "java", package: "default-jre-headless" },
+            Need::Tool { program: "mvn", package: "maven" },
+        ],
+        brings: Some(hadoop),
+        tests_min: 2,
+        runs: Runs::ByName,
+    },
+    System {
         name: "nfs",
         what: "nfs-ganesha over files of this machine, NFS version 3",
         needs: &[

@@ -9,6 +9,7 @@ pub(crate) mod cufile;
 pub(crate) mod dlio;
 pub(crate) mod gpu;
 pub(crate) mod gpu_cufile;
+pub(crate) mod hdfs;
 pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod load_dcp;

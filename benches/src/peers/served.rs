@@ -14,8 +14,8 @@ use crate::{
     rounds::Subject,
 };
 
-/// How often, and how far apart, a server is looked for that was just started: ten seconds in all.
-const LOOKS: u32 = 500;
+/// How often, and how far apart, a server is looked for that was just started: a minute in all, as some start several programs.
+const LOOKS: u32 = 3000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Ticks of `/proc/PID/stat` in a second: USER_HZ, 100 on every machine that this project is built for (proc(5)).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -81,7 +81,7 @@ impl Server {
             }
             let _ = quiet.recv_timeout(LOOK_EVERY);
         }
-        Err(Fault::TooLong { program: program.path.clone(), limit_s: 10 })
+        Err(Fault::TooLong { program: program.path.clone(), limit_s: 60 })
     }
 
     /// CPU seconds of the server so far, all its threads, in steps of 10 ms.

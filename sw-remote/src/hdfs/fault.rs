@@ -253,7 +253,10 @@ impl Failed {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Self::new(ErrorKind::PermissionDenied, text, "Kerberos over HTTP is not built: use hdfs://")
             }
-            StatusCode::NOT_FOUND => Self::new(ErrorKind::NotFound, text, "look for the name, and the port"),
+            // A namenode says that it has no such file by an exception.
+            StatusCode::NOT_FOUND => {
+                Self::new(ErrorKind::Protocol, text, "look whether it is the namenode's port for HTTP")
+            }
             status if status.is_server_error() => Self::passing(ErrorKind::Io, text),
             _ => Self::new(ErrorKind::Io, text, LOOK),
         }

@@ -443,7 +443,8 @@ mod tests {
 
     #[test]
     fn a_silent_namenode_is_asked_after_the_others() {
-        let folder = sw_testkit::scratch::Scratch::new(env!("CARGO_MANIFEST_DIR"), "target-hdfs");
+        let folder = std::env::temp_dir();
+        let folder = sw_testkit::scratch::Scratch::new(folder.to_str().unwrap(), "sw-remote-hdfs");
         let text = "<configuration>\n<!-- two --><property>\n <name> dfs.ha.namenodes.cluster </name>\n <value>a, b</value>\n</property></configuration>";
         std::fs::write(folder.path("hdfs-site.xml"), text).unwrap();
         let config = |url: &str| NativeConfig {

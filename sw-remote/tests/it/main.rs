@@ -11,6 +11,8 @@ mod conformance;
 mod faults;
 mod fork;
 mod hdfs;
+mod hdfs_cluster;
+mod hdfs_faults;
 mod listings;
 mod nfs;
 mod nfs_peer;
