@@ -524,8 +524,7 @@ mod tests {
 
     #[test]
     fn appends_that_break_leave_bytes_as_they_were_written_or_an_error() {
-        let want: Vec<u8> =
-            (0..=255).cycle().take(1000).enumerate().map(|(at, byte): (usize, u8)| byte ^ (at >> 8) as u8).collect();
+        let want = sw_testkit::pattern::bytes(1, 0, 1000);
         // What arrives comes at once; with the next request; with the one behind it.
         for breaks in
             [&[][..], &[(300, 0), (200, 0)], &[(300, 1), (200, 0)], &[(300, 1), (200, 1)], &[(1000, 1)], &[(1000, 0)]]

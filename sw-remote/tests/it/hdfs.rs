@@ -24,6 +24,9 @@ use crate::{
     hdfs_cluster::{Cluster, MIB, Wire, config, free_ports, nap, stores, timed},
 };
 
+/// Something that holds with a cluster.
+type Holds = fn(&Cluster);
+
 /// All of it in one test: a cluster takes seconds to start. Both schemes beside each other, each below a folder of its own.
 #[test]
 #[ignore = "needs Hadoop's jars: cargo xtask interop hdfs brings them and runs this"]
@@ -52,7 +55,7 @@ fn everything_holds_with_apaches_hdfs() {
                 what("refusals", &refusals);
             });
         }
-        let beside: [(&str, fn(&Cluster)); 4] = [
+        let beside: [(&str, Holds); 4] = [
             ("a service", nameservice),
             ("a file that is being written", unfinished),
             ("appends that break", broken_appends),
