@@ -90,6 +90,12 @@ impl Caches {
         Some(self.opened.get_or_init(|| {
             let made = Cache::open(config.clone()).and_then(|cache| {
                 let data = files.open(&cache.data_path().to_string_lossy(), OpenMode::Read)?;
+                if data.version.identity != cache.data_identity()? {
+                    return Err(Error::new(ErrorKind::Changed, Verb::Setup)
+                        .at(cache.data_path().display().to_string())
+                        .detail("another file has taken the place of the cache's")
+                        .remedy("see who else writes in this directory"));
+                }
                 Ok(Opened { cache, data })
             });
             made.inspect_err(|error| tracing::warn!(%error, "remote objects are read without the cache"))

@@ -3,10 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    fs::File,
+    io,
     num::NonZeroU64,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,7 +16,8 @@ use sw_mem::ForkMark;
 
 use crate::{
     fill::{Fills, Ready, Threads},
-    index::{self, Change, Index, Known, Loaded, Unread, Word},
+    home::{self, Home, SIZES, Sizes, wrong},
+    index::{Change, Index, Known, Loaded, Unread, Word},
     key::{BlockKey, Named, ObjectKey},
     object::Cached,
     policy::{Queues, Standing, Usage, Victim},
@@ -88,33 +89,6 @@ impl CacheConfig {
 
     fn slots(&self) -> Option<u32> {
         u32::try_from(self.bytes / u64::from(self.block_bytes)).ok()
-    }
-}
-
-/// How large a cache is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sizes {
-    bytes: u64,
-    block_bytes: u32,
-}
-
-/// Those of a new one.
-const SIZES: Sizes = Sizes { bytes: 16 << 30, block_bytes: 1 << 20 };
-
-impl Sizes {
-    fn path(dir: &Path) -> PathBuf {
-        dir.join("sizes")
-    }
-
-    /// Those of the cache in a directory; `None` if there is none.
-    fn of(dir: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(Self::path(dir)).ok()?;
-        let (bytes, block_bytes) = text.trim().split_once(' ')?;
-        Some(Self { bytes: bytes.parse().ok()?, block_bytes: block_bytes.parse().ok()? })
-    }
-
-    fn write(self, dir: &Path) -> io::Result<()> {
-        std::fs::write(Self::path(dir), format!("{} {}\n", self.bytes, self.block_bytes))
     }
 }
 
@@ -241,48 +215,9 @@ pub struct Cache {
     _threads: Arc<Threads>,
 }
 
-fn wrong(dir: &Path, cause: io::Error) -> Error {
-    let kind = match cause.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => ErrorKind::WrongKind,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, Verb::Setup)
-        .at(dir.display().to_string())
-        .detail(format!("the directory of the cache cannot be used: {cause}"))
-        .with_code(cause.raw_os_error().unwrap_or(0))
-        .remedy("name a directory on a local disk that this user may write in")
-        .caused_by(cause)
-}
-
-/// Takes the directory for this process.
-fn lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join("lock");
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = opened.map_err(|cause| wrong(dir, cause))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            // Whoever has it may be about to write this; it is for the operator only.
-            let _ = file.read_to_string(&mut owner);
-            return Err(Error::new(ErrorKind::InUse, Verb::Setup)
-                .at(dir.display().to_string())
-                .detail(format!("process {} has this cache", owner.trim()))
-                .remedy("give each process a directory of its own, or let one read for the others"));
-        }
-        Err(TryLockError::Error(cause)) => return Err(wrong(dir, cause)),
-    }
-    let told = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
-    told.map_err(|cause| wrong(dir, cause))?;
-    Ok(file)
-}
-
 /// The index of a directory, a new one in place of one that cannot be read.
-fn open_index(dir: &Path, block_bytes: u32) -> Result<(Index, Loaded, Option<String>), Error> {
-    let path = index::path_in(dir);
-    let why = match Index::open(&path, block_bytes) {
+fn open_index(home: &Home, block_bytes: u32, dir: &Path) -> Result<(Index, Loaded, Option<String>), Error> {
+    let why = match Index::open(home.own_file(home::INDEX)?, block_bytes) {
         Ok((index, loaded)) => return Ok((index, loaded, None)),
         Err(Unread::InUse) => {
             return Err(Error::new(ErrorKind::InUse, Verb::Setup)
@@ -293,11 +228,8 @@ fn open_index(dir: &Path, block_bytes: u32) -> Result<(Index, Loaded, Option<Str
         Err(Unread::Broken(why)) => why,
     };
     tracing::warn!(dir = %dir.display(), why, "the index of the cache is not read; it begins anew");
-    match std::fs::remove_file(&path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(wrong(dir, cause)),
-        _ => {}
-    }
-    let anew = Index::open(&path, block_bytes);
+    home.remove(home::INDEX)?;
+    let anew = Index::open(home.own_file(home::INDEX)?, block_bytes);
     let told = |unread| match unread {
         Unread::InUse => wrong(dir, io::Error::other("its index is in use")),
         Unread::Broken(why) => wrong(dir, io::Error::other(why)),
@@ -311,29 +243,28 @@ impl Cache {
     /// *Blocking*: reads the index.
     ///
     /// # Errors
-    /// `ApiMisuse` for a configuration out of range; `InUse` while another process, or another engine, has the directory; what the
-    /// system reports.
+    /// `ApiMisuse` for a configuration out of range; `InUse` while another process, or another engine, has the directory; `WrongKind` for
+    /// a directory with something else in it; `PermissionDenied` for one that others may write in; what the system reports.
     pub fn open(config: CacheConfig) -> Result<Self, Error> {
         let misuse = |why: String| Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail(why);
         config.check().map_err(misuse)?;
-        let had = Sizes::of(&config.dir);
+        let home = Home::make(&config.dir)?;
+        home.check_ours()?;
+        let lock = home.lock()?;
+        // Who had it may have made it meanwhile.
+        let had = home.sizes()?;
         let config = config.settled(had.unwrap_or(SIZES));
         config.check().map_err(misuse)?;
         let slots = config.slots().unwrap_or(1);
-        let dir = &config.dir;
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|cause| wrong(dir, cause))?;
-        let lock = lock(dir)?;
-        let (index, loaded, discarded) = open_index(dir, config.block_bytes)?;
-        let path = data_in(dir);
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let data = opened.map_err(|cause| wrong(dir, cause))?;
-        // Nothing is reserved: a full disk shows when a block is written, and ends the filling.
-        let len = u64::from(slots) * u64::from(config.block_bytes);
-        data.set_len(len).map_err(|cause| wrong(dir, cause))?;
         let sizes = Sizes { bytes: config.bytes, block_bytes: config.block_bytes };
         if had != Some(sizes) {
-            sizes.write(dir).map_err(|cause| wrong(dir, cause))?;
+            home.set_sizes(sizes)?;
         }
+        let (index, loaded, discarded) = open_index(&home, config.block_bytes, &config.dir)?;
+        let data = home.data()?;
+        // Nothing is reserved: a full disk shows when a block is written, and ends the filling.
+        let len = u64::from(slots) * u64::from(config.block_bytes);
+        data.set_len(len).map_err(|cause| wrong(&config.dir, cause))?;
         let state = Mutex::new(State::of(loaded, slots));
         let fills = Fills::new(&config);
         let index = Mutex::new(Some(index));
@@ -345,12 +276,21 @@ impl Cache {
 
     /// Whether there is a cache in a directory.
     pub fn is_in(dir: &Path) -> bool {
-        Sizes::of(dir).is_some()
+        Home::of(dir).and_then(|home| home.sizes()).is_ok_and(|sizes| sizes.is_some())
     }
 
     /// The file that blocks are in. Read only.
     pub fn data_path(&self) -> PathBuf {
-        data_in(&self.inner.config.dir)
+        home::data_in(&self.inner.config.dir)
+    }
+
+    /// Device and inode of that file: whoever opens it by its path sees whether it is still this one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn data_identity(&self) -> Result<(u64, u64), Error> {
+        let found = self.inner.data.metadata().map_err(|cause| wrong(&self.inner.config.dir, cause))?;
+        Ok((found.dev(), found.ino()))
     }
 
     /// An object that is read through the cache.
@@ -361,10 +301,6 @@ impl Cache {
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner
     }
-}
-
-fn data_in(dir: &Path) -> PathBuf {
-    dir.join("data")
 }
 
 impl Inner {

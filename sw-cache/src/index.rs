@@ -4,8 +4,8 @@
 //! whatever a crash or a failing disk left, a word leads to the bytes of its block or to none.
 
 use std::{
+    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -98,12 +98,16 @@ fn contained<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> (Result<T, Bro
 }
 
 impl Index {
-    /// Opens the index at `path`, or makes one.
+    /// Opens the index in a file, or makes one in an empty one.
     ///
     /// # Errors
     /// What is wrong with it. Whoever asked removes it then: what it leads to can be had again.
-    pub(crate) fn open(path: &Path, block_bytes: u32) -> Result<(Self, Loaded), Unread> {
-        let (made, _) = contained(|| match Database::builder().set_cache_size(PAGES_BYTES).create(path) {
+    pub(crate) fn open(file: File, block_bytes: u32) -> Result<(Self, Loaded), Unread> {
+        let make = |file| {
+            let backend = redb::backends::FileBackend::new(file)?;
+            Database::builder().set_cache_size(PAGES_BYTES).create_with_backend(backend)
+        };
+        let (made, _) = contained(|| match make(file) {
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => Ok(None),
             made => Ok(Some(made?)),
         });
@@ -218,11 +222,6 @@ impl Drop for Index {
     }
 }
 
-/// Where the index of a directory is.
-pub(crate) fn path_in(dir: &Path) -> PathBuf {
-    dir.join("index.redb")
-}
-
 fn facts(block_bytes: u32) -> Vec<u8> {
     sealed(&[], [FORM.to_le_bytes().as_slice(), &block_bytes.to_le_bytes()].concat())
 }
@@ -326,12 +325,13 @@ mod tests {
     #[test]
     fn what_was_committed_is_read_and_what_went_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let path = path_in(dir.path());
+        let path = dir.path().join("index");
+        let file = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
         let object = known("s3://b/k");
         let key = |number| BlockKey { object: object.0, number };
         let word = |slot| Word { slot, len: 5, sum: 6 };
         {
-            let (index, loaded) = Index::open(&path, 4096).unwrap();
+            let (index, loaded) = Index::open(file(), 4096).unwrap();
             assert!(loaded.blocks.is_empty());
             let come = vec![(key(0), word(3)), (key(1), word(4))];
             let change =
@@ -341,10 +341,10 @@ mod tests {
                 Change { gone: vec![key(0)], come: vec![(key(7), word(3))], tally: change.tally, ..Change::default() };
             index.commit(&change).unwrap();
         }
-        let (_, loaded) = Index::open(&path, 4096).unwrap();
+        let (_, loaded) = Index::open(file(), 4096).unwrap();
         assert_eq!(loaded.blocks, [(key(1), word(4)), (key(7), word(3))]);
         assert_eq!((loaded.objects, loaded.tally, loaded.damaged), (vec![object], [1, 2, 3, 4, 5, 6, 7], 0));
-        assert!(Index::open(&path, 8192).is_err(), "blocks of another size");
+        assert!(Index::open(file(), 8192).is_err(), "blocks of another size");
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 mod cache;
 mod fill;
+mod home;
 mod index;
 mod key;
 mod object;

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use std::{
-    fs::File,
-    os::unix::fs::FileExt,
+    fs::{File, Permissions},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
@@ -231,6 +231,55 @@ fn a_directory_has_one_cache_and_the_next_one_is_told() {
     assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
     drop(first);
     Cache::open(config(dir.path(), 4)).unwrap();
+}
+
+#[test]
+fn what_is_somebody_elses_is_left_as_it_is() {
+    let make = || tempfile::tempdir().unwrap();
+    let refused = |dir: &Path| Cache::open(config(dir, 4)).unwrap_err().kind();
+    for name in ["data", "index.redb", "sizes", "lock", "thesis"] {
+        let dir = make();
+        let path = dir.path().join(name);
+        std::fs::write(&path, b"mine alone").unwrap();
+        assert_eq!(refused(dir.path()), ErrorKind::WrongKind, "{name}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine alone", "{name}");
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [name], "something was made");
+        assert!(!Cache::is_in(dir.path()));
+    }
+    // A link in a cache leads out of it.
+    let (dir, other) = (make(), make());
+    drop(Cache::open(config(dir.path(), 4)).unwrap());
+    for name in ["data", "index.redb", "sizes", "lock"] {
+        let (path, target) = (dir.path().join(name), other.path().join(name));
+        std::fs::rename(&path, &target).unwrap();
+        let before = std::fs::read(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert_eq!(refused(dir.path()), ErrorKind::WrongKind, "{name}");
+        assert_eq!(std::fs::read(&target).unwrap(), before);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(&target, &path).unwrap();
+    }
+    drop(Cache::open(config(dir.path(), 4)).unwrap());
+    for mode in [0o770, 0o702] {
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+        assert_eq!(refused(dir.path()), ErrorKind::PermissionDenied, "{mode:o}");
+    }
+}
+
+#[test]
+fn files_of_a_cache_are_for_its_user_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || drop(Cache::open(config(dir.path(), 4)).unwrap());
+    open();
+    let names = ["data", "index.redb", "sizes", "lock"].map(|name| dir.path().join(name));
+    let modes = || names.each_ref().map(|path| std::fs::metadata(path).unwrap().mode() & 0o777);
+    assert_eq!(modes(), [0o600; 4]);
+    for path in &names[..2] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap();
+    }
+    open();
+    assert_eq!(modes(), [0o600; 4]);
 }
 
 #[test]
