@@ -151,7 +151,7 @@ impl Caches {
                 Error::new(ErrorKind::Unsupported, Verb::Read)
                     .at(object.name())
                     .detail("the object is not read through the cache")
-                    .remedy("remote objects with a strong ETag are; local ones need none")
+                    .remedy("objects of s3://, gs:// and az:// with a strong ETag are; local ones need none")
             })?;
             let (mut at, end) = (offset, offset.saturating_add(len));
             while let Some((start, len)) = through.cached.next_missing(at, WARM_BYTES).filter(|(start, _)| *start < end)
@@ -197,6 +197,13 @@ impl Caches {
                 .detail(format!("the cache keeps nothing more: {fault}"))
                 .remedy("free space, or mend the disk; then open the cache anew")),
         }
+    }
+}
+
+/// Lets go of what is kept of an object, if it is read through a cache.
+pub(crate) fn forget(object: &sw_engine::Object) {
+    if let Some(through) = object.keep.downcast_ref::<Through>() {
+        through.cached.forget();
     }
 }
 

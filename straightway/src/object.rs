@@ -134,6 +134,13 @@ impl Object {
         }
     }
 
+    /// Lets go of all that a cache keeps of it: for who found its bytes to be wrong. What is read next comes from where the object is.
+    ///
+    /// *Blocking*: waits for the disk of the cache.
+    pub fn forget_kept(&self) {
+        crate::caches::forget(self.inner());
+    }
+
     /// The engine's own view: faces, granularity, identity.
     pub fn as_engine_object(&self) -> &Arc<sw_engine::Object> {
         self.inner()

@@ -235,6 +235,44 @@ fn damage_is_told_and_read_from_the_server() {
 }
 
 #[test]
+fn what_is_found_wrong_as_a_whole_is_forgotten_and_read_from_the_server() {
+    let (scratch, server) = (scratch("forget"), Server::start());
+    let bytes = content(4 * BLOCK, 1);
+    let uri = put(&server, "one", &bytes);
+    let engine = engine(&server, config(&scratch, 100));
+    let object = engine.open(&uri).unwrap();
+    read(&engine, &object, 0, 4 * BLOCK);
+    settle(&engine);
+    object.part(7, None).unwrap().forget_kept();
+    assert_eq!(status(&engine).blocks, 0);
+    let (got, path) = read(&engine, &object, 0, 4 * BLOCK);
+    assert!(got == bytes && path.route.transport == "http", "{path:?}");
+}
+
+#[test]
+fn a_data_file_that_cannot_be_read_costs_a_reader_the_cache_and_nothing_else() {
+    let (scratch, server) = (scratch("short"), Server::start());
+    let bytes = content(6 * BLOCK + 5, 1);
+    let uri = put(&server, "one", &bytes);
+    let engine = engine(&server, config(&scratch, 100));
+    let object = engine.open(&uri).unwrap();
+    read(&engine, &object, 0, 4 * BLOCK);
+    settle(&engine);
+    assert_eq!(status(&engine).blocks, 4);
+    // Behind two blocks, and in the midst of another one, there is nothing any more.
+    let data = fs::File::options().write(true).open(scratch.path("cache/data")).unwrap();
+    data.set_len(2 * BLOCK + 4096).unwrap();
+    for _ in 0..2 {
+        let memory = engine.allocate(Destination::Host, object.len(), 0).unwrap();
+        let request = engine.read(&object, 0, memory).checksum(straightway::checksum::Algorithm::Crc64Nvme);
+        let done = request.deadline(Duration::from_secs(60)).wait().ok().unwrap();
+        assert_eq!(done.checksum, Some(straightway::checksum::Algorithm::Crc64Nvme.of(&bytes)));
+        assert!(engine.copy_to_host(&done.into_memory().unwrap()).unwrap() == bytes);
+    }
+    assert!(status(&engine).damaged_blocks >= 1, "{:?}", status(&engine));
+}
+
+#[test]
 fn a_block_of_which_parts_are_asked_for_twice_comes_as_a_whole() {
     let (scratch, server) = (scratch("parts"), Server::start());
     let bytes = content(4 * BLOCK, 1);

@@ -22,7 +22,7 @@ use crate::{
     object::Cached,
     policy::{Queues, Standing, Usage, Victim},
     slots::Slots,
-    status::Sums,
+    status::{Evicted, Sums},
 };
 
 /// When bytes of a block are compared with its checksum.
@@ -108,8 +108,12 @@ pub(crate) struct State {
     pub(crate) slots: Slots,
     pub(crate) queues: Queues<BlockKey>,
     pub(crate) sums: Sums,
+    /// Bytes of objects in the blocks.
+    pub(crate) kept_bytes: u64,
     /// Blocks that the index has still to forget.
     gone: Vec<BlockKey>,
+    /// The same of objects.
+    objects_gone: Vec<ObjectKey>,
     /// Why nothing more is kept.
     pub(crate) fault: Option<String>,
 }
@@ -130,7 +134,9 @@ impl State {
             slots: Slots::new(slots, &taken.difference(&twice).copied().collect()),
             queues: Queues::new(slots as usize),
             sums: Sums::of(loaded.tally),
+            kept_bytes: 0,
             gone: Vec::new(),
+            objects_gone: Vec::new(),
             fault: None,
         };
         state.sums.damaged += loaded.damaged;
@@ -143,9 +149,39 @@ impl State {
                 continue;
             }
             let usage = state.queues.restore(key);
-            state.blocks.insert(key, Block { word, usage, is_verified: false });
+            state.insert(key, Block { word, usage, is_verified: false });
         }
+        let State { objects, objects_gone, .. } = &mut state;
+        objects.retain(|key, known| {
+            let is_left = known.blocks > 0 || known.pinned;
+            if !is_left {
+                objects_gone.push(*key);
+            }
+            is_left
+        });
         state
+    }
+
+    /// Puts a block of a known object in.
+    fn insert(&mut self, key: BlockKey, block: Block) {
+        self.kept_bytes += u64::from(block.word.len);
+        if let Some(known) = self.objects.get_mut(&key.object) {
+            known.blocks += 1;
+        }
+        self.blocks.insert(key, block);
+    }
+
+    /// What the index has still to hear.
+    pub(crate) fn take_gone(&mut self) -> Change {
+        let (gone, objects_gone) = (std::mem::take(&mut self.gone), std::mem::take(&mut self.objects_gone));
+        Change { gone, objects_gone, tally: self.sums.tally(), ..Change::default() }
+    }
+
+    /// It did not.
+    fn put_gone_back(&mut self, change: Change) {
+        self.gone.extend(change.gone);
+        let objects = &self.objects;
+        self.objects_gone.extend(change.objects_gone.into_iter().filter(|key| !objects.contains_key(key)));
     }
 
     /// A block that is kept, for one more use.
@@ -155,10 +191,24 @@ impl State {
         }
     }
 
-    /// Takes a block out; the index hears of it with the next change.
+    /// Takes a block out, and its object with the last one; the index hears of it with the next change.
     pub(crate) fn remove(&mut self, key: &BlockKey) -> Option<Block> {
-        let block = self.blocks.remove(key)?;
+        let block = self.take_out(key)?;
         self.slots.put(block.word.slot);
+        Some(block)
+    }
+
+    /// As [`State::remove`], but its slot stays taken.
+    fn take_out(&mut self, key: &BlockKey) -> Option<Block> {
+        let block = self.blocks.remove(key)?;
+        self.kept_bytes -= u64::from(block.word.len);
+        if let Some(known) = self.objects.get_mut(&key.object) {
+            known.blocks -= 1;
+            if known.blocks == 0 && !known.pinned {
+                self.objects.remove(&key.object);
+                self.objects_gone.push(key.object);
+            }
+        }
         self.gone.push(*key);
         Some(block)
     }
@@ -194,6 +244,8 @@ pub(crate) struct Inner {
     data: File,
     index: Mutex<Option<Index>>,
     state: Mutex<State>,
+    /// Whoever changes the index has it from before he looks at the state until both are changed. Taken first.
+    changing: Mutex<()>,
     pub(crate) fills: Fills,
     pub(crate) discarded: Option<String>,
     /// A child of this process touches none of it.
@@ -268,7 +320,8 @@ impl Cache {
         let state = Mutex::new(State::of(loaded, slots));
         let fills = Fills::new(&config);
         let index = Mutex::new(Some(index));
-        let inner = Inner { config, data, lock, index, state, fills, discarded, fork: ForkMark::new() };
+        let changing = Mutex::default();
+        let inner = Inner { config, data, lock, index, state, changing, fills, discarded, fork: ForkMark::new() };
         let inner = Arc::new(inner);
         let threads = Arc::new(Threads::start(&inner)?);
         Ok(Self { inner, _threads: threads })
@@ -322,24 +375,60 @@ impl Inner {
         }
     }
 
-    /// Makes a change of the index durable. Without it blocks that went are found damaged, and those that came are not found.
-    pub(crate) fn commit(&self, change: &Change) -> bool {
+    pub(crate) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a change of the index durable; if it fails, what it says of things gone is said with the next one. Without it blocks that
+    /// went are found damaged, and those that came are not found.
+    pub(crate) fn commit(&self, _changing: &MutexGuard<'_, ()>, change: Change) -> Option<Change> {
         let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = index.as_ref().map_or(Ok(()), |index| index.commit(change));
+        let done = index.as_ref().map_or(Ok(()), |index| index.commit(&change));
         drop(index);
-        if let Err(why) = &done {
-            self.fail("the index takes nothing", why);
+        match done {
+            Ok(()) => Some(change),
+            Err(why) => {
+                self.fail("the index takes nothing", &why);
+                self.state().put_gone_back(change);
+                None
+            }
         }
-        done.is_ok()
     }
 
     /// Sums, and what is gone, into the index.
     pub(crate) fn settle(&self) {
+        let changing = self.changing();
+        let change = self.state().take_gone();
+        self.commit(&changing, change);
+    }
+
+    /// Lets go of objects: of their blocks, and of what is in memory of them.
+    pub(crate) fn forget(&self, which: impl Fn(&ObjectKey, &Named) -> bool) -> Evicted {
+        let changing = self.changing();
+        self.drop_fills(&which);
+        let mut evicted = Evicted::default();
         let change = {
             let mut state = self.state();
-            Change { gone: std::mem::take(&mut state.gone), tally: state.sums.tally(), ..Change::default() }
+            let objects = state.objects.iter().filter(|(key, known)| which(key, &known.named));
+            let objects: HashSet<ObjectKey> = objects.map(|(key, _)| *key).collect();
+            for key in &objects {
+                state.objects.remove(key);
+            }
+            state.objects_gone.extend(&objects);
+            let gone: Vec<_> = state.blocks.keys().filter(|key| objects.contains(&key.object)).copied().collect();
+            for key in &gone {
+                if let Some(block) = state.remove(key) {
+                    evicted.blocks += 1;
+                    evicted.bytes += u64::from(block.word.len);
+                }
+            }
+            let State { blocks, queues, sums, .. } = &mut *state;
+            queues.retain(|key| blocks.contains_key(key));
+            sums.evicted += evicted.blocks;
+            state.take_gone()
         };
-        self.commit(&change);
+        self.commit(&changing, change);
+        evicted
     }
 
     /// Compares blocks with their checksums; those that do not have them go.
@@ -363,6 +452,17 @@ impl Inner {
         }
     }
 
+    /// Lets go of blocks whose slots cannot be read. The slots are not used again by this process.
+    pub(crate) fn retire(&self, is_one: impl Fn(u32) -> bool) {
+        let mut state = self.state();
+        let blocks = state.blocks.iter().filter(|(_, block)| is_one(block.word.slot)).map(|(key, _)| *key);
+        for key in blocks.collect::<Vec<_>>() {
+            tracing::warn!(dir = %self.config.dir.display(), "a block of the cache cannot be read; it is read from where its object is");
+            state.take_out(&key);
+            state.sums.damaged += 1;
+        }
+    }
+
     fn is_right(&self, word: &Word, buffer: &mut [u8]) -> bool {
         let Some(bytes) = buffer.get_mut(..word.len as usize) else { return false };
         let at = u64::from(word.slot) * self.block_bytes();
@@ -370,7 +470,7 @@ impl Inner {
     }
 
     /// Keeps blocks: their bytes first, then the words that lead to them, then whoever asks is told of them.
-    pub(crate) fn keep(&self, batch: &[Ready]) {
+    pub(crate) fn keep(&self, changing: &MutexGuard<'_, ()>, batch: &[Ready]) {
         let mut change = Change::default();
         let mut failed = None;
         for ready in batch {
@@ -396,32 +496,42 @@ impl Inner {
         if let Some(cause) = &failed {
             self.fail("the disk takes nothing", &cause.to_string());
         }
+        if failed.is_some() {
+            let mut state = self.state();
+            change.come.drain(..).for_each(|(_, word)| state.slots.put(word.slot));
+        }
         let objects: HashMap<ObjectKey, &Named> = batch.iter().map(|ready| (ready.key.object, &*ready.named)).collect();
+        let come = std::mem::take(&mut change.come);
         {
             let mut state = self.state();
-            change.gone = std::mem::take(&mut state.gone);
-            let new = objects.into_iter().filter(|(key, _)| !state.objects.contains_key(key));
-            change.objects = new.map(|(key, named)| (key, Known { named: named.clone(), pinned: false })).collect();
-            change.tally = state.sums.tally();
+            change = state.take_gone();
+            let new = objects.iter().filter(|(key, _)| !come.is_empty() && !state.objects.contains_key(*key));
+            change.objects = new.map(|(key, named)| (*key, Known::new(named))).collect();
         }
-        let is_kept = failed.is_none() && (change.come.is_empty() || self.commit(&change));
-        if is_kept {
-            self.publish(change);
-        } else {
-            let mut state = self.state();
-            change.come.iter().for_each(|(_, word)| state.slots.put(word.slot));
+        change.come = come;
+        if change.is_empty() {
+            return;
+        }
+        let slots: Vec<u32> = change.come.iter().map(|(_, word)| word.slot).collect();
+        match self.commit(changing, change) {
+            Some(change) => self.publish(change, &objects),
+            None => {
+                let mut state = self.state();
+                slots.into_iter().for_each(|slot| state.slots.put(slot));
+            }
         }
     }
 
-    fn publish(&self, change: Change) {
+    fn publish(&self, change: Change, objects: &HashMap<ObjectKey, &Named>) {
         let mut state = self.state();
-        // One that was evicted meanwhile comes back with its blocks.
-        for (key, known) in change.objects {
-            state.objects.entry(key).or_insert(known);
-        }
         for (key, word) in &change.come {
+            // One whose last block was found damaged meanwhile comes back: the index has it.
+            if let Some(named) = objects.get(&key.object).filter(|_| !state.objects.contains_key(&key.object)) {
+                state.objects.insert(key.object, Known::new(named));
+                state.objects_gone.retain(|gone| *gone != key.object);
+            }
             let usage = state.queues.admit(*key);
-            state.blocks.insert(*key, Block { word: *word, usage, is_verified: true });
+            state.insert(*key, Block { word: *word, usage, is_verified: true });
             state.sums.filled += 1;
         }
         drop(state);

@@ -19,7 +19,7 @@ use sw_engine::{Error, ErrorKind, Verb, seam::Landed};
 
 use crate::{
     cache::{Cache, CacheConfig, Inner},
-    key::{BlockKey, Named},
+    key::{BlockKey, Named, ObjectKey},
     object::Source,
 };
 
@@ -56,6 +56,23 @@ impl Partial {
     }
 }
 
+/// One that is in memory, and of what.
+struct Begun {
+    named: Arc<Named>,
+    partial: Arc<Mutex<Partial>>,
+}
+
+/// What a read wants of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// All from its beginning, or up to its end: what is missing comes with the next one, if somebody reads from one end to the other.
+    ToAnEnd,
+    /// A part with something missing on both sides.
+    InTheMiddle,
+    /// The same, of which an earlier piece spoke.
+    InTheMiddleBefore,
+}
+
 /// A block that is whole.
 pub(crate) struct Ready {
     pub(crate) key: BlockKey,
@@ -85,7 +102,7 @@ struct Wanted {
 
 #[derive(Default)]
 struct Fill {
-    partial: HashMap<BlockKey, Arc<Mutex<Partial>>>,
+    partial: HashMap<BlockKey, Begun>,
     /// As they began; some may be gone.
     order: VecDeque<BlockKey>,
     ready: VecDeque<Ready>,
@@ -154,12 +171,12 @@ impl Fill {
         true
     }
 
-    fn begin(&mut self, key: BlockKey, len: u32, block_bytes: usize) -> Arc<Mutex<Partial>> {
+    fn begin(&mut self, named: &Arc<Named>, (key, len): (BlockKey, u32), block_bytes: usize) -> Arc<Mutex<Partial>> {
         let mut bytes = self.spare.pop().unwrap_or_else(|| vec![0; block_bytes]);
         // What was there before ends where this begins.
         bytes[len as usize..].fill(0);
         let partial = Arc::new(Mutex::new(Partial { bytes, have: Vec::new(), len }));
-        self.partial.insert(key, partial.clone());
+        self.partial.insert(key, Begun { named: named.clone(), partial: partial.clone() });
         self.order.push_back(key);
         if self.order.len() > 4 * (self.partial.len() + 16) {
             let Self { order, partial, .. } = self;
@@ -170,16 +187,32 @@ impl Fill {
 }
 
 impl Inner {
+    /// Drops what is in memory of objects, but for what is being kept.
+    pub(crate) fn drop_fills(&self, which: &impl Fn(&ObjectKey, &Named) -> bool) {
+        let mut fill = self.fills.lock();
+        let Fill { partial, ready, busy, .. } = &mut *fill;
+        partial.retain(|key, begun| !which(&key.object, &begun.named));
+        ready.retain(|ready| {
+            let is_left = !which(&ready.key.object, &ready.named);
+            if !is_left {
+                busy.remove(&ready.key);
+            }
+            is_left
+        });
+        drop(fill);
+        self.fills.done.notify_all();
+    }
+
     /// Takes bytes `part` of a block of `len` bytes from `bytes`, or leaves them.
     pub(crate) fn take_part(
         &self,
-        named: &Arc<Named>,
-        source: Option<&Arc<dyn Source>>,
+        (named, source): (&Arc<Named>, Option<&Arc<dyn Source>>),
         (key, len): (BlockKey, u32),
-        part: (u32, u32),
+        (part, asked): ((u32, u32), Asked),
         bytes: &mut dyn Landed,
     ) {
-        let Some(partial) = self.partial_for(source, (key, len), part) else { return bytes.skip(part.1 - part.0) };
+        let partial = self.partial_for((named, source), (key, len), asked);
+        let Some(partial) = partial else { return bytes.skip(part.1 - part.0) };
         let is_whole = {
             let mut partial = partial.lock().unwrap_or_else(PoisonError::into_inner);
             match partial.bytes.get_mut(part.0 as usize..part.1 as usize) {
@@ -194,7 +227,7 @@ impl Inner {
         }
         let mut fill = self.fills.lock();
         // It may have given way meanwhile.
-        let is_ours = fill.partial.get(&key).is_some_and(|known| Arc::ptr_eq(known, &partial));
+        let is_ours = fill.partial.get(&key).is_some_and(|begun| Arc::ptr_eq(&begun.partial, &partial));
         if is_ours && fill.partial.remove(&key).is_some() {
             let buffer = std::mem::take(&mut partial.lock().unwrap_or_else(PoisonError::into_inner).bytes);
             fill.busy.insert(key);
@@ -206,9 +239,9 @@ impl Inner {
     /// The block that a part belongs to, if it is wanted.
     fn partial_for(
         &self,
-        source: Option<&Arc<dyn Source>>,
+        (named, source): (&Arc<Named>, Option<&Arc<dyn Source>>),
         (key, len): (BlockKey, u32),
-        part: (u32, u32),
+        asked: Asked,
     ) -> Option<Arc<Mutex<Partial>>> {
         {
             let state = self.state();
@@ -221,12 +254,10 @@ impl Inner {
             return None;
         }
         if let Some(known) = fill.partial.get(&key) {
-            return Some(known.clone());
+            return Some(known.partial.clone());
         }
-        // What goes on before or behind it comes too, if somebody reads from one end to the other.
-        let is_in_the_middle = part.0 > 0 && part.1 < len;
-        if is_in_the_middle {
-            if fill.touch(key) {
+        if asked != Asked::ToAnEnd {
+            if asked == Asked::InTheMiddle && fill.touch(key) {
                 self.want(&mut fill, source, (key, len));
             }
             return None;
@@ -236,7 +267,7 @@ impl Inner {
             self.state().sums.left += 1;
             return None;
         }
-        Some(fill.begin(key, len, sw_mem::index(self.block_bytes())))
+        Some(fill.begin(named, (key, len), sw_mem::index(self.block_bytes())))
     }
 
     fn want(&self, fill: &mut Fill, source: Option<&Arc<dyn Source>>, (key, len): (BlockKey, u32)) {
@@ -251,17 +282,21 @@ impl Inner {
     /// Keeps what becomes whole, until the end.
     fn run_filler(&self) {
         loop {
-            let batch: Vec<Ready> = {
-                let wait = |fill: &mut Fill| fill.ready.is_empty() && !fill.stop;
-                let fill = self.fills.ready.wait_while(self.fills.lock(), wait);
-                let mut fill = fill.unwrap_or_else(PoisonError::into_inner);
+            let wait = |fill: &mut Fill| fill.ready.is_empty() && !fill.stop;
+            drop(self.fills.ready.wait_while(self.fills.lock(), wait));
+            let changing = self.changing();
+            let (batch, is_end): (Vec<Ready>, bool) = {
+                let mut fill = self.fills.lock();
                 let count = fill.ready.len().min(BATCH_MAX);
-                fill.ready.drain(..count).collect()
+                (fill.ready.drain(..count).collect(), fill.stop)
             };
-            if batch.is_empty() {
-                break;
+            match (batch.is_empty(), is_end) {
+                (false, _) => self.keep(&changing, &batch),
+                (true, true) => break,
+                // Somebody evicted it.
+                (true, false) => continue,
             }
-            self.keep(&batch);
+            drop(changing);
             let mut fill = self.fills.lock();
             for Ready { key, buffer, .. } in batch {
                 fill.busy.remove(&key);

@@ -37,6 +37,8 @@ pub(crate) struct Word {
 pub(crate) struct Known {
     pub(crate) named: Named,
     pub(crate) pinned: bool,
+    /// How many. Not in the index: it is counted.
+    pub(crate) blocks: u64,
 }
 
 /// Sums over the life of the directory, in the order in which they are kept.
@@ -62,6 +64,21 @@ pub(crate) struct Change {
     pub(crate) objects: Vec<(ObjectKey, Known)>,
     pub(crate) objects_gone: Vec<ObjectKey>,
     pub(crate) tally: Tally,
+}
+
+impl Change {
+    /// Whether nothing changes but sums.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { gone, come, objects, objects_gone, tally: _ } = self;
+        gone.is_empty() && come.is_empty() && objects.is_empty() && objects_gone.is_empty()
+    }
+}
+
+impl Known {
+    /// One that nobody pinned.
+    pub(crate) fn new(named: &Named) -> Self {
+        Self { named: named.clone(), pinned: false, blocks: 0 }
+    }
 }
 
 /// An index that is open. One process has it.
@@ -251,7 +268,7 @@ fn read_word(key: &[u8], value: &[u8]) -> Option<(BlockKey, Word)> {
 }
 
 fn object_bytes(key: &ObjectKey, known: &Known) -> Vec<u8> {
-    let Known { named, pinned } = known;
+    let Known { named, pinned, .. } = known;
     let Version { identity, stamp } = named.version;
     let realm_len = u32::try_from(named.realm.len()).unwrap_or(u32::MAX);
     let parts = [
@@ -277,7 +294,7 @@ fn read_object(key: &[u8], value: &[u8]) -> Option<(ObjectKey, Known)> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
     let named = Named { realm: text(realm)?, name: text(name)?, version, len };
     let key: ObjectKey = key.try_into().ok()?;
-    (named.key() == key).then_some((key, Known { named, pinned: pinned != 0 }))
+    (named.key() == key).then_some((key, Known { named, pinned: pinned != 0, blocks: 0 }))
 }
 
 fn tally_bytes(tally: &Tally) -> Vec<u8> {
@@ -319,7 +336,7 @@ mod tests {
     fn known(name: &str) -> (ObjectKey, Known) {
         let version = Version { identity: (1, 2), stamp: -3 };
         let named = Named { realm: "here".into(), name: name.into(), version, len: 9 };
-        (named.key(), Known { named, pinned: true })
+        (named.key(), Known { named, pinned: true, blocks: 0 })
     }
 
     #[test]

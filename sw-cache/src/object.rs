@@ -7,13 +7,15 @@ use std::{
 
 use sw_engine::{
     Error, Extent, Hold, Resolve,
-    seam::{Landed, Tee},
+    seam::{Landed, Part, Tee},
 };
 
 use crate::{
     cache::{Inner, State},
+    fill::Asked,
     index::Word,
     key::{BlockKey, Named, ObjectKey},
+    status::Evicted,
 };
 
 /// Which member of the object is itself, and which the data file.
@@ -73,6 +75,16 @@ impl Cached {
     /// Says how blocks are read of which parts were asked for twice. Without it they are not.
     pub fn set_source(&self, source: Arc<dyn Source>) {
         let _ = self.source.set(source);
+    }
+
+    /// Lets go of all that is kept of it, and of what is on its way: its bytes are found to be wrong.
+    ///
+    /// *Blocking*: waits for the disk.
+    pub fn forget(&self) -> Evicted {
+        if self.inner.fork.is_child() {
+            return Evicted::default();
+        }
+        self.inner.forget(|key, _| *key == self.key)
     }
 
     /// What it is.
@@ -189,10 +201,19 @@ impl Resolve for Cached {
         drop(state);
         Box::new(held)
     }
+
+    fn failed(&self, extent: Extent) {
+        if extent.member != DATA || self.inner.fork.is_child() {
+            return;
+        }
+        let block = self.inner.block_bytes();
+        let slots = extent.at / block..(extent.at + extent.len).div_ceil(block);
+        self.inner.retire(|slot| slots.contains(&u64::from(slot)));
+    }
 }
 
 impl Tee for Cached {
-    fn landed(&self, offset: u64, len: u32, bytes: &mut dyn Landed) {
+    fn landed(&self, Part { offset, len, of }: Part, bytes: &mut dyn Landed) {
         let end = self.named.len.min(offset.saturating_add(len.into()));
         if self.inner.fork.is_child() || offset >= end {
             return;
@@ -203,7 +224,18 @@ impl Tee for Cached {
             // Below a block's size, which has 32 bits.
             let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
             let part = (narrow(inside), narrow(inside + len));
-            self.inner.take_part(&self.named, self.source.get(), (key, narrow(whole)), part, bytes);
+            let start = u64::from(key.number) * block;
+            // Only the first part of a read speaks for it.
+            let asked = match (of.start <= start || of.end >= start + whole, of.start == offset) {
+                (true, _) => Asked::ToAnEnd,
+                (false, true) => Asked::InTheMiddle,
+                (false, false) => Asked::InTheMiddleBefore,
+            };
+            self.inner.take_part((&self.named, self.source.get()), (key, narrow(whole)), (part, asked), bytes);
         }
+    }
+
+    fn disown(&self) {
+        self.forget();
     }
 }

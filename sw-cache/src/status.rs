@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use sw_engine::Version;
 
 use crate::{
-    cache::{Cache, State},
+    cache::Cache,
     index::{Change, Tally},
 };
 
@@ -117,7 +117,7 @@ impl Cache {
             dir: inner.config.dir.clone(),
             block_bytes,
             capacity_bytes: u64::from(state.slots.count()) * u64::from(block_bytes),
-            kept_bytes: state.blocks.values().map(|block| u64::from(block.word.len)).sum(),
+            kept_bytes: state.kept_bytes,
             blocks: state.blocks.len() as u64,
             objects: state.objects.len() as u64,
             hit_bytes,
@@ -154,31 +154,13 @@ impl Cache {
 
     /// Lets go of all blocks of the objects with a name, or below it if it ends with a slash; of all of them for an empty one.
     pub fn evict(&self, what: &str) -> Evicted {
-        let mut evicted = Evicted::default();
-        let change = {
-            let mut state = self.inner().state();
-            let named: Vec<_> = state.objects.iter().filter(|(_, known)| is_named(&known.named.name, what)).collect();
-            let objects: Vec<_> = named.into_iter().map(|(key, _)| *key).collect();
-            let gone: Vec<_> = state.blocks.keys().filter(|key| objects.contains(&key.object)).copied().collect();
-            for key in &gone {
-                if let Some(block) = state.remove(key) {
-                    evicted.blocks += 1;
-                    evicted.bytes += u64::from(block.word.len);
-                }
-            }
-            objects.iter().for_each(|key| drop(state.objects.remove(key)));
-            let State { blocks, queues, sums, .. } = &mut *state;
-            queues.retain(|key| blocks.contains_key(key));
-            sums.evicted += evicted.blocks;
-            Change { gone, objects_gone: objects, tally: sums.tally(), ..Change::default() }
-        };
-        self.inner().commit(&change);
-        evicted
+        self.inner().forget(|_, named| is_named(&named.name, what))
     }
 
     /// Says whether blocks of objects go for others. Objects that the cache has nothing of are left out; says how many it marked.
     pub fn set_pinning(&self, what: &str, pinning: Pinning) -> u64 {
         let pinned = pinning == Pinning::Pinned;
+        let changing = self.inner().changing();
         let change = {
             let mut state = self.inner().state();
             let named = state.objects.iter_mut().filter(|(_, known)| is_named(&known.named.name, what));
@@ -188,7 +170,8 @@ impl Cache {
             });
             Change { objects: objects.collect(), tally: state.sums.tally(), ..Change::default() }
         };
-        self.inner().commit(&change);
-        change.objects.len() as u64
+        let marked = change.objects.len() as u64;
+        self.inner().commit(&changing, change);
+        marked
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use sw_cache::{Cache, CacheConfig, Cached, Named, Pinning, Verify};
 use sw_engine::{
     ErrorKind, Resolve, Version,
-    seam::{Landed, Tee},
+    seam::{Landed, Part, Tee},
 };
 
 const BLOCK: u64 = 4096;
@@ -87,7 +87,9 @@ impl Reader {
             let end = extent.at + extent.len;
             for start in (extent.at..end).step_by(usize::try_from(io).unwrap()) {
                 let piece = bytes_of(self.number, self.version, start..end.min(start + io));
-                self.cached.landed(start, u32::try_from(piece.len()).unwrap(), &mut Bytes(&piece));
+                let len = u32::try_from(piece.len()).unwrap();
+                let part = Part { offset: start, len, of: start..start + u64::from(len) };
+                self.cached.landed(part, &mut Bytes(&piece));
                 bytes.extend(piece);
             }
         }
@@ -220,6 +222,46 @@ fn what_is_pinned_stays_and_what_is_evicted_by_name_goes() {
     assert_eq!((cache.evict("s3://b/nobody").blocks, cache.evict("s3://b/1").blocks), (0, 4));
     assert_eq!(kept.read_all(), 0);
     assert_eq!(cache.evict("s3://b/").bytes, 4 * BLOCK);
+}
+
+#[test]
+fn what_is_evicted_on_its_way_does_not_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(config(dir.path(), 64)).unwrap();
+    for version in 0..60 {
+        let reader = Reader::new(&cache, 1, version, 20 * BLOCK);
+        reader.read_all();
+        // Somewhere between memory and the disk.
+        if version % 3 > 0 {
+            std::thread::park_timeout(Duration::from_micros(version * 40));
+        }
+        if version % 2 == 0 {
+            cache.evict("s3://b/1");
+        } else {
+            reader.cached.forget();
+        }
+        settle(&cache);
+        assert_eq!((cache.status().blocks, cache.status().kept_bytes), (0, 0), "round {version}");
+        assert_eq!(reader.read_all(), 0);
+        cache.evict("");
+    }
+    drop(cache);
+    let cache = Cache::open(config(dir.path(), 64)).unwrap();
+    assert_eq!((cache.status().blocks, cache.status().objects), (0, 0));
+}
+
+#[test]
+fn objects_go_with_their_last_block() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let cache = Cache::open(config(dir.path(), 16)).unwrap();
+        for number in 0..100 {
+            Reader::new(&cache, number, 1, BLOCK).read_all();
+            settle(&cache);
+        }
+        let status = cache.status();
+        assert_eq!((status.objects, status.blocks, status.kept_bytes), (16, 16, 16 * BLOCK));
+    }
 }
 
 #[test]

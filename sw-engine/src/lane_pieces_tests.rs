@@ -44,6 +44,8 @@ impl Resolve for Odd {
         }
         Box::new(Held(self.holds.clone()))
     }
+
+    fn failed(&self, _extent: Extent) {}
 }
 
 fn bed(odd: Odd) -> (Lane, [Arc<Mutex<Memory>>; 2], Target) {

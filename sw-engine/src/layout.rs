@@ -47,6 +47,23 @@ pub type Hold = Box<dyn Any + Send + Sync>;
 pub trait Resolve: fmt::Debug + Send + Sync {
     /// For each of `ranges` (offset and length, in bytes; inside of the object) in their order: extents that are its bytes, in theirs.
     fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Hold;
+
+    /// A read of this range of a member other than the first one failed: what it has there is not to be given again. The operation begins
+    /// anew, with the first member alone.
+    fn failed(&self, extent: Extent);
+}
+
+/// Everything is on the first member.
+#[derive(Debug)]
+pub(crate) struct First;
+
+impl Resolve for First {
+    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Hold {
+        out.extend(ranges.filter(|(_, len)| *len > 0).map(|(at, len)| Extent { member: 0, at, len }));
+        Box::new(())
+    }
+
+    fn failed(&self, _extent: Extent) {}
 }
 
 /// An extent, with the memory that it is for.

@@ -8,7 +8,7 @@ use sw_mem::DmaSpan;
 use crate::{
     checksum::Algorithm,
     error::{Error, ErrorKind, Verb},
-    layout::{self, Layout, Placed, Resolved},
+    layout::{self, Layout, Placed, Resolve, Resolved},
     object::{Device, Object},
     path::{ByPath, DataPath, Landing, Reason, Route},
     plan::{Choice, Via},
@@ -139,9 +139,27 @@ impl Target {
 
     /// The target of one read: where its bytes are is found out now. `None` where that is the same for every operation.
     pub(crate) fn resolve(&self, op: &Op) -> Option<Result<Self, Error>> {
-        let (Layout::Pieces(resolver), members) = self.object.composed.as_ref()? else { return None };
+        self.resolve_by(op, self.resolver()?)
+    }
+
+    /// The same with the first member alone.
+    pub(crate) fn resolve_first(&self, op: &Op) -> Option<Result<Self, Error>> {
+        self.resolver()?;
+        self.resolve_by(op, &layout::First)
+    }
+
+    /// Who says where bytes are; `None` where that is the same for every operation.
+    pub(crate) fn resolver(&self) -> Option<&dyn Resolve> {
+        match self.object.composed.as_ref()? {
+            (Layout::Pieces(resolver), _) => Some(&**resolver),
+            (Layout::Stripe(_), _) => None,
+        }
+    }
+
+    fn resolve_by(&self, op: &Op, resolver: &dyn Resolve) -> Option<Result<Self, Error>> {
+        let (_, members) = self.object.composed.as_ref()?;
         let whole = self.unresolved();
-        let resolved = layout::resolve(&**resolver, members, op.offset, &op.spans)
+        let resolved = layout::resolve(resolver, members, op.offset, &op.spans)
             .map_err(|why| Error::new(ErrorKind::Protocol, op.verb).at(self.object.name.clone()).detail(why));
         let of = &whole.0;
         Some(resolved.map(|resolved| {

@@ -7,8 +7,10 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use sw_engine::seam::{Io, Landed, MAX_SEGMENTS, MemorySegment};
+use sw_engine::seam::{Io, MAX_SEGMENTS, MemorySegment};
 use sw_mem::Place;
+
+use crate::copies::Copies;
 
 /// The memory of one I/O, filled or emptied from its first byte on. It is that of a task that has not ended yet: the contract of
 /// [`Transport`](sw_engine::seam::Transport) gives the memory to the transport until the I/O's end is told.
@@ -20,6 +22,8 @@ pub(crate) struct Landing {
     at: (usize, u32),
     done: u32,
     len: u32,
+    /// Who gets copies of what comes, from [`Remote::read`](crate::remote::Remote::read)s that give them.
+    pub(crate) copies: Option<Copies>,
 }
 
 /// More bytes came than were asked for.
@@ -31,7 +35,7 @@ impl Landing {
     pub(crate) fn of(io: &Io) -> Option<Self> {
         let count = io.segments().len();
         let is_host = |segment: &MemorySegment| segment.place.host().is_some();
-        let whole = Self { segments: io.segments, count, at: (0, 0), done: 0, len: io.len };
+        let whole = Self { segments: io.segments, count, at: (0, 0), done: 0, len: io.len, copies: None };
         io.segments().iter().all(is_host).then_some(whole)
     }
 
@@ -112,24 +116,6 @@ impl Landing {
     }
 }
 
-/// From its first byte on, when its bytes have come.
-impl Landed for Landing {
-    fn skip(&mut self, bytes: u32) {
-        let mut left = bytes;
-        while left > 0 {
-            let before = self.done;
-            if self.next(sw_mem::index(u64::from(left))).is_none() {
-                return;
-            }
-            left -= self.done - before;
-        }
-    }
-
-    fn copy_to(&mut self, to: &mut [u8]) {
-        self.take(to);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use sw_engine::{ObjectId, Token, seam::IoKind};
@@ -195,9 +181,5 @@ mod tests {
         again.take(&mut first);
         again.take(&mut rest);
         assert_eq!((first, rest), ([1, 2, 3, 4], [5, 6, 7, 8, 9, 0, 0]), "what it has not is left as it was");
-        let (mut copy, mut rest) = (Landing::of(&io(&buffer)).unwrap(), [0; 2]);
-        copy.skip(6);
-        copy.copy_to(&mut rest);
-        assert_eq!(rest, [7, 8]);
     }
 }

@@ -15,6 +15,7 @@
 mod address;
 pub mod ceph;
 mod chain;
+mod copies;
 mod directory;
 pub mod hdfs;
 pub mod http;

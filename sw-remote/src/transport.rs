@@ -28,7 +28,7 @@ use sw_engine::{
 };
 use tokio::task::AbortHandle;
 
-use crate::{HTTP, directory::Directory, land::Landing, remote::Remote, runtime::Runtime};
+use crate::{HTTP, copies::Copies, directory::Directory, land::Landing, remote::Remote, runtime::Runtime};
 
 /// I/Os in flight in one transport, at most.
 pub const QUEUE_DEPTH_MAX: u32 = 1024;
@@ -172,12 +172,12 @@ async fn perform(remote: Option<Arc<dyn Remote>>, tee: Option<Arc<dyn Tee>>, io:
         landing.ok_or_else(|| Error::new(ErrorKind::NotRegistered, verb).at(HTTP).detail("memory of a device"))?;
     match io.kind {
         IoKind::Read => {
-            remote.read(io.offset, &mut landing).await?;
-            // Before the end is told: the memory is this task's until then.
-            if let (Some(tee), Some(mut landed)) = (tee, Landing::of(io)) {
-                tee.landed(io.offset, landing.done(), &mut landed);
-            }
-            Ok(landing.done())
+            let range = io.offset..io.offset.saturating_add(io.len.into());
+            landing.copies = tee.map(|tee| Copies::new(tee, range));
+            let read = remote.read(io.offset, &mut landing).await;
+            // Of one that ended early it is what came before.
+            landing.copies.iter_mut().for_each(Copies::give);
+            read.map(|()| landing.done())
         }
         IoKind::Write => remote.write(io.offset, &mut landing).await.map(|()| io.len),
         IoKind::FlushData | IoKind::FlushAll => remote.flush(io.kind).await.map(|()| 0),

@@ -326,6 +326,8 @@ impl Copy<'_> {
     fn compare_with_stored(&self, from: u64, sum: Sum) -> Result<(), Fail> {
         match self.source.stored_checksum() {
             Some((algorithm, stored)) if algorithm == CHECKSUM && from == 0 && stored != sum.value() => {
+                // Of what a cache has, any may be it.
+                self.source.forget_kept();
                 Err(Fail::verification(
                     format!(
                         "{} was read with crc64-nvme {:016x}, its store has {stored:016x} of it; nothing was put in place",

@@ -3,12 +3,13 @@
 use sw_mem::Place;
 
 use super::{
-    Answer, Chunk, Counters, Failure, Lane, NO_TRANSPORT, OpState, Others, Phase, Queue, RESUBMITS_MAX, ReadyList,
-    Stash, op_id,
+    Answer, Chunk, Counters, Failure, Lane, NO_TRANSPORT, OpState, Others, Phase, Pieces, Queue, RESUBMITS_MAX,
+    ReadyList, Stash, op_id,
 };
 use crate::{
     checksum::Running,
     error::{Error, ErrorKind, Fault, Retry, Verb, WriteOutcome},
+    layout::{Extent, Placed},
     op::{Completion, Op},
     path::{ByPath, DataPath, Landing, Reason, Route, TransportName},
     plan::{Leg, Via},
@@ -214,22 +215,62 @@ impl Lane {
         let (phase, face) = (chunk.phase, (chunk.leg.transport, chunk.leg.handle));
         // What was refused before the first byte left nothing behind, unless a try before it may have.
         let refused = fault.is_not_applied() && chunk.have == 0 && !chunk.in_doubt;
+        let is_of_copy = phase == Phase::Io && self.is_copy_told(token);
         self.counters.faults += 1;
         self.fail_op(op, fault, offset, phase);
         self.met_at(op, fault, face);
         if let Some(failure) = self.ops.get_mut(op).and_then(|state| state.fault.as_mut()) {
             failure.may_have_moved |= !refused;
+            failure.of_copies &= is_of_copy;
         }
         self.retire(token, Moved::No);
+    }
+
+    /// Whether a chunk that failed is of a copy of bytes that the first member has. Who gave it is told.
+    fn is_copy_told(&self, token: Token) -> bool {
+        let Some((chunk, _)) = self.slots.get(token) else { return false };
+        let Some(op) = self.ops.get(chunk.op).and_then(|(state, _)| state.op.as_ref()) else { return false };
+        let (Some(resolver), Some(placed)) = (op.target.resolver(), op.target.placed()) else { return false };
+        let holds = |placed: &&Placed| (placed.logical..placed.logical + placed.extent.len).contains(&chunk.logical);
+        let Some(Placed { extent, logical, .. }) = placed.iter().find(holds).filter(|found| found.extent.member > 0)
+        else {
+            return false;
+        };
+        let (at, want) = (extent.at + (chunk.logical - logical), u64::from(chunk.cut.want));
+        resolver.failed(Extent { member: extent.member, at, len: want });
+        true
+    }
+
+    /// Begins an operation anew of which nothing failed but reads of copies, without those. Whether it did.
+    #[cold]
+    fn begin_anew(&mut self, token: Token) -> bool {
+        let Some(state) = self.ops.get_mut(token) else { return false };
+        let Some(op) = state.op.as_ref().filter(|op| op.verb == Verb::Read) else { return false };
+        if !state.fault.as_ref().is_some_and(|failure| failure.of_copies) {
+            return false;
+        }
+        let members = op.target.member_choices().len();
+        let Some(Ok(target)) = op.target.resolve_first(op) else { return false };
+        if self.closed || self.flows.free_count() < members {
+            return false;
+        }
+        state.pieces = op.options.checksum.map(|algorithm| Box::new(Pieces::new(algorithm)));
+        (state.fault, state.planned, state.others) = (None, 0, Others::NONE);
+        if let Some(op) = &mut state.op {
+            op.target = target;
+        }
+        self.start(token, members);
+        true
     }
 
     /// Remembers the first fault of an operation, met in `phase`.
     pub(super) fn fail_op(&mut self, op: Token, fault: Fault, offset: u64, phase: Phase) {
         let copying = phase != Phase::Io;
         if let Some(state) = self.ops.get_mut(op) {
-            state
-                .fault
-                .get_or_insert_with(|| Box::new(Failure { fault, offset, may_have_moved: false, copying, face: None }));
+            state.fault.get_or_insert_with(|| {
+                let of_copies = true;
+                Box::new(Failure { fault, offset, may_have_moved: false, copying, face: None, of_copies })
+            });
         }
     }
 
@@ -275,7 +316,9 @@ impl Lane {
         state.count(chunk);
         match (state.lose_slot(), state.answer) {
             (false, _) => {}
-            (true, Answer::Owed) => state.make_ready(op, self.now, &mut self.counters, &mut self.ready),
+            (true, Answer::Owed) if state.fault.is_none() => {
+                state.make_ready(op, self.now, &mut self.counters, &mut self.ready);
+            }
             (true, _) => self.finish(op),
         }
     }
@@ -309,10 +352,12 @@ impl Lane {
     /// The caller is owed its answer: that is ready now. Nobody waits any more: the memory is freed.
     fn finish(&mut self, token: Token) {
         let Some(state) = self.ops.get_mut(token) else { return };
+        if state.answer == Answer::Owed && state.fault.is_some() && self.begin_anew(token) {
+            return;
+        }
+        let Some(state) = self.ops.get_mut(token) else { return };
         match state.answer {
-            Answer::Owed => {
-                state.make_ready(token, self.now, &mut self.counters, &mut self.ready);
-            }
+            Answer::Owed => state.make_ready(token, self.now, &mut self.counters, &mut self.ready),
             Answer::Ready => {}
             Answer::Given | Answer::Kept => {
                 if state.answer == Answer::Kept {
@@ -482,7 +527,7 @@ impl OpState {
     #[cold]
     pub(super) fn error(&self, queues: &[Queue]) -> Error {
         let fault = Fault::new(ErrorKind::Protocol, 0);
-        let unknown = Failure { fault, offset: 0, may_have_moved: true, copying: false, face: None };
+        let unknown = Failure { fault, offset: 0, may_have_moved: true, copying: false, face: None, of_copies: false };
         let failure = self.fault.as_deref().copied().unwrap_or(unknown);
         let Failure { fault, offset, copying, .. } = failure;
         let Some(op) = &self.op else { return Error::from_fault(fault, Verb::Read) };

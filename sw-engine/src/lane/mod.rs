@@ -294,6 +294,8 @@ struct Failure {
     copying: bool,
     /// The transport that reported it, and the handle of the I/O.
     face: Option<(u8, u64)>,
+    /// All that failed are reads of copies of bytes that another member has.
+    of_copies: bool,
 }
 
 /// One thread's engine. See the module documentation.

@@ -95,7 +95,7 @@ impl Lane {
 
     /// Starts the flows of an operation, one for each member of a stripe set.
     #[inline(never)]
-    fn start(&mut self, token: Token, members: usize) {
+    pub(super) fn start(&mut self, token: Token, members: usize) {
         // At most 64, checked when the stripe set was made.
         let members = (0..64).take(members).map(Some);
         let plain = members.len() == 0;

@@ -13,7 +13,7 @@ pub mod verbs;
 pub use blocking::{BlockingIo, CallFault};
 pub use copy::{CopyDirection, CopyDone, CopyEngine, CopyEngineCaps, CopyJob, SlabPin};
 pub use store::{Entry, EntryKind, Hidden, Names, OpenMode, Store, WALK_DEPTH_MAX, WriteIntent};
-pub use tee::{Landed, Tee};
+pub use tee::{Landed, Part, Tee};
 pub use transport::{
     Attach, Fence, Io, IoDone, IoKind, MAX_SEGMENTS, MemorySegment, Regions, Submit, Transport, TransportCaps, Wait,
     Wake,

@@ -11,7 +11,12 @@ use super::{
     fault,
     stored::{Running, Stored},
 };
-use crate::{address::Address, land::Landing, remote::Remote};
+use crate::{
+    address::{Address, Scheme},
+    copies::Copies,
+    land::Landing,
+    remote::Remote,
+};
 
 /// How often a range of an object without a strong ETag is asked for again where its connection is lost, and how much longer is waited
 /// each time. The library does not go on there: the answer to the rest may be of another object, which is looked at here.
@@ -97,6 +102,7 @@ impl ObjectRead {
         // One that came short is asked for further, in parts.
         let is_whole = u64::from(landing.done()) == self.meta.size;
         if sum.is_some_and(|sum| is_whole && !sum.agrees()) {
+            landing.copies.iter_mut().for_each(Copies::disown);
             return Err(self
                 .fail(ErrorKind::ChecksumMismatch, (offset, end - offset))
                 .detail("its bytes are not those of the checksum that the store has of it")
@@ -136,6 +142,11 @@ impl ObjectRead {
             let text = format!("the answer has bytes {} to {}", answer.range.start, answer.range.end);
             return Err(self.fail(ErrorKind::Protocol, named).detail(text).remedy("the store does not read ranges"));
         }
+        if answer.meta.e_tag.is_none() {
+            // It may be of another version with the same length and time.
+            landing.copies = None;
+        }
+        let mut at = range.start;
         let mut body = answer.into_stream();
         while let Some(piece) = body.next().await {
             let piece = match piece {
@@ -150,6 +161,9 @@ impl ObjectRead {
                     .detail("the answer has more bytes than it says")
                     .remedy("look at the server")
             })?;
+            let here = at;
+            at += piece.len() as u64;
+            landing.copies.iter_mut().for_each(|copies| copies.came(here, piece.clone()));
         }
         Ok(None)
     }
@@ -176,8 +190,10 @@ impl Remote for ObjectRead {
         .boxed()
     }
 
+    /// A web server makes its tags, strong ones too, of time and length: of a file that is replaced within a second, or with the time of the
+    /// one before, it has the same.
     fn is_versioned(&self) -> bool {
-        self.strong().is_some()
+        matches!(self.at.scheme, Scheme::S3 | Scheme::Gcs | Scheme::Azure) && self.strong().is_some()
     }
 
     fn flush(&self, _kind: IoKind) -> BoxFuture<'_, Result<(), Error>> {

@@ -1,13 +1,16 @@
 //! Servers that answer as they are told to, which no well-behaved one would.
 
 use std::{
-    sync::Mutex,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use sw_engine::{
     ErrorKind, Reason, WriteOutcome,
-    seam::{EntryKind, Names, OpenMode, Store},
+    seam::{EntryKind, Landed, Names, OpenMode, Part, Store, Tee},
 };
 use sw_remote::objects::{ObjectStores, ObjectsConfig, Settings};
 use sw_testkit::scripted::{Scripted, error, head_of, part_of, say};
@@ -46,6 +49,45 @@ fn a_version_is_asked_for_by_its_tag_and_not_by_its_name() {
         asked.iter().all(|request| !request.contains("versionid") && request.contains("if-match: \"1\"")),
         "{asked:?}"
     );
+}
+
+/// What a cache would keep: places and bytes.
+#[derive(Default)]
+struct Kept(Mutex<Vec<(u64, Vec<u8>)>>, AtomicU32);
+
+impl Tee for Kept {
+    fn landed(&self, part: Part, bytes: &mut dyn Landed) {
+        let mut copy = vec![0; usize::try_from(part.len).unwrap()];
+        bytes.copy_to(&mut copy);
+        self.0.lock().unwrap().push((part.offset, copy));
+    }
+
+    fn disown(&self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn copies_are_given_of_answers_that_say_their_version_and_taken_back_if_the_whole_is_wrong() {
+    let time = "Last-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n";
+    let wrong = format!("{TAG}x-amz-checksum-crc64nvme: AAAAAAAAAAA=\r\nx-amz-checksum-type: FULL_OBJECT\r\n");
+    for (head, answer, kept, disowned) in [(TAG, TAG, 1, 0), (TAG, time, 0, 0), (&wrong, TAG, 0, 1)] {
+        let (head, answer) = (head.to_owned(), answer.to_owned());
+        let server = Scripted::start(move |request| match request {
+            _ if request.starts_with("head") => head_of(9, &head),
+            _ => part_of(request, &answer, b"123456789"),
+        });
+        let stores = stores_of(&server);
+        let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
+        assert!(sw_remote::is_versioned(&object));
+        let tee = Arc::new(Kept::default());
+        let weak: Arc<dyn Tee> = tee.clone();
+        sw_remote::set_tee(&object, Arc::downgrade(&weak));
+        assert_eq!(read(&stores, &object).is_ok(), disowned == 0);
+        let copies = tee.0.lock().unwrap().clone();
+        assert!(copies.iter().all(|copy| *copy == (0, b"123456789".to_vec())));
+        assert_eq!((copies.len(), tee.1.load(Ordering::Relaxed)), (kept, disowned));
+    }
 }
 
 #[test]
