@@ -9,8 +9,8 @@ use std::{
 };
 
 use sw_engine::{
-    Completion, DataPath, Error, ErrorKind, Op, OpOptions, Policy, Rejected, Segment, Spans, Target, Time, Times, Verb,
-    WriteOutcome, checksum::Algorithm,
+    Completion, DataPath, Error, ErrorKind, Layout, Op, OpOptions, Policy, Rejected, Segment, Spans, Target, Time,
+    Times, Verb, WriteOutcome, checksum::Algorithm,
 };
 
 use crate::{
@@ -224,15 +224,28 @@ pub(crate) fn target(
     if let Some(target) = cached.get(usable) {
         return Ok(target.clone());
     }
-    let plan = |inner: &Arc<sw_engine::Object>| core.plan(object, inner, (destination, Ask::Proof), policy, verb);
+    let by = |inner: &Arc<sw_engine::Object>, policy: &Policy| {
+        core.plan(object, inner, (destination, Ask::Proof), policy, verb)
+    };
+    let plan = |inner: &Arc<sw_engine::Object>| by(inner, policy);
     let target = match &object.inner().composed {
         None => {
             let (planned, plan) = plan(object.inner());
             Target::new(planned, plan.choice?)?
         }
-        Some((_, members)) => {
+        Some((Layout::Stripe(_), members)) => {
             let choices = members.iter().map(|member| plan(member).1.choice).collect::<Result<_, _>>()?;
             Target::composed(object.inner().clone(), choices)?
+        }
+        Some((Layout::Pieces(_), members)) => {
+            let (origin, copies) = members.split_first().ok_or_else(|| Error::new(ErrorKind::ApiMisuse, verb))?;
+            let choice = plan(origin).1.choice?;
+            // The policy is of the object's own way; copies go the best that there is, or are not used.
+            let copies = copies.iter().map(|copy| by(copy, &Policy::Any).1.choice);
+            match std::iter::once(Ok(choice)).chain(copies).collect() {
+                Ok(choices) => Target::composed(object.inner().clone(), choices)?,
+                Err(_not_planned) => return Target::new(origin.clone(), choice),
+            }
         }
     };
     // What was planned for now only is planned again.

@@ -6,7 +6,7 @@
 use std::{fs, os::unix::fs::FileExt, sync::Once, time::Duration};
 
 use straightway::{
-    CacheConfig, Completed, DataPath, Destination, Engine, ErrorKind, GpuUse, Object, Remote, Uri, Warmed,
+    CacheConfig, Completed, DataPath, Destination, Engine, ErrorKind, GpuUse, Object, Remote, Uri, Warmed, parse_policy,
 };
 use sw_testkit::{
     s3::{KEY, Request, Server, Wire},
@@ -270,6 +270,25 @@ fn a_data_file_that_cannot_be_read_costs_a_reader_the_cache_and_nothing_else() {
         assert!(engine.copy_to_host(&done.into_memory().unwrap()).unwrap() == bytes);
     }
     assert!(status(&engine).damaged_blocks >= 1, "{:?}", status(&engine));
+}
+
+#[test]
+fn a_policy_is_of_the_objects_own_way() {
+    let (scratch, server) = (scratch("policy"), Server::start());
+    let bytes = content(2 * BLOCK, 1);
+    let uri = put(&server, "one", &bytes);
+    let engine = engine(&server, config(&scratch, 100));
+    let object = engine.open(&uri).unwrap();
+    let by = |policy: &str| {
+        let memory = engine.allocate(Destination::Host, 2 * BLOCK, 0).unwrap();
+        engine.read(&object, 0, memory).policy(parse_policy(policy).unwrap()).wait().ok()
+    };
+    let first = by("require=http").unwrap();
+    assert_eq!(first.path.route.transport, "http");
+    settle(&engine);
+    let second = by("require=http").unwrap();
+    assert!(is_of_a_file(&second.path) && engine.copy_to_host(&second.into_memory().unwrap()).unwrap() == bytes);
+    assert_eq!(by("require=dma").unwrap_err().kind(), ErrorKind::PolicyUnmet);
 }
 
 #[test]
