@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use sw_cache::{Cache, CacheConfig, Cached, Named, Source, Verify};
+use sw_cache::{Cache, CacheConfig, Cached, Named, Pinning, Source, Verify, Warming};
 use sw_engine::{
     Error, ErrorKind, Layout, Residency, Spans, Verb,
     seam::{OpenMode, Store as _, Tee},
@@ -34,7 +34,7 @@ const READ_WAIT: Duration = Duration::from_secs(300);
 /// Bytes of a piece that is warmed: one request of an object store's.
 const WARM_BYTES: u64 = 8 << 20;
 /// Pieces that are under way at a time.
-const WARM_PIECES: usize = 4;
+const WARM_PIECES: u64 = 4;
 
 /// The cache, opened with the first remote object.
 pub(crate) struct Caches {
@@ -143,37 +143,39 @@ impl Caches {
                 .detail("the engine has no cache")
                 .remedy("name a directory by cache_dir=PATH")
         })??;
-        let most = cache.status().capacity_bytes;
+        let (most, block) = (cache.status().capacity_bytes, u64::from(cache.status().block_bytes));
+        let sizes = PieceSizes::of(block, cache.fill_blocks());
         let mut pieces = Pieces { under_way: VecDeque::new(), read: 0 };
-        for range in ranges {
+        let (mut asked, mut has_place): (Vec<Asked>, _) = (Vec::new(), true);
+        'ranges: for range in ranges {
             let (object, offset, len) = range?;
-            let through = object.inner().keep.downcast_ref::<Through>().ok_or_else(|| {
-                Error::new(ErrorKind::Unsupported, Verb::Read)
-                    .at(object.name())
-                    .detail("the object is not read through the cache")
-                    .remedy("objects of s3://, gs:// and az:// with a strong ETag are; local ones need none")
-            })?;
+            let through = through_of(&object)?;
             let (mut at, end) = (offset, offset.saturating_add(len));
-            while let Some((start, len)) = through.cached.next_missing(at, WARM_BYTES).filter(|(start, _)| *start < end)
+            Asked::add(&mut asked, &object, through, (offset, end));
+            while let Some((start, len)) =
+                through.cached.next_missing(at, sizes.bytes).filter(|(start, _)| *start < end)
             {
                 if pieces.has(&through.origin, start) {
                     // What it is of comes first.
                     pieces.finish(0)?;
                     cache.wait_for_room(u64::MAX, READ_WAIT);
+                    if through.cached.next_missing(start, block).is_some_and(|(missing, _)| missing == start) {
+                        // It was not kept. That is told at the end.
+                        at = (start / block + 1) * block;
+                    }
                     continue;
                 }
                 if pieces.read.saturating_add(len) > most {
                     // More would only take the place of what came before.
-                    pieces.finish(0)?;
-                    return Ok(Warmed { bytes: pieces.read, is_all: false });
+                    has_place = false;
+                    break 'ranges;
                 }
                 // No further than asked for, but whole blocks.
-                let block = u64::from(cache.status().block_bytes);
                 let len = len.min(end.next_multiple_of(block) - start);
                 at = start + len;
-                pieces.finish(WARM_PIECES - 1)?;
+                pieces.finish(sizes.count - 1)?;
                 self.check_keeps(cache)?;
-                if !cache.wait_for_room(WARM_BYTES * (pieces.under_way.len() as u64 + 1), READ_WAIT) {
+                if !cache.wait_for_room(sizes.bytes * (pieces.under_way.len() as u64 + 1), READ_WAIT) {
                     return Err(Error::new(ErrorKind::DeadlineExceeded, Verb::Write)
                         .at(cache.data_path().display().to_string())
                         .detail("the disk of the cache takes nothing")
@@ -186,7 +188,9 @@ impl Caches {
         pieces.finish(0)?;
         cache.wait_for_room(u64::MAX, READ_WAIT);
         self.check_keeps(cache)?;
-        Ok(Warmed { bytes: pieces.read, is_all: true })
+        // By what is there: blocks may have found no place, or gone again.
+        let is_all = has_place && asked.iter().all(Asked::is_kept);
+        Ok(Warmed { bytes: pieces.read, is_all })
     }
 
     fn check_keeps(&self, cache: &Cache) -> Result<(), Error> {
@@ -207,12 +211,69 @@ pub(crate) fn forget(object: &sw_engine::Object) {
     }
 }
 
+/// Says whether blocks of an object go for others. Whether it is read through a cache.
+pub(crate) fn set_pinning(object: &sw_engine::Object, pinning: Pinning) -> bool {
+    let through = object.keep.downcast_ref::<Through>();
+    through.inspect(|through| through.cached.set_pinning(pinning)).is_some()
+}
+
+/// Whether an object is read through a cache.
+pub(crate) fn is_through(object: &sw_engine::Object) -> bool {
+    object.keep.is::<Through>()
+}
+
+fn through_of(object: &Object) -> Result<&Through, Error> {
+    object.inner().keep.downcast_ref::<Through>().ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, Verb::Read)
+            .at(object.name())
+            .detail("the object is not read through the cache")
+            .remedy("objects of s3://, gs:// and az:// with a strong ETag are; local ones need none")
+    })
+}
+
+/// How much is warmed at a time: no more than the cache has memory for on the way to its disk.
+struct PieceSizes {
+    bytes: u64,
+    count: usize,
+}
+
+impl PieceSizes {
+    fn of(block: u64, fill_blocks: u64) -> Self {
+        let blocks = (WARM_BYTES / block).min(fill_blocks / 2).max(1);
+        let count = (fill_blocks / 2 / blocks).clamp(1, WARM_PIECES);
+        Self { bytes: blocks * block, count: usize::try_from(count).unwrap_or(1) }
+    }
+}
+
+/// A range that was to be there.
+struct Asked {
+    object: Object,
+    range: (u64, u64),
+    _warming: Warming,
+}
+
+impl Asked {
+    fn add(all: &mut Vec<Self>, object: &Object, through: &Through, range: (u64, u64)) {
+        match all.last_mut() {
+            Some(last) if Arc::ptr_eq(last.object.inner(), object.inner()) && last.range.1 == range.0 => {
+                last.range.1 = range.1;
+            }
+            _ => all.push(Self { object: object.clone(), range, _warming: through.cached.warming() }),
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        let missing = through_of(&self.object).ok().and_then(|through| through.cached.next_missing(self.range.0, 1));
+        missing.is_none_or(|(start, _)| start >= self.range.1)
+    }
+}
+
 /// What came of warming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Warmed {
     /// Bytes that were read, in whole blocks; the rest was kept already.
     pub bytes: u64,
-    /// Whether all of it was. If not, the cache has no place for more than was read.
+    /// Whether all that was asked for is there. If not, the cache has no place for it, or no memory on the way to its disk.
     pub is_all: bool,
 }
 

@@ -141,6 +141,19 @@ impl Object {
         crate::caches::forget(self.inner());
     }
 
+    /// Whether it is read through a cache.
+    pub fn is_cached(&self) -> bool {
+        crate::caches::is_through(self.inner())
+    }
+
+    /// Says whether what a cache keeps of it, later too, gives way to other objects; pinned ones do not, and free other versions of their
+    /// name. Whether it is read through a cache.
+    ///
+    /// *Blocking*: waits for the disk of the cache.
+    pub fn set_pinning(&self, pinning: sw_cache::Pinning) -> bool {
+        crate::caches::set_pinning(self.inner(), pinning)
+    }
+
     /// The engine's own view: faces, granularity, identity.
     pub fn as_engine_object(&self) -> &Arc<sw_engine::Object> {
         self.inner()

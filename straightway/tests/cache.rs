@@ -6,7 +6,8 @@
 use std::{fs, os::unix::fs::FileExt, sync::Once, time::Duration};
 
 use straightway::{
-    CacheConfig, Completed, DataPath, Destination, Engine, ErrorKind, GpuUse, Object, Remote, Uri, Warmed, parse_policy,
+    CacheConfig, Completed, DataPath, Destination, Engine, ErrorKind, GpuUse, Object, Pinning, Remote, Uri, Warmed,
+    parse_policy,
 };
 use sw_testkit::{
     s3::{KEY, Request, Server, Wire},
@@ -289,6 +290,36 @@ fn a_policy_is_of_the_objects_own_way() {
     let second = by("require=http").unwrap();
     assert!(is_of_a_file(&second.path) && engine.copy_to_host(&second.into_memory().unwrap()).unwrap() == bytes);
     assert_eq!(by("require=dma").unwrap_err().kind(), ErrorKind::PolicyUnmet);
+}
+
+#[test]
+fn what_is_warmed_into_a_full_cache_is_there_or_it_is_told() {
+    let (scratch, server) = (scratch("full"), Server::start());
+    let (other, one) = (content(40 * BLOCK, 1), content(30 * BLOCK, 2));
+    let (other_uri, uri) = (put(&server, "other", &other), put(&server, "one", &one));
+    // Memory for two blocks on their way to the disk.
+    let engine = engine(&server, CacheConfig { fill_bytes: 2 * BLOCK, ..config(&scratch, 40) });
+    let filling = engine.open(&other_uri).unwrap();
+    let whole = |object: &Object| engine.warm([Ok((object.clone(), 0, object.len()))]).unwrap();
+    assert_eq!(whole(&filling), Warmed { bytes: 40 * BLOCK, is_all: true });
+    read(&engine, &filling, 0, 40 * BLOCK);
+    let object = engine.open(&uri).unwrap();
+    assert_eq!(whole(&object), Warmed { bytes: 30 * BLOCK, is_all: true });
+    let (got, path) = read(&engine, &object, 0, 30 * BLOCK);
+    assert!(got == one && is_of_a_file(&path), "{path:?}");
+    // Nothing of it goes, and there is no place for all of the other one: that is told.
+    assert!(object.set_pinning(Pinning::Pinned));
+    assert!(!whole(&filling).is_all);
+    let (_, path) = read(&engine, &object, 0, 30 * BLOCK);
+    assert!(is_of_a_file(&path), "{path:?}");
+    // Another version of it takes its place, and the pin.
+    put(&server, "one", &content(30 * BLOCK, 3));
+    let object = engine.open(&uri).unwrap();
+    assert!(object.set_pinning(Pinning::Pinned));
+    assert!(whole(&object).is_all);
+    let kept = engine.cache().unwrap().unwrap().objects();
+    let pinned: Vec<_> = kept.iter().filter(|kept| kept.pinned).collect();
+    assert!(pinned.len() == 1 && pinned[0].kept_bytes == 30 * BLOCK, "{kept:?}");
 }
 
 #[test]

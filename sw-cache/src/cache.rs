@@ -22,7 +22,7 @@ use crate::{
     object::Cached,
     policy::{Queues, Standing, Usage, Victim},
     slots::Slots,
-    status::{Evicted, Sums},
+    status::{Evicted, Pinning, Sums},
 };
 
 /// When bytes of a block are compared with its checksum.
@@ -110,6 +110,12 @@ pub(crate) struct State {
     pub(crate) sums: Sums,
     /// Bytes of objects in the blocks.
     pub(crate) kept_bytes: u64,
+    /// Blocks of pinned objects.
+    pinned_blocks: u64,
+    /// Slots that cannot be read.
+    retired: u64,
+    /// Objects that somebody warms: their blocks are no pass over everything.
+    pub(crate) warmed: HashSet<ObjectKey>,
     /// Blocks that the index has still to forget.
     gone: Vec<BlockKey>,
     /// The same of objects.
@@ -135,6 +141,9 @@ impl State {
             queues: Queues::new(slots as usize),
             sums: Sums::of(loaded.tally),
             kept_bytes: 0,
+            pinned_blocks: 0,
+            retired: 0,
+            warmed: HashSet::new(),
             gone: Vec::new(),
             objects_gone: Vec::new(),
             fault: None,
@@ -167,8 +176,40 @@ impl State {
         self.kept_bytes += u64::from(block.word.len);
         if let Some(known) = self.objects.get_mut(&key.object) {
             known.blocks += 1;
+            self.pinned_blocks += u64::from(known.pinned);
         }
         self.blocks.insert(key, block);
+    }
+
+    /// Says whether blocks of an object go for others. Whether that is new; one of which there is nothing goes when it is free.
+    fn pin(&mut self, key: &ObjectKey, pinning: Pinning) -> bool {
+        let pinned = pinning == Pinning::Pinned;
+        let Some(known) = self.objects.get_mut(key).filter(|known| known.pinned != pinned) else { return false };
+        known.pinned = pinned;
+        if pinned {
+            self.pinned_blocks += known.blocks;
+            return true;
+        }
+        self.pinned_blocks -= known.blocks;
+        if known.blocks == 0 {
+            self.objects.remove(key);
+            self.objects_gone.push(*key);
+        }
+        true
+    }
+
+    /// The same of several, and what the index hears of it.
+    pub(crate) fn change_pins(&mut self, keys: &[ObjectKey], pinning: Pinning) -> Change {
+        let changed: Vec<_> = keys.iter().filter(|key| self.pin(key, pinning)).collect();
+        let left = changed.into_iter().filter_map(|key| Some((*key, self.objects.get(key)?.clone())));
+        let objects = left.collect();
+        Change { objects, ..self.take_gone() }
+    }
+
+    /// Enters an object of which there may be nothing yet.
+    pub(crate) fn enter(&mut self, key: ObjectKey, named: &Named) {
+        self.objects.entry(key).or_insert_with(|| Known::new(named));
+        self.objects_gone.retain(|gone| *gone != key);
     }
 
     /// What the index has still to hear.
@@ -204,6 +245,7 @@ impl State {
         self.kept_bytes -= u64::from(block.word.len);
         if let Some(known) = self.objects.get_mut(&key.object) {
             known.blocks -= 1;
+            self.pinned_blocks -= u64::from(known.pinned);
             if known.blocks == 0 && !known.pinned {
                 self.objects.remove(&key.object);
                 self.objects_gone.push(key.object);
@@ -217,6 +259,10 @@ impl State {
     fn take_slot(&mut self) -> Option<u32> {
         if let Some(slot) = self.slots.take() {
             return Some(slot);
+        }
+        // Some may be counted twice: then one that could go is looked for in vain, a bounded time.
+        if self.pinned_blocks + self.retired >= u64::from(self.slots.count()) {
+            return None;
         }
         let Self { blocks, objects, slots, queues, .. } = self;
         let victim = queues.victim(|key| {
@@ -412,7 +458,9 @@ impl Inner {
             let objects = state.objects.iter().filter(|(key, known)| which(key, &known.named));
             let objects: HashSet<ObjectKey> = objects.map(|(key, _)| *key).collect();
             for key in &objects {
-                state.objects.remove(key);
+                if let Some(known) = state.objects.remove(key).filter(|known| known.pinned) {
+                    state.pinned_blocks -= known.blocks;
+                }
             }
             state.objects_gone.extend(&objects);
             let gone: Vec<_> = state.blocks.keys().filter(|key| objects.contains(&key.object)).copied().collect();
@@ -459,6 +507,7 @@ impl Inner {
         for key in blocks.collect::<Vec<_>>() {
             tracing::warn!(dir = %self.config.dir.display(), "a block of the cache cannot be read; it is read from where its object is");
             state.take_out(&key);
+            state.retired += 1;
             state.sums.damaged += 1;
         }
     }
@@ -530,7 +579,8 @@ impl Inner {
                 state.objects.insert(key.object, Known::new(named));
                 state.objects_gone.retain(|gone| *gone != key.object);
             }
-            let usage = state.queues.admit(*key);
+            let is_warmed = state.warmed.contains(&key.object);
+            let usage = if is_warmed { state.queues.restore(*key) } else { state.queues.admit(*key) };
             state.insert(*key, Block { word: *word, usage, is_verified: true });
             state.sums.filled += 1;
         }

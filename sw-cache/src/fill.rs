@@ -335,6 +335,11 @@ impl Inner {
 }
 
 impl Cache {
+    /// Blocks that may be on their way to the disk.
+    pub fn fill_blocks(&self) -> u64 {
+        self.inner().fills.blocks_max as u64
+    }
+
     /// Waits until there is memory for `bytes` more, or all that is on its way is kept if they are more than there is; at most `limit`.
     /// Whether it came to that.
     pub fn wait_for_room(&self, bytes: u64, limit: Duration) -> bool {

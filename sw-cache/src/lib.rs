@@ -28,5 +28,5 @@ mod status;
 
 pub use cache::{Cache, CacheConfig, Verify};
 pub use key::Named;
-pub use object::{Cached, Source};
+pub use object::{Cached, Source, Warming};
 pub use status::{Evicted, KeptObject, Pinning, Status};

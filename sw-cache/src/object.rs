@@ -15,7 +15,7 @@ use crate::{
     fill::Asked,
     index::Word,
     key::{BlockKey, Named, ObjectKey},
-    status::Evicted,
+    status::{Evicted, Pinning},
 };
 
 /// Which member of the object is itself, and which the data file.
@@ -48,6 +48,21 @@ pub struct Cached {
 impl fmt::Debug for Cached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cached").field("named", &self.named).finish_non_exhaustive()
+    }
+}
+
+/// See [`Cached::warming`].
+#[derive(Debug)]
+pub struct Warming {
+    inner: Arc<Inner>,
+    key: ObjectKey,
+}
+
+impl Drop for Warming {
+    fn drop(&mut self) {
+        if !self.inner.fork.is_child() {
+            self.inner.state().warmed.remove(&self.key);
+        }
     }
 }
 
@@ -85,6 +100,41 @@ impl Cached {
             return Evicted::default();
         }
         self.inner.forget(|key, _| *key == self.key)
+    }
+
+    /// Says whether its blocks, those that come later too, go for others. With it pinned, other versions of the name are free.
+    ///
+    /// *Blocking*: waits for the disk.
+    pub fn set_pinning(&self, pinning: Pinning) {
+        if self.inner.fork.is_child() {
+            return;
+        }
+        let changing = self.inner.changing();
+        let change = {
+            let mut state = self.inner.state();
+            let pinned = pinning == Pinning::Pinned;
+            if pinned {
+                state.enter(self.key, &self.named);
+            }
+            let others = state.objects.iter().filter(|(key, known)| {
+                let is_name = (&known.named.realm, &known.named.name) == (&self.named.realm, &self.named.name);
+                pinned && is_name && **key != self.key
+            });
+            let others: Vec<ObjectKey> = others.map(|(key, _)| *key).collect();
+            let mut freed = state.change_pins(&others, Pinning::Free);
+            let own = state.change_pins(&[self.key], pinning);
+            freed.gone.extend(own.gone);
+            freed.objects_gone.extend(own.objects_gone);
+            freed.objects.extend(own.objects);
+            freed
+        };
+        self.inner.commit(&changing, change);
+    }
+
+    /// Its blocks that come are to stay, until that is dropped: they do not come in one pass over everything.
+    pub fn warming(&self) -> Warming {
+        self.inner.state().warmed.insert(self.key);
+        Warming { inner: self.inner.clone(), key: self.key }
     }
 
     /// What it is.

@@ -19,6 +19,8 @@ use std::{
 
 /// Uses that are counted at most.
 const USES_MAX: u8 = 3;
+/// Blocks that are looked at for one that goes, at most: a lane may wait for it.
+const TURNS_MAX: usize = 4096;
 
 /// Which queue a block is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +109,8 @@ impl<K: Copy + Eq + Hash> Queues<K> {
     /// Takes out the block that goes next. `look` tells what is known of one, `None` if it is not there any more.
     pub(crate) fn victim(&mut self, mut look: impl FnMut(&K) -> Option<(Standing, Usage)>) -> Victim<K> {
         let mut moved: HashMap<K, Usage> = HashMap::new();
-        // Each block has at most all its uses to lose, once in each queue.
-        let turns = (self.small.len() + self.main.len()) * (usize::from(USES_MAX) + 2) + 1;
+        // Each block has at most all its uses to lose, once in each queue. Those that stay are at the end then: the next one goes on there.
+        let turns = ((self.small.len() + self.main.len()) * (usize::from(USES_MAX) + 2) + 1).min(TURNS_MAX);
         let mut found = None;
         for _ in 0..turns {
             let from_small = self.small.len() > self.small_max() || self.main.is_empty();

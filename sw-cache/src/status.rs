@@ -4,10 +4,7 @@ use std::path::PathBuf;
 
 use sw_engine::Version;
 
-use crate::{
-    cache::Cache,
-    index::{Change, Tally},
-};
+use crate::{cache::Cache, index::Tally};
 
 /// Sums over the life of a directory; blocks and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,18 +156,15 @@ impl Cache {
 
     /// Says whether blocks of objects go for others. Objects that the cache has nothing of are left out; says how many it marked.
     pub fn set_pinning(&self, what: &str, pinning: Pinning) -> u64 {
-        let pinned = pinning == Pinning::Pinned;
         let changing = self.inner().changing();
+        let marked;
         let change = {
             let mut state = self.inner().state();
-            let named = state.objects.iter_mut().filter(|(_, known)| is_named(&known.named.name, what));
-            let objects = named.map(|(key, known)| {
-                known.pinned = pinned;
-                (*key, known.clone())
-            });
-            Change { objects: objects.collect(), tally: state.sums.tally(), ..Change::default() }
+            let named = state.objects.iter().filter(|(_, known)| is_named(&known.named.name, what));
+            let keys: Vec<_> = named.map(|(key, _)| *key).collect();
+            marked = keys.len() as u64;
+            state.change_pins(&keys, pinning)
         };
-        let marked = change.objects.len() as u64;
         self.inner().commit(&changing, change);
         marked
     }

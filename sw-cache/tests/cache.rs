@@ -221,7 +221,8 @@ fn what_is_pinned_stays_and_what_is_evicted_by_name_goes() {
     assert_eq!(kept.read_all(), 4 * BLOCK);
     assert_eq!((cache.evict("s3://b/nobody").blocks, cache.evict("s3://b/1").blocks), (0, 4));
     assert_eq!(kept.read_all(), 0);
-    assert_eq!(cache.evict("s3://b/").bytes, 4 * BLOCK);
+    settle(&cache);
+    assert_eq!(cache.evict("s3://b/").bytes, 8 * BLOCK);
 }
 
 #[test]
@@ -248,6 +249,36 @@ fn what_is_evicted_on_its_way_does_not_come() {
     drop(cache);
     let cache = Cache::open(config(dir.path(), 64)).unwrap();
     assert_eq!((cache.status().blocks, cache.status().objects), (0, 0));
+}
+
+#[test]
+fn where_all_is_pinned_nothing_comes_and_what_is_freed_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(config(dir.path(), 4)).unwrap();
+    let kept = Reader::new(&cache, 1, 1, 4 * BLOCK);
+    kept.cached.set_pinning(Pinning::Pinned);
+    kept.read_all();
+    settle(&cache);
+    Reader::new(&cache, 2, 1, 4 * BLOCK).read_all();
+    settle(&cache);
+    assert_eq!((cache.status().blocks, cache.status().left_blocks, kept.read_all()), (4, 4, 4 * BLOCK));
+    kept.cached.set_pinning(Pinning::Free);
+    let other = Reader::new(&cache, 2, 1, 4 * BLOCK);
+    for _ in 0..4 {
+        other.read_all();
+        settle(&cache);
+    }
+    assert!(other.read_all() > 0);
+    // One of which there is nothing is known for as long as it is pinned.
+    let none = Reader::new(&cache, 3, 1, BLOCK);
+    none.cached.set_pinning(Pinning::Pinned);
+    let is_known = |cache: &Cache| cache.objects().iter().any(|object| object.name == "s3://b/3" && object.pinned);
+    assert!(is_known(&cache));
+    drop((kept, other, none, cache));
+    let cache = Cache::open(config(dir.path(), 4)).unwrap();
+    assert!(is_known(&cache));
+    assert_eq!(cache.set_pinning("s3://b/3", Pinning::Free), 1);
+    assert!(cache.objects().iter().all(|object| object.name != "s3://b/3"));
 }
 
 #[test]

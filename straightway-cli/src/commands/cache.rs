@@ -118,17 +118,21 @@ struct WarmReport {
     read_bytes: u64,
     all: bool,
     pinned: u64,
+    left: u64,
     seconds: f64,
 }
 
 impl fmt::Display for WarmReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { objects, read_bytes, all, pinned, seconds, .. } = self;
+        let Self { objects, read_bytes, all, pinned, left, seconds, .. } = self;
         write!(f, "read {} of {objects} objects in {seconds:.3} s", Bytes(*read_bytes))?;
         if *pinned > 0 {
             write!(f, ", {pinned} pinned")?;
         }
-        if *all { Ok(()) } else { write!(f, "; there is no place for more") }
+        if *left > 0 {
+            write!(f, ", {left} left out (no strong ETag of an object store)")?;
+        }
+        if *all { Ok(()) } else { write!(f, "; not all of it is there: the cache has no place or no memory for more") }
     }
 }
 
@@ -202,33 +206,32 @@ fn warm(args: &Warm, out: &mut Out) -> Result<(), Fail> {
     engine.engine.extend(args.bytes.map(|bytes| format!("cache_bytes={bytes}")));
     session::with_engine(&engine, |engine| {
         let clock = Stopwatch::start();
-        let mut opened = Objects { engine, known: HashMap::new() };
+        let mut opened = Objects { engine, known: HashMap::new(), pin: args.pin, pinned: 0, left: 0 };
         let warmed = match &args.index {
             None => warm_objects(args, &mut opened)?,
             Some(index) => warm_samples(args, index, &mut opened, out)?,
         };
-        let pinned = if args.pin { pin(engine, &opened)? } else { 0 };
         out.report(&WarmReport {
             schema: "straightway.cache.warm/1",
             objects: opened.known.len() as u64,
             read_bytes: warmed.bytes,
             all: warmed.is_all,
-            pinned,
+            pinned: opened.pinned,
+            left: opened.left,
             seconds: clock.seconds(),
         })
     })
-}
-
-fn pin(engine: &Engine, opened: &Objects<'_>) -> Result<u64, Fail> {
-    let Some(cache) = engine.cache() else { return Ok(0) };
-    let cache = cache?;
-    Ok(opened.known.values().map(|object| cache.set_pinning(object.name(), Pinning::Pinned)).sum())
 }
 
 /// Objects by their addresses, each opened once.
 struct Objects<'a> {
     engine: &'a Engine,
     known: HashMap<String, Object>,
+    /// Whether they are pinned: before anything of them comes.
+    pin: bool,
+    pinned: u64,
+    /// Those that are not read through the cache.
+    left: u64,
 }
 
 impl Objects<'_> {
@@ -237,6 +240,9 @@ impl Objects<'_> {
             return Ok(known.clone());
         }
         let object = self.engine.open(&address.parse()?)?;
+        if self.pin && object.set_pinning(Pinning::Pinned) {
+            self.pinned += 1;
+        }
         self.known.insert(address.to_owned(), object.clone());
         Ok(object)
     }
@@ -245,9 +251,17 @@ impl Objects<'_> {
 /// Whatever comes first that ends the work.
 type Stopped = Option<Fail>;
 
+/// How an address came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Named,
+    Listed,
+}
+
 fn warm_objects(args: &Warm, opened: &mut Objects<'_>) -> Result<straightway::Warmed, Fail> {
     let engine = opened.engine;
-    let mut left: Vec<String> = args.uris.iter().rev().cloned().collect();
+    // What somebody named must be; below a prefix there are others too.
+    let mut left: Vec<(String, Origin)> = args.uris.iter().rev().map(|uri| (uri.clone(), Origin::Named)).collect();
     let mut stopped: Stopped = None;
     let next = || -> Option<Result<(Object, u64, u64), Error>> {
         loop {
@@ -255,19 +269,34 @@ fn warm_objects(args: &Warm, opened: &mut Objects<'_>) -> Result<straightway::Wa
                 stopped = Some(fail);
                 return None;
             }
-            let address = left.pop()?;
+            let (address, origin) = left.pop()?;
             let uri: Uri = match address.parse() {
                 Ok(uri) => uri,
                 Err(error) => return Some(Err(error)),
             };
             if !address.ends_with('/') {
-                let object = opened.get(&address);
-                return Some(object.map(|object| (object.clone(), 0, object.len())));
+                let object = match opened.get(&address) {
+                    Ok(object) => object,
+                    Err(error) if origin == Origin::Listed && error.kind() == ErrorKind::Unsupported => {
+                        opened.left += 1;
+                        continue;
+                    }
+                    Err(error) => return Some(Err(error)),
+                };
+                if object.is_empty() {
+                    continue;
+                }
+                if origin == Origin::Listed && !object.is_cached() {
+                    opened.left += 1;
+                    continue;
+                }
+                let len = object.len();
+                return Some(Ok((object, 0, len)));
             }
             match engine.list(&uri) {
                 Ok(entries) => left.extend(entries.into_iter().rev().map(|entry| match entry.kind {
-                    EntryKind::Directory => format!("{}/", entry.name.trim_end_matches('/')),
-                    _ => entry.name,
+                    EntryKind::Directory => (format!("{}/", entry.name.trim_end_matches('/')), Origin::Listed),
+                    _ => (entry.name, Origin::Listed),
                 })),
                 Err(error) => return Some(Err(error)),
             }

@@ -189,6 +189,7 @@ fn a_cache_is_warmed_told_and_emptied() {
     for name in ["data/one", "data/below/two"] {
         fs::write(server.path(name), &bytes).unwrap();
     }
+    fs::write(server.path("data/an-empty-one"), b"").unwrap();
     run(&scratch, &server, &["cache", "status", "cache"]).fails(3, &["cache_dir=DIR"]);
     let warm = ["cache", "warm", "cache", &Server::uri("data/"), "--bytes", "64MiB", "--pin", "--json"];
     let warmed = run(&scratch, &server, &warm).ok().document("straightway.cache.warm/1");
