@@ -9,7 +9,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -41,6 +41,8 @@ pub(crate) struct Caches {
     /// `None`: there is none.
     config: Option<CacheConfig>,
     opened: OnceLock<Result<Opened, Error>>,
+    /// Taken to open it. Whether it was told that somebody else has it.
+    opening: Mutex<bool>,
 }
 
 struct Opened {
@@ -73,33 +75,48 @@ pub(crate) fn set(config: &mut CacheConfig, name: &str, value: &str) -> Option<(
 
 impl Caches {
     pub(crate) fn new(config: Option<CacheConfig>) -> Self {
-        Self { config, opened: OnceLock::new() }
+        Self { config, opened: OnceLock::new(), opening: Mutex::default() }
     }
 
     /// The cache, if there is to be one.
     pub(crate) fn get(&self, files: &FileStore) -> Option<Result<&Cache, Error>> {
-        Some(match self.opened(files)? {
-            Ok(opened) => Ok(&opened.cache),
-            // It is told more than once.
-            Err(why) => Err(Error::new(why.kind(), Verb::Setup).explained_by(why).with_code(why.code())),
-        })
+        Some(self.opened(files)?.map(|opened| &opened.cache))
     }
 
-    fn opened(&self, files: &FileStore) -> Option<&Result<Opened, Error>> {
+    /// Opens it with the first call. While somebody else has it, each call tries anew.
+    fn opened(&self, files: &FileStore) -> Option<Result<&Opened, Error>> {
         let config = self.config.as_ref()?;
-        Some(self.opened.get_or_init(|| {
-            let made = Cache::open(config.clone()).and_then(|cache| {
-                let data = files.open(&cache.data_path().to_string_lossy(), OpenMode::Read)?;
-                if data.version.identity != cache.data_identity()? {
-                    return Err(Error::new(ErrorKind::Changed, Verb::Setup)
-                        .at(cache.data_path().display().to_string())
-                        .detail("another file has taken the place of the cache's")
-                        .remedy("see who else writes in this directory"));
+        if self.opened.get().is_none() {
+            let mut is_told = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.opened.get().is_none() {
+                let made = Self::open(config, files);
+                if let Err(error) = &made
+                    && !*is_told
+                {
+                    tracing::warn!(%error, "remote objects are read without the cache");
+                    *is_told = true;
                 }
-                Ok(Opened { cache, data })
-            });
-            made.inspect_err(|error| tracing::warn!(%error, "remote objects are read without the cache"))
-        }))
+                match made {
+                    Err(error) if error.kind() == ErrorKind::InUse => return Some(Err(error)),
+                    made => drop(self.opened.set(made)),
+                }
+            }
+        }
+        // It is told more than once.
+        let again = |why: &Error| Error::new(why.kind(), Verb::Setup).explained_by(why).with_code(why.code());
+        self.opened.get().map(|opened| opened.as_ref().map_err(again))
+    }
+
+    fn open(config: &CacheConfig, files: &FileStore) -> Result<Opened, Error> {
+        let cache = Cache::open(config.clone())?;
+        let data = files.open(&cache.data_path().to_string_lossy(), OpenMode::Read)?;
+        if data.version.identity != cache.data_identity()? {
+            return Err(Error::new(ErrorKind::Changed, Verb::Setup)
+                .at(cache.data_path().display().to_string())
+                .detail("another file has taken the place of the cache's")
+                .remedy("see who else writes in this directory"));
+        }
+        Ok(Opened { cache, data })
     }
 
     /// A remote object as it is read through the cache; itself where there is none, or where its versions cannot be told apart for

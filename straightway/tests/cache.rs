@@ -142,6 +142,10 @@ fn an_engine_that_does_not_get_the_directory_says_so_and_reads_without_it() {
     }
     let error = second.cache().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+    // It is free later: what is opened then is read through it.
+    first.close().unwrap();
+    let object = second.open(&uri).unwrap();
+    assert!(object.is_cached() && second.cache().unwrap().is_ok());
     let plain = Engine::builder().gpu(GpuUse::Off).remote(remote(&server)).build().unwrap();
     assert!(plain.cache().is_none());
 }

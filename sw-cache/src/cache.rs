@@ -125,7 +125,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    fn of(loaded: Loaded, slots: u32) -> Self {
+    pub(crate) fn of(loaded: Loaded, slots: u32) -> Self {
         let mut taken = HashSet::new();
         let mut twice = HashSet::new();
         for (_, word) in &loaded.blocks {
@@ -333,6 +333,20 @@ fn open_index(home: &Home, block_bytes: u32, dir: &Path) -> Result<(Index, Loade
         Unread::Broken(why) => wrong(dir, io::Error::other(why)),
     };
     anew.map(|(index, loaded)| (index, loaded, Some(why))).map_err(told)
+}
+
+/// What there is in a directory, without a change to it: what the cache is made with, its index, its slots.
+pub(crate) fn look(dir: &Path) -> Result<(CacheConfig, Loaded, u32), Error> {
+    let home = Home::of(dir)?;
+    let none = || {
+        let error = Error::new(ErrorKind::NotFound, Verb::Open).at(dir.display().to_string());
+        error.detail("there is no cache in this directory").remedy("name the directory of one")
+    };
+    let config = CacheConfig::new(dir, 0).settled(home.sizes()?.ok_or_else(none)?);
+    let _shared = home.lock_to_look()?;
+    let loaded = Index::look(home.to_look(home::INDEX)?).map_err(|why| wrong(dir, io::Error::other(why)))?;
+    let slots = config.slots().unwrap_or(1);
+    Ok((config, loaded, slots))
 }
 
 impl Cache {

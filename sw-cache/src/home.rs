@@ -137,6 +137,18 @@ impl Home {
         Ok(file)
     }
 
+    /// A file of the cache, to read only.
+    pub(crate) fn to_look(&self, name: &str) -> Result<File, Error> {
+        self.file(name, OFlags::RDONLY)
+    }
+
+    /// Keeps others from changing it, without a change of its own.
+    pub(crate) fn lock_to_look(&self) -> Result<File, Error> {
+        let mut file = self.to_look(LOCK)?;
+        self.try_lock(&mut file, File::try_lock_shared)?;
+        Ok(file)
+    }
+
     /// The file that blocks are in.
     pub(crate) fn data(&self) -> Result<File, Error> {
         self.own_file(DATA)

@@ -5,11 +5,12 @@
 
 use std::{
     fs::File,
+    io::Read,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, backends::InMemoryBackend};
 use sw_engine::{Version, checksum::Algorithm};
 
 use crate::key::{BlockKey, KEY_BYTES, Named, ObjectKey};
@@ -139,6 +140,24 @@ impl Index {
             return Err(Unread::Broken("it is of another form, or of blocks of another size".to_owned()));
         }
         Ok((index, loaded))
+    }
+
+    /// Reads an index into memory: one that was not closed is mended there, and the file stays as it is.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn look(mut file: File) -> Result<Loaded, Broken> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|cause| cause.to_string())?;
+        if bytes.is_empty() {
+            return Ok(Loaded::default());
+        }
+        let backend = InMemoryBackend::new();
+        let filled = backend.set_len(bytes.len() as u64).and_then(|()| backend.write(0, &bytes));
+        filled.map_err(|cause| cause.to_string())?;
+        let (made, _) = contained(|| Ok(Database::builder().create_with_backend(backend)?));
+        let index = Self { database: Some(made?), stopped: AtomicBool::new(false) };
+        Ok(index.work(load)?.map(|(_, loaded)| loaded).unwrap_or_default())
     }
 
     /// Does something with the database.

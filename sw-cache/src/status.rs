@@ -1,10 +1,13 @@
 //! What a cache tells of itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use sw_engine::Version;
+use sw_engine::{Error, Version};
 
-use crate::{cache::Cache, index::Tally};
+use crate::{
+    cache::{self, Cache, CacheConfig, State},
+    index::Tally,
+};
 
 /// Sums over the life of a directory; blocks and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,17 +106,13 @@ fn is_named(name: &str, what: &str) -> bool {
     name == what || what.is_empty() || (what.ends_with('/') && name.starts_with(what))
 }
 
-impl Cache {
-    /// How it stands.
-    pub fn status(&self) -> Status {
-        let inner = self.inner();
-        let state = inner.state();
+impl Status {
+    fn of(config: &CacheConfig, state: &State, discarded: Option<String>) -> Self {
         let Sums { hit_bytes, missed_bytes, filled, evicted, damaged, left, fetched } = state.sums;
-        let block_bytes = inner.config.block_bytes;
-        Status {
-            dir: inner.config.dir.clone(),
-            block_bytes,
-            capacity_bytes: u64::from(state.slots.count()) * u64::from(block_bytes),
+        Self {
+            dir: config.dir.clone(),
+            block_bytes: config.block_bytes,
+            capacity_bytes: u64::from(state.slots.count()) * u64::from(config.block_bytes),
             kept_bytes: state.kept_bytes,
             blocks: state.blocks.len() as u64,
             objects: state.objects.len() as u64,
@@ -125,28 +124,50 @@ impl Cache {
             left_blocks: left,
             fetched_blocks: fetched,
             fault: state.fault.clone(),
-            discarded: inner.discarded.clone(),
+            discarded,
         }
+    }
+}
+
+fn objects_of(state: &State) -> Vec<KeptObject> {
+    let mut kept: std::collections::HashMap<_, u64> = std::collections::HashMap::new();
+    for (key, block) in &state.blocks {
+        *kept.entry(key.object).or_default() += u64::from(block.word.len);
+    }
+    let told = state.objects.iter().map(|(key, known)| KeptObject {
+        name: known.named.name.clone(),
+        version: known.named.version,
+        len: known.named.len,
+        kept_bytes: kept.get(key).copied().unwrap_or(0),
+        pinned: known.pinned,
+    });
+    let mut objects: Vec<_> = told.collect();
+    objects.sort_by(|a, b| (&a.name, a.version.stamp).cmp(&(&b.name, b.version.stamp)));
+    objects
+}
+
+impl Cache {
+    /// How the cache of a directory stands, and the objects that it has some of, by name. Nothing is made, written or removed.
+    ///
+    /// *Blocking*: reads the index. Whoever opens the cache meanwhile is told `InUse`.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; `InUse` while somebody has it; `Io` if its index cannot be read; what the system reports.
+    pub fn look(dir: &Path) -> Result<(Status, Vec<KeptObject>), Error> {
+        let (config, loaded, slots) = cache::look(dir)?;
+        let state = State::of(loaded, slots);
+        Ok((Status::of(&config, &state, None), objects_of(&state)))
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        let inner = self.inner();
+        Status::of(&inner.config, &inner.state(), inner.discarded.clone())
     }
 
     /// The objects that it has some of, by name.
     pub fn objects(&self) -> Vec<KeptObject> {
-        let state = self.inner().state();
-        let mut kept: std::collections::HashMap<_, u64> = std::collections::HashMap::new();
-        for (key, block) in &state.blocks {
-            *kept.entry(key.object).or_default() += u64::from(block.word.len);
-        }
-        let told = state.objects.iter().map(|(key, known)| KeptObject {
-            name: known.named.name.clone(),
-            version: known.named.version,
-            len: known.named.len,
-            kept_bytes: kept.get(key).copied().unwrap_or(0),
-            pinned: known.pinned,
-        });
-        let mut objects: Vec<_> = told.collect();
-        drop(state);
-        objects.sort_by(|a, b| (&a.name, a.version.stamp).cmp(&(&b.name, b.version.stamp)));
-        objects
+        objects_of(&self.inner().state())
     }
 
     /// Lets go of all blocks of the objects with a name, or below it if it ends with a slash; of all of them for an empty one.

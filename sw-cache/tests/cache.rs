@@ -282,6 +282,23 @@ fn where_all_is_pinned_nothing_comes_and_what_is_freed_goes() {
 }
 
 #[test]
+fn who_looks_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(Cache::look(dir.path()).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let cache = Cache::open(config(dir.path(), 8)).unwrap();
+    Reader::new(&cache, 1, 1, 3 * BLOCK).read_all();
+    settle(&cache);
+    assert_eq!(Cache::look(dir.path()).unwrap_err().kind(), ErrorKind::InUse);
+    let (status, objects) = (cache.status(), cache.objects());
+    drop(cache);
+    let files = || ["sizes", "lock", "index.redb", "data"].map(|name| std::fs::read(dir.path().join(name)).unwrap());
+    let before = files();
+    assert_eq!(Cache::look(dir.path()).unwrap(), (status, objects));
+    assert!(files() == before && std::fs::read_dir(dir.path()).unwrap().count() == 4);
+}
+
+#[test]
 fn objects_go_with_their_last_block() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..2 {

@@ -167,6 +167,11 @@ pub fn run(command: &Cache, out: &mut Out) -> Result<(), Fail> {
 
 /// The cache that is there, for who does not read through it.
 fn existing(dir: &Path) -> Result<straightway::Cache, Fail> {
+    check_is_there(dir)?;
+    Ok(straightway::Cache::open(CacheConfig { verify: CacheVerify::First, ..CacheConfig::new(dir, 0) })?)
+}
+
+fn check_is_there(dir: &Path) -> Result<(), Fail> {
     if !straightway::Cache::is_in(dir) {
         return Err(Error::new(ErrorKind::NotFound, Verb::Open)
             .at(dir.display().to_string())
@@ -174,19 +179,20 @@ fn existing(dir: &Path) -> Result<straightway::Cache, Fail> {
             .remedy("a command makes one with --engine cache_dir=DIR, and `straightway cache warm` does")
             .into());
     }
-    Ok(straightway::Cache::open(CacheConfig { verify: CacheVerify::First, ..CacheConfig::new(dir, 0) })?)
+    Ok(())
 }
 
 fn status(args: &Status, out: &mut Out) -> Result<(), Fail> {
-    let cache = existing(&args.dir)?;
+    check_is_there(&args.dir)?;
+    let (status, objects) = straightway::Cache::look(&args.dir)?;
     if args.objects {
-        for object in cache.objects() {
+        for object in objects {
             let KeptObject { name, version, len, kept_bytes, pinned } = object;
             let (schema, modified_ns) = ("straightway.cache.object/1", version.stamp.to_string());
             out.report(&ObjectReport { schema, name, len, modified_ns, kept_bytes, pinned })?;
         }
     }
-    out.report(&StatusReport::of(cache.status()))
+    out.report(&StatusReport::of(status))
 }
 
 fn evict(args: &Evict, out: &mut Out) -> Result<(), Fail> {
