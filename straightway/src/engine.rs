@@ -61,6 +61,25 @@ impl Engine {
         self.open_as(uri, OpenMode::Read)
     }
 
+    /// An object whose length and version a listing or an index told: a store that says its version with each answer is not asked
+    /// before the first read, which is `Changed` if it is another. Of the version its `stamp` and the second word of its `identity` count.
+    /// Other systems, and an engine with a cache, open it and compare.
+    ///
+    /// # Errors
+    /// As [`Engine::open`]; `Changed` if it is already known to be another.
+    pub fn open_known(&self, uri: &Uri, len: u64, version: Version) -> Result<Object, Error> {
+        // A cache knows objects by all of their version, which the store says.
+        if let (Uri::Remote(at), None) = (uri, self.cache()) {
+            self.core.check(Verb::Open)?;
+            let opened = self.core.backends.remotes.of(at).open_known(&at.to_string(), len, version)?;
+            return Ok(self.object(opened));
+        }
+        let object = self.open(uri)?;
+        let now = object.version();
+        let is_same = (object.len(), now.stamp, now.identity.1) == (len, version.stamp, version.identity.1);
+        if is_same { Ok(object) } else { Err(changed(uri)) }
+    }
+
     /// Opens an existing object to read and to write in place.
     ///
     /// # Errors
@@ -608,6 +627,13 @@ fn first_of(object: &Object) -> &Arc<sw_engine::Object> {
 
 fn many(parts: Vec<(u64, Memory)>) -> Spans {
     Spans::Many(parts.into_iter().map(|(offset, memory)| Segment { offset, span: memory.span }).collect())
+}
+
+fn changed(uri: &Uri) -> Error {
+    Error::new(ErrorKind::Changed, Verb::Open)
+        .at(uri.to_string())
+        .detail("it is not what it was when its length and version were noted")
+        .remedy("list or index it anew")
 }
 
 fn file_path(uri: &Uri, verb: Verb) -> Result<&str, Error> {

@@ -146,6 +146,13 @@ pub fn version_text(version: Version) -> String {
     format!("{:x}-{:x}", version.stamp, version.identity.1)
 }
 
+/// The version that a text of [`version_text`]'s tells, without what is not in it.
+pub(crate) fn version_of_text(text: &str) -> Option<Version> {
+    let (stamp, identity) = text.rsplit_once('-')?;
+    let stamp = u128::from_str_radix(stamp, 16).ok()?.cast_signed();
+    Some(Version { identity: (0, u64::from_str_radix(identity, 16).ok()?), stamp })
+}
+
 /// Where one sample is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -213,4 +220,18 @@ pub trait Samples: Send + Sync {
     /// # Errors
     /// As [`Samples::locate`].
     fn labels(&self, samples: &[u64], labels: &mut Vec<Label>) -> Result<(), Self::Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_read_from_its_text_as_far_as_it_is_in_it() {
+        for (stamp, identity) in [(0, 0), (1_796_120_000_000_000_000, u64::MAX), (-5, 7)] {
+            let text = version_text(Version { identity: (9, identity), stamp });
+            assert_eq!(version_of_text(&text), Some(Version { identity: (0, identity), stamp }), "{text}");
+        }
+        assert_eq!([version_of_text(""), version_of_text("1"), version_of_text("x-1")], [None; 3]);
+    }
 }

@@ -71,6 +71,11 @@ impl Scheme {
         }
     }
 
+    /// Whether each answer with bytes of an object says which version they are of: what is known by a listing is not asked for before.
+    pub fn tells_versions(self) -> bool {
+        matches!(self, Self::S3 | Self::Gcs | Self::Azure)
+    }
+
     /// Whether its names can be listed.
     pub(crate) fn lists(self) -> bool {
         !matches!(self, Self::Http | Self::Https)

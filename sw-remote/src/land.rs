@@ -4,11 +4,15 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
 
 use sw_engine::seam::{Io, MAX_SEGMENTS, MemorySegment};
 use sw_mem::Place;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::copies::Copies;
 
@@ -89,6 +93,28 @@ impl Landing {
                 Ok(got.min(len))
             }
         }
+    }
+
+    /// Has `from` read at most `want` bytes into their place, behind those that are there, and shows them to `seen`. Gives how many came: 0
+    /// at the end of `from`, or where there is no place left.
+    pub(crate) fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut R,
+        want: u64,
+        seen: &mut impl FnMut(&[u8]),
+    ) -> Poll<io::Result<usize>> {
+        let Some((to, len)) = self.peek(usize::try_from(want).unwrap_or(usize::MAX)) else { return Poll::Ready(Ok(0)) };
+        // SAFETY: the segment is mapped memory that belongs to this I/O until its end is told, which happens behind this call, and nobody
+        // else writes to it or reads it meanwhile; `peek` gives no byte outside of it. The reference ends with this call.
+        let place = unsafe { std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len) };
+        let mut place = ReadBuf::uninit(place);
+        ready!(Pin::new(from).poll_read(context, &mut place))?;
+        let came = place.filled();
+        seen(came);
+        let came = came.len();
+        self.advance(u32::try_from(came).unwrap_or(u32::MAX));
+        Poll::Ready(Ok(came))
     }
 
     /// Puts `bytes` behind those that are there.

@@ -8,8 +8,8 @@
 //!                           done, with the bytes landed ◄── pieces ◄── http: connections, TLS, limits of time and number
 //! ```
 //!
-//! Bytes go from the socket into a buffer of the HTTP client (the kernel copies), and from there into their place (one copy of ours,
-//! `land`): routes say `http/staged`. Nothing here asks for the environment, the clock of the wall or a thread of the caller's:
+//! Bytes of a range stay on their connection until the kernel copies them into their place (`http::straight`, `land`): routes say
+//! `http/kernel-copy`. With TLS they come by a library's buffer: `http/staged`. Nothing here asks for the environment, the clock of the wall or a thread of the caller's:
 //! work runs on the threads of one [`Runtime`].
 
 mod address;

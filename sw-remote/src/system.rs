@@ -7,9 +7,9 @@ use std::{
 };
 
 use sw_engine::{
-    Error, Face, Granularity, Landing, Object, Reason, Residency, TransportName, Verb, Version,
+    Error, ErrorKind, Face, Granularity, Landing, Object, Reason, Residency, TransportName, Verb, Version,
     checksum::Algorithm,
-    seam::{Store, Tee, WriteIntent},
+    seam::{OpenMode, Store, Tee, WriteIntent},
 };
 
 use crate::{
@@ -24,6 +24,15 @@ pub trait System: Store {
     /// What it runs on.
     fn context(&self) -> &Context;
 
+    /// As [`Store::open`] to read what has this length and this version, of which the stamp and the second word of the identity count.
+    /// A system that notices another version with each answer need not ask.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; `Changed` where it is another, then or with the first read.
+    fn open_known(&self, name: &str, len: u64, version: Version) -> Result<Arc<Object>, Error> {
+        looked_at(self.open(name, OpenMode::Read)?, (len, version))
+    }
+
     /// As [`Store::create`] for an object whose length is known when it is whole: see [`WriteIntent::cut`].
     ///
     /// # Errors
@@ -35,6 +44,23 @@ pub trait System: Store {
     fn realm(&self) -> String {
         String::new()
     }
+}
+
+/// An object that was opened, if its length and version are those that were noted.
+pub(crate) fn looked_at(object: Arc<Object>, noted: (u64, Version)) -> Result<Arc<Object>, Error> {
+    if is_known((object.len, object.version), noted) {
+        return Ok(object);
+    }
+    Err(Error::new(ErrorKind::Changed, Verb::Open)
+        .at(object.name.to_string())
+        .detail("it is not what it was when its length and version were noted")
+        .remedy("list or index it anew"))
+}
+
+/// Whether a length and a version are those that were noted.
+pub(crate) fn is_known(now: (u64, Version), noted: (u64, Version)) -> bool {
+    let facts = |(len, version): (u64, Version)| (len, version.stamp, version.identity.1);
+    facts(now) == facts(noted)
 }
 
 /// What the systems of an engine share: the threads that they run on, and the objects that are open. Cloning shares it.

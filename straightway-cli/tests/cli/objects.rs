@@ -33,7 +33,7 @@ fn an_object_is_listed_told_read_and_copied_both_ways() {
     assert_eq!(all.text().lines().count(), 1);
     assert!(all.text().contains(&address), "{}", all.text());
     let plan = run(&scratch, &server, &["plan", &address]).ok();
-    assert!(plan.text().contains("http/staged"), "{}", plan.text());
+    assert!(plan.text().contains("http/kernel-copy"), "{}", plan.text());
 
     let part = run(&scratch, &server, &["cat", &address, "--offset", "4097", "--len", "100000"]).ok();
     assert!(part.stdout == bytes[4097..104_097]);

@@ -13,7 +13,7 @@ use std::{
 use straightway::{Destination, Engine, Object, Policy, Target, Uri, Verb};
 
 use super::{error::Why, plan::Key};
-use crate::samples::{Difference, ObjectEntry};
+use crate::samples::{Difference, ObjectEntry, version_of_text};
 
 /// What is said of an object that nothing is wrong with itself.
 const NO_PLACE: &str = "opening each of the other objects that may be open at once";
@@ -216,7 +216,12 @@ impl<W> Entry<W> {
 pub(super) fn open(engine: &Engine, entry: &ObjectEntry, into: Destination, policy: &Policy) -> Result<Opened, Why> {
     let storage = |error| Why::Storage(Arc::new(error));
     let uri: Uri = entry.uri.parse().map_err(storage)?;
-    let object = engine.open(&uri).map_err(storage)?;
+    let object = match (&uri, version_of_text(&entry.version)) {
+        // The first answer says whether it is what was indexed: nothing is asked before.
+        (Uri::Remote(at), Some(version)) if at.scheme.tells_versions() => engine.open_known(&uri, entry.len, version),
+        _ => engine.open(&uri),
+    };
+    let object = object.map_err(storage)?;
     let changed = |what, indexed, found| Err(Why::Changed { what, indexed, found });
     match entry.difference(object.len(), object.version()) {
         Some(Difference::Len) => {

@@ -18,7 +18,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 use super::body::{Watched, collect};
 
 /// Bytes of a refusal's body that are read at most; its word stands at the beginning.
-const REFUSAL_BYTES_MAX: usize = 16 << 10;
+pub(super) const REFUSAL_BYTES_MAX: usize = 16 << 10;
 /// Longest text of a refusal that is passed on, in bytes.
 const TEXT_MAX: usize = 300;
 /// Longest that is waited because a server says when to come again, each time: the backing off of the library comes on top.
@@ -127,7 +127,12 @@ pub(super) async fn refused(parts: &Parts, mut body: Watched) -> HttpError {
     // What is lost of it costs a word, not its meaning.
     let (read, _) = collect(&mut body, REFUSAL_BYTES_MAX).await;
     drop(body);
-    let refusal = Refusal::new(parts, read.get(..REFUSAL_BYTES_MAX).unwrap_or(&read));
+    refused_with(parts, &read).await
+}
+
+/// The same of a refusal whose body, or the beginning of it, was read.
+pub(super) async fn refused_with(parts: &Parts, read: &[u8]) -> HttpError {
+    let refusal = Refusal::new(parts, read.get(..REFUSAL_BYTES_MAX).unwrap_or(read));
     let kind = if refusal.is_passing() { HttpErrorKind::Request } else { HttpErrorKind::Unknown };
     if let Some(wait) = wait_of(&parts.headers).filter(|_| refusal.is_passing()) {
         tokio::time::sleep(wait).await;
@@ -150,10 +155,12 @@ pub(super) fn check(method: &Method, parts: &mut Parts) -> Result<(), HttpError>
     if !parts.headers.get_all(CONTENT_RANGE).iter().all(is_sane) {
         return Err(HttpError::new(HttpErrorKind::Decode, Nonsense("Content-Range")));
     }
-    if *method == Method::HEAD {
+    if matches!(*method, Method::HEAD | Method::GET) {
         let is_sum = |(name, _): &(&http::HeaderName, _)| name.as_str().starts_with("x-amz-checksum-");
-        let sums = parts.headers.iter().filter(is_sum).map(|(name, value)| (name.clone(), value.clone())).collect();
-        parts.extensions.insert(Told(sums));
+        if parts.headers.iter().any(|header| is_sum(&header)) {
+            let sums = parts.headers.iter().filter(is_sum).map(|(name, value)| (name.clone(), value.clone())).collect();
+            parts.extensions.insert(Told(sums));
+        }
     }
     // A weak one may stand for other bytes of the same meaning (RFC 9110 §8.8.1 "Weak versus Strong"): nothing is joined by it.
     let is_weak = |value: &http::HeaderValue| value.as_bytes().starts_with(b"W/");

@@ -6,6 +6,7 @@ mod answer;
 mod body;
 mod limit;
 mod progress;
+mod straight;
 mod tcp;
 mod tls;
 
@@ -36,11 +37,13 @@ use sw_engine::Error;
 
 pub(crate) use self::answer::{Refusal, Told};
 pub(crate) use self::body::collect;
+pub(crate) use self::straight::{NotLanded, Straight, Taken};
 pub(crate) use self::tls::NoTls;
 pub(crate) use self::tls::is_possible as is_tls_possible;
 use self::{
     body::{Sent, Watched},
     limit::{Limit, Place},
+    straight::{Answer, Pool},
     tcp::Tcp,
 };
 
@@ -102,6 +105,7 @@ impl Doubt {
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
     client: Client<HttpsConnector<Tcp>, Sent>,
+    pool: Pool,
     limit: Arc<Limit>,
     silence: Duration,
 }
@@ -125,8 +129,13 @@ impl Connections {
             .pool_idle_timeout(IDLE_TIME)
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(https);
-        Ok(Self { client, limit: Arc::new(Limit::new(config.requests_max)), silence: config.silence })
+            .build(https.clone());
+        Ok(Self {
+            client,
+            pool: Pool::new(https),
+            limit: Arc::new(Limit::new(config.requests_max)),
+            silence: config.silence,
+        })
     }
 }
 
@@ -143,6 +152,9 @@ impl HttpService for Connections {
             return Err(HttpError::new(HttpErrorKind::Unknown, NoTls));
         }
         let place = self.limit.enter(self.silence * PLACE_SILENCES).await.map_err(too_long)?;
+        if request.extensions().get::<Straight>().is_some() {
+            return self.ask_straight(request, place).await;
+        }
         let doubt = request.extensions().get::<Doubt>().cloned();
         let answer = self.ask(request, place).await;
         if let (Some(doubt), Err(error)) = (&doubt, &answer) {
@@ -153,6 +165,27 @@ impl HttpService for Connections {
 }
 
 impl Connections {
+    /// Asks for a range whose bytes stay on the connection, for whoever takes them from the answer's extensions.
+    async fn ask_straight(&self, request: HttpRequest, place: Place) -> Result<HttpResponse, HttpError> {
+        let Answer { mut parts, rest } = self.pool.ask(&request, self.silence, &place).await?;
+        if !parts.status.is_success() {
+            self.was_refused(parts.status);
+            let read = rest.collect(place, answer::REFUSAL_BYTES_MAX).await;
+            return Err(answer::refused_with(&parts, &read).await);
+        }
+        rest.expect_length()?;
+        self.limit.went_well();
+        answer::check(request.method(), &mut parts)?;
+        parts.extensions.insert(Taken::new(rest.hold(place)));
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(bytes::Bytes::new())))
+    }
+
+    fn was_refused(&self, status: StatusCode) {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            self.limit.was_too_much();
+        }
+    }
+
     async fn ask(&self, request: HttpRequest, place: Place) -> Result<HttpResponse, HttpError> {
         let progress = place.progress();
         let usual = if request.headers().contains_key(RANGE) { u64::MAX } else { ANSWER_BYTES_MAX };
@@ -163,9 +196,7 @@ impl Connections {
         let (mut parts, body) = answer.map_err(told)?.into_parts();
         let body = Watched::new(body, self.silence, place, most);
         if !parts.status.is_success() {
-            if matches!(parts.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-                self.limit.was_too_much();
-            }
+            self.was_refused(parts.status);
             return Err(answer::refused(&parts, body).await);
         }
         self.limit.went_well();

@@ -14,7 +14,7 @@ use object_store::{
 };
 use sha2::{Digest, Sha256};
 use sw_engine::{
-    Error, ErrorKind, Verb, Version,
+    Error, ErrorKind, Landing, Verb, Version,
     seam::{Entry, EntryKind},
 };
 
@@ -42,8 +42,6 @@ pub(super) struct Bucket {
     pub(super) keeps_tags: bool,
     /// Whether an upload that is aborted makes no object any more.
     pub(super) aborts: bool,
-    /// Whether the library asks for the rest of a range whose connection is lost.
-    pub(super) resumes: bool,
     pub(super) wire: Wire,
     /// What AIStore's can do more.
     pub(super) ais: Option<Arc<AisStore>>,
@@ -55,6 +53,16 @@ pub(super) enum Wire {
     Plain,
     /// A library in this process decrypts them.
     Tls,
+}
+
+impl Wire {
+    /// Who puts bytes that are read into their place: the kernel from the socket, or the library that decrypts.
+    pub(super) fn landing(self) -> Landing {
+        match self {
+            Self::Plain => Landing::KernelCopy,
+            Self::Tls => Landing::Staged,
+        }
+    }
 }
 
 /// Longest that a request is tried again: it is signed once, and the signature is good for 15 minutes from then (Amazon S3 API,
@@ -128,7 +136,7 @@ impl Bucket {
 
     /// One that is only read.
     fn of_reads(store: Arc<dyn ObjectStore>, wire: Wire) -> Self {
-        Self { store, writes: None, pages: None, keeps_tags: false, aborts: false, resumes: true, wire, ais: None }
+        Self { store, writes: None, pages: None, keeps_tags: false, aborts: false, wire, ais: None }
     }
 
     fn ais(at: &Address, config: &ObjectsConfig, connections: Connections) -> Result<Self, String> {
@@ -137,12 +145,12 @@ impl Bucket {
         let ais = Arc::new(AisStore::new(&at.bucket, (endpoint, token), (connections, config.patience))?);
         let (made, ais) = (Self::of(ais.clone()), Some(ais));
         // Objects of parts have no words of ours; what an abort did not find may have become an object.
-        Ok(Self { keeps_tags: false, aborts: false, resumes: false, wire, ais, ..made })
+        Ok(Self { keeps_tags: false, aborts: false, wire, ais, ..made })
     }
 
     pub(super) fn of<S: ObjectStore + MultipartStore + PaginatedListStore>(store: Arc<S>) -> Self {
         let (writes, pages) = (Some(store.clone() as _), Some(store.clone() as _));
-        Self { store, writes, pages, keeps_tags: true, aborts: true, resumes: true, wire: Wire::Tls, ais: None }
+        Self { store, writes, pages, keeps_tags: true, aborts: true, wire: Wire::Tls, ais: None }
     }
 
     /// What there is by a name, without its bytes.

@@ -267,7 +267,6 @@ mod tests {
             pages: None,
             keeps_tags: false,
             aborts: true,
-            resumes: true,
             ais: None,
             wire: Wire::Plain,
         };

@@ -54,7 +54,7 @@ use crate::{
     part::Room,
     remote::Remote,
     runtime::leak,
-    system::{Context, Opened, System},
+    system::{Context, Opened, System, looked_at},
 };
 
 /// Pages of a listing, of a thousand names each, at most.
@@ -153,14 +153,14 @@ impl ObjectStores {
     }
 
     fn object(&self, at: &Address, remote: Arc<dyn Remote>, facts: Facts, wire: Wire) -> Object {
-        let Facts { len, version, stored } = facts;
+        let Facts { len, version, stored, landing } = facts;
         self.context.object(Opened {
             name: at.to_string(),
             remote,
             len,
             version,
             transport: HTTP,
-            lands: Landing::Staged,
+            lands: landing,
             because: (wire == Wire::Tls).then_some(Reason::TlsInUserSpace),
             stored,
             patience: self.config.patience,
@@ -172,7 +172,9 @@ impl ObjectStores {
         let bucket = self.bucket(&at)?;
         let (wire, room) = (bucket.wire, self.room.get_or_init(|| Arc::new(Room::new(self.config.upload_bytes))));
         let write = Arc::new(ObjectWrite::new(bucket, at.clone(), len, (&self.config, room.clone()))?);
-        let facts = Facts { len: len.unwrap_or(u64::MAX), version: Version::default(), stored: None };
+        // What is written is kept in a part until that is full.
+        let len = len.unwrap_or(u64::MAX);
+        let facts = Facts { landing: Landing::Staged, len, version: Version::default(), stored: None };
         let object = Arc::new(self.object(&at, write.clone(), facts, wire));
         Ok(Box::new(Intent::new(object, write, self.context.runtime().clone(), self.config.patience)))
     }
@@ -180,6 +182,7 @@ impl ObjectStores {
 
 /// What is known of an object.
 struct Facts {
+    landing: Landing,
     len: u64,
     version: Version,
     /// The checksum of all of it that the store has.
@@ -189,6 +192,20 @@ struct Facts {
 impl System for ObjectStores {
     fn context(&self) -> &Context {
         &self.context
+    }
+
+    fn open_known(&self, name: &str, len: u64, version: Version) -> Result<Arc<Object>, Error> {
+        let at = Self::parse(name, Verb::Open)?.of_object(Verb::Open)?;
+        let bucket = self.bucket(&at)?;
+        if bucket.ais.is_some() {
+            // Its versions begin anew with an object that was removed.
+            return looked_at(self.open(name, OpenMode::Read)?, (len, version));
+        }
+        let (path, wire) = (bucket.path(&at, Verb::Open)?, bucket.wire);
+        let remote = ObjectRead::known(bucket, (at.clone(), path), (len, version), self.config.patience);
+        Ok(self
+            .object(&at, Arc::new(remote), Facts { landing: wire.landing(), len, version, stored: None }, wire)
+            .into())
     }
 
     fn create_open(&self, name: &str) -> Result<Box<dyn WriteIntent>, Error> {
@@ -220,8 +237,11 @@ impl Store for ObjectStores {
             other => other?,
         };
         let (len, version, wire) = (head.meta.size, bucket::version(&head.meta), bucket.wire);
-        let remote = ObjectRead::new(bucket, at.clone(), head)?;
-        let facts = Facts { len, version, stored: remote.stored.and_then(Stored::of_engine) };
+        // AIStore's client has buffers of its own.
+        let landing = if bucket.ais.is_some() { Landing::Staged } else { wire.landing() };
+        let remote = ObjectRead::new(bucket, at.clone(), head, self.config.patience)?;
+        let stored = remote.stored.and_then(Stored::of_engine);
+        let facts = Facts { landing, len, version, stored };
         Ok(Arc::new(self.object(&at, Arc::new(remote), facts, wire)))
     }
 

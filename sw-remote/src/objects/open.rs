@@ -1,25 +1,33 @@
 //! Reading: a range is a request, with the version that was opened.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+    time::{Duration, UNIX_EPOCH},
+};
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture};
-use object_store::{GetOptions, GetRange, GetResult, ObjectMeta};
-use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use object_store::{Extensions, GetOptions, GetRange, GetResult, ObjectMeta, path::Path};
+use sw_engine::{Error, ErrorKind, Verb, Version, seam::IoKind};
+use tokio::time::Instant;
 
 use super::{
-    bucket::Bucket,
+    bucket::{self, Bucket},
     fault,
     stored::{Running, Stored},
 };
 use crate::{
     address::{Address, Scheme},
     copies::Copies,
+    http::{NotLanded, Straight, Taken},
     land::Landing,
     remote::Remote,
+    system::is_known,
 };
 
-/// How often a range of an object without a strong ETag is asked for again where its connection is lost, and how much longer is waited
-/// each time. The library does not go on there: the answer to the rest may be of another object, which is looked at here.
+/// How often a range is asked for again, from where it was, where its connection is lost, and how much longer is waited each time. The
+/// answer to the rest may be of another object, which is looked at here.
 const CUTS_MAX: u32 = 10;
 const CUT_WAIT: Duration = Duration::from_millis(50);
 
@@ -29,16 +37,41 @@ pub(super) struct ObjectRead {
     at: Address,
     /// What it was when it was opened.
     meta: ObjectMeta,
+    /// Its version, if it was opened by that: nothing was asked, and its tag is that of the first answer.
+    known: Option<Known>,
     /// What the store keeps to know it by.
     pub(super) stored: Option<Stored>,
+    /// Longest that a range is asked for again.
+    patience: Duration,
+}
+
+/// What is known of an object by its version.
+struct Known {
+    version: Version,
+    tag: OnceLock<String>,
 }
 
 impl ObjectRead {
+    /// One that has this length and this version, or changed.
+    pub(super) fn known(
+        bucket: Arc<Bucket>,
+        (at, location): (Address, Path),
+        (size, version): (u64, Version),
+        patience: Duration,
+    ) -> Self {
+        let seconds = u64::try_from(version.stamp / 1_000_000_000).unwrap_or(0);
+        let modified = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH);
+        let last_modified = modified.into();
+        let meta = ObjectMeta { location, last_modified, size, e_tag: None, version: None };
+        let known = Some(Known { version, tag: OnceLock::new() });
+        Self { bucket, at, meta, known, stored: None, patience }
+    }
+
     /// # Errors
     /// `Unsupported` if the server says nothing by which another version would be noticed: bytes of two could be mixed.
-    pub(super) fn new(bucket: Arc<Bucket>, at: Address, head: GetResult) -> Result<Self, Error> {
+    pub(super) fn new(bucket: Arc<Bucket>, at: Address, head: GetResult, patience: Duration) -> Result<Self, Error> {
         let stored = Stored::of(&head.extensions, head.meta.e_tag.as_deref());
-        let made = Self { bucket, at, meta: head.meta, stored };
+        let made = Self { bucket, at, meta: head.meta, known: None, stored, patience };
         if made.strong().is_none() && !made.has_time() {
             let text =
                 "the server tells neither an ETag (a strong one) nor Last-Modified of it: a change would go unnoticed";
@@ -57,6 +90,9 @@ impl ObjectRead {
 
     /// The ETag that requests can be made conditional on: a weak one never matches (RFC 9110 §13.1.1 "If-Match").
     fn strong(&self) -> Option<String> {
+        if let Some(known) = &self.known {
+            return known.tag.get().cloned();
+        }
         self.meta.e_tag.clone().filter(|tag| !tag.starts_with("W/"))
     }
 
@@ -66,6 +102,9 @@ impl ObjectRead {
 
     /// Whether an answer is of the object that was opened. Not every store looks at If-Match.
     fn check(&self, now: &ObjectMeta, range: (u64, u64)) -> Result<(), Error> {
+        if let Some(known) = &self.known {
+            return self.check_known(known, now, range);
+        }
         let is_same_time = self.has_time() && now.last_modified == self.meta.last_modified;
         let is_same = now.size == self.meta.size
             && match (&self.meta.e_tag, &now.e_tag) {
@@ -73,13 +112,37 @@ impl ObjectRead {
                 (Some(then), Some(tag)) => then == tag && (is_same_time || self.strong().is_some()),
                 _ => is_same_time,
             };
-        if is_same {
-            return Ok(());
+        if is_same { Ok(()) } else { Err(self.replaced(range)) }
+    }
+
+    /// The same of one that is known by its version: without a strong tag that is its time, as for others.
+    fn check_known(&self, known: &Known, now: &ObjectMeta, range: (u64, u64)) -> Result<(), Error> {
+        let tag = now.e_tag.as_ref().filter(|tag| !tag.starts_with("W/"));
+        let is_same = is_known((now.size, bucket::version(now)), (self.meta.size, known.version));
+        if !is_same {
+            let text = |len, version: Version| format!("{len} bytes, {:x}-{:x}", version.stamp, version.identity.1);
+            let noted = text(self.meta.size, known.version);
+            let found = text(now.size, bucket::version(now));
+            return Err(self
+                .fail(ErrorKind::Changed, range)
+                .detail(format!("it is not what was noted of it: length and version were {noted}, and are {found}"))
+                .remedy("list or index it anew; bytes of two versions are never mixed"));
         }
-        Err(self
-            .fail(ErrorKind::Changed, range)
+        if tag.is_none() && !self.has_time() {
+            return Err(self.replaced(range));
+        }
+        if let Some(tag) = tag
+            && known.tag.get_or_init(|| tag.clone()) != tag
+        {
+            return Err(self.replaced(range));
+        }
+        Ok(())
+    }
+
+    fn replaced(&self, range: (u64, u64)) -> Error {
+        self.fail(ErrorKind::Changed, range)
             .detail("the object was replaced since it was opened")
-            .remedy("open it anew; bytes of two versions are never mixed"))
+            .remedy("open it anew; bytes of two versions are never mixed")
     }
 
     async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
@@ -87,14 +150,14 @@ impl ObjectRead {
         let end = offset.saturating_add(u64::from(landing.len())).min(self.meta.size);
         // Of a part nobody knows what it is to be.
         let mut sum = self.stored.filter(|_| (offset, end) == (0, self.meta.size)).map(Running::new);
+        let since = Instant::now();
         for cuts in 0.. {
             let from = offset + u64::from(landing.done());
             if from >= end {
                 break;
             }
-            let Some(cut) = self.range(from..end, landing, sum.as_mut()).await? else { break };
-            // With a strong tag the library has asked for the rest already, as often as it may.
-            if self.strong().is_some() && self.bucket.resumes || cuts == CUTS_MAX {
+            let Some(cut) = self.range(from..end, landing, &mut sum).await? else { break };
+            if cuts == CUTS_MAX || since.elapsed() > self.patience {
                 return Err(cut);
             }
             tokio::time::sleep(CUT_WAIT * cuts).await;
@@ -116,14 +179,17 @@ impl ObjectRead {
         &self,
         range: Range<u64>,
         landing: &mut Landing,
-        mut sum: Option<&mut Running>,
+        sum: &mut Option<Running>,
     ) -> Result<Option<Error>, Error> {
         let named = (range.start, range.end - range.start);
+        let mut extensions = Extensions::new();
+        extensions.insert(Straight);
         let options = GetOptions {
+            extensions,
             range: Some(GetRange::Bounded(range.clone())),
             if_match: self.strong(),
             // Where there is nothing better; a second is as fine as it knows.
-            if_unmodified_since: self.strong().is_none().then_some(self.meta.last_modified),
+            if_unmodified_since: (self.strong().is_none() && self.known.is_none()).then_some(self.meta.last_modified),
             // Not by the name of its version, under which one that was replaced could still be read, with a right of its own.
             ..GetOptions::default()
         };
@@ -146,26 +212,62 @@ impl ObjectRead {
             // It may be of another version with the same length and time.
             landing.copies = None;
         }
-        let mut at = range.start;
-        let mut body = answer.into_stream();
+        // What is opened by its version has its checksum with the first answer.
+        if self.known.is_some() && range == (0..self.meta.size) {
+            *sum = Stored::of(&answer.extensions, answer.meta.e_tag.as_deref()).map(Running::new);
+        }
+        let cut = match answer.extensions.get::<Taken>().and_then(Taken::take) {
+            Some(rest) => {
+                let (mut at, mut copies) = (range.start, landing.copies.take());
+                let shown = |piece: &[u8]| {
+                    sum.iter_mut().for_each(|sum| sum.update(piece));
+                    copies.iter_mut().for_each(|copies| copies.came(at, Bytes::copy_from_slice(piece)));
+                    at += piece.len() as u64;
+                };
+                let landed = rest.land(landing, shown).await;
+                landing.copies = copies;
+                match landed {
+                    Ok(()) => None,
+                    Err(NotLanded::Cut(error)) => {
+                        Some(object_store::Error::Generic { store: "HTTP", source: Box::new(error) })
+                    }
+                    Err(NotLanded::TooMany) => return Err(self.too_many(named)),
+                }
+            }
+            // Of a store whose client has a way of its own.
+            None => self.stream(answer.into_stream(), (range.start, landing), sum, named).await?,
+        };
+        Ok(cut.map(told))
+    }
+
+    /// Lands the pieces of an answer.
+    async fn stream(
+        &self,
+        mut body: BoxStream<'static, object_store::Result<Bytes>>,
+        (mut at, landing): (u64, &mut Landing),
+        sum: &mut Option<Running>,
+        named: (u64, u64),
+    ) -> Result<Option<object_store::Error>, Error> {
         while let Some(piece) = body.next().await {
             let piece = match piece {
                 Ok(piece) => piece,
-                Err(error) => return Ok(Some(told(error))),
+                Err(error) => return Ok(Some(error)),
             };
-            if let Some(sum) = &mut sum {
-                sum.update(&piece);
-            }
-            landing.put(&piece).map_err(|_| {
-                self.fail(ErrorKind::Protocol, named)
-                    .detail("the answer has more bytes than it says")
-                    .remedy("look at the server")
-            })?;
+            sum.iter_mut().for_each(|sum| sum.update(&piece));
+            landing.put(&piece).map_err(|_| self.too_many(named))?;
             let here = at;
             at += piece.len() as u64;
-            landing.copies.iter_mut().for_each(|copies| copies.came(here, piece.clone()));
+            if let Some(copies) = &mut landing.copies {
+                copies.came(here, piece);
+            }
         }
         Ok(None)
+    }
+
+    fn too_many(&self, range: (u64, u64)) -> Error {
+        self.fail(ErrorKind::Protocol, range)
+            .detail("the answer has more bytes than it says")
+            .remedy("look at the server")
     }
 }
 

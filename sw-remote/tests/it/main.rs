@@ -19,4 +19,5 @@ mod nfs_peer;
 mod plain;
 mod rgw;
 mod scripted;
+mod straight;
 mod uploads;
