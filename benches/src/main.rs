@@ -74,7 +74,7 @@ struct Cli {
     /// Folder of the shared libraries that `cargo xtask bench` built; without it the one that this program lies in.
     #[arg(long, global = true)]
     libraries: Option<PathBuf>,
-    /// Run only the cases of `loader`, `restore` and `nvme-tcp` whose name contains one of these, such as `16KiB-tar,1MiB`.
+    /// Run only the cases of `loader`, `restore`, `nvme-tcp` and `s3` whose name contains one of these, such as `16KiB-tar,1MiB`.
     #[arg(long, global = true)]
     only: Option<String>,
     /// Where to write the report: NAME.json and NAME.md, in a folder that is made if need be. Without it the Markdown goes to stdout.
@@ -96,6 +96,8 @@ enum Verb {
     Hdfs,
     /// A file behind nfs-ganesha, beside libnfs's nfs-cat; skipped where they are not.
     Nfs,
+    /// Ranges and small objects of S3, beside boto3, obstore, s3torchconnector and s5cmd.
+    S3,
     /// 4 KiB random reads at depth 1, 32, 128, beside fio.
     Randread,
     /// The same on a zram device, the software's own cost; skipped without root or zram.
@@ -265,6 +267,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::NvmeTcp => vec![cases::nvme_tcp::run],
         Verb::Hdfs => vec![cases::hdfs::run],
         Verb::Nfs => vec![cases::nfs::run],
+        Verb::S3 => vec![cases::s3::run],
         Verb::Randread => vec![cases::raw::randread],
         Verb::RandreadZram => vec![cases::raw::randread_zram],
         Verb::Seq => vec![cases::raw::seq],
@@ -289,6 +292,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::nvme_tcp::run,
             cases::hdfs::run,
             cases::nfs::run,
+            cases::s3::run,
             cases::raw::randread,
             cases::raw::randread_zram,
             cases::raw::seq,
@@ -325,6 +329,7 @@ fn empty_report(cli: &Cli, bench: &Bench<'_>) -> Report {
             | Verb::Restore
             | Verb::Save
             | Verb::Loader
+            | Verb::S3
             | Verb::Gpu
             | Verb::Cufile
             | Verb::All

@@ -20,7 +20,7 @@ use crate::{
         reads::Reads,
         save::Save,
     },
-    peers::{extents, nop, pread, tcp},
+    peers::{extents, nop, pread, s3_server, tcp},
     report::{Role, Sample},
     rounds::Subject,
     usage::{self, Finished},
@@ -84,6 +84,10 @@ pub(crate) enum Job {
     Disk(Disk),
     /// Our target of NVMe over TCP; it gives no sample.
     NvmeTcpTarget(ours::nvme_tcp::Serve),
+    /// A server of S3 with little to do; it gives no sample.
+    S3Server(s3_server::S3Server),
+    /// Our engine on objects of a server of S3.
+    S3(ours::s3::S3Read),
     /// A bare stream over the loopback.
     TcpStream(tcp::Stream),
     /// Our loader on a checkpoint.
@@ -193,6 +197,8 @@ impl Job {
                 ours::nvme_transport::run(batch, until)?
             }
             Self::NvmeTcpTarget(job) => return job.run(),
+            Self::S3Server(job) => return job.run(),
+            Self::S3(job) => ours::s3::run(&job)?,
             Self::TcpStream(job) => tcp::stream(job)?,
             Self::Disk(disk) => ours::disk::run(&disk)?,
             Self::Load { index, seed, again } => {
@@ -258,7 +264,7 @@ impl Subject for Worker {
     fn run(&mut self) -> Result<Sample, Fault> {
         let me = std::env::current_exe().map_err(Fault::os("find", "our own program"))?;
         let mut command = Command::new(me);
-        command.arg("worker").args(&self.args);
+        command.arg("worker").args(&self.args).envs(s3_server::KEYS);
         keep_log(&mut command, &self.scratch);
         parse(&self.name, &usage::run(command, &self.scratch, LIMIT)?)
     }

@@ -10,6 +10,7 @@ use crate::{
     data::{self, CacheState},
     fault::Fault,
     ours::per_thousand,
+    peers::s3_server::KEYS,
     report::{Bound, Case, Metric, Role, Sample},
     rounds::{Before, Subject},
     usage, worker,
@@ -41,7 +42,14 @@ impl Traced {
         let me = std::env::current_exe().map_err(Fault::os("find", "our own program"))?;
         let table = self.scratch.join("strace");
         let mut command = Command::new("strace");
-        command.args(["-f", "-c", "-o"]).arg(&table).arg(me).arg("worker").args(&self.args).arg(format!("--ops={ops}"));
+        command
+            .args(["-f", "-c", "-o"])
+            .arg(&table)
+            .arg(me)
+            .arg("worker")
+            .args(&self.args)
+            .arg(format!("--ops={ops}"))
+            .envs(KEYS);
         let finished = usage::run(command, &self.scratch, LIMIT)?;
         let text = fs::read_to_string(&table).map_err(Fault::os("read", &table))?;
         Ok((parse(&text), worker::parse("counts", &finished)?))

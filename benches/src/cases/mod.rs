@@ -21,5 +21,6 @@ pub(crate) mod openclose;
 pub(crate) mod order;
 pub(crate) mod raw;
 pub(crate) mod restore;
+pub(crate) mod s3;
 pub(crate) mod samples;
 pub(crate) mod save;

@@ -14,6 +14,7 @@ pub(crate) mod nvme_transport;
 pub(crate) mod openclose;
 pub(crate) mod order;
 pub(crate) mod reads;
+pub(crate) mod s3;
 pub(crate) mod samples;
 pub(crate) mod save;
 

@@ -9,5 +9,6 @@ pub(crate) mod nop;
 pub(crate) mod pread;
 pub(crate) mod python;
 pub(crate) mod restore;
+pub(crate) mod s3_server;
 pub(crate) mod served;
 pub(crate) mod tcp;

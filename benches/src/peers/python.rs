@@ -46,6 +46,11 @@ const DLIO: &[&str] = &[
     "pyyaml",
     "maturin",
 ];
+/// Clients of S3 beside boto3. The last asks for torch, which its own part does without.
+const OBSTORE: &[&str] = &["obstore"];
+const S3TORCH: &[&str] = &["s3torchconnector", "s3torchconnectorclient"];
+/// A client of S3 in Go, and its version.
+const S5CMD: (&str, &str) = ("github.com/peak/s5cmd/v2", "v2.3.0");
 /// 1.5 GB unpacked; for the sides that are tensorflow's.
 const TENSORFLOW: &[&str] = &["tensorflow-cpu"];
 /// Loaders of samples, of which mosaicml-streaming asks for the clients of every cloud and an older numpy, and does with these.
@@ -64,8 +69,13 @@ const SAMPLERS_DEPENDENCIES: &[&str] = &[
     "zstd",
 ];
 /// Peers of some cases: where one has no wheel, its sides are absent. KvikIO asks for the CUDA toolkit, which `gpu` does without.
-const OPTIONAL: &[(&str, &[&str], &[&str])] =
-    &[("KvikIO", &["--no-deps"], KVIKIO), ("DLIO", &["--no-deps"], DLIO), ("tensorflow", &[], TENSORFLOW)];
+const OPTIONAL: &[(&str, &[&str], &[&str])] = &[
+    ("obstore", &[], OBSTORE),
+    ("s3torchconnector", &["--no-deps"], S3TORCH),
+    ("KvikIO", &["--no-deps"], KVIKIO),
+    ("DLIO", &["--no-deps"], DLIO),
+    ("tensorflow", &[], TENSORFLOW),
+];
 /// What those really import on a machine without a GPU.
 const DEPENDENCIES: &[&str] = &[
     "filelock",
@@ -108,6 +118,11 @@ impl Python {
         Self { venv, scripts, scratch }
     }
 
+    /// A program in the environment, beside its interpreter.
+    pub(crate) fn beside(&self, program: &str) -> PathBuf {
+        self.venv.join("bin").join(program)
+    }
+
     fn python(&self) -> PathBuf {
         self.venv.join("bin/python")
     }
@@ -147,11 +162,30 @@ impl Python {
                 tell(&format!("peers: no {name}: {}", fault.line()));
             }
         }
+        tell("peers: building s5cmd with Go");
+        if let Err(fault) = self.build_s5cmd() {
+            tell(&format!("peers: no s5cmd: {}", fault.line()));
+        }
         tell("peers: writing stand-ins for the NVIDIA libraries that torch is linked to");
         let mut command = Command::new(self.python());
         command.arg(self.scripts.join("make_stubs.py")).arg(self.venv.join("stubs")).args(self.torch_libraries());
         usage::run(command, &self.scratch, INSTALL_LIMIT)?;
         Ok(())
+    }
+
+    /// By a module of its own that asks for this version; Go's checksum database vouches for what comes.
+    fn build_s5cmd(&self) -> Result<(), Fault> {
+        let dir = self.scratch.join("s5cmd");
+        fs::create_dir_all(&dir).map_err(Fault::os("create", &dir))?;
+        let tools = format!("//go:build tools\n\npackage tools\n\nimport _ \"{}\"\n", S5CMD.0);
+        let module = format!("module peers\n\ngo 1.21\n\nrequire {} {}\n", S5CMD.0, S5CMD.1);
+        for (name, text) in [("tools.go", tools), ("go.mod", module)] {
+            let path = dir.join(name);
+            fs::write(&path, text).map_err(Fault::os("write", &path))?;
+        }
+        let mut command = Command::new("go");
+        command.args(["build", "-mod=mod", "-o"]).arg(self.beside("s5cmd")).arg(S5CMD.0).current_dir(&dir);
+        usage::run(command, &self.scratch, INSTALL_LIMIT).map(drop)
     }
 
     fn pip(&self, flags: &[&str], packages: &[&str]) -> Result<(), Fault> {
