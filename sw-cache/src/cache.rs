@@ -529,6 +529,10 @@ impl Inner {
     fn is_right(&self, word: &Word, buffer: &mut [u8]) -> bool {
         let Some(bytes) = buffer.get_mut(..word.len as usize) else { return false };
         let at = u64::from(word.slot) * self.block_bytes();
+        if self.config.verify == Verify::Always {
+            // What the disk has is compared, not what the page cache has of it.
+            self.drop_pages(word);
+        }
         self.data.read_exact_at(bytes, at).is_ok() && Algorithm::Crc64Nvme.of(bytes) == word.sum
     }
 
@@ -600,10 +604,15 @@ impl Inner {
         }
         drop(state);
         for (_, word) in change.come {
-            // They are read past the page cache. A hint, of which nothing depends.
-            let at = u64::from(word.slot) * self.block_bytes();
-            let _ = rustix::fs::fadvise(&self.data, at, NonZeroU64::new(word.len.into()), rustix::fs::Advice::DontNeed);
+            // They are read past the page cache.
+            self.drop_pages(&word);
         }
+    }
+
+    /// Lets the page cache forget a block. A hint, of which nothing depends.
+    fn drop_pages(&self, word: &Word) {
+        let at = u64::from(word.slot) * self.block_bytes();
+        let _ = rustix::fs::fadvise(&self.data, at, NonZeroU64::new(word.len.into()), rustix::fs::Advice::DontNeed);
     }
 
     /// Whether a block may be read: with `Verify::Always` it is only right behind a comparison, which whoever asks has made.

@@ -13,6 +13,7 @@ const PAGES: u64 = 64;
 struct Odd {
     holds: Arc<AtomicU32>,
     wrong: Option<Extent>,
+    failed: Arc<Mutex<Vec<Extent>>>,
 }
 
 struct Held(Arc<AtomicU32>);
@@ -45,7 +46,9 @@ impl Resolve for Odd {
         Box::new(Held(self.holds.clone()))
     }
 
-    fn failed(&self, _extent: Extent) {}
+    fn failed(&self, extent: Extent) {
+        self.failed.lock().unwrap().push(extent);
+    }
 }
 
 fn bed(odd: Odd) -> (Lane, [Arc<Mutex<Memory>>; 2], Target) {
@@ -130,6 +133,32 @@ fn every_byte_comes_from_where_it_was_said_to_be_and_the_hold_goes_with_the_oper
         op.spans.get(0).unwrap().read(0, &mut got).unwrap();
         assert!(got == want, "{offset}+{len}");
     }
+}
+
+#[test]
+fn a_read_of_a_copy_that_fails_is_told_and_the_operation_is_of_the_first_member_alone() {
+    let odd = Odd::default();
+    let (holds, failed) = (odd.holds.clone(), odd.failed.clone());
+    let (mut lane, disks, target) = bed(odd);
+    let (offset, len) = (100, 9 * PAGE);
+    let read = |lane: &mut Lane| {
+        let spans = Spans::One(span(lane, len, offset).into_span());
+        let options = OpOptions { checksum: Some(Algorithm::Crc32c), ..OpOptions::default() };
+        lane.submit(Time(0), Op { user: 1, verb: Verb::Read, target: target.clone(), offset, spans, options }).unwrap();
+        finish(lane)
+    };
+    disks[1].lock().unwrap().lies.push_back(Err(Fault::new(ErrorKind::Io, 5)));
+    let done = read(&mut lane);
+    let want: Vec<u8> = (offset..offset + len).map(|at| pattern(0, usize::try_from(at).unwrap())).collect();
+    assert_eq!((done.result.unwrap(), done.path.bytes.total()), (len, len));
+    assert_eq!(done.checksum, Some(Algorithm::Crc32c.of(&want)));
+    let told = failed.lock().unwrap().clone();
+    assert!(told.len() == 1 && told[0].member == 1 && told[0].at / PAGE % 2 == 1 && told[0].len == PAGE, "{told:?}");
+    assert_eq!(holds.load(Ordering::SeqCst), 0, "the copies are let go of");
+    // One of the first member's own fails.
+    disks[0].lock().unwrap().lies.push_back(Err(Fault::new(ErrorKind::Io, 5)));
+    assert_eq!(read(&mut lane).result.unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(failed.lock().unwrap().len(), 1);
 }
 
 #[test]
