@@ -110,9 +110,13 @@ fn another_engine_finds_what_is_kept_and_a_version_that_is_not_is_never_read_fro
     assert_eq!(server.refused(), 0);
 
     // Half of it is kept: the read shows both ways.
+    let before = status(&second);
     let (got, path) = read(&second, &object, 2 * BLOCK, 4 * BLOCK);
     assert!(got == old[2 * 65_536..6 * 65_536]);
-    assert_eq!((path.bytes.staged, path.bytes.dma + path.bytes.kernel_copy), (2 * BLOCK, 2 * BLOCK), "{path:?}");
+    assert_eq!(path.bytes.total(), 4 * BLOCK, "{path:?}");
+    let after = status(&second);
+    let read_since = (after.hit_bytes - before.hit_bytes, after.missed_bytes - before.missed_bytes);
+    assert_eq!(read_since, (2 * BLOCK, 2 * BLOCK), "{path:?}");
 
     put(&server, "one", &new);
     // Whoever has the old one open has what is kept of it, and hears that there is no more of it.
@@ -211,7 +215,8 @@ fn parts_of_an_operation_each_have_their_own_bytes_from_wherever_they_are() {
     let ranges = [(9 * BLOCK - 5, 4 * BLOCK), (100, 1), (3 * BLOCK + 1, 2 * BLOCK), (19 * BLOCK, 6 * BLOCK), (0, 7)];
     let parts = ranges.map(|(offset, len)| (offset, engine.allocate(Destination::Host, len, offset).unwrap()));
     let done: Completed = engine.read_vectored(&object, parts.into()).wait().ok().unwrap();
-    assert!(done.path.bytes.staged > 0 && done.path.bytes.dma + done.path.bytes.kernel_copy > 0, "{:?}", done.path);
+    let straightway::CacheStatus { hit_bytes, missed_bytes, .. } = status(&engine);
+    assert!(hit_bytes > 0 && missed_bytes > 0, "{hit_bytes} {missed_bytes}");
     for ((offset, len), memory) in ranges.into_iter().zip(done.into_memories()) {
         let from = usize::try_from(offset).unwrap();
         assert!(engine.copy_to_host(&memory).unwrap() == bytes[from..from + usize::try_from(len).unwrap()], "{offset}");
@@ -233,9 +238,10 @@ fn damage_is_told_and_read_from_the_server() {
     drop(data);
     let second = engine(&server, config(&scratch, 100));
     let object = second.open(&uri).unwrap();
+    let before = status(&second).missed_bytes;
     let (got, path) = read(&second, &object, 0, 4 * BLOCK);
     assert!(got == bytes);
-    assert_eq!(path.bytes.staged, BLOCK, "{path:?}");
+    assert_eq!(status(&second).missed_bytes - before, BLOCK, "{path:?}");
     assert_eq!(status(&second).damaged_blocks, 1);
 }
 
