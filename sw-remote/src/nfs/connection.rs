@@ -24,7 +24,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
     task::AbortHandle,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -109,9 +109,18 @@ impl Drop for Incoming {
     }
 }
 
-/// Calls under way.
+/// A call under way.
+struct Waiting {
+    waiter: Waiter,
+    /// When it was made, or a call before it was answered since: that a slow wire is busy with what was asked before is no silence.
+    since: Instant,
+}
+
+/// Calls under way, by their numbers.
 struct Calls {
-    waiting: HashMap<u32, Waiter>,
+    waiting: HashMap<u32, Waiting>,
+    /// A call takes the bytes of its answer, each wait for them bounded.
+    is_landing: bool,
     /// Since when nothing was heard that was waited for.
     quiet: Instant,
     /// Why no more are made.
@@ -135,12 +144,32 @@ impl Shared {
         let why = calls.over.get_or_insert(why).clone();
         let waiting = std::mem::take(&mut calls.waiting);
         drop(calls);
-        for waiter in waiting.into_values() {
-            match waiter {
+        for waiting in waiting.into_values() {
+            match waiting.waiter {
                 Waiter::Whole(tell) => drop(tell.send(Err(why.clone()))),
                 Waiter::Payload(tell) => drop(tell.send(Err(why.clone()))),
             }
         }
+    }
+
+    /// Since when a call waits for nothing but its own answer.
+    fn since(&self, xid: u32) -> Instant {
+        let calls = self.lock();
+        let waiting = calls.waiting.get(&xid).filter(|_| !calls.is_landing);
+        waiting.map_or_else(Instant::now, |waiting| waiting.since)
+    }
+
+    /// Bytes moved, either way.
+    fn moved(&self) {
+        self.lock().quiet = Instant::now();
+    }
+
+    /// A call was answered as a whole.
+    fn answered(&self, xid: u32) {
+        let (mut calls, now) = (self.lock(), Instant::now());
+        (calls.quiet, calls.is_landing) = (now, false);
+        let behind = |other: u32| other.wrapping_sub(xid) < 1 << 31;
+        calls.waiting.iter_mut().filter(|(other, _)| behind(**other)).for_each(|(_, waiting)| waiting.since = now);
     }
 
     /// Waits for the next answer.
@@ -171,8 +200,8 @@ impl Shared {
             let text = "the server calls, where it should answer";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text).into());
         }
-        let waiter = self.lock().waiting.remove(&xid);
-        match waiter {
+        let waiting = self.lock().waiting.remove(&xid);
+        match waiting.map(|waiting| waiting.waiter) {
             // Of a call that was given up.
             None => {}
             Some(Waiter::Whole(tell)) => {
@@ -188,13 +217,14 @@ impl Shared {
             }
             Some(Waiter::Payload(tell)) => {
                 let (back, returned) = oneshot::channel();
+                self.lock().is_landing = true;
                 // One that is not wanted any more is dropped with the answer, which gives the wire back.
                 drop(tell.send(Ok(Incoming { wire: Some(wire), back: Some(back) })));
                 wire = returned.await.map_err(|_| Lost::from(io::Error::from(io::ErrorKind::NotConnected)))?;
             }
         }
         wire.finish().await?;
-        self.lock().quiet = Instant::now();
+        self.answered(xid);
         Ok(wire)
     }
 
@@ -209,7 +239,7 @@ impl Shared {
 
     async fn write(&self, stream: &TcpStream, mut queue: mpsc::Receiver<Message>) {
         while let Some(message) = queue.recv().await {
-            if let Err(error) = send(stream, &message.pieces(), self.silence).await {
+            if let Err(error) = send(stream, &message.pieces(), self.silence, || self.moved()).await {
                 return self.end(error.into());
             }
         }
@@ -246,7 +276,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         socket2::SockRef::from(&stream).set_keepalive(true)?;
         let stream = Arc::new(stream);
-        let calls = Calls { waiting: HashMap::new(), quiet: Instant::now(), over: None };
+        let calls = Calls { waiting: HashMap::new(), is_landing: false, quiet: Instant::now(), over: None };
         let shared = Arc::new(Shared { calls: Mutex::new(calls), silence });
         let (queue, messages) = mpsc::channel(QUEUE);
         let wire = Wire::new(stream.clone(), silence);
@@ -272,35 +302,45 @@ impl Connection {
         if let Some(why) = &calls.over {
             return Err(why.clone());
         }
+        let since = Instant::now();
         if calls.waiting.is_empty() {
-            calls.quiet = Instant::now();
+            calls.quiet = since;
         }
-        calls.waiting.insert(xid, waiter);
+        calls.waiting.insert(xid, Waiting { waiter, since });
         Ok(Waits(&self.shared, xid))
     }
 
     async fn ask<T>(
         &self,
-        mut message: Message,
+        (mut message, limit): (Message, Duration),
         waiter: fn(oneshot::Sender<Result<T, Lost>>) -> Waiter,
     ) -> Result<T, Lost> {
         let xid = self.next.fetch_add(1, Ordering::Relaxed);
         message.number(xid);
-        let (answered, answer) = oneshot::channel();
+        let (answered, mut answer) = oneshot::channel();
         let _waits = self.enter(xid, waiter(answered))?;
         let gone = || Lost::from(io::Error::from(io::ErrorKind::NotConnected));
         self.queue.send(message).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        loop {
+            let until = self.shared.since(xid) + limit;
+            match timeout_at(until, &mut answer).await {
+                Ok(answer) => return answer.map_err(|_| gone())?,
+                Err(_) if self.shared.since(xid) + limit <= Instant::now() => {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                }
+                Err(_) => {}
+            }
+        }
     }
 
-    /// Makes a call; gives what is behind the number of its answer.
-    pub(super) async fn call(&self, message: Message) -> Result<Bytes, Lost> {
-        self.ask(message, Waiter::Whole).await
+    /// Makes a call; gives what is behind the number of its answer. So long is waited for it when all that was asked before is answered.
+    pub(super) async fn call(&self, message: Message, limit: Duration) -> Result<Bytes, Lost> {
+        self.ask((message, limit), Waiter::Whole).await
     }
 
     /// Makes a call, and gives the answer as it comes in.
-    pub(super) async fn stream(&self, message: Message) -> Result<Incoming, Lost> {
-        self.ask(message, Waiter::Payload).await
+    pub(super) async fn stream(&self, message: Message, limit: Duration) -> Result<Incoming, Lost> {
+        self.ask((message, limit), Waiter::Payload).await
     }
 }
 

@@ -16,6 +16,15 @@ pub(super) fn is_stale(status: u32) -> bool {
     matches!(status, STALE | BADHANDLE)
 }
 
+/// Whether a status says for sure that nothing was done; others may have come up in the middle of it.
+pub(super) fn is_refusal(status: u32) -> bool {
+    matches!(
+        class(status).0,
+        ErrorKind::PermissionDenied | ErrorKind::WrongKind | ErrorKind::NoSpace | ErrorKind::BadUri
+    ) || matches!(status, 17 | 18 | 66 | JUKEBOX | 10004)
+        || is_stale(status)
+}
+
 /// The class of a status, its name, and what can be done.
 fn class(status: u32) -> (ErrorKind, &'static str, &'static str) {
     let rights = "look at the owner and mode of the file, at nfs_uid and nfs_gid, and at what the export allows (ro, root_squash, insecure)";

@@ -50,10 +50,11 @@ impl WriteIntent for Intent {
         let name = write.name.clone();
         let done = self.runtime.wait((Verb::Create, &name), limit, async move { write.finish().await });
         self.is_done = done.is_ok();
-        done.map_err(|error| match error.kind() {
-            // It was given up somewhere on its way.
-            ErrorKind::DeadlineExceeded if error.outcome().is_none() => error.with_outcome(WriteOutcome::Unknown),
-            _ => error,
+        done.map_err(|error| match (error.outcome(), error.kind()) {
+            (Some(_), _) => error,
+            (None, ErrorKind::Forked) => error.with_outcome(WriteOutcome::NotApplied),
+            // It was given up, or stopped, somewhere on its way.
+            (None, _) => error.with_outcome(WriteOutcome::Unknown),
         })
     }
 }

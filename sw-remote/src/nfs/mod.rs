@@ -122,6 +122,18 @@ fn random_u32() -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
+/// What a new file of this process does not let others do.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let told = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    told.and_then(|word| u32::from_str_radix(word.trim(), 8).ok()).unwrap_or(0o022)
+}
+
+/// A name that no file system has: a server would take the part before it, or another one.
+fn impossible(name: &str) -> Option<&'static str> {
+    name.contains('\0').then_some("a name has no zero byte")
+}
+
 /// The path of a file at its server.
 fn path(at: &Address) -> String {
     format!("/{}", at.key)
@@ -143,6 +155,9 @@ fn place(at: &Address, verb: Verb) -> Result<(String, String), Error> {
             .at(at.to_string())
             .detail("names no file but a directory")
             .remedy("write the file's whole name"));
+    }
+    if let Some(text) = impossible(key) {
+        return Err(Error::new(ErrorKind::BadUri, verb).detail(text).remedy("write the name without it"));
     }
     Ok((format!("/{dir}"), leaf.to_owned()))
 }
@@ -203,10 +218,11 @@ impl NfsStores {
     fn create_as(&self, name: &str, len: Option<u64>) -> Result<Box<dyn WriteIntent>, Error> {
         let (address, server) = self.server(name, Verb::Create)?;
         let (dir, leaf) = place(&address, Verb::Create)?;
-        let write = self.run((Verb::Create, name), |name| async move {
+        let umask = umask();
+        let write = self.run((Verb::Create, name), move |name| async move {
             let at = At { verb: Verb::Create, name: &name, until: server.until() };
             let dir = server.find(&at, &dir).await?;
-            NfsWrite::create(server.clone(), &at, (dir, &leaf), len).await
+            NfsWrite::create(server.clone(), &at, (dir, &leaf), (len, umask)).await
         })?;
         let write = Arc::new(write);
         let object = self.object(name.to_owned(), write.clone(), (len.unwrap_or(OPEN), Version::default()));

@@ -13,7 +13,7 @@ use nfs3_types::{
 use sw_engine::{Error, ErrorKind};
 
 use super::{
-    fault,
+    fault, impossible,
     message::{Message, Procedure},
     reply::{Facts, Garbled, Reply},
     server::{Answer, At, Server, Service},
@@ -161,8 +161,11 @@ impl Server {
         let mut reply = self.call(at, NFS_PROGRAM::NFSPROC3_READLINK, &asked).await?.good(at)?;
         let told = reply.facts_if_any().and_then(|_| reply.opaque(MNTPATHLEN * 4));
         let told = told.map_err(|garbled| at.garbled(garbled))?;
-        String::from_utf8(told.to_vec())
-            .map_err(|_| at.fail(ErrorKind::BadUri).detail("a link on the way to it leads to a name that is not UTF-8"))
+        let target = String::from_utf8(told.to_vec());
+        target.ok().filter(|target| impossible(target).is_none()).ok_or_else(|| {
+            at.fail(ErrorKind::BadUri)
+                .detail("a link on the way to it leads to a name that is not UTF-8, or that none has")
+        })
     }
 
     /// The file at a path, by way of all links.
@@ -179,6 +182,9 @@ impl Server {
     async fn walk(&self, at: &At<'_>, path: &str) -> Result<Found, Error> {
         if path.split('/').any(|part| matches!(part, "." | "..")) {
             return Err(at.fail(ErrorKind::BadUri).detail("a path has no . or ..").remedy("write it without"));
+        }
+        if let Some(text) = impossible(path) {
+            return Err(at.fail(ErrorKind::BadUri).detail(text).remedy("write the name without it"));
         }
         let root = self.root(at, path).await?;
         let first = (root.handle.clone(), self.facts(at, &root.handle).await?);

@@ -82,7 +82,7 @@ impl NfsRead {
         // Nothing is asked of what lies behind the end; the lane is told that the data is short.
         let end = offset.saturating_add(u64::from(landing.len())).min(whole.len);
         let range = (offset, end.saturating_sub(offset));
-        let at = At { verb: Verb::Read, name: &self.name, until: self.server.until() };
+        let mut at = At { verb: Verb::Read, name: &self.name, until: self.server.until() };
         let (mut tries, mut moved) = (Tries::until(at.until), 0);
         loop {
             let from = offset + u64::from(landing.done());
@@ -91,7 +91,8 @@ impl NfsRead {
             }
             if landing.done() > moved {
                 moved = landing.done();
-                tries = Tries::until(self.server.until());
+                at.until = self.server.until();
+                tries = Tries::until(at.until);
             }
             let want = u32::try_from(end - from).unwrap_or(u32::MAX).min(self.found.root.read_bytes);
             let handle = self.handle.read().await.clone();
@@ -130,8 +131,10 @@ impl NfsRead {
         let message = Message::new(&self.server.credential, NFS_PROGRAM::NFSPROC3_READ, &asked);
         let (connection, mut incoming) = self.server.stream(&message, at.until).await?;
         let came = self.land(&mut incoming, count, landing).await;
+        // Before its bytes go on to others.
+        let came = self.settle(&connection, came);
         drop(incoming);
-        self.settle(&connection, came)
+        came
     }
 
     /// A connection whose bytes cannot be told apart any more is not used further.

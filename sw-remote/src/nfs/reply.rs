@@ -86,6 +86,8 @@ impl Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) kind: ftype3,
+    /// What who may do with it.
+    pub(super) mode: u32,
     pub(super) len: u64,
     fsid: u64,
     fileid: u64,
@@ -107,6 +109,7 @@ impl Facts {
         let (all, _) = fattr3::unpack(&mut &bytes[..]).map_err(|_| Garbled)?;
         Ok(Self {
             kind: all.type_,
+            mode: all.mode,
             len: all.size,
             fsid: all.fsid,
             fileid: all.fileid,

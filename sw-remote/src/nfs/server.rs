@@ -61,12 +61,11 @@ impl At<'_> {
 pub(super) struct Tries {
     until: Instant,
     wait: Duration,
-    count: u32,
 }
 
 impl Tries {
     pub(super) fn until(until: Instant) -> Self {
-        Self { until, wait: AGAIN.0, count: 0 }
+        Self { until, wait: AGAIN.0 }
     }
 
     /// Waits a while before the next one; `false` if there is no time for it.
@@ -76,12 +75,11 @@ impl Tries {
         }
         tokio::time::sleep(self.wait).await;
         self.wait = (self.wait * 2).min(AGAIN.1);
-        self.count += 1;
         true
     }
 }
 
-/// Whether what was asked may have been done by an asking before, whose answer was lost.
+/// Whether what was asked may have been done by an asking before, or may still be: one whose answer was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Once,
@@ -188,8 +186,8 @@ impl Server {
         };
         let connection =
             self.connect(portmapper).await.map_err(|lost| if lost.is_silence() { lost } else { told(lost) })?;
-        let mut reply = Reply(connection.call(message).await?);
-        let port = head(&mut reply).ok().flatten().is_none().then(|| reply.u32().ok()).flatten();
+        let mut reply = Reply(connection.call(message, self.config.silence).await?);
+        let port = matches!(head(&mut reply), Ok(None)).then(|| reply.u32().ok()).flatten();
         match port.and_then(|port| u16::try_from(port).ok()) {
             Some(port) if port != 0 => Ok(port),
             Some(_) => Err(other(format!("program {program} version {version} is not registered there over TCP"))),
@@ -215,7 +213,17 @@ impl Server {
         }
     }
 
-    async fn connection(&self, service: Service) -> Result<Arc<Connection>, Lost> {
+    /// How long an answer is waited for, behind all that was asked before it.
+    fn limit(&self, until: Instant) -> Duration {
+        until.saturating_duration_since(Instant::now()) + self.config.silence
+    }
+
+    async fn connection(&self, service: Service, until: Instant) -> Result<Arc<Connection>, Lost> {
+        let silence = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        timeout_at(until + self.config.silence, self.connected(service)).await.unwrap_or_else(|_| silence())
+    }
+
+    async fn connected(&self, service: Service) -> Result<Arc<Connection>, Lost> {
         if service != Service::Nfs {
             return self.connect(self.port(service).await?).await.map(Arc::new);
         }
@@ -243,37 +251,29 @@ impl Server {
 
     /// Makes a call, by another connection if the answer is lost, and later if the server says so.
     pub(super) async fn ask(&self, at: &At<'_>, service: Service, message: Message) -> Result<Answer, Error> {
-        let mut tries = Tries::until(at.until);
+        let (mut tries, mut asked) = (Tries::until(at.until), Asked::Once);
         loop {
-            let answer = timeout_at(at.until + self.config.silence, async {
-                self.connection(service).await?.call(message.clone()).await
-            });
-            let lost = match answer.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+            let lost = match self.connection(service, at.until).await {
                 Err(lost) => lost,
-                Ok(bytes) => {
-                    self.was_there.store(true, Ordering::Relaxed);
-                    let answer = self.answer(at, bytes, tries.count)?;
-                    if answer.status == JUKEBOX && service == Service::Nfs && tries.again().await {
-                        continue;
+                Ok(connection) => match connection.call(message.clone(), self.limit(at.until)).await {
+                    Err(lost) => {
+                        asked = Asked::Again;
+                        lost
                     }
-                    return Ok(answer);
-                }
+                    Ok(bytes) => {
+                        self.was_there.store(true, Ordering::Relaxed);
+                        let answer = answer(at, bytes, asked)?;
+                        if answer.status == JUKEBOX && service == Service::Nfs && tries.again().await {
+                            continue;
+                        }
+                        return Ok(answer);
+                    }
+                },
             };
             if !self.may_retry(&lost, &mut tries).await {
                 return Err(fault::lost(lost, at.verb, at.name));
             }
         }
-    }
-
-    fn answer(&self, at: &At<'_>, bytes: Bytes, tries: u32) -> Result<Answer, Error> {
-        let mut reply = Reply(bytes);
-        if let Some(refusal) = head(&mut reply).map_err(|garbled| at.garbled(garbled))? {
-            return Err(fault::refused(refusal, at.verb, at.name));
-        }
-        // What has no results (EXPORT) has no status either.
-        let status = reply.clone().u32().unwrap_or(0);
-        let asked = if tries == 0 { Asked::Once } else { Asked::Again };
-        Ok(Answer { status, reply, asked })
     }
 
     /// Calls a procedure of NFS; what is behind the status of its answer.
@@ -295,14 +295,20 @@ impl Server {
 
     /// Makes a call, and gives its answer as it comes in, with what may be tried again if that is lost.
     pub(super) async fn stream(&self, message: &Message, until: Instant) -> Result<(Arc<Connection>, Incoming), Lost> {
-        let asked = async {
-            let connection = self.connection(Service::Nfs).await?;
-            let incoming = connection.stream(message.clone()).await?;
-            Ok((connection, incoming))
-        };
-        let silence = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
-        timeout_at(until + self.config.silence, asked).await.unwrap_or_else(|_| silence())
+        let connection = self.connection(Service::Nfs, until).await?;
+        let incoming = connection.stream(message.clone(), self.limit(until)).await?;
+        Ok((connection, incoming))
     }
+}
+
+fn answer(at: &At<'_>, bytes: Bytes, asked: Asked) -> Result<Answer, Error> {
+    let mut reply = Reply(bytes);
+    if let Some(refusal) = head(&mut reply).map_err(|garbled| at.garbled(garbled))? {
+        return Err(fault::refused(refusal, at.verb, at.name));
+    }
+    // What has no results (EXPORT) has no status either.
+    let status = reply.clone().u32().unwrap_or(0);
+    Ok(Answer { status, reply, asked })
 }
 
 /// The head of an answer behind its number: whether the call was taken.

@@ -15,6 +15,8 @@ use crate::land::Landing;
 const HEAD_BYTES: usize = 192;
 /// Longest record. No answer is longer than what was asked for and its head.
 const RECORD_MAX: u64 = 4 << 20;
+/// Bytes that are read at once of what is no payload.
+const PIECE_BYTES: usize = 64 << 10;
 /// The flag of the last fragment of a record.
 const LAST: u32 = 1 << 31;
 
@@ -26,11 +28,15 @@ pub(super) struct Wire {
     ahead: Box<[u8; HEAD_BYTES]>,
     from: usize,
     to: usize,
+    /// The mark of a fragment, and how many bytes of it have come: a call that is given up among them leaves the rest to who is next.
+    mark: (u32, usize),
     /// Bytes of the fragment that have not been taken.
     left: usize,
     is_last: bool,
     /// Bytes of the record so far, its further fragments included.
     total: u64,
+    /// What is left out is read into; made with the first use.
+    scratch: Vec<u8>,
 }
 
 fn lie(text: &'static str) -> io::Error {
@@ -40,7 +46,8 @@ fn lie(text: &'static str) -> io::Error {
 impl Wire {
     pub(super) fn new(stream: Arc<TcpStream>, silence: Duration) -> Self {
         let ahead = Box::new([0; HEAD_BYTES]);
-        Self { stream, silence, ahead, from: 0, to: 0, left: 0, is_last: true, total: 0 }
+        let mark = (0, 0);
+        Self { stream, silence, ahead, from: 0, to: 0, mark, left: 0, is_last: true, total: 0, scratch: Vec::new() }
     }
 
     /// Waits until a record begins, for as long as nobody says otherwise. May be given up at any time.
@@ -75,17 +82,6 @@ impl Wire {
         self.ahead.get(begin..self.from).ok_or_else(|| lie("nothing is ahead"))
     }
 
-    /// Bytes behind each other, whatever record they are of.
-    async fn raw(&mut self, mut to: &mut [u8]) -> io::Result<()> {
-        while !to.is_empty() {
-            let piece = self.ahead(to.len()).await?;
-            let (filled, rest) = std::mem::take(&mut to).split_at_mut(piece.len());
-            filled.copy_from_slice(piece);
-            to = rest;
-        }
-        Ok(())
-    }
-
     /// Takes the head of a record, behind the whole of the one before.
     pub(super) async fn begin(&mut self) -> io::Result<()> {
         (self.left, self.is_last, self.total) = (0, false, 0);
@@ -95,9 +91,11 @@ impl Wire {
     /// Bytes that may be taken at once; zero at the end of the record.
     async fn fragment(&mut self) -> io::Result<usize> {
         while self.left == 0 && !self.is_last {
-            let mut mark = [0; 4];
-            self.raw(&mut mark).await?;
-            let mark = u32::from_be_bytes(mark);
+            while let (before, have @ 0..4) = self.mark {
+                let piece = self.ahead(4 - have).await?;
+                self.mark = (piece.iter().fold(before, |mark, byte| mark << 8 | u32::from(*byte)), have + piece.len());
+            }
+            let (mark, _) = std::mem::take(&mut self.mark);
             self.is_last = mark & LAST != 0;
             let len = mark & !LAST;
             // An empty one that is not the last counts too: there is an end to them.
@@ -110,17 +108,18 @@ impl Wire {
         Ok(self.left)
     }
 
-    /// Takes as many bytes of the record as `to` has.
+    /// Takes as many bytes of the record as `to` has. One that is given up has taken what it counted, and no more.
     pub(super) async fn take(&mut self, mut to: &mut [u8]) -> io::Result<()> {
         while !to.is_empty() {
-            let left = self.fragment().await?;
+            let left = self.fragment().await?.min(to.len());
             if left == 0 {
                 return Err(lie("an answer ends before it is whole"));
             }
-            let most = left.min(to.len());
-            let (piece, rest) = std::mem::take(&mut to).split_at_mut(most);
-            self.raw(piece).await?;
-            self.left -= piece.len();
+            let piece = self.ahead(left).await?;
+            let gone = piece.len();
+            let (filled, rest) = std::mem::take(&mut to).split_at_mut(gone);
+            filled.copy_from_slice(piece);
+            self.left -= gone;
             to = rest;
         }
         Ok(())
@@ -139,11 +138,19 @@ impl Wire {
             if left == 0 {
                 return Err(lie("an answer ends before it is whole"));
             }
-            let gone = self.ahead(left).await?.len();
+            let gone = if self.from < self.to { self.ahead(left).await?.len() } else { self.discard(left).await? };
             self.left -= gone;
             len -= gone;
         }
         Ok(())
+    }
+
+    /// Takes bytes that nobody wants from the socket, in pieces that are larger than what is read ahead.
+    async fn discard(&mut self, most: usize) -> io::Result<usize> {
+        self.scratch.resize(PIECE_BYTES, 0);
+        let most = most.min(PIECE_BYTES);
+        let (stream, silence) = (self.stream.clone(), self.silence);
+        some(&stream, silence, self.scratch.get_mut(..most).unwrap_or_default()).await
     }
 
     /// Takes what is left of the record.
@@ -180,19 +187,9 @@ impl Wire {
 
     /// What the socket has of the fragment, behind what is there: in pieces, with less calls than by what is read ahead.
     async fn append(&mut self, whole: &mut Vec<u8>) -> io::Result<()> {
-        let (at, want) = (whole.len(), self.left.min(64 << 10));
+        let (at, want) = (whole.len(), self.left.min(PIECE_BYTES));
         whole.resize(at + want, 0);
-        let mut got = 0;
-        while got == 0 {
-            let (stream, silence) = (self.stream.clone(), self.silence);
-            timeout(silence, stream.readable()).await.map_err(|_| ErrorKind::TimedOut)??;
-            match stream.try_read(whole.get_mut(at..).unwrap_or_default()) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(len) => got = len,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let got = some(&self.stream, self.silence, whole.get_mut(at..).unwrap_or_default()).await?;
         whole.truncate(at + got);
         self.left -= got;
         Ok(())
@@ -229,8 +226,20 @@ impl Wire {
     }
 }
 
-/// Writes all pieces, one behind the other.
-pub(super) async fn send(stream: &TcpStream, pieces: &[&[u8]], silence: Duration) -> io::Result<()> {
+/// Some bytes of a socket.
+async fn some(stream: &TcpStream, silence: Duration, to: &mut [u8]) -> io::Result<usize> {
+    loop {
+        timeout(silence, stream.readable()).await.map_err(|_| ErrorKind::TimedOut)??;
+        match stream.try_read(to) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Writes all pieces, one behind the other; `moved` is told of each part that is taken of what is not taken at once.
+pub(super) async fn send(stream: &TcpStream, pieces: &[&[u8]], silence: Duration, moved: impl Fn()) -> io::Result<()> {
     let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
     let mut left = &mut slices[..];
     IoSlice::advance_slices(&mut left, 0);
@@ -238,10 +247,59 @@ pub(super) async fn send(stream: &TcpStream, pieces: &[&[u8]], silence: Duration
         timeout(silence, stream.writable()).await.map_err(|_| ErrorKind::TimedOut)??;
         match stream.try_write_vectored(left) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(len) => IoSlice::advance_slices(&mut left, len),
+            Ok(len) => {
+                IoSlice::advance_slices(&mut left, len);
+                if !left.is_empty() {
+                    moved();
+                }
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A record of these words, in two fragments.
+    fn record(words: &[u32]) -> Vec<u8> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        let (first, second) = bytes.split_at(bytes.len() / 2 + 1);
+        let mark = |len: usize, last| (u32::try_from(len).unwrap() | last).to_be_bytes();
+        [&mark(first.len(), 0), first, &mark(second.len(), LAST), second].concat()
+    }
+
+    #[test]
+    fn a_call_that_is_given_up_among_the_bytes_of_a_head_leaves_the_next_record_where_it_is() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (first, second) = (record(&[1, 2, 3, 4, 5, 6]), record(&[7, 8]));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // How much of the record comes first, and whether words or all that is left are waited for.
+        for came in 1..first.len() {
+            for is_skipped in [false, true] {
+                runtime.block_on(async {
+                    let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                    socket.set_nonblocking(true).unwrap();
+                    let mut peer = listener.accept().unwrap().0;
+                    let mut wire = Wire::new(Arc::new(TcpStream::from_std(socket).unwrap()), Duration::from_secs(20));
+                    peer.write_all(&first[..came]).unwrap();
+                    let given_up = async {
+                        wire.begin().await?;
+                        if is_skipped { wire.skip(24).await } else { wire.take(&mut [0; 24]).await }
+                    };
+                    assert!(timeout(Duration::from_millis(5), given_up).await.is_err(), "{came}");
+                    peer.write_all(&[&first[came..], &second].concat()).unwrap();
+                    wire.finish().await.unwrap();
+                    wire.begin().await.unwrap();
+                    assert_eq!((wire.u32().await.unwrap(), wire.u32().await.unwrap()), (7, 8), "{came}");
+                    wire.finish().await.unwrap();
+                });
+            }
+        }
+    }
 }

@@ -3,13 +3,18 @@
 //! ```text
 //!   write ─► WRITE (unstable) ─► kept ─ enough of them, or commit ─► COMMIT: is the verifier that of each piece?
 //!                                                                      yes: let go      no: the server lost it; written again, stable
-//!   commit ─► COMMIT ─► length ─► RENAME over the last name ─ answer lost ─► whose file has the name?
+//!   commit ─► COMMIT ─► length ─► RENAME over the last name ─ no clear answer ─► whose file has the name?
+//!                                                                               else REMOVE of the temporary one: then nothing is renamed any more
 //! ```
-//! RFC 1813 §4.8 "Stable versus unstable writes".
+//! RFC 1813 §4.8 "Stable versus unstable writes". A call whose answer is lost may be done by the server at any time afterwards: nothing is told as
+//! undone before it cannot be done any more, and no place is written anew over a WRITE that may still come.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -35,8 +40,16 @@ use crate::{land::Landing, remote::Remote};
 pub(super) const OPEN: u64 = u64::MAX;
 /// Bytes of one file that are kept for the server to lose, at most; and those of all files of a server.
 const KEPT_MAX: (u64, u64) = (32 << 20, 256 << 20);
-/// What everybody may do with a new file: as most programs have it.
-const MODE: u32 = 0o644;
+/// Pieces of one file that are kept, at most.
+const PIECES_MAX: usize = 4096;
+/// Fewest bytes that a server takes at a time, of many: what is kept of each has a cost of its own.
+const TAKEN_MIN: usize = 512;
+/// What is asked for with a WRITE, at most (`stable_how`).
+const FILE_SYNC: u32 = stable_how::FILE_SYNC as u32;
+/// What who may do with a new file is of its mode.
+const MODE_BITS: u32 = 0o777;
+/// Longest that an error waits until a temporary name is gone; where that takes longer, it goes on in the background.
+const DISCARD_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of the last name that a temporary one has: the rest of its 255 are ours.
 const LEAF_MAX: usize = 200;
 /// Temporary names that are tried.
@@ -54,10 +67,56 @@ struct Piece {
     verifier: [u8; 8],
 }
 
+impl Piece {
+    fn is_at(&self, (offset, len): (u64, u64)) -> bool {
+        meets((self.offset, self.bytes.len() as u64), (offset, len))
+    }
+}
+
+/// Whether two ranges, each an offset and a length, have a byte in common.
+fn meets(one: (u64, u64), other: (u64, u64)) -> bool {
+    one.0 < other.0.saturating_add(other.1) && other.0 < one.0.saturating_add(one.1)
+}
+
 #[derive(Default)]
 struct Kept {
     next: u64,
     pieces: Vec<Piece>,
+}
+
+/// WRITEs that the server may do later than they were asked for.
+#[derive(Default)]
+struct Late {
+    /// One ended without an answer: what it writes, and when, is not known.
+    is_open: bool,
+    /// Those that were answered when they were asked again; the asking before may come later, with the same bytes.
+    again: Vec<(u64, u64)>,
+}
+
+/// How a WRITE ended.
+enum Ended {
+    /// It was given up, or failed without being answered each time that it was asked.
+    Open,
+    Answered,
+    AnsweredAgain,
+}
+
+/// A WRITE under way, told however it ends.
+struct Sent<'a> {
+    late: &'a Mutex<Late>,
+    range: (u64, u64),
+    ended: Ended,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.ended {
+            Ended::Open => late.is_open = true,
+            Ended::Answered => {}
+            Ended::AnsweredAgain => late.again.push(self.range),
+        }
+    }
 }
 
 /// A file in the making.
@@ -71,6 +130,9 @@ pub(super) struct NfsWrite {
     file: nfs_fh3,
     facts: Facts,
     pub(super) len: AtomicU64,
+    /// No write is taken any more: it is being committed, or was given up.
+    is_closed: AtomicBool,
+    late: Mutex<Late>,
     kept: Mutex<Kept>,
     /// One commit at a time.
     settling: tokio::sync::Mutex<()>,
@@ -97,7 +159,7 @@ impl NfsWrite {
         server: Arc<Server>,
         at: &At<'_>,
         (dir, leaf): (Found, &str),
-        len: Option<u64>,
+        (len, umask): (Option<u64>, u32),
     ) -> Result<Self, Error> {
         if dir.facts.kind != ftype3::NF3DIR {
             return Err(at
@@ -105,27 +167,27 @@ impl NfsWrite {
                 .detail("what it is to lie in is no directory")
                 .remedy("name a directory"));
         }
-        match server.look_up(at, &dir.handle, leaf).await {
+        let mode = match server.look_up(at, &dir.handle, leaf).await {
             Ok((_, facts)) if facts.kind == ftype3::NF3DIR => {
                 return Err(at
                     .fail(ErrorKind::WrongKind)
                     .detail("a directory has that name")
                     .remedy("name a file in it"));
             }
+            // What nobody else might read stays so.
+            Ok((_, facts)) if facts.kind == ftype3::NF3REG => facts.mode & MODE_BITS,
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+            _ => 0o666 & !umask,
+        };
         room_for(&server, at, &dir.handle, len.unwrap_or(0)).await?;
         let (temporary, file) = exclusive(&server, at, &dir.handle, leaf).await?;
-        let new = sattr3 {
-            mode: set_mode3::Some(MODE),
-            // The times hold the word by which an exclusive file is known.
-            atime: set_atime::SET_TO_SERVER_TIME,
-            mtime: set_mtime::SET_TO_SERVER_TIME,
-            ..sattr3::default()
+        let facts = match ready(&server, at, &file, mode).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                discard(&server, at, &dir.handle, &temporary).await;
+                return Err(error);
+            }
         };
-        set(&server, at, &file, new).await?;
-        let facts = server.facts(at, &file).await?;
         Ok(Self {
             server,
             name: at.name.to_owned(),
@@ -136,6 +198,8 @@ impl NfsWrite {
             file,
             facts,
             len: len.unwrap_or(OPEN).into(),
+            is_closed: false.into(),
+            late: Mutex::default(),
             kept: Mutex::default(),
             settling: tokio::sync::Mutex::default(),
             order: tokio::sync::RwLock::default(),
@@ -146,16 +210,46 @@ impl NfsWrite {
         At { verb, name: &self.name, until: self.server.until() }
     }
 
-    /// One WRITE; how many bytes the server took, and its verifier if it may lose them.
+    fn fail(&self, verb: Verb, kind: ErrorKind, range: (u64, u64)) -> Error {
+        Error::new(kind, verb).at(self.name.as_str()).in_range(range.0, range.1)
+    }
+
+    fn late(&self) -> MutexGuard<'_, Late> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That a place was not written by a WRITE which may come later than this one; of those that were asked again the first `known` are known.
+    fn clear(&self, verb: Verb, known: usize, range: (u64, u64)) -> Result<(), Error> {
+        let late = self.late();
+        if !late.again.iter().skip(known).any(|again| meets(*again, range)) {
+            return Ok(());
+        }
+        drop(late);
+        Err(self
+            .fail(verb, ErrorKind::Io, range)
+            .detail("an answer to what was written here before was lost, and the server may do that later than this")
+            .remedy("write the file anew"))
+    }
+
+    /// One WRITE; how many bytes the server took, whether it may lose them, and its verifier.
     async fn send(
         &self,
         at: &At<'_>,
         offset: u64,
         how: stable_how,
         bytes: &Bytes,
-    ) -> Result<(usize, Option<[u8; 8]>), Error> {
+    ) -> Result<(usize, bool, [u8; 8]), Error> {
+        let lie = |text| Err(at.fail(ErrorKind::Protocol).detail(text).remedy("look at the server"));
         let message = Message::write(&self.server.credential, (&self.file, offset), how, bytes.clone());
-        let mut reply = self.server.nfs(at, message).await?.good(at)?;
+        let mut sent = Sent { late: &self.late, range: (offset, bytes.len() as u64), ended: Ended::Open };
+        let answer = self.server.nfs(at, message).await?;
+        sent.ended = match (answer.asked, answer.status) {
+            (Asked::Once, _) => Ended::Answered,
+            (Asked::Again, 0) => Ended::AnsweredAgain,
+            (Asked::Again, _) => Ended::Open,
+        };
+        drop(sent);
+        let mut reply = answer.good(at)?;
         let mut told = || {
             reply.change()?;
             Ok((reply.u32()?, reply.u32()?, reply.bytes::<8>()?))
@@ -163,19 +257,25 @@ impl NfsWrite {
         let (count, committed, verifier) = told().map_err(|garbled| at.garbled(garbled))?;
         let count = sw_mem::index(u64::from(count));
         if count == 0 || count > bytes.len() {
-            let text = format!("the server says that it took {count} of {} bytes", bytes.len());
-            return Err(at.fail(ErrorKind::Protocol).detail(text).remedy("look at the server"));
+            return lie(format!("the server says that it took {count} of {} bytes", bytes.len()));
         }
-        Ok((count, (committed == 0).then_some(verifier)))
+        if committed > FILE_SYNC || committed < how as u32 {
+            return lie(format!("the server does not keep what it was asked to keep (WRITE, {how:?}): {committed}"));
+        }
+        Ok((count, committed == 0, verifier))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, offset: u64, bytes: Bytes, verifier: [u8; 8]) {
-        self.server.kept.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    /// Keeps what the server may lose; and what it may not, where that lies over something older which it may: that is written again before it.
+    fn keep(&self, offset: u64, bytes: Bytes, (may_go, verifier): (bool, [u8; 8])) {
         let mut kept = self.lock();
+        if !may_go && !kept.pieces.iter().any(|piece| piece.is_at((offset, bytes.len() as u64))) {
+            return;
+        }
+        self.server.kept.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let number = kept.next;
         kept.next += 1;
         kept.pieces.push(Piece { number, offset, bytes, verifier });
@@ -189,17 +289,20 @@ impl NfsWrite {
 
     /// Writes bytes, whatever the server takes at a time.
     async fn send_all(&self, at: &At<'_>, offset: u64, how: stable_how, bytes: &Bytes) -> Result<(), Error> {
-        let mut done = 0;
+        let (mut done, mut times) = (0, 0);
         while done < bytes.len() {
             let piece = bytes.slice(done..);
             let from = offset + done as u64;
-            let (count, verifier) = self.send(at, from, how, &piece).await?;
-            if let Some(verifier) = verifier {
-                if how != stable_how::UNSTABLE {
-                    let text = "the server does not keep what it was asked to keep (WRITE, FILE_SYNC)";
-                    return Err(at.fail(ErrorKind::Protocol).detail(text).remedy("look at the server"));
-                }
-                self.keep(from, piece.slice(..count), verifier);
+            let (count, may_go, verifier) = self.send(at, from, how, &piece).await?;
+            times += 1;
+            if times > 2 + bytes.len() / TAKEN_MIN {
+                let text = format!("the server takes {} bytes in more than {times} pieces", bytes.len());
+                return Err(at.fail(ErrorKind::Protocol).detail(text).remedy("look at the server"));
+            }
+            if how == stable_how::UNSTABLE {
+                // A part of them is copied: it would hold all of them otherwise, and not be counted so.
+                let taken = if count == bytes.len() { piece } else { Bytes::copy_from_slice(&piece[..count]) };
+                self.keep(from, taken, (may_go, verifier));
             }
             done += count;
         }
@@ -211,10 +314,7 @@ impl NfsWrite {
         let range = (offset, u64::from(landing.len()));
         let end = end.ok_or_else(|| {
             let text = format!("the file is to have {} bytes", self.len.load(Ordering::Acquire));
-            Error::new(ErrorKind::OutOfRange, Verb::Write)
-                .at(self.name.as_str())
-                .in_range(range.0, range.1)
-                .detail(text)
+            self.fail(Verb::Write, ErrorKind::OutOfRange, range).detail(text)
         })?;
         let (mut from, most) = (offset, u64::from(self.root.write_bytes));
         while from < end {
@@ -223,13 +323,23 @@ impl NfsWrite {
             let len = bytes.len() as u64;
             let at = self.at(Verb::Write);
             let writing = self.order.read().await;
+            if self.is_closed.load(Ordering::Acquire) {
+                return Err(self
+                    .fail(Verb::Write, ErrorKind::Closed, range)
+                    .detail("it is being committed, or was given up; these bytes are not part of it")
+                    .remedy("commit when all writes have ended"));
+            }
+            self.clear(Verb::Write, 0, (from, len))?;
             let sent = self.send_all(&at, from, stable_how::UNSTABLE, &bytes.into()).await;
             drop(writing);
             sent.map_err(|error| error.in_range(range.0, range.1))?;
             from += len;
         }
-        let mine: u64 = self.lock().pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
-        if mine > KEPT_MAX.0 || self.server.kept.load(Ordering::Relaxed) > KEPT_MAX.1 {
+        let (mine, pieces) = {
+            let kept = self.lock();
+            (kept.pieces.iter().map(|piece| piece.bytes.len() as u64).sum::<u64>(), kept.pieces.len())
+        };
+        if mine > KEPT_MAX.0 || pieces > PIECES_MAX || self.server.kept.load(Ordering::Relaxed) > KEPT_MAX.1 {
             self.settle(Verb::Write).await?;
         }
         Ok(())
@@ -252,15 +362,26 @@ impl NfsWrite {
             return Ok(());
         }
         let _alone = self.order.write().await;
-        let (pieces, mut again) = (self.lock().pieces.clone(), 0);
-        // All of them, as they came: what was written over each other ends as it was.
-        for piece in pieces {
+        let (pieces, known) = (self.lock().pieces.clone(), self.late().again.len());
+        // All of them, as they came: what was written over each other ends as it was. None goes before all are written: who is given up in
+        // between begins with the first again.
+        for piece in &pieces {
+            self.clear(verb, known, (piece.offset, piece.bytes.len() as u64))?;
             self.send_all(&self.at(verb), piece.offset, stable_how::FILE_SYNC, &piece.bytes).await?;
-            self.let_go(|kept| kept.number == piece.number);
-            again += piece.bytes.len();
         }
+        let (last, again) = (
+            pieces.last().map_or(0, |piece| piece.number),
+            pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>(),
+        );
+        self.let_go(|kept| kept.number <= last);
         tracing::warn!(file = %self.name, bytes = again, "the server lost what was not stable yet; it was written again");
         Ok(())
+    }
+
+    /// Takes no more writes, and waits for those that are under way.
+    async fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        drop(self.order.write().await);
     }
 
     /// Makes it whole, under its last name.
@@ -268,14 +389,27 @@ impl NfsWrite {
         let len = self.len.load(Ordering::Acquire);
         if len == OPEN {
             let error = Error::new(ErrorKind::ApiMisuse, Verb::Create).at(self.name.as_str());
+            let error = error.with_outcome(WriteOutcome::NotApplied);
             return Err(error.detail("its length was not said before it is committed"));
         }
+        self.close().await;
         self.whole(len).await.map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
         self.rename().await
     }
 
     async fn whole(&self, len: u64) -> Result<(), Error> {
         self.settle(Verb::Create).await?;
+        let is_late = {
+            let late = self.late();
+            // One behind the end would make it longer again.
+            late.is_open || late.again.iter().any(|(offset, bytes)| offset + bytes > len)
+        };
+        if is_late {
+            let error = self.fail(Verb::Create, ErrorKind::Cancelled, (0, len));
+            return Err(error
+                .detail("a write of it was given up, and the server may still do it")
+                .remedy("write the file anew"));
+        }
         let at = self.at(Verb::Create);
         if self.server.facts(&at, &self.file).await?.len != len {
             // Zeros are what was not written; what was written behind the end goes.
@@ -294,29 +428,43 @@ impl NfsWrite {
         let asked = RENAME3args { from: in_dir(&self.dir, &self.temporary), to: in_dir(&self.dir, &self.leaf) };
         let error = match self.server.call(&at, NFS_PROGRAM::NFSPROC3_RENAME, &asked).await {
             Ok(answer) if answer.status == 0 => return Ok(()),
-            Ok(answer) if answer.asked == Asked::Once => {
+            Ok(answer) if answer.asked == Asked::Once && fault::is_refusal(answer.status) => {
                 return Err(at.said(answer.status).with_outcome(WriteOutcome::NotApplied));
             }
-            // An asking before may have done it.
+            // An asking before, or this one, may have done it, or may be about to.
             Ok(answer) => at.said(answer.status),
             Err(error) => error,
         };
-        let at = self.at(Verb::Create);
-        let has_last = self.server.look_up(&at, &self.dir, &self.leaf).await;
-        if has_last.as_ref().is_ok_and(|(_, facts)| facts.is_same_file(&self.facts)) {
+        if self.has_name().await {
             return Ok(());
         }
-        let has_first = self.server.look_up(&at, &self.dir, &self.temporary).await;
-        // One that is still on its way may be done later: that its name is there now says nothing for sure.
-        let is_undone = has_first.is_ok() && error.kind() != ErrorKind::DeadlineExceeded;
-        Err(error.with_outcome(if is_undone { WriteOutcome::NotApplied } else { WriteOutcome::Unknown }))
+        // What is not there is not renamed, whenever that is done: its going is what says that it never was.
+        let at = self.at(Verb::Create);
+        let asked = REMOVE3args { object: in_dir(&self.dir, &self.temporary) };
+        let gone = self.server.call(&at, NFS_PROGRAM::NFSPROC3_REMOVE, &asked).await.map(|answer| answer.status);
+        let outcome = match gone {
+            Ok(0) => WriteOutcome::NotApplied,
+            Ok(fault::NOENT) if self.has_name().await => return Ok(()),
+            _ => WriteOutcome::Unknown,
+        };
+        Err(error.with_outcome(outcome))
+    }
+
+    /// Whether the last name is that of this file.
+    async fn has_name(&self) -> bool {
+        let found = self.server.look_up(&self.at(Verb::Create), &self.dir, &self.leaf).await;
+        found.is_ok_and(|(_, facts)| facts.is_same_file(&self.facts))
     }
 
     /// Leaves nothing of it.
     pub(super) async fn abandon(&self) {
+        self.close().await;
         self.let_go(|_| true);
         let at = self.at(Verb::Create);
-        if let Err(error) = remove(&self.server, &at, &self.dir, &self.temporary).await {
+        // One whose commit failed may have gone with that.
+        if let Err(error) = remove(&self.server, &at, &self.dir, &self.temporary).await
+            && error.kind() != ErrorKind::NotFound
+        {
             tracing::warn!(file = %self.name, temporary = %self.temporary, %error, "a file that was given up stays under its temporary name");
         }
     }
@@ -351,35 +499,86 @@ async fn room_for(server: &Server, at: &At<'_>, dir: &nfs_fh3, len: u64) -> Resu
     Ok(())
 }
 
-/// Makes a file that nobody else made.
-async fn exclusive(server: &Server, at: &At<'_>, dir: &nfs_fh3, leaf: &str) -> Result<(String, nfs_fh3), Error> {
-    let mut is_guarded = false;
-    let mut status = 0;
+/// Makes a file that nobody else made. A name that fails is left as if it had never been.
+async fn exclusive(server: &Arc<Server>, at: &At<'_>, dir: &nfs_fh3, leaf: &str) -> Result<(String, nfs_fh3), Error> {
+    let (mut is_guarded, mut status) = (false, 0);
     for _ in 0..NAMES_MAX {
         let name = temporary(leaf);
         let how = if is_guarded {
-            createhow3::GUARDED(sattr3 { mode: set_mode3::Some(MODE), ..sattr3::default() })
+            // Nobody else reads it before it has the mode that it is to have.
+            createhow3::GUARDED(sattr3 { mode: set_mode3::Some(0o600), ..sattr3::default() })
         } else {
             createhow3::EXCLUSIVE(createverf3(random_u64().to_be_bytes()))
         };
         let asked = CREATE3args { where_: in_dir(dir, &name), how };
-        let answer = server.call(at, NFS_PROGRAM::NFSPROC3_CREATE, &asked).await?;
-        status = answer.status;
-        match status {
-            0 => {
-                let mut reply: Reply = answer.reply;
-                let handle = match reply.handle_if_any().map_err(|garbled| at.garbled(garbled))? {
-                    Some(handle) => handle,
-                    None => server.look_up(at, dir, &name).await?.0,
-                };
-                return Ok((name, handle));
+        let answer = match server.call(at, NFS_PROGRAM::NFSPROC3_CREATE, &asked).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                discard(server, at, dir, &name).await;
+                return Err(error);
             }
+        };
+        status = answer.status;
+        if status == 0 {
+            let made = handle(server, at, dir, (&name, answer.reply)).await;
+            if made.is_err() {
+                discard(server, at, dir, &name).await;
+            }
+            return Ok((name, made?));
+        }
+        // An asking before, whose answer was lost, may have made it.
+        if answer.asked == Asked::Again {
+            discard(server, at, dir, &name).await;
+        }
+        match status {
             NOTSUPP => is_guarded = true,
             EXIST => {}
             status => return Err(at.said(status)),
         }
     }
     Err(at.said(status))
+}
+
+/// The handle of a file that was made.
+async fn handle(
+    server: &Server,
+    at: &At<'_>,
+    dir: &nfs_fh3,
+    (name, mut reply): (&str, Reply),
+) -> Result<nfs_fh3, Error> {
+    match reply.handle_if_any().map_err(|garbled| at.garbled(garbled))? {
+        Some(handle) => Ok(handle),
+        None => Ok(server.look_up(at, dir, name).await?.0),
+    }
+}
+
+/// Gives a file that was made its mode; what it is then.
+async fn ready(server: &Server, at: &At<'_>, file: &nfs_fh3, mode: u32) -> Result<Facts, Error> {
+    let new = sattr3 {
+        mode: set_mode3::Some(mode),
+        // The times hold the word by which an exclusive file is known.
+        atime: set_atime::SET_TO_SERVER_TIME,
+        mtime: set_mtime::SET_TO_SERVER_TIME,
+        ..sattr3::default()
+    };
+    set(server, at, file, new).await?;
+    server.facts(at, file).await
+}
+
+/// Removes a name that nothing is to come of.
+async fn discard(server: &Arc<Server>, at: &At<'_>, dir: &nfs_fh3, name: &str) {
+    let (server, dir, verb) = (server.clone(), dir.clone(), at.verb);
+    let (name, place) = (name.to_owned(), at.name.to_owned());
+    let work = tokio::spawn(async move {
+        let at = At { verb, name: &place, until: server.until() };
+        match remove(&server, &at, &dir, &name).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(file = %place, temporary = %name, %error, "a file that was given up stays under its temporary name");
+            }
+            _ => {}
+        }
+    });
+    drop(tokio::time::timeout(DISCARD_WAIT, work).await);
 }
 
 async fn set(server: &Server, at: &At<'_>, file: &nfs_fh3, new: sattr3) -> Result<(), Error> {

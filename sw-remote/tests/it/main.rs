@@ -15,6 +15,7 @@ mod hdfs_cluster;
 mod hdfs_faults;
 mod listings;
 mod nfs;
+mod nfs_made;
 mod nfs_peer;
 mod plain;
 mod rgw;
