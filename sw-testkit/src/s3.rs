@@ -155,6 +155,11 @@ impl Proxy {
     pub fn set(&self, wire: Wire) {
         *self.wire.lock().unwrap_or_else(PoisonError::into_inner) = wire;
     }
+
+    /// What it does: what it does once is [`Wire::Good`] when it was done.
+    pub fn wire(&self) -> Wire {
+        *self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Server {

@@ -4,7 +4,10 @@
 use std::{
     fs,
     net::{TcpListener, TcpStream},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -147,8 +150,8 @@ impl Ganesha {
             gid: 0,
             port: Some(self.port),
             mount_port: Some(self.mount_port),
-            silence: Duration::from_secs(5),
-            patience: Duration::from_secs(20),
+            silence: Duration::from_secs(20),
+            patience: Duration::from_secs(60),
             ..NfsConfig::default()
         }
     }
@@ -211,6 +214,11 @@ fn bytes_and_names(ganesha: &Ganesha) {
     }
     let meta = fs::metadata(ganesha.file("vfs/file")).unwrap();
     assert_eq!((meta.permissions().mode() & 0o777, meta.uid()), (0o644, 0));
+    // What was private stays so.
+    fs::set_permissions(ganesha.file("vfs/file"), fs::Permissions::from_mode(0o600)).unwrap();
+    put(&stores, &uri("vfs/file"), &pattern::bytes(0, 0, 17 * MIB + 5)).unwrap();
+    let meta = fs::metadata(ganesha.file("vfs/file")).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o777, 0o600);
     let entry = stores.stat(&uri("vfs/file")).unwrap();
     let modified = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
     assert_eq!((entry.len, entry.version.stamp), (meta.len(), modified));
@@ -243,6 +251,13 @@ fn links(ganesha: &Ganesha) {
     ] {
         std::os::unix::fs::symlink(to, ganesha.file("vfs/links").join(name)).unwrap();
     }
+    // To a name that is no text, and into a directory of somebody else.
+    let odd = std::ffi::OsStr::from_bytes(b"no-\xff-text");
+    std::os::unix::fs::symlink(odd, ganesha.file("vfs/links/odd")).unwrap();
+    fs::create_dir(ganesha.file("vfs/links/private")).unwrap();
+    fs::write(ganesha.file("vfs/links/private/file"), b"private").unwrap();
+    fs::set_permissions(ganesha.file("vfs/links/private"), fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink("private/file", ganesha.file("vfs/links/shut")).unwrap();
     for name in ["deep/up", "whole", "folder/up"] {
         assert_eq!(read(&stores, &open(&stores, &format!("vfs/links/{name}"))).unwrap(), b"found", "{name}");
     }
@@ -251,13 +266,21 @@ fn links(ganesha: &Ganesha) {
         ("far", ErrorKind::Unsupported),
         ("loop", ErrorKind::NotFound),
         ("nowhere", ErrorKind::NotFound),
+        ("odd", ErrorKind::BadUri),
     ] {
         let error = stores.open(&uri(&format!("vfs/links/{name}")), OpenMode::Read).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
     }
-    let kinds: Vec<EntryKind> = stores.list(&uri("vfs/links")).unwrap().iter().map(|entry| entry.kind).collect();
+    let kinds = |stores: &NfsStores| -> Vec<EntryKind> {
+        stores.list(&uri("vfs/links")).unwrap().iter().map(|entry| entry.kind).collect()
+    };
     use EntryKind::{Directory, Object as File, Other};
-    assert_eq!(kinds, [Directory, Other, Directory, Other, Other, Other, File, File]);
+    // deep, far, folder, loop, nowhere, odd, out, private, shut, target, whole.
+    let mut want = [Directory, Other, Directory, Other, Other, Other, Other, Directory, File, File, File];
+    assert_eq!(kinds(&stores), want);
+    let other = self::stores(NfsConfig { uid: 1000, gid: 1000, ..ganesha.config() });
+    want[8] = Other;
+    assert_eq!(kinds(&other), want);
 }
 
 /// Bytes of two versions are never mixed.
@@ -377,25 +400,38 @@ fn refusals(ganesha: &Ganesha) {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
 
-/// A connection that is cut or broken at any byte goes on by another one, with the same bytes.
+/// A connection that is cut or broken at a byte of its answers goes on by another one, with the same bytes. Each has a client of its own with
+/// one connection, so that bytes are counted from its beginning, that of the opening on.
 fn wires(ganesha: &Ganesha) {
     let proxy = Proxy::before(([127, 0, 0, 1], ganesha.port).into());
-    let config = NfsConfig { port: Some(proxy.address().port()), connections: 2, ..ganesha.config() };
-    let stores = self::stores(config);
+    let config = NfsConfig { port: Some(proxy.address().port()), connections: 1, ..ganesha.config() };
     let bytes = pattern::bytes(5, 0, 6 * MIB);
-    put(&stores, &uri("vfs/wire"), &bytes).unwrap();
+    put(&self::stores(config.clone()), &uri("vfs/wire"), &bytes).unwrap();
     let mut after = 1;
-    for round in 0..24 {
+    while after < 6 * MIB as u64 {
         for wire in [Wire::CutOnce(after), Wire::ResetOnce(after)] {
-            let object = open(&stores, "vfs/wire");
+            let stores = self::stores(config.clone());
             proxy.set(wire);
-            assert!(read(&stores, &object).unwrap() == bytes, "{wire:?}");
-            proxy.set(wire);
-            put(&stores, &uri("vfs/copy"), &bytes).unwrap_or_else(|error| panic!("{wire:?}: {error}"));
-            assert!(fs::read(ganesha.file("vfs/copy")).unwrap() == bytes, "{wire:?}");
+            assert!(read(&stores, &open(&stores, "vfs/wire")).unwrap() == bytes, "{wire:?}");
+            assert_eq!(proxy.wire(), Wire::Good, "{wire:?} did not come to it");
         }
-        after += after / 2 + 7 * round;
+        after += after / 2 + 41;
     }
+    // A write is answered in few bytes: cut at each so-many-th, until none is left to cut at.
+    let (small, mut cuts) = (&bytes[..MIB + 5], 0);
+    for after in (1..).step_by(89) {
+        let wire = if cuts % 2 == 0 { Wire::CutOnce(after) } else { Wire::ResetOnce(after) };
+        let stores = self::stores(config.clone());
+        proxy.set(wire);
+        put(&stores, &uri("vfs/copy"), small).unwrap_or_else(|error| panic!("{wire:?}: {error}"));
+        assert!(fs::read(ganesha.file("vfs/copy")).unwrap() == small, "{wire:?}");
+        if proxy.wire() != Wire::Good {
+            break;
+        }
+        cuts += 1;
+    }
+    assert!(cuts >= 16, "{cuts}");
+    proxy.set(Wire::Good);
     assert!(!names(ganesha, "vfs").iter().any(|name| name.contains(".straightway-")), "{:?}", names(ganesha, "vfs"));
 }
 

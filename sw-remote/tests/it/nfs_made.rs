@@ -138,6 +138,8 @@ pub struct State {
     files: BTreeMap<u64, File>,
     /// A RENAME that is still to be done.
     late: Option<(Vec<u8>, Vec<u8>)>,
+    /// It is done when a name is to be removed, just before that.
+    pub is_late_before_remove: bool,
     fate: Fate,
     pub verifier: u64,
     seed: u64,
@@ -348,6 +350,13 @@ impl State {
         0
     }
 
+    /// Does the RENAME that is still to be done, if there is one.
+    pub fn rename_late(&mut self) {
+        if let Some((from, to)) = self.late.take() {
+            self.rename(&from, &to);
+        }
+    }
+
     fn asked_to_rename(&mut self, args: &mut Args<'_>) -> Xdr {
         args.opaque();
         let from = args.opaque().to_vec();
@@ -427,6 +436,9 @@ impl State {
             (_, CREATE) => self.create(&mut args),
             (_, REMOVE) => {
                 args.opaque();
+                if self.is_late_before_remove {
+                    self.rename_late();
+                }
                 let status = if self.names.remove(args.opaque()).is_some() { 0 } else { NOENT };
                 Xdr::default().word(status).word(0).word(0)
             }
@@ -619,13 +631,6 @@ impl Peer {
     /// Removes all of them.
     pub fn clear(&self) {
         self.state().names.clear();
-    }
-
-    /// Does the RENAME that it still has to do.
-    pub fn rename_late(&self) {
-        let mut state = self.state();
-        let (from, to) = state.late.take().unwrap();
-        state.rename(&from, &to);
     }
 
     pub fn port(&self) -> u16 {

@@ -339,14 +339,20 @@ fn a_rename_that_may_still_be_done_is_not_told_as_undone() {
         Odd::RenamesLateAndSays(ACCES),
         Odd::RenamesLateAndSays(JUKEBOX),
     ] {
-        peer.clear();
-        let intent = stores.create(NEW, 100).unwrap();
-        write(&stores, intent.object(), 0, &[1; 100]).unwrap();
-        peer.set(odd);
-        let error = intent.commit(Names::Durable).unwrap_err();
-        peer.rename_late();
-        assert_eq!(error.outcome(), Some(WriteOutcome::NotApplied), "{odd:?}: {error}");
-        assert_eq!(peer.names(), [""; 0], "{odd:?}: it was told that nothing came of it");
+        // It comes when all is over, or just before the name is to go that it takes away.
+        for (is_before, told, names) in [(false, Some(WriteOutcome::NotApplied), &[][..]), (true, None, &["new"])] {
+            peer.clear();
+            peer.set(Odd::Nothing);
+            let intent = stores.create(NEW, 100).unwrap();
+            write(&stores, intent.object(), 0, &[1; 100]).unwrap();
+            peer.set(odd);
+            peer.state().is_late_before_remove = is_before;
+            let outcome = intent.commit(Names::Durable).map_err(|error| error.outcome().unwrap()).err();
+            peer.state().rename_late();
+            peer.state().is_late_before_remove = false;
+            assert_eq!(outcome, told, "{odd:?} {is_before}");
+            assert_eq!(peer.names(), names, "{odd:?} {is_before}");
+        }
     }
     for (odd, outcome) in [
         // Done, and said to have failed.
