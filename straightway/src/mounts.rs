@@ -1,13 +1,20 @@
 //! What a path is mounted from, and what that means for direct I/O: by the kernel's table of mounts and the file system's magic number.
 //!
 //! ```text
-//!   path ─► /proc/self/mountinfo: the longest mount point above it ─► type ─► KINDS: name, O_DIRECT, notes
+//!   path ─► /proc/self/mountinfo: from the root down, mount by mount ─► type ─► KINDS: name, O_DIRECT, notes
 //!                                                         └─ options ─► what hurts, with a remedy
 //! ```
 //!
+//! The path itself is touched by a thread of its own, for a while: a mount whose server is gone answers nobody, and is told by its words alone.
+//!
 //! What the table says of systems that no test here mounts is from their documents; `docs/systems/mounts.md` says which.
 
-use std::path::Path;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
+};
 
 use sw_engine::{Error, ErrorKind, Verb};
 
@@ -29,6 +36,14 @@ struct Kind {
     judge: fn(&Mount) -> Vec<Fact>,
 }
 
+/// Longest that a mount is waited for.
+const TOUCH: Duration = Duration::from_secs(5);
+/// Types that lie on devices of this machine.
+const LOCAL: &[&str] = &[
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "ntfs3", "exfat", "vfat", "iso9660", "squashfs",
+    "erofs",
+];
+
 const NFS_MAGIC: i64 = 0x6969;
 const FUSE_DIRECT: &str =
     "up to the daemon: many take it and go through the page cache or a buffer of their own all the same";
@@ -49,12 +64,21 @@ const KINDS: &[Kind] = &[
         judge: judge_nfs,
     },
     Kind {
-        types: &["nfs", "nfs4", "alinas", "cpfs"],
+        types: &["nfs", "nfs4"],
         sources: &["cpfs-"],
         magic: 0,
         name: "CPFS by NFS",
         direct: "past the page cache, by requests of rsize bytes",
         note: "mounted through a proxy of this machine (alinas-utils), which is one connection for all",
+        judge: judge_nfs,
+    },
+    Kind {
+        types: &["alinas"],
+        sources: &[],
+        magic: 0,
+        name: "Alibaba NAS by alinas",
+        direct: "past the page cache, by requests of rsize bytes",
+        note: "",
         judge: judge_nfs,
     },
     Kind {
@@ -233,6 +257,8 @@ impl Kind {
 /// A mount, as the kernel tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Its number, and that of the mount that it lies in.
+    ids: (u64, u64),
     /// Where.
     pub at: String,
     /// The type of the file system.
@@ -248,7 +274,7 @@ pub struct Mount {
 pub struct MountFacts {
     /// The mount.
     pub mount: Mount,
-    /// What it is, in words; `a local file system` for what no row of the table has.
+    /// What it is, in words; `not in the table` for what no row of it has, and is on no device of this machine.
     pub system: &'static str,
     /// What `O_DIRECT` means there.
     pub direct: &'static str,
@@ -256,6 +282,8 @@ pub struct MountFacts {
     pub note: &'static str,
     /// What its options do, with what to change.
     pub facts: Vec<Fact>,
+    /// Whether it answers: a path on one that does not is not to be touched.
+    pub answers: bool,
 }
 
 impl Mount {
@@ -275,7 +303,9 @@ impl Mount {
     /// A line of mountinfo (proc_pid_mountinfo(5)).
     fn parse(line: &str) -> Option<Self> {
         let (before, behind) = line.split_once(" - ")?;
-        let mut before = before.split(' ').skip(4);
+        let mut before = before.split(' ');
+        let ids = (before.next()?.parse().ok()?, before.next()?.parse().ok()?);
+        let mut before = before.skip(2);
         let (at, own) = (plain(before.next()?), before.next()?);
         let mut behind = behind.splitn(3, ' ');
         let (kind, source, more) =
@@ -286,7 +316,7 @@ impl Mount {
         };
         let options =
             own.split(',').chain(more.trim_end().split(',')).filter(|word| !word.is_empty()).map(option).collect();
-        Some(Self { at, kind, source, options })
+        Some(Self { ids, at, kind, source, options })
     }
 }
 
@@ -311,10 +341,26 @@ fn plain(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The mount that a path without links is on: the longest point above it; of several there the last.
+/// The mount that a path without links is on. As the kernel walks: from the root down, into what is mounted on the mount that it is on; one that
+/// was there before, below a point that another covers since, is not met.
 fn above(mountinfo: &str, path: &Path) -> Option<Mount> {
-    let mounts = mountinfo.lines().filter_map(Mount::parse).filter(|mount| path.starts_with(&mount.at));
-    mounts.max_by_key(|mount| Path::new(&mount.at).components().count())
+    let depth = |mount: &Mount| Path::new(&mount.at).components().count();
+    let mut left: Vec<Mount> =
+        mountinfo.lines().filter_map(Mount::parse).filter(|mount| path.starts_with(&mount.at)).collect();
+    let ids: Vec<u64> = left.iter().map(|mount| mount.ids.0).collect();
+    let is_root = |mount: &Mount| mount.ids.0 == mount.ids.1 || !ids.contains(&mount.ids.1);
+    // Of several the last, where the kernel lists those that came later.
+    let root = left.iter().rposition(|mount| {
+        is_root(mount) && left.iter().filter(|other| is_root(other)).all(|other| depth(other) >= depth(mount))
+    })?;
+    let mut here = left.remove(root);
+    loop {
+        let below = left.iter().enumerate().filter(|(_, mount)| mount.ids.1 == here.ids.0);
+        // The first that is met; each is entered once.
+        let next = below.rev().min_by_key(|(_, mount)| depth(mount)).map(|(place, _)| place);
+        let Some(next) = next else { return Some(here) };
+        here = left.remove(next);
+    }
 }
 
 fn known(mount: Mount, magic: Option<i64>) -> MountFacts {
@@ -322,38 +368,71 @@ fn known(mount: Mount, magic: Option<i64>) -> MountFacts {
     match KINDS.iter().find(|kind| kind.is_of(&mount)).or_else(by_magic) {
         Some(kind) => {
             let facts = (kind.judge)(&mount);
-            MountFacts { mount, system: kind.name, direct: kind.direct, note: kind.note, facts }
+            MountFacts { mount, system: kind.name, direct: kind.direct, note: kind.note, facts, answers: true }
         }
-        None => MountFacts {
-            mount,
-            system: "a local file system",
-            direct: "to the device where the file system has it: the ways below say so",
-            note: "",
-            facts: Vec::new(),
-        },
+        None => {
+            let system = if LOCAL.contains(&mount.kind.as_str()) { "a local file system" } else { "not in the table" };
+            MountFacts {
+                mount,
+                system,
+                direct: "to the device where the file system has it: the ways below say so",
+                note: "",
+                facts: Vec::new(),
+                answers: true,
+            }
+        }
     }
 }
 
-/// What a path is mounted from.
+/// A path without links, and the number of its file system. Waits as long as that does.
+fn touch(path: &Path) -> io::Result<(PathBuf, Option<i64>)> {
+    let whole = std::fs::canonicalize(path)?;
+    let magic = sw_uring::file_system_magic(&whole).ok();
+    Ok((whole, magic))
+}
+
+/// What `ask` says, by a thread of its own; nothing if it has not by then. That thread stays until the kernel lets it go.
+fn within<T: Send + 'static>(limit: Duration, ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, end) = mpsc::sync_channel(1);
+    let made = std::thread::Builder::new().name("straightway-touch".to_owned()).spawn(move || drop(done.send(ask())));
+    made.ok().and_then(|_thread| end.recv_timeout(limit).ok())
+}
+
+/// What a path is mounted from. Waits a few seconds at most: of a mount that does not answer, what the kernel's table says of the path as it is
+/// written, and that it does not answer.
 ///
 /// # Errors
 /// Those of the path, and `Unsupported` where the kernel tells no mounts.
 pub fn of(path: &Path) -> Result<MountFacts, Error> {
+    let asked = path.to_owned();
+    look(path, within(TOUCH, move || touch(&asked)))
+}
+
+fn look(path: &Path, touched: Option<io::Result<(PathBuf, Option<i64>)>>) -> Result<MountFacts, Error> {
     let fail = |kind| Error::new(kind, Verb::Open).at(path.to_string_lossy().into_owned());
-    let whole = std::fs::canonicalize(path).map_err(|error| {
+    let is_silent = touched.is_none();
+    let found = touched.unwrap_or_else(|| Ok((std::path::absolute(path)?, None))).map_err(|error| {
         let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
             _ => ErrorKind::Io,
         };
         fail(kind).detail("its mount cannot be looked for").caused_by(error)
-    })?;
+    });
+    let (whole, magic) = found?;
     let mountinfo = std::fs::read("/proc/self/mountinfo").map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let mount = mountinfo.ok().and_then(|text| above(&text, &whole));
     let mount = mount.ok_or_else(|| {
         fail(ErrorKind::Unsupported).detail("/proc/self/mountinfo has no mount for it").remedy("mount /proc")
     })?;
-    Ok(known(mount, sw_uring::file_system_magic(&whole).ok()))
+    let mut known = known(mount, magic);
+    known.answers = !is_silent;
+    if is_silent {
+        let text = format!("the mount does not answer within {} s", TOUCH.as_secs());
+        let remedy = "look whether its server can be reached; `umount -l` takes it away";
+        known.facts.insert(0, fact("answers", Health::Missing, text, remedy));
+    }
+    Ok(known)
 }
 
 fn fact(name: &str, health: Health, value: impl Into<String>, remedy: &str) -> Fact {

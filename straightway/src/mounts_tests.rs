@@ -19,14 +19,17 @@ fn health(facts: &MountFacts, name: &str) -> Option<Health> {
 }
 
 #[test]
-fn a_path_is_on_the_longest_mount_above_it_and_of_two_there_on_the_last() {
+fn a_path_is_on_the_mount_that_is_met_on_the_way_to_it() {
+    // Each with its number and that of the mount that it is on; the last two of the points below `/data` were there before `/data` was covered.
     let text = [
-        line("/", "ext4", "/dev/vda", "rw"),
-        line("/data", "nfs4", "host:/old", "rw"),
-        line("/data", "nfs4", "host:/new", "rw,vers=4.2"),
-        line("/data/in\\040side", "xfs", "/dev/vdb", "rw"),
-        "what is no line\n".to_owned(),
-        line("/database", "tmpfs", "tmpfs", "rw"),
+        "20 1 0:1 / / rw - ext4 /dev/vda rw\n",
+        "30 20 0:2 / /data rw - nfs4 host:/old rw\n",
+        "31 30 0:3 / /data/covered rw - xfs /dev/vdc rw\n",
+        "32 31 0:4 / /data/covered/deep rw - xfs /dev/vdd rw\n",
+        "40 30 0:5 / /data rw master:1 - nfs4 host:/new rw,vers=4.2\n",
+        "41 40 0:6 / /data/in\\040side rw - xfs /dev/vdb rw\n",
+        "what is no line\n",
+        "50 20 0:7 / /database rw - tmpfs tmpfs rw\n",
     ]
     .concat();
     let source = |path: &str| above(&text, Path::new(path)).unwrap().source;
@@ -34,9 +37,21 @@ fn a_path_is_on_the_longest_mount_above_it_and_of_two_there_on_the_last() {
     assert_eq!(source("/data"), "host:/new");
     assert_eq!(source("/data/in side/file"), "/dev/vdb");
     assert_eq!(source("/data/in"), "host:/new");
+    assert_eq!(source("/data/covered/deep/file"), "host:/new");
     assert_eq!(source("/database/x"), "tmpfs");
     assert_eq!(above("", Path::new("/")), None);
+    assert_eq!(above("1 1 0:1 / / rw - ext4 a rw\n", Path::new("/x")).unwrap().source, "a");
     assert_eq!(plain("a\\011b\\134c\\x\\"), "a\tb\\c\\x\\");
+}
+
+#[test]
+fn a_mount_that_does_not_answer_is_told_by_its_words() {
+    let (_hold, never) = mpsc::channel::<()>();
+    assert_eq!(within(Duration::from_millis(20), move || drop(never.recv())), None);
+    assert_eq!(within(Duration::from_secs(20), || 7), Some(7));
+    let facts = look(Path::new("/no/such/path"), None).unwrap();
+    assert!(!facts.answers && facts.mount.at == "/", "{facts:?}");
+    assert_eq!(health(&facts, "answers"), Some(Health::Missing));
 }
 
 #[test]
@@ -64,15 +79,18 @@ fn each_kind_is_told_by_its_type_and_source() {
         ("cifs", "//host/share", "SMB"),
         ("virtiofs", "tag", "virtiofs"),
         ("fuse.nobody-knows", "x", "a FUSE file system"),
+        ("alinas", "fs-0123.region:/", "Alibaba NAS by alinas"),
         ("ext4", "/dev/vda", "a local file system"),
+        ("newfs", "host:/x", "not in the table"),
     ] {
         assert_eq!(facts_of(kind, source, "rw").system, name, "{kind}");
     }
     // A type that nobody knows, by the number of its file system.
-    let mount = Mount { at: "/".into(), kind: "renamed".into(), source: String::new(), options: Vec::new() };
+    let mount =
+        Mount { ids: (2, 1), at: "/".into(), kind: "renamed".into(), source: String::new(), options: Vec::new() };
     assert_eq!(known(mount.clone(), Some(0x0bd0_0bd0)).system, "Lustre");
     assert_eq!(known(mount.clone(), Some(NFS_MAGIC)).system, "NFS");
-    assert_eq!(known(mount, Some(0xef53)).system, "a local file system");
+    assert_eq!(known(mount, Some(0xef53)).system, "not in the table");
     assert!(KINDS.iter().all(|kind| kind.magic != FUSE_MAGIC), "that number is shared by all that FUSE has");
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, path::Path};
 
 use serde::Serialize;
-use straightway::{Engine, EntryKind, Fact, Health, Object, Uri, mounts::MountFacts};
+use straightway::{Engine, EntryKind, Error, ErrorKind, Fact, Health, Object, Uri, Verb, mounts::MountFacts};
 
 use super::list::{Face, faces};
 use crate::{fail::Fail, machine_args::Doctor, out::Out, session};
@@ -52,11 +52,10 @@ struct MountReport {
 }
 
 impl MountReport {
-    /// Where none is told there is none; what is wrong with the path is told elsewhere.
-    fn of(path: &Path) -> Option<Self> {
-        let MountFacts { mount, system, direct, note, facts } = straightway::mounts::of(path).ok()?;
+    fn of(found: MountFacts) -> Self {
+        let MountFacts { mount, system, direct, note, facts, .. } = found;
         let facts = facts.into_iter().map(fact).collect();
-        Some(Self { at: mount.at, kind: mount.kind, source: mount.source, system, direct, note, facts })
+        Self { at: mount.at, kind: mount.kind, source: mount.source, system, direct, note, facts }
     }
 }
 
@@ -112,12 +111,17 @@ pub fn run(args: &Doctor, out: &mut Out) -> Result<(), Fail> {
         let mut failed = None;
         let mut paths = Vec::with_capacity(args.paths.len());
         for path in &args.paths {
-            let looked = look(engine, path);
+            // Where none is told there is none; what is wrong with the path is told by looking at it.
+            let mount = straightway::mounts::of(path).ok();
+            let looked = match mount.as_ref().filter(|mount| !mount.answers) {
+                Some(_) => Err(silent(path)),
+                None => look(engine, path),
+            };
             let error = looked.as_ref().err().map(ToString::to_string);
             paths.push(PathReport {
                 path: path.display().to_string(),
                 faces: looked.as_ref().map(faces).unwrap_or_default(),
-                mount: MountReport::of(path),
+                mount: mount.map(MountReport::of),
                 error,
             });
             failed = failed.or(looked.err());
@@ -131,6 +135,12 @@ pub fn run(args: &Doctor, out: &mut Out) -> Result<(), Fail> {
 
 fn fact(fact: Fact) -> FactReport {
     FactReport { name: fact.name, health: fact.health.name(), value: fact.value, remedy: fact.remedy }
+}
+
+/// One that is not touched: whoever does waits for as long as its server is gone.
+fn silent(path: &Path) -> Fail {
+    let error = Error::new(ErrorKind::DeadlineExceeded, Verb::Open).at(path.to_string_lossy().into_owned());
+    Fail::from(error.detail("the mount does not answer").remedy("look whether its server can be reached"))
 }
 
 /// A file as it is; of a directory, a file that is made in it and goes away.
