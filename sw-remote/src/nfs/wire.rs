@@ -270,7 +270,7 @@ mod tests {
     fn record(words: &[u32]) -> Vec<u8> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
         let (first, second) = bytes.split_at(bytes.len() / 2 + 1);
-        let mark = |len: usize, last| (u32::try_from(len).unwrap() | last).to_be_bytes();
+        let mark = |len: usize, last: u32| (u32::try_from(len).unwrap() | last).to_be_bytes();
         [&mark(first.len(), 0), first, &mark(second.len(), LAST), second].concat()
     }
 
