@@ -163,7 +163,10 @@ mod tests {
         assert!(listens(&table(), port));
         let _connected = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         drop(listener);
-        assert!(!listens(&table(), port), "a connection to it is none that listens");
+        // A child that another test begins has it too, until it becomes its program.
+        let (_silent, pause) = std::sync::mpsc::channel::<()>();
+        let is_gone = || !listens(&table(), port) || pause.recv_timeout(Duration::from_millis(20)).is_ok();
+        assert!((0..500).any(|_| is_gone()), "a connection to it is none that listens");
         let mapped = "  0: 0000000000000000FFFF00000100007F:5621 00000000000000000000000000000000:0000 0A 0:0";
         assert_eq!(listens(mapped, 0x5621), cfg!(target_endian = "little"));
     }
