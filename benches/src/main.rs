@@ -92,9 +92,9 @@ enum Verb {
     Ceph,
     /// Our initiator of NVMe over TCP on our target, loopback, beside a bare stream, iperf3 and clients of NBD.
     NvmeTcp,
-    /// A file of Apache's HDFS, beside its own `hdfs dfs -cat`; skipped where its jars are not.
+    /// A file of Apache's HDFS, beside its own `hdfs dfs -cat`; by its name alone.
     Hdfs,
-    /// A file behind nfs-ganesha, beside libnfs's nfs-cat; skipped where they are not.
+    /// A file behind nfs-ganesha, beside libnfs's nfs-cat; by its name alone.
     Nfs,
     /// Ranges and small objects of S3, beside boto3, obstore, s3torchconnector and s5cmd.
     S3,
@@ -290,8 +290,6 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::null::run,
             cases::nvme_driver::run,
             cases::nvme_tcp::run,
-            cases::hdfs::run,
-            cases::nfs::run,
             cases::s3::run,
             cases::raw::randread,
             cases::raw::randread_zram,

@@ -639,10 +639,12 @@ impl Transport for TcpTransport {
         why.filter(|why| (why.kind(), why.code()) == (fault.kind, fault.code))
     }
 
-    fn waits(&self, handle: u64) -> Option<&Error> {
+    fn waits(&self, handle: u64) -> Option<Error> {
         let (head, ..) = split(handle);
-        let is_waited_for = self.heads.get(head)?.as_ref().is_some_and(|head| !head.waiting.is_empty());
-        self.whys.get(head)?.as_ref().filter(|_| is_waited_for)
+        let there = self.heads.get(head)?.as_ref().filter(|head| !head.waiting.is_empty())?;
+        let why = there.paths.controllers().map(|controller| controller.why_not()).find(|why| !why.is_empty());
+        let text = why.unwrap_or_else(|| "a connection to the target is not there yet".to_owned());
+        Some(Error::new(ErrorKind::NoDevice, Verb::Read).detail(text).remedy("see the target's log and the network"))
     }
 
     fn rests(&self) -> bool {

@@ -81,7 +81,7 @@ impl Lane {
                 let why = legs.find_map(|(_, _, Chunk { leg, .. })| {
                     self.queues.get(usize::from(leg.transport))?.transport.waits(leg.handle)
                 });
-                if let Some(why) = why {
+                if let Some(why) = &why {
                     error = error.because_of(why);
                 }
             }

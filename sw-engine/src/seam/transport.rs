@@ -243,7 +243,7 @@ pub trait Transport: Send {
 
     /// Why I/Os with `handle` wait in the transport, if some do and no device is at work on them: a connection that was lost, say. Text and
     /// remedy go into the error of an operation whose deadline passed.
-    fn waits(&self, handle: u64) -> Option<&Error> {
+    fn waits(&self, handle: u64) -> Option<Error> {
         let _ = handle;
         None
     }
