@@ -357,7 +357,7 @@ fn killed(server: &mut Server, client: &Ceph) {
 /// The store says nothing: what is asked of it ends in time, and memory that the library has yet is not written to by it any more.
 fn silent(server: &Server) {
     let mut config = server.config();
-    config.patience = Duration::from_secs(4);
+    config.patience = Duration::from_secs(2);
     let client = client(config);
     let opened: Vec<_> = ["rados://pool/kept", "rbd://pool/kept@one", "cephfs://files/kept"]
         .iter()

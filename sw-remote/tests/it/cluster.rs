@@ -70,6 +70,8 @@ impl Cluster {
                 "osd objectstore = bluestore\nbluestore block size = 4294967296\nosd memory target = 939524096\n"
             }
         };
+        // A store that is stopped for longer than its lease to read (16 s if nothing is said) and has nobody beside it lets reads wait for
+        // ever when it goes on (seen with Ceph 16: "waiting for readable"): the lease is longer than a test stops it.
         let text = format!(
             "[global]\nfsid = {CLUSTER}\nmon host = [v2:127.0.0.1:{}/0,v1:127.0.0.1:{}/0]\nmon initial members = a\n\
              public addr = 127.0.0.1\ncluster addr = 127.0.0.1\nauth cluster required = {auth}\nauth service required = {auth}\n\
@@ -77,7 +79,7 @@ impl Cluster {
              keyring = {at}/$name.keyring\nadmin socket = {at}/$name.asok\n\
              log file = {at}/$name.log\npid file = {at}/$name.pid\nrun dir = {at}\ncrash dir = {at}\nmon data = {at}/mon\n\
              osd data = {at}/osd\nosd pool default size = 1\nosd pool default min size = 1\nosd pool default pg num = 8\n\
-             mon allow pool size one = true\nosd crush chooseleaf type = 0\nmon data avail crit = 1\npaxos propose interval = 0.05\n\
+             osd pool default read lease ratio = 10\nmon allow pool size one = true\nosd crush chooseleaf type = 0\nmon data avail crit = 1\npaxos propose interval = 0.05\n\
              paxos min wait = 0.02\nosd class update on start = false\nmds beacon interval = 0.5\n{store}{}",
             ports[0],
             ports[1],
