@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use sw_engine::{
-    Error, ErrorKind, Object, Verb, Version, WriteOutcome,
+    Error, ErrorKind, Verb, Version, WriteOutcome,
     seam::{IoKind, Names, WriteIntent},
 };
 
@@ -24,7 +24,12 @@ use super::{
     sys::{Failed, Keep, rados::Pool},
     text,
 };
-use crate::{address::Address, land::Landing, remote::Remote};
+use crate::{
+    address::Address,
+    intent::{self, Intent},
+    land::Landing,
+    remote::Remote,
+};
 
 /// Bytes of an object that is written: below what a cluster takes in one operation (`osd_max_write_size`, 90 MiB).
 pub(super) const BLOB_BYTES_MAX: u64 = 64 << 20;
@@ -37,6 +42,8 @@ struct Making {
     shared: Arc<Shared>,
     at: Address,
     pool: Arc<Held<Pool>>,
+    /// Bytes that it is to have, if that was said.
+    len: Option<u64>,
     bytes: Mutex<(Vec<u8>, Part)>,
     /// It is being committed.
     is_closed: AtomicBool,
@@ -139,47 +146,45 @@ pub(super) fn not_read(at: &Address) -> BoxFuture<'static, Result<(), Error>> {
     futures_util::future::ready(Err(error)).boxed()
 }
 
-/// It, as its writer holds it.
-struct Intent {
-    object: Arc<Object>,
-    making: Arc<Making>,
-    limit: Duration,
-}
-
-impl WriteIntent for Intent {
-    fn object(&self) -> &Arc<Object> {
-        &self.object
-    }
-
+impl intent::Making for Making {
     fn cut(&self, len: u64) -> Result<(), Error> {
+        let name = self.at.to_string();
         if len > BLOB_BYTES_MAX {
-            return Err(too_large(&self.object.name, Verb::Create, len));
+            return Err(too_large(&name, Verb::Create, len));
         }
-        let mut guard = self.making.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let (bytes, part) = &mut *guard;
-        lengthen(bytes, part, len).ok_or_else(|| no_room(&self.object.name, Verb::Create))?;
+        lengthen(bytes, part, len).ok_or_else(|| no_room(&name, Verb::Create))?;
         bytes.truncate(sw_mem::index(len));
         Ok(())
     }
 
-    fn commit(self: Box<Self>, _names: Names) -> Result<(), Error> {
-        {
-            let mut guard = self.making.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-            self.making.is_closed.store(true, Ordering::Release);
-            if self.object.len != u64::MAX {
-                let (bytes, part) = &mut *guard;
-                lengthen(bytes, part, self.object.len).ok_or_else(|| no_room(&self.object.name, Verb::Create))?;
-                bytes.truncate(sw_mem::index(self.object.len));
-            }
+    fn begin_commit(&self) -> Result<Duration, Error> {
+        let mut guard = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_closed.store(true, Ordering::Release);
+        if let Some(len) = self.len {
+            let (bytes, part) = &mut *guard;
+            lengthen(bytes, part, len).ok_or_else(|| no_room(&self.at.to_string(), Verb::Create))?;
+            bytes.truncate(sw_mem::index(len));
         }
-        let making = self.making.clone();
-        let done = self
-            .making
-            .shared
-            .calls
-            .runtime
-            .wait((Verb::Create, &self.object.name), self.limit, async move { making.finish().await });
-        done.map_err(|error| if error.outcome().is_none() { error.with_outcome(WriteOutcome::Unknown) } else { error })
+        Ok(self.shared.limit() * 2)
+    }
+
+    fn finish(&self, _names: Names) -> BoxFuture<'_, Result<(), Error>> {
+        self.finish().boxed()
+    }
+
+    fn outcome(&self, _error: &Error) -> Option<WriteOutcome> {
+        Some(WriteOutcome::Unknown)
+    }
+
+    /// The cluster has nothing of it.
+    fn leaves(&self) -> Option<Duration> {
+        None
+    }
+
+    fn abandon(&self) -> BoxFuture<'_, ()> {
+        futures_util::future::ready(()).boxed()
     }
 }
 
@@ -194,10 +199,9 @@ impl Ceph {
             let pool = pool.map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
             let bytes = Mutex::new((Vec::new(), Part::none(&shared.room)));
             let pool = Arc::new(Held::new(pool, &shared.calls));
-            Ok(Arc::new(Making { shared: shared.clone(), at, pool, bytes, is_closed: AtomicBool::new(false) }))
+            Ok(Arc::new(Making { shared: shared.clone(), at, pool, len, bytes, is_closed: AtomicBool::new(false) }))
         })?;
         let object = self.object(name, making.clone(), (len.unwrap_or(u64::MAX), Version::default()));
-        let limit = self.shared.limit() * 2;
-        Ok(Box::new(Intent { object: Arc::new(object), making, limit }))
+        Ok(Box::new(Intent::new(Arc::new(object), making, self.shared.calls.runtime.clone())))
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use sw_engine::{
-    Error, ErrorKind, Object, Verb, Version, WriteOutcome,
+    Error, ErrorKind, Verb, Version, WriteOutcome,
     seam::{IoKind, Names, WriteIntent},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,7 +23,13 @@ use super::{
     held::Held,
     sys::cephfs::{File, Mount},
 };
-use crate::{address::Address, land::Landing, remote::Remote};
+use crate::{
+    address::Address,
+    intent::{self, Intent},
+    land::Landing,
+    random::random_u64,
+    remote::Remote,
+};
 
 /// No length yet.
 const OPEN: u64 = u64::MAX;
@@ -74,12 +80,6 @@ impl Drop for Making {
             let _may_be_gone = mount.remove(&temporary);
         });
     }
-}
-
-/// A word that no other has: 64 bits by the keys of the standard library's hash tables, which are random.
-fn word() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
 }
 
 impl Making {
@@ -156,6 +156,19 @@ impl Making {
     }
 }
 
+impl Making {
+    async fn remove_temporary(&self) {
+        let (mount, temporary, name) = (self.mount.clone(), self.temporary.clone(), self.name());
+        let removed = self.shared.file_calls.call((Verb::Replace, &name), move || {
+            // One that has its name already is not there by this one.
+            Ok(mount.remove(&temporary).is_ok_and(|()| true))
+        });
+        if !removed.await.unwrap_or(false) {
+            tracing::warn!(object = %self.at, temporary = ?self.temporary, "a file that was given up may still be there under its temporary name");
+        }
+    }
+}
+
 impl Remote for Making {
     fn read<'a>(&'a self, _offset: u64, _landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
         not_read(&self.at)
@@ -174,55 +187,32 @@ impl Remote for Making {
     }
 }
 
-/// It, as its writer holds it.
-struct Intent {
-    object: Arc<Object>,
-    making: Arc<Making>,
-    is_done: bool,
-}
-
-impl WriteIntent for Intent {
-    fn object(&self) -> &Arc<Object> {
-        &self.object
-    }
-
+impl intent::Making for Making {
     fn cut(&self, len: u64) -> Result<(), Error> {
-        self.making.len.store(len, Ordering::Release);
+        self.len.store(len, Ordering::Release);
         Ok(())
     }
 
-    fn commit(mut self: Box<Self>, names: Names) -> Result<(), Error> {
-        let making = self.making.clone();
-        let limit = making.shared.limit() * 3;
-        let runtime = making.shared.file_calls.runtime.clone();
-        let done = runtime.wait((Verb::Create, &self.object.name), limit, async move { making.finish(names).await });
-        self.is_done = done.is_ok();
-        done.map_err(|error| match error.outcome() {
-            Some(_) => error,
-            // From here on nobody renames it.
-            None if self.making.turn.take(Turn::GIVEN_UP) => error.with_outcome(WriteOutcome::NotApplied),
-            None => error.with_outcome(WriteOutcome::Unknown),
-        })
+    fn begin_commit(&self) -> Result<Duration, Error> {
+        Ok(self.shared.limit() * 3)
     }
-}
 
-impl Drop for Intent {
-    fn drop(&mut self) {
-        let making = self.making.clone();
-        if self.is_done || making.shared.file_calls.runtime.is_in_child() {
-            return;
-        }
-        let runtime = making.shared.file_calls.runtime.clone();
-        runtime.linger(REMOVE_WAIT, async move {
-            let (mount, temporary, name) = (making.mount.clone(), making.temporary.clone(), making.name());
-            let removed = making.shared.file_calls.call((Verb::Replace, &name), move || {
-                // One that has its name already is not there by this one.
-                Ok(mount.remove(&temporary).is_ok_and(|()| true))
-            });
-            if !removed.await.unwrap_or(false) {
-                tracing::warn!(object = %making.at, temporary = ?making.temporary, "a file that was given up may still be there under its temporary name");
-            }
-        });
+    fn finish(&self, names: Names) -> BoxFuture<'_, Result<(), Error>> {
+        self.finish(names).boxed()
+    }
+
+    fn outcome(&self, _error: &Error) -> Option<WriteOutcome> {
+        // From here on nobody renames it.
+        let is_first = self.turn.take(Turn::GIVEN_UP);
+        Some(if is_first { WriteOutcome::NotApplied } else { WriteOutcome::Unknown })
+    }
+
+    fn leaves(&self) -> Option<Duration> {
+        Some(REMOVE_WAIT)
+    }
+
+    fn abandon(&self) -> BoxFuture<'_, ()> {
+        self.remove_temporary().boxed()
     }
 }
 
@@ -237,7 +227,7 @@ impl Ceph {
                 return Err(super::objects::wrong_kind(&name, "a directory has this name"));
             }
             let (above, leaf) = at.key.rsplit_once('/').unwrap_or(("", &at.key));
-            let leaf = format!("{above}/.{leaf}.straightway-{:016x}", word());
+            let leaf = format!("{above}/.{leaf}.straightway-{:016x}", random_u64());
             let temporary = files::path(leaf.trim_start_matches('/'), Verb::Create, &name)?;
             if !above.is_empty() {
                 mount.make_directories(&files::path(above, Verb::Create, &name)?).map_err(told)?;
@@ -253,6 +243,6 @@ impl Ceph {
         let making = making.map_err(|error| error.with_outcome(WriteOutcome::NotApplied))?;
         making.is_held.store(true, Ordering::Release);
         let object = self.object(name, making.clone(), (len.unwrap_or(OPEN), Version::default()));
-        Ok(Box::new(Intent { object: Arc::new(object), making, is_done: false }))
+        Ok(Box::new(Intent::new(Arc::new(object), making, self.shared.file_calls.runtime.clone())))
     }
 }

@@ -34,11 +34,12 @@ use self::{
     native::{Native, NativeConfig},
     read::HdfsRead,
     web::Web,
-    write::{HdfsWrite, Intent, Making},
+    write::{HdfsWrite, Making},
 };
 use crate::{
     address::{Address, Scheme},
     http::{Connections, HttpConfig},
+    intent::Intent,
     part::Room,
     runtime::leak,
     system::{Context, Opened, System},
@@ -225,7 +226,7 @@ impl Hdfs {
             stored: None,
             patience,
         }));
-        Ok(Box::new(Intent { object, write, runtime: self.context.runtime().clone(), is_done: false }))
+        Ok(Box::new(Intent::new(object, write, self.context.runtime().clone())))
     }
 }
 

@@ -20,8 +20,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use sw_engine::{
-    Error, ErrorKind, Object, Verb, WriteOutcome,
-    seam::{IoKind, Names, WriteIntent},
+    Error, ErrorKind, Verb, WriteOutcome,
+    seam::{IoKind, Names},
 };
 use tokio::{
     sync::{Mutex, Notify},
@@ -33,10 +33,11 @@ use super::{
     files::{Files, Growing, Meta, Tries, persist},
 };
 use crate::{
-    Runtime,
     address::Address,
+    intent,
     land::Landing,
     part::{End, FILLING_MAX, Full, NoPart, Parts, Rest, Room},
+    random::word,
     remote::Remote,
 };
 
@@ -63,12 +64,10 @@ pub(super) fn is_temporary(name: &str) -> bool {
     word.len() == WORD_LETTERS && word.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// A name beside another that no other has: 128 bits by the keys of the standard library's hash tables, which are random.
+/// A name beside another that no other has.
 pub(super) fn beside(path: &str) -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let half = || RandomState::new().build_hasher().finish();
     let folder = path.rfind('/').map_or("", |slash| &path[..slash]);
-    format!("{folder}/{TEMPORARY}{:016x}{:016x}", half(), half())
+    format!("{folder}/{TEMPORARY}{}", word())
 }
 
 /// A file in the making.
@@ -406,51 +405,33 @@ impl Remote for HdfsWrite {
     }
 }
 
-/// The file in the making, as its writer holds it.
-pub(super) struct Intent {
-    pub(super) object: Arc<Object>,
-    pub(super) write: Arc<HdfsWrite>,
-    pub(super) runtime: Runtime,
-    pub(super) is_done: bool,
-}
-
-impl WriteIntent for Intent {
-    fn object(&self) -> &Arc<Object> {
-        &self.object
-    }
-
+impl intent::Making for HdfsWrite {
     fn cut(&self, len: u64) -> Result<(), Error> {
-        self.write.len.store(len, Ordering::Release);
+        self.len.store(len, Ordering::Release);
         Ok(())
     }
 
-    fn commit(mut self: Box<Self>, _names: Names) -> Result<(), Error> {
-        let write = self.write.clone();
-        write.parts.close();
-        let left = write.len().saturating_sub(write.sent.load(Ordering::Acquire) * write.part_bytes);
+    fn begin_commit(&self) -> Result<Duration, Error> {
+        self.parts.close();
+        let left = self.len().saturating_sub(self.sent.load(Ordering::Acquire) * self.part_bytes);
         // Each of its steps has the patience: what is left, the close, the look, and the name with its looks.
-        let limit = write.patience * 6 + Duration::from_secs(left / RATE_MIN);
-        let name = write.at.to_string();
-        let done = self.runtime.wait((Verb::Create, &name), limit, async move { write.finish().await });
-        self.is_done = done.is_ok();
-        done.map_err(|error| match error.kind() {
-            // It was given up, or stopped, somewhere on its way.
-            ErrorKind::DeadlineExceeded | ErrorKind::Poisoned if error.outcome().is_none() => {
-                error.with_outcome(WriteOutcome::Unknown)
-            }
-            _ => error,
-        })
+        Ok(self.patience * 6 + Duration::from_secs(left / RATE_MIN))
     }
-}
 
-impl Drop for Intent {
-    fn drop(&mut self) {
-        // In a child of the process nothing of this is touched.
-        if !self.is_done && !self.runtime.is_in_child() {
-            // Waited for, as the process may be about to end.
-            let write = self.write.clone();
-            self.runtime.linger(write.patience.min(ABANDON_WAIT), async move { write.abandon().await });
-        }
+    fn finish(&self, _names: Names) -> BoxFuture<'_, Result<(), Error>> {
+        self.finish().boxed()
+    }
+
+    fn outcome(&self, error: &Error) -> Option<WriteOutcome> {
+        matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Poisoned).then_some(WriteOutcome::Unknown)
+    }
+
+    fn leaves(&self) -> Option<Duration> {
+        Some(self.patience.min(ABANDON_WAIT))
+    }
+
+    fn abandon(&self) -> BoxFuture<'_, ()> {
+        self.abandon().boxed()
     }
 }
 

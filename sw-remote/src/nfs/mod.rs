@@ -24,7 +24,6 @@ mod write;
 use std::{
     collections::HashMap,
     fmt,
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
@@ -36,13 +35,14 @@ use sw_engine::{
 };
 
 use self::{
-    intent::Intent,
     read::NfsRead,
     server::{At, Server},
     write::{NfsWrite, OPEN},
 };
 use crate::{
     address::Address,
+    intent::Intent,
+    random::random_u64,
     remote::Remote,
     runtime::leak,
     system::{Context, Opened, System},
@@ -110,11 +110,6 @@ impl fmt::Debug for NfsStores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NfsStores").finish_non_exhaustive()
     }
-}
-
-/// Numbers that nobody foretells: by the keys of the standard library's hash tables.
-fn random_u64() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 fn random_u32() -> u32 {
@@ -226,8 +221,7 @@ impl NfsStores {
         })?;
         let write = Arc::new(write);
         let object = self.object(name.to_owned(), write.clone(), (len.unwrap_or(OPEN), Version::default()));
-        let limit = self.config.patience + self.config.silence;
-        Ok(Box::new(Intent::new(Arc::new(object), write, self.context.runtime().clone(), limit)))
+        Ok(Box::new(Intent::new(Arc::new(object), write, self.context.runtime().clone())))
     }
 }
 

@@ -130,6 +130,11 @@ fn wrong_host() -> Lost {
 }
 
 impl Server {
+    /// Longest that one call takes.
+    pub(super) fn longest(&self) -> Duration {
+        self.config.patience + self.config.silence
+    }
+
     /// The one that `host:port` is.
     pub(super) fn new(authority: &str, config: NfsConfig) -> Option<Self> {
         let (host, port) = match authority.rsplit_once(':') {

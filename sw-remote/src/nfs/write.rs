@@ -30,11 +30,10 @@ use super::{
     fault,
     message::Message,
     mounts::{Found, Root},
-    random_u64,
     reply::{Facts, Reply},
     server::{Asked, At, Server},
 };
-use crate::{land::Landing, remote::Remote};
+use crate::{land::Landing, random::random_u64, remote::Remote};
 
 /// No length yet.
 pub(super) const OPEN: u64 = u64::MAX;
@@ -204,6 +203,11 @@ impl NfsWrite {
             settling: tokio::sync::Mutex::default(),
             order: tokio::sync::RwLock::default(),
         })
+    }
+
+    /// Longest that one call takes.
+    pub(super) fn limit(&self) -> Duration {
+        self.server.longest()
     }
 
     fn at(&self, verb: Verb) -> At<'_> {

@@ -7,25 +7,19 @@
 //!                                                       nobody says: the outcome is unknown
 //! ```
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use object_store::{Extensions, PutOptions, PutPayload, PutResult, multipart::PartId};
-use sw_engine::{
-    Error, ErrorKind, Object, Verb, WriteOutcome,
-    seam::{Names, WriteIntent},
-};
+use sw_engine::{Error, ErrorKind, Verb, WriteOutcome, seam::Names};
 
 use super::{
     fault,
     write::{OPEN, ObjectWrite},
 };
 use crate::{
-    Runtime,
     http::Doubt,
+    intent::Making,
     part::{Rest, cut},
 };
 
@@ -193,59 +187,39 @@ enum There {
     NobodySays,
 }
 
-/// The object in the making, as its writer holds it.
-pub(super) struct Intent {
-    object: Arc<Object>,
-    write: Arc<ObjectWrite>,
-    runtime: Runtime,
-    patience: Duration,
-    is_done: bool,
-}
-
-impl Intent {
-    pub(super) fn new(object: Arc<Object>, write: Arc<ObjectWrite>, runtime: Runtime, patience: Duration) -> Self {
-        Self { object, write, runtime, patience, is_done: false }
-    }
-}
-
-impl WriteIntent for Intent {
-    fn object(&self) -> &Arc<Object> {
-        &self.object
-    }
-
+impl Making for ObjectWrite {
     fn cut(&self, len: u64) -> Result<(), Error> {
-        self.write.len.store(len, Ordering::Release);
+        self.len.store(len, Ordering::Release);
         Ok(())
     }
 
-    fn commit(mut self: Box<Self>, _names: Names) -> Result<(), Error> {
-        let write = self.write.clone();
-        write.parts.close();
-        let limit = limit(self.patience, write.unsent(), write.part_bytes);
-        let name = write.at.to_string();
-        let done = self.runtime.wait((Verb::Create, &name), limit, async move { write.finish().await });
-        self.is_done = done.is_ok();
-        done.map_err(|error| match error.kind() {
-            // It was given up somewhere on its way.
-            ErrorKind::DeadlineExceeded if error.outcome().is_none() => error.with_outcome(WriteOutcome::Unknown),
-            _ => error,
-        })
+    fn begin_commit(&self) -> Result<Duration, Error> {
+        self.parts.close();
+        Ok(limit(self.patience, self.unsent(), self.part_bytes))
     }
-}
 
-impl Drop for Intent {
-    fn drop(&mut self) {
-        // In a child of the process nothing of this is touched.
-        if !self.is_done && !self.runtime.is_in_child() && self.write.parts.last().is_some() {
-            // Waited for, as the process may be about to end. What is not reached, the store's own rules clean up.
-            let write = self.write.clone();
-            self.runtime.linger(self.patience.min(ABORT_WAIT), async move { write.abandon().await });
-        }
+    fn finish(&self, _names: Names) -> BoxFuture<'_, Result<(), Error>> {
+        self.finish().boxed()
+    }
+
+    fn outcome(&self, error: &Error) -> Option<WriteOutcome> {
+        (error.kind() == ErrorKind::DeadlineExceeded).then_some(WriteOutcome::Unknown)
+    }
+
+    /// What is not reached, the store's own rules clean up.
+    fn leaves(&self) -> Option<Duration> {
+        self.parts.last().is_some().then(|| self.patience.min(ABORT_WAIT))
+    }
+
+    fn abandon(&self) -> BoxFuture<'_, ()> {
+        self.abandon().boxed()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures_util::FutureExt;
     use object_store::memory::InMemory;
 

@@ -41,7 +41,6 @@ pub use self::{
 };
 use self::{
     bucket::{Bucket, Wire},
-    commit::Intent,
     listing::Depth,
     open::ObjectRead,
     stored::Stored,
@@ -51,6 +50,7 @@ use crate::{
     HTTP,
     address::{Address, Scheme},
     http::{Connections, HttpConfig},
+    intent::Intent,
     part::Room,
     remote::Remote,
     runtime::leak,
@@ -176,7 +176,7 @@ impl ObjectStores {
         let len = len.unwrap_or(u64::MAX);
         let facts = Facts { landing: Landing::Staged, len, version: Version::default(), stored: None };
         let object = Arc::new(self.object(&at, write.clone(), facts, wire));
-        Ok(Box::new(Intent::new(object, write, self.context.runtime().clone(), self.config.patience)))
+        Ok(Box::new(Intent::new(object, write, self.context.runtime().clone())))
     }
 }
 

@@ -8,9 +8,12 @@
 //! A part that was sent is not written again: its bytes are no longer here. One that could not be sent still has them: the same write may be
 //! made again, and a commit sends it too.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,6 +35,7 @@ use crate::{
     address::Address,
     land::Landing,
     part::{End, FILLING_MAX, Full, NoPart, OnTheWay, Parts, Room},
+    random::word,
     remote::Remote,
 };
 
@@ -54,18 +58,12 @@ pub(super) struct ObjectWrite {
     pub(super) at: Address,
     pub(super) path: Path,
     pub(super) part_bytes: u64,
+    pub(super) patience: Duration,
     /// Bytes that it will have, or [`OPEN`].
     pub(super) len: AtomicU64,
     pub(super) upload: Upload,
     pub(super) parts: Parts,
     tag: String,
-}
-
-/// A word that no other upload has: 128 bits by the keys of the standard library's hash tables, which are random.
-fn word() -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let half = || RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", half(), half())
 }
 
 impl ObjectWrite {
@@ -86,7 +84,8 @@ impl ObjectWrite {
         }
         let path = bucket.path(&at, Verb::Create)?;
         let (upload, parts, len) = (Upload::default(), Parts::new(room), len.unwrap_or(OPEN).into());
-        Ok(Self { bucket, parts_of, path, at, part_bytes, len, upload, parts, tag: word() })
+        let patience = config.patience;
+        Ok(Self { bucket, parts_of, path, at, part_bytes, patience, len, upload, parts, tag: word() })
     }
 
     pub(super) fn fail(&self, kind: ErrorKind, verb: Verb) -> Error {
