@@ -14,13 +14,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::proc::{Echo, Job};
-use crate::{Place, Stop};
+use crate::{Place, Stop, pyenv};
 
 const REQUIREMENTS: &str = "kernels/compiler.txt";
 const COMMITTED: &str = "kernels/ptx";
 const USAGE: &str = "write cargo xtask kernels, or cargo xtask kernels --check";
-/// Over a slow network.
-const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 /// Six seconds alone on one core.
 const COMPILE_LIMIT: Duration = Duration::from_secs(300);
 
@@ -71,34 +69,11 @@ pub fn run(place: &Place, args: &[String]) -> Result<ExitCode, Stop> {
 
 /// The compiler's library, or why there is none. Fetched once; again when the pin changed.
 pub fn compiler(place: &Place) -> Result<(), String> {
-    let pins = place.root.join(REQUIREMENTS);
-    let pins =
-        fs::read_to_string(&pins).map_err(|error| format!("{}: {error}; check out the tree again", pins.display()))?;
-    let dir = environment(place);
-    let stamp = dir.join("pins");
-    if fs::read_to_string(&stamp).is_ok_and(|there| there == pins) {
-        return Ok(());
-    }
-    let folder = dir.display().to_string();
-    if !quiet(place, Path::new("python3"), &["-m", "venv", "--clear", &folder]) {
-        return Err("python3 -m venv failed; install python3 (3.11 or later) and python3-venv".into());
-    }
-    let args = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"];
-    let args = [&args[..], &["--require-hashes", "--requirement", REQUIREMENTS]].concat();
-    if !quiet(place, &dir.join("bin/python"), &args) {
-        return Err(format!("pip could not install {}; make the package index reachable", pins.trim()));
-    }
-    fs::write(&stamp, &pins).map_err(|error| format!("{}: {error}; free some space", stamp.display()))
+    pyenv::pinned(place, REQUIREMENTS, &environment(place))
 }
 
 fn environment(place: &Place) -> PathBuf {
     place.root.join("target/kernels-py")
-}
-
-fn quiet(place: &Place, program: &Path, args: &[&str]) -> bool {
-    let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-    let job = Job::program(place, program, &args).echo(Echo::Hidden).limit(INSTALL_LIMIT);
-    job.run().is_ok_and(|outcome| outcome.ok())
 }
 
 /// The folder with the fresh PTX.

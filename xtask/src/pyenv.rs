@@ -35,6 +35,7 @@ const DLIO: &[&str] = &[
     "psutil",
     "pillow",
 ];
+const NO_VENV: &str = "python3 -m venv failed; install python3 (3.11 or later) and python3-venv";
 /// Over a slow network; torch alone is 1.4 GB unpacked.
 const INSTALL_LIMIT: Duration = Duration::from_secs(1200);
 
@@ -70,7 +71,7 @@ impl<'a> Env<'a> {
         }
         let dir = self.dir.display().to_string();
         if self.ask(Path::new("python3"), &["-m", "venv", "--clear", &dir]).is_none() {
-            return Err("python3 -m venv failed; install python3 (3.11 or later) and python3-venv".to_string());
+            return Err(NO_VENV.to_owned());
         }
         self.pip(&[], PACKAGES)?;
         self.pip(&["--no-deps"], PACKAGES_ALONE)?;
@@ -113,9 +114,7 @@ impl<'a> Env<'a> {
     }
 
     fn ask(&self, program: &Path, args: &[&str]) -> Option<Vec<String>> {
-        let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
-        let job = Job::program(self.place, program, &args).echo(Echo::Hidden).limit(INSTALL_LIMIT);
-        job.run().ok().filter(|outcome| outcome.ok()).map(|outcome| outcome.lines)
+        ask(self.place, program, args)
     }
 
     fn pip(&self, flags: &[&str], packages: &[&str]) -> Result<(), String> {
@@ -130,4 +129,30 @@ impl<'a> Env<'a> {
             .map(drop)
             .ok_or_else(|| format!("pip could not install {}; make the package index reachable", packages.join(" ")))
     }
+}
+
+/// An environment in `dir` with what a file of requirements pins by version and digest, and nothing else. Made once; again when the pins changed.
+pub fn pinned(place: &Place, requirements: &str, dir: &Path) -> Result<(), String> {
+    let pins = place.root.join(requirements);
+    let pins = std::fs::read_to_string(&pins)
+        .map_err(|error| format!("{}: {error}; check out the tree again", pins.display()))?;
+    let stamp = dir.join("pins");
+    if std::fs::read_to_string(&stamp).is_ok_and(|there| there == pins) {
+        return Ok(());
+    }
+    if ask(place, Path::new("python3"), &["-m", "venv", "--clear", &dir.display().to_string()]).is_none() {
+        return Err(NO_VENV.to_owned());
+    }
+    let args = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"];
+    let args = [&args[..], &["--require-hashes", "--requirement", requirements]].concat();
+    if ask(place, &dir.join("bin/python"), &args).is_none() {
+        return Err(format!("pip could not install {}; make the package index reachable", pins.trim()));
+    }
+    std::fs::write(&stamp, &pins).map_err(|error| format!("{}: {error}; free some space", stamp.display()))
+}
+
+fn ask(place: &Place, program: &Path, args: &[&str]) -> Option<Vec<String>> {
+    let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+    let job = Job::program(place, program, &args).echo(Echo::Hidden).limit(INSTALL_LIMIT);
+    job.run().ok().filter(|outcome| outcome.ok()).map(|outcome| outcome.lines)
 }

@@ -222,7 +222,7 @@ pub const BOOTS: &[Boot] = &[
         iommu: Iommu::Off,
         append: "",
         memory_mib: 768,
-        tests_min: 14,
+        tests_min: 15,
         limit_s: 900,
     },
     Boot {

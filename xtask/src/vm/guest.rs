@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::boots::Boot;
 use super::cpio::{self, Mode};
+use super::foreign;
 use super::kernels::Prepared;
 use super::packages::{self, Root};
 use crate::proc::{Ended, Job};
@@ -51,6 +52,7 @@ pub enum Extra {
     /// `tlshd` and `nvme`, as `/usr/sbin/…`.
     Dynamic,
     /// The test program is linked dynamically, and has libibverbs, librdmacm and the kernel's modules with it: one that is static loads no library.
+    /// Beside it another host of NVMe over RDMA, in Python.
     Rdma,
     /// The distribution's fio with its libraries, as `/usr/bin/fio`: 80 MB, so only where speeds are compared.
     Fio,
@@ -126,8 +128,8 @@ pub struct Content<'a> {
     pub fio: Option<&'a Root>,
     /// The tree with what a dynamic program needs, if a guest carries one.
     pub dynamic: Option<&'a Root>,
-    /// The tree with what RDMA needs, if a guest has it.
-    pub rdma: Option<&'a Root>,
+    /// The tree with what RDMA needs and the folder with other people's host, if a guest has them.
+    pub rdma: Option<(&'a Root, &'a Path)>,
 }
 
 impl Content<'_> {
@@ -153,9 +155,11 @@ impl Content<'_> {
         if self.extras.contains(&Extra::Straightway) {
             program("bin/straightway", &self.built.join(TARGET).join(PROFILE).join("straightway"))?;
         }
-        if let Some(tree) = rdma {
+        if let Some((tree, site)) = rdma {
             program(RDMA_DRIVER, &tree.file(RDMA_DRIVER))?;
-            for (name, path) in closures(place, tree, RDMA_LIBRARIES.iter().chain([&RDMA_TOOL]))? {
+            let mut files = closures(place, tree, RDMA_LIBRARIES.iter().chain([&RDMA_TOOL]))?;
+            files.extend(foreign::files(place, tree, site)?);
+            for (name, path) in files {
                 program(&name, &path)?;
             }
         }

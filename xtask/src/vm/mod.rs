@@ -13,6 +13,7 @@
 mod boots;
 mod cpio;
 mod drive;
+mod foreign;
 mod guest;
 mod host;
 mod kernels;
@@ -61,8 +62,16 @@ const STEP_SHOWN_S: f64 = 0.5;
 const REPEAT_MAX: u32 = 1000;
 /// What the tree for programs that are linked dynamically holds: OpenSSL, and what a Rust program needs; and what does TLS for the kernel.
 const DYNAMIC: [&str; 4] = ["libssl3t64", "libgcc-s1", "ktls-utils", "nvme-cli"];
-/// What the tree with RDMA holds: the libraries with the kernel's own providers, and the tool that makes devices.
-const RDMA: [&str; 5] = ["libibverbs1", "ibverbs-providers", "librdmacm1", "iproute2", "libgcc-s1"];
+/// What the tree with RDMA holds: the libraries with the kernel's own providers, the tool that makes devices, and Python.
+const RDMA: [&str; 7] = [
+    "libibverbs1",
+    "ibverbs-providers",
+    "librdmacm1",
+    "iproute2",
+    "libgcc-s1",
+    "python3.11-minimal",
+    "libpython3.11-stdlib",
+];
 /// What the tree with fio holds.
 const FIO: [&str; 1] = ["fio"];
 
@@ -203,7 +212,7 @@ fn shell(place: &Place, archive: &Archive<'_>, options: &Options) -> Result<Exit
     let built = guest::build(place, &[boot])?;
     let fio = tree(archive, boot.extras, (Extra::Fio, "fio", &FIO))?;
     let dynamic = tree(&archive.next(), boot.extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
-    let rdma = tree(archive, boot.extras, (Extra::Rdma, "rdma", &RDMA))?;
+    let rdma = rdma(place, archive, boot.extras)?;
     let kernel = options.kernel.unwrap_or(boot.kernel);
     let kernel = prepared(place, archive, &root, kernel)?.ok_or_else(|| Stop::new("no kernel", own::ABSENT))?;
     let content = Content {
@@ -213,7 +222,7 @@ fn shell(place: &Place, archive: &Archive<'_>, options: &Options) -> Result<Exit
         extras: boot.extras,
         fio: fio.as_ref(),
         dynamic: dynamic.as_ref(),
-        rdma: rdma.as_ref(),
+        rdma: rdma.as_ref().map(|(tree, site)| (tree, &**site)),
     };
     let dir = directory(place).join("runs/shell");
     packages::remove_dir(&dir)?;
@@ -333,8 +342,9 @@ fn rows(place: &Place, archive: &Archive<'_>, options: &Options, chosen: &[&'sta
     let built = steps.take("programs of the guests", || guest::build(place, chosen))?;
     let fio = steps.take("fio", || tree(archive, &extras, (Extra::Fio, "fio", &FIO)))?;
     let dynamic = tree(&archive.next(), &extras, (Extra::Dynamic, "dynamic", &DYNAMIC))?;
-    let rdma = tree(archive, &extras, (Extra::Rdma, "rdma", &RDMA))?;
-    let (root, fio, dynamic, rdma, built) = (&root, fio.as_ref(), dynamic.as_ref(), rdma.as_ref(), &built);
+    let rdma = rdma(place, archive, &extras)?;
+    let (root, fio, dynamic, built) = (&root, fio.as_ref(), dynamic.as_ref(), &built);
+    let rdma = rdma.as_ref().map(|(tree, site)| (tree, &**site));
     let mut kernels = Vec::new();
     for boot in chosen {
         let kernel = options.kernel.unwrap_or(boot.kernel);
@@ -409,6 +419,12 @@ fn tree(
     (of, name, packages): (Extra, &str, &[&str]),
 ) -> Result<Option<Root>, Stop> {
     extras.contains(&of).then(|| archive.tree(name, packages)).transpose()
+}
+
+/// What guests with RDMA carry: the tree of packages, and the folder with other people's host.
+fn rdma(place: &Place, archive: &Archive<'_>, extras: &[Extra]) -> Result<Option<(Root, PathBuf)>, Stop> {
+    let Some(tree) = tree(archive, extras, (Extra::Rdma, "rdma", &RDMA))? else { return Ok(None) };
+    Ok(Some((tree, foreign::packages(place, &directory(place))?)))
 }
 
 /// What QEMU says that it is.

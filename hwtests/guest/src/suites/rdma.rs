@@ -13,6 +13,7 @@ use serde_json::json;
 use straightway::{
     Engine, FabricWire, Memory, NvmeTcp, RdmaPort, RdmaRegistering, Uri,
     discovery::{self, Asking, TransportType},
+    target::TargetConfig,
 };
 use sw_engine::{
     ErrorKind,
@@ -75,6 +76,13 @@ pub const SUITE: Suite = Suite {
         )
         .bed_only()
         .limit_s(90),
+        Test::new(
+            "foreign-host",
+            "another host in user space reads and writes our target: commands of all sizes, many at a time, one beyond the end",
+            foreign_host,
+        )
+        .bed_only()
+        .limit_s(120),
         Test::new("discover", "the kernel's discovery service and ours tell of subsystems over RDMA", discover)
             .bed_only()
             .limit_s(60),
@@ -374,6 +382,42 @@ fn kernel_host_large(context: &Context) -> Verdict {
     delete(&controller)?;
     let counters = target.counters();
     context.fact(&json!({"reads": counters.reads, "writes": counters.writes}));
+    same("units that our target did not take", &counters.terminations, &0)
+}
+
+/// Where the other host writes what it has read, inverted.
+const BEHIND: u64 = 16 << 20;
+
+fn foreign_host(context: &Context) -> Verdict {
+    rig(context)?;
+    let TargetConfig { subsystem, serial, .. } = TargetConfig::default();
+    let bytes = 32 << 20;
+    let target = our_target(Over::Rdma, bytes)?;
+    let content = block::pattern(SEED, 0, 6 << 20);
+    let engine = Engine::builder().build()?;
+    let object = engine
+        .open_for_update(&format!("nvme+rdma://{}/{subsystem}?nsid=1&serial={serial}", target.address()).parse()?)?;
+    engine.write(&object, 0, memory(&content)?).wait().ok()?;
+    let file = Path::new("/tmp/content");
+    std::fs::write(file, &content)?;
+    let mut command = Command::new("/usr/bin/python3.11");
+    command.args(["-S", "-B", "/sw/foreign_host.py"]).env("PYTHONPATH", "/sw/python");
+    let address = target.address();
+    command.args([address.ip().to_string(), address.port().to_string(), subsystem.to_string()]).arg(file);
+    let ran = command.output()?;
+    if !ran.status.success() {
+        return fail(format!("the other host: {}", String::from_utf8_lossy(&ran.stderr).trim()));
+    }
+    let saw: serde_json::Value = serde_json::from_slice(&ran.stdout)?;
+    same("bytes of the namespace", &saw["bytes"].as_u64(), &Some(bytes))?;
+    same("whether it had some reads in flight", &(saw["in_flight"].as_u64() > Some(8)), &true)?;
+    same("whether a read beyond the end was refused", &saw["refused"].is_string(), &true)?;
+    context.fact(&saw);
+    let there = read(&engine, &object, BEHIND, content.len())?;
+    same("what it wrote", &there.iter().copied().eq(content.iter().map(|byte| !byte)), &true)?;
+    same("what was there before", &(read(&engine, &object, 0, content.len())? == content), &true)?;
+    let counters = target.counters();
+    context.fact(&json!({"commands": counters.commands, "reads": counters.reads, "writes": counters.writes}));
     same("units that our target did not take", &counters.terminations, &0)
 }
 
