@@ -44,6 +44,7 @@ pub fn all() -> &'static [Suite] {
         vfio::SUITE,
         vfio_transport::SUITE,
         speed::SUITE,
+        speed::SUITE_OVER_TCP,
         command::SUITE,
         driver_io::SUITE,
         driver_load::SUITE,

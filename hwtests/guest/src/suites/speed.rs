@@ -16,17 +16,23 @@ use crate::registry::{Stop, Suite, Test, Verdict, fail, skip};
 
 pub const SUITE: Suite = Suite {
     name: "speed",
-    tests: &[
-        Test::new("beside-the-kernel", "4 KiB random reads by both drivers; the ratio is noted, not judged", beside)
-            .limit_s(150),
-        Test::new(
-            "beside-the-kernel-over-tcp",
-            "reads of one target of the kernel's by both initiators; rates and CPU are noted, not judged",
-            beside_over_tcp,
-        )
-        .bed_only()
-        .limit_s(120),
-    ],
+    tests: &[Test::new(
+        "beside-the-kernel",
+        "4 KiB random reads by both drivers; the ratio is noted, not judged",
+        beside,
+    )
+    .limit_s(150)],
+};
+
+pub const SUITE_OVER_TCP: Suite = Suite {
+    name: "fabrics-speed",
+    tests: &[Test::new(
+        "beside-the-kernel",
+        "reads of one target of the kernel's by both initiators; rates and CPU are noted, not judged",
+        beside_over_tcp,
+    )
+    .bed_only()
+    .limit_s(120)],
 };
 
 /// Seconds of one job.
