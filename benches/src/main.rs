@@ -191,15 +191,16 @@ fn measure(cli: &Cli) -> Result<ExitCode, Fault> {
     if let Some(folder) = cli.out.as_deref().and_then(Path::parent) {
         fs::create_dir_all(folder).map_err(Fault::os("create", folder))?;
     }
-    let scratch = Bench::folders(&cli.dir)?;
     let absolute = |path: &Path| std::path::absolute(path).map_err(Fault::os("find", path));
+    let dir = absolute(&cli.dir)?;
+    let scratch = Bench::folders(&dir)?;
     let python = Python::new(absolute(&cli.venv)?, absolute(&cli.peers)?, scratch.clone());
     let mut tell = |line: &str| eprintln!("{line}");
     let mut bench = Bench {
         size: cli.size,
         rounds: cli.rounds,
         seed: cli.seed,
-        dir: absolute(&cli.dir)?,
+        dir,
         scratch: scratch.clone(),
         libraries: absolute(&libraries(cli)?)?,
         python,

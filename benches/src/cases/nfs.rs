@@ -68,6 +68,22 @@ fn known() -> Result<(), Fault> {
     missing.map_or(Ok(()), |name| Err(Fault::Missing { what: format!("{name} is not on this machine"), remedy }))
 }
 
+/// It listens before it exports anything.
+fn exports(bench: &Bench<'_>) -> Client {
+    let scratch = bench.scratch.clone();
+    Box::new(move |port| {
+        let mut command = Command::new("sh");
+        let script = "for i in $(seq 100); do nfs-cat \"$1\" 2>/dev/null | head -c 1 | grep -q '' && exit; sleep 0.1; done; exit 1";
+        command.args(["-c", script, "sh", &url(port)]);
+        usage::run(command, &scratch, LIMIT).map(|_| Sample::default())
+    })
+}
+
+/// The file, as libnfs names it.
+fn url(port: u16) -> String {
+    format!("nfs://127.0.0.1/vfs/file?nfsport={port}&mountport={}", u32::from(port) + 1)
+}
+
 fn ours(bench: &Bench<'_>) -> Box<dyn Subject> {
     let (scratch, ops) = (bench.scratch.clone(), file_bytes(bench.size) / BLOCK);
     let client: Client = Box::new(move |port| {
@@ -77,15 +93,15 @@ fn ours(bench: &Bench<'_>) -> Box<dyn Subject> {
         let scratch = scratch.clone();
         Worker { name: US.to_owned(), role: Role::Ours, own_memory: None, args, files: Vec::new(), scratch }.run()
     });
-    Box::new(Served { name: US.to_owned(), role: Role::Ours, server: server(bench), prepare: None, client })
+    let prepare = Some(exports(bench));
+    Box::new(Served { name: US.to_owned(), role: Role::Ours, server: server(bench), prepare, client })
 }
 
 fn peer(bench: &Bench<'_>) -> Box<dyn Subject> {
     let (scratch, bytes) = (bench.scratch.clone(), file_bytes(bench.size));
     let client: Client = Box::new(move |port| {
-        let url = format!("nfs://127.0.0.1/vfs/file?nfsport={port}&mountport={}", u32::from(port) + 1);
         let mut command = Command::new("sh");
-        command.args(["-c", "exec nfs-cat \"$1\" >/dev/null", "sh", &url]);
+        command.args(["-c", "exec nfs-cat \"$1\" >/dev/null", "sh", &url(port)]);
         #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
         let start = Instant::now();
         let finished = usage::run(command, &scratch, LIMIT)?;
@@ -93,7 +109,8 @@ fn peer(bench: &Bench<'_>) -> Box<dyn Subject> {
         let seconds = start.elapsed().as_secs_f64();
         Ok(Sample { ops: bytes / BLOCK, bytes, seconds, cpu_user_s, cpu_sys_s, ..Sample::default() })
     });
-    Box::new(Served { name: PEER.to_owned(), role: Role::Peer, server: server(bench), prepare: None, client })
+    let prepare = Some(exports(bench));
+    Box::new(Served { name: PEER.to_owned(), role: Role::Peer, server: server(bench), prepare, client })
 }
 
 /// A file from its beginning to its end.
