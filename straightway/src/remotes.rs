@@ -48,6 +48,8 @@ pub struct Remote {
     pub s3_anonymous: bool,
     /// Where AIStore is: a proxy of its, as `http://HOST:PORT`. Default: `AIS_ENDPOINT`.
     pub ais_endpoint: Option<String>,
+    /// Who asks Alluxio. Default: the user of the process (`USER`, `LOGNAME`).
+    pub alluxio_user: Option<String>,
     /// Who asks HDFS; with Kerberos, for whom is asked. Default: `HADOOP_USER_NAME`, else the user of the process.
     pub hdfs_user: Option<String>,
     /// The directory of `core-site.xml` and `hdfs-site.xml`. Default: `HADOOP_CONF_DIR`, else `etc/hadoop` below `HADOOP_HOME`.
@@ -147,6 +149,7 @@ impl Default for Remote {
             s3_virtual_host: false,
             s3_anonymous: false,
             ais_endpoint: None,
+            alluxio_user: None,
             hdfs_user: None,
             hdfs_conf_dir: None,
             ca_file: None,
@@ -180,6 +183,7 @@ impl Remote {
             "s3_virtual_host" => self.s3_virtual_host = flag()?,
             "s3_anonymous" => self.s3_anonymous = flag()?,
             "ais_endpoint" => self.ais_endpoint = Some(text().filter(|text| text.contains("://"))?),
+            "alluxio_user" => self.alluxio_user = Some(text()?),
             "hdfs_user" => self.hdfs_user = Some(text()?),
             "hdfs_conf_dir" => self.hdfs_conf_dir = Some(text()?.into()),
             "remote_ca_file" => self.ca_file = Some(text()?.into()),
@@ -242,6 +246,11 @@ impl Remote {
         }
         if let Some(endpoint) = &self.ais_endpoint {
             settings.set("AIS_ENDPOINT", endpoint);
+        }
+        let of_process = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+        let user = self.alluxio_user.clone().or_else(|| self.environment.then(of_process).flatten());
+        if let Some(user) = user {
+            settings.set("ALLUXIO_USER", user);
         }
         if self.s3_virtual_host {
             settings.set("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true");
@@ -327,7 +336,9 @@ impl Remotes {
     /// Those that an address is of.
     pub(crate) fn of(&self, at: &Address) -> &dyn System {
         match at.scheme {
-            Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https | Scheme::Ais => &self.objects,
+            Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https | Scheme::Ais | Scheme::Alluxio => {
+                &self.objects
+            }
             Scheme::Hdfs | Scheme::WebHdfs => &self.hdfs,
             Scheme::Nfs => &self.nfs,
             Scheme::Rados | Scheme::Rbd | Scheme::CephFs => &self.ceph,

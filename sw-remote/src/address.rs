@@ -34,11 +34,13 @@ pub enum Scheme {
     CephFs,
     /// `ais://BUCKET/KEY`, `ais://BUCKET/KEY?archpath=MEMBER`.
     Ais,
+    /// `alluxio://PROXY:PORT/DIRECTORY/PATH`.
+    Alluxio,
 }
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 12] = [
+    pub const ALL: [(&'static str, Scheme); 13] = [
         ("s3", Self::S3),
         ("gs", Self::Gcs),
         ("az", Self::Azure),
@@ -51,6 +53,7 @@ impl Scheme {
         ("rbd", Self::Rbd),
         ("cephfs", Self::CephFs),
         ("ais", Self::Ais),
+        ("alluxio", Self::Alluxio),
     ];
 
     /// What stands before `://`.
@@ -68,12 +71,13 @@ impl Scheme {
             Self::Rbd => "rbd",
             Self::CephFs => "cephfs",
             Self::Ais => "ais",
+            Self::Alluxio => "alluxio",
         }
     }
 
     /// Whether each answer with bytes of an object says which version they are of: what is known by a listing is not asked for before.
     pub fn tells_versions(self) -> bool {
-        matches!(self, Self::S3 | Self::Gcs | Self::Azure)
+        matches!(self, Self::S3 | Self::Gcs | Self::Azure | Self::Alluxio)
     }
 
     /// Whether its names can be listed.
@@ -83,7 +87,7 @@ impl Scheme {
 
     /// Whether what stands behind `://` is a host.
     fn has_host(self) -> bool {
-        matches!(self, Self::Http | Self::Https | Self::Nfs)
+        matches!(self, Self::Http | Self::Https | Self::Nfs | Self::Alluxio)
     }
 }
 
@@ -93,7 +97,7 @@ pub struct Address {
     /// How it is spoken to.
     pub scheme: Scheme,
     /// The bucket or container; the host and port of plain HTTP, of NFS, of a namenode, or the name of a service; of Ceph the pool, with a namespace
-    /// behind a colon, or the file system.
+    /// behind a colon, or the file system; of Alluxio the proxy's host and port, a slash, and the first directory, which is a bucket to it.
     pub bucket: String,
     /// The name in it, as it is, without a first slash; empty for the bucket as a whole.
     pub key: String,
@@ -117,6 +121,20 @@ impl Address {
         Some(self.sibling(archive))
     }
 
+    /// One of Alluxio's: what stands behind the host, and its first part, which is a bucket to the proxy.
+    fn of_alluxio(host: &str, path: &str) -> Result<Self, &'static str> {
+        let (directory, key) = path.split_once('/').unwrap_or((path, ""));
+        if !is_of(host, b"-_.:[]") {
+            return Err("there is no host, or its name has characters that none has");
+        }
+        if !is_of(directory, b"-_.") || directory.bytes().all(|byte| byte == b'.') {
+            return Err(
+                "behind the host stands a directory, of letters, digits, `-`, `_` and `.`: the proxy has no others",
+            );
+        }
+        Ok(Self { scheme: Scheme::Alluxio, bucket: format!("{host}/{directory}"), key: key.to_owned() })
+    }
+
     /// Another name in the same bucket.
     pub(crate) fn sibling(&self, key: &str) -> Self {
         Self { key: key.to_owned(), ..self.clone() }
@@ -137,13 +155,21 @@ impl FromStr for Address {
         let known = Scheme::ALL.iter().find(|(name, _)| *name == scheme);
         let scheme = known.ok_or("not a scheme of a remote system")?.1;
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if scheme == Scheme::Alluxio {
+            return Self::of_alluxio(bucket, key);
+        }
         // Those that stand in a URL as they are: `:` for tenants and ports, `$` for containers of Azure's, brackets for addresses of IPv6.
         let more: &[u8] = if scheme.has_host() { b"-_.:[]" } else { b"-_.:$" };
-        if bucket.is_empty() || !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte)) {
+        if !is_of(bucket, more) {
             return Err("there is no bucket or host, or its name has characters that none has");
         }
         Ok(Self { scheme, bucket: bucket.to_owned(), key: key.to_owned() })
     }
+}
+
+/// Whether a name is one, of letters, digits and some characters more.
+fn is_of(name: &str, more: &[u8]) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
 }
 
 #[cfg(test)]
@@ -161,12 +187,17 @@ mod tests {
             "https://h/",
             "s3://b/",
             "nfs://[::1]:2049/a/b",
+            "alluxio://proxy:39999/d/",
+            "alluxio://[::1]/d/a b/c",
         ] {
             let address: Address = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
         }
         let whole: Address = "s3://bucket".parse().unwrap();
         assert_eq!((whole.bucket.as_str(), whole.key.as_str()), ("bucket", ""));
+        let of_proxy: Address = "alluxio://h:1/d/a/b".parse().unwrap();
+        assert_eq!((of_proxy.bucket.as_str(), of_proxy.key.as_str()), ("h:1/d", "a/b"));
+        assert_eq!(of_proxy.sibling("c").to_string(), "alluxio://h:1/d/c");
     }
 
     #[test]
@@ -184,6 +215,12 @@ mod tests {
             "s3://ü/k",
             "http://u@h/k",
             "s3://a%20b/k",
+            "alluxio://h:1",
+            "alluxio://h:1/",
+            "alluxio://h:1//k",
+            "alluxio://h:1/../k",
+            "alluxio://h:1/a b/k",
+            "alluxio:///d/k",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }

@@ -7,12 +7,12 @@
 //! The tests start their servers themselves, on the loopback or in a network namespace, and stop them by process. To add one: a row in
 //! [`SYSTEMS`], and a module of its name in `sw-remote/tests/it` whose tests are ignored otherwise.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::needs::{Machine, Need};
 use crate::proc::Job;
+use crate::servers::{self, Brought};
 use crate::{Place, Stop};
 
 /// A system with a real server.
@@ -30,7 +30,7 @@ struct System {
 }
 
 /// Makes a server's programs, and names them to the tests.
-type Bring = fn(&Place) -> Result<Vec<(&'static str, PathBuf)>, Stop>;
+type Bring = fn(&Place) -> Brought;
 
 /// When a system is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ const SYSTEMS: &[System] = &[
             Need::Tool { program: "java", package: "default-jre-headless" },
             Need::Tool { program: "mvn", package: "maven" },
         ],
-        brings: Some(hadoop),
+        brings: Some(servers::hadoop),
         tests_min: 1,
         runs: Runs::Always,
     },
@@ -74,7 +74,7 @@ const SYSTEMS: &[System] = &[
             Need::Tool { program: "java", package: "default-jre-headless" },
             Need::Tool { program: "mvn", package: "maven" },
         ],
-        brings: Some(hadoop),
+        brings: Some(servers::hadoop),
         tests_min: 2,
         runs: Runs::ByName,
     },
@@ -114,65 +114,33 @@ const SYSTEMS: &[System] = &[
             Need::Tool { program: "unshare", package: "util-linux" },
             Need::Tool { program: "ip", package: "iproute2" },
         ],
-        brings: Some(aisnode),
+        brings: Some(servers::aisnode),
+        tests_min: 1,
+        runs: Runs::ByName,
+    },
+    System {
+        name: "minio",
+        what: "MinIO, on one folder",
+        needs: &[
+            Need::Tool { program: "go", package: "golang-go" },
+            Need::Tool { program: "openssl", package: "openssl" },
+        ],
+        brings: Some(servers::minio),
+        tests_min: 1,
+        runs: Runs::ByName,
+    },
+    System {
+        name: "alluxio",
+        what: "Alluxio, a master, a worker and a proxy over a folder",
+        needs: &[
+            Need::Tool { program: "java", package: "default-jre-headless" },
+            Need::Tool { program: "mvn", package: "maven" },
+        ],
+        brings: Some(servers::alluxio),
         tests_min: 1,
         runs: Runs::ByName,
     },
 ];
-
-/// The version of Hadoop that is tested with.
-const HADOOP: &str = "3.4.2";
-/// What copies jars out of Maven's repository.
-const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
-/// Bringing 65 MB over a slow network.
-const BRING_LIMIT: Duration = Duration::from_secs(600);
-
-/// Hadoop's jars with those that they need, 118 files, into `target/servers/hadoop-VERSION`.
-fn hadoop(place: &Place) -> Result<Vec<(&'static str, PathBuf)>, Stop> {
-    let folder = place.target.join("servers").join(format!("hadoop-{HADOOP}"));
-    let jars = folder.join("jars");
-    let whole = folder.join("whole");
-    if !whole.exists() {
-        let failed = |error: std::io::Error| Stop::new(format!("{}: {error}", folder.display()), "look at its rights");
-        let dependency = |name: &str| {
-            format!(
-                "<dependency><groupId>org.apache.hadoop</groupId><artifactId>{name}</artifactId><version>{HADOOP}</version></dependency>"
-            )
-        };
-        let dependencies = ["hadoop-common", "hadoop-hdfs", "hadoop-hdfs-client"].map(dependency).concat();
-        let pom = format!(
-            "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>straightway</groupId>\
-             <artifactId>hadoop</artifactId><version>1</version><packaging>pom</packaging><dependencies>{dependencies}</dependencies></project>"
-        );
-        std::fs::create_dir_all(&folder).map_err(failed)?;
-        std::fs::write(folder.join("pom.xml"), pom).map_err(failed)?;
-        let args = ["-q", "-B", COPY, "-DoutputDirectory=jars"].map(String::from);
-        let brought = Job::program(place, Path::new("mvn"), &args).dir(&folder).limit(BRING_LIMIT).run()?;
-        if !brought.ok() {
-            return Err(Stop::new("Hadoop's jars were not brought", "see above; Maven's repository is needed once"));
-        }
-        std::fs::write(whole, HADOOP).map_err(failed)?;
-    }
-    Ok(vec![("STRAIGHTWAY_HDFS_JARS", jars)])
-}
-
-/// Compiling AIStore and what it needs, on two slow cores.
-const AISNODE_LIMIT: Duration = Duration::from_secs(1200);
-
-/// AIStore's program, of the version and with the sums that `hwtests/servers/ais` names, as `target/servers/aisnode`.
-fn aisnode(place: &Place) -> Result<Vec<(&'static str, PathBuf)>, Stop> {
-    let program = place.target.join("servers").join("aisnode");
-    let args =
-        ["build", "-mod=readonly", "-o", &program.display().to_string(), "github.com/NVIDIA/aistore/cmd/aisnode"];
-    let built = Job::program(place, Path::new("go"), &args.map(String::from))
-        .dir(&place.root.join("hwtests/servers/ais"))
-        .limit(AISNODE_LIMIT)
-        .run()?;
-    if !built.ok() {
-        return Err(Stop::new("AIStore was not built", "see above; Go's module proxy is needed once"));
-    }
-    Ok(vec![("STRAIGHTWAY_AISNODE", program)])
-}
 
 /// For one system's tests, servers that die included.
 const LIMIT: Duration = Duration::from_secs(1200);

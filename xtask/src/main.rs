@@ -38,6 +38,7 @@ mod peers;
 mod proc;
 mod pyenv;
 mod python;
+mod servers;
 mod steps;
 mod suite;
 mod tidy;

@@ -83,10 +83,18 @@ impl Bucket {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup).at(at.to_string()).detail(text).remedy(remedy)
         };
         let told = |error: object_store::Error| unset(error.to_string());
-        let connections = Listings(connections);
+        let connections = Listings::of(at.scheme, connections);
         // The client is made twice, where it is to have another's keys than the library finds for it: with those, looked at.
         Ok(match at.scheme {
-            Scheme::Ais => Self::ais(at, config, connections.0).map_err(unset)?,
+            Scheme::Ais => Self::ais(at, config, connections.into_inner()).map_err(unset)?,
+            Scheme::Alluxio => {
+                let builder = settings.alluxio(AmazonS3Builder::new(), &at.bucket).map_err(unset)?;
+                let builder =
+                    builder.with_crypto_provider(Arc::new(Sign)).with_http_connector(connections).with_retry(retry);
+                let made = Self::of(Arc::new(builder.build().map_err(told)?));
+                // It keeps no words of ours; what becomes of an upload that is aborted while it ends, nobody says.
+                Self { keeps_tags: false, aborts: false, wire: Wire::Plain, ..made }
+            }
             Scheme::Hdfs | Scheme::WebHdfs | Scheme::Nfs | Scheme::Rados | Scheme::Rbd | Scheme::CephFs => {
                 return Err(unset("not an address of an object store".to_owned()));
             }

@@ -15,7 +15,10 @@ use object_store::{
 };
 
 use super::bucket::Bucket;
-use crate::http::{Connections, collect};
+use crate::{
+    address::Scheme,
+    http::{Connections, collect},
+};
 
 /// Objects of a page that are asked for their headers at a time, where the listing does not say enough.
 const HEADS_TOGETHER: usize = 16;
@@ -72,7 +75,30 @@ impl Bucket {
 
 /// Connections whose listings have names only that can be asked for.
 #[derive(Clone, Debug)]
-pub(super) struct Listings(pub(super) Connections);
+pub(super) struct Listings {
+    connections: Connections,
+    directories: Directories,
+}
+
+/// What names are that end with a slash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Directories {
+    /// Objects, as others.
+    Objects,
+    /// Directories, which Alluxio lists between the objects: there is nothing to ask for.
+    LeftOut,
+}
+
+impl Listings {
+    pub(super) fn of(scheme: Scheme, connections: Connections) -> Self {
+        let directories = if scheme == Scheme::Alluxio { Directories::LeftOut } else { Directories::Objects };
+        Self { connections, directories }
+    }
+
+    pub(super) fn into_inner(self) -> Connections {
+        self.connections
+    }
+}
 
 impl HttpConnector for Listings {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
@@ -83,9 +109,12 @@ impl HttpConnector for Listings {
 #[async_trait]
 impl HttpService for Listings {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let query = request.uri().query().unwrap_or_default();
+        let query = request.uri().query().unwrap_or_default().to_owned();
         let is_listing = query.split('&').any(|word| matches!(word, "list-type=2" | "comp=list"));
-        let answer = self.0.call(request).await?;
+        // Whether there is anything below, a directory says too.
+        let is_question = query.split('&').any(|word| word == "max-keys=1");
+        let directories = if is_question { Directories::Objects } else { self.directories };
+        let answer = self.connections.call(request).await?;
         if !is_listing {
             return Ok(answer);
         }
@@ -93,7 +122,7 @@ impl HttpService for Listings {
         // The connection holds it to a length.
         let (page, end) = collect(&mut body, usize::MAX).await;
         end?;
-        let (page, Skipped { count, first }) = reachable(&String::from_utf8_lossy(&page));
+        let (page, Skipped { count, first }) = reachable(&String::from_utf8_lossy(&page), directories);
         if let Some(first) = first {
             tracing::warn!(count, first, "names that cannot be asked for are left out of a listing");
         }
@@ -113,11 +142,14 @@ const ELEMENTS: [(&str, &str); 4] =
     [("Contents", "Key"), ("CommonPrefixes", "Prefix"), ("Blob", "Name"), ("BlobPrefix", "Name")];
 
 /// A page without the elements whose names the library cannot read.
-fn reachable(page: &str) -> (String, Skipped) {
+fn reachable(page: &str, directories: Directories) -> (String, Skipped) {
     let (mut kept, mut rest, mut skipped) = (String::with_capacity(page.len()), page, Skipped::default());
     while let Some((at, end, name)) = element(rest) {
         let (before, behind) = rest.split_at(end);
-        if Path::parse(unescaped(name)).is_ok() {
+        let is_object = before.get(at..).is_some_and(|element| element.starts_with("<Contents>"));
+        if directories == Directories::LeftOut && is_object && name.ends_with(DELIMITER) {
+            kept.push_str(before.get(..at).unwrap_or_default());
+        } else if Path::parse(unescaped(name)).is_ok() {
             kept.push_str(before);
         } else {
             kept.push_str(before.get(..at).unwrap_or_default());
@@ -190,16 +222,22 @@ mod tests {
         let good = [object("a/b &amp; c"), object("a/marker/"), prefix("a/d/")].concat();
         let bad = [object("a//b"), prefix("a//"), object("a/../b"), object("a/&#x1;b"), object("a/&#10;b")].concat();
         let page = format!("{head}{}{good}{bad}{}</ListBucketResult>", object("."), object("a/z"));
-        let (kept, skipped) = reachable(&page);
+        let (kept, skipped) = reachable(&page, Directories::Objects);
         assert_eq!(kept, format!("{head}{good}{}</ListBucketResult>", object("a/z")));
         assert_eq!((skipped.count, skipped.first.as_deref()), (6, Some(".")));
-        let (same, none) = reachable(&kept);
+        let (same, none) = reachable(&kept, Directories::Objects);
         assert_eq!((same, none), (kept, Skipped::default()));
+        let (files, left) = reachable(&good, Directories::LeftOut);
+        assert_eq!((files, left.count), ([object("a/b &amp; c"), prefix("a/d/")].concat(), 0));
         // Azure's.
         let blobs = "<Blobs><Blob><Name>a//b</Name></Blob><BlobPrefix><Name>a/</Name></BlobPrefix></Blobs>";
         let unclosed = "<Contents><Key>a//b</Key><CommonPrefixes>";
-        assert_eq!(reachable(unclosed), (unclosed.to_owned(), Skipped::default()), "it is left to the library");
-        assert_eq!(reachable(blobs).0, "<Blobs><BlobPrefix><Name>a/</Name></BlobPrefix></Blobs>");
+        assert_eq!(
+            reachable(unclosed, Directories::Objects),
+            (unclosed.to_owned(), Skipped::default()),
+            "it is left to the library"
+        );
+        assert_eq!(reachable(blobs, Directories::Objects).0, "<Blobs><BlobPrefix><Name>a/</Name></BlobPrefix></Blobs>");
     }
 
     #[test]

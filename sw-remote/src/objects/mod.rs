@@ -147,7 +147,7 @@ impl ObjectStores {
     fn parse(name: &str, verb: Verb) -> Result<Address, Error> {
         name.parse().map_err(|text: &str| {
             Error::new(ErrorKind::BadUri, verb).at(name).detail(text).remedy(
-                "write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, ais://BUCKET/KEY or http(s)://HOST/PATH",
+                "write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH or http(s)://HOST/PATH",
             )
         })
     }

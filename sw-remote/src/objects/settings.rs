@@ -225,6 +225,28 @@ impl Settings {
         Ok((endpoint_of(endpoint, "", Style::Path)?, self.get("AIS_AUTHN_TOKEN")))
     }
 
+    /// What makes the client of a directory behind Alluxio's proxy: `HOST:PORT/DIRECTORY`. The name of the user stands where S3 has that of a
+    /// key; no secret is looked at, so that none is sent.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(super) fn alluxio(&self, builder: AmazonS3Builder, at: &str) -> Result<AmazonS3Builder, String> {
+        let Some(user) = self.get("ALLUXIO_USER") else {
+            return Err("nobody says who asks Alluxio: set alluxio_user to the name of its user".to_owned());
+        };
+        if !user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte)) {
+            return Err(format!("Alluxio's user {user:?} has characters that its proxy does not read in a name"));
+        }
+        let (host, directory) = at.split_once('/').unwrap_or((at, ""));
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+        let port = if has_port { String::new() } else { format!(":{ALLUXIO_PORT}") };
+        let endpoint = endpoint_of(&format!("http://{host}{port}{ALLUXIO_PATH}"), "", Style::Path)?;
+        let builder = builder.with_bucket_name(directory).with_endpoint(endpoint).with_allow_http(true);
+        // Its proxy looks at no checksum of what it is sent.
+        let builder = builder.with_disable_bulk_delete(true).with_unsigned_payload(true).with_region("us-east-1");
+        Ok(builder.with_access_key_id(user).with_secret_access_key("none"))
+    }
+
     pub(super) fn gcs(&self, mut builder: GoogleCloudStorageBuilder) -> GoogleCloudStorageBuilder {
         for (name, value) in self.family("GOOGLE_") {
             if let Ok(key) = name.parse::<GoogleConfigKey>() {
@@ -243,6 +265,10 @@ impl Settings {
         builder
     }
 }
+
+/// The port of Alluxio's proxy (`alluxio.proxy.web.port`), and where S3 is spoken there.
+const ALLUXIO_PORT: u16 = 39999;
+const ALLUXIO_PATH: &str = "/api/v1/s3";
 
 /// Where a bucket's name stands in the URLs of its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

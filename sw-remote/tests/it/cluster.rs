@@ -18,6 +18,10 @@ const OSD: &str = "66666666-7777-8888-9999-aaaaaaaaaaaa";
 pub struct Running(Child);
 
 impl Running {
+    pub fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     /// Stops it, or lets it go on, as `kill -NAME` does.
     pub fn signal(&self, name: &str) {
         let id = self.0.id().to_string();
@@ -161,13 +165,13 @@ impl Cluster {
     }
 }
 
-/// Asks `whether` something is so, twice a second, for half a minute at most.
+/// Asks `whether` something is so, ten times a second, for a minute at most.
 pub fn wait_until(mut whether: impl FnMut() -> bool) -> bool {
-    for _ in 0..60 {
+    for _ in 0..600 {
         if whether() {
             return true;
         }
-        std::thread::park_timeout(Duration::from_millis(500));
+        std::thread::park_timeout(Duration::from_millis(100));
     }
     false
 }

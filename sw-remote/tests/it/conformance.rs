@@ -169,7 +169,7 @@ impl store::Bed for Bed {
         }
         // With its slash: this server answers 500 to HEAD of the name without.
         let directory = self.uri(&format!("{}/", fresh("directory")));
-        if self.transport != HTTP || !["s3:", "ais:"].iter().any(|scheme| self.root.starts_with(scheme)) {
+        if self.transport != HTTP || !["s3:", "ais:", "alluxio:"].iter().any(|scheme| self.root.starts_with(scheme)) {
             // Where they are things of their own, one comes with the first name in it.
             let one = format!("{directory}one");
             put(&*self.stores, &one, b"1").and_then(|()| self.stores.remove(&one)).unwrap();

@@ -1,0 +1,123 @@
+//! Programs of servers that no package of the distribution has: built or fetched once, by the tools of their own registries, into
+//! `target/servers`. Each with the version and, where its registry leaves that to us, the sums that the tree names.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::proc::Job;
+use crate::{Place, Stop};
+
+/// What tests are told of it: variables of the environment.
+pub type Brought = Result<Vec<(&'static str, PathBuf)>, Stop>;
+
+/// What copies jars out of Maven's repository.
+const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
+/// Bringing 220 MB over a slow network.
+const BRING_LIMIT: Duration = Duration::from_secs(600);
+/// Compiling a large program and what it needs, on two slow cores.
+const BUILD_LIMIT: Duration = Duration::from_secs(3600);
+
+fn folder(place: &Place, name: &str) -> Result<PathBuf, Stop> {
+    let folder = place.target.join("servers").join(name);
+    let failed = |error: std::io::Error| Stop::new(format!("{}: {error}", folder.display()), "look at its rights");
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    Ok(folder)
+}
+
+/// Jars with those that they need, into `target/servers/NAME/jars`.
+fn jars(place: &Place, name: &str, (group, version): (&str, &str), artifacts: &[&str]) -> Result<PathBuf, Stop> {
+    let folder = folder(place, name)?;
+    let (jars, whole) = (folder.join("jars"), folder.join("whole"));
+    if whole.exists() {
+        return Ok(jars);
+    }
+    let failed = |error: std::io::Error| Stop::new(format!("{}: {error}", folder.display()), "look at its rights");
+    let dependency = |artifact: &&str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        )
+    };
+    let dependencies: String = artifacts.iter().map(dependency).collect();
+    let pom = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>straightway</groupId>\
+         <artifactId>servers</artifactId><version>1</version><packaging>pom</packaging><dependencies>{dependencies}</dependencies></project>"
+    );
+    std::fs::write(folder.join("pom.xml"), pom).map_err(failed)?;
+    let args = ["-q", "-B", COPY, "-DoutputDirectory=jars"].map(String::from);
+    let brought = Job::program(place, Path::new("mvn"), &args).dir(&folder).limit(BRING_LIMIT).run()?;
+    if !brought.ok() {
+        return Err(Stop::new(
+            format!("the jars of {name} were not brought"),
+            "see above; Maven's repository is needed once",
+        ));
+    }
+    std::fs::write(whole, version).map_err(failed)?;
+    Ok(jars)
+}
+
+/// Hadoop's jars, 118 files.
+pub fn hadoop(place: &Place) -> Brought {
+    let artifacts = ["hadoop-common", "hadoop-hdfs", "hadoop-hdfs-client"];
+    let jars = jars(place, "hadoop-3.4.2", ("org.apache.hadoop", "3.4.2"), &artifacts)?;
+    Ok(vec![("STRAIGHTWAY_HDFS_JARS", jars)])
+}
+
+/// Alluxio's jars, 310 files, and the command.
+pub fn alluxio(place: &Place) -> Brought {
+    let artifacts = ["alluxio-minicluster", "alluxio-underfs-local"];
+    let jars = jars(place, "alluxio-2.9.6", ("org.alluxio", "2.9.6"), &artifacts)?;
+    Ok(vec![("STRAIGHTWAY_ALLUXIO_JARS", jars), command(place)?])
+}
+
+/// A program in Go, of the version and with the sums that `hwtests/servers/NAME` names.
+fn go(place: &Place, name: &str, (program, package): (&str, &str)) -> Result<PathBuf, Stop> {
+    let program = folder(place, "")?.join(program);
+    // One package at a time: two compilers of it take more memory than a small machine has.
+    let to = program.display().to_string();
+    let args = ["build", "-mod=readonly", "-trimpath", "-p", "1", "-o", &to, package];
+    let built = Job::program(place, Path::new("go"), &args.map(String::from))
+        .dir(&place.root.join("hwtests/servers").join(name))
+        .limit(BUILD_LIMIT)
+        .run()?;
+    if built.ok() {
+        return Ok(program);
+    }
+    Err(Stop::new(format!("{package} was not built"), "see above; Go's module proxy is needed once"))
+}
+
+/// AIStore's program.
+pub fn aisnode(place: &Place) -> Brought {
+    Ok(vec![("STRAIGHTWAY_AISNODE", go(place, "ais", ("aisnode", "github.com/NVIDIA/aistore/cmd/aisnode"))?)])
+}
+
+/// MinIO's program, and the command. What is there is taken: its build takes longer than all tests of it.
+pub fn minio(place: &Place) -> Brought {
+    let there = folder(place, "")?.join("minio");
+    let program = if there.exists() { there } else { go(place, "minio", ("minio", "github.com/minio/minio"))? };
+    Ok(vec![("STRAIGHTWAY_MINIO", program), command(place)?])
+}
+
+/// Garage's program, of its crate, and the command.
+pub fn garage(place: &Place) -> Brought {
+    const VERSION: &str = "2.5.0";
+    let root = folder(place, &format!("garage-{VERSION}"))?;
+    let program = root.join("bin/garage");
+    if !program.exists() {
+        let to = root.display().to_string();
+        let args = ["install", "garage", "--version", VERSION, "--locked", "--root", &to];
+        let built = Job::cargo(place, &args.map(String::from)).limit(BUILD_LIMIT).run()?;
+        if !built.ok() {
+            return Err(Stop::new("Garage was not built", "see above; the registry of crates is needed once"));
+        }
+    }
+    Ok(vec![("STRAIGHTWAY_GARAGE", program), command(place)?])
+}
+
+/// The command line, for those whose commands are tried with a server.
+fn command(place: &Place) -> Result<(&'static str, PathBuf), Stop> {
+    let args = ["build", "--workspace", "--bin", "straightway"].map(String::from);
+    if !Job::cargo(place, &args).limit(BUILD_LIMIT).run()?.ok() {
+        return Err(Stop::new("the command line was not built", "see above"));
+    }
+    Ok(("STRAIGHTWAY_COMMAND", place.target.join("debug/straightway")))
+}
