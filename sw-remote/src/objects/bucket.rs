@@ -38,6 +38,8 @@ pub(super) struct Bucket {
     pub(super) writes: Option<Arc<dyn MultipartStore>>,
     /// How it is listed; plain HTTP is not.
     pub(super) pages: Option<Arc<dyn PaginatedListStore>>,
+    /// Whether an object that is put by one request is there as a whole, or as it was before.
+    pub(super) puts_whole: bool,
     /// Whether an object that was written in parts keeps words of ours beside its bytes.
     pub(super) keeps_tags: bool,
     /// Whether an upload that is aborted makes no object any more.
@@ -92,8 +94,9 @@ impl Bucket {
                 let builder =
                     builder.with_crypto_provider(Arc::new(Sign)).with_http_connector(connections).with_retry(retry);
                 let made = Self::of(Arc::new(builder.build().map_err(told)?));
-                // It keeps no words of ours; what becomes of an upload that is aborted while it ends, nobody says.
-                Self { keeps_tags: false, aborts: false, wire: Wire::Plain, ..made }
+                // Of a PUT that ends early it makes an object of what came. It keeps no words of ours; what becomes of an upload that is
+                // aborted while it ends, nobody says.
+                Self { puts_whole: false, keeps_tags: false, aborts: false, wire: Wire::Plain, ..made }
             }
             Scheme::Hdfs | Scheme::WebHdfs | Scheme::Nfs | Scheme::Rados | Scheme::Rbd | Scheme::CephFs => {
                 return Err(unset("not an address of an object store".to_owned()));
@@ -144,7 +147,7 @@ impl Bucket {
 
     /// One that is only read.
     fn of_reads(store: Arc<dyn ObjectStore>, wire: Wire) -> Self {
-        Self { store, writes: None, pages: None, keeps_tags: false, aborts: false, wire, ais: None }
+        Self { store, writes: None, pages: None, puts_whole: true, keeps_tags: false, aborts: false, wire, ais: None }
     }
 
     fn ais(at: &Address, config: &ObjectsConfig, connections: Connections) -> Result<Self, String> {
@@ -158,7 +161,7 @@ impl Bucket {
 
     pub(super) fn of<S: ObjectStore + MultipartStore + PaginatedListStore>(store: Arc<S>) -> Self {
         let (writes, pages) = (Some(store.clone() as _), Some(store.clone() as _));
-        Self { store, writes, pages, keeps_tags: true, aborts: true, wire: Wire::Tls, ais: None }
+        Self { store, writes, pages, puts_whole: true, keeps_tags: true, aborts: true, wire: Wire::Tls, ais: None }
     }
 
     /// What there is by a name, without its bytes.

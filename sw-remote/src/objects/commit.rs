@@ -239,6 +239,7 @@ mod tests {
             store: store.clone(),
             writes: Some(store),
             pages: None,
+            puts_whole: true,
             keeps_tags: false,
             aborts: true,
             ais: None,

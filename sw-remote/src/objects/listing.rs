@@ -9,10 +9,12 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::{
     ClientOptions, ListResult, ObjectMeta, ObjectStoreExt,
-    client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService},
+    client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService},
     list::{PaginatedListOptions, PaginatedListResult},
     path::{DELIMITER, Path},
 };
+
+use url::form_urlencoded;
 
 use super::bucket::Bucket;
 use crate::{
@@ -77,22 +79,23 @@ impl Bucket {
 #[derive(Clone, Debug)]
 pub(super) struct Listings {
     connections: Connections,
-    directories: Directories,
+    dialect: Dialect,
 }
 
-/// What names are that end with a slash.
+/// How listings are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Directories {
-    /// Objects, as others.
-    Objects,
-    /// Directories, which Alluxio lists between the objects: there is nothing to ask for.
-    LeftOut,
+enum Dialect {
+    /// As S3 and Azure do.
+    Usual,
+    /// As Alluxio's proxy does: it says that an answer has as many bytes as it has characters, so that its end is missing where a name is not of
+    /// ASCII. Names are asked for as URLs have them for that reason. Directories stand between the objects; they cannot be asked for.
+    Alluxio,
 }
 
 impl Listings {
     pub(super) fn of(scheme: Scheme, connections: Connections) -> Self {
-        let directories = if scheme == Scheme::Alluxio { Directories::LeftOut } else { Directories::Objects };
-        Self { connections, directories }
+        let dialect = if scheme == Scheme::Alluxio { Dialect::Alluxio } else { Dialect::Usual };
+        Self { connections, dialect }
     }
 
     pub(super) fn into_inner(self) -> Connections {
@@ -108,26 +111,109 @@ impl HttpConnector for Listings {
 
 #[async_trait]
 impl HttpService for Listings {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        let is_listing = query.split('&').any(|word| matches!(word, "list-type=2" | "comp=list"));
-        // Whether there is anything below, a directory says too.
-        let is_question = query.split('&').any(|word| word == "max-keys=1");
-        let directories = if is_question { Directories::Objects } else { self.directories };
-        let answer = self.connections.call(request).await?;
-        if !is_listing {
-            return Ok(answer);
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let has = |word: &str| request.uri().query().unwrap_or_default().split('&').any(|one| one == word);
+        if self.dialect == Dialect::Alluxio && request.method() == http::Method::POST {
+            let (parts, mut body) = self.connections.call(request).await?.into_parts();
+            let (said, end) = collect(&mut body, usize::MAX).await;
+            end?;
+            return Ok(HttpResponse::from_parts(parts, of_upload(&String::from_utf8_lossy(&said)).into()));
         }
-        let (parts, mut body) = answer.into_parts();
+        if !has("list-type=2") && !has("comp=list") {
+            return self.connections.call(request).await;
+        }
+        // Whether there is anything below, a directory says too.
+        let directories = if has("max-keys=1") { Directories::Kept } else { Directories::LeftOut };
+        if self.dialect == Dialect::Alluxio {
+            let asked = format!("{}&encoding-type=url", request.uri()).parse();
+            // What was one is one with more letters.
+            *request.uri_mut() =
+                asked.map_err(|error: http::uri::InvalidUri| HttpError::new(HttpErrorKind::Request, error))?;
+        }
+        let (parts, mut body) = self.connections.call(request).await?.into_parts();
         // The connection holds it to a length.
         let (page, end) = collect(&mut body, usize::MAX).await;
         end?;
-        let (page, Skipped { count, first }) = reachable(&String::from_utf8_lossy(&page), directories);
+        let page = String::from_utf8_lossy(&page);
+        let page = match self.dialect {
+            Dialect::Alluxio => Cow::Owned(usual(&page, directories)),
+            Dialect::Usual => page,
+        };
+        let (page, Skipped { count, first }) = reachable(&page);
         if let Some(first) = first {
             tracing::warn!(count, first, "names that cannot be asked for are left out of a listing");
         }
         Ok(HttpResponse::from_parts(parts, page.into()))
     }
+}
+
+/// Whether directories are left in a listing of Alluxio's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Directories {
+    Kept,
+    LeftOut,
+}
+
+/// A page of Alluxio's as S3 would write it: names as they are, no directories, and with its end. What is missing of that is behind the last name, as
+/// no more than the prefix is not of ASCII, which stands there.
+fn usual(page: &str, directories: Directories) -> String {
+    const END: &str = "</ListBucketResult>";
+    const PREFIX: &str = "<Prefix>";
+    if !page.contains("<ListBucketResult>") {
+        return page.to_owned();
+    }
+    let (mut kept, mut rest) = (String::with_capacity(page.len()), page);
+    while let Some((at, end, name)) = element(rest) {
+        let (before, behind) = rest.split_at(end);
+        let (head, one) = before.split_at(at);
+        kept.push_str(head);
+        let plain = of_url(name);
+        let is_directory = one.starts_with("<Contents>") && plain.ends_with(DELIMITER);
+        if !is_directory || directories == Directories::Kept {
+            let (open, close) = one.split_once(name).unwrap_or((one, ""));
+            kept.extend([open, &escaped(&plain), close]);
+        }
+        rest = behind;
+    }
+    kept.push_str(rest.rfind(PREFIX).and_then(|at| rest.get(..at)).unwrap_or(rest));
+    if !kept.ends_with(END) {
+        kept.push_str(END);
+    }
+    kept
+}
+
+/// What Alluxio answers of an upload, with the end that its proxy cuts where the name is not of ASCII: as long as what is said is whole.
+fn of_upload(said: &str) -> String {
+    for (answer, value, len) in
+        [("InitiateMultipartUploadResult", "UploadId", UPLOAD_LEN), ("CompleteMultipartUploadResult", "ETag", TAG_LEN)]
+    {
+        let (open, end) = (format!("<{value}>"), format!("</{answer}>"));
+        let Some((head, rest)) = said.split_once(&open).filter(|_| said.contains(&format!("<{answer}>"))) else {
+            continue;
+        };
+        let text = rest.split('<').next().unwrap_or_default();
+        if text.len() == len && !said.ends_with(&end) {
+            return format!("{head}{open}{text}</{value}>{end}");
+        }
+    }
+    said.to_owned()
+}
+
+/// Letters of the name of an upload (a UUID), and of the tag of an object that is made of parts (an MD5).
+const UPLOAD_LEN: usize = 36;
+const TAG_LEN: usize = 32;
+/// Bytes of a name beyond one for each of its characters, at most: what ends an upload tells it twice, and what is behind its tag is as long.
+pub(super) const CUT_MAX: usize = "</ETag></CompleteMultipartUploadResult>".len() / 2;
+
+/// A name as URLs have it in their queries, as it is: `+` for a space, `%XX` for a byte.
+fn of_url(text: &str) -> String {
+    let name = form_urlencoded::parse(text.as_bytes()).next();
+    name.map(|(name, _)| name.into_owned()).unwrap_or_default()
+}
+
+/// A text as XML has it.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// Names that were left out.
@@ -142,14 +228,11 @@ const ELEMENTS: [(&str, &str); 4] =
     [("Contents", "Key"), ("CommonPrefixes", "Prefix"), ("Blob", "Name"), ("BlobPrefix", "Name")];
 
 /// A page without the elements whose names the library cannot read.
-fn reachable(page: &str, directories: Directories) -> (String, Skipped) {
+fn reachable(page: &str) -> (String, Skipped) {
     let (mut kept, mut rest, mut skipped) = (String::with_capacity(page.len()), page, Skipped::default());
     while let Some((at, end, name)) = element(rest) {
         let (before, behind) = rest.split_at(end);
-        let is_object = before.get(at..).is_some_and(|element| element.starts_with("<Contents>"));
-        if directories == Directories::LeftOut && is_object && name.ends_with(DELIMITER) {
-            kept.push_str(before.get(..at).unwrap_or_default());
-        } else if Path::parse(unescaped(name)).is_ok() {
+        if Path::parse(unescaped(name)).is_ok() {
             kept.push_str(before);
         } else {
             kept.push_str(before.get(..at).unwrap_or_default());
@@ -222,22 +305,66 @@ mod tests {
         let good = [object("a/b &amp; c"), object("a/marker/"), prefix("a/d/")].concat();
         let bad = [object("a//b"), prefix("a//"), object("a/../b"), object("a/&#x1;b"), object("a/&#10;b")].concat();
         let page = format!("{head}{}{good}{bad}{}</ListBucketResult>", object("."), object("a/z"));
-        let (kept, skipped) = reachable(&page, Directories::Objects);
+        let (kept, skipped) = reachable(&page);
         assert_eq!(kept, format!("{head}{good}{}</ListBucketResult>", object("a/z")));
         assert_eq!((skipped.count, skipped.first.as_deref()), (6, Some(".")));
-        let (same, none) = reachable(&kept, Directories::Objects);
+        let (same, none) = reachable(&kept);
         assert_eq!((same, none), (kept, Skipped::default()));
-        let (files, left) = reachable(&good, Directories::LeftOut);
-        assert_eq!((files, left.count), ([object("a/b &amp; c"), prefix("a/d/")].concat(), 0));
         // Azure's.
         let blobs = "<Blobs><Blob><Name>a//b</Name></Blob><BlobPrefix><Name>a/</Name></BlobPrefix></Blobs>";
         let unclosed = "<Contents><Key>a//b</Key><CommonPrefixes>";
-        assert_eq!(
-            reachable(unclosed, Directories::Objects),
-            (unclosed.to_owned(), Skipped::default()),
-            "it is left to the library"
+        assert_eq!(reachable(unclosed), (unclosed.to_owned(), Skipped::default()), "it is left to the library");
+        assert_eq!(reachable(blobs).0, "<Blobs><BlobPrefix><Name>a/</Name></BlobPrefix></Blobs>");
+    }
+
+    #[test]
+    fn a_page_of_alluxio_is_one_without_directories_and_with_its_end() {
+        let object = |key: &str| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>");
+        let below = |key: &str| format!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>");
+        let page = |objects: [String; 4], end: &str| {
+            let name = "<Name>d</Name>";
+            format!("<ListBucketResult><KeyCount>4</KeyCount>{}{name}{}{end}", below("%C3%A4%2F"), objects.concat())
+        };
+        let told = page(
+            [object("a%26b"), object("c%2F"), object("d+e%2B"), object("%C3%BC")],
+            "<Prefix>ä</Prefix></ListBucketResult",
         );
-        assert_eq!(reachable(blobs, Directories::Objects).0, "<Blobs><BlobPrefix><Name>a/</Name></BlobPrefix></Blobs>");
+        let want = |directory: String| {
+            let objects = [object("a&amp;b"), directory, object("d e+"), object("ü")];
+            page(objects, "</ListBucketResult>").replace("%C3%A4%2F", "ä/")
+        };
+        assert_eq!(usual(&told, Directories::LeftOut), want(String::new()));
+        assert_eq!(usual(&told, Directories::Kept), want(object("c/")));
+        let empty = "<ListBucketResult><KeyCount>0</KeyCount>";
+        assert_eq!(
+            usual(&format!("{empty}<Prefix>ääääääääää"), Directories::Kept),
+            format!("{empty}</ListBucketResult>")
+        );
+        for text in ["", "<Error><Prefix>a</Prefix></Error>", "ä"] {
+            assert_eq!(usual(text, Directories::LeftOut), text);
+        }
+    }
+
+    #[test]
+    fn an_answer_of_alluxio_is_whole_as_long_as_what_it_says_is() {
+        let (id, tag) = ("a".repeat(UPLOAD_LEN), "b".repeat(TAG_LEN));
+        let begun = |key: &str| {
+            format!(
+                "<InitiateMultipartUploadResult><Key>{key}</Key><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+            )
+        };
+        let ended = |key: &str| {
+            format!(
+                "<CompleteMultipartUploadResult><Location>/d/{key}</Location><Key>{key}</Key><ETag>{tag}</ETag></CompleteMultipartUploadResult>"
+            )
+        };
+        let key = "ä".repeat(CUT_MAX);
+        for (said, times) in [(begun(&key), 1), (ended(&key), 2), (begun("a"), 0), (ended("a"), 0)] {
+            let cut = &said[..said.len() - times * CUT_MAX];
+            assert_eq!(of_upload(cut), said);
+        }
+        let too_short = &ended(&key)[..ended(&key).len() - 2 * CUT_MAX - 2];
+        assert_eq!(of_upload(too_short), too_short);
     }
 
     #[test]

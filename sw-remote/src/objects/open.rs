@@ -72,6 +72,13 @@ impl ObjectRead {
     pub(super) fn new(bucket: Arc<Bucket>, at: Address, head: GetResult, patience: Duration) -> Result<Self, Error> {
         let stored = Stored::of(&head.extensions, head.meta.e_tag.as_deref());
         let made = Self { bucket, at, meta: head.meta, known: None, stored, patience };
+        // Alluxio tells the tag of what is whole; what is being written has none, and no bytes.
+        if made.at.scheme == Scheme::Alluxio && made.meta.e_tag.is_none() {
+            return Err(Error::new(ErrorKind::InUse, Verb::Open)
+                .at(made.at.to_string())
+                .detail("somebody writes it at this moment, or left it unfinished")
+                .remedy("open it when it is whole"));
+        }
         if made.strong().is_none() && !made.has_time() {
             let text =
                 "the server tells neither an ETag (a strong one) nor Last-Modified of it: a change would go unnoticed";

@@ -29,10 +29,11 @@ use super::{
     ObjectsConfig,
     bucket::Bucket,
     fault::{self, Said},
+    listing::CUT_MAX,
     upload::{NoUpload, Upload},
 };
 use crate::{
-    address::Address,
+    address::{Address, Scheme},
     land::Landing,
     part::{End, FILLING_MAX, Full, NoPart, OnTheWay, Parts, Room},
     random::word,
@@ -83,6 +84,14 @@ impl ObjectWrite {
             return Err(error.remedy("write several objects"));
         }
         let path = bucket.path(&at, Verb::Create)?;
+        if at.scheme == Scheme::Alluxio && at.key.len() - at.key.chars().count() > CUT_MAX {
+            let text = format!(
+                "more than {CUT_MAX} bytes of the name are not of ASCII: Alluxio's proxy cuts its answers by as many"
+            );
+            return Err(fail(ErrorKind::Unsupported)
+                .detail(text)
+                .remedy("give it another name, or write it by Alluxio's mount"));
+        }
         let (upload, parts, len) = (Upload::default(), Parts::new(room), len.unwrap_or(OPEN).into());
         let patience = config.patience;
         Ok(Self { bucket, parts_of, path, at, part_bytes, patience, len, upload, parts, tag: word() })
@@ -107,7 +116,8 @@ impl ObjectWrite {
 
     /// Whether all of it is one part, and goes by one request.
     pub(super) fn is_one(&self) -> bool {
-        self.len() <= self.part_bytes
+        let len = self.len();
+        len == 0 || (len <= self.part_bytes && self.bucket.puts_whole)
     }
 
     /// What the object has beside its bytes, where the store keeps such words.

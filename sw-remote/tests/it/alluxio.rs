@@ -209,7 +209,7 @@ fn bytes_and_names(cluster: &mut Cluster) {
     // More than a page of a listing, with names that stand before a slash, and some that must be escaped.
     let mut names: Vec<String> = (0..1005).map(|number| cluster.uri("bed", &format!("many/n{number:04}"))).collect();
     names.extend(["many-1", "many.x", "many/sub/one", "many/sub-2"].map(|key| cluster.uri("bed", key)));
-    names.extend(["many/a b", "many/ü&=", "many/q'uo"].map(|key| cluster.uri("bed", key)));
+    names.extend(["many/a b", "many/ü&=", "many/q'uo", "many/数据集äöü"].map(|key| cluster.uri("bed", key)));
     std::thread::scope(|scope| {
         for part in names.chunks(127) {
             let stores = &stores;
@@ -321,6 +321,8 @@ fn refusals(cluster: &mut Cluster) {
     for missing in [cluster.uri("bed", "nobody"), cluster.uri("no-such-directory", "object")] {
         assert_eq!(stores_.open(&missing, OpenMode::Read).unwrap_err().kind(), ErrorKind::NotFound, "{missing}");
     }
+    let error = put(&stores_, &cluster.uri("bed", &"ä".repeat(20)), &[1; 10]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     let error = put(&stores_, &cluster.uri("no-such-directory", "object"), &[1; 10]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     let nobody = config([("", String::new()), ("", String::new()), ("", String::new())]);
