@@ -97,22 +97,6 @@ pub fn minio(place: &Place) -> Brought {
     Ok(vec![("STRAIGHTWAY_MINIO", program), command(place)?])
 }
 
-/// Garage's program, of its crate, and the command.
-pub fn garage(place: &Place) -> Brought {
-    const VERSION: &str = "2.5.0";
-    let root = folder(place, &format!("garage-{VERSION}"))?;
-    let program = root.join("bin/garage");
-    if !program.exists() {
-        let to = root.display().to_string();
-        let args = ["install", "garage", "--version", VERSION, "--locked", "--root", &to];
-        let built = Job::cargo(place, &args.map(String::from)).limit(BUILD_LIMIT).run()?;
-        if !built.ok() {
-            return Err(Stop::new("Garage was not built", "see above; the registry of crates is needed once"));
-        }
-    }
-    Ok(vec![("STRAIGHTWAY_GARAGE", program), command(place)?])
-}
-
 /// The command line, for those whose commands are tried with a server.
 fn command(place: &Place) -> Result<(&'static str, PathBuf), Stop> {
     let args = ["build", "--workspace", "--bin", "straightway"].map(String::from);
