@@ -247,8 +247,13 @@ impl Remote {
         if let Some(endpoint) = &self.ais_endpoint {
             settings.set("AIS_ENDPOINT", endpoint);
         }
-        let of_process = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-        let user = self.alluxio_user.clone().or_else(|| self.environment.then(of_process).flatten());
+        let of_process = || {
+            let users =
+                std::env::vars_os().filter(|(name, _)| self.environment && (name == "USER" || name == "LOGNAME"));
+            // USER goes before LOGNAME.
+            users.max().and_then(|(_, user)| user.into_string().ok()).filter(|user| !user.is_empty())
+        };
+        let user = self.alluxio_user.clone().or_else(of_process);
         if let Some(user) = user {
             settings.set("ALLUXIO_USER", user);
         }
@@ -389,5 +394,25 @@ mod tests {
         {
             assert_eq!(remote.set(name, value), None, "{name}");
         }
+    }
+
+    #[test]
+    fn settings_of_remote_systems_are_options_of_an_engine() {
+        for (name, value) in [
+            ("s3_region", "eu"),
+            ("ais_endpoint", "http://h:1"),
+            ("alluxio_user", "me"),
+            ("hdfs_user", "me"),
+            ("hdfs_conf_dir", "/etc"),
+            ("ceph_user", "me"),
+            ("nfs_port", "2049"),
+            ("remote_requests", "3"),
+        ] {
+            crate::Engine::builder().set(name, value).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        let mut remote = Remote { environment: false, ..Remote::default() };
+        assert_eq!(remote.settings().get("ALLUXIO_USER"), None);
+        assert_eq!(remote.set("alluxio_user", "me"), Some(()));
+        assert_eq!(remote.settings().get("ALLUXIO_USER"), Some("me"));
     }
 }
