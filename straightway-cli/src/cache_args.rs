@@ -9,7 +9,7 @@ use crate::{args::EngineArgs, dataset_args::parse_method, size};
 
 const USE: &str =
     "A command reads remote objects through a cache with --engine cache_dir=DIR, and makes it if it is not there.
-One process has a directory at a time. docs/cache.md has the rest.
+Processes of one user share a directory. docs/cache.md has the rest.
 
 Examples:
   straightway load s3://bucket/model --engine cache_dir=/nvme/cache --engine cache_bytes=500GiB

@@ -13,7 +13,7 @@ use crossbeam_queue::ArrayQueue;
 use sw_cache::CacheConfig;
 use sw_engine::{
     Completion, Counters, Error, ErrorKind, Lane, MemoryFacts, Op, Plan, Policy, RateClass, RateTable, Reason,
-    Rejected, Time, Verb, inspect::Tree, seam::Wait,
+    Rejected, Retry, Time, Verb, inspect::Tree, seam::Wait,
 };
 use sw_mem::{ByteLen, ForkMark, KeptMappings};
 
@@ -386,7 +386,10 @@ impl Core {
                         && !is_late(&rejected.op, clock.now()) =>
                 {
                     op = rejected.op;
-                    lane.poll(clock.now(), Wait::For { timeout: INLINE_STEP, min: 1 });
+                    match rejected.error.retry() {
+                        Retry::After(wait) => std::thread::park_timeout(wait.min(INLINE_STEP)),
+                        _ => drop(lane.poll(clock.now(), Wait::For { timeout: INLINE_STEP, min: 1 })),
+                    }
                 }
                 Err(rejected) => return Err(Box::new(rejected)),
             }

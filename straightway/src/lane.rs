@@ -79,7 +79,7 @@ impl Lane {
     /// Takes an operation; it starts at the next [`Lane::ring`] or [`Lane::poll`] at the latest.
     ///
     /// # Errors
-    /// [`Rejected`] with the operation: `Busy` means poll and try again; `ApiMisuse` is memory that the lane was not made
+    /// [`Rejected`] with the operation: `Busy` means poll and try again, with `Retry::After` not before; `ApiMisuse` is memory that the lane was not made
     /// for, peer memory in a lane for host memory included: targets of one are not planned for the other.
     pub fn submit(&mut self, op: Op) -> Result<OpId, Rejected> {
         let fits = || expect_own(self.destination, op.verb, &op.spans, sw_uring::peer::provider_of);

@@ -27,7 +27,7 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 use sw_engine::{
-    Completion, Counters, Error, ErrorKind, Lane, Op, OpId, Rejected, Time, Verb, WriteOutcome,
+    Completion, Counters, Error, ErrorKind, Lane, Op, OpId, Rejected, Retry, Time, Verb, WriteOutcome,
     inspect::Tree,
     seam::{Wait, Wake},
 };
@@ -143,8 +143,8 @@ impl Reactor {
             seen: Mutex::default(),
             looked: Condvar::new(),
         });
-        let mut worker =
-            Worker { lane, clock, link: link.clone(), backlog: VecDeque::new(), cells: Vec::new(), free: Vec::new() };
+        let (backlog, later, cells, free) = (VecDeque::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut worker = Worker { lane, clock, link: link.clone(), backlog, later, cells, free };
         let run = move || {
             let ran = catch_unwind(AssertUnwindSafe(move || {
                 worker.run();
@@ -242,6 +242,8 @@ struct Worker {
     link: Arc<Link>,
     /// Commands that the lane has no room for yet.
     backlog: VecDeque<Command>,
+    /// Those whose bytes are about to be elsewhere, and when each is tried anew.
+    later: Vec<(Time, Command)>,
     /// By the operation's `user` word.
     cells: Vec<Option<(Arc<Cell>, OpId)>>,
     free: Vec<usize>,
@@ -258,6 +260,7 @@ impl Worker {
             }
             self.look();
             let next = next.min(self.expire_backlog(now));
+            let next = self.later.iter().fold(next, |next, (due, _)| next.min(*due));
             let wait = if took { Wait::No } else { self.wait(next) };
             if self.lane.is_broken() && wait != Wait::No {
                 std::thread::park_timeout(BROKEN);
@@ -276,7 +279,7 @@ impl Worker {
         let called = link.stop.load(Ordering::SeqCst)
             || link.attention.load(Ordering::SeqCst)
             || link.wanted.load(Ordering::SeqCst) > 0;
-        if called || (!link.commands.is_empty() && self.backlog.len() < COMMANDS_MAX) {
+        if called || (!link.commands.is_empty() && self.backlog.len() + self.later.len() < COMMANDS_MAX) {
             return Wait::No;
         }
         let deadline = self.lane.next_deadline().unwrap_or(Time::FOREVER).min(next);
@@ -286,8 +289,8 @@ impl Worker {
 
     /// Moves commands from the queue to the backlog, and from there to the lane. Whether any moved.
     fn take_commands(&mut self) -> bool {
-        let mut moved = false;
-        while self.backlog.len() < COMMANDS_MAX {
+        let mut moved = self.take_later();
+        while self.backlog.len() + self.later.len() < COMMANDS_MAX {
             let Some(command) = self.link.commands.pop() else { break };
             self.backlog.push_back(command);
             moved = true;
@@ -310,6 +313,10 @@ impl Worker {
                 }
                 Err(Rejected { op, error }) => {
                     self.free.push(index);
+                    if let (ErrorKind::Busy, Retry::After(wait)) = (error.kind(), error.retry()) {
+                        self.later.push((self.clock.now().after(wait), Command { op, cell, since }));
+                        continue;
+                    }
                     if error.kind() == ErrorKind::Busy {
                         // It has its turn when something ended.
                         self.backlog.push_front(Command { op, cell, since });
@@ -320,6 +327,18 @@ impl Worker {
             }
         }
         moved
+    }
+
+    /// Puts what is to be tried anew before the rest. Whether there is any.
+    fn take_later(&mut self) -> bool {
+        if self.later.is_empty() {
+            return false;
+        }
+        let now = self.clock.now();
+        let due = self.later.extract_if(.., |(due, _)| *due <= now);
+        let before = self.backlog.len();
+        due.for_each(|(_, command)| self.backlog.push_front(command));
+        self.backlog.len() > before
     }
 
     /// Why an operation that has not begun need not begin.
@@ -423,7 +442,8 @@ impl Drop for Worker {
                 .detail("the reactor ended before the operation did");
             answer(&cell, crate::request::failed(error));
         }
-        for command in self.backlog.drain(..) {
+        let later = self.later.drain(..).map(|(_, command)| command);
+        for command in self.backlog.drain(..).chain(later) {
             answer(&command.cell, refusal(command.op, ErrorKind::Closed, "the engine is closed".into()));
         }
         self.link.refuse_rest();

@@ -8,22 +8,42 @@ use std::{
     num::NonZeroU64,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use sw_engine::{Error, ErrorKind, Verb, checksum::Algorithm};
 use sw_mem::ForkMark;
 
+pub(crate) use crate::home::wrong;
 use crate::{
     fill::{Fills, Ready, Threads},
-    home::{self, Home, SIZES, Sizes, wrong},
+    home::{self, Home, SIZES, Sizes},
     index::{Change, Index, Known, Loaded, Unread, Word},
     key::{BlockKey, Named, ObjectKey},
     object::Cached,
     policy::{Queues, Standing, Usage, Victim},
+    shared::{
+        claims::{Claims, now},
+        guest::Guest,
+        locks::{self, SlotLocks},
+        owner::Serving,
+    },
     slots::Slots,
     status::{Evicted, Pinning, Sums},
 };
+
+/// Longest that a directory which another process is making is waited for.
+const MADE_WAIT: Duration = Duration::from_secs(2);
+/// Longest that whoever opens a cache waits for the process that has it.
+const CONNECT_WAIT: Duration = Duration::from_millis(500);
+/// Between looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Slots that are looked at for one that nobody reads.
+const LENT_MAX: usize = 64;
 
 /// When bytes of a block are compared with its checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -97,7 +117,7 @@ impl CacheConfig {
 pub(crate) struct Block {
     pub(crate) word: Word,
     usage: Usage,
-    is_verified: bool,
+    pub(crate) is_verified: bool,
 }
 
 /// What changes.
@@ -116,6 +136,8 @@ pub(crate) struct State {
     retired: u64,
     /// Objects that somebody warms: their blocks are no pass over everything.
     pub(crate) warmed: HashSet<ObjectKey>,
+    /// Blocks that somebody brings.
+    pub(crate) claims: Claims,
     /// Blocks that the index has still to forget.
     gone: Vec<BlockKey>,
     /// The same of objects.
@@ -144,6 +166,7 @@ impl State {
             pinned_blocks: 0,
             retired: 0,
             warmed: HashSet::new(),
+            claims: Claims::default(),
             gone: Vec::new(),
             objects_gone: Vec::new(),
             fault: None,
@@ -256,7 +279,24 @@ impl State {
     }
 
     /// A slot for another block: a free one, else that of the block that goes next. `None` if all must stay.
-    fn take_slot(&mut self) -> Option<u32> {
+    fn take_slot(&mut self, is_lent: &impl Fn(u32) -> bool) -> Option<u32> {
+        let mut lent = Vec::new();
+        let found = loop {
+            match self.take_any_slot(is_lent) {
+                Some(slot) if is_lent(slot) && lent.len() < LENT_MAX => lent.push(slot),
+                Some(slot) if is_lent(slot) => {
+                    lent.push(slot);
+                    break None;
+                }
+                found => break found,
+            }
+        };
+        lent.into_iter().for_each(|slot| self.slots.put(slot));
+        found
+    }
+
+    /// The same, which another process may still read.
+    fn take_any_slot(&mut self, is_lent: &impl Fn(u32) -> bool) -> Option<u32> {
         if let Some(slot) = self.slots.take() {
             return Some(slot);
         }
@@ -268,7 +308,7 @@ impl State {
         let victim = queues.victim(|key| {
             let block = blocks.get_mut(key)?;
             let is_pinned = objects.get(&key.object).is_some_and(|known| known.pinned);
-            let is_held = is_pinned || slots.is_held(block.word.slot);
+            let is_held = is_pinned || slots.is_held(block.word.slot) || is_lent(block.word.slot);
             Some((if is_held { Standing::Held } else { Standing::Free }, block.usage))
         });
         let Victim { key: victim, moved } = victim;
@@ -287,17 +327,28 @@ impl State {
 /// See the crate's documentation.
 pub(crate) struct Inner {
     pub(crate) config: CacheConfig,
-    data: File,
-    index: Mutex<Option<Index>>,
+    pub(crate) home: Home,
+    pub(crate) data: File,
+    /// Of the owner.
+    pub(crate) index: Mutex<Option<Index>>,
     state: Mutex<State>,
     /// Whoever changes the index has it from before he looks at the state until both are changed. Taken first.
     changing: Mutex<()>,
     pub(crate) fills: Fills,
-    pub(crate) discarded: Option<String>,
+    pub(crate) discarded: Mutex<Option<String>>,
+    /// Whether this process has the directory.
+    pub(crate) owns: AtomicBool,
+    pub(crate) guest: Guest,
+    /// Slots that this process reads as a guest.
+    pub(crate) locks: SlotLocks,
+    /// What guests come to.
+    pub(crate) serving: Mutex<Option<Arc<Serving>>>,
+    /// Connections that there are.
+    pub(crate) guests: AtomicU32,
     /// A child of this process touches none of it.
     pub(crate) fork: ForkMark,
     /// One process has the directory as long as this is open: behind all that is in it.
-    lock: File,
+    pub(crate) lock: Mutex<Option<File>>,
 }
 
 impl fmt::Debug for Inner {
@@ -314,7 +365,7 @@ pub struct Cache {
 }
 
 /// The index of a directory, a new one in place of one that cannot be read.
-fn open_index(home: &Home, block_bytes: u32, dir: &Path) -> Result<(Index, Loaded, Option<String>), Error> {
+pub(crate) fn open_index(home: &Home, block_bytes: u32, dir: &Path) -> Result<(Index, Loaded, Option<String>), Error> {
     let why = match Index::open(home.own_file(home::INDEX)?, block_bytes) {
         Ok((index, loaded)) => return Ok((index, loaded, None)),
         Err(Unread::InUse) => {
@@ -336,8 +387,7 @@ fn open_index(home: &Home, block_bytes: u32, dir: &Path) -> Result<(Index, Loade
 }
 
 /// What there is in a directory, without a change to it: what the cache is made with, its index, its slots.
-pub(crate) fn look(dir: &Path) -> Result<(CacheConfig, Loaded, u32), Error> {
-    let home = Home::of(dir)?;
+pub(crate) fn look(home: &Home, dir: &Path) -> Result<(CacheConfig, Loaded, u32), Error> {
     let none = || {
         let error = Error::new(ErrorKind::NotFound, Verb::Open).at(dir.display().to_string());
         error.detail("there is no cache in this directory").remedy("name the directory of one")
@@ -349,42 +399,104 @@ pub(crate) fn look(dir: &Path) -> Result<(CacheConfig, Loaded, u32), Error> {
     Ok((config, loaded, slots))
 }
 
+/// The lock of a directory with its epoch, or none: another process has it, and made the cache.
+fn lock_or_wait(home: &Home) -> Result<(Option<File>, u64), Error> {
+    let until = now() + MADE_WAIT;
+    loop {
+        match home.lock() {
+            Ok((lock, epoch)) => return Ok((Some(lock), epoch)),
+            Err(error) if error.kind() != ErrorKind::InUse => return Err(error),
+            Err(_) if home.sizes()?.is_some() => return Ok((None, 0)),
+            // Whoever has it is about to make it, or is no cache of this form.
+            Err(error) if now() >= until => return Err(error),
+            Err(_) => std::thread::park_timeout(LOOK_AGAIN),
+        }
+    }
+}
+
+/// Gives the data file its length. Nothing is reserved: a full disk shows when a block is written, and ends the filling.
+pub(crate) fn size_data(data: &File, slots: u32, block_bytes: u32) -> io::Result<()> {
+    let len = u64::from(slots) * u64::from(block_bytes);
+    // Where a process still reads, nothing is cut: zeros would be in its place when the file grows again.
+    if data.metadata()?.len() > len && locks::is_tail_lent(data, len) {
+        return Ok(());
+    }
+    data.set_len(len)
+}
+
 impl Cache {
-    /// Opens the cache of a directory, or makes one.
+    /// Opens the cache of a directory, or makes one. While another process, or another engine, has it, this one is its guest: it reads
+    /// blocks from the data file as it does, and hands it others. Sizes are the owner's then. When the owner is gone, one of the guests
+    /// takes its place.
     ///
     /// *Blocking*: reads the index.
     ///
     /// # Errors
-    /// `ApiMisuse` for a configuration out of range; `InUse` while another process, or another engine, has the directory; `WrongKind` for
-    /// a directory with something else in it; `PermissionDenied` for one that others may write in; what the system reports.
+    /// `ApiMisuse` for a configuration out of range; `InUse` while another process has the directory and makes no cache there; `WrongKind`
+    /// for a directory with something else in it; `PermissionDenied` for one that others may write in; what the system reports.
     pub fn open(config: CacheConfig) -> Result<Self, Error> {
         let misuse = |why: String| Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail(why);
         config.check().map_err(misuse)?;
         let home = Home::make(&config.dir)?;
         home.check_ours()?;
-        let lock = home.lock()?;
+        let (lock, made) = lock_or_wait(&home)?;
         // Who had it may have made it meanwhile.
         let had = home.sizes()?;
-        let config = config.settled(had.unwrap_or(SIZES));
+        let config = match (&lock, had) {
+            // It is as its owner has it.
+            (None, Some(Sizes { bytes, block_bytes })) => CacheConfig { bytes, block_bytes, ..config },
+            _ => config.settled(had.unwrap_or(SIZES)),
+        };
         config.check().map_err(misuse)?;
         let slots = config.slots().unwrap_or(1);
         let sizes = Sizes { bytes: config.bytes, block_bytes: config.block_bytes };
-        if had != Some(sizes) {
+        if lock.is_some() && had != Some(sizes) {
             home.set_sizes(sizes)?;
         }
-        let (index, loaded, discarded) = open_index(&home, config.block_bytes, &config.dir)?;
+        let (index, loaded, discarded) = match &lock {
+            Some(_) => open_index(&home, config.block_bytes, &config.dir)
+                .map(|(index, loaded, discarded)| (Some(index), loaded, discarded))?,
+            None => (None, Loaded::default(), None),
+        };
         let data = home.data()?;
-        // Nothing is reserved: a full disk shows when a block is written, and ends the filling.
-        let len = u64::from(slots) * u64::from(config.block_bytes);
-        data.set_len(len).map_err(|cause| wrong(&config.dir, cause))?;
-        let state = Mutex::new(State::of(loaded, slots));
-        let fills = Fills::new(&config);
-        let index = Mutex::new(Some(index));
-        let changing = Mutex::default();
-        let inner = Inner { config, data, lock, index, state, changing, fills, discarded, fork: ForkMark::new() };
-        let inner = Arc::new(inner);
-        let threads = Arc::new(Threads::start(&inner)?);
-        Ok(Self { inner, _threads: threads })
+        if lock.is_some() {
+            size_data(&data, slots, config.block_bytes).map_err(|cause| wrong(&config.dir, cause))?;
+        }
+        let (locks, guest) = (SlotLocks::new(home.data()?, config.block_bytes.into()), Guest::new(&home)?);
+        let inner = Arc::new(Inner {
+            state: Mutex::new(State::of(loaded, slots)),
+            fills: Fills::new(&config),
+            config,
+            home,
+            data,
+            index: Mutex::new(index),
+            changing: Mutex::default(),
+            discarded: Mutex::new(discarded),
+            owns: AtomicBool::new(lock.is_some()),
+            guest,
+            locks,
+            serving: Mutex::default(),
+            guests: AtomicU32::new(0),
+            fork: ForkMark::new(),
+            lock: Mutex::new(lock),
+        });
+        let cache = Self { _threads: Arc::new(Threads::start(&inner)?), inner };
+        cache.meet(made);
+        Ok(cache)
+    }
+
+    /// Lets others come to this process, or waits a moment for the one that it comes to.
+    fn meet(&self, epoch: u64) {
+        if self.inner.is_owner() {
+            if let Err(error) = self.inner.serve(epoch) {
+                tracing::warn!(%error, "other processes read without the cache");
+            }
+            return;
+        }
+        let until = now() + CONNECT_WAIT;
+        while !self.inner.takes_fills() && now() < until {
+            std::thread::park_timeout(LOOK_AGAIN);
+        }
     }
 
     /// Whether there is a cache in a directory.
@@ -526,7 +638,7 @@ impl Inner {
         }
     }
 
-    fn is_right(&self, word: &Word, buffer: &mut [u8]) -> bool {
+    pub(crate) fn is_right(&self, word: &Word, buffer: &mut [u8]) -> bool {
         let Some(bytes) = buffer.get_mut(..word.len as usize) else { return false };
         let at = u64::from(word.slot) * self.block_bytes();
         if self.config.verify == Verify::Always {
@@ -546,8 +658,10 @@ impl Inner {
                 if state.fault.is_some() || state.blocks.contains_key(&ready.key) {
                     continue;
                 }
-                let Some(slot) = state.take_slot() else {
+                let is_lent = |slot| locks::is_lent(&self.data, slot, self.block_bytes());
+                let Some(slot) = state.take_slot(&is_lent) else {
                     state.sums.left += 1;
+                    state.claims.ended(&ready.key, now());
                     continue;
                 };
                 slot
@@ -567,13 +681,13 @@ impl Inner {
             let mut state = self.state();
             change.come.drain(..).for_each(|(_, word)| state.slots.put(word.slot));
         }
-        let objects: HashMap<ObjectKey, &Named> = batch.iter().map(|ready| (ready.key.object, &*ready.named)).collect();
+        let objects: HashMap<ObjectKey, &Ready> = batch.iter().map(|ready| (ready.key.object, ready)).collect();
         let come = std::mem::take(&mut change.come);
         {
             let mut state = self.state();
             change = state.take_gone();
             let new = objects.iter().filter(|(key, _)| !come.is_empty() && !state.objects.contains_key(*key));
-            change.objects = new.map(|(key, named)| (*key, Known::new(named))).collect();
+            change.objects = new.map(|(key, ready)| (*key, Known::new(&ready.named))).collect();
         }
         change.come = come;
         if change.is_empty() {
@@ -589,18 +703,20 @@ impl Inner {
         }
     }
 
-    fn publish(&self, change: Change, objects: &HashMap<ObjectKey, &Named>) {
+    fn publish(&self, change: Change, objects: &HashMap<ObjectKey, &Ready>) {
         let mut state = self.state();
         for (key, word) in &change.come {
             // One whose last block was found damaged meanwhile comes back: the index has it.
-            if let Some(named) = objects.get(&key.object).filter(|_| !state.objects.contains_key(&key.object)) {
-                state.objects.insert(key.object, Known::new(named));
+            let ready = objects.get(&key.object);
+            if let Some(ready) = ready.filter(|_| !state.objects.contains_key(&key.object)) {
+                state.objects.insert(key.object, Known::new(&ready.named));
                 state.objects_gone.retain(|gone| *gone != key.object);
             }
-            let is_warmed = state.warmed.contains(&key.object);
+            let is_warmed = state.warmed.contains(&key.object) || ready.is_some_and(|ready| ready.is_warmed);
             let usage = if is_warmed { state.queues.restore(*key) } else { state.queues.admit(*key) };
             state.insert(*key, Block { word: *word, usage, is_verified: true });
             state.sums.filled += 1;
+            state.claims.ended(key, now());
         }
         drop(state);
         for (_, word) in change.come {
@@ -621,6 +737,33 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Lets another process have the directory, unless an operation of this one still reads slots: then with the last object. Objects that
+    /// are open are read from where they are.
+    pub(crate) fn release(&self) {
+        let _changing = self.changing();
+        {
+            let state = self.state();
+            if !self.is_owner() || state.slots.is_any_held() {
+                return;
+            }
+            self.owns.store(false, Ordering::Release);
+        }
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(index);
+        self.unlock(&mut self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn unlock(&self, lock: &mut Option<File>) {
+        if let Some(lock) = lock.take() {
+            // What cannot be removed is of no use to anybody, and the next owner's to remove.
+            let _ = self.home.remove(home::SOCKET);
+            // Closing would leave it with the children of this process that have it too.
+            let _ = lock.unlock();
+        }
+    }
+}
+
 impl Drop for Inner {
     /// In a child of the process the index and the lock are its parent's.
     #[expect(clippy::mem_forget, reason = "closing it would write into the file that the parent has open")]
@@ -631,7 +774,7 @@ impl Drop for Inner {
             return;
         }
         drop(index);
-        // Closing would leave it with the children of this process that have it too.
-        let _ = self.lock.unlock();
+        let mut lock = self.lock.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        self.unlock(&mut lock);
     }
 }

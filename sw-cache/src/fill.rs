@@ -21,6 +21,11 @@ use crate::{
     cache::{Cache, CacheConfig, Inner},
     key::{BlockKey, Named, ObjectKey},
     object::Source,
+    shared::{
+        claims::now,
+        guest::TEND,
+        wire::{Reply, Request},
+    },
 };
 
 /// Blocks that become durable together, at most.
@@ -31,6 +36,8 @@ const WANTED_MAX: usize = 256;
 const TOUCHED_MAX: usize = 1 << 16;
 /// Longest that the end of a cache waits for what is on its way.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
+/// Longest that one question whether all is kept takes.
+const SETTLE_STEP: Duration = Duration::from_secs(5);
 /// Bytes that direct I/O takes as a whole: blocks end on a multiple of it in the file.
 const PAGE: usize = 4096;
 
@@ -79,9 +86,16 @@ pub(crate) struct Ready {
     pub(crate) named: Arc<Named>,
     pub(crate) len: u32,
     buffer: Vec<u8>,
+    /// Whoever read it warms its object.
+    pub(crate) is_warmed: bool,
 }
 
 impl Ready {
+    /// Of a pass over everything, as far as is known.
+    pub(crate) fn new(key: BlockKey, named: Arc<Named>, (len, buffer): (u32, Vec<u8>)) -> Self {
+        Self { key, named, len, buffer, is_warmed: false }
+    }
+
     /// Its bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.buffer.get(..self.len as usize).unwrap_or_default()
@@ -162,6 +176,12 @@ impl Fill {
         false
     }
 
+    fn put_spare(&mut self, buffer: Vec<u8>, blocks_max: usize) {
+        if self.spare.len() < blocks_max {
+            self.spare.push(buffer);
+        }
+    }
+
     /// Room for one more block: that of the block in parts which began first, if there is no other. Whether there is.
     fn make_room(&mut self, blocks_max: usize) -> bool {
         while self.in_memory() >= blocks_max {
@@ -231,7 +251,7 @@ impl Inner {
         if is_ours && fill.partial.remove(&key).is_some() {
             let buffer = std::mem::take(&mut partial.lock().unwrap_or_else(PoisonError::into_inner).bytes);
             fill.busy.insert(key);
-            fill.ready.push_back(Ready { key, named: named.clone(), len, buffer });
+            fill.ready.push_back(Ready::new(key, named.clone(), (len, buffer)));
             self.fills.ready.notify_one();
         }
     }
@@ -243,6 +263,9 @@ impl Inner {
         (key, len): (BlockKey, u32),
         asked: Asked,
     ) -> Option<Arc<Mutex<Partial>>> {
+        if !self.takes_fills() {
+            return None;
+        }
         {
             let state = self.state();
             if state.fault.is_some() || state.blocks.contains_key(&key) {
@@ -279,11 +302,55 @@ impl Inner {
         }
     }
 
+    /// A block from a guest, if there is room for it within `limit`. Whether there is, or it is there already.
+    pub(crate) fn enqueue(&self, ready: Ready, limit: Duration) -> bool {
+        let is_kept = {
+            let state = self.state();
+            state.fault.is_none().then(|| state.blocks.contains_key(&ready.key))
+        };
+        let full = |fill: &mut Fill| fill.in_memory() >= self.fills.blocks_max && !fill.stop;
+        let waited = self.fills.done.wait_timeout_while(self.fills.lock(), limit, full);
+        let (mut fill, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if is_kept == Some(false) && !waited.timed_out() && !fill.stop {
+            if fill.busy.insert(ready.key) {
+                fill.partial.remove(&ready.key);
+                fill.ready.push_back(ready);
+                self.fills.ready.notify_one();
+            } else {
+                fill.put_spare(ready.buffer, self.fills.blocks_max);
+            }
+            return true;
+        }
+        fill.put_spare(ready.buffer, self.fills.blocks_max);
+        drop(fill);
+        let mut state = self.state();
+        state.claims.ended(&ready.key, now());
+        state.sums.left += u64::from(is_kept != Some(true));
+        is_kept == Some(true)
+    }
+
+    /// Memory for a block.
+    pub(crate) fn spare_buffer(&self) -> Vec<u8> {
+        let spare = self.fills.lock().spare.pop();
+        spare.unwrap_or_else(|| vec![0; sw_mem::index(self.block_bytes())])
+    }
+
+    /// Those of blocks that are not on their way to the disk.
+    pub(crate) fn not_busy(&self, keys: impl Iterator<Item = BlockKey>) -> Vec<BlockKey> {
+        let fill = self.fills.lock();
+        keys.filter(|key| !fill.busy.contains(key)).collect()
+    }
+
     /// Keeps what becomes whole, until the end.
-    fn run_filler(&self) {
+    fn run_filler(self: &Arc<Self>) {
         loop {
             let wait = |fill: &mut Fill| fill.ready.is_empty() && !fill.stop;
-            drop(self.fills.ready.wait_while(self.fills.lock(), wait));
+            if self.is_owner() {
+                drop(self.fills.ready.wait_while(self.fills.lock(), wait));
+            } else {
+                self.tend();
+                drop(self.fills.ready.wait_timeout_while(self.fills.lock(), TEND, wait));
+            }
             let changing = self.changing();
             let (batch, is_end): (Vec<Ready>, bool) = {
                 let mut fill = self.fills.lock();
@@ -291,7 +358,8 @@ impl Inner {
                 (fill.ready.drain(..count).collect(), fill.stop)
             };
             match (batch.is_empty(), is_end) {
-                (false, _) => self.keep(&changing, &batch),
+                (false, _) if self.is_owner() => self.keep(&changing, &batch),
+                (false, _) => self.hand_over(&batch),
                 (true, true) => break,
                 // Somebody evicted it.
                 (true, false) => continue,
@@ -300,9 +368,7 @@ impl Inner {
             let mut fill = self.fills.lock();
             for Ready { key, buffer, .. } in batch {
                 fill.busy.remove(&key);
-                if fill.spare.len() < self.fills.blocks_max {
-                    fill.spare.push(buffer);
-                }
+                fill.put_spare(buffer, self.fills.blocks_max);
             }
             self.fills.done.notify_all();
         }
@@ -310,7 +376,7 @@ impl Inner {
     }
 
     /// Reads blocks that are wanted as a whole, until the end.
-    fn run_fetcher(&self) {
+    fn run_fetcher(self: &Arc<Self>) {
         loop {
             let wait = |fill: &mut Fill| fill.wanted.is_empty() && !fill.stop;
             let fill = self.fills.wanted.wait_while(self.fills.lock(), wait);
@@ -327,7 +393,12 @@ impl Inner {
         }
     }
 
-    fn end(&self) {
+    /// One more thread.
+    pub(crate) fn begin(&self) {
+        self.fills.lock().running += 1;
+    }
+
+    pub(crate) fn end(&self) {
         let mut fill = self.fills.lock();
         fill.running -= 1;
         self.fills.done.notify_all();
@@ -344,16 +415,46 @@ impl Cache {
     /// Whether it came to that.
     pub fn wait_for_room(&self, bytes: u64, limit: Duration) -> bool {
         let inner = self.inner();
-        let blocks = sw_mem::index(bytes.div_ceil(inner.block_bytes()));
-        let most = inner.fills.blocks_max.saturating_sub(blocks);
+        let until = now() + limit;
+        let has_room = inner.settled(bytes, limit);
+        let all = inner.block_bytes().saturating_mul(inner.fills.blocks_max as u64);
+        if inner.is_owner() || !has_room || bytes < all {
+            return has_room;
+        }
+        // What was handed over is kept by the owner. One that is gone keeps nothing.
+        loop {
+            let left = until.saturating_duration_since(now()).min(SETTLE_STEP);
+            let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            match inner.ask_owner(&Request::Settle { millis }) {
+                Some(Reply::Count(0)) if left > Duration::ZERO => {}
+                answer => return answer != Some(Reply::Count(0)),
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// As [`Cache::wait_for_room`], of this process.
+    pub(crate) fn settled(&self, bytes: u64, limit: Duration) -> bool {
+        let blocks = sw_mem::index(bytes.div_ceil(self.block_bytes()));
+        let most = self.fills.blocks_max.saturating_sub(blocks);
         let full = |fill: &mut Fill| fill.busy.len() > most;
-        let waited = inner.fills.done.wait_timeout_while(inner.fills.lock(), limit, full);
+        let waited = self.fills.done.wait_timeout_while(self.fills.lock(), limit, full);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
+/// No thread, by the system's answer.
+pub(crate) fn refuse_thread(cause: std::io::Error) -> Error {
+    Error::new(ErrorKind::ResourceLimit, Verb::Setup)
+        .detail("the system refuses a thread for the cache")
+        .remedy("raise the limit of processes (ulimit -u)")
+        .with_code(cause.raw_os_error().unwrap_or(0))
+        .caused_by(cause)
+}
+
 /// What a thread does until the end.
-type Run = fn(&Inner);
+type Run = fn(&Arc<Inner>);
 
 /// The threads of a cache.
 #[derive(Debug)]
@@ -368,7 +469,7 @@ impl Threads {
         let runs: [(&str, Run); 2] = [("sw-cache-fill", Inner::run_filler), ("sw-cache-fetch", Inner::run_fetcher)];
         for (name, run) in runs {
             let its = inner.clone();
-            inner.fills.lock().running += 1;
+            inner.begin();
             let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 run(&its);
                 its.end();
@@ -377,11 +478,7 @@ impl Threads {
                 Ok(handle) => threads.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle),
                 Err(cause) => {
                     inner.end();
-                    return Err(Error::new(ErrorKind::ResourceLimit, Verb::Setup)
-                        .detail("the system refuses a thread for the cache")
-                        .remedy("raise the limit of processes (ulimit -u)")
-                        .with_code(cause.raw_os_error().unwrap_or(0))
-                        .caused_by(cause));
+                    return Err(refuse_thread(cause));
                 }
             }
         }
@@ -393,10 +490,13 @@ impl Drop for Threads {
     /// What is whole is kept first, unless the disk takes too long. A child of the process has none of the threads.
     #[expect(clippy::mem_forget, reason = "threads of the parent are not waited for")]
     fn drop(&mut self) {
-        let handles = std::mem::take(self.handles.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut handles = std::mem::take(self.handles.get_mut().unwrap_or_else(PoisonError::into_inner));
         if self.inner.fork.is_child() {
             std::mem::forget((handles, self.inner.clone()));
             return;
+        }
+        if let Some(serving) = &*self.inner.serving.lock().unwrap_or_else(PoisonError::into_inner) {
+            handles.extend(serving.stop());
         }
         let mut fill = self.inner.fills.lock();
         fill.stop = true;
@@ -418,6 +518,7 @@ impl Drop for Threads {
         for handle in handles.into_iter().filter(|handle| handle.thread().id() != own) {
             drop(handle.join());
         }
+        self.inner.release();
     }
 }
 

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!   sizes        what this directory is (a header), bytes of the cache and of a block. The first file of a new one
-//!   lock         locked by the process that has the cache; its number
+//!   lock         locked by the process that has the cache; its number, and how many had it before
+//!   socket       where it listens for the others
 //!   index.redb   which block is where
 //!   data         the blocks
 //! ```
 
 use std::{
     fs::{DirBuilder, File, Permissions, TryLockError},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +25,7 @@ const SIZES_NEW: &str = "sizes.new";
 const LOCK: &str = "lock";
 pub(crate) const INDEX: &str = "index.redb";
 const DATA: &str = "data";
+pub(crate) const SOCKET: &str = "socket";
 /// Bytes of `sizes` and `lock` that are read at most.
 const SHORT_MAX: u64 = 256;
 
@@ -193,15 +195,29 @@ impl Home {
         Ok(())
     }
 
-    /// Takes it for this process.
-    pub(crate) fn lock(&self) -> Result<File, Error> {
+    /// The directory.
+    pub(crate) fn dir(&self) -> &File {
+        &self.dir
+    }
+
+    /// The file that the epoch is in.
+    pub(crate) fn epoch_file(&self) -> Result<File, Error> {
+        self.to_look(LOCK)
+    }
+
+    /// Takes it for this process: the lock, and an epoch that no owner had which a living process may have asked.
+    pub(crate) fn lock(&self) -> Result<(File, u64), Error> {
         let mut file = self.own_file(LOCK)?;
         self.try_lock(&mut file, File::try_lock)?;
         // Before it is written over: it is a lock of ours.
         self.owner_in(&mut file)?;
-        let told = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+        let mut text = [0; 64];
+        let len = file.read_at(&mut text, 0).map_err(|cause| self.wrong(cause))?;
+        let epoch = epoch_in(&text[..len]).unwrap_or(0) + 1;
+        // In one piece of one length, so that nobody finds a part of it.
+        let told = file.write_all_at(format!("{:>10} {epoch:>20}\n", std::process::id()).as_bytes(), 0);
         told.map_err(|cause| self.wrong(cause))?;
-        Ok(file)
+        Ok((file, epoch))
     }
 
     fn try_lock(&self, file: &mut File, lock: fn(&File) -> Result<(), TryLockError>) -> Result<(), Error> {
@@ -212,7 +228,7 @@ impl Home {
                 let owner = self.owner_in(file)?;
                 Err(self
                     .refused(ErrorKind::InUse, &format!("process {owner} has this cache"))
-                    .remedy("give each process a directory of its own, or let one read for the others"))
+                    .remedy("look at that process: it does not make the cache that others are to share; or name another directory"))
             }
             Err(TryLockError::Error(cause)) => Err(self.wrong(cause)),
         }
@@ -222,8 +238,9 @@ impl Home {
     fn owner_in(&self, file: &mut File) -> Result<String, Error> {
         let mut owner = Vec::new();
         file.take(SHORT_MAX).read_to_end(&mut owner).map_err(|cause| self.wrong(cause))?;
-        if owner.iter().all(u8::is_ascii_digit) {
-            return Ok(String::from_utf8_lossy(&owner).into_owned());
+        if owner.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_whitespace()) {
+            let text = String::from_utf8_lossy(&owner);
+            return Ok(text.split_ascii_whitespace().next().unwrap_or_default().to_owned());
         }
         Err(self
             .refused(ErrorKind::WrongKind, "this directory is no cache: `lock` in it is somebody else's file")
@@ -243,6 +260,11 @@ impl Home {
         };
         work()
     }
+}
+
+/// The epoch that a lock has in it.
+pub(crate) fn epoch_in(text: &[u8]) -> Option<u64> {
+    str::from_utf8(text).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 pub(crate) fn data_in(dir: &Path) -> PathBuf {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Invariants. A word of the index leads to the bytes of its block or to none: both have checksums, compared before the first use in a
-//! process (`index.rs`). A slot is not written while an operation that reads it is under way: the operation holds it. One process has a
-//! directory; another one is told so, and reads without. Whatever fails here costs a reader the cache and nothing else.
+//! process (`index.rs`). A slot is not written while an operation that reads it is under way: the operation holds it. One process owns a
+//! directory; others ask it and read the data file themselves (`shared/`). Whatever fails here costs a reader the cache and nothing else.
 //!
 //! What is not here: reading for a caller (the lane does it), threads of transports, choosing routes.
 
@@ -23,6 +23,7 @@ mod index;
 mod key;
 mod object;
 mod policy;
+mod shared;
 mod slots;
 mod status;
 

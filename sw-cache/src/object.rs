@@ -1,20 +1,27 @@
 //! An object that is read through the cache.
 
 use std::{
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use sw_engine::{
-    Error, Extent, Hold, Resolve,
+    Error, Extent, Hold, Later, Resolve,
     seam::{Landed, Part, Tee},
 };
 
 use crate::{
-    cache::{Inner, State},
+    cache::{Inner, State, Verify},
     fill::Asked,
     index::Word,
     key::{BlockKey, Named, ObjectKey},
+    shared::{
+        claims::{OWNER, now},
+        guest::Found,
+        wire::{FIND_MAX, Reply, Request, Wanted},
+    },
     status::{Evicted, Pinning},
 };
 
@@ -25,6 +32,9 @@ const DATA: u32 = 1;
 /// Bytes that one operation has compared with their checksums at most; what is more of it is read from where the object is. The lane
 /// waits for it.
 const CHECKED_MAX: u64 = 256 << 20;
+
+/// While another process brings what is asked for.
+const LATER: Later = Later(Duration::from_millis(2));
 
 /// Reads of an object where it is, past the cache; what comes is given to [`Tee::landed`] on its way to nobody.
 pub trait Source: Send + Sync {
@@ -66,10 +76,34 @@ impl Drop for Warming {
     }
 }
 
-/// Slots that an operation reads.
+/// Slots that an operation of the owner's reads, and blocks that it brings.
 struct Held {
     inner: Arc<Inner>,
     slots: Vec<u32>,
+    claimed: Vec<BlockKey>,
+}
+
+/// The same of a guest's.
+struct Lent {
+    inner: Arc<Inner>,
+    object: ObjectKey,
+    slots: Vec<u32>,
+    claimed: Vec<u32>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.inner.fork.is_child() {
+            return;
+        }
+        self.slots.iter().for_each(|slot| self.inner.locks.release(*slot));
+        let object = self.object;
+        let keys = self.inner.not_busy(self.claimed.drain(..).map(|number| BlockKey { object, number }));
+        if !keys.is_empty() {
+            let numbers = keys.into_iter().map(|key| key.number).collect();
+            self.inner.guest.tell(&Request::GiveBack { object, numbers });
+        }
+    }
 }
 
 impl Drop for Held {
@@ -78,7 +112,42 @@ impl Drop for Held {
         if !self.inner.fork.is_child() {
             let mut state = self.inner.state();
             self.slots.iter().for_each(|slot| state.slots.release(*slot));
+            drop(state);
+            if !self.claimed.is_empty() {
+                self.inner.give_back(OWNER, self.claimed.drain(..));
+            }
         }
+    }
+}
+
+impl Inner {
+    /// See [`Cached::set_pinning`].
+    pub(crate) fn pin(&self, named: &Named, pinning: Pinning) {
+        if !self.is_owner() {
+            let _told = self.ask_owner(&Request::Pin { named: named.clone(), pinning });
+            return;
+        }
+        let key = named.key();
+        let changing = self.changing();
+        let change = {
+            let mut state = self.state();
+            let pinned = pinning == Pinning::Pinned;
+            if pinned {
+                state.enter(key, named);
+            }
+            let others = state.objects.iter().filter(|(other, known)| {
+                let is_name = (&known.named.realm, &known.named.name) == (&named.realm, &named.name);
+                pinned && is_name && **other != key
+            });
+            let others: Vec<ObjectKey> = others.map(|(key, _)| *key).collect();
+            let mut freed = state.change_pins(&others, Pinning::Free);
+            let own = state.change_pins(&[key], pinning);
+            freed.gone.extend(own.gone);
+            freed.objects_gone.extend(own.objects_gone);
+            freed.objects.extend(own.objects);
+            freed
+        };
+        self.commit(&changing, change);
     }
 }
 
@@ -99,7 +168,13 @@ impl Cached {
         if self.inner.fork.is_child() {
             return Evicted::default();
         }
-        self.inner.forget(|key, _| *key == self.key)
+        let is_it = |key: &ObjectKey, _: &Named| *key == self.key;
+        if self.inner.is_owner() {
+            return self.inner.forget(is_it);
+        }
+        let _changing = self.inner.changing();
+        self.inner.drop_fills(&is_it);
+        self.inner.forget_far(self.key)
     }
 
     /// Says whether its blocks, those that come later too, go for others. With it pinned, other versions of the name are free.
@@ -109,26 +184,7 @@ impl Cached {
         if self.inner.fork.is_child() {
             return;
         }
-        let changing = self.inner.changing();
-        let change = {
-            let mut state = self.inner.state();
-            let pinned = pinning == Pinning::Pinned;
-            if pinned {
-                state.enter(self.key, &self.named);
-            }
-            let others = state.objects.iter().filter(|(key, known)| {
-                let is_name = (&known.named.realm, &known.named.name) == (&self.named.realm, &self.named.name);
-                pinned && is_name && **key != self.key
-            });
-            let others: Vec<ObjectKey> = others.map(|(key, _)| *key).collect();
-            let mut freed = state.change_pins(&others, Pinning::Free);
-            let own = state.change_pins(&[self.key], pinning);
-            freed.gone.extend(own.gone);
-            freed.objects_gone.extend(own.objects_gone);
-            freed.objects.extend(own.objects);
-            freed
-        };
-        self.inner.commit(&changing, change);
+        self.inner.pin(&self.named, pinning);
     }
 
     /// Its blocks that come are to stay, until that is dropped: they do not come in one pass over everything.
@@ -145,23 +201,41 @@ impl Cached {
     /// The next range from `offset` on of which the cache has nothing, in whole blocks and at most `most` bytes; `None` if it has all
     /// to the end.
     pub fn next_missing(&self, offset: u64, most: u64) -> Option<(u64, u64)> {
-        let (block, state) = (self.inner.block_bytes(), self.inner.state());
-        let is_kept = |at: u64| self.block(at).is_some_and(|key| state.blocks.contains_key(&key));
+        if self.inner.is_owner() {
+            return Self::missing(&self.inner, (&self.key, self.named.len), offset, most);
+        }
+        match self.inner.ask_owner(&Request::Missing { named: (*self.named).clone(), offset, most }) {
+            Some(Reply::Range(range)) => range,
+            _ => {
+                let block = self.inner.block_bytes();
+                let start = offset / block * block;
+                (start < self.named.len).then(|| (start, most.max(block).min(self.named.len - start)))
+            }
+        }
+    }
+
+    /// The same of an object of so many bytes.
+    pub(crate) fn missing(
+        inner: &Inner,
+        (object, len): (&ObjectKey, u64),
+        offset: u64,
+        most: u64,
+    ) -> Option<(u64, u64)> {
+        let (block, state) = (inner.block_bytes(), inner.state());
+        let is_kept = |at: u64| {
+            let number = u32::try_from(at / block);
+            number.is_ok_and(|number| state.blocks.contains_key(&BlockKey { object: *object, number }))
+        };
         let mut start = offset / block * block;
-        while start < self.named.len && is_kept(start) {
+        while start < len && is_kept(start) {
             start += block;
         }
-        let limit = self.named.len.min(start.saturating_add(most.max(block)));
+        let limit = len.min(start.saturating_add(most.max(block)));
         let mut end = start;
         while end < limit && !is_kept(end) {
             end += block;
         }
-        (start < self.named.len).then(|| (start, end.min(self.named.len) - start))
-    }
-
-    fn block(&self, at: u64) -> Option<BlockKey> {
-        let number = u32::try_from(at / self.inner.block_bytes()).ok()?;
-        Some(BlockKey { object: self.key, number })
+        (start < len).then(|| (start, end.min(len) - start))
     }
 
     /// The parts of a range by blocks: number, first byte in it, bytes.
@@ -193,29 +267,24 @@ impl Cached {
         blocks
     }
 
-    fn locate(
+    /// Lays a range out: what `find` has a word for is in the data file. Gives the bytes that are there, and those that are not.
+    fn lay(
         &self,
-        state: &mut State,
         range: (u64, u64),
-        is_checked: impl Fn(&BlockKey) -> bool,
         out: &mut Vec<Extent>,
-        slots: &mut Vec<u32>,
-    ) {
+        mut find: impl FnMut(&BlockKey) -> Option<Word>,
+    ) -> (u64, u64) {
         let first = out.len();
-        let mut at = range.0;
+        let (mut at, mut hit, mut missed) = (range.0, 0, 0);
         for (key, inside, len) in self.parts(range) {
-            let kept = state.blocks.get(&key).filter(|block| !self.inner.needs_check(block) || is_checked(&key));
-            let word = kept.map(|block| block.word).filter(|word| inside + len <= u64::from(word.len));
+            let word = find(&key).filter(|word| inside + len <= u64::from(word.len));
             let extent = match word {
                 Some(word) => {
-                    state.slots.hold(word.slot);
-                    slots.push(word.slot);
-                    state.used(&key);
-                    state.sums.hit_bytes += len;
+                    hit += len;
                     Extent { member: DATA, at: u64::from(word.slot) * self.inner.block_bytes() + inside, len }
                 }
                 None => {
-                    state.sums.missed_bytes += len;
+                    missed += len;
                     Extent { member: ORIGIN, at, len }
                 }
             };
@@ -225,31 +294,152 @@ impl Cached {
                 _ => out.push(extent),
             }
         }
+        (hit, missed)
     }
-}
 
-impl Resolve for Cached {
-    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Hold {
-        let ranges: Vec<(u64, u64)> = ranges.filter(|(_, len)| *len > 0).collect();
-        if self.inner.fork.is_child() {
-            out.extend(ranges.iter().map(|(at, len)| Extent { member: ORIGIN, at: *at, len: *len }));
-            return Box::new(());
+    /// Everything where it is.
+    fn all_at_origin(ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Hold {
+        out.extend(ranges.iter().map(|(at, len)| Extent { member: ORIGIN, at: *at, len: *len }));
+        Box::new(())
+    }
+
+    /// Blocks of ranges, each once, and how much of each is wanted.
+    fn wanted(&self, ranges: &[(u64, u64)]) -> Vec<(u32, Wanted)> {
+        let block = self.inner.block_bytes();
+        let mut blocks: Vec<(u32, Wanted)> = Vec::new();
+        for (key, inside, len) in ranges.iter().flat_map(|range| self.parts(*range)) {
+            let whole = block.min(self.named.len - u64::from(key.number) * block);
+            let wanted = if inside == 0 && len == whole { Wanted::Whole } else { Wanted::Part };
+            if let Some((_, how)) = blocks.last_mut().filter(|(last, _)| *last == key.number) {
+                if wanted == Wanted::Whole {
+                    *how = wanted;
+                }
+            } else if blocks.len() < FIND_MAX {
+                blocks.push((key.number, wanted));
+            } else {
+                break;
+            }
         }
-        let mut held = Held { inner: self.inner.clone(), slots: Vec::new() };
+        blocks
+    }
+
+    /// As the owner.
+    fn resolve_own(&self, ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Result<Hold, Later> {
+        let mut held = Held { inner: self.inner.clone(), slots: Vec::new(), claimed: Vec::new() };
         let mut state = self.inner.state();
-        let checked = self.unchecked(&mut state, &ranges);
+        if !self.inner.is_owner() {
+            // Its engine was closed since.
+            drop(state);
+            return Ok(Self::all_at_origin(ranges, out));
+        }
+        let checked = self.unchecked(&mut state, ranges);
         if !checked.is_empty() {
             drop(state);
             self.inner.verify(&checked);
             state = self.inner.state();
             checked.iter().for_each(|(_, word)| state.slots.release(word.slot));
         }
-        let checked: std::collections::HashSet<BlockKey> = checked.into_iter().map(|(key, _)| key).collect();
+        if state.fault.is_none() {
+            held.claimed = self.claim(&mut state, ranges)?;
+        }
+        let checked: HashSet<BlockKey> = checked.into_iter().map(|(key, _)| key).collect();
         for range in ranges {
-            self.locate(&mut state, range, |key| checked.contains(key), out, &mut held.slots);
+            let (hit, missed) = self.lay(*range, out, |key| {
+                let block = state.blocks.get(key);
+                let kept = block.filter(|block| !self.inner.needs_check(block) || checked.contains(key));
+                let word = kept.map(|block| block.word)?;
+                state.slots.hold(word.slot);
+                held.slots.push(word.slot);
+                state.used(key);
+                Some(word)
+            });
+            state.sums.hit_bytes += hit;
+            state.sums.missed_bytes += missed;
         }
         drop(state);
-        Box::new(held)
+        Ok(Box::new(held))
+    }
+
+    /// Says that this process brings what is missing, unless a guest brings some of it.
+    fn claim(&self, state: &mut State, ranges: &[(u64, u64)]) -> Result<Vec<BlockKey>, Later> {
+        let (mut whole, mut parts) = (Vec::new(), Vec::new());
+        for (number, wanted) in self.wanted(ranges) {
+            let key = BlockKey { object: self.key, number };
+            match wanted {
+                _ if state.blocks.contains_key(&key) => {}
+                Wanted::Whole => whole.push(number),
+                Wanted::Part => parts.push(number),
+            }
+        }
+        if !state.claims.take(OWNER, self.key, (&whole, &parts), now()) {
+            return Err(LATER);
+        }
+        Ok(whole.into_iter().map(|number| BlockKey { object: self.key, number }).collect())
+    }
+
+    /// As a guest.
+    fn resolve_lent(&self, ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Result<Hold, Later> {
+        let inner = &self.inner;
+        let blocks = self.wanted(ranges);
+        let (words, epoch) = match inner.guest.find(self.key, blocks.clone()) {
+            Found::Away => return Ok(Self::all_at_origin(ranges, out)),
+            Found::Later => return Err(LATER),
+            Found::Words(words, epoch) => (words, epoch),
+        };
+        let mut lent = Lent { inner: inner.clone(), object: self.key, slots: Vec::new(), claimed: Vec::new() };
+        let mut known: HashMap<u32, Word> = HashMap::new();
+        for ((number, wanted), word) in blocks.into_iter().zip(words) {
+            match word {
+                Some(word) if inner.locks.hold(word.slot) => {
+                    lent.slots.push(word.slot);
+                    known.insert(number, word);
+                }
+                None if wanted == Wanted::Whole => lent.claimed.push(number),
+                _ => {}
+            }
+        }
+        // Behind the locks: an owner that came before them may have others' bytes there.
+        if !inner.guest.is_epoch(epoch) {
+            return Ok(Self::all_at_origin(ranges, out));
+        }
+        if inner.config.verify == Verify::Always {
+            self.leave_wrong(&mut known);
+        }
+        let (mut hit_bytes, mut missed_bytes) = (0, 0);
+        for range in ranges {
+            let (hit, missed) = self.lay(*range, out, |key| known.get(&key.number).copied());
+            (hit_bytes, missed_bytes) = (hit_bytes + hit, missed_bytes + missed);
+        }
+        inner.guest.tell(&Request::Taken { hit_bytes, missed_bytes });
+        Ok(Box::new(lent))
+    }
+
+    /// Compares blocks, of which at most so many bytes: others are read from where the object is.
+    fn leave_wrong(&self, known: &mut HashMap<u32, Word>) {
+        let mut buffer = vec![0; sw_mem::index(self.inner.block_bytes())];
+        let (mut left, mut slots) = (CHECKED_MAX, Vec::new());
+        known.retain(|_, word| {
+            let is_more = left < u64::from(word.len);
+            left = left.saturating_sub(word.len.into());
+            let is_right = !is_more && self.inner.is_right(word, &mut buffer);
+            if !is_right && !is_more {
+                slots.push(word.slot);
+            }
+            is_right
+        });
+        if !slots.is_empty() {
+            self.inner.guest.tell(&Request::Failed { slots });
+        }
+    }
+}
+
+impl Resolve for Cached {
+    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Result<Hold, Later> {
+        let ranges: Vec<(u64, u64)> = ranges.filter(|(_, len)| *len > 0).collect();
+        if self.inner.fork.is_child() {
+            return Ok(Self::all_at_origin(&ranges, out));
+        }
+        if self.inner.is_owner() { self.resolve_own(&ranges, out) } else { self.resolve_lent(&ranges, out) }
     }
 
     fn failed(&self, extent: Extent) {
@@ -258,6 +448,10 @@ impl Resolve for Cached {
         }
         let block = self.inner.block_bytes();
         let slots = extent.at / block..(extent.at + extent.len).div_ceil(block);
+        if !self.inner.is_owner() {
+            let slots = slots.filter_map(|slot| u32::try_from(slot).ok()).collect();
+            return self.inner.guest.tell(&Request::Failed { slots });
+        }
         self.inner.retire(|slot| slots.contains(&u64::from(slot)));
     }
 }

@@ -63,6 +63,11 @@ impl Slots {
         }
     }
 
+    /// Whether operations have any.
+    pub(crate) fn is_any_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     pub(crate) fn is_held(&self, slot: u32) -> bool {
         self.held.contains_key(&slot)
     }

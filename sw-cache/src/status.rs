@@ -1,12 +1,21 @@
 //! What a cache tells of itself.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{PoisonError, atomic::Ordering},
+};
 
-use sw_engine::{Error, Version};
+use sw_engine::{Error, ErrorKind, Verb, Version};
 
 use crate::{
-    cache::{self, Cache, CacheConfig, State},
+    cache::{self, Cache, CacheConfig, Inner, State},
+    home::Home,
     index::Tally,
+    key::{Named, ObjectKey},
+    shared::{
+        guest,
+        wire::{Reply, Request},
+    },
 };
 
 /// Sums over the life of a directory; blocks and bytes.
@@ -62,6 +71,8 @@ pub struct Status {
     pub left_blocks: u64,
     /// Blocks that were read beside what was asked for, as parts of them were asked for twice.
     pub fetched_blocks: u64,
+    /// Connections of other processes that read through it, two for each.
+    pub guests: u64,
     /// Why nothing more is kept, if that is so.
     pub fault: Option<String>,
     /// Why the cache began anew when it was opened, if it did.
@@ -107,7 +118,7 @@ fn is_named(name: &str, what: &str) -> bool {
 }
 
 impl Status {
-    fn of(config: &CacheConfig, state: &State, discarded: Option<String>) -> Self {
+    pub(crate) fn of(config: &CacheConfig, state: &State, discarded: Option<String>, guests: u64) -> Self {
         let Sums { hit_bytes, missed_bytes, filled, evicted, damaged, left, fetched } = state.sums;
         Self {
             dir: config.dir.clone(),
@@ -123,6 +134,7 @@ impl Status {
             damaged_blocks: damaged,
             left_blocks: left,
             fetched_blocks: fetched,
+            guests,
             fault: state.fault.clone(),
             discarded,
         }
@@ -146,47 +158,116 @@ fn objects_of(state: &State) -> Vec<KeptObject> {
     objects
 }
 
-impl Cache {
-    /// How the cache of a directory stands, and the objects that it has some of, by name. Nothing is made, written or removed.
-    ///
-    /// *Blocking*: reads the index. Whoever opens the cache meanwhile is told `InUse`.
-    ///
-    /// # Errors
-    /// `NotFound` if there is none; `InUse` while somebody has it; `Io` if its index cannot be read; what the system reports.
-    pub fn look(dir: &Path) -> Result<(Status, Vec<KeptObject>), Error> {
-        let (config, loaded, slots) = cache::look(dir)?;
-        let state = State::of(loaded, slots);
-        Ok((Status::of(&config, &state, None), objects_of(&state)))
+impl Inner {
+    pub(crate) fn status(&self) -> Status {
+        if !self.is_owner() {
+            return match self.ask_owner(&Request::Status) {
+                Some(Reply::Status(status)) => *status,
+                _ => self.status_away(),
+            };
+        }
+        let discarded = self.discarded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Status::of(&self.config, &self.state(), discarded, self.guests.load(Ordering::Acquire).into())
     }
 
-    /// How it stands.
-    pub fn status(&self) -> Status {
-        let inner = self.inner();
-        Status::of(&inner.config, &inner.state(), inner.discarded.clone())
+    pub(crate) fn objects(&self) -> Vec<KeptObject> {
+        if !self.is_owner() {
+            return guest::objects(|request| self.ask_owner(request)).unwrap_or_default();
+        }
+        objects_of(&self.state())
     }
 
-    /// The objects that it has some of, by name.
-    pub fn objects(&self) -> Vec<KeptObject> {
-        objects_of(&self.inner().state())
+    /// A guest's own blocks that are on their way go first.
+    pub(crate) fn evict(&self, what: &str) -> Evicted {
+        let which = |_: &ObjectKey, named: &Named| is_named(&named.name, what);
+        if self.is_owner() {
+            return self.forget(which);
+        }
+        let _changing = self.changing();
+        self.drop_fills(&which);
+        match self.ask_owner(&Request::Evict { what: what.to_owned() }) {
+            Some(Reply::Evicted(evicted)) => evicted,
+            _ => Evicted::default(),
+        }
     }
 
-    /// Lets go of all blocks of the objects with a name, or below it if it ends with a slash; of all of them for an empty one.
-    pub fn evict(&self, what: &str) -> Evicted {
-        self.inner().forget(|_, named| is_named(&named.name, what))
-    }
-
-    /// Says whether blocks of objects go for others. Objects that the cache has nothing of are left out; says how many it marked.
-    pub fn set_pinning(&self, what: &str, pinning: Pinning) -> u64 {
-        let changing = self.inner().changing();
+    pub(crate) fn pin_names(&self, what: &str, pinning: Pinning) -> u64 {
+        if !self.is_owner() {
+            return match self.ask_owner(&Request::PinNames { what: what.to_owned(), pinning }) {
+                Some(Reply::Count(count)) => count,
+                _ => 0,
+            };
+        }
+        let changing = self.changing();
         let marked;
         let change = {
-            let mut state = self.inner().state();
+            let mut state = self.state();
             let named = state.objects.iter().filter(|(_, known)| is_named(&known.named.name, what));
             let keys: Vec<_> = named.map(|(key, _)| *key).collect();
             marked = keys.len() as u64;
             state.change_pins(&keys, pinning)
         };
-        self.inner().commit(&changing, change);
+        self.commit(&changing, change);
         marked
+    }
+}
+
+impl Cache {
+    /// How the cache of a directory stands, and the objects that it has some of, by name. Nothing is made, written or removed.
+    ///
+    /// *Blocking*: asks the process that has it, else reads the index. Whoever opens the cache meanwhile waits.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; `InUse` while somebody has it who does not answer; `Io` if its index cannot be read; what the system
+    /// reports.
+    pub fn look(dir: &Path) -> Result<(Status, Vec<KeptObject>), Error> {
+        let home = Home::of(dir)?;
+        match cache::look(&home, dir) {
+            Err(error) if error.kind() == ErrorKind::InUse => guest::look(&home).ok_or(error),
+            looked => {
+                let (config, loaded, slots) = looked?;
+                let state = State::of(loaded, slots);
+                Ok((Status::of(&config, &state, None, 0), objects_of(&state)))
+            }
+        }
+    }
+
+    /// How it stands. A guest asks the owner; if that does not answer, `fault` says so and sums are zero.
+    pub fn status(&self) -> Status {
+        self.inner().status()
+    }
+
+    /// The objects that it has some of, by name; none for a guest whose owner does not answer.
+    pub fn objects(&self) -> Vec<KeptObject> {
+        self.inner().objects()
+    }
+
+    /// Whether this process has the directory, rather than another one that it asks.
+    pub fn is_owner(&self) -> bool {
+        self.inner().is_owner()
+    }
+
+    /// Whether somebody answers who has the directory: what is asked of others than that is not done.
+    ///
+    /// # Errors
+    /// `InUse`: another process has it, and does not answer.
+    pub fn check_owner(&self) -> Result<(), Error> {
+        if self.is_owner() || self.inner().ask_owner(&Request::Status).is_some() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::InUse, Verb::Setup)
+            .at(self.inner().config.dir.display().to_string())
+            .detail("the process that has this cache does not answer")
+            .remedy("see whether it stands still; its number is in the file `lock` of the directory"))
+    }
+
+    /// Lets go of all blocks of the objects with a name, or below it if it ends with a slash; of all of them for an empty one.
+    pub fn evict(&self, what: &str) -> Evicted {
+        self.inner().evict(what)
+    }
+
+    /// Says whether blocks of objects go for others. Objects that the cache has nothing of are left out; says how many it marked.
+    pub fn set_pinning(&self, what: &str, pinning: Pinning) -> u64 {
+        self.inner().pin_names(what, pinning)
     }
 }

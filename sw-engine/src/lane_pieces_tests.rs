@@ -3,7 +3,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::layout::{Extent, Hold, Resolve};
+use crate::{
+    error::Retry,
+    layout::{Extent, Hold, Later, Resolve},
+};
+use std::time::Duration;
+use sw_mem::DmaSpan;
 
 const PAGE: u64 = 4096;
 const PAGES: u64 = 64;
@@ -13,6 +18,8 @@ const PAGES: u64 = 64;
 struct Odd {
     holds: Arc<AtomicU32>,
     wrong: Option<Extent>,
+    /// How often it says so first.
+    later: Arc<AtomicU32>,
     failed: Arc<Mutex<Vec<Extent>>>,
 }
 
@@ -25,7 +32,11 @@ impl Drop for Held {
 }
 
 impl Resolve for Odd {
-    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Hold {
+    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Result<Hold, Later> {
+        if self.later.load(Ordering::SeqCst) > 0 {
+            self.later.fetch_sub(1, Ordering::SeqCst);
+            return Err(Later(Duration::from_millis(2)));
+        }
         self.holds.fetch_add(1, Ordering::SeqCst);
         for (offset, len) in ranges {
             let (mut at, end) = (offset, offset + len);
@@ -43,7 +54,7 @@ impl Resolve for Odd {
         if let (Some(wrong), Some(last)) = (self.wrong, out.last_mut()) {
             *last = wrong;
         }
-        Box::new(Held(self.holds.clone()))
+        Ok(Box::new(Held(self.holds.clone())))
     }
 
     fn failed(&self, extent: Extent) {
@@ -196,6 +207,32 @@ fn memory_that_a_device_may_touch_keeps_its_places_behind_the_deadline() {
         lane.poll(Time(12), Wait::No);
     }
     assert_eq!(holds.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn an_operation_whose_bytes_are_to_come_is_given_back_and_others_are_taken() {
+    let odd = Odd { later: Arc::new(AtomicU32::new(1)), ..Odd::default() };
+    let holds = odd.holds.clone();
+    let (mut lane, _disks, target) = bed(odd);
+    let read = |span: DmaSpan| Op {
+        user: 1,
+        verb: Verb::Read,
+        target: target.clone(),
+        offset: 0,
+        spans: Spans::One(span),
+        options: OpOptions::default(),
+    };
+    let op = read(span(&mut lane, 2 * PAGE, 0).into_span());
+    let rejected = lane.submit(Time(0), op).unwrap_err();
+    assert_eq!(
+        (rejected.error.kind(), rejected.error.retry()),
+        (ErrorKind::Busy, Retry::After(Duration::from_millis(2)))
+    );
+    assert_eq!((holds.load(Ordering::SeqCst), lane.has_room()), (0, true));
+    let other = read(span(&mut lane, PAGE, 0).into_span());
+    lane.submit(Time(0), other).unwrap();
+    lane.submit(Time(0), rejected.op).unwrap();
+    assert_eq!(finish(&mut lane).result.unwrap() + finish(&mut lane).result.unwrap(), 3 * PAGE);
 }
 
 #[test]

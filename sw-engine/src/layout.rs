@@ -8,7 +8,7 @@
 //!                                                                                    the last slot that may touch its bytes
 //! ```
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use crate::{
     error::{Error, ErrorKind, Verb},
@@ -46,11 +46,26 @@ pub type Hold = Box<dyn Any + Send + Sync>;
 /// *Thread*: that of the lane, so it should not take longer than it must. The lane drops the hold when no slot of the operation is left.
 pub trait Resolve: fmt::Debug + Send + Sync {
     /// For each of `ranges` (offset and length, in bytes; inside of the object) in their order: extents that are its bytes, in theirs.
-    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Hold;
+    ///
+    /// # Errors
+    /// [`Later`]: some of the bytes are about to be where they are not yet. Whoever says so says it a bounded time.
+    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Result<Hold, Later>;
 
     /// A read of this range of a member other than the first one failed: what it has there is not to be given again. The operation begins
     /// anew, with the first member alone.
     fn failed(&self, extent: Extent);
+}
+
+/// Where bytes are is to be asked again after this long: the operation waits, and others go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Later(pub Duration);
+
+/// Why it is not known where the bytes of an operation are.
+#[derive(Debug)]
+pub(crate) enum Unresolved {
+    Later(Later),
+    /// The answer is none.
+    Wrong(&'static str),
 }
 
 /// Everything is on the first member.
@@ -58,9 +73,9 @@ pub trait Resolve: fmt::Debug + Send + Sync {
 pub(crate) struct First;
 
 impl Resolve for First {
-    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Hold {
+    fn resolve(&self, ranges: &mut dyn Iterator<Item = (u64, u64)>, out: &mut Vec<Extent>) -> Result<Hold, Later> {
         out.extend(ranges.filter(|(_, len)| *len > 0).map(|(at, len)| Extent { member: 0, at, len }));
-        Box::new(())
+        Ok(Box::new(()))
     }
 
     fn failed(&self, _extent: Extent) {}
@@ -121,25 +136,25 @@ pub(crate) fn resolve(
     members: &[Arc<Object>],
     offset: u64,
     spans: &Spans,
-) -> Result<Resolved, &'static str> {
+) -> Result<Resolved, Unresolved> {
     let ranges: Vec<(u64, u64)> = match spans {
         Spans::None => Vec::new(),
         Spans::One(span) => vec![(offset, span.len().0)],
         Spans::Many(parts) => parts.iter().map(|part| (offset + part.offset, part.span.len().0)).collect(),
     };
     let mut extents = Vec::new();
-    let hold = resolver.resolve(&mut ranges.iter().copied(), &mut extents);
+    let hold = resolver.resolve(&mut ranges.iter().copied(), &mut extents).map_err(Unresolved::Later)?;
     let mut placed = Vec::with_capacity(extents.len());
     let (mut next, mut logical) = (extents.into_iter(), 0);
     for (span, (start, len)) in (0..).zip(&ranges) {
         let mut memory = 0;
         while memory < *len {
-            let extent = next.next().ok_or("bytes of the range have no place")?;
-            let member = members.get(extent.member as usize).ok_or("a place is on no member")?;
+            let extent = next.next().ok_or(Unresolved::Wrong("bytes of the range have no place"))?;
+            let member = members.get(extent.member as usize).ok_or(Unresolved::Wrong("a place is on no member"))?;
             let is_inside = extent.at.checked_add(extent.len).is_some_and(|end| end <= member.len);
             let is_aligned = extent.at.wrapping_sub(start + memory) & 4095 == 0;
             if extent.len == 0 || extent.len > len - memory || !is_inside || !is_aligned {
-                return Err("a place is not one of the range's bytes");
+                return Err(Unresolved::Wrong("a place is not one of the range's bytes"));
             }
             placed.push(Placed { extent, span, memory, logical });
             (memory, logical) = (memory + extent.len, logical + extent.len);
@@ -147,6 +162,6 @@ pub(crate) fn resolve(
     }
     match next.next() {
         None => Ok(Resolved { placed: placed.into(), _hold: hold }),
-        Some(_) => Err("there are places for more bytes than the range has"),
+        Some(_) => Err(Unresolved::Wrong("there are places for more bytes than the range has")),
     }
 }

@@ -32,7 +32,7 @@ mod time;
 
 pub use error::{Error, ErrorKind, Fault, Location, Retry, Verb, WriteOutcome};
 pub use lane::{Counters, Lane, LaneConfig, LaneParts};
-pub use layout::{Extent, Hold, Layout, Resolve};
+pub use layout::{Extent, Hold, Later, Layout, Resolve};
 pub use object::{Device, Face, Granularity, Object, ObjectId, Residency, ResidencyNow, Version};
 pub use op::{Completion, Limits, Op, OpId, OpOptions, Reached, Rejected, Segment, Spans, Target, Times};
 pub use path::{ByPath, DataPath, Landing, Reason, Route, TransportName};

@@ -7,8 +7,8 @@ use sw_mem::DmaSpan;
 
 use crate::{
     checksum::Algorithm,
-    error::{Error, ErrorKind, Verb},
-    layout::{self, Layout, Placed, Resolve, Resolved},
+    error::{Error, ErrorKind, Retry, Verb},
+    layout::{self, Later, Layout, Placed, Resolve, Resolved, Unresolved},
     object::{Device, Object},
     path::{ByPath, DataPath, Landing, Reason, Route},
     plan::{Choice, Via},
@@ -160,7 +160,7 @@ impl Target {
         let (_, members) = self.object.composed.as_ref()?;
         let whole = self.unresolved();
         let resolved = layout::resolve(resolver, members, op.offset, &op.spans)
-            .map_err(|why| Error::new(ErrorKind::Protocol, op.verb).at(self.object.name.clone()).detail(why));
+            .map_err(|unresolved| unresolved_error(unresolved, op.verb).at(self.object.name.clone()));
         let of = &whole.0;
         Some(resolved.map(|resolved| {
             Self(Arc::new(Reached {
@@ -197,6 +197,16 @@ impl Target {
     /// A bit for each transport that moves bytes of the operation's own memory.
     pub(crate) fn direct(&self) -> u64 {
         self.direct
+    }
+}
+
+#[cold]
+fn unresolved_error(unresolved: Unresolved, verb: Verb) -> Error {
+    match unresolved {
+        Unresolved::Later(Later(after)) => {
+            Error::new(ErrorKind::Busy, verb).detail("somebody else brings its bytes").with_retry(Retry::After(after))
+        }
+        Unresolved::Wrong(why) => Error::new(ErrorKind::Protocol, verb).detail(why),
     }
 }
 
@@ -316,7 +326,7 @@ impl Default for Limits {
 pub struct Rejected {
     /// The operation, with its memory.
     pub op: Op,
-    /// Why. [`ErrorKind::Busy`] means: poll, then try again.
+    /// Why. [`ErrorKind::Busy`] means: poll, then try again; with [`Retry::After`], that the lane has room and others may go before it.
     pub error: Error,
 }
 

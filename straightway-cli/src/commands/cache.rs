@@ -39,6 +39,7 @@ struct StatusReport {
     damaged_blocks: u64,
     left_blocks: u64,
     fetched_blocks: u64,
+    guests: u64,
     fault: Option<String>,
     discarded: Option<String>,
 }
@@ -60,6 +61,7 @@ impl StatusReport {
             damaged_blocks: status.damaged_blocks,
             left_blocks: status.left_blocks,
             fetched_blocks: status.fetched_blocks,
+            guests: status.guests,
             fault: status.fault,
             discarded: status.discarded,
         }
@@ -197,6 +199,7 @@ fn status(args: &Status, out: &mut Out) -> Result<(), Fail> {
 
 fn evict(args: &Evict, out: &mut Out) -> Result<(), Fail> {
     let cache = existing(&args.dir)?;
+    cache.check_owner()?;
     let all = args.all.then(String::new);
     for name in args.names.iter().chain(&all) {
         let gone = cache.evict(name);
