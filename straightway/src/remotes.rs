@@ -20,6 +20,7 @@ use sw_remote::{
     Address, CEPH, Context, HTTP, RemoteConfig, Runtime, Scheme, System,
     ceph::{Ceph, CephConfig},
     hdfs::{HDFS, Hdfs, HdfsConfig},
+    juicefs::{JUICEFS, JuiceFs, JuiceFsConfig},
     nfs::{NFS, NfsConfig, NfsStores},
     objects::{Again, ObjectStores, ObjectsConfig, Settings},
 };
@@ -30,12 +31,14 @@ use crate::policy::Destination;
 const RANGE_BYTES: u32 = 8 << 20;
 /// Bytes of a file behind NFS that one I/O moves: most servers take a mebibyte in a call, and each call is a request of its own.
 const NFS_BYTES: u32 = 1 << 20;
+/// Bytes of a file of JuiceFS that one I/O moves: a block of most volumes.
+const JUICEFS_BYTES: u32 = 4 << 20;
 /// Threads that requests of an engine run on.
 const THREADS: usize = 2;
 
 /// How remote systems are reached: [`EngineBuilder::remote`](crate::EngineBuilder::remote). What is not said here the environment says, by
 /// the names that the stores' own tools use (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_PROFILE`, `GOOGLE_SERVICE_ACCOUNT`,
-/// `AZURE_STORAGE_ACCOUNT_NAME`, `AIS_ENDPOINT`, `AIS_AUTHN_TOKEN`, `HADOOP_USER_NAME`, `HADOOP_CONF_DIR` and the others), and for S3 a profile in `~/.aws`.
+/// `AZURE_STORAGE_ACCOUNT_NAME`, `AIS_ENDPOINT`, `AIS_AUTHN_TOKEN`, `HADOOP_USER_NAME`, `HADOOP_CONF_DIR`, `META_PASSWORD` and the others), and for S3 a profile in `~/.aws`.
 #[derive(Clone, Debug)]
 pub struct Remote {
     /// Where S3 is, as `https://HOST:PORT`. Default: Amazon's.
@@ -77,6 +80,10 @@ pub struct Remote {
     pub environment: bool,
     /// Files behind `nfs://`.
     pub nfs: Nfs,
+    /// Where the blocks of volumes of JuiceFS are, as `juicefs mount --bucket`. Default: where each says itself.
+    pub juicefs_bucket: Option<String>,
+    /// The user of the Redis that has their metadata. Default: its default user.
+    pub juicefs_meta_user: Option<String>,
 }
 
 /// How NFS servers are reached.
@@ -163,6 +170,8 @@ impl Default for Remote {
             ceph_libraries: None,
             environment: true,
             nfs: Nfs::default(),
+            juicefs_bucket: None,
+            juicefs_meta_user: None,
         }
     }
 }
@@ -195,6 +204,8 @@ impl Remote {
             "ceph_conf" => self.ceph_conf = Some(text()?.into()),
             "ceph_user" => self.ceph_user = Some(text()?),
             "ceph_libraries" => self.ceph_libraries = Some(text()?.into()),
+            "juicefs_bucket" => self.juicefs_bucket = Some(text()?),
+            "juicefs_meta_user" => self.juicefs_meta_user = Some(text()?),
             "remote_environment" => self.environment = flag()?,
             _ => return self.nfs.set(name, value),
         }
@@ -301,6 +312,24 @@ impl Remote {
         config
     }
 
+    /// The password is where JuiceFS's own programs look for it: `REDIS_PASSWORD`, `META_PASSWORD`, a file that `META_PASSWORD_FILE` names.
+    fn juicefs(&self) -> JuiceFsConfig {
+        let told = std::env::vars_os().filter(|(_, value)| self.environment && !value.is_empty());
+        let told: HashMap<OsString, OsString> = told.collect();
+        let said = |name: &str| told.get(OsStr::new(name)).cloned();
+        let word = |name: &str| said(name).and_then(|word| word.into_string().ok());
+        let file = || {
+            let text = std::fs::read_to_string(said("META_PASSWORD_FILE")?).ok()?;
+            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        };
+        JuiceFsConfig {
+            user: self.juicefs_meta_user.clone(),
+            password: word("REDIS_PASSWORD").or_else(|| word("META_PASSWORD")).or_else(file),
+            bucket: self.juicefs_bucket.clone(),
+            objects: self.config(),
+        }
+    }
+
     fn ceph(&self) -> CephConfig {
         CephConfig {
             conf: self.ceph_conf.clone(),
@@ -322,20 +351,22 @@ pub(crate) struct Remotes {
     hdfs: Hdfs,
     nfs: NfsStores,
     ceph: Ceph,
+    juicefs: JuiceFs,
 }
 
 /// What they are called in routes, in the order of their transports.
-pub(crate) const TRANSPORTS: [TransportName; 4] = [HTTP, HDFS, NFS, CEPH];
+pub(crate) const TRANSPORTS: [TransportName; 5] = [HTTP, HDFS, NFS, CEPH, JUICEFS];
 
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
         let (requests, context) = (said.requests, Context::new(Runtime::new(THREADS)));
-        let (of_hdfs, of_nfs) = (said.clone(), said.clone());
+        let (of_hdfs, of_nfs, of_juicefs) = (said.clone(), said.clone(), said.clone());
         let ceph = Ceph::new(context.clone(), said.ceph());
         let objects = ObjectStores::new(context.clone(), move || said.config());
         let hdfs = Hdfs::new(context.clone(), move || of_hdfs.hdfs());
         let nfs = NfsStores::new(context.clone(), move || of_nfs.nfs.config(&of_nfs));
-        Self { requests, context, objects, hdfs, nfs, ceph }
+        let juicefs = JuiceFs::new(context.clone(), move || of_juicefs.juicefs());
+        Self { requests, context, objects, hdfs, nfs, ceph, juicefs }
     }
 
     /// Those that an address is of.
@@ -347,6 +378,7 @@ impl Remotes {
             Scheme::Hdfs | Scheme::WebHdfs => &self.hdfs,
             Scheme::Nfs => &self.nfs,
             Scheme::Rados | Scheme::Rbd | Scheme::CephFs => &self.ceph,
+            Scheme::JuiceFs => &self.juicefs,
         }
     }
 
@@ -362,7 +394,11 @@ impl Remotes {
 
     fn configs(&self) -> impl Iterator<Item = RemoteConfig> {
         let queue_depth = self.requests;
-        let bytes = |name| if name == NFS { NFS_BYTES } else { RANGE_BYTES };
+        let bytes = |name| match name {
+            NFS => NFS_BYTES,
+            JUICEFS => JUICEFS_BYTES,
+            _ => RANGE_BYTES,
+        };
         TRANSPORTS.into_iter().map(move |name| RemoteConfig { name, queue_depth, io_bytes_max: bytes(name) })
     }
 

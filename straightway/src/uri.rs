@@ -7,6 +7,7 @@
 //!   s3://bucket/key   gs://bucket/key   az://container/key   http(s)://host/path
 //!   hdfs://namenode:port/path   hdfs://service/path   webhdfs://namenode:port/path   nfs://host:2049/export/path
 //!   rados://pool/object   rbd://pool/image@snapshot   cephfs://filesystem/path
+//!   juicefs://redis-host:6379/database/path
 //!   ais://bucket/key   ais://bucket/shard.tar?archpath=member   alluxio://proxy:39999/directory/path
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
@@ -20,10 +21,13 @@ use sw_remote::{Address, Scheme};
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 7] = ["juicefs", "daos", "agp", "milvus", "curvefs", "weka", "lustre"];
+const PLANNED: [&str; 6] = ["daos", "agp", "milvus", "curvefs", "weka", "lustre"];
+
+/// The beginning of addresses of JuiceFS with the name of an engine of metadata, as in `juicefs+postgres://`.
+const JUICEFS_ENGINE: &str = "juicefs+";
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path, ais://bucket/key, alluxio://proxy:39999/directory/path or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path, ais://bucket/key, alluxio://proxy:39999/directory/path, juicefs://redis-host:port/database/path or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -355,6 +359,10 @@ impl FromStr for Uri {
                 Ok(Uri::File(rest["localhost".len()..].into()).part(offset, len))
             }
             "file" => Err(bad("a file address names this machine only".into()).remedy("write file:///absolute/path")),
+            scheme if scheme.starts_with(JUICEFS_ENGINE) => Err(Error::new(ErrorKind::Unsupported, Verb::Open)
+                .at(text)
+                .detail("metadata of JuiceFS are read from a Redis without TLS, and from no other engine")
+                .remedy("use juicefs://HOST:PORT/DATABASE/PATH for those; others by `juicefs mount` and the path, or by `juicefs gateway --keep-etag` and s3://")),
             scheme if PLANNED.contains(&scheme) => Err(bad(format!("scheme {scheme} is not built in"))
                 .remedy(format!("{KNOWN}; mount the store to reach it by path"))),
             scheme => Err(bad(format!("unknown scheme {scheme}")).remedy(KNOWN)),
@@ -371,7 +379,7 @@ fn remote(text: &str) -> Result<Uri, Error> {
         Error::new(ErrorKind::BadUri, Verb::Open)
             .at(text)
             .detail(why)
-            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY or alluxio://PROXY:PORT/DIRECTORY/PATH")
+            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH or juicefs://REDIS-HOST:PORT/DATABASE/PATH")
     })?;
     Ok(Uri::Remote(address).part(offset, len))
 }

@@ -36,6 +36,8 @@ pub enum Scheme {
     Ais,
     /// `alluxio://PROXY:PORT/DIRECTORY/PATH`.
     Alluxio,
+    /// `juicefs://REDIS:PORT/DATABASE/PATH`.
+    JuiceFs,
 }
 
 impl Scheme {
@@ -54,6 +56,7 @@ impl Scheme {
         ("cephfs", Self::CephFs),
         ("ais", Self::Ais),
         ("alluxio", Self::Alluxio),
+        ("juicefs", Self::JuiceFs),
     ];
 
     /// What stands before `://`.
@@ -72,6 +75,7 @@ impl Scheme {
             Self::CephFs => "cephfs",
             Self::Ais => "ais",
             Self::Alluxio => "alluxio",
+            Self::JuiceFs => "juicefs",
         }
     }
 
@@ -87,7 +91,7 @@ impl Scheme {
 
     /// Whether what stands behind `://` is a host.
     fn has_host(self) -> bool {
-        matches!(self, Self::Http | Self::Https | Self::Nfs | Self::Alluxio)
+        matches!(self, Self::Http | Self::Https | Self::Nfs | Self::Alluxio | Self::JuiceFs)
     }
 }
 
@@ -96,7 +100,7 @@ impl Scheme {
 pub struct Address {
     /// How it is spoken to.
     pub scheme: Scheme,
-    /// The bucket or container; the host and port of plain HTTP, of NFS, of a namenode, or the name of a service; of Ceph the pool, with a namespace
+    /// The bucket or container; the host and port of plain HTTP, of NFS, of a namenode, of the Redis of JuiceFS, or the name of a service; of Ceph the pool, with a namespace
     /// behind a colon, or the file system; of Alluxio the proxy's host and port, a slash, and the first directory, which is a bucket to it.
     pub bucket: String,
     /// The name in it, as it is, without a first slash; empty for the bucket as a whole.
@@ -189,6 +193,7 @@ mod tests {
             "nfs://[::1]:2049/a/b",
             "alluxio://proxy:39999/d/",
             "alluxio://[::1]/d/a b/c",
+            "juicefs://h:6379/1/a/ü b",
         ] {
             let address: Address = text.parse().unwrap();
             assert_eq!(address.to_string(), text);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use sw_engine::seam::{Io, MAX_SEGMENTS, MemorySegment};
-use sw_mem::Place;
+use sw_mem::{ByteLen, Place};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::copies::Copies;
@@ -51,6 +51,48 @@ impl Landing {
     /// Bytes that were put into it.
     pub(crate) fn done(&self) -> u32 {
         self.done
+    }
+
+    /// That of its next `want` bytes alone, fewer if it has fewer left: what is put into it counts here once [`Landing::join`] takes it back.
+    /// It belongs to the same task, which must not keep it longer than this one.
+    pub(crate) fn window(&self, want: u32) -> Self {
+        let (mut segments, mut count, mut len) = (self.segments, 0, 0);
+        let left = self.segments.get(..self.count).unwrap_or_default().iter().skip(self.at.0);
+        for (n, segment) in left.enumerate() {
+            let begun = if n == 0 { self.at.1 } else { 0 };
+            let part = (segment.len - begun).min(want - len);
+            let place = segment.place.checked_add(ByteLen(begun.into()));
+            let (Some(place), Some(to), 1..) = (place, segments.get_mut(count), part) else { break };
+            *to = MemorySegment { place, len: part, region: segment.region };
+            (count, len) = (count + 1, len + part);
+        }
+        Self { segments, count, at: (0, 0), done: 0, len, copies: None }
+    }
+
+    /// Takes what was put into a window of it: its first bytes that are next here.
+    pub(crate) fn join(&mut self, window: &Self) {
+        let mut done = window.done;
+        while done > 0 {
+            let before = self.done;
+            self.advance(done);
+            match self.done - before {
+                0 => return,
+                moved => done -= moved,
+            }
+        }
+    }
+
+    /// Puts at most `want` zeros behind what is there. Gives how many.
+    pub(crate) fn zeros(&mut self, want: u32) -> u32 {
+        let before = self.done;
+        while let Some((to, len)) =
+            self.next(sw_mem::index(u64::from(want - (self.done - before)))).filter(|(_, len)| *len > 0)
+        {
+            // SAFETY: the segment is mapped memory that belongs to this I/O until its end is told, which happens behind this call; `next` gives
+            // no byte outside of it and none twice.
+            unsafe { std::ptr::write_bytes(to, 0, len) };
+        }
+        self.done - before
     }
 
     /// The next piece of at most `want` bytes. Nothing of it is taken yet.
@@ -187,6 +229,27 @@ mod tests {
         let mut again = Landing::of(&io(&buffer)).unwrap();
         assert_eq!(again.receive(near.as_fd(), 9).unwrap(), 1);
         assert_eq!(again.receive(near.as_fd(), 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_window_is_the_bytes_that_are_next_and_no_others() {
+        let mut buffer = Buffer::allocate(ByteLen(64)).unwrap();
+        let mut landing = Landing::of(&io(&buffer)).unwrap();
+        landing.put(&[1, 2]).unwrap();
+        let mut window = landing.window(3);
+        assert_eq!(window.len(), 3);
+        window.put(&[3, 4]).unwrap();
+        landing.join(&window);
+        assert_eq!(window.put(&[5, 6]), Err(TooMany), "it has a byte left");
+        assert_eq!(landing.done(), 4, "what came behind the join is not counted");
+        assert_eq!(landing.zeros(3), 3);
+        assert_eq!(landing.window(9).len(), 2, "no longer than what is left");
+        assert_eq!(landing.zeros(9), 2);
+        assert_eq!((landing.zeros(1), landing.done(), landing.window(1).len()), (0, 9, 0));
+        let mut want = [0; 64];
+        want[10..13].copy_from_slice(&[1, 2, 3]);
+        want[20] = 4;
+        assert_eq!(buffer.as_mut_slice()[..64], want);
     }
 
     #[test]

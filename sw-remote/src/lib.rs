@@ -20,6 +20,7 @@ mod directory;
 pub mod hdfs;
 pub mod http;
 mod intent;
+pub mod juicefs;
 mod land;
 pub mod nfs;
 pub mod objects;

@@ -140,6 +140,17 @@ const SYSTEMS: &[System] = &[
         tests_min: 1,
         runs: Runs::ByName,
     },
+    System {
+        name: "juicefs",
+        what: "JuiceFS over a Redis: volumes of files and of a bucket, filled by its mount and its gateway",
+        needs: &[
+            Need::Tool { program: "go", package: "golang-go" },
+            Need::Tool { program: "redis-server", package: "redis-server" },
+        ],
+        brings: Some(servers::juicefs),
+        tests_min: 2,
+        runs: Runs::ByName,
+    },
 ];
 
 /// For one system's tests, servers that die included.

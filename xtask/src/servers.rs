@@ -96,6 +96,32 @@ pub fn minio(place: &Place) -> Brought {
     Ok(vec![("STRAIGHTWAY_MINIO", program), command(place)?])
 }
 
+/// The version of JuiceFS that is tested with.
+const JUICEFS: &str = "v1.4.1";
+/// Its parts that no test uses, left out: other storages and engines of metadata (its Makefile, `juicefs.lite`, which has no gateway).
+const JUICEFS_WITHOUT: &str = "nowebdav,nocos,nobos,nohdfs,noibmcos,noobs,nooss,noqingstor,nosftp,noswift,noazure,nogs,noufile,nob2,nonfs,nodragonfly,nosqlite,nomysql,nopg,notikv,nobadger,noetcd,nocifs,nostorj,noqiniu,notos,noks3";
+
+/// JuiceFS's program as `target/servers/juicefs-VERSION`. It is built inside of its own module, whose go.sum holds what it needs: it replaces
+/// some of that by its own, which Go does for the main module alone.
+pub fn juicefs(place: &Place) -> Brought {
+    let program = place.target.join("servers").join(format!("juicefs-{JUICEFS}"));
+    if !program.exists() {
+        let folder = folder(place, "juicefs-source")?;
+        // The module's folder is read-only; a copy of it is not.
+        let script = format!(
+            "set -e; [ -f go.mod ] || go mod init straightway/juicefs; go mod download github.com/juicedata/juicefs@{JUICEFS}; rm -rf source; \
+             cp -r \"$(go env GOMODCACHE)/github.com/juicedata/juicefs@{JUICEFS}\" source; chmod -R u+w source; cd source; \
+             go build -trimpath -ldflags='-s -w' -tags {JUICEFS_WITHOUT} -o ../built .; cd ..; rm -rf source; mv built \"$0\""
+        );
+        let args = ["-c".to_owned(), script, program.display().to_string()];
+        let built = Job::program(place, Path::new("sh"), &args).dir(&folder).limit(BUILD_LIMIT).run()?;
+        if !built.ok() {
+            return Err(Stop::new("JuiceFS was not built", "see above; Go's module proxy is needed once"));
+        }
+    }
+    Ok(vec![("STRAIGHTWAY_JUICEFS", program)])
+}
+
 /// The command line, for those whose commands are tried with a server.
 fn command(place: &Place) -> Result<(&'static str, PathBuf), Stop> {
     let args = ["build", "--workspace", "--bin", "straightway"].map(String::from);

@@ -98,7 +98,13 @@ impl Bucket {
                 // aborted while it ends, nobody says.
                 Self { puts_whole: false, keeps_tags: false, aborts: false, wire: Wire::Plain, ..made }
             }
-            Scheme::Hdfs | Scheme::WebHdfs | Scheme::Nfs | Scheme::Rados | Scheme::Rbd | Scheme::CephFs => {
+            Scheme::Hdfs
+            | Scheme::WebHdfs
+            | Scheme::Nfs
+            | Scheme::Rados
+            | Scheme::Rbd
+            | Scheme::CephFs
+            | Scheme::JuiceFs => {
                 return Err(unset("not an address of an object store".to_owned()));
             }
             Scheme::S3 => {

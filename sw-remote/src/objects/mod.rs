@@ -7,6 +7,7 @@
 //! ```
 
 mod ais;
+mod blocks;
 mod bucket;
 mod commit;
 mod credentials;
@@ -34,6 +35,7 @@ use sw_engine::{
     seam::{Entry, EntryKind, Hidden, OpenMode, Store, WriteIntent},
 };
 
+pub(crate) use self::blocks::{Bucketful, Keys, Where};
 pub use self::{
     ais::{Piece, PieceResult},
     credentials::Again,

@@ -39,6 +39,8 @@ pub(super) struct ObjectRead {
     meta: ObjectMeta,
     /// Its version, if it was opened by that: nothing was asked, and its tag is that of the first answer.
     known: Option<Known>,
+    /// Whether nobody writes other bytes under its name: only its length is looked at.
+    is_fixed: bool,
     /// What the store keeps to know it by.
     pub(super) stored: Option<Stored>,
     /// Longest that a range is asked for again.
@@ -64,14 +66,20 @@ impl ObjectRead {
         let last_modified = modified.into();
         let meta = ObjectMeta { location, last_modified, size, e_tag: None, version: None };
         let known = Some(Known { version, tag: OnceLock::new() });
-        Self { bucket, at, meta, known, stored: None, patience }
+        Self { bucket, at, meta, known, is_fixed: false, stored: None, patience }
+    }
+
+    /// One that has this length, and whose bytes are for ever those that were written under its name.
+    pub(super) fn fixed(bucket: Arc<Bucket>, (at, location): (Address, Path), size: u64, patience: Duration) -> Self {
+        let meta = ObjectMeta { location, last_modified: UNIX_EPOCH.into(), size, e_tag: None, version: None };
+        Self { bucket, at, meta, known: None, is_fixed: true, stored: None, patience }
     }
 
     /// # Errors
     /// `Unsupported` if the server says nothing by which another version would be noticed: bytes of two could be mixed.
     pub(super) fn new(bucket: Arc<Bucket>, at: Address, head: GetResult, patience: Duration) -> Result<Self, Error> {
         let stored = Stored::of(&head.extensions, head.meta.e_tag.as_deref());
-        let made = Self { bucket, at, meta: head.meta, known: None, stored, patience };
+        let made = Self { bucket, at, meta: head.meta, known: None, is_fixed: false, stored, patience };
         // Alluxio tells the tag of what is whole; what is being written has none, and no bytes.
         if made.at.scheme == Scheme::Alluxio && made.meta.e_tag.is_none() {
             return Err(Error::new(ErrorKind::InUse, Verb::Open)
@@ -112,6 +120,9 @@ impl ObjectRead {
         if let Some(known) = &self.known {
             return self.check_known(known, now, range);
         }
+        if self.is_fixed {
+            return if now.size == self.meta.size { Ok(()) } else { Err(self.other_size(now.size, range)) };
+        }
         let is_same_time = self.has_time() && now.last_modified == self.meta.last_modified;
         let is_same = now.size == self.meta.size
             && match (&self.meta.e_tag, &now.e_tag) {
@@ -146,13 +157,19 @@ impl ObjectRead {
         Ok(())
     }
 
+    fn other_size(&self, size: u64, range: (u64, u64)) -> Error {
+        self.fail(ErrorKind::ShortData, range)
+            .detail(format!("it has {size} bytes, where {} were written", self.meta.size))
+            .remedy("the store's copy is damaged, or something else wrote it")
+    }
+
     fn replaced(&self, range: (u64, u64)) -> Error {
         self.fail(ErrorKind::Changed, range)
             .detail("the object was replaced since it was opened")
             .remedy("open it anew; bytes of two versions are never mixed")
     }
 
-    async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
+    pub(super) async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
         // Nothing is asked of what lies behind the end; the lane is told that the data is short.
         let end = offset.saturating_add(u64::from(landing.len())).min(self.meta.size);
         // Of a part nobody knows what it is to be.
@@ -196,7 +213,8 @@ impl ObjectRead {
             range: Some(GetRange::Bounded(range.clone())),
             if_match: self.strong(),
             // Where there is nothing better; a second is as fine as it knows.
-            if_unmodified_since: (self.strong().is_none() && self.known.is_none()).then_some(self.meta.last_modified),
+            if_unmodified_since: (self.strong().is_none() && self.known.is_none() && !self.is_fixed)
+                .then_some(self.meta.last_modified),
             // Not by the name of its version, under which one that was replaced could still be read, with a right of its own.
             ..GetOptions::default()
         };

@@ -42,6 +42,8 @@ pub struct Bed {
     files: Option<Server>,
     /// Where directories are made behind the server's back, and what that is called.
     folder: Option<PathBuf>,
+    /// A mount that objects are put in, and where their blocks are: of what is only read.
+    mount: Option<(PathBuf, PathBuf)>,
 }
 
 impl Bed {
@@ -64,12 +66,17 @@ impl Bed {
     ) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the clock that the transport's waits go by")]
         let start = Instant::now();
-        Self { name, stores: Arc::new(stores), root, transport, start, files: None, folder: None }
+        Self { name, stores: Arc::new(stores), root, transport, start, files: None, folder: None, mount: None }
     }
 
     /// Where directories are made behind the server's back: that which names begin with.
     pub fn in_folder(self, folder: PathBuf) -> Self {
         Self { folder: Some(folder), ..self }
+    }
+
+    /// Whose objects are files of a mount; what lies below `blocks` are their bytes.
+    pub fn by_mount(self, mount: PathBuf, blocks: PathBuf) -> Self {
+        Self { mount: Some((mount, blocks)), ..self }
     }
 
     /// Whether what is removed while it is open is read to its end.
@@ -83,7 +90,9 @@ impl Bed {
 
     /// The file of an object, behind the server's back.
     fn file(&self, object: &Object) -> Option<PathBuf> {
-        Some(self.files.as_ref()?.path(object.name.rsplit('/').next()?))
+        let leaf = object.name.rsplit('/').next()?;
+        let by_mount = || Some(self.mount.as_ref()?.0.join(leaf));
+        self.files.as_ref().map(|server| server.path(leaf)).or_else(by_mount)
     }
 }
 
@@ -102,9 +111,10 @@ impl block_file::Bed for Bed {
 
     fn object(&mut self, content: &[u8]) -> Result<block_file::Target, End> {
         let key = fresh("object");
-        match &self.files {
-            Some(server) => std::fs::write(server.path(&key), content).unwrap(),
-            None => put(&*self.stores, &self.uri(&key), content).unwrap(),
+        match (&self.files, &self.mount) {
+            (Some(server), _) => std::fs::write(server.path(&key), content).unwrap(),
+            (None, Some((mount, _))) => std::fs::write(mount.join(&key), content).unwrap(),
+            (None, None) => put(&*self.stores, &self.uri(&key), content).unwrap(),
         }
         let object = self.stores.open(&self.uri(&key), OpenMode::Read).unwrap();
         Ok(block_file::Target { object, face: 0 })
@@ -122,6 +132,10 @@ impl block_file::Bed for Bed {
             return skip("a file that is removed while it is open is read to its end");
         }
         let target = self.object(&[0; 64 << 10])?;
+        if let Some((_, blocks)) = &self.mount {
+            std::fs::remove_dir_all(blocks).unwrap();
+            return Ok(target);
+        }
         self.stores.remove(&target.object.name).unwrap();
         Ok(target)
     }

@@ -15,6 +15,7 @@ mod fork;
 mod hdfs;
 mod hdfs_cluster;
 mod hdfs_faults;
+mod juicefs;
 mod listings;
 mod minio;
 mod nfs;
