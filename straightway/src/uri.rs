@@ -620,6 +620,7 @@ mod tests {
             ("cephfs://fs/x/y", "cephfs://fs/x", "y"),
             ("rados://pool:space/x", "rados://pool:space/", "x"),
             ("rbd://pool/image@snapshot", "rbd://pool/", "image@snapshot"),
+            ("juicefs://h:6379/1/a/b", "juicefs://h:6379/1/a", "b"),
         ] {
             let (uri, parent): (Uri, Uri) = (whole.parse().unwrap(), directory.parse().unwrap());
             assert_eq!((uri.parent(), uri.file_name()), (Some(parent.clone()), Some(name)), "{whole}");

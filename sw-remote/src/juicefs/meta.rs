@@ -127,7 +127,7 @@ impl Meta {
             return Ok(open.clone());
         }
         let login = &self.login;
-        let mut who = RedisConnectionInfo::default().set_db(login.database.into()).set_skip_set_lib_name();
+        let mut who = RedisConnectionInfo::default().set_skip_set_lib_name();
         if let Some(password) = &login.password {
             who = who.set_password(password);
         }
@@ -138,7 +138,9 @@ impl Meta {
         let limits = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(login.silence))
             .set_response_timeout(Some(login.silence));
-        let made = Client::open(info)?.get_multiplexed_async_connection_with_config(&limits).await?;
+        let mut made = Client::open(info)?.get_multiplexed_async_connection_with_config(&limits).await?;
+        // Not by the library, which leaves out why it is refused.
+        redis::cmd("SELECT").arg(login.database).exec_async(&mut made).await?;
         Ok(open.insert(made).clone())
     }
 

@@ -98,7 +98,8 @@ fn record(bytes: &[u8]) -> Option<(u64, Part)> {
     let bytes: &[u8; RECORD_BYTES] = bytes.try_into().ok()?;
     let word = |at: usize, len: usize| bytes[at..at + len].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
     let (pos, id, size, from, len) = (word(0, 4), word(4, 8), word(12, 4), word(16, 4), word(20, 4));
-    let is_inside = pos + len <= CHUNK_BYTES && from + len <= size;
+    // Zeros have no size.
+    let is_inside = pos + len <= CHUNK_BYTES && (id == 0 || from + len <= size);
     is_inside.then_some((pos, Part { len, slice: Slice { id, size }, from }))
 }
 
@@ -179,6 +180,7 @@ mod tests {
         assert!(Chunk::of(&[&fine[..23]]).is_err());
         assert!(Chunk::of(&[bytes_of(0, 1, 10, 3, 8)]).is_err(), "beyond the slice");
         assert!(Chunk::of(&[bytes_of(u32::MAX, 1, 10, 0, 8)]).is_err(), "beyond the chunk");
+        assert!(Chunk::of(&[bytes_of(0, 0, 0, 0, 8)]).is_ok(), "zeros");
         assert!(Chunk::of(&[bytes_of(64 << 20, 1, 10, 0, 0)]).is_ok(), "nothing, at its end");
     }
 
