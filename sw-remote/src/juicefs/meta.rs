@@ -110,7 +110,7 @@ fn entry(bytes: &[u8]) -> Option<(Kind, u64)> {
     Some((Kind::of(*kind), u64::from_be_bytes(inode)))
 }
 
-fn page<'a>(directory: &'a str, cursor: &str) -> redis::Cmd {
+fn page(directory: &str, cursor: &str) -> redis::Cmd {
     let mut cmd = redis::cmd("HSCAN");
     cmd.arg(directory).arg(cursor).arg("COUNT").arg(PAGE);
     cmd
