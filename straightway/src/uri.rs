@@ -636,6 +636,13 @@ mod tests {
     }
 
     #[test]
+    fn other_engines_of_juicefs_are_told_to_be_none_of_ours() {
+        let error = "juicefs+postgres://h/db/a".parse::<Uri>().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.remedy_text().contains("juicefs mount"), "{error}");
+    }
+
+    #[test]
     fn an_object_of_a_store_may_have_a_part_and_any_name() {
         let uri: Uri = "s3://bucket/a b?c=1/d?offset=4k&len=1".parse().unwrap();
         let whole: Uri = "s3://bucket/a b?c=1/d".parse().unwrap();
