@@ -177,7 +177,7 @@ pub(crate) struct Config {
 const IO_BYTES: u32 = 2 << 20;
 
 /// What names of options of remote systems begin with.
-const OF_REMOTES: [&str; 7] = ["s3_", "ais_", "alluxio_", "hdfs_", "ceph_", "remote_", "nfs_"];
+const OF_REMOTES: [&str; 8] = ["s3_", "ais_", "alluxio_", "hdfs_", "ceph_", "juicefs_", "remote_", "nfs_"];
 /// `Config::io_bytes` at least.
 const IO_BYTES_MIN: u32 = 64 << 10;
 

@@ -42,7 +42,7 @@ pub enum Scheme {
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 13] = [
+    pub const ALL: [(&'static str, Scheme); 14] = [
         ("s3", Self::S3),
         ("gs", Self::Gcs),
         ("az", Self::Azure),
