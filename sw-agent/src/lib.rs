@@ -29,3 +29,6 @@ pub mod id;
 pub mod limits;
 mod mutant;
 pub mod wire;
+
+#[cfg(test)]
+mod explore;
