@@ -1,4 +1,4 @@
-//! Limits of version 1, each with its unit. `docs/agp.md` has the same table, held by a test of `wire`.
+//! Limits of version 1, each with its unit. `docs/agp.md` has the same table.
 
 /// Bytes behind the header of a control message at most.
 pub const CONTROL_BYTES_MAX: u32 = 65_536;
