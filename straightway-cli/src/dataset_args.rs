@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand, ValueEnum};
 use straightway::{Error, Uri};
-use sw_data::{order::Method, samples::Format};
+use sw_data::{order::Method, pack::Element, samples::Format};
 
 use crate::{args::EngineArgs, size};
 
@@ -30,7 +30,7 @@ pub enum Dataset {
     Iterate(Iterate),
     /// Hold objects and samples against their index
     Verify(Verify),
-    /// Write samples into shards: small files into archives with aligned contents, or into TFRecord files
+    /// Write samples into shards: small files into archives with aligned contents, into TFRecord files, or vectors into arrays
     Pack(Pack),
 }
 
@@ -59,11 +59,12 @@ pub struct Index {
     /// Keep the CRC-32C of every sample: reads all bytes, and compares checksums that a format stores
     #[arg(long)]
     pub checksum: bool,
-    /// Take every file for this format: raw, tar, tfrecord, mds, npy, npz, parquet or tokens
+    /// Take every file for this format: raw, tar, tfrecord, mds, npy, npz, parquet, tokens or milvus
     #[arg(long, value_parser = parse_format)]
     pub format: Option<Format>,
     /// The column of Parquet files that samples are, names separated by dots [default: the only one that can be meant], the
-    /// array of npz files [default: every one], or the feature of tf.train.Example records [default: the record]
+    /// array of npz files [default: every one], the feature of tf.train.Example records [default: the record], or the field of
+    /// Milvus collections [default: the only vector]
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
     /// About DALI's indexes beside TFRecord files and archives (SHARD.idx): one that fits saves the walk through its shard
@@ -205,7 +206,8 @@ index is FOLDER/samples.index.arrow.
 Examples:
   straightway dataset pack /data/photos --out /data/packed
   straightway dataset pack /data/photos --out /data/packed --align 512 --shard-size 1GiB
-  straightway dataset pack /data/train.index.arrow --out /data/records --format tfrecord"
+  straightway dataset pack /data/train.index.arrow --out /data/records --format tfrecord
+  straightway dataset pack milvus://host:19530/collection --out /data/vectors --format npy --dtype f4"
 )]
 pub struct Pack {
     /// An index, or sources
@@ -217,6 +219,12 @@ pub struct Pack {
     /// What shards are
     #[arg(long, value_enum, default_value_t = Container::Tar)]
     pub format: Container,
+    /// What the elements of arrays are, such as f4, i8 or u1 [default: u1]
+    #[arg(long, value_name = "TYPE", value_parser = parse_element)]
+    pub dtype: Option<Element>,
+    /// The column, array, feature or field that samples are, for sources without an index
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
     /// Where contents of archives begin: multiples of this, a power of two from 512 to 1MiB [default: 4KiB]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_positive)]
     pub align: Option<u64>,
@@ -235,9 +243,15 @@ pub enum Container {
     Tar,
     /// As TensorFlow reads them.
     Tfrecord,
+    /// Arrays of two dimensions: a sample is a row, and all have the same length.
+    Npy,
 }
 
 fn parse_uri(text: &str) -> Result<Uri, Error> {
+    text.parse()
+}
+
+fn parse_element(text: &str) -> Result<Element, Error> {
     text.parse()
 }
 

@@ -21,6 +21,7 @@ use sw_remote::{
     ceph::{Ceph, CephConfig},
     hdfs::{HDFS, Hdfs, HdfsConfig},
     juicefs::{JUICEFS, JuiceFs, JuiceFsConfig},
+    milvus::{Milvus, MilvusConfig},
     nfs::{NFS, NfsConfig, NfsStores},
     objects::{Again, ObjectStores, ObjectsConfig, Settings},
 };
@@ -38,7 +39,7 @@ const THREADS: usize = 2;
 
 /// How remote systems are reached: [`EngineBuilder::remote`](crate::EngineBuilder::remote). What is not said here the environment says, by
 /// the names that the stores' own tools use (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_PROFILE`, `GOOGLE_SERVICE_ACCOUNT`,
-/// `AZURE_STORAGE_ACCOUNT_NAME`, `AIS_ENDPOINT`, `AIS_AUTHN_TOKEN`, `HADOOP_USER_NAME`, `HADOOP_CONF_DIR`, `META_PASSWORD` and the others), and for S3 a profile in `~/.aws`.
+/// `AZURE_STORAGE_ACCOUNT_NAME`, `AIS_ENDPOINT`, `AIS_AUTHN_TOKEN`, `HADOOP_USER_NAME`, `HADOOP_CONF_DIR`, `META_PASSWORD`, `MILVUS_TOKEN` and the others), and for S3 a profile in `~/.aws`.
 #[derive(Clone, Debug)]
 pub struct Remote {
     /// Where S3 is, as `https://HOST:PORT`. Default: Amazon's.
@@ -76,6 +77,10 @@ pub struct Remote {
     pub ceph_user: Option<String>,
     /// The folder that Ceph's client libraries are in. Default: where the system has them.
     pub ceph_libraries: Option<PathBuf>,
+    /// Where Milvus keeps its segments. Default: `s3://a-bucket/files`, as its configuration has it.
+    pub milvus_root: Option<String>,
+    /// Who asks Milvus, as `USER:PASSWORD`. Default: `MILVUS_TOKEN`, else nobody.
+    pub milvus_token: Option<String>,
     /// Whether the environment and `~/.aws` are looked at. Default: yes.
     pub environment: bool,
     /// Files behind `nfs://`.
@@ -168,6 +173,8 @@ impl Default for Remote {
             ceph_conf: None,
             ceph_user: None,
             ceph_libraries: None,
+            milvus_root: None,
+            milvus_token: None,
             environment: true,
             nfs: Nfs::default(),
             juicefs_bucket: None,
@@ -206,6 +213,8 @@ impl Remote {
             "ceph_libraries" => self.ceph_libraries = Some(text()?.into()),
             "juicefs_bucket" => self.juicefs_bucket = Some(text()?),
             "juicefs_meta_user" => self.juicefs_meta_user = Some(text()?),
+            "milvus_root" => self.milvus_root = Some(text().filter(|text| text.contains("://"))?),
+            "milvus_token" => self.milvus_token = Some(text()?),
             "remote_environment" => self.environment = flag()?,
             _ => return self.nfs.set(name, value),
         }
@@ -330,6 +339,19 @@ impl Remote {
         }
     }
 
+    fn milvus(&self) -> MilvusConfig {
+        let told = || {
+            let (_, token) = std::env::vars_os().find(|(name, _)| self.environment && name == "MILVUS_TOKEN")?;
+            token.into_string().ok().filter(|token| !token.is_empty())
+        };
+        MilvusConfig {
+            root: self.milvus_root.clone().unwrap_or_else(|| MilvusConfig::default().root),
+            token: self.milvus_token.clone().or_else(told),
+            silence: self.timeout,
+            patience: self.patience,
+        }
+    }
+
     fn ceph(&self) -> CephConfig {
         CephConfig {
             conf: self.ceph_conf.clone(),
@@ -347,7 +369,8 @@ impl Remote {
 pub(crate) struct Remotes {
     requests: u32,
     context: Context,
-    objects: ObjectStores,
+    objects: Arc<ObjectStores>,
+    milvus: Milvus,
     hdfs: Hdfs,
     nfs: NfsStores,
     ceph: Ceph,
@@ -360,23 +383,25 @@ pub(crate) const TRANSPORTS: [TransportName; 5] = [HTTP, HDFS, NFS, CEPH, JUICEF
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
         let (requests, context) = (said.requests, Context::new(Runtime::new(THREADS)));
-        let (of_hdfs, of_nfs, of_juicefs) = (said.clone(), said.clone(), said.clone());
+        let (of_hdfs, of_nfs, of_juicefs, of_milvus) = (said.clone(), said.clone(), said.clone(), said.clone());
         let ceph = Ceph::new(context.clone(), said.ceph());
-        let objects = ObjectStores::new(context.clone(), move || said.config());
+        let objects = Arc::new(ObjectStores::new(context.clone(), move || said.config()));
+        let milvus = Milvus::new(context.clone(), objects.clone(), move || of_milvus.milvus());
         let hdfs = Hdfs::new(context.clone(), move || of_hdfs.hdfs());
         let nfs = NfsStores::new(context.clone(), move || of_nfs.nfs.config(&of_nfs));
         let juicefs = JuiceFs::new(context.clone(), move || of_juicefs.juicefs());
-        Self { requests, context, objects, hdfs, nfs, ceph, juicefs }
+        Self { requests, context, objects, milvus, hdfs, nfs, ceph, juicefs }
     }
 
     /// Those that an address is of.
     pub(crate) fn of(&self, at: &Address) -> &dyn System {
         match at.scheme {
             Scheme::S3 | Scheme::Gcs | Scheme::Azure | Scheme::Http | Scheme::Https | Scheme::Ais | Scheme::Alluxio => {
-                &self.objects
+                &*self.objects
             }
             Scheme::Hdfs | Scheme::WebHdfs => &self.hdfs,
             Scheme::Nfs => &self.nfs,
+            Scheme::Milvus => &self.milvus,
             Scheme::Rados | Scheme::Rbd | Scheme::CephFs => &self.ceph,
             Scheme::JuiceFs => &self.juicefs,
         }
@@ -442,6 +467,8 @@ mod tests {
             ("hdfs_conf_dir", "/etc"),
             ("ceph_user", "me"),
             ("nfs_port", "2049"),
+            ("milvus_root", "s3://b/files"),
+            ("milvus_token", "root:Milvus"),
             ("remote_requests", "3"),
         ] {
             crate::Engine::builder().set(name, value).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -9,6 +9,7 @@
 //!   rados://pool/object   rbd://pool/image@snapshot   cephfs://filesystem/path
 //!   juicefs://redis-host:6379/database/path
 //!   ais://bucket/key   ais://bucket/shard.tar?archpath=member   alluxio://proxy:39999/directory/path
+//!   milvus://host:19530/collection
 //!   any of them with ?offset=N&len=N: that part of it
 //! ```
 
@@ -21,13 +22,13 @@ use sw_remote::{Address, Scheme};
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 6] = ["daos", "agp", "milvus", "curvefs", "weka", "lustre"];
+const PLANNED: [&str; 5] = ["daos", "agp", "curvefs", "weka", "lustre"];
 
 /// The beginning of addresses of JuiceFS with the name of an engine of metadata, as in `juicefs+postgres://`.
 const JUICEFS_ENGINE: &str = "juicefs+";
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path, ais://bucket/key, alluxio://proxy:39999/directory/path, juicefs://redis-host:port/database/path or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path, ais://bucket/key, alluxio://proxy:39999/directory/path, juicefs://redis-host:port/database/path, milvus://host:19530/collection or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -379,7 +380,7 @@ fn remote(text: &str) -> Result<Uri, Error> {
         Error::new(ErrorKind::BadUri, Verb::Open)
             .at(text)
             .detail(why)
-            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH or juicefs://REDIS-HOST:PORT/DATABASE/PATH")
+            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH, juicefs://REDIS-HOST:PORT/DATABASE/PATH or milvus://HOST:PORT/COLLECTION")
     })?;
     Ok(Uri::Remote(address).part(offset, len))
 }

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use sw_data::decode::{Limits, Rows, mds_shard, npz_array, parquet_rows, rows};
 use sw_data::formats::{
-    Codec, ColumnCoding, Extent, FormatError, Grouping, MdsScan, NpyScan, NpzContent, NpzScan, ParquetRows,
+    BinlogScan, Codec, ColumnCoding, Extent, FormatError, Grouping, MdsScan, NpyScan, NpzContent, NpzScan, ParquetRows,
     ParquetScan, Payloads, Physical, Scan, TarScan, TfRecordIndexScan, TfRecordScan, TokenIndexScan, Values,
     WdsIndexScan, Wrong, example, feature_bytes, mds_index,
 };
@@ -161,6 +161,16 @@ pub fn npy(file: &[u8]) -> &'static str {
     let found = walk(|| NpyScan::new(file.len() as u64), file);
     for array in found.iter().flatten() {
         assert_inside(array.content, file.len() as u64);
+    }
+    told(found)
+}
+
+/// Takes `file` for a binlog of Milvus, and decodes the Parquet files that are found in it.
+pub fn binlog(file: &[u8]) -> &'static str {
+    let found = walk(|| BinlogScan::new(file.len() as u64), file);
+    for payload in found.iter().flatten() {
+        assert_inside(payload.extent, file.len() as u64);
+        let _outcome = parquet(part(file, payload.extent));
     }
     told(found)
 }

@@ -31,12 +31,23 @@ pub enum Format {
     Parquet,
     /// A document of a Megatron token file.
     Tokens,
+    /// A row of a field of a Milvus collection.
+    Milvus,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Raw, Self::Tar, Self::TfRecord, Self::Mds, Self::Npy, Self::Npz, Self::Parquet, Self::Tokens];
+    pub const ALL: [Self; 9] = [
+        Self::Raw,
+        Self::Tar,
+        Self::TfRecord,
+        Self::Mds,
+        Self::Npy,
+        Self::Npz,
+        Self::Parquet,
+        Self::Tokens,
+        Self::Milvus,
+    ];
 
     /// Its name in indexes and on the command line.
     pub fn name(self) -> &'static str {
@@ -49,6 +60,7 @@ impl Format {
             Self::Npz => "npz",
             Self::Parquet => "parquet",
             Self::Tokens => "tokens",
+            Self::Milvus => "milvus",
         }
     }
 }
@@ -86,7 +98,7 @@ pub struct ObjectEntry {
     pub version: String,
     /// What it holds.
     pub format: Format,
-    /// What must be known of it to decode its blocks, as the format's text: of Parquet a
+    /// What must be known of it to decode its blocks, as the format's text: of Parquet, and of Milvus, a
     /// [`ColumnCoding`](crate::formats::ColumnCoding). Empty where there is nothing to know.
     pub coding: String,
 }

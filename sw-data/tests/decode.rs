@@ -7,8 +7,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sw_data::decode::{DecodeError, Limits, Rows, mds_shard, npz_array, parquet_rows, rows};
 use sw_data::formats::{
-    ColumnCoding, Extent, FormatError, Layout, MdsCompression, MdsScan, NpzArray, NpzContent, NpzScan, ParquetRows,
-    ParquetScan, Scan, Wrong, mds_index, scan_slice,
+    BINLOG_COLUMN, BinlogEvent, BinlogScan, ColumnCoding, Extent, FormatError, Layout, MdsCompression, MdsScan,
+    NpzArray, NpzContent, NpzScan, ParquetRows, ParquetScan, Scan, Wrong, mds_index, scan_slice,
 };
 use sw_data::samples::Format;
 
@@ -308,4 +308,23 @@ fn a_bad_array_is_told_and_the_others_are_found() {
     for len in 0..whole.len() {
         assert!(matches!(npz(&whole[..len]).unwrap_err().wrong, Wrong::Archive(sw_zip::Wrong::NoEnd)), "{len}");
     }
+}
+
+/// Binlogs that Milvus 2.3.5 wrote: the keys 3,000 to 4,999 of a segment, and two deletes.
+#[test]
+fn binlogs_of_milvus_are_decoded() {
+    let of = |name: &str, event| {
+        let file = file(name);
+        let found = scan_slice(&mut BinlogScan::new(file.len() as u64).unwrap(), &file).unwrap();
+        assert_eq!((found.len(), found[0].event), (1, event));
+        values(bytes(&file, found[0].extent), Some(BINLOG_COLUMN))
+    };
+    let keys: Vec<Vec<u8>> = (3000_i64..5000).map(|key| key.to_le_bytes().to_vec()).collect();
+    assert_eq!(of("milvus/int64.binlog", BinlogEvent::Insert), keys);
+    let mut deletes: Vec<Value> = of("milvus/deletes.binlog", BinlogEvent::Delete)
+        .iter()
+        .map(|line| serde_json::from_slice::<Value>(line).unwrap()["pk"].clone())
+        .collect();
+    deletes.sort_by_key(Value::as_i64);
+    assert_eq!(deletes, [10, 11]);
 }

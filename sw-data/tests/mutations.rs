@@ -120,6 +120,11 @@ fn npy() {
 }
 
 #[test]
+fn binlog() {
+    check(&run(bodies::binlog, &seeds(&[".binlog"]), 5_000), &["ok", "Cut", "Field", "Unsupported"]);
+}
+
+#[test]
 fn idx() {
     check(&run(bodies::idx, &seeds(&[".idx"]), 10_000), &["ok", "Cut", "Field", "OutOfFile", "Unsupported"]);
 }

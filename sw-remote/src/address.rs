@@ -38,11 +38,13 @@ pub enum Scheme {
     Alluxio,
     /// `juicefs://REDIS:PORT/DATABASE/PATH`.
     JuiceFs,
+    /// `milvus://HOST:PORT/COLLECTION`.
+    Milvus,
 }
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 14] = [
+    pub const ALL: [(&'static str, Scheme); 15] = [
         ("s3", Self::S3),
         ("gs", Self::Gcs),
         ("az", Self::Azure),
@@ -57,6 +59,7 @@ impl Scheme {
         ("ais", Self::Ais),
         ("alluxio", Self::Alluxio),
         ("juicefs", Self::JuiceFs),
+        ("milvus", Self::Milvus),
     ];
 
     /// What stands before `://`.
@@ -76,6 +79,7 @@ impl Scheme {
             Self::Ais => "ais",
             Self::Alluxio => "alluxio",
             Self::JuiceFs => "juicefs",
+            Self::Milvus => "milvus",
         }
     }
 
@@ -91,7 +95,7 @@ impl Scheme {
 
     /// Whether what stands behind `://` is a host.
     fn has_host(self) -> bool {
-        matches!(self, Self::Http | Self::Https | Self::Nfs | Self::Alluxio | Self::JuiceFs)
+        matches!(self, Self::Http | Self::Https | Self::Nfs | Self::Alluxio | Self::JuiceFs | Self::Milvus)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod http;
 mod intent;
 pub mod juicefs;
 mod land;
+pub mod milvus;
 pub mod nfs;
 pub mod objects;
 mod part;

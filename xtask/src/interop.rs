@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The tests start their servers themselves, on the loopback or in a network namespace, and stop them by process. To add one: a row in
-//! [`SYSTEMS`], and a module of its name in `sw-remote/tests/it` whose tests are ignored otherwise.
+//! [`SYSTEMS`], and a module of its name in `tests/it` of `sw-remote`, or of `sw-data`, whose tests are ignored otherwise.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -149,6 +149,18 @@ const SYSTEMS: &[System] = &[
         ],
         brings: Some(servers::juicefs),
         tests_min: 2,
+        runs: Runs::ByName,
+    },
+    System {
+        name: "milvus",
+        what: "Milvus, standalone, over an object store of the test's process",
+        needs: &[
+            Need::Tool { program: "python3", package: "python3-venv" },
+            Need::Tool { program: "unshare", package: "util-linux" },
+            Need::Tool { program: "ip", package: "iproute2" },
+        ],
+        brings: Some(servers::milvus),
+        tests_min: 1,
         runs: Runs::ByName,
     },
 ];

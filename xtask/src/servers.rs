@@ -130,3 +130,35 @@ fn command(place: &Place) -> Result<(&'static str, PathBuf), Stop> {
     }
     Ok(("STRAIGHTWAY_COMMAND", place.target.join("debug/straightway")))
 }
+
+/// The version of Milvus that is tested with, and what its client needs with it.
+const MILVUS: &str = "2.3.5";
+const MILVUS_PACKAGES: [&str; 5] = ["milvus==2.3.5", "pymilvus>=2.3,<2.4", "setuptools<81", "marshmallow<4", "numpy<3"];
+/// Writes programs and configuration out of the package, and starts the server for a moment: in a namespace, as it listens everywhere.
+const MILVUS_UNPACK: &str = "ip link set lo up && exec venv/bin/python -c 'import sys; from milvus import MilvusServer; \
+                             s = MilvusServer(); s.set_base_dir(sys.argv[1]); s.start(); s.stop()' \"$0\"";
+
+/// Milvus with its client for Python, about 900 MB, into `target/servers/milvus-VERSION`.
+pub fn milvus(place: &Place) -> Brought {
+    let folder = folder(place, &format!("milvus-{MILVUS}"))?;
+    let whole = folder.join("whole");
+    if !whole.exists() {
+        let failed = |error: std::io::Error| Stop::new(format!("{}: {error}", folder.display()), "look at its rights");
+        let run = |program: &str, args: &[&str]| {
+            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            let ended = Job::program(place, Path::new(program), &args).dir(&folder).limit(BRING_LIMIT).run()?;
+            match ended.ok() {
+                true => Ok(()),
+                false => Err(Stop::new("Milvus was not brought", "see above; Python's package index is needed once")),
+            }
+        };
+        run("python3", &["-m", "venv", "venv"])?;
+        let pip = folder.join("venv/bin/python").display().to_string();
+        run(&pip, &[&["-m", "pip", "install", "-q"][..], &MILVUS_PACKAGES].concat())?;
+        let base = folder.join("srv").display().to_string();
+        std::fs::create_dir_all(&base).map_err(failed)?;
+        run("unshare", &["--map-root-user", "--net", "sh", "-c", MILVUS_UNPACK, &base])?;
+        std::fs::write(whole, MILVUS).map_err(failed)?;
+    }
+    Ok(vec![("STRAIGHTWAY_MILVUS", folder)])
+}

@@ -289,6 +289,8 @@ fn built_dict<'py>(py: Python<'py>, built: &Built) -> PyResult<Bound<'py, PyDict
         ("damaged", built.damaged),
         ("passed_files", built.passed_files),
         ("passed_members", built.passed_members),
+        ("deleted_rows", built.deleted_rows),
+        ("unflushed_rows", built.unflushed_rows),
         ("sidecars", built.sidecars),
         ("sidecars_unfit", built.sidecars_unfit),
         ("sidecar_samples", built.sidecar_samples),

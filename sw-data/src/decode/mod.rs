@@ -20,7 +20,7 @@ pub use parquet::parquet_rows;
 
 use crate::{formats::ColumnCoding, samples::Format};
 
-/// Decodes a block of an object: `coding` is what its index keeps of it, a [`ColumnCoding`] for Parquet and nothing for the others.
+/// Decodes a block of an object: `coding` is what its index keeps of it, a [`ColumnCoding`] for Parquet, of which Milvus's binlogs are, and nothing for the others.
 /// A block of an npz archive is a member with its own header before it ([`NpzArray::block`](crate::formats::NpzArray)); its array is
 /// one row, its elements.
 ///
@@ -28,7 +28,7 @@ use crate::{formats::ColumnCoding, samples::Format};
 /// What is wrong with the block; `Unsupported` for formats whose samples lie in the file as they are.
 pub fn rows(format: Format, coding: &str, block: &[u8], limits: Limits) -> Result<Rows, DecodeError> {
     match format {
-        Format::Parquet => {
+        Format::Parquet | Format::Milvus => {
             let coding: ColumnCoding =
                 coding.parse().map_err(|_| DecodeError::Damaged { what: "the coding of a column" })?;
             parquet_rows(&coding, block, limits)

@@ -9,6 +9,7 @@
 //!
 //! Nothing is allocated because a file claims a length; what is kept at once is bounded by the limits named in each format.
 
+mod binlog;
 mod example;
 mod line;
 mod mds;
@@ -23,6 +24,7 @@ mod thrift;
 pub(crate) mod varint;
 mod webdataset;
 
+pub use binlog::{BINLOG_COLUMN, BinlogEvent, BinlogScan, Payload};
 pub use example::{Feature, Values, example, feature_bytes};
 pub use mds::{Column, MdsCompression, MdsScan, MdsShard, mds_index};
 pub use megatron::{Shape, Token, TokenIndexScan};

@@ -28,7 +28,7 @@ use super::{
     rows::Rows,
     scan::{self, Checksums, How, Scanned, coding_of_records},
     sidecar::{Aside, SideCars},
-    sources::{self, Sources, Wanted},
+    sources::{self, Asked, Sources, Wanted},
     write::{Growing, Sink, Writer},
 };
 
@@ -57,7 +57,7 @@ pub struct BuildOptions<'a> {
     pub format: Option<Format>,
     /// The column of Parquet files that samples are, names separated by dots; `None`: the only one that can be meant. Of npz
     /// files the array; `None`: every one. Of TFRecord files the feature of the `tf.train.Example` in each record, which must be
-    /// one byte string; `None`: the record.
+    /// one byte string; `None`: the record. Of collections of Milvus the field; `None`: the only vector.
     pub column: Option<&'a str>,
     /// Whether index files beside shards are used.
     pub sidecars: SideCars,
@@ -82,6 +82,10 @@ impl BuildOptions<'_> {
             on_error: OnError::Fail,
             older: None,
         }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked { format: self.format, column: self.column }
     }
 }
 
@@ -139,6 +143,10 @@ pub struct Built {
     pub passed_files: u64,
     /// Members of archives that belong to no sample. Of archives with a side-car those alone that it names.
     pub passed_members: u64,
+    /// Rows of collections that were deleted, and are no samples.
+    pub deleted_rows: u64,
+    /// Rows of collections that the server has and did not flush: they are no samples.
+    pub unflushed_rows: u64,
     /// Objects whose samples are from an index file beside them.
     pub sidecars: u64,
     /// Objects with an index file beside them that does not fit: they were walked.
@@ -186,7 +194,7 @@ impl<'a> Older<'a> {
         let has_all = held.checksums == held.samples;
         let is_wanted = match entry.format {
             // Which column an older index is of, it does not say; and finding rows and arrays takes little.
-            Format::Parquet | Format::Npz => false,
+            Format::Parquet | Format::Npz | Format::Milvus => false,
             // A walk finds checksums that a side-car does not have.
             Format::TfRecord => {
                 entry.coding == coding_of_records(how.column) && (how.sidecars == SideCars::Use || has_all)
@@ -229,7 +237,7 @@ pub fn build(
     options: &BuildOptions<'_>,
     progress: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Built, Error> {
-    let found = sources::find(engine, sources, options.format)?;
+    let found = sources::find(engine, sources, options.asked())?;
     let (built, file) = collect(engine, found, (Growing::new(engine, to)?, &folder_of(to)), options, progress)?;
     Ok(Built { index_bytes: file.commit()?, ..built })
 }
@@ -244,7 +252,7 @@ pub fn build_in_memory(
     options: &BuildOptions<'_>,
     progress: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<(Built, Index), Error> {
-    let found = sources::find(engine, sources, options.format)?;
+    let found = sources::find(engine, sources, options.asked())?;
     let (built, bytes) = collect(engine, found, (Vec::new(), ""), options, progress)?;
     Ok((Built { index_bytes: bytes.len() as u64, ..built }, Index::from_bytes(bytes)?))
 }
@@ -264,7 +272,7 @@ fn collect<S: Sink>(
     let threads = options.threads.get().min(found.wanted.len().max(1));
     let (send, receive) = sync_channel(threads * OBJECTS_AHEAD);
     let queue = Mutex::new(Some(Queue { next: found.wanted.iter(), to: send }));
-    let mut built = Built { passed_files: found.passed, ..Built::default() };
+    let mut built = Built { passed_files: found.passed, unflushed_rows: found.unflushed, ..Built::default() };
     let mut writer = Writer::new(to)?;
     let written = std::thread::scope(|scope| {
         for number in 0..threads {
@@ -389,7 +397,10 @@ impl<S: Sink> Drain<'_, S> {
                     self.built.samples += held.samples;
                     self.built.checksums += held.checksums;
                     self.built.object_bytes += entry.len;
-                    self.built.passed_members += scanned.passed;
+                    match entry.format {
+                        Format::Milvus => self.built.deleted_rows += scanned.passed,
+                        _ => self.built.passed_members += scanned.passed,
+                    }
                     self.built.taken_over += u64::from(running.is_taken_over);
                     self.aside(&entry.uri, &scanned.aside, progress)?;
                     return told(progress(Event::Object { entry: &entry, held }));

@@ -14,6 +14,7 @@ mod blocks;
 mod build;
 mod feed;
 mod message;
+mod milvus;
 mod objects;
 mod read;
 mod rows;

@@ -14,6 +14,7 @@ use crate::{
 };
 
 use super::{
+    milvus,
     rows::{Found, Rows},
     sidecar::{self, Aside, SideCars},
     sources::{Wanted, What},
@@ -193,8 +194,8 @@ impl Collect<'_, '_> {
         if self.rows.len() >= CHUNK_ROWS { self.send() } else { Ok(()) }
     }
 
-    /// An item of a block, whose key is its number. Its checksum is that of the block, which is summed once.
-    fn item(&mut self, block: Extent, row: u64) -> Result<(), Error> {
+    /// An item of a block. Its checksum is that of the block, which is summed once.
+    pub fn item(&mut self, block: Extent, row: u64, key: &str) -> Result<(), Error> {
         let crc32c = match (&mut self.sums, self.block) {
             (None, _) => None,
             (Some(_), Some((known, sum))) if known == block => Some(sum),
@@ -207,8 +208,18 @@ impl Collect<'_, '_> {
                 .detail(format!("item {row} of one block"))
                 .remedy("write smaller row groups")
         })?;
+        self.add(Found { extent: block, row: Some(row), crc32c, key, parts: &[] })
+    }
+
+    /// An item of a block, whose key is its number.
+    fn numbered_item(&mut self, block: Extent, row: u64) -> Result<(), Error> {
         let key = self.number.to_string();
-        self.add(Found { extent: block, row: Some(row), crc32c, key: &key, parts: &[] })
+        self.item(block, row, &key)
+    }
+
+    /// A sample of that key.
+    pub fn called(&mut self, key: &str, extent: Extent) -> Result<(), Error> {
+        self.add(Found { extent, row: None, crc32c: None, key, parts: &[] })
     }
 
     /// Samples so far.
@@ -230,7 +241,7 @@ impl Collect<'_, '_> {
 /// What was scanned.
 pub(super) struct Scanned {
     pub entry: ObjectEntry,
-    /// Members of archives that belong to no sample.
+    /// Members of archives that belong to no sample; rows of a collection that were deleted.
     pub passed: u64,
     /// What came of its side-cars.
     pub aside: Aside,
@@ -331,6 +342,7 @@ fn walk(
         What::Alone(Format::Parquet) => coding = rows_of_parquet(window, how.column, collect)?,
         What::Mds(shard) if shard.compression.is_some() => compressed_mds(object, shard, collect)?,
         What::Mds(shard) => shard_of_mds(window, shard, collect)?,
+        What::Milvus(log) => (passed, coding) = milvus::rows(window, log, collect)?,
         What::Tokens(index) => documents(window, index, collect)?,
         What::Alone(format) => {
             return Err(Error::new(ErrorKind::Unsupported, Verb::Parse)
@@ -538,7 +550,7 @@ fn rows_of_parquet(
             (0..rows).try_for_each(|_| collect.numbered(Extent { offset: 0, len: 0 }, None))
         }
         ParquetRows::Block { extent, first_row, rows } => {
-            (first_row..first_row.saturating_add(rows)).try_for_each(|row| collect.item(extent, row))
+            (first_row..first_row.saturating_add(rows)).try_for_each(|row| collect.numbered_item(extent, row))
         }
     })?;
     Ok(scan.coding().map(|coding| coding.to_string()).unwrap_or_default())
@@ -556,7 +568,7 @@ fn check_shard_len(object: &Object, shard: &MdsShard) -> Result<(), Error> {
 /// A compressed shard: all of it is the block that its samples are items of.
 fn compressed_mds(object: &Object, shard: &MdsShard, collect: &mut Collect<'_, '_>) -> Result<(), Error> {
     check_shard_len(object, shard)?;
-    (0..shard.samples).try_for_each(|row| collect.item(Extent { offset: 0, len: object.len() }, row))
+    (0..shard.samples).try_for_each(|row| collect.numbered_item(Extent { offset: 0, len: object.len() }, row))
 }
 
 /// Samples of an MDS shard with their columns as parts.

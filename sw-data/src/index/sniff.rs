@@ -40,6 +40,9 @@ pub(super) fn by_name(path: &str) -> Result<ByName, Error> {
     if ends(&[".index.arrow", ".tfrecord.idx", ".tfrecord.index", ".tar.idx", ".tar.index"]) {
         return Ok(ByName::Beside);
     }
+    if ends(&[".milvus.json"]) {
+        return Ok(ByName::Is(Format::Milvus));
+    }
     let ending = base.rsplit_once('.').map_or("", |(_, ending)| ending);
     let format = match ending {
         "tar" => Format::Tar,
@@ -90,6 +93,7 @@ mod tests {
         assert_eq!(is("/a.b/c.TAR"), ByName::Is(Format::Tar));
         assert_eq!(is("x.tfrecord-00000-of-00010"), ByName::Is(Format::TfRecord));
         assert_eq!(is("x.tfrecord.index"), ByName::Beside);
+        assert_eq!(is("/c/collection.milvus.json"), ByName::Is(Format::Milvus));
         assert_eq!(is("a.jpeg"), ByName::Is(Format::Raw));
         assert_eq!(is("/a.tar/README"), ByName::Unknown);
         assert_eq!(by_name("a.tar.gz").unwrap_err().kind(), ErrorKind::Unsupported);

@@ -10,6 +10,7 @@ use crate::{
 };
 
 use super::{
+    milvus,
     scan::malformed,
     sniff::{self, ByName},
 };
@@ -41,6 +42,8 @@ pub(super) enum What {
     Mds(Arc<MdsShard>),
     /// An index beside it tells.
     Tokens(Uri),
+    /// Binlogs beside it tell.
+    Milvus(Arc<milvus::Log>),
 }
 
 impl What {
@@ -50,6 +53,7 @@ impl What {
             Self::File(_) => Format::Raw,
             Self::Mds(_) => Format::Mds,
             Self::Tokens(_) => Format::Tokens,
+            Self::Milvus(_) => Format::Milvus,
         }
     }
 }
@@ -60,6 +64,17 @@ pub(super) struct Sources {
     pub wanted: Vec<Wanted>,
     /// Files of folders that hold no samples: beside shards, hidden, or belonging to others.
     pub passed: u64,
+    /// Rows of collections that are not flushed, and so not there.
+    pub unflushed: u64,
+}
+
+/// What is said of all sources.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// The format of each file.
+    pub format: Option<Format>,
+    /// The field of collections.
+    pub column: Option<&'a str>,
 }
 
 /// The names that one with braces stands for: `a-{000..123}.tar`, `{train,test}/{0..9}.tar`. Numbers have the width of the first.
@@ -101,7 +116,7 @@ pub fn expand_braces(text: &str) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// What looking at them returns; what their names or indexes have wrong.
-pub(super) fn find(engine: &Engine, named: &[String], format: Option<Format>) -> Result<Sources, Error> {
+pub(super) fn find(engine: &Engine, named: &[String], asked: Asked<'_>) -> Result<Sources, Error> {
     let mut all = Sources::default();
     for (group, text) in named.iter().enumerate() {
         let group = u32::try_from(group).unwrap_or(u32::MAX);
@@ -112,8 +127,9 @@ pub(super) fn find(engine: &Engine, named: &[String], format: Option<Format>) ->
             let uri: Uri = name.parse()?;
             let entry = entry_of(engine, &uri)?;
             match entry.kind {
-                EntryKind::Directory => folder(engine, &uri, (group, format), &mut all)?,
-                _ => all.wanted.extend(single(engine, uri, entry, (group, format))?),
+                EntryKind::Directory => folder(engine, &uri, (group, asked), &mut all)?,
+                _ if is_collection(&name, asked.format)? => rows_of(engine, &uri, (group, asked), &mut all)?,
+                _ => all.wanted.extend(single(engine, uri, entry, (group, asked.format))?),
             }
         }
     }
@@ -178,6 +194,22 @@ fn single(
     Ok(vec![Wanted { uri, group, entry, what }])
 }
 
+/// Whether a name is that of a collection's manifest.
+fn is_collection(name: &str, format: Option<Format>) -> Result<bool, Error> {
+    match format {
+        Some(format) => Ok(format == Format::Milvus),
+        None => Ok(sniff::by_name(name)? == ByName::Is(Format::Milvus)),
+    }
+}
+
+/// The binlogs of a collection.
+fn rows_of(engine: &Engine, manifest: &Uri, (group, asked): (u32, Asked<'_>), all: &mut Sources) -> Result<(), Error> {
+    let (wanted, unflushed) = milvus::collection(engine, manifest, (group, asked.column))?;
+    all.wanted.extend(wanted);
+    all.unflushed += unflushed;
+    Ok(())
+}
+
 fn folder_text(path: &str) -> &str {
     path.rfind('/').map_or(".", |slash| &path[..slash])
 }
@@ -236,7 +268,8 @@ struct File {
 }
 
 /// Everything below a folder. Where there are shards, files that are none belong to them and hold no samples.
-fn folder(engine: &Engine, root: &Uri, (group, format): (u32, Option<Format>), all: &mut Sources) -> Result<(), Error> {
+fn folder(engine: &Engine, root: &Uri, (group, asked): (u32, Asked<'_>), all: &mut Sources) -> Result<(), Error> {
+    let format = asked.format;
     let files = files_below(engine, root, all)?;
     let is_mds = |file: &&File| file.below.rsplit('/').next() == Some("index.json");
     let mut found = Vec::new();
@@ -252,7 +285,7 @@ fn folder(engine: &Engine, root: &Uri, (group, format): (u32, Option<Format>), a
     }
     let has_shards = |format: &ByName| matches!(format, ByName::Is(format) if *format != Format::Raw);
     let by_name = !found.is_empty() || files.iter().any(|file| has_shards(&file.by_name));
-    let mut others = Vec::new();
+    let (mut others, mut is_collection) = (Vec::new(), false);
     for file in files {
         let uri: Uri = file.entry.name.parse()?;
         let is = match (format, file.by_name) {
@@ -266,6 +299,10 @@ fn folder(engine: &Engine, root: &Uri, (group, format): (u32, Option<Format>), a
         match is {
             // Found by their index.
             Some(Format::Mds) | None => all.passed += 1,
+            Some(Format::Milvus) => {
+                rows_of(engine, &uri, (group, asked), all)?;
+                is_collection = true;
+            }
             Some(Format::Raw) => others.push((uri, file)),
             Some(Format::Tokens) => {
                 let what = single(engine, uri, file.entry, (group, Some(Format::Tokens)))?;
@@ -274,7 +311,7 @@ fn folder(engine: &Engine, root: &Uri, (group, format): (u32, Option<Format>), a
             Some(format) => found.push(Wanted { uri, group, entry: file.entry, what: What::Alone(format) }),
         }
     }
-    if found.is_empty() {
+    if found.is_empty() && !is_collection {
         let file = |(uri, file): (Uri, File)| Wanted { uri, group, entry: file.entry, what: What::File(file.below) };
         found.extend(others.into_iter().map(file));
     } else {

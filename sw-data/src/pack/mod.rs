@@ -1,4 +1,4 @@
-//! Packing samples into shards of formats that exist: tar as WebDataset reads it, and TFRecord.
+//! Packing samples into shards of formats that exist: tar as WebDataset reads it, TFRecord, and npy.
 //!
 //! ```text
 //!   index of the sources ─► samples in order, read ahead ─► entries ─► shard-000000.tar ─► rename ─► shard-000001.tar …
@@ -7,8 +7,11 @@
 //! A shard appears under its name when it is whole. Samples with one key that follow each other, as `a.jpg` and `a.json` of a folder
 //! do, become one sample of an archive and are never parted.
 
+mod npy;
 mod records;
 mod tar;
+
+pub use npy::Element;
 
 use std::ops::ControlFlow;
 
@@ -30,6 +33,8 @@ pub enum Container {
     },
     /// TFRecord files. The format has no room for alignment.
     TfRecord,
+    /// Arrays of two dimensions: a sample is a row, and all have the same length.
+    Npy(Element),
 }
 
 impl Container {
@@ -37,6 +42,7 @@ impl Container {
         match self {
             Self::Tar { .. } => "tar",
             Self::TfRecord => "tfrecord",
+            Self::Npy(_) => "npy",
         }
     }
 }
@@ -101,8 +107,16 @@ pub fn pack(
             .detail("an alignment of this many bytes")
             .remedy(format!("use a power of two from {} to {ALIGN_MAX}", tar::BLOCK)));
     }
-    let mut shards =
-        Shards { engine, folder, options, current: None, packed: Packed::default(), last: Last::default() };
+    let mut shards = Shards {
+        engine,
+        folder,
+        options,
+        total: index.len(),
+        array: None,
+        current: None,
+        packed: Packed::default(),
+        last: Last::default(),
+    };
     let mut feed = Feed::new(engine, index, 0..index.len(), Want::Bytes);
     while let Some(fed) = feed.next_sample()? {
         shards.add(&fed)?;
@@ -121,10 +135,22 @@ struct Last {
     names: Vec<String>,
 }
 
+/// Rows of arrays.
+#[derive(Clone, Copy)]
+struct Rows {
+    len: u64,
+    of_shard: u64,
+    left: u64,
+}
+
 struct Shards<'a> {
     engine: &'a Engine,
     folder: &'a str,
     options: &'a PackOptions,
+    /// Samples that are packed in all.
+    total: u64,
+    /// Of an array: bytes of a row, rows of a shard, and those that the current one lacks.
+    array: Option<Rows>,
     current: Option<Growing<'a>>,
     packed: Packed,
     last: Last,
@@ -132,6 +158,9 @@ struct Shards<'a> {
 
 impl Shards<'_> {
     fn add(&mut self, fed: &Fed) -> Result<(), Error> {
+        if let Container::Npy(element) = self.options.container {
+            return self.add_row(fed, element);
+        }
         let key = key_of(fed);
         let goes_on = self.last.key.as_ref() == Some(&key) && matches!(self.options.container, Container::Tar { .. });
         let items = self.items(fed, &key)?;
@@ -161,12 +190,45 @@ impl Shards<'_> {
         Ok(())
     }
 
+    /// A row of an array. How many its file has stands at its beginning: it is known, as all rows have one length.
+    fn add_row(&mut self, fed: &Fed, element: Element) -> Result<(), Error> {
+        let items = self.items(fed, &key_of(fed))?;
+        let len = items.iter().map(|item| item.content.len).sum::<u64>();
+        let rows = *self.array.get_or_insert_with(|| {
+            let of_shard = self.options.shard_bytes.checked_div(len).unwrap_or(0).max(1);
+            Rows { len, of_shard, left: 0 }
+        });
+        if rows.len != len || len == 0 || len % element.width() != 0 {
+            return Err(Error::new(ErrorKind::Unsupported, Verb::Write)
+                .at(fed.entry.uri.as_str())
+                .detail(format!(
+                    "sample {} has {len} bytes, the first one {}, and elements are of {element}",
+                    fed.label.key, rows.len
+                ))
+                .remedy("an array has rows of one length, a multiple of its elements': pack it as tar"));
+        }
+        let mut left = rows.left;
+        if left == 0 {
+            self.finish()?;
+            left = rows.of_shard.min(self.total - self.packed.samples);
+            let mut file = begin(self.engine, self.folder, self.options, &mut self.packed)?;
+            file.write(&npy::head(element, left, len / element.width()))?;
+            self.current = Some(file);
+        }
+        self.array = Some(Rows { left: left - 1, ..rows });
+        self.write(fed, &items)?;
+        self.packed.samples += 1;
+        self.packed.entries += 1;
+        self.packed.content_bytes += len;
+        Ok(())
+    }
+
     /// What becomes of a sample.
     fn items(&self, fed: &Fed, key: &str) -> Result<Vec<Item>, Error> {
         let parts = &fed.label.parts;
         let whole = Extent { offset: 0, len: fed.bytes.as_ref().map_or(0, Bytes::len) };
         match self.options.container {
-            Container::TfRecord => match parts.as_slice() {
+            Container::TfRecord | Container::Npy(_) => match parts.as_slice() {
                 // Records have no names: keys are not kept.
                 [] => Ok(vec![Item { name: String::new(), content: whole }]),
                 [one] => Ok(vec![Item { name: String::new(), content: one.extent }]),
@@ -193,6 +255,7 @@ impl Shards<'_> {
             match self.options.container {
                 Container::Tar { align } => file.write(&tar::head(file.at(), &item.name, item.content.len, align))?,
                 Container::TfRecord => file.write(&records::head(item.content.len))?,
+                Container::Npy(_) => {}
             }
             let mut sum = records::Sum::new();
             let mut failed = None;
@@ -208,6 +271,7 @@ impl Shards<'_> {
             match self.options.container {
                 Container::Tar { .. } => file.write(tar::padding(item.content.len))?,
                 Container::TfRecord => file.write(&sum.masked().to_le_bytes())?,
+                Container::Npy(_) => {}
             }
         }
         Ok(())

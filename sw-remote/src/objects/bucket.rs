@@ -104,7 +104,8 @@ impl Bucket {
             | Scheme::Rados
             | Scheme::Rbd
             | Scheme::CephFs
-            | Scheme::JuiceFs => {
+            | Scheme::JuiceFs
+            | Scheme::Milvus => {
                 return Err(unset("not an address of an object store".to_owned()));
             }
             Scheme::S3 => {

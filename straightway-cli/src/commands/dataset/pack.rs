@@ -5,7 +5,7 @@ use std::{fmt, fs, io, path::Path};
 use serde::Serialize;
 use sw_data::{
     index::{BuildOptions, SideCars, build},
-    pack::{Container, PackOptions, pack},
+    pack::{Container, Element, PackOptions, pack},
     samples::Samples as _,
 };
 
@@ -61,17 +61,22 @@ impl fmt::Display for Report {
 /// Those of the sources and of writing; `in_use` for a folder that holds something; an interrupt, after which the shards that are
 /// whole are in place.
 pub fn run(args: &Pack, out: &mut Out) -> Result<(), Fail> {
+    let element = args.dtype.unwrap_or(Element::BYTE);
+    if args.dtype.is_some() && args.format != Kind::Npy {
+        return Err(Fail::usage("only arrays have elements of a type", "leave --dtype out, or pack as npy"));
+    }
     let container = match (args.format, args.align) {
         (Kind::Tar, align) => Container::Tar { align: align.unwrap_or(ALIGN_BYTES) },
         (Kind::Tfrecord, None) => Container::TfRecord,
-        (Kind::Tfrecord, Some(_)) => {
-            return Err(Fail::usage("TFRecord has no room for alignment", "leave --align out, or pack as tar"));
+        (Kind::Npy, None) => Container::Npy(element),
+        (Kind::Tfrecord | Kind::Npy, Some(_)) => {
+            return Err(Fail::usage("only archives have room for alignment", "leave --align out, or pack as tar"));
         }
     };
     let folder = absolute(&args.out.to_string_lossy())?;
     session::with_engine(&args.engine, |engine| {
         let clock = Stopwatch::start();
-        let index = index_of(engine, &args.sources, (None, None), out)?;
+        let index = index_of(engine, &args.sources, (None, args.column.as_deref()), out)?;
         make_folder(Path::new(&folder))?;
         let options = PackOptions { container, shard_bytes: args.shard_size };
         let bar = out.steps(index.len(), "pack");
