@@ -1,9 +1,9 @@
 //! What has its bytes elsewhere.
 
-use futures_util::future::BoxFuture;
-use sw_engine::{Error, seam::IoKind};
+use futures_util::{FutureExt, future::BoxFuture};
+use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
 
-use crate::land::Landing;
+use crate::{address::Address, land::Landing};
 
 /// An open remote object. Its futures run on the runtime's threads, several at a time; one that is dropped is over at once, and touches
 /// no memory afterwards.
@@ -25,4 +25,25 @@ pub(crate) trait Remote: Send + Sync + 'static {
 
     /// What a flush means for it.
     fn flush(&self, kind: IoKind) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// Copies what a library read to its place.
+pub(crate) fn land(landing: &mut Landing, bytes: Option<&[u8]>, at: &Address) -> Result<(), Error> {
+    let landed = bytes.and_then(|bytes| landing.put(bytes).ok());
+    landed.ok_or_else(|| {
+        Error::new(ErrorKind::Protocol, Verb::Read).at(at.to_string()).detail("more bytes came than were asked for")
+    })
+}
+
+/// What is open for reading is not written.
+pub(crate) fn not_written(at: &Address) -> BoxFuture<'static, Result<(), Error>> {
+    let error = Error::new(ErrorKind::Unsupported, Verb::Write).at(at.to_string()).detail("it is open for reading");
+    futures_util::future::ready(Err(error)).boxed()
+}
+
+/// What is being written is not read.
+pub(crate) fn not_read(at: &Address) -> BoxFuture<'static, Result<(), Error>> {
+    let error = Error::new(ErrorKind::Unsupported, Verb::Read).at(at.to_string());
+    let error = error.detail("an object that is being written is not read before it is whole");
+    futures_util::future::ready(Err(error)).boxed()
 }

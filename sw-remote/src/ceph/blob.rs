@@ -19,16 +19,16 @@ use sw_engine::{
 
 use super::{
     Ceph, Shared, fault,
-    held::Held,
+    held::{Held, Keep},
     room::Part,
-    sys::{Failed, Keep, rados::Pool},
+    sys::{Failed, rados::Pool},
     text,
 };
 use crate::{
     address::Address,
     intent::{self, Intent},
     land::Landing,
-    remote::Remote,
+    remote::{Remote, not_read},
 };
 
 /// Bytes of an object that is written: below what a cluster takes in one operation (`osd_max_write_size`, 90 MiB).
@@ -137,13 +137,6 @@ impl Remote for Making {
     fn flush(&self, _kind: IoKind) -> BoxFuture<'_, Result<(), Error>> {
         futures_util::future::ready(Ok(())).boxed()
     }
-}
-
-/// What is being written is not read.
-pub(super) fn not_read(at: &Address) -> BoxFuture<'static, Result<(), Error>> {
-    let error = Error::new(ErrorKind::Unsupported, Verb::Read).at(at.to_string());
-    let error = error.detail("an object that is being written is not read before it is whole");
-    futures_util::future::ready(Err(error)).boxed()
 }
 
 impl intent::Making for Making {

@@ -11,14 +11,18 @@ use sw_engine::{
 use super::{
     Ceph, Shared, fault,
     held::Held,
-    objects::{land, not_written, wrong_kind},
+    objects::wrong_kind,
     sys::{
         Failed,
         cephfs::{Facts, File, Mount},
     },
     text,
 };
-use crate::{address::Address, land::Landing, remote::Remote};
+use crate::{
+    address::Address,
+    land::Landing,
+    remote::{Remote, land, not_written},
+};
 
 /// What tells two states of a file apart: its inode, its length, and when it was written last.
 fn version(facts: &Facts) -> Version {

@@ -21,16 +21,20 @@ use sw_engine::{
 
 use super::{
     Ceph, Shared, fault,
-    held::Held,
-    objects::{directory, land, not_written, wrong_kind},
+    held::{Held, Keep},
+    objects::{directory, wrong_kind},
     sys::{
-        Failed, Keep,
+        Failed,
         rados::Pool,
         rbd::{Image, Snapshot},
     },
     text,
 };
-use crate::{address::Address, land::Landing, remote::Remote};
+use crate::{
+    address::Address,
+    land::Landing,
+    remote::{Remote, land, not_written},
+};
 
 /// The name of the object that an image's facts are in, but for its identifier (`librbd`, of images of format 2).
 const HEADER: &str = "rbd_header.";

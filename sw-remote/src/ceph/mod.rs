@@ -14,11 +14,9 @@ mod blob;
 mod fault;
 mod files;
 mod files_write;
-mod held;
 mod image;
 mod objects;
 mod room;
-mod slabs;
 mod sys;
 
 use std::{
@@ -37,11 +35,9 @@ use sw_engine::{
 };
 
 use self::{
-    held::{Calls, Held},
     room::Room,
-    slabs::Slabs,
     sys::{
-        Done, Identity, Needed, Refusal,
+        Done, Identity, Needed,
         cephfs::{CephFs, Mount},
         rados::{Cluster, Pool, Rados},
         rbd::Rbd,
@@ -50,6 +46,11 @@ use self::{
 use crate::{
     CEPH,
     address::{Address, Scheme},
+    foreign::{
+        held::{self, Calls, Held},
+        library::Refusal,
+        slabs::Slabs,
+    },
     remote::Remote,
     runtime::leak,
     system::{Context, Opened, System},
@@ -232,7 +233,7 @@ impl Ceph {
     /// That which `config` describes.
     pub fn new(context: Context, config: CephConfig) -> Self {
         let limit = config.patience + MARGIN;
-        let calls = || Calls::new(CALLS_MAX, config.requests, limit);
+        let calls = || Calls::new(CALLS_MAX, config.requests, limit, fault::late);
         let shared = Shared {
             calls: calls(),
             file_calls: calls(),

@@ -15,14 +15,18 @@ use sw_engine::{
 
 use super::{
     Ceph, Shared, fault,
-    held::Held,
+    held::{Held, Keep},
     sys::{
-        Failed, Keep,
+        Failed,
         rados::{Pool, Stat},
     },
     text,
 };
-use crate::{address::Address, land::Landing, remote::Remote};
+use crate::{
+    address::Address,
+    land::Landing,
+    remote::{Remote, land, not_written},
+};
 
 /// Names of one listing, at most.
 const NAMES_MAX: usize = 10_000_000;
@@ -82,14 +86,6 @@ impl Blob {
     }
 }
 
-/// Copies what a library read to its place.
-pub(super) fn land(landing: &mut Landing, bytes: Option<&[u8]>, at: &Address) -> Result<(), Error> {
-    let landed = bytes.and_then(|bytes| landing.put(bytes).ok());
-    landed.ok_or_else(|| {
-        Error::new(ErrorKind::Protocol, Verb::Read).at(at.to_string()).detail("more bytes came than were asked for")
-    })
-}
-
 impl Remote for Blob {
     fn read<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
         self.get(offset, landing).boxed()
@@ -114,12 +110,6 @@ impl Remote for Blob {
     fn flush(&self, _kind: IoKind) -> BoxFuture<'_, Result<(), Error>> {
         futures_util::future::ready(Ok(())).boxed()
     }
-}
-
-/// What is open for reading is not written.
-pub(super) fn not_written(at: &Address) -> BoxFuture<'static, Result<(), Error>> {
-    let error = Error::new(ErrorKind::Unsupported, Verb::Write).at(at.to_string()).detail("it is open for reading");
-    futures_util::future::ready(Err(error)).boxed()
 }
 
 /// What a name in a listing becomes: itself, or what it begins with up to the next slash.

@@ -1,27 +1,15 @@
 //! Reading: bytes land, and the file is looked at afterwards: they are of the version that was opened if it still is that one.
-//!
-//! ```text
-//!   reads ─► bytes landed ─┬─ waits for a look ─► one look for all that wait ─► done, or Changed
-//!                          └─ the next look, if one is under way: it may have begun before these bytes came
-//! ```
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
-use tokio::sync::Mutex;
 
 use super::{
     fault::Failed,
     files::{Files, Meta, Ranges, Tries, persist},
 };
-use crate::{address::Address, land::Landing, remote::Remote};
+use crate::{address::Address, land::Landing, looks::Looks, remote::Remote};
 
 /// A file that is open for reading.
 pub(super) struct HdfsRead {
@@ -32,15 +20,7 @@ pub(super) struct HdfsRead {
     /// What it was when it was opened.
     meta: Meta,
     patience: Duration,
-    /// Reads whose bytes have landed.
-    landed: AtomicU64,
-    looked: Mutex<Looked>,
-}
-
-/// The last look, and the reads that it is good for.
-struct Looked {
-    at: u64,
-    found: Result<(), Failed>,
+    looks: Looks<Failed>,
 }
 
 impl HdfsRead {
@@ -51,8 +31,7 @@ impl HdfsRead {
         meta: Meta,
         patience: Duration,
     ) -> Self {
-        let looked = Mutex::new(Looked { at: 0, found: Ok(()) });
-        Self { files, bytes, at, path, meta, patience, landed: AtomicU64::new(0), looked }
+        Self { files, bytes, at, path, meta, patience, looks: Looks::default() }
     }
 
     /// Whether it is what it was when it was opened.
@@ -63,18 +42,6 @@ impl HdfsRead {
             Ok(_) => Err(Failed::changed()),
             Err(failed) => Err(failed),
         }
-    }
-
-    /// The same, by a look that begins after this call. All that wait share one.
-    async fn confirm(&self) -> Result<(), Failed> {
-        let mine = self.landed.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut looked = self.looked.lock().await;
-        if looked.at < mine {
-            let at = self.landed.load(Ordering::SeqCst);
-            let found = self.look().await;
-            *looked = Looked { at, found };
-        }
-        looked.found.clone()
     }
 
     async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Failed> {
@@ -96,7 +63,7 @@ impl HdfsRead {
                 tries.again(failed).await?;
             }
         }
-        self.confirm().await
+        self.looks.confirm(|| self.look()).await
     }
 }
 

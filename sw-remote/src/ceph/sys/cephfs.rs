@@ -9,7 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{super::held::Held, Failed, Identity, Needed, check, table};
+use super::{super::held::Held, CEPH, Failed, Identity, Needed, check};
+use crate::foreign::library::table;
 
 /// `struct ceph_mount_info *`, `struct ceph_dir_result *`: named by their pointers only.
 type Handle = *mut c_void;
@@ -45,7 +46,7 @@ const WANTED: c_uint = 0x001 | 0x040 | 0x100 | 0x200;
 
 table! {
     /// libcephfs.
-    CephFs, "libcephfs.so.2", "libcephfs2":
+    CephFs, CEPH, "libcephfs.so.2", "libcephfs2":
     ceph_create(*mut Handle, *const c_char) -> c_int;
     ceph_conf_read_file(Handle, *const c_char) -> c_int;
     ceph_conf_parse_env(Handle, *const c_char) -> c_int;

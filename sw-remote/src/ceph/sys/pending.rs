@@ -9,25 +9,13 @@
 #![expect(unsafe_code, reason = "hands memory to a library and takes it back")]
 
 use std::{
-    any::Any,
     ffi::{c_int, c_void},
     panic::AssertUnwindSafe,
-    sync::Arc,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
-/// What must be there as long as the library works: the handle that the call was made on, and the place among those that are under way.
-pub(in crate::ceph) struct Keep {
-    _handle: Arc<dyn Any + Send + Sync>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Keep {
-    pub(in crate::ceph) fn new(handle: Arc<dyn Any + Send + Sync>, place: OwnedSemaphorePermit) -> Self {
-        Self { _handle: handle, _place: place }
-    }
-}
+use crate::foreign::held::Keep;
 
 /// What came of a call.
 pub(in crate::ceph) struct Done {
@@ -101,6 +89,8 @@ impl<T> Pending<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::sync::Semaphore;
 
     use super::*;

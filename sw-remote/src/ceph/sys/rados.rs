@@ -12,11 +12,11 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    super::held::Held,
-    Failed, Identity, Needed, check,
-    pending::{Done, Keep, Parts, Pending},
-    table,
+    super::held::{Held, Keep},
+    CEPH, Failed, Identity, Needed, check,
+    pending::{Done, Parts, Pending},
 };
+use crate::foreign::library::table;
 
 /// `rados_t`, `rados_ioctx_t`, `rados_completion_t` and their like: named by their pointers only.
 type Handle = *mut c_void;
@@ -24,7 +24,7 @@ type Callback = unsafe extern "C" fn(Handle, *mut c_void);
 
 table! {
     /// librados.
-    Rados, "librados.so.2", "librados2":
+    Rados, CEPH, "librados.so.2", "librados2":
     rados_version(*mut c_int, *mut c_int, *mut c_int);
     rados_create2(*mut Handle, *const c_char, *const c_char, u64) -> c_int;
     rados_conf_read_file(Handle, *const c_char) -> c_int;

@@ -11,12 +11,12 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    super::held::Held,
-    Failed, check,
-    pending::{Done, Keep, Pending},
+    super::held::{Held, Keep},
+    CEPH, Failed, check,
+    pending::{Done, Pending},
     rados::Pool,
-    table,
 };
+use crate::foreign::library::table;
 
 /// `rbd_image_t`, `rbd_completion_t`: named by their pointers only.
 type Handle = *mut c_void;
@@ -41,7 +41,7 @@ struct SnapInfo {
 
 table! {
     /// librbd.
-    Rbd, "librbd.so.1", "librbd1":
+    Rbd, CEPH, "librbd.so.1", "librbd1":
     rbd_list(Handle, *mut c_char, *mut usize) -> c_int;
     rbd_open_read_only(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
     rbd_close(Handle) -> c_int;

@@ -1,17 +1,17 @@
 //! Memory that libraries write to, kept for the next request: new memory costs a page fault each 4 KiB.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that are kept, at most.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// What is kept.
-#[derive(Default)]
-pub(super) struct Slabs(Mutex<Vec<Vec<u8>>>);
+/// What is kept. Cloning shares it.
+#[derive(Clone, Default)]
+pub(crate) struct Slabs(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Slabs {
     /// Memory of this length, with whatever in it.
-    pub(super) fn take(&self, len: usize) -> Vec<u8> {
+    pub(crate) fn take(&self, len: usize) -> Vec<u8> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = kept.iter().rposition(|slab| slab.capacity() >= len && slab.capacity() / 4 <= len.max(4096));
         let slab = fits.map(|index| kept.swap_remove(index));
@@ -22,7 +22,7 @@ impl Slabs {
     }
 
     /// Gives memory back that no library has any more.
-    pub(super) fn give(&self, slab: Vec<u8>) {
+    pub(crate) fn give(&self, slab: Vec<u8>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes: usize = kept.iter().map(Vec::capacity).sum();
         if bytes + slab.capacity() <= KEPT_BYTES_MAX {

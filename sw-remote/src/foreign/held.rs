@@ -1,7 +1,8 @@
-//! Handles of Ceph's libraries, closed on threads that may wait: closing one waits for the library's threads, and whoever lets go of the last
+//! Handles of foreign libraries, closed on threads that may wait: closing one waits for the library's threads, and whoever lets go of the last
 //! part of it may be one of those.
 
 use std::{
+    any::Any,
     ops::Deref,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,16 +14,31 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::fault;
 use crate::{Runtime, runtime::leak};
+
+/// What is said of an end that did not come, with how many seconds were waited.
+pub(crate) type Late = fn(Verb, &str, u64) -> Error;
+
+/// What must be there as long as a library works on a call: the handle that it was made on, and the place among those that are under way.
+pub(crate) struct Keep {
+    _handle: Arc<dyn Any + Send + Sync>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Keep {
+    pub(crate) fn new(handle: Arc<dyn Any + Send + Sync>, place: OwnedSemaphorePermit) -> Self {
+        Self { _handle: handle, _place: place }
+    }
+}
 
 /// Threads for calls that block, places of requests that are under way, and a count of what is being closed. Cloning shares it.
 #[derive(Clone)]
-pub(super) struct Calls {
-    pub(super) runtime: Runtime,
+pub(crate) struct Calls {
+    pub(crate) runtime: Runtime,
     places: Arc<Semaphore>,
     /// Longest that one request is waited for.
     limit: Duration,
+    late: Late,
     closing: Arc<(Mutex<usize>, Condvar)>,
 }
 
@@ -37,30 +53,40 @@ impl<T> Drop for Wanted<T> {
 }
 
 impl Calls {
-    pub(super) fn new(threads: usize, requests: usize, limit: Duration) -> Self {
+    pub(crate) fn new(threads: usize, requests: usize, limit: Duration, late: Late) -> Self {
         let places = Arc::new(Semaphore::new(requests.clamp(1, 1024)));
-        Self { runtime: Runtime::for_calls(threads), places, limit, closing: Arc::default() }
+        Self { runtime: Runtime::for_calls(threads), places, limit, late, closing: Arc::default() }
+    }
+
+    /// Longest that one request is waited for.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// What is said of an end that did not come within [`limit`](Self::limit).
+    pub(crate) fn late(&self, verb: Verb, name: &str) -> Error {
+        (self.late)(verb, name, self.limit.as_secs())
     }
 
     /// A place among the requests that are under way.
-    pub(super) async fn place(&self, verb: Verb, name: &str) -> Result<OwnedSemaphorePermit, Error> {
-        let late = |_| fault::late(verb, name, self.limit.as_secs());
+    pub(crate) async fn place(&self, verb: Verb, name: &str) -> Result<OwnedSemaphorePermit, Error> {
+        let late = |_| self.late(verb, name);
         let place = tokio::time::timeout(self.limit, self.places.clone().acquire_owned()).await.map_err(late)?;
         place.map_err(|_| Error::new(ErrorKind::Closed, verb).at(name))
     }
 
     /// What a call says that blocks.
-    pub(super) async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
         (verb, name): (Verb, &str),
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let done = tokio::time::timeout(self.limit, self.begin((verb, name), work)).await;
-        done.map_err(|_| fault::late(verb, name, self.limit.as_secs()))?
+        done.map_err(|_| self.late(verb, name))?
     }
 
     /// The same without a limit of its own.
-    pub(super) async fn begin<T: Send + 'static>(
+    pub(crate) async fn begin<T: Send + 'static>(
         &self,
         (verb, name): (Verb, &str),
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -75,7 +101,7 @@ impl Calls {
     }
 
     /// Waits until nothing is being closed, at most `limit`. Whether it is so.
-    pub(super) fn wait_closed(&self, limit: Duration) -> bool {
+    pub(crate) fn wait_closed(&self, limit: Duration) -> bool {
         let waited = self.closing.1.wait_timeout_while(self.count(), limit, |count| *count > 0);
         *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
@@ -92,14 +118,14 @@ impl Drop for Closing {
 }
 
 /// One that is held.
-pub(super) struct Held<T: Send + 'static> {
+pub(crate) struct Held<T: Send + 'static> {
     /// There until it is dropped.
     inner: Option<T>,
     calls: Calls,
 }
 
 impl<T: Send + 'static> Held<T> {
-    pub(super) fn new(inner: T, calls: &Calls) -> Self {
+    pub(crate) fn new(inner: T, calls: &Calls) -> Self {
         Self { inner: Some(inner), calls: calls.clone() }
     }
 }
@@ -127,7 +153,7 @@ impl<T: Send + 'static> Drop for Held<T> {
         // A system that gives no thread stops it, and this may run while something else unwinds.
         let begun = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(threads.spawn_blocking(close))));
         if begun.is_err() {
-            tracing::warn!("a handle of Ceph's library is not closed: the system gives no thread");
+            tracing::warn!("a handle of a client library is not closed: the system gives no thread");
         }
     }
 }
@@ -137,6 +163,10 @@ mod tests {
     use std::{sync::mpsc, thread};
 
     use super::*;
+
+    fn late(verb: Verb, name: &str, _seconds: u64) -> Error {
+        Error::new(ErrorKind::DeadlineExceeded, verb).at(name)
+    }
 
     struct Tells(mpsc::Sender<thread::ThreadId>);
 
@@ -156,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_closed_elsewhere_and_waited_for() {
-        let calls = Calls::new(2, 1, Duration::from_secs(20));
+        let calls = Calls::new(2, 1, Duration::from_secs(20), late);
         let (tell, told) = mpsc::channel();
         drop(Held::new(Tells(tell), &calls));
         assert!(calls.wait_closed(Duration::from_secs(20)));
@@ -165,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_call_that_nobody_waits_for_any_more_is_not_begun() {
-        let calls = Calls::new(1, 1, Duration::from_millis(50));
+        let calls = Calls::new(1, 1, Duration::from_millis(50), late);
         let (go, may_go) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         let runtime = Runtime::new(1);
@@ -197,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_does_not_close_is_waited_for_no_longer_than_said() {
-        let calls = Calls::new(1, 1, Duration::from_secs(20));
+        let calls = Calls::new(1, 1, Duration::from_secs(20), late);
         let (go, may_go) = mpsc::channel::<()>();
         drop(Held::new(Waits(may_go), &calls));
         assert!(!calls.wait_closed(Duration::from_millis(10)));
