@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 13] = [
+pub(crate) const TRANSPORTS: [TransportName; 14] = [
     sw_uring::IO_URING,
     sw_uring::PREADV2,
     sw_uring::NVME_PASSTHROUGH,
@@ -55,6 +55,7 @@ pub(crate) const TRANSPORTS: [TransportName; 13] = [
     sw_remote::hdfs::HDFS,
     sw_remote::nfs::NFS,
     sw_remote::CEPH,
+    sw_remote::DAOS,
     sw_remote::juicefs::JUICEFS,
     vendor::NAME,
 ];

@@ -17,8 +17,9 @@ use sw_engine::{
     seam::{Transport, TransportCaps},
 };
 use sw_remote::{
-    Address, CEPH, Context, HTTP, RemoteConfig, Runtime, Scheme, System,
+    Address, CEPH, Context, DAOS, HTTP, RemoteConfig, Runtime, Scheme, System,
     ceph::{Ceph, CephConfig},
+    daos::{Daos, DaosConfig},
     hdfs::{HDFS, Hdfs, HdfsConfig},
     juicefs::{JUICEFS, JuiceFs, JuiceFsConfig},
     milvus::{Milvus, MilvusConfig},
@@ -77,6 +78,10 @@ pub struct Remote {
     pub ceph_user: Option<String>,
     /// The folder that Ceph's client libraries are in. Default: where the system has them.
     pub ceph_libraries: Option<PathBuf>,
+    /// The name of the system of DAOS. Default: that of its agent on this machine.
+    pub daos_system: Option<String>,
+    /// The folder that DAOS's client libraries are in. Default: where the system has them.
+    pub daos_libraries: Option<PathBuf>,
     /// Where Milvus keeps its segments. Default: `s3://a-bucket/files`, as its configuration has it.
     pub milvus_root: Option<String>,
     /// Who asks Milvus, as `USER:PASSWORD`. Default: `MILVUS_TOKEN`, else nobody.
@@ -173,6 +178,8 @@ impl Default for Remote {
             ceph_conf: None,
             ceph_user: None,
             ceph_libraries: None,
+            daos_system: None,
+            daos_libraries: None,
             milvus_root: None,
             milvus_token: None,
             environment: true,
@@ -211,6 +218,8 @@ impl Remote {
             "ceph_conf" => self.ceph_conf = Some(text()?.into()),
             "ceph_user" => self.ceph_user = Some(text()?),
             "ceph_libraries" => self.ceph_libraries = Some(text()?.into()),
+            "daos_system" => self.daos_system = Some(text()?),
+            "daos_libraries" => self.daos_libraries = Some(text()?.into()),
             "juicefs_bucket" => self.juicefs_bucket = Some(text()?),
             "juicefs_meta_user" => self.juicefs_meta_user = Some(text()?),
             "milvus_root" => self.milvus_root = Some(text().filter(|text| text.contains("://"))?),
@@ -363,6 +372,15 @@ impl Remote {
             write_bytes: self.upload_bytes,
         }
     }
+
+    fn daos(&self) -> DaosConfig {
+        DaosConfig {
+            system: self.daos_system.clone(),
+            libraries: self.daos_libraries.clone(),
+            patience: self.patience,
+            requests: sw_mem::index(u64::from(self.requests)),
+        }
+    }
 }
 
 /// Those of an engine.
@@ -374,23 +392,25 @@ pub(crate) struct Remotes {
     hdfs: Hdfs,
     nfs: NfsStores,
     ceph: Ceph,
+    daos: Daos,
     juicefs: JuiceFs,
 }
 
 /// What they are called in routes, in the order of their transports.
-pub(crate) const TRANSPORTS: [TransportName; 5] = [HTTP, HDFS, NFS, CEPH, JUICEFS];
+pub(crate) const TRANSPORTS: [TransportName; 6] = [HTTP, HDFS, NFS, CEPH, DAOS, JUICEFS];
 
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
         let (requests, context) = (said.requests, Context::new(Runtime::new(THREADS)));
         let (of_hdfs, of_nfs, of_juicefs, of_milvus) = (said.clone(), said.clone(), said.clone(), said.clone());
         let ceph = Ceph::new(context.clone(), said.ceph());
+        let daos = Daos::new(context.clone(), said.daos());
         let objects = Arc::new(ObjectStores::new(context.clone(), move || said.config()));
         let milvus = Milvus::new(context.clone(), objects.clone(), move || of_milvus.milvus());
         let hdfs = Hdfs::new(context.clone(), move || of_hdfs.hdfs());
         let nfs = NfsStores::new(context.clone(), move || of_nfs.nfs.config(&of_nfs));
         let juicefs = JuiceFs::new(context.clone(), move || of_juicefs.juicefs());
-        Self { requests, context, objects, milvus, hdfs, nfs, ceph, juicefs }
+        Self { requests, context, objects, milvus, hdfs, nfs, ceph, daos, juicefs }
     }
 
     /// Those that an address is of.
@@ -404,6 +424,7 @@ impl Remotes {
             Scheme::Milvus => &self.milvus,
             Scheme::Rados | Scheme::Rbd | Scheme::CephFs => &self.ceph,
             Scheme::JuiceFs => &self.juicefs,
+            Scheme::Daos => &self.daos,
         }
     }
 

@@ -7,6 +7,7 @@
 //!   s3://bucket/key   gs://bucket/key   az://container/key   http(s)://host/path
 //!   hdfs://namenode:port/path   hdfs://service/path   webhdfs://namenode:port/path   nfs://host:2049/export/path
 //!   rados://pool/object   rbd://pool/image@snapshot   cephfs://filesystem/path
+//!   daos://pool/container/path
 //!   juicefs://redis-host:6379/database/path
 //!   ais://bucket/key   ais://bucket/shard.tar?archpath=member   alluxio://proxy:39999/directory/path
 //!   milvus://host:19530/collection
@@ -22,13 +23,13 @@ use sw_remote::{Address, Scheme};
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 5] = ["daos", "agp", "curvefs", "weka", "lustre"];
+const PLANNED: [&str; 4] = ["agp", "curvefs", "weka", "lustre"];
 
 /// The beginning of addresses of JuiceFS with the name of an engine of metadata, as in `juicefs+postgres://`.
 const JUICEFS_ENGINE: &str = "juicefs+";
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path, ais://bucket/key, alluxio://proxy:39999/directory/path, juicefs://redis-host:port/database/path, milvus://host:19530/collection or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path, ais://bucket/key, alluxio://proxy:39999/directory/path, juicefs://redis-host:port/database/path, milvus://host:19530/collection, daos://pool/container/path or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -380,7 +381,7 @@ fn remote(text: &str) -> Result<Uri, Error> {
         Error::new(ErrorKind::BadUri, Verb::Open)
             .at(text)
             .detail(why)
-            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH, juicefs://REDIS-HOST:PORT/DATABASE/PATH or milvus://HOST:PORT/COLLECTION")
+            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH, juicefs://REDIS-HOST:PORT/DATABASE/PATH, daos://POOL/CONTAINER/PATH or milvus://HOST:PORT/COLLECTION")
     })?;
     Ok(Uri::Remote(address).part(offset, len))
 }
@@ -599,7 +600,7 @@ mod tests {
     #[test]
     fn what_is_not_built_in_says_so() {
         for (text, word) in
-            [("daos://h/k", "not built in"), ("gopher://x", "unknown"), ("file://host/x", "this machine")]
+            [("weka://h/k", "not built in"), ("gopher://x", "unknown"), ("file://host/x", "this machine")]
         {
             let error = text.parse::<Uri>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadUri);
@@ -619,6 +620,7 @@ mod tests {
             ("s3://b/x/y", "s3://b/x", "y"),
             ("s3://b/x", "s3://b/", "x"),
             ("cephfs://fs/x/y", "cephfs://fs/x", "y"),
+            ("daos://p/c/x", "daos://p/c", "x"),
             ("rados://pool:space/x", "rados://pool:space/", "x"),
             ("rbd://pool/image@snapshot", "rbd://pool/", "image@snapshot"),
             ("juicefs://h:6379/1/a/b", "juicefs://h:6379/1/a", "b"),

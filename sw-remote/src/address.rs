@@ -32,6 +32,8 @@ pub enum Scheme {
     Rbd,
     /// `cephfs://FILESYSTEM/PATH`.
     CephFs,
+    /// `daos://POOL/CONTAINER/PATH`.
+    Daos,
     /// `ais://BUCKET/KEY`, `ais://BUCKET/KEY?archpath=MEMBER`.
     Ais,
     /// `alluxio://PROXY:PORT/DIRECTORY/PATH`.
@@ -44,7 +46,7 @@ pub enum Scheme {
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 15] = [
+    pub const ALL: [(&'static str, Scheme); 16] = [
         ("s3", Self::S3),
         ("gs", Self::Gcs),
         ("az", Self::Azure),
@@ -56,6 +58,7 @@ impl Scheme {
         ("rados", Self::Rados),
         ("rbd", Self::Rbd),
         ("cephfs", Self::CephFs),
+        ("daos", Self::Daos),
         ("ais", Self::Ais),
         ("alluxio", Self::Alluxio),
         ("juicefs", Self::JuiceFs),
@@ -76,6 +79,7 @@ impl Scheme {
             Self::Rados => "rados",
             Self::Rbd => "rbd",
             Self::CephFs => "cephfs",
+            Self::Daos => "daos",
             Self::Ais => "ais",
             Self::Alluxio => "alluxio",
             Self::JuiceFs => "juicefs",
@@ -105,7 +109,7 @@ pub struct Address {
     /// How it is spoken to.
     pub scheme: Scheme,
     /// The bucket or container; the host and port of plain HTTP, of NFS, of a namenode, of the Redis of JuiceFS, or the name of a service; of Ceph the pool, with a namespace
-    /// behind a colon, or the file system; of Alluxio the proxy's host and port, a slash, and the first directory, which is a bucket to it.
+    /// behind a colon, or the file system; of Alluxio the proxy's host and port, a slash, and the first directory, which is a bucket to it; of DAOS the pool.
     pub bucket: String,
     /// The name in it, as it is, without a first slash; empty for the bucket as a whole.
     pub key: String,
@@ -188,6 +192,7 @@ mod tests {
     fn an_address_is_written_as_it_was_read() {
         for text in [
             "rados://p:n/k",
+            "daos://pool/container/a/b",
             "s3://b/k",
             "gs://bucket/a b/c?d=1#e",
             "az://c/x",

@@ -16,6 +16,7 @@ mod address;
 pub mod ceph;
 mod chain;
 mod copies;
+pub mod daos;
 mod directory;
 mod foreign;
 pub mod hdfs;
@@ -44,3 +45,5 @@ pub use transport::{RemoteConfig, RemoteTransport};
 pub const HTTP: &str = "http";
 /// What goes by Ceph's client libraries, in routes and reports.
 pub const CEPH: &str = "ceph";
+/// What goes by DAOS's client libraries, in routes and reports.
+pub const DAOS: &str = "daos";

@@ -104,6 +104,7 @@ impl Bucket {
             | Scheme::Rados
             | Scheme::Rbd
             | Scheme::CephFs
+            | Scheme::Daos
             | Scheme::JuiceFs
             | Scheme::Milvus => {
                 return Err(unset("not an address of an object store".to_owned()));

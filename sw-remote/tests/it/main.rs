@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod commands;
 mod conformance;
+mod daos;
 mod faults;
 mod fork;
 mod hdfs;
