@@ -21,6 +21,7 @@
 pub mod alone;
 pub mod clock;
 pub mod conformance;
+pub mod fuse;
 pub mod native;
 pub mod null;
 pub mod pattern;
