@@ -142,6 +142,7 @@ const KINDS: &[Kind] = &[
         "files are written once and from their beginning",
     ),
     fuse(&["fuse.pfs", "fuse.bdpfs", "fuse.bosfs", "fuse.cfs"], "Baidu PFS or BOS by FUSE", CACHE_NOTE),
+    fuse(&["fuse.yrfs"], "YRCloudFile", CACHE_NOTE),
     fuse(&["fuse.ossfs", "fuse.ossfs2"], "Alibaba OSS by ossfs", CACHE_NOTE),
     fuse(&["fuse.sshfs"], "sshfs", "one connection, encrypted by the processor"),
     cluster(
@@ -172,7 +173,7 @@ const KINDS: &[Kind] = &[
         "tuneFileCacheType says what is cached; O_DIRECT goes past a buffered one",
         judge_none,
     ),
-    cluster(&["yrfs", "yrcloudfile", "fuse.yrfs"], 0, "YRCloudFile", "", judge_none),
+    cluster(&["yrfs", "yrcloudfile"], 0, "YRCloudFile", "", judge_none),
     cluster(&["cpfs"], 0, "CPFS by its own client", "", judge_none),
     cluster(&["pfs", "bdpfs"], 0, "Baidu PFS", "", judge_none),
     cluster(&["orangefs", "pvfs2"], 0x2003_0528, "OrangeFS", "", judge_none),

@@ -59,7 +59,8 @@ fn reads(engine: &Engine, path: &Path, content: &[u8]) {
     let direct = parse_policy("require=dma").unwrap();
     let memory = engine.allocate(Destination::Host, 4096, 0).unwrap();
     let refused = engine.read(&object, 0, memory).policy(direct).wait().result.unwrap_err();
-    assert_eq!((refused.kind(), refused.reasons()), (ErrorKind::PolicyUnmet, &[Reason::DirectRefused][..]));
+    assert_eq!(refused.kind(), ErrorKind::PolicyUnmet);
+    assert!(refused.reasons().contains(&Reason::DirectRefused), "{refused}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub(in crate::daos) struct ObjectId {
     pub(in crate::daos) high: u64,
 }
 
-// The headers' numbers, measured with a C compiler's sizeof and offsetof.
+// By the headers' declarations; those of events, pieces, lists and anchors were copied from there and measured by a C compiler on x86-64.
 const _: () = assert!(size_of::<Handle>() == 8);
 const _: () = assert!(size_of::<Event>() == 176 && offset_of!(Event, private) == 8 && offset_of!(Event, debug) == 168);
 const _: () = assert!(size_of::<Iov>() == 24 && offset_of!(Iov, room) == 8 && offset_of!(Iov, len) == 16);
