@@ -53,6 +53,8 @@ pub struct Remote {
     pub s3_anonymous: bool,
     /// Where AIStore is: a proxy of its, as `http://HOST:PORT`. Default: `AIS_ENDPOINT`.
     pub ais_endpoint: Option<String>,
+    /// Small reads of AIStore's objects that come together go by one request. Default: no.
+    pub ais_batch: bool,
     /// Who asks Alluxio. Default: the user of the process (`USER`, `LOGNAME`).
     pub alluxio_user: Option<String>,
     /// Who asks HDFS; with Kerberos, for whom is asked. Default: `HADOOP_USER_NAME`, else the user of the process.
@@ -159,13 +161,14 @@ fn asker(status: &str) -> (Option<u32>, Option<u32>, Vec<u32>) {
 
 impl Default for Remote {
     fn default() -> Self {
-        let ObjectsConfig { http, patience, part_bytes, upload_bytes, .. } = ObjectsConfig::default();
+        let ObjectsConfig { http, patience, part_bytes, upload_bytes, ais_batch, .. } = ObjectsConfig::default();
         Self {
             s3_endpoint: None,
             s3_region: None,
             s3_virtual_host: false,
             s3_anonymous: false,
             ais_endpoint: None,
+            ais_batch,
             alluxio_user: None,
             hdfs_user: None,
             hdfs_conf_dir: None,
@@ -206,6 +209,7 @@ impl Remote {
             "s3_virtual_host" => self.s3_virtual_host = flag()?,
             "s3_anonymous" => self.s3_anonymous = flag()?,
             "ais_endpoint" => self.ais_endpoint = Some(text().filter(|text| text.contains("://"))?),
+            "ais_batch" => self.ais_batch = flag()?,
             "alluxio_user" => self.alluxio_user = Some(text()?),
             "hdfs_user" => self.hdfs_user = Some(text()?),
             "hdfs_conf_dir" => self.hdfs_conf_dir = Some(text()?.into()),
@@ -304,6 +308,7 @@ impl Remote {
         config.patience = self.patience;
         config.part_bytes = self.part_bytes;
         config.upload_bytes = self.upload_bytes;
+        config.ais_batch = self.ais_batch;
         let said = self.clone();
         config.again = Some(Again(Arc::new(move || said.settings())));
         config
@@ -483,6 +488,7 @@ mod tests {
         for (name, value) in [
             ("s3_region", "eu"),
             ("ais_endpoint", "http://h:1"),
+            ("ais_batch", "on"),
             ("alluxio_user", "me"),
             ("hdfs_user", "me"),
             ("hdfs_conf_dir", "/etc"),

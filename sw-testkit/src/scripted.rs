@@ -8,8 +8,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// What a server says to a request, of which it sees the line and the headers, in lower case: an answer as it goes over the wire.
-type Script = dyn Fn(&str) -> Vec<u8> + Send + Sync;
+/// What a server says to a request, of which it sees the line and the headers, in lower case, and the body: an answer as it goes over the wire.
+type Script = dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync;
 
 /// It, and what it was asked.
 pub struct Scripted {
@@ -23,6 +23,14 @@ impl Scripted {
     /// # Panics
     /// If the machine has no port or thread for it.
     pub fn start(script: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::start_with_bodies(move |head, _body| script(head))
+    }
+
+    /// The same of one that looks at the bodies of requests too.
+    ///
+    /// # Panics
+    /// If the machine has no port or thread for it.
+    pub fn start_with_bodies(script: impl Fn(&str, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
         let (script, told): (Arc<Script>, _) = (Arc::new(script), asked.clone());
@@ -59,7 +67,7 @@ fn answer(mut socket: TcpStream, script: &Script, asked: &Mutex<Vec<String>>) {
         return;
     }
     asked.lock().unwrap_or_else(PoisonError::into_inner).push(head.clone());
-    let _gone = socket.write_all(&script(&head));
+    let _gone = socket.write_all(&script(&head, &body));
 }
 
 /// An answer with its length.

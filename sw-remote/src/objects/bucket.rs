@@ -161,7 +161,7 @@ impl Bucket {
     fn ais(at: &Address, config: &ObjectsConfig, connections: Connections) -> Result<Self, String> {
         let (endpoint, token) = config.settings.ais()?;
         let wire = if endpoint.starts_with("http://") { Wire::Plain } else { Wire::Tls };
-        let ais = Arc::new(AisStore::new(&at.bucket, (endpoint, token), (connections, config.patience))?);
+        let ais = Arc::new(AisStore::new(&at.bucket, (endpoint, token), (connections, config))?);
         let (made, ais) = (Self::of(ais.clone()), Some(ais));
         // Objects of parts have no words of ours; what an abort did not find may have become an object.
         Ok(Self { keeps_tags: false, aborts: false, wire, ais, ..made })

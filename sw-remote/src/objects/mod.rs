@@ -36,11 +36,6 @@ use sw_engine::{
 };
 
 pub(crate) use self::blocks::{Bucketful, Keys, Where};
-pub use self::{
-    ais::{Piece, PieceResult},
-    credentials::Again,
-    settings::Settings,
-};
 use self::{
     bucket::{Bucket, Wire},
     listing::Depth,
@@ -48,6 +43,7 @@ use self::{
     stored::Stored,
     write::ObjectWrite,
 };
+pub use self::{credentials::Again, settings::Settings};
 use crate::{
     HTTP,
     address::{Address, Scheme},
@@ -78,13 +74,15 @@ pub struct ObjectsConfig {
     pub part_bytes: u64,
     /// Bytes that all uploads together hold for parts beyond the four that each has. Default 1 GiB.
     pub upload_bytes: u64,
+    /// Whether small reads of AIStore's objects that come together go by one request. Default: no.
+    pub ais_batch: bool,
 }
 
 impl Default for ObjectsConfig {
     fn default() -> Self {
         let (http, settings) = (HttpConfig::default(), Settings::default());
         let (patience, part_bytes, upload_bytes) = (Duration::from_secs(60), 16 << 20, 1 << 30);
-        Self { http, settings, again: None, patience, part_bytes, upload_bytes }
+        Self { http, settings, again: None, patience, part_bytes, upload_bytes, ais_batch: false }
     }
 }
 

@@ -13,6 +13,7 @@ use sw_engine::{Error, ErrorKind, Verb, Version, seam::IoKind};
 use tokio::time::Instant;
 
 use super::{
+    ais::Given,
     bucket::{self, Bucket},
     fault,
     stored::{Running, Stored},
@@ -172,6 +173,9 @@ impl ObjectRead {
     pub(super) async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
         // Nothing is asked of what lies behind the end; the lane is told that the data is short.
         let end = offset.saturating_add(u64::from(landing.len())).min(self.meta.size);
+        if let Some(given) = self.gathered(offset..end).await {
+            return self.land(given, (offset, end - offset), landing);
+        }
         // Of a part nobody knows what it is to be.
         let mut sum = self.stored.filter(|_| (offset, end) == (0, self.meta.size)).map(Running::new);
         let since = Instant::now();
@@ -194,6 +198,29 @@ impl ObjectRead {
                 .fail(ErrorKind::ChecksumMismatch, (offset, end - offset))
                 .detail("its bytes are not those of the checksum that the store has of it")
                 .remedy("read it again; if it stays so the store's copy is damaged"));
+        }
+        Ok(())
+    }
+
+    /// The bytes of a range, where they come together with those of other reads. All of an object is read alone, and compared with its checksum.
+    async fn gathered(&self, range: Range<u64>) -> Option<Given> {
+        let ais = self.bucket.ais.as_ref().filter(|_| self.stored.is_none() || range != (0..self.meta.size))?;
+        ais.gathered(&self.meta.location, range).await
+    }
+
+    /// Lands them, if they are of the object that was opened.
+    fn land(&self, given: Given, named: (u64, u64), landing: &mut Landing) -> Result<(), Error> {
+        let is_member = given.now.location != self.meta.location;
+        let size = if is_member { self.meta.size } else { given.now.size };
+        self.check(&ObjectMeta { size, ..given.now }, named)?;
+        let mut at = named.0;
+        for piece in given.bytes {
+            landing.put(&piece).map_err(|_| self.too_many(named))?;
+            let here = at;
+            at += piece.len() as u64;
+            if let Some(copies) = &mut landing.copies {
+                copies.came(here, piece);
+            }
         }
         Ok(())
     }

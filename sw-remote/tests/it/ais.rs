@@ -19,12 +19,12 @@ use sw_engine::{
 use sw_mem::{Buffer, ByteLen};
 use sw_remote::{
     HTTP,
-    objects::{ObjectStores, ObjectsConfig, Piece},
+    objects::{ObjectStores, ObjectsConfig},
 };
 use sw_testkit::{pattern, scratch::Scratch};
 
 use crate::{
-    client::{config, put, read, stores, transfer, write},
+    client::{Ask, config, put, read, read_together, stores, transfer, write},
     conformance::{Bed, store_conforms, transport_conforms},
 };
 
@@ -185,6 +185,7 @@ fn config_of() -> ObjectsConfig {
     config.patience = Duration::from_secs(40);
     config.http.silence = Duration::from_secs(3);
     config.part_bytes = 5 << 20;
+    config.ais_batch = true;
     config
 }
 
@@ -384,7 +385,7 @@ fn versions(_: &Cluster) {
 }
 
 /// A TAR of files.
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (name, bytes) in files {
         let mut block = vec![0_u8; 512];
@@ -430,49 +431,74 @@ fn members(_: &Cluster) {
     stores.remove(&name).unwrap();
 }
 
+/// How many requests for batches the targets have taken.
+fn taken() -> u64 {
+    let count = |port: u16| {
+        let told = ask(port, "GET", "/v1/daemon?what=node_status", "").unwrap();
+        let told = told.split_once("\"getbatch.n\":").map_or("0", |(_, rest)| rest);
+        let digits = told.trim_start_matches(|c: char| !c.is_ascii_digit());
+        digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap()
+    };
+    count(PROXY + 1) + count(PROXY + 2)
+}
+
+/// Offsets of samples, in no order.
+fn at(number: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b9) % (MIB as u64 - 16_384)
+}
+
 fn batches(_: &Cluster) {
-    let mut config = config_of();
-    // A disk that others use makes AIStore refuse batches for a while.
-    config.patience = Duration::from_secs(120);
-    let stores = stores_with(config);
-    let shard = pattern::bytes(5, 0, 5000);
-    put(&stores, &format!("{ROOT}batch.tar"), &tar(&[("in/side", &shard)])).unwrap();
-    let names: Vec<String> = (0..300).map(|number| format!("{ROOT}batch/{number:0>120}")).collect();
-    let bytes_of = |number: usize| pattern::bytes(number as u64, 0, 1000 + number * 37);
-    for (number, name) in names.iter().enumerate() {
-        put(&stores, name, &bytes_of(number)).unwrap();
+    let stores = stores_with(config_of());
+    let inside = pattern::bytes(5, 0, MIB);
+    let tar = tar(&[("in/side", &inside)]);
+    put(&stores, &format!("{ROOT}batch.tar"), &tar).unwrap();
+    let long = format!("{ROOT}batch/{:0>120}", 1);
+    for (number, name) in [(1, long.as_str()), (2, "ais://bed/batch/b c%ü")] {
+        put(&stores, name, &pattern::bytes(number, 0, MIB)).unwrap();
     }
-    let mut places: Vec<Vec<u8>> = (0..300).map(|number| vec![0; 1000 + number * 37]).collect();
-    let mut pieces: Vec<Piece<'_>> =
-        names.iter().zip(&mut places).map(|(name, to)| Piece { name, offset: None, to }).collect();
-    let member = format!("{ROOT}batch.tar?archpath=in/side");
-    let (nothing, long) = (format!("{ROOT}batch/nothing"), format!("{ROOT}bytes"));
-    let [mut inside, mut part, mut none, mut wrong, mut behind] = [5000, 777, 5, 5, 5].map(|len| vec![0; len]);
-    pieces.insert(3, Piece { name: &member, offset: None, to: &mut inside });
-    pieces.insert(9, Piece { name: &nothing, offset: None, to: &mut none });
-    pieces.insert(20, Piece { name: &long, offset: Some(5 * MIB as u64), to: &mut part });
-    pieces.insert(30, Piece { name: &names[7], offset: None, to: &mut wrong });
-    pieces.push(Piece { name: &names[7], offset: Some(3), to: &mut [] });
-    pieces.push(Piece { name: &member, offset: Some(4995), to: &mut behind });
-    let results = stores.read_batch(&mut pieces).unwrap();
-    assert_eq!(results.len(), 306);
-    for (index, result) in results.iter().enumerate() {
-        match index {
-            9 => assert_eq!(result.as_ref().unwrap_err().kind(), ErrorKind::NotFound),
-            30 => assert_eq!(result.as_ref().unwrap_err().kind(), ErrorKind::ShortData),
-            _ => assert!(result.is_ok(), "{index}: {result:?}"),
+    let names = [long.as_str(), "ais://bed/batch/b c%ü", "ais://bed/batch.tar", "ais://bed/batch.tar?archpath=in/side"];
+    let bytes = [pattern::bytes(1, 0, MIB), pattern::bytes(2, 0, MIB), tar, inside];
+    let objects = names.map(|name| stores.open(name, OpenMode::Read).unwrap());
+    let of = |number: u32| {
+        let offset = at(number.into());
+        Ask { object: &objects[number as usize % 4], offset, len: 100 + number * 7 }
+    };
+    let asks: Vec<Ask<'_>> = (0..306).map(of).collect();
+    let check = || {
+        for (number, read) in read_together(&stores, &asks).into_iter().enumerate() {
+            let from = usize::try_from(at(number as u64)).unwrap();
+            let read = read.unwrap_or_else(|error| panic!("{number}: {error}"));
+            assert!(read == bytes[number % 4][from..from + 100 + number * 7], "{number}");
+        }
+    };
+    let before = taken();
+    // A disk that others use makes AIStore refuse batches for a while.
+    for _ in 0..100 {
+        check();
+        if taken() > before {
+            break;
+        }
+        nap();
+    }
+    assert!(taken() > before, "no batch was taken");
+    println!("batches of 306 reads: {}", taken() - before);
+    // Objects that are replaced, and that are gone, among those that are not.
+    put(&stores, &long, &pattern::bytes(3, 0, MIB)).unwrap();
+    stores.remove("ais://bed/batch/b c%ü").unwrap();
+    for (number, read) in read_together(&stores, &asks).into_iter().enumerate() {
+        match number % 4 {
+            0 => assert_eq!(read.unwrap_err().kind(), ErrorKind::Changed),
+            1 => assert_eq!(read.unwrap_err().kind(), ErrorKind::NotFound),
+            _ => assert!(read.is_ok(), "{number}: {read:?}"),
         }
     }
-    assert!(inside == shard && behind == shard[4995..]);
-    assert!(part == pattern::bytes((17 * MIB + 5) as u64, 5 * MIB as u64, 777));
-    assert!(places.iter().enumerate().all(|(number, place)| *place == bytes_of(number)));
-    let mut place = [0];
-    let error = stores.read_batch(&mut [Piece { name: "s3://b/k", offset: None, to: &mut place }]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    // A bucket that is not there.
-    let impatient = stores_with(impatient());
-    let error = impatient.read_batch(&mut [Piece { name: "ais://none/k", offset: None, to: &mut place }]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    // An archive that is made again has another version; its members go with it.
+    put(&stores, &format!("{ROOT}batch.tar"), &self::tar(&[("in/side", &vec![7; MIB])])).unwrap();
+    let reads = read_together(&stores, &asks);
+    let of_archive = reads.iter().enumerate().filter(|(number, _)| number % 4 > 1);
+    for (number, read) in of_archive {
+        assert_eq!(read.as_ref().unwrap_err().kind(), ErrorKind::Changed, "{number}");
+    }
 }
 
 fn refusals(_: &Cluster) {

@@ -8,7 +8,7 @@ use sw_engine::{
 };
 use sw_mem::{Buffer, ByteLen};
 use sw_remote::{
-    Context, RemoteConfig, Runtime, System,
+    Context, RemoteConfig, RemoteTransport, Runtime, System,
     objects::{ObjectStores, ObjectsConfig, Settings},
 };
 
@@ -93,4 +93,87 @@ pub fn write(stores: &dyn System, object: &Object, offset: u64, bytes: &[u8]) ->
     let mut buffer = Buffer::allocate(ByteLen(bytes.len() as u64)).unwrap();
     buffer.as_mut_slice().copy_from_slice(bytes);
     transfer(stores, object, IoKind::Write, offset, &buffer).map(drop)
+}
+
+/// A read among many.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    pub object: &'a Object,
+    pub offset: u64,
+    pub len: u32,
+}
+
+/// Byte that memory has where nothing was read.
+pub const UNREAD: u8 = 0xa5;
+
+/// Reads that are under way together: one buffer, a place for each in it.
+pub struct Together {
+    pub transport: RemoteTransport,
+    pub buffer: Buffer,
+    places: Vec<(u64, u32, u64)>,
+}
+
+impl Together {
+    /// Submits all of them, and lets them go at once.
+    pub fn start(stores: &dyn System, asks: &[Ask<'_>]) -> Self {
+        let config = RemoteConfig { queue_depth: 512, io_bytes_max: 1 << 20, ..RemoteConfig::default() };
+        let mut transport = stores.context().transport(config);
+        let total: u64 = asks.iter().map(|ask| u64::from(ask.len)).sum();
+        let mut buffer = Buffer::allocate(ByteLen(total.max(1))).unwrap();
+        buffer.as_mut_slice().fill(UNREAD);
+        let (mut at, mut places) = (0, Vec::new());
+        for (index, Ask { object, offset, len }) in asks.iter().enumerate() {
+            let region = buffer.region();
+            let place = region.base().checked_add(ByteLen(at)).unwrap();
+            let segment = MemorySegment { place, len: *len, region: region.id() };
+            let io = Io {
+                token: sw_engine::Token::from_raw(index as u64),
+                kind: IoKind::Read,
+                object: object.id,
+                handle: object.faces[0].handle,
+                offset: *offset,
+                len: *len,
+                segment_count: 1,
+                segments: [segment; 3],
+            };
+            assert_eq!(transport.submit(&io), Submit::Accepted);
+            places.push((at, *len, io.handle));
+            at += u64::from(*len);
+        }
+        transport.ring().unwrap();
+        Self { transport, buffer, places }
+    }
+
+    /// What came of each.
+    pub fn end(mut self) -> Vec<Result<Vec<u8>, Error>> {
+        let mut results: Vec<Option<Result<u32, Error>>> = self.places.iter().map(|_| None).collect();
+        let mut done = Vec::with_capacity(512);
+        while results.iter().any(Option::is_none) {
+            done.clear();
+            self.transport.poll(Wait::For { timeout: Duration::from_secs(1), min: 1 }, &mut done).unwrap();
+            for IoDone { token, result, .. } in &done {
+                let index = usize::try_from(token.raw()).unwrap();
+                let told = |fault| {
+                    let error = self.transport.explain(self.places[index].2, fault);
+                    error.map_or_else(
+                        || Error::from_fault(fault, sw_engine::Verb::Read),
+                        |error| Error::new(error.kind(), error.verb()).detail(error.to_string()),
+                    )
+                };
+                results[index] = Some(result.map_err(told));
+            }
+        }
+        let bytes = self.buffer.as_mut_slice();
+        let mut read = Vec::new();
+        for (result, (at, ..)) in results.into_iter().zip(&self.places) {
+            let at = usize::try_from(*at).unwrap();
+            read.push(result.unwrap().map(|len| bytes[at..at + usize::try_from(len).unwrap()].to_vec()));
+        }
+        read
+    }
+}
+
+/// The bytes of reads that are under way together.
+pub fn read_together(stores: &dyn System, asks: &[Ask<'_>]) -> Vec<Result<Vec<u8>, Error>> {
+    Together::start(stores, asks).end()
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
 
 mod ais;
+mod ais_batch;
 mod ais_scripted;
 mod alluxio;
 mod ceph;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   open    HEAD ─► proxy ─► target: length, version, checksum
-//!   read    GET of a range, at the target that a proxy named: it is kept for the next ranges of the object
+//!   read    GET of a range, at the target that a proxy named: it is kept for the next ranges of the object; many small ones by one request
 //!   write   one PUT, or parts at the target and a last request with which the object appears
 //!   list    pages of names, from a proxy
 //! ```
@@ -19,7 +19,6 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -41,14 +40,15 @@ use serde_json::{Value, json};
 use sw_engine::checksum::Algorithm;
 use twox_hash::XxHash64;
 
-pub use self::batch::{Piece, PieceResult};
+pub(super) use self::batch::Given;
 pub(super) use self::member::MemberTooLong;
 use self::{
+    batch::Batches,
     cluster::{Call, Cluster, escaped, is_status, nonsense, refusal},
     facts::Facts,
     member::Members,
 };
-use super::stored::Stored;
+use super::{ObjectsConfig, stored::Stored};
 use crate::{
     address::ARCHPATH,
     http::{Connections, Doubt, collect},
@@ -68,6 +68,7 @@ pub(super) struct AisStore {
     /// Where objects are read.
     places: Mutex<HashMap<Path, Arc<str>>>,
     members: Members,
+    batches: Batches,
 }
 
 impl fmt::Debug for AisStore {
@@ -133,10 +134,11 @@ impl AisStore {
     pub(super) fn new(
         bucket: &str,
         (endpoint, token): (String, Option<&str>),
-        (connections, patience): (Connections, Duration),
+        (connections, config): (Connections, &ObjectsConfig),
     ) -> Result<Self, String> {
-        let cluster = Arc::new(Cluster::new(endpoint, token, (connections, patience))?);
-        Ok(Self { cluster, bucket: bucket.to_owned(), places: Mutex::default(), members: Members::default() })
+        let cluster = Arc::new(Cluster::new(endpoint, token, (connections, config.patience))?);
+        let (places, members, batches) = (Mutex::default(), Members::default(), Batches::new(config));
+        Ok(Self { cluster, bucket: bucket.to_owned(), places, members, batches })
     }
 
     fn path(&self, location: &Path, query: &str) -> String {
@@ -168,6 +170,14 @@ impl AisStore {
         }
         let facts = Facts::of(answer.headers());
         // Of an object without bytes no length is told.
+        Ok(Facts { len: facts.len.or(Some(0)), ..facts })
+    }
+
+    /// The same of an object that was read: where it was.
+    async fn look(&self, location: &Path) -> Result<Facts, HttpError> {
+        let call = Call::new(Method::HEAD, String::new());
+        let answer = self.cluster.again(|| self.at_target((location, ""), &call)).await?;
+        let facts = Facts::of(answer.headers());
         Ok(Facts { len: facts.len.or(Some(0)), ..facts })
     }
 
