@@ -92,6 +92,8 @@ enum Verb {
     Ceph,
     /// Our initiator of NVMe over TCP on our target, loopback, beside a bare stream, iperf3 and clients of NBD.
     NvmeTcp,
+    /// Small samples of NVIDIA's AIStore, together and alone, beside its Python SDK; by its name alone.
+    Ais,
     /// A file of Apache's HDFS, beside its own `hdfs dfs -cat`; by its name alone.
     Hdfs,
     /// A file behind nfs-ganesha, beside libnfs's nfs-cat; by its name alone.
@@ -266,6 +268,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Ceph => vec![cases::ceph::run],
         Verb::NvmeDriver => vec![cases::nvme_driver::run],
         Verb::NvmeTcp => vec![cases::nvme_tcp::run],
+        Verb::Ais => vec![cases::ais::run],
         Verb::Hdfs => vec![cases::hdfs::run],
         Verb::Nfs => vec![cases::nfs::run],
         Verb::S3 => vec![cases::s3::run],

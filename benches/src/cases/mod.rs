@@ -2,6 +2,7 @@
 //!
 //! The goals are those of the project's first milestone; a report says of each whether it held.
 
+pub(crate) mod ais;
 pub(crate) mod c_call;
 pub(crate) mod ceph;
 pub(crate) mod counts;

@@ -1,7 +1,7 @@
 //! Files through a lane: random and sequential, aligned and odd, reads and writes.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -33,9 +33,9 @@ pub(crate) struct Disk {
     /// The file; for a write an existing one, overwritten in place.
     #[arg(long, required_unless_present = "uri")]
     pub file: Option<PathBuf>,
-    /// The address of something that is no file, in its stead.
+    /// Addresses of things that are no files, in its stead: of one length, read in turns.
     #[arg(long)]
-    pub uri: Option<String>,
+    pub uri: Vec<String>,
     /// A setting of the engine, as NAME=VALUE.
     #[arg(long)]
     pub engine: Vec<String>,
@@ -84,7 +84,7 @@ enum Phase {
 struct Run<'a> {
     disk: &'a Disk,
     lane: Lane,
-    target: Target,
+    targets: Vec<Target>,
     /// Operations submitted.
     sent: u64,
     blocks: u64,
@@ -104,34 +104,42 @@ pub(crate) fn run(disk: &Disk) -> Result<Sample, Error> {
         builder.set(name, value)
     });
     let engine = engine?.build()?;
-    let uri = match (&disk.uri, &disk.file) {
-        (Some(uri), _) => uri.parse()?,
-        (None, file) => Uri::File(file.as_deref().unwrap_or(Path::new("")).to_string_lossy().into_owned()),
+    let uris = match &disk.file {
+        Some(file) if disk.uri.is_empty() => vec![Uri::File(file.to_string_lossy().into_owned())],
+        _ => disk.uri.iter().map(|uri| uri.parse()).collect::<Result<Vec<Uri>, _>>()?,
     };
-    let object = if disk.write { engine.open_for_update(&uri)? } else { engine.open(&uri)? };
+    let open = |uri: &Uri| if disk.write { engine.open_for_update(uri) } else { engine.open(uri) };
+    let objects = uris.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let mut lane = engine.lane(Destination::Host)?;
-    lane.attach_object(&object)?;
     let verb = if disk.write { Verb::Write } else { Verb::Read };
-    let target = lane.target(&object, &Policy::Any, verb)?;
+    let mut targets = Vec::new();
+    for object in &objects {
+        lane.attach_object(object)?;
+        targets.push(lane.target(object, &Policy::Any, verb)?);
+    }
+    let first =
+        targets.first().cloned().ok_or_else(|| Error::new(ErrorKind::ApiMisuse, verb).detail("nothing is named"))?;
     let memories = memories(&engine, &mut lane, disk)?;
     let mut run = Run {
         disk,
         lane,
-        target,
+        targets,
         sent: 0,
-        blocks: blocks(&object, disk),
+        blocks: objects.iter().map(|object| blocks(object, disk)).min().unwrap_or(1),
         ended: 0,
         bytes: 0,
         paths: Paths::default(),
         latency_ns: Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap_or_else(|_| fallback()),
     };
-    let op = |memory| Lane::op(0, verb, run.target.clone(), 0, memory);
+    let op = |memory| Lane::op(0, verb, first.clone(), 0, memory);
     let mut ops: Vec<Op> = memories.into_iter().map(op).collect();
-    if disk.uri.is_some() {
+    if !disk.uri.is_empty() {
         run.warm(&mut ops)?;
     }
     let sample = run.measure(ops)?;
-    run.lane.detach_object(&object)?;
+    for object in &objects {
+        run.lane.detach_object(object)?;
+    }
     drop(run);
     engine.close()?;
     Ok(sample)
@@ -246,6 +254,10 @@ impl Run<'_> {
             self.sent % self.blocks
         };
         op.offset = block * self.disk.block + self.disk.shift;
+        if let [_, _, ..] = self.targets.as_slice() {
+            let turn = sw_mem::index(self.sent) % self.targets.len();
+            self.targets.get(turn).into_iter().for_each(|target| op.target = target.clone());
+        }
         self.sent += 1;
         self.lane.submit(op).map(|_| ()).map_err(|rejected| rejected.error)
     }

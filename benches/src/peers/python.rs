@@ -49,6 +49,8 @@ const DLIO: &[&str] = &[
 /// Clients of S3 beside boto3. The last asks for torch, which its own part does without.
 const OBSTORE: &[&str] = &["obstore"];
 const S3TORCH: &[&str] = &["s3torchconnector", "s3torchconnectorclient"];
+/// AIStore's own client.
+const AISTORE: &[&str] = &["aistore"];
 /// A client of S3 in Go, and its version.
 const S5CMD: (&str, &str) = ("github.com/peak/s5cmd/v2", "v2.3.0");
 /// 1.5 GB unpacked; for the sides that are tensorflow's.
@@ -70,6 +72,7 @@ const SAMPLERS_DEPENDENCIES: &[&str] = &[
 ];
 /// Peers of some cases: where one has no wheel, its sides are absent. KvikIO asks for the CUDA toolkit, which `gpu` does without.
 const OPTIONAL: &[(&str, &[&str], &[&str])] = &[
+    ("aistore", &[], AISTORE),
     ("obstore", &[], OBSTORE),
     ("s3torchconnector", &["--no-deps"], S3TORCH),
     ("KvikIO", &["--no-deps"], KVIKIO),

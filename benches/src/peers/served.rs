@@ -103,13 +103,16 @@ impl Drop for Server {
 }
 
 /// Whether somebody listens at a port of the loopback, by a table of `/proc/net/tcp` (proc(5): the local address is the second word, in
-/// the order of the machine, in that of version 6 behind the prefix of mapped ones; state 0A is `TCP_LISTEN`).
+/// the order of the machine, in that of version 6 behind the prefix of mapped ones; state 0A is `TCP_LISTEN`), or at that of all addresses.
 fn listens(table: &str, port: u16) -> bool {
     let at = format!("{:08X}:{port:04X}", u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()));
     let mapped = format!("{:016X}{:08X}", 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]));
+    let all = [format!("{:08X}:{port:04X}", 0), format!("{:032X}:{port:04X}", 0)];
     table.lines().any(|line| {
         let mut words = line.split_whitespace().skip(1);
-        let is_there = words.next().is_some_and(|word| word == at || word.strip_prefix(&mapped) == Some(&at));
+        let is_there = words.next().is_some_and(|word| {
+            word == at || word.strip_prefix(&mapped) == Some(&at) || all.iter().any(|all| word == all)
+        });
         is_there && words.nth(1) == Some("0A")
     })
 }
