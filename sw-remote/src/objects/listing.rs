@@ -16,7 +16,7 @@ use object_store::{
 
 use url::form_urlencoded;
 
-use super::bucket::Bucket;
+use super::{bucket::Bucket, fault};
 use crate::{
     address::Scheme,
     http::{Connections, collect},
@@ -66,10 +66,18 @@ impl Bucket {
         if depth != Depth::First {
             // A listing without ETags would tell other versions than the objects do.
             let told = |meta: ObjectMeta| async move {
-                if meta.e_tag.is_some() { Ok(meta) } else { self.store.head(&meta.location).await }
+                if meta.e_tag.is_some() {
+                    return Ok(Some(meta));
+                }
+                match self.store.head(&meta.location).await {
+                    Ok(meta) => Ok(Some(meta)),
+                    // It was removed since the page was made.
+                    Err(gone) if fault::is_missing(&gone) => Ok(None),
+                    Err(error) => Err(error),
+                }
             };
             let asked = stream::iter(std::mem::take(&mut page.objects)).map(told).buffered(HEADS_TOGETHER);
-            page.objects = asked.try_collect().await?;
+            page.objects = asked.try_filter_map(|meta| std::future::ready(Ok(meta))).try_collect().await?;
         }
         Ok((page, page_token.filter(|token| !token.is_empty())))
     }
@@ -125,7 +133,7 @@ impl HttpService for Listings {
         // Whether there is anything below, a directory says too.
         let directories = if has("max-keys=1") { Directories::Kept } else { Directories::LeftOut };
         if self.dialect == Dialect::Alluxio {
-            let asked = format!("{}&encoding-type=url", request.uri()).parse();
+            let asked = asked_of_alluxio(&request.uri().to_string()).parse();
             // What was one is one with more letters.
             *request.uri_mut() =
                 asked.map_err(|error: http::uri::InvalidUri| HttpError::new(HttpErrorKind::Request, error))?;
@@ -154,6 +162,25 @@ enum Directories {
     LeftOut,
 }
 
+/// A listing's page as Alluxio is asked for it: with names as URLs have them, and behind a name where S3 is told a token of ours ([`token_behind`]).
+fn asked_of_alluxio(uri: &str) -> String {
+    const TOKEN: &str = "continuation-token=";
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let token = query.split('&').find_map(|one| one.strip_prefix(TOKEN));
+    let kept =
+        query.split('&').filter(|one| token.is_none() || !one.starts_with(TOKEN) && !one.starts_with("start-after="));
+    let mut asked: Vec<String> = kept.map(str::to_owned).collect();
+    asked.extend(token.map(|token| format!("start-after={}", of_url(token))));
+    format!("{path}?{}&encoding-type=url", asked.join("&"))
+}
+
+/// By what the page behind `last` is asked for. Alluxio (2.9.6 `ListBucketResult.buildListBucketResult`) compares names without the slash that ends
+/// those of directories, in the order of UTF-16, and has that slash in its own token: behind `c/` it would leave out `c-1`.
+fn token_behind(last: &str) -> String {
+    let name: String = form_urlencoded::byte_serialize(last.as_bytes()).collect();
+    format!("<NextContinuationToken>{name}</NextContinuationToken>")
+}
+
 /// A page of Alluxio's as S3 would write it: names as they are, no directories, and with its end. What is missing of that is behind the last name, as
 /// no more than the prefix is not of ASCII, which stands there.
 fn usual(page: &str, directories: Directories) -> String {
@@ -162,12 +189,16 @@ fn usual(page: &str, directories: Directories) -> String {
     if !page.contains("<ListBucketResult>") {
         return page.to_owned();
     }
-    let (mut kept, mut rest) = (String::with_capacity(page.len()), page);
+    let (mut kept, mut rest, mut last) = (String::with_capacity(page.len()), page, String::new());
     while let Some((at, end, name)) = element(rest) {
         let (before, behind) = rest.split_at(end);
         let (head, one) = before.split_at(at);
         kept.push_str(head);
         let plain = of_url(name);
+        let path = plain.strip_suffix(DELIMITER).unwrap_or(&plain);
+        if last.encode_utf16().lt(path.encode_utf16()) {
+            path.clone_into(&mut last);
+        }
         let is_directory = one.starts_with("<Contents>") && plain.ends_with(DELIMITER);
         if !is_directory || directories == Directories::Kept {
             let (open, close) = one.split_once(name).unwrap_or((one, ""));
@@ -179,7 +210,15 @@ fn usual(page: &str, directories: Directories) -> String {
     if !kept.ends_with(END) {
         kept.push_str(END);
     }
-    kept
+    with_token(kept, &last, END)
+}
+
+/// A page with the token of ours where it has one of Alluxio's.
+fn with_token(page: String, last: &str, end: &str) -> String {
+    let (open, close) = ("<NextContinuationToken>", "</NextContinuationToken>");
+    let Some((before, rest)) = page.split_once(open).filter(|_| !last.is_empty()) else { return page };
+    let behind = rest.split_once(close).map_or(end, |(_, behind)| behind);
+    format!("{before}{}{behind}", token_behind(last))
 }
 
 /// What Alluxio answers of an upload, with the end that its proxy cuts where the name is not of ASCII: as long as what is said is whole.
@@ -343,6 +382,23 @@ mod tests {
         for text in ["", "<Error><Prefix>a</Prefix></Error>", "ä"] {
             assert_eq!(usual(text, Directories::LeftOut), text);
         }
+    }
+
+    #[test]
+    fn the_next_page_of_alluxio_is_asked_for_behind_a_name_without_its_slash() {
+        let page = "<ListBucketResult><NextContinuationToken>632f-1a</NextContinuationToken><Contents><Key>c%2F</Key></Contents><Contents><Key>b</Key></Contents></ListBucketResult>";
+        let told = usual(page, Directories::LeftOut);
+        assert!(
+            told.starts_with("<ListBucketResult><NextContinuationToken>c</NextContinuationToken><Contents>"),
+            "{told}"
+        );
+        // In the order of UTF-16, where what is beyond its first plane stands before the end of that.
+        let names = ["%F0%9F%98%80", "%EF%BD%81+b%2F"].map(|key| format!("<Contents><Key>{key}</Key></Contents>"));
+        let told = usual(&page.replace("<Contents><Key>b</Key></Contents>", &names.concat()), Directories::LeftOut);
+        assert!(told.contains("<NextContinuationToken>%EF%BD%81+b</NextContinuationToken>"), "{told}");
+        let asked = asked_of_alluxio("http://h/b?list-type=2&continuation-token=%25EF%25BD%2581%2Bb&prefix=a%2F");
+        assert_eq!(asked, "http://h/b?list-type=2&prefix=a%2F&start-after=%EF%BD%81+b&encoding-type=url");
+        assert_eq!(asked_of_alluxio("http://h/b?list-type=2"), "http://h/b?list-type=2&encoding-type=url");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use sw_engine::{
     Error, ErrorKind,
     seam::{Hidden, Store},
 };
-use sw_testkit::scripted::{Scripted, say};
+use sw_testkit::scripted::{Scripted, head_of, say};
 
 use crate::client::{config, stores};
 
@@ -241,4 +241,64 @@ fn a_listing_without_end_or_with_a_refusal_in_the_middle_is_an_error() {
         let error = walked(&server, "s3://b/f", Hidden::Given, usize::MAX).unwrap_err();
         assert_eq!(error.kind(), kind, "{fault:?}: {error}");
     }
+}
+
+/// A listing of Alluxio's (2.9.6 `ListBucketResult.buildListBucketResult`): names are compared without the slash that ends those of directories, and its
+/// own token has it. All that is a directory is in `directories`.
+fn alluxio_page(request: &str, files: &[String], directories: &[String]) -> Vec<u8> {
+    const PAGE: usize = 1000;
+    let query = request.split(' ').nth(1).unwrap().split_once('?').unwrap().1;
+    let (prefix, after) = (word(query, "prefix").unwrap_or_default(), word(query, "start-after").unwrap_or_default());
+    let token = word(query, "continuation-token").unwrap_or_default();
+    let is_level = word(query, "delimiter").is_some();
+    let all = files.iter().map(|name| (name, "")).chain(directories.iter().map(|name| (name, "/")));
+    let mut all: Vec<_> = all
+        .filter(|(name, _)| name.starts_with(&prefix) && **name > after && **name > token)
+        .filter(|(name, _)| !is_level || !name[prefix.len()..].contains('/'))
+        .collect();
+    all.sort_unstable();
+    let is_more = all.len() > PAGE;
+    all.truncate(PAGE);
+    let next = all.last().filter(|_| is_more).map(|(name, slash)| format!("{name}{slash}")).unwrap_or_default();
+    let mut page = format!("<ListBucketResult><IsTruncated>{is_more}</IsTruncated>");
+    if is_more {
+        write!(page, "<NextContinuationToken>{next}</NextContinuationToken>").unwrap();
+    }
+    for (name, slash) in all {
+        if is_level && slash == "/" {
+            write!(page, "<CommonPrefixes><Prefix>{name}/</Prefix></CommonPrefixes>").unwrap();
+        } else {
+            write!(page, "<Contents><Key>{name}{slash}</Key><LastModified>2026-12-01T10:00:00.000Z</LastModified><Size>1</Size></Contents>").unwrap();
+        }
+    }
+    say("200 OK", "", format!("{page}<Prefix>{prefix}</Prefix></ListBucketResult>").as_bytes())
+}
+
+#[test]
+fn a_page_of_alluxio_that_ends_with_a_directory_loses_no_names() {
+    let mut files: Vec<String> = (0..999).map(|number| format!("many/a{number:03}")).collect();
+    files.extend(["many/c b", "many/c-1", "many/c.x", "many/c/x", "many/d"].map(str::to_owned));
+    let directories = vec!["many/c".to_owned()];
+    let (served, below) = (files.clone(), directories.clone());
+    let server = Scripted::start(move |request| match request {
+        _ if request.starts_with("head") => {
+            head_of(1, "ETag: \"1\"\r\nLast-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n")
+        }
+        _ => alluxio_page(request, &served, &below),
+    });
+    let mut config = config([("", String::new()), ("", String::new()), ("", String::new())]);
+    config.settings.set("ALLUXIO_USER", "root");
+    let (stores, at) = (stores(config), format!("alluxio://{}/d/", server.address()));
+    let full = |names: Vec<String>| names.into_iter().map(|name| format!("{at}{name}")).collect::<Vec<_>>();
+    let mut walked = Vec::new();
+    let mut each = |entry: sw_engine::seam::Entry| {
+        walked.push(entry.name);
+        ControlFlow::Continue(())
+    };
+    stores.walk(&format!("{at}many/"), Hidden::Given, &mut each).unwrap();
+    assert!(walked == full(files.clone()), "{:?}", walked.get(990..));
+    let level: Vec<String> = stores.list(&format!("{at}many/")).unwrap().into_iter().map(|entry| entry.name).collect();
+    let mut want: Vec<String> = files.into_iter().filter(|name| name != "many/c/x").chain(directories).collect();
+    want.sort_unstable();
+    assert!(level == full(want), "{:?}", level.get(990..));
 }
