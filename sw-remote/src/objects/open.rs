@@ -129,6 +129,8 @@ impl ObjectRead {
             && match (&self.meta.e_tag, &now.e_tag) {
                 // A weak one may stand for other bytes of the same meaning (RFC 9110 §8.8.1 "Weak versus Strong").
                 (Some(then), Some(tag)) => then == tag && (is_same_time || self.strong().is_some()),
+                // Whoever tells one of the whole tells it of its parts (RFC 9110 §15.3.7 "206 Partial Content").
+                (Some(_), None) if self.strong().is_some() => false,
                 _ => is_same_time,
             };
         if is_same { Ok(()) } else { Err(self.replaced(range)) }

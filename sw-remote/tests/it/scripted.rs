@@ -71,15 +71,17 @@ impl Tee for Kept {
 fn copies_are_given_of_answers_that_say_their_version_and_taken_back_if_the_whole_is_wrong() {
     let time = "Last-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n";
     let wrong = format!("{TAG}x-amz-checksum-crc64nvme: AAAAAAAAAAA=\r\nx-amz-checksum-type: FULL_OBJECT\r\n");
-    for (head, answer, kept, disowned) in [(TAG, TAG, 1, 0), (TAG, time, 0, 0), (&wrong, TAG, 0, 1)] {
-        let (head, answer) = (head.to_owned(), answer.to_owned());
+    // One of a weak tag is known by its time, and is no version.
+    let weak = format!("ETag: W/\"1\"\r\n{time}");
+    for (head, answer, kept, disowned) in [(TAG, TAG, 1, 0), (&weak, time, 0, 0), (&wrong, TAG, 0, 1)] {
+        let (head, answer, head_is_strong) = (head.to_owned(), answer.to_owned(), head != weak);
         let server = Scripted::start(move |request| match request {
             _ if request.starts_with("head") => head_of(9, &head),
             _ => part_of(request, &answer, b"123456789"),
         });
         let stores = stores_of(&server);
         let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
-        assert!(sw_remote::is_versioned(&object));
+        assert_eq!(sw_remote::is_versioned(&object), head_is_strong);
         let tee = Arc::new(Kept::default());
         let weak: Arc<dyn Tee> = tee.clone();
         sw_remote::set_tee(&object, Arc::downgrade(&weak));
@@ -88,6 +90,42 @@ fn copies_are_given_of_answers_that_say_their_version_and_taken_back_if_the_whol
         assert!(copies.iter().all(|copy| *copy == (0, b"123456789".to_vec())));
         assert_eq!((copies.len(), tee.1.load(Ordering::Relaxed)), (kept, disowned));
     }
+}
+
+#[test]
+fn an_answer_without_the_tag_that_the_object_had_is_of_another_one() {
+    let time = "Last-Modified: Tue, 01 Dec 2026 10:00:00 GMT\r\n";
+    let server = Scripted::start(move |request| match request {
+        _ if request.starts_with("head") => head_of(9, TAG),
+        _ => part_of(request, time, b"123456789"),
+    });
+    let stores = stores_of(&server);
+    let object = stores.open("s3://b/k", OpenMode::Read).unwrap();
+    let changed = read(&stores, &object).unwrap_err();
+    assert_eq!(changed.kind(), ErrorKind::Changed, "{changed}");
+}
+
+#[test]
+fn an_object_that_vanishes_while_it_is_listed_is_left_out() {
+    let server = Scripted::start(|request| match request {
+        _ if request.contains("list-type=2") => {
+            let one = |key: &str| {
+                format!(
+                    "<Contents><Key>{key}</Key><LastModified>2026-12-01T10:00:00.000Z</LastModified><Size>9</Size></Contents>"
+                )
+            };
+            let page = format!(
+                "<ListBucketResult><IsTruncated>false</IsTruncated>{}{}</ListBucketResult>",
+                one("gone"),
+                one("here")
+            );
+            say("200 OK", "", page.as_bytes())
+        }
+        _ if request.contains("/b/here") => head_of(9, TAG),
+        _ => say("404 Not Found", "", b""),
+    });
+    let names: Vec<String> = stores_of(&server).list("s3://b/").unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!(names, ["s3://b/here"]);
 }
 
 #[test]
