@@ -18,7 +18,7 @@ use std::{fmt, path::Path, str::FromStr};
 
 use sw_engine::{Error, ErrorKind, PciAddress, Verb};
 use sw_nvme::paths::PATHS_MAX;
-use sw_remote::{Address, Scheme};
+use sw_remote::{Address, Scheme, shown};
 /// Which device and which of its addresses connections over RDMA are made from.
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
@@ -313,7 +313,7 @@ impl FromStr for Uri {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = |detail: String| Error::new(ErrorKind::BadUri, Verb::Open).at(text).detail(detail);
+        let bad = |detail: String| Error::new(ErrorKind::BadUri, Verb::Open).at(shown(text)).detail(detail);
         if text.is_empty() || text.contains('\0') {
             return Err(bad("an address cannot be empty or contain NUL".into()).remedy("give a path or file:///path"));
         }
@@ -362,7 +362,7 @@ impl FromStr for Uri {
             }
             "file" => Err(bad("a file address names this machine only".into()).remedy("write file:///absolute/path")),
             scheme if scheme.starts_with(JUICEFS_ENGINE) => Err(Error::new(ErrorKind::Unsupported, Verb::Open)
-                .at(text)
+                .at(shown(text))
                 .detail("metadata of JuiceFS are read from a Redis without TLS, and from no other engine")
                 .remedy("use juicefs://HOST:PORT/DATABASE/PATH for those; others by `juicefs mount` and the path, or by `juicefs gateway --keep-etag` and s3://")),
             scheme if PLANNED.contains(&scheme) => Err(bad(format!("scheme {scheme} is not built in"))
@@ -379,7 +379,7 @@ fn remote(text: &str) -> Result<Uri, Error> {
     let (whole, Query { offset, len, .. }) = part.unwrap_or((text, Query::default()));
     let address = whole.parse::<Address>().map_err(|why| {
         Error::new(ErrorKind::BadUri, Verb::Open)
-            .at(text)
+            .at(shown(text))
             .detail(why)
             .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH, juicefs://REDIS-HOST:PORT/DATABASE/PATH, daos://POOL/CONTAINER/PATH or milvus://HOST:PORT/COLLECTION")
     })?;
@@ -635,6 +635,23 @@ mod tests {
         assert_eq!(nvme.join("a").unwrap_err().kind(), ErrorKind::WrongKind);
         for none in ["s3://b", "/", ".."] {
             assert_eq!(none.parse::<Uri>().unwrap().file_name(), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn errors_have_no_passwords() {
+        for text in [
+            "juicefs://:secret@h:6379/1/a",
+            "juicefs+postgres://u:secret@h/db/a",
+            "s3://u:secret@b/k",
+            "nothing://u:secret@h/a",
+            "file://u:secret@h/a",
+            "nvme+tcp://u:secret@h/a",
+            "stripe:x:s3://u:secret@b/k",
+        ] {
+            let error = text.parse::<Uri>().unwrap_err();
+            assert!(!error.to_string().contains("secret") && error.to_string().contains("***@"), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
     }
 

@@ -179,6 +179,24 @@ impl FromStr for Address {
     }
 }
 
+/// An address as messages have it, whatever it is: without what stands before the host, where others have a user and a password.
+pub fn shown(text: &str) -> String {
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((scheme, behind)) = rest.split_once("://") {
+        let host = behind.find('/').map_or(behind, |slash| behind.get(..slash).unwrap_or(behind));
+        shown.extend([scheme, "://"]);
+        rest = match host.rfind('@') {
+            Some(at) => {
+                shown.push_str("***");
+                behind.get(at..).unwrap_or_default()
+            }
+            None => behind,
+        };
+    }
+    shown.push_str(rest);
+    shown
+}
+
 /// Whether a name is one, of letters, digits and some characters more.
 fn is_of(name: &str, more: &[u8]) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
@@ -212,6 +230,21 @@ mod tests {
         let of_proxy: Address = "alluxio://h:1/d/a/b".parse().unwrap();
         assert_eq!((of_proxy.bucket.as_str(), of_proxy.key.as_str()), ("h:1/d", "a/b"));
         assert_eq!(of_proxy.sibling("c").to_string(), "alluxio://h:1/d/c");
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        for (text, want) in [
+            ("juicefs://:secret@h:6379/1/a@b", "juicefs://***@h:6379/1/a@b"),
+            ("juicefs://u:se@cret@h", "juicefs://***@h"),
+            ("s3://b/a@b", "s3://b/a@b"),
+            ("rbd://pool/image@snapshot", "rbd://pool/image@snapshot"),
+            ("stripe:1MiB:http://u:secret@h/a,s3://u:secret@b/a", "stripe:1MiB:http://***@h/a,s3://***@b/a"),
+            ("a@b", "a@b"),
+            ("", ""),
+        ] {
+            assert_eq!(shown(text), want);
+        }
     }
 
     #[test]

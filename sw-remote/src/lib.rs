@@ -36,7 +36,7 @@ mod sign;
 mod system;
 mod transport;
 
-pub use address::{Address, Scheme};
+pub use address::{Address, Scheme, shown};
 pub use runtime::Runtime;
 pub use system::{Context, System, is_versioned, set_tee, stored_checksum, unchanged};
 pub use transport::{RemoteConfig, RemoteTransport};

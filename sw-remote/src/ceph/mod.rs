@@ -45,7 +45,7 @@ use self::{
 };
 use crate::{
     CEPH,
-    address::{Address, Scheme},
+    address::{Address, Scheme, shown},
     foreign::{
         held::{self, Calls, Held},
         library::Refusal,
@@ -265,7 +265,7 @@ impl Ceph {
         let parsed = name.parse().map_err(|text: &str| text.to_owned());
         parsed.map_err(|text| {
             Error::new(ErrorKind::BadUri, verb)
-                .at(name)
+                .at(shown(name))
                 .detail(text)
                 .remedy("write rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT or cephfs://FILESYSTEM/PATH")
         })

@@ -37,7 +37,7 @@ use self::{
     write::{HdfsWrite, Making},
 };
 use crate::{
-    address::{Address, Scheme},
+    address::{Address, Scheme, shown},
     http::{Connections, HttpConfig},
     intent::Intent,
     part::Room,
@@ -352,7 +352,7 @@ impl Drop for Hdfs {
 fn parse(name: &str, verb: Verb) -> Result<Address, Error> {
     name.parse().map_err(|text: &str| {
         Error::new(ErrorKind::BadUri, verb)
-            .at(name)
+            .at(shown(name))
             .detail(text)
             .remedy("write hdfs://NAMENODE:PORT/PATH, hdfs://SERVICE/PATH or webhdfs://NAMENODE:PORT/PATH")
     })

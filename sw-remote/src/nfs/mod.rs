@@ -40,7 +40,7 @@ use self::{
     write::{NfsWrite, OPEN},
 };
 use crate::{
-    address::Address,
+    address::{Address, shown},
     intent::Intent,
     random::random_u64,
     remote::Remote,
@@ -166,7 +166,7 @@ impl NfsStores {
     fn server(&self, name: &str, verb: Verb) -> Result<(Address, Arc<Server>), Error> {
         let wrong = |text| {
             Error::new(ErrorKind::BadUri, verb)
-                .at(name)
+                .at(shown(name))
                 .detail(text)
                 .remedy("write nfs://HOST/EXPORT/PATH or nfs://HOST:PORT/EXPORT/PATH")
         };

@@ -46,7 +46,7 @@ use self::{
 pub use self::{credentials::Again, settings::Settings};
 use crate::{
     HTTP,
-    address::{Address, Scheme},
+    address::{Address, Scheme, shown},
     http::{Connections, HttpConfig},
     intent::Intent,
     part::Room,
@@ -146,7 +146,7 @@ impl ObjectStores {
 
     fn parse(name: &str, verb: Verb) -> Result<Address, Error> {
         name.parse().map_err(|text: &str| {
-            Error::new(ErrorKind::BadUri, verb).at(name).detail(text).remedy(
+            Error::new(ErrorKind::BadUri, verb).at(shown(name)).detail(text).remedy(
                 "write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH or http(s)://HOST/PATH",
             )
         })
