@@ -37,7 +37,7 @@ use self::{
     read::JuiceRead,
 };
 use crate::{
-    address::Address,
+    address::{Address, shown},
     objects::ObjectsConfig,
     runtime::leak,
     system::{Context, Opened, System},
@@ -101,20 +101,22 @@ struct Volume {
     /// What it says of itself.
     said: Vec<u8>,
     format: Format,
-    blocks: OnceLock<Result<Blocks, Error>>,
+    blocks: OnceLock<Blocks>,
     config: ObjectsConfig,
     address: String,
 }
 
 impl Volume {
-    /// Where its blocks are. Made with the first file that is opened.
+    /// Where its blocks are. Made with the first file that is opened; what failed is tried again with the next one.
     fn blocks(&self) -> Result<&Blocks, Error> {
-        let make = || {
-            let place = self.format.place.clone().map_err(|unread| unread.error(Verb::Open, &self.address))?;
-            Blocks::new(place, &self.format.name, self.config.clone())
-        };
-        let again = |why: &Error| Error::new(why.kind(), Verb::Open).at(self.address.as_str()).explained_by(why);
-        self.blocks.get_or_init(make).as_ref().map_err(again)
+        if let Some(made) = self.blocks.get() {
+            return Ok(made);
+        }
+        let place = self.format.place.clone().map_err(|unread| unread.error(Verb::Open, &self.address))?;
+        let made = Blocks::new(place, &self.format.name, self.config.clone()).map_err(|why| {
+            Error::new(why.kind(), Verb::Open).at(self.address.as_str()).explained_by(&why).caused_by(why)
+        })?;
+        Ok(self.blocks.get_or_init(|| made))
     }
 }
 
@@ -174,7 +176,7 @@ impl JuiceFs {
 
     fn at(&self, name: &str, verb: Verb) -> Result<At, Error> {
         let wrong = |text| {
-            Error::new(ErrorKind::BadUri, verb).at(name).detail(text).remedy(
+            Error::new(ErrorKind::BadUri, verb).at(shown(name)).detail(text).remedy(
                 "write juicefs://HOST:PORT/DATABASE/PATH, which is the volume's redis://HOST:PORT/DATABASE with juicefs before it and the path behind it",
             )
         };
@@ -275,7 +277,7 @@ impl Store for JuiceFs {
                 }
             }
             volume.blocks()?;
-            Ok((JuiceRead::open((server, volume.clone()), ask, found).await?, volume))
+            Ok((JuiceRead::open((server, volume.clone()), (ask, path), found).await?, volume))
         })?;
         let (found, blocks) = (remote.found(), volume.blocks()?);
         Ok(Arc::new(self.context.object(Opened {
@@ -365,6 +367,9 @@ mod tests {
             let error = stores.at(name, Verb::Open).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::BadUri, "{name}");
         }
+        let error = stores.at("juicefs://:secret@h/1/a", Verb::Open).err().unwrap();
+        assert!(error.to_string().contains("juicefs://***@h/1/a"), "{error}");
+        assert!(!format!("{error:?}").contains("secret"));
         for error in [
             stores.create("juicefs://h/1/a", 1).err(),
             stores.create_open("juicefs://h/1/a").err(),

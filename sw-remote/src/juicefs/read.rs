@@ -31,14 +31,18 @@ const GROUPS_MAX: usize = 64;
 const RESOLVES_MAX: u32 = 4;
 
 type Group = Arc<[Chunk]>;
+/// A group that is kept, or that one read asks for while others wait.
+type Place = Arc<tokio::sync::Mutex<Option<Group>>>;
 
 /// A file that is open for reading.
 pub(super) struct JuiceRead {
     server: Arc<Server>,
     volume: Arc<Volume>,
     name: String,
+    /// Its path in the volume.
+    path: String,
     found: Found,
-    groups: Mutex<BTreeMap<u64, Group>>,
+    groups: Mutex<BTreeMap<u64, Place>>,
 }
 
 /// Chunks of a group of a file so long.
@@ -54,7 +58,7 @@ impl JuiceRead {
     /// `NotFound` if it is gone again.
     pub(super) async fn open(
         (server, volume): (Arc<Server>, Arc<Volume>),
-        ask: Ask<'_>,
+        (ask, path): (Ask<'_>, String),
         found: Found,
     ) -> Result<Self, Error> {
         let gone = || {
@@ -65,9 +69,13 @@ impl JuiceRead {
         let of = range(0, found.attr.len);
         let (attr, chunks) = server.meta.chunks(ask, found.inode, of).await?.ok_or_else(gone)?;
         // It may have grown since it was found: the rest is asked for when it is read.
-        let groups = if attr == found.attr { BTreeMap::from([(0, chunks.into())]) } else { BTreeMap::new() };
+        let groups = if attr == found.attr {
+            BTreeMap::from([(0, Place::new(Some(chunks.into()).into()))])
+        } else {
+            BTreeMap::new()
+        };
         let found = Found { attr, ..found };
-        Ok(Self { server, volume, name: ask.name.to_owned(), found, groups: Mutex::new(groups) })
+        Ok(Self { server, volume, name: ask.name.to_owned(), path, found, groups: Mutex::new(groups) })
     }
 
     pub(super) fn found(&self) -> Found {
@@ -81,30 +89,31 @@ impl JuiceRead {
             .remedy("open it anew; bytes of two versions are never mixed")
     }
 
-    fn kept(&self, group: u64) -> Option<Group> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    /// Where a group of chunks is kept.
+    fn place(&self, group: u64) -> Place {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if groups.len() >= GROUPS_MAX && !groups.contains_key(&group) {
+            groups.pop_first();
+        }
+        groups.entry(group).or_default().clone()
     }
 
-    /// Asks what a group of chunks is made of, and keeps it.
+    /// Asks what a group of chunks is made of.
     async fn load(&self, group: u64) -> Result<Group, Error> {
         let ask = Ask { verb: Verb::Read, name: &self.name };
         let now = self.server.meta.chunks(ask, self.found.inode, range(group, self.found.attr.len)).await?;
         let (_, chunks) = now.filter(|(attr, _)| *attr == self.found.attr).ok_or_else(|| self.changed(Verb::Read))?;
-        let chunks: Group = chunks.into();
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        if groups.len() >= GROUPS_MAX {
-            groups.pop_first();
-        }
-        groups.insert(group, chunks.clone());
-        Ok(chunks)
+        Ok(chunks.into())
     }
 
-    /// The slices of a chunk: those that are kept, unless they are `other` than what is said.
+    /// The slices of a chunk: those that are kept, else those that it has by now.
     async fn chunk(&self, number: u64) -> Result<(Group, usize), Error> {
         let (group, at) = (number / GROUP, sw_mem::index(number % GROUP));
-        let chunks = match self.kept(group) {
-            Some(chunks) => chunks,
-            None => self.load(group).await?,
+        let place = self.place(group);
+        let mut kept = place.lock().await;
+        let chunks = match &*kept {
+            Some(chunks) => chunks.clone(),
+            None => kept.insert(self.load(group).await?).clone(),
         };
         Ok((chunks, at))
     }
@@ -112,13 +121,13 @@ impl JuiceRead {
     /// Looks what a chunk is made of by now, where a block of it is gone. Whether that is something else.
     async fn is_other_now(&self, number: u64, then: &Chunk) -> Result<bool, Error> {
         let (group, at) = (number / GROUP, sw_mem::index(number % GROUP));
-        if let Some(kept) = self.kept(group)
-            && kept.get(at) != Some(then)
-        {
+        let place = self.place(group);
+        let mut kept = place.lock().await;
+        if kept.as_ref().is_some_and(|kept| kept.get(at) != Some(then)) {
             // Another read has looked.
             return Ok(true);
         }
-        Ok(self.load(group).await?.get(at) != Some(then))
+        Ok(kept.insert(self.load(group).await?).get(at) != Some(then))
     }
 
     async fn get(&self, offset: u64, landing: &mut Landing) -> Result<(), Error> {
@@ -156,16 +165,30 @@ impl JuiceRead {
                         return Err(self.missing(&key, at, gone));
                     }
                 }
-                Err(error) => {
-                    return Err(Error::new(error.kind(), Verb::Read)
-                        .explained_by(&error)
-                        .at(self.name.as_str())
-                        .in_range(at, span.len.min(left))
-                        .with_code(error.code())
-                        .caused_by(error));
+                // So does S3 say of what is not there, to whoever may not list the bucket (GetObject, "Permissions").
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    resolves += 1;
+                    let is_other = match self.is_other_now(number, chunk).await {
+                        Err(changed) if changed.kind() == ErrorKind::Changed => return Err(changed),
+                        // Where nobody says it the block's own error tells more.
+                        other => other.unwrap_or(false),
+                    };
+                    if resolves > RESOLVES_MAX || !is_other {
+                        return Err(self.unread((at, span.len.min(left)), error));
+                    }
                 }
+                Err(error) => return Err(self.unread((at, span.len.min(left)), error)),
             }
         }
+    }
+
+    fn unread(&self, (at, len): (u64, u64), error: Error) -> Error {
+        Error::new(error.kind(), Verb::Read)
+            .explained_by(&error)
+            .at(self.name.as_str())
+            .in_range(at, len)
+            .with_code(error.code())
+            .caused_by(error)
     }
 
     fn missing(&self, key: &str, at: u64, gone: Error) -> Error {
@@ -194,8 +217,13 @@ impl Remote for JuiceRead {
     fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             let ask = Ask { verb: Verb::Open, name: &self.name };
-            let now = self.server.meta.chunks(ask, self.found.inode, (0, 0)).await?;
-            let is_same = now.is_some_and(|(attr, _)| attr == self.found.attr);
+            let gone = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::WrongKind | ErrorKind::Unsupported);
+            let is_same = match self.server.meta.find(ask, &self.path).await {
+                // Another file may have its name, and this one another name or a link of its own.
+                Ok(now) => now.inode == self.found.inode && now.attr == self.found.attr,
+                Err(error) if gone(error.kind()) => false,
+                Err(error) => return Err(error),
+            };
             if is_same { Ok(()) } else { Err(self.changed(Verb::Open)) }
         }
         .boxed()

@@ -406,6 +406,15 @@ fn changes(bench: &Bench) {
     fs::rename(bench.path("changed"), bench.path("renamed")).unwrap();
     assert!(bytes_of(&*bench.client, &object) == fs::read(bench.path("renamed")).unwrap());
     assert_eq!(kind_of(bench.client.open(&bench.uri("changed"), OpenMode::Read)), Err(ErrorKind::NotFound));
+    // Another directory has the name of its own: nothing of the file itself changed.
+    bench.put("above/file", b"one");
+    let object = open(&bench.client, &bench.uri("above/file"));
+    assert_eq!(unchanged(&object).map(kind_of), Some(Ok(())));
+    fs::rename(bench.path("above"), bench.path("elsewhere")).unwrap();
+    assert_eq!(unchanged(&object).map(kind_of), Some(Err(ErrorKind::Changed)));
+    bench.put("above/file", b"two");
+    assert_eq!(unchanged(&object).map(kind_of), Some(Err(ErrorKind::Changed)));
+    assert_eq!(bytes_of(&*bench.client, &object), b"one");
     // Removed under a reader.
     let object = open(&bench.client, &bench.uri("renamed"));
     fs::remove_file(bench.path("renamed")).unwrap();
@@ -603,8 +612,14 @@ fn everything_holds_with_a_volume_in_a_bucket() {
     // Keys of nobody's: the volume's own are a secret of JuiceFS's.
     let [endpoint, key, (name, _)] = server.environment();
     let wrong = with_keys([endpoint, key, (name, "wrong".to_owned())]);
-    let error = read(&*wrong, &open(&wrong, &bench.uri("a/long"))).unwrap_err();
+    let refused = open(&wrong, &bench.uri("a/long"));
+    let error = read(&*wrong, &refused).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    // S3 says so of a block that is gone too, to whoever may not list: of a file that is another one by now that is the less.
+    bench.change("a/long", |file| file.write_all_at(b"other", 0).unwrap());
+    let error = read(&*wrong, &refused).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+    let (object, want) = (open(&bench.client, &bench.uri("a/long")), fs::read(bench.path("a/long")).unwrap());
     // A block that is gone.
     let key = blocks_in(&server.path("vol"))[0].clone();
     let taken = fs::read(&key).unwrap();
