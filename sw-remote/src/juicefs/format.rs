@@ -8,7 +8,10 @@ use sw_engine::{Error, ErrorKind, Verb};
 use url::Url;
 
 use super::slices::{Form, Naming};
-use crate::objects::{Keys, Where};
+use crate::{
+    address::shown,
+    objects::{Keys, Where},
+};
 
 /// The version of metadata that is read here (JuiceFS 1.4.1 `pkg/meta/base.go`, `MaxVersion`).
 const META_VERSION: u64 = 1;
@@ -92,8 +95,12 @@ impl Format {
         }
         match text("Storage").to_ascii_lowercase().as_str() {
             "file" => Ok(Place::Folder(folder(bucket, text("Name")))),
+            // The bucket's name stands elsewhere in those, and they have no region where others do.
+            "s3" if bucket.contains(".vpce.amazonaws.com") => {
+                Err(format!("the volume's bucket is reached by a private link ({})", shown(bucket)))
+            }
             storage @ ("s3" | "minio") => {
-                let place = place_of(storage, bucket).ok_or_else(|| format!("no bucket is at {bucket:?}"))?;
+                let place = place_of(storage, bucket).ok_or_else(|| format!("no bucket is at {:?}", shown(bucket)))?;
                 // What is encrypted is a secret between JuiceFS and its volume.
                 let is_plain = !value.get("KeyEncrypted").and_then(Value::as_bool).unwrap_or(false);
                 let keys = Keys {
@@ -192,6 +199,15 @@ mod tests {
         assert!(unread(&with(r#""Shards":2"#)).contains("--shards"));
         assert!(unread(&FILE.replace("\"file\"", "\"gs\"")).contains("gs"));
         assert!(unread(&FILE.replace("\"file\"", "\"minio\"").replace("/d/", "http://h:9")).contains("no bucket"));
+        for link in [
+            "https://b.bucket.vpce-1-a.s3.eu-1.vpce.amazonaws.com",
+            "https://bucket.vpce-1-a.s3.eu-1.vpce.amazonaws.com/b",
+        ] {
+            assert!(
+                unread(&FILE.replace("\"file\"", "\"s3\"").replace("/d/", link)).contains("private link"),
+                "{link}"
+            );
+        }
     }
 
     #[test]
