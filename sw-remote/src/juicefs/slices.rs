@@ -129,7 +129,9 @@ impl Chunk {
         self.cut(pos);
         self.cut(end);
         let under: Vec<u64> = self.0.range(pos..end).map(|(at, _)| *at).collect();
-        self.0.retain(|at, _| !under.contains(at));
+        for at in under {
+            self.0.remove(&at);
+        }
         self.0.insert(pos, part);
     }
 
