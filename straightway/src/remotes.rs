@@ -342,7 +342,12 @@ impl Remote {
         let said = |name: &str| told.get(OsStr::new(name)).cloned();
         let word = |name: &str| said(name).and_then(|word| word.into_string().ok());
         let file = || {
-            let text = std::fs::read_to_string(said("META_PASSWORD_FILE")?).ok()?;
+            let file = PathBuf::from(said("META_PASSWORD_FILE")?);
+            // Not every Redis asks for one: it is told what it was asked without.
+            let unread = |error: &std::io::Error| {
+                tracing::warn!(file = %file.display(), %error, "META_PASSWORD_FILE names a file that is not read: the Redis of JuiceFS is asked without a password");
+            };
+            let text = std::fs::read_to_string(&file).inspect_err(unread).ok()?;
             Some(text.trim_end_matches(['\r', '\n']).to_owned())
         };
         JuiceFsConfig {
