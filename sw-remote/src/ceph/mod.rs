@@ -20,12 +20,11 @@ mod room;
 mod sys;
 
 use std::{
-    collections::HashMap,
     ffi::CString,
     fmt,
     os::unix::ffi::OsStrExt,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -47,6 +46,7 @@ use crate::{
     CEPH,
     address::{Address, Scheme, shown},
     foreign::{
+        connections::Connections,
         held::{self, Calls, Held},
         library::Refusal,
         slabs::Slabs,
@@ -115,9 +115,8 @@ struct Shared {
     rados: OnceLock<Result<Rados, Refusal>>,
     rbd: OnceLock<Result<Rbd, Refusal>>,
     cephfs: OnceLock<Result<CephFs, Refusal>>,
-    /// Held while it is made: others wait for the same.
-    cluster: Mutex<Option<Arc<Held<Cluster>>>>,
-    mounts: Mutex<HashMap<String, Arc<Held<Mount>>>>,
+    cluster: Connections<(), Arc<Held<Cluster>>>,
+    mounts: Connections<String, Arc<Held<Mount>>>,
     slabs: Slabs,
     room: Arc<Room>,
 }
@@ -167,16 +166,15 @@ impl Shared {
     }
 
     fn cluster(&self, verb: Verb, name: &str) -> Result<Arc<Held<Cluster>>, Error> {
-        let mut known = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cluster) = &*known {
-            return Ok(cluster.clone());
-        }
-        let rados = self.rados.get_or_init(|| Rados::load(self.config.libraries.as_deref()));
-        let rados = rados.as_ref().map_err(|refusal| refusal.error(verb, name))?;
-        let made = Cluster::connect(*rados, &self.identity(self.config.patience, verb, name)?);
-        let made = made.map_err(|failed| fault::of_connection(failed, verb, name))?;
-        tracing::info!(user = self.config.user, version = ?rados.version(), "connected to a cluster of Ceph's by librados");
-        Ok(known.insert(Arc::new(Held::new(made, &self.calls))).clone())
+        let make = || {
+            let rados = self.rados.get_or_init(|| Rados::load(self.config.libraries.as_deref()));
+            let rados = rados.as_ref().map_err(|refusal| refusal.error(verb, name))?;
+            let made = Cluster::connect(*rados, &self.identity(self.config.patience, verb, name)?);
+            let made = made.map_err(|failed| fault::of_connection(failed, verb, name))?;
+            tracing::info!(user = self.config.user, version = ?rados.version(), "connected to a cluster of Ceph's by librados");
+            Ok(Arc::new(Held::new(made, &self.calls)))
+        };
+        self.cluster.get((), self.limit(), (make, || self.calls.late(verb, name)))
     }
 
     /// A context of one's own in the pool of an address, and in its namespace.
@@ -196,19 +194,16 @@ impl Shared {
     }
 
     fn mount(&self, at: &Address, verb: Verb, name: &str) -> Result<Arc<Held<Mount>>, Error> {
-        let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mount) = mounts.get(&at.bucket) {
-            return Ok(mount.clone());
-        }
-        let library = self.cephfs.get_or_init(|| CephFs::load(self.config.libraries.as_deref()));
-        let library = library.as_ref().map_err(|refusal| refusal.error(verb, name))?;
-        // A request that it gives up is an error of the medium to it (EIO): ours is told before.
-        let identity = self.identity(self.limit() + MARGIN, verb, name)?;
-        let made = Mount::open(*library, &identity, &text(&at.bucket, verb, name)?);
-        let made =
-            Arc::new(Held::new(made.map_err(|failed| fault::of_connection(failed, verb, name))?, &self.file_calls));
-        mounts.insert(at.bucket.clone(), made.clone());
-        Ok(made)
+        let make = || {
+            let library = self.cephfs.get_or_init(|| CephFs::load(self.config.libraries.as_deref()));
+            let library = library.as_ref().map_err(|refusal| refusal.error(verb, name))?;
+            // A request that it gives up is an error of the medium to it (EIO): ours is told before.
+            let identity = self.identity(self.limit() + MARGIN, verb, name)?;
+            let made = Mount::open(*library, &identity, &text(&at.bucket, verb, name)?);
+            let made = made.map_err(|failed| fault::of_connection(failed, verb, name))?;
+            Ok(Arc::new(Held::new(made, &self.file_calls)))
+        };
+        self.mounts.get(at.bucket.clone(), self.limit(), (make, || self.file_calls.late(verb, name)))
     }
 
     /// Longest that one request is waited for.
@@ -240,8 +235,8 @@ impl Ceph {
             rados: OnceLock::new(),
             rbd: OnceLock::new(),
             cephfs: OnceLock::new(),
-            cluster: Mutex::default(),
-            mounts: Mutex::default(),
+            cluster: Connections::default(),
+            mounts: Connections::default(),
             slabs: Slabs::default(),
             room: Arc::new(Room::new(config.write_bytes)),
             config,
@@ -359,8 +354,7 @@ impl Store for Ceph {
 impl Drop for Ceph {
     /// Waits for the threads of libraries that nothing is open of any more: a process that ends under them may not end well.
     fn drop(&mut self) {
-        let cluster = self.shared.cluster.try_lock().ok().and_then(|mut cluster| cluster.take());
-        let mounts = self.shared.mounts.try_lock().ok().map(|mut mounts| std::mem::take(&mut *mounts));
+        let (cluster, mounts) = (self.shared.cluster.take(), self.shared.mounts.take());
         if self.context.runtime().is_in_child() {
             leak((cluster, mounts));
             return;

@@ -27,15 +27,21 @@ pub(super) fn of_connection(failed: Failed, verb: Verb, name: &str) -> Error {
     told(failed, verb, name).remedy(remedy)
 }
 
-/// The error of a write: what says that nothing was done, says that.
-pub(super) fn of_write(failed: Failed, verb: Verb, name: &str) -> Error {
-    let outcome = match failed.code {
-        Code::Errno(libc::EACCES | libc::EPERM | libc::ENOENT | libc::ENOSPC | libc::EROFS | libc::EDQUOT) => {
-            WriteOutcome::NotApplied
-        }
-        Code::Errno(_) | Code::Der(_) => WriteOutcome::Unknown,
-    };
-    told(failed, verb, name).with_outcome(outcome)
+/// The error of a look-up, or of making a temporary name, before a change: what has the final name is as it was.
+pub(super) fn of_begin(failed: Failed, verb: Verb, name: &str) -> Error {
+    told(failed, verb, name).with_outcome(WriteOutcome::NotApplied)
+}
+
+/// The error of a change. Without a transaction it is several updates, and an error may be that of the last of them, whatever its number.
+pub(super) fn of_change(failed: Failed, verb: Verb, name: &str) -> Error {
+    told(failed, verb, name).with_outcome(WriteOutcome::Unknown)
+}
+
+/// The error of a rename, which says what is left.
+pub(super) fn of_rename(failed: Failed, name: &str, temporary: &str) -> Error {
+    of_change(failed, Verb::Create, name)
+        .detail(format!("{failed}; {temporary} beside it, if it is there, is left"))
+        .remedy("look at the file; copy it before you remove either name, or rename one over the other: both may be one object")
 }
 
 /// No answer in time, of the library or of its threads.

@@ -1,6 +1,9 @@
 //! Files of a container, read by events, and their names.
 
-use std::sync::Arc;
+use std::{
+    ffi::CString,
+    sync::{Arc, atomic::Ordering},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use sw_engine::{
@@ -186,8 +189,9 @@ impl Daos {
         })
     }
 
+    /// A name of which nothing may be known is something else, and fails none of the others.
     pub(super) fn list_files(&self, place: Place, name: &str) -> Result<Vec<Entry>, Error> {
-        self.run((Verb::List, name), move |shared| {
+        self.run_on((Verb::List, name), move |shared, progress| {
             let (node, facts) = look_up(shared, &place, Access::Read, Verb::List)?;
             if kind(&facts) != EntryKind::Directory {
                 return Ok(vec![entry(place.name(), &facts)]);
@@ -195,13 +199,22 @@ impl Daos {
             let told = |failed| fault::told(failed, Verb::List, &place.name());
             let mut leaves = Vec::new();
             // A name that is no text cannot be written in an address.
-            node.names(&mut |name| leaves.extend(name.into_string())).map_err(told)?;
+            let mut add = |name: CString| {
+                leaves.extend(name.into_string());
+                progress.fetch_add(1, Ordering::Relaxed);
+            };
+            node.names(&mut add).map_err(told)?;
             let above = place.at.key.trim_end_matches('/');
             let mut entries = Vec::with_capacity(leaves.len());
             for leaf in leaves {
                 let below = Place::of(place.at.sibling(&format!("{above}/{leaf}")), Verb::List)?;
+                progress.fetch_add(1, Ordering::Relaxed);
                 match Node::look_up(&node.mount, &text(&below.path, Verb::List, &below.name())?, Access::Read) {
                     Ok((_, facts)) => entries.push(entry(below.name(), &facts)),
+                    Err(Failed { code: Code::Errno(libc::EACCES | libc::EPERM), .. }) => {
+                        let (name, version) = (below.name(), Version::default());
+                        entries.push(Entry { name, kind: EntryKind::Other, len: 0, version });
+                    }
                     // Gone meanwhile, or a link to nothing.
                     Err(Failed { code: Code::Errno(libc::ENOENT | libc::ELOOP), .. }) => {}
                     Err(failed) => return Err(fault::told(failed, Verb::List, &below.name())),
@@ -222,8 +235,8 @@ impl Daos {
             let (name, leaf) = (place.name(), text(leaf, Verb::Replace, &place.name())?);
             let mount = shared.mount(&place, Access::ReadWrite, Verb::Replace)?;
             let above = Node::look_up(&mount, &text(above, Verb::Replace, &name)?, Access::ReadWrite);
-            let removed = above.and_then(|(above, _)| above.remove(&leaf));
-            removed.map_err(|failed| fault::of_write(failed, Verb::Replace, &name))
+            let (above, _) = above.map_err(|failed| fault::of_begin(failed, Verb::Replace, &name))?;
+            above.remove(&leaf).map_err(|failed| fault::of_change(failed, Verb::Replace, &name))
         });
         removed.map_err(fault::late_is_unknown)
     }

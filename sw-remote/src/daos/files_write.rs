@@ -17,7 +17,7 @@ use super::{
     text,
 };
 use crate::foreign::{
-    draft::{Draft, Making, OPEN, temporary},
+    draft::{Draft, Leftover, Making, OPEN, temporary},
     held::Held,
 };
 
@@ -32,7 +32,7 @@ struct Written {
 
 impl Draft for Written {
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Error> {
-        self.file.write(offset, from).map_err(|failed| fault::of_write(failed, Verb::Write, &self.name))
+        self.file.write(offset, from).map_err(|failed| fault::of_change(failed, Verb::Write, &self.name))
     }
 
     fn set_len(&self, len: u64) -> Result<(), Error> {
@@ -45,7 +45,7 @@ impl Draft for Written {
 
     fn rename(&self) -> Result<(), Error> {
         let renamed = self.above.rename(&self.temporary, &self.leaf);
-        renamed.map_err(|failed| fault::of_write(failed, Verb::Create, &self.name))
+        renamed.map_err(|failed| fault::of_rename(failed, &self.name, &self.temporary.to_string_lossy()))
     }
 
     fn sync_names(&self) -> Result<(), Error> {
@@ -54,6 +54,12 @@ impl Draft for Written {
 
     fn remove(&self) -> bool {
         self.above.remove(&self.temporary).is_ok()
+    }
+
+    /// Without a transaction `dfs_move` inserts the new name, of the same object, before it removes the old one; and `dfs_remove` punches the
+    /// object (DAOS 2.6 `src/client/dfs/rename.c`, `remove.c`).
+    fn leftover(&self) -> Leftover {
+        Leftover::Left(self.temporary.to_string_lossy().into_owned())
     }
 }
 
@@ -81,7 +87,7 @@ impl Daos {
         let name = place.name();
         let making = self.run((Verb::Create, &name), move |shared| {
             let name = place.name();
-            let told = |failed| fault::of_write(failed, Verb::Create, &name);
+            let told = |failed| fault::of_begin(failed, Verb::Create, &name);
             let mount = shared.mount(&place, Access::ReadWrite, Verb::Create)?;
             let there = Node::look_up(&mount, &text(&place.path, Verb::Create, &name)?, Access::Read);
             if there.is_ok_and(|(_, facts)| facts.format == libc::S_IFDIR) {

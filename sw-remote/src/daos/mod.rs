@@ -15,11 +15,14 @@ mod files_write;
 mod sys;
 
 use std::{
-    collections::HashMap,
     ffi::CString,
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    pin::pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,7 @@ use crate::{
     DAOS,
     address::Address,
     foreign::{
+        connections::Connections,
         held::{Calls, Held},
         library::Refusal,
         slabs::Slabs,
@@ -47,6 +51,8 @@ use crate::{
 
 /// Calls that block, at a time.
 const CALLS_MAX: usize = 16;
+/// Longest that one takes which gets on.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Longest that the end of an engine waits for the libraries' threads.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -81,16 +87,15 @@ impl fmt::Debug for Daos {
     }
 }
 
-type Mounts = HashMap<(String, String, Access), Arc<Held<Mount>>>;
+type Mounts = Connections<(String, String, Access), Arc<Held<Mount>>>;
 
 /// What its objects share.
 struct Shared {
     config: DaosConfig,
     calls: Calls,
     library: OnceLock<Result<Library, Refusal>>,
-    /// Held while it is made: others wait for the same.
-    client: Mutex<Option<Arc<Held<Client>>>>,
-    mounts: Mutex<Mounts>,
+    client: Connections<(), Arc<Held<Client>>>,
+    mounts: Mounts,
     slabs: Slabs,
 }
 
@@ -154,31 +159,27 @@ fn text(of: &str, verb: Verb, name: &str) -> Result<CString, Error> {
 
 impl Shared {
     fn client(&self, verb: Verb, name: &str) -> Result<Arc<Held<Client>>, Error> {
-        let mut known = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = &*known {
-            return Ok(client.clone());
-        }
-        let library = self.library.get_or_init(|| Library::load(self.config.libraries.as_deref()));
-        let library = library.as_ref().map_err(|refusal| refusal.error(verb, name))?;
-        let made = Client::new(*library).map_err(|failed| fault::of_connection(failed, verb, name))?;
-        tracing::info!("uses DAOS by libdaos and libdfs");
-        Ok(known.insert(Arc::new(Held::new(made, &self.calls))).clone())
+        let make = || {
+            let library = self.library.get_or_init(|| Library::load(self.config.libraries.as_deref()));
+            let library = library.as_ref().map_err(|refusal| refusal.error(verb, name))?;
+            let made = Client::new(*library).map_err(|failed| fault::of_connection(failed, verb, name))?;
+            tracing::info!("uses DAOS by libdaos and libdfs");
+            Ok(Arc::new(Held::new(made, &self.calls)))
+        };
+        self.client.get((), self.config.patience, (make, || self.calls.late(verb, name)))
     }
 
     fn mount(&self, place: &Place, access: Access, verb: Verb) -> Result<Arc<Held<Mount>>, Error> {
         let (name, key) = (place.name(), (place.at.bucket.clone(), place.container.clone(), access));
         let client = self.client(verb, &name)?;
-        let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mount) = mounts.get(&key) {
-            return Ok(mount.clone());
-        }
         let system = self.config.system.as_ref().map(|system| text(system, verb, &name)).transpose()?;
         let (pool, container) = (text(&key.0, verb, &name)?, text(&key.1, verb, &name)?);
-        let made = Mount::open(&client, system.as_deref(), (&pool, &container), access);
-        let made = made.map_err(|failed| fault::of_connection(failed, verb, &name))?;
-        let made = Arc::new(Held::new(made, &self.calls));
-        mounts.insert(key, made.clone());
-        Ok(made)
+        let make = || {
+            let made = Mount::open(&client, system.as_deref(), (&pool, &container), access);
+            let made = made.map_err(|failed| fault::of_connection(failed, verb, &name))?;
+            Ok(Arc::new(Held::new(made, &self.calls)))
+        };
+        self.mounts.get(key, self.config.patience, (make, || self.calls.late(verb, &name)))
     }
 }
 
@@ -188,8 +189,8 @@ impl Daos {
         let shared = Shared {
             calls: Calls::new(CALLS_MAX, config.requests, config.patience, fault::late),
             library: OnceLock::new(),
-            client: Mutex::default(),
-            mounts: Mutex::default(),
+            client: Connections::default(),
+            mounts: Connections::default(),
             slabs: Slabs::default(),
             config,
         };
@@ -198,8 +199,7 @@ impl Daos {
 
     /// Reads that the library has, those that nobody waits for any more included.
     pub fn reads_under_way(&self) -> usize {
-        let client = self.shared.client.lock().unwrap_or_else(PoisonError::into_inner);
-        client.as_ref().map_or(0, |client| client.queue.count())
+        self.shared.client.known(&()).map_or(0, |client| client.queue.count())
     }
 
     /// Runs an operation of the control plane, which may have to connect first.
@@ -212,6 +212,31 @@ impl Daos {
         let limit = self.shared.config.patience * 2;
         let threads_of = threads.runtime.clone();
         threads_of.wait((verb, name), limit, async move { threads.begin((verb, &at), move || work(&shared)).await })
+    }
+
+    /// Likewise for one of many steps: its limit is for each part of it in which it gets nowhere.
+    fn run_on<T: Send + 'static>(
+        &self,
+        (verb, name): (Verb, &str),
+        work: impl FnOnce(&Arc<Shared>, &AtomicU64) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (shared, threads, at) = (self.shared.clone(), self.shared.calls.clone(), name.to_owned());
+        let (limit, progress) = (self.shared.config.patience * 2, Arc::<AtomicU64>::default());
+        let (threads_of, steps) = (threads.runtime.clone(), progress.clone());
+        threads_of.wait((verb, name), LONGEST, async move {
+            let mut done = pin!(threads.begin((verb, &at), move || work(&shared, &steps)));
+            let mut before = 0;
+            loop {
+                if let Ok(done) = tokio::time::timeout(limit, &mut done).await {
+                    return done;
+                }
+                let now = progress.load(Ordering::Relaxed);
+                if now == before {
+                    return Err(fault::late(verb, &at, limit.as_secs()));
+                }
+                before = now;
+            }
+        })
     }
 
     fn object(&self, name: String, remote: Arc<dyn Remote>, (len, version): (u64, Version)) -> Object {
@@ -274,12 +299,11 @@ impl Store for Daos {
 impl Drop for Daos {
     /// Waits for the threads of libraries that nothing is open of any more: a process that ends under them may not end well.
     fn drop(&mut self) {
-        let client = self.shared.client.try_lock().ok().and_then(|mut client| client.take());
-        let mounts = self.shared.mounts.try_lock().map(|mut mounts| std::mem::take(&mut *mounts));
+        let (client, mounts) = (self.shared.client.take(), self.shared.mounts.take());
         if self.shared.calls.runtime.is_in_child() {
             return leak((client, mounts));
         }
-        if let Some(client) = &client {
+        for client in &client {
             client.queue.close();
         }
         drop((mounts, client));

@@ -3,6 +3,7 @@
 //! ```text
 //!   create ─► Draft ─► Making ── writes, many at a time ─► commit: closed, cut, durable, Turn, renamed
 //!                                                     └─► given up: Turn, removed
+//!                                                         renamed or about to be: removed by a library that can, else left and told
 //! ```
 
 use std::{
@@ -55,6 +56,20 @@ pub(crate) trait Draft: Send + Sync + 'static {
 
     /// Removes its temporary name. Whether that was there.
     fn remove(&self) -> bool;
+
+    /// What of its temporary name may be done once a rename was begun.
+    fn leftover(&self) -> Leftover {
+        Leftover::Removed
+    }
+}
+
+/// What becomes of a temporary name whose rename failed, or did not end in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leftover {
+    /// It is removed: a rename is whole or not there.
+    Removed,
+    /// It is left and told, by this name: it and the final name may be one object, whose bytes would go with it.
+    Left(String),
 }
 
 /// One in the making.
@@ -82,6 +97,11 @@ impl Turn {
 
     fn take(&self, to: u8) -> bool {
         self.0.compare_exchange(Self::OPEN, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether a rename was begun. Where it was not it is not any more.
+    fn has_begun(&self) -> bool {
+        !self.take(Self::GIVEN_UP) && self.0.load(Ordering::Acquire) == Self::RENAMES
     }
 }
 
@@ -216,6 +236,15 @@ impl Remote for Making {
 
 impl Making {
     async fn remove_temporary(&self) {
+        if let Leftover::Left(temporary) = self.draft.leftover()
+            && self.turn.has_begun()
+        {
+            tracing::warn!(
+                object = %self.at, temporary,
+                "a rename failed or was late: its temporary name, if it is still there, is left, as it may be the same object as the final name"
+            );
+            return;
+        }
         let (draft, name) = (self.draft.clone(), self.name());
         // One that has its name already is not there by this one.
         let removed = self.calls.call((Verb::Replace, &name), move || Ok(draft.remove()));

@@ -144,6 +144,27 @@ fn names_are_listed_by_pages_and_are_what_they_are() {
 }
 
 #[test]
+fn a_listing_takes_as_long_as_it_gets_on_and_one_name_fails_none() {
+    let rig = Rig::new("daos-long-list");
+    for number in 0..100 {
+        rig.file(&format!("n{number:03}"), 1);
+    }
+    rig.file("closed", 1);
+    let client = rig.hasty();
+    rig.control.set(Setting::RefuseClosed, 1);
+    // A second or more, where nothing may take longer than 600 ms.
+    rig.control.set(Setting::LookupUs, 10_000);
+    let all = client.list("daos://pool/box").unwrap();
+    assert_eq!((all.len(), &*all[0].name, all[0].kind), (101, "daos://pool/box/closed", EntryKind::Other));
+    assert!(all[1..].iter().all(|entry| (entry.kind, entry.len) == (EntryKind::Object, 1)));
+    assert_eq!(kind_of(client.stat("daos://pool/box/closed")), Err(ErrorKind::PermissionDenied));
+    rig.control.set(Setting::LookupUs, 0);
+    rig.control.set(Setting::StallLookup, 1);
+    assert_eq!(kind_of(client.list("daos://pool/box")), Err(ErrorKind::DeadlineExceeded));
+    rig.control.set(Setting::StallLookup, 0);
+}
+
+#[test]
 fn a_file_is_whole_under_its_name_or_not_there() {
     let rig = Rig::new("daos-write");
     let client = rig.client();
@@ -173,12 +194,52 @@ fn a_file_is_whole_under_its_name_or_not_there() {
     rig.control.set(Setting::MoveCode, i64::from(libc::EIO));
     let error = intent.commit(Names::Durable).unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Io, Some(WriteOutcome::Unknown)));
+    // Its temporary name is left: it may be the same object.
+    assert!(error.to_string().contains(".new.straightway-"), "{error}");
     rig.control.set(Setting::MoveCode, 0);
-    assert_eq!((there().unwrap(), left()), (b"shorter".to_vec(), 1));
+    assert_eq!((there().unwrap(), left()), (b"shorter".to_vec(), 2));
     client.remove(name).unwrap();
     assert_eq!(kind_of(client.remove(name)), Err(ErrorKind::NotFound));
     assert_eq!(kind_of(client.remove("daos://pool/box/a")), Err(ErrorKind::WrongKind));
     assert_eq!(kind_of(client.create("daos://pool/box/a", 1).map(drop)), Err(ErrorKind::WrongKind));
+}
+
+#[test]
+fn a_rename_that_ends_half_way_costs_no_bytes() {
+    let rig = Rig::new("daos-half");
+    let (client, hasty) = (rig.client(), rig.hasty());
+    let left = || fs::read_dir(rig.scratch.path("pool/box")).unwrap().count();
+    let whole = |name: &str| fs::read(rig.scratch.path(&format!("pool/box/{name}"))).unwrap() == b"whole";
+    let commit = |client: &Daos, name: &str| {
+        let intent = client.create(&format!("daos://pool/box/{name}"), 5).unwrap();
+        write(client, intent.object(), 0, b"whole").unwrap();
+        let error = intent.commit(Names::Durable).unwrap_err();
+        (error.kind(), error.outcome())
+    };
+    // Whatever number it has: the new name is there, of the object that the temporary one is of.
+    for (name, code, kind) in [
+        ("io", libc::EIO, ErrorKind::Io),
+        ("rights", libc::EPERM, ErrorKind::PermissionDenied),
+        ("space", libc::ENOSPC, ErrorKind::NoSpace),
+    ] {
+        rig.control.set(Setting::MoveHalfCode, i64::from(code));
+        assert_eq!(commit(&client, name), (kind, Some(WriteOutcome::Unknown)), "{name}");
+        rig.control.set(Setting::MoveHalfCode, 0);
+        assert!(whole(name), "{name}");
+    }
+    assert_eq!(left(), 6);
+    rig.control.set(Setting::StallMove, 1);
+    assert_eq!(commit(&hasty, "late"), (ErrorKind::DeadlineExceeded, Some(WriteOutcome::Unknown)));
+    assert!(whole("late"));
+    rig.control.set(Setting::StallMove, 0);
+    assert!(wait_until(|| left() == 7), "it ends in the background");
+    assert!(whole("late"));
+    // A removal that failed may have removed.
+    rig.control.set(Setting::RemoveCode, i64::from(libc::EPERM));
+    let error = client.remove("daos://pool/box/late").unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::PermissionDenied, Some(WriteOutcome::Unknown)));
+    let error = client.remove("daos://pool/box/late").unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::NotFound, None), "nothing was begun");
 }
 
 #[test]
@@ -230,6 +291,7 @@ fn what_the_libraries_refuse_or_lie_about_has_its_kind() {
     let client = rig.client();
     let object = open(&client, name);
     for (setting, code, kind) in [
+        // What libdfs makes of DER_CSUM, as of much else; its number is told apart if it comes.
         (Setting::ReadError, i64::from(libc::EIO), ErrorKind::Io),
         (Setting::ReadError, -2021, ErrorKind::ChecksumMismatch),
         (Setting::ReadCode, i64::from(libc::EPERM), ErrorKind::PermissionDenied),
@@ -269,6 +331,11 @@ fn a_library_that_never_answers_keeps_its_memory_and_nobody_hangs() {
     assert_eq!(rig.control.count(Count::Reads), 4);
     assert!(start.elapsed() < Duration::from_secs(10));
     assert!(wait_until(|| rig.control.count(Count::Aborts) == 4), "each was asked to end");
+    // Polled it is in peace, though the library does not wait.
+    let polls = rig.control.count(Count::Polls);
+    assert_eq!(kind_of(read(&*client, &object)), Err(ErrorKind::DeadlineExceeded));
+    let polls = rig.control.count(Count::Polls) - polls;
+    assert!(polls < 10_000, "{polls} polls");
     // It answers again: what was late lands nowhere, and places are free.
     rig.control.set(Setting::Stall, 0);
     assert!(wait_until(|| client.reads_under_way() == 0));
@@ -284,6 +351,24 @@ fn a_library_that_never_answers_keeps_its_memory_and_nobody_hangs() {
     drop((object, client));
     rig.control.set(Setting::Stall, 0);
     assert!(wait_until(|| rig.control.count(Count::Running) == 0 && rig.open_things() == [0; 4]));
+}
+
+#[test]
+fn a_pool_that_does_not_answer_keeps_nobody_from_another() {
+    let rig = Rig::new("daos-silent-pool");
+    let bytes = rig.file("one", 1 << 20);
+    fs::create_dir_all(rig.scratch.path("silent/box")).unwrap();
+    fs::write(rig.scratch.path("silent/box/two"), b"two").unwrap();
+    let client = rig.hasty();
+    rig.control.set(Setting::StallPool, 1);
+    let silent = "daos://silent/box/two";
+    // More of them than there are threads.
+    for _ in 0..20 {
+        assert_eq!(kind_of(client.open(silent, OpenMode::Read)), Err(ErrorKind::DeadlineExceeded));
+    }
+    assert!(read(&*client, &open(&client, "daos://pool/box/one")).unwrap() == bytes);
+    rig.control.set(Setting::StallPool, 0);
+    assert!(wait_until(|| client.open(silent, OpenMode::Read).is_ok_and(|object| object.len == 3)));
 }
 
 #[test]
@@ -306,4 +391,11 @@ fn a_call_that_does_not_return_and_a_queue_that_fails_are_told() {
     rig.control.set(Setting::PollCode, 0);
     assert!(wait_until(|| client.reads_under_way() == 0));
     assert!(wait_until(|| read(&*client, &object).is_ok_and(|read| read == bytes)));
+    // What a poll said is forgotten with the last event.
+    rig.control.set(Setting::PollCode, -1020);
+    rig.control.set(Setting::ReadCode, i64::from(libc::EPERM));
+    assert_eq!(kind_of(read(&*client, &object)), Err(ErrorKind::PermissionDenied));
+    rig.control.set(Setting::PollCode, 0);
+    rig.control.set(Setting::ReadCode, 0);
+    assert!(read(&*client, &object).unwrap() == bytes);
 }

@@ -118,7 +118,11 @@ extern "C" fn dfs_lookup(
     stat: *mut libc::stat,
 ) -> c_int {
     stall(Setting::StallLookup);
+    daos::wait_us(setting(Setting::LookupUs));
     let given = named(path);
+    if setting(Setting::RefuseClosed) != 0 && given.ends_with("closed") {
+        return libc::EACCES;
+    }
     let Ok(below) = given.strip_prefix("/") else { return libc::EINVAL };
     let path = mounted(mount).0.join(below);
     let found = fs::metadata(&path).and_then(|facts| {
@@ -198,6 +202,8 @@ extern "C" fn dfs_read(
     event: *mut Event,
 ) -> c_int {
     if setting(Setting::ReadCode) != 0 {
+        // So that the queue is polled meanwhile.
+        daos::wait_us(20_000);
         return setting(Setting::ReadCode);
     }
     daos::begin(object, list, offset, moved, event);
@@ -287,8 +293,21 @@ extern "C" fn dfs_move(
     new_name: *const c_char,
     _id: *mut [u64; 2],
 ) -> c_int {
-    match setting(Setting::MoveCode) {
-        0 => gave(fs::rename(opened(above).path.join(named(name)), opened(new_above).path.join(named(new_name)))),
+    let (old, new) = (opened(above).path.join(named(name)), opened(new_above).path.join(named(new_name)));
+    if setting(Setting::MoveCode) != 0 {
+        return setting(Setting::MoveCode);
+    }
+    // What is there goes first; then both names are of one object for a while.
+    let inserted = match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::hard_link(&old, &new),
+    };
+    if let Err(error) = inserted {
+        return gave(Err(error));
+    }
+    stall(Setting::StallMove);
+    match setting(Setting::MoveHalfCode) {
+        0 => gave(fs::remove_file(&old)),
         code => code,
     }
 }
@@ -302,7 +321,15 @@ extern "C" fn dfs_remove(
     _id: *mut [u64; 2],
 ) -> c_int {
     let path = opened(above).path.join(named(name));
-    gave(if Path::is_dir(&path) { fs::remove_dir(&path) } else { fs::remove_file(&path) })
+    if Path::is_dir(&path) {
+        return gave(fs::remove_dir(&path));
+    }
+    // The object is punched, whatever other name it has.
+    let punched = OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(0));
+    match gave(punched.and_then(|()| fs::remove_file(&path))) {
+        0 => setting(Setting::RemoveCode),
+        code => code,
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -3,7 +3,8 @@
 //!
 //! It is loaded by the dynamic loader and called through C, as the real ones are. What it does like those, on purpose: libdaos gives minus a
 //! number of `daos_errno.h`, libdfs an errno; a read with an event is done by whoever polls, and its memory is written then; an event that
-//! runs is not finished (`DER_BUSY`); an object whose name went to another one is not there (`ENOENT`). Each test installs a copy of the file
+//! runs is not finished (`DER_BUSY`); an object whose name went to another one is not there (`ENOENT`); a move inserts
+//! the new name before it removes the old one, and a remove punches the object, whatever other name it has. Each test installs a copy of the file
 //! ([`harness::install`]), which has settings and counts of its own.
 //!
 //! What it is not: DAOS. It proves that the product calls what the headers say, and what it does with the answers; not what the real libraries
@@ -53,6 +54,18 @@ pub enum Setting {
     ChangeBeforeRead,
     /// What `dfs_readdir` gives.
     ReaddirCode,
+    /// What `dfs_move` gives when it has inserted the new name, and the old one is still there.
+    MoveHalfCode,
+    /// Not 0: `dfs_move` waits when it has inserted the new name until it is 0 again.
+    StallMove,
+    /// What `dfs_remove` gives, after it has removed.
+    RemoveCode,
+    /// What `daos_pool_connect` waits for if the pool is called `silent`: until it is 0 again.
+    StallPool,
+    /// Not 0: the name that `dfs_lookup` refuses is `closed` (`EACCES`).
+    RefuseClosed,
+    /// Microseconds that each `dfs_lookup` takes.
+    LookupUs,
 }
 
 /// What a test can look at.
@@ -81,10 +94,12 @@ pub enum Count {
     Pages,
     /// Connections to pools for writing.
     Writers,
+    /// Calls of `daos_eq_poll`.
+    Polls,
 }
 
-static SETTINGS: [AtomicI64; 16] = [const { AtomicI64::new(0) }; 16];
-static COUNTS: [AtomicI64; 11] = [const { AtomicI64::new(0) }; 11];
+static SETTINGS: [AtomicI64; 22] = [const { AtomicI64::new(0) }; 22];
+static COUNTS: [AtomicI64; 12] = [const { AtomicI64::new(0) }; 12];
 
 fn setting(which: Setting) -> i32 {
     let value = SETTINGS.get(which as usize).map_or(0, |value| value.load(Ordering::SeqCst));

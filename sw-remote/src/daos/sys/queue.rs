@@ -42,6 +42,8 @@ const POLL_WAIT_US: i64 = 1_000;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long it waits where a poll failed, or found nothing at the end.
 const NAP: Duration = Duration::from_millis(1);
+/// How long it waits between polls that found nothing: libdaos may return at once where nothing of what it has runs.
+const PAUSE: Duration = Duration::from_micros(200);
 /// Polls without an event after the end of its owner, each of a millisecond or more: what the library has then it keeps.
 const LAST_POLLS: u32 = 3_000;
 
@@ -105,6 +107,24 @@ struct Under {
     failed: Option<Failed>,
 }
 
+impl Under {
+    /// What the last poll said, as long as there is something that is polled: nothing else would be heard of it again.
+    fn refuses(&self) -> Option<Failed> {
+        self.failed.filter(|_| !self.entries.is_empty())
+    }
+
+    /// The one of that address, if it has that number.
+    fn take(&mut self, address: usize, number: u64) -> Option<Entry> {
+        self.entries.remove(&address).and_then(|entry| {
+            if entry.number == number {
+                return Some(entry);
+            }
+            self.entries.insert(address, entry);
+            None
+        })
+    }
+}
+
 /// The queue.
 pub(in crate::daos) struct Queue {
     library: Library,
@@ -141,7 +161,7 @@ impl Queue {
         call: impl FnOnce(Parts) -> Result<(), Failed>,
     ) -> Result<Begun, Failed> {
         let queue = &client.queue;
-        if let Some(failed) = queue.under().failed {
+        if let Some(failed) = queue.under().refuses() {
             return Err(failed);
         }
         let (done, end) = oneshot::channel();
@@ -161,9 +181,12 @@ impl Queue {
             drop(unsafe { Box::from_raw(whole) });
             return Err(failed);
         }
-        let Some(number) = queue.add(client, whole) else {
-            queue.take_back(whole);
-            return Err(Failed { call: "a thread to poll events", code: Code::Errno(libc::EAGAIN) });
+        let number = match queue.add(client, whole) {
+            Ok(number) => number,
+            Err(number) => {
+                queue.take_back(whole, number);
+                return Err(Failed { call: "a thread to poll events", code: Code::Errno(libc::EAGAIN) });
+            }
         };
         match call(parts) {
             // From here on only the polling thread touches it.
@@ -172,30 +195,30 @@ impl Queue {
                 Ok(Begun { end, number })
             }
             Err(failed) => {
-                queue.take_back(whole);
+                queue.take_back(whole, number);
                 Err(failed)
             }
         }
     }
 
-    /// Puts one into the list, with a thread that polls. `None` if the system gives none.
-    fn add(&self, client: &Arc<Held<Client>>, whole: *mut Pending) -> Option<u64> {
+    /// Puts one into the list, with a thread that polls. Its number, as an error if the system gives no thread.
+    fn add(&self, client: &Arc<Held<Client>>, whole: *mut Pending) -> Result<u64, u64> {
         let mut under = self.under();
         under.next += 1;
         let number = under.next;
         under.entries.insert(whole.addr(), Entry { whole, number });
         if !under.is_polled {
-            let (threads, client) = (self.threads.handle().ok()?, client.clone());
+            let (threads, client) = (self.threads.handle().map_err(|_| number)?, client.clone());
             threads.spawn_blocking(move || poll_all(client));
             under.is_polled = true;
         }
-        Some(number)
+        Ok(number)
     }
 
     /// Takes back one that the library refused.
-    fn take_back(&self, whole: *mut Pending) {
-        // One that was polled meanwhile is gone already.
-        let Some(entry) = self.under().entries.remove(&whole.addr()) else { return };
+    fn take_back(&self, whole: *mut Pending, number: u64) {
+        // One that was polled meanwhile is gone already, and another may have its address.
+        let Some(entry) = self.under().take(whole.addr(), number) else { return };
         // SAFETY: it was in the list, so that nobody has freed it.
         let event = unsafe { &raw mut (*entry.whole).event };
         // SAFETY: an event that was made; one that runs is refused.
@@ -230,6 +253,7 @@ impl Queue {
         if under.entries.is_empty() {
             under.is_polled = false;
             under.given_up.clear();
+            under.failed = None;
             return None;
         }
         let numbers = std::mem::take(&mut under.given_up);
@@ -325,8 +349,7 @@ fn poll_all(client: Arc<Held<Client>>) {
             drop(under);
             return leak(client);
         }
-        if polled.is_err() {
-            let _woken = client.queue.more.wait_timeout(under, NAP);
-        }
+        let pause = if polled.is_err() || under.is_closed { NAP } else { PAUSE };
+        let _woken = client.queue.more.wait_timeout(under, pause);
     }
 }
