@@ -114,7 +114,7 @@ fn scanned<T: Send + 'static>(
             match event {
                 Event::Found { objects } => counted.1.store(objects, Ordering::Relaxed),
                 Event::Object { .. } | Event::Damaged { .. } => drop(counted.0.fetch_add(1, Ordering::Relaxed)),
-                Event::SideCar { .. } => {}
+                Event::SideCar { .. } | Event::Deletes { .. } => {}
             }
             if seen.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

@@ -28,7 +28,7 @@ use super::{
     rows::Rows,
     scan::{self, Checksums, How, Scanned, coding_of_records},
     sidecar::{Aside, SideCars},
-    sources::{self, Asked, Sources, Wanted},
+    sources::{self, Asked, Sources, Wanted, What},
     write::{Growing, Sink, Writer},
 };
 
@@ -96,6 +96,11 @@ pub enum Event<'a> {
     Found {
         /// Objects.
         objects: u64,
+    },
+    /// A log of what was deleted is read, before objects are found.
+    Deletes {
+        /// Its address.
+        uri: &'a str,
     },
     /// An object is in the index.
     Object {
@@ -237,7 +242,7 @@ pub fn build(
     options: &BuildOptions<'_>,
     progress: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Built, Error> {
-    let found = sources::find(engine, sources, options.asked())?;
+    let found = sources::find(engine, sources, options.asked(), progress)?;
     let (built, file) = collect(engine, found, (Growing::new(engine, to)?, &folder_of(to)), options, progress)?;
     Ok(Built { index_bytes: file.commit()?, ..built })
 }
@@ -252,7 +257,7 @@ pub fn build_in_memory(
     options: &BuildOptions<'_>,
     progress: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<(Built, Index), Error> {
-    let found = sources::find(engine, sources, options.asked())?;
+    let found = sources::find(engine, sources, options.asked(), progress)?;
     let (built, bytes) = collect(engine, found, (Vec::new(), ""), options, progress)?;
     Ok((Built { index_bytes: bytes.len() as u64, ..built }, Index::from_bytes(bytes)?))
 }
@@ -305,7 +310,7 @@ pub(super) fn no_thread(error: std::io::Error) -> Error {
         .caused_by(error)
 }
 
-fn told(flow: ControlFlow<()>) -> Result<(), Error> {
+pub(super) fn told(flow: ControlFlow<()>) -> Result<(), Error> {
     match flow {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, Verb::Write).at("the index")),
@@ -397,6 +402,10 @@ impl<S: Sink> Drain<'_, S> {
                     self.built.samples += held.samples;
                     self.built.checksums += held.checksums;
                     self.built.object_bytes += entry.len;
+                    if let What::Milvus(log) = &running.wanted.what {
+                        // Whatever is asked about damaged objects: of a segment that does not fit nothing is known to be good.
+                        log.count(held.samples + scanned.passed, &entry.uri)?;
+                    }
                     match entry.format {
                         Format::Milvus => self.built.deleted_rows += scanned.passed,
                         _ => self.built.passed_members += scanned.passed,

@@ -11,18 +11,16 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
 use serde::Deserialize;
 use straightway::{Engine, Entry, EntryKind, Error, ErrorKind, Uri, Verb, Version};
 
 use super::{
+    build::{Event, told},
     scan::{Collect, Window, malformed, undecodable},
-    sources::{Wanted, What},
+    sources::{Progress, Wanted, What},
 };
 use crate::{
     decode::{self, Limits},
@@ -41,6 +39,8 @@ const SCHEMA: &str = "straightway.milvus/1";
 const TIMES: &str = "1";
 /// Deletes of all partitions are of this one.
 const ALL_PARTITIONS: i64 = -1;
+/// Where manifests are from. Another's may name anything that an engine can read.
+const SERVER: &str = "milvus://";
 /// Deletes that are held, at most: about 50 bytes each.
 const DELETES_MAX: usize = 100_000_000;
 
@@ -119,32 +119,36 @@ impl Key {
 
 /// When keys were deleted last, by partition.
 #[derive(Debug, Default)]
-pub(super) struct Deletes(HashMap<i64, HashMap<Key, u64>>);
+pub(super) struct Deletes {
+    partitions: HashMap<i64, HashMap<Key, u64>>,
+    count: usize,
+}
 
 impl Deletes {
-    fn add(&mut self, partition: i64, key: Key, time: u64) {
-        let last = self.0.entry(partition).or_default().entry(key).or_default();
+    /// Adds one, if there is room for it.
+    fn add(&mut self, partition: i64, key: Key, time: u64) -> Option<()> {
+        let keys = self.partitions.entry(partition).or_default();
+        let before = keys.len();
+        let last = keys.entry(key).or_default();
         *last = time.max(*last);
-    }
-
-    fn len(&self) -> usize {
-        self.0.values().map(HashMap::len).sum()
+        self.count += keys.len() - before;
+        (self.count <= DELETES_MAX).then_some(())
     }
 
     /// Whether a row of that key and time was deleted afterwards.
     fn has(&self, partition: i64, key: &Key, time: u64) -> bool {
-        let of = |partition| self.0.get(&partition).and_then(|keys| keys.get(key)).copied();
+        let of = |partition| self.partitions.get(&partition).and_then(|keys| keys.get(key)).copied();
         [of(partition), of(ALL_PARTITIONS)].into_iter().flatten().any(|deleted| time < deleted)
     }
 }
 
-/// The rows of a segment, counted by whoever reads its binlogs.
+/// The rows of a segment, counted by whoever writes the index.
 #[derive(Debug)]
 struct Counted {
     segment: i64,
     said: u64,
-    seen: AtomicU64,
-    left: AtomicUsize,
+    /// Those of binlogs that were read, and binlogs that were not.
+    tally: Mutex<(u64, usize)>,
 }
 
 /// A binlog of the field, and those that say which of its rows are there.
@@ -167,8 +171,15 @@ pub(super) fn collection(
     engine: &Engine,
     manifest: &Uri,
     (group, column): (u32, Option<&str>),
+    progress: &mut Progress<'_>,
 ) -> Result<(Vec<Wanted>, u64), Error> {
     let at = manifest.to_string();
+    if !at.starts_with(SERVER) {
+        return Err(Error::new(ErrorKind::Unsupported, Verb::Parse)
+            .at(at)
+            .detail("a manifest that is not the server's may name anything: it is not followed")
+            .remedy("name the collection: milvus://HOST:PORT/COLLECTION"));
+    }
     let object = engine.open(manifest)?;
     if object.len() > MANIFEST_MAX {
         return Err(Error::new(ErrorKind::TooLarge, Verb::Parse)
@@ -193,7 +204,7 @@ pub(super) fn collection(
         "varchar" => KeyKind::Text,
         other => return Err(bad(&at, format!("a primary key of type {other}"))),
     };
-    let deletes = Arc::new(deletes(engine, &manifest.deletes)?);
+    let deletes = Arc::new(deletes(engine, &manifest.deletes, progress)?);
     let mut wanted = Vec::new();
     for segment in &manifest.segments {
         let logs = |field: &str| segment.fields.get(field).map(Vec::as_slice).unwrap_or_default();
@@ -209,8 +220,8 @@ pub(super) fn collection(
             );
             return Err(bad(&at, detail).remedy("an object of it is missing, or it is being written: try again"));
         }
-        let (seen, left) = (AtomicU64::new(0), AtomicUsize::new(values.len()));
-        let rows = Arc::new(Counted { segment: segment.id, said: segment.rows, seen, left });
+        let tally = Mutex::new((0, values.len()));
+        let rows = Arc::new(Counted { segment: segment.id, said: segment.rows, tally });
         for ((value, keys), times) in values.iter().zip(keys).zip(times) {
             let log = Log {
                 keys: keys.uri.parse()?,
@@ -247,22 +258,21 @@ fn wanted_field<'a>(fields: &'a [Field], column: Option<&str>, at: &str) -> Resu
 }
 
 /// Reads what was deleted.
-fn deletes(engine: &Engine, logs: &[DeleteLog]) -> Result<Deletes, Error> {
+fn deletes(engine: &Engine, logs: &[DeleteLog], progress: &mut Progress<'_>) -> Result<Deletes, Error> {
     let mut deletes = Deletes::default();
     let stop = AtomicBool::new(false);
     for log in logs {
+        told(progress(Event::Deletes { uri: &log.uri }))?;
         let object = engine.open(&log.uri.parse()?)?;
         each_value(&mut Window::new(engine, &object, &stop), BinlogEvent::Delete, &mut |bytes| {
             let (key, time) = deleted(bytes).ok_or_else(|| bad(&log.uri, "a delete that cannot be read"))?;
-            deletes.add(log.partition, key, time);
-            Ok(())
+            deletes.add(log.partition, key, time).ok_or_else(|| {
+                Error::new(ErrorKind::TooLarge, Verb::Parse)
+                    .at(log.uri.as_str())
+                    .detail(format!("more than {DELETES_MAX} deletes"))
+                    .remedy("compact the collection")
+            })
         })?;
-        if deletes.len() > DELETES_MAX {
-            return Err(Error::new(ErrorKind::TooLarge, Verb::Parse)
-                .at(log.uri.as_str())
-                .detail(format!("more than {DELETES_MAX} deletes"))
-                .remedy("compact the collection"));
-        }
     }
     Ok(deletes)
 }
@@ -373,12 +383,14 @@ pub(super) fn rows(window: &mut Window<'_>, log: &Log, collect: &mut Collect<'_,
     let at = log.keys.to_string();
     let of = window.engine().open(&log.keys)?;
     each_value(&mut window.beside(&of), BinlogEvent::Insert, &mut |bytes| {
+        log.rows.room(keys.len(), &at)?;
         keys.push(Key::read(bytes, log.kind).ok_or_else(|| bad(&at, "a primary key that is none"))?);
         Ok(())
     })?;
     let at = log.times.to_string();
     let of = window.engine().open(&log.times)?;
     each_value(&mut window.beside(&of), BinlogEvent::Insert, &mut |bytes| {
+        log.rows.room(times.len(), &at)?;
         times.push(bytes.try_into().map(u64::from_le_bytes).map_err(|_| bad(&at, "a time that is none"))?);
         Ok(())
     })?;
@@ -418,25 +430,40 @@ pub(super) fn rows(window: &mut Window<'_>, log: &Log, collect: &mut Collect<'_,
     if next != keys.len() {
         return Err(bad(object.name(), format!("it has {next} rows, and {} keys", keys.len())));
     }
-    log.rows.count(next as u64, object.name())?;
     Ok((deleted, coded.map(|coding: ColumnCoding| coding.to_string()).unwrap_or_default()))
 }
 
+impl Log {
+    /// Counts the rows of this binlog, deleted ones included; with the segment's last, all are to be there. A wrong count is the segment's
+    /// fault, and not that of the binlog which is counted last.
+    pub fn count(&self, rows: u64, at: &str) -> Result<(), Error> {
+        self.rows.count(rows, at)
+    }
+}
+
 impl Counted {
-    /// Counts the rows of one binlog; with the last, all are to be there.
-    fn count(&self, rows: u64, at: &str) -> Result<(), Error> {
-        let seen = self.seen.fetch_add(rows, Ordering::SeqCst) + rows;
-        if self.left.fetch_sub(1, Ordering::SeqCst) > 1 || seen == self.said {
-            return Ok(());
-        }
+    fn wrong(&self, seen: u64, at: &str) -> Error {
         let detail = format!("the binlogs of segment {} have {seen} rows, and Milvus says {}", self.segment, self.said);
-        Err(bad(at, detail)
-            .remedy("it was compacted meanwhile, or binlogs of a flush that failed are there: try again"))
+        bad(at, detail).remedy("it was compacted meanwhile, or binlogs of a flush that failed are there: try again")
+    }
+
+    /// Whether one of its binlogs may have a row beside so many.
+    fn room(&self, rows: usize, at: &str) -> Result<(), Error> {
+        if (rows as u64) < self.said { Ok(()) } else { Err(self.wrong(rows as u64 + 1, at)) }
+    }
+
+    fn count(&self, rows: u64, at: &str) -> Result<(), Error> {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let (seen, left) = (tally.0.saturating_add(rows), tally.1.saturating_sub(1));
+        *tally = (seen, left);
+        if seen > self.said || (left == 0 && seen != self.said) { Err(self.wrong(seen, at)) } else { Ok(()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
 
     #[test]
@@ -450,9 +477,10 @@ mod tests {
         }
         let mut deletes = Deletes::default();
         for time in [5, 9, 7] {
-            deletes.add(1, Key::Number(1), time);
+            deletes.add(1, Key::Number(1), time).unwrap();
         }
-        deletes.add(ALL_PARTITIONS, Key::Number(2), 4);
+        deletes.add(ALL_PARTITIONS, Key::Number(2), 4).unwrap();
+        assert_eq!(deletes.count, 2);
         // An upsert's row has the time of its delete.
         let has = |partition, key, time| deletes.has(partition, &Key::Number(key), time);
         assert_eq!(
@@ -463,12 +491,44 @@ mod tests {
 
     #[test]
     fn rows_are_counted_with_the_last_binlog() {
-        let counted = |said| Counted { segment: 1, said, seen: AtomicU64::new(0), left: AtomicUsize::new(2) };
+        let counted = |said| Counted { segment: 1, said, tally: Mutex::new((0, 2)) };
         let good = counted(5);
         assert!(good.count(2, "a").is_ok() && good.count(3, "b").is_ok());
         let wrong = counted(6);
         assert!(wrong.count(2, "a").is_ok());
         assert_eq!(wrong.count(3, "b").unwrap_err().kind(), ErrorKind::BadFormat);
+        // Too many are so whatever else there is.
+        assert!(counted(1).count(2, "a").is_err());
+    }
+
+    /// A binlog of a length that nobody said would be held row by row.
+    #[test]
+    fn no_more_rows_are_held_than_are_said() {
+        let counted = Counted { segment: 1, said: 2, tally: Mutex::new((0, 1)) };
+        assert!(counted.room(1, "a").is_ok());
+        assert_eq!(counted.room(2, "a").unwrap_err().kind(), ErrorKind::BadFormat);
+    }
+
+    #[test]
+    fn manifests_are_the_servers_alone() {
+        let engine = Engine::builder().gpu(straightway::GpuUse::Off).reactors(1).build().unwrap();
+        for from in ["/tmp/collection.milvus.json", "s3://b/collection.milvus.json"] {
+            let error =
+                collection(&engine, &from.parse().unwrap(), (0, None), &mut |_| ControlFlow::Continue(())).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        }
+    }
+
+    #[test]
+    fn reading_deletes_can_be_given_up() {
+        let engine = Engine::builder().gpu(straightway::GpuUse::Off).reactors(1).build().unwrap();
+        let logs = [DeleteLog { partition: 1, uri: "/no-such-folder/1".to_owned() }];
+        let error = deletes(&engine, &logs, &mut |_| ControlFlow::Break(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(
+            deletes(&engine, &logs, &mut |_| ControlFlow::Continue(())).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
 };
 
 use super::{
+    build::Event,
     milvus,
     scan::malformed,
     sniff::{self, ByName},
@@ -19,6 +20,9 @@ use super::{
 const NAMES_MAX: usize = 10_000_000;
 /// Most bytes of an `index.json`: a hundred thousand shards.
 const JSON_MAX: u64 = 256 << 20;
+
+/// What is told of what happens, and whether to go on.
+pub(super) type Progress<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
 
 /// An object whose samples are wanted.
 #[derive(Clone, Debug)]
@@ -116,7 +120,12 @@ pub fn expand_braces(text: &str) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// What looking at them returns; what their names or indexes have wrong.
-pub(super) fn find(engine: &Engine, named: &[String], asked: Asked<'_>) -> Result<Sources, Error> {
+pub(super) fn find(
+    engine: &Engine,
+    named: &[String],
+    asked: Asked<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Sources, Error> {
     let mut all = Sources::default();
     for (group, text) in named.iter().enumerate() {
         let group = u32::try_from(group).unwrap_or(u32::MAX);
@@ -127,8 +136,10 @@ pub(super) fn find(engine: &Engine, named: &[String], asked: Asked<'_>) -> Resul
             let uri: Uri = name.parse()?;
             let entry = entry_of(engine, &uri)?;
             match entry.kind {
-                EntryKind::Directory => folder(engine, &uri, (group, asked), &mut all)?,
-                _ if is_collection(&name, asked.format)? => rows_of(engine, &uri, (group, asked), &mut all)?,
+                EntryKind::Directory => folder(engine, &uri, (group, asked), (&mut all, &mut *progress))?,
+                _ if is_collection(&name, asked.format)? => {
+                    rows_of(engine, &uri, (group, asked), (&mut all, &mut *progress))?
+                }
                 _ => all.wanted.extend(single(engine, uri, entry, (group, asked.format))?),
             }
         }
@@ -203,8 +214,13 @@ fn is_collection(name: &str, format: Option<Format>) -> Result<bool, Error> {
 }
 
 /// The binlogs of a collection.
-fn rows_of(engine: &Engine, manifest: &Uri, (group, asked): (u32, Asked<'_>), all: &mut Sources) -> Result<(), Error> {
-    let (wanted, unflushed) = milvus::collection(engine, manifest, (group, asked.column))?;
+fn rows_of(
+    engine: &Engine,
+    manifest: &Uri,
+    (group, asked): (u32, Asked<'_>),
+    (all, progress): (&mut Sources, &mut Progress<'_>),
+) -> Result<(), Error> {
+    let (wanted, unflushed) = milvus::collection(engine, manifest, (group, asked.column), progress)?;
     all.wanted.extend(wanted);
     all.unflushed += unflushed;
     Ok(())
@@ -268,7 +284,12 @@ struct File {
 }
 
 /// Everything below a folder. Where there are shards, files that are none belong to them and hold no samples.
-fn folder(engine: &Engine, root: &Uri, (group, asked): (u32, Asked<'_>), all: &mut Sources) -> Result<(), Error> {
+fn folder(
+    engine: &Engine,
+    root: &Uri,
+    (group, asked): (u32, Asked<'_>),
+    (all, progress): (&mut Sources, &mut Progress<'_>),
+) -> Result<(), Error> {
     let format = asked.format;
     let files = files_below(engine, root, all)?;
     let is_mds = |file: &&File| file.below.rsplit('/').next() == Some("index.json");
@@ -300,7 +321,7 @@ fn folder(engine: &Engine, root: &Uri, (group, asked): (u32, Asked<'_>), all: &m
             // Found by their index.
             Some(Format::Mds) | None => all.passed += 1,
             Some(Format::Milvus) => {
-                rows_of(engine, &uri, (group, asked), all)?;
+                rows_of(engine, &uri, (group, asked), (&mut *all, &mut *progress))?;
                 is_collection = true;
             }
             Some(Format::Raw) => others.push((uri, file)),

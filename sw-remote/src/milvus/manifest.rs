@@ -1,11 +1,14 @@
 //! The manifest of a collection: what its API says of it, and the objects that its flushed segments are.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use serde_json::{Value, json};
 use sw_engine::{
     Error, ErrorKind, Verb,
-    seam::{Entry, Hidden, Store},
+    seam::{Entry, EntryKind, Hidden, Store},
 };
 
 use super::{
@@ -17,7 +20,9 @@ use super::{
 };
 
 /// Binlogs of a collection, at most.
-const LOGS_MAX: usize = 10_000_000;
+const LOGS_MAX: usize = 1_000_000;
+/// Times that a collection is looked at whose segments change meanwhile.
+const LOOKS_MAX: usize = 5;
 /// What a manifest is.
 const SCHEMA: &str = "straightway.milvus/1";
 
@@ -41,6 +46,40 @@ impl Facts {
         }
         Ok(Self { version: version.version, described, partitions, segments: segments.infos })
     }
+
+    /// Flushed segments of partitions that are there: those of a partition that was dropped stay listed for a while.
+    fn flushed(&self) -> impl Iterator<Item = &Segment> {
+        let there: BTreeSet<i64> = self.partitions.ids.iter().copied().collect();
+        self.segments.iter().filter(move |segment| segment.state == FLUSHED && there.contains(&segment.partition))
+    }
+
+    /// Whether both say the same of what is flushed.
+    fn is_state_of(&self, other: &Self) -> bool {
+        let flushed = |facts: &Self| -> BTreeSet<_> {
+            facts.flushed().map(|one| (one.id, one.partition, one.rows, one.level, one.storage_version)).collect()
+        };
+        self.described == other.described && flushed(self) == flushed(other)
+    }
+}
+
+/// What `list` makes of a collection, of one state: it is asked again when all is listed, and is to say the same.
+pub(super) fn settled<T>(
+    ask: &mut dyn FnMut() -> Result<Facts, Error>,
+    list: &mut dyn FnMut(&Facts) -> Result<T, Error>,
+    about: &About,
+) -> Result<T, Error> {
+    let mut facts = ask()?;
+    for _ in 0..LOOKS_MAX {
+        // An object that went meanwhile is no error of a state that went with it.
+        let made = list(&facts);
+        let now = ask()?;
+        if now.is_state_of(&facts) {
+            return made;
+        }
+        facts = now;
+    }
+    let detail = format!("its segments changed each of {LOOKS_MAX} times that they were listed");
+    Err(about.fail(ErrorKind::Changed, detail).remedy("wait until flushes and compactions have ended, and try again"))
 }
 
 /// A field as the manifest has it.
@@ -90,6 +129,16 @@ fn listed(store: &dyn Store, folder: &str, about: &About) -> Result<Vec<Entry>, 
     }
 }
 
+/// A log of deletes. One that is left out would bring rows back.
+fn delete_log(entry: &Entry, folder: &str, about: &About) -> Result<Value, Error> {
+    let Some([partition, _, _]) = numbers(&entry.name, folder) else {
+        let detail = format!("{} is below the logs of deletes, and none of PARTITION/SEGMENT/LOG", entry.name);
+        let error = about.fail(ErrorKind::Unsupported, detail);
+        return Err(error.remedy("remove it from there if it is no log of deletes, or export the collection"));
+    };
+    Ok(json!({ "partition": partition, "uri": entry.name, "len": entry.len }))
+}
+
 /// Binlogs of a segment: of each field, by their numbers, which grow.
 type Logs = BTreeMap<i64, BTreeMap<i64, Entry>>;
 
@@ -102,10 +151,9 @@ pub(super) fn make(
 ) -> Result<Vec<u8>, Error> {
     let id = facts.described.id;
     let fields = facts.described.schema.as_ref().map_or(&[][..], |schema| &schema.fields);
-    let (is_wanted, others): (Vec<&Segment>, Vec<&Segment>) =
-        facts.segments.iter().partition(|one| one.state == FLUSHED);
-    let wanted = is_wanted.into_iter().filter(|segment| segment.level != LEVEL_ZERO && segment.rows > 0);
-    let waiting: Vec<&Segment> = others.into_iter().filter(|segment| segment.state != DROPPED).collect();
+    let wanted = facts.flushed().filter(|segment| segment.level != LEVEL_ZERO && segment.rows > 0);
+    let is_waiting = |segment: &&Segment| segment.state != FLUSHED && segment.state != DROPPED;
+    let waiting: Vec<&Segment> = facts.segments.iter().filter(is_waiting).collect();
     let mut segments: BTreeMap<i64, (&Segment, Logs)> = BTreeMap::new();
     for segment in wanted {
         if segment.storage_version > 1 {
@@ -133,10 +181,8 @@ pub(super) fn make(
         ));
     }
     let folder = format!("{root}/delta_log/{id}");
-    let deletes = listed(store, &folder, about)?.into_iter().filter_map(|entry| {
-        let [partition, _, _] = numbers(&entry.name, &folder)?;
-        Some(json!({ "partition": partition, "uri": entry.name, "len": entry.len }))
-    });
+    let deletes = listed(store, &folder, about)?.into_iter().filter(|entry| entry.kind == EntryKind::Object);
+    let deletes = deletes.map(|entry| delete_log(&entry, &folder, about)).collect::<Result<Value, Error>>()?;
     let segments = segments.into_values().map(|(segment, fields)| {
         let fields = fields.into_iter().map(|(field, logs)| {
             let logs = logs.into_values().map(|log| json!({ "uri": log.name, "len": log.len }));
@@ -160,7 +206,7 @@ pub(super) fn make(
         "fields": fields.iter().map(field).collect::<Value>(),
         "partitions": partitions.map(|(id, name)| json!({ "id": id, "name": name })).collect::<Value>(),
         "segments": segments.collect::<Value>(),
-        "deletes": deletes.collect::<Value>(),
+        "deletes": deletes,
         "not_flushed": { "segments": waiting.len(), "rows": waiting_rows },
     });
     let bytes = serde_json::to_vec_pretty(&manifest);
@@ -170,6 +216,72 @@ pub(super) fn make(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn about() -> About {
+        About { verb: Verb::Open, name: "milvus://h/c".to_owned() }
+    }
+
+    fn facts(segments: &[(i64, i64)]) -> Facts {
+        let segment = |(id, partition): &(i64, i64)| Segment {
+            id: *id,
+            partition: *partition,
+            rows: 1,
+            state: FLUSHED,
+            ..Segment::default()
+        };
+        Facts {
+            version: String::new(),
+            described: Described::default(),
+            partitions: Partitions { ids: vec![1, 2], names: vec!["a".into(), "b".into()], ..Partitions::default() },
+            segments: segments.iter().map(segment).collect(),
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_of_one_state() {
+        let mut said = [facts(&[(1, 1)]), facts(&[(2, 1)]), facts(&[(2, 1), (9, 3)])].into_iter();
+        let mut lists = 0;
+        let mut list = |facts: &Facts| {
+            lists += 1;
+            // The first is compacted meanwhile, and its objects are gone.
+            if lists == 1 { Err(about().fail(ErrorKind::NotFound, "gone")) } else { Ok(facts.segments[0].id) }
+        };
+        let made = settled(&mut || Ok(said.next().unwrap()), &mut list, &about());
+        assert_eq!((made.unwrap(), lists), (2, 2), "a segment of a partition that was dropped is none");
+        let mut id = 0;
+        let mut ask = || {
+            id += 1;
+            Ok(facts(&[(id, 1)]))
+        };
+        let error = settled(&mut ask, &mut |_| Ok(()), &about()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+        let mut list = |_: &Facts| Err::<(), _>(about().fail(ErrorKind::NotFound, "gone"));
+        let error = settled(&mut || Ok(facts(&[(1, 1)])), &mut list, &about()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+
+    #[test]
+    fn segments_of_a_partition_that_was_dropped_are_none() {
+        let facts = facts(&[(1, 1), (2, 3), (3, 2)]);
+        assert_eq!(facts.flushed().map(|segment| segment.id).collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn a_log_of_deletes_is_never_left_out() {
+        let log = |name: &str| {
+            let version = sw_engine::Version::default();
+            let entry = Entry { name: name.to_owned(), kind: EntryKind::Object, len: 1, version };
+            delete_log(&entry, "s3://b/files/delta_log/1", &about())
+        };
+        assert_eq!(log("s3://b/files/delta_log/1/-1/3/4").unwrap()["partition"], -1);
+        for other in
+            ["s3://b/files/delta_log/1/2/3/4/5", "s3://b/files/delta_log/1/2/3", "s3://b/files/delta_log/1/2/3/x"]
+        {
+            let error = log(other).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains(other), "{error}");
+        }
+    }
 
     #[test]
     fn paths_of_binlogs_are_numbers() {

@@ -156,11 +156,12 @@ impl Milvus {
     }
 
     fn manifest(&self, verb: Verb, name: &str, (at, of): (&Address, &Named)) -> Result<Bytes, Error> {
-        let facts = self.run((verb, name), at, Ask(of.clone()))?;
         let about = About { verb, name: name.to_owned() };
         let root = self.config.root.trim_end_matches('/');
         let stores: &dyn Store = &*self.objects;
-        manifest::make(&facts, of, (stores, root), &about).map(Bytes::from)
+        let mut ask = || self.run((verb, name), at, Ask(of.clone()));
+        let mut make = |facts: &Facts| manifest::make(facts, of, (stores, root), &about).map(Bytes::from);
+        manifest::settled(&mut ask, &mut make, &about)
     }
 
     fn collection_entry(&self, verb: Verb, name: &str, (at, of): (&Address, Named)) -> Result<Entry, Error> {

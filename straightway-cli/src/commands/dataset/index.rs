@@ -183,6 +183,7 @@ impl Told<'_> {
                 self.bar = Some(self.out.steps(*objects, "index"));
                 Ok(())
             }
+            Event::Deletes { .. } => Ok(()),
             Event::Object { .. } => {
                 self.step();
                 Ok(())

@@ -74,6 +74,12 @@ pub(super) fn index_of(
     {
         let uri = one.parse()?;
         if matches!(engine.stat(&uri), Ok(entry) if entry.kind == EntryKind::Object) && Index::is_one(engine, &uri)? {
+            if column.is_some() {
+                return Err(Fail::usage(
+                    "an index is of one column already",
+                    "leave --column out, or name the sources",
+                ));
+            }
             return Ok(Index::open(engine, &uri)?);
         }
     }
@@ -84,7 +90,7 @@ pub(super) fn index_of(
         match event {
             Event::Found { objects } => bar = Some(out.steps(objects, "index")),
             Event::Object { .. } | Event::Damaged { .. } => bar.iter().for_each(|bar| bar.add(1)),
-            Event::SideCar { .. } => {}
+            Event::SideCar { .. } | Event::Deletes { .. } => {}
         }
         until_signal()
     };
