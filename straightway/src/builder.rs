@@ -461,9 +461,10 @@ impl EngineBuilder {
     /// `ApiMisuse` for an unknown name or a value that does not parse; those of
     /// [`read_secrets`](crate::authentication::read_secrets) and [`read_psks`](crate::tls::read_psks) for a file that has no key.
     pub fn set(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        // The value is not shown: it may be a password that is named wrongly.
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
-                .detail(format!("{name}={value} is no option of an engine"))
+                .detail(format!("{name} is no option of an engine, or has no such value"))
                 .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_paths=all|first, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, s3_endpoint=URL, s3_region, s3_virtual_host=on|off, s3_anonymous=on|off, ais_endpoint=URL, ais_batch=on|off, alluxio_user=NAME, hdfs_user=NAME, hdfs_conf_dir=PATH, remote_ca_file=FILE, remote_patience_ms, remote_timeout_ms, remote_requests, remote_part_bytes, remote_upload_bytes, remote_environment=on|off, nfs_port, nfs_mount_port, nfs_export=PATH, nfs_uid, nfs_gid, nfs_connections, ceph_conf=FILE, ceph_user=NAME, ceph_libraries=FOLDER, daos_system=NAME, daos_libraries=FOLDER, juicefs_bucket=URL, juicefs_meta_user=NAME, milvus_root=s3://BUCKET/ROOT, milvus_token=USER:PASSWORD, cache_dir=PATH, cache_bytes, cache_verify=first|always, cache_block_bytes, cache_fill_bytes, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);

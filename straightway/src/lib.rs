@@ -78,7 +78,7 @@ pub use moves::Moves;
 pub use object::{NewObject, Object, OpenObject, ResumableObject};
 pub use policy::{Destination, PciBar, parse_policy};
 pub use reach::{Reach, SelfTest};
-pub use remotes::{Nfs, Remote};
+pub use remotes::{Nfs, Remote, Secret};
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
 pub use sw_cache::{Cache, CacheConfig, Evicted, KeptObject, Pinning, Status as CacheStatus, Verify as CacheVerify};

@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -87,7 +88,7 @@ pub struct Remote {
     /// Where Milvus keeps its segments. Default: `s3://a-bucket/files`, as its configuration has it.
     pub milvus_root: Option<String>,
     /// Who asks Milvus, as `USER:PASSWORD`. Default: `MILVUS_TOKEN`, else nobody.
-    pub milvus_token: Option<String>,
+    pub milvus_token: Option<Secret>,
     /// Whether the environment and `~/.aws` are looked at. Default: yes.
     pub environment: bool,
     /// Files behind `nfs://`.
@@ -96,6 +97,28 @@ pub struct Remote {
     pub juicefs_bucket: Option<String>,
     /// The user of the Redis that has their metadata. Default: its default user.
     pub juicefs_meta_user: Option<String>,
+}
+
+/// A word that nothing shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(word: String) -> Self {
+        Self(word)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(word: &str) -> Self {
+        Self(word.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// How NFS servers are reached.
@@ -227,7 +250,7 @@ impl Remote {
             "juicefs_bucket" => self.juicefs_bucket = Some(text()?),
             "juicefs_meta_user" => self.juicefs_meta_user = Some(text()?),
             "milvus_root" => self.milvus_root = Some(text().filter(|text| text.contains("://"))?),
-            "milvus_token" => self.milvus_token = Some(text()?),
+            "milvus_token" => self.milvus_token = Some(text()?.into()),
             "remote_environment" => self.environment = flag()?,
             _ => return self.nfs.set(name, value),
         }
@@ -365,7 +388,7 @@ impl Remote {
         };
         MilvusConfig {
             root: self.milvus_root.clone().unwrap_or_else(|| MilvusConfig::default().root),
-            token: self.milvus_token.clone().or_else(told),
+            token: self.milvus_token.clone().map(|Secret(token)| token).or_else(told),
             silence: self.timeout,
             patience: self.patience,
         }
@@ -504,6 +527,13 @@ mod tests {
             ("remote_requests", "3"),
         ] {
             crate::Engine::builder().set(name, value).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        let word = "root:Mi1vus";
+        let shown = format!("{:?}", crate::Engine::builder().set("milvus_token", word).unwrap());
+        assert!(shown.contains("Secret(..)") && !shown.contains(word), "{shown}");
+        for name in ["milvus_tokens", "milvus_root", "token"] {
+            let error = crate::Engine::builder().set(name, word).unwrap_err();
+            assert!(error.to_string().contains(name) && !error.to_string().contains(word), "{error}");
         }
         let mut remote = Remote { environment: false, ..Remote::default() };
         assert_eq!(remote.settings().get("ALLUXIO_USER"), None);
