@@ -74,7 +74,7 @@ struct Cli {
     /// Folder of the shared libraries that `cargo xtask bench` built; without it the one that this program lies in.
     #[arg(long, global = true)]
     libraries: Option<PathBuf>,
-    /// Run only the cases of `loader`, `restore`, `nvme-tcp` and `s3` whose name contains one of these, such as `16KiB-tar,1MiB`.
+    /// Run only the cases of `cache`, `loader`, `restore`, `nvme-tcp` and `s3` whose name contains one of these, such as `16KiB-tar,1MiB`.
     #[arg(long, global = true)]
     only: Option<String>,
     /// Where to write the report: NAME.json and NAME.md, in a folder that is made if need be. Without it the Markdown goes to stdout.
@@ -98,6 +98,8 @@ enum Verb {
     Hdfs,
     /// A file behind nfs-ganesha, beside libnfs's nfs-cat; by its name alone.
     Nfs,
+    /// The cache of remote objects: hits beside reads of a local file, misses and warming beside no cache.
+    Cache,
     /// Ranges and small objects of S3, beside boto3, obstore, s3torchconnector and s5cmd.
     S3,
     /// 4 KiB random reads at depth 1, 32, 128, beside fio.
@@ -271,6 +273,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
         Verb::Ais => vec![cases::ais::run],
         Verb::Hdfs => vec![cases::hdfs::run],
         Verb::Nfs => vec![cases::nfs::run],
+        Verb::Cache => vec![cases::cache::run],
         Verb::S3 => vec![cases::s3::run],
         Verb::Randread => vec![cases::raw::randread],
         Verb::RandreadZram => vec![cases::raw::randread_zram],
@@ -295,6 +298,7 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::nvme_driver::run,
             cases::nvme_tcp::run,
             cases::s3::run,
+            cases::cache::run,
             cases::raw::randread,
             cases::raw::randread_zram,
             cases::raw::seq,

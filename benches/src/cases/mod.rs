@@ -4,6 +4,7 @@
 
 pub(crate) mod ais;
 pub(crate) mod c_call;
+pub(crate) mod cache;
 pub(crate) mod ceph;
 pub(crate) mod counts;
 pub(crate) mod cufile;

@@ -1,6 +1,10 @@
 //! `s3`: ranges of 8 MiB and objects of 16 KiB by S3, beside the clients that people use, all of the same server on the loopback.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use crate::{
     bench::{Bench, Size, words},
@@ -85,12 +89,12 @@ pub(crate) fn run(bench: &mut Bench<'_>) -> Result<Vec<Case>, Fault> {
     Ok(cases)
 }
 
-fn server(bench: &Bench<'_>, shape: Shape) -> Result<Program, Fault> {
-    let file = bench.dir.join(format!("s3-{}", shape.file_bytes));
-    s3_server::make(&file, shape.file_bytes)?;
+pub(super) fn server(bench: &Bench<'_>, file_bytes: u64) -> Result<(Program, PathBuf), Fault> {
+    let file = bench.dir.join(format!("s3-{file_bytes}"));
+    s3_server::make(&file, file_bytes)?;
     let me = std::env::current_exe().map_err(Fault::os("find", "our own program"))?;
     let args = words(&["worker", "s3-server", "--port=PORT", &format!("--file={}", file.display())]);
-    Ok(Program { path: me.to_string_lossy().into_owned(), args, remedy: "build it again" })
+    Ok((Program { path: me.to_string_lossy().into_owned(), args, remedy: "build it again" }, file))
 }
 
 fn job(shape: Shape, port: u16) -> Vec<String> {
@@ -101,7 +105,7 @@ fn job(shape: Shape, port: u16) -> Vec<String> {
 }
 
 fn case(bench: &mut Bench<'_>, name: &str, shape: Shape, what: &str) -> Result<Case, Fault> {
-    let serve = server(bench, shape)?;
+    let (serve, _) = server(bench, shape.file_bytes)?;
     let side = |name: &str, role, client| -> Box<dyn Subject> {
         Box::new(Served { name: name.to_owned(), role, server: serve.clone(), prepare: None, client })
     };
@@ -210,7 +214,7 @@ fn counts(bench: &mut Bench<'_>, shapes: &[(&str, Shape)]) -> Result<Case, Fault
     let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
     for (name, shape) in shapes {
         let (name, shape, scratch) = (format!("{US}-{name}"), *shape, bench.scratch.clone());
-        let (server, called) = (server(bench, shape)?, name.clone());
+        let ((server, _), called) = (server(bench, shape.file_bytes)?, name.clone());
         let client: Client = Box::new(move |port| {
             let args = job(shape, port);
             Traced { name: called.clone(), args, files: Vec::new(), scratch: scratch.clone(), ops: shape.count }.run()
