@@ -108,7 +108,7 @@ pub struct EngineArgs {
     /// nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE,
     /// nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+...+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE,
     /// nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, cache_dir=PATH, cache_bytes,
-    /// cache_verify=first|always, cache_block_bytes, cache_fill_bytes, cufile=on-request|prefer|off, cufile_library=FILE
+    /// cache_verify=first|always, cache_block_bytes, cache_fill_bytes, cache_max_age=TIME, cache_max_age_above, cufile=on-request|prefer|off, cufile_library=FILE
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', display_order = 100)]
     pub engine: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! The arguments of `cache`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use sw_data::order::Method;
@@ -88,18 +88,25 @@ pub struct Warm {
 
 /// `cache evict`.
 #[derive(Args, Debug)]
-#[command(after_help = "Pinned objects go too.
+#[command(after_help = "Pinned objects go too, unless --older-than or --larger-than is given.
 
 Examples:
   straightway cache evict /nvme/cache s3://bucket/model/
+  straightway cache evict /nvme/cache --older-than 30d --larger-than 1GiB s3://bucket/
   straightway cache evict /nvme/cache --all")]
 pub struct Evict {
     /// The directory of the cache
     pub dir: PathBuf,
     /// Addresses of objects, in every version; those below it for one that ends with a slash
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "older_than", "larger_than"])]
     pub names: Vec<String>,
     /// All that it has
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
+    /// Only objects of which nothing was read, and nothing came, for so long: 30d, 12h, 90s; without names, of all
+    #[arg(long, value_name = "TIME", value_parser = size::parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Only objects with more bytes, whatever of them is kept; without names, of all
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub larger_than: Option<u64>,
 }

@@ -29,8 +29,8 @@ pub fn parse_positive(text: &str) -> Result<u64, String> {
 /// A sentence with the forms that are understood.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let lower = text.trim().to_ascii_lowercase();
-    let wrong = || format!("`{text}` is not a time; write a whole number with ms, s, m or h, such as 500ms or 5s");
-    let (digits, unit_ms) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]
+    let wrong = || format!("`{text}` is not a time; write a whole number with ms, s, m, h or d, such as 500ms or 5s");
+    let (digits, unit_ms) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]
         .into_iter()
         .find_map(|(unit, ms)| lower.strip_suffix(unit).map(|digits| (digits, ms)))
         .unwrap_or((lower.as_str(), 1_000));

@@ -66,11 +66,21 @@ pub(crate) fn set(config: &mut CacheConfig, name: &str, value: &str) -> Option<(
         ("cache_bytes", _) => config.bytes = bytes()?,
         ("cache_block_bytes", _) => config.block_bytes = u32::try_from(bytes()?).ok()?,
         ("cache_fill_bytes", _) => config.fill_bytes = bytes()?,
+        ("cache_max_age", _) => config.max_age = Some(seconds(value)?),
+        ("cache_max_age_above", _) => config.max_age_above = bytes()?,
         ("cache_verify", "first") => config.verify = Verify::First,
         ("cache_verify", "always") => config.verify = Verify::Always,
         _ => return None,
     }
     Some(())
+}
+
+/// A whole number with s, m, h or d; at least one second.
+fn seconds(value: &str) -> Option<Duration> {
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 24 * 3600)];
+    let (digits, unit) = units.into_iter().find_map(|(unit, seconds)| Some((value.strip_suffix(unit)?, seconds)))?;
+    let count: u64 = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
+    count.checked_mul(unit).filter(|seconds| *seconds > 0).map(Duration::from_secs)
 }
 
 impl Caches {
@@ -125,14 +135,15 @@ impl Caches {
         &self,
         (files, clock, core): (&FileStore, Clock, Weak<Core>),
         origin: Arc<sw_engine::Object>,
-        realm: impl FnOnce() -> String,
+        realm: impl FnOnce(&str) -> Option<String>,
     ) -> Arc<sw_engine::Object> {
         if self.config.is_none() || origin.len == 0 || !sw_remote::is_versioned(&origin) {
             return origin;
         }
         let Some(Ok(opened)) = self.opened(files) else { return origin };
         let (name, version, len) = (origin.name.to_string(), origin.version, origin.len);
-        let cached = opened.cache.object(Named { realm: realm(), name, version, len });
+        let Some(realm) = realm(&name) else { return origin };
+        let cached = opened.cache.object(Named { realm, name, version, len });
         let tee: Arc<dyn Tee> = cached.clone();
         sw_remote::set_tee(&origin, Arc::downgrade(&tee));
         let past = Object::new(origin.clone(), clock);

@@ -123,7 +123,7 @@ impl Engine {
                 let inner = self.open_single(uri, mode)?;
                 let Backends { files, remotes, caches, .. } = &self.core.backends;
                 let parts = (files, self.core.clock, Arc::downgrade(&self.core));
-                Ok(self.object(caches.through(parts, inner, || remotes.of(at).realm())))
+                Ok(self.object(caches.through(parts, inner, |name| remotes.of(at).realm(name))))
             }
             Uri::File(_) | Uri::Nvme(_) | Uri::NvmeTcp(_) | Uri::Remote(_) => {
                 self.open_single(uri, mode).map(|inner| self.object(inner))

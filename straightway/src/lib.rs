@@ -81,7 +81,10 @@ pub use reach::{Reach, SelfTest};
 pub use remotes::{Nfs, Remote, Secret};
 pub use request::{Batch, Completed, Pending, Request};
 pub use sums::Sums;
-pub use sw_cache::{Cache, CacheConfig, Evicted, KeptObject, Pinning, Status as CacheStatus, Verify as CacheVerify};
+pub use sw_cache::{
+    Cache, CacheConfig, Evicted, KeptObject, Pinning, Selection as CacheSelection, Status as CacheStatus,
+    Verify as CacheVerify,
+};
 pub use sw_net::{PathReport, PathState};
 pub use sw_remote::{Address as RemoteAddress, Scheme as RemoteScheme};
 pub use uri::{FabricPort, FabricWire, NvmeTcpUri, NvmeUri, RdmaPort, Uri, parse_bytes};

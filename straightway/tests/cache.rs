@@ -168,6 +168,53 @@ fn engines_share_a_directory_and_the_second_takes_it_when_the_first_is_closed() 
     assert!(plain.cache().is_none());
 }
 
+#[test]
+fn an_object_is_known_by_the_address_that_its_client_came_to_and_by_no_other() {
+    let (scratch, server, other) = (scratch("places"), Server::start(), Server::start());
+    let bytes = content(3 * BLOCK, 1);
+    let uri = put(&server, "one", &bytes);
+    // The same name, bytes, tag and time at another place.
+    put(&other, "one", &bytes);
+    let time = fs::metadata(server.path("one")).unwrap().modified().unwrap();
+    fs::File::options().write(true).open(other.path("one")).unwrap().set_modified(time).unwrap();
+    let at = |endpoint: String| {
+        let remote = Remote { s3_endpoint: Some(endpoint), ..remote(&server) };
+        let builder = Engine::builder().gpu(GpuUse::Off).remote(remote);
+        builder.cache(config(&scratch, 100)).set("cache_max_age", "7d").unwrap().build().unwrap()
+    };
+    let place = |server: &Server| server.environment()[0].1.clone();
+    let is_kept = |engine: Engine| {
+        let object = engine.open(&uri).unwrap();
+        let (got, path) = read(&engine, &object, 0, 3 * BLOCK);
+        assert!(got == bytes && object.is_cached());
+        settle(&engine);
+        engine.close().unwrap();
+        is_of_a_file(&path)
+    };
+    assert!(!is_kept(at(place(&server))));
+    assert!(is_kept(at(place(&server))));
+    // Another spelling of the same address.
+    assert!(is_kept(at(format!("{}/", place(&server)))));
+    assert!(!is_kept(at(place(&other))));
+    let engine = at(place(&server));
+    let versions: Vec<_> = engine.open(&uri).map(|_| engine.cache().unwrap().unwrap().objects()).unwrap();
+    assert_eq!(versions.len(), 2, "{versions:?}");
+    assert_eq!(versions[0].version, versions[1].version);
+}
+
+#[test]
+fn ages_are_settings() {
+    let set = |name, value| Engine::builder().set(name, value);
+    for good in ["90s", "15m", "12h", "30d"] {
+        set("cache_max_age", good).unwrap();
+    }
+    for bad in ["", "s", "0d", "30", "-1d", "1.5h", "99999999999999999999d", "9999999999999999999d"] {
+        assert_eq!(set("cache_max_age", bad).err().unwrap().kind(), ErrorKind::ApiMisuse, "{bad:?}");
+    }
+    let alone = set("cache_dir", "/x").and_then(|builder| builder.set("cache_max_age_above", "1GiB")).unwrap();
+    assert_eq!(alone.build().err().unwrap().kind(), ErrorKind::ApiMisuse);
+}
+
 /// Bytes of the object that processes share.
 const SHARED: u64 = 32 << 20;
 

@@ -1,7 +1,7 @@
 //! The directory, and what is known of its blocks.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     fmt,
     fs::File,
     io,
@@ -20,12 +20,14 @@ use sw_mem::ForkMark;
 
 pub(crate) use crate::home::wrong;
 use crate::{
+    config::{CacheConfig, Verify},
     fill::{Fills, Ready, Threads},
     home::{self, Home, SIZES, Sizes},
     index::{Change, Index, Known, Loaded, Unread, Word},
     key::{BlockKey, Named, ObjectKey},
     object::Cached,
     policy::{Queues, Standing, Usage, Victim},
+    rules::{Ages, FLUSHED_AT_END, WallClock},
     shared::{
         claims::{Claims, now},
         guest::Guest,
@@ -45,73 +47,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Slots that are looked at for one that nobody reads.
 const LENT_MAX: usize = 64;
 
-/// When bytes of a block are compared with its checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Verify {
-    /// Before their first use in a process, and never again.
-    #[default]
-    First,
-    /// Before every use: each byte is read twice.
-    Always,
-}
-
-/// What a cache is made with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheConfig {
-    /// Its directory, made if it is not there. Nobody else writes in it.
-    pub dir: PathBuf,
-    /// Bytes for blocks, at least one block and at most 16 TiB; 0: as many as it has, 16 GiB for a new one. Fewer than it has let go of
-    /// what has no place. The index comes on top, about 100 bytes a block.
-    pub bytes: u64,
-    /// When checksums are compared.
-    pub verify: Verify,
-    /// Bytes of a block: a power of two, 4 KiB to 64 MiB; 0: as it has them, 1 MiB for a new one. Another size than before begins anew.
-    pub block_bytes: u32,
-    /// Bytes of memory for blocks on their way to the disk, at least two blocks. Default 64 MiB.
-    pub fill_bytes: u64,
-}
-
-impl CacheConfig {
-    /// In a directory, with so many bytes.
-    pub fn new(dir: impl Into<PathBuf>, bytes: u64) -> Self {
-        Self { dir: dir.into(), bytes, verify: Verify::First, block_bytes: 0, fill_bytes: 64 << 20 }
-    }
-
-    /// What is wrong with it.
-    ///
-    /// # Errors
-    /// In a sentence.
-    pub fn check(&self) -> Result<(), String> {
-        let settled = self.settled(SIZES);
-        let Self { bytes, block_bytes, fill_bytes, .. } = &settled;
-        if !block_bytes.is_power_of_two() || !(4 << 10..=64 << 20).contains(block_bytes) {
-            return Err(format!("blocks of {block_bytes} bytes in a cache; use a power of two from 4 KiB to 64 MiB"));
-        }
-        if !(u64::from(*block_bytes)..=1 << 44).contains(bytes) || settled.slots().is_none() {
-            return Err(format!("{bytes} bytes for a cache; use at least one block of {block_bytes}, at most 16 TiB"));
-        }
-        if *fill_bytes < 2 * u64::from(*block_bytes) {
-            return Err(format!("{fill_bytes} bytes for fills of a cache; use at least two blocks of {block_bytes}"));
-        }
-        Ok(())
-    }
-
-    /// With what it leaves open.
-    fn settled(&self, sizes: Sizes) -> Self {
-        let or = |said, other| if said == 0 { other } else { said };
-        let bytes = or(self.bytes, sizes.bytes);
-        Self {
-            bytes,
-            block_bytes: if self.block_bytes == 0 { sizes.block_bytes } else { self.block_bytes },
-            ..self.clone()
-        }
-    }
-
-    fn slots(&self) -> Option<u32> {
-        u32::try_from(self.bytes / u64::from(self.block_bytes)).ok()
-    }
-}
-
 /// A block that is kept.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -125,6 +60,7 @@ pub(crate) struct Block {
 pub(crate) struct State {
     pub(crate) blocks: HashMap<BlockKey, Block>,
     pub(crate) objects: HashMap<ObjectKey, Known>,
+    pub(crate) ages: Ages,
     pub(crate) slots: Slots,
     pub(crate) queues: Queues<BlockKey>,
     pub(crate) sums: Sums,
@@ -159,6 +95,7 @@ impl State {
         let mut state = Self {
             blocks: HashMap::with_capacity(loaded.blocks.len()),
             objects: loaded.objects.into_iter().collect(),
+            ages: Ages::default(),
             slots: Slots::new(slots, &taken.difference(&twice).copied().collect()),
             queues: Queues::new(slots as usize),
             sums: Sums::of(loaded.tally),
@@ -191,7 +128,16 @@ impl State {
             }
             is_left
         });
+        state.ages = Ages::of(state.objects.iter());
         state
+    }
+
+    /// An object of which nothing is kept any more.
+    pub(crate) fn drop_object(&mut self, key: &ObjectKey) -> Option<Known> {
+        let known = self.objects.remove(key)?;
+        self.ages.gone(key, known.used_s);
+        self.objects_gone.push(*key);
+        Some(known)
     }
 
     /// Puts a block of a known object in.
@@ -215,8 +161,7 @@ impl State {
         }
         self.pinned_blocks -= known.blocks;
         if known.blocks == 0 {
-            self.objects.remove(key);
-            self.objects_gone.push(*key);
+            self.drop_object(key);
         }
         true
     }
@@ -230,8 +175,11 @@ impl State {
     }
 
     /// Enters an object of which there may be nothing yet.
-    pub(crate) fn enter(&mut self, key: ObjectKey, named: &Named) {
-        self.objects.entry(key).or_insert_with(|| Known::new(named));
+    pub(crate) fn enter(&mut self, key: ObjectKey, named: &Named, now_s: u64) {
+        if let Entry::Vacant(new) = self.objects.entry(key) {
+            new.insert(Known::new(named, now_s));
+            self.ages.come(key, now_s);
+        }
         self.objects_gone.retain(|gone| *gone != key);
     }
 
@@ -270,8 +218,7 @@ impl State {
             known.blocks -= 1;
             self.pinned_blocks -= u64::from(known.pinned);
             if known.blocks == 0 && !known.pinned {
-                self.objects.remove(&key.object);
-                self.objects_gone.push(key.object);
+                self.drop_object(&key.object);
             }
         }
         self.gone.push(*key);
@@ -327,6 +274,7 @@ impl State {
 /// See the crate's documentation.
 pub(crate) struct Inner {
     pub(crate) config: CacheConfig,
+    pub(crate) clock: WallClock,
     pub(crate) home: Home,
     pub(crate) data: File,
     /// Of the owner.
@@ -394,7 +342,8 @@ pub(crate) fn look(home: &Home, dir: &Path) -> Result<(CacheConfig, Loaded, u32)
     };
     let config = CacheConfig::new(dir, 0).settled(home.sizes()?.ok_or_else(none)?);
     let _shared = home.lock_to_look()?;
-    let loaded = Index::look(home.to_look(home::INDEX)?).map_err(|why| wrong(dir, io::Error::other(why)))?;
+    let loaded =
+        Index::look(home.to_look(home::INDEX)?, config.block_bytes).map_err(|why| wrong(dir, io::Error::other(why)))?;
     let slots = config.slots().unwrap_or(1);
     Ok((config, loaded, slots))
 }
@@ -435,6 +384,14 @@ impl Cache {
     /// `ApiMisuse` for a configuration out of range; `InUse` while another process has the directory and makes no cache there; `WrongKind`
     /// for a directory with something else in it; `PermissionDenied` for one that others may write in; what the system reports.
     pub fn open(config: CacheConfig) -> Result<Self, Error> {
+        Self::open_by(config, WallClock::system())
+    }
+
+    /// The same, by a clock that is given.
+    ///
+    /// # Errors
+    /// As [`Cache::open`].
+    pub fn open_by(config: CacheConfig, clock: WallClock) -> Result<Self, Error> {
         let misuse = |why: String| Error::new(ErrorKind::ApiMisuse, Verb::Setup).detail(why);
         config.check().map_err(misuse)?;
         let home = Home::make(&config.dir)?;
@@ -467,6 +424,7 @@ impl Cache {
             state: Mutex::new(State::of(loaded, slots)),
             fills: Fills::new(&config),
             config,
+            clock,
             home,
             data,
             index: Mutex::new(index),
@@ -570,7 +528,11 @@ impl Inner {
     /// Sums, and what is gone, into the index.
     pub(crate) fn settle(&self) {
         let changing = self.changing();
-        let change = self.state().take_gone();
+        let change = {
+            let mut state = self.state();
+            let objects = state.take_moved(FLUSHED_AT_END);
+            Change { objects, ..state.take_gone() }
+        };
         self.commit(&changing, change);
     }
 
@@ -584,11 +546,10 @@ impl Inner {
             let objects = state.objects.iter().filter(|(key, known)| which(key, &known.named));
             let objects: HashSet<ObjectKey> = objects.map(|(key, _)| *key).collect();
             for key in &objects {
-                if let Some(known) = state.objects.remove(key).filter(|known| known.pinned) {
+                if let Some(known) = state.drop_object(key).filter(|known| known.pinned) {
                     state.pinned_blocks -= known.blocks;
                 }
             }
-            state.objects_gone.extend(&objects);
             let gone: Vec<_> = state.blocks.keys().filter(|key| objects.contains(&key.object)).copied().collect();
             for key in &gone {
                 if let Some(block) = state.remove(key) {
@@ -687,7 +648,8 @@ impl Inner {
             let mut state = self.state();
             change = state.take_gone();
             let new = objects.iter().filter(|(key, _)| !come.is_empty() && !state.objects.contains_key(*key));
-            change.objects = new.map(|(key, ready)| (*key, Known::new(&ready.named))).collect();
+            let now_s = self.clock.now();
+            change.objects = new.map(|(key, ready)| (*key, Known::new(&ready.named, now_s))).collect();
         }
         change.come = come;
         if change.is_empty() {
@@ -704,14 +666,14 @@ impl Inner {
     }
 
     fn publish(&self, change: Change, objects: &HashMap<ObjectKey, &Ready>) {
-        let mut state = self.state();
+        let (now_s, mut state) = (self.clock.now(), self.state());
         for (key, word) in &change.come {
             // One whose last block was found damaged meanwhile comes back: the index has it.
             let ready = objects.get(&key.object);
             if let Some(ready) = ready.filter(|_| !state.objects.contains_key(&key.object)) {
-                state.objects.insert(key.object, Known::new(&ready.named));
-                state.objects_gone.retain(|gone| *gone != key.object);
+                state.enter(key.object, &ready.named, now_s);
             }
+            state.use_object(&key.object, now_s);
             let is_warmed = state.warmed.contains(&key.object) || ready.is_some_and(|ready| ready.is_warmed);
             let usage = if is_warmed { state.queues.restore(*key) } else { state.queues.admit(*key) };
             state.insert(*key, Block { word: *word, usage, is_verified: true });

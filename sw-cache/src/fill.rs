@@ -18,9 +18,11 @@ use std::{
 use sw_engine::{Error, ErrorKind, Verb, seam::Landed};
 
 use crate::{
-    cache::{Cache, CacheConfig, Inner},
+    cache::{Cache, Inner},
+    config::CacheConfig,
     key::{BlockKey, Named, ObjectKey},
     object::Source,
+    rules::{Step, look_after},
     shared::{
         claims::now,
         guest::TEND,
@@ -343,10 +345,16 @@ impl Inner {
 
     /// Keeps what becomes whole, until the end.
     fn run_filler(self: &Arc<Self>) {
+        let mut look = now() + look_after(&self.config, Step::Done);
         loop {
             let wait = |fill: &mut Fill| fill.ready.is_empty() && !fill.stop;
             if self.is_owner() {
-                drop(self.fills.ready.wait_while(self.fills.lock(), wait));
+                let left = look.saturating_duration_since(now());
+                drop(self.fills.ready.wait_timeout_while(self.fills.lock(), left, wait));
+                if now() >= look {
+                    let (_gone, step) = self.look_at_ages();
+                    look = now() + look_after(&self.config, step);
+                }
             } else {
                 self.tend();
                 drop(self.fills.ready.wait_timeout_while(self.fills.lock(), TEND, wait));

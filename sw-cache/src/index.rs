@@ -20,7 +20,7 @@ const OBJECTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("objects
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 
 /// The form of all this; another one is not read.
-const FORM: u64 = 1;
+const FORM: u64 = 2;
 /// Memory for pages of the index.
 const PAGES_BYTES: usize = 8 << 20;
 
@@ -38,6 +38,8 @@ pub(crate) struct Word {
 pub(crate) struct Known {
     pub(crate) named: Named,
     pub(crate) pinned: bool,
+    /// When some of it was read, or came, last: seconds since 1970.
+    pub(crate) used_s: u64,
     /// How many. Not in the index: it is counted.
     pub(crate) blocks: u64,
 }
@@ -77,8 +79,8 @@ impl Change {
 
 impl Known {
     /// One that nobody pinned.
-    pub(crate) fn new(named: &Named) -> Self {
-        Self { named: named.clone(), pinned: false, blocks: 0 }
+    pub(crate) fn new(named: &Named, used_s: u64) -> Self {
+        Self { named: named.clone(), pinned: false, used_s, blocks: 0 }
     }
 }
 
@@ -137,7 +139,7 @@ impl Index {
             return Ok((index, Loaded::default()));
         };
         if form != facts(block_bytes) {
-            return Err(Unread::Broken("it is of another form, or of blocks of another size".to_owned()));
+            return Err(Unread::Broken(another_form(&form)));
         }
         Ok((index, loaded))
     }
@@ -146,7 +148,7 @@ impl Index {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn look(mut file: File) -> Result<Loaded, Broken> {
+    pub(crate) fn look(mut file: File, block_bytes: u32) -> Result<Loaded, Broken> {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|cause| cause.to_string())?;
         if bytes.is_empty() {
@@ -157,7 +159,13 @@ impl Index {
         filled.map_err(|cause| cause.to_string())?;
         let (made, _) = contained(|| Ok(Database::builder().create_with_backend(backend)?));
         let index = Self { database: Some(made?), stopped: AtomicBool::new(false) };
-        Ok(index.work(load)?.map(|(_, loaded)| loaded).unwrap_or_default())
+        match index.work(load)? {
+            None => Ok(Loaded::default()),
+            Some((form, loaded)) if form == facts(block_bytes) => Ok(loaded),
+            Some((form, _)) => {
+                Err(format!("its index begins anew with the next program that uses it: {}", another_form(&form)))
+            }
+        }
     }
 
     /// Does something with the database.
@@ -176,7 +184,16 @@ impl Index {
             let write = database.begin_write()?;
             write.open_table(BLOCKS)?;
             write.open_table(OBJECTS)?;
-            write.open_table(FACTS)?.insert("form", facts(block_bytes).as_slice())?;
+            write.open_table(FACTS)?;
+            Ok(write.commit()?)
+        })?;
+        self.set_facts(&facts(block_bytes))
+    }
+
+    fn set_facts(&self, facts: &[u8]) -> Result<(), Broken> {
+        self.work(|database| {
+            let write = database.begin_write()?;
+            write.open_table(FACTS)?.insert("form", facts)?;
             Ok(write.commit()?)
         })
     }
@@ -258,6 +275,16 @@ impl Drop for Index {
     }
 }
 
+/// What an index is that has other facts.
+fn another_form(facts: &[u8]) -> String {
+    let form = unsealed(&[], facts).and_then(|facts| Rest(facts).u64());
+    match form {
+        Some(FORM) => "it is of blocks of another size".to_owned(),
+        Some(form) => format!("it is of form {form}, and this version reads form {FORM}"),
+        None => "what says its form is damaged".to_owned(),
+    }
+}
+
 fn facts(block_bytes: u32) -> Vec<u8> {
     sealed(&[], [FORM.to_le_bytes().as_slice(), &block_bytes.to_le_bytes()].concat())
 }
@@ -287,11 +314,12 @@ fn read_word(key: &[u8], value: &[u8]) -> Option<(BlockKey, Word)> {
 }
 
 fn object_bytes(key: &ObjectKey, known: &Known) -> Vec<u8> {
-    let Known { named, pinned, .. } = known;
+    let Known { named, pinned, used_s, .. } = known;
     let Version { identity, stamp } = named.version;
     let realm_len = u32::try_from(named.realm.len()).unwrap_or(u32::MAX);
     let parts = [
         &[u8::from(*pinned)][..],
+        &used_s.to_le_bytes(),
         &named.len.to_le_bytes(),
         &identity.0.to_le_bytes(),
         &identity.1.to_le_bytes(),
@@ -306,14 +334,14 @@ fn object_bytes(key: &ObjectKey, known: &Known) -> Vec<u8> {
 fn read_object(key: &[u8], value: &[u8]) -> Option<(ObjectKey, Known)> {
     let mut rest = Rest(unsealed(key, value)?);
     let [pinned] = rest.take::<1>()?;
-    let len = rest.u64()?;
+    let (used_s, len) = (rest.u64()?, rest.u64()?);
     let version = Version { identity: (rest.u64()?, rest.u64()?), stamp: i128::from_le_bytes(rest.take()?) };
     let realm_len = usize::try_from(rest.u32()?).ok()?;
     let (realm, name) = rest.0.split_at_checked(realm_len)?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
     let named = Named { realm: text(realm)?, name: text(name)?, version, len };
     let key: ObjectKey = key.try_into().ok()?;
-    (named.key() == key).then_some((key, Known { named, pinned: pinned != 0, blocks: 0 }))
+    (named.key() == key).then_some((key, Known { named, pinned: pinned != 0, used_s, blocks: 0 }))
 }
 
 fn tally_bytes(tally: &Tally) -> Vec<u8> {
@@ -355,7 +383,7 @@ mod tests {
     fn known(name: &str) -> (ObjectKey, Known) {
         let version = Version { identity: (1, 2), stamp: -3 };
         let named = Named { realm: "here".into(), name: name.into(), version, len: 9 };
-        (named.key(), Known { named, pinned: true, blocks: 0 })
+        (named.key(), Known { named, pinned: true, used_s: 77, blocks: 0 })
     }
 
     #[test]
@@ -380,7 +408,19 @@ mod tests {
         let (_, loaded) = Index::open(file(), 4096).unwrap();
         assert_eq!(loaded.blocks, [(key(1), word(4)), (key(7), word(3))]);
         assert_eq!((loaded.objects, loaded.tally, loaded.damaged), (vec![object], [1, 2, 3, 4, 5, 6, 7], 0));
-        assert!(Index::open(file(), 8192).is_err(), "blocks of another size");
+        let why = |opened: Result<(Index, Loaded), Unread>| match opened {
+            Err(Unread::Broken(why)) => why,
+            other => panic!("{:?}", other.map(|(_, loaded)| loaded)),
+        };
+        assert!(why(Index::open(file(), 8192)).contains("another size"));
+        assert!(Index::look(file(), 8192).unwrap_err().contains("begins anew"));
+        {
+            let (index, _) = Index::open(file(), 4096).unwrap();
+            let before = sealed(&[], [1_u64.to_le_bytes().as_slice(), &4096_u32.to_le_bytes()].concat());
+            index.set_facts(&before).unwrap();
+        }
+        assert!(why(Index::open(file(), 4096)).contains("form 1"));
+        assert!(Index::look(file(), 4096).unwrap_err().contains("form 1"));
     }
 
     #[test]

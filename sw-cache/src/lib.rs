@@ -17,17 +17,21 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod config;
 mod fill;
 mod home;
 mod index;
 mod key;
 mod object;
 mod policy;
+mod rules;
 mod shared;
 mod slots;
 mod status;
 
-pub use cache::{Cache, CacheConfig, Verify};
+pub use cache::Cache;
+pub use config::{CacheConfig, Verify};
 pub use key::Named;
 pub use object::{Cached, Source, Warming};
+pub use rules::{Selection, WallClock};
 pub use status::{Evicted, KeptObject, Pinning, Status};

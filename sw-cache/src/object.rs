@@ -13,7 +13,8 @@ use sw_engine::{
 };
 
 use crate::{
-    cache::{Inner, State, Verify},
+    cache::{Inner, State},
+    config::Verify,
     fill::Asked,
     index::Word,
     key::{BlockKey, Named, ObjectKey},
@@ -133,7 +134,7 @@ impl Inner {
             let mut state = self.state();
             let pinned = pinning == Pinning::Pinned;
             if pinned {
-                state.enter(key, named);
+                state.enter(key, named, self.clock.now());
             }
             let others = state.objects.iter().filter(|(other, known)| {
                 let is_name = (&known.named.realm, &known.named.name) == (&named.realm, &named.name);
@@ -326,6 +327,7 @@ impl Cached {
     /// As the owner.
     fn resolve_own(&self, ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Result<Hold, Later> {
         let mut held = Held { inner: self.inner.clone(), slots: Vec::new(), claimed: Vec::new() };
+        let now_s = self.inner.clock.now();
         let mut state = self.inner.state();
         if !self.inner.is_owner() {
             // Its engine was closed since.
@@ -356,6 +358,7 @@ impl Cached {
             state.sums.hit_bytes += hit;
             state.sums.missed_bytes += missed;
         }
+        state.use_object(&self.key, now_s);
         drop(state);
         Ok(Box::new(held))
     }

@@ -8,10 +8,12 @@ use std::{
 use sw_engine::{Error, ErrorKind, Verb, Version};
 
 use crate::{
-    cache::{self, Cache, CacheConfig, Inner, State},
+    cache::{self, Cache, Inner, State},
+    config::CacheConfig,
     home::Home,
     index::Tally,
     key::{Named, ObjectKey},
+    rules::Selection,
     shared::{
         guest,
         wire::{Reply, Request},
@@ -92,6 +94,8 @@ pub struct KeptObject {
     pub kept_bytes: u64,
     /// Its blocks do not go for others.
     pub pinned: bool,
+    /// When some of it was read, or came, last: seconds since 1970.
+    pub used_s: u64,
 }
 
 /// Whether blocks of an object go for others.
@@ -113,7 +117,7 @@ pub struct Evicted {
 }
 
 /// Whether a name is `what`, or lies below it if it ends with a slash. Everything lies below the empty one.
-fn is_named(name: &str, what: &str) -> bool {
+pub(crate) fn is_named(name: &str, what: &str) -> bool {
     name == what || what.is_empty() || (what.ends_with('/') && name.starts_with(what))
 }
 
@@ -152,6 +156,7 @@ fn objects_of(state: &State) -> Vec<KeptObject> {
         len: known.named.len,
         kept_bytes: kept.get(key).copied().unwrap_or(0),
         pinned: known.pinned,
+        used_s: known.used_s,
     });
     let mut objects: Vec<_> = told.collect();
     objects.sort_by(|a, b| (&a.name, a.version.stamp).cmp(&(&b.name, b.version.stamp)));
@@ -178,14 +183,20 @@ impl Inner {
     }
 
     /// A guest's own blocks that are on their way go first.
-    pub(crate) fn evict(&self, what: &str) -> Evicted {
-        let which = |_: &ObjectKey, named: &Named| is_named(&named.name, what);
+    pub(crate) fn evict(&self, selection: &Selection) -> Evicted {
+        let which = |_: &ObjectKey, named: &Named| is_named(&named.name, &selection.name);
+        if self.is_owner() && !selection.is_by_name() {
+            let selected = self.selected(selection);
+            return self.forget(|key, _| selected.contains(key));
+        }
         if self.is_owner() {
             return self.forget(which);
         }
         let _changing = self.changing();
-        self.drop_fills(&which);
-        match self.ask_owner(&Request::Evict { what: what.to_owned() }) {
+        if selection.is_by_name() {
+            self.drop_fills(&which);
+        }
+        match self.ask_owner(&Request::Evict { selection: selection.clone() }) {
             Some(Reply::Evicted(evicted)) => evicted,
             _ => Evicted::default(),
         }
@@ -263,7 +274,12 @@ impl Cache {
 
     /// Lets go of all blocks of the objects with a name, or below it if it ends with a slash; of all of them for an empty one.
     pub fn evict(&self, what: &str) -> Evicted {
-        self.inner().evict(what)
+        self.inner().evict(&Selection::named(what))
+    }
+
+    /// The same of a selection. One by age or size leaves out pinned objects.
+    pub fn evict_selected(&self, selection: &Selection) -> Evicted {
+        self.inner().evict(selection)
     }
 
     /// Says whether blocks of objects go for others. Objects that the cache has nothing of are left out; says how many it marked.

@@ -39,10 +39,10 @@ pub trait System: Store {
     /// As [`Store::create`].
     fn create_open(&self, name: &str) -> Result<Box<dyn WriteIntent>, Error>;
 
-    /// What tells an object from another one that has its name in another place: the endpoint that names are looked up at. Empty where
-    /// the name says all.
-    fn realm(&self) -> String {
-        String::new()
+    /// What tells an object that was opened from another one that has its name in another place: the address that its client came to.
+    /// Empty where the name says all; `None` where nobody can tell.
+    fn realm(&self, _name: &str) -> Option<String> {
+        Some(String::new())
     }
 }
 

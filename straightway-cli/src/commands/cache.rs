@@ -4,7 +4,8 @@ use std::{collections::HashMap, fmt, path::Path};
 
 use serde::Serialize;
 use straightway::{
-    CacheConfig, CacheStatus, CacheVerify, Engine, EntryKind, Error, ErrorKind, KeptObject, Object, Pinning, Uri, Verb,
+    CacheConfig, CacheSelection, CacheStatus, CacheVerify, Engine, EntryKind, Error, ErrorKind, KeptObject, Object,
+    Pinning, Uri, Verb,
 };
 use sw_data::{
     index::{Feed, Want},
@@ -103,6 +104,7 @@ struct ObjectReport {
     modified_ns: String,
     kept_bytes: u64,
     pinned: bool,
+    used_s: u64,
 }
 
 impl fmt::Display for ObjectReport {
@@ -189,9 +191,9 @@ fn status(args: &Status, out: &mut Out) -> Result<(), Fail> {
     let (status, objects) = straightway::Cache::look(&args.dir)?;
     if args.objects {
         for object in objects {
-            let KeptObject { name, version, len, kept_bytes, pinned } = object;
+            let KeptObject { name, version, len, kept_bytes, pinned, used_s } = object;
             let (schema, modified_ns) = ("straightway.cache.object/1", version.stamp.to_string());
-            out.report(&ObjectReport { schema, name, len, modified_ns, kept_bytes, pinned })?;
+            out.report(&ObjectReport { schema, name, len, modified_ns, kept_bytes, pinned, used_s })?;
         }
     }
     out.report(&StatusReport::of(status))
@@ -200,9 +202,10 @@ fn status(args: &Status, out: &mut Out) -> Result<(), Fail> {
 fn evict(args: &Evict, out: &mut Out) -> Result<(), Fail> {
     let cache = existing(&args.dir)?;
     cache.check_owner()?;
-    let all = args.all.then(String::new);
+    let all = args.names.is_empty().then(String::new);
     for name in args.names.iter().chain(&all) {
-        let gone = cache.evict(name);
+        let Evict { older_than, larger_than, .. } = *args;
+        let gone = cache.evict_selected(&CacheSelection { name: name.clone(), older_than, larger_than });
         let (schema, name) = ("straightway.cache.evict/1", name.clone());
         out.report(&EvictReport { schema, name, blocks: gone.blocks, bytes: gone.bytes })?;
     }

@@ -207,6 +207,13 @@ fn a_cache_is_warmed_told_and_emptied() {
 
     let told = run(&scratch, &server, &["cache", "status", "cache", "--objects"]).ok();
     assert!(told.text().contains("data/below/two  pinned") && told.text().contains("10.0 MiB"), "{}", told.text());
+    let old = ["cache", "evict", "cache", "--older-than", "1d", "--json"];
+    let gone = run(&scratch, &server, &old).ok().document("straightway.cache.evict/1");
+    assert_eq!((gone["name"].as_str(), gone["blocks"].as_u64()), (Some(""), Some(0)));
+    let large = ["cache", "evict", "cache", "--larger-than", "1MiB", &Server::uri("data/"), "--json"];
+    // They are pinned.
+    let gone = run(&scratch, &server, &large).ok().document("straightway.cache.evict/1");
+    assert_eq!(gone["blocks"].as_u64(), Some(0));
     let gone = run(&scratch, &server, &["cache", "evict", "cache", &address, "--json"]).ok();
     assert_eq!(gone.document("straightway.cache.evict/1")["bytes"].as_u64(), Some(5 << 20));
     run(&scratch, &server, &["cache", "evict", "cache", "--all"]).ok();

@@ -219,7 +219,7 @@ impl Session<'_> {
                 Reply::Range(Cached::missing(inner, (&named.key(), named.len), offset, most))
             }
             Request::Forget { object } => Reply::Evicted(inner.forget(|key, _| *key == object)),
-            Request::Evict { what } => Reply::Evicted(inner.evict(&what)),
+            Request::Evict { selection } => Reply::Evicted(inner.evict(&selection)),
             Request::Pin { named, pinning } => {
                 inner.pin(&named, pinning);
                 Reply::Count(1)
@@ -266,6 +266,7 @@ impl Session<'_> {
         if state.fault.is_none() && !state.claims.take(self.who, object, (&whole, &parts), now()) {
             return Reply::Later;
         }
+        state.use_object(&object, self.inner.clock.now());
         for (word, (key, _)) in words.iter().zip(keys()) {
             if let Some(word) = word {
                 state.slots.hold(word.slot);

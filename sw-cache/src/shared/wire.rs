@@ -17,6 +17,7 @@ use crate::{
     home::Home,
     index::{Rest, Word},
     key::{Named, ObjectKey},
+    rules::Selection,
     status::{Evicted, KeptObject, Pinning, Status},
 };
 
@@ -27,7 +28,7 @@ pub(crate) const PAGE_OBJECTS: usize = 10_000;
 /// Blocks that are asked for at a time.
 pub(crate) const FIND_MAX: usize = 1 << 16;
 /// Which form of all this.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// What an owner says first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +82,7 @@ pub(crate) enum Request {
         object: ObjectKey,
     },
     Evict {
-        what: String,
+        selection: Selection,
     },
     Pin {
         named: Named,
@@ -156,6 +157,10 @@ impl Frame {
         self.u8(u8::from(text.is_some())).text(text.unwrap_or_default())
     }
 
+    fn number(self, number: Option<u64>) -> Self {
+        self.u8(u8::from(number.is_some())).u64(number.unwrap_or_default())
+    }
+
     fn version(self, Version { identity, stamp }: &Version) -> Self {
         self.u64(identity.0).u64(identity.1).bytes(&stamp.to_le_bytes())
     }
@@ -194,6 +199,12 @@ impl Rest<'_> {
         Some(is_some.then_some(text))
     }
 
+    fn number(&mut self) -> Option<Option<u64>> {
+        let is_some = self.u8()? != 0;
+        let number = self.u64()?;
+        Some(is_some.then_some(number))
+    }
+
     fn version(&mut self) -> Option<Version> {
         Some(Version { identity: (self.u64()?, self.u64()?), stamp: i128::from_le_bytes(self.take()?) })
     }
@@ -229,7 +240,10 @@ impl Request {
             }
             Self::Missing { named, offset, most } => Frame::new(5).named(named).u64(*offset).u64(*most),
             Self::Forget { object } => Frame::new(6).bytes(object),
-            Self::Evict { what } => Frame::new(7).text(what),
+            Self::Evict { selection: Selection { name, older_than, larger_than } } => {
+                let seconds = older_than.map(|age| age.as_secs());
+                Frame::new(7).text(name).number(seconds).number(*larger_than)
+            }
             Self::Pin { named, pinning } => Frame::new(8).named(named).u8(pinned(pinning)),
             Self::PinNames { what, pinning } => Frame::new(9).text(what).u8(pinned(pinning)),
             Self::Settle { millis } => Frame::new(10).u64(*millis),
@@ -251,7 +265,11 @@ impl Request {
             4 => Self::Fill { named: rest.named()?, number: rest.u32()?, len: rest.u32()?, warmed: rest.u8()? != 0 },
             5 => Self::Missing { named: rest.named()?, offset: rest.u64()?, most: rest.u64()? },
             6 => Self::Forget { object: rest.take()? },
-            7 => Self::Evict { what: rest.text()? },
+            7 => {
+                let (name, seconds, larger_than) = (rest.text()?, rest.number()?, rest.number()?);
+                let older_than = seconds.map(Duration::from_secs);
+                Self::Evict { selection: Selection { name, older_than, larger_than } }
+            }
             8 => Self::Pin { named: rest.named()?, pinning: rest.pinning()? },
             9 => Self::PinNames { what: rest.text()?, pinning: rest.pinning()? },
             10 => Self::Settle { millis: rest.u64()? },
@@ -329,8 +347,8 @@ impl Reply {
             Self::Count(count) => Frame::new(4).u64(*count),
             Self::Status(status) => put_status(Frame::new(5), status),
             Self::Objects(objects) => Frame::new(6).each(objects, |frame, object| {
-                let KeptObject { name, version, len, kept_bytes, pinned } = object;
-                frame.text(name).version(version).u64(*len).u64(*kept_bytes).u8(u8::from(*pinned))
+                let KeptObject { name, version, len, kept_bytes, pinned, used_s } = object;
+                frame.text(name).version(version).u64(*len).u64(*kept_bytes).u8(u8::from(*pinned)).u64(*used_s)
             }),
         }
         .end()
@@ -358,6 +376,7 @@ impl Reply {
                     len: rest.u64()?,
                     kept_bytes: rest.u64()?,
                     pinned: rest.u8()? != 0,
+                    used_s: rest.u64()?,
                 })
             })?),
             _ => return None,
@@ -478,7 +497,14 @@ mod tests {
             Request::Fill { named: named.clone(), number: 4, len: 5, warmed: true },
             Request::Missing { named: named.clone(), offset: 1, most: 2 },
             Request::Forget { object: [8; 16] },
-            Request::Evict { what: String::new() },
+            Request::Evict { selection: Selection::default() },
+            Request::Evict {
+                selection: Selection {
+                    name: "s3://b/".into(),
+                    older_than: Some(Duration::from_secs(7)),
+                    larger_than: Some(0),
+                },
+            },
             Request::Pin { named, pinning: Pinning::Pinned },
             Request::PinNames { what: "x".into(), pinning: Pinning::Free },
             Request::Settle { millis: 3 },
@@ -506,7 +532,8 @@ mod tests {
             fault: Some("why".into()),
             discarded: None,
         };
-        let object = KeptObject { name: "n".into(), version: Version::default(), len: 1, kept_bytes: 2, pinned: true };
+        let (version, pinned) = (Version::default(), true);
+        let object = KeptObject { name: "n".into(), version, len: 1, kept_bytes: 2, pinned, used_s: 3 };
         vec![
             Reply::Later,
             Reply::Found(vec![None, Some(Word { slot: 1, len: 2, sum: 3 })]),

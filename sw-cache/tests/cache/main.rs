@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 mod bed;
+mod rules;
 mod shared;
 
 use std::{
@@ -401,7 +402,9 @@ fn an_index_that_is_cut_or_is_something_else_begins_anew() {
 fn fills_until_it_is_killed() {
     #[expect(clippy::disallowed_methods, reason = "the other process is told by its environment")]
     let dir = std::env::var("SW_CACHE_TEST_DIR").unwrap();
-    let cache = Cache::open(config(Path::new(&dir), 32)).unwrap();
+    // Its looks write last uses, and take out versions that it left.
+    let max_age = Some(Duration::from_secs(1));
+    let cache = Cache::open(CacheConfig { max_age, ..config(Path::new(&dir), 32) }).unwrap();
     println!("open");
     for round in 0.. {
         for number in 0..12 {

@@ -245,8 +245,8 @@ impl System for Milvus {
         Err(read_only(name, Verb::Create))
     }
 
-    fn realm(&self) -> String {
-        self.config.root.clone()
+    fn realm(&self, _name: &str) -> Option<String> {
+        Some(self.config.root.clone())
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     ObjectsConfig,
     ais::AisStore,
     credentials::{self, Bounded, Nobody, Profile, Provider},
-    listing::Listings,
+    listing::{CameTo, Listings},
     settings::KeysFrom,
 };
 use crate::{
@@ -47,6 +47,8 @@ pub(super) struct Bucket {
     pub(super) wire: Wire,
     /// What AIStore's can do more.
     pub(super) ais: Option<Arc<AisStore>>,
+    /// Where its requests go.
+    pub(super) came_to: CameTo,
 }
 
 /// How bytes come.
@@ -86,8 +88,9 @@ impl Bucket {
         };
         let told = |error: object_store::Error| unset(error.to_string());
         let connections = Listings::of(at.scheme, connections);
+        let came_to = connections.came_to();
         // The client is made twice, where it is to have another's keys than the library finds for it: with those, looked at.
-        Ok(match at.scheme {
+        let made = match at.scheme {
             Scheme::Ais => Self::ais(at, config, connections.into_inner()).map_err(unset)?,
             Scheme::Alluxio => {
                 let builder = settings.alluxio(AmazonS3Builder::new(), &at.bucket).map_err(unset)?;
@@ -150,12 +153,24 @@ impl Bucket {
                     (Arc::new(made.map_err(told)?), if at.scheme == Scheme::Http { Wire::Plain } else { Wire::Tls });
                 Self::of_reads(store, wire)
             }
-        })
+        };
+        Ok(Self { came_to, ..made })
     }
 
     /// One that is only read.
     fn of_reads(store: Arc<dyn ObjectStore>, wire: Wire) -> Self {
-        Self { store, writes: None, pages: None, puts_whole: true, keeps_tags: false, aborts: false, wire, ais: None }
+        let (ais, came_to) = (None, CameTo::default());
+        Self {
+            store,
+            writes: None,
+            pages: None,
+            puts_whole: true,
+            keeps_tags: false,
+            aborts: false,
+            wire,
+            ais,
+            came_to,
+        }
     }
 
     fn ais(at: &Address, config: &ObjectsConfig, connections: Connections) -> Result<Self, String> {
@@ -169,7 +184,8 @@ impl Bucket {
 
     pub(super) fn of<S: ObjectStore + MultipartStore + PaginatedListStore>(store: Arc<S>) -> Self {
         let (writes, pages) = (Some(store.clone() as _), Some(store.clone() as _));
-        Self { store, writes, pages, puts_whole: true, keeps_tags: true, aborts: true, wire: Wire::Tls, ais: None }
+        let (wire, ais, came_to) = (Wire::Tls, None, CameTo::default());
+        Self { store, writes, pages, puts_whole: true, keeps_tags: true, aborts: true, wire, ais, came_to }
     }
 
     /// What there is by a name, without its bytes.

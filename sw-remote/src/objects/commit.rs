@@ -243,6 +243,7 @@ mod tests {
             keeps_tags: false,
             aborts: true,
             ais: None,
+            came_to: Default::default(),
             wire: Wire::Plain,
         };
         let bucket = Arc::new(bucket);

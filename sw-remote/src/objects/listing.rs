@@ -3,7 +3,10 @@
 //! The library reads a page as a whole or not at all, and stops at names that it could not ask for (with empty parts, `.` or `..`, or control
 //! characters). Those are taken out of the page before it sees it, and counted.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -88,6 +91,30 @@ impl Bucket {
 pub(super) struct Listings {
     connections: Connections,
     dialect: Dialect,
+    came_to: CameTo,
+}
+
+/// Where the requests of a bucket's client went that were answered: scheme, host and port. It goes to one place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CameTo(Arc<OnceLock<String>>);
+
+impl CameTo {
+    /// `None` before the first answer.
+    pub(super) fn get(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    fn note(&self, place: Option<String>) {
+        if let Some(place) = place {
+            let _known = self.0.set(place);
+        }
+    }
+
+    /// The place of an address, where it is not known yet.
+    fn place(&self, uri: &http::Uri) -> Option<String> {
+        let is_new = self.0.get().is_none();
+        is_new.then(|| Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?))).flatten()
+    }
 }
 
 /// How listings are written.
@@ -103,7 +130,11 @@ enum Dialect {
 impl Listings {
     pub(super) fn of(scheme: Scheme, connections: Connections) -> Self {
         let dialect = if scheme == Scheme::Alluxio { Dialect::Alluxio } else { Dialect::Usual };
-        Self { connections, dialect }
+        Self { connections, dialect, came_to: CameTo::default() }
+    }
+
+    pub(super) fn came_to(&self) -> CameTo {
+        self.came_to.clone()
     }
 
     pub(super) fn into_inner(self) -> Connections {
@@ -119,7 +150,18 @@ impl HttpConnector for Listings {
 
 #[async_trait]
 impl HttpService for Listings {
-    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let place = self.came_to.place(request.uri());
+        let answer = self.answer(request).await;
+        if answer.is_ok() {
+            self.came_to.note(place);
+        }
+        answer
+    }
+}
+
+impl Listings {
+    async fn answer(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let has = |word: &str| request.uri().query().unwrap_or_default().split('&').any(|one| one == word);
         if self.dialect == Dialect::Alluxio && request.method() == http::Method::POST {
             let (parts, mut body) = self.connections.call(request).await?.into_parts();

@@ -212,8 +212,11 @@ impl System for ObjectStores {
         self.create_as(name, None)
     }
 
-    fn realm(&self) -> String {
-        self.config.settings.places()
+    fn realm(&self, name: &str) -> Option<String> {
+        let at = Self::parse(name, Verb::Open).ok()?;
+        let bucket = self.bucket(&at).ok()?;
+        let came_to = bucket.came_to.get()?;
+        Some(format!("{came_to}{}", self.config.settings.below(at.scheme)))
     }
 }
 

@@ -9,6 +9,8 @@ use object_store::{
 };
 use url::{Host, Url};
 
+use crate::address::Scheme;
+
 /// Settings by their names, those of the environment included. Later ones win over earlier ones.
 ///
 /// Names are those of the environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`,
@@ -76,11 +78,18 @@ impl Settings {
         self.values.insert(name.to_owned(), value.into());
     }
 
-    /// Where the stores are, as far as it is said: names and values.
-    pub(super) fn places(&self) -> String {
-        let is_place = |name: &str| name.contains("ENDPOINT") || name == "AZURE_STORAGE_ACCOUNT_NAME";
+    /// What tells places at one host and port apart: the path of S3's endpoint, the names and values that say where others are.
+    pub(super) fn below(&self, scheme: Scheme) -> String {
+        if scheme == Scheme::S3 {
+            let path = self.s3_endpoint().and_then(|endpoint| Some(Url::parse(endpoint).ok()?.path().to_owned()));
+            return path.unwrap_or_default().trim_end_matches('/').to_owned();
+        }
+        let family = if scheme == Scheme::Azure { "AZURE_" } else { "GOOGLE_" };
+        let is_place = |name: &str| {
+            name.starts_with(family) && (name.contains("ENDPOINT") || name == "AZURE_STORAGE_ACCOUNT_NAME")
+        };
         let places = self.values.iter().filter(|(name, _)| is_place(name));
-        places.map(|(name, value)| format!("{name}={value}\n")).collect()
+        places.map(|(name, value)| format!("\n{name}={value}")).collect()
     }
 
     /// What one says.
