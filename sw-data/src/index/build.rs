@@ -262,7 +262,7 @@ pub fn build_in_memory(
     Ok((Built { index_bytes: bytes.len() as u64, ..built }, Index::from_bytes(bytes)?))
 }
 
-fn collect<S: Sink>(
+pub(super) fn collect<S: Sink>(
     engine: &Engine,
     found: Sources,
     (to, folder): (S, &str),
@@ -420,7 +420,8 @@ impl<S: Sink> Drain<'_, S> {
         }
         let error = damaged.unwrap_or_else(gone);
         self.writer.take_back()?;
-        if self.on_error == OnError::Fail {
+        let is_unfit = matches!(&running.wanted.what, What::Milvus(log) if log.is_unfit());
+        if self.on_error == OnError::Fail || is_unfit {
             return Err(error);
         }
         self.built.damaged += 1;

@@ -11,7 +11,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde::Deserialize;
@@ -149,6 +152,8 @@ struct Counted {
     said: u64,
     /// Those of binlogs that were read, and binlogs that were not.
     tally: Mutex<(u64, usize)>,
+    /// One of its binlogs has more rows than it.
+    unfit: AtomicBool,
 }
 
 /// A binlog of the field, and those that say which of its rows are there.
@@ -221,7 +226,7 @@ pub(super) fn collection(
             return Err(bad(&at, detail).remedy("an object of it is missing, or it is being written: try again"));
         }
         let tally = Mutex::new((0, values.len()));
-        let rows = Arc::new(Counted { segment: segment.id, said: segment.rows, tally });
+        let rows = Arc::new(Counted { segment: segment.id, said: segment.rows, tally, unfit: AtomicBool::new(false) });
         for ((value, keys), times) in values.iter().zip(keys).zip(times) {
             let log = Log {
                 keys: keys.uri.parse()?,
@@ -439,6 +444,11 @@ impl Log {
     pub fn count(&self, rows: u64, at: &str) -> Result<(), Error> {
         self.rows.count(rows, at)
     }
+
+    /// Whether a binlog of its segment had more rows than the segment: whatever is damaged, the segment is wrong.
+    pub fn is_unfit(&self) -> bool {
+        self.rows.unfit.load(Ordering::Relaxed)
+    }
 }
 
 impl Counted {
@@ -449,7 +459,11 @@ impl Counted {
 
     /// Whether one of its binlogs may have a row beside so many.
     fn room(&self, rows: usize, at: &str) -> Result<(), Error> {
-        if (rows as u64) < self.said { Ok(()) } else { Err(self.wrong(rows as u64 + 1, at)) }
+        if (rows as u64) < self.said {
+            return Ok(());
+        }
+        self.unfit.store(true, Ordering::Relaxed);
+        Err(self.wrong(rows as u64 + 1, at))
     }
 
     fn count(&self, rows: u64, at: &str) -> Result<(), Error> {
@@ -462,9 +476,17 @@ impl Counted {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
+    use std::{num::NonZeroUsize, ops::ControlFlow};
 
     use super::*;
+    use crate::index::{
+        build::{BuildOptions, OnError, collect},
+        sources::Sources,
+    };
+
+    fn counted(said: u64, logs: usize) -> Counted {
+        Counted { segment: 1, said, tally: Mutex::new((0, logs)), unfit: AtomicBool::new(false) }
+    }
 
     #[test]
     fn deletes_are_read_and_the_last_counts() {
@@ -491,7 +513,7 @@ mod tests {
 
     #[test]
     fn rows_are_counted_with_the_last_binlog() {
-        let counted = |said| Counted { segment: 1, said, tally: Mutex::new((0, 2)) };
+        let counted = |said| counted(said, 2);
         let good = counted(5);
         assert!(good.count(2, "a").is_ok() && good.count(3, "b").is_ok());
         let wrong = counted(6);
@@ -504,9 +526,33 @@ mod tests {
     /// A binlog of a length that nobody said would be held row by row.
     #[test]
     fn no_more_rows_are_held_than_are_said() {
-        let counted = Counted { segment: 1, said: 2, tally: Mutex::new((0, 1)) };
+        let counted = counted(2, 1);
         assert!(counted.room(1, "a").is_ok());
         assert_eq!(counted.room(2, "a").unwrap_err().kind(), ErrorKind::BadFormat);
+    }
+
+    /// The keys 3,000 to 4,999 of a segment, which Milvus 2.3.5 wrote, as two binlogs of one segment.
+    #[test]
+    fn a_segment_that_does_not_fit_ends_whatever_is_said_of_damage() {
+        let engine = Engine::builder().gpu(straightway::GpuUse::Off).reactors(1).build().unwrap();
+        let name = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/milvus/int64.binlog");
+        let uri: Uri = name.parse().unwrap();
+        let entry = engine.stat(&uri).unwrap();
+        let build = |said| {
+            let rows = Arc::new(counted(said, 2));
+            let (keys, times, kind) = (uri.clone(), uri.clone(), KeyKind::Number);
+            let log = Arc::new(Log { keys, times, kind, partition: 1, deletes: Arc::default(), rows });
+            let wanted =
+                || Wanted { uri: uri.clone(), group: 0, entry: entry.clone(), what: What::Milvus(log.clone()) };
+            let found = Sources { wanted: vec![wanted(), wanted()], ..Sources::default() };
+            let options = BuildOptions { on_error: OnError::Skip, ..BuildOptions::new(NonZeroUsize::MIN) };
+            let built = collect(&engine, found, (Vec::new(), ""), &options, &mut |_| ControlFlow::Continue(()));
+            built.map(|(built, _)| (built.samples, built.damaged))
+        };
+        assert_eq!(build(4000).unwrap(), (4000, 0));
+        for said in [4001, 3999, 1999] {
+            assert_eq!(build(said).unwrap_err().kind(), ErrorKind::BadFormat, "{said}");
+        }
     }
 
     #[test]
