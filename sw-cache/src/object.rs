@@ -384,27 +384,12 @@ impl Cached {
     fn resolve_lent(&self, ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Result<Hold, Later> {
         let inner = &self.inner;
         let blocks = self.wanted(ranges);
-        let (words, epoch) = match inner.guest.find(self.key, blocks.clone()) {
+        let take = |words| self.take_locks(&blocks, words);
+        let (lent, mut known) = match inner.guest.find(self.key, blocks.clone(), take) {
             Found::Away => return Ok(Self::all_at_origin(ranges, out)),
             Found::Later => return Err(LATER),
-            Found::Words(words, epoch) => (words, epoch),
+            Found::Taken(taken) => taken,
         };
-        let mut lent = Lent { inner: inner.clone(), object: self.key, slots: Vec::new(), claimed: Vec::new() };
-        let mut known: HashMap<u32, Word> = HashMap::new();
-        for ((number, wanted), word) in blocks.into_iter().zip(words) {
-            match word {
-                Some(word) if inner.locks.hold(word.slot) => {
-                    lent.slots.push(word.slot);
-                    known.insert(number, word);
-                }
-                None if wanted == Wanted::Whole => lent.claimed.push(number),
-                _ => {}
-            }
-        }
-        // Behind the locks: an owner that came before them may have others' bytes there.
-        if !inner.guest.is_epoch(epoch) {
-            return Ok(Self::all_at_origin(ranges, out));
-        }
         if inner.config.verify == Verify::Always {
             self.leave_wrong(&mut known);
         }
@@ -413,8 +398,25 @@ impl Cached {
             let (hit, missed) = self.lay(*range, out, |key| known.get(&key.number).copied());
             (hit_bytes, missed_bytes) = (hit_bytes + hit, missed_bytes + missed);
         }
-        inner.guest.tell(&Request::Taken { hit_bytes, missed_bytes });
+        inner.guest.tell(&Request::Read { hit_bytes, missed_bytes });
         Ok(Box::new(lent))
+    }
+
+    /// Locks the slots that an owner told of blocks. Gives which it has of them.
+    fn take_locks(&self, blocks: &[(u32, Wanted)], words: Vec<Option<Word>>) -> (Lent, HashMap<u32, Word>) {
+        let mut lent = Lent { inner: self.inner.clone(), object: self.key, slots: Vec::new(), claimed: Vec::new() };
+        let mut known = HashMap::new();
+        for ((number, wanted), word) in blocks.iter().zip(words) {
+            match word {
+                Some(word) if self.inner.locks.hold(word.slot) => {
+                    lent.slots.push(word.slot);
+                    known.insert(*number, word);
+                }
+                None if *wanted == Wanted::Whole => lent.claimed.push(*number),
+                _ => {}
+            }
+        }
+        (lent, known)
     }
 
     /// Compares blocks, of which at most so many bytes: others are read from where the object is.

@@ -60,13 +60,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What an owner said of blocks.
-pub(crate) enum Found {
-    /// Nothing: there is none, or it does not answer.
+/// What came of a question where blocks are.
+pub(crate) enum Found<T> {
+    /// Nothing: there is no owner, or it does not answer.
     Away,
     Later,
-    /// In the order of the question, and the epoch of it.
-    Words(Vec<Option<Word>>, u64),
+    /// What was made of the answer.
+    Taken(T),
 }
 
 impl Guest {
@@ -87,7 +87,7 @@ impl Guest {
     }
 
     /// Whether an answer of that epoch still counts for whoever has his locks by now.
-    pub(crate) fn is_epoch(&self, epoch: u64) -> bool {
+    fn is_epoch(&self, epoch: u64) -> bool {
         let mut text = [0; 64];
         let len = self.epoch.read_at(&mut text, 0).unwrap_or(0);
         epoch_in(&text[..len]) == Some(epoch)
@@ -118,18 +118,40 @@ impl Guest {
         *lock(&self.why) = Some(format!("the process that has the cache does not answer: {cause}"));
     }
 
-    pub(crate) fn find(&self, object: ObjectKey, blocks: Vec<(u32, Wanted)>) -> Found {
+    /// Asks where blocks are. `take` takes the locks of what is said of them, in the order of the question, before anybody else asks: the owner
+    /// holds the slots of one answer for each connection, until the next question.
+    pub(crate) fn find<T>(
+        &self,
+        object: ObjectKey,
+        blocks: Vec<(u32, Wanted)>,
+        take: impl FnOnce(Vec<Option<Word>>) -> T,
+    ) -> Found<T> {
         let count = blocks.len();
+        // If the answer is void by then, it is dropped when others may ask again: so that it can tell what it does not bring.
+        let mut taken = None;
         let found = self.with(|conn, epoch| match conn.ask(&Request::Find { object, blocks })? {
-            Reply::Later => Ok(Found::Later),
-            Reply::Found(words) if words.len() == count => Ok(Found::Words(words, epoch)),
+            Reply::Later => Ok(false),
+            Reply::Found(words) if words.len() == count => {
+                taken = Some(take(words));
+                // Behind the locks: an owner that came before them, or held nothing any more as the connection had ended, may have
+                // others' bytes there.
+                if !self.is_epoch(epoch) || !conn.is_open() {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                conn.send(&Request::Taken.frame())?;
+                Ok(true)
+            }
             _ => Err(io::ErrorKind::InvalidData.into()),
         });
-        found.unwrap_or_else(|| {
-            let mut next = lock(&self.next);
-            *next = next.filter(|until| now() < *until);
-            if next.is_some() { Found::Later } else { Found::Away }
-        })
+        match (found, taken) {
+            (Some(true), Some(taken)) => Found::Taken(taken),
+            (Some(_), _) => Found::Later,
+            (None, _) => {
+                let mut next = lock(&self.next);
+                *next = next.filter(|until| now() < *until);
+                if next.is_some() { Found::Later } else { Found::Away }
+            }
+        }
     }
 
     /// Says something that has no answer.

@@ -22,3 +22,6 @@ pub(crate) mod guest;
 pub(crate) mod locks;
 pub(crate) mod owner;
 pub(crate) mod wire;
+
+#[cfg(test)]
+mod tests;

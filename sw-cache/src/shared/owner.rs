@@ -139,9 +139,10 @@ impl Inner {
 
     /// Talks to a guest until one of both ends it. What it had of the cache is let go of then.
     fn converse(&self, who: Who, stream: UnixStream, hello: Hello) {
-        self.guests.fetch_add(1, Ordering::AcqRel);
-        let mut session = Session { inner: self, who, told: Vec::new() };
-        let ended = Conn::new(stream, SILENCE).and_then(|mut conn| {
+        let ended = stream.try_clone().and_then(|end| {
+            self.guests.fetch_add(1, Ordering::AcqRel);
+            let mut session = Session { inner: self, who, end, told: Vec::new() };
+            let mut conn = Conn::new(stream, SILENCE)?;
             conn.send(&hello.frame())?;
             while conn.is_there_more()? {
                 let request = Request::of(conn.recv()?)?;
@@ -161,12 +162,15 @@ impl Inner {
 struct Session<'a> {
     inner: &'a Inner,
     who: Who,
+    end: UnixStream,
     /// Slots of the last answer, of which the guest may not have its locks yet.
     told: Vec<u32>,
 }
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
+        // First: a guest that has its locks looks whether the connection is open still, and if so, its slots were held until then.
+        let _ = rustix::net::shutdown(&self.end, Shutdown::Both);
         self.release();
         self.inner.state().claims.leave(self.who);
         self.inner.guests.fetch_sub(1, Ordering::AcqRel);
@@ -185,11 +189,14 @@ impl Session<'_> {
         let inner = self.inner;
         Ok(Some(match request {
             Request::Find { object, blocks } => self.find(object, &blocks),
-            Request::Taken { hit_bytes, missed_bytes } => {
+            Request::Taken => {
                 self.release();
-                let mut state = inner.state();
-                state.sums.hit_bytes += hit_bytes;
-                state.sums.missed_bytes += missed_bytes;
+                return Ok(None);
+            }
+            Request::Read { hit_bytes, missed_bytes } => {
+                let sums = &mut inner.state().sums;
+                sums.hit_bytes = sums.hit_bytes.saturating_add(hit_bytes);
+                sums.missed_bytes = sums.missed_bytes.saturating_add(missed_bytes);
                 return Ok(None);
             }
             Request::GiveBack { object, numbers } => {

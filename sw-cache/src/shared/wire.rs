@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType},
+};
 use sw_engine::Version;
 
 use crate::{
@@ -53,7 +56,9 @@ pub(crate) enum Request {
         blocks: Vec<(u32, Wanted)>,
     },
     /// It has its locks. No answer.
-    Taken {
+    Taken,
+    /// Bytes that it reads from the cache, and others. No answer.
+    Read {
         hit_bytes: u64,
         missed_bytes: u64,
     },
@@ -232,7 +237,7 @@ impl Request {
             Self::Find { object, blocks } => Frame::new(0)
                 .bytes(object)
                 .each(blocks, |frame, (number, wanted)| frame.u32(*number).u8(u8::from(*wanted == Wanted::Whole))),
-            Self::Taken { hit_bytes, missed_bytes } => Frame::new(1).u64(*hit_bytes).u64(*missed_bytes),
+            Self::Taken => Frame::new(1),
             Self::GiveBack { object, numbers } => Frame::new(2).bytes(object).each(numbers, number),
             Self::Failed { slots } => Frame::new(3).each(slots, number),
             Self::Fill { named, number, len, warmed } => {
@@ -249,6 +254,7 @@ impl Request {
             Self::Settle { millis } => Frame::new(10).u64(*millis),
             Self::Status => Frame::new(11),
             Self::Objects { from } => Frame::new(12).u64(*from),
+            Self::Read { hit_bytes, missed_bytes } => Frame::new(13).u64(*hit_bytes).u64(*missed_bytes),
         }
         .end()
     }
@@ -259,7 +265,7 @@ impl Request {
                 let wanted = |whole| if whole == 0 { Wanted::Part } else { Wanted::Whole };
                 Self::Find { object: rest.take()?, blocks: rest.each(|rest| Some((rest.u32()?, wanted(rest.u8()?))))? }
             }
-            1 => Self::Taken { hit_bytes: rest.u64()?, missed_bytes: rest.u64()? },
+            1 => Self::Taken,
             2 => Self::GiveBack { object: rest.take()?, numbers: rest.each(Rest::u32)? },
             3 => Self::Failed { slots: rest.each(Rest::u32)? },
             4 => Self::Fill { named: rest.named()?, number: rest.u32()?, len: rest.u32()?, warmed: rest.u8()? != 0 },
@@ -275,6 +281,7 @@ impl Request {
             10 => Self::Settle { millis: rest.u64()? },
             11 => Self::Status,
             12 => Self::Objects { from: rest.u64()? },
+            13 => Self::Read { hit_bytes: rest.u64()?, missed_bytes: rest.u64()? },
             _ => return None,
         })
     }
@@ -431,6 +438,13 @@ impl Conn {
         self.stream.get_mut().write_all(frame)
     }
 
+    /// Whether the other end has not ended it, and says nothing: it is not its turn.
+    pub(crate) fn is_open(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = rustix::net::recv(self.stream.get_ref(), &mut [0; 1], flags);
+        self.stream.buffer().is_empty() && matches!(peeked, Err(Errno::AGAIN))
+    }
+
     /// The next frame, without its length.
     pub(crate) fn recv(&mut self) -> io::Result<&[u8]> {
         let mut len = [0; 4];
@@ -491,7 +505,8 @@ mod tests {
         let named = Named { realm: "r".into(), name: "s3://b/ü".into(), version, len: 77 };
         vec![
             Request::Find { object: [7; 16], blocks: vec![(1, Wanted::Whole), (2, Wanted::Part)] },
-            Request::Taken { hit_bytes: 1, missed_bytes: 2 },
+            Request::Taken,
+            Request::Read { hit_bytes: 1, missed_bytes: 2 },
             Request::GiveBack { object: [7; 16], numbers: vec![3, 4] },
             Request::Failed { slots: vec![] },
             Request::Fill { named: named.clone(), number: 4, len: 5, warmed: true },

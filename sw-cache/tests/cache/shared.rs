@@ -140,6 +140,28 @@ fn what_a_guest_reads_is_not_written_over_by_any_owner() {
 }
 
 #[test]
+fn threads_of_one_guest_do_not_void_each_others_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (owner, guest) = (open(dir.path(), 12), open(dir.path(), 12));
+    let (start, hits) = (now(), std::sync::atomic::AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..12u64 {
+            let (guest, hits) = (&guest, &hits);
+            scope.spawn(move || {
+                let readers: Vec<_> = (0..16).map(|number| Reader::new(guest, number, 1, 2 * BLOCK)).collect();
+                let mut state = thread;
+                while start.elapsed() < Duration::from_secs(4) {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let reader = &readers[usize::try_from((state >> 33) % 16).unwrap()];
+                    hits.fetch_add(reader.read_all(), std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert!(hits.into_inner() > 0 && owner.status().evicted_blocks > 100, "{:?}", owner.status());
+}
+
+#[test]
 fn what_somebody_else_brings_is_waited_for_and_not_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let (owner, guest) = (open(dir.path(), 64), open(dir.path(), 64));
