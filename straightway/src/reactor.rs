@@ -335,10 +335,11 @@ impl Worker {
             return false;
         }
         let now = self.clock.now();
-        let due = self.later.extract_if(.., |(due, _)| *due <= now);
-        let before = self.backlog.len();
-        due.for_each(|(_, command)| self.backlog.push_front(command));
-        self.backlog.len() > before
+        let due: Vec<_> = self.later.extract_if(.., |(due, _)| *due <= now).collect();
+        let is_any = !due.is_empty();
+        // In their order.
+        due.into_iter().rev().for_each(|(_, command)| self.backlog.push_front(command));
+        is_any
     }
 
     /// Why an operation that has not begun need not begin.

@@ -3,8 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use sw_engine::{
@@ -19,7 +18,7 @@ use crate::{
     index::Word,
     key::{BlockKey, Named, ObjectKey},
     shared::{
-        claims::{OWNER, now},
+        claims::{OWNER, Waits, now},
         guest::Found,
         wire::{FIND_MAX, Reply, Request, Wanted},
     },
@@ -33,9 +32,6 @@ const DATA: u32 = 1;
 /// Bytes that one operation has compared with their checksums at most; what is more of it is read from where the object is. The lane
 /// waits for it.
 const CHECKED_MAX: u64 = 256 << 20;
-
-/// While another process brings what is asked for.
-const LATER: Later = Later(Duration::from_millis(2));
 
 /// Reads of an object where it is, past the cache; what comes is given to [`Tee::landed`] on its way to nobody.
 pub trait Source: Send + Sync {
@@ -54,6 +50,7 @@ pub struct Cached {
     key: ObjectKey,
     named: Arc<Named>,
     source: OnceLock<Arc<dyn Source>>,
+    waits: Mutex<Waits>,
 }
 
 impl fmt::Debug for Cached {
@@ -61,6 +58,9 @@ impl fmt::Debug for Cached {
         f.debug_struct("Cached").field("named", &self.named).finish_non_exhaustive()
     }
 }
+
+/// Another process brings what is asked for, or is about to say where it is.
+struct Away;
 
 /// See [`Cached::warming`].
 #[derive(Debug)]
@@ -154,7 +154,7 @@ impl Inner {
 
 impl Cached {
     pub(crate) fn new(inner: Arc<Inner>, named: Named) -> Self {
-        Self { inner, key: named.key(), named: Arc::new(named), source: OnceLock::new() }
+        Self { inner, key: named.key(), named: Arc::new(named), source: OnceLock::new(), waits: Mutex::default() }
     }
 
     /// Says how blocks are read of which parts were asked for twice. Without it they are not.
@@ -325,7 +325,7 @@ impl Cached {
     }
 
     /// As the owner.
-    fn resolve_own(&self, ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Result<Hold, Later> {
+    fn resolve_own(&self, ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Result<Hold, Away> {
         let mut held = Held { inner: self.inner.clone(), slots: Vec::new(), claimed: Vec::new() };
         let now_s = self.inner.clock.now();
         let mut state = self.inner.state();
@@ -364,7 +364,7 @@ impl Cached {
     }
 
     /// Says that this process brings what is missing, unless a guest brings some of it.
-    fn claim(&self, state: &mut State, ranges: &[(u64, u64)]) -> Result<Vec<BlockKey>, Later> {
+    fn claim(&self, state: &mut State, ranges: &[(u64, u64)]) -> Result<Vec<BlockKey>, Away> {
         let (mut whole, mut parts) = (Vec::new(), Vec::new());
         for (number, wanted) in self.wanted(ranges) {
             let key = BlockKey { object: self.key, number };
@@ -375,19 +375,19 @@ impl Cached {
             }
         }
         if !state.claims.take(OWNER, self.key, (&whole, &parts), now()) {
-            return Err(LATER);
+            return Err(Away);
         }
         Ok(whole.into_iter().map(|number| BlockKey { object: self.key, number }).collect())
     }
 
     /// As a guest.
-    fn resolve_lent(&self, ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Result<Hold, Later> {
+    fn resolve_lent(&self, ranges: &[(u64, u64)], out: &mut Vec<Extent>) -> Result<Hold, Away> {
         let inner = &self.inner;
         let blocks = self.wanted(ranges);
         let take = |words| self.take_locks(&blocks, words);
         let (lent, mut known) = match inner.guest.find(self.key, blocks.clone(), take) {
             Found::Away => return Ok(Self::all_at_origin(ranges, out)),
-            Found::Later => return Err(LATER),
+            Found::Later => return Err(Away),
             Found::Taken(taken) => taken,
         };
         if inner.config.verify == Verify::Always {
@@ -444,7 +444,20 @@ impl Resolve for Cached {
         if self.inner.fork.is_child() {
             return Ok(Self::all_at_origin(&ranges, out));
         }
-        if self.inner.is_owner() { self.resolve_own(&ranges, out) } else { self.resolve_lent(&ranges, out) }
+        let operation = (ranges.first().map_or(0, |(at, _)| *at), ranges.iter().map(|(_, len)| len).sum());
+        let resolved =
+            if self.inner.is_owner() { self.resolve_own(&ranges, out) } else { self.resolve_lent(&ranges, out) };
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        match resolved {
+            Ok(hold) => {
+                waits.ended(operation);
+                Ok(hold)
+            }
+            Err(Away) => match waits.wait(operation, now()) {
+                Some(wait) => Err(Later(wait)),
+                None => Ok(Self::all_at_origin(&ranges, out)),
+            },
+        }
     }
 
     fn failed(&self, extent: Extent) {

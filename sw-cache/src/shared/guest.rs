@@ -34,22 +34,42 @@ const FILL_WAIT: Duration = Duration::from_secs(10);
 const OTHER_WAIT: Duration = Duration::from_secs(10);
 /// Longest that readers wait for the next owner when one is gone.
 const NEXT_WAIT: Duration = Duration::from_millis(500);
+/// Longest that an owner which did not answer is not come to again: the first time [`TEND`], then twice as long each time.
+const AGAIN_MAX: Duration = Duration::from_secs(2);
 /// Objects whose bytes are wrong that are remembered for the owner.
 const WRONG_MAX: usize = 1024;
 /// How often the owner is looked for while there is none.
 pub(crate) const TEND: Duration = Duration::from_millis(100);
 
+/// What readers ask.
+#[derive(Debug)]
+struct Asking {
+    conn: Conn,
+    /// The owner's.
+    epoch: u64,
+    /// It answered a question, rather than greeted alone.
+    has_answered: bool,
+}
+
+/// When an owner is come to again that did not answer, unless another one follows: its disk may hang, and it greets nevertheless.
+#[derive(Debug, Default)]
+struct Again {
+    /// The first moment, and the epoch.
+    at: Option<(Instant, Option<u64>)>,
+    step: Duration,
+}
+
 /// What a guest has of its owner.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    /// With the owner's epoch.
-    ask: Mutex<Option<(Conn, u64)>>,
+    ask: Mutex<Option<Asking>>,
     fill: Mutex<Option<Conn>>,
     /// Where the epoch is that counts.
     epoch: File,
     is_connected: AtomicBool,
     /// Until when the next one is waited for.
     next: Mutex<Option<Instant>>,
+    again: Mutex<Again>,
     /// Why there is none.
     why: Mutex<Option<String>>,
     /// Objects whose bytes are wrong, which the owner has not heard of.
@@ -77,6 +97,7 @@ impl Guest {
             epoch: home.epoch_file()?,
             is_connected: AtomicBool::new(false),
             next: Mutex::default(),
+            again: Mutex::default(),
             why: Mutex::default(),
             wrong: Mutex::default(),
         })
@@ -86,36 +107,60 @@ impl Guest {
         self.is_connected.load(Ordering::Acquire)
     }
 
-    /// Whether an answer of that epoch still counts for whoever has his locks by now.
-    fn is_epoch(&self, epoch: u64) -> bool {
+    fn epoch_now(&self) -> Option<u64> {
         let mut text = [0; 64];
         let len = self.epoch.read_at(&mut text, 0).unwrap_or(0);
-        epoch_in(&text[..len]) == Some(epoch)
+        epoch_in(&text[..len])
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut Conn, u64) -> io::Result<T>) -> Option<T> {
+    fn with<T>(&self, work: impl FnOnce(&mut Asking) -> io::Result<T>) -> Option<T> {
         let mut ask = lock(&self.ask);
-        let (conn, epoch) = ask.as_mut()?;
-        match work(conn, *epoch) {
+        let asking = ask.as_mut()?;
+        match work(asking) {
             Ok(done) => Some(done),
             Err(cause) => {
+                let has_answered = asking.has_answered;
                 *ask = None;
-                self.part(&cause);
+                self.part(&cause, has_answered);
                 None
             }
         }
     }
 
-    fn part(&self, cause: &io::Error) {
+    fn part(&self, cause: &io::Error, has_answered: bool) {
         self.is_connected.store(false, Ordering::Release);
-        if matches!(
+        let is_gone = matches!(
             cause.kind(),
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
-        ) {
+        );
+        if is_gone && has_answered {
             *lock(&self.next) = Some(now() + NEXT_WAIT);
+        } else {
+            self.wait_longer();
         }
         tracing::debug!(%cause, "the owner of the cache does not answer; objects are read from where they are");
         *lock(&self.why) = Some(format!("the process that has the cache does not answer: {cause}"));
+    }
+
+    /// The owner did not answer.
+    fn wait_longer(&self) {
+        let mut again = lock(&self.again);
+        again.step = (again.step * 2).clamp(TEND, AGAIN_MAX);
+        again.at = Some((now() + again.step, self.epoch_now()));
+    }
+
+    /// Whether the owner is not to be come to yet.
+    fn is_too_early(&self) -> bool {
+        let at = lock(&self.again).at;
+        at.is_some_and(|(at, epoch)| now() < at && self.epoch_now() == epoch)
+    }
+
+    /// It answers.
+    fn has_answered(&self, asking: &mut Asking) {
+        if !asking.has_answered {
+            asking.has_answered = true;
+            *lock(&self.again) = Again::default();
+        }
     }
 
     /// Asks where blocks are. `take` takes the locks of what is said of them, in the order of the question, before anybody else asks: the owner
@@ -129,16 +174,20 @@ impl Guest {
         let count = blocks.len();
         // If the answer is void by then, it is dropped when others may ask again: so that it can tell what it does not bring.
         let mut taken = None;
-        let found = self.with(|conn, epoch| match conn.ask(&Request::Find { object, blocks })? {
-            Reply::Later => Ok(false),
+        let found = self.with(|asking| match asking.conn.ask(&Request::Find { object, blocks })? {
+            Reply::Later => {
+                self.has_answered(asking);
+                Ok(false)
+            }
             Reply::Found(words) if words.len() == count => {
+                self.has_answered(asking);
                 taken = Some(take(words));
                 // Behind the locks: an owner that came before them, or held nothing any more as the connection had ended, may have
                 // others' bytes there.
-                if !self.is_epoch(epoch) || !conn.is_open() {
+                if self.epoch_now() != Some(asking.epoch) || !asking.conn.is_open() {
                     return Err(io::ErrorKind::BrokenPipe.into());
                 }
-                conn.send(&Request::Taken.frame())?;
+                asking.conn.tell(&Request::Taken)?;
                 Ok(true)
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -156,7 +205,7 @@ impl Guest {
 
     /// Says something that has no answer.
     pub(crate) fn tell(&self, request: &Request) {
-        self.with(|conn, _| conn.send(&request.frame()));
+        self.with(|asking| asking.conn.tell(request));
     }
 }
 
@@ -178,7 +227,13 @@ impl Inner {
         let tended = match self.home.lock() {
             Ok((lock, epoch)) => self.become_owner(lock, epoch),
             Err(error) if error.kind() == ErrorKind::InUse => {
-                self.connect().map_err(|cause| cache::wrong(&self.config.dir, cause))
+                if self.guest.is_too_early() {
+                    return;
+                }
+                self.connect().map_err(|cause| {
+                    self.guest.wait_longer();
+                    cache::wrong(&self.config.dir, cause)
+                })
             }
             Err(error) => Err(error),
         };
@@ -199,7 +254,7 @@ impl Inner {
             self.forget_far(object);
         }
         *lock(&self.guest.fill) = Some(fill);
-        *lock(&self.guest.ask) = Some((conn, hello.epoch));
+        *lock(&self.guest.ask) = Some(Asking { conn, epoch: hello.epoch, has_answered: false });
         (*lock(&self.guest.why), *lock(&self.guest.next)) = (None, None);
         self.guest.is_connected.store(true, Ordering::Release);
         Ok(())
@@ -254,7 +309,7 @@ impl Inner {
                 len: ready.len,
                 warmed: ready.is_warmed || self.state().warmed.contains(&ready.key.object),
             };
-            let sent = conn.send(&request.frame()).and_then(|()| conn.send(ready.bytes())).and_then(|()| conn.reply());
+            let sent = conn.tell(&request).and_then(|()| conn.send(ready.bytes())).and_then(|()| conn.reply());
             match sent {
                 Ok(Reply::Count(count)) => left += u64::from(count == 0),
                 other => {
@@ -262,8 +317,8 @@ impl Inner {
                     *fill = None;
                     let cause = other.err().unwrap_or_else(|| io::ErrorKind::InvalidData.into());
                     // Both are made anew together.
-                    *lock(&self.guest.ask) = None;
-                    self.guest.part(&cause);
+                    let asked = lock(&self.guest.ask).take();
+                    self.guest.part(&cause, asked.is_some_and(|asking| asking.has_answered));
                 }
             }
         }

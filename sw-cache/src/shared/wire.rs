@@ -7,7 +7,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -21,11 +21,14 @@ use crate::{
     index::{Rest, Word},
     key::{Named, ObjectKey},
     rules::Selection,
+    shared::claims::now,
     status::{Evicted, KeptObject, Pinning, Status},
 };
 
 /// Bytes of a frame at most.
 const FRAME_MAX: u32 = 16 << 20;
+/// Bytes of memory for frames that a connection keeps.
+const FRAME_KEPT: usize = 64 << 10;
 /// Objects in one answer.
 pub(crate) const PAGE_OBJECTS: usize = 10_000;
 /// Blocks that are asked for at a time.
@@ -402,15 +405,54 @@ impl Hello {
     }
 }
 
+/// A stream whose waits end.
+#[derive(Debug)]
+struct Timed {
+    stream: UnixStream,
+    /// Each wait takes so long at most, or all of them until then.
+    limit: Duration,
+    until: Option<Instant>,
+}
+
+impl Timed {
+    /// What is left for a wait, if it is another one than the stream has.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.until.map(|until| until.saturating_duration_since(now()));
+        if left == Some(Duration::ZERO) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if let Some(left) = self.left()? {
+            self.stream.set_read_timeout(Some(left))?;
+        }
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(left) = self.left()? {
+            self.stream.set_write_timeout(Some(left))?;
+        }
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Timed>,
     frame: Vec<u8>,
 }
 
 impl Conn {
-    /// Each wait of it takes so long at most.
+    /// Each wait of it takes so long at most; of [`Conn::tell`] and what follows it, all together.
     pub(crate) fn new(stream: UnixStream, limit: Duration) -> io::Result<Self> {
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
@@ -418,7 +460,13 @@ impl Conn {
         if uid != rustix::process::geteuid() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the other end is another user's"));
         }
-        Ok(Self { stream: BufReader::with_capacity(64 << 10, stream), frame: Vec::new() })
+        let timed = Timed { stream, limit, until: None };
+        Ok(Self { stream: BufReader::with_capacity(64 << 10, timed), frame: Vec::new() })
+    }
+
+    fn begin(&mut self) {
+        let timed = self.stream.get_mut();
+        timed.until = Some(now() + timed.limit);
     }
 
     /// To the owner of a directory.
@@ -430,6 +478,7 @@ impl Conn {
         let stream = UnixStream::from(socket);
         stream.set_nonblocking(false)?;
         let mut conn = Self::new(stream, limit)?;
+        conn.begin();
         let hello = whole(conn.recv()?, Hello::read)?;
         Ok((conn, hello))
     }
@@ -441,7 +490,7 @@ impl Conn {
     /// Whether the other end has not ended it, and says nothing: it is not its turn.
     pub(crate) fn is_open(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = rustix::net::recv(self.stream.get_ref(), &mut [0; 1], flags);
+        let peeked = rustix::net::recv(&self.stream.get_ref().stream, &mut [0; 1], flags);
         self.stream.buffer().is_empty() && matches!(peeked, Err(Errno::AGAIN))
     }
 
@@ -454,6 +503,8 @@ impl Conn {
             return Err(odd());
         }
         self.frame.resize(sw_mem::index(len.into()), 0);
+        // One long message does not keep its memory.
+        self.frame.shrink_to(FRAME_KEPT.max(self.frame.len()));
         self.stream.read_exact(&mut self.frame)?;
         Ok(&self.frame)
     }
@@ -476,8 +527,14 @@ impl Conn {
 
     /// Asks, and waits for the answer.
     pub(crate) fn ask(&mut self, request: &Request) -> io::Result<Reply> {
-        self.send(&request.frame())?;
+        self.tell(request)?;
         self.reply()
+    }
+
+    /// Says something. For its answer, if it has one, is left what this leaves.
+    pub(crate) fn tell(&mut self, request: &Request) -> io::Result<()> {
+        self.begin();
+        self.send(&request.frame())
     }
 
     pub(crate) fn reply(&mut self) -> io::Result<Reply> {

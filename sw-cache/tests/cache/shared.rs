@@ -187,6 +187,24 @@ fn what_somebody_else_brings_is_waited_for_and_not_for_ever() {
     let start = now();
     assert_eq!(second.read(0, 10), 0);
     assert!(start.elapsed() > Duration::from_millis(500) && start.elapsed() < Duration::from_secs(20));
+    drop(hold);
+    // Others of the object come meanwhile: that is not what is waited for.
+    let third = open(dir.path(), 64);
+    let len = 1000 * BLOCK;
+    let [first, second, third] = [&guest, &owner, &third].map(|cache| Reader::new(cache, 9, 1, len));
+    let hold = first.resolve((0, BLOCK), &mut Vec::new());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| second.read(0, 10));
+        let start = now();
+        let mut at = BLOCK;
+        while !waiting.is_finished() {
+            assert!(start.elapsed() < Duration::from_secs(20), "it waits for ever");
+            third.read(at, BLOCK);
+            at += BLOCK;
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    });
+    let len = 8 * BLOCK;
     let again = Reader::new(&owner, 8, 1, len).resolve((0, len), &mut Vec::new());
     drop((hold, again));
     let start = now();
