@@ -126,6 +126,7 @@ impl Caches {
                 .detail("another file has taken the place of the cache's")
                 .remedy("see who else writes in this directory"));
         }
+        cache.reads_up_to(data.len);
         Ok(Opened { cache, data })
     }
 

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -287,6 +287,8 @@ pub(crate) struct Inner {
     /// Whether this process has the directory.
     pub(crate) owns: AtomicBool,
     pub(crate) guest: Guest,
+    /// Bytes of the data file that whoever reads it takes it to have.
+    readable: AtomicU64,
     /// Slots that this process reads as a guest.
     pub(crate) locks: SlotLocks,
     /// What guests come to.
@@ -432,6 +434,7 @@ impl Cache {
             discarded: Mutex::new(discarded),
             owns: AtomicBool::new(lock.is_some()),
             guest,
+            readable: AtomicU64::new(u64::MAX),
             locks,
             serving: Mutex::default(),
             guests: AtomicU32::new(0),
@@ -476,12 +479,18 @@ impl Cache {
         Ok((found.dev(), found.ino()))
     }
 
+    /// Says how long the data file was when whoever reads it opened it: blocks behind that, of a later owner with a larger cache, are read from
+    /// where their objects are.
+    pub fn reads_up_to(&self, len_bytes: u64) {
+        self.inner.readable.store(len_bytes, Ordering::Release);
+    }
+
     /// An object that is read through the cache.
     pub fn object(&self, named: Named) -> Arc<Cached> {
         Arc::new(Cached::new(self.inner.clone(), named))
     }
 
-    pub(crate) fn inner(&self) -> &Inner {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
 }
@@ -494,6 +503,12 @@ impl Inner {
 
     pub(crate) fn block_bytes(&self) -> u64 {
         self.config.block_bytes.into()
+    }
+
+    /// Whether a block lies where this process reads.
+    pub(crate) fn is_readable(&self, word: &Word) -> bool {
+        let end = (u64::from(word.slot) + 1).saturating_mul(self.block_bytes());
+        word.len <= self.config.block_bytes && end <= self.readable.load(Ordering::Acquire)
     }
 
     /// Nothing more is kept from now on. Told once.

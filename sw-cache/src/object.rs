@@ -349,7 +349,7 @@ impl Cached {
             let (hit, missed) = self.lay(*range, out, |key| {
                 let block = state.blocks.get(key);
                 let kept = block.filter(|block| !self.inner.needs_check(block) || checked.contains(key));
-                let word = kept.map(|block| block.word)?;
+                let word = kept.map(|block| block.word).filter(|word| self.inner.is_readable(word))?;
                 state.slots.hold(word.slot);
                 held.slots.push(word.slot);
                 state.used(key);
@@ -408,7 +408,7 @@ impl Cached {
         let mut known = HashMap::new();
         for ((number, wanted), word) in blocks.iter().zip(words) {
             match word {
-                Some(word) if self.inner.locks.hold(word.slot) => {
+                Some(word) if self.inner.is_readable(&word) && self.inner.locks.hold(word.slot) => {
                     lent.slots.push(word.slot);
                     known.insert(*number, word);
                 }

@@ -84,6 +84,25 @@ fn a_guest_takes_the_place_of_an_owner_that_is_gone_and_its_objects_stay_open() 
     assert_eq!(Reader::new(&guests[1], 2, 1, len).read_all(), len);
 }
 
+#[test]
+fn blocks_behind_what_a_process_has_open_are_read_from_where_the_object_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (owner, guest) = (open(dir.path(), 8), open(dir.path(), 8));
+    let at = |cache: &Cache| Reader::new(cache, 1, 1, 4 * BLOCK);
+    at(&owner).read_all();
+    settle(&owner);
+    for cache in [&owner, &guest] {
+        cache.reads_up_to(2 * BLOCK);
+        let mut extents = Vec::new();
+        let hold = at(cache).resolve((0, 4 * BLOCK), &mut extents);
+        assert!(extents.iter().all(|extent| extent.member == 0 || extent.at + extent.len <= 2 * BLOCK), "{extents:?}");
+        drop(hold);
+        assert_eq!(at(cache).read_all(), 2 * BLOCK);
+        cache.reads_up_to(8 * BLOCK);
+        assert_eq!(at(cache).read_all(), 4 * BLOCK);
+    }
+}
+
 /// All extents of an object, which are in the data file, are as they were.
 fn check_kept(data: &File, extents: &[sw_engine::Extent]) {
     let mut bytes = Vec::new();
