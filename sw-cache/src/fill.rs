@@ -12,7 +12,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sw_engine::{Error, ErrorKind, Verb, seam::Landed};
@@ -129,8 +129,17 @@ struct Fill {
     touched: HashSet<BlockKey>,
     touched_order: VecDeque<BlockKey>,
     stop: bool,
-    /// Threads that have not ended.
-    running: u32,
+    /// Threads that have not ended, of each kind.
+    running: [u32; 2],
+}
+
+/// What a thread is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// What is on its way to the disk.
+    Fills,
+    /// Guests.
+    Guests,
 }
 
 /// See the module documentation.
@@ -356,7 +365,10 @@ impl Inner {
                     look = now() + look_after(&self.config, step);
                 }
             } else {
-                self.tend();
+                // One that ends takes no place.
+                if !self.fills.lock().stop {
+                    self.tend();
+                }
                 drop(self.fills.ready.wait_timeout_while(self.fills.lock(), TEND, wait));
             }
             let changing = self.changing();
@@ -401,15 +413,10 @@ impl Inner {
         }
     }
 
-    /// One more thread.
-    pub(crate) fn begin(&self) {
-        self.fills.lock().running += 1;
-    }
-
-    pub(crate) fn end(&self) {
-        let mut fill = self.fills.lock();
-        fill.running -= 1;
-        self.fills.done.notify_all();
+    /// One more thread, until that is dropped.
+    pub(crate) fn begin(self: &Arc<Self>, work: Work) -> Running {
+        self.fills.lock().running[work as usize] += 1;
+        Running { inner: self.clone(), work }
     }
 }
 
@@ -461,6 +468,20 @@ pub(crate) fn refuse_thread(cause: std::io::Error) -> Error {
         .caused_by(cause)
 }
 
+/// A thread that has not ended, however it ends.
+#[derive(Debug)]
+pub(crate) struct Running {
+    inner: Arc<Inner>,
+    work: Work,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.inner.fills.lock().running[self.work as usize] -= 1;
+        self.inner.fills.done.notify_all();
+    }
+}
+
 /// What a thread does until the end.
 type Run = fn(&Arc<Inner>);
 
@@ -476,21 +497,26 @@ impl Threads {
         let threads = Self { inner: inner.clone(), handles: Mutex::default() };
         let runs: [(&str, Run); 2] = [("sw-cache-fill", Inner::run_filler), ("sw-cache-fetch", Inner::run_fetcher)];
         for (name, run) in runs {
-            let its = inner.clone();
-            inner.begin();
-            let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-                run(&its);
-                its.end();
-            });
-            match started {
-                Ok(handle) => threads.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle),
-                Err(cause) => {
-                    inner.end();
-                    return Err(refuse_thread(cause));
-                }
-            }
+            let running = inner.begin(Work::Fills);
+            let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&running.inner));
+            let handle = started.map_err(refuse_thread)?;
+            threads.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
         }
         Ok(threads)
+    }
+}
+
+impl Threads {
+    /// Waits for threads of a kind. Whether they ended.
+    fn ended(&self, work: Work, handles: &[JoinHandle<()>], until: Instant) -> bool {
+        // The last owner may be one of them: it ends on its own.
+        let own = std::thread::current().id();
+        let own_count = u32::from(handles.iter().any(|handle| handle.thread().id() == own));
+        let fills = &self.inner.fills;
+        let running = |fill: &mut Fill| fill.running[work as usize] > own_count;
+        let left = until.saturating_duration_since(now());
+        let waited = fills.done.wait_timeout_while(fills.lock(), left, running);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
@@ -503,26 +529,26 @@ impl Drop for Threads {
             std::mem::forget((handles, self.inner.clone()));
             return;
         }
-        if let Some(serving) = &*self.inner.serving.lock().unwrap_or_else(PoisonError::into_inner) {
-            handles.extend(serving.stop());
+        {
+            let mut fill = self.inner.fills.lock();
+            fill.stop = true;
+            fill.partial.clear();
+            fill.wanted.clear();
+            self.inner.fills.ready.notify_all();
+            self.inner.fills.wanted.notify_all();
         }
-        let mut fill = self.inner.fills.lock();
-        fill.stop = true;
-        fill.partial.clear();
-        fill.wanted.clear();
-        self.inner.fills.ready.notify_all();
-        self.inner.fills.wanted.notify_all();
-        let own = std::thread::current().id();
-        // The last owner may be one of them: it ends on its own.
-        let others = u32::try_from(handles.iter().filter(|handle| handle.thread().id() != own).count()).unwrap_or(0);
-        let own_count = u32::try_from(handles.len()).unwrap_or(0) - others;
-        let running = |fill: &mut Fill| fill.running > own_count;
-        let waited = self.inner.fills.done.wait_timeout_while(fill, CLOSE_WAIT, running);
-        if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+        let until = now() + CLOSE_WAIT;
+        // Before guests are looked at: a thread of these may have taken the place of an owner just now.
+        let is_over = self.ended(Work::Fills, &handles, until);
+        let serving = self.inner.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sessions = serving.map(|serving| serving.stop()).unwrap_or_default();
+        if !is_over || !self.ended(Work::Guests, &sessions, until) {
             tracing::warn!("the disk of the cache does not answer; what was on its way to it is not kept");
             return;
         }
         // They have done all that they had to. With them goes what they held of the directory.
+        handles.extend(sessions);
+        let own = std::thread::current().id();
         for handle in handles.into_iter().filter(|handle| handle.thread().id() != own) {
             drop(handle.join());
         }

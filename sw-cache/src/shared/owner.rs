@@ -14,7 +14,7 @@ use sw_engine::Error;
 
 use crate::{
     cache::{Inner, State},
-    fill::{Ready, refuse_thread},
+    fill::{Ready, Work, refuse_thread},
     home::{self, wrong},
     index::Word,
     key::{BlockKey, ObjectKey},
@@ -70,6 +70,18 @@ impl Serving {
     }
 }
 
+/// A connection in the list, until that is dropped: however its thread ends.
+struct Entry {
+    serving: Arc<Serving>,
+    who: Who,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.serving.lock().streams.remove(&self.who);
+    }
+}
+
 impl Inner {
     /// Listens for guests from now on.
     ///
@@ -93,16 +105,12 @@ impl Inner {
         serving: &Serving,
         work: impl FnOnce() + Send + 'static,
     ) -> Result<(), Error> {
-        let its = self.clone();
-        self.begin();
+        let running = self.begin(Work::Guests);
         let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _running = running;
             work();
-            its.end();
         });
-        let handle = started.map_err(|cause| {
-            self.end();
-            refuse_thread(cause)
-        })?;
+        let handle = started.map_err(refuse_thread)?;
         let mut open = serving.lock();
         open.handles.retain(|handle| !handle.is_finished());
         open.handles.push(handle);
@@ -126,14 +134,12 @@ impl Inner {
             let who = open.last;
             open.streams.insert(who, another);
             drop(open);
-            let (its, of) = (self.clone(), serving.clone());
-            let started = self.spawn("sw-cache-guest", serving, move || {
+            let (its, entry) = (self.clone(), Entry { serving: serving.clone(), who });
+            // Without a thread it goes with what the thread would have done.
+            let _started = self.spawn("sw-cache-guest", serving, move || {
+                let _entry = entry;
                 its.converse(who, stream, hello);
-                of.lock().streams.remove(&who);
             });
-            if started.is_err() {
-                serving.lock().streams.remove(&who);
-            }
         }
     }
 

@@ -10,7 +10,7 @@ use sw_engine::{
 use crate::{
     Cache, CacheConfig,
     key::Named,
-    shared::{guest::Found, wire::Wanted},
+    shared::{claims::now, guest::Found, wire::Wanted},
 };
 
 const BLOCK: usize = 4096;
@@ -95,4 +95,29 @@ fn an_answer_is_void_when_its_connection_ended_before_the_locks_were_there() {
         assert_eq!(owner.status().blocks, 1);
     });
     assert_eq!(read, None);
+}
+
+#[test]
+fn one_that_is_closed_while_it_takes_an_owners_place_leaves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (owner, guest) = (open(dir.path()), open(dir.path()));
+    let epoch = || std::fs::read_to_string(dir.path().join("lock")).unwrap();
+    let (first, inner) = (epoch(), guest.inner().clone());
+    let state = inner.state();
+    drop(owner);
+    while epoch() == first {
+        // Whoever asks sees that it is gone.
+        drop(inner.guest.find(named(1).key(), vec![(0, Wanted::Part)], |_| ()));
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    let start = now();
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| drop(guest));
+        thread::park_timeout(Duration::from_millis(200));
+        assert!(!closing.is_finished());
+        drop(state);
+    });
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(!inner.is_owner());
+    assert!(open(dir.path()).is_owner());
 }
