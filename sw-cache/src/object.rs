@@ -59,6 +59,9 @@ impl fmt::Debug for Cached {
     }
 }
 
+/// Blocks of a range that is told to be missing, at most.
+const MISSING_MAX: u64 = 1 << 16;
+
 /// Another process brings what is asked for, or is about to say where it is.
 struct Away;
 
@@ -231,10 +234,12 @@ impl Cached {
         while start < len && is_kept(start) {
             start += block;
         }
-        let limit = len.min(start.saturating_add(most.max(block)));
+        // However much is asked for: nobody else comes to the state meanwhile.
+        let most = most.clamp(block, block.saturating_mul(MISSING_MAX));
+        let limit = len.min(start.saturating_add(most));
         let mut end = start;
         while end < limit && !is_kept(end) {
-            end += block;
+            end = end.saturating_add(block);
         }
         (start < len).then(|| (start, end.min(len) - start))
     }

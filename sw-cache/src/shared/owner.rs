@@ -1,7 +1,7 @@
 //! The owner's side: a thread that takes connections, and one for each.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     os::unix::net::{UnixListener, UnixStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
@@ -210,6 +210,7 @@ impl Session<'_> {
                 return Ok(None);
             }
             Request::Failed { slots } => {
+                let slots: HashSet<u32> = slots.into_iter().collect();
                 inner.retire(|slot| slots.contains(&slot));
                 return Ok(None);
             }

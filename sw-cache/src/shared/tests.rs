@@ -10,6 +10,7 @@ use sw_engine::{
 use crate::{
     Cache, CacheConfig,
     key::Named,
+    object::Cached,
     shared::{claims::now, guest::Found, wire::Wanted},
 };
 
@@ -120,4 +121,15 @@ fn one_that_is_closed_while_it_takes_an_owners_place_leaves_it() {
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(!inner.is_owner());
     assert!(open(dir.path()).is_owner());
+}
+
+#[test]
+fn numbers_of_no_object_cost_the_owner_no_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = open(dir.path());
+    let start = now();
+    let missing = Cached::missing(owner.inner(), (&[7; 16], u64::MAX), 0, u64::MAX);
+    assert_eq!(missing, Some((0, 4096 << 16)));
+    assert!(Cached::missing(owner.inner(), (&[7; 16], u64::MAX), u64::MAX - 1, u64::MAX).is_some());
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
