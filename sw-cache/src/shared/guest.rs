@@ -119,15 +119,15 @@ impl Guest {
         match work(asking) {
             Ok(done) => Some(done),
             Err(cause) => {
-                let has_answered = asking.has_answered;
-                *ask = None;
-                self.part(&cause, has_answered);
+                let asking = ask.take();
+                self.part(&cause, asking.as_ref());
                 None
             }
         }
     }
 
-    fn part(&self, cause: &io::Error, has_answered: bool) {
+    fn part(&self, cause: &io::Error, asking: Option<&Asking>) {
+        let has_answered = asking.is_some_and(|asking| asking.has_answered);
         self.is_connected.store(false, Ordering::Release);
         let is_gone = matches!(
             cause.kind(),
@@ -318,7 +318,7 @@ impl Inner {
                     let cause = other.err().unwrap_or_else(|| io::ErrorKind::InvalidData.into());
                     // Both are made anew together.
                     let asked = lock(&self.guest.ask).take();
-                    self.guest.part(&cause, asked.is_some_and(|asking| asking.has_answered));
+                    self.guest.part(&cause, asked.as_ref());
                 }
             }
         }

@@ -108,7 +108,7 @@ fn one_that_is_closed_while_it_takes_an_owners_place_leaves_it() {
     drop(owner);
     while epoch() == first {
         // Whoever asks sees that it is gone.
-        drop(inner.guest.find(named(1).key(), vec![(0, Wanted::Part)], |_| ()));
+        let _found = inner.guest.find(named(1).key(), vec![(0, Wanted::Part)], |_| ());
         thread::park_timeout(Duration::from_millis(5));
     }
     let start = now();

@@ -169,7 +169,10 @@ mod tests {
         let stuck = || {
             let may_go = may_go.clone();
             // A lock's holder waits for the end of the test, the others for the lock.
-            move || Ok(drop(may_go.lock().map(|may_go| may_go.recv())))
+            move || {
+                let _gone = may_go.lock().map(|may_go| may_go.recv());
+                Ok(())
+            }
         };
         shared.block_on(async {
             let calls = futures_util::future::join_all((0..THREADS).map(|_| folder.call("a", stuck()))).await;

@@ -85,7 +85,7 @@ mod tests {
         let answers: Vec<String> = answers.iter().map(|answer| format!("{answer}\r\n")).collect();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let server = std::thread::spawn(move || {
+        let server = std::thread::Builder::new().spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
             let mut lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok);
             let mut answers = answers.iter();
@@ -96,6 +96,7 @@ mod tests {
                 socket.write_all(answer.as_bytes()).unwrap();
             }
         });
+        let server = server.unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let error = runtime.block_on(async {
             let who = RedisConnectionInfo::default().set_skip_set_lib_name();

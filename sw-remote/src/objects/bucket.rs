@@ -94,12 +94,8 @@ impl Bucket {
             Scheme::Ais => Self::ais(at, config, connections.into_inner()).map_err(unset)?,
             Scheme::Alluxio => {
                 let builder = settings.alluxio(AmazonS3Builder::new(), &at.bucket).map_err(unset)?;
-                let builder =
-                    builder.with_crypto_provider(Arc::new(Sign)).with_http_connector(connections).with_retry(retry);
-                let made = Self::of(Arc::new(builder.build().map_err(told)?));
-                // Of a PUT that ends early it makes an object of what came. It keeps no words of ours; what becomes of an upload that is
-                // aborted while it ends, nobody says.
-                Self { puts_whole: false, keeps_tags: false, aborts: false, wire: Wire::Plain, ..made }
+                let builder = builder.with_crypto_provider(Arc::new(Sign)).with_retry(retry);
+                Self::of_alluxio(builder.with_http_connector(connections)).map_err(told)?
             }
             Scheme::Hdfs
             | Scheme::WebHdfs
@@ -155,6 +151,13 @@ impl Bucket {
             }
         };
         Ok(Self { came_to, ..made })
+    }
+
+    /// Of a PUT that ends early Alluxio makes an object of what came. It keeps no words of ours; what becomes of an upload that is aborted while it
+    /// ends, nobody says.
+    fn of_alluxio(builder: AmazonS3Builder) -> object_store::Result<Self> {
+        let made = Self::of(Arc::new(builder.build()?));
+        Ok(Self { puts_whole: false, keeps_tags: false, aborts: false, wire: Wire::Plain, ..made })
     }
 
     /// One that is only read.
