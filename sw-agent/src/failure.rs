@@ -64,6 +64,40 @@ impl Origin {
     }
 }
 
+/// Every kind that an end may tell.
+const KINDS: [ErrorKind; 27] = {
+    use ErrorKind as K;
+    [
+        K::ApiMisuse,
+        K::BadUri,
+        K::NotFound,
+        K::PermissionDenied,
+        K::WrongKind,
+        K::OutOfRange,
+        K::TooLarge,
+        K::NotRegistered,
+        K::NoDevice,
+        K::PolicyUnmet,
+        K::ShortData,
+        K::Changed,
+        K::Io,
+        K::NoSpace,
+        K::ResourceLimit,
+        K::Busy,
+        K::DeadlineExceeded,
+        K::Cancelled,
+        K::Closed,
+        K::ChecksumMismatch,
+        K::Protocol,
+        K::Forked,
+        K::Poisoned,
+        K::Unsupported,
+        K::BadFormat,
+        K::InUse,
+        K::AlreadyExists,
+    ]
+};
+
 /// The stable number of an [`ErrorKind`] in a byte. A number that this version does not know is kept as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Detail(pub u8);
@@ -72,6 +106,11 @@ impl Detail {
     /// The number of a kind; 255 for one that a byte does not hold, which none is.
     pub fn of(kind: ErrorKind) -> Self {
         Self(u8::try_from(kind.code()).unwrap_or(u8::MAX))
+    }
+
+    /// The kind; `None` for a number that this version does not know.
+    pub fn kind(self) -> Option<ErrorKind> {
+        KINDS.into_iter().find(|kind| Self::of(*kind) == self)
     }
 }
 

@@ -28,6 +28,7 @@ pub mod host;
 pub mod id;
 pub mod limits;
 mod mutant;
+pub mod psk;
 pub mod wire;
 
 #[cfg(test)]

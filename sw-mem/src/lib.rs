@@ -30,6 +30,8 @@ mod mmio;
 mod readable;
 mod reader;
 mod region;
+#[cfg(not(miri))]
+mod segment;
 mod shared;
 mod slab;
 mod stream;
@@ -42,6 +44,8 @@ pub use mmio::Mmio;
 pub use readable::is_readable;
 pub use reader::SpanReader;
 pub use region::{Buffer, DeviceId, DmaRegion, DmaSpan, Guest, GuestKey, MemError, Place, RegionId, WeakRegion};
+#[cfg(not(miri))]
+pub use segment::SharedSegment;
 pub use shared::SharedSpan;
 #[cfg(any(test, feature = "models"))]
 pub use shared::model_span;

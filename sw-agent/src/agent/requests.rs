@@ -38,7 +38,13 @@ impl Agent {
             }
             Message::Close { object, .. } => {
                 let closed = self.close_object(name, object);
-                self.reply(now, id, name, request, closed.map(|()| Message::Closed { request }));
+                self.reply(
+                    now,
+                    id,
+                    name,
+                    request,
+                    closed.map(|()| Message::Closed { request }).map_err(|failure| (failure, Box::default())),
+                );
             }
             question => self.act(Action::Ask(name, epoch, question)),
         }
@@ -63,15 +69,17 @@ impl Agent {
         now: Time,
         (name, epoch, request): (SessionId, Epoch, u32),
         access: Access,
-        opened: Result<Facts, Failure>,
+        opened: Result<Facts, (Failure, Box<str>)>,
     ) -> Option<ObjectId> {
         let session = self.sessions.get_mut(&name).filter(|session| session.epoch == epoch)?;
         let id = session.connection.filter(|_| session.requests.contains(&request))?;
         let most = self.connections.get(&id).map_or(0, |connection| connection.common.objects_max);
         let free = (0..most).find(|slot| !session.objects.contains_key(slot));
         let told = match (opened, free) {
-            (Err(failure), _) => Err(failure),
-            (Ok(_), None) => Err(Failure::new(Class::RetryNow, Origin::Agent, ErrorKind::ResourceLimit)),
+            (Err(told), _) => Err(told),
+            (Ok(_), None) => {
+                Err((Failure::new(Class::RetryNow, Origin::Agent, ErrorKind::ResourceLimit), Box::default()))
+            }
             (Ok(facts), Some(slot)) => {
                 session.object_last = session.object_last.wrapping_add(1).max(1);
                 let object = ObjectId::new(slot, session.object_last);
@@ -93,24 +101,34 @@ impl Agent {
         &mut self,
         now: Time,
         (name, epoch, request): (SessionId, Epoch, u32),
-        answer: Result<Message, Failure>,
+        answer: Result<Message, (Failure, Box<str>)>,
     ) {
         let Some(session) = self.sessions.get(&name).filter(|session| session.epoch == epoch) else { return };
         let Some(id) = session.connection.filter(|_| session.requests.contains(&request)) else { return };
         self.reply(now, id, name, request, answer);
     }
 
-    fn reply(&mut self, now: Time, id: ConnectionId, name: SessionId, request: u32, answer: Result<Message, Failure>) {
+    fn reply(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        name: SessionId,
+        request: u32,
+        answer: Result<Message, (Failure, Box<str>)>,
+    ) {
         if let Some(session) = self.sessions.get_mut(&name) {
             session.requests.remove(&request);
         }
-        let refused = |failure| Message::Refused { request, failure, text: Box::default() };
+        let refused = |(failure, text)| Message::Refused { request, failure, text };
         let answer = answer.unwrap_or_else(refused);
         let mut body = Vec::new();
         answer.encode(&mut body);
         let is_long = body.len() as u64 > u64::from(CONTROL_BYTES_MAX);
-        let answer =
-            if is_long { refused(Failure::new(Class::Fatal, Origin::Agent, ErrorKind::TooLarge)) } else { answer };
+        let answer = if is_long {
+            refused((Failure::new(Class::Fatal, Origin::Agent, ErrorKind::TooLarge), Box::default()))
+        } else {
+            answer
+        };
         self.send(now, id, answer);
     }
 }

@@ -142,8 +142,8 @@ pub enum Action {
     LeaseHeld(LeaseId),
     /// A lease is over: nothing will touch its memory.
     LeaseBack(LeaseId, RevokedFor),
-    /// A request was answered, or not.
-    Answer(u32, Result<Message, Failure>),
+    /// A request was answered, or not, and what the agent says of that.
+    Answer(u32, Result<Message, (Failure, Box<str>)>),
     /// There is a session. `settled`: whatever ended as unknown before will not be applied any more, if it was not.
     Up {
         /// Its epoch.

@@ -134,7 +134,7 @@ impl Host {
         }
         if known.until.is_some() {
             let told = match answer {
-                Message::Refused { failure, .. } => Err(failure),
+                Message::Refused { failure, text, .. } => Err((failure, text)),
                 answer => Ok(answer),
             };
             self.act(Action::Answer(request, told));
@@ -147,7 +147,7 @@ impl Host {
         for (request, known) in &mut self.requests {
             if known.until.is_some_and(|until| now >= until) {
                 known.until = None;
-                self.actions.push_back(Action::Answer(*request, Err(late)));
+                self.actions.push_back(Action::Answer(*request, Err((late, Box::default()))));
             }
         }
     }
@@ -155,7 +155,7 @@ impl Host {
     pub(super) fn requests_lost(&mut self) {
         for (request, known) in core::mem::take(&mut self.requests) {
             if known.until.is_some() {
-                self.act(Action::Answer(request, Err(lost_failure(Class::RetryNow))));
+                self.act(Action::Answer(request, Err((lost_failure(Class::RetryNow), Box::default()))));
             }
         }
     }
