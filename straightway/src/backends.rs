@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Every transport of this build, by the name that routes print.
-pub(crate) const TRANSPORTS: [TransportName; 14] = [
+pub(crate) const TRANSPORTS: [TransportName; 15] = [
     sw_uring::IO_URING,
     sw_uring::PREADV2,
     sw_uring::NVME_PASSTHROUGH,
@@ -57,6 +57,7 @@ pub(crate) const TRANSPORTS: [TransportName; 14] = [
     sw_remote::CEPH,
     sw_remote::DAOS,
     sw_remote::juicefs::JUICEFS,
+    sw_remote::agent::AGP,
     vendor::NAME,
 ];
 

@@ -177,8 +177,8 @@ pub(crate) struct Config {
 const IO_BYTES: u32 = 2 << 20;
 
 /// What names of options of remote systems begin with.
-const OF_REMOTES: [&str; 10] =
-    ["s3_", "ais_", "alluxio_", "hdfs_", "ceph_", "daos_", "juicefs_", "milvus_", "remote_", "nfs_"];
+const OF_REMOTES: [&str; 11] =
+    ["s3_", "ais_", "alluxio_", "hdfs_", "ceph_", "daos_", "juicefs_", "milvus_", "remote_", "nfs_", "agent_"];
 /// `Config::io_bytes` at least.
 const IO_BYTES_MIN: u32 = 64 << 10;
 
@@ -465,7 +465,7 @@ impl EngineBuilder {
         let wrong = || {
             Error::new(ErrorKind::ApiMisuse, Verb::Setup)
                 .detail(format!("{name} is no option of an engine, or has no such value"))
-                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_paths=all|first, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, s3_endpoint=URL, s3_region, s3_virtual_host=on|off, s3_anonymous=on|off, ais_endpoint=URL, ais_batch=on|off, alluxio_user=NAME, hdfs_user=NAME, hdfs_conf_dir=PATH, remote_ca_file=FILE, remote_patience_ms, remote_timeout_ms, remote_requests, remote_part_bytes, remote_upload_bytes, remote_environment=on|off, nfs_port, nfs_mount_port, nfs_export=PATH, nfs_uid, nfs_gid, nfs_connections, ceph_conf=FILE, ceph_user=NAME, ceph_libraries=FOLDER, daos_system=NAME, daos_libraries=FOLDER, juicefs_bucket=URL, juicefs_meta_user=NAME, milvus_root=s3://BUCKET/ROOT, milvus_token=USER:PASSWORD, cache_dir=PATH, cache_bytes, cache_verify=first|always, cache_block_bytes, cache_fill_bytes, cache_max_age=TIME, cache_max_age_above, cufile=on-request|prefer|off, cufile_library=FILE")
+                .remedy("use reactors, queue_depth, io_bytes, staging_bytes, staging=BYTESxCOUNT, ops_per_lane, keep_bytes, sqpoll_ms, iopoll=on|off, gpu=auto|off, io_uring=auto|off, nvme=auto|off, nvme_backend=auto|type1|iommufd|noiommu, nvme_completion=polled|interrupt|hybrid, nvme_tcp_digests=none|header|data|both, nvme_tcp_paths=all|first, nvme_tcp_keep_alive_ms, nvme_tcp_patience_ms, nvme_tcp_timeout_ms, nvme_rdma_registrations=kept|per-command, nvme_tcp_dhchap_key_file=FILE, nvme_tcp_dhchap_ctrl_key_file=FILE, nvme_tcp_dhchap_hashes=sha256+sha384+sha512, nvme_tcp_dhchap_groups=ffdhe2048+…+null, nvme_tcp_tls=off|required, nvme_tcp_tls_key_file=FILE, nvme_tcp_tls_identity=v1|v0|v1-compat|v0-compat, nvme_tcp_tls_kernel=auto|off|required, s3_endpoint=URL, s3_region, s3_virtual_host=on|off, s3_anonymous=on|off, ais_endpoint=URL, ais_batch=on|off, alluxio_user=NAME, hdfs_user=NAME, hdfs_conf_dir=PATH, remote_ca_file=FILE, remote_patience_ms, remote_timeout_ms, remote_requests, remote_part_bytes, remote_upload_bytes, remote_environment=on|off, nfs_port, nfs_mount_port, nfs_export=PATH, nfs_uid, nfs_gid, nfs_connections, ceph_conf=FILE, ceph_user=NAME, ceph_libraries=FOLDER, daos_system=NAME, daos_libraries=FOLDER, juicefs_bucket=URL, juicefs_meta_user=NAME, milvus_root=s3://BUCKET/ROOT, milvus_token=USER:PASSWORD, agent_key_file=FILE, cache_dir=PATH, cache_bytes, cache_verify=first|always, cache_block_bytes, cache_fill_bytes, cache_max_age=TIME, cache_max_age_above, cufile=on-request|prefer|off, cufile_library=FILE")
         };
         let bytes = parse_bytes(value);
         let millis = || value.parse().map(Duration::from_millis).map_err(|_| wrong());

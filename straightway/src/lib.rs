@@ -23,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 mod backends;
 pub mod binding;
 mod builder;

@@ -19,6 +19,7 @@ use sw_engine::{
 };
 use sw_remote::{
     Address, CEPH, Context, DAOS, HTTP, RemoteConfig, Runtime, Scheme, System,
+    agent::{AGP, AgentConfig, Agents},
     ceph::{Ceph, CephConfig},
     daos::{Daos, DaosConfig},
     hdfs::{HDFS, Hdfs, HdfsConfig},
@@ -36,6 +37,8 @@ const RANGE_BYTES: u32 = 8 << 20;
 const NFS_BYTES: u32 = 1 << 20;
 /// Bytes of a file of JuiceFS that one I/O moves: a block of most volumes.
 const JUICEFS_BYTES: u32 = 4 << 20;
+/// Bytes that one operation of an agent moves: a place in the memory that it is lent.
+const AGP_BYTES: u32 = 1 << 20;
 /// Threads that requests of an engine run on.
 const THREADS: usize = 2;
 
@@ -97,6 +100,8 @@ pub struct Remote {
     pub juicefs_bucket: Option<String>,
     /// The user of the Redis that has their metadata. Default: its default user.
     pub juicefs_meta_user: Option<String>,
+    /// A file of one line `TENANT:KEY`: who we are to agents behind TCP. Default: nobody.
+    pub agent_key_file: Option<PathBuf>,
 }
 
 /// A word that nothing shows.
@@ -212,6 +217,7 @@ impl Default for Remote {
             nfs: Nfs::default(),
             juicefs_bucket: None,
             juicefs_meta_user: None,
+            agent_key_file: None,
         }
     }
 }
@@ -249,6 +255,7 @@ impl Remote {
             "daos_libraries" => self.daos_libraries = Some(text()?.into()),
             "juicefs_bucket" => self.juicefs_bucket = Some(text()?),
             "juicefs_meta_user" => self.juicefs_meta_user = Some(text()?),
+            "agent_key_file" => self.agent_key_file = Some(text()?.into()),
             "milvus_root" => self.milvus_root = Some(text().filter(|text| text.contains("://"))?),
             "milvus_token" => self.milvus_token = Some(text()?.into()),
             "remote_environment" => self.environment = flag()?,
@@ -406,6 +413,12 @@ impl Remote {
         }
     }
 
+    fn agents(&self, context: Context) -> Agents {
+        let config = AgentConfig { key: None, patience: self.patience, silence: self.timeout };
+        let file = self.agent_key_file.clone();
+        Agents::new(context, config, move || file.as_deref().map(crate::agent::read_key).transpose())
+    }
+
     fn daos(&self) -> DaosConfig {
         DaosConfig {
             system: self.daos_system.clone(),
@@ -427,10 +440,11 @@ pub(crate) struct Remotes {
     ceph: Ceph,
     daos: Daos,
     juicefs: JuiceFs,
+    agents: Agents,
 }
 
 /// What they are called in routes, in the order of their transports.
-pub(crate) const TRANSPORTS: [TransportName; 6] = [HTTP, HDFS, NFS, CEPH, DAOS, JUICEFS];
+pub(crate) const TRANSPORTS: [TransportName; 7] = [HTTP, HDFS, NFS, CEPH, DAOS, JUICEFS, AGP];
 
 impl Remotes {
     pub(crate) fn new(said: Remote) -> Self {
@@ -438,12 +452,13 @@ impl Remotes {
         let (of_hdfs, of_nfs, of_juicefs, of_milvus) = (said.clone(), said.clone(), said.clone(), said.clone());
         let ceph = Ceph::new(context.clone(), said.ceph());
         let daos = Daos::new(context.clone(), said.daos());
+        let agents = said.agents(context.clone());
         let objects = Arc::new(ObjectStores::new(context.clone(), move || said.config()));
         let milvus = Milvus::new(context.clone(), objects.clone(), move || of_milvus.milvus());
         let hdfs = Hdfs::new(context.clone(), move || of_hdfs.hdfs());
         let nfs = NfsStores::new(context.clone(), move || of_nfs.nfs.config(&of_nfs));
         let juicefs = JuiceFs::new(context.clone(), move || of_juicefs.juicefs());
-        Self { requests, context, objects, milvus, hdfs, nfs, ceph, daos, juicefs }
+        Self { requests, context, objects, milvus, hdfs, nfs, ceph, daos, juicefs, agents }
     }
 
     /// Those that an address is of.
@@ -458,6 +473,7 @@ impl Remotes {
             Scheme::Rados | Scheme::Rbd | Scheme::CephFs => &self.ceph,
             Scheme::JuiceFs => &self.juicefs,
             Scheme::Daos => &self.daos,
+            Scheme::Agent => &self.agents,
         }
     }
 
@@ -475,6 +491,7 @@ impl Remotes {
         let queue_depth = self.requests;
         let bytes = |name| match name {
             NFS => NFS_BYTES,
+            AGP => AGP_BYTES,
             JUICEFS => JUICEFS_BYTES,
             _ => RANGE_BYTES,
         };

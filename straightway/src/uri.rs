@@ -23,13 +23,13 @@ use sw_remote::{Address, Scheme, shown};
 pub use sw_verbs::library::PortChoice as RdmaPort;
 
 /// Schemes of the design that this build does not have yet: named, so that the answer is not "bad address".
-const PLANNED: [&str; 4] = ["agp", "curvefs", "weka", "lustre"];
+const PLANNED: [&str; 3] = ["curvefs", "weka", "lustre"];
 
 /// The beginning of addresses of JuiceFS with the name of an engine of metadata, as in `juicefs+postgres://`.
 const JUICEFS_ENGINE: &str = "juicefs+";
 
 /// What may be written, for the remedy of a wrong address.
-const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path, ais://bucket/key, alluxio://proxy:39999/directory/path, juicefs://redis-host:port/database/path, milvus://host:19530/collection, daos://pool/container/path or stripe:UNIT:/a,/b";
+const KNOWN: &str = "use a path, file:///path, nvme://0000:3b:00.0/1, nvme+tcp://host:4420/NQN?nsid=1, nvme+rdma:// likewise, s3://bucket/key, gs://, az://, https://, hdfs://namenode:port/path, webhdfs://, nfs://host/export/path, rados://pool/object, rbd://pool/image@snapshot, cephfs://filesystem/path, ais://bucket/key, alluxio://proxy:39999/directory/path, juicefs://redis-host:port/database/path, milvus://host:19530/collection, daos://pool/container/path, agp://host:port/URI, agp://unix:/socket/URI or stripe:UNIT:/a,/b";
 
 /// An address. Parse it with [`str::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -381,7 +381,7 @@ fn remote(text: &str) -> Result<Uri, Error> {
         Error::new(ErrorKind::BadUri, Verb::Open)
             .at(shown(text))
             .detail(why)
-            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH, juicefs://REDIS-HOST:PORT/DATABASE/PATH, daos://POOL/CONTAINER/PATH or milvus://HOST:PORT/COLLECTION")
+            .remedy("write s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, http(s)://HOST/PATH, hdfs://NAMENODE:PORT/PATH, webhdfs:// likewise, nfs://HOST/EXPORT/PATH, rados://POOL/OBJECT, rbd://POOL/IMAGE@SNAPSHOT, cephfs://FS/PATH, ais://BUCKET/KEY, alluxio://PROXY:PORT/DIRECTORY/PATH, juicefs://REDIS-HOST:PORT/DATABASE/PATH, daos://POOL/CONTAINER/PATH, milvus://HOST:PORT/COLLECTION, agp://HOST:PORT/URI or agp://unix:/SOCKET/URI")
     })?;
     Ok(Uri::Remote(address).part(offset, len))
 }

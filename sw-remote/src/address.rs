@@ -42,11 +42,13 @@ pub enum Scheme {
     JuiceFs,
     /// `milvus://HOST:PORT/COLLECTION`.
     Milvus,
+    /// `agp://HOST:PORT/URI`, `agp://unix:/SOCKET/URI`.
+    Agent,
 }
 
 impl Scheme {
     /// All of them, with what stands before `://`.
-    pub const ALL: [(&'static str, Scheme); 16] = [
+    pub const ALL: [(&'static str, Scheme); 17] = [
         ("s3", Self::S3),
         ("gs", Self::Gcs),
         ("az", Self::Azure),
@@ -63,6 +65,7 @@ impl Scheme {
         ("alluxio", Self::Alluxio),
         ("juicefs", Self::JuiceFs),
         ("milvus", Self::Milvus),
+        ("agp", Self::Agent),
     ];
 
     /// What stands before `://`.
@@ -84,6 +87,7 @@ impl Scheme {
             Self::Alluxio => "alluxio",
             Self::JuiceFs => "juicefs",
             Self::Milvus => "milvus",
+            Self::Agent => "agp",
         }
     }
 
@@ -147,6 +151,23 @@ impl Address {
         Ok(Self { scheme: Scheme::Alluxio, bucket: format!("{host}/{directory}"), key: key.to_owned() })
     }
 
+    /// One behind an agent: the agent is what stands before the slash that is last before the first `://`, and all behind it is the agent's.
+    fn of_agent(rest: &str) -> Result<Self, &'static str> {
+        const WHOLE: &str =
+            "behind the agent stands a whole address with its scheme, as in agp://HOST:PORT/file:///data/a";
+        let scheme_end = rest.find("://").ok_or(WHOLE)?;
+        let slash = rest.get(..scheme_end).and_then(|before| before.rfind('/')).ok_or(WHOLE)?;
+        let (agent, key) = (rest.get(..slash).ok_or(WHOLE)?, rest.get(slash + 1..).ok_or(WHOLE)?);
+        let is_agent = match agent.strip_prefix("unix:") {
+            Some(path) => path.starts_with('/') && !path.contains(char::is_control),
+            None => is_of(agent, b"-_.:[]") && agent.contains(':'),
+        };
+        if !is_agent {
+            return Err("an agent is HOST:PORT, or unix: and the whole path of its socket");
+        }
+        Ok(Self { scheme: Scheme::Agent, bucket: agent.to_owned(), key: key.to_owned() })
+    }
+
     /// Another name in the same bucket.
     pub(crate) fn sibling(&self, key: &str) -> Self {
         Self { key: key.to_owned(), ..self.clone() }
@@ -167,6 +188,9 @@ impl FromStr for Address {
         let known = Scheme::ALL.iter().find(|(name, _)| *name == scheme);
         let scheme = known.ok_or("not a scheme of a remote system")?.1;
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if scheme == Scheme::Agent {
+            return Self::of_agent(rest);
+        }
         if scheme == Scheme::Alluxio {
             return Self::of_alluxio(bucket, key);
         }
@@ -221,6 +245,9 @@ mod tests {
             "alluxio://proxy:39999/d/",
             "alluxio://[::1]/d/a b/c",
             "juicefs://h:6379/1/a/ü b",
+            "agp://unix:/run/sw.sock/s3://b/k/://x",
+            "agp://h:1/file:///a b",
+            "agp://[::1]:7/agp://h:1/s3://b/k",
         ] {
             let address: Address = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
@@ -268,6 +295,11 @@ mod tests {
             "alluxio://h:1/../k",
             "alluxio://h:1/a b/k",
             "alluxio:///d/k",
+            "agp://h:1/data/a",
+            "agp://h/s3://b/k",
+            "agp://unix:run/sw.sock/s3://b/k",
+            "agp://s3://b/k",
+            "agp://:/x",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }

@@ -13,6 +13,7 @@
 //! work runs on the threads of one [`Runtime`].
 
 mod address;
+pub mod agent;
 pub mod ceph;
 mod chain;
 mod copies;

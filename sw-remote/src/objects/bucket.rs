@@ -105,7 +105,8 @@ impl Bucket {
             | Scheme::CephFs
             | Scheme::Daos
             | Scheme::JuiceFs
-            | Scheme::Milvus => {
+            | Scheme::Milvus
+            | Scheme::Agent => {
                 return Err(unset("not an address of an object store".to_owned()));
             }
             Scheme::S3 => {
