@@ -8,6 +8,7 @@ use straightway::{Destination, Error, PciAddress, Policy, Uri, parse_policy};
 use sw_checkpoint::Verify;
 
 use crate::{
+    agent_args::Agent,
     cache_args::Cache,
     dataset_args::Dataset,
     machine_args::{Doctor, Topology},
@@ -92,6 +93,9 @@ pub enum Command {
     Nvme(Nvme),
     /// Offer files and memory to other machines by NVMe over TCP
     Target(Target),
+    /// Open things for hosts that have no credentials and no libraries for them
+    #[command(subcommand)]
+    Agent(Agent),
     /// Run the suites of the test bed on this machine's own devices
     Hwtest(Hwtest),
     /// Print a completion script for a shell

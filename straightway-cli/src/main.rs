@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agent_args;
 mod args;
 mod cache_args;
 mod commands;

@@ -1,5 +1,6 @@
 //! The subcommands, one module each.
 
+mod agent;
 mod bench;
 mod cache;
 mod cat;
@@ -20,6 +21,7 @@ mod topology;
 use clap::CommandFactory as _;
 
 use crate::{
+    agent_args::Agent,
     args::{Bench, CheckpointCommand, Cli, Command, Nvme},
     fail::Fail,
     out::Out,
@@ -56,6 +58,7 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Fail> {
         Command::Nvme(Nvme::GenDhchapKey(args)) => nvme::gen_dhchap_key(&args, out),
         Command::Nvme(Nvme::GenTlsKey(args)) => nvme::gen_tls_key(&args, out),
         Command::Target(args) => target::run(&args, out),
+        Command::Agent(Agent::Serve(args)) => agent::serve(&args, out),
         Command::Hwtest(args) => hwtest::run(&args, out),
         Command::Completions(args) => {
             let mut script = Vec::new();

@@ -6,7 +6,7 @@ use crate::support::Scratch;
 const PAGE: &str = include_str!("../../../docs/cli-reference.md");
 
 /// Every command, as the page orders them.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 32] = [
     "",
     "demo",
     "doctor",
@@ -35,6 +35,8 @@ const COMMANDS: [&str; 30] = [
     "nvme gen-dhchap-key",
     "nvme gen-tls-key",
     "target",
+    "agent",
+    "agent serve",
     "hwtest",
     "completions",
 ];
