@@ -331,6 +331,8 @@ impl Drive {
                 self.take(ask);
                 self.act();
             }
+            // What it would close is gone with its session, or is when that is over: nobody connects for it.
+            Ask::Question(Question::Close(_), ..) => {}
             ask => self.waiting.push_back(ask),
         }
     }
