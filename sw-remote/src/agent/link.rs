@@ -137,6 +137,7 @@ impl Link {
             works: HashMap::new(),
             tags: HashMap::new(),
             was_up: false,
+            drains: false,
             again: None,
         };
         runtime.spawn(drive.run(asked));
@@ -230,6 +231,8 @@ struct Drive {
     works: HashMap<OperationId, (u64, Option<Slot>, oneshot::Sender<Result<Worked, Refusal>>)>,
     tags: HashMap<u64, OperationId>,
     was_up: bool,
+    /// The agent leaves: whoever answers there next has a session with another host of ours (DRAIN, docs/agp.md).
+    drains: bool,
     /// Not tried again before.
     again: Option<Instant>,
 }
@@ -425,6 +428,13 @@ impl Drive {
         if self.connection.take().is_none() {
             return;
         }
+        if self.drains {
+            // What was not asked yet is asked of the next one.
+            let waiting = std::mem::take(&mut self.waiting);
+            self.reset(&gone());
+            self.waiting = waiting;
+            return;
+        }
         self.host.handle(self.now(), Event::Disconnected);
         self.act();
         if self.room.renew().is_ok() {
@@ -462,6 +472,7 @@ impl Drive {
                 }
                 Action::Up { .. } => self.up(),
                 Action::ObjectsLost => drop(self.generation.fetch_add(1, Ordering::AcqRel)),
+                Action::Draining => self.drains = true,
                 Action::Authenticate(step, said) => self.authenticate(step, &said),
                 Action::LeaseBack(lease, _) if lease == self.lease => self.lease = self.grant(),
                 Action::Close(why) => return self.closed(why),
@@ -555,7 +566,7 @@ impl Drive {
         self.connection = None;
         self.fail_all(why);
         self.host = Host::new(host_config(&self.config));
-        self.lease = LeaseId::NONE;
+        (self.lease, self.drains) = (LeaseId::NONE, false);
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.again = Some(Instant::now() + AGAIN);
         // What cannot be had here is told when the next connection is wanted.
