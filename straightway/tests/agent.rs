@@ -34,7 +34,7 @@ fn engine() -> Engine {
 }
 
 fn content(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
+    (0..len).map(|at| u8::try_from((at.wrapping_mul(2_654_435_761) >> 7) & 0xff).unwrap()).collect()
 }
 
 fn uri(text: &str) -> Uri {

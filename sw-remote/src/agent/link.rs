@@ -213,6 +213,9 @@ fn host_config(config: &AgentConfig) -> HostConfig {
     }
 }
 
+/// An operation's tag, its memory, and who waits for it.
+type UnderWay = (u64, Option<Slot>, oneshot::Sender<Result<Worked, Refusal>>);
+
 /// What the task has.
 struct Drive {
     place: Place,
@@ -228,7 +231,7 @@ struct Drive {
     /// Until there is a session.
     waiting: VecDeque<Ask>,
     questions: HashMap<u32, oneshot::Sender<Result<Message, Refusal>>>,
-    works: HashMap<OperationId, (u64, Option<Slot>, oneshot::Sender<Result<Worked, Refusal>>)>,
+    works: HashMap<OperationId, UnderWay>,
     tags: HashMap<u64, OperationId>,
     was_up: bool,
     /// The agent leaves: whoever answers there next has a session with another host of ours (DRAIN, docs/agp.md).
@@ -512,7 +515,8 @@ impl Drive {
         out.extend(descriptor.encode());
         if descriptor.opcode == Opcode::Write && self.way == Way::Frames {
             // A place is no longer than a frame may be.
-            head(Kind::Data, DATA_HEAD_BYTES as u32 + descriptor.length).encode(&mut out);
+            let payload = u32::try_from(DATA_HEAD_BYTES).unwrap_or(u32::MAX).saturating_add(descriptor.length);
+            head(Kind::Data, payload).encode(&mut out);
             let (operation, lease, offset) = (descriptor.operation, descriptor.lease, descriptor.region_offset);
             DataHead { operation, epoch, lease, offset }.encode(&mut out);
             out.extend(self.room.get(offset, descriptor.length));

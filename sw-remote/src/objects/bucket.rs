@@ -135,13 +135,8 @@ impl Bucket {
             }
             Scheme::Azure => {
                 let builder = settings.azure(MicrosoftAzureBuilder::new()).with_crypto_provider(Arc::new(Sign));
-                let builder =
-                    builder.with_container_name(&at.bucket).with_http_connector(connections).with_retry(retry);
-                let from = builder.clone().build().map_err(told)?.credentials().clone();
-                let keys = Bounded { from, limit, is_usable: |_| true };
-                let made = builder.with_credentials(Arc::new(keys)).build().map_err(told)?;
-                // The library has no way to tell words to this one, and nothing ends an upload but its time.
-                Self { keeps_tags: false, aborts: false, ..Self::of(Arc::new(made)) }
+                let builder = builder.with_container_name(&at.bucket).with_http_connector(connections);
+                Self::of_azure(builder.with_retry(retry), limit).map_err(told)?
             }
             Scheme::Http | Scheme::Https => {
                 let url = format!("{}://{}", at.scheme.name(), at.bucket);
@@ -159,6 +154,14 @@ impl Bucket {
     fn of_alluxio(builder: AmazonS3Builder) -> object_store::Result<Self> {
         let made = Self::of(Arc::new(builder.build()?));
         Ok(Self { puts_whole: false, keeps_tags: false, aborts: false, wire: Wire::Plain, ..made })
+    }
+
+    /// The library has no way to tell words to this one, and nothing ends an upload but its time.
+    fn of_azure(builder: MicrosoftAzureBuilder, limit: Duration) -> object_store::Result<Self> {
+        let from = builder.clone().build()?.credentials().clone();
+        let keys = Bounded { from, limit, is_usable: |_| true };
+        let made = builder.with_credentials(Arc::new(keys)).build()?;
+        Ok(Self { keeps_tags: false, aborts: false, ..Self::of(Arc::new(made)) })
     }
 
     /// One that is only read.
