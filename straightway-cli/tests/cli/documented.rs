@@ -10,7 +10,11 @@ use crate::{
 };
 
 /// The page, next to the sources, and that of the cache with its own.
-const PAGE: &str = concat!(include_str!("../../../docs/json.md"), include_str!("../../../docs/cache.md"));
+const PAGE: &str = concat!(
+    include_str!("../../../docs/json.md"),
+    include_str!("../../../docs/cache.md"),
+    include_str!("../../../docs/agp.md")
+);
 
 /// What only a machine with a controller behind an IOMMU prints (the guests of `cargo xtask vm` have one), or another
 /// program (`straightway-guest`; its own tests hold the page against the record).
