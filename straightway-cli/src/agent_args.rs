@@ -9,6 +9,9 @@ use crate::args::EngineArgs;
 
 /// `agent`.
 #[derive(Subcommand, Debug)]
+#[command(after_help = "Examples:
+  straightway agent serve --listen unix:/run/sw.sock
+  straightway cat agp://unix:/run/sw.sock/file:///data/a")]
 pub enum Agent {
     /// Serve hosts: open, list, read and write what they name, until a signal ends it
     Serve(AgentServe),
