@@ -98,7 +98,7 @@ enum Verb {
     Hdfs,
     /// A file behind nfs-ganesha, beside libnfs's nfs-cat; by its name alone.
     Nfs,
-    /// The cache of remote objects: hits beside reads of a local file, misses and warming beside no cache.
+    /// The cache of remote objects: hits beside reads of a local file, misses and warming beside no cache; by its name alone.
     Cache,
     /// Ranges and small objects of S3, beside boto3, obstore, s3torchconnector and s5cmd.
     S3,
@@ -298,7 +298,6 @@ fn runs(verb: &Verb) -> Vec<Run> {
             cases::nvme_driver::run,
             cases::nvme_tcp::run,
             cases::s3::run,
-            cases::cache::run,
             cases::raw::randread,
             cases::raw::randread_zram,
             cases::raw::seq,
