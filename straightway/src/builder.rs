@@ -176,9 +176,6 @@ pub(crate) struct Config {
 /// `Config::io_bytes` unless it is set, or half of the staging is less.
 const IO_BYTES: u32 = 2 << 20;
 
-/// What names of options of remote systems begin with.
-const OF_REMOTES: [&str; 11] =
-    ["s3_", "ais_", "alluxio_", "hdfs_", "ceph_", "daos_", "juicefs_", "milvus_", "remote_", "nfs_", "agent_"];
 /// `Config::io_bytes` at least.
 const IO_BYTES_MIN: u32 = 64 << 10;
 
@@ -478,10 +475,6 @@ impl EngineBuilder {
             self.keys.tls.set(rest, value).ok_or_else(wrong)??;
             return Ok(self);
         }
-        if OF_REMOTES.iter().any(|prefix| name.starts_with(prefix)) {
-            self.remote.set(name, value).ok_or_else(wrong)?;
-            return Ok(self);
-        }
         match (name, value) {
             ("reactors", _) => self.config.reactors = number()?,
             ("queue_depth", _) => self.config.queue_depth = number()?,
@@ -528,7 +521,7 @@ impl EngineBuilder {
             ("cufile", "prefer") => self.config.cufile = CuFileUse::Prefer,
             ("cufile", "off") => self.config.cufile = CuFileUse::Off,
             ("cufile_library", file) if !file.is_empty() => return Ok(self.cufile_library(file)),
-            _ => return Err(wrong()),
+            _ => self.remote.set(name, value).ok_or_else(wrong)?,
         }
         Ok(self)
     }
