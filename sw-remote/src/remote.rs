@@ -1,5 +1,7 @@
 //! What has its bytes elsewhere.
 
+use std::fmt::Display;
+
 use futures_util::{FutureExt, future::BoxFuture};
 use sw_engine::{Error, ErrorKind, Verb, seam::IoKind};
 
@@ -36,9 +38,22 @@ pub(crate) fn land(landing: &mut Landing, bytes: Option<&[u8]>, at: &Address) ->
 }
 
 /// What is open for reading is not written.
-pub(crate) fn not_written(at: &Address) -> BoxFuture<'static, Result<(), Error>> {
-    let error = Error::new(ErrorKind::Unsupported, Verb::Write).at(at.to_string()).detail("it is open for reading");
-    futures_util::future::ready(Err(error)).boxed()
+pub(crate) fn not_written(at: &impl Display) -> BoxFuture<'static, Result<(), Error>> {
+    futures_util::future::ready(Err(read_only(at).detail("it is open for reading"))).boxed()
+}
+
+/// The same of a range; `what` says what it is.
+pub(crate) fn no_range_written(
+    at: &impl Display,
+    (offset, landing): (u64, &Landing),
+    what: &'static str,
+) -> BoxFuture<'static, Result<(), Error>> {
+    let error = read_only(at).in_range(offset, landing.len().into());
+    futures_util::future::ready(Err(error.detail(format!("the {what} is open for reading")))).boxed()
+}
+
+fn read_only(at: &impl Display) -> Error {
+    Error::new(ErrorKind::Unsupported, Verb::Write).at(at.to_string())
 }
 
 /// What is being written is not read.

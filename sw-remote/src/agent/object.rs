@@ -30,7 +30,7 @@ use crate::{
     address::Address,
     intent,
     land::Landing,
-    remote::{Remote, not_read},
+    remote::{Remote, not_read, not_written},
 };
 
 /// Sessions that one read may lose.
@@ -137,8 +137,7 @@ impl Remote for Opening {
     }
 
     fn write<'a>(&'a self, _offset: u64, _landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
-        let error = Error::new(ErrorKind::Unsupported, Verb::Write).at(self.name.clone());
-        futures_util::future::ready(Err(error.detail("it is open for reading"))).boxed()
+        not_written(&self.name)
     }
 
     fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {

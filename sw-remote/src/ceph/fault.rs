@@ -59,12 +59,6 @@ pub(super) fn late(verb: Verb, name: &str, seconds: u64) -> Error {
         .remedy("look at `ceph -s`; the setting remote_patience_ms says how long is waited")
 }
 
-/// What changes something and was not waited for to its end may have changed it, or do so yet.
-pub(super) fn late_is_unknown(error: Error) -> Error {
-    let is_late = error.kind() == ErrorKind::DeadlineExceeded && error.outcome().is_none();
-    if is_late { error.with_outcome(WriteOutcome::Unknown) } else { error }
-}
-
 /// It is not what it was.
 pub(super) fn changed(name: &str) -> Error {
     Error::new(ErrorKind::Changed, Verb::Read)

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     address::Address,
+    foreign::held::late_is_unknown,
     land::Landing,
     remote::{Remote, land, not_written},
 };
@@ -200,6 +201,6 @@ impl Ceph {
             }
             mount.remove(&path).map_err(|failed| fault::of_write(failed, Verb::Replace, &at.to_string()))
         });
-        removed.map_err(fault::late_is_unknown)
+        removed.map_err(late_is_unknown)
     }
 }

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     address::Address,
+    foreign::held::late_is_unknown,
     land::Landing,
     remote::{Remote, land, not_written},
 };
@@ -293,7 +294,7 @@ impl Ceph {
             let (pool, key) = (shared.pool(&at, Verb::Replace, &name)?, text(&at.key, Verb::Replace, &name)?);
             pool.remove(&key).map_err(|failed| fault::of_write(failed, Verb::Replace, &name))
         });
-        removed.map_err(fault::late_is_unknown)
+        removed.map_err(late_is_unknown)
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     address::Address,
-    foreign::held::{Held, Keep},
+    foreign::held::{Held, Keep, late_is_unknown},
     land::Landing,
     looks::Looks,
     remote::{Remote, land, not_written},
@@ -238,6 +238,6 @@ impl Daos {
             let (above, _) = above.map_err(|failed| fault::of_begin(failed, Verb::Replace, &name))?;
             above.remove(&leaf).map_err(|failed| fault::of_change(failed, Verb::Replace, &name))
         });
-        removed.map_err(fault::late_is_unknown)
+        removed.map_err(late_is_unknown)
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use sw_engine::{Error, ErrorKind, Verb};
+use sw_engine::{Error, ErrorKind, Verb, WriteOutcome};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
@@ -18,6 +18,12 @@ use crate::{Runtime, runtime::leak};
 
 /// What is said of an end that did not come, with how many seconds were waited.
 pub(crate) type Late = fn(Verb, &str, u64) -> Error;
+
+/// What changes something and was not waited for to its end may have changed it, or do so yet.
+pub(crate) fn late_is_unknown(error: Error) -> Error {
+    let is_late = error.kind() == ErrorKind::DeadlineExceeded && error.outcome().is_none();
+    if is_late { error.with_outcome(WriteOutcome::Unknown) } else { error }
+}
 
 /// What must be there as long as a library works on a call: the handle that it was made on, and the place among those that are under way.
 pub(crate) struct Keep {

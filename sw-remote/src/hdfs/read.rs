@@ -9,7 +9,12 @@ use super::{
     fault::Failed,
     files::{Files, Meta, Ranges, Tries, persist},
 };
-use crate::{address::Address, land::Landing, looks::Looks, remote::Remote};
+use crate::{
+    address::Address,
+    land::Landing,
+    looks::Looks,
+    remote::{Remote, no_range_written},
+};
 
 /// A file that is open for reading.
 pub(super) struct HdfsRead {
@@ -78,10 +83,7 @@ impl Remote for HdfsRead {
     }
 
     fn write<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
-        let error = Error::new(ErrorKind::Unsupported, Verb::Write)
-            .at(self.at.to_string())
-            .in_range(offset, landing.len().into());
-        futures_util::future::ready(Err(error.detail("the file is open for reading"))).boxed()
+        no_range_written(&self.at, (offset, landing), "file")
     }
 
     fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {

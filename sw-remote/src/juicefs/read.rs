@@ -21,7 +21,10 @@ use super::{
     meta::{Ask, Found},
     slices::{CHUNK_BYTES, Chunk},
 };
-use crate::{land::Landing, remote::Remote};
+use crate::{
+    land::Landing,
+    remote::{Remote, no_range_written},
+};
 
 /// Chunks whose slices are asked for at a time: 64 GiB.
 const GROUP: u64 = 1024;
@@ -209,9 +212,7 @@ impl Remote for JuiceRead {
     }
 
     fn write<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
-        let range = (offset, landing.len().into());
-        let error = Error::new(ErrorKind::Unsupported, Verb::Write).at(self.name.as_str()).in_range(range.0, range.1);
-        futures_util::future::ready(Err(error.detail("the file is open for reading"))).boxed()
+        no_range_written(&self.name, (offset, landing), "file")
     }
 
     fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -16,7 +16,10 @@ use super::{
     server::{At, Server, Tries},
     wire::Wire,
 };
-use crate::{land::Landing, remote::Remote};
+use crate::{
+    land::Landing,
+    remote::{Remote, no_range_written},
+};
 
 /// A file that is open for reading.
 pub(super) struct NfsRead {
@@ -212,9 +215,7 @@ impl Remote for NfsRead {
     }
 
     fn write<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
-        let range = (offset, landing.len().into());
-        let error = Error::new(ErrorKind::Unsupported, Verb::Write).at(self.name.as_str()).in_range(range.0, range.1);
-        futures_util::future::ready(Err(error.detail("the file is open for reading"))).boxed()
+        no_range_written(&self.name, (offset, landing), "file")
     }
 
     fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {

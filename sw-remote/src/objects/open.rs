@@ -23,7 +23,7 @@ use crate::{
     copies::Copies,
     http::{NotLanded, Straight, Taken},
     land::Landing,
-    remote::Remote,
+    remote::{Remote, no_range_written},
     system::is_known,
 };
 
@@ -331,9 +331,7 @@ impl Remote for ObjectRead {
     }
 
     fn write<'a>(&'a self, offset: u64, landing: &'a mut Landing) -> BoxFuture<'a, Result<(), Error>> {
-        let range = (offset, landing.len().into());
-        let error = Error::new(ErrorKind::Unsupported, Verb::Write).at(self.at.to_string()).in_range(range.0, range.1);
-        futures_util::future::ready(Err(error.detail("the object is open for reading"))).boxed()
+        no_range_written(&self.at, (offset, landing), "object")
     }
 
     fn unchanged(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -21,7 +21,7 @@ use sw_remote::{
 use sw_testkit::{pattern, scratch::Scratch};
 
 use crate::{
-    client::{config, put, read, stores, transfer, write},
+    client::{config, put, read, read_until, stores, transfer, write},
     cluster::{Running, free_ports, wait_until},
     commands::{self, told},
     conformance::{Bed, store_conforms, transport_conforms},
@@ -353,14 +353,7 @@ fn killed_in_reads(cluster: &mut Cluster) {
     for part in [Part::Proxy, Part::Worker, Part::Master] {
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let reads = scope.spawn(|| {
-                let mut rounds = 0;
-                while !is_over.load(Ordering::Relaxed) || rounds == 0 {
-                    assert!(read(&stores, &object).unwrap() == bytes);
-                    rounds += 1;
-                }
-                rounds
-            });
+            let reads = scope.spawn(|| read_until(&is_over, &stores, &object, &bytes));
             std::thread::park_timeout(Duration::from_millis(200));
             cluster.restart(part);
             cluster.wait_ready();

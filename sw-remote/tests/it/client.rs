@@ -1,6 +1,9 @@
 //! The end that is tested: stores of a server, and bytes moved as a lane moves them.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use sw_engine::{
     Error, Object,
@@ -23,6 +26,16 @@ pub fn config(environment: [(&str, String); 3]) -> ObjectsConfig {
 
 pub fn stores(config: ObjectsConfig) -> ObjectStores {
     ObjectStores::new(Context::new(Runtime::new(2)), || config)
+}
+
+/// Reads all of an object again and again until `is_over`, once at least: it always has these bytes. How often.
+pub fn read_until(is_over: &AtomicBool, stores: &dyn System, object: &Object, bytes: &[u8]) -> u32 {
+    let mut rounds = 0;
+    while !is_over.load(Ordering::Relaxed) || rounds == 0 {
+        assert!(read(stores, object).unwrap() == bytes);
+        rounds += 1;
+    }
+    rounds
 }
 
 /// Moves bytes of one object by one I/O after the other, as a lane does. What went wrong: as the transport explains it.

@@ -34,7 +34,7 @@ use sw_testkit::{
 };
 
 use crate::{
-    client::{config, put, read, stores, transfer, write},
+    client::{config, put, read, read_until, stores, transfer, write},
     commands,
     conformance::{Bed, store_conforms, transport_conforms},
     hdfs_cluster::timed,
@@ -526,14 +526,7 @@ fn killed(peer: &mut dyn Peer) {
     write(&stores, &copy, 0, &bytes[..12 * MIB]).unwrap();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let reads = scope.spawn(|| {
-            let mut rounds = 0;
-            while !is_over.load(Ordering::Relaxed) || rounds == 0 {
-                assert!(read(&stores, &object).unwrap() == bytes);
-                rounds += 1;
-            }
-            rounds
-        });
+        let reads = scope.spawn(|| read_until(&is_over, &stores, &object, &bytes));
         let writes = scope.spawn(|| write(&stores, &copy, 12 * MIB as u64, &bytes[12 * MIB..]).unwrap());
         for _ in 0..peer.traits().kills {
             peer.restart();
